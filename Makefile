@@ -1,0 +1,36 @@
+# Every target makes the environment it needs; nothing has to be installed by hand but Python >= 3.11.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: help install test lint types results demo clean
+help:  ## This list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+install: $(VENV)/.installed  ## Make .venv with the package and its development tools
+
+lint: install  ## ruff: style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: install  ## mypy
+	$(BIN)/mypy
+
+test: install lint types  ## Everything CI runs: style, types, results up to date, tests
+	$(BIN)/python -m benchmarks.render_results --check
+	$(BIN)/python -m pytest
+
+results: install  ## Render docs/results.md from benchmarks/results/*.json
+	$(BIN)/python -m benchmarks.render_results
+
+demo: install  ## MovieLens-100k from nothing to runs/demo/report.html (about 15 minutes on 2 cores)
+	$(BIN)/m6rec demo
+
+clean:  ## Remove the environment and caches (runs/ stays)
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build dist

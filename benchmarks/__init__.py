@@ -1,0 +1,1 @@
+"""Scripts whose output is `docs/results.md`: nothing in that file is typed by hand."""

@@ -1,0 +1,1 @@
+"""Other people's models on our splits, in an environment of their own (README.md beside this)."""

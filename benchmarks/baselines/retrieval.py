@@ -1,0 +1,136 @@
+"""Next-item models on MovieLens-100k, leave-one-out, all items ranked.
+
+    python -m benchmarks.baselines.retrieval                 # everything that has no rows yet
+    python -m benchmarks.baselines.retrieval --models SASRec --seeds 1 2 3 --force
+
+A user's last event is the test item, the one before it the validation item. All 1,682 items are
+ranked but those the user has seen; at test the validation item is part of the history. Popularity,
+ItemKNN and EASE are a few lines of numpy each and have no randomness; SASRec is RecBole's module.
+Rows go to `benchmarks/results/movielens_retrieval.json` as each run ends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.baselines.exported_splits import ExportedSplits, read_exported
+from benchmarks.provenance import ROOT
+from benchmarks.results_file import add_rows, metric_rows, read_results, results_path
+from m6rec_jax.metrics.ranking import ranking_metrics, ranks_by_score
+
+DATASET, SPLIT = "movielens-100k", "leave_one_out"
+
+
+def interactions(data: ExportedSplits, *parts: str) -> np.ndarray:
+    """Which items each user has rated in `parts`: float32 [users, items] of 0 and 1."""
+    matrix = np.zeros((data.users.num_rows, data.items.num_rows), np.float32)
+    for part in parts:
+        rows = data.rows(SPLIT, part)
+        matrix[data.user[rows], data.item[rows]] = 1
+    return matrix
+
+
+def targets(data: ExportedSplits, part: str) -> np.ndarray:
+    """The held-out item of each user: int [users]."""
+    rows = data.rows(SPLIT, part)
+    assert np.array_equal(data.user[rows], np.arange(data.users.num_rows))
+    return data.item[rows]
+
+
+def popularity(train: np.ndarray, history: np.ndarray) -> np.ndarray:
+    """Scores every item by its number of training events: [users, items]."""
+    return np.broadcast_to(train.sum(0), history.shape)
+
+
+def item_knn(train: np.ndarray, history: np.ndarray, neighbours: int = 100) -> np.ndarray:
+    """Sum of cosine similarities to the history, over each item's nearest items.
+
+    Similarity of an item to those beyond its `neighbours` nearest counts as 0.
+    """
+    norm = np.sqrt(train.sum(0))
+    similarity = (train.T @ train) / np.maximum(np.outer(norm, norm), 1e-9)
+    np.fill_diagonal(similarity, 0)
+    far = np.argsort(-similarity, axis=0, kind="stable")[neighbours:]
+    np.put_along_axis(similarity, far, 0, axis=0)
+    return history @ similarity
+
+
+def ease(train: np.ndarray, history: np.ndarray, penalty: float = 100.0) -> np.ndarray:
+    """Steck's EASE: the item-item regression with zero diagonal, in closed form."""
+    gram = (train.T @ train).astype(np.float64)
+    gram[np.diag_indices_from(gram)] += penalty
+    inverse = np.linalg.inv(gram)
+    weights = -inverse / np.diag(inverse)
+    np.fill_diagonal(weights, 0)
+    return history @ weights
+
+
+CLOSED_FORM: dict[str, tuple[Callable[[np.ndarray, np.ndarray], np.ndarray], str]] = {
+    "popularity": (popularity, "training ratings of the item"),
+    "ItemKNN": (item_knn, "cosine, k = 100"),
+    "EASE": (ease, "λ = 100"),
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--data", type=Path, default=ROOT / "runs" / "baselines" / DATASET, help="exported splits"
+    )
+    parser.add_argument("--models", nargs="+", default=[*CLOSED_FORM, "SASRec"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--cap", type=float, default=1800.0, help="seconds of training after which a run is cut off"
+    )
+    parser.add_argument("--force", action="store_true", help="run again what has rows already")
+    options = parser.parse_args(arguments)
+    known = (*CLOSED_FORM, "SASRec")
+    if unknown := [name for name in options.models if name not in known]:
+        parser.error(f"unknown models {unknown}; known: {list(known)}")
+
+    data = read_exported(options.data)
+    train = interactions(data, "train")
+    history = interactions(data, "train", "validation")
+    path = results_path("movielens_retrieval")
+    for model in options.models:
+        for seed in [None] if model in CLOSED_FORM else options.seeds:
+            if not options.force and (model, DATASET, SPLIT, seed) in read_results(path).runs:
+                print(f"{model}, seed {seed}: has rows already", flush=True)
+                continue
+            start = time.monotonic()
+            note = None
+            if model in CLOSED_FORM:
+                score, config = CLOSED_FORM[model]
+                scores = score(train, history)
+            else:
+                # Imported late: the closed forms and the tests do without RecBole and torch.
+                from benchmarks.baselines import sasrec
+
+                run = sasrec.train_and_score(data, seed, threads=options.threads, cap=options.cap)
+                scores, config, note = run.scores, run.config, run.note
+            seconds = time.monotonic() - start
+            ranks = ranks_by_score(scores, targets(data, "test"), history > 0)
+            metrics = ranking_metrics(ranks, ks=(10, 50))
+            rows = metric_rows(
+                metrics,
+                model=model,
+                config=config,
+                dataset=DATASET,
+                split=SPLIT,
+                seed=seed,
+                seconds=seconds,
+                note=note,
+            )
+            add_rows(path, rows)
+            figures = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+            print(f"{model}, seed {seed}: {figures} ({seconds:.0f} s) {note or ''}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,372 @@
+"""Renders `docs/results.md` from `benchmarks/results/*.json`.
+
+    python -m benchmarks.render_results            # write it
+    python -m benchmarks.render_results --check    # exit with 1 when the file on disk is stale
+
+`NAME.json` may have prose beside it, `NAME.md`, a jinja2 template. Its first line is the section's
+`# Title`; sections stand in the order of the files' names unless a line
+`{# order: 10 #}` says otherwise (lower comes first, default 100). What it may call:
+
+    {{ table(["auc", "log_loss"]) }}           rows: models, cells: mean ± spread over seeds
+    {{ table(["auc"], split="few_shot_64") }}  of one split (or `dataset`) of several
+    {{ figure("FM", "auc") }}                  one mean, to be named in a sentence
+    {{ chart("auc") }}                         a picture, written to `docs/images/NAME_auc.svg`
+    {{ provenance() }}                         commands, commits and hardware of the rows
+
+A result file without prose gets its name as title and a table for each of its splits. Figures come
+from these calls alone: none is typed by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+import statistics
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import jinja2
+
+from benchmarks.provenance import ROOT
+from benchmarks.results_chart import Picture
+from benchmarks.results_file import RESULTS, Results, Row, read_results
+from m6rec_jax.errors import DataError, M6RecError
+
+OUTPUT = ROOT / "docs" / "results.md"
+HEAD = """\
+<!-- Written by `make results` from benchmarks/results/*.json. Change those, not this file. -->
+# Results
+
+Every figure below was measured by a command of this repository and stands in
+[`benchmarks/results/`](../benchmarks/results) with that command, the commit, the hardware and the
+date; this page is rendered from those files, and a test fails when it is stale. A row names the gin
+file that made it, or the baseline's configuration. `a ± b` is the mean and the sample standard
+deviation over seeds.
+"""
+
+# What a metric is called in a table, how many decimals it has, and which way is better.
+METRICS: dict[str, tuple[str, int, str]] = {
+    "auc": ("AUC", 4, "higher"),
+    "user_averaged_auc": ("user-averaged AUC", 4, "higher"),
+    "log_loss": ("log loss", 4, "lower"),
+    "mrr": ("MRR", 4, "higher"),
+    "perplexity": ("perplexity", 2, "lower"),
+    "expected_calibration_error": ("calibration error", 4, "lower"),
+    "trainable_share": ("trained", 4, "none"),
+    "seconds": ("seconds", 0, "none"),
+}
+
+
+def describe_metric(metric: str) -> tuple[str, int, str]:
+    """Returns a metric's title, its number of decimals and 'higher', 'lower' or 'none'."""
+    if metric in METRICS:
+        return METRICS[metric]
+    for prefix, title in (("hit_rate@", "HR@"), ("ndcg@", "NDCG@"), ("recall@", "recall@")):
+        if metric.startswith(prefix):
+            return title + metric.removeprefix(prefix), 4, "higher"
+    return metric.replace("_", " "), 4, "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """All seeds of one metric of one model."""
+
+    values: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.values)
+
+    @property
+    def spread(self) -> float | None:
+        """Sample standard deviation; None for a single value."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+    def text(self, decimals: int) -> str:
+        mean = f"{self.mean:,.{decimals}f}"
+        return mean if self.spread is None else f"{mean} ± {self.spread:,.{decimals}f}"
+
+
+@dataclass(slots=True)
+class Line:
+    """One line of a table: a model made in one way."""
+
+    model: str
+    made_by: str
+    rows: list[Row] = field(default_factory=list)
+
+    def cell(self, metric: str) -> Cell | None:
+        if metric == "seconds":
+            # A run's seconds stand in each of its rows.
+            by_seed = {row["seed"]: row.get("seconds") for row in self.rows}
+            values = [value for value in by_seed.values() if value is not None]
+        else:
+            values = [row["value"] for row in self.rows if row["metric"] == metric]
+        return Cell(tuple(values)) if values else None
+
+    @property
+    def seeds(self) -> int:
+        return len({row["seed"] for row in self.rows if row["seed"] is not None})
+
+    @property
+    def date(self) -> str:
+        return str(max(row["date"] for row in self.rows))
+
+    @property
+    def notes(self) -> list[str]:
+        found: dict[str, list[str]] = {}
+        for row in self.rows:
+            seeds = found.setdefault(row["note"], []) if row.get("note") else None
+            if seeds is not None and row["seed"] is not None and str(row["seed"]) not in seeds:
+                seeds.append(str(row["seed"]))
+        return [
+            f"{self.model}: {note}" + (f" (seed {', '.join(seeds)})" if seeds else "")
+            for note, seeds in found.items()
+        ]
+
+
+def _made_by(row: Row) -> str:
+    if row["gin_file"]:
+        return f"[`{row['gin_file']}`](../{row['gin_file']})"
+    return str(row["config"])
+
+
+class Section:
+    """Renders one result file: its prose, or a table per split where it has none."""
+
+    def __init__(self, results: Results, prose: str | None, images: Path) -> None:
+        self.results = results
+        self.prose = prose
+        self._images = images
+        self.pictures: dict[Path, Picture] = {}
+        order = re.search(r"\{#\s*order:\s*(\d+)\s*#\}", prose or "")
+        self.order = int(order.group(1)) if order else 100
+
+    def render(self) -> str:
+        """Returns the section's Markdown.
+
+        Raises:
+          DataError: the prose asks for what the file does not hold, or is not a valid template.
+        """
+        if self.prose is None:
+            return self._without_prose()
+        environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False)
+        try:
+            text = environment.from_string(self.prose).render(
+                table=self.table,
+                figure=self.figure,
+                chart=self.chart,
+                provenance=self.provenance,
+            )
+        except jinja2.TemplateError as error:
+            raise DataError(f"{self.results.name}.md: {error}") from error
+        text = re.sub(r"\n{3,}", "\n\n", text.strip())
+        if not text.startswith("# "):
+            raise DataError(f"{self.results.name}.md: the first line must be '# Title'")
+        # The page has one title; a section's headings move down one level.
+        return re.sub(r"^(#{1,5}) ", r"#\1 ", text, flags=re.MULTILINE) + "\n"
+
+    def _without_prose(self) -> str:
+        parts = [f"## {self.results.name.replace('_', ' ').capitalize()}\n"]
+        groups = dict.fromkeys((row["dataset"], row["split"]) for row in self.results.rows)
+        for dataset, split in groups:
+            rows = self._rows(dataset, split)
+            metrics = list(dict.fromkeys(row["metric"] for row in rows))
+            parts.append(f"{dataset}, {split.replace('_', ' ')}:\n")
+            parts.append(self.table(metrics, dataset=dataset, split=split))
+        parts.append(self.provenance())
+        return "\n".join(part.rstrip("\n") + "\n" for part in parts)
+
+    def _rows(self, dataset: str | None, split: str | None) -> list[Row]:
+        rows = [
+            row
+            for row in self.results.rows
+            if dataset in (None, row["dataset"]) and split in (None, row["split"])
+        ]
+        groups = {(row["dataset"], row["split"]) for row in rows}
+        if len(groups) != 1:
+            raise DataError(
+                f"{self.results.name}.md: dataset={dataset!r}, split={split!r} picks "
+                f"{sorted(groups) or 'no rows'}; one table or figure is of one split"
+            )
+        return rows
+
+    def _lines(self, dataset: str | None, split: str | None) -> list[Line]:
+        lines: dict[tuple[str, str], Line] = {}
+        for row in self._rows(dataset, split):
+            key = row["model"], _made_by(row)
+            lines.setdefault(key, Line(*key)).rows.append(row)
+        return list(lines.values())
+
+    def table(
+        self,
+        metrics: Sequence[str],
+        *,
+        dataset: str | None = None,
+        split: str | None = None,
+        sort: str | None = None,
+    ) -> str:
+        """A Markdown table; the best mean of each metric is set in bold.
+
+        Args:
+          metrics: columns; `"seconds"` is the time the rows give.
+          dataset, split: which rows, where the file has several.
+          sort: metric to order by, best last (by default the first of `metrics`).
+        """
+        lines = self._lines(dataset, split)
+        order = sort or metrics[0]
+        sign = -1 if describe_metric(order)[2] == "lower" else 1
+
+        def place(line: Line) -> float:
+            cell = line.cell(order)
+            return float("-inf") if cell is None else sign * cell.mean
+
+        lines.sort(key=place)
+        best: dict[str, float] = {}
+        for metric in metrics:
+            better = describe_metric(metric)[2]
+            means = [cell.mean for line in lines if (cell := line.cell(metric)) is not None]
+            if not means:
+                raise DataError(f"{self.results.name}.md: no row has the metric {metric!r}")
+            if better != "none" and len(means) > 1:
+                best[metric] = max(means) if better == "higher" else min(means)
+        head = ["model", *(describe_metric(metric)[0] for metric in metrics)]
+        head += ["seeds", "made by", "date"]
+        table = [head, ["---", *["---:"] * (len(metrics) + 1), "---", "---"]]
+        notes: list[str] = []
+        for line in lines:
+            marks = ""
+            for note in line.notes:
+                notes.append(note)
+                marks += f"<sup>{len(notes)}</sup>"
+            cells = [line.model + marks]
+            for metric in metrics:
+                cell = line.cell(metric)
+                text = "–" if cell is None else cell.text(describe_metric(metric)[1])
+                is_best = cell is not None and best.get(metric) == cell.mean
+                cells.append(f"**{text}**" if is_best else text)
+            cells += [str(line.seeds or "–"), line.made_by, line.date]
+            table.append(cells)
+        text = "".join("| " + " | ".join(cells) + " |\n" for cells in table)
+        if notes:
+            text += "\n" + "\n".join(f"<sup>{n}</sup> {note}  " for n, note in enumerate(notes, 1))
+            text += "\n"
+        return text
+
+    def figure(
+        self, model: str, metric: str, *, dataset: str | None = None, split: str | None = None
+    ) -> str:
+        """The mean of one metric of one model, with the metric's decimals."""
+        lines = [line for line in self._lines(dataset, split) if line.model == model]
+        cells = [cell for line in lines if (cell := line.cell(metric)) is not None]
+        if len(cells) != 1:
+            raise DataError(
+                f"{self.results.name}.md: figure({model!r}, {metric!r}) matches {len(cells)} lines"
+            )
+        return f"{cells[0].mean:,.{describe_metric(metric)[1]}f}"
+
+    def chart(
+        self, metric: str, *, dataset: str | None = None, split: str | None = None, alt: str = ""
+    ) -> str:
+        """A dot for every seed and a bar for every mean, as an SVG file beside the page."""
+        cells = [(line.model, line.cell(metric)) for line in self._lines(dataset, split)]
+        data = [(model, cell.values) for model, cell in cells if cell is not None]
+        data.sort(key=lambda pair: statistics.fmean(pair[1]))
+        title, _, better = describe_metric(metric)
+        if better == "lower":
+            data.reverse()
+        name = re.sub(r"[^a-z0-9]+", "_", f"{self.results.name}_{split or ''}_{metric}").strip("_")
+        path = self._images / f"{name}.svg"
+        self.pictures[path] = Picture(title, tuple(data))
+        return f"![{alt or title + ' by model'}]({self._images.name}/{path.name})\n"
+
+    def provenance(self) -> str:
+        """Which commands made the rows, at which commit, on what, when."""
+        seen = dict.fromkeys(
+            (row["command"], row["commit"], row["date"], row["hardware"])
+            for row in self.results.rows
+        )
+        lines = ["<details><summary>Commands, commits and hardware</summary>\n\n"]
+        hardware = list(dict.fromkeys(entry[3] for entry in seen))
+        for text in hardware:
+            lines.append(f"On {text}:\n\n")
+            lines += [
+                f"- `{command}` ({commit}, {date})\n"
+                for command, commit, date, machine in seen
+                if machine == text
+            ]
+            lines.append("\n")
+        return "".join(lines) + "</details>\n"
+
+
+def render(results_folder: Path, output: Path) -> tuple[str, dict[Path, Picture]]:
+    """Renders all result files of a folder.
+
+    Args:
+      results_folder: where the `.json` files and their prose lie.
+      output: where the page will lie; pictures go to `images/` beside it.
+
+    Returns:
+      The page, and the pictures by path.
+
+    Raises:
+      DataError: a result file or its prose is wrong.
+    """
+    sections = []
+    for path in sorted(results_folder.glob("*.json")):
+        prose = path.with_suffix(".md")
+        text = prose.read_text(encoding="utf-8") if prose.exists() else None
+        sections.append(Section(read_results(path), text, output.parent / "images"))
+    sections.sort(key=lambda section: (section.order, section.results.name))
+    parts = [HEAD, *(section.render() for section in sections if section.results.rows)]
+    pictures: dict[Path, Picture] = {}
+    for section in sections:
+        pictures |= section.pictures
+    return "\n".join(parts), pictures
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Returns the exit status: 0, 1 when something is stale, 2 when a result file is wrong."""
+    parser = argparse.ArgumentParser(description="Render docs/results.md from benchmarks/results.")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when stale")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of result files")
+    parser.add_argument("--output", type=Path, default=OUTPUT, help="the page to write")
+    options = parser.parse_args(arguments)
+    try:
+        page, pictures = render(options.results, options.output)
+    except M6RecError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if options.check:
+        return _check(options.output, page, pictures)
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(page, encoding="utf-8")
+    for path, picture in pictures.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(picture.svg(), encoding="utf-8")
+    print(f"wrote {options.output.name} and {len(pictures)} pictures")
+    return 0
+
+
+def _check(output: Path, page: str, pictures: dict[Path, Picture]) -> int:
+    on_disk = output.read_text(encoding="utf-8") if output.exists() else ""
+    stale = 0
+    if on_disk != page:
+        stale = 1
+        print(f"{output.name} is stale; run `make results`. What differs:", file=sys.stderr)
+        changes = difflib.unified_diff(
+            on_disk.splitlines(), page.splitlines(), "on disk", "rendered", n=0, lineterm=""
+        )
+        print("\n".join(list(changes)[:40]), file=sys.stderr)
+    for path, picture in pictures.items():
+        if not path.exists() or picture.mark not in path.read_text(encoding="utf-8"):
+            stale = 1
+            print(f"{path.name} is missing or stale; run `make results`", file=sys.stderr)
+    return stale
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,310 @@
+"""Result files: `benchmarks/results/NAME.json`, from which `docs/results.md` is rendered.
+
+A file says how its newest rows were made, then lists one measured value per row:
+
+    {
+      "command": "m6rec train --gin_file ...",
+      "commit": "0123456789ab",
+      "hardware": "AMD EPYC, 2 cores, 24 GiB; Linux x86_64; Python 3.11.7, jax 0.10.2, ...",
+      "date": "2026-11-24",
+      "rows": [
+        {"model": "FM", "gin_file": null, "config": "RecBole 1.2.1 defaults",
+         "dataset": "movielens-100k", "split": "per_user_temporal", "seed": 1,
+         "metric": "auc", "value": 0.79, "seconds": 16.0}
+      ]
+    }
+
+A row names the `gin_file` that made it, or, where there is none, the baseline's `config`. It may
+carry `command`, `commit`, `hardware` and `date` of its own: those of the file hold for rows that
+do not. `seed` is null for what has no randomness. Further keys are kept as they are.
+
+Standard library only: the baselines' environments import this file too.
+"""
+
+from __future__ import annotations
+
+import datetime
+import fcntl
+import json
+import math
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.provenance import (
+    ROOT,
+    current_command,
+    current_commit,
+    hardware_description,
+)
+from m6rec_jax.errors import DataError
+
+RESULTS = ROOT / "benchmarks" / "results"
+
+PROVENANCE = ("command", "commit", "hardware", "date")
+# What a run is: a run that is made again replaces all of its rows.
+RUN_KEY = ("model", "dataset", "split", "seed")
+
+_STRING, _NUMBER, _NULL = (str,), (int, float), (type(None),)
+# key -> (types that are allowed, required)
+_ROW_SCHEMA: dict[str, tuple[tuple[type, ...], bool]] = {
+    "model": (_STRING, True),
+    "gin_file": (_STRING + _NULL, True),
+    "config": (_STRING + _NULL, False),
+    "dataset": (_STRING, True),
+    "split": (_STRING, True),
+    "seed": ((int, type(None)), True),
+    "metric": (_STRING, True),
+    "value": (_NUMBER, True),
+    "seconds": (_NUMBER + _NULL, False),
+    "note": (_STRING + _NULL, False),
+    "command": (_STRING, False),
+    "commit": (_STRING, False),
+    "hardware": (_STRING, False),
+    "date": (_STRING, False),
+}
+
+Row = dict[str, Any]
+RunKey = tuple[str, str, str, int | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """One result file in memory.
+
+    Attributes:
+      name: the file's name without `.json`.
+      rows: validated rows; each carries its own `command`, `commit`, `hardware`, `date`.
+    """
+
+    name: str
+    rows: tuple[Row, ...]
+
+    @property
+    def runs(self) -> set[RunKey]:
+        """The `(model, dataset, split, seed)` that have rows: what a resumed study skips."""
+        return {run_key(row) for row in self.rows}
+
+
+def run_key(row: Mapping[str, Any]) -> RunKey:
+    """Returns `(model, dataset, split, seed)` of a row."""
+    return row["model"], row["dataset"], row["split"], row["seed"]
+
+
+def results_path(name: str) -> Path:
+    """The path of `benchmarks/results/NAME.json`.
+
+    Raises:
+      DataError: `name` is not a plain file name in lower case.
+    """
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_]*", name):
+        raise DataError(
+            f"result file name {name!r}: use lower case letters, digits and '_', without '.json'"
+        )
+    return RESULTS / f"{name}.json"
+
+
+def _check_row(row: Any, where: str) -> None:
+    if not isinstance(row, dict):
+        raise DataError(f"{where}: a row is an object, not {type(row).__name__}")
+    for key, (types, required) in _ROW_SCHEMA.items():
+        if key not in row:
+            if required:
+                raise DataError(f"{where}: the key {key!r} is missing (row: {row})")
+            continue
+        value = row[key]
+        # bool is an int to isinstance, and never what is meant here.
+        if isinstance(value, bool) or not isinstance(value, types):
+            names = " or ".join("null" if t is type(None) else t.__name__ for t in types)
+            raise DataError(f"{where}: {key!r} must be {names}, not {value!r}")
+    if not math.isfinite(row["value"]):
+        raise DataError(
+            f"{where}: {row['metric']!r} of {row['model']!r} is {row['value']!r}: a result is a "
+            "finite number; leave out what was not measured"
+        )
+    if not row["gin_file"] and not row.get("config"):
+        raise DataError(
+            f"{where}: a row of {row['model']!r} names neither a 'gin_file' nor, for a baseline, "
+            "a 'config': without one the figure cannot be traced"
+        )
+    gin_file = row["gin_file"]
+    if gin_file and (gin_file.startswith("/") or ".." in Path(gin_file).parts):
+        raise DataError(f"{where}: 'gin_file' is {gin_file!r}: write it relative to the repository")
+    if "date" in row:
+        _check_date(row["date"], where)
+
+
+def _check_date(text: str, where: str) -> None:
+    try:
+        datetime.date.fromisoformat(text)
+    except ValueError as error:
+        raise DataError(f"{where}: 'date' is {text!r}, not a date such as 2026-11-24") from error
+
+
+def parse_results(text: str, name: str) -> Results:
+    """Checks the JSON `text` of the result file `name`.
+
+    Raises:
+      DataError: with the file, the row (counted from 0) and the key that is wrong.
+    """
+    where = f"{name}.json"
+    try:
+        data = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{where}: not JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise DataError(f"{where}: holds a {type(data).__name__}, not an object")
+    if unknown := sorted(set(data) - {*PROVENANCE, "rows"}):
+        raise DataError(f"{where}: unknown keys {unknown}; known: {[*PROVENANCE, 'rows']}")
+    for key in PROVENANCE:
+        if not isinstance(data.get(key), str) or not data[key]:
+            raise DataError(f"{where}: {key!r} must be a text that is not empty")
+    _check_date(data["date"], where)
+    if not isinstance(data.get("rows"), list):
+        raise DataError(f"{where}: 'rows' must be a list")
+    provenance = {key: data[key] for key in PROVENANCE}
+    rows: list[Row] = []
+    seen: dict[tuple[Any, ...], int] = {}
+    for number, row in enumerate(data["rows"]):
+        _check_row(row, f"{where}, row {number}")
+        identity = (*run_key(row), row["metric"])
+        if identity in seen:
+            raise DataError(
+                f"{where}, row {number}: {identity} stands in row {seen[identity]} already"
+            )
+        seen[identity] = number
+        rows.append({**row, **{k: row.get(k, v) for k, v in provenance.items()}})
+    return Results(name, tuple(rows))
+
+
+def read_results(path: Path) -> Results:
+    """Reads a result file; one that does not exist yet has no rows.
+
+    Raises:
+      DataError: the file does not keep to the schema.
+    """
+    if not path.exists():
+        return Results(path.stem, ())
+    return parse_results(path.read_text(encoding="utf-8"), path.stem)
+
+
+def add_rows(
+    path: Path,
+    rows: Iterable[Mapping[str, Any]],
+    *,
+    command: str | None = None,
+    commit: str | None = None,
+    hardware: str | None = None,
+    date: str | None = None,
+) -> Results:
+    """Adds measured rows to a result file; rows of an earlier run of the same key make way.
+
+    The file is locked while it is read and replaced at once, so that studies running side by side
+    lose nothing and a killed one leaves no half file.
+
+    Args:
+      path: the file, see `results_path`.
+      rows: rows without provenance (or with their own, which then holds).
+      command, commit, hardware, date: of these rows; by default those of this process, now.
+
+    Raises:
+      DataError: a row or the file on disk does not keep to the schema.
+    """
+    provenance = {
+        "command": current_command() if command is None else command,
+        "commit": current_commit() if commit is None else commit,
+        "hardware": hardware_description() if hardware is None else hardware,
+        "date": datetime.date.today().isoformat() if date is None else date,
+    }
+    new = [{**row, **{k: row.get(k, v) for k, v in provenance.items()}} for row in rows]
+    for number, row in enumerate(new):
+        _check_row(row, f"new row {number} for {path.name}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(path):
+        replaced = {run_key(row) for row in new}
+        kept = [row for row in read_results(path).rows if run_key(row) not in replaced]
+        merged = [*kept, *new]
+        text = _to_json(merged, provenance)
+        results = parse_results(text, path.stem)
+        _write_atomically(path, text)
+    return results
+
+
+def metric_rows(
+    metrics: Mapping[str, float],
+    *,
+    model: str,
+    dataset: str,
+    split: str,
+    seed: int | None,
+    gin_file: str | None = None,
+    config: str | None = None,
+    seconds: float | None = None,
+    note: str | None = None,
+) -> list[Row]:
+    """One row per metric of one run, for `add_rows`.
+
+    Args:
+      metrics: metric name -> value.
+      gin_file: what made the run, relative to the repository; else `config` in a few words.
+      seconds: of training, where that was measured.
+      note: what a reader must know, such as "cut off after 12 epochs".
+    """
+    run: Row = {"model": model, "gin_file": gin_file}
+    if config is not None:
+        run["config"] = config
+    run |= {"dataset": dataset, "split": split, "seed": seed}
+    rest: Row = {}
+    if seconds is not None:
+        rest["seconds"] = round(seconds, 1)
+    if note:
+        rest["note"] = note
+    return [
+        {**run, "metric": metric, "value": round(float(value), 6), **rest}
+        for metric, value in metrics.items()
+    ]
+
+
+def _to_json(rows: Sequence[Row], provenance: Mapping[str, str]) -> str:
+    """One row a line: a re-run then shows as a short diff."""
+    lines = [
+        json.dumps(
+            {k: v for k, v in row.items() if k not in PROVENANCE or v != provenance[k]},
+            ensure_ascii=False,
+        )
+        for row in rows
+    ]
+    head = "".join(
+        f"  {json.dumps(k)}: {json.dumps(v, ensure_ascii=False)},\n" for k, v in provenance.items()
+    )
+    body = ",\n".join("    " + line for line in lines)
+    return "{\n" + head + '  "rows": [\n' + body + "\n  ]\n}\n"
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    # The lock lies outside the results folder, which is under version control.
+    lock = Path(tempfile.gettempdir()) / f"m6rec-results-{os.getuid()}-{path.stem}.lock"
+    with lock.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes files only the owner can read; a result file is an ordinary one.
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,99 @@
+"""Finding checkpoints on disk: a run's folder, its `checkpoints` folder or one step's folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import orbax.checkpoint as ocp
+from etils import epath
+
+from m6rec_jax.checkpoints.manifest import Manifest, parse_manifest
+from m6rec_jax.errors import CheckpointError
+
+CHECKPOINTS_FOLDER = "checkpoints"
+MANIFEST_ITEM = "manifest"
+_MANIFEST_FILE = "metadata"  # the name Orbax's JSON handler gives it
+
+
+@dataclass(frozen=True, slots=True)
+class StepLocation:
+    """A finished checkpoint: its folder and step."""
+
+    folder: epath.Path
+    step: int
+
+    def item_folder(self, manifest: Manifest, item: str) -> epath.Path:
+        """Where an item of this step lies (a frozen item lies beside the step's folder).
+
+        Raises:
+          CheckpointError: the checkpoint has no such item, or its folder is gone.
+        """
+        if item not in manifest.locations:
+            known = ", ".join(sorted(manifest.locations)) or "none"
+            raise CheckpointError(f"{self.folder} has no item '{item}'; its items: {known}")
+        relative = manifest.locations[item]
+        beside = relative.startswith("../")
+        path = self.folder.parent / relative[3:] if beside else self.folder / relative
+        if not path.exists():
+            hint = (
+                f"the frozen backbone of this run lies beside its steps; copy {path.name} too"
+                if beside
+                else "the checkpoint is incomplete"
+            )
+            raise CheckpointError(f"{path} (item '{item}' of step {self.step}) is missing: {hint}")
+        return path
+
+
+def list_steps(root: str | Path | epath.Path) -> list[int]:
+    """Steps of the finished checkpoints in a `checkpoints` folder, ascending."""
+    folder = epath.Path(root)
+    if not folder.is_dir():
+        return []
+    return sorted(found.step for found in ocp.step.standard_name_format().find_all(folder))
+
+
+def locate(path: str | Path | epath.Path, step: int | None = None) -> StepLocation:
+    """The checkpoint that a path means.
+
+    Args:
+      path: MODEL_DIR, its `checkpoints` folder (then the newest step), or a step's folder.
+      step: that step instead of the newest.
+
+    Raises:
+      CheckpointError: there is none; lists the steps there are.
+    """
+    folder = epath.Path(path)
+    if not folder.is_dir():
+        raise CheckpointError(f"no checkpoint at {folder}: no such folder")
+    if (folder / MANIFEST_ITEM).is_dir() and folder.name.isdigit():
+        if step is not None and step != int(folder.name):
+            raise CheckpointError(f"{folder} is step {folder.name}, not step {step}")
+        if int(folder.name) not in list_steps(folder.parent):
+            raise CheckpointError(f"{folder} was never finished (the save was interrupted)")
+        return StepLocation(folder, int(folder.name))
+    root = folder / CHECKPOINTS_FOLDER if (folder / CHECKPOINTS_FOLDER).is_dir() else folder
+    steps = list_steps(root)
+    if not steps:
+        raise CheckpointError(
+            f"no checkpoint at {folder}: expected MODEL_DIR, its '{CHECKPOINTS_FOLDER}' folder, or "
+            "one step's folder in it"
+        )
+    if step is not None and step not in steps:
+        raise CheckpointError(
+            f"no checkpoint of step {step} in {root}; there are: {', '.join(map(str, steps))}"
+        )
+    chosen = steps[-1] if step is None else step
+    return StepLocation(root / str(chosen), chosen)
+
+
+def read_manifest(location: StepLocation) -> Manifest:
+    """The manifest of a checkpoint.
+
+    Raises:
+      CheckpointError: it is missing or damaged.
+    """
+    path = location.folder / MANIFEST_ITEM / _MANIFEST_FILE
+    if not path.exists():
+        raise CheckpointError(f"{path} is missing: not a checkpoint of m6rec, or a damaged one")
+    return parse_manifest(path.read_text(), str(path))

@@ -1,0 +1,251 @@
+"""The manifest of a checkpoint: what it holds, for which model and vocabulary, written by what."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import importlib.metadata
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from m6rec_jax import __version__
+from m6rec_jax.errors import CheckpointError
+from m6rec_jax.model.config import ModelConfig, PromptConfig
+
+FORMAT = 1
+_LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """Global shape (whatever the mesh), type and checksum (see `fingerprint.checksums`)."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    checksum: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.dtype}[{','.join(map(str, self.shape))}]"
+
+
+@dataclass(frozen=True, slots=True)
+class RunDescription:
+    """What a training run knows about the trees it saves.
+
+    Attributes:
+      model_config: of the model.
+      vocabulary_fingerprint: `text.Vocabulary.fingerprint`.
+      trainable: 'prompts' or 'all'.
+      num_data_shards: fixed at the first launch of a run.
+      extra: anything else that JSON can hold.
+    """
+
+    model_config: ModelConfig | None = None
+    vocabulary_fingerprint: str | None = None
+    trainable: str | None = None
+    num_data_shards: int | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """JSON item `manifest` of a step.
+
+    Attributes:
+      step: optimizer steps taken.
+      date: UTC, ISO 8601.
+      versions: of the libraries and of m6rec_jax.
+      model_config: `ModelConfig` as a dict, or None.
+      vocabulary_fingerprint, trainable, num_data_shards, extra: see `RunDescription`.
+      tensors: item → name → spec.
+      locations: item → folder relative to the step's folder.
+      fingerprints: item → SHA-256, for frozen items.
+    """
+
+    step: int
+    date: str
+    versions: Mapping[str, str]
+    model_config: Mapping[str, Any] | None
+    vocabulary_fingerprint: str | None
+    trainable: str | None
+    num_data_shards: int | None
+    tensors: Mapping[str, Mapping[str, TensorSpec]]
+    locations: Mapping[str, str]
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object."""
+        return {"format": FORMAT, **dataclasses.asdict(self)}
+
+    def build_model_config(self) -> ModelConfig:
+        """The `ModelConfig` the checkpoint was trained with.
+
+        Raises:
+          CheckpointError: the checkpoint does not say, or was written by another version.
+        """
+        if self.model_config is None:
+            raise CheckpointError(f"the checkpoint of step {self.step} records no model config")
+        values = dict(self.model_config)
+        try:
+            prompts = PromptConfig(**_tuples(values.pop("prompts")))
+            return ModelConfig(**_tuples(values), prompts=prompts)
+        except (TypeError, KeyError) as error:
+            raise CheckpointError(
+                f"the model config of the checkpoint (m6rec_jax {self.versions.get('m6rec_jax')}) "
+                f"does not fit this version ({__version__}): {error}"
+            ) from error
+
+
+def make_manifest(
+    step: int,
+    run: RunDescription,
+    tensors: Mapping[str, Mapping[str, TensorSpec]],
+    locations: Mapping[str, str],
+    fingerprints: Mapping[str, str],
+) -> Manifest:
+    """A manifest with the date and the versions of now."""
+    versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
+    return Manifest(
+        step=step,
+        date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        versions={"m6rec_jax": __version__, **versions},
+        model_config=None if run.model_config is None else dataclasses.asdict(run.model_config),
+        vocabulary_fingerprint=run.vocabulary_fingerprint,
+        trainable=run.trainable,
+        num_data_shards=run.num_data_shards,
+        tensors=tensors,
+        locations=locations,
+        fingerprints=fingerprints,
+        extra=dict(run.extra),
+    )
+
+
+def parse_manifest(text: str, where: str) -> Manifest:
+    """Reads a manifest.
+
+    Args:
+      text: JSON.
+      where: the file, for errors.
+
+    Raises:
+      CheckpointError: damaged, or written in a newer format.
+    """
+    try:
+        values = json.loads(text)
+        if values.pop("format") > FORMAT:
+            raise CheckpointError(f"{where} was written by a newer m6rec_jax; update it")
+        values["tensors"] = {
+            item: {
+                name: TensorSpec(tuple(spec["shape"]), spec["dtype"], spec["checksum"])
+                for name, spec in specs.items()
+            }
+            for item, specs in values["tensors"].items()
+        }
+        return Manifest(**values)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{where} is damaged: {error}") from error
+
+
+def tensor_specs(
+    flat: Mapping[str, Any], checksums: Mapping[str, int] | None = None
+) -> dict[str, TensorSpec]:
+    """Specs of `{name: array or ShapeDtypeStruct}`."""
+    return {
+        name: TensorSpec(
+            tuple(leaf.shape), np.dtype(leaf.dtype).name, checksums[name] if checksums else None
+        )
+        for name, leaf in flat.items()
+    }
+
+
+def check_tensors(
+    manifest: Manifest,
+    item: str,
+    wanted: Mapping[str, TensorSpec],
+    where: str,
+    model_config: ModelConfig | None = None,
+) -> None:
+    """The saved tensors must have the wanted names and shapes (types are converted).
+
+    Raises:
+      CheckpointError: naming the first tensor that differs, both shapes and the likely cause.
+    """
+    saved = manifest.tensors[item]
+    for name, spec in wanted.items():
+        if name in saved and saved[name].shape != spec.shape:
+            others = sum(saved[n].shape != s.shape for n, s in wanted.items() if n in saved) - 1
+            raise CheckpointError(
+                f"{where}: tensor '{item}/{name}' is {saved[name]} in the checkpoint and {spec} "
+                f"in the model"
+                + (f" ({others} more differ)" if others else "")
+                + _cause(manifest, model_config, item)
+            )
+    missing, surplus = sorted(set(wanted) - set(saved)), sorted(set(saved) - set(wanted))
+    if missing or surplus:
+        parts = []
+        if missing:
+            parts.append(f"the checkpoint has no tensor '{item}/{missing[0]}'" + _more(missing))
+        if surplus:
+            parts.append(f"the model has no tensor '{item}/{surplus[0]}'" + _more(surplus))
+        raise CheckpointError(
+            f"{where}: {', and '.join(parts)}{_cause(manifest, model_config, item)}"
+        )
+
+
+def check_vocabulary(manifest: Manifest, fingerprint: str | None, where: str) -> None:
+    """The checkpoint must have been trained with the vocabulary in use (None: not checked).
+
+    Raises:
+      CheckpointError: another vocabulary: every token id would mean something else.
+    """
+    saved = manifest.vocabulary_fingerprint
+    if saved is not None and fingerprint is not None and saved != fingerprint:
+        raise CheckpointError(
+            f"{where} was trained with another vocabulary (fingerprint {saved[:16]}…, the one in "
+            f"use has {fingerprint[:16]}…), so its token ids mean other words. Use the vocabulary "
+            "file of that run"
+        )
+
+
+def differences(manifest: Manifest, config: ModelConfig) -> list[str]:
+    """Settings in which the saved and the present model differ, as 'name: saved -> present'."""
+    saved = _flat(manifest.model_config or {})
+    present = _flat(dataclasses.asdict(config))
+    return [
+        f"{name}: {saved[name]} -> {present[name]}"
+        for name in saved
+        if name in present and saved[name] != present[name]
+    ]
+
+
+def _cause(manifest: Manifest, config: ModelConfig | None, item: str) -> str:
+    if config is not None and manifest.model_config is not None:
+        changed = differences(manifest, config)
+        if changed:
+            return ". Settings that differ (checkpoint -> model): " + "; ".join(changed)
+    if item == "optimizer":
+        return ". Was the run started with another optimizer or another choice of what trains?"
+    return ". Is this a checkpoint of another model size?"
+
+
+def _more(names: list[str]) -> str:
+    return f" (nor {len(names) - 1} more)" if len(names) > 1 else ""
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}

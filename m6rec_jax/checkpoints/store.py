@@ -1,0 +1,233 @@
+"""The checkpoints of one run: saved asynchronously, kept by age and by a metric, resumed from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import orbax.checkpoint as ocp
+from etils import epath
+from orbax.checkpoint import checkpoint_managers
+
+from m6rec_jax.checkpoints import restore as restoring
+from m6rec_jax.checkpoints.bytes_item import BytesSave, read_bytes_item
+from m6rec_jax.checkpoints.fingerprint import checksums, fingerprint
+from m6rec_jax.checkpoints.location import MANIFEST_ITEM, locate, read_manifest
+from m6rec_jax.checkpoints.manifest import (
+    Manifest,
+    RunDescription,
+    TensorSpec,
+    check_vocabulary,
+    make_manifest,
+    tensor_specs,
+)
+from m6rec_jax.checkpoints.trees import PyTree, flatten, nested
+from m6rec_jax.errors import CheckpointError, ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """A whole checkpoint: `trees` by item, `data` states of all shards, the manifest."""
+
+    step: int
+    trees: Mapping[str, PyTree]
+    data: Mapping[str, bytes]
+    manifest: Manifest
+
+
+class CheckpointStore:
+    """Writes and reads the steps of one `checkpoints` folder.
+
+    Args:
+      folder: made when missing; may be a bucket address.
+      keep: newest steps to keep (None: all).
+      best_metric: also keep the step that is best by this validation metric.
+      best_mode: 'max' or 'min'.
+      asynchronous: `save` returns once the values are copied off the devices; writing goes on in
+        the background.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path | epath.Path,
+        *,
+        keep: int | None = 3,
+        best_metric: str | None = None,
+        best_mode: str = "max",
+        asynchronous: bool = True,
+    ) -> None:
+        if keep is not None and keep < 1:
+            raise ConfigError(f"keep = {keep} checkpoints: at least 1 (None: all)")
+        if best_mode not in ("max", "min"):
+            raise ConfigError(f"best_mode = {best_mode!r} is neither 'max' nor 'min'")
+        # Orbax wants an absolute path.
+        self.folder = epath.Path(folder)
+        if "://" not in str(folder):
+            self.folder = epath.Path(Path(folder).absolute())
+        self._best_metric = best_metric
+        self._worst = -math.inf if best_mode == "max" else math.inf
+        # item -> (fingerprint, specs), of frozen items: they never change while this object lives.
+        self._frozen: dict[str, tuple[str, dict[str, TensorSpec]]] = {}
+        policies: list[Any] = [checkpoint_managers.LatestN(keep)]
+        if best_metric is not None:
+            policies.append(
+                checkpoint_managers.BestN(
+                    get_metric_fn=lambda metrics: metrics[best_metric],
+                    reverse=best_mode == "min",
+                    n=1,
+                    keep_checkpoints_without_metrics=False,
+                )
+            )
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+            enable_async_checkpointing=asynchronous,
+            cleanup_tmp_directories=True,  # left behind by a killed run
+        )
+        self._manager = ocp.CheckpointManager(self.folder, options=options)
+
+    def steps(self) -> list[int]:
+        """Finished checkpoints, ascending."""
+        return sorted(self._manager.all_steps())
+
+    def latest_step(self) -> int | None:
+        """The newest finished checkpoint, or None."""
+        steps = self.steps()
+        return steps[-1] if steps else None
+
+    def best_step(self) -> int | None:
+        """The step that is best by `best_metric`, or None."""
+        return None if self._best_metric is None else self._manager.best_step()
+
+    def save(
+        self,
+        step: int,
+        trees: Mapping[str, PyTree],
+        *,
+        data: Mapping[str, bytes],
+        run: RunDescription,
+        metrics: Mapping[str, float] | None = None,
+        frozen: Collection[str] = (),
+    ) -> None:
+        """Saves a step; it exists once everything of it is written (`wait`).
+
+        Args:
+          step: optimizer steps taken.
+          trees: item (`params`, `prompts`, `optimizer`) → tree of arrays.
+          data: iterator states of this process's shards, by name.
+          run: goes to the manifest.
+          metrics: validation figures at this step.
+          frozen: items that never change in this run: written once, beside the steps.
+
+        Raises:
+          CheckpointError: an earlier asynchronous save failed (disk full, no permission).
+        """
+        tensors: dict[str, Mapping[str, TensorSpec]] = {}
+        locations, fingerprints, items = {}, {}, {}
+        try:
+            for item, tree in trees.items():
+                flat = flatten(tree)
+                if item in frozen and flat:
+                    fingerprints[item], tensors[item] = self._save_frozen(item, flat)
+                    locations[item] = f"../{_frozen_folder(item, fingerprints[item])}"
+                    continue
+                tensors[item] = tensor_specs(flat, checksums(flat))
+                if flat:  # Orbax refuses empty trees
+                    locations[item] = item
+                    items[item] = ocp.args.StandardSave(nested(flat))
+            locations[restoring.DATA] = restoring.DATA
+            manifest = make_manifest(step, run, tensors, locations, fingerprints)
+            items[restoring.DATA] = BytesSave(dict(data))
+            items[MANIFEST_ITEM] = ocp.args.JsonSave(manifest.to_json())
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(**items),
+                metrics=self._metrics(metrics),
+                force=True,
+            )
+        except (OSError, ValueError, RuntimeError) as error:
+            raise CheckpointError(
+                f"step {step} could not be saved to {self.folder}: {error}"
+            ) from error
+
+    def restore(
+        self,
+        targets: Mapping[str, PyTree],
+        *,
+        step: int | None = None,
+        run: RunDescription | None = None,
+    ) -> Restored:
+        """A whole checkpoint of this run, on whatever mesh the targets ask for.
+
+        Args:
+          targets: item → tree of `jax.ShapeDtypeStruct` with shardings.
+          step: None means the newest.
+          run: the present run; its vocabulary is compared, its model config explains errors.
+
+        Raises:
+          CheckpointError: no such step or item, other shapes, another vocabulary, damage.
+        """
+        location = locate(self.folder, step)
+        manifest = read_manifest(location)
+        if run is not None:
+            check_vocabulary(manifest, run.vocabulary_fingerprint, str(location.folder))
+        trees = {
+            item: restoring.restore_item(
+                location, manifest, item, target, run.model_config if run else None
+            )
+            for item, target in targets.items()
+        }
+        data = read_bytes_item(location.item_folder(manifest, restoring.DATA))
+        return Restored(location.step, trees, data, manifest)
+
+    def wait(self) -> None:
+        """Blocks until all saves are finished.
+
+        Raises:
+          CheckpointError: one failed.
+        """
+        try:
+            self._manager.wait_until_finished()
+            self._manager.check_for_errors()
+        except (OSError, ValueError, RuntimeError) as error:
+            raise CheckpointError(
+                f"a checkpoint could not be saved to {self.folder}: {error}"
+            ) from error
+
+    def close(self) -> None:
+        """Finishes all saves and lets go of the folder."""
+        self.wait()
+        self._manager.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _save_frozen(
+        self, item: str, flat: Mapping[str, Any]
+    ) -> tuple[str, Mapping[str, TensorSpec]]:
+        if item not in self._frozen:
+            digest = fingerprint(flat)
+            self._frozen[item] = digest, tensor_specs(flat, checksums(flat))
+            path = self.folder / _frozen_folder(item, digest)
+            if not path.exists():  # written atomically, so what exists is whole
+                with ocp.StandardCheckpointer() as checkpointer:
+                    checkpointer.save(path, nested(flat))
+        return self._frozen[item]
+
+    def _metrics(self, metrics: Mapping[str, float] | None) -> dict[str, float] | None:
+        """What Orbax stores and ranks by: NaN is worst, a missing best metric is no metric."""
+        if not metrics or (self._best_metric is not None and self._best_metric not in metrics):
+            return None
+        values = {name: float(value) for name, value in metrics.items()}
+        if self._best_metric is not None and math.isnan(values[self._best_metric]):
+            values[self._best_metric] = self._worst
+        return values
+
+
+def _frozen_folder(item: str, digest: str) -> str:
+    return f"{item}-{digest[:16]}"

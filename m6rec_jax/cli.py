@@ -1,0 +1,106 @@
+"""The command line `m6rec`: thin. Each sub-command parses its arguments and calls one function.
+
+Heavy libraries are imported inside the sub-commands, so `m6rec --help` answers at once.
+Settings live in gin files; the flags here only name files and folders.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from m6rec_jax import __version__
+from m6rec_jax.errors import ConfigError, M6RecError
+
+EXIT_USER_ERROR = 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one sub-command; returns the exit status (2 for an error the user can mend)."""
+    parser = _parser()
+    args, rest = parser.parse_known_args(argv)
+    try:
+        args.gin_bindings = _gin_bindings(rest, parser)
+        args.run(args)
+    except M6RecError as error:
+        print(f"m6rec: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        print("m6rec: stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _gin_bindings(rest: Sequence[str], parser: argparse.ArgumentParser) -> list[str]:
+    """`--gin.NAME=VALUE` (t5x's way) to gin's own `NAME = VALUE`; anything else is refused."""
+    bindings = []
+    for argument in rest:
+        if not argument.startswith("--gin."):
+            parser.error(f"unrecognized argument: {argument}")
+        name, equals, value = argument.removeprefix("--gin.").partition("=")
+        if not equals:
+            raise ConfigError(f"{argument}: write --gin.NAME=VALUE, for instance --gin.BATCH_SIZE=8")
+        bindings.append(f"{name} = {value}")
+    return bindings
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="m6rec",
+        description="One language model for every job of a recommender (M6-Rec in JAX).",
+        epilog="Settings live in gin files: add --gin_file FILE and --gin.NAME=VALUE to the "
+        "commands that take them.",
+    )
+    parser.add_argument("--version", action="version", version=f"m6rec_jax {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    data = commands.add_parser("data", help="get, check and prepare data sets")
+    actions = data.add_subparsers(dest="action", required=True, metavar="ACTION")
+    fetch = actions.add_parser("fetch", help="download a public data set into a canonical folder")
+    fetch.add_argument("name", help="for instance movielens-100k")
+    fetch.set_defaults(run=_data_fetch)
+    check = actions.add_parser("check", help="report every problem of a data set folder")
+    check.add_argument("folder", type=Path)
+    check.add_argument("--quarantine", type=Path, help="write rejected rows to this file")
+    check.add_argument("--json", type=Path, help="write the report to this file, too")
+    check.set_defaults(run=_data_check)
+    prepare = actions.add_parser("prepare", help="render a data set's text as a TFDS data set")
+    prepare.add_argument("folder", help="a data set folder, or the name of a fetched data set")
+    _takes_gin(prepare)
+    prepare.set_defaults(run=_data_prepare)
+
+    vocab = commands.add_parser("vocab", help="train a vocabulary")
+    actions = vocab.add_subparsers(dest="action", required=True, metavar="ACTION")
+    train = actions.add_parser("train", help="SentencePiece on the prepared text")
+    _takes_gin(train)
+    train.set_defaults(run=_vocab_train)
+
+    for name, run, text in (
+        ("train", _train, "train or tune a model; run the same command again to resume"),
+        ("eval", _eval, "evaluate a checkpoint on its task"),
+        ("infer", _infer, "write a checkpoint's predictions for a task to a file"),
+        ("params", _params, "print what a model has and what of it trains"),
+    ):
+        command = commands.add_parser(name, help=text)
+        _takes_gin(command, required=True)
+        command.set_defaults(run=run)
+
+    demo = commands.add_parser("demo", help="MovieLens-100k from nothing to an HTML report")
+    demo.add_argument("--output", type=Path, default=Path("runs/demo"))
+    demo.add_argument("--seed", type=int, default=0)
+    demo.set_defaults(run=_demo)
+
+    doctor = commands.add_parser("doctor", help="versions, devices and known version traps")
+    doctor.set_defaults(run=_doctor)
+    return parser
+
+
+def _takes_gin(parser: argparse.ArgumentParser, required: bool = False) -> None:
+    parser.add_argument(
+        "--gin_file",
+        action="append",
+        default=[],
+        required=required,
+        metavar="FILE",
+        help="a gin file; may be given several times, later ones win",
+    )

@@ -1,0 +1,439 @@
+"""Gin files and `--gin.MACRO=value` bindings, with errors that say where and what to write instead.
+
+The dialect is t5x's: a run file sets macros (`MODEL`, `MIXTURE_OR_TASK_NAME`,
+`TASK_FEATURE_LENGTHS`, `TRAIN_STEPS`, `MODEL_DIR`, ...) and includes other files:
+
+    include 'gin_configs/models/mini.gin'
+    include 'gin_configs/runs/finetune.gin'
+
+    MIXTURE_OR_TASK_NAME = 'movielens_ctr'
+    TRAIN_STEPS = 2_000
+
+Files are looked for in the current directory first and then among the files shipped with the
+package, so a command works from any directory.
+
+gin itself reports an unknown name without a hint and an undefined macro without a line, so the
+statements are walked here, checked one by one, and then bound through gin's own functions.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+import tokenize
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gin
+from gin import config as gin_config
+from gin import config_parser
+
+from m6rec_jax.errors import ConfigError
+
+# Macros that the commands read themselves, whether or not a gin file mentions them.
+MACROS: Mapping[str, str] = {
+    "MODEL": "the model: @M6Rec()",
+    "MIXTURE_OR_TASK_NAME": "seqio task or mixture, as registered in tasks/",
+    "MIXTURE_OR_TASK_MODULE": "module that registers it",
+    "TASK_FEATURE_LENGTHS": "tokens per feature, e.g. {'inputs': 512, 'targets': 64}",
+    "TRAIN_STEPS": "number of optimizer steps",
+    "EVAL_PERIOD": "steps between validations",
+    "MODEL_DIR": "folder of checkpoints, logs and config.gin",
+    "BATCH_SIZE": "rows of one optimizer step, over all devices",
+    "DROPOUT_RATE": "dropout rate of the whole model",
+    "INITIAL_CHECKPOINT_PATH": "checkpoint whose backbone training starts from",
+}
+
+CONFIG_FILE = "config.gin"
+# A value without quotes that cannot be anything but a string: a path, a name, an address.
+_BARE_STRING = re.compile(r"[A-Za-z_./~][\w./~:+=-]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a statement stands: `file` (or the command line, then `line` is 0)."""
+
+    file: str
+    line: int
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}" if self.line else self.file
+
+
+@dataclass(slots=True)
+class ParsedConfig:
+    """What was read. `files` in the order they were opened; `macros` name -> where set last."""
+
+    files: list[Path] = field(default_factory=list)
+    macros: dict[str, Origin] = field(default_factory=dict)
+    macro_uses: dict[str, Origin] = field(default_factory=dict)
+
+
+def shipped_root() -> Path | None:
+    """The folder that holds `gin_configs`: in a wheel the package, in a checkout its parent."""
+    package = Path(__file__).resolve().parent
+    for root in (package, package.parent):
+        if (root / "gin_configs").is_dir():
+            return root
+    return None
+
+
+def search_path() -> list[Path]:
+    """Folders in which gin files are looked for, first match wins."""
+    root = shipped_root()
+    return [Path.cwd()] + ([root] if root is not None else [])
+
+
+def find_file(name: str, origin: Origin | None = None) -> Path:
+    """Resolves a gin file name against the current directory, then the shipped files.
+
+    Raises:
+      ConfigError: no such file; names the places searched and the closest existing file.
+    """
+    asked = Path(name).expanduser()
+    places = [Path()] if asked.is_absolute() else search_path()
+    for place in places:
+        if (place / asked).is_file():
+            return place / asked
+    near = _closest(str(asked), _existing_files(asked, places))
+    searched = ", ".join(str(p) for p in ([asked.parent] if asked.is_absolute() else places))
+    raise ConfigError(
+        f"{_prefix(origin)}no gin file '{name}'{near}. Searched: {searched}"
+        + ("" if shipped_root() else " (this installation ships no gin_configs)")
+    )
+
+
+def parse_config(files: Sequence[str | Path] = (), bindings: Sequence[str] = ()) -> ParsedConfig:
+    """Reads gin files, then bindings, and locks the configuration. Earlier settings are dropped.
+
+    Args:
+      files: gin files, later ones override earlier ones.
+      bindings: `"MACRO=value"` or `"configurable.parameter=value"`, with or without the
+        command line's `--gin.`; they override the files. Values are gin values; a path or a name
+        may be written without quotes (`--gin.MODEL_DIR=runs/a`).
+
+    Raises:
+      ConfigError: unknown file, configurable, parameter or macro (with the closest match and
+        file:line), undefined or unset macro, module that does not import, syntax error.
+    """
+    gin.clear_config()
+    parsed = ParsedConfig()
+    given: dict[str, Origin] = {}
+    for name in files:
+        _read_file(find_file(str(name)), parsed, ())
+    known = set(parsed.macros) | set(parsed.macro_uses) | set(MACROS)
+    for binding in bindings:
+        macro = _read_binding(binding, parsed)
+        if macro is not None:
+            given[macro] = Origin(f"--gin.{macro}", 0, binding)
+    # A macro on the command line that no file mentions has no effect: surely a slip of the pen.
+    uses = set(parsed.macro_uses)
+    for macro, origin in given.items():
+        if macro not in known and macro not in uses:
+            raise ConfigError(
+                f"{origin}: no gin file uses a macro '{macro}'{_closest(macro, known)}. "
+                f"Known macros: {', '.join(sorted(known))}"
+            )
+    _check_macros(parsed)
+    try:
+        gin.finalize()
+    except (ValueError, RuntimeError) as error:
+        raise ConfigError(f"gin: {_first_line(error)}") from error
+    return parsed
+
+
+def has_macro(name: str) -> bool:
+    """Whether the configuration sets the macro."""
+    return (name, "gin.macro") in gin_config._CONFIG
+
+
+def macro(name: str, default: Any = gin.REQUIRED) -> Any:
+    """The value of a macro; references in it (`@f()`) are called.
+
+    Raises:
+      ConfigError: the macro is not set and there is no default.
+    """
+    if has_macro(name):
+        return gin.get_configurable(f"{name}/gin.macro")()
+    if default is gin.REQUIRED:
+        raise _unset([name])
+    return default
+
+
+def required_macros(*names: str) -> dict[str, Any]:
+    """Values of several macros.
+
+    Raises:
+      ConfigError: naming every one that is not set, and how to set it.
+    """
+    missing = [name for name in names if not has_macro(name)]
+    if missing:
+        raise _unset(missing)
+    return {name: macro(name) for name in names}
+
+
+def write_config(directory: str | Path, *, operative: bool) -> None:
+    """Writes `DIRECTORY/config.gin`, which can be given as `--gin_file` again.
+
+    Args:
+      directory: usually MODEL_DIR; made when missing; may be a bucket address.
+      operative: False: everything that was parsed (written when a run starts). True: what the
+        called configurables used, defaults included (written when a run ends).
+    """
+    from etils import epath  # knows bucket addresses; costs time, so not on top
+
+    text = gin.operative_config_str() if operative else gin.config_str()
+    folder = epath.Path(directory)
+    folder.mkdir(parents=True, exist_ok=True)
+    kind = "operative (as used)" if operative else "parsed (as read at the start)"
+    (folder / CONFIG_FILE).write_text(f"# {kind} configuration, written by m6rec\n\n{text}")
+
+
+# --- walking the statements -------------------------------------------------------------------
+
+
+class _Delegate(gin_config.ParserDelegate):
+    """gin's delegate, noting what a value refers to, so that it can be checked with its line."""
+
+    def __init__(self) -> None:
+        super().__init__(skip_unknown=True)
+        self.references: list[str] = []
+        self.macros: list[str] = []
+
+    def configurable_reference(self, scoped_selector: str, evaluate: bool) -> Any:
+        self.references.append(scoped_selector)
+        return super().configurable_reference(scoped_selector, evaluate)
+
+    def macro(self, name: str) -> Any:
+        value = super().macro(name)
+        if value.selector == "gin.macro":
+            self.macros.append(name)
+        return value
+
+
+def _read_file(path: Path, parsed: ParsedConfig, including: tuple[Path, ...]) -> None:
+    if path.resolve() in including:
+        chain = " -> ".join(str(p) for p in (*including, path))
+        raise ConfigError(f"gin files include each other in a circle: {chain}")
+    parsed.files.append(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    delegate = _Delegate()
+    for statement, origin in _statements(text, _shown(path), delegate):
+        if isinstance(statement, config_parser.IncludeStatement):
+            _read_file(find_file(statement.filename, origin), parsed, (*including, path.resolve()))
+        else:
+            _apply(statement, origin, delegate, parsed)
+
+
+def _read_binding(binding: str, parsed: ParsedConfig) -> str | None:
+    """Applies one command line binding; returns the macro's name when it sets a macro."""
+    text = binding.removeprefix("--").removeprefix("gin.").strip()
+    name, equals, value = text.partition("=")
+    name, value = name.strip(), value.strip()
+    if not equals or not name or not value:
+        raise ConfigError(f"'{binding}': expected --gin.NAME=VALUE")
+    shown = f"--gin.{name}"
+    if _BARE_STRING.fullmatch(value) and not _is_value(value):
+        value = repr(value)
+    delegate = _Delegate()
+    is_macro = None
+    for statement, origin in _statements(f"{name} = {value}", shown, delegate, on_line=False):
+        _apply(statement, origin, delegate, parsed)
+        if isinstance(statement, config_parser.BindingStatement) and not statement.arg_name:
+            is_macro = name
+    return is_macro
+
+
+def _statements(
+    text: str, shown: str, delegate: _Delegate, on_line: bool = True
+) -> Iterator[tuple[Any, Origin]]:
+    """Yields gin statements with their origin; what a statement refers to is in `delegate`.
+
+    Raises:
+      ConfigError: the text is not gin, with file:line.
+    """
+    lines = text.splitlines()
+
+    def origin_of(number: int) -> Origin:
+        line = lines[number - 1].strip() if 0 < number <= len(lines) else ""
+        return Origin(shown, number if on_line else 0, line)
+
+    try:
+        parser = config_parser.ConfigParser(text, delegate)
+        while True:
+            delegate.references.clear()
+            delegate.macros.clear()
+            statement = parser.parse_statement()
+            if statement is None:
+                return
+            yield statement, origin_of(statement.location.line_num)
+    except (SyntaxError, tokenize.TokenError, ValueError, TypeError) as error:
+        number = _line_number(error)
+        origin = origin_of(number) if number else Origin(shown, 0, "")
+        reason = error.msg if isinstance(error, SyntaxError) else str(error.args[0])
+        raise ConfigError(f"{origin}: not valid gin: {reason}{_quote(origin)}") from error
+
+
+def _apply(statement: Any, origin: Origin, delegate: _Delegate, parsed: ParsedConfig) -> None:
+    """Checks and binds one statement."""
+    if isinstance(statement, config_parser.ImportStatement):
+        _import(statement, origin)
+        return
+    if isinstance(statement, config_parser.BlockDeclaration):
+        _check_configurable(statement.selector, origin)
+        return
+    for reference in delegate.references:
+        _check_configurable(reference.rsplit("/", 1)[-1], origin, mark="@")
+    for name in delegate.macros:
+        parsed.macro_uses.setdefault(name, origin)
+    scope, selector, parameter, value, _ = statement
+    if parameter:
+        _check_configurable(selector, origin)
+        _check_parameter(selector, parameter, origin)
+        key = (scope, selector, parameter)
+    else:
+        name = f"{scope}/{selector}" if scope else selector
+        parsed.macros[name] = origin
+        key = (name, "gin.macro", "value")
+    try:
+        gin.bind_parameter(key, value)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{origin}: {_first_line(error)}{_quote(origin)}") from error
+
+
+def _import(statement: Any, origin: Origin) -> None:
+    if statement.module.startswith("__gin__"):
+        raise ConfigError(
+            f"{origin}: '{statement.module}' (dynamic registration) is not supported by m6rec; "
+            "run files that use it with `python -m t5x.train`"
+        )
+    try:
+        gin.parse_config(statement.format())  # gin keeps the import for the dumped file
+    except ImportError as error:
+        raise ConfigError(
+            f"{origin}: cannot import '{statement.module}': {_first_line(error)}{_quote(origin)}"
+        ) from error
+
+
+def _check_configurable(selector: str, origin: Origin, mark: str = "") -> None:
+    matches = gin_config._REGISTRY.matching_selectors(selector)
+    if len(matches) == 1 or selector in matches:
+        return
+    if matches:
+        raise ConfigError(
+            f"{origin}: '{mark}{selector}' is ambiguous: {', '.join(sorted(matches))}"
+        )
+    registered = [full for full, _ in gin_config._REGISTRY.items()]
+    names = {name for full in registered for name in (full, full.rsplit(".", 1)[-1])}
+    raise ConfigError(
+        f"{origin}: nothing configurable is called '{mark}{selector}'{_closest(selector, names)}. "
+        "If it lives in a module of yours, put `import that.module` above it"
+        f"{_quote(origin)}"
+    )
+
+
+def _check_parameter(selector: str, parameter: str, origin: Origin) -> None:
+    parameters = inspect.signature(gin.get_configurable(selector)).parameters
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+        return
+    names = [name for name in parameters if name != "self"]
+    if parameter not in names:
+        raise ConfigError(
+            f"{origin}: '{selector}' has no parameter '{parameter}'{_closest(parameter, names)}. "
+            f"Its parameters: {', '.join(names)}{_quote(origin)}"
+        )
+
+
+def _check_macros(parsed: ParsedConfig) -> None:
+    """Every macro that is used must be set, and none may be left at %gin.REQUIRED."""
+    for name, origin in parsed.macro_uses.items():
+        if name not in parsed.macros:
+            raise ConfigError(
+                f"{origin}: macro '%{name}' is not defined{_closest(name, parsed.macros)}. "
+                f"Set it in a gin file or with --gin.{name}=VALUE{_quote(origin)}"
+            )
+    unset = [name for name in parsed.macros if _is_required(name)]
+    if unset:
+        raise _unset(unset)
+
+
+def _is_required(name: str) -> bool:
+    value = gin_config._CONFIG[name, "gin.macro"]["value"]
+    return (
+        isinstance(value, gin_config.ConfigurableReference)
+        and value.selector == "gin.constant"
+        and value.scoped_selector == "gin.REQUIRED/gin.constant"
+    )
+
+
+# --- messages ---------------------------------------------------------------------------------
+
+
+def _unset(names: Sequence[str]) -> ConfigError:
+    lines = [
+        f"  --gin.{name}=VALUE" + (f"   ({MACROS[name]})" if name in MACROS else "")
+        for name in names
+    ]
+    return ConfigError(
+        "these settings are required and not set; give them in a gin file or as\n"
+        + "\n".join(lines)
+    )
+
+
+def _closest(name: str, candidates: Iterable[str]) -> str:
+    matches = difflib.get_close_matches(name, list(candidates), n=1, cutoff=0.6)
+    return f" (did you mean '{matches[0]}'?)" if matches else ""
+
+
+def _existing_files(asked: Path, places: Sequence[Path]) -> list[str]:
+    """Names one could have meant: the shipped files, and files beside the one asked for."""
+    names = []
+    root = shipped_root()
+    if root is not None:
+        names += [str(p.relative_to(root)) for p in sorted((root / "gin_configs").rglob("*.gin"))]
+    for place in places:
+        names += [str(asked.parent / p.name) for p in sorted((place / asked.parent).glob("*.gin"))]
+    return names
+
+
+def _is_value(text: str) -> bool:
+    try:
+        gin_config.parse_value(text)
+    except (SyntaxError, ValueError, TypeError, tokenize.TokenError):
+        return False
+    return True
+
+
+def _line_number(error: Exception) -> int:
+    if isinstance(error, SyntaxError):
+        return error.lineno or 0
+    if isinstance(error, tokenize.TokenError):
+        return int(error.args[1][0])
+    return 0
+
+
+def _shown(path: Path) -> str:
+    """Path as the user would write it: relative to here when it lies below."""
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+def _prefix(origin: Origin | None) -> str:
+    return f"{origin}: " if origin is not None else ""
+
+
+def _quote(origin: Origin) -> str:
+    return f"\n    {origin.text}" if origin.text else ""
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

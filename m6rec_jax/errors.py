@@ -1,0 +1,21 @@
+"""Errors whose message is meant for the person who runs the command.
+
+The command line prints them without a traceback and exits with status 2, so every message names
+what was wrong, where it stands, and what to do about it.
+"""
+
+
+class M6RecError(Exception):
+    """Base of all errors a user can cause and mend."""
+
+
+class DataError(M6RecError):
+    """A table, row, file or data set is not what its schema promises."""
+
+
+class ConfigError(M6RecError):
+    """A gin file, macro or argument asks for something that does not exist or does not fit."""
+
+
+class CheckpointError(M6RecError):
+    """A checkpoint is missing, damaged, or belongs to another model or vocabulary."""

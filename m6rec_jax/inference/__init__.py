@@ -1,0 +1,4 @@
+"""Using a model: scores, retrieval, likelihood. No seqio, no tensorflow, so that a server is light.
+
+Import the module you need (`from m6rec_jax.inference import scoring`).
+"""

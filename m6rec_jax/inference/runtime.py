@@ -1,0 +1,98 @@
+"""Where inference runs: jitted functions on one device or on a mesh, with batches of fixed shapes."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from m6rec_jax.sharding import LogicalRules, axis_rules, place_batch, replicated
+
+LENGTH_MULTIPLE = 8
+
+
+class Runtime:
+    """Compiles and runs functions of the model on a mesh (None: the default device).
+
+    Args:
+      mesh: of `sharding.make_mesh`; batches are split over it, results are copies on all devices.
+      rules: logical-axis rules under which the model is traced.
+    """
+
+    def __init__(self, mesh: Mesh | None = None, rules: LogicalRules = ()) -> None:
+        self.mesh = mesh
+        self.rules = rules
+
+    def jit(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """`jax.jit(function)` with its results on every device; traced once per set of shapes."""
+        if self.mesh is None:
+            return jax.jit(function)
+        compiled = jax.jit(function, out_shardings=replicated(self.mesh))
+
+        def call(*args: Any) -> Any:
+            with self._context():
+                return compiled(*args)
+
+        return call
+
+    def place(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+        """Puts this process's rows of a batch on the devices."""
+        if self.mesh is None:
+            return {name: jax.numpy.asarray(values) for name, values in batch.items()}
+        return place_batch(batch, self.mesh)
+
+    @property
+    def batch_multiple(self) -> int:
+        """What the number of rows of a batch must be a multiple of."""
+        return 1 if self.mesh is None else self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+
+    @contextlib.contextmanager
+    def _context(self) -> Any:
+        assert self.mesh is not None
+        with jax.set_mesh(self.mesh), axis_rules(self.rules):
+            yield
+
+
+def length_buckets(limit: int, count: int = 3) -> tuple[int, ...]:
+    """Lengths to pad to, ascending: the limit, half of it, a quarter, ... (`count` of them).
+
+    Padding every request to the longest length wastes work; a shape per request compiles forever.
+    """
+    lengths = {limit}
+    for power in range(1, count):
+        shorter = -(-limit // 2**power)
+        lengths.add(min(limit, -(-shorter // LENGTH_MULTIPLE) * LENGTH_MULTIPLE))
+    return tuple(sorted(lengths))
+
+
+def smallest_that_fits(size: int, sizes: Sequence[int]) -> int:
+    """The first of the ascending `sizes` that is at least `size`, or the last one."""
+    return next((option for option in sizes if option >= size), sizes[-1])
+
+
+def in_buckets(
+    lengths: Sequence[int], buckets: Sequence[int], batch_sizes: Sequence[int]
+) -> list[tuple[int, int, list[int]]]:
+    """Groups rows into batches of few shapes.
+
+    Args:
+      lengths: of each row.
+      buckets: ascending lengths to pad to; the last one fits every row.
+      batch_sizes: ascending numbers of rows to pad to.
+
+    Returns:
+      `(padded length, padded number of rows, row indices)` per batch. Every row is in one.
+    """
+    by_bucket: dict[int, list[int]] = {}
+    for i, length in enumerate(lengths):
+        by_bucket.setdefault(smallest_that_fits(length, buckets), []).append(i)
+    batches = []
+    for bucket, members in sorted(by_bucket.items()):
+        for start in range(0, len(members), batch_sizes[-1]):
+            part = members[start : start + batch_sizes[-1]]
+            batches.append((bucket, smallest_that_fits(len(part), batch_sizes), part))
+    return batches

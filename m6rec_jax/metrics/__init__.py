@@ -1,0 +1,1 @@
+"""Ranking, classification and language metrics over numpy arrays. No jax, no tensorflow."""

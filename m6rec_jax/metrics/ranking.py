@@ -1,0 +1,193 @@
+"""Metrics of ranked lists: hit rate, recall, NDCG, MRR, catalogue coverage.
+
+Everything starts from the *ranks* of the wanted items: 1 is the top of the list. `ranks` has shape
+`[n]` (one wanted item per user: leave-one-out) or `[n, m]` (up to `m`; `NO_TARGET` fills short
+rows). A wanted item that is not on the list has rank `NOT_RANKED`. `target_ranks` makes ranks from
+top-k ids, `ranks_by_score` from scores.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from m6rec_jax.errors import DataError
+
+Ranks = npt.NDArray[np.int64]
+
+NO_TARGET = 0
+NOT_RANKED = int(np.iinfo(np.int64).max)
+
+
+def target_ranks(top_ids: npt.ArrayLike, targets: npt.ArrayLike) -> Ranks:
+    """Ranks of the wanted items in lists of recommended ids.
+
+    Args:
+      top_ids: `[n, k]`, best first. Negative ids mean "no recommendation" and match nothing.
+      targets: `[n]` or `[n, m]`; negative ids are padding.
+
+    Returns:
+      Ranks shaped like `targets`: 1 to k, `NOT_RANKED`, or `NO_TARGET` for padding.
+
+    Raises:
+      DataError: the shapes do not fit.
+    """
+    top = np.asarray(top_ids)
+    wanted = np.asarray(targets)
+    if top.ndim != 2 or wanted.ndim not in (1, 2) or wanted.shape[0] != top.shape[0]:
+        raise DataError(
+            "ranks: top_ids must be [n, k] and targets [n] or [n, m], "
+            f"got {top.shape} and {wanted.shape}"
+        )
+    columns = wanted[:, None] if wanted.ndim == 1 else wanted
+    ranks = np.full(columns.shape, NOT_RANKED, dtype=np.int64)
+    for m in range(columns.shape[1]):  # one [n, k] comparison at a time bounds the memory
+        match = top == columns[:, m : m + 1]
+        if top.shape[1]:
+            ranks[:, m] = np.where(match.any(axis=1), match.argmax(axis=1) + 1, NOT_RANKED)
+    ranks[columns < 0] = NO_TARGET
+    return ranks.reshape(wanted.shape)
+
+
+def ranks_by_score(
+    scores: npt.ArrayLike, targets: npt.ArrayLike, excluded: npt.ArrayLike | None = None
+) -> Ranks:
+    """Ranks of the wanted items when all items are ordered by score.
+
+    Ties are broken by the smaller item index, as a stable sort would; a model that gives every
+    item the same score therefore gains nothing.
+
+    Args:
+      scores: `[n, items]`.
+      targets: `[n]` or `[n, m]` item indices; negative ids are padding.
+      excluded: `[n, items]` bool, items that must not be ranked (already seen). A wanted item
+        that is excluded gets `NOT_RANKED`.
+
+    Returns:
+      Ranks shaped like `targets`.
+
+    Raises:
+      DataError: the shapes do not fit, a target lies outside the items, or a score is NaN.
+    """
+    s = np.array(scores, dtype=np.float64)
+    wanted = np.asarray(targets)
+    if s.ndim != 2 or wanted.ndim not in (1, 2) or wanted.shape[0] != s.shape[0]:
+        raise DataError(
+            "ranks: scores must be [n, items] and targets [n] or [n, m], "
+            f"got {s.shape} and {wanted.shape}"
+        )
+    if wanted.size and int(wanted.max()) >= s.shape[1]:
+        raise DataError(f"ranks: target {int(wanted.max())} is outside {s.shape[1]} items")
+    if np.isnan(s).any():
+        raise DataError(f"ranks: {int(np.isnan(s).sum())} scores are NaN")
+    hidden = np.zeros(s.shape, bool) if excluded is None else np.asarray(excluded, bool)
+    if hidden.shape != s.shape:
+        raise DataError(f"ranks: excluded has shape {hidden.shape}, scores {s.shape}")
+    columns = wanted[:, None] if wanted.ndim == 1 else wanted
+    ranks = np.full(columns.shape, NOT_RANKED, dtype=np.int64)
+    rows = np.arange(s.shape[0])
+    item = np.arange(s.shape[1])
+    for m in range(columns.shape[1]):
+        target = np.maximum(columns[:, m], 0)
+        own = s[rows, target][:, None]
+        above = (s > own) | ((s == own) & (item[None, :] < target[:, None]))
+        ranks[:, m] = 1 + (above & ~hidden).sum(axis=1)
+        ranks[hidden[rows, target], m] = NOT_RANKED
+    ranks[columns < 0] = NO_TARGET
+    return ranks.reshape(wanted.shape)
+
+
+def _ranks(ranks: npt.ArrayLike, metric: str) -> Ranks:
+    array = np.asarray(ranks)
+    if array.ndim == 1:
+        array = array[:, None]
+    if array.ndim != 2:
+        raise DataError(f"{metric}: ranks must be [n] or [n, m], got shape {array.shape}")
+    if array.shape[0] == 0:
+        raise DataError(f"{metric}: there are no users to rank for; is the split empty?")
+    if (array < 0).any():
+        raise DataError(f"{metric}: ranks start at 1, got {int(array.min())}")
+    empty = np.flatnonzero((array == NO_TARGET).all(axis=1))
+    if empty.size:
+        raise DataError(
+            f"{metric}: {empty.size} of {array.shape[0]} rows have no wanted item, "
+            f"first at row {empty[0]}"
+        )
+    return array.astype(np.int64)
+
+
+def _cutoff(k: int) -> int:
+    if k < 1:
+        raise ValueError(f"k must be at least 1, got {k}")
+    return k
+
+
+def _found(ranks: Ranks, k: int) -> npt.NDArray[np.bool_]:
+    return (ranks != NO_TARGET) & (ranks <= k)
+
+
+def hit_rate(ranks: npt.ArrayLike, k: int) -> float:
+    """HR@k: share of rows with at least one wanted item among the first k.
+
+    Raises:
+      DataError: no rows, or a row without a wanted item.
+    """
+    return float(_found(_ranks(ranks, f"HR@{k}"), _cutoff(k)).any(axis=1).mean())
+
+
+def recall(ranks: npt.ArrayLike, k: int) -> float:
+    """Recall@k: mean share of a row's wanted items among the first k. Errors as `hit_rate`."""
+    array = _ranks(ranks, f"Recall@{k}")
+    return float((_found(array, _cutoff(k)).sum(axis=1) / (array != NO_TARGET).sum(axis=1)).mean())
+
+
+def ndcg(ranks: npt.ArrayLike, k: int) -> float:
+    """NDCG@k with binary gains 1 / log2(1 + rank), divided by the best the row could reach.
+
+    Errors as `hit_rate`.
+    """
+    array = _ranks(ranks, f"NDCG@{k}")
+    gains = np.where(_found(array, _cutoff(k)), 1.0 / np.log2(1.0 + np.maximum(array, 1.0)), 0.0)
+    best = np.cumsum(1.0 / np.log2(2.0 + np.arange(k)))
+    wanted = np.minimum((array != NO_TARGET).sum(axis=1), k)
+    return float((gains.sum(axis=1) / best[wanted - 1]).mean())
+
+
+def mean_reciprocal_rank(ranks: npt.ArrayLike, k: int | None = None) -> float:
+    """MRR: mean of 1 / (best rank of the row), 0 when nothing is found (within k, if given).
+
+    Errors as `hit_rate`.
+    """
+    array = _ranks(ranks, "MRR")
+    found = (array != NO_TARGET) & (array != NOT_RANKED)
+    if k is not None:
+        found &= array <= _cutoff(k)
+    return float(np.where(found, 1.0 / np.maximum(array, 1.0), 0.0).max(axis=1).mean())
+
+
+def coverage(top_ids: npt.ArrayLike, num_items: int) -> float:
+    """Share of the catalogue that is recommended to anybody.
+
+    Args:
+      top_ids: `[n, k]` item indices; negative ids are ignored.
+      num_items: size of the catalogue.
+
+    Raises:
+      DataError: an id outside the catalogue, or an empty catalogue.
+    """
+    ids = np.asarray(top_ids).ravel()
+    if num_items < 1:
+        raise DataError(f"coverage: the catalogue has {num_items} items")
+    if ids.size and int(ids.max()) >= num_items:
+        raise DataError(f"coverage: item {int(ids.max())} is outside {num_items} items")
+    return float(np.unique(ids[ids >= 0]).size / num_items)
+
+
+def ranking_metrics(ranks: npt.ArrayLike, ks: tuple[int, ...] = (1, 5, 10, 50)) -> dict[str, float]:
+    """`hit_rate@k`, `ndcg@k` for every k, and `mrr`. Errors as `hit_rate`."""
+    values: dict[str, float] = {}
+    for k in ks:
+        values[f"hit_rate@{k}"] = hit_rate(ranks, k)
+        values[f"ndcg@{k}"] = ndcg(ranks, k)
+    values["mrr"] = mean_reciprocal_rank(ranks)
+    return values

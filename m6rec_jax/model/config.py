@@ -1,0 +1,241 @@
+"""The size and arithmetic of a model: `ModelConfig` (the backbone) and `PromptConfig` (the tasks).
+
+Both are set in gin:
+
+    from m6rec_jax.model import config
+
+    ModelConfig.vocab_size = 8192
+    ModelConfig.embed_dim = 128
+    ModelConfig.prompts = @PromptConfig()
+    PromptConfig.num_prompts = 18
+    PromptConfig.num_options = 2
+
+Defaults are those of public T5 1.1 wherever T5 has the notion.
+"""
+
+import dataclasses
+
+import gin
+
+from m6rec_jax.errors import ConfigError
+
+HEADS = ("option", "linear", "none")
+REMAT_POLICIES = ("none", "dots", "full")
+FLOAT_TYPES = ("float32", "bfloat16")
+ACTIVATIONS = ("gelu", "relu", "silu", "linear", "tanh")
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class PromptConfig:
+    """What is trained per task while the backbone stays frozen (paper section 3).
+
+    Everything here lives in the Flax collection `prompts`; each leaf has a leading axis `tasks`
+    (after `layers` inside a layer stack), so one set of variables is a bank of tasks.
+
+    Attributes:
+      num_tasks: capacity T of the bank. 1 takes a path without any gather.
+      num_prompts: P, soft prompts in front of the encoder input, options included (0: none).
+      num_options: C, classes. The last C soft prompts are also the rows of the softmax layer when
+        `head` is 'option', so then C <= P.
+      head: 'option' (rows shared with the soft prompts), 'linear' (a matrix and bias of its own,
+        for plain prompt tuning) or 'none'.
+      adapter_rank: r of the adapters parallel to each feed-forward layer (0: none).
+      adapter_activation: σ between the adapter's two matrices.
+      adapter_scale: λ at the start. W2 starts at zero, so an adapter starts as the identity
+        whatever λ is.
+      adapters_late_only: only layers at or above L' have their adapters applied. What the early
+        layers compute then depends on the task only in blocks that hold a special token, and
+        all tasks share one segment cache.
+      special_token_ids: ids whose embeddings may move with the task. The bank holds deltas, zero
+        at the start, added to the backbone's rows.
+      retrieval_dim: width of the two retrieval projections (0: none).
+      num_segment_embeddings: rows added by min(block id, rows - 1) between the early and the late
+        encoder layers, zero at the start, in use only when late interaction is on (0: none).
+      init_stddev: standard deviation of soft prompts at the start.
+    """
+
+    num_tasks: int = 1
+    num_prompts: int = 0
+    num_options: int = 0
+    head: str = "none"
+    adapter_rank: int = 0
+    adapter_activation: str = "gelu"
+    adapter_scale: float = 1.0
+    adapters_late_only: bool = False
+    special_token_ids: tuple[int, ...] = ()
+    retrieval_dim: int = 0
+    num_segment_embeddings: int = 0
+    init_stddev: float = 0.5
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "special_token_ids", tuple(self.special_token_ids))
+        _require_at_least("PromptConfig", self, 1, "num_tasks")
+        _require_at_least(
+            "PromptConfig",
+            self,
+            0,
+            *("num_prompts", "num_options", "adapter_rank", "retrieval_dim"),
+            "num_segment_embeddings",
+        )
+        _require_one_of("PromptConfig", self, "head", HEADS)
+        _require_one_of("PromptConfig", self, "adapter_activation", ACTIVATIONS)
+        if self.head != "none" and self.num_options < 2:
+            raise ConfigError(
+                f"PromptConfig.head = {self.head!r} needs PromptConfig.num_options >= 2, "
+                f"got {self.num_options}"
+            )
+        if self.head == "option" and self.num_options > self.num_prompts:
+            raise ConfigError(
+                f"PromptConfig.num_options = {self.num_options} exceeds num_prompts = "
+                f"{self.num_prompts}: the options are the last soft prompts. Raise num_prompts "
+                "or set PromptConfig.head = 'linear'"
+            )
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """A T5 1.1 encoder-decoder (paper section 1, in this project's form).
+
+    Attributes:
+      vocab_size: V, rows of the token embedding, control tokens and padding rows included.
+      embed_dim: D, width of the residual stream.
+      num_encoder_layers, num_decoder_layers: depth of each tower.
+      num_heads, head_dim: attention heads and their width; their product need not be D.
+      mlp_dim: width of the feed-forward layer.
+      mlp_activations: one input matrix per entry, their outputs multiplied. ('gelu', 'linear') is
+        T5 1.1's gated GELU (tanh approximation); ('relu',) is T5 1.0.
+      dropout_rate: 0 in [0, 1); one mask is shared along the length axis, as in T5.
+      relative_attention_num_buckets, relative_attention_max_distance: relative position bias.
+      per_layer_relative_bias: every layer has its own table (UMT5) instead of one per tower.
+      logits_via_embedding: vocabulary logits reuse the token embedding, scaled by D^-0.5.
+      dtype: type of activations between operations. Norms, softmax and logits are float32 always.
+      matmul_dtype: type to which operands of matrix products are rounded, forward and backward;
+        sums are float32 always. None means `dtype`. 'bfloat16' with dtype = 'float32' is fastest
+        on a CPU with AMX.
+      layer_norm_epsilon: of the RMS norms.
+      remat: what the backward pass recomputes per layer: 'none' (nothing), 'dots' (everything but
+        weight products), 'full' (the whole layer).
+      scan_unroll: layers per iteration of the compiled loop; 0 unrolls all.
+      late_layers_start: L'. Encoder layers below it see one block (segment) at a time, so that
+        their output may be cached per segment (paper section 4). 0: off.
+      decoder_late_start: decoder layers below it skip cross attention when late interaction is
+        on. None: as many late decoder layers as there are late encoder layers, at least one.
+      share_layers: one layer's parameters serve all layers of a tower (paper section 5); prompts
+        stay one per layer.
+      prompts: the task bank.
+    """
+
+    vocab_size: int = 32128
+    embed_dim: int = 512
+    num_encoder_layers: int = 8
+    num_decoder_layers: int = 8
+    num_heads: int = 6
+    head_dim: int = 64
+    mlp_dim: int = 1024
+    mlp_activations: tuple[str, ...] = ("gelu", "linear")
+    dropout_rate: float = 0.0
+    relative_attention_num_buckets: int = 32
+    relative_attention_max_distance: int = 128
+    per_layer_relative_bias: bool = False
+    logits_via_embedding: bool = False
+    dtype: str = "float32"
+    matmul_dtype: str | None = None
+    layer_norm_epsilon: float = 1e-6
+    remat: str = "none"
+    scan_unroll: int = 1
+    late_layers_start: int = 0
+    decoder_late_start: int | None = None
+    share_layers: bool = False
+    prompts: PromptConfig = dataclasses.field(default_factory=PromptConfig)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mlp_activations", tuple(self.mlp_activations))
+        _require_at_least(
+            "ModelConfig",
+            self,
+            1,
+            *("vocab_size", "embed_dim", "num_encoder_layers", "num_decoder_layers"),
+            *("num_heads", "head_dim", "mlp_dim"),
+        )
+        _require_at_least("ModelConfig", self, 0, "scan_unroll")
+        _require_at_least("ModelConfig", self, 2, "relative_attention_num_buckets")
+        if self.relative_attention_num_buckets % 4:
+            raise ConfigError(
+                "ModelConfig.relative_attention_num_buckets = "
+                f"{self.relative_attention_num_buckets} must be a multiple of 4: half for each "
+                "direction, half of that for exact distances"
+            )
+        if self.relative_attention_max_distance <= self.relative_attention_num_buckets // 2:
+            raise ConfigError(
+                "ModelConfig.relative_attention_max_distance = "
+                f"{self.relative_attention_max_distance} must exceed half the number of buckets "
+                f"({self.relative_attention_num_buckets // 2})"
+            )
+        _require_one_of("ModelConfig", self, "remat", REMAT_POLICIES)
+        _require_one_of("ModelConfig", self, "dtype", FLOAT_TYPES)
+        if self.matmul_dtype is not None:
+            _require_one_of("ModelConfig", self, "matmul_dtype", FLOAT_TYPES)
+        if not self.mlp_activations:
+            raise ConfigError("ModelConfig.mlp_activations is empty; T5 1.1 has ('gelu', 'linear')")
+        for name in self.mlp_activations:
+            if name not in ACTIVATIONS:
+                raise ConfigError(
+                    f"ModelConfig.mlp_activations has unknown {name!r}; known: "
+                    + ", ".join(ACTIVATIONS)
+                )
+        if not 0.0 <= self.dropout_rate < 1.0:
+            raise ConfigError(
+                f"ModelConfig.dropout_rate = {self.dropout_rate} must be at least 0 and below 1"
+            )
+        if not 0 <= self.late_layers_start <= self.num_encoder_layers:
+            raise ConfigError(
+                f"ModelConfig.late_layers_start = {self.late_layers_start} must lie between 0 "
+                f"(off) and num_encoder_layers = {self.num_encoder_layers}"
+            )
+        if self.decoder_late_start is not None and not (
+            0 <= self.decoder_late_start <= self.num_decoder_layers
+        ):
+            raise ConfigError(
+                f"ModelConfig.decoder_late_start = {self.decoder_late_start} must lie between 0 "
+                f"and num_decoder_layers = {self.num_decoder_layers}"
+            )
+        for token in self.prompts.special_token_ids:
+            if not 0 <= token < self.vocab_size:
+                raise ConfigError(
+                    f"PromptConfig.special_token_ids has {token}, outside the vocabulary of "
+                    f"{self.vocab_size}"
+                )
+
+    @property
+    def operand_dtype(self) -> str:
+        """Type of matrix product operands: `matmul_dtype`, or `dtype` where that is None."""
+        return self.dtype if self.matmul_dtype is None else self.matmul_dtype
+
+    @property
+    def first_cross_layer(self) -> int:
+        """First decoder layer with cross attention (0 when late interaction is off)."""
+        if self.late_layers_start == 0:
+            return 0
+        if self.decoder_late_start is not None:
+            return self.decoder_late_start
+        late_layers = max(1, self.num_encoder_layers - self.late_layers_start)
+        return max(0, self.num_decoder_layers - late_layers)
+
+    def replace(self, **changes: object) -> "ModelConfig":
+        """A copy with some attributes changed (and checked again)."""
+        return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
+
+
+def _require_at_least(owner: str, config: object, least: int, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise ConfigError(f"{owner}.{name} = {value!r} must be an integer of at least {least}")
+
+
+def _require_one_of(owner: str, config: object, name: str, known: tuple[str, ...]) -> None:
+    value = getattr(config, name)
+    if value not in known:
+        raise ConfigError(f"{owner}.{name} = {value!r} is not one of {', '.join(known)}")

@@ -1,0 +1,46 @@
+"""Token embedding, shared by both towers, and the vocabulary logits."""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from m6rec_jax.model.config import ModelConfig
+from m6rec_jax.model.dense import Projection, dot
+
+Array = jax.Array
+
+
+class TokenEmbedding(nn.Module):
+    """The table `[vocab, embed]`."""
+
+    config: ModelConfig
+
+    def setup(self) -> None:
+        self.embedding = self.param(
+            "embedding",
+            nn.with_logical_partitioning(nn.initializers.normal(1.0), ("vocab", "embed")),
+            (self.config.vocab_size, self.config.embed_dim),
+            jnp.float32,
+        )
+
+    def __call__(self, tokens: Array) -> Array:
+        """Rows of `tokens` `[batch, length]` → `[batch, length, embed]`, float32."""
+        return jnp.take(self.embedding, tokens, axis=0)
+
+    def logits(self, hidden: Array) -> Array:
+        """hidden `[..., embed]` · table / sqrt(embed) → `[..., vocab]`, float32 (tied head)."""
+        config = self.config
+        logits = dot(hidden, self.embedding.T, operand_dtype=config.operand_dtype)
+        return logits * config.embed_dim**-0.5
+
+
+def logits_head(config: ModelConfig) -> Projection:
+    """T5 1.1's own output matrix: `[..., embed]` → `[..., vocab]`, float32."""
+    return Projection(
+        in_shape=(config.embed_dim,),
+        out_shape=(config.vocab_size,),
+        axes=("embed", "vocab"),
+        stddev=config.embed_dim**-0.5,
+        operand_dtype=config.operand_dtype,
+        out_dtype="float32",
+    )

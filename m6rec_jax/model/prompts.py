@@ -1,0 +1,159 @@
+"""The `prompts` collection: everything that is trained per task beside a frozen backbone.
+
+Every leaf has a leading axis `tasks` (after `layers` inside a stack): a bank of tasks of equal
+shapes. An example picks its row by task id, so one batch may mix tasks; a bank of one task is
+indexed statically and costs nothing.
+"""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from m6rec_jax.model.config import ModelConfig
+from m6rec_jax.model.dense import dot, einsum
+
+Array = jax.Array
+COLLECTION = "prompts"
+
+
+def prompt_variable(
+    module: nn.Module,
+    name: str,
+    init: Callable[..., Array],
+    shape: Sequence[int],
+    axes: Sequence[str],
+) -> Array:
+    """The value of variable `name` in the `prompts` collection, float32, made at initialisation.
+
+    Args:
+      init: as for Flax parameters, (key, shape, dtype) → array.
+      shape: `[tasks, ...]`.
+      axes: logical axis names, one per dimension.
+    """
+    boxed = nn.with_logical_partitioning(init, tuple(axes))
+    variable = module.variable(
+        COLLECTION, name, lambda: boxed(module.make_rng("prompts"), tuple(shape), jnp.float32)
+    )
+    return variable.value
+
+
+def task_rows(bank: Array, task_ids: Array) -> Array:
+    """Rows of a bank: `[tasks, ...]` and task_ids `[batch]` → `[batch, ...]`, or `[1, ...]`.
+
+    With one task the result keeps a batch axis of one, which broadcasts.
+    """
+    return bank if bank.shape[0] == 1 else jnp.take(bank, task_ids, axis=0)
+
+
+def task_dot(x: Array, bank: Array, task_ids: Array, *, operand_dtype: str) -> Array:
+    """x `[batch, length, in]` times its task's row of bank `[tasks, in, out]`, float32."""
+    if bank.shape[0] == 1:
+        return dot(x, bank[0], operand_dtype=operand_dtype)
+    rows = jnp.take(bank, task_ids, axis=0)
+    return einsum("bsi,bio->bso", x, rows, operand_dtype=operand_dtype)
+
+
+class PromptBank(nn.Module):
+    """The prompts that do not sit in a layer: soft prompts, heads, projections, embeddings."""
+
+    config: ModelConfig
+
+    def setup(self) -> None:
+        prompts, embed = self.config.prompts, self.config.embed_dim
+        tasks = prompts.num_tasks
+        zeros = nn.initializers.zeros_init()
+        by_width = nn.initializers.normal(embed**-0.5)
+        if prompts.num_prompts:
+            self.soft_prompts = prompt_variable(
+                self,
+                "soft_prompts",
+                nn.initializers.normal(prompts.init_stddev),
+                (tasks, prompts.num_prompts, embed),
+                ("tasks", "prompts", "embed"),
+            )
+        if prompts.special_token_ids:
+            self.special_tokens = prompt_variable(
+                self,
+                "special_token_deltas",
+                zeros,
+                (tasks, len(prompts.special_token_ids), embed),
+                ("tasks", "special_tokens", "embed"),
+            )
+        if prompts.num_segment_embeddings:
+            self.segments = prompt_variable(
+                self,
+                "segment_embedding",
+                zeros,
+                (tasks, prompts.num_segment_embeddings, embed),
+                ("tasks", "segments", "embed"),
+            )
+        if prompts.head == "linear":
+            self.linear_kernel = prompt_variable(
+                self,
+                "head_kernel",
+                by_width,
+                (tasks, embed, prompts.num_options),
+                ("tasks", "embed", "classes"),
+            )
+            self.linear_bias = prompt_variable(
+                self, "head_bias", zeros, (tasks, prompts.num_options), ("tasks", "classes")
+            )
+        if prompts.retrieval_dim:
+            shape = (tasks, embed, prompts.retrieval_dim)
+            axes = ("tasks", "embed", "retrieval")
+            self.user_kernel = prompt_variable(self, "user_projection", by_width, shape, axes)
+            self.item_kernel = prompt_variable(self, "item_projection", by_width, shape, axes)
+
+    def prompt_embeddings(self, task_ids: Array) -> Array:
+        """Soft prompts of each example, `[batch, prompts, embed]` (0 prompts: length 0)."""
+        batch = task_ids.shape[0]
+        if not self.config.prompts.num_prompts:
+            return jnp.zeros((batch, 0, self.config.embed_dim), self.config.dtype)
+        rows = task_rows(self.soft_prompts, task_ids)
+        return jnp.broadcast_to(rows, (batch, *rows.shape[1:])).astype(self.config.dtype)
+
+    def special_token_deltas(self, tokens: Array, task_ids: Array) -> Array | None:
+        """What to add to the embeddings of `tokens` `[batch, length]`; None without any."""
+        ids = self.config.prompts.special_token_ids
+        if not ids:
+            return None
+        # Four or so ids: a product with a one-hot matrix, so that the gradient needs no scatter.
+        hits = (tokens[..., None] == jnp.asarray(ids, tokens.dtype)).astype(jnp.float32)
+        return task_dot(hits, self.special_tokens, task_ids, operand_dtype="float32")
+
+    def segment_embeddings(self, block_ids: Array, task_ids: Array) -> Array | None:
+        """Segment embeddings of block_ids `[batch, length]` (0: soft prompts); None without any."""
+        rows = self.config.prompts.num_segment_embeddings
+        if not rows:
+            return None
+        hits = jax.nn.one_hot(jnp.clip(block_ids, 0, rows - 1), rows, dtype=jnp.float32)
+        return task_dot(hits, self.segments, task_ids, operand_dtype="float32")
+
+    def option_logits(self, hidden: Array, task_ids: Array) -> Array:
+        """Class scores, `[batch, length, embed]` → `[batch, length, classes]`, float32.
+
+        'option': hidden · (the last C soft prompts) / sqrt(embed). The scale keeps the first
+        logits near the soft prompts' own size, whatever the width. 'linear': hidden W + b.
+        """
+        prompts = self.config.prompts
+        if prompts.head == "linear":
+            logits = task_dot(hidden, self.linear_kernel, task_ids, operand_dtype="float32")
+            return logits + task_rows(self.linear_bias, task_ids)[:, None]
+        options = self.soft_prompts[:, -prompts.num_options :].transpose(0, 2, 1)
+        logits = task_dot(hidden, options, task_ids, operand_dtype="float32")
+        return logits * self.config.embed_dim**-0.5
+
+    def user_projection(self, hidden: Array, task_ids: Array) -> Array:
+        """`[batch, length, embed]` → `[batch, length, retrieval]`, unit length, float32."""
+        return _unit(task_dot(hidden, self.user_kernel, task_ids, operand_dtype="float32"))
+
+    def item_projection(self, hidden: Array, task_ids: Array) -> Array:
+        """`[batch, length, embed]` → `[batch, length, retrieval]`, unit length, float32."""
+        return _unit(task_dot(hidden, self.item_kernel, task_ids, operand_dtype="float32"))
+
+
+def _unit(x: Array) -> Array:
+    # The small term inside the root keeps the gradient finite for an all-zero (padding) row.
+    return x * jax.lax.rsqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True) + 1e-12)

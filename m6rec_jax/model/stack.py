@@ -1,0 +1,134 @@
+"""A tower's layers as one stack of variables, of which any slice can be run.
+
+All layers of a tower share one set of variables with a leading axis `layers`. A `lax.scan` over
+slices of it runs layers [start, stop), so where late interaction begins (L') is a matter of slicing
+and never of the checkpoint. (Two `nn.scan`s over one stack raise NameInUseError; scanning the
+layer's pure `apply` does not.)
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax.core import meta
+
+from m6rec_jax.errors import ConfigError
+from m6rec_jax.model.config import ModelConfig
+from m6rec_jax.model.prompts import COLLECTION
+
+Array = jax.Array
+Variables = dict[str, Any]
+
+
+class LayerStack(nn.Module):
+    """The layers of one tower.
+
+    Attributes:
+      config: sizes, remat and unroll options, layer sharing.
+      num_layers: depth.
+      make_layer: returns a detached layer (`Layer(config, parent=None)`).
+      example_inputs: positional arguments of the layer for initialisation, shapes as small as
+        they come; returned by a function so that no array becomes a module attribute.
+    """
+
+    config: ModelConfig
+    num_layers: int
+    make_layer: Callable[[], nn.Module]
+    example_inputs: Callable[[], tuple[Any, ...]]
+
+    def setup(self) -> None:
+        if self.is_initializing():
+            self._initialise()
+        self.layer_params = self._read("params")
+        # Without adapters a layer has no prompts, and the collection may be missing altogether.
+        has_prompts = self.config.prompts.adapter_rank > 0
+        self.layer_prompts = self._read(COLLECTION) if has_prompts else {}
+
+    def _initialise(self) -> None:
+        """Makes one variable (a tree) per part of the layer, each leaf `[layers, ...]`."""
+        layer, inputs = self.make_layer(), self.example_inputs()
+
+        def stacked(collection: str, num_layers: int) -> Variables:
+            def one_layer(key: Array) -> Variables:
+                return layer.init({"params": key, "prompts": key}, *inputs).get(collection, {})
+
+            # Sharing keeps the axis, of length one, so that names and shardings stay the same.
+            keys = jax.random.split(self.make_rng(collection), num_layers)
+            return meta.add_axis(jax.vmap(one_layer)(keys), 0, {nn.PARTITION_NAME: "layers"})
+
+        num_distinct = 1 if self.config.share_layers else self.num_layers
+        for collection, num_layers in (("params", num_distinct), (COLLECTION, self.num_layers)):
+            for name, tree in stacked(collection, num_layers).items():
+                self.variable(collection, name, lambda tree=tree: tree)
+
+    def _read(self, collection: str) -> Variables:
+        variables = self.variables.get(collection)
+        if not variables:
+            raise ConfigError(
+                f"the variables have no {collection!r} for {'/'.join(self.path)}; "
+                "initialise them with the same ModelConfig"
+            )
+        return meta.unbox(variables)
+
+    def __call__(
+        self, x: Array, *inputs: Any, start: int, stop: int, deterministic: bool, **options: Any
+    ) -> Array:
+        """Runs layers [start, stop).
+
+        Args:
+          x: `[batch, length, embed]`, what the layers pass on.
+          inputs: further array arguments, the same for every layer.
+          start, stop: the slice; an empty one returns x.
+          deterministic: no dropout. Otherwise a `dropout` key is needed.
+          options: static keyword arguments of the layer.
+
+        Returns:
+          `[batch, length, embed]`.
+        """
+        if start >= stop:
+            return x
+        config, layer = self.config, self.make_layer()
+        params = self.layer_params
+        shared = jax.tree.map(lambda leaf: leaf[0], params) if config.share_layers else None
+
+        def step(x: Array, layer_slice: tuple[Variables | None, Variables, Array | None]) -> Any:
+            params, prompts, key = layer_slice
+            x = layer.apply(
+                {"params": shared if params is None else params, COLLECTION: prompts},
+                x,
+                *inputs,
+                deterministic=deterministic,
+                rngs=None if key is None else {"dropout": key},
+                **options,
+            )
+            return x, None
+
+        drops = not deterministic and config.dropout_rate > 0.0
+        keys = jax.random.split(self.make_rng("dropout"), self.num_layers) if drops else None
+        stack = (None if config.share_layers else params, self.layer_prompts, keys)
+        slices = jax.tree.map(lambda leaf: leaf[start:stop], stack)
+        num_layers = stop - start
+        unroll = min(config.scan_unroll or num_layers, num_layers)
+        x, _ = jax.lax.scan(_rematerialised(step, config.remat), x, slices, unroll=unroll)
+        return x
+
+
+def _rematerialised(step: Callable[..., Any], policy: str) -> Callable[..., Any]:
+    if policy == "none":
+        return step
+    # Inside a scan the compiler cannot merge the recomputation with the forward pass, so the
+    # barrier that prevents it (prevent_cse) would only cost.
+    if policy == "full":
+        return jax.checkpoint(step, prevent_cse=False)
+    return jax.checkpoint(
+        step,
+        prevent_cse=False,
+        policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    )
+
+
+def example_hidden(config: ModelConfig, length: int = 1) -> Array:
+    """Zeros `[1, length, embed]` in the activations' type, to initialise a layer with."""
+    return jnp.zeros((1, length, config.embed_dim), config.dtype)

@@ -1,0 +1,17 @@
+"""Training losses: language modelling, option classification, contrastive retrieval, their sum."""
+
+from m6rec_jax.objectives.classification import classification_loss
+from m6rec_jax.objectives.contrastive import contrastive_loss
+from m6rec_jax.objectives.language_modelling import language_modelling_loss
+from m6rec_jax.objectives.sums import Metrics, Sum
+from m6rec_jax.objectives.total import loss_denominators, total_loss
+
+__all__ = [
+    "Metrics",
+    "Sum",
+    "classification_loss",
+    "contrastive_loss",
+    "language_modelling_loss",
+    "loss_denominators",
+    "total_loss",
+]

@@ -1,0 +1,143 @@
+"""Cross entropy of target tokens: text infilling and generation (paper sections 1 and 2)."""
+
+import functools
+from typing import Any
+
+import gin
+import jax
+import jax.numpy as jnp
+
+from m6rec_jax.errors import ConfigError
+from m6rec_jax.model.m6rec import M6Rec, Outputs
+from m6rec_jax.objectives.sums import Features, Metrics, Sum, weighted_sum
+
+Array = jax.Array
+NAME = "language_modelling"
+
+
+def language_modelling_count(features: Features) -> Array:
+    """Denominator: Σ `decoder_loss_weights`."""
+    return jnp.sum(features["decoder_loss_weights"].astype(jnp.float32))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def token_cross_entropy(logits: Array, targets: Array, z_loss: float = 0.0) -> Array:
+    """-log softmax(logits)[target] + z_loss · (log Σ exp logits)², per token.
+
+    One pass over the logits forward and one backward: no gather (whose transpose would scatter
+    into an array as large as the logits) and no stored softmax.
+
+    Args:
+      logits: float32 `[..., vocab]`.
+      targets: int32 `[...]`.
+      z_loss: keeps the logits' normaliser near 1, for bfloat16 (T5 uses 1e-4).
+
+    Returns:
+      float32 `[...]`.
+    """
+    return _token_cross_entropy_forward(logits, targets, z_loss)[0]
+
+
+def _hits(logits: Array, targets: Array) -> Array:
+    return (
+        jax.lax.broadcasted_iota(targets.dtype, logits.shape, logits.ndim - 1) == targets[..., None]
+    )
+
+
+def _token_cross_entropy_forward(
+    logits: Array, targets: Array, z_loss: float
+) -> tuple[Array, tuple[Array, Array, Array]]:
+    normaliser = jax.nn.logsumexp(logits, axis=-1)
+    chosen = jnp.sum(jnp.where(_hits(logits, targets), logits, 0.0), axis=-1)
+    loss = normaliser - chosen + z_loss * jnp.square(normaliser)
+    return loss, (logits, targets, normaliser)
+
+
+def _token_cross_entropy_backward(
+    z_loss: float, kept: tuple[Array, Array, Array], cotangent: Array
+) -> tuple[Array, None]:
+    logits, targets, normaliser = kept
+    scale = (cotangent * (1.0 + 2.0 * z_loss * normaliser))[..., None]
+    gradient = scale * jnp.exp(logits - normaliser[..., None])
+    gradient -= jnp.where(_hits(logits, targets), cotangent[..., None], 0.0)
+    return gradient, None
+
+
+token_cross_entropy.defvjp(_token_cross_entropy_forward, _token_cross_entropy_backward)
+
+
+@gin.configurable(allowlist=["z_loss", "chunk_length"])
+def language_modelling_loss(
+    model: M6Rec,
+    variables: Any,
+    outputs: Outputs,
+    features: Features,
+    *,
+    z_loss: float = 0.0,
+    chunk_length: int = 0,
+) -> tuple[Sum, Metrics]:
+    """Token cross entropy summed with `decoder_loss_weights`.
+
+    Args:
+      model, variables: to make logits with.
+      outputs: the model's for `features`.
+      features: `decoder_target_tokens` int32 and `decoder_loss_weights` float32,
+        `[batch, target]`.
+      z_loss: see `token_cross_entropy`.
+      chunk_length: target positions whose logits exist at a time; the backward pass makes them
+        again. 0: all at once. `[batch, target, vocab]` is by far the largest array of a
+        small model.
+
+    Returns:
+      The loss' sum, and metrics: loss (without z_loss, so that exp(loss) is the perplexity) and
+      accuracy (a tie with the largest logit counts as right).
+    """
+    if chunk_length < 0:
+        raise ConfigError(f"language_modelling_loss.chunk_length = {chunk_length} is negative")
+    hidden = outputs.hidden
+    targets, weights = features["decoder_target_tokens"], features["decoder_loss_weights"]
+
+    def sums(variables: Any, hidden: Array, targets: Array, weights: Array) -> tuple[Sum, Sum, Sum]:
+        logits = model.apply(variables, hidden, method=model.token_logits)
+        loss = token_cross_entropy(logits, targets, z_loss)
+        fixed = jax.lax.stop_gradient(logits)
+        chosen = jnp.sum(jnp.where(_hits(fixed, targets), fixed, 0.0), axis=-1)
+        right = chosen >= jnp.max(fixed, axis=-1)
+        plain = jax.lax.stop_gradient(loss)
+        if z_loss:
+            plain = jax.nn.logsumexp(fixed, axis=-1) - chosen
+        return (
+            weighted_sum(loss, weights),
+            weighted_sum(plain, weights),
+            weighted_sum(right.astype(jnp.float32), weights),
+        )
+
+    length = hidden.shape[1]
+    if 0 < chunk_length < length:
+        loss, plain, right = _in_chunks(sums, chunk_length, variables, hidden, targets, weights)
+    else:
+        loss, plain, right = sums(variables, hidden, targets, weights)
+    return loss, {f"{NAME}/loss": plain, f"{NAME}/accuracy": right}
+
+
+def _in_chunks(function: Any, chunk_length: int, variables: Any, *arrays: Array) -> Any:
+    """Sum of `function` over chunks of the arrays' axis 1, padded with zeros (weight 0)."""
+    length = arrays[0].shape[1]
+    num_chunks = -(-length // chunk_length)
+
+    def split(x: Array) -> Array:
+        padding = [(0, 0)] * x.ndim
+        padding[1] = (0, num_chunks * chunk_length - length)
+        x = jnp.pad(x, padding)
+        x = x.reshape(x.shape[0], num_chunks, chunk_length, *x.shape[2:])
+        return jnp.moveaxis(x, 1, 0)
+
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def step(total: Any, chunk: tuple[Array, ...]) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, function(variables, *chunk)), None
+
+    chunks = tuple(map(split, arrays))
+    shapes = jax.eval_shape(function, variables, *(chunk[0] for chunk in chunks))
+    zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    total, _ = jax.lax.scan(step, zero, chunks)
+    return total

@@ -1,0 +1,111 @@
+"""The weighted sum of the objectives over one forward pass (design decision 7)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import gin
+import jax
+import jax.numpy as jnp
+
+from m6rec_jax.errors import ConfigError
+from m6rec_jax.model.m6rec import M6Rec
+from m6rec_jax.objectives import classification, contrastive, language_modelling
+from m6rec_jax.objectives.sums import Features, Metrics, nonzero
+
+Array = jax.Array
+
+_LOSSES = {
+    language_modelling.NAME: language_modelling.language_modelling_loss,
+    classification.NAME: classification.classification_loss,
+    contrastive.NAME: contrastive.contrastive_loss,
+}
+_COUNTS = {
+    language_modelling.NAME: language_modelling.language_modelling_count,
+    classification.NAME: classification.classification_count,
+    contrastive.NAME: contrastive.contrastive_count,
+}
+_NEEDS = {
+    language_modelling.NAME: ("decoder_target_tokens", "decoder_loss_weights"),
+    classification.NAME: ("decoder_labels",),
+    contrastive.NAME: ("decoder_item_ids", "retrieval"),
+}
+
+
+def loss_denominators(features: Features) -> dict[str, Array]:
+    """How many tokens, labels and items a batch holds, by objective; float32 scalars.
+
+    They depend on the features alone. With gradient accumulation, take them over *all* steps'
+    examples first (they add up) and hand them to `total_loss` in every step: the steps' losses and
+    gradients then simply add up to those of the large batch. (Contrastive negatives come from the
+    step's own rows.)
+    """
+    return {
+        name: count(features)
+        for name, count in _COUNTS.items()
+        if all(feature in features for feature in _NEEDS[name])
+    }
+
+
+@gin.configurable(
+    allowlist=["language_modelling_weight", "classification_weight", "contrastive_weight"]
+)
+def total_loss(
+    model: M6Rec,
+    variables: Any,
+    features: Features,
+    *,
+    rngs: Mapping[str, Array] | None = None,
+    deterministic: bool = True,
+    denominators: Mapping[str, Array] | None = None,
+    language_modelling_weight: float = 1.0,
+    classification_weight: float = 0.0,
+    contrastive_weight: float = 0.0,
+) -> tuple[Array, Metrics]:
+    """Σ over objectives of weight · (sum of losses) / denominator.
+
+    An objective of weight 0 is left out when the step is traced, with all it alone needs:
+    classification alone makes no vocabulary logits.
+
+    Args:
+      model: the model.
+      variables: {'params': ..., 'prompts': ...}; differentiate with respect to what trains.
+      features: the batch; see `M6Rec.__call__` and each objective.
+      rngs: {'dropout': key} unless deterministic.
+      deterministic: no dropout.
+      denominators: of `loss_denominators`; None: this batch's own.
+      language_modelling_weight, classification_weight, contrastive_weight: set these in gin.
+
+    Returns:
+      The loss, a float32 scalar, and every objective's metrics as sums and counts.
+
+    Raises:
+      ConfigError: if no weight is positive, one is negative, or features are missing.
+    """
+    weights = {
+        language_modelling.NAME: language_modelling_weight,
+        classification.NAME: classification_weight,
+        contrastive.NAME: contrastive_weight,
+    }
+    for name, weight in weights.items():
+        if weight < 0.0:
+            raise ConfigError(f"total_loss.{name}_weight = {weight} is negative")
+        missing = [feature for feature in _NEEDS[name] if feature not in features]
+        if weight and missing:
+            raise ConfigError(
+                f"total_loss.{name}_weight = {weight} needs the feature {missing[0]!r}, which the "
+                f"batch lacks; set the weight to 0 or add the feature to the task"
+            )
+    if not any(weights.values()):
+        raise ConfigError("every weight of total_loss is 0: nothing to train on")
+    outputs = model.apply(variables, features, deterministic=deterministic, rngs=rngs)
+    if denominators is None:
+        denominators = loss_denominators(features)
+    loss = jnp.zeros(())
+    metrics: Metrics = {}
+    for name, weight in weights.items():
+        if not weight:
+            continue
+        summed, of_objective = _LOSSES[name](model, variables, outputs, features)
+        loss += weight * summed.total / nonzero(denominators[name])
+        metrics |= of_objective
+    return loss, metrics

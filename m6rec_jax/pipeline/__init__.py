@@ -1,0 +1,1 @@
+"""seqio tasks to batches of model features. The only package that imports seqio (with `tasks/`)."""

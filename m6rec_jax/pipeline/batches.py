@@ -1,0 +1,388 @@
+"""Batches of model features: for training (endless, sharded, resumable) and for evaluation.
+
+The data of a run is cut into a fixed number of shards, each with its own tf.data pipeline, seed
+and saved state. A global batch is the shards' rows one after another, so it does not depend on how
+many processes load it: process p of P loads shards [p * S / P, (p + 1) * S / P).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import gin
+import numpy as np
+import seqio
+import tensorflow as tf
+
+from m6rec_jax.errors import CheckpointError, ConfigError, DataError
+from m6rec_jax.pipeline import iterator_state
+from m6rec_jax.pipeline.feature_converter import M6RecFeatureConverter
+from m6rec_jax.pipeline.features import (
+    COUNT_FEATURES,
+    MODEL_FEATURES,
+    SEGMENT_FEATURES,
+    TASK_FEATURES,
+    feature_lengths,
+)
+from m6rec_jax.pipeline.preprocessors import training_rows
+
+Batch = dict[str, np.ndarray]
+
+
+@gin.configurable
+class BatchIterator(Iterator[Batch]):
+    """Endless training batches of a seqio task or mixture, deterministic and resumable.
+
+    Every epoch of a task holds each of its rows exactly once per shard, in another order.
+
+        BatchIterator.num_shards = 8
+        BatchIterator.pack = True
+
+    Args:
+      mixture_or_task_name: as registered in `tasks/`.
+      feature_lengths: `{"inputs": S, "targets": T}`.
+      batch_size: rows of a global batch, over all processes; a multiple of `num_shards`.
+      split: seqio split.
+      seed: decides shuffling, mixing and masking. Equal seeds give equal batches.
+      num_shards: S, fixed for the life of a run; a multiple of `process_count`. More shards allow
+        more loading processes later, but each one costs threads and a state.
+      process_index: p, of this process.
+      process_count: P.
+      pack: put several documents into one row (pretraining); batches then also carry
+        `encoder_segment_ids` and `decoder_segment_ids`.
+
+    Attributes:
+      num_batches: batches so far, those before a resumption included.
+      num_rows: rows read by this object. Of these, `num_rows_with_dropped_behaviours` had a
+        history too long for S (`num_dropped_behaviours` in all), and
+        `num_rows_with_truncated_texts` a text too long for its share of T.
+
+    Raises:
+      ConfigError: unknown task, or sizes that do not divide.
+      DataError: the data are not prepared, or a shard has no rows.
+    """
+
+    def __init__(
+        self,
+        mixture_or_task_name: str,
+        feature_lengths: Mapping[str, int],
+        batch_size: int,
+        *,
+        split: str = "train",
+        seed: int = 0,
+        num_shards: int = 4,
+        process_index: int = 0,
+        process_count: int = 1,
+        pack: bool = False,
+    ) -> None:
+        _require_multiple("BATCH_SIZE", batch_size, "BatchIterator.num_shards", num_shards)
+        _require_multiple(
+            "BatchIterator.num_shards", num_shards, "the number of processes", process_count
+        )
+        self._provider = find_provider(mixture_or_task_name)
+        _check_sharding(self._provider, split, num_shards)
+        self._settings: dict[str, Any] = {
+            "mixture_or_task_name": mixture_or_task_name,
+            "feature_lengths": dict(feature_lengths),
+            "batch_size": batch_size,
+            "split": split,
+            "seed": seed,
+            "num_shards": num_shards,
+            "pack": pack,
+            "rows": rows_per_task(self._provider, split),
+        }
+        self.rows_per_shard = batch_size // num_shards
+        per_process = num_shards // process_count
+        self.shards = range(process_index * per_process, (process_index + 1) * per_process)
+        self._iterators = {shard: iter(self._pipeline(shard)) for shard in self.shards}
+        self.num_batches = 0
+        self.num_rows = 0
+        self.num_rows_with_dropped_behaviours = 0
+        self.num_dropped_behaviours = 0
+        self.num_rows_with_truncated_texts = 0
+
+    @property
+    def num_shards(self) -> int:
+        """S, fixed for the life of a run."""
+        return int(self._settings["num_shards"])
+
+    def _pipeline(self, shard: int) -> tf.data.Dataset:
+        settings = self._settings
+        # One number per (seed, shard): neighbouring seeds would share their map seeds in seqio.
+        seed = int(np.random.SeedSequence([settings["seed"], shard]).generate_state(1)[0] >> 1)
+        with training_rows():
+            dataset = task_dataset(
+                self._provider,
+                settings["feature_lengths"],
+                split=settings["split"],
+                shuffle=True,
+                seed=seed,
+                num_epochs=None,
+                shard_info=seqio.ShardInfo(index=shard, num_shards=settings["num_shards"]),
+            )
+        converter = M6RecFeatureConverter(pack=settings["pack"])
+        dataset = converter(dataset, settings["feature_lengths"])
+        dataset = dataset.batch(self.rows_per_shard, drop_remainder=True).prefetch(2)
+        return dataset.with_options(_deterministic())
+
+    def __iter__(self) -> BatchIterator:
+        return self
+
+    def __next__(self) -> Batch:
+        """This process's rows of the next global batch: `{feature: [rows, length]}`.
+
+        Raises:
+          DataError: a row cannot be read or preprocessed.
+        """
+        parts = [_next(self._iterators[shard]) for shard in self.shards]
+        batch = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        dropped = batch.pop("num_dropped")[:, 0]
+        self.num_rows_with_truncated_texts += int((batch.pop("num_truncated") > 0).sum())
+        self.num_batches += 1
+        self.num_rows += len(dropped)
+        self.num_rows_with_dropped_behaviours += int((dropped > 0).sum())
+        self.num_dropped_behaviours += int(dropped.sum())
+        return batch
+
+    def element_spec(self) -> dict[str, tuple[tuple[int, int], np.dtype]]:
+        """Shape and type of each feature of this process's batches, without reading any."""
+        features = dict(MODEL_FEATURES) | (dict(SEGMENT_FEATURES) if self._settings["pack"] else {})
+        lengths = M6RecFeatureConverter(pack=True).get_model_feature_lengths(
+            self._settings["feature_lengths"]
+        )
+        rows = self.rows_per_shard * len(self.shards)
+        return {name: ((rows, lengths[name]), f.dtype) for name, f in features.items()}
+
+    def state_dict(self) -> dict[str, bytes]:
+        """States of this process's shards after the last batch that `next` returned.
+
+        Rows that tf.data has prefetched but nobody has seen are part of the state, so nothing is
+        lost or repeated. The union over all processes is the state of the run.
+        """
+        settings = {**self._settings, "num_batches": self.num_batches}
+        return {
+            self._shard_key(shard): iterator_state.save_iterator(iterator, settings)
+            for shard, iterator in self._iterators.items()
+        }
+
+    def load_state_dict(self, states: Mapping[str, bytes]) -> None:
+        """Continues after the batch at which `state_dict` was called, on any number of processes.
+
+        Args:
+          states: at least this process's shards.
+
+        Raises:
+          CheckpointError: the states are damaged or belong to other data or settings.
+        """
+        if not states:
+            raise CheckpointError("the checkpoint holds no data state; was it saved by training?")
+        any_key = min(states)
+        saved = iterator_state.read_settings(states[any_key], any_key)
+        for name, value in self._settings.items():
+            if saved.get(name) != value:
+                raise CheckpointError(
+                    f"the data state was saved with {name} = {saved.get(name)!r}, now it is "
+                    f"{value!r}; the batches would not continue. Set it back, or start a new "
+                    "MODEL_DIR (INITIAL_CHECKPOINT_PATH takes over the weights)"
+                )
+        for shard in self.shards:
+            key = self._shard_key(shard)
+            if key not in states:
+                raise CheckpointError(f"the data state lacks {key}; it has {sorted(states)}")
+            num_batches = iterator_state.read_settings(states[key], key)["num_batches"]
+            if num_batches != saved["num_batches"]:
+                raise CheckpointError(
+                    f"the data states belong to different steps: {any_key} to batch "
+                    f"{saved['num_batches']}, {key} to batch {num_batches}"
+                )
+            iterator_state.restore_iterator(self._iterators[shard], states[key], key)
+        self.num_batches = int(saved["num_batches"])
+
+    def _shard_key(self, shard: int) -> str:
+        return f"shard-{shard:05d}-of-{self._settings['num_shards']:05d}"
+
+
+@gin.configurable
+class EvaluationBatches:
+    """One pass over a split in batches of one shape; iterating again starts anew.
+
+    Nothing is dropped: the last batch is filled with padding rows, and `example_weights` `[rows]`
+    float32 is 1 for real rows and 0 for filling. With several processes each one reads its part of
+    the rows, and all yield the same number of batches (jitted steps wait for one another).
+
+    Args:
+      mixture_or_task_name, feature_lengths, split: as for `BatchIterator`.
+      batch_size: rows of a global batch; a multiple of `process_count`.
+      process_index, process_count: of this process.
+      limit: stop after so many rows of this process (0: all); for quick looks during training.
+      seed: decides masking where a task masks at random.
+
+    Raises:
+      ConfigError: unknown task, or sizes that do not divide.
+      DataError: the data are not prepared, or the split is empty.
+    """
+
+    def __init__(
+        self,
+        mixture_or_task_name: str,
+        feature_lengths: Mapping[str, int],
+        batch_size: int,
+        *,
+        split: str = "validation",
+        process_index: int = 0,
+        process_count: int = 1,
+        limit: int = 0,
+        seed: int = 0,
+    ) -> None:
+        _require_multiple("the evaluation batch size", batch_size, "process count", process_count)
+        self._provider = find_provider(mixture_or_task_name)
+        self._lengths = dict(feature_lengths)
+        self._rows = batch_size // process_count
+        self._split, self._limit, self._seed = split, limit, seed
+        self._shard = seqio.ShardInfo(process_index, process_count) if process_count > 1 else None
+        per_task = rows_per_task(self._provider, split)
+        if not sum(per_task.values()):
+            raise DataError(f"split '{split}' of '{mixture_or_task_name}' has no rows")
+        # PreparedSource gives the last shard of a task the largest share.
+        largest = sum(-(-rows // process_count) for rows in per_task.values())
+        largest = min(largest, limit) if limit else largest
+        self.num_batches = -(-largest // self._rows)
+        self.num_rows = 0
+        self.num_rows_with_dropped_behaviours = 0
+        self.num_rows_with_truncated_texts = 0
+
+    def __len__(self) -> int:
+        return self.num_batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        dataset = task_dataset(
+            self._provider,
+            self._lengths,
+            split=self._split,
+            shuffle=False,
+            seed=self._seed,
+            num_epochs=1,
+            shard_info=self._shard,
+        )
+        dataset = M6RecFeatureConverter()(dataset, self._lengths)
+        if self._limit:
+            dataset = dataset.take(self._limit)
+        dataset = dataset.batch(self._rows).prefetch(2).with_options(_deterministic())
+        iterator = iter(dataset)
+        self.num_rows = 0
+        self.num_rows_with_dropped_behaviours = self.num_rows_with_truncated_texts = 0
+        for _ in range(self.num_batches):
+            yield self._filled(_next(iterator, end={}))
+        if _next(iterator, end={}):
+            raise DataError(
+                f"'{self._provider.name}' yields more rows than its {self._split} data have; "
+                "evaluation needs preprocessors that make one row of one row"
+            )
+
+    def _filled(self, part: Batch) -> Batch:
+        real = len(part["num_dropped"]) if part else 0
+        lengths = feature_lengths(self._lengths)
+        batch: Batch = {}
+        for name, feature in TASK_FEATURES.items():
+            batch[name] = np.full((self._rows, lengths[name]), feature.padding, feature.dtype)
+            if part:
+                batch[name][:real] = part[name]
+        self.num_rows += real
+        counts = {name: int((batch.pop(name)[:real] > 0).sum()) for name in COUNT_FEATURES}
+        self.num_rows_with_dropped_behaviours += counts["num_dropped"]
+        self.num_rows_with_truncated_texts += counts["num_truncated"]
+        batch["example_weights"] = (np.arange(self._rows) < real).astype(np.float32)
+        return batch
+
+
+def find_provider(mixture_or_task_name: str) -> seqio.Task | seqio.Mixture:
+    """The registered task or mixture.
+
+    Raises:
+      ConfigError: nothing of this name is registered; names what is.
+    """
+    try:
+        return seqio.get_mixture_or_task(mixture_or_task_name)
+    except ValueError as error:
+        names = sorted({*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()})
+        raise ConfigError(
+            f"no seqio task or mixture is called '{mixture_or_task_name}'. Registered: "
+            f"{', '.join(names) or 'none'}. Is the module that registers it imported "
+            "(MIXTURE_OR_TASK_MODULE)?"
+        ) from error
+
+
+def rows_per_task(provider: seqio.Task | seqio.Mixture, split: str) -> dict[str, int]:
+    """Number of rows in a split of every task that has it.
+
+    Raises:
+      DataError: no task has the split, or a data set is not prepared.
+    """
+    tasks = [task for task in seqio.get_subtasks(provider) if split in task.splits]
+    if not tasks:
+        known = sorted({name for task in seqio.get_subtasks(provider) for name in task.splits})
+        raise DataError(f"'{provider.name}' has no split '{split}', only {', '.join(known)}")
+    return {task.name: int(task.num_input_examples(split) or 0) for task in tasks}
+
+
+def task_dataset(
+    provider: seqio.Task | seqio.Mixture,
+    lengths: Mapping[str, int],
+    *,
+    split: str,
+    shuffle: bool,
+    seed: int,
+    num_epochs: int | None,
+    shard_info: seqio.ShardInfo | None,
+) -> tf.data.Dataset:
+    """Rows of task features. Unlike `seqio.get_dataset` it never caches rows in memory: a cache
+    would be written with every iterator state.
+    """
+    return provider.get_dataset(
+        sequence_length=dict(lengths),
+        split=split,
+        shuffle=shuffle,
+        seed=seed,
+        num_epochs=num_epochs,
+        shard_info=shard_info,
+        try_in_mem_cache=False,
+    )
+
+
+def _check_sharding(provider: seqio.Task | seqio.Mixture, split: str, num_shards: int) -> None:
+    for task in seqio.get_subtasks(provider):
+        source = task.source
+        if split not in task.splits or source.supports_arbitrary_sharding or num_shards == 1:
+            continue
+        files = len(source.list_shards(split))
+        if files < num_shards:
+            # seqio would then cut a *shuffled* stream by row number, with another seed per shard:
+            # rows would be lost and repeated.
+            raise ConfigError(
+                f"task '{task.name}' has {files} files in split '{split}', too few for "
+                f"BatchIterator.num_shards = {num_shards}; lower it, or read the data through "
+                "m6rec_jax.pipeline.source.PreparedSource"
+            )
+
+
+def _require_multiple(name: str, value: int, of_name: str, of: int) -> None:
+    if of < 1 or value < 1 or value % of:
+        raise ConfigError(f"{name} = {value} must be a positive multiple of {of_name} = {of}")
+
+
+def _deterministic() -> tf.data.Options:
+    options = tf.data.Options()
+    options.deterministic = True
+    return options
+
+
+def _next(iterator: Iterator[Mapping[str, tf.Tensor]], end: Any = None) -> Batch:
+    try:
+        return {name: value.numpy() for name, value in next(iterator).items()}
+    except StopIteration:
+        if end is None:
+            raise DataError("the training data ended; a shard may have no rows") from None
+        return end
+    except tf.errors.OpError as error:
+        raise DataError(f"a row could not be read or preprocessed: {error.message}") from error

@@ -1,0 +1,91 @@
+"""The features of a training row: which there are, how long each is.
+
+Types and padding are those of `m6rec_jax.text.rows.FEATURES`. Every feature is rank 1 (seqio
+refuses ragged ones, and `[candidates, length]` fails its length checks), so several candidates
+share one decoder row and are told apart by `decoder_block_ids`. Lengths follow t5x's macro:
+`TASK_FEATURE_LENGTHS = {"inputs": 256, "targets": 64}` gives every `encoder_*` feature 256
+positions, every `decoder_*` feature 64, and every per-row feature one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+
+from m6rec_jax.errors import ConfigError
+from m6rec_jax.text import rows
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Feature:
+    """One rank-1 feature of a row.
+
+    Attributes:
+      axis: 'inputs' (source length), 'targets' (target length) or 'row' (one value).
+      dtype: its numpy type.
+      padding: the value beyond a row's own length, and in rows that only fill a batch.
+    """
+
+    axis: str
+    dtype: np.dtype
+    padding: float
+
+
+def _features(axes: Mapping[str, str]) -> dict[str, Feature]:
+    return {
+        name: Feature(axis, np.dtype(rows.FEATURES[name].dtype), rows.FEATURES[name].padding)
+        for name, axis in axes.items()
+    }
+
+
+# What the jitted step sees.
+MODEL_FEATURES: Mapping[str, Feature] = _features(
+    {
+        "encoder_input_tokens": "inputs",
+        "encoder_block_ids": "inputs",
+        "decoder_input_tokens": "targets",
+        "decoder_target_tokens": "targets",
+        "decoder_loss_weights": "targets",
+        "decoder_block_ids": "targets",
+        "decoder_labels": "targets",
+        "decoder_item_ids": "targets",
+        "task_ids": "row",
+        "retrieval": "row",
+        "user_ids": "row",
+    }
+)
+# Bookkeeping that the batches add up and take out before the model sees them: how many behaviours
+# of a row did not fit, how many of its texts were cut.
+COUNT_FEATURES: Mapping[str, Feature] = _features({"num_dropped": "row", "num_truncated": "row"})
+TASK_FEATURES: Mapping[str, Feature] = {**MODEL_FEATURES, **COUNT_FEATURES}
+# Only in packed rows (several documents in one row): 1, 2, ... per document, 0 for padding.
+SEGMENT_FEATURES: Mapping[str, Feature] = _features(
+    {"encoder_segment_ids": "inputs", "decoder_segment_ids": "targets"}
+)
+
+
+def feature_lengths(lengths: Mapping[str, int]) -> dict[str, int]:
+    """Length of every task feature.
+
+    Args:
+      lengths: `{"inputs": S, "targets": T}` as in gin, or a mapping that already names every task
+        feature.
+
+    Raises:
+      ConfigError: a key is missing or unknown, or a length is not a positive integer.
+    """
+    if set(lengths) == set(TASK_FEATURES):
+        return dict(lengths)
+    if set(lengths) != {"inputs", "targets"}:
+        raise ConfigError(
+            "TASK_FEATURE_LENGTHS must name 'inputs' and 'targets', for instance "
+            f"{{'inputs': 256, 'targets': 64}}; got {dict(lengths)}"
+        )
+    for name, length in lengths.items():
+        if not isinstance(length, int) or isinstance(length, bool) or length < 1:
+            raise ConfigError(
+                f"TASK_FEATURE_LENGTHS['{name}'] = {length!r} is no positive whole number"
+            )
+    return {name: lengths.get(feature.axis, 1) for name, feature in TASK_FEATURES.items()}

@@ -1,0 +1,356 @@
+"""seqio preprocessors: a prepared data set's columns become rows of tokens.
+
+All of them call `m6rec_jax.text.rows` through `tf.numpy_function(stateful=False)`, so training runs
+the very code that serving runs, and tf.data can still save its iterators. Each takes the columns of
+one view of the prepared data set (`groups`, `next_items` or `documents`) and yields every feature
+of `pipeline.features.TASK_FEATURES`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+import gin
+import numpy as np
+import seqio
+import tensorflow as tf
+
+from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.pipeline.features import TASK_FEATURES
+from m6rec_jax.pipeline.outcomes import with_outcomes
+from m6rec_jax.pipeline.vocabulary import SeqioVocabulary
+from m6rec_jax.text import rows
+from m6rec_jax.text.rows import Row
+from m6rec_jax.text.vocabulary import SubwordSampling
+
+Example = Mapping[str, Any]
+Lengths = Mapping[str, int]
+T = TypeVar("T")
+
+_FOR_TRAINING = contextvars.ContextVar("rows are made for training", default=False)
+
+
+@contextlib.contextmanager
+def training_rows() -> Iterator[None]:
+    """Pipelines built inside may vary their rows at random (sub-word sampling)."""
+    token = _FOR_TRAINING.set(True)
+    try:
+        yield
+    finally:
+        _FOR_TRAINING.reset(token)
+
+
+@gin.configurable
+def prompt_task_ids(ids: Mapping[str, int] | None = None) -> Mapping[str, int]:
+    """Which row of the prompt bank each seqio task uses; 0 where nothing is said.
+
+        prompt_task_ids.ids = {"movielens_100k_ctr": 0, "movielens_100k_retrieval": 1}
+
+    Args:
+      ids: seqio task name to task id, below `PromptConfig.num_tasks`.
+    """
+    return ids or {}
+
+
+@gin.configurable
+def scoring_rows(
+    ds: tf.data.Dataset,
+    sequence_length: Lengths,
+    *,
+    vocabulary: SeqioVocabulary,
+    task_name: str,
+    rating_values: Sequence[float] = (),
+    candidate_length: int | None = None,
+    language_weight: float = 1.0,
+    subword_sampling: bool = False,
+) -> tf.data.Dataset:
+    """`groups` view: one history, its candidates packed into the decoder, a class for each.
+
+    Args:
+      ds: rows with `history`, `candidates`, `labels`, `ratings`, `item_indices`, `user_index`.
+      sequence_length: `{"inputs": S, "targets": T}`.
+      vocabulary: of the task.
+      task_name: whose row of the prompt bank is used, see `prompt_task_ids`.
+      rating_values: empty: the class is the label, 0 or 1. Otherwise the class is the place of
+        the candidate's rating among these values, so that the head learns from finer labels.
+      candidate_length: most tokens of one candidate; None shares T among those of a group.
+      language_weight: weight of the candidates' own words in the language modelling loss.
+      subword_sampling: cut words at random in training, see `text.vocabulary.SubwordSampling`.
+    """
+
+    def make(example: Example, rng: np.random.Generator | None) -> Row:
+        sampling = None if rng is None else SubwordSampling(rng)
+        text = vocabulary.text
+        labels = example["labels"]
+        if rating_values:
+            labels = rating_classes(example["ratings"], rating_values)
+        row = rows.source_row(
+            text, example["history"], sequence_length["inputs"], sampling=sampling
+        )
+        row |= rows.packed_candidates(
+            text,
+            example["candidates"],
+            sequence_length["targets"],
+            labels,
+            example["item_indices"],
+            candidate_length=candidate_length,
+            sampling=sampling,
+        )
+        row["decoder_loss_weights"] *= np.float32(language_weight)
+        return row | row_ids(task_name, user=example["user_index"])
+
+    columns = ["history", "candidates", "labels", "item_indices", "user_index"]
+    if rating_values:
+        columns.append("ratings")
+    return map_rows(ds, make, columns, random=subword_sampling and _FOR_TRAINING.get())
+
+
+@gin.configurable
+def retrieval_rows(
+    ds: tf.data.Dataset,
+    sequence_length: Lengths,
+    *,
+    vocabulary: SeqioVocabulary,
+    task_name: str,
+    candidate_length: int | None = None,
+    language_weight: float = 1.0,
+    subword_sampling: bool = False,
+) -> tf.data.Dataset:
+    """`next_items` view: a user and the items that came next, for the two-tower loss.
+
+    Args:
+      ds: rows with `history`, `items`, `item_indices`, `user_index`.
+      sequence_length, vocabulary, task_name, candidate_length, language_weight, subword_sampling:
+        as in `scoring_rows`.
+    """
+
+    def make(example: Example, rng: np.random.Generator | None) -> Row:
+        sampling = None if rng is None else SubwordSampling(rng)
+        text = vocabulary.text
+        row = rows.source_row(
+            text, example["history"], sequence_length["inputs"], sampling=sampling
+        )
+        row |= rows.packed_candidates(
+            text,
+            example["items"],
+            sequence_length["targets"],
+            item_ids=example["item_indices"],
+            candidate_length=candidate_length,
+            sampling=sampling,
+        )
+        row["decoder_loss_weights"] *= np.float32(language_weight)
+        return row | row_ids(task_name, user=example["user_index"], retrieval=1)
+
+    columns = ("history", "items", "item_indices", "user_index")
+    return map_rows(ds, make, columns, random=subword_sampling and _FOR_TRAINING.get())
+
+
+@gin.configurable
+def generation_rows(
+    ds: tf.data.Dataset,
+    sequence_length: Lengths,
+    *,
+    vocabulary: SeqioVocabulary,
+    task_name: str,
+    subword_sampling: bool = False,
+) -> tf.data.Dataset:
+    """`documents` view: the target is generated from the source (paper section 1, pretraining ii).
+
+    Args:
+      ds: rows with `source` (segments, none for a description of an item) and `target`.
+      sequence_length, vocabulary, task_name, subword_sampling: as in `scoring_rows`.
+    """
+
+    def make(example: Example, rng: np.random.Generator | None) -> Row:
+        row = rows.generation_row(
+            vocabulary.text,
+            example["source"],
+            example["target"],
+            sequence_length["inputs"],
+            sequence_length["targets"],
+            sampling=None if rng is None else SubwordSampling(rng),
+        )
+        return row | row_ids(task_name)
+
+    random = subword_sampling and _FOR_TRAINING.get()
+    return map_rows(ds, make, ("source", "target"), random=random)
+
+
+@gin.configurable
+def infilling_rows(
+    ds: tf.data.Dataset,
+    sequence_length: Lengths,
+    *,
+    vocabulary: SeqioVocabulary,
+    task_name: str,
+    noise_density: float = 0.15,
+    mean_span_length: float = 3.0,
+    subword_sampling: bool = False,
+) -> tf.data.Dataset:
+    """`documents` view: short spans of source and target are masked and restored (pretraining i).
+
+    Args:
+      ds: rows with `source` and `target`.
+      sequence_length, vocabulary, task_name, subword_sampling: as in `scoring_rows`.
+      noise_density: share of the tokens that is masked.
+      mean_span_length: tokens per span, on average.
+    """
+    vary = subword_sampling and _FOR_TRAINING.get()
+
+    def make(example: Example, rng: np.random.Generator | None) -> Row:
+        assert rng is not None
+        sampling = SubwordSampling(rng) if vary else None
+        segments = [*example["source"], example["target"]]
+        row = rows.text_infilling_row(
+            vocabulary.text,
+            [vocabulary.text.encode_array(segment, sampling=sampling) for segment in segments],
+            sequence_length["inputs"],
+            sequence_length["targets"],
+            rng,
+            noise_density=noise_density,
+            mean_span_length=mean_span_length,
+        )
+        return row | row_ids(task_name)
+
+    return map_rows(ds, make, ("source", "target"), random=True)
+
+
+@gin.configurable
+def outcome_rows(
+    ds: tf.data.Dataset,
+    sequence_length: Lengths,
+    *,
+    vocabulary: SeqioVocabulary,
+    task_name: str,
+    outcome: Callable[[float], str],
+    candidate_weight: float = 0.0,
+    outcome_weight: float = 1.0,
+    subword_sampling: bool = False,
+) -> tf.data.Dataset:
+    """`groups` view as a document to generate: each candidate is followed by what came of it.
+
+    The decoder reads `[BOS] candidate, statistics and all; outcome words [EOS]` for every packed
+    candidate, and the language modelling loss is on the outcome words. A backbone pretrained this
+    way has seen the form of the scoring task before it is frozen.
+
+    Args:
+      ds: rows with `history`, `candidates`, `ratings`.
+      sequence_length, vocabulary, task_name, subword_sampling: as in `scoring_rows`.
+      outcome: words for an event's value ("liked"); of the data set's template.
+      candidate_weight: loss weight of the candidates' own words.
+      outcome_weight: loss weight of the outcome words.
+    """
+
+    def make(example: Example, rng: np.random.Generator | None) -> Row:
+        sampling = None if rng is None else SubwordSampling(rng)
+        text = vocabulary.text
+        row = rows.source_row(
+            text, example["history"], sequence_length["inputs"], sampling=sampling
+        )
+        return (
+            row
+            | with_outcomes(
+                text,
+                example["candidates"],
+                [outcome(float(rating)) for rating in example["ratings"]],
+                sequence_length["targets"],
+                candidate_weight=candidate_weight,
+                outcome_weight=outcome_weight,
+                sampling=sampling,
+            )
+            | row_ids(task_name)
+        )
+
+    columns = ("history", "candidates", "ratings")
+    return map_rows(ds, make, columns, random=subword_sampling and _FOR_TRAINING.get())
+
+
+def map_rows(
+    ds: tf.data.Dataset,
+    make: Callable[[Example, np.random.Generator | None], Row],
+    columns: Sequence[str],
+    *,
+    random: bool,
+) -> tf.data.Dataset:
+    """Maps `make` over a data set, in parallel and in order.
+
+    Args:
+      ds: examples, dictionaries of tensors.
+      make: from the wanted columns (strings decoded, lists of strings as lists) and a random
+        generator to a row with every task feature.
+      columns: which columns `make` reads.
+      random: give `make` a generator, seeded by seqio's seed for this row; otherwise None.
+
+    Raises:
+      ConfigError: the data set lacks a column.
+    """
+    missing = [column for column in columns if column not in ds.element_spec]
+    if missing:
+        raise ConfigError(
+            f"the prepared data have no column '{missing[0]}', only "
+            f"{', '.join(sorted(ds.element_spec))}; is this the right view of the data set?"
+        )
+
+    def numpy_row(seed: np.ndarray, *values: Any) -> list[np.ndarray]:
+        example = {name: _python(value) for name, value in zip(columns, values, strict=True)}
+        rng = np.random.default_rng(seed.astype(np.uint32)) if random else None
+        row = make(example, rng)
+        return [row[name].astype(f.dtype, copy=False) for name, f in TASK_FEATURES.items()]
+
+    def tf_row(example: Mapping[str, tf.Tensor], seed: Any) -> dict[str, tf.Tensor]:
+        tensors = tf.numpy_function(
+            numpy_row,
+            [seed, *(example[name] for name in columns)],
+            [tf.as_dtype(feature.dtype) for feature in TASK_FEATURES.values()],
+            stateful=False,
+        )
+        for tensor in tensors:
+            tensor.set_shape([None])
+        return dict(zip(TASK_FEATURES, tensors, strict=True))
+
+    if random:
+        return seqio.map_over_dataset(lambda example, seed: tf_row(example, seed), num_seeds=1)(ds)
+    return ds.map(
+        lambda example: tf_row(example, tf.zeros([2], tf.int64)),
+        num_parallel_calls=tf.data.AUTOTUNE,
+    )
+
+
+def row_ids(task_name: str, *, user: int = -1, retrieval: int = 0) -> Row:
+    """The features with one value per row."""
+    task_id = prompt_task_ids().get(task_name, 0)
+    return {
+        "task_ids": np.array([task_id], np.int32),
+        "retrieval": np.array([retrieval], np.int32),
+        "user_ids": np.array([user], np.int32),
+    }
+
+
+def rating_classes(ratings: np.ndarray, values: Sequence[float]) -> np.ndarray:
+    """Class of each rating `[n]`: its place among the sorted `values`.
+
+    Raises:
+      DataError: a rating is none of the values.
+    """
+    known = np.sort(np.asarray(values, np.float64))
+    places = np.clip(np.searchsorted(known, ratings), 0, len(known) - 1)
+    bad = np.flatnonzero(~np.isclose(known[places], ratings))
+    if bad.size:
+        raise DataError(
+            f"the rating {ratings[bad[0]]} is none of rating_values = {tuple(known.tolist())}"
+        )
+    return places
+
+
+def _python(value: Any) -> Any:
+    """bytes to str, arrays of bytes to lists of str; numbers stay as they are."""
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value.item()
+    if isinstance(value, bytes):
+        return value.decode("utf-8")
+    if isinstance(value, np.ndarray) and value.dtype == object:
+        return [text.decode("utf-8") for text in value]
+    return value

@@ -1,0 +1,124 @@
+"""Reads a prepared data set (TFDS, written by `m6rec data prepare`) for seqio."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import seqio
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from m6rec_jax.errors import DataError
+
+SPLITS = ("train", "validation", "test")
+SHUFFLE_BUFFER_SIZE = 2048
+
+
+class PreparedSource(seqio.DataSource):
+    """A `seqio.DataSource` over one TFDS folder, found when it is first read.
+
+    Differs from `seqio.TfdsDataSource` in four ways, each needed to resume a run exactly:
+      * a shard is a contiguous range of rows, so any number of shards works with any number of
+        files, every row is in exactly one shard, and each shard may shuffle with its own seed;
+      * rows are shuffled before they are repeated: an epoch holds every row exactly once;
+      * nothing is cached in memory, since a cache would be written with every iterator state;
+      * the folder is looked up late, so that a task can be registered before its data exist.
+
+    Args:
+      locate: returns the folder that holds `dataset_info.json`; may raise `DataError`.
+      splits: names of the splits that exist.
+      shuffle_buffer_size: rows held for shuffling. TFDS writes rows in a shuffled order already,
+        so this only has to differ from epoch to epoch; it is saved with the iterator state.
+    """
+
+    def __init__(
+        self,
+        locate: Callable[[], Path],
+        splits: Sequence[str] = SPLITS,
+        shuffle_buffer_size: int = SHUFFLE_BUFFER_SIZE,
+    ) -> None:
+        super().__init__(splits=tuple(splits), caching_permitted=False)
+        self._locate = locate
+        self._shuffle_buffer_size = shuffle_buffer_size
+        self._builders: dict[Path, tfds.core.DatasetBuilder] = {}
+
+    @property
+    def builder(self) -> tfds.core.DatasetBuilder:
+        """The TFDS builder of the folder.
+
+        Raises:
+          DataError: the folder is missing or holds no TFDS data set.
+        """
+        folder = self._locate()
+        if folder not in self._builders:
+            try:
+                self._builders[folder] = tfds.builder_from_directory(folder)
+            except Exception as error:  # TFDS raises many kinds, depending on what is broken
+                raise DataError(f"{folder} holds no readable TFDS data set: {error}") from error
+        return self._builders[folder]
+
+    @property
+    def supports_arbitrary_sharding(self) -> bool:
+        return True
+
+    @property
+    def performs_internal_shuffling(self) -> bool:
+        return True
+
+    def num_input_examples(self, split: str) -> int:
+        """Rows of a split.
+
+        Raises:
+          DataError: the data set has no such split.
+        """
+        splits: Mapping[str, tfds.core.SplitInfo] = self.builder.info.splits
+        if split not in splits:
+            raise DataError(
+                f"{self._locate()} has no split '{split}', only {', '.join(sorted(splits))}"
+            )
+        return int(splits[split].num_examples)
+
+    def row_range(self, split: str, shard_info: seqio.ShardInfo | None) -> tuple[int, int]:
+        """First row and one past the last row of a shard; sizes differ by at most one."""
+        rows = self.num_input_examples(split)
+        if shard_info is None:
+            return 0, rows
+        index, num_shards = shard_info.index, shard_info.num_shards
+        return rows * index // num_shards, rows * (index + 1) // num_shards
+
+    def list_shards(self, split: str) -> Sequence[str]:
+        return [str(name) for name in self.builder.info.splits[split].filenames]
+
+    def get_dataset(
+        self,
+        split: str = "train",
+        shuffle: bool = True,
+        seed: int | None = None,
+        shard_info: seqio.ShardInfo | None = None,
+        **unused: object,
+    ) -> tf.data.Dataset:
+        """Rows of a split as `{column: tensor}`.
+
+        Raises:
+          DataError: the data set or the split is missing, or the shard has no rows.
+        """
+        first, end = self.row_range(split, shard_info)
+        if first == end:
+            part = f"shard {shard_info.index} of {shard_info.num_shards} of " if shard_info else ""
+            raise DataError(
+                f"{part}split '{split}' of {self._locate()} has no rows "
+                f"({self.num_input_examples(split)} in all)"
+            )
+        dataset = self.builder.as_dataset(
+            split=tfds.core.ReadInstruction(split, from_=first, to=end, unit="abs"),
+            shuffle_files=shuffle,
+            read_config=tfds.ReadConfig(shuffle_seed=seed, skip_prefetch=True, try_autocache=False),
+        )
+        if shuffle:
+            dataset = dataset.shuffle(
+                min(self._shuffle_buffer_size, end - first),
+                seed=seed,
+                reshuffle_each_iteration=True,
+            )
+        return dataset

@@ -1,0 +1,34 @@
+"""Device mesh, logical-axis rules, and where every array lives."""
+
+from m6rec_jax.sharding.mesh import MESH_AXES, make_mesh
+from m6rec_jax.sharding.placement import (
+    batch_reader,
+    batch_sharding,
+    place_batch,
+    replicated,
+    unboxed_shapes,
+    variable_shardings,
+)
+from m6rec_jax.sharding.rules import (
+    LogicalRules,
+    axis_rules,
+    data_parallel,
+    fully_sharded,
+    fully_sharded_2d,
+)
+
+__all__ = [
+    "MESH_AXES",
+    "LogicalRules",
+    "axis_rules",
+    "batch_reader",
+    "batch_sharding",
+    "data_parallel",
+    "fully_sharded",
+    "fully_sharded_2d",
+    "make_mesh",
+    "place_batch",
+    "replicated",
+    "unboxed_shapes",
+    "variable_shardings",
+]

@@ -1,0 +1,194 @@
+"""Where variables and batches live: trees of `NamedSharding`, and putting arrays there.
+
+boxed = jax.eval_shape(model.init, key, features)      # shapes with logical axis names
+shardings = variable_shardings(boxed, mesh, rules)
+init = jax.jit(lambda key: nn.meta.unbox(model.init(key, features)), out_shardings=shardings)
+batch = place_batch(next(batches), mesh)
+"""
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from flax import linen as nn
+from flax.core import meta
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from m6rec_jax.errors import ConfigError
+from m6rec_jax.sharding.rules import MeshAxes
+
+logger = logging.getLogger(__name__)
+
+Rules = Sequence[tuple[str, MeshAxes]]
+
+
+def variable_shardings(
+    variables: Any, mesh: Mesh, rules: Rules, *, uneven: str = "replicate"
+) -> Any:
+    """A sharding for every leaf of a tree of variables.
+
+    Args:
+      variables: arrays or `jax.ShapeDtypeStruct`s, boxed with their logical axis names as
+        `model.init` (or `jax.eval_shape` of it, or of an optimizer's `init` over it) gives them.
+        Leaves without names, or whose names do not fit their rank (factored optimizer state),
+        are replicated.
+      mesh: of `make_mesh`.
+      rules: of `sharding.rules`.
+      uneven: what to do with a dimension that its mesh axes do not divide: 'replicate' copies it
+        to every device with a warning, 'error' raises.
+
+    Returns:
+      The tree without boxes, a `NamedSharding` per leaf.
+
+    Raises:
+      ConfigError: for an uneven dimension (`uneven` 'error'), or rules that name a mesh axis which
+        the mesh lacks.
+    """
+    if uneven not in ("replicate", "error"):
+        raise ValueError(f"uneven = {uneven!r} is neither 'replicate' nor 'error'")
+    _check_rules(rules, mesh)
+
+    def place(path: Any, leaf: Any) -> NamedSharding:
+        value = leaf.unbox(apply_constraint=False) if _is_named(leaf) else leaf
+        names = leaf.names if _is_named(leaf) else ()
+        shape = tuple(value.shape)
+        if len(names) != len(shape):
+            return NamedSharding(mesh, PartitionSpec())
+        spec = nn.logical_to_mesh_axes(tuple(names), tuple(rules)) or PartitionSpec()
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        return NamedSharding(mesh, _evenly(spec, shape, names, mesh, name, uneven))
+
+    return jax.tree_util.tree_map_with_path(place, variables, is_leaf=_is_named)
+
+
+def unboxed_shapes(variables: Any) -> Any:
+    """The tree without boxes, each leaf a `jax.ShapeDtypeStruct`."""
+
+    def shape(leaf: Any) -> jax.ShapeDtypeStruct:
+        value = leaf.unbox(apply_constraint=False) if _is_named(leaf) else leaf
+        return jax.ShapeDtypeStruct(value.shape, value.dtype)
+
+    return jax.tree.map(shape, variables, is_leaf=_is_named)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """A full copy on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh, *, leading: int = 0) -> NamedSharding:
+    """Examples over data and fsdp.
+
+    Args:
+      leading: axes in front of the batch axis, not split (1 for accumulation steps).
+    """
+    return NamedSharding(mesh, PartitionSpec(*(None,) * leading, ("data", "fsdp")))
+
+
+def place_batch(
+    batch: Mapping[str, np.ndarray], mesh: Mesh, *, leading: int = 0
+) -> dict[str, jax.Array]:
+    """Puts this process's rows of a batch on the mesh, as one global array per feature.
+
+    Args:
+      batch: each `[rows, ...]` (after `leading` axes). With several processes each gives its own,
+        equally many rows, and the global batch is all of them in the mesh's order; processes of
+        one stream (`batch_reader`) give the same rows.
+      mesh: of `make_mesh`.
+      leading: as in `batch_sharding`.
+
+    Raises:
+      ConfigError: if the rows do not divide into this process's parts of the batch.
+    """
+    sharding = batch_sharding(mesh, leading=leading)
+    local_parts = len(_parts_of_processes(mesh)[jax.process_index()])
+    placed = {}
+    for name, values in batch.items():
+        rows = values.shape[leading]
+        if rows % local_parts:
+            raise ConfigError(
+                f"feature {name!r} has {rows} rows on this process, which its {local_parts} parts "
+                f"of the batch (mesh: data={mesh.shape['data']}, fsdp={mesh.shape['fsdp']}) do not "
+                "divide; change BATCH_SIZE or make_mesh"
+            )
+        placed[name] = jax.make_array_from_process_local_data(sharding, np.asarray(values))
+    return placed
+
+
+def batch_reader(mesh: Mesh) -> tuple[int, int]:
+    """Which stream of rows this process reads: (index, number of streams).
+
+    One stream per process, unless `tensor` spans processes: those then hold the same rows and must
+    read the same stream.
+
+    Raises:
+      ConfigError: if the mesh gives two processes some rows in common and others not.
+    """
+    parts = _parts_of_processes(mesh)
+    streams = sorted(set(parts.values()), key=min)
+    if len(frozenset().union(*streams)) != sum(map(len, streams)):
+        raise ConfigError(
+            f"mesh {dict(mesh.shape)} over {len(parts)} processes splits the batch so that two "
+            "processes share only some of their rows; let tensor divide, or be a multiple of, the "
+            "devices of a process"
+        )
+    return streams.index(parts[jax.process_index()]), len(streams)
+
+
+def _parts_of_processes(mesh: Mesh) -> dict[int, frozenset[int]]:
+    """For each process, the parts of the batch (of data · fsdp) that its devices hold."""
+    by_part = mesh.devices.reshape(-1, mesh.shape["tensor"])
+    parts: dict[int, set[int]] = {}
+    for part, devices in enumerate(by_part):
+        for device in devices:
+            parts.setdefault(device.process_index, set()).add(part)
+    return {process: frozenset(held) for process, held in parts.items()}
+
+
+def _is_named(leaf: Any) -> bool:
+    return isinstance(leaf, meta.Partitioned)
+
+
+def _check_rules(rules: Rules, mesh: Mesh) -> None:
+    for logical, mesh_axes in rules:
+        for axis in _as_tuple(mesh_axes):
+            if axis not in mesh.shape:
+                raise ConfigError(
+                    f"sharding rule {logical!r} -> {mesh_axes!r} names mesh axis {axis!r}; the "
+                    f"mesh has {', '.join(map(repr, mesh.shape))}"
+                )
+
+
+def _evenly(
+    spec: PartitionSpec,
+    shape: tuple[int, ...],
+    names: Sequence[str | None],
+    mesh: Mesh,
+    name: str,
+    uneven: str,
+) -> PartitionSpec:
+    """`spec` with the dimensions that do not divide left whole (or an error)."""
+    kept: list[MeshAxes] = []
+    for dimension, logical, mesh_axes in zip(shape, names, spec, strict=True):
+        parts = math.prod(mesh.shape[axis] for axis in _as_tuple(mesh_axes))
+        if dimension % parts == 0:
+            kept.append(mesh_axes)
+            continue
+        problem = (
+            f"{name} {list(shape)}: axis {logical!r} of {dimension} is not divisible by the "
+            f"{parts} parts of mesh axis {mesh_axes!r}"
+        )
+        if uneven == "error":
+            raise ConfigError(f"{problem}; change the mesh (make_mesh) or the model's size")
+        logger.warning("%s; replicated instead", problem)
+        kept.append(None)
+    return PartitionSpec(*kept)
+
+
+def _as_tuple(mesh_axes: MeshAxes) -> tuple[str, ...]:
+    if mesh_axes is None:
+        return ()
+    return (mesh_axes,) if isinstance(mesh_axes, str) else tuple(mesh_axes)

@@ -1,0 +1,60 @@
+"""Rule sets: which mesh axis splits which logical axis.
+
+A rule is a pair (logical axis, mesh axis or axes or None). Within one array a mesh axis is used
+once, by the first rule that asks for it; so `batch` comes first, and an activation
+(`batch, length, embed`) is split by examples while a kernel (`embed, mlp`) is split by `embed`.
+
+In gin:
+
+    from m6rec_jax.sharding import rules
+
+    train.rules = @fully_sharded()
+
+A logical axis that no rule names is not split. Logical axes of the model: batch, length, embed,
+mlp, heads, kv, vocab, relpos_buckets, layers; in the task bank also tasks, prompts, rank, classes,
+retrieval, special_tokens, segments.
+"""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+
+import gin
+from flax import linen as nn
+
+MeshAxes = str | tuple[str, ...] | None
+LogicalRules = tuple[tuple[str, MeshAxes], ...]
+
+BATCH: LogicalRules = (("batch", ("data", "fsdp")),)
+
+
+@gin.configurable
+def data_parallel() -> LogicalRules:
+    """Examples over data and fsdp; every device holds all parameters."""
+    return BATCH
+
+
+@gin.configurable
+def fully_sharded() -> LogicalRules:
+    """Examples over data and fsdp; parameters and optimizer state over fsdp along `embed`."""
+    return (*BATCH, ("embed", "fsdp"))
+
+
+@gin.configurable
+def fully_sharded_2d() -> LogicalRules:
+    """As `fully_sharded`, and heads, feed-forward width and vocabulary over tensor."""
+    return (
+        *BATCH,
+        ("vocab", "tensor"),
+        ("heads", "tensor"),
+        ("mlp", "tensor"),
+        ("embed", "fsdp"),
+    )
+
+
+def axis_rules(rules: Sequence[tuple[str, MeshAxes]]) -> AbstractContextManager[None]:
+    """Context in which the model's sharding constraints follow `rules`.
+
+    Needed around whatever traces the model, together with `jax.set_mesh(mesh)`. Without a mesh or
+    without rules the constraints do nothing.
+    """
+    return nn.logical_axis_rules(tuple(rules))

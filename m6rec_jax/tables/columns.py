@@ -1,0 +1,332 @@
+"""Conversion of a raw column (from CSV bytes or any Parquet type) to its declared type.
+
+The strict reader stops at the first bad value and the checker collects all of them, so `convert`
+never raises: it returns the values that fit, null in place of the others, and the list of those.
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from m6rec_jax.tables.schema import LIST_SEPARATOR
+
+# Beyond the column types of the schema: an id, a time in unix seconds, the value of an event.
+ID, TIME, VALUE = "id", "time", "value"
+
+ARROW_TYPES: dict[str, pa.DataType] = {
+    "string": pa.string(),
+    "int": pa.int64(),
+    "float": pa.float64(),
+    "bool": pa.bool_(),
+    "list<string>": pa.list_(pa.string()),
+    ID: pa.string(),
+    TIME: pa.float64(),
+    VALUE: pa.float64(),
+}
+
+_PRINTED_LIST = re.compile(r"^\[\s*(['\"].*['\"])?\s*\]$", re.DOTALL)
+_TRUE = frozenset(("true", "yes", "1", "t", "y"))
+_FALSE = frozenset(("false", "no", "0", "f", "n"))
+
+
+@dataclass(frozen=True, slots=True)
+class BadValue:
+    """A value that does not fit: its offset in the array, the kind of problem, and why.
+
+    `kind` is `invalid_utf8`, `wrong_type`, `bad_list`, `bad_time` or `nan`.
+    """
+
+    offset: int
+    kind: str
+    reason: str
+
+
+def convert(column: pa.Array, kind: str) -> tuple[pa.Array, list[BadValue]]:
+    """Converts `column` `[n]` to `ARROW_TYPES[kind]`.
+
+    Empty strings are missing values (null), in Parquet as in CSV. A list is written with `|` in
+    text. Times may be numbers (unix seconds), ISO 8601 text, or Arrow timestamps and dates; a time
+    without a zone is UTC. Null is never bad here: whether a column may be null is the caller's
+    business.
+    """
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if pa.types.is_null(column.type):
+        return pa.nulls(len(column), ARROW_TYPES[kind]), []
+    bad: list[BadValue] = []
+    if is_text(column.type):
+        column, bad = decode_text(column)
+        if kind in ("string", ID):
+            return column, bad
+    fast = _FAST.get(kind)
+    if fast is not None:
+        try:
+            converted = fast(column)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OverflowError, ValueError):
+            converted = None
+        if converted is not None:
+            return converted, bad
+    slow, more = _convert_rows(column, kind)
+    return slow, bad + more
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Whether values of this type are strings or raw bytes."""
+    checks = (
+        pa.types.is_string,
+        pa.types.is_large_string,
+        pa.types.is_string_view,
+        pa.types.is_binary,
+        pa.types.is_large_binary,
+        pa.types.is_binary_view,
+        pa.types.is_fixed_size_binary,
+    )
+    return any(check(kind) for check in checks)
+
+
+def decode_text(column: pa.Array) -> tuple[pa.Array, list[BadValue]]:
+    """Strings of a column of bytes or strings, with empty strings and invalid UTF-8 as null.
+
+    Parquet strings are checked too: Arrow does not look at them when it reads the file.
+    """
+    raw = column.cast(pa.large_binary()) if column.type != pa.binary() else column
+    bad: list[BadValue] = []
+    try:
+        text = raw.cast(pa.string())
+    except pa.ArrowInvalid:
+        decoded: list[str | None] = []
+        for offset, value in enumerate(raw.to_pylist()):
+            try:
+                decoded.append(None if value is None else value.decode("utf-8"))
+            except UnicodeDecodeError as error:
+                decoded.append(None)
+                reason = (
+                    f"invalid UTF-8: byte 0x{value[error.start]:02x} at offset {error.start} "
+                    f"of {_short(value)}"
+                )
+                bad.append(BadValue(offset, "invalid_utf8", reason))
+        text = pa.array(decoded, pa.string())
+    return pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text), bad
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+# ---- whole columns at once: the usual case. Returning None hands over to the row-wise code.
+
+
+def _fast_number(column: pa.Array) -> pa.Array | None:
+    if pa.types.is_string(column.type):
+        column = pc.utf8_trim_whitespace(column)
+    elif not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type)):
+        return None
+    numbers = column.cast(pa.float64())
+    finite = pc.all(pc.is_finite(numbers)).as_py()
+    return numbers if finite in (True, None) else None
+
+
+def _fast_int(column: pa.Array) -> pa.Array | None:
+    if pa.types.is_string(column.type):
+        column = pc.utf8_trim_whitespace(column)
+    elif not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type)):
+        return None
+    return column.cast(pa.int64())
+
+
+def _fast_bool(column: pa.Array) -> pa.Array | None:
+    return column if pa.types.is_boolean(column.type) else None
+
+
+def _fast_time(column: pa.Array) -> pa.Array | None:
+    if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
+        microseconds = column.cast(pa.timestamp("us")).cast(pa.int64())
+        return pc.divide(microseconds.cast(pa.float64()), 1e6)
+    return _fast_number(column)
+
+
+def _fast_plain_text(column: pa.Array) -> pa.Array | None:
+    if pa.types.is_nested(column.type):
+        return None
+    return column.cast(pa.string())
+
+
+def _fast_id(column: pa.Array) -> pa.Array | None:
+    # A column of integers with a gap arrives from pandas as floats: 12.0 is the id "12".
+    if pa.types.is_floating(column.type):
+        column = column.cast(pa.int64())
+    return column.cast(pa.string()) if pa.types.is_integer(column.type) else None
+
+
+_FAST: dict[str, Callable[[pa.Array], pa.Array | None]] = {
+    "string": _fast_plain_text,
+    "int": _fast_int,
+    "float": _fast_number,
+    "bool": _fast_bool,
+    ID: _fast_id,
+    TIME: _fast_time,
+    VALUE: _fast_number,
+}
+
+
+# ---- row by row: finds which values are bad, and reads the spellings the fast code does not know.
+
+
+class _Bad(Exception):
+    def __init__(self, kind: str, reason: str) -> None:
+        self.kind, self.reason = kind, reason
+
+
+def _convert_rows(column: pa.Array, kind: str) -> tuple[pa.Array, list[BadValue]]:
+    parse = _PARSERS[kind]
+    values: list[Any] = []
+    bad: list[BadValue] = []
+    for offset, value in enumerate(column.to_pylist()):
+        try:
+            values.append(None if value is None else parse(value))
+        except _Bad as error:
+            values.append(None)
+            bad.append(BadValue(offset, error.kind, error.reason))
+    return pa.array(values, ARROW_TYPES[kind]), bad
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, str):
+        if "_" in value:  # Python reads 1_000 as a number; nobody's table means that.
+            raise ValueError(value)
+        return float(value)
+    if isinstance(value, bool | int | float) or type(value).__name__ == "Decimal":
+        return float(value)
+    raise ValueError(value)
+
+
+def _parse_int(value: Any) -> int | None:
+    if isinstance(value, str) and re.fullmatch(r"\s*[+-]?\d+\s*", value, re.ASCII):
+        number: float = int(value)
+    else:
+        try:
+            number = int(value) if isinstance(value, int) else _number(value)
+        except (ValueError, OverflowError):
+            raise _Bad("wrong_type", f"{_short(value)} is not a whole number") from None
+    if number != number:  # how pandas writes a missing integer
+        return None
+    if not math.isfinite(number) or int(number) != number:
+        raise _Bad("wrong_type", f"{_short(value)} is not a whole number")
+    if not -(2**63) <= int(number) < 2**63:
+        raise _Bad("wrong_type", f"{_short(value)} does not fit in 64 bits")
+    return int(number)
+
+
+def _parse_float(value: Any) -> float | None:
+    try:
+        number = _number(value)
+    except (ValueError, OverflowError):
+        raise _Bad("wrong_type", f"{_short(value)} is not a number") from None
+    if math.isnan(number):
+        return None
+    if math.isinf(number):
+        raise _Bad("wrong_type", f"{_short(value)} is infinite")
+    return number
+
+
+def _parse_value(value: Any) -> float | None:
+    number = _parse_float(value)
+    if number is None:
+        raise _Bad("nan", "the value is NaN")
+    return number
+
+
+def _parse_bool(value: Any) -> bool:
+    word = str(value).strip().lower()
+    if word in _TRUE:
+        return True
+    if word in _FALSE:
+        return False
+    raise _Bad("wrong_type", f"{_short(value)} is not true or false")
+
+
+def _parse_time(value: Any) -> float:
+    if isinstance(value, str):
+        try:
+            number = _number(value)
+        except ValueError:
+            try:
+                moment = datetime.datetime.fromisoformat(value.strip())
+            except ValueError:
+                raise _Bad(
+                    "bad_time", f"{_short(value)} is neither unix seconds nor an ISO 8601 time"
+                ) from None
+            if moment.tzinfo is None:
+                moment = moment.replace(tzinfo=datetime.UTC)
+            return moment.timestamp()
+    else:
+        try:
+            number = _number(value)
+        except (ValueError, OverflowError):
+            raise _Bad("bad_time", f"{_short(value)} is not a time") from None
+    if not math.isfinite(number):
+        raise _Bad("bad_time", f"{_short(value)} is not a time")
+    return number
+
+
+def _parse_id(value: Any) -> str | None:
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    raise _Bad("wrong_type", f"{_short(value)} is not an id: ids are strings or whole numbers")
+
+
+def _parse_string(value: Any) -> str:
+    raise _Bad("wrong_type", f"{_short(value)} is not a string")
+
+
+def _parse_list(value: Any) -> list[str]:
+    if isinstance(value, str):
+        if _PRINTED_LIST.match(value.strip()):
+            raise _Bad(
+                "bad_list",
+                f"{_short(value)} is a printed list: write its members with "
+                f"{LIST_SEPARATOR!r} between them, without brackets or quotes",
+            )
+        members: list[Any] = [member.strip() for member in value.split(LIST_SEPARATOR)]
+    elif isinstance(value, list):
+        members = value
+    else:
+        raise _Bad("bad_list", f"{_short(value)} is not a list")
+    parsed = []
+    for member in members:
+        if isinstance(member, bytes):
+            try:
+                member = member.decode("utf-8")
+            except UnicodeDecodeError:
+                raise _Bad("invalid_utf8", f"invalid UTF-8 in {_short(value)}") from None
+        if isinstance(member, int | float) and not isinstance(member, bool):
+            member = str(member)
+        if not isinstance(member, str):
+            raise _Bad("bad_list", f"{_short(value)} has a member that is not a string")
+        if not member:
+            raise _Bad("bad_list", f"{_short(value)} has an empty member")
+        parsed.append(member)
+    return parsed
+
+
+_PARSERS: dict[str, Callable[[Any], Any]] = {
+    "string": _parse_string,
+    "int": _parse_int,
+    "float": _parse_float,
+    "bool": _parse_bool,
+    "list<string>": _parse_list,
+    ID: _parse_id,
+    TIME: _parse_time,
+    VALUE: _parse_value,
+}

@@ -1,0 +1,297 @@
+"""Raw record batches of a table's files: Parquet, or CSV as bytes, with the row numbers kept.
+
+Rows are counted from 0 (the first row below a CSV header is row 0; blank lines do not count). A
+table may lie in several files (`"file": "events-*.parquet"`); they are read in the order of their
+names and their rows are numbered on.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from m6rec_jax.errors import DataError
+from m6rec_jax.tables.schema import SPEC_FILE, closest_match
+
+SUFFIXES = (".parquet", ".csv")
+DEFAULT_BATCH_SIZE = 65_536
+# A CSV row must fit into one block.
+_CSV_BLOCK_BYTES = 8 << 20
+
+RaggedRow = Callable[[Path, int, int, int, str], None]
+"""Called with (file, row, columns expected, columns found, text of the row)."""
+
+
+@dataclass(frozen=True, slots=True)
+class RawBatch:
+    """Some rows of one file, as they are.
+
+    Attributes:
+      path: the file.
+      first_row: rows of the table in the files before this one.
+      rows: row numbers inside this file, `[n]` int64.
+      batch: the columns; CSV columns are bytes.
+    """
+
+    path: Path
+    first_row: int
+    rows: np.ndarray
+    batch: pa.RecordBatch
+
+
+def table_files(directory: Path, table: str, file: str | None) -> list[Path]:
+    """The files of a table, sorted by name.
+
+    Raises:
+      DataError: no file, both a Parquet and a CSV file, or an unknown format.
+    """
+    if file is None:
+        found = [directory / f"{table}{suffix}" for suffix in SUFFIXES]
+        found = [path for path in found if path.exists()]
+        if not found:
+            raise DataError(f"{directory} has neither {table}.parquet nor {table}.csv")
+        if len(found) > 1:
+            raise DataError(
+                f"{directory} has both {found[0].name} and {found[1].name}: remove one, or name "
+                f'the one to read as "{table}": {{"file": ...}} in {SPEC_FILE}'
+            )
+        return found
+    if any(sign in file for sign in "*?["):
+        found = sorted(directory.glob(file))
+        if not found:
+            raise DataError(f"{directory}: no file matches {file!r} ({table}.file in {SPEC_FILE})")
+    else:
+        found = [directory / file]
+        if not found[0].is_file():
+            names = sorted(path.name for path in directory.iterdir() if path.is_file())
+            raise DataError(
+                f"{found[0]} does not exist ({table}.file in {SPEC_FILE})"
+                f"{closest_match(file, names)}"
+            )
+    suffixes = {path.suffix.lower() for path in found}
+    for suffix in suffixes:
+        if suffix not in SUFFIXES:
+            raise DataError(f"{directory}: {file!r} is neither .parquet nor .csv")
+    if len(suffixes) > 1:
+        raise DataError(f"{directory}: {file!r} matches both Parquet and CSV files; keep one kind")
+    return found
+
+
+def column_names(path: Path) -> list[str]:
+    """Names of the columns of a Parquet or CSV file.
+
+    Raises:
+      DataError: the file is empty, damaged or cut off, its header is not UTF-8, or two columns
+        share a name.
+    """
+    if path.suffix.lower() == ".parquet":
+        names = _open_parquet(path).schema_arrow.names
+    else:
+        names = _csv_header(path)
+    for name in names:
+        if names.count(name) > 1:
+            raise DataError(f"{path} has two columns named {name!r}; rename one")
+    return list(names)
+
+
+def require_columns(path: Path, wanted: Sequence[str]) -> None:
+    """Checks that the file has these columns.
+
+    Raises:
+      DataError: names the file, the missing column, the columns there and the closest match.
+    """
+    names = column_names(path)
+    for column in wanted:
+        if column not in names:
+            raise DataError(missing_column_message(path, column, names))
+
+
+def missing_column_message(path: Path, column: str, names: Sequence[str]) -> str:
+    """The message for a column that a file lacks."""
+    hint = closest_match(column, names)
+    if len(names) == 1 and any(sign in names[0] for sign in ";\t"):
+        hint = "; the header is one column: separate the columns with commas"
+    return f"{path} has no column {column!r} (its columns: {', '.join(names)}){hint}"
+
+
+def num_rows(path: Path) -> int | None:
+    """Rows of a Parquet file from its footer; None for CSV."""
+    if path.suffix.lower() != ".parquet":
+        return None
+    return int(_open_parquet(path).metadata.num_rows)
+
+
+def raw_batches(
+    paths: Sequence[Path],
+    columns: Sequence[str] | None = None,
+    batch_size: int = DEFAULT_BATCH_SIZE,
+    on_ragged: RaggedRow | None = None,
+) -> Iterator[RawBatch]:
+    """Streams the rows of a table's files in order, at most `batch_size` at a time.
+
+    Args:
+      paths: the files, all Parquet or all CSV.
+      columns: the columns to read, in this order; None for all of the file.
+      on_ragged: told of CSV rows with too many or too few columns, which are then left out;
+        without it such a row is an error.
+
+    Raises:
+      DataError: a missing column, a damaged file, a CSV row with the wrong number of columns.
+    """
+    first_row = 0
+    for path in paths:
+        names = column_names(path)
+        for column in columns or ():
+            if column not in names:
+                raise DataError(missing_column_message(path, column, names))
+        wanted = list(columns) if columns is not None else names
+        if path.suffix.lower() == ".parquet":
+            batches = _parquet_batches(path, first_row, wanted, batch_size)
+        else:
+            batches = _csv_batches(path, first_row, names, wanted, batch_size, on_ragged)
+        rows = 0
+        for batch in batches:
+            if len(batch.rows):
+                rows = int(batch.rows[-1]) + 1
+                yield batch
+        first_row += rows
+
+
+def _open_parquet(path: Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(path)
+    except FileNotFoundError as error:
+        raise DataError(f"{path} does not exist") from error
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> DataError:
+    size = path.stat().st_size
+    reason = " ".join(str(error).split())[:200]
+    return DataError(
+        f"{path} ({size} bytes) is not a whole Parquet file: it is cut off or damaged; "
+        f"copy or write it again ({reason})"
+    )
+
+
+def _parquet_batches(
+    path: Path, first_row: int, columns: list[str], batch_size: int
+) -> Iterator[RawBatch]:
+    row = 0
+    with _open_parquet(path) as file:
+        try:
+            for batch in file.iter_batches(batch_size=batch_size, columns=columns):
+                rows = np.arange(row, row + batch.num_rows, dtype=np.int64)
+                # Parquet gives the columns in the file's order, whatever the order asked for.
+                yield RawBatch(path, first_row, rows, batch.select(columns))
+                row += batch.num_rows
+        except (pa.ArrowException, OSError) as error:
+            raise _damaged(path, error) from error
+
+
+def _csv_header(path: Path) -> list[str]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            names = next(csv.reader(file), None)
+    except FileNotFoundError as error:
+        raise DataError(f"{path} does not exist") from error
+    except UnicodeDecodeError as error:
+        # The decoder reads ahead of the header; an error further on belongs to its row.
+        names = _header_of_bytes(path)
+        if names is None:
+            raise DataError(
+                f"{path}: invalid UTF-8 in the header (byte 0x{error.object[error.start]:02x}); "
+                "save the file as UTF-8"
+            ) from error
+    except csv.Error as error:
+        raise DataError(f"{path}: the header cannot be read ({error})") from error
+    if not names:
+        raise DataError(f"{path} is empty: the first line must name the columns")
+    return names
+
+
+def _header_of_bytes(path: Path) -> list[str] | None:
+    with path.open("rb") as file:
+        line = file.readline()
+    try:
+        return next(csv.reader([line.decode("utf-8-sig")]), None)
+    except UnicodeDecodeError:
+        return None
+
+
+def _csv_batches(
+    path: Path,
+    first_row: int,
+    names: list[str],
+    columns: list[str],
+    batch_size: int,
+    on_ragged: RaggedRow | None,
+) -> Iterator[RawBatch]:
+    ragged: list[int] = []
+
+    def invalid_row(row: pyarrow.csv.InvalidRow) -> str:
+        number = row.number - 2  # Arrow counts from 1, the header included
+        ragged.append(number)
+        if on_ragged is None:
+            raise_later.append(
+                DataError(
+                    f"{path}, row {number}: {row.actual_columns} columns, not "
+                    f"{row.expected_columns}: {row.text[:80]!r}; put values that hold a comma "
+                    "between double quotes"
+                )
+            )
+            return "error"
+        on_ragged(path, number, row.expected_columns, row.actual_columns, row.text)
+        return "skip"
+
+    raise_later: list[DataError] = []
+    try:
+        reader = pyarrow.csv.open_csv(
+            path,
+            # Threads would lose the row numbers of bad rows.
+            read_options=pyarrow.csv.ReadOptions(use_threads=False, block_size=_CSV_BLOCK_BYTES),
+            parse_options=pyarrow.csv.ParseOptions(
+                newlines_in_values=True, invalid_row_handler=invalid_row
+            ),
+            convert_options=pyarrow.csv.ConvertOptions(
+                column_types=dict.fromkeys(names, pa.binary()),
+                include_columns=columns,
+                null_values=[""],
+                strings_can_be_null=True,
+            ),
+        )
+        given = 0
+        for whole in reader:
+            # Blocks are parsed ahead of being given out: the list may know rows further on.
+            for start in range(0, whole.num_rows, batch_size):
+                batch = whole.slice(start, batch_size)
+                rows = _row_numbers(given, batch.num_rows, ragged)
+                given += batch.num_rows
+                yield RawBatch(path, first_row, rows, batch)
+    except pa.ArrowException as error:
+        if raise_later:
+            raise raise_later[0] from error
+        if "straddling" in str(error):
+            raise DataError(
+                f"{path}: a row is longer than {_CSV_BLOCK_BYTES >> 20} MiB; most likely a double "
+                "quote is never closed"
+            ) from error
+        if "Empty CSV file" in str(error):
+            raise DataError(f"{path} is empty: the first line must name the columns") from error
+        raise DataError(f"{path} cannot be read as CSV: {error}") from error
+
+
+def _row_numbers(given: int, count: int, ragged: Sequence[int]) -> np.ndarray:
+    """Row numbers `[count]` of the rows that follow `given` good ones, past the ragged rows."""
+    good = np.arange(given, given + count, dtype=np.int64)
+    # The k-th ragged row comes after (its row number - k) good ones.
+    good_before = np.asarray(ragged, np.int64) - np.arange(len(ragged))
+    return good + np.searchsorted(good_before, good, side="right")

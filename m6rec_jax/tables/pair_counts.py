@@ -1,0 +1,157 @@
+"""Counts over pairs of items, kept as events arrive: dense for small catalogues, else sparse.
+
+For a pair (row, column) two counters: how many users acted on both and liked the column item
+(`rated`), and how many of them liked the row item too (`liked`). Their quotient estimates how
+likely someone who liked the column item likes the row item.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from m6rec_jax.errors import DataError
+
+# Up to this many items the two counters are square arrays (4,096² × 2 × 4 bytes = 134 MB).
+DENSE_ITEMS = 4_096
+
+
+class PairCounts:
+    """Both counters for every pair of items.
+
+    Memory: dense, 8 bytes per cell of a square array; beyond `dense_items` items an open-addressing
+    hash table in numpy, 32 to 64 bytes per pair that occurred.
+
+    Args:
+      dense_items: largest number of items that is kept as square arrays.
+    """
+
+    def __init__(self, dense_items: int = DENSE_ITEMS) -> None:
+        self._dense_items = dense_items
+        self._dense: np.ndarray | None = np.zeros((2, 64, 64), np.int32) if dense_items else None
+        self._table = _HashTable()
+
+    def add(self, rows: np.ndarray, columns: np.ndarray, liked: np.ndarray) -> None:
+        """Adds 1 to `rated` and `liked` (0 or 1) to `liked` of distinct pairs, all `[n]`."""
+        if not len(rows):
+            return
+        self._make_room(int(max(rows.max(), columns.max())) + 1)
+        if self._dense is not None:
+            self._dense[0, rows, columns] += 1
+            self._dense[1, rows, columns] += liked
+        else:
+            self._table.add(_keys(rows, columns), np.stack([np.ones_like(liked), liked], axis=1))
+
+    def get(self, rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """`rated` and `liked`, each `[rows, columns]`, for rows `[r]` and columns `[c]`."""
+        if self._dense is None:
+            counts = self._table.get(_keys(rows[:, None], columns[None, :]).ravel())
+            shape = (len(rows), len(columns))
+            return counts[:, 0].reshape(shape), counts[:, 1].reshape(shape)
+        size = self._dense.shape[1]
+        if rows.max(initial=-1) >= size or columns.max(initial=-1) >= size:
+            self._make_room(int(max(rows.max(initial=0), columns.max(initial=0))) + 1)
+            return self.get(rows, columns)
+        cells = self._dense[:, rows[:, None], columns[None, :]]
+        return cells[0], cells[1]
+
+    def to_arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """All pairs that occurred, sorted: keys `row << 32 | column` `[p]` and counts `[p, 2]`."""
+        if self._dense is None:
+            return self._table.to_arrays()
+        rows, columns = np.nonzero(self._dense[0])
+        return _keys(rows, columns), np.ascontiguousarray(self._dense[:, rows, columns].T)
+
+    def load(self, keys: np.ndarray, counts: np.ndarray) -> None:
+        """Adds what `to_arrays` returned.
+
+        Raises:
+          DataError: shapes that do not belong together.
+        """
+        if counts.shape != (len(keys), 2):
+            raise DataError(f"pair counts are damaged: {len(keys)} keys, counts {counts.shape}")
+        if not len(keys):
+            return
+        rows, columns = keys >> 32, keys & 0xFFFFFFFF
+        self._make_room(int(max(rows.max(), columns.max())) + 1)
+        if self._dense is not None:
+            self._dense[:, rows, columns] += counts.T
+        else:
+            self._table.add(keys, counts)
+
+    def _make_room(self, num_items: int) -> None:
+        if self._dense is None or num_items <= self._dense.shape[1]:
+            return
+        if num_items > self._dense_items:
+            keys, counts = self.to_arrays()
+            self._dense = None
+            self._table.add(keys, counts)
+            return
+        size = min(self._dense_items, max(num_items, 2 * self._dense.shape[1]))
+        grown = np.zeros((2, size, size), np.int32)
+        old = self._dense.shape[1]
+        grown[:, :old, :old] = self._dense
+        self._dense = grown
+
+
+def _keys(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    return rows.astype(np.int64) << 32 | columns.astype(np.int64)
+
+
+class _HashTable:
+    """Non-negative int64 keys -> two int32 counters; linear probing, at most half full."""
+
+    def __init__(self) -> None:
+        self._used = 0
+        self._allocate(1 << 10)
+
+    def _allocate(self, capacity: int) -> None:
+        self._keys = np.full(capacity, -1, np.int64)
+        self._counts = np.zeros((capacity, 2), np.int32)
+
+    def add(self, keys: np.ndarray, amounts: np.ndarray) -> None:
+        """Adds `amounts` `[n, 2]` to the counters of distinct `keys` `[n]`."""
+        capacity = len(self._keys)
+        if 2 * (self._used + len(keys)) > capacity:
+            while 2 * (self._used + len(keys)) > capacity:
+                capacity *= 2
+            old_keys, old_counts = self.to_arrays()
+            self._used = 0
+            self._allocate(capacity)
+            self.add(old_keys, old_counts)
+        self._counts[self._find(keys, insert=True)] += amounts
+
+    def get(self, keys: np.ndarray) -> np.ndarray:
+        """The counters `[n, 2]` of `keys` `[n]`, zero for those never added."""
+        slots = self._find(keys, insert=False)
+        return np.where((slots >= 0)[:, None], self._counts[slots], 0)
+
+    def to_arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """Keys in ascending order and their counters."""
+        filled = np.flatnonzero(self._keys >= 0)
+        filled = filled[np.argsort(self._keys[filled])]
+        return self._keys[filled], self._counts[filled]
+
+    def _find(self, keys: np.ndarray, *, insert: bool) -> np.ndarray:
+        """Slots `[n]` of distinct `keys`; -1 where missing and not to be inserted."""
+        mask = len(self._keys) - 1
+        # Fibonacci hashing: the upper bits of the product are well mixed, the lower are not.
+        shift = np.uint64(64 - mask.bit_length())
+        mixed = keys.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        slots = (mixed >> shift).astype(np.int64)
+        pending = np.arange(len(keys))
+        while len(pending):
+            here = slots[pending]
+            found = self._keys[here]
+            wanted = keys[pending]
+            empty = found == -1
+            if insert:
+                # Two keys may want one empty slot: the last writer gets it, the other goes on.
+                self._keys[here[empty]] = wanted[empty]
+                done = self._keys[here] == wanted
+                self._used += int((done & empty).sum())
+            else:
+                done = (found == wanted) | empty
+                slots[pending[empty]] = -1
+            pending = pending[~done]
+            slots[pending] = slots[pending] + 1 & mask
+        return slots

@@ -1,0 +1,100 @@
+"""The views of a prepared data set: which columns each has, and where its files lie.
+
+Light: nothing here needs tensorflow, so serving and tests may ask where things are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pyarrow as pa
+
+from m6rec_jax.errors import DataError
+from m6rec_jax.tables.schema import closest_match
+from m6rec_jax.tables.splits import PARTS
+
+__all__ = ["COLUMNS", "DESCRIPTIONS", "PARTS", "TFDS_NAME", "VERSION", "VIEWS"]
+
+TFDS_NAME = "recommender_text"
+VERSION = "1.0.0"
+
+# View -> column -> (kind, whether it is a list); kinds: str, int (int64), time (float64, unix
+# seconds), value (float32).
+COLUMNS: Mapping[str, Mapping[str, tuple[str, bool]]] = {
+    "groups": {
+        "group_id": ("int", False),
+        "user_id": ("str", False),
+        "user_index": ("int", False),
+        "time": ("time", False),
+        "history": ("str", True),
+        "candidates": ("str", True),
+        "item_indices": ("int", True),
+        "labels": ("int", True),
+        "ratings": ("value", True),
+    },
+    "next_items": {
+        "user_id": ("str", False),
+        "user_index": ("int", False),
+        "time": ("time", False),
+        "history": ("str", True),
+        "items": ("str", True),
+        "item_indices": ("int", True),
+    },
+    "documents": {
+        "kind": ("str", False),
+        "source": ("str", True),
+        "target": ("str", False),
+    },
+    "catalogue": {
+        "item_id": ("str", False),
+        "item_index": ("int", False),
+        "text": ("str", False),
+    },
+}
+VIEWS = tuple(COLUMNS)
+
+DESCRIPTIONS: Mapping[str, str] = {
+    "groups": "Scoring: a user's history and the candidates shown to them next, with outcomes "
+    "(labels 0 or 1; ratings NaN where an event has no value or is a sampled negative).",
+    "next_items": "Retrieval: a user's history and the items that follow in the user's order.",
+    "documents": "Pretraining: kind 'behaviour' (source: history, target: the next behaviours with "
+    "their outcomes in words) and kind 'item' (no source, target: the item described).",
+    "catalogue": "All items in the order of the items table, in one split called 'train'.",
+}
+
+_ARROW = {"str": pa.string(), "int": pa.int64(), "time": pa.float64(), "value": pa.float32()}
+
+
+def check_view(view: str) -> str:
+    """Returns `view`; raises DataError, naming the closest one, where there is no such view."""
+    if view not in COLUMNS:
+        raise DataError(
+            f"there is no view {view!r}{closest_match(view, VIEWS)} (known: {', '.join(VIEWS)})"
+        )
+    return view
+
+
+def arrow_schema(view: str) -> pa.Schema:
+    """Schema of a view's rendered Parquet files."""
+    return pa.schema(
+        [
+            (column, pa.list_(_ARROW[kind]) if is_list else _ARROW[kind])
+            for column, (kind, is_list) in COLUMNS[check_view(view)].items()
+        ]
+    )
+
+
+def rendered_files(folder: Path, part: str) -> list[Path]:
+    """The rendered files of a part, in order."""
+    return sorted(folder.glob(f"{part}-*.parquet"))
+
+
+def config_name(dataset: str, split: str, view: str) -> str:
+    """TFDS config name of a view."""
+    return f"{dataset}.{split}.{check_view(view)}"
+
+
+def tfds_folder(data_dir: str | Path, dataset: str, split: str, view: str) -> Path:
+    """Folder that holds a view's shards and `dataset_info.json`."""
+    return Path(data_dir) / TFDS_NAME / config_name(dataset, split, view) / VERSION

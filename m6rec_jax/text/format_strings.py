@@ -1,0 +1,256 @@
+r"""Templates turn records into *segments* of text (paper, section 2: plain text, no item ids).
+
+A template is text with fields and optional clauses:
+
+    clicked {title}[ by {author}][ ({year}[, {country}])], {ago}
+
+`{title}` is replaced by the value of that name; a clause in brackets is left out when a field
+directly inside it has no value (None, NaN, an empty string or list), or when it holds nothing but
+clauses that were all left out. Clauses nest. A backslash takes the meaning off the character after
+it: `\[`, `\]`, `\{`, `\}`, `\\` (inside JSON the backslash itself is doubled: `"\\["`). Text from
+data goes in verbatim and is never read as template syntax.
+
+A field outside every bracket must have a value; a record without one is an error that names the
+template, the field and the record, because a silent gap would train the model on broken text.
+"""
+
+from __future__ import annotations
+
+import decimal
+import difflib
+import math
+import numbers
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.text.records import Value
+
+_ESCAPABLE = "[]{}\\"
+
+
+def text_of(value: Value) -> str:
+    """Writes one value as text; the empty string means that there is nothing to write.
+
+    Strings stay as they are, except that one of nothing but whitespace counts as missing. Tuples
+    and lists are joined with ", " without their empty members. Whole floats lose their ".0", others
+    keep six significant digits (from 100,000 on all of them), and none has an exponent. True is
+    "yes", False is "no".
+    """
+    if type(value) is str:
+        return "" if value.isspace() else value
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, numbers.Integral):
+        return str(int(value))
+    if isinstance(value, numbers.Real):
+        number = float(value)
+        if not math.isfinite(number):
+            return ""
+        if number.is_integer():
+            return str(int(number))
+        text = f"{number:.6g}" if abs(number) < 1e5 else repr(number)
+        return format(decimal.Decimal(text), "f") if "e" in text else text
+    if isinstance(value, (tuple, list)):
+        return ", ".join(filter(None, map(text_of, value)))
+    return text_of(str(value))
+
+
+@dataclass(frozen=True, slots=True)
+class _Field:
+    name: str
+    position: int  # of the opening brace in the template, counted from 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Clause:
+    parts: tuple[_Part, ...]
+
+
+_Part = str | _Field | _Clause
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A parsed format string; make one with `Template.parse`.
+
+    Attributes:
+      source: the format string as it was written.
+      name: what error messages call it, such as "event".
+      fields: the names it mentions, each once, in order of first appearance.
+    """
+
+    source: str
+    name: str
+    fields: tuple[str, ...]
+    _parts: tuple[_Part, ...]
+
+    @classmethod
+    def parse(cls, source: str, name: str = "text") -> Template:
+        """Reads a format string.
+
+        Args:
+          source: the format string.
+          name: what error messages call this template.
+
+        Raises:
+          ConfigError: an unbalanced bracket or brace, an empty field name, an optional clause that
+            holds no field, or a backslash before an ordinary character; each with its position,
+            counted from 1.
+        """
+        if not isinstance(source, str):
+            raise ConfigError(f"template '{name}' must be a string, not {source!r}")
+        parts = _Parser(source, name).parse()
+        return cls(source, name, tuple(dict.fromkeys(f.name for f in _fields(parts))), parts)
+
+    def render(self, values: Mapping[str, Value]) -> str:
+        """Fills in the values.
+
+        Args:
+          values: by field name; names the template does not mention are ignored.
+
+        Raises:
+          DataError: a field outside every optional clause has no value.
+        """
+        texts: list[str] = []
+        for part in self._parts:
+            if type(part) is str:
+                texts.append(part)
+            elif isinstance(part, _Field):
+                text = text_of(values.get(part.name))
+                if not text:
+                    raise DataError(
+                        f"template '{self.name}' needs a value for {{{part.name}}} (character "
+                        f"{part.position}), and there is none; fill it in the table, or put the "
+                        "words around it in an optional clause [ ... ] of the template"
+                    )
+                texts.append(text)
+            elif isinstance(part, _Clause):
+                texts.append(_render_clause(part, values))
+        return "".join(texts)
+
+    def validate(self, known: Iterable[str]) -> None:
+        """Checks the field names against those that can have a value.
+
+        Args:
+          known: every name that may be asked for.
+
+        Raises:
+          ConfigError: an unknown name; the message gives its position, the closest known name, and
+            all known names.
+        """
+        names = sorted(set(known))
+        for field in _fields(self._parts):
+            if field.name not in names:
+                raise ConfigError(
+                    f"template '{self.name}', character {field.position}: there is no field "
+                    f"{{{field.name}}}{closest(field.name, names)}; "
+                    f"known here: {', '.join(names) or 'none'}"
+                )
+
+
+class _Parser:
+    """Recursive descent over one format string; positions in messages count from 1."""
+
+    def __init__(self, source: str, name: str) -> None:
+        self._source = source
+        self._name = name
+        self._at = 0
+
+    def parse(self) -> tuple[_Part, ...]:
+        return self._parts(opened_at=None)
+
+    def _parts(self, opened_at: int | None) -> tuple[_Part, ...]:
+        parts: list[_Part] = []
+        literal: list[str] = []
+        while self._at < len(self._source):
+            start, char = self._at, self._source[self._at]
+            self._at += 1
+            if char == "\\":
+                literal.append(self._escaped(start))
+                continue
+            if char not in _ESCAPABLE:
+                literal.append(char)
+                continue
+            if literal:
+                parts.append("".join(literal))
+                literal = []
+            if char == "{":
+                parts.append(self._field(start))
+            elif char == "[":
+                parts.append(self._clause(start))
+            elif char == "]" and opened_at is not None:
+                return tuple(parts)
+            else:
+                opener = "[" if char == "]" else "{"
+                raise self._error(start, f"'{char}' without a '{opener}' before it", char)
+        if opened_at is not None:
+            raise self._error(opened_at, "'[' is never closed by a ']'", "[")
+        if literal:
+            parts.append("".join(literal))
+        return tuple(parts)
+
+    def _escaped(self, start: int) -> str:
+        char = self._source[self._at : self._at + 1]
+        if not char or char not in _ESCAPABLE:
+            raise self._error(start, "a backslash may only stand before [ ] { } or \\", "\\")
+        self._at += 1
+        return char
+
+    def _field(self, start: int) -> _Field:
+        end = self._source.find("}", self._at)
+        if end < 0:
+            raise self._error(start, "'{' is never closed by a '}'", "{")
+        name = self._source[self._at : end]
+        if not name or name != name.strip() or any(char in _ESCAPABLE for char in name):
+            raise self._error(start, f"'{{{name}}}' does not hold a field name", "{")
+        self._at = end + 1
+        return _Field(name, start + 1)
+
+    def _clause(self, start: int) -> _Clause:
+        clause = _Clause(self._parts(opened_at=start))
+        if not any(not isinstance(part, str) for part in clause.parts):
+            raise self._error(start, "an optional clause without a field is never left out", "[")
+        return clause
+
+    def _error(self, position: int, problem: str, char: str) -> ConfigError:
+        return ConfigError(
+            f"template '{self._name}', character {position + 1}: {problem} "
+            f"(write \\{char} for the character itself): {self._source!r}"
+        )
+
+
+def _fields(parts: Iterable[_Part]) -> Iterator[_Field]:
+    for part in parts:
+        if isinstance(part, _Field):
+            yield part
+        elif isinstance(part, _Clause):
+            yield from _fields(part.parts)
+
+
+def _render_clause(clause: _Clause, values: Mapping[str, Value]) -> str:
+    """Returns the clause's text, or "" when a field has no value or only lost clauses are in it."""
+    texts: list[str] = []
+    has_content = False
+    for part in clause.parts:
+        if type(part) is str:
+            texts.append(part)
+            continue
+        if isinstance(part, _Field):
+            text = text_of(values.get(part.name))
+            if not text:
+                return ""
+        else:
+            assert isinstance(part, _Clause)
+            text = _render_clause(part, values)
+        has_content = has_content or bool(text)
+        texts.append(text)
+    return "".join(texts) if has_content else ""
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """Returns " (did you mean '...'?)" for error messages, "" when nothing is similar."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean '{close[0]}'?)" if close else ""

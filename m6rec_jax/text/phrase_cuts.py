@@ -1,0 +1,129 @@
+"""Cuts texts where no vocabulary piece may reach across, and counts equal cuts.
+
+Cutting first keeps pieces meaningful: left to itself SentencePiece merges across everything that
+is frequent (", action, 5", with the 5 torn off a 55), which is most of a template's text. And equal
+cuts are counted instead of stored, so memory grows with the number of different phrases and not
+with the number of texts.
+"""
+
+from __future__ import annotations
+
+import collections
+import re
+from collections.abc import Sequence
+
+import sentencepiece
+
+NORMALIZATION = "nmt_nfkc"  # NFKC and whitespace folding; keeps case
+SPACE = "\u2581"  # how SentencePiece writes a space
+
+# SentencePiece silently skips sentences that hold its own mark for rare characters (U+2585) or
+# NUL, and cannot read lone surrogates.
+_UNREADABLE = re.compile("[\ud800-\udfff\x00\u2585]")
+# It skips sentences longer than its limit, too.
+MAX_CUT_CHARS = 1000
+_MAX_CUTS = 4_000_000
+
+_NUMBER = r" \d+(?:[.,]\d+)*(?=[%,;:.!?\"\u201d]*(?: |$))"
+# A full stop after fewer than three letters ("Mr.", "L.A.") ends no phrase.
+_PUNCTUATION = r"(?:[,;:!?\"\u201d]+|(?<=\w{3})\.|(?<=[^\w ])\.|(?<=\d)\.)(?= |$)"
+_WORD = re.compile(r" ?[^ ]+")
+
+
+class PhraseCuts:
+    """Counts the phrases of the texts it is given.
+
+    Phrases end before and after punctuation, around numbers that stand alone, and around the words
+    of `keep_apart`. A phrase that starts a word carries the space before it.
+
+    Attributes:
+      counts: how often each cut was seen.
+      num_texts: texts added.
+      num_empty: texts without anything in them.
+      num_sanitised: texts in which a lone surrogate, NUL or U+2585 became U+FFFD.
+      num_long: how often a stretch was cut only because SentencePiece would have skipped it.
+      num_forgotten: distinct cuts dropped as the rarest, because there were too many to hold.
+    """
+
+    def __init__(
+        self, keep_apart: Sequence[str] = (), *, words: bool, separate_punctuation: bool = True
+    ) -> None:
+        """Prepares the cuts.
+
+        Args:
+          keep_apart: words or phrases that are always cut out.
+          words: cut phrases further, into words.
+          separate_punctuation: False leaves punctuation at the start of the phrase after it.
+        """
+        self.counts: collections.Counter[str] = collections.Counter()
+        self.num_texts = self.num_empty = self.num_sanitised = 0
+        self.num_long = self.num_forgotten = 0
+        self._words = words
+        # The text must be cut as the finished model will see it.
+        self._normalizer = sentencepiece.SentencePieceNormalizer(
+            rule_name=NORMALIZATION,
+            add_dummy_prefix=False,
+            escape_whitespaces=False,
+            remove_extra_whitespaces=True,
+        )
+        apart = {" ".join(self._normalizer.normalize(phrase).split()) for phrase in keep_apart}
+        longest_first = sorted(filter(None, apart), key=lambda phrase: (-len(phrase), phrase))
+        alone = [f" {re.escape(phrase)}(?!\\w)" for phrase in longest_first] + [_NUMBER]
+        if separate_punctuation:
+            alone.append(_PUNCTUATION)
+        self._alone = re.compile(f"({'|'.join(alone)})")
+        self._before = None if separate_punctuation else re.compile(f"(?={_PUNCTUATION})")
+
+    def add(self, text: str) -> None:
+        """Counts the cuts of one text."""
+        self.num_texts += 1
+        text, replaced = _UNREADABLE.subn("\ufffd", text)
+        self.num_sanitised += bool(replaced)
+        text = self._normalizer.normalize(text.replace(SPACE, " "))
+        words = text.split()
+        if not words:
+            self.num_empty += 1
+            return
+        for cut in self.split(" ".join(words)):
+            if self._words:
+                for word in words_of(cut):
+                    self._count(word)
+            else:
+                self._count(cut)
+        if len(self.counts) > _MAX_CUTS:
+            keep_most_common(self.counts, _MAX_CUTS // 2)
+            self.num_forgotten += _MAX_CUTS + 1 - len(self.counts)
+
+    def split(self, text: str) -> list[str]:
+        """Cuts a normalised text; the cuts joined give " " + text."""
+        parts = self._alone.split(" " + text)
+        if self._before is not None:
+            # Even places hold what lies between the cuts that stand alone.
+            parts = [
+                cut
+                for place, part in enumerate(parts)
+                for cut in (self._before.split(part) if place % 2 == 0 else [part])
+            ]
+        return [part for part in parts if part]
+
+    def _count(self, cut: str) -> None:
+        while len(cut) > MAX_CUT_CHARS:
+            # At a space where there is one, so that words stay whole.
+            end = cut.rfind(" ", 1, MAX_CUT_CHARS)
+            end = end if end > 0 else MAX_CUT_CHARS
+            self.counts[cut[:end]] += 1
+            self.num_long += 1
+            cut = cut[end:]
+        self.counts[cut] += 1
+
+
+def words_of(cut: str) -> list[str]:
+    """Splits a cut into words that keep the space before them."""
+    return _WORD.findall(cut)
+
+
+def keep_most_common(counts: collections.Counter[str], limit: int) -> None:
+    """Drops the rarest entries in place, down to `limit`; the earlier seen win ties."""
+    kept = dict(counts.most_common(limit))
+    counts.clear()
+    counts.update(kept)

@@ -1,0 +1,320 @@
+"""All text of one data set: profiles, behaviours, context and candidates (paper, section 2).
+
+The format strings themselves are explained in `m6rec_jax.text.format_strings`.
+"""
+
+from __future__ import annotations
+
+import datetime
+import itertools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.text import verbalize
+from m6rec_jax.text.format_strings import Template, closest
+from m6rec_jax.text.records import Event, Item, User, Value
+
+__all__ = ["CONTEXT_FIELDS", "EVENT_FIELDS", "DatasetTemplate", "Outcome", "Template"]
+
+EVENT_FIELDS = ("outcome", "ago")
+CONTEXT_FIELDS = ("date", "weekday", "month", "year", "part_of_day")
+
+# Own names: strftime's would follow the machine's locale.
+_WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+_MONTHS = (
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The words for an event whose value is at least this high; None is "everything lower"."""
+
+    at_least: float | None
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetTemplate:
+    """All text of one data set: the `template` object of its dataset.json.
+
+        {"profile": "{age} year old {occupation}", "context": "{weekday}",
+         "event": "{outcome} {title}, {ago}", "item": "{title}[, {genres}]",
+         "candidate": "{title}[, {genres}][. {item_positive_percent} percent liked it]",
+         "outcomes": [{"at_least": 4, "text": "liked"}, {"text": "disliked"}]}
+
+    `profile` sees the user's attributes and statistics; `event` the item's attributes, {outcome}
+    and {ago}; `candidate` the item's attributes and statistics; `item` the item's attributes alone
+    (it is what retrieval and the catalogue encode once for everybody); `context` the statistics
+    and the moment's {date}, {weekday}, {month}, {year} and {part_of_day} (UTC). Where a statistic
+    and an attribute share a name, the statistic is meant.
+    """
+
+    profile_template: Template
+    event_template: Template
+    context_template: Template
+    candidate_template: Template
+    item_template: Template
+    outcomes: tuple[Outcome, ...] = ()
+
+    @classmethod
+    def parse(cls, spec: Mapping[str, Any], where: str = "dataset.json") -> DatasetTemplate:
+        """Reads the `template` object.
+
+        Args:
+          spec: the object, as json.load gives it. `event`, `candidate` and `item` are required;
+            `profile`, `context` and `outcomes` are empty when left out.
+          where: the file it stands in, for error messages.
+
+        Raises:
+          ConfigError: an unknown or missing key, a template that does not parse, outcomes out of
+            order.
+        """
+        if not isinstance(spec, Mapping):
+            raise ConfigError(f"{where}: 'template' must be an object, not {spec!r}")
+        names = ("profile", "event", "context", "candidate", "item")
+        for key in spec:
+            if key not in (*names, "outcomes"):
+                known = (*names, "outcomes")
+                raise ConfigError(
+                    f"{where}: 'template' has no entry '{key}'{closest(str(key), known)}; "
+                    f"known: {', '.join(known)}"
+                )
+        for name in ("event", "candidate", "item"):
+            if name not in spec:
+                raise ConfigError(f"{where}: 'template' lacks '{name}'")
+        try:
+            templates = {
+                f"{name}_template": Template.parse(spec.get(name, ""), name) for name in names
+            }
+            outcomes = _parse_outcomes(spec.get("outcomes", []))
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from error
+        return cls(**templates, outcomes=outcomes)
+
+    def to_spec(self) -> dict[str, Any]:
+        """Returns the object that `parse` reads back; goes into artifacts that serving loads."""
+        outcomes = [
+            {"text": o.text} if o.at_least is None else {"at_least": o.at_least, "text": o.text}
+            for o in self.outcomes
+        ]
+        return {template.name: template.source for template in self._templates()} | {
+            "outcomes": outcomes
+        }
+
+    def validate(
+        self,
+        user_attributes: Iterable[str],
+        item_attributes: Iterable[str],
+        statistics: Iterable[str] = (),
+    ) -> None:
+        """Checks every field name of every template.
+
+        Args:
+          user_attributes: attribute names of the users table.
+          item_attributes: attribute names of the items table.
+          statistics: names that the statistics handed to the methods can have.
+
+        Raises:
+          ConfigError: a template asks for a name that does not exist, the event template asks for
+            {outcome} without any outcomes, or an item attribute is called "outcome" or "ago".
+        """
+        users, items, known = list(user_attributes), list(item_attributes), list(statistics)
+        for name in EVENT_FIELDS:
+            if name in items and name in self.event_template.fields:
+                raise ConfigError(
+                    f"the items table has a column '{name}', which the event template would "
+                    f"confuse with its own {{{name}}}; rename the column"
+                )
+        if "outcome" in self.event_template.fields and not self.outcomes:
+            raise ConfigError("template 'event' asks for {outcome}, and 'outcomes' is empty")
+        self.profile_template.validate([*users, *known])
+        self.event_template.validate([*items, *EVENT_FIELDS])
+        self.context_template.validate([*CONTEXT_FIELDS, *known])
+        self.candidate_template.validate([*items, *known])
+        self.item_template.validate(items)
+
+    def outcome(self, value: float | None) -> str:
+        """Returns the words for an event's value, "" where it has no value or no words fit."""
+        if value is None or math.isnan(value):
+            return ""
+        for outcome in self.outcomes:
+            if outcome.at_least is None or value >= outcome.at_least:
+                return outcome.text
+        return ""
+
+    def profile(self, user: User, statistics: Mapping[str, Value] | None = None) -> str:
+        """Renders the profile segment. Raises DataError where a required value is missing."""
+        values = {**user.attributes, **statistics} if statistics else user.attributes
+        return _render(self.profile_template, values, "user", user.id)
+
+    def event(self, event: Event, item: Item, now: float | None) -> str:
+        """Renders one past behaviour.
+
+        Args:
+          event: what happened.
+          item: the item it happened with.
+          now: the moment from which the reader looks back, unix seconds; None leaves out {ago}.
+
+        Raises:
+          DataError: the event lies after `now`, or a required value is missing.
+        """
+        values: dict[str, Value] = dict(item.attributes)
+        values["outcome"] = self.outcome(event.value)
+        values["ago"] = None
+        if now is not None:
+            if event.time > now:
+                raise DataError(
+                    f"the event of user '{event.user_id}' with item '{event.item_id}' at "
+                    f"{event.time} lies after the moment {now} it is told at; "
+                    "history may only hold the past"
+                )
+            if "ago" in self.event_template.fields:
+                values["ago"] = verbalize.ago(now - event.time)
+        return _render(self.event_template, values, "item", item.id)
+
+    def context(self, now: float, statistics: Mapping[str, Value] | None = None) -> str:
+        """Renders the context segment, "" for a data set that has none.
+
+        Args:
+          now: the moment of the request, unix seconds; its date is told in UTC.
+          statistics: anything else the template may name, such as {"place": "Lisbon"}.
+
+        Raises:
+          DataError: `now` is no date between the years 1 and 9999, or a required value is missing.
+        """
+        if not self.context_template.fields:
+            return self.context_template.render({})
+        return _render(self.context_template, _moment(now) | dict(statistics or {}), "moment", now)
+
+    def candidate(self, item: Item, statistics: Mapping[str, Value] | None = None) -> str:
+        """Renders an item to be scored. Raises DataError where a required value is missing."""
+        values = {**item.attributes, **statistics} if statistics else item.attributes
+        return _render(self.candidate_template, values, "item", item.id)
+
+    def item(self, item: Item) -> str:
+        """Renders an item by itself. Raises DataError where a required value is missing."""
+        return _render(self.item_template, item.attributes, "item", item.id)
+
+    def history_segments(
+        self,
+        user: User,
+        events: Sequence[Event],
+        items: Mapping[str, Item],
+        now: float,
+        statistics: Mapping[str, Value] | None = None,
+    ) -> list[str]:
+        """Renders a user's past as `[profile, behaviour, ..., behaviour, context]`.
+
+        Behaviours that render to nothing are left out. The profile and the context are always
+        there, perhaps empty: the length budget tells them from behaviours by their place.
+
+        Args:
+          user: whose past.
+          events: oldest first, none after `now`.
+          items: by id, at least those of the events.
+          now: the moment from which the past is told, unix seconds.
+          statistics: of the user and the moment, for the profile and the context.
+
+        Raises:
+          DataError: events out of order, an unknown item id, or a required value is missing.
+        """
+        segments = [self.profile(user, statistics)]
+        previous = -math.inf
+        for event in events:
+            if event.time < previous:
+                raise DataError(
+                    f"the events of user '{user.id}' are not sorted by time: "
+                    f"{event.time} comes after {previous}"
+                )
+            previous = event.time
+            item = items.get(event.item_id)
+            if item is None:
+                raise DataError(
+                    f"an event of user '{user.id}' names item '{event.item_id}', which the items "
+                    "table does not have"
+                )
+            segments.append(self.event(event, item, now))
+        profile, *behaviours = segments
+        return [profile, *filter(None, behaviours), self.context(now, statistics)]
+
+    def _templates(self) -> tuple[Template, ...]:
+        return (
+            self.profile_template,
+            self.event_template,
+            self.context_template,
+            self.candidate_template,
+            self.item_template,
+        )
+
+
+def _render(template: Template, values: Mapping[str, Value], kind: str, key: object) -> str:
+    try:
+        return template.render(values)
+    except DataError as error:
+        raise DataError(f"{kind} '{key}': {error}") from None
+
+
+def _moment(now: float) -> dict[str, Value]:
+    try:
+        moment = datetime.datetime.fromtimestamp(now, tz=datetime.UTC)
+    except (ValueError, OverflowError, OSError):
+        raise DataError(f"{now} is not a time in unix seconds") from None
+    hour = moment.hour
+    if 5 <= hour < 12:
+        part = "morning"
+    elif 12 <= hour < 17:
+        part = "afternoon"
+    else:
+        part = "evening" if 17 <= hour < 22 else "night"
+    month = _MONTHS[moment.month - 1]
+    return {
+        "date": f"{moment.day} {month} {moment.year}",
+        "weekday": _WEEKDAYS[moment.weekday()],
+        "month": month,
+        "year": moment.year,
+        "part_of_day": part,
+    }
+
+
+def _parse_outcomes(spec: object) -> tuple[Outcome, ...]:
+    if not isinstance(spec, Sequence) or isinstance(spec, str):
+        raise ConfigError(f"'outcomes' must be a list, not {spec!r}")
+    outcomes: list[Outcome] = []
+    for place, entry in enumerate(spec, start=1):
+        if not isinstance(entry, Mapping) or not {"text"} <= set(entry) <= {"text", "at_least"}:
+            raise ConfigError(
+                f"outcome {place} must be an object with 'text' and (but for the last) "
+                f"'at_least', not {entry!r}"
+            )
+        text, at_least = entry["text"], entry.get("at_least")
+        if not isinstance(text, str) or not text.strip():
+            raise ConfigError(f"outcome {place} needs words in 'text', not {text!r}")
+        if at_least is not None and (
+            isinstance(at_least, bool) or not isinstance(at_least, int | float)
+        ):
+            raise ConfigError(f"outcome {place}: 'at_least' must be a number, not {at_least!r}")
+        outcomes.append(Outcome(at_least, text))
+    for place, (outcome, after) in enumerate(itertools.pairwise(outcomes), start=1):
+        if outcome.at_least is None:
+            raise ConfigError(f"outcome {place} has no 'at_least', so the ones below it never fit")
+        if after.at_least is not None and after.at_least >= outcome.at_least:
+            raise ConfigError(
+                f"outcomes must go from high to low, but {after.at_least} "
+                f"comes after {outcome.at_least}"
+            )
+    return tuple(outcomes)

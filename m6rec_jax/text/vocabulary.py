@@ -1,0 +1,314 @@
+"""Text to token ids and back, with control ids that no text can produce.
+
+The ids are laid out as in T5, so that public T5 weights fit row by row:
+
+    [0, n)            the n pieces of the SentencePiece file: <pad> 0, </s> 1, <unk> 2, then text
+    n .. n + 99       the sentinels, the first one highest: sentinel k is n + 99 - k
+    n + 100 ..        our own control ids: [BOS'], [EOS'], USER:, SYSTEM:, blank
+    .. size           spare rows up to a multiple of 128
+
+With T5's 32,000 pieces sentinel k is 32099 - k and the size is 32,128. A file that brings its own
+`<extra_id_k>` pieces (mT5's 250,100, size 250,112) keeps those as its sentinels.
+
+Text is data, whoever wrote it: "</s>", "<extra_id_0>" or "[EOS]" in a title is spelled out in
+ordinary pieces. Control ids are not text, so they are only ever placed by `m6rec_jax.text.rows`.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gin
+import numpy as np
+import sentencepiece
+from sentencepiece import sentencepiece_model_pb2
+
+from m6rec_jax.errors import ConfigError, DataError
+
+PAD_ID, EOS_ID, UNK_ID = 0, 1, 2
+
+_CONTROL_NAMES = ("[BOS']", "[EOS']", "USER:", "SYSTEM:", "___")
+_ROWS_MULTIPLE = 128  # keeps the vocabulary axis divisible over devices and TPU lanes
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+_BUILT_IN_SENTINEL = re.compile("\u2581?<extra_id_([0-9]+)>")
+
+_Piece = sentencepiece_model_pb2.ModelProto.SentencePiece
+
+
+@gin.configurable
+@dataclass(frozen=True)
+class SubwordSampling:
+    """Sub-word regularisation: training sees a text cut into pieces in several ways.
+
+    One of the `nbest_size` likeliest segmentations is drawn, with probabilities proportional to
+    their own to the power `alpha`. The draw comes from `rng`, so it can be repeated (SentencePiece
+    itself samples from a generator of its own that cannot be saved). Unigram models only.
+
+    Attributes:
+      rng: where the draws come from.
+      alpha: 0 draws evenly, large values nearly always take the best segmentation.
+      nbest_size: how many segmentations take part, at least 1.
+    """
+
+    rng: np.random.Generator
+    alpha: float = 0.2
+    nbest_size: int = 8
+
+
+@gin.configurable
+class Vocabulary:
+    """A SentencePiece model with control ids beside it. Thread-safe; pickles as its path.
+
+    Attributes:
+      model_file: absolute path of the SentencePiece file.
+      num_pieces: how many pieces the file holds.
+      size: rows of the embedding table, a multiple of 128; every id is below it.
+      pad_id, eos_id, unk_id: 0, 1 and 2, as in T5.
+      bos_id: [BOS], what every target starts with; T5 uses the pad id for it, and so do we.
+      source_bos_id, source_eos_id: [BOS'] and [EOS'] around the user's text (paper, section 1).
+      user_id, system_id: open a turn of a dialogue.
+      blank_id: the "___" that the model is asked to fill in.
+      sentinel_ids: the id of sentinel k at place k; they mark masked spans.
+      special_ids: ([BOS'], [EOS'], [BOS], [EOS]): their embeddings are tuned along with prompts.
+      fingerprint: SHA-256 in hex over the model file and the layout; equal fingerprints mean that
+        every id means the same.
+    """
+
+    def __init__(
+        self,
+        model_file: str | os.PathLike[str],
+        num_sentinels: int = 100,
+        cache_size: int = 65_536,
+    ) -> None:
+        """Loads a model.
+
+        Args:
+          model_file: a SentencePiece file made by `train_vocabulary`, or T5's spiece.model.
+          num_sentinels: how many sentinels to lay out; ids of T5 weights fit with 100.
+          cache_size: how many encoded texts to remember; 0 remembers none. Titles and behaviours
+            repeat a lot, so this saves nearly all encoding (about 0.3 KiB each).
+
+        Raises:
+          ConfigError: the file is missing or no SentencePiece model, or its ids are not T5's
+            (pad 0, eos 1, unk 2), or it has fewer built-in sentinels than asked for.
+        """
+        self.model_file = str(Path(model_file).resolve())
+        self.pad_id, self.eos_id, self.unk_id, self.bos_id = PAD_ID, EOS_ID, UNK_ID, PAD_ID
+        self._num_sentinels = num_sentinels
+        self._cache_size = cache_size
+        if num_sentinels < 0 or cache_size < 0:
+            raise ConfigError(
+                "num_sentinels and cache_size must be at least 0, "
+                f"got {num_sentinels} and {cache_size}"
+            )
+        proto, content = _read_model(self.model_file)
+        self.num_pieces = len(proto.pieces)
+        self.sentinel_ids, first_free = self._lay_out_sentinels(proto)
+        control_ids = range(first_free, first_free + len(_CONTROL_NAMES))
+        (
+            self.source_bos_id,
+            self.source_eos_id,
+            self.user_id,
+            self.system_id,
+            self.blank_id,
+        ) = control_ids
+        self.size = -(-control_ids.stop // _ROWS_MULTIPLE) * _ROWS_MULTIPLE
+        self.special_ids = (self.source_bos_id, self.source_eos_id, self.bos_id, self.eos_id)
+        layout = [self.size, *self.special_ids, *control_ids, *self.sentinel_ids]
+        self.fingerprint = hashlib.sha256(content + json.dumps(layout).encode()).hexdigest()
+
+        self._control_pieces = _neutralise(proto)
+        self._names = dict(zip(control_ids, _CONTROL_NAMES, strict=True))
+        self._names |= {id_: f"<extra_id_{k}>" for k, id_ in enumerate(self.sentinel_ids)}
+        self._is_unigram = proto.trainer_spec.model_type == proto.trainer_spec.UNIGRAM
+        self._processor = sentencepiece.SentencePieceProcessor()
+        self._processor.load_from_serialized_proto(proto.SerializeToString())
+        # Per instance, not on the methods: the cache must die with the vocabulary.
+        self._encode_cached = functools.lru_cache(maxsize=cache_size)(self._encode_new)
+        self._nbest_cached = functools.lru_cache(maxsize=cache_size)(self._nbest_new)
+
+    def encode(self, text: str, *, sampling: SubwordSampling | None = None) -> list[int]:
+        """Encodes any text; see `encode_array`."""
+        ids: list[int] = self.encode_array(text, sampling=sampling).tolist()
+        return ids
+
+    def encode_array(self, text: str, *, sampling: SubwordSampling | None = None) -> np.ndarray:
+        """Encodes any text, without ever giving a control id.
+
+        Lone surrogates, which are not valid Unicode, become U+FFFD. Then the normalisation of the
+        model file applies; T5's and our own is NFKC, where every run of whitespace (line breaks
+        and U+FFFD too) counts as one space. What no piece covers becomes bytes where the model has
+        them, else the unknown id.
+
+        Args:
+          text: any string.
+          sampling: cut the text into pieces at random; None takes the likeliest pieces.
+
+        Returns:
+          int32 [num_tokens], read-only (it is shared with the cache); empty for a text of nothing
+          but whitespace and characters that normalisation removes.
+
+        Raises:
+          ConfigError: sampling from a model that is not a unigram model.
+        """
+        if sampling is None:
+            return self._encode_cached(text)
+        choices, log_probabilities = self._nbest_cached(text, sampling.nbest_size)
+        if len(choices) == 1:
+            return choices[0]
+        weights = np.exp(sampling.alpha * log_probabilities)
+        return choices[sampling.rng.choice(len(choices), p=weights / weights.sum())]
+
+    def encode_batch(
+        self, texts: Iterable[str], *, sampling: SubwordSampling | None = None
+    ) -> list[list[int]]:
+        """Encodes several texts; the same as `encode` of each."""
+        return [self.encode(text, sampling=sampling) for text in texts]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Turns ids back into text, leaving out every control id, sentinel and spare row.
+
+        Args:
+          ids: token ids of a list or an array. The unknown id gives " \u2047 ", bytes that are no
+            UTF-8 give U+FFFD.
+
+        Raises:
+          DataError: an id is negative, or not below `size`.
+        """
+        kept = []
+        for id_ in map(int, ids):
+            if not 0 <= id_ < self.size:
+                raise DataError(f"token id {id_} is outside the vocabulary's [0, {self.size})")
+            if id_ < self.num_pieces and id_ not in self._control_pieces:
+                kept.append(id_)
+        text: str = self._processor.decode(kept)
+        return text
+
+    def pieces(self, ids: Iterable[int]) -> list[str]:
+        """Names every id, control ids too ("[BOS']", "<extra_id_0>"): for reports and debugging."""
+        return [self._piece(int(id_)) for id_ in ids]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Vocabulary) and self.fingerprint == other.fingerprint
+
+    def __hash__(self) -> int:
+        return hash(self.fingerprint)
+
+    def __repr__(self) -> str:
+        return f"Vocabulary({self.model_file!r}, size={self.size})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            "arguments": (self.model_file, self._num_sentinels, self._cache_size),
+            "fingerprint": self.fingerprint,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(*state["arguments"])  # type: ignore[misc]
+        if self.fingerprint != state["fingerprint"]:
+            raise ConfigError(
+                f"{self.model_file} is not the file it was when this vocabulary was pickled"
+            )
+
+    def _piece(self, id_: int) -> str:
+        if id_ in self._names:
+            return self._names[id_]
+        if not 0 <= id_ < self.num_pieces:
+            return f"<spare_{id_}>"
+        piece: str = self._processor.id_to_piece(id_)
+        return piece
+
+    def _lay_out_sentinels(self, proto: Any) -> tuple[tuple[int, ...], int]:
+        """Returns the sentinels' ids and the first id that is still free."""
+        built_in = {}
+        for id_, piece in enumerate(proto.pieces):
+            if match := _BUILT_IN_SENTINEL.fullmatch(piece.piece):
+                built_in[int(match[1])] = id_
+        if not built_in:
+            end = self.num_pieces + self._num_sentinels
+            return tuple(range(end - 1, self.num_pieces - 1, -1)), end
+        missing = [k for k in range(self._num_sentinels) if k not in built_in]
+        if missing:
+            raise ConfigError(
+                f"{self.model_file} brings its own sentinels but no <extra_id_{missing[0]}>; "
+                f"ask for at most {missing[0]} sentinels"
+            )
+        return tuple(built_in[k] for k in range(self._num_sentinels)), self.num_pieces
+
+    def _encode_new(self, text: str) -> np.ndarray:
+        return self._guarded(self._processor.encode(_LONE_SURROGATE.sub("\ufffd", text)))
+
+    def _nbest_new(self, text: str, nbest_size: int) -> tuple[list[np.ndarray], np.ndarray]:
+        """Returns the likeliest segmentations and their log-probabilities up to a constant."""
+        if not self._is_unigram:
+            raise ConfigError(
+                f"{self.model_file} is no unigram model, so it cannot be sampled from"
+            )
+        if nbest_size < 1:
+            raise ConfigError(f"nbest_size must be at least 1, got {nbest_size}")
+        text = _LONE_SURROGATE.sub("\ufffd", text)
+        choices = [
+            self._guarded(ids) for ids in self._processor.nbest_encode(text, nbest_size=nbest_size)
+        ] or [self._encode_cached(text)]
+        # Characters without a piece are the same in every segmentation, so leaving their penalty
+        # out shifts all scores alike.
+        scores = np.array(
+            [sum(map(self._processor.get_score, ids.tolist())) for ids in choices], np.float64
+        )
+        return choices, scores - scores.max()
+
+    def _guarded(self, ids: Sequence[int]) -> np.ndarray:
+        # Unigram models cannot give a neutralised piece. Character, word and BPE models look a
+        # whole symbol up by its name and could; whatever it was, it is not known as text.
+        if not self._control_pieces.isdisjoint(ids):
+            ids = [self.unk_id if id_ in self._control_pieces else id_ for id_ in ids]
+        array = np.array(ids, np.int32)
+        array.flags.writeable = False
+        return array
+
+
+def _read_model(path: str) -> tuple[Any, bytes]:
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read the vocabulary {path}: {error.strerror}; "
+            "train one (m6rec vocab train) or name T5's spiece.model"
+        ) from error
+    proto = sentencepiece_model_pb2.ModelProto()
+    processor = sentencepiece.SentencePieceProcessor()
+    try:
+        proto.ParseFromString(content)
+        processor.load_from_serialized_proto(content)
+    except Exception as error:  # protobuf and pybind each raise types of their own
+        raise ConfigError(f"{path} is not a SentencePiece model: {error}") from error
+    found = (processor.pad_id(), processor.eos_id(), processor.unk_id())
+    if found != (PAD_ID, EOS_ID, UNK_ID):
+        raise ConfigError(
+            f"{path} has pad, eos and unk at {found}; the model needs them at "
+            f"{(PAD_ID, EOS_ID, UNK_ID)} as in T5 (m6rec vocab train makes such a file)"
+        )
+    return proto, content
+
+
+def _neutralise(proto: Any) -> frozenset[int]:
+    """Makes every special piece unmatchable by text, in place; returns their ids.
+
+    SentencePiece never matches CONTROL pieces in text but prefers USER_DEFINED ones to any other
+    cut, so those (and sentinels of whatever type) become CONTROL.
+    """
+    special = set()
+    for id_, piece in enumerate(proto.pieces):
+        if piece.type == _Piece.USER_DEFINED or _BUILT_IN_SENTINEL.fullmatch(piece.piece):
+            piece.type = _Piece.CONTROL
+        if piece.type in (_Piece.CONTROL, _Piece.UNUSED):
+            special.add(id_)
+    return frozenset(special)

@@ -1,0 +1,343 @@
+"""Trains a SentencePiece vocabulary on a data set's own text.
+
+With `split_by_whitespace=False` whole phrases become single pieces: "Star Wars (1977)" is one
+token, and behaviours shrink to a third of their length, which is most of the cost of a step on a
+CPU.
+
+The model is a mixture of two unigram models, each trained by SentencePiece's EM:
+
+- one of *phrases* (or words), on the text as it is. It makes frequent text short, but forgets how
+  to spell: parts of words that only ever occur inside whole titles vanish from it.
+- one of *parts of words*, on every distinct phrase (or word) once, from strings that at least two
+  of them share. It spells what was never seen, such as the title of a new item.
+
+Candidate pieces are proposed here rather than by SentencePiece, whose suffix array only finds
+strings that are continued in two different ways: in templated text ("liked" is always followed by
+a space) it misses most whole words, and across spaces it proposes pieces such as "s ago".
+"""
+
+from __future__ import annotations
+
+import collections
+import hashlib
+import io
+import itertools
+import json
+import math
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import gin
+import sentencepiece
+from sentencepiece import sentencepiece_model_pb2
+
+from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.text.phrase_cuts import (
+    MAX_CUT_CHARS,
+    NORMALIZATION,
+    SPACE,
+    PhraseCuts,
+    keep_most_common,
+    words_of,
+)
+
+_NUM_RESERVED = 3 + 256  # pad, eos, unk; bytes
+_SPELLING_WEIGHT = 0.02  # of the mixture: enough for unseen words, too little to break up seen ones
+_MAX_PART_CHARS = 16
+_MAX_SEEDS = 1_000_000
+_MAX_COUNTED = 8_000_000
+_RUN = re.compile(r"\d+|[^\W\d_]+|(?:[^\w\s]|_)+")
+
+_ModelProto: TypeAlias = sentencepiece_model_pb2.ModelProto
+_NORMAL = _ModelProto.SentencePiece.NORMAL
+
+
+@dataclass(frozen=True)
+class TrainedVocabulary:
+    """What training made; also written as JSON beside the model.
+
+    Attributes:
+      model_file: the SentencePiece file.
+      sha256: of that file, in hex.
+      num_pieces: pieces in the file, byte and control pieces included; at most the size asked for.
+      num_texts: texts read.
+      num_empty_texts: texts without anything to learn from.
+      num_sanitised_texts: texts in which a lone surrogate, NUL or U+2585 was replaced by U+FFFD.
+      num_long_cuts: how often an unbroken stretch was cut because SentencePiece would have skipped
+        it for its length.
+      num_forgotten: distinct phrases dropped as the rarest because there were too many to hold.
+      options: the options trained with.
+      sentencepiece_version: the library that trained it.
+    """
+
+    model_file: str
+    sha256: str
+    num_pieces: int
+    num_texts: int
+    num_empty_texts: int
+    num_sanitised_texts: int
+    num_long_cuts: int
+    num_forgotten: int
+    options: dict[str, Any]
+    sentencepiece_version: str
+
+
+@gin.configurable
+def train_vocabulary(
+    texts: Iterable[str],
+    output: str | os.PathLike[str],
+    size: int = 8192,
+    *,
+    split_by_whitespace: bool = True,
+    split_digits: bool = False,
+    keep_apart: Sequence[str] = (),
+    separate_punctuation: bool = True,
+    spelling_share: float = 0.25,
+    min_count: int = 2,
+    max_piece_length: int | None = None,
+    character_coverage: float = 0.9999,
+    num_threads: int = 4,
+) -> TrainedVocabulary:
+    """Trains a unigram model and writes it, with a JSON file of the same name beside it.
+
+    The same texts and options always give the same file, byte for byte; nothing is sampled or
+    shuffled. The model has T5's ids (pad 0, eos 1, unk 2, no bos) and 256 byte pieces, keeps case,
+    and normalises with NFKC.
+
+    Args:
+      texts: the text to learn from, in the proportions in which the model will see it. Read once.
+        Leave out items that the model is to meet as new ones: a title with a piece of its own that
+        training never shows has an embedding that means nothing.
+      output: where the model goes, by custom ending in ".model".
+      size: pieces in the file, byte pieces included; fewer come out when the text has no more.
+      split_by_whitespace: False lets phrases such as titles become single pieces.
+      split_digits: every digit is a piece of its own; numbers and years are then spelled.
+      keep_apart: words or phrases that never share a piece with their neighbours. Name a template's
+        outcome words here, or they grow onto titles ("liked Fargo (1996)" as one piece).
+      separate_punctuation: False lets a piece begin with the punctuation before it (", comedy"),
+        which saves about another third of the tokens.
+      spelling_share: share of the pieces set aside for parts of words, so that unseen words and
+        titles are spelled in sensible parts; between 0 and 1.
+      min_count: how often a phrase, word or part must occur to become a piece, at least 2. Raise it
+        so that rare titles are spelled in words the model knows from other titles.
+      max_piece_length: longest piece in characters; None is 16, or 80 for phrases.
+      character_coverage: share of all characters that get a piece; the rest are spelled in bytes.
+      num_threads: a fixed number, because sums over threads are rounded differently for another.
+
+    Returns:
+      A summary of what was read and made.
+
+    Raises:
+      ConfigError: an option out of range, or a size too small for the characters of the text.
+      DataError: there is no text at all.
+    """
+    if not 0 <= spelling_share < 1 or not 0 < character_coverage <= 1:
+        raise ConfigError(
+            "spelling_share must be in [0, 1) and character_coverage in (0, 1], "
+            f"got {spelling_share} and {character_coverage}"
+        )
+    if min_count < 2:
+        raise ConfigError(f"min_count must be at least 2, got {min_count}")
+    if max_piece_length is None:
+        max_piece_length = _MAX_PART_CHARS if split_by_whitespace else 80
+    cuts = PhraseCuts(
+        keep_apart, words=split_by_whitespace, separate_punctuation=separate_punctuation
+    )
+    for text in texts:
+        cuts.add(text)
+    if not cuts.counts:
+        raise DataError(
+            f"there is nothing to train a vocabulary on: {cuts.num_texts} texts, all empty"
+        )
+    options: dict[str, Any] = {
+        "max_sentencepiece_length": max_piece_length,
+        "character_coverage": character_coverage,
+        "split_digits": split_digits,
+        "num_threads": num_threads,
+    }
+    words: collections.Counter[str] = collections.Counter()
+    distinct: collections.Counter[str] = collections.Counter()
+    for cut, number in cuts.counts.items():
+        for word in words_of(cut):
+            words[word] += number
+            distinct[word] += 1
+
+    spelling: _ModelProto | None = None
+    size_left = size
+    if spelling_share > 0:
+        num_characters = len(set().union(*words))
+        spelling_size = _NUM_RESERVED + num_characters
+        spelling_size += int(spelling_share * max(0, size - spelling_size))
+        seeds = _seed_pieces(collections.Counter(), distinct, max_piece_length, min_count=2)
+        spelling = _train(distinct, seeds, min(size, spelling_size), options)
+        size_left -= sum(p.type == _NORMAL and len(p.piece) > 1 for p in spelling.pieces)
+    phrases = collections.Counter[str]()
+    if not split_by_whitespace:
+        phrases = _phrases(cuts.counts, max_piece_length)
+    seeds = _seed_pieces(phrases, words, max_piece_length, min_count)
+    model = _train(cuts.counts, seeds, size_left, options)
+    if spelling is not None:
+        _mix(model, spelling, size)
+    content: bytes = model.SerializeToString(deterministic=True)
+
+    output = Path(output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    summary = TrainedVocabulary(
+        model_file=str(output),
+        sha256=hashlib.sha256(content).hexdigest(),
+        num_pieces=len(model.pieces),
+        num_texts=cuts.num_texts,
+        num_empty_texts=cuts.num_empty,
+        num_sanitised_texts=cuts.num_sanitised,
+        num_long_cuts=cuts.num_long,
+        num_forgotten=cuts.num_forgotten,
+        options=options
+        | {
+            "size": size,
+            "split_by_whitespace": split_by_whitespace,
+            "keep_apart": list(keep_apart),
+            "separate_punctuation": separate_punctuation,
+            "spelling_share": spelling_share,
+            "min_count": min_count,
+        },
+        sentencepiece_version=sentencepiece.__version__,
+    )
+    description = asdict(summary) | {"model_file": output.name}
+    _write(output, content)
+    _write(output.with_suffix(".json"), (json.dumps(description, indent=2) + "\n").encode())
+    return summary
+
+
+def _phrases(counts: Mapping[str, int], max_length: int) -> collections.Counter[str]:
+    """Counts every run of two or more whole words inside a cut."""
+    phrases: collections.Counter[str] = collections.Counter()
+    for cut, number in counts.items():
+        ends = list(itertools.accumulate(map(len, words_of(cut))))
+        for first, start in enumerate([0, *ends[:-1]]):
+            for end in ends[first + 1 :]:
+                if end - start > max_length:
+                    break
+                phrases[cut[start:end]] += number
+        if len(phrases) > _MAX_COUNTED:
+            keep_most_common(phrases, _MAX_COUNTED // 2)
+    return phrases
+
+
+def _seed_pieces(
+    phrases: collections.Counter[str], words: Mapping[str, int], max_length: int, min_count: int
+) -> list[tuple[str, int]]:
+    """Proposes pieces: phrases of whole words, words, and parts of words.
+
+    Returns:
+      (piece, count) pairs seen at least `min_count` times, those that cover most text first.
+    """
+    seeds = collections.Counter(phrases)
+    for word, number in words.items():
+        for part in {word, *_parts_of_word(word)}:
+            if len(part) <= max_length:
+                seeds[part] += number
+        if len(seeds) > _MAX_COUNTED:
+            keep_most_common(seeds, _MAX_COUNTED // 2)
+    ranked = sorted(
+        (
+            (piece, number)
+            for piece, number in seeds.items()
+            if len(piece) > 1 and number >= min_count
+        ),
+        key=lambda seed: (-seed[1] * len(seed[0]), seed[0]),
+    )
+    return ranked[:_MAX_SEEDS]
+
+
+def _parts_of_word(word: str) -> Iterator[str]:
+    """Gives every stretch of letters, of digits or of punctuation, with the space before it."""
+    for match in _RUN.finditer(word):
+        start, end = match.span()
+        start -= start == 1 and word[0] == " "
+        for first in range(start, end):
+            for last in range(first + 2, min(end, first + _MAX_PART_CHARS) + 1):
+                yield word[first:last]
+
+
+def _train(
+    counts: Mapping[str, int],
+    seeds: Iterable[tuple[str, int]],
+    size: int,
+    options: Mapping[str, Any],
+) -> _ModelProto:
+    """Runs SentencePiece's EM on counted cuts."""
+    # Sorted: the order of sentences decides how sums are rounded.
+    sentences = (f"{cut.replace(' ', SPACE)}\t{n}" for cut, n in sorted(counts.items()))
+    content = io.BytesIO()
+    with tempfile.TemporaryDirectory() as folder:
+        seed_file = Path(folder, "seeds.tsv")
+        lines = "".join(f"{piece.replace(' ', SPACE)}\t{number}\n" for piece, number in seeds)
+        seed_file.write_bytes(lines.encode())
+        try:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=sentences,
+                model_writer=content,
+                input_format="tsv",
+                seed_sentencepieces_file=str(seed_file),
+                model_type="unigram",
+                vocab_size=size,
+                hard_vocab_limit=False,
+                byte_fallback=True,
+                pad_id=0,
+                eos_id=1,
+                unk_id=2,
+                bos_id=-1,
+                normalization_rule_name=NORMALIZATION,
+                # Cuts carry their own leading space.
+                add_dummy_prefix=False,
+                remove_extra_whitespaces=False,
+                max_sentence_length=4 * MAX_CUT_CHARS + 4,  # bytes; UTF-8 takes at most 4
+                # What a piece may span was decided when the text was cut.
+                split_by_whitespace=False,
+                split_by_unicode_script=False,
+                split_by_number=False,
+                shuffle_input_sentence=False,
+                minloglevel=2,
+                **options,
+            )
+        except (RuntimeError, OSError, ValueError) as error:
+            raise ConfigError(
+                f"SentencePiece cannot train {size} pieces on this text: {error}"
+            ) from error
+    model = _ModelProto.FromString(content.getvalue())
+    # The finished model reads whole texts, and must not depend on a temporary path.
+    model.normalizer_spec.add_dummy_prefix = True
+    model.normalizer_spec.remove_extra_whitespaces = True
+    model.trainer_spec.ClearField("seed_sentencepieces_file")
+    model.trainer_spec.ClearField("input_format")
+    return model
+
+
+def _mix(model: _ModelProto, spelling: _ModelProto, size: int) -> None:
+    """Turns `model` into a mixture: p = (1 - w) p_model + w p_spelling, at most `size` pieces."""
+    probabilities: dict[str, float] = collections.defaultdict(float)
+    for part, weight in ((model, 1 - _SPELLING_WEIGHT), (spelling, _SPELLING_WEIGHT)):
+        for piece in part.pieces:
+            if piece.type == _NORMAL:
+                probabilities[piece.piece] += weight * math.exp(piece.score)
+    kept = [piece for piece in model.pieces if piece.type != _NORMAL]
+    # Single characters are never dropped: they are what the alphabet is made of.
+    ranked = sorted(probabilities.items(), key=lambda p: (len(p[0]) > 1, -p[1], p[0]))
+    ranked = sorted(ranked[: max(0, size - len(kept))], key=lambda p: (-p[1], p[0]))
+    del model.pieces[:]
+    model.pieces.extend(kept)
+    for text, probability in ranked:
+        model.pieces.add(piece=text, score=math.log(probability), type=_NORMAL)
+    model.trainer_spec.vocab_size = len(model.pieces)
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Writes a file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_bytes(content)
+    temporary.replace(path)

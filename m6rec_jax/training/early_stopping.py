@@ -1,0 +1,68 @@
+"""The best validation figure so far, and when to stop waiting for a better one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from m6rec_jax.errors import ConfigError
+
+
+class BestMetric:
+    """Follows one metric over validations; its state is saved with the run.
+
+    Args:
+      name: the metric, e.g. 'validation/loss' (None: nothing is followed).
+      mode: 'min' or 'max'.
+      patience: validations without a new best before stopping (None: never stop).
+    """
+
+    def __init__(self, name: str | None, mode: str, patience: int | None) -> None:
+        if mode not in ("min", "max"):
+            raise ConfigError(f"train.best_mode = {mode!r} is neither 'min' nor 'max'")
+        if patience is not None and name is None:
+            raise ConfigError("train.early_stopping_patience needs train.best_metric")
+        if patience is not None and patience < 1:
+            raise ConfigError(f"train.early_stopping_patience = {patience} must be at least 1")
+        self.name, self._sign, self._patience = name, 1 if mode == "max" else -1, patience
+        self.best: float | None = None
+        self.best_step: int | None = None
+        self.waited = 0
+
+    def update(self, step: int, metrics: Mapping[str, float]) -> bool:
+        """Takes note of a validation; whether it is the best so far.
+
+        Raises:
+          ConfigError: the validation did not report the metric.
+        """
+        if self.name is None:
+            return False
+        if self.name not in metrics:
+            raise ConfigError(
+                f"train.best_metric = {self.name!r} is not among the validation figures: "
+                + ", ".join(sorted(metrics))
+            )
+        value = float(metrics[self.name])
+        better = not math.isnan(value) and (
+            self.best is None or self._sign * value > self._sign * self.best
+        )
+        if better:
+            self.best, self.best_step, self.waited = value, step, 0
+        else:
+            self.waited += 1
+        return better
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether patience is at an end."""
+        return self._patience is not None and self.waited >= self._patience
+
+    def state_dict(self) -> dict[str, Any]:
+        """For the manifest."""
+        return {"best": self.best, "best_step": self.best_step, "waited": self.waited}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """From the manifest of the checkpoint that a run resumes from."""
+        self.best, self.best_step = state.get("best"), state.get("best_step")
+        self.waited = int(state.get("waited", 0))

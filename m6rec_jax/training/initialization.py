@@ -1,0 +1,127 @@
+"""The first state of a run: random, or with another run's weights (INITIAL_CHECKPOINT_PATH)."""
+
+from __future__ import annotations
+
+import logging
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from jax.sharding import Mesh
+
+from m6rec_jax.checkpoints.location import StepLocation, locate, read_manifest
+from m6rec_jax.checkpoints.manifest import RunDescription
+from m6rec_jax.checkpoints.restore import (
+    PROMPTS,
+    restore_matching,
+    restore_params,
+    restore_prompts,
+)
+from m6rec_jax.checkpoints.trees import PyTree, flatten, unflatten
+from m6rec_jax.errors import ConfigError
+from m6rec_jax.model.m6rec import M6Rec
+from m6rec_jax.sharding import LogicalRules, axis_rules
+from m6rec_jax.training.parameter_table import initial_features
+from m6rec_jax.training.train_state import TrainState, trainable_groups
+
+INITIAL_PROMPTS = ("none", "all", "matching")
+logger = logging.getLogger(__name__)
+
+
+def initial_state(
+    model: M6Rec,
+    optimizer: optax.GradientTransformation,
+    abstract: TrainState,
+    mesh: Mesh,
+    rules: LogicalRules,
+    *,
+    trainable: str,
+    seed: int,
+    params: PyTree | None = None,
+) -> TrainState:
+    """A state at step 0, computed where it will live. The mesh does not change its values.
+
+    Args:
+      abstract: of `abstract_state`.
+      params: a backbone, placed as in `abstract`; None: a random one.
+    """
+
+    def make(key: jax.Array) -> tuple[PyTree, PyTree]:
+        variables = dict(nn.meta.unbox(model.init(key, initial_features())))
+        prompts = _as(variables.get("prompts", {}), abstract.prompts)
+        # What is not returned is not computed: no random backbone where one is given.
+        return (_as(variables["params"], abstract.params) if params is None else {}), prompts
+
+    def rest(params: PyTree, prompts: PyTree) -> tuple[PyTree, PyTree]:
+        groups = trainable_groups({"params": params, "prompts": prompts}, trainable)
+        return jnp.zeros((), jnp.int32), _as(optimizer.init(groups), abstract.opt_state)
+
+    placed = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    with jax.set_mesh(mesh), axis_rules(rules):
+        shardings = (placed.params if params is None else {}, placed.prompts)
+        made, prompts = jax.jit(make, out_shardings=shardings)(jax.random.key(seed))
+        params = made if params is None else params
+        step, opt_state = jax.jit(rest, out_shardings=(placed.step, placed.opt_state))(
+            params, prompts
+        )
+    return TrainState(step=step, params=params, prompts=prompts, opt_state=opt_state)
+
+
+def state_from_checkpoint(
+    model: M6Rec,
+    optimizer: optax.GradientTransformation,
+    abstract: TrainState,
+    mesh: Mesh,
+    rules: LogicalRules,
+    *,
+    trainable: str,
+    seed: int,
+    path: str,
+    run: RunDescription,
+    initial_prompts: str = "none",
+) -> TrainState:
+    """A state at step 0 with the backbone, and perhaps the prompts, of a checkpoint.
+
+    Args:
+      path: MODEL_DIR, its `checkpoints` folder, or a step's folder.
+      run: the present run; vocabularies must agree.
+      initial_prompts: 'none' (random ones), 'all' of the checkpoint's, or 'matching': those of
+        equal name and shape.
+
+    Raises:
+      ConfigError: unknown choice of prompts.
+      CheckpointError: no such checkpoint, another size or vocabulary, damage.
+    """
+    if initial_prompts not in INITIAL_PROMPTS:
+        raise ConfigError(
+            f"train.initial_prompts = {initial_prompts!r} is not one of "
+            + ", ".join(INITIAL_PROMPTS)
+        )
+    location = locate(path)  # once: the other run may still be saving
+    params = restore_params(
+        location.folder,
+        abstract.params,
+        model_config=run.model_config,
+        vocabulary_fingerprint=run.vocabulary_fingerprint,
+    )
+    logger.info("backbone from %s", location.folder)
+    state = initial_state(
+        model, optimizer, abstract, mesh, rules, trainable=trainable, seed=seed, params=params
+    )
+    if initial_prompts == "all":
+        prompts = restore_prompts(location.folder, abstract.prompts, model_config=run.model_config)
+        return state.replace(prompts=prompts)
+    if initial_prompts == "matching":
+        return state.replace(prompts=_with_matching(location, state.prompts))
+    return state
+
+
+def _with_matching(location: StepLocation, prompts: PyTree) -> PyTree:
+    shared, others = restore_matching(location, read_manifest(location), PROMPTS, prompts)
+    logger.info("prompts taken over: %s; new: %s", sorted(shared), others)
+    return unflatten({**flatten(prompts), **shared}, prompts)
+
+
+def _as(tree: PyTree, like: PyTree) -> PyTree:
+    return jax.tree.map(lambda x, wanted: x.astype(wanted.dtype), tree, like)

@@ -1,0 +1,377 @@
+"""The train loop: mesh, data, state, steps, validation, checkpoints, resuming (`train`)."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import gin
+import jax
+import numpy as np
+import optax
+from etils import epath
+from jax.sharding import Mesh
+from tqdm import tqdm
+
+from m6rec_jax import configuration
+from m6rec_jax.checkpoints.location import CHECKPOINTS_FOLDER, locate, read_manifest
+from m6rec_jax.checkpoints.manifest import Manifest, RunDescription, differences
+from m6rec_jax.checkpoints.store import CheckpointStore
+from m6rec_jax.errors import CheckpointError, ConfigError
+from m6rec_jax.model.config import ModelConfig
+from m6rec_jax.model.m6rec import M6Rec
+from m6rec_jax.objectives import total_loss
+from m6rec_jax.sharding import LogicalRules, data_parallel, make_mesh, place_batch, replicated
+from m6rec_jax.training.data_state import Batch, ResumableBatches, position_from_item, resume
+from m6rec_jax.training.early_stopping import BestMetric
+from m6rec_jax.training.goodput import Goodput
+from m6rec_jax.training.initialization import initial_state, state_from_checkpoint
+from m6rec_jax.training.input_feed import InputFeed
+from m6rec_jax.training.metric_log import MetricLog
+from m6rec_jax.training.step_loop import EARLY_STOPPING, StepLoop
+from m6rec_jax.training.task_data import (
+    MakeBatches,
+    MakeEvaluationBatches,
+    training_batches,
+    validation_batches,
+    vocabulary_of,
+)
+from m6rec_jax.training.train_state import TrainState, abstract_state
+from m6rec_jax.training.train_step import LossFunction, make_train_step
+from m6rec_jax.training.validation import Evaluate, Validation
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """What `train` leaves in memory (all of it is on disk, too).
+
+    Attributes:
+      step: steps taken in all, over all launches.
+      state: the last state.
+      model: the model.
+      metrics: the last scalars written.
+      goodput: seconds by part and the share of time in steps, of this launch.
+      best_step: step with the best validation figure, when one is followed.
+      stopped_by: 'SIGTERM', 'SIGINT', 'early stopping', or None after all steps.
+    """
+
+    step: int
+    state: TrainState
+    model: M6Rec
+    metrics: Mapping[str, float]
+    goodput: Mapping[str, float]
+    best_step: int | None
+    stopped_by: str | None
+
+
+@gin.configurable
+def train(
+    model: M6Rec | ModelConfig,
+    mixture_or_task_name: str,
+    task_feature_lengths: Mapping[str, int],
+    model_dir: str,
+    train_steps: int,
+    batch_size: int,
+    optimizer: optax.GradientTransformation,
+    *,
+    trainable: str = "all",
+    seed: int = 0,
+    accumulation_steps: int = 1,
+    frozen_dtype: str | None = None,
+    initial_checkpoint_path: str | None = None,
+    initial_prompts: str = "none",
+    rules: LogicalRules | None = None,
+    checkpoint_period: int = 1000,
+    keep_checkpoints: int | None = 3,
+    log_period: int = 50,
+    eval_period: int | None = None,
+    batches: MakeBatches | None = None,
+    validation: MakeEvaluationBatches | None = None,
+    evaluate: Evaluate | None = None,
+    best_metric: str | None = None,
+    best_mode: str = "min",
+    early_stopping_patience: int | None = None,
+    prefetch: int = 2,
+    tensorboard: bool = True,
+    progress: bool = True,
+    vocabulary_fingerprint: str | None = None,
+    loss: LossFunction = total_loss,
+) -> TrainResult:
+    """Trains until `train_steps`, resuming from the newest checkpoint in `model_dir` if any.
+
+    Running the same command again after an interruption, on any number of devices or loading
+    processes, continues the run: on the same machine bit for bit.
+
+        train.model = %MODEL
+        train.mixture_or_task_name = %MIXTURE_OR_TASK_NAME
+        train.task_feature_lengths = %TASK_FEATURE_LENGTHS
+        train.model_dir = %MODEL_DIR
+        train.train_steps = %TRAIN_STEPS
+        train.batch_size = %BATCH_SIZE
+        train.optimizer = @adamw()
+        train.initial_checkpoint_path = %INITIAL_CHECKPOINT_PATH
+
+    Args:
+      model: the model, or its config.
+      mixture_or_task_name: as registered in `tasks/`.
+      task_feature_lengths: `{"inputs": S, "targets": T}`, tokens.
+      model_dir: folder of everything the run writes; may be a bucket address.
+      train_steps: optimizer steps in all.
+      batch_size: rows of one optimizer step, over all devices and accumulation steps.
+      optimizer: of `training.optimizers` (or any optax transformation over `trainable_groups`).
+      trainable: 'prompts' (the backbone is frozen) or 'all'.
+      seed: of initialisation and dropout (data have their own).
+      accumulation_steps: parts that a batch is computed in.
+      frozen_dtype: type in which a frozen backbone is held ('bfloat16' or None for float32).
+      initial_checkpoint_path: MODEL_DIR, `checkpoints` folder or step folder whose backbone a new
+        run starts from.
+      initial_prompts: whether its prompts are taken over as well: 'none', 'all', or 'matching'
+        (tensors of equal name and shape, e.g. special tokens of pretraining).
+      rules: sharding rules; None: `data_parallel`. The mesh comes from `make_mesh` (gin).
+      checkpoint_period: steps between checkpoints.
+      keep_checkpoints: newest checkpoints kept (None: all); the best one is kept besides.
+      log_period: steps between lines of the log.
+      eval_period: steps between validations (None: never).
+      batches: makes training batches; None: `pipeline.BatchIterator`.
+      validation: makes one pass of validation batches; None: `pipeline.EvaluationBatches`.
+      evaluate: further figures at every validation, (model, variables, step) → `{name: value}`.
+      best_metric: figure by which a checkpoint is best, e.g. 'validation/loss'; that checkpoint
+        is kept (None: none is best).
+      best_mode: 'min' or 'max'.
+      early_stopping_patience: validations without a new best before training ends (None: never).
+      prefetch: batches read ahead and held on the devices.
+      tensorboard: write TensorBoard files.
+      progress: show a progress bar.
+      vocabulary_fingerprint: recorded and compared; None: that of the task's vocabulary.
+      loss: the objectives.
+
+    Raises:
+      ConfigError: settings that do not fit each other.
+      CheckpointError: the checkpoint to resume or start from does not fit, or is damaged.
+      DataError: the data end, or a batch has another shape.
+      M6RecError: the loss is not a number any more.
+    """
+    clock = Goodput()
+    _check_periods(checkpoint_period, log_period, eval_period, batch_size, accumulation_steps)
+    best = BestMetric(best_metric, best_mode, early_stopping_patience)
+    if best_metric is not None and eval_period is None:
+        raise ConfigError("train.best_metric needs train.eval_period")
+    if isinstance(model, ModelConfig):
+        model = M6Rec(model)
+    rules = data_parallel() if rules is None else tuple(rules)
+    folder = epath.Path(model_dir)
+    is_main = jax.process_index() == 0
+    if is_main:
+        configuration.write_config(model_dir, operative=False)
+
+    with clock.measure("startup"):
+        mesh = make_mesh()
+        abstract = abstract_state(
+            model, optimizer, mesh, rules, trainable=trainable, frozen_dtype=frozen_dtype
+        )
+        source = training_batches(mixture_or_task_name, task_feature_lengths, batch_size, batches)
+        run = RunDescription(
+            model_config=model.config,
+            vocabulary_fingerprint=vocabulary_fingerprint
+            or vocabulary_of(mixture_or_task_name, batches),
+            trainable=trainable,
+            extra={"seed": seed, "batch_size": batch_size},
+        )
+        store = CheckpointStore(
+            folder / CHECKPOINTS_FOLDER,
+            keep=keep_checkpoints,
+            best_metric=best_metric,
+            best_mode=best_mode,
+        )
+        if store.latest_step() is not None:
+            state = _resume(store, abstract, source, run, best, mesh)
+        elif initial_checkpoint_path:
+            state = state_from_checkpoint(
+                model,
+                optimizer,
+                abstract,
+                mesh,
+                rules,
+                trainable=trainable,
+                seed=seed,
+                path=initial_checkpoint_path,
+                run=run,
+                initial_prompts=initial_prompts,
+            )
+        else:
+            if trainable == "prompts":
+                logger.warning(
+                    "training prompts on a random backbone: INITIAL_CHECKPOINT_PATH is not set"
+                )
+            state = initial_state(
+                model, optimizer, abstract, mesh, rules, trainable=trainable, seed=seed
+            )
+        first_step = int(state.step)
+
+    loop = StepLoop(
+        mesh=mesh,
+        rules=rules,
+        abstract=abstract,
+        description=run,
+        store=store,
+        best=best,
+        clock=clock,
+        train_steps=train_steps,
+        batch_size=batch_size,
+        frozen=("params",) if trainable == "prompts" else (),
+        checkpoint_period=checkpoint_period,
+        log_period=log_period,
+        eval_period=eval_period,
+        validate=Validation(
+            model,
+            abstract,
+            mesh,
+            rules,
+            loss,
+            lambda: validation_batches(
+                mixture_or_task_name,
+                task_feature_lengths,
+                batch_size // accumulation_steps,
+                validation,
+            ),
+            evaluate,
+        ),
+    )
+    step_function = make_train_step(
+        model,
+        optimizer,
+        trainable=trainable,
+        seed=seed,
+        accumulation_steps=accumulation_steps,
+        loss=loss,
+    )
+
+    def place(batch: Batch) -> dict[str, jax.Array]:
+        if accumulation_steps == 1:
+            return place_batch(batch, mesh)
+        parts = {k: v.reshape(accumulation_steps, -1, *v.shape[1:]) for k, v in batch.items()}
+        return place_batch(parts, mesh, leading=1)
+
+    with (
+        store,
+        MetricLog(folder, first_step=first_step, tensorboard=tensorboard, active=is_main) as log,
+        tqdm(
+            total=train_steps,
+            initial=first_step,
+            unit="step",
+            disable=not (progress and is_main),
+            dynamic_ncols=True,
+            mininterval=0.5,
+        ) as bar,
+    ):
+        if first_step >= train_steps or best.should_stop:
+            logger.info("%s has %d of %d steps: nothing to do", folder, first_step, train_steps)
+            metrics: Mapping[str, float] = {}
+            stopped_by = EARLY_STOPPING if best.should_stop else None
+        else:
+            with InputFeed(
+                source,
+                place,
+                first_batch=first_step,
+                snapshot_period=checkpoint_period,
+                depth=prefetch,
+            ) as feed:
+                state, metrics, stopped_by = loop.run(state, feed, step_function, log, bar)
+        store.wait()
+        report = clock.report()
+        log.write(int(state.step), report)
+    if is_main:
+        configuration.write_config(model_dir, operative=True)
+    if stopped_by in ("SIGTERM", "SIGINT"):
+        _say_how_to_resume(stopped_by, int(state.step), train_steps, folder)
+    return TrainResult(int(state.step), state, model, metrics, report, best.best_step, stopped_by)
+
+
+def _resume(
+    store: CheckpointStore,
+    abstract: TrainState,
+    source: ResumableBatches,
+    run: RunDescription,
+    best: BestMetric,
+    mesh: Mesh,
+) -> TrainState:
+    """State and data position of the newest checkpoint.
+
+    Raises:
+      CheckpointError: it does not fit this run.
+    """
+    manifest = read_manifest(locate(store.folder))
+    if manifest.trainable != run.trainable:
+        raise CheckpointError(
+            f"{store.folder} was started with train.trainable = {manifest.trainable!r}, now it is "
+            f"{run.trainable!r}. Start a new MODEL_DIR, with INITIAL_CHECKPOINT_PATH = this one"
+        )
+    restored = store.restore(
+        {
+            "params": abstract.params,
+            "prompts": abstract.prompts,
+            "optimizer": abstract.opt_state,
+        },
+        run=run,
+    )
+    _warn_of_changes(restored.manifest, run)
+    resume(source, position_from_item(restored.data, restored.manifest.num_data_shards))
+    best.load_state_dict(restored.manifest.extra.get("best", {}))
+    logger.info("resumed %s from step %d", store.folder, restored.step)
+    return TrainState(
+        step=jax.device_put(np.int32(restored.step), replicated(mesh)),
+        params=restored.trees["params"],
+        prompts=restored.trees["prompts"],
+        opt_state=restored.trees["optimizer"],
+    )
+
+
+def _warn_of_changes(manifest: Manifest, run: RunDescription) -> None:
+    """Settings that fit but make the continued run another one than was started."""
+    changed = differences(manifest, run.model_config) if run.model_config else []
+    changed += [
+        f"{name}: {manifest.extra[name]} -> {value}"
+        for name, value in run.extra.items()
+        if name in manifest.extra and manifest.extra[name] != value
+    ]
+    if changed:
+        logger.warning(
+            "resuming with other settings than the run was started with (saved -> now): %s",
+            "; ".join(changed),
+        )
+
+
+def _check_periods(
+    checkpoint_period: int,
+    log_period: int,
+    eval_period: int | None,
+    batch_size: int,
+    accumulation_steps: int,
+) -> None:
+    for name, value in (
+        ("checkpoint_period", checkpoint_period),
+        ("log_period", log_period),
+        ("eval_period", eval_period),
+        ("batch_size", batch_size),
+        ("accumulation_steps", accumulation_steps),
+    ):
+        if value is not None and value < 1:
+            raise ConfigError(f"train.{name} = {value} must be at least 1")
+    if batch_size % accumulation_steps:
+        raise ConfigError(
+            f"BATCH_SIZE = {batch_size} is not a multiple of train.accumulation_steps = "
+            f"{accumulation_steps}"
+        )
+
+
+def _say_how_to_resume(signal_name: str, step: int, train_steps: int, folder: epath.Path) -> None:
+    print(
+        f"\n{signal_name}: stopped after step {step} of {train_steps}; everything is saved in "
+        f"{folder}. To go on, run the same command again:\n  {shlex.join(sys.argv)}",
+        file=sys.stderr,
+    )

@@ -1,0 +1,221 @@
+"""Optimizers and learning rates, from optax, for a tree of two groups: `params` and `prompts`.
+
+train.optimizer = @adamw()
+adamw.learning_rate = @warmup_schedule()
+adamw.backbone_learning_rate = 1e-4
+warmup_schedule.rate = 1e-3
+warmup_schedule.warmup_steps = 100
+warmup_schedule.decay = 'cosine'
+warmup_schedule.total_steps = %TRAIN_STEPS
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import gin
+import jax
+import jax.numpy as jnp
+import optax
+
+from m6rec_jax.checkpoints.trees import flatten, unflatten
+from m6rec_jax.errors import ConfigError
+
+Schedule = Callable[[Any], Any]
+DECAYS = ("constant", "linear", "cosine", "rsqrt")
+# Norm scales and (position) biases are not weights: pulling them to zero changes the function.
+NOT_DECAYED = (r"scale$", r"bias$", r"relative_bias/")
+
+
+@gin.configurable
+def warmup_schedule(
+    rate: float,
+    warmup_steps: int = 0,
+    decay: str = "constant",
+    total_steps: int | None = None,
+    final_rate: float = 0.0,
+) -> Schedule:
+    """Linear warm-up from 0 to `rate`, then decay.
+
+    Args:
+      rate: the highest rate, reached after `warmup_steps` steps.
+      warmup_steps: 0: start at `rate`.
+      decay: 'constant'; 'linear' or 'cosine' down to `final_rate` at `total_steps`; 'rsqrt':
+        rate × sqrt(warmup_steps / step), T5's.
+      total_steps: steps of the whole run, for 'linear' and 'cosine'.
+      final_rate: for 'linear' and 'cosine'.
+
+    Raises:
+      ConfigError: unknown decay, or a run shorter than its warm-up.
+    """
+    if decay not in DECAYS:
+        raise ConfigError(f"warmup_schedule.decay = {decay!r} is not one of {', '.join(DECAYS)}")
+    if warmup_steps < 0:
+        raise ConfigError(f"warmup_schedule.warmup_steps = {warmup_steps} must not be negative")
+    if decay in ("linear", "cosine"):
+        if total_steps is None:
+            raise ConfigError(
+                f"warmup_schedule.decay = {decay!r} needs warmup_schedule.total_steps, usually "
+                "%TRAIN_STEPS"
+            )
+        if total_steps <= warmup_steps:
+            raise ConfigError(
+                f"warmup_schedule.total_steps = {total_steps} must exceed warmup_steps = "
+                f"{warmup_steps}"
+            )
+        span = total_steps - warmup_steps
+        after: Schedule = (
+            optax.linear_schedule(rate, final_rate, span)
+            if decay == "linear"
+            else optax.cosine_decay_schedule(rate, span, final_rate / rate if rate else 0.0)
+        )
+    elif decay == "rsqrt":
+        knee = max(warmup_steps, 1)
+
+        def after(count: Any) -> Any:
+            return rate * jnp.sqrt(knee / jnp.maximum(count + warmup_steps, knee))
+    else:
+        after = optax.constant_schedule(rate)
+    if not warmup_steps:
+        return after
+    return optax.join_schedules(
+        [optax.linear_schedule(0.0, rate, warmup_steps), after], [warmup_steps]
+    )
+
+
+@gin.configurable
+def adamw(
+    learning_rate: float | Schedule,
+    backbone_learning_rate: float | Schedule | None = None,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    not_decayed: Sequence[str] = NOT_DECAYED,
+    clip_norm: float | None = 1.0,
+) -> Optimizer:
+    """AdamW with decoupled weight decay.
+
+    Args:
+      learning_rate: a number or a schedule.
+      backbone_learning_rate: of the group `params`, when it trains (None: the same).
+      b1, b2, eps: of Adam.
+      weight_decay: times the learning rate, off the weights at each step.
+      not_decayed: regular expressions; leaves whose name has a match keep their size.
+      clip_norm: largest global norm of the gradient, over both groups (None: not clipped).
+    """
+    return _optimizer(
+        clip_norm,
+        [optax.scale_by_adam(b1=b1, b2=b2, eps=eps), _decay(weight_decay, not_decayed)],
+        group_rates(learning_rate, backbone_learning_rate),
+    )
+
+
+@gin.configurable
+def adafactor(
+    learning_rate: float | Schedule,
+    backbone_learning_rate: float | Schedule | None = None,
+    decay_rate: float = 0.8,
+    min_dim_size_to_factor: int = 128,
+    clipping_threshold: float | None = 1.0,
+    multiply_by_parameter_scale: bool = True,
+    weight_decay: float = 0.0,
+    not_decayed: Sequence[str] = NOT_DECAYED,
+    clip_norm: float | None = None,
+) -> Optimizer:
+    """Adafactor: second moments of matrices as row and column sums; T5's optimizer.
+
+    Args:
+      learning_rate, backbone_learning_rate, weight_decay, not_decayed, clip_norm: as for `adamw`.
+      decay_rate: exponent of the second moment's decay, 1 - step^-decay_rate.
+      min_dim_size_to_factor: only matrices with two sides at least this long are factored.
+      clipping_threshold: largest root mean square of a leaf's update (None: not clipped).
+      multiply_by_parameter_scale: updates are relative to the root mean square of the leaf.
+    """
+    steps = [
+        optax.scale_by_factored_rms(
+            decay_rate=decay_rate, min_dim_size_to_factor=min_dim_size_to_factor
+        )
+    ]
+    if clipping_threshold is not None:
+        steps.append(optax.clip_by_block_rms(clipping_threshold))
+    if multiply_by_parameter_scale:
+        steps.append(optax.scale_by_param_block_rms())
+    return _optimizer(
+        clip_norm,
+        [*steps, _decay(weight_decay, not_decayed)],
+        group_rates(learning_rate, backbone_learning_rate),
+    )
+
+
+class Optimizer(NamedTuple):
+    """An optax gradient transformation that knows its learning rates.
+
+    Attributes:
+      init, update: optax's.
+      rates: schedule of each group, for the log.
+    """
+
+    init: Callable[[Any], Any]
+    update: Callable[..., tuple[Any, Any]]
+    rates: Mapping[str, Schedule]
+
+
+class GroupRatesState(NamedTuple):
+    """`step`: int32 scalar, steps taken."""
+
+    step: jax.Array
+
+
+def scale_by_group_rates(rates: Mapping[str, Schedule]) -> optax.GradientTransformation:
+    """Multiplies updates by minus the learning rate of their group (top-level key)."""
+
+    def init(params: Any) -> GroupRatesState:
+        del params
+        return GroupRatesState(jnp.zeros([], jnp.int32))
+
+    def update(updates: Any, state: GroupRatesState, params: Any = None) -> tuple[Any, Any]:
+        del params
+        factors = {group: -jnp.asarray(rates[group](state.step)) for group in updates}
+        scaled = {group: optax.tree.scale(factors[group], tree) for group, tree in updates.items()}
+        return scaled, GroupRatesState(optax.safe_increment(state.step))
+
+    return optax.GradientTransformation(init, update)
+
+
+def group_rates(
+    learning_rate: float | Schedule, backbone_learning_rate: float | Schedule | None = None
+) -> dict[str, Schedule]:
+    """The schedule of each group."""
+    backbone = learning_rate if backbone_learning_rate is None else backbone_learning_rate
+    return {"params": _schedule(backbone), "prompts": _schedule(learning_rate)}
+
+
+def decay_mask(tree: Any, not_decayed: Sequence[str] = NOT_DECAYED) -> Any:
+    """A tree of bools: False where the leaf's name matches one of the regular expressions."""
+    patterns = [re.compile(pattern) for pattern in not_decayed]
+    return unflatten(
+        {name: not any(p.search(name) for p in patterns) for name in flatten(tree)}, tree
+    )
+
+
+def _decay(weight_decay: float, not_decayed: Sequence[str]) -> optax.GradientTransformation:
+    if not weight_decay:
+        return optax.identity()
+    return optax.add_decayed_weights(weight_decay, lambda tree: decay_mask(tree, not_decayed))
+
+
+def _optimizer(
+    clip_norm: float | None,
+    steps: Sequence[optax.GradientTransformation],
+    rates: Mapping[str, Schedule],
+) -> Optimizer:
+    clip = [] if clip_norm is None else [optax.clip_by_global_norm(clip_norm)]
+    chain = optax.chain(*clip, *steps, scale_by_group_rates(rates))
+    return Optimizer(chain.init, chain.update, rates)
+
+
+def _schedule(rate: float | Schedule) -> Schedule:
+    return rate if callable(rate) else optax.constant_schedule(rate)

@@ -1,0 +1,169 @@
+"""Counts of parameters by group: what a model has and what of it trains (`m6rec params`)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from m6rec_jax.checkpoints.trees import flatten
+from m6rec_jax.model.config import ModelConfig
+from m6rec_jax.model.m6rec import M6Rec
+
+BACKBONE, PROMPTS = "backbone", "prompts"
+# The first substring found in a leaf's name decides its group.
+_GROUPS = {
+    BACKBONE: {
+        "token_embedder": "embedding",
+        "encoder": "encoder",
+        "decoder": "decoder",
+        "logits_head": "head",
+    },
+    PROMPTS: {
+        "adapter": "adapters",
+        "soft_prompts": "soft prompts",
+        "special_token": "special tokens",
+        "segment": "segment embeddings",
+        "projection": "projections",
+        "head_": "task head",
+    },
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """`count` parameters of `num_bytes`; `part` is 'backbone' or 'prompts'."""
+
+    part: str
+    name: str
+    count: int
+    num_bytes: int
+    trains: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterTable:
+    """All groups of a model. A bank of several tasks is counted whole; see `per_task`."""
+
+    groups: tuple[Group, ...]
+    num_tasks: int
+
+    def count(self, part: str) -> int:
+        """Parameters of 'backbone' or 'prompts'."""
+        return sum(group.count for group in self.groups if group.part == part)
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all parameters."""
+        return sum(group.num_bytes for group in self.groups)
+
+    @property
+    def num_trainable(self) -> int:
+        """Parameters that train."""
+        return sum(group.count for group in self.groups if group.trains)
+
+    @property
+    def trainable_share(self) -> float:
+        """Parameters that train for one task, as a share of the backbone (paper: about 1%).
+
+        When the backbone trains itself the share exceeds 1.
+        """
+        prompts = self.count(PROMPTS) / self.num_tasks
+        backbone = self.count(BACKBONE)
+        return (prompts + (backbone if self._backbone_trains() else 0)) / backbone
+
+    def render(self) -> str:
+        """The table as text."""
+        rows = [("part", "group", "parameters", "of backbone", "MiB", "trains")]
+        backbone = self.count(BACKBONE)
+        for group in self.groups:
+            rows.append(
+                (
+                    group.part,
+                    group.name,
+                    f"{group.count:,}",
+                    f"{group.count / backbone:.2%}",
+                    f"{group.num_bytes / 2**20:.2f}",
+                    "yes" if group.trains else "no",
+                )
+            )
+        for part in (BACKBONE, PROMPTS):
+            count = self.count(part)
+            size = sum(group.num_bytes for group in self.groups if group.part == part)
+            rows.append(
+                (part, "all", f"{count:,}", f"{count / backbone:.2%}", f"{size / 2**20:.2f}", "")
+            )
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        left = (True, True, False, False, False, True)
+        lines = [
+            "  ".join(
+                cell.ljust(width) if is_left else cell.rjust(width)
+                for cell, width, is_left in zip(row, widths, left, strict=True)
+            ).rstrip()
+            for row in rows
+        ]
+        lines.insert(1, "-" * max(map(len, lines)))
+        lines.insert(-2, lines[1])
+        share = f"trains per task: {self.trainable_share:.2%} of the backbone"
+        if self.num_tasks > 1:
+            share += f" (the bank holds {self.num_tasks} tasks)"
+        return "\n".join([*lines, share])
+
+    def _backbone_trains(self) -> bool:
+        return any(group.trains for group in self.groups if group.part == BACKBONE)
+
+
+def parameter_table(
+    variables: dict[str, Any], trainable: str = "all", num_tasks: int = 1
+) -> ParameterTable:
+    """Counts a model's variables.
+
+    Args:
+      variables: `{'params': ..., 'prompts': ...}` of arrays or `jax.ShapeDtypeStruct`.
+      trainable: 'prompts' or 'all'.
+      num_tasks: capacity of the task bank.
+    """
+    sums: dict[tuple[str, str], tuple[int, int]] = {}
+    for collection, part in (("params", BACKBONE), ("prompts", PROMPTS)):
+        for name, leaf in flatten(variables.get(collection, {})).items():
+            group = next((g for key, g in _GROUPS[part].items() if key in name), "other")
+            count = math.prod(leaf.shape)
+            total, size = sums.get((part, group), (0, 0))
+            sums[part, group] = total + count, size + count * np.dtype(leaf.dtype).itemsize
+    order = {
+        (part, group): i
+        for i, (part, group) in enumerate(
+            (part, group) for part, names in _GROUPS.items() for group in (*names.values(), "other")
+        )
+    }
+    groups = tuple(
+        Group(part, name, *sums[part, name], trains=trainable == "all" or part == PROMPTS)
+        for part, name in sorted(sums, key=order.__getitem__)
+    )
+    return ParameterTable(groups, num_tasks)
+
+
+def count_parameters(config: ModelConfig, trainable: str = "all") -> ParameterTable:
+    """The table of a model that need not exist: nothing is computed or allocated."""
+    return parameter_table(abstract_variables(M6Rec(config)), trainable, config.prompts.num_tasks)
+
+
+def abstract_variables(model: M6Rec) -> dict[str, Any]:
+    """Shapes and types of a model's variables, without logical names."""
+    return nn.meta.unbox(jax.eval_shape(model.init, jax.random.key(0), initial_features()))
+
+
+def initial_features() -> dict[str, jax.Array]:
+    """The smallest batch that initialises every variable (sizes do not matter to variables)."""
+    ones = jnp.ones((1, 2), jnp.int32)
+    return {
+        "encoder_input_tokens": ones,
+        "encoder_block_ids": ones,
+        "decoder_input_tokens": ones,
+        "decoder_block_ids": ones,
+    }

@@ -1,0 +1,57 @@
+"""SIGTERM and SIGINT: finish the step, save, leave."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+from typing import Any, Self
+
+import jax
+from jax.experimental import multihost_utils
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class PreemptionGuard:
+    """Notes a request to stop while its `with` block runs.
+
+    A second SIGINT interrupts at once (KeyboardInterrupt): whoever presses Ctrl-C twice does not
+    want to wait for a checkpoint.
+
+    In a run of several processes only some may get the signal, and all must stop after the same
+    step. There JAX's own notifier, which is connected to the cluster's coordinator, listens for
+    SIGTERM, and this class asks it.
+    """
+
+    def __init__(self) -> None:
+        self.signal_name: str | None = None
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        # Python delivers signals to the main thread only; elsewhere the caller has to listen.
+        if threading.current_thread() is threading.main_thread():
+            listened = _SIGNALS if jax.process_count() == 1 else (signal.SIGINT,)
+            for number in listened:
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before.clear()
+
+    def should_stop(self, step: int) -> bool:
+        """Whether to save and leave after this step; all processes get the same answer."""
+        if jax.process_count() > 1:
+            if multihost_utils.reached_preemption_sync_point(step):
+                self.signal_name = "SIGTERM"
+                return True
+            return False
+        return self.signal_name is not None
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        if self.signal_name is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal_name = signal.Signals(number).name

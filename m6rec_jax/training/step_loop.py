@@ -1,0 +1,189 @@
+"""The steps of a run: data in, one compiled step, log, validation, checkpoints, stopping."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from m6rec_jax.checkpoints.manifest import RunDescription
+from m6rec_jax.checkpoints.store import CheckpointStore
+from m6rec_jax.errors import M6RecError
+from m6rec_jax.sharding import LogicalRules
+from m6rec_jax.training.early_stopping import BestMetric
+from m6rec_jax.training.goodput import Goodput
+from m6rec_jax.training.input_feed import InputFeed
+from m6rec_jax.training.metric_log import MetricLog
+from m6rec_jax.training.preemption import PreemptionGuard
+from m6rec_jax.training.train_state import TrainState
+from m6rec_jax.training.train_step import CompiledStep
+from m6rec_jax.training.validation import Validation
+
+EARLY_STOPPING = "early stopping"
+
+
+@dataclass
+class StepLoop:
+    """Everything the steps of a run need.
+
+    Attributes:
+      mesh, rules: of the run.
+      abstract: state with shardings.
+      description: for the manifests.
+      store: where checkpoints go.
+      best: follows a validation figure.
+      clock: sums seconds by part.
+      train_steps: steps in all.
+      batch_size: rows of a step.
+      frozen: checkpoint items that never change.
+      checkpoint_period, log_period, eval_period: in steps.
+      validate: called every `eval_period` steps.
+    """
+
+    mesh: Mesh
+    rules: LogicalRules
+    abstract: TrainState
+    description: RunDescription
+    store: CheckpointStore
+    best: BestMetric
+    clock: Goodput
+    train_steps: int
+    batch_size: int
+    frozen: tuple[str, ...]
+    checkpoint_period: int
+    log_period: int
+    eval_period: int | None
+    validate: Validation
+
+    def run(
+        self,
+        state: TrainState,
+        feed: InputFeed,
+        step_function: Callable[..., Any],
+        log: MetricLog,
+        bar: Any,
+    ) -> tuple[TrainState, dict[str, float], str | None]:
+        """Steps until the end, early stopping or a signal; a checkpoint is written at the end."""
+        step = int(state.step)
+        compiled: CompiledStep | None = None
+        window: list[Mapping[str, jax.Array]] = []
+        scalars: dict[str, float] = {}
+        stopped_by = None
+        window_begin = self._busy_seconds()
+        with PreemptionGuard() as guard:
+            while step < self.train_steps and stopped_by is None:
+                with self.clock.measure("input_wait"):
+                    features = feed.next()
+                if compiled is None:
+                    with self.clock.measure("compile"):
+                        compiled = CompiledStep(
+                            step_function,
+                            self.abstract,
+                            features,
+                            mesh=self.mesh,
+                            rules=self.rules,
+                            updates_state=True,
+                        )
+                    window_begin = self._busy_seconds()
+                with self.clock.measure("step"):
+                    state, metrics = compiled(state, features)
+                    if window:
+                        # One step stays in flight; more would only queue up batches.
+                        jax.block_until_ready(window[-1]["loss"])
+                window.append(metrics)
+                step += 1
+                bar.update(1)
+                is_last = step == self.train_steps
+                if guard.should_stop(step):
+                    stopped_by = guard.signal_name
+                if step % self.log_period == 0 or is_last or stopped_by:
+                    with self.clock.measure("step"):
+                        scalars = _means(jax.device_get(window))
+                    seconds = self._busy_seconds() - window_begin
+                    scalars |= _rates(scalars.pop("tokens"), len(window), self.batch_size, seconds)
+                    window, window_begin = [], self._busy_seconds()
+                    self._check_finite(scalars["loss"], step)
+                    log.write(step, scalars)
+                    bar.set_postfix(_shown(scalars), refresh=False)
+                figures: dict[str, float] = {}
+                is_best = False
+                # A signal leaves little time: it is for the checkpoint.
+                if (
+                    self.eval_period
+                    and (step % self.eval_period == 0 or is_last)
+                    and stopped_by is None
+                ):
+                    with self.clock.measure("evaluation"):
+                        figures = self.validate(state, step)
+                    log.write(step, figures)
+                    is_best = self.best.update(step, figures)
+                    if self.best.should_stop:
+                        stopped_by = EARLY_STOPPING
+                if step % self.checkpoint_period == 0 or is_last or stopped_by or is_best:
+                    with self.clock.measure("checkpoint"):
+                        self._check_finite(float(metrics["loss"]), step)
+                        self._save(state, step, feed, figures)
+                    log.flush()
+        assert compiled is not None
+        if compiled.num_traces != 1 or self.validate.num_traces > 1:
+            raise AssertionError("a step was traced more than once")
+        return state, {**scalars, **figures}, stopped_by
+
+    def _save(
+        self, state: TrainState, step: int, feed: InputFeed, figures: Mapping[str, float]
+    ) -> None:
+        position = feed.position()
+        run = dataclasses.replace(
+            self.description,
+            num_data_shards=position.num_shards,
+            extra={**self.description.extra, "best": self.best.state_dict()},
+        )
+        self.store.save(
+            step,
+            {"params": state.params, "prompts": state.prompts, "optimizer": state.opt_state},
+            data=position.to_item(jax.process_index()),
+            run=run,
+            metrics=figures,
+            frozen=self.frozen,
+        )
+
+    def _check_finite(self, loss: float, step: int) -> None:
+        if math.isfinite(loss):
+            return
+        saved = self.store.latest_step()
+        raise M6RecError(
+            f"the loss at step {step} is {loss}: training has diverged. "
+            + (f"The last checkpoint is of step {saved}. " if saved is not None else "")
+            + "Lower the learning rate, lengthen the warm-up, or clip gradients (clip_norm)"
+        )
+
+    def _busy_seconds(self) -> float:
+        """Time in training proper, for rates that validation and checkpoints do not blur."""
+        return self.clock.seconds("input_wait", "step")
+
+
+def _means(window: list[Mapping[str, Any]]) -> dict[str, float]:
+    return {name: float(np.mean([m[name] for m in window])) for name in window[-1]}
+
+
+def _rates(tokens: float, steps: int, batch_size: int, seconds: float) -> dict[str, float]:
+    """Throughput of a window; `tokens`: mean of a step."""
+    per_second = steps / max(seconds, 1e-9)
+    return {
+        "examples_per_second": batch_size * per_second,
+        "tokens_per_second": tokens * per_second,
+    }
+
+
+def _shown(scalars: Mapping[str, float]) -> dict[str, str]:
+    return {
+        "loss": f"{scalars['loss']:.4f}",
+        "examples/s": f"{scalars['examples_per_second']:.0f}",
+        "tokens/s": f"{scalars['tokens_per_second']:.0f}",
+    }

@@ -1,0 +1,106 @@
+"""The state of a run: step, backbone, prompts, and optimizer state of what trains, on a mesh."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from m6rec_jax.checkpoints.trees import PyTree
+from m6rec_jax.errors import ConfigError
+from m6rec_jax.model.m6rec import M6Rec
+from m6rec_jax.sharding import LogicalRules, replicated, unboxed_shapes, variable_shardings
+from m6rec_jax.training.parameter_table import initial_features
+
+TRAINABLE = ("prompts", "all")
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """A tree of arrays (or, when abstract, of `jax.ShapeDtypeStruct` with shardings).
+
+    Attributes:
+      step: int32 scalar, optimizer steps taken.
+      params: the backbone.
+      prompts: what is specific to the tasks.
+      opt_state: optax state over the groups that train (see `trainable_groups`), nothing else.
+    """
+
+    step: Any
+    params: PyTree
+    prompts: PyTree
+    opt_state: PyTree
+
+    @property
+    def variables(self) -> dict[str, PyTree]:
+        """What `model.apply` takes."""
+        return {"params": self.params, "prompts": self.prompts}
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with other trees."""
+        return dataclasses.replace(self, **changes)
+
+
+def trainable_groups(variables: Mapping[str, PyTree], trainable: str) -> dict[str, PyTree]:
+    """The groups that get gradients: `{'prompts': ...}`, for 'all' also `{'params': ...}`.
+
+    Raises:
+      ConfigError: unknown choice, or a model without prompts when only they would train.
+    """
+    if trainable not in TRAINABLE:
+        raise ConfigError(f"train.trainable = {trainable!r} is not one of {', '.join(TRAINABLE)}")
+    prompts = variables.get("prompts", {})
+    if trainable == "prompts":
+        if not jax.tree.leaves(prompts):
+            raise ConfigError(
+                "train.trainable = 'prompts', but the model has no prompts: set PromptConfig "
+                "(num_prompts, adapter_rank, ...) or train.trainable = 'all'"
+            )
+        return {"prompts": prompts}
+    return {"params": variables["params"], "prompts": prompts}
+
+
+def abstract_state(
+    model: M6Rec,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    rules: LogicalRules,
+    *,
+    trainable: str,
+    frozen_dtype: str | None = None,
+) -> TrainState:
+    """Shapes, types and shardings of a state, without computing any.
+
+    Args:
+      trainable: 'prompts' or 'all'.
+      frozen_dtype: type in which a frozen backbone is kept ('bfloat16' halves its memory; None:
+        float32). Ignored when the backbone trains.
+    """
+    boxed = dict(jax.eval_shape(model.init, jax.random.key(0), initial_features()))
+    boxed.setdefault("prompts", {})
+    groups = trainable_groups(boxed, trainable)
+    # Optax walks through the boxes, so moments keep the logical names of their parameters.
+    opt_state = jax.eval_shape(optimizer.init, groups)
+    params = _placed(boxed["params"], mesh, rules)
+    if trainable != "all" and frozen_dtype is not None:
+        params = jax.tree.map(lambda x: x.update(dtype=jnp.dtype(frozen_dtype)), params)
+    return TrainState(
+        step=jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(mesh)),
+        params=params,
+        prompts=_placed(boxed["prompts"], mesh, rules),
+        opt_state=_placed(opt_state, mesh, rules),
+    )
+
+
+def _placed(boxed: PyTree, mesh: Mesh, rules: LogicalRules) -> PyTree:
+    return jax.tree.map(
+        lambda leaf, sharding: leaf.update(sharding=sharding),
+        unboxed_shapes(boxed),
+        variable_shardings(boxed, mesh, rules),
+    )

@@ -1,0 +1,256 @@
+"""The jitted optimizer step: gradients of what trains only, accumulation, one compilation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from m6rec_jax.checkpoints.trees import PyTree
+from m6rec_jax.errors import DataError
+from m6rec_jax.model.m6rec import M6Rec
+from m6rec_jax.objectives import Metrics, loss_denominators, total_loss
+from m6rec_jax.sharding import LogicalRules, axis_rules, replicated
+from m6rec_jax.training.optimizers import Schedule
+from m6rec_jax.training.train_state import TrainState, trainable_groups
+
+Array = jax.Array
+Features = Mapping[str, Array]
+Scalars = dict[str, Array]
+
+
+class LossFunction(Protocol):
+    """`objectives.total_loss`, or one that takes the same arguments (distillation)."""
+
+    def __call__(
+        self,
+        model: M6Rec,
+        variables: Any,
+        features: Features,
+        *,
+        rngs: Mapping[str, Array] | None = None,
+        deterministic: bool = True,
+        denominators: Mapping[str, Array] | None = None,
+    ) -> tuple[Array, Metrics]:
+        """The loss and every objective's metrics as sums and counts."""
+
+
+def make_train_step(
+    model: M6Rec,
+    optimizer: optax.GradientTransformation,
+    *,
+    trainable: str,
+    seed: int,
+    accumulation_steps: int = 1,
+    loss: LossFunction = total_loss,
+) -> Callable[[TrainState, Features], tuple[TrainState, Scalars]]:
+    """The function of one optimizer step; `CompiledStep` compiles it.
+
+    Gradients are taken with respect to the groups that train; a frozen backbone is a constant of
+    the differentiated function, so nothing is computed or stored for it.
+
+    With accumulation every objective is divided by its denominator over the *whole* batch before
+    parts are summed, so the result equals that of one big batch. (In-batch negatives of the
+    contrastive objective come from one part only: there the negatives differ by nature.)
+
+    Dropout depends on `seed` and the step alone, so a resumed run draws what an unbroken one would.
+
+    Args:
+      model: the model.
+      optimizer: over `trainable_groups`; if it has `rates` (schedules), they are reported.
+      trainable: 'prompts' or 'all'.
+      seed: of dropout.
+      accumulation_steps: A. The step then takes features `[A, rows, length]` instead of
+        `[rows, length]`.
+      loss: the objectives.
+
+    Returns:
+      A function (state, features) → (next state, scalars: `loss`, the objectives' metrics,
+      `gradient_norm`, `tokens`, `learning_rate/…`).
+    """
+    rates: Mapping[str, Schedule] = getattr(optimizer, "rates", {})
+    in_parts = accumulation_steps > 1
+
+    def step(state: TrainState, features: Features) -> tuple[TrainState, Scalars]:
+        trained = trainable_groups(state.variables, trainable)
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        denominators = (
+            _summed(jax.vmap(loss_denominators)(features))
+            if in_parts
+            else loss_denominators(features)
+        )
+
+        def part_loss(groups: PyTree, part: Features, key: Array) -> tuple[Array, Metrics]:
+            return loss(
+                model,
+                {**state.variables, **groups},
+                part,
+                rngs={"dropout": key},
+                deterministic=False,
+                denominators=denominators,
+            )
+
+        gradient = jax.value_and_grad(part_loss, has_aux=True)
+        if in_parts:
+            (total, metrics), grads = _accumulated(gradient, trained, features, key)
+        else:
+            (total, metrics), grads = gradient(trained, features, key)
+        updates, opt_state = optimizer.update(grads, state.opt_state, trained)
+        trained = optax.apply_updates(trained, updates)
+        scalars = {
+            "loss": total,
+            **{name: value.mean() for name, value in metrics.items()},
+            "gradient_norm": optax.global_norm(grads),
+            "tokens": _tokens(features),
+            **{
+                f"learning_rate/{group}": jnp.asarray(rates[group](state.step), jnp.float32)
+                for group in rates
+                if group in trained
+            },
+        }
+        return state.replace(step=state.step + 1, opt_state=opt_state, **trained), scalars
+
+    return step
+
+
+class EvaluationSums(NamedTuple):
+    """Sums over one batch; those of all batches added up give the validation loss.
+
+    Attributes:
+      weighted: objective → weight · Σ losses.
+      counts: objective → denominator.
+      metrics: see `objectives`.
+    """
+
+    weighted: dict[str, Array]
+    counts: dict[str, Array]
+    metrics: Metrics
+
+    def scalars(self) -> dict[str, float]:
+        """`loss` and the objectives' metrics, as means over everything added up."""
+        means = {name: float(value.mean()) for name, value in self.metrics.items()}
+        loss = sum(
+            float(value) / float(self.counts[name])
+            for name, value in self.weighted.items()
+            if float(self.counts[name])
+        )
+        return {"loss": float(loss), **means}
+
+
+def make_eval_step(
+    model: M6Rec, *, loss: LossFunction = total_loss
+) -> Callable[[TrainState, Features], EvaluationSums]:
+    """A function (state, features `[rows, length]`) → sums, without dropout."""
+
+    def step(state: TrainState, features: Features) -> EvaluationSums:
+        counts = loss_denominators(features)
+
+        def with_denominators(denominators: Mapping[str, Array]) -> tuple[Array, Metrics]:
+            return loss(model, state.variables, features, denominators=denominators)
+
+        # The loss is Σ weight · sum / denominator, so its derivative by a denominator at 1 is
+        # -weight · sum: each objective's share, without a second forward pass.
+        ones = {name: jnp.ones(()) for name in counts}
+        shares, metrics = jax.grad(with_denominators, has_aux=True)(ones)
+        return EvaluationSums({name: -share for name, share in shares.items()}, counts, metrics)
+
+    return step
+
+
+class CompiledStep:
+    """A step compiled ahead of its first call, for batches of one shape; the only compilation.
+
+    Args:
+      step: `(state, features) → (state, scalars)` or `→ sums`.
+      state: abstract state with shardings.
+      features: a placed batch (or its abstract form).
+      mesh, rules: of the run.
+      updates_state: the step returns a state first; the one given to it is then used up (donated).
+
+    Attributes:
+      compile_seconds: what tracing and compiling took.
+      num_traces: how often Python ran through the step: 1.
+    """
+
+    def __init__(
+        self,
+        step: Callable[[TrainState, Features], Any],
+        state: TrainState,
+        features: Features,
+        *,
+        mesh: Mesh,
+        rules: LogicalRules,
+        updates_state: bool,
+    ) -> None:
+        self.num_traces = 0
+        self._shapes = {name: x.shape for name, x in features.items()}
+
+        def traced(state: TrainState, features: Features) -> Any:
+            self.num_traces += 1
+            return step(state, features)
+
+        everywhere = replicated(mesh)
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+        begin = time.perf_counter()
+        with jax.set_mesh(mesh), axis_rules(rules):
+            self._compiled = (
+                jax.jit(
+                    traced,
+                    donate_argnums=(0,) if updates_state else (),
+                    out_shardings=(shardings, everywhere) if updates_state else everywhere,
+                )
+                .lower(state, features)
+                .compile()
+            )
+        self.compile_seconds = time.perf_counter() - begin
+
+    def __call__(self, state: TrainState, features: Features) -> Any:
+        """Runs the step.
+
+        Raises:
+          DataError: the batch has another shape than the first one had.
+        """
+        shapes = {name: x.shape for name, x in features.items()}
+        if shapes != self._shapes:
+            name = min(
+                name
+                for name in {*shapes, *self._shapes}
+                if shapes.get(name) != self._shapes.get(name)
+            )
+            raise DataError(
+                f"a batch has '{name}' of shape {shapes.get(name)} where the first one had "
+                f"{self._shapes.get(name)}; batches must all have one shape"
+            )
+        return self._compiled(state, features)
+
+
+def _accumulated(
+    gradient: Callable[..., Any], trained: PyTree, features: Features, key: Array
+) -> Any:
+    """Sums what `gradient` returns over the leading axis of the features."""
+
+    def add(sums: Any, part: tuple[Array, Features]) -> tuple[Any, None]:
+        index, rows = part
+        result = gradient(trained, rows, jax.random.fold_in(key, index))
+        return jax.tree.map(jnp.add, sums, result), None
+
+    shapes = jax.eval_shape(gradient, trained, {name: x[0] for name, x in features.items()}, key)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    parts = next(iter(features.values())).shape[0]
+    sums, _ = jax.lax.scan(add, zeros, (jnp.arange(parts), dict(features)))
+    return sums
+
+
+def _summed(tree: PyTree) -> PyTree:
+    return jax.tree.map(lambda x: jnp.sum(x, axis=0), tree)
+
+
+def _tokens(features: Features) -> Array:
+    """Real (not padding) tokens of a batch, source and target."""
+    blocks = [features[name] for name in ("encoder_block_ids", "decoder_block_ids")]
+    return sum((jnp.count_nonzero(ids) for ids in blocks), jnp.zeros((), jnp.int32))

@@ -1,0 +1,109 @@
+"""Ranking metrics against brute force."""
+
+import math
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from m6rec_jax.errors import DataError
+from m6rec_jax.metrics import ranking
+
+
+def brute(top, wanted, k):
+    """HR, recall, NDCG and MRR of one list."""
+    hits = [1 if item in wanted else 0 for item in top[:k]]
+    dcg = sum(h / math.log2(i + 2) for i, h in enumerate(hits))
+    ideal = sum(1 / math.log2(i + 2) for i in range(min(k, len(wanted))))
+    reciprocal = next((1 / (i + 1) for i, item in enumerate(top) if item in wanted), 0.0)
+    return float(any(hits)), sum(hits) / len(wanted), dcg / ideal, reciprocal
+
+
+@st.composite
+def lists(draw):
+    n = draw(st.integers(1, 5))
+    top = [draw(st.permutations(range(8)))[:5] for _ in range(n)]
+    wanted = [
+        draw(st.lists(st.integers(0, 7), min_size=1, max_size=3, unique=True)) for _ in range(n)
+    ]
+    return top, wanted, draw(st.integers(1, 5))
+
+
+@given(lists())
+@settings(max_examples=80, deadline=None)
+def test_metrics_equal_brute_force(case):
+    top, wanted, k = case
+    padded = np.array([w + [-1] * (3 - len(w)) for w in wanted])
+    ranks = ranking.target_ranks(top, padded)
+    expected = np.mean([brute(t, w, k) for t, w in zip(top, wanted, strict=True)], axis=0)
+    values = [
+        ranking.hit_rate(ranks, k),
+        ranking.recall(ranks, k),
+        ranking.ndcg(ranks, k),
+        ranking.mean_reciprocal_rank(ranks),
+    ]
+    np.testing.assert_allclose(values, expected)
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=30, deadline=None)
+def test_ranks_by_score_equal_a_stable_sort(seed):
+    rng = np.random.default_rng(seed)
+    scores = rng.integers(0, 4, (6, 9)).astype(float)
+    excluded = rng.random((6, 9)) < 0.3
+    targets = rng.integers(-1, 9, (6, 2))
+    ranks = ranking.ranks_by_score(scores, targets, excluded)
+    for i in range(6):
+        order = [j for j in np.argsort(-scores[i], kind="stable") if not excluded[i, j]]
+        for m, target in enumerate(targets[i]):
+            if target < 0:
+                assert ranks[i, m] == ranking.NO_TARGET
+            elif excluded[i, target]:
+                assert ranks[i, m] == ranking.NOT_RANKED
+            else:
+                assert ranks[i, m] == order.index(target) + 1
+
+
+def test_one_target_per_user():
+    ranks = ranking.target_ranks([[4, 2, 9], [1, 3, -1]], [2, 7])
+    assert ranks.tolist() == [2, ranking.NOT_RANKED]
+    assert ranking.ranking_metrics(ranks, (1, 2)) == {
+        "hit_rate@1": 0.0,
+        "ndcg@1": 0.0,
+        "hit_rate@2": 0.5,
+        "ndcg@2": pytest.approx(0.5 / math.log2(3)),
+        "mrr": 0.25,
+    }
+
+
+def test_coverage_ignores_padding():
+    assert ranking.coverage([[0, 1], [1, -1]], 8) == 0.25
+
+
+def test_hundred_thousand_users_take_seconds():
+    rng = np.random.default_rng(0)
+    start = time.perf_counter()
+    ranks = ranking.target_ranks(
+        rng.integers(0, 1000, (100_000, 50)), rng.integers(0, 1000, 100_000)
+    )
+    ranking.ranking_metrics(ranks)
+    assert time.perf_counter() - start < 5
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: ranking.hit_rate([], 10), "HR@10: there are no users"),
+        (lambda: ranking.ndcg([[1, 2], [0, 0]], 5), "1 of 2 rows have no wanted item"),
+        (lambda: ranking.mean_reciprocal_rank([-1]), "ranks start at 1"),
+        (lambda: ranking.target_ranks([1, 2], [1]), r"\(2,\)"),
+        (lambda: ranking.ranks_by_score([[1.0, 2.0]], [2]), "target 2 is outside 2 items"),
+        (lambda: ranking.ranks_by_score([[1.0, np.nan]], [0]), "1 scores are NaN"),
+        (lambda: ranking.coverage([[9]], 8), "item 9 is outside 8 items"),
+    ],
+)
+def test_degenerate_input_is_named(call, message):
+    with pytest.raises(DataError, match=message):
+        call()

@@ -1,0 +1,106 @@
+"""A tiny TFDS data set of numbers and seqio tasks over it, without any text."""
+
+import numpy as np
+import pytest
+import seqio
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from m6rec_jax.pipeline.features import TASK_FEATURES
+from m6rec_jax.pipeline.source import PreparedSource
+from tests.pipeline import prepared_shop
+
+SIZES = {"train": 37, "validation": 10, "test": 3}
+
+
+@pytest.fixture(scope="session")
+def number_data(tmp_path_factory):
+    """Folders of two TFDS data sets: numbers from 0 and numbers from 1,000."""
+    folders = []
+    for name, first in (("low", 0), ("high", 1000)):
+        folder = tmp_path_factory.mktemp("tfds")
+        builder = tfds.dataset_builders.store_as_tfds_dataset(
+            name=name,
+            version="1.0.0",
+            data_dir=folder,
+            split_datasets={
+                split: tf.data.Dataset.from_tensor_slices(
+                    {"number": np.arange(first, first + size, dtype=np.int64)}
+                )
+                for split, size in SIZES.items()
+            },
+            features=tfds.features.FeaturesDict({"number": np.int64}),
+        )
+        folders.append(builder.data_path)
+    return folders
+
+
+@seqio.map_over_dataset(num_seeds=1)
+def number_row(example, seed):
+    """A row that shows its number, and noise that shows its random seed."""
+
+    def row(number, seed):
+        rng = np.random.default_rng(np.asarray(seed).astype(np.uint32))
+        tokens = np.concatenate([[number], rng.integers(1, 99, 1 + number % 4)]).astype(np.int32)
+        ones = np.ones_like(tokens)
+        values = {
+            "encoder_input_tokens": tokens,
+            "encoder_block_ids": ones,
+            "decoder_input_tokens": tokens[:2],
+            "decoder_target_tokens": tokens[:2],
+            "decoder_loss_weights": np.ones(2, np.float32),
+            "decoder_block_ids": ones[:2],
+            "decoder_labels": ones[:2],
+            "decoder_item_ids": ones[:2],
+            "task_ids": ones[:1] * 0,
+            "retrieval": ones[:1] * 0,
+            "user_ids": np.asarray([number], np.int32),
+            "num_dropped": np.asarray([number % 3], np.int32),
+            "num_truncated": ones[:1] * 0,
+        }
+        return [values[name] for name in TASK_FEATURES]
+
+    types = [tf.as_dtype(feature.dtype) for feature in TASK_FEATURES.values()]
+    tensors = tf.numpy_function(row, [example["number"], seed], types, stateful=False)
+    for tensor in tensors:
+        tensor.set_shape([None])
+    return dict(zip(TASK_FEATURES, tensors, strict=True))
+
+
+@pytest.fixture(scope="session")
+def number_tasks(number_data):
+    """Names of two tasks and of a mixture of them."""
+    vocabulary = seqio.PassThroughVocabulary(2000)
+    features = {
+        name: seqio.Feature(vocabulary, add_eos=False, dtype=tf.as_dtype(feature.dtype))
+        for name, feature in TASK_FEATURES.items()
+    }
+    names = []
+    for folder in number_data:
+        name = f"numbers_{len(names)}_{folder.parent.parent.name.replace('-', '_')}"
+        seqio.TaskRegistry.add(
+            name,
+            source=PreparedSource(lambda folder=folder: folder, shuffle_buffer_size=8),
+            preprocessors=[number_row],
+            output_features=features,
+            shuffle_buffer_size=None,
+        )
+        names.append(name)
+    mixture = "numbers_mixture_" + names[0]
+    seqio.MixtureRegistry.add(mixture, [(names[0], 2.0), (names[1], 1.0)])
+    yield (*names, mixture)
+    seqio.MixtureRegistry.remove(mixture)
+    for name in names:
+        seqio.TaskRegistry.remove(name)
+
+
+@pytest.fixture(scope="session")
+def shop_views(tmp_path_factory):
+    """Folder of each prepared view of the tiny shop."""
+    return prepared_shop.write_views(tmp_path_factory.mktemp("shop"))
+
+
+@pytest.fixture(scope="session")
+def shop_vocabulary(tmp_path_factory):
+    """A vocabulary trained on the shop's text."""
+    return prepared_shop.make_vocabulary(tmp_path_factory.mktemp("vocabulary"))

@@ -1,0 +1,184 @@
+"""Batches: every row once an epoch, bit-equal resumption, any number of processes."""
+
+import collections
+import itertools
+
+import numpy as np
+import pytest
+
+from m6rec_jax.errors import CheckpointError, ConfigError, DataError
+from m6rec_jax.pipeline.batches import BatchIterator, EvaluationBatches
+
+LENGTHS = {"inputs": 6, "targets": 3}
+
+
+def make(name, **changes):
+    return BatchIterator(name, LENGTHS, **{"batch_size": 8, "num_shards": 2, "seed": 3, **changes})
+
+
+def take(iterator, count):
+    return list(itertools.islice(iterator, count))
+
+
+def assert_equal(left, right):
+    assert len(left) == len(right)
+    for a, b in zip(left, right, strict=True):
+        assert set(a) == set(b)
+        for name in a:
+            np.testing.assert_array_equal(a[name], b[name])
+
+
+def numbers(batches):
+    return [int(n) for batch in batches for n in batch["user_ids"][:, 0]]
+
+
+def test_an_epoch_holds_every_row_once(number_tasks):
+    # One shard of 37 rows: the first 37 rows are the first epoch, the next 37 the second.
+    rows = numbers(take(make(number_tasks[0], batch_size=1, num_shards=1), 74))
+    assert sorted(rows[:37]) == sorted(rows[37:]) == list(range(37))
+    assert rows[:37] != rows[37:]
+
+
+def test_shards_are_disjoint_and_complete(number_tasks):
+    iterator = make(number_tasks[0], num_shards=4)
+    seen = collections.defaultdict(set)
+    for batch in take(iterator, 40):
+        for shard in range(4):
+            seen[shard] |= set(batch["user_ids"][2 * shard : 2 * shard + 2, 0].tolist())
+    assert sum(len(rows) for rows in seen.values()) == 37
+    assert set().union(*seen.values()) == set(range(37))
+
+
+def test_seed_decides_everything(number_tasks):
+    mixture = number_tasks[2]
+    assert_equal(take(make(mixture), 6), take(make(mixture), 6))
+    assert numbers(take(make(mixture), 6)) != numbers(take(make(mixture, seed=4), 6))
+
+
+@pytest.mark.parametrize("pack", [False, True])
+@pytest.mark.parametrize("consumed", [0, 13])
+def test_resumes_bit_equal(number_tasks, pack, consumed):
+    unbroken = make(number_tasks[2], pack=pack)
+    take(unbroken, consumed)
+    states = unbroken.state_dict()
+    assert all(isinstance(state, bytes) for state in states.values())
+    expected = take(unbroken, 15)
+    resumed = make(number_tasks[2], pack=pack)
+    resumed.load_state_dict(states)
+    assert resumed.num_batches == consumed
+    assert_equal(take(resumed, 15), expected)
+
+
+def test_rewinds_an_iterator_in_use(number_tasks):
+    iterator = make(number_tasks[0])
+    take(iterator, 3)
+    states = iterator.state_dict()
+    expected = take(iterator, 9)
+    iterator.load_state_dict(states)
+    assert_equal(take(iterator, 9), expected)
+
+
+def test_resumes_on_another_number_of_processes(number_tasks):
+    def processes(count):
+        return [
+            make(number_tasks[2], process_index=p, process_count=count, num_shards=4)
+            for p in range(count)
+        ]
+
+    def global_batches(iterators, count):
+        parts = zip(*(take(i, count) for i in iterators), strict=True)
+        return [{k: np.concatenate([p[k] for p in part]) for k in part[0]} for part in parts]
+
+    unbroken = global_batches(processes(1), 15)
+    before = processes(4)
+    assert_equal(global_batches(before, 7), unbroken[:7])
+    states = {}
+    for iterator in before:
+        states |= iterator.state_dict()
+    after = processes(2)
+    for iterator in after:
+        iterator.load_state_dict(states)
+    assert_equal(global_batches(after, 8), unbroken[7:])
+
+
+def test_mixture_follows_its_rates(number_tasks):
+    rows = np.asarray(numbers(take(make(number_tasks[2]), 200)))
+    assert (rows < 1000).mean() == pytest.approx(2 / 3, abs=0.05)
+    # Shards draw on their own: a batch is not all of one task.
+    assert len({int((b["user_ids"] < 1000).sum()) for b in take(make(number_tasks[2]), 30)}) > 3
+
+
+def test_padding_shapes_and_counts(number_tasks):
+    iterator = make(number_tasks[0])
+    batches = take(iterator, 10)
+    spec = iterator.element_spec()
+    for batch in batches:
+        assert {name: (v.shape, v.dtype) for name, v in batch.items()} == spec
+        real = batch["encoder_block_ids"] > 0
+        assert (batch["encoder_input_tokens"][~real] == 0).all()
+        assert (batch["decoder_labels"][batch["decoder_block_ids"] == 0] == -1).all()
+    dropped = np.asarray(numbers(batches)) % 3
+    assert iterator.num_rows == 80
+    assert iterator.num_rows_with_dropped_behaviours == (dropped > 0).sum()
+    assert iterator.num_dropped_behaviours == dropped.sum()
+
+
+def test_packed_batches_have_their_spec(number_tasks):
+    lengths = {"inputs": 16, "targets": 8}
+    iterator = BatchIterator(number_tasks[0], lengths, 4, num_shards=2, pack=True)
+    batch = next(iterator)
+    assert {name: (v.shape, v.dtype) for name, v in batch.items()} == iterator.element_spec()
+    assert batch["encoder_segment_ids"].max() > 1
+
+
+@pytest.mark.parametrize("processes", [1, 3])
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_evaluation_sees_every_row_once_in_one_shape(number_tasks, split, processes):
+    size = {"validation": 10, "test": 3}[split]
+    seen, lengths = [], set()
+    for p in range(processes):
+        batches = EvaluationBatches(
+            number_tasks[0], LENGTHS, 6, split=split, process_index=p, process_count=processes
+        )
+        for _ in range(2):  # iterating again starts anew
+            found = list(batches)
+        lengths.add(len(found))
+        assert len(found) == len(batches)
+        for batch in found:
+            assert batch["encoder_input_tokens"].shape == (6 // processes, 6)
+            real = batch["example_weights"] > 0
+            seen += batch["user_ids"][real, 0].tolist()
+            assert (batch["decoder_labels"][~real] == -1).all()
+            assert (batch["encoder_block_ids"][~real] == 0).all()
+    assert sorted(seen) == list(range(size))
+    assert len(lengths) == 1
+
+
+def test_evaluation_limit(number_tasks):
+    batches = EvaluationBatches(number_tasks[0], LENGTHS, 4, split="train", limit=6)
+    assert sum(b["example_weights"].sum() for b in batches) == 6
+    assert batches.num_rows == 6
+
+
+def test_clear_errors(number_tasks):
+    task = number_tasks[0]
+    with pytest.raises(ConfigError, match="no seqio task or mixture is called 'movielens'"):
+        make("movielens")
+    with pytest.raises(ConfigError, match="BATCH_SIZE = 5 must be a positive multiple"):
+        make(task, batch_size=5)
+    with pytest.raises(ConfigError, match="number of processes = 3"):
+        make(task, process_count=3)
+    with pytest.raises(DataError, match=r"shard 0 of 8 of split 'test' .* no rows"):
+        make(task, split="test", num_shards=8)
+    with pytest.raises(DataError, match="has no split 'holdout', only test, train, validation"):
+        make(task, split="holdout")
+    iterator = make(task)
+    states = iterator.state_dict()
+    with pytest.raises(CheckpointError, match="batch_size = 8, now it is 16"):
+        make(task, batch_size=16).load_state_dict(states)
+    with pytest.raises(CheckpointError, match="num_shards = 2, now it is 4"):
+        make(task, num_shards=4).load_state_dict(states)
+    with pytest.raises(CheckpointError, match="lacks shard-00001-of-00002"):
+        iterator.load_state_dict({k: v for k, v in states.items() if "00001-" not in k})
+    with pytest.raises(CheckpointError, match="shard-00000-of-00002 is damaged"):
+        iterator.load_state_dict({**states, "shard-00000-of-00002": b"nonsense"})

@@ -1,0 +1,219 @@
+"""Preprocessors: rows equal those of text.rows, token by token."""
+
+import functools
+
+import numpy as np
+import pytest
+import seqio
+import tensorflow as tf
+
+from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.pipeline import preprocessors
+from m6rec_jax.pipeline.features import MODEL_FEATURES, TASK_FEATURES
+from m6rec_jax.pipeline.outcomes import with_outcomes
+from m6rec_jax.pipeline.source import PreparedSource
+from m6rec_jax.pipeline.vocabulary import SeqioVocabulary
+from m6rec_jax.text import rows
+from tests.pipeline import prepared_shop
+
+LENGTHS = {"inputs": 64, "targets": 64}
+
+
+@pytest.fixture(scope="module")
+def vocabulary(shop_vocabulary):
+    return SeqioVocabulary(lambda: shop_vocabulary)
+
+
+def by_key(view, key="user_index"):
+    return {row[key]: row for row in prepared_shop.rows_of("test")[view]}
+
+
+def run(shop_views, view, preprocessor, lengths=LENGTHS, seed=0, **options):
+    source = PreparedSource(lambda: shop_views[view])
+    dataset = source.get_dataset("test", shuffle=False)
+    with seqio.utils.map_seed_manager(seed):
+        dataset = preprocessor(dataset, lengths, task_name="shop", **options)
+    found = list(dataset.as_numpy_iterator())
+    for row in found:
+        assert set(row) == set(TASK_FEATURES)
+        for name, feature in TASK_FEATURES.items():
+            assert row[name].dtype == feature.dtype
+            limit = {"row": 1, **lengths}[feature.axis]
+            assert row[name].ndim == 1
+            assert len(row[name]) <= limit
+    return found
+
+
+def test_scoring_rows_are_those_of_text(shop_views, shop_vocabulary, vocabulary):
+    found = run(shop_views, "groups", preprocessors.scoring_rows, vocabulary=vocabulary)
+    assert len(found) == prepared_shop.NUM_USERS
+    for row in found:
+        example = by_key("groups")[int(row["user_ids"][0])]
+        expected = rows.source_row(shop_vocabulary, example["history"], 64)
+        expected |= rows.packed_candidates(
+            shop_vocabulary,
+            example["candidates"],
+            64,
+            example["labels"],
+            example["item_indices"],
+        )
+        for name, values in expected.items():
+            np.testing.assert_array_equal(row[name], values)
+        assert row["retrieval"].tolist() == row["task_ids"].tolist() == [0]
+        at = row["decoder_input_tokens"] == shop_vocabulary.eos_id
+        assert row["decoder_labels"][at].tolist() == example["labels"]
+        assert row["decoder_item_ids"][at].tolist() == example["item_indices"]
+
+
+def test_rating_classes(shop_views, shop_vocabulary, vocabulary):
+    found = run(
+        shop_views,
+        "groups",
+        preprocessors.scoring_rows,
+        vocabulary=vocabulary,
+        rating_values=(1, 2, 3, 5),
+        language_weight=0.0,
+    )
+    for row in found:
+        example = by_key("groups")[int(row["user_ids"][0])]
+        at = row["decoder_input_tokens"] == shop_vocabulary.eos_id
+        classes = {1.0: 0, 2.0: 1, 3.0: 2, 5.0: 3}
+        assert row["decoder_labels"][at].tolist() == [classes[r] for r in example["ratings"]]
+        assert not row["decoder_loss_weights"].any()
+    with pytest.raises(DataError, match=r"rating 2\.5 is none of rating_values = \(1\.0, 2\.0\)"):
+        preprocessors.rating_classes(np.array([1.0, 2.5]), (1, 2))
+
+
+def test_retrieval_rows(shop_views, shop_vocabulary, vocabulary):
+    for row in run(shop_views, "next_items", preprocessors.retrieval_rows, vocabulary=vocabulary):
+        example = by_key("next_items")[int(row["user_ids"][0])]
+        assert row["retrieval"].tolist() == [1]
+        at = row["decoder_input_tokens"] == shop_vocabulary.eos_id
+        assert row["decoder_item_ids"][at].tolist() == example["item_indices"]
+        assert (row["decoder_labels"] == -1).all()
+        text = shop_vocabulary.decode(row["decoder_input_tokens"])
+        assert text == example["items"][0]
+
+
+def test_generation_rows(shop_views, shop_vocabulary, vocabulary):
+    found = run(shop_views, "documents", preprocessors.generation_rows, vocabulary=vocabulary)
+    targets = sorted(shop_vocabulary.decode(row["decoder_target_tokens"]) for row in found)
+    assert targets == sorted(r["target"] for r in prepared_shop.rows_of("test")["documents"])
+    alone = [row for row in found if len(row["encoder_input_tokens"]) == 2]
+    assert len(alone) == len(prepared_shop.ITEMS)
+
+
+def test_infilling_hides_spans_that_the_target_restores(shop_views, shop_vocabulary, vocabulary):
+    run_once = functools.partial(
+        run, shop_views, "documents", preprocessors.infilling_rows, vocabulary=vocabulary
+    )
+    first, again, other = run_once(seed=1), run_once(seed=1), run_once(seed=2)
+    assert all(
+        (a["encoder_input_tokens"] == b["encoder_input_tokens"]).all()
+        for a, b in zip(first, again, strict=True)
+    )
+    assert any(
+        a["encoder_input_tokens"].tolist() != b["encoder_input_tokens"].tolist()
+        for a, b in zip(first, other, strict=True)
+    )
+    sentinels = set(shop_vocabulary.sentinel_ids)
+    whole = set()
+    for row in first:
+        spans, current = {}, None
+        for token in row["decoder_input_tokens"][1:-1].tolist():
+            if token in sentinels:
+                current = spans[token] = []
+            else:
+                current.append(token)
+        text = []
+        for token in row["encoder_input_tokens"].tolist():
+            text += spans.pop(token) if token in sentinels else [token]
+        assert not spans
+        whole.add(shop_vocabulary.decode(text))
+    expected = {
+        shop_vocabulary.decode(
+            [t for segment in [*r["source"], r["target"]] for t in shop_vocabulary.encode(segment)]
+        )
+        for r in prepared_shop.rows_of("test")["documents"]
+    }
+    assert whole <= expected or len(whole - expected) < len(whole) / 2  # long ones lose behaviours
+    assert len(whole & expected) >= len(prepared_shop.ITEMS)
+
+
+def test_outcome_rows(shop_views, shop_vocabulary, vocabulary):
+    def outcome(rating):
+        return "liked" if rating >= 4 else "disliked"
+
+    found = run(
+        shop_views, "groups", preprocessors.outcome_rows, vocabulary=vocabulary, outcome=outcome
+    )
+    words = {outcome(r): shop_vocabulary.encode(outcome(r)) for r in (1, 5)}
+    seen = set()
+    for row in found:
+        for block in range(1, row["decoder_block_ids"].max() + 1):
+            at = row["decoder_block_ids"] == block
+            inputs, targets = row["decoder_input_tokens"][at], row["decoder_target_tokens"][at]
+            weights = row["decoder_loss_weights"][at]
+            assert inputs[0] == shop_vocabulary.bos_id
+            assert inputs[-1] == targets[-2] == shop_vocabulary.eos_id
+            assert targets[:-1].tolist() == inputs[1:].tolist()
+            ending = targets[weights > 0].tolist()
+            assert ending in words.values()
+            assert targets[-2 - len(ending) : -2].tolist() == ending
+            seen.add(tuple(ending))
+        assert (row["decoder_labels"] == -1).all()
+    assert len(seen) == 2
+
+
+def test_outcomes_survive_where_candidates_are_cut(shop_vocabulary):
+    long = " ".join(prepared_shop.ITEMS)
+    row = with_outcomes(shop_vocabulary, [long, "Film A", long], ["liked", "", "disliked"], 30)
+    assert row["num_truncated"].tolist() == [2]
+    assert len(row["decoder_input_tokens"]) <= 30
+    ending = row["decoder_target_tokens"][row["decoder_loss_weights"] > 0].tolist()
+    assert ending == shop_vocabulary.encode("liked") + shop_vocabulary.encode("disliked")
+    with pytest.raises(DataError, match="none of the candidates"):
+        with_outcomes(shop_vocabulary, ["Film A"], [""], 30)
+    with pytest.raises(ConfigError, match="3 candidates with outcomes"):
+        with_outcomes(shop_vocabulary, ["a", "b", "c"], ["liked"] * 3, 9)
+
+
+def test_subword_sampling_is_for_training_only(shop_views, vocabulary):
+    sampled = functools.partial(preprocessors.scoring_rows, subword_sampling=True)
+    plain = run(shop_views, "groups", preprocessors.scoring_rows, vocabulary=vocabulary)
+    outside = run(shop_views, "groups", sampled, vocabulary=vocabulary)
+    with preprocessors.training_rows():
+        inside = run(shop_views, "groups", sampled, vocabulary=vocabulary)
+
+    def tokens(found):
+        return [row["encoder_input_tokens"].tolist() for row in found]
+
+    assert tokens(outside) == tokens(plain) != tokens(inside)
+
+
+def test_budget_is_counted(shop_views, vocabulary):
+    lengths = {"inputs": 20, "targets": 64}
+    found = run(shop_views, "groups", preprocessors.scoring_rows, lengths, vocabulary=vocabulary)
+    assert any(row["num_dropped"][0] for row in found)
+
+
+def test_wrong_view_is_named(shop_views, vocabulary):
+    with pytest.raises(ConfigError, match=r"have no column 'history'.*right view"):
+        run(shop_views, "documents", preprocessors.scoring_rows, vocabulary=vocabulary)
+
+
+def test_seqio_vocabulary(shop_vocabulary, vocabulary):
+    text = "liked Film A, comedy"
+    assert vocabulary.encode(text) == shop_vocabulary.encode(text)
+    assert vocabulary.encode_tf(tf.constant(text)).numpy().tolist() == vocabulary.encode(text)
+    ids = vocabulary.encode(text)
+    assert vocabulary.decode([*ids, 1]) == text
+    batch = vocabulary.decode_tf(tf.constant([ids, ids])).numpy()
+    assert batch.tolist() == [text.encode()] * 2
+    assert vocabulary.vocab_size == shop_vocabulary.size
+    assert vocabulary == SeqioVocabulary(vocabulary._load)
+    assert vocabulary != SeqioVocabulary(lambda: shop_vocabulary)
+
+
+def test_model_features_are_rank_one(vocabulary):
+    assert {"encoder_block_ids", "decoder_item_ids", "user_ids"} <= set(MODEL_FEATURES)

@@ -1,0 +1,102 @@
+"""The house has floors: a package imports only what lies below it (docs/architecture.md)."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "m6rec_jax"
+
+# Ground floor first. A folder may import itself and the folders before it.
+FLOORS = [
+    "text",
+    "tables",
+    "metrics",
+    "model",
+    "sharding",
+    "checkpoints",
+    "objectives",
+    "inference",
+    "pipeline",
+    "evaluation",
+    "training",
+    "compression",
+    "export",
+    "serving",
+    "t5x_bridge",
+]
+# Modules beside the folders: errors lies under every floor, configuration too (it knows only gin);
+# the command line stands on the roof.
+BELOW_ALL = {"errors", "configuration"}
+ROOF = {"cli", "demo"}
+
+HEAVY = {"jax", "flax", "optax", "orbax", "tensorflow", "tensorflow_datasets", "seqio", "clu"}
+# What each floor may import of the heavy libraries (anywhere in the file, lazily or not).
+MAY_IMPORT = {
+    "text": set(),
+    "tables": {"tensorflow_datasets", "tensorflow"},
+    "metrics": set(),
+    "model": {"jax", "flax"},
+    "sharding": {"jax", "flax"},
+    "checkpoints": {"jax", "flax", "orbax"},
+    "objectives": {"jax", "flax"},
+    "inference": {"jax", "flax"},
+    "pipeline": {"tensorflow", "seqio", "tensorflow_datasets"},
+    "evaluation": {"jax", "flax"},
+    "training": HEAVY - {"seqio"},
+}
+
+
+def imported_modules(path: Path) -> set[str]:
+    """Absolute names of all modules that a file imports, inside functions too."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import; write it absolute"
+            assert node.module is not None
+            names.add(node.module)
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def floor_files() -> list[tuple[str, Path]]:
+    return [(floor, path) for floor in FLOORS for path in sorted((PACKAGE / floor).rglob("*.py"))]
+
+
+def test_every_folder_has_a_floor() -> None:
+    folders = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert folders <= set(FLOORS), f"name the floor of {folders - set(FLOORS)} here"
+    modules = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "__main__"}
+    assert modules <= BELOW_ALL | ROOF
+
+
+@pytest.mark.parametrize(
+    ("floor", "path"), floor_files(), ids=lambda value: value if isinstance(value, str) else None
+)
+def test_imports_only_lower_floors(floor: str, path: Path) -> None:
+    allowed = set(FLOORS[: FLOORS.index(floor) + 1]) | BELOW_ALL
+    for name in imported_modules(path):
+        parts = name.split(".")
+        if parts[0] == "m6rec_jax" and len(parts) > 1 and parts[1] != "__version__":
+            assert parts[1] in allowed, f"{path.relative_to(ROOT)} ({floor}) imports {name}"
+        if floor in MAY_IMPORT and parts[0] in HEAVY:
+            assert parts[0] in MAY_IMPORT[floor], f"{path.relative_to(ROOT)} imports {name}"
+
+
+@pytest.mark.parametrize("module", ["m6rec_jax", "m6rec_jax.cli", "m6rec_jax.inference.scoring"])
+def test_import_is_light(module: str) -> None:
+    """The server and the command line must not pay for tensorflow (seconds and gigabytes)."""
+    code = (
+        f"import sys, {module}; "
+        "print([m for m in ('tensorflow', 'seqio', 'clu', 'tensorflow_datasets') "
+        "if m in sys.modules])"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert out.stdout.strip() == "[]"

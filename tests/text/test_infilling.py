@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import collections
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from m6rec_jax.text.infilling import draw_spans, longest_text, span_counts
+
+shapes = st.tuples(st.floats(0.01, 0.95), st.floats(1, 10), st.integers(1, 100))
+
+
+@given(st.integers(1, 300), shapes, st.integers(0, 2**32))
+def test_spans(length: int, shape: tuple[float, float, int], seed: int) -> None:
+    num_masked, num_spans = span_counts(length, *shape)
+    masked, starts = draw_spans(length, num_masked, num_spans, np.random.default_rng(seed))
+    assert masked.sum() == num_masked >= 1
+    assert num_masked < length or length == 1
+    # Runs of masked tokens, counted independently, begin exactly at the starts.
+    runs = [i for i in range(length) if masked[i] and (i == 0 or not masked[i - 1])]
+    assert list(np.flatnonzero(starts)) == runs
+    assert len(runs) == num_spans <= shape[2]
+
+
+@given(st.integers(1, 200), st.integers(2, 100), shapes)
+def test_longest_text_fits_and_one_more_does_not(
+    source_room: int, target_room: int, shape: tuple[float, float, int]
+) -> None:
+    def fits(length: int) -> bool:
+        masked, spans = span_counts(length, *shape)
+        return length - masked + spans <= source_room and masked + spans <= target_room
+
+    length = longest_text(source_room, target_room, *shape)
+    assert length >= 1
+    assert all(map(fits, range(1, length + 1)))
+    assert not fits(length + 1)
+
+
+def test_defaults_mask_fifteen_percent_in_spans_of_three() -> None:
+    assert span_counts(400, 0.15, 3.0, 100) == (60, 20)
+
+
+def test_every_arrangement_is_equally_likely() -> None:
+    rng = np.random.default_rng(0)
+    seen: collections.Counter[tuple[bool, ...]] = collections.Counter()
+    for _ in range(6000):
+        masked, _ = draw_spans(6, 3, 2, rng)
+        seen[tuple(masked.tolist())] += 1
+    # By hand: 2 ways to split 3 masked tokens, times C(4, 2) = 6 places among 3 unmasked ones.
+    assert len(seen) == 12
+    assert min(seen.values()) == pytest.approx(500, rel=0.2)
+    assert max(seen.values()) == pytest.approx(500, rel=0.2)

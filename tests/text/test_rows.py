@@ -1,0 +1,307 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.text.rows import (
+    FEATURES,
+    Row,
+    generation_row,
+    packed_candidates,
+    pad_batch,
+    pad_row,
+    source_row,
+    text_infilling_row,
+)
+from m6rec_jax.text.vocabulary import SubwordSampling, Vocabulary
+
+PROFILE = "24 year old writer"
+BEHAVIOURS = ["liked Fargo (1996)", "loved Star Wars (1977), sci-fi", "disliked Fargo (1996)"]
+CONTEXT = "18 year old"
+
+texts = st.text(st.sampled_from("Fargo 19 (),x<extra_id_0></s>"), max_size=30)
+visible = texts.filter(lambda text: bool(text.strip()))
+
+
+def check(row: Row) -> None:
+    for name, values in row.items():
+        assert values.dtype == FEATURES[name].dtype and values.ndim == 1, name
+
+
+def naive_target(vocab: Vocabulary, candidates: list[list[int]]) -> dict[str, list[float]]:
+    """The decoder's layout, spelled out token by token."""
+    row: dict[str, list[float]] = {"input": [], "target": [], "weight": [], "block": []}
+    for block, words in enumerate(candidates, start=1):
+        row["input"] += [vocab.bos_id, *words, vocab.eos_id]
+        row["target"] += [*words, vocab.eos_id, vocab.pad_id]
+        row["weight"] += [1] * (len(words) + 1) + [0]
+        row["block"] += [block] * (len(words) + 2)
+    return row
+
+
+def test_exact_source_tokens(vocab: Vocabulary) -> None:
+    segments = [PROFILE, *BEHAVIOURS, CONTEXT]
+    row = source_row(vocab, segments, 64)
+    check(row)
+    p, b1, b2, b3, c = map(vocab.encode, segments)
+    assert row["encoder_input_tokens"].tolist() == [
+        vocab.source_bos_id, *p, *b1, *b2, *b3, *c, vocab.source_eos_id
+    ]  # fmt: skip
+    assert row["encoder_block_ids"].tolist() == (
+        [1] * (1 + len(p)) + [2] * len(b1) + [3] * len(b2) + [4] * len(b3) + [5] * len(c) + [6]
+    )
+    assert row["num_dropped"].tolist() == [0]
+    assert vocab.pieces(row["encoder_input_tokens"])[:4] == [
+        "[BOS']", "\u258124", "\u2581year\u2581old", "\u2581writer"
+    ]  # fmt: skip
+
+
+def test_old_behaviours_are_dropped(vocab: Vocabulary) -> None:
+    segments = [PROFILE, *BEHAVIOURS, CONTEXT]
+    p, _, _, b3, c = map(vocab.encode, segments)
+    row = source_row(vocab, segments, len(p) + len(b3) + len(c) + 2)
+    assert row["num_dropped"].tolist() == [2]
+    assert row["encoder_input_tokens"][1:-1].tolist() == [*p, *b3, *c]
+    assert row["encoder_block_ids"].max() == 4
+
+
+def test_empty_segments(vocab: Vocabulary) -> None:
+    row = source_row(vocab, ["", "liked", "", "\u200b", "loved", ""], 16)
+    assert vocab.pieces(row["encoder_input_tokens"]) == [
+        "[BOS']", "\u2581liked", "\u2581loved", "[EOS']"
+    ]  # fmt: skip
+    assert row["encoder_block_ids"].tolist() == [1, 2, 3, 4]
+    bare = source_row(vocab, [], 3)
+    assert bare["encoder_input_tokens"].tolist() == [vocab.source_bos_id, vocab.source_eos_id]
+    assert bare["encoder_block_ids"].tolist() == [1, 2]
+
+
+@given(st.lists(texts, max_size=8), st.integers(3, 60))
+def test_source_promises(vocab: Vocabulary, segments: list[str], source_length: int) -> None:
+    row = source_row(vocab, segments, source_length)
+    tokens, blocks = row["encoder_input_tokens"], row["encoder_block_ids"]
+    assert len(tokens) == len(blocks) <= source_length
+    assert tokens[0] == vocab.source_bos_id and tokens[-1] == vocab.source_eos_id
+    assert not {vocab.source_bos_id, vocab.source_eos_id} & set(tokens[1:-1].tolist())
+    assert sorted(set(blocks.tolist())) == list(range(1, blocks.max() + 1))
+    assert (np.diff(blocks) >= 0).all() and (blocks == blocks.max()).sum() == 1
+    dropped = int(row["num_dropped"][0])
+    assert (dropped > 0) <= (len(segments) > 2)
+    # Every block but the first and the last kept one is a whole segment.
+    whole = {tuple(vocab.encode(segment)) for segment in segments}
+    for block in range(2, blocks.max() - 1):
+        assert tuple(tokens[blocks == block].tolist()) in whole
+
+
+def test_exact_candidate_tokens(vocab: Vocabulary) -> None:
+    row = packed_candidates(vocab, ["Fargo (1996)", "loved"], 16, labels=[1, 0], item_ids=[7, 9])
+    check(row)
+    (fargo,), (loved,) = vocab.encode("Fargo (1996)"), vocab.encode("loved")
+    assert row["decoder_input_tokens"].tolist() == [0, fargo, 1, 0, loved, 1]
+    assert row["decoder_target_tokens"].tolist() == [fargo, 1, 0, loved, 1, 0]
+    assert row["decoder_loss_weights"].tolist() == [1, 1, 0, 1, 1, 0]
+    assert row["decoder_block_ids"].tolist() == [1, 1, 1, 2, 2, 2]
+    assert row["decoder_labels"].tolist() == [-1, -1, 1, -1, -1, 0]
+    assert row["decoder_item_ids"].tolist() == [-1, -1, 7, -1, -1, 9]
+    assert row["num_truncated"].tolist() == [0]
+
+
+@given(st.lists(visible, min_size=1, max_size=6), st.integers(3, 12))
+def test_candidate_promises(vocab: Vocabulary, candidates: list[str], share: int) -> None:
+    row = packed_candidates(
+        vocab, candidates, share * len(candidates), item_ids=range(9)[: len(candidates)]
+    )  # type: ignore[arg-type]
+    words = [vocab.encode(text) for text in candidates]
+    expected = naive_target(vocab, [ids[: share - 2] for ids in words])
+    assert row["decoder_input_tokens"].tolist() == expected["input"]
+    assert row["decoder_target_tokens"].tolist() == expected["target"]
+    assert row["decoder_loss_weights"].tolist() == expected["weight"]
+    assert row["decoder_block_ids"].tolist() == expected["block"]
+    assert row["num_truncated"][0] == sum(len(ids) > share - 2 for ids in words)
+    at_eos = row["decoder_input_tokens"] == vocab.eos_id
+    assert row["decoder_item_ids"][at_eos].tolist() == list(range(len(candidates)))
+    assert (row["decoder_item_ids"][~at_eos] == -1).all()
+    assert (row["decoder_labels"] == -1).all()
+
+
+def test_candidate_length_cuts_alike_whatever_the_company(vocab: Vocabulary) -> None:
+    long = "loved Star Wars (1977), sci-fi, 12 days ago"
+    alone = packed_candidates(vocab, [long], 64, candidate_length=6)
+    together = packed_candidates(vocab, ["loved", long], 64, candidate_length=6)
+    assert together["decoder_input_tokens"][3:].tolist() == alone["decoder_input_tokens"].tolist()
+    assert len(alone["decoder_input_tokens"]) == 6
+
+
+def test_broken_rows(vocab: Vocabulary) -> None:
+    with pytest.raises(ConfigError, match="source_length 2 has no room"):
+        source_row(vocab, [PROFILE], 2)
+    with pytest.raises(DataError, match="at least one candidate"):
+        packed_candidates(vocab, [], 16)
+    with pytest.raises(DataError, match=r"candidate 1 has no text to score: ' '"):
+        packed_candidates(vocab, ["Fargo", " "], 16)
+    with pytest.raises(ConfigError, match="8 candidates of 2 tokens do not fit target_length 16"):
+        packed_candidates(vocab, ["Fargo"] * 8, 16)
+    with pytest.raises(ConfigError, match="2 candidates of 9 tokens do not fit target_length 16"):
+        packed_candidates(vocab, ["Fargo"] * 2, 16, candidate_length=9)
+    with pytest.raises(DataError, match="3 labels for 2 candidates"):
+        packed_candidates(vocab, ["Fargo"] * 2, 16, labels=[1, 0, 1])
+    with pytest.raises(DataError, match="1 item_ids for 2 candidates"):
+        packed_candidates(vocab, ["Fargo"] * 2, 16, item_ids=[1])
+    with pytest.raises(DataError, match="no text"):
+        generation_row(vocab, [], "", 16, 16)
+
+
+def test_generation_row(vocab: Vocabulary) -> None:
+    row = generation_row(vocab, [PROFILE], "liked Fargo (1996)", 16, 16)
+    check(row)
+    words = vocab.encode("liked Fargo (1996)")
+    assert row["decoder_target_tokens"].tolist() == [*words, 1, 0]
+    assert row["decoder_loss_weights"].tolist() == [1] * (len(words) + 1) + [0]
+    assert row["encoder_input_tokens"][1:-1].tolist() == vocab.encode(PROFILE)
+
+
+def test_a_cut_target_is_not_taught_to_end(vocab: Vocabulary) -> None:
+    words = vocab.encode("liked Fargo (1996)")
+    assert len(words) == 2
+    row = generation_row(vocab, [], "liked Fargo (1996)", 16, 3)
+    assert row["decoder_target_tokens"].tolist() == [words[0], 1, 0]
+    assert row["decoder_loss_weights"].tolist() == [1, 0, 0]
+
+
+def restored(vocab: Vocabulary, row: Row) -> list[int]:
+    """Puts the target's spans back where their sentinels stand in the source."""
+    spans: dict[int, list[int]] = {}
+    sentinel = -1
+    for token in row["decoder_target_tokens"].tolist()[:-2]:
+        if token in vocab.sentinel_ids:
+            sentinel = token
+            spans[sentinel] = []
+        else:
+            spans[sentinel].append(token)
+    assert list(spans) == list(vocab.sentinel_ids[: len(spans)])
+    assert all(spans.values())
+    text: list[int] = []
+    for token in row["encoder_input_tokens"].tolist()[1:-1]:
+        text += spans.pop(token) if token in spans else [token]
+    assert not spans
+    return text
+
+
+@given(
+    st.lists(st.lists(st.integers(3, 300), max_size=12), min_size=1, max_size=8).filter(any),
+    st.integers(3, 60),
+    st.integers(4, 60),
+    st.floats(0.05, 0.9),
+    st.floats(1, 5),
+    st.integers(0, 1000),
+)
+def test_infilling_restores_the_text(
+    vocab: Vocabulary,
+    segments: list[list[int]],
+    source_length: int,
+    target_length: int,
+    density: float,
+    mean: float,
+    seed: int,
+) -> None:
+    row = text_infilling_row(
+        vocab, segments, source_length, target_length, np.random.default_rng(seed),
+        noise_density=density, mean_span_length=mean,
+    )  # fmt: skip
+    check(row)
+    blocks = row["encoder_block_ids"]
+    assert len(row["encoder_input_tokens"]) == len(blocks) <= source_length
+    assert len(row["decoder_input_tokens"]) <= target_length
+    assert sorted(set(blocks.tolist())) == list(range(1, blocks.max() + 1))
+    text = restored(vocab, row)
+    joined = [token for segment in segments for token in segment]
+    if len(joined) + 2 + len(vocab.sentinel_ids) <= min(source_length, target_length):
+        assert text == joined
+    if len(segments) == 1:
+        assert any(text == joined[i : i + len(text)] for i in range(len(joined)))
+    expected = naive_target(vocab, [row["decoder_target_tokens"].tolist()[:-2]])
+    assert row["decoder_input_tokens"].tolist() == expected["input"]
+    assert row["decoder_loss_weights"].tolist() == expected["weight"]
+
+
+def test_infilling_keeps_segments_in_their_blocks(vocab: Vocabulary) -> None:
+    segments = [[300 + 10 * i + j for j in range(8)] for i in range(6)]
+    row = text_infilling_row(vocab, segments, 64, 64, np.random.default_rng(0))
+    tokens, blocks = row["encoder_input_tokens"], row["encoder_block_ids"]
+    assert blocks.max() == 7
+    for token, block in zip(tokens.tolist(), blocks.tolist(), strict=True):
+        if token < vocab.num_pieces and token >= 300:
+            assert (token - 300) // 10 == block - 1
+    assert row["decoder_target_tokens"].tolist()[0] == vocab.sentinel_ids[0]
+
+
+def test_infilling_is_repeatable_and_moves(vocab: Vocabulary) -> None:
+    def tokens(seed: int) -> list[int]:
+        text = np.arange(300, 500)
+        row = text_infilling_row(vocab, text, 64, 64, np.random.default_rng(seed))
+        return row["encoder_input_tokens"].tolist()
+
+    assert tokens(1) == tokens(1)
+    assert len({tokens(seed)[1] for seed in range(20)}) > 5  # random stretches of a long text
+    assert len(tokens(1)) > 60  # which fill the row
+
+
+def test_infilling_errors(vocab: Vocabulary, model_file: str) -> None:
+    rng = np.random.default_rng(0)
+    for empty in ([], [[], []]):
+        with pytest.raises(DataError, match="no text to mask"):
+            text_infilling_row(vocab, empty, 16, 16, rng)
+    with pytest.raises(ConfigError, match="source_length 2"):
+        text_infilling_row(vocab, [5], 2, 16, rng)
+    with pytest.raises(ConfigError, match="target_length 3"):
+        text_infilling_row(vocab, [5], 16, 3, rng)
+    with pytest.raises(ConfigError, match="noise_density"):
+        text_infilling_row(vocab, [5], 16, 16, rng, noise_density=0.0)
+    with pytest.raises(ConfigError, match="0 sentinels"):
+        text_infilling_row(Vocabulary(model_file, num_sentinels=0), [5], 16, 16, rng)
+
+
+def test_pad_batch(vocab: Vocabulary) -> None:
+    rows = [
+        source_row(vocab, [PROFILE], 16) | packed_candidates(vocab, ["Fargo"], 16, labels=[1]),
+        source_row(vocab, [], 16) | packed_candidates(vocab, ["liked Fargo"], 16),
+    ]
+    lengths = {"encoder_input_tokens": 6, "decoder_labels": 5, "decoder_loss_weights": 5}
+    batch = pad_batch(rows, lengths, batch_size=3)
+    assert {name: values.shape for name, values in batch.items()} == {
+        "encoder_input_tokens": (3, 6), "decoder_labels": (3, 5), "decoder_loss_weights": (3, 5)
+    }  # fmt: skip
+    for name, values in batch.items():
+        assert values.dtype == FEATURES[name].dtype
+        for place, row in enumerate(rows):
+            assert values[place, : len(row[name])].tolist() == row[name].tolist()
+            assert (values[place, len(row[name]) :] == FEATURES[name].padding).all()
+        assert (values[2] == FEATURES[name].padding).all()
+    assert batch["decoder_labels"][0].tolist() == [-1, -1, 1, -1, -1]
+    single = pad_row(rows[0], lengths)
+    assert all((single[name] == batch[name][0]).all() for name in lengths)
+
+
+def test_padding_errors(vocab: Vocabulary) -> None:
+    row = source_row(vocab, [PROFILE], 16)
+    with pytest.raises(DataError, match=r"'encoder_input_tokens' of row 0 has shape \[5\]"):
+        pad_row(row, {"encoder_input_tokens": 4})
+    with pytest.raises(DataError, match="row 0 lacks the feature 'decoder_labels'"):
+        pad_row(row, {"decoder_labels": 4})
+    with pytest.raises(DataError, match="no feature 'decoder_lables'"):
+        pad_row(row, {"decoder_lables": 4})
+    with pytest.raises(DataError, match="2 rows do not fit a batch of 1"):
+        pad_batch([row, row], {"encoder_input_tokens": 8}, batch_size=1)
+    with pytest.raises(DataError, match="which does not fit"):
+        pad_row({"encoder_input_tokens": np.zeros((1, 2))}, {"encoder_input_tokens": 4})
+
+
+def test_sampling_reaches_the_rows(vocab: Vocabulary) -> None:
+    sampling = SubwordSampling(np.random.default_rng(0), alpha=0.0)
+    rows = [source_row(vocab, BEHAVIOURS, 200, sampling=sampling) for _ in range(5)]
+    assert len({row["encoder_input_tokens"].tobytes() for row in rows}) > 1
+    plain = generation_row(vocab, [], "liked Fargo (1996)", 16, 40, sampling=sampling)
+    assert plain["decoder_target_tokens"][:-2].tolist() == vocab.encode("liked Fargo (1996)")

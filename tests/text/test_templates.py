@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.text.records import Event, Item, User
+from m6rec_jax.text.templates import DatasetTemplate
+
+NOW = 881_250_949.0  # Thursday 4 December 1997, 15:55:49 UTC
+SPEC: dict[str, Any] = json.loads("""
+{"profile": "[{age} year old ][{occupation}][, rated {user_num_ratings} films]",
+ "event": "[{outcome} ]{title} ({year})[, {genres}][, {ago}]",
+ "context": "{weekday} {part_of_day}, {date}[, in {place}]",
+ "candidate": "{title} ({year})[, {genres}][. {item_positive_percent} percent liked it]",
+ "item": "{title} ({year})[, {genres}]",
+ "outcomes": [{"at_least": 5, "text": "loved"}, {"at_least": 4, "text": "liked"},
+              {"at_least": 3, "text": "thought okay"}, {"text": "disliked"}]}
+""")
+USER = User("7", {"age": 24, "occupation": "writer"})
+FARGO = Item("100", {"title": "Fargo", "year": 1996, "genres": ("crime", "drama")})
+PLAIN = Item("101", {"title": "[EOS] {year}", "year": 1990, "genres": ()})
+ITEMS = {item.id: item for item in (FARGO, PLAIN)}
+
+
+@pytest.fixture
+def template() -> DatasetTemplate:
+    return DatasetTemplate.parse(SPEC)
+
+
+def test_exact_text(template: DatasetTemplate) -> None:
+    events = [
+        Event("7", "101", NOW - 400 * 86400, 2.0),
+        Event("7", "100", NOW - 19 * 60, 5.0),
+        Event("7", "100", NOW, None),
+    ]
+    statistics = {"user_num_ratings": "about 250", "place": "Lisbon"}
+    assert template.history_segments(USER, events, ITEMS, NOW, statistics) == [
+        "24 year old writer, rated about 250 films",
+        "disliked [EOS] {year} (1990), 13 months ago",
+        "loved Fargo (1996), crime, drama, 19 minutes ago",
+        "Fargo (1996), crime, drama, just now",
+        "Thursday afternoon, 4 December 1997, in Lisbon",
+    ]
+    assert template.candidate(FARGO, {"item_positive_percent": "72"}) == (
+        "Fargo (1996), crime, drama. 72 percent liked it"
+    )
+    assert template.candidate(FARGO) == template.item(FARGO) == "Fargo (1996), crime, drama"
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [(5, "loved"), (4.5, "liked"), (4, "liked"), (3, "thought okay"), (-1, "disliked"), (None, "")],
+)
+def test_outcome_words(template: DatasetTemplate, value: float | None, words: str) -> None:
+    assert template.outcome(value) == words
+
+
+def test_without_a_lowest_outcome_low_values_have_no_words() -> None:
+    template = DatasetTemplate.parse(SPEC | {"outcomes": [{"at_least": 4, "text": "liked"}]})
+    assert template.outcome(3) == ""
+    assert template.event(Event("7", "100", 0, 3), FARGO, None) == "Fargo (1996), crime, drama"
+
+
+def test_profile_and_context_keep_their_places_when_empty() -> None:
+    spec = {"event": "[{genres}]", "candidate": "{title}", "item": "{title}"}
+    template = DatasetTemplate.parse(spec)
+    events = [Event("7", "101", 1.0), Event("7", "100", 2.0)]
+    assert template.history_segments(USER, events, ITEMS, NOW) == ["", "crime, drama", ""]
+
+
+def test_statistics_win_over_attributes(template: DatasetTemplate) -> None:
+    assert template.candidate(FARGO, {"genres": "noir"}) == "Fargo (1996), noir"
+
+
+def test_the_future_is_refused(template: DatasetTemplate) -> None:
+    with pytest.raises(DataError, match=r"user '7' with item '100' .* may only hold the past"):
+        template.event(Event("7", "100", NOW + 1, 5), FARGO, NOW)
+    assert template.event(Event("7", "100", NOW + 1, 5), FARGO, None).startswith("loved Fargo")
+
+
+def test_history_errors(template: DatasetTemplate) -> None:
+    late, early = Event("7", "100", 20.0), Event("7", "100", 10.0)
+    with pytest.raises(DataError, match="user '7' are not sorted by time"):
+        template.history_segments(USER, [late, early], ITEMS, NOW)
+    with pytest.raises(DataError, match="names item '999'"):
+        template.history_segments(USER, [Event("7", "999", 1.0)], ITEMS, NOW)
+    untitled = Item("5", {"year": 1990})
+    with pytest.raises(DataError, match=r"item '5': template 'item' needs a value for \{title\}"):
+        template.item(untitled)
+    with pytest.raises(DataError, match="not a time in unix seconds"):
+        template.context(1e18)
+
+
+def test_spec_round_trip(template: DatasetTemplate) -> None:
+    assert DatasetTemplate.parse(json.loads(json.dumps(template.to_spec()))) == template
+
+
+def test_validate(template: DatasetTemplate) -> None:
+    users, items = ["age", "occupation"], ["title", "year", "genres"]
+    statistics = ["user_num_ratings", "item_positive_percent", "place"]
+    template.validate(users, items, statistics)
+    with pytest.raises(ConfigError, match=r"'profile', character \d+: .*user_num_ratings"):
+        template.validate(users, items, statistics[1:])
+    with pytest.raises(ConfigError, match=r"'event', .*\{genres\}.*ago, outcome, title, year"):
+        template.validate(users, ["title", "year"], statistics)
+    with pytest.raises(ConfigError, match="column 'ago'"):
+        template.validate(users, [*items, "ago"], statistics)
+    with pytest.raises(ConfigError, match="'outcomes' is empty"):
+        DatasetTemplate.parse(SPEC | {"outcomes": []}).validate(users, items, statistics)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"evnt": "x"}, r"no entry 'evnt' \(did you mean 'event'\?\)"),
+        ({"event": "{title"}, r"shop.json: template 'event', character 1: '\{' is never closed"),
+        ({"event": 5}, "must be a string"),
+        ({"outcomes": "liked"}, "must be a list"),
+        ({"outcomes": [{"at_least": 4}]}, "outcome 1 must be an object"),
+        ({"outcomes": [{"at_least": 4, "text": " "}]}, "outcome 1 needs words"),
+        ({"outcomes": [{"at_least": "4", "text": "x"}]}, "must be a number"),
+        ({"outcomes": [{"text": "x"}, {"at_least": 4, "text": "y"}]}, "outcome 1 has no"),
+        (
+            {"outcomes": [{"at_least": 3, "text": "x"}, {"at_least": 4, "text": "y"}]},
+            "from high to low, but 4 comes after 3",
+        ),
+    ],
+)
+def test_broken_specs(change: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        DatasetTemplate.parse(SPEC | change, "shop.json")
+
+
+def test_missing_templates() -> None:
+    with pytest.raises(ConfigError, match="lacks 'candidate'"):
+        DatasetTemplate.parse({"event": "x", "item": "x"})
+    with pytest.raises(ConfigError, match="must be an object"):
+        DatasetTemplate.parse([])  # type: ignore[arg-type]

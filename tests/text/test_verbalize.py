@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from m6rec_jax.errors import DataError
+from m6rec_jax.text import verbalize
+
+MINUTE, HOUR, DAY = 60, 3600, 86400
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "just now"),
+        (59.9, "just now"),
+        (60, "1 minute ago"),
+        (19 * MINUTE + 59, "19 minutes ago"),
+        (HOUR - 1, "59 minutes ago"),
+        (HOUR, "1 hour ago"),
+        (DAY - 1, "23 hours ago"),
+        (DAY, "1 day ago"),
+        (14 * DAY - 1, "13 days ago"),
+        (14 * DAY, "2 weeks ago"),
+        (60 * DAY, "8 weeks ago"),
+        (61 * DAY, "2 months ago"),
+        (730 * DAY, "23 months ago"),
+        (731 * DAY, "2 years ago"),
+        (20 * 365.25 * DAY, "20 years ago"),
+    ],
+)
+def test_ago(seconds: float, text: str) -> None:
+    assert verbalize.ago(seconds) == text
+
+
+@pytest.mark.parametrize("seconds", [-1, -1e-9, math.nan, math.inf])
+def test_ago_refuses_the_future(seconds: float) -> None:
+    with pytest.raises(DataError, match="cannot be"):
+        verbalize.ago(seconds)
+
+
+@given(st.floats(0, 1e10), st.floats(0, 1e10))
+def test_older_never_sounds_newer(first: float, second: float) -> None:
+    units = ["just", "minute", "hour", "day", "week", "month", "year"]
+
+    def rank(seconds: float) -> tuple[int, int]:
+        words = verbalize.ago(seconds).split()
+        if words[0] == "just":
+            return (0, 0)
+        return (units.index(words[1].removesuffix("s")), int(words[0]))
+
+    older, newer = max(first, second), min(first, second)
+    assert rank(older) >= rank(newer)
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [
+        (0, "0"),
+        (1, "100"),
+        (0.724, "72"),
+        (0.125, "13"),
+        (0.285, "29"),
+        (0.994, "99"),
+        (1 / 3, "33"),
+    ],
+)
+def test_percent(share: float, text: str) -> None:
+    assert verbalize.percent(share) == text
+
+
+@pytest.mark.parametrize("share", [-0.01, 1.01, math.nan])
+def test_percent_refuses_what_is_no_share(share: float) -> None:
+    with pytest.raises(DataError, match="between 0 and 1"):
+        verbalize.percent(share)
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (0, "0"),
+        (42, "42"),
+        (99, "99"),
+        (99.5, "about 100"),
+        (100, "about 100"),
+        (254, "about 250"),
+        (255, "about 260"),
+        (999, "about 1000"),
+        (1949, "about 1900"),
+        (12_499, "about 12 thousand"),
+        (999_999, "about 1 million"),
+        (1_234_567, "about 1.2 million"),
+        (250_000_000, "about 250 million"),
+        (7_200_000_000, "about 7.2 billion"),
+    ],
+)
+def test_count(number: float, text: str) -> None:
+    assert verbalize.count(number) == text
+
+
+@given(st.integers(100, 10**12))
+def test_count_is_within_five_percent(number: int) -> None:
+    words = verbalize.count(number).split()
+    scale = {"thousand": 1e3, "million": 1e6, "billion": 1e9}[words[2]] if len(words) > 2 else 1
+    assert words[0] == "about"
+    assert float(words[1]) * scale == pytest.approx(number, rel=0.05)
+
+
+@pytest.mark.parametrize("number", [-1, math.nan, math.inf])
+def test_count_refuses_what_is_no_count(number: float) -> None:
+    with pytest.raises(DataError, match="count"):
+        verbalize.count(number)
+
+
+@pytest.mark.parametrize(
+    ("rank", "text"),
+    [
+        (1, "among the top 1%"),
+        (0.99, "among the top 1%"),
+        (0.95, "among the top 5%"),
+        (0.949, "among the top 10%"),
+        (0.75, "among the top 25%"),
+        (0.5, "among the top 50%"),
+        (0.49, "among the bottom 50%"),
+        (0.2, "among the bottom 25%"),
+        (0.0, "among the bottom 1%"),
+    ],
+)
+def test_percentile(rank: float, text: str) -> None:
+    assert verbalize.percentile(rank) == text

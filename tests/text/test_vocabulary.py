@@ -1,0 +1,326 @@
+from __future__ import annotations
+
+import concurrent.futures
+import io
+import os
+import pickle
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import gin
+import numpy as np
+import pytest
+import sentencepiece
+from hypothesis import example, given
+from hypothesis import strategies as st
+from sentencepiece import sentencepiece_model_pb2
+
+from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.text.vocabulary import SubwordSampling, Vocabulary
+
+T5_SPIECE = os.environ.get("M6REC_T5_SPIECE")
+needs_t5 = pytest.mark.skipif(
+    not T5_SPIECE, reason="set M6REC_T5_SPIECE to T5's spiece.model to run this"
+)
+
+# Any code point at all: lone surrogates, NUL, private use, unassigned.
+any_text = st.text(st.characters(exclude_categories=()), max_size=60)
+MARKS = (
+    "<pad>", "</s>", "<unk>", "<s>", "<0x41>", "<extra_id_0>", "\u2581<extra_id_1>", "[EOS]",
+    "[BOS']", "USER:", "<mask>", "spam", "@", "\u2581", "\u2585", "\u2047", "\x00", "\ud800",
+    "\udfff", "\ufffd", "\ufeff", "\u200b", "\n", "\u3000", "\U0001f600", "\U0010ffff", "e\u0301",
+)  # fmt: skip
+nasty_text = st.lists(st.one_of(st.sampled_from(MARKS), any_text), max_size=8).map("".join)
+
+
+def special_ids(vocab: Vocabulary) -> set[int]:
+    """Everything that is no text, worked out from the file itself."""
+    proto = sentencepiece_model_pb2.ModelProto.FromString(Path(vocab.model_file).read_bytes())
+    kinds = sentencepiece_model_pb2.ModelProto.SentencePiece
+    special = {
+        place
+        for place, piece in enumerate(proto.pieces)
+        if piece.type in (kinds.CONTROL, kinds.USER_DEFINED, kinds.UNUSED)
+        or "<extra_id_" in piece.piece
+    }
+    return special | set(range(len(proto.pieces), vocab.size))
+
+
+def edited(model_file: str, output: Path, **changes: object) -> str:
+    """Writes a copy of a model with more pieces, given as text=type."""
+    proto = sentencepiece_model_pb2.ModelProto.FromString(Path(model_file).read_bytes())
+    for text, kind in changes.items():
+        proto.pieces.add(piece=text, score=0.0, type=kind)
+    output.write_bytes(proto.SerializeToString())
+    return str(output)
+
+
+@pytest.fixture(scope="module")
+def strange(model_file: str, tmp_path_factory: pytest.TempPathFactory) -> Vocabulary:
+    """A model file full of pieces that are no text, of every kind."""
+    kinds = sentencepiece_model_pb2.ModelProto.SentencePiece
+    extra = {
+        "<mask>": kinds.USER_DEFINED,
+        "spam": kinds.USER_DEFINED,
+        "\u2581Fargo": kinds.USER_DEFINED,
+        "@": kinds.USER_DEFINED,
+        "[EOS]": kinds.CONTROL,
+        "\u2581liked\u2581it": kinds.UNUSED,
+        "\u2581<extra_id_1>": kinds.NORMAL,
+        "\u2581<extra_id_0>": kinds.USER_DEFINED,
+    }
+    path = tmp_path_factory.mktemp("strange") / "strange.model"
+    return Vocabulary(edited(model_file, path, **extra), num_sentinels=2)
+
+
+def test_layout(vocab: Vocabulary) -> None:
+    n = vocab.num_pieces
+    assert (vocab.pad_id, vocab.eos_id, vocab.unk_id, vocab.bos_id) == (0, 1, 2, 0)
+    assert vocab.sentinel_ids == tuple(range(n + 99, n - 1, -1))
+    others = [
+        vocab.source_bos_id, vocab.source_eos_id, vocab.user_id, vocab.system_id, vocab.blank_id
+    ]  # fmt: skip
+    assert others == list(range(n + 100, n + 105))
+    assert vocab.special_ids == (vocab.source_bos_id, vocab.source_eos_id, 0, 1)
+    assert vocab.size % 128 == 0 and others[-1] < vocab.size <= others[-1] + 128
+
+
+def test_built_in_sentinels_are_used(strange: Vocabulary, vocab: Vocabulary) -> None:
+    assert strange.sentinel_ids == (strange.num_pieces - 1, strange.num_pieces - 2)
+    assert strange.source_bos_id == strange.num_pieces
+    with pytest.raises(ConfigError, match="no <extra_id_2>; ask for at most 2"):
+        Vocabulary(strange.model_file, num_sentinels=3)
+
+
+@given(nasty_text)
+@example("".join(MARKS))
+@example("I liked it, Fargo spam @ <mask> <extra_id_1>")
+def test_no_text_gives_a_control_id(vocab: Vocabulary, strange: Vocabulary, text: str) -> None:
+    for vocabulary in (vocab, strange):
+        ids = vocabulary.encode(text)
+        assert special_ids(vocabulary).isdisjoint(ids)
+        sampling = SubwordSampling(np.random.default_rng(0), nbest_size=3)
+        assert special_ids(vocabulary).isdisjoint(vocabulary.encode(text, sampling=sampling))
+        vocabulary.decode(ids)
+
+
+@pytest.mark.parametrize("model_type", ["bpe", "char", "word"])
+def test_other_model_types_give_no_control_id_either(
+    tmp_path: Path, behaviours: list[str], model_type: str
+) -> None:
+    content = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([*behaviours, "spam @ x"] * 2),
+        model_writer=content,
+        model_type=model_type,
+        vocab_size=200,
+        hard_vocab_limit=False,
+        control_symbols=["@", "\u2581liked"],
+        user_defined_symbols=["spam", "Q"],
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        minloglevel=2,
+    )
+    (tmp_path / "m.model").write_bytes(content.getvalue())
+    vocabulary = Vocabulary(tmp_path / "m.model")
+    special = special_ids(vocabulary)
+    chooser = random.Random(0)
+    texts = ["@", "a@b", "liked", "x liked spam Q", "spam", "</s>", "QQ"]
+    texts += ["".join(chooser.choices([*MARKS, "liked", " ", "Q"], k=9)) for _ in range(200)]
+    for text in texts:
+        assert special.isdisjoint(vocabulary.encode(text)), text
+    with pytest.raises(ConfigError, match="no unigram model"):
+        vocabulary.encode("liked", sampling=SubwordSampling(np.random.default_rng(0)))
+
+
+@given(st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=60))
+def test_plain_text_survives(vocab: Vocabulary, text: str) -> None:
+    assert vocab.decode(vocab.encode(text)) == " ".join(text.split())
+
+
+@pytest.mark.parametrize(
+    ("text", "decoded"),
+    [
+        ("caf\u00e9 \U0001f600 \u4f60\u597d", "caf\u00e9 \U0001f600 \u4f60\u597d"),
+        ("a\ud800b\ufffdc", "a b c"),
+        ("</s><pad> <extra_id_0>[EOS]", "</s><pad> <extra_id_0>[EOS]"),
+        ("two\nlines\t ", "two lines"),
+        ("", ""),
+    ],
+)
+def test_unusual_text(vocab: Vocabulary, text: str, decoded: str) -> None:
+    assert vocab.decode(vocab.encode(text)) == decoded
+
+
+def test_decode_skips_what_is_no_text(vocab: Vocabulary, strange: Vocabulary) -> None:
+    fargo = vocab.encode("Fargo (1996)")
+    mixed = [vocab.bos_id, vocab.source_bos_id, *fargo, vocab.sentinel_ids[3], vocab.blank_id]
+    assert vocab.decode([*mixed, vocab.eos_id, vocab.size - 1]) == "Fargo (1996)"
+    assert vocab.decode(np.array(mixed)) == "Fargo (1996)"
+    special = special_ids(strange)
+    assert strange.decode(sorted(special)) == ""
+    for wrong in (-1, vocab.size):
+        with pytest.raises(DataError, match=f"token id {wrong} is outside"):
+            vocab.decode([wrong])
+
+
+@given(st.data())
+def test_decode_takes_any_ids(vocab: Vocabulary, data: st.DataObject) -> None:
+    text = vocab.decode(data.draw(st.lists(st.integers(0, vocab.size - 1))))
+    text.encode()  # valid Unicode
+
+
+def test_pieces_names_everything(vocab: Vocabulary) -> None:
+    ids = [0, 1, vocab.source_bos_id, vocab.sentinel_ids[7], vocab.size - 1, *vocab.encode("Fargo")]
+    names = vocab.pieces(ids)
+    assert names[:4] == ["<pad>", "</s>", "[BOS']", "<extra_id_7>"]
+    assert names[4] in ("___", f"<spare_{vocab.size - 1}>")
+    assert "".join(names[5:]) == "\u2581Fargo"
+
+
+def test_cached_tokens_cannot_be_changed(vocab: Vocabulary) -> None:
+    vocab.encode("Fargo (1996)").append(5)
+    with pytest.raises(ValueError, match="read-only"):
+        vocab.encode_array("Fargo (1996)")[0] = 5
+    assert vocab.decode(vocab.encode("Fargo (1996)")) == "Fargo (1996)"
+    assert vocab.encode_array("Fargo (1996)").dtype == np.int32
+
+
+def test_cache_size(model_file: str, vocab: Vocabulary, behaviours: list[str]) -> None:
+    texts = behaviours[:20] * 2
+    expected = [vocab.encode(text) for text in texts]
+    for size in (0, 1, 1000):
+        assert Vocabulary(model_file, cache_size=size).encode_batch(texts) == expected
+
+
+def test_threads(model_file: str, vocab: Vocabulary, behaviours: list[str]) -> None:
+    texts = behaviours[:200]
+    fresh = Vocabulary(model_file, cache_size=50)
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(fresh.encode_batch, [texts] * 16))
+    assert all(result == vocab.encode_batch(texts) for result in results)
+
+
+def test_pickle(model_file: str, tmp_path: Path, vocab: Vocabulary) -> None:
+    copy = pickle.loads(pickle.dumps(vocab))
+    assert copy == vocab and copy.encode("Fargo (1996)") == vocab.encode("Fargo (1996)")
+    moved = tmp_path / "moved.model"
+    moved.write_bytes(Path(model_file).read_bytes())
+    pickled = pickle.dumps(Vocabulary(moved))
+    edited(model_file, moved, new=sentencepiece_model_pb2.ModelProto.SentencePiece.NORMAL)
+    with pytest.raises(ConfigError, match="not the file it was"):
+        pickle.loads(pickled)
+
+
+def test_fingerprint(model_file: str, tmp_path: Path, vocab: Vocabulary) -> None:
+    assert len(vocab.fingerprint) == 64
+    assert Vocabulary(model_file, cache_size=3).fingerprint == vocab.fingerprint
+    assert Vocabulary(model_file, num_sentinels=99).fingerprint != vocab.fingerprint
+    other = edited(
+        model_file, tmp_path / "o", new=sentencepiece_model_pb2.ModelProto.SentencePiece.NORMAL
+    )
+    assert Vocabulary(other) != vocab
+
+
+def test_sampling_is_repeatable_and_spells_the_same_text(vocab: Vocabulary) -> None:
+    text = "an unusual Fargo sequel"
+
+    def draw(seed: int) -> list[list[int]]:
+        sampling = SubwordSampling(np.random.default_rng(seed), alpha=0.1, nbest_size=16)
+        return [vocab.encode(text, sampling=sampling) for _ in range(30)]
+
+    assert draw(1) == draw(1) != draw(2)
+    assert len({tuple(ids) for ids in draw(1)}) > 5
+    assert {vocab.decode(ids) for ids in draw(1)} == {text}
+    sharp = SubwordSampling(np.random.default_rng(0), alpha=1000.0)
+    assert vocab.encode(text, sampling=sharp) == vocab.encode(text)
+
+
+def test_sampling_probabilities(vocab: Vocabulary) -> None:
+    """Frequencies against SentencePiece's own scores of the n best segmentations."""
+    text, alpha = "loved Fargo", 0.1
+    processor = sentencepiece.SentencePieceProcessor(model_file=vocab.model_file)
+    nbest = processor.nbest_encode(text, nbest_size=4, return_type="proto").nbests
+    scores = np.array([segmentation.score for segmentation in nbest])
+    expected = np.exp(alpha * scores) / np.exp(alpha * scores).sum()
+    sampling = SubwordSampling(np.random.default_rng(0), alpha=alpha, nbest_size=4)
+    drawn = [tuple(vocab.encode(text, sampling=sampling)) for _ in range(4000)]
+    for segmentation, probability in zip(nbest, expected, strict=True):
+        ids = tuple(piece.id for piece in segmentation.pieces)
+        assert drawn.count(ids) / 4000 == pytest.approx(probability, abs=0.03)
+
+
+def test_unreadable_files(tmp_path: Path, model_file: str, behaviours: list[str]) -> None:
+    with pytest.raises(ConfigError, match="cannot read the vocabulary .*nothing.model"):
+        Vocabulary(tmp_path / "nothing.model")
+    broken = tmp_path / "broken.model"
+    for content in (b"", b"no model", Path(model_file).read_bytes()[:5000]):
+        broken.write_bytes(content)
+        with pytest.raises(ConfigError, match=r"broken\.model is not a SentencePiece model"):
+            Vocabulary(broken)
+    content_with_bos = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(behaviours),
+        model_writer=content_with_bos,
+        vocab_size=150,
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
+    broken.write_bytes(content_with_bos.getvalue())
+    with pytest.raises(ConfigError, match=r"pad, eos and unk at \(-1, 2, 0\)"):
+        Vocabulary(broken)
+    with pytest.raises(ConfigError, match="at least 0"):
+        Vocabulary(model_file, num_sentinels=-1)
+
+
+def test_gin_configures_it(model_file: str) -> None:
+    with gin.unlock_config():
+        gin.parse_config(f"Vocabulary.model_file = '{model_file}'\nVocabulary.num_sentinels = 5")
+    try:
+        vocabulary = Vocabulary()  # type: ignore[call-arg]
+        assert len(vocabulary.sentinel_ids) == 5
+        assert pickle.loads(pickle.dumps(vocabulary)) == vocabulary
+    finally:
+        gin.clear_config()
+
+
+def test_the_floor_is_light() -> None:
+    names = ("rows", "templates", "verbalize", "vocabulary", "vocabulary_training")
+    code = (
+        f"import sys; from m6rec_jax.text import {', '.join(names)}; "
+        "print([m for m in ('jax', 'tensorflow', 'seqio', 'flax') if m in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout.strip() == "[]", result.stderr
+
+
+@needs_t5
+def test_t5_layout() -> None:
+    assert T5_SPIECE
+    vocabulary = Vocabulary(T5_SPIECE)
+    assert (vocabulary.num_pieces, vocabulary.size) == (32_000, 32_128)
+    assert vocabulary.sentinel_ids[0] == 32_099 and vocabulary.sentinel_ids[99] == 32_000
+    assert vocabulary.source_bos_id == 32_100
+    # Ids of T5's own tokenizer for this sentence.
+    assert vocabulary.encode("translate English to German: That is good.") == [
+        13959, 1566, 12, 2968, 10, 466, 19, 207, 5
+    ]  # fmt: skip
+
+
+@needs_t5
+@given(nasty_text)
+def test_t5_gives_no_control_id(text: str) -> None:
+    assert T5_SPIECE
+    vocabulary = _t5()
+    assert special_ids(vocabulary).isdisjoint(vocabulary.encode(text))
+
+
+def _t5(cache: list[Vocabulary] = []) -> Vocabulary:  # noqa: B006
+    if not cache:
+        assert T5_SPIECE
+        cache.append(Vocabulary(T5_SPIECE))
+    return cache[0]

@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sentencepiece
+
+from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.text.vocabulary import Vocabulary
+from m6rec_jax.text.vocabulary_training import train_vocabulary
+
+TITLE = "Star Wars (1977)"
+BEHAVIOUR = "liked Star Wars (1977), sci-fi, 12 days ago"
+OUTCOMES = ("loved", "liked", "thought okay", "disliked")
+
+
+def pieces(vocabulary: Vocabulary, text: str) -> list[str]:
+    return [piece.replace("\u2581", " ") for piece in vocabulary.pieces(vocabulary.encode(text))]
+
+
+def train(texts: list[str], path: Path, size: int = 700, **options: Any) -> Vocabulary:
+    train_vocabulary(texts, path / "v.model", size, **options)
+    return Vocabulary(path / "v.model")
+
+
+def test_titles_become_one_piece_and_commas_stay_apart(vocab: Vocabulary) -> None:
+    assert pieces(vocab, BEHAVIOUR) == [
+        " liked", " Star Wars (1977)", ",", " sci-fi", ",", " 12", " days ago"
+    ]  # fmt: skip
+    assert pieces(vocab, "disliked L.A. Confidential (1997)") == [
+        " disliked", " L.A. Confidential (1997)"
+    ]  # fmt: skip
+
+
+def test_words_stay_words_by_default(behaviours: list[str], tmp_path: Path) -> None:
+    vocabulary = train(behaviours, tmp_path)
+    assert pieces(vocabulary, BEHAVIOUR) == [
+        " liked", " Star", " Wars", " (1977)", ",", " sci-fi", ",", " 12", " days", " ago"
+    ]  # fmt: skip
+
+
+def test_punctuation_can_belong_to_the_phrase(behaviours: list[str], tmp_path: Path) -> None:
+    vocabulary = train(
+        behaviours,
+        tmp_path,
+        split_by_whitespace=False,
+        keep_apart=OUTCOMES,
+        separate_punctuation=False,
+    )
+    assert pieces(vocabulary, BEHAVIOUR) == [
+        " liked", " Star Wars (1977)", ", sci-fi", ",", " 12", " days ago"
+    ]  # fmt: skip
+
+
+def test_split_digits(behaviours: list[str], tmp_path: Path) -> None:
+    vocabulary = train(behaviours, tmp_path, split_digits=True, split_by_whitespace=False)
+    for text in (BEHAVIOUR, "24 year old writer", "2001"):
+        for piece in pieces(vocabulary, text):
+            assert len(piece) == 1 or not any(map(str.isdigit, piece)), piece
+
+
+def test_max_piece_length(behaviours: list[str], tmp_path: Path) -> None:
+    vocabulary = train(behaviours, tmp_path, split_by_whitespace=False, max_piece_length=10)
+    lengths = [len(piece) for piece in vocabulary.pieces(range(259, vocabulary.num_pieces))]
+    assert max(lengths) == 10
+
+
+def test_rare_phrases_are_spelled_in_words(behaviours: list[str], tmp_path: Path) -> None:
+    texts = [*behaviours, *["loved The Star Student (1996)"] * 5]
+    often = train(texts, tmp_path, 1200, split_by_whitespace=False, keep_apart=OUTCOMES)
+    assert pieces(often, "The Star Student (1996)") == [" The Star Student (1996)"]
+    rare = train(
+        texts, tmp_path, 1200, split_by_whitespace=False, keep_apart=OUTCOMES, min_count=20
+    )
+    assert len(pieces(rare, "The Star Student (1996)")) > 1
+    assert pieces(rare, TITLE) == [" " + TITLE]
+
+
+def test_unseen_words_are_spelled_in_parts(behaviours: list[str], tmp_path: Path) -> None:
+    """Without the spelling half, parts of words vanish and unseen words are spelled in letters."""
+    unseen = "The Holland Student: Fish of the Empire (1996)"
+    options: dict[str, Any] = {"split_by_whitespace": False, "keep_apart": OUTCOMES}
+    with_spelling = len(pieces(train(behaviours, tmp_path, **options), unseen))
+    without = len(pieces(train(behaviours, tmp_path, spelling_share=0.0, **options), unseen))
+    assert with_spelling < 0.7 * without
+
+
+def test_same_input_same_file(behaviours: list[str], tmp_path: Path, model_file: str) -> None:
+    again = tmp_path / "elsewhere" / "again.model"
+    train_vocabulary(iter(behaviours), again, 700, split_by_whitespace=False, keep_apart=OUTCOMES)
+    assert again.read_bytes() == Path(model_file).read_bytes()
+
+
+def test_layout_and_case(vocab: Vocabulary) -> None:
+    processor = sentencepiece.SentencePieceProcessor(model_file=vocab.model_file)
+    ids = processor.pad_id(), processor.eos_id(), processor.unk_id(), processor.bos_id()
+    assert ids == (0, 1, 2, -1)
+    assert [processor.is_byte(i) for i in (3, 258, 259)] == [True, True, False]
+    assert vocab.decode(vocab.encode("fARGO Fargo")) == "fARGO Fargo"
+    assert vocab.encode("fargo") != vocab.encode("Fargo")
+    total = sum(
+        2.718281828 ** processor.get_score(i) for i in range(259, processor.get_piece_size())
+    )
+    assert total == pytest.approx(1, abs=0.02)
+
+
+def test_summary_beside_the_model(behaviours: list[str], tmp_path: Path) -> None:
+    texts = [*behaviours, "", "nul \x00", "x" * 1500]
+    summary = train_vocabulary(texts, tmp_path / "v.model", 700, keep_apart=["liked"])
+    written = json.loads((tmp_path / "v.json").read_text())
+    content = (tmp_path / "v.model").read_bytes()
+    assert written["sha256"] == summary.sha256 == hashlib.sha256(content).hexdigest()
+    assert written["model_file"] == "v.model"
+    assert written["num_texts"] == len(texts)
+    assert (written["num_empty_texts"], written["num_sanitised_texts"]) == (1, 1)
+    assert (written["num_long_cuts"], written["num_forgotten"]) == (1, 0)
+    assert written["options"]["size"] == 700 and written["options"]["keep_apart"] == ["liked"]
+    assert written["num_pieces"] == Vocabulary(tmp_path / "v.model").num_pieces <= 700
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["v.json", "v.model"]
+
+
+def test_many_alphabets(tmp_path: Path) -> None:
+    texts = ["\u6620\u753b\u304c\u597d\u304d", "\u043a\u0438\u043d\u043e", "caf\u00e9 \U0001f600"]
+    vocabulary = train(texts * 30, tmp_path, 500, split_by_whitespace=False)
+    for text in texts:
+        assert vocabulary.decode(vocabulary.encode(text)) == text
+        assert len(vocabulary.encode(text)) <= 3
+
+
+def test_texts_are_read_once(behaviours: list[str], tmp_path: Path) -> None:
+    def texts() -> Iterator[str]:
+        yield from behaviours
+
+    assert train_vocabulary(texts(), tmp_path / "v.model", 600).num_texts == len(behaviours)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"size": 100}, "cannot train 100 pieces"),
+        ({"spelling_share": 1.0}, "spelling_share must be in"),
+        ({"character_coverage": 0.0}, "character_coverage in"),
+        ({"min_count": 1}, "min_count must be at least 2"),
+    ],
+)
+def test_wrong_options(
+    behaviours: list[str], tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        train_vocabulary(behaviours, tmp_path / "v.model", **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("texts", [[], ["", " \n", "\u200b"]])
+def test_nothing_to_train_on(texts: list[str], tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=f"{len(texts)} texts, all empty"):
+        train_vocabulary(texts, tmp_path / "v.model")

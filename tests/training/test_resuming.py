@@ -1,0 +1,157 @@
+"""A run that was stopped and resumed is the run that was never stopped, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from m6rec_jax.checkpoints.location import list_steps, locate, read_manifest
+from m6rec_jax.checkpoints.trees import flatten
+from m6rec_jax.errors import CheckpointError
+from m6rec_jax.training.metric_log import read_metrics
+from tests.training import toy_run
+from tests.training.toy_run import toy_train
+
+STEPS = 10
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def everything(state: Any) -> dict[str, np.ndarray]:
+    return {name: np.asarray(leaf) for name, leaf in flatten(state).items()}
+
+
+def assert_bit_equal(state: Any, other: Any) -> None:
+    one, two = everything(state), everything(other)
+    assert one.keys() == two.keys()
+    for name in one:
+        np.testing.assert_array_equal(one[name], two[name], err_msg=name)
+
+
+def assert_same_batches(digests: Mapping[int, str], unbroken: Mapping[int, str]) -> None:
+    for index in range(STEPS):
+        if index in digests:
+            assert digests[index] == unbroken[index], f"batch {index}"
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, Path]:
+    folder = tmp_path_factory.mktemp("unbroken")
+    result, batches = toy_train(folder, STEPS)
+    return result, batches, folder
+
+
+def run_script(folder: Path, cache: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+    return subprocess.run(
+        [sys.executable, toy_run.__file__, str(folder), str(STEPS), *arguments],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("kill_at", [7, 9])
+def test_killed_and_resumed(
+    kill_at: int, unbroken: Any, compilation_cache: Path, tmp_path: Path
+) -> None:
+    """Killed well after a checkpoint, and right after one began to be written (step 8)."""
+    result, batches, _ = unbroken
+    killed = run_script(tmp_path, compilation_cache, str(kill_at))
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    steps = list_steps(tmp_path / "checkpoints")
+    assert steps and steps[-1] < kill_at
+
+    resumed = run_script(tmp_path, compilation_cache)
+    assert resumed.returncode == 0, resumed.stderr
+    digests = {int(k): v for k, v in json.loads((tmp_path / "digests.json").read_text()).items()}
+    assert min(digests) == steps[-1], "batches before the checkpoint are not read again"
+    assert_same_batches(digests, batches.digests)
+    # Restoring at the end of training compares the parameters on disk.
+    again, _ = toy_train(tmp_path, STEPS)
+    assert again.step == STEPS
+    assert_bit_equal(again.state, result.state)
+    lines = [line["step"] for line in read_metrics(tmp_path) if "loss" in line]
+    assert lines == [2, 4, 6, 8, 10], "no step is logged twice"
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_signal_saves_and_leaves(
+    name: str, unbroken: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Stopped between two regular checkpoints, so that batches must be skipped on resuming."""
+    result, batches, _ = unbroken
+
+    def stop(model: Any, variables: Any, step: int) -> dict[str, float]:
+        if step == 6:
+            signal.raise_signal(signal.Signals[name])
+        return {}
+
+    handler = signal.getsignal(signal.Signals[name])
+    first, before = toy_train(
+        tmp_path, STEPS, evaluate=stop, eval_period=2, validation=lambda *a, **k: []
+    )
+    assert first.stopped_by == name
+    assert signal.getsignal(signal.Signals[name]) == handler
+    # The signal came during the validation after step 6, so it was seen after step 7.
+    assert first.step == 7
+    assert list_steps(tmp_path / "checkpoints") == [4, 7]
+    assert "same command again" in capsys.readouterr().err
+    second, after = toy_train(tmp_path, STEPS)
+    assert second.step == STEPS and second.stopped_by is None
+    assert_same_batches({**before.digests, **after.digests}, batches.digests)
+    assert_bit_equal(second.state, result.state)
+
+
+def test_resume_needs_the_same_shards(unbroken: Any) -> None:
+    _, _, folder = unbroken
+    with pytest.raises(CheckpointError, match=r"started with 4 data shards .* configured with 2"):
+        toy_train(folder, STEPS + 1, num_shards=2)
+
+
+def test_resume_refuses_another_size(unbroken: Any) -> None:
+    _, _, folder = unbroken
+    config = toy_run.toy_config(mlp_dim=48)
+    with pytest.raises(CheckpointError) as caught:
+        toy_train(folder, STEPS + 1, model=config)
+    message = str(caught.value)
+    assert "params/decoder/layers/mlp/wi_0/kernel" in message
+    assert "float32[1,16,32]" in message and "float32[1,16,48]" in message
+    assert "mlp_dim: 32 -> 48" in message
+
+
+def test_resume_refuses_another_choice_of_what_trains(unbroken: Any) -> None:
+    _, _, folder = unbroken
+    with pytest.raises(CheckpointError, match="trainable = 'all', now it is 'prompts'"):
+        toy_train(folder, STEPS + 1, trainable="prompts")
+
+
+def test_resume_refuses_another_vocabulary(tmp_path: Path) -> None:
+    toy_train(tmp_path, 1, vocabulary_fingerprint="a" * 64)
+    with pytest.raises(CheckpointError, match="another vocabulary"):
+        toy_train(tmp_path, 2, vocabulary_fingerprint="b" * 64)
+
+
+def test_manifest_names_the_run(unbroken: Any) -> None:
+    result, _, folder = unbroken
+    manifest = read_manifest(locate(folder))
+    assert manifest.step == STEPS
+    assert manifest.num_data_shards == 4
+    assert manifest.build_model_config() == result.model.config
+    assert manifest.versions["jax"] == jax.__version__
