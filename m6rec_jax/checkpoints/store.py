@@ -68,6 +68,7 @@ class CheckpointStore:
         if "://" not in str(folder):
             self.folder = epath.Path(Path(folder).absolute())
         self._best_metric = best_metric
+        self._best_mode = best_mode
         self._worst = -math.inf if best_mode == "max" else math.inf
         # item -> (fingerprint, specs), of frozen items: they never change while this object lives.
         self._frozen: dict[str, tuple[str, dict[str, TensorSpec]]] = {}
@@ -99,7 +100,13 @@ class CheckpointStore:
 
     def best_step(self) -> int | None:
         """The step that is best by `best_metric`, or None."""
-        return None if self._best_metric is None else self._manager.best_step()
+        if self._best_metric is None:
+            return None
+        figures = {step: self._manager.metrics(step) for step in self.steps()}
+        ranked = {s: m[self._best_metric] for s, m in figures.items() if m}
+        if not ranked:
+            return None
+        return (max if self._best_mode == "max" else min)(ranked, key=ranked.__getitem__)
 
     def save(
         self,

@@ -11,7 +11,7 @@ items are masked there too, so ranking everything for everybody is a few matrix 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import gin
@@ -21,8 +21,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.inference.candidate_rows import pack_texts, text_ends
 from m6rec_jax.inference.runtime import Runtime, in_buckets, length_buckets
-from m6rec_jax.inference.scoring import candidate_ends
 from m6rec_jax.model import Encoded, M6Rec
 from m6rec_jax.sharding import MESH_AXES, LogicalRules
 from m6rec_jax.text import rows
@@ -80,9 +80,7 @@ class CatalogueIndex:
                 filled.shape, sharding, lambda index: filled[index]
             )
 
-    def top_k(
-        self, users: np.ndarray, k: int, seen: Sequence[np.ndarray] | None = None
-    ) -> TopK:
+    def top_k(self, users: np.ndarray, k: int, seen: Sequence[np.ndarray] | None = None) -> TopK:
         """The k most similar items of each user, without those already seen.
 
         Args:
@@ -97,7 +95,7 @@ class CatalogueIndex:
         if not 1 <= k <= self.num_items:
             raise ConfigError(f"k = {k} must be between 1 and the {self.num_items} items")
         ids, scores = [], []
-        for part, excluded in self._steps(users, seen):
+        for _, part, excluded in self._steps(users, seen):
             found = _top_k(
                 part, self._items, excluded, k=k, num_items=self.num_items, mesh=self._mesh
             )
@@ -132,12 +130,11 @@ class CatalogueIndex:
             raise DataError(
                 f"target {int(targets.max())} is outside the catalogue of {self.num_items} items"
             )
-        found, start = [], 0
-        for part, excluded in self._steps(users, seen):
+        found = []
+        for start, part, excluded in self._steps(users, seen):
             wanted = np.full((len(part), targets.shape[1]), -1, np.int32)
-            rows_here = targets[start : start + self._users_per_step]
-            wanted[: len(rows_here)] = rows_here
-            start += self._users_per_step
+            here = targets[start : start + len(part)]
+            wanted[: len(here)] = here
             found.append(
                 _ranks(part, self._items, excluded, jnp.asarray(wanted), num_items=self.num_items)
             )
@@ -146,38 +143,35 @@ class CatalogueIndex:
 
     def _steps(
         self, users: np.ndarray, seen: Sequence[np.ndarray] | None
-    ) -> list[tuple[Array, Array]]:
-        """Users and their excluded places in steps of one shape, padded."""
+    ) -> Iterator[tuple[int, Array, Array]]:
+        """(first user, users, excluded places) in steps of one shape, padded."""
         number = len(users)
         if number == 0:
             raise DataError("there are no users to rank for")
         if seen is not None and len(seen) != number:
             raise DataError(f"{len(seen)} lists of seen items for {number} users")
-        step = min(self._users_per_step, number)
-        self._users_per_step = step
         longest = max((len(items) for items in seen), default=0) if seen is not None else 0
-        # Few widths, so that few shapes are compiled.
-        width = 1 << max(longest - 1, 0).bit_length() if longest else 1
-        steps = []
+        # Powers of two, so that few shapes are compiled.
+        step = min(self._users_per_step, _power_of_two(number))
+        width = _power_of_two(max(longest, 1))
+        outside = self._items.shape[0]
         for start in range(0, number, step):
             part = np.zeros((step, users.shape[1]), np.float32)
-            excluded = np.full((step, width), self._outside, np.int32)
-            rows_here = users[start : start + step]
-            part[: len(rows_here)] = rows_here
-            if seen is not None:
-                for i, items in enumerate(seen[start : start + step]):
-                    if len(items) and not 0 <= min(items) <= max(items) < self.num_items:
-                        raise DataError(
-                            f"user {start + i} has seen an item outside the catalogue of "
-                            f"{self.num_items} items: {min(items)} or {max(items)}"
-                        )
-                    excluded[i, : len(items)] = items
-            steps.append((jnp.asarray(part), jnp.asarray(excluded)))
-        return steps
+            excluded = np.full((step, width), outside, np.int32)
+            here = users[start : start + step]
+            part[: len(here)] = here
+            for i, items in enumerate(() if seen is None else seen[start : start + step]):
+                if len(items) and not 0 <= min(items) <= max(items) < self.num_items:
+                    raise DataError(
+                        f"user {start + i} has seen an item outside the catalogue of "
+                        f"{self.num_items} items: {min(items)} or {max(items)}"
+                    )
+                excluded[i, : len(items)] = items
+            yield start, jnp.asarray(part), jnp.asarray(excluded)
 
-    @property
-    def _outside(self) -> int:
-        return int(self._items.shape[0])
+
+def _power_of_two(number: int) -> int:
+    return 1 << (number - 1).bit_length()
 
 
 def _scores(users: Array, items: Array, excluded: Array, first: Array, num_items: int) -> Array:
@@ -323,25 +317,9 @@ class Retriever:
           DataError: a text without words.
         """
         result = np.zeros((len(texts), self.model.config.prompts.retrieval_dim), np.float32)
-        lengths = [
-            min(len(self.vocabulary.encode_array(text)) + 2, self._item_length) for text in texts
-        ]
-        order = sorted(range(len(texts)), key=lambda i: lengths[i])
-        packs: list[list[int]] = []
-        for i in order:
-            if packs and lengths[i] * (len(packs[-1]) + 1) <= self.target_length:
-                packs[-1].append(i)
-            else:
-                packs.append([i])
-        item_rows = [
-            rows.packed_candidates(
-                self.vocabulary,
-                [texts[i] for i in pack],
-                self.target_length,
-                candidate_length=min(self._item_length, self.target_length // len(pack)),
-            )
-            for pack in packs
-        ]
+        item_rows, places = pack_texts(
+            self.vocabulary, texts, self.target_length, self._item_length
+        )
         pending = []
         sizes = [len(row["decoder_input_tokens"]) for row in item_rows]
         buckets = length_buckets(self.target_length)
@@ -353,8 +331,8 @@ class Retriever:
         for members, vectors in pending:
             values = np.asarray(vectors)
             for k, member in enumerate(members):
-                ends = candidate_ends(item_rows[member]["decoder_block_ids"])
-                result[packs[member]] = values[k, ends]
+                ends = text_ends(item_rows[member]["decoder_block_ids"])
+                result[places[member]] = values[k, ends]
         return result
 
     def index(self, texts: Sequence[str]) -> CatalogueIndex:

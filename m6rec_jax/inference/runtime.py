@@ -1,4 +1,4 @@
-"""Where inference runs: jitted functions on one device or on a mesh, with batches of fixed shapes."""
+"""Where inference runs: jitted functions on one device or a mesh, batches of fixed shapes."""
 
 from __future__ import annotations
 

@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.inference.calibration import correct_sampled_negatives, positive_probability
+from m6rec_jax.inference.candidate_rows import pack_texts, text_ends
 from m6rec_jax.inference.runtime import Runtime, in_buckets, length_buckets
 from m6rec_jax.model import Encoded, M6Rec
 from m6rec_jax.sharding import LogicalRules
@@ -32,23 +33,18 @@ Variables = Mapping[str, Any]
 DEFAULT_BATCH_SIZES = (1, 8, 32)
 
 
-def class_log_probabilities(model: M6Rec, variables: Variables, features: Any) -> Array:
+def class_log_probabilities(
+    model: M6Rec, variables: Variables, features: Mapping[str, Array]
+) -> Array:
     """Log probability of every class at every decoder position, `[batch, target, classes]`.
 
-    Only positions whose input token is `[EOS]` mean anything. To be traced inside a jitted
-    function.
+    Only positions whose input token is `[EOS]` mean anything. For use inside jit.
     """
     outputs = model.apply(variables, features)
     logits = model.apply(
         variables, outputs.hidden, features["task_ids"], method=model.option_logits
     )
     return jax.nn.log_softmax(logits, axis=-1)
-
-
-def candidate_ends(decoder_block_ids: np.ndarray) -> np.ndarray:
-    """Positions of each candidate's input `[EOS]` in one row: the last of every block."""
-    block_ids = np.asarray(decoder_block_ids)
-    return np.flatnonzero((np.diff(block_ids, append=0) != 0) & (block_ids > 0))
 
 
 @gin.configurable(denylist=["model", "variables", "vocabulary", "mesh"])
@@ -119,17 +115,13 @@ class Scorer:
             )
             return encoded
 
-        def decode(
-            variables: Variables, encoded: Encoded, features: Mapping[str, Array]
-        ) -> Array:
+        def decode(variables: Variables, encoded: Encoded, features: Mapping[str, Array]) -> Array:
             self.num_compilations += 1
             source = features["source_of_row"][:, 0]
             of_rows = Encoded(encoded.hidden[source], encoded.mask[source])
             blocks, task_ids = features["decoder_block_ids"], features["task_ids"]
             tokens = features["decoder_input_tokens"]
-            hidden = model.apply(
-                variables, of_rows, tokens, blocks, task_ids, method=model.decode
-            )
+            hidden = model.apply(variables, of_rows, tokens, blocks, task_ids, method=model.decode)
             logits = model.apply(variables, hidden, task_ids, method=model.option_logits)
             log_probabilities = jax.nn.log_softmax(logits, axis=-1)
             return correct_sampled_negatives(
@@ -171,21 +163,16 @@ class Scorer:
         if len(histories) != len(candidates):
             raise DataError(f"{len(histories)} histories for {len(candidates)} lists of candidates")
         sources = [
-            rows.source_row(self.vocabulary, segments, self.source_length)
-            for segments in histories
+            rows.source_row(self.vocabulary, segments, self.source_length) for segments in histories
         ]
-        targets, source_of, places = [], [], []
+        targets: list[Row] = []
+        source_of: list[int] = []
+        places: list[list[int]] = []
         for request, texts in enumerate(candidates):
-            for chosen in self._packs(texts):
-                part = [texts[i] for i in chosen]
-                limit = min(self.candidate_length, self.target_length // len(part))
-                targets.append(
-                    rows.packed_candidates(
-                        self.vocabulary, part, self.target_length, candidate_length=limit
-                    )
-                )
-                source_of.append(request)
-                places.append(chosen)
+            packed = pack_texts(self.vocabulary, texts, self.target_length, self.candidate_length)
+            targets += packed.rows
+            places += packed.places
+            source_of += [request] * len(packed.rows)
         scored = self._score(sources, targets, np.asarray(source_of, np.int64))
         results = [np.zeros(len(texts), np.float32) for texts in candidates]
         for request, chosen, probabilities in zip(source_of, places, scored, strict=True):
@@ -201,21 +188,6 @@ class Scorer:
                     for target_size in self._batch_sizes:
                         self._decode_batch(encoded, [], [], target_bucket, target_size)
         return self.num_compilations
-
-    def _packs(self, texts: Sequence[str]) -> list[list[int]]:
-        """Which candidates share a decoder row. Rows hold equal shares, so like lengths go together."""
-        lengths = [
-            min(len(self.vocabulary.encode_array(text)) + 2, self.candidate_length)
-            for text in texts
-        ]
-        packs: list[list[int]] = []
-        for i in sorted(range(len(texts)), key=lambda i: lengths[i]):
-            # Ascending, so this one is the longest so far and sets the share.
-            if packs and lengths[i] * (len(packs[-1]) + 1) <= self.target_length:
-                packs[-1].append(i)
-            else:
-                packs.append([i])
-        return packs
 
     def _score(
         self, sources: Sequence[Row], targets: Sequence[Row], source_of: np.ndarray
@@ -246,7 +218,7 @@ class Scorer:
         for indices, probabilities in pending:
             values = np.asarray(probabilities)
             for k, t in enumerate(indices):
-                results[t] = values[k, candidate_ends(targets[t]["decoder_block_ids"])]
+                results[t] = values[k, text_ends(targets[t]["decoder_block_ids"])]
         return results
 
     def _encode_batch(self, part: Sequence[Row], length: int, size: int) -> Encoded:
@@ -282,4 +254,3 @@ def _buckets(name: str, buckets: Sequence[int] | None, limit: int) -> tuple[int,
     if not ordered or ordered[-1] != limit:
         raise ConfigError(f"Scorer.{name} = {tuple(buckets)} must end with the length {limit}")
     return ordered
-

@@ -32,14 +32,20 @@ FILM_COLUMNS: Mapping[str, str] = {
 """Attribute -> column type. `awards` counts Oscars won later than some of the ratings."""
 
 _NUMBER_WORDS = {
-    word: str(number)
-    for number, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen".split()
-    )
+    "one": "1",
+    "two": "2",
+    "three": "3",
+    "four": "4",
+    "five": "5",
+    "six": "6",
+    "seven": "7",
+    "eight": "8",
+    "nine": "9",
+    "ten": "10",
+    "eleven": "11",
+    "twelve": "12",
 }
-_ARTICLES = (
-    "the|a|an|le|la|les|l'|un|une|el|los|las|il|lo|i|gli|der|die|das|det|den|de|het|o|os|as"
-)
+_ARTICLES = "the|a|an|le|la|les|l'|un|une|el|los|las|il|lo|i|gli|der|die|das|det|den|de|het|o|os|as"
 _TRAILING_ARTICLE = re.compile(rf"^(.*), ({_ARTICLES})$", re.IGNORECASE)
 _PARENTHESES = re.compile(r"^(.+?)\s*\((.+)\)$")
 _SUBTITLE = re.compile(r":|\s[-–—]\s")

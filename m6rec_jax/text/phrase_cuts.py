@@ -91,8 +91,9 @@ class PhraseCuts:
             else:
                 self._count(cut)
         if len(self.counts) > _MAX_CUTS:
+            before = len(self.counts)
             keep_most_common(self.counts, _MAX_CUTS // 2)
-            self.num_forgotten += _MAX_CUTS + 1 - len(self.counts)
+            self.num_forgotten += before - len(self.counts)
 
     def split(self, text: str) -> list[str]:
         """Cuts a normalised text; the cuts joined give " " + text."""
@@ -123,7 +124,7 @@ def words_of(cut: str) -> list[str]:
 
 
 def keep_most_common(counts: collections.Counter[str], limit: int) -> None:
-    """Drops the rarest entries in place, down to `limit`; the earlier seen win ties."""
-    kept = dict(counts.most_common(limit))
+    """Drops the rarest entries in place, down to `limit`; ties go by the text itself."""
+    kept = sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))[:limit]
     counts.clear()
-    counts.update(kept)
+    counts.update(dict(kept))

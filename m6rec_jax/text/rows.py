@@ -250,21 +250,22 @@ def text_infilling_row(
         raise DataError("there is no text to mask spans of")
     shape = (noise_density, mean_span_length, len(vocab.sentinel_ids))
     room = longest_text(source_length - 2, target_length - 2, *shape)
-    num_dropped = 0
-    if len(segments) == 1 and len(segments[0]) > room:
-        start = int(rng.integers(len(segments[0]) - room + 1))
-        segments = [segments[0][start : start + room]]
-    else:
-        segments, num_dropped = fit_to_budget(segments, room)
+    kept, num_dropped = fit_to_budget(segments, room)
+    if len(segments) == 1 or not any(map(len, kept)):
+        # A long text, or a behaviour that alone is longer than the row: any stretch of it will do.
+        newest = max(place for place, ids in enumerate(segments) if len(ids))
+        ids = segments[newest]
+        start = int(rng.integers(max(len(ids) - room, 0) + 1))
+        kept, num_dropped = [ids[start : start + room]], len(segments) - 1
 
-    text = np.concatenate(segments)
+    text = np.concatenate(kept)
     masked, starts = draw_spans(len(text), *span_counts(len(text), *shape), rng)
     sentinels = np.array(vocab.sentinel_ids[: np.count_nonzero(starts)], np.int32)
     source = text.copy()
     source[starts] = sentinels
     left = ~masked | starts
     # What is left of each segment; one that a span swallowed is empty and gets no block.
-    bounds = np.cumsum([len(segment) for segment in segments])[:-1]
+    bounds = np.cumsum([len(segment) for segment in kept])[:-1]
     blocks = [
         part[keep]
         for part, keep in zip(np.split(source, bounds), np.split(left, bounds), strict=True)
@@ -367,12 +368,12 @@ def _target(vocab: Vocabulary, candidates: Sequence[np.ndarray]) -> tuple[Row, n
     parts = [bos]
     for ids in candidates:
         parts += (ids, between)
-    # The last pair's [BOS] opens nothing. Its pad id is what the target holds after [EOS].
+    # Targets are the inputs one place on. After an input [EOS] that is the [BOS] of the next text
+    # (of none, for the last), and [BOS] is the pad id: nothing is to be predicted there.
     joined = np.concatenate(parts)
     inputs, targets = joined[:-1], joined[1:].copy()
     lengths = np.array([len(ids) + 2 for ids in candidates])
     ends = np.cumsum(lengths) - 1
-    targets[ends] = vocab.pad_id
     weights = np.ones(len(inputs), np.float32)
     weights[ends] = 0
     row = {

@@ -266,8 +266,8 @@ class Vocabulary:
         return choices, scores - scores.max()
 
     def _guarded(self, ids: Sequence[int]) -> np.ndarray:
-        # Unigram models cannot give a neutralised piece. Character, word and BPE models look a
-        # whole symbol up by its name and could; whatever it was, it is not known as text.
+        # SentencePiece 0.2 gives none of these for any type of model. The promise is ours, though,
+        # so it does not hang on another library's version.
         if not self._control_pieces.isdisjoint(ids):
             ids = [self.unk_id if id_ in self._control_pieces else id_ for id_ in ids]
         array = np.array(ids, np.int32)

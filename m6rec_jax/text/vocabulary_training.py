@@ -50,7 +50,7 @@ _NUM_RESERVED = 3 + 256  # pad, eos, unk; bytes
 _SPELLING_WEIGHT = 0.02  # of the mixture: enough for unseen words, too little to break up seen ones
 _MAX_PART_CHARS = 16
 _MAX_SEEDS = 1_000_000
-_MAX_COUNTED = 8_000_000
+_MAX_COUNTED = 4_000_000
 _RUN = re.compile(r"\d+|[^\W\d_]+|(?:[^\w\s]|_)+")
 
 _ModelProto: TypeAlias = sentencepiece_model_pb2.ModelProto
@@ -178,10 +178,14 @@ def train_vocabulary(
         size_left -= sum(p.type == _NORMAL and len(p.piece) > 1 for p in spelling.pieces)
     phrases = collections.Counter[str]()
     if not split_by_whitespace:
-        phrases = _phrases(cuts.counts, max_piece_length)
+        phrases = _phrases(cuts.counts, max_piece_length, min_count)
     seeds = _seed_pieces(phrases, words, max_piece_length, min_count)
     model = _train(cuts.counts, seeds, size_left, options)
     if spelling is not None:
+        spare = size - _num_mixed(model, spelling)
+        if spare > size // 100 and len(model.pieces) == size_left:
+            # Both halves hold some pieces; what those leave free goes to the first.
+            model = _train(cuts.counts, seeds, size_left + spare, options)
         _mix(model, spelling, size)
     content: bytes = model.SerializeToString(deterministic=True)
 
@@ -213,19 +217,41 @@ def train_vocabulary(
     return summary
 
 
-def _phrases(counts: Mapping[str, int], max_length: int) -> collections.Counter[str]:
-    """Counts every run of two or more whole words inside a cut."""
-    phrases: collections.Counter[str] = collections.Counter()
-    for cut, number in counts.items():
-        ends = list(itertools.accumulate(map(len, words_of(cut))))
-        for first, start in enumerate([0, *ends[:-1]]):
-            for end in ends[first + 1 :]:
-                if end - start > max_length:
-                    break
-                phrases[cut[start:end]] += number
-        if len(phrases) > _MAX_COUNTED:
-            keep_most_common(phrases, _MAX_COUNTED // 2)
-    return phrases
+def _phrases(
+    counts: Mapping[str, int], max_length: int, min_count: int
+) -> collections.Counter[str]:
+    """Counts the runs of two or more whole words inside a cut that occur `min_count` times.
+
+    Longer runs are only looked for where both of their shorter ends were found often enough, or
+    free text would fill the memory with runs that occur once.
+    """
+    found: collections.Counter[str] = collections.Counter()
+    ends = {cut: list(itertools.accumulate(map(len, words_of(cut)), initial=0)) for cut in counts}
+    # The first words of runs that may still grow.
+    growing: dict[str, Sequence[int]] = {
+        cut: range(len(bounds) - 2) for cut, bounds in ends.items() if len(bounds) > 2
+    }
+    width = 2
+    while growing:
+        runs: collections.Counter[str] = collections.Counter()
+        for cut, firsts in growing.items():
+            bounds = ends[cut]
+            for first in firsts:
+                if bounds[first + width] - bounds[first] <= max_length:
+                    runs[cut[bounds[first] : bounds[first + width]]] += counts[cut]
+        often = {run: number for run, number in runs.items() if number >= min_count}
+        found.update(often)
+        survivors: dict[str, Sequence[int]] = {}
+        for cut, firsts in growing.items():
+            bounds = ends[cut]
+            live = {
+                first for first in firsts if cut[bounds[first] : bounds[first + width]] in often
+            }
+            if longer := [first for first in sorted(live) if first + 1 in live]:
+                survivors[cut] = longer
+        growing = survivors
+        width += 1
+    return found
 
 
 def _seed_pieces(
@@ -316,6 +342,10 @@ def _train(
     model.trainer_spec.ClearField("seed_sentencepieces_file")
     model.trainer_spec.ClearField("input_format")
     return model
+
+
+def _num_mixed(model: _ModelProto, spelling: _ModelProto) -> int:
+    return len({piece.piece for part in (model, spelling) for piece in part.pieces})
 
 
 def _mix(model: _ModelProto, spelling: _ModelProto, size: int) -> None:

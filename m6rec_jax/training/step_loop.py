@@ -108,7 +108,7 @@ class StepLoop:
                     seconds = self._busy_seconds() - window_begin
                     scalars |= _rates(scalars.pop("tokens"), len(window), self.batch_size, seconds)
                     window, window_begin = [], self._busy_seconds()
-                    self._check_finite(scalars["loss"], step)
+                    self._check_finite("loss", scalars["loss"], step)
                     log.write(step, scalars)
                     bar.set_postfix(_shown(scalars), refresh=False)
                 figures: dict[str, float] = {}
@@ -127,7 +127,8 @@ class StepLoop:
                         stopped_by = EARLY_STOPPING
                 if step % self.checkpoint_period == 0 or is_last or stopped_by or is_best:
                     with self.clock.measure("checkpoint"):
-                        self._check_finite(float(metrics["loss"]), step)
+                        for name in ("loss", "gradient_norm"):
+                            self._check_finite(name, float(metrics[name]), step)
                         self._save(state, step, feed, figures)
                     log.flush()
         assert compiled is not None
@@ -153,12 +154,12 @@ class StepLoop:
             frozen=self.frozen,
         )
 
-    def _check_finite(self, loss: float, step: int) -> None:
-        if math.isfinite(loss):
+    def _check_finite(self, name: str, value: float, step: int) -> None:
+        if math.isfinite(value):
             return
         saved = self.store.latest_step()
         raise M6RecError(
-            f"the loss at step {step} is {loss}: training has diverged. "
+            f"{name} at step {step} is {value}: training has diverged. "
             + (f"The last checkpoint is of step {saved}. " if saved is not None else "")
             + "Lower the learning rate, lengthen the warm-up, or clip gradients (clip_norm)"
         )

@@ -8,7 +8,7 @@ import tensorflow_datasets as tfds
 
 from m6rec_jax.pipeline.features import TASK_FEATURES
 from m6rec_jax.pipeline.source import PreparedSource
-from tests.pipeline import prepared_shop
+from tests.pipeline import prepared_shop, shop_rows
 
 SIZES = {"train": 37, "validation": 10, "test": 3}
 
@@ -103,4 +103,4 @@ def shop_views(tmp_path_factory):
 @pytest.fixture(scope="session")
 def shop_vocabulary(tmp_path_factory):
     """A vocabulary trained on the shop's text."""
-    return prepared_shop.make_vocabulary(tmp_path_factory.mktemp("vocabulary"))
+    return shop_rows.make_vocabulary(tmp_path_factory.mktemp("vocabulary"))

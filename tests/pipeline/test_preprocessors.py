@@ -14,7 +14,7 @@ from m6rec_jax.pipeline.outcomes import with_outcomes
 from m6rec_jax.pipeline.source import PreparedSource
 from m6rec_jax.pipeline.vocabulary import SeqioVocabulary
 from m6rec_jax.text import rows
-from tests.pipeline import prepared_shop
+from tests.pipeline import shop_rows
 
 LENGTHS = {"inputs": 64, "targets": 64}
 
@@ -25,7 +25,7 @@ def vocabulary(shop_vocabulary):
 
 
 def by_key(view, key="user_index"):
-    return {row[key]: row for row in prepared_shop.rows_of("test")[view]}
+    return {row[key]: row for row in shop_rows.rows_of("test")[view]}
 
 
 def run(shop_views, view, preprocessor, lengths=LENGTHS, seed=0, **options):
@@ -46,7 +46,7 @@ def run(shop_views, view, preprocessor, lengths=LENGTHS, seed=0, **options):
 
 def test_scoring_rows_are_those_of_text(shop_views, shop_vocabulary, vocabulary):
     found = run(shop_views, "groups", preprocessors.scoring_rows, vocabulary=vocabulary)
-    assert len(found) == prepared_shop.NUM_USERS
+    assert len(found) == shop_rows.NUM_USERS
     for row in found:
         example = by_key("groups")[int(row["user_ids"][0])]
         expected = rows.source_row(shop_vocabulary, example["history"], 64)
@@ -98,9 +98,9 @@ def test_retrieval_rows(shop_views, shop_vocabulary, vocabulary):
 def test_generation_rows(shop_views, shop_vocabulary, vocabulary):
     found = run(shop_views, "documents", preprocessors.generation_rows, vocabulary=vocabulary)
     targets = sorted(shop_vocabulary.decode(row["decoder_target_tokens"]) for row in found)
-    assert targets == sorted(r["target"] for r in prepared_shop.rows_of("test")["documents"])
+    assert targets == sorted(r["target"] for r in shop_rows.rows_of("test")["documents"])
     alone = [row for row in found if len(row["encoder_input_tokens"]) == 2]
-    assert len(alone) == len(prepared_shop.ITEMS)
+    assert len(alone) == len(shop_rows.ITEMS)
 
 
 def test_infilling_hides_spans_that_the_target_restores(shop_views, shop_vocabulary, vocabulary):
@@ -134,10 +134,10 @@ def test_infilling_hides_spans_that_the_target_restores(shop_views, shop_vocabul
         shop_vocabulary.decode(
             [t for segment in [*r["source"], r["target"]] for t in shop_vocabulary.encode(segment)]
         )
-        for r in prepared_shop.rows_of("test")["documents"]
+        for r in shop_rows.rows_of("test")["documents"]
     }
     assert whole <= expected or len(whole - expected) < len(whole) / 2  # long ones lose behaviours
-    assert len(whole & expected) >= len(prepared_shop.ITEMS)
+    assert len(whole & expected) >= len(shop_rows.ITEMS)
 
 
 def test_outcome_rows(shop_views, shop_vocabulary, vocabulary):
@@ -166,7 +166,7 @@ def test_outcome_rows(shop_views, shop_vocabulary, vocabulary):
 
 
 def test_outcomes_survive_where_candidates_are_cut(shop_vocabulary):
-    long = " ".join(prepared_shop.ITEMS)
+    long = " ".join(shop_rows.ITEMS)
     row = with_outcomes(shop_vocabulary, [long, "Film A", long], ["liked", "", "disliked"], 30)
     assert row["num_truncated"].tolist() == [2]
     assert len(row["decoder_input_tokens"]) <= 30

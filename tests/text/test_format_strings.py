@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.text.format_strings import Template, text_of
+from m6rec_jax.text.records import Value
 
 
 def render(source: str, **values: object) -> str:
@@ -20,7 +21,13 @@ def test_fields_and_clauses() -> None:
     source = "clicked {title}[ by {author}][ ({year}[, {country}])], {ago}"
     template = Template.parse(source)
     assert template.fields == ("title", "author", "year", "country", "ago")
-    full = {"title": "Ran", "author": "Kurosawa", "year": 1985, "country": "Japan", "ago": "now"}
+    full: dict[str, Value] = {
+        "title": "Ran",
+        "author": "Kurosawa",
+        "year": 1985,
+        "country": "Japan",
+        "ago": "now",
+    }
     assert template.render(full) == "clicked Ran by Kurosawa (1985, Japan), now"
     assert template.render(full | {"country": None}) == "clicked Ran by Kurosawa (1985), now"
     assert template.render(full | {"year": None}) == "clicked Ran by Kurosawa, now"
@@ -84,7 +91,8 @@ def test_any_source_parses_or_says_why(source: str) -> None:
         template = Template.parse(source)
     except ConfigError as error:
         position = re.search(r"character (\d+):", str(error))
-        assert position and 1 <= int(position[1]) <= len(source)
+        assert position
+        assert 1 <= int(position[1]) <= len(source)
     else:
         values = dict.fromkeys(template.fields, "v")
         assert "\\" not in template.render(values).replace("\\", "", source.count("\\\\"))

@@ -84,7 +84,8 @@ def test_layout(vocab: Vocabulary) -> None:
     ]  # fmt: skip
     assert others == list(range(n + 100, n + 105))
     assert vocab.special_ids == (vocab.source_bos_id, vocab.source_eos_id, 0, 1)
-    assert vocab.size % 128 == 0 and others[-1] < vocab.size <= others[-1] + 128
+    assert vocab.size % 128 == 0
+    assert others[-1] < vocab.size <= others[-1] + 128
 
 
 def test_built_in_sentinels_are_used(strange: Vocabulary, vocab: Vocabulary) -> None:
@@ -135,6 +136,18 @@ def test_other_model_types_give_no_control_id_either(
         assert special.isdisjoint(vocabulary.encode(text)), text
     with pytest.raises(ConfigError, match="no unigram model"):
         vocabulary.encode("liked", sampling=SubwordSampling(np.random.default_rng(0)))
+
+
+def test_the_promise_does_not_hang_on_sentencepiece(
+    model_file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Careless:
+        def encode(self, text: str) -> list[int]:
+            return [300, 1, 0, 301]
+
+    vocabulary = Vocabulary(model_file)
+    monkeypatch.setattr(vocabulary, "_processor", Careless())
+    assert vocabulary.encode("x") == [300, 2, 2, 301]
 
 
 @given(st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=60))
@@ -207,7 +220,8 @@ def test_threads(model_file: str, vocab: Vocabulary, behaviours: list[str]) -> N
 
 def test_pickle(model_file: str, tmp_path: Path, vocab: Vocabulary) -> None:
     copy = pickle.loads(pickle.dumps(vocab))
-    assert copy == vocab and copy.encode("Fargo (1996)") == vocab.encode("Fargo (1996)")
+    assert copy == vocab
+    assert copy.encode("Fargo (1996)") == vocab.encode("Fargo (1996)")
     moved = tmp_path / "moved.model"
     moved.write_bytes(Path(model_file).read_bytes())
     pickled = pickle.dumps(Vocabulary(moved))
@@ -255,7 +269,7 @@ def test_sampling_probabilities(vocab: Vocabulary) -> None:
 
 
 def test_unreadable_files(tmp_path: Path, model_file: str, behaviours: list[str]) -> None:
-    with pytest.raises(ConfigError, match="cannot read the vocabulary .*nothing.model"):
+    with pytest.raises(ConfigError, match=r"cannot read the vocabulary .*nothing\.model"):
         Vocabulary(tmp_path / "nothing.model")
     broken = tmp_path / "broken.model"
     for content in (b"", b"no model", Path(model_file).read_bytes()[:5000]):
@@ -303,7 +317,8 @@ def test_t5_layout() -> None:
     assert T5_SPIECE
     vocabulary = Vocabulary(T5_SPIECE)
     assert (vocabulary.num_pieces, vocabulary.size) == (32_000, 32_128)
-    assert vocabulary.sentinel_ids[0] == 32_099 and vocabulary.sentinel_ids[99] == 32_000
+    assert vocabulary.sentinel_ids[0] == 32_099
+    assert vocabulary.sentinel_ids[99] == 32_000
     assert vocabulary.source_bos_id == 32_100
     # Ids of T5's own tokenizer for this sentence.
     assert vocabulary.encode("translate English to German: That is good.") == [

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -95,6 +98,29 @@ def test_same_input_same_file(behaviours: list[str], tmp_path: Path, model_file:
     assert again.read_bytes() == Path(model_file).read_bytes()
 
 
+def test_same_file_in_another_process(behaviours: list[str], tmp_path: Path) -> None:
+    """Python orders sets of strings differently in every process."""
+    (tmp_path / "texts.json").write_text(json.dumps(behaviours))
+    code = (
+        "import json; from m6rec_jax.text.vocabulary_training import train_vocabulary\n"
+        "texts = json.load(open('texts.json'))\n"
+        "print(train_vocabulary(texts, 'v.model', 600, split_by_whitespace=False).sha256)"
+    )
+    outputs = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(sys.path)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(outputs) == 1
+    assert len(outputs.pop().strip()) == 64
+
+
 def test_layout_and_case(vocab: Vocabulary) -> None:
     processor = sentencepiece.SentencePieceProcessor(model_file=vocab.model_file)
     ids = processor.pad_id(), processor.eos_id(), processor.unk_id(), processor.bos_id()
@@ -105,7 +131,8 @@ def test_layout_and_case(vocab: Vocabulary) -> None:
     total = sum(
         2.718281828 ** processor.get_score(i) for i in range(259, processor.get_piece_size())
     )
-    assert total == pytest.approx(1, abs=0.02)
+    # Characters that EM left without probability get a little on top.
+    assert 1 <= total < 1.05
 
 
 def test_summary_beside_the_model(behaviours: list[str], tmp_path: Path) -> None:
@@ -118,7 +145,8 @@ def test_summary_beside_the_model(behaviours: list[str], tmp_path: Path) -> None
     assert written["num_texts"] == len(texts)
     assert (written["num_empty_texts"], written["num_sanitised_texts"]) == (1, 1)
     assert (written["num_long_cuts"], written["num_forgotten"]) == (1, 0)
-    assert written["options"]["size"] == 700 and written["options"]["keep_apart"] == ["liked"]
+    assert written["options"]["size"] == 700
+    assert written["options"]["keep_apart"] == ["liked"]
     assert written["num_pieces"] == Vocabulary(tmp_path / "v.model").num_pieces <= 700
     assert sorted(path.name for path in tmp_path.iterdir()) == ["v.json", "v.model"]
 

@@ -1,0 +1,83 @@
+"""Writes MovieLens-100k with its splits as three Parquet files that need only pyarrow to read.
+
+    python -m benchmarks.baselines.export_splits [--output runs/baselines/movielens-100k]
+
+Runs in the project's own environment: rows and splits come from `m6rec_jax.tables`, so that the
+baselines train and are measured on the very rows our models see. The format is described in
+`exported_splits.py`. The data set's terms forbid redistribution: the output stays out of the
+repository (`runs/` is ignored).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from benchmarks.provenance import ROOT
+from m6rec_jax.errors import M6RecError
+from m6rec_jax.tables import splits
+from m6rec_jax.tables.reading import Dataset
+from m6rec_jax.tables.sources import fetch
+
+NAME = "movielens-100k"
+
+
+def export(dataset: Dataset, output: Path) -> dict[str, dict[str, int]]:
+    """Writes the three tables.
+
+    Returns:
+      Rows per part, by split.
+
+    Raises:
+      DataError: the data set is not valid, or a split leaves a part empty.
+    """
+    events = pa.Table.from_batches(dataset.events_sorted("user"))
+    users = events.column("user_index").to_numpy()
+    times = events.column("time").to_numpy()
+    columns = {
+        "user": events.column("user_index"),
+        "item": events.column("item_index"),
+        "time": events.column("time"),
+        "value": events.column("value"),
+    }
+    counts = {}
+    for name, assign in (
+        ("per_user_temporal", splits.per_user_temporal),
+        ("leave_one_out", splits.leave_one_out),
+    ):
+        codes = assign(users, times)
+        splits.check_parts(codes, name)
+        counts[name] = splits.part_counts(codes)
+        columns[name] = pa.array(np.array(splits.PARTS)[codes])
+    output.mkdir(parents=True, exist_ok=True)
+    for table, own_id, name in (
+        (dataset.users(), dataset.spec.users.id, "user"),
+        (dataset.items(), dataset.spec.items.id, "item"),
+    ):
+        names = [f"{name}_id" if column == own_id else column for column in table.column_names]
+        pq.write_table(table.rename_columns(names), output / f"{name}s.parquet")
+    pq.write_table(pa.table(columns), output / "events.parquet")
+    return counts
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Export MovieLens-100k for the baselines.")
+    parser.add_argument("--output", type=Path, default=ROOT / "runs" / "baselines" / NAME)
+    options = parser.parse_args(arguments)
+    try:
+        counts = export(Dataset.open(fetch(NAME)), options.output)
+    except M6RecError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for split, parts in counts.items():
+        print(f"{split}: " + ", ".join(f"{part} {count:,}" for part, count in parts.items()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

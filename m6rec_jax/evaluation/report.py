@@ -1,0 +1,322 @@
+"""One self-contained HTML page about one run: figures, curves, and what the model read and said.
+
+`write_report(path, data)` renders `ReportData` with the jinja2 template beside this file. The page
+needs no network and no script, follows the reader's light or dark setting, prints, and fits a
+phone. All text that comes from data is escaped.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import jinja2
+import markupsafe
+import numpy as np
+import numpy.typing as npt
+
+from m6rec_jax.errors import DataError
+from m6rec_jax.evaluation import report_figures
+
+TEMPLATE = Path(__file__).with_name("report_template.html")
+
+Verdict = Literal["liked", "disliked", "unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One line of the headline table.
+
+    Attributes:
+      task: what was asked, such as "Will the user like the film?".
+      metric: such as "AUC".
+      model: the model's figure on the test part.
+      baselines: name -> figure; None where the baseline has no such figure. The columns of the
+        table are the names of all lines, in order.
+      higher_is_better: False for losses.
+      decimals: how many are shown.
+    """
+
+    task: str
+    metric: str
+    model: float
+    baselines: Mapping[str, float | None]
+    higher_is_better: bool = True
+    decimals: int = 4
+
+    @property
+    def strongest(self) -> float | None:
+        """The best baseline's figure, or None."""
+        values = [value for value in self.baselines.values() if value is not None]
+        if not values:
+            return None
+        return max(values) if self.higher_is_better else min(values)
+
+    @property
+    def lead(self) -> float | None:
+        """How far the model is ahead of the best baseline: positive is better, whatever the way."""
+        if self.strongest is None:
+            return None
+        return (self.model - self.strongest) * (1 if self.higher_is_better else -1)
+
+
+@dataclass(frozen=True, slots=True)
+class LossCurve:
+    """Loss over steps of one phase of training; validation may have other steps."""
+
+    name: str
+    steps: Sequence[int]
+    losses: Sequence[float]
+    validation_steps: Sequence[int] = ()
+    validation_losses: Sequence[float] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredExamples:
+    """Test impressions, for the ROC curve and the calibration plot.
+
+    Attributes:
+      labels: `[n]`, 0 or 1.
+      probabilities: `[n]`, the model's.
+      baseline_scores: name -> `[n]`, any scale; drawn in the ROC plot.
+    """
+
+    labels: npt.ArrayLike
+    probabilities: npt.ArrayLike
+    baseline_scores: Mapping[str, npt.ArrayLike] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Behaviour:
+    """One past behaviour: the item, how long ago, and what the user did (in words)."""
+
+    item: str
+    when: str
+    outcome: str
+    verdict: Verdict = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Recommendation:
+    """One item of a user's list, and what is known of it from the test part."""
+
+    item: str
+    score: float
+    outcome: str = ""
+    verdict: Verdict = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class UserPanel:
+    """One user: profile, past behaviour (newest first) and the list made for them (best first).
+
+    Attributes:
+      name: such as "User 405".
+      profile: one line, or "".
+      history_length: behaviours the user really has, if `history` shows fewer.
+    """
+
+    name: str
+    profile: str
+    history: Sequence[Behaviour]
+    recommendations: Sequence[Recommendation]
+    history_length: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TextPiece:
+    """One segment or candidate exactly as the model read it, and its length in tokens."""
+
+    text: str
+    num_tokens: int
+    remark: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelText:
+    """The input of one example: source segments for the encoder, candidates for the decoder."""
+
+    title: str
+    segments: Sequence[TextPiece]
+    candidates: Sequence[TextPiece] = ()
+    num_dropped: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterGroup:
+    """Parameters of one part of the model."""
+
+    name: str
+    count: int
+    is_trained: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ReportData:
+    """Everything the page shows. A part that is empty is left out.
+
+    Attributes:
+      title: usually the data set.
+      summary: a sentence or two under the title.
+      comparisons: the headline table.
+      scored: test impressions. losses: one curve per phase.
+      users, texts: examples. score_name: what the users' scores are.
+      parameters: while tuning; the trained share is worked out from these.
+      facts: name -> value: gin file, date, hardware, seconds and the like.
+      notes: what a reader must know to judge the figures.
+    """
+
+    title: str
+    summary: str = ""
+    comparisons: Sequence[Comparison] = ()
+    scored: ScoredExamples | None = None
+    losses: Sequence[LossCurve] = ()
+    users: Sequence[UserPanel] = ()
+    score_name: str = "score"
+    texts: Sequence[ModelText] = ()
+    parameters: Sequence[ParameterGroup] = ()
+    facts: Mapping[str, str] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(group.count for group in self.parameters)
+
+    @property
+    def trained_share(self) -> float:
+        """Share of the parameters that tuning trains, in [0, 1]."""
+        trained = sum(group.count for group in self.parameters if group.is_trained)
+        return trained / max(self.num_parameters, 1)
+
+    @property
+    def baseline_names(self) -> list[str]:
+        """Columns of the headline table."""
+        return list(dict.fromkeys(name for line in self.comparisons for name in line.baselines))
+
+
+def render_report(data: ReportData) -> str:
+    """Returns the page.
+
+    Raises:
+      DataError: a figure is not finite, lengths do not fit, or labels are not 0 and 1.
+    """
+    _check(data)
+    environment = jinja2.Environment(
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"decimals": _decimals, "signed": _signed, "count": _count}
+    environment.filters |= {"compact": _compact, "percent": _percent}
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    return template.render(data=data, figures=_figures(data))
+
+
+def write_report(path: str | Path, data: ReportData) -> Path:
+    """Renders the page and writes it, whole or not at all.
+
+    Args:
+      path: the `.html` file; its folder is made if need be.
+
+    Returns:
+      The path.
+
+    Raises:
+      DataError: as `render_report`.
+    """
+    page = render_report(data)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(page)
+        # mkstemp lets only the owner read; a report is an ordinary file.
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def _figures(data: ReportData) -> list[tuple[str, str, markupsafe.Markup]]:
+    """Title, caption and drawing of each figure. The drawings are ours, so they are not escaped."""
+    figures: list[tuple[str, str, str]] = []
+    for number, curve in enumerate(data.losses):
+        drawing = report_figures.loss_curve(
+            curve.steps,
+            curve.losses,
+            curve.validation_steps,
+            curve.validation_losses,
+            name=f"loss{number}",
+        )
+        figures.append((f"Loss: {curve.name}", "", drawing))
+    if data.scored is not None:
+        labels = np.asarray(data.scored.labels)
+        probabilities = np.asarray(data.scored.probabilities, np.float64)
+        drawing = report_figures.roc_curves(
+            labels, {"this model": probabilities, **data.scored.baseline_scores}
+        )
+        caption = f"{len(labels):,} test impressions, {labels.mean():.0%} of them liked."
+        figures.append(("ROC", caption, drawing))
+        drawing, error = report_figures.calibration(labels, probabilities)
+        caption = (
+            "Tenths of the test impressions by predicted probability, against the share that was "
+            f"liked. Mean distance from the diagonal: {error:.3f}."
+        )
+        figures.append(("Calibration", caption, drawing))
+    return [(title, caption, markupsafe.Markup(svg)) for title, caption, svg in figures]
+
+
+def _check(data: ReportData) -> None:
+    for line in data.comparisons:
+        values = {"this model": line.model, **line.baselines}
+        for name, value in values.items():
+            if value is not None and not math.isfinite(value):
+                raise DataError(
+                    f"report: {line.metric} of {name!r} is {value}; leave it out (None)"
+                )
+    for curve in data.losses:
+        pairs = [(curve.steps, curve.losses), (curve.validation_steps, curve.validation_losses)]
+        for steps, losses in pairs:
+            if len(steps) != len(losses):
+                raise DataError(
+                    f"report: loss curve {curve.name!r} has {len(steps)} steps and "
+                    f"{len(losses)} losses"
+                )
+    for group in data.parameters:
+        if group.count < 0:
+            raise DataError(f"report: {group.name!r} has {group.count} parameters")
+
+
+def _decimals(value: float | None, places: int = 4) -> str:
+    return "–" if value is None else f"{value:,.{places}f}"
+
+
+def _signed(value: float | None, places: int = 4) -> str:
+    if value is None:
+        return "–"
+    text = f"{value:+,.{places}f}"
+    return text.replace("-", "−")
+
+
+def _count(value: int) -> str:
+    return f"{value:,}"
+
+
+def _compact(value: int) -> str:
+    for size, letter in ((10**9, "B"), (10**6, "M"), (10**3, "k")):
+        if value >= size:
+            return f"{value / size:.3g}{letter}"
+    return str(value)
+
+
+def _percent(value: float, places: int = 2) -> str:
+    return f"{100 * value:.{places}f}%"

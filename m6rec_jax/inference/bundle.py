@@ -1,0 +1,240 @@
+"""A model folder: everything that is needed to use a trained model, loaded in one call.
+
+    MODEL_DIR/
+      checkpoints/                 written by training, see `m6rec_jax.checkpoints`
+      inference/
+        vocabulary.model           the SentencePiece file the model was trained with
+        dataset.json               template and columns of its data set, when there is one
+        settings.json              lengths, classes, rates: `InferenceSettings`
+
+`save_assets` writes the `inference` folder (training calls it when a run starts), `load_model`
+reads a whole model folder.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from etils import epath
+from jax.sharding import Mesh
+
+from m6rec_jax.checkpoints.location import locate, read_manifest
+from m6rec_jax.checkpoints.manifest import check_vocabulary
+from m6rec_jax.checkpoints.restore import PARAMS, PROMPTS, restore_item
+from m6rec_jax.errors import CheckpointError, ConfigError
+from m6rec_jax.inference.retrieval import Retriever
+from m6rec_jax.inference.scoring import Scorer
+from m6rec_jax.model import M6Rec
+from m6rec_jax.sharding import LogicalRules, make_mesh, unboxed_shapes, variable_shardings
+from m6rec_jax.text.templates import DatasetTemplate
+from m6rec_jax.text.vocabulary import Vocabulary
+
+ASSETS_FOLDER = "inference"
+VOCABULARY_FILE, DATASET_FILE, SETTINGS_FILE = "vocabulary.model", "dataset.json", "settings.json"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class InferenceSettings:
+    """What inference must know beside the weights.
+
+    Attributes:
+      source_length, target_length: S and T of training.
+      task_ids: seqio task name to row of the prompt bank.
+      positive_classes: classes whose probabilities a score adds up.
+      negative_rate: share of the negatives that training saw.
+      candidate_length: most tokens of one candidate; None: no other limit than T.
+    """
+
+    source_length: int
+    target_length: int
+    task_ids: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    positive_classes: tuple[int, ...] = (1,)
+    negative_rate: float = 1.0
+    candidate_length: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Bundle:
+    """A loaded model.
+
+    Attributes:
+      model: built from the checkpoint's own configuration.
+      variables: `{'params': ..., 'prompts': ...}` on the devices.
+      vocabulary: checked against the checkpoint's fingerprint.
+      template: renders users, behaviours and candidates; None when the folder has none.
+      settings: see `InferenceSettings`.
+      step: of the checkpoint.
+      mesh, rules: where the variables lie.
+    """
+
+    model: M6Rec
+    variables: Mapping[str, Any]
+    vocabulary: Vocabulary
+    template: DatasetTemplate | None
+    settings: InferenceSettings
+    step: int
+    mesh: Mesh | None = None
+    rules: LogicalRules = ()
+
+    def scorer(self, task: str = "", **changes: Any) -> Scorer:
+        """A `Scorer` of this model; `task` picks the row of the prompt bank by task name."""
+        settings = self.settings
+        arguments: dict[str, Any] = {
+            "task_id": self._task_id(task),
+            "source_length": settings.source_length,
+            "target_length": settings.target_length,
+            "positive_classes": settings.positive_classes,
+            "negative_rate": settings.negative_rate,
+            "candidate_length": settings.candidate_length,
+            "mesh": self.mesh,
+            "rules": self.rules,
+        }
+        return Scorer(self.model, self.variables, self.vocabulary, **(arguments | changes))
+
+    def retriever(self, task: str = "", **changes: Any) -> Retriever:
+        """A `Retriever` of this model; `task` picks the row of the prompt bank by task name."""
+        settings = self.settings
+        arguments: dict[str, Any] = {
+            "task_id": self._task_id(task),
+            "source_length": settings.source_length,
+            "target_length": settings.target_length,
+            "item_length": settings.candidate_length,
+            "mesh": self.mesh,
+            "rules": self.rules,
+        }
+        return Retriever(self.model, self.variables, self.vocabulary, **(arguments | changes))
+
+    def _task_id(self, task: str) -> int:
+        if task and task not in self.settings.task_ids:
+            known = ", ".join(sorted(self.settings.task_ids)) or "none"
+            raise ConfigError(f"the model knows no task '{task}'; its tasks: {known}")
+        return self.settings.task_ids.get(task, 0)
+
+
+def save_assets(
+    model_dir: str | Path,
+    vocabulary: Vocabulary,
+    settings: InferenceSettings,
+    dataset: str | Path | None = None,
+) -> None:
+    """Writes `MODEL_DIR/inference`.
+
+    Args:
+      model_dir: may be a bucket address.
+      vocabulary: its SentencePiece file is copied.
+      settings: see `InferenceSettings`.
+      dataset: a data set folder's `dataset.json`, copied for its template.
+    """
+    folder = epath.Path(model_dir) / ASSETS_FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / VOCABULARY_FILE).write_bytes(Path(vocabulary.model_file).read_bytes())
+    if dataset is not None:
+        (folder / DATASET_FILE).write_bytes(epath.Path(dataset).read_bytes())
+    values = dataclasses.asdict(settings)
+    (folder / SETTINGS_FILE).write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
+
+
+def load_model(
+    model_dir: str | Path,
+    *,
+    step: int | None = None,
+    mesh: Mesh | None = None,
+    rules: LogicalRules = (),
+) -> Bundle:
+    """Loads a model folder.
+
+    Args:
+      model_dir: MODEL_DIR of a training run; may be a bucket address.
+      step: which checkpoint; None: the newest.
+      mesh: devices to spread the variables over; None: the default device.
+      rules: logical-axis rules, with a mesh.
+
+    Raises:
+      CheckpointError: no checkpoint, no `inference` folder, damage, or another vocabulary.
+    """
+    location = locate(model_dir, step)
+    manifest = read_manifest(location)
+    folder = epath.Path(model_dir) / ASSETS_FOLDER
+    for name in (VOCABULARY_FILE, SETTINGS_FILE):
+        if not (folder / name).exists():
+            raise CheckpointError(
+                f"{folder / name} is missing: {model_dir} has a checkpoint, but not what inference "
+                "needs beside it. `m6rec_jax.inference.bundle.save_assets` writes it"
+            )
+    settings = _read_settings(folder / SETTINGS_FILE)
+    vocabulary = _read_vocabulary(folder / VOCABULARY_FILE)
+    check_vocabulary(manifest, vocabulary.fingerprint, str(location.folder))
+    template = None
+    if (folder / DATASET_FILE).exists():
+        raw = json.loads((folder / DATASET_FILE).read_text())
+        if raw.get("template"):
+            template = DatasetTemplate.parse(raw["template"], str(folder / DATASET_FILE))
+    config = manifest.build_model_config()
+    model = M6Rec(config)
+    target = variable_targets(model, mesh, rules)
+    variables = {
+        name: restore_item(location, manifest, item, target[name], config)
+        for name, item in (("params", PARAMS), ("prompts", PROMPTS))
+        if target.get(name)
+    }
+    return Bundle(
+        model, variables, vocabulary, template, settings, location.step, mesh, tuple(rules)
+    )
+
+
+def variable_targets(
+    model: M6Rec, mesh: Mesh | None = None, rules: LogicalRules = ()
+) -> dict[str, Any]:
+    """Shapes, types and places of a model's variables, without computing any.
+
+    Returns:
+      `{'params': ..., 'prompts': ...}` of `jax.ShapeDtypeStruct` with shardings.
+    """
+    boxed = dict(jax.eval_shape(model.init, jax.random.key(0), smallest_batch()))
+    if mesh is None:
+        mesh, rules = make_mesh(1, 1, 1, devices=jax.local_devices()[:1]), ()
+    return {
+        name: jax.tree.map(
+            lambda leaf, sharding: leaf.update(sharding=sharding),
+            unboxed_shapes(tree),
+            variable_shardings(tree, mesh, rules),
+        )
+        for name, tree in boxed.items()
+    }
+
+
+def smallest_batch() -> dict[str, jax.Array]:
+    """A batch of one row that makes `model.init` create every variable."""
+    ones = jnp.ones((1, 4), jnp.int32)
+    return {
+        "encoder_input_tokens": ones,
+        "encoder_block_ids": ones,
+        "decoder_input_tokens": ones,
+        "decoder_block_ids": ones,
+        "task_ids": jnp.zeros((1, 1), jnp.int32),
+    }
+
+
+def _read_settings(path: epath.Path) -> InferenceSettings:
+    try:
+        values = json.loads(path.read_text())
+        values["positive_classes"] = tuple(values["positive_classes"])
+        return InferenceSettings(**values)
+    except (ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from error
+
+
+def _read_vocabulary(path: epath.Path) -> Vocabulary:
+    if Path(path).exists():
+        return Vocabulary(path)
+    # SentencePiece reads local files only.
+    with tempfile.NamedTemporaryFile(suffix=".model", delete=False) as file:
+        file.write(path.read_bytes())
+    return Vocabulary(file.name)

@@ -1,0 +1,63 @@
+"""Texts of unlike lengths into few decoder rows, and where to read each one's result."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from m6rec_jax.text import rows
+from m6rec_jax.text.rows import Row
+from m6rec_jax.text.vocabulary import Vocabulary
+
+
+class PackedTexts(NamedTuple):
+    """Decoder rows, and for each row the places of its texts in the list they came from."""
+
+    rows: list[Row]
+    places: list[list[int]]
+
+
+def pack_texts(
+    vocab: Vocabulary, texts: Sequence[str], target_length: int, text_length: int | None = None
+) -> PackedTexts:
+    """Packs texts into as few rows as their lengths allow.
+
+    Texts of one row get equal shares of it (`rows.packed_candidates`), so texts of like length
+    share a row. A text's result does not depend on its neighbours: attention stops at its block.
+
+    Args:
+      vocab: the vocabulary.
+      texts: candidates or items.
+      target_length: most tokens of a row.
+      text_length: most tokens of a text, `[BOS]` and `[EOS]` included; None: a whole row.
+
+    Raises:
+      DataError: a text without words.
+    """
+    limit = min(text_length or target_length, target_length)
+    lengths = [min(len(vocab.encode_array(text)) + 2, limit) for text in texts]
+    places: list[list[int]] = []
+    for i in sorted(range(len(texts)), key=lambda i: lengths[i]):
+        # Ascending, so this text is the longest so far and sets the share.
+        if places and lengths[i] * (len(places[-1]) + 1) <= target_length:
+            places[-1].append(i)
+        else:
+            places.append([i])
+    packed = [
+        rows.packed_candidates(
+            vocab,
+            [texts[i] for i in members],
+            target_length,
+            candidate_length=min(limit, target_length // len(members)),
+        )
+        for members in places
+    ]
+    return PackedTexts(packed, places)
+
+
+def text_ends(decoder_block_ids: np.ndarray) -> np.ndarray:
+    """Positions of each text's input `[EOS]` in a row `[target]`: the last one of every block."""
+    block_ids = np.asarray(decoder_block_ids)
+    return np.flatnonzero((np.diff(block_ids, append=0) != 0) & (block_ids > 0))

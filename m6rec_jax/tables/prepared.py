@@ -1,0 +1,176 @@
+"""A prepared data set on disk: the manifest, the statistics, the catalogue, the TFDS folders.
+
+    DATA_DIR/
+      <dataset>.<split>/prepare.json       options, counts, fingerprints, who may see what
+      <dataset>.<split>/statistics/        state after the last training event
+      <dataset>.<split>/catalogue.parquet  item_index, item_id, text, held_out, attributes
+      recommender_text/<dataset>.<split>.<view>/1.0.0/   TFRecord shards, read by seqio and TFDS
+
+Light: serving opens it without tensorflow.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from m6rec_jax.errors import DataError
+from m6rec_jax.tables import views
+from m6rec_jax.tables.schema import closest_match
+from m6rec_jax.tables.statistics import Statistics
+from m6rec_jax.text.records import Item
+from m6rec_jax.text.templates import DatasetTemplate
+
+MANIFEST = "prepare.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Catalogue:
+    """All items in the order of the items table.
+
+    Attributes:
+      items: with their attributes.
+      texts: as the item tower reads them.
+      held_out: which items no training text mentions `[items]` bool.
+    """
+
+    items: Sequence[Item]
+    texts: Sequence[str]
+    held_out: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A prepared split of a data set. Make it with `Prepared.open`.
+
+    Attributes:
+      data_dir: the TFDS data_dir.
+      manifest: what `prepare.json` holds.
+    """
+
+    data_dir: Path
+    manifest: dict[str, Any]
+
+    @classmethod
+    def open(cls, data_dir: str | Path, dataset: str, split: str) -> Prepared:
+        """Opens what `prepare` wrote.
+
+        Args:
+          data_dir: the TFDS data_dir.
+          dataset: name of the data set.
+          split: name of the split, as in TFDS config names.
+
+        Raises:
+          DataError: this split is not prepared there; the message names those that are.
+        """
+        path = folder_of(data_dir, dataset, split) / MANIFEST
+        if not path.is_file():
+            found = sorted(str(p.parent.name) for p in Path(data_dir).glob(f"*/{MANIFEST}"))
+            wanted = path.parent.name
+            raise DataError(
+                f"{data_dir} holds no prepared {wanted!r}{closest_match(wanted, found)} "
+                f"(there: {', '.join(found) or 'nothing'}); run `m6rec data prepare`"
+            )
+        try:
+            return cls(Path(data_dir), json.loads(path.read_text("utf-8")))
+        except ValueError as error:
+            raise DataError(f"{path} is damaged: {error}; prepare the data set again") from error
+
+    @property
+    def folder(self) -> Path:
+        """Where manifest, statistics and catalogue lie."""
+        return folder_of(self.data_dir, self.manifest["dataset"], self.manifest["split"]["name"])
+
+    def tfds_folder(self, view: str) -> Path:
+        """Folder of a view's TFRecord shards."""
+        names = (self.manifest["dataset"], self.manifest["split"]["name"])
+        return views.tfds_folder(self.data_dir, *names, view)
+
+    def num_rows(self, view: str) -> dict[str, int]:
+        """Rows of each part of a view.
+
+        Raises:
+          DataError: the view is not prepared.
+        """
+        if view not in self.manifest["views"]:
+            known = ", ".join(self.manifest["views"]) or "none"
+            raise DataError(f"{self.folder}: view {view!r} is not prepared (prepared: {known})")
+        rows: dict[str, int] = self.manifest["views"][view]["rows"]
+        return rows
+
+    def statistics(self) -> Statistics:
+        """The statistics after the last training event."""
+        return Statistics.load(self.folder / "statistics")
+
+    def template(self) -> DatasetTemplate:
+        """The template that all text was rendered with."""
+        spec = self.manifest["dataset_spec"]["template"]
+        return DatasetTemplate.parse(spec, str(self.folder / MANIFEST))
+
+    def catalogue(self) -> Catalogue:
+        """All items.
+
+        Raises:
+          DataError: the file is missing or damaged.
+        """
+        path = self.folder / "catalogue.parquet"
+        try:
+            table = pq.read_table(path)
+        except (OSError, pa.ArrowException) as error:
+            raise DataError(f"{path}: {error}; prepare the data set again") from error
+        ids, texts, attributes = (
+            table.column(name).to_pylist() for name in ("item_id", "text", "attributes")
+        )
+        items = [
+            Item(identifier, {name: _value(value) for name, value in (values or {}).items()})
+            for identifier, values in zip(ids, attributes, strict=True)
+        ]
+        return Catalogue(items, texts, table.column("held_out").to_numpy())
+
+
+def folder_of(data_dir: str | Path, dataset: str, split: str) -> Path:
+    """Where a prepared split keeps its manifest."""
+    return Path(data_dir) / views.config_prefix(dataset, split)
+
+
+def write_catalogue(
+    path: Path, items: Sequence[Item], attributes: pa.Table, texts: Sequence[str], held: np.ndarray
+) -> None:
+    """Writes `catalogue.parquet`; `attributes` are the declared columns of the items table."""
+    columns = [attributes.column(name).combine_chunks() for name in attributes.column_names]
+    struct: pa.Array = (
+        pa.StructArray.from_arrays(columns, names=attributes.column_names)
+        if columns
+        else pa.nulls(len(items), pa.struct([]))
+    )
+    table = pa.table(
+        {
+            "item_index": pa.array(range(len(items)), pa.int64()),
+            "item_id": pa.array([item.id for item in items], pa.string()),
+            "text": pa.array(texts, pa.string()),
+            "held_out": pa.array(held),
+            "attributes": struct,
+        }
+    )
+    scratch = path.with_name(path.name + ".partial")
+    pq.write_table(table, scratch, compression="zstd")
+    scratch.replace(path)
+
+
+def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    """Replaces `prepare.json` in one step."""
+    text = json.dumps(manifest, indent=2, ensure_ascii=False, sort_keys=True)
+    scratch = folder / f"{MANIFEST}.partial"
+    scratch.write_text(text + "\n", "utf-8")
+    scratch.replace(folder / MANIFEST)
+
+
+def _value(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,289 @@
+"""Saving and restoring runs, and every way in which a checkpoint can be wrong."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from m6rec_jax.checkpoints.fingerprint import fingerprint
+from m6rec_jax.checkpoints.location import list_steps, locate, read_manifest
+from m6rec_jax.checkpoints.manifest import RunDescription
+from m6rec_jax.checkpoints.restore import restore_params, restore_prompts
+from m6rec_jax.checkpoints.store import CheckpointStore
+from m6rec_jax.errors import CheckpointError, ConfigError
+from m6rec_jax.model.config import ModelConfig, PromptConfig
+
+CONFIG = ModelConfig(vocab_size=64, embed_dim=16, prompts=PromptConfig(num_prompts=2))
+RUN = RunDescription(
+    model_config=CONFIG, vocabulary_fingerprint="a" * 64, trainable="prompts", num_data_shards=2
+)
+DATA = {"shard-00000-of-00002": b"\x00state", "shard-00001-of-00002": b"", "settings": b"{}"}
+
+
+def make_trees(step: int = 0) -> dict[str, Any]:
+    params = {"kernel": jax.random.normal(jax.random.key(0), (64, 32)), "scale": jnp.ones(32)}
+    prompts = {"soft": jnp.full((2, 8), float(step)), "half": jnp.ones(3, jnp.bfloat16)}
+    opt_state = optax.adamw(1e-3).init({"prompts": prompts})
+    return {"params": params, "prompts": prompts, "optimizer": opt_state}
+
+
+def save(folder: Path, *steps: int, frozen: tuple[str, ...] = (), **settings: Any) -> Path:
+    with CheckpointStore(folder / "checkpoints", **settings) as store:
+        for step in steps:
+            store.save(step, make_trees(step), data=DATA, run=RUN, frozen=frozen)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with a frozen backbone and two steps."""
+    return save(tmp_path_factory.mktemp("run"), 10, 20, frozen=("params",))
+
+
+@pytest.fixture
+def damaged(run: Path, tmp_path: Path) -> Path:
+    """A copy to damage."""
+    return Path(shutil.copytree(run, tmp_path / "run"))
+
+
+def restore(folder: Path, step: int | None = None, run: RunDescription = RUN) -> Any:
+    with CheckpointStore(folder / "checkpoints") as store:
+        return store.restore(jax.eval_shape(make_trees), step=step, run=run)
+
+
+def assert_equal(one: Any, two: Any) -> None:
+    assert jax.tree.structure(one) == jax.tree.structure(two)
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+
+
+@pytest.mark.parametrize("frozen", [(), ("params",)], ids=["all", "frozen"])
+def test_round_trip(frozen: tuple[str, ...], tmp_path: Path) -> None:
+    save(tmp_path, 7, frozen=frozen)
+    restored = restore(tmp_path)
+    assert restored.step == 7
+    assert_equal(dict(restored.trees), make_trees(7))
+    assert restored.data == DATA
+    assert restored.manifest.build_model_config() == CONFIG
+    assert restored.manifest.tensors["params"]["kernel"].shape == (64, 32)
+
+
+def test_a_frozen_item_is_written_once_and_outlives_old_steps(tmp_path: Path) -> None:
+    save(tmp_path, 1, 2, 3, frozen=("params",), keep=1)
+    save(tmp_path, 4, frozen=("params",), keep=1)
+    names = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
+    digest = fingerprint(make_trees()["params"])
+    assert names == ["4", f"params-{digest[:16]}"]
+    assert read_manifest(locate(tmp_path)).fingerprints == {"params": digest}
+    moved = tmp_path / "elsewhere"
+    shutil.move(tmp_path / "checkpoints", moved)
+    assert_equal(
+        restore_params(moved, jax.eval_shape(make_trees)["params"]), make_trees()["params"]
+    )
+
+
+def test_newest_and_best_are_kept(tmp_path: Path) -> None:
+    figures = {1: 0.5, 2: 0.9, 3: None, 4: 0.7, 5: float("nan"), 6: 0.6}
+    with CheckpointStore(tmp_path, keep=2, best_metric="auc") as store:
+        for step, auc in figures.items():
+            metrics = None if auc is None else {"auc": auc, "loss": 1.0}
+            store.save(step, make_trees(step), data=DATA, run=RUN, metrics=metrics)
+        store.wait()
+        assert store.steps() == [2, 5, 6]
+        assert store.latest_step() == 6 and store.best_step() == 2
+    with CheckpointStore(tmp_path, keep=1, best_metric="auc") as store:
+        store.save(7, make_trees(7), data=DATA, run=RUN, metrics={"auc": 0.1})
+        store.wait()
+        assert store.steps() == [2, 7], "figures of earlier launches still count"
+
+
+def test_best_may_be_the_smallest(tmp_path: Path) -> None:
+    with CheckpointStore(tmp_path, keep=1, best_metric="loss", best_mode="min") as store:
+        for step, loss in {1: 0.5, 2: 0.1, 3: float("nan"), 4: 0.7}.items():
+            store.save(step, make_trees(), data=DATA, run=RUN, metrics={"loss": loss})
+        store.wait()
+        assert store.steps() == [2, 4]
+
+
+def test_saved_values_are_those_of_the_call(tmp_path: Path) -> None:
+    """The next step overwrites the buffers while the checkpoint is still being written."""
+    state = {"w": jnp.arange(500_000, dtype=jnp.float32)}
+    add = jax.jit(lambda tree: jax.tree.map(lambda x: x + 1, tree), donate_argnums=0)
+    with CheckpointStore(tmp_path) as store:
+        store.save(1, {"params": state}, data={}, run=RUN)
+        for _ in range(20):
+            state = add(state)
+    target = {"w": jax.ShapeDtypeStruct((500_000,), jnp.float32)}
+    assert_equal(restore_params(tmp_path, target), {"w": jnp.arange(500_000, dtype=jnp.float32)})
+
+
+def test_empty_trees(tmp_path: Path) -> None:
+    with CheckpointStore(tmp_path) as store:
+        store.save(1, {"params": {"w": jnp.ones(2)}, "prompts": {}}, data={}, run=RUN)
+    assert restore_prompts(tmp_path, {}) == {}
+
+
+def test_types_are_converted(run: Path) -> None:
+    target = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, jnp.bfloat16), make_trees()["params"]
+    )
+    restored = restore_params(run, target)
+    assert_equal(
+        restored, jax.tree.map(lambda x: x.astype(jnp.bfloat16), make_trees()["params"])
+    )
+
+
+@pytest.mark.parametrize("place", ["", "checkpoints", "checkpoints/20"])
+def test_paths_that_mean_a_checkpoint(place: str, run: Path) -> None:
+    assert locate(run / place).step == 20
+    prompts = restore_prompts(run / place, jax.eval_shape(make_trees)["prompts"])
+    assert_equal(prompts, make_trees(20)["prompts"])
+
+
+def test_an_older_step(run: Path) -> None:
+    assert_equal(restore(run, 10).trees["prompts"], make_trees(10)["prompts"])
+    assert locate(run, 10).folder.name == "10"
+
+
+# --- errors -----------------------------------------------------------------------------------
+
+
+def test_no_such_step(run: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"no checkpoint of step 15 in .*; there are: 10, 20"):
+        locate(run, 15)
+    with pytest.raises(CheckpointError, match="is step 20, not step 10"):
+        locate(run / "checkpoints" / "20", 10)
+
+
+def test_no_checkpoint_there(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no such folder"):
+        locate(tmp_path / "nowhere")
+    with pytest.raises(CheckpointError, match="expected MODEL_DIR"):
+        locate(tmp_path)
+
+
+def test_another_shape_is_named_with_its_cause(run: Path) -> None:
+    target = {**make_trees()["params"], "kernel": jnp.zeros((64, 48))}
+    with pytest.raises(CheckpointError) as caught:
+        restore_params(run, target, model_config=CONFIG.replace(embed_dim=24))
+    message = str(caught.value)
+    assert "'params/kernel' is float32[64,32] in the checkpoint and float32[64,48]" in message
+    assert "embed_dim: 16 -> 24" in message
+    with pytest.raises(CheckpointError, match="a checkpoint of another model size"):
+        restore_params(run, target)
+
+
+def test_other_tensors_are_named(run: Path) -> None:
+    with pytest.raises(CheckpointError, match="the model has no tensor 'params/scale'"):
+        restore_params(run, {"kernel": make_trees()["params"]["kernel"]})
+    with pytest.raises(CheckpointError, match="the checkpoint has no tensor 'params/bias'"):
+        restore_params(run, {**make_trees()["params"], "bias": jnp.zeros(3)})
+
+
+def test_another_optimizer_is_explained(run: Path) -> None:
+    targets = jax.eval_shape(make_trees)
+    targets["optimizer"] = jax.eval_shape(optax.sgd(0.1, momentum=0.9).init, {"prompts": {}})
+    with (
+        CheckpointStore(run / "checkpoints") as store,
+        pytest.raises(CheckpointError, match=r"no tensor 'optimizer/.*another optimizer"),
+    ):
+        store.restore(targets)
+
+
+def test_another_vocabulary(run: Path) -> None:
+    other = RunDescription(vocabulary_fingerprint="b" * 64)
+    with pytest.raises(CheckpointError, match=r"another vocabulary \(fingerprint aaaaaaaaaaaaaaaa"):
+        restore(run, run=other)
+    with pytest.raises(CheckpointError, match="another vocabulary"):
+        restore_params(run, make_trees()["params"], vocabulary_fingerprint="b" * 64)
+
+
+def largest_file(folder: Path) -> Path:
+    return max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+
+
+@pytest.mark.parametrize("item", ["params", "prompts", "optimizer"])
+def test_truncated_array_files(item: str, damaged: Path) -> None:
+    folder = next((damaged / "checkpoints").glob("params-*"))
+    folder = folder if item == "params" else damaged / "checkpoints" / "20" / item
+    for path in folder.rglob("*"):
+        if path.is_file() and path.parent.name == "d":
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(CheckpointError, match=f"{item}.* is truncated or damaged") as caught:
+        restore(damaged)
+    if item != "params":
+        assert "Other steps there: 10." in str(caught.value)
+        restore(damaged, 10)
+
+
+def test_flipped_bits_are_noticed(damaged: Path) -> None:
+    """Orbax reads them without complaint."""
+    path = largest_file(next((damaged / "checkpoints").glob("params-*")))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(bytes(content))
+    with pytest.raises(CheckpointError, match="is truncated or damaged"):
+        restore(damaged)
+
+
+@pytest.mark.parametrize("change", ["truncate", "alter"])
+def test_damaged_data_state(change: str, damaged: Path) -> None:
+    path = damaged / "checkpoints" / "20" / "data" / "shard-00000-of-00002.bin"
+    content = path.read_bytes()
+    path.write_bytes(content[:-2] if change == "truncate" else content[:-1] + b"!")
+    with pytest.raises(CheckpointError, match=r"shard-00000-of-00002.bin is truncated or altered"):
+        restore(damaged)
+
+
+def test_damaged_manifest(damaged: Path) -> None:
+    path = damaged / "checkpoints" / "20" / "manifest" / "metadata"
+    path.write_text(path.read_text()[:100])
+    with pytest.raises(CheckpointError, match=r"manifest/metadata is damaged"):
+        restore(damaged)
+
+
+def test_missing_item(damaged: Path) -> None:
+    shutil.rmtree(damaged / "checkpoints" / "20" / "prompts")
+    with pytest.raises(CheckpointError, match=r"\(item 'prompts' of step 20\) is missing"):
+        restore(damaged)
+
+
+def test_missing_frozen_backbone_says_what_to_copy(damaged: Path) -> None:
+    backbone = next((damaged / "checkpoints").glob("params-*"))
+    shutil.rmtree(backbone)
+    with pytest.raises(CheckpointError, match=f"copy {backbone.name} too"):
+        restore(damaged)
+
+
+def test_item_never_saved(tmp_path: Path) -> None:
+    with CheckpointStore(tmp_path) as store:
+        store.save(1, {"params": {"w": jnp.ones(2)}}, data={}, run=RUN)
+    with pytest.raises(CheckpointError, match="has no item 'prompts'; its items: data, params"):
+        restore_prompts(tmp_path, {"w": jnp.ones(2)})
+
+
+def test_an_interrupted_save_is_no_checkpoint(damaged: Path) -> None:
+    """What a killed process leaves behind is not offered, and the next launch removes it."""
+    root = damaged / "checkpoints"
+    for path in (root / "20", next(root.glob("params-*"))):
+        (path / "commit_success.txt").unlink(missing_ok=True)
+        shutil.copytree(path, root / f"{path.name}.orbax-checkpoint-tmp")
+    shutil.rmtree(root / "20")
+    assert list_steps(root) == [10]
+    with CheckpointStore(root) as store:
+        assert store.latest_step() == 10
+    assert not list(root.glob("*tmp*"))
+
+
+@pytest.mark.parametrize("settings", [{"keep": 0}, {"best_mode": "most"}])
+def test_bad_settings(settings: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError):
+        CheckpointStore(tmp_path, **settings)

@@ -1,0 +1,171 @@
+"""`train`: what it leaves behind, best checkpoints, early stopping, starting from other weights."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import gin
+import numpy as np
+import pytest
+
+from m6rec_jax.checkpoints.location import list_steps, locate, read_manifest
+from m6rec_jax.checkpoints.trees import flatten
+from m6rec_jax.errors import CheckpointError, ConfigError, M6RecError
+from m6rec_jax.model.config import PromptConfig
+from m6rec_jax.training.metric_log import read_metrics
+from m6rec_jax.training.optimizers import adamw
+from tests.training.toy_run import toy_config, toy_train
+
+
+def copied(tree: Any) -> dict[str, np.ndarray]:
+    return {name: np.array(leaf) for name, leaf in flatten(tree).items()}
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+    folder = tmp_path_factory.mktemp("pretrained")
+    result, _ = toy_train(folder, 4, eval_period=2)
+    return result, folder
+
+
+def test_what_a_run_leaves_behind(pretrained: Any) -> None:
+    result, folder = pretrained
+    assert {"checkpoints", "config.gin", "metrics.jsonl"} <= {p.name for p in folder.iterdir()}
+    lines = read_metrics(folder)
+    assert [line["step"] for line in lines if "loss" in line] == [2, 4]
+    assert [line["step"] for line in lines if "validation/loss" in line] == [2, 4]
+    training = next(line for line in lines if "loss" in line)
+    assert {"examples_per_second", "tokens_per_second", "gradient_norm"} <= training.keys()
+    assert 0 < result.goodput["goodput"] < 1
+    parts = [v for k, v in result.goodput.items() if k.startswith("seconds/") and "total" not in k]
+    assert sum(parts) <= result.goodput["seconds/total"]
+
+
+def test_nothing_to_do_when_the_run_is_complete(pretrained: Any) -> None:
+    result, folder = pretrained
+    again, batches = toy_train(folder, 4)
+    assert again.step == 4 and again.stopped_by is None
+    for name, value in copied(result.state).items():
+        np.testing.assert_array_equal(copied(again.state)[name], value, err_msg=name)
+    assert batches.num_batches == 4, "no batch was read beyond the saved position"
+
+
+def test_initial_backbone_is_frozen_and_stored_once(pretrained: Any, tmp_path: Path) -> None:
+    result, folder = pretrained
+    tuned, _ = toy_train(
+        tmp_path, 8, trainable="prompts", initial_checkpoint_path=str(folder), keep_checkpoints=1
+    )
+    for name, value in copied(result.state.params).items():
+        np.testing.assert_array_equal(copied(tuned.state.params)[name], value, err_msg=name)
+    assert any(
+        (copied(tuned.state.prompts)[name] != value).any()
+        for name, value in copied(result.state.prompts).items()
+    )
+    names = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
+    backbones = [name for name in names if name.startswith("params-")]
+    assert len(backbones) == 1 and names == ["8", *backbones]
+    assert not (tmp_path / "checkpoints" / "8" / "params").exists()
+    again, _ = toy_train(tmp_path, 9, trainable="prompts")
+    assert again.step == 9
+    for name, value in copied(result.state.params).items():
+        np.testing.assert_array_equal(copied(again.state.params)[name], value, err_msg=name)
+
+
+def test_matching_prompts_are_taken_over(
+    pretrained: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    result, folder = pretrained
+    prompts = PromptConfig(
+        num_prompts=6, num_options=2, head="option", adapter_rank=2, special_token_ids=(1, 2)
+    )
+    with caplog.at_level(logging.INFO, "m6rec_jax"):
+        tuned, _ = toy_train(
+            tmp_path,
+            1,
+            model=toy_config(prompts=prompts),
+            optimizer=adamw(0.0),
+            trainable="prompts",
+            initial_checkpoint_path=str(folder),
+            initial_prompts="matching",
+        )
+    saved, now = copied(result.state.prompts), copied(tuned.state.prompts)
+    for name in now:
+        if now[name].shape == saved[name].shape:
+            np.testing.assert_array_equal(now[name], saved[name], err_msg=name)
+        else:
+            assert "soft_prompts" in name
+    assert "new: ['bank/soft_prompts" in caplog.text
+
+
+def test_initial_checkpoint_of_another_size(pretrained: Any, tmp_path: Path) -> None:
+    _, folder = pretrained
+    with pytest.raises(CheckpointError, match="embed_dim: 16 -> 24"):
+        toy_train(
+            tmp_path, 1, model=toy_config(embed_dim=24), initial_checkpoint_path=str(folder)
+        )
+
+
+def test_initial_checkpoint_that_does_not_exist(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no checkpoint at .*nowhere"):
+        toy_train(tmp_path, 1, initial_checkpoint_path=str(tmp_path / "nowhere"))
+
+
+def test_best_checkpoint_is_kept_and_patience_ends_the_run(tmp_path: Path) -> None:
+    figures = {2: 0.5, 4: 0.9, 6: 0.7, 8: 0.8, 10: 0.6}
+    settings: dict[str, Any] = {
+        "evaluate": lambda model, variables, step: {"auc": figures[step]},
+        "eval_period": 2,
+        "checkpoint_period": 100,
+        "keep_checkpoints": 1,
+        "best_metric": "validation/auc",
+        "best_mode": "max",
+        "early_stopping_patience": 3,
+    }
+    result, _ = toy_train(tmp_path, 40, **settings)
+    assert result.stopped_by == "early stopping"
+    assert result.step == 10 and result.best_step == 4
+    assert list_steps(tmp_path / "checkpoints") == [4, 10]
+    assert read_manifest(locate(tmp_path)).extra["best"] == {
+        "best": 0.9,
+        "best_step": 4,
+        "waited": 3,
+    }
+    again, _ = toy_train(tmp_path, 40, **settings)
+    assert again.step == 10 and again.stopped_by == "early stopping"
+
+
+def test_best_metric_must_exist(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"'validation/auk' is not among .* validation/loss"):
+        toy_train(tmp_path, 2, eval_period=1, best_metric="validation/auk")
+
+
+def test_divergence_is_reported_and_not_saved(tmp_path: Path) -> None:
+    with pytest.raises(M6RecError, match="training has diverged"):
+        toy_train(tmp_path, 4, optimizer=adamw(float("nan")), checkpoint_period=3)
+    assert list_steps(tmp_path / "checkpoints") == []
+
+
+def test_accumulation_must_divide_the_batch(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="not a multiple of train.accumulation_steps = 3"):
+        toy_train(tmp_path, 1, accumulation_steps=3)
+
+
+def test_operative_config_is_written(tmp_path: Path) -> None:
+    gin.clear_config()
+    gin.bind_parameter("adamw.b2", 0.97)
+    try:
+        toy_train(tmp_path, 1, optimizer=adamw(1e-3))
+        text = (tmp_path / "config.gin").read_text()
+    finally:
+        gin.clear_config()
+    assert "operative" in text and "adamw.b2 = 0.97" in text
+    assert "train.accumulation_steps = 1" in text, "defaults are part of the record"
+    assert "total_loss.language_modelling_weight = 1.0" in text
+
+
+def test_tensorboard_files_are_written(tmp_path: Path) -> None:
+    pytest.importorskip("clu")
+    toy_train(tmp_path, 2, tensorboard=True)
+    assert list((tmp_path / "tensorboard").glob("events.out.tfevents.*"))

@@ -1,0 +1,116 @@
+"""Optimizers and schedules against optax's own and against formulas."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from m6rec_jax.errors import ConfigError
+from m6rec_jax.training.optimizers import adafactor, adamw, decay_mask, warmup_schedule
+
+
+def tree() -> dict[str, Any]:
+    keys = jax.random.split(jax.random.key(0), 3)
+    return {
+        "params": {
+            "mlp": {"kernel": jax.random.normal(keys[0], (8, 4)), "wi_bias": jnp.ones(4)},
+            "norm": {"scale": jnp.ones(4)},
+        },
+        "prompts": {"soft_prompts": jax.random.normal(keys[1], (2, 4))},
+    }
+
+
+def steps(optimizer: Any, count: int = 3, scale: float = 1.0) -> Any:
+    params = tree()
+    state = optimizer.init(params)
+    for step in range(count):
+        grads = jax.tree.map(lambda x, s=step: scale * jnp.cos(x + s), params)
+        updates, state = optimizer.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+    return params
+
+
+def assert_close(one: Any, two: Any) -> None:
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), one, two)
+
+
+def test_adamw_is_optax_adamw() -> None:
+    params = tree()
+    reference = optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.adamw(0.01, weight_decay=0.1, mask=decay_mask(params)),
+    )
+    assert_close(steps(adamw(0.01, weight_decay=0.1)), steps(reference))
+
+
+def test_adafactor_is_optax_adafactor() -> None:
+    reference = optax.adafactor(0.01, min_dim_size_to_factor=2)
+    assert_close(steps(adafactor(0.01, min_dim_size_to_factor=2)), steps(reference))
+
+
+def test_groups_have_rates_of_their_own() -> None:
+    still = steps(adamw(0.01, backbone_learning_rate=0.0))
+    assert_close(still["params"], tree()["params"])
+    assert_close(still["prompts"], steps(adamw(0.01))["prompts"])
+    # Weight decay is part of the step, so a rate of 0 switches it off as well.
+    still = steps(adamw(0.01, backbone_learning_rate=0.0, weight_decay=0.5))
+    assert_close(still["params"], tree()["params"])
+
+
+def test_decay_spares_norms_and_biases() -> None:
+    assert decay_mask(tree()) == {
+        "params": {"mlp": {"kernel": True, "wi_bias": False}, "norm": {"scale": False}},
+        "prompts": {"soft_prompts": True},
+    }
+
+
+def test_clipping_is_over_both_groups() -> None:
+    optimizer = adamw(1.0, clip_norm=1.0)
+    params = tree()
+    grads = jax.tree.map(lambda x: 100 * jnp.ones_like(x), params)
+    _, state = optimizer.update(grads, optimizer.init(params), params)
+    moments = state[1].mu
+    assert float(optax.global_norm(moments)) == pytest.approx(0.1 * 1.0, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("decay", "expected"),
+    [
+        ("constant", {0: 0.0, 5: 0.5, 10: 1.0, 60: 1.0, 110: 1.0}),
+        ("linear", {0: 0.0, 5: 0.5, 10: 1.0, 60: 0.55, 110: 0.1, 200: 0.1}),
+        ("cosine", {5: 0.5, 10: 1.0, 60: 0.55, 35: 0.1 + 0.45 * (1 + math.cos(math.pi / 4))}),
+        ("rsqrt", {5: 0.5, 10: 1.0, 40: 0.5, 160: 0.25}),
+    ],
+)
+def test_schedules(decay: str, expected: dict[int, float]) -> None:
+    schedule = warmup_schedule(
+        1.0, warmup_steps=10, decay=decay, total_steps=110, final_rate=0.1
+    )
+    for step, rate in expected.items():
+        assert float(schedule(jnp.asarray(step))) == pytest.approx(rate, abs=1e-6), step
+
+
+def test_schedule_without_warm_up_starts_at_the_top() -> None:
+    for decay in ("constant", "linear", "cosine", "rsqrt"):
+        schedule = warmup_schedule(0.5, decay=decay, total_steps=10)
+        assert float(schedule(jnp.asarray(0))) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"decay": "stairs"}, "'stairs' is not one of"),
+        ({"decay": "cosine"}, "needs warmup_schedule.total_steps"),
+        ({"decay": "linear", "warmup_steps": 10, "total_steps": 10}, "must exceed warmup_steps"),
+        ({"warmup_steps": -1}, "must not be negative"),
+    ],
+)
+def test_bad_schedules_are_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        warmup_schedule(1.0, **arguments)

@@ -1,0 +1,66 @@
+"""Counts by group against counts by hand."""
+
+from __future__ import annotations
+
+from m6rec_jax.model.config import ModelConfig, PromptConfig
+from m6rec_jax.training.parameter_table import count_parameters
+
+D, LAYERS, HEADS, WIDTH, MLP, V, R = 16, 2, 2, 8, 32, 64, 3
+CONFIG = ModelConfig(
+    vocab_size=V,
+    embed_dim=D,
+    num_encoder_layers=LAYERS,
+    num_decoder_layers=LAYERS,
+    num_heads=HEADS,
+    head_dim=WIDTH,
+    mlp_dim=MLP,
+    late_layers_start=1,
+    prompts=PromptConfig(
+        num_tasks=2,
+        num_prompts=6,
+        num_options=2,
+        head="option",
+        adapter_rank=R,
+        special_token_ids=(1, 2),
+        retrieval_dim=8,
+        num_segment_embeddings=4,
+    ),
+)
+
+
+def test_counts_by_hand() -> None:
+    table = count_parameters(CONFIG, "prompts")
+    counts = {(group.part, group.name): group.count for group in table.groups}
+    attention = 4 * D * HEADS * WIDTH
+    mlp = 3 * D * MLP
+    tower = D + 32 * HEADS  # final norm and relative bias
+    adapter = D * R + R + R * D + D + 1
+    assert counts == {
+        ("backbone", "embedding"): V * D,
+        ("backbone", "encoder"): LAYERS * (attention + mlp + 2 * D) + tower,
+        ("backbone", "decoder"): LAYERS * (2 * attention + mlp + 3 * D) + tower,
+        ("backbone", "head"): V * D,
+        ("prompts", "adapters"): 2 * 2 * LAYERS * adapter,
+        ("prompts", "soft prompts"): 2 * 6 * D,
+        ("prompts", "special tokens"): 2 * 2 * D,
+        ("prompts", "segment embeddings"): 2 * 4 * D,
+        ("prompts", "projections"): 2 * 2 * D * 8,
+    }
+    assert all(group.num_bytes == 4 * group.count for group in table.groups)
+
+
+def test_trainable_share_is_per_task() -> None:
+    table = count_parameters(CONFIG, "prompts")
+    assert table.num_trainable == table.count("prompts")
+    assert table.trainable_share == table.count("prompts") / 2 / table.count("backbone")
+    whole = count_parameters(CONFIG, "all")
+    assert whole.trainable_share > 1
+    assert whole.num_trainable == whole.count("prompts") + whole.count("backbone")
+
+
+def test_rendered_table() -> None:
+    text = count_parameters(CONFIG, "prompts").render()
+    lines = text.splitlines()
+    assert lines[0].split() == ["part", "group", "parameters", "of", "backbone", "MiB", "trains"]
+    assert "soft prompts" in text and "the bank holds 2 tasks" in text
+    assert [line.split()[-1] for line in lines if "embedding " in line] == ["no"]
