@@ -95,16 +95,12 @@ def current_command() -> str:
     return shlex.join(portable(word) for word in words)
 
 
-def portable(word: str) -> str:
-    """Writes an absolute path relative to the repository, or as its last part alone."""
-    prefix, mark, value = word.rpartition("=")
-    if not value.startswith("/"):
-        return word
-    path = Path(value)
-    if path.is_relative_to(ROOT):
-        value = str(path.relative_to(ROOT))
-    elif path.parent.name == "bin":
-        value = path.name
-    else:
-        value = path.name or value
-    return f"{prefix}{mark}{value}"
+def portable(text: str) -> str:
+    """Writes absolute paths in `text` relative to the repository, or as their last part alone."""
+
+    def shorten(match: re.Match[str]) -> str:
+        path = Path(match.group())
+        return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else path.name
+
+    # Not within a relative path or an address such as gs://bucket/folder.
+    return re.sub(r"(?<![\w.:/~])/[^\s'\",;()\[\]]+", shorten, text)

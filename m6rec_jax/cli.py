@@ -5,12 +5,13 @@ Settings live in gin files; the flags here only name files and folders.
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from m6rec_jax import __version__
-from m6rec_jax.errors import ConfigError, M6RecError
+from m6rec_jax.errors import ConfigError, DataError, M6RecError
 
 EXIT_USER_ERROR = 2
 
@@ -104,3 +105,88 @@ def _takes_gin(parser: argparse.ArgumentParser, required: bool = False) -> None:
         metavar="FILE",
         help="a gin file; may be given several times, later ones win",
     )
+
+
+def _configure(args: argparse.Namespace) -> None:
+    from m6rec_jax import configuration
+
+    configuration.parse_config(args.gin_file, args.gin_bindings)
+
+
+def _data_fetch(args: argparse.Namespace) -> None:
+    from m6rec_jax.tables.sources import fetch
+
+    print(fetch(args.name))
+
+
+def _data_check(args: argparse.Namespace) -> None:
+    from m6rec_jax.tables.checking import check_dataset
+
+    report = check_dataset(args.folder, args.quarantine)
+    print(report.render())
+    if args.json is not None:
+        args.json.write_text(report.to_json() + "\n")
+    if not report.ok:
+        raise DataError(
+            f"{args.folder} has errors; --quarantine FILE sets the rows aside and writes the rest"
+        )
+
+
+def _data_prepare(args: argparse.Namespace) -> None:
+    from m6rec_jax.tables.preparation import prepare
+
+    _configure(args)
+    print(prepare().folder)
+
+
+def _vocab_train(args: argparse.Namespace) -> None:
+    from m6rec_jax.tables.vocabulary_text import train_on_prepared
+
+    _configure(args)
+    print(train_on_prepared().model_file)
+
+
+def _train(args: argparse.Namespace) -> None:
+    from m6rec_jax.training.loop import train
+
+    _configure(args)
+    train()
+
+
+def _eval(args: argparse.Namespace) -> None:
+    from m6rec_jax.evaluation.evaluator import evaluate
+
+    _configure(args)
+    print(json.dumps(evaluate(), indent=2))
+
+
+def _infer(args: argparse.Namespace) -> None:
+    from m6rec_jax.evaluation.evaluator import infer
+
+    _configure(args)
+    print(infer())
+
+
+def _demo(args: argparse.Namespace) -> None:
+    from m6rec_jax.demo import run_demo
+
+    run_demo(args.output, seed=args.seed)
+
+
+def _params(args: argparse.Namespace) -> None:
+    from m6rec_jax import configuration
+    from m6rec_jax.training.parameter_table import count_parameters
+
+    _configure(args)
+    model = configuration.macro("MODEL")
+    print(count_parameters(model.config, configuration.macro("TRAINABLE", "all")).render())
+
+
+def _doctor(args: argparse.Namespace) -> None:
+    from m6rec_jax.doctor import report
+
+    print(report())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

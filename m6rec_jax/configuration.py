@@ -196,25 +196,6 @@ def write_config(directory: str | Path, *, operative: bool) -> None:
 # --- walking the statements -------------------------------------------------------------------
 
 
-class _Delegate(gin_config.ParserDelegate):
-    """gin's delegate, noting what a value refers to, so that it can be checked with its line."""
-
-    def __init__(self) -> None:
-        super().__init__(skip_unknown=True)
-        self.references: list[str] = []
-        self.macros: list[str] = []
-
-    def configurable_reference(self, scoped_selector: str, evaluate: bool) -> Any:
-        self.references.append(scoped_selector)
-        return super().configurable_reference(scoped_selector, evaluate)
-
-    def macro(self, name: str) -> Any:
-        value = super().macro(name)
-        if value.selector == "gin.macro":
-            self.macros.append(name)
-        return value
-
-
 def _read_file(path: Path, parsed: ParsedConfig, including: tuple[Path, ...]) -> None:
     if path.resolve() in including:
         chain = " -> ".join(str(p) for p in (*including, path))
@@ -224,12 +205,11 @@ def _read_file(path: Path, parsed: ParsedConfig, including: tuple[Path, ...]) ->
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
-    delegate = _Delegate()
-    for statement, origin in _statements(text, _shown(path), delegate):
+    for statement, origin in _statements(text, _shown(path)):
         if isinstance(statement, config_parser.IncludeStatement):
             _read_file(find_file(statement.filename, origin), parsed, (*including, path.resolve()))
         else:
-            _apply(statement, origin, delegate, parsed)
+            _apply(statement, origin, parsed)
 
 
 def _read_binding(binding: str, parsed: ParsedConfig) -> str | None:
@@ -242,19 +222,16 @@ def _read_binding(binding: str, parsed: ParsedConfig) -> str | None:
     shown = f"--gin.{name}"
     if _BARE_STRING.fullmatch(value) and not _is_value(value):
         value = repr(value)
-    delegate = _Delegate()
     is_macro = None
-    for statement, origin in _statements(f"{name} = {value}", shown, delegate, on_line=False):
-        _apply(statement, origin, delegate, parsed)
+    for statement, origin in _statements(f"{name} = {value}", shown, on_line=False):
+        _apply(statement, origin, parsed)
         if isinstance(statement, config_parser.BindingStatement) and not statement.arg_name:
             is_macro = name
     return is_macro
 
 
-def _statements(
-    text: str, shown: str, delegate: _Delegate, on_line: bool = True
-) -> Iterator[tuple[Any, Origin]]:
-    """Yields gin statements with their origin; what a statement refers to is in `delegate`.
+def _statements(text: str, shown: str, on_line: bool = True) -> Iterator[tuple[Any, Origin]]:
+    """Yields gin statements with their origin.
 
     Raises:
       ConfigError: the text is not gin, with file:line.
@@ -266,13 +243,9 @@ def _statements(
         return Origin(shown, number if on_line else 0, line)
 
     try:
-        parser = config_parser.ConfigParser(text, delegate)
-        while True:
-            delegate.references.clear()
-            delegate.macros.clear()
-            statement = parser.parse_statement()
-            if statement is None:
-                return
+        # Unknown references are let through here and reported, with their line, by `_apply`.
+        delegate = gin_config.ParserDelegate(skip_unknown=True)
+        for statement in config_parser.ConfigParser(text, delegate):
             yield statement, origin_of(statement.location.line_num)
     except (SyntaxError, tokenize.TokenError, ValueError, TypeError) as error:
         number = _line_number(error)
@@ -281,7 +254,7 @@ def _statements(
         raise ConfigError(f"{origin}: not valid gin: {reason}{_quote(origin)}") from error
 
 
-def _apply(statement: Any, origin: Origin, delegate: _Delegate, parsed: ParsedConfig) -> None:
+def _apply(statement: Any, origin: Origin, parsed: ParsedConfig) -> None:
     """Checks and binds one statement."""
     if isinstance(statement, config_parser.ImportStatement):
         _import(statement, origin)
@@ -289,11 +262,12 @@ def _apply(statement: Any, origin: Origin, delegate: _Delegate, parsed: ParsedCo
     if isinstance(statement, config_parser.BlockDeclaration):
         _check_configurable(statement.selector, origin)
         return
-    for reference in delegate.references:
-        _check_configurable(reference.rsplit("/", 1)[-1], origin, mark="@")
-    for name in delegate.macros:
-        parsed.macro_uses.setdefault(name, origin)
     scope, selector, parameter, value, _ = statement
+    for part in gin_config._iterate_flattened_values(value):
+        if isinstance(part, gin_config._UnknownConfigurableReference):
+            _check_configurable(part.selector.rsplit("/", 1)[-1], origin, mark="@")
+        elif _is_macro_reference(part):
+            parsed.macro_uses.setdefault("/".join(part.scopes), origin)
     if parameter:
         _check_configurable(selector, origin)
         _check_parameter(selector, parameter, origin)
@@ -362,6 +336,10 @@ def _check_macros(parsed: ParsedConfig) -> None:
     unset = [name for name in parsed.macros if _is_required(name)]
     if unset:
         raise _unset(unset)
+
+
+def _is_macro_reference(value: Any) -> bool:
+    return isinstance(value, gin_config.ConfigurableReference) and value.selector == "gin.macro"
 
 
 def _is_required(name: str) -> bool:

@@ -75,10 +75,10 @@ def write_atomic_files(data: ExportedSplits, split: str, folder: Path, sequentia
             values = [_token(user[name]) for name in ("age", "gender", "occupation")]
             file.write("\t".join([f"u{index}", *values]) + "\n")
     with (folder / f"{NAME}.item").open("w") as file:
-        file.write("item_id:token\trelease_year:token\tclass:token_seq\n")
+        file.write("item_id:token\tyear:token\tgenres:token_seq\n")
         for index, item in enumerate(data.items.to_pylist()):
             genres = " ".join(_token(genre) for genre in item["genres"] or ())
-            file.write(f"i{index}\t{_token(item['release_year'])}\t{genres}\n")
+            file.write(f"i{index}\t{_token(item['year'])}\t{genres}\n")
 
 
 def settings(model: str, seed: int, folder: Path) -> dict[str, Any]:
@@ -86,7 +86,7 @@ def settings(model: str, seed: int, folder: Path) -> dict[str, Any]:
     sequential = model in SEQUENTIAL
     loaded: dict[str, list[str]] = {
         "inter": ["user_id", "item_id", "label"],
-        "item": ["item_id", "release_year", "class"],
+        "item": ["item_id", "year", "genres"],
     }
     chosen: dict[str, Any] = {}
     if sequential:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import jax
 import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
@@ -68,7 +69,6 @@ class CheckpointStore:
         if "://" not in str(folder):
             self.folder = epath.Path(Path(folder).absolute())
         self._best_metric = best_metric
-        self._best_mode = best_mode
         self._worst = -math.inf if best_mode == "max" else math.inf
         # item -> (fingerprint, specs), of frozen items: they never change while this object lives.
         self._frozen: dict[str, tuple[str, dict[str, TensorSpec]]] = {}
@@ -85,8 +85,11 @@ class CheckpointStore:
         options = ocp.CheckpointManagerOptions(
             preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
             enable_async_checkpointing=asynchronous,
-            cleanup_tmp_directories=True,  # left behind by a killed run
+            # Not for preservation, which the policy decides: without it metrics are not stored.
+            best_fn=None if best_metric is None else lambda metrics: metrics[best_metric],
+            best_mode=best_mode,
         )
+        self._remove_unfinished()
         self._manager = ocp.CheckpointManager(self.folder, options=options)
 
     def steps(self) -> list[int]:
@@ -102,11 +105,9 @@ class CheckpointStore:
         """The step that is best by `best_metric`, or None."""
         if self._best_metric is None:
             return None
-        figures = {step: self._manager.metrics(step) for step in self.steps()}
-        ranked = {s: m[self._best_metric] for s, m in figures.items() if m}
-        if not ranked:
-            return None
-        return (max if self._best_mode == "max" else min)(ranked, key=ranked.__getitem__)
+        step = self._manager.best_step()
+        # Without any metric Orbax calls the newest step the best.
+        return step if step is not None and self._manager.metrics(step) else None
 
     def save(
         self,
@@ -214,6 +215,17 @@ class CheckpointStore:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _remove_unfinished(self) -> None:
+        """Removes what a killed run left half written.
+
+        Orbax can do it too, but in the background, where it might meet a frozen item that is just
+        being written.
+        """
+        if jax.process_index() == 0 and self.folder.is_dir():
+            for path in self.folder.iterdir():
+                if ocp.utils.is_tmp_checkpoint(path):
+                    path.rmtree()
+
     def _save_frozen(
         self, item: str, flat: Mapping[str, Any]
     ) -> tuple[str, Mapping[str, TensorSpec]]:
@@ -221,7 +233,7 @@ class CheckpointStore:
             digest = fingerprint(flat)
             self._frozen[item] = digest, tensor_specs(flat, checksums(flat))
             path = self.folder / _frozen_folder(item, digest)
-            if not path.exists():  # written atomically, so what exists is whole
+            if not (path.exists() and ocp.utils.is_checkpoint_finalized(path)):
                 with ocp.StandardCheckpointer() as checkpointer:
                     checkpointer.save(path, nested(flat))
         return self._frozen[item]

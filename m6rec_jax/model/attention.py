@@ -1,14 +1,12 @@
 """Multi-head attention as in T5: no biases, no 1/sqrt(head_dim) scale, softmax in float32."""
 
-from collections.abc import Sequence
-
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from m6rec_jax.model.config import ModelConfig
-from m6rec_jax.model.dense import Projection, einsum
-from m6rec_jax.model.dropout import dropout
+from m6rec_jax.model.dense import Projection
+from m6rec_jax.model.dot_product_attention import dot_product_attention
 
 Array = jax.Array
 
@@ -54,38 +52,35 @@ class Attention(nn.Module):
             operand_dtype=config.operand_dtype,
             out_dtype=config.dtype,
         )
-        self.dropout = dropout(config)
+        self.dropout = nn.Dropout(config.dropout_rate, broadcast_dims=(-1,))
 
     def __call__(
-        self, inputs: Array, source: Array, biases: Sequence[Array], *, deterministic: bool
+        self,
+        inputs: Array,
+        source: Array,
+        position_bias: Array | None,
+        mask: Array,
+        *,
+        deterministic: bool,
     ) -> Array:
         """Attend from `inputs` to `source`.
 
         Args:
           inputs: `[batch, query, embed]`, already normalised.
           source: `[batch, key, embed]`.
-          biases: float32 arrays added to the scores, each broadcastable to
-            `[batch, heads, query, key]` (position bias, mask).
+          position_bias: float32 `[1, heads, query, key]`, or None.
+          mask: additive float32 `[batch, 1, 1 or query, key]`, of `mask_bias`.
           deterministic: no dropout.
 
         Returns:
           `[batch, query, embed]`.
         """
-        operand_dtype = self.config.operand_dtype
         names = ("batch", "length", "heads", "kv")
         query = nn.with_logical_constraint(self.query(inputs), names)
         key = nn.with_logical_constraint(self.key(source), names)
         value = nn.with_logical_constraint(self.value(source), names)
-        scores = einsum("bqhd,bkhd->bhqk", query, key, operand_dtype=operand_dtype)
-        for bias in biases:
-            scores = scores + bias
-        weights = jax.nn.softmax(scores, axis=-1)
-        weights = self.dropout(weights, deterministic=deterministic)
-        mixed = einsum(
-            "bhqk,bkhd->bqhd",
-            weights,
-            value,
-            operand_dtype=operand_dtype,
-            out_dtype=self.config.dtype,
-        )
+        # T5 drops attention weights with one mask for all queries. Such a mask depends on the key
+        # alone, so dropping the value instead is the same, on an array far smaller.
+        value = self.dropout(value, deterministic=deterministic)
+        mixed = dot_product_attention(query, key, value, position_bias, mask)
         return self.out(mixed)

@@ -59,7 +59,7 @@ class DecoderLayer(nn.Module):
         x = nn.with_logical_constraint(x, ("batch", "length", "embed"))
         normed = LayerNorm(config.layer_norm_epsilon, config.dtype, name="self_attention_norm")(x)
         attended = Attention(config, name="self_attention")(
-            normed, normed, (position_bias, mask), deterministic=deterministic
+            normed, normed, position_bias, mask, deterministic=deterministic
         )
         x = x + dropout(config)(attended, deterministic=deterministic)
         if source is not None and source_mask is not None:
@@ -67,7 +67,7 @@ class DecoderLayer(nn.Module):
                 config.layer_norm_epsilon, config.dtype, name="cross_attention_norm"
             )(x)
             attended = Attention(config, name="cross_attention")(
-                normed, source, (source_mask,), deterministic=deterministic
+                normed, source, None, source_mask, deterministic=deterministic
             )
             if use_source is not None:
                 attended = jnp.where(use_source[:, None, None], attended, 0)

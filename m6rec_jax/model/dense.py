@@ -1,15 +1,15 @@
-"""Matrix products with float32 parameters, rounded operands and float32 sums.
+"""Linear maps with float32 parameters, rounded operands and float32 sums.
 
 A product whose operands are bfloat16 but whose sum is float32 is the fastest a TPU's matrix unit
 or a CPU's AMX tiles can do. Plain autodiff does not keep it: the transpose of a float32-to-bfloat16
 cast gives float32 cotangents, so both products of the backward pass fall back to float32 (or, with
-bfloat16 outputs, to bfloat16 sums). The custom rule here rounds the cotangent too and sums in
-float32 in all three products.
+bfloat16 outputs, to bfloat16 sums). The rule here rounds the cotangent too and sums in float32 in
+all three products.
 """
 
 import functools
 import string
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,94 +18,108 @@ from flax import linen as nn
 Array = jax.Array
 
 
-def _product(spec: str, x: Array, y: Array, operand_dtype: str, out_dtype: Any) -> Array:
-    out = jnp.einsum(
-        spec,
-        x.astype(operand_dtype),
-        y.astype(operand_dtype),
-        preferred_element_type=jnp.float32,
-    )
-    return out.astype(out_dtype)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3, 4))
-def _rounded_product(spec: str, x: Array, y: Array, operand_dtype: str, out_dtype: str) -> Array:
-    return _product(spec, x, y, operand_dtype, out_dtype)
-
-
-def _rounded_product_forward(
-    spec: str, x: Array, y: Array, operand_dtype: str, out_dtype: str
-) -> tuple[Array, tuple[Array, Array]]:
-    # The float32 operands themselves are kept, not their rounded copies: parameters then reach the
-    # backward pass of a scan without a second stack in memory, and the cast is cheap.
-    return _product(spec, x, y, operand_dtype, out_dtype), (x, y)
-
-
-def _rounded_product_backward(
-    spec: str, operand_dtype: str, out_dtype: str, kept: tuple[Array, Array], cotangent: Array
-) -> tuple[Array, Array]:
-    x, y = kept
-    operands, out = spec.split("->")
-    left, right = operands.split(",")
-    dx = _product(f"{out},{right}->{left}", cotangent, y, operand_dtype, x.dtype)
-    dy = _product(f"{left},{out}->{right}", x, cotangent, operand_dtype, y.dtype)
-    return dx, dy
-
-
-_rounded_product.defvjp(_rounded_product_forward, _rounded_product_backward)
-
-
-def einsum(
-    spec: str, x: Array, y: Array, *, operand_dtype: str, out_dtype: str | None = None
-) -> Array:
-    """Product of two arrays, operands rounded to `operand_dtype`, sums in float32.
-
-    Args:
-      spec: explicit einsum of two operands in which every index stands in at least two of the three
-        terms, like 'bsd,df->bsf' (that is what makes the backward rule two more einsums).
-      x, y: the operands, of any float type. Gradients come back in their types.
-      operand_dtype: 'float32' or 'bfloat16'.
-      out_dtype: type of the result; None: float32.
-
-    Raises:
-      ValueError: if an index stands in one term only.
-    """
-    _check_spec(spec)
-    out_dtype = out_dtype or "float32"
-    if operand_dtype == "float32" and x.dtype == y.dtype == jnp.float32:
-        return _product(spec, x, y, operand_dtype, out_dtype)
-    return _rounded_product(spec, x, y, operand_dtype, out_dtype)
-
-
-@functools.cache
-def _check_spec(spec: str) -> None:
-    operands, out = spec.split("->")
-    left, right = operands.split(",")
-    for index in set(left + right + out):
-        if (index in left) + (index in right) + (index in out) < 2:
-            raise ValueError(f"einsum {spec!r}: index {index!r} must stand in two terms or more")
-
-
 def dot(
     x: Array,
     kernel: Array,
     *,
     operand_dtype: str,
-    out_dtype: str | None = None,
+    out_dtype: str = "float32",
     num_contracted: int = 1,
+    num_batch: int = 0,
 ) -> Array:
-    """x `[..., in dims]` times kernel `[in dims, out dims]` → `[..., out dims]`; see `einsum`."""
-    letters = string.ascii_lowercase
-    rows = letters[: x.ndim - num_contracted]
-    summed = letters[10 : 10 + num_contracted]
-    columns = letters[20 : 20 + kernel.ndim - num_contracted]
-    return einsum(
-        f"{rows}{summed},{summed}{columns}->{rows}{columns}",
-        x,
-        kernel,
-        operand_dtype=operand_dtype,
-        out_dtype=out_dtype,
+    """x `[batch dims, ..., in dims]` times kernel `[batch dims, in dims, out dims]`.
+
+    Args:
+      x, kernel: of any float type; gradients come back in their types.
+      operand_dtype: type to which operands are rounded, in the backward pass too.
+      out_dtype: type of the result, rounded once from the float32 sum.
+      num_contracted: how many in dims there are.
+      num_batch: how many leading dims x and kernel share.
+
+    Returns:
+      `[batch dims, ..., out dims]`.
+    """
+    rows = x.ndim - num_batch - num_contracted
+    columns = kernel.ndim - num_batch - num_contracted
+    dims = _Dims(num_batch, rows, num_contracted, columns)
+    return _rounded_dot(x, kernel, dims, operand_dtype, out_dtype)
+
+
+def materialised_on_cpu(x: Array) -> Array:
+    """x, computed into memory as it is when compiled for a CPU; elsewhere nothing.
+
+    XLA's CPU backend otherwise does two things to a transposed operand of a product. It fuses the
+    transpose with what made the operand and runs that (a GELU, say) once per element without vector
+    instructions: 3 to 5 times the cost of the layer. Or it folds the transpose into the product,
+    and a bfloat16 product with a transposed left operand and a float32 result then fails at run
+    time ("Unsupported element type for DotThunk", jaxlib 0.10.2).
+    """
+    return jax.lax.platform_dependent(
+        x, cpu=jax.lax.optimization_barrier, default=lambda operand: operand
     )
+
+
+class _Dims(NamedTuple):
+    batch: int
+    rows: int
+    contracted: int
+    columns: int
+
+    def letters(self) -> tuple[str, str, str, str]:
+        """Einsum letters of batch, rows, contracted and columns."""
+        supply = iter(string.ascii_letters)
+        batch, rows, contracted, columns = (
+            "".join(next(supply) for _ in range(count)) for count in self
+        )
+        return batch, rows, contracted, columns
+
+
+def _product(spec: str, x: Array, y: Array, out_dtype: jnp.dtype | str) -> Array:
+    return jnp.einsum(spec, x, y, preferred_element_type=jnp.float32).astype(out_dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _rounded_dot(x: Array, kernel: Array, dims: _Dims, operand_dtype: str, out_dtype: str) -> Array:
+    return _forward(x, kernel, dims, operand_dtype, out_dtype)[0]
+
+
+def _forward(
+    x: Array, kernel: Array, dims: _Dims, operand_dtype: str, out_dtype: str
+) -> tuple[Array, tuple[Array, Array, Array]]:
+    b, m, k, n = dims.letters()
+    rounded = materialised_on_cpu(x.astype(operand_dtype))
+    spec = f"{b}{m}{k},{b}{k}{n}->{b}{m}{n}"
+    out = _product(spec, rounded, kernel.astype(operand_dtype), out_dtype)
+    # Kept for the backward pass: x rounded (half the memory), the kernel itself (a scan over layers
+    # passes it on without a copy, a rounded one would be a second stack), and x's type.
+    return out, (rounded, kernel, jnp.zeros((), x.dtype))
+
+
+def _backward(
+    dims: _Dims,
+    operand_dtype: str,
+    out_dtype: str,
+    kept: tuple[Array, Array, Array],
+    cotangent: Array,
+) -> tuple[Array, Array]:
+    b, m, k, n = dims.letters()
+    rounded, kernel, like_x = kept
+    cotangent = cotangent.astype(operand_dtype)
+    dx = _product(
+        f"{b}{m}{n},{b}{k}{n}->{b}{m}{k}", cotangent, kernel.astype(operand_dtype), like_x.dtype
+    )
+    first_row, first_in = dims.batch, dims.batch + dims.rows
+    order = (
+        *range(dims.batch),
+        *range(first_in, first_in + dims.contracted),
+        *range(first_row, first_in),
+    )
+    transposed = materialised_on_cpu(rounded.transpose(order))
+    dkernel = _product(f"{b}{k}{m},{b}{m}{n}->{b}{k}{n}", transposed, cotangent, kernel.dtype)
+    return dx, dkernel
+
+
+_rounded_dot.defvjp(_forward, _backward)
 
 
 class Projection(nn.Module):

@@ -52,7 +52,7 @@ class EncoderLayer(nn.Module):
         x = nn.with_logical_constraint(x, ("batch", "length", "embed"))
         normed = LayerNorm(config.layer_norm_epsilon, config.dtype, name="self_attention_norm")(x)
         attended = Attention(config, name="self_attention")(
-            normed, normed, (position_bias, mask), deterministic=deterministic
+            normed, normed, position_bias, mask, deterministic=deterministic
         )
         x = x + dropout(config)(attended, deterministic=deterministic)
         normed = LayerNorm(config.layer_norm_epsilon, config.dtype, name="mlp_norm")(x)

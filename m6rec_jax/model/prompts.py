@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from m6rec_jax.model.config import ModelConfig
-from m6rec_jax.model.dense import dot, einsum
+from m6rec_jax.model.dense import dot
 
 Array = jax.Array
 COLLECTION = "prompts"
@@ -52,7 +52,7 @@ def task_dot(x: Array, bank: Array, task_ids: Array, *, operand_dtype: str) -> A
     if bank.shape[0] == 1:
         return dot(x, bank[0], operand_dtype=operand_dtype)
     rows = jnp.take(bank, task_ids, axis=0)
-    return einsum("bsi,bio->bso", x, rows, operand_dtype=operand_dtype)
+    return dot(x, rows, operand_dtype=operand_dtype, num_batch=1)
 
 
 class PromptBank(nn.Module):

@@ -39,17 +39,31 @@ def token_cross_entropy(logits: Array, targets: Array, z_loss: float = 0.0) -> A
 
 
 def _hits(logits: Array, targets: Array) -> Array:
-    return (
-        jax.lax.broadcasted_iota(targets.dtype, logits.shape, logits.ndim - 1) == targets[..., None]
-    )
+    vocabulary = jax.lax.broadcasted_iota(targets.dtype, logits.shape, logits.ndim - 1)
+    return vocabulary == targets[..., None]
+
+
+def target_logits(logits: Array, targets: Array) -> Array:
+    """logits[..., target]: `[..., vocab]` and `[...]` → `[...]`. Not for differentiation.
+
+    A comparison and a sum fuse into one pass on an accelerator and need no communication where the
+    vocabulary is split over devices. On a CPU the comparison would be written out in full.
+    """
+
+    def by_gather(logits: Array, targets: Array) -> Array:
+        return jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+
+    def by_comparison(logits: Array, targets: Array) -> Array:
+        return jnp.sum(jnp.where(_hits(logits, targets), logits, 0.0), axis=-1)
+
+    return jax.lax.platform_dependent(logits, targets, cpu=by_gather, default=by_comparison)
 
 
 def _token_cross_entropy_forward(
     logits: Array, targets: Array, z_loss: float
 ) -> tuple[Array, tuple[Array, Array, Array]]:
     normaliser = jax.nn.logsumexp(logits, axis=-1)
-    chosen = jnp.sum(jnp.where(_hits(logits, targets), logits, 0.0), axis=-1)
-    loss = normaliser - chosen + z_loss * jnp.square(normaliser)
+    loss = normaliser - target_logits(logits, targets) + z_loss * jnp.square(normaliser)
     return loss, (logits, targets, normaliser)
 
 
@@ -101,7 +115,7 @@ def language_modelling_loss(
         logits = model.apply(variables, hidden, method=model.token_logits)
         loss = token_cross_entropy(logits, targets, z_loss)
         fixed = jax.lax.stop_gradient(logits)
-        chosen = jnp.sum(jnp.where(_hits(fixed, targets), fixed, 0.0), axis=-1)
+        chosen = target_logits(fixed, targets)
         right = chosen >= jnp.max(fixed, axis=-1)
         plain = jax.lax.stop_gradient(loss)
         if z_loss:

@@ -16,8 +16,8 @@ class SeqioVocabulary(seqio.Vocabulary):
     """Adapts a text `Vocabulary`, which is loaded when it is first used.
 
     Registering a task must neither read files nor fail on a machine that only lists tasks, so the
-    adapter holds a function. Two adapters are equal when they hold the same function, which is
-    what seqio compares when tasks are mixed.
+    adapter holds a function. Two adapters are equal when their vocabularies are, which is what
+    seqio compares when tasks are mixed.
 
     Args:
       load: returns the vocabulary; called at most once.
@@ -79,7 +79,9 @@ class SeqioVocabulary(seqio.Vocabulary):
         return text
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, SeqioVocabulary) and self._load == other._load
+        if not isinstance(other, SeqioVocabulary):
+            return False
+        return self._load is other._load or self.text == other.text
 
     def __hash__(self) -> int:
-        return hash(self._load)
+        return hash(SeqioVocabulary)  # equality may depend on files, which must not be read here

@@ -217,10 +217,10 @@ class _Check:
                 else:
                     first_seen[key] = row
             good = rows.good()
-            times = np.where(good, keys[:, 2], -np.inf)
-            before = np.maximum.accumulate(np.concatenate([[latest], times]))
-            rows.note("not_sorted", np.flatnonzero(good & (times < before[:-1])), spec.time)
-            latest = float(before[-1])
+            kept = np.flatnonzero(good)
+            times = np.concatenate([[latest], keys[kept, 2]])
+            rows.note("not_sorted", kept[times[1:] < times[:-1]], spec.time)
+            latest = float(times[-1])
             if spec.value is not None:
                 labels.update(np.unique(self.spec.label.labels(keys[good, 3])).tolist())
             self._write(rows, good)
@@ -257,10 +257,10 @@ class _Check:
         rows.convert(spec.time, columns.TIME)
         rows.require(spec.time, "missing_time")
         times = _floats(rows.values[spec.time])
-        for offset in np.flatnonzero((times < _FIRST_TIME) | (times > _LAST_TIME)):
+        for offset in np.flatnonzero((times < _FIRST_TIME) | (times > _LAST_TIME)).tolist():
             hint = "; milliseconds? divide by 1000" if times[offset] > _LAST_TIME else ""
             text = f"{times[offset]:g} is before 1970 or after 2100{hint}"
-            rows.reject("time_out_of_range", [int(offset)], spec.time, text)
+            rows.reject("time_out_of_range", [offset], spec.time, text)
         values = np.full(len(times), np.nan)
         if spec.value is not None:
             rows.convert(spec.value, columns.VALUE)
@@ -342,6 +342,7 @@ class _Check:
                     self.report.num_rejected[table] += len(rows.reasons)
             except DataError as error:
                 self.findings.add("damaged_file", table, path.name, example=str(error))
+                return
         if not counts[table]:
             self.findings.add("empty_table", table, paths[0].name)
 

@@ -7,6 +7,7 @@ names and their rows are numbered on.
 
 from __future__ import annotations
 
+import codecs
 import csv
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
@@ -188,11 +190,13 @@ def _parquet_batches(
     row = 0
     with _open_parquet(path) as file:
         try:
-            for batch in file.iter_batches(batch_size=batch_size, columns=columns):
-                rows = np.arange(row, row + batch.num_rows, dtype=np.int64)
-                # Parquet gives the columns in the file's order, whatever the order asked for.
-                yield RawBatch(path, first_row, rows, batch.select(columns))
-                row += batch.num_rows
+            # One row group after the other, so that all before a damaged one are read.
+            for group in range(file.num_row_groups):
+                for batch in file.iter_batches(batch_size, row_groups=[group], columns=columns):
+                    rows = np.arange(row, row + batch.num_rows, dtype=np.int64)
+                    # Parquet gives the columns in the file's order, whatever the order asked for.
+                    yield RawBatch(path, first_row, rows, batch.select(columns))
+                    row += batch.num_rows
         except (pa.ArrowException, OSError) as error:
             raise _damaged(path, error) from error
 
@@ -235,58 +239,95 @@ def _csv_batches(
     batch_size: int,
     on_ragged: RaggedRow | None,
 ) -> Iterator[RawBatch]:
+    # Arrow hands bad rows over as strings and loses those that are not UTF-8. Latin-1 has a
+    # character for every byte, so a file with invalid UTF-8 is read as that and turned back.
+    encoding = "utf-8" if _is_utf8(path) else "latin-1"
+    arrow_names = {name: name.encode().decode(encoding) for name in names}
     ragged: list[int] = []
+    errors: list[DataError] = []
 
     def invalid_row(row: pyarrow.csv.InvalidRow) -> str:
         number = row.number - 2  # Arrow counts from 1, the header included
         ragged.append(number)
+        text = row.text.encode(encoding).decode("utf-8", errors="backslashreplace")
         if on_ragged is None:
-            raise_later.append(
+            errors.append(
                 DataError(
                     f"{path}, row {number}: {row.actual_columns} columns, not "
-                    f"{row.expected_columns}: {row.text[:80]!r}; put values that hold a comma "
-                    "between double quotes"
+                    f"{row.expected_columns}: {text[:80]!r}; {_ragged_advice(text)}"
                 )
             )
             return "error"
-        on_ragged(path, number, row.expected_columns, row.actual_columns, row.text)
+        on_ragged(path, number, row.expected_columns, row.actual_columns, text)
         return "skip"
 
-    raise_later: list[DataError] = []
     try:
-        reader = pyarrow.csv.open_csv(
-            path,
-            # Threads would lose the row numbers of bad rows.
-            read_options=pyarrow.csv.ReadOptions(use_threads=False, block_size=_CSV_BLOCK_BYTES),
-            parse_options=pyarrow.csv.ParseOptions(
-                newlines_in_values=True, invalid_row_handler=invalid_row
-            ),
-            convert_options=pyarrow.csv.ConvertOptions(
-                column_types=dict.fromkeys(names, pa.binary()),
-                include_columns=columns,
-                null_values=[""],
-                strings_can_be_null=True,
-            ),
-        )
-        given = 0
-        for whole in reader:
-            # Blocks are parsed ahead of being given out: the list may know rows further on.
-            for start in range(0, whole.num_rows, batch_size):
-                batch = whole.slice(start, batch_size)
-                rows = _row_numbers(given, batch.num_rows, ragged)
-                given += batch.num_rows
-                yield RawBatch(path, first_row, rows, batch)
+        with path.open("rb") as file:
+            if file.read(len(codecs.BOM_UTF8)) != codecs.BOM_UTF8:
+                file.seek(0)
+            reader = pyarrow.csv.open_csv(
+                file,
+                # Threads would lose the row numbers of bad rows.
+                read_options=pyarrow.csv.ReadOptions(
+                    use_threads=False, block_size=_CSV_BLOCK_BYTES, encoding=encoding
+                ),
+                parse_options=pyarrow.csv.ParseOptions(
+                    newlines_in_values=True, invalid_row_handler=invalid_row
+                ),
+                convert_options=pyarrow.csv.ConvertOptions(
+                    column_types=dict.fromkeys(arrow_names.values(), pa.binary()),
+                    include_columns=[arrow_names[column] for column in columns],
+                    null_values=[""],
+                    strings_can_be_null=True,
+                ),
+            )
+            given = 0
+            for whole in reader:
+                arrays = [_original_bytes(column, encoding) for column in whole.columns]
+                whole = pa.RecordBatch.from_arrays(arrays, names=columns)
+                # Blocks are parsed ahead of being given out: the list may know rows further on.
+                for start in range(0, whole.num_rows, batch_size):
+                    batch = whole.slice(start, batch_size)
+                    rows = _row_numbers(given, batch.num_rows, ragged)
+                    given += batch.num_rows
+                    yield RawBatch(path, first_row, rows, batch)
     except pa.ArrowException as error:
-        if raise_later:
-            raise raise_later[0] from error
+        if errors:
+            raise errors[0] from error
         if "straddling" in str(error):
             raise DataError(
-                f"{path}: a row is longer than {_CSV_BLOCK_BYTES >> 20} MiB; most likely a double "
+                f"{path}: a row is longer than {_CSV_BLOCK_BYTES:,} bytes; most likely a double "
                 "quote is never closed"
             ) from error
-        if "Empty CSV file" in str(error):
-            raise DataError(f"{path} is empty: the first line must name the columns") from error
         raise DataError(f"{path} cannot be read as CSV: {error}") from error
+
+
+def _ragged_advice(text: str) -> str:
+    if "\n" in text:
+        return "most likely a double quote is never closed"
+    return "put values that hold a comma between double quotes"
+
+
+def _is_utf8(path: Path) -> bool:
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    with path.open("rb") as file:
+        try:
+            while chunk := file.read(1 << 20):
+                decoder.decode(chunk)
+            decoder.decode(b"", final=True)
+        except UnicodeDecodeError:
+            return False
+    return True
+
+
+def _original_bytes(column: pa.Array, encoding: str) -> pa.Array:
+    if encoding == "utf-8" or pc.all(pc.string_is_ascii(column.cast(pa.string()))).as_py() in (
+        True,
+        None,
+    ):
+        return column
+    values = column.cast(pa.string()).to_pylist()
+    return pa.array([v if v is None else v.encode(encoding) for v in values], pa.binary())
 
 
 def _row_numbers(given: int, count: int, ragged: Sequence[int]) -> np.ndarray:

@@ -14,8 +14,10 @@ Who may see what is defined in `tables.splits`.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
+import io
 import json
 import logging
 import shutil
@@ -73,6 +75,7 @@ class PrepareOptions:
       max_events: behaviours of a history, at most; the latest ones.
       next_items_size: items of a row of 'next_items', at most.
       document_events: behaviours told in the target of a document, at most.
+      document_statistics: whether candidates in documents are told with their statistics.
       max_seconds: a row later than its group's first one by more starts a new group; None: never.
       statistics_as_of: 'impression': statistics end before each group's first row, whatever its
         part. 'training': rows of validation and test are told the statistics after the last
@@ -93,6 +96,7 @@ class PrepareOptions:
     max_events: int = 50
     next_items_size: int = 4
     document_events: int = 4
+    document_statistics: bool = True
     max_seconds: float | None = None
     statistics_as_of: str = "impression"
     negatives: int | None = None
@@ -243,6 +247,7 @@ class _Job:
             statistics,
             sampler,
             self.negatives or 0,
+            self.options.document_statistics,
         )
         writer = RowWriter(folder, view, self.options.rows_per_file)
         entry: dict[str, Any] = {}
@@ -313,14 +318,14 @@ class _Job:
         for left_over in target.parent.glob(f"{target.name}.incomplete*"):
             shutil.rmtree(left_over, ignore_errors=True)
         config = module.RecommenderTextConfig(name=target.parent.name, rendered=str(rendered))
-        builder = module.Builder(config=config, data_dir=str(self.out))
-        tfds.disable_progress_bar()
-        try:
-            builder.download_and_prepare(
-                download_config=tfds.download.DownloadConfig(try_download_gcs=False)
-            )
-        finally:
-            tfds.enable_progress_bar()
+        with tqdm(desc=f"writing {view}", total=1, disable=not self.progress) as bar:
+            with _quiet(tfds):
+                builder = module.Builder(config=config, data_dir=str(self.out))
+                builder.download_and_prepare(
+                    download_dir=str(rendered / "downloads"),  # stays empty
+                    download_config=tfds.download.DownloadConfig(try_download_gcs=False),
+                )
+            bar.update()
 
     # ---- what the steps need
 
@@ -420,6 +425,7 @@ class _Job:
             view,
             dataclasses.asdict(self._grouping(view)),
             sampling if view == "groups" and self.negatives else None,
+            self.options.document_statistics if view == "documents" else None,
         )
 
 
@@ -456,6 +462,21 @@ def _checked_template(
     asked = told & {"user_neighbours_percent", "user_closest_percent", "user_neighbours_times"}
     found = statistics.options
     return template, found if asked else dataclasses.replace(found, neighbours=False)
+
+
+@contextlib.contextmanager
+def _quiet(tfds: Any) -> Iterator[None]:
+    """Keeps TFDS from printing: it announces downloads that do not happen."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    tfds.disable_progress_bar()
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        tfds.enable_progress_bar()
+        logger.setLevel(level)
 
 
 def _read_json(path: Path) -> Mapping[str, Any] | None:

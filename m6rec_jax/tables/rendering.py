@@ -35,6 +35,7 @@ class Renderer:
       statistics: as of the moment of the group that is rendered.
       sampler: draws negatives; None for data with logged outcomes.
       negatives: negatives per positive row.
+      document_statistics: whether documents tell candidates with their statistics.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Renderer:
         statistics: Statistics,
         sampler: NegativeSampler | None = None,
         negatives: int = 0,
+        document_statistics: bool = True,
     ) -> None:
         self._users = users
         self._items = items
@@ -55,6 +57,7 @@ class Renderer:
         self._statistics = statistics
         self._sampler = sampler
         self._negatives = negatives
+        self._document_statistics = document_statistics
 
     def row(self, view: str, group: Group) -> Row:
         """The row of `view` that a group becomes: 'groups', 'next_items' or 'documents'."""
@@ -95,11 +98,13 @@ class Renderer:
 
     def behaviour_document(self, group: Group) -> Row:
         """A document: the history, and what the user did next, each with its outcome in words."""
+        if self._document_statistics:
+            candidates = self._candidates(group, group.items)
+        else:
+            candidates = [self._template.candidate(self._items[index]) for index in group.items]
         texts = [
             sentence(sentence(candidate) + " " + self._template.outcome(value))
-            for candidate, value in zip(
-                self._candidates(group, group.items), group.values, strict=True
-            )
+            for candidate, value in zip(candidates, group.values, strict=True)
         ]
         return {"kind": "behaviour", "source": self._history(group), "target": " ".join(texts)}
 

@@ -30,7 +30,7 @@ KINDS: Mapping[str, tuple[Severity, str]] = {
     "duplicate_event": ("error", "same user, item, time and value as an earlier row"),
     "unknown_user": ("error", "user is not in the users table"),
     "unknown_item": ("error", "item is not in the items table"),
-    "not_sorted": ("note", "time lies before that of an earlier row (reading sorts)"),
+    "not_sorted": ("note", "time lies before that of the row above (no harm: reading sorts)"),
     "control_characters": ("note", "control characters in text"),
     "wrong_encoding": ("note", "text that was decoded with the wrong encoding"),
     "outer_whitespace": ("note", "id begins or ends with a space"),

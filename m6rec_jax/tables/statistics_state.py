@@ -261,6 +261,13 @@ class StatisticsState:
           DataError: the folder is missing, of another format, or damaged.
         """
         path = Path(path)
+        names = ("items", "users", "by", "pairs", "ranks")
+        for file in ("statistics.json", *(f"{name}.parquet" for name in names)):
+            if not (path / file).is_file():
+                raise DataError(
+                    f"{path} holds no statistics ({file} is missing); `m6rec data prepare` "
+                    "writes them"
+                )
         try:
             raw = json.loads((path / "statistics.json").read_text("utf-8"))
             if raw.get("format") != _FORMAT:
@@ -273,13 +280,7 @@ class StatisticsState:
                 setattr(found, name, raw["state"][name])
             if found.last_time is None:
                 found.last_time = -math.inf
-            names = ("items", "users", "by", "pairs", "ranks")
             found._fill({name: pq.read_table(path / f"{name}.parquet") for name in names})
-        except FileNotFoundError as error:
-            raise DataError(
-                f"{path} holds no statistics ({Path(error.filename or '?').name} is missing); "
-                "`m6rec data prepare` writes them"
-            ) from error
         except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException) as e:
             raise DataError(f"{path}: the statistics are damaged: {e}") from e
         return found

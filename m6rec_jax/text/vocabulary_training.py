@@ -1,7 +1,7 @@
 """Trains a SentencePiece vocabulary on a data set's own text.
 
 With `split_by_whitespace=False` whole phrases become single pieces: "Star Wars (1977)" is one
-token, and behaviours shrink to a third of their length, which is most of the cost of a step on a
+token, and behaviours shrink to about half their length, which is most of the cost of a step on a
 CPU.
 
 The model is a mixture of two unigram models, each trained by SentencePiece's EM:
@@ -48,6 +48,7 @@ from m6rec_jax.text.phrase_cuts import (
 
 _NUM_RESERVED = 3 + 256  # pad, eos, unk; bytes
 _SPELLING_WEIGHT = 0.02  # of the mixture: enough for unseen words, too little to break up seen ones
+_EXPECTED_OVERLAP = 0.8  # share of the parts of words that the phrase model holds, too
 _MAX_PART_CHARS = 16
 _MAX_SEEDS = 1_000_000
 _MAX_COUNTED = 4_000_000
@@ -175,17 +176,14 @@ def train_vocabulary(
         spelling_size += int(spelling_share * max(0, size - spelling_size))
         seeds = _seed_pieces(collections.Counter(), distinct, max_piece_length, min_count=2)
         spelling = _train(distinct, seeds, min(size, spelling_size), options)
-        size_left -= sum(p.type == _NORMAL and len(p.piece) > 1 for p in spelling.pieces)
+        num_parts = sum(p.type == _NORMAL and len(p.piece) > 1 for p in spelling.pieces)
+        size_left -= int(num_parts * (1 - _EXPECTED_OVERLAP))
     phrases = collections.Counter[str]()
     if not split_by_whitespace:
         phrases = _phrases(cuts.counts, max_piece_length, min_count)
     seeds = _seed_pieces(phrases, words, max_piece_length, min_count)
     model = _train(cuts.counts, seeds, size_left, options)
     if spelling is not None:
-        spare = size - _num_mixed(model, spelling)
-        if spare > size // 100 and len(model.pieces) == size_left:
-            # Both halves hold some pieces; what those leave free goes to the first.
-            model = _train(cuts.counts, seeds, size_left + spare, options)
         _mix(model, spelling, size)
     content: bytes = model.SerializeToString(deterministic=True)
 
@@ -344,20 +342,19 @@ def _train(
     return model
 
 
-def _num_mixed(model: _ModelProto, spelling: _ModelProto) -> int:
-    return len({piece.piece for part in (model, spelling) for piece in part.pieces})
-
-
 def _mix(model: _ModelProto, spelling: _ModelProto, size: int) -> None:
     """Turns `model` into a mixture: p = (1 - w) p_model + w p_spelling, at most `size` pieces."""
     probabilities: dict[str, float] = collections.defaultdict(float)
+    parts = {piece.piece for piece in spelling.pieces}
     for part, weight in ((model, 1 - _SPELLING_WEIGHT), (spelling, _SPELLING_WEIGHT)):
         for piece in part.pieces:
             if piece.type == _NORMAL:
                 probabilities[piece.piece] += weight * math.exp(piece.score)
     kept = [piece for piece in model.pieces if piece.type != _NORMAL]
-    # Single characters are never dropped: they are what the alphabet is made of.
-    ranked = sorted(probabilities.items(), key=lambda p: (len(p[0]) > 1, -p[1], p[0]))
+    # Should there be too many, the alphabet stays, and the parts: they are meant to be rare.
+    ranked = sorted(
+        probabilities.items(), key=lambda p: (len(p[0]) > 1, p[0] not in parts, -p[1], p[0])
+    )
     ranked = sorted(ranked[: max(0, size - len(kept))], key=lambda p: (-p[1], p[0]))
     del model.pieces[:]
     model.pieces.extend(kept)

@@ -178,7 +178,7 @@ def train(
         run = RunDescription(
             model_config=model.config,
             vocabulary_fingerprint=vocabulary_fingerprint
-            or vocabulary_of(mixture_or_task_name, batches),
+            or vocabulary_of(mixture_or_task_name, source),
             trainable=trainable,
             extra={"seed": seed, "batch_size": batch_size},
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -39,13 +40,12 @@ def validation_batches(
     return make(name, feature_lengths, batch_size, **_process())
 
 
-def vocabulary_of(name: str, make: MakeBatches | None) -> str | None:
-    """Fingerprint of a registered task's vocabulary; None for batches of another source."""
-    if make is not None and "pipeline" not in getattr(make, "__module__", ""):
+def vocabulary_of(name: str, batches: ResumableBatches) -> str | None:
+    """Fingerprint of a task's vocabulary; None for batches that are not the pipeline's."""
+    pipeline = sys.modules.get("m6rec_jax.pipeline.batches")  # imported where it made the batches
+    if pipeline is None or not isinstance(batches, pipeline.BatchIterator):
         return None
-    from m6rec_jax.pipeline.batches import find_provider
-
-    for feature in find_provider(name).output_features.values():
+    for feature in pipeline.find_provider(name).output_features.values():
         text = getattr(feature.vocabulary, "text", None)
         if text is not None:
             return text.fingerprint

@@ -212,7 +212,8 @@ def test_seqio_vocabulary(shop_vocabulary, vocabulary):
     assert batch.tolist() == [text.encode()] * 2
     assert vocabulary.vocab_size == shop_vocabulary.size
     assert vocabulary == SeqioVocabulary(vocabulary._load)
-    assert vocabulary != SeqioVocabulary(lambda: shop_vocabulary)
+    assert vocabulary == SeqioVocabulary(lambda: shop_vocabulary)
+    assert vocabulary != seqio.PassThroughVocabulary(10)
 
 
 def test_model_features_are_rank_one(vocabulary):

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import tensorflow_datasets as tfds
 
@@ -54,7 +55,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     def _info(self) -> tfds.core.DatasetInfo:
         view = self.builder_config.view
         features = {
-            column: tfds.features.Sequence(_dtype(kind)) if is_list else _scalar(kind)
+            column: _feature(kind, is_list)
             for column, (kind, is_list) in views.COLUMNS[view].items()
         }
         return self.dataset_info_from_configs(
@@ -84,12 +85,14 @@ class Builder(tfds.core.GeneratorBasedBuilder):
                     key += 1
 
 
-def _dtype(kind: str) -> Any:
-    return {"str": tfds.features.Text(), "int": "int64", "time": "float64", "value": "float32"}[
-        kind
-    ]
-
-
-def _scalar(kind: str) -> Any:
-    text = kind == "str"
-    return tfds.features.Text() if text else tfds.features.Scalar(dtype=_dtype(kind))
+def _feature(kind: str, is_list: bool) -> Any:
+    if kind == "time":
+        # As a number it would be stored in 32 bits: a minute is then the finest step.
+        return tfds.features.Tensor(
+            shape=(), dtype=np.float64, encoding=tfds.features.Encoding.BYTES
+        )
+    if kind == "str":
+        text = tfds.features.Text()
+        return tfds.features.Sequence(text) if is_list else text
+    dtype = {"int": np.int64, "value": np.float32}[kind]
+    return tfds.features.Sequence(dtype) if is_list else tfds.features.Scalar(dtype=dtype)

@@ -1,0 +1,124 @@
+"""`m6rec doctor`: what is installed here, what runs on it, and traps that others fell into."""
+
+import importlib
+import importlib.metadata
+import platform
+import sys
+from collections.abc import Callable
+
+from m6rec_jax import __version__
+
+PACKAGES = (
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "seqio",
+    "tensorflow",
+    "tensorflow-text",
+    "tensorflow-datasets",
+    "gin-config",
+    "sentencepiece",
+    "numpy",
+    "pyarrow",
+    "scikit-learn",
+)
+
+
+def report() -> str:
+    """Versions, devices and findings as text; nothing here raises."""
+    lines = [
+        f"m6rec_jax {__version__}, Python {platform.python_version()}, {platform.platform()}",
+        "",
+        "packages",
+        *(f"  {name:22} {_version(name) or 'NOT INSTALLED'}" for name in PACKAGES),
+        "",
+        "devices",
+        *(f"  {line}" for line in _devices()),
+        "",
+        "findings",
+    ]
+    findings = [finding for check in CHECKS for finding in check()]
+    return "\n".join(lines + [f"  - {finding}" for finding in findings or ["none"]])
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _number(package: str) -> tuple[int, ...]:
+    parts = (_version(package) or "0").split(".")[:3]
+    return tuple(int("".join(c for c in part if c.isdigit()) or 0) for part in parts)
+
+
+def _devices() -> list[str]:
+    try:
+        import jax
+
+        devices = jax.devices()
+    except (ImportError, RuntimeError) as error:
+        return [f"jax does not start: {error}"]
+    kinds = sorted({device.device_kind for device in devices})
+    return [
+        f"{len(devices)} × {', '.join(kinds)} ({jax.default_backend()}), "
+        f"process {jax.process_index()} of {jax.process_count()}"
+    ]
+
+
+def _python_is_new_enough() -> list[str]:
+    if sys.version_info < (3, 11):
+        return [f"Python {platform.python_version()} is too old: 3.11 or newer is needed"]
+    return []
+
+
+def _packages_are_there() -> list[str]:
+    missing = [name for name in PACKAGES if _version(name) is None]
+    return [f"pip install {' '.join(missing)}: training needs them"] if missing else []
+
+
+def _tensorflow_is_the_full_package() -> list[str]:
+    if _version("tensorflow-cpu") and not _version("tensorflow"):
+        return [
+            "tensorflow-cpu is installed, but tensorflow-text (which seqio imports) needs the "
+            "package named tensorflow"
+        ]
+    return []
+
+
+def _tensorflow_text_matches() -> list[str]:
+    text, tensorflow = _number("tensorflow-text")[:2], _number("tensorflow")[:2]
+    if (0,) < text != tensorflow > (0,):
+        return [
+            f"tensorflow-text {_version('tensorflow-text')} is built for tensorflow "
+            f"{text[0]}.{text[1]}, not {_version('tensorflow')}: importing seqio will fail"
+        ]
+    return []
+
+
+def _tfds_has_importlib_resources() -> list[str]:
+    if _version("tensorflow-datasets") and not _version("importlib_resources"):
+        return ["tensorflow-datasets 4.9.10 needs importlib_resources and does not install it"]
+    return []
+
+
+def _jax2tf_can_export() -> list[str]:
+    if _number("jax") >= (0, 11):
+        return [
+            f"jax {_version('jax')}: jax2tf cannot export a symbolic batch size since 0.11; for "
+            "SavedModel and LiteRT use jax 0.10.2 (StableHLO works)"
+        ]
+    return []
+
+
+CHECKS: tuple[Callable[[], list[str]], ...] = (
+    _python_is_new_enough,
+    _packages_are_there,
+    _tensorflow_is_the_full_package,
+    _tensorflow_text_matches,
+    _tfds_has_importlib_resources,
+    _jax2tf_can_export,
+)

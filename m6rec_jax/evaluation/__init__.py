@@ -1,0 +1,1 @@
+"""Runs tasks through inference and metrics, and shows what came out."""

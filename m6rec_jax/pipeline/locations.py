@@ -1,0 +1,91 @@
+"""Where prepared data and vocabularies lie; asked only when a task is used, never when registered.
+
+In gin:
+
+    data_dir.path = "/data/m6rec"
+    vocabulary_file.path = "/data/t5/spiece.model"
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from pathlib import Path
+
+import gin
+
+from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.tables.prepared import Prepared, folder_of
+from m6rec_jax.tables.sources import DATA_DIR_VARIABLE, default_cache_dir
+from m6rec_jax.text.vocabulary import Vocabulary
+
+VOCABULARY_VARIABLE = "M6REC_VOCABULARY"
+VOCABULARY_NAME = "vocabulary.model"
+
+
+@gin.configurable
+def data_dir(path: str | None = None) -> Path:
+    """The folder `m6rec data prepare` wrote to: gin, then `$M6REC_DATA_DIR`, then the cache."""
+    return Path(path).expanduser() if path else default_cache_dir()
+
+
+@gin.configurable
+def vocabulary_file(dataset: str, split: str, path: str | None = None) -> Path:
+    """The SentencePiece file of a task.
+
+    Gin, then `$M6REC_VOCABULARY`, then `vocabulary.model` beside the prepared split.
+    """
+    named = path or os.environ.get(VOCABULARY_VARIABLE)
+    if named:
+        return Path(named).expanduser()
+    return folder_of(data_dir(), dataset, split) / VOCABULARY_NAME
+
+
+def prepared(dataset: str, split: str) -> Prepared:
+    """The prepared split of a data set.
+
+    Raises:
+      DataError: it is not prepared; the message says which commands prepare it.
+    """
+    folder = data_dir()
+    try:
+        return Prepared.open(folder, dataset, split)
+    except DataError as error:
+        raise DataError(
+            f"{error}. For this data set: `m6rec data fetch {dataset}` if it is a public one, then "
+            f"`m6rec data prepare DATASET_FOLDER --gin.prepare.split={split} "
+            f"--gin.prepare.out={folder}`. Data elsewhere? Set {DATA_DIR_VARIABLE} or gin's "
+            "data_dir.path"
+        ) from error
+
+
+def prepared_view(dataset: str, split: str, view: str) -> Path:
+    """Folder of a view's TFDS shards.
+
+    Raises:
+      DataError: the split or the view is not prepared.
+    """
+    found = prepared(dataset, split)
+    found.num_rows(view)  # raises where the view is missing
+    return found.tfds_folder(view)
+
+
+def load_vocabulary(dataset: str, split: str) -> Vocabulary:
+    """The vocabulary of a task; the same file is loaded once.
+
+    Raises:
+      ConfigError: there is no such file; says how to make or name one.
+    """
+    path = vocabulary_file(dataset, split)
+    if not path.is_file():
+        raise ConfigError(
+            f"no vocabulary at {path}: train one with `m6rec vocab train`, or name a SentencePiece "
+            f"file with gin's vocabulary_file.path or {VOCABULARY_VARIABLE}"
+        )
+    return _vocabulary(str(path.resolve()), path.stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=8)
+def _vocabulary(path: str, changed: int) -> Vocabulary:
+    del changed  # part of the key: a file trained anew is loaded anew
+    return Vocabulary(path)

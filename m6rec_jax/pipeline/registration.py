@@ -1,0 +1,210 @@
+"""Registers the seqio tasks of a prepared data set, so that `tasks/<data set>.py` stays short.
+
+    register_recommendation_tasks("movielens_100k", dataset="movielens-100k")
+
+registers
+
+    movielens_100k_infilling     documents    spans restored (pretraining)
+    movielens_100k_generation    documents    what comes next, items described (pretraining)
+    movielens_100k_outcomes      groups       candidates, then outcomes in words (pretraining)
+    movielens_100k_ctr           groups       the class of each candidate (scoring)
+    movielens_100k_retrieval     next_items   the two towers
+    movielens_100k_pretrain            mixture of infilling and generation
+    movielens_100k_pretrain_outcomes   the same and outcomes
+
+Nothing is read before a task is used; see `pipeline.locations` for where data are looked for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import seqio
+import tensorflow as tf
+
+from m6rec_jax.errors import ConfigError
+from m6rec_jax.pipeline import locations, preprocessors
+from m6rec_jax.pipeline.features import TASK_FEATURES
+from m6rec_jax.pipeline.source import SHUFFLE_BUFFER_SIZE, PreparedSource
+from m6rec_jax.pipeline.vocabulary import SeqioVocabulary
+from m6rec_jax.tables.prepared import Prepared
+from m6rec_jax.text.vocabulary import Vocabulary
+
+Kind = Literal["language", "scoring", "retrieval"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TaskInfo:
+    """What evaluation must know of a task.
+
+    Attributes:
+      name: of the seqio task.
+      kind: 'language' (perplexity), 'scoring' (AUC and the like) or 'retrieval' (hit rate, NDCG).
+      view: of the prepared data set.
+      dataset, split: names of the prepared data set.
+      positive_classes: for scoring, the classes whose probabilities a score adds up.
+    """
+
+    name: str
+    kind: Kind
+    view: str
+    dataset: str
+    split: str
+    positive_classes: tuple[int, ...] = (1,)
+
+    def prepared(self) -> Prepared:
+        """The prepared data set; raises DataError when it is not there."""
+        return locations.prepared(self.dataset, self.split)
+
+
+_TASKS: dict[str, TaskInfo] = {}
+
+
+def task_info(name: str) -> TaskInfo:
+    """What was registered under a task's name.
+
+    Raises:
+      ConfigError: no such task.
+    """
+    if name not in _TASKS:
+        raise ConfigError(
+            f"'{name}' is no task of register_recommendation_tasks; known: "
+            f"{', '.join(sorted(_TASKS)) or 'none'}. Is the module that registers it imported "
+            "(MIXTURE_OR_TASK_MODULE)?"
+        )
+    return _TASKS[name]
+
+
+def evaluated_tasks(mixture_or_task_name: str) -> list[TaskInfo]:
+    """The tasks of a mixture (or the task itself).
+
+    Raises:
+      ConfigError: nothing is registered under the name, or not by this module.
+    """
+    from m6rec_jax.pipeline.batches import find_provider
+
+    provider = find_provider(mixture_or_task_name)
+    return [task_info(task.name) for task in seqio.get_subtasks(provider)]
+
+
+def register_recommendation_tasks(
+    name: str,
+    dataset: str,
+    *,
+    split: str = "per_user_temporal",
+    vocabulary: Callable[[], Vocabulary] | None = None,
+    rating_values: Sequence[float] = (),
+    positive_rating: float | None = None,
+    shuffle_buffer_size: int = SHUFFLE_BUFFER_SIZE,
+) -> list[str]:
+    """Registers all tasks and mixtures of one split of a data set; see the module's docstring.
+
+    Args:
+      name: prefix of the task names: letters, digits, `_`.
+      dataset: name of the data set, as in its dataset.json.
+      split: name of the prepared split.
+      vocabulary: returns the vocabulary; None: the file of `locations.vocabulary_file`.
+      rating_values: all values that events have, such as (1, 2, 3, 4, 5). Given,
+        `<name>_ctr_ratings` is registered, too: one class per value instead of like and dislike, so that the model
+        learns from the finer label. Needs PromptConfig.num_options = len(rating_values).
+      positive_rating: the least value that counts as liked; a score is the sum of the
+        probabilities of these classes. Needed with `rating_values`.
+      shuffle_buffer_size: see `PreparedSource`.
+
+    Returns:
+      The names registered, tasks before mixtures.
+
+    Raises:
+      ConfigError: `rating_values` without a `positive_rating` that divides them in two.
+    """
+    loaded = SeqioVocabulary(
+        vocabulary or functools.partial(locations.load_vocabulary, dataset, split)
+    )
+    outcome = functools.partial(_outcome, dataset, split)
+    add = functools.partial(_add_task, loaded, dataset, split, shuffle_buffer_size)
+    add(f"{name}_infilling", "language", "documents", preprocessors.infilling_rows)
+    add(f"{name}_generation", "language", "documents", preprocessors.generation_rows)
+    add(f"{name}_outcomes", "language", "groups", preprocessors.outcome_rows, outcome=outcome)
+    add(f"{name}_ctr", "scoring", "groups", preprocessors.scoring_rows)
+    add(f"{name}_retrieval", "retrieval", "next_items", preprocessors.retrieval_rows)
+    names = [f"{name}_{kind}" for kind in ("infilling", "generation", "outcomes", "ctr")]
+    names.append(f"{name}_retrieval")
+    if rating_values:
+        values = tuple(sorted(rating_values))
+        add(
+            f"{name}_ctr_ratings",
+            "scoring",
+            "groups",
+            preprocessors.scoring_rows,
+            positive_classes=_positive_classes(values, positive_rating),
+            rating_values=values,
+        )
+        names.append(f"{name}_ctr_ratings")
+    pretraining = names[:2]
+    seqio.MixtureRegistry.add(f"{name}_pretrain", pretraining, default_rate=1.0)
+    seqio.MixtureRegistry.add(
+        f"{name}_pretrain_outcomes", [*pretraining, f"{name}_outcomes"], default_rate=1.0
+    )
+    return [*names, f"{name}_pretrain", f"{name}_pretrain_outcomes"]
+
+
+def unregister(names: Sequence[str]) -> None:
+    """Takes tasks and mixtures out of seqio's registries again (tests, notebooks)."""
+    for name in reversed(names):
+        if name in seqio.MixtureRegistry.names():
+            seqio.MixtureRegistry.remove(name)
+        if name in seqio.TaskRegistry.names():
+            seqio.TaskRegistry.remove(name)
+        _TASKS.pop(name, None)
+
+
+def _add_task(
+    vocabulary: SeqioVocabulary,
+    dataset: str,
+    split: str,
+    shuffle_buffer_size: int,
+    name: str,
+    kind: Kind,
+    view: str,
+    preprocessor: Callable[..., tf.data.Dataset],
+    positive_classes: tuple[int, ...] = (1,),
+    **options: Any,
+) -> None:
+    seqio.TaskRegistry.add(
+        name,
+        source=PreparedSource(
+            functools.partial(locations.prepared_view, dataset, split, view),
+            shuffle_buffer_size=shuffle_buffer_size,
+        ),
+        preprocessors=[
+            functools.partial(preprocessor, vocabulary=vocabulary, task_name=name, **options)
+        ],
+        output_features={
+            feature: seqio.Feature(vocabulary, add_eos=False, dtype=tf.as_dtype(spec.dtype))
+            for feature, spec in TASK_FEATURES.items()
+        },
+        shuffle_buffer_size=None,  # the source shuffles, before it repeats
+    )
+    _TASKS[name] = TaskInfo(name, kind, view, dataset, split, positive_classes)
+
+
+def _positive_classes(values: Sequence[float], positive: float | None) -> tuple[int, ...]:
+    if positive is None or not values[0] < positive <= values[-1]:
+        raise ConfigError(
+            f"rating_values = {tuple(values)} need a positive_rating above {values[0]} and not "
+            f"above {values[-1]}, got {positive}"
+        )
+    return tuple(i for i, value in enumerate(values) if value >= positive)
+
+
+def _outcome(dataset: str, split: str, value: float) -> str:
+    return _template_outcome(locations.data_dir(), dataset, split)(value)
+
+
+@functools.lru_cache(maxsize=8)
+def _template_outcome(folder: Any, dataset: str, split: str) -> Callable[[float | None], str]:
+    del folder  # part of the key: where `prepared` looks
+    return locations.prepared(dataset, split).template().outcome

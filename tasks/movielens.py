@@ -1,0 +1,28 @@
+"""MovieLens-100k: pretraining, scoring and retrieval tasks.
+
+    m6rec data fetch movielens-100k
+    m6rec data prepare movielens-100k        (split per_user_temporal, then leave_one_out)
+
+Tasks, for TEMPORAL and the same for LEAVE_ONE_OUT (see `pipeline.registration` for what each does):
+
+    movielens_100k_ctr                like or dislike; a rating of 4 or 5 is a like
+    movielens_100k_ctr_ratings        the five ratings as classes, likes being the upper two
+    movielens_100k_retrieval
+    movielens_100k_infilling, _generation, _outcomes, _pretrain, _pretrain_outcomes
+"""
+
+from m6rec_jax.pipeline.registration import register_recommendation_tasks
+
+# Scoring, and the foundation: a user's first 80% of ratings train, 10% validate, 10% test.
+TEMPORAL = register_recommendation_tasks(
+    "movielens_100k",
+    dataset="movielens-100k",
+    split="per_user_temporal",
+    rating_values=(1, 2, 3, 4, 5),
+    positive_rating=4,
+)
+
+# Retrieval: a user's last rating tests, the one before validates.
+LEAVE_ONE_OUT = register_recommendation_tasks(
+    "movielens_100k_leave_one_out", dataset="movielens-100k", split="leave_one_out"
+)

@@ -1,0 +1,122 @@
+"""The baselines' arithmetic, on data small enough to work out by hand or in another way."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from benchmarks.baselines import ctr, retrieval
+from benchmarks.baselines.exported_splits import ExportedSplits, read_exported
+from m6rec_jax.errors import DataError
+from m6rec_jax.metrics.ranking import ranks_by_score
+
+
+def small(num_users: int = 6, num_items: int = 12, per_user: int = 10) -> ExportedSplits:
+    rng = np.random.default_rng(0)
+    user = np.repeat(np.arange(num_users), per_user)
+    item = np.concatenate([rng.permutation(num_items)[:per_user] for _ in range(num_users)])
+    value = rng.integers(1, 6, len(user)).astype(float)
+    place = np.tile(np.arange(per_user), num_users)
+    temporal = np.select([place < 8, place < 9], ["train", "validation"], "test")
+    last = np.select([place < 8, place < 9], ["train", "validation"], "test")
+    return ExportedSplits(
+        users=pa.table({"user_id": [str(u) for u in range(num_users)]}),
+        items=pa.table({"item_id": [str(i) for i in range(num_items)]}),
+        user=user,
+        item=item,
+        time=place.astype(float),
+        value=value,
+        label=(value >= 4).astype(np.int64),
+        per_user_temporal=temporal,
+        leave_one_out=last,
+    )
+
+
+def test_item_mean_uses_training_stars_only() -> None:
+    data = small()
+    train = data.rows("per_user_temporal", "train")
+    overall = data.value[train].mean()
+    row = 17
+    mine = [data.value[r] for r in train if data.item[r] == data.item[row]]
+    expected = (sum(mine) + 5 * overall) / (len(mine) + 5)
+    assert ctr.item_mean(data)[row] == pytest.approx(expected)
+    changed = small()
+    changed.value[changed.rows("per_user_temporal", "test")] = 1.0
+    np.testing.assert_array_equal(ctr.item_mean(changed), ctr.item_mean(data))
+
+
+def test_calibration_keeps_the_order_and_does_not_see_the_test_labels() -> None:
+    data = small()
+    score = data.label + 0.01 * np.arange(len(data.label))
+    test = data.rows("per_user_temporal", "test")
+    before = ctr.calibrated(data, score)
+    assert (np.argsort(before) == np.argsort(score[test])).all()
+    data.label[test] = 1 - data.label[test]
+    np.testing.assert_array_equal(ctr.calibrated(data, score), before)
+
+
+def test_ease_solves_the_regression_of_each_item() -> None:
+    """Column j of EASE is the ridge regression of item j on all the others."""
+    data = small()
+    train = retrieval.interactions(data, "train")
+    penalty, j = 3.0, 4
+    others = np.delete(np.arange(train.shape[1]), j)
+    x = train[:, others].astype(np.float64)
+    weights = np.linalg.solve(x.T @ x + penalty * np.eye(len(others)), x.T @ train[:, j])
+    scores = retrieval.ease(train, train, penalty)
+    np.testing.assert_allclose(scores[:, j], x @ weights, atol=1e-6)
+
+
+def test_item_knn_sums_cosines_of_the_nearest() -> None:
+    data = small()
+    train = retrieval.interactions(data, "train")
+    neighbours, target = 3, 5
+    cosine = np.array(
+        [
+            train[:, i] @ train[:, target] / np.sqrt(train[:, i].sum() * train[:, target].sum())
+            if i != target
+            else 0.0
+            for i in range(train.shape[1])
+        ]
+    )
+    nearest = np.argsort(-cosine, kind="stable")[:neighbours]
+    expected = train[:, nearest] @ cosine[nearest]
+    scores = retrieval.item_knn(train, train, neighbours)
+    np.testing.assert_allclose(scores[:, target], expected, rtol=1e-5)
+
+
+def test_seen_items_are_not_ranked() -> None:
+    data = small()
+    history = retrieval.interactions(data, "train", "validation")
+    target = retrieval.targets(data, "test")
+    assert not history[np.arange(len(target)), target].any()
+    # 12 items less 9 seen leave 3 to rank.
+    ranks = ranks_by_score(-history, target, history > 0)
+    assert ranks.max() <= 3
+
+
+def write_export(folder: Path, data: ExportedSplits) -> None:
+    pq.write_table(data.users, folder / "users.parquet")
+    pq.write_table(data.items, folder / "items.parquet")
+    names = ("user", "item", "time", "value", "per_user_temporal", "leave_one_out")
+    pq.write_table(pa.table({n: getattr(data, n) for n in names}), folder / "events.parquet")
+
+
+def test_reads_what_was_exported(tmp_path: Path) -> None:
+    data = small()
+    write_export(tmp_path, data)
+    back = read_exported(tmp_path)
+    for name in ("user", "item", "value", "label", "per_user_temporal", "leave_one_out"):
+        np.testing.assert_array_equal(getattr(back, name), getattr(data, name))
+
+
+def test_export_out_of_order_or_absent_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="export_splits"):
+        read_exported(tmp_path)
+    data = small()
+    data.time[3] = 99.0
+    write_export(tmp_path, data)
+    with pytest.raises(DataError, match="not ordered"):
+        read_exported(tmp_path)

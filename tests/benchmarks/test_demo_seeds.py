@@ -1,0 +1,71 @@
+"""The demo over seeds: lead against spread."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import demo_seeds, results_file
+from m6rec_jax.errors import DataError
+
+
+def metrics(auc: float, **changes: float) -> dict[str, float]:
+    return {
+        "ctr.auc": auc,
+        "ctr.log_loss": 0.56,
+        "ctr.baselines.popularity.auc": 0.67,
+        "ctr.baselines.smoothed_mean.auc": 0.736,
+        "retrieval.hit_rate@10": 0.15,
+        "trainable_share": 0.0103,
+        "seconds": 700.0,
+    } | changes
+
+
+def test_lead_is_over_the_better_baseline() -> None:
+    verdict = demo_seeds.judge([metrics(0.76), metrics(0.75), metrics(0.758)])
+    assert verdict.smallest_lead == pytest.approx(0.014)
+    assert verdict.spread == pytest.approx(0.01)
+    assert verdict.holds
+    assert not demo_seeds.judge([metrics(0.76), metrics(0.74)]).holds
+
+
+def test_one_seed_has_no_spread() -> None:
+    with pytest.raises(DataError, match="at least two"):
+        demo_seeds.judge([metrics(0.76)])
+
+
+def test_a_missing_figure_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.json"
+    with pytest.raises(DataError, match="did not finish"):
+        demo_seeds.read_metrics(path)
+    bad = metrics(0.7)
+    del bad["retrieval.hit_rate@10"]
+    path.write_text(json.dumps(bad))
+    with pytest.raises(DataError, match=r"retrieval\.hit_rate@10"):
+        demo_seeds.read_metrics(path)
+
+
+def test_study_writes_rows_and_does_not_run_a_seed_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[int] = []
+
+    def run_demo(seed: int, output: Path) -> None:
+        ran.append(seed)
+        output.mkdir(parents=True)
+        (output / "metrics.json").write_text(json.dumps(metrics(0.76 + 0.001 * seed)))
+
+    monkeypatch.setattr(demo_seeds, "run_demo", run_demo)
+    monkeypatch.setattr(demo_seeds, "results_path", lambda name: tmp_path / f"{name}.json")
+    arguments = ["--seeds", "0", "1", "--output", str(tmp_path / "runs")]
+    assert demo_seeds.main(arguments) == 0
+    assert demo_seeds.main(arguments) == 0
+    assert ran == [0, 1]
+    rows = results_file.read_results(tmp_path / "demo.json").rows
+    aucs = {(r["model"], r["seed"]): r["value"] for r in rows if r["metric"] == "auc"}
+    assert aucs == {
+        ("M6-Rec mini", 0): 0.76,
+        ("M6-Rec mini", 1): 0.761,
+        ("popularity", None): 0.67,
+        ("smoothed mean", None): 0.736,
+    }

@@ -1,0 +1,79 @@
+"""The baselines get the project's own rows and splits."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.baselines.export_splits import export
+from benchmarks.baselines.exported_splits import read_exported
+from m6rec_jax.errors import DataError
+from m6rec_jax.tables import splits
+from m6rec_jax.tables.reading import Dataset
+
+
+def write_shop(folder: Path, num_events: int) -> Dataset:
+    """Two users whose events stand mixed and share times, so that the tie-break matters."""
+    spec = {
+        "name": "shop",
+        "users": {"id": "uid", "columns": {"age": "int"}},
+        "items": {"id": "iid", "columns": {"genres": "list<string>"}},
+        "events": {"user": "uid", "item": "iid", "time": "at", "value": "stars"},
+        "label": {"at_least": 4},
+    }
+    (folder / "dataset.json").write_text(json.dumps(spec))
+    (folder / "users.csv").write_text("uid,age\nb,3\na,4\n")
+    (folder / "items.csv").write_text(
+        "iid,genres\n" + "".join(f"i{i},drama|war\n" for i in range(num_events))
+    )
+    rng = np.random.default_rng(0)
+    rows = [
+        f"{user},i{item},{int(rng.integers(1, 4))},{int(rng.integers(1, 6))}\n"
+        for item in range(num_events)
+        for user in ("a", "b")
+    ]
+    (folder / "events.csv").write_text("uid,iid,at,stars\n" + "".join(rows))
+    return Dataset.open(folder)
+
+
+def test_export_keeps_order_labels_and_splits(tmp_path: Path) -> None:
+    dataset = write_shop(tmp_path, 20)
+    counts = export(dataset, tmp_path / "out")
+    assert counts["per_user_temporal"] == {"train": 32, "validation": 4, "test": 4}
+    assert counts["leave_one_out"] == {"train": 36, "validation": 2, "test": 2}
+    data = read_exported(tmp_path / "out")
+    assert data.users.column("user_id").to_pylist() == ["b", "a"]
+    assert data.items.column("genres").to_pylist()[0] == ["drama", "war"]
+
+    # By hand: a user's rows by time, and among equal times as the file has them.
+    events = dataset.events().to_pylist()
+    expected = sorted(events, key=lambda row: (row["user_index"], row["time"], row["row"]))
+    assert data.item.tolist() == [row["item_index"] for row in expected]
+    assert data.label.tolist() == [int(row["value"] >= 4) for row in expected]
+    assert data.leave_one_out[19] == "test"
+    assert data.leave_one_out[18] == "validation"
+
+    # Split in the order of the file, as our own pipeline does, every row falls into the same part.
+    table = dataset.events()
+    codes = splits.per_user_temporal(
+        table.column("user_index").to_numpy(), table.column("time").to_numpy()
+    )
+    ours = {
+        (row["user_index"], row["item_index"]): splits.PARTS[code]
+        for row, code in zip(events, codes, strict=True)
+    }
+    theirs = dict(
+        zip(
+            zip(data.user.tolist(), data.item.tolist(), strict=True),
+            data.per_user_temporal.tolist(),
+            strict=True,
+        )
+    )
+    assert theirs == ours
+
+
+def test_an_empty_part_is_refused(tmp_path: Path) -> None:
+    dataset = write_shop(tmp_path, 2)
+    with pytest.raises(DataError, match="empty"):
+        export(dataset, tmp_path / "out")

@@ -1,0 +1,163 @@
+"""`docs/results.md` is made of the result files and of nothing else."""
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import render_results, results_file
+
+STAMP = {"command": "python -m x", "commit": "abc", "hardware": "a CPU", "date": "2026-01-02"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    path = tmp_path / "results"
+    path.mkdir()
+    return path
+
+
+def add(folder: Path, name: str, values: dict[str, list[float]], **changes: Any) -> None:
+    """Writes AUC rows: model -> a value per seed."""
+    for model, aucs in values.items():
+        for seed, value in enumerate(aucs):
+            rows = results_file.metric_rows(
+                {"auc": value, "log_loss": 1 - value},
+                **{
+                    "model": model,
+                    "dataset": "d",
+                    "split": "s",
+                    "seed": seed,
+                    "config": "defaults",
+                    "seconds": 10.0 + seed,
+                }
+                | changes,
+            )
+            results_file.add_rows(folder / f"{name}.json", rows, **STAMP)
+
+
+def run(folder: Path, *flags: str) -> int:
+    output = folder.parent / "docs" / "results.md"
+    return render_results.main(["--results", str(folder), "--output", str(output), *flags])
+
+
+def page(folder: Path) -> str:
+    assert run(folder) == 0
+    return (folder.parent / "docs" / "results.md").read_text()
+
+
+def line(text: str, model: str) -> list[str]:
+    (found,) = [part for part in text.splitlines() if part.startswith(f"| {model}")]
+    return [cell.strip() for cell in found.strip("|").split("|")]
+
+
+def test_mean_and_spread_over_seeds(folder: Path) -> None:
+    values = [0.70, 0.71, 0.75]
+    add(folder, "x", {"FM": values, "LR": [0.6]})
+    cells = line(page(folder), "FM")
+    assert cells[1] == f"**{statistics.mean(values):.4f} ± {statistics.stdev(values):.4f}**"
+    assert cells[3] == "3"
+    # One seed has no spread; and the better log loss is the lower one.
+    assert line(page(folder), "LR")[1:3] == ["0.6000", "0.4000"]
+    assert cells[2].startswith("**0.2800")
+
+
+def test_seconds_are_counted_once_a_run(folder: Path) -> None:
+    add(folder, "x", {"FM": [0.7, 0.8]})
+    (folder / "x.md").write_text('# X\n\n{{ table(["auc", "seconds"]) }}')
+    assert line(page(folder), "FM")[2] == f"10 ± {statistics.stdev([10, 11]):.0f}"
+
+
+def test_rows_name_gin_file_and_date(folder: Path) -> None:
+    add(folder, "x", {"M6": [0.7]}, config=None, gin_file="gin_configs/examples/a.gin")
+    assert line(page(folder), "M6")[-2:] == [
+        "[`gin_configs/examples/a.gin`](../gin_configs/examples/a.gin)",
+        "2026-01-02",
+    ]
+
+
+def test_notes_become_footnotes(folder: Path) -> None:
+    add(folder, "x", {"DIN": [0.7]}, note="cut off after 3 epochs")
+    text = page(folder)
+    assert "| DIN<sup>1</sup> |" in text
+    assert "<sup>1</sup> DIN: cut off after 3 epochs (seed 0)" in text
+
+
+def test_prose_orders_sections_and_names_figures(folder: Path) -> None:
+    add(folder, "a", {"FM": [0.7]})
+    add(folder, "b", {"FM": [0.8]})
+    (folder / "b.md").write_text(
+        '# Later but first\n{# order: 1 #}\nFM reaches {{ figure("FM", "auc") }}.\n## Detail\n'
+    )
+    text = page(folder)
+    assert text.index("## Later but first") < text.index("## A\n")
+    assert "FM reaches 0.8000." in text
+    assert "### Detail" in text
+
+
+@pytest.mark.parametrize(
+    ("prose", "message"),
+    [
+        ("no title", "the first line must be '# Title'"),
+        ("# T\n{{ table(['nothing']) }}", "no row has the metric 'nothing'"),
+        ("# T\n{{ figure('SVD', 'auc') }}", "matches 0 lines"),
+        ("# T\n{{ table(['auc'], split='t') }}", "picks no rows"),
+        ("# T\n{{ tabel(['auc']) }}", "x.md: 'tabel' is undefined"),
+        ("# T\n{{ table( }}", "x.md:"),
+    ],
+)
+def test_wrong_prose_is_an_error_that_names_the_file(
+    folder: Path, capsys: pytest.CaptureFixture[str], prose: str, message: str
+) -> None:
+    add(folder, "x", {"FM": [0.7]})
+    (folder / "x.md").write_text(prose)
+    assert run(folder) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_one_table_is_of_one_split(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    add(folder, "x", {"FM": [0.7]})
+    add(folder, "x", {"FM": [0.8]}, split="t")
+    text = page(folder)
+    assert "d, s:" in text
+    assert "d, t:" in text
+    (folder / "x.md").write_text("# T\n{{ table(['auc']) }}")
+    assert run(folder) == 2
+    assert "one table or figure is of one split" in capsys.readouterr().err
+
+
+def test_check_finds_what_is_stale(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    add(folder, "x", {"FM": [0.7]})
+    (folder / "x.md").write_text('# X\n{{ table(["auc"]) }}\n{{ chart("auc") }}')
+    assert run(folder, "--check") == 1  # not written yet
+    docs = folder.parent / "docs"
+    assert not docs.exists()  # a check writes nothing
+    assert run(folder) == 0
+    assert run(folder, "--check") == 0
+
+    picture = docs / "images" / "x_auc.svg"
+    drawn = picture.read_text()
+    picture.unlink()
+    assert run(folder, "--check") == 1
+    # Another matplotlib draws other lines from the same data: that is not stale.
+    picture.write_text("<svg>" + drawn.splitlines()[-1])
+    assert run(folder, "--check") == 0
+
+    add(folder, "x", {"FM": [0.9]})
+    capsys.readouterr()
+    assert run(folder, "--check") == 1
+    error = capsys.readouterr().err
+    assert "0.9000" in error
+    assert "x_auc.svg is missing or stale" in error
+    assert run(folder) == 0
+    (docs / "results.md").write_text((docs / "results.md").read_text() + "a figure by hand\n")
+    assert run(folder, "--check") == 1
+
+
+def test_a_damaged_result_file_is_an_error(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "x.json").write_text("{}")
+    assert run(folder) == 2
+    assert "x.json: 'command' must be a text" in capsys.readouterr().err

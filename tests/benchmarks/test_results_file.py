@@ -1,0 +1,176 @@
+"""Result files: schema, merging, provenance."""
+
+import json
+import multiprocessing
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import provenance, results_file
+from m6rec_jax.errors import DataError
+
+STAMP = {"command": "c", "commit": "abc", "hardware": "h", "date": "2026-01-02"}
+
+
+def row(**changes: Any) -> dict[str, Any]:
+    return {
+        "model": "FM",
+        "gin_file": None,
+        "config": "defaults",
+        "dataset": "d",
+        "split": "s",
+        "seed": 1,
+        "metric": "auc",
+        "value": 0.5,
+    } | changes
+
+
+def add(path: Path, *rows: dict[str, Any], **changes: str) -> results_file.Results:
+    return results_file.add_rows(path, rows, **(STAMP | changes))
+
+
+def test_a_rerun_replaces_all_rows_of_its_run_and_no_others(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    add(path, row(), row(metric="log_loss"), row(seed=2), row(model="LR"))
+    results = add(path, row(value=0.75))
+    found = [(r["model"], r["seed"], r["metric"], r["value"]) for r in results.rows]
+    assert found == [("FM", 2, "auc", 0.5), ("LR", 1, "auc", 0.5), ("FM", 1, "auc", 0.75)]
+    assert results_file.read_results(path).rows == results.rows
+    assert results.runs == {("FM", "d", "s", 1), ("FM", "d", "s", 2), ("LR", "d", "s", 1)}
+
+
+def test_older_rows_keep_their_own_provenance(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    add(path, row())
+    results = add(path, row(seed=2), commit="def", date="2026-01-03")
+    assert [(r["commit"], r["date"]) for r in results.rows] == [
+        ("abc", "2026-01-02"),
+        ("def", "2026-01-03"),
+    ]
+    on_disk = json.loads(path.read_text())
+    assert on_disk["commit"] == "def"
+    assert on_disk["rows"][0]["commit"] == "abc"
+    # What is as the file says is not said again.
+    assert "commit" not in on_disk["rows"][1]
+    assert "command" not in on_disk["rows"][0]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"value": float("nan")}, "finite"),
+        ({"value": "0.5"}, "'value' must be int or float"),
+        ({"value": True}, "'value' must be"),
+        ({"seed": 1.5}, "'seed' must be int or null"),
+        ({"config": None}, "neither a 'gin_file'"),
+        ({"gin_file": "/root/x.gin"}, "relative to the repository"),
+        ({"gin_file": "../x.gin"}, "relative to the repository"),
+        ({"date": "yesterday"}, "'date' is 'yesterday'"),
+        ({"model": None}, "'model' must be str"),
+    ],
+)
+def test_a_bad_row_is_refused_and_nothing_is_written(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    path = tmp_path / "x.json"
+    with pytest.raises(DataError, match="row 1.*" + message):
+        add(path, row(), row(seed=2) | change)
+    assert not path.exists()
+
+
+def test_a_missing_key_is_named() -> None:
+    bad = row()
+    del bad["metric"]
+    with pytest.raises(DataError, match=r"x\.json, row 0: the key 'metric' is missing"):
+        results_file.parse_results(json.dumps({**STAMP, "rows": [bad]}), "x")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "not JSON"),
+        ("[]", "not an object"),
+        (json.dumps({**STAMP, "rows": {}}), "'rows' must be a list"),
+        (json.dumps({**STAMP, "commit": "", "rows": []}), "'commit' must be a text"),
+        (json.dumps({**STAMP, "date": "1/2/26", "rows": []}), "not a date"),
+        (json.dumps({**STAMP, "rows": [], "colour": 1}), "unknown keys"),
+        (json.dumps({**STAMP, "rows": [row(), row()]}), "row 1: .* stands in row 0"),
+    ],
+)
+def test_a_damaged_file_is_refused(text: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        results_file.parse_results(text, "x")
+
+
+def _add_seed(arguments: tuple[Path, int]) -> None:
+    path, seed = arguments
+    add(path, row(seed=seed))
+
+
+def test_studies_side_by_side_lose_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    with multiprocessing.get_context("spawn").Pool(4) as pool:
+        pool.map(_add_seed, [(path, seed) for seed in range(24)], chunksize=1)
+    assert {r["seed"] for r in results_file.read_results(path).rows} == set(range(24))
+    assert [file.name for file in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_metric_rows_pass_the_schema(tmp_path: Path) -> None:
+    rows = results_file.metric_rows(
+        {"auc": 0.5, "log_loss": 0.7},
+        model="M",
+        dataset="d",
+        split="s",
+        seed=None,
+        gin_file="gin_configs/examples/x.gin",
+        seconds=1.26,
+        note="cut off",
+    )
+    results = add(tmp_path / "x.json", *rows)
+    assert [(r["metric"], r["seconds"], r["note"]) for r in results.rows] == [
+        ("auc", 1.3, "cut off"),
+        ("log_loss", 1.3, "cut off"),
+    ]
+
+
+def test_result_file_names() -> None:
+    assert results_file.results_path("movielens_ctr").name == "movielens_ctr.json"
+    with pytest.raises(DataError, match="lower case"):
+        results_file.results_path("../x")
+
+
+def test_hardware_names_the_machine_but_not_whose_it_is() -> None:
+    text = provenance.hardware_description()
+    assert " cores, " in text
+    assert " GiB; " in text
+    assert "numpy " in text
+    assert socket.gethostname() not in text
+    assert os.sep not in text.replace("CPU @", "")
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("--gin_file=gin_configs/x.gin", "--gin_file=gin_configs/x.gin"),
+        (str(provenance.ROOT / "runs" / "a"), "runs/a"),
+        (f"--output={provenance.ROOT / 'runs' / 'a'}", "--output=runs/a"),
+        ("/somewhere/bin/m6rec", "m6rec"),
+        ("/home/someone/data", "data"),
+        ("--gin.MODEL_DIR='/home/someone/model'", "--gin.MODEL_DIR='model'"),
+        ("a b", "a b"),
+        ("gs://bucket/model", "gs://bucket/model"),
+    ],
+)
+def test_commands_name_no_local_path(word: str, expected: str) -> None:
+    assert provenance.portable(word) == expected
+
+
+def test_committed_result_files_keep_to_the_schema() -> None:
+    for path in sorted(results_file.RESULTS.glob("*.json")):
+        for result in results_file.read_results(path).rows:
+            gin_file = result["gin_file"]
+            assert gin_file is None or (provenance.ROOT / gin_file).exists(), gin_file
+            assert provenance.portable(result["command"]) == result["command"]

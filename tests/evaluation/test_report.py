@@ -1,0 +1,267 @@
+"""The report: everything shown, everything escaped, nothing fetched."""
+
+import dataclasses
+import html.parser
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from m6rec_jax.errors import DataError
+from m6rec_jax.evaluation import report_figures
+from m6rec_jax.evaluation.report import (
+    Behaviour,
+    Comparison,
+    LossCurve,
+    ModelText,
+    ParameterGroup,
+    Recommendation,
+    ReportData,
+    ScoredExamples,
+    TextPiece,
+    UserPanel,
+    render_report,
+    write_report,
+)
+
+HOSTILE = """<script>alert("1")</script> & 'x' $y$ "><img src=x onerror=alert(1)>"""
+VOID = {"meta", "br", "img", "link", "input", "hr"}
+
+
+def scored(name: str = "smoothed mean", count: int = 400) -> ScoredExamples:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, count)
+    probabilities = np.clip(0.3 + 0.3 * labels + 0.1 * rng.normal(size=count), 0, 1)
+    return ScoredExamples(labels, probabilities, {name: rng.normal(size=count) + labels})
+
+
+def full(word: str = "a word") -> ReportData:
+    """A report with every part, and `word` wherever text from data goes."""
+    return ReportData(
+        title=f"T {word}",
+        summary=f"S {word}",
+        comparisons=[
+            Comparison("like?", f"AUC {word}", 0.79, {"popularity": 0.66, f"mean {word}": 0.73}),
+            Comparison("sure?", "log loss", 0.58, {"popularity": 0.65}, False),
+        ],
+        scored=scored(f"mean {word}"),
+        losses=[
+            LossCurve(f"pretraining {word}", range(50), np.linspace(3, 2, 50).tolist(), [49], [2]),
+            LossCurve("tuning", [1, 2], [0.7, 0.6]),
+        ],
+        users=[
+            UserPanel(
+                f"User {word}",
+                f"profile {word}",
+                [Behaviour(f"film {word}", f"ago {word}", f"stars {word}", "liked")],
+                [Recommendation(f"top {word}", 0.875, f"not rated {word}", "disliked")],
+                history_length=12345,
+            )
+        ],
+        score_name=f"probability {word}",
+        texts=[
+            ModelText(
+                f"example {word}",
+                [TextPiece(f"segment {word}", 7), TextPiece("second", 4)],
+                [TextPiece(f"candidate {word}", 9, f"remark {word}")],
+                num_dropped=31,
+            )
+        ],
+        parameters=[
+            ParameterGroup(f"encoder {word}", 99_000, False),
+            ParameterGroup("p", 1000, True),
+        ],
+        facts={f"fact {word}": f"value {word}"},
+        notes=[f"note {word}"],
+    )
+
+
+class Page(html.parser.HTMLParser):
+    """Reads a page as a browser would: elements, attributes, text."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self.open: list[str] = []
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        # Paragraphs and list items may be left open in HTML; everything else must nest.
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag, f"</{tag}> out of place"
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.texts.append(data)
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"\s+", " ", " ".join(self.texts))
+
+
+def test_hostile_text_stays_text() -> None:
+    page = Page(render_report(full(HOSTILE)))
+    assert not page.open
+    assert {tag for tag, _ in page.elements} & {"script", "img", "iframe", "object"} == set()
+    for tag, attributes in page.elements:
+        assert not any(name.startswith("on") for name in attributes), (tag, attributes)
+    # Every place that takes text shows it, whole.
+    for place in (
+        "T",
+        "S",
+        "AUC",
+        "mean",
+        "pretraining",
+        "User",
+        "profile",
+        "film",
+        "ago",
+        "stars",
+        "top",
+        "not rated",
+        "probability",
+        "example",
+        "segment",
+        "candidate",
+        "remark",
+        "encoder",
+        "fact",
+        "value",
+        "note",
+    ):
+        assert f"{place} {HOSTILE}" in page.text, place
+
+
+def test_page_needs_nothing_from_outside() -> None:
+    text = render_report(full())
+    page = Page(text)
+    for tag, attributes in page.elements:
+        assert tag not in {"script", "link", "iframe", "img"}
+        for name, value in attributes.items():
+            if name in {"src", "href", "xlink:href", "action"}:
+                assert value is not None
+                assert value.startswith("#"), (tag, name, value)
+    assert "@import" not in text
+    assert re.findall(r"url\((?!#)", text) == []
+    namespaces = {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
+    assert set(re.findall(r"https?://[^\"'<> ]+", text)) <= namespaces
+
+
+def test_identifiers_of_the_drawings_do_not_clash() -> None:
+    page = Page(render_report(full()))
+    identifiers = [
+        attributes["id"]
+        for tag, attributes in page.elements
+        # Groups are numbered per drawing and referred to by nothing.
+        if "id" in attributes and tag != "g"
+    ]
+    assert identifiers
+    # The same marker shape may be defined twice; a clip path must be its own drawing's.
+    clips = [attributes["id"] for tag, attributes in page.elements if tag == "clippath"]
+    assert len(clips) == len(set(clips))
+    used = re.findall(r"url\(#(\w+)\)", render_report(full()))
+    assert set(used) <= set(identifiers)
+
+
+def test_figures_stand_in_the_page() -> None:
+    page = Page(render_report(full()))
+    assert sum(tag == "svg" for tag, _ in page.elements) == 4
+    for figure in (
+        "0.7900",
+        "+0.0600",  # over the better baseline
+        "+0.0700",  # log loss: lower is better, so less is a lead
+        "1.00%",  # trained share
+        "100,000",
+        "12,345",
+        "0.875",
+        "2 segments, 11 tokens",
+        "31 older behaviours",
+    ):
+        assert figure in page.text, figure
+
+
+def test_lead_is_against_the_strongest_baseline_whichever_way_is_better() -> None:
+    higher = Comparison("t", "AUC", 0.7, {"a": 0.8, "b": 0.6, "c": None})
+    assert higher.lead == pytest.approx(-0.1)
+    lower = Comparison("t", "loss", 0.5, {"a": 0.8, "b": 0.6}, higher_is_better=False)
+    assert lower.lead == pytest.approx(0.1)
+    assert Comparison("t", "AUC", 0.7, {"a": None}).lead is None
+
+
+def test_empty_parts_are_left_out() -> None:
+    text = render_report(ReportData(title="Only a title"))
+    page = Page(text)
+    tags = [tag for tag, _ in page.elements]
+    assert not {"h2", "table", "svg", "article", "dl"} & set(tags)
+    assert "Only a title" in page.text
+
+
+@pytest.mark.parametrize("part", ["users", "texts", "parameters", "facts", "losses", "scored"])
+def test_each_part_can_be_missing(part: str) -> None:
+    empty: Any = None if part == "scored" else {} if part == "facts" else ()
+    Page(render_report(dataclasses.replace(full(), **{part: empty})))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"comparisons": [Comparison("t", "AUC", float("nan"), {})]}, "AUC of 'this model' is nan"),
+        (
+            {"comparisons": [Comparison("t", "AUC", 0.5, {"p": float("inf")})]},
+            "AUC of 'p' is inf",
+        ),
+        ({"losses": [LossCurve("tuning", [1, 2], [0.5])]}, "'tuning' has 2 steps and 1 losses"),
+        ({"parameters": [ParameterGroup("x", -1, True)]}, "'x' has -1 parameters"),
+        ({"scored": ScoredExamples([1, 1], [0.5, 0.6])}, "AUC is undefined"),
+        ({"scored": ScoredExamples([0, 1], [0.5, 1.6])}, r"lie in \[0, 1\]"),
+    ],
+)
+def test_what_cannot_be_shown_is_an_error(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        render_report(dataclasses.replace(full(), **change))
+
+
+def test_a_failed_report_leaves_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "report.html"
+    assert write_report(path, full()) == path
+    before = path.read_text()
+    with pytest.raises(DataError):
+        write_report(path, dataclasses.replace(full(), losses=[LossCurve("x", [1], [])]))
+    assert path.read_text() == before
+    assert [file.name for file in path.parent.iterdir()] == ["report.html"]
+
+
+def test_same_data_same_page() -> None:
+    assert render_report(full()) == render_report(full())
+
+
+def test_large_test_sets_do_not_make_large_pages() -> None:
+    text = render_report(ReportData("x", scored=scored(count=100_000)))
+    assert len(text) < 120_000
+
+
+def test_calibration_error_of_a_known_case() -> None:
+    # All at 0.5, three quarters liked: off by a quarter.
+    labels = np.array([1, 1, 1, 0])
+    _, error = report_figures.calibration(labels, np.full(4, 0.5))
+    assert error == pytest.approx(0.25)
+
+
+def test_importing_the_report_is_light() -> None:
+    code = "import sys, m6rec_jax.evaluation.report; print('matplotlib' in sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "False"

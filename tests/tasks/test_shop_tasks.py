@@ -1,0 +1,200 @@
+"""The tasks of a prepared data set: the exact text and tokens of fixed rows."""
+
+import gin
+import numpy as np
+import pytest
+
+from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.pipeline import locations
+from m6rec_jax.pipeline.batches import BatchIterator, EvaluationBatches
+from m6rec_jax.pipeline.registration import (
+    evaluated_tasks,
+    register_recommendation_tasks,
+    task_info,
+)
+
+LENGTHS = {"inputs": 64, "targets": 24}
+
+
+@pytest.fixture(autouse=True)
+def no_gin():
+    yield
+    gin.clear_config()
+
+
+def rows(name, split):
+    """Rows of a split by user, padding cut off."""
+    found = []
+    for batch in EvaluationBatches(name, LENGTHS, 4, split=split):
+        for i in np.flatnonzero(batch["example_weights"]):
+            row = {feature: values[i] for feature, values in batch.items()}
+            sizes = {
+                "encoder": (row["encoder_block_ids"] > 0).sum(),
+                "decoder": (row["decoder_block_ids"] > 0).sum(),
+            }
+            found.append(
+                {
+                    feature: values[: sizes.get(feature[:7], 1)] if values.ndim else values
+                    for feature, values in row.items()
+                }
+            )
+    return found
+
+
+def of_user(found, user):
+    return next(row for row in found if row["user_ids"][0] == user)
+
+
+def pieces(ids):
+    return locations.load_vocabulary("tiny-shop", "leave_one_out").pieces(ids)
+
+
+SOURCE = (
+    "[BOS'] ▁20 ▁years ▁old | ▁liked ▁Alpha , ▁4 ▁days ▁ago | ▁disliked ▁Beta , ▁3 ▁days ▁ago | "
+    "▁liked ▁Gamma , ▁2 ▁days ▁ago | ▁disliked ▁Delta , ▁1 ▁day ▁ago | ▁Friday | [EOS']"
+)
+
+
+def source_of(row):
+    blocks = row["encoder_block_ids"]
+    text = []
+    for block in range(1, blocks.max() + 1):
+        text.append(" ".join(pieces(row["encoder_input_tokens"][blocks == block])))
+    return " | ".join(text)
+
+
+def test_names(shop_tasks):
+    assert shop_tasks == [
+        "tiny_shop_infilling",
+        "tiny_shop_generation",
+        "tiny_shop_outcomes",
+        "tiny_shop_ctr",
+        "tiny_shop_retrieval",
+        "tiny_shop_ctr_ratings",
+        "tiny_shop_pretrain",
+        "tiny_shop_pretrain_outcomes",
+    ]
+    assert [task_info(name).kind for name in shop_tasks[:6]] == [
+        *["language"] * 3,
+        "scoring",
+        "retrieval",
+        "scoring",
+    ]
+    assert {t.name for t in evaluated_tasks("tiny_shop_pretrain")} == set(shop_tasks[:2])
+
+
+def test_scoring_text_and_tokens(shop_tasks):
+    row = of_user(rows("tiny_shop_ctr", "validation"), 0)
+    assert source_of(row) == SOURCE
+    assert pieces(row["decoder_input_tokens"]) == ["<pad>", "▁Epsilon", ",", "▁comedy", "</s>"]
+    assert pieces(row["decoder_target_tokens"]) == ["▁Epsilon", ",", "▁comedy", "</s>", "<pad>"]
+    assert row["decoder_loss_weights"].tolist() == [1, 1, 1, 1, 0]
+    assert row["decoder_block_ids"].tolist() == [1] * 5
+    assert row["decoder_labels"].tolist() == [-1, -1, -1, -1, 0]
+    assert row["decoder_item_ids"].tolist() == [-1, -1, -1, -1, 4]
+    assert row["retrieval"].tolist() == [0]
+
+
+def test_candidates_of_a_group_are_packed(shop_tasks):
+    first = [r for r in rows("tiny_shop_ctr", "train") if source_of(r).count("|") == 2]
+    row = of_user(first, 0)
+    assert source_of(row) == "[BOS'] ▁20 ▁years ▁old | ▁Monday | [EOS']"
+    assert " ".join(pieces(row["decoder_input_tokens"])) == (
+        "<pad> ▁Alpha , ▁comedy </s> <pad> ▁Beta , ▁drama </s>"
+    )
+    assert row["decoder_block_ids"].tolist() == [1] * 5 + [2] * 5
+    assert row["decoder_labels"].tolist() == [-1, -1, -1, -1, 1, -1, -1, -1, -1, 0]
+
+
+def test_ratings_as_classes(shop_tasks):
+    row = of_user(rows("tiny_shop_ctr_ratings", "validation"), 0)
+    assert row["decoder_labels"].max() == 2  # a rating of 3
+    assert task_info("tiny_shop_ctr_ratings").positive_classes == (3, 4)
+
+
+def test_retrieval_text(shop_tasks):
+    row = of_user(rows("tiny_shop_retrieval", "validation"), 0)
+    assert source_of(row) == SOURCE
+    assert " ".join(pieces(row["decoder_input_tokens"])) == "<pad> ▁Epsilon , ▁comedy </s>"
+    assert row["decoder_item_ids"].tolist()[-1] == 4
+    assert row["retrieval"].tolist() == [1]
+
+
+def test_generation_text(shop_tasks):
+    found = rows("tiny_shop_generation", "validation")
+    row = next(r for r in found if source_of(r) == SOURCE)
+    vocabulary = locations.load_vocabulary("tiny-shop", "leave_one_out")
+    assert vocabulary.decode(row["decoder_target_tokens"]) == "Epsilon, comedy. disliked."
+
+
+def test_outcomes_end_each_candidate(shop_tasks):
+    found = [r for r in rows("tiny_shop_outcomes", "train") if source_of(r).count("|") == 2]
+    row = next(r for r in found if "▁20" in source_of(r))
+    assert " ".join(pieces(row["decoder_input_tokens"])) == (
+        "<pad> ▁Alpha , ▁comedy ▁liked </s> <pad> ▁Beta , ▁drama ▁disliked </s>"
+    )
+    weighted = row["decoder_target_tokens"][row["decoder_loss_weights"] > 0]
+    assert pieces(weighted) == ["▁liked", "▁disliked"]
+
+
+def test_infilling_restores_the_text(shop_tasks):
+    for row in rows("tiny_shop_infilling", "validation"):
+        assert "<extra_id_0>" in pieces(row["encoder_input_tokens"])
+        assert pieces(row["decoder_target_tokens"])[0] == "<extra_id_0>"
+
+
+def test_training_batches_of_every_task_resume(shop_tasks):
+    for name in shop_tasks:
+        iterator = BatchIterator(name, LENGTHS, 2, num_shards=1, pack="pretrain" in name)
+        next(iterator)
+        states = iterator.state_dict()
+        expected = [next(iterator) for _ in range(3)]
+        resumed = BatchIterator(name, LENGTHS, 2, num_shards=1, pack="pretrain" in name)
+        resumed.load_state_dict(states)
+        for batch in expected:
+            found = next(resumed)
+            for feature, values in batch.items():
+                np.testing.assert_array_equal(found[feature], values, err_msg=f"{name} {feature}")
+
+
+def test_prompt_task_ids_come_from_gin(shop_tasks):
+    gin.bind_parameter("prompt_task_ids.ids", {"tiny_shop_retrieval": 1})
+    assert rows("tiny_shop_retrieval", "test")[0]["task_ids"].tolist() == [1]
+    assert rows("tiny_shop_ctr", "test")[0]["task_ids"].tolist() == [0]
+
+
+def test_data_and_vocabulary_are_named_when_missing(shop_tasks, tmp_path, monkeypatch):
+    gin.bind_parameter("vocabulary_file.path", str(tmp_path / "none.model"))
+    with pytest.raises(ConfigError, match=r"none\.model: train one with `m6rec vocab train`"):
+        locations.load_vocabulary("tiny-shop", "leave_one_out")
+    gin.bind_parameter("data_dir.path", str(tmp_path))
+    with pytest.raises(DataError, match=r"m6rec data prepare DATASET_FOLDER --gin\.prepare\.split"):
+        BatchIterator("tiny_shop_ctr", LENGTHS, 4)
+
+
+def test_registering_reads_nothing(tmp_path, monkeypatch):
+    import seqio
+
+    from m6rec_jax.pipeline.registration import unregister
+
+    monkeypatch.setenv("M6REC_DATA_DIR", str(tmp_path / "nowhere"))
+    names = register_recommendation_tasks("not_there", "not-there")
+    try:
+        splits = seqio.get_mixture_or_task("not_there_pretrain").splits
+        assert sorted(splits) == ["test", "train", "validation"]
+    finally:
+        unregister(names)
+
+
+def test_positive_rating_must_divide_the_values():
+    with pytest.raises(ConfigError, match="need a positive_rating above 1"):
+        register_recommendation_tasks("x", "x", rating_values=(1, 2), positive_rating=1)
+    from m6rec_jax.pipeline.registration import unregister
+
+    unregister([f"x_{kind}" for kind in ("infilling", "generation", "outcomes", "ctr")])
+    unregister(["x_retrieval"])
+
+
+def test_unknown_task_is_named():
+    with pytest.raises(ConfigError, match="'nothing' is no task of register_recommendation_tasks"):
+        task_info("nothing")

@@ -1,0 +1,296 @@
+"""Gin files: where they are found, what they set, and what every mistake is answered with."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gin
+import pytest
+
+from m6rec_jax import configuration
+from m6rec_jax.configuration import macro, parse_config, required_macros, write_config
+from m6rec_jax.errors import ConfigError
+
+
+@gin.configurable(module="tests_configuration")
+class ToyModel:
+    def __init__(self, width: int = 3, depth: int = 1) -> None:
+        self.width, self.depth = width, depth
+
+
+@gin.configurable(module="tests_configuration")
+def toy_run(
+    steps: int, rate: float = 0.1, model: Any = None, folder: str = "", data: Any = None
+) -> dict[str, Any]:
+    return {"steps": steps, "rate": rate, "model": model, "folder": folder, "data": data}
+
+
+@gin.configurable(module="tests_configuration")
+def toy_anything(**settings: Any) -> dict[str, Any]:
+    return settings
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty current directory, and no configuration left over."""
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    gin.clear_config()
+
+
+@pytest.fixture
+def shipped(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Stands in for the installed package's folder."""
+    root = tmp_path_factory.mktemp("site")
+    (root / "gin_configs" / "models").mkdir(parents=True)
+    (root / "gin_configs" / "models" / "mini.gin").write_text("ToyModel.width = 7\n")
+    monkeypatch.setattr(configuration, "shipped_root", lambda: root)
+    return root
+
+
+def write(name: str, text: str) -> str:
+    path = Path(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return name
+
+
+def error(files: list[str] | None = None, bindings: list[str] | None = None) -> str:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(files or [], bindings or [])
+    return str(caught.value)
+
+
+RUN = """
+include 'gin_configs/models/mini.gin'
+import math
+
+TRAIN_STEPS = %gin.REQUIRED
+MODEL = @ToyModel()
+toy_run:
+  steps = %TRAIN_STEPS
+  model = %MODEL
+"""
+
+
+# --- what is read -----------------------------------------------------------------------------
+
+
+def test_files_includes_and_bindings(shipped: Path) -> None:
+    write("run.gin", RUN)
+    parsed = parse_config(["run.gin"], ["TRAIN_STEPS=20", "--gin.ToyModel.depth = 4"])
+    assert [path.name for path in parsed.files] == ["run.gin", "mini.gin"]
+    result = toy_run()
+    assert result["steps"] == 20
+    assert (result["model"].width, result["model"].depth) == (7, 4)
+
+
+def test_current_directory_comes_before_the_shipped_files(shipped: Path) -> None:
+    parse_config(["gin_configs/models/mini.gin"])
+    assert ToyModel().width == 7
+    write("gin_configs/models/mini.gin", "ToyModel.width = 8\n")
+    parse_config(["gin_configs/models/mini.gin"])
+    assert ToyModel().width == 8
+
+
+def test_each_call_starts_anew(shipped: Path) -> None:
+    parse_config([], ["ToyModel.width=9"])
+    parse_config([])
+    assert ToyModel().width == 3
+
+
+def test_later_files_win() -> None:
+    write("a.gin", "ToyModel.width = 1\nToyModel.depth = 1\n")
+    write("b.gin", "ToyModel.width = 2\n")
+    parse_config(["a.gin", "b.gin"])
+    assert (ToyModel().width, ToyModel().depth) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("runs/a-1", "runs/a-1"),
+        ("/tmp/run.1", "/tmp/run.1"),
+        ("gs://bucket/run", "gs://bucket/run"),
+        ("~/run", "~/run"),
+        ("movielens_ctr", "movielens_ctr"),
+        ("'quoted text'", "quoted text"),
+        ("None", None),
+        ("True", True),
+        ("1e-3", 1e-3),
+        ("{'inputs': 512, 'targets': 64}", {"inputs": 512, "targets": 64}),
+    ],
+)
+def test_values_on_the_command_line(text: str, value: Any) -> None:
+    """A path or name may go without the quotes that a shell makes so tedious."""
+    parse_config([], [f"--gin.MODEL_DIR={text}"])
+    assert macro("MODEL_DIR") == value
+
+
+def test_macros() -> None:
+    write("run.gin", "MODEL = @ToyModel()\nDROPOUT_RATE = 0.1\nOTHER = %DROPOUT_RATE\n")
+    parse_config(["run.gin"])
+    assert isinstance(macro("MODEL"), ToyModel)
+    assert macro("OTHER") == 0.1
+    assert macro("BATCH_SIZE", 8) == 8
+    assert required_macros("OTHER", "DROPOUT_RATE") == {"OTHER": 0.1, "DROPOUT_RATE": 0.1}
+
+
+def test_any_parameter_of_a_function_that_takes_any() -> None:
+    parse_config([], ["toy_anything.whatever=1"])
+    assert toy_anything() == {"whatever": 1}
+
+
+def test_written_config_can_be_read_again(shipped: Path, tmp_path: Path) -> None:
+    write("run.gin", RUN)
+    parse_config(["run.gin"], ["TRAIN_STEPS=20"])
+    write_config(tmp_path / "out", operative=False)
+    text = (tmp_path / "out" / "config.gin").read_text()
+    assert "ToyModel.width = 7" in text and "import math" in text
+    before = toy_run()
+    write_config(tmp_path / "out", operative=True)
+    text = (tmp_path / "out" / "config.gin").read_text()
+    assert "toy_run.rate = 0.1" in text, "defaults are part of the operative configuration"
+    parse_config(["out/config.gin"])
+    again = toy_run()
+    assert again["model"].width == 7
+    assert {**again, "model": None} == {**before, "model": None}
+
+
+def test_the_checkout_finds_its_own_files() -> None:
+    root = configuration.shipped_root()
+    assert root is not None and (root / "gin_configs").is_dir()
+
+
+def test_importing_it_is_light() -> None:
+    code = (
+        "import sys, m6rec_jax.configuration; "
+        "print([m for m in ('jax', 'tensorflow', 'flax', 'etils.epath') if m in sys.modules])"
+    )
+    root = Path(configuration.__file__).parents[1]
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root
+    )
+    assert out.stdout.strip() == "[]"
+
+
+# --- mistakes ---------------------------------------------------------------------------------
+
+
+def test_unknown_file(shipped: Path, folder: Path) -> None:
+    message = error(["gin_configs/models/minni.gin"])
+    assert "no gin file 'gin_configs/models/minni.gin'" in message
+    assert "did you mean 'gin_configs/models/mini.gin'?" in message
+    assert str(folder) in message and str(shipped) in message, "the places searched"
+
+
+def test_unknown_included_file_names_the_line() -> None:
+    write("run.gin", "# a comment\n\ninclude 'nowhere.gin'\n")
+    assert error(["run.gin"]).startswith("run.gin:3: no gin file 'nowhere.gin'")
+
+
+def test_unknown_configurable() -> None:
+    write("run.gin", "\nToyModle.width = 3\n")
+    message = error(["run.gin"])
+    assert message.startswith("run.gin:2: nothing configurable is called 'ToyModle'")
+    assert "did you mean 'ToyModel'?" in message
+    assert "import that.module" in message and message.endswith("    ToyModle.width = 3")
+
+
+def test_unknown_configurable_in_a_block_and_as_a_reference() -> None:
+    write("run.gin", "toy_rum:\n  steps = 3\n")
+    assert error(["run.gin"]).startswith("run.gin:1: nothing configurable is called 'toy_rum'")
+    write("run.gin", "toy_run:\n  steps = 3\n  model = @ToyMode()\n")
+    message = error(["run.gin"])
+    assert message.startswith("run.gin:3:") and "'@ToyMode' (did you mean 'ToyModel'?)" in message
+
+
+def test_unknown_parameter() -> None:
+    write("run.gin", "ToyModel.width = 3\nToyModel.widht = 4\n")
+    message = error(["run.gin"])
+    assert message.startswith("run.gin:2: 'ToyModel' has no parameter 'widht'")
+    assert "did you mean 'width'?" in message and "Its parameters: width, depth" in message
+
+
+def test_unknown_binding_on_the_command_line() -> None:
+    assert error([], ["toy_run.step=3"]).startswith(
+        "--gin.toy_run.step: 'toy_run' has no parameter 'step' (did you mean 'steps'?)"
+    )
+
+
+def test_unknown_macro_on_the_command_line() -> None:
+    message = error([], ["TRAIN_STEP=100"])
+    assert message.startswith("--gin.TRAIN_STEP: no gin file uses a macro 'TRAIN_STEP'")
+    assert "did you mean 'TRAIN_STEPS'?" in message
+
+
+def test_undefined_macro() -> None:
+    write("run.gin", "STEPS = 3\ntoy_run.steps = %STEP\n")
+    message = error(["run.gin"])
+    assert message.startswith("run.gin:2: macro '%STEP' is not defined (did you mean 'STEPS'?)")
+    assert "--gin.STEP=VALUE" in message
+
+
+def test_undefined_macro_inside_a_container() -> None:
+    write("run.gin", "toy_run.data = {'a': [1, (%GONE, 2)]}\n")
+    assert error(["run.gin"]).startswith("run.gin:1: macro '%GONE' is not defined")
+
+
+def test_required_macros_are_all_named() -> None:
+    write("run.gin", "MODEL_DIR = %gin.REQUIRED\nTRAIN_STEPS = %gin.REQUIRED\nBATCH_SIZE = 2\n")
+    message = error(["run.gin"])
+    assert "--gin.MODEL_DIR=VALUE   (folder of checkpoints" in message
+    assert "--gin.TRAIN_STEPS=VALUE" in message and "BATCH_SIZE" not in message
+    parse_config(["run.gin"], ["MODEL_DIR=a", "TRAIN_STEPS=1"])
+    with pytest.raises(ConfigError, match=r"--gin.MIXTURE_OR_TASK_NAME=VALUE"):
+        required_macros("MODEL_DIR", "MIXTURE_OR_TASK_NAME")
+    with pytest.raises(ConfigError, match=r"--gin.MODEL=VALUE"):
+        macro("MODEL")
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("ToyModel.width = 3\nToyModel.depth == 4\n", "run.gin:2"),
+        ("\n\nToyModel width = 3\n", "run.gin:3"),
+        ("ToyModel.width = $\n", "run.gin:1"),
+        ("toy_run.data = [1,\n2\n", "run.gin:"),
+        ("toy_run.data = 'open\n", "run.gin:1"),
+        ("include mini\n", "run.gin:1"),
+    ],
+)
+def test_syntax_errors_name_the_line(text: str, place: str) -> None:
+    write("run.gin", text)
+    message = error(["run.gin"])
+    assert message.startswith(place) and "not valid gin" in message
+
+
+def test_module_that_does_not_import() -> None:
+    write("run.gin", "import tasks_of_mine.films\n")
+    message = error(["run.gin"])
+    assert message.startswith("run.gin:1: cannot import 'tasks_of_mine.films'")
+
+
+def test_files_that_include_each_other() -> None:
+    write("a.gin", "include 'b.gin'\n")
+    write("b.gin", "include 'a.gin'\n")
+    assert "in a circle: " in error(["a.gin"])
+
+
+def test_t5x_dynamic_registration_is_pointed_to_t5x() -> None:
+    write("run.gin", "from __gin__ import dynamic_registration\n")
+    assert "python -m t5x.train" in error(["run.gin"])
+
+
+def test_not_text() -> None:
+    Path("run.gin").write_bytes(b"\xff\xfe\x00")
+    assert "run.gin: cannot be read" in error(["run.gin"])
+
+
+@pytest.mark.parametrize("binding", ["TRAIN_STEPS", "--gin.=3", "TRAIN_STEPS="])
+def test_bindings_without_name_or_value(binding: str) -> None:
+    assert "expected --gin.NAME=VALUE" in error([], [binding])
