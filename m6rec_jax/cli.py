@@ -6,6 +6,7 @@ Settings live in gin files; the flags here only name files and folders.
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,9 @@ EXIT_USER_ERROR = 2
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one sub-command; returns the exit status (2 for an error the user can mend)."""
+    # A console script does not look for modules in the current directory, where a user's own tasks/
+    # are. They go last, so that nothing there can shadow a library.
+    sys.path.append(os.getcwd())
     parser = _parser()
     args, rest = parser.parse_known_args(argv)
     try:
@@ -66,7 +70,9 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--json", type=Path, help="write the report to this file, too")
     check.set_defaults(run=_data_check)
     prepare = actions.add_parser("prepare", help="render a data set's text as a TFDS data set")
-    prepare.add_argument("folder", help="a data set folder, or the name of a fetched data set")
+    prepare.add_argument(
+        "folder", type=Path, help="a data set folder, or the name of a fetched data set"
+    )
     _takes_gin(prepare)
     prepare.set_defaults(run=_data_prepare)
 
@@ -133,17 +139,20 @@ def _data_check(args: argparse.Namespace) -> None:
 
 
 def _data_prepare(args: argparse.Namespace) -> None:
+    from m6rec_jax.pipeline.locations import data_dir
     from m6rec_jax.tables.preparation import prepare
 
     _configure(args)
-    print(prepare().folder)
+    folder = args.folder if args.folder.is_dir() else data_dir() / args.folder
+    print(prepare(folder, data_dir()).folder)
 
 
 def _vocab_train(args: argparse.Namespace) -> None:
+    from m6rec_jax.pipeline.locations import data_dir
     from m6rec_jax.tables.vocabulary_text import train_on_prepared
 
     _configure(args)
-    print(train_on_prepared().model_file)
+    print(train_on_prepared(data_dir()).model_file)
 
 
 def _train(args: argparse.Namespace) -> None:

@@ -44,6 +44,7 @@ MACROS: Mapping[str, str] = {
     "MODEL_DIR": "folder of checkpoints, logs and config.gin",
     "BATCH_SIZE": "rows of one optimizer step, over all devices",
     "DROPOUT_RATE": "dropout rate of the whole model",
+    "TRAINABLE": "'prompts' (frozen backbone) or 'all'",
     "INITIAL_CHECKPOINT_PATH": "checkpoint whose backbone training starts from",
 }
 

@@ -150,7 +150,8 @@ def test_written_config_can_be_read_again(shipped: Path, tmp_path: Path) -> None
     parse_config(["run.gin"], ["TRAIN_STEPS=20"])
     write_config(tmp_path / "out", operative=False)
     text = (tmp_path / "out" / "config.gin").read_text()
-    assert "ToyModel.width = 7" in text and "import math" in text
+    assert "ToyModel.width = 7" in text
+    assert "import math" in text
     before = toy_run()
     write_config(tmp_path / "out", operative=True)
     text = (tmp_path / "out" / "config.gin").read_text()
@@ -163,7 +164,8 @@ def test_written_config_can_be_read_again(shipped: Path, tmp_path: Path) -> None
 
 def test_the_checkout_finds_its_own_files() -> None:
     root = configuration.shipped_root()
-    assert root is not None and (root / "gin_configs").is_dir()
+    assert root is not None
+    assert (root / "gin_configs").is_dir()
 
 
 def test_importing_it_is_light() -> None:
@@ -185,7 +187,8 @@ def test_unknown_file(shipped: Path, folder: Path) -> None:
     message = error(["gin_configs/models/minni.gin"])
     assert "no gin file 'gin_configs/models/minni.gin'" in message
     assert "did you mean 'gin_configs/models/mini.gin'?" in message
-    assert str(folder) in message and str(shipped) in message, "the places searched"
+    for place in (folder, shipped):
+        assert str(place) in message, "the places searched"
 
 
 def test_unknown_included_file_names_the_line() -> None:
@@ -198,7 +201,8 @@ def test_unknown_configurable() -> None:
     message = error(["run.gin"])
     assert message.startswith("run.gin:2: nothing configurable is called 'ToyModle'")
     assert "did you mean 'ToyModel'?" in message
-    assert "import that.module" in message and message.endswith("    ToyModle.width = 3")
+    assert "import that.module" in message
+    assert message.endswith("    ToyModle.width = 3")
 
 
 def test_unknown_configurable_in_a_block_and_as_a_reference() -> None:
@@ -206,14 +210,16 @@ def test_unknown_configurable_in_a_block_and_as_a_reference() -> None:
     assert error(["run.gin"]).startswith("run.gin:1: nothing configurable is called 'toy_rum'")
     write("run.gin", "toy_run:\n  steps = 3\n  model = @ToyMode()\n")
     message = error(["run.gin"])
-    assert message.startswith("run.gin:3:") and "'@ToyMode' (did you mean 'ToyModel'?)" in message
+    assert message.startswith("run.gin:3:")
+    assert "'@ToyMode' (did you mean 'ToyModel'?)" in message
 
 
 def test_unknown_parameter() -> None:
     write("run.gin", "ToyModel.width = 3\nToyModel.widht = 4\n")
     message = error(["run.gin"])
     assert message.startswith("run.gin:2: 'ToyModel' has no parameter 'widht'")
-    assert "did you mean 'width'?" in message and "Its parameters: width, depth" in message
+    assert "did you mean 'width'?" in message
+    assert "Its parameters: width, depth" in message
 
 
 def test_unknown_binding_on_the_command_line() -> None:
@@ -244,7 +250,8 @@ def test_required_macros_are_all_named() -> None:
     write("run.gin", "MODEL_DIR = %gin.REQUIRED\nTRAIN_STEPS = %gin.REQUIRED\nBATCH_SIZE = 2\n")
     message = error(["run.gin"])
     assert "--gin.MODEL_DIR=VALUE   (folder of checkpoints" in message
-    assert "--gin.TRAIN_STEPS=VALUE" in message and "BATCH_SIZE" not in message
+    assert "--gin.TRAIN_STEPS=VALUE" in message
+    assert "BATCH_SIZE" not in message
     parse_config(["run.gin"], ["MODEL_DIR=a", "TRAIN_STEPS=1"])
     with pytest.raises(ConfigError, match=r"--gin.MIXTURE_OR_TASK_NAME=VALUE"):
         required_macros("MODEL_DIR", "MIXTURE_OR_TASK_NAME")
@@ -266,7 +273,8 @@ def test_required_macros_are_all_named() -> None:
 def test_syntax_errors_name_the_line(text: str, place: str) -> None:
     write("run.gin", text)
     message = error(["run.gin"])
-    assert message.startswith(place) and "not valid gin" in message
+    assert message.startswith(place)
+    assert "not valid gin" in message
 
 
 def test_module_that_does_not_import() -> None:

@@ -18,7 +18,7 @@ import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -48,7 +48,7 @@ class InferenceSettings:
       source_length, target_length: S and T of training.
       task_ids: seqio task name to row of the prompt bank.
       positive_classes: classes whose probabilities a score adds up.
-      negative_rate: share of the negatives that training saw.
+      sampling_rate: share of the negatives that training saw.
       candidate_length: most tokens of one candidate; None: no other limit than T.
     """
 
@@ -56,7 +56,7 @@ class InferenceSettings:
     target_length: int
     task_ids: Mapping[str, int] = dataclasses.field(default_factory=dict)
     positive_classes: tuple[int, ...] = (1,)
-    negative_rate: float = 1.0
+    sampling_rate: float = 1.0
     candidate_length: int | None = None
 
 
@@ -91,7 +91,7 @@ class Bundle:
             "source_length": settings.source_length,
             "target_length": settings.target_length,
             "positive_classes": settings.positive_classes,
-            "negative_rate": settings.negative_rate,
+            "sampling_rate": settings.sampling_rate,
             "candidate_length": settings.candidate_length,
             "mesh": self.mesh,
             "rules": self.rules,
@@ -141,6 +141,48 @@ def save_assets(
     (folder / SETTINGS_FILE).write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
 
 
+class RestoredModel(NamedTuple):
+    """A model as a checkpoint has it, and the step of that checkpoint."""
+
+    model: M6Rec
+    variables: Mapping[str, Any]
+    step: int
+
+
+def restore_model(
+    model_dir: str | Path,
+    *,
+    step: int | None = None,
+    vocabulary_fingerprint: str | None = None,
+    mesh: Mesh | None = None,
+    rules: LogicalRules = (),
+) -> RestoredModel:
+    """Backbone and prompts of a checkpoint, built by its own configuration.
+
+    Args:
+      model_dir: MODEL_DIR of a training run, or a checkpoint's folder; may be a bucket address.
+      step: which checkpoint; None: the newest.
+      vocabulary_fingerprint: of the vocabulary in use, compared with the checkpoint's.
+      mesh: devices to spread the variables over; None: the default device.
+      rules: logical-axis rules, with a mesh.
+
+    Raises:
+      CheckpointError: no checkpoint, damage, or another vocabulary.
+    """
+    location = locate(model_dir, step)
+    manifest = read_manifest(location)
+    check_vocabulary(manifest, vocabulary_fingerprint, str(location.folder))
+    config = manifest.build_model_config()
+    model = M6Rec(config)
+    target = variable_targets(model, mesh, rules)
+    variables = {
+        name: restore_item(location, manifest, item, target[name], config)
+        for name, item in (("params", PARAMS), ("prompts", PROMPTS))
+        if target.get(name)
+    }
+    return RestoredModel(model, variables, location.step)
+
+
 def load_model(
     model_dir: str | Path,
     *,
@@ -148,19 +190,14 @@ def load_model(
     mesh: Mesh | None = None,
     rules: LogicalRules = (),
 ) -> Bundle:
-    """Loads a model folder.
+    """Loads a model folder: checkpoint, vocabulary, template and settings.
 
-    Args:
-      model_dir: MODEL_DIR of a training run; may be a bucket address.
-      step: which checkpoint; None: the newest.
-      mesh: devices to spread the variables over; None: the default device.
-      rules: logical-axis rules, with a mesh.
+    Args and errors as `restore_model`; besides:
 
     Raises:
-      CheckpointError: no checkpoint, no `inference` folder, damage, or another vocabulary.
+      CheckpointError: there is no `inference` folder.
     """
-    location = locate(model_dir, step)
-    manifest = read_manifest(location)
+    locate(model_dir, step)  # a missing checkpoint is the first thing to say
     folder = epath.Path(model_dir) / ASSETS_FOLDER
     for name in (VOCABULARY_FILE, SETTINGS_FILE):
         if not (folder / name).exists():
@@ -170,22 +207,27 @@ def load_model(
             )
     settings = _read_settings(folder / SETTINGS_FILE)
     vocabulary = _read_vocabulary(folder / VOCABULARY_FILE)
-    check_vocabulary(manifest, vocabulary.fingerprint, str(location.folder))
     template = None
     if (folder / DATASET_FILE).exists():
         raw = json.loads((folder / DATASET_FILE).read_text())
         if raw.get("template"):
             template = DatasetTemplate.parse(raw["template"], str(folder / DATASET_FILE))
-    config = manifest.build_model_config()
-    model = M6Rec(config)
-    target = variable_targets(model, mesh, rules)
-    variables = {
-        name: restore_item(location, manifest, item, target[name], config)
-        for name, item in (("params", PARAMS), ("prompts", PROMPTS))
-        if target.get(name)
-    }
+    restored = restore_model(
+        model_dir,
+        step=step,
+        vocabulary_fingerprint=vocabulary.fingerprint,
+        mesh=mesh,
+        rules=rules,
+    )
     return Bundle(
-        model, variables, vocabulary, template, settings, location.step, mesh, tuple(rules)
+        restored.model,
+        restored.variables,
+        vocabulary,
+        template,
+        settings,
+        restored.step,
+        mesh,
+        tuple(rules),
     )
 
 

@@ -14,15 +14,16 @@ from typing import Any
 
 import gin
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
 from m6rec_jax.errors import ConfigError, DataError
-from m6rec_jax.inference.calibration import correct_sampled_negatives, positive_probability
 from m6rec_jax.inference.candidate_rows import pack_texts, text_ends
 from m6rec_jax.inference.runtime import Runtime, in_buckets, length_buckets
 from m6rec_jax.model import Encoded, M6Rec
 from m6rec_jax.sharding import LogicalRules
+from m6rec_jax.tables.negatives import corrected_probability
 from m6rec_jax.text import rows
 from m6rec_jax.text.rows import Row
 from m6rec_jax.text.vocabulary import Vocabulary
@@ -47,6 +48,27 @@ def class_log_probabilities(
     return jax.nn.log_softmax(logits, axis=-1)
 
 
+def positive_probability(
+    log_probabilities: jax.Array, positive_classes: tuple[int, ...]
+) -> jax.Array:
+    """Sum of the positive classes' probabilities, `[..., classes]` to `[...]`.
+
+    With two classes that is class 1. With one class per rating value it is, say, 4 and 5 stars, so
+    that richer labels than yes and no can be trained on.
+
+    Raises:
+      ConfigError: a class that the head does not have, or no class or all of them.
+    """
+    num_classes = log_probabilities.shape[-1]
+    chosen = sorted(set(positive_classes))
+    if not chosen or chosen[0] < 0 or chosen[-1] >= num_classes or len(chosen) == num_classes:
+        raise ConfigError(
+            f"positive_classes = {tuple(positive_classes)} must be some, but not all, of the "
+            f"classes 0 to {num_classes - 1} (PromptConfig.num_options = {num_classes})"
+        )
+    return jnp.exp(jax.nn.logsumexp(log_probabilities[..., jnp.asarray(chosen)], axis=-1))
+
+
 @gin.configurable(denylist=["model", "variables", "vocabulary", "mesh"])
 class Scorer:
     """Probability of the positive classes for rows or for requests in text.
@@ -59,7 +81,8 @@ class Scorer:
       target_length: most tokens of a decoder row, T.
       task_id: row of the prompt bank, for rows that name none.
       positive_classes: classes whose probabilities are added up.
-      negative_rate: share of the negatives that training saw, see `correct_sampled_negatives`.
+      sampling_rate: share of the negatives that training saw, see
+        `tables.negatives.corrected_probability`; 1 where none were sampled.
       candidate_length: most tokens of a candidate, `[BOS]` and `[EOS]` included; None: T.
       batch_sizes: numbers of rows to pad to, ascending.
       source_buckets, target_buckets: lengths to pad to; None: S, S/2, S/4 and T, T/2, T/4.
@@ -80,7 +103,7 @@ class Scorer:
         target_length: int,
         task_id: int = 0,
         positive_classes: tuple[int, ...] = (1,),
-        negative_rate: float = 1.0,
+        sampling_rate: float = 1.0,
         candidate_length: int | None = None,
         batch_sizes: Sequence[int] = DEFAULT_BATCH_SIZES,
         source_buckets: Sequence[int] | None = None,
@@ -96,7 +119,7 @@ class Scorer:
         self.model, self.variables, self.vocabulary = model, variables, vocabulary
         self.source_length, self.target_length = source_length, target_length
         self.candidate_length = min(candidate_length or target_length, target_length)
-        self._task_id = task_id
+        self._task_id, self._sampling_rate = task_id, sampling_rate
         self._runtime = Runtime(mesh, rules)
         multiple = self._runtime.batch_multiple
         self._batch_sizes = sorted({-(-size // multiple) * multiple for size in batch_sizes})
@@ -124,9 +147,7 @@ class Scorer:
             hidden = model.apply(variables, of_rows, tokens, blocks, task_ids, method=model.decode)
             logits = model.apply(variables, hidden, task_ids, method=model.option_logits)
             log_probabilities = jax.nn.log_softmax(logits, axis=-1)
-            return correct_sampled_negatives(
-                positive_probability(log_probabilities, tuple(positive_classes)), negative_rate
-            )
+            return positive_probability(log_probabilities, tuple(positive_classes))
 
         self._encode, self._decode = self._runtime.jit(encode), self._runtime.jit(decode)
 
@@ -216,9 +237,10 @@ class Scorer:
                 pending.append((indices, probabilities))
         results: list[np.ndarray] = [np.zeros(0, np.float32)] * len(targets)
         for indices, probabilities in pending:
-            values = np.asarray(probabilities)
+            values = corrected_probability(np.asarray(probabilities), self._sampling_rate)
             for k, t in enumerate(indices):
-                results[t] = values[k, text_ends(targets[t]["decoder_block_ids"])]
+                ends = text_ends(targets[t]["decoder_block_ids"])
+                results[t] = values[k, ends].astype(np.float32)
         return results
 
     def _encode_batch(self, part: Sequence[Row], length: int, size: int) -> Encoded:

@@ -108,8 +108,8 @@ def register_recommendation_tasks(
       split: name of the prepared split.
       vocabulary: returns the vocabulary; None: the file of `locations.vocabulary_file`.
       rating_values: all values that events have, such as (1, 2, 3, 4, 5). Given,
-        `<name>_ctr_ratings` is registered, too: one class per value instead of like and dislike, so that the model
-        learns from the finer label. Needs PromptConfig.num_options = len(rating_values).
+        `<name>_ctr_ratings` is registered, too: one class per value instead of like and dislike,
+        so that the model learns from the finer label. PromptConfig.num_options must fit.
       positive_rating: the least value that counts as liked; a score is the sum of the
         probabilities of these classes. Needed with `rating_values`.
       shuffle_buffer_size: see `PreparedSource`.

@@ -122,8 +122,7 @@ class _HashTable:
 
     def get(self, keys: np.ndarray) -> np.ndarray:
         """The counters `[n, 2]` of `keys` `[n]`, zero for those never added."""
-        slots = self._find(keys, insert=False)
-        return np.where((slots >= 0)[:, None], self._counts[slots], 0)
+        return self._counts[self._find(keys, insert=False)]
 
     def to_arrays(self) -> tuple[np.ndarray, np.ndarray]:
         """Keys in ascending order and their counters."""
@@ -132,7 +131,7 @@ class _HashTable:
         return self._keys[filled], self._counts[filled]
 
     def _find(self, keys: np.ndarray, *, insert: bool) -> np.ndarray:
-        """Slots `[n]` of distinct `keys`; -1 where missing and not to be inserted."""
+        """Slots `[n]` of distinct `keys`; an empty slot (of zeros) where one is missing."""
         mask = len(self._keys) - 1
         # Fibonacci hashing: the upper bits of the product are well mixed, the lower are not.
         shift = np.uint64(64 - mask.bit_length())
@@ -151,7 +150,6 @@ class _HashTable:
                 self._used += int((done & empty).sum())
             else:
                 done = (found == wanted) | empty
-                slots[pending[empty]] = -1
             pending = pending[~done]
             slots[pending] = slots[pending] + 1 & mask
         return slots

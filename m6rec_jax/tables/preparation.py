@@ -21,20 +21,17 @@ import io
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import gin
-import pyarrow as pa
 from tqdm import tqdm
 
 from m6rec_jax import __version__
-from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.errors import DataError
 from m6rec_jax.tables import views
-from m6rec_jax.tables.assignment import Assignment, assign, users_in_order
-from m6rec_jax.tables.grouping import SORT_KEYS, Grouping, group_batches, groups_of
-from m6rec_jax.tables.negatives import NegativeSampler
+from m6rec_jax.tables.assignment import assign
 from m6rec_jax.tables.prepared import (
     MANIFEST,
     Prepared,
@@ -43,9 +40,8 @@ from m6rec_jax.tables.prepared import (
     write_manifest,
 )
 from m6rec_jax.tables.reading import Dataset
-from m6rec_jax.tables.rendering import Renderer, RowWriter, part_of, training_events
+from m6rec_jax.tables.render_job import PrepareOptions, RenderJob
 from m6rec_jax.tables.schema import SPEC_FILE
-from m6rec_jax.tables.sorting import sorted_batches
 from m6rec_jax.tables.splits import (
     CONTEXT,
     PARTS,
@@ -54,57 +50,14 @@ from m6rec_jax.tables.splits import (
     Split,
     part_counts,
 )
-from m6rec_jax.tables.statistics import Statistics, StatisticsOptions, as_of
-from m6rec_jax.text.templates import DatasetTemplate
+from m6rec_jax.tables.statistics import Statistics, StatisticsOptions
+
+__all__ = ["PrepareOptions", "dataset_fingerprint", "prepare"]
 
 log = logging.getLogger(__name__)
 
 # Raise it when the rendering changes, so that data prepared before are rendered again.
 FORMAT = 1
-DEFAULT_NEGATIVES = 4
-
-
-@gin.configurable
-@dataclasses.dataclass(frozen=True)
-class PrepareOptions:
-    """What is rendered and how. Set in gin: `PrepareOptions.group_size = 8`.
-
-    Attributes:
-      views: which of `views.VIEWS`.
-      group_size: candidates of a row of 'groups', at most.
-      max_events: behaviours of a history, at most; the latest ones.
-      next_items_size: items of a row of 'next_items', at most.
-      document_events: behaviours told in the target of a document, at most.
-      document_statistics: whether candidates in documents are told with their statistics.
-      max_seconds: a row later than its group's first one by more starts a new group; None: never.
-      statistics_as_of: 'impression': statistics end before each group's first row, whatever its
-        part. 'training': rows of validation and test are told the statistics after the last
-        training event, which is what a server that loads them tells. Training rows always get the
-        former. Where the training part is not cut off at a time (per-user splits), 'training' lets
-        a test row see *training* events later than itself, as the parameters of any model trained
-        on that part do.
-      negatives: negatives sampled per positive; None: 4 where all events are positive, else 0.
-      negative_power: 0 samples all items alike, 1 by popularity.
-      seed: of the negatives.
-      rows_per_file: rows of one rendered file.
-      keep_rendered: keep the rendered Parquet files.
-      sort_rows: rows of one group or event stream that are sorted in memory at a time.
-    """
-
-    views: Sequence[str] = views.VIEWS
-    group_size: int = 8
-    max_events: int = 50
-    next_items_size: int = 4
-    document_events: int = 4
-    document_statistics: bool = True
-    max_seconds: float | None = None
-    statistics_as_of: str = "impression"
-    negatives: int | None = None
-    negative_power: float = 0.5
-    seed: int = 0
-    rows_per_file: int = 100_000
-    keep_rendered: bool = False
-    sort_rows: int = 200_000
 
 
 @gin.configurable
@@ -157,32 +110,30 @@ class _Job:
         statistics_options: StatisticsOptions | None,
         progress: bool,
     ) -> None:
-        self.dataset, self.out, self.split, self.options = dataset, out, split, options
-        self.progress = progress
-        self.folder = folder_of(out, dataset.spec.name, split.name)
-        self.template, self.statistics_options = _checked_template(dataset, statistics_options)
-        labelled = dataset.spec.label.at_least is not None
-        self.negatives = options.negatives
-        if self.negatives is None:
-            self.negatives = 0 if labelled else DEFAULT_NEGATIVES
-        if self.negatives and labelled:
-            raise ConfigError(
-                f"negatives={self.negatives}, but {dataset.spec.name!r} has labels: its own "
-                "negative events are better than sampled ones; set negatives to 0"
-            )
-        self.source = self._fingerprint(
+        self.out, self.split, self.progress = out, split, progress
+        self.keep_rendered = options.keep_rendered
+        self.job = RenderJob(dataset, assign(dataset, split), options, statistics_options, progress)
+        self.source = _fingerprint(
             FORMAT, __version__, dataset_fingerprint(dataset), split.kind, dict(split.options)
         )
-        self._assignment: Assignment | None = None
+        self.folder = folder_of(out, dataset.spec.name, split.name)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.manifest = self._old_manifest()
+        old = _read_json(self.folder / MANIFEST) or {}
+        # What an earlier run left is of use only if it came from the same data.
+        same = old.get("source") == self.source
+        self.manifest: dict[str, Any] = {
+            **self._description(),
+            "source": self.source,
+            "views": dict(old["views"]) if same else {},
+            "statistics": dict(old["statistics"]) if same else {},
+        }
 
     # ---- steps
 
     def make(self, view: str) -> None:
         """Renders and builds one view, unless that is done."""
-        fingerprint = self._view_fingerprint(view)
-        target = views.tfds_folder(self.out, self.dataset.spec.name, self.split.name, view)
+        fingerprint = _fingerprint(self.source, *self.job.settings(view))
+        target = views.tfds_folder(self.out, self.job.dataset.spec.name, self.split.name, view)
         done = self.manifest["views"].get(view, {}).get("fingerprint") == fingerprint
         if done and (target / "dataset_info.json").is_file():
             log.info("%s is prepared already", target)
@@ -194,118 +145,41 @@ class _Job:
         if entry is None or entry["fingerprint"] != fingerprint:
             shutil.rmtree(rendered, ignore_errors=True)
             rendered.mkdir(parents=True)
-            entry = {"fingerprint": fingerprint, **self._render(view, rendered)}
+            described, statistics = self.job.render(view, rendered)
+            if statistics is not None:
+                self._save_statistics(statistics)
+            entry = {"fingerprint": fingerprint, **described}
             mark.write_text(json.dumps(entry), "utf-8")
         self._build(view, rendered, target)
         self.manifest["views"][view] = entry
         write_manifest(self.folder, self.manifest)
-        if not self.options.keep_rendered:
+        if not self.keep_rendered:
             shutil.rmtree(rendered)
 
     def finish(self) -> Prepared:
         """Writes what all views share."""
         fingerprint = self._statistics_fingerprint()
         path = self.folder / "statistics"
-        entry = self.manifest.get("statistics", {})
+        entry = self.manifest["statistics"]
         if entry.get("fingerprint") != fingerprint or not (path / "statistics.json").is_file():
-            statistics = self._new_statistics()
-            for event, item in self._training_events():
+            statistics = self.job.new_statistics()
+            for event, item in self.job.training_events():
                 statistics.update(event, item)
             self._save_statistics(statistics)
-        items = self.dataset.item_records
-        columns = list(self.dataset.spec.items.columns)
+        items = self.job.dataset.item_records
+        columns = list(self.job.dataset.spec.items.columns)
         write_catalogue(
             self.folder / "catalogue.parquet",
             items,
-            self.dataset.items().select(columns),
-            [self.template.item(item) for item in items],
-            self.assignment.held_out,
+            self.job.dataset.items().select(columns),
+            [self.job.template.item(item) for item in items],
+            self.job.assignment.held_out,
         )
         rendered = self.folder / "rendered"
         if rendered.is_dir() and not any(rendered.iterdir()):
             rendered.rmdir()
-        self.manifest |= self._description()
         write_manifest(self.folder, self.manifest)
-        return Prepared(self.out, self.manifest)
-
-    @property
-    def assignment(self) -> Assignment:
-        """The parts, assigned when they are first needed."""
-        if self._assignment is None:
-            self._assignment = assign(self.dataset, self.split)
-        return self._assignment
-
-    def _render(self, view: str, folder: Path) -> dict[str, Any]:
-        """Writes the rows of a view to `folder`; returns what the manifest says about it."""
-        statistics = self._new_statistics()
-        sampler = self._sampler() if view == "groups" else None
-        renderer = Renderer(
-            self.dataset.user_records,
-            self.dataset.item_records,
-            self.template,
-            self.dataset.spec.label,
-            statistics,
-            sampler,
-            self.negatives or 0,
-            self.options.document_statistics,
-        )
-        writer = RowWriter(folder, view, self.options.rows_per_file)
-        entry: dict[str, Any] = {}
-        if view == "catalogue":
-            for row in renderer.catalogue_rows():
-                writer.write("train", row)
-        else:
-            if view == "documents":
-                for item, held_out in zip(
-                    self.dataset.item_records, self.assignment.held_out, strict=True
-                ):
-                    if not held_out:
-                        writer.write("train", renderer.item_document(item))
-            grouping = self._grouping(view)
-            entry["grouping"] = dataclasses.asdict(grouping)
-            self._render_groups(view, grouping, statistics, renderer, writer)
-            self._save_statistics(statistics)
-        writer.close()
-        entry["rows"] = writer.num_rows
-        if sampler is not None and sampler.sampling_rate is not None:
-            entry["negatives"] = {
-                "per_positive": self.negatives,
-                "power": self.options.negative_power,
-                "seed": self.options.seed,
-                "sampling_rate": sampler.sampling_rate,
-            }
-        return entry
-
-    def _render_groups(
-        self,
-        view: str,
-        grouping: Grouping,
-        statistics: Statistics,
-        renderer: Renderer,
-        writer: RowWriter,
-    ) -> None:
-        codes = self.assignment.codes
-        total = 0
-
-        def counted(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-            nonlocal total
-            for batch in batches:
-                total += batch.num_rows
-                yield batch
-
-        batches = sorted_batches(
-            counted(group_batches(users_in_order(self.dataset), codes, grouping)),
-            SORT_KEYS,
-            batch_size=1_024,
-            memory_rows=self.options.sort_rows,
-        )
-        groups = (group for batch in batches for group in groups_of(batch))
-        with tqdm(desc=f"rendering {view}", unit=" rows", disable=not self.progress) as bar:
-            for group in as_of(statistics, self._training_events(), groups, lambda g: g.as_of):
-                writer.write(part_of(group), renderer.row(view, group))
-                if bar.total is None:  # sorting has read all groups by now
-                    bar.total = total
-                bar.update()
+        return Prepared.open(self.out, self.job.dataset.spec.name, self.split.name)
 
     def _build(self, view: str, rendered: Path, target: Path) -> None:
         """Runs the TFDS builder over the rendered files."""
@@ -327,51 +201,13 @@ class _Job:
                 )
             bar.update()
 
-    # ---- what the steps need
-
-    def _grouping(self, view: str) -> Grouping:
-        options, negatives = self.options, self.negatives or 0
-        size = {
-            "groups": max(1, options.group_size // (1 + negatives)),
-            "next_items": options.next_items_size,
-            "documents": options.document_events,
-        }[view]
-        return Grouping(
-            size=size,
-            max_events=options.max_events,
-            strict=view != "next_items",
-            max_seconds=options.max_seconds,
-            with_seen=view == "groups" and negatives > 0,
-            statistics_as_of=options.statistics_as_of,
-        )
-
-    def _sampler(self) -> NegativeSampler | None:
-        if not self.negatives:
-            return None
-        ids = [item.id for item in self.dataset.item_records]
-        never = self.assignment.held_out.nonzero()[0].tolist()
-        return NegativeSampler(ids, self.options.negative_power, self.options.seed, never)
-
-    def _new_statistics(self) -> Statistics:
-        return Statistics.for_dataset(self.dataset.spec, self.statistics_options)
-
-    def _training_events(self) -> Iterator[Any]:
-        return training_events(self.dataset, self.assignment.codes, STATISTICS_PARTS)
-
     def _save_statistics(self, statistics: Statistics) -> None:
         fingerprint = self._statistics_fingerprint()
-        if self.manifest.get("statistics", {}).get("fingerprint") == fingerprint:
+        if self.manifest["statistics"].get("fingerprint") == fingerprint:
             return
         statistics.save(self.folder / "statistics")
         self.manifest["statistics"] = {"fingerprint": fingerprint, "events": statistics.count}
         write_manifest(self.folder, self.manifest)
-
-    # ---- manifest
-
-    def _old_manifest(self) -> dict[str, Any]:
-        """What an earlier run left and this one can go on from."""
-        old = _read_json(self.folder / MANIFEST) or {}
-        return {"views": old.get("views", {}), "statistics": old.get("statistics", {})}
 
     def _description(self) -> dict[str, Any]:
         """What the manifest says beside views and statistics."""
@@ -379,22 +215,23 @@ class _Job:
         return {
             "format": FORMAT,
             "version": __version__,
-            "dataset": self.dataset.spec.name,
-            "dataset_spec": self.dataset.spec.to_dict(),
-            "dataset_fingerprint": dataset_fingerprint(self.dataset),
+            "dataset": self.job.dataset.spec.name,
+            "dataset_spec": self.job.dataset.spec.to_dict(),
+            "dataset_fingerprint": dataset_fingerprint(self.job.dataset),
             "split": {
                 "name": self.split.name,
                 "kind": self.split.kind,
                 "options": dict(self.split.options),
             },
-            "options": dataclasses.asdict(self.options) | {"views": list(self.options.views)},
-            "statistics_options": dataclasses.asdict(self.statistics_options),
+            "options": dataclasses.asdict(self.job.options)
+            | {"views": list(self.job.options.views)},
+            "statistics_options": dataclasses.asdict(self.job.statistics_options),
             "counts": {
-                "users": len(self.dataset.user_records),
-                "items": len(self.dataset.item_records),
-                "events": part_counts(self.assignment.codes),
-                "held_out_items": int(self.assignment.held_out.sum()),
-                "cold_users": self.assignment.num_cold_users,
+                "users": len(self.job.dataset.user_records),
+                "items": len(self.job.dataset.item_records),
+                "events": part_counts(self.job.assignment.codes),
+                "held_out_items": int(self.job.assignment.held_out.sum()),
+                "cold_users": self.job.assignment.num_cold_users,
             },
             "visible": {
                 "history": {
@@ -405,28 +242,17 @@ class _Job:
                 "'next_items' before that row in the user's order",
                 "statistics": [names[code] for code in STATISTICS_PARTS],
                 "statistics_until": "strictly before the time of a group's first row"
-                if self.options.statistics_as_of == "impression"
+                if self.job.options.statistics_as_of == "impression"
                 else "as above for training rows, the last training event for the others",
             },
         }
 
-    def _fingerprint(self, *parts: Any) -> str:
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
     def _statistics_fingerprint(self) -> str:
-        return self._fingerprint(self.source, dataclasses.asdict(self.statistics_options))
+        return _fingerprint(self.source, dataclasses.asdict(self.job.statistics_options))
 
-    def _view_fingerprint(self, view: str) -> str:
-        if view == "catalogue":
-            return self._fingerprint(self.source, view)
-        sampling = (self.negatives, self.options.negative_power, self.options.seed)
-        return self._fingerprint(
-            self._statistics_fingerprint(),
-            view,
-            dataclasses.asdict(self._grouping(view)),
-            sampling if view == "groups" and self.negatives else None,
-            self.options.document_statistics if view == "documents" else None,
-        )
+
+def _fingerprint(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def dataset_fingerprint(dataset: Dataset) -> str:
@@ -439,29 +265,6 @@ def dataset_fingerprint(dataset: Dataset) -> str:
             while block := file.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()
-
-
-def _checked_template(
-    dataset: Dataset, options: StatisticsOptions | None
-) -> tuple[DatasetTemplate, StatisticsOptions]:
-    """The data set's template, and the statistics that it can tell.
-
-    Pairs of items are not counted for a template that does not ask for them: they are most of the
-    work.
-    """
-    spec = dataset.spec
-    where = str(dataset.directory / SPEC_FILE)
-    template = DatasetTemplate.parse(spec.template, where)
-    statistics = Statistics.for_dataset(spec, options)
-    names = statistics.names()
-    try:
-        template.validate(spec.users.columns, spec.items.columns, names)
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from error
-    told = {*template.candidate_template.fields, *template.profile_template.fields}
-    asked = told & {"user_neighbours_percent", "user_closest_percent", "user_neighbours_times"}
-    found = statistics.options
-    return template, found if asked else dataclasses.replace(found, neighbours=False)
 
 
 @contextlib.contextmanager

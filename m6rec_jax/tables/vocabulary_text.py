@@ -1,4 +1,4 @@
-"""The text of a prepared data set's training part, to train a vocabulary on (`m6rec vocab train`)."""
+"""The training text of a prepared data set, to train a vocabulary on (`m6rec vocab train`)."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def train_on_prepared(
     data_dir: str | os.PathLike[str] = gin.REQUIRED,
     dataset: str = gin.REQUIRED,
     split: str = "per_user_temporal",
-    output: str | os.PathLike[str] = gin.REQUIRED,
+    output: str | os.PathLike[str] | None = None,
     views: Sequence[str] = DEFAULT_VIEWS,
 ) -> TrainedVocabulary:
     """Trains a vocabulary on the training part of a prepared split; see `train_vocabulary`.
@@ -56,9 +56,10 @@ def train_on_prepared(
       data_dir: the TFDS data_dir that `m6rec data prepare` wrote to.
       dataset: name of the data set.
       split: name of the split.
-      output: where the model file goes.
+      output: where the model file goes; None: where the data set's tasks look for it.
       views: whose text is read, each with its own frequencies.
     """
     prepared = Prepared.open(data_dir, dataset, split)
     outcomes = [outcome.text for outcome in prepared.template().outcomes]
-    return train_vocabulary(training_texts(prepared, views), output, keep_apart=outcomes)
+    path = prepared.vocabulary_file if output is None else output
+    return train_vocabulary(training_texts(prepared, views), path, keep_apart=outcomes)

@@ -254,7 +254,11 @@ def train(
     def place(batch: Batch) -> dict[str, jax.Array]:
         if accumulation_steps == 1:
             return place_batch(batch, mesh)
-        parts = {k: v.reshape(accumulation_steps, -1, *v.shape[1:]) for k, v in batch.items()}
+        # Part a holds the rows a, a + A, ...: the same rows however many processes read them.
+        parts = {
+            name: rows.reshape(-1, accumulation_steps, *rows.shape[1:]).swapaxes(0, 1)
+            for name, rows in batch.items()
+        }
         return place_batch(parts, mesh, leading=1)
 
     with (

@@ -98,7 +98,8 @@ def test_newest_and_best_are_kept(tmp_path: Path) -> None:
             store.save(step, make_trees(step), data=DATA, run=RUN, metrics=metrics)
         store.wait()
         assert store.steps() == [2, 5, 6]
-        assert store.latest_step() == 6 and store.best_step() == 2
+        assert store.latest_step() == 6
+        assert store.best_step() == 2
     with CheckpointStore(tmp_path, keep=1, best_metric="auc") as store:
         store.save(7, make_trees(7), data=DATA, run=RUN, metrics={"auc": 0.1})
         store.wait()
@@ -136,9 +137,7 @@ def test_types_are_converted(run: Path) -> None:
         lambda x: jax.ShapeDtypeStruct(x.shape, jnp.bfloat16), make_trees()["params"]
     )
     restored = restore_params(run, target)
-    assert_equal(
-        restored, jax.tree.map(lambda x: x.astype(jnp.bfloat16), make_trees()["params"])
-    )
+    assert_equal(restored, jax.tree.map(lambda x: x.astype(jnp.bfloat16), make_trees()["params"]))
 
 
 @pytest.mark.parametrize("place", ["", "checkpoints", "checkpoints/20"])

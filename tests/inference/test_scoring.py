@@ -5,10 +5,9 @@ import numpy as np
 import pytest
 
 from m6rec_jax.errors import ConfigError, DataError
-from m6rec_jax.inference.calibration import correct_sampled_negatives, positive_probability
 from m6rec_jax.inference.candidate_rows import pack_texts, text_ends
 from m6rec_jax.inference.runtime import in_buckets, length_buckets
-from m6rec_jax.inference.scoring import Scorer, class_log_probabilities
+from m6rec_jax.inference.scoring import Scorer, class_log_probabilities, positive_probability
 from m6rec_jax.sharding import data_parallel, make_mesh
 from m6rec_jax.text import rows
 from tests.pipeline import shop_rows
@@ -105,13 +104,8 @@ def test_mesh_gives_the_same_scores(tiny, scorer):
 
 
 def test_sampled_negatives_are_corrected(tiny, scorer):
-    # 10,000 impressions of which 2 percent are positive; a tenth of the negatives is kept.
-    positives, negatives = 200, 9800
-    sampled = np.float64(positives / (positives + negatives / 10))
-    assert correct_sampled_negatives(sampled, 0.1) == pytest.approx(0.02)
-    assert correct_sampled_negatives(sampled, 1.0) == sampled
     corrected = Scorer(
-        *tiny, source_length=S, target_length=T, positive_classes=(1, 2), negative_rate=0.1
+        *tiny, source_length=S, target_length=T, positive_classes=(1, 2), sampling_rate=0.1
     )
     history, texts = [EXAMPLES[0]["history"]], [EXAMPLES[0]["candidates"]]
     plain = scorer.score_requests(history, texts)[0]
@@ -124,8 +118,6 @@ def test_clear_errors(tiny, scorer):
     model, variables, vocabulary = tiny
     with pytest.raises(ConfigError, match=r"positive_classes = \(3,\) must be some"):
         positive_probability(np.log(np.full((1, 3), 1 / 3)), (3,))
-    with pytest.raises(ConfigError, match="negative_rate = 0"):
-        correct_sampled_negatives(np.ones(1), 0)
     with pytest.raises(ConfigError, match="must end with the length 96"):
         Scorer(*tiny, source_length=S, target_length=T, source_buckets=(32,))
     with pytest.raises(DataError, match="1 histories for 2 lists"):

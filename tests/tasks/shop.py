@@ -81,7 +81,7 @@ def shop_texts() -> list[str]:
     return [*titles, *events, *days * 3, *[f"{age} years old" for _, age in USERS * 3]]
 
 
-def shop_vocabulary(path: Path) -> Vocabulary:
+def shop_vocabulary(path: Path, size: int = 400) -> Vocabulary:
     """A vocabulary trained on the shop's words."""
-    train_vocabulary(shop_texts(), path, size=400)
+    train_vocabulary(shop_texts(), path, size=size)
     return Vocabulary(path)

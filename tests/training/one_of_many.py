@@ -1,6 +1,6 @@
 """One process of a run of several on this machine.
 
-    python tests/training/one_of_many.py PORT COUNT INDEX MODEL_DIR STEPS
+python tests/training/one_of_many.py PORT COUNT INDEX MODEL_DIR STEPS
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ def main() -> None:
     result, batches = toy_train(
         folder, steps, trainable="prompts", accumulation_steps=2, eval_period=steps
     )
-    assert jax.process_count() == count and jax.device_count() == count
+    assert jax.process_count() == count
+    assert jax.device_count() == count
     print(
         json.dumps(
             {

@@ -1,6 +1,6 @@
 """A run on real seqio tasks (the tiny shop's), and a script to be killed.
 
-    python tests/training/shop_run.py DATA_DIR MODEL_DIR STEPS KILL_AT
+python tests/training/shop_run.py DATA_DIR MODEL_DIR STEPS KILL_AT
 """
 
 from __future__ import annotations
@@ -53,9 +53,7 @@ def register(folder: Path) -> Vocabulary:
         seqio.TaskRegistry.add(
             name,
             source=PreparedSource(lambda prepared=prepared: prepared, shuffle_buffer_size=8),
-            preprocessors=[
-                functools.partial(preprocessor, vocabulary=vocabulary, task_name=name)
-            ],
+            preprocessors=[functools.partial(preprocessor, vocabulary=vocabulary, task_name=name)],
             output_features={
                 feature: seqio.Feature(vocabulary, add_eos=False, dtype=tf.as_dtype(spec.dtype))
                 for feature, spec in TASK_FEATURES.items()

@@ -46,7 +46,8 @@ def test_what_a_run_leaves_behind(pretrained: Any) -> None:
 def test_nothing_to_do_when_the_run_is_complete(pretrained: Any) -> None:
     result, folder = pretrained
     again, batches = toy_train(folder, 4)
-    assert again.step == 4 and again.stopped_by is None
+    assert again.step == 4
+    assert again.stopped_by is None
     for name, value in copied(result.state).items():
         np.testing.assert_array_equal(copied(again.state)[name], value, err_msg=name)
     assert batches.num_batches == 4, "no batch was read beyond the saved position"
@@ -65,7 +66,8 @@ def test_initial_backbone_is_frozen_and_stored_once(pretrained: Any, tmp_path: P
     )
     names = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
     backbones = [name for name in names if name.startswith("params-")]
-    assert len(backbones) == 1 and names == ["8", *backbones]
+    assert len(backbones) == 1
+    assert names == ["8", *backbones]
     assert not (tmp_path / "checkpoints" / "8" / "params").exists()
     again, _ = toy_train(tmp_path, 9, trainable="prompts")
     assert again.step == 9
@@ -102,13 +104,11 @@ def test_matching_prompts_are_taken_over(
 def test_initial_checkpoint_of_another_size(pretrained: Any, tmp_path: Path) -> None:
     _, folder = pretrained
     with pytest.raises(CheckpointError, match="embed_dim: 16 -> 24"):
-        toy_train(
-            tmp_path, 1, model=toy_config(embed_dim=24), initial_checkpoint_path=str(folder)
-        )
+        toy_train(tmp_path, 1, model=toy_config(embed_dim=24), initial_checkpoint_path=str(folder))
 
 
 def test_initial_checkpoint_that_does_not_exist(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="no checkpoint at .*nowhere"):
+    with pytest.raises(CheckpointError, match=r"no checkpoint at .*nowhere"):
         toy_train(tmp_path, 1, initial_checkpoint_path=str(tmp_path / "nowhere"))
 
 
@@ -125,7 +125,8 @@ def test_best_checkpoint_is_kept_and_patience_ends_the_run(tmp_path: Path) -> No
     }
     result, _ = toy_train(tmp_path, 40, **settings)
     assert result.stopped_by == "early stopping"
-    assert result.step == 10 and result.best_step == 4
+    assert result.step == 10
+    assert result.best_step == 4
     assert list_steps(tmp_path / "checkpoints") == [4, 10]
     assert read_manifest(locate(tmp_path)).extra["best"] == {
         "best": 0.9,
@@ -133,7 +134,8 @@ def test_best_checkpoint_is_kept_and_patience_ends_the_run(tmp_path: Path) -> No
         "waited": 3,
     }
     again, _ = toy_train(tmp_path, 40, **settings)
-    assert again.step == 10 and again.stopped_by == "early stopping"
+    assert again.step == 10
+    assert again.stopped_by == "early stopping"
 
 
 def test_best_metric_must_exist(tmp_path: Path) -> None:
@@ -148,7 +150,7 @@ def test_divergence_is_reported_and_not_saved(tmp_path: Path) -> None:
 
 
 def test_accumulation_must_divide_the_batch(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="not a multiple of train.accumulation_steps = 3"):
+    with pytest.raises(ConfigError, match=r"not a multiple of train\.accumulation_steps = 3"):
         toy_train(tmp_path, 1, accumulation_steps=3)
 
 
@@ -160,7 +162,8 @@ def test_operative_config_is_written(tmp_path: Path) -> None:
         text = (tmp_path / "config.gin").read_text()
     finally:
         gin.clear_config()
-    assert "operative" in text and "adamw.b2 = 0.97" in text
+    assert "operative" in text
+    assert "adamw.b2 = 0.97" in text
     assert "train.accumulation_steps = 1" in text, "defaults are part of the record"
     assert "total_loss.language_modelling_weight = 1.0" in text
 

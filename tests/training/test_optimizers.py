@@ -89,9 +89,7 @@ def test_clipping_is_over_both_groups() -> None:
     ],
 )
 def test_schedules(decay: str, expected: dict[int, float]) -> None:
-    schedule = warmup_schedule(
-        1.0, warmup_steps=10, decay=decay, total_steps=110, final_rate=0.1
-    )
+    schedule = warmup_schedule(1.0, warmup_steps=10, decay=decay, total_steps=110, final_rate=0.1)
     for step, rate in expected.items():
         assert float(schedule(jnp.asarray(step))) == pytest.approx(rate, abs=1e-6), step
 

@@ -76,7 +76,8 @@ def test_killed_and_resumed(
     killed = run_script(tmp_path, compilation_cache, str(kill_at))
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     steps = list_steps(tmp_path / "checkpoints")
-    assert steps and steps[-1] < kill_at
+    assert steps
+    assert steps[-1] < kill_at
 
     resumed = run_script(tmp_path, compilation_cache)
     assert resumed.returncode == 0, resumed.stderr
@@ -114,7 +115,8 @@ def test_signal_saves_and_leaves(
     assert list_steps(tmp_path / "checkpoints") == [4, 7]
     assert "same command again" in capsys.readouterr().err
     second, after = toy_train(tmp_path, STEPS)
-    assert second.step == STEPS and second.stopped_by is None
+    assert second.step == STEPS
+    assert second.stopped_by is None
     assert_same_batches({**before.digests, **after.digests}, batches.digests)
     assert_bit_equal(second.state, result.state)
 
@@ -132,7 +134,8 @@ def test_resume_refuses_another_size(unbroken: Any) -> None:
         toy_train(folder, STEPS + 1, model=config)
     message = str(caught.value)
     assert "params/decoder/layers/mlp/wi_0/kernel" in message
-    assert "float32[1,16,32]" in message and "float32[1,16,48]" in message
+    assert "float32[1,16,32]" in message
+    assert "float32[1,16,48]" in message
     assert "mlp_dim: 32 -> 48" in message
 
 

@@ -127,7 +127,9 @@ def test_frozen_backbone_in_bfloat16() -> None:
 
 
 @pytest.mark.parametrize(
-    "optimizer", [adamw(2e-2), adafactor(5e-2, min_dim_size_to_factor=8)], ids=["adamw", "adafactor"]
+    "optimizer",
+    [adamw(2e-2), adafactor(5e-2, min_dim_size_to_factor=8)],
+    ids=["adamw", "adafactor"],
 )
 def test_loss_falls_on_a_learnable_toy(optimizer: Any) -> None:
     rng = np.random.default_rng(1)
@@ -166,9 +168,7 @@ def test_validation_sums_equal_one_big_batch() -> None:
     expected = step(state, whole).scalars()
     for name, value in expected.items():
         assert added[name] == pytest.approx(value, rel=1e-5), name
-    by_hand = (
-        expected["language_modelling/loss"] + 0.5 * expected["classification/loss"]
-    )
+    by_hand = expected["language_modelling/loss"] + 0.5 * expected["classification/loss"]
     assert expected["loss"] == pytest.approx(by_hand, rel=1e-5)
 
 

@@ -1,6 +1,6 @@
 """A tiny run for tests: a model, an endless learnable data source, and a script to be killed.
 
-    python tests/training/toy_run.py MODEL_DIR STEPS [KILL_AT]
+python tests/training/toy_run.py MODEL_DIR STEPS [KILL_AT]
 """
 
 from __future__ import annotations

@@ -1,0 +1,312 @@
+"""Evaluation of tasks, during training (`Evaluator`) and from a checkpoint (`evaluate`, `infer`).
+
+In gin, for figures at every validation of a training run:
+
+    train.evaluate = @Evaluator()
+    Evaluator.mixture_or_task_name = "movielens_100k_ctr"
+    Evaluator.task_feature_lengths = %TASK_FEATURE_LENGTHS
+    train.best_metric = "validation/auc"
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import gin
+import jax
+import numpy as np
+from etils import epath
+
+from m6rec_jax.evaluation import programs, tasks
+from m6rec_jax.evaluation.predictions import (
+    LanguagePredictions,
+    Predictions,
+    RetrievalPredictions,
+    ScoringPredictions,
+    write_predictions,
+)
+from m6rec_jax.inference.bundle import restore_model
+from m6rec_jax.inference.runtime import Runtime
+from m6rec_jax.model import M6Rec
+from m6rec_jax.pipeline import prepared_rows
+from m6rec_jax.pipeline.batches import EvaluationBatches, find_provider
+from m6rec_jax.pipeline.preprocessors import prompt_task_ids
+from m6rec_jax.pipeline.registration import TaskInfo, evaluated_tasks
+from m6rec_jax.sharding import LogicalRules, batch_reader, data_parallel, make_mesh
+from m6rec_jax.text.vocabulary import Vocabulary
+
+Variables = Mapping[str, Any]
+
+
+@gin.configurable
+class Evaluator:
+    """Figures of a task, or of every task of a mixture, over one split.
+
+    Scoring tasks give `auc`, `user_averaged_auc`, `log_loss`, `calibration_error`; retrieval tasks
+    `hit_rate@k`, `ndcg@k`, `mrr` over the whole catalogue without the items already seen; language
+    tasks `perplexity`, `token_accuracy`. With several tasks, names are `<task>/<figure>`.
+
+    Args:
+      mixture_or_task_name: registered with `register_recommendation_tasks`.
+      task_feature_lengths: `{"inputs": S, "targets": T}`.
+      batch_size: rows of a step, over all devices.
+      split: 'train', 'validation' or 'test'.
+      limit: at most so many rows of each task (per process); 0: all.
+      ks: cut-offs of retrieval; the longest is the length of the lists.
+      rules: logical-axis rules; None: `data_parallel`. The mesh comes from `make_mesh` (gin).
+    """
+
+    def __init__(
+        self,
+        mixture_or_task_name: str,
+        task_feature_lengths: Mapping[str, int],
+        batch_size: int = 32,
+        *,
+        split: str = "validation",
+        limit: int = 0,
+        ks: Sequence[int] = tasks.DEFAULT_KS,
+        rules: LogicalRules | None = None,
+    ) -> None:
+        self.tasks = evaluated_tasks(mixture_or_task_name)
+        self._lengths = dict(task_feature_lengths)
+        self._batch_size, self._split, self._limit = batch_size, split, limit
+        self._ks = tuple(ks)
+        mesh = make_mesh()
+        self.runtime = Runtime(mesh, data_parallel() if rules is None else tuple(rules))
+        self._reader = batch_reader(mesh)
+        # One program per task and model: validating again compiles nothing.
+        self._programs: dict[tuple[str, Any], programs.Program] = {}
+        self._batches: dict[str, EvaluationBatches] = {}
+        self._seen: dict[str, Mapping[int, np.ndarray]] = {}
+
+    def __call__(self, model: M6Rec, variables: Variables, step: int = 0) -> dict[str, float]:
+        """Figures of the model; `step` is for the caller's log only.
+
+        Raises:
+          DataError: data not prepared, an empty split, or one class only.
+        """
+        del step
+        figures: dict[str, float] = {}
+        for task in self.tasks:
+            found = self.metrics(task, self.predict(task, model, variables))
+            prefix = f"{task.name}/" if len(self.tasks) > 1 else ""
+            figures |= {f"{prefix}{name}": value for name, value in found.items()}
+        return figures
+
+    def predict(self, task: TaskInfo, model: M6Rec, variables: Variables) -> Predictions:
+        """Predictions of one of the tasks, example by example."""
+        batches = self._task_batches(task)
+        runtime = self.runtime
+        if task.kind == "scoring":
+            return tasks.predict_scoring(
+                self._program(task, model),
+                variables,
+                batches,
+                runtime,
+                positive_classes=task.positive_classes,
+                sampling_rate=sampling_rate(task),
+            )
+        if task.kind == "language":
+            return tasks.predict_language(self._program(task, model), variables, batches, runtime)
+        index = tasks.embed_catalogue(
+            model,
+            variables,
+            task_vocabulary(task.name),
+            task.prepared().catalogue().texts,
+            self._lengths,
+            prompt_task_ids().get(task.name, 0),
+            runtime,
+        )
+        if task.name not in self._seen:
+            self._seen[task.name] = prepared_rows.seen_items(task.prepared(), self._split)
+        return tasks.predict_retrieval(
+            self._program(task, model),
+            variables,
+            batches,
+            runtime,
+            index,
+            self._seen[task.name],
+            k=max(self._ks),
+        )
+
+    def metrics(self, task: TaskInfo, predictions: Predictions) -> dict[str, float]:
+        """Figures of predictions; also how many rows lost behaviours to the length budget."""
+        if isinstance(predictions, ScoringPredictions):
+            figures = tasks.scoring_metrics(predictions)
+        elif isinstance(predictions, LanguagePredictions):
+            figures = tasks.language_metrics(predictions)
+        else:
+            catalogue = task.prepared().catalogue()
+            figures = tasks.retrieval_metrics(
+                predictions, len(catalogue.texts), self._ks, catalogue.held_out
+            )
+        batches = self._task_batches(task)
+        if batches.num_rows:
+            shortened = batches.num_rows_with_dropped_behaviours / batches.num_rows
+            figures["share_with_dropped_behaviours"] = shortened
+        return figures
+
+    def _task_batches(self, task: TaskInfo) -> EvaluationBatches:
+        if task.name not in self._batches:
+            index, count = self._reader
+            self._batches[task.name] = EvaluationBatches(
+                task.name,
+                self._lengths,
+                self._batch_size,
+                split=self._split,
+                process_index=index,
+                process_count=count,
+                limit=self._limit,
+            )
+        return self._batches[task.name]
+
+    def _program(self, task: TaskInfo, model: M6Rec) -> programs.Program:
+        key = (task.name, model.config)
+        if key not in self._programs:
+            make = {
+                "language": lambda: programs.language_program(model, self.runtime),
+                "retrieval": lambda: programs.retrieval_program(model, self.runtime),
+                "scoring": lambda: programs.scoring_program(
+                    model, self.runtime, task.positive_classes
+                ),
+            }
+            self._programs[key] = make[task.kind]()
+        return self._programs[key]
+
+
+@gin.configurable
+def evaluate(
+    model_dir: str = gin.REQUIRED,
+    mixture_or_task_name: str = gin.REQUIRED,
+    task_feature_lengths: Mapping[str, int] = gin.REQUIRED,
+    *,
+    split: str = "test",
+    batch_size: int = 32,
+    step: int | None = None,
+    limit: int = 0,
+    output: str | None = None,
+) -> dict[str, float]:
+    """`m6rec eval`: figures of a checkpoint, printed and written.
+
+    Args:
+      model_dir: of the run. The model is built as the checkpoint says, not as gin says.
+      mixture_or_task_name, task_feature_lengths, batch_size, split, limit: see `Evaluator`.
+      step: which checkpoint; None: the newest.
+      output: JSON file for the figures; None:
+        `MODEL_DIR/evaluation/<task>-<split>-<step>.json`.
+
+    Raises:
+      CheckpointError: no checkpoint, or another vocabulary.
+      DataError, ConfigError: as `Evaluator`.
+    """
+    evaluator, restored = _restored(
+        model_dir, mixture_or_task_name, task_feature_lengths, split, batch_size, step, limit
+    )
+    figures = evaluator(restored.model, restored.variables, restored.step)
+    name = f"{mixture_or_task_name}-{split}-{restored.step}"
+    path = epath.Path(output or epath.Path(model_dir) / "evaluation" / f"{name}.json")
+    if jax.process_index() == 0:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(figures, indent=2) + "\n")
+    return figures
+
+
+@gin.configurable
+def infer(
+    model_dir: str = gin.REQUIRED,
+    mixture_or_task_name: str = gin.REQUIRED,
+    task_feature_lengths: Mapping[str, int] = gin.REQUIRED,
+    *,
+    split: str = "test",
+    batch_size: int = 32,
+    step: int | None = None,
+    limit: int = 0,
+    k: int = 50,
+    output: str | None = None,
+) -> list[Path]:
+    """`m6rec infer`: writes predictions of a checkpoint, one file per task.
+
+    Scoring gives user_id, item_id, label and probability per candidate; retrieval gives user_id
+    and the ids *and* scores of the k best items per row; language the likelihood of each row.
+
+    Args:
+      model_dir, mixture_or_task_name, task_feature_lengths, split, batch_size, step, limit: as in
+        `evaluate`.
+      k: length of the lists.
+      output: `.parquet` or `.jsonl` file (with several tasks: the task's name goes before the
+        ending); None: `MODEL_DIR/predictions/<task>-<split>-<step>.parquet`.
+
+    Returns:
+      The files.
+    """
+    evaluator, restored = _restored(
+        model_dir, mixture_or_task_name, task_feature_lengths, split, batch_size, step, limit, (k,)
+    )
+    paths = []
+    for task in evaluator.tasks:
+        predictions = evaluator.predict(task, restored.model, restored.variables)
+        columns = named_columns(task, split, predictions)
+        path = Path(model_dir) / "predictions" / f"{task.name}-{split}-{restored.step}.parquet"
+        if output is not None:
+            path = Path(output)
+            if len(evaluator.tasks) > 1:
+                path = path.with_name(f"{path.stem}-{task.name}{path.suffix}")
+        if jax.process_index() == 0:
+            paths.append(write_predictions(path, columns))
+    return paths
+
+
+def named_columns(task: TaskInfo, split: str, predictions: Predictions) -> dict[str, np.ndarray]:
+    """Columns of predictions, with the users' and items' own ids in front."""
+    columns = predictions.columns()
+    if isinstance(predictions, LanguagePredictions):
+        return columns
+    prepared = task.prepared()
+    users = prepared_rows.user_names(prepared, task.view, split)
+    items = np.array([item.id for item in prepared.catalogue().items] + [""], object)
+    named: dict[str, np.ndarray] = {
+        "user_id": np.array([users[int(user)] for user in predictions.users], object)
+    }
+    if isinstance(predictions, RetrievalPredictions):
+        named["target_item_ids"] = items[predictions.targets]  # -1 is the empty id at the end
+        named["top_item_ids"] = items[predictions.top_items]
+    else:
+        named["item_id"] = items[predictions.items]
+    return named | columns
+
+
+def task_vocabulary(name: str) -> Vocabulary:
+    """The vocabulary of a registered task or mixture."""
+    features = find_provider(name).output_features
+    vocabulary: Vocabulary = features["encoder_input_tokens"].vocabulary.text
+    return vocabulary
+
+
+def sampling_rate(task: TaskInfo) -> float:
+    """Share of the negatives that a scoring task's data hold; 1 for logged impressions."""
+    view = task.prepared().manifest["views"].get(task.view, {})
+    return float(view.get("negatives", {}).get("sampling_rate", 1.0))
+
+
+def _restored(
+    model_dir: str,
+    name: str,
+    lengths: Mapping[str, int],
+    split: str,
+    batch_size: int,
+    step: int | None,
+    limit: int,
+    ks: Sequence[int] = tasks.DEFAULT_KS,
+) -> tuple[Evaluator, Any]:
+    evaluator = Evaluator(name, lengths, batch_size, split=split, limit=limit, ks=ks)
+    restored = restore_model(
+        model_dir,
+        step=step,
+        vocabulary_fingerprint=task_vocabulary(name).fingerprint,
+        mesh=evaluator.runtime.mesh,
+        rules=evaluator.runtime.rules,
+    )
+    return evaluator, restored

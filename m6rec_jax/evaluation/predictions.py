@@ -1,0 +1,130 @@
+"""Predictions of a task, example by example, and files of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from m6rec_jax.errors import ConfigError
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ScoringPredictions:
+    """One entry per scored candidate.
+
+    Attributes:
+      users, items: int64 `[n]`, places in the users and the items table.
+      labels: int64 `[n]`, 1 where the class is one of the positive ones.
+      classes: int64 `[n]`, the class itself.
+      probabilities: float64 `[n]`, of the positive classes.
+    """
+
+    users: np.ndarray
+    items: np.ndarray
+    labels: np.ndarray
+    classes: np.ndarray
+    probabilities: np.ndarray
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """For `write_predictions`."""
+        return {
+            "user_index": self.users,
+            "item_index": self.items,
+            "label": self.labels,
+            "class": self.classes,
+            "probability": self.probabilities,
+        }
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RetrievalPredictions:
+    """One entry per row of the task.
+
+    Attributes:
+      users: int64 `[n]`, places in the users table.
+      targets: int64 `[n, m]`, wanted items; -1 is padding.
+      ranks: int64 `[n, m]`, their ranks from 1 among all items but the seen ones; 0 is padding.
+      top_items: int64 `[n, k]`, best first; -1 where fewer are left.
+      scores: float32 `[n, k]`, cosine similarities.
+    """
+
+    users: np.ndarray
+    targets: np.ndarray
+    ranks: np.ndarray
+    top_items: np.ndarray
+    scores: np.ndarray
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """For `write_predictions`."""
+        return {
+            "user_index": self.users,
+            "targets": self.targets,
+            "ranks": self.ranks,
+            "top_item_indices": self.top_items,
+            "scores": self.scores,
+        }
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LanguagePredictions:
+    """One entry per row of the task.
+
+    Attributes:
+      negative_log_likelihood: float64 `[n]`, Σ weight · -log p over the target tokens, in nats.
+      correct: float64 `[n]`, Σ weight of the target tokens that are the likeliest ones.
+      weight: float64 `[n]`, Σ weight.
+    """
+
+    negative_log_likelihood: np.ndarray
+    correct: np.ndarray
+    weight: np.ndarray
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """For `write_predictions`."""
+        return {
+            "negative_log_likelihood": self.negative_log_likelihood,
+            "correct": self.correct,
+            "weight": self.weight,
+        }
+
+
+Predictions = ScoringPredictions | RetrievalPredictions | LanguagePredictions
+
+
+def write_predictions(path: str | Path, columns: Mapping[str, np.ndarray]) -> Path:
+    """Writes columns of equal length as `.parquet` or `.jsonl`, whole or not at all.
+
+    Args:
+      path: the file; its folder is made when missing.
+      columns: `[n]`, or `[n, m]` for a list per row.
+
+    Raises:
+      ConfigError: another ending.
+    """
+    path = Path(path)
+    table = pa.table({name: _arrow(values) for name, values in columns.items()})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(path.name + ".partial")
+    if path.suffix == ".parquet":
+        pq.write_table(table, scratch, compression="zstd")
+    elif path.suffix == ".jsonl":
+        with scratch.open("w", encoding="utf-8") as file:
+            for row in table.to_pylist():
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    else:
+        raise ConfigError(f"{path}: predictions are written as .parquet or .jsonl")
+    scratch.replace(path)
+    return path
+
+
+def _arrow(values: np.ndarray) -> pa.Array:
+    if values.ndim == 1:
+        return pa.array(values)
+    kind = pa.string() if values.dtype == object else pa.from_numpy_dtype(values.dtype)
+    return pa.array(values.tolist(), pa.list_(kind))

@@ -1,0 +1,225 @@
+"""Evaluates one task: predictions over a split, and the metrics of its kind."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from m6rec_jax.errors import DataError
+from m6rec_jax.evaluation import programs
+from m6rec_jax.evaluation.predictions import (
+    LanguagePredictions,
+    RetrievalPredictions,
+    ScoringPredictions,
+)
+from m6rec_jax.inference.retrieval import CatalogueIndex, Retriever
+from m6rec_jax.inference.runtime import Runtime
+from m6rec_jax.metrics import classification, language, ranking
+from m6rec_jax.model import M6Rec
+from m6rec_jax.tables.negatives import corrected_probability
+
+DEFAULT_KS = (1, 5, 10, 50)
+Variables = Mapping[str, Any]
+Batches = Callable[[], Any]
+
+
+def predict_scoring(
+    program: programs.Program,
+    variables: Variables,
+    batches: Any,
+    runtime: Runtime,
+    *,
+    positive_classes: tuple[int, ...] = (1,),
+    sampling_rate: float = 1.0,
+) -> ScoringPredictions:
+    """Scores every labelled candidate of the batches.
+
+    Args:
+      program: of `programs.scoring_program`.
+      variables: of the model.
+      batches: of `pipeline.EvaluationBatches`.
+      runtime: where to run.
+      positive_classes: as the program has them; decides which labels count as 1.
+      sampling_rate: share of the negatives that training saw.
+
+    Raises:
+      DataError: no candidate has a label.
+    """
+    found = programs.run_program(program, variables, batches, runtime)
+    rows, places = np.nonzero(found["decoder_labels"] >= 0)
+    if not len(rows):
+        raise DataError("none of the rows has a labelled candidate; is this a scoring task?")
+    classes = found["decoder_labels"][rows, places].astype(np.int64)
+    return ScoringPredictions(
+        users=found["user_ids"][rows, 0].astype(np.int64),
+        items=found["decoder_item_ids"][rows, places].astype(np.int64),
+        labels=np.isin(classes, positive_classes).astype(np.int64),
+        classes=classes,
+        probabilities=corrected_probability(found["probability"][rows, places], sampling_rate),
+    )
+
+
+def scoring_metrics(predictions: ScoringPredictions) -> dict[str, float]:
+    """`auc`, `user_averaged_auc`, `log_loss`, `calibration_error`, `num_examples`, `num_users`.
+
+    `num_users` is how many users have both labels. Where nobody has (one row per user, as in
+    leave-one-out splits), there is no `user_averaged_auc`.
+
+    Raises:
+      DataError: all labels are the same.
+    """
+    labels, probabilities = predictions.labels, predictions.probabilities
+    figures = {
+        "auc": classification.auc(labels, probabilities),
+        "log_loss": classification.log_loss(labels, probabilities),
+        "calibration_error": classification.expected_calibration_error(
+            labels, probabilities, bins="quantile"
+        ),
+        "num_examples": float(len(labels)),
+    }
+    per_user = classification.per_user_auc(predictions.users, labels, probabilities)
+    if per_user.values.size:
+        figures["user_averaged_auc"] = float(per_user.values.mean())
+    return figures | {"num_users": float(per_user.values.size)}
+
+
+def predict_retrieval(
+    program: programs.Program,
+    variables: Variables,
+    batches: Any,
+    runtime: Runtime,
+    index: CatalogueIndex,
+    seen: Mapping[int, np.ndarray],
+    *,
+    k: int = 50,
+) -> RetrievalPredictions:
+    """Ranks the whole catalogue for every row of the batches.
+
+    Args:
+      program: of `programs.retrieval_program`.
+      variables, batches, runtime: as in `predict_scoring`.
+      index: the catalogue, in the order of the items table.
+      seen: by user, items that must not be recommended. An item a row wants is never left out.
+      k: length of the lists.
+
+    Raises:
+      DataError: a row wants nothing.
+    """
+    found = programs.run_program(program, variables, batches, runtime)
+    if "user" not in found or not len(found["user"]):
+        raise DataError("there are no rows to retrieve for; is the split empty?")
+    users = found["user_ids"][:, 0].astype(np.int64)
+    targets = pad_targets(found["decoder_item_ids"])
+    nothing = np.zeros(0, np.int64)
+    excluded = [
+        np.setdiff1d(seen.get(int(user), nothing), wanted)
+        for user, wanted in zip(users, targets, strict=True)
+    ]
+    top = index.top_k(found["user"], min(k, index.num_items), excluded)
+    return RetrievalPredictions(
+        users=users,
+        targets=targets,
+        ranks=index.ranks(found["user"], targets, excluded),
+        top_items=top.ids.astype(np.int64),
+        scores=top.scores,
+    )
+
+
+def retrieval_metrics(
+    predictions: RetrievalPredictions,
+    num_items: int,
+    ks: Sequence[int] = DEFAULT_KS,
+    held_out: np.ndarray | None = None,
+) -> dict[str, float]:
+    """`hit_rate@k`, `ndcg@k`, `mrr`, `coverage@k` of the lists, `num_examples`.
+
+    Args:
+      predictions: of `predict_retrieval`.
+      num_items: of the catalogue; larger k than that are left out.
+      ks: cut-offs.
+      held_out: bool `[items]`: items never trained on. Given and wanted by some row, the same
+        figures over those rows alone are added as `held_out/...`.
+    """
+    ks = tuple(k for k in ks if k <= num_items)
+    metrics = ranking.ranking_metrics(predictions.ranks, ks)
+    length = predictions.top_items.shape[1]
+    metrics[f"coverage@{length}"] = ranking.coverage(predictions.top_items, num_items)
+    metrics["num_examples"] = float(len(predictions.users))
+    if held_out is not None:
+        wanted = predictions.targets >= 0
+        unseen = held_out[np.where(wanted, predictions.targets, 0)] & wanted
+        rows = unseen.any(axis=1)
+        if rows.any():
+            ranks = np.where(unseen, predictions.ranks, ranking.NO_TARGET)[rows]
+            of_unseen = ranking.ranking_metrics(ranks, ks) | {"num_examples": float(rows.sum())}
+            metrics |= {f"held_out/{name}": value for name, value in of_unseen.items()}
+    return metrics
+
+
+def predict_language(
+    program: programs.Program, variables: Variables, batches: Any, runtime: Runtime
+) -> LanguagePredictions:
+    """Likelihood of the target tokens of every row; arguments as in `predict_scoring`."""
+    found = programs.run_program(program, variables, batches, runtime)
+    return LanguagePredictions(
+        **{
+            field.name: found[field.name].astype(np.float64)
+            for field in dataclasses.fields(LanguagePredictions)
+        }
+    )
+
+
+def language_metrics(predictions: LanguagePredictions) -> dict[str, float]:
+    """`perplexity`, `loss` (nats per token), `token_accuracy`, `num_tokens`.
+
+    Raises:
+      DataError: no target token counts.
+    """
+    nll = float(predictions.negative_log_likelihood.sum())
+    tokens = float(predictions.weight.sum())
+    return {
+        "perplexity": language.perplexity_from_sums(nll, tokens),
+        "loss": nll / tokens,
+        "token_accuracy": float(predictions.correct.sum()) / tokens,
+        "num_tokens": tokens,
+    }
+
+
+def embed_catalogue(
+    model: M6Rec,
+    variables: Variables,
+    vocabulary: Any,
+    texts: Sequence[str],
+    lengths: Mapping[str, int],
+    task_id: int,
+    runtime: Runtime,
+) -> CatalogueIndex:
+    """The item tower over the whole catalogue."""
+    retriever = Retriever(
+        model,
+        variables,
+        vocabulary,
+        source_length=lengths["inputs"],
+        target_length=lengths["targets"],
+        task_id=task_id,
+        mesh=runtime.mesh,
+        rules=runtime.rules,
+    )
+    return retriever.index(texts)
+
+
+def pad_targets(item_ids: np.ndarray) -> np.ndarray:
+    """Wanted items of each row, first come first: `[n, target]` with -1 between, to `[n, m]`.
+
+    Raises:
+      DataError: a row has none.
+    """
+    present = item_ids >= 0
+    counts = present.sum(axis=1)
+    if (counts == 0).any():
+        raise DataError(f"{int((counts == 0).sum())} rows want no item; is this a retrieval task?")
+    order = np.argsort(~present, axis=1, kind="stable")[:, : int(counts.max())]
+    return np.take_along_axis(item_ids, order, axis=1).astype(np.int64)

@@ -1,0 +1,100 @@
+"""Reads prepared data as numpy, for what needs no tokens: baselines, seen items, reports."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from m6rec_jax.errors import DataError
+from m6rec_jax.pipeline.source import PreparedSource
+from m6rec_jax.tables.prepared import Prepared
+
+PARTS = ("train", "validation", "test")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Interactions:
+    """Events of a part, in no particular order.
+
+    Attributes:
+      users, items: int64 `[n]`, places in the users and the items table.
+      labels: int64 `[n]`, 0 or 1.
+    """
+
+    users: np.ndarray
+    items: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+
+def read_rows(
+    prepared: Prepared, view: str, part: str, columns: Sequence[str] | None = None
+) -> Iterator[dict[str, Any]]:
+    """Rows of a view as Python values: str, int, float, lists of str, numpy arrays.
+
+    Args:
+      prepared: the prepared data set.
+      view: one of `tables.views.VIEWS`.
+      part: 'train', 'validation' or 'test'.
+      columns: which columns; None: all.
+
+    Raises:
+      DataError: the view or the part is not prepared, or has no such column.
+    """
+    prepared.num_rows(view)
+    source = PreparedSource(lambda: prepared.tfds_folder(view))
+    dataset = source.get_dataset(part, shuffle=False)
+    wanted = tuple(dataset.element_spec) if columns is None else tuple(columns)
+    missing = [name for name in wanted if name not in dataset.element_spec]
+    if missing:
+        raise DataError(
+            f"view '{view}' has no column '{missing[0]}', only {', '.join(dataset.element_spec)}"
+        )
+    # Dropping columns before they are converted: text is most of the work.
+    dataset = dataset.map(lambda row: {name: row[name] for name in wanted})
+    for row in tfds.as_numpy(dataset):
+        yield {name: _python(value) for name, value in row.items()}
+
+
+def interactions(prepared: Prepared, part: str) -> Interactions:
+    """All events of a part, from the view 'groups' (sampled negatives included)."""
+    users, items, labels = [], [], []
+    for row in read_rows(prepared, "groups", part, ("user_index", "item_indices", "labels")):
+        users.append(np.full(len(row["labels"]), row["user_index"], np.int64))
+        items.append(row["item_indices"])
+        labels.append(row["labels"])
+    return Interactions(np.concatenate(users), np.concatenate(items), np.concatenate(labels))
+
+
+def seen_items(prepared: Prepared, part: str) -> dict[int, np.ndarray]:
+    """Items that a user acted on in the parts before this one, by user, each once.
+
+    They are what whole-catalogue ranking leaves out: training items for 'validation', training and
+    validation items for 'test'. From the view 'next_items', which holds every event of these parts
+    (but no event that a few-shot split keeps for histories only).
+    """
+    found: dict[int, list[np.ndarray]] = {}
+    for earlier in PARTS[: PARTS.index(part)]:
+        for row in read_rows(prepared, "next_items", earlier, ("user_index", "item_indices")):
+            found.setdefault(int(row["user_index"]), []).append(row["item_indices"])
+    return {user: np.unique(np.concatenate(items)) for user, items in found.items()}
+
+
+def user_names(prepared: Prepared, view: str, part: str) -> dict[int, str]:
+    """Ids of the users of a part, by place in the users table."""
+    rows = read_rows(prepared, view, part, ("user_index", "user_id"))
+    return {int(row["user_index"]): row["user_id"] for row in rows}
+
+
+def _python(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.decode("utf-8")
+    if isinstance(value, np.ndarray):
+        return [v.decode("utf-8") for v in value] if value.dtype == object else value
+    return value.item()

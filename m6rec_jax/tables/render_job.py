@@ -1,0 +1,265 @@
+"""Renders the views of a split data set to Parquet files: grouping, sorting, folding, telling."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import gin
+import pyarrow as pa
+from tqdm import tqdm
+
+from m6rec_jax.errors import ConfigError
+from m6rec_jax.tables import views
+from m6rec_jax.tables.assignment import Assignment, users_in_order
+from m6rec_jax.tables.grouping import SORT_KEYS, Grouping, group_batches, groups_of
+from m6rec_jax.tables.negatives import NegativeSampler
+from m6rec_jax.tables.reading import Dataset
+from m6rec_jax.tables.rendering import Renderer, RowWriter, part_of, training_events
+from m6rec_jax.tables.schema import SPEC_FILE
+from m6rec_jax.tables.sorting import sorted_batches
+from m6rec_jax.tables.splits import STATISTICS_PARTS
+from m6rec_jax.tables.statistics import Statistics, StatisticsOptions, as_of
+from m6rec_jax.text.records import Event, Item
+from m6rec_jax.text.templates import DatasetTemplate
+
+DEFAULT_NEGATIVES = 4
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class PrepareOptions:
+    """What is rendered and how. Set in gin: `PrepareOptions.group_size = 8`.
+
+    Attributes:
+      views: which of `views.VIEWS`.
+      group_size: candidates of a row of 'groups', at most.
+      max_events: behaviours of a history, at most; the latest ones.
+      next_items_size: items of a row of 'next_items', at most.
+      document_events: behaviours told in the target of a document, at most.
+      document_statistics: whether candidates in documents are told with their statistics.
+      max_seconds: a row later than its group's first one by more starts a new group; None: never.
+      statistics_as_of: 'impression': statistics end before each group's first row, whatever its
+        part. 'training': rows of validation and test are told the statistics after the last
+        training event, which is what a server that loads them tells. Training rows always get the
+        former. Where the training part is not cut off at a time (per-user splits), 'training' lets
+        a test row see *training* events later than itself, as the parameters of any model trained
+        on that part do.
+      negatives: negatives sampled per positive; None: 4 where all events are positive, else 0.
+      negative_power: 0 samples all items alike, 1 by popularity.
+      seed: of the negatives.
+      rows_per_file: rows of one rendered file.
+      keep_rendered: keep the rendered Parquet files.
+      sort_rows: rows of one group or event stream that are sorted in memory at a time.
+    """
+
+    views: Sequence[str] = views.VIEWS
+    group_size: int = 8
+    max_events: int = 50
+    next_items_size: int = 4
+    document_events: int = 4
+    document_statistics: bool = True
+    max_seconds: float | None = None
+    statistics_as_of: str = "impression"
+    negatives: int | None = None
+    negative_power: float = 0.5
+    seed: int = 0
+    rows_per_file: int = 100_000
+    keep_rendered: bool = False
+    sort_rows: int = 200_000
+
+
+class RenderJob:
+    """Renders views of one data set under one assignment of its events.
+
+    Args:
+      dataset: an open data set.
+      assignment: part of every event.
+      options: what is rendered.
+      statistics_options: None for gin's or the defaults.
+      progress: whether to show a bar.
+
+    Raises:
+      ConfigError: the template names a field that does not exist, or negatives are asked for where
+        events have labels.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        assignment: Assignment,
+        options: PrepareOptions,
+        statistics_options: StatisticsOptions | None = None,
+        progress: bool = False,
+    ) -> None:
+        self.dataset, self.assignment, self.options = dataset, assignment, options
+        self.template, self.statistics_options = _checked_template(dataset, statistics_options)
+        self.negatives = num_negatives(dataset, options)
+        self._progress = progress
+
+    def new_statistics(self) -> Statistics:
+        """Statistics that hold no event yet."""
+        return Statistics.for_dataset(self.dataset.spec, self.statistics_options)
+
+    def training_events(self) -> Iterator[tuple[Event, Item]]:
+        """What statistics may hold, in the order of time."""
+        return training_events(self.dataset, self.assignment.codes, STATISTICS_PARTS)
+
+    def grouping(self, view: str) -> Grouping:
+        """How the rows of a view are grouped."""
+        options = self.options
+        size = {
+            "groups": max(1, options.group_size // (1 + self.negatives)),
+            "next_items": options.next_items_size,
+            "documents": options.document_events,
+        }[view]
+        return Grouping(
+            size=size,
+            max_events=options.max_events,
+            strict=view != "next_items",
+            max_seconds=options.max_seconds,
+            with_seen=view == "groups" and self.negatives > 0,
+            statistics_as_of=options.statistics_as_of,
+        )
+
+    def settings(self, view: str) -> list[Any]:
+        """All that the rows of a view depend on beside the data set and its split (for JSON)."""
+        if view == "catalogue":
+            return [view]
+        found: list[Any] = [
+            view,
+            dataclasses.asdict(self.statistics_options),
+            dataclasses.asdict(self.grouping(view)),
+        ]
+        if view == "groups" and self.negatives:
+            found.append([self.negatives, self.options.negative_power, self.options.seed])
+        if view == "documents":
+            found.append(self.options.document_statistics)
+        return found
+
+    def render(self, view: str, folder: Path) -> tuple[dict[str, Any], Statistics | None]:
+        """Writes the rows of a view to Parquet files in `folder`.
+
+        Returns:
+          what the manifest says about the view, and the statistics after the last training event
+          (None for the catalogue, which tells none).
+
+        Raises:
+          DataError: a record lacks what its template needs.
+        """
+        statistics = self.new_statistics()
+        sampler = self._sampler() if view == "groups" else None
+        renderer = Renderer(
+            self.dataset.user_records,
+            self.dataset.item_records,
+            self.template,
+            self.dataset.spec.label,
+            statistics,
+            sampler,
+            self.negatives,
+            self.options.document_statistics,
+        )
+        writer = RowWriter(folder, view, self.options.rows_per_file)
+        entry: dict[str, Any] = {}
+        if view == "catalogue":
+            for row in renderer.catalogue_rows():
+                writer.write("train", row)
+        else:
+            if view == "documents":
+                held_out = self.assignment.held_out
+                for item, held in zip(self.dataset.item_records, held_out, strict=True):
+                    if not held:
+                        writer.write("train", renderer.item_document(item))
+            grouping = self.grouping(view)
+            entry["grouping"] = dataclasses.asdict(grouping)
+            self._render_groups(view, grouping, statistics, renderer, writer)
+        writer.close()
+        entry["rows"] = writer.num_rows
+        if sampler is not None and sampler.sampling_rate is not None:
+            entry["negatives"] = {
+                "per_positive": self.negatives,
+                "power": self.options.negative_power,
+                "seed": self.options.seed,
+                "sampling_rate": sampler.sampling_rate,
+            }
+        return entry, None if view == "catalogue" else statistics
+
+    def _render_groups(
+        self,
+        view: str,
+        grouping: Grouping,
+        statistics: Statistics,
+        renderer: Renderer,
+        writer: RowWriter,
+    ) -> None:
+        codes = self.assignment.codes
+        total = 0
+
+        def counted(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+            nonlocal total
+            for batch in batches:
+                total += batch.num_rows
+                yield batch
+
+        batches = sorted_batches(
+            counted(group_batches(users_in_order(self.dataset), codes, grouping)),
+            SORT_KEYS,
+            batch_size=1_024,
+            memory_rows=self.options.sort_rows,
+        )
+        groups = (group for batch in batches for group in groups_of(batch))
+        with tqdm(desc=f"rendering {view}", unit=" rows", disable=not self._progress) as bar:
+            for group in as_of(statistics, self.training_events(), groups, lambda g: g.as_of):
+                writer.write(part_of(group), renderer.row(view, group))
+                if bar.total is None:  # sorting has read all groups by now
+                    bar.total = total
+                bar.update()
+
+    def _sampler(self) -> NegativeSampler | None:
+        if not self.negatives:
+            return None
+        ids = [item.id for item in self.dataset.item_records]
+        never = self.assignment.held_out.nonzero()[0].tolist()
+        return NegativeSampler(ids, self.options.negative_power, self.options.seed, never)
+
+
+def num_negatives(dataset: Dataset, options: PrepareOptions) -> int:
+    """Negatives per positive: as asked for, or 4 where every event is positive, else none.
+
+    Raises:
+      ConfigError: fewer than none, or some where events have labels.
+    """
+    labelled = dataset.spec.label.at_least is not None
+    if options.negatives is None:
+        return 0 if labelled else DEFAULT_NEGATIVES
+    if options.negatives < 0 or (options.negatives and labelled):
+        raise ConfigError(
+            f"negatives={options.negatives} is impossible for {dataset.spec.name!r}: "
+            + ("its events have labels, use those" if labelled else "give 0 or more")
+        )
+    return options.negatives
+
+
+def _checked_template(
+    dataset: Dataset, options: StatisticsOptions | None
+) -> tuple[DatasetTemplate, StatisticsOptions]:
+    """The data set's template, and the statistics that it can tell.
+
+    Pairs of items are not counted for a template that does not ask for them: they are most of the
+    work.
+    """
+    spec = dataset.spec
+    where = str(dataset.directory / SPEC_FILE)
+    template = DatasetTemplate.parse(spec.template, where)
+    statistics = Statistics.for_dataset(spec, options)
+    names = statistics.names()
+    try:
+        template.validate(spec.users.columns, spec.items.columns, names)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
+    told = {*template.candidate_template.fields, *template.profile_template.fields}
+    asked = told & {"user_neighbours_percent", "user_closest_percent", "user_neighbours_times"}
+    found = statistics.options
+    return template, found if asked else dataclasses.replace(found, neighbours=False)

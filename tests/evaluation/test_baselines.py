@@ -1,0 +1,56 @@
+"""Baselines against loops."""
+
+import numpy as np
+import pytest
+
+from m6rec_jax.errors import DataError
+from m6rec_jax.evaluation.baselines import MeanBaselines
+from m6rec_jax.metrics import classification, ranking
+
+
+@pytest.fixture
+def events():
+    rng = np.random.default_rng(0)
+    users, items = rng.integers(0, 9, 200), rng.integers(0, 7, 200)
+    return users, items, (rng.random(200) < 0.2 + 0.08 * items).astype(int)
+
+
+def test_smoothed_means_equal_loops(events):
+    users, items, labels = events
+    fitted = MeanBaselines.fit(users, items, labels, 10, 8, smoothing=5)
+    mean = labels.mean()
+    for item in range(8):
+        own = labels[items == item]
+        assert fitted.item_mean(np.array([item]))[0] == pytest.approx(
+            (own.sum() + 5 * mean) / (len(own) + 5)
+        )
+        assert fitted.popularity(np.array([item]))[0] == len(own)
+    assert fitted.user_means[9] == fitted.item_means[7] == pytest.approx(mean)  # never seen
+    both = fitted.user_and_item_mean(np.array([2]), np.array([3]))[0]
+    assert both == pytest.approx(fitted.user_means[2] + fitted.item_means[3] - mean)
+
+
+def test_scoring_metrics(events):
+    users, items, labels = events
+    fitted = MeanBaselines.fit(users, items, labels, 10, 8)
+    figures = fitted.scoring_metrics(users, items, labels)
+    assert set(figures) == {"popularity", "item_mean", "user_and_item_mean"}
+    assert figures["item_mean"]["auc"] == classification.auc(labels, fitted.item_means[items])
+    assert "log_loss" not in figures["popularity"]
+    assert figures["user_and_item_mean"]["auc"] > figures["popularity"]["auc"]
+
+
+def test_popularity_ranks_leave_out_what_was_seen():
+    items = np.array([0] * 5 + [1] * 4 + [2] * 3 + [3])
+    fitted = MeanBaselines.fit(np.zeros(13, int), items, np.ones(13, int), 1, 5)
+    targets = np.array([[2, -1], [3, 0]])
+    ranks = fitted.popularity_ranks(np.array([0, 1]), targets, {0: np.array([0]), 1: np.array([1])})
+    assert ranks.tolist() == [[2, ranking.NO_TARGET], [3, 1]]
+
+
+def test_clear_errors():
+    one = np.array([1])
+    with pytest.raises(DataError, match="training part is empty"):
+        MeanBaselines.fit(one[:0], one[:0], one[:0], 2, 2)
+    with pytest.raises(DataError, match="item 1 is outside a table of 1"):
+        MeanBaselines.fit(one, one, one, 2, 1)

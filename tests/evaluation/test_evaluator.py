@@ -1,0 +1,168 @@
+"""Evaluation from a checkpoint over the prepared tiny shop."""
+
+import json
+
+import gin
+import jax
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from flax import linen as nn
+
+from m6rec_jax.checkpoints.manifest import RunDescription
+from m6rec_jax.checkpoints.store import CheckpointStore
+from m6rec_jax.errors import CheckpointError
+from m6rec_jax.evaluation import evaluator as evaluation
+from m6rec_jax.inference.bundle import smallest_batch
+from m6rec_jax.inference.retrieval import Retriever
+from m6rec_jax.inference.scoring import Scorer
+from m6rec_jax.metrics import classification, ranking
+from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
+from m6rec_jax.pipeline.prepared_rows import interactions, read_rows, seen_items
+from m6rec_jax.pipeline.registration import register_recommendation_tasks, task_info, unregister
+from m6rec_jax.tables.sources import DATA_DIR_VARIABLE
+from tests.tasks import shop
+
+LENGTHS = {"inputs": 64, "targets": 24}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """(prepared shop, vocabulary, model, variables, MODEL_DIR), with the tasks registered."""
+    folder = tmp_path_factory.mktemp("data")
+    (prepared,) = shop.prepare_shop(folder)
+    vocabulary = shop.shop_vocabulary(prepared.folder / "vocabulary.model")
+    prompts = PromptConfig(num_prompts=3, num_options=2, head="option", retrieval_dim=8)
+    model = M6Rec(
+        ModelConfig(
+            vocab_size=vocabulary.size,
+            embed_dim=16,
+            num_encoder_layers=1,
+            num_decoder_layers=1,
+            num_heads=2,
+            head_dim=8,
+            mlp_dim=32,
+            prompts=prompts,
+        )
+    )
+    key = jax.random.key(1)
+    variables = nn.meta.unbox(jax.jit(model.init)(key, smallest_batch()))
+    model_dir = tmp_path_factory.mktemp("model")
+    run = RunDescription(model.config, vocabulary.fingerprint, "all", 1)
+    with CheckpointStore(model_dir / "checkpoints") as store:
+        store.save(3, dict(variables), data={}, run=run)
+    patch = pytest.MonkeyPatch()
+    patch.setenv(DATA_DIR_VARIABLE, str(folder))
+    names = register_recommendation_tasks("eval_shop", "tiny-shop", split="leave_one_out")
+    yield prepared, vocabulary, model, variables, model_dir
+    unregister(names)
+    patch.undo()
+    gin.clear_config()
+
+
+def test_scoring_equals_the_scorer(world):
+    prepared, vocabulary, model, variables, model_dir = world
+    figures = evaluation.evaluate(str(model_dir), "eval_shop_ctr", LENGTHS, batch_size=3)
+    rows = list(read_rows(prepared, "groups", "test"))
+    scorer = Scorer(model, variables, vocabulary, source_length=64, target_length=24)
+    scores = scorer.score_requests([r["history"] for r in rows], [r["candidates"] for r in rows])
+    labels = np.concatenate([r["labels"] for r in rows])
+    assert figures["num_examples"] == len(labels) == 4
+    assert figures["auc"] == classification.auc(labels, np.concatenate(scores))
+    assert figures["log_loss"] == pytest.approx(
+        classification.log_loss(labels, np.concatenate(scores)), abs=1e-5
+    )
+    written = json.loads((model_dir / "evaluation" / "eval_shop_ctr-test-3.json").read_text())
+    assert written == figures
+
+
+def test_retrieval_equals_a_ranking_by_hand(world):
+    prepared, vocabulary, model, variables, model_dir = world
+    figures = evaluation.evaluate(
+        str(model_dir), "eval_shop_retrieval", LENGTHS, split="validation", batch_size=3
+    )
+    rows = list(read_rows(prepared, "next_items", "validation"))
+    retriever = Retriever(model, variables, vocabulary, source_length=64, target_length=24)
+    users = retriever.embed_users([r["history"] for r in rows])
+    scores = users @ retriever.embed_items(prepared.catalogue().texts).T
+    hidden = np.zeros(scores.shape, bool)
+    for i, row in enumerate(rows):
+        train = read_rows(prepared, "next_items", "train")
+        own = [r["item_indices"] for r in train if r["user_index"] == row["user_index"]]
+        hidden[i, np.concatenate(own)] = True
+        assert hidden[i].sum() == 4  # of six films four are in training, two are left
+    targets = np.array([r["item_indices"][0] for r in rows])
+    ranks = ranking.ranks_by_score(scores, targets, hidden)
+    assert set(ranks.tolist()) <= {1, 2}
+    assert figures["hit_rate@1"] == ranking.hit_rate(ranks, 1)
+    assert figures["mrr"] == ranking.mean_reciprocal_rank(ranks)
+    assert figures["hit_rate@5"] == 1
+
+
+def test_seen_items_of_the_test_part_are_all_but_the_last(world):
+    seen = seen_items(world[0], "test")
+    assert {user: len(items) for user, items in seen.items()} == dict.fromkeys(range(4), 5)
+    assert seen_items(world[0], "train") == {}
+    assert len(interactions(world[0], "train")) == 16
+
+
+def test_mixtures_give_figures_per_task(world):
+    model_dir = world[4]
+    figures = evaluation.evaluate(
+        str(model_dir), "eval_shop_pretrain", LENGTHS, split="validation", batch_size=2
+    )
+    for task in ("eval_shop_infilling", "eval_shop_generation"):
+        # Random weights guess about evenly among all pieces.
+        assert 50 < figures[f"{task}/perplexity"] < 5000
+        assert figures[f"{task}/perplexity"] == pytest.approx(np.exp(figures[f"{task}/loss"]))
+
+
+def test_evaluator_is_what_the_train_loop_calls(world):
+    _, _, model, variables, model_dir = world
+    during = evaluation.Evaluator("eval_shop_ctr", LENGTHS, 2, split="test")
+    first = during(model, variables, 10)
+    assert during(model, variables, 20) == first
+    assert len(during._programs) == 1
+    assert first == pytest.approx(evaluation.evaluate(str(model_dir), "eval_shop_ctr", LENGTHS))
+
+
+def test_infer_writes_ids_and_scores(world, tmp_path):
+    prepared, _, _, _, model_dir = world
+    (path,) = evaluation.infer(str(model_dir), "eval_shop_ctr", LENGTHS)
+    rows = pq.read_table(path).to_pylist()
+    expected = {
+        (r["user_id"], prepared.catalogue().items[i].id): int(label)
+        for r in read_rows(prepared, "groups", "test")
+        for i, label in zip(r["item_indices"], r["labels"], strict=True)
+    }
+    assert {(r["user_id"], r["item_id"]): r["label"] for r in rows} == expected
+    (path,) = evaluation.infer(
+        str(model_dir), "eval_shop_retrieval", LENGTHS, k=2, output=str(tmp_path / "r.jsonl")
+    )
+    row = json.loads(path.read_text().splitlines()[0])
+    assert len(row["top_item_ids"]) == len(row["scores"]) == 2
+    assert row["top_item_ids"][0] in row["target_item_ids"]  # only one film is left
+    assert row["top_item_ids"][1] == ""
+    paths = evaluation.infer(
+        str(model_dir), "eval_shop_pretrain", LENGTHS, output=str(tmp_path / "lm.parquet")
+    )
+    assert {p.name for p in paths} == {
+        "lm-eval_shop_infilling.parquet",
+        "lm-eval_shop_generation.parquet",
+    }
+
+
+def test_another_vocabulary_is_refused(world, tmp_path):
+    model_dir = world[4]
+    other = shop.shop_vocabulary(tmp_path / "other.model", size=330)
+    assert other != world[1]
+    with gin.unlock_config():
+        gin.bind_parameter("vocabulary_file.path", str(tmp_path / "other.model"))
+    names = register_recommendation_tasks("other_shop", "tiny-shop", split="leave_one_out")
+    try:
+        with pytest.raises(CheckpointError, match="another vocabulary"):
+            evaluation.evaluate(str(model_dir), "other_shop_ctr", LENGTHS)
+    finally:
+        unregister(names)
+        gin.clear_config()
+    assert task_info("eval_shop_ctr").kind == "scoring"

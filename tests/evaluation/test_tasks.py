@@ -1,0 +1,116 @@
+"""Metrics and files of predictions, without a model."""
+
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.evaluation import tasks
+from m6rec_jax.evaluation.predictions import (
+    LanguagePredictions,
+    RetrievalPredictions,
+    ScoringPredictions,
+    write_predictions,
+)
+from m6rec_jax.inference.retrieval import CatalogueIndex
+from m6rec_jax.inference.runtime import Runtime
+
+
+def test_scoring_reads_labelled_positions_of_real_rows():
+    """A program is a function of the batch, so a fake one shows what is read from where."""
+    batch = {
+        "decoder_labels": np.array([[-1, 0, -1, 3], [4, -1, -1, -1], [1, 1, 1, 1]], np.int32),
+        "decoder_item_ids": np.array([[-1, 7, -1, 8], [9, -1, -1, -1], [0, 0, 0, 0]], np.int32),
+        "user_ids": np.array([[5], [6], [-1]], np.int32),
+        "example_weights": np.array([1, 1, 0], np.float32),
+        "probability": np.arange(12, dtype=np.float32).reshape(3, 4) / 12,
+    }
+    found = tasks.predict_scoring(
+        lambda variables, features: features, {}, [batch], Runtime(), positive_classes=(3, 4)
+    )
+    assert found.users.tolist() == [5, 5, 6]
+    assert found.items.tolist() == [7, 8, 9]
+    assert found.classes.tolist() == [0, 3, 4]
+    assert found.labels.tolist() == [0, 1, 1]
+    np.testing.assert_allclose(found.probabilities, np.array([1, 3, 4]) / 12, rtol=1e-6)
+    metrics = tasks.scoring_metrics(found)
+    assert metrics["auc"] == 1
+    assert metrics["num_examples"] == 3
+    assert metrics["num_users"] == metrics["user_averaged_auc"] == 1  # user 5 alone has both labels
+    batch["decoder_labels"][:] = -1
+    with pytest.raises(DataError, match="none of the rows has a labelled candidate"):
+        tasks.predict_scoring(lambda variables, features: features, {}, [batch], Runtime())
+
+
+def test_retrieval_leaves_out_seen_items_but_never_the_wanted_one():
+    index = CatalogueIndex(np.eye(4, dtype=np.float32))
+    batch = {
+        "user": np.array([[0.9, 0.5, 0.4, 0.1]] * 2, np.float32),
+        "decoder_item_ids": np.array([[-1, 2, -1], [0, -1, 3]], np.int32),
+        "user_ids": np.array([[0], [1]], np.int32),
+        "example_weights": np.ones(2, np.float32),
+    }
+    found = tasks.predict_retrieval(
+        lambda variables, features: features,
+        {},
+        [batch],
+        Runtime(),
+        index,
+        {0: np.array([0]), 1: np.array([0, 1])},
+        k=2,
+    )
+    assert found.targets.tolist() == [[2, -1], [0, 3]]
+    assert found.ranks.tolist() == [[2, 0], [1, 3]]
+    assert found.top_items.tolist() == [[1, 2], [0, 2]]
+    metrics = tasks.retrieval_metrics(found, 4, (1, 2, 50), np.array([False, False, True, False]))
+    assert metrics["hit_rate@1"] == 0.5
+    assert metrics["held_out/hit_rate@1"] == 0
+    assert metrics["held_out/hit_rate@2"] == metrics["held_out/num_examples"] == 1
+    assert metrics["coverage@2"] == 0.75
+    assert "hit_rate@50" not in metrics
+
+
+def test_language_metrics():
+    found = LanguagePredictions(np.array([2.0, 4.0]), np.array([1.0, 0.0]), np.array([2.0, 1.0]))
+    metrics = tasks.language_metrics(found)
+    assert metrics["perplexity"] == pytest.approx(np.exp(2))
+    assert metrics["token_accuracy"] == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("ending", ["parquet", "jsonl"])
+def test_predictions_are_written(tmp_path, ending):
+    found = ScoringPredictions(
+        np.array([1, 2]), np.array([3, 4]), np.array([0, 1]), np.array([0, 1]), np.array([0.2, 0.9])
+    )
+    path = write_predictions(tmp_path / "deep" / f"p.{ending}", found.columns())
+    if ending == "parquet":
+        rows = pq.read_table(path).to_pylist()
+    else:
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert rows[1] == {
+        "user_index": 2,
+        "item_index": 4,
+        "label": 1,
+        "class": 1,
+        "probability": 0.9,
+    }
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_lists_are_written(tmp_path):
+    found = RetrievalPredictions(
+        np.array([1]),
+        np.array([[2]]),
+        np.array([[1]]),
+        np.array([[2, 0]]),
+        np.array([[0.5, 0.25]], np.float32),
+    )
+    ids = np.array([["a", "b"]], object)
+    path = write_predictions(tmp_path / "p.parquet", {"top_item_ids": ids} | found.columns())
+    row = pq.read_table(path).to_pylist()[0]
+    assert row["top_item_ids"] == ["a", "b"]
+    assert row["scores"] == [0.5, 0.25]
+    with pytest.raises(ConfigError, match=r"p\.csv: predictions are written as"):
+        write_predictions(tmp_path / "p.csv", found.columns())

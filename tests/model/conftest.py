@@ -1,0 +1,89 @@
+"""A tiny model, a batch with padding everywhere, and variables without a single zero."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
+
+Variables = dict[str, Any]
+Features = Mapping[str, np.ndarray]
+
+
+@pytest.fixture(scope="session")
+def prompt_config() -> PromptConfig:
+    return PromptConfig(
+        num_tasks=1,
+        num_prompts=4,
+        num_options=3,
+        head="option",
+        adapter_rank=2,
+        special_token_ids=(0, 1, 29),
+        retrieval_dim=5,
+        num_segment_embeddings=3,
+    )
+
+
+@pytest.fixture(scope="session")
+def config(prompt_config: PromptConfig) -> ModelConfig:
+    return ModelConfig(
+        vocab_size=32,
+        embed_dim=12,
+        num_encoder_layers=3,
+        num_decoder_layers=2,
+        num_heads=2,
+        head_dim=5,
+        mlp_dim=14,
+        relative_attention_num_buckets=8,
+        relative_attention_max_distance=12,
+        late_layers_start=2,
+        prompts=prompt_config,
+    )
+
+
+def _row(lengths: list[int], total: int) -> np.ndarray:
+    blocks = np.repeat(np.arange(1, len(lengths) + 1), lengths)
+    return np.pad(blocks, (0, total - len(blocks)))
+
+
+@pytest.fixture(scope="session")
+def features() -> dict[str, np.ndarray]:
+    """Three rows: several blocks and candidates, one of each, and a retrieval row."""
+    rng = np.random.default_rng(0)
+    encoder_blocks = np.stack([_row([3, 4, 2, 1], 11), _row([5], 11), _row([2, 6, 1], 11)])
+    decoder_blocks = np.stack([_row([4, 2, 3], 10), _row([7], 10), _row([5, 5], 10)])
+
+    def tokens(blocks: np.ndarray) -> np.ndarray:
+        return np.where(blocks > 0, rng.integers(0, 32, blocks.shape), 0).astype(np.int32)
+
+    return {
+        "encoder_input_tokens": tokens(encoder_blocks),
+        "encoder_block_ids": encoder_blocks.astype(np.int32),
+        "decoder_input_tokens": tokens(decoder_blocks),
+        "decoder_block_ids": decoder_blocks.astype(np.int32),
+        "task_ids": np.zeros((3, 1), np.int32),
+        "retrieval": np.array([[0], [0], [1]], np.int32),
+    }
+
+
+@pytest.fixture(scope="session")
+def make_variables(features: Features) -> Callable[..., Variables]:
+    """make_variables(config, seed) → unboxed variables, every leaf random (adapters too)."""
+
+    def make(config: ModelConfig, seed: int = 0) -> Variables:
+        model = M6Rec(config)
+        shapes = jax.eval_shape(lambda: nn.meta.unbox(model.init(jax.random.key(0), features)))
+        rng = np.random.default_rng(seed)
+
+        def fill(path: Any, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            values = rng.normal(size=leaf.shape) * (1.0 if "embedding" in name else 0.4)
+            return (values + ("norm/scale" in name)).astype(np.float32)
+
+        return jax.tree_util.tree_map_with_path(fill, shapes)
+
+    return make

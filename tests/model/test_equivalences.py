@@ -1,0 +1,296 @@
+"""Different ways to compute one thing agree: loops, packing, caching, task banks, packed rows."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from m6rec_jax.model import Encoded, M6Rec, ModelConfig
+
+Make = Callable[..., dict[str, Any]]
+Features = dict[str, np.ndarray]
+
+
+def close(actual: Any, expected: Any, tolerance: float = 2e-5) -> None:
+    np.testing.assert_allclose(actual, expected, rtol=tolerance, atol=tolerance)
+
+
+def jitted(model: M6Rec, method: Callable[..., Any] | None = None) -> Callable[..., Any]:
+    return jax.jit(lambda *args, **kwargs: model.apply(*args, method=method, **kwargs))
+
+
+def loss(config: ModelConfig, features: Features, **options: Any) -> Callable[[Any], Any]:
+    def compute(variables: Any) -> Any:
+        outputs = M6Rec(config).apply(variables, features, **options)
+        real = features["decoder_block_ids"][..., None] > 0
+        return jnp.sum(jnp.sin(outputs.hidden) * real)
+
+    return compute
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"scan_unroll": 2},
+        {"scan_unroll": 0},
+        {"remat": "full"},
+        {"remat": "dots", "scan_unroll": 2},
+        {"remat": "full", "matmul_dtype": "bfloat16", "share_layers": True},
+    ],
+)
+def test_unrolled_and_rematerialised_equal_scanned(
+    config: ModelConfig, make_variables: Make, features: Features, changes: dict[str, Any]
+) -> None:
+    scanned = config.replace(
+        **{k: v for k, v in changes.items() if k in ("matmul_dtype", "share_layers")}
+    )
+    variables = make_variables(scanned)
+    expected = jax.jit(jax.value_and_grad(loss(scanned, features)))(variables)
+    actual = jax.jit(jax.value_and_grad(loss(config.replace(**changes), features)))(variables)
+    tolerance = 1e-3 if "matmul_dtype" in changes else 5e-5
+    jax.tree.map(lambda a, e: close(a, e, tolerance), actual, expected)
+
+
+def test_rematerialisation_saves_memory(features: Features) -> None:
+    config = ModelConfig(
+        vocab_size=32,
+        embed_dim=32,
+        num_encoder_layers=8,
+        num_decoder_layers=1,
+        num_heads=2,
+        head_dim=16,
+        mlp_dim=128,
+    )
+    wide = {name: np.tile(values, (8, 1)) for name, values in features.items()}
+
+    def memory(remat: str) -> int:
+        model = M6Rec(config.replace(remat=remat))
+        variables = jax.eval_shape(model.init, jax.random.key(0), wide)
+        step = jax.jit(jax.grad(loss(model.config, wide)))
+        return step.lower(variables).compile().memory_analysis().temp_size_in_bytes
+
+    assert memory("full") < 0.5 * memory("none")
+    assert memory("full") < memory("dots") < memory("none")
+
+
+def test_packed_candidates_equal_one_per_row(
+    config: ModelConfig, make_variables: Make, features: Features
+) -> None:
+    variables, apply = make_variables(config), jitted(M6Rec(config))
+    packed = apply(variables, features).hidden
+    for row in range(3):
+        blocks = features["decoder_block_ids"][row]
+        for block in range(1, blocks.max() + 1):
+            here = blocks == block
+            tokens = np.zeros((1, 10), np.int32)
+            ids = np.zeros((1, 10), np.int32)
+            tokens[0, : here.sum()] = features["decoder_input_tokens"][row][here]
+            ids[0, : here.sum()] = 1
+            alone = {
+                **features,
+                "decoder_input_tokens": np.tile(tokens, (3, 1)),
+                "decoder_block_ids": np.tile(ids, (3, 1)),
+            }
+            hidden = apply(variables, alone).hidden
+            close(hidden[row, : here.sum()], packed[row][here])
+
+
+@pytest.mark.parametrize("num_segment_embeddings", [0, 3])
+def test_cached_segments_equal_one_pass(
+    config: ModelConfig, make_variables: Make, features: Features, num_segment_embeddings: int
+) -> None:
+    """Every segment computed in a row of its own, at another length, then put together."""
+    prompts = config.prompts.__class__(
+        **{
+            **{name: getattr(config.prompts, name) for name in config.prompts.__dataclass_fields__},
+            "num_segment_embeddings": num_segment_embeddings,
+        }
+    )
+    config = config.replace(prompts=prompts)
+    variables, model = make_variables(config), M6Rec(config)
+    tokens, blocks = features["encoder_input_tokens"], features["encoder_block_ids"]
+    task_ids = features["task_ids"]
+    expected = jitted(model, model.encode)(variables, tokens, blocks, task_ids)
+    encode_segments = jitted(model, model.encode_segments)
+    cached = np.zeros((*tokens.shape, config.embed_dim), np.float32)
+    for row in range(3):
+        for block in range(1, blocks[row].max() + 1):
+            here = blocks[row] == block
+            segment = np.zeros((1, 7), np.int32)
+            segment[0, : here.sum()] = tokens[row][here]
+            ids = (np.arange(7) < here.sum())[None].astype(np.int32)
+            hidden = encode_segments(variables, segment, ids, np.zeros((1,), np.int32))
+            cached[row][here] = hidden[0, : here.sum()]
+    prompt_hidden = jitted(model, model.encode_prompts)(variables, task_ids)
+    encode_late = jitted(model, model.encode_late)
+    actual = encode_late(variables, prompt_hidden, cached, blocks, task_ids)
+    np.testing.assert_array_equal(actual.mask, expected.mask)
+    close(np.asarray(actual.hidden)[expected.mask], np.asarray(expected.hidden)[expected.mask])
+
+
+def test_early_layers_see_one_block_and_late_layers_all(
+    config: ModelConfig, make_variables: Make, features: Features
+) -> None:
+    variables, model = make_variables(config), M6Rec(config)
+    tokens, blocks = features["encoder_input_tokens"][:1], features["encoder_block_ids"][:1]
+    changed = np.where(blocks == 2, (tokens + 1) % 32, tokens)
+    task_ids = np.zeros((1,), np.int32)
+
+    encode_segments = jitted(model, model.encode_segments)
+    encode = jitted(model, model.encode)
+
+    def both(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        early = encode_segments(variables, tokens, blocks, task_ids)
+        encoded = encode(variables, tokens, blocks, task_ids)
+        return np.asarray(early), np.asarray(encoded.hidden)
+
+    (early, late), (early_changed, late_changed) = both(tokens), both(changed)
+    elsewhere = (blocks > 0) & (blocks != 2)
+    np.testing.assert_array_equal(early[elsewhere], early_changed[elsewhere])
+    num_prompts = config.prompts.num_prompts
+    moved = np.abs(late - late_changed).max(axis=-1)
+    assert (moved[:, num_prompts:][elsewhere] > 1e-4).all()
+    assert (moved[:, :num_prompts] > 1e-4).all()
+
+
+def test_decoder_early_layers_do_not_depend_on_the_source(
+    config: ModelConfig, make_variables: Make, features: Features
+) -> None:
+    assert config.first_cross_layer == 1
+    variables, model = make_variables(config), M6Rec(config)
+    names = ("decoder_input_tokens", "decoder_block_ids", "task_ids")
+    inputs = [features[name] for name in names]
+    early = jitted(model, model.decode_early)(variables, *inputs)
+    outputs = jitted(model)(variables, features)
+    use_source = features["retrieval"][:, 0] == 0
+    decode_late = jitted(model, model.decode_late)
+    late = decode_late(variables, outputs.encoded, early, *inputs[1:], use_source=use_source)
+    close(late, outputs.hidden)
+
+
+def test_a_retrieval_row_ignores_its_source(
+    config: ModelConfig, make_variables: Make, features: Features
+) -> None:
+    variables, apply = make_variables(config), jitted(M6Rec(config))
+    changed = {**features, "encoder_input_tokens": (features["encoder_input_tokens"] + 3) % 32}
+    before, after = (np.asarray(apply(variables, f).hidden) for f in (features, changed))
+    real = features["decoder_block_ids"] > 0
+    np.testing.assert_array_equal(before[2][real[2]], after[2][real[2]])
+    assert np.abs(before[0] - after[0])[real[0]].max() > 1e-3
+
+
+def test_mixed_tasks_equal_each_alone(
+    config: ModelConfig, make_variables: Make, features: Features
+) -> None:
+    """Three tasks in one batch of a bank of three = three banks of one."""
+    options = {f: getattr(config.prompts, f) for f in config.prompts.__dataclass_fields__}
+    bank_config = config.replace(prompts=type(config.prompts)(**{**options, "num_tasks": 3}))
+    variables = make_variables(bank_config)
+    task_ids = np.array([[2], [0], [1]], np.int32)
+    mixed = {**features, "task_ids": task_ids}
+    model = M6Rec(bank_config)
+    outputs = jitted(model)(variables, mixed)
+    heads = (
+        model.apply(variables, outputs.hidden, task_ids, method=model.option_logits),
+        model.apply(variables, outputs.encoded, task_ids, method=model.user_embedding),
+        model.apply(variables, outputs.hidden, task_ids, method=model.item_embedding),
+    )
+
+    def only(task: int) -> Callable[[Any, np.ndarray], np.ndarray]:
+        def pick(path: Any, leaf: np.ndarray) -> np.ndarray:
+            return leaf[:, task : task + 1] if "layers" in str(path) else leaf[task : task + 1]
+
+        return pick
+
+    model = M6Rec(config)
+    apply = jitted(model)
+    for row, task in enumerate(task_ids[:, 0]):
+        prompts = jax.tree_util.tree_map_with_path(only(task), variables["prompts"])
+        single = {"params": variables["params"], "prompts": prompts}
+        expected = apply(single, features)
+        zeros = np.zeros((3, 1), np.int32)
+        close(outputs.hidden[row], expected.hidden[row])
+        close(outputs.encoded.hidden[row], expected.encoded.hidden[row])
+        for head, (method, of) in zip(
+            heads,
+            [
+                (model.option_logits, expected.hidden),
+                (model.user_embedding, expected.encoded),
+                (model.item_embedding, expected.hidden),
+            ],
+            strict=True,
+        ):
+            close(head[row], model.apply(single, of, zeros, method=method)[row])
+
+
+def test_packed_documents_do_not_see_one_another(config: ModelConfig, make_variables: Make) -> None:
+    """Two documents in one row equal the same two in rows of their own (no soft prompts)."""
+    options = {f: getattr(config.prompts, f) for f in config.prompts.__dataclass_fields__}
+    prompts = type(config.prompts)(**{**options, "num_prompts": 0, "head": "none"})
+    config = config.replace(prompts=prompts, late_layers_start=1)
+    variables, apply = make_variables(config), jitted(M6Rec(config))
+    rng = np.random.default_rng(3)
+    source, target = rng.integers(2, 32, (1, 9)), rng.integers(2, 32, (1, 7))
+    packed: Features = {
+        "encoder_input_tokens": np.pad(source, ((0, 0), (0, 1))),
+        "encoder_segment_ids": np.array([[1, 1, 1, 1, 1, 2, 2, 2, 2, 0]]),
+        # Blocks restart in each document.
+        "encoder_block_ids": np.array([[1, 1, 2, 2, 2, 1, 2, 2, 2, 0]]),
+        "decoder_input_tokens": np.pad(target, ((0, 0), (0, 1))),
+        "decoder_segment_ids": np.array([[1, 1, 1, 1, 2, 2, 2, 0]]),
+        "decoder_block_ids": np.array([[1, 1, 1, 1, 1, 1, 1, 0]]),
+    }
+    packed = {name: values.astype(np.int32) for name, values in packed.items()}
+    hidden = apply(variables, packed).hidden
+    for document in (1, 2):
+        alone = {}
+        for side in ("encoder", "decoder"):
+            here = packed[f"{side}_segment_ids"][0] == document
+            for name in (f"{side}_input_tokens", f"{side}_block_ids"):
+                alone[name] = packed[name][:, here]
+        here = packed["decoder_segment_ids"][0] == document
+        close(hidden[:, here], apply(variables, alone).hidden)
+
+
+def test_soft_prompts_of_a_packed_row_see_no_document(
+    config: ModelConfig, make_variables: Make, features: Features
+) -> None:
+    variables, model = make_variables(config), M6Rec(config)
+    tokens, blocks = features["encoder_input_tokens"][:1], features["encoder_block_ids"][:1]
+    task_ids = np.zeros((1,), np.int32)
+
+    apply = jitted(model, model.encode)
+
+    def encode(tokens: np.ndarray, segments: np.ndarray | None) -> Encoded:
+        return apply(variables, tokens, blocks, task_ids, segment_ids=segments)
+
+    one = (blocks > 0).astype(np.int32)
+    close(encode(tokens, one).hidden[:, :14], encode(tokens, None).hidden[:, :14])
+    two = np.where(blocks > 2, 2, one)
+    before = encode(tokens, two).hidden
+    after = encode(np.where(two == 2, (tokens + 1) % 32, tokens), two).hidden
+    first = 4 + int((two == 1).sum())
+    np.testing.assert_array_equal(before[:, :first], after[:, :first])
+    assert np.abs(before[:, first:14] - after[:, first:14]).max() > 1e-3
+
+
+def test_padding_changes_nothing(
+    config: ModelConfig, make_variables: Make, features: Features
+) -> None:
+    variables, model = make_variables(config), M6Rec(config)
+    wider = {
+        name: np.pad(values, ((0, 0), (0, 5))) if values.shape[1] > 1 else values
+        for name, values in features.items()
+    }
+    apply = jitted(model)
+    narrow, wide = apply(variables, features), apply(variables, wider)
+    real = features["decoder_block_ids"] > 0
+    close(np.asarray(wide.hidden)[:, :10][real], np.asarray(narrow.hidden)[real])
+    users = [
+        model.apply(variables, o.encoded, features["task_ids"], method=model.user_embedding)
+        for o in (narrow, wide)
+    ]
+    close(users[0], users[1])

@@ -1,0 +1,63 @@
+"""Run with 8 virtual CPU devices: 20 equal steps on several meshes.
+
+python tests/training/eight_devices.py OUTPUT_JSON
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import gin
+import jax
+import numpy as np
+
+from m6rec_jax.model.m6rec import M6Rec
+from m6rec_jax.sharding import (
+    data_parallel,
+    fully_sharded,
+    fully_sharded_2d,
+    make_mesh,
+    place_batch,
+)
+from m6rec_jax.training.initialization import initial_state
+from m6rec_jax.training.optimizers import adafactor
+from m6rec_jax.training.train_state import abstract_state
+from m6rec_jax.training.train_step import CompiledStep, make_train_step
+from tests.training.toy_run import toy_batch, toy_config
+
+STEPS = 20
+
+
+def losses(mesh: jax.sharding.Mesh, rules: tuple) -> list[float]:
+    model, optimizer = M6Rec(toy_config()), adafactor(1e-2, min_dim_size_to_factor=8)
+    abstract = abstract_state(model, optimizer, mesh, rules, trainable="all")
+    state = initial_state(model, optimizer, abstract, mesh, rules, trainable="all", seed=0)
+    step = make_train_step(model, optimizer, trainable="all", seed=0)
+    rng = np.random.default_rng(0)
+    compiled, found = None, []
+    for _ in range(STEPS):
+        features = place_batch(toy_batch(rng, 16), mesh)
+        compiled = compiled or CompiledStep(
+            step, abstract, features, mesh=mesh, rules=rules, updates_state=True
+        )
+        state, metrics = compiled(state, features)
+        found.append(float(metrics["loss"]))
+    return found
+
+
+def main() -> None:
+    assert jax.device_count() == 8
+    gin.bind_parameter("total_loss.classification_weight", 0.5)
+    found = {
+        "one": losses(make_mesh(devices=jax.devices()[:1]), data_parallel()),
+        "data 8": losses(make_mesh(), data_parallel()),
+        "fsdp 8": losses(make_mesh(fsdp=8), fully_sharded()),
+        "tensor 2 x data 4": losses(make_mesh(tensor=2), fully_sharded_2d()),
+    }
+    Path(sys.argv[1]).write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
