@@ -44,7 +44,9 @@ def _gin_bindings(rest: Sequence[str], parser: argparse.ArgumentParser) -> list[
             parser.error(f"unrecognized argument: {argument}")
         name, equals, value = argument.removeprefix("--gin.").partition("=")
         if not equals:
-            raise ConfigError(f"{argument}: write --gin.NAME=VALUE, for instance --gin.BATCH_SIZE=8")
+            raise ConfigError(
+                f"{argument}: write --gin.NAME=VALUE, for instance --gin.BATCH_SIZE=8"
+            )
         bindings.append(f"{name} = {value}")
     return bindings
 

@@ -1,9 +1,7 @@
 """`m6rec doctor`: what is installed here, what runs on it, and traps that others fell into."""
 
-import importlib
 import importlib.metadata
 import platform
-import sys
 from collections.abc import Callable
 
 from m6rec_jax import __version__
@@ -69,12 +67,6 @@ def _devices() -> list[str]:
     ]
 
 
-def _python_is_new_enough() -> list[str]:
-    if sys.version_info < (3, 11):
-        return [f"Python {platform.python_version()} is too old: 3.11 or newer is needed"]
-    return []
-
-
 def _packages_are_there() -> list[str]:
     missing = [name for name in PACKAGES if _version(name) is None]
     return [f"pip install {' '.join(missing)}: training needs them"] if missing else []
@@ -115,7 +107,6 @@ def _jax2tf_can_export() -> list[str]:
 
 
 CHECKS: tuple[Callable[[], list[str]], ...] = (
-    _python_is_new_enough,
     _packages_are_there,
     _tensorflow_is_the_full_package,
     _tensorflow_text_matches,

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from m6rec_jax.model.config import ModelConfig
-from m6rec_jax.model.dense import Projection, dot
+from m6rec_jax.model.dense import Projection, dot, materialised_on_cpu
 
 Array = jax.Array
 
@@ -30,7 +30,9 @@ class TokenEmbedding(nn.Module):
     def logits(self, hidden: Array) -> Array:
         """hidden `[..., embed]` · table / sqrt(embed) → `[..., vocab]`, float32 (tied head)."""
         config = self.config
-        logits = dot(hidden, self.embedding.T, operand_dtype=config.operand_dtype)
+        # Made, not folded into the products: see `materialised_on_cpu`.
+        table = materialised_on_cpu(self.embedding.T)
+        logits = dot(hidden, table, operand_dtype=config.operand_dtype)
         return logits * config.embed_dim**-0.5
 
 

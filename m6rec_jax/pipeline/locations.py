@@ -15,12 +15,11 @@ from pathlib import Path
 import gin
 
 from m6rec_jax.errors import ConfigError, DataError
-from m6rec_jax.tables.prepared import Prepared, folder_of
+from m6rec_jax.tables.prepared import VOCABULARY, Prepared, folder_of
 from m6rec_jax.tables.sources import DATA_DIR_VARIABLE, default_cache_dir
 from m6rec_jax.text.vocabulary import Vocabulary
 
 VOCABULARY_VARIABLE = "M6REC_VOCABULARY"
-VOCABULARY_NAME = "vocabulary.model"
 
 
 @gin.configurable
@@ -38,7 +37,7 @@ def vocabulary_file(dataset: str, split: str, path: str | None = None) -> Path:
     named = path or os.environ.get(VOCABULARY_VARIABLE)
     if named:
         return Path(named).expanduser()
-    return folder_of(data_dir(), dataset, split) / VOCABULARY_NAME
+    return folder_of(data_dir(), dataset, split) / VOCABULARY
 
 
 def prepared(dataset: str, split: str) -> Prepared:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from m6rec_jax.text.records import Item
 from m6rec_jax.text.templates import DatasetTemplate
 
 MANIFEST = "prepare.json"
+VOCABULARY = "vocabulary.model"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Prepared:
     manifest: dict[str, Any]
 
     @classmethod
-    def open(cls, data_dir: str | Path, dataset: str, split: str) -> Prepared:
+    def open(cls, data_dir: str | os.PathLike[str], dataset: str, split: str) -> Prepared:
         """Opens what `prepare` wrote.
 
         Args:
@@ -87,6 +89,11 @@ class Prepared:
     def folder(self) -> Path:
         """Where manifest, statistics and catalogue lie."""
         return folder_of(self.data_dir, self.manifest["dataset"], self.manifest["split"]["name"])
+
+    @property
+    def vocabulary_file(self) -> Path:
+        """Where the data set's tasks look for their vocabulary; `prepare` does not make it."""
+        return self.folder / VOCABULARY
 
     def tfds_folder(self, view: str) -> Path:
         """Folder of a view's TFRecord shards."""
@@ -135,7 +142,7 @@ class Prepared:
         return Catalogue(items, texts, table.column("held_out").to_numpy())
 
 
-def folder_of(data_dir: str | Path, dataset: str, split: str) -> Path:
+def folder_of(data_dir: str | os.PathLike[str], dataset: str, split: str) -> Path:
     """Where a prepared split keeps its manifest."""
     return Path(data_dir) / views.config_prefix(dataset, split)
 

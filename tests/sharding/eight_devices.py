@@ -1,0 +1,211 @@
+"""Run by test_sharding.py in a process with 8 virtual CPU devices; prints one JSON object."""
+
+import functools
+import json
+import logging
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax.sharding import PartitionSpec
+
+from m6rec_jax.errors import ConfigError
+from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
+from m6rec_jax.objectives import total_loss
+from m6rec_jax.sharding import (
+    axis_rules,
+    batch_reader,
+    data_parallel,
+    fully_sharded,
+    fully_sharded_2d,
+    make_mesh,
+    place_batch,
+    unboxed_shapes,
+    variable_shardings,
+)
+
+CONFIG = ModelConfig(
+    vocab_size=64,
+    embed_dim=16,
+    num_encoder_layers=2,
+    num_decoder_layers=2,
+    num_heads=2,
+    head_dim=8,
+    mlp_dim=32,
+    late_layers_start=1,
+    prompts=PromptConfig(
+        num_prompts=4,
+        num_options=2,
+        head="option",
+        adapter_rank=2,
+        special_token_ids=(0, 1),
+        retrieval_dim=8,
+        num_segment_embeddings=3,
+    ),
+)
+
+
+def batch() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    rows, source, target = 16, 12, 8
+    ends = np.array([False, False, False, True] * 2)
+    retrieval = (np.arange(rows) % 2).astype(np.int32)[:, None]
+    return {
+        "encoder_input_tokens": rng.integers(2, 64, (rows, source)).astype(np.int32),
+        "encoder_block_ids": np.tile(np.repeat([1, 2, 3], 4), (rows, 1)).astype(np.int32),
+        "decoder_input_tokens": rng.integers(2, 64, (rows, target)).astype(np.int32),
+        "decoder_target_tokens": rng.integers(2, 64, (rows, target)).astype(np.int32),
+        # Uneven over the rows: a mean of per-device means would differ from the global mean.
+        "decoder_loss_weights": (
+            rng.random((rows, target)) < np.linspace(0, 1, rows)[:, None]
+        ).astype(np.float32),
+        "decoder_block_ids": np.tile(np.repeat([1, 2], 4), (rows, 1)).astype(np.int32),
+        "decoder_labels": np.where(
+            ends & (retrieval == 0), rng.integers(0, 2, (rows, target)), -1
+        ).astype(np.int32),
+        "decoder_item_ids": np.where(ends, rng.integers(0, 9, (rows, target)), -1).astype(np.int32),
+        "task_ids": np.zeros((rows, 1), np.int32),
+        "retrieval": retrieval,
+        "user_ids": (np.arange(rows) // 3).astype(np.int32)[:, None],
+    }
+
+
+@functools.cache
+def initial_values() -> Any:
+    return jax.device_get(nn.meta.unbox(jax.jit(M6Rec(CONFIG).init)(jax.random.key(0), batch())))
+
+
+def sharded_initial_values_are_equal() -> bool:
+    """Made in pieces on eight devices: the same numbers as on one."""
+    model, mesh, rules = M6Rec(CONFIG), make_mesh(fsdp=4, tensor=2), fully_sharded_2d()
+    with jax.set_mesh(mesh), axis_rules(rules):
+        shapes = jax.eval_shape(model.init, jax.random.key(0), batch())
+        init = jax.jit(
+            lambda key: nn.meta.unbox(model.init(key, batch())),
+            out_shardings=variable_shardings(shapes, mesh, rules),
+        )
+        variables = jax.device_get(init(jax.random.key(0)))
+    # Equal but for rounding: the last bit may differ from one compiled program to another.
+    same = functools.partial(np.allclose, rtol=1e-6, atol=1e-6)
+    return jax.tree.all(jax.tree.map(same, variables, initial_values()))
+
+
+WEIGHTS = {
+    "language_modelling_weight": 1.0,
+    "classification_weight": 0.5,
+    "contrastive_weight": 0.25,
+}
+
+
+def losses(mesh: jax.sharding.Mesh, rules: Any, steps: int = 4) -> dict[str, Any]:
+    model, examples = M6Rec(CONFIG), batch()
+    with jax.set_mesh(mesh), axis_rules(rules):
+        shapes = jax.eval_shape(model.init, jax.random.key(0), examples)
+        shardings = variable_shardings(shapes, mesh, rules)
+        variables = jax.device_put(initial_values(), shardings)
+
+        def step(variables: Any, features: Any) -> Any:
+            def loss(variables: Any) -> Any:
+                return total_loss(model, variables, features, **WEIGHTS)
+
+            (value, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(variables)
+            moved = jax.tree.map(lambda v, g: v - 0.05 * g, variables, gradients)
+            return moved, value, metrics
+
+        step = jax.jit(step, out_shardings=(shardings, None, None), donate_argnums=0)
+        features = place_batch(examples, mesh)
+        values = []
+        for _ in range(steps):
+            variables, value, metrics = step(variables, features)
+            values.append(float(value))
+    kernel = variables["params"]["encoder"]["layers"]["mlp"]["wi_0"]["kernel"]
+    return {
+        "losses": values,
+        "metrics": {name: [float(m.total), float(m.count)] for name, m in metrics.items()},
+        "kernel_shard": list(kernel.addressable_shards[0].data.shape),
+        "tokens_shard": list(features["encoder_input_tokens"].addressable_shards[0].data.shape),
+    }
+
+
+def uneven() -> dict[str, Any]:
+    """Two heads do not divide over tensor = 4; nothing else is uneven."""
+    mesh = make_mesh(tensor=4)
+    shapes = jax.eval_shape(M6Rec(CONFIG).init, jax.random.key(0), batch())
+    messages: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("m6rec_jax.sharding.placement").addHandler(handler)
+    rules = fully_sharded_2d()
+    shardings = variable_shardings(shapes, mesh, rules)
+    try:
+        variable_shardings(shapes, mesh, rules, uneven="error")
+        error = ""
+    except ConfigError as caught:
+        error = str(caught)
+    query = shardings["params"]["encoder"]["layers"]["self_attention"]["query"]["kernel"]
+    mlp = shardings["params"]["encoder"]["layers"]["mlp"]["wi_0"]["kernel"]
+    # The model must still run: activations are constrained by the same rules.
+    with jax.set_mesh(mesh), axis_rules(rules):
+        variables = jax.device_put(initial_values(), shardings)
+        forward = jax.jit(lambda v, f: total_loss(M6Rec(CONFIG), v, f, **WEIGHTS)[0])
+        loss = float(forward(variables, place_batch(batch(), mesh)))
+    return {
+        "messages": messages,
+        "error": error,
+        "query": list(query.spec),
+        "mlp": list(mlp.spec),
+        "loss": loss,
+    }
+
+
+def errors() -> dict[str, str]:
+    found = {}
+    attempts: dict[str, Any] = {
+        "product": lambda: make_mesh(data=3),
+        "indivisible": lambda: make_mesh(tensor=3),
+        "two_open": lambda: make_mesh(data=-1, fsdp=-1),
+        "zero": lambda: make_mesh(fsdp=0),
+        "rows": lambda: place_batch({"tokens": np.zeros((12, 3))}, make_mesh()),
+        "rule": lambda: variable_shardings({}, make_mesh(), (("embed", "model"),)),
+    }
+    for name, attempt in attempts.items():
+        try:
+            attempt()
+        except ConfigError as error:
+            found[name] = str(error)
+    return found
+
+
+def main() -> None:
+    assert jax.device_count() == 8
+    one = make_mesh(devices=jax.devices()[:1])
+    stepped = make_mesh(fsdp=2, tensor=2)
+    accumulated = place_batch({"x": np.zeros((3, 8, 5))}, stepped, leading=1)["x"]
+    shapes = jax.eval_shape(M6Rec(CONFIG).init, jax.random.key(0), batch())
+    factored = nn.LogicallyPartitioned(jnp.zeros((7,)), ("layers", "embed"))
+    print(
+        json.dumps(
+            {
+                "one": losses(one, data_parallel()),
+                "data 8": losses(make_mesh(), data_parallel()),
+                "fsdp 8": losses(make_mesh(data=1, fsdp=8), fully_sharded()),
+                "tensor 2 x data 4": losses(make_mesh(tensor=2), fully_sharded_2d()),
+                "fsdp 2 x tensor 2 x data 2": losses(stepped, fully_sharded_2d()),
+                "sharded_init": sharded_initial_values_are_equal(),
+                "uneven": uneven(),
+                "errors": errors(),
+                "accumulated_shard": list(accumulated.addressable_shards[0].data.shape),
+                "reader": list(batch_reader(stepped)),
+                "factored": list(variable_shardings(factored, stepped, fully_sharded()).spec),
+                "scalar": variable_shardings(jnp.zeros(()), stepped, fully_sharded()).spec
+                == PartitionSpec(),
+                "unboxed": unboxed_shapes(shapes)["params"]["logits_head"]["kernel"].shape,
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""The same step on one device and on eight (virtual CPU devices, in a process of their own)."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+MESHES = ["data 8", "fsdp 8", "tensor 2 x data 4", "fsdp 2 x tensor 2 x data 2"]
+
+
+@pytest.fixture(scope="module")
+def eight() -> dict[str, Any]:
+    environment = {
+        **os.environ,
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": str(HERE.parent.parent),
+    }
+    done = subprocess.run(
+        [sys.executable, str(HERE / "eight_devices.py")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_losses_equal_those_of_one_device(eight: dict[str, Any], mesh: str) -> None:
+    one, many = eight["one"], eight[mesh]
+    assert many["losses"] == pytest.approx(one["losses"], rel=1e-5)
+    assert one["losses"][0] > one["losses"][-1]
+    assert many["metrics"].keys() == one["metrics"].keys()
+    for name, sums in one["metrics"].items():
+        assert many["metrics"][name] == pytest.approx(sums, rel=1e-4), name
+
+
+def test_parameters_and_batches_are_split_as_the_rules_say(eight: dict[str, Any]) -> None:
+    # The kernel is [layers 2, embed 16, mlp 32], the tokens [batch 16, source 12].
+    shards = {name: (eight[name]["kernel_shard"], eight[name]["tokens_shard"]) for name in MESHES}
+    assert shards == {
+        "data 8": ([2, 16, 32], [2, 12]),
+        "fsdp 8": ([2, 2, 32], [2, 12]),
+        "tensor 2 x data 4": ([2, 16, 16], [4, 12]),
+        "fsdp 2 x tensor 2 x data 2": ([2, 8, 16], [4, 12]),
+    }
+
+
+def test_an_uneven_dimension_is_replicated_with_a_warning(eight: dict[str, Any]) -> None:
+    uneven = eight["uneven"]
+    name = "params/encoder/layers/self_attention/query/kernel"
+    message = next(m for m in uneven["messages"] if name in m)
+    assert "axis 'heads' of 2 is not divisible by the 4 parts of mesh axis 'tensor'" in message
+    assert "replicated instead" in message
+    assert uneven["query"] == [None, "fsdp", None, None]
+    assert uneven["mlp"] == [None, "fsdp", "tensor"]
+    assert uneven["loss"] == pytest.approx(eight["one"]["losses"][0], rel=1e-5)
+
+
+def test_an_uneven_dimension_is_an_error_when_asked(eight: dict[str, Any]) -> None:
+    assert "axis 'heads' of 2" in eight["uneven"]["error"]
+    assert "change the mesh (make_mesh)" in eight["uneven"]["error"]
+
+
+def test_errors_name_the_sizes(eight: dict[str, Any]) -> None:
+    errors = eight["errors"]
+    assert "data=3, fsdp=1, tensor=1" in errors["product"]
+    assert "multiply to 3, but there are 8 devices" in errors["product"]
+    assert "multiply to 3, which does not divide the 8 devices" in errors["indivisible"]
+    assert "only one axis may be -1, not data and fsdp" in errors["two_open"]
+    assert "fsdp must be at least 1" in errors["zero"]
+    assert "'tokens' has 12 rows on this process" in errors["rows"]
+    assert "names mesh axis 'model'; the mesh has 'data', 'fsdp', 'tensor'" in errors["rule"]
+
+
+def test_initial_values_do_not_depend_on_the_mesh(eight: dict[str, Any]) -> None:
+    assert eight["sharded_init"] is True
+
+
+def test_odds_and_ends(eight: dict[str, Any]) -> None:
+    assert eight["accumulated_shard"] == [3, 2, 5]
+    assert eight["reader"] == [0, 1]
+    assert eight["factored"] == []
+    assert eight["scalar"] is True
+    assert eight["unboxed"] == [16, 64]
