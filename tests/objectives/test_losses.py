@@ -1,0 +1,402 @@
+"""Each loss against plain numpy loops, and what the total leaves out, adds up and refuses."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from m6rec_jax.errors import ConfigError
+from m6rec_jax.model import Encoded, M6Rec, ModelConfig, Outputs, PromptConfig
+from m6rec_jax.objectives import (
+    Sum,
+    classification_loss,
+    contrastive_loss,
+    language_modelling_loss,
+    loss_denominators,
+    total_loss,
+)
+from m6rec_jax.objectives.classification import soft_targets
+from m6rec_jax.objectives.contrastive import retrieval_items
+from m6rec_jax.objectives.language_modelling import token_cross_entropy
+
+CONFIG = ModelConfig(
+    vocab_size=24,
+    embed_dim=8,
+    num_encoder_layers=1,
+    num_decoder_layers=1,
+    num_heads=2,
+    head_dim=4,
+    mlp_dim=8,
+    scan_unroll=0,
+    prompts=PromptConfig(num_prompts=4, num_options=3, head="option", retrieval_dim=6),
+)
+ROWS, SOURCE, TARGET = 5, 6, 9
+
+Features = dict[str, np.ndarray]
+
+
+@pytest.fixture(scope="module")
+def features() -> Features:
+    rng = np.random.default_rng(0)
+    retrieval = np.array([[1], [0], [1], [1], [1]], np.int32)
+    item_ids = np.full((ROWS, TARGET), -1, np.int32)
+    # Row 1 is no retrieval row; item 3 is in rows 0 and 2; rows 3 and 4 are one user.
+    for row, items in enumerate([[(2, 3), (5, 7), (8, 1)], [(4, 5)], [(3, 3)], [(8, 9)], [(2, 4)]]):
+        for position, item in items:
+            item_ids[row, position] = item
+    labels = np.full((ROWS, TARGET), -1, np.int32)
+    labels[1, 4], labels[1, 8] = 2, 0
+    return {
+        "encoder_input_tokens": rng.integers(2, 24, (ROWS, SOURCE)).astype(np.int32),
+        "encoder_block_ids": np.ones((ROWS, SOURCE), np.int32),
+        "decoder_input_tokens": rng.integers(2, 24, (ROWS, TARGET)).astype(np.int32),
+        "decoder_target_tokens": rng.integers(2, 24, (ROWS, TARGET)).astype(np.int32),
+        "decoder_loss_weights": rng.choice([0.0, 0.5, 1.0], (ROWS, TARGET)).astype(np.float32),
+        "decoder_block_ids": np.tile(np.repeat([1, 2, 3], 3), (ROWS, 1)).astype(np.int32),
+        "decoder_labels": labels,
+        "decoder_item_ids": item_ids,
+        "decoder_item_log_frequency": np.log(rng.random((ROWS, TARGET))).astype(np.float32),
+        "task_ids": np.zeros((ROWS, 1), np.int32),
+        "user_ids": np.array([[0], [1], [2], [3], [3]], np.int32),
+        "retrieval": retrieval,
+    }
+
+
+@pytest.fixture(scope="module")
+def variables(features: Features) -> dict[str, Any]:
+    model = M6Rec(CONFIG)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), features)
+    rng = np.random.default_rng(1)
+    return jax.tree.map(
+        lambda leaf: (rng.normal(size=leaf.value.shape) * 0.5).astype(np.float32),
+        shapes,
+        is_leaf=lambda leaf: hasattr(leaf, "names"),
+    )
+
+
+@pytest.fixture(scope="module")
+def outputs(variables: dict[str, Any], features: Features) -> Outputs:
+    return jax.jit(M6Rec(CONFIG).apply)(variables, features)
+
+
+def mean(sums: Sum) -> float:
+    return float(sums.total) / float(sums.count)
+
+
+@pytest.mark.parametrize("z_loss", [0.0, 0.1])
+@pytest.mark.parametrize("chunk_length", [0, 4, 3, 100])
+def test_language_modelling(
+    variables: dict[str, Any],
+    outputs: Outputs,
+    features: Features,
+    z_loss: float,
+    chunk_length: int,
+) -> None:
+    kernel = variables["params"]["logits_head"]["kernel"].astype(np.float64)
+    hidden = np.asarray(outputs.hidden, np.float64)
+    total, plain, right, count = 0.0, 0.0, 0.0, 0.0
+    for row in range(ROWS):
+        for place in range(TARGET):
+            logits = hidden[row, place] @ kernel
+            target = features["decoder_target_tokens"][row, place]
+            weight = float(features["decoder_loss_weights"][row, place])
+            normaliser = math.log(np.exp(logits).sum())
+            plain += weight * (normaliser - logits[target])
+            total += weight * (normaliser - logits[target] + z_loss * normaliser**2)
+            right += weight * (np.argmax(logits) == target)
+            count += weight
+    loss, metrics = language_modelling_loss(
+        M6Rec(CONFIG), variables, outputs, features, z_loss=z_loss, chunk_length=chunk_length
+    )
+    assert float(loss.total) == pytest.approx(total, rel=1e-5)
+    assert float(loss.count) == pytest.approx(count)
+    assert mean(metrics["language_modelling/loss"]) == pytest.approx(plain / count, rel=1e-5)
+    assert mean(metrics["language_modelling/accuracy"]) == pytest.approx(right / count)
+    assert float(loss_denominators(features)["language_modelling"]) == pytest.approx(count)
+
+
+@pytest.mark.parametrize("z_loss", [0.0, 0.1])
+def test_token_cross_entropy_gradient(z_loss: float) -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(3, 4, 7)).astype(np.float32)
+    targets, weights = rng.integers(0, 7, (3, 4)), rng.normal(size=(3, 4)).astype(np.float32)
+
+    def plain(logits: Any) -> Any:
+        log_probabilities = jax.nn.log_softmax(logits)
+        normaliser = jax.nn.logsumexp(logits, axis=-1)
+        chosen = jnp.take_along_axis(log_probabilities, targets[..., None], -1)[..., 0]
+        return jnp.sum(weights * (-chosen + z_loss * normaliser**2))
+
+    expected = jax.grad(plain)(logits)
+    actual = jax.grad(lambda x: jnp.sum(weights * token_cross_entropy(x, targets, z_loss)))(logits)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_chunks_do_not_change_gradients(
+    variables: dict[str, Any], outputs: Outputs, features: Features
+) -> None:
+    def gradient(chunk_length: int) -> Any:
+        def loss(variables: Any, hidden: Any) -> Any:
+            changed = Outputs(outputs.encoded, hidden)
+            return language_modelling_loss(
+                M6Rec(CONFIG), variables, changed, features, chunk_length=chunk_length
+            )[0].total
+
+        return jax.jit(jax.grad(loss, (0, 1)))(variables, outputs.hidden)
+
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
+        gradient(4),
+        gradient(0),
+    )
+
+
+def test_chunks_save_memory(features: Features) -> None:
+    config = CONFIG.replace(vocab_size=4096)
+    wide = {name: jnp.tile(values, (1, 8)) for name, values in features.items()}
+
+    def memory(chunk_length: int) -> int:
+        def loss(kernel: Any, hidden: Any) -> Any:
+            encoded = Encoded(hidden, hidden[..., 0] > 0)
+            return language_modelling_loss(
+                M6Rec(config),
+                {"params": {"logits_head": {"kernel": kernel}}},
+                Outputs(encoded, hidden),
+                wide,
+                chunk_length=chunk_length,
+            )[0].total
+
+        step = jax.jit(jax.grad(loss, (0, 1)))
+        arguments = (jnp.zeros((8, 4096)), jnp.zeros((ROWS, TARGET * 8, 8)))
+        return step.lower(*arguments).compile().memory_analysis().temp_size_in_bytes
+
+    assert memory(9) < 0.3 * memory(0)
+
+
+@pytest.mark.parametrize("ordinal_spread", [0.0, 0.7])
+@pytest.mark.parametrize("soft", [False, True])
+def test_classification(
+    variables: dict[str, Any],
+    outputs: Outputs,
+    features: Features,
+    ordinal_spread: float,
+    soft: bool,
+) -> None:
+    prompts = variables["prompts"]["bank"]["soft_prompts"][0].astype(np.float64)
+    hidden = np.asarray(outputs.hidden, np.float64)
+    centres = {(1, 4): 1.25 if soft else 2, (1, 8): 0}
+    total, right = 0.0, 0
+    for (row, place), centre in centres.items():
+        logits = hidden[row, place] @ prompts[-3:].T / math.sqrt(8)
+        log_probabilities = logits - math.log(np.exp(logits).sum())
+        if ordinal_spread:
+            target = np.exp(-((np.arange(3) - centre) ** 2) / (2 * ordinal_spread**2))
+            target /= target.sum()
+        else:
+            target = {1.25: [0, 0.75, 0.25], 2: [0, 0, 1], 0: [1, 0, 0]}[centre]
+        total -= float(np.dot(target, log_probabilities))
+        right += int(np.argmax(logits) == features["decoder_labels"][row, place])
+    given = dict(features)
+    if soft:
+        soft_labels = np.zeros((ROWS, TARGET), np.float32)
+        soft_labels[1, 4] = 1.25
+        given["decoder_soft_labels"] = soft_labels
+    loss, metrics = classification_loss(
+        M6Rec(CONFIG), variables, outputs, given, ordinal_spread=ordinal_spread
+    )
+    assert float(loss.total) == pytest.approx(total, rel=1e-5)
+    assert float(loss.count) == float(loss_denominators(given)["classification"]) == 2
+    assert mean(metrics["classification/accuracy"]) == right / 2
+
+
+def test_soft_targets_are_distributions() -> None:
+    labels = np.array([0, 1, 4])
+    for spread in (0.0, 0.5, 2.0):
+        targets = np.asarray(soft_targets(labels, 5, spread))
+        np.testing.assert_allclose(targets.sum(-1), 1.0, rtol=1e-6)
+        assert targets.argmax(-1).tolist() == labels.tolist()
+    near_and_far = np.asarray(soft_targets(labels, 5, 1.0))[0]
+    assert (np.diff(near_and_far) < 0).all()
+
+
+@pytest.mark.parametrize("correct_frequency", [False, True])
+def test_contrastive(
+    variables: dict[str, Any], outputs: Outputs, features: Features, correct_frequency: bool
+) -> None:
+    """Only retrieval rows; not the same item, not what the same user chose elsewhere."""
+    bank = {name: leaf[0].astype(np.float64) for name, leaf in variables["prompts"]["bank"].items()}
+    hidden = np.asarray(outputs.hidden, np.float64)
+    encoded = np.asarray(outputs.encoded.hidden, np.float64)
+
+    def unit(x: np.ndarray) -> np.ndarray:
+        return x / np.linalg.norm(x)
+
+    items = [
+        (row, int(features["decoder_item_ids"][row, place]), place)
+        for row in (0, 2, 3, 4)
+        for place in range(TARGET)
+        if features["decoder_item_ids"][row, place] >= 0
+    ]
+    assert len(items) == 6
+    chosen: dict[int, set[int]] = {}
+    for row, item, _ in items:
+        chosen.setdefault(int(features["user_ids"][row, 0]), set()).add(item)
+    total, right = 0.0, 0
+    for row, item, place in items:
+        user = unit(encoded[row, -1] @ bank["user_projection"])
+
+        def score(other_row: int, other_place: int, user: np.ndarray = user) -> float:
+            vector = unit(hidden[other_row, other_place] @ bank["item_projection"])
+            value = float(user @ vector) / 0.07
+            if correct_frequency:
+                value -= float(features["decoder_item_log_frequency"][other_row, other_place])
+            return value
+
+        negatives = [
+            score(other_row, other_place)
+            for other_row, other, other_place in items
+            if other_row != row and other not in chosen[int(features["user_ids"][row, 0])]
+        ]
+        positive = score(row, place)
+        total += math.log(sum(math.exp(n - positive) for n in negatives) + 1.0)
+        right += positive > max(negatives)
+    loss, metrics = contrastive_loss(
+        M6Rec(CONFIG), variables, outputs, features, correct_frequency=correct_frequency
+    )
+    assert float(loss.total) == pytest.approx(total, rel=1e-4)
+    assert float(loss.count) == float(loss_denominators(features)["contrastive"]) == 6
+    assert mean(metrics["contrastive/accuracy"]) == pytest.approx(right / 6)
+    assert float(metrics["contrastive/dropped_items"].total) == 0
+
+
+def test_items_beyond_the_limit_are_counted(features: Features) -> None:
+    items = retrieval_items(features, max_items_per_row=2)
+    assert items.ids.shape == (ROWS, 2)
+    assert items.ids[0].tolist() == [3, 7]
+    assert items.valid.tolist() == [[True, True], [False, False], *[[True, False]] * 3]
+    assert float(items.dropped) == 1
+
+
+def test_a_lone_row_has_no_negatives(
+    variables: dict[str, Any], outputs: Outputs, features: Features
+) -> None:
+    retrieval = np.array([[0], [0], [0], [1], [1]], np.int32)  # rows 3 and 4 are one user
+    alone = {**features, "retrieval": retrieval}
+
+    def loss(hidden: Any) -> Any:
+        changed = Outputs(outputs.encoded, hidden)
+        return contrastive_loss(M6Rec(CONFIG), variables, changed, alone)[0].total
+
+    value, gradient = jax.value_and_grad(loss)(outputs.hidden)
+    assert value == 0
+    np.testing.assert_array_equal(gradient, np.zeros_like(gradient))
+
+
+def test_total_is_the_weighted_sum_of_means(
+    variables: dict[str, Any], outputs: Outputs, features: Features
+) -> None:
+    model = M6Rec(CONFIG)
+    parts = [
+        mean(loss(model, variables, outputs, features)[0])
+        for loss in (language_modelling_loss, classification_loss, contrastive_loss)
+    ]
+    total, metrics = total_loss(
+        model,
+        variables,
+        features,
+        language_modelling_weight=0.5,
+        classification_weight=2.0,
+        contrastive_weight=3.0,
+    )
+    assert float(total) == pytest.approx(np.dot(parts, [0.5, 2.0, 3.0]), rel=1e-5)
+    assert {name.split("/")[0] for name in metrics} == {
+        "language_modelling",
+        "classification",
+        "contrastive",
+    }
+
+
+def test_accumulated_steps_add_up(variables: dict[str, Any], features: Features) -> None:
+    """Two uneven halves with the denominators of the whole = the whole."""
+    model, weights = M6Rec(CONFIG), {"classification_weight": 1.0}
+    halves = [
+        {name: x[part] for name, x in features.items()} for part in (slice(0, 2), slice(2, 5))
+    ]
+
+    def gradient(part: Features, denominators: Any) -> Any:
+        def loss(variables: Any) -> Any:
+            return total_loss(model, variables, part, denominators=denominators, **weights)[0]
+
+        return jax.jit(jax.value_and_grad(loss))(variables)
+
+    counts = jax.tree.map(lambda a, b: a + b, *map(loss_denominators, halves))
+    first, second = (gradient(half, counts) for half in halves)
+    added = jax.tree.map(lambda a, b: a + b, first, second)
+    whole = gradient(features, None)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), added, whole)
+
+
+def test_an_objective_of_weight_zero_is_not_computed(
+    variables: dict[str, Any], features: Features
+) -> None:
+    """No array as wide as the vocabulary but the embedding, whatever else the step does."""
+
+    def program(**weights: float) -> str:
+        step = jax.jit(lambda v: total_loss(M6Rec(CONFIG), v, features, **weights)[0])
+        return step.lower(variables).as_text()
+
+    logits = f"tensor<{ROWS}x{TARGET}x24xf32>"
+    assert logits in program()
+    classification_only = program(language_modelling_weight=0.0, classification_weight=1.0)
+    assert logits not in classification_only
+
+
+def test_an_empty_objective_gives_zero(variables: dict[str, Any], features: Features) -> None:
+    empty = {**features, "decoder_labels": np.full((ROWS, TARGET), -1, np.int32)}
+    total, metrics = total_loss(
+        M6Rec(CONFIG), variables, empty, language_modelling_weight=0.0, classification_weight=1.0
+    )
+    assert float(total) == 0
+    assert float(metrics["classification/loss"].mean()) == 0
+
+
+def test_sums_add() -> None:
+    added = Sum(jnp.float32(3), jnp.float32(2)) + Sum(jnp.float32(1), jnp.float32(6))
+    assert (float(added.total), float(added.count), float(added.mean())) == (4, 8, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("weights", "drop", "message"),
+    [
+        ({"language_modelling_weight": 0.0}, None, "nothing to train on"),
+        ({"classification_weight": -1.0}, None, "classification_weight = -1.0 is negative"),
+        ({"classification_weight": 1.0}, "decoder_labels", "needs the feature 'decoder_labels'"),
+        ({"contrastive_weight": 1.0}, "retrieval", "needs the feature 'retrieval'"),
+    ],
+)
+def test_errors(
+    variables: dict[str, Any],
+    features: Features,
+    weights: dict[str, float],
+    drop: str | None,
+    message: str,
+) -> None:
+    given = {name: values for name, values in features.items() if name != drop}
+    with pytest.raises(ConfigError, match=message):
+        total_loss(M6Rec(CONFIG), variables, given, **weights)
+
+
+def test_missing_parts_of_the_model(
+    variables: dict[str, Any], outputs: Outputs, features: Features
+) -> None:
+    bare = M6Rec(CONFIG.replace(prompts=PromptConfig()))
+    with pytest.raises(ConfigError, match=r"PromptConfig\.head"):
+        classification_loss(bare, variables, outputs, features)
+    with pytest.raises(ConfigError, match=r"PromptConfig\.retrieval_dim"):
+        contrastive_loss(bare, variables, outputs, features)
+    with pytest.raises(ConfigError, match="decoder_item_log_frequency"):
+        given = {k: v for k, v in features.items() if k != "decoder_item_log_frequency"}
+        contrastive_loss(M6Rec(CONFIG), variables, outputs, given, correct_frequency=True)
