@@ -24,7 +24,7 @@ types: install  ## mypy
 
 test: install lint types  ## Everything CI runs: style, types, results up to date, tests
 	$(BIN)/python -m benchmarks.render_results --check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 results: install  ## Render docs/results.md from benchmarks/results/*.json
 	$(BIN)/python -m benchmarks.render_results

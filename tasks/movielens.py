@@ -22,7 +22,11 @@ TEMPORAL = register_recommendation_tasks(
     positive_rating=4,
 )
 
-# Retrieval: a user's last rating tests, the one before validates.
+# Retrieval: a user's last rating tests, the one before validates. The foundation is the one above,
+# and so is its vocabulary.
 LEAVE_ONE_OUT = register_recommendation_tasks(
-    "movielens_100k_leave_one_out", dataset="movielens-100k", split="leave_one_out"
+    "movielens_100k_leave_one_out",
+    dataset="movielens-100k",
+    split="leave_one_out",
+    vocabulary_split="per_user_temporal",
 )

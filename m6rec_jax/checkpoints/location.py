@@ -16,6 +16,11 @@ MANIFEST_ITEM = "manifest"
 _MANIFEST_FILE = "metadata"  # the name Orbax's JSON handler gives it
 
 
+def absolute(path: str | Path | epath.Path) -> epath.Path:
+    """A local path made absolute, which Orbax insists on; a bucket address as it is."""
+    return epath.Path(path) if "://" in str(path) else epath.Path(Path(path).absolute())
+
+
 @dataclass(frozen=True, slots=True)
 class StepLocation:
     """A finished checkpoint: its folder and step."""
@@ -63,7 +68,7 @@ def locate(path: str | Path | epath.Path, step: int | None = None) -> StepLocati
     Raises:
       CheckpointError: there is none; lists the steps there are.
     """
-    folder = epath.Path(path)
+    folder = absolute(path)
     if not folder.is_dir():
         raise CheckpointError(f"no checkpoint at {folder}: no such folder")
     if (folder / MANIFEST_ITEM).is_dir() and folder.name.isdigit():

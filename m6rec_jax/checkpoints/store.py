@@ -16,7 +16,7 @@ from orbax.checkpoint import checkpoint_managers
 from m6rec_jax.checkpoints import restore as restoring
 from m6rec_jax.checkpoints.bytes_item import BytesSave, read_bytes_item
 from m6rec_jax.checkpoints.fingerprint import checksums, fingerprint
-from m6rec_jax.checkpoints.location import MANIFEST_ITEM, locate, read_manifest
+from m6rec_jax.checkpoints.location import MANIFEST_ITEM, absolute, locate, read_manifest
 from m6rec_jax.checkpoints.manifest import (
     Manifest,
     RunDescription,
@@ -64,10 +64,7 @@ class CheckpointStore:
             raise ConfigError(f"keep = {keep} checkpoints: at least 1 (None: all)")
         if best_mode not in ("max", "min"):
             raise ConfigError(f"best_mode = {best_mode!r} is neither 'max' nor 'min'")
-        # Orbax wants an absolute path.
-        self.folder = epath.Path(folder)
-        if "://" not in str(folder):
-            self.folder = epath.Path(Path(folder).absolute())
+        self.folder = absolute(folder)
         self._best_metric = best_metric
         self._worst = -math.inf if best_mode == "max" else math.inf
         # item -> (fingerprint, specs), of frozen items: they never change while this object lives.

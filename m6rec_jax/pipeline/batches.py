@@ -7,6 +7,7 @@ many processes load it: process p of P loads shards [p * S / P, (p + 1) * S / P)
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -26,6 +27,7 @@ from m6rec_jax.pipeline.features import (
     feature_lengths,
 )
 from m6rec_jax.pipeline.preprocessors import training_rows
+from m6rec_jax.pipeline.source import steady_options
 
 Batch = dict[str, np.ndarray]
 
@@ -96,6 +98,8 @@ class BatchIterator(Iterator[Batch]):
         per_process = num_shards // process_count
         self.shards = range(process_index * per_process, (process_index + 1) * per_process)
         self._iterators = {shard: iter(self._pipeline(shard)) for shard in self.shards}
+        # tf.data's threads call Python; they must be gone before the interpreter shuts down.
+        self._stop = weakref.finalize(self, self._iterators.clear)
         self.num_batches = 0
         self.num_rows = 0
         self.num_rows_with_dropped_behaviours = 0
@@ -106,6 +110,10 @@ class BatchIterator(Iterator[Batch]):
     def num_shards(self) -> int:
         """S, fixed for the life of a run."""
         return int(self._settings["num_shards"])
+
+    def close(self) -> None:
+        """Ends the threads that read ahead. Happens by itself when the object goes away."""
+        self._stop()
 
     def _pipeline(self, shard: int) -> tf.data.Dataset:
         settings = self._settings
@@ -124,7 +132,7 @@ class BatchIterator(Iterator[Batch]):
         converter = M6RecFeatureConverter(pack=settings["pack"])
         dataset = converter(dataset, settings["feature_lengths"])
         dataset = dataset.batch(self.rows_per_shard, drop_remainder=True).prefetch(2)
-        return dataset.with_options(_deterministic())
+        return dataset.with_options(steady_options())
 
     def __iter__(self) -> BatchIterator:
         return self
@@ -268,7 +276,7 @@ class EvaluationBatches:
         dataset = M6RecFeatureConverter()(dataset, self._lengths)
         if self._limit:
             dataset = dataset.take(self._limit)
-        dataset = dataset.batch(self._rows).prefetch(2).with_options(_deterministic())
+        dataset = dataset.batch(self._rows).prefetch(2).with_options(steady_options())
         iterator = iter(dataset)
         self.num_rows = 0
         self.num_rows_with_dropped_behaviours = self.num_rows_with_truncated_texts = 0
@@ -369,12 +377,6 @@ def _check_sharding(provider: seqio.Task | seqio.Mixture, split: str, num_shards
 def _require_multiple(name: str, value: int, of_name: str, of: int) -> None:
     if of < 1 or value < 1 or value % of:
         raise ConfigError(f"{name} = {value} must be a positive multiple of {of_name} = {of}")
-
-
-def _deterministic() -> tf.data.Options:
-    options = tf.data.Options()
-    options.deterministic = True
-    return options
 
 
 def _next(iterator: Iterator[Mapping[str, tf.Tensor]], end: Any = None) -> Batch:

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from m6rec_jax.errors import DataError
-from m6rec_jax.pipeline.source import PreparedSource
+from m6rec_jax.pipeline.source import PreparedSource, steady_options
 from m6rec_jax.tables.prepared import Prepared
 
 PARTS = ("train", "validation", "test")
@@ -49,16 +48,8 @@ def read_rows(
     """
     prepared.num_rows(view)
     source = PreparedSource(lambda: prepared.tfds_folder(view))
-    dataset = source.get_dataset(part, shuffle=False)
-    wanted = tuple(dataset.element_spec) if columns is None else tuple(columns)
-    missing = [name for name in wanted if name not in dataset.element_spec]
-    if missing:
-        raise DataError(
-            f"view '{view}' has no column '{missing[0]}', only {', '.join(dataset.element_spec)}"
-        )
-    # Dropping columns before they are converted: text is most of the work.
-    dataset = dataset.map(lambda row: {name: row[name] for name in wanted})
-    for row in tfds.as_numpy(dataset):
+    dataset = source.get_dataset(part, shuffle=False, columns=columns)
+    for row in tfds.as_numpy(dataset.with_options(steady_options())):
         yield {name: _python(value) for name, value in row.items()}
 
 

@@ -96,6 +96,7 @@ def register_recommendation_tasks(
     *,
     split: str = "per_user_temporal",
     vocabulary: Callable[[], Vocabulary] | None = None,
+    vocabulary_split: str | None = None,
     rating_values: Sequence[float] = (),
     positive_rating: float | None = None,
     shuffle_buffer_size: int = SHUFFLE_BUFFER_SIZE,
@@ -107,6 +108,8 @@ def register_recommendation_tasks(
       dataset: name of the data set, as in its dataset.json.
       split: name of the prepared split.
       vocabulary: returns the vocabulary; None: the file of `locations.vocabulary_file`.
+      vocabulary_split: beside which split that file lies; None: `split`. Splits that are tuned from
+        one foundation need its vocabulary.
       rating_values: all values that events have, such as (1, 2, 3, 4, 5). Given,
         `<name>_ctr_ratings` is registered, too: one class per value instead of like and dislike,
         so that the model learns from the finer label. PromptConfig.num_options must fit.
@@ -121,7 +124,8 @@ def register_recommendation_tasks(
       ConfigError: `rating_values` without a `positive_rating` that divides them in two.
     """
     loaded = SeqioVocabulary(
-        vocabulary or functools.partial(locations.load_vocabulary, dataset, split)
+        vocabulary
+        or functools.partial(locations.load_vocabulary, dataset, vocabulary_split or split)
     )
     outcome = functools.partial(_outcome, dataset, split)
     add = functools.partial(_add_task, loaded, dataset, split, shuffle_buffer_size)

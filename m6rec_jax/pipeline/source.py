@@ -15,6 +15,18 @@ SPLITS = ("train", "validation", "test")
 SHUFFLE_BUFFER_SIZE = 2048
 
 
+def steady_options() -> tf.data.Options:
+    """Options for every pipeline that is read here: rows in order, no tuning of parallelism.
+
+    Python's lock bounds parallelism, so there is nothing to tune; and an iterator that is restored
+    or deleted would first wait, for up to a minute, for the tuning thread to wake up.
+    """
+    options = tf.data.Options()
+    options.deterministic = True
+    options.autotune.enabled = False
+    return options
+
+
 class PreparedSource(seqio.DataSource):
     """A `seqio.DataSource` over one TFDS folder, found when it is first read.
 
@@ -96,13 +108,24 @@ class PreparedSource(seqio.DataSource):
         shuffle: bool = True,
         seed: int | None = None,
         shard_info: seqio.ShardInfo | None = None,
+        columns: Sequence[str] | None = None,
         **unused: object,
     ) -> tf.data.Dataset:
         """Rows of a split as `{column: tensor}`.
 
+        Args:
+          split, shuffle, seed, shard_info: as seqio has them.
+          columns: read only these; None: all.
+
         Raises:
-          DataError: the data set or the split is missing, or the shard has no rows.
+          DataError: the data set, the split or a column is missing, or the shard has no rows.
         """
+        known = tuple(self.builder.info.features)
+        for column in columns or ():
+            if column not in known:
+                raise DataError(
+                    f"{self._locate()} has no column '{column}', only {', '.join(known)}"
+                )
         first, end = self.row_range(split, shard_info)
         if first == end:
             part = f"shard {shard_info.index} of {shard_info.num_shards} of " if shard_info else ""
@@ -113,6 +136,7 @@ class PreparedSource(seqio.DataSource):
         dataset = self.builder.as_dataset(
             split=tfds.core.ReadInstruction(split, from_=first, to=end, unit="abs"),
             shuffle_files=shuffle,
+            decoders=tfds.decode.PartialDecoding(list(columns)) if columns else None,
             read_config=tfds.ReadConfig(shuffle_seed=seed, skip_prefetch=True, try_autocache=False),
         )
         if shuffle:

@@ -245,7 +245,7 @@ def test_contrastive(
     for row, item, _ in items:
         chosen.setdefault(int(features["user_ids"][row, 0]), set()).add(item)
     total, right = 0.0, 0
-    for row, item, place in items:
+    for row, _, place in items:
         user = unit(encoded[row, -1] @ bank["user_projection"])
 
         def score(other_row: int, other_place: int, user: np.ndarray = user) -> float:
@@ -397,6 +397,6 @@ def test_missing_parts_of_the_model(
         classification_loss(bare, variables, outputs, features)
     with pytest.raises(ConfigError, match=r"PromptConfig\.retrieval_dim"):
         contrastive_loss(bare, variables, outputs, features)
+    given = {k: v for k, v in features.items() if k != "decoder_item_log_frequency"}
     with pytest.raises(ConfigError, match="decoder_item_log_frequency"):
-        given = {k: v for k, v in features.items() if k != "decoder_item_log_frequency"}
         contrastive_loss(M6Rec(CONFIG), variables, outputs, given, correct_frequency=True)

@@ -3,6 +3,7 @@
 import gin
 import numpy as np
 import pytest
+import seqio
 
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.pipeline import locations
@@ -11,6 +12,7 @@ from m6rec_jax.pipeline.registration import (
     evaluated_tasks,
     register_recommendation_tasks,
     task_info,
+    unregister,
 )
 
 LENGTHS = {"inputs": 64, "targets": 24}
@@ -172,11 +174,20 @@ def test_data_and_vocabulary_are_named_when_missing(shop_tasks, tmp_path, monkey
         BatchIterator("tiny_shop_ctr", LENGTHS, 4)
 
 
+def test_a_split_may_use_the_vocabulary_of_another(shop_dir, monkeypatch):
+    monkeypatch.setenv("M6REC_DATA_DIR", str(shop_dir))
+    names = register_recommendation_tasks(
+        "no_split", "tiny-shop", split="not_prepared", vocabulary_split="leave_one_out"
+    )
+    try:
+        features = seqio.get_mixture_or_task("no_split_ctr").output_features
+        found = features["encoder_input_tokens"].vocabulary.text
+        assert found == locations.load_vocabulary("tiny-shop", "leave_one_out")
+    finally:
+        unregister(names)
+
+
 def test_registering_reads_nothing(tmp_path, monkeypatch):
-    import seqio
-
-    from m6rec_jax.pipeline.registration import unregister
-
     monkeypatch.setenv("M6REC_DATA_DIR", str(tmp_path / "nowhere"))
     names = register_recommendation_tasks("not_there", "not-there")
     try:
@@ -189,8 +200,6 @@ def test_registering_reads_nothing(tmp_path, monkeypatch):
 def test_positive_rating_must_divide_the_values():
     with pytest.raises(ConfigError, match="need a positive_rating above 1"):
         register_recommendation_tasks("x", "x", rating_values=(1, 2), positive_rating=1)
-    from m6rec_jax.pipeline.registration import unregister
-
     unregister([f"x_{kind}" for kind in ("infilling", "generation", "outcomes", "ctr")])
     unregister(["x_retrieval"])
 
