@@ -29,6 +29,7 @@ from m6rec_jax.evaluation.predictions import (
     write_predictions,
 )
 from m6rec_jax.inference.bundle import restore_model
+from m6rec_jax.inference.retrieval import CatalogueIndex, Retriever
 from m6rec_jax.inference.runtime import Runtime
 from m6rec_jax.model import M6Rec
 from m6rec_jax.pipeline import prepared_rows
@@ -79,6 +80,7 @@ class Evaluator:
         self._reader = batch_reader(mesh)
         # One program per task and model: validating again compiles nothing.
         self._programs: dict[tuple[str, Any], programs.Program] = {}
+        self._retrievers: dict[tuple[str, Any], Retriever] = {}
         self._batches: dict[str, EvaluationBatches] = {}
         self._seen: dict[str, Mapping[int, np.ndarray]] = {}
 
@@ -111,15 +113,6 @@ class Evaluator:
             )
         if task.kind == "language":
             return tasks.predict_language(self._program(task, model), variables, batches, runtime)
-        index = tasks.embed_catalogue(
-            model,
-            variables,
-            task_vocabulary(task.name),
-            task.prepared().catalogue().texts,
-            self._lengths,
-            prompt_task_ids().get(task.name, 0),
-            runtime,
-        )
         if task.name not in self._seen:
             self._seen[task.name] = prepared_rows.seen_items(task.prepared(), self._split)
         return tasks.predict_retrieval(
@@ -127,7 +120,7 @@ class Evaluator:
             variables,
             batches,
             runtime,
-            index,
+            self._index(task, model, variables),
             self._seen[task.name],
             k=max(self._ks),
         )
@@ -162,6 +155,23 @@ class Evaluator:
                 limit=self._limit,
             )
         return self._batches[task.name]
+
+    def _index(self, task: TaskInfo, model: M6Rec, variables: Variables) -> CatalogueIndex:
+        key = (task.name, model.config)
+        if key not in self._retrievers:
+            self._retrievers[key] = Retriever(
+                model,
+                variables,
+                task_vocabulary(task.name),
+                source_length=self._lengths["inputs"],
+                target_length=self._lengths["targets"],
+                task_id=prompt_task_ids().get(task.name, 0),
+                mesh=self.runtime.mesh,
+                rules=self.runtime.rules,
+            )
+        retriever = self._retrievers[key]
+        retriever.variables = variables
+        return retriever.index(task.prepared().catalogue().texts)
 
     def _program(self, task: TaskInfo, model: M6Rec) -> programs.Program:
         key = (task.name, model.config)

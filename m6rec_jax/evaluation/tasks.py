@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,15 +15,13 @@ from m6rec_jax.evaluation.predictions import (
     RetrievalPredictions,
     ScoringPredictions,
 )
-from m6rec_jax.inference.retrieval import CatalogueIndex, Retriever
+from m6rec_jax.inference.retrieval import CatalogueIndex
 from m6rec_jax.inference.runtime import Runtime
 from m6rec_jax.metrics import classification, language, ranking
-from m6rec_jax.model import M6Rec
 from m6rec_jax.tables.negatives import corrected_probability
 
 DEFAULT_KS = (1, 5, 10, 50)
 Variables = Mapping[str, Any]
-Batches = Callable[[], Any]
 
 
 def predict_scoring(
@@ -186,29 +184,6 @@ def language_metrics(predictions: LanguagePredictions) -> dict[str, float]:
         "token_accuracy": float(predictions.correct.sum()) / tokens,
         "num_tokens": tokens,
     }
-
-
-def embed_catalogue(
-    model: M6Rec,
-    variables: Variables,
-    vocabulary: Any,
-    texts: Sequence[str],
-    lengths: Mapping[str, int],
-    task_id: int,
-    runtime: Runtime,
-) -> CatalogueIndex:
-    """The item tower over the whole catalogue."""
-    retriever = Retriever(
-        model,
-        variables,
-        vocabulary,
-        source_length=lengths["inputs"],
-        target_length=lengths["targets"],
-        task_id=task_id,
-        mesh=runtime.mesh,
-        rules=runtime.rules,
-    )
-    return retriever.index(texts)
 
 
 def pad_targets(item_ids: np.ndarray) -> np.ndarray:

@@ -5,10 +5,10 @@
       inference/
         vocabulary.model           the SentencePiece file the model was trained with
         dataset.json               template and columns of its data set, when there is one
-        settings.json              lengths, classes, rates: `InferenceSettings`
+        settings.json              lengths, tasks: `InferenceSettings`
 
-`save_assets` writes the `inference` folder (training calls it when a run starts), `load_model`
-reads a whole model folder.
+`save_assets` writes the `inference` folder (`evaluation.assets` fills it in for registered tasks),
+`load_model` reads a whole model folder.
 """
 
 from __future__ import annotations
@@ -41,22 +41,33 @@ VOCABULARY_FILE, DATASET_FILE, SETTINGS_FILE = "vocabulary.model", "dataset.json
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class TaskSettings:
+    """What inference must know of a task.
+
+    Attributes:
+      task_id: row of the prompt bank.
+      positive_classes: classes whose probabilities a score adds up.
+      sampling_rate: share of the negatives that training saw; 1 where none were sampled.
+    """
+
+    task_id: int = 0
+    positive_classes: tuple[int, ...] = (1,)
+    sampling_rate: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class InferenceSettings:
     """What inference must know beside the weights.
 
     Attributes:
       source_length, target_length: S and T of training.
-      task_ids: seqio task name to row of the prompt bank.
-      positive_classes: classes whose probabilities a score adds up.
-      sampling_rate: share of the negatives that training saw.
+      tasks: seqio task name to its settings.
       candidate_length: most tokens of one candidate; None: no other limit than T.
     """
 
     source_length: int
     target_length: int
-    task_ids: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    positive_classes: tuple[int, ...] = (1,)
-    sampling_rate: float = 1.0
+    tasks: Mapping[str, TaskSettings] = dataclasses.field(default_factory=dict)
     candidate_length: int | None = None
 
 
@@ -84,45 +95,52 @@ class Bundle:
     rules: LogicalRules = ()
 
     def scorer(self, task: str = "", **changes: Any) -> Scorer:
-        """A `Scorer` of this model; `task` picks the row of the prompt bank by task name."""
-        settings = self.settings
+        """A `Scorer` for one of the model's tasks (there is no need to name the only one).
+
+        Raises:
+          ConfigError: no such task.
+        """
+        settings = self._task(task)
         arguments: dict[str, Any] = {
-            "task_id": self._task_id(task),
-            "source_length": settings.source_length,
-            "target_length": settings.target_length,
+            **self._shared(settings),
             "positive_classes": settings.positive_classes,
             "sampling_rate": settings.sampling_rate,
-            "candidate_length": settings.candidate_length,
-            "mesh": self.mesh,
-            "rules": self.rules,
+            "candidate_length": self.settings.candidate_length,
         }
         return Scorer(self.model, self.variables, self.vocabulary, **(arguments | changes))
 
     def retriever(self, task: str = "", **changes: Any) -> Retriever:
-        """A `Retriever` of this model; `task` picks the row of the prompt bank by task name."""
-        settings = self.settings
+        """A `Retriever` for one of the model's tasks; arguments and errors as `scorer`."""
         arguments: dict[str, Any] = {
-            "task_id": self._task_id(task),
-            "source_length": settings.source_length,
-            "target_length": settings.target_length,
-            "item_length": settings.candidate_length,
-            "mesh": self.mesh,
-            "rules": self.rules,
+            **self._shared(self._task(task)),
+            "item_length": self.settings.candidate_length,
         }
         return Retriever(self.model, self.variables, self.vocabulary, **(arguments | changes))
 
-    def _task_id(self, task: str) -> int:
-        if task and task not in self.settings.task_ids:
-            known = ", ".join(sorted(self.settings.task_ids)) or "none"
-            raise ConfigError(f"the model knows no task '{task}'; its tasks: {known}")
-        return self.settings.task_ids.get(task, 0)
+    def _shared(self, task: TaskSettings) -> dict[str, Any]:
+        return {
+            "task_id": task.task_id,
+            "source_length": self.settings.source_length,
+            "target_length": self.settings.target_length,
+            "mesh": self.mesh,
+            "rules": self.rules,
+        }
+
+    def _task(self, name: str) -> TaskSettings:
+        tasks = self.settings.tasks
+        if not name and len(tasks) == 1:
+            return next(iter(tasks.values()))
+        if name not in tasks:
+            asked = f"no task '{name}'" if name else "several tasks; name one"
+            raise ConfigError(f"the model knows {asked}: {', '.join(sorted(tasks)) or 'none'}")
+        return tasks[name]
 
 
 def save_assets(
     model_dir: str | Path,
     vocabulary: Vocabulary,
     settings: InferenceSettings,
-    dataset: str | Path | None = None,
+    dataset_spec: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes `MODEL_DIR/inference`.
 
@@ -130,13 +148,13 @@ def save_assets(
       model_dir: may be a bucket address.
       vocabulary: its SentencePiece file is copied.
       settings: see `InferenceSettings`.
-      dataset: a data set folder's `dataset.json`, copied for its template.
+      dataset_spec: what the data set's `dataset.json` holds; its template renders requests.
     """
     folder = epath.Path(model_dir) / ASSETS_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     (folder / VOCABULARY_FILE).write_bytes(Path(vocabulary.model_file).read_bytes())
-    if dataset is not None:
-        (folder / DATASET_FILE).write_bytes(epath.Path(dataset).read_bytes())
+    if dataset_spec is not None:
+        (folder / DATASET_FILE).write_text(json.dumps(dict(dataset_spec), indent=2) + "\n")
     values = dataclasses.asdict(settings)
     (folder / SETTINGS_FILE).write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
 
@@ -267,9 +285,12 @@ def smallest_batch() -> dict[str, jax.Array]:
 def _read_settings(path: epath.Path) -> InferenceSettings:
     try:
         values = json.loads(path.read_text())
-        values["positive_classes"] = tuple(values["positive_classes"])
-        return InferenceSettings(**values)
-    except (ValueError, TypeError, KeyError) as error:
+        tasks = {}
+        for name, task in values.pop("tasks").items():
+            classes = tuple(task.pop("positive_classes"))
+            tasks[name] = TaskSettings(**task, positive_classes=classes)
+        return InferenceSettings(**values, tasks=tasks)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error
 
 

@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from m6rec_jax.errors import ConfigError
 from m6rec_jax.model import masks
 from m6rec_jax.model.attention import mask_bias
 from m6rec_jax.model.config import ModelConfig
@@ -89,7 +90,8 @@ class M6Rec(nn.Module):
           features: int32 arrays. `encoder_input_tokens`, `encoder_block_ids` `[batch, source]`;
             `decoder_input_tokens`, `decoder_block_ids` `[batch, target]`; optional `task_ids`
             `[batch, 1]` (default 0), `retrieval` `[batch, 1]` (1: the decoder must not see the
-            source), `encoder_segment_ids` and `decoder_segment_ids` (packed documents).
+            source), `encoder_segment_ids` and `decoder_segment_ids` (packed documents),
+            `num_prompts` `[batch, 1]` (of a task smaller than its bank).
           deterministic: no dropout; otherwise pass `rngs={'dropout': key}`.
         """
         tokens = features["encoder_input_tokens"]
@@ -100,6 +102,7 @@ class M6Rec(nn.Module):
             features["encoder_block_ids"],
             task_ids,
             segment_ids=features.get("encoder_segment_ids"),
+            num_prompts=features.get("num_prompts"),
             deterministic=deterministic,
         )
         hidden = self.decode(
@@ -131,6 +134,7 @@ class M6Rec(nn.Module):
         task_ids: Array,
         *,
         segment_ids: Array | None = None,
+        num_prompts: Array | None = None,
         deterministic: bool = True,
     ) -> Encoded:
         """The encoder in one pass, soft prompts in front.
@@ -140,16 +144,19 @@ class M6Rec(nn.Module):
           encoder_block_ids: int32 `[batch, source]`, blocks from 1, contiguous; 0 is padding.
           task_ids: int32 `[batch]` or `[batch, 1]`.
           segment_ids: int32 `[batch, source]` of packed documents from 1; None: one per row.
+          num_prompts: int32 `[batch]` or `[batch, 1]`, soft prompts that each example's task has
+            (its last ones) where that is fewer than the bank's capacity; None: all.
           deterministic: no dropout.
         """
+        _require_equal_shapes("encoder", encoder_input_tokens, encoder_block_ids)
         task_ids = task_ids.reshape(-1)
-        num_prompts, late_start = self.config.prompts.num_prompts, self.config.late_layers_start
+        capacity, late_start = self.config.prompts.num_prompts, self.config.late_layers_start
         tokens = self._embed(encoder_input_tokens, task_ids)
         x = jnp.concatenate([self.bank.prompt_embeddings(task_ids), tokens], axis=1)
         x = self.dropout(x, deterministic=deterministic)
-        blocks = masks.with_prompt_blocks(encoder_block_ids, num_prompts)
+        blocks = masks.with_prompt_blocks(encoder_block_ids, capacity, _flat(num_prompts))
         if segment_ids is not None:
-            segment_ids = jnp.pad(segment_ids, ((0, 0), (num_prompts, 0)))
+            segment_ids = jnp.pad(segment_ids, ((0, 0), (capacity, 0)))
         x = self._early(x, blocks, segment_ids, task_ids, deterministic=deterministic)
         return self._late(x, blocks, segment_ids, task_ids, late_start, deterministic=deterministic)
 
@@ -174,14 +181,17 @@ class M6Rec(nn.Module):
         x = self.dropout(x, deterministic=deterministic)
         return self._early(x, encoder_block_ids, None, task_ids, deterministic=deterministic)
 
-    def encode_prompts(self, task_ids: Array, *, deterministic: bool = True) -> Array:
+    def encode_prompts(
+        self, task_ids: Array, *, num_prompts: Array | None = None, deterministic: bool = True
+    ) -> Array:
         """The early layers over the soft prompts alone: `[batch, prompts, embed]`."""
         task_ids = task_ids.reshape(-1)
         x = self.bank.prompt_embeddings(task_ids)
         if not x.shape[1]:
             return x
         x = self.dropout(x, deterministic=deterministic)
-        blocks = jnp.full(x.shape[:2], masks.PROMPT_BLOCK, jnp.int32)
+        no_tokens = jnp.zeros((x.shape[0], 0), jnp.int32)
+        blocks = masks.with_prompt_blocks(no_tokens, x.shape[1], _flat(num_prompts))
         return self._early(x, blocks, None, task_ids, deterministic=deterministic)
 
     def encode_late(
@@ -191,6 +201,7 @@ class M6Rec(nn.Module):
         encoder_block_ids: Array,
         task_ids: Array,
         *,
+        num_prompts: Array | None = None,
         deterministic: bool = True,
     ) -> Encoded:
         """The late layers over cached segments; equals `encode` within float tolerance.
@@ -201,9 +212,12 @@ class M6Rec(nn.Module):
             `encode_segments`.
           encoder_block_ids: int32 `[batch, source]`, as `encode` would get them.
           task_ids: int32 `[batch]` or `[batch, 1]`.
+          num_prompts: as in `encode`.
         """
+        _require_equal_shapes("encoder", segment_hidden[..., 0], encoder_block_ids)
         task_ids = task_ids.reshape(-1)
-        blocks = masks.with_prompt_blocks(encoder_block_ids, prompt_hidden.shape[1])
+        capacity = prompt_hidden.shape[1]
+        blocks = masks.with_prompt_blocks(encoder_block_ids, capacity, _flat(num_prompts))
         x = jnp.concatenate([prompt_hidden, segment_hidden], axis=1)
         start = self.config.late_layers_start
         return self._late(x, blocks, None, task_ids, start, deterministic=deterministic)
@@ -302,6 +316,7 @@ class M6Rec(nn.Module):
         Returns:
           `[batch, target, embed]`; just the embeddings when late interaction is off.
         """
+        _require_equal_shapes("decoder", decoder_input_tokens, decoder_block_ids)
         task_ids = task_ids.reshape(-1)
         x = self._embed(decoder_input_tokens, task_ids)
         x = self.dropout(x, deterministic=deterministic)
@@ -352,13 +367,19 @@ class M6Rec(nn.Module):
         names = ("batch", "length", "vocab") if hidden.ndim == 3 else None
         return nn.with_logical_constraint(logits, names)
 
-    def option_logits(self, hidden: Array, task_ids: Array) -> Array:
+    def option_logits(
+        self, hidden: Array, task_ids: Array, num_options: Array | None = None
+    ) -> Array:
         """Class logits, `[batch, length, embed]` → `[batch, length, classes]`, float32.
 
         With the option head: hidden · (last C soft prompts) / sqrt(embed) and nothing else (paper
         section 3; the scale is ours). The state that counts is the one at `[EOS]`.
+
+        Args:
+          num_options: int32 `[batch]` or `[batch, 1]`, classes of each example's task where that is
+            fewer than the bank's capacity; the rest then score -1e9. None: all.
         """
-        return self.bank.option_logits(hidden, task_ids.reshape(-1))
+        return self.bank.option_logits(hidden, task_ids.reshape(-1), _flat(num_options))
 
     def user_embedding(self, encoded: Encoded, task_ids: Array) -> Array:
         """Users for retrieval: the state at `[EOS']`, the last token of each row, projected.
@@ -388,3 +409,15 @@ class M6Rec(nn.Module):
             x = x + deltas
         x = x.astype(self.config.dtype)
         return nn.with_logical_constraint(x, ("batch", "length", "embed"))
+
+
+def _flat(per_example: Array | None) -> Array | None:
+    return None if per_example is None else per_example.reshape(-1)
+
+
+def _require_equal_shapes(side: str, tokens: Array, block_ids: Array) -> None:
+    if tokens.shape != block_ids.shape:
+        raise ConfigError(
+            f"{side} tokens are {list(tokens.shape)} but {side}_block_ids are "
+            f"{list(block_ids.shape)}; both are [batch, length]"
+        )

@@ -21,9 +21,18 @@ Array = jax.Array
 PROMPT_BLOCK = -1
 
 
-def with_prompt_blocks(block_ids: Array, num_prompts: int) -> Array:
-    """Block ids of prompts and tokens: `[batch, length]` → `[batch, prompts + length]`."""
-    prompts = jnp.full((block_ids.shape[0], num_prompts), PROMPT_BLOCK, block_ids.dtype)
+def with_prompt_blocks(block_ids: Array, capacity: int, num_prompts: Array | None = None) -> Array:
+    """Block ids of prompts and tokens: `[batch, length]` → `[batch, capacity + length]`.
+
+    num_prompts `[batch]` is how many of its last soft prompts each example's task has; the others
+    count as padding. In front of the real ones they change no distance, so such a task computes
+    what it would in a bank of its own size. None: all are real.
+    """
+    shape = (block_ids.shape[0], capacity)
+    prompts = jnp.full(shape, PROMPT_BLOCK, block_ids.dtype)
+    if num_prompts is not None:
+        real = jnp.arange(capacity) >= capacity - num_prompts[:, None]
+        prompts = jnp.where(real, prompts, 0)
     return jnp.concatenate([prompts, block_ids], axis=1)
 
 

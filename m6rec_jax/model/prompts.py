@@ -3,6 +3,11 @@
 Every leaf has a leading axis `tasks` (after `layers` inside a stack): a bank of tasks of equal
 shapes. An example picks its row by task id, so one batch may mix tasks; a bank of one task is
 indexed statically and costs nothing.
+
+A bank has one capacity for all its tasks; a smaller task is padded. Its soft prompts (and options)
+are the *last* of the capacity, and each example says how many count (features `num_prompts`,
+`num_options`). Its adapter has zeros beyond its rank in W1, b1 and W2, and these stay zero in
+training: every σ offered maps 0 to 0, so each factor's gradient has the other as a factor.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,6 +21,9 @@ from m6rec_jax.model.dense import dot
 
 Array = jax.Array
 COLLECTION = "prompts"
+
+# Score of a class that a task does not have: exp of it is 0, yet 0 · it is not NaN.
+NO_CLASS = -1e9
 
 
 def prompt_variable(
@@ -131,19 +139,36 @@ class PromptBank(nn.Module):
         hits = jax.nn.one_hot(jnp.clip(block_ids, 0, rows - 1), rows, dtype=jnp.float32)
         return task_dot(hits, self.segments, task_ids, operand_dtype="float32")
 
-    def option_logits(self, hidden: Array, task_ids: Array) -> Array:
+    def option_logits(
+        self, hidden: Array, task_ids: Array, num_options: Array | None = None
+    ) -> Array:
         """Class scores, `[batch, length, embed]` → `[batch, length, classes]`, float32.
 
-        'option': hidden · (the last C soft prompts) / sqrt(embed). The scale keeps the first
-        logits near the soft prompts' own size, whatever the width. 'linear': hidden W + b.
+        'option': hidden · (the last soft prompts) / sqrt(embed). The scale keeps the first logits
+        near the soft prompts' own size, whatever the width. 'linear': hidden W + b.
+
+        Args:
+          num_options: `[batch]`, classes of each example's task where that is fewer than C; the
+            task's options are then its last num_options prompts, and the other classes get a
+            vanishing score. None: C.
         """
         prompts = self.config.prompts
+        capacity = prompts.num_options
         if prompts.head == "linear":
             logits = task_dot(hidden, self.linear_kernel, task_ids, operand_dtype="float32")
-            return logits + task_rows(self.linear_bias, task_ids)[:, None]
-        options = self.soft_prompts[:, -prompts.num_options :].transpose(0, 2, 1)
-        logits = task_dot(hidden, options, task_ids, operand_dtype="float32")
-        return logits * self.config.embed_dim**-0.5
+            logits = logits + task_rows(self.linear_bias, task_ids)[:, None]
+            shift = 0
+        else:
+            options = self.soft_prompts[:, -capacity:].transpose(0, 2, 1)
+            logits = task_dot(hidden, options, task_ids, operand_dtype="float32")
+            logits = logits * self.config.embed_dim**-0.5
+            shift = 1
+        if num_options is None:
+            return logits
+        classes, count = jnp.arange(capacity), num_options[:, None]
+        column = jnp.minimum(classes + shift * (capacity - count), capacity - 1)
+        logits = jnp.take_along_axis(logits, column[:, None], axis=-1)
+        return jnp.where((classes < count)[:, None], logits, NO_CLASS)
 
     def user_projection(self, hidden: Array, task_ids: Array) -> Array:
         """`[batch, length, embed]` → `[batch, length, retrieval]`, unit length, float32."""

@@ -51,10 +51,10 @@ def prepared(dataset: str, split: str) -> Prepared:
         return Prepared.open(folder, dataset, split)
     except DataError as error:
         raise DataError(
-            f"{error}. For this data set: `m6rec data fetch {dataset}` if it is a public one, then "
-            f"`m6rec data prepare DATASET_FOLDER --gin.prepare.split={split} "
-            f"--gin.prepare.out={folder}`. Data elsewhere? Set {DATA_DIR_VARIABLE} or gin's "
-            "data_dir.path"
+            f"{error}. For this data set: `m6rec data prepare {dataset} "
+            f"--gin.prepare.split={split}`, after `m6rec data fetch {dataset}` if it is a public "
+            f"one, or with its folder in place of its name. Data elsewhere? Set "
+            f"{DATA_DIR_VARIABLE} or gin's data_dir.path"
         ) from error
 
 

@@ -1,8 +1,11 @@
 """Counts over pairs of items, kept as events arrive: dense for small catalogues, else sparse.
 
-For a pair (row, column) two counters: how many users acted on both and liked the column item
-(`rated`), and how many of them liked the row item too (`liked`). Their quotient estimates how
-likely someone who liked the column item likes the row item.
+Two uses, each of two counters for a pair of items (row, column):
+
+  * how many users acted on both and liked the column item, and how many of them liked the row item
+    too: the quotient estimates how likely someone who liked the column item likes the row item;
+  * how many users acted on both, and the sum over them of the product of their differences from the
+    items' means: together the similarity of the items' values.
 """
 
 from __future__ import annotations
@@ -16,33 +19,34 @@ DENSE_ITEMS = 4_096
 
 
 class PairCounts:
-    """Both counters for every pair of items.
+    """Two counters for every pair of items.
 
     Memory: dense, 8 bytes per cell of a square array; beyond `dense_items` items an open-addressing
     hash table in numpy, 32 to 64 bytes per pair that occurred.
 
     Args:
       dense_items: largest number of items that is kept as square arrays.
+      dtype: of the counters, 32 bits wide.
     """
 
-    def __init__(self, dense_items: int = DENSE_ITEMS) -> None:
+    def __init__(self, dense_items: int = DENSE_ITEMS, dtype: type = np.int32) -> None:
         self._dense_items = dense_items
-        self._dense: np.ndarray | None = np.zeros((2, 64, 64), np.int32) if dense_items else None
-        self._table = _HashTable()
+        self._dtype = dtype
+        self._dense: np.ndarray | None = np.zeros((2, 64, 64), dtype) if dense_items else None
+        self._table = _HashTable(dtype)
 
-    def add(self, rows: np.ndarray, columns: np.ndarray, liked: np.ndarray) -> None:
-        """Adds 1 to `rated` and `liked` (0 or 1) to `liked` of distinct pairs, all `[n]`."""
+    def add(self, rows: np.ndarray, columns: np.ndarray, amounts: np.ndarray) -> None:
+        """Adds `amounts` `[n, 2]` to the counters of distinct pairs `[n]`, `[n]`."""
         if not len(rows):
             return
         self._make_room(int(max(rows.max(), columns.max())) + 1)
         if self._dense is not None:
-            self._dense[0, rows, columns] += 1
-            self._dense[1, rows, columns] += liked
+            self._dense[:, rows, columns] += amounts.T.astype(self._dtype)
         else:
-            self._table.add(_keys(rows, columns), np.stack([np.ones_like(liked), liked], axis=1))
+            self._table.add(_keys(rows, columns), amounts.astype(self._dtype))
 
     def get(self, rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """`rated` and `liked`, each `[rows, columns]`, for rows `[r]` and columns `[c]`."""
+        """Both counters, each `[r, c]`, for rows `[r]` and columns `[c]`."""
         if self._dense is None:
             counts = self._table.get(_keys(rows[:, None], columns[None, :]).ravel())
             shape = (len(rows), len(columns))
@@ -55,7 +59,10 @@ class PairCounts:
         return cells[0], cells[1]
 
     def to_arrays(self) -> tuple[np.ndarray, np.ndarray]:
-        """All pairs that occurred, sorted: keys `row << 32 | column` `[p]` and counts `[p, 2]`."""
+        """All pairs that occurred, sorted: keys `row << 32 | column` `[p]` and counters `[p, 2]`.
+
+        A pair has occurred when its first counter is not zero.
+        """
         if self._dense is None:
             return self._table.to_arrays()
         rows, columns = np.nonzero(self._dense[0])
@@ -71,12 +78,7 @@ class PairCounts:
             raise DataError(f"pair counts are damaged: {len(keys)} keys, counts {counts.shape}")
         if not len(keys):
             return
-        rows, columns = keys >> 32, keys & 0xFFFFFFFF
-        self._make_room(int(max(rows.max(), columns.max())) + 1)
-        if self._dense is not None:
-            self._dense[:, rows, columns] += counts.T
-        else:
-            self._table.add(keys, counts)
+        self.add(keys >> 32, keys & 0xFFFFFFFF, counts)
 
     def _make_room(self, num_items: int) -> None:
         if self._dense is None or num_items <= self._dense.shape[1]:
@@ -87,7 +89,7 @@ class PairCounts:
             self._table.add(keys, counts)
             return
         size = min(self._dense_items, max(num_items, 2 * self._dense.shape[1]))
-        grown = np.zeros((2, size, size), np.int32)
+        grown = np.zeros((2, size, size), self._dtype)
         old = self._dense.shape[1]
         grown[:, :old, :old] = self._dense
         self._dense = grown
@@ -98,15 +100,16 @@ def _keys(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
 
 
 class _HashTable:
-    """Non-negative int64 keys -> two int32 counters; linear probing, at most half full."""
+    """Non-negative int64 keys -> two counters; linear probing, at most half full."""
 
-    def __init__(self) -> None:
+    def __init__(self, dtype: type) -> None:
+        self._dtype = dtype
         self._used = 0
         self._allocate(1 << 10)
 
     def _allocate(self, capacity: int) -> None:
         self._keys = np.full(capacity, -1, np.int64)
-        self._counts = np.zeros((capacity, 2), np.int32)
+        self._counts: np.ndarray = np.zeros((capacity, 2), self._dtype)
 
     def add(self, keys: np.ndarray, amounts: np.ndarray) -> None:
         """Adds `amounts` `[n, 2]` to the counters of distinct `keys` `[n]`."""

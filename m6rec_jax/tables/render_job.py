@@ -260,6 +260,10 @@ def _checked_template(
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
     told = {*template.candidate_template.fields, *template.profile_template.fields}
-    asked = told & {"user_neighbours_percent", "user_closest_percent", "user_neighbours_times"}
+    of_neighbours = {"user_neighbours_percent", "user_closest_percent", "user_neighbours_times"}
     found = statistics.options
-    return template, found if asked else dataclasses.replace(found, neighbours=False)
+    return template, dataclasses.replace(
+        found,
+        neighbours=found.neighbours and not told.isdisjoint(of_neighbours),
+        differences=found.differences and "user_taste_difference" in told,
+    )

@@ -24,6 +24,9 @@ Names of the features (None where there is nothing to tell, so that a template d
                                              item, the share that liked it, averaged over the items
                                              the user liked
                     user_closest_percent     the same over the `closest` ones that speak most for it
+                    user_taste_difference    how far above the average the user would value it,
+                                             going by items that are valued alike: "+0.21"
+                                             (`StatisticsOptions.differences`)
 
 Where every event is positive (a shop's purchases), there is nothing to say about shares liked:
 the features about them and about values do not exist, user_F_counts says "4 comedy", and
@@ -88,6 +91,8 @@ class Statistics(StatisticsState):
                 if self.has_labels
                 else ["user_neighbours_times"]
             )
+        if self.tells_differences:
+            names.append("user_taste_difference")
         return (*names, *self.user_names())
 
     # ---- features
@@ -142,6 +147,8 @@ class Statistics(StatisticsState):
             found.append(values)
         if user is not None and self.options.neighbours:
             self._neighbour_features(user, items, found)
+        if user is not None and self.tells_differences:
+            self._difference_features(user, items, found)
         return found
 
     def _item_features(self, item_id: str, values: dict[str, Value]) -> None:
@@ -172,15 +179,38 @@ class Statistics(StatisticsState):
             share = self.smoothed(sum(p for *_, p in told), sum(n for _, n, _ in told), own)
             values[f"user_{field}_percent"] = _percent(share)
 
-    def _neighbour_features(
-        self, user: UserState, items: Sequence[Item], found: Sequence[dict[str, Value]]
-    ) -> None:
-        liked = np.asarray(user.window)[np.asarray(user.window_liked, bool)]
-        known = [
+    def _known(
+        self, items: Sequence[Item], found: Sequence[dict[str, Value]]
+    ) -> list[tuple[dict[str, Value], int]]:
+        """The features and the place of the items that have occurred."""
+        return [
             (values, self.items.place[item.id])
             for values, item in zip(found, items, strict=True)
             if item.id in self.items.place
         ]
+
+    def _difference_features(
+        self, user: UserState, items: Sequence[Item], found: Sequence[dict[str, Value]]
+    ) -> None:
+        known = self._known(items, found)
+        if not known or not user.window:
+            return
+        differences = np.asarray(user.window_difference)
+        places = np.asarray([place for _, place in known])
+        together, products = self.agreements.get(places, np.asarray(user.window))
+        # Similarity of each item of the user's window, shrunk where few users know both.
+        alike = products / (together + np.float64(self.options.difference_smoothing))
+        # Evidence adds up, but slower than in proportion: the window's items resemble each other.
+        told = alike @ differences / math.sqrt(len(differences))
+        for (values, _), difference in zip(known, told.tolist(), strict=True):
+            # Adding 0.0 takes the sign off a minus zero.
+            values["user_taste_difference"] = f"{round(difference, 2) + 0.0:+.2f}"
+
+    def _neighbour_features(
+        self, user: UserState, items: Sequence[Item], found: Sequence[dict[str, Value]]
+    ) -> None:
+        liked = np.asarray(user.window)[np.asarray(user.window_liked, bool)]
+        known = self._known(items, found)
         if not len(liked) or not known:
             return
         places = np.asarray([place for _, place in known])

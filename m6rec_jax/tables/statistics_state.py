@@ -21,7 +21,7 @@ from m6rec_jax.tables.schema import DatasetSpec
 from m6rec_jax.text.format_strings import text_of
 from m6rec_jax.text.records import Event, Item
 
-_FORMAT = "m6rec-statistics-1"
+_FORMAT = "m6rec-statistics-2"
 
 
 @gin.configurable
@@ -36,6 +36,9 @@ class StatisticsOptions:
       neighbour_window: how many of a user's last items are paired with a new one.
       neighbour_smoothing: pulls the share of each pair towards the item's own.
       closest: how many items `user_closest_percent` averages.
+      differences: whether to sum products of differences over pairs of items, where events have
+        values. As costly again as `neighbours`.
+      difference_smoothing: pulls the similarity of each pair towards zero.
       dense_items: up to this many items, pairs are kept as square arrays.
     """
 
@@ -44,10 +47,18 @@ class StatisticsOptions:
     neighbour_window: int = 200
     neighbour_smoothing: float = 5.0
     closest: int = 10
+    differences: bool = True
+    difference_smoothing: float = 10.0
     dense_items: int = DENSE_ITEMS
 
     def __post_init__(self) -> None:
-        for name in ("smoothing", "neighbour_smoothing", "neighbour_window", "closest"):
+        for name in (
+            "smoothing",
+            "neighbour_smoothing",
+            "neighbour_window",
+            "closest",
+            "difference_smoothing",
+        ):
             value = getattr(self, name)
             if value <= 0:
                 raise ConfigError(f"StatisticsOptions.{name} must be positive, not {value}")
@@ -62,6 +73,7 @@ class UserState:
       by: for each column of `by`, value -> [events, positive ones].
       window: places of the user's last distinct items, oldest first.
       window_liked: whether the user liked each of them (at its first event in the window).
+      window_difference: by how much the user's value was above the item's mean then.
     """
 
     count: int
@@ -70,6 +82,7 @@ class UserState:
     by: tuple[dict[str, list[int]], ...]
     window: list[int] = dataclasses.field(default_factory=list)
     window_liked: list[bool] = dataclasses.field(default_factory=list)
+    window_difference: list[float] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(slots=True)
@@ -116,7 +129,10 @@ class StatisticsState:
         self.last_time = -math.inf
         self.items = ItemStates()
         self.users: dict[str, UserState] = {}
+        # (acted on both and liked the column item, liked the row item too).
         self.pairs = PairCounts(self.options.dense_items)
+        # (acted on both, sum of products of differences).
+        self.agreements = PairCounts(self.options.dense_items, np.float32)
         # Sorted counts and shares liked of all items, as they were at the last refresh `[items]`.
         self.sorted_counts = np.zeros(0)
         self.sorted_shares = np.zeros(0)
@@ -132,6 +148,11 @@ class StatisticsState:
     def has_labels(self) -> bool:
         """Whether some events can be negative."""
         return self.at_least is not None
+
+    @property
+    def tells_differences(self) -> bool:
+        """Whether products of differences are summed: asked for, and events have values."""
+        return self.options.differences and self.has_values
 
     # ---- update
 
@@ -155,6 +176,7 @@ class StatisticsState:
                 f"{self.last_time}: statistics take events in the order of time"
             )
         self.last_time = event.time
+        overall = self.mean()
         liked = self.is_positive(event)
         value = 0.0 if event.value is None or math.isnan(event.value) else event.value
         self.count += 1
@@ -169,6 +191,8 @@ class StatisticsState:
             items.positive.append(0)
             items.value.append(0.0)
             items.holders.append(0)
+        # Before this event counts: its own value must not pull the mean that it is compared with.
+        difference = value - self.smoothed(items.value[place], items.count[place], overall)
         items.count[place] += 1
         items.positive[place] += liked
         items.value[place] += value
@@ -185,32 +209,38 @@ class StatisticsState:
                 entry = counts.setdefault(name, [0, 0])
                 entry[0] += 1
                 entry[1] += liked
-        if self.options.neighbours:
-            self._update_pairs(user, place, liked)
+        if self.options.neighbours or self.tells_differences:
+            self._update_pairs(user, place, liked, difference)
         if self.count >= self.next_refresh:
             self._refresh()
 
-    def _update_pairs(self, user: UserState, place: int, liked: bool) -> None:
-        window, window_liked = user.window, user.window_liked
+    def _update_pairs(self, user: UserState, place: int, liked: bool, difference: float) -> None:
+        window = user.window
         if place in window:
             return
         if window:
             others = np.asarray(window)
-            others_liked = np.asarray(window_liked)
-            # (this item, item liked before) and, if this one is liked, (any item before, this one).
-            before = others[others_liked]
-            rows, columns = np.full(len(before), place), before
-            amounts = np.full(len(before), int(liked), np.int32)
-            if liked:
-                rows = np.concatenate([rows, others])
-                columns = np.concatenate([columns, np.full(len(others), place)])
-                amounts = np.concatenate([amounts, others_liked.astype(np.int32)])
-            self.pairs.add(rows, columns, amounts)
+            this = np.full(len(others), place)
+            others_liked = np.asarray(user.window_liked)
+            if self.options.neighbours:
+                # (this item, item liked before) and, if this is liked, (any item before, this).
+                rows, columns = this[others_liked], others[others_liked]
+                both = np.full(len(rows), int(liked))
+                if liked:
+                    rows, columns = np.concatenate([rows, others]), np.concatenate([columns, this])
+                    both = np.concatenate([both, others_liked])
+                self.pairs.add(rows, columns, np.stack([np.ones_like(both), both], axis=1))
+            if self.tells_differences:
+                products = difference * np.asarray(user.window_difference)
+                amounts = np.stack([np.ones_like(products), products], axis=1)
+                self.agreements.add(this, others, amounts)
+                self.agreements.add(others, this, amounts)
         window.append(place)
-        window_liked.append(liked)
+        user.window_liked.append(liked)
+        user.window_difference.append(difference)
         self.items.holders[place] += 1
         if len(window) > self.options.neighbour_window:
-            del window[0], window_liked[0]
+            del window[0], user.window_liked[0], user.window_difference[0]
 
     def _refresh(self) -> None:
         """Ranks all items anew. At every event at first, then whenever 2% more events came."""
@@ -261,7 +291,7 @@ class StatisticsState:
           DataError: the folder is missing, of another format, or damaged.
         """
         path = Path(path)
-        names = ("items", "users", "by", "pairs", "ranks")
+        names = ("items", "users", "by", "pairs", "agreements", "ranks")
         for file in ("statistics.json", *(f"{name}.parquet" for name in names)):
             if not (path / file).is_file():
                 raise DataError(
@@ -293,7 +323,6 @@ class StatisticsState:
             for column, counts in enumerate(user.by)
             for name, entry in counts.items()
         ]
-        keys, pair_counts = self.pairs.to_arrays()
         names = ("count", "positive", "value")
         return {
             "items": pa.table(
@@ -316,6 +345,9 @@ class StatisticsState:
                 | {
                     "window": pa.array([u.window for u in users], pa.list_(pa.int32())),
                     "window_liked": pa.array([u.window_liked for u in users], pa.list_(pa.bool_())),
+                    "window_difference": pa.array(
+                        [u.window_difference for u in users], pa.list_(pa.float64())
+                    ),
                 }
             ),
             "by": pa.table(
@@ -324,9 +356,8 @@ class StatisticsState:
                     for index, (name, kind) in enumerate(_BY_COLUMNS.items())
                 }
             ),
-            "pairs": pa.table(
-                {"key": keys, "rated": pair_counts[:, 0], "liked": pair_counts[:, 1]}
-            ),
+            "pairs": _pairs_table(self.pairs),
+            "agreements": _pairs_table(self.agreements),
             "ranks": pa.table(
                 {
                     "count": pa.array([self.sorted_counts.tolist()]),
@@ -345,22 +376,20 @@ class StatisticsState:
             *(of_items[name] for name in ("count", "positive", "value", "holders")),
         )
         of_users = columns["users"]
-        names = ("count", "positive", "value", "window", "window_liked")
-        for user_id, count, positive, value, window, liked in zip(
+        names = ("count", "positive", "value", "window", "window_liked", "window_difference")
+        for user_id, count, positive, value, *windows in zip(
             of_users["user_id"], *(of_users[name] for name in names), strict=True
         ):
             by: tuple[dict[str, list[int]], ...] = tuple({} for _ in self.by)
-            self.users[user_id] = UserState(count, positive, value, by, window, liked)
+            self.users[user_id] = UserState(count, positive, value, by, *windows)
         users = list(self.users.values())
         for place, column, name, count, positive in zip(
             *(columns["by"][name] for name in _BY_COLUMNS), strict=True
         ):
             users[place].by[column][name] = [count, positive]
-        pairs = {name: tables["pairs"].column(name).to_numpy() for name in ("rated", "liked")}
-        self.pairs.load(
-            tables["pairs"].column("key").to_numpy(),
-            np.stack([pairs["rated"], pairs["liked"]], axis=1),
-        )
+        for name, counts in (("pairs", self.pairs), ("agreements", self.agreements)):
+            key, first, second = (tables[name].column(c).to_numpy() for c in _PAIR_COLUMNS)
+            counts.load(key, np.stack([first, second], axis=1))
         self.sorted_counts = np.asarray(columns["ranks"]["count"][0], np.float64)
         self.sorted_shares = np.asarray(columns["ranks"]["share"][0], np.float64)
 
@@ -373,6 +402,14 @@ _BY_COLUMNS = {
     "count": pa.int64(),
     "positive": pa.int64(),
 }
+
+
+_PAIR_COLUMNS = ("key", "first", "second")
+
+
+def _pairs_table(counts: PairCounts) -> pa.Table:
+    keys, values = counts.to_arrays()
+    return pa.table(dict(zip(_PAIR_COLUMNS, (keys, values[:, 0], values[:, 1]), strict=True)))
 
 
 def values_of(item: Item, field: str) -> tuple[str, ...]:

@@ -13,7 +13,8 @@ from m6rec_jax.checkpoints.manifest import RunDescription
 from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.errors import CheckpointError
 from m6rec_jax.evaluation import evaluator as evaluation
-from m6rec_jax.inference.bundle import smallest_batch
+from m6rec_jax.evaluation.assets import save_task_assets
+from m6rec_jax.inference.bundle import load_model, smallest_batch
 from m6rec_jax.inference.retrieval import Retriever
 from m6rec_jax.inference.scoring import Scorer
 from m6rec_jax.metrics import classification, ranking
@@ -124,6 +125,18 @@ def test_evaluator_is_what_the_train_loop_calls(world):
     assert during(model, variables, 20) == first
     assert len(during._programs) == 1
     assert first == pytest.approx(evaluation.evaluate(str(model_dir), "eval_shop_ctr", LENGTHS))
+
+
+def test_model_folder_serves_after_its_assets_are_saved(world):
+    prepared, vocabulary, model, variables, model_dir = world
+    save_task_assets(model_dir, "eval_shop_ctr", LENGTHS)
+    bundle = load_model(model_dir)
+    assert bundle.template == prepared.template()
+    scorer = Scorer(model, variables, vocabulary, source_length=64, target_length=24)
+    request = ([["20 years old", "Monday"]], [["Alpha, comedy", "Beta, drama"]])
+    np.testing.assert_allclose(
+        bundle.scorer().score_requests(*request)[0], scorer.score_requests(*request)[0], atol=1e-6
+    )
 
 
 def test_infer_writes_ids_and_scores(world, tmp_path):

@@ -1,7 +1,5 @@
 """A model folder is loaded as it was saved."""
 
-import json
-
 import jax
 import numpy as np
 import pytest
@@ -9,7 +7,7 @@ import pytest
 from m6rec_jax.checkpoints.manifest import RunDescription
 from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.errors import CheckpointError, ConfigError
-from m6rec_jax.inference.bundle import InferenceSettings, load_model, save_assets
+from m6rec_jax.inference.bundle import InferenceSettings, TaskSettings, load_model, save_assets
 from m6rec_jax.inference.scoring import Scorer
 from m6rec_jax.sharding import data_parallel, make_mesh
 from tests.pipeline import shop_rows
@@ -30,9 +28,8 @@ def model_dir(tiny, tmp_path_factory):
     run = RunDescription(model.config, vocabulary.fingerprint, "prompts", 4)
     with CheckpointStore(folder / "checkpoints") as store:
         store.save(7, dict(variables), data={}, run=run, frozen=("params",))
-    (folder / "shop.json").write_text(json.dumps({"name": "shop", "template": TEMPLATE}))
-    settings = InferenceSettings(96, 64, {"shop_ctr": 1}, positive_classes=(1, 2))
-    save_assets(folder, vocabulary, settings, folder / "shop.json")
+    settings = InferenceSettings(96, 64, {"shop_ctr": TaskSettings(1, positive_classes=(1, 2))})
+    save_assets(folder, vocabulary, settings, {"name": "shop", "template": TEMPLATE})
     return folder
 
 
@@ -54,8 +51,8 @@ def test_loaded_model_scores_as_before(tiny, model_dir, meshed):
         direct.score_requests(history, texts)[0],
         atol=1e-6,
     )
-    assert bundle.retriever("shop_ctr").embed_users(history).shape == (1, 16)
-    with pytest.raises(ConfigError, match="knows no task 'shop_cvr'; its tasks: shop_ctr"):
+    assert bundle.retriever().embed_users(history).shape == (1, 16)
+    with pytest.raises(ConfigError, match="knows no task 'shop_cvr': shop_ctr"):
         bundle.scorer("shop_cvr")
 
 

@@ -61,7 +61,7 @@ BATCH_SIZE = 4
 
 
 def m6rec(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """Runs the command in `folder`, the way the console script does (without the checkout's path)."""
+    """Runs the command in `folder`, the way the console script does."""
     code = "import sys; from m6rec_jax.cli import main; sys.path.pop(0); sys.exit(main())"
     return subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],
@@ -133,9 +133,7 @@ def failed(run: subprocess.CompletedProcess[str]) -> str:
 
 
 def test_unknown_gin_binding(trained: Path) -> None:
-    message = failed(
-        m6rec(trained, "train", "--gin_file", "train.gin", "--gin.train.train_step=5")
-    )
+    message = failed(m6rec(trained, "train", "--gin_file", "train.gin", "--gin.train.train_step=5"))
     assert "train_step" in message
     assert "train_steps" in message  # the closest name that exists
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -130,3 +131,12 @@ def test_attention_of_a_row_without_any_key_is_finite() -> None:
     )(query, key, value)
     assert np.isfinite(out)
     assert all(np.isfinite(g).all() for g in gradients)
+
+
+def test_other_backends_are_left_to_their_compiler() -> None:
+    """The barrier that a CPU needs is in the CPU's program only."""
+    step = jax.jit(jax.grad(lambda x, y: jnp.sum(dot(x, y, operand_dtype="bfloat16")), (0, 1)))
+    arguments = (jnp.ones((8, 4)), jnp.ones((4, 6)))
+    for platform, barriers in (("cpu", True), ("tpu", False)):
+        text = jax.export.export(step, platforms=[platform])(*arguments).mlir_module()
+        assert ("optimization_barrier" in text) == barriers

@@ -1,5 +1,6 @@
 """Different ways to compute one thing agree: loops, packing, caching, task banks, packed rows."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -103,12 +104,7 @@ def test_cached_segments_equal_one_pass(
     config: ModelConfig, make_variables: Make, features: Features, num_segment_embeddings: int
 ) -> None:
     """Every segment computed in a row of its own, at another length, then put together."""
-    prompts = config.prompts.__class__(
-        **{
-            **{name: getattr(config.prompts, name) for name in config.prompts.__dataclass_fields__},
-            "num_segment_embeddings": num_segment_embeddings,
-        }
-    )
+    prompts = dataclasses.replace(config.prompts, num_segment_embeddings=num_segment_embeddings)
     config = config.replace(prompts=prompts)
     variables, model = make_variables(config), M6Rec(config)
     tokens, blocks = features["encoder_input_tokens"], features["encoder_block_ids"]
@@ -186,8 +182,7 @@ def test_mixed_tasks_equal_each_alone(
     config: ModelConfig, make_variables: Make, features: Features
 ) -> None:
     """Three tasks in one batch of a bank of three = three banks of one."""
-    options = {f: getattr(config.prompts, f) for f in config.prompts.__dataclass_fields__}
-    bank_config = config.replace(prompts=type(config.prompts)(**{**options, "num_tasks": 3}))
+    bank_config = config.replace(prompts=dataclasses.replace(config.prompts, num_tasks=3))
     variables = make_variables(bank_config)
     task_ids = np.array([[2], [0], [1]], np.int32)
     mixed = {**features, "task_ids": task_ids}
@@ -226,10 +221,60 @@ def test_mixed_tasks_equal_each_alone(
             close(head[row], model.apply(single, of, zeros, method=method)[row])
 
 
+@pytest.mark.parametrize("late_layers_start", [0, 2])
+def test_a_small_task_in_a_large_bank_equals_itself_alone(
+    config: ModelConfig, make_variables: Make, features: Features, late_layers_start: int
+) -> None:
+    """A task of 3 prompts, 2 options, rank 1 padded into a bank of 4, 3 and 2."""
+    small = dataclasses.replace(config.prompts, num_prompts=3, num_options=2, adapter_rank=1)
+    large_config = config.replace(late_layers_start=late_layers_start)
+    small_config = large_config.replace(prompts=small)
+    variables = make_variables(small_config)
+
+    def pad(path: Any, leaf: np.ndarray, like: np.ndarray) -> np.ndarray:
+        front = "soft_prompts" in str(path)
+        widths = [
+            (b - a, 0) if front else (0, b - a) for a, b in zip(leaf.shape, like.shape, strict=True)
+        ]
+        # Soft prompts that do not count may be anything.
+        return np.pad(leaf, widths, constant_values=7.0 if front else 0.0)
+
+    padded = {
+        "params": variables["params"],
+        "prompts": jax.tree_util.tree_map_with_path(
+            pad, variables["prompts"], make_variables(large_config)["prompts"]
+        ),
+    }
+    counts = {"num_prompts": np.full((3, 1), 3), "num_options": np.full((3, 1), 2)}
+    task_ids = features["task_ids"]
+    large, alone = M6Rec(large_config), M6Rec(small_config)
+
+    def both(variables: Any) -> Any:
+        outputs = large.apply(variables, {**features, **counts})
+        logits = large.apply(
+            variables, outputs.hidden, task_ids, counts["num_options"], method=large.option_logits
+        )
+        return outputs.hidden, jax.nn.softmax(logits)
+
+    expected = jitted(alone)(variables, features).hidden
+    hidden, probabilities = jax.jit(both)(padded)
+    real = features["decoder_block_ids"] > 0
+    close(np.asarray(hidden)[real], np.asarray(expected)[real])
+    logits = alone.apply(variables, expected, task_ids, method=alone.option_logits)
+    close(probabilities[..., :2], jax.nn.softmax(logits), 1e-4)
+    np.testing.assert_array_equal(probabilities[..., 2], 0.0)
+
+    gradients = jax.jit(jax.grad(lambda v: jnp.sum(jnp.sin(both(v)[0]) * real[..., None])))(padded)
+    adapter = gradients["prompts"]["encoder"]["layers"]["mlp"]["adapter"]
+    assert np.abs(adapter["wi"][..., 0]).max() > 0
+    for padding in (adapter["wi"][..., 1], adapter["wi_bias"][..., 1], adapter["wo"][..., 1, :]):
+        np.testing.assert_array_equal(padding, 0.0)
+    np.testing.assert_array_equal(gradients["prompts"]["bank"]["soft_prompts"][:, 0], 0.0)
+
+
 def test_packed_documents_do_not_see_one_another(config: ModelConfig, make_variables: Make) -> None:
     """Two documents in one row equal the same two in rows of their own (no soft prompts)."""
-    options = {f: getattr(config.prompts, f) for f in config.prompts.__dataclass_fields__}
-    prompts = type(config.prompts)(**{**options, "num_prompts": 0, "head": "none"})
+    prompts = dataclasses.replace(config.prompts, num_prompts=0, head="none")
     config = config.replace(prompts=prompts, late_layers_start=1)
     variables, apply = make_variables(config), jitted(M6Rec(config))
     rng = np.random.default_rng(3)

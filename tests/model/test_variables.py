@@ -1,5 +1,6 @@
 """The two trees of variables: what is in them, how it starts, and what trains."""
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -149,8 +150,8 @@ def test_adapters_late_only(
     config: ModelConfig, make_variables: Callable[..., Any], features: Features
 ) -> None:
     """Adapters of early layers then change nothing, those of late layers do."""
-    fields = {f: getattr(config.prompts, f) for f in config.prompts.__dataclass_fields__}
-    config = config.replace(prompts=PromptConfig(**{**fields, "adapters_late_only": True}))
+    prompts = dataclasses.replace(config.prompts, adapters_late_only=True)
+    config = config.replace(prompts=prompts)
     variables, model = make_variables(config), M6Rec(config)
     apply = jax.jit(lambda v: model.apply(v, features).hidden)
 
@@ -261,6 +262,13 @@ def test_variables_of_another_config_are_refused(
 def test_config_errors(owner: type, values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message.replace("(", r"\(")):
         owner(**values)
+
+
+def test_mismatched_features(config: ModelConfig, features: Features) -> None:
+    short = {**features, "encoder_block_ids": features["encoder_block_ids"][:, 1:]}
+    message = r"encoder tokens are \[3, 11\] but encoder_block_ids are \[3, 10\]"
+    with pytest.raises(ConfigError, match=message):
+        shapes(config, short)
 
 
 def test_special_token_outside_the_vocabulary() -> None:

@@ -1,5 +1,6 @@
 """Each loss against plain numpy loops, and what the total leaves out, adds up and refuses."""
 
+import dataclasses
 import math
 from typing import Any
 
@@ -220,6 +221,21 @@ def test_soft_targets_are_distributions() -> None:
         assert targets.argmax(-1).tolist() == labels.tolist()
     near_and_far = np.asarray(soft_targets(labels, 5, 1.0))[0]
     assert (np.diff(near_and_far) < 0).all()
+
+
+@pytest.mark.parametrize("ordinal_spread", [0.0, 0.7])
+def test_a_task_with_fewer_classes(
+    variables: dict[str, Any], outputs: Outputs, features: Features, ordinal_spread: float
+) -> None:
+    """With two of three classes the options are the last two prompts and the loss is theirs."""
+    labels = np.minimum(features["decoder_labels"], 1)
+    given = {**features, "decoder_labels": labels, "num_options": np.full((ROWS, 1), 2)}
+    two = M6Rec(CONFIG.replace(prompts=dataclasses.replace(CONFIG.prompts, num_options=2)))
+    options = {"ordinal_spread": ordinal_spread}
+    loss, _ = classification_loss(M6Rec(CONFIG), variables, outputs, given, **options)
+    given.pop("num_options")
+    expected, _ = classification_loss(two, variables, outputs, given, **options)
+    assert float(loss.total) == pytest.approx(float(expected.total), rel=1e-5)
 
 
 @pytest.mark.parametrize("correct_frequency", [False, True])

@@ -170,7 +170,9 @@ def test_data_and_vocabulary_are_named_when_missing(shop_tasks, tmp_path, monkey
     with pytest.raises(ConfigError, match=r"none\.model: train one with `m6rec vocab train`"):
         locations.load_vocabulary("tiny-shop", "leave_one_out")
     gin.bind_parameter("data_dir.path", str(tmp_path))
-    with pytest.raises(DataError, match=r"m6rec data prepare DATASET_FOLDER --gin\.prepare\.split"):
+    with pytest.raises(
+        DataError, match=r"m6rec data prepare tiny-shop --gin\.prepare\.split=leave_one_out"
+    ):
         BatchIterator("tiny_shop_ctr", LENGTHS, 4)
 
 

@@ -1,7 +1,7 @@
 """TFDS builder of `recommender_text`: rendered Parquet files become TFRecord shards.
 
 `m6rec data prepare` runs it; it also runs by itself, on a folder that `prepare(keep_rendered=True)`
-left:
+left (the `tfds` command of 4.9.10 does not start without apache-beam, which nothing else needs):
 
     tfds build m6rec_jax/tables/recommender_text --data_dir DATA_DIR \\
         --config '{"name": "corner-shop.per_user_temporal.groups", "rendered": "FOLDER"}'
