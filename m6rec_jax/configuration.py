@@ -37,7 +37,6 @@ from m6rec_jax.errors import ConfigError
 MACROS: Mapping[str, str] = {
     "MODEL": "the model: @M6Rec()",
     "MIXTURE_OR_TASK_NAME": "seqio task or mixture, as registered in tasks/",
-    "MIXTURE_OR_TASK_MODULE": "module that registers it",
     "TASK_FEATURE_LENGTHS": "tokens per feature, e.g. {'inputs': 512, 'targets': 64}",
     "TRAIN_STEPS": "number of optimizer steps",
     "EVAL_PERIOD": "steps between validations",

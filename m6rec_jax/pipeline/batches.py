@@ -317,7 +317,7 @@ def find_provider(mixture_or_task_name: str) -> seqio.Task | seqio.Mixture:
         raise ConfigError(
             f"no seqio task or mixture is called '{mixture_or_task_name}'. Registered: "
             f"{', '.join(names) or 'none'}. Is the module that registers it imported "
-            "(MIXTURE_OR_TASK_MODULE)?"
+            "(a line such as import tasks.movielens in the gin file)?"
         ) from error
 
 

@@ -73,7 +73,7 @@ def task_info(name: str) -> TaskInfo:
         raise ConfigError(
             f"'{name}' is no task of register_recommendation_tasks; known: "
             f"{', '.join(sorted(_TASKS)) or 'none'}. Is the module that registers it imported "
-            "(MIXTURE_OR_TASK_MODULE)?"
+            "(a line such as import tasks.movielens in the gin file)?"
         )
     return _TASKS[name]
 

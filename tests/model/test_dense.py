@@ -34,7 +34,7 @@ def test_value_and_gradients(
     spec: str,
     x_shape: tuple[int, ...],
     y_shape: tuple[int, ...],
-    options: dict[str, int],
+    options: dict[str, Any],
     operand_dtype: str,
     tolerance: float,
 ) -> None:

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -56,10 +57,11 @@ class Reference:
         p: dict[str, Any],
         x: np.ndarray,
         source: np.ndarray,
-        visible: np.ndarray,
+        visible: np.ndarray | None,
         table: np.ndarray | None,
         bidirectional: bool,
     ) -> np.ndarray:
+        assert visible is not None
         out = np.zeros((len(x), self.config.embed_dim))
         for head in range(self.config.num_heads):
             q = x @ p["query"]["kernel"][:, head]
@@ -224,7 +226,7 @@ def test_known_buckets_of_t5() -> None:
 @pytest.mark.parametrize(("queries", "keys"), [(4, 4), (3, 7), (6, 2), (1, 5), (5, 1)])
 def test_spread_by_distance(queries: int, keys: int) -> None:
     values = np.random.default_rng(0).normal(size=(2, queries + keys - 1)).astype(np.float32)
-    actual = spread_by_distance(values, queries, keys)
+    actual = spread_by_distance(jnp.asarray(values), queries, keys)
     for i in range(queries):
         for j in range(keys):
             np.testing.assert_array_equal(actual[:, i, j], values[:, j - i + queries - 1])
@@ -248,7 +250,7 @@ def test_one_encoder_layer(config: ModelConfig, make_variables: Any) -> None:
     actual = EncoderLayer(config).apply(
         {"params": params, "prompts": {"mlp": {"adapter": adapter}}},
         x,
-        mask_bias(visible)[:, None],
+        mask_bias(jnp.asarray(visible))[:, None],
         position_bias,
         np.zeros((1,), np.int32),
     )
@@ -275,11 +277,11 @@ def test_one_decoder_layer(config: ModelConfig, make_variables: Any, use_source:
     actual = DecoderLayer(config).apply(
         {"params": params, "prompts": {"mlp": {"adapter": adapter}}},
         x,
-        mask_bias(visible)[:, None],
+        mask_bias(jnp.asarray(visible))[:, None],
         position_bias,
         np.zeros((1,), np.int32),
         source,
-        mask_bias(present[:, None])[:, None],
+        mask_bias(jnp.asarray(present[:, None]))[:, None],
         np.array([use_source]),
     )
     expected = reference.layer(
