@@ -2,37 +2,50 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 HERE = Path(__file__).resolve().parent
 MESHES = ["data 8", "fsdp 8", "tensor 2 x data 4", "fsdp 2 x tensor 2 x data 2"]
 
 
-@pytest.fixture(scope="module")
-def eight() -> dict[str, Any]:
+def start(script: str, *arguments: str, devices: int) -> subprocess.Popen[str]:
     # Compiling takes nearly all of the time here, so it does without optimisation.
-    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
     environment = {
         **os.environ,
         "XLA_FLAGS": flags,
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": str(HERE.parent.parent),
     }
-    done = subprocess.run(
-        [sys.executable, str(HERE / "eight_devices.py")],
+    return subprocess.Popen(
+        [sys.executable, str(HERE / script), *arguments],
         env=environment,
-        capture_output=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=500,
-        check=False,
     )
-    assert done.returncode == 0, done.stderr[-4000:]
-    return json.loads(done.stdout.splitlines()[-1])
+
+
+def result(process: subprocess.Popen[str]) -> dict[str, Any]:
+    try:
+        out, err = process.communicate(timeout=500)
+    finally:
+        process.kill()
+    assert process.returncode == 0, err[-4000:]
+    return json.loads(out.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def eight() -> dict[str, Any]:
+    return result(start("eight_devices.py", devices=8))
 
 
 @pytest.mark.parametrize("mesh", MESHES)
@@ -93,3 +106,18 @@ def test_odds_and_ends(eight: dict[str, Any]) -> None:
     assert eight["factored"] == []
     assert eight["scalar"] is True
     assert eight["unboxed"] == [16, 64]
+
+
+def test_two_processes_put_their_rows_together() -> None:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    processes = [start("two_processes.py", str(index), port, devices=4) for index in range(2)]
+    first, second = map(result, processes)
+    rows = np.arange(16 * 3, dtype=np.float32).reshape(16, 3)
+    total = float((rows * np.arange(16.0)[:, None]).sum())
+    assert first["apart"] == [0, 2, [16, 3], total]
+    assert second["apart"] == [1, 2, [16, 3], total]
+    assert first["together"] == second["together"] == [0, 1, [16, 3], total]
+    for found in (first, second):
+        assert "two processes share only some of their rows" in found["mixed"]
