@@ -29,7 +29,7 @@ test: install lint types  ## Everything CI runs: style, types, results up to dat
 results: install  ## Render docs/results.md from benchmarks/results/*.json
 	$(BIN)/python -m benchmarks.render_results
 
-demo: install  ## MovieLens-100k from nothing to runs/demo/report.html (about 15 minutes on 2 cores)
+demo: install  ## MovieLens-100k from nothing to runs/demo/report.html
 	$(BIN)/m6rec demo
 
 clean:  ## Remove the environment and caches (runs/ stays)

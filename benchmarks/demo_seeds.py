@@ -2,8 +2,8 @@
 
     python -m benchmarks.demo_seeds [--seeds 0 1 2] [--force]
 
-Runs `m6rec demo --seed N --output runs/demo_seeds/N` for each seed (about a quarter of an hour each
-on 2 cores; a seed whose `metrics.json` is there is not run again), writes the figures to
+Runs `m6rec demo --seed N --output runs/demo_seeds/N` for each seed (a seed whose
+`metrics.json` is there is not run again), writes the figures to
 `benchmarks/results/demo.json`, and exits with 1 unless the smallest lead of any seed over the best
 baseline is larger than the distance between the best and the worst seed.
 """

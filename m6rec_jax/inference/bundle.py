@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from etils import epath
 from jax.sharding import Mesh
 
@@ -32,6 +31,7 @@ from m6rec_jax.errors import CheckpointError, ConfigError
 from m6rec_jax.inference.retrieval import Retriever
 from m6rec_jax.inference.scoring import Scorer
 from m6rec_jax.model import M6Rec
+from m6rec_jax.model.m6rec import initial_features
 from m6rec_jax.sharding import LogicalRules, make_mesh, unboxed_shapes, variable_shardings
 from m6rec_jax.text.templates import DatasetTemplate
 from m6rec_jax.text.vocabulary import Vocabulary
@@ -257,7 +257,7 @@ def variable_targets(
     Returns:
       `{'params': ..., 'prompts': ...}` of `jax.ShapeDtypeStruct` with shardings.
     """
-    boxed = dict(jax.eval_shape(model.init, jax.random.key(0), smallest_batch()))
+    boxed = dict(jax.eval_shape(model.init, jax.random.key(0), initial_features()))
     if mesh is None:
         mesh, rules = make_mesh(1, 1, 1, devices=jax.local_devices()[:1]), ()
     return {
@@ -267,18 +267,6 @@ def variable_targets(
             variable_shardings(tree, mesh, rules),
         )
         for name, tree in boxed.items()
-    }
-
-
-def smallest_batch() -> dict[str, jax.Array]:
-    """A batch of one row that makes `model.init` create every variable."""
-    ones = jnp.ones((1, 4), jnp.int32)
-    return {
-        "encoder_input_tokens": ones,
-        "encoder_block_ids": ones,
-        "decoder_input_tokens": ones,
-        "decoder_block_ids": ones,
-        "task_ids": jnp.zeros((1, 1), jnp.int32),
     }
 
 

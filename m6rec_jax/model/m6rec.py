@@ -421,3 +421,14 @@ def _require_equal_shapes(side: str, tokens: Array, block_ids: Array) -> None:
             f"{side} tokens are {list(tokens.shape)} but {side}_block_ids are "
             f"{list(block_ids.shape)}; both are [batch, length]"
         )
+
+
+def initial_features() -> dict[str, Array]:
+    """The smallest batch with which `M6Rec.init` makes every variable; sizes do not matter."""
+    ones = jnp.ones((1, 2), jnp.int32)
+    return {
+        "encoder_input_tokens": ones,
+        "encoder_block_ids": ones,
+        "decoder_input_tokens": ones,
+        "decoder_block_ids": ones,
+    }

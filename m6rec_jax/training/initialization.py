@@ -20,9 +20,8 @@ from m6rec_jax.checkpoints.restore import (
 )
 from m6rec_jax.checkpoints.trees import PyTree, flatten, unflatten
 from m6rec_jax.errors import ConfigError
-from m6rec_jax.model.m6rec import M6Rec
+from m6rec_jax.model.m6rec import M6Rec, initial_features
 from m6rec_jax.sharding import LogicalRules, axis_rules
-from m6rec_jax.training.parameter_table import initial_features
 from m6rec_jax.training.train_state import TrainState, trainable_groups
 
 INITIAL_PROMPTS = ("none", "all", "matching")

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
 from m6rec_jax.checkpoints.trees import flatten
 from m6rec_jax.model.config import ModelConfig
-from m6rec_jax.model.m6rec import M6Rec
+from m6rec_jax.model.m6rec import M6Rec, initial_features
 
 BACKBONE, PROMPTS = "backbone", "prompts"
 # The first substring found in a leaf's name decides its group.
@@ -156,14 +155,3 @@ def count_parameters(config: ModelConfig, trainable: str = "all") -> ParameterTa
 def abstract_variables(model: M6Rec) -> dict[str, Any]:
     """Shapes and types of a model's variables, without logical names."""
     return nn.meta.unbox(jax.eval_shape(model.init, jax.random.key(0), initial_features()))
-
-
-def initial_features() -> dict[str, jax.Array]:
-    """The smallest batch that initialises every variable (sizes do not matter to variables)."""
-    ones = jnp.ones((1, 2), jnp.int32)
-    return {
-        "encoder_input_tokens": ones,
-        "encoder_block_ids": ones,
-        "decoder_input_tokens": ones,
-        "decoder_block_ids": ones,
-    }

@@ -13,9 +13,8 @@ from jax.sharding import Mesh
 
 from m6rec_jax.checkpoints.trees import PyTree
 from m6rec_jax.errors import ConfigError
-from m6rec_jax.model.m6rec import M6Rec
+from m6rec_jax.model.m6rec import M6Rec, initial_features
 from m6rec_jax.sharding import LogicalRules, replicated, unboxed_shapes, variable_shardings
-from m6rec_jax.training.parameter_table import initial_features
 
 TRAINABLE = ("prompts", "all")
 

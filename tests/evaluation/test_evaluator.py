@@ -14,11 +14,12 @@ from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.errors import CheckpointError
 from m6rec_jax.evaluation import evaluator as evaluation
 from m6rec_jax.evaluation.assets import save_task_assets
-from m6rec_jax.inference.bundle import load_model, smallest_batch
+from m6rec_jax.inference.bundle import load_model
 from m6rec_jax.inference.retrieval import Retriever
 from m6rec_jax.inference.scoring import Scorer
 from m6rec_jax.metrics import classification, ranking
 from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
+from m6rec_jax.model.m6rec import initial_features
 from m6rec_jax.pipeline.prepared_rows import interactions, read_rows, seen_items
 from m6rec_jax.pipeline.registration import register_recommendation_tasks, task_info, unregister
 from m6rec_jax.tables.sources import DATA_DIR_VARIABLE
@@ -47,7 +48,7 @@ def world(tmp_path_factory):
         )
     )
     key = jax.random.key(1)
-    variables = nn.meta.unbox(jax.jit(model.init)(key, smallest_batch()))
+    variables = nn.meta.unbox(jax.jit(model.init)(key, initial_features()))
     model_dir = tmp_path_factory.mktemp("model")
     run = RunDescription(model.config, vocabulary.fingerprint, "all", 1)
     with CheckpointStore(model_dir / "checkpoints") as store:

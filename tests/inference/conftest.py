@@ -3,8 +3,8 @@
 import jax
 import pytest
 
-from m6rec_jax.inference.bundle import smallest_batch
 from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
+from m6rec_jax.model.m6rec import initial_features
 from tests.pipeline import shop_rows
 
 
@@ -31,7 +31,7 @@ def make_model(vocabulary, **changes):
     )
     model = M6Rec(config)
     key = jax.random.key(0)
-    variables = jax.jit(model.init)({"params": key, "prompts": key}, smallest_batch())
+    variables = jax.jit(model.init)({"params": key, "prompts": key}, initial_features())
     from flax import linen as nn
 
     return model, nn.meta.unbox(variables)
