@@ -7,7 +7,6 @@ ends before the group's first row, so `size` trades speed against freshness.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -31,9 +30,6 @@ class Grouping:
         None for no limit.
       parts: parts whose rows are grouped.
       with_seen: keep all items the user acted on so far (for sampling negatives).
-      statistics_as_of: 'impression': statistics of every group are those of its first row's time.
-        'training': groups of validation and test are told the statistics after the last training
-        event, as a server that loads them would.
     """
 
     size: int
@@ -42,18 +38,12 @@ class Grouping:
     max_seconds: float | None = None
     parts: tuple[int, ...] = (TRAIN, VALIDATION, TEST)
     with_seen: bool = False
-    statistics_as_of: str = "impression"
 
     def __post_init__(self) -> None:
         if self.size < 1 or self.max_events < 0:
             raise ConfigError(
                 f"a group needs at least one row and no negative number of events, not "
                 f"size={self.size}, max_events={self.max_events}"
-            )
-        if self.statistics_as_of not in ("impression", "training"):
-            raise ConfigError(
-                "statistics_as_of must be 'impression' or 'training', not "
-                f"{self.statistics_as_of!r}"
             )
 
 
@@ -65,8 +55,7 @@ class Group:
       group_id: counted over all users, in the order of the users table and then the user's.
       part: part code of all its rows.
       user: place in the users table.
-      time: of the first row, unix seconds.
-      as_of: statistics hold events before this; infinity for all.
+      time: of the first row, unix seconds; statistics hold events before it.
       items, values: of the rows (NaN for no value), in the user's order.
       history_items, history_times, history_values: visible events before, oldest first.
       seen: items of all visible events before, or nothing.
@@ -76,7 +65,6 @@ class Group:
     part: int
     user: int
     time: float
-    as_of: float
     items: list[int]
     values: list[float]
     history_items: list[int]
@@ -92,7 +80,6 @@ SCHEMA = pa.schema(
         ("part", pa.int64()),
         ("user", pa.int64()),
         ("time", pa.float64()),
-        ("as_of", pa.float64()),
         ("items", _INTS),
         ("values", _FLOATS),
         ("history_items", _INTS),
@@ -102,7 +89,7 @@ SCHEMA = pa.schema(
     ]
 )
 # The order in which statistics can answer them.
-SORT_KEYS = ("as_of", "time", "group_id")
+SORT_KEYS = ("time", "group_id")
 
 
 def groups_of_user(
@@ -139,13 +126,11 @@ def groups_of_user(
         cut = int(np.searchsorted(times, time, "left")) if grouping.strict else start
         before = np.flatnonzero(visible[part][:cut])
         history = before[max(0, len(before) - grouping.max_events) :]
-        after_training = grouping.statistics_as_of == "training" and part != TRAIN
         yield Group(
             group_id=first_id,
             part=part,
             user=events.user,
             time=time,
-            as_of=math.inf if after_training else time,
             items=items[start:end].tolist(),
             values=values[start:end].tolist(),
             history_items=items[history].tolist(),

@@ -63,19 +63,18 @@ ITEM_COLUMNS = {
     **FILM_COLUMNS,
 }
 
-# Text costs time: a behaviour is its outcome, title and age. A candidate puts first what says most,
-# because one that is too long is cut at its end.
+# Text costs time: a behaviour is its outcome, title and age, and the clauses of a candidate are so
+# formed that each can be one piece of a vocabulary.
 TEMPLATE: Mapping[str, Any] = {
     "profile": "{age} year old {gender}[ {occupation}]"
-    "[, liked {user_positive_percent}% of {user_count} films]",
+    "[, liked {user_positive_percent}% of {user_count} films][, rates {user_mean_value}]",
     "event": "{outcome} {title}[ ({year})], {ago}",
     "context": "{weekday} {part_of_day}",
-    "candidate": "{title}[ ({year})]"
-    "[. {item_positive_percent}% of {item_count} liked it, {item_liked_top}]"
-    "[. Neighbours {user_neighbours_percent}%, closest {user_closest_percent}%]"
-    "[. User {user_positive_percent}%][, {user_genres_percent}% of such genres]"
-    "[, liked {user_director_counts}]"
-    "[. {genres}][, by {director}]",
+    "candidate": "{title}[ ({year})][, {genres}]"
+    "[, rated {item_mean_value}][, {item_positive_percent}% like it][, {item_count} views]"
+    "[, user rates {user_mean_value}][, user likes {user_positive_percent}%]"
+    "[, likes {user_genres_percent}% of such genres]"
+    "[, likes {user_neighbours_percent}% of similar films][, taste {user_taste_difference}]",
     "item": "{title}[ ({year})][, {genres}][, by {director}][, with {cast}][, {country}]",
     "outcomes": [
         {"at_least": 5, "text": "loved"},

@@ -1,11 +1,8 @@
 """Counts over pairs of items, kept as events arrive: dense for small catalogues, else sparse.
 
-Two uses, each of two counters for a pair of items (row, column):
-
-  * how many users acted on both and liked the column item, and how many of them liked the row item
-    too: the quotient estimates how likely someone who liked the column item likes the row item;
-  * how many users acted on both, and the sum over them of the product of their differences from the
-    items' means: together the similarity of the items' values.
+For a pair of items: how many users acted on both, and the sum over them of the product of the
+differences of their values from the mean. The first tells which items go together, both tell which
+are valued alike.
 """
 
 from __future__ import annotations
@@ -14,6 +11,8 @@ import numpy as np
 
 from m6rec_jax.errors import DataError
 
+# Counts are exact up to 2^24.
+_DTYPE = np.float32
 # Up to this many items the two counters are square arrays (4,096² × 2 × 4 bytes = 134 MB).
 DENSE_ITEMS = 4_096
 
@@ -26,14 +25,12 @@ class PairCounts:
 
     Args:
       dense_items: largest number of items that is kept as square arrays.
-      dtype: of the counters, 32 bits wide.
     """
 
-    def __init__(self, dense_items: int = DENSE_ITEMS, dtype: type = np.int32) -> None:
+    def __init__(self, dense_items: int = DENSE_ITEMS) -> None:
         self._dense_items = dense_items
-        self._dtype = dtype
-        self._dense: np.ndarray | None = np.zeros((2, 64, 64), dtype) if dense_items else None
-        self._table = _HashTable(dtype)
+        self._dense: np.ndarray | None = np.zeros((2, 64, 64), _DTYPE) if dense_items else None
+        self._table = _HashTable()
 
     def add(self, rows: np.ndarray, columns: np.ndarray, amounts: np.ndarray) -> None:
         """Adds `amounts` `[n, 2]` to the counters of distinct pairs `[n]`, `[n]`."""
@@ -41,9 +38,9 @@ class PairCounts:
             return
         self._make_room(int(max(rows.max(), columns.max())) + 1)
         if self._dense is not None:
-            self._dense[:, rows, columns] += amounts.T.astype(self._dtype)
+            self._dense[:, rows, columns] += amounts.T.astype(_DTYPE)
         else:
-            self._table.add(_keys(rows, columns), amounts.astype(self._dtype))
+            self._table.add(_keys(rows, columns), amounts.astype(_DTYPE))
 
     def get(self, rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Both counters, each `[r, c]`, for rows `[r]` and columns `[c]`."""
@@ -89,7 +86,7 @@ class PairCounts:
             self._table.add(keys, counts)
             return
         size = min(self._dense_items, max(num_items, 2 * self._dense.shape[1]))
-        grown = np.zeros((2, size, size), self._dtype)
+        grown = np.zeros((2, size, size), _DTYPE)
         old = self._dense.shape[1]
         grown[:, :old, :old] = self._dense
         self._dense = grown
@@ -102,14 +99,13 @@ def _keys(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
 class _HashTable:
     """Non-negative int64 keys -> two counters; linear probing, at most half full."""
 
-    def __init__(self, dtype: type) -> None:
-        self._dtype = dtype
+    def __init__(self) -> None:
         self._used = 0
         self._allocate(1 << 10)
 
     def _allocate(self, capacity: int) -> None:
         self._keys = np.full(capacity, -1, np.int64)
-        self._counts: np.ndarray = np.zeros((capacity, 2), self._dtype)
+        self._counts: np.ndarray = np.zeros((capacity, 2), _DTYPE)
 
     def add(self, keys: np.ndarray, amounts: np.ndarray) -> None:
         """Adds `amounts` `[n, 2]` to the counters of distinct `keys` `[n]`."""

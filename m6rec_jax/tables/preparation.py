@@ -46,6 +46,7 @@ from m6rec_jax.tables.splits import (
     CONTEXT,
     PARTS,
     STATISTICS_PARTS,
+    USER_STATISTICS_PARTS,
     VISIBLE_PARTS,
     Split,
     part_counts,
@@ -163,8 +164,8 @@ class _Job:
         entry = self.manifest["statistics"]
         if entry.get("fingerprint") != fingerprint or not (path / "statistics.json").is_file():
             statistics = self.job.new_statistics()
-            for event, item in self.job.training_events():
-                statistics.update(event, item)
+            for event, item, of_user_only in self.job.told_events():
+                statistics.update(event, item, of_user_only=of_user_only)
             self._save_statistics(statistics)
         items = self.job.dataset.item_records
         columns = list(self.job.dataset.spec.items.columns)
@@ -241,9 +242,15 @@ class _Job:
                 "history_until": "strictly before the time of a group's first row; in "
                 "'next_items' before that row in the user's order",
                 "statistics": [names[code] for code in STATISTICS_PARTS],
-                "statistics_until": "strictly before the time of a group's first row"
-                if self.job.options.statistics_as_of == "impression"
-                else "as above for training rows, the last training event for the others",
+                "user_statistics": {
+                    names[part]: [
+                        names[code]
+                        for code in seen
+                        if code in STATISTICS_PARTS + USER_STATISTICS_PARTS
+                    ]
+                    for part, seen in VISIBLE_PARTS.items()
+                },
+                "statistics_until": "strictly before the time of a group's first row",
             },
         }
 

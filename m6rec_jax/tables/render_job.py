@@ -17,10 +17,9 @@ from m6rec_jax.tables.assignment import Assignment, users_in_order
 from m6rec_jax.tables.grouping import SORT_KEYS, Grouping, group_batches, groups_of
 from m6rec_jax.tables.negatives import NegativeSampler
 from m6rec_jax.tables.reading import Dataset
-from m6rec_jax.tables.rendering import Renderer, RowWriter, part_of, training_events
+from m6rec_jax.tables.rendering import Renderer, RowWriter, part_of, told_events
 from m6rec_jax.tables.schema import SPEC_FILE
 from m6rec_jax.tables.sorting import sorted_batches
-from m6rec_jax.tables.splits import STATISTICS_PARTS
 from m6rec_jax.tables.statistics import Statistics, StatisticsOptions, as_of
 from m6rec_jax.text.records import Event, Item
 from m6rec_jax.text.templates import DatasetTemplate
@@ -41,12 +40,6 @@ class PrepareOptions:
       document_events: behaviours told in the target of a document, at most.
       document_statistics: whether candidates in documents are told with their statistics.
       max_seconds: a row later than its group's first one by more starts a new group; None: never.
-      statistics_as_of: 'impression': statistics end before each group's first row, whatever its
-        part. 'training': rows of validation and test are told the statistics after the last
-        training event, which is what a server that loads them tells. Training rows always get the
-        former. Where the training part is not cut off at a time (per-user splits), 'training' lets
-        a test row see *training* events later than itself, as the parameters of any model trained
-        on that part do.
       negatives: negatives sampled per positive; None: 4 where all events are positive, else 0.
       negative_power: 0 samples all items alike, 1 by popularity.
       seed: of the negatives.
@@ -62,7 +55,6 @@ class PrepareOptions:
     document_events: int = 4
     document_statistics: bool = True
     max_seconds: float | None = None
-    statistics_as_of: str = "impression"
     negatives: int | None = None
     negative_power: float = 0.5
     seed: int = 0
@@ -103,9 +95,9 @@ class RenderJob:
         """Statistics that hold no event yet."""
         return Statistics.for_dataset(self.dataset.spec, self.statistics_options)
 
-    def training_events(self) -> Iterator[tuple[Event, Item]]:
+    def told_events(self) -> Iterator[tuple[Event, Item, bool]]:
         """What statistics may hold, in the order of time."""
-        return training_events(self.dataset, self.assignment.codes, STATISTICS_PARTS)
+        return told_events(self.dataset, self.assignment.codes)
 
     def grouping(self, view: str) -> Grouping:
         """How the rows of a view are grouped."""
@@ -121,7 +113,6 @@ class RenderJob:
             strict=view != "next_items",
             max_seconds=options.max_seconds,
             with_seen=view == "groups" and self.negatives > 0,
-            statistics_as_of=options.statistics_as_of,
         )
 
     def settings(self, view: str) -> list[Any]:
@@ -211,7 +202,7 @@ class RenderJob:
         )
         groups = (group for batch in batches for group in groups_of(batch))
         with tqdm(desc=f"rendering {view}", unit=" rows", disable=not self._progress) as bar:
-            for group in as_of(statistics, self.training_events(), groups, lambda g: g.as_of):
+            for group in as_of(statistics, self.told_events(), groups, lambda g: g.time):
                 writer.write(part_of(group), renderer.row(view, group))
                 if bar.total is None:  # sorting has read all groups by now
                     bar.total = total
@@ -260,10 +251,9 @@ def _checked_template(
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
     told = {*template.candidate_template.fields, *template.profile_template.fields}
-    of_neighbours = {"user_neighbours_percent", "user_closest_percent", "user_neighbours_times"}
+    of_neighbours = {"user_neighbours_percent", "user_taste_difference", "user_neighbours_times"}
     found = statistics.options
     return template, dataclasses.replace(
         found,
         neighbours=found.neighbours and not told.isdisjoint(of_neighbours),
-        differences=found.differences and "user_taste_difference" in told,
     )

@@ -16,6 +16,7 @@ from m6rec_jax.tables.grouping import Group, part_name
 from m6rec_jax.tables.negatives import NegativeSampler
 from m6rec_jax.tables.reading import Dataset
 from m6rec_jax.tables.schema import LabelSpec
+from m6rec_jax.tables.splits import STATISTICS_PARTS, USER_STATISTICS_PARTS, VISIBLE_PARTS
 from m6rec_jax.tables.statistics import Statistics
 from m6rec_jax.text.format_strings import text_of
 from m6rec_jax.text.records import Event, Item, User
@@ -124,10 +125,6 @@ class Renderer:
         for index, item in enumerate(self._items):
             yield {"item_id": item.id, "item_index": index, "text": self._template.item(item)}
 
-    def _moment(self, group: Group) -> float | None:
-        """The time that statistics are told at; None for after all training events."""
-        return None if math.isinf(group.as_of) else group.time
-
     def _history(self, group: Group) -> list[str]:
         user = self._users[group.user]
         events = [
@@ -136,7 +133,7 @@ class Renderer:
                 group.history_items, group.history_times, group.history_values, strict=True
             )
         ]
-        statistics = self._statistics.user_features(user.id, self._moment(group))
+        statistics = self._statistics.user_features(user.id, group.time, ahead=_sees_ahead(group))
         return self._template.history_segments(
             user, events, self._items_by_id, group.time, statistics
         )
@@ -144,7 +141,7 @@ class Renderer:
     def _candidates(self, group: Group, indices: Sequence[int]) -> list[str]:
         items = [self._items[index] for index in indices]
         user_id = self._users[group.user].id
-        told = self._statistics.group_features(user_id, items, self._moment(group))
+        told = self._statistics.group_features(user_id, items, group.time, ahead=_sees_ahead(group))
         return [
             self._template.candidate(item, statistics)
             for item, statistics in zip(items, told, strict=True)
@@ -175,20 +172,27 @@ def sentence(text: str) -> str:
     return text if not text or text[-1] in ".!?" else f"{text}."
 
 
-def training_events(
-    dataset: Dataset, codes: np.ndarray, parts: Sequence[int], **sorting: Any
-) -> Iterator[tuple[Event, Item]]:
-    """The events of `parts` in the order of time, with their items; streamed."""
+def told_events(
+    dataset: Dataset, codes: np.ndarray, **sorting: Any
+) -> Iterator[tuple[Event, Item, bool]]:
+    """What statistics may hold, in the order of time and streamed: see `statistics.as_of`."""
     items = dataset.item_records
     ids = [user.id for user in dataset.user_records]
     for batch in dataset.events_sorted("time", with_ids=False, **sorting):
-        wanted = np.isin(codes[batch.column("row").to_numpy()], parts)
+        parts = codes[batch.column("row").to_numpy()]
+        wanted = np.isin(parts, STATISTICS_PARTS + USER_STATISTICS_PARTS)
+        of_user_only = np.isin(parts[wanted], USER_STATISTICS_PARTS).tolist()
         columns = (
             batch.column(name).to_numpy(zero_copy_only=False)[wanted].tolist()
             for name in ("user_index", "item_index", "time", "value")
         )
-        for user, item, time, value in zip(*columns, strict=True):
-            yield Event(ids[user], items[item].id, time, value), items[item]
+        for user, item, time, value, only in zip(*columns, of_user_only, strict=True):
+            yield Event(ids[user], items[item].id, time, value), items[item], only
+
+
+def _sees_ahead(group: Group) -> bool:
+    """Whether a group's history may hold more than statistics do."""
+    return not set(VISIBLE_PARTS[group.part]).isdisjoint(USER_STATISTICS_PARTS)
 
 
 class RowWriter:

@@ -48,6 +48,8 @@ VISIBLE_PARTS: Mapping[int, tuple[int, ...]] = {
 }
 # Parts whose events statistics may hold.
 STATISTICS_PARTS = (TRAIN, CONTEXT)
+# Parts whose events are told of their user, in rows whose history may hold them.
+USER_STATISTICS_PARTS = (VALIDATION,)
 
 
 def part_counts(codes: np.ndarray) -> dict[str, int]:

@@ -10,7 +10,7 @@ Names of the features (None where there is nothing to tell, so that a template d
 
   of the item       item_count               users' events with it: "about 250"
                     item_positive_percent    share liked, smoothed: "72"
-                    item_mean_value          mean value, smoothed: "3.82"
+                    item_mean_value          mean value, smoothed: "3.8"
                     item_popularity_top      "among the top 5%" by events
                     item_popularity_rank     the same finer: 4 means within the top 4%
                     item_liked_top           "among the top 5%" by smoothed share liked
@@ -20,22 +20,24 @@ Names of the features (None where there is nothing to tell, so that a template d
                     user_F_counts            ("4 of 6 comedy", "2 of 2 thriller"): liked of all
                     user_F_percent           smoothed share liked of these
   of both, over pairs of items (`StatisticsOptions.neighbours`)
-                    user_neighbours_percent  of those who liked what the user liked and know this
-                                             item, the share that liked it, averaged over the items
-                                             the user liked
-                    user_closest_percent     the same over the `closest` ones that speak most for it
-                    user_taste_difference    how far above the average the user would value it,
-                                             going by items that are valued alike: "+0.21"
-                                             (`StatisticsOptions.differences`)
+                    user_neighbours_percent  the share the user liked of the items that are valued
+                                             like this one, each by how alike they are
+                    user_taste_difference    by how much the user will value it above its mean,
+                                             going by the same items: "+0.2"
+
+Two items are valued alike when those who value one above the average value the other above it, too:
+their similarity is the sum over the users of both of the products of the differences, divided by
+the root of the product of both items' sums of squares (and shrunk, where few users know both).
 
 Where every event is positive (a shop's purchases), there is nothing to say about shares liked:
-the features about them and about values do not exist, user_F_counts says "4 comedy", and
+the features about shares do not exist, user_F_counts says "4 comedy", and
 `user_neighbours_times` takes the neighbours' place: how many times likelier than others those
 are to act on this item who acted on what the user acted on.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
@@ -55,6 +57,10 @@ from m6rec_jax.text.records import Event, Item, Value
 __all__ = ["Statistics", "StatisticsOptions", "as_of"]
 
 Query = TypeVar("Query")
+
+# The weight of the user's share of all items beside those that are valued alike: a tie-break, an
+# item of a similarity of 0.1 weighs as much.
+_OWN_WEIGHT = 0.1
 
 
 class Statistics(StatisticsState):
@@ -86,27 +92,25 @@ class Statistics(StatisticsState):
             if self.has_labels:
                 names.append(f"user_{field}_percent")
         if self.options.neighbours:
-            names += (
-                ["user_neighbours_percent", "user_closest_percent"]
-                if self.has_labels
-                else ["user_neighbours_times"]
-            )
-        if self.tells_differences:
-            names.append("user_taste_difference")
+            names.append("user_neighbours_percent" if self.has_labels else "user_neighbours_times")
+            if self.has_values:
+                names.append("user_taste_difference")
         return (*names, *self.user_names())
 
     # ---- features
 
-    def user_features(self, user_id: str, time: float | None = None) -> dict[str, Value]:
+    def user_features(
+        self, user_id: str, time: float | None = None, *, ahead: bool = False
+    ) -> dict[str, Value]:
         """What the events so far say about a user: the features `user_names`.
 
         Args:
           user_id: may be unknown.
-          time: see `features`.
+          time, ahead: see `features`.
         """
         self._check_time(time)
         found: dict[str, Value] = dict.fromkeys(self.user_names())
-        user = self.users.get(user_id)
+        user = self._user(user_id, ahead)
         if user is None:
             return found
         found["user_count"] = verbalize.count(user.count)
@@ -114,29 +118,34 @@ class Statistics(StatisticsState):
             share = self.smoothed(user.positive, user.count, self.share())
             found["user_positive_percent"] = _percent(share)
         if self.has_values:
-            found["user_mean_value"] = f"{self.smoothed(user.value, user.count, self.mean()):.2f}"
+            found["user_mean_value"] = verbalize.mean(
+                self.smoothed(user.value, user.count, self.mean())
+            )
         return found
 
-    def features(self, user_id: str, item: Item, time: float | None = None) -> dict[str, Value]:
+    def features(
+        self, user_id: str, item: Item, time: float | None = None, *, ahead: bool = False
+    ) -> dict[str, Value]:
         """What the events so far say about a user and an item: the features `names`.
 
         Args:
           user_id: may be unknown.
           item: may be unknown.
           time: the moment the features are told at, unix seconds; None for "after all events".
+          ahead: with the events that were counted `of_user_only`.
 
         Raises:
           DataError: an event at `time` or later was counted already, so they would tell the future.
         """
-        return self.group_features(user_id, [item], time)[0]
+        return self.group_features(user_id, [item], time, ahead=ahead)[0]
 
     def group_features(
-        self, user_id: str, items: Sequence[Item], time: float | None = None
+        self, user_id: str, items: Sequence[Item], time: float | None = None, *, ahead: bool = False
     ) -> list[dict[str, Value]]:
         """`features` of several items for one user, one dictionary per item."""
-        of_user = self.user_features(user_id, time)
+        of_user = self.user_features(user_id, time, ahead=ahead)
         found: list[dict[str, Value]] = []
-        user = self.users.get(user_id)
+        user = self._user(user_id, ahead)
         names = self.names()
         for item in items:
             values: dict[str, Value] = dict.fromkeys(names)
@@ -145,11 +154,20 @@ class Statistics(StatisticsState):
             if user is not None:
                 self._by_features(user, item, values)
             found.append(values)
-        if user is not None and self.options.neighbours:
-            self._neighbour_features(user, items, found)
-        if user is not None and self.tells_differences:
-            self._difference_features(user, items, found)
+        if user is not None and user.window:
+            known = [
+                (values, self.items.place[item.id])
+                for values, item in zip(found, items, strict=True)
+                if item.id in self.items.place
+            ]
+            if known:
+                tell = self._tell_alike if self.has_values else self._tell_times
+                tell(user, known)
         return found
+
+    def _user(self, user_id: str, ahead: bool) -> UserState | None:
+        known = self.users.get(user_id)
+        return self.users_ahead.get(user_id, known) if ahead else known
 
     def _item_features(self, item_id: str, values: dict[str, Value]) -> None:
         place = self.items.place.get(item_id)
@@ -164,7 +182,7 @@ class Statistics(StatisticsState):
             _standing(values, "item_liked", self.sorted_shares, share)
         if self.has_values:
             mean = self.smoothed(self.items.value[place], count, self.mean())
-            values["item_mean_value"] = f"{mean:.2f}"
+            values["item_mean_value"] = verbalize.mean(mean)
 
     def _by_features(self, user: UserState, item: Item, values: dict[str, Value]) -> None:
         for field, counts in zip(self.by, user.by, strict=True):
@@ -179,57 +197,42 @@ class Statistics(StatisticsState):
             share = self.smoothed(sum(p for *_, p in told), sum(n for _, n, _ in told), own)
             values[f"user_{field}_percent"] = _percent(share)
 
-    def _known(
-        self, items: Sequence[Item], found: Sequence[dict[str, Value]]
-    ) -> list[tuple[dict[str, Value], int]]:
-        """The features and the place of the items that have occurred."""
-        return [
-            (values, self.items.place[item.id])
-            for values, item in zip(found, items, strict=True)
-            if item.id in self.items.place
-        ]
-
-    def _difference_features(
-        self, user: UserState, items: Sequence[Item], found: Sequence[dict[str, Value]]
-    ) -> None:
-        known = self._known(items, found)
-        if not known or not user.window:
-            return
-        differences = np.asarray(user.window_difference)
-        places = np.asarray([place for _, place in known])
-        together, products = self.agreements.get(places, np.asarray(user.window))
-        # Similarity of each item of the user's window, shrunk where few users know both.
-        alike = products / (together + np.float64(self.options.difference_smoothing))
-        # Evidence adds up, but slower than in proportion: the window's items resemble each other.
-        told = alike @ differences / math.sqrt(len(differences))
+    def _tell_alike(self, user: UserState, known: Sequence[tuple[dict[str, Value], int]]) -> None:
+        """Tells items (their features so far, and their places) by the items valued like them."""
+        places, window = np.asarray([place for _, place in known]), np.asarray(user.window)
+        given = np.asarray(user.window_value)
+        square = np.asarray(self.items.square)
+        _, products = self.pairs.get(places, window)
+        scale = np.sqrt(np.outer(square[places], square[window]))
+        # [known, window]
+        alike = products / (scale + self.options.similarity_smoothing)
+        means = self.smoothed(
+            np.asarray(self.items.value)[window], np.asarray(self.items.count)[window], self.mean()
+        )
+        # The overall weight that "the mean, as the others" has.
+        told = alike @ (given - means) / (np.abs(alike).sum(axis=1) + 1.0)
         for (values, _), difference in zip(known, told.tolist(), strict=True):
             # Adding 0.0 takes the sign off a minus zero.
-            values["user_taste_difference"] = f"{round(difference, 2) + 0.0:+.2f}"
+            values["user_taste_difference"] = f"{round(difference, 1) + 0.0:+.1f}"
+        if self.at_least is None:
+            return
+        own = self.smoothed(user.positive, user.count, self.share())
+        nearer = np.maximum(alike, 0.0)
+        liked = nearer @ (given >= self.at_least) + _OWN_WEIGHT * own
+        for (values, _), share in zip(
+            known, (liked / (nearer.sum(axis=1) + _OWN_WEIGHT)).tolist(), strict=True
+        ):
+            values["user_neighbours_percent"] = _percent(share)
 
-    def _neighbour_features(
-        self, user: UserState, items: Sequence[Item], found: Sequence[dict[str, Value]]
-    ) -> None:
-        liked = np.asarray(user.window)[np.asarray(user.window_liked, bool)]
-        known = self._known(items, found)
-        if not len(liked) or not known:
-            return
-        places = np.asarray([place for _, place in known])
-        rated, both = self.pairs.get(places, liked)  # each [known, liked]
+    def _tell_times(self, user: UserState, known: Sequence[tuple[dict[str, Value], int]]) -> None:
+        """Tells items by how much likelier what the user acted on makes them."""
+        places, window = np.asarray([place for _, place in known]), np.asarray(user.window)
+        together, _ = self.pairs.get(places, window)
         weight = self.options.neighbour_smoothing
-        if self.has_labels:
-            count = np.asarray([self.items.count[place] for place in places], np.float64)
-            positive = np.asarray([self.items.positive[place] for place in places], np.float64)
-            own = self.smoothed(positive, count, self.share())[:, None]
-            shares = (both + weight * own) / (rated + weight)
-            # Summed in sorted order, so that the order of the items liked cannot change a digit.
-            shares.sort(axis=1)
-            for (values, _), row in zip(known, shares, strict=True):
-                values["user_neighbours_percent"] = _percent(row.mean())
-                values["user_closest_percent"] = _percent(row[-self.options.closest :].mean())
-            return
         holders = np.asarray(self.items.holders, np.float64)
         own = holders[places][:, None] / len(self.users)
-        times = (rated + weight * own) / (holders[liked][None, :] + weight) / own
+        times = (together + weight * own) / (holders[window][None, :] + weight) / own
+        # Summed in sorted order, so that the order of the window cannot change a digit.
         for (values, _), row in zip(known, np.sort(times, axis=1), strict=True):
             values["user_neighbours_times"] = f"{row.mean():.1f}"
 
@@ -243,7 +246,7 @@ class Statistics(StatisticsState):
 
 def as_of(
     statistics: Statistics,
-    events: Iterable[tuple[Event, Item]],
+    events: Iterable[tuple[Event, Item, bool]],
     queries: Iterable[Query],
     time_of: Callable[[Query], float],
 ) -> Iterator[Query]:
@@ -254,7 +257,8 @@ def as_of(
 
     Args:
       statistics: updated in place.
-      events: in the order of time, with their items.
+      events: in the order of time, with their items and whether they tell of their user only (see
+        `Statistics.update`).
       queries: in the order of time; infinity means "after all events".
       time_of: the time of a query.
 
@@ -273,12 +277,12 @@ def as_of(
             raise DataError(f"a query at {time} comes after one at {previous}")
         previous = time
         while following is not None and following[0].time < time:
-            statistics.update(*following)
+            event, item, of_user_only = following
+            statistics.update(event, item, of_user_only=of_user_only)
             following = next(pending, None)
         yield query
-    while following is not None:
-        statistics.update(*following)
-        following = next(pending, None)
+    for event, item, of_user_only in itertools.chain([following] if following else [], pending):
+        statistics.update(event, item, of_user_only=of_user_only)
 
 
 def _standing(values: dict[str, Value], name: str, population: np.ndarray, value: float) -> None:

@@ -21,7 +21,7 @@ from m6rec_jax.tables.schema import DatasetSpec
 from m6rec_jax.text.format_strings import text_of
 from m6rec_jax.text.records import Event, Item
 
-_FORMAT = "m6rec-statistics-2"
+_FORMAT = "m6rec-statistics-3"
 
 
 @gin.configurable
@@ -34,11 +34,9 @@ class StatisticsOptions:
       neighbours: whether to count pairs of items. Costs most of the time and memory of large
         catalogues: at most `2 * neighbour_window` pairs per event.
       neighbour_window: how many of a user's last items are paired with a new one.
-      neighbour_smoothing: pulls the share of each pair towards the item's own.
-      closest: how many items `user_closest_percent` averages.
-      differences: whether to sum products of differences over pairs of items, where events have
-        values. As costly again as `neighbours`.
-      difference_smoothing: pulls the similarity of each pair towards zero.
+      neighbour_smoothing: pulls how much likelier one item makes another towards "no likelier".
+      similarity_smoothing: pulls the similarity of each pair of items towards zero, in the unit of
+        squared values.
       dense_items: up to this many items, pairs are kept as square arrays.
     """
 
@@ -46,9 +44,7 @@ class StatisticsOptions:
     neighbours: bool = True
     neighbour_window: int = 200
     neighbour_smoothing: float = 5.0
-    closest: int = 10
-    differences: bool = True
-    difference_smoothing: float = 10.0
+    similarity_smoothing: float = 10.0
     dense_items: int = DENSE_ITEMS
 
     def __post_init__(self) -> None:
@@ -56,8 +52,7 @@ class StatisticsOptions:
             "smoothing",
             "neighbour_smoothing",
             "neighbour_window",
-            "closest",
-            "difference_smoothing",
+            "similarity_smoothing",
         ):
             value = getattr(self, name)
             if value <= 0:
@@ -72,8 +67,8 @@ class UserState:
       count, positive, value: events, positive ones, sum of values.
       by: for each column of `by`, value -> [events, positive ones].
       window: places of the user's last distinct items, oldest first.
-      window_liked: whether the user liked each of them (at its first event in the window).
-      window_difference: by how much the user's value was above the item's mean then.
+      window_value: the value the user gave each of them (at its first event in the window).
+      window_difference: by how much that was above the mean of all events then.
     """
 
     count: int
@@ -81,8 +76,28 @@ class UserState:
     value: float
     by: tuple[dict[str, list[int]], ...]
     window: list[int] = dataclasses.field(default_factory=list)
-    window_liked: list[bool] = dataclasses.field(default_factory=list)
+    window_value: list[float] = dataclasses.field(default_factory=list)
     window_difference: list[float] = dataclasses.field(default_factory=list)
+
+    def copy(self) -> UserState:
+        """A copy that can be counted on by itself."""
+        return UserState(
+            self.count,
+            self.positive,
+            self.value,
+            tuple({name: list(entry) for name, entry in counts.items()} for counts in self.by),
+            list(self.window),
+            list(self.window_value),
+            list(self.window_difference),
+        )
+
+    def remember(self, place: int, value: float, difference: float, limit: int) -> None:
+        """Appends an item to the window, which forgets its oldest one beyond `limit`."""
+        self.window.append(place)
+        self.window_value.append(value)
+        self.window_difference.append(difference)
+        if len(self.window) > limit:
+            del self.window[0], self.window_value[0], self.window_difference[0]
 
 
 @dataclasses.dataclass(slots=True)
@@ -93,6 +108,7 @@ class ItemStates:
       place: item id -> place.
       count, positive, value: events, positive ones, sum of values `[items]`.
       holders: how often the item entered a user's window `[items]`.
+      square: sum of squared differences of the values that entered windows `[items]`.
     """
 
     place: dict[str, int] = dataclasses.field(default_factory=dict)
@@ -100,6 +116,18 @@ class ItemStates:
     positive: list[int] = dataclasses.field(default_factory=list)
     value: list[float] = dataclasses.field(default_factory=list)
     holders: list[int] = dataclasses.field(default_factory=list)
+    square: list[float] = dataclasses.field(default_factory=list)
+
+    def place_of(self, item_id: str) -> int:
+        """The place of an item, a new one if need be."""
+        place = self.place.get(item_id)
+        if place is None:
+            place = self.place[item_id] = len(self.count)
+            for counts in (self.count, self.positive, self.holders):
+                counts.append(0)
+            for sums in (self.value, self.square):
+                sums.append(0.0)
+        return place
 
 
 class StatisticsState:
@@ -129,10 +157,10 @@ class StatisticsState:
         self.last_time = -math.inf
         self.items = ItemStates()
         self.users: dict[str, UserState] = {}
-        # (acted on both and liked the column item, liked the row item too).
+        # The users of whom more is known than the items are told of, see `update`.
+        self.users_ahead: dict[str, UserState] = {}
+        # (users who acted on both, sum over them of the products of their differences).
         self.pairs = PairCounts(self.options.dense_items)
-        # (acted on both, sum of products of differences).
-        self.agreements = PairCounts(self.options.dense_items, np.float32)
         # Sorted counts and shares liked of all items, as they were at the last refresh `[items]`.
         self.sorted_counts = np.zeros(0)
         self.sorted_shares = np.zeros(0)
@@ -149,23 +177,21 @@ class StatisticsState:
         """Whether some events can be negative."""
         return self.at_least is not None
 
-    @property
-    def tells_differences(self) -> bool:
-        """Whether products of differences are summed: asked for, and events have values."""
-        return self.options.differences and self.has_values
-
     # ---- update
 
     def is_positive(self, event: Event) -> bool:
         """Whether an event counts as positive."""
         return self.at_least is None or (event.value is not None and event.value >= self.at_least)
 
-    def update(self, event: Event, item: Item) -> None:
+    def update(self, event: Event, item: Item, *, of_user_only: bool = False) -> None:
         """Counts the next event.
 
         Args:
           event: not earlier than the ones before.
           item: the item of the event, for its columns of `by`.
+          of_user_only: the event tells of its user, and nothing of the item: it counts in what is
+            asked `ahead`, and not otherwise. So is an event of the validation part known to the
+            same user's rows of the test part, and to nobody else.
 
         Raises:
           DataError: the event is earlier than one that was counted before.
@@ -176,31 +202,48 @@ class StatisticsState:
                 f"{self.last_time}: statistics take events in the order of time"
             )
         self.last_time = event.time
-        overall = self.mean()
-        liked = self.is_positive(event)
         value = 0.0 if event.value is None or math.isnan(event.value) else event.value
+        # Before this event counts: its own value must not pull the mean that it is compared with.
+        difference = value - self.mean()
+        liked = self.is_positive(event)
+        ahead = self.users_ahead.get(event.user_id)
+        if of_user_only and ahead is None:
+            known = self.users.get(event.user_id)
+            ahead = self._new_user() if known is None else known.copy()
+            self.users_ahead[event.user_id] = ahead
+        if ahead is not None:
+            self._count_user(ahead, item, liked, value)
+            # An item of which nothing else is known resembles no other.
+            known_place = self.items.place.get(event.item_id)
+            if known_place is not None and known_place not in ahead.window:
+                ahead.remember(known_place, value, difference, self.options.neighbour_window)
+        if of_user_only:
+            return
+
         self.count += 1
         self.positive += liked
         self.value += value
-
         items = self.items
-        place = items.place.get(event.item_id)
-        if place is None:
-            place = items.place[event.item_id] = len(items.count)
-            items.count.append(0)
-            items.positive.append(0)
-            items.value.append(0.0)
-            items.holders.append(0)
-        # Before this event counts: its own value must not pull the mean that it is compared with.
-        difference = value - self.smoothed(items.value[place], items.count[place], overall)
+        place = items.place_of(event.item_id)
         items.count[place] += 1
         items.positive[place] += liked
         items.value[place] += value
-
         user = self.users.get(event.user_id)
         if user is None:
-            user = UserState(0, 0, 0.0, tuple({} for _ in self.by))
-            self.users[event.user_id] = user
+            user = self.users[event.user_id] = self._new_user()
+        self._count_user(user, item, liked, value)
+        if self.options.neighbours and place not in user.window:
+            self._count_pairs(user, place, difference)
+            user.remember(place, value, difference, self.options.neighbour_window)
+            items.holders[place] += 1
+            items.square[place] += difference * difference
+        if self.count >= self.next_refresh:
+            self._refresh()
+
+    def _new_user(self) -> UserState:
+        return UserState(0, 0, 0.0, tuple({} for _ in self.by))
+
+    def _count_user(self, user: UserState, item: Item, liked: bool, value: float) -> None:
         user.count += 1
         user.positive += liked
         user.value += value
@@ -209,38 +252,16 @@ class StatisticsState:
                 entry = counts.setdefault(name, [0, 0])
                 entry[0] += 1
                 entry[1] += liked
-        if self.options.neighbours or self.tells_differences:
-            self._update_pairs(user, place, liked, difference)
-        if self.count >= self.next_refresh:
-            self._refresh()
 
-    def _update_pairs(self, user: UserState, place: int, liked: bool, difference: float) -> None:
-        window = user.window
-        if place in window:
+    def _count_pairs(self, user: UserState, place: int, difference: float) -> None:
+        if not user.window:
             return
-        if window:
-            others = np.asarray(window)
-            this = np.full(len(others), place)
-            others_liked = np.asarray(user.window_liked)
-            if self.options.neighbours:
-                # (this item, item liked before) and, if this is liked, (any item before, this).
-                rows, columns = this[others_liked], others[others_liked]
-                both = np.full(len(rows), int(liked))
-                if liked:
-                    rows, columns = np.concatenate([rows, others]), np.concatenate([columns, this])
-                    both = np.concatenate([both, others_liked])
-                self.pairs.add(rows, columns, np.stack([np.ones_like(both), both], axis=1))
-            if self.tells_differences:
-                products = difference * np.asarray(user.window_difference)
-                amounts = np.stack([np.ones_like(products), products], axis=1)
-                self.agreements.add(this, others, amounts)
-                self.agreements.add(others, this, amounts)
-        window.append(place)
-        user.window_liked.append(liked)
-        user.window_difference.append(difference)
-        self.items.holders[place] += 1
-        if len(window) > self.options.neighbour_window:
-            del window[0], user.window_liked[0], user.window_difference[0]
+        others = np.asarray(user.window)
+        this = np.full(len(others), place)
+        products = difference * np.asarray(user.window_difference)
+        amounts = np.stack([np.ones_like(products), products], axis=1)
+        self.pairs.add(this, others, amounts)
+        self.pairs.add(others, this, amounts)
 
     def _refresh(self) -> None:
         """Ranks all items anew. At every event at first, then whenever 2% more events came."""
@@ -266,7 +287,10 @@ class StatisticsState:
     # ---- files
 
     def save(self, path: str | Path) -> None:
-        """Writes the state to a folder of Parquet and JSON; an older one there is replaced."""
+        """Writes the state to a folder of Parquet and JSON; an older one there is replaced.
+
+        What was counted `of_user_only` is not kept.
+        """
         path = Path(path)
         scratch = path.with_name(path.name + ".partial")
         shutil.rmtree(scratch, ignore_errors=True)
@@ -291,7 +315,7 @@ class StatisticsState:
           DataError: the folder is missing, of another format, or damaged.
         """
         path = Path(path)
-        names = ("items", "users", "by", "pairs", "agreements", "ranks")
+        names = ("items", "users", "by", "pairs", "ranks")
         for file in ("statistics.json", *(f"{name}.parquet" for name in names)):
             if not (path / file).is_file():
                 raise DataError(
@@ -332,6 +356,7 @@ class StatisticsState:
                     "positive": pa.array(items.positive, pa.int64()),
                     "value": pa.array(items.value, pa.float64()),
                     "holders": pa.array(items.holders, pa.int64()),
+                    "square": pa.array(items.square, pa.float64()),
                 }
             ),
             "users": pa.table(
@@ -344,10 +369,10 @@ class StatisticsState:
                 }
                 | {
                     "window": pa.array([u.window for u in users], pa.list_(pa.int32())),
-                    "window_liked": pa.array([u.window_liked for u in users], pa.list_(pa.bool_())),
-                    "window_difference": pa.array(
-                        [u.window_difference for u in users], pa.list_(pa.float64())
-                    ),
+                }
+                | {
+                    name: pa.array([getattr(u, name) for u in users], pa.list_(pa.float64()))
+                    for name in ("window_value", "window_difference")
                 }
             ),
             "by": pa.table(
@@ -357,7 +382,6 @@ class StatisticsState:
                 }
             ),
             "pairs": _pairs_table(self.pairs),
-            "agreements": _pairs_table(self.agreements),
             "ranks": pa.table(
                 {
                     "count": pa.array([self.sorted_counts.tolist()]),
@@ -373,10 +397,10 @@ class StatisticsState:
         of_items = columns["items"]
         self.items = ItemStates(
             {item_id: place for place, item_id in enumerate(of_items["item_id"])},
-            *(of_items[name] for name in ("count", "positive", "value", "holders")),
+            *(of_items[name] for name in ("count", "positive", "value", "holders", "square")),
         )
         of_users = columns["users"]
-        names = ("count", "positive", "value", "window", "window_liked", "window_difference")
+        names = ("count", "positive", "value", "window", "window_value", "window_difference")
         for user_id, count, positive, value, *windows in zip(
             of_users["user_id"], *(of_users[name] for name in names), strict=True
         ):
@@ -387,9 +411,8 @@ class StatisticsState:
             *(columns["by"][name] for name in _BY_COLUMNS), strict=True
         ):
             users[place].by[column][name] = [count, positive]
-        for name, counts in (("pairs", self.pairs), ("agreements", self.agreements)):
-            key, first, second = (tables[name].column(c).to_numpy() for c in _PAIR_COLUMNS)
-            counts.load(key, np.stack([first, second], axis=1))
+        key, *counters = (tables["pairs"].column(c).to_numpy() for c in _PAIR_COLUMNS)
+        self.pairs.load(key, np.stack(counters, axis=1))
         self.sorted_counts = np.asarray(columns["ranks"]["count"][0], np.float64)
         self.sorted_shares = np.asarray(columns["ranks"]["share"][0], np.float64)
 
@@ -404,7 +427,7 @@ _BY_COLUMNS = {
 }
 
 
-_PAIR_COLUMNS = ("key", "first", "second")
+_PAIR_COLUMNS = ("key", "together", "products")
 
 
 def _pairs_table(counts: PairCounts) -> pa.Table:

@@ -46,7 +46,12 @@ class PhraseCuts:
     """
 
     def __init__(
-        self, keep_apart: Sequence[str] = (), *, words: bool, separate_punctuation: bool = True
+        self,
+        keep_apart: Sequence[str] = (),
+        *,
+        words: bool,
+        separate_punctuation: bool = True,
+        separate_numbers: bool = True,
     ) -> None:
         """Prepares the cuts.
 
@@ -54,6 +59,7 @@ class PhraseCuts:
           keep_apart: words or phrases that are always cut out.
           words: cut phrases further, into words.
           separate_punctuation: False leaves punctuation at the start of the phrase after it.
+          separate_numbers: False leaves numbers in the phrase around them.
         """
         self.counts: collections.Counter[str] = collections.Counter()
         self.num_texts = self.num_empty = self.num_sanitised = 0
@@ -68,10 +74,13 @@ class PhraseCuts:
         )
         apart = {" ".join(self._normalizer.normalize(phrase).split()) for phrase in keep_apart}
         longest_first = sorted(filter(None, apart), key=lambda phrase: (-len(phrase), phrase))
-        alone = [f" {re.escape(phrase)}(?!\\w)" for phrase in longest_first] + [_NUMBER]
+        alone = [f" {re.escape(phrase)}(?!\\w)" for phrase in longest_first]
+        if separate_numbers:
+            alone.append(_NUMBER)
         if separate_punctuation:
             alone.append(_PUNCTUATION)
-        self._alone = re.compile(f"({'|'.join(alone)})")
+        # "(?!)" matches nothing.
+        self._alone = re.compile(f"({'|'.join(alone) or '(?!)'})")
         self._before = None if separate_punctuation else re.compile(f"(?={_PUNCTUATION})")
 
     def add(self, text: str) -> None:

@@ -96,6 +96,20 @@ def count(number: float) -> str:
     return f"about {rounded}"
 
 
+def mean(number: float) -> str:
+    """Writes a mean with two significant digits: "3.8", "0.074", "-12", "1500".
+
+    Raises:
+      DataError: not a finite number.
+    """
+    if not math.isfinite(number):
+        raise DataError(f"a mean cannot be {number}")
+    # Through the shortest form of two digits, which may be a power of ten higher (9.96 is "10").
+    # Adding 0.0 takes the sign off a minus zero.
+    digits, _, exponent = f"{number + 0.0:.1e}".partition("e")
+    return f"{float(f'{digits}e{exponent}'):.{max(0, 1 - int(exponent))}f}"
+
+
 def percentile(rank: float) -> str:
     """Says how high something stands: "among the top 5%", "among the bottom 25%".
 

@@ -186,7 +186,7 @@ def test_sampled_negatives_ignore_the_future(render, data: st.DataObject) -> Non
 @SETTINGS
 @given(data=st.data())
 def test_only_visible_parts_are_told(render, data: st.DataObject) -> None:
-    """Test events are told to nobody, validation events only in histories of test rows."""
+    """Test events are told to nobody, validation events only to their user's test rows."""
     log = data.draw(logs())
     hidden = {
         TRAIN: (VALIDATION, TEST),
@@ -221,8 +221,9 @@ def test_histories_hold_what_they_should(render) -> None:
     assert groups[0, 4][1][1:-1][-1] == "disliked Thing 3, 1 hour ago"
     assert groups[0, 5][1][-3:-1] == ["disliked Thing 3, 2 hours ago", "liked Thing 4, 1 hour ago"]
     assert len(groups[0, 5][1]) == 1 + 4 + 1  # max_events
-    # Statistics of the user in the profile: training events only, even for the test row.
-    assert groups[0, 5][1][0].startswith("20 years, 4 events, 50 percent")
+    # Statistics of the user in the profile: of what the history may hold.
+    assert groups[0, 4][1][0].startswith("20 years, 4 events, 50 percent")
+    assert groups[0, 5][1][0].startswith("20 years, 5 events, 55 percent")
 
 
 def test_events_of_the_same_moment(render) -> None:
@@ -235,13 +236,3 @@ def test_events_of_the_same_moment(render) -> None:
         "liked Thing 1, just now",
         "liked Thing 2, just now",
     ]
-
-
-def test_statistics_after_training_are_an_option(render) -> None:
-    """'training' tells validation and test rows all training events, training rows no more."""
-    events = ((0, 0, 0.0, 5.0), (0, 1, 3600.0, 5.0), (1, 1, 7200.0, 1.0), (1, 2, 7201.0, 1.0))
-    log = Log(events, (TRAIN, TEST, TRAIN, TRAIN))
-    assert ", 1, " not in render(log)[0, 1][2]
-    assert ", 1, " in render(log, statistics_as_of="training")[0, 1][2]
-    for key in ((0, 0), (1, 1), (1, 2)):
-        assert render(log)[key] == render(log, statistics_as_of="training")[key]

@@ -131,3 +131,31 @@ def test_count_refuses_what_is_no_count(number: float) -> None:
 )
 def test_percentile(rank: float, text: str) -> None:
     assert verbalize.percentile(rank) == text
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (3.84, "3.8"),
+        (9.94, "9.9"),
+        (9.96, "10"),
+        (0.0744, "0.074"),
+        (-0.0, "0.0"),
+        (-12.4, "-12"),
+        (1480.0, "1500"),
+        (0.0, "0.0"),
+    ],
+)
+def test_mean(number: float, text: str) -> None:
+    assert verbalize.mean(number) == text
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False, min_value=-1e12, max_value=1e12))
+def test_mean_is_close(number: float) -> None:
+    assert float(verbalize.mean(number)) == pytest.approx(number, rel=0.0501)
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+def test_mean_of_no_number(number: float) -> None:
+    with pytest.raises(DataError, match="a mean cannot be"):
+        verbalize.mean(number)
