@@ -21,6 +21,7 @@ from m6rec_jax.tables.rendering import Renderer, RowWriter, part_of, told_events
 from m6rec_jax.tables.schema import SPEC_FILE
 from m6rec_jax.tables.sorting import sorted_batches
 from m6rec_jax.tables.statistics import Statistics, StatisticsOptions, as_of
+from m6rec_jax.tables.statistics_state import FORMAT as STATISTICS_FORMAT
 from m6rec_jax.text.records import Event, Item
 from m6rec_jax.text.templates import DatasetTemplate
 
@@ -121,6 +122,7 @@ class RenderJob:
             return [view]
         found: list[Any] = [
             view,
+            STATISTICS_FORMAT,
             dataclasses.asdict(self.statistics_options),
             dataclasses.asdict(self.grouping(view)),
         ]

@@ -10,7 +10,7 @@ Names of the features (None where there is nothing to tell, so that a template d
 
   of the item       item_count               users' events with it: "about 250"
                     item_positive_percent    share liked, smoothed: "72"
-                    item_mean_value          mean value, smoothed: "3.8"
+                    item_mean_value          mean value, smoothed: "3.85"
                     item_popularity_top      "among the top 5%" by events
                     item_popularity_rank     the same finer: 4 means within the top 4%
                     item_liked_top           "among the top 5%" by smoothed share liked
@@ -23,7 +23,7 @@ Names of the features (None where there is nothing to tell, so that a template d
                     user_neighbours_percent  the share the user liked of the items that are valued
                                              like this one, each by how alike they are
                     user_taste_difference    by how much the user will value it above its mean,
-                                             going by the same items: "+0.2"
+                                             going by the same items: "+0.20"
 
 Two items are valued alike when those who value one above the average value the other above it, too:
 their similarity is the sum over the users of both of the products of the differences, divided by
@@ -212,8 +212,7 @@ class Statistics(StatisticsState):
         # The overall weight that "the mean, as the others" has.
         told = alike @ (given - means) / (np.abs(alike).sum(axis=1) + 1.0)
         for (values, _), difference in zip(known, told.tolist(), strict=True):
-            # Adding 0.0 takes the sign off a minus zero.
-            values["user_taste_difference"] = f"{round(difference, 1) + 0.0:+.1f}"
+            values["user_taste_difference"] = verbalize.difference(difference, self.mean())
         if self.at_least is None:
             return
         own = self.smoothed(user.positive, user.count, self.share())

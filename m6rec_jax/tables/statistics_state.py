@@ -21,7 +21,8 @@ from m6rec_jax.tables.schema import DatasetSpec
 from m6rec_jax.text.format_strings import text_of
 from m6rec_jax.text.records import Event, Item
 
-_FORMAT = "m6rec-statistics-3"
+# Raise the number when the same events give other words, too: then text is rendered anew.
+FORMAT = "m6rec-statistics-4"
 
 
 @gin.configurable
@@ -302,7 +303,7 @@ class StatisticsState:
         options = dataclasses.asdict(self.options)
         # No event yet: minus infinity is not JSON.
         state["last_time"] = None if math.isinf(self.last_time) else self.last_time
-        raw = {"format": _FORMAT, "settings": settings, "options": options, "state": state}
+        raw = {"format": FORMAT, "settings": settings, "options": options, "state": state}
         (scratch / "statistics.json").write_text(json.dumps(raw, indent=2) + "\n", "utf-8")
         shutil.rmtree(path, ignore_errors=True)
         scratch.rename(path)
@@ -324,9 +325,9 @@ class StatisticsState:
                 )
         try:
             raw = json.loads((path / "statistics.json").read_text("utf-8"))
-            if raw.get("format") != _FORMAT:
+            if raw.get("format") != FORMAT:
                 raise DataError(
-                    f"{path}: format {raw.get('format')!r}, expected {_FORMAT!r}; prepare the "
+                    f"{path}: format {raw.get('format')!r}, expected {FORMAT!r}; prepare the "
                     "data set again"
                 )
             found = cls(**raw["settings"], options=StatisticsOptions(**raw["options"]))

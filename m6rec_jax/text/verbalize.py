@@ -97,17 +97,34 @@ def count(number: float) -> str:
 
 
 def mean(number: float) -> str:
-    """Writes a mean with two significant digits: "3.8", "0.074", "-12", "1500".
+    """Writes a mean to the nearest half of its second digit: "3.85", "12.5", "0.075", "1500".
 
     Raises:
       DataError: not a finite number.
     """
-    if not math.isfinite(number):
-        raise DataError(f"a mean cannot be {number}")
-    # Through the shortest form of two digits, which may be a power of ten higher (9.96 is "10").
+    return _rounded(number, number, "")
+
+
+def difference(number: float, scale: float) -> str:
+    """Writes a difference with its sign, as finely as `mean` writes `scale`: "+0.15", "-2.5".
+
+    Args:
+      number: the difference.
+      scale: of the size of what differs.
+
+    Raises:
+      DataError: a number that is not finite.
+    """
+    return _rounded(number, scale, "+")
+
+
+def _rounded(number: float, scale: float, sign: str) -> str:
+    if not (math.isfinite(number) and math.isfinite(scale)):
+        raise DataError(f"a number must be finite, not {number} or {scale}")
+    exponent = max(-9, math.floor(math.log10(abs(scale)))) if scale else 0
+    step = 10.0 ** (exponent - 1) / 2
     # Adding 0.0 takes the sign off a minus zero.
-    digits, _, exponent = f"{number + 0.0:.1e}".partition("e")
-    return f"{float(f'{digits}e{exponent}'):.{max(0, 1 - int(exponent))}f}"
+    return f"{round(number / step) * step + 0.0:{sign}.{max(0, 2 - exponent)}f}"
 
 
 def percentile(rank: float) -> str:

@@ -136,14 +136,16 @@ def test_percentile(rank: float, text: str) -> None:
 @pytest.mark.parametrize(
     ("number", "text"),
     [
-        (3.84, "3.8"),
-        (9.94, "9.9"),
-        (9.96, "10"),
-        (0.0744, "0.074"),
-        (-0.0, "0.0"),
-        (-12.4, "-12"),
+        (3.84, "3.85"),
+        (3.82, "3.80"),
+        (9.98, "10.00"),
+        (12.4, "12.5"),
+        (0.0744, "0.0745"),
+        (-0.0, "0.00"),
+        (-12.8, "-13.0"),
+        (148.0, "150"),
         (1480.0, "1500"),
-        (0.0, "0.0"),
+        (0.0, "0.00"),
     ],
 )
 def test_mean(number: float, text: str) -> None:
@@ -151,11 +153,22 @@ def test_mean(number: float, text: str) -> None:
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False, min_value=-1e12, max_value=1e12))
-def test_mean_is_close(number: float) -> None:
-    assert float(verbalize.mean(number)) == pytest.approx(number, rel=0.0501)
+def test_mean_is_within_a_fortieth(number: float) -> None:
+    # Nothing is told more finely than in steps of 5e-11.
+    assert float(verbalize.mean(number)) == pytest.approx(number, rel=0.0251, abs=2.5e-11)
+
+
+@pytest.mark.parametrize(
+    ("number", "scale", "text"),
+    [(0.171, 3.5, "+0.15"), (-0.01, 3.5, "+0.00"), (-2.4, 35.0, "-2.5"), (30.0, 1500.0, "+50")],
+)
+def test_difference(number: float, scale: float, text: str) -> None:
+    assert verbalize.difference(number, scale) == text
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf])
 def test_mean_of_no_number(number: float) -> None:
-    with pytest.raises(DataError, match="a mean cannot be"):
+    with pytest.raises(DataError, match="must be finite"):
         verbalize.mean(number)
+    with pytest.raises(DataError, match="must be finite"):
+        verbalize.difference(1.0, number)
