@@ -51,6 +51,7 @@ MODEL_FEATURES: Mapping[str, Feature] = _features(
         "decoder_block_ids": "targets",
         "decoder_labels": "targets",
         "decoder_item_ids": "targets",
+        "decoder_item_log_frequency": "targets",
         "task_ids": "row",
         "retrieval": "row",
         "user_ids": "row",

@@ -79,4 +79,5 @@ def with_outcomes(
         "decoder_block_ids": block_ids,
         "decoder_labels": np.full(len(inputs), -1, np.int32),
         "decoder_item_ids": np.full(len(inputs), -1, np.int32),
+        "decoder_item_log_frequency": np.zeros(len(inputs), np.float32),
     }

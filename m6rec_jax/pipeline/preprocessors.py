@@ -115,6 +115,7 @@ def retrieval_rows(
     *,
     vocabulary: SeqioVocabulary,
     task_name: str,
+    item_log_frequency: Callable[[], np.ndarray] | None = None,
     candidate_length: int | None = None,
     language_weight: float = 1.0,
     subword_sampling: bool = False,
@@ -123,9 +124,12 @@ def retrieval_rows(
 
     Args:
       ds: rows with `history`, `items`, `item_indices`, `user_index`.
+      item_log_frequency: returns the log of the share of the training events that each item has
+        `[items]`, for the contrastive loss' `correct_frequency`.
       sequence_length, vocabulary, task_name, candidate_length, language_weight, subword_sampling:
         as in `scoring_rows`.
     """
+    log_frequency = None if item_log_frequency is None else item_log_frequency()
 
     def make(example: Example, rng: np.random.Generator | None) -> Row:
         sampling = None if rng is None else SubwordSampling(rng)
@@ -138,6 +142,9 @@ def retrieval_rows(
             example["items"],
             sequence_length["targets"],
             item_ids=example["item_indices"],
+            item_log_frequency=(
+                None if log_frequency is None else log_frequency[example["item_indices"]]
+            ),
             candidate_length=candidate_length,
             sampling=sampling,
         )

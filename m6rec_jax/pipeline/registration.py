@@ -22,6 +22,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
+import numpy as np
 import seqio
 import tensorflow as tf
 
@@ -133,7 +134,13 @@ def register_recommendation_tasks(
     add(f"{name}_generation", "language", "documents", preprocessors.generation_rows)
     add(f"{name}_outcomes", "language", "groups", preprocessors.outcome_rows, outcome=outcome)
     add(f"{name}_ctr", "scoring", "groups", preprocessors.scoring_rows)
-    add(f"{name}_retrieval", "retrieval", "next_items", preprocessors.retrieval_rows)
+    add(
+        f"{name}_retrieval",
+        "retrieval",
+        "next_items",
+        preprocessors.retrieval_rows,
+        item_log_frequency=functools.partial(_item_log_frequency, dataset, split),
+    )
     names = [f"{name}_{kind}" for kind in ("infilling", "generation", "outcomes", "ctr")]
     names.append(f"{name}_retrieval")
     if rating_values:
@@ -202,6 +209,10 @@ def _positive_classes(values: Sequence[float], positive: float | None) -> tuple[
             f"above {values[-1]}, got {positive}"
         )
     return tuple(i for i, value in enumerate(values) if value >= positive)
+
+
+def _item_log_frequency(dataset: str, split: str) -> np.ndarray:
+    return locations.prepared(dataset, split).catalogue().log_frequency
 
 
 def _outcome(dataset: str, split: str, value: float) -> str:

@@ -104,6 +104,15 @@ def assign(dataset: Dataset, split: Split, **sorting: Any) -> Assignment:
     return Assignment(split, codes, held_out, cold)
 
 
+def train_counts(dataset: Dataset, codes: np.ndarray) -> np.ndarray:
+    """Training events of each item `[items]` int64, under part codes `[rows]`."""
+    counts = np.zeros(dataset.items().num_rows, np.int64)
+    for batch in dataset.iter_events(with_ids=False):
+        training = codes[batch.column("row").to_numpy()] == TRAIN
+        np.add.at(counts, batch.column("item_index").to_numpy()[training], 1)
+    return counts
+
+
 def _assign_plain(dataset: Dataset, split: Split, **sorting: Any) -> tuple[np.ndarray, int]:
     """Codes `[rows]` and the number of cold users, for a split that starts from no other."""
     num_rows = sum(batch.num_rows for batch in dataset.iter_events(with_ids=False))

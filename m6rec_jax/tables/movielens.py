@@ -75,7 +75,7 @@ TEMPLATE: Mapping[str, Any] = {
     "[, user rates {user_mean_value}][, user likes {user_positive_percent}%]"
     "[, likes {user_genres_percent}% of such genres]"
     "[, likes {user_neighbours_percent}% of similar films][, taste {user_taste_difference}]",
-    "item": "{title}[ ({year})][, {genres}][, by {director}][, with {cast}][, {country}]",
+    "item": "{title}[ ({year})][, {genres}][, by {director}]",
     "outcomes": [
         {"at_least": 5, "text": "loved"},
         {"at_least": 4, "text": "liked"},

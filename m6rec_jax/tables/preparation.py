@@ -31,7 +31,7 @@ from tqdm import tqdm
 from m6rec_jax import __version__
 from m6rec_jax.errors import DataError
 from m6rec_jax.tables import views
-from m6rec_jax.tables.assignment import assign
+from m6rec_jax.tables.assignment import assign, train_counts
 from m6rec_jax.tables.prepared import (
     MANIFEST,
     Prepared,
@@ -175,6 +175,7 @@ class _Job:
             self.job.dataset.items().select(columns),
             [self.job.template.item(item) for item in items],
             self.job.assignment.held_out,
+            train_counts(self.job.dataset, self.job.assignment.codes),
         )
         rendered = self.folder / "rendered"
         if rendered.is_dir() and not any(rendered.iterdir()):

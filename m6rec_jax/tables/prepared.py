@@ -41,11 +41,19 @@ class Catalogue:
       items: with their attributes.
       texts: as the item tower reads them.
       held_out: which items no training text mentions `[items]` bool.
+      train_counts: training events of each item `[items]` int64.
     """
 
     items: Sequence[Item]
     texts: Sequence[str]
     held_out: np.ndarray
+    train_counts: np.ndarray
+
+    @property
+    def log_frequency(self) -> np.ndarray:
+        """Log of each item's share of the training events, one added to each, `[items]` float32."""
+        counts = self.train_counts + 1.0
+        return np.log(counts / counts.sum()).astype(np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +147,8 @@ class Prepared:
             Item(identifier, {name: _value(value) for name, value in (values or {}).items()})
             for identifier, values in zip(ids, attributes, strict=True)
         ]
-        return Catalogue(items, texts, table.column("held_out").to_numpy())
+        held_out, counts = (table.column(c).to_numpy() for c in ("held_out", "train_count"))
+        return Catalogue(items, texts, held_out, counts)
 
 
 def folder_of(data_dir: str | os.PathLike[str], dataset: str, split: str) -> Path:
@@ -148,7 +157,12 @@ def folder_of(data_dir: str | os.PathLike[str], dataset: str, split: str) -> Pat
 
 
 def write_catalogue(
-    path: Path, items: Sequence[Item], attributes: pa.Table, texts: Sequence[str], held: np.ndarray
+    path: Path,
+    items: Sequence[Item],
+    attributes: pa.Table,
+    texts: Sequence[str],
+    held: np.ndarray,
+    train_counts: np.ndarray,
 ) -> None:
     """Writes `catalogue.parquet`; `attributes` are the declared columns of the items table."""
     columns = [attributes.column(name).combine_chunks() for name in attributes.column_names]
@@ -163,6 +177,7 @@ def write_catalogue(
             "item_id": pa.array([item.id for item in items], pa.string()),
             "text": pa.array(texts, pa.string()),
             "held_out": pa.array(held),
+            "train_count": pa.array(train_counts, pa.int64()),
             "attributes": struct,
         }
     )

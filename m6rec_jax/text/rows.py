@@ -49,6 +49,7 @@ FEATURES: Mapping[str, Feature] = {
     "decoder_segment_ids": Feature(np.int32, 0),
     "decoder_labels": Feature(np.int32, -1),
     "decoder_item_ids": Feature(np.int32, -1),
+    "decoder_item_log_frequency": Feature(np.float32, 0),
     "task_ids": Feature(np.int32, 0),
     "retrieval": Feature(np.int32, 0),
     "user_ids": Feature(np.int32, -1),
@@ -100,6 +101,7 @@ def packed_candidates(
     target_length: int,
     labels: Sequence[int] | np.ndarray | None = None,
     item_ids: Sequence[int] | np.ndarray | None = None,
+    item_log_frequency: Sequence[float] | np.ndarray | None = None,
     *,
     candidate_length: int | None = None,
     sampling: SubwordSampling | None = None,
@@ -114,6 +116,7 @@ def packed_candidates(
       target_length: the most tokens the row may have.
       labels: class of each candidate; -1 or None where there is none.
       item_ids: row of each candidate in the items table; -1 or None where there is none.
+      item_log_frequency: log of each candidate's share of the events; None where none is needed.
       candidate_length: the most tokens of one candidate, [BOS] and [EOS] included. None is an even
         share, target_length // len(candidates). Name it where rows hold different numbers of
         candidates and a long text must be cut alike in all of them.
@@ -121,8 +124,8 @@ def packed_candidates(
 
     Returns:
       decoder_input_tokens, decoder_target_tokens, decoder_block_ids, decoder_labels,
-      decoder_item_ids int32 [n] and decoder_loss_weights float32 [n], with n <= target_length;
-      num_truncated int32 [1]: how many candidates were cut.
+      decoder_item_ids int32 [n], decoder_item_log_frequency and decoder_loss_weights float32 [n],
+      with n <= target_length; num_truncated int32 [1]: how many candidates were cut.
 
     Raises:
       DataError: no candidates, a candidate without text, or labels or item_ids of another number.
@@ -146,7 +149,11 @@ def packed_candidates(
             tokens[place] = ids[: share - 2]
             num_truncated += 1
     row, ends = _target(vocab, tokens)
-    for name, values in (("decoder_labels", labels), ("decoder_item_ids", item_ids)):
+    for name, values in (
+        ("decoder_labels", labels),
+        ("decoder_item_ids", item_ids),
+        ("decoder_item_log_frequency", item_log_frequency),
+    ):
         if values is not None:
             if len(values) != number:
                 raise DataError(
@@ -383,6 +390,7 @@ def _target(vocab: Vocabulary, candidates: Sequence[np.ndarray]) -> tuple[Row, n
         "decoder_block_ids": np.repeat(np.arange(1, len(lengths) + 1, dtype=np.int32), lengths),
         "decoder_labels": np.full(len(inputs), -1, np.int32),
         "decoder_item_ids": np.full(len(inputs), -1, np.int32),
+        "decoder_item_log_frequency": np.zeros(len(inputs), np.float32),
     }
     return row, ends
 

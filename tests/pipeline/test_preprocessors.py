@@ -90,9 +90,25 @@ def test_retrieval_rows(shop_views, shop_vocabulary, vocabulary):
         assert row["retrieval"].tolist() == [1]
         at = row["decoder_input_tokens"] == shop_vocabulary.eos_id
         assert row["decoder_item_ids"][at].tolist() == example["item_indices"]
+        assert not row["decoder_item_log_frequency"].any()
         assert (row["decoder_labels"] == -1).all()
         text = shop_vocabulary.decode(row["decoder_input_tokens"])
         assert text == example["items"][0]
+
+
+def test_retrieval_rows_tell_how_frequent_items_are(shop_views, shop_vocabulary, vocabulary):
+    told = -np.arange(1, 50, dtype=np.float32)
+    for row in run(
+        shop_views,
+        "next_items",
+        preprocessors.retrieval_rows,
+        vocabulary=vocabulary,
+        item_log_frequency=lambda: told,
+    ):
+        at = row["decoder_input_tokens"] == shop_vocabulary.eos_id
+        frequency = row["decoder_item_log_frequency"]
+        assert (frequency[at] == told[row["decoder_item_ids"][at]]).all()
+        assert not frequency[~at].any()
 
 
 def test_generation_rows(shop_views, shop_vocabulary, vocabulary):

@@ -113,6 +113,9 @@ def test_every_view_of_a_shop(write_shop, tmp_path: Path) -> None:
     assert first.count("liked.") == 4
 
     catalogue = prepared.catalogue()
+    trained = np.concatenate([r["item_indices"] for r in rows_of(prepared, "next_items", "train")])
+    assert catalogue.train_counts.tolist() == np.bincount(trained, minlength=12).tolist()
+    assert np.exp(catalogue.log_frequency).sum() == pytest.approx(1.0)
     tags = ("red", "green", "blue", "soft")
     assert catalogue.items[4] == Item("i4", {"title": "Thing 4", "maker": None, "tags": tags})
     assert catalogue.texts == [row["text"] for row in rows_of(prepared, "catalogue", "train")]

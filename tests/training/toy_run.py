@@ -68,6 +68,7 @@ def toy_batch(rng: np.random.Generator, rows: int) -> dict[str, np.ndarray]:
         "decoder_block_ids": np.ones((rows, TARGET), np.int32),
         "decoder_labels": labels,
         "decoder_item_ids": np.full((rows, TARGET), -1, np.int32),
+        "decoder_item_log_frequency": np.zeros((rows, TARGET), np.float32),
         "task_ids": np.zeros((rows, 1), np.int32),
         "retrieval": np.zeros((rows, 1), np.int32),
         "user_ids": np.full((rows, 1), -1, np.int32),
