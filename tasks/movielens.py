@@ -8,7 +8,7 @@ Tasks, for TEMPORAL and the same for LEAVE_ONE_OUT (see `pipeline.registration` 
     movielens_100k_ctr                like or dislike; a rating of 4 or 5 is a like
     movielens_100k_ctr_ratings        the five ratings as classes, likes being the upper two
     movielens_100k_retrieval
-    movielens_100k_infilling, _generation, _outcomes, _pretrain, _pretrain_outcomes
+    movielens_100k_infilling, _generation, _outcomes, _pretrain, _foundation
 """
 
 from m6rec_jax.pipeline.registration import register_recommendation_tasks

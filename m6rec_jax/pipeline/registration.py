@@ -10,7 +10,7 @@ registers
     movielens_100k_ctr           groups       the class of each candidate (scoring)
     movielens_100k_retrieval     next_items   the two towers
     movielens_100k_pretrain            mixture of infilling and generation
-    movielens_100k_pretrain_outcomes   the same and outcomes
+    movielens_100k_foundation          the same, outcomes and retrieval; see `foundation_rates`
 
 Nothing is read before a task is used; see `pipeline.locations` for where data are looked for.
 """
@@ -22,6 +22,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
+import gin
 import numpy as np
 import seqio
 import tensorflow as tf
@@ -154,12 +155,31 @@ def register_recommendation_tasks(
             rating_values=values,
         )
         names.append(f"{name}_ctr_ratings")
-    pretraining = names[:2]
-    seqio.MixtureRegistry.add(f"{name}_pretrain", pretraining, default_rate=1.0)
+    seqio.MixtureRegistry.add(f"{name}_pretrain", names[:2], default_rate=1.0)
+    kinds = ("infilling", "generation", "outcomes", "retrieval")
     seqio.MixtureRegistry.add(
-        f"{name}_pretrain_outcomes", [*pretraining, f"{name}_outcomes"], default_rate=1.0
+        f"{name}_foundation",
+        [(f"{name}_{kind}", functools.partial(_foundation_rate, kind)) for kind in kinds],
     )
-    return [*names, f"{name}_pretrain", f"{name}_pretrain_outcomes"]
+    return [*names, f"{name}_pretrain", f"{name}_foundation"]
+
+
+@gin.configurable
+def foundation_rates(
+    infilling: float = 1.0, generation: float = 1.0, outcomes: float = 1.0, retrieval: float = 1.0
+) -> dict[str, float]:
+    """How often the mixture `<name>_foundation` draws from each task, relative to the others."""
+    return {
+        "infilling": infilling,
+        "generation": generation,
+        "outcomes": outcomes,
+        "retrieval": retrieval,
+    }
+
+
+def _foundation_rate(kind: str, task: seqio.Task) -> float:
+    del task  # seqio gives it
+    return foundation_rates()[kind]
 
 
 def unregister(names: Sequence[str]) -> None:

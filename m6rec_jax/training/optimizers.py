@@ -121,6 +121,7 @@ def adafactor(
     min_dim_size_to_factor: int = 128,
     clipping_threshold: float | None = 1.0,
     multiply_by_parameter_scale: bool = True,
+    least_scale: float = 1e-3,
     weight_decay: float = 0.0,
     not_decayed: Sequence[str] = NOT_DECAYED,
     clip_norm: float | None = None,
@@ -133,6 +134,8 @@ def adafactor(
       min_dim_size_to_factor: only matrices with two sides at least this long are factored.
       clipping_threshold: largest root mean square of a leaf's update (None: not clipped).
       multiply_by_parameter_scale: updates are relative to the root mean square of the leaf.
+      least_scale: but as if that were at least this much. T5's is 1e-3; what starts at zero, as the
+        second halves of adapters do, then hardly moves, so raise it for prompts.
     """
     steps = [
         optax.scale_by_factored_rms(
@@ -142,7 +145,7 @@ def adafactor(
     if clipping_threshold is not None:
         steps.append(optax.clip_by_block_rms(clipping_threshold))
     if multiply_by_parameter_scale:
-        steps.append(optax.scale_by_param_block_rms())
+        steps.append(optax.scale_by_param_block_rms(least_scale))
     return _optimizer(
         clip_norm,
         [*steps, _decay(weight_decay, not_decayed)],

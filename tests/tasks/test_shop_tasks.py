@@ -74,7 +74,7 @@ def test_names(shop_tasks):
         "tiny_shop_retrieval",
         "tiny_shop_ctr_ratings",
         "tiny_shop_pretrain",
-        "tiny_shop_pretrain_outcomes",
+        "tiny_shop_foundation",
     ]
     assert [task_info(name).kind for name in shop_tasks[:6]] == [
         *["language"] * 3,
@@ -83,6 +83,23 @@ def test_names(shop_tasks):
         "scoring",
     ]
     assert {t.name for t in evaluated_tasks("tiny_shop_pretrain")} == set(shop_tasks[:2])
+    foundation = ["infilling", "generation", "outcomes", "retrieval"]
+    assert {t.name for t in evaluated_tasks("tiny_shop_foundation")} == {
+        f"tiny_shop_{kind}" for kind in foundation
+    }
+
+
+def test_rates_of_the_foundation(shop_tasks):
+    with gin.unlock_config():
+        gin.parse_config("foundation_rates.outcomes = 4.0")
+    try:
+        mixture = seqio.MixtureRegistry.get("tiny_shop_foundation")
+        rates = {task.name: mixture.get_rate(task) for task in mixture.tasks}
+    finally:
+        gin.clear_config()
+    assert rates == {f"tiny_shop_{k}": 1.0 for k in ("infilling", "generation", "retrieval")} | {
+        "tiny_shop_outcomes": 4.0
+    }
 
 
 def test_scoring_text_and_tokens(shop_tasks):
