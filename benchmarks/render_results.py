@@ -57,6 +57,9 @@ METRICS: dict[str, tuple[str, int, str]] = {
     "expected_calibration_error": ("calibration error", 4, "lower"),
     "trainable_share": ("trained", 4, "none"),
     "seconds": ("seconds", 0, "none"),
+    "step_milliseconds": ("milliseconds a step", 0, "lower"),
+    "candidates_per_second": ("candidates/s", 0, "higher"),
+    "times_faster": ("times as fast", 2, "none"),
 }
 
 

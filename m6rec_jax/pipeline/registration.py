@@ -80,6 +80,14 @@ def task_info(name: str) -> TaskInfo:
     return _TASKS[name]
 
 
+def is_registered(mixture_or_task_name: str) -> bool:
+    """Whether all tasks of a mixture (or the task itself) were registered by this module."""
+    from m6rec_jax.pipeline.batches import find_provider
+
+    provider = find_provider(mixture_or_task_name)
+    return all(task.name in _TASKS for task in seqio.get_subtasks(provider))
+
+
 def evaluated_tasks(mixture_or_task_name: str) -> list[TaskInfo]:
     """The tasks of a mixture (or the task itself).
 

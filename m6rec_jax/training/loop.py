@@ -35,6 +35,7 @@ from m6rec_jax.training.step_loop import EARLY_STOPPING, StepLoop
 from m6rec_jax.training.task_data import (
     MakeBatches,
     MakeEvaluationBatches,
+    save_inference_assets,
     training_batches,
     validation_batches,
     vocabulary_of,
@@ -212,6 +213,8 @@ def train(
                 model, optimizer, abstract, mesh, rules, trainable=trainable, seed=seed
             )
         first_step = int(state.step)
+        if is_main:
+            save_inference_assets(mixture_or_task_name, task_feature_lengths, model_dir, source)
 
     loop = StepLoop(
         mesh=mesh,

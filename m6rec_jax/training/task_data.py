@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import jax
 
 from m6rec_jax.training.data_state import Batch, ResumableBatches
+
+logger = logging.getLogger(__name__)
 
 # (mixture_or_task_name, feature_lengths, batch_size, process_index=, process_count=) -> batches
 MakeBatches = Callable[..., ResumableBatches]
@@ -50,6 +53,29 @@ def vocabulary_of(name: str, batches: ResumableBatches) -> str | None:
         if text is not None:
             return text.fingerprint
     return None
+
+
+def save_inference_assets(
+    name: str, feature_lengths: Mapping[str, int], model_dir: str, batches: ResumableBatches
+) -> None:
+    """Writes `MODEL_DIR/inference`, so that the folder can be loaded by itself.
+
+    Only where batches are the pipeline's: others have no vocabulary or template that is known here.
+    Tasks that were registered with seqio directly have none either, which is logged.
+    """
+    if vocabulary_of(name, batches) is None:
+        return
+    from m6rec_jax.evaluation.assets import save_task_assets
+    from m6rec_jax.pipeline.registration import is_registered
+
+    if not is_registered(name):
+        logger.warning(
+            "'%s' was not registered by register_recommendation_tasks: what inference needs beside "
+            "the checkpoint is not written; `inference.bundle.save_assets` does it",
+            name,
+        )
+        return
+    save_task_assets(model_dir, name, feature_lengths)
 
 
 def _process() -> dict[str, Any]:

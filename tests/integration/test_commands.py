@@ -10,6 +10,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from m6rec_jax.inference.bundle import load_model
+
 ROOT = Path(__file__).resolve().parents[2]
 SHOP = ROOT / "tests" / "data" / "shop"
 
@@ -110,6 +112,14 @@ def test_eval_and_infer(trained: Path) -> None:
     assert {"user_id", "item_id", "label", "probability"} <= set(table.column_names)
     assert set(table.column("user_id").to_pylist()) <= {"ana", "ben", "chi", "dee", "eli"}
     assert all(0.0 <= p <= 1.0 for p in table.column("probability").to_pylist())
+
+
+def test_a_model_folder_is_loaded_by_itself(trained: Path, tmp_path: Path) -> None:
+    """Moved to another place, without the data it was trained on."""
+    shutil.copytree(trained / "run", tmp_path / "moved")
+    bundle = load_model(tmp_path / "moved")
+    assert bundle.template is not None
+    assert bundle.task("corner_shop_ctr").positive_classes == (1,)
 
 
 def test_same_command_resumes(trained: Path) -> None:

@@ -1,0 +1,183 @@
+"""The MovieLens-100k examples over several seeds, beside the baselines' rows.
+
+    python -m benchmarks.movielens [--jobs option_adapter full retrieval] [--seeds 0 1 2]
+
+Prepares the data, pretrains the foundation once, then trains and tests every job with every seed,
+each with the commands and the gin files that their own headers name. What is finished is not run
+again; a training run that was interrupted goes on where it stopped. Rows go to
+`benchmarks/results/movielens_ctr.json` and `movielens_retrieval.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.provenance import ROOT
+from benchmarks.results_file import add_rows, metric_rows, results_path
+from m6rec_jax.errors import DataError, M6RecError
+
+DATASET = "movielens-100k"
+EXAMPLES = "gin_configs/examples"
+FOUNDATION = f"{EXAMPLES}/movielens_pretrain.gin"
+PREPARE = f"{EXAMPLES}/movielens_prepare.gin"
+SECONDS = "seconds.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One example that is trained and tested.
+
+    Attributes:
+      model: its name in the tables.
+      gin_file, eval_gin_file: what `m6rec train` and `m6rec eval` are given.
+      results: name of the result file.
+      split: of the data.
+      metrics: which figures of the evaluation are kept.
+    """
+
+    model: str
+    gin_file: str
+    eval_gin_file: str
+    results: str
+    split: str
+    metrics: tuple[str, ...]
+
+
+_CTR = ("auc", "user_averaged_auc", "log_loss")
+_RETRIEVAL = ("hit_rate@10", "ndcg@10", "hit_rate@50", "mrr")
+JOBS: Mapping[str, Job] = {
+    "option_adapter": Job(
+        "M6-Rec mini, option-adapter",
+        f"{EXAMPLES}/movielens_ctr_option_adapter.gin",
+        f"{EXAMPLES}/movielens_ctr_eval.gin",
+        "movielens_ctr",
+        "per_user_temporal",
+        _CTR,
+    ),
+    "full": Job(
+        "M6-Rec mini, all parameters",
+        f"{EXAMPLES}/movielens_ctr_full.gin",
+        f"{EXAMPLES}/movielens_ctr_eval.gin",
+        "movielens_ctr",
+        "per_user_temporal",
+        _CTR,
+    ),
+    "retrieval": Job(
+        "M6-Rec mini, option-adapter",
+        f"{EXAMPLES}/movielens_retrieval.gin",
+        f"{EXAMPLES}/movielens_retrieval_eval.gin",
+        "movielens_retrieval",
+        "leave_one_out",
+        _RETRIEVAL,
+    ),
+    "retrieval_full": Job(
+        "M6-Rec mini, all parameters",
+        f"{EXAMPLES}/movielens_retrieval_full.gin",
+        f"{EXAMPLES}/movielens_retrieval_eval.gin",
+        "movielens_retrieval",
+        "leave_one_out",
+        _RETRIEVAL,
+    ),
+}
+
+
+def m6rec(*arguments: object) -> None:
+    """Runs the command of the environment this runs in.
+
+    Raises:
+      DataError: it failed; what it printed says why.
+    """
+    command = [sys.executable, "-m", "m6rec_jax.cli", *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, check=False)
+    if done.returncode:
+        raise DataError(f"`m6rec {' '.join(command[3:])}` ended with status {done.returncode}")
+
+
+def prepare_data() -> None:
+    """Fetches and prepares both splits and trains the vocabulary; what is there stays."""
+    m6rec("data", "fetch", DATASET)
+    m6rec("data", "prepare", DATASET, "--gin_file", PREPARE)
+    m6rec(
+        *("data", "prepare", DATASET, "--gin_file", PREPARE, "--gin.SPLIT='leave_one_out'"),
+        "--gin.VIEWS=('next_items', 'catalogue')",
+    )
+    m6rec("vocab", "train", "--gin_file", PREPARE)
+
+
+def train(gin_file: str, folder: Path, bindings: Sequence[str] = ()) -> float | None:
+    """Trains, unless that was done; returns the seconds it took (None where it was interrupted)."""
+    record = folder / SECONDS
+    if not record.exists():
+        resumed = (folder / "checkpoints").exists()
+        started = time.monotonic()
+        m6rec("train", "--gin_file", gin_file, f"--gin.MODEL_DIR='{folder}'", *bindings)
+        seconds = None if resumed else time.monotonic() - started
+        record.write_text(json.dumps(seconds))
+    seconds = json.loads(record.read_text())
+    return None if seconds is None else float(seconds)
+
+
+def run_job(job: Job, seed: int, foundation: Path, folder: Path) -> Mapping[str, float]:
+    """Trains one job with one seed, tests it and records the figures."""
+    seconds = train(
+        job.gin_file,
+        folder,
+        [
+            f"--gin.INITIAL_CHECKPOINT_PATH='{foundation}'",
+            f"--gin.train.seed={seed}",
+            f"--gin.BatchIterator.seed={seed}",
+        ],
+    )
+    output = folder / "test.json"
+    if not output.exists():
+        m6rec(
+            *("eval", "--gin_file", job.eval_gin_file, f"--gin.MODEL_DIR='{folder}'"),
+            f"--gin.evaluate.output='{output}'",
+        )
+    figures = json.loads(output.read_text())
+    kept = {name: float(figures[name]) for name in job.metrics}
+    rows = metric_rows(
+        kept,
+        model=job.model,
+        dataset=DATASET,
+        split=job.split,
+        seed=seed,
+        gin_file=job.gin_file,
+        seconds=seconds,
+    )
+    add_rows(results_path(job.results), rows)
+    return kept
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Returns the exit status: 0, or 2 on an error."""
+    parser = argparse.ArgumentParser(description="The MovieLens-100k examples over seeds.")
+    parser.add_argument("--jobs", nargs="+", choices=[*JOBS], default=[*JOBS])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--output", type=Path, default=ROOT / "runs" / "movielens")
+    options = parser.parse_args(arguments)
+    foundation = options.output.resolve() / "foundation"
+    try:
+        prepare_data()
+        train(FOUNDATION, foundation)
+        for seed in dict.fromkeys(options.seeds):
+            for name in options.jobs:
+                folder = options.output.resolve() / f"{name}-{seed}"
+                figures = run_job(JOBS[name], seed, foundation, folder)
+                told = ", ".join(f"{metric} {value:.4f}" for metric, value in figures.items())
+                print(f"{name}, seed {seed}: {told}", flush=True)
+    except M6RecError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,67 @@
+"""Unpacked candidates are the same candidates."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.efficiency import fastest, one_candidate_per_row
+from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
+
+
+def test_candidates_in_rows_of_their_own_score_the_same() -> None:
+    rng = np.random.default_rng(0)
+    blocks = np.array([[1, 1, 1, 2, 2, 0, 0], [1, 1, 2, 2, 2, 3, 3]], np.int32)
+    labels = np.array([[-1, -1, 1, -1, 0, -1, -1], [-1, 0, -1, -1, 1, -1, 1]], np.int32)
+    source = rng.integers(3, 50, (2, 5)).astype(np.int32)
+    batch = {
+        "encoder_input_tokens": source,
+        "encoder_block_ids": np.ones_like(source),
+        "decoder_input_tokens": np.where(blocks > 0, rng.integers(3, 50, blocks.shape), 0).astype(
+            np.int32
+        ),
+        "decoder_block_ids": blocks,
+        "decoder_labels": labels,
+        "task_ids": np.zeros((2, 1), np.int32),
+    }
+    single = one_candidate_per_row(batch, 4)
+    assert single["decoder_block_ids"].tolist() == [
+        [1, 1, 1, 0],
+        [1, 1, 0, 0],
+        [1, 1, 0, 0],
+        [1, 1, 1, 0],
+        [1, 1, 0, 0],
+    ]
+    assert single["decoder_labels"][single["decoder_labels"] >= 0].tolist() == [1, 0, 0, 1, 1]
+    config = ModelConfig(
+        vocab_size=64,
+        embed_dim=16,
+        num_encoder_layers=1,
+        num_decoder_layers=1,
+        num_heads=2,
+        head_dim=8,
+        mlp_dim=16,
+        prompts=PromptConfig(num_prompts=2, num_options=2),
+    )
+    model = M6Rec(config)
+    variables = model.init(jax.random.key(0), {k: jnp.asarray(v) for k, v in batch.items()})
+
+    def logits(features: dict[str, np.ndarray]) -> np.ndarray:
+        outputs = model.apply(variables, features)
+        options = model.apply(
+            variables, outputs.hidden, features["task_ids"], method=model.option_logits
+        )
+        return np.asarray(options)[features["decoder_labels"] >= 0]
+
+    # Sums over a row of another length are rounded in another order.
+    np.testing.assert_allclose(logits(single), logits(batch), rtol=1e-4, atol=1e-5)
+
+
+def test_fastest_takes_the_best_turn() -> None:
+    calls = {"a": 0, "b": 0}
+
+    def program(name: str) -> None:
+        calls[name] += 1
+
+    found = fastest({name: lambda name=name: program(name) for name in calls}, turns=3)
+    assert calls == {"a": 4, "b": 4}
+    assert all(0 <= seconds < 1 for seconds in found.values())

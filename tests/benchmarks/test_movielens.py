@@ -1,0 +1,82 @@
+"""The examples over seeds: what is run, with which files, and what is kept."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import movielens
+from benchmarks.provenance import ROOT
+from benchmarks.results_file import read_results
+from m6rec_jax.errors import DataError
+
+
+@pytest.fixture
+def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
+    """The commands; a training run makes its folder, an evaluation its figures."""
+    made: list[tuple[str, ...]] = []
+
+    def m6rec(*arguments: object) -> None:
+        texts = tuple(map(str, arguments))
+        made.append(texts)
+        bindings = dict(text.removeprefix("--gin.").split("=", 1) for text in texts if "=" in text)
+        if texts[0] == "train":
+            (Path(bindings["MODEL_DIR"].strip("'")) / "checkpoints").mkdir(
+                parents=True, exist_ok=True
+            )
+        if texts[0] == "eval":
+            names = (*movielens._CTR, *movielens._RETRIEVAL, "num_users")
+            figures = dict.fromkeys(names, 0.5)
+            Path(bindings["evaluate.output"].strip("'")).write_text(json.dumps(figures))
+
+    monkeypatch.setattr(movielens, "m6rec", m6rec)
+    monkeypatch.setattr(movielens, "results_path", lambda name: tmp_path / f"{name}.json")
+    return made
+
+
+def test_the_gin_files_exist() -> None:
+    for job in movielens.JOBS.values():
+        assert (ROOT / job.gin_file).is_file()
+        assert (ROOT / job.eval_gin_file).is_file()
+    assert (ROOT / movielens.FOUNDATION).is_file()
+    assert (ROOT / movielens.PREPARE).is_file()
+
+
+def test_every_seed_starts_from_one_foundation(calls, tmp_path: Path) -> None:
+    arguments = ["--jobs", "option_adapter", "retrieval", "--seeds", "3", "4"]
+    arguments += ["--output", str(tmp_path / "runs")]
+    assert movielens.main(arguments) == 0
+    training = [call for call in calls if call[0] == "train"]
+    assert [call[2] for call in training] == [
+        movielens.FOUNDATION,
+        *[movielens.JOBS[name].gin_file for name in ("option_adapter", "retrieval")] * 2,
+    ]
+    foundation = f"--gin.INITIAL_CHECKPOINT_PATH='{(tmp_path / 'runs/foundation').resolve()}'"
+    assert all(foundation in call for call in training[1:])
+    rows = read_results(tmp_path / "movielens_ctr.json").rows
+    assert {row["seed"] for row in rows} == {3, 4}
+    assert {row["metric"] for row in rows} == set(movielens._CTR)
+    assert all(row["gin_file"] == movielens.JOBS["option_adapter"].gin_file for row in rows)
+    # Again: nothing is trained or tested twice.
+    done = len(calls)
+    assert movielens.main(arguments) == 0
+    assert {call[0] for call in calls[done:]} == {"data", "vocab"}
+
+
+def test_seconds_of_an_interrupted_run_are_not_told(calls, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    (folder / "other").mkdir(parents=True)
+    assert movielens.train("a.gin", folder) is not None
+    assert movielens.train("a.gin", folder) == movielens.train("a.gin", folder)
+    interrupted = tmp_path / "interrupted"
+    (interrupted / "checkpoints").mkdir(parents=True)
+    assert [call[0] for call in calls] == ["train"]
+    assert movielens.train("a.gin", interrupted) is None
+
+
+def test_a_failing_command_ends_the_study(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def fail(*arguments: object) -> None:
+        raise DataError("`m6rec data fetch` ended with status 2")
+
+    monkeypatch.setattr(movielens, "m6rec", fail)
+    assert movielens.main(["--output", str(tmp_path)]) == 2
