@@ -1,4 +1,4 @@
-"""Packed candidates that end with their outcome in words: scoring as language modelling."""
+"""Packed candidates and what came of each, in words: scoring as language modelling."""
 
 from __future__ import annotations
 
@@ -21,19 +21,20 @@ def with_outcomes(
     outcome_weight: float = 1.0,
     sampling: SubwordSampling | None = None,
 ) -> rows.Row:
-    """Lays out `[BOS] candidate outcome [EOS]` for every candidate, one block each.
+    """Lays out `[BOS] candidate [EOS] outcome` for every candidate, one block each.
 
-    The outcome is tokenised by itself, so that its tokens are the same after every candidate, and
-    a candidate too long for its share of the row is cut before the outcome, never in it.
+    So the outcome is predicted from the state at `[EOS]`, where scoring has its classes. It is
+    tokenised by itself, so that its tokens are the same after every candidate; its last one is only
+    predicted, never read, so an outcome of one token makes rows that look exactly as scoring's. A
+    candidate too long for its share of the row is cut, never its outcome.
 
     Args:
       vocab: the vocabulary.
       candidates: texts.
       outcomes: words for each; a candidate whose outcome is empty is left out.
       target_length: most tokens of the row.
-      candidate_weight: loss weight of the candidates' words.
-      outcome_weight: loss weight of the outcome's words. The `[EOS]` after them has weight 0: it
-        says nothing about the user.
+      candidate_weight: loss weight of the candidates' words (and of `[EOS]` after them).
+      outcome_weight: loss weight of the outcome's words.
       sampling: cut the candidates' words at random (training only).
 
     Returns:
@@ -49,29 +50,31 @@ def with_outcomes(
     endings = [vocab.encode_array(words) for _, words in pairs]
     longest = max(map(len, endings))
     share = target_length // len(pairs)
-    if share < longest + 3:
+    if share < longest + 2:
         raise ConfigError(
             f"{len(pairs)} candidates with outcomes of {longest} tokens do not fit the target "
             f"length {target_length}; raise it or lower the group size"
         )
     texts = [text for text, _ in pairs]
     row = rows.packed_candidates(
-        vocab, texts, target_length, candidate_length=share - longest, sampling=sampling
+        vocab, texts, target_length, candidate_length=share - longest + 1, sampling=sampling
     )
-    # An input [EOS] ends each candidate: its outcome goes before it.
-    blocks = np.repeat(np.arange(1, len(endings) + 1), [len(ids) for ids in endings])
     ends = np.flatnonzero(np.diff(row["decoder_block_ids"], append=0))
-    at = np.repeat(ends, [len(ids) for ids in endings])
-    outcome = np.concatenate(endings)
-    inputs = np.insert(row["decoder_input_tokens"], at, outcome)
-    block_ids = np.insert(row["decoder_block_ids"], at, blocks)
-    is_outcome = np.insert(np.zeros(len(row["decoder_input_tokens"]), bool), at, True)
-    last = np.diff(block_ids, append=0) != 0
-    targets = np.where(last, vocab.pad_id, np.roll(inputs, -1)).astype(np.int32)
-    target_is_outcome = np.roll(is_outcome, -1) & ~last
-    target_is_eos = np.roll(last, -1) & ~last
-    weights = np.where(target_is_outcome, outcome_weight, candidate_weight)
-    weights[last | target_is_eos] = 0.0
+    # All but the last token of an outcome are read, after the `[EOS]` of their candidate.
+    read = [ids[:-1] for ids in endings]
+    lengths = [len(ids) for ids in read]
+    at = np.repeat(ends + 1, lengths)
+    inputs = np.insert(row["decoder_input_tokens"], at, np.concatenate(read))
+    block_ids = np.insert(
+        row["decoder_block_ids"], at, np.repeat(np.arange(len(read)) + 1, lengths)
+    )
+    targets = np.insert(row["decoder_target_tokens"], at, 0)
+    weights = np.insert(row["decoder_loss_weights"] * candidate_weight, at, 0.0)
+    # Each outcome is predicted from the `[EOS]` on, which moved with the tokens put in before it.
+    places = ends + np.cumsum([0, *lengths[:-1]])
+    for place, ids in zip(places, endings, strict=True):
+        targets[place : place + len(ids)] = ids
+        weights[place : place + len(ids)] = outcome_weight
     return row | {
         "decoder_input_tokens": inputs,
         "decoder_target_tokens": targets,

@@ -239,9 +239,9 @@ def outcome_rows(
 ) -> tf.data.Dataset:
     """`groups` view as a document to generate: each candidate is followed by what came of it.
 
-    The decoder reads `[BOS] candidate, statistics and all; outcome words [EOS]` for every packed
-    candidate, and the language modelling loss is on the outcome words. A backbone pretrained this
-    way has seen the form of the scoring task before it is frozen.
+    After every packed candidate, statistics and all, the outcome's words are to be predicted, from
+    the state at `[EOS]` on: where scoring has its classes. A backbone pretrained this way has seen
+    the form of the scoring task before it is frozen.
 
     Args:
       ds: rows with `history`, `candidates`, `ratings`.

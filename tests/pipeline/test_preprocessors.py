@@ -171,14 +171,28 @@ def test_outcome_rows(shop_views, shop_vocabulary, vocabulary):
             inputs, targets = row["decoder_input_tokens"][at], row["decoder_target_tokens"][at]
             weights = row["decoder_loss_weights"][at]
             assert inputs[0] == shop_vocabulary.bos_id
-            assert inputs[-1] == targets[-2] == shop_vocabulary.eos_id
             assert targets[:-1].tolist() == inputs[1:].tolist()
             ending = targets[weights > 0].tolist()
             assert ending in words.values()
-            assert targets[-2 - len(ending) : -2].tolist() == ending
+            assert targets[-len(ending) :].tolist() == ending
+            (end,) = np.flatnonzero(inputs == shop_vocabulary.eos_id)
+            assert end == len(inputs) - len(ending)  # the first word is predicted at [EOS]
             seen.add(tuple(ending))
         assert (row["decoder_labels"] == -1).all()
     assert len(seen) == 2
+
+
+def test_outcomes_of_one_token_make_scoring_rows(shop_vocabulary):
+    words = ("liked", "disliked", "Film", "comedy", "drama")
+    word = next(word for word in words if len(shop_vocabulary.encode(word)) == 1)
+    (token,) = shop_vocabulary.encode(word)
+    texts = ["Film A", "Film B"]
+    row = with_outcomes(shop_vocabulary, texts, [word, word], 30)
+    scoring = rows.packed_candidates(shop_vocabulary, texts, 30)
+    for name in ("decoder_input_tokens", "decoder_block_ids"):
+        assert row[name].tolist() == scoring[name].tolist()
+    at = row["decoder_input_tokens"] == shop_vocabulary.eos_id
+    assert row["decoder_target_tokens"][at].tolist() == [token, token]
 
 
 def test_outcomes_survive_where_candidates_are_cut(shop_vocabulary):
@@ -191,7 +205,7 @@ def test_outcomes_survive_where_candidates_are_cut(shop_vocabulary):
     with pytest.raises(DataError, match="none of the candidates"):
         with_outcomes(shop_vocabulary, ["Film A"], [""], 30)
     with pytest.raises(ConfigError, match="3 candidates with outcomes"):
-        with_outcomes(shop_vocabulary, ["a", "b", "c"], ["liked"] * 3, 9)
+        with_outcomes(shop_vocabulary, ["a", "b", "c"], ["liked"] * 3, 8)
 
 
 def test_subword_sampling_is_for_training_only(shop_views, vocabulary):
