@@ -6,6 +6,7 @@ They need no model and no text; reports and results tables show them beside the 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -116,28 +117,30 @@ class MeanBaselines:
                 figures[name]["log_loss"] = classification.log_loss(labels, score)
         return figures
 
-    def popularity_ranks(
-        self, users: np.ndarray, targets: np.ndarray, seen: dict[int, np.ndarray]
-    ) -> np.ndarray:
-        """Ranks of wanted items when items are ordered by popularity, seen ones left out.
 
-        Args:
-          users: int `[n]`. targets: int `[n, m]`, -1 is padding.
-          seen: by user, items to leave out; never a wanted one.
+def popularity_ranks(
+    item_counts: np.ndarray, users: np.ndarray, targets: np.ndarray, seen: Mapping[int, np.ndarray]
+) -> np.ndarray:
+    """Ranks of wanted items when items are ordered by popularity, seen ones left out.
 
-        Returns:
-          int64 `[n, m]`, for `metrics.ranking`.
-        """
-        counts = self.item_counts.astype(np.float64)
-        ranks = np.zeros(targets.shape, np.int64)
-        step = max(1, 20_000_000 // max(len(counts), 1))
-        for start in range(0, len(users), step):
-            part = slice(start, start + step)
-            hidden = np.zeros((len(users[part]), len(counts)), bool)
-            for i, user in enumerate(users[part]):
-                hidden[i, seen.get(int(user), [])] = True
-                wanted = targets[start + i]
-                hidden[i, wanted[wanted >= 0]] = False
-            scores = np.broadcast_to(counts, hidden.shape)
-            ranks[part] = ranking.ranks_by_score(scores, targets[part], hidden)
-        return ranks
+    Args:
+      item_counts: training events of each item `[items]`.
+      users: int `[n]`. targets: int `[n, m]`, -1 is padding.
+      seen: by user, items to leave out; never a wanted one.
+
+    Returns:
+      int64 `[n, m]`, for `metrics.ranking`.
+    """
+    counts = item_counts.astype(np.float64)
+    ranks = np.zeros(targets.shape, np.int64)
+    step = max(1, 20_000_000 // max(len(counts), 1))
+    for start in range(0, len(users), step):
+        part = slice(start, start + step)
+        hidden = np.zeros((len(users[part]), len(counts)), bool)
+        for i, user in enumerate(users[part]):
+            hidden[i, seen.get(int(user), [])] = True
+            wanted = targets[start + i]
+            hidden[i, wanted[wanted >= 0]] = False
+        scores = np.broadcast_to(counts, hidden.shape)
+        ranks[part] = ranking.ranks_by_score(scores, targets[part], hidden)
+    return ranks

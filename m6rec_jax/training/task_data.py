@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import gin
 import jax
 
 from m6rec_jax.training.data_state import Batch, ResumableBatches
@@ -65,8 +66,10 @@ def save_inference_assets(
     """
     if vocabulary_of(name, batches) is None:
         return
-    from m6rec_jax.evaluation.assets import save_task_assets
-    from m6rec_jax.pipeline.registration import is_registered
+    # Beneath it are things that gin configures; runs/train.gin imports it before gin is locked.
+    with gin.unlock_config():
+        from m6rec_jax.evaluation.assets import save_task_assets
+        from m6rec_jax.pipeline.registration import is_registered
 
     if not is_registered(name):
         logger.warning(
