@@ -6,10 +6,13 @@ Settings live in gin files; the flags here only name files and folders.
 
 import argparse
 import json
+import logging
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+import absl.logging
 
 from m6rec_jax import __version__
 from m6rec_jax.errors import ConfigError, DataError, M6RecError
@@ -24,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     sys.path.append(os.getcwd())
     parser = _parser()
     args, rest = parser.parse_known_args(argv)
+    _set_up_logging()
     try:
         args.gin_bindings = _gin_bindings(rest, parser)
         args.run(args)
@@ -34,6 +38,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("m6rec: stopped", file=sys.stderr)
         return 130
     return 0
+
+
+def _set_up_logging() -> None:
+    """Shows this package's messages, and of tensorflow's only what a user can do something about.
+
+    Tensorflow reads data here and computes nothing: that it finds no GPU, or could be compiled
+    otherwise, is no news. `TF_CPP_MIN_LOG_LEVEL=0` shows everything.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    absl.logging.set_verbosity(absl.logging.ERROR)
+    absl.logging.set_stderrthreshold(absl.logging.ERROR)
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("m6rec_jax")
+    logger.handlers = [handler]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
 
 
 def _gin_bindings(rest: Sequence[str], parser: argparse.ArgumentParser) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -47,7 +48,7 @@ def read_rows(
       DataError: the view or the part is not prepared, or has no such column.
     """
     prepared.num_rows(view)
-    source = PreparedSource(lambda: prepared.tfds_folder(view))
+    source = PreparedSource(functools.partial(prepared.tfds_folder, view))
     dataset = source.get_dataset(part, shuffle=False, columns=columns)
     for row in tfds.as_numpy(dataset.with_options(steady_options())):
         yield {name: _python(value) for name, value in row.items()}

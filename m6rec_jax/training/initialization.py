@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,7 @@ from m6rec_jax.checkpoints.restore import (
 )
 from m6rec_jax.checkpoints.trees import PyTree, flatten, unflatten
 from m6rec_jax.errors import ConfigError
+from m6rec_jax.model.config import ModelConfig
 from m6rec_jax.model.m6rec import M6Rec, initial_features
 from m6rec_jax.sharding import LogicalRules, axis_rules
 from m6rec_jax.training.train_state import TrainState, trainable_groups
@@ -114,6 +116,46 @@ def state_from_checkpoint(
     if initial_prompts == "matching":
         return state.replace(prompts=_with_matching(location, state.prompts))
     return state
+
+
+def with_options_of_words(
+    state: TrainState, config: ModelConfig, words: Sequence[Sequence[int]]
+) -> TrainState:
+    """Starts the options as the backbone's own output vectors of words: their label's text.
+
+    The logit of a class is then that of its first token in the language model (of the mean of its
+    tokens, where it has several), so a backbone that was pretrained to write these words after
+    `[EOS]` scores before its tuning begins. Where the bank has several tasks, all start alike.
+
+    Args:
+      state: at step 0.
+      config: of the model.
+      words: token ids of each class.
+
+    Raises:
+      ConfigError: another number of words than options, words without tokens, or no option head.
+    """
+    prompts = config.prompts
+    if prompts.head != "option" or len(words) != prompts.num_options:
+        raise ConfigError(
+            f"train.initial_options names {len(words)} classes, but the model has "
+            f"{prompts.num_options} options and head {prompts.head!r}"
+        )
+    if not all(len(ids) for ids in words):
+        raise ConfigError("train.initial_options: every class needs a word")
+    if config.logits_via_embedding:
+        table = state.params["token_embedder"]["embedding"]
+    else:
+        # Its logits lack the scale that the options' have.
+        table = state.params["logits_head"]["kernel"].T * config.embed_dim**0.5
+    options = jnp.stack([jnp.mean(table[jnp.asarray(ids)], axis=0) for ids in words])
+
+    def put(prompts: jax.Array) -> jax.Array:
+        return prompts.at[:, -len(words) :].set(options.astype(prompts.dtype))
+
+    bank = state.prompts["bank"]
+    soft = jax.jit(put, out_shardings=bank["soft_prompts"].sharding)(bank["soft_prompts"])
+    return state.replace(prompts={**state.prompts, "bank": {**bank, "soft_prompts": soft}})
 
 
 def _with_matching(location: StepLocation, prompts: PyTree) -> PyTree:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import gin
@@ -28,7 +28,11 @@ from m6rec_jax.sharding import LogicalRules, data_parallel, make_mesh, place_bat
 from m6rec_jax.training.data_state import Batch, ResumableBatches, position_from_item, resume
 from m6rec_jax.training.early_stopping import BestMetric
 from m6rec_jax.training.goodput import Goodput
-from m6rec_jax.training.initialization import initial_state, state_from_checkpoint
+from m6rec_jax.training.initialization import (
+    initial_state,
+    state_from_checkpoint,
+    with_options_of_words,
+)
 from m6rec_jax.training.input_feed import InputFeed
 from m6rec_jax.training.metric_log import MetricLog
 from m6rec_jax.training.step_loop import EARLY_STOPPING, StepLoop
@@ -36,6 +40,7 @@ from m6rec_jax.training.task_data import (
     MakeBatches,
     MakeEvaluationBatches,
     save_inference_assets,
+    tokens_of,
     training_batches,
     validation_batches,
     vocabulary_of,
@@ -86,6 +91,7 @@ def train(
     frozen_dtype: str | None = None,
     initial_checkpoint_path: str | None = None,
     initial_prompts: str = "none",
+    initial_options: Sequence[str] = (),
     rules: LogicalRules | None = None,
     checkpoint_period: int = 1000,
     keep_checkpoints: int | None = 3,
@@ -133,6 +139,8 @@ def train(
         run starts from.
       initial_prompts: whether its prompts are taken over as well: 'none', 'all', or 'matching'
         (tensors of equal name and shape, e.g. special tokens of pretraining).
+      initial_options: a word for each class, whose output vectors the options of a new run start
+        from; see `initialization.with_options_of_words`. Empty: they start as the other prompts.
       rules: sharding rules; None: `data_parallel`. The mesh comes from `make_mesh` (gin).
       checkpoint_period: steps between checkpoints.
       keep_checkpoints: newest checkpoints kept (None: all); the best one is kept besides.
@@ -212,6 +220,10 @@ def train(
             state = initial_state(
                 model, optimizer, abstract, mesh, rules, trainable=trainable, seed=seed
             )
+        if initial_options and store.latest_step() is None:
+            words = tokens_of(mixture_or_task_name, initial_options)
+            with jax.set_mesh(mesh):
+                state = with_options_of_words(state, model.config, words)
         first_step = int(state.step)
         if is_main:
             save_inference_assets(mixture_or_task_name, task_feature_lengths, model_dir, source)

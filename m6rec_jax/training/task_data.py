@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import gin
@@ -49,11 +49,24 @@ def vocabulary_of(name: str, batches: ResumableBatches) -> str | None:
     pipeline = sys.modules.get("m6rec_jax.pipeline.batches")  # imported where it made the batches
     if pipeline is None or not isinstance(batches, pipeline.BatchIterator):
         return None
-    for feature in pipeline.find_provider(name).output_features.values():
+    text = _text_vocabulary(pipeline.find_provider(name))
+    return None if text is None else text.fingerprint
+
+
+def _text_vocabulary(provider: Any) -> Any:
+    """The `text.Vocabulary` of a seqio task or mixture; None where it has another kind."""
+    for feature in provider.output_features.values():
         text = getattr(feature.vocabulary, "text", None)
         if text is not None:
-            return text.fingerprint
+            return text
     return None
+
+
+def tokens_of(name: str, words: Sequence[str]) -> list[list[int]]:
+    """Token ids of words, in the vocabulary of a registered task."""
+    from m6rec_jax.pipeline.batches import find_provider
+
+    return [_text_vocabulary(find_provider(name)).encode(word) for word in words]
 
 
 def save_inference_assets(

@@ -40,7 +40,7 @@ def test_candidates_in_rows_of_their_own_score_the_same() -> None:
         num_heads=2,
         head_dim=8,
         mlp_dim=16,
-        prompts=PromptConfig(num_prompts=2, num_options=2),
+        prompts=PromptConfig(num_prompts=2, num_options=2, head="option"),
     )
     model = M6Rec(config)
     variables = model.init(jax.random.key(0), {k: jnp.asarray(v) for k, v in batch.items()})

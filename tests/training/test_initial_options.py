@@ -1,0 +1,61 @@
+"""Options that start from words give these words' logits."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from m6rec_jax.errors import ConfigError
+from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
+from m6rec_jax.sharding import data_parallel, make_mesh
+from m6rec_jax.training.initialization import initial_state, with_options_of_words
+from m6rec_jax.training.optimizers import adamw
+from m6rec_jax.training.train_state import abstract_state
+
+CONFIG = ModelConfig(
+    vocab_size=32,
+    embed_dim=16,
+    num_encoder_layers=1,
+    num_decoder_layers=1,
+    num_heads=2,
+    head_dim=8,
+    mlp_dim=16,
+    prompts=PromptConfig(num_prompts=4, num_options=3, head="option"),
+)
+WORDS = [[5], [7, 9], [11]]
+
+
+def state_of(config: ModelConfig):
+    model, optimizer, rules = M6Rec(config), adamw(1e-3), data_parallel()
+    mesh = make_mesh()
+    abstract = abstract_state(model, optimizer, mesh, rules, trainable="prompts")
+    return model, initial_state(
+        model, optimizer, abstract, mesh, rules, trainable="prompts", seed=0
+    )
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_class_logits_are_the_words_logits(tied: bool) -> None:
+    model, state = state_of(dataclasses.replace(CONFIG, logits_via_embedding=tied))
+    changed = with_options_of_words(state, model.config, WORDS)
+    hidden = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 16)), jnp.float32)
+    variables = {"params": changed.params, "prompts": changed.prompts}
+    tasks = jnp.zeros((2,), jnp.int32)
+    options = model.apply(variables, hidden, tasks, method=model.option_logits)
+    tokens = model.apply(variables, hidden, method=model.token_logits)
+    expected = jnp.stack([tokens[..., ids].mean(axis=-1) for ids in WORDS], axis=-1)
+    np.testing.assert_allclose(options, expected, rtol=1e-5, atol=1e-5)
+    # The first prompt, which is no option, stays.
+    before, after = (s.prompts["bank"]["soft_prompts"] for s in (state, changed))
+    assert (before[:, 0] == after[:, 0]).all()
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b), state.params, changed.params)
+
+
+def test_words_must_fit_the_options() -> None:
+    model, state = state_of(CONFIG)
+    with pytest.raises(ConfigError, match="names 2 classes, but the model has 3 options"):
+        with_options_of_words(state, model.config, WORDS[:2])
+    with pytest.raises(ConfigError, match="every class needs a word"):
+        with_options_of_words(state, model.config, [[1], [], [2]])
