@@ -29,7 +29,8 @@ from benchmarks.results_file import add_rows, metric_rows, results_path
 from m6rec_jax import configuration
 from m6rec_jax.errors import M6RecError
 from m6rec_jax.model import M6Rec, ModelConfig
-from m6rec_jax.sharding import data_parallel, make_mesh, place_batch
+from m6rec_jax.sharding import axis_rules, data_parallel, make_mesh, place_batch
+from m6rec_jax.text import rows
 from m6rec_jax.training.initialization import initial_state
 from m6rec_jax.training.optimizers import adafactor
 from m6rec_jax.training.train_state import abstract_state
@@ -56,8 +57,7 @@ def one_candidate_per_row(batch: Batch, length: int) -> dict[str, np.ndarray]:
             at = np.flatnonzero(blocks[row] == block)[-length:]
             for name, values in batch.items():
                 if name.startswith("decoder"):
-                    padded = np.full(length, -1 if "labels" in name or "ids" in name else 0)
-                    padded = padded.astype(values.dtype)
+                    padded = np.full(length, rows.FEATURES[name].padding, values.dtype)
                     padded[: len(at)] = 1 if name == "decoder_block_ids" else values[row, at]
                     if name == "decoder_block_ids":
                         padded[len(at) :] = 0
@@ -69,13 +69,14 @@ def one_candidate_per_row(batch: Batch, length: int) -> dict[str, np.ndarray]:
 
 def compiled_step(config: ModelConfig, batch: Batch, trainable: str) -> Callable[[], None]:
     """A function that takes one training step on `batch` and waits for it."""
-    model, optimizer = M6Rec(config), adafactor(learning_rate=1e-3)
+    model, optimizer = M6Rec(config), adafactor()
     mesh, rules = make_mesh(), data_parallel()
     abstract = abstract_state(model, optimizer, mesh, rules, trainable=trainable)
     state = initial_state(model, optimizer, abstract, mesh, rules, trainable=trainable, seed=0)
     placed = place_batch(batch, mesh)
     step = make_train_step(model, optimizer, trainable=trainable, seed=0)
-    jitted = jax.jit(step, donate_argnums=0).lower(state, placed).compile()
+    with jax.set_mesh(mesh), axis_rules(rules):
+        jitted = jax.jit(step, donate_argnums=0).lower(state, placed).compile()
     held = [state]
 
     def run() -> None:
@@ -144,9 +145,9 @@ def main(arguments: list[str] | None = None) -> int:
     except M6RecError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    rows: list[dict[str, Any]] = []
+    measured: list[dict[str, Any]] = []
     for name, figures in found.items():
-        rows += metric_rows(
+        measured += metric_rows(
             figures,
             model=name,
             dataset="movielens-100k",
@@ -156,7 +157,7 @@ def main(arguments: list[str] | None = None) -> int:
         )
         told = ", ".join(f"{metric} {value:.4g}" for metric, value in figures.items())
         print(f"{name}: {told}")
-    add_rows(results_path("efficiency"), rows)
+    add_rows(results_path("efficiency"), measured)
     return 0
 
 

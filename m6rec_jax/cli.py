@@ -18,6 +18,7 @@ from m6rec_jax import __version__
 from m6rec_jax.errors import ConfigError, DataError, M6RecError
 
 EXIT_USER_ERROR = 2
+EXIT_OF_SIGNALS = {"SIGINT": 130, "SIGTERM": 143}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,25 +31,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     _set_up_logging()
     try:
         args.gin_bindings = _gin_bindings(rest, parser)
-        args.run(args)
+        return args.run(args) or 0
     except M6RecError as error:
         print(f"m6rec: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
         print("m6rec: stopped", file=sys.stderr)
-        return 130
-    return 0
+        return EXIT_OF_SIGNALS["SIGINT"]
 
 
 def _set_up_logging() -> None:
     """Shows this package's messages, and of tensorflow's only what a user can do something about.
 
     Tensorflow reads data here and computes nothing: that it finds no GPU, or could be compiled
-    otherwise, is no news. `TF_CPP_MIN_LOG_LEVEL=0` shows everything.
+    otherwise, is no news. With `TF_CPP_MIN_LOG_LEVEL=0` in the environment everything is shown.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    absl.logging.set_verbosity(absl.logging.ERROR)
-    absl.logging.set_stderrthreshold(absl.logging.ERROR)
+    if "TF_CPP_MIN_LOG_LEVEL" not in os.environ:
+        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+        absl.logging.set_verbosity(absl.logging.ERROR)
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger = logging.getLogger("m6rec_jax")
@@ -178,11 +178,12 @@ def _vocab_train(args: argparse.Namespace) -> None:
     print(train_on_prepared(data_dir()).model_file)
 
 
-def _train(args: argparse.Namespace) -> None:
+def _train(args: argparse.Namespace) -> int:
     from m6rec_jax.training.loop import train
 
     _configure(args)
-    train()
+    # What comes after a run that was told to stop must not take it for finished.
+    return EXIT_OF_SIGNALS.get(train().stopped_by, 0)
 
 
 def _eval(args: argparse.Namespace) -> None:

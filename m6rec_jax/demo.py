@@ -53,7 +53,8 @@ def run_demo(output: Path, seed: int = 0) -> dict[str, float]:
       DataError: the data set cannot be had.
     """
     started = time.monotonic()
-    scoring, retrieval = _prepared_data()
+    vocabulary = output / "vocabulary.model"
+    scoring, retrieval = _prepared_data(vocabulary)
     folders = {name: output / name for name in PHASES}
 
     def run(name: str) -> TrainResult:
@@ -62,7 +63,7 @@ def run_demo(output: Path, seed: int = 0) -> dict[str, float]:
             f"MODEL_DIR='{folders[name]}'",
             f"train.seed={seed}",
             f"BatchIterator.seed={seed}",
-            f"vocabulary_file.path='{scoring.vocabulary_file}'",
+            f"vocabulary_file.path='{vocabulary}'",
         ]
         if name != "pretraining":
             bindings.append(f"INITIAL_CHECKPOINT_PATH='{folders['pretraining']}'")
@@ -100,6 +101,7 @@ def run_demo(output: Path, seed: int = 0) -> dict[str, float]:
         retrieval=retrieval,
         scored=scored,
         ranked=ranked,
+        vocabulary_file=vocabulary,
         baselines=baselines,
         parameters=table,
         folders=folders,
@@ -117,12 +119,13 @@ def run_demo(output: Path, seed: int = 0) -> dict[str, float]:
     return metrics
 
 
-def _prepared_data() -> tuple[Prepared, Prepared]:
+def _prepared_data(vocabulary: Path) -> tuple[Prepared, Prepared]:
     folder = fetch(DATASET)
     configuration.parse_config([PREPARE])
     scoring = prepare(folder, data_dir())
-    if not scoring.vocabulary_file.is_file():
-        train_on_prepared(data_dir())
+    # The demo's own: what lies beside the prepared text may be another one.
+    if not vocabulary.is_file():
+        train_on_prepared(data_dir(), output=vocabulary)
     configuration.parse_config(
         [PREPARE], ["SPLIT='leave_one_out'", "VIEWS=('next_items', 'catalogue')"]
     )

@@ -44,6 +44,7 @@ class DemoResult:
     retrieval: Prepared
     scored: ScoringPredictions
     ranked: RetrievalPredictions
+    vocabulary_file: Path
     baselines: MeanBaselines
     parameters: ParameterTable
     folders: Mapping[str, Path]
@@ -188,7 +189,7 @@ def _recommendation(title: str, score: float, rating: float | None) -> Recommend
 
 
 def _model_text(result: DemoResult) -> ModelText:
-    vocabulary = Vocabulary(result.scoring.vocabulary_file)
+    vocabulary = Vocabulary(result.vocabulary_file)
     row = next(prepared_rows.read_rows(result.scoring, "groups", "test"))
     probabilities = {
         (int(user), int(item)): float(probability)

@@ -300,7 +300,7 @@ DATASET = PublicDataset(
     name="movielens-100k",
     description="100,000 film ratings with times, users and film attributes",
     build=_build,
-    version=1,
+    version=2,
     sources=(
         Source(
             name="ml-100k",

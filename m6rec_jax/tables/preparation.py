@@ -52,6 +52,7 @@ from m6rec_jax.tables.splits import (
     part_counts,
 )
 from m6rec_jax.tables.statistics import Statistics, StatisticsOptions
+from m6rec_jax.tables.statistics_state import FORMAT as STATISTICS_FORMAT
 
 __all__ = ["PrepareOptions", "dataset_fingerprint", "prepare"]
 
@@ -256,7 +257,8 @@ class _Job:
         }
 
     def _statistics_fingerprint(self) -> str:
-        return _fingerprint(self.source, dataclasses.asdict(self.job.statistics_options))
+        options = dataclasses.asdict(self.job.statistics_options)
+        return _fingerprint(self.source, STATISTICS_FORMAT, options)
 
 
 def _fingerprint(*parts: Any) -> str:

@@ -147,6 +147,11 @@ class Prepared:
             Item(identifier, {name: _value(value) for name, value in (values or {}).items()})
             for identifier, values in zip(ids, attributes, strict=True)
         ]
+        if "train_count" not in table.column_names:
+            raise DataError(
+                f"{path} was written by an older version (it has no column 'train_count'); prepare "
+                "the data set again"
+            )
         held_out, counts = (table.column(c).to_numpy() for c in ("held_out", "train_count"))
         return Catalogue(items, texts, held_out, counts)
 

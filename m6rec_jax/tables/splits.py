@@ -14,8 +14,9 @@ Who may see what:
     training and validation rows see training events, test rows see training and validation events.
     No row sees a test event. For scoring they must lie *strictly* before the first impression of
     the row's group; for retrieval ("next items") they come before it in the user's order.
-  * Statistics, whoever's row they are told in, hold training events only, strictly before the
-    first impression of the group.
+  * Statistics of items hold training events only, strictly before the first impression of the
+    group. So do those of the user, but in rows of the test part they hold that user's validation
+    events, too: whatever the history may hold.
 """
 
 from __future__ import annotations

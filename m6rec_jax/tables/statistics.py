@@ -118,9 +118,8 @@ class Statistics(StatisticsState):
             share = self.smoothed(user.positive, user.count, self.share())
             found["user_positive_percent"] = _percent(share)
         if self.has_values:
-            found["user_mean_value"] = verbalize.mean(
-                self.smoothed(user.value, user.count, self.mean())
-            )
+            mean = self.smoothed(user.value, user.count, self.mean())
+            found["user_mean_value"] = verbalize.rounded(mean, self.spread())
         return found
 
     def features(
@@ -154,7 +153,7 @@ class Statistics(StatisticsState):
             if user is not None:
                 self._by_features(user, item, values)
             found.append(values)
-        if user is not None and user.window:
+        if self.options.neighbours and user is not None and user.window:
             known = [
                 (values, self.items.place[item.id])
                 for values, item in zip(found, items, strict=True)
@@ -182,7 +181,7 @@ class Statistics(StatisticsState):
             _standing(values, "item_liked", self.sorted_shares, share)
         if self.has_values:
             mean = self.smoothed(self.items.value[place], count, self.mean())
-            values["item_mean_value"] = verbalize.mean(mean)
+            values["item_mean_value"] = verbalize.rounded(mean, self.spread())
 
     def _by_features(self, user: UserState, item: Item, values: dict[str, Value]) -> None:
         for field, counts in zip(self.by, user.by, strict=True):
@@ -201,18 +200,24 @@ class Statistics(StatisticsState):
         """Tells items (their features so far, and their places) by the items valued like them."""
         places, window = np.asarray([place for _, place in known]), np.asarray(user.window)
         given = np.asarray(user.window_value)
-        square = np.asarray(self.items.square)
+        items = self.items
+        # Of these items alone: the whole lists would be made arrays for every group.
+        square = np.asarray([items.square[place] for place in (*places, *user.window)])
         _, products = self.pairs.get(places, window)
-        scale = np.sqrt(np.outer(square[places], square[window]))
+        scale = np.sqrt(np.outer(square[: len(places)], square[len(places) :]))
         # [known, window]
         alike = products / (scale + self.options.similarity_smoothing)
         means = self.smoothed(
-            np.asarray(self.items.value)[window], np.asarray(self.items.count)[window], self.mean()
+            np.asarray([items.value[place] for place in user.window]),
+            np.asarray([items.count[place] for place in user.window]),
+            self.mean(),
         )
         # The overall weight that "the mean, as the others" has.
         told = alike @ (given - means) / (np.abs(alike).sum(axis=1) + 1.0)
         for (values, _), difference in zip(known, told.tolist(), strict=True):
-            values["user_taste_difference"] = verbalize.difference(difference, self.mean())
+            values["user_taste_difference"] = verbalize.rounded(
+                difference, self.spread(), signed=True
+            )
         if self.at_least is None:
             return
         own = self.smoothed(user.positive, user.count, self.share())
@@ -228,9 +233,9 @@ class Statistics(StatisticsState):
         places, window = np.asarray([place for _, place in known]), np.asarray(user.window)
         together, _ = self.pairs.get(places, window)
         weight = self.options.neighbour_smoothing
-        holders = np.asarray(self.items.holders, np.float64)
-        own = holders[places][:, None] / len(self.users)
-        times = (together + weight * own) / (holders[window][None, :] + weight) / own
+        holders = np.asarray([self.items.holders[place] for place in (*places, *user.window)])
+        own = holders[: len(places), None] / len(self.users)
+        times = (together + weight * own) / (holders[None, len(places) :] + weight) / own
         # Summed in sorted order, so that the order of the window cannot change a digit.
         for (values, _), row in zip(known, np.sort(times, axis=1), strict=True):
             values["user_neighbours_times"] = f"{row.mean():.1f}"

@@ -22,7 +22,7 @@ from m6rec_jax.text.format_strings import text_of
 from m6rec_jax.text.records import Event, Item
 
 # Raise the number when the same events give other words, too: then text is rendered anew.
-FORMAT = "m6rec-statistics-4"
+FORMAT = "m6rec-statistics-5"
 
 
 @gin.configurable
@@ -155,7 +155,9 @@ class StatisticsState:
         self.count = 0
         self.positive = 0
         self.value = 0.0
-        self.last_time = -math.inf
+        self.square = 0.0
+        # Of all events, and of those that are counted for everybody (what `save` keeps).
+        self.last_time = self.last_counted_time = -math.inf
         self.items = ItemStates()
         self.users: dict[str, UserState] = {}
         # The users of whom more is known than the items are told of, see `update`.
@@ -216,14 +218,20 @@ class StatisticsState:
             self._count_user(ahead, item, liked, value)
             # An item of which nothing else is known resembles no other.
             known_place = self.items.place.get(event.item_id)
-            if known_place is not None and known_place not in ahead.window:
+            if (
+                self.options.neighbours
+                and known_place is not None
+                and known_place not in ahead.window
+            ):
                 ahead.remember(known_place, value, difference, self.options.neighbour_window)
         if of_user_only:
             return
 
+        self.last_counted_time = event.time
         self.count += 1
         self.positive += liked
         self.value += value
+        self.square += difference * difference
         items = self.items
         place = items.place_of(event.item_id)
         items.count[place] += 1
@@ -281,6 +289,10 @@ class StatisticsState:
         """Mean value; 0 before the first."""
         return self.value / self.count if self.count else 0.0
 
+    def spread(self) -> float:
+        """How far values lie from their mean (root mean square); 1 before two of them differ."""
+        return math.sqrt(self.square / self.count) if self.square else 1.0
+
     def smoothed(self, amount, count, towards):  # type: ignore[no-untyped-def]
         """Share or mean of numbers or arrays, as if `smoothing` more events had the overall one."""
         return (amount + self.options.smoothing * towards) / (count + self.options.smoothing)
@@ -302,7 +314,8 @@ class StatisticsState:
         settings = {"by": list(self.by), "at_least": self.at_least, "has_values": self.has_values}
         options = dataclasses.asdict(self.options)
         # No event yet: minus infinity is not JSON.
-        state["last_time"] = None if math.isinf(self.last_time) else self.last_time
+        last = self.last_counted_time
+        state["last_time"] = None if math.isinf(last) else last
         raw = {"format": FORMAT, "settings": settings, "options": options, "state": state}
         (scratch / "statistics.json").write_text(json.dumps(raw, indent=2) + "\n", "utf-8")
         shutil.rmtree(path, ignore_errors=True)
@@ -335,6 +348,7 @@ class StatisticsState:
                 setattr(found, name, raw["state"][name])
             if found.last_time is None:
                 found.last_time = -math.inf
+            found.last_counted_time = found.last_time
             found._fill({name: pq.read_table(path / f"{name}.parquet") for name in names})
         except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException) as e:
             raise DataError(f"{path}: the statistics are damaged: {e}") from e
@@ -418,7 +432,7 @@ class StatisticsState:
         self.sorted_shares = np.asarray(columns["ranks"]["share"][0], np.float64)
 
 
-_SCALARS = ("count", "positive", "value", "last_time", "next_refresh")
+_SCALARS = ("count", "positive", "value", "square", "last_time", "next_refresh")
 _BY_COLUMNS = {
     "user": pa.int64(),
     "column": pa.int8(),

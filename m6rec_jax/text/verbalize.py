@@ -96,35 +96,25 @@ def count(number: float) -> str:
     return f"about {rounded}"
 
 
-def mean(number: float) -> str:
-    """Writes a mean to the nearest half of its second digit: "3.85", "12.5", "0.075", "1500".
-
-    Raises:
-      DataError: not a finite number.
-    """
-    return _rounded(number, number, "")
-
-
-def difference(number: float, scale: float) -> str:
-    """Writes a difference with its sign, as finely as `mean` writes `scale`: "+0.15", "-2.5".
+def rounded(number: float, spread: float, *, signed: bool = False) -> str:
+    """Writes a mean or a difference as finely as it matters: "3.85", "12.5", "-0.15", "1500".
 
     Args:
-      number: the difference.
-      scale: of the size of what differs.
+      number: what is written.
+      spread: how far such values lie apart; steps are half of its second digit, so 0.05 for a
+        spread between 1 and 10.
+      signed: write the sign of positive numbers, too.
 
     Raises:
-      DataError: a number that is not finite.
+      DataError: a number that is not finite, or a spread that is not positive.
     """
-    return _rounded(number, scale, "+")
-
-
-def _rounded(number: float, scale: float, sign: str) -> str:
-    if not (math.isfinite(number) and math.isfinite(scale)):
-        raise DataError(f"a number must be finite, not {number} or {scale}")
-    exponent = max(-9, math.floor(math.log10(abs(scale)))) if scale else 0
+    if not (math.isfinite(number) and 0 < spread < math.inf):
+        raise DataError(f"numbers and their spread must be finite, not {number} and {spread}")
+    exponent = max(-9, math.floor(math.log10(spread)))
     step = 10.0 ** (exponent - 1) / 2
     # Adding 0.0 takes the sign off a minus zero.
-    return f"{round(number / step) * step + 0.0:{sign}.{max(0, 2 - exponent)}f}"
+    value = round(number / step) * step + 0.0
+    return f"{value:{'+' if signed else ''}.{max(0, 2 - exponent)}f}"
 
 
 def percentile(rank: float) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import linen as nn
 from jax.sharding import Mesh
@@ -123,9 +124,9 @@ def with_options_of_words(
 ) -> TrainState:
     """Starts the options as the backbone's own output vectors of words: their label's text.
 
-    The logit of a class is then that of its first token in the language model (of the mean of its
-    tokens, where it has several), so a backbone that was pretrained to write these words after
-    `[EOS]` scores before its tuning begins. Where the bank has several tasks, all start alike.
+    The logit of a class is then that of its word's first token in the language model, which is what
+    a backbone that writes these words after `[EOS]` predicts there: it scores before its tuning
+    begins. Where the bank has several tasks, all start alike.
 
     Args:
       state: at step 0.
@@ -133,7 +134,8 @@ def with_options_of_words(
       words: token ids of each class.
 
     Raises:
-      ConfigError: another number of words than options, words without tokens, or no option head.
+      ConfigError: another number of words than options, a word without tokens, two that begin with
+        the same one, or no option head.
     """
     prompts = config.prompts
     if prompts.head != "option" or len(words) != prompts.num_options:
@@ -143,18 +145,26 @@ def with_options_of_words(
         )
     if not all(len(ids) for ids in words):
         raise ConfigError("train.initial_options: every class needs a word")
-    if config.logits_via_embedding:
-        table = state.params["token_embedder"]["embedding"]
-    else:
-        # Its logits lack the scale that the options' have.
-        table = state.params["logits_head"]["kernel"].T * config.embed_dim**0.5
-    options = jnp.stack([jnp.mean(table[jnp.asarray(ids)], axis=0) for ids in words])
+    first = np.asarray([ids[0] for ids in words])
+    if len(set(first.tolist())) < len(first):
+        raise ConfigError(
+            "train.initial_options: two classes begin with the same token of this vocabulary, so "
+            "the language model cannot tell them apart; choose other words"
+        )
+    tied = config.logits_via_embedding
 
-    def put(prompts: jax.Array) -> jax.Array:
+    def put(prompts: jax.Array, table: jax.Array) -> jax.Array:
+        # The logits of a separate head lack the scale that the options' have.
+        options = table[first] if tied else table[:, first].T * config.embed_dim**0.5
         return prompts.at[:, -len(words) :].set(options.astype(prompts.dtype))
 
     bank = state.prompts["bank"]
-    soft = jax.jit(put, out_shardings=bank["soft_prompts"].sharding)(bank["soft_prompts"])
+    soft = jax.jit(put, out_shardings=bank["soft_prompts"].sharding)(
+        bank["soft_prompts"],
+        state.params["token_embedder"]["embedding"]
+        if tied
+        else state.params["logits_head"]["kernel"],
+    )
     return state.replace(prompts={**state.prompts, "bank": {**bank, "soft_prompts": soft}})
 
 

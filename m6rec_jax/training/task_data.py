@@ -9,7 +9,9 @@ from typing import Any
 
 import gin
 import jax
+from etils import epath
 
+from m6rec_jax.errors import ConfigError
 from m6rec_jax.training.data_state import Batch, ResumableBatches
 
 logger = logging.getLogger(__name__)
@@ -63,10 +65,17 @@ def _text_vocabulary(provider: Any) -> Any:
 
 
 def tokens_of(name: str, words: Sequence[str]) -> list[list[int]]:
-    """Token ids of words, in the vocabulary of a registered task."""
+    """Token ids of words, in the vocabulary of a registered task.
+
+    Raises:
+      ConfigError: the task's vocabulary is none of this package's.
+    """
     from m6rec_jax.pipeline.batches import find_provider
 
-    return [_text_vocabulary(find_provider(name)).encode(word) for word in words]
+    vocabulary = _text_vocabulary(find_provider(name))
+    if vocabulary is None:
+        raise ConfigError(f"the vocabulary of '{name}' cannot encode words, {list(words)}")
+    return [vocabulary.encode(word) for word in words]
 
 
 def save_inference_assets(
@@ -82,6 +91,7 @@ def save_inference_assets(
     # Beneath it are things that gin configures; runs/train.gin imports it before gin is locked.
     with gin.unlock_config():
         from m6rec_jax.evaluation.assets import save_task_assets
+        from m6rec_jax.inference.bundle import ASSETS_FOLDER
         from m6rec_jax.pipeline.registration import is_registered
 
     if not is_registered(name):
@@ -91,7 +101,9 @@ def save_inference_assets(
             name,
         )
         return
-    save_task_assets(model_dir, name, feature_lengths)
+    # A user may have set a limit of their own in what an earlier launch wrote.
+    if not (epath.Path(model_dir) / ASSETS_FOLDER).exists():
+        save_task_assets(model_dir, name, feature_lengths)
 
 
 def _process() -> dict[str, Any]:

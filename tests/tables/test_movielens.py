@@ -1,3 +1,4 @@
+import hashlib
 import json
 import sqlite3
 
@@ -359,3 +360,9 @@ def test_movielens_100k():
     ]
     labels = dataset.spec.label.labels(events.column("value").to_numpy())
     assert labels.sum() == 55_375
+
+
+def test_another_template_is_another_version() -> None:
+    """Or folders that were built before keep the old wording. Change both together."""
+    digest = hashlib.sha256(json.dumps(TEMPLATE, sort_keys=True).encode()).hexdigest()
+    assert (movielens.DATASET.version, digest[:12]) == (2, "6537d092e80d")

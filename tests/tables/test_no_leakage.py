@@ -206,6 +206,22 @@ def test_only_visible_parts_are_told(render, data: st.DataObject) -> None:
                 assert list(turned[key][1:]) == texts
 
 
+@SETTINGS
+@given(data=st.data())
+def test_validation_events_are_told_to_their_user_alone(render, data: st.DataObject) -> None:
+    log = data.draw(logs())
+    rendered = render(log)
+    for chosen in range(NUM_USERS):
+        events = tuple(
+            (user, item, time, 6.0 - value if code == VALIDATION and user != chosen else value)
+            for (user, item, time, value), code in zip(log.events, log.codes, strict=True)
+        )
+        turned = render(Log(events, log.codes))
+        for key, (part, *texts) in rendered.items():
+            if part == TEST and key[0] == chosen:
+                assert list(turned[key][1:]) == texts
+
+
 def test_histories_hold_what_they_should(render) -> None:
     """The other direction: what is visible is told, in order, with its outcome."""
     events = tuple((0, item, 3600.0 * item, 5.0 - item % 2 * 3) for item in range(6))

@@ -416,3 +416,34 @@ def test_as_of_takes_in_what_remains() -> None:
     seen = [statistics.count for _ in as_of(statistics, events, [0.0, 2.5, 2.5], lambda t: t)]
     assert seen == [0, 3, 3]
     assert statistics.count == 5
+
+
+def test_statistics_of_another_format_are_made_again(
+    write_shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = write_shop(log())
+    with monkeypatch.context() as changed:
+        for module in ("preparation", "render_job"):
+            changed.setattr(f"m6rec_jax.tables.{module}.STATISTICS_FORMAT", "m6rec-statistics-0")
+        changed.setattr("m6rec_jax.tables.statistics_state.FORMAT", "m6rec-statistics-0")
+        prepared = run(shop, tmp_path / "out", views=("groups",))
+    with pytest.raises(DataError, match="prepare the data set again"):
+        prepared.statistics()
+    run(shop, tmp_path / "out", views=("groups",)).statistics()
+
+
+def test_validation_events_are_not_in_the_saved_statistics(write_shop, tmp_path: Path) -> None:
+    """So a server may still count them."""
+    prepared = run(write_shop(log()), tmp_path / "out", "global_temporal", views=("groups",))
+    statistics = prepared.statistics()
+    times = [row["time"] for row in rows_of(prepared, "groups", "validation")]
+    assert statistics.last_time < min(times)
+    statistics.update(Event("u0", "i0", min(times), 5.0), Item("i0", {}))
+
+
+def test_a_catalogue_of_an_older_version(write_shop, tmp_path: Path) -> None:
+    prepared = run(write_shop(log()), tmp_path / "out", views=("groups",))
+    path = prepared.folder / "catalogue.parquet"
+    pq.write_table(pq.read_table(path).drop_columns(["train_count"]), path)
+    with pytest.raises(DataError, match="no column 'train_count'"):
+        prepared.catalogue()

@@ -36,6 +36,7 @@ LOGS = st.lists(
 OPTIONS = st.builds(
     StatisticsOptions,
     smoothing=st.sampled_from([0.5, 5.0]),
+    neighbours=st.booleans(),
     neighbour_window=st.sampled_from([1, 2, 200]),
     neighbour_smoothing=st.sampled_from([0.5, 5.0]),
     similarity_smoothing=st.sampled_from([0.5, 10.0]),
@@ -75,6 +76,10 @@ def windows(events: list[Event], size: int) -> list[tuple[str, Event, list[Event
     return met
 
 
+def mean_before(events: list[Event]) -> float:
+    return sum(event.value for event in events) / len(events) if events else 0.0
+
+
 def reference(
     events: list[Event], user_id: str, item: Item, options: StatisticsOptions, labelled: bool
 ) -> dict[str, Value]:
@@ -89,6 +94,8 @@ def reference(
 
     overall = sum(map(liked, events)) / len(events) if events else 0.0
     mean = sum(event.value for event in events) / len(events) if events else 0.0
+    square = sum((e.value - mean_before(events[:n])) ** 2 for n, e in enumerate(events))
+    spread = math.sqrt(square / len(events)) if square else 1.0
     own = [event for event in events if event.user_id == user_id]
     about = [event for event in events if event.item_id == item.id]
     found: dict[str, Value] = {}
@@ -98,13 +105,13 @@ def reference(
         if labelled:
             found["user_positive_percent"] = percent(share(own, overall))
             value = (sum(event.value for event in own) + k * mean) / (len(own) + k)
-            found["user_mean_value"] = verbalize.mean(value)
+            found["user_mean_value"] = verbalize.rounded(value, spread)
     if about:
         found["item_count"] = verbalize.count(len(about))
         if labelled:
             found["item_positive_percent"] = percent(share(about, overall))
             value = (sum(event.value for event in about) + k * mean) / (len(about) + k)
-            found["item_mean_value"] = verbalize.mean(value)
+            found["item_mean_value"] = verbalize.rounded(value, spread)
         # Ranks compare with all items as they stood at the last refresh.
         refresh, next_one = 0, 1
         for number in range(1, len(events) + 1):
@@ -141,12 +148,12 @@ def reference(
 
     met = windows(events, options.neighbour_window)
     mine = [window for key, e, window in met if key == "" and e.user_id == user_id]
-    if not mine or not about:
+    if not mine or not about or not options.neighbours:
         return found
 
     def difference(event: Event) -> float:
         earlier = events[: [other is event for other in events].index(True)]
-        return event.value - (sum(e.value for e in earlier) / len(earlier) if earlier else 0.0)
+        return event.value - mean_before(earlier)
 
     def squares(item_id: str) -> float:
         return sum(difference(event) ** 2 for key, event, _ in met if key == item_id)
@@ -177,7 +184,7 @@ def reference(
         times.append((len(both) + weight * chance) / (holders[other.item_id] + weight) / chance)
     if labelled:
         found["user_neighbours_percent"] = percent(sum(liked_weights) / sum(weights))
-        found["user_taste_difference"] = verbalize.difference(told_of / total, mean)
+        found["user_taste_difference"] = verbalize.rounded(told_of / total, spread, signed=True)
     else:
         found["user_neighbours_times"] = f"{np.mean(sorted(times)):.1f}"
     return found
@@ -295,6 +302,7 @@ def test_events_of_users_only(
     for user_id in ("u0", "u1", "nobody"):
         assert held.group_features(user_id, ITEMS) == without.group_features(user_id, ITEMS)
         ahead = held.group_features(user_id, ITEMS, ahead=True)
+        assert all(set(told) == set(held.names()) for told in ahead)
         plain = without.group_features(user_id, ITEMS)
         for item, told, before in zip(ITEMS, ahead, plain, strict=True):
             expected = everything.features(user_id, item)

@@ -134,41 +134,41 @@ def test_percentile(rank: float, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "text"),
+    ("number", "spread", "text"),
     [
-        (3.84, "3.85"),
-        (3.82, "3.80"),
-        (9.98, "10.00"),
-        (12.4, "12.5"),
-        (0.0744, "0.0745"),
-        (-0.0, "0.00"),
-        (-12.8, "-13.0"),
-        (148.0, "150"),
-        (1480.0, "1500"),
-        (0.0, "0.00"),
+        (3.84, 1.1, "3.85"),
+        (3.82, 1.1, "3.80"),
+        (12.4, 3.0, "12.40"),
+        (12.4, 30.0, "12.5"),
+        (0.0744, 0.02, "0.0745"),
+        (-0.01, 1.0, "0.00"),
+        (-12.8, 25.0, "-13.0"),
+        (1482.0, 900.0, "1480"),
+        (1482.0, 1900.0, "1500"),
+        # Values around zero are told as finely as others of the same spread.
+        (0.003, 1.0, "0.00"),
     ],
 )
-def test_mean(number: float, text: str) -> None:
-    assert verbalize.mean(number) == text
+def test_rounded(number: float, spread: float, text: str) -> None:
+    assert verbalize.rounded(number, spread) == text
 
 
-@given(st.floats(allow_nan=False, allow_infinity=False, min_value=-1e12, max_value=1e12))
-def test_mean_is_within_a_fortieth(number: float) -> None:
-    # Nothing is told more finely than in steps of 5e-11.
-    assert float(verbalize.mean(number)) == pytest.approx(number, rel=0.0251, abs=2.5e-11)
+def test_signs() -> None:
+    assert verbalize.rounded(0.171, 1.1, signed=True) == "+0.15"
+    assert verbalize.rounded(-0.01, 1.1, signed=True) == "+0.00"
+    assert verbalize.rounded(-2.4, 35.0, signed=True) == "-2.5"
+
+
+@given(st.floats(-1e12, 1e12), st.floats(1e-6, 1e12))
+def test_rounded_is_within_a_fortieth_of_the_spread(number: float, spread: float) -> None:
+    error = abs(float(verbalize.rounded(number, spread)) - number)
+    # And the rounding of the number itself, which may be much larger than the spread.
+    assert error <= 0.0251 * spread + 1e-12 * abs(number)
 
 
 @pytest.mark.parametrize(
-    ("number", "scale", "text"),
-    [(0.171, 3.5, "+0.15"), (-0.01, 3.5, "+0.00"), (-2.4, 35.0, "-2.5"), (30.0, 1500.0, "+50")],
+    ("number", "spread"), [(math.nan, 1.0), (math.inf, 1.0), (1.0, 0.0), (1.0, math.inf)]
 )
-def test_difference(number: float, scale: float, text: str) -> None:
-    assert verbalize.difference(number, scale) == text
-
-
-@pytest.mark.parametrize("number", [math.nan, math.inf])
-def test_mean_of_no_number(number: float) -> None:
+def test_numbers_must_be_finite(number: float, spread: float) -> None:
     with pytest.raises(DataError, match="must be finite"):
-        verbalize.mean(number)
-    with pytest.raises(DataError, match="must be finite"):
-        verbalize.difference(1.0, number)
+        verbalize.rounded(number, spread)
