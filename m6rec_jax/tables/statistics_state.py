@@ -22,7 +22,7 @@ from m6rec_jax.text.format_strings import text_of
 from m6rec_jax.text.records import Event, Item
 
 # Raise the number when the same events give other words, too: then text is rendered anew.
-FORMAT = "m6rec-statistics-5"
+FORMAT = "m6rec-statistics-6"
 
 
 @gin.configurable

@@ -101,8 +101,8 @@ def rounded(number: float, spread: float, *, signed: bool = False) -> str:
 
     Args:
       number: what is written.
-      spread: how far such values lie apart; steps are half of its second digit, so 0.05 for a
-        spread between 1 and 10.
+      spread: how far such values lie apart. Steps are a twentieth of the power of ten nearest to
+        it: 0.05 for a spread between 0.32 and 3.2.
       signed: write the sign of positive numbers, too.
 
     Raises:
@@ -110,7 +110,7 @@ def rounded(number: float, spread: float, *, signed: bool = False) -> str:
     """
     if not (math.isfinite(number) and 0 < spread < math.inf):
         raise DataError(f"numbers and their spread must be finite, not {number} and {spread}")
-    exponent = max(-9, math.floor(math.log10(spread)))
+    exponent = max(-9, round(math.log10(spread)))
     step = 10.0 ** (exponent - 1) / 2
     # Adding 0.0 takes the sign off a minus zero.
     value = round(number / step) * step + 0.0
