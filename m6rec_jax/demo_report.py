@@ -138,9 +138,10 @@ def _users(result: DemoResult) -> list[UserPanel]:
         int(row["user_index"]): row
         for row in prepared_rows.read_rows(result.retrieval, "next_items", "test")
     }
+    # Of what was not seen before, only the last event has one; the temporal split tests it, too.
     outcomes = {
         (int(row["user_index"]), int(item)): float(rating)
-        for row in prepared_rows.read_rows(result.retrieval, "groups", "test")
+        for row in prepared_rows.read_rows(result.scoring, "groups", "test")
         for item, rating in zip(row["item_indices"], row["ratings"], strict=True)
     }
     panels = []
