@@ -109,7 +109,8 @@ def report_data(result: DemoResult) -> ReportData:
         facts=result.facts,
         notes=[
             "Scoring: each user's first 80% of ratings train, the next 10% validate, the last 10% "
-            "test. Statistics in the text come from training ratings strictly before the moment.",
+            "test. Statistics in the text come from earlier training ratings alone; those of the "
+            "user, in test rows, from that user's validation ratings, too.",
             "Retrieval: each user's last film, among all films the user has not rated before.",
             "Smoothed mean: the film's share of likes in training, with five ratings' worth of the "
             "overall share.",
