@@ -119,7 +119,7 @@ def test_a_model_folder_is_loaded_by_itself(trained: Path, tmp_path: Path) -> No
     shutil.copytree(trained / "run", tmp_path / "moved")
     bundle = load_model(tmp_path / "moved")
     assert bundle.template is not None
-    assert bundle.task("corner_shop_ctr").positive_classes == (1,)
+    assert bundle.settings.tasks["corner_shop_ctr"].positive_classes == (1,)
 
 
 def test_same_command_resumes(trained: Path) -> None:

@@ -146,14 +146,16 @@ def test_generation_text(shop_tasks):
     assert vocabulary.decode(row["decoder_target_tokens"]) == "Epsilon, comedy. disliked."
 
 
-def test_outcomes_end_each_candidate(shop_tasks):
+def test_outcomes_are_predicted_where_scoring_has_its_classes(shop_tasks):
     found = [r for r in rows("tiny_shop_outcomes", "train") if source_of(r).count("|") == 2]
     row = next(r for r in found if "▁20" in source_of(r))
     assert " ".join(pieces(row["decoder_input_tokens"])) == (
-        "<pad> ▁Alpha , ▁comedy ▁liked </s> <pad> ▁Beta , ▁drama ▁disliked </s>"
+        "<pad> ▁Alpha , ▁comedy </s> <pad> ▁Beta , ▁drama </s>"
     )
     weighted = row["decoder_target_tokens"][row["decoder_loss_weights"] > 0]
     assert pieces(weighted) == ["▁liked", "▁disliked"]
+    at_end = row["decoder_input_tokens"] == 1
+    assert (at_end == (row["decoder_loss_weights"] > 0)).all()
 
 
 def test_infilling_restores_the_text(shop_tasks):
