@@ -59,8 +59,6 @@ def one_candidate_per_row(batch: Batch, length: int) -> dict[str, np.ndarray]:
                 if name.startswith("decoder"):
                     padded = np.full(length, rows.FEATURES[name].padding, values.dtype)
                     padded[: len(at)] = 1 if name == "decoder_block_ids" else values[row, at]
-                    if name == "decoder_block_ids":
-                        padded[len(at) :] = 0
                     found[name].append(padded)
                 else:
                     found[name].append(values[row])

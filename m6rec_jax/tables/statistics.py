@@ -212,7 +212,7 @@ class Statistics(StatisticsState):
             np.asarray([items.count[place] for place in user.window]),
             self.mean(),
         )
-        # The overall weight that "the mean, as the others" has.
+        # The 1 stands for an item valued just alike that the user gave its mean.
         told = alike @ (given - means) / (np.abs(alike).sum(axis=1) + 1.0)
         for (values, _), difference in zip(known, told.tolist(), strict=True):
             values["user_taste_difference"] = verbalize.rounded(

@@ -95,8 +95,6 @@ def adamw(
     weight_decay: float = 0.0,
     not_decayed: Sequence[str] = NOT_DECAYED,
     clip_norm: float | None = 1.0,
-    multiply_by_parameter_scale: bool = False,
-    least_scale: float = 1e-3,
 ) -> Optimizer:
     """AdamW with decoupled weight decay.
 
@@ -107,14 +105,10 @@ def adamw(
       weight_decay: times the learning rate, off the weights at each step.
       not_decayed: regular expressions; leaves whose name has a match keep their size.
       clip_norm: largest global norm of the gradient, over both groups (None: not clipped).
-      multiply_by_parameter_scale, least_scale: as for `adafactor`.
     """
-    steps = [optax.scale_by_adam(b1=b1, b2=b2, eps=eps)]
-    if multiply_by_parameter_scale:
-        steps.append(optax.scale_by_param_block_rms(least_scale))
     return _optimizer(
         clip_norm,
-        [*steps, _decay(weight_decay, not_decayed)],
+        [optax.scale_by_adam(b1=b1, b2=b2, eps=eps), _decay(weight_decay, not_decayed)],
         group_rates(learning_rate, backbone_learning_rate),
     )
 
