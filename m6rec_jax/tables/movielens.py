@@ -74,7 +74,8 @@ TEMPLATE: Mapping[str, Any] = {
     "[, rated {item_mean_value}][, {item_positive_percent}% like it][, {item_count} views]"
     "[, user rates {user_mean_value}][, user likes {user_positive_percent}%]"
     "[, likes {user_genres_percent}% of such genres]"
-    "[, likes {user_neighbours_percent}% of similar films][, taste {user_taste_difference}]",
+    "[, likes {user_neighbours_percent}% of similar films][, taste {user_taste_difference}]"
+    "[, expected {user_expected_value}]",
     "item": "{title}[ ({year})][, {genres}][, by {director}]",
     "outcomes": [
         {"at_least": 5, "text": "loved"},
@@ -300,7 +301,7 @@ DATASET = PublicDataset(
     name="movielens-100k",
     description="100,000 film ratings with times, users and film attributes",
     build=_build,
-    version=2,
+    version=3,
     sources=(
         Source(
             name="ml-100k",

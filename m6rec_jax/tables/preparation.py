@@ -52,7 +52,7 @@ from m6rec_jax.tables.splits import (
     part_counts,
 )
 from m6rec_jax.tables.statistics import Statistics, StatisticsOptions
-from m6rec_jax.tables.statistics_state import FORMAT as STATISTICS_FORMAT
+from m6rec_jax.tables.statistics_files import FORMAT as STATISTICS_FORMAT
 
 __all__ = ["PrepareOptions", "dataset_fingerprint", "prepare"]
 

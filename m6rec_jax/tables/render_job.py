@@ -21,7 +21,7 @@ from m6rec_jax.tables.rendering import Renderer, RowWriter, part_of, told_events
 from m6rec_jax.tables.schema import SPEC_FILE
 from m6rec_jax.tables.sorting import sorted_batches
 from m6rec_jax.tables.statistics import Statistics, StatisticsOptions, as_of
-from m6rec_jax.tables.statistics_state import FORMAT as STATISTICS_FORMAT
+from m6rec_jax.tables.statistics_files import FORMAT as STATISTICS_FORMAT
 from m6rec_jax.text.records import Event, Item
 from m6rec_jax.text.templates import DatasetTemplate
 
@@ -240,8 +240,8 @@ def _checked_template(
 ) -> tuple[DatasetTemplate, StatisticsOptions]:
     """The data set's template, and the statistics that it can tell.
 
-    Pairs of items are not counted for a template that does not ask for them: they are most of the
-    work.
+    Pairs of items are not counted, and factors not fitted, for a template that does not ask for
+    them: they are most of the work.
     """
     spec = dataset.spec
     where = str(dataset.directory / SPEC_FILE)
@@ -258,4 +258,5 @@ def _checked_template(
     return template, dataclasses.replace(
         found,
         neighbours=found.neighbours and not told.isdisjoint(of_neighbours),
+        factors=found.factors if "user_expected_value" in told else 0,
     )

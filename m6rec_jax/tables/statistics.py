@@ -24,6 +24,9 @@ Names of the features (None where there is nothing to tell, so that a template d
                                              like this one, each by how alike they are
                     user_taste_difference    by how much the user will value it above its mean,
                                              going by the same items: "+0.20"
+  of both, from what all users valued (`StatisticsOptions.factors`)
+                    user_expected_value      what the user will value it, by hidden factors of
+                                             items and tastes (see `value_factors`): "3.85"
 
 Two items are valued alike when those who value one above the average value the other above it, too:
 their similarity is the sum over the users of both of the products of the differences, divided by
@@ -40,11 +43,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TypeVar
+from pathlib import Path
+from typing import Self, TypeVar
 
 import numpy as np
 
 from m6rec_jax.errors import DataError
+from m6rec_jax.tables import statistics_files
 from m6rec_jax.tables.statistics_state import (
     StatisticsOptions,
     StatisticsState,
@@ -68,6 +73,17 @@ class Statistics(StatisticsState):
 
     Make it with `Statistics.for_dataset(spec)` or `Statistics.load(path)`.
     """
+
+    # ---- files
+
+    def save(self, path: str | Path) -> None:
+        """Writes the statistics to a folder, see `statistics_files`."""
+        statistics_files.save(self, path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Reads what `save` wrote; raises DataError when it is missing or damaged."""
+        return statistics_files.load(cls, path)
 
     # ---- names
 
@@ -95,6 +111,8 @@ class Statistics(StatisticsState):
             names.append("user_neighbours_percent" if self.has_labels else "user_neighbours_times")
             if self.has_values:
                 names.append("user_taste_difference")
+        if self.has_factors:
+            names.append("user_expected_value")
         return (*names, *self.user_names())
 
     # ---- features
@@ -153,15 +171,17 @@ class Statistics(StatisticsState):
             if user is not None:
                 self._by_features(user, item, values)
             found.append(values)
-        if self.options.neighbours and user is not None and user.window:
+        if user is not None and user.window:
             known = [
                 (values, self.items.place[item.id])
                 for values, item in zip(found, items, strict=True)
                 if item.id in self.items.place
             ]
-            if known:
+            if known and self.options.neighbours:
                 tell = self._tell_alike if self.has_values else self._tell_times
                 tell(user, known)
+            if known and self.has_factors:
+                self._tell_expected(user, known)
         return found
 
     def _user(self, user_id: str, ahead: bool) -> UserState | None:
@@ -227,6 +247,17 @@ class Statistics(StatisticsState):
             known, (liked / (nearer.sum(axis=1) + _OWN_WEIGHT)).tolist(), strict=True
         ):
             values["user_neighbours_percent"] = _percent(share)
+
+    def _tell_expected(
+        self, user: UserState, known: Sequence[tuple[dict[str, Value], int]]
+    ) -> None:
+        """Tells items by what the user will probably value them."""
+        expected = self.factors.expected(
+            [place for _, place in known], user.window, user.window_value
+        )
+        for (values, _), value in zip(known, expected, strict=True):
+            if value is not None:
+                values["user_expected_value"] = verbalize.rounded(value, self.spread())
 
     def _tell_times(self, user: UserState, known: Sequence[tuple[dict[str, Value], int]]) -> None:
         """Tells items by how much likelier what the user acted on makes them."""

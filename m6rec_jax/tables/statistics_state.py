@@ -1,28 +1,24 @@
-"""What `tables.statistics` counts: the incremental state behind the words, and its files."""
+"""What `tables.statistics` counts: the incremental state behind the words."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
-import shutil
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import gin
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.tables.pair_counts import DENSE_ITEMS, PairCounts
 from m6rec_jax.tables.schema import DatasetSpec
+from m6rec_jax.tables.value_factors import ValueFactors
 from m6rec_jax.text.format_strings import text_of
 from m6rec_jax.text.records import Event, Item
 
-# Raise the number when the same events give other words, too: then text is rendered anew.
-FORMAT = "m6rec-statistics-6"
+# Events before the first fit of the factors, and the fewest between two fits.
+FIRST_FIT = 20
 
 
 @gin.configurable
@@ -39,6 +35,10 @@ class StatisticsOptions:
       similarity_smoothing: pulls the similarity of each pair of items towards zero, in the unit of
         squared values.
       dense_items: up to this many items, pairs are kept as square arrays.
+      factors: hidden factors of items and tastes that explain values, see `value_factors`; 0: none.
+        They are fitted to the users' windows, whether or not pairs are counted.
+      factor_regularization: weight of the factors' squares.
+      factor_growth: they are fitted anew when this share more events came.
     """
 
     smoothing: float = 5.0
@@ -47,6 +47,9 @@ class StatisticsOptions:
     neighbour_smoothing: float = 5.0
     similarity_smoothing: float = 10.0
     dense_items: int = DENSE_ITEMS
+    factors: int = 16
+    factor_regularization: float = 10.0
+    factor_growth: float = 0.03
 
     def __post_init__(self) -> None:
         for name in (
@@ -54,10 +57,14 @@ class StatisticsOptions:
             "neighbour_smoothing",
             "neighbour_window",
             "similarity_smoothing",
+            "factor_regularization",
+            "factor_growth",
         ):
             value = getattr(self, name)
             if value <= 0:
                 raise ConfigError(f"StatisticsOptions.{name} must be positive, not {value}")
+        if self.factors < 0:
+            raise ConfigError(f"StatisticsOptions.factors must be 0 or more, not {self.factors}")
 
 
 @dataclasses.dataclass(slots=True)
@@ -168,12 +175,27 @@ class StatisticsState:
         self.sorted_counts = np.zeros(0)
         self.sorted_shares = np.zeros(0)
         self.next_refresh = 1
+        factors = self.options.factors if has_values else 0
+        self.factors = ValueFactors(
+            factors, self.options.smoothing, self.options.factor_regularization
+        )
+        self.next_fit = FIRST_FIT
 
     @classmethod
     def for_dataset(cls, spec: DatasetSpec, options: StatisticsOptions | None = None) -> Self:
         """Empty statistics for the data set that `spec` declares."""
         at_least = spec.label.at_least
         return cls(spec.statistics.by, at_least, spec.events.value is not None, options)
+
+    @property
+    def keeps_windows(self) -> bool:
+        """Whether something is told from the items that a user acted on last."""
+        return self.options.neighbours or self.has_factors
+
+    @property
+    def has_factors(self) -> bool:
+        """Whether values are explained by factors."""
+        return self.has_values and self.options.factors > 0
 
     @property
     def has_labels(self) -> bool:
@@ -219,7 +241,7 @@ class StatisticsState:
             # An item of which nothing else is known resembles no other.
             known_place = self.items.place.get(event.item_id)
             if (
-                self.options.neighbours
+                self.keeps_windows
                 and known_place is not None
                 and known_place not in ahead.window
             ):
@@ -241,13 +263,16 @@ class StatisticsState:
         if user is None:
             user = self.users[event.user_id] = self._new_user()
         self._count_user(user, item, liked, value)
-        if self.options.neighbours and place not in user.window:
-            self._count_pairs(user, place, difference)
+        if self.keeps_windows and place not in user.window:
+            if self.options.neighbours:
+                self._count_pairs(user, place, difference)
             user.remember(place, value, difference, self.options.neighbour_window)
             items.holders[place] += 1
             items.square[place] += difference * difference
         if self.count >= self.next_refresh:
             self._refresh()
+        if self.has_factors and self.count >= self.next_fit:
+            self._fit_factors()
 
     def _new_user(self) -> UserState:
         return UserState(0, 0, 0.0, tuple({} for _ in self.by))
@@ -281,6 +306,15 @@ class StatisticsState:
             self.sorted_shares = np.sort(self.smoothed(positive, counts, self.share()))
         self.next_refresh = self.count + max(1, self.count // 50)
 
+    def _fit_factors(self) -> None:
+        users = self.users.values()
+        self.factors.fit(
+            [user.window for user in users],
+            [user.window_value for user in users],
+            len(self.items.count),
+        )
+        self.next_fit = self.count + max(FIRST_FIT, math.ceil(self.options.factor_growth * self.count))
+
     def share(self) -> float:
         """Share of positive events; 0 before the first."""
         return self.positive / self.count if self.count else 0.0
@@ -296,158 +330,6 @@ class StatisticsState:
     def smoothed(self, amount, count, towards):  # type: ignore[no-untyped-def]
         """Share or mean of numbers or arrays, as if `smoothing` more events had the overall one."""
         return (amount + self.options.smoothing * towards) / (count + self.options.smoothing)
-
-    # ---- files
-
-    def save(self, path: str | Path) -> None:
-        """Writes the state to a folder of Parquet and JSON; an older one there is replaced.
-
-        What was counted `of_user_only` is not kept.
-        """
-        path = Path(path)
-        scratch = path.with_name(path.name + ".partial")
-        shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir(parents=True)
-        for name, table in self._tables().items():
-            pq.write_table(table, scratch / f"{name}.parquet", compression="zstd")
-        state = {name: getattr(self, name) for name in _SCALARS}
-        settings = {"by": list(self.by), "at_least": self.at_least, "has_values": self.has_values}
-        options = dataclasses.asdict(self.options)
-        # No event yet: minus infinity is not JSON.
-        last = self.last_counted_time
-        state["last_time"] = None if math.isinf(last) else last
-        raw = {"format": FORMAT, "settings": settings, "options": options, "state": state}
-        (scratch / "statistics.json").write_text(json.dumps(raw, indent=2) + "\n", "utf-8")
-        shutil.rmtree(path, ignore_errors=True)
-        scratch.rename(path)
-
-    @classmethod
-    def load(cls, path: str | Path) -> Self:
-        """Reads what `save` wrote: the same features, and the same after further updates.
-
-        Raises:
-          DataError: the folder is missing, of another format, or damaged.
-        """
-        path = Path(path)
-        names = ("items", "users", "by", "pairs", "ranks")
-        for file in ("statistics.json", *(f"{name}.parquet" for name in names)):
-            if not (path / file).is_file():
-                raise DataError(
-                    f"{path} holds no statistics ({file} is missing); `m6rec data prepare` "
-                    "writes them"
-                )
-        try:
-            raw = json.loads((path / "statistics.json").read_text("utf-8"))
-            if raw.get("format") != FORMAT:
-                raise DataError(
-                    f"{path}: format {raw.get('format')!r}, expected {FORMAT!r}; prepare the "
-                    "data set again"
-                )
-            found = cls(**raw["settings"], options=StatisticsOptions(**raw["options"]))
-            for name in _SCALARS:
-                setattr(found, name, raw["state"][name])
-            if found.last_time is None:
-                found.last_time = -math.inf
-            found.last_counted_time = found.last_time
-            found._fill({name: pq.read_table(path / f"{name}.parquet") for name in names})
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException) as e:
-            raise DataError(f"{path}: the statistics are damaged: {e}") from e
-        return found
-
-    def _tables(self) -> dict[str, pa.Table]:
-        items, users = self.items, list(self.users.values())
-        counted: list[tuple[Any, ...]] = [
-            (place, column, name, *entry)
-            for place, user in enumerate(users)
-            for column, counts in enumerate(user.by)
-            for name, entry in counts.items()
-        ]
-        names = ("count", "positive", "value")
-        return {
-            "items": pa.table(
-                {
-                    "item_id": pa.array(list(items.place), pa.string()),
-                    "count": pa.array(items.count, pa.int64()),
-                    "positive": pa.array(items.positive, pa.int64()),
-                    "value": pa.array(items.value, pa.float64()),
-                    "holders": pa.array(items.holders, pa.int64()),
-                    "square": pa.array(items.square, pa.float64()),
-                }
-            ),
-            "users": pa.table(
-                {"user_id": pa.array(list(self.users), pa.string())}
-                | {
-                    name: pa.array([getattr(user, name) for user in users], kind)
-                    for name, kind in zip(
-                        names, (pa.int64(), pa.int64(), pa.float64()), strict=True
-                    )
-                }
-                | {
-                    "window": pa.array([u.window for u in users], pa.list_(pa.int32())),
-                }
-                | {
-                    name: pa.array([getattr(u, name) for u in users], pa.list_(pa.float64()))
-                    for name in ("window_value", "window_difference")
-                }
-            ),
-            "by": pa.table(
-                {
-                    name: pa.array([row[index] for row in counted], kind)
-                    for index, (name, kind) in enumerate(_BY_COLUMNS.items())
-                }
-            ),
-            "pairs": _pairs_table(self.pairs),
-            "ranks": pa.table(
-                {
-                    "count": pa.array([self.sorted_counts.tolist()]),
-                    "share": pa.array([self.sorted_shares.tolist()]),
-                }
-            ),
-        }
-
-    def _fill(self, tables: dict[str, pa.Table]) -> None:
-        columns: dict[str, dict[str, list[Any]]] = {
-            name: tables[name].to_pydict() for name in ("items", "users", "by", "ranks")
-        }
-        of_items = columns["items"]
-        self.items = ItemStates(
-            {item_id: place for place, item_id in enumerate(of_items["item_id"])},
-            *(of_items[name] for name in ("count", "positive", "value", "holders", "square")),
-        )
-        of_users = columns["users"]
-        names = ("count", "positive", "value", "window", "window_value", "window_difference")
-        for user_id, count, positive, value, *windows in zip(
-            of_users["user_id"], *(of_users[name] for name in names), strict=True
-        ):
-            by: tuple[dict[str, list[int]], ...] = tuple({} for _ in self.by)
-            self.users[user_id] = UserState(count, positive, value, by, *windows)
-        users = list(self.users.values())
-        for place, column, name, count, positive in zip(
-            *(columns["by"][name] for name in _BY_COLUMNS), strict=True
-        ):
-            users[place].by[column][name] = [count, positive]
-        key, *counters = (tables["pairs"].column(c).to_numpy() for c in _PAIR_COLUMNS)
-        self.pairs.load(key, np.stack(counters, axis=1))
-        self.sorted_counts = np.asarray(columns["ranks"]["count"][0], np.float64)
-        self.sorted_shares = np.asarray(columns["ranks"]["share"][0], np.float64)
-
-
-_SCALARS = ("count", "positive", "value", "square", "last_time", "next_refresh")
-_BY_COLUMNS = {
-    "user": pa.int64(),
-    "column": pa.int8(),
-    "name": pa.string(),
-    "count": pa.int64(),
-    "positive": pa.int64(),
-}
-
-
-_PAIR_COLUMNS = ("key", "together", "products")
-
-
-def _pairs_table(counts: PairCounts) -> pa.Table:
-    keys, values = counts.to_arrays()
-    return pa.table(dict(zip(_PAIR_COLUMNS, (keys, values[:, 0], values[:, 1]), strict=True)))
 
 
 def values_of(item: Item, field: str) -> tuple[str, ...]:

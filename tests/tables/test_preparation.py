@@ -425,7 +425,7 @@ def test_statistics_of_another_format_are_made_again(
     with monkeypatch.context() as changed:
         for module in ("preparation", "render_job"):
             changed.setattr(f"m6rec_jax.tables.{module}.STATISTICS_FORMAT", "m6rec-statistics-0")
-        changed.setattr("m6rec_jax.tables.statistics_state.FORMAT", "m6rec-statistics-0")
+        changed.setattr("m6rec_jax.tables.statistics_files.FORMAT", "m6rec-statistics-0")
         prepared = run(shop, tmp_path / "out", views=("groups",))
     with pytest.raises(DataError, match="prepare the data set again"):
         prepared.statistics()

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.tables.pair_counts import PairCounts
 from m6rec_jax.tables.statistics import Statistics, StatisticsOptions, as_of
+from m6rec_jax.tables.value_factors import ValueFactors
 from m6rec_jax.text import verbalize
 from m6rec_jax.text.records import Event, Item, Value
 
@@ -41,6 +42,8 @@ OPTIONS = st.builds(
     neighbour_smoothing=st.sampled_from([0.5, 5.0]),
     similarity_smoothing=st.sampled_from([0.5, 10.0]),
     dense_items=st.sampled_from([0, 3, 4096]),
+    factors=st.sampled_from([0, 2]),
+    factor_growth=st.sampled_from([0.03, 0.9]),
 )
 
 
@@ -78,6 +81,34 @@ def windows(events: list[Event], size: int) -> list[tuple[str, Event, list[Event
 
 def mean_before(events: list[Event]) -> float:
     return sum(event.value for event in events) / len(events) if events else 0.0
+
+
+def expected_value(
+    events: list[Event], mine: list[Event], item_id: str, options: StatisticsOptions
+) -> float | None:
+    """Where and when `Statistics` fits its factors; the arithmetic is `ValueFactors`' own test."""
+    factors = ValueFactors(options.factors, options.smoothing, options.factor_regularization)
+    places: dict[str, int] = {}
+    next_fit = 20
+    for number, event in enumerate(events, 1):
+        places.setdefault(event.item_id, len(places))
+        if number < next_fit:
+            continue
+        held = {
+            e.user_id: window
+            for key, e, window in windows(events[:number], options.neighbour_window)
+            if key == ""
+        }
+        factors.fit(
+            [[places[e.item_id] for e in window] for window in held.values()],
+            [[e.value for e in window] for window in held.values()],
+            len(places),
+        )
+        next_fit = number + max(20, math.ceil(options.factor_growth * number))
+    (found,) = factors.expected(
+        [places[item_id]], [places[e.item_id] for e in mine], [e.value for e in mine]
+    )
+    return found
 
 
 def reference(
@@ -148,7 +179,13 @@ def reference(
 
     met = windows(events, options.neighbour_window)
     mine = [window for key, e, window in met if key == "" and e.user_id == user_id]
-    if not mine or not about or not options.neighbours:
+    if not mine or not about:
+        return found
+    if labelled and options.factors:
+        expected = expected_value(events, mine[0], item.id, options)
+        if expected is not None:
+            found["user_expected_value"] = verbalize.rounded(expected, spread)
+    if not options.neighbours:
         return found
 
     def difference(event: Event) -> float:
@@ -242,6 +279,7 @@ def test_the_words() -> None:
     # Has a test of its own.
     assert told.pop("user_neighbours_percent")
     assert told.pop("user_taste_difference")
+    assert told.pop("user_expected_value") is None  # before the first fit
     assert told == {
         "user_count": "3",
         "user_positive_percent": "65",  # (2 + 3/5) / (3 + 1)
@@ -397,10 +435,14 @@ def test_neighbours_can_be_switched_off() -> None:
     assert not {name for name in told if "neighbours" in name or "taste" in name}
 
 
-@pytest.mark.parametrize("name", ["smoothing", "neighbour_smoothing", "neighbour_window"])
+@pytest.mark.parametrize(
+    "name", ["smoothing", "neighbour_smoothing", "neighbour_window", "factor_regularization"]
+)
 def test_impossible_options(name: str) -> None:
     with pytest.raises(ConfigError, match=f"StatisticsOptions.{name} must be positive, not 0"):
         StatisticsOptions(**{name: 0})
+    with pytest.raises(ConfigError, match="StatisticsOptions.factors must be 0 or more, not -1"):
+        StatisticsOptions(factors=-1)
 
 
 @settings(max_examples=40, deadline=None)
