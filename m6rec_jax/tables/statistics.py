@@ -180,8 +180,11 @@ class Statistics(StatisticsState):
             if known and self.options.neighbours:
                 tell = self._tell_alike if self.has_values else self._tell_times
                 tell(user, known)
-            if known and self.has_factors:
-                self._tell_expected(user, known)
+            if self.has_factors and self.factors.fitted:
+                places = [self.items.place.get(item.id, -1) for item in items]
+                expected = self.factors.expected(places, user.window, user.window_value)
+                for values, value in zip(found, expected.tolist(), strict=True):
+                    values["user_expected_value"] = verbalize.rounded(value, self.spread())
         return found
 
     def _user(self, user_id: str, ahead: bool) -> UserState | None:
@@ -247,17 +250,6 @@ class Statistics(StatisticsState):
             known, (liked / (nearer.sum(axis=1) + _OWN_WEIGHT)).tolist(), strict=True
         ):
             values["user_neighbours_percent"] = _percent(share)
-
-    def _tell_expected(
-        self, user: UserState, known: Sequence[tuple[dict[str, Value], int]]
-    ) -> None:
-        """Tells items by what the user will probably value them."""
-        expected = self.factors.expected(
-            [place for _, place in known], user.window, user.window_value
-        )
-        for (values, _), value in zip(known, expected, strict=True):
-            if value is not None:
-                values["user_expected_value"] = verbalize.rounded(value, self.spread())
 
     def _tell_times(self, user: UserState, known: Sequence[tuple[dict[str, Value], int]]) -> None:
         """Tells items by how much likelier what the user acted on makes them."""

@@ -18,7 +18,7 @@ from m6rec_jax.text.format_strings import text_of
 from m6rec_jax.text.records import Event, Item
 
 # Events before the first fit of the factors, and the fewest between two fits.
-FIRST_FIT = 20
+FIRST_FIT = 10
 
 
 @gin.configurable
@@ -43,7 +43,7 @@ class StatisticsOptions:
 
     smoothing: float = 5.0
     neighbours: bool = True
-    neighbour_window: int = 200
+    neighbour_window: int = 1000
     neighbour_smoothing: float = 5.0
     similarity_smoothing: float = 10.0
     dense_items: int = DENSE_ITEMS

@@ -42,6 +42,11 @@ class ValueFactors:
         self.item_bias = np.zeros(0)
         self.item_factors = np.zeros((0, rank))
 
+    @property
+    def fitted(self) -> bool:
+        """Whether there was a fit."""
+        return len(self.item_bias) > 0
+
     def fit(
         self, windows: Sequence[Sequence[int]], values: Sequence[Sequence[float]], num_items: int
     ) -> None:
@@ -75,15 +80,18 @@ class ValueFactors:
 
     def expected(
         self, places: Sequence[int], window: Sequence[int], values: Sequence[float]
-    ) -> list[float | None]:
+    ) -> np.ndarray:
         """What a user will probably value items.
+
+        Items that the last fit did not know (by their places, or -1) have no bias and no factors:
+        they are expected to get what the user gives on average.
 
         Args:
           places: of the items asked about.
           window, values: what the user valued so far, and how.
 
         Returns:
-          A value for each item; None for those that the last fit did not know.
+          float64, a value for each item.
         """
         num_known = len(self.item_bias)
         met = [(place, value) for place, value in zip(window, values, strict=True)]
@@ -94,12 +102,11 @@ class ValueFactors:
         factors = self.item_factors[seen]
         gram = factors.T @ factors + self._regularization * np.eye(self._rank)
         taste = np.linalg.solve(gram, factors.T @ (rest - user_bias))
-        return [
-            float(self.mean + user_bias + self.item_bias[place] + self.item_factors[place] @ taste)
-            if place < num_known
-            else None
-            for place in places
-        ]
+        asked = np.asarray(places, np.int64)
+        known = (asked >= 0) & (asked < num_known)
+        found = np.full(len(asked), self.mean + user_bias)
+        found[known] += self.item_bias[asked[known]] + self.item_factors[asked[known]] @ taste
+        return found
 
     def _biases(
         self, users: np.ndarray, items: np.ndarray, given: np.ndarray, num_users: int, num_items: int

@@ -19,7 +19,7 @@ TEMPLATE = {
     "[, mean {item_mean_value}][, {item_popularity_top}][, {item_popularity_rank}]"
     "[, {item_liked_top}][, {item_liked_rank}][, tags {user_tags_counts}][, {user_tags_percent}%]"
     "[, maker {user_maker_counts}][, neighbours {user_neighbours_percent}]"
-    "[, taste {user_taste_difference}]",
+    "[, taste {user_taste_difference}][, expected {user_expected_value}]",
     "item": "{title}[ by {maker}]",
     "outcomes": [{"at_least": 4, "text": "liked"}, {"text": "disliked"}],
 }

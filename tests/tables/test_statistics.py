@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.tables.pair_counts import PairCounts
 from m6rec_jax.tables.statistics import Statistics, StatisticsOptions, as_of
+from m6rec_jax.tables.statistics_state import FIRST_FIT
 from m6rec_jax.tables.value_factors import ValueFactors
 from m6rec_jax.text import verbalize
 from m6rec_jax.text.records import Event, Item, Value
@@ -85,11 +86,11 @@ def mean_before(events: list[Event]) -> float:
 
 def expected_value(
     events: list[Event], mine: list[Event], item_id: str, options: StatisticsOptions
-) -> float | None:
+) -> float:
     """Where and when `Statistics` fits its factors; the arithmetic is `ValueFactors`' own test."""
     factors = ValueFactors(options.factors, options.smoothing, options.factor_regularization)
     places: dict[str, int] = {}
-    next_fit = 20
+    next_fit = FIRST_FIT
     for number, event in enumerate(events, 1):
         places.setdefault(event.item_id, len(places))
         if number < next_fit:
@@ -104,11 +105,10 @@ def expected_value(
             [[e.value for e in window] for window in held.values()],
             len(places),
         )
-        next_fit = number + max(20, math.ceil(options.factor_growth * number))
-    (found,) = factors.expected(
-        [places[item_id]], [places[e.item_id] for e in mine], [e.value for e in mine]
-    )
-    return found
+        next_fit = number + max(FIRST_FIT, math.ceil(options.factor_growth * number))
+    window = [places[e.item_id] for e in mine]
+    (found,) = factors.expected([places.get(item_id, -1)], window, [e.value for e in mine])
+    return float(found)
 
 
 def reference(
@@ -179,13 +179,10 @@ def reference(
 
     met = windows(events, options.neighbour_window)
     mine = [window for key, e, window in met if key == "" and e.user_id == user_id]
-    if not mine or not about:
-        return found
-    if labelled and options.factors:
+    if mine and labelled and options.factors and len(events) >= FIRST_FIT:
         expected = expected_value(events, mine[0], item.id, options)
-        if expected is not None:
-            found["user_expected_value"] = verbalize.rounded(expected, spread)
-    if not options.neighbours:
+        found["user_expected_value"] = verbalize.rounded(expected, spread)
+    if not mine or not about or not options.neighbours:
         return found
 
     def difference(event: Event) -> float:
