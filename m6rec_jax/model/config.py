@@ -109,6 +109,7 @@ class ModelConfig:
       dropout_rate: 0 in [0, 1); one mask is shared along the length axis, as in T5.
       relative_attention_num_buckets, relative_attention_max_distance: relative position bias.
       per_layer_relative_bias: every layer has its own table (UMT5) instead of one per tower.
+      embedding_stddev: standard deviation of token embeddings at the start (T5's is 1).
       logits_via_embedding: vocabulary logits reuse the token embedding, scaled by D^-0.5.
       dtype: type of activations between operations. Norms, softmax and logits are float32 always.
       matmul_dtype: type to which operands of matrix products are rounded, forward and backward;
@@ -124,6 +125,9 @@ class ModelConfig:
         on. None: as many late decoder layers as there are late encoder layers, at least one.
       share_layers: one layer's parameters serve all layers of a tower (paper section 5); prompts
         stay one per layer.
+      left_to_right_retrieval: in the late encoder layers of retrieval rows no position sees a later
+        one, so that the state at the end of every behaviour is a user's state at that moment, and
+        one pass learns from all of them. (The paper's source region sees itself both ways.)
       prompts: the task bank.
     """
 
@@ -139,6 +143,7 @@ class ModelConfig:
     relative_attention_num_buckets: int = 32
     relative_attention_max_distance: int = 128
     per_layer_relative_bias: bool = False
+    embedding_stddev: float = 1.0
     logits_via_embedding: bool = False
     dtype: str = "float32"
     matmul_dtype: str | None = None
@@ -148,6 +153,7 @@ class ModelConfig:
     late_layers_start: int = 0
     decoder_late_start: int | None = None
     share_layers: bool = False
+    left_to_right_retrieval: bool = False
     prompts: PromptConfig = dataclasses.field(default_factory=PromptConfig)
 
     def __post_init__(self) -> None:

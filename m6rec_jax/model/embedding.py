@@ -18,7 +18,9 @@ class TokenEmbedding(nn.Module):
     def setup(self) -> None:
         self.embedding = self.param(
             "embedding",
-            nn.with_logical_partitioning(nn.initializers.normal(1.0), ("vocab", "embed")),
+            nn.with_logical_partitioning(
+                nn.initializers.normal(self.config.embedding_stddev), ("vocab", "embed")
+            ),
             (self.config.vocab_size, self.config.embed_dim),
             jnp.float32,
         )

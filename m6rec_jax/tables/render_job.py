@@ -122,6 +122,7 @@ class RenderJob:
             return [view]
         found: list[Any] = [
             view,
+            list(views.COLUMNS[view]),
             STATISTICS_FORMAT,
             dataclasses.asdict(self.statistics_options),
             dataclasses.asdict(self.grouping(view)),

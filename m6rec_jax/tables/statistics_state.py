@@ -240,11 +240,7 @@ class StatisticsState:
             self._count_user(ahead, item, liked, value)
             # An item of which nothing else is known resembles no other.
             known_place = self.items.place.get(event.item_id)
-            if (
-                self.keeps_windows
-                and known_place is not None
-                and known_place not in ahead.window
-            ):
+            if self.keeps_windows and known_place is not None and known_place not in ahead.window:
                 ahead.remember(known_place, value, difference, self.options.neighbour_window)
         if of_user_only:
             return
@@ -313,7 +309,9 @@ class StatisticsState:
             [user.window_value for user in users],
             len(self.items.count),
         )
-        self.next_fit = self.count + max(FIRST_FIT, math.ceil(self.options.factor_growth * self.count))
+        self.next_fit = self.count + max(
+            FIRST_FIT, math.ceil(self.options.factor_growth * self.count)
+        )
 
     def share(self) -> float:
         """Share of positive events; 0 before the first."""

@@ -109,7 +109,12 @@ class ValueFactors:
         return found
 
     def _biases(
-        self, users: np.ndarray, items: np.ndarray, given: np.ndarray, num_users: int, num_items: int
+        self,
+        users: np.ndarray,
+        items: np.ndarray,
+        given: np.ndarray,
+        num_users: int,
+        num_items: int,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Biases of users `[users]` and items `[items]`, each given the other."""
         of_users = np.bincount(users, minlength=num_users) + self._smoothing
@@ -121,7 +126,9 @@ class ValueFactors:
             user_bias = np.bincount(users, above - item_bias[items], num_users) / of_users
         return user_bias, item_bias
 
-    def _solve(self, residuals: sp.csr_matrix, known: sp.csr_matrix, other: np.ndarray) -> np.ndarray:
+    def _solve(
+        self, residuals: sp.csr_matrix, known: sp.csr_matrix, other: np.ndarray
+    ) -> np.ndarray:
         """Factors `[rows, rank]` of least squares, given those of the columns `[columns, rank]`."""
         rank = self._rank
         squares = (other[:, :, None] * other[:, None, :]).reshape(len(other), rank * rank)

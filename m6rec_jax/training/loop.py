@@ -29,9 +29,11 @@ from m6rec_jax.training.data_state import Batch, ResumableBatches, position_from
 from m6rec_jax.training.early_stopping import BestMetric
 from m6rec_jax.training.goodput import Goodput
 from m6rec_jax.training.initialization import (
+    INITIAL_EMBEDDINGS,
     initial_state,
     state_from_checkpoint,
     with_options_of_words,
+    with_piece_vectors,
 )
 from m6rec_jax.training.input_feed import InputFeed
 from m6rec_jax.training.metric_log import MetricLog
@@ -39,6 +41,7 @@ from m6rec_jax.training.step_loop import EARLY_STOPPING, StepLoop
 from m6rec_jax.training.task_data import (
     MakeBatches,
     MakeEvaluationBatches,
+    pieces_of,
     save_inference_assets,
     tokens_of,
     training_batches,
@@ -92,6 +95,7 @@ def train(
     initial_checkpoint_path: str | None = None,
     initial_prompts: str = "none",
     initial_options: Sequence[str] = (),
+    initial_embeddings: str = "random",
     rules: LogicalRules | None = None,
     checkpoint_period: int = 1000,
     keep_checkpoints: int | None = 3,
@@ -141,6 +145,8 @@ def train(
         (tensors of equal name and shape, e.g. special tokens of pretraining).
       initial_options: a word for each class, whose output vectors the options of a new run start
         from; see `initialization.with_options_of_words`. Empty: they start as the other prompts.
+      initial_embeddings: of a new backbone: 'random', or 'pieces', from what the pieces of the
+        vocabulary are written of; see `text.piece_vectors`.
       rules: sharding rules; None: `data_parallel`. The mesh comes from `make_mesh` (gin).
       checkpoint_period: steps between checkpoints.
       keep_checkpoints: newest checkpoints kept (None: all); the best one is kept besides.
@@ -170,6 +176,11 @@ def train(
     best = BestMetric(best_metric, best_mode, early_stopping_patience)
     if best_metric is not None and eval_period is None:
         raise ConfigError("train.best_metric needs train.eval_period")
+    if initial_embeddings not in INITIAL_EMBEDDINGS:
+        raise ConfigError(
+            f"train.initial_embeddings = {initial_embeddings!r} is not one of "
+            + ", ".join(INITIAL_EMBEDDINGS)
+        )
     if isinstance(model, ModelConfig):
         model = M6Rec(model)
     rules = data_parallel() if rules is None else tuple(rules)
@@ -220,6 +231,10 @@ def train(
             state = initial_state(
                 model, optimizer, abstract, mesh, rules, trainable=trainable, seed=seed
             )
+            if initial_embeddings == "pieces":
+                pieces = pieces_of(mixture_or_task_name)
+                with jax.set_mesh(mesh):
+                    state = with_piece_vectors(state, model.config, pieces, seed)
         if initial_options and store.latest_step() is None:
             words = tokens_of(mixture_or_task_name, initial_options)
             with jax.set_mesh(mesh):

@@ -78,6 +78,20 @@ def tokens_of(name: str, words: Sequence[str]) -> list[list[int]]:
     return [vocabulary.encode(word) for word in words]
 
 
+def pieces_of(name: str) -> list[str]:
+    """The pieces of a registered task's vocabulary, in the order of their ids.
+
+    Raises:
+      ConfigError: the task's vocabulary is none of this package's.
+    """
+    from m6rec_jax.pipeline.batches import find_provider
+
+    vocabulary = _text_vocabulary(find_provider(name))
+    if vocabulary is None:
+        raise ConfigError(f"the vocabulary of '{name}' has no pieces to start embeddings from")
+    return list(vocabulary.pieces(range(vocabulary.num_pieces)))
+
+
 def save_inference_assets(
     name: str, feature_lengths: Mapping[str, int], model_dir: str, batches: ResumableBatches
 ) -> None:

@@ -340,3 +340,54 @@ def test_padding_changes_nothing(
         for o in (narrow, wide)
     ]
     close(users[0], users[1])
+
+
+@pytest.mark.parametrize("late_layers_start", [0, 1])
+def test_retrieval_rows_are_read_from_left_to_right(
+    config: ModelConfig, make_variables: Make, features: Features, late_layers_start: int
+) -> None:
+    """A moment's vector is the one that a row ending there would have, and later text is unseen."""
+    config = config.replace(left_to_right_retrieval=True, late_layers_start=late_layers_start)
+    variables, model = make_variables(config), M6Rec(config)
+    tokens, blocks = features["encoder_input_tokens"], features["encoder_block_ids"]
+    task_ids = features["task_ids"]
+    for_retrieval = np.array([True, True, False])
+
+    def encode(tokens: np.ndarray, blocks: np.ndarray) -> Encoded:
+        run = jitted(model, M6Rec.encode)
+        return run(variables, tokens, blocks, task_ids, for_retrieval=for_retrieval)
+
+    whole = encode(tokens, blocks)
+    ends = np.array([np.flatnonzero(row[:-1] != row[1:])[0] for row in blocks])
+    vectors = jitted(model, M6Rec.moment_embeddings)(variables, whole, ends[:, None], task_ids)
+    cut = np.arange(tokens.shape[1]) <= ends[:, None]
+    shorter = encode(np.where(cut, tokens, 0), np.where(cut, blocks, 0))
+    expected = jitted(model, M6Rec.user_embedding)(variables, shorter, task_ids)
+    close(vectors[:2, 0], expected[:2])
+    # The third row, not for retrieval, sees itself both ways.
+    assert np.abs(np.asarray(vectors[2, 0] - expected[2])).max() > 1e-3
+    both_ways = M6Rec(config.replace(left_to_right_retrieval=False))
+    plain = jitted(both_ways, M6Rec.encode)(variables, tokens, blocks, task_ids)
+    close(whole.hidden[2], plain.hidden[2])
+    assert np.abs(np.asarray(whole.hidden[:2] - plain.hidden[:2])).max() > 1e-3
+
+
+def test_left_to_right_with_cached_segments(
+    config: ModelConfig, make_variables: Make, features: Features
+) -> None:
+    config = config.replace(left_to_right_retrieval=True, late_layers_start=1)
+    variables, model = make_variables(config), M6Rec(config)
+    tokens, blocks = features["encoder_input_tokens"], features["encoder_block_ids"]
+    task_ids, everyone = features["task_ids"], np.ones(3, bool)
+    expected = jitted(model, M6Rec.encode)(
+        variables, tokens, blocks, task_ids, for_retrieval=everyone
+    )
+    cached = jitted(model, M6Rec.encode_segments)(variables, tokens, blocks, task_ids)
+    prompts = jitted(model, M6Rec.encode_prompts)(variables, task_ids)
+    actual = jitted(model, M6Rec.encode_late)(
+        variables, prompts, cached, blocks, task_ids, for_retrieval=everyone
+    )
+    close(
+        np.asarray(actual.hidden)[np.asarray(actual.mask)],
+        np.asarray(expected.hidden)[np.asarray(expected.mask)],
+    )

@@ -436,9 +436,9 @@ def test_neighbours_can_be_switched_off() -> None:
     "name", ["smoothing", "neighbour_smoothing", "neighbour_window", "factor_regularization"]
 )
 def test_impossible_options(name: str) -> None:
-    with pytest.raises(ConfigError, match=f"StatisticsOptions.{name} must be positive, not 0"):
+    with pytest.raises(ConfigError, match=rf"StatisticsOptions\.{name} must be positive, not 0"):
         StatisticsOptions(**{name: 0})
-    with pytest.raises(ConfigError, match="StatisticsOptions.factors must be 0 or more, not -1"):
+    with pytest.raises(ConfigError, match=r"StatisticsOptions\.factors must be 0 or more, not -1"):
         StatisticsOptions(factors=-1)
 
 

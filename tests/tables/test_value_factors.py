@@ -81,7 +81,9 @@ def test_fits_equal_loops(rows_at_once: int, monkeypatch: pytest.MonkeyPatch) ->
     start = np.random.default_rng(0).normal(0.0, 0.1, (7, 2))
     found.fit(*by_user(earlier, 7), 7)
     expected = reference_fit(earlier, 7, start, 1.5, 0.7)
-    for got, wanted in zip((found.mean, found.item_bias, found.item_factors), expected, strict=True):
+    for got, wanted in zip(
+        (found.mean, found.item_bias, found.item_factors), expected, strict=True
+    ):
         # float64 in another order of operations.
         np.testing.assert_allclose(got, wanted, rtol=1e-9, atol=1e-12)
     found.fit(*by_user(ratings, 7), 9)

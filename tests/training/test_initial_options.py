@@ -1,4 +1,4 @@
-"""Options that start from words give these words' logits."""
+"""What a first state may start from: options from words, embeddings from pieces."""
 
 import dataclasses
 
@@ -10,7 +10,13 @@ import pytest
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
 from m6rec_jax.sharding import data_parallel, make_mesh
-from m6rec_jax.training.initialization import initial_state, with_options_of_words
+from m6rec_jax.text.piece_vectors import composed_vectors
+from m6rec_jax.training.initialization import (
+    initial_state,
+    with_options_of_words,
+    with_piece_vectors,
+)
+from m6rec_jax.training.loop import train
 from m6rec_jax.training.optimizers import adamw
 from m6rec_jax.training.train_state import abstract_state
 
@@ -61,3 +67,23 @@ def test_words_must_fit_the_options() -> None:
         with_options_of_words(state, model.config, [[1], [], [2]])
     with pytest.raises(ConfigError, match="begin with the same token"):
         with_options_of_words(state, model.config, [[1], [2, 3], [2, 4]])
+
+
+def test_embeddings_start_from_pieces() -> None:
+    model, state = state_of(dataclasses.replace(CONFIG, embedding_stddev=0.1))
+    pieces = ["\u2581liked", ", rated 3.65", ", rated 3.70"]
+    changed = with_piece_vectors(state, model.config, pieces, seed=3)
+    before, after = (s.params["token_embedder"]["embedding"] for s in (state, changed))
+    np.testing.assert_allclose(after[:3], 0.1 * composed_vectors(pieces, 16, 3), rtol=1e-6)
+    np.testing.assert_array_equal(after[3:], before[3:])
+    assert float(np.std(before)) == pytest.approx(0.1, rel=0.1)
+    for name, leaf in state.params.items():
+        if name != "token_embedder":
+            jax.tree.map(np.testing.assert_array_equal, leaf, changed.params[name])
+    with pytest.raises(ConfigError, match=r"has 33 pieces, but ModelConfig\.vocab_size is 32"):
+        with_piece_vectors(state, model.config, ["x"] * 33, seed=0)
+
+
+def test_unknown_initial_embeddings(tmp_path) -> None:
+    with pytest.raises(ConfigError, match="initial_embeddings = 'words' is not one of random, pie"):
+        train(CONFIG, "task", {}, str(tmp_path), 1, 1, adamw(1e-3), initial_embeddings="words")
