@@ -148,7 +148,7 @@ def write_huggingface(weights: Weights, folder: Path, *, shard_bytes: int = _SHA
     entries = _entries(weights)
     shards = _shards(entries, shard_bytes)
     with new_folder(folder) as unfinished:
-        weight_map = {}
+        weight_map: dict[str, str] = {}
         for number, shard in enumerate(shards, 1):
             name = WEIGHTS_FILE
             if len(shards) > 1:

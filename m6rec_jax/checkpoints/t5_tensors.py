@@ -27,7 +27,7 @@ class Weights:
 
     Attributes:
       config: its sizes and arithmetic; no prompts.
-      leaves: `{name: float32 array}`, names as `trees.flatten` gives them.
+      leaves: `{name: float32 array}`, names as `trees.flatten` gives them; empty in a plan.
       notes: what the user should know of how they were read.
     """
 
@@ -119,7 +119,8 @@ def with_rows(weights: Weights, rows: int, num_text: int) -> Weights:
     if rows == old:
         return weights
     leaves = dict(weights.leaves)
-    leaves[EMBEDDING] = _extended(leaves[EMBEDDING], rows, num_text)
+    if EMBEDDING in leaves:  # a plan has no values
+        leaves[EMBEDDING] = _extended(leaves[EMBEDDING], rows, num_text)
     if HEAD in leaves:
         leaves[HEAD] = _extended(leaves[HEAD].T, rows, num_text).T
     note = f"rows {old} to {rows - 1} are new: each is the mean of the {num_text} rows of text"

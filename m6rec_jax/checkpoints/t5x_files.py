@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
+import jax.numpy as jnp
 import numpy as np
 import tensorstore
 from flax import serialization
@@ -57,7 +57,7 @@ class T5xFiles:
         """
         self.folder = _checkpoint_folder(path)
         index = _read_index(self.folder / INDEX_FILE)
-        self._values = {name: value for name, value in _leaves(index, "target")}
+        self._values = dict(_leaves(index, "target"))
         self.found = {name: self._spec(name, value) for name, value in self._values.items()}
 
     def read(self, name: str) -> np.ndarray:
@@ -68,7 +68,7 @@ class T5xFiles:
         """
         value = self._values[name]
         array = value if isinstance(value, np.ndarray) else self._read_zarr(name, value)
-        return array.view(ml_dtypes.bfloat16) if array.dtype == _BFLOAT16_BITS else array
+        return array.view(jnp.bfloat16) if array.dtype == _BFLOAT16_BITS else array
 
     def _spec(self, name: str, value: Any) -> TensorSpec:
         if isinstance(value, np.ndarray):
@@ -108,9 +108,12 @@ class T5xFiles:
             raise CheckpointError(
                 f"{folder} is {list(array.shape)}, but the index says {list(expected)} for '{name}'"
             )
-        chunks = array.chunk_layout.read_chunk.shape
-        counts = [math.ceil(size / chunk) for size, chunk in zip(expected, chunks, strict=True)]
-        separator = array.spec().to_json()["metadata"].get("dimension_separator", ".")
+        metadata = array.spec().to_json()["metadata"]
+        counts = [
+            math.ceil(size / chunk)
+            for size, chunk in zip(expected, metadata["chunks"], strict=True)
+        ]
+        separator = metadata.get("dimension_separator", ".")
         for place in itertools.product(*map(range, counts)):
             chunk = separator.join(map(str, place)) or "0"
             if not (folder / chunk).exists():
