@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import jax
 import numpy as np
@@ -36,11 +38,12 @@ class Weights:
     notes: tuple[str, ...] = ()
 
 
-def leaf_shapes(config: ModelConfig) -> dict[str, Shape]:
+@functools.lru_cache(maxsize=4)
+def leaf_shapes(config: ModelConfig) -> Mapping[str, Shape]:
     """Names and shapes of a model's backbone, without computing any."""
     boxed = jax.eval_shape(M6Rec(config).init, jax.random.key(0), initial_features())
     flat = flatten(unboxed_shapes(boxed["params"]))
-    return {name: tuple(leaf.shape) for name, leaf in flat.items()}
+    return MappingProxyType({name: tuple(leaf.shape) for name, leaf in flat.items()})
 
 
 def check_match(entries: Sequence[Entry], found: Mapping[str, TensorSpec], where: str) -> None:
