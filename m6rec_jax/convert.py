@@ -50,6 +50,15 @@ FORMATS = (OURS, HUGGING_FACE, T5X, SCALABLE_T5)
 SPIECE_FILE = "spiece.model"
 # What T5 was pretrained with; relative positions allow any other.
 _LENGTHS = InferenceSettings(source_length=512, target_length=128)
+_SIZES = (
+    "embed_dim",
+    "num_encoder_layers",
+    "num_decoder_layers",
+    "num_heads",
+    "head_dim",
+    "mlp_dim",
+)
+_ELSEWHERE = ("vocab_size", "dropout_rate", "late_layers_start", "decoder_late_start", "prompts")
 _PREFIX = re.compile(r"([A-Za-z0-9_]+):(?!//)(.*)", re.DOTALL)
 
 
@@ -121,14 +130,15 @@ def convert(
 
 
 def gin_lines(config: ModelConfig) -> list[str]:
-    """Settings that differ from `ModelConfig`'s defaults, as a model file in gin has them."""
+    """A model's settings as a model file in gin has them, below architecture.gin.
+
+    Sizes are written out, the rest where it differs from `ModelConfig`'s defaults. Dropout and late
+    interaction are a run's own choice.
+    """
     lines = [f"VOCAB_SIZE = {config.vocab_size}"]
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        sizes = field.type == "int" or isinstance(value, tuple)
-        if field.name in ("vocab_size", "dropout_rate", "prompts", "late_layers_start"):
-            continue
-        if value != field.default or (sizes and field.name.startswith(("num_", "embed", "head"))):
+        if field.name in _SIZES or (field.name not in _ELSEWHERE and value != field.default):
             lines.append(f"ModelConfig.{field.name} = {value!r}")
     return lines
 

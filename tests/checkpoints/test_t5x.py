@@ -215,9 +215,7 @@ def test_zeros_are_written_out(tmp_path: Path) -> None:
     assert_same_leaves(read_t5x(folder), weights)
 
 
-def test_large_arrays_are_cut_into_chunks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_large_arrays_are_cut_into_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("m6rec_jax.checkpoints.t5x_files._CHUNK_BYTES", 1000)
     folder = write_t5x(random_weights(T5_1_1), tmp_path)
     assert (folder / "target.token_embedder.embedding" / "4.0").exists()
