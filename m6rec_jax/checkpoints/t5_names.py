@@ -1,11 +1,13 @@
 """The names and layouts of T5's tensors elsewhere: Hugging Face's and t5x's, against our leaves.
 
 Ours are stacked over layers and keep heads apart (`encoder/layers/self_attention/query/kernel` is
-`[layers, embed, heads, kv]`). Elsewhere a linear map is a matrix:
+`[layers, embed, heads, kv]`). Elsewhere:
 
-    Hugging Face   one tensor per layer, `[out, in]`
-    t5x            one tensor per layer, `[in, out]` (t5x/examples/t5), or all layers in one,
-                   `[in, layers, out]` (scalable_t5: it scans over axis 1)
+    Hugging Face           one tensor per layer, matrices `[out, in]`
+    t5x/examples/t5        one tensor per layer, matrices `[in, out]`
+    t5x's scalable_t5      heads apart as in ours; one tensor per layer, or one for all of them with
+                           the layers as axis 1, `[embed, layers, heads, kv]`; a relative bias in
+                           every layer
 
 Tables here are pure: nothing reads a file. An `Entry` says for one foreign tensor which leaf, or
 which layer of it, it is, and converts values either way without changing any of them.
@@ -38,7 +40,7 @@ class Entry:
       name: its name there.
       leaf: the name of our leaf.
       layer: which layer of the leaf's stack; None: the whole leaf.
-      flat: shape of one layer with its axes joined as there: a matrix, or a vector.
+      flat: shape of one layer, heads and their width joined if they are there.
       transposed: axes are the other way round there.
       layers: layers that the foreign tensor holds along axis 1; 0: no such axis.
     """
@@ -87,14 +89,15 @@ def huggingface_entries(config: ModelConfig, shapes: Mapping[str, Shape]) -> lis
 
 
 def t5x_entries(
-    config: ModelConfig, shapes: Mapping[str, Shape], *, scanned: bool = False
+    config: ModelConfig, shapes: Mapping[str, Shape], *, scanned: bool, joined: bool
 ) -> list[Entry]:
     """What t5x has for a model of ours; names begin with 'target.'.
 
     Args:
       config: of the model.
       shapes: of all its leaves.
-      scanned: all layers of a tower in one tensor, as in scalable_t5.
+      scanned: all layers of a tower in one tensor, as scalable_t5 may have them.
+      joined: heads and their width are one axis, as in t5x/examples/t5.
 
     Raises:
       ConfigError: scanned, but one relative bias serves a tower: there it is one per layer.
@@ -105,7 +108,9 @@ def t5x_entries(
             "(ModelConfig.per_layer_relative_bias = False); use t5x's layout of one tensor per "
             "layer"
         )
-    entries = [_t5x_entry(slot, shapes[slot.leaf], scanned) for slot in _slots(config, shapes)]
+    entries = [
+        _t5x_entry(slot, shapes[slot.leaf], scanned, joined) for slot in _slots(config, shapes)
+    ]
     # Scanned, every layer of a leaf gives the same entry.
     return list(dict.fromkeys(entries))
 
@@ -152,9 +157,14 @@ def _slots(config: ModelConfig, shapes: Mapping[str, Shape]) -> Iterator[_Slot]:
             yield _Slot(leaf, tower, part, None, gated)
 
 
+def _one(slot: _Slot, shape: Shape) -> Shape:
+    """Shape of one layer."""
+    return shape if slot.layer is None else shape[1:]
+
+
 def _joined(slot: _Slot, shape: Shape) -> Shape:
     """Shape of one layer with heads and their width joined."""
-    one = shape if slot.layer is None else shape[1:]
+    one = _one(slot, shape)
     if len(one) < 3:
         return one
     # Into heads [embed, heads, kv], or out of them [heads, kv, embed].
@@ -224,8 +234,8 @@ _T5X_MODULES = {
 }
 
 
-def _t5x_entry(slot: _Slot, shape: Shape, scanned: bool) -> Entry:
-    flat = _joined(slot, shape)
+def _t5x_entry(slot: _Slot, shape: Shape, scanned: bool, joined: bool) -> Entry:
+    flat = _joined(slot, shape) if joined else _one(slot, shape)
     if not slot.tower:
         return Entry(f"target.{_T5X_SHARED[slot.part]}", slot.leaf, None, flat)
     module, *matrix = slot.part.split("/")

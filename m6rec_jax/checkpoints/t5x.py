@@ -1,6 +1,7 @@
-"""t5x checkpoints of T5 models, in and out, with one tensor per layer or one for all layers.
+"""t5x checkpoints of T5 models, in and out, as t5x/examples/t5 and scalable_t5 have them.
 
-A t5x checkpoint does not say what model it is of, but its shapes do, all but the activations:
+What is read may be laid out either way. What is written is scalable_t5's where every layer has its
+own relative position bias, which the other cannot have. A t5x checkpoint does not say what model it is of, but its shapes do, all but the activations:
 one input matrix in the feed-forward layer is T5 1.0's ReLU, two are T5 1.1's gated GELU.
 """
 
@@ -78,25 +79,17 @@ def t5x_mapping(weights: Weights, *, scanned: bool = False) -> str:
 def _read(path: Path, *, with_values: bool) -> tuple[Weights, str]:
     files = T5xFiles(path)
     where = str(files.folder)
-    config, scanned = config_of(files.found, where)
+    config, scanned, joined = _config_of(files.found, where)
     shapes = leaf_shapes(config)
-    entries = t5x_entries(config, shapes, scanned=scanned)
+    entries = t5x_entries(config, shapes, scanned=scanned, joined=joined)
     check_match(entries, files.found, where)
     leaves = gather(entries, shapes, files.read) if with_values else {}
     note = f"activations are not in the files; taken for {' and '.join(config.mlp_activations)}"
     return Weights(config, leaves, (note,)), mapping_table(entries, files.found, shapes)
 
 
-def config_of(found: Mapping[str, TensorSpec], where: str) -> tuple[ModelConfig, bool]:
-    """The model that a checkpoint's shapes are of, and whether its layers are scanned.
-
-    Args:
-      found: name → shape and type of all parameters.
-      where: the checkpoint, for errors.
-
-    Raises:
-      CheckpointError: not of a T5.
-    """
+def _config_of(found: Mapping[str, TensorSpec], where: str) -> tuple[ModelConfig, bool, bool]:
+    """The model that a checkpoint's shapes are of; are layers scanned, are heads joined?"""
     scanned = any(map(_SCANNED.match, found))
     inner = "encoder" if scanned else "layers_0"
     # Axis 1 holds the layers where they are scanned.
@@ -109,7 +102,8 @@ def config_of(found: Mapping[str, TensorSpec], where: str) -> tuple[ModelConfig,
     try:
         vocab_size, embed_dim = found["target.token_embedder.embedding"].shape
         num_heads, num_buckets = found[bias].shape[0], found[bias].shape[last]
-        joined = found[f"{first}.attention.query.kernel"].shape[last]
+        heads = found[f"{first}.attention.query.kernel"].shape[last:]
+        joined = len(heads) == 1
         return (
             ModelConfig(
                 vocab_size=vocab_size,
@@ -117,7 +111,7 @@ def config_of(found: Mapping[str, TensorSpec], where: str) -> tuple[ModelConfig,
                 num_encoder_layers=_num_layers(found, "encoder", scanned),
                 num_decoder_layers=_num_layers(found, "decoder", scanned),
                 num_heads=num_heads,
-                head_dim=joined // num_heads,
+                head_dim=heads[0] // num_heads if joined else heads[1],
                 mlp_dim=found[f"{first}.mlp.wo.kernel"].shape[0],
                 mlp_activations=("gelu", "linear") if gated else ("relu",),
                 relative_attention_num_buckets=num_buckets,
@@ -125,6 +119,7 @@ def config_of(found: Mapping[str, TensorSpec], where: str) -> tuple[ModelConfig,
                 logits_via_embedding="target.decoder.logits_dense.kernel" not in found,
             ),
             scanned,
+            joined,
         )
     except KeyError as error:
         raise CheckpointError(f"{where} is not of a T5: it has no tensor {error}") from error
@@ -144,4 +139,6 @@ def _numbers(found: Iterable[str], tower: str) -> list[int]:
 
 
 def _entries(weights: Weights, scanned: bool) -> list[Entry]:
-    return t5x_entries(weights.config, leaf_shapes(weights.config), scanned=scanned)
+    config = weights.config
+    joined = not config.per_layer_relative_bias
+    return t5x_entries(config, leaf_shapes(config), scanned=scanned, joined=joined)

@@ -88,12 +88,16 @@ def test_names_and_layouts(folder: Path) -> None:
 
 
 def test_scanned_layout(tmp_path: Path) -> None:
-    """Layers are axis 1, vectors included."""
+    """Layers are axis 1, vectors included; heads are apart."""
     folder = write_t5x(random_weights(UMT5), tmp_path, scanned=True)
     leaves = random_weights(UMT5).leaves
     wo = leaves["decoder/layers/mlp/wo/kernel"]
     np.testing.assert_array_equal(
         read_array(folder, "target.decoder.decoder.mlp.wo.kernel"), wo.transpose(1, 0, 2)
+    )
+    out = leaves["encoder/layers/self_attention/out/kernel"]
+    np.testing.assert_array_equal(
+        read_array(folder, "target.encoder.encoder.attention.out.kernel"), out.transpose(1, 0, 2, 3)
     )
     np.testing.assert_array_equal(
         read_array(folder, "target.encoder.encoder.pre_mlp_layer_norm.scale"),
