@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 
 from m6rec_jax.checkpoints.huggingface import (
     huggingface_mapping,
@@ -67,24 +67,27 @@ class Place:
     """A folder and the format of what is, or will be, in it."""
 
     format: str
-    folder: Path
+    folder: Path | epath.Path
 
     @staticmethod
     def parse(text: str) -> Place:
         """Reads 'FORMAT:FOLDER'; without a format it is this project's own.
 
         Raises:
-          ConfigError: an unknown format.
+          ConfigError: an unknown format, or a bucket address where only a local folder will do.
         """
         match = _PREFIX.fullmatch(text)
-        if match is None:
-            return Place(OURS, Path(text))
-        if match[1] not in FORMATS:
+        name, folder = (OURS, text) if match is None else (match[1], match[2])
+        if name not in FORMATS:
             raise ConfigError(
-                f"{text}: unknown format '{match[1]}'; write FORMAT:FOLDER with one of "
+                f"{text}: unknown format '{name}'; write FORMAT:FOLDER with one of "
                 + ", ".join(FORMATS)
             )
-        return Place(match[1], Path(match[2]))
+        if name == OURS:
+            return Place(name, epath.Path(folder))
+        if "://" in folder:
+            raise ConfigError(f"{text}: only m6rec's own checkpoints may lie in a bucket; copy it")
+        return Place(name, Path(folder))
 
 
 def convert(
@@ -200,7 +203,7 @@ def _write(
     elif there.format == HUGGING_FACE:
         write_huggingface(weights, there.folder)
         if vocabulary_file is not None:
-            shutil.copyfile(vocabulary_file, there.folder / SPIECE_FILE)
+            (there.folder / SPIECE_FILE).write_bytes(vocabulary_file.read_bytes())
     else:
         write_t5x(weights, there.folder, step=step, scanned=there.format == SCALABLE_T5)
 

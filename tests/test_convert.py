@@ -195,6 +195,7 @@ def test_dry_run_prints_the_mapping_and_writes_nothing(
     [
         ("hf:here", "there", "hf:here: unknown format 'hf'; write FORMAT:FOLDER with one of m6rec"),
         ("here", "m6rec:there", "both of the format m6rec"),
+        ("t5x:gs://bucket/t5", "there", "only m6rec's own checkpoints may lie in a bucket"),
         ("t5x:here", "there", "no t5x checkpoint at here: no such folder"),
         ("here", "t5x:there", "no checkpoint at"),
     ],
