@@ -12,11 +12,12 @@ from flax import linen as nn
 
 from m6rec_jax import cli, configuration
 from m6rec_jax.checkpoints.huggingface import read_huggingface, write_huggingface
+from m6rec_jax.checkpoints.huggingface_config import to_model_config
 from m6rec_jax.checkpoints.location import locate, read_manifest
 from m6rec_jax.checkpoints.manifest import RunDescription
 from m6rec_jax.checkpoints.restore import restore_params
 from m6rec_jax.checkpoints.store import CheckpointStore
-from m6rec_jax.checkpoints.t5_tensors import Weights
+from m6rec_jax.checkpoints.t5_tensors import Weights, leaf_shapes
 from m6rec_jax.checkpoints.t5x import read_t5x, write_t5x
 from m6rec_jax.checkpoints.trees import flatten
 from m6rec_jax.convert import convert, gin_lines
@@ -213,3 +214,25 @@ def test_the_gin_lines_build_the_model(tmp_path: Path) -> None:
         file.write_text("\n".join(lines) + "\n")
         configuration.parse_config([file], ["DROPOUT_RATE = 0.0"])
         assert configuration.macro("MODEL").config == config
+
+
+# Of the config.json that google/t5-v1_1-* (and flan-t5-*) have: d_model, d_ff, layers, heads.
+PUBLISHED = {
+    "small": (512, 1024, 8, 6),
+    "base": (768, 2048, 12, 12),
+    "large": (1024, 2816, 24, 16),
+    "xl": (2048, 5120, 24, 32),
+}
+
+
+@pytest.mark.parametrize("size", PUBLISHED)
+def test_the_model_files_fit_the_published_weights(size: str) -> None:
+    embed_dim, mlp_dim, num_layers, num_heads = PUBLISHED[size]
+    values = {
+        **{"model_type": "t5", "vocab_size": 32128, "d_kv": 64, "d_model": embed_dim},
+        **{"d_ff": mlp_dim, "num_layers": num_layers, "num_heads": num_heads},
+        "feed_forward_proj": "gated-gelu",
+    }
+    published = to_model_config(values, "config.json", tied=False)
+    configuration.parse_config([f"gin_configs/models/{size}.gin"])
+    assert leaf_shapes(configuration.macro("MODEL").config) == leaf_shapes(published)
