@@ -125,7 +125,6 @@ def _parser() -> argparse.ArgumentParser:
         "--vocabulary", type=Path, help="SentencePiece file (default: the one in the source)"
     )
     convert.add_argument("--dry-run", action="store_true", help="only print the mapping")
-    _takes_gin(convert)
     convert.set_defaults(run=_convert)
 
     demo = commands.add_parser("demo", help="MovieLens-100k from nothing to an HTML report")
@@ -216,7 +215,6 @@ def _infer(args: argparse.Namespace) -> None:
 def _convert(args: argparse.Namespace) -> None:
     from m6rec_jax.convert import convert
 
-    _configure(args)
     report = convert(
         args.source, args.target, vocabulary_file=args.vocabulary, dry_run=args.dry_run
     )

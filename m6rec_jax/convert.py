@@ -29,7 +29,7 @@ from m6rec_jax.checkpoints.location import CHECKPOINTS_FOLDER, list_steps, locat
 from m6rec_jax.checkpoints.manifest import RunDescription
 from m6rec_jax.checkpoints.restore import PARAMS, PROMPTS, restore_params
 from m6rec_jax.checkpoints.store import CheckpointStore
-from m6rec_jax.checkpoints.t5_tensors import Weights, leaf_shapes, with_rows
+from m6rec_jax.checkpoints.t5_tensors import Weights, leaf_shapes, plain_config, with_rows
 from m6rec_jax.checkpoints.t5x import plan_t5x, read_t5x, t5x_mapping, write_t5x
 from m6rec_jax.checkpoints.trees import flatten, nested
 from m6rec_jax.errors import CheckpointError, ConfigError
@@ -40,7 +40,7 @@ from m6rec_jax.inference.bundle import (
     save_assets,
     variable_targets,
 )
-from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
+from m6rec_jax.model import M6Rec, ModelConfig
 from m6rec_jax.text.vocabulary import Vocabulary
 
 OURS, HUGGING_FACE, T5X, SCALABLE_T5 = "m6rec", "huggingface", "t5x", "scalable_t5"
@@ -173,9 +173,8 @@ def _read_ours(folder: Path, dry_run: bool) -> tuple[Weights, int]:
             f"late interaction (L' = {config.late_layers_start}) stays behind: without it outputs "
             "differ"
         )
-    plain = config.replace(
-        prompts=PromptConfig(), late_layers_start=0, decoder_late_start=None, scan_unroll=1
-    )
+    no_prompts = plain_config().prompts
+    plain = config.replace(prompts=no_prompts, late_layers_start=0, decoder_late_start=None)
     leaves = {}
     if not dry_run:
         shapes = variable_targets(M6Rec(plain))["params"]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
+import gin
 import jax
 import numpy as np
 import pytest
@@ -38,6 +40,13 @@ def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Vocabulary:
     texts = [f"liked {a} {b}, {i} days ago" for i in range(60) for a in "xyz" for b in ("up", "me")]
     train_vocabulary(texts, path, 300)
     return Vocabulary(path)
+
+
+@pytest.fixture
+def gin_config() -> Iterator[None]:
+    """Leaves no setting behind: gin's would become defaults of every later `ModelConfig`."""
+    yield
+    gin.clear_config()
 
 
 def model_of(rows: int) -> Weights:
@@ -206,6 +215,7 @@ def test_errors(source: str, target: str, message: str, capsys: pytest.CaptureFi
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("gin_config")
 def test_the_gin_lines_build_the_model(tmp_path: Path) -> None:
     """What is printed can be pasted into a model file."""
     for config in (T5_1_1, UMT5, ModelConfig(mlp_activations=("relu",), vocab_size=640)):
@@ -214,6 +224,17 @@ def test_the_gin_lines_build_the_model(tmp_path: Path) -> None:
         file.write_text("\n".join(lines) + "\n")
         configuration.parse_config([file], ["DROPOUT_RATE = 0.0"])
         assert configuration.macro("MODEL").config == config
+
+
+@pytest.mark.usefixtures("gin_config")
+def test_a_configured_run_does_not_change_foreign_weights(tmp_path: Path) -> None:
+    write_huggingface(random_weights(T5_1_1), tmp_path / "theirs")
+    write_t5x(random_weights(T5_1_1), tmp_path / "t5x")
+    files = ["gin_configs/models/xl.gin", "gin_configs/tuning/option_adapter.gin"]
+    configuration.parse_config(files, ["NUM_OPTIONS = 2"])
+    assert ModelConfig().dtype == "bfloat16", "gin's settings are defaults elsewhere"
+    assert read_huggingface(tmp_path / "theirs").config == T5_1_1
+    assert read_t5x(tmp_path / "t5x").config == T5_1_1
 
 
 # Of the config.json that google/t5-v1_1-* (and flan-t5-*) have: d_model, d_ff, layers, heads.
@@ -225,6 +246,7 @@ PUBLISHED = {
 }
 
 
+@pytest.mark.usefixtures("gin_config")
 @pytest.mark.parametrize("size", PUBLISHED)
 def test_the_model_files_fit_the_published_weights(size: str) -> None:
     embed_dim, mlp_dim, num_layers, num_heads = PUBLISHED[size]

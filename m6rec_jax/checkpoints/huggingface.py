@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -91,7 +91,7 @@ class SafetensorsFolder:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def _open(self, stack: contextlib.ExitStack, path: Path, names: set[str] | None) -> None:
+    def _open(self, stack: contextlib.ExitStack, path: Path, names: set[str]) -> None:
         try:
             file = stack.enter_context(safe_open(path, framework="numpy"))
         except FileNotFoundError as error:
@@ -99,7 +99,7 @@ class SafetensorsFolder:
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{path} is truncated or damaged: {error}") from error
         there = set(file.keys())
-        if names is not None and names != there:
+        if names and names != there:
             name = min(names ^ there)
             raise CheckpointError(
                 f"{path} and {INDEX_FILE} disagree about '{name}'"
@@ -240,16 +240,14 @@ def _num_bytes(entry: Entry) -> int:
     return 4 * int(np.prod(entry.shape))
 
 
-def _files_of(folder: Path) -> Mapping[Path, set[str] | None]:
-    """The safetensors files, and the names that the index says each holds (None: no index)."""
+def _files_of(folder: Path) -> dict[Path, set[str]]:
+    """The safetensors files, and the names that the index says each holds (empty: no index)."""
     if (folder / INDEX_FILE).exists():
         index = _read_json(folder / INDEX_FILE)
-        files: dict[Path, set[str] | None] = {}
+        files: dict[Path, set[str]] = {}
         try:
             for name, file in index["weight_map"].items():
-                names = files.setdefault(folder / file, set())
-                assert names is not None  # only without an index
-                names.add(name)
+                files.setdefault(folder / file, set()).add(name)
         except (KeyError, AttributeError, TypeError) as error:
             raise CheckpointError(f"{folder / INDEX_FILE} has no weight_map") from error
         return files
@@ -258,7 +256,7 @@ def _files_of(folder: Path) -> Mapping[Path, set[str] | None]:
             f"no {WEIGHTS_FILE} in {folder}. Pickled weights (pytorch_model.bin) are not read: "
             "save them with transformers' save_pretrained, which writes safetensors"
         )
-    return {folder / WEIGHTS_FILE: None}
+    return {folder / WEIGHTS_FILE: set()}
 
 
 def _read_json(path: Path) -> dict[str, Any]:

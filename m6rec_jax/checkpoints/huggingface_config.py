@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from m6rec_jax.checkpoints.t5_tensors import plain_config
 from m6rec_jax.errors import CheckpointError, ConfigError
 from m6rec_jax.model.config import ModelConfig
 
@@ -74,7 +75,7 @@ def to_model_config(values: Mapping[str, Any], where: str, *, tied: bool) -> Mod
     options = {ours: values.get(theirs, default) for ours, (theirs, default) in _OPTIONAL.items()}
     num_decoder_layers = values.get("num_decoder_layers")
     try:
-        return ModelConfig(
+        return plain_config(
             **sizes,
             **options,
             num_decoder_layers=(

@@ -1,8 +1,10 @@
 """t5x checkpoints of T5 models, in and out, as t5x/examples/t5 and scalable_t5 have them.
 
 What is read may be laid out either way. What is written is scalable_t5's where every layer has its
-own relative position bias, which the other cannot have. A t5x checkpoint does not say what model it is of, but its shapes do, all but the activations:
-one input matrix in the feed-forward layer is T5 1.0's ReLU, two are T5 1.1's gated GELU.
+own relative position bias, which the other cannot have.
+
+A t5x checkpoint does not say what model it is of, but its shapes do, all but the activations: one
+input matrix in the feed-forward layer is T5 1.0's ReLU, two are T5 1.1's gated GELU.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from m6rec_jax.checkpoints.t5_tensors import (
     gather,
     leaf_shapes,
     mapping_table,
+    plain_config,
 )
 from m6rec_jax.checkpoints.t5x_files import T5xFiles, write_t5x_files
 from m6rec_jax.errors import CheckpointError, ConfigError
@@ -105,7 +108,7 @@ def _config_of(found: Mapping[str, TensorSpec], where: str) -> tuple[ModelConfig
         heads = found[f"{first}.attention.query.kernel"].shape[last:]
         joined = len(heads) == 1
         return (
-            ModelConfig(
+            plain_config(
                 vocab_size=vocab_size,
                 embed_dim=embed_dim,
                 num_encoder_layers=_num_layers(found, "encoder", scanned),
