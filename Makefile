@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help install test lint types results demo clean
+.PHONY: help install test lint types parity results demo clean
 help:  ## This list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -25,6 +25,11 @@ types: install  ## mypy
 test: install lint types  ## Everything CI runs: style, types, results up to date, tests
 	$(BIN)/python -m benchmarks.render_results --check
 	$(BIN)/python -m pytest -n 2
+
+# torch is large, so only this target installs it; without it these tests are skipped.
+parity: install  ## Logits against Hugging Face's T5, mT5 and UMT5 (installs torch and transformers)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,parity]'
+	$(BIN)/python -m pytest tests/parity -rs
 
 results: install  ## Render docs/results.md from benchmarks/results/*.json
 	$(BIN)/python -m benchmarks.render_results

@@ -115,6 +115,18 @@ def _parser() -> argparse.ArgumentParser:
         _takes_gin(command, required=True)
         command.set_defaults(run=run)
 
+    convert = commands.add_parser(
+        "convert", help="take weights from T5, mT5, UMT5 or t5x checkpoints, or give them back"
+    )
+    where = "FORMAT:FOLDER, FORMAT one of m6rec (or none), huggingface, t5x, scalable_t5"
+    convert.add_argument("--from", dest="source", required=True, help=where)
+    convert.add_argument("--to", dest="target", required=True, help="likewise; a new folder")
+    convert.add_argument(
+        "--vocabulary", type=Path, help="SentencePiece file (default: the one in the source)"
+    )
+    convert.add_argument("--dry-run", action="store_true", help="only print the mapping")
+    convert.set_defaults(run=_convert)
+
     demo = commands.add_parser("demo", help="MovieLens-100k from nothing to an HTML report")
     demo.add_argument("--output", type=Path, default=Path("runs/demo"))
     demo.add_argument("--seed", type=int, default=0)
@@ -198,6 +210,15 @@ def _infer(args: argparse.Namespace) -> None:
 
     _configure(args)
     print(infer())
+
+
+def _convert(args: argparse.Namespace) -> None:
+    from m6rec_jax.convert import convert
+
+    report = convert(
+        args.source, args.target, vocabulary_file=args.vocabulary, dry_run=args.dry_run
+    )
+    print(report)
 
 
 def _demo(args: argparse.Namespace) -> None:

@@ -31,7 +31,7 @@ FLOORS = [
 # Modules beside the folders: errors lies under every floor, configuration too (it knows only gin);
 # the command line stands on the roof.
 BELOW_ALL = {"errors", "configuration"}
-ROOF = {"cli", "demo", "demo_report", "doctor"}
+ROOF = {"cli", "convert", "demo", "demo_report", "doctor"}
 
 HEAVY = {"jax", "flax", "optax", "orbax", "tensorflow", "tensorflow_datasets", "seqio", "clu"}
 # What each floor may import of the heavy libraries (anywhere in the file, lazily or not).

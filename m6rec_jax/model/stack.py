@@ -111,7 +111,9 @@ class LayerStack(nn.Module):
         slices = jax.tree.map(lambda leaf: leaf[start:stop], stack)
         num_layers = stop - start
         unroll = min(config.scan_unroll or num_layers, num_layers)
-        x, _ = jax.lax.scan(_rematerialised(step, config.remat), x, slices, unroll=unroll)
+        step = _rematerialised(step, config.remat)
+        # Shared layers without prompts or dropout leave nothing in `slices` to tell their number.
+        x, _ = jax.lax.scan(step, x, slices, length=num_layers, unroll=unroll)
         return x
 
 

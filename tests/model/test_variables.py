@@ -86,6 +86,13 @@ def test_sharing_keeps_one_layer_and_all_prompts(config: ModelConfig, features: 
     assert leaves["prompts/encoder/layers/mlp/adapter/wi"].value.shape[0] == 3
 
 
+def test_shared_layers_need_no_prompts(config: ModelConfig, features: Features) -> None:
+    """Then nothing that is scanned says how many layers there are."""
+    bare = config.replace(share_layers=True, prompts=PromptConfig())
+    for name, leaf in names(shapes(bare, features)["params"]).items():
+        assert "/layers/" not in name or leaf.value.shape[0] == 1, name
+
+
 def test_a_new_task_starts_from_the_backbone(config: ModelConfig, features: Features) -> None:
     """Without soft prompts, fresh prompts change nothing: adapters, deltas, segments are zero."""
     prompts = PromptConfig(

@@ -1,0 +1,266 @@
+"""`m6rec convert`: backbones from and to Hugging Face's and t5x's formats.
+
+    m6rec convert --from huggingface:flan-t5-base --to runs/flan
+    m6rec convert --from runs/foundation --to t5x:exported
+
+Training takes the result as INITIAL_CHECKPOINT_PATH. With a vocabulary, which a Hugging Face folder
+brings as `spiece.model`, `inference.bundle.load_model` loads it, too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from m6rec_jax.checkpoints.huggingface import (
+    huggingface_mapping,
+    plan_huggingface,
+    read_huggingface,
+    write_huggingface,
+)
+from m6rec_jax.checkpoints.location import CHECKPOINTS_FOLDER, list_steps, locate, read_manifest
+from m6rec_jax.checkpoints.manifest import RunDescription
+from m6rec_jax.checkpoints.restore import PARAMS, PROMPTS, restore_params
+from m6rec_jax.checkpoints.store import CheckpointStore
+from m6rec_jax.checkpoints.t5_tensors import Weights, leaf_shapes, plain_config, with_rows
+from m6rec_jax.checkpoints.t5x import plan_t5x, read_t5x, t5x_mapping, write_t5x
+from m6rec_jax.checkpoints.trees import flatten, nested
+from m6rec_jax.errors import CheckpointError, ConfigError
+from m6rec_jax.inference.bundle import (
+    ASSETS_FOLDER,
+    VOCABULARY_FILE,
+    InferenceSettings,
+    save_assets,
+    variable_targets,
+)
+from m6rec_jax.model import M6Rec, ModelConfig
+from m6rec_jax.text.vocabulary import Vocabulary
+
+OURS, HUGGING_FACE, T5X, SCALABLE_T5 = "m6rec", "huggingface", "t5x", "scalable_t5"
+FORMATS = (OURS, HUGGING_FACE, T5X, SCALABLE_T5)
+
+# The name of T5's SentencePiece file in Hugging Face's folders.
+SPIECE_FILE = "spiece.model"
+# What T5 was pretrained with; relative positions allow any other.
+_LENGTHS = InferenceSettings(source_length=512, target_length=128)
+_SIZES = (
+    "embed_dim",
+    "num_encoder_layers",
+    "num_decoder_layers",
+    "num_heads",
+    "head_dim",
+    "mlp_dim",
+)
+_ELSEWHERE = ("vocab_size", "dropout_rate", "late_layers_start", "decoder_late_start", "prompts")
+_PREFIX = re.compile(r"([A-Za-z0-9_]+):(?!//)(.*)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A folder and the format of what is, or will be, in it."""
+
+    format: str
+    folder: Path | epath.Path
+
+    @staticmethod
+    def parse(text: str) -> Place:
+        """Reads 'FORMAT:FOLDER'; without a format it is this project's own.
+
+        Raises:
+          ConfigError: an unknown format, or a bucket address where only a local folder will do.
+        """
+        match = _PREFIX.fullmatch(text)
+        name, folder = (OURS, text) if match is None else (match[1], match[2])
+        if name not in FORMATS:
+            raise ConfigError(
+                f"{text}: unknown format '{name}'; write FORMAT:FOLDER with one of "
+                + ", ".join(FORMATS)
+            )
+        if name == OURS:
+            return Place(name, epath.Path(folder))
+        if "://" in folder:
+            raise ConfigError(f"{text}: only m6rec's own checkpoints may lie in a bucket; copy it")
+        return Place(name, Path(folder))
+
+
+def convert(
+    source: str, target: str, *, vocabulary_file: Path | None = None, dry_run: bool = False
+) -> str:
+    """Converts a backbone and returns what there is to say about it.
+
+    Args:
+      source: 'FORMAT:FOLDER', see `FORMATS`; a folder alone is a run of ours, or its checkpoint.
+      target: likewise; a new folder.
+      vocabulary_file: SentencePiece file of the model; None: the one in the source, if any. Of
+        ours, a model gets as many rows as it needs.
+      dry_run: only say what would be done, tensor by tensor.
+
+    Raises:
+      ConfigError: an unknown format, twice the same, or a model that the target has no notion of.
+      CheckpointError: the source is no such checkpoint, is damaged or does not fit; the target
+        exists.
+    """
+    here, there = Place.parse(source), Place.parse(target)
+    if here.format == there.format:
+        raise ConfigError(f"{source} and {target} are both of the format {here.format}")
+    vocabulary_file = vocabulary_file or _vocabulary_of(here)
+    weights, step, mapping = _read(here, dry_run)
+    if there.format == OURS and vocabulary_file is not None:
+        vocabulary = Vocabulary(vocabulary_file)
+        weights = _for_vocabulary(weights, vocabulary)
+    else:
+        vocabulary = None
+    if here.format == OURS:
+        mapping = _mapping(weights, there)
+    if not dry_run:
+        _write(weights, there, step, vocabulary, vocabulary_file, source)
+    size = sum(int(np.prod(shape)) for shape in leaf_shapes(weights.config).values())
+    summary = [
+        f"{'would write' if dry_run else 'wrote'} {size:,} parameters to {there.folder}",
+        *weights.notes,
+        *_vocabulary_notes(weights.config, there, vocabulary),
+        "the model in gin:",
+        *(f"  {line}" for line in gin_lines(weights.config)),
+    ]
+    return "\n".join([mapping, ""] * dry_run + summary)
+
+
+def gin_lines(config: ModelConfig) -> list[str]:
+    """A model's settings as a model file in gin has them, below architecture.gin.
+
+    Sizes are written out, the rest where it differs from `ModelConfig`'s defaults. Dropout and late
+    interaction are a run's own choice.
+    """
+    lines = [f"VOCAB_SIZE = {config.vocab_size}"]
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name in _SIZES or (field.name not in _ELSEWHERE and value != field.default):
+            lines.append(f"ModelConfig.{field.name} = {value!r}")
+    return lines
+
+
+def _read(place: Place, dry_run: bool) -> tuple[Weights, int, str]:
+    """A backbone (without values in a dry run), its step, and the mapping in a dry run."""
+    if place.format == OURS:
+        return *_read_ours(place.folder, dry_run), ""
+    plan, read = {
+        HUGGING_FACE: (plan_huggingface, read_huggingface),
+        T5X: (plan_t5x, read_t5x),
+        SCALABLE_T5: (plan_t5x, read_t5x),  # both layouts tell themselves apart
+    }[place.format]
+    if dry_run:
+        weights, mapping = plan(place.folder)
+        return weights, 0, mapping
+    return read(place.folder), 0, ""
+
+
+def _read_ours(folder: Path, dry_run: bool) -> tuple[Weights, int]:
+    location = locate(folder)
+    manifest = read_manifest(location)
+    config = manifest.build_model_config()
+    notes = []
+    if left := len(manifest.tensors.get(PROMPTS, {})):
+        notes.append(f"{left} tensors of prompts stay behind: T5 has no place for them")
+    if config.late_layers_start:
+        notes.append(
+            f"late interaction (L' = {config.late_layers_start}) stays behind: without it outputs "
+            "differ"
+        )
+    no_prompts = plain_config().prompts
+    plain = config.replace(prompts=no_prompts, late_layers_start=0, decoder_late_start=None)
+    leaves = {}
+    if not dry_run:
+        shapes = variable_targets(M6Rec(plain))["params"]
+        params = restore_params(location.folder, shapes, model_config=config)
+        leaves = {name: np.asarray(leaf) for name, leaf in flatten(params).items()}
+    return Weights(plain, leaves, tuple(notes)), location.step
+
+
+def _mapping(weights: Weights, there: Place) -> str:
+    if there.format == HUGGING_FACE:
+        return huggingface_mapping(weights)
+    return t5x_mapping(weights, scanned=there.format == SCALABLE_T5)
+
+
+def _write(
+    weights: Weights,
+    there: Place,
+    step: int,
+    vocabulary: Vocabulary | None,
+    vocabulary_file: Path | None,
+    source: str,
+) -> None:
+    if there.format == OURS:
+        _write_ours(weights, there.folder, vocabulary, source)
+    elif there.format == HUGGING_FACE:
+        write_huggingface(weights, there.folder)
+        if vocabulary_file is not None:
+            (there.folder / SPIECE_FILE).write_bytes(vocabulary_file.read_bytes())
+    else:
+        write_t5x(weights, there.folder, step=step, scanned=there.format == SCALABLE_T5)
+
+
+def _write_ours(weights: Weights, folder: Path, vocabulary: Vocabulary | None, source: str) -> None:
+    if steps := list_steps(folder / CHECKPOINTS_FOLDER):
+        raise CheckpointError(f"{folder} has a checkpoint already (step {steps[-1]})")
+    run = RunDescription(
+        model_config=weights.config,
+        vocabulary_fingerprint=None if vocabulary is None else vocabulary.fingerprint,
+        trainable="all",
+        extra={"converted_from": source},
+    )
+    params = jax.tree.map(jnp.asarray, nested(weights.leaves))
+    with CheckpointStore(folder / CHECKPOINTS_FOLDER, asynchronous=False) as store:
+        store.save(0, {PARAMS: params}, data={}, run=run)
+    if vocabulary is not None:
+        save_assets(folder, vocabulary, _LENGTHS)
+
+
+def _vocabulary_of(place: Place) -> Path | None:
+    name = {HUGGING_FACE: SPIECE_FILE, OURS: f"{ASSETS_FOLDER}/{VOCABULARY_FILE}"}.get(place.format)
+    path = None if name is None else place.folder / name
+    return path if path is not None and path.exists() else None
+
+
+def _for_vocabulary(weights: Weights, vocabulary: Vocabulary) -> Weights:
+    """The same model with a row for every id of the vocabulary.
+
+    Raises:
+      CheckpointError: it has fewer rows than the vocabulary has pieces of text.
+    """
+    rows = weights.config.vocab_size
+    if rows < vocabulary.num_pieces:
+        raise CheckpointError(
+            f"the model has {rows} rows, but {vocabulary.model_file} has {vocabulary.num_pieces} "
+            "pieces: it is not this model's vocabulary"
+        )
+    controls = sorted({*vocabulary.special_ids, vocabulary.user_id, vocabulary.blank_id})
+    untrained = [id_ for id_ in controls if vocabulary.num_pieces <= id_ < rows]
+    if untrained:
+        note = (
+            f"control tokens take rows {untrained[0]} to {untrained[-1]}, which T5 has as padding: "
+            "kept as they are, and never trained"
+        )
+        weights = replace(weights, notes=(*weights.notes, note))
+    return with_rows(weights, max(rows, vocabulary.size), vocabulary.num_pieces)
+
+
+def _vocabulary_notes(
+    config: ModelConfig, there: Place, vocabulary: Vocabulary | None
+) -> list[str]:
+    if there.format != OURS:
+        return []
+    if vocabulary is None:
+        return [
+            "no vocabulary given (--vocabulary): good for INITIAL_CHECKPOINT_PATH, but not for "
+            "load_model, and nothing checks that token ids mean the same"
+        ]
+    spare = config.vocab_size - vocabulary.size
+    return [f"{spare} rows beyond the vocabulary's {vocabulary.size} are kept"] if spare else []

@@ -1,0 +1,307 @@
+"""Hugging Face folders: what is read, what is written, and every way in which one can be wrong."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from m6rec_jax.checkpoints.huggingface import (
+    plan_huggingface,
+    read_huggingface,
+    write_huggingface,
+)
+from m6rec_jax.errors import CheckpointError, ConfigError
+from m6rec_jax.model import ModelConfig
+from tests.checkpoints.t5_weights import (
+    CONFIGS,
+    T5_1_0,
+    T5_1_1,
+    UMT5,
+    assert_same_leaves,
+    random_weights,
+)
+
+Tensors = dict[str, np.ndarray]
+LAST_KEY = "encoder.block.2.layer.0.SelfAttention.k.weight"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_huggingface(random_weights(T5_1_1), tmp_path / "model")
+    return tmp_path / "model"
+
+
+def edit_tensors(folder: Path, change: Callable[[Tensors], Any]) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors")
+
+
+def edit_config(folder: Path, **changes: Any) -> None:
+    values = json.loads((folder / "config.json").read_text()) | changes
+    values = {name: value for name, value in values.items() if value is not ...}
+    (folder / "config.json").write_text(json.dumps(values))
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=list(CONFIGS))
+@pytest.mark.parametrize("shard_bytes", [10**9, 3000], ids=["one_file", "sharded"])
+def test_round_trip(config: ModelConfig, shard_bytes: int, tmp_path: Path) -> None:
+    weights = random_weights(config)
+    write_huggingface(weights, tmp_path / "model", shard_bytes=shard_bytes)
+    again = read_huggingface(tmp_path / "model")
+    assert again.config == config
+    assert_same_leaves(again, weights)
+    sharded = (tmp_path / "model" / "model.safetensors.index.json").exists()
+    assert sharded == (shard_bytes == 3000)
+    assert not (tmp_path / "model.unfinished").exists()
+
+
+def test_names_and_layouts(folder: Path) -> None:
+    """Spelled out by hand, once, from published checkpoints."""
+    tensors = load_file(folder / "model.safetensors")
+    leaves = random_weights(T5_1_1).leaves
+    assert len(tensors) == 2 + 3 * 9 + 2 * 14 + 4
+    np.testing.assert_array_equal(tensors["shared.weight"], leaves["token_embedder/embedding"])
+    np.testing.assert_array_equal(tensors["lm_head.weight"], leaves["logits_head/kernel"].T)
+    # [heads · kv, embed]: heads vary slowest.
+    query = leaves["decoder/layers/cross_attention/query/kernel"][1]
+    np.testing.assert_array_equal(
+        tensors["decoder.block.1.layer.1.EncDecAttention.q.weight"][4 * 2 + 3], query[:, 2, 3]
+    )
+    out = leaves["encoder/layers/self_attention/out/kernel"][2]
+    np.testing.assert_array_equal(
+        tensors["encoder.block.2.layer.0.SelfAttention.o.weight"][:, 4 * 1 + 2], out[1, 2]
+    )
+    np.testing.assert_array_equal(
+        tensors["decoder.block.0.layer.2.DenseReluDense.wi_1.weight"],
+        leaves["decoder/layers/mlp/wi_1/kernel"][0].T,
+    )
+    np.testing.assert_array_equal(
+        tensors["encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"],
+        leaves["encoder/relative_bias/embedding"],
+    )
+    np.testing.assert_array_equal(
+        tensors["decoder.block.1.layer.1.layer_norm.weight"],
+        leaves["decoder/layers/cross_attention_norm/scale"][1],
+    )
+    np.testing.assert_array_equal(
+        tensors["decoder.final_layer_norm.weight"], leaves["decoder/final_norm/scale"]
+    )
+
+
+@pytest.mark.parametrize("kind", [jnp.bfloat16, np.float16])
+def test_half_precision_is_widened_exactly(kind: Any, folder: Path) -> None:
+    def halve(tensors: Tensors) -> None:
+        for name, values in tensors.items():
+            tensors[name] = values.astype(kind)
+
+    edit_tensors(folder, halve)
+    head = read_huggingface(folder).leaves["logits_head/kernel"]
+    expected = random_weights(T5_1_1).leaves["logits_head/kernel"].astype(kind)
+    assert head.dtype == np.float32
+    np.testing.assert_array_equal(head, expected.astype(np.float32))
+
+
+def test_copies_and_leftovers_of_other_versions(folder: Path) -> None:
+    name = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
+
+    def add(tensors: Tensors) -> None:
+        tensors["encoder.embed_tokens.weight"] = tensors["shared.weight"].copy()
+        tensors[name] = np.zeros((32, 3), np.float32)
+
+    edit_tensors(folder, add)
+    weights = read_huggingface(folder)
+    assert_same_leaves(weights, random_weights(T5_1_1))
+    assert any("encoder.embed_tokens.weight" in note for note in weights.notes)
+    assert any(name in note for note in weights.notes)
+    edit_tensors(folder, lambda t: t["encoder.embed_tokens.weight"].fill(1.0))
+    with pytest.raises(CheckpointError, match=r"'encoder.embed_tokens.weight' differs"):
+        read_huggingface(folder)
+
+
+# --- where the logits come from -------------------------------------------------------------------
+
+
+def test_without_the_setting_the_head_itself_decides(folder: Path, tmp_path: Path) -> None:
+    edit_config(folder, tie_word_embeddings=...)
+    assert not read_huggingface(folder).config.logits_via_embedding
+    write_huggingface(random_weights(T5_1_0), tmp_path / "tied")
+    edit_config(tmp_path / "tied", tie_word_embeddings=...)
+    assert read_huggingface(tmp_path / "tied").config.logits_via_embedding
+
+
+def test_a_head_that_copies_the_embedding_is_tied(tmp_path: Path) -> None:
+    write_huggingface(random_weights(T5_1_0), tmp_path / "tied")
+    edit_tensors(
+        tmp_path / "tied", lambda t: t.update({"lm_head.weight": t["shared.weight"].copy()})
+    )
+    assert_same_leaves(read_huggingface(tmp_path / "tied"), random_weights(T5_1_0))
+
+
+def test_a_tied_head_without_scale_becomes_a_head_of_its_own(folder: Path) -> None:
+    edit_tensors(folder, lambda t: t.pop("lm_head.weight"))
+    edit_config(folder, tie_word_embeddings=True, scale_decoder_outputs=False)
+    weights = read_huggingface(folder)
+    assert not weights.config.logits_via_embedding
+    np.testing.assert_array_equal(
+        weights.leaves["logits_head/kernel"], weights.leaves["token_embedder/embedding"].T
+    )
+
+
+def test_contradictions_about_the_head(folder: Path) -> None:
+    edit_config(folder, tie_word_embeddings=True)
+    with pytest.raises(CheckpointError, match=r"'lm_head.weight' differs from 'shared.weight'"):
+        read_huggingface(folder)
+    edit_tensors(folder, lambda t: t.pop("lm_head.weight"))
+    edit_config(folder, tie_word_embeddings=False)
+    with pytest.raises(CheckpointError, match=r"no tensor 'lm_head.weight', wanted as \[128, 8\]"):
+        read_huggingface(folder)
+    edit_config(folder, model_type="mt5", tie_word_embeddings=True)
+    with pytest.raises(CheckpointError, match="depends on the version of transformers"):
+        read_huggingface(folder)
+
+
+# --- tensors and files that do not fit -----------------------------------------------------------
+
+
+def test_every_tensor_that_does_not_fit_is_named(folder: Path) -> None:
+    def spoil(tensors: Tensors) -> None:
+        del tensors["decoder.block.1.layer.2.DenseReluDense.wo.weight"]
+        tensors["encoder.block.7.layer.0.layer_norm.weight"] = np.ones(8, np.float32)
+        tensors[LAST_KEY] = np.ones((8, 12), np.float32)
+        tensors["encoder.final_layer_norm.weight"] = np.ones(8, np.int32)
+
+    edit_tensors(folder, spoil)
+    with pytest.raises(CheckpointError) as caught:
+        read_huggingface(folder)
+    for part in (
+        "no tensor 'decoder.block.1.layer.2.DenseReluDense.wo.weight', wanted as [8, 10] for "
+        "decoder/layers/mlp/wo/kernel[1]",
+        "tensor 'encoder.block.7.layer.0.layer_norm.weight' [8] has no place in the model",
+        f"tensor '{LAST_KEY}' is [8, 12], wanted [12, 8] for "
+        "encoder/layers/self_attention/key/kernel[2]",
+        "tensor 'encoder.final_layer_norm.weight' is I32, not one of float32",
+    ):
+        assert part in str(caught.value)
+    with pytest.raises(CheckpointError, match=re.escape(LAST_KEY)):
+        plan_huggingface(folder)
+
+
+def test_rows_other_than_the_config_says(folder: Path) -> None:
+    edit_config(folder, vocab_size=130)
+    with pytest.raises(CheckpointError, match=r"'shared.weight' is \[128, 8\], wanted \[130, 8\]"):
+        read_huggingface(folder)
+
+
+@pytest.mark.parametrize("keep", [4, 300, -5], ids=["length", "header", "values"])
+def test_truncated(keep: int, folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(CheckpointError, match=r"model.safetensors is truncated or damaged"):
+        read_huggingface(folder)
+
+
+def test_missing_files(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"cannot read .*config.json"):
+        read_huggingface(tmp_path / "nowhere")
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match="Pickled weights"):
+        read_huggingface(folder)
+    (folder / "config.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"config.json is no JSON"):
+        read_huggingface(folder)
+
+
+def test_index_and_parts_disagree(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    write_huggingface(random_weights(T5_1_1), folder, shard_bytes=3000)
+    index_file = folder / "model.safetensors.index.json"
+    index = json.loads(index_file.read_text())
+    first = next(iter(index["weight_map"].values()))
+    index_file.write_text(json.dumps({"weight_map": index["weight_map"] | {"x": first}}))
+    with pytest.raises(CheckpointError, match="disagree about 'x': the file does not have it"):
+        read_huggingface(folder)
+    index_file.write_text(json.dumps(index))
+    (folder / first).unlink()
+    with pytest.raises(CheckpointError, match=rf"{first} is missing"):
+        read_huggingface(folder)
+    index_file.write_text("{}")
+    with pytest.raises(CheckpointError, match="has no weight_map"):
+        read_huggingface(folder)
+
+
+# --- config.json ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_type": "bart"}, "model_type 'bart' is not one of t5, mt5, umt5"),
+        ({"model_type": ...}, "model_type None is not one of"),
+        ({"d_model": ..., "d_kv": ...}, "does not say d_model, d_kv"),
+        ({"feed_forward_proj": "gelu"}, "feed_forward_proj 'gelu' is not one of gated-gelu"),
+        ({"num_layers": 0}, "num_encoder_layers = 0 must be"),
+        ({"num_heads": "12"}, "num_heads = '12' must be an integer"),
+    ],
+)
+def test_configs_that_are_refused(changes: dict[str, Any], message: str, folder: Path) -> None:
+    edit_config(folder, **changes)
+    with pytest.raises(CheckpointError, match=re.escape(message)):
+        read_huggingface(folder)
+
+
+def test_defaults_of_older_configs(tmp_path: Path) -> None:
+    weights = random_weights(UMT5.replace(num_decoder_layers=3))
+    write_huggingface(weights, tmp_path / "model")
+    edit_config(
+        tmp_path / "model",
+        num_decoder_layers=None,
+        relative_attention_max_distance=...,
+        feed_forward_proj=...,
+        layer_norm_epsilon=...,
+        dropout_rate=...,
+    )
+    again = read_huggingface(tmp_path / "model")
+    assert again.config == weights.config.replace(dropout_rate=0.1)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (T5_1_1.replace(mlp_activations=("tanh", "linear")), "mlp_activations"),
+        (T5_1_1.replace(share_layers=True), "share_layers"),
+    ],
+)
+def test_models_that_cannot_be_written(config: ModelConfig, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=message):
+        write_huggingface(random_weights(config), tmp_path / "model")
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_is_overwritten(folder: Path) -> None:
+    with pytest.raises(CheckpointError, match="exists already"):
+        write_huggingface(random_weights(T5_1_1, seed=1), folder)
+    assert_same_leaves(read_huggingface(folder), random_weights(T5_1_1))
+
+
+def test_the_plan_reads_no_values(folder: Path) -> None:
+    weights, table = plan_huggingface(folder)
+    assert weights.config == T5_1_1
+    assert not weights.leaves
+    lines = table.splitlines()
+    assert lines[0].split() == ["tensor", "shape", "leaf", "shape"]
+    (line,) = [line for line in lines if line.startswith(LAST_KEY)]
+    assert line.split() == [
+        LAST_KEY,
+        *("[12,", "8]"),
+        "encoder/layers/self_attention/key/kernel[2]",
+        *("[3,", "8,", "3,", "4]"),
+    ]

@@ -1,0 +1,260 @@
+"""`m6rec convert`: whole conversions, what they print, and what the results are good for."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import gin
+import jax
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from m6rec_jax import cli, configuration
+from m6rec_jax.checkpoints.huggingface import read_huggingface, write_huggingface
+from m6rec_jax.checkpoints.huggingface_config import to_model_config
+from m6rec_jax.checkpoints.location import locate, read_manifest
+from m6rec_jax.checkpoints.manifest import RunDescription
+from m6rec_jax.checkpoints.restore import restore_params
+from m6rec_jax.checkpoints.store import CheckpointStore
+from m6rec_jax.checkpoints.t5_tensors import Weights, leaf_shapes
+from m6rec_jax.checkpoints.t5x import read_t5x, write_t5x
+from m6rec_jax.checkpoints.trees import flatten
+from m6rec_jax.convert import convert, gin_lines
+from m6rec_jax.errors import CheckpointError
+from m6rec_jax.inference.bundle import load_model, variable_targets
+from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
+from m6rec_jax.model.m6rec import initial_features
+from m6rec_jax.text.vocabulary import Vocabulary
+from m6rec_jax.text.vocabulary_training import train_vocabulary
+from tests.checkpoints.t5_weights import T5_1_1, UMT5, assert_same_leaves, random_weights
+
+EMBEDDING, HEAD = "token_embedder/embedding", "logits_head/kernel"
+
+
+@pytest.fixture(scope="module")
+def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Vocabulary:
+    path = tmp_path_factory.mktemp("vocabulary") / "small.model"
+    texts = [f"liked {a} {b}, {i} days ago" for i in range(60) for a in "xyz" for b in ("up", "me")]
+    train_vocabulary(texts, path, 300)
+    return Vocabulary(path)
+
+
+@pytest.fixture
+def gin_config() -> Iterator[None]:
+    """Leaves no setting behind: gin's would become defaults of every later `ModelConfig`."""
+    yield
+    gin.clear_config()
+
+
+def model_of(rows: int) -> Weights:
+    return random_weights(T5_1_1.replace(vocab_size=rows))
+
+
+def read_ours(folder: Path) -> Weights:
+    manifest = read_manifest(locate(folder))
+    config = manifest.build_model_config()
+    target = variable_targets(M6Rec(config))["params"]
+    params = restore_params(folder, target, model_config=config)
+    return Weights(config, {name: np.asarray(leaf) for name, leaf in flatten(params).items()})
+
+
+def test_there_and_back_is_bit_exact(tmp_path: Path) -> None:
+    write_huggingface(random_weights(T5_1_1), tmp_path / "theirs")
+    convert(f"huggingface:{tmp_path / 'theirs'}", str(tmp_path / "ours"))
+    assert_same_leaves(read_ours(tmp_path / "ours"), random_weights(T5_1_1))
+    convert(str(tmp_path / "ours"), f"huggingface:{tmp_path / 'back'}")
+    assert (tmp_path / "back" / "model.safetensors").read_bytes() == (
+        tmp_path / "theirs" / "model.safetensors"
+    ).read_bytes()
+    assert read_huggingface(tmp_path / "back").config == T5_1_1
+
+
+def test_from_format_to_format(tmp_path: Path) -> None:
+    write_t5x(random_weights(UMT5), tmp_path / "scanned", step=7, scanned=True)
+    convert(f"scalable_t5:{tmp_path / 'scanned'}", f"huggingface:{tmp_path / 'theirs'}")
+    convert(f"huggingface:{tmp_path / 'theirs'}", f"t5x:{tmp_path / 'layers'}")
+    assert_same_leaves(read_t5x(tmp_path / "layers"), random_weights(UMT5))
+
+
+# --- the vocabulary ------------------------------------------------------------------------------
+
+
+def test_a_model_with_all_rows_keeps_them(vocabulary: Vocabulary, tmp_path: Path) -> None:
+    """As T5's 32,128 and mT5's 250,112: sentinels and control tokens are there already."""
+    weights = model_of(vocabulary.size)
+    write_huggingface(weights, tmp_path / "theirs")
+    shutil.copyfile(vocabulary.model_file, tmp_path / "theirs" / "spiece.model")
+    report = convert(f"huggingface:{tmp_path / 'theirs'}", str(tmp_path / "ours"))
+    first = vocabulary.num_pieces + 100
+    assert f"control tokens take rows {first} to {first + 4}" in report
+    assert "are new" not in report
+    bundle = load_model(tmp_path / "ours")
+    assert bundle.vocabulary == vocabulary
+    assert bundle.model.config == weights.config
+    assert_same_leaves(read_ours(tmp_path / "ours"), weights)
+    convert(str(tmp_path / "ours"), f"huggingface:{tmp_path / 'back'}")
+    assert (tmp_path / "back" / "spiece.model").read_bytes() == Path(
+        vocabulary.model_file
+    ).read_bytes()
+
+
+def test_rows_that_are_missing_start_as_the_mean_of_the_text(
+    vocabulary: Vocabulary, tmp_path: Path
+) -> None:
+    weights = model_of(vocabulary.num_pieces)
+    write_huggingface(weights, tmp_path / "theirs")
+    report = convert(
+        f"huggingface:{tmp_path / 'theirs'}",
+        str(tmp_path / "ours"),
+        vocabulary_file=Path(vocabulary.model_file),
+    )
+    old, new = vocabulary.num_pieces, vocabulary.size
+    assert f"rows {old} to {new - 1} are new: each is the mean of the {old} rows of text" in report
+    assert f"VOCAB_SIZE = {new}" in report
+    ours = read_ours(tmp_path / "ours")
+    assert ours.config.vocab_size == new
+    for table, source in (
+        (ours.leaves[EMBEDDING], weights.leaves[EMBEDDING]),
+        (ours.leaves[HEAD].T, weights.leaves[HEAD].T),
+    ):
+        np.testing.assert_array_equal(table[:old], source)
+        np.testing.assert_allclose(
+            table[old:], np.broadcast_to(source.mean(0), (new - old, 8)), atol=1e-6
+        )
+    load_model(tmp_path / "ours")
+
+
+def test_another_models_vocabulary_is_refused(vocabulary: Vocabulary, tmp_path: Path) -> None:
+    write_huggingface(model_of(128), tmp_path / "theirs")
+    with pytest.raises(CheckpointError, match="it is not this model's vocabulary"):
+        convert(
+            f"huggingface:{tmp_path / 'theirs'}",
+            str(tmp_path / "ours"),
+            vocabulary_file=Path(vocabulary.model_file),
+        )
+
+
+def test_more_rows_than_the_vocabulary_are_kept_and_told(
+    vocabulary: Vocabulary, tmp_path: Path
+) -> None:
+    write_huggingface(model_of(vocabulary.size + 256), tmp_path / "theirs")
+    report = convert(
+        f"huggingface:{tmp_path / 'theirs'}",
+        str(tmp_path / "ours"),
+        vocabulary_file=Path(vocabulary.model_file),
+    )
+    assert f"256 rows beyond the vocabulary's {vocabulary.size} are kept" in report
+    assert read_ours(tmp_path / "ours").config.vocab_size == vocabulary.size + 256
+
+
+# --- our own checkpoints -------------------------------------------------------------------------
+
+
+def test_what_has_no_place_in_t5_stays_behind(tmp_path: Path) -> None:
+    config = T5_1_1.replace(
+        late_layers_start=1, prompts=PromptConfig(num_prompts=2, adapter_rank=1)
+    )
+    trees = dict(nn.meta.unbox(jax.jit(M6Rec(config).init)(jax.random.key(0), initial_features())))
+    with CheckpointStore(tmp_path / "run" / "checkpoints", asynchronous=False) as store:
+        store.save(5, trees, data={}, run=RunDescription(config), frozen=("params",))
+    report = convert(str(tmp_path / "run"), f"t5x:{tmp_path / 'out'}")
+    assert "tensors of prompts stay behind" in report
+    assert "late interaction (L' = 1) stays behind" in report
+    assert (tmp_path / "out" / "checkpoint_5").is_dir()
+    exported = read_t5x(tmp_path / "out")
+    assert exported.config == T5_1_1
+    np.testing.assert_array_equal(exported.leaves[EMBEDDING], flatten(trees["params"])[EMBEDDING])
+
+
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    write_huggingface(random_weights(T5_1_1), tmp_path / "theirs")
+    convert(f"huggingface:{tmp_path / 'theirs'}", str(tmp_path / "ours"))
+    with pytest.raises(CheckpointError, match=r"has a checkpoint already \(step 0\)"):
+        convert(f"huggingface:{tmp_path / 'theirs'}", str(tmp_path / "ours"))
+
+
+# --- the command ---------------------------------------------------------------------------------
+
+
+def test_dry_run_prints_the_mapping_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_huggingface(random_weights(T5_1_1), tmp_path / "theirs")
+    source, target = f"huggingface:{tmp_path / 'theirs'}", str(tmp_path / "ours")
+    assert cli.main(["convert", "--from", source, "--to", target, "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert "decoder.block.1.layer.1.EncDecAttention.o.weight" in out
+    assert "decoder/layers/cross_attention/out/kernel[1]" in out
+    size = sum(leaf.size for leaf in random_weights(T5_1_1).leaves.values())
+    assert f"would write {size:,} parameters to {target}" in out
+    assert "ModelConfig.embed_dim = 8" in out
+    assert not (tmp_path / "ours").exists()
+    assert cli.main(["convert", "--from", source, "--to", target]) == 0
+    capsys.readouterr()
+    back = f"t5x:{tmp_path / 'back'}"
+    assert cli.main(["convert", "--from", target, "--to", back, "--dry-run"]) == 0
+    assert "target.decoder.layers_1.mlp.wi_0.kernel" in capsys.readouterr().out
+    assert not (tmp_path / "back").exists()
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "message"),
+    [
+        ("hf:here", "there", "hf:here: unknown format 'hf'; write FORMAT:FOLDER with one of m6rec"),
+        ("here", "m6rec:there", "both of the format m6rec"),
+        ("t5x:gs://bucket/t5", "there", "only m6rec's own checkpoints may lie in a bucket"),
+        ("t5x:here", "there", "no t5x checkpoint at here: no such folder"),
+        ("here", "t5x:there", "no checkpoint at"),
+    ],
+)
+def test_errors(source: str, target: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["convert", "--from", source, "--to", target]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("gin_config")
+def test_the_gin_lines_build_the_model(tmp_path: Path) -> None:
+    """What is printed can be pasted into a model file."""
+    for config in (T5_1_1, UMT5, ModelConfig(mlp_activations=("relu",), vocab_size=640)):
+        file = tmp_path / "model.gin"
+        lines = ["include 'gin_configs/models/architecture.gin'", *gin_lines(config)]
+        file.write_text("\n".join(lines) + "\n")
+        configuration.parse_config([file], ["DROPOUT_RATE = 0.0"])
+        assert configuration.macro("MODEL").config == config
+
+
+@pytest.mark.usefixtures("gin_config")
+def test_a_configured_run_does_not_change_foreign_weights(tmp_path: Path) -> None:
+    write_huggingface(random_weights(T5_1_1), tmp_path / "theirs")
+    write_t5x(random_weights(T5_1_1), tmp_path / "t5x")
+    files = ["gin_configs/models/xl.gin", "gin_configs/tuning/option_adapter.gin"]
+    configuration.parse_config(files, ["NUM_OPTIONS = 2"])
+    assert ModelConfig().dtype == "bfloat16", "gin's settings are defaults elsewhere"
+    assert read_huggingface(tmp_path / "theirs").config == T5_1_1
+    assert read_t5x(tmp_path / "t5x").config == T5_1_1
+
+
+# Of the config.json that google/t5-v1_1-* (and flan-t5-*) have: d_model, d_ff, layers, heads.
+PUBLISHED = {
+    "small": (512, 1024, 8, 6),
+    "base": (768, 2048, 12, 12),
+    "large": (1024, 2816, 24, 16),
+    "xl": (2048, 5120, 24, 32),
+}
+
+
+@pytest.mark.usefixtures("gin_config")
+@pytest.mark.parametrize("size", PUBLISHED)
+def test_the_model_files_fit_the_published_weights(size: str) -> None:
+    embed_dim, mlp_dim, num_layers, num_heads = PUBLISHED[size]
+    values = {
+        **{"model_type": "t5", "vocab_size": 32128, "d_kv": 64, "d_model": embed_dim},
+        **{"d_ff": mlp_dim, "num_layers": num_layers, "num_heads": num_heads},
+        "feed_forward_proj": "gated-gelu",
+    }
+    published = to_model_config(values, "config.json", tied=False)
+    configuration.parse_config([f"gin_configs/models/{size}.gin"])
+    assert leaf_shapes(configuration.macro("MODEL").config) == leaf_shapes(published)
