@@ -32,7 +32,7 @@ class DecoderLayer(nn.Module):
         mask: Array,
         position_bias: Array | None,
         task_ids: Array,
-        source: Array | None,
+        source: Array | KeyValue | None,
         source_mask: Array | None,
         use_source: Array | None,
         *,

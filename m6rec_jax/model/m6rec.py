@@ -403,7 +403,7 @@ class M6Rec(nn.Module):
         return self.bank.item_projection(hidden, task_ids.reshape(-1))
 
     def embed(self, tokens: Array, task_ids: Array) -> Array:
-        """Either tower's tokens `[batch, length]`, task_ids `[batch]` → `[batch, length, embed]`."""
+        """Tokens of either tower, `[batch, length]`, as the task sees them: `[..., embed]`."""
         x = self.token_embedder(tokens)
         deltas = self.bank.special_token_deltas(tokens, task_ids)
         if deltas is not None:
