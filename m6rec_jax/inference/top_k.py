@@ -23,7 +23,7 @@ def top_k(x: Array, k: int, *, by_argmax: bool | None = None) -> tuple[Array, Ar
         have no counterpart in exported programs. None: where k is small.
 
     Returns:
-      Values and places, both `[..., k]`. A value of -inf has no meaningful place.
+      Values and places, both `[..., k]`; no place comes twice.
     """
     if by_argmax is None:
         by_argmax = k <= SMALL
@@ -31,11 +31,14 @@ def top_k(x: Array, k: int, *, by_argmax: bool | None = None) -> tuple[Array, Ar
         values, places = jax.lax.top_k(x, k)
         return values, places
 
-    def take(rest: Array, _: Any) -> tuple[Array, tuple[Array, Array]]:
-        place = jnp.argmax(rest, axis=-1)
+    def take(taken: Array, _: Any) -> tuple[Array, tuple[Array, Array]]:
+        rest = jnp.where(taken, -jnp.inf, x)
         value = jnp.max(rest, axis=-1)
-        taken = jnp.arange(x.shape[-1]) == place[..., None]
-        return jnp.where(taken, -jnp.inf, rest), (value, place.astype(jnp.int32))
+        # When only -inf is left, what was taken looks no worse than what was not.
+        left = jnp.where(jnp.isneginf(value)[..., None], ~taken, rest == value[..., None])
+        place = jnp.argmax(left, axis=-1)
+        taken |= jnp.arange(x.shape[-1]) == place[..., None]
+        return taken, (value, place.astype(jnp.int32))
 
-    _, (values, places) = jax.lax.scan(take, x, length=k)
+    _, (values, places) = jax.lax.scan(take, jnp.zeros(x.shape, bool), length=k)
     return jnp.moveaxis(values, 0, -1), jnp.moveaxis(places, 0, -1)

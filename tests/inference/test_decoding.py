@@ -1,0 +1,242 @@
+"""The loop against decoding without a cache, in plain Python; early ends; rows on their own."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from m6rec_jax.inference.beam_search import beam_search
+from m6rec_jax.inference.constraints import AllowedTokens, any_text
+from m6rec_jax.inference.decoding import Decoded, decode, greedy, model_step
+from m6rec_jax.inference.sampling import SamplingOptions, sampler
+from m6rec_jax.model import Encoded, M6Rec
+from m6rec_jax.model.cached_decoding import start_decoding
+from m6rec_jax.text import rows
+from m6rec_jax.text.vocabulary import EOS_ID
+from tests.inference.conftest import make_model
+from tests.inference.toy_language import (
+    VOCAB,
+    Language,
+    all_but_pad,
+    keys,
+    random_language,
+    until_end,
+)
+from tests.pipeline import shop_rows
+
+LENGTH = 9
+HISTORIES = [row["history"] for row in shop_rows.rows_of("test")["groups"][:3]]
+TASKS = np.array([[0], [1], [0]], np.int32)
+
+
+@functools.partial(jax.jit, static_argnames="sampled")
+def toy(
+    language: Language,
+    forced: Any,
+    constraint: Any,
+    options: Any = None,
+    seed: int = 0,
+    *,
+    sampled: bool = False,
+) -> Decoded:
+    number = forced.shape[0]
+    choose = sampler(keys(number, seed), options) if sampled else greedy
+    return decode(language.step, language.start(number), forced, constraint, choose)
+
+
+def plain_greedy(language: Language, source: int, prefix: tuple[int, ...], length: int) -> tuple:
+    text = prefix
+    while len(text) < length and text[-1:] != (EOS_ID,):
+        text += (
+            max(
+                range(1, VOCAB), key=lambda token: language.log_probability(source, (*text, token))
+            ),
+        )
+    return text
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_greedy_equals_a_plain_loop(seed: int) -> None:
+    language, number = random_language(seed), 20
+    forced = np.zeros((number, LENGTH), np.int32)
+    forced[3, :2] = [4, 3]
+    forced[4, :1] = [2]
+    found = toy(language, forced, all_but_pad())
+    for row in range(number):
+        prefix = until_end(forced[row])
+        expected = plain_greedy(language, row, prefix, LENGTH)
+        assert until_end(found.tokens[row]) == expected
+        assert found.ended[row] == (expected[-1] == EOS_ID)
+        score = language.log_probability(row, expected, len(prefix))
+        np.testing.assert_allclose(found.log_probability[row], score, rtol=1e-5)
+    assert 0 < found.ended.sum() <= number
+    assert found.num_steps == max(map(len, map(until_end, found.tokens)))
+
+
+def test_ends_with_the_last_row() -> None:
+    language = random_language(0, end=3.0)
+    found = toy(language, np.zeros((5, 200), np.int32), all_but_pad())
+    longest = max(len(until_end(row)) for row in found.tokens)
+    assert found.ended.all()
+    assert found.num_steps == longest < 200
+    padding = np.zeros((6, 200), np.int32)
+    padding[5, 0] = EOS_ID  # a row of padding in front of which nothing waits
+    again = toy(language, padding, all_but_pad())
+    assert again.num_steps == longest
+    assert again.log_probability[5] == 0
+
+
+def test_nothing_allowed_ends_a_row() -> None:
+    language = random_language(1)
+    nothing = AllowedTokens(jnp.zeros(VOCAB, bool))
+    found = toy(language, np.zeros((2, LENGTH), np.int32), nothing)
+    assert np.isneginf(found.log_probability).all()
+    assert found.num_steps == 1
+    sampled = toy(
+        language, np.zeros((2, LENGTH), np.int32), nothing, SamplingOptions(), sampled=True
+    )
+    assert np.isneginf(sampled.log_probability).all()
+
+
+def test_sampled_texts_come_as_often_as_they_are_likely() -> None:
+    language, number, length = random_language(2), 8000, 3
+    same = Language(jnp.asarray(language.logits))
+    start = same.start(1, number)
+    found = jax.jit(
+        lambda: decode(
+            same.step,
+            start,
+            jnp.zeros((number, length), jnp.int32),
+            all_but_pad(),
+            sampler(keys(number), SamplingOptions()),
+        )
+    )()
+    texts = [until_end(tokens) for tokens in found.tokens]
+    for text in set(texts):
+        # The pad id is never drawn; what it had falls to the others, token by token.
+        weight = 1.0
+        for size in range(1, len(text) + 1):
+            part = text[:size]
+            options = [
+                np.exp(language.log_probability(0, (*part[:-1], token), size - 1))
+                for token in range(1, VOCAB)
+            ]
+            weight *= options[part[-1] - 1] / sum(options)
+        assert texts.count(text) / number == pytest.approx(weight, abs=0.02)
+    row = 17
+    score = language.log_probability(0, texts[row])
+    np.testing.assert_allclose(found.log_probability[row], score, rtol=1e-4)
+
+
+def test_a_row_does_not_depend_on_its_neighbours() -> None:
+    language, options = random_language(5), SamplingOptions(1.0, 3, 0.95)
+    free = np.zeros((6, LENGTH), np.int32)
+    forced = free.copy()
+    forced[[0, 1, 3, 4, 5], :2] = [[2, 2], [3, 4], [4, 4], [2, 4], [3, 3]]
+    a = toy(language, free, all_but_pad(), options, sampled=True)
+    b = toy(language, forced, all_but_pad(), options, sampled=True)
+    assert a.tokens[2].tolist() == b.tokens[2].tolist()
+    assert a.tokens.tolist() != b.tokens.tolist()
+    assert (
+        a.tokens.tolist()
+        != toy(language, free, all_but_pad(), options, 1, sampled=True).tokens.tolist()
+    )
+
+
+# --- the model ---------------------------------------------------------------------------------
+
+
+class Whole(NamedTuple):
+    """No cache: the tokens so far, `[rows, length]`, and the source of every row."""
+
+    tokens: Any
+    encoded: Encoded
+
+    def take_rows(self, rows: Any) -> "Whole":
+        return self._replace(tokens=self.tokens[rows])
+
+
+def uncached_step(model: M6Rec, variables: Any, task_ids: Any) -> Any:
+    """Decodes everything written so far at every step, as in training."""
+
+    def step(cache: Whole, tokens: Any, position: Any) -> Any:
+        inputs = cache.tokens.at[:, position].set(tokens)
+        blocks = jnp.broadcast_to(jnp.arange(inputs.shape[1]) <= position, inputs.shape)
+        hidden = model.apply(
+            variables,
+            cache.encoded,
+            inputs,
+            blocks.astype(jnp.int32),
+            task_ids,
+            method=model.decode,
+        )
+        logits = model.apply(variables, hidden[:, position], method=model.token_logits)
+        return logits, cache._replace(tokens=inputs)
+
+    return step
+
+
+@pytest.fixture(scope="module", params=[{}, {"late_layers_start": 1, "scan_unroll": 0}], ids=str)
+def setup(request: Any, shop_vocabulary: Any) -> Any:
+    """(model, variables, encoded histories, constraint)"""
+    model, variables = make_model(shop_vocabulary, **request.param)
+    made = [rows.source_row(shop_vocabulary, history, 96) for history in HISTORIES]
+    batch = rows.pad_batch(made, {"encoder_input_tokens": 96, "encoder_block_ids": 96})
+    # Prompts that start at zero would make all tasks alike.
+    rng = np.random.default_rng(0)
+    variables = dict(variables)
+    variables["prompts"] = jax.tree.map(
+        lambda leaf: leaf + rng.normal(size=leaf.shape).astype(np.float32) * 0.3,
+        variables["prompts"],
+    )
+    encoded = jax.jit(lambda *args: model.apply(*args, method=model.encode))(
+        variables, batch["encoder_input_tokens"], batch["encoder_block_ids"], TASKS
+    )
+    return model, variables, encoded, any_text(shop_vocabulary, model.config.vocab_size)
+
+
+def test_cached_greedy_equals_uncached(setup: Any) -> None:
+    model, variables, encoded, constraint = setup
+    forced = np.zeros((3, LENGTH), np.int32)
+    whole = Whole(jnp.zeros((3, LENGTH), jnp.int32), encoded)
+
+    @jax.jit
+    def cached(variables: Any, encoded: Any) -> Decoded:
+        cache = model.apply(variables, encoded, max_length=LENGTH, method=start_decoding)
+        return decode(model_step(model, variables, TASKS), cache, forced, constraint)
+
+    @jax.jit
+    def uncached(variables: Any, whole: Whole) -> Decoded:
+        return decode(uncached_step(model, variables, TASKS), whole, forced, constraint)
+
+    actual, expected = cached(variables, encoded), uncached(variables, whole)
+    np.testing.assert_array_equal(actual.tokens, expected.tokens)
+    np.testing.assert_allclose(actual.log_probability, expected.log_probability, rtol=1e-4)
+    assert len({tuple(row) for row in np.asarray(actual.tokens).tolist()}) == 3
+
+
+def test_cached_beam_search_equals_uncached(setup: Any) -> None:
+    model, variables, encoded, constraint = setup
+    forced, beams = np.zeros((3, LENGTH), np.int32), 3
+    many = jax.tree.map(lambda leaf: jnp.repeat(leaf, beams, axis=0), encoded)
+    whole = Whole(jnp.zeros((3 * beams, LENGTH), jnp.int32), many)
+
+    @jax.jit
+    def cached(variables: Any, encoded: Any) -> Any:
+        cache: Any = model.apply(
+            variables, encoded, max_length=LENGTH, rows_per_source=beams, method=start_decoding
+        )
+        step = model_step(model, variables, TASKS)
+        return beam_search(step, cache, forced, constraint, num_beams=beams, length_penalty=0.6)
+
+    @jax.jit
+    def uncached(variables: Any, whole: Whole) -> Any:
+        step = uncached_step(model, variables, np.repeat(TASKS, beams, axis=0))
+        return beam_search(step, whole, forced, constraint, num_beams=beams, length_penalty=0.6)
+
+    actual, expected = cached(variables, encoded), uncached(variables, whole)
+    np.testing.assert_array_equal(actual.tokens, expected.tokens)
+    np.testing.assert_allclose(actual.scores, expected.scores, rtol=1e-4)
