@@ -24,7 +24,13 @@ from jax.sharding import Mesh
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.inference.constraints import Constraint, any_text
 from m6rec_jax.inference.decoding import FREE
-from m6rec_jax.inference.runtime import Runtime, in_buckets, length_buckets, smallest_that_fits
+from m6rec_jax.inference.runtime import (
+    Runtime,
+    checked_buckets,
+    in_buckets,
+    length_buckets,
+    smallest_that_fits,
+)
 from m6rec_jax.inference.sampling import SamplingOptions
 from m6rec_jax.inference.title_trie import ItemScores, TitleTrie
 from m6rec_jax.inference.writing import write
@@ -98,12 +104,13 @@ class Generator:
       task_id: row of the prompt bank.
       also_allowed: control ids and sentinels that may be written beside text.
       batch_sizes: numbers of histories to pad to, ascending.
+      source_buckets: lengths to pad histories to; None: S, S/2, S/4.
       by_argmax: see `top_k`.
       mesh: devices to spread rows over; None: the default device.
       rules: logical-axis rules, with a mesh.
 
     Raises:
-      ConfigError: no room for a word.
+      ConfigError: no room for a word, or buckets that do not end with S.
     """
 
     def __init__(
@@ -117,6 +124,7 @@ class Generator:
         task_id: int = 0,
         also_allowed: Sequence[int] = (),
         batch_sizes: Sequence[int] = (1, 8, 32),
+        source_buckets: Sequence[int] | None = None,
         by_argmax: bool | None = None,
         mesh: Mesh | None = None,
         rules: LogicalRules = (),
@@ -132,6 +140,9 @@ class Generator:
         self._runtime = Runtime(mesh, rules)
         multiple = self._runtime.batch_multiple
         self._batch_sizes = sorted({-(-size // multiple) * multiple for size in batch_sizes})
+        self._source_buckets = checked_buckets(
+            "Generator.source_buckets", source_buckets, source_length
+        )
         self._any_text = any_text(vocabulary, model.config.vocab_size, also_allowed)
         self._programs: dict[tuple[str, int], Callable[..., Any]] = {}
         self.num_compilations = 0
@@ -281,9 +292,7 @@ class Generator:
         ]
         lengths = [len(row["encoder_input_tokens"]) for row in sources]
         pending = []
-        for bucket, size, members in in_buckets(
-            lengths, length_buckets(self.source_length), self._batch_sizes
-        ):
+        for bucket, size, members in in_buckets(lengths, self._source_buckets, self._batch_sizes):
             names = {"encoder_input_tokens": bucket, "encoder_block_ids": bucket}
             batch = rows.pad_batch([sources[i] for i in members], names, size)
             batch["task_ids"] = np.full((size, 1), self._task_id, np.int32)
