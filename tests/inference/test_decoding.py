@@ -1,18 +1,18 @@
 """The loop against decoding without a cache, in plain Python; early ends; rows on their own."""
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks.decoding import Uncached, uncached_step, without_cache
 from m6rec_jax.inference.beam_search import beam_search
 from m6rec_jax.inference.constraints import AllowedTokens, any_text
 from m6rec_jax.inference.decoding import Decoded, decode, greedy, model_step
 from m6rec_jax.inference.sampling import SamplingOptions, sampler
-from m6rec_jax.model import Encoded, M6Rec
 from m6rec_jax.model.cached_decoding import start_decoding
 from m6rec_jax.text import rows
 from m6rec_jax.text.vocabulary import EOS_ID
@@ -149,36 +149,6 @@ def test_a_row_does_not_depend_on_its_neighbours() -> None:
 # --- the model ---------------------------------------------------------------------------------
 
 
-class Whole(NamedTuple):
-    """No cache: the tokens so far, `[rows, length]`, and the source of every row."""
-
-    tokens: Any
-    encoded: Encoded
-
-    def take_rows(self, rows: Any) -> "Whole":
-        return self._replace(tokens=self.tokens[rows])
-
-
-def uncached_step(model: M6Rec, variables: Any, task_ids: Any) -> Any:
-    """Decodes everything written so far at every step, as in training."""
-
-    def step(cache: Whole, tokens: Any, position: Any) -> Any:
-        inputs = cache.tokens.at[:, position].set(tokens)
-        blocks = jnp.broadcast_to(jnp.arange(inputs.shape[1]) <= position, inputs.shape)
-        hidden = model.apply(
-            variables,
-            cache.encoded,
-            inputs,
-            blocks.astype(jnp.int32),
-            task_ids,
-            method=model.decode,
-        )
-        logits = model.apply(variables, hidden[:, position], method=model.token_logits)
-        return logits, cache._replace(tokens=inputs)
-
-    return step
-
-
 def livelier(variables: Any) -> Any:
     """A new model writes the same word for ever, for everybody: let every variable be random."""
     rng = np.random.default_rng(0)
@@ -207,7 +177,7 @@ def setup(request: Any, shop_vocabulary: Any) -> Any:
 def test_cached_greedy_equals_uncached(setup: Any) -> None:
     model, variables, encoded, constraint = setup
     forced = jnp.zeros((3, LENGTH), jnp.int32)
-    whole = Whole(jnp.zeros((3, LENGTH), jnp.int32), encoded)
+    whole = without_cache(encoded, LENGTH)
 
     @jax.jit
     def cached(variables: Any, encoded: Any) -> Decoded:
@@ -215,7 +185,7 @@ def test_cached_greedy_equals_uncached(setup: Any) -> None:
         return decode(model_step(model, variables, TASKS), cache, forced, constraint)
 
     @jax.jit
-    def uncached(variables: Any, whole: Whole) -> Decoded:
+    def uncached(variables: Any, whole: Uncached) -> Decoded:
         return decode(uncached_step(model, variables, TASKS), whole, forced, constraint)
 
     actual, expected = cached(variables, encoded), uncached(variables, whole)
@@ -229,8 +199,7 @@ def test_cached_greedy_equals_uncached(setup: Any) -> None:
 def test_cached_beam_search_equals_uncached(setup: Any) -> None:
     model, variables, encoded, constraint = setup
     forced, beams = jnp.zeros((3, LENGTH), jnp.int32), 3
-    many = jax.tree.map(lambda leaf: jnp.repeat(leaf, beams, axis=0), encoded)
-    whole = Whole(jnp.zeros((3 * beams, LENGTH), jnp.int32), many)
+    whole = without_cache(encoded, LENGTH, beams)
 
     @jax.jit
     def cached(variables: Any, encoded: Any) -> Any:
@@ -241,7 +210,7 @@ def test_cached_beam_search_equals_uncached(setup: Any) -> None:
         return beam_search(step, cache, forced, constraint, num_beams=beams, length_penalty=0.6)
 
     @jax.jit
-    def uncached(variables: Any, whole: Whole) -> Any:
+    def uncached(variables: Any, whole: Uncached) -> Any:
         step = uncached_step(model, variables, np.repeat(TASKS, beams, axis=0))
         return beam_search(step, whole, forced, constraint, num_beams=beams, length_penalty=0.6)
 
