@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from m6rec_jax.inference.constraints import Constraint
-from m6rec_jax.inference.decoding import Step, with_forced
+from m6rec_jax.inference.decoding import FREE, Step
 from m6rec_jax.inference.top_k import top_k
 from m6rec_jax.text.vocabulary import EOS_ID, PAD_ID
 
@@ -99,7 +99,7 @@ def beam_search(
       by_argmax: see `top_k`.
     """
     num_sources, length = forced.shape
-    num_forced = jnp.sum(forced != PAD_ID, axis=1)[:, None]
+    num_forced = jnp.sum(forced != FREE, axis=1)[:, None]
     shape = (num_sources, num_beams)
     source = jnp.arange(num_sources)[:, None]
 
@@ -119,7 +119,7 @@ def beam_search(
         logits, cache = step(now.cache, last, position)
         state = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), living.state)
         log_probs = constraint.mask(state, jax.nn.log_softmax(logits, axis=-1))
-        log_probs = with_forced(log_probs, jnp.repeat(forced[:, position], num_beams))
+        log_probs = _with_forced(log_probs, jnp.repeat(forced[:, position], num_beams))
         total = living.log_probability[..., None] + log_probs.reshape(*shape, -1)
 
         ending = total[..., EOS_ID]
@@ -169,6 +169,15 @@ def beam_search(
         texts.state,
         end.position,
     )
+
+
+def _with_forced(log_probs: Array, forced: Array) -> Array:
+    """log_probs `[rows, vocab]`, certain of the tokens `[rows]` that are forced (not `FREE`).
+
+    A forced token thus comes whatever the constraint says of it, and adds nothing to a score.
+    """
+    one_hot = jnp.arange(log_probs.shape[-1]) == forced[:, None]
+    return jnp.where((forced == FREE)[:, None], log_probs, jnp.where(one_hot, 0.0, -jnp.inf))
 
 
 def _joined(first: Any, second: Any) -> Any:

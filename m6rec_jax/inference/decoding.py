@@ -104,15 +104,18 @@ def decode(
         position, done = now.position, now.decoded
         logits, cache = step(now.cache, now.last, position)
         log_probs = constraint.mask(done.state, jax.nn.log_softmax(logits, axis=-1))
-        log_probs = with_forced(log_probs, forced[:, position])
         token = choose(log_probs, position).astype(jnp.int32)
         gained = jnp.take_along_axis(log_probs, token[:, None], axis=-1)[:, 0]
         # Nothing may be written: the row ends here, without any probability.
         token = jnp.where(jnp.isneginf(gained), EOS_ID, token)
+        # What is forced comes whatever the constraint says of it, and adds nothing to the score.
+        given = forced[:, position]
+        token = jnp.where(given == FREE, token, given)
         token = jnp.where(done.ended, PAD_ID, token)
+        counts = (given == FREE) & ~done.ended
         decoded = Decoded(
             done.tokens.at[:, position].set(token),
-            done.log_probability + jnp.where(done.ended, 0.0, gained),
+            done.log_probability + jnp.where(counts, gained, 0.0),
             done.ended | (token == EOS_ID),
             where_rows(done.ended, done.state, constraint.advance(done.state, token)),
             position + 1,
@@ -129,15 +132,6 @@ def decode(
     first = jnp.full((num_rows,), PAD_ID, jnp.int32)  # [BOS]
     begin = _Progress(jnp.int32(0), first, nothing, cache)
     return jax.lax.while_loop(unfinished, write, begin).decoded
-
-
-def with_forced(log_probs: Array, forced: Array) -> Array:
-    """log_probs `[rows, vocab]`, certain of the tokens `[rows]` that are forced (not `FREE`).
-
-    A forced token thus adds nothing to a score. It comes whatever a constraint says of it.
-    """
-    one_hot = jnp.arange(log_probs.shape[-1]) == forced[:, None]
-    return jnp.where((forced == FREE)[:, None], log_probs, jnp.where(one_hot, 0.0, -jnp.inf))
 
 
 def where_rows(condition: Array, then: Any, otherwise: Any) -> Any:

@@ -14,6 +14,7 @@ from m6rec_jax.inference.token_trie import build_trie
 from m6rec_jax.inference.top_k import top_k
 from m6rec_jax.text.vocabulary import EOS_ID
 from tests.inference.toy_language import (
+    NUM_CODES,
     VOCAB,
     Language,
     all_but_pad,
@@ -142,6 +143,19 @@ def test_ends_when_nothing_can_get_better() -> None:
         search(random_language(0, end=-12.0), free(50), all_but_pad(), 0.6, num_beams=2).num_steps
         == 50
     )
+
+
+def test_a_longer_text_may_still_win_when_all_beams_have_finished() -> None:
+    """What a living beam can hope for is its score at the full length, not at its own."""
+    logits = np.zeros((NUM_CODES, VOCAB), np.float32)
+    logits[:, EOS_ID] = 20.0  # whatever was written, it ends there
+    logits[32] = np.log([0.01, 0.45, 0.3, 0.12, 0.12])  # but for the first token of source 0
+    found = search(Language(logits), free(LENGTH, 1), all_but_pad(), 3.0, num_beams=1)
+    # log 0.45 / 1 = -0.80, log 0.3 / (7/6)^3 = -0.76, though log 0.3 / 1 = -1.20.
+    assert until_end(found.tokens[0, 0]) == (2, EOS_ID)
+    by_probability = search(Language(logits), free(LENGTH, 1), all_but_pad(), 0.0, num_beams=1)
+    assert until_end(by_probability.tokens[0, 0]) == (EOS_ID,)
+    assert by_probability.num_steps == 1
 
 
 def test_rows_of_padding_hold_nothing_up() -> None:

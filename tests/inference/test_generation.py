@@ -1,5 +1,11 @@
 """The verbs: text in, text out, whatever else is asked for in the same call."""
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
@@ -8,7 +14,10 @@ from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.inference.bundle import Bundle, InferenceSettings, TaskSettings
 from m6rec_jax.inference.generation import Generator
 from m6rec_jax.inference.likelihood import token_sums
+from m6rec_jax.inference.retrieval import Retriever
+from m6rec_jax.inference.sampling import SamplingOptions
 from m6rec_jax.inference.title_trie import TitleTrie
+from m6rec_jax.inference.writing import write
 from m6rec_jax.sharding import data_parallel, make_mesh
 from m6rec_jax.text import rows
 from m6rec_jax.text.vocabulary import EOS_ID
@@ -77,6 +86,44 @@ def test_item_scores_order_what_shares_a_title(generator, trie):
     shared = [{one.title: one.places for one in row if len(one.places) > 1} for row in found]
     assert shared[0] == {TITLES[0]: [12, 0], TITLES[4]: [14, 13, 4]}
     assert shared[1] == {TITLES[0]: [0, 12], TITLES[4]: [4, 13, 14]}
+
+
+def test_the_retriever_orders_what_shares_a_title(tiny, generator, trie):
+    # Items of one title, told apart by what the retriever reads of them.
+    texts = [f"{title}, {place} percent" for place, title in enumerate(TITLES)]
+    retriever = Retriever(*tiny, **lengths(batch_sizes=(8,)))
+    index, users = retriever.index(texts), retriever.embed_users(HISTORIES[:2])
+    scores = users @ retriever.embed_items(texts).T
+    found = generator.recommend(
+        HISTORIES[:2], trie, 12, num_beams=16, item_scores=[index.scores_of(u) for u in users]
+    )
+    for row, own in zip(found, scores, strict=True):
+        places = next(one.places for one in row if one.title == TITLES[4])
+        assert places == sorted([4, 13, 14], key=lambda place: -own[place])
+        by_score = index.scores_of(users[0])(np.array([3, 14]))
+        np.testing.assert_allclose(by_score, scores[0][[3, 14]], rtol=1e-4, atol=1e-6)
+
+
+def test_programs_to_export_have_no_sort(tiny, trie):
+    model, variables, _ = tiny
+    features = {
+        "encoder_input_tokens": np.ones((2, 8), np.int32),
+        "encoder_block_ids": np.ones((2, 8), np.int32),
+        "task_ids": np.zeros((2, 1), np.int32),
+        "forced": np.zeros((2, 6), np.int32),
+        "seeds": np.zeros((2, 1), np.uint32),
+    }
+
+    def primitives(verb, by_argmax, options):
+        features_on_device = jax.tree.map(jax.numpy.asarray, features)
+        program = jax.make_jaxpr(
+            lambda *args: write(model, *args, verb=verb, num_texts=12, by_argmax=by_argmax)
+        )(variables, features_on_device, trie.arrays, options)
+        return {name for name in ("top_k", "sort") if f" {name}[" in str(program)}
+
+    assert primitives("beam_search", True, 0.6) == set()
+    assert primitives("sample", None, SamplingOptions(1.0, 3, 0.9)) == set()
+    assert primitives("beam_search", None, 0.6) == {"top_k"}  # 12 beams are not few
 
 
 def test_a_thousand_samples_are_all_in_the_catalogue(generator, trie):
@@ -187,3 +234,25 @@ def test_clear_errors(tiny, generator, trie, shop_vocabulary):
         generator.greedy(HISTORIES[:2], ["Film", "likes"], trie=trie)
     with pytest.raises(DataError, match="1 item scores for 2 histories"):
         generator.recommend(HISTORIES[:2], trie, 1, item_scores=[np.zeros(15)])
+
+
+@pytest.mark.slow
+def test_eight_devices_write_what_one_writes(shop_vocabulary):
+    script = Path(__file__).with_name("eight_devices.py")
+    # Compiling takes nearly all of the time here, so it does without optimisation.
+    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    out = subprocess.run(
+        [sys.executable, str(script), shop_vocabulary.model_file],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+    )
+    assert out.returncode == 0, out.stderr
+    found = json.loads(out.stdout.splitlines()[-1])
+    expected = found.pop("one device")
+    assert len({tuple(row) for row in expected["samples"]}) == 3
+    for name, result in found.items():
+        assert result["titles"] == expected["titles"], name
+        assert result["samples"] == expected["samples"], name
+        np.testing.assert_allclose(result["scores"], expected["scores"], rtol=1e-4)
