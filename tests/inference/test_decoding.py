@@ -13,6 +13,7 @@ from m6rec_jax.inference.beam_search import beam_search
 from m6rec_jax.inference.constraints import AllowedTokens, any_text
 from m6rec_jax.inference.decoding import Decoded, decode, greedy, model_step
 from m6rec_jax.inference.sampling import SamplingOptions, sampler
+from m6rec_jax.inference.token_trie import build_trie
 from m6rec_jax.model.cached_decoding import start_decoding
 from m6rec_jax.text import rows
 from m6rec_jax.text.vocabulary import EOS_ID
@@ -99,6 +100,24 @@ def test_nothing_allowed_ends_a_row() -> None:
         language, np.zeros((2, LENGTH), np.int32), nothing, SamplingOptions(), sampled=True
     )
     assert np.isneginf(sampled.log_probability).all()
+
+
+@pytest.mark.parametrize("sampled", [False, True])
+def test_rows_that_end_early_keep_their_entry(sampled: bool) -> None:
+    """Sequences of unlike lengths: the first rows to end wait for the others."""
+    sequences = [(2,), (3, 3), (4, 2, 2), (2, 4, 3, 2, 2), (3, 2), (4, 4, 4, 4)]
+    trie = build_trie(sequences)
+    found = toy(
+        random_language(6),
+        np.zeros((200, LENGTH), np.int32),
+        trie,
+        SamplingOptions(),
+        sampled=sampled,
+    )
+    entries = np.asarray(trie.entries(found.state))
+    assert [until_end(row) for row in found.tokens] == [(*sequences[i], EOS_ID) for i in entries]
+    assert set(entries.tolist()) == set(range(6))
+    assert found.ended.all()
 
 
 def test_sampled_texts_come_as_often_as_they_are_likely() -> None:
