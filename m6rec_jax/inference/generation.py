@@ -280,7 +280,7 @@ class Generator:
     ) -> list[_Written]:
         if num_texts < 1:
             raise ConfigError(f"{num_texts} texts per history were asked for")
-        seeds = [seed] * len(histories) if isinstance(seed, int) else list(seed)
+        seeds = [seed] * len(histories) if isinstance(seed, int | np.integer) else list(seed)
         if len(seeds) != len(histories):
             raise DataError(f"{len(seeds)} seeds for {len(histories)} histories")
         length = self._length(trie)

@@ -55,6 +55,14 @@ def test_ties_with_the_last_one_are_kept() -> None:
     assert np.isfinite(keep_likeliest(log_probs, 0, 0.39)).tolist() == [[True] + [False] * 4]
 
 
+def test_probabilities_that_hardly_differ_are_told_apart() -> None:
+    log_probs = jnp.arange(100, dtype=jnp.float32)[None] * 1e-5
+    for top_k in (1, 2, 50, 99):
+        kept = np.flatnonzero(np.isfinite(keep_likeliest(log_probs, top_k, 1.0)))
+        assert kept.tolist() == list(range(100 - top_k, 100))
+    assert np.isfinite(keep_likeliest(log_probs, 0, 0.305)).sum() == 31
+
+
 def test_top_p_is_taken_of_what_top_k_left() -> None:
     log_probs = jnp.log(jnp.array([[0.5, 0.3, 0.1, 0.1]]))
     # Of the best two the first has 0.625.
