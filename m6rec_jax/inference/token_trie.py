@@ -11,10 +11,11 @@ then consecutive, and the edge that leads to node n can be called n itself, so t
 Every sequence ends with `[EOS]`, so only leaves have an entry, and a text that has ended is one.
 
 A mask is made from the children of the current node alone: gathered into as many slots as the
-widest node has, then scattered into the vocabulary. For R rows that takes R x width memory, and a
-width never exceeds the vocabulary, so it stays below the logits themselves. (A dense table of masks
-would take nodes x vocabulary. Searching the children for each vocabulary id would need no padding
-but R x vocabulary x log(width) time.)
+widest node has, then scattered into the vocabulary. For R rows that takes R x width memory, and no
+node has more children than the vocabulary has ids, so it stays in the order of the logits.
+
+(A dense table of masks would take nodes x vocabulary. Searching the children for each vocabulary id
+would need no padding but R x vocabulary x log(width) time.)
 """
 
 from __future__ import annotations

@@ -236,7 +236,6 @@ def test_clear_errors(tiny, generator, trie, shop_vocabulary):
         generator.recommend(HISTORIES[:2], trie, 1, item_scores=[np.zeros(15)])
 
 
-@pytest.mark.slow
 def test_eight_devices_write_what_one_writes(shop_vocabulary):
     script = Path(__file__).with_name("eight_devices.py")
     # Compiling takes nearly all of the time here, so it does without optimisation.
