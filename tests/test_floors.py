@@ -88,7 +88,15 @@ def test_imports_only_lower_floors(floor: str, path: Path) -> None:
             assert parts[0] in MAY_IMPORT[floor], f"{path.relative_to(ROOT)} imports {name}"
 
 
-@pytest.mark.parametrize("module", ["m6rec_jax", "m6rec_jax.cli", "m6rec_jax.inference.scoring"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "m6rec_jax",
+        "m6rec_jax.cli",
+        "m6rec_jax.inference.scoring",
+        "m6rec_jax.inference.generation",
+    ],
+)
 def test_import_is_light(module: str) -> None:
     """The server and the command line must not pay for tensorflow (seconds and gigabytes)."""
     code = (

@@ -1,4 +1,5 @@
-"""Using a model: scores, retrieval, likelihood. No seqio, no tensorflow, so that a server is light.
+"""Using a model: scores, retrieval, generation, likelihood.
 
-Import the module you need (`from m6rec_jax.inference import scoring`).
+No seqio, no tensorflow, so that a server is light. Import the module you need (`from
+m6rec_jax.inference import scoring`).
 """

@@ -28,6 +28,7 @@ from m6rec_jax.checkpoints.location import locate, read_manifest
 from m6rec_jax.checkpoints.manifest import check_vocabulary
 from m6rec_jax.checkpoints.restore import PARAMS, PROMPTS, restore_item
 from m6rec_jax.errors import CheckpointError, ConfigError
+from m6rec_jax.inference.generation import Generator
 from m6rec_jax.inference.retrieval import Retriever
 from m6rec_jax.inference.scoring import Scorer
 from m6rec_jax.model import M6Rec
@@ -116,6 +117,11 @@ class Bundle:
             "item_length": self.settings.candidate_length,
         }
         return Retriever(self.model, self.variables, self.vocabulary, **(arguments | changes))
+
+    def generator(self, task: str = "", **changes: Any) -> Generator:
+        """A `Generator` for one of the model's tasks; arguments and errors as `scorer`."""
+        arguments = self._shared(self._task(task))
+        return Generator(self.model, self.variables, self.vocabulary, **(arguments | changes))
 
     def _shared(self, task: TaskSettings) -> dict[str, Any]:
         return {

@@ -11,7 +11,7 @@ items are masked there too, so ranking everything for everybody is a few matrix 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import gin
@@ -106,6 +106,13 @@ class CatalogueIndex:
             np.concatenate([np.asarray(i) for i in ids])[:number],
             np.concatenate([np.asarray(s) for s in scores])[:number],
         )
+
+    def scores_of(self, user: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+        """A function from places to one user's similarities to them; user `[retrieval]`.
+
+        Orders the items that share a generated title (`Generator.recommend`).
+        """
+        return lambda places: np.asarray(self._items[jnp.asarray(places)] @ user)
 
     def ranks(
         self, users: np.ndarray, targets: np.ndarray, seen: Sequence[np.ndarray] | None = None

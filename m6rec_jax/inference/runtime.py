@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from m6rec_jax.errors import ConfigError
 from m6rec_jax.sharding import LogicalRules, axis_rules, place_batch, replicated
 
 LENGTH_MULTIPLE = 8
@@ -67,6 +68,20 @@ def length_buckets(limit: int, count: int = 3) -> tuple[int, ...]:
         shorter = -(-limit // 2**power)
         lengths.add(min(limit, -(-shorter // LENGTH_MULTIPLE) * LENGTH_MULTIPLE))
     return tuple(sorted(lengths))
+
+
+def checked_buckets(name: str, buckets: Sequence[int] | None, limit: int) -> tuple[int, ...]:
+    """Lengths to pad to, ascending: those that a caller chose, or `length_buckets`.
+
+    Raises:
+      ConfigError: they do not end with the limit; the message calls them `name`.
+    """
+    if buckets is None:
+        return length_buckets(limit)
+    ordered = tuple(sorted(set(buckets)))
+    if not ordered or ordered[-1] != limit:
+        raise ConfigError(f"{name} = {tuple(buckets)} must end with the length {limit}")
+    return ordered
 
 
 def smallest_that_fits(size: int, sizes: Sequence[int]) -> int:

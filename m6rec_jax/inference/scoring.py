@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.inference.candidate_rows import pack_texts, text_ends
-from m6rec_jax.inference.runtime import Runtime, in_buckets, length_buckets
+from m6rec_jax.inference.runtime import Runtime, checked_buckets, in_buckets
 from m6rec_jax.model import Encoded, M6Rec
 from m6rec_jax.sharding import LogicalRules
 from m6rec_jax.tables.negatives import corrected_probability
@@ -123,8 +123,12 @@ class Scorer:
         self._runtime = Runtime(mesh, rules)
         multiple = self._runtime.batch_multiple
         self._batch_sizes = sorted({-(-size // multiple) * multiple for size in batch_sizes})
-        self._source_buckets = _buckets("source_buckets", source_buckets, source_length)
-        self._target_buckets = _buckets("target_buckets", target_buckets, target_length)
+        self._source_buckets = checked_buckets(
+            "Scorer.source_buckets", source_buckets, source_length
+        )
+        self._target_buckets = checked_buckets(
+            "Scorer.target_buckets", target_buckets, target_length
+        )
         self.num_compilations = 0
 
         def encode(variables: Variables, features: Mapping[str, Array]) -> Encoded:
@@ -267,12 +271,3 @@ def _length(row: Row, name: str) -> int:
     if name not in row:
         raise DataError(f"a row to score lacks '{name}'; it has {', '.join(row)}")
     return len(row[name])
-
-
-def _buckets(name: str, buckets: Sequence[int] | None, limit: int) -> tuple[int, ...]:
-    if buckets is None:
-        return length_buckets(limit)
-    ordered = tuple(sorted(set(buckets)))
-    if not ordered or ordered[-1] != limit:
-        raise ConfigError(f"Scorer.{name} = {tuple(buckets)} must end with the length {limit}")
-    return ordered

@@ -1,5 +1,7 @@
 """Multi-head attention as in T5: no biases, no 1/sqrt(head_dim) scale, softmax in float32."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -10,6 +12,8 @@ from m6rec_jax.model.dot_product_attention import dot_product_attention
 
 Array = jax.Array
 
+_HEADS = ("batch", "length", "heads", "kv")
+
 # Large enough to vanish in any softmax, small enough to survive sums in float32. A row with no
 # visible key at all (padding) then attends evenly instead of giving NaN.
 MASKED = -1e9
@@ -18,6 +22,22 @@ MASKED = -1e9
 def mask_bias(mask: Array) -> Array:
     """Boolean mask (True: visible) → additive float32 bias of the same shape."""
     return jnp.where(mask, 0.0, MASKED).astype(jnp.float32)
+
+
+class KeyValue(NamedTuple):
+    """A sequence as attention sees it, each `[..., batch, key, heads, head_dim]`."""
+
+    key: Array
+    value: Array
+
+    def with_position(self, new: "KeyValue", position: Array) -> "KeyValue":
+        """With `new` `[batch, 1, heads, head_dim]` put at a position of `[batch, key, ...]`."""
+        return KeyValue(
+            *(
+                jax.lax.dynamic_update_slice_in_dim(old, one.astype(old.dtype), position, axis=1)
+                for old, one in zip(self, new, strict=True)
+            )
+        )
 
 
 class Attention(nn.Module):
@@ -57,7 +77,7 @@ class Attention(nn.Module):
     def __call__(
         self,
         inputs: Array,
-        source: Array,
+        source: Array | KeyValue,
         position_bias: Array | None,
         mask: Array,
         *,
@@ -67,7 +87,7 @@ class Attention(nn.Module):
 
         Args:
           inputs: `[batch, query, embed]`, already normalised.
-          source: `[batch, key, embed]`.
+          source: `[batch, key, embed]`, or what `keys_and_values` made of it before.
           position_bias: float32 `[1, heads, query, key]`, or None.
           mask: additive float32 `[batch, 1, 1 or query, key]`, of `mask_bias`.
           deterministic: no dropout.
@@ -75,12 +95,17 @@ class Attention(nn.Module):
         Returns:
           `[batch, query, embed]`.
         """
-        names = ("batch", "length", "heads", "kv")
-        query = nn.with_logical_constraint(self.query(inputs), names)
-        key = nn.with_logical_constraint(self.key(source), names)
-        value = nn.with_logical_constraint(self.value(source), names)
+        query = nn.with_logical_constraint(self.query(inputs), _HEADS)
+        key, value = source if isinstance(source, KeyValue) else self.keys_and_values(source)
         # T5 drops attention weights with one mask for all queries. Such a mask depends on the key
         # alone, so dropping the value instead is the same, on an array far smaller.
         value = self.dropout(value, deterministic=deterministic)
         mixed = dot_product_attention(query, key, value, position_bias, mask)
         return self.out(mixed)
+
+    def keys_and_values(self, source: Array) -> KeyValue:
+        """Projects a sequence once for any number of queries: `[batch, key, embed]`."""
+        return KeyValue(
+            nn.with_logical_constraint(self.key(source), _HEADS),
+            nn.with_logical_constraint(self.value(source), _HEADS),
+        )

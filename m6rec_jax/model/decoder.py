@@ -1,16 +1,21 @@
-"""The autoregressive tower: packed candidates or target text, attending to the encoder."""
+"""The autoregressive tower: packed candidates or target text, attending to the encoder.
+
+`run` takes a whole target at once (teacher forcing); `start` and `step` take one position after
+the other with a cache, through the same layers, and give the same.
+"""
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from m6rec_jax.model.attention import Attention
+from m6rec_jax.model.attention import Attention, KeyValue, mask_bias
 from m6rec_jax.model.config import ModelConfig
+from m6rec_jax.model.decoder_cache import DecoderCache, LayerCache
 from m6rec_jax.model.dropout import dropout
 from m6rec_jax.model.feed_forward import FeedForward
 from m6rec_jax.model.layer_norm import LayerNorm
 from m6rec_jax.model.relative_bias import RelativeBias
-from m6rec_jax.model.stack import LayerStack, example_hidden
+from m6rec_jax.model.stack import LayerStack, Variables, example_hidden
 
 Array = jax.Array
 
@@ -27,13 +32,15 @@ class DecoderLayer(nn.Module):
         mask: Array,
         position_bias: Array | None,
         task_ids: Array,
-        source: Array | None,
+        source: Array | KeyValue | None,
         source_mask: Array | None,
         use_source: Array | None,
         *,
+        cache: LayerCache | None = None,
+        position: Array | None = None,
         with_adapter: bool = True,
         deterministic: bool = True,
-    ) -> Array:
+    ) -> Array | tuple[Array, KeyValue]:
         """One layer.
 
         Args:
@@ -45,30 +52,41 @@ class DecoderLayer(nn.Module):
           source_mask: additive float32 `[batch, 1, 1 or target, source]`.
           use_source: `[batch]` bool; False zeroes what cross attention adds, so that an item
             tower's row sees none of the user. None: all True.
+          cache: what the layer keeps of the earlier positions and of the source, which is then not
+            passed itself; x is one position, and the mask `[1, 1, 1, cache length]`. A source may
+            serve several rows that follow one another: source_mask has the sources' batch.
+          position: int32 scalar, where x stands; with a cache.
           with_adapter: apply this layer's adapter, where there is one.
           deterministic: no dropout.
 
         Returns:
-          `[batch, target, embed]`.
+          `[batch, target, embed]`; with a cache also the keys and values of this position.
         """
         config, length = self.config, x.shape[1]
+        key_length = length if cache is None else cache.past.key.shape[1]
         if position_bias is None:
             position_bias = RelativeBias(config, bidirectional=False, name="relative_bias")(
-                length, length
+                length, key_length, position
             )
         x = nn.with_logical_constraint(x, ("batch", "length", "embed"))
         normed = LayerNorm(config.layer_norm_epsilon, config.dtype, name="self_attention_norm")(x)
-        attended = Attention(config, name="self_attention")(
-            normed, normed, position_bias, mask, deterministic=deterministic
-        )
+        self_attention = Attention(config, name="self_attention")
+        seen: Array | KeyValue = normed
+        if cache is not None:
+            assert position is not None
+            new = self_attention.keys_and_values(normed)
+            seen, source = cache.past.with_position(new, position), cache.source
+        attended = self_attention(normed, seen, position_bias, mask, deterministic=deterministic)
         x = x + dropout(config)(attended, deterministic=deterministic)
         if source is not None and source_mask is not None:
             normed = LayerNorm(
                 config.layer_norm_epsilon, config.dtype, name="cross_attention_norm"
             )(x)
+            # Rows that share a source ask side by side, as so many queries.
+            queries = normed.reshape(source_mask.shape[0], -1, normed.shape[-1])
             attended = Attention(config, name="cross_attention")(
-                normed, source, None, source_mask, deterministic=deterministic
-            )
+                queries, source, None, source_mask, deterministic=deterministic
+            ).reshape(normed.shape)
             if use_source is not None:
                 attended = jnp.where(use_source[:, None, None], attended, 0)
             x = x + dropout(config)(attended, deterministic=deterministic)
@@ -77,7 +95,8 @@ class DecoderLayer(nn.Module):
             normed, task_ids, with_adapter=with_adapter, deterministic=deterministic
         )
         x = x + dropout(config)(changed, deterministic=deterministic)
-        return nn.with_logical_constraint(x, ("batch", "length", "embed"))
+        x = nn.with_logical_constraint(x, ("batch", "length", "embed"))
+        return x if cache is None else (x, new)
 
 
 class Decoder(nn.Module):
@@ -140,6 +159,73 @@ class Decoder(nn.Module):
             deterministic=deterministic,
             with_adapter=not late_only or start >= config.first_cross_layer,
         )
+
+    def start(self, source: Array, source_mask: Array, num_rows: int, length: int) -> DecoderCache:
+        """An empty cache, with the keys and values of the source projected once.
+
+        Args:
+          source: the encoder's output `[sources, source, embed]`.
+          source_mask: bool `[sources, source]`.
+          num_rows: rows to decode, a multiple of the sources.
+          length: how many positions there is room for.
+        """
+        config = self.config
+        shape = (config.num_decoder_layers, num_rows, length, config.num_heads, config.head_dim)
+        empty = jnp.zeros(shape, config.dtype)
+        names = ("layers", "batch", "length", "heads", "kv")
+        past = KeyValue(*(nn.with_logical_constraint(empty, names) for _ in range(2)))
+        start, stop = config.first_cross_layer, config.num_decoder_layers
+        if start >= stop:
+            return DecoderCache(past, None, source_mask)
+        attention = Attention(config, parent=None)
+
+        def project(variables: Variables, carry: None, own: None) -> tuple[None, KeyValue]:
+            params = {"params": variables["params"]["cross_attention"]}
+            return None, attention.apply(params, source, method=attention.keys_and_values)
+
+        _, projected = self.layers.scan(project, None, None, start=start, stop=stop)
+        return DecoderCache(past, projected, source_mask)
+
+    def step(
+        self, x: Array, cache: DecoderCache, position: Array, task_ids: Array
+    ) -> tuple[Array, DecoderCache]:
+        """All layers over one position, which the cache then holds.
+
+        Args:
+          x: `[rows, 1, embed]`.
+          cache: of `start` or of the step before.
+          position: int32 scalar below the cache's length.
+          task_ids: `[rows]`.
+
+        Returns:
+          `[rows, 1, embed]` before the final norm, and the new cache.
+        """
+        config, length = self.config, cache.length
+        mask = mask_bias(jnp.arange(length) <= position)[None, None, None]
+        position_bias = (
+            None if config.per_layer_relative_bias else self.relative_bias(1, length, position)
+        )
+        source_mask = mask_bias(cache.source_mask)[:, None, None]
+        layer = self.layers.make_layer()
+        late_start, late_only = config.first_cross_layer, config.prompts.adapters_late_only
+        written = []
+        for start, stop in ((0, late_start), (late_start, config.num_decoder_layers)):
+            if start >= stop:
+                continue
+            with_adapter = not late_only or start >= late_start
+
+            def run(
+                variables: Variables, x: Array, own: LayerCache, with_adapter: bool = with_adapter
+            ) -> tuple[Array, KeyValue]:
+                inputs = (mask, position_bias, task_ids, None, source_mask, None)
+                return layer.apply(
+                    variables, x, *inputs, cache=own, position=position, with_adapter=with_adapter
+                )
+
+            own = cache.layers(start, stop, with_source=start >= late_start)
+            x, new = self.layers.scan(run, x, own, start=start, stop=stop)
+            written.append(new)
+        return x, cache.with_position(written, position)
 
     def finish(self, x: Array, *, deterministic: bool) -> Array:
         """Final norm (and dropout) over `[batch, target, embed]`."""

@@ -155,7 +155,7 @@ class M6Rec(nn.Module):
         _require_equal_shapes("encoder", encoder_input_tokens, encoder_block_ids)
         task_ids = task_ids.reshape(-1)
         capacity, late_start = self.config.prompts.num_prompts, self.config.late_layers_start
-        tokens = self._embed(encoder_input_tokens, task_ids)
+        tokens = self.embed(encoder_input_tokens, task_ids)
         x = jnp.concatenate([self.bank.prompt_embeddings(task_ids), tokens], axis=1)
         x = self.dropout(x, deterministic=deterministic)
         blocks = masks.with_prompt_blocks(encoder_block_ids, capacity, _flat(num_prompts))
@@ -189,7 +189,7 @@ class M6Rec(nn.Module):
           `[batch, source, embed]`, to be gathered into rows and given to `encode_late`.
         """
         task_ids = task_ids.reshape(-1)
-        x = self._embed(encoder_input_tokens, task_ids)
+        x = self.embed(encoder_input_tokens, task_ids)
         x = self.dropout(x, deterministic=deterministic)
         return self._early(x, encoder_block_ids, None, task_ids, deterministic=deterministic)
 
@@ -341,7 +341,7 @@ class M6Rec(nn.Module):
         """
         _require_equal_shapes("decoder", decoder_input_tokens, decoder_block_ids)
         task_ids = task_ids.reshape(-1)
-        x = self._embed(decoder_input_tokens, task_ids)
+        x = self.embed(decoder_input_tokens, task_ids)
         x = self.dropout(x, deterministic=deterministic)
         stop = self.config.first_cross_layer
         if stop == 0:
@@ -440,7 +440,8 @@ class M6Rec(nn.Module):
         """
         return self.bank.item_projection(hidden, task_ids.reshape(-1))
 
-    def _embed(self, tokens: Array, task_ids: Array) -> Array:
+    def embed(self, tokens: Array, task_ids: Array) -> Array:
+        """Tokens of either tower, `[batch, length]`, as the task sees them: `[..., embed]`."""
         x = self.token_embedder(tokens)
         deltas = self.bank.special_token_deltas(tokens, task_ids)
         if deltas is not None:

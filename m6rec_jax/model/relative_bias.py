@@ -66,8 +66,16 @@ class RelativeBias(nn.Module):
     bidirectional: bool
 
     @nn.compact
-    def __call__(self, query_length: int, key_length: int) -> jax.Array:
-        """Bias `[1, heads, query_length, key_length]`, float32."""
+    def __call__(
+        self, query_length: int, key_length: int, position: jax.Array | None = None
+    ) -> jax.Array:
+        """Bias `[1, heads, query_length, key_length]`, float32.
+
+        Args:
+          query_length, key_length: both sequences start at position 0.
+          position: int32 scalar below key_length, where the only query stands instead; query_length
+            must be 1. Known when it runs only, as in a loop over positions.
+        """
         config = self.config
         table = self.param(
             "embedding",
@@ -77,11 +85,17 @@ class RelativeBias(nn.Module):
             (config.relative_attention_num_buckets, config.num_heads),
             jnp.float32,
         )
+        # A query at a position known later may have as many keys behind it as there are.
+        behind = (query_length if position is None else key_length) - 1
         bucket = relative_position_bucket(
-            np.arange(query_length + key_length - 1) - (query_length - 1),
+            np.arange(behind + key_length) - behind,
             bidirectional=self.bidirectional,
             num_buckets=config.relative_attention_num_buckets,
             max_distance=config.relative_attention_max_distance,
         )
         by_distance = jnp.take(table, bucket, axis=0).T
-        return spread_by_distance(by_distance, query_length, key_length)[None]
+        if position is None:
+            return spread_by_distance(by_distance, query_length, key_length)[None]
+        assert query_length == 1
+        first = behind - position
+        return jax.lax.dynamic_slice_in_dim(by_distance, first, key_length, axis=1)[None, :, None]

@@ -89,32 +89,63 @@ class LayerStack(nn.Module):
         """
         if start >= stop:
             return x
-        config, layer = self.config, self.make_layer()
-        params = self.layer_params
-        shared = jax.tree.map(lambda leaf: leaf[0], params) if config.share_layers else None
+        layer = self.make_layer()
 
-        def step(x: Array, layer_slice: tuple[Variables | None, Variables, Array | None]) -> Any:
-            params, prompts, key = layer_slice
+        def run(variables: Variables, x: Array, key: Array | None) -> tuple[Array, None]:
+            rngs = None if key is None else {"dropout": key}
             x = layer.apply(
-                {"params": shared if params is None else params, COLLECTION: prompts},
-                x,
-                *inputs,
-                deterministic=deterministic,
-                rngs=None if key is None else {"dropout": key},
-                **options,
+                variables, x, *inputs, deterministic=deterministic, rngs=rngs, **options
             )
             return x, None
 
-        drops = not deterministic and config.dropout_rate > 0.0
+        drops = not deterministic and self.config.dropout_rate > 0.0
         keys = jax.random.split(self.make_rng("dropout"), self.num_layers) if drops else None
-        stack = (None if config.share_layers else params, self.layer_prompts, keys)
+        keys = None if keys is None else keys[start:stop]
+        x, _ = self.scan(run, x, keys, start=start, stop=stop, remat=self.config.remat)
+        return x
+
+    def scan(
+        self,
+        run: Callable[[Variables, Any, Any], tuple[Any, Any]],
+        carry: Any,
+        own: Any,
+        *,
+        start: int,
+        stop: int,
+        remat: str = "none",
+    ) -> tuple[Any, Any]:
+        """Any function of one layer's variables, one layer of [start, stop) after the other.
+
+        Args:
+          run: (the layer's variables, carry, its slice of own) → (carry, its result).
+          carry: what the layers pass on.
+          own: a tree of arrays `[stop - start, ...]`: what each layer has of its own; or None.
+          start, stop: the slice, not empty.
+          remat: what a backward pass recomputes.
+
+        Returns:
+          The last carry, and the results stacked, `[stop - start, ...]`.
+        """
+        config, params = self.config, self.layer_params
+        shared = jax.tree.map(lambda leaf: leaf[0], params) if config.share_layers else None
+
+        def step(carry: Any, layer_slice: tuple[Variables | None, Variables, Any]) -> Any:
+            params, prompts, own = layer_slice
+            variables = {"params": shared if params is None else params, COLLECTION: prompts}
+            return run(variables, carry, own)
+
+        stack = (None if config.share_layers else params, self.layer_prompts)
         slices = jax.tree.map(lambda leaf: leaf[start:stop], stack)
         num_layers = stop - start
         unroll = min(config.scan_unroll or num_layers, num_layers)
-        step = _rematerialised(step, config.remat)
         # Shared layers without prompts or dropout leave nothing in `slices` to tell their number.
-        x, _ = jax.lax.scan(step, x, slices, length=num_layers, unroll=unroll)
-        return x
+        return jax.lax.scan(
+            _rematerialised(step, remat),
+            carry,
+            (*slices, own),
+            length=num_layers,
+            unroll=unroll,
+        )
 
 
 def _rematerialised(step: Callable[..., Any], policy: str) -> Callable[..., Any]:

@@ -135,6 +135,16 @@ class Vocabulary:
         self._encode_cached = functools.lru_cache(maxsize=cache_size)(self._encode_new)
         self._nbest_cached = functools.lru_cache(maxsize=cache_size)(self._nbest_new)
 
+    @functools.cached_property
+    def text_ids(self) -> np.ndarray:
+        """Ids that texts are made of, int32, ascending: what generation may write beside [EOS].
+
+        No control ids, no sentinels and no spare rows; nor the unknown id, which stands for text
+        that it does not tell.
+        """
+        ids = set(range(self.num_pieces)) - self._control_pieces
+        return np.array(sorted(ids - {self.pad_id, self.eos_id, self.unk_id}), np.int32)
+
     def encode(self, text: str, *, sampling: SubwordSampling | None = None) -> list[int]:
         """Encodes any text; see `encode_array`."""
         ids: list[int] = self.encode_array(text, sampling=sampling).tolist()

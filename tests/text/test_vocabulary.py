@@ -187,6 +187,16 @@ def test_decode_takes_any_ids(vocab: Vocabulary, data: st.DataObject) -> None:
     text.encode()  # valid Unicode
 
 
+def test_text_ids_are_what_is_neither_special_nor_unknown(
+    vocab: Vocabulary, strange: Vocabulary
+) -> None:
+    for vocabulary in (vocab, strange):
+        expected = set(range(vocabulary.size)) - special_ids(vocabulary) - {vocabulary.unk_id}
+        assert vocabulary.text_ids.tolist() == sorted(expected)
+        assert vocabulary.eos_id not in expected
+        assert vocabulary.text_ids.dtype == np.int32
+
+
 def test_pieces_names_everything(vocab: Vocabulary) -> None:
     ids = [0, 1, vocab.source_bos_id, vocab.sentinel_ids[7], vocab.size - 1, *vocab.encode("Fargo")]
     names = vocab.pieces(ids)

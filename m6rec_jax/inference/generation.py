@@ -1,0 +1,375 @@
+"""Writes text for users: explanations, titles, answers (paper section 2: generation).
+
+    generator = Generator(model, variables, vocabulary, source_length=256, target_length=64)
+    generator.greedy(histories)                                  # one text per history
+    generator.sample(histories, num_samples=4, top_p=0.9)        # several
+    generator.beam_search(histories, prefixes, num_beams=4)      # that go on from a prefix
+    generator.recommend(histories, TitleTrie(vocabulary, titles), 10)   # that name an item
+
+A history is encoded once, however many texts it gets. Shapes come from a few buckets, and settings
+such as temperature are arguments of the compiled program, so a new request compiles nothing once
+each bucket has been seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import gin
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.inference.constraints import Constraint, any_text
+from m6rec_jax.inference.decoding import FREE
+from m6rec_jax.inference.runtime import (
+    Runtime,
+    checked_buckets,
+    in_buckets,
+    length_buckets,
+    smallest_that_fits,
+)
+from m6rec_jax.inference.sampling import SamplingOptions
+from m6rec_jax.inference.title_trie import ItemScores, TitleTrie
+from m6rec_jax.inference.writing import write
+from m6rec_jax.model import M6Rec
+from m6rec_jax.sharding import LogicalRules
+from m6rec_jax.text import rows
+from m6rec_jax.text.vocabulary import EOS_ID, Vocabulary
+
+Array = jax.Array
+Variables = Mapping[str, Any]
+
+
+class GeneratedText(NamedTuple):
+    """A text that the model wrote.
+
+    Attributes:
+      text: with its prefix.
+      score: log probability of what was written after the prefix; of beam search, normalised by
+        its length (`beam_search`).
+      ended: False where the text was cut off at the longest length.
+      entry: which title of the trie it is, where there was one.
+    """
+
+    text: str
+    score: float
+    ended: bool
+    entry: int | None = None
+
+
+class RecommendedTitle(NamedTuple):
+    """A title of the catalogue.
+
+    Attributes:
+      title: as the catalogue has it.
+      score: log probability of the title, normalised by its length.
+      places: of all items that have the title, best first.
+    """
+
+    title: str
+    score: float
+    places: list[int]
+
+
+class _Written(NamedTuple):
+    """Results of one request, `[texts, ...]` each, best first where that has a meaning."""
+
+    tokens: np.ndarray
+    scores: np.ndarray
+    ended: np.ndarray
+    entries: np.ndarray
+
+
+@gin.configurable(denylist=["model", "variables", "vocabulary", "mesh"])
+class Generator:
+    """Text for histories given as text segments.
+
+    Every verb takes `histories` (per request, segments as `DatasetTemplate.history_segments` gives
+    them), `prefixes` (per request, how its text must begin; a prefix is cut into tokens by itself,
+    so end it where a word ends) and `trie` (write only titles of it). All raise
+
+      DataError: another number of prefixes than of histories, or a prefix that leaves no room or
+        that no title of the trie has.
+      ConfigError: a number out of range, or a trie with titles too long for the model.
+
+    Args:
+      model: any.
+      variables: its parameters and prompts; may be replaced between calls.
+      vocabulary: the one it was trained with.
+      source_length: most tokens of a history, S; older behaviours are dropped as in training.
+      target_length: most tokens of a decoder row, T; a text has up to T - 2 and `[EOS]`.
+      task_id: row of the prompt bank.
+      also_allowed: control ids and sentinels that may be written beside text.
+      batch_sizes: numbers of histories to pad to, ascending.
+      source_buckets: lengths to pad histories to; None: S, S/2, S/4.
+      by_argmax: see `top_k`.
+      mesh: devices to spread rows over; None: the default device.
+      rules: logical-axis rules, with a mesh.
+
+    Raises:
+      ConfigError: no room for a word, or buckets that do not end with S.
+    """
+
+    def __init__(
+        self,
+        model: M6Rec,
+        variables: Variables,
+        vocabulary: Vocabulary,
+        *,
+        source_length: int,
+        target_length: int,
+        task_id: int = 0,
+        also_allowed: Sequence[int] = (),
+        batch_sizes: Sequence[int] = (1, 8, 32),
+        source_buckets: Sequence[int] | None = None,
+        by_argmax: bool | None = None,
+        mesh: Mesh | None = None,
+        rules: LogicalRules = (),
+    ) -> None:
+        if target_length < 3:
+            raise ConfigError(
+                f"target_length = {target_length} has no room for [BOS], a word and [EOS]"
+            )
+        self.model, self.variables, self.vocabulary = model, variables, vocabulary
+        self.source_length = source_length
+        self.max_tokens = target_length - 1  # [EOS] is the last token written, never an input
+        self._task_id, self._by_argmax = task_id, by_argmax
+        self._runtime = Runtime(mesh, rules)
+        multiple = self._runtime.batch_multiple
+        self._batch_sizes = sorted({-(-size // multiple) * multiple for size in batch_sizes})
+        self._source_buckets = checked_buckets(
+            "Generator.source_buckets", source_buckets, source_length
+        )
+        self._any_text = any_text(vocabulary, model.config.vocab_size, also_allowed)
+        self._programs: dict[tuple[str, int], Callable[..., Any]] = {}
+        self.num_compilations = 0
+
+    def greedy(
+        self,
+        histories: Sequence[Sequence[str]],
+        prefixes: Sequence[str] | None = None,
+        *,
+        trie: TitleTrie | None = None,
+    ) -> list[GeneratedText]:
+        """The text whose every token is the likeliest one, per history."""
+        written = self._write("greedy", 1, histories, prefixes, trie, {})
+        return [self._texts(one, trie)[0] for one in written]
+
+    def sample(
+        self,
+        histories: Sequence[Sequence[str]],
+        prefixes: Sequence[str] | None = None,
+        *,
+        num_samples: int = 1,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int | Sequence[int] = 0,
+        trie: TitleTrie | None = None,
+    ) -> list[list[GeneratedText]]:
+        """Texts drawn from the model, `num_samples` per history, in no order.
+
+        Args:
+          histories, prefixes, trie: see the class.
+          num_samples: texts per history, drawn independently.
+          temperature, top_k, top_p: see `SamplingOptions`.
+          seed: of each request, or one for all. Equal requests with equal seeds give equal texts,
+            whatever else is asked for in the same call.
+        """
+        if temperature < 0 or top_k < 0 or not 0 < top_p <= 1:
+            raise ConfigError(
+                f"temperature = {temperature} and top_k = {top_k} must be at least 0, top_p = "
+                f"{top_p} above 0 and at most 1"
+            )
+        options = SamplingOptions(np.float32(temperature), np.int32(top_k), np.float32(top_p))
+        written = self._write("sample", num_samples, histories, prefixes, trie, options, seed)
+        return [self._texts(one, trie) for one in written]
+
+    def beam_search(
+        self,
+        histories: Sequence[Sequence[str]],
+        prefixes: Sequence[str] | None = None,
+        *,
+        num_beams: int = 4,
+        length_penalty: float = 0.6,
+        trie: TitleTrie | None = None,
+    ) -> list[list[GeneratedText]]:
+        """Up to `num_beams` of the likeliest texts per history, best first.
+
+        Args:
+          histories, prefixes, trie: see the class.
+          num_beams: see `beam_search.beam_search`.
+          length_penalty: see there; at least 0.
+        """
+        if length_penalty < 0:
+            raise ConfigError(f"length_penalty = {length_penalty} must be at least 0")
+        options = np.float32(length_penalty)
+        written = self._write("beam_search", num_beams, histories, prefixes, trie, options)
+        return [self._texts(one, trie) for one in written]
+
+    def recommend(
+        self,
+        histories: Sequence[Sequence[str]],
+        trie: TitleTrie,
+        k: int,
+        prefixes: Sequence[str] | None = None,
+        *,
+        num_beams: int | None = None,
+        length_penalty: float = 0.0,
+        item_scores: Sequence[ItemScores] | None = None,
+    ) -> list[list[RecommendedTitle]]:
+        """The k likeliest titles of a catalogue per history; fewer where the trie has fewer.
+
+        Args:
+          histories, trie, prefixes: see the class.
+          k: how many titles.
+          num_beams: at least k; more miss fewer titles. None: k.
+          length_penalty: 0, and titles are ranked by their probability.
+          item_scores: per history, what orders items that share a title, such as the retriever's
+            similarities; None: the catalogue's order.
+        """
+        if item_scores is not None and len(item_scores) != len(histories):
+            raise DataError(f"{len(item_scores)} item scores for {len(histories)} histories")
+        if k < 1 or (num_beams is not None and num_beams < k):
+            raise ConfigError(f"k = {k} must be at least 1 and at most num_beams = {num_beams}")
+        found = self.beam_search(
+            histories,
+            prefixes,
+            num_beams=num_beams or k,
+            length_penalty=length_penalty,
+            trie=trie,
+        )
+        results = []
+        for request, texts in enumerate(found):
+            scores = None if item_scores is None else item_scores[request]
+            results.append(
+                [
+                    RecommendedTitle(
+                        trie.titles[text.entry], text.score, trie.places(text.entry, scores)
+                    )
+                    for text in texts[:k]
+                    if text.entry is not None
+                ]
+            )
+        return results
+
+    def _texts(self, written: _Written, trie: TitleTrie | None) -> list[GeneratedText]:
+        """Results of one request, without beams for which there was no text."""
+        texts = []
+        for tokens, score, ended, entry in zip(*written, strict=True):
+            if np.isneginf(score):
+                continue
+            text = self.vocabulary.decode(tokens)
+            texts.append(
+                GeneratedText(text, float(score), bool(ended), None if trie is None else int(entry))
+            )
+        return texts
+
+    def _write(
+        self,
+        verb: str,
+        num_texts: int,
+        histories: Sequence[Sequence[str]],
+        prefixes: Sequence[str] | None,
+        trie: TitleTrie | None,
+        options: Any,
+        seed: int | Sequence[int] = 0,
+    ) -> list[_Written]:
+        if num_texts < 1:
+            raise ConfigError(f"{num_texts} texts per history were asked for")
+        seeds = [seed] * len(histories) if isinstance(seed, int | np.integer) else list(seed)
+        if len(seeds) != len(histories):
+            raise DataError(f"{len(seeds)} seeds for {len(histories)} histories")
+        length = self._length(trie)
+        beginnings = self._beginnings(prefixes, len(histories), length, trie)
+        constraint: Constraint = self._any_text if trie is None else trie.arrays
+        run = self._program(verb, num_texts)
+        sources = [
+            rows.source_row(self.vocabulary, segments, self.source_length) for segments in histories
+        ]
+        lengths = [len(row["encoder_input_tokens"]) for row in sources]
+        pending = []
+        for bucket, size, members in in_buckets(lengths, self._source_buckets, self._batch_sizes):
+            names = {"encoder_input_tokens": bucket, "encoder_block_ids": bucket}
+            batch = rows.pad_batch([sources[i] for i in members], names, size)
+            batch["task_ids"] = np.full((size, 1), self._task_id, np.int32)
+            batch["forced"] = np.full((size, length), FREE, np.int32)
+            batch["forced"][:, 0] = EOS_ID  # rows of padding have nothing to write
+            batch["seeds"] = np.zeros((size, 1), np.uint32)
+            for k, i in enumerate(members):
+                batch["forced"][k] = beginnings[i]
+                batch["seeds"][k] = seeds[i] % 2**32
+            placed = self._runtime.place(batch)
+            # Not read back here: the devices go on while Python prepares the next batch.
+            pending.append((members, run(self.variables, placed, constraint, options)))
+        results: dict[int, _Written] = {}
+        for members, written in pending:
+            arrays = [np.asarray(array) for array in written]
+            results |= {i: _Written(*(a[k] for a in arrays)) for k, i in enumerate(members)}
+        return [results[i] for i in range(len(histories))]
+
+    def _length(self, trie: TitleTrie | None) -> int:
+        """Tokens to make room for, `[EOS]` included."""
+        if trie is None:
+            return self.max_tokens
+        if trie.length > self.max_tokens:
+            raise ConfigError(
+                f"the longest title has {trie.length} tokens with [EOS], more than the "
+                f"{self.max_tokens} that the model writes; TitleTrie(max_tokens={self.max_tokens}) "
+                "cuts it"
+            )
+        return smallest_that_fits(trie.length, length_buckets(self.max_tokens))
+
+    def _beginnings(
+        self,
+        prefixes: Sequence[str] | None,
+        number: int,
+        length: int,
+        trie: TitleTrie | None,
+    ) -> np.ndarray:
+        """Tokens that each row must begin with, int32 `[requests, length]`."""
+        forced = np.full((number, length), FREE, np.int32)
+        if prefixes is None:
+            return forced
+        if len(prefixes) != number:
+            raise DataError(f"{len(prefixes)} prefixes for {number} histories")
+        for request, prefix in enumerate(prefixes):
+            tokens = self.vocabulary.encode(prefix)
+            if len(tokens) >= length:
+                raise DataError(
+                    f"prefix {request} has {len(tokens)} tokens and leaves no room in {length}: "
+                    f"{prefix!r}"
+                )
+            if trie is not None and not trie.has_prefix(tokens):
+                raise DataError(f"no title begins as prefix {request} does: {prefix!r}")
+            forced[request, : len(tokens)] = tokens
+        return forced
+
+    def _program(self, verb: str, num_texts: int) -> Callable[..., Any]:
+        """A compiled function of variables, features, constraint and options."""
+        if (verb, num_texts) not in self._programs:
+
+            def run(
+                variables: Variables,
+                features: Mapping[str, Array],
+                constraint: Constraint,
+                options: Any,
+            ) -> tuple[Array, ...]:
+                self.num_compilations += 1
+                texts = write(
+                    self.model,
+                    variables,
+                    features,
+                    constraint,
+                    options,
+                    verb=verb,
+                    num_texts=num_texts,
+                    by_argmax=self._by_argmax,
+                )
+                return texts
+
+            self._programs[verb, num_texts] = self._runtime.jit(run)
+        return self._programs[verb, num_texts]

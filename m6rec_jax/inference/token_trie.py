@@ -1,0 +1,153 @@
+"""A trie of token sequences as arrays on the device: a constraint that only lets these be written.
+
+Nodes are numbered level by level, the children of a node by ascending token. A node's children are
+then consecutive, and the edge that leads to node n can be called n itself, so three arrays hold all
+(compressed sparse rows whose target column is implied):
+
+    children of n     nodes first_child[n] … first_child[n + 1] - 1
+    token[n]          what is written on the way to n
+    entry[n]          which sequence ends at n, or NO_ENTRY
+
+Every sequence ends with `[EOS]`, so only leaves have an entry, and a text that has ended is one.
+
+A mask is made from the children of the current node alone: gathered into as many slots as the
+widest node has, then scattered into the vocabulary. For R rows that takes R x width memory, and no
+node has more children than the vocabulary has ids, so it stays in the order of the logits.
+
+(A dense table of masks would take nodes x vocabulary. Searching the children for each vocabulary id
+would need no padding but R x vocabulary x log(width) time.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from m6rec_jax.errors import DataError
+from m6rec_jax.text.vocabulary import EOS_ID
+
+Array = jax.Array
+
+NO_ENTRY = -1
+
+
+class TokenTrie(NamedTuple):
+    """The arrays, a `constraints.Constraint`; the state is the node of each row, int32 `[rows]`.
+
+    Their lengths are rounded up to powers of two, so that a catalogue which grows a little compiles
+    nothing anew. The last node is always such a spare one, without children: that is where a row
+    stands that wrote what no sequence has.
+
+    Attributes:
+      first_child: int32 `[nodes + 1]`.
+      token, entry: int32 `[nodes]`.
+      slots: int32 `[width]`, 0, 1, 2, …; its length carries the number of children of the widest
+        node into compiled code.
+    """
+
+    first_child: Array
+    token: Array
+    entry: Array
+    slots: Array
+
+    def start(self, num_rows: int) -> Array:
+        """The root, before the first token."""
+        return jnp.zeros((num_rows,), jnp.int32)
+
+    def mask(self, state: Array, log_probs: Array) -> Array:
+        """See `constraints.Constraint`."""
+        children, present = self._children(state)
+        # Out of range, so that the scatter below drops it.
+        tokens = jnp.where(present, self.token[children], log_probs.shape[-1])
+        own = jnp.take_along_axis(log_probs, tokens, axis=-1, mode="clip")
+        rows = jnp.arange(state.shape[0])[:, None]
+        return jnp.full_like(log_probs, -jnp.inf).at[rows, tokens].set(own, mode="drop")
+
+    def advance(self, state: Array, tokens: Array) -> Array:
+        """See `constraints.Constraint`."""
+        children, present = self._children(state)
+        taken = present & (self.token[children] == tokens[:, None])
+        found = jnp.max(jnp.where(taken, children, -1), axis=-1)
+        return jnp.where(found < 0, self.token.shape[0] - 1, found)
+
+    def entries(self, state: Array) -> Array:
+        """Which sequence each row has written, `NO_ENTRY` where none is complete."""
+        return self.entry[state]
+
+    def _children(self, state: Array) -> tuple[Array, Array]:
+        """Nodes in the slots of each row `[rows, width]`, and whether they are children."""
+        first, end = self.first_child[state], self.first_child[state + 1]
+        children = first[:, None] + self.slots
+        present = children < end[:, None]
+        return jnp.where(present, children, 0), present
+
+
+def build_trie(sequences: Sequence[Sequence[int] | np.ndarray]) -> TokenTrie:
+    """The trie of some token sequences.
+
+    Args:
+      sequences: without `[EOS]`, which is added; sequence i becomes entry i.
+
+    Raises:
+      DataError: no sequences, an empty one, one with `[EOS]` inside, or one twice.
+    """
+    matrix = _padded(sequences)
+    order = np.lexsort(matrix.T[::-1])
+    ordered = matrix[order]
+    num_rows, depth = ordered.shape
+
+    # A row differs from the one before in its first d + 1 tokens: there a node begins at depth d.
+    differs = np.ones((num_rows, depth), bool)
+    differs[1:] = np.logical_or.accumulate(ordered[1:] != ordered[:-1], axis=1)
+    if not differs[:, -1].all():
+        second = int(order[np.flatnonzero(~differs[:, -1])[0]])
+        raise DataError(f"sequence {second} is in the trie twice: {list(sequences[second])}")
+    parents, tokens, entries = [], [np.array([-1])], [np.array([NO_ENTRY])]
+    above = np.zeros(num_rows, np.int64)  # the node of each row one level up
+    num_nodes = 1
+    for level in range(depth):
+        begins = differs[:, level] & (ordered[:, level] >= 0)
+        here = num_nodes + np.cumsum(begins) - 1
+        token = ordered[begins, level]
+        parents.append(above[begins])
+        tokens.append(token)
+        entries.append(np.where(token == EOS_ID, order[begins], NO_ENTRY))
+        num_nodes += int(begins.sum())
+        above = here
+    number_of_children = np.bincount(np.concatenate(parents), minlength=num_nodes)
+
+    size = _power_of_two(num_nodes + 1)
+    first_child = np.full(size + 1, num_nodes, np.int32)
+    first_child[: num_nodes + 1] = 1 + np.concatenate([[0], np.cumsum(number_of_children)])
+    spare = size - num_nodes
+    return TokenTrie(
+        jnp.asarray(first_child),
+        jnp.asarray(np.pad(np.concatenate(tokens), (0, spare), constant_values=-1), jnp.int32),
+        jnp.asarray(
+            np.pad(np.concatenate(entries), (0, spare), constant_values=NO_ENTRY), jnp.int32
+        ),
+        jnp.arange(_power_of_two(int(number_of_children.max()))),
+    )
+
+
+def _padded(sequences: Sequence[Sequence[int] | np.ndarray]) -> np.ndarray:
+    """`[sequences, longest + 1]` with `[EOS]` at the end of each, then -1."""
+    if not len(sequences):
+        raise DataError("a trie needs at least one sequence")
+    lengths = [len(tokens) for tokens in sequences]
+    matrix = np.full((len(sequences), max(lengths) + 1), -1, np.int64)
+    for i, tokens in enumerate(sequences):
+        ids = np.asarray(tokens, np.int64)
+        if not len(ids) or (ids == EOS_ID).any() or ids.min() < 0:
+            raise DataError(f"sequence {i} is empty or holds [EOS] or a negative id: {list(ids)}")
+        matrix[i, : len(ids)] = ids
+        matrix[i, len(ids)] = EOS_ID
+    return matrix
+
+
+def _power_of_two(number: int) -> int:
+    return 1 << (number - 1).bit_length()

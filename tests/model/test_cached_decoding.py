@@ -1,0 +1,189 @@
+"""One token at a time with a cache gives what the decoder gives for the whole target at once."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from m6rec_jax.errors import ConfigError
+from m6rec_jax.model import Encoded, M6Rec, ModelConfig
+from m6rec_jax.model.cached_decoding import decode_step, start_decoding
+
+Make = Callable[..., dict[str, Any]]
+Features = dict[str, np.ndarray]
+
+LENGTH = 10
+TASKS = np.array([[1], [0], [2]], np.int32)
+
+
+@pytest.fixture(scope="module")
+def many_tasks(config: ModelConfig) -> ModelConfig:
+    """A bank of three tasks: every row has adapters, soft prompts and special tokens of its own."""
+    return config.replace(prompts=dataclasses.replace(config.prompts, num_tasks=3))
+
+
+def targets(rows: int) -> np.ndarray:
+    tokens = np.random.default_rng(1).integers(0, 32, (rows, LENGTH)).astype(np.int32)
+    tokens[:, 0] = 0
+    return tokens
+
+
+def encode(model: M6Rec, variables: Any, features: Features) -> Encoded:
+    encoded: Encoded = jax.jit(
+        lambda *args: model.apply(*args, method=model.encode),
+    )(variables, features["encoder_input_tokens"], features["encoder_block_ids"], TASKS)
+    return encoded
+
+
+def at_once(model: M6Rec, variables: Any, encoded: Encoded, tokens: np.ndarray) -> np.ndarray:
+    """Teacher forcing, `[rows, target, embed]`, one row per source."""
+    method = jax.jit(lambda *args: model.apply(*args, method=model.decode))
+    return np.asarray(method(variables, encoded, tokens, np.ones_like(tokens), TASKS))
+
+
+def stepwise(
+    model: M6Rec, variables: Any, encoded: Encoded, tokens: np.ndarray, max_length: int = LENGTH
+) -> np.ndarray:
+    """The same by single steps in a compiled loop."""
+
+    @jax.jit
+    def run(variables: Any, encoded: Encoded, tokens: Any) -> Any:
+        cache = model.apply(
+            variables,
+            encoded,
+            max_length=max_length,
+            rows_per_source=tokens.shape[0] // encoded.mask.shape[0],
+            method=start_decoding,
+        )
+
+        def step(cache: Any, inputs: Any) -> Any:
+            position, column = inputs
+            hidden, cache = model.apply(
+                variables, cache, column, position, jnp.asarray(TASKS), method=decode_step
+            )
+            return cache, hidden
+
+        _, hidden = jax.lax.scan(step, cache, (jnp.arange(tokens.shape[1]), tokens.T))
+        return jnp.moveaxis(hidden, 0, 1)
+
+    return np.asarray(run(variables, encoded, tokens))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},  # L' = 2: the first decoder layer has no cross attention
+        {"scan_unroll": 0},
+        {"late_layers_start": 0},
+        {"late_layers_start": 0, "scan_unroll": 0, "per_layer_relative_bias": True},
+        {"per_layer_relative_bias": True},
+        {"share_layers": True},
+        {"share_layers": True, "late_layers_start": 0, "scan_unroll": 0},
+        {"decoder_late_start": 2},  # no layer attends to the source at all
+        {"decoder_late_start": 0},
+        {"matmul_dtype": "bfloat16", "scan_unroll": 0},
+        {"dtype": "bfloat16"},
+        {"mlp_activations": ("relu",), "logits_via_embedding": True},
+    ],
+    ids=str,
+)
+def test_steps_equal_teacher_forcing(
+    many_tasks: ModelConfig, make_variables: Make, features: Features, changes: dict[str, Any]
+) -> None:
+    config = many_tasks.replace(**changes)
+    model, variables = M6Rec(config), make_variables(config)
+    encoded, tokens = encode(model, variables, features), targets(3)
+    expected = at_once(model, variables, encoded, tokens)
+    actual = stepwise(model, variables, encoded, tokens)
+    tolerance = 0.15 if "dtype" in changes else 2e-2 if "matmul_dtype" in changes else 3e-5
+    np.testing.assert_allclose(
+        actual.astype(np.float32), expected.astype(np.float32), rtol=tolerance, atol=tolerance
+    )
+
+
+def test_adapters_late_only(
+    many_tasks: ModelConfig, make_variables: Make, features: Features
+) -> None:
+    prompts = dataclasses.replace(many_tasks.prompts, adapters_late_only=True)
+    config = many_tasks.replace(prompts=prompts)
+    model, variables = M6Rec(config), make_variables(config)
+    encoded, tokens = encode(model, variables, features), targets(3)
+    expected = at_once(model, variables, encoded, tokens)
+    actual = stepwise(model, variables, encoded, tokens)
+    np.testing.assert_allclose(actual, expected, rtol=3e-5, atol=3e-5)
+    everywhere = stepwise(M6Rec(many_tasks), variables, encoded, tokens)
+    assert np.abs(everywhere - actual).max() > 1e-2
+
+
+def test_task_bank_and_source_matter(
+    many_tasks: ModelConfig, make_variables: Make, features: Features
+) -> None:
+    """Guards the tests above: with equal tasks or sources they could not fail."""
+    model, variables = M6Rec(many_tasks), make_variables(many_tasks)
+    encoded, tokens = encode(model, variables, features), targets(3)
+    same = np.tile(tokens[:1], (3, 1))
+    hidden = stepwise(model, variables, encoded, same)
+    assert np.abs(hidden[0] - hidden[1]).max() > 1e-2
+    blind = Encoded(jnp.zeros_like(encoded.hidden), encoded.mask)
+    assert np.abs(stepwise(model, variables, blind, same) - hidden).max() > 1e-2
+
+
+@pytest.mark.parametrize("scan_unroll", [0, 1])
+def test_rows_that_share_a_source(
+    many_tasks: ModelConfig, make_variables: Make, features: Features, scan_unroll: int
+) -> None:
+    """Beams of one source, held once, equal copies of the source."""
+    config = many_tasks.replace(scan_unroll=scan_unroll)
+    model, variables = M6Rec(config), make_variables(config)
+    encoded, tokens = encode(model, variables, features), targets(6)
+    shared = stepwise(model, variables, encoded, tokens)
+    for beam in range(2):
+        expected = at_once(model, variables, encoded, tokens[beam::2])
+        np.testing.assert_allclose(shared[beam::2], expected, rtol=3e-5, atol=3e-5)
+
+
+def test_room_that_is_not_used_changes_nothing(
+    many_tasks: ModelConfig, make_variables: Make, features: Features
+) -> None:
+    model, variables = M6Rec(many_tasks), make_variables(many_tasks)
+    encoded, tokens = encode(model, variables, features), targets(3)
+    np.testing.assert_allclose(
+        stepwise(model, variables, encoded, tokens, max_length=3 * LENGTH),
+        stepwise(model, variables, encoded, tokens),
+        rtol=3e-5,
+        atol=3e-5,
+    )
+
+
+def test_cache_shapes_and_rows(
+    many_tasks: ModelConfig, make_variables: Make, features: Features
+) -> None:
+    model, variables = M6Rec(many_tasks), make_variables(many_tasks)
+    encoded = encode(model, variables, features)
+    start = {"max_length": 7, "rows_per_source": 2, "method": start_decoding}
+    cache: Any = model.apply(variables, encoded, **start)
+    assert cache.past.key.shape == cache.past.value.shape == (2, 6, 7, 2, 5)
+    assert cache.source.key.shape == (1, 3, 15, 2, 5)  # one late layer; 4 soft prompts, 11 tokens
+    assert (cache.length, cache.num_rows, cache.rows_per_source) == (7, 6, 2)
+    tokens = targets(6)[:, 0] + np.arange(6, dtype=np.int32)
+    stepped: Any = model.apply(variables, cache, tokens, 3, TASKS, method=decode_step)[1]
+    written = np.abs(np.asarray(stepped.past.key)).sum((0, 1, 3, 4)) > 0
+    assert written.tolist() == [False] * 3 + [True] + [False] * 3
+    swapped = stepped.take_rows(jnp.array([1, 0, 3, 3, 4, 5]))
+    np.testing.assert_array_equal(swapped.past.value[:, 0], stepped.past.value[:, 1])
+    np.testing.assert_array_equal(swapped.past.value[:, 2], stepped.past.value[:, 3])
+    np.testing.assert_array_equal(swapped.source.key, stepped.source.key)
+
+
+def test_clear_errors(many_tasks: ModelConfig, make_variables: Make, features: Features) -> None:
+    model, variables = M6Rec(many_tasks), make_variables(many_tasks)
+    encoded = encode(model, variables, features)
+    packed = Encoded(encoded.hidden, encoded.mask, jnp.ones(encoded.mask.shape, jnp.int32))
+    with pytest.raises(ConfigError, match="one document per row"):
+        model.apply(variables, packed, max_length=4, method=start_decoding)
+    with pytest.raises(ConfigError, match="max_length = 0"):
+        model.apply(variables, encoded, max_length=0, method=start_decoding)
