@@ -11,6 +11,7 @@ warmup_schedule.total_steps = %TRAIN_STEPS
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -95,6 +96,7 @@ def adamw(
     weight_decay: float = 0.0,
     not_decayed: Sequence[str] = NOT_DECAYED,
     clip_norm: float | None = 1.0,
+    rate_factors: Mapping[str, float] | None = None,
 ) -> Optimizer:
     """AdamW with decoupled weight decay.
 
@@ -105,10 +107,16 @@ def adamw(
       weight_decay: times the learning rate, off the weights at each step.
       not_decayed: regular expressions; leaves whose name has a match keep their size.
       clip_norm: largest global norm of the gradient, over both groups (None: not clipped).
+      rate_factors: regular expressions and factors; the rate of a leaf is multiplied by the factors
+        of all that its name has a match of, for instance `{'token_embedder/': 0.1}`.
     """
     return _optimizer(
         clip_norm,
-        [optax.scale_by_adam(b1=b1, b2=b2, eps=eps), _decay(weight_decay, not_decayed)],
+        [
+            optax.scale_by_adam(b1=b1, b2=b2, eps=eps),
+            _decay(weight_decay, not_decayed),
+            _rate_factors(rate_factors or {}),
+        ],
         group_rates(learning_rate, backbone_learning_rate),
     )
 
@@ -125,11 +133,13 @@ def adafactor(
     weight_decay: float = 0.0,
     not_decayed: Sequence[str] = NOT_DECAYED,
     clip_norm: float | None = None,
+    rate_factors: Mapping[str, float] | None = None,
 ) -> Optimizer:
     """Adafactor: second moments of matrices as row and column sums; T5's optimizer.
 
     Args:
-      learning_rate, backbone_learning_rate, weight_decay, not_decayed, clip_norm: as for `adamw`.
+      learning_rate, backbone_learning_rate, weight_decay, not_decayed, clip_norm, rate_factors: as
+        for `adamw`.
       decay_rate: exponent of the second moment's decay, 1 - step^-decay_rate.
       min_dim_size_to_factor: only matrices with two sides at least this long are factored.
       clipping_threshold: largest root mean square of a leaf's update (None: not clipped).
@@ -148,7 +158,7 @@ def adafactor(
         steps.append(optax.scale_by_param_block_rms(least_scale))
     return _optimizer(
         clip_norm,
-        [*steps, _decay(weight_decay, not_decayed)],
+        [*steps, _decay(weight_decay, not_decayed), _rate_factors(rate_factors or {})],
         group_rates(learning_rate, backbone_learning_rate),
     )
 
@@ -208,6 +218,23 @@ def _decay(weight_decay: float, not_decayed: Sequence[str]) -> optax.GradientTra
     if not weight_decay:
         return optax.identity()
     return optax.add_decayed_weights(weight_decay, lambda tree: decay_mask(tree, not_decayed))
+
+
+def _rate_factors(factors: Mapping[str, float]) -> optax.GradientTransformation:
+    """Multiplies updates by factors chosen by the leaves' names."""
+    if not factors:
+        return optax.identity()
+    patterns = [(re.compile(pattern), factor) for pattern, factor in factors.items()]
+
+    def factor_of(name: str) -> float:
+        return math.prod(factor for pattern, factor in patterns if pattern.search(name))
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        del params
+        scaled = {name: factor_of(name) * leaf for name, leaf in flatten(updates).items()}
+        return unflatten(scaled, updates), state
+
+    return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
 
 
 def _optimizer(

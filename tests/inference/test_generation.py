@@ -48,8 +48,8 @@ def likelihood(tiny, history, text, given=0):
     model, variables, vocabulary = tiny
     row = rows.generation_row(vocabulary, history, text, S, T)
     row["decoder_loss_weights"][:given] = 0
-    sizes = dict.fromkeys(row, T) | {"encoder_input_tokens": S, "encoder_block_ids": S}
-    sizes = {name: size for name, size in sizes.items() if not name.startswith("num_")}
+    names = [name for name in row if not name.startswith("num_")]
+    sizes = {name: S if name.startswith("encoder_") else T for name in names}
     batch = rows.pad_batch([row], sizes)
     batch["task_ids"] = np.zeros((1, 1), np.int32)
     sums = jax.jit(token_sums, static_argnums=0)(model, variables, batch)

@@ -112,3 +112,17 @@ def test_schedule_without_warm_up_starts_at_the_top() -> None:
 def test_bad_schedules_are_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         warmup_schedule(1.0, **arguments)
+
+
+@pytest.mark.parametrize("make", [adamw, adafactor])
+def test_factors_slow_leaves_down_by_name(make: Any) -> None:
+    params = tree()
+    grads = jax.tree.map(jnp.cos, params)
+    plain, slowed = make(0.01), make(0.01, rate_factors={"mlp/": 0.5, "bias$": 0.1})
+    whole, _ = plain.update(grads, plain.init(params), params)
+    parts, _ = slowed.update(grads, slowed.init(params), params)
+    mlp, whole_mlp = parts["params"]["mlp"], whole["params"]["mlp"]
+    np.testing.assert_allclose(mlp["kernel"], 0.5 * whole_mlp["kernel"], rtol=1e-6)
+    np.testing.assert_allclose(mlp["wi_bias"], 0.05 * whole_mlp["wi_bias"], rtol=1e-6)
+    assert_close(parts["prompts"], whole["prompts"])
+    assert_close(parts["params"]["norm"], whole["params"]["norm"])
