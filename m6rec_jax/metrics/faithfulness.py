@@ -1,0 +1,230 @@
+"""Is what explanations name true of their items: attribute values found in text and looked up.
+
+A dictionary holds the attribute values of the whole catalogue (directors, cast, genres, countries).
+Every value that an explanation names is held against the item's own. A text that names nothing
+cannot be untrue and proves nothing: such texts are counted apart.
+
+Rules of finding, from the left of the text to the right:
+
+- whole words only, and the longest match first: "New York" does not also name "York", and
+  "Romantic Comedy" not also "Comedy". Words that one match has taken no other can have.
+- Case does not count, unless the attribute is named in `cased`: then the words must be written with
+  the capitals of the catalogue, so that "will" is not the actor "Will". (Of "Will" at the start
+  of a sentence no rule can tell.)
+- One phrase may be a value of several attributes (a director who also acts). It is true when it
+  holds for any of them.
+- `neutral` phrases (film titles) take their words and count for nothing: an explanation that names
+  "Fargo" or "American Beauty" as films of the user's past says nothing of a country. Where a
+  neutral phrase and a value are the same words, the value counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from m6rec_jax.errors import DataError
+from m6rec_jax.metrics.checked_texts import checked, same_length
+from m6rec_jax.metrics.phrases import PhraseFinder, fold, phrase_key, pieces
+
+Key = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Mention:
+    """One phrase of a text that is an attribute value.
+
+    Attributes:
+      key: its folded words.
+      values: attribute -> the value as the catalogue spells it, for every attribute that has it.
+    """
+
+    key: Key
+    values: Mapping[str, str] = field(hash=False)
+
+
+class AttributeDictionary:
+    """The attribute values of a catalogue, made to be found in text.
+
+    Args:
+      values: attribute -> all its values over the catalogue. Values without a word are left out.
+      cased: attributes whose values must stand in the text with their own capitals.
+      neutral: phrases that take their words from the text and count for nothing.
+
+    Raises:
+      DataError: no value at all, one text where a list of values should be, or an attribute in
+        `cased` that is not among the values.
+    """
+
+    def __init__(
+        self,
+        values: Mapping[str, Iterable[str]],
+        *,
+        cased: Collection[str] = (),
+        neutral: Iterable[str] = (),
+    ):
+        unknown = sorted(set(cased) - set(values))
+        if unknown:
+            raise DataError(
+                f"faithfulness: cased names {', '.join(unknown)}, but the attributes are "
+                f"{', '.join(sorted(values))}"
+            )
+        self.attributes = tuple(values)
+        self._cased = frozenset(cased)
+        # Folded words -> attribute -> spellings (words in their case -> the catalogue's value).
+        self._spellings: dict[Key, dict[str, dict[Key, str]]] = {}
+        for attribute, names in values.items():
+            for name in _value_list(names, attribute):
+                key = phrase_key(name)
+                if key:
+                    spellings = self._spellings.setdefault(key, {}).setdefault(attribute, {})
+                    spellings.setdefault(tuple(pieces(name)), name)
+        if not self._spellings:
+            raise DataError("faithfulness: the dictionary of attribute values is empty")
+        self._neutral = {key for key in map(phrase_key, neutral) if key}
+        phrases = [*self._spellings, *self._neutral]
+        self._finder = PhraseFinder.of_keys(phrases)
+
+    def mentions(self, text: str) -> list[Mention]:
+        """The values that a text names, in the order of the text; one named twice comes twice."""
+        surface = pieces(text)
+        folded = [fold(piece) for piece in surface]
+        found = []
+        start = 0
+        while start < len(folded):
+            step = 1
+            for key in self._finder.at(folded, start):
+                values = self._at(key, tuple(surface[start : start + len(key)]))
+                if values or key in self._neutral:
+                    if values:
+                        found.append(Mention(key, values))
+                    step = len(key)
+                    break
+            start += step
+        return found
+
+    def _at(self, key: Key, surface: Key) -> dict[str, str]:
+        values = {}
+        for attribute, spellings in self._spellings.get(key, {}).items():
+            if surface in spellings:
+                values[attribute] = spellings[surface]
+            elif attribute not in self._cased:
+                values[attribute] = next(iter(spellings.values()))
+        return values
+
+
+@dataclass(frozen=True)
+class Faithfulness:
+    """Counts of `faithfulness`.
+
+    A value that one explanation repeats counts once for it.
+
+    Attributes:
+      num_explanations: all of them.
+      num_silent: those that name no attribute value.
+      num_all_true: those that name some, all of them true.
+      num_named: values named, over all explanations.
+      num_true: those of them that hold for the item.
+      by_attribute: attribute -> (named, true). A value of several attributes counts for the first
+        that holds, or for the first of the dictionary where none does.
+    """
+
+    num_explanations: int
+    num_silent: int
+    num_all_true: int
+    num_named: int
+    num_true: int
+    by_attribute: Mapping[str, tuple[int, int]]
+
+    @property
+    def true_share(self) -> float:
+        """Share of the named values that hold, over all explanations.
+
+        Raises:
+          DataError: no explanation names anything.
+        """
+        self._must_name()
+        return self.num_true / self.num_named
+
+    @property
+    def all_true_share(self) -> float:
+        """Share of the explanations that name something in which every named value holds.
+
+        Raises:
+          DataError: no explanation names anything.
+        """
+        self._must_name()
+        return self.num_all_true / (self.num_explanations - self.num_silent)
+
+    @property
+    def silent_share(self) -> float:
+        """Share of the explanations that name nothing."""
+        return self.num_silent / self.num_explanations
+
+    def _must_name(self) -> None:
+        if not self.num_named:
+            raise DataError(
+                f"faithfulness is undefined: none of the {self.num_explanations} explanations "
+                "names an attribute value"
+            )
+
+
+def faithfulness(
+    explanations: Sequence[str],
+    item_values: Sequence[Mapping[str, Iterable[str]]],
+    dictionary: AttributeDictionary,
+) -> Faithfulness:
+    """Holds what explanations name against their items.
+
+    Args:
+      explanations: the generated texts; empty ones are allowed.
+      item_values: for each, attribute -> the values of its item. Attributes that are missing have
+        none; attributes that the dictionary does not know are left out. Spelling counts as little
+        as in the text.
+      dictionary: the values of the whole catalogue. A value of the item that it lacks is never
+        found.
+
+    Raises:
+      DataError: no texts, numbers that differ, or one text where a list of values should be.
+    """
+    checked(explanations, "faithfulness", "explanations")
+    same_length(explanations, item_values, "faithfulness", "items")
+    silent = all_true = 0
+    named = dict.fromkeys(dictionary.attributes, 0)
+    true = dict.fromkeys(dictionary.attributes, 0)
+    for text, item in zip(explanations, item_values, strict=True):
+        # By folded words, so that a repeated value is one.
+        mentions = {mention.key: mention for mention in dictionary.mentions(text)}
+        if not mentions:
+            silent += 1
+            continue
+        own = {
+            attribute: {phrase_key(value) for value in _value_list(item[attribute], attribute)}
+            for attribute in dictionary.attributes
+            if attribute in item
+        }
+        num_false = 0
+        for key, mention in mentions.items():
+            holding = [attribute for attribute in mention.values if key in own.get(attribute, ())]
+            counted = (holding or list(mention.values))[0]
+            named[counted] += 1
+            true[counted] += bool(holding)
+            num_false += not holding
+        all_true += not num_false
+    return Faithfulness(
+        num_explanations=len(explanations),
+        num_silent=silent,
+        num_all_true=all_true,
+        num_named=sum(named.values()),
+        num_true=sum(true.values()),
+        by_attribute={
+            attribute: (named[attribute], true[attribute]) for attribute in dictionary.attributes
+        },
+    )
+
+
+def _value_list(values: Iterable[str], attribute: str) -> Iterable[str]:
+    if isinstance(values, str):
+        # Its letters would be taken for values.
+        raise DataError(f"faithfulness: {attribute} must have a list of values, got {values!r}")
+    return values

@@ -1,0 +1,188 @@
+"""Attribute values found in explanations, and held against the items."""
+
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from m6rec_jax.errors import DataError
+from m6rec_jax.metrics.faithfulness import AttributeDictionary, faithfulness
+
+VALUES = {
+    "director": ["Clint Eastwood", "Samuel L. Fox", "Jean-Luc Godard"],
+    "cast": ["Clint Eastwood", "Will", "Penélope Cruz"],
+    "genres": ["Comedy", "Romantic Comedy", "Film-Noir", "War"],
+    "countries": ["France", "New York", "York"],
+}
+
+
+def named(dictionary, text):
+    return [dict(mention.values) for mention in dictionary.mentions(text)]
+
+
+def test_longest_match_first_and_no_word_twice():
+    dictionary = AttributeDictionary(VALUES)
+    assert named(dictionary, "a romantic comedy from New York, a comedy") == [
+        {"genres": "Romantic Comedy"},
+        {"countries": "New York"},
+        {"genres": "Comedy"},
+    ]
+    # From the left: "a b" takes the b that "b c d" would need.
+    overlapping = AttributeDictionary({"x": ["a b", "b c d", "c"]})
+    assert named(overlapping, "a b c d") == [{"x": "a b"}, {"x": "c"}]
+
+
+def test_word_boundaries():
+    dictionary = AttributeDictionary(VALUES)
+    assert named(dictionary, "warm comedies by Yorkers in Frances new, york_") == []
+    assert named(dictionary, "(War)...York's “comedy”") == [
+        {"genres": "War"},
+        {"countries": "York"},
+        {"genres": "Comedy"},
+    ]
+
+
+def test_spelling_and_scripts():
+    dictionary = AttributeDictionary(VALUES | {"languages": ["हिंदी", "Русский"]})
+    text = (
+        "film noir by JEAN LUC GODARD with pene\u0301lope cruz, in русский/हिंदी 🎬 by samuel l fox"
+    )
+    assert named(dictionary, text) == [
+        {"genres": "Film-Noir"},
+        {"director": "Jean-Luc Godard"},
+        {"cast": "Penélope Cruz"},
+        {"languages": "Русский"},
+        {"languages": "हिंदी"},
+        {"director": "Samuel L. Fox"},
+    ]
+    # A part of a word with its vowel signs is not the word.
+    assert named(AttributeDictionary({"x": ["हि"]}), "हिंदी") == []
+
+
+def test_case_counts_where_it_is_asked_to():
+    loose = AttributeDictionary(VALUES)
+    strict = AttributeDictionary(VALUES, cased=("cast", "director"))
+    assert named(loose, "you will like it") == [{"cast": "Will"}]
+    assert named(strict, "you will like WILL, war and Will") == [
+        {"genres": "War"},
+        {"cast": "Will"},
+    ]
+    # Only the attribute that is cased is held to its capitals.
+    both = AttributeDictionary({"cast": ["Chad"], "countries": ["Chad"]}, cased=("cast",))
+    assert named(both, "Chad, chad") == [
+        {"cast": "Chad", "countries": "Chad"},
+        {"countries": "Chad"},
+    ]
+    # A long value that fails on its capitals leaves its words to shorter ones.
+    nested = AttributeDictionary({"cast": ["War Horse"], "genres": ["War"]}, cased=("cast",))
+    assert named(nested, "war horse") == [{"genres": "War"}]
+
+
+def test_one_phrase_of_two_attributes():
+    dictionary = AttributeDictionary(VALUES)
+    assert named(dictionary, "with Clint Eastwood") == [
+        {"director": "Clint Eastwood", "cast": "Clint Eastwood"}
+    ]
+
+
+def test_neutral_phrases_take_their_words():
+    dictionary = AttributeDictionary(VALUES, neutral=["New York Stories", "Kings of Comedy", "War"])
+    assert named(
+        dictionary, "as you liked New York Stories and Kings of Comedy: war in New York"
+    ) == [
+        {"genres": "War"},
+        {"countries": "New York"},
+    ]
+
+
+EXPLANATIONS = [
+    "A comedy, a real comedy by Clint Eastwood",
+    "A war film from France",
+    "You will love it!",
+    "",
+    "Film noir by Jean-Luc Godard",
+]
+ITEMS = [
+    {"genres": ["comedy"], "cast": ["Clint Eastwood"], "director": ["Nobody"]},
+    {"genres": ["War", "Drama"], "countries": ["Italy"]},
+    {"genres": ["Comedy"]},
+    {"genres": ["Comedy"]},
+    {"genres": ("Film Noir",), "director": (), "unknown": ["x"]},
+]
+
+
+def test_counts_by_hand():
+    result = faithfulness(EXPLANATIONS, ITEMS, AttributeDictionary(VALUES, cased=("cast",)))
+    assert result.num_explanations == 5
+    assert result.num_silent == 2
+    # comedy (once), Eastwood / war, France / noir, Godard.
+    assert result.num_named == 6
+    assert result.num_true == 4
+    assert result.num_all_true == 1
+    assert result.by_attribute == {
+        "director": (1, 0),
+        "cast": (1, 1),
+        "genres": (3, 3),
+        "countries": (1, 0),
+    }
+    assert result.true_share == pytest.approx(4 / 6)
+    assert result.all_true_share == pytest.approx(1 / 3)
+    assert result.silent_share == pytest.approx(2 / 5)
+
+
+def test_a_false_phrase_of_two_attributes_counts_for_the_first():
+    result = faithfulness(["by Clint Eastwood"], [{}], AttributeDictionary(VALUES))
+    assert result.by_attribute["director"] == (1, 0)
+    assert result.by_attribute["cast"] == (0, 0)
+
+
+def test_nothing_named_has_no_share():
+    result = faithfulness(["", "👍 !!"], [{}, {}], AttributeDictionary(VALUES))
+    assert result.num_silent == 2
+    assert result.silent_share == 1
+    with pytest.raises(DataError, match="none of the 2 explanations names"):
+        _ = result.true_share
+    with pytest.raises(DataError, match="none of the 2"):
+        _ = result.all_true_share
+
+
+@given(st.lists(st.text(), min_size=1, max_size=4), st.lists(st.text(), max_size=4))
+@settings(max_examples=100, deadline=None)
+def test_any_text(texts, values):
+    values = [*values, "a"]
+    dictionary = AttributeDictionary({"x": values})
+    own = faithfulness(texts, [{"x": values}] * len(texts), dictionary)
+    none = faithfulness(texts, [{}] * len(texts), dictionary)
+    assert own.num_true == own.num_named == none.num_named
+    assert none.num_true == 0
+    assert own.num_silent + own.num_all_true == len(texts)
+
+
+def test_a_large_catalogue_costs_no_more_per_text():
+    names = [f"Name{i} Family{i}" for i in range(50_000)]
+    dictionary = AttributeDictionary({"cast": names})
+    texts = [f"with Name{i} Family{i} in it" for i in range(20_000)]
+    start = time.perf_counter()
+    result = faithfulness(texts, [{"cast": [name]} for name in names[:20_000]], dictionary)
+    # 10^9 comparisons if every text were held against every value.
+    assert time.perf_counter() - start < 20
+    assert result.num_true == 20_000
+
+
+def test_refusals():
+    with pytest.raises(
+        DataError, match="cased names actor, but the attributes are cast, countries"
+    ):
+        AttributeDictionary(VALUES, cased=("actor",))
+    with pytest.raises(DataError, match="is empty"):
+        AttributeDictionary({"cast": ["", "!"]})
+    with pytest.raises(DataError, match="cast must have a list of values, got 'Will'"):
+        AttributeDictionary({"cast": "Will"})
+    dictionary = AttributeDictionary(VALUES)
+    with pytest.raises(DataError, match="cast must have a list of values"):
+        faithfulness(["Will"], [{"cast": "Will"}], dictionary)
+    with pytest.raises(DataError, match="1 texts, but 0 items"):
+        faithfulness(["a"], [], dictionary)
+    with pytest.raises(DataError, match="there are no explanations"):
+        faithfulness([], [], dictionary)
