@@ -62,7 +62,7 @@ wait_until_active() {
   local last='' started=$SECONDS
   while :; do
     read_state ACTIVE
-    if [[ $STATE != "$last" ]]; then
+    if ((!dry_run)) && [[ $STATE != "$last" ]]; then
       say "$name is $STATE"
       last=$STATE
     fi

@@ -14,7 +14,7 @@ gin=()
 
 usage() {
   cat <<TEXT
-Usage: stage_data.sh --data-set FOLDER --data gs://BUCKET/FOLDER [options] [-- --gin_file FILE --gin.NAME=VALUE ...]
+Usage: stage_data.sh --data-set FOLDER --data gs://BUCKET/FOLDER [options] [-- --gin_file FILE ...]
 
 Renders a data set on this machine (m6rec data prepare, which builds TFDS shards), trains its
 vocabulary and copies both to a bucket, from where launch.sh brings them to every host. The tables

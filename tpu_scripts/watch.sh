@@ -19,7 +19,7 @@ arguments=()
 
 usage() {
   cat <<TEXT
-Usage: watch.sh --accelerator-type TYPE [options] -- train|eval|infer --gin_file FILE --gin.NAME=VALUE ...
+Usage: watch.sh --accelerator-type TYPE [options] -- train|eval|infer --gin_file FILE ...
 
 Brings a run to its end. Makes the slice if there is none, installs, launches, and then looks at it
 from time to time:
@@ -41,7 +41,8 @@ A run that finished is not started again: name another with --run.
                          again. Default: $unreachable_polls
 
 Handed on to create.sh: --accelerator-type, --runtime-version, --spot, --create-option; to
-install.sh: --include, --python-version, --extra; to launch.sh: --run, --data, --env. See there.
+install.sh: --include, --python-version, --extra; to launch.sh: --run, --data, --env. See there;
+\$M6REC_TPU_ACCELERATOR_TYPE and \$M6REC_TPU_RUN hold here, too.
 $(ssh_options)
 
 $(slice_options)
