@@ -34,8 +34,8 @@ TEXT
 
 ssh_options() {
   cat <<'TEXT'
-  --ssh-option FLAG   one more flag for gcloud's ssh and scp, for instance --ssh-option=--internal-ip;
-                      may be given several times
+  --ssh-option FLAG   one more flag for gcloud's ssh and scp, for instance --ssh-option=--internal-ip or
+                      --ssh-option=--strict-host-key-checking=no; may be given several times
 TEXT
 }
 

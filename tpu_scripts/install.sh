@@ -21,6 +21,8 @@ constraints.txt. May be run again at any time but during a run.
   --python-version V    a Python that the hosts lack is fetched by uv. Default: \$M6REC_TPU_PYTHON,
                         else 3.11
   --extra NAME          of the package. Default: $extra
+
+The archive that is copied lies in \$XDG_CACHE_HOME/m6rec-tpu, else ~/.cache/m6rec-tpu.
 $(ssh_options)
 
 $(slice_options)

@@ -54,7 +54,9 @@ install() {
     # Runtimes on Ubuntu 22.04 bring Python 3.10, which is too old, and no python3-venv.
     if ! { is_version "python$version" "$version" && "python$version" -m venv "$ENVIRONMENT"; } 2>/dev/null; then
       rm -rf "$ENVIRONMENT"
-      python3 -m pip install --quiet --user uv
+      # Later Ubuntus want to be told that this is meant; the pip of 22.04 does not know the option.
+      python3 -m pip install --quiet --user uv ||
+        python3 -m pip install --quiet --user --break-system-packages uv
       python3 -m uv venv --quiet --seed --python "$version" "$ENVIRONMENT"
     fi
   fi
@@ -88,7 +90,7 @@ start() {
   flock --timeout 5 9 ||
     fail "the run $run is already going on (pid $(cat "$folder/pid" 2>/dev/null || echo unknown)); stop it with launch.sh --run $run --stop, or name another with --run"
   rm -f "$folder/exit" "$folder/stopped" "$folder/pid"
-  # In a session of its own it outlives ssh. It inherits the lock, and so do its children.
+  # Detached, it outlives ssh. It inherits the lock, and so do its children.
   M6REC_DATA_DIR=$DATA nohup setsid env "${environment[@]}" \
     bash "${BASH_SOURCE[0]}" supervise "$run" "$@" </dev/null >>"$folder/log" 2>&1 &
   until [[ -s $folder/pid ]]; do

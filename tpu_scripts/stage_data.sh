@@ -26,7 +26,7 @@ another split to add to the bucket.
   --data ADDRESS      where in which bucket. Default: \$M6REC_TPU_DATA
   --no-vocabulary     keep the vocabulary that is there
   --staging FOLDER    where it is rendered: holds what was staged before and nothing else.
-                      Default: $staging
+                      Default: \$XDG_CACHE_HOME/m6rec-tpu/data, else ~/.cache/m6rec-tpu/data
   --m6rec PROGRAM     Default: \$M6REC, else m6rec
   --project ID        Google Cloud project. Default: \$M6REC_TPU_PROJECT, else \$CLOUDSDK_CORE_PROJECT
   --dry-run           print the commands, run nothing

@@ -37,13 +37,13 @@ class World:
     def write(self, name: str, value: Any) -> None:
         (self.folder / name).write_text(json.dumps(value))
 
-    def _lines(self, name: str) -> list[dict[str, Any]]:
+    def lines(self, name: str) -> list[dict[str, Any]]:
         path = self.folder / name
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
     def calls(self, host: str = "") -> list[list[str]]:
         """What was asked of gcloud so far, from the user's machine or from a host."""
-        return [call["argv"] for call in self._lines("calls.jsonl") if call["host"] == host]
+        return [call["argv"] for call in self.lines("calls.jsonl") if call["host"] == host]
 
     def verbs(self) -> list[str]:
         """The calls in short: create, describe, delete, scp, ssh."""
@@ -51,7 +51,7 @@ class World:
 
     def received(self) -> list[dict[str, Any]]:
         """What m6rec was given on the hosts, start by start."""
-        return self._lines("received.jsonl")
+        return self.lines("received.jsonl")
 
     def sleeps(self) -> list[str]:
         path = self.folder / "sleeps"

@@ -19,20 +19,21 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 WORLD = Path(os.environ["STUB"])
 
 
-def read(name, default):
+def read(name: str, default: Any) -> Any:
     path = WORLD / name
     return json.loads(path.read_text()) if path.exists() else default
 
 
-def write(name, value):
+def write(name: str, value: Any) -> None:
     (WORLD / name).write_text(json.dumps(value))
 
 
-def main(argv):
+def main(argv: list[str]) -> int:
     with (WORLD / "calls.jsonl").open("a") as calls:
         calls.write(json.dumps({"argv": argv, "host": os.environ.get("STUB_HOST", "")}) + "\n")
     failures = read("failures.json", [])
@@ -60,7 +61,7 @@ def main(argv):
     return 0
 
 
-def describe():
+def describe() -> None:
     states = read("states.json", ["NONE"])
     if len(states) > 1:
         write("states.json", states[1:])
@@ -71,13 +72,13 @@ def describe():
     print(states[0])
 
 
-def create():
+def create() -> None:
     creations = read("creations.json", [])
     write("states.json", creations[0] if creations else ["ACTIVE"])
     write("creations.json", creations[1:])
 
 
-def delete():
+def delete() -> None:
     for group in WORLD.glob("hosts/*/m6rec-runs/*/group"):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(int(group.read_text()), signal.SIGKILL)
@@ -85,14 +86,14 @@ def delete():
     write("states.json", ["NONE"])
 
 
-def homes(node, worker="all"):
+def homes(node: str, worker: str = "all") -> list[Path]:
     found = [WORLD / "hosts" / f"{node}-{index}" for index in range(read("workers", 0))]
     for home in found:
         home.mkdir(parents=True, exist_ok=True)
     return found if worker == "all" else found[int(worker) : int(worker) + 1]
 
 
-def ssh(node, options):
+def ssh(node: str, options: dict[str, str]) -> int:
     sent = [
         subprocess.Popen(
             ["bash", "-c", options["--command"]],
@@ -110,7 +111,7 @@ def ssh(node, options):
     return max((process.wait() for process in sent), default=0)
 
 
-def folder(address):
+def folder(address: str) -> Path:
     return (
         WORLD / "buckets" / address[len("gs://") :]
         if address.startswith("gs://")

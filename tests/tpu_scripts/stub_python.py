@@ -18,7 +18,7 @@ WORLD = Path(os.environ["STUB"])
 HOST = os.environ["STUB_HOST"]
 
 
-def main(argv):
+def main(argv: list[str]) -> int:
     match argv:
         case ["-c", _]:
             print("3.11")
@@ -26,6 +26,8 @@ def main(argv):
             (Path(folder) / "bin").mkdir(parents=True)
             for name in ("python", "m6rec"):
                 shutil.copy(sys.argv[0], Path(folder) / "bin" / name)
+        case ["-m", "uv", "venv", "--quiet", "--seed", "--python", "3.11", folder]:
+            return main(["-m", "venv", folder])
         case ["-m", "pip", *_]:
             note("pip.jsonl", argv)
         case ["--version"]:
@@ -37,13 +39,13 @@ def main(argv):
     return 0
 
 
-def note(name, argv):
+def note(name: str, argv: list[str]) -> None:
     with (WORLD / name).open("a") as file:
         environment = {key: os.environ.get(key) for key in ("M6REC_DATA_DIR", "EXTRA")}
         file.write(json.dumps({"host": HOST, "argv": argv, "environment": environment}) + "\n")
 
 
-def play(arguments):
+def play(arguments: list[str]) -> int:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     path = WORLD / "received.jsonl"
     earlier = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []

@@ -12,7 +12,10 @@ import shutil
 import socket
 import subprocess
 import sys
+import tarfile
 import time
+import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -94,6 +97,23 @@ def _cases(text: str, pattern: str) -> list[str]:
     """What `pattern` finds, alternatives of a `case` apart."""
     found = re.findall(pattern, text, re.MULTILINE)
     return [part.strip() for match in found for part in match.split("|") if part.strip() != "--"]
+
+
+def test_only_the_sdist_ships_them(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "hatchling", "build", "--directory", str(tmp_path)]
+    subprocess.run([*build, "--target", "sdist"], cwd=ROOT, check=True, capture_output=True)
+    (path,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(path) as archive:
+        shipped = {
+            Path(member.name).name: bool(member.mode & 0o100)
+            for member in archive
+            if Path(member.name).parent.name == "tpu_scripts"
+            and Path(member.name).parent.parent.name != "tests"
+        }
+    assert set(shipped) == {file.name for file in SCRIPTS.iterdir() if file.is_file()}
+    assert all(shipped[f"{script}.sh"] for script in COMMANDS)
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]
+    assert "tpu_scripts" not in str(wheel["targets"]["wheel"])
 
 
 # Exact calls
@@ -206,8 +226,20 @@ def test_install(world: World) -> None:
         for path in ("tasks/corner_shop.py", "tasks/movielens.py", "my run.gin", "pyproject.toml"):
             assert (home / "m6rec" / path).is_file()
         assert (home / "m6rec-env/bin/python").is_file()
-    (pip, _) = world._lines("pip.jsonl")
+    (pip, _) = world.lines("pip.jsonl")
     assert pip["argv"][-4:] == ["-c", "constraints.txt", "-e", ".[tpu]"]
+
+
+def test_install_fetches_a_python_that_hosts_lack(world: World) -> None:
+    """Whatever Python this machine has: here `python3.11` fails, and `python3` can do uv."""
+    world.write("workers", 1)
+    folder = world.folder / "host_bin"
+    (folder / "python3.11").rename(folder / "python3")
+    program(folder / "python3.11", "#!/bin/sh\nexit 127\n")
+    succeeded(world.run("install"))
+    uv, package = world.lines("pip.jsonl")
+    assert uv["argv"] == ["-m", "pip", "install", "--quiet", "--user", "uv"]
+    assert package["argv"][-1] == ".[tpu]"
 
 
 def test_install_again_replaces_the_code(pod: World) -> None:
@@ -441,7 +473,7 @@ def test_errors_name_the_value_and_the_cure(
     environment: dict[str, str],
     words: tuple[str, ...],
 ) -> None:
-    message = refused(world.run(script, *arguments, **environment))
+    message = refused(world.run(script, *arguments, cwd=None, **environment))
     for word in words:
         assert word in message
     assert world.calls() == []
@@ -622,8 +654,7 @@ def test_watch_counts_from_0_after_a_healthy_run(world: World) -> None:
     assert run.stderr.count("retry 1 of 1 in 4 s") == 3
 
 
-def _until(condition: object) -> None:
-    assert callable(condition)
+def _until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline
