@@ -14,15 +14,14 @@ usage() {
 Usage: install.sh [options]
 
 Copies this checkout to ~/m6rec of every host and installs it into ~/m6rec-env with the versions of
-constraints.txt. May be run again at any time but during a run.
+constraints.txt. May be run again at any time but during a run. The archive that
+is copied lies in \$XDG_CACHE_HOME/m6rec-tpu, else ~/.cache/m6rec-tpu.
 
   --include PATH        a file or folder below the current directory that goes along under the same
                         relative path: your own gin files and tasks/. May be given several times
   --python-version V    a Python that the hosts lack is fetched by uv. Default: \$M6REC_TPU_PYTHON,
                         else 3.11
   --extra NAME          of the package. Default: $extra
-
-The archive that is copied lies in \$XDG_CACHE_HOME/m6rec-tpu, else ~/.cache/m6rec-tpu.
 $(ssh_options)
 
 $(slice_options)

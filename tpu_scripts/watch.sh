@@ -226,10 +226,6 @@ while :; do
       say "the run $run_name has finished"
       exit
       ;;
-    ACTIVE-refused)
-      say "m6rec refuses what it was given; logs.sh --run $run_name --worker all --no-follow tells why"
-      exit 2
-      ;;
     ACTIVE-running)
       new_slice=0
       launched=1
@@ -255,8 +251,12 @@ while :; do
       fi
       try_start
       ;;
-    ACTIVE-stopped)
-      if ((launched)); then
+    ACTIVE-refused | ACTIVE-stopped)
+      # What happened before this watch began is no reason to leave: it may have been mended since.
+      if ((launched)) && [[ $RUN == refused ]]; then
+        say "m6rec refuses what it was given; logs.sh --run $run_name --worker all --no-follow tells why"
+        exit 2
+      elif ((launched)); then
         say "the run $run_name was stopped by a user"
         exit
       fi

@@ -627,6 +627,23 @@ def test_watch_does_not_repeat_what_m6rec_refuses(world: World) -> None:
     assert len(world.received()) == 2
 
 
+@pytest.mark.parametrize("before", ["refused", "stopped"])
+def test_watch_starts_what_ended_before_it_began(pod: World, before: str) -> None:
+    """A user mended the settings, or wants to go on."""
+    first = "exit 2" if before == "refused" else "wait"
+    pod.write("behaviours.json", {"*": [first, "exit 0"]})
+    succeeded(pod.run("launch", *TRAIN))
+    if before == "stopped":
+        succeeded(pod.run("launch", "--stop"))
+    ended = "stopped" if before == "stopped" else "failed 2"
+    _until(lambda: pod.run("launch", "--status").stdout.count(ended) == 2)
+    run = watched(pod)
+    succeeded(run)
+    assert "has finished" in run.stderr
+    assert len(pod.received()) == 4
+    assert "retry" not in run.stderr
+
+
 def test_watch_retries_an_installation_that_fails(world: World) -> None:
     world.write("behaviours.json", {"*": ["exit 0"]})
     failure = {"words": ["scp"], "times": 2, "stderr": "ERROR: Connection reset"}
