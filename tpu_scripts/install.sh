@@ -1,0 +1,68 @@
+#!/usr/bin/env bash
+# Puts this checkout, and a user's own gin files and tasks, on every host and installs it there.
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+python_version=${M6REC_TPU_PYTHON:-3.11}
+extra=tpu
+includes=()
+archive_folder=${XDG_CACHE_HOME:-$HOME/.cache}/m6rec-tpu
+
+usage() {
+  cat <<TEXT
+Usage: install.sh [options]
+
+Copies this checkout to ~/m6rec of every host and installs it into ~/m6rec-env with the versions of
+constraints.txt. May be run again at any time but during a run. The archive that
+is copied lies in \$XDG_CACHE_HOME/m6rec-tpu, else ~/.cache/m6rec-tpu.
+
+  --include PATH        a file or folder below the current directory that goes along under the same
+                        relative path: your own gin files and tasks/. May be given several times
+  --python-version V    a Python that the hosts lack is fetched by uv. Default: \$M6REC_TPU_PYTHON,
+                        else 3.11
+  --extra NAME          of the package. Default: $extra
+$(ssh_options)
+
+$(slice_options)
+TEXT
+}
+
+split_equals "$@"
+set -- "${WORDS[@]}"
+while (($#)); do
+  if common_option "$@"; then
+    shift "$CONSUMED"
+    continue
+  fi
+  case $1 in
+    --include) need_value "$@" && includes+=("$2") && shift 2 ;;
+    --python-version) need_value "$@" && python_version=$2 && shift 2 ;;
+    --extra) need_value "$@" && extra=$2 && shift 2 ;;
+    *) unknown_argument "$1" ;;
+  esac
+done
+check_slice
+[[ $python_version =~ ^3\.(1[1-9]|[2-9][0-9])$ ]] ||
+  fail "--python-version $(quote "$python_version"): 3.11 or newer, written like 3.11"
+[[ $extra =~ ^[a-z]+$ ]] || fail "--extra $(quote "$extra"): the name of an extra in pyproject.toml"
+for path in "${includes[@]}"; do
+  [[ $path != /* && /$path/ != */../* ]] ||
+    fail "--include $(quote "$path"): name it relative to the current directory, and below it"
+  [[ -e $path ]] || fail "--include $(quote "$path"): there is no such file or folder in $PWD"
+done
+
+archive=$archive_folder/$name.tar.gz
+members=(pyproject.toml README.md LICENSE constraints.txt m6rec_jax tasks gin_configs tpu_scripts)
+run mkdir -p "$archive_folder"
+if ((${#includes[@]})); then
+  # ./: a path that begins with a hyphen is no option.
+  members+=(-C "$PWD" "${includes[@]/#/./}")
+fi
+run tar -czf "$archive" --exclude=__pycache__ -C "$(dirname "$HERE")" "${members[@]}"
+for node in $(nodes); do
+  run gcloud compute tpus tpu-vm scp "$archive" "$node:m6rec.tar.gz" "--project=$project" \
+    "--zone=$zone" --worker=all --quiet "${ssh_flags[@]}"
+done
+# The new files bring the program that puts them in place: a bare host has none.
+on_slices all "rm -rf m6rec.new && mkdir m6rec.new && tar -xzf m6rec.tar.gz -C m6rec.new && bash m6rec.new/tpu_scripts/on_host.sh install $(quote_all "$python_version" "$extra") || exit 1"

@@ -1,0 +1,107 @@
+#!/usr/bin/env bash
+# Starts m6rec on every host of a slice, or stops it, or tells how it is.
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+action=start
+run_name=${M6REC_TPU_RUN:-m6rec}
+data=${M6REC_TPU_DATA:-}
+grace=300
+force=0
+environment=()
+arguments=()
+
+usage() {
+  cat <<TEXT
+Usage: launch.sh [options] -- train|eval|infer --gin_file FILE --gin.NAME=VALUE ...
+       launch.sh [options] --stop | --status
+
+Starts m6rec on every host, in the background: it goes on when you log out. Output goes to
+~/m6rec-runs/RUN/log of each host (see logs.sh), the process id to pid beside it. A run that is going
+on is not started twice. The same command resumes it from its newest checkpoint. Gin files are found
+among the installed ones and relative to ~/m6rec, where install.sh --include puts yours.
+
+Hosts share no disk: give a bucket as --gin.MODEL_DIR=gs://BUCKET/FOLDER. A slice of P hosts wants
+BATCH_SIZE and BatchIterator.num_shards to be multiples of P (of all hosts, of several slices).
+
+  --run RUN           its name. Default: \$M6REC_TPU_RUN, else m6rec
+  --data ADDRESS      what stage_data.sh wrote: copied to ~/m6rec-data of every host, which m6rec
+                      then reads as M6REC_DATA_DIR. Default: \$M6REC_TPU_DATA; none: nothing is copied
+  --env NAME=VALUE    an environment variable of the run; may be given several times
+  --stop              let the run finish its step, save and leave; watch.sh then leaves, too. A
+                      resumed run of several hosts does not hear it during its first step: --force
+  --grace SECONDS     how long --stop waits. Default: $grace
+  --force             after that, kill it
+  --status            say of every host whether the run is going on there, and how it ended
+$(ssh_options)
+
+$(slice_options)
+TEXT
+}
+
+split_equals "$@"
+set -- "${WORDS[@]}"
+while (($#)); do
+  if common_option "$@"; then
+    shift "$CONSUMED"
+    continue
+  fi
+  case $1 in
+    --run) need_value "$@" && run_name=$2 && shift 2 ;;
+    --data) need_value "$@" && data=$2 && shift 2 ;;
+    --env) need_value "$@" && environment+=("$2") && shift 2 ;;
+    --stop) action=stop && shift ;;
+    --status) action=status && shift ;;
+    --grace) need_value "$@" && grace=$2 && shift 2 ;;
+    --force) force=1 && shift ;;
+    --)
+      shift
+      arguments=("$@")
+      break
+      ;;
+    *) unknown_argument "$1" ;;
+  esac
+done
+check_slice
+check_run_name "$run_name"
+need_whole_number --grace "$grace"
+
+case $action in
+  stop)
+    on_slices all "$(on_host stop "$run_name" "$grace" "$force" 1)"
+    exit
+    ;;
+  status)
+    on_slices all "$(on_host status "$run_name")"
+    exit
+    ;;
+esac
+
+((${#arguments[@]})) || fail 'nothing to run: write -- train --gin_file FILE at the end'
+case ${arguments[0]} in
+  train | eval | infer) ;;
+  *) fail "cannot launch $(quote "${arguments[0]}"): only train, eval and infer run on a slice" ;;
+esac
+has_gin_file=0
+for argument in "${arguments[@]}"; do
+  case $argument in
+    --gin_file | --gin_file=*) has_gin_file=1 ;;
+    --gin.MODEL_DIR=*)
+      address=${argument#--gin.MODEL_DIR=}
+      [[ ${address#[\'\"]} == gs://* ]] ||
+        say "warning: MODEL_DIR is $(quote "$address"): hosts share no disk, so several hosts need a bucket (gs://...) unless you mounted a shared file system there"
+      ;;
+  esac
+done
+((has_gin_file)) || fail "${arguments[0]} needs --gin_file FILE after --"
+for variable in "${environment[@]}"; do
+  [[ $variable =~ ^[A-Za-z_][A-Za-z0-9_]*= ]] || fail "--env $(quote "$variable"): write NAME=VALUE"
+done
+
+if [[ -n $data ]]; then
+  check_bucket_address --data "$data"
+  # All hosts have their data before the first one starts and waits for the others.
+  on_slices all "$(on_host data "${data%/}")"
+fi
+on_slices all "$(on_host start "$run_name" "${environment[@]}" -- "${arguments[@]}")"
