@@ -14,8 +14,8 @@ Array = jax.Array
 class LowRankUpdate(nn.Module):
     """scale · (Z A) B beside one projection, one per layer and task.
 
-    The same as adding scale · A B to the projection's kernel. B starts at zero, so a new task starts
-    from the backbone exactly.
+    The same as adding scale · A B to the kernel of the projection. B starts at zero, so a new task
+    starts from the backbone exactly.
 
     Attributes:
       config: sizes, rank and scale.

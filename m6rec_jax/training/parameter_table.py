@@ -25,6 +25,7 @@ _GROUPS = {
     },
     PROMPTS: {
         "adapter": "adapters",
+        "lora_": "LoRA",
         "soft_prompts": "soft prompts",
         "special_token": "special tokens",
         "segment": "segment embeddings",

@@ -53,8 +53,10 @@ def merged(config: ModelConfig, variables: Any, task: int = 0) -> dict[str, Any]
     return {"params": params, "prompts": variables["prompts"]}
 
 
-@pytest.mark.parametrize("targets", [("query", "value"), ("key",), ("out",), LORA_TARGETS])
-@pytest.mark.parametrize("scan_unroll", [0, 1])
+@pytest.mark.parametrize(
+    ("targets", "scan_unroll"),
+    [(("query", "value"), 1), (("query", "value"), 0), (("key",), 1), (("out",), 1)],
+)
 def test_equals_merged_weights(
     config: ModelConfig,
     make_variables: Make,
@@ -96,7 +98,7 @@ def test_equals_the_numpy_reference(
         np.testing.assert_allclose(actual[row][real], expected[real], rtol=3e-5, atol=3e-5)
 
 
-@pytest.mark.parametrize("changes", [{}, {"matmul_dtype": "bfloat16"}, {"share_layers": True}])
+@pytest.mark.parametrize("changes", [{}, {"matmul_dtype": "bfloat16", "share_layers": True}])
 def test_a_new_task_starts_from_the_backbone_exactly(
     config: ModelConfig, features: Features, changes: dict[str, Any]
 ) -> None:
@@ -141,9 +143,7 @@ def test_variables(config: ModelConfig, features: Features) -> None:
     "changes",
     [
         {},
-        {"share_layers": True},
-        {"scan_unroll": 0, "remat": "full"},
-        {"matmul_dtype": "bfloat16"},
+        {"share_layers": True, "scan_unroll": 0},
         {"dtype": "bfloat16"},
     ],
     ids=str,
@@ -154,8 +154,7 @@ def test_mixed_tasks_equal_each_alone(
     bank = with_lora(config, num_tasks=3).replace(**changes)
     variables, task_ids = make_variables(bank), np.array([[2], [0], [1]], np.int32)
     mixed = hidden(bank, variables, {**features, "task_ids": task_ids})
-    rounded = bool({"dtype", "matmul_dtype"} & set(changes))
-    tolerance = 3e-2 if rounded else 2e-5
+    tolerance = 3e-2 if "dtype" in changes else 2e-5
     alone_config = with_lora(config).replace(**changes)
     for row, task in enumerate(task_ids[:, 0]):
 
@@ -217,18 +216,17 @@ def test_late_layers_only(config: ModelConfig, make_variables: Make, features: F
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "beams", "late_only"),
     [
-        {},
-        {"late_layers_start": 0, "scan_unroll": 0},
-        {"share_layers": True, "per_layer_relative_bias": True},
-        {"decoder_late_start": 2},
-        {"matmul_dtype": "bfloat16", "scan_unroll": 0},
+        ({}, 2, False),
+        ({}, 1, True),
+        ({"late_layers_start": 0, "scan_unroll": 0}, 1, False),
+        ({"share_layers": True, "per_layer_relative_bias": True}, 2, False),
+        ({"decoder_late_start": 2}, 1, False),  # no layer attends to the source at all
+        ({"matmul_dtype": "bfloat16", "scan_unroll": 0}, 2, False),
     ],
     ids=str,
 )
-@pytest.mark.parametrize("beams", [1, 2])
-@pytest.mark.parametrize("late_only", [False, True])
 def test_cached_decoding_equals_teacher_forcing(
     config: ModelConfig,
     make_variables: Make,
