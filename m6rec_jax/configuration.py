@@ -164,6 +164,20 @@ def macro(name: str, default: Any = gin.REQUIRED) -> Any:
     return default
 
 
+def bound(parameter: str, default: Any = None) -> Any:
+    """What the configuration binds to `configurable.parameter`, with macros replaced; else default.
+
+    The configurable need not have been imported.
+    """
+    try:
+        value = gin.query_parameter(parameter)
+    except ValueError:
+        return default
+    if isinstance(value, gin_config.ConfigurableReference):  # a macro, too, is one
+        return value.scoped_configurable_fn() if value.evaluate else value
+    return value
+
+
 def required_macros(*names: str) -> dict[str, Any]:
     """Values of several macros.
 

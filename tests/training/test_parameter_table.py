@@ -61,7 +61,7 @@ def test_trainable_share_is_per_task() -> None:
 def test_rendered_table() -> None:
     text = count_parameters(CONFIG, "prompts").render()
     lines = text.splitlines()
-    assert lines[0].split() == ["part", "group", "parameters", "of", "backbone", "MiB", "trains"]
+    assert lines[0].split() == ["part", "group", "parameters", "of", "backbone", "bytes", "trains"]
     assert "soft prompts" in text
     assert "the bank holds 2 tasks" in text
     assert [line.split()[-1] for line in lines if "embedding " in line] == ["no"]
