@@ -173,9 +173,7 @@ def bound(parameter: str, default: Any = None) -> Any:
         value = gin.query_parameter(parameter)
     except ValueError:
         return default
-    if isinstance(value, gin_config.ConfigurableReference):  # a macro, too, is one
-        return value.scoped_configurable_fn() if value.evaluate else value
-    return value
+    return macro(value.scoped_selector.split("/")[0]) if _is_macro_reference(value) else value
 
 
 def required_macros(*names: str) -> dict[str, Any]:
