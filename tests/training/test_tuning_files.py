@@ -16,6 +16,7 @@ from m6rec_jax import configuration
 from m6rec_jax.checkpoints.trees import flatten
 from m6rec_jax.model import M6Rec, ModelConfig
 from m6rec_jax.objectives import total_loss
+from m6rec_jax.training.optimizers import adamw
 from m6rec_jax.training.parameter_table import count_parameters
 from m6rec_jax.training.train_state import trainable_groups
 from tests.training.toy_run import toy_batch, toy_train
@@ -99,6 +100,7 @@ def test_one_step(file: Path, tmp_path: Path) -> None:
     """What trains has moved after a step, and the frozen backbone has not, by a single bit."""
     config, trainable = read(file, "mini", *TINY)
     options = {"model": M6Rec(config), "trainable": trainable, "loss": CLASSIFICATION}
+    options["optimizer"] = adamw(1e-2)  # without weight decay, which moves what has no gradient
     before, _ = toy_train(tmp_path / "before", 0, **options)
     result, _ = toy_train(tmp_path / "after", 1, **options)
     moved = {
