@@ -105,6 +105,7 @@ def programs(
         cache = model.apply(
             variables,
             encoded,
+            task_ids,
             max_length=length,
             rows_per_source=num_beams,
             method=start_decoding,

@@ -233,7 +233,12 @@ def _params(args: argparse.Namespace) -> None:
 
     _configure(args)
     model = configuration.macro("MODEL")
-    print(count_parameters(model.config, configuration.macro("TRAINABLE", "all")).render())
+    table = count_parameters(
+        model.config,
+        configuration.macro("TRAINABLE", "all"),
+        configuration.bound("train.frozen_dtype"),
+    )
+    print(table.render())
 
 
 def _doctor(args: argparse.Namespace) -> None:

@@ -164,6 +164,18 @@ def macro(name: str, default: Any = gin.REQUIRED) -> Any:
     return default
 
 
+def bound(parameter: str, default: Any = None) -> Any:
+    """What the configuration binds to `configurable.parameter`, with macros replaced; else default.
+
+    The configurable need not have been imported.
+    """
+    try:
+        value = gin.query_parameter(parameter)
+    except ValueError:
+        return default
+    return macro(value.scoped_selector.split("/")[0]) if _is_macro_reference(value) else value
+
+
 def required_macros(*names: str) -> dict[str, Any]:
     """Values of several macros.
 

@@ -12,7 +12,7 @@ import gin
 import pytest
 
 from m6rec_jax import configuration
-from m6rec_jax.configuration import macro, parse_config, required_macros, write_config
+from m6rec_jax.configuration import bound, macro, parse_config, required_macros, write_config
 from m6rec_jax.errors import ConfigError
 
 
@@ -138,6 +138,16 @@ def test_macros() -> None:
     assert macro("OTHER") == 0.1
     assert macro("BATCH_SIZE", 8) == 8
     assert required_macros("OTHER", "DROPOUT_RATE") == {"OTHER": 0.1, "DROPOUT_RATE": 0.1}
+
+
+def test_bound_parameters() -> None:
+    """Read without calling anything; whether by a macro, a value, or not at all."""
+    name = write("bound.gin", "A_RATE = 0.1\ntoy_run.rate = %A_RATE\n")
+    parse_config([name], ["toy_run.steps=7"])
+    assert bound("toy_run.rate") == 0.1
+    assert bound("toy_run.steps") == 7
+    assert bound("toy_run.folder", "unset") == "unset"
+    assert bound("no_such_function.rate") is None
 
 
 def test_any_parameter_of_a_function_that_takes_any() -> None:

@@ -60,6 +60,7 @@ def write(
     cache: Any = model.apply(
         variables,
         encoded,
+        task_ids,
         max_length=forced.shape[1],
         rows_per_source=num_texts,
         method=start_decoding,

@@ -1,4 +1,7 @@
-"""Multi-head attention as in T5: no biases, no 1/sqrt(head_dim) scale, softmax in float32."""
+"""Multi-head attention as in T5: no biases, no 1/sqrt(head_dim) scale, softmax in float32.
+
+A task may have LoRA updates beside the projections.
+"""
 
 from typing import NamedTuple
 
@@ -9,6 +12,7 @@ from flax import linen as nn
 from m6rec_jax.model.config import ModelConfig
 from m6rec_jax.model.dense import Projection
 from m6rec_jax.model.dot_product_attention import dot_product_attention
+from m6rec_jax.model.lora import LowRankUpdate
 
 Array = jax.Array
 
@@ -72,6 +76,12 @@ class Attention(nn.Module):
             operand_dtype=config.operand_dtype,
             out_dtype=config.dtype,
         )
+        prompts = config.prompts
+        # Named lora_query and so on in the collection of prompts.
+        self.lora = {
+            name: self._update(getattr(self, name))
+            for name in (prompts.lora_targets if prompts.lora_rank else ())
+        }
         self.dropout = nn.Dropout(config.dropout_rate, broadcast_dims=(-1,))
 
     def __call__(
@@ -80,7 +90,9 @@ class Attention(nn.Module):
         source: Array | KeyValue,
         position_bias: Array | None,
         mask: Array,
+        task_ids: Array,
         *,
+        with_lora: bool,
         deterministic: bool,
     ) -> Array:
         """Attend from `inputs` to `source`.
@@ -90,22 +102,46 @@ class Attention(nn.Module):
           source: `[batch, key, embed]`, or what `keys_and_values` made of it before.
           position_bias: float32 `[1, heads, query, key]`, or None.
           mask: additive float32 `[batch, 1, 1 or query, key]`, of `mask_bias`.
+          task_ids: `[batch]`.
+          with_lora: False leaves out updates that exist (`adapters_late_only`).
           deterministic: no dropout.
 
         Returns:
           `[batch, query, embed]`.
         """
-        query = nn.with_logical_constraint(self.query(inputs), _HEADS)
-        key, value = source if isinstance(source, KeyValue) else self.keys_and_values(source)
+        query = self._project("query", inputs, task_ids, with_lora)
+        query = nn.with_logical_constraint(query, _HEADS)
+        if not isinstance(source, KeyValue):
+            source = self.keys_and_values(source, task_ids, with_lora=with_lora)
+        key, value = source
         # T5 drops attention weights with one mask for all queries. Such a mask depends on the key
         # alone, so dropping the value instead is the same, on an array far smaller.
         value = self.dropout(value, deterministic=deterministic)
         mixed = dot_product_attention(query, key, value, position_bias, mask)
-        return self.out(mixed)
+        return self._project("out", mixed, task_ids, with_lora)
 
-    def keys_and_values(self, source: Array) -> KeyValue:
-        """Projects a sequence once for any number of queries: `[batch, key, embed]`."""
+    def keys_and_values(self, source: Array, task_ids: Array, *, with_lora: bool) -> KeyValue:
+        """Projects a sequence once for any number of queries.
+
+        Args:
+          source: `[batch, key, embed]`.
+          task_ids: `[batch]`; whoever reads the result has the same task.
+          with_lora: as in `__call__`.
+        """
+        key = self._project("key", source, task_ids, with_lora)
+        value = self._project("value", source, task_ids, with_lora)
         return KeyValue(
-            nn.with_logical_constraint(self.key(source), _HEADS),
-            nn.with_logical_constraint(self.value(source), _HEADS),
+            nn.with_logical_constraint(key, _HEADS), nn.with_logical_constraint(value, _HEADS)
         )
+
+    def _update(self, projection: Projection) -> LowRankUpdate:
+        return LowRankUpdate(
+            self.config, projection.in_shape, projection.out_shape, projection.axes
+        )
+
+    def _project(self, name: str, x: Array, task_ids: Array, with_lora: bool) -> Array:
+        """The projection of that name, with the task's update where there is one."""
+        out: Array = getattr(self, name)(x)
+        if with_lora and name in self.lora:
+            out = out + self.lora[name](x, task_ids)
+        return out

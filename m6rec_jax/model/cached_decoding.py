@@ -1,6 +1,6 @@
 """One token after the other with a cache: what generation loops over.
 
-    cache = model.apply(variables, encoded, max_length=32, method=start_decoding)
+    cache = model.apply(variables, encoded, task_ids, max_length=32, method=start_decoding)
     for position in range(32):
         hidden, cache = model.apply(
             variables, cache, tokens, position, task_ids, method=decode_step
@@ -22,13 +22,19 @@ Array = jax.Array
 
 
 def start_decoding(
-    model: M6Rec, encoded: Encoded, *, max_length: int, rows_per_source: int = 1
+    model: M6Rec,
+    encoded: Encoded,
+    task_ids: Array,
+    *,
+    max_length: int,
+    rows_per_source: int = 1,
 ) -> DecoderCache:
     """An empty cache for targets of up to max_length input tokens, `[BOS]` included.
 
     Args:
       model: bound, as `model.apply(..., method=start_decoding)` passes it.
       encoded: one document per row.
+      task_ids: int32 `[sources]` or `[sources, 1]`, the tasks whose keys and values are wanted.
       max_length: the cache's length.
       rows_per_source: decoder rows (beams, samples) for each of the encoder's, next to one another.
 
@@ -42,7 +48,9 @@ def start_decoding(
             f"max_length = {max_length} and rows_per_source = {rows_per_source} must be at least 1"
         )
     num_rows = encoded.mask.shape[0] * rows_per_source
-    return model.decoder.start(encoded.hidden, encoded.mask, num_rows, max_length)
+    return model.decoder.start(
+        encoded.hidden, encoded.mask, task_ids.reshape(-1), num_rows, max_length
+    )
 
 
 def decode_step(

@@ -23,6 +23,7 @@ HEADS = ("option", "linear", "none")
 REMAT_POLICIES = ("none", "dots", "full")
 FLOAT_TYPES = ("float32", "bfloat16")
 ACTIVATIONS = ("gelu", "relu", "silu", "linear", "tanh")
+LORA_TARGETS = ("query", "key", "value", "out")
 
 
 @gin.configurable
@@ -44,9 +45,14 @@ class PromptConfig:
       adapter_activation: σ between the adapter's two matrices.
       adapter_scale: λ at the start. W2 starts at zero, so an adapter starts as the identity
         whatever λ is.
-      adapters_late_only: only layers at or above L' have their adapters applied. What the early
-        layers compute then depends on the task only in blocks that hold a special token, and
-        all tasks share one segment cache.
+      lora_rank: r of the updates W + lora_scale · A B to attention projections, in self and cross
+        attention alike (0: none). B starts at zero.
+      lora_scale: the factor itself, which LoRA's authors write alpha / r. It is no multiple of
+        1 / r here, so that a task of a smaller rank, padded into a bank, keeps its scale.
+      lora_targets: which projections: any of 'query', 'key', 'value', 'out'.
+      adapters_late_only: only layers at or above L' have their adapters and LoRA updates applied.
+        What the early layers compute then depends on the task only in blocks that hold a special
+        token, and all tasks share one segment cache.
       special_token_ids: ids whose embeddings may move with the task. The bank holds deltas, zero
         at the start, added to the backbone's rows.
       retrieval_dim: width of the two retrieval projections (0: none).
@@ -62,6 +68,9 @@ class PromptConfig:
     adapter_rank: int = 0
     adapter_activation: str = "gelu"
     adapter_scale: float = 1.0
+    lora_rank: int = 0
+    lora_scale: float = 1.0
+    lora_targets: tuple[str, ...] = ("query", "value")
     adapters_late_only: bool = False
     special_token_ids: tuple[int, ...] = ()
     retrieval_dim: int = 0
@@ -70,14 +79,28 @@ class PromptConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "special_token_ids", tuple(self.special_token_ids))
+        if isinstance(self.lora_targets, str):  # tuple('out') would be three letters
+            object.__setattr__(self, "lora_targets", (self.lora_targets,))
+        object.__setattr__(self, "lora_targets", tuple(self.lora_targets))
         _require_at_least("PromptConfig", self, 1, "num_tasks")
         _require_at_least(
             "PromptConfig",
             self,
             0,
-            *("num_prompts", "num_options", "adapter_rank", "retrieval_dim"),
+            *("num_prompts", "num_options", "adapter_rank", "lora_rank", "retrieval_dim"),
             "num_segment_embeddings",
         )
+        for name in self.lora_targets:
+            if name not in LORA_TARGETS:
+                raise ConfigError(
+                    f"PromptConfig.lora_targets has unknown {name!r}; known: "
+                    + ", ".join(LORA_TARGETS)
+                )
+        if self.lora_rank and not self.lora_targets:
+            raise ConfigError(
+                f"PromptConfig.lora_rank = {self.lora_rank}, but lora_targets is empty; usual are "
+                "('query', 'value')"
+            )
         _require_one_of("PromptConfig", self, "head", HEADS)
         _require_one_of("PromptConfig", self, "adapter_activation", ACTIVATIONS)
         if self.head != "none" and self.num_options < 2:
@@ -91,6 +114,11 @@ class PromptConfig:
                 f"{self.num_prompts}: the options are the last soft prompts. Raise num_prompts "
                 "or set PromptConfig.head = 'linear'"
             )
+
+    @property
+    def in_layers(self) -> bool:
+        """Whether the layers themselves hold prompts: adapters or LoRA updates."""
+        return self.adapter_rank > 0 or self.lora_rank > 0
 
 
 @gin.configurable

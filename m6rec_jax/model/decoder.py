@@ -56,7 +56,7 @@ class DecoderLayer(nn.Module):
             passed itself; x is one position, and the mask `[1, 1, 1, cache length]`. A source may
             serve several rows that follow one another: source_mask has the sources' batch.
           position: int32 scalar, where x stands; with a cache.
-          with_adapter: apply this layer's adapter, where there is one.
+          with_adapter: apply this layer's adapter and LoRA updates, where there are any.
           deterministic: no dropout.
 
         Returns:
@@ -74,18 +74,26 @@ class DecoderLayer(nn.Module):
         seen: Array | KeyValue = normed
         if cache is not None:
             assert position is not None
-            new = self_attention.keys_and_values(normed)
+            new = self_attention.keys_and_values(normed, task_ids, with_lora=with_adapter)
             seen, source = cache.past.with_position(new, position), cache.source
-        attended = self_attention(normed, seen, position_bias, mask, deterministic=deterministic)
+        attended = self_attention(
+            *(normed, seen, position_bias, mask, task_ids),
+            with_lora=with_adapter,
+            deterministic=deterministic,
+        )
         x = x + dropout(config)(attended, deterministic=deterministic)
         if source is not None and source_mask is not None:
             normed = LayerNorm(
                 config.layer_norm_epsilon, config.dtype, name="cross_attention_norm"
             )(x)
             # Rows that share a source ask side by side, as so many queries.
-            queries = normed.reshape(source_mask.shape[0], -1, normed.shape[-1])
+            num_sources = source_mask.shape[0]
+            queries = normed.reshape(num_sources, -1, normed.shape[-1])
+            source_tasks = task_ids[:: normed.shape[0] // num_sources]
             attended = Attention(config, name="cross_attention")(
-                queries, source, None, source_mask, deterministic=deterministic
+                *(queries, source, None, source_mask, source_tasks),
+                with_lora=with_adapter,
+                deterministic=deterministic,
             ).reshape(normed.shape)
             if use_source is not None:
                 attended = jnp.where(use_source[:, None, None], attended, 0)
@@ -160,12 +168,15 @@ class Decoder(nn.Module):
             with_adapter=not late_only or start >= config.first_cross_layer,
         )
 
-    def start(self, source: Array, source_mask: Array, num_rows: int, length: int) -> DecoderCache:
+    def start(
+        self, source: Array, source_mask: Array, task_ids: Array, num_rows: int, length: int
+    ) -> DecoderCache:
         """An empty cache, with the keys and values of the source projected once.
 
         Args:
           source: the encoder's output `[sources, source, embed]`.
           source_mask: bool `[sources, source]`.
+          task_ids: `[sources]`.
           num_rows: rows to decode, a multiple of the sources.
           length: how many positions there is room for.
         """
@@ -180,8 +191,11 @@ class Decoder(nn.Module):
         attention = Attention(config, parent=None)
 
         def project(variables: Variables, carry: None, own: None) -> tuple[None, KeyValue]:
-            params = {"params": variables["params"]["cross_attention"]}
-            return None, attention.apply(params, source, method=attention.keys_and_values)
+            own_part = {name: tree.get("cross_attention", {}) for name, tree in variables.items()}
+            # Layers with cross attention are late ones, so their updates always apply.
+            return None, attention.apply(
+                own_part, source, task_ids, with_lora=True, method=attention.keys_and_values
+            )
 
         _, projected = self.layers.scan(project, None, None, start=start, stop=stop)
         return DecoderCache(past, projected, source_mask)

@@ -38,7 +38,7 @@ class EncoderLayer(nn.Module):
           mask: additive float32 `[batch, 1, length, length]`.
           position_bias: float32 `[1, heads, length, length]`; None with per-layer tables.
           task_ids: `[batch]`.
-          with_adapter: apply this layer's adapter, where there is one.
+          with_adapter: apply this layer's adapter and LoRA updates, where there are any.
           deterministic: no dropout.
 
         Returns:
@@ -52,7 +52,9 @@ class EncoderLayer(nn.Module):
         x = nn.with_logical_constraint(x, ("batch", "length", "embed"))
         normed = LayerNorm(config.layer_norm_epsilon, config.dtype, name="self_attention_norm")(x)
         attended = Attention(config, name="self_attention")(
-            normed, normed, position_bias, mask, deterministic=deterministic
+            *(normed, normed, position_bias, mask, task_ids),
+            with_lora=with_adapter,
+            deterministic=deterministic,
         )
         x = x + dropout(config)(attended, deterministic=deterministic)
         normed = LayerNorm(config.layer_norm_epsilon, config.dtype, name="mlp_norm")(x)

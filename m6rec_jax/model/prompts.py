@@ -7,10 +7,12 @@ indexed statically and costs nothing.
 A bank has one capacity for all its tasks; a smaller task is padded. Its soft prompts (and options)
 are the *last* of the capacity, and each example says how many count (features `num_prompts`,
 `num_options`). Its adapter has zeros beyond its rank in W1, b1 and W2, and these stay zero in
-training: every σ offered maps 0 to 0, so each factor's gradient has the other as a factor.
+training: every σ offered maps 0 to 0, so each factor's gradient has the other as a factor. So it is
+with the two matrices of a LoRA update.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -55,12 +57,23 @@ def task_rows(bank: Array, task_ids: Array) -> Array:
     return bank if bank.shape[0] == 1 else jnp.take(bank, task_ids, axis=0)
 
 
-def task_dot(x: Array, bank: Array, task_ids: Array, *, operand_dtype: str) -> Array:
-    """x `[batch, length, in]` times its task's row of bank `[tasks, in, out]`, float32."""
+def task_dot(
+    x: Array, bank: Array, task_ids: Array, *, operand_dtype: str, num_contracted: int = 1
+) -> Array:
+    """x `[batch, length, in dims]` times its task's row of bank `[tasks, in dims, out dims]`.
+
+    Args:
+      task_ids: `[batch]`.
+      operand_dtype: type to which operands are rounded.
+      num_contracted: how many in dims there are.
+
+    Returns:
+      `[batch, length, out dims]`, float32.
+    """
+    options: dict[str, Any] = {"operand_dtype": operand_dtype, "num_contracted": num_contracted}
     if bank.shape[0] == 1:
-        return dot(x, bank[0], operand_dtype=operand_dtype)
-    rows = jnp.take(bank, task_ids, axis=0)
-    return dot(x, rows, operand_dtype=operand_dtype, num_batch=1)
+        return dot(x, bank[0], **options)
+    return dot(x, jnp.take(bank, task_ids, axis=0), num_batch=1, **options)
 
 
 class PromptBank(nn.Module):

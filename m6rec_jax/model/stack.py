@@ -42,9 +42,8 @@ class LayerStack(nn.Module):
         if self.is_initializing():
             self._initialise()
         self.layer_params = self._read("params")
-        # Without adapters a layer has no prompts, and the collection may be missing altogether.
-        has_prompts = self.config.prompts.adapter_rank > 0
-        self.layer_prompts = self._read(COLLECTION) if has_prompts else {}
+        # Where layers have no prompts, the collection may be missing altogether.
+        self.layer_prompts = self._read(COLLECTION) if self.config.prompts.in_layers else {}
 
     def _initialise(self) -> None:
         """Makes one variable (a tree) per part of the layer, each leaf `[layers, ...]`."""

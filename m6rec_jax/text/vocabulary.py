@@ -145,6 +145,16 @@ class Vocabulary:
         ids = set(range(self.num_pieces)) - self._control_pieces
         return np.array(sorted(ids - {self.pad_id, self.eos_id, self.unk_id}), np.int32)
 
+    def frequent_ids(self, most: int) -> np.ndarray:
+        """Ids of the most frequent pieces of text, int32, most frequent first; no single bytes.
+
+        By the model file's scores: the log probabilities of a unigram model, the order of merges of
+        a BPE model.
+        """
+        ids = np.array([i for i in self.text_ids.tolist() if not self._processor.is_byte(i)], int)
+        scores = np.array([self._processor.get_score(i) for i in ids.tolist()])
+        return ids[np.argsort(-scores, kind="stable")][:most].astype(np.int32)
+
     def encode(self, text: str, *, sampling: SubwordSampling | None = None) -> list[int]:
         """Encodes any text; see `encode_array`."""
         ids: list[int] = self.encode_array(text, sampling=sampling).tolist()

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import linen as nn
 from jax.sharding import Mesh
@@ -119,55 +118,6 @@ def state_from_checkpoint(
     if initial_prompts == "matching":
         return state.replace(prompts=_with_matching(location, state.prompts))
     return state
-
-
-def with_options_of_words(
-    state: TrainState, config: ModelConfig, words: Sequence[Sequence[int]]
-) -> TrainState:
-    """Starts the options as the backbone's own output vectors of words: their label's text.
-
-    The logit of a class is then that of its word's first token in the language model, which is what
-    a backbone that writes these words after `[EOS]` predicts there: it scores before its tuning
-    begins. Where the bank has several tasks, all start alike.
-
-    Args:
-      state: at step 0.
-      config: of the model.
-      words: token ids of each class.
-
-    Raises:
-      ConfigError: another number of words than options, a word without tokens, two that begin with
-        the same one, or no option head.
-    """
-    prompts = config.prompts
-    if prompts.head != "option" or len(words) != prompts.num_options:
-        raise ConfigError(
-            f"train.initial_options names {len(words)} classes, but the model has "
-            f"{prompts.num_options} options and head {prompts.head!r}"
-        )
-    if not all(len(ids) for ids in words):
-        raise ConfigError("train.initial_options: every class needs a word")
-    first = np.asarray([ids[0] for ids in words])
-    if len(set(first.tolist())) < len(first):
-        raise ConfigError(
-            "train.initial_options: two classes begin with the same token of this vocabulary, so "
-            "the language model cannot tell them apart; choose other words"
-        )
-    tied = config.logits_via_embedding
-
-    def put(prompts: jax.Array, table: jax.Array) -> jax.Array:
-        # The logits of a separate head lack the scale that the options' have.
-        options = table[first] if tied else table[:, first].T * config.embed_dim**0.5
-        return prompts.at[:, -len(words) :].set(options.astype(prompts.dtype))
-
-    bank = state.prompts["bank"]
-    soft = jax.jit(put, out_shardings=bank["soft_prompts"].sharding)(
-        bank["soft_prompts"],
-        state.params["token_embedder"]["embedding"]
-        if tied
-        else state.params["logits_head"]["kernel"],
-    )
-    return state.replace(prompts={**state.prompts, "bank": {**bank, "soft_prompts": soft}})
 
 
 def with_piece_vectors(

@@ -28,11 +28,11 @@ from m6rec_jax.sharding import LogicalRules, data_parallel, make_mesh, place_bat
 from m6rec_jax.training.data_state import Batch, ResumableBatches, position_from_item, resume
 from m6rec_jax.training.early_stopping import BestMetric
 from m6rec_jax.training.goodput import Goodput
+from m6rec_jax.training.initial_prompts import check_initial_soft_prompts, with_initial_prompts
 from m6rec_jax.training.initialization import (
     INITIAL_EMBEDDINGS,
     initial_state,
     state_from_checkpoint,
-    with_options_of_words,
     with_piece_vectors,
 )
 from m6rec_jax.training.input_feed import InputFeed
@@ -43,7 +43,6 @@ from m6rec_jax.training.task_data import (
     MakeEvaluationBatches,
     pieces_of,
     save_inference_assets,
-    tokens_of,
     training_batches,
     validation_batches,
     vocabulary_of,
@@ -94,6 +93,7 @@ def train(
     frozen_dtype: str | None = None,
     initial_checkpoint_path: str | None = None,
     initial_prompts: str = "none",
+    initial_soft_prompts: str = "random",
     initial_options: Sequence[str] = (),
     initial_embeddings: str = "random",
     rules: LogicalRules | None = None,
@@ -143,8 +143,10 @@ def train(
         run starts from.
       initial_prompts: whether its prompts are taken over as well: 'none', 'all', or 'matching'
         (tensors of equal name and shape, e.g. special tokens of pretraining).
+      initial_soft_prompts: of a new run: 'random', or 'vocabulary', embeddings of frequent pieces
+        drawn by `seed`; these replace soft prompts that 'matching' took over.
       initial_options: a word for each class, whose output vectors the options of a new run start
-        from; see `initialization.with_options_of_words`. Empty: they start as the other prompts.
+        from; see `initial_prompts.with_options_of_words`. Empty: they start as the other prompts.
       initial_embeddings: of a new backbone: 'random', or 'pieces', from what the pieces of the
         vocabulary are written of; see `text.piece_vectors`.
       rules: sharding rules; None: `data_parallel`. The mesh comes from `make_mesh` (gin).
@@ -183,6 +185,7 @@ def train(
         )
     if isinstance(model, ModelConfig):
         model = M6Rec(model)
+    check_initial_soft_prompts(initial_soft_prompts, model.config, initial_prompts)
     rules = data_parallel() if rules is None else tuple(rules)
     folder = epath.Path(model_dir)
     is_main = jax.process_index() == 0
@@ -235,10 +238,16 @@ def train(
                 pieces = pieces_of(mixture_or_task_name)
                 with jax.set_mesh(mesh):
                     state = with_piece_vectors(state, model.config, pieces, seed)
-        if initial_options and store.latest_step() is None:
-            words = tokens_of(mixture_or_task_name, initial_options)
+        if store.latest_step() is None:
             with jax.set_mesh(mesh):
-                state = with_options_of_words(state, model.config, words)
+                state = with_initial_prompts(
+                    state,
+                    model.config,
+                    mixture_or_task_name,
+                    soft_prompts=initial_soft_prompts,
+                    options=initial_options,
+                    seed=seed,
+                )
         first_step = int(state.step)
         if is_main:
             save_inference_assets(mixture_or_task_name, task_feature_lengths, model_dir, source)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
@@ -25,6 +26,7 @@ _GROUPS = {
     },
     PROMPTS: {
         "adapter": "adapters",
+        "lora_": "LoRA",
         "soft_prompts": "soft prompts",
         "special_token": "special tokens",
         "segment": "segment embeddings",
@@ -67,6 +69,11 @@ class ParameterTable:
         return sum(group.count for group in self.groups if group.trains)
 
     @property
+    def num_trainable_bytes(self) -> int:
+        """Of the parameters that train."""
+        return sum(group.num_bytes for group in self.groups if group.trains)
+
+    @property
     def trainable_share(self) -> float:
         """Parameters that train for one task, as a share of the backbone (paper: about 1%).
 
@@ -78,7 +85,7 @@ class ParameterTable:
 
     def render(self) -> str:
         """The table as text."""
-        rows = [("part", "group", "parameters", "of backbone", "MiB", "trains")]
+        rows = [("part", "group", "parameters", "of backbone", "bytes", "trains")]
         backbone = self.count(BACKBONE)
         for group in self.groups:
             rows.append(
@@ -87,16 +94,20 @@ class ParameterTable:
                     group.name,
                     f"{group.count:,}",
                     f"{group.count / backbone:.2%}",
-                    f"{group.num_bytes / 2**20:.2f}",
+                    f"{group.num_bytes:,}",
                     "yes" if group.trains else "no",
                 )
             )
-        for part in (BACKBONE, PROMPTS):
-            count = self.count(part)
-            size = sum(group.num_bytes for group in self.groups if group.part == part)
-            rows.append(
-                (part, "all", f"{count:,}", f"{count / backbone:.2%}", f"{size / 2**20:.2f}", "")
-            )
+        sums = [
+            (part, "all", [group for group in self.groups if group.part == part])
+            for part in (BACKBONE, PROMPTS)
+        ]
+        sums.append(("both", "all", list(self.groups)))
+        sums.append(("both", "trains", [group for group in self.groups if group.trains]))
+        for part, name, groups in sums:
+            count = sum(group.count for group in groups)
+            size = sum(group.num_bytes for group in groups)
+            rows.append((part, name, f"{count:,}", f"{count / backbone:.2%}", f"{size:,}", ""))
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         left = (True, True, False, False, False, True)
         lines = [
@@ -107,7 +118,7 @@ class ParameterTable:
             for row in rows
         ]
         lines.insert(1, "-" * max(map(len, lines)))
-        lines.insert(-2, lines[1])
+        lines.insert(-len(sums), lines[1])
         share = f"trains per task: {self.trainable_share:.2%} of the backbone"
         if self.num_tasks > 1:
             share += f" (the bank holds {self.num_tasks} tasks)"
@@ -147,9 +158,23 @@ def parameter_table(
     return ParameterTable(groups, num_tasks)
 
 
-def count_parameters(config: ModelConfig, trainable: str = "all") -> ParameterTable:
-    """The table of a model that need not exist: nothing is computed or allocated."""
-    return parameter_table(abstract_variables(M6Rec(config)), trainable, config.prompts.num_tasks)
+def count_parameters(
+    config: ModelConfig, trainable: str = "all", frozen_dtype: str | None = None
+) -> ParameterTable:
+    """The table of a model that need not exist: nothing is computed or allocated.
+
+    Args:
+      config: of the model.
+      trainable: 'prompts' or 'all'.
+      frozen_dtype: type in which a frozen backbone is kept, as for `abstract_state`.
+    """
+    variables = abstract_variables(M6Rec(config))
+    if trainable != "all" and frozen_dtype is not None:
+        params = jax.tree.map(
+            lambda leaf: leaf.update(dtype=jnp.dtype(frozen_dtype)), variables["params"]
+        )
+        variables = {**variables, "params": params}
+    return parameter_table(variables, trainable, config.prompts.num_tasks)
 
 
 def abstract_variables(model: M6Rec) -> dict[str, Any]:

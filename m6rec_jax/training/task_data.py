@@ -78,6 +78,21 @@ def tokens_of(name: str, words: Sequence[str]) -> list[list[int]]:
     return [vocabulary.encode(word) for word in words]
 
 
+def frequent_tokens_of(name: str, most: int) -> list[int]:
+    """Ids of the most frequent pieces of text of a registered task's vocabulary.
+
+    Raises:
+      ConfigError: the task's vocabulary is none of this package's.
+    """
+    from m6rec_jax.pipeline.batches import find_provider
+
+    vocabulary = _text_vocabulary(find_provider(name))
+    if vocabulary is None:
+        raise ConfigError(f"the vocabulary of '{name}' has no pieces to start soft prompts from")
+    ids: list[int] = vocabulary.frequent_ids(most).tolist()
+    return ids
+
+
 def pieces_of(name: str) -> list[str]:
     """The pieces of a registered task's vocabulary, in the order of their ids.
 

@@ -200,7 +200,7 @@ def test_cached_greedy_equals_uncached(setup: Any) -> None:
 
     @jax.jit
     def cached(variables: Any, encoded: Any) -> Decoded:
-        cache = model.apply(variables, encoded, max_length=LENGTH, method=start_decoding)
+        cache = model.apply(variables, encoded, TASKS, max_length=LENGTH, method=start_decoding)
         return decode(model_step(model, variables, TASKS), cache, forced, constraint)
 
     @jax.jit
@@ -223,7 +223,10 @@ def test_cached_beam_search_equals_uncached(setup: Any) -> None:
     @jax.jit
     def cached(variables: Any, encoded: Any) -> Any:
         cache: Any = model.apply(
-            variables, encoded, max_length=LENGTH, rows_per_source=beams, method=start_decoding
+            *(variables, encoded, TASKS),
+            max_length=LENGTH,
+            rows_per_source=beams,
+            method=start_decoding,
         )
         step = model_step(model, variables, TASKS)
         return beam_search(step, cache, forced, constraint, num_beams=beams, length_penalty=0.6)

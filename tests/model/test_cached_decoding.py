@@ -55,6 +55,7 @@ def stepwise(
         cache = model.apply(
             variables,
             encoded,
+            TASKS,
             max_length=max_length,
             rows_per_source=tokens.shape[0] // encoded.mask.shape[0],
             method=start_decoding,
@@ -165,7 +166,7 @@ def test_cache_shapes_and_rows(
     model, variables = M6Rec(many_tasks), make_variables(many_tasks)
     encoded = encode(model, variables, features)
     start = {"max_length": 7, "rows_per_source": 2, "method": start_decoding}
-    cache: Any = model.apply(variables, encoded, **start)
+    cache: Any = model.apply(variables, encoded, TASKS, **start)
     assert cache.past.key.shape == cache.past.value.shape == (2, 6, 7, 2, 5)
     assert cache.source.key.shape == (1, 3, 15, 2, 5)  # one late layer; 4 soft prompts, 11 tokens
     assert (cache.length, cache.num_rows, cache.rows_per_source) == (7, 6, 2)
@@ -184,6 +185,6 @@ def test_clear_errors(many_tasks: ModelConfig, make_variables: Make, features: F
     encoded = encode(model, variables, features)
     packed = Encoded(encoded.hidden, encoded.mask, jnp.ones(encoded.mask.shape, jnp.int32))
     with pytest.raises(ConfigError, match="one document per row"):
-        model.apply(variables, packed, max_length=4, method=start_decoding)
+        model.apply(variables, packed, TASKS, max_length=4, method=start_decoding)
     with pytest.raises(ConfigError, match="max_length = 0"):
-        model.apply(variables, encoded, max_length=0, method=start_decoding)
+        model.apply(variables, encoded, TASKS, max_length=0, method=start_decoding)

@@ -197,6 +197,17 @@ def test_text_ids_are_what_is_neither_special_nor_unknown(
         assert vocabulary.text_ids.dtype == np.int32
 
 
+def test_frequent_ids_are_text_by_score(vocab: Vocabulary, model_file: str) -> None:
+    processor = sentencepiece.SentencePieceProcessor(model_file=model_file)
+    ids = vocab.frequent_ids(10_000).tolist()
+    in_bytes = {i for i in range(vocab.num_pieces) if processor.is_byte(i)}
+    assert len(in_bytes) == 256
+    assert set(ids) == set(vocab.text_ids.tolist()) - in_bytes
+    scores = [processor.get_score(i) for i in ids]
+    assert scores == sorted(scores, reverse=True)
+    assert vocab.frequent_ids(7).tolist() == ids[:7]
+
+
 def test_pieces_names_everything(vocab: Vocabulary) -> None:
     ids = [0, 1, vocab.source_bos_id, vocab.sentinel_ids[7], vocab.size - 1, *vocab.encode("Fargo")]
     names = vocab.pieces(ids)

@@ -11,11 +11,9 @@ from m6rec_jax.errors import ConfigError
 from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
 from m6rec_jax.sharding import data_parallel, make_mesh
 from m6rec_jax.text.piece_vectors import composed_vectors
-from m6rec_jax.training.initialization import (
-    initial_state,
-    with_options_of_words,
-    with_piece_vectors,
-)
+from m6rec_jax.training import initial_prompts
+from m6rec_jax.training.initial_prompts import with_options_of_words, with_prompts_of_tokens
+from m6rec_jax.training.initialization import initial_state, with_piece_vectors
 from m6rec_jax.training.loop import train
 from m6rec_jax.training.optimizers import adamw
 from m6rec_jax.training.train_state import abstract_state
@@ -67,6 +65,88 @@ def test_words_must_fit_the_options() -> None:
         with_options_of_words(state, model.config, [[1], [], [2]])
     with pytest.raises(ConfigError, match="begin with the same token"):
         with_options_of_words(state, model.config, [[1], [2, 3], [2, 4]])
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_soft_prompts_start_from_tokens(tied: bool) -> None:
+    prompts = dataclasses.replace(CONFIG.prompts, num_tasks=2)
+    model, state = state_of(dataclasses.replace(CONFIG, logits_via_embedding=tied, prompts=prompts))
+    tokens = [3, 5, 6, 9, 20]
+    changed = with_prompts_of_tokens(state, model.config, tokens, seed=1)
+    table = np.asarray(state.params["token_embedder"]["embedding"])
+    soft = np.asarray(changed.prompts["bank"]["soft_prompts"])
+    assert soft.shape == (2, 4, 16)
+    drawn = [
+        [int(np.flatnonzero((table == row).all(axis=-1)).item()) for row in task] for task in soft
+    ]
+    assert all(len(set(task)) == 4 and set(task) <= set(tokens) for task in drawn)
+    assert drawn[0] != drawn[1]
+    again = with_prompts_of_tokens(state, model.config, tokens, seed=1)
+    np.testing.assert_array_equal(again.prompts["bank"]["soft_prompts"], soft)
+    other = with_prompts_of_tokens(state, model.config, tokens, seed=2)
+    assert not np.array_equal(other.prompts["bank"]["soft_prompts"], soft)
+    jax.tree.map(np.testing.assert_array_equal, state.params, changed.params)
+
+
+def test_tokens_must_fit_the_soft_prompts() -> None:
+    model, state = state_of(CONFIG)
+    with pytest.raises(ConfigError, match=r"num_prompts = 4 different .*, .* offers 3"):
+        with_prompts_of_tokens(state, model.config, [1, 2, 3], seed=0)
+    with pytest.raises(ConfigError, match=r"has token 32, but ModelConfig\.vocab_size is 32"):
+        with_prompts_of_tokens(state, model.config, [1, 2, 3, 32], seed=0)
+
+
+def test_soft_prompts_of_a_run(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run draws once: resuming goes on from its checkpoint. Labels' text comes last."""
+    from tests.training.toy_run import toy_train
+
+    calls = []
+
+    def frequent_tokens_of(name: str, most: int) -> list[int]:
+        calls.append((name, most))
+        return list(range(3, 20))
+
+    monkeypatch.setattr(initial_prompts, "frequent_tokens_of", frequent_tokens_of)
+    monkeypatch.setattr(initial_prompts, "tokens_of", lambda name, words: [[25], [26]])
+    options = {
+        "initial_soft_prompts": "vocabulary",
+        "initial_options": ("no", "yes"),
+        "optimizer": adamw(0.0),
+        "trainable": "prompts",
+    }
+    first, _ = toy_train(tmp_path, 1, **options)
+    table = np.asarray(first.state.params["token_embedder"]["embedding"])
+    head = np.asarray(first.state.params["logits_head"]["kernel"])
+    soft = np.asarray(first.state.prompts["bank"]["soft_prompts"])[0]
+    for row in soft[:2]:
+        assert (table[3:20] == row).all(axis=-1).any()
+    np.testing.assert_allclose(soft[2:], head[:, [25, 26]].T * 4.0, rtol=1e-6)
+    again, _ = toy_train(tmp_path, 2, **options)
+    np.testing.assert_array_equal(again.state.prompts["bank"]["soft_prompts"][0], soft)
+    assert calls == [("toy", 5000)]
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "message"),
+    [
+        (CONFIG, {"initial_soft_prompts": "text"}, "= 'text' is not one of random, vocabulary"),
+        (
+            dataclasses.replace(CONFIG, prompts=PromptConfig(adapter_rank=2)),
+            {"initial_soft_prompts": "vocabulary"},
+            "the model has no soft prompts",
+        ),
+        (
+            CONFIG,
+            {"initial_soft_prompts": "vocabulary", "initial_prompts": "all"},
+            "would overwrite the soft prompts that train.initial_prompts = 'all' takes over",
+        ),
+    ],
+)
+def test_initial_soft_prompts_that_do_not_fit(
+    tmp_path, config: ModelConfig, options: dict[str, str], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        train(config, "task", {}, str(tmp_path), 1, 1, adamw(1e-3), **options)
 
 
 def test_embeddings_start_from_pieces() -> None:

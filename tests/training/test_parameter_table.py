@@ -58,10 +58,22 @@ def test_trainable_share_is_per_task() -> None:
     assert whole.num_trainable == whole.count("prompts") + whole.count("backbone")
 
 
+def test_bytes_as_stored() -> None:
+    """A frozen backbone may be kept in bfloat16; what trains is float32 always."""
+    table = count_parameters(CONFIG, "prompts", "bfloat16")
+    backbone, prompts = table.count("backbone"), table.count("prompts")
+    assert table.num_bytes == 2 * backbone + 4 * prompts
+    assert table.num_trainable_bytes == 4 * prompts
+    assert count_parameters(CONFIG, "all", "bfloat16").num_bytes == 4 * (backbone + prompts)
+    rows = [line.split() for line in table.render().splitlines()]
+    share = f"{prompts / backbone:.2%}"
+    assert ["both", "trains", f"{prompts:,}", share, f"{4 * prompts:,}"] in rows
+
+
 def test_rendered_table() -> None:
     text = count_parameters(CONFIG, "prompts").render()
     lines = text.splitlines()
-    assert lines[0].split() == ["part", "group", "parameters", "of", "backbone", "MiB", "trains"]
+    assert lines[0].split() == ["part", "group", "parameters", "of", "backbone", "bytes", "trains"]
     assert "soft prompts" in text
     assert "the bank holds 2 tasks" in text
     assert [line.split()[-1] for line in lines if "embedding " in line] == ["no"]

@@ -1,0 +1,283 @@
+"""LoRA: the same as merged weights, nothing at the start, and the task's own everywhere."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from m6rec_jax.errors import ConfigError
+from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
+from m6rec_jax.model.cached_decoding import decode_step, start_decoding
+from m6rec_jax.model.config import LORA_TARGETS
+
+Make = Callable[..., dict[str, Any]]
+Features = dict[str, np.ndarray]
+
+RANK, SCALE = 3, 0.7
+ATTENTIONS = (("encoder", "self"), ("decoder", "self"), ("decoder", "cross"))
+
+
+def with_lora(config: ModelConfig, **changes: Any) -> ModelConfig:
+    """LoRA beside everything else that the configuration has."""
+    values = {"lora_rank": RANK, "lora_scale": SCALE, "lora_targets": LORA_TARGETS, **changes}
+    return config.replace(prompts=dataclasses.replace(config.prompts, **values))
+
+
+def hidden(config: ModelConfig, variables: Any, features: Features) -> np.ndarray:
+    outputs = jax.jit(M6Rec(config).apply)(variables, features)
+    return np.asarray(outputs.hidden, np.float32)
+
+
+def merged(config: ModelConfig, variables: Any, task: int = 0) -> dict[str, Any]:
+    """The backbone with W + scale · A B in place of W, summed in float64; no sharing of layers."""
+    params = jax.tree.map(np.copy, variables["params"])
+    for tower, kind in ATTENTIONS:
+        attention = params[tower]["layers"][f"{kind}_attention"]
+        updates = variables["prompts"][tower]["layers"][f"{kind}_attention"]
+        for name in config.prompts.lora_targets:
+            a, b = (np.asarray(updates[f"lora_{name}"][key], np.float64) for key in ("a", "b"))
+            kernel = attention[name]["kernel"]
+            sums = np.stack(
+                [
+                    one.astype(np.float64)
+                    + config.prompts.lora_scale * np.tensordot(a[layer, task], b[layer, task], 1)
+                    for layer, one in enumerate(kernel)
+                ]
+            )
+            attention[name]["kernel"] = sums.astype(np.float32)
+    return {"params": params, "prompts": variables["prompts"]}
+
+
+@pytest.mark.parametrize(
+    ("targets", "scan_unroll"),
+    [(("query", "value"), 1), (("query", "value"), 0), (("key",), 1), (("out",), 1)],
+)
+def test_equals_merged_weights(
+    config: ModelConfig,
+    make_variables: Make,
+    features: Features,
+    targets: tuple[str, ...],
+    scan_unroll: int,
+) -> None:
+    tuned = with_lora(config, lora_targets=targets).replace(scan_unroll=scan_unroll)
+    variables = make_variables(tuned)
+    plain = with_lora(config, lora_rank=0)
+    actual = hidden(tuned, variables, features)
+    expected = hidden(plain, merged(tuned, variables), features)
+    np.testing.assert_allclose(actual, expected, rtol=3e-5, atol=3e-5)
+    assert np.abs(actual - hidden(plain, variables, features)).max() > 1e-2
+
+
+def test_equals_the_numpy_reference(
+    config: ModelConfig, make_variables: Make, features: Features
+) -> None:
+    from tests.model.test_numpy_reference import Reference
+
+    tuned = with_lora(config)
+    variables = make_variables(tuned)
+    reference = Reference(with_lora(config, lora_rank=0), merged(tuned, variables))
+    actual = hidden(tuned, variables, features)
+    for row in range(3):
+        source, present = reference.encode(
+            features["encoder_input_tokens"][row], features["encoder_block_ids"][row]
+        )
+        expected = reference.decode(
+            source,
+            present,
+            features["decoder_input_tokens"][row],
+            features["decoder_block_ids"][row],
+            features["retrieval"][row, 0] == 0,
+            first_cross=1,
+        )
+        real = features["decoder_block_ids"][row] > 0
+        np.testing.assert_allclose(actual[row][real], expected[real], rtol=3e-5, atol=3e-5)
+
+
+@pytest.mark.parametrize("changes", [{}, {"matmul_dtype": "bfloat16", "share_layers": True}])
+def test_a_new_task_starts_from_the_backbone_exactly(
+    config: ModelConfig, features: Features, changes: dict[str, Any]
+) -> None:
+    bare = config.replace(prompts=PromptConfig(), **changes)
+    tuned = with_lora(bare)
+    variables = nn.meta.unbox(jax.jit(M6Rec(tuned).init)(jax.random.key(0), features))
+    assert all(
+        np.any(leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(variables["prompts"])
+        if jax.tree_util.keystr(path).endswith("['a']")
+    )
+    np.testing.assert_array_equal(
+        hidden(tuned, variables, features),
+        hidden(bare, {"params": variables["params"]}, features),
+    )
+
+
+def test_variables(config: ModelConfig, features: Features) -> None:
+    """Leading axes layers and tasks, one set per layer even where layers are shared."""
+    tuned = with_lora(config, num_tasks=2).replace(share_layers=True)
+    boxed = jax.eval_shape(M6Rec(tuned).init, jax.random.key(0), features)
+    leaves = boxed["prompts"]["decoder"]["layers"]["cross_attention"]
+    assert set(leaves) == {f"lora_{name}" for name in LORA_TARGETS}
+    expected = {
+        ("lora_value", "a"): ((2, 2, 12, RANK), ("layers", "tasks", "embed", "rank")),
+        ("lora_value", "b"): ((2, 2, RANK, 2, 5), ("layers", "tasks", "rank", "heads", "kv")),
+        ("lora_out", "a"): ((2, 2, 2, 5, RANK), ("layers", "tasks", "heads", "kv", "rank")),
+        ("lora_out", "b"): ((2, 2, RANK, 12), ("layers", "tasks", "rank", "embed")),
+    }
+    for (name, matrix), (shape, axes) in expected.items():
+        leaf = leaves[name][matrix]
+        assert (leaf.value.shape, leaf.names, leaf.value.dtype) == (shape, axes, jnp.float32)
+    encoder = boxed["prompts"]["encoder"]["layers"]["self_attention"]["lora_query"]["a"]
+    assert encoder.value.shape[0] == 3
+    bare = jax.eval_shape(
+        M6Rec(tuned.replace(prompts=PromptConfig())).init, jax.random.key(0), features
+    )
+    assert jax.tree.map(jnp.shape, boxed["params"]) == jax.tree.map(jnp.shape, bare["params"])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"share_layers": True, "scan_unroll": 0},
+        {"dtype": "bfloat16"},
+    ],
+    ids=str,
+)
+def test_mixed_tasks_equal_each_alone(
+    config: ModelConfig, make_variables: Make, features: Features, changes: dict[str, Any]
+) -> None:
+    bank = with_lora(config, num_tasks=3).replace(**changes)
+    variables, task_ids = make_variables(bank), np.array([[2], [0], [1]], np.int32)
+    mixed = hidden(bank, variables, {**features, "task_ids": task_ids})
+    tolerance = 3e-2 if "dtype" in changes else 2e-5
+    alone_config = with_lora(config).replace(**changes)
+    for row, task in enumerate(task_ids[:, 0]):
+
+        def only(path: Any, leaf: np.ndarray, task: int = task) -> np.ndarray:
+            return leaf[:, task : task + 1] if "layers" in str(path) else leaf[task : task + 1]
+
+        prompts = jax.tree_util.tree_map_with_path(only, variables["prompts"])
+        alone = hidden(alone_config, {"params": variables["params"], "prompts": prompts}, features)
+        np.testing.assert_allclose(mixed[row], alone[row], rtol=tolerance, atol=tolerance)
+
+
+def test_a_small_task_in_a_large_bank(
+    config: ModelConfig, make_variables: Make, features: Features
+) -> None:
+    """Rank 1 padded with zeros to rank 3 is the same, and what is padded has no gradient."""
+    small, large = with_lora(config, lora_rank=1), with_lora(config)
+    variables = make_variables(small)
+    like = make_variables(large)["prompts"]
+
+    def pad(leaf: np.ndarray, like: np.ndarray) -> np.ndarray:
+        widths = [(0, b - a) for a, b in zip(leaf.shape, like.shape, strict=True)]
+        return np.pad(leaf, widths)
+
+    prompts = jax.tree.map(pad, variables["prompts"], like)
+    padded = {"params": variables["params"], "prompts": prompts}
+    np.testing.assert_allclose(
+        hidden(large, padded, features),
+        hidden(small, variables, features),
+        rtol=3e-5,
+        atol=3e-5,
+    )
+
+    @jax.jit
+    @jax.grad
+    def gradient(prompts: Any) -> Any:
+        variables = {"params": padded["params"], "prompts": prompts}
+        return jnp.sum(jnp.sin(M6Rec(large).apply(variables, features).hidden))
+
+    update = gradient(prompts)["decoder"]["layers"]["cross_attention"]["lora_value"]
+    assert np.abs(update["a"][-1, ..., 0]).max() > 0
+    np.testing.assert_array_equal(update["a"][..., 1:], 0.0)
+    np.testing.assert_array_equal(update["b"][:, :, 1:], 0.0)
+
+
+def test_late_layers_only(config: ModelConfig, make_variables: Make, features: Features) -> None:
+    """`adapters_late_only` leaves out the early layers' updates, in training and in generation."""
+    tuned = with_lora(config, adapters_late_only=True)
+    variables = make_variables(tuned)
+    plain = hidden(tuned, variables, features)
+
+    def changed(tower: str, layer: int) -> float:
+        prompts = jax.tree.map(np.copy, variables["prompts"])
+        prompts[tower]["layers"]["self_attention"]["lora_value"]["b"][layer] += 1.0
+        moved = hidden(tuned, {"params": variables["params"], "prompts": prompts}, features)
+        return float(np.abs(moved - plain).max())
+
+    assert [changed("encoder", layer) > 1e-3 for layer in range(3)] == [False, False, True]
+    assert [changed("decoder", layer) > 1e-3 for layer in range(2)] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("changes", "beams", "late_only"),
+    [
+        ({}, 2, False),
+        ({}, 1, True),
+        ({"late_layers_start": 0, "scan_unroll": 0}, 1, False),
+        ({"share_layers": True, "per_layer_relative_bias": True}, 2, False),
+        ({"decoder_late_start": 2}, 1, False),  # no layer attends to the source at all
+        ({"matmul_dtype": "bfloat16", "scan_unroll": 0}, 2, False),
+    ],
+    ids=str,
+)
+def test_cached_decoding_equals_teacher_forcing(
+    config: ModelConfig,
+    make_variables: Make,
+    features: Features,
+    changes: dict[str, Any],
+    beams: int,
+    late_only: bool,
+) -> None:
+    """Three tasks, whose keys and values of the source are projected once, by their own updates."""
+    bank = with_lora(config, num_tasks=3, adapters_late_only=late_only).replace(**changes)
+    model, variables = M6Rec(bank), make_variables(bank)
+    task_ids = np.array([[1], [0], [2]], np.int32)
+    tokens = np.random.default_rng(1).integers(0, 32, (3 * beams, 6)).astype(np.int32)
+    encoded = jax.jit(lambda *args: model.apply(*args, method=model.encode))(
+        variables, features["encoder_input_tokens"], features["encoder_block_ids"], task_ids
+    )
+
+    @jax.jit
+    def stepwise(variables: Any, encoded: Any) -> Any:
+        cache: Any = model.apply(
+            *(variables, encoded, task_ids),
+            max_length=6,
+            rows_per_source=beams,
+            method=start_decoding,
+        )
+
+        def step(cache: Any, inputs: Any) -> Any:
+            position, column = inputs
+            written, cache = model.apply(
+                *(variables, cache, column, position, jnp.asarray(task_ids)), method=decode_step
+            )
+            return cache, written
+
+        _, written = jax.lax.scan(step, cache, (jnp.arange(6), jnp.asarray(tokens.T)))
+        return jnp.moveaxis(written, 0, 1)
+
+    actual = np.asarray(stepwise(variables, encoded))
+    at_once = jax.jit(lambda *args: model.apply(*args, method=model.decode))
+    tolerance = 2e-2 if "matmul_dtype" in changes else 3e-5
+    for beam in range(beams):
+        rows = tokens[beam::beams]
+        expected = at_once(variables, encoded, rows, np.ones_like(rows), task_ids)
+        np.testing.assert_allclose(actual[beam::beams], expected, rtol=tolerance, atol=tolerance)
+
+
+def test_config_errors() -> None:
+    with pytest.raises(ConfigError, match="lora_rank = -1 must be an integer of at least 0"):
+        PromptConfig(lora_rank=-1)
+    message = "lora_targets has unknown 'wi'; known: query, key, value, out"
+    with pytest.raises(ConfigError, match=message):
+        PromptConfig(lora_targets=("query", "wi"))
+    with pytest.raises(ConfigError, match="lora_rank = 2, but lora_targets is empty"):
+        PromptConfig(lora_rank=2, lora_targets=())
+    assert PromptConfig(lora_targets="out").lora_targets == ("out",)  # type: ignore[arg-type]

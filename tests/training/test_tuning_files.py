@@ -1,0 +1,139 @@
+"""Every file of gin_configs/tuning: it is read, what it trains is counted, and it trains."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import gin
+import jax
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from m6rec_jax import configuration
+from m6rec_jax.checkpoints.trees import flatten
+from m6rec_jax.model import M6Rec, ModelConfig
+from m6rec_jax.objectives import total_loss
+from m6rec_jax.training.optimizers import adamw
+from m6rec_jax.training.parameter_table import count_parameters
+from m6rec_jax.training.train_state import trainable_groups
+from tests.training.toy_run import toy_batch, toy_train
+
+FILES = sorted((Path(__file__).parents[2] / "gin_configs" / "tuning").glob("*.gin"))
+CLASSES, D, LAYERS, PROMPTS = 2, 128, 4, 16
+ADAPTERS = LAYERS * (D * 16 + 16 + 16 * D + D + 1)
+LORA = 6 * 2 * (D * 6 + 6 * D)  # six attentions (two in the encoder), queries and values, rank 6
+HEAD = D * CLASSES + CLASSES
+# Parameters of the prompts that each file adds to mini, by hand. A new file needs a line here.
+COUNTS = {
+    "adapter": ADAPTERS + HEAD,
+    "full": PROMPTS * D,
+    "linear_probe": HEAD,
+    "lora": LORA + HEAD,
+    "option": PROMPTS * D,
+    "option_adapter": ADAPTERS + PROMPTS * D,
+    "prompt": PROMPTS * D + HEAD,
+}
+TINY = (
+    "VOCAB_SIZE = 128",
+    "ModelConfig.embed_dim = 16",
+    "ModelConfig.num_heads = 2",
+    "ModelConfig.head_dim = 8",
+    "ModelConfig.mlp_dim = 16",
+    "ModelConfig.matmul_dtype = None",
+    "ModelConfig.num_encoder_layers = 1",
+    "ModelConfig.num_decoder_layers = 1",
+)
+
+
+# What stands before a matrix of zeros has no gradient in the first step: an adapter's first half
+# and scale, and the first half of a LoRA update.
+WAITS = ("wi", "wi_bias", "scale", "a")
+CLASSIFICATION = functools.partial(
+    total_loss, language_modelling_weight=0.0, classification_weight=1.0
+)
+
+
+def read(file: Path, size: str = "mini", *bindings: str) -> tuple[ModelConfig, str]:
+    """The model's configuration, and what trains; nothing stays configured."""
+    with gin.unlock_config():
+        configuration.parse_config(
+            [f"gin_configs/models/{size}.gin", f"gin_configs/tuning/{file.name}"],
+            [f"NUM_OPTIONS = {CLASSES}", *bindings],
+        )
+        found = configuration.macro("MODEL").config, configuration.macro("TRAINABLE")
+        gin.clear_config()
+    return found
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_counts_of_mini(file: Path) -> None:
+    config, trainable = read(file)
+    table = count_parameters(config, trainable)
+    assert table.count("prompts") == COUNTS[file.stem]
+    backbone = table.count("backbone")
+    assert backbone == 1_836_800
+    if trainable == "all":
+        assert table.num_trainable == backbone + COUNTS[file.stem]
+    else:
+        assert table.num_trainable == COUNTS[file.stem]
+    assert table.num_trainable_bytes == 4 * table.num_trainable
+    if file.stem in ("option_adapter", "lora"):
+        assert table.trainable_share == pytest.approx(0.01, abs=0.002)
+
+
+@pytest.mark.parametrize("size", ["tiny", "mini", "small", "base", "large", "xl"])
+def test_lora_is_about_one_percent_of_every_size(size: str) -> None:
+    config, trainable = read(Path("lora.gin"), size)
+    assert count_parameters(config, trainable).trainable_share == pytest.approx(0.01, abs=0.001)
+
+
+def test_only_full_tuning_trains_the_backbone() -> None:
+    trained = {file.stem: read(file)[1] for file in FILES}
+    assert trained == {name: "all" if name == "full" else "prompts" for name in trained}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_one_step(file: Path, tmp_path: Path) -> None:
+    """What trains has moved after a step, and the frozen backbone has not, by a single bit."""
+    config, trainable = read(file, "mini", *TINY)
+    options = {"model": M6Rec(config), "trainable": trainable, "loss": CLASSIFICATION}
+    options["optimizer"] = adamw(1e-2)  # without weight decay, which moves what has no gradient
+    before, _ = toy_train(tmp_path / "before", 0, **options)
+    result, _ = toy_train(tmp_path / "after", 1, **options)
+    moved = {
+        part: {
+            name
+            for name, leaf in flatten(getattr(result.state, part)).items()
+            if not np.array_equal(leaf, flatten(getattr(before.state, part))[name])
+        }
+        for part in ("params", "prompts")
+    }
+    assert bool(moved["params"]) == (trainable == "all")
+    waits = {n for n in flatten(result.state.prompts) if n.split("/")[-1] in WAITS}
+    assert moved["prompts"] == set(flatten(result.state.prompts)) - waits
+
+
+def test_gradients_of_lora_are_in_prompts_only() -> None:
+    """Both halves learn as soon as the second is not zero; the optimizer holds nothing else."""
+    config, trainable = read(Path("lora.gin"), "mini", *TINY)
+    model = M6Rec(config)
+    batch = toy_batch(np.random.default_rng(0), 4)
+    variables = nn.meta.unbox(jax.jit(model.init)(jax.random.key(0), batch))
+    groups = trainable_groups(variables, trainable)
+    assert set(groups) == {"prompts"}
+    shifted = jax.tree.map(lambda leaf: leaf + 0.1, groups)
+
+    @jax.jit
+    @jax.grad
+    def gradient(groups: Any) -> Any:
+        outputs = model.apply({**variables, **groups}, batch)
+        logits = model.apply(
+            {**variables, **groups}, outputs.hidden, batch["task_ids"], method=model.option_logits
+        )
+        return jax.nn.log_softmax(logits)[..., 0].sum()
+
+    for name, leaf in flatten(gradient(shifted)).items():
+        assert np.abs(leaf).max() > 0, name
