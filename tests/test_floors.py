@@ -28,9 +28,9 @@ FLOORS = [
     "serving",
     "t5x_bridge",
 ]
-# Modules beside the folders: errors lies under every floor, configuration too (it knows only gin);
-# the command line stands on the roof.
-BELOW_ALL = {"errors", "configuration"}
+# Modules beside the folders: errors, progress and configuration (it knows only gin) lie under every
+# floor; the command line stands on the roof.
+BELOW_ALL = {"errors", "configuration", "progress"}
 ROOF = {"cli", "convert", "demo", "demo_report", "doctor"}
 
 HEAVY = {"jax", "flax", "optax", "orbax", "tensorflow", "tensorflow_datasets", "seqio", "clu"}

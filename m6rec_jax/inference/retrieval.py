@@ -354,7 +354,6 @@ def user_embeddings(model: M6Rec, variables: Variables, features: Mapping[str, A
         features["encoder_input_tokens"],
         features["encoder_block_ids"],
         features["task_ids"],
-        for_retrieval=jnp.ones(len(features["task_ids"]), bool),
         method=model.encode,
     )
     vectors: Array = model.apply(

@@ -153,9 +153,6 @@ class ModelConfig:
         on. None: as many late decoder layers as there are late encoder layers, at least one.
       share_layers: one layer's parameters serve all layers of a tower (paper section 5); prompts
         stay one per layer.
-      left_to_right_retrieval: in the late encoder layers of retrieval rows no position sees a later
-        one, so that the state at the end of every behaviour is a user's state at that moment, and
-        one pass learns from all of them. (The paper's source region sees itself both ways.)
       prompts: the task bank.
     """
 
@@ -181,7 +178,6 @@ class ModelConfig:
     late_layers_start: int = 0
     decoder_late_start: int | None = None
     share_layers: bool = False
-    left_to_right_retrieval: bool = False
     prompts: PromptConfig = dataclasses.field(default_factory=PromptConfig)
 
     def __post_init__(self) -> None:

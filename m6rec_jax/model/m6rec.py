@@ -103,7 +103,6 @@ class M6Rec(nn.Module):
             task_ids,
             segment_ids=features.get("encoder_segment_ids"),
             num_prompts=features.get("num_prompts"),
-            for_retrieval=None if retrieval is None else retrieval.reshape(-1) > 0,
             deterministic=deterministic,
         )
         hidden = self.decode(
@@ -136,7 +135,6 @@ class M6Rec(nn.Module):
         *,
         segment_ids: Array | None = None,
         num_prompts: Array | None = None,
-        for_retrieval: Array | None = None,
         deterministic: bool = True,
     ) -> Encoded:
         """The encoder in one pass, soft prompts in front.
@@ -148,8 +146,6 @@ class M6Rec(nn.Module):
           segment_ids: int32 `[batch, source]` of packed documents from 1; None: one per row.
           num_prompts: int32 `[batch]` or `[batch, 1]`, soft prompts that each example's task has
             (its last ones) where that is fewer than the bank's capacity; None: all.
-          for_retrieval: bool `[batch]`, rows whose `user_embedding` is wanted; matters with
-            `ModelConfig.left_to_right_retrieval` only. None: no row.
           deterministic: no dropout.
         """
         _require_equal_shapes("encoder", encoder_input_tokens, encoder_block_ids)
@@ -162,15 +158,7 @@ class M6Rec(nn.Module):
         if segment_ids is not None:
             segment_ids = jnp.pad(segment_ids, ((0, 0), (capacity, 0)))
         x = self._early(x, blocks, segment_ids, task_ids, deterministic=deterministic)
-        return self._late(
-            x,
-            blocks,
-            segment_ids,
-            task_ids,
-            late_start,
-            for_retrieval=for_retrieval,
-            deterministic=deterministic,
-        )
+        return self._late(x, blocks, segment_ids, task_ids, late_start, deterministic=deterministic)
 
     def encode_segments(
         self,
@@ -214,7 +202,6 @@ class M6Rec(nn.Module):
         task_ids: Array,
         *,
         num_prompts: Array | None = None,
-        for_retrieval: Array | None = None,
         deterministic: bool = True,
     ) -> Encoded:
         """The late layers over cached segments; equals `encode` within float tolerance.
@@ -225,7 +212,7 @@ class M6Rec(nn.Module):
             `encode_segments`.
           encoder_block_ids: int32 `[batch, source]`, as `encode` would get them.
           task_ids: int32 `[batch]` or `[batch, 1]`.
-          num_prompts, for_retrieval: as in `encode`.
+          num_prompts: as in `encode`.
         """
         _require_equal_shapes("encoder", segment_hidden[..., 0], encoder_block_ids)
         task_ids = task_ids.reshape(-1)
@@ -233,15 +220,7 @@ class M6Rec(nn.Module):
         blocks = masks.with_prompt_blocks(encoder_block_ids, capacity, _flat(num_prompts))
         x = jnp.concatenate([prompt_hidden, segment_hidden], axis=1)
         start = self.config.late_layers_start
-        return self._late(
-            x,
-            blocks,
-            None,
-            task_ids,
-            start,
-            for_retrieval=for_retrieval,
-            deterministic=deterministic,
-        )
+        return self._late(x, blocks, None, task_ids, start, deterministic=deterministic)
 
     def _early(
         self,
@@ -266,15 +245,13 @@ class M6Rec(nn.Module):
         task_ids: Array,
         start: int,
         *,
-        for_retrieval: Array | None,
         deterministic: bool,
     ) -> Encoded:
         if start > 0:
             segment_embeddings = self.bank.segment_embeddings(blocks, task_ids)
             if segment_embeddings is not None:
                 x = x + segment_embeddings.astype(x.dtype)
-        left_to_right = for_retrieval if self.config.left_to_right_retrieval else None
-        mask = mask_bias(masks.source_mask(blocks, segment_ids, left_to_right))[:, None]
+        mask = mask_bias(masks.source_mask(blocks, segment_ids))[:, None]
         stop = self.config.num_encoder_layers
         x = self.encoder.run(x, mask, task_ids, start=start, stop=stop, deterministic=deterministic)
         hidden = self.encoder.finish(x, deterministic=deterministic)
@@ -414,21 +391,6 @@ class M6Rec(nn.Module):
         last = jnp.max(jnp.where(encoded.mask, jnp.arange(length), 0), axis=1)
         state = jnp.take_along_axis(encoded.hidden, last[:, None, None], axis=1)
         return self.bank.user_projection(state, task_ids.reshape(-1))[:, 0]
-
-    def moment_embeddings(self, encoded: Encoded, positions: Array, task_ids: Array) -> Array:
-        """Users at earlier moments: states inside a source that is read from left to right.
-
-        Args:
-          encoded: of rows for retrieval.
-          positions: int32 `[batch, moments]`, places in the source (soft prompts not counted).
-          task_ids: int32 `[batch]` or `[batch, 1]`.
-
-        Returns:
-          `[batch, moments, retrieval]` of unit length, float32.
-        """
-        places = positions + self.config.prompts.num_prompts
-        states = jnp.take_along_axis(encoded.hidden, places[..., None], axis=1)
-        return self.bank.user_projection(states, task_ids.reshape(-1))
 
     def item_embedding(self, hidden: Array, task_ids: Array) -> Array:
         """Items for retrieval: decoder states `[batch, length, embed]`, projected.

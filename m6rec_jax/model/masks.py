@@ -52,24 +52,9 @@ def block_mask(blocks: Array, segment_ids: Array | None) -> Array:
     return mask
 
 
-def source_mask(
-    blocks: Array, segment_ids: Array | None, left_to_right: Array | None = None
-) -> Array:
-    """Late encoder layers: a document sees itself and the soft prompts.
-
-    Args:
-      blocks, segment_ids: as for `block_mask`.
-      left_to_right: bool `[batch]`: rows in which no position sees a later one; None: in none.
-        Soft prompts stand in front, so there they see each other only.
-
-    Returns:
-      As `block_mask`.
-    """
+def source_mask(blocks: Array, segment_ids: Array | None) -> Array:
+    """Late encoder layers: a document sees itself and the soft prompts. As `block_mask`."""
     present = (blocks != 0)[:, None, :]
-    if left_to_right is not None:
-        place = jnp.arange(blocks.shape[1])
-        past = place[:, None] >= place[None, :]
-        present = present & (past | ~left_to_right[:, None, None])
     if segment_ids is None:
         return jnp.broadcast_to(present, (*blocks.shape, blocks.shape[1]))
     prompts = blocks == PROMPT_BLOCK

@@ -45,7 +45,6 @@ MODEL_FEATURES: Mapping[str, Feature] = _features(
     {
         "encoder_input_tokens": "inputs",
         "encoder_block_ids": "inputs",
-        "encoder_next_item_ids": "inputs",
         "decoder_input_tokens": "targets",
         "decoder_target_tokens": "targets",
         "decoder_loss_weights": "targets",

@@ -123,7 +123,7 @@ def retrieval_rows(
     """`next_items` view: a user and the items that came next, for the two-tower loss.
 
     Args:
-      ds: rows with `history`, `history_items`, `items`, `item_indices`, `user_index`.
+      ds: rows with `history`, `items`, `item_indices`, `user_index`.
       item_log_frequency: returns the log of the share of the training events that each item has
         `[items]`, for the contrastive loss' `correct_frequency`.
       sequence_length, vocabulary, task_name, candidate_length, language_weight, subword_sampling:
@@ -135,11 +135,7 @@ def retrieval_rows(
         sampling = None if rng is None else SubwordSampling(rng)
         text = vocabulary.text
         row = rows.source_row(
-            text,
-            example["history"],
-            sequence_length["inputs"],
-            sampling=sampling,
-            item_ids=np.append(example["history_items"], example["item_indices"][:1]),
+            text, example["history"], sequence_length["inputs"], sampling=sampling
         )
         row |= rows.packed_candidates(
             text,
@@ -155,7 +151,7 @@ def retrieval_rows(
         row["decoder_loss_weights"] *= np.float32(language_weight)
         return row | row_ids(task_name, user=example["user_index"], retrieval=1)
 
-    columns = ("history", "history_items", "items", "item_indices", "user_index")
+    columns = ("history", "items", "item_indices", "user_index")
     return map_rows(ds, make, columns, random=subword_sampling and _FOR_TRAINING.get())
 
 

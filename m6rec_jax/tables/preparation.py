@@ -26,10 +26,10 @@ from pathlib import Path
 from typing import Any
 
 import gin
-from tqdm import tqdm
 
 from m6rec_jax import __version__
 from m6rec_jax.errors import DataError
+from m6rec_jax.progress import progress_bar
 from m6rec_jax.tables import views
 from m6rec_jax.tables.assignment import assign, train_counts
 from m6rec_jax.tables.prepared import (
@@ -195,7 +195,7 @@ class _Job:
         for left_over in target.parent.glob(f"{target.name}.incomplete*"):
             shutil.rmtree(left_over, ignore_errors=True)
         config = module.RecommenderTextConfig(name=target.parent.name, rendered=str(rendered))
-        with tqdm(desc=f"writing {view}", total=1, disable=not self.progress) as bar:
+        with progress_bar(desc=f"writing {view}", total=1, disable=not self.progress) as bar:
             with _quiet(tfds):
                 builder = module.Builder(config=config, data_dir=str(self.out))
                 builder.download_and_prepare(

@@ -9,9 +9,9 @@ from typing import Any
 
 import gin
 import pyarrow as pa
-from tqdm import tqdm
 
 from m6rec_jax.errors import ConfigError
+from m6rec_jax.progress import progress_bar
 from m6rec_jax.tables import views
 from m6rec_jax.tables.assignment import Assignment, users_in_order
 from m6rec_jax.tables.grouping import SORT_KEYS, Grouping, group_batches, groups_of
@@ -122,7 +122,6 @@ class RenderJob:
             return [view]
         found: list[Any] = [
             view,
-            list(views.COLUMNS[view]),
             STATISTICS_FORMAT,
             dataclasses.asdict(self.statistics_options),
             dataclasses.asdict(self.grouping(view)),
@@ -204,7 +203,8 @@ class RenderJob:
             memory_rows=self.options.sort_rows,
         )
         groups = (group for batch in batches for group in groups_of(batch))
-        with tqdm(desc=f"rendering {view}", unit=" rows", disable=not self._progress) as bar:
+        bar = progress_bar(desc=f"rendering {view}", unit=" rows", disable=not self._progress)
+        with bar:
             for group in as_of(statistics, self.told_events(), groups, lambda g: g.time):
                 writer.write(part_of(group), renderer.row(view, group))
                 if bar.total is None:  # sorting has read all groups by now

@@ -93,7 +93,6 @@ class Renderer:
             "user_index": group.user,
             "time": group.time,
             "history": self._history(group),
-            "history_items": self._told_items(group),
             "items": [self._template.item(self._items[index]) for index in group.items],
             "item_indices": group.items,
         }
@@ -128,26 +127,16 @@ class Renderer:
 
     def _history(self, group: Group) -> list[str]:
         user = self._users[group.user]
-        statistics = self._statistics.user_features(user.id, group.time, ahead=_sees_ahead(group))
-        return self._template.history_segments(
-            user, self._past(group), self._items_by_id, group.time, statistics
-        )
-
-    def _past(self, group: Group) -> list[Event]:
-        return [
-            Event(self._users[group.user].id, self._items[item].id, time, value)
+        events = [
+            Event(user.id, self._items[item].id, time, value)
             for item, time, value in zip(
                 group.history_items, group.history_times, group.history_values, strict=True
             )
         ]
-
-    def _told_items(self, group: Group) -> list[int]:
-        """The items of the behaviours in the history: those whose events render to some text."""
-        return [
-            item
-            for item, event in zip(group.history_items, self._past(group), strict=True)
-            if self._template.event(event, self._items[item], group.time)
-        ]
+        statistics = self._statistics.user_features(user.id, group.time, ahead=_sees_ahead(group))
+        return self._template.history_segments(
+            user, events, self._items_by_id, group.time, statistics
+        )
 
     def _candidates(self, group: Group, indices: Sequence[int]) -> list[str]:
         items = [self._items[index] for index in indices]

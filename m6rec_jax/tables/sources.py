@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import Protocol
 
 import gin
-from tqdm import tqdm
 
 from m6rec_jax.errors import DataError
+from m6rec_jax.progress import progress_bar
 from m6rec_jax.tables.schema import SPEC_FILE, DatasetSpec, closest_match
 
 DATA_DIR_VARIABLE = "M6REC_DATA_DIR"
@@ -82,7 +82,7 @@ class HomeRoute:
             with (
                 urllib.request.urlopen(self.address, timeout=timeout) as response,
                 archive.open("wb") as file,
-                tqdm(
+                progress_bar(
                     total=int(response.headers.get("Content-Length") or 0) or None,
                     desc=self.address.rsplit("/", 1)[-1],
                     unit="B",

@@ -39,7 +39,6 @@ COLUMNS: Mapping[str, Mapping[str, tuple[str, bool]]] = {
         "user_index": ("int", False),
         "time": ("time", False),
         "history": ("str", True),
-        "history_items": ("int", True),
         "items": ("str", True),
         "item_indices": ("int", True),
     },
@@ -59,8 +58,7 @@ VIEWS = tuple(COLUMNS)
 DESCRIPTIONS: Mapping[str, str] = {
     "groups": "Scoring: a user's history and the candidates shown to them next, with outcomes "
     "(labels 0 or 1; ratings NaN where an event has no value or is a sampled negative).",
-    "next_items": "Retrieval: a user's history, the items of its behaviours, and the "
-    "items that follow in the user's order.",
+    "next_items": "Retrieval: a user's history and the items that follow in the user's order.",
     "documents": "Pretraining: kind 'behaviour' (source: history, target: the next behaviours with "
     "their outcomes in words) and kind 'item' (no source, target: the item described).",
     "catalogue": "All items in the order of the items table, in one split called 'train'.",

@@ -42,7 +42,6 @@ FEATURES: Mapping[str, Feature] = {
     "encoder_input_tokens": Feature(np.int32, 0),
     "encoder_block_ids": Feature(np.int32, 0),
     "encoder_segment_ids": Feature(np.int32, 0),
-    "encoder_next_item_ids": Feature(np.int32, -1),
     "decoder_input_tokens": Feature(np.int32, 0),
     "decoder_target_tokens": Feature(np.int32, 0),
     "decoder_loss_weights": Feature(np.float32, 0.0),
@@ -68,7 +67,6 @@ def source_row(
     keep_first: int = 1,
     keep_last: int = 1,
     sampling: SubwordSampling | None = None,
-    item_ids: Sequence[int] | np.ndarray | None = None,
 ) -> Row:
     """Lays out the encoder's side: [BOS'] profile | behaviour | ... | context | [EOS'].
 
@@ -83,40 +81,18 @@ def source_row(
       keep_first: segments at the start that are never dropped.
       keep_last: segments at the end that are never dropped.
       sampling: cut words into pieces at random (training only).
-      item_ids: rows in the items table: of each behaviour's item, and of the one that came after
-        all of them. Given, encoder_next_item_ids tells what came next.
 
     Returns:
       encoder_input_tokens int32 [n] and encoder_block_ids int32 [n], with n <= source_length;
-      encoder_next_item_ids int32 [n]: at the last token of each behaviour the item of the next one
-      (of the last one and at [EOS'] the last of item_ids), -1 everywhere else and where no item_ids
-      are given;
       num_dropped int32 [1]: how many behaviours did not fit.
 
     Raises:
       ConfigError: source_length has no room for [BOS'], [EOS'] and a token between them.
-      DataError: item_ids of another number than behaviours + 1.
     """
     _check_source_length(source_length)
     tokens = [vocab.encode_array(segment, sampling=sampling) for segment in segments]
     kept, num_dropped = fit_to_budget(tokens, source_length - 2, keep_first, keep_last)
-    row = _source(vocab, kept) | {"num_dropped": np.array([num_dropped], np.int32)}
-    if item_ids is not None:
-        behaviours = kept[keep_first : max(keep_first, len(kept) - keep_last)]
-        if len(item_ids) != num_dropped + len(behaviours) + 1:
-            raise DataError(
-                f"{len(item_ids)} item_ids for {num_dropped + len(behaviours)} behaviours: there "
-                "must be one more, the item that came next"
-            )
-        found = row["encoder_next_item_ids"]
-        ends = np.cumsum([1 + sum(map(len, kept[:1])), *map(len, kept[1:])]) - 1
-        for place, tokens_of, following in zip(
-            ends[keep_first:], behaviours, item_ids[num_dropped + 1 :], strict=False
-        ):
-            if len(tokens_of):
-                found[place] = following
-        found[-1] = item_ids[-1]
-    return row
+    return _source(vocab, kept) | {"num_dropped": np.array([num_dropped], np.int32)}
 
 
 def packed_candidates(
@@ -390,7 +366,6 @@ def _source(vocab: Vocabulary, segments: Sequence[np.ndarray]) -> Row:
     return {
         "encoder_input_tokens": np.concatenate([bos, *first, *later, eos]),
         "encoder_block_ids": np.repeat(np.arange(1, len(lengths) + 1, dtype=np.int32), lengths),
-        "encoder_next_item_ids": np.full(sum(lengths), -1, np.int32),
     }
 
 

@@ -14,7 +14,6 @@ import numpy as np
 import optax
 from etils import epath
 from jax.sharding import Mesh
-from tqdm import tqdm
 
 from m6rec_jax import configuration
 from m6rec_jax.checkpoints.location import CHECKPOINTS_FOLDER, locate, read_manifest
@@ -24,6 +23,7 @@ from m6rec_jax.errors import CheckpointError, ConfigError
 from m6rec_jax.model.config import ModelConfig
 from m6rec_jax.model.m6rec import M6Rec
 from m6rec_jax.objectives import total_loss
+from m6rec_jax.progress import progress_bar
 from m6rec_jax.sharding import LogicalRules, data_parallel, make_mesh, place_batch, replicated
 from m6rec_jax.training.data_state import Batch, ResumableBatches, position_from_item, resume
 from m6rec_jax.training.early_stopping import BestMetric
@@ -303,13 +303,11 @@ def train(
     with (
         store,
         MetricLog(folder, first_step=first_step, tensorboard=tensorboard, active=is_main) as log,
-        tqdm(
+        progress_bar(
             total=train_steps,
             initial=first_step,
             unit="step",
             disable=not (progress and is_main),
-            dynamic_ncols=True,
-            mininterval=0.5,
         ) as bar,
     ):
         if first_step >= train_steps or best.should_stop:

@@ -2,8 +2,10 @@
 
 import dataclasses
 import math
+from collections.abc import Iterator
 from typing import Any
 
+import gin
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,7 +22,7 @@ from m6rec_jax.objectives import (
     total_loss,
 )
 from m6rec_jax.objectives.classification import soft_targets
-from m6rec_jax.objectives.contrastive import retrieval_items, retrieval_moments
+from m6rec_jax.objectives.contrastive import retrieval_items
 from m6rec_jax.objectives.language_modelling import token_cross_entropy
 
 CONFIG = ModelConfig(
@@ -239,11 +241,37 @@ def test_a_task_with_fewer_classes(
     assert float(loss.total) == pytest.approx(float(expected.total), rel=1e-5)
 
 
+@pytest.fixture
+def order_discount() -> Iterator[float]:
+    """A discount that gin sets."""
+    with gin.unlock_config():
+        gin.bind_parameter("retrieval_items.order_discount", 0.7)
+    yield 0.7
+    gin.clear_config()
+
+
 @pytest.mark.parametrize("correct_frequency", [False, True])
 def test_contrastive(
     variables: dict[str, Any], outputs: Outputs, features: Features, correct_frequency: bool
 ) -> None:
     """Only retrieval rows; not the same item, not what the same user chose elsewhere."""
+    check_contrastive(variables, outputs, features, correct_frequency, discount=0.0)
+
+
+def test_contrastive_counts_later_items_less(
+    variables: dict[str, Any], outputs: Outputs, features: Features, order_discount: float
+) -> None:
+    check_contrastive(variables, outputs, features, False, order_discount)
+
+
+def check_contrastive(
+    variables: dict[str, Any],
+    outputs: Outputs,
+    features: Features,
+    correct_frequency: bool,
+    discount: float,
+) -> None:
+    """The loss against a loop in float64."""
     bank = {name: leaf[0].astype(np.float64) for name, leaf in variables["prompts"]["bank"].items()}
     hidden = np.asarray(outputs.hidden, np.float64)
     encoded = np.asarray(outputs.encoded.hidden, np.float64)
@@ -261,8 +289,13 @@ def test_contrastive(
     chosen: dict[int, set[int]] = {}
     for row, item, _ in items:
         chosen.setdefault(int(features["user_ids"][row, 0]), set()).add(item)
-    total, right = 0.0, 0
-    for row, _, place in items:
+    total = right = count = 0.0
+    place_in_row = [
+        sum(other[0] == row for other in items[:n]) for n, (row, *_) in enumerate(items)
+    ]
+    for (row, _, place), before in zip(items, place_in_row, strict=True):
+        weight = (1 + before) ** -discount
+        count += weight
         user = unit(encoded[row, -1] @ bank["user_projection"])
 
         def score(other_row: int, other_place: int, user: np.ndarray = user) -> float:
@@ -278,96 +311,16 @@ def test_contrastive(
             if other_row != row and other not in chosen[int(features["user_ids"][row, 0])]
         ]
         positive = score(row, place)
-        total += math.log(sum(math.exp(n - positive) for n in negatives) + 1.0)
-        right += positive > max(negatives)
+        total += weight * math.log(sum(math.exp(n - positive) for n in negatives) + 1.0)
+        right += weight * (positive > max(negatives))
     loss, metrics = contrastive_loss(
         M6Rec(CONFIG), variables, outputs, features, correct_frequency=correct_frequency
     )
     assert float(loss.total) == pytest.approx(total, rel=1e-4)
-    assert float(loss.count) == float(loss_denominators(features)["contrastive"]) == 6
-    assert mean(metrics["contrastive/accuracy"]) == pytest.approx(right / 6)
+    assert float(loss.count) == float(loss_denominators(features)["contrastive"])
+    assert float(loss.count) == pytest.approx(count)
+    assert mean(metrics["contrastive/accuracy"]) == pytest.approx(right / count)
     assert float(metrics["contrastive/dropped_items"].total) == 0
-
-
-@pytest.mark.parametrize("correct_frequency", [False, True])
-def test_contrastive_at_every_moment(
-    variables: dict[str, Any], outputs: Outputs, features: Features, correct_frequency: bool
-) -> None:
-    """One positive a moment, if the batch has it: the mean of its copies, against all the others
-    but those of the user's own rows."""
-    bank = {name: leaf[0].astype(np.float64) for name, leaf in variables["prompts"]["bank"].items()}
-    hidden = np.asarray(outputs.hidden, np.float64)
-    encoded = np.asarray(outputs.encoded.hidden, np.float64)[:, 4:]  # after four soft prompts
-    following = np.full((ROWS, SOURCE), -1, np.int32)
-    # Item 3 stands in two rows, 5 and 8 in none for retrieval; row 1 is not for retrieval.
-    moments = [
-        (0, 1, 9),
-        (0, 4, 3),
-        (0, 5, 7),
-        (2, 5, 3),
-        (3, 2, 4),
-        (3, 5, 9),
-        (4, 0, 5),
-        (4, 5, 8),
-    ]
-    for row, place, item in [*moments, (1, 3, 3)]:
-        following[row, place] = item
-    given = {**features, "encoder_next_item_ids": following}
-
-    def unit(x: np.ndarray) -> np.ndarray:
-        return x / np.linalg.norm(x)
-
-    pool = [
-        (row, int(features["decoder_item_ids"][row, place]), place)
-        for row in (0, 2, 3, 4)
-        for place in range(TARGET)
-        if features["decoder_item_ids"][row, place] >= 0
-    ]
-    own: dict[int, set[int]] = {}
-    for row, item, _ in pool:
-        own.setdefault(int(features["user_ids"][row, 0]), set()).add(item)
-    losses, right = [], 0
-    for row, moment, item in moments:
-        user = unit(encoded[row, moment] @ bank["user_projection"])
-
-        def score(other_row: int, other_place: int, user: np.ndarray = user) -> float:
-            vector = unit(hidden[other_row, other_place] @ bank["item_projection"])
-            value = float(user @ vector) / 0.07
-            if correct_frequency:
-                value -= float(features["decoder_item_log_frequency"][other_row, other_place])
-            return value
-
-        positives = [score(r, p) for r, other, p in pool if other == item]
-        negatives = [
-            score(r, p)
-            for r, other, p in pool
-            if other != item and other not in own[int(features["user_ids"][row, 0])]
-        ]
-        if positives:
-            positive = float(np.mean(positives))
-            losses.append(math.log(1.0 + sum(math.exp(n - positive) for n in negatives)))
-            right += positive > max(negatives)
-    assert len(losses) == 6
-    model = M6Rec(CONFIG.replace(left_to_right_retrieval=True))
-    loss, metrics = contrastive_loss(
-        model, variables, outputs, given, correct_frequency=correct_frequency
-    )
-    # Weighted to count as much as the batch's six items, which is the denominator.
-    assert float(loss_denominators(given)["contrastive"]) == 6
-    assert float(loss.total) == pytest.approx(np.mean(losses) * 6, rel=1e-4)
-    assert mean(metrics["contrastive/accuracy"]) == pytest.approx(right / 6)
-    nowhere = {**given, "encoder_next_item_ids": np.full_like(following, -1)}
-    assert float(contrastive_loss(model, variables, outputs, nowhere)[0].total) == 0
-
-
-def test_the_latest_moments_are_kept(features: Features) -> None:
-    following = np.full((ROWS, SOURCE), -1, np.int32)
-    following[0, [1, 3, 5]] = [7, 8, 9]
-    following[1, 5] = 2
-    moments = retrieval_moments({**features, "encoder_next_item_ids": following}, 2)
-    assert moments.ids[0].tolist() == [9, 8]
-    assert moments.positions[0].tolist() == [5, 3]
-    assert moments.valid.tolist() == [[True, True], *[[False, False]] * 4]
 
 
 def test_items_beyond_the_limit_are_counted(features: Features) -> None:

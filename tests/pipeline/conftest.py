@@ -46,7 +46,6 @@ def number_row(example, seed):
         values = {
             "encoder_input_tokens": tokens,
             "encoder_block_ids": ones,
-            "encoder_next_item_ids": -ones,
             "decoder_input_tokens": tokens[:2],
             "decoder_target_tokens": tokens[:2],
             "decoder_loss_weights": np.ones(2, np.float32),

@@ -24,7 +24,6 @@ FEATURES = {
         "user_index": np.int64,
         "time": np.float64,
         "history": tfds.features.Sequence(tfds.features.Text()),
-        "history_items": tfds.features.Sequence(np.int64),
         "items": tfds.features.Sequence(tfds.features.Text()),
         "item_indices": tfds.features.Sequence(np.int64),
     },

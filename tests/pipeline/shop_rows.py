@@ -52,7 +52,6 @@ def rows_of(split: str) -> dict[str, list[dict]]:
                 "user_index": user,
                 "time": 1000.0 * user,
                 "history": history,
-                "history_items": [int(i) for i in seen[:size]],
                 "items": [ITEMS[seen[n]] for n in later],
                 "item_indices": [int(seen[n]) for n in later],
             }

@@ -69,27 +69,6 @@ def test_old_behaviours_are_dropped(vocab: Vocabulary) -> None:
     assert row["encoder_block_ids"].max() == 4
 
 
-def test_what_came_next_is_told_at_the_end_of_behaviours(vocab: Vocabulary) -> None:
-    segments = [PROFILE, *BEHAVIOURS, CONTEXT]
-    p, b1, b2, b3, c = (len(vocab.encode(segment)) for segment in segments)
-    told = source_row(vocab, segments, 64, item_ids=[10, 11, 12, 13])
-    check(told)
-    ids = told["encoder_next_item_ids"]
-    assert len(ids) == len(told["encoder_input_tokens"])
-    expected = {p + b1: 11, p + b1 + b2: 12, p + b1 + b2 + b3: 13, p + b1 + b2 + b3 + c + 1: 13}
-    assert {int(place): int(ids[place]) for place in np.flatnonzero(ids >= 0)} == expected
-    # The two oldest do not fit, a behaviour without text has no end.
-    short = source_row(vocab, segments, p + b3 + c + 2, item_ids=[10, 11, 12, 13])
-    assert short["encoder_next_item_ids"].tolist() == [-1] * (p + b3) + [13] + [-1] * c + [13]
-    empty = source_row(vocab, ["", "liked", "", "loved", ""], 16, item_ids=[1, 2, 3, 4])
-    assert empty["encoder_next_item_ids"].tolist() == [-1, 2, 4, 4]
-    assert (source_row(vocab, segments, 64)["encoder_next_item_ids"] == -1).all()
-    alone = source_row(vocab, [PROFILE, CONTEXT], 64, item_ids=[5])
-    assert alone["encoder_next_item_ids"].tolist() == [-1] * (1 + p + c) + [5]
-    with pytest.raises(DataError, match="3 item_ids for 3 behaviours: there must be one more"):
-        source_row(vocab, segments, 64, item_ids=[1, 2, 3])
-
-
 def test_empty_segments(vocab: Vocabulary) -> None:
     row = source_row(vocab, ["", "liked", "", "\u200b", "loved", ""], 16)
     assert vocab.pieces(row["encoder_input_tokens"]) == [
