@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -21,14 +20,11 @@ from m6rec_jax.checkpoints.restore import (
 )
 from m6rec_jax.checkpoints.trees import PyTree, flatten, unflatten
 from m6rec_jax.errors import ConfigError
-from m6rec_jax.model.config import ModelConfig
 from m6rec_jax.model.m6rec import M6Rec, initial_features
 from m6rec_jax.sharding import LogicalRules, axis_rules
-from m6rec_jax.text.piece_vectors import composed_vectors
 from m6rec_jax.training.train_state import TrainState, trainable_groups
 
 INITIAL_PROMPTS = ("none", "all", "matching")
-INITIAL_EMBEDDINGS = ("random", "pieces")
 logger = logging.getLogger(__name__)
 
 
@@ -118,36 +114,6 @@ def state_from_checkpoint(
     if initial_prompts == "matching":
         return state.replace(prompts=_with_matching(location, state.prompts))
     return state
-
-
-def with_piece_vectors(
-    state: TrainState, config: ModelConfig, pieces: Sequence[str], seed: int
-) -> TrainState:
-    """Starts token embeddings from what their pieces are written of, see `text.piece_vectors`.
-
-    Args:
-      state: at step 0.
-      config: of the model.
-      pieces: of the vocabulary, in the order of their ids; rows beyond stay as they are.
-      seed: of the words' vectors.
-
-    Raises:
-      ConfigError: more pieces than the model has rows.
-    """
-    if len(pieces) > config.vocab_size:
-        raise ConfigError(
-            f"the vocabulary has {len(pieces)} pieces, but ModelConfig.vocab_size is "
-            f"{config.vocab_size}"
-        )
-    vectors = composed_vectors(pieces, config.embed_dim, seed) * config.embedding_stddev
-    table = state.params["token_embedder"]["embedding"]
-
-    def put(table: jax.Array) -> jax.Array:
-        return table.at[: len(vectors)].set(vectors.astype(table.dtype))
-
-    table = jax.jit(put, out_shardings=table.sharding)(table)
-    embedder = {**state.params["token_embedder"], "embedding": table}
-    return state.replace(params={**state.params, "token_embedder": embedder})
 
 
 def _with_matching(location: StepLocation, prompts: PyTree) -> PyTree:

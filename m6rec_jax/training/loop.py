@@ -28,20 +28,18 @@ from m6rec_jax.sharding import LogicalRules, data_parallel, make_mesh, place_bat
 from m6rec_jax.training.data_state import Batch, ResumableBatches, position_from_item, resume
 from m6rec_jax.training.early_stopping import BestMetric
 from m6rec_jax.training.goodput import Goodput
-from m6rec_jax.training.initial_prompts import check_initial_soft_prompts, with_initial_prompts
-from m6rec_jax.training.initialization import (
-    INITIAL_EMBEDDINGS,
-    initial_state,
-    state_from_checkpoint,
-    with_piece_vectors,
+from m6rec_jax.training.initial_embeddings import (
+    check_initial_embeddings,
+    with_initial_embeddings,
 )
+from m6rec_jax.training.initial_prompts import check_initial_soft_prompts, with_initial_prompts
+from m6rec_jax.training.initialization import initial_state, state_from_checkpoint
 from m6rec_jax.training.input_feed import InputFeed
 from m6rec_jax.training.metric_log import MetricLog
 from m6rec_jax.training.step_loop import EARLY_STOPPING, StepLoop
 from m6rec_jax.training.task_data import (
     MakeBatches,
     MakeEvaluationBatches,
-    pieces_of,
     save_inference_assets,
     training_batches,
     validation_batches,
@@ -147,8 +145,9 @@ def train(
         drawn by `seed`; these replace soft prompts that 'matching' took over.
       initial_options: a word for each class, whose output vectors the options of a new run start
         from; see `initial_prompts.with_options_of_words`. Empty: they start as the other prompts.
-      initial_embeddings: of a new backbone: 'random', or 'pieces', from what the pieces of the
-        vocabulary are written of; see `text.piece_vectors`.
+      initial_embeddings: of a new backbone: 'random', 'pieces' (what the vocabulary's pieces are
+        written of), or 'neighbours' (that, and what stands near what in the training data); see
+        `with_initial_embeddings`.
       rules: sharding rules; None: `data_parallel`. The mesh comes from `make_mesh` (gin).
       checkpoint_period: steps between checkpoints.
       keep_checkpoints: newest checkpoints kept (None: all); the best one is kept besides.
@@ -178,11 +177,7 @@ def train(
     best = BestMetric(best_metric, best_mode, early_stopping_patience)
     if best_metric is not None and eval_period is None:
         raise ConfigError("train.best_metric needs train.eval_period")
-    if initial_embeddings not in INITIAL_EMBEDDINGS:
-        raise ConfigError(
-            f"train.initial_embeddings = {initial_embeddings!r} is not one of "
-            + ", ".join(INITIAL_EMBEDDINGS)
-        )
+    check_initial_embeddings(initial_embeddings)
     if isinstance(model, ModelConfig):
         model = M6Rec(model)
     check_initial_soft_prompts(initial_soft_prompts, model.config, initial_prompts)
@@ -234,10 +229,17 @@ def train(
             state = initial_state(
                 model, optimizer, abstract, mesh, rules, trainable=trainable, seed=seed
             )
-            if initial_embeddings == "pieces":
-                pieces = pieces_of(mixture_or_task_name)
-                with jax.set_mesh(mesh):
-                    state = with_piece_vectors(state, model.config, pieces, seed)
+            with jax.set_mesh(mesh):
+                state = with_initial_embeddings(
+                    state,
+                    model.config,
+                    initial_embeddings,
+                    mixture_or_task_name,
+                    task_feature_lengths,
+                    batch_size,
+                    batches,
+                    seed,
+                )
         if store.latest_step() is None:
             with jax.set_mesh(mesh):
                 state = with_initial_prompts(

@@ -1,6 +1,7 @@
 """What a first state may start from: options from words, embeddings from pieces."""
 
 import dataclasses
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +11,12 @@ import pytest
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
 from m6rec_jax.sharding import data_parallel, make_mesh
+from m6rec_jax.text.co_occurrence import count_neighbours, neighbour_vectors
 from m6rec_jax.text.piece_vectors import composed_vectors
-from m6rec_jax.training import initial_prompts
+from m6rec_jax.training import initial_embeddings, initial_prompts
+from m6rec_jax.training.initial_embeddings import with_initial_embeddings, with_piece_vectors
 from m6rec_jax.training.initial_prompts import with_options_of_words, with_prompts_of_tokens
-from m6rec_jax.training.initialization import initial_state, with_piece_vectors
+from m6rec_jax.training.initialization import initial_state
 from m6rec_jax.training.loop import train
 from m6rec_jax.training.optimizers import adamw
 from m6rec_jax.training.train_state import abstract_state
@@ -152,7 +155,7 @@ def test_initial_soft_prompts_that_do_not_fit(
 def test_embeddings_start_from_pieces() -> None:
     model, state = state_of(dataclasses.replace(CONFIG, embedding_stddev=0.1))
     pieces = ["\u2581liked", ", rated 3.65", ", rated 3.70"]
-    changed = with_piece_vectors(state, model.config, pieces, seed=3)
+    changed = with_piece_vectors(state, model.config, composed_vectors(pieces, 16, 3))
     before, after = (s.params["token_embedder"]["embedding"] for s in (state, changed))
     np.testing.assert_allclose(after[:3], 0.1 * composed_vectors(pieces, 16, 3), rtol=1e-6)
     np.testing.assert_array_equal(after[3:], before[3:])
@@ -161,7 +164,31 @@ def test_embeddings_start_from_pieces() -> None:
         if name != "token_embedder":
             jax.tree.map(np.testing.assert_array_equal, leaf, changed.params[name])
     with pytest.raises(ConfigError, match=r"has 33 pieces, but ModelConfig\.vocab_size is 32"):
-        with_piece_vectors(state, model.config, ["x"] * 33, seed=0)
+        with_piece_vectors(state, model.config, np.zeros((33, 16), np.float32))
+
+
+def test_embeddings_start_from_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every process reads the same rows; what they tell and what pieces are written of add up."""
+    pieces = [f"{number}" for number in range(8)]
+    tokens = np.arange(1, 7, dtype=np.int32).reshape(2, 3)
+    blocks = np.tile(np.array([1, 2, 3], np.int32), (2, 1))
+    asked = []
+
+    def batches(*arguments: object, **options: object) -> Iterator[dict[str, np.ndarray]]:
+        asked.append((arguments, options))
+        while True:
+            yield {"encoder_input_tokens": tokens, "encoder_block_ids": blocks}
+
+    monkeypatch.setattr(initial_embeddings, "pieces_of", lambda name: pieces)
+    model, state = state_of(dataclasses.replace(CONFIG, embedding_stddev=0.1))
+    changed = with_initial_embeddings(
+        state, model.config, "neighbours", "task", {"inputs": 3}, 2, batches, 3, rows=5
+    )
+    assert asked == [(("task", {"inputs": 3}, 2), {"process_index": 0, "process_count": 1})]
+    counts = count_neighbours([(tokens, blocks, None)] * 3, 8)
+    expected = composed_vectors(pieces, 16, 3) + neighbour_vectors(counts, 16, 3)
+    table = changed.params["token_embedder"]["embedding"]
+    np.testing.assert_allclose(table[:8], 0.1 * 0.5**0.5 * expected, rtol=1e-5, atol=1e-7)
 
 
 def test_unknown_initial_embeddings(tmp_path) -> None:

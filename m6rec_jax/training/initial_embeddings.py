@@ -1,0 +1,129 @@
+"""Where token embeddings of a new backbone start: random, or from the text itself."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+
+import gin
+import jax
+import numpy as np
+
+from m6rec_jax.errors import ConfigError
+from m6rec_jax.model.config import ModelConfig
+from m6rec_jax.text.co_occurrence import Rows, count_neighbours, neighbour_vectors
+from m6rec_jax.text.piece_vectors import composed_vectors
+from m6rec_jax.training.task_data import MakeBatches, pieces_of
+from m6rec_jax.training.train_state import TrainState
+
+INITIAL_EMBEDDINGS = ("random", "pieces", "neighbours")
+
+
+def check_initial_embeddings(choice: str) -> None:
+    """Raises ConfigError where `train.initial_embeddings` is none of the choices."""
+    if choice not in INITIAL_EMBEDDINGS:
+        raise ConfigError(
+            f"train.initial_embeddings = {choice!r} is not one of " + ", ".join(INITIAL_EMBEDDINGS)
+        )
+
+
+@gin.configurable(allowlist=["rows", "max_distance", "neighbours_share"])
+def with_initial_embeddings(
+    state: TrainState,
+    config: ModelConfig,
+    choice: str,
+    mixture_or_task_name: str,
+    task_feature_lengths: Mapping[str, int],
+    batch_size: int,
+    make_batches: MakeBatches | None,
+    seed: int,
+    *,
+    rows: int = 20_000,
+    max_distance: int = 6,
+    neighbours_share: float = 0.5,
+) -> TrainState:
+    """Starts token embeddings as `train.initial_embeddings` says.
+
+    Args:
+      state: at step 0, with random embeddings.
+      config: of the model.
+      choice: 'random'; 'pieces': what pieces are written of (`text.piece_vectors`); 'neighbours':
+        that, and which pieces stand near each other in the sources of the training data
+        (`text.co_occurrence`).
+      mixture_or_task_name, task_feature_lengths, batch_size, make_batches: what is trained on; the
+        data are read from their beginning, on every process alike.
+      seed: of all random vectors.
+      rows: how many training rows are read.
+      max_distance: see `count_neighbours`.
+      neighbours_share: of the vectors' mean square, for 'neighbours'.
+
+    Raises:
+      ConfigError: the task has no vocabulary of this package, or one too large for the model.
+    """
+    check_initial_embeddings(choice)
+    if choice == "random":
+        return state
+    pieces = pieces_of(mixture_or_task_name)
+    vectors = composed_vectors(pieces, config.embed_dim, seed)
+    if choice == "neighbours":
+        if not 0.0 <= neighbours_share <= 1.0:
+            raise ConfigError(
+                f"with_initial_embeddings.neighbours_share = {neighbours_share} must be from 0 to 1"
+            )
+        batches = _sources(
+            mixture_or_task_name, task_feature_lengths, batch_size, make_batches, rows
+        )
+        counts = count_neighbours(batches, len(pieces), max_distance)
+        near = neighbour_vectors(counts, config.embed_dim, seed)
+        vectors = (1 - neighbours_share) ** 0.5 * vectors + neighbours_share**0.5 * near
+    return with_piece_vectors(state, config, vectors)
+
+
+def with_piece_vectors(state: TrainState, config: ModelConfig, vectors: np.ndarray) -> TrainState:
+    """Puts vectors into the first rows of the token embeddings.
+
+    Args:
+      state: at step 0.
+      config: of the model.
+      vectors: float32 `[pieces, embed]`, of about unit mean square, in the order of the pieces'
+        ids; `ModelConfig.embedding_stddev` scales them. Rows beyond stay as they are.
+
+    Raises:
+      ConfigError: more pieces than the model has rows.
+    """
+    if len(vectors) > config.vocab_size:
+        raise ConfigError(
+            f"the vocabulary has {len(vectors)} pieces, but ModelConfig.vocab_size is "
+            f"{config.vocab_size}"
+        )
+    scaled = vectors * config.embedding_stddev
+    table = state.params["token_embedder"]["embedding"]
+
+    def put(table: jax.Array) -> jax.Array:
+        return table.at[: len(scaled)].set(scaled.astype(table.dtype))
+
+    table = jax.jit(put, out_shardings=table.sharding)(table)
+    embedder = {**state.params["token_embedder"], "embedding": table}
+    return state.replace(params={**state.params, "token_embedder": embedder})
+
+
+def _sources(
+    name: str,
+    lengths: Mapping[str, int],
+    batch_size: int,
+    make: MakeBatches | None,
+    rows: int,
+) -> Iterator[Rows]:
+    """The encoder's side of the first training batches."""
+    if make is None:
+        from m6rec_jax.pipeline.batches import BatchIterator  # imports tensorflow
+
+        make = BatchIterator
+    # One process's view of all data, so that every process counts the same.
+    batches = make(name, lengths, batch_size, process_index=0, process_count=1)
+    for batch in itertools.islice(batches, -(-rows // batch_size)):
+        yield (
+            batch["encoder_input_tokens"],
+            batch["encoder_block_ids"],
+            batch.get("encoder_segment_ids"),
+        )
