@@ -92,6 +92,8 @@ class BatchIterator(Iterator[Batch]):
             "seed": seed,
             "num_shards": num_shards,
             "pack": pack,
+            # Other versions of the package may make other ones.
+            "features": sorted(TASK_FEATURES),
             "rows": rows_per_task(self._provider, split),
         }
         self.rows_per_shard = batch_size // num_shards

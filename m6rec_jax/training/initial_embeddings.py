@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Mapping
 
 import gin
@@ -121,7 +120,8 @@ def _sources(
         make = BatchIterator
     # One process's view of all data, so that every process counts the same.
     batches = make(name, lengths, batch_size, process_index=0, process_count=1)
-    for batch in itertools.islice(batches, -(-rows // batch_size)):
+    for _ in range(-(-rows // batch_size)):
+        batch = next(batches)
         yield (
             batch["encoder_input_tokens"],
             batch["encoder_block_ids"],

@@ -10,22 +10,20 @@ from dataclasses import dataclass
 
 import gin
 import jax
-import numpy as np
 import optax
 from etils import epath
-from jax.sharding import Mesh
 
 from m6rec_jax import configuration
-from m6rec_jax.checkpoints.location import CHECKPOINTS_FOLDER, locate, read_manifest
-from m6rec_jax.checkpoints.manifest import Manifest, RunDescription, differences
+from m6rec_jax.checkpoints.location import CHECKPOINTS_FOLDER
+from m6rec_jax.checkpoints.manifest import RunDescription
 from m6rec_jax.checkpoints.store import CheckpointStore
-from m6rec_jax.errors import CheckpointError, ConfigError
+from m6rec_jax.errors import ConfigError
 from m6rec_jax.model.config import ModelConfig
 from m6rec_jax.model.m6rec import M6Rec
 from m6rec_jax.objectives import total_loss
 from m6rec_jax.progress import progress_bar
-from m6rec_jax.sharding import LogicalRules, data_parallel, make_mesh, place_batch, replicated
-from m6rec_jax.training.data_state import Batch, ResumableBatches, position_from_item, resume
+from m6rec_jax.sharding import LogicalRules, data_parallel, make_mesh, place_batch
+from m6rec_jax.training.data_state import Batch
 from m6rec_jax.training.early_stopping import BestMetric
 from m6rec_jax.training.goodput import Goodput
 from m6rec_jax.training.initial_embeddings import (
@@ -36,6 +34,7 @@ from m6rec_jax.training.initial_prompts import check_initial_soft_prompts, with_
 from m6rec_jax.training.initialization import initial_state, state_from_checkpoint
 from m6rec_jax.training.input_feed import InputFeed
 from m6rec_jax.training.metric_log import MetricLog
+from m6rec_jax.training.resumption import resumed_state
 from m6rec_jax.training.step_loop import EARLY_STOPPING, StepLoop
 from m6rec_jax.training.task_data import (
     MakeBatches,
@@ -207,7 +206,7 @@ def train(
             best_mode=best_mode,
         )
         if store.latest_step() is not None:
-            state = _resume(store, abstract, source, run, best, mesh)
+            state = resumed_state(store, abstract, source, run, best, mesh)
         elif initial_checkpoint_path:
             state = state_from_checkpoint(
                 model,
@@ -333,60 +332,6 @@ def train(
     if stopped_by in ("SIGTERM", "SIGINT"):
         _say_how_to_resume(stopped_by, int(state.step), train_steps, folder)
     return TrainResult(int(state.step), state, model, metrics, report, best.best_step, stopped_by)
-
-
-def _resume(
-    store: CheckpointStore,
-    abstract: TrainState,
-    source: ResumableBatches,
-    run: RunDescription,
-    best: BestMetric,
-    mesh: Mesh,
-) -> TrainState:
-    """State and data position of the newest checkpoint.
-
-    Raises:
-      CheckpointError: it does not fit this run.
-    """
-    manifest = read_manifest(locate(store.folder))
-    if manifest.trainable != run.trainable:
-        raise CheckpointError(
-            f"{store.folder} was started with train.trainable = {manifest.trainable!r}, now it is "
-            f"{run.trainable!r}. Start a new MODEL_DIR, with INITIAL_CHECKPOINT_PATH = this one"
-        )
-    restored = store.restore(
-        {
-            "params": abstract.params,
-            "prompts": abstract.prompts,
-            "optimizer": abstract.opt_state,
-        },
-        run=run,
-    )
-    _warn_of_changes(restored.manifest, run)
-    resume(source, position_from_item(restored.data, restored.manifest.num_data_shards))
-    best.load_state_dict(restored.manifest.extra.get("best", {}))
-    logger.info("resumed %s from step %d", store.folder, restored.step)
-    return TrainState(
-        step=jax.device_put(np.int32(restored.step), replicated(mesh)),
-        params=restored.trees["params"],
-        prompts=restored.trees["prompts"],
-        opt_state=restored.trees["optimizer"],
-    )
-
-
-def _warn_of_changes(manifest: Manifest, run: RunDescription) -> None:
-    """Settings that fit but make the continued run another one than was started."""
-    changed = differences(manifest, run.model_config) if run.model_config else []
-    changed += [
-        f"{name}: {manifest.extra[name]} -> {value}"
-        for name, value in run.extra.items()
-        if name in manifest.extra and manifest.extra[name] != value
-    ]
-    if changed:
-        logger.warning(
-            "resuming with other settings than the run was started with (saved -> now): %s",
-            "; ".join(changed),
-        )
 
 
 def _check_periods(

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from m6rec_jax.errors import CheckpointError, ConfigError, DataError
+from m6rec_jax.pipeline import batches as batches_module
 from m6rec_jax.pipeline.batches import BatchIterator, EvaluationBatches
 
 LENGTHS = {"inputs": 6, "targets": 3}
@@ -158,6 +159,16 @@ def test_evaluation_limit(number_tasks):
     batches = EvaluationBatches(number_tasks[0], LENGTHS, 4, split="train", limit=6)
     assert sum(b["example_weights"].sum() for b in batches) == 6
     assert batches.num_rows == 6
+
+
+def test_a_state_of_other_features(number_tasks, monkeypatch: pytest.MonkeyPatch):
+    """A version of the package that makes other features says so, not tf.data."""
+    states = make(number_tasks[0]).state_dict()
+    more = {**batches_module.TASK_FEATURES, "another": None}
+    monkeypatch.setattr(batches_module, "TASK_FEATURES", more)
+    iterator = make(number_tasks[0])
+    with pytest.raises(CheckpointError, match="the data state was saved with features = "):
+        iterator.load_state_dict(states)
 
 
 def test_clear_errors(number_tasks):

@@ -1,0 +1,82 @@
+"""Going on with a run from its newest checkpoint."""
+
+from __future__ import annotations
+
+import logging
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from m6rec_jax.checkpoints.location import locate, read_manifest
+from m6rec_jax.checkpoints.manifest import Manifest, RunDescription, differences
+from m6rec_jax.checkpoints.store import CheckpointStore
+from m6rec_jax.errors import CheckpointError
+from m6rec_jax.sharding import replicated
+from m6rec_jax.training.data_state import ResumableBatches, position_from_item, resume
+from m6rec_jax.training.early_stopping import BestMetric
+from m6rec_jax.training.train_state import TrainState
+
+logger = logging.getLogger(__name__)
+
+
+def resumed_state(
+    store: CheckpointStore,
+    abstract: TrainState,
+    source: ResumableBatches,
+    run: RunDescription,
+    best: BestMetric,
+    mesh: Mesh,
+) -> TrainState:
+    """The state of the newest checkpoint; `source` and `best` are put to where it was saved.
+
+    Args:
+      store: the run's checkpoints, at least one.
+      abstract: of `abstract_state`.
+      source: training batches, at their beginning.
+      run: what is trained now.
+      best: the validation figure that is followed.
+      mesh: where the state goes.
+
+    Raises:
+      CheckpointError: it does not fit this run.
+    """
+    manifest = read_manifest(locate(store.folder))
+    if manifest.trainable != run.trainable:
+        raise CheckpointError(
+            f"{store.folder} was started with train.trainable = {manifest.trainable!r}, now it is "
+            f"{run.trainable!r}. Start a new MODEL_DIR, with INITIAL_CHECKPOINT_PATH = this one"
+        )
+    restored = store.restore(
+        {
+            "params": abstract.params,
+            "prompts": abstract.prompts,
+            "optimizer": abstract.opt_state,
+        },
+        run=run,
+    )
+    _warn_of_changes(restored.manifest, run)
+    resume(source, position_from_item(restored.data, restored.manifest.num_data_shards))
+    best.load_state_dict(restored.manifest.extra.get("best", {}))
+    logger.info("resumed %s from step %d", store.folder, restored.step)
+    return TrainState(
+        step=jax.device_put(np.int32(restored.step), replicated(mesh)),
+        params=restored.trees["params"],
+        prompts=restored.trees["prompts"],
+        opt_state=restored.trees["optimizer"],
+    )
+
+
+def _warn_of_changes(manifest: Manifest, run: RunDescription) -> None:
+    """Settings that fit but make the continued run another one than was started."""
+    changed = differences(manifest, run.model_config) if run.model_config else []
+    changed += [
+        f"{name}: {manifest.extra[name]} -> {value}"
+        for name, value in run.extra.items()
+        if name in manifest.extra and manifest.extra[name] != value
+    ]
+    if changed:
+        logger.warning(
+            "resuming with other settings than the run was started with (saved -> now): %s",
+            "; ".join(changed),
+        )
