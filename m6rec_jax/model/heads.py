@@ -1,0 +1,62 @@
+"""What is read off the states: vocabulary logits, classes, users and items for retrieval."""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from m6rec_jax.model.config import ModelConfig
+from m6rec_jax.model.source_side import Encoded
+
+Array = jax.Array
+
+
+class Heads(nn.Module):
+    """What `M6Rec` makes of its towers' states."""
+
+    config: ModelConfig
+
+    def token_logits(self, hidden: Array) -> Array:
+        """Vocabulary logits, `[..., embed]` → `[..., vocab]`, float32."""
+        if self.config.logits_via_embedding:
+            logits = self.token_embedder.logits(hidden)
+        else:
+            logits = self.logits_head(hidden)
+        names = ("batch", "length", "vocab") if hidden.ndim == 3 else None
+        return nn.with_logical_constraint(logits, names)
+
+    def option_logits(
+        self, hidden: Array, task_ids: Array, num_options: Array | None = None
+    ) -> Array:
+        """Class logits, `[batch, length, embed]` → `[batch, length, classes]`, float32.
+
+        With the option head: hidden · (last C soft prompts) / sqrt(embed) and nothing else (paper
+        section 3; the scale is ours). The state that counts is the one at `[EOS]`.
+
+        Args:
+          num_options: int32 `[batch]` or `[batch, 1]`, classes of each example's task where that is
+            fewer than the bank's capacity; the rest then score -1e9. None: all.
+        """
+        return self.bank.option_logits(
+            hidden, task_ids.reshape(-1), None if num_options is None else num_options.reshape(-1)
+        )
+
+    def user_embedding(self, encoded: Encoded, task_ids: Array) -> Array:
+        """Users for retrieval: the state at `[EOS']`, the last token of each row, projected.
+
+        Returns:
+          `[batch, retrieval]` of unit length, float32.
+        """
+        length = encoded.mask.shape[1]
+        last = jnp.max(jnp.where(encoded.mask, jnp.arange(length), 0), axis=1)
+        state = jnp.take_along_axis(encoded.hidden, last[:, None, None], axis=1)
+        return self.bank.user_projection(state, task_ids.reshape(-1))[:, 0]
+
+    def item_embedding(self, hidden: Array, task_ids: Array) -> Array:
+        """Items for retrieval: decoder states `[batch, length, embed]`, projected.
+
+        Meaningful at `[EOS]`, in rows decoded with `use_source` False.
+
+        Returns:
+          `[batch, length, retrieval]` of unit length, float32.
+        """
+        return self.bank.item_projection(hidden, task_ids.reshape(-1))
