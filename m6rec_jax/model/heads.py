@@ -24,21 +24,18 @@ class Heads(nn.Module):
         names = ("batch", "length", "vocab") if hidden.ndim == 3 else None
         return nn.with_logical_constraint(logits, names)
 
-    def option_logits(
-        self, hidden: Array, task_ids: Array, num_options: Array | None = None
-    ) -> Array:
+    def option_logits(self, hidden: Array, task_ids: Array) -> Array:
         """Class logits, `[batch, length, embed]` → `[batch, length, classes]`, float32.
 
         With the option head: hidden · (last C soft prompts) / sqrt(embed) and nothing else (paper
-        section 3; the scale is ours). The state that counts is the one at `[EOS]`.
-
-        Args:
-          num_options: int32 `[batch]` or `[batch, 1]`, classes of each example's task where that is
-            fewer than the bank's capacity; the rest then score -1e9. None: all.
+        section 3; the scale is ours). The state that counts is the one at `[EOS]`. Where a task
+        has fewer classes than its bank, the others score -1e9.
         """
-        return self.bank.option_logits(
-            hidden, task_ids.reshape(-1), None if num_options is None else num_options.reshape(-1)
-        )
+        return self.bank.option_logits(hidden, task_ids.reshape(-1))
+
+    def num_options(self, task_ids: Array) -> Array | None:
+        """Classes of each example's task, `[batch]`; None where all have the bank's capacity."""
+        return self.bank.num_options(task_ids.reshape(-1))
 
     def user_embedding(self, encoded: Encoded, task_ids: Array) -> Array:
         """Users for retrieval: the state at `[EOS']`, the last token of each row, projected.

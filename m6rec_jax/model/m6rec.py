@@ -74,8 +74,7 @@ class M6Rec(SourceSide, TargetSide, Heads):
           features: int32 arrays. `encoder_input_tokens`, `encoder_block_ids` `[batch, source]`;
             `decoder_input_tokens`, `decoder_block_ids` `[batch, target]`; optional `task_ids`
             `[batch, 1]` (default 0), `retrieval` `[batch, 1]` (1: the decoder must not see the
-            source), `encoder_segment_ids` and `decoder_segment_ids` (packed documents),
-            `num_prompts` `[batch, 1]` (of a task smaller than its bank).
+            source), `encoder_segment_ids` and `decoder_segment_ids` (packed documents).
           deterministic: no dropout; otherwise pass `rngs={'dropout': key}`.
         """
         tokens = features["encoder_input_tokens"]
@@ -86,7 +85,6 @@ class M6Rec(SourceSide, TargetSide, Heads):
             features["encoder_block_ids"],
             task_ids,
             segment_ids=features.get("encoder_segment_ids"),
-            num_prompts=features.get("num_prompts"),
             deterministic=deterministic,
         )
         hidden = self.decode(

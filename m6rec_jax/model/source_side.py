@@ -42,7 +42,6 @@ class SourceSide(nn.Module):
         task_ids: Array,
         *,
         segment_ids: Array | None = None,
-        num_prompts: Array | None = None,
         deterministic: bool = True,
     ) -> Encoded:
         """The encoder in one pass, soft prompts in front.
@@ -52,8 +51,6 @@ class SourceSide(nn.Module):
           encoder_block_ids: int32 `[batch, source]`, blocks from 1, contiguous; 0 is padding.
           task_ids: int32 `[batch]` or `[batch, 1]`.
           segment_ids: int32 `[batch, source]` of packed documents from 1; None: one per row.
-          num_prompts: int32 `[batch]` or `[batch, 1]`, soft prompts that each example's task has
-            (its last ones) where that is fewer than the bank's capacity; None: all.
           deterministic: no dropout.
         """
         require_equal_shapes("encoder", encoder_input_tokens, encoder_block_ids)
@@ -62,7 +59,9 @@ class SourceSide(nn.Module):
         tokens = self.embed(encoder_input_tokens, task_ids)
         x = jnp.concatenate([self.bank.prompt_embeddings(task_ids), tokens], axis=1)
         x = self.dropout(x, deterministic=deterministic)
-        blocks = masks.with_prompt_blocks(encoder_block_ids, capacity, _flat(num_prompts))
+        blocks = masks.with_prompt_blocks(
+            encoder_block_ids, capacity, self.bank.num_prompts(task_ids)
+        )
         if segment_ids is not None:
             segment_ids = jnp.pad(segment_ids, ((0, 0), (capacity, 0)))
         x = self._early(x, blocks, segment_ids, task_ids, deterministic=deterministic)
@@ -89,9 +88,7 @@ class SourceSide(nn.Module):
         x = self.dropout(x, deterministic=deterministic)
         return self._early(x, encoder_block_ids, None, task_ids, deterministic=deterministic)
 
-    def encode_prompts(
-        self, task_ids: Array, *, num_prompts: Array | None = None, deterministic: bool = True
-    ) -> Array:
+    def encode_prompts(self, task_ids: Array, *, deterministic: bool = True) -> Array:
         """The early layers over the soft prompts alone: `[batch, prompts, embed]`."""
         task_ids = task_ids.reshape(-1)
         x = self.bank.prompt_embeddings(task_ids)
@@ -99,7 +96,7 @@ class SourceSide(nn.Module):
             return x
         x = self.dropout(x, deterministic=deterministic)
         no_tokens = jnp.zeros((x.shape[0], 0), jnp.int32)
-        blocks = masks.with_prompt_blocks(no_tokens, x.shape[1], _flat(num_prompts))
+        blocks = masks.with_prompt_blocks(no_tokens, x.shape[1], self.bank.num_prompts(task_ids))
         return self._early(x, blocks, None, task_ids, deterministic=deterministic)
 
     def encode_late(
@@ -109,7 +106,6 @@ class SourceSide(nn.Module):
         encoder_block_ids: Array,
         task_ids: Array,
         *,
-        num_prompts: Array | None = None,
         deterministic: bool = True,
     ) -> Encoded:
         """The late layers over cached segments; equals `encode` within float tolerance.
@@ -120,12 +116,13 @@ class SourceSide(nn.Module):
             `encode_segments`.
           encoder_block_ids: int32 `[batch, source]`, as `encode` would get them.
           task_ids: int32 `[batch]` or `[batch, 1]`.
-          num_prompts: as in `encode`.
         """
         require_equal_shapes("encoder", segment_hidden[..., 0], encoder_block_ids)
         task_ids = task_ids.reshape(-1)
         capacity = prompt_hidden.shape[1]
-        blocks = masks.with_prompt_blocks(encoder_block_ids, capacity, _flat(num_prompts))
+        blocks = masks.with_prompt_blocks(
+            encoder_block_ids, capacity, self.bank.num_prompts(task_ids)
+        )
         x = jnp.concatenate([prompt_hidden, segment_hidden], axis=1)
         start = self.config.late_layers_start
         return self._late(x, blocks, None, task_ids, start, deterministic=deterministic)
@@ -164,7 +161,3 @@ class SourceSide(nn.Module):
         x = self.encoder.run(x, mask, task_ids, start=start, stop=stop, deterministic=deterministic)
         hidden = self.encoder.finish(x, deterministic=deterministic)
         return Encoded(hidden, blocks != 0, segment_ids)
-
-
-def _flat(per_example: Array | None) -> Array | None:
-    return None if per_example is None else per_example.reshape(-1)
