@@ -2,8 +2,8 @@
 
 A retrieval row's encoder holds a user, its decoder (which does not see the encoder) packs one or
 more items the user chose next. Each is a positive; the items of all other retrieval rows of the
-same task (by `task_ids`) in the *global* batch are its negatives. The arrays are global under `jax.jit`, so that holds on any number
-of devices without a collective in this file.
+same task (by `task_ids`) in the *global* batch are its negatives. The arrays are global under
+`jax.jit`, so that holds on any number of devices without a collective in this file.
 """
 
 from typing import Any, NamedTuple
@@ -97,7 +97,7 @@ def known_positives(items: RetrievalItems, user_ids: Array) -> Array:
 
 
 def _of_other_tasks(items: RetrievalItems, task_ids: Array) -> Array:
-    """Items of rows with other prompts, in whose space a user has no place: `[batch, batch · N]`."""
+    """Items of other prompts' rows, in whose space a user has no place: `[batch, batch · N]`."""
     places = items.ids.shape[1]
     return task_ids[:, None] != jnp.repeat(task_ids, places)[None, :]
 
