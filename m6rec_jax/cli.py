@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import absl.logging
 
@@ -127,6 +128,8 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--dry-run", action="store_true", help="only print the mapping")
     convert.set_defaults(run=_convert)
 
+    _add_prompts(commands)
+
     demo = commands.add_parser("demo", help="MovieLens-100k from nothing to an HTML report")
     demo.add_argument("--output", type=Path, default=Path("runs/demo"))
     demo.add_argument("--seed", type=int, default=0)
@@ -135,6 +138,37 @@ def _parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="versions, devices and known version traps")
     doctor.set_defaults(run=_doctor)
     return parser
+
+
+def _add_prompts(commands: Any) -> None:
+    prompts = commands.add_parser("prompts", help="a bank of tasks' prompts on one backbone")
+    actions = prompts.add_subparsers(dest="action", required=True, metavar="ACTION")
+    listing = actions.add_parser("list", help="the tasks of a bank")
+    listing.set_defaults(run=_prompts_list)
+    add = actions.add_parser("add", help="take prompts of a run, or of another bank, into a bank")
+    add.set_defaults(run=_prompts_add)
+    remove = actions.add_parser("remove", help="delete a task's prompts")
+    remove.set_defaults(run=_prompts_remove)
+    inspect = actions.add_parser("inspect", help="what a task's prompts are, and whether intact")
+    inspect.set_defaults(run=_prompts_inspect)
+    for action in (listing, add, remove, inspect):
+        action.add_argument("bank", type=Path, metavar="BANK", help="folder of the bank")
+    for action in (remove, inspect):
+        action.add_argument("name", metavar="TASK", help="name of the task in the bank")
+    for action in (listing, inspect):
+        action.add_argument("--json", action="store_true", help="print manifests as JSON")
+    add.add_argument(
+        "--from",
+        dest="source",
+        required=True,
+        metavar="FOLDER",
+        help="MODEL_DIR of a run, or a task's folder in another bank",
+    )
+    add.add_argument(
+        "--task", action="append", default=[], help="a task of the run; several may be named; all"
+    )
+    add.add_argument("--name", help="name in the bank, where one task is added (its own)")
+    add.add_argument("--step", type=int, help="checkpoint of the run (the newest)")
 
 
 def _takes_gin(parser: argparse.ArgumentParser, required: bool = False) -> None:
@@ -219,6 +253,38 @@ def _convert(args: argparse.Namespace) -> None:
         args.source, args.target, vocabulary_file=args.vocabulary, dry_run=args.dry_run
     )
     print(report)
+
+
+def _prompts_list(args: argparse.Namespace) -> None:
+    from m6rec_jax.bank.folder import BankFolder
+    from m6rec_jax.bank.report import list_tasks, manifests_json
+
+    bank = BankFolder(args.bank)
+    print(manifests_json(bank, bank.names()) if args.json else list_tasks(bank))
+
+
+def _prompts_add(args: argparse.Namespace) -> None:
+    from m6rec_jax.bank.adding import add_prompts
+
+    for folder in add_prompts(
+        args.bank, args.source, tasks=args.task, name=args.name, step=args.step
+    ):
+        print(folder)
+
+
+def _prompts_remove(args: argparse.Namespace) -> None:
+    from m6rec_jax.bank.folder import BankFolder
+
+    BankFolder(args.bank).remove(args.name)
+
+
+def _prompts_inspect(args: argparse.Namespace) -> None:
+    from m6rec_jax.bank.folder import BankFolder
+    from m6rec_jax.bank.report import inspect_task, manifests_json
+
+    bank = BankFolder(args.bank)
+    report = inspect_task(bank, args.name)  # also where JSON is wanted: it reads the tensors
+    print(manifests_json(bank, [args.name]) if args.json else report)
 
 
 def _demo(args: argparse.Namespace) -> None:

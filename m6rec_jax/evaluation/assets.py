@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from m6rec_jax.evaluation.evaluator import sampling_rate, task_vocabulary
-from m6rec_jax.inference.bundle import InferenceSettings, TaskSettings, save_assets
+from m6rec_jax.inference.bundle import InferenceSettings, save_assets
+from m6rec_jax.inference.task_settings import TaskSettings
 from m6rec_jax.pipeline.preprocessors import prompt_task_ids
 from m6rec_jax.pipeline.registration import evaluated_tasks
 
@@ -39,7 +40,7 @@ def save_task_assets(
         target_length=task_feature_lengths["targets"],
         tasks={
             task.name: TaskSettings(
-                ids.get(task.name, 0), task.positive_classes, sampling_rate(task)
+                ids.get(task.name, 0), task.positive_classes, sampling_rate(task), task.kind
             )
             for task in tasks
         },

@@ -2,6 +2,7 @@
 
     scorer = Scorer(bundle.model, bundle.variables, bundle.vocabulary, source_length=256, ...)
     scorer.score_requests([history], [candidates])      # text in, one probability per candidate out
+    bank.scorer().score_requests(histories, candidates, ["ctr", "stars"])      # a task per request
 
 A history is encoded once, however many candidates it has; candidates are packed into decoder rows.
 Shapes come from a few buckets, so a new request compiles nothing once each bucket has been seen.
@@ -21,6 +22,7 @@ from jax.sharding import Mesh
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.inference.candidate_rows import pack_texts, text_ends
 from m6rec_jax.inference.runtime import Runtime, checked_buckets, in_buckets
+from m6rec_jax.inference.task_settings import RequestedTasks, TaskSettings
 from m6rec_jax.model import Encoded, M6Rec
 from m6rec_jax.sharding import LogicalRules
 from m6rec_jax.tables.negatives import corrected_probability
@@ -59,19 +61,35 @@ def positive_probability(
     Raises:
       ConfigError: a class that the head does not have, or no class or all of them.
     """
-    num_classes = log_probabilities.shape[-1]
+    chosen = chosen_classes(positive_classes, log_probabilities.shape[-1])
+    return _summed_probability(log_probabilities, jnp.asarray(chosen))
+
+
+def chosen_classes(positive_classes: Sequence[int], num_classes: int) -> np.ndarray:
+    """Which classes are positive, bool `[classes]`.
+
+    Raises:
+      ConfigError: a class that the head does not have, or no class or all of them.
+    """
     chosen = sorted(set(positive_classes))
     if not chosen or chosen[0] < 0 or chosen[-1] >= num_classes or len(chosen) == num_classes:
         raise ConfigError(
             f"positive_classes = {tuple(positive_classes)} must be some, but not all, of the "
             f"classes 0 to {num_classes - 1} (PromptConfig.num_options = {num_classes})"
         )
-    return jnp.exp(jax.nn.logsumexp(log_probabilities[..., jnp.asarray(chosen)], axis=-1))
+    return np.isin(np.arange(num_classes), chosen)
 
 
-@gin.configurable(denylist=["model", "variables", "vocabulary", "mesh"])
+def _summed_probability(log_probabilities: Array, chosen: Array) -> Array:
+    """Σ probability of the chosen classes; chosen bool, broadcast to `[..., classes]`."""
+    return jnp.exp(jax.nn.logsumexp(jnp.where(chosen, log_probabilities, -jnp.inf), axis=-1))
+
+
+@gin.configurable(denylist=["model", "variables", "vocabulary", "mesh", "tasks"])
 class Scorer:
     """Probability of the positive classes for rows or for requests in text.
+
+    Requests of unlike tasks may share a call, and then share batches.
 
     Args:
       model: with an option or linear head.
@@ -83,6 +101,8 @@ class Scorer:
       positive_classes: classes whose probabilities are added up.
       sampling_rate: share of the negatives that training saw, see
         `tables.negatives.corrected_probability`; 1 where none were sampled.
+      tasks: settings of tasks that requests may name; they take the place of the three before.
+      task: which of `tasks` a request has that names none; empty: the only one.
       candidate_length: most tokens of a candidate, `[BOS]` and `[EOS]` included; None: T.
       batch_sizes: numbers of rows to pad to, ascending.
       source_buckets, target_buckets: lengths to pad to; None: S, S/2, S/4 and T, T/2, T/4.
@@ -104,6 +124,8 @@ class Scorer:
         task_id: int = 0,
         positive_classes: tuple[int, ...] = (1,),
         sampling_rate: float = 1.0,
+        tasks: Mapping[str, TaskSettings] | None = None,
+        task: str = "",
         candidate_length: int | None = None,
         batch_sizes: Sequence[int] = DEFAULT_BATCH_SIZES,
         source_buckets: Sequence[int] | None = None,
@@ -119,7 +141,9 @@ class Scorer:
         self.model, self.variables, self.vocabulary = model, variables, vocabulary
         self.source_length, self.target_length = source_length, target_length
         self.candidate_length = min(candidate_length or target_length, target_length)
-        self._task_id, self._sampling_rate = task_id, sampling_rate
+        if tasks is None:
+            tasks = {"": TaskSettings(task_id, tuple(positive_classes), sampling_rate)}
+        self._tasks = RequestedTasks(tasks, task, part="classes")
         self._runtime = Runtime(mesh, rules)
         multiple = self._runtime.batch_multiple
         self._batch_sizes = sorted({-(-size // multiple) * multiple for size in batch_sizes})
@@ -150,55 +174,75 @@ class Scorer:
             tokens = features["decoder_input_tokens"]
             hidden = model.apply(variables, of_rows, tokens, blocks, task_ids, method=model.decode)
             logits = model.apply(variables, hidden, task_ids, method=model.option_logits)
-            log_probabilities = jax.nn.log_softmax(logits, axis=-1)
-            return positive_probability(log_probabilities, tuple(positive_classes))
+            chosen = features["positive_classes"][:, None] > 0
+            return _summed_probability(jax.nn.log_softmax(logits, axis=-1), chosen)
 
         self._encode, self._decode = self._runtime.jit(encode), self._runtime.jit(decode)
 
-    def score(self, rows_to_score: Sequence[Row]) -> list[np.ndarray]:
+    def score(
+        self, rows_to_score: Sequence[Row], tasks: Sequence[str] | None = None
+    ) -> list[np.ndarray]:
         """Scores rows laid out by `m6rec_jax.text.rows` (`source_row | packed_candidates`).
 
         Args:
           rows_to_score: each with the encoder's features, `decoder_input_tokens` and
-            `decoder_block_ids`, at most S and T long; optionally `task_ids` `[1]`.
+            `decoder_block_ids`, at most S and T long; optionally `task_ids` `[1]`, the row of the
+            prompt bank.
+          tasks: the task of each row; None: the default one.
 
         Returns:
           For each row the probability of each of its candidates, float32 `[candidates]`.
 
         Raises:
-          DataError: a row lacks a feature or is too long.
+          DataError: a row lacks a feature or is too long, or another number of tasks than of rows.
+          ConfigError: no such task, or one without classes.
         """
-        return self._score(rows_to_score, rows_to_score, np.arange(len(rows_to_score)))
+        chosen = self._tasks.each(tasks, len(rows_to_score))
+        own = [
+            row if "task_ids" in row else _with_task(row, settings)
+            for row, settings in zip(rows_to_score, chosen, strict=True)
+        ]
+        return self._score(own, own, np.arange(len(own)), chosen)
 
     def score_requests(
-        self, histories: Sequence[Sequence[str]], candidates: Sequence[Sequence[str]]
+        self,
+        histories: Sequence[Sequence[str]],
+        candidates: Sequence[Sequence[str]],
+        tasks: Sequence[str] | None = None,
     ) -> list[np.ndarray]:
         """Scores candidates given as text, for histories given as text segments.
 
         Args:
           histories: per request, segments as `DatasetTemplate.history_segments` gives them.
           candidates: per request, any number of texts as `DatasetTemplate.candidate` gives them.
+          tasks: the task of each request; None: the default one.
 
         Returns:
           For each request the probability of each candidate, float32 `[candidates]`, in order.
 
         Raises:
-          DataError: another number of histories than of candidate lists, or a text without words.
+          DataError: another number of histories than of candidate lists or of tasks, or a text
+            without words.
+          ConfigError: no such task, or one without classes.
         """
         if len(histories) != len(candidates):
             raise DataError(f"{len(histories)} histories for {len(candidates)} lists of candidates")
+        settings = self._tasks.each(tasks, len(histories))
         sources = [
-            rows.source_row(self.vocabulary, segments, self.source_length) for segments in histories
+            _with_task(rows.source_row(self.vocabulary, segments, self._source_length(own)), own)
+            for segments, own in zip(histories, settings, strict=True)
         ]
         targets: list[Row] = []
         source_of: list[int] = []
         places: list[list[int]] = []
         for request, texts in enumerate(candidates):
-            packed = pack_texts(self.vocabulary, texts, self.target_length, self.candidate_length)
-            targets += packed.rows
+            own = settings[request]
+            limit = own.text_length(self.candidate_length)
+            packed = pack_texts(self.vocabulary, texts, self.target_length, limit)
+            targets += [_with_task(row, own) for row in packed.rows]
             places += packed.places
             source_of += [request] * len(packed.rows)
-        scored = self._score(sources, targets, np.asarray(source_of, np.int64))
+        scored = self._score(sources, targets, np.asarray(source_of, np.int64), settings)
         results = [np.zeros(len(texts), np.float32) for texts in candidates]
         for request, chosen, probabilities in zip(source_of, places, scored, strict=True):
             results[request][chosen] = probabilities
@@ -211,12 +255,17 @@ class Scorer:
                 encoded = self._encode_batch([], source_bucket, size)
                 for target_bucket in self._target_buckets:
                     for target_size in self._batch_sizes:
-                        self._decode_batch(encoded, [], [], target_bucket, target_size)
+                        self._decode_batch(encoded, [], [], [], target_bucket, target_size)
         return self.num_compilations
 
     def _score(
-        self, sources: Sequence[Row], targets: Sequence[Row], source_of: np.ndarray
+        self,
+        sources: Sequence[Row],
+        targets: Sequence[Row],
+        source_of: np.ndarray,
+        settings: Sequence[TaskSettings],
     ) -> list[np.ndarray]:
+        """Probabilities of each target's candidates; `settings` are the sources'."""
         pending: list[tuple[list[int], Array]] = []
         targets_of: dict[int, list[int]] = {}
         for target, source in enumerate(source_of.tolist()):
@@ -234,37 +283,58 @@ class Scorer:
                 places = [own[j][0] for j in chosen]
                 indices = [own[j][1] for j in chosen]
                 part = [targets[t] for t in indices]
+                positive = [self._positive(settings[source_of[t]]) for t in indices]
                 # Not read back here: the devices go on while Python prepares the next batch.
                 probabilities = self._decode_batch(
-                    encoded, part, places, target_bucket, target_size
+                    encoded, part, places, positive, target_bucket, target_size
                 )
                 pending.append((indices, probabilities))
         results: list[np.ndarray] = [np.zeros(0, np.float32)] * len(targets)
         for indices, probabilities in pending:
-            values = corrected_probability(np.asarray(probabilities), self._sampling_rate)
+            values = np.asarray(probabilities)
             for k, t in enumerate(indices):
                 ends = text_ends(targets[t]["decoder_block_ids"])
-                results[t] = values[k, ends].astype(np.float32)
+                rate = settings[source_of[t]].sampling_rate
+                results[t] = corrected_probability(values[k, ends], rate).astype(np.float32)
         return results
 
     def _encode_batch(self, part: Sequence[Row], length: int, size: int) -> Encoded:
         lengths = {"encoder_input_tokens": length, "encoder_block_ids": length, "task_ids": 1}
-        batch = rows.pad_batch([self._with_task(row) for row in part], lengths, size)
+        batch = rows.pad_batch(part, lengths, size)
         encoded: Encoded = self._encode(self.variables, self._runtime.place(batch))
         return encoded
 
     def _decode_batch(
-        self, encoded: Encoded, part: Sequence[Row], places: Sequence[int], length: int, size: int
+        self,
+        encoded: Encoded,
+        part: Sequence[Row],
+        places: Sequence[int],
+        positive: Sequence[np.ndarray],
+        length: int,
+        size: int,
     ) -> Array:
         lengths = {"decoder_input_tokens": length, "decoder_block_ids": length, "task_ids": 1}
-        batch = rows.pad_batch([self._with_task(row) for row in part], lengths, size)
+        batch = rows.pad_batch(part, lengths, size)
+        batch["positive_classes"] = np.zeros(
+            (size, self.model.config.prompts.num_options), np.int32
+        )
+        for row, chosen in enumerate(positive):
+            batch["positive_classes"][row, : len(chosen)] = chosen
         batch["source_of_row"] = np.zeros((size, 1), np.int32)
         batch["source_of_row"][: len(places), 0] = places
         probabilities: Array = self._decode(self.variables, encoded, self._runtime.place(batch))
         return probabilities
 
-    def _with_task(self, row: Row) -> Row:
-        return row if "task_ids" in row else row | {"task_ids": np.array([self._task_id])}
+    def _source_length(self, settings: TaskSettings) -> int:
+        return min(settings.source_length or self.source_length, self.source_length)
+
+    def _positive(self, settings: TaskSettings) -> np.ndarray:
+        capacity = self.model.config.prompts.num_options
+        return chosen_classes(settings.positive_classes, settings.num_options or capacity)
+
+
+def _with_task(row: Row, settings: TaskSettings) -> Row:
+    return row | {"task_ids": np.array([settings.task_id])}
 
 
 def _length(row: Row, name: str) -> int:
