@@ -156,6 +156,32 @@ def cold_users(users: np.ndarray, codes: np.ndarray) -> np.ndarray:
     return np.setdiff1d(users[codes == TEST], users[np.isin(codes, STATISTICS_PARTS)])
 
 
+def by_group(
+    groups: Sequence[str], *, train: float = 0.8, validation: float = 0.1, seed: int = 0
+) -> np.ndarray:
+    """Splits texts: all texts of a group (a film, a dialogue) go to one part.
+
+    A group's part comes from a hash of its name and the seed alone, so it is the same in every
+    corpus and does not change when a corpus grows.
+
+    Args:
+      groups: group of each text `[rows]`.
+      train: expected share of the groups.
+      validation: expected share of the groups.
+      seed: of the draw.
+
+    Returns:
+      part codes `[rows]` int8.
+
+    Raises:
+      DataError: shares that are not positive or leave nothing for test.
+    """
+    cuts = [float(cut) for cut in _shares("by_group", train, validation)]
+    places = {group: _uniform(f"{seed}:{group}") for group in set(groups)}
+    drawn = np.asarray([places[group] for group in groups], np.float64)
+    return np.searchsorted(cuts, drawn, side="right").astype(np.int8)
+
+
 def is_held_out(item_ids: Sequence[str], *, fraction: float, seed: int) -> np.ndarray:
     """Draws the held-out items `[items]` bool, each by a hash of its own id and the seed.
 
@@ -288,6 +314,7 @@ KINDS: Mapping[str, Callable[..., np.ndarray]] = {
     "leave_one_out": leave_one_out,
     "held_out_items": is_held_out,
     "few_shot": few_shot,
+    "by_group": by_group,
 }
 _DERIVED = ("held_out_items", "few_shot")
 _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
