@@ -9,6 +9,7 @@ Shapes come from a few buckets, so a new request compiles nothing once each buck
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from m6rec_jax.errors import ConfigError, DataError
-from m6rec_jax.inference.candidate_rows import pack_texts, text_ends
+from m6rec_jax.inference.candidate_rows import PackedTexts, pack_texts, text_ends
 from m6rec_jax.inference.runtime import Runtime, checked_buckets, in_buckets
 from m6rec_jax.model import Encoded, M6Rec
 from m6rec_jax.sharding import LogicalRules
@@ -69,20 +70,16 @@ def positive_probability(
     return jnp.exp(jax.nn.logsumexp(log_probabilities[..., jnp.asarray(chosen)], axis=-1))
 
 
-@gin.configurable(denylist=["model", "variables", "vocabulary", "mesh"])
-class Scorer:
-    """Probability of the positive classes for rows or for requests in text.
+class CandidateScorer(abc.ABC):
+    """A number for every candidate of a history; what it means is a subclass's business.
 
     Args:
-      model: with an option or linear head.
+      model: the model.
       variables: its parameters and prompts; may be replaced between calls.
       vocabulary: the one it was trained with.
       source_length: most tokens of a history, S; older behaviours are dropped as in training.
       target_length: most tokens of a decoder row, T.
       task_id: row of the prompt bank, for rows that name none.
-      positive_classes: classes whose probabilities are added up.
-      sampling_rate: share of the negatives that training saw, see
-        `tables.negatives.corrected_probability`; 1 where none were sampled.
       candidate_length: most tokens of a candidate, `[BOS]` and `[EOS]` included; None: T.
       batch_sizes: numbers of rows to pad to, ascending.
       source_buckets, target_buckets: lengths to pad to; None: S, S/2, S/4 and T, T/2, T/4.
@@ -90,8 +87,11 @@ class Scorer:
       rules: logical-axis rules, with a mesh.
 
     Raises:
-      ConfigError: the model has no head, or lengths that do not fit together.
+      ConfigError: lengths that do not fit together.
     """
+
+    # Decoder features that the jitted function sees.
+    decoder_features: tuple[str, ...] = ("decoder_input_tokens", "decoder_block_ids")
 
     def __init__(
         self,
@@ -102,8 +102,6 @@ class Scorer:
         source_length: int,
         target_length: int,
         task_id: int = 0,
-        positive_classes: tuple[int, ...] = (1,),
-        sampling_rate: float = 1.0,
         candidate_length: int | None = None,
         batch_sizes: Sequence[int] = DEFAULT_BATCH_SIZES,
         source_buckets: Sequence[int] | None = None,
@@ -111,23 +109,19 @@ class Scorer:
         mesh: Mesh | None = None,
         rules: LogicalRules = (),
     ) -> None:
-        if model.config.prompts.head == "none":
-            raise ConfigError(
-                "scoring needs a head: this model was built with PromptConfig.head = 'none'. Was "
-                "it tuned for scoring?"
-            )
         self.model, self.variables, self.vocabulary = model, variables, vocabulary
         self.source_length, self.target_length = source_length, target_length
         self.candidate_length = min(candidate_length or target_length, target_length)
-        self._task_id, self._sampling_rate = task_id, sampling_rate
+        self._task_id = task_id
         self._runtime = Runtime(mesh, rules)
         multiple = self._runtime.batch_multiple
         self._batch_sizes = sorted({-(-size // multiple) * multiple for size in batch_sizes})
+        kind = type(self).__name__
         self._source_buckets = checked_buckets(
-            "Scorer.source_buckets", source_buckets, source_length
+            f"{kind}.source_buckets", source_buckets, source_length
         )
         self._target_buckets = checked_buckets(
-            "Scorer.target_buckets", target_buckets, target_length
+            f"{kind}.target_buckets", target_buckets, target_length
         )
         self.num_compilations = 0
 
@@ -149,21 +143,40 @@ class Scorer:
             blocks, task_ids = features["decoder_block_ids"], features["task_ids"]
             tokens = features["decoder_input_tokens"]
             hidden = model.apply(variables, of_rows, tokens, blocks, task_ids, method=model.decode)
-            logits = model.apply(variables, hidden, task_ids, method=model.option_logits)
-            log_probabilities = jax.nn.log_softmax(logits, axis=-1)
-            return positive_probability(log_probabilities, tuple(positive_classes))
+            return self.read(variables, hidden, features)
 
         self._encode, self._decode = self._runtime.jit(encode), self._runtime.jit(decode)
+
+    @abc.abstractmethod
+    def read(self, variables: Variables, hidden: Array, features: Mapping[str, Array]) -> Array:
+        """Reads a number off every decoder position; those at `[EOS]` are kept. Inside jit.
+
+        Args:
+          variables: of the model.
+          hidden: final states, `[rows, target, embed]`.
+          features: `decoder_features` and `task_ids`.
+
+        Returns:
+          float32 `[rows, target]`.
+        """
+
+    def pack(self, texts: Sequence[str]) -> PackedTexts:
+        """Lays out the candidates of one request."""
+        return pack_texts(self.vocabulary, texts, self.target_length, self.candidate_length)
+
+    def finish(self, values: np.ndarray) -> np.ndarray:
+        """What becomes of the numbers read on the device."""
+        return values
 
     def score(self, rows_to_score: Sequence[Row]) -> list[np.ndarray]:
         """Scores rows laid out by `m6rec_jax.text.rows` (`source_row | packed_candidates`).
 
         Args:
-          rows_to_score: each with the encoder's features, `decoder_input_tokens` and
-            `decoder_block_ids`, at most S and T long; optionally `task_ids` `[1]`.
+          rows_to_score: each with the encoder's features and `decoder_features`, at most S and T
+            long; optionally `task_ids` `[1]`.
 
         Returns:
-          For each row the probability of each of its candidates, float32 `[candidates]`.
+          For each row the score of each of its candidates, float32 `[candidates]`.
 
         Raises:
           DataError: a row lacks a feature or is too long.
@@ -180,7 +193,7 @@ class Scorer:
           candidates: per request, any number of texts as `DatasetTemplate.candidate` gives them.
 
         Returns:
-          For each request the probability of each candidate, float32 `[candidates]`, in order.
+          For each request the score of each candidate, float32 `[candidates]`, in order.
 
         Raises:
           DataError: another number of histories than of candidate lists, or a text without words.
@@ -194,14 +207,14 @@ class Scorer:
         source_of: list[int] = []
         places: list[list[int]] = []
         for request, texts in enumerate(candidates):
-            packed = pack_texts(self.vocabulary, texts, self.target_length, self.candidate_length)
+            packed = self.pack(texts)
             targets += packed.rows
             places += packed.places
             source_of += [request] * len(packed.rows)
         scored = self._score(sources, targets, np.asarray(source_of, np.int64))
         results = [np.zeros(len(texts), np.float32) for texts in candidates]
-        for request, chosen, probabilities in zip(source_of, places, scored, strict=True):
-            results[request][chosen] = probabilities
+        for request, chosen, values in zip(source_of, places, scored, strict=True):
+            results[request][chosen] = values
         return results
 
     def warm_up(self) -> int:
@@ -235,13 +248,11 @@ class Scorer:
                 indices = [own[j][1] for j in chosen]
                 part = [targets[t] for t in indices]
                 # Not read back here: the devices go on while Python prepares the next batch.
-                probabilities = self._decode_batch(
-                    encoded, part, places, target_bucket, target_size
-                )
-                pending.append((indices, probabilities))
+                found = self._decode_batch(encoded, part, places, target_bucket, target_size)
+                pending.append((indices, found))
         results: list[np.ndarray] = [np.zeros(0, np.float32)] * len(targets)
-        for indices, probabilities in pending:
-            values = corrected_probability(np.asarray(probabilities), self._sampling_rate)
+        for indices, found in pending:
+            values = self.finish(np.asarray(found))
             for k, t in enumerate(indices):
                 ends = text_ends(targets[t]["decoder_block_ids"])
                 results[t] = values[k, ends].astype(np.float32)
@@ -256,15 +267,80 @@ class Scorer:
     def _decode_batch(
         self, encoded: Encoded, part: Sequence[Row], places: Sequence[int], length: int, size: int
     ) -> Array:
-        lengths = {"decoder_input_tokens": length, "decoder_block_ids": length, "task_ids": 1}
+        lengths = dict.fromkeys(self.decoder_features, length) | {"task_ids": 1}
         batch = rows.pad_batch([self._with_task(row) for row in part], lengths, size)
         batch["source_of_row"] = np.zeros((size, 1), np.int32)
         batch["source_of_row"][: len(places), 0] = places
-        probabilities: Array = self._decode(self.variables, encoded, self._runtime.place(batch))
-        return probabilities
+        found: Array = self._decode(self.variables, encoded, self._runtime.place(batch))
+        return found
 
     def _with_task(self, row: Row) -> Row:
         return row if "task_ids" in row else row | {"task_ids": np.array([self._task_id])}
+
+
+@gin.configurable(denylist=["model", "variables", "vocabulary", "mesh"])
+class Scorer(CandidateScorer):
+    """Probability of the positive classes for rows or for requests in text.
+
+    Args:
+      model: with an option or linear head.
+      variables, vocabulary: as `CandidateScorer`, which has the other arguments, too.
+      positive_classes: classes whose probabilities are added up.
+      sampling_rate: share of the negatives that training saw, see
+        `tables.negatives.corrected_probability`; 1 where none were sampled.
+
+    Raises:
+      ConfigError: the model has no head, or lengths that do not fit together.
+    """
+
+    def __init__(
+        self,
+        model: M6Rec,
+        variables: Variables,
+        vocabulary: Vocabulary,
+        *,
+        source_length: int,
+        target_length: int,
+        task_id: int = 0,
+        positive_classes: tuple[int, ...] = (1,),
+        sampling_rate: float = 1.0,
+        candidate_length: int | None = None,
+        batch_sizes: Sequence[int] = DEFAULT_BATCH_SIZES,
+        source_buckets: Sequence[int] | None = None,
+        target_buckets: Sequence[int] | None = None,
+        mesh: Mesh | None = None,
+        rules: LogicalRules = (),
+    ) -> None:
+        if model.config.prompts.head == "none":
+            raise ConfigError(
+                "scoring needs a head: this model was built with PromptConfig.head = 'none'. Was "
+                "it tuned for scoring?"
+            )
+        self._positive_classes = tuple(positive_classes)
+        self._sampling_rate = sampling_rate
+        super().__init__(
+            model,
+            variables,
+            vocabulary,
+            source_length=source_length,
+            target_length=target_length,
+            task_id=task_id,
+            candidate_length=candidate_length,
+            batch_sizes=batch_sizes,
+            source_buckets=source_buckets,
+            target_buckets=target_buckets,
+            mesh=mesh,
+            rules=rules,
+        )
+
+    def read(self, variables: Variables, hidden: Array, features: Mapping[str, Array]) -> Array:
+        logits = self.model.apply(
+            variables, hidden, features["task_ids"], method=self.model.option_logits
+        )
+        return positive_probability(jax.nn.log_softmax(logits, axis=-1), self._positive_classes)
+
+    def finish(self, values: np.ndarray) -> np.ndarray:
+        return corrected_probability(values, self._sampling_rate)
 
 
 def _length(row: Row, name: str) -> int:

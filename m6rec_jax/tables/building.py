@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from m6rec_jax.progress import progress_bar
 
 
 def build_view(out: Path, rendered: Path, target: Path, progress: bool) -> None:
@@ -24,8 +25,7 @@ def build_view(out: Path, rendered: Path, target: Path, progress: bool) -> None:
     # Imported here: tensorflow_datasets takes seconds to import.
     import tensorflow_datasets as tfds
 
-    from m6rec_jax.progress import progress_bar
-from m6rec_jax.tables.recommender_text import recommender_text_dataset_builder as module
+    from m6rec_jax.tables.recommender_text import recommender_text_dataset_builder as module
 
     shutil.rmtree(target, ignore_errors=True)
     for left_over in target.parent.glob(f"{target.name}.incomplete*"):

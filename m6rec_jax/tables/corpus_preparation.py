@@ -111,7 +111,7 @@ def prepare_corpus(
     with progress_bar(
         total=len(codes), desc=f"rendering {corpus.spec.name}", disable=not progress
     ) as bar:
-        for text, code in zip(corpus.texts(), codes.tolist(), strict=True):
+        for index, (text, code) in enumerate(zip(corpus.texts(), codes.tolist(), strict=True)):
             bar.update()
             if code == EXCLUDED:
                 continue
@@ -119,7 +119,9 @@ def prepare_corpus(
             for document in documents(text, options):
                 writers["documents"].write(part, document)
             if text.label is not None:
-                writers["labelled_texts"].write(part, labelled_text(text, corpus.spec.question))
+                writers["labelled_texts"].write(
+                    part, labelled_text(index, text, corpus.spec.question)
+                )
     for view, target in targets.items():
         writers[view].close()
         build_view(out, rendered / view, target, progress)
@@ -153,10 +155,17 @@ def documents(text: Text, options: CorpusOptions) -> Iterator[dict[str, Any]]:
         yield {"kind": "text", "source": [text.about, *before], "target": target}
 
 
-def labelled_text(text: Text, question: str) -> dict[str, Any]:
-    """A row of the view 'labelled_texts': what the text is about is not told, only what it says."""
+def labelled_text(index: int, text: Text, question: str) -> dict[str, Any]:
+    """A row of the view 'labelled_texts': what the text is about is not told, only what it says.
+
+    Args:
+      index: place of the text in the table.
+      text: with a label.
+      question: about it.
+    """
     return {
         "text_id": text.id,
+        "text_index": index,
         "group": text.group,
         "source": list(text.parts),
         "question": question,
@@ -182,7 +191,7 @@ def _assign(corpus: Corpus, split: Split) -> np.ndarray:
         codes[(codes == splits.TRAIN) & ~labelled] = EXCLUDED
         # Texts have no history: what is not sampled is not seen.
         codes = splits.few_shot(codes, **{**split.arguments(), "history": "sampled"})
-    splits.check_parts(codes, split.name)
+    splits.check_parts(codes, split.name, "texts")
     return codes
 
 

@@ -60,14 +60,14 @@ def part_counts(codes: np.ndarray) -> dict[str, int]:
     return {name: count for name, count in counts.items() if count or name in PARTS}
 
 
-def check_parts(codes: np.ndarray, split: str, parts: Sequence[str] = PARTS) -> None:
-    """Raises DataError where one of `parts` has no rows; names the split and the part."""
+def check_parts(codes: np.ndarray, split: str, rows: str = "events") -> None:
+    """Raises DataError where a part has no rows; names the split, the part and the `rows`."""
     counts = part_counts(codes)
-    for part in parts:
+    for part in PARTS:
         if not counts[part]:
             others = ", ".join(f"{name} {count:,}" for name, count in counts.items())
             raise DataError(
-                f"split {split!r}: part {part!r} is empty ({len(codes):,} events: {others}); the "
+                f"split {split!r}: part {part!r} is empty ({len(codes):,} {rows}: {others}); the "
                 "data set is too small for this split, or its fractions leave nothing for it"
             )
 

@@ -54,6 +54,7 @@ COLUMNS: Mapping[str, Mapping[str, tuple[str, bool]]] = {
     },
     "labelled_texts": {
         "text_id": ("str", False),
+        "text_index": ("int", False),
         "group": ("str", False),
         "source": ("str", True),
         "question": ("str", False),
