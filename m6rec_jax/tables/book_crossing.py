@@ -175,7 +175,8 @@ def _read_books(path: Path, raw: RawTables) -> None:
         if not 1400 < year <= LAST_YEAR:
             raw.emptied["unlikely years"] += 1
             year = 0
-        # "n/a" stands for a missing name.
+        # Some sources write authors in capitals, and so make two of one.
+        author = author.title() if author.isupper() else author
         values = (isbn, title, _name(author), year or None, _name(publisher))
         for name, value in zip(raw.items, values, strict=True):
             raw.items[name].append(value)
