@@ -2,9 +2,9 @@
 
     python -m benchmarks.foundation [--output runs/foundation] [--gin.TRAIN_STEPS=4000 ...]
 
-Runs the commands that the headers of gin_configs/examples/foundation_*.gin name, one after the other.
-What is finished is not done again; a training run that was stopped goes on where it stopped. Further
-gin bindings are handed to the training and, where it knows them, to the evaluation.
+Runs the commands that the headers of gin_configs/examples/foundation_*.gin name, one after the
+other. What is finished is not done again; a training run that was stopped goes on where it stopped.
+Gin bindings are handed to the training.
 """
 
 from __future__ import annotations
@@ -61,7 +61,9 @@ def perplexities(folder: Path, arguments: Sequence[str] = ()) -> dict[str, float
     figures = json.loads(output.read_text())
     end = "/perplexity"
     return {
-        name.removesuffix(end): float(value) for name, value in figures.items() if name.endswith(end)
+        name.removesuffix(end): float(value)
+        for name, value in figures.items()
+        if name.endswith(end)
     }
 
 

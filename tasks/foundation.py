@@ -23,9 +23,7 @@ _OUTCOMES = [f"{source}_outcomes" for source in _BEHAVIOUR]
 _RETRIEVAL = [f"{source}_retrieval" for source in _BEHAVIOUR]
 
 LANGUAGE = register_mixture("foundation_language", [*_OF_BEHAVIOUR, *_OUTCOMES, *_OF_TEXTS])
-FOUNDATION = register_mixture(
-    "foundation", [*_OF_BEHAVIOUR, *_OUTCOMES, *_RETRIEVAL, *_OF_TEXTS]
-)
+FOUNDATION = register_mixture("foundation", [*_OF_BEHAVIOUR, *_OUTCOMES, *_RETRIEVAL, *_OF_TEXTS])
 TEXTS = register_mixture("foundation_texts", _OF_TEXTS)
 
 # Imported for the tasks that they register.
