@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     fetch = actions.add_parser("fetch", help="download a public data set into a canonical folder")
     fetch.add_argument("name", help="for instance movielens-100k; a wrong name lists them all")
     fetch.set_defaults(run=_data_fetch)
-    check = actions.add_parser("check", help="report every problem of a data set folder")
+    check = actions.add_parser("check", help="report the problems of a data set folder")
     check.add_argument("folder", type=Path)
     check.add_argument("--quarantine", type=Path, help="write rejected rows to this file")
     check.add_argument("--json", type=Path, help="write the report to this file, too")
@@ -170,7 +170,13 @@ def _data_fetch(args: argparse.Namespace) -> None:
 
 def _data_check(args: argparse.Namespace) -> None:
     from m6rec_jax.tables.checking import check_dataset
+    from m6rec_jax.tables.corpora import CORPUS_FILE, Corpus, corpus_summary
 
+    if (args.folder / CORPUS_FILE).is_file():
+        if args.quarantine is not None or args.json is not None:
+            raise ConfigError("--quarantine and --json are for users, items and events, not texts")
+        print(corpus_summary(Corpus.open(args.folder)))
+        return
     report = check_dataset(args.folder, args.quarantine)
     print(report.render())
     if args.json is not None:

@@ -29,6 +29,7 @@ from m6rec_jax.checkpoints.manifest import check_vocabulary
 from m6rec_jax.checkpoints.restore import PARAMS, PROMPTS, restore_item
 from m6rec_jax.errors import CheckpointError, ConfigError
 from m6rec_jax.inference.generation import Generator
+from m6rec_jax.inference.likelihood_scoring import LikelihoodScorer
 from m6rec_jax.inference.retrieval import Retriever
 from m6rec_jax.inference.scoring import Scorer
 from m6rec_jax.model import M6Rec
@@ -122,6 +123,24 @@ class Bundle:
         """A `Generator` for one of the model's tasks; arguments and errors as `scorer`."""
         arguments = self._shared(self._task(task))
         return Generator(self.model, self.variables, self.vocabulary, **(arguments | changes))
+
+    def likelihood_scorer(self, task: str = "", **changes: Any) -> LikelihoodScorer:
+        """A `LikelihoodScorer`, which needs no task: with none, row 0 of the prompt bank is used.
+
+        Args:
+          task: whose prompts are used.
+          **changes: arguments of `LikelihoodScorer`, such as its sentence.
+
+        Raises:
+          ConfigError: no such task.
+        """
+        arguments = {
+            **self._shared(self._task(task) if task else TaskSettings()),
+            "candidate_length": self.settings.candidate_length,
+        }
+        return LikelihoodScorer(
+            self.model, self.variables, self.vocabulary, **(arguments | changes)
+        )
 
     def _shared(self, task: TaskSettings) -> dict[str, Any]:
         return {

@@ -20,6 +20,7 @@ a dialogue. `group` says which texts must stay in one part of a split (all about
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -231,6 +232,21 @@ class Corpus:
                 yield Text(identifier, group, about or "", parts, number)
         if not seen:
             raise DataError(f"{self.files[0]} has no rows")
+
+
+def corpus_summary(corpus: Corpus) -> str:
+    """Reads a whole corpus and says what is in it; raises DataError at the first bad row."""
+    texts = groups = 0
+    seen: set[str] = set()
+    counts: Counter[str] = Counter()
+    for text in corpus.texts():
+        texts += 1
+        groups += text.group not in seen
+        seen.add(text.group)
+        if text.label is not None:
+            counts[corpus.spec.classes[text.label]] += 1
+    told = ", ".join(f"{counts[name]:,} {name}" for name in corpus.spec.classes)
+    return f"{corpus.spec.name}: {texts:,} texts of {groups:,} groups{told and f'; {told}'}"
 
 
 def write_corpus(folder: Path, spec: CorpusSpec, texts: Sequence[Text]) -> None:

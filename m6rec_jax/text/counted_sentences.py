@@ -74,8 +74,9 @@ class CountedSentence:
         one part into the next belongs to the later one.
         """
         ids, places = vocab.encode_with_places(self.render(text))
-        start = len(self.before.encode("utf-8", "replace"))
-        end = start + len(text.encode("utf-8", "replace"))
+        # A lone surrogate is read as U+FFFD, which takes as many bytes.
+        start = len(self.before.encode("utf-8", "surrogatepass"))
+        end = start + len(text.encode("utf-8", "surrogatepass"))
         return ids, np.searchsorted([start, end], places, side="right")
 
 

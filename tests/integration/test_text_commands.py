@@ -167,6 +167,11 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_texts_are_checked(pretrained: Path) -> None:
+    out = succeeded(m6rec(pretrained, "data", "check", "letters"))
+    assert "letters: 80 texts of 80 groups; 40 sad, 40 merry" in out
+
+
 def test_validation_tells_the_perplexity_of_each_source(pretrained: Path) -> None:
     lines = [json.loads(line) for line in (pretrained / "run/metrics.jsonl").open()]
     told = {name for line in lines for name in line}

@@ -7,7 +7,7 @@ import tensorflow_datasets as tfds
 
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.tables import splits
-from m6rec_jax.tables.corpora import Corpus, CorpusSpec, Text, write_corpus
+from m6rec_jax.tables.corpora import Corpus, CorpusSpec, Text, corpus_summary, write_corpus
 from m6rec_jax.tables.corpus_preparation import CorpusOptions, documents, prepare_corpus
 from m6rec_jax.tables.splits import TEST, TRAIN, VALIDATION, by_group
 
@@ -35,6 +35,13 @@ def test_texts_of_a_csv_file(tmp_path):
         Text("n1", "fargo", "Fargo", ("Snow, and blood.",), 0),
         Text("n2", "fargo", "", ("Snow again.",), None),
     ]
+
+
+def test_a_summary_counts_classes(tmp_path):
+    corpus = write(
+        tmp_path / "a", "n1,f,,Snow.,sad\nn2,f,,Sun.,merry\nn3,g,,Rain.,sad\nn4,h,,Fog.,\n"
+    )
+    assert corpus_summary(corpus) == "notes: 4 texts of 3 groups; 2 sad, 1 merry"
 
 
 @pytest.mark.parametrize("has_turns", [False, True])
