@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -55,7 +54,8 @@ def train_on_prepared(
 ) -> TrainedVocabulary:
     """Trains a vocabulary on the training parts of prepared data; see `train_vocabulary`.
 
-    The words for outcomes are kept apart from the titles beside them.
+    The words for outcomes are kept apart from the titles beside them. Phrases are learnt of what
+    templates write; of corpora, words.
 
         train_on_prepared.dataset = 'movielens-100k'
 
@@ -97,5 +97,10 @@ def train_on_prepared(
     path = output or opened[0][0].vocabulary_file
     if shared and output is None:
         path = Path(data_dir) / shared / VOCABULARY
-    texts = itertools.chain.from_iterable(training_texts(prepared, of) for prepared, of in opened)
-    return train_vocabulary(texts, path, keep_apart=list(outcomes))
+
+    def texts(has_template: bool) -> Iterator[str]:
+        for prepared, of in opened:
+            if ("dataset_spec" in prepared.manifest) == has_template:
+                yield from training_texts(prepared, of)
+
+    return train_vocabulary(texts(True), path, prose=texts(False), keep_apart=list(outcomes))
