@@ -100,9 +100,9 @@ def build(sources: Mapping[str, Path], folder: Path) -> str:
         provenance={"left_out": dict(left_out)},
     )
     write_corpus(folder, spec, texts)
-    turns = sum(len(text.parts) for text in texts)
+    num_turns = sum(len(text.parts) for text in texts)
     missing = ", ".join(f"{count:,} {why}" for why, count in left_out.items()) or "none"
-    return f"chitchat: {len(texts):,} dialogues, {turns:,} turns; left out: {missing}"
+    return f"chitchat: {len(texts):,} dialogues, {num_turns:,} turns; left out: {missing}"
 
 
 DATASET = PublicDataset(

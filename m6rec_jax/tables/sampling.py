@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 import gin
@@ -154,7 +155,7 @@ class _Sampler:
 
 
 def _write(
-    dataset: Dataset, sampler: _Sampler, folder: Path, name: str, made: dict[str, object]
+    dataset: Dataset, sampler: _Sampler, folder: Path, name: str, made: Mapping[str, object]
 ) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     spec = dataset.spec
@@ -188,7 +189,7 @@ def _write(
         items=dataclasses.replace(spec.items, file=_FILES[1]),
         events=dataclasses.replace(spec.events, file=_FILES[2]),
         description=f"A sample of {spec.name}: {told}",
-        provenance={**spec.provenance, "sample": made},
+        provenance={**spec.provenance, "sample": dict(made)},
     ).save(folder)
     log.info("%s: %s", folder, told)
 
