@@ -86,19 +86,27 @@ def _parser() -> argparse.ArgumentParser:
     data = commands.add_parser("data", help="get, check and prepare data sets")
     actions = data.add_subparsers(dest="action", required=True, metavar="ACTION")
     fetch = actions.add_parser("fetch", help="download a public data set into a canonical folder")
-    fetch.add_argument("name", help="for instance movielens-100k")
+    fetch.add_argument("name", help="for instance movielens-100k; a wrong name lists them all")
     fetch.set_defaults(run=_data_fetch)
-    check = actions.add_parser("check", help="report every problem of a data set folder")
+    check = actions.add_parser("check", help="report the problems of a data set folder")
     check.add_argument("folder", type=Path)
     check.add_argument("--quarantine", type=Path, help="write rejected rows to this file")
     check.add_argument("--json", type=Path, help="write the report to this file, too")
     check.set_defaults(run=_data_check)
     prepare = actions.add_parser("prepare", help="render a data set's text as a TFDS data set")
     prepare.add_argument(
-        "folder", type=Path, help="a data set folder, or the name of a fetched data set"
+        "folder",
+        type=Path,
+        help="a folder of a data set or of texts, or the name of a fetched one",
     )
     _takes_gin(prepare)
     prepare.set_defaults(run=_data_prepare)
+    sample = actions.add_parser("sample", help="a smaller data set folder, of some of the users")
+    sample.add_argument(
+        "folder", type=Path, help="a data set folder, or the name of a fetched data set"
+    )
+    _takes_gin(sample)
+    sample.set_defaults(run=_data_sample)
 
     vocab = commands.add_parser("vocab", help="train a vocabulary")
     actions = vocab.add_subparsers(dest="action", required=True, metavar="ACTION")
@@ -196,7 +204,13 @@ def _data_fetch(args: argparse.Namespace) -> None:
 
 def _data_check(args: argparse.Namespace) -> None:
     from m6rec_jax.tables.checking import check_dataset
+    from m6rec_jax.tables.corpora import CORPUS_FILE, Corpus, corpus_summary
 
+    if (args.folder / CORPUS_FILE).is_file():
+        if args.quarantine is not None or args.json is not None:
+            raise ConfigError("--quarantine and --json are for users, items and events, not texts")
+        print(corpus_summary(Corpus.open(args.folder)))
+        return
     report = check_dataset(args.folder, args.quarantine)
     print(report.render())
     if args.json is not None:
@@ -208,12 +222,23 @@ def _data_check(args: argparse.Namespace) -> None:
 
 
 def _data_prepare(args: argparse.Namespace) -> None:
-    from m6rec_jax.pipeline.locations import data_dir
+    from m6rec_jax.pipeline.locations import data_dir, dataset_folder
+    from m6rec_jax.tables.corpora import CORPUS_FILE
+    from m6rec_jax.tables.corpus_preparation import prepare_corpus
     from m6rec_jax.tables.preparation import prepare
 
     _configure(args)
-    folder = args.folder if args.folder.is_dir() else data_dir() / args.folder
-    print(prepare(folder, data_dir()).folder)
+    folder = dataset_folder(args.folder)
+    make = prepare_corpus if (folder / CORPUS_FILE).is_file() else prepare
+    print(make(folder, data_dir()).folder)
+
+
+def _data_sample(args: argparse.Namespace) -> None:
+    from m6rec_jax.pipeline.locations import data_dir, dataset_folder
+    from m6rec_jax.tables.sampling import sample_dataset
+
+    _configure(args)
+    print(sample_dataset(dataset_folder(args.folder), data_dir()))
 
 
 def _vocab_train(args: argparse.Namespace) -> None:

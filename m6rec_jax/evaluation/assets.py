@@ -30,7 +30,7 @@ def save_task_assets(
       The settings written.
 
     Raises:
-      ConfigError: the task is none of `register_recommendation_tasks`.
+      ConfigError: the task is none of `register_recommendation_tasks` or `register_text_tasks`.
       DataError: its data are not prepared.
     """
     tasks = evaluated_tasks(mixture_or_task_name)
@@ -46,6 +46,8 @@ def save_task_assets(
         },
         candidate_length=candidate_length,
     )
-    spec = tasks[0].prepared().manifest["dataset_spec"]
+    # Texts have no template.
+    specs = (task.prepared().manifest.get("dataset_spec") for task in tasks)
+    spec = next((spec for spec in specs if spec), None)
     save_assets(model_dir, task_vocabulary(mixture_or_task_name), settings, spec)
     return settings

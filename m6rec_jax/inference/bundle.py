@@ -29,6 +29,7 @@ from m6rec_jax.checkpoints.manifest import check_vocabulary
 from m6rec_jax.checkpoints.restore import PARAMS, PROMPTS, restore_item
 from m6rec_jax.errors import CheckpointError
 from m6rec_jax.inference.generation import Generator
+from m6rec_jax.inference.likelihood_scoring import LikelihoodScorer
 from m6rec_jax.inference.retrieval import Retriever
 from m6rec_jax.inference.scoring import Scorer
 from m6rec_jax.inference.task_settings import TaskSettings, task_settings
@@ -110,10 +111,30 @@ class Bundle:
         arguments = self._shared(task)
         return Generator(self.model, self.variables, self.vocabulary, **(arguments | changes))
 
-    def _shared(self, task: str) -> dict[str, Any]:
-        task_settings(self.settings.tasks, task)  # there is such a task
+    def likelihood_scorer(self, task: str = "", **changes: Any) -> LikelihoodScorer:
+        """A `LikelihoodScorer`, which needs no task: with none, row 0 of the prompt bank is used.
+
+        Args:
+          task: whose prompts are used.
+          **changes: arguments of `LikelihoodScorer`, such as its sentence.
+
+        Raises:
+          ConfigError: no such task.
+        """
+        tasks = self.settings.tasks if task else {"": TaskSettings()}
+        arguments = {
+            **self._shared(task, tasks),
+            "candidate_length": self.settings.candidate_length,
+        }
+        return LikelihoodScorer(
+            self.model, self.variables, self.vocabulary, **(arguments | changes)
+        )
+
+    def _shared(self, task: str, tasks: Mapping[str, TaskSettings] | None = None) -> dict[str, Any]:
+        tasks = self.settings.tasks if tasks is None else tasks
+        task_settings(tasks, task)  # there is such a task
         return {
-            "tasks": self.settings.tasks,
+            "tasks": tasks,
             "task": task,
             "source_length": self.settings.source_length,
             "target_length": self.settings.target_length,
