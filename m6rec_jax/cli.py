@@ -19,6 +19,7 @@ from m6rec_jax import __version__
 from m6rec_jax.errors import ConfigError, DataError, M6RecError
 
 EXIT_USER_ERROR = 2
+EXIT_DOES_NOT_FIT = 1
 EXIT_OF_SIGNALS = {"SIGINT": 130, "SIGTERM": 143}
 
 
@@ -137,6 +138,42 @@ def _parser() -> argparse.ArgumentParser:
     convert.set_defaults(run=_convert)
 
     _add_prompts(commands)
+    compile_ = commands.add_parser(
+        "compile",
+        help="what a run would take on TPUs that need not be there: memory, time, communication",
+        description="Compiles the training, scoring and decoding step of a run for a TPU slice "
+        "with XLA's TPU compiler (pip install 'm6rec_jax[compile]'; no TPU is needed) and reports "
+        "memory, operations, collectives and the time at peak rates.",
+    )
+    compile_.add_argument(
+        "--topology",
+        required=True,
+        metavar="NAME",
+        help="v5e:16x16, v4:4x8x8, v6e:8x16, ... or an accelerator type such as v5litepod-256",
+    )
+    compile_.add_argument("--slices", type=int, default=1, help="how many such slices (default 1)")
+    compile_.add_argument("--model", metavar="NAME", help="a file of gin_configs/models, e.g. xl")
+    compile_.add_argument(
+        "--tuning", metavar="NAME", help="a file of gin_configs/tuning, e.g. option_adapter"
+    )
+    compile_.add_argument(
+        "--sharding",
+        metavar="NAME",
+        help="a file of gin_configs/sharding (default with --model: fully_sharded, with several "
+        "slices multi_slice)",
+    )
+    compile_.add_argument(
+        "--steps",
+        default="train,score,decode",
+        metavar="LIST",
+        help="which of train,score,decode (default: all)",
+    )
+    compile_.add_argument("--json", type=Path, metavar="FILE", help="write the report here, too")
+    compile_.add_argument(
+        "--hlo", type=Path, metavar="FOLDER", help="write the optimised programs here, as text"
+    )
+    _takes_gin(compile_)
+    compile_.set_defaults(run=_compile)
 
     demo = commands.add_parser("demo", help="MovieLens-100k from nothing to an HTML report")
     demo.add_argument("--output", type=Path, default=Path("runs/demo"))
@@ -310,6 +347,26 @@ def _prompts_inspect(args: argparse.Namespace) -> None:
     bank = BankFolder(args.bank)
     report = inspect_task(bank, args.name)  # also where JSON is wanted: it reads the tensors
     print(manifests_json(bank, [args.name]) if args.json else report)
+
+
+def _compile(args: argparse.Namespace) -> int:
+    from m6rec_jax.compilation.command import compile_run
+
+    report = compile_run(
+        args.topology,
+        slices=args.slices,
+        model=args.model,
+        tuning=args.tuning,
+        sharding=args.sharding,
+        gin_files=args.gin_file,
+        bindings=args.gin_bindings,
+        steps=tuple(filter(None, args.steps.split(","))),
+        hlo_folder=args.hlo,
+    )
+    print(report.render())
+    if args.json is not None:
+        args.json.write_text(report.to_json(), encoding="utf-8")
+    return 0 if report.fits else EXIT_DOES_NOT_FIT
 
 
 def _demo(args: argparse.Namespace) -> None:
