@@ -81,7 +81,7 @@ def compile_run(
     with tqdm(
         total=len(steps),
         unit="step",
-        disable=not progress,
+        disable=None if progress else True,  # None: not where nobody looks
         bar_format="{desc} {bar} {n}/{total} [{elapsed}]",
         dynamic_ncols=True,
     ) as bar:

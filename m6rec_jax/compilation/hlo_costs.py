@@ -89,6 +89,7 @@ def memory_bytes(module: Module, computation: Computation, instruction: Instruct
             for index, name in enumerate(instruction.operands)
             if name in computation.instructions
             for buffer in computation.instructions[name].buffers[:1]
+            if buffer.shape
         )
         return read + _written_by_fusion(inner, instruction)
     operands = sum(_sizes(one.buffers) for one in computation.operands(instruction))
