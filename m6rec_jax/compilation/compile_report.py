@@ -160,7 +160,8 @@ def _render_step(report: StepReport) -> str:
         _line(
             "compiled",
             f"in {report.compile_seconds:.0f} s ({report.compile_cpu_seconds:.0f} s of processor "
-            f"time), traced in {report.trace_seconds:.0f} s",
+            f"time), traced in {report.trace_seconds:.0f} s"
+            + ("" if report.exact else "; for a quick look (--exact compiles what would run)"),
         ),
     ]
     for path in report.unknown_loops:

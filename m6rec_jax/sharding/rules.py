@@ -12,8 +12,8 @@ In gin:
 
 A logical axis that no rule names is not split. Logical axes of the model: batch, length, embed,
 mlp, heads, kv, vocab, relpos_buckets, layers; in the task bank also tasks, prompts, rank, classes,
-retrieval, special_tokens, segments. `lookup_batch` is the batch while embeddings are looked up: split
-as `batch`, but not over what splits `embed`.
+retrieval, special_tokens, segments. `lookup_batch` is the batch while embeddings are looked up:
+split as `batch`, but not over what splits `embed`.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """Compiles the training step of a tiny model for 8 virtual CPU devices under every rule set.
 
-    python tests/compilation/eight_devices.py            # prints the figures as JSON
-    python tests/compilation/eight_devices.py --accept   # writes them to accepted.json (make accept)
+    python -m tests.compilation.eight_devices            # prints the figures as JSON
+    python -m tests.compilation.eight_devices --accept   # writes accepted.json (make accept)
 
 Run by test_hlo_diff.py, in a process of its own.
 """

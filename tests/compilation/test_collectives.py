@@ -13,7 +13,11 @@ from m6rec_jax.compilation.roofline import roofline
 from m6rec_jax.compilation.step_report import group, too_large
 from m6rec_jax.compilation.topologies import GIB, parse_topology
 
-ASYNC_FUSION = (Path(__file__).with_name("hlo") / "async_fusion.hlo").read_text()
+HLO = Path(__file__).with_name("hlo")
+ASYNC_FUSION = (HLO / "async_fusion.hlo").read_text()
+PAIRS = (HLO / "pairs.hlo").read_text()
+WRAPPED = (HLO / "wrapped.hlo").read_text()
+PRODUCT = "%d = bf16[4,8]{1,0} dot(%p, %w), lhs_contracting_dims={1}, rhs_contracting_dims={0}"
 
 
 def found(text: str, num_devices: int = 16, num_slices: int = 1) -> dict[str, Collective]:
@@ -55,21 +59,13 @@ def test_a_fusion_that_nothing_carries_on_is_not_asynchronous() -> None:
     assert found(alone[:begin] + product + alone[begin:])["all-gather"].asynchronous
 
 
-PAIRS = """
-ENTRY %main (p: bf16[4,8], w: bf16[8,8]) -> bf16[32,8] {
-  %p = bf16[4,8]{1,0} parameter(0)
-  %w = bf16[8,8]{1,0} parameter(1)
-  %all-gather-start = (bf16[4,8]{1,0}, bf16[32,8]{1,0}) all-gather-start(%p), channel_id=1, replica_groups=[1,8]<=[8], dimensions={0}
-  WORK
-  ROOT %all-gather-done = bf16[32,8]{1,0} all-gather-done(%all-gather-start)
-}
-"""
-
-
 @pytest.mark.parametrize(
     ("work", "asynchronous"),
     [
-        ("%d = bf16[4,8]{1,0} dot(%p, %w), lhs_contracting_dims={1}, rhs_contracting_dims={0}", True),
+        (
+            "%d = bf16[4,8]{1,0} dot(%p, %w), lhs_contracting_dims={1}, rhs_contracting_dims={0}",
+            True,
+        ),
         ("%b = bf16[8,4]{0,1} bitcast(%p)", False),
     ],
 )
@@ -80,24 +76,6 @@ def test_pairs_are_asynchronous_if_something_is_computed_between(
     assert one.asynchronous is asynchronous
     assert one.payload_bytes == 32 * 8 * 2
     assert one.place == "outside"
-
-
-WRAPPED = """
-%wrapped (q: f32[64,8]) -> f32[8,8] {
-  %q = f32[64,8]{1,0} parameter(0)
-  ROOT %reduce-scatter = f32[8,8]{1,0} reduce-scatter(%q), channel_id=3, replica_groups={{0,4},{1,5},{2,6},{3,7}}, dimensions={0}, to_apply=%add
-}
-ENTRY %main (p: f32[64,8]) -> f32[8,8] {
-  %p = f32[64,8]{1,0} parameter(0)
-  %start = ((f32[64,8]{1,0}), f32[8,8]{1,0}, u32[]) async-start(%p), calls=%wrapped
-  %fusion = f32[64,8]{1,0} fusion(%p), kind=kLoop, calls=%double
-  ROOT %done = f32[8,8]{1,0} async-done(%start)
-}
-%double (r: f32[64,8]) -> f32[64,8] {
-  %r = f32[64,8]{1,0} parameter(0)
-  ROOT %s = f32[64,8]{1,0} add(%r, %r)
-}
-"""
 
 
 def test_wrapped_computations_and_slices() -> None:
@@ -165,8 +143,8 @@ def test_roofline_takes_the_longest_part_and_adds_what_is_exposed() -> None:
     ("message", "size"),
     [
         (
-            "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space "
-            "hbm. Used 17.50G of 15.75G hbm. Exceeded hbm capacity by 1.75G.",
+            "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory "
+            "space hbm. Used 17.50G of 15.75G hbm. Exceeded hbm capacity by 1.75G.",
             17.5 * GIB,
         ),
         (

@@ -79,9 +79,7 @@ def test_what_each_rule_set_sends(compiled: dict[str, StepReport]) -> None:
 
 def test_gradients_of_data_parallel_are_summed_once(compiled: dict[str, StepReport]) -> None:
     report = compiled["data parallel"]
-    summed = sum(
-        group.payload_bytes for group in report.collectives if group.kind == "all-reduce"
-    )
+    summed = sum(group.payload_bytes for group in report.collectives if group.kind == "all-reduce")
     params = report.memory.arguments["params"]
     # Metrics and norms are a few numbers more; the position biases' gradients come from a product.
     assert params <= summed < 1.1 * params

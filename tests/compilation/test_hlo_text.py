@@ -30,7 +30,7 @@ def module_of(*lines: str, before: str = "") -> Module:
 
 def test_instructions_are_read_whole() -> None:
     module = parse_module(ASYNC_FUSION.read_text())
-    assert list(module.computations)[0] == "gather_start"
+    assert next(iter(module.computations)) == "gather_start"
     body = module.computations["body"].instructions
     start = body["async-collective-start"]
     assert start.opcode == "fusion"
@@ -51,7 +51,7 @@ def test_instructions_are_read_whole() -> None:
 def test_brackets_in_quotes_and_comments_do_not_count() -> None:
     module = module_of(
         "%a.1 = f32[2,3]{1,0} parameter(0)",
-        '%c = (f32[2,3]{1,0}, /*index=1*/s4[9]{0}) custom-call(%a.1, /*index=1*/%a.1), '
+        "%c = (f32[2,3]{1,0}, /*index=1*/s4[9]{0}) custom-call(%a.1, /*index=1*/%a.1), "
         'custom_call_target="f(}", metadata={op_name="jit(f)/a, b=c"}, channel_id=4',
     )
     call = module.entry.root
@@ -137,9 +137,7 @@ def test_trips_follow_from_the_condition(
     loop = module.entry.instructions["loop"]
     assert trip_count(module, module.entry, loop) == trips
     counted = 17 if trips is None else trips
-    times = {
-        one.instruction.name: one.times for one in executions(module, unknown_trips=17)
-    }
+    times = {one.instruction.name: one.times for one in executions(module, unknown_trips=17)}
     assert times["next"] == counted
     assert times["r"] == 1
 
