@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import tempfile
 from collections.abc import Mapping
@@ -24,9 +25,11 @@ import jax
 from etils import epath
 from jax.sharding import Mesh
 
+from m6rec_jax.checkpoints.fingerprint import checksums
 from m6rec_jax.checkpoints.location import locate, read_manifest
 from m6rec_jax.checkpoints.manifest import check_vocabulary
 from m6rec_jax.checkpoints.restore import PARAMS, PROMPTS, restore_item
+from m6rec_jax.checkpoints.trees import flatten
 from m6rec_jax.errors import CheckpointError, ConfigError
 from m6rec_jax.inference.generation import Generator
 from m6rec_jax.inference.retrieval import Retriever
@@ -49,11 +52,15 @@ class TaskSettings:
       task_id: row of the prompt bank.
       positive_classes: classes whose probabilities a score adds up.
       sampling_rate: share of the negatives that training saw; 1 where none were sampled.
+      kind: 'scoring', 'retrieval' or 'language'; empty where nobody said.
+      max_events: behaviours of a history, at most, when the data were prepared; None: all.
     """
 
     task_id: int = 0
     positive_classes: tuple[int, ...] = (1,)
     sampling_rate: float = 1.0
+    kind: str = ""
+    max_events: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -64,12 +71,15 @@ class InferenceSettings:
       source_length, target_length: S and T of training.
       tasks: seqio task name to its settings.
       candidate_length: most tokens of one candidate; None: no other limit than T.
+      prepared: name of the folder of prepared data, within the data folder, that the model was
+        trained on: catalogue and statistics, unless serving is given others.
     """
 
     source_length: int
     target_length: int
     tasks: Mapping[str, TaskSettings] = dataclasses.field(default_factory=dict)
     candidate_length: int | None = None
+    prepared: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -84,6 +94,7 @@ class Bundle:
       settings: see `InferenceSettings`.
       step: of the checkpoint.
       mesh, rules: where the variables lie.
+      dataset_spec: what `dataset.json` holds; None when the folder has none.
     """
 
     model: M6Rec
@@ -94,6 +105,7 @@ class Bundle:
     step: int
     mesh: Mesh | None = None
     rules: LogicalRules = ()
+    dataset_spec: Mapping[str, Any] | None = None
 
     def scorer(self, task: str = "", **changes: Any) -> Scorer:
         """A `Scorer` for one of the model's tasks (there is no need to name the only one).
@@ -101,7 +113,7 @@ class Bundle:
         Raises:
           ConfigError: no such task.
         """
-        settings = self._task(task)
+        settings = self.task(task)
         arguments: dict[str, Any] = {
             **self._shared(settings),
             "positive_classes": settings.positive_classes,
@@ -113,15 +125,32 @@ class Bundle:
     def retriever(self, task: str = "", **changes: Any) -> Retriever:
         """A `Retriever` for one of the model's tasks; arguments and errors as `scorer`."""
         arguments: dict[str, Any] = {
-            **self._shared(self._task(task)),
+            **self._shared(self.task(task)),
             "item_length": self.settings.candidate_length,
         }
         return Retriever(self.model, self.variables, self.vocabulary, **(arguments | changes))
 
     def generator(self, task: str = "", **changes: Any) -> Generator:
         """A `Generator` for one of the model's tasks; arguments and errors as `scorer`."""
-        arguments = self._shared(self._task(task))
+        arguments = self._shared(self.task(task))
         return Generator(self.model, self.variables, self.vocabulary, **(arguments | changes))
+
+    def fingerprint(self, task: str = "") -> str:
+        """What a task's results depend on beside the request: SHA-256 (hex).
+
+        Two models that give other vectors or scores have other fingerprints, whatever their folders
+        are called; of one model it is the same on any mesh. Arguments and errors as `scorer`.
+        """
+        described = {
+            "config": dataclasses.asdict(self.model.config),
+            "vocabulary": self.vocabulary.fingerprint,
+            "lengths": dataclasses.asdict(self.settings) | dict.fromkeys(("tasks", "prepared")),
+            "task": dataclasses.asdict(self.task(task)),
+            "template": None if self.template is None else self.template.to_spec(),
+            "checksums": checksums(flatten(dict(self.variables))),
+        }
+        text = json.dumps(described, sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def _shared(self, task: TaskSettings) -> dict[str, Any]:
         return {
@@ -132,7 +161,8 @@ class Bundle:
             "rules": self.rules,
         }
 
-    def _task(self, name: str) -> TaskSettings:
+    def task(self, name: str = "") -> TaskSettings:
+        """Settings of one of the model's tasks; arguments and errors as `scorer`."""
         tasks = self.settings.tasks
         if not name and len(tasks) == 1:
             return next(iter(tasks.values()))
@@ -231,11 +261,11 @@ def load_model(
             )
     settings = _read_settings(folder / SETTINGS_FILE)
     vocabulary = _read_vocabulary(folder / VOCABULARY_FILE)
-    template = None
+    template, dataset_spec = None, None
     if (folder / DATASET_FILE).exists():
-        raw = json.loads((folder / DATASET_FILE).read_text())
-        if raw.get("template"):
-            template = DatasetTemplate.parse(raw["template"], str(folder / DATASET_FILE))
+        dataset_spec = json.loads((folder / DATASET_FILE).read_text())
+        if dataset_spec.get("template"):
+            template = DatasetTemplate.parse(dataset_spec["template"], str(folder / DATASET_FILE))
     restored = restore_model(
         model_dir,
         step=step,
@@ -252,6 +282,7 @@ def load_model(
         restored.step,
         mesh,
         tuple(rules),
+        dataset_spec,
     )
 
 
