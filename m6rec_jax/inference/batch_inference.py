@@ -144,9 +144,18 @@ def infer_requests(
 
 
 def open_serving_data(
-    bundle: Bundle, prepared: str | None, items: str | None = None
+    bundle: Bundle,
+    prepared: str | None,
+    items: str | None = None,
+    *,
+    with_statistics: bool = True,
 ) -> ServingData:
-    """Catalogue and statistics for a model; arguments as in `infer_requests`.
+    """Catalogue and statistics for a model.
+
+    Args:
+      bundle: of the model.
+      prepared, items: see `infer_requests`.
+      with_statistics: see `ServingData.open`.
 
     Raises:
       ConfigError: the model folder does not say which data set it is for, or where its data lie.
@@ -164,7 +173,9 @@ def open_serving_data(
                 "with --gin.PREPARED=FOLDER, or --gin.PREPARED=\"''\" where requests bring all"
             )
         prepared = str(default_cache_dir() / bundle.settings.prepared)
-    return ServingData.open(bundle.dataset_spec, prepared or None, items)
+    folder = Path(prepared).expanduser() if prepared else None
+    file = None if items is None else Path(items).expanduser()
+    return ServingData.open(bundle.dataset_spec, folder, file, with_statistics=with_statistics)
 
 
 def run_job(

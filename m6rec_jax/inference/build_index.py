@@ -51,7 +51,8 @@ def build_index(
     retriever = bundle.retriever(
         task, batch_sizes=(batch_size,), target_buckets=(bundle.settings.target_length,)
     )
-    texts = open_serving_data(bundle, prepared, items).item_texts()
+    data = open_serving_data(bundle, prepared, items, with_statistics=False)
+    texts = data.item_texts()
     for id_, text in texts.items():
         if not len(bundle.vocabulary.encode_array(text)):
             raise DataError(f"item {id_!r} has no text to embed: {text!r}")

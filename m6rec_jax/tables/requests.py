@@ -189,6 +189,8 @@ class RequestParser:
         value = None
         if self._spec.events.value is not None:
             value = _required(entry.get("value"), VALUE, f"{path}.value")
+        elif entry.get("value") is not None:
+            ignored.add("behaviours.value")
         return Event(user_id, item.id, time, value), item
 
     def _item(self, entry: Any, path: str, ignored: set[str]) -> Item:

@@ -34,7 +34,7 @@ class ServingData:
       spec: of the data set the model was trained on.
       template: the model's.
       items: the catalogue by id, in its order.
-      statistics: None where requests bring what is to be told.
+      statistics: None where requests bring what is to be told, or nothing is.
       fingerprint: of everything above: equal ones give equal text.
     """
 
@@ -50,6 +50,8 @@ class ServingData:
         dataset_spec: Mapping[str, Any],
         folder: str | Path | None,
         items_file: str | Path | None = None,
+        *,
+        with_statistics: bool = True,
     ) -> ServingData:
         """Reads catalogue and statistics.
 
@@ -57,6 +59,7 @@ class ServingData:
           dataset_spec: what the model folder's `dataset.json` holds.
           folder: catalogue and statistics, as `m6rec data prepare` writes them; None: neither.
           items_file: a Parquet or CSV file of items in place of the folder's catalogue.
+          with_statistics: False where only items are asked for: statistics may be large.
 
         Raises:
           DataError: something is missing or damaged.
@@ -69,8 +72,9 @@ class ServingData:
         statistics = None
         if folder is not None:
             digest.update(_checked_manifest(Path(folder), spec).encode())
-            statistics = Statistics.load(Path(folder) / STATISTICS)
-            _check_template(template, spec, statistics, Path(folder))
+            if with_statistics:
+                statistics = Statistics.load(Path(folder) / STATISTICS)
+                _check_template(template, spec, statistics, Path(folder))
         if items_file is not None:
             items = read_items(items_file, spec)
             digest.update(Path(items_file).read_bytes())
