@@ -129,12 +129,11 @@ def test_an_index_and_what_it_finds(trained: Path) -> None:
     build = ("index", "build", "--gin.MODEL_DIR=run", "--output", "shop.index")
     assert "shop.index: 7 items, 8 numbers each" in succeeded(m6rec(trained, *build))
     assert "is built already" in m6rec(trained, *build).stderr
-    rows = [request(number) for number in range(20)]
+    rows = [request(number) | {"k": None, "exclude": None} for number in range(20)]
     rows[3] |= {"k": 7, "exclude": ["0001"]}
-    table = pa.Table.from_pylist(
-        [{name: value for name, value in row.items() if name != "candidates"} for row in rows]
-    )
-    pq.write_table(table, trained / "requests.parquet")
+    for row in rows:
+        del row["candidates"]
+    pq.write_table(pa.Table.from_pylist(rows), trained / "requests.parquet")
     arguments = infer(
         *("--requests", "requests.parquet", "--output", "found.parquet", "--index", "shop.index"),
         "--gin.infer_requests.job=retrieval",
@@ -142,7 +141,7 @@ def test_an_index_and_what_it_finds(trained: Path) -> None:
     out = succeeded(m6rec(trained, *arguments))
     assert "20 requests: 20 answered (found.parquet), 0 rejected" in out
     for row, found in zip(rows, pq.read_table(trained / "found.parquet").to_pylist(), strict=True):
-        seen = {behaviour["item"] for behaviour in row["behaviours"]} | set(row.get("exclude", ()))
+        seen = {behaviour["item"] for behaviour in row["behaviours"]} | set(row["exclude"] or ())
         assert set(found["item_ids"]) == set(SKUS) - seen
         assert found["scores"] == sorted(found["scores"], reverse=True)
     (trained / "run2").symlink_to("run")  # the same model by another name
