@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import absl.logging
 
@@ -85,19 +86,27 @@ def _parser() -> argparse.ArgumentParser:
     data = commands.add_parser("data", help="get, check and prepare data sets")
     actions = data.add_subparsers(dest="action", required=True, metavar="ACTION")
     fetch = actions.add_parser("fetch", help="download a public data set into a canonical folder")
-    fetch.add_argument("name", help="for instance movielens-100k")
+    fetch.add_argument("name", help="for instance movielens-100k; a wrong name lists them all")
     fetch.set_defaults(run=_data_fetch)
-    check = actions.add_parser("check", help="report every problem of a data set folder")
+    check = actions.add_parser("check", help="report the problems of a data set folder")
     check.add_argument("folder", type=Path)
     check.add_argument("--quarantine", type=Path, help="write rejected rows to this file")
     check.add_argument("--json", type=Path, help="write the report to this file, too")
     check.set_defaults(run=_data_check)
     prepare = actions.add_parser("prepare", help="render a data set's text as a TFDS data set")
     prepare.add_argument(
-        "folder", type=Path, help="a data set folder, or the name of a fetched data set"
+        "folder",
+        type=Path,
+        help="a folder of a data set or of texts, or the name of a fetched one",
     )
     _takes_gin(prepare)
     prepare.set_defaults(run=_data_prepare)
+    sample = actions.add_parser("sample", help="a smaller data set folder, of some of the users")
+    sample.add_argument(
+        "folder", type=Path, help="a data set folder, or the name of a fetched data set"
+    )
+    _takes_gin(sample)
+    sample.set_defaults(run=_data_sample)
 
     vocab = commands.add_parser("vocab", help="train a vocabulary")
     actions = vocab.add_subparsers(dest="action", required=True, metavar="ACTION")
@@ -127,6 +136,8 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--dry-run", action="store_true", help="only print the mapping")
     convert.set_defaults(run=_convert)
 
+    _add_prompts(commands)
+
     demo = commands.add_parser("demo", help="MovieLens-100k from nothing to an HTML report")
     demo.add_argument("--output", type=Path, default=Path("runs/demo"))
     demo.add_argument("--seed", type=int, default=0)
@@ -135,6 +146,37 @@ def _parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="versions, devices and known version traps")
     doctor.set_defaults(run=_doctor)
     return parser
+
+
+def _add_prompts(commands: Any) -> None:
+    prompts = commands.add_parser("prompts", help="a bank of tasks' prompts on one backbone")
+    actions = prompts.add_subparsers(dest="action", required=True, metavar="ACTION")
+    listing = actions.add_parser("list", help="the tasks of a bank")
+    listing.set_defaults(run=_prompts_list)
+    add = actions.add_parser("add", help="take prompts of a run, or of another bank, into a bank")
+    add.set_defaults(run=_prompts_add)
+    remove = actions.add_parser("remove", help="delete a task's prompts")
+    remove.set_defaults(run=_prompts_remove)
+    inspect = actions.add_parser("inspect", help="what a task's prompts are, and whether intact")
+    inspect.set_defaults(run=_prompts_inspect)
+    for action in (listing, add, remove, inspect):
+        action.add_argument("bank", type=Path, metavar="BANK", help="folder of the bank")
+    for action in (remove, inspect):
+        action.add_argument("name", metavar="TASK", help="name of the task in the bank")
+    for action in (listing, inspect):
+        action.add_argument("--json", action="store_true", help="print manifests as JSON")
+    add.add_argument(
+        "--from",
+        dest="source",
+        required=True,
+        metavar="FOLDER",
+        help="MODEL_DIR of a run, or a task's folder in another bank",
+    )
+    add.add_argument(
+        "--task", action="append", default=[], help="a task of the run; several may be named; all"
+    )
+    add.add_argument("--name", help="name in the bank, where one task is added (its own)")
+    add.add_argument("--step", type=int, help="checkpoint of the run (the newest)")
 
 
 def _takes_gin(parser: argparse.ArgumentParser, required: bool = False) -> None:
@@ -162,7 +204,13 @@ def _data_fetch(args: argparse.Namespace) -> None:
 
 def _data_check(args: argparse.Namespace) -> None:
     from m6rec_jax.tables.checking import check_dataset
+    from m6rec_jax.tables.corpora import CORPUS_FILE, Corpus, corpus_summary
 
+    if (args.folder / CORPUS_FILE).is_file():
+        if args.quarantine is not None or args.json is not None:
+            raise ConfigError("--quarantine and --json are for users, items and events, not texts")
+        print(corpus_summary(Corpus.open(args.folder)))
+        return
     report = check_dataset(args.folder, args.quarantine)
     print(report.render())
     if args.json is not None:
@@ -174,12 +222,23 @@ def _data_check(args: argparse.Namespace) -> None:
 
 
 def _data_prepare(args: argparse.Namespace) -> None:
-    from m6rec_jax.pipeline.locations import data_dir
+    from m6rec_jax.pipeline.locations import data_dir, dataset_folder
+    from m6rec_jax.tables.corpora import CORPUS_FILE
+    from m6rec_jax.tables.corpus_preparation import prepare_corpus
     from m6rec_jax.tables.preparation import prepare
 
     _configure(args)
-    folder = args.folder if args.folder.is_dir() else data_dir() / args.folder
-    print(prepare(folder, data_dir()).folder)
+    folder = dataset_folder(args.folder)
+    make = prepare_corpus if (folder / CORPUS_FILE).is_file() else prepare
+    print(make(folder, data_dir()).folder)
+
+
+def _data_sample(args: argparse.Namespace) -> None:
+    from m6rec_jax.pipeline.locations import data_dir, dataset_folder
+    from m6rec_jax.tables.sampling import sample_dataset
+
+    _configure(args)
+    print(sample_dataset(dataset_folder(args.folder), data_dir()))
 
 
 def _vocab_train(args: argparse.Namespace) -> None:
@@ -219,6 +278,38 @@ def _convert(args: argparse.Namespace) -> None:
         args.source, args.target, vocabulary_file=args.vocabulary, dry_run=args.dry_run
     )
     print(report)
+
+
+def _prompts_list(args: argparse.Namespace) -> None:
+    from m6rec_jax.bank.folder import BankFolder
+    from m6rec_jax.bank.report import list_tasks, manifests_json
+
+    bank = BankFolder(args.bank)
+    print(manifests_json(bank, bank.names()) if args.json else list_tasks(bank))
+
+
+def _prompts_add(args: argparse.Namespace) -> None:
+    from m6rec_jax.bank.adding import add_prompts
+
+    for folder in add_prompts(
+        args.bank, args.source, tasks=args.task, name=args.name, step=args.step
+    ):
+        print(folder)
+
+
+def _prompts_remove(args: argparse.Namespace) -> None:
+    from m6rec_jax.bank.folder import BankFolder
+
+    BankFolder(args.bank).remove(args.name)
+
+
+def _prompts_inspect(args: argparse.Namespace) -> None:
+    from m6rec_jax.bank.folder import BankFolder
+    from m6rec_jax.bank.report import inspect_task, manifests_json
+
+    bank = BankFolder(args.bank)
+    report = inspect_task(bank, args.name)  # also where JSON is wanted: it reads the tensors
+    print(manifests_json(bank, [args.name]) if args.json else report)
 
 
 def _demo(args: argparse.Namespace) -> None:

@@ -20,6 +20,7 @@ FLOORS = [
     "checkpoints",
     "objectives",
     "inference",
+    "bank",
     "pipeline",
     "evaluation",
     "training",
@@ -44,6 +45,7 @@ MAY_IMPORT = {
     "checkpoints": {"jax", "flax", "orbax"},
     "objectives": {"jax", "flax"},
     "inference": {"jax", "flax"},
+    "bank": {"jax", "flax"},
     "pipeline": {"tensorflow", "seqio", "tensorflow_datasets"},
     "evaluation": {"jax", "flax"},
     "training": HEAVY - {"seqio"},
@@ -95,6 +97,7 @@ def test_imports_only_lower_floors(floor: str, path: Path) -> None:
         "m6rec_jax.cli",
         "m6rec_jax.inference.scoring",
         "m6rec_jax.inference.generation",
+        "m6rec_jax.bank.loaded",
     ],
 )
 def test_import_is_light(module: str) -> None:

@@ -23,6 +23,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.inference.candidate_rows import pack_texts, text_ends
 from m6rec_jax.inference.runtime import Runtime, in_buckets, length_buckets
+from m6rec_jax.inference.task_settings import RequestedTasks, TaskSettings
 from m6rec_jax.model import Encoded, M6Rec
 from m6rec_jax.sharding import MESH_AXES, LogicalRules
 from m6rec_jax.text import rows
@@ -245,17 +246,22 @@ def _ranks(users: Array, items: Array, excluded: Array, targets: Array, *, num_i
     return jax.lax.map(rank, targets.T).T
 
 
-@gin.configurable(denylist=["model", "variables", "vocabulary", "mesh"])
+@gin.configurable(denylist=["model", "variables", "vocabulary", "mesh", "tasks"])
 class Retriever:
     """The two towers: users and items to unit vectors.
 
+    Vectors of unlike tasks have nothing to do with each other. Where a bank holds a task whose
+    projections are narrower than the bank's, its vectors end in zeros.
+
     Args:
       model: with retrieval projections.
-      variables: its parameters and prompts.
+      variables: its parameters and prompts; may be replaced between calls.
       vocabulary: the one it was trained with.
       source_length: most tokens of a history, S.
       target_length: most tokens of a decoder row, T; several items share one.
       task_id: row of the prompt bank.
+      tasks: settings of tasks that requests may name; they take the place of `task_id`.
+      task: which of `tasks` a request has that names none; empty: the only one.
       item_length: most tokens of an item's text; None: T.
       batch_sizes: numbers of rows to pad to, ascending.
       mesh: devices to spread rows over; None: the default device.
@@ -274,6 +280,8 @@ class Retriever:
         source_length: int,
         target_length: int,
         task_id: int = 0,
+        tasks: Mapping[str, TaskSettings] | None = None,
+        task: str = "",
         item_length: int | None = None,
         batch_sizes: Sequence[int] = (1, 8, 32),
         mesh: Mesh | None = None,
@@ -286,24 +294,55 @@ class Retriever:
         self.model, self.variables, self.vocabulary = model, variables, vocabulary
         self.source_length, self.target_length = source_length, target_length
         self._item_length = min(item_length or target_length, target_length)
-        self._task_id, self._mesh = task_id, mesh
+        if tasks is None:
+            tasks = {"": TaskSettings(task_id)}
+        self._tasks = RequestedTasks(tasks, task, part="retrieval projections")
+        self._mesh = mesh
         self._runtime = Runtime(mesh, rules)
         multiple = self._runtime.batch_multiple
         self._batch_sizes = sorted({-(-size // multiple) * multiple for size in batch_sizes})
-        self._users = self._runtime.jit(functools.partial(user_embeddings, model))
-        self._items = self._runtime.jit(functools.partial(item_embeddings, model))
+        self.num_compilations = 0
 
-    def embed_users(self, histories: Sequence[Sequence[str]]) -> np.ndarray:
-        """Histories as text segments to unit vectors, float32 `[users, retrieval]`."""
+        def users(variables: Variables, features: Mapping[str, Array]) -> Array:
+            self.num_compilations += 1
+            return user_embeddings(model, variables, features)
+
+        def items(variables: Variables, features: Mapping[str, Array]) -> Array:
+            self.num_compilations += 1
+            return item_embeddings(model, variables, features)
+
+        self._users, self._items = self._runtime.jit(users), self._runtime.jit(items)
+
+    def embed_users(
+        self, histories: Sequence[Sequence[str]], tasks: Sequence[str] | None = None
+    ) -> np.ndarray:
+        """Histories as text segments to unit vectors, float32 `[users, retrieval]`.
+
+        Args:
+          histories: per user, segments as `DatasetTemplate.history_segments` gives them.
+          tasks: the task of each user; None: the default one.
+
+        Raises:
+          DataError: another number of tasks than of histories.
+          ConfigError: no such task, or one without projections.
+        """
+        settings = self._tasks.each(tasks, len(histories))
+        lengths = [
+            min(own.source_length or self.source_length, self.source_length) for own in settings
+        ]
         return self.embed_user_rows(
             [
-                rows.source_row(self.vocabulary, segments, self.source_length)
-                for segments in histories
-            ]
+                rows.source_row(self.vocabulary, segments, length)
+                for segments, length in zip(histories, lengths, strict=True)
+            ],
+            tasks,
         )
 
-    def embed_user_rows(self, user_rows: Sequence[Row]) -> np.ndarray:
-        """Rows of `text.rows.source_row` to unit vectors, float32 `[users, retrieval]`."""
+    def embed_user_rows(
+        self, user_rows: Sequence[Row], tasks: Sequence[str] | None = None
+    ) -> np.ndarray:
+        """Rows of `text.rows.source_row` to unit vectors; the rest as in `embed_users`."""
+        settings = self._tasks.each(tasks, len(user_rows))
         result = np.zeros((len(user_rows), self.model.config.prompts.retrieval_dim), np.float32)
         lengths = [len(row["encoder_input_tokens"]) for row in user_rows]
         pending = []
@@ -311,21 +350,27 @@ class Retriever:
         for length, size, members in in_buckets(lengths, buckets, self._batch_sizes):
             names = {"encoder_input_tokens": length, "encoder_block_ids": length}
             batch = rows.pad_batch([user_rows[i] for i in members], names, size)
-            batch["task_ids"] = np.full((size, 1), self._task_id, np.int32)
+            batch["task_ids"] = np.zeros((size, 1), np.int32)
+            batch["task_ids"][: len(members), 0] = [settings[i].task_id for i in members]
             pending.append((members, self._users(self.variables, self._runtime.place(batch))))
         for members, vectors in pending:
             result[members] = np.asarray(vectors)[: len(members)]
         return result
 
-    def embed_items(self, texts: Sequence[str]) -> np.ndarray:
+    def embed_items(self, texts: Sequence[str], task: str | None = None) -> np.ndarray:
         """Item texts (`DatasetTemplate.item`) to unit vectors, float32 `[items, retrieval]`.
 
+        Args:
+          texts: of the items.
+          task: by whose prompts; None: the default one.
+
         Raises:
-          DataError: a text without words.
+          DataError: a text without words. ConfigError: no such task, or one without projections.
         """
+        settings = self._tasks.one(task)
         result = np.zeros((len(texts), self.model.config.prompts.retrieval_dim), np.float32)
         item_rows, places = pack_texts(
-            self.vocabulary, texts, self.target_length, self._item_length
+            self.vocabulary, texts, self.target_length, settings.text_length(self._item_length)
         )
         pending = []
         sizes = [len(row["decoder_input_tokens"]) for row in item_rows]
@@ -333,7 +378,7 @@ class Retriever:
         for length, size, members in in_buckets(sizes, buckets, self._batch_sizes):
             names = {"decoder_input_tokens": length, "decoder_block_ids": length}
             batch = rows.pad_batch([item_rows[i] for i in members], names, size)
-            batch["task_ids"] = np.full((size, 1), self._task_id, np.int32)
+            batch["task_ids"] = np.full((size, 1), settings.task_id, np.int32)
             pending.append((members, self._items(self.variables, self._runtime.place(batch))))
         for members, vectors in pending:
             values = np.asarray(vectors)
@@ -342,9 +387,9 @@ class Retriever:
                 result[places[member]] = values[k, ends]
         return result
 
-    def index(self, texts: Sequence[str]) -> CatalogueIndex:
-        """Embeds a catalogue and puts it on the devices."""
-        return CatalogueIndex(self.embed_items(texts), self._mesh)
+    def index(self, texts: Sequence[str], task: str | None = None) -> CatalogueIndex:
+        """Embeds a catalogue (see `embed_items`) and puts it on the devices."""
+        return CatalogueIndex(self.embed_items(texts, task), self._mesh)
 
 
 def user_embeddings(model: M6Rec, variables: Variables, features: Mapping[str, Array]) -> Array:
