@@ -173,10 +173,13 @@ def _add_prompts(commands: Any) -> None:
         help="MODEL_DIR of a run, or a task's folder in another bank",
     )
     add.add_argument(
-        "--task", action="append", default=[], help="a task of the run; several may be named; all"
+        "--task",
+        action="append",
+        default=[],
+        help="seqio task of the run; may be given several times (default: all)",
     )
-    add.add_argument("--name", help="name in the bank, where one task is added (its own)")
-    add.add_argument("--step", type=int, help="checkpoint of the run (the newest)")
+    add.add_argument("--name", help="name in the bank, where one task is added (default: its own)")
+    add.add_argument("--step", type=int, help="checkpoint of the run (default: the newest)")
 
 
 def _takes_gin(parser: argparse.ArgumentParser, required: bool = False) -> None:

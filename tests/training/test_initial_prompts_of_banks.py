@@ -68,7 +68,8 @@ def test_one_tasks_prompts_go_to_every_task_of_a_bank(tmp_path: Path) -> None:
     ):
         for task in range(3):
             np.testing.assert_array_equal(
-                np.take(found[name], task, axis), np.take(own[name], 0, axis)
+                np.take(np.asarray(found[name]), task, axis),
+                np.take(np.asarray(own[name]), 0, axis),
             )
     assert found["bank/soft_prompts"].shape == (3, 5, 16)
     for name, leaf in flatten(abstract.prompts).items():
