@@ -60,6 +60,13 @@ METRICS: dict[str, tuple[str, int, str]] = {
     "step_milliseconds": ("milliseconds a step", 0, "lower"),
     "candidates_per_second": ("candidates/s", 0, "higher"),
     "times_faster": ("times as fast", 2, "none"),
+    "answered": ("answered", 0, "none"),
+    "reasons": ("reasons", 0, "none"),
+    "rows_lost_or_twice": ("rows lost or twice", 0, "lower"),
+    "wrong_reasons": ("wrong reasons", 0, "lower"),
+    "requests_per_second": ("requests/s", 0, "higher"),
+    "peak_memory_mib": ("peak memory, MiB", 0, "lower"),
+    "memory_growth_mib": ("growth, MiB", 1, "lower"),
 }
 
 

@@ -117,12 +117,36 @@ def _parser() -> argparse.ArgumentParser:
     for name, run, text in (
         ("train", _train, "train or tune a model; run the same command again to resume"),
         ("eval", _eval, "evaluate a checkpoint on its task"),
-        ("infer", _infer, "write a checkpoint's predictions for a task to a file"),
         ("params", _params, "print what a model has and what of it trains"),
     ):
         command = commands.add_parser(name, help=text)
         _takes_gin(command, required=True)
         command.set_defaults(run=run)
+
+    infer = commands.add_parser(
+        "infer",
+        help="write a checkpoint's predictions to a file: for a task, or for a file of requests",
+    )
+    infer.add_argument(
+        "--requests",
+        type=Path,
+        metavar="FILE",
+        help="answer these requests, .jsonl or .parquet (default: the task that gin names); run "
+        "the same command again to resume",
+    )
+    infer.add_argument("--output", type=Path, metavar="FILE", help="where results go")
+    infer.add_argument("--index", type=Path, metavar="FOLDER", help="of the catalogue, to retrieve")
+    _takes_gin(infer)
+    infer.set_defaults(run=_infer)
+
+    index = commands.add_parser("index", help="embed a catalogue for retrieval")
+    actions = index.add_subparsers(dest="action", required=True, metavar="ACTION")
+    build = actions.add_parser(
+        "build", help="embed a catalogue; run the same command again to resume"
+    )
+    build.add_argument("--output", type=Path, required=True, metavar="FOLDER")
+    _takes_gin(build)
+    build.set_defaults(run=_index_build)
 
     convert = commands.add_parser(
         "convert", help="take weights from T5, mT5, UMT5 or t5x checkpoints, or give them back"
@@ -268,10 +292,35 @@ def _eval(args: argparse.Namespace) -> None:
 
 
 def _infer(args: argparse.Namespace) -> None:
+    if args.requests is not None:
+        _infer_requests(args)
+        return
     from m6rec_jax.evaluation.evaluator import infer
 
+    if args.index is not None or not args.gin_file:
+        raise ConfigError("m6rec infer takes --gin_file FILE (a task's), or --requests FILE")
     _configure(args)
-    print(infer())
+    print(infer() if args.output is None else infer(output=str(args.output)))
+
+
+def _infer_requests(args: argparse.Namespace) -> None:
+    from m6rec_jax.inference.batch_inference import infer_requests
+
+    if args.output is None:
+        raise ConfigError("m6rec infer --requests FILE needs --output FILE, too")
+    args.gin_file = args.gin_file or ["gin_configs/runs/infer_requests.gin"]
+    _configure(args)
+    index = {} if args.index is None else {"index": str(args.index)}
+    print(infer_requests(args.requests, args.output, **index))
+
+
+def _index_build(args: argparse.Namespace) -> None:
+    from m6rec_jax.inference.build_index import build_index
+
+    args.gin_file = args.gin_file or ["gin_configs/runs/build_index.gin"]
+    _configure(args)
+    manifest = build_index(args.output)
+    print(f"{args.output}: {manifest.count:,} items, {manifest.dim} numbers each")
 
 
 def _convert(args: argparse.Namespace) -> None:

@@ -33,7 +33,8 @@ from m6rec_jax.evaluation.predictions import (
     write_predictions,
 )
 from m6rec_jax.inference.bundle import restore_model
-from m6rec_jax.inference.retrieval import CatalogueIndex, Retriever
+from m6rec_jax.inference.catalogue_index import CatalogueIndex
+from m6rec_jax.inference.retrieval import Retriever
 from m6rec_jax.inference.runtime import Runtime
 from m6rec_jax.model import M6Rec
 from m6rec_jax.pipeline import prepared_rows

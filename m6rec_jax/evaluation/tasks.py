@@ -18,7 +18,7 @@ from m6rec_jax.evaluation.predictions import (
     RetrievalPredictions,
     ScoringPredictions,
 )
-from m6rec_jax.inference.retrieval import CatalogueIndex
+from m6rec_jax.inference.catalogue_index import CatalogueIndex
 from m6rec_jax.inference.runtime import Runtime
 from m6rec_jax.metrics import classification, language, multiclass, ranking
 from m6rec_jax.tables.negatives import corrected_probability

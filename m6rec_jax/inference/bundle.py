@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import tempfile
 from collections.abc import Mapping
@@ -24,9 +25,11 @@ import jax
 from etils import epath
 from jax.sharding import Mesh
 
+from m6rec_jax.checkpoints.fingerprint import checksums
 from m6rec_jax.checkpoints.location import locate, read_manifest
 from m6rec_jax.checkpoints.manifest import check_vocabulary
 from m6rec_jax.checkpoints.restore import PARAMS, PROMPTS, restore_item
+from m6rec_jax.checkpoints.trees import flatten
 from m6rec_jax.errors import CheckpointError
 from m6rec_jax.inference.generation import Generator
 from m6rec_jax.inference.likelihood_scoring import LikelihoodScorer
@@ -51,12 +54,15 @@ class InferenceSettings:
       source_length, target_length: S and T of training.
       tasks: seqio task name to its settings.
       candidate_length: most tokens of one candidate; None: no other limit than T.
+      prepared: name of the folder of prepared data, within the data folder, that the model was
+        trained on: catalogue and statistics, unless serving is given others.
     """
 
     source_length: int
     target_length: int
     tasks: Mapping[str, TaskSettings] = dataclasses.field(default_factory=dict)
     candidate_length: int | None = None
+    prepared: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -71,6 +77,7 @@ class Bundle:
       settings: see `InferenceSettings`.
       step: of the checkpoint.
       mesh, rules: where the variables lie.
+      dataset_spec: what `dataset.json` holds; None when the folder has none.
     """
 
     model: M6Rec
@@ -81,6 +88,7 @@ class Bundle:
     step: int
     mesh: Mesh | None = None
     rules: LogicalRules = ()
+    dataset_spec: Mapping[str, Any] | None = None
 
     def scorer(self, task: str = "", **changes: Any) -> Scorer:
         """A `Scorer` whose requests have this task, or any other of the model's that they name.
@@ -129,6 +137,23 @@ class Bundle:
         return LikelihoodScorer(
             self.model, self.variables, self.vocabulary, **(arguments | changes)
         )
+
+    def fingerprint(self, task: str = "") -> str:
+        """What a task's results depend on beside the request: SHA-256 (hex).
+
+        Two models that give other vectors or scores have other fingerprints, whatever their folders
+        are called; of one model it is the same on any mesh. Arguments and errors as `scorer`.
+        """
+        described = {
+            "config": dataclasses.asdict(self.model.config),
+            "vocabulary": self.vocabulary.fingerprint,
+            "lengths": dataclasses.asdict(self.settings) | dict.fromkeys(("tasks", "prepared")),
+            "task": dataclasses.asdict(task_settings(self.settings.tasks, task)),
+            "template": None if self.template is None else self.template.to_spec(),
+            "checksums": checksums(flatten(dict(self.variables))),
+        }
+        text = json.dumps(described, sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def _shared(self, task: str, tasks: Mapping[str, TaskSettings] | None = None) -> dict[str, Any]:
         tasks = self.settings.tasks if tasks is None else tasks
@@ -225,10 +250,10 @@ def load_model(
     locate(model_dir, step)  # a missing checkpoint is the first thing to say
     folder = epath.Path(model_dir) / ASSETS_FOLDER
     vocabulary, settings = read_vocabulary(model_dir), read_settings(model_dir)
-    spec = read_dataset_spec(model_dir)
+    dataset_spec = read_dataset_spec(model_dir)
     template = None
-    if spec is not None and spec.get("template"):
-        template = DatasetTemplate.parse(spec["template"], str(folder / DATASET_FILE))
+    if dataset_spec is not None and dataset_spec.get("template"):
+        template = DatasetTemplate.parse(dataset_spec["template"], str(folder / DATASET_FILE))
     restored = restore_model(
         model_dir,
         step=step,
@@ -245,6 +270,7 @@ def load_model(
         restored.step,
         mesh,
         tuple(rules),
+        dataset_spec,
     )
 
 

@@ -34,6 +34,7 @@ from m6rec_jax.inference.runtime import (
 from m6rec_jax.inference.sampling import SamplingOptions
 from m6rec_jax.inference.task_settings import RequestedTasks, TaskSettings
 from m6rec_jax.inference.title_trie import ItemScores, TitleTrie
+from m6rec_jax.inference.unseen_trie import NO_RANK, UnseenTrie, excluded_ranks
 from m6rec_jax.inference.writing import write
 from m6rec_jax.model import M6Rec
 from m6rec_jax.sharding import LogicalRules
@@ -67,7 +68,7 @@ class RecommendedTitle(NamedTuple):
     Attributes:
       title: as the catalogue has it.
       score: log probability of the title, normalised by its length.
-      places: of all items that have the title, best first.
+      places: of all items that have the title and were not seen, best first.
     """
 
     title: str
@@ -210,6 +211,7 @@ class Generator:
         length_penalty: float = 0.6,
         trie: TitleTrie | None = None,
         tasks: Sequence[str] | None = None,
+        seen: Sequence[Sequence[int]] | None = None,
     ) -> list[list[GeneratedText]]:
         """Up to `num_beams` of the likeliest texts per history, best first.
 
@@ -217,11 +219,17 @@ class Generator:
           histories, prefixes, trie, tasks: see the class.
           num_beams: see `beam_search.beam_search`.
           length_penalty: see there; at least 0.
+          seen: per history, places in the trie's catalogue that must not be recommended: no beam is
+            spent on titles all of whose items are among them.
         """
         if length_penalty < 0:
             raise ConfigError(f"length_penalty = {length_penalty} must be at least 0")
+        if seen is not None and trie is None:
+            raise ConfigError("seen items can be left out of the titles of a trie only")
         options = np.float32(length_penalty)
-        written = self._write("beam_search", num_beams, histories, prefixes, trie, tasks, options)
+        written = self._write(
+            "beam_search", num_beams, histories, prefixes, trie, tasks, options, seen=seen
+        )
         return [self._texts(one, trie) for one in written]
 
     def recommend(
@@ -235,6 +243,7 @@ class Generator:
         length_penalty: float = 0.0,
         item_scores: Sequence[ItemScores] | None = None,
         tasks: Sequence[str] | None = None,
+        seen: Sequence[Sequence[int]] | None = None,
     ) -> list[list[RecommendedTitle]]:
         """The k likeliest titles of a catalogue per history; fewer where the trie has fewer.
 
@@ -245,6 +254,7 @@ class Generator:
           length_penalty: 0, and titles are ranked by their probability.
           item_scores: per history, what orders items that share a title, such as the retriever's
             similarities; None: the catalogue's order.
+          seen: per history, places in the catalogue that must not be recommended.
         """
         if item_scores is not None and len(item_scores) != len(histories):
             raise DataError(f"{len(item_scores)} item scores for {len(histories)} histories")
@@ -257,19 +267,19 @@ class Generator:
             length_penalty=length_penalty,
             trie=trie,
             tasks=tasks,
+            seen=seen,
         )
         results = []
         for request, texts in enumerate(found):
             scores = None if item_scores is None else item_scores[request]
-            results.append(
-                [
-                    RecommendedTitle(
-                        trie.titles[text.entry], text.score, trie.places(text.entry, scores)
-                    )
-                    for text in texts[:k]
-                    if text.entry is not None
-                ]
-            )
+            excluded = frozenset(() if seen is None else map(int, seen[request]))
+            titles = []
+            for text in texts[:k]:
+                if text.entry is not None:
+                    places = trie.places(text.entry, scores)
+                    left = [place for place in places if place not in excluded]
+                    titles.append(RecommendedTitle(trie.titles[text.entry], text.score, left))
+            results.append(titles)
         return results
 
     def _texts(self, written: _Written, trie: TitleTrie | None) -> list[GeneratedText]:
@@ -294,6 +304,7 @@ class Generator:
         tasks: Sequence[str] | None,
         options: Any,
         seed: int | Sequence[int] = 0,
+        seen: Sequence[Sequence[int]] | None = None,
     ) -> list[_Written]:
         if num_texts < 1:
             raise ConfigError(f"{num_texts} texts per history were asked for")
@@ -303,6 +314,9 @@ class Generator:
         length = self._length(trie)
         beginnings = self._beginnings(prefixes, len(histories), length, trie)
         constraint: Constraint = self._any_text if trie is None else trie.arrays
+        excluded = None
+        if trie is not None and seen is not None:
+            excluded = excluded_ranks(trie, seen, len(histories))
         run = self._program(verb, num_texts)
         settings = self._tasks.each(tasks, len(histories))
         longest = [min(s.source_length or self.source_length, self.source_length) for s in settings]
@@ -323,7 +337,13 @@ class Generator:
             for k, i in enumerate(members):
                 batch["forced"][k] = beginnings[i]
                 batch["seeds"][k] = seeds[i] % 2**32
+            if excluded is not None:
+                # Rows of padding have seen nothing.
+                batch["seen"] = np.full((size, excluded.shape[1]), NO_RANK, np.int32)
+                batch["seen"][: len(members)] = excluded[members]
             placed = self._runtime.place(batch)
+            if trie is not None and excluded is not None:
+                constraint = UnseenTrie(trie.arrays, placed.pop("seen"))
             # Not read back here: the devices go on while Python prepares the next batch.
             pending.append((members, run(self.variables, placed, constraint, options)))
         results: dict[int, _Written] = {}

@@ -17,6 +17,7 @@ class TaskSettings:
       positive_classes: classes whose probabilities a score adds up.
       sampling_rate: share of the negatives that training saw; 1 where none were sampled.
       kind: 'scoring', 'retrieval' or 'language'; empty where nobody said.
+      max_events: behaviours of a history, at most, when the data were prepared; None: all.
       num_options: classes that the task has, 0 if it has none; None: those of the model.
       retrieval_dim: width of the task's own projections, 0 if it has none; None: the model's.
       source_length, target_length, candidate_length: most tokens of a history, a decoder row and a
@@ -27,6 +28,7 @@ class TaskSettings:
     positive_classes: tuple[int, ...] = (1,)
     sampling_rate: float = 1.0
     kind: str = ""
+    max_events: int | None = None
     num_options: int | None = None
     retrieval_dim: int | None = None
     source_length: int | None = None
