@@ -24,6 +24,7 @@ FLOORS = [
     "pipeline",
     "evaluation",
     "training",
+    "compilation",
     "compression",
     "export",
     "serving",
@@ -49,6 +50,7 @@ MAY_IMPORT = {
     "pipeline": {"tensorflow", "seqio", "tensorflow_datasets"},
     "evaluation": {"jax", "flax"},
     "training": HEAVY - {"seqio"},
+    "compilation": {"jax", "optax"},
 }
 
 
