@@ -14,6 +14,7 @@ from m6rec_jax.compilation.hlo_execution import executions
 from m6rec_jax.compilation.hlo_text import parse_module
 from m6rec_jax.compilation.roofline import roofline
 from m6rec_jax.compilation.topologies import GIB, Topology
+from m6rec_jax.errors import M6RecError
 from m6rec_jax.model.flops import ModelFlops
 
 if TYPE_CHECKING:
@@ -178,8 +179,11 @@ def measure(
       flops: the model's own.
       loop_trips: of loops whose trips the program does not tell.
       arguments: bytes of one device's arguments, by what they are.
+
+    Raises:
+      M6RecError: XLA's backend for these devices does not tell what it made.
     """
-    module = parse_module(compiled.as_text())
+    module = parse_module(program_text(compiled))
     executed = list(executions(module, unknown_trips=loop_trips))
     cost = costs(module, executed)
     sent = collectives(executed, num_devices=topology.num_chips, num_slices=topology.num_slices)
@@ -202,11 +206,29 @@ def measure(
     )
 
 
+def program_text(compiled: jax.stages.Compiled) -> str:
+    """The optimised program.
+
+    Raises:
+      M6RecError: the backend does not tell.
+    """
+    text = compiled.as_text()
+    if text is None:
+        raise M6RecError("XLA's backend for these devices has no text of what it compiled")
+    return text
+
+
 def memory_of(
     compiled: jax.stages.Compiled, topology: Topology, arguments: Mapping[str, int]
 ) -> Memory:
-    """Of one device, by the compiler's own account."""
+    """Of one device, by the compiler's own account.
+
+    Raises:
+      M6RecError: the backend does not tell.
+    """
     found = compiled.memory_analysis()
+    if found is None:
+        raise M6RecError("XLA's backend for these devices does not tell what a program needs")
     held = (
         found.argument_size_in_bytes
         + found.output_size_in_bytes

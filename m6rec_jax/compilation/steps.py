@@ -53,9 +53,9 @@ class StepSettings:
       frozen_dtype, accumulation_steps: as for `training.loop.train`.
     """
 
-    model: M6Rec
-    task_feature_lengths: Mapping[str, int]
-    optimizer: optax.GradientTransformation
+    model: M6Rec = gin.REQUIRED
+    task_feature_lengths: Mapping[str, int] = gin.REQUIRED
+    optimizer: optax.GradientTransformation = gin.REQUIRED
     trainable: str = "all"
     batch_size: int | None = None
     rows_per_device: int = 4
@@ -184,7 +184,7 @@ def _score(settings: StepSettings, mesh: Mesh) -> Program:
     names = ("encoder_input_tokens", "encoder_block_ids", "decoder_input_tokens")
     features = _features(settings, mesh, rows, (*names, "decoder_block_ids", "task_ids"))
 
-    def score(variables: Any, features: Features) -> jax.Array:
+    def score(variables: Any, features: Mapping[str, jax.Array]) -> jax.Array:
         return class_log_probabilities(model, variables, features)
 
     return Program(
@@ -205,11 +205,12 @@ def _decode(settings: StepSettings, mesh: Mesh) -> Program:
     by_rows = batch_sharding(mesh)
     features = _features(settings, mesh, rows, names)
     features["forced"] = jax.ShapeDtypeStruct((rows, target), jnp.int32, sharding=by_rows)
-    allowed = AllowedTokens(
-        jax.ShapeDtypeStruct((settings.config.vocab_size,), jnp.bool_, sharding=replicated(mesh))
+    any_token: Any = jax.ShapeDtypeStruct(  # stands for the array that a call passes
+        (settings.config.vocab_size,), jnp.bool_, sharding=replicated(mesh)
     )
+    allowed = AllowedTokens(any_token)
 
-    def decode(variables: Any, features: Features, allowed: AllowedTokens) -> Any:
+    def decode(variables: Any, features: Mapping[str, jax.Array], allowed: AllowedTokens) -> Any:
         return write(model, variables, features, allowed, None, verb="greedy", num_texts=1)
 
     return Program(

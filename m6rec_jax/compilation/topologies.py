@@ -60,7 +60,7 @@ CHIPS = {
 }
 
 # Shapes that Google Cloud gives slices of so many chips; other shapes are asked for by name.
-_SHAPES = {
+_SHAPES: dict[int, dict[int, tuple[int, ...]]] = {
     2: {1: (1, 1), 4: (2, 2), 8: (2, 4), 16: (4, 4), 32: (4, 8), 64: (8, 8), 128: (8, 16),
         256: (16, 16)},
     3: {4: (2, 2, 1), 8: (2, 2, 2), 16: (2, 2, 4), 32: (2, 4, 4), 64: (4, 4, 4), 128: (4, 4, 8),

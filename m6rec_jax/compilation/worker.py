@@ -23,7 +23,13 @@ from jax.sharding import Mesh
 from m6rec_jax import configuration
 from m6rec_jax.compilation.advice import Setup, advise
 from m6rec_jax.compilation.command import EVENT
-from m6rec_jax.compilation.step_report import Memory, StepReport, measure, too_large
+from m6rec_jax.compilation.step_report import (
+    Memory,
+    StepReport,
+    measure,
+    program_text,
+    too_large,
+)
 from m6rec_jax.compilation.steps import (
     Program,
     StepSettings,
@@ -135,7 +141,7 @@ def _compile(
         if hlo_folder is not None:
             file = Path(hlo_folder) / f"{program.name}.hlo"
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(compiled.as_text(), encoding="utf-8")
+            file.write_text(program_text(compiled), encoding="utf-8")
         report = measure(
             program.name,
             compiled,
