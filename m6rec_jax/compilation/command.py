@@ -188,7 +188,7 @@ def _events(
             worker = subprocess.Popen(
                 [sys.executable, "-m", "m6rec_jax.compilation.worker", str(file)],
                 env=_environment(),
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,  # it ends when this closes, however this process ends
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,
@@ -207,6 +207,8 @@ def _events(
                 worker.kill()
             worker.wait()
             reader.join()
+            if worker.stdin is not None:
+                worker.stdin.close()
 
 
 def _read(worker: subprocess.Popen[str], lines: queue.Queue[str | None]) -> None:

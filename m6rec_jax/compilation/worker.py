@@ -12,7 +12,9 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import json
+import os
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -50,6 +52,7 @@ ON_CHIP = "ScopedVmemOom"
 
 def main(arguments: list[str]) -> int:
     """Returns the exit status: 0, or 2 for an error the user can mend (which is told)."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     request = json.loads(Path(arguments[0]).read_text(encoding="utf-8"))
     try:
         run(request)
@@ -57,6 +60,12 @@ def main(arguments: list[str]) -> int:
         tell("error", message=str(error))
         return 2
     return 0
+
+
+def _end_with_parent() -> None:
+    """Ends this process once nobody holds its standard input, compiling or not."""
+    sys.stdin.buffer.read()
+    os._exit(1)
 
 
 def tell(event: str, **values: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -293,6 +294,24 @@ def test_errors_of_the_worker_come_through(monkeypatch: pytest.MonkeyPatch, tmp_
     worker_of(monkeypatch, tmp_path, program)
     with pytest.raises(ConfigError, match="BATCH_SIZE = 3 is odd"):
         command.compile_run("v5e:4x4", model="tiny", progress=False)
+
+
+def test_the_compiler_ends_with_whoever_asked(tmp_path: Path) -> None:
+    """Even one that is killed without a chance to stop it."""
+    request = tmp_path / "request.json"
+    request.touch()
+    program = (  # reads a request that never comes, as a stand-in for a long compilation
+        "import pathlib, sys, time\n"
+        "from m6rec_jax.compilation import worker\n"
+        "pathlib.Path.read_text = lambda *_, **__: time.sleep(300)\n"
+        f"worker.main([{str(request)!r}])\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE)
+    assert process.stdin is not None
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(timeout=0.5)
+    process.stdin.close()
+    assert process.wait(timeout=60) == 1
 
 
 def test_events_show_on_the_bar() -> None:
