@@ -84,7 +84,7 @@ def test_gradients_of_data_parallel_are_summed_once(compiled: dict[str, StepRepo
     # On top (sizes are those of eight_devices.CONFIG, in float32): the table once more, for either
     # tower's look-ups are summed alone, ...
     table = 4 * 256 * 64
-    # ... and position biases, in both layers of both towers as they are added to the 4 heads' scores.
+    # ... and position biases, in both layers of both towers as they meet the 4 heads' scores.
     biases = 4 * 4 * (2 * 32**2 + 2 * 16**2)
     # The biases' own parameters follow from those sums; metrics and norms are a few numbers more.
     assert summed == pytest.approx(params + table + biases, rel=0.005)
