@@ -80,7 +80,7 @@ def compile_run(
         "hlo": None if hlo_folder is None else str(hlo_folder),
     }
     name = " ".join(filter(None, (model, tuning))) or Path(files[-1]).stem
-    collected = _Collected(target)
+    collected = _Collected(target, steps)
     made = _made()
     with tqdm(
         total=len(steps),
@@ -128,8 +128,9 @@ def gin_files_of(
 class _Collected:
     """What the worker has told so far."""
 
-    def __init__(self, topology: Topology) -> None:
+    def __init__(self, topology: Topology, steps: Sequence[str]) -> None:
         self.topology = topology
+        self.steps = steps
         self.run: dict[str, Any] = {}
         self.reports: list[StepReport] = []
         self.left_out: dict[str, str] = {}
@@ -161,12 +162,15 @@ class _Collected:
                 raise ConfigError(values["message"])
 
     def ended(self, status: int, log: str) -> None:
-        """The worker ended before its time: that is the step's report, if one had begun.
+        """The worker ended on its own. Before its time, that is the report of the step it was at.
 
         Raises:
           ConfigError: no step had begun.
         """
         how = f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+        told = {report.step for report in self.reports} | self.left_out.keys()
+        if not set(self.steps) - told:
+            return
         if self.step is None or not self.run:
             raise ConfigError(
                 f"the TPU compiler ended itself ({how}) at {self.stage}: no such slice, most "

@@ -64,7 +64,9 @@ def main(arguments: list[str]) -> int:
 
 def _end_with_parent() -> None:
     """Ends this process once nobody holds its standard input, compiling or not."""
-    sys.stdin.buffer.read()
+    # Not by `sys.stdin`, whose lock a thread that waits would keep while the interpreter ends.
+    while os.read(0, 1024):
+        pass
     os._exit(1)
 
 

@@ -286,6 +286,21 @@ def test_a_compiler_that_ends_itself_at_a_step_loses_no_other(
     assert "score: does NOT compile" in found.render()
 
 
+def test_a_compiler_that_ends_itself_when_all_is_told_loses_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    done = json.dumps({"event": "report", "report": step().to_json()})
+    program = (
+        f"print(EVENT + '{{{RUN}}}')\n"
+        f'print(EVENT + \'{{"event": "step", "step": "train"}}\')\nprint(EVENT + {done!r})\n'
+        "sys.stdout.flush()\nos.abort()\n"
+    )
+    worker_of(monkeypatch, tmp_path, program)
+    found = command.compile_run("v5e:4x4", model="tiny", steps=("train",), progress=False)
+    assert [one.step for one in found.steps] == ["train"]
+    assert found.fits
+
+
 def test_errors_of_the_worker_come_through(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     program = (
         'print(EVENT + \'{"event": "error", "message": "BATCH_SIZE = 3 is odd"}\', flush=True)\n'
@@ -315,7 +330,7 @@ def test_the_compiler_ends_with_whoever_asked(tmp_path: Path) -> None:
 
 
 def test_events_show_on_the_bar() -> None:
-    collected = command._Collected(V5E)
+    collected = command._Collected(V5E, ("train", "score"))
     with tqdm(total=2, disable=True) as bar:
         collected.add({"event": "stage", "text": "compiling train"}, bar)
         collected.add({"event": "left_out", "step": "score", "why": "no head"}, bar)
