@@ -45,6 +45,7 @@ def save_task_assets(
                 sampling_rate=sampling_rate(task),
                 kind=task.kind,
                 max_events=_max_events(task),
+                writing=task.view if task.kind == "generation" else "",
             )
             for task in tasks
         },

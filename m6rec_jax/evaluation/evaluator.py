@@ -11,6 +11,7 @@ In gin, for figures at every validation of a training run:
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -23,8 +24,10 @@ from etils import epath
 
 from m6rec_jax.evaluation import programs, tasks
 from m6rec_jax.evaluation.baselines import MeanBaselines
+from m6rec_jax.evaluation.generation import generation_metrics, predict_generation
 from m6rec_jax.evaluation.predictions import (
     ClassificationPredictions,
+    GenerationPredictions,
     LanguagePredictions,
     LikelihoodPredictions,
     Predictions,
@@ -34,8 +37,10 @@ from m6rec_jax.evaluation.predictions import (
 )
 from m6rec_jax.inference.bundle import restore_model
 from m6rec_jax.inference.catalogue_index import CatalogueIndex
+from m6rec_jax.inference.generation import Generator
 from m6rec_jax.inference.retrieval import Retriever
 from m6rec_jax.inference.runtime import Runtime
+from m6rec_jax.metrics.generation import require_text_metrics
 from m6rec_jax.model import M6Rec
 from m6rec_jax.pipeline import prepared_rows
 from m6rec_jax.pipeline.batches import EvaluationBatches, find_provider
@@ -61,7 +66,8 @@ class Evaluator:
     Scoring tasks give `auc`, `user_averaged_auc`, `log_loss`, `calibration_error`; retrieval tasks
     `hit_rate@k`, `ndcg@k`, `mrr` over the whole catalogue without the items already seen; language
     tasks `perplexity`, `token_accuracy`; classification tasks `accuracy`, `macro_f1`, `auc`;
-    zero-shot tasks `auc` and `user_averaged_auc`, beside those of popularity and chance. With
+    zero-shot tasks `auc` and `user_averaged_auc`, beside those of popularity and chance; generation
+    tasks what their field reports of texts (`writing_figures`), written as `Decoding` says. With
     several tasks, names are `<task>/<figure>`.
 
     Args:
@@ -86,6 +92,8 @@ class Evaluator:
         rules: LogicalRules | None = None,
     ) -> None:
         self.tasks = evaluated_tasks(mixture_or_task_name)
+        if any(task.kind == "generation" for task in self.tasks):
+            require_text_metrics()  # not after an hour of training
         self._lengths = dict(task_feature_lengths)
         self._batch_size, self._split, self._limit = batch_size, split, limit
         self._ks = tuple(ks)
@@ -96,6 +104,8 @@ class Evaluator:
         self._programs: dict[tuple[Any, ...], programs.Program] = {}
         self._baselines: dict[str, MeanBaselines] = {}
         self._retrievers: dict[tuple[str, Any], Retriever] = {}
+        self._generators: dict[tuple[str, Any], Generator] = {}
+        self._read: dict[str, list[dict[str, Any]]] = {}
         self._batches: dict[str, EvaluationBatches] = {}
         self._seen: dict[str, Mapping[int, np.ndarray]] = {}
 
@@ -126,6 +136,12 @@ class Evaluator:
                 positive_classes=task.positive_classes,
                 sampling_rate=sampling_rate(task),
             )
+        if task.kind == "generation":
+            language = tasks.predict_language(
+                self._program(task, model), variables, batches, runtime
+            )
+            generator = self._generator(task, model, variables)
+            return predict_generation(generator, self._rows(task), language)
         if task.kind in _PREDICT:
             return _PREDICT[task.kind](self._program(task, model), variables, batches, runtime)
         if task.name not in self._seen:
@@ -148,6 +164,8 @@ class Evaluator:
             figures = tasks.language_metrics(predictions)
         elif isinstance(predictions, ClassificationPredictions):
             figures = tasks.classification_metrics(predictions)
+        elif isinstance(predictions, GenerationPredictions):
+            figures = generation_metrics(task, predictions)
         elif isinstance(predictions, LikelihoodPredictions):
             figures = tasks.likelihood_metrics(predictions, self._mean_baselines(task))
         else:
@@ -175,6 +193,38 @@ class Evaluator:
             )
         return self._batches[task.name]
 
+    def _rows(self, task: TaskInfo) -> list[dict[str, Any]]:
+        """Rows of a task's view; with several processes every one has all of them."""
+        if task.name not in self._read:
+            found = prepared_rows.read_rows(task.prepared(), task.view, self._split)
+            self._read[task.name] = list(itertools.islice(found, self._limit or None))
+        return self._read[task.name]
+
+    def _generator(self, task: TaskInfo, model: M6Rec, variables: Variables) -> Generator:
+        key = (task.name, model.config)
+        if key not in self._generators:
+            self._generators[key] = Generator(
+                model,
+                variables,
+                task_vocabulary(task.name),
+                **self._shared(task),
+                batch_sizes=(self._batch_size,),
+                source_buckets=(self._lengths["inputs"],),
+            )
+        generator = self._generators[key]
+        generator.variables = variables
+        return generator
+
+    def _shared(self, task: TaskInfo) -> dict[str, Any]:
+        """What inference is told of lengths, prompts and devices."""
+        return {
+            "source_length": self._lengths["inputs"],
+            "target_length": self._lengths["targets"],
+            "task_id": prompt_task_ids().get(task.name, 0),
+            "mesh": self.runtime.mesh,
+            "rules": self.runtime.rules,
+        }
+
     def _mean_baselines(self, task: TaskInfo) -> MeanBaselines:
         if task.name not in self._baselines:
             prepared = task.prepared()
@@ -200,11 +250,7 @@ class Evaluator:
                 model,
                 variables,
                 task_vocabulary(task.name),
-                source_length=self._lengths["inputs"],
-                target_length=self._lengths["targets"],
-                task_id=prompt_task_ids().get(task.name, 0),
-                mesh=self.runtime.mesh,
-                rules=self.runtime.rules,
+                **self._shared(task),
             )
         retriever = self._retrievers[key]
         retriever.variables = variables
@@ -215,6 +261,7 @@ class Evaluator:
         if key not in self._programs:
             make = {
                 "language": lambda: programs.language_program(model, self.runtime),
+                "generation": lambda: programs.language_program(model, self.runtime),
                 "retrieval": lambda: programs.retrieval_program(model, self.runtime),
                 "classification": lambda: programs.classification_program(model, self.runtime),
                 "likelihood": lambda: programs.likelihood_program(model, self.runtime),
@@ -281,7 +328,8 @@ def infer(
     Scoring gives user_id, item_id, label and probability per candidate; retrieval gives user_id
     and the ids *and* scores of the k best items per row; language the likelihood of each row;
     classification text_id, the class' name and all probabilities per text; zero-shot tasks user_id,
-    item_id, label and score per candidate.
+    item_id, label and score per candidate; generation tasks source, prefix, reference and what was
+    written, per text.
 
     Args:
       model_dir, mixture_or_task_name, task_feature_lengths, split, batch_size, step, limit: as in
@@ -313,7 +361,7 @@ def infer(
 def named_columns(task: TaskInfo, split: str, predictions: Predictions) -> dict[str, np.ndarray]:
     """Columns of predictions, with the users' and items' own ids in front."""
     columns = predictions.columns()
-    if isinstance(predictions, LanguagePredictions):
+    if isinstance(predictions, LanguagePredictions | GenerationPredictions):
         return columns
     prepared = task.prepared()
     if isinstance(predictions, ClassificationPredictions):

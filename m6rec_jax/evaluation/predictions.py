@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -143,12 +144,44 @@ class LikelihoodPredictions:
         }
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class GenerationPredictions:
+    """One entry per text.
+
+    Attributes:
+      rows: of the view, in its order.
+      texts: what was written, without the prefix.
+      log_probabilities: float64 `[n]`, of what was written; of beam search, its scores.
+      ended: bool `[n]`, False where a text was cut off at the longest length.
+      language: how likely the references are.
+    """
+
+    rows: Sequence[Mapping[str, Any]]
+    texts: Sequence[str]
+    log_probabilities: np.ndarray
+    ended: np.ndarray
+    language: LanguagePredictions
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """For `write_predictions`: source, beginning, reference and text, to be read."""
+        named = ("text_id", "user_id", "prefix", "target")
+        columns = {name: np.array([row[name] for row in self.rows], object) for name in named}
+        columns["reference"] = columns.pop("target")
+        return columns | {
+            "written": np.array(self.texts, object),
+            "log_probability": self.log_probabilities,
+            "ended": self.ended,
+            "source": np.array(["\n".join(filter(None, r["source"])) for r in self.rows], object),
+        }
+
+
 Predictions = (
     ScoringPredictions
     | RetrievalPredictions
     | LanguagePredictions
     | ClassificationPredictions
     | LikelihoodPredictions
+    | GenerationPredictions
 )
 
 
