@@ -11,7 +11,6 @@ In gin, for figures at every validation of a training run:
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -24,33 +23,37 @@ from etils import epath
 
 from m6rec_jax.evaluation import programs, tasks
 from m6rec_jax.evaluation.baselines import MeanBaselines
-from m6rec_jax.evaluation.generation import generation_metrics, predict_generation
+from m6rec_jax.evaluation.generation import generation_metrics
+from m6rec_jax.evaluation.named_columns import named_columns
 from m6rec_jax.evaluation.predictions import (
     ClassificationPredictions,
     GenerationPredictions,
     LanguagePredictions,
     LikelihoodPredictions,
     Predictions,
-    RetrievalPredictions,
+    RecommendationPredictions,
     ScoringPredictions,
     write_predictions,
 )
+from m6rec_jax.evaluation.recommendation import recommend_items, recommendation_metrics
+from m6rec_jax.evaluation.task_facts import sampling_rate, task_vocabulary
+from m6rec_jax.evaluation.writers import Writers
 from m6rec_jax.inference.bundle import restore_model
 from m6rec_jax.inference.catalogue_index import CatalogueIndex
-from m6rec_jax.inference.generation import Generator
 from m6rec_jax.inference.retrieval import Retriever
 from m6rec_jax.inference.runtime import Runtime
 from m6rec_jax.metrics.generation import require_text_metrics
 from m6rec_jax.model import M6Rec
 from m6rec_jax.pipeline import prepared_rows
-from m6rec_jax.pipeline.batches import EvaluationBatches, find_provider
+from m6rec_jax.pipeline.batches import EvaluationBatches
 from m6rec_jax.pipeline.preprocessors import prompt_task_ids
 from m6rec_jax.pipeline.registration import TaskInfo, evaluated_tasks
 from m6rec_jax.sharding import LogicalRules, batch_reader, data_parallel, make_mesh
-from m6rec_jax.text.vocabulary import Vocabulary
 
 Variables = Mapping[str, Any]
 
+# Kinds for which the model writes.
+_WRITTEN = ("generation", "title_recommendation")
 # Kinds whose predictions take a program and batches, and nothing else.
 _PREDICT: Mapping[str, Callable[..., Predictions]] = {
     "language": tasks.predict_language,
@@ -104,8 +107,7 @@ class Evaluator:
         self._programs: dict[tuple[Any, ...], programs.Program] = {}
         self._baselines: dict[str, MeanBaselines] = {}
         self._retrievers: dict[tuple[str, Any], Retriever] = {}
-        self._generators: dict[tuple[str, Any], Generator] = {}
-        self._read: dict[str, list[dict[str, Any]]] = {}
+        self._writers = Writers(self._lengths, batch_size, split, limit, self.runtime)
         self._batches: dict[str, EvaluationBatches] = {}
         self._seen: dict[str, Mapping[int, np.ndarray]] = {}
 
@@ -136,12 +138,21 @@ class Evaluator:
                 positive_classes=task.positive_classes,
                 sampling_rate=sampling_rate(task),
             )
-        if task.kind == "generation":
+        if task.kind in _WRITTEN:
             language = tasks.predict_language(
                 self._program(task, model), variables, batches, runtime
             )
-            generator = self._generator(task, model, variables)
-            return predict_generation(generator, self._rows(task), language)
+            return self._writers.predict(task, model, variables, language, max(self._ks))
+        if task.kind == "item_recommendation":
+            return recommend_items(
+                self._program(task, model),
+                variables,
+                batches,
+                runtime,
+                self._index(task, model, variables),
+                self._writers.rows(task),
+                max(self._ks),
+            )
         if task.kind in _PREDICT:
             return _PREDICT[task.kind](self._program(task, model), variables, batches, runtime)
         if task.name not in self._seen:
@@ -166,6 +177,9 @@ class Evaluator:
             figures = tasks.classification_metrics(predictions)
         elif isinstance(predictions, GenerationPredictions):
             figures = generation_metrics(task, predictions)
+        elif isinstance(predictions, RecommendationPredictions):
+            counts = task.prepared().catalogue().train_counts
+            figures = recommendation_metrics(predictions, counts, self._ks)
         elif isinstance(predictions, LikelihoodPredictions):
             figures = tasks.likelihood_metrics(predictions, self._mean_baselines(task))
         else:
@@ -193,38 +207,6 @@ class Evaluator:
             )
         return self._batches[task.name]
 
-    def _rows(self, task: TaskInfo) -> list[dict[str, Any]]:
-        """Rows of a task's view; with several processes every one has all of them."""
-        if task.name not in self._read:
-            found = prepared_rows.read_rows(task.prepared(), task.view, self._split)
-            self._read[task.name] = list(itertools.islice(found, self._limit or None))
-        return self._read[task.name]
-
-    def _generator(self, task: TaskInfo, model: M6Rec, variables: Variables) -> Generator:
-        key = (task.name, model.config)
-        if key not in self._generators:
-            self._generators[key] = Generator(
-                model,
-                variables,
-                task_vocabulary(task.name),
-                **self._shared(task),
-                batch_sizes=(self._batch_size,),
-                source_buckets=(self._lengths["inputs"],),
-            )
-        generator = self._generators[key]
-        generator.variables = variables
-        return generator
-
-    def _shared(self, task: TaskInfo) -> dict[str, Any]:
-        """What inference is told of lengths, prompts and devices."""
-        return {
-            "source_length": self._lengths["inputs"],
-            "target_length": self._lengths["targets"],
-            "task_id": prompt_task_ids().get(task.name, 0),
-            "mesh": self.runtime.mesh,
-            "rules": self.runtime.rules,
-        }
-
     def _mean_baselines(self, task: TaskInfo) -> MeanBaselines:
         if task.name not in self._baselines:
             prepared = task.prepared()
@@ -250,7 +232,11 @@ class Evaluator:
                 model,
                 variables,
                 task_vocabulary(task.name),
-                **self._shared(task),
+                source_length=self._lengths["inputs"],
+                target_length=self._lengths["targets"],
+                task_id=prompt_task_ids().get(task.name, 0),
+                mesh=self.runtime.mesh,
+                rules=self.runtime.rules,
             )
         retriever = self._retrievers[key]
         retriever.variables = variables
@@ -262,6 +248,8 @@ class Evaluator:
             make = {
                 "language": lambda: programs.language_program(model, self.runtime),
                 "generation": lambda: programs.language_program(model, self.runtime),
+                "title_recommendation": lambda: programs.language_program(model, self.runtime),
+                "item_recommendation": lambda: programs.retrieval_program(model, self.runtime),
                 "retrieval": lambda: programs.retrieval_program(model, self.runtime),
                 "classification": lambda: programs.classification_program(model, self.runtime),
                 "likelihood": lambda: programs.likelihood_program(model, self.runtime),
@@ -356,48 +344,6 @@ def infer(
         if jax.process_index() == 0:
             paths.append(write_predictions(path, columns))
     return paths
-
-
-def named_columns(task: TaskInfo, split: str, predictions: Predictions) -> dict[str, np.ndarray]:
-    """Columns of predictions, with the users' and items' own ids in front."""
-    columns = predictions.columns()
-    if isinstance(predictions, LanguagePredictions | GenerationPredictions):
-        return columns
-    prepared = task.prepared()
-    if isinstance(predictions, ClassificationPredictions):
-        rows = prepared_rows.read_rows(prepared, task.view, split, ("text_index", "text_id"))
-        ids = {row["text_index"]: row["text_id"] for row in rows}
-        classes = np.array(prepared.manifest["corpus_spec"]["classes"], object)
-        named_classes = {
-            "text_id": np.array([ids[int(text)] for text in predictions.texts], object),
-            "class": classes[predictions.labels],
-            "predicted_class": classes[columns["predicted"]],
-        }
-        return named_classes | columns
-    users = prepared_rows.user_names(prepared, task.view, split)
-    items = np.array([item.id for item in prepared.catalogue().items] + [""], object)
-    named: dict[str, np.ndarray] = {
-        "user_id": np.array([users[int(user)] for user in predictions.users], object)
-    }
-    if isinstance(predictions, RetrievalPredictions):
-        named["target_item_ids"] = items[predictions.targets]  # -1 is the empty id at the end
-        named["top_item_ids"] = items[predictions.top_items]
-    else:
-        named["item_id"] = items[predictions.items]
-    return named | columns
-
-
-def task_vocabulary(name: str) -> Vocabulary:
-    """The vocabulary of a registered task or mixture."""
-    features = find_provider(name).output_features
-    vocabulary: Vocabulary = features["encoder_input_tokens"].vocabulary.text
-    return vocabulary
-
-
-def sampling_rate(task: TaskInfo) -> float:
-    """Share of the negatives that a scoring task's data hold; 1 for logged impressions."""
-    view = task.prepared().manifest["views"].get(task.view, {})
-    return float(view.get("negatives", {}).get("sampling_rate", 1.0))
 
 
 def _restored(

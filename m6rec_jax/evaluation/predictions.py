@@ -171,8 +171,46 @@ class GenerationPredictions:
             "written": np.array(self.texts, object),
             "log_probability": self.log_probabilities,
             "ended": self.ended,
-            "source": np.array(["\n".join(filter(None, r["source"])) for r in self.rows], object),
+            "source": _read_together(self.rows),
         }
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RecommendationPredictions:
+    """One entry per recommended item of a dialogue.
+
+    Attributes:
+      rows: of the view 'recommendations'.
+      top_items: int64 `[n, k]`, best first, without items named before; -1 where fewer are left.
+      scores: float32 `[n, k]`, log probabilities of titles or cosine similarities.
+      ranks: int64 `[n]`, of the item among all items.
+      new_ranks: int64 `[n]`, of the item among those that were not named before.
+      language: how likely the titles are, where they are written.
+    """
+
+    rows: Sequence[Mapping[str, Any]]
+    top_items: np.ndarray
+    scores: np.ndarray
+    ranks: np.ndarray
+    new_ranks: np.ndarray
+    language: LanguagePredictions | None = None
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """For `write_predictions`."""
+        named = ("text_id", "user_id", "target")
+        columns = {name: np.array([row[name] for row in self.rows], object) for name in named}
+        columns["title"] = columns.pop("target")
+        return columns | {
+            "ranks": self.ranks,
+            "new_ranks": self.new_ranks,
+            "top_item_indices": self.top_items,
+            "scores": self.scores,
+            "source": _read_together(self.rows),
+        }
+
+
+def _read_together(rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    return np.array(["\n".join(filter(None, row["source"])) for row in rows], object)
 
 
 Predictions = (
@@ -182,6 +220,7 @@ Predictions = (
     | ClassificationPredictions
     | LikelihoodPredictions
     | GenerationPredictions
+    | RecommendationPredictions
 )
 
 

@@ -164,7 +164,7 @@ def register_recommendation_tasks(
         "retrieval",
         "next_items",
         preprocessors.retrieval_rows,
-        item_log_frequency=functools.partial(_item_log_frequency, dataset, split),
+        item_log_frequency=functools.partial(item_log_frequency, dataset, split),
     )
     add(
         f"{name}_zero_shot",
@@ -275,7 +275,8 @@ def _positive_classes(values: Sequence[float], positive: float | None) -> tuple[
     return tuple(i for i, value in enumerate(values) if value >= positive)
 
 
-def _item_log_frequency(dataset: str, split: str) -> np.ndarray:
+def item_log_frequency(dataset: str, split: str) -> np.ndarray:
+    """`Catalogue.log_frequency` of a prepared split, `[items]`."""
     return locations.prepared(dataset, split).catalogue().log_frequency
 
 

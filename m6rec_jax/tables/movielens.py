@@ -87,7 +87,7 @@ TEMPLATE: Mapping[str, Any] = {
             "prefix": "because",
             "text": "[By {shared_director}, like {shared_director_in}.]"
             "[ With {shared_cast}, like {shared_cast_in}.]"
-            "[ {shared_genres}, like {shared_genres_in}.]"
+            "[ {shared_genres} again, like {shared_genres_in}.]"
             "[ From {shared_country}, like {shared_country_in}.][ {awards}]",
             "liked": "{title}[ ({year})]",
         },

@@ -1,4 +1,4 @@
-"""Texts to write of a data set: who may be told what, against a brute-force reading of the events."""
+"""Texts to write of a data set, against a brute-force reading of the events."""
 
 import json
 
@@ -69,7 +69,7 @@ def test_explanations_are_of_liked_films_before(prepared):
             rows = list(read_rows(prepared, "explanations", part))
         assert {row["text_id"]: row["target"] for row in rows} == expected[part]
         for row in rows:
-            title = dict((film[0], film[1]) for film in shop.FILMS)[row["text_id"].split("/")[1]]
+            title = {film[0]: film[1] for film in shop.FILMS}[row["text_id"].split("/")[1]]
             assert row["source"][-1] == title
             assert not any(title in segment for segment in row["source"][:-1])
             assert row["prefix"] == "because"
@@ -83,9 +83,7 @@ def test_titles_are_of_all_liked_films(prepared):
         key: film[1] for key, film in wanted.items()
     }
     assert len({row["text_index"] for row in rows}) == len(rows)
-    assert all(
-        row["prefix"] == f"{wanted[row['text_id']][2].replace('|', ', ')}:" for row in rows
-    )
+    assert all(row["prefix"] == f"{wanted[row['text_id']][2].replace('|', ', ')}:" for row in rows)
     items = prepared.catalogue().items
     assert all(items[row["item_indices"][0]].attributes["title"] == row["target"] for row in rows)
 

@@ -6,8 +6,8 @@ from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.text.records import Item
 from m6rec_jax.text.templates import DatasetTemplate
 from m6rec_jax.text.writing_templates import (
-    Written,
     WritingTemplate,
+    Written,
     attribute_values,
     common_values,
 )
@@ -80,7 +80,7 @@ def test_source_and_beginning():
     assert template.beginning(FARGO) == "because"
     with pytest.raises(DataError, match="tells of an item, and none is given"):
         template.source([], None)
-    with pytest.raises(DataError, match="needs a value for {title}"):
+    with pytest.raises(DataError, match=r"needs a value for \{title\}"):
         template.source([], Item("x", {}))
 
 
