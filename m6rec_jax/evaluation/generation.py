@@ -26,12 +26,16 @@ from m6rec_jax.text.writing_templates import attribute_values
 
 
 def predict_generation(
-    generator: Generator, rows: Sequence[Mapping[str, Any]], language: LanguagePredictions
+    generator: Generator,
+    task: str,
+    rows: Sequence[Mapping[str, Any]],
+    language: LanguagePredictions,
 ) -> GenerationPredictions:
     """Writes a text for every row.
 
     Args:
-      generator: of the model and the task.
+      generator: of the model.
+      task: whose prompts are used.
       rows: of a view of texts to write.
       language: how likely the model finds the references.
 
@@ -41,7 +45,10 @@ def predict_generation(
     if not rows:
         raise DataError("there are no texts to write; is the split empty?")
     texts = Decoding().write(
-        generator, [row["source"] for row in rows], [row["prefix"] for row in rows]
+        generator,
+        [row["source"] for row in rows],
+        [row["prefix"] for row in rows],
+        [task] * len(rows),
     )
     return GenerationPredictions(
         rows=rows,

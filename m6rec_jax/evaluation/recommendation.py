@@ -27,12 +27,18 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def recommend_titles(
-    generator: Generator, trie: TitleTrie, rows: Rows, language: LanguagePredictions, k: int
+    generator: Generator,
+    task: str,
+    trie: TitleTrie,
+    rows: Rows,
+    language: LanguagePredictions,
+    k: int,
 ) -> RecommendationPredictions:
     """Titles of the catalogue, by beam search.
 
     Args:
-      generator: of the model and the task.
+      generator: of the model.
+      task: whose prompts are used.
       trie: of the catalogue.
       rows: of the view 'recommendations'.
       language: how likely the model finds the titles that were recommended.
@@ -45,8 +51,10 @@ def recommend_titles(
     sources = [row["source"] for row in rows]
     seen = [_named(row) for row in rows]
     k = min(k, len(trie))
-    of_all = generator.recommend(sources, trie, k)
-    of_new = generator.recommend(sources, trie, k, seen=seen)
+    tasks = [task] * len(rows)
+    # An empty list for everybody: with it and without it are one program.
+    of_all = generator.recommend(sources, trie, k, tasks=tasks, seen=[()] * len(rows))
+    of_new = generator.recommend(sources, trie, k, tasks=tasks, seen=seen)
     lists = [[_flat(found, k) for found in kind] for kind in (of_all, of_new)]
     items, scores = (np.array([[one[i] for one in kind] for kind in lists]) for i in (0, 1))
     targets = _targets(rows)
@@ -75,7 +83,7 @@ def recommend_items(
       program: of `programs.retrieval_program`.
       variables, batches, runtime: see `tasks.predict_retrieval`.
       index: the catalogue.
-      rows: of the view 'recommendations', the ones that the batches are made of.
+      rows: of the view 'recommendations', at least those that the batches are made of.
       k: length of the lists.
 
     Raises:

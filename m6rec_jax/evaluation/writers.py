@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +15,7 @@ from m6rec_jax.evaluation.recommendation import recommend_titles
 from m6rec_jax.evaluation.task_facts import task_vocabulary
 from m6rec_jax.inference.generation import Generator
 from m6rec_jax.inference.runtime import Runtime
+from m6rec_jax.inference.task_settings import TaskSettings
 from m6rec_jax.inference.title_trie import TitleTrie
 from m6rec_jax.model import M6Rec
 from m6rec_jax.pipeline import prepared_rows
@@ -45,8 +45,9 @@ class Writers:
     ) -> None:
         self._lengths, self._batch_size, self._runtime = lengths, batch_size, runtime
         self._split, self._limit = split, limit
-        # One generator per task and model: validating again compiles nothing.
+        # One generator per model, whatever its task: validating again compiles nothing.
         self._generators: dict[tuple[str, Any], Generator] = {}
+        self._settings: dict[str, TaskSettings] = {}
         self._tries: dict[str, TitleTrie] = {}
         self._rows: dict[str, list[dict[str, Any]]] = {}
 
@@ -66,16 +67,18 @@ class Writers:
           language: how likely the model finds the references.
           k: length of the lists of titles.
         """
-        generator, rows = self._generator(task, model, variables), self.rows(task)
+        generator = self._generator(task, model, variables)
+        rows = self.rows(task)[: self._limit or None]
         if task.kind == "generation":
-            return predict_generation(generator, rows, language)
-        return recommend_titles(generator, self._trie(task, generator), rows, language, k)
+            return predict_generation(generator, task.name, rows, language)
+        trie = self._trie(task, generator)
+        return recommend_titles(generator, task.name, trie, rows, language, k)
 
     def rows(self, task: TaskInfo) -> list[dict[str, Any]]:
-        """Rows of a task's view, as many as the limit allows."""
+        """All rows of a task's view."""
         if task.name not in self._rows:
             found = prepared_rows.read_rows(task.prepared(), task.view, self._split)
-            self._rows[task.name] = list(itertools.islice(found, self._limit or None))
+            self._rows[task.name] = list(found)
         return self._rows[task.name]
 
     def _trie(self, task: TaskInfo, generator: Generator) -> TitleTrie:
@@ -85,15 +88,17 @@ class Writers:
         return self._tries[task.name]
 
     def _generator(self, task: TaskInfo, model: M6Rec, variables: Mapping[str, Any]) -> Generator:
-        key = (task.name, model.config)
+        vocabulary = task_vocabulary(task.name)
+        self._settings[task.name] = TaskSettings(prompt_task_ids().get(task.name, 0))
+        key = (vocabulary.fingerprint, model.config)
         if key not in self._generators:
             self._generators[key] = Generator(
                 model,
                 variables,
-                task_vocabulary(task.name),
+                vocabulary,
                 source_length=self._lengths["inputs"],
                 target_length=self._lengths["targets"],
-                task_id=prompt_task_ids().get(task.name, 0),
+                tasks=self._settings,
                 batch_sizes=(self._batch_size,),
                 source_buckets=(self._lengths["inputs"],),
                 mesh=self._runtime.mesh,

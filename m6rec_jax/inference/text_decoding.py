@@ -47,16 +47,18 @@ class Decoding:
         generator: Generator,
         sources: Sequence[Sequence[str]],
         prefixes: Sequence[str] | None = None,
+        tasks: Sequence[str] | None = None,
     ) -> list[GeneratedText]:
         """One text for each source; arguments and errors as `Generator`'s verbs."""
         if self.method == "greedy":
-            return generator.greedy(sources, prefixes)
+            return generator.greedy(sources, prefixes, tasks=tasks)
         if self.method == "beam_search":
             found = generator.beam_search(
                 sources,
                 prefixes,
                 num_beams=self.num_beams,
                 length_penalty=self.length_penalty,
+                tasks=tasks,
             )
         else:
             found = generator.sample(
@@ -66,5 +68,6 @@ class Decoding:
                 top_k=self.top_k,
                 top_p=self.top_p,
                 seed=[self.seed + place for place in range(len(sources))],
+                tasks=tasks,
             )
         return [texts[0] for texts in found]
