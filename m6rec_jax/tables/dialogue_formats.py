@@ -109,7 +109,8 @@ def read_redial(path: Path) -> Iterator[Dialogue]:
         try:
             raw = json.loads(line)
             # Where no film is named, the files have an empty list in place of an object.
-            mentions = {str(k): repaired(v) for k, v in dict(raw["movieMentions"] or {}).items()}
+            named_films = dict(raw["movieMentions"] or {})
+            mentions = {str(key): repaired(title or "") for key, title in named_films.items()}
             seeker = raw["initiatorWorkerId"]
             said = []
             for message in raw["messages"]:

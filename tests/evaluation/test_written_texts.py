@@ -1,12 +1,10 @@
 """Texts that are written and items recommended in dialogues: figures against other ways to them."""
 
-import dataclasses
 import json
 
 import gin
 import jax
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import seqio
 from flax import linen as nn
@@ -16,16 +14,20 @@ from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.evaluation import evaluator as evaluation
 from m6rec_jax.evaluation.assets import save_task_assets
+from m6rec_jax.evaluation.generation import item_facts
+from m6rec_jax.evaluation.named_columns import named_columns
+from m6rec_jax.evaluation.writing_figures import WrittenTexts, content_figures
 from m6rec_jax.inference.bundle import load_model
 from m6rec_jax.inference.generation import Generator
 from m6rec_jax.inference.retrieval import Retriever
+from m6rec_jax.inference.text_decoding import Decoding
 from m6rec_jax.inference.title_trie import TitleTrie
 from m6rec_jax.metrics import diversity, explanation, faithfulness, generation
 from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
 from m6rec_jax.model.m6rec import initial_features
-from m6rec_jax.pipeline import locations
 from m6rec_jax.pipeline.batches import EvaluationBatches
 from m6rec_jax.pipeline.dialogue_registration import register_dialogue_tasks
+from m6rec_jax.pipeline.mixtures import register_mixture
 from m6rec_jax.pipeline.prepared_rows import PARTS, read_rows
 from m6rec_jax.pipeline.registration import task_info, unregister
 from m6rec_jax.pipeline.writing_registration import register_writing_tasks
@@ -38,7 +40,8 @@ from tests.tables.dialogue_files import FILMS, write_inspired_folder
 from tests.tables.test_writing_views import VIEWS, write_shop
 from tests.tasks import shop
 
-LENGTHS = {"inputs": 64, "targets": 16}
+LENGTHS = {"inputs": 64, "targets": 24}
+LIMIT = 24
 
 
 @pytest.fixture(scope="module")
@@ -75,42 +78,47 @@ def world(tmp_path_factory):
         gin.bind_parameter("vocabulary_file.shared", "everything")
     names = register_writing_tasks("shop", "tiny-shop", split="leave_one_out", views=VIEWS)
     names += register_dialogue_tasks("talks", "talks")
+    names.append(register_mixture("all_written", names[:-1]))
     yield vocabulary, model, variables, model_dir
     unregister(names)
     patch.undo()
     gin.clear_config()
 
 
-@pytest.fixture
-def bound():
-    """Binds gin parameters for one test: `bound(name, value)`."""
-
-    def bind(name, value):
-        with gin.unlock_config():
-            gin.bind_parameter(name, value)
-
-    yield bind
-    gin.clear_config()
-    bind("vocabulary_file.shared", "everything")
+@pytest.fixture(scope="module")
+def found(world):
+    """Task name to (its predictions, its figures), by one evaluator over the training parts."""
+    evaluator = evaluation.Evaluator("all_written", LENGTHS, 8, split="train", limit=LIMIT)
+    results = {}
+    for task in evaluator.tasks:
+        predictions = evaluator.predict(task, world[1], world[2])
+        results[task.name] = (predictions, evaluator.metrics(task, predictions))
+    return results
 
 
-def rows_of(task, part):
+@pytest.fixture(scope="module")
+def generator(world):
+    vocabulary, model, variables, _ = world
+    return Generator(
+        model,
+        variables,
+        vocabulary,
+        source_length=LENGTHS["inputs"],
+        target_length=LENGTHS["targets"],
+        batch_sizes=(LIMIT,),
+        source_buckets=(LENGTHS["inputs"],),
+    )
+
+
+def rows_of(task, part="train"):
+    known = task_info(task).prepared().num_rows(task_info(task).view)
+    if part not in known:
+        return []
     return list(read_rows(task_info(task).prepared(), task_info(task).view, part))
 
 
-def generator_of(world):
-    vocabulary, model, variables, _ = world
-    return Generator(model, variables, vocabulary, source_length=64, target_length=16)
-
-
-def evaluated(world, task, **arguments):
-    return evaluation.evaluate(str(world[3]), task, LENGTHS, batch_size=4, **arguments)
-
-
-def written(world, task, tmp_path, **arguments):
-    path = tmp_path / "p.parquet"
-    evaluation.infer(str(world[3]), task, LENGTHS, output=str(path), **arguments)
-    return pq.read_table(path).to_pylist()
+def sources_of(rows):
+    return [row["source"] for row in rows], [row["prefix"] for row in rows]
 
 
 def test_kinds(world):
@@ -123,7 +131,7 @@ def test_kinds(world):
 
 def test_rows_go_on_from_their_prefix(world):
     vocabulary = world[0]
-    row = rows_of("shop_explanations", "train")[0]
+    row = rows_of("shop_explanations")[0]
     batch = next(iter(EvaluationBatches("shop_explanations", LENGTHS, 4, split="train")))
     (place,) = np.flatnonzero((batch["decoder_item_ids"] == row["text_index"]).any(axis=1))
     weights, targets = batch["decoder_loss_weights"][place], batch["decoder_target_tokens"][place]
@@ -131,30 +139,24 @@ def test_rows_go_on_from_their_prefix(world):
     assert vocabulary.decode(targets[: int(np.argmax(weights > 0))]) == row["prefix"] == "because"
 
 
-def test_explanations(world, tmp_path):
-    """Of the training part, where there are most."""
-    figures = evaluated(world, "shop_explanations", split="train")
-    rows = rows_of("shop_explanations", "train")
-    texts = [
-        text.written
-        for text in generator_of(world).greedy(
-            [row["source"] for row in rows], [row["prefix"] for row in rows]
-        )
-    ]
+def test_explanations(found, generator):
+    predictions, figures = found["shop_explanations"]
+    rows = rows_of("shop_explanations")
+    texts = [text.written for text in generator.greedy(*sources_of(rows))]
     references = [row["target"] for row in rows]
-    told = written(world, "shop_explanations", tmp_path, split="train")
-    assert [row["written"] for row in told] == texts
-    assert [row["reference"] for row in told] == references
-    assert told[0]["source"].endswith(rows[0]["source"][-1])
-    every = [
-        f for part in PARTS for r in all_rows("shop_explanations", part) for f in r["features"]
-    ]
+    told = named_columns(task_info("shop_explanations"), "train", predictions)
+    assert told["written"].tolist() == texts
+    assert told["reference"].tolist() == references
+    assert told["source"][0].endswith(rows[0]["source"][-1])
+    everywhere = [row for part in PARTS for row in rows_of("shop_explanations", part)]
     expected = {
         "bleu_1": generation.bleu(texts, references, 1),
         "rouge_2": generation.rouge(texts, references, tokens="unicode")[2].f,
         "usr": explanation.unique_sentence_ratio(texts),
         "fmr": explanation.feature_matching_ratio(texts, [row["features"][0] for row in rows]),
-        "fcr": explanation.feature_coverage_ratio(texts, every),
+        "fcr": explanation.feature_coverage_ratio(
+            texts, [feature for row in everywhere for feature in row["features"]]
+        ),
         "num_examples": len(rows),
     }
     assert {name: figures[name] for name in expected} == pytest.approx(expected)
@@ -170,60 +172,66 @@ def test_explanations(world, tmp_path):
     json.dumps(figures)
 
 
-def all_rows(task, part):
-    known = task_info(task).prepared().num_rows(task_info(task).view)
-    return rows_of(task, part) if part in known else []
-
-
 def test_references_are_true_of_their_items(world):
     """What explanations are trained on holds for every item."""
-    from m6rec_jax.evaluation.generation import item_facts
-
-    rows = [row for part in PARTS for row in all_rows("shop_explanations", part)]
-    found = item_facts(task_info("shop_explanations").prepared(), "explanations", rows)
+    rows = [row for part in PARTS for row in rows_of("shop_explanations", part)]
+    facts = item_facts(task_info("shop_explanations").prepared(), "explanations", rows)
     counts = faithfulness.faithfulness(
-        [row["target"] for row in rows], found.of_items, found.dictionary
+        [row["target"] for row in rows], facts.of_items, facts.dictionary
     )
     assert (counts.true_share, counts.silent_share) == (1, 0)
 
 
-def test_titles_and_how_they_are_decoded(world, bound, tmp_path):
-    bound("Decoding.method", "beam_search")
-    bound("Decoding.num_beams", 3)
-    figures = evaluated(world, "shop_titles", split="train", limit=5)
-    rows = rows_of("shop_titles", "train")[:5]
-    texts = [
-        found[0].written
-        for found in generator_of(world).beam_search(
-            [row["source"] for row in rows],
-            [row["prefix"] for row in rows],
-            num_beams=3,
-        )
-    ]
-    assert [
-        row["written"] for row in written(world, "shop_titles", tmp_path, split="train", limit=5)
-    ] == texts
-    training = [row["target"] for row in rows_of("shop_titles", "train")]
+def test_figures_of_content():
+    """Of texts that are known: the model above may write none."""
+    told = WrittenTexts(
+        texts=["Alpha Beta", "alpha", "Gamma", "Gamma"],
+        references=["Alpha", "Alpha", "Delta", "Gamma"],
+        features=[[]] * 4,
+        all_features=list,
+        training=lambda: ["Gamma."],
+    )
+    figures = content_figures(told)
+    assert figures["novelty"] == 0.5
+    assert figures["exact_match"] == 0.5
+    assert figures["distinct_1"] == 4 / 5
+    assert figures["distinct_2"] == 1
+    assert "distinct_3" not in figures
+    assert figures["bleu_1"] == pytest.approx(100 * 2 / 5)
+
+
+def test_titles(found, generator):
+    predictions, figures = found["shop_titles"]
+    rows = rows_of("shop_titles")[:LIMIT]
+    texts = [text.written for text in generator.greedy(*sources_of(rows))]
+    assert list(predictions.texts) == texts
+    training = [row["target"] for row in rows_of("shop_titles")]
     assert figures["novelty"] == diversity.novelty(texts, training)
-    assert figures["distinct_1"] == diversity.corpus_distinct(texts, 1)
-    assert figures["exact_match"] == 0
-    bound("Decoding.method", "sampling")
+
+
+def test_decoding_is_set_in_gin(world, generator):
+    sources, prefixes = sources_of(rows_of("talks_replies")[:6])
+    beams = generator.beam_search(sources, prefixes, num_beams=2, length_penalty=1.0)
+    with gin.unlock_config():
+        gin.bind_parameter("Decoding.method", "beam_search")
+        gin.bind_parameter("Decoding.num_beams", 2)
+        gin.bind_parameter("Decoding.length_penalty", 1.0)
+        decoding = Decoding()
+        gin.clear_config()
+        gin.bind_parameter("vocabulary_file.shared", "everything")
+    assert decoding.write(generator, sources, prefixes) == [texts[0] for texts in beams]
+    # A sampled text does not depend on how many others are asked for.
+    sampling = Decoding("sample", seed=5)
+    few = sampling.write(generator, sources[:2], prefixes[:2])
+    assert few == sampling.write(generator, sources, prefixes)[:2]
     with pytest.raises(ConfigError, match="'sampling' is none of"):
-        evaluated(world, "shop_titles", limit=2)
+        Decoding("sampling")
 
 
-def test_sampled_texts_do_not_depend_on_the_batch(world, bound, tmp_path):
-    bound("Decoding.method", "sample")
-    few = written(world, "shop_titles", tmp_path, split="train", limit=3, batch_size=1)
-    more = written(world, "shop_titles", tmp_path, split="train", limit=6, batch_size=4)
-    assert [row["written"] for row in few] == [row["written"] for row in more[:3]]
-
-
-def test_replies(world, tmp_path):
-    figures = evaluated(world, "talks_replies")
-    told = written(world, "talks_replies", tmp_path)
-    texts, references = ([row[name] for row in told] for name in ("written", "reference"))
-    assert references == [row["target"] for row in rows_of("talks_replies", "test")]
+def test_replies(found):
+    predictions, figures = found["talks_replies"]
+    texts, references = predictions.texts, [row["target"] for row in predictions.rows]
+    assert references == [row["target"] for row in rows_of("talks_replies")[:LIMIT]]
     assert figures["bleu_2"] == pytest.approx(generation.bleu(texts, references, 2))
     assert figures["kgsf_bleu_2"] == generation.bigram_precision_bleu(texts, references)
     assert figures["kgsf_distinct_3"] == diversity.distinct_per_text(texts, 3)
@@ -235,7 +243,7 @@ def recall(lists, targets, k):
     return sum(hits) / len(hits)
 
 
-def expected_recall(rows, lists, new_lists, k):
+def expected_recall(rows, lists, new_lists, k=1):
     targets = [int(row["item_indices"][0]) for row in rows]
     new = [i for i, row in enumerate(rows) if targets[i] not in row["seen_indices"]]
     assert 0 < len(new) < len(rows)
@@ -245,54 +253,51 @@ def expected_recall(rows, lists, new_lists, k):
     }
 
 
-@pytest.mark.parametrize("k", [1, 5])
-def test_written_titles_are_recommendations(world, k, tmp_path):
-    vocabulary = world[0]
-    figures = evaluated(world, "talks_titles", split="validation")
-    rows = rows_of("talks_titles", "validation")
+def test_written_titles_are_recommendations(world, found, generator):
+    predictions, figures = found["talks_titles"]
+    rows = rows_of("talks_titles")[:LIMIT]
     titles = task_info("talks_titles").prepared().catalogue().texts
-    trie = TitleTrie(vocabulary, titles)
-    sources = [row["source"] for row in rows]
-    found = [
+    sources, _ = sources_of(rows)
+    trie = TitleTrie(world[0], titles)
+    lists = [
         [
             [title.places[0] for title in one]
-            for one in generator_of(world).recommend(sources, trie, 4, seen=seen)
+            for one in generator.recommend(sources, trie, 4, seen=seen)
         ]
-        for seen in (None, [row["seen_indices"] for row in rows])
+        for seen in ([()] * LIMIT, [row["seen_indices"] for row in rows])
     ]
+    expected = expected_recall(rows, *lists)
+    assert {name: figures[name] for name in expected} == expected
     # The catalogue has four titles, so cut-offs above are left out.
-    expected = expected_recall(rows, *found, k)
-    if k > len(titles):
-        assert not any(name.endswith(f"@{k}") for name in figures)
-    else:
-        assert {name: figures[name] for name in expected} == expected
-    told = written(world, "talks_titles", tmp_path, split="validation", k=4)
-    assert all(row["title"] in titles for row in told)
-    for row, one in zip(told, found[1], strict=True):
-        assert [title for title in row["top_titles"] if title] == [titles[i] for i in one]
+    assert not any(name.endswith("@5") for name in figures)
+    told = named_columns(task_info("talks_titles"), "train", predictions)
+    assert set(told["title"]) <= set(titles)
+    for row, one in zip(told["top_titles"], lists[1], strict=True):
+        assert [title for title in row if title] == [titles[i] for i in one]
 
 
-def test_retrieved_items_are_recommendations(world):
+def test_retrieved_items_are_recommendations(world, found):
     vocabulary, model, variables, _ = world
-    figures = evaluated(world, "talks_retrieval", split="validation")
-    rows = rows_of("talks_retrieval", "validation")
+    predictions, figures = found["talks_retrieval"]
+    rows = rows_of("talks_retrieval")[:LIMIT]
+    assert [row["text_id"] for row in predictions.rows] == [row["text_id"] for row in rows]
     catalogue = task_info("talks_retrieval").prepared().catalogue()
-    retriever = Retriever(model, variables, vocabulary, source_length=64, target_length=16)
-    scores = (
-        retriever.embed_users([row["source"] for row in rows])
-        @ retriever.embed_items(catalogue.texts).T
+    retriever = Retriever(
+        model, variables, vocabulary, source_length=64, target_length=24, batch_sizes=(LIMIT,)
     )
+    users = retriever.embed_users([row["source"] for row in rows])
+    scores = users @ retriever.embed_items(catalogue.texts).T
     named = np.zeros(scores.shape, bool)
     for place, row in enumerate(rows):
         named[place, row["seen_indices"]] = True
     lists = np.argsort(-scores, axis=1, kind="stable").tolist()
     without = np.argsort(-np.where(named, -9.0, scores), axis=1, kind="stable").tolist()
-    expected = expected_recall(rows, lists, without, 1)
+    expected = expected_recall(rows, lists, without)
     popular = np.argsort(-catalogue.train_counts, kind="stable").tolist()
     new = [[i for i in popular if i not in row["seen_indices"]] for row in rows]
     expected |= {
         f"popularity/{name}": value
-        for name, value in expected_recall(rows, [popular] * len(rows), new, 1).items()
+        for name, value in expected_recall(rows, [popular] * len(rows), new).items()
     }
     assert {name: figures[name] for name in expected} == expected
     assert figures["new/num_examples"] < figures["num_examples"] == len(rows)
@@ -313,4 +318,3 @@ def test_missing_metrics_are_told_before_training(world, monkeypatch):
     monkeypatch.setattr(generation.importlib, "import_module", missing)
     with pytest.raises(ConfigError, match="text-metrics"):
         evaluation.Evaluator("shop_titles", LENGTHS, 4)
-    assert dataclasses.is_dataclass(locations.prepared("talks", "by_group"))

@@ -35,8 +35,10 @@ def test_redial(tmp_path):
         # The files have lists for empty objects.
         files.redial(2, movieMentions=[], messages=[{"senderWorkerId": 9, "text": "Hi @11"}]),
         files.redial(3, messages=[]),
+        # A film whose title is not known stays a number.
+        files.redial(4, movieMentions={"11": None, "111": "Heat (1995)"}),
     ]
-    first, second = read_redial(files.write_redial(tmp_path / "train.jsonl", dialogues))
+    first, second, third = read_redial(files.write_redial(tmp_path / "train.jsonl", dialogues))
     assert first == Dialogue(
         "1",
         (
@@ -46,6 +48,8 @@ def test_redial(tmp_path):
         {"111": "Heat (1995)", "11": "Fargo (1996)"},
     )
     assert second == Dialogue("2", (Turn("SYSTEM", "Hi @11"),), {})
+    assert third.turns[0] == Turn("USER", "Hi, I liked Heat (1995) & @11", ("111",))
+    assert third.titles == {"111": "Heat (1995)"}
 
 
 @pytest.mark.parametrize(
