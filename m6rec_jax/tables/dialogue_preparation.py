@@ -124,6 +124,7 @@ def dialogue_summary(folder: str | Path) -> str:
     )
 
 
+@gin.configurable
 def prepare_dialogues(
     folder: str | Path,
     out: str | Path,

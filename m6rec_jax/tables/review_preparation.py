@@ -110,6 +110,7 @@ def review_summary(folder: str | Path) -> str:
     return f"{spec.name}: {sum(report.num_given.values()):,} reviews ({given}){left_out}"
 
 
+@gin.configurable
 def prepare_reviews(
     folder: str | Path,
     out: str | Path,
@@ -187,8 +188,8 @@ class TrainingReviews:
         Returns:
           Two segments, of the user and of the item; empty where nothing is known.
         """
-        features = Counter(self._of_user.get(review.user, ()))
-        remarks = Counter(self._of_item.get(review.item, ()))
+        features = self._of_user.get(review.user, Counter()).copy()
+        remarks = self._of_item.get(review.item, Counter()).copy()
         if is_own:
             features[review.feature] -= 1
             remarks[_remark(review)] -= 1

@@ -30,8 +30,9 @@ class Model:
     def __init__(self, reply="Try Heat."):
         self.reply, self.sources, self.seen = reply, [], []
 
-    def greedy(self, sources, prefixes):
+    def greedy(self, sources, prefixes, *, tasks):
         self.sources += sources
+        assert tasks is None
         assert prefixes == ["SYSTEM:"]
         return [GeneratedText(f"SYSTEM: {self.reply}", -1.0, True, None, self.reply)]
 

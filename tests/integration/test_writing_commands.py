@@ -101,9 +101,11 @@ WRITING = {
 # Each command's output stands between two lines of its number.
 SCRIPT = """
 import json, sys
+import gin
 from m6rec_jax.cli import main
 for number, arguments in enumerate(json.load(open("commands.json"))):
     print(f"== {number}", flush=True)
+    gin.clear_config()  # of the command before, which also locked it
     if main(arguments):
         sys.exit(f"{arguments} failed")
 """
