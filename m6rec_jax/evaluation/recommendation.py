@@ -49,7 +49,7 @@ def recommend_titles(
     """
     _check(rows)
     sources = [row["source"] for row in rows]
-    seen = [_named(row) for row in rows]
+    seen = [_named(row).tolist() for row in rows]
     k = min(k, len(trie))
     tasks = [task] * len(rows)
     # An empty list for everybody: with it and without it are one program.

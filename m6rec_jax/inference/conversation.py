@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import gin
+import numpy as np
 
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.inference.catalogue_index import CatalogueIndex
@@ -174,7 +175,8 @@ class Conversation:
         if self._retrieval is None or self._index is None:
             return None
         users = self._retrieval.embed_users([self._source()])
-        top = self._index.top_k(users, self._num_items, [sorted(self.named)])
+        named = np.array(sorted(self.named), np.int64)
+        top = self._index.top_k(users, self._num_items, [named])
         pairs = zip(top.ids[0].tolist(), top.scores[0].tolist(), strict=True)
         return self._recommended([(place, score) for place, score in pairs if place >= 0])
 

@@ -355,11 +355,10 @@ class Generator:
             pending.append((members, run(self.variables, placed, constraint, options)))
         results: dict[int, _Written] = {}
         for members, written in pending:
-            arrays = [np.asarray(array) for array in written]
-            results |= {
-                i: _Written(*(a[k] for a in arrays), num_given=int((beginnings[i] != FREE).sum()))
-                for k, i in enumerate(members)
-            }
+            tokens, scores, ended, entries = map(np.asarray, written)
+            for k, i in enumerate(members):
+                given = int((beginnings[i] != FREE).sum())
+                results[i] = _Written(tokens[k], scores[k], ended[k], entries[k], given)
         return [results[i] for i in range(len(histories))]
 
     def _length(self, trie: TitleTrie | None) -> int:

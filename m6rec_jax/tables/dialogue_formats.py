@@ -93,8 +93,8 @@ def read_inspired(path: Path) -> Iterator[Dialogue]:
         text = row["text"].replace(_QUOTE, '"')
         messages.setdefault(row["dialog_id"], []).append((speaker, text, titles))
     for identifier, said in messages.items():
-        titles = {title: title for _, _, named in said for title in named}
-        dialogue = _dialogue(identifier, said, titles)
+        names = {title: title for _, _, named in said for title in named}
+        dialogue = _dialogue(identifier, said, names)
         if dialogue is not None:
             yield dialogue
 
@@ -118,7 +118,8 @@ def read_redial(path: Path) -> Iterator[Dialogue]:
                 named = [key for key in _MENTION.findall(message["text"]) if mentions.get(key)]
                 text = message["text"]
                 for key in named:
-                    text = re.sub(rf"@{key}(?!\d)", lambda _, name=mentions[key]: name, text)
+                    # In two steps: a title must not be read as a pattern's replacement.
+                    text = mentions[key].join(re.split(rf"@{key}(?!\d)", text))
                 said.append((speaker, text, named))
             identifier = str(raw["conversationId"])
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
