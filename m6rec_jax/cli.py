@@ -43,33 +43,36 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _failed(error: Exception | KeyboardInterrupt) -> int:
-    """Says what went wrong; the exit status. As one process of several, it ends the process.
+    """Says what went wrong; the exit status. A process of several ends here, at once.
 
     Raises:
       error: where it is nothing that a user could mend, and there are no other processes.
     """
     processes = sys.modules.get("m6rec_jax.sharding.processes")
-    joined = processes is not None and processes.are_joined()
-    if joined and processes.speaks_of_a_lost_process(error):
-        print(
-            "m6rec: another process of this run has gone, so this one ends, too. Its own log says "
-            "why, unless it was killed. The same command in all processes resumes from the newest "
-            f"checkpoint. What was seen here: {type(error).__name__}: {error}",
-            file=sys.stderr,
-        )
-        status = EXIT_LOST_PROCESS
-    elif isinstance(error, M6RecError):
+    if processes is None or not processes.are_joined():
+        if isinstance(error, KeyboardInterrupt):
+            print("m6rec: stopped", file=sys.stderr)
+            return EXIT_OF_SIGNALS["SIGINT"]
+        if not isinstance(error, M6RecError):
+            raise error
         print(f"m6rec: {error}", file=sys.stderr)
-        status = EXIT_USER_ERROR
-    elif isinstance(error, KeyboardInterrupt):
-        print("m6rec: stopped", file=sys.stderr)
-        status = EXIT_OF_SIGNALS["SIGINT"]
-    elif joined:
-        traceback.print_exception(error)
-        status = 1
-    else:
-        raise error
-    if joined:
+        return EXIT_USER_ERROR
+    status = 1
+    try:
+        if processes.speaks_of_a_lost_process(error):
+            status = EXIT_LOST_PROCESS
+            print(
+                "m6rec: another process of this run has gone, so this one ends, too. Its own log "
+                "says why, unless it was killed. The same command in all processes resumes from "
+                f"the newest checkpoint. Seen here: {type(error).__name__}: {error}",
+                file=sys.stderr,
+            )
+        elif isinstance(error, M6RecError):
+            status = EXIT_USER_ERROR
+            print(f"m6rec: {error}", file=sys.stderr)
+        else:
+            traceback.print_exception(error)
+    finally:
         processes.leave_at_once(status)
     return status
 

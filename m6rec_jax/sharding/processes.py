@@ -15,6 +15,7 @@ HOST is where process 0 runs, PORT any free one.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -233,8 +234,9 @@ def leave_at_once(status: int) -> None:
     An ordinary exit would wait for all processes to come to their end, and those wait for this one
     in a collective operation.
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # nobody may be listening any more
+            stream.flush()
     if jax.process_index() == 0:
         time.sleep(_COORDINATOR_LINGERS)
     os._exit(status)

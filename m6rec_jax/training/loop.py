@@ -340,7 +340,7 @@ def train(
         logger.info("%s", clock.summary())
     if is_main:
         configuration.write_config(model_dir, operative=True)
-    if stopped_by in ("SIGTERM", "SIGINT"):
+    if stopped_by in ("SIGTERM", "SIGINT") and is_main:
         _say_how_to_resume(stopped_by, int(state.step), train_steps, folder)
     return TrainResult(int(state.step), state, model, metrics, report, best.best_step, stopped_by)
 
@@ -369,8 +369,9 @@ def _check_periods(
 
 
 def _say_how_to_resume(signal_name: str, step: int, train_steps: int, folder: epath.Path) -> None:
+    saved = f"everything is saved in {folder}" if step else "nothing was trained yet"
     print(
-        f"\n{signal_name}: stopped after step {step} of {train_steps}; everything is saved in "
-        f"{folder}. To go on, run the same command again:\n  {shlex.join(sys.argv)}",
+        f"\n{signal_name}: stopped after step {step} of {train_steps}; {saved}. To go on, run the "
+        f"same command again:\n  {shlex.join(sys.argv)}",
         file=sys.stderr,
     )
