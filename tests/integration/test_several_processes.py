@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pytest
 
 from m6rec_jax.checkpoints.location import list_steps
 from m6rec_jax.training.metric_log import read_metrics
+from tests.integration.watched_rows import small_config
 from tests.training.toy_run import toy_train
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,7 +52,16 @@ MODEL_DIR = 'run'
 """
 
 
-def start(folder: Path, count: int, notes: str, trouble: str = "") -> list[subprocess.Popen[str]]:
+@pytest.fixture
+def started() -> Iterator[list[subprocess.Popen[str]]]:
+    """Processes that shall not outlive a test that fails."""
+    processes: list[subprocess.Popen[str]] = []
+    yield processes
+    for process in processes:
+        process.kill()
+
+
+def start(folder: Path, count: int, notes: str, trouble: str) -> list[subprocess.Popen[str]]:
     """`m6rec train` in `count` processes of two devices each, who find each other by variables."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -80,15 +91,11 @@ def start(folder: Path, count: int, notes: str, trouble: str = "") -> list[subpr
 def ended(processes: list[subprocess.Popen[str]], within: float) -> list[tuple[int, str]]:
     """Exit status and messages of each."""
     deadline = time.monotonic() + within
-    try:
-        return [
-            (process.returncode, err)
-            for process in processes
-            for _, err in [process.communicate(timeout=deadline - time.monotonic())]
-        ]
-    finally:
-        for process in processes:
-            process.kill()
+    return [
+        (process.returncode, err)
+        for process in processes
+        for _, err in [process.communicate(timeout=deadline - time.monotonic())]
+    ]
 
 
 def rows_of(folder: Path, notes: str) -> dict[int, list[int]]:
@@ -105,14 +112,17 @@ def losses(folder: Path) -> dict[int, float]:
 
 
 @pytest.mark.slow
-def test_killed_stopped_and_resumed_by_ever_fewer(tmp_path: Path) -> None:
+def test_killed_stopped_and_resumed_by_ever_fewer(
+    started: list[subprocess.Popen[str]], tmp_path: Path
+) -> None:
     """Four processes, one of which dies; two, one of which is told to stop; then one."""
     (tmp_path / "train.gin").write_text(TRAIN)
     checkpoints = tmp_path / "run" / "checkpoints"
 
-    four = start(tmp_path, 4, "four", "kill 2 9")
-    assert four[2].wait(120) == -signal.SIGKILL
-    statuses = ended(four, 40)  # heartbeat, what the coordinator waits, a busy machine
+    started += (four := start(tmp_path, 4, "four", "kill 2 9"))
+    assert four[2].wait(300) == -signal.SIGKILL
+    # 15 s for the heartbeat, and what the coordinator lingers, on a busy machine.
+    statuses = ended(four, 60)
     for index in (0, 1, 3):
         # The coordinator's library ends those who do not notice a lost connection first.
         status, messages = statuses[index]
@@ -121,12 +131,12 @@ def test_killed_stopped_and_resumed_by_ever_fewer(tmp_path: Path) -> None:
     first = list_steps(checkpoints)[-1]
     assert first in (4, 8)
 
-    for status, messages in ended(start(tmp_path, 2, "two", "term 1 14"), 120):
+    started += (two := start(tmp_path, 2, "two", "term 1 14"))
+    for status, messages in ended(two, 300):
         assert status == 143, messages
     second = list_steps(checkpoints)[-1]
     assert first < second < STEPS
 
-    os.environ["NOTES"] = "one"
     resumed = one_process(tmp_path / "run")
     assert resumed.step == STEPS
     whole = one_process(tmp_path / "whole")
@@ -136,10 +146,10 @@ def test_killed_stopped_and_resumed_by_ever_fewer(tmp_path: Path) -> None:
         **{i: rows for i, rows in rows_of(tmp_path, "four").items() if i < first},
         **{i: rows for i, rows in rows_of(tmp_path, "two").items() if first <= i < second},
     }
-    rows = BATCH // SHARDS
+    own = BATCH // SHARDS  # rows of a shard in a batch
     for index in range(second):
         expected = [
-            100_000 * shard + rows * index + k for shard in range(SHARDS) for k in range(rows)
+            100_000 * shard + own * index + k for shard in range(SHARDS) for k in range(own)
         ]
         assert trained[index] == expected, f"batch {index}"
 
@@ -151,5 +161,8 @@ def test_killed_stopped_and_resumed_by_ever_fewer(tmp_path: Path) -> None:
 
 
 def one_process(folder: Path) -> Any:
-    result, _ = toy_train(folder, STEPS, batch_size=BATCH, checkpoint_period=4, log_period=1)
+    """On one device, in the same process as the test."""
+    result, _ = toy_train(
+        folder, STEPS, model=small_config(), batch_size=BATCH, checkpoint_period=4, log_period=1
+    )
     return result

@@ -18,15 +18,19 @@ import gin
 import numpy as np
 
 from m6rec_jax.checkpoints.location import list_steps
-from m6rec_jax.model.config import PromptConfig
+from m6rec_jax.model.config import ModelConfig, PromptConfig
 from m6rec_jax.model.m6rec import M6Rec
 from tests.training.toy_run import ToyBatches, toy_config
 
 
+def small_config() -> ModelConfig:
+    """Without prompts and dropout, of which compiling would take most of the time."""
+    return toy_config(prompts=PromptConfig(), dropout_rate=0.0)
+
+
 @gin.configurable
 def small_model() -> M6Rec:
-    """Without prompts, of which compiling would take most of the time."""
-    return M6Rec(toy_config(prompts=PromptConfig()))
+    return M6Rec(small_config())
 
 
 @gin.configurable
