@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from collections.abc import Callable
 from typing import Any
@@ -16,13 +17,14 @@ from m6rec_jax.errors import ConfigError
 from m6rec_jax.model import dot_product_attention as ours
 from m6rec_jax.model.dot_product_attention import cudnn_objections, dot_product_attention
 from m6rec_jax.model.plain_attention import plain_attention
+from m6rec_jax.sharding import axis_rules, fully_sharded_2d, make_mesh
 
 # (batch, queries, keys, heads, head_dim)
 SHAPE = (2, 6, 10, 3, 8)
 
 
 def inputs(shape: tuple[int, ...], dtype: str = "float32") -> tuple[Any, ...]:
-    """Query, key, value, position bias, mask; the last example's second query sees nothing."""
+    """Query, key, value, position bias, mask; the last example's last query sees nothing."""
     batch, queries, keys, heads, head_dim = shape
     rng = np.random.default_rng(0)
 
@@ -30,7 +32,7 @@ def inputs(shape: tuple[int, ...], dtype: str = "float32") -> tuple[Any, ...]:
         return rng.standard_normal(sizes).astype(np.float32)
 
     mask = np.where(rng.random((batch, 1, queries, keys)) < 0.7, 0.0, -1e9).astype(np.float32)
-    mask[-1, :, 1] = -1e9
+    mask[-1, :, -1] = -1e9
     return (
         jnp.asarray(draw(batch, queries, heads, head_dim), dtype),
         jnp.asarray(draw(batch, keys, heads, head_dim), dtype),
@@ -81,11 +83,17 @@ def test_a_mask_for_all_queries() -> None:
     assert_close(outcome(using("xla"), arguments), outcome(plain_attention, arguments), 1e-5)
 
 
-def test_flash_is_the_plain_one() -> None:
+@pytest.mark.parametrize("on_mesh", [True, False])
+def test_flash_is_the_plain_one(on_mesh: bool) -> None:
     """Interpreted. Lengths are no multiples of the kernel's block, so padding is looked at, too."""
     pallas_tpu = pytest.importorskip("jax.experimental.pallas.tpu")
     arguments = inputs((1, 5, 130, 1, 8))
-    with pallas_tpu.force_tpu_interpret_mode():
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(pallas_tpu.force_tpu_interpret_mode())
+        if on_mesh:
+            mesh = make_mesh(devices=jax.devices()[:1])
+            stack.enter_context(jax.set_mesh(mesh))
+            stack.enter_context(axis_rules(fully_sharded_2d()))
         found = outcome(using("flash"), arguments)
     assert_close(found, outcome(plain_attention, arguments), 1e-5)
 
