@@ -1,1 +1,1 @@
-"""A package only for gin, which looks for included files in packages and trips over bare folders."""
+"""A package only for gin, which looks for included files in packages, not in bare folders."""

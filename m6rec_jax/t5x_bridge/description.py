@@ -43,5 +43,5 @@ def read_description(checkpoint: str | Path | epath.Path) -> Manifest:
             return parse_manifest(path.read_text(), str(path))
     raise CheckpointError(
         f"neither {folder} nor {folder.parent} has a file {DESCRIPTION_FILE}, which says what "
-        "model the checkpoint is of. Runs of gin_configs/t5x/ write it; copy it along with the checkpoint"
+        "model the checkpoint is of. Runs of gin_configs/t5x/ write it; copy it, too"
     )
