@@ -17,7 +17,7 @@ from typing import Any
 import gin
 import jax
 from flax import linen as nn
-from flax.core import meta
+from flax.core import meta, unfreeze
 from flax.linen.partitioning import AxisMetadata
 from t5x import partitioning
 from t5x.adafactor import standard_logical_factor_rules
@@ -45,10 +45,11 @@ def split(params: Mapping[str, PyTree], *, frozen: bool = False) -> dict[str, An
     Args:
       frozen: the backbone is a constant to whoever differentiates what comes of it.
     """
-    backbone = {name: tree for name, tree in params.items() if name != PROMPTS}
+    backbone = unfreeze(params)
+    prompts = backbone.pop(PROMPTS, {})
     if frozen:
         backbone = jax.lax.stop_gradient(backbone)
-    return {"params": backbone, PROMPTS: params.get(PROMPTS, {})}
+    return {"params": backbone, PROMPTS: prompts}
 
 
 def with_axes(variables: Mapping[str, PyTree]) -> dict[str, Any]:
