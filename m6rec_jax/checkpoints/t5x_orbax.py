@@ -43,7 +43,7 @@ class T5xOrbaxFiles:
         try:
             with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
                 metadata = checkpointer.metadata(self._state.absolute()).item_metadata
-            leaves = flatten(metadata.tree)
+            leaves = flatten(metadata.tree) if metadata is not None else {}
         except Exception as error:  # Orbax raises many kinds, plain Exception included
             raise CheckpointError(f"{self._state} is damaged: {error}") from error
         self._specs = {
@@ -52,7 +52,7 @@ class T5xOrbaxFiles:
             if name.startswith(_TARGET)
         }
         if not self._specs:
-            raise CheckpointError(f"{self._state} holds no parameters ('target')")
+            raise CheckpointError(f"{self._state} is damaged, or no item of t5x: it has no 'target'")
         self.found = {name.replace("/", "."): spec for name, spec in self._specs.items()}
 
     def read(self, name: str) -> np.ndarray:
