@@ -52,7 +52,9 @@ class T5xOrbaxFiles:
             if name.startswith(_TARGET)
         }
         if not self._specs:
-            raise CheckpointError(f"{self._state} is damaged, or no item of t5x: it has no 'target'")
+            raise CheckpointError(
+                f"{self._state} is damaged, or no item of t5x: it has no 'target'"
+            )
         self.found = {name.replace("/", "."): spec for name, spec in self._specs.items()}
 
     def read(self, name: str) -> np.ndarray:

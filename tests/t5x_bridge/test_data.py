@@ -16,7 +16,7 @@ from m6rec_jax.tables.sources import DATA_DIR_VARIABLE
 from tests.t5x_bridge.needs_t5x import REASON
 from tests.tasks import shop
 
-pytest.importorskip("t5x", reason=REASON)
+pytest.importorskip("t5x", reason=REASON, exc_type=ImportError)
 
 from t5x import utils
 

@@ -25,7 +25,7 @@ from m6rec_jax.training.train_step import make_train_step
 from tests.t5x_bridge.needs_t5x import REASON
 from tests.training.toy_run import ROWS, toy_batch, toy_config
 
-pytest.importorskip("t5x", reason=REASON)
+pytest.importorskip("t5x", reason=REASON, exc_type=ImportError)
 
 from t5x import adafactor, partitioning, utils
 

@@ -12,7 +12,7 @@ import pytest
 from m6rec_jax.errors import CheckpointError, ConfigError
 from tests.t5x_bridge.needs_t5x import REASON
 
-pytest.importorskip("t5x", reason=REASON)
+pytest.importorskip("t5x", reason=REASON, exc_type=ImportError)
 
 from m6rec_jax.t5x_bridge.restoring import take_over, with_data_of_own_run
 
