@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from m6rec_jax.evaluation.evaluator import sampling_rate, task_vocabulary
+from m6rec_jax.evaluation.task_facts import sampling_rate, task_vocabulary
 from m6rec_jax.inference.bundle import InferenceSettings, save_assets
 from m6rec_jax.inference.task_settings import TaskSettings
 from m6rec_jax.pipeline.preprocessors import prompt_task_ids

@@ -29,21 +29,20 @@ from m6rec_jax.evaluation.predictions import (
     LanguagePredictions,
     LikelihoodPredictions,
     Predictions,
-    RetrievalPredictions,
     ScoringPredictions,
     write_predictions,
 )
+from m6rec_jax.evaluation.task_facts import named_columns, sampling_rate, task_vocabulary
 from m6rec_jax.inference.bundle import restore_model
 from m6rec_jax.inference.catalogue_index import CatalogueIndex
 from m6rec_jax.inference.retrieval import Retriever
 from m6rec_jax.inference.runtime import Runtime
 from m6rec_jax.model import M6Rec
 from m6rec_jax.pipeline import prepared_rows
-from m6rec_jax.pipeline.batches import EvaluationBatches, find_provider
+from m6rec_jax.pipeline.batches import EvaluationBatches
 from m6rec_jax.pipeline.preprocessors import prompt_task_ids
 from m6rec_jax.pipeline.registration import TaskInfo, evaluated_tasks
 from m6rec_jax.sharding import LogicalRules, batch_reader, data_parallel, make_mesh
-from m6rec_jax.text.vocabulary import Vocabulary
 
 Variables = Mapping[str, Any]
 
@@ -311,48 +310,6 @@ def infer(
         if jax.process_index() == 0:
             paths.append(write_predictions(path, columns))
     return paths
-
-
-def named_columns(task: TaskInfo, split: str, predictions: Predictions) -> dict[str, np.ndarray]:
-    """Columns of predictions, with the users' and items' own ids in front."""
-    columns = predictions.columns()
-    if isinstance(predictions, LanguagePredictions):
-        return columns
-    prepared = task.prepared()
-    if isinstance(predictions, ClassificationPredictions):
-        rows = prepared_rows.read_rows(prepared, task.view, split, ("text_index", "text_id"))
-        ids = {row["text_index"]: row["text_id"] for row in rows}
-        classes = np.array(prepared.manifest["corpus_spec"]["classes"], object)
-        named_classes = {
-            "text_id": np.array([ids[int(text)] for text in predictions.texts], object),
-            "class": classes[predictions.labels],
-            "predicted_class": classes[columns["predicted"]],
-        }
-        return named_classes | columns
-    users = prepared_rows.user_names(prepared, task.view, split)
-    items = np.array([item.id for item in prepared.catalogue().items] + [""], object)
-    named: dict[str, np.ndarray] = {
-        "user_id": np.array([users[int(user)] for user in predictions.users], object)
-    }
-    if isinstance(predictions, RetrievalPredictions):
-        named["target_item_ids"] = items[predictions.targets]  # -1 is the empty id at the end
-        named["top_item_ids"] = items[predictions.top_items]
-    else:
-        named["item_id"] = items[predictions.items]
-    return named | columns
-
-
-def task_vocabulary(name: str) -> Vocabulary:
-    """The vocabulary of a registered task or mixture."""
-    features = find_provider(name).output_features
-    vocabulary: Vocabulary = features["encoder_input_tokens"].vocabulary.text
-    return vocabulary
-
-
-def sampling_rate(task: TaskInfo) -> float:
-    """Share of the negatives that a scoring task's data hold; 1 for logged impressions."""
-    view = task.prepared().manifest["views"].get(task.view, {})
-    return float(view.get("negatives", {}).get("sampling_rate", 1.0))
 
 
 def _restored(

@@ -12,6 +12,7 @@ Run files that use it are in gin_configs/t5x/.
     evaluation         the figures of `m6rec eval`, by `t5x.eval`
     export             the inputs of exported models
     restoring          what a new run takes over from a checkpoint
+    checkpoint_manager mends what t5x's own lacks
     description        files beside checkpoints which say what model they are of
     checkpoints        runs under t5x become runs of ours and back (needs no t5x)
 """

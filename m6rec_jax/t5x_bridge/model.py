@@ -29,6 +29,7 @@ from m6rec_jax.objectives import Metrics, total_loss
 from m6rec_jax.pipeline.batches import find_provider
 from m6rec_jax.pipeline.registration import evaluated_tasks
 from m6rec_jax.t5x_bridge import scores, variables
+from m6rec_jax.t5x_bridge.checkpoint_manager import mend_checkpoint_manager
 from m6rec_jax.t5x_bridge.data import T5xFeatureConverter
 from m6rec_jax.t5x_bridge.trainer import without_denominators
 from m6rec_jax.training.train_state import TRAINABLE
@@ -91,6 +92,7 @@ class M6RecModel(models.BaseTransformerModel):
         self.mixture_or_task_name = mixture_or_task_name
         self._verb, self._length_penalty = verb, length_penalty
         self._num_decodes = num_decodes if verb == "beam_search" else 1
+        mend_checkpoint_manager()
 
     def get_initial_variables(
         self,

@@ -5,20 +5,15 @@
 
 t5x makes up whatever a checkpoint lacks, with a warning, once it may make up anything, and prompts
 of a new task must be made up. So the backbone is checked here.
-
-One thing t5x has no setting for: where the position in the data is part of checkpoints, it takes
-that of INITIAL_CHECKPOINT_PATH, too, which is of other data. Importing this module mends it.
 """
 
 from __future__ import annotations
 
-import functools
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import gin
-from t5x import checkpoints, state_utils
+from t5x import state_utils
 
 from m6rec_jax.checkpoints.trees import nested
 from m6rec_jax.errors import CheckpointError, ConfigError
@@ -74,28 +69,3 @@ def _shape(leaf: Any) -> tuple[int, ...] | None:
         return tuple(leaf["metadata"]["shape"])
     shape = getattr(leaf, "shape", None)
     return None if shape is None else tuple(shape)
-
-
-def with_data_of_own_run(restore: Callable[..., Any]) -> Callable[..., Any]:
-    """A checkpoint manager's `restore` that takes the position in the data from its own run only.
-
-    Args:
-      restore: of `t5x.checkpoints.OrbaxCheckpointManagerInterface`.
-    """
-
-    @functools.wraps(restore)
-    def restore_state(self: Any, step: Any = None, path: Any = None, **options: Any) -> Any:
-        folder = os.path.dirname(os.path.normpath(path)) if path is not None else self.directory
-        keeps_position = self._should_write_dataset_ckpt
-        own = os.path.abspath(folder) == os.path.abspath(self.directory)
-        self._should_write_dataset_ckpt = keeps_position and own
-        try:
-            return restore(self, step=step, path=path, **options)
-        finally:
-            self._should_write_dataset_ckpt = keeps_position
-
-    return restore_state
-
-
-_MANAGER = checkpoints.OrbaxCheckpointManagerInterface
-_MANAGER.restore = with_data_of_own_run(_MANAGER.restore)

@@ -14,7 +14,8 @@ from tests.t5x_bridge.needs_t5x import REASON
 
 pytest.importorskip("t5x", reason=REASON, exc_type=ImportError)
 
-from m6rec_jax.t5x_bridge.restoring import take_over, with_data_of_own_run
+from m6rec_jax.t5x_bridge.checkpoint_manager import mended
+from m6rec_jax.t5x_bridge.restoring import take_over
 
 
 def state(**shapes: tuple[int, ...]) -> dict[str, Any]:
@@ -56,16 +57,39 @@ def test_a_backbone_that_does_not_fit_is_an_error() -> None:
         take_over(checkpoint, state())
 
 
+def manager(folder: Path, param_states: dict[str, Any]) -> Any:
+    tree = {"target": {"a": 1, "b": 2}, "state": {"step": 3, "param_states": param_states}}
+    return SimpleNamespace(
+        directory=folder,
+        _should_write_dataset_ckpt=True,
+        _train_state=SimpleNamespace(state_dict=lambda: tree),
+    )
+
+
 def test_the_position_in_the_data_is_of_the_own_run(tmp_path: Path) -> None:
     seen = []
 
-    def restore(self: Any, step: Any = None, path: Any = None) -> None:
+    def restore(self: Any, **options: Any) -> None:
         seen.append(self._should_write_dataset_ckpt)
 
-    manager = SimpleNamespace(directory=tmp_path / "mine", _should_write_dataset_ckpt=True)
-    wrapped = with_data_of_own_run(restore)
-    wrapped(manager, path=str(tmp_path / "other" / "checkpoint_4"))
-    wrapped(manager, path=str(tmp_path / "mine" / "checkpoint_4"))
-    wrapped(manager, step=4)
+    own = manager(tmp_path / "mine", {})
+    mended(restore)(own, path=str(tmp_path / "other" / "checkpoint_4"))
+    mended(restore)(own, path=str(tmp_path / "mine" / "checkpoint_4"))
+    mended(restore)(own, step=4)
     assert seen == [False, True, True]
-    assert manager._should_write_dataset_ckpt
+    assert own._should_write_dataset_ckpt
+
+
+def test_what_has_no_optimizer_state_is_not_looked_for(tmp_path: Path) -> None:
+    """t5x saves a None that it cannot find again."""
+    got: dict[str, Any] = {}
+
+    def restore(self: Any, **options: Any) -> None:
+        got.update(options)
+
+    mended(restore)(manager(tmp_path, {"a": None, "b": {"v": 5}}), step=4)
+    checkpoint = {"target": {"a": 7}, "state": {"param_states": {"a": "entry", "b": {"v": 8}}}}
+    for function in got["state_transformation_fns"]:
+        checkpoint = function(checkpoint, {})
+    assert checkpoint == {"target": {"a": 7}, "state": {"param_states": {"b": {"v": 8}}}}
+    assert got["fallback_state"] == {"state": {"param_states": {"a": None}}}
