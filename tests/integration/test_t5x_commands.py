@@ -60,6 +60,30 @@ CHECKPOINT_PERIOD = 2
 MODEL = ("models/tiny", "tuning/option_adapter")
 
 
+# Probabilities of the test rows' candidates by the SavedModel, corrected for sampled negatives.
+SCORE_ROWS = """
+import json
+import numpy as np
+import tensorflow as tf
+import tasks.corner_shop
+from m6rec_jax.evaluation.task_facts import sampling_rate
+from m6rec_jax.pipeline.batches import EvaluationBatches
+from m6rec_jax.pipeline.features import MODEL_FEATURES
+from m6rec_jax.pipeline.registration import task_info
+from m6rec_jax.tables.negatives import corrected_probability
+
+score = tf.saved_model.load("exported/1").signatures["serving_default"]
+lengths = {"inputs": 96, "targets": 96}
+found = []
+for batch in EvaluationBatches("corner_shop_ctr", lengths, 3, split="test"):
+    out = score(**{name: tf.constant(batch[name]) for name in MODEL_FEATURES})
+    places = np.nonzero(batch["decoder_labels"] >= 0)
+    p = np.exp(out["log_probabilities"].numpy().astype(float))[(*places, 1)]
+    found += corrected_probability(p, sampling_rate(task_info("corner_shop_ctr"))).tolist()
+print(json.dumps(found))
+"""
+
+
 def gin_file(includes: tuple[str, ...], *settings: str) -> str:
     return "\n".join([*(f"include 'gin_configs/{name}.gin'" for name in includes), *settings])
 
@@ -71,6 +95,7 @@ FILES = {
     "train": gin_file((*MODEL, "t5x/finetune_scoring"), SETTINGS, TRAIN, TUNING),
     "eval": gin_file((*MODEL, "t5x/eval"), SETTINGS),
     "infer": gin_file((*MODEL, "t5x/infer"), SETTINGS),
+    "export": gin_file((*MODEL, "t5x/export"), SETTINGS, "BATCH_SIZE = None"),
 }
 
 
@@ -97,7 +122,7 @@ def m6rec(folder: Path, *arguments: object) -> str:
     )
 
 
-def t5x(folder: Path, command: str, **settings: str) -> str:
+def t5x_command(folder: Path, command: str, **settings: str) -> str:
     bindings = [f"--gin.{name}='{value}'" for name, value in settings.items()]
     return run(folder, ["-m", f"t5x.{command}"], f"--gin_file={command}.gin", *bindings)
 
@@ -154,7 +179,9 @@ def test_a_run_that_goes_on_is_the_unbroken_one(folder: Path) -> None:
 
 def test_figures_and_predictions_are_those_of_m6rec(folder: Path) -> None:
     checkpoint = str(folder / "run" / "checkpoint_6")
-    t5x(folder, "eval", CHECKPOINT_PATH=checkpoint, EVAL_OUTPUT_DIR=str(folder / "evaluated"))
+    t5x_command(
+        folder, "eval", CHECKPOINT_PATH=checkpoint, EVAL_OUTPUT_DIR=str(folder / "evaluated")
+    )
     (path,) = (folder / "evaluated").rglob("corner_shop_ctr-metrics.jsonl")
     theirs = json.loads(path.read_text().splitlines()[-1])
     m6rec(folder, "convert", "--from", "t5x_bridge:run", "--to", "back")
@@ -163,10 +190,34 @@ def test_figures_and_predictions_are_those_of_m6rec(folder: Path) -> None:
     assert theirs.pop("step") == 6
     assert theirs == pytest.approx(ours, abs=1e-6)
 
-    t5x(folder, "infer", CHECKPOINT_PATH=checkpoint, INFER_OUTPUT_DIR=str(folder / "inferred"))
+    t5x_command(
+        folder, "infer", CHECKPOINT_PATH=checkpoint, INFER_OUTPUT_DIR=str(folder / "inferred")
+    )
     (path,) = (folder / "inferred").glob("corner_shop_ctr-score.jsonl-*-00001")
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert len(rows) == ours["num_examples"]
     losses = [-np.log(r["probability"] if r["label"] else 1 - r["probability"]) for r in rows]
     assert np.mean(losses) == pytest.approx(ours["log_loss"], abs=1e-5)
     assert {row["user_id"] for row in rows} <= {"ana", "ben", "chi", "dee", "eli"}
+
+
+def test_an_exported_model_scores_rows(folder: Path) -> None:
+    pytest.importorskip("tensorflow_serving", reason="t5x.export needs tensorflow-serving-api")
+    import t5x
+
+    run(
+        folder,
+        ["-m", "t5x.export"],
+        "--gin_file=export.gin",
+        f"--gin_search_paths=.,{Path(t5x.__path__[0]).parent}",
+        f"--gin.CHECKPOINT_PATH='{folder / 'run' / 'checkpoint_6'}'",
+        f"--gin.MODEL_OUTPUT_DIR={{'cpu': '{folder / 'exported' / '1'}'}}",
+    )
+    out = run(folder, ["-c", SCORE_ROWS])
+    scored = json.loads(out[out.index("[") : out.rindex("]") + 1])
+    inferred = folder / "exported_rows"
+    checkpoint = str(folder / "run" / "checkpoint_6")
+    t5x_command(folder, "infer", CHECKPOINT_PATH=checkpoint, INFER_OUTPUT_DIR=str(inferred))
+    (path,) = inferred.glob("corner_shop_ctr-score.jsonl-*-00001")
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert scored == pytest.approx([row["probability"] for row in rows], abs=1e-5)
