@@ -42,8 +42,13 @@ _BFLOAT16_BITS = "uint16"
 class T5xTensors(Protocol):
     """The parameters of a t5x checkpoint, however they are stored; see `T5xFiles`."""
 
-    folder: Path
-    found: Mapping[str, TensorSpec]
+    @property
+    def folder(self) -> Path:
+        """The checkpoint's."""
+
+    @property
+    def found(self) -> Mapping[str, TensorSpec]:
+        """Name ('target.…') → shape and type."""
 
     def read(self, name: str) -> np.ndarray:
         """The values of a parameter."""

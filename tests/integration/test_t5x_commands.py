@@ -113,7 +113,7 @@ def run(folder: Path, code: list[str], *arguments: object) -> str:
         timeout=900,
     )
     assert finished.returncode == 0, finished.stdout + finished.stderr[-5000:]
-    return finished.stdout + finished.stderr
+    return finished.stdout
 
 
 def m6rec(folder: Path, *arguments: object) -> str:
@@ -186,7 +186,7 @@ def test_figures_and_predictions_are_those_of_m6rec(folder: Path) -> None:
     theirs = json.loads(path.read_text().splitlines()[-1])
     m6rec(folder, "convert", "--from", "t5x_bridge:run", "--to", "back")
     out = m6rec(folder, "eval", "--gin_file", "m6rec_eval.gin", "--gin.MODEL_DIR=back")
-    ours = json.loads(out[out.index("{") : out.rindex("}") + 1])
+    ours = json.loads(out[out.index("{") :])
     assert theirs.pop("step") == 6
     assert theirs == pytest.approx(ours, abs=1e-6)
 
@@ -214,7 +214,7 @@ def test_an_exported_model_scores_rows(folder: Path) -> None:
         f"--gin.MODEL_OUTPUT_DIR={{'cpu': '{folder / 'exported' / '1'}'}}",
     )
     out = run(folder, ["-c", SCORE_ROWS])
-    scored = json.loads(out[out.index("[") : out.rindex("]") + 1])
+    scored = json.loads(out)
     inferred = folder / "exported_rows"
     checkpoint = str(folder / "run" / "checkpoint_6")
     t5x_command(folder, "infer", CHECKPOINT_PATH=checkpoint, INFER_OUTPUT_DIR=str(inferred))
