@@ -3,10 +3,12 @@
     python -m benchmarks.t5x_memory [--model mini] [--batch 32] [--microbatches 4]
 
 Needs t5x (docs/t5x.md). Option-adapter tuning of a model file's size, 128 source and 64 target
-tokens. Nothing is trained: steps are compiled for one device, and XLA says what they need. Compared
-are the built-in trainer; t5x with the bridge, to which the backbone is a constant; and t5x as it
-does by itself, where gradients of the backbone are taken and thrown away. Each with the whole batch
-and in microbatches, where t5x adds up gradients in an array as large as all parameters.
+tokens. Nothing is trained: steps are compiled for one device, and XLA says what they need.
+
+Compared are the built-in trainer; t5x with the bridge, to which the backbone is a constant; t5x as
+it does by itself, which asks for gradients of the backbone and throws them away; and that with
+t5x's weight metrics, which read them. Each with the whole batch and in microbatches, where t5x adds
+up gradients in arrays as large as all parameters.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 from t5x import adafactor, partitioning, utils
+from t5x.trainer import WeightMetricsComputer
 
 from benchmarks.provenance import current_commit, hardware_description
 from m6rec_jax import configuration
@@ -63,6 +66,9 @@ def main() -> None:
             "m6rec train": built_in_step(model, args.batch, parts),
             "t5x, the bridge": t5x_step(model, name, args.batch, parts, constant=True),
             "t5x, differentiated": t5x_step(model, name, args.batch, parts, constant=False),
+            "the same, weight metrics": t5x_step(
+                model, name, args.batch, parts, constant=False, weight_metrics=True
+            ),
         }
         for trainer, step in rows.items():
             memory = step.memory_analysis()
@@ -91,7 +97,15 @@ def built_in_step(model: M6Rec, rows: int, parts: int) -> Any:
         return jax.jit(step, donate_argnums=0).lower(state, batch_shapes(rows, parts)).compile()
 
 
-def t5x_step(model: M6Rec, task: str, rows: int, parts: int, *, constant: bool) -> Any:
+def t5x_step(
+    model: M6Rec,
+    task: str,
+    rows: int,
+    parts: int,
+    *,
+    constant: bool,
+    weight_metrics: bool = False,
+) -> Any:
     """t5x's compiled step; `constant` False: gradients of the frozen backbone are taken, too."""
     optimizer = adafactor.Adafactor(
         decay_rate=0.8, logical_factor_rules=variables.logical_factor_rules()
@@ -118,6 +132,7 @@ def t5x_step(model: M6Rec, task: str, rows: int, parts: int, *, constant: bool) 
         rng=np.zeros(2, np.uint32),
         learning_rate_fn=lambda step: 1e-2,
         num_microbatches=None if parts == 1 else parts,
+        weight_metrics_computer=WeightMetricsComputer() if weight_metrics else None,
     )
     try:
         return partitioner.compile(
