@@ -20,7 +20,6 @@ FLOORS = [
     "checkpoints",
     "objectives",
     "inference",
-    "bank",
     "pipeline",
     "evaluation",
     "training",
@@ -45,7 +44,6 @@ MAY_IMPORT = {
     "checkpoints": {"jax", "flax", "orbax"},
     "objectives": {"jax", "flax"},
     "inference": {"jax", "flax"},
-    "bank": {"jax", "flax"},
     "pipeline": {"tensorflow", "seqio", "tensorflow_datasets"},
     "evaluation": {"jax", "flax"},
     "training": HEAVY - {"seqio"},
@@ -97,16 +95,13 @@ def test_imports_only_lower_floors(floor: str, path: Path) -> None:
         "m6rec_jax.cli",
         "m6rec_jax.inference.scoring",
         "m6rec_jax.inference.generation",
-        "m6rec_jax.bank.loaded",
-        "m6rec_jax.inference.batch_inference",
-        "m6rec_jax.inference.build_index",
     ],
 )
 def test_import_is_light(module: str) -> None:
     """The server and the command line must not pay for tensorflow (seconds and gigabytes)."""
     code = (
         f"import sys, {module}; "
-        "print([m for m in ('tensorflow', 'seqio', 'clu', 'tensorflow_datasets', 'usearch') "
+        "print([m for m in ('tensorflow', 'seqio', 'clu', 'tensorflow_datasets') "
         "if m in sys.modules])"
     )
     out = subprocess.run(
