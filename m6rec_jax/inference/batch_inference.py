@@ -294,7 +294,7 @@ def _make_job(
     settings = task_settings(bundle.settings.tasks, task)
     job = job or _kind(bundle, settings.kind)
     if job not in JOBS:
-        raise ConfigError(f"requests are answered by {' or '.join(JOBS)}, not by {job!r}")
+        raise ConfigError(f"requests are answered by {', '.join(JOBS)}, not by {job!r}")
     if job == "writing":
         return _writing_job(bundle, data, task, settings, shapes)
     renderer = RequestRenderer(data.template, data.statistics, settings.max_events)
