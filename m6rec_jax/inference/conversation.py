@@ -140,7 +140,11 @@ class Conversation:
         reply = ""
         if self._replies is not None:
             source = reply_source(self.turns[-self._max_turns :], self._history)
-            reply = self._decoding.write(self._replies, [source], [f"{SYSTEM}:"])[0].written
+            # Every turn draws anew, and the same dialogue gives the same replies.
+            decoding = dataclasses.replace(
+                self._decoding, seed=self._decoding.seed + len(self.turns)
+            )
+            reply = decoding.write(self._replies, [source], [f"{SYSTEM}:"])[0].written
         written, retrieved = self._by_title(), self._by_retrieval()
         if reply:
             self._hear(SYSTEM, reply)
