@@ -42,9 +42,9 @@ from m6rec_jax.compilation.topologies import Topology, parse_topology
 from m6rec_jax.errors import ConfigError, M6RecError
 from m6rec_jax.sharding import compiler_options, make_mesh
 
-# Half of what an operation may take of a TPU's on-chip memory: products become programs of half the
-# length, which are made in half the time, and which run slower. What the chips hold in main memory,
-# send and multiply hardly changes.
+# Less than what an operation may take of a TPU's on-chip memory: products become shorter programs,
+# which are made in less time, and which run slower. What the chips hold in main memory, send and
+# multiply hardly changes.
 QUICK = {"xla_tpu_scoped_vmem_limit_kib": "8192"}
 # In XLA's message where an operation finds no room there.
 ON_CHIP = "ScopedVmemOom"
@@ -175,7 +175,7 @@ def _compiled(
 ) -> tuple[jax.stages.Compiled | None, str, bool]:
     """The compiled step, or XLA's message why there is none, and whether it is what would run."""
     options = compiler_options("tpu")
-    quick = QUICK | options
+    quick = options | QUICK
     if not exact and quick != options:
         try:
             return lowered.compile(compiler_options=quick), "", False
