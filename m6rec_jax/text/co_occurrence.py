@@ -43,12 +43,13 @@ def count_neighbours(
         first, second, weights = [], [], []
         for offset in range(1, tokens.shape[1]):
             distance = blocks[:, offset:] - blocks[:, :-offset]
-            pair = counted[:, offset:] & counted[:, :-offset] & (distance <= max_distance)
+            near = (blocks[:, offset:] > 0) & (blocks[:, :-offset] > 0) & (distance <= max_distance)
             if segments is not None:
-                pair &= segments[:, offset:] == segments[:, :-offset]
-            if not pair.any():
+                near &= segments[:, offset:] == segments[:, :-offset]
+            # Control tokens are near, too: behind them there may be pieces.
+            if not near.any():
                 break  # farther on, blocks are farther apart
-            pair &= distance > 0
+            pair = near & counted[:, offset:] & counted[:, :-offset] & (distance > 0)
             first.append(tokens[:, :-offset][pair])
             second.append(tokens[:, offset:][pair])
             weights.append(1.0 / distance[pair])

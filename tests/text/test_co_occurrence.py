@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from m6rec_jax.text.co_occurrence import count_neighbours, neighbour_vectors
@@ -44,7 +44,11 @@ def rows(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     return tokens, blocks, segments if packed else None
 
 
+ROW = np.array([[1, NUM_PIECES, 1]], np.int32)
+
+
 @given(rows(), st.integers(1, 4))
+@example((ROW, np.array([[1, 1, 2]], np.int32), None), 1)  # only a control token stands between
 @settings(deadline=None)
 def test_counts(given_rows: tuple[np.ndarray, np.ndarray, np.ndarray | None], most: int) -> None:
     found = count_neighbours([given_rows, given_rows], NUM_PIECES, most).toarray()
