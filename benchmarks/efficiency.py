@@ -1,14 +1,16 @@
-"""What makes a training step fast on this machine: packing candidates, unrolling, float types.
+"""What makes a training step cheap on this machine: packing, unrolling, float types, tuning less.
 
     python -m benchmarks.efficiency [--gin_file FILE] [--turns 10]
 
-Times the jitted training step of a gin file on real rows of its task, in two studies:
+Times the jitted training step of a gin file on real rows of its task, in three studies:
 
   * packing: a group's candidates in one decoder row that share one encoding, against the same
     candidates with a row each;
-  * layers: the file's own model against scanned layers and float32 operands.
+  * layers: the file's own model against scanned layers and float32 operands;
+  * tuning: the file's own parameters against all parameters (`--full_gin_file`) on the same rows,
+    with the memory that a step needs: state, batch and what XLA keeps between operations at once.
 
-All programs of a study run in turns, so that what else the machine does meets all of them; a figure
+All programs run in turns, so that what else the machine does meets all of them; a figure
 is the fastest turn. Rows go to `benchmarks/results/efficiency.json`.
 """
 
@@ -37,6 +39,7 @@ from m6rec_jax.training.train_state import abstract_state
 from m6rec_jax.training.train_step import make_train_step
 
 GIN_FILE = "gin_configs/examples/movielens_ctr_option_adapter.gin"
+FULL_GIN_FILE = "gin_configs/examples/movielens_ctr_full.gin"
 Batch = Mapping[str, np.ndarray]
 
 
@@ -65,11 +68,28 @@ def one_candidate_per_row(batch: Batch, length: int) -> dict[str, np.ndarray]:
     return {name: np.stack(values) for name, values in found.items()}
 
 
-def compiled_step(config: ModelConfig, batch: Batch, trainable: str) -> Callable[[], None]:
-    """A function that takes one training step on `batch` and waits for it."""
+@dataclasses.dataclass(frozen=True, slots=True)
+class Step:
+    """A compiled training step.
+
+    Attributes:
+      run: takes a step and waits for it.
+      memory: bytes of state, batch, results and temporary values, at their peak.
+    """
+
+    run: Callable[[], None]
+    memory: int
+
+
+def compiled_step(
+    config: ModelConfig, batch: Batch, trainable: str, frozen_dtype: str | None = None
+) -> Step:
+    """Training of `trainable` parameters on `batch`; see `train` for `frozen_dtype`."""
     model, optimizer = M6Rec(config), adafactor()
     mesh, rules = make_mesh(), data_parallel()
-    abstract = abstract_state(model, optimizer, mesh, rules, trainable=trainable)
+    abstract = abstract_state(
+        model, optimizer, mesh, rules, trainable=trainable, frozen_dtype=frozen_dtype
+    )
     state = initial_state(model, optimizer, abstract, mesh, rules, trainable=trainable, seed=0)
     placed = place_batch(batch, mesh)
     step = make_train_step(model, optimizer, trainable=trainable, seed=0)
@@ -81,7 +101,10 @@ def compiled_step(config: ModelConfig, batch: Batch, trainable: str) -> Callable
         held[0], scalars = jitted(held[0], placed)
         jax.block_until_ready(scalars["loss"])
 
-    return run
+    sizes = jitted.memory_analysis()
+    memory = sizes.argument_size_in_bytes + sizes.temp_size_in_bytes
+    memory += sizes.output_size_in_bytes - sizes.alias_size_in_bytes
+    return Step(run, memory)
 
 
 def fastest(programs: Mapping[str, Callable[[], None]], turns: int) -> dict[str, float]:
@@ -97,35 +120,60 @@ def fastest(programs: Mapping[str, Callable[[], None]], turns: int) -> dict[str,
     return seconds
 
 
-def studies(batch: Batch, trainable: str, turns: int) -> dict[str, dict[str, float]]:
-    """Figures of every program, by its name in the tables."""
-    config = ModelConfig()
+LAYERS: Mapping[str, Mapping[str, Any]] = {
+    "unrolled, bfloat16 operands": {"scan_unroll": 0, "matmul_dtype": "bfloat16"},
+    "unrolled, float32": {"scan_unroll": 0, "matmul_dtype": None},
+    "scanned, bfloat16 operands": {"scan_unroll": 1, "matmul_dtype": "bfloat16"},
+    "scanned, float32": {"scan_unroll": 1, "matmul_dtype": None},
+}
+FULL = "all parameters"
+TUNED = "option-adapter"
+TUNED_BFLOAT16 = "option-adapter, backbone held in bfloat16"
+
+
+def studies(
+    config: ModelConfig, full: ModelConfig, batch: Batch, turns: int
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Figures by study and program.
+
+    Args:
+      config: of a model whose prompts train.
+      full: of one that trains as a whole.
+      batch: real rows.
+      turns: of every program.
+    """
     candidates = int((batch["decoder_labels"] >= 0).sum())
-    per_row = batch["decoder_block_ids"].max()
-    single = one_candidate_per_row(batch, batch["decoder_block_ids"].shape[1] // int(per_row))
-    layers: dict[str, dict[str, Any]] = {
-        "unrolled, bfloat16 operands": {"scan_unroll": 0, "matmul_dtype": "bfloat16"},
-        "unrolled, float32": {"scan_unroll": 0, "matmul_dtype": None},
-        "scanned, bfloat16 operands": {"scan_unroll": 1, "matmul_dtype": "bfloat16"},
-        "scanned, float32": {"scan_unroll": 1, "matmul_dtype": None},
-    }
-    programs = {
-        name: compiled_step(dataclasses.replace(config, **changes), batch, trainable)
-        for name, changes in layers.items()
-    }
+    per_row = int(batch["decoder_block_ids"].max())
+    single = one_candidate_per_row(batch, batch["decoder_block_ids"].shape[1] // per_row)
     packed, alone = f"{per_row} candidates in a row", "one candidate in a row"
-    programs[packed] = compiled_step(config, batch, trainable)
-    programs[alone] = compiled_step(config, single, trainable)
-    seconds = fastest(programs, turns)
-    slowest_layers = max(seconds[name] for name in layers)
-    found: dict[str, dict[str, float]] = {}
-    for name, value in seconds.items():
-        against = seconds[alone] if name in (packed, alone) else slowest_layers
-        found[name] = {
-            "step_milliseconds": 1000 * value,
-            "candidates_per_second": candidates / value,
-            "times_faster": against / value,
-        }
+    programs = {
+        "packing": {
+            packed: compiled_step(config, batch, "prompts"),
+            alone: compiled_step(config, single, "prompts"),
+        },
+        "layers": {
+            name: compiled_step(dataclasses.replace(config, **changes), batch, "prompts")
+            for name, changes in LAYERS.items()
+        },
+        "tuning": {
+            TUNED: compiled_step(config, batch, "prompts"),
+            TUNED_BFLOAT16: compiled_step(config, batch, "prompts", "bfloat16"),
+            FULL: compiled_step(full, batch, "all"),
+        },
+    }
+    runs = {(study, name): step.run for study, of in programs.items() for name, step in of.items()}
+    seconds = fastest(runs, turns)
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for study, steps in programs.items():
+        slowest = max(seconds[study, name] for name in steps)
+        for name, step in steps.items():
+            value = seconds[study, name]
+            found.setdefault(study, {})[name] = {
+                "step_milliseconds": 1000 * value,
+                "candidates_per_second": candidates / value,
+                "times_faster": slowest / value,
+                "peak_memory_mib": step.memory / 2**20,
+            }
     return found
 
 
@@ -133,28 +181,31 @@ def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0, or 2 on an error."""
     parser = argparse.ArgumentParser(description="Time the training step of a gin file.")
     parser.add_argument("--gin_file", default=GIN_FILE)
+    parser.add_argument("--full_gin_file", default=FULL_GIN_FILE)
     parser.add_argument("--turns", type=int, default=10)
     options = parser.parse_args(arguments)
     try:
+        configuration.parse_config([options.full_gin_file], ["MODEL_DIR='unused'"])
+        full = ModelConfig()
         configuration.parse_config([options.gin_file], ["MODEL_DIR='unused'"])
-        batch = _batch()
-        trainable = str(configuration.macro("TRAINABLE"))
-        found = studies(batch, trainable, options.turns)
+        found = studies(ModelConfig(), full, _batch(), options.turns)
     except M6RecError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     measured: list[dict[str, Any]] = []
-    for name, figures in found.items():
-        measured += metric_rows(
-            figures,
-            model=name,
-            dataset="movielens-100k",
-            split="packing" if "candidate" in name else "layers",
-            seed=None,
-            gin_file=Path(options.gin_file).as_posix(),
-        )
-        told = ", ".join(f"{metric} {value:.4g}" for metric, value in figures.items())
-        print(f"{name}: {told}")
+    for study, programs in found.items():
+        for name, figures in programs.items():
+            gin_file = options.full_gin_file if name == FULL else options.gin_file
+            measured += metric_rows(
+                figures,
+                model=name,
+                dataset="movielens-100k",
+                split=study,
+                seed=None,
+                gin_file=Path(gin_file).as_posix(),
+            )
+            told = ", ".join(f"{metric} {value:.4g}" for metric, value in figures.items())
+            print(f"{study}, {name}: {told}")
     add_rows(results_path("efficiency"), measured)
     return 0
 

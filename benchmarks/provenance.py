@@ -49,8 +49,8 @@ def hardware_description() -> str:
         except importlib.metadata.PackageNotFoundError:
             continue
     return (
-        f"{model}, {cores} cores, {memory:.0f} GiB; {platform.system()} {platform.machine()}; "
-        + ", ".join(versions)
+        f"{model}, {cores} core{'s' * (cores != 1)}, {memory:.0f} GiB; "
+        f"{platform.system()} {platform.machine()}; " + ", ".join(versions)
     )
 
 

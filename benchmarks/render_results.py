@@ -11,6 +11,8 @@
     {{ table(["auc"], split="few_shot_64") }}  of one split (or `dataset`) of several
     {{ figure("FM", "auc") }}                  one mean, to be named in a sentence
     {{ chart("auc") }}                         a picture, written to `docs/images/NAME_auc.svg`
+    {{ curves("auc") }}                        validations by step, a panel for each data set
+    {{ trade_off("trainable_share", "auc") }}  one figure by another, a point for each model
     {{ provenance() }}                         commands, commits and hardware of the rows
 
 A result file without prose gets its name as title and a table for each of its splits. Figures come
@@ -31,7 +33,7 @@ from pathlib import Path
 import jinja2
 
 from benchmarks.provenance import ROOT
-from benchmarks.results_chart import Picture
+from benchmarks.results_chart import DotPicture, LinePicture, Picture, PointPicture
 from benchmarks.results_file import RESULTS, Results, Row, read_results
 from m6rec_jax.errors import DataError, M6RecError
 
@@ -55,12 +57,24 @@ METRICS: dict[str, tuple[str, int, str]] = {
     "mrr": ("MRR", 4, "higher"),
     "perplexity": ("perplexity", 2, "lower"),
     "expected_calibration_error": ("calibration error", 4, "lower"),
-    "trainable_share": ("trained", 4, "none"),
+    "accuracy": ("accuracy", 4, "higher"),
+    "trainable_share": ("trained share", 4, "none"),
+    "steps_to_90_percent": ("steps to 90%", 0, "lower"),
     "seconds": ("seconds", 0, "none"),
     "step_milliseconds": ("milliseconds a step", 0, "lower"),
     "candidates_per_second": ("candidates/s", 0, "higher"),
     "times_faster": ("times as fast", 2, "none"),
+    "answered": ("answered", 0, "none"),
+    "reasons": ("reasons", 0, "none"),
+    "rows_lost_or_twice": ("rows lost or twice", 0, "lower"),
+    "wrong_reasons": ("wrong reasons", 0, "lower"),
+    "requests_per_second": ("requests/s", 0, "higher"),
+    "peak_memory_mib": ("peak memory, MiB", 0, "lower"),
+    "memory_growth_mib": ("growth, MiB", 1, "lower"),
 }
+
+# What is known of a run stands in each of its rows.
+OF_RUNS = ("seconds", "trainable_share", "steps_to_90_percent")
 
 
 def describe_metric(metric: str) -> tuple[str, int, str]:
@@ -102,10 +116,10 @@ class Line:
     rows: list[Row] = field(default_factory=list)
 
     def cell(self, metric: str) -> Cell | None:
-        if metric == "seconds":
-            # A run's seconds stand in each of its rows.
-            by_seed = {row["seed"]: row.get("seconds") for row in self.rows}
-            values = [value for value in by_seed.values() if value is not None]
+        if metric in OF_RUNS:
+            by_seed = {row["seed"]: row[metric] for row in self.rows if metric in row}
+            # Null is a figure that the run does not have: a mean of the others would mislead.
+            values = [] if None in by_seed.values() else list(by_seed.values())
         else:
             values = [row["value"] for row in self.rows if row["metric"] == metric]
         return Cell(tuple(values)) if values else None
@@ -162,6 +176,8 @@ class Section:
                 table=self.table,
                 figure=self.figure,
                 chart=self.chart,
+                curves=self.curves,
+                trade_off=self.trade_off,
                 provenance=self.provenance,
             )
         except jinja2.TemplateError as error:
@@ -232,7 +248,7 @@ class Section:
         for metric in metrics:
             better = describe_metric(metric)[2]
             means = [cell.mean for line in lines if (cell := line.cell(metric)) is not None]
-            if not means:
+            if not means and not any(metric in row for line in lines for row in line.rows):
                 raise DataError(f"{self.results.name}.md: no row has the metric {metric!r}")
             if better != "none" and len(means) > 1:
                 best[metric] = max(means) if better == "higher" else min(means)
@@ -281,10 +297,49 @@ class Section:
         title, _, better = describe_metric(metric)
         if better == "lower":
             data.reverse()
-        name = re.sub(r"[^a-z0-9]+", "_", f"{self.results.name}_{split or ''}_{metric}").strip("_")
+        picture = DotPicture(title, tuple(data))
+        return self._drawn(f"{split or ''}_{metric}", picture, alt or f"{title} by model")
+
+    def curves(self, metric: str, *, split: str | None = None) -> str:
+        """The `curve` of the rows, mean over seeds, a panel per data set and a line per model."""
+        title = describe_metric(metric)[0]
+        panels = []
+        for dataset in dict.fromkeys(row["dataset"] for row in self.results.rows):
+            lines = []
+            for line in self._lines(dataset, split):
+                steps: dict[float, list[float]] = {}
+                for row in line.rows:
+                    for step, value in row.get("curve", ()) if row["metric"] == metric else ():
+                        steps.setdefault(step, []).append(value)
+                if steps:
+                    points = tuple((step, statistics.fmean(steps[step])) for step in sorted(steps))
+                    lines.append((line.model, points))
+            if lines:
+                panels.append((dataset.replace("_", " "), tuple(lines)))
+        if not panels:
+            raise DataError(f"{self.results.name}.md: no row of {metric!r} has a curve")
+        picture = LinePicture("steps", title, tuple(panels))
+        return self._drawn(f"{split or ''}_{metric}_by_step", picture, f"{title} by step")
+
+    def trade_off(
+        self, x: str, y: str, *, dataset: str | None = None, split: str | None = None
+    ) -> str:
+        """One metric by another: the means of every model that has both; x is drawn in powers."""
+        points = []
+        for line in self._lines(dataset, split):
+            cells = line.cell(x), line.cell(y)
+            if cells[0] is not None and cells[1] is not None:
+                points.append((line.model, cells[0].mean, cells[1].mean, cells[1].spread or 0.0))
+        titles = describe_metric(x)[0], describe_metric(y)[0]
+        picture = PointPicture(*titles, tuple(points))
+        name = f"{dataset or ''}_{split or ''}_{y}_by_{x}"
+        return self._drawn(name, picture, f"{titles[1]} by {titles[0]}")
+
+    def _drawn(self, name: str, picture: Picture, alt: str) -> str:
+        name = re.sub(r"[^a-z0-9]+", "_", f"{self.results.name}_{name}").strip("_")
         path = self._images / f"{name}.svg"
-        self.pictures[path] = Picture(title, tuple(data))
-        return f"![{alt or title + ' by model'}]({self._images.name}/{path.name})\n"
+        self.pictures[path] = picture
+        return f"![{alt}]({self._images.name}/{path.name})\n"
 
     def provenance(self) -> str:
         """Which commands made the rows, at which commit, on what, when."""

@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import absl.logging
 
@@ -85,19 +86,27 @@ def _parser() -> argparse.ArgumentParser:
     data = commands.add_parser("data", help="get, check and prepare data sets")
     actions = data.add_subparsers(dest="action", required=True, metavar="ACTION")
     fetch = actions.add_parser("fetch", help="download a public data set into a canonical folder")
-    fetch.add_argument("name", help="for instance movielens-100k")
+    fetch.add_argument("name", help="for instance movielens-100k; a wrong name lists them all")
     fetch.set_defaults(run=_data_fetch)
-    check = actions.add_parser("check", help="report every problem of a data set folder")
+    check = actions.add_parser("check", help="report the problems of a data set folder")
     check.add_argument("folder", type=Path)
     check.add_argument("--quarantine", type=Path, help="write rejected rows to this file")
     check.add_argument("--json", type=Path, help="write the report to this file, too")
     check.set_defaults(run=_data_check)
     prepare = actions.add_parser("prepare", help="render a data set's text as a TFDS data set")
     prepare.add_argument(
-        "folder", type=Path, help="a data set folder, or the name of a fetched data set"
+        "folder",
+        type=Path,
+        help="a folder of a data set or of texts, or the name of a fetched one",
     )
     _takes_gin(prepare)
     prepare.set_defaults(run=_data_prepare)
+    sample = actions.add_parser("sample", help="a smaller data set folder, of some of the users")
+    sample.add_argument(
+        "folder", type=Path, help="a data set folder, or the name of a fetched data set"
+    )
+    _takes_gin(sample)
+    sample.set_defaults(run=_data_sample)
 
     vocab = commands.add_parser("vocab", help="train a vocabulary")
     actions = vocab.add_subparsers(dest="action", required=True, metavar="ACTION")
@@ -108,12 +117,36 @@ def _parser() -> argparse.ArgumentParser:
     for name, run, text in (
         ("train", _train, "train or tune a model; run the same command again to resume"),
         ("eval", _eval, "evaluate a checkpoint on its task"),
-        ("infer", _infer, "write a checkpoint's predictions for a task to a file"),
         ("params", _params, "print what a model has and what of it trains"),
     ):
         command = commands.add_parser(name, help=text)
         _takes_gin(command, required=True)
         command.set_defaults(run=run)
+
+    infer = commands.add_parser(
+        "infer",
+        help="write a checkpoint's predictions to a file: for a task, or for a file of requests",
+    )
+    infer.add_argument(
+        "--requests",
+        type=Path,
+        metavar="FILE",
+        help="answer these requests, .jsonl or .parquet (default: the task that gin names); run "
+        "the same command again to resume",
+    )
+    infer.add_argument("--output", type=Path, metavar="FILE", help="where results go")
+    infer.add_argument("--index", type=Path, metavar="FOLDER", help="of the catalogue, to retrieve")
+    _takes_gin(infer)
+    infer.set_defaults(run=_infer)
+
+    index = commands.add_parser("index", help="embed a catalogue for retrieval")
+    actions = index.add_subparsers(dest="action", required=True, metavar="ACTION")
+    build = actions.add_parser(
+        "build", help="embed a catalogue; run the same command again to resume"
+    )
+    build.add_argument("--output", type=Path, required=True, metavar="FOLDER")
+    _takes_gin(build)
+    build.set_defaults(run=_index_build)
 
     convert = commands.add_parser(
         "convert", help="take weights from T5, mT5, UMT5 or t5x checkpoints, or give them back"
@@ -127,6 +160,8 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--dry-run", action="store_true", help="only print the mapping")
     convert.set_defaults(run=_convert)
 
+    _add_prompts(commands)
+
     demo = commands.add_parser("demo", help="MovieLens-100k from nothing to an HTML report")
     demo.add_argument("--output", type=Path, default=Path("runs/demo"))
     demo.add_argument("--seed", type=int, default=0)
@@ -135,6 +170,40 @@ def _parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="versions, devices and known version traps")
     doctor.set_defaults(run=_doctor)
     return parser
+
+
+def _add_prompts(commands: Any) -> None:
+    prompts = commands.add_parser("prompts", help="a bank of tasks' prompts on one backbone")
+    actions = prompts.add_subparsers(dest="action", required=True, metavar="ACTION")
+    listing = actions.add_parser("list", help="the tasks of a bank")
+    listing.set_defaults(run=_prompts_list)
+    add = actions.add_parser("add", help="take prompts of a run, or of another bank, into a bank")
+    add.set_defaults(run=_prompts_add)
+    remove = actions.add_parser("remove", help="delete a task's prompts")
+    remove.set_defaults(run=_prompts_remove)
+    inspect = actions.add_parser("inspect", help="what a task's prompts are, and whether intact")
+    inspect.set_defaults(run=_prompts_inspect)
+    for action in (listing, add, remove, inspect):
+        action.add_argument("bank", type=Path, metavar="BANK", help="folder of the bank")
+    for action in (remove, inspect):
+        action.add_argument("name", metavar="TASK", help="name of the task in the bank")
+    for action in (listing, inspect):
+        action.add_argument("--json", action="store_true", help="print manifests as JSON")
+    add.add_argument(
+        "--from",
+        dest="source",
+        required=True,
+        metavar="FOLDER",
+        help="MODEL_DIR of a run, or a task's folder in another bank",
+    )
+    add.add_argument(
+        "--task",
+        action="append",
+        default=[],
+        help="seqio task of the run; may be given several times (default: all)",
+    )
+    add.add_argument("--name", help="name in the bank, where one task is added (default: its own)")
+    add.add_argument("--step", type=int, help="checkpoint of the run (default: the newest)")
 
 
 def _takes_gin(parser: argparse.ArgumentParser, required: bool = False) -> None:
@@ -162,7 +231,13 @@ def _data_fetch(args: argparse.Namespace) -> None:
 
 def _data_check(args: argparse.Namespace) -> None:
     from m6rec_jax.tables.checking import check_dataset
+    from m6rec_jax.tables.corpora import CORPUS_FILE, Corpus, corpus_summary
 
+    if (args.folder / CORPUS_FILE).is_file():
+        if args.quarantine is not None or args.json is not None:
+            raise ConfigError("--quarantine and --json are for users, items and events, not texts")
+        print(corpus_summary(Corpus.open(args.folder)))
+        return
     report = check_dataset(args.folder, args.quarantine)
     print(report.render())
     if args.json is not None:
@@ -174,12 +249,23 @@ def _data_check(args: argparse.Namespace) -> None:
 
 
 def _data_prepare(args: argparse.Namespace) -> None:
-    from m6rec_jax.pipeline.locations import data_dir
+    from m6rec_jax.pipeline.locations import data_dir, dataset_folder
+    from m6rec_jax.tables.corpora import CORPUS_FILE
+    from m6rec_jax.tables.corpus_preparation import prepare_corpus
     from m6rec_jax.tables.preparation import prepare
 
     _configure(args)
-    folder = args.folder if args.folder.is_dir() else data_dir() / args.folder
-    print(prepare(folder, data_dir()).folder)
+    folder = dataset_folder(args.folder)
+    make = prepare_corpus if (folder / CORPUS_FILE).is_file() else prepare
+    print(make(folder, data_dir()).folder)
+
+
+def _data_sample(args: argparse.Namespace) -> None:
+    from m6rec_jax.pipeline.locations import data_dir, dataset_folder
+    from m6rec_jax.tables.sampling import sample_dataset
+
+    _configure(args)
+    print(sample_dataset(dataset_folder(args.folder), data_dir()))
 
 
 def _vocab_train(args: argparse.Namespace) -> None:
@@ -206,10 +292,35 @@ def _eval(args: argparse.Namespace) -> None:
 
 
 def _infer(args: argparse.Namespace) -> None:
+    if args.requests is not None:
+        _infer_requests(args)
+        return
     from m6rec_jax.evaluation.evaluator import infer
 
+    if args.index is not None or not args.gin_file:
+        raise ConfigError("m6rec infer takes --gin_file FILE (a task's), or --requests FILE")
     _configure(args)
-    print(infer())
+    print(infer() if args.output is None else infer(output=str(args.output)))
+
+
+def _infer_requests(args: argparse.Namespace) -> None:
+    from m6rec_jax.inference.batch_inference import infer_requests
+
+    if args.output is None:
+        raise ConfigError("m6rec infer --requests FILE needs --output FILE, too")
+    args.gin_file = args.gin_file or ["gin_configs/runs/infer_requests.gin"]
+    _configure(args)
+    index = {} if args.index is None else {"index": str(args.index)}
+    print(infer_requests(args.requests, args.output, **index))
+
+
+def _index_build(args: argparse.Namespace) -> None:
+    from m6rec_jax.inference.build_index import build_index
+
+    args.gin_file = args.gin_file or ["gin_configs/runs/build_index.gin"]
+    _configure(args)
+    manifest = build_index(args.output)
+    print(f"{args.output}: {manifest.count:,} items, {manifest.dim} numbers each")
 
 
 def _convert(args: argparse.Namespace) -> None:
@@ -219,6 +330,38 @@ def _convert(args: argparse.Namespace) -> None:
         args.source, args.target, vocabulary_file=args.vocabulary, dry_run=args.dry_run
     )
     print(report)
+
+
+def _prompts_list(args: argparse.Namespace) -> None:
+    from m6rec_jax.bank.folder import BankFolder
+    from m6rec_jax.bank.report import list_tasks, manifests_json
+
+    bank = BankFolder(args.bank)
+    print(manifests_json(bank, bank.names()) if args.json else list_tasks(bank))
+
+
+def _prompts_add(args: argparse.Namespace) -> None:
+    from m6rec_jax.bank.adding import add_prompts
+
+    for folder in add_prompts(
+        args.bank, args.source, tasks=args.task, name=args.name, step=args.step
+    ):
+        print(folder)
+
+
+def _prompts_remove(args: argparse.Namespace) -> None:
+    from m6rec_jax.bank.folder import BankFolder
+
+    BankFolder(args.bank).remove(args.name)
+
+
+def _prompts_inspect(args: argparse.Namespace) -> None:
+    from m6rec_jax.bank.folder import BankFolder
+    from m6rec_jax.bank.report import inspect_task, manifests_json
+
+    bank = BankFolder(args.bank)
+    report = inspect_task(bank, args.name)  # also where JSON is wanted: it reads the tensors
+    print(manifests_json(bank, [args.name]) if args.json else report)
 
 
 def _demo(args: argparse.Namespace) -> None:

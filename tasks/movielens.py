@@ -9,7 +9,11 @@ Tasks, for TEMPORAL and the same for LEAVE_ONE_OUT (see `pipeline.registration` 
     movielens_100k_ctr_ratings        the five ratings as classes, likes being the upper two
     movielens_100k_retrieval
     movielens_100k_infilling, _generation, _outcomes, _pretrain, _foundation
+
+and movielens_100k_bank, a mixture of the first three for tuning them in one run.
 """
+
+import seqio
 
 from m6rec_jax.pipeline.registration import register_recommendation_tasks
 
@@ -29,4 +33,10 @@ LEAVE_ONE_OUT = register_recommendation_tasks(
     dataset="movielens-100k",
     split="leave_one_out",
     vocabulary_split="per_user_temporal",
+)
+
+seqio.MixtureRegistry.add(
+    "movielens_100k_bank",
+    [f"movielens_100k_{kind}" for kind in ("ctr", "ctr_ratings", "retrieval")],
+    default_rate=1.0,
 )

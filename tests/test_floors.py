@@ -20,6 +20,7 @@ FLOORS = [
     "checkpoints",
     "objectives",
     "inference",
+    "bank",
     "pipeline",
     "evaluation",
     "training",
@@ -44,6 +45,7 @@ MAY_IMPORT = {
     "checkpoints": {"jax", "flax", "orbax"},
     "objectives": {"jax", "flax"},
     "inference": {"jax", "flax"},
+    "bank": {"jax", "flax"},
     "pipeline": {"tensorflow", "seqio", "tensorflow_datasets"},
     "evaluation": {"jax", "flax"},
     "training": HEAVY - {"seqio"},
@@ -95,13 +97,16 @@ def test_imports_only_lower_floors(floor: str, path: Path) -> None:
         "m6rec_jax.cli",
         "m6rec_jax.inference.scoring",
         "m6rec_jax.inference.generation",
+        "m6rec_jax.bank.loaded",
+        "m6rec_jax.inference.batch_inference",
+        "m6rec_jax.inference.build_index",
     ],
 )
 def test_import_is_light(module: str) -> None:
     """The server and the command line must not pay for tensorflow (seconds and gigabytes)."""
     code = (
         f"import sys, {module}; "
-        "print([m for m in ('tensorflow', 'seqio', 'clu', 'tensorflow_datasets') "
+        "print([m for m in ('tensorflow', 'seqio', 'clu', 'tensorflow_datasets', 'usearch') "
         "if m in sys.modules])"
     )
     out = subprocess.run(

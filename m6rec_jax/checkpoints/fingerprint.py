@@ -1,6 +1,6 @@
 """What identifies a tree (`fingerprint`) and what proves that it came back intact (`checksums`).
 
-Both depend on names, shapes, types and values only: not on the order of the tree, the mesh or the
+All depend on names, shapes, types and values only: not on the order of the tree, the mesh or the
 number of processes.
 """
 
@@ -31,6 +31,21 @@ def fingerprint(tree: PyTree) -> str:
     for name in sorted(flat):
         array = np.ascontiguousarray(_on_host(flat[name]))
         total.update(f"{name}\0{array.dtype.name}\0{array.shape}\0".encode())
+        total.update(array.reshape(-1).view(np.uint8).data)
+    return total.hexdigest()
+
+
+def backbone_fingerprint(params: PyTree) -> str:
+    """SHA-256 (hex) of a backbone's names, shapes and values, these rounded to bfloat16.
+
+    What says whether prompts fit a backbone. A backbone stays the same one whether it is held in
+    float32 or, frozen, in bfloat16; another training changes far more than what rounding hides.
+    Brings one leaf after another to the host.
+    """
+    total = hashlib.sha256()
+    for name, leaf in sorted(flatten(params).items()):
+        array = np.ascontiguousarray(_on_host(leaf).astype(jnp.bfloat16))
+        total.update(f"{name}\0{array.shape}\0".encode())
         total.update(array.reshape(-1).view(np.uint8).data)
     return total.hexdigest()
 

@@ -90,15 +90,34 @@ class Manifest:
         """
         if self.model_config is None:
             raise CheckpointError(f"the checkpoint of step {self.step} records no model config")
-        values = dict(self.model_config)
-        try:
-            prompts = PromptConfig(**_tuples(values.pop("prompts")))
-            return ModelConfig(**_tuples(values), prompts=prompts)
-        except (TypeError, KeyError) as error:
-            raise CheckpointError(
-                f"the model config of the checkpoint (m6rec_jax {self.versions.get('m6rec_jax')}) "
-                f"does not fit this version ({__version__}): {error}"
-            ) from error
+        return read_model_config(self.model_config, str(self.versions.get("m6rec_jax")))
+
+
+def read_model_config(values: Mapping[str, Any], version: str) -> ModelConfig:
+    """The `ModelConfig` that a manifest has as a dict.
+
+    Args:
+      values: of `dataclasses.asdict`, lists in place of tuples.
+      version: of m6rec_jax, by which it was written.
+
+    Raises:
+      CheckpointError: it does not fit this version.
+    """
+    values = dict(values)
+    try:
+        prompts = PromptConfig(**_tuples(values.pop("prompts")))
+        return ModelConfig(**_tuples(values), prompts=prompts)
+    except (TypeError, KeyError, AttributeError) as error:
+        raise CheckpointError(
+            f"the model config of the checkpoint (m6rec_jax {version}) does not fit this version "
+            f"({__version__}): {error}"
+        ) from error
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of m6rec_jax and of the libraries that checkpoints depend on."""
+    versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
+    return {"m6rec_jax": __version__, **versions}
 
 
 def make_manifest(
@@ -109,11 +128,10 @@ def make_manifest(
     fingerprints: Mapping[str, str],
 ) -> Manifest:
     """A manifest with the date and the versions of now."""
-    versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
     return Manifest(
         step=step,
         date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        versions={"m6rec_jax": __version__, **versions},
+        versions=library_versions(),
         model_config=None if run.model_config is None else dataclasses.asdict(run.model_config),
         vocabulary_fingerprint=run.vocabulary_fingerprint,
         trainable=run.trainable,

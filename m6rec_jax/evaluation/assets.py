@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from m6rec_jax.evaluation.evaluator import sampling_rate, task_vocabulary
-from m6rec_jax.inference.bundle import InferenceSettings, TaskSettings, save_assets
+from m6rec_jax.inference.bundle import InferenceSettings, save_assets
+from m6rec_jax.inference.task_settings import TaskSettings
 from m6rec_jax.pipeline.preprocessors import prompt_task_ids
-from m6rec_jax.pipeline.registration import evaluated_tasks
+from m6rec_jax.pipeline.registration import TaskInfo, evaluated_tasks
 
 
 def save_task_assets(
@@ -29,7 +30,7 @@ def save_task_assets(
       The settings written.
 
     Raises:
-      ConfigError: the task is none of `register_recommendation_tasks`.
+      ConfigError: the task is none of `register_recommendation_tasks` or `register_text_tasks`.
       DataError: its data are not prepared.
     """
     tasks = evaluated_tasks(mixture_or_task_name)
@@ -39,12 +40,26 @@ def save_task_assets(
         target_length=task_feature_lengths["targets"],
         tasks={
             task.name: TaskSettings(
-                ids.get(task.name, 0), task.positive_classes, sampling_rate(task)
+                task_id=ids.get(task.name, 0),
+                positive_classes=task.positive_classes,
+                sampling_rate=sampling_rate(task),
+                kind=task.kind,
+                max_events=_max_events(task),
             )
             for task in tasks
         },
         candidate_length=candidate_length,
+        prepared=tasks[0].prepared().folder.name,
     )
-    spec = tasks[0].prepared().manifest["dataset_spec"]
+    # Texts have no template.
+    specs = (task.prepared().manifest.get("dataset_spec") for task in tasks)
+    spec = next((spec for spec in specs if spec), None)
     save_assets(model_dir, task_vocabulary(mixture_or_task_name), settings, spec)
     return settings
+
+
+def _max_events(task: TaskInfo) -> int | None:
+    """Behaviours of the histories that a task is trained on, at most."""
+    view = task.prepared().manifest["views"].get(task.view, {})
+    found: int | None = view.get("grouping", {}).get("max_events")
+    return found

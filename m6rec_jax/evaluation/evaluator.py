@@ -10,8 +10,9 @@ In gin, for figures at every validation of a training run:
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +22,19 @@ import numpy as np
 from etils import epath
 
 from m6rec_jax.evaluation import programs, tasks
+from m6rec_jax.evaluation.baselines import MeanBaselines
 from m6rec_jax.evaluation.predictions import (
+    ClassificationPredictions,
     LanguagePredictions,
+    LikelihoodPredictions,
     Predictions,
     RetrievalPredictions,
     ScoringPredictions,
     write_predictions,
 )
 from m6rec_jax.inference.bundle import restore_model
-from m6rec_jax.inference.retrieval import CatalogueIndex, Retriever
+from m6rec_jax.inference.catalogue_index import CatalogueIndex
+from m6rec_jax.inference.retrieval import Retriever
 from m6rec_jax.inference.runtime import Runtime
 from m6rec_jax.model import M6Rec
 from m6rec_jax.pipeline import prepared_rows
@@ -41,6 +46,13 @@ from m6rec_jax.text.vocabulary import Vocabulary
 
 Variables = Mapping[str, Any]
 
+# Kinds whose predictions take a program and batches, and nothing else.
+_PREDICT: Mapping[str, Callable[..., Predictions]] = {
+    "language": tasks.predict_language,
+    "classification": tasks.predict_classification,
+    "likelihood": tasks.predict_likelihood,
+}
+
 
 @gin.configurable
 class Evaluator:
@@ -48,7 +60,9 @@ class Evaluator:
 
     Scoring tasks give `auc`, `user_averaged_auc`, `log_loss`, `calibration_error`; retrieval tasks
     `hit_rate@k`, `ndcg@k`, `mrr` over the whole catalogue without the items already seen; language
-    tasks `perplexity`, `token_accuracy`. With several tasks, names are `<task>/<figure>`.
+    tasks `perplexity`, `token_accuracy`; classification tasks `accuracy`, `macro_f1`, `auc`;
+    zero-shot tasks `auc` and `user_averaged_auc`, beside those of popularity and chance. With
+    several tasks, names are `<task>/<figure>`.
 
     Args:
       mixture_or_task_name: registered with `register_recommendation_tasks`.
@@ -78,8 +92,9 @@ class Evaluator:
         mesh = make_mesh()
         self.runtime = Runtime(mesh, data_parallel() if rules is None else tuple(rules))
         self._reader = batch_reader(mesh)
-        # One program per task and model: validating again compiles nothing.
-        self._programs: dict[tuple[str, Any], programs.Program] = {}
+        # One program per kind of task and model: validating again compiles nothing.
+        self._programs: dict[tuple[Any, ...], programs.Program] = {}
+        self._baselines: dict[str, MeanBaselines] = {}
         self._retrievers: dict[tuple[str, Any], Retriever] = {}
         self._batches: dict[str, EvaluationBatches] = {}
         self._seen: dict[str, Mapping[int, np.ndarray]] = {}
@@ -111,8 +126,8 @@ class Evaluator:
                 positive_classes=task.positive_classes,
                 sampling_rate=sampling_rate(task),
             )
-        if task.kind == "language":
-            return tasks.predict_language(self._program(task, model), variables, batches, runtime)
+        if task.kind in _PREDICT:
+            return _PREDICT[task.kind](self._program(task, model), variables, batches, runtime)
         if task.name not in self._seen:
             self._seen[task.name] = prepared_rows.seen_items(task.prepared(), self._split)
         return tasks.predict_retrieval(
@@ -131,6 +146,10 @@ class Evaluator:
             figures = tasks.scoring_metrics(predictions)
         elif isinstance(predictions, LanguagePredictions):
             figures = tasks.language_metrics(predictions)
+        elif isinstance(predictions, ClassificationPredictions):
+            figures = tasks.classification_metrics(predictions)
+        elif isinstance(predictions, LikelihoodPredictions):
+            figures = tasks.likelihood_metrics(predictions, self._mean_baselines(task))
         else:
             catalogue = task.prepared().catalogue()
             figures = tasks.retrieval_metrics(
@@ -156,6 +175,24 @@ class Evaluator:
             )
         return self._batches[task.name]
 
+    def _mean_baselines(self, task: TaskInfo) -> MeanBaselines:
+        if task.name not in self._baselines:
+            prepared = task.prepared()
+            train = prepared_rows.interactions(prepared, "train")
+            catalogue = prepared.catalogue()
+            fitted = MeanBaselines.fit(
+                train.users,
+                train.items,
+                train.labels,
+                prepared.manifest["counts"]["users"],
+                len(catalogue.items),
+            )
+            # Sampled negatives are no sign of popularity.
+            self._baselines[task.name] = dataclasses.replace(
+                fitted, item_counts=catalogue.train_counts
+            )
+        return self._baselines[task.name]
+
     def _index(self, task: TaskInfo, model: M6Rec, variables: Variables) -> CatalogueIndex:
         key = (task.name, model.config)
         if key not in self._retrievers:
@@ -174,11 +211,13 @@ class Evaluator:
         return retriever.index(task.prepared().catalogue().texts)
 
     def _program(self, task: TaskInfo, model: M6Rec) -> programs.Program:
-        key = (task.name, model.config)
+        key = (task.kind, task.positive_classes, model.config)
         if key not in self._programs:
             make = {
                 "language": lambda: programs.language_program(model, self.runtime),
                 "retrieval": lambda: programs.retrieval_program(model, self.runtime),
+                "classification": lambda: programs.classification_program(model, self.runtime),
+                "likelihood": lambda: programs.likelihood_program(model, self.runtime),
                 "scoring": lambda: programs.scoring_program(
                     model, self.runtime, task.positive_classes
                 ),
@@ -240,7 +279,9 @@ def infer(
     """`m6rec infer`: writes predictions of a checkpoint, one file per task.
 
     Scoring gives user_id, item_id, label and probability per candidate; retrieval gives user_id
-    and the ids *and* scores of the k best items per row; language the likelihood of each row.
+    and the ids *and* scores of the k best items per row; language the likelihood of each row;
+    classification text_id, the class' name and all probabilities per text; zero-shot tasks user_id,
+    item_id, label and score per candidate.
 
     Args:
       model_dir, mixture_or_task_name, task_feature_lengths, split, batch_size, step, limit: as in
@@ -275,6 +316,16 @@ def named_columns(task: TaskInfo, split: str, predictions: Predictions) -> dict[
     if isinstance(predictions, LanguagePredictions):
         return columns
     prepared = task.prepared()
+    if isinstance(predictions, ClassificationPredictions):
+        rows = prepared_rows.read_rows(prepared, task.view, split, ("text_index", "text_id"))
+        ids = {row["text_index"]: row["text_id"] for row in rows}
+        classes = np.array(prepared.manifest["corpus_spec"]["classes"], object)
+        named_classes = {
+            "text_id": np.array([ids[int(text)] for text in predictions.texts], object),
+            "class": classes[predictions.labels],
+            "predicted_class": classes[columns["predicted"]],
+        }
+        return named_classes | columns
     users = prepared_rows.user_names(prepared, task.view, split)
     items = np.array([item.id for item in prepared.catalogue().items] + [""], object)
     named: dict[str, np.ndarray] = {

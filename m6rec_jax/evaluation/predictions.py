@@ -94,7 +94,62 @@ class LanguagePredictions:
         }
 
 
-Predictions = ScoringPredictions | RetrievalPredictions | LanguagePredictions
+@dataclasses.dataclass(frozen=True, slots=True)
+class ClassificationPredictions:
+    """One entry per text.
+
+    Attributes:
+      texts: int64 `[n]`, places in the table of texts.
+      labels: int64 `[n]`, classes.
+      probabilities: float64 `[n, classes]`.
+    """
+
+    texts: np.ndarray
+    labels: np.ndarray
+    probabilities: np.ndarray
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """For `write_predictions`."""
+        return {
+            "text_index": self.texts,
+            "label": self.labels,
+            "predicted": self.probabilities.argmax(axis=1),
+            "probabilities": self.probabilities,
+        }
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LikelihoodPredictions:
+    """One entry per scored candidate.
+
+    Attributes:
+      users, items: int64 `[n]`, places in the users and the items table.
+      labels: int64 `[n]`, 0 or 1.
+      scores: float64 `[n]`, mean log probability of the tokens that count, in nats.
+    """
+
+    users: np.ndarray
+    items: np.ndarray
+    labels: np.ndarray
+    scores: np.ndarray
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """For `write_predictions`."""
+        return {
+            "user_index": self.users,
+            "item_index": self.items,
+            "label": self.labels,
+            "score": self.scores,
+        }
+
+
+Predictions = (
+    ScoringPredictions
+    | RetrievalPredictions
+    | LanguagePredictions
+    | ClassificationPredictions
+    | LikelihoodPredictions
+)
 
 
 def write_predictions(path: str | Path, columns: Mapping[str, np.ndarray]) -> Path:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from m6rec_jax.inference.likelihood import token_sums
+from m6rec_jax.inference.likelihood import mean_target_log_probabilities, token_sums
 from m6rec_jax.inference.retrieval import user_embeddings
 from m6rec_jax.inference.runtime import Runtime
 from m6rec_jax.inference.scoring import class_log_probabilities, positive_probability
@@ -50,6 +50,30 @@ def language_program(model: M6Rec, runtime: Runtime) -> Program:
 
     def run(variables: Mapping[str, Any], features: Mapping[str, Array]) -> dict[str, Array]:
         return token_sums(model, variables, features)._asdict() | _identity(features)
+
+    return runtime.jit(run)
+
+
+def classification_program(model: M6Rec, runtime: Runtime) -> Program:
+    """Log probability of every class at every decoder position, `[rows, target, classes]`."""
+
+    def run(variables: Mapping[str, Any], features: Mapping[str, Array]) -> dict[str, Array]:
+        return {
+            "log_probabilities": class_log_probabilities(model, variables, features),
+            **_identity(features, "decoder_labels", "decoder_item_ids"),
+        }
+
+    return runtime.jit(run)
+
+
+def likelihood_program(model: M6Rec, runtime: Runtime) -> Program:
+    """Mean log probability of the tokens that count in each packed text, `[rows, target]`."""
+
+    def run(variables: Mapping[str, Any], features: Mapping[str, Array]) -> dict[str, Array]:
+        return {
+            "score": mean_target_log_probabilities(model, variables, features),
+            **_identity(features, "decoder_labels", "decoder_item_ids", "user_ids"),
+        }
 
     return runtime.jit(run)
 

@@ -10,14 +10,17 @@ import numpy as np
 
 from m6rec_jax.errors import DataError
 from m6rec_jax.evaluation import programs
+from m6rec_jax.evaluation.baselines import MeanBaselines
 from m6rec_jax.evaluation.predictions import (
+    ClassificationPredictions,
     LanguagePredictions,
+    LikelihoodPredictions,
     RetrievalPredictions,
     ScoringPredictions,
 )
-from m6rec_jax.inference.retrieval import CatalogueIndex
+from m6rec_jax.inference.catalogue_index import CatalogueIndex
 from m6rec_jax.inference.runtime import Runtime
-from m6rec_jax.metrics import classification, language, ranking
+from m6rec_jax.metrics import classification, language, multiclass, ranking
 from m6rec_jax.tables.negatives import corrected_probability
 
 DEFAULT_KS = (1, 5, 10, 50)
@@ -184,6 +187,94 @@ def language_metrics(predictions: LanguagePredictions) -> dict[str, float]:
         "token_accuracy": float(predictions.correct.sum()) / tokens,
         "num_tokens": tokens,
     }
+
+
+def predict_classification(
+    program: programs.Program, variables: Variables, batches: Any, runtime: Runtime
+) -> ClassificationPredictions:
+    """Classes of every text of the batches; arguments as in `predict_scoring`.
+
+    Raises:
+      DataError: no text has a label.
+    """
+    found = programs.run_program(program, variables, batches, runtime)
+    rows, places = _labelled(found, "classification")
+    return ClassificationPredictions(
+        texts=found["decoder_item_ids"][rows, places].astype(np.int64),
+        labels=found["decoder_labels"][rows, places].astype(np.int64),
+        probabilities=np.exp(found["log_probabilities"][rows, places].astype(np.float64)),
+    )
+
+
+def classification_metrics(predictions: ClassificationPredictions) -> dict[str, float]:
+    """Figures of `metrics.multiclass`, and `num_examples`; raises DataError as those do."""
+    figures = multiclass.multiclass_metrics(predictions.labels, predictions.probabilities)
+    return figures | {"num_examples": float(len(predictions.labels))}
+
+
+def predict_likelihood(
+    program: programs.Program, variables: Variables, batches: Any, runtime: Runtime
+) -> LikelihoodPredictions:
+    """Zero-shot score of every candidate of the batches; arguments as in `predict_scoring`.
+
+    Raises:
+      DataError: no candidate has a label.
+    """
+    found = programs.run_program(program, variables, batches, runtime)
+    rows, places = _labelled(found, "zero-shot")
+    return LikelihoodPredictions(
+        users=found["user_ids"][rows, 0].astype(np.int64),
+        items=found["decoder_item_ids"][rows, places].astype(np.int64),
+        labels=found["decoder_labels"][rows, places].astype(np.int64),
+        scores=found["score"][rows, places].astype(np.float64),
+    )
+
+
+def likelihood_metrics(
+    predictions: LikelihoodPredictions, baselines: MeanBaselines, seed: int = 0
+) -> dict[str, float]:
+    """How well zero-shot scores order candidates, beside what needs no model.
+
+    Args:
+      predictions: of `predict_likelihood`.
+      baselines: fitted to the training part.
+      seed: of chance.
+
+    Returns:
+      `auc`, `user_averaged_auc` (where a user has both labels), `num_examples`, `num_users`; and
+      the first two of `popularity/...`, `item_mean/...`, `user_and_item_mean/...` and `chance/...`,
+      random scores. All baselines but popularity and chance know the training part's labels.
+
+    Raises:
+      DataError: all labels are the same.
+    """
+    users, labels = predictions.users, predictions.labels
+    figures, num_users = _ordering(users, labels, predictions.scores)
+    figures |= {"num_examples": float(len(labels)), "num_users": float(num_users)}
+    known = baselines.scoring_metrics(users, predictions.items, labels)
+    known["chance"], _ = _ordering(users, labels, np.random.default_rng(seed).random(len(labels)))
+    for name, found in known.items():
+        figures |= {f"{name}/{k}": v for k, v in found.items() if k.endswith("auc")}
+    return figures
+
+
+def _ordering(
+    users: np.ndarray, labels: np.ndarray, scores: np.ndarray
+) -> tuple[dict[str, float], int]:
+    """AUC, that averaged over users, and how many of those have both labels."""
+    figures = {"auc": classification.auc(labels, scores)}
+    per_user = classification.per_user_auc(users, labels, scores).values
+    if per_user.size:
+        figures["user_averaged_auc"] = float(per_user.mean())
+    return figures, int(per_user.size)
+
+
+def _labelled(found: Mapping[str, np.ndarray], kind: str) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and positions that have a label."""
+    rows, places = np.nonzero(found["decoder_labels"] >= 0)
+    if not len(rows):
+        raise DataError(f"none of the rows has a label; is this a {kind} task?")
+    return rows, places
 
 
 def pad_targets(item_ids: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import tempfile
 from collections.abc import Mapping
@@ -24,13 +25,17 @@ import jax
 from etils import epath
 from jax.sharding import Mesh
 
+from m6rec_jax.checkpoints.fingerprint import checksums
 from m6rec_jax.checkpoints.location import locate, read_manifest
 from m6rec_jax.checkpoints.manifest import check_vocabulary
 from m6rec_jax.checkpoints.restore import PARAMS, PROMPTS, restore_item
-from m6rec_jax.errors import CheckpointError, ConfigError
+from m6rec_jax.checkpoints.trees import flatten
+from m6rec_jax.errors import CheckpointError
 from m6rec_jax.inference.generation import Generator
+from m6rec_jax.inference.likelihood_scoring import LikelihoodScorer
 from m6rec_jax.inference.retrieval import Retriever
 from m6rec_jax.inference.scoring import Scorer
+from m6rec_jax.inference.task_settings import TaskSettings, task_settings
 from m6rec_jax.model import M6Rec
 from m6rec_jax.model.m6rec import initial_features
 from m6rec_jax.sharding import LogicalRules, make_mesh, unboxed_shapes, variable_shardings
@@ -42,21 +47,6 @@ VOCABULARY_FILE, DATASET_FILE, SETTINGS_FILE = "vocabulary.model", "dataset.json
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class TaskSettings:
-    """What inference must know of a task.
-
-    Attributes:
-      task_id: row of the prompt bank.
-      positive_classes: classes whose probabilities a score adds up.
-      sampling_rate: share of the negatives that training saw; 1 where none were sampled.
-    """
-
-    task_id: int = 0
-    positive_classes: tuple[int, ...] = (1,)
-    sampling_rate: float = 1.0
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
 class InferenceSettings:
     """What inference must know beside the weights.
 
@@ -64,12 +54,15 @@ class InferenceSettings:
       source_length, target_length: S and T of training.
       tasks: seqio task name to its settings.
       candidate_length: most tokens of one candidate; None: no other limit than T.
+      prepared: name of the folder of prepared data, within the data folder, that the model was
+        trained on: catalogue and statistics, unless serving is given others.
     """
 
     source_length: int
     target_length: int
     tasks: Mapping[str, TaskSettings] = dataclasses.field(default_factory=dict)
     candidate_length: int | None = None
+    prepared: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -84,6 +77,7 @@ class Bundle:
       settings: see `InferenceSettings`.
       step: of the checkpoint.
       mesh, rules: where the variables lie.
+      dataset_spec: what `dataset.json` holds; None when the folder has none.
     """
 
     model: M6Rec
@@ -94,52 +88,84 @@ class Bundle:
     step: int
     mesh: Mesh | None = None
     rules: LogicalRules = ()
+    dataset_spec: Mapping[str, Any] | None = None
 
     def scorer(self, task: str = "", **changes: Any) -> Scorer:
-        """A `Scorer` for one of the model's tasks (there is no need to name the only one).
+        """A `Scorer` whose requests have this task, or any other of the model's that they name.
+
+        Args:
+          task: name; there is no need to name the only one.
+          changes: other arguments of `Scorer`.
 
         Raises:
           ConfigError: no such task.
         """
-        settings = self._task(task)
         arguments: dict[str, Any] = {
-            **self._shared(settings),
-            "positive_classes": settings.positive_classes,
-            "sampling_rate": settings.sampling_rate,
+            **self._shared(task),
             "candidate_length": self.settings.candidate_length,
         }
         return Scorer(self.model, self.variables, self.vocabulary, **(arguments | changes))
 
     def retriever(self, task: str = "", **changes: Any) -> Retriever:
-        """A `Retriever` for one of the model's tasks; arguments and errors as `scorer`."""
+        """A `Retriever`; arguments and errors as `scorer`."""
         arguments: dict[str, Any] = {
-            **self._shared(self._task(task)),
+            **self._shared(task),
             "item_length": self.settings.candidate_length,
         }
         return Retriever(self.model, self.variables, self.vocabulary, **(arguments | changes))
 
     def generator(self, task: str = "", **changes: Any) -> Generator:
-        """A `Generator` for one of the model's tasks; arguments and errors as `scorer`."""
-        arguments = self._shared(self._task(task))
+        """A `Generator`; arguments and errors as `scorer`."""
+        arguments = self._shared(task)
         return Generator(self.model, self.variables, self.vocabulary, **(arguments | changes))
 
-    def _shared(self, task: TaskSettings) -> dict[str, Any]:
+    def likelihood_scorer(self, task: str = "", **changes: Any) -> LikelihoodScorer:
+        """A `LikelihoodScorer`, which needs no task: with none, row 0 of the prompt bank is used.
+
+        Args:
+          task: whose prompts are used.
+          **changes: arguments of `LikelihoodScorer`, such as its sentence.
+
+        Raises:
+          ConfigError: no such task.
+        """
+        tasks = self.settings.tasks if task else {"": TaskSettings()}
+        arguments = {
+            **self._shared(task, tasks),
+            "candidate_length": self.settings.candidate_length,
+        }
+        return LikelihoodScorer(
+            self.model, self.variables, self.vocabulary, **(arguments | changes)
+        )
+
+    def fingerprint(self, task: str = "") -> str:
+        """What a task's results depend on beside the request: SHA-256 (hex).
+
+        Two models that give other vectors or scores have other fingerprints, whatever their folders
+        are called; of one model it is the same on any mesh. Arguments and errors as `scorer`.
+        """
+        described = {
+            "config": dataclasses.asdict(self.model.config),
+            "vocabulary": self.vocabulary.fingerprint,
+            "lengths": dataclasses.asdict(self.settings) | dict.fromkeys(("tasks", "prepared")),
+            "task": dataclasses.asdict(task_settings(self.settings.tasks, task)),
+            "template": None if self.template is None else self.template.to_spec(),
+            "checksums": checksums(flatten(dict(self.variables))),
+        }
+        text = json.dumps(described, sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def _shared(self, task: str, tasks: Mapping[str, TaskSettings] | None = None) -> dict[str, Any]:
+        tasks = self.settings.tasks if tasks is None else tasks
+        task_settings(tasks, task)  # there is such a task
         return {
-            "task_id": task.task_id,
+            "tasks": tasks,
+            "task": task,
             "source_length": self.settings.source_length,
             "target_length": self.settings.target_length,
             "mesh": self.mesh,
             "rules": self.rules,
         }
-
-    def _task(self, name: str) -> TaskSettings:
-        tasks = self.settings.tasks
-        if not name and len(tasks) == 1:
-            return next(iter(tasks.values()))
-        if name not in tasks:
-            asked = f"no task '{name}'" if name else "several tasks; name one"
-            raise ConfigError(f"the model knows {asked}: {', '.join(sorted(tasks)) or 'none'}")
-        return tasks[name]
 
 
 def save_assets(
@@ -223,19 +249,11 @@ def load_model(
     """
     locate(model_dir, step)  # a missing checkpoint is the first thing to say
     folder = epath.Path(model_dir) / ASSETS_FOLDER
-    for name in (VOCABULARY_FILE, SETTINGS_FILE):
-        if not (folder / name).exists():
-            raise CheckpointError(
-                f"{folder / name} is missing: {model_dir} has a checkpoint, but not what inference "
-                "needs beside it. `m6rec_jax.inference.bundle.save_assets` writes it"
-            )
-    settings = _read_settings(folder / SETTINGS_FILE)
-    vocabulary = _read_vocabulary(folder / VOCABULARY_FILE)
+    vocabulary, settings = read_vocabulary(model_dir), read_settings(model_dir)
+    dataset_spec = read_dataset_spec(model_dir)
     template = None
-    if (folder / DATASET_FILE).exists():
-        raw = json.loads((folder / DATASET_FILE).read_text())
-        if raw.get("template"):
-            template = DatasetTemplate.parse(raw["template"], str(folder / DATASET_FILE))
+    if dataset_spec is not None and dataset_spec.get("template"):
+        template = DatasetTemplate.parse(dataset_spec["template"], str(folder / DATASET_FILE))
     restored = restore_model(
         model_dir,
         step=step,
@@ -252,6 +270,7 @@ def load_model(
         restored.step,
         mesh,
         tuple(rules),
+        dataset_spec,
     )
 
 
@@ -276,7 +295,13 @@ def variable_targets(
     }
 
 
-def _read_settings(path: epath.Path) -> InferenceSettings:
+def read_settings(model_dir: str | Path) -> InferenceSettings:
+    """What `MODEL_DIR/inference/settings.json` says.
+
+    Raises:
+      CheckpointError: it is missing or damaged.
+    """
+    path = _asset(model_dir, SETTINGS_FILE)
     try:
         values = json.loads(path.read_text())
         tasks = {}
@@ -288,10 +313,42 @@ def _read_settings(path: epath.Path) -> InferenceSettings:
         raise CheckpointError(f"{path} is damaged: {error}") from error
 
 
-def _read_vocabulary(path: epath.Path) -> Vocabulary:
+def read_dataset_spec(model_dir: str | Path) -> dict[str, Any] | None:
+    """What `MODEL_DIR/inference/dataset.json` holds; None where there is none.
+
+    Raises:
+      CheckpointError: it is damaged.
+    """
+    path = epath.Path(model_dir) / ASSETS_FOLDER / DATASET_FILE
+    if not path.exists():
+        return None
+    try:
+        values: dict[str, Any] = json.loads(path.read_text())
+        return values
+    except ValueError as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from error
+
+
+def read_vocabulary(model_dir: str | Path) -> Vocabulary:
+    """The vocabulary in `MODEL_DIR/inference`.
+
+    Raises:
+      CheckpointError: it is missing.
+    """
+    path = _asset(model_dir, VOCABULARY_FILE)
     if Path(path).exists():
         return Vocabulary(path)
     # SentencePiece reads local files only.
     with tempfile.NamedTemporaryFile(suffix=".model", delete=False) as file:
         file.write(path.read_bytes())
     return Vocabulary(file.name)
+
+
+def _asset(model_dir: str | Path, name: str) -> epath.Path:
+    path = epath.Path(model_dir) / ASSETS_FOLDER / name
+    if not path.exists():
+        raise CheckpointError(
+            f"{path} is missing: {model_dir} has a checkpoint, but not what inference needs beside "
+            "it. `m6rec_jax.inference.bundle.save_assets` writes it"
+        )
+    return path

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -37,23 +37,41 @@ def pack_texts(
       DataError: a text without words.
     """
     limit = min(text_length or target_length, target_length)
-    lengths = [min(len(vocab.encode_array(text)) + 2, limit) for text in texts]
+    lengths = [len(vocab.encode_array(text)) + 2 for text in texts]
+    return pack(
+        lengths,
+        target_length,
+        limit,
+        lambda members, share: rows.packed_candidates(
+            vocab, [texts[i] for i in members], target_length, candidate_length=share
+        ),
+    )
+
+
+def pack(
+    lengths: Sequence[int],
+    target_length: int,
+    text_length: int,
+    lay_out: Callable[[Sequence[int], int], Row],
+) -> PackedTexts:
+    """Packs texts of given lengths as `pack_texts` does.
+
+    Args:
+      lengths: tokens of each text, `[BOS]` and `[EOS]` included.
+      target_length: most tokens of a row.
+      text_length: most tokens of a text; longer ones will be cut.
+      lay_out: makes a row of the texts at the given places, each with at most so many tokens.
+    """
+    limit = min(text_length, target_length)
+    cut = [min(length, limit) for length in lengths]
     places: list[list[int]] = []
-    for i in sorted(range(len(texts)), key=lambda i: lengths[i]):
+    for i in sorted(range(len(cut)), key=lambda i: cut[i]):
         # Ascending, so this text is the longest so far and sets the share.
-        if places and lengths[i] * (len(places[-1]) + 1) <= target_length:
+        if places and cut[i] * (len(places[-1]) + 1) <= target_length:
             places[-1].append(i)
         else:
             places.append([i])
-    packed = [
-        rows.packed_candidates(
-            vocab,
-            [texts[i] for i in members],
-            target_length,
-            candidate_length=min(limit, target_length // len(members)),
-        )
-        for members in places
-    ]
+    packed = [lay_out(members, min(limit, target_length // len(members))) for members in places]
     return PackedTexts(packed, places)
 
 

@@ -32,7 +32,9 @@ from m6rec_jax.inference.runtime import (
     smallest_that_fits,
 )
 from m6rec_jax.inference.sampling import SamplingOptions
+from m6rec_jax.inference.task_settings import RequestedTasks, TaskSettings
 from m6rec_jax.inference.title_trie import ItemScores, TitleTrie
+from m6rec_jax.inference.unseen_trie import NO_RANK, UnseenTrie, excluded_ranks
 from m6rec_jax.inference.writing import write
 from m6rec_jax.model import M6Rec
 from m6rec_jax.sharding import LogicalRules
@@ -66,7 +68,7 @@ class RecommendedTitle(NamedTuple):
     Attributes:
       title: as the catalogue has it.
       score: log probability of the title, normalised by its length.
-      places: of all items that have the title, best first.
+      places: of all items that have the title and were not seen, best first.
     """
 
     title: str
@@ -83,17 +85,19 @@ class _Written(NamedTuple):
     entries: np.ndarray
 
 
-@gin.configurable(denylist=["model", "variables", "vocabulary", "mesh"])
+@gin.configurable(denylist=["model", "variables", "vocabulary", "mesh", "tasks"])
 class Generator:
     """Text for histories given as text segments.
 
     Every verb takes `histories` (per request, segments as `DatasetTemplate.history_segments` gives
     them), `prefixes` (per request, how its text must begin; a prefix is cut into tokens by itself,
-    so end it where a word ends) and `trie` (write only titles of it). All raise
+    so end it where a word ends), `trie` (write only titles of it) and `tasks` (per request, the
+    name of its task; None: the default one). All raise
 
-      DataError: another number of prefixes than of histories, or a prefix that leaves no room or
-        that no title of the trie has.
-      ConfigError: a number out of range, or a trie with titles too long for the model.
+      DataError: another number of prefixes or tasks than of histories, or a prefix that leaves no
+        room or that no title of the trie has.
+      ConfigError: a number out of range, no such task, or a trie with titles too long for the
+        model.
 
     Args:
       model: any.
@@ -102,6 +106,8 @@ class Generator:
       source_length: most tokens of a history, S; older behaviours are dropped as in training.
       target_length: most tokens of a decoder row, T; a text has up to T - 2 and `[EOS]`.
       task_id: row of the prompt bank.
+      tasks: settings of tasks that requests may name; they take the place of `task_id`.
+      task: which of `tasks` a request has that names none; empty: the only one.
       also_allowed: control ids and sentinels that may be written beside text.
       batch_sizes: numbers of histories to pad to, ascending.
       source_buckets: lengths to pad histories to; None: S, S/2, S/4.
@@ -122,6 +128,8 @@ class Generator:
         source_length: int,
         target_length: int,
         task_id: int = 0,
+        tasks: Mapping[str, TaskSettings] | None = None,
+        task: str = "",
         also_allowed: Sequence[int] = (),
         batch_sizes: Sequence[int] = (1, 8, 32),
         source_buckets: Sequence[int] | None = None,
@@ -136,7 +144,9 @@ class Generator:
         self.model, self.variables, self.vocabulary = model, variables, vocabulary
         self.source_length = source_length
         self.max_tokens = target_length - 1  # [EOS] is the last token written, never an input
-        self._task_id, self._by_argmax = task_id, by_argmax
+        if tasks is None:
+            tasks = {"": TaskSettings(task_id)}
+        self._tasks, self._by_argmax = RequestedTasks(tasks, task), by_argmax
         self._runtime = Runtime(mesh, rules)
         multiple = self._runtime.batch_multiple
         self._batch_sizes = sorted({-(-size // multiple) * multiple for size in batch_sizes})
@@ -153,9 +163,10 @@ class Generator:
         prefixes: Sequence[str] | None = None,
         *,
         trie: TitleTrie | None = None,
+        tasks: Sequence[str] | None = None,
     ) -> list[GeneratedText]:
         """The text whose every token is the likeliest one, per history."""
-        written = self._write("greedy", 1, histories, prefixes, trie, {})
+        written = self._write("greedy", 1, histories, prefixes, trie, tasks, {})
         return [self._texts(one, trie)[0] for one in written]
 
     def sample(
@@ -169,11 +180,12 @@ class Generator:
         top_p: float = 1.0,
         seed: int | Sequence[int] = 0,
         trie: TitleTrie | None = None,
+        tasks: Sequence[str] | None = None,
     ) -> list[list[GeneratedText]]:
         """Texts drawn from the model, `num_samples` per history, in no order.
 
         Args:
-          histories, prefixes, trie: see the class.
+          histories, prefixes, trie, tasks: see the class.
           num_samples: texts per history, drawn independently.
           temperature, top_k, top_p: see `SamplingOptions`.
           seed: of each request, or one for all. Equal requests with equal seeds give equal texts,
@@ -185,7 +197,9 @@ class Generator:
                 f"{top_p} above 0 and at most 1"
             )
         options = SamplingOptions(np.float32(temperature), np.int32(top_k), np.float32(top_p))
-        written = self._write("sample", num_samples, histories, prefixes, trie, options, seed)
+        written = self._write(
+            "sample", num_samples, histories, prefixes, trie, tasks, options, seed
+        )
         return [self._texts(one, trie) for one in written]
 
     def beam_search(
@@ -196,18 +210,26 @@ class Generator:
         num_beams: int = 4,
         length_penalty: float = 0.6,
         trie: TitleTrie | None = None,
+        tasks: Sequence[str] | None = None,
+        seen: Sequence[Sequence[int]] | None = None,
     ) -> list[list[GeneratedText]]:
         """Up to `num_beams` of the likeliest texts per history, best first.
 
         Args:
-          histories, prefixes, trie: see the class.
+          histories, prefixes, trie, tasks: see the class.
           num_beams: see `beam_search.beam_search`.
           length_penalty: see there; at least 0.
+          seen: per history, places in the trie's catalogue that must not be recommended: no beam is
+            spent on titles all of whose items are among them.
         """
         if length_penalty < 0:
             raise ConfigError(f"length_penalty = {length_penalty} must be at least 0")
+        if seen is not None and trie is None:
+            raise ConfigError("seen items can be left out of the titles of a trie only")
         options = np.float32(length_penalty)
-        written = self._write("beam_search", num_beams, histories, prefixes, trie, options)
+        written = self._write(
+            "beam_search", num_beams, histories, prefixes, trie, tasks, options, seen=seen
+        )
         return [self._texts(one, trie) for one in written]
 
     def recommend(
@@ -220,16 +242,19 @@ class Generator:
         num_beams: int | None = None,
         length_penalty: float = 0.0,
         item_scores: Sequence[ItemScores] | None = None,
+        tasks: Sequence[str] | None = None,
+        seen: Sequence[Sequence[int]] | None = None,
     ) -> list[list[RecommendedTitle]]:
         """The k likeliest titles of a catalogue per history; fewer where the trie has fewer.
 
         Args:
-          histories, trie, prefixes: see the class.
+          histories, trie, prefixes, tasks: see the class.
           k: how many titles.
           num_beams: at least k; more miss fewer titles. None: k.
           length_penalty: 0, and titles are ranked by their probability.
           item_scores: per history, what orders items that share a title, such as the retriever's
             similarities; None: the catalogue's order.
+          seen: per history, places in the catalogue that must not be recommended.
         """
         if item_scores is not None and len(item_scores) != len(histories):
             raise DataError(f"{len(item_scores)} item scores for {len(histories)} histories")
@@ -241,19 +266,20 @@ class Generator:
             num_beams=num_beams or k,
             length_penalty=length_penalty,
             trie=trie,
+            tasks=tasks,
+            seen=seen,
         )
         results = []
         for request, texts in enumerate(found):
             scores = None if item_scores is None else item_scores[request]
-            results.append(
-                [
-                    RecommendedTitle(
-                        trie.titles[text.entry], text.score, trie.places(text.entry, scores)
-                    )
-                    for text in texts[:k]
-                    if text.entry is not None
-                ]
-            )
+            excluded = frozenset(() if seen is None else map(int, seen[request]))
+            titles = []
+            for text in texts[:k]:
+                if text.entry is not None:
+                    places = trie.places(text.entry, scores)
+                    left = [place for place in places if place not in excluded]
+                    titles.append(RecommendedTitle(trie.titles[text.entry], text.score, left))
+            results.append(titles)
         return results
 
     def _texts(self, written: _Written, trie: TitleTrie | None) -> list[GeneratedText]:
@@ -275,8 +301,10 @@ class Generator:
         histories: Sequence[Sequence[str]],
         prefixes: Sequence[str] | None,
         trie: TitleTrie | None,
+        tasks: Sequence[str] | None,
         options: Any,
         seed: int | Sequence[int] = 0,
+        seen: Sequence[Sequence[int]] | None = None,
     ) -> list[_Written]:
         if num_texts < 1:
             raise ConfigError(f"{num_texts} texts per history were asked for")
@@ -286,23 +314,36 @@ class Generator:
         length = self._length(trie)
         beginnings = self._beginnings(prefixes, len(histories), length, trie)
         constraint: Constraint = self._any_text if trie is None else trie.arrays
+        excluded = None
+        if trie is not None and seen is not None:
+            excluded = excluded_ranks(trie, seen, len(histories))
         run = self._program(verb, num_texts)
+        settings = self._tasks.each(tasks, len(histories))
+        longest = [min(s.source_length or self.source_length, self.source_length) for s in settings]
         sources = [
-            rows.source_row(self.vocabulary, segments, self.source_length) for segments in histories
+            rows.source_row(self.vocabulary, segments, most)
+            for segments, most in zip(histories, longest, strict=True)
         ]
         lengths = [len(row["encoder_input_tokens"]) for row in sources]
         pending = []
         for bucket, size, members in in_buckets(lengths, self._source_buckets, self._batch_sizes):
             names = {"encoder_input_tokens": bucket, "encoder_block_ids": bucket}
             batch = rows.pad_batch([sources[i] for i in members], names, size)
-            batch["task_ids"] = np.full((size, 1), self._task_id, np.int32)
+            batch["task_ids"] = np.zeros((size, 1), np.int32)
+            batch["task_ids"][: len(members), 0] = [settings[i].task_id for i in members]
             batch["forced"] = np.full((size, length), FREE, np.int32)
             batch["forced"][:, 0] = EOS_ID  # rows of padding have nothing to write
             batch["seeds"] = np.zeros((size, 1), np.uint32)
             for k, i in enumerate(members):
                 batch["forced"][k] = beginnings[i]
                 batch["seeds"][k] = seeds[i] % 2**32
+            if excluded is not None:
+                # Rows of padding have seen nothing.
+                batch["seen"] = np.full((size, excluded.shape[1]), NO_RANK, np.int32)
+                batch["seen"][: len(members)] = excluded[members]
             placed = self._runtime.place(batch)
+            if trie is not None and excluded is not None:
+                constraint = UnseenTrie(trie.arrays, placed.pop("seen"))
             # Not read back here: the devices go on while Python prepares the next batch.
             pending.append((members, run(self.variables, placed, constraint, options)))
         results: dict[int, _Written] = {}

@@ -57,6 +57,13 @@ class TitleTrie:
         self._first_child = np.asarray(self.arrays.first_child)
         self._token = np.asarray(self.arrays.token)
         self._places = [np.array(items, np.int64) for items in places.values()]
+        self._entry_of_place = np.zeros(len(titles), np.int64)
+        for entry, items in enumerate(self._places):
+            self._entry_of_place[items] = entry
+        ending, first_rank = np.asarray(self.arrays.entry), np.asarray(self.arrays.first_rank)
+        leaves = np.flatnonzero(ending >= 0)
+        self._rank = np.zeros(len(sequences), np.int64)
+        self._rank[ending[leaves]] = first_rank[leaves]
         self.titles = [titles[items[0]] for items in places.values()]
         self.num_items = len(titles)
         self.length = 1 + max(map(len, sequences))
@@ -76,6 +83,25 @@ class TitleTrie:
                 return False
             node = int(first) + place
         return True
+
+    def seen_ranks(self, seen: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Ranks (see `TokenTrie`) of the titles all of whose items were seen, ascending.
+
+        Args:
+          seen: places in the catalogue.
+
+        Raises:
+          DataError: a place outside the catalogue.
+        """
+        items = np.unique(np.asarray(seen, np.int64))
+        if len(items) and not 0 <= items[0] <= items[-1] < self.num_items:
+            raise DataError(
+                f"a seen item is outside the catalogue of {self.num_items} items: {items[0]} or "
+                f"{items[-1]}"
+            )
+        entries, counts = np.unique(self._entry_of_place[items], return_counts=True)
+        whole = [len(self._places[entry]) == n for entry, n in zip(entries, counts, strict=True)]
+        return np.sort(self._rank[entries[np.asarray(whole, bool)]])
 
     def places(self, entry: int, scores: ItemScores | None = None) -> list[int]:
         """Places in the catalogue of all items that have this title.

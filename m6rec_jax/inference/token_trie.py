@@ -7,6 +7,7 @@ then consecutive, and the edge that leads to node n can be called n itself, so t
     children of n     nodes first_child[n] … first_child[n + 1] - 1
     token[n]          what is written on the way to n
     entry[n]          which sequence ends at n, or NO_ENTRY
+    below n           the sequences of ranks first_rank[n] … end_rank[n] - 1, sorted by their tokens
 
 Every sequence ends with `[EOS]`, so only leaves have an entry, and a text that has ended is one.
 
@@ -44,7 +45,7 @@ class TokenTrie(NamedTuple):
 
     Attributes:
       first_child: int32 `[nodes + 1]`.
-      token, entry: int32 `[nodes]`.
+      token, entry, first_rank, end_rank: int32 `[nodes]`.
       slots: int32 `[width]`, 0, 1, 2, …; its length carries the number of children of the widest
         node into compiled code.
     """
@@ -52,6 +53,8 @@ class TokenTrie(NamedTuple):
     first_child: Array
     token: Array
     entry: Array
+    first_rank: Array
+    end_rank: Array
     slots: Array
 
     def start(self, num_rows: int) -> Array:
@@ -60,16 +63,24 @@ class TokenTrie(NamedTuple):
 
     def mask(self, state: Array, log_probs: Array) -> Array:
         """See `constraints.Constraint`."""
-        children, present = self._children(state)
+        return self.mask_of(*self.children(state), log_probs)
+
+    def mask_of(self, children: Array, present: Array, log_probs: Array) -> Array:
+        """log_probs `[rows, vocab]`, -inf at all tokens but those on the way to present children.
+
+        Args:
+          children, present: of `children`.
+          log_probs: see `constraints.Constraint`.
+        """
         # Out of range, so that the scatter below drops it.
         tokens = jnp.where(present, self.token[children], log_probs.shape[-1])
         own = jnp.take_along_axis(log_probs, tokens, axis=-1, mode="clip")
-        rows = jnp.arange(state.shape[0])[:, None]
+        rows = jnp.arange(children.shape[0])[:, None]
         return jnp.full_like(log_probs, -jnp.inf).at[rows, tokens].set(own, mode="drop")
 
     def advance(self, state: Array, tokens: Array) -> Array:
         """See `constraints.Constraint`."""
-        children, present = self._children(state)
+        children, present = self.children(state)
         taken = present & (self.token[children] == tokens[:, None])
         found = jnp.max(jnp.where(taken, children, -1), axis=-1)
         return jnp.where(found < 0, self.token.shape[0] - 1, found)
@@ -78,7 +89,7 @@ class TokenTrie(NamedTuple):
         """Which sequence each row has written, `NO_ENTRY` where none is complete."""
         return self.entry[state]
 
-    def _children(self, state: Array) -> tuple[Array, Array]:
+    def children(self, state: Array) -> tuple[Array, Array]:
         """Nodes in the slots of each row `[rows, width]`, and whether they are children."""
         first, end = self.first_child[state], self.first_child[state + 1]
         children = first[:, None] + self.slots
@@ -107,6 +118,7 @@ def build_trie(sequences: Sequence[Sequence[int] | np.ndarray]) -> TokenTrie:
         second = int(order[np.flatnonzero(~differs[:, -1])[0]])
         raise DataError(f"sequence {second} is in the trie twice: {list(sequences[second])}")
     parents, tokens, entries = [], [np.array([-1])], [np.array([NO_ENTRY])]
+    firsts, ends = [np.array([0])], [np.array([num_rows])]
     above = np.zeros(num_rows, np.int64)  # the node of each row one level up
     num_nodes = 1
     for level in range(depth):
@@ -116,6 +128,10 @@ def build_trie(sequences: Sequence[Sequence[int] | np.ndarray]) -> TokenTrie:
         parents.append(above[begins])
         tokens.append(token)
         entries.append(np.where(token == EOS_ID, order[begins], NO_ENTRY))
+        # A node's sequences go until the next row that differs, whether or not a node begins there.
+        others = np.append(np.flatnonzero(differs[:, level]), num_rows)
+        firsts.append(np.flatnonzero(begins))
+        ends.append(others[np.searchsorted(others, firsts[-1], side="right")])
         num_nodes += int(begins.sum())
         above = here
     number_of_children = np.bincount(np.concatenate(parents), minlength=num_nodes)
@@ -123,13 +139,17 @@ def build_trie(sequences: Sequence[Sequence[int] | np.ndarray]) -> TokenTrie:
     size = _power_of_two(num_nodes + 1)
     first_child = np.full(size + 1, num_nodes, np.int32)
     first_child[: num_nodes + 1] = 1 + np.concatenate([[0], np.cumsum(number_of_children)])
-    spare = size - num_nodes
+
+    def padded(parts: list[np.ndarray], value: int) -> Array:
+        joined = np.pad(np.concatenate(parts), (0, size - num_nodes), constant_values=value)
+        return jnp.asarray(joined, jnp.int32)
+
     return TokenTrie(
         jnp.asarray(first_child),
-        jnp.asarray(np.pad(np.concatenate(tokens), (0, spare), constant_values=-1), jnp.int32),
-        jnp.asarray(
-            np.pad(np.concatenate(entries), (0, spare), constant_values=NO_ENTRY), jnp.int32
-        ),
+        padded(tokens, -1),
+        padded(entries, NO_ENTRY),
+        padded(firsts, 0),
+        padded(ends, 0),
         jnp.arange(_power_of_two(int(number_of_children.max()))),
     )
 

@@ -13,6 +13,7 @@ from m6rec_jax.inference.constraints import Constraint
 from m6rec_jax.inference.decoding import Choose, Decoded, decode, greedy, model_step
 from m6rec_jax.inference.sampling import sampler
 from m6rec_jax.inference.token_trie import NO_ENTRY, TokenTrie
+from m6rec_jax.inference.unseen_trie import UnseenTrie
 from m6rec_jax.model import M6Rec
 from m6rec_jax.model.cached_decoding import start_decoding
 
@@ -85,7 +86,7 @@ def write(
         result = decode(step, cache, jnp.repeat(forced, num_texts, axis=0), constraint, choose)
         scores = result.log_probability
     entries = jnp.full_like(scores, NO_ENTRY, jnp.int32)
-    if isinstance(constraint, TokenTrie):
+    if isinstance(constraint, TokenTrie | UnseenTrie):
         entries = constraint.entries(result.state)
     shape = (forced.shape[0], num_texts)
     return (

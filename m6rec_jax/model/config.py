@@ -59,6 +59,9 @@ class PromptConfig:
       num_segment_embeddings: rows added by min(block id, rows - 1) between the early and the late
         encoder layers, zero at the start, in use only when late interaction is on (0: none).
       init_stddev: standard deviation of soft prompts at the start.
+      task_num_prompts, task_num_options, task_adapter_ranks, task_lora_ranks: the sizes of each
+        task where tasks of one run are unlike, one number per task and at most the capacity of the
+        same name. Empty: every task has the capacity. A task without classes has 0 options.
     """
 
     num_tasks: int = 1
@@ -76,6 +79,10 @@ class PromptConfig:
     retrieval_dim: int = 0
     num_segment_embeddings: int = 0
     init_stddev: float = 0.5
+    task_num_prompts: tuple[int, ...] = ()
+    task_num_options: tuple[int, ...] = ()
+    task_adapter_ranks: tuple[int, ...] = ()
+    task_lora_ranks: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "special_token_ids", tuple(self.special_token_ids))
@@ -114,6 +121,72 @@ class PromptConfig:
                 f"{self.num_prompts}: the options are the last soft prompts. Raise num_prompts "
                 "or set PromptConfig.head = 'linear'"
             )
+        self._check_task_sizes()
+
+    def _check_task_sizes(self) -> None:
+        for name, capacity, least in (
+            ("task_num_prompts", "num_prompts", 0),
+            ("task_num_options", "num_options", 0),
+            # At rank 0 an adapter's last bias would still train, and belong to nothing.
+            ("task_adapter_ranks", "adapter_rank", 1),
+            ("task_lora_ranks", "lora_rank", 1),
+        ):
+            sizes, most = tuple(getattr(self, name)), getattr(self, capacity)
+            object.__setattr__(self, name, sizes)
+            if sizes and len(sizes) != self.num_tasks:
+                raise ConfigError(
+                    f"PromptConfig.{name} = {sizes} has {len(sizes)} sizes for num_tasks = "
+                    f"{self.num_tasks}"
+                )
+            for size in sizes:
+                if not isinstance(size, int) or not least <= size <= most:
+                    raise ConfigError(
+                        f"PromptConfig.{name} = {sizes}: {size!r} is no whole number from {least} "
+                        f"to {capacity} = {most}"
+                    )
+        if 1 in self.task_num_options:
+            raise ConfigError(
+                f"PromptConfig.task_num_options = {self.task_num_options}: one class alone is "
+                "nothing to choose from; 0 says that a task has none"
+            )
+        prompts = self.task_num_prompts or (self.num_prompts,) * self.num_tasks
+        options = self.task_num_options or (self.num_options,) * self.num_tasks
+        for task, (num_prompts, num_options) in enumerate(zip(prompts, options, strict=True)):
+            if self.head == "option" and num_options > num_prompts:
+                raise ConfigError(
+                    f"task {task} of PromptConfig has {num_options} options (task_num_options) but "
+                    f"{num_prompts} soft prompts (task_num_prompts), the last of which the options "
+                    "are"
+                )
+
+    def of_task(self, task_id: int) -> "PromptConfig":
+        """One task's prompts by themselves: `num_tasks` 1, and the sizes of that task.
+
+        Raises:
+          ConfigError: the bank has no such task.
+        """
+        if not 0 <= task_id < self.num_tasks:
+            raise ConfigError(
+                f"there is no task {task_id}: PromptConfig.num_tasks = {self.num_tasks}"
+            )
+
+        def own(sizes: tuple[int, ...], capacity: int) -> int:
+            return sizes[task_id] if sizes else capacity
+
+        num_options = own(self.task_num_options, self.num_options)
+        return dataclasses.replace(
+            self,
+            num_tasks=1,
+            num_prompts=own(self.task_num_prompts, self.num_prompts),
+            num_options=num_options,
+            head=self.head if num_options else "none",
+            adapter_rank=own(self.task_adapter_ranks, self.adapter_rank),
+            lora_rank=own(self.task_lora_ranks, self.lora_rank),
+            task_num_prompts=(),
+            task_num_options=(),
+            task_adapter_ranks=(),
+            task_lora_ranks=(),
+        )
 
     @property
     def in_layers(self) -> bool:

@@ -9,7 +9,7 @@ from flax import linen as nn
 from m6rec_jax.model.config import ModelConfig
 from m6rec_jax.model.dense import Projection
 from m6rec_jax.model.dropout import dropout
-from m6rec_jax.model.prompts import prompt_variable, task_dot, task_rows
+from m6rec_jax.model.prompts import prompt_variable, task_dot, task_rows, within_ranks
 
 Array = jax.Array
 
@@ -43,7 +43,7 @@ class Adapter(nn.Module):
         wi = prompt_variable(
             self,
             "wi",
-            nn.initializers.normal(embed**-0.5),
+            within_ranks(nn.initializers.normal(embed**-0.5), prompts.task_adapter_ranks),
             (tasks, embed, rank),
             ("tasks", "embed", "rank"),
         )

@@ -6,7 +6,7 @@ import jax
 from flax import linen as nn
 
 from m6rec_jax.model.config import ModelConfig
-from m6rec_jax.model.prompts import prompt_variable, task_dot
+from m6rec_jax.model.prompts import prompt_variable, task_dot, within_ranks
 
 Array = jax.Array
 
@@ -36,7 +36,9 @@ class LowRankUpdate(nn.Module):
         a = prompt_variable(
             self,
             "a",
-            nn.initializers.normal(math.prod(self.in_shape) ** -0.5),
+            within_ranks(
+                nn.initializers.normal(math.prod(self.in_shape) ** -0.5), prompts.task_lora_ranks
+            ),
             (tasks, *self.in_shape, rank),
             ("tasks", *self.axes[:num_in], "rank"),
         )

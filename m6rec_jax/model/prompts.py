@@ -4,11 +4,19 @@ Every leaf has a leading axis `tasks` (after `layers` inside a stack): a bank of
 shapes. An example picks its row by task id, so one batch may mix tasks; a bank of one task is
 indexed statically and costs nothing.
 
-A bank has one capacity for all its tasks; a smaller task is padded. Its soft prompts (and options)
-are the *last* of the capacity, and each example says how many count (features `num_prompts`,
-`num_options`). Its adapter has zeros beyond its rank in W1, b1 and W2, and these stay zero in
-training: every σ offered maps 0 to 0, so each factor's gradient has the other as a factor. So it is
-with the two matrices of a LoRA update.
+A bank has one capacity for all its tasks; a smaller task is padded. Its soft prompts are the *last*
+of the capacity (and its options the last of those), so that padding changes no distance between
+positions; what stands before them is masked out of attention. Its adapter has zeros beyond its rank
+in W1, b1 and W2, and these stay zero in training: every σ offered maps 0 to 0, so each factor's
+gradient has the other as a factor. So it is with the two matrices of a LoRA update.
+
+How many prompts and classes each task has is known in one of two ways. In training the config says
+it (`PromptConfig.task_num_prompts`, `task_num_options`). A bank that is served has the numbers
+among its variables, in the collection `task_sizes`, so that another task changes no compiled
+program:
+
+    {"params": ..., "prompts": ..., "task_sizes": {"bank": {"num_prompts": int32 [tasks],
+                                                             "num_options": int32 [tasks]}}}
 """
 
 from collections.abc import Callable, Sequence
@@ -23,6 +31,7 @@ from m6rec_jax.model.dense import dot
 
 Array = jax.Array
 COLLECTION = "prompts"
+SIZES_COLLECTION = "task_sizes"
 
 # Score of a class that a task does not have: exp of it is 0, yet 0 · it is not NaN.
 NO_CLASS = -1e9
@@ -47,6 +56,18 @@ def prompt_variable(
         COLLECTION, name, lambda: boxed(module.make_rng("prompts"), tuple(shape), jnp.float32)
     )
     return variable.value
+
+
+def within_ranks(init: Callable[..., Array], ranks: Sequence[int]) -> Callable[..., Array]:
+    """An initialiser of `[tasks, ..., rank]`: zeros beyond each task's rank; no `ranks`: `init`."""
+    if not ranks:
+        return init
+
+    def limited(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
+        own = jnp.asarray(ranks).reshape(-1, *(1,) * (len(shape) - 1))
+        return jnp.where(jnp.arange(shape[-1]) < own, init(key, shape, dtype), 0)
+
+    return limited
 
 
 def task_rows(bank: Array, task_ids: Array) -> Array:
@@ -152,18 +173,29 @@ class PromptBank(nn.Module):
         hits = jax.nn.one_hot(jnp.clip(block_ids, 0, rows - 1), rows, dtype=jnp.float32)
         return task_dot(hits, self.segments, task_ids, operand_dtype="float32")
 
-    def option_logits(
-        self, hidden: Array, task_ids: Array, num_options: Array | None = None
-    ) -> Array:
+    def num_prompts(self, task_ids: Array) -> Array | None:
+        """Soft prompts of each example's task, `[batch]`; None where all have the capacity."""
+        return self._sizes("num_prompts", self.config.prompts.task_num_prompts, task_ids)
+
+    def num_options(self, task_ids: Array) -> Array | None:
+        """Classes of each example's task, `[batch]`; None where all have the capacity."""
+        return self._sizes("num_options", self.config.prompts.task_num_options, task_ids)
+
+    def _sizes(self, name: str, configured: Sequence[int], task_ids: Array) -> Array | None:
+        if self.has_variable(SIZES_COLLECTION, name):
+            sizes = self.get_variable(SIZES_COLLECTION, name)
+        elif configured:
+            sizes = jnp.asarray(configured, jnp.int32)
+        else:
+            return None
+        return jnp.take(sizes, task_ids, axis=0)
+
+    def option_logits(self, hidden: Array, task_ids: Array) -> Array:
         """Class scores, `[batch, length, embed]` → `[batch, length, classes]`, float32.
 
         'option': hidden · (the last soft prompts) / sqrt(embed). The scale keeps the first logits
-        near the soft prompts' own size, whatever the width. 'linear': hidden W + b.
-
-        Args:
-          num_options: `[batch]`, classes of each example's task where that is fewer than C; the
-            task's options are then its last num_options prompts, and the other classes get a
-            vanishing score. None: C.
+        near the soft prompts' own size, whatever the width. 'linear': hidden W + b. Classes that a
+        task does not have get a vanishing score.
         """
         prompts = self.config.prompts
         capacity = prompts.num_options
@@ -176,6 +208,7 @@ class PromptBank(nn.Module):
             logits = task_dot(hidden, options, task_ids, operand_dtype="float32")
             logits = logits * self.config.embed_dim**-0.5
             shift = 1
+        num_options = self.num_options(task_ids)
         if num_options is None:
             return logits
         classes, count = jnp.arange(capacity), num_options[:, None]

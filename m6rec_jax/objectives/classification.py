@@ -37,13 +37,15 @@ def soft_targets(
         of `labels`: 3.25 puts three quarters on class 3 and one on class 4. With two classes it is
         the probability of class 1.
       num_options: `[...]` or broadcastable to it, classes that exist where that is fewer than
-        `num_classes`; the others get nothing.
+        `num_classes`; the others get nothing. (Of a task without any, whose labels do not count,
+        the first is taken to exist.)
     """
     classes = jnp.arange(num_classes, dtype=jnp.float32)
     centre = (labels if soft_labels is None else soft_labels).astype(jnp.float32)
     distance = jnp.abs(classes - centre[..., None])
     if ordinal_spread:
-        exists = True if num_options is None else classes < num_options[..., None]
+        # A row of no class at all would be NaN, and so would its gradient, masked or not.
+        exists = True if num_options is None else classes < jnp.maximum(num_options, 1)[..., None]
         score = jnp.where(exists, -jnp.square(distance / ordinal_spread) / 2.0, -jnp.inf)
         return jax.nn.softmax(score, axis=-1)
     return jnp.maximum(0.0, 1.0 - distance)
@@ -64,8 +66,7 @@ def classification_loss(
       model, variables: to make option logits with.
       outputs: the model's for `features`.
       features: `decoder_labels` int32 `[batch, target]` (-1: none), `task_ids`, and optionally
-        `decoder_soft_labels` float32 `[batch, target]` and `num_options` int32 `[batch, 1]` (of a
-        task with fewer classes than its bank).
+        `decoder_soft_labels` float32 `[batch, target]`.
       ordinal_spread: see `soft_targets`.
 
     Returns:
@@ -84,17 +85,15 @@ def classification_loss(
         raise ConfigError(f"classification_loss.ordinal_spread = {ordinal_spread} is negative")
     labels = features["decoder_labels"]
     task_ids = features.get("task_ids", jnp.zeros((labels.shape[0], 1), jnp.int32))
-    num_options = features.get("num_options")
-    logits = model.apply(
-        variables, outputs.hidden, task_ids, num_options, method=model.option_logits
-    )
+    logits = model.apply(variables, outputs.hidden, task_ids, method=model.option_logits)
+    num_options = model.apply(variables, task_ids, method=model.num_options)
     log_probabilities = jax.nn.log_softmax(logits, axis=-1)
     targets = soft_targets(
         labels,
         prompts.num_options,
         ordinal_spread,
         features.get("decoder_soft_labels"),
-        num_options,
+        None if num_options is None else num_options[:, None],
     )
     loss = weighted_sum(-jnp.sum(targets * log_probabilities, axis=-1), labels >= 0)
     right = (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)

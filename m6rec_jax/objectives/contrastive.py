@@ -2,8 +2,8 @@
 
 A retrieval row's encoder holds a user, its decoder (which does not see the encoder) packs one or
 more items the user chose next. Each is a positive; the items of all other retrieval rows of the
-*global* batch are its negatives. The arrays are global under `jax.jit`, so that holds on any number
-of devices without a collective in this file.
+same task (by `task_ids`) in the *global* batch are its negatives. The arrays are global under
+`jax.jit`, so that holds on any number of devices without a collective in this file.
 """
 
 from typing import Any, NamedTuple
@@ -94,6 +94,12 @@ def known_positives(items: RetrievalItems, user_ids: Array) -> Array:
     same_user = (user_ids[:, None] == user_ids[None, :]) & (user_ids >= 0)[:, None]
     same_user |= jnp.eye(batch, dtype=bool)
     return (same_user.astype(jnp.float32) @ in_row.astype(jnp.float32)) > 0
+
+
+def _of_other_tasks(items: RetrievalItems, task_ids: Array) -> Array:
+    """Items of other prompts' rows, in whose space a user has no place: `[batch, batch · N]`."""
+    places = items.ids.shape[1]
+    return task_ids[:, None] != jnp.repeat(task_ids, places)[None, :]
 
 
 def info_nce(
@@ -187,7 +193,7 @@ def contrastive_loss(
         users,
         vectors,
         items.valid,
-        known_positives(items, user_ids),
+        known_positives(items, user_ids) | _of_other_tasks(items, task_ids.reshape(-1)),
         temperature=temperature,
         log_frequency=log_frequency,
     )

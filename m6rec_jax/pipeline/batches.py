@@ -323,6 +323,11 @@ def find_provider(mixture_or_task_name: str) -> seqio.Task | seqio.Mixture:
         ) from error
 
 
+def tasks_of(mixture_or_task_name: str) -> list[str]:
+    """Names of a mixture's tasks (or of the task itself); raises ConfigError as `find_provider`."""
+    return [task.name for task in seqio.get_subtasks(find_provider(mixture_or_task_name))]
+
+
 def rows_per_task(provider: seqio.Task | seqio.Mixture, split: str) -> dict[str, int]:
     """Number of rows in a split of every task that has it.
 

@@ -4,6 +4,7 @@ In gin:
 
     data_dir.path = "/data/m6rec"
     vocabulary_file.path = "/data/t5/spiece.model"
+    vocabulary_file.shared = "foundation"
 """
 
 from __future__ import annotations
@@ -28,16 +29,42 @@ def data_dir(path: str | None = None) -> Path:
     return Path(path).expanduser() if path else default_cache_dir()
 
 
+def dataset_folder(name_or_folder: Path) -> Path:
+    """A folder as it is, or the data set of that name below `data_dir`."""
+    return name_or_folder if name_or_folder.is_dir() else data_dir() / name_or_folder
+
+
 @gin.configurable
-def vocabulary_file(dataset: str, split: str, path: str | None = None) -> Path:
+def vocabulary_file(
+    dataset: str, split: str, path: str | None = None, shared: str | None = None
+) -> Path:
     """The SentencePiece file of a task.
 
     Gin, then `$M6REC_VOCABULARY`, then `vocabulary.model` beside the prepared split.
+
+    Args:
+      dataset, split: of the task.
+      path: a file.
+      shared: name of a vocabulary that tasks of several data sets share; see `shared_vocabulary`.
+
+    Raises:
+      ConfigError: both a path and a name.
     """
+    if path and shared:
+        raise ConfigError(
+            f"vocabulary_file.path = {path!r} and vocabulary_file.shared = {shared!r}: set one"
+        )
+    if shared:
+        return shared_vocabulary(shared)
     named = path or os.environ.get(VOCABULARY_VARIABLE)
     if named:
         return Path(named).expanduser()
     return folder_of(data_dir(), dataset, split) / VOCABULARY
+
+
+def shared_vocabulary(name: str) -> Path:
+    """Where a vocabulary with a name of its own lies: `vocabulary.model` in the folder `name`."""
+    return data_dir() / name / VOCABULARY
 
 
 def prepared(dataset: str, split: str) -> Prepared:
@@ -50,11 +77,12 @@ def prepared(dataset: str, split: str) -> Prepared:
     try:
         return Prepared.open(folder, dataset, split)
     except DataError as error:
+        # Texts have one split, which is the default.
+        binding = "" if split == "by_group" else f" --gin.prepare.split={split}"
         raise DataError(
-            f"{error}. For this data set: `m6rec data prepare {dataset} "
-            f"--gin.prepare.split={split}`, after `m6rec data fetch {dataset}` if it is a public "
-            f"one, or with its folder in place of its name. Data elsewhere? Set "
-            f"{DATA_DIR_VARIABLE} or gin's data_dir.path"
+            f"{error}. For this data set: `m6rec data prepare {dataset}{binding}`, after `m6rec "
+            f"data fetch {dataset}` if it is a public one, or with its folder in place of its "
+            f"name. Data elsewhere? Set {DATA_DIR_VARIABLE} or gin's data_dir.path"
         ) from error
 
 

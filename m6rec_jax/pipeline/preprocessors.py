@@ -43,6 +43,11 @@ def training_rows() -> Iterator[None]:
         _FOR_TRAINING.reset(token)
 
 
+def rows_may_vary() -> bool:
+    """Whether the pipeline that is being built is for training."""
+    return _FOR_TRAINING.get()
+
+
 @gin.configurable
 def prompt_task_ids(ids: Mapping[str, int] | None = None) -> Mapping[str, int]:
     """Which row of the prompt bank each seqio task uses; 0 where nothing is said.
@@ -105,7 +110,7 @@ def scoring_rows(
     columns = ["history", "candidates", "labels", "item_indices", "user_index"]
     if rating_values:
         columns.append("ratings")
-    return map_rows(ds, make, columns, random=subword_sampling and _FOR_TRAINING.get())
+    return map_rows(ds, make, columns, random=subword_sampling and rows_may_vary())
 
 
 @gin.configurable
@@ -152,7 +157,7 @@ def retrieval_rows(
         return row | row_ids(task_name, user=example["user_index"], retrieval=1)
 
     columns = ("history", "items", "item_indices", "user_index")
-    return map_rows(ds, make, columns, random=subword_sampling and _FOR_TRAINING.get())
+    return map_rows(ds, make, columns, random=subword_sampling and rows_may_vary())
 
 
 @gin.configurable
@@ -182,7 +187,7 @@ def generation_rows(
         )
         return row | row_ids(task_name)
 
-    random = subword_sampling and _FOR_TRAINING.get()
+    random = subword_sampling and rows_may_vary()
     return map_rows(ds, make, ("source", "target"), random=random)
 
 
@@ -205,7 +210,7 @@ def infilling_rows(
       noise_density: share of the tokens that is masked.
       mean_span_length: tokens per span, on average.
     """
-    vary = subword_sampling and _FOR_TRAINING.get()
+    vary = subword_sampling and rows_may_vary()
 
     def make(example: Example, rng: np.random.Generator | None) -> Row:
         assert rng is not None
@@ -272,7 +277,7 @@ def outcome_rows(
         )
 
     columns = ("history", "candidates", "ratings")
-    return map_rows(ds, make, columns, random=subword_sampling and _FOR_TRAINING.get())
+    return map_rows(ds, make, columns, random=subword_sampling and rows_may_vary())
 
 
 def map_rows(

@@ -9,10 +9,12 @@ registers
     movielens_100k_outcomes      groups       candidates, then outcomes in words (pretraining)
     movielens_100k_ctr           groups       the class of each candidate (scoring)
     movielens_100k_retrieval     next_items   the two towers
+    movielens_100k_zero_shot     groups       the likelihood of sentences about candidates
     movielens_100k_pretrain            mixture of infilling and generation
     movielens_100k_foundation          the same, outcomes and retrieval; see `foundation_rates`
 
 Nothing is read before a task is used; see `pipeline.locations` for where data are looked for.
+Tasks of texts are registered by `pipeline.text_registration`.
 """
 
 from __future__ import annotations
@@ -30,12 +32,13 @@ import tensorflow as tf
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.pipeline import locations, preprocessors
 from m6rec_jax.pipeline.features import TASK_FEATURES
+from m6rec_jax.pipeline.likelihood_rows import likelihood_rows
 from m6rec_jax.pipeline.source import SHUFFLE_BUFFER_SIZE, PreparedSource
 from m6rec_jax.pipeline.vocabulary import SeqioVocabulary
 from m6rec_jax.tables.prepared import Prepared
 from m6rec_jax.text.vocabulary import Vocabulary
 
-Kind = Literal["language", "scoring", "retrieval"]
+Kind = Literal["language", "scoring", "retrieval", "classification", "likelihood"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -44,7 +47,8 @@ class TaskInfo:
 
     Attributes:
       name: of the seqio task.
-      kind: 'language' (perplexity), 'scoring' (AUC and the like) or 'retrieval' (hit rate, NDCG).
+      kind: 'language' (perplexity), 'scoring' (AUC and the like), 'retrieval' (hit rate, NDCG),
+        'classification' (accuracy, F1 and the like) or 'likelihood' (AUC beside baselines).
       view: of the prepared data set.
       dataset, split: names of the prepared data set.
       positive_classes: for scoring, the classes whose probabilities a score adds up.
@@ -73,7 +77,7 @@ def task_info(name: str) -> TaskInfo:
     """
     if name not in _TASKS:
         raise ConfigError(
-            f"'{name}' is no task of register_recommendation_tasks; known: "
+            f"'{name}' is no task of register_recommendation_tasks or register_text_tasks; known: "
             f"{', '.join(sorted(_TASKS)) or 'none'}. Is the module that registers it imported "
             "(a line such as import tasks.movielens in the gin file)?"
         )
@@ -138,7 +142,7 @@ def register_recommendation_tasks(
         or functools.partial(locations.load_vocabulary, dataset, vocabulary_split or split)
     )
     outcome = functools.partial(_outcome, dataset, split)
-    add = functools.partial(_add_task, loaded, dataset, split, shuffle_buffer_size)
+    add = functools.partial(add_task, loaded, dataset, split, shuffle_buffer_size)
     add(f"{name}_infilling", "language", "documents", preprocessors.infilling_rows)
     add(f"{name}_generation", "language", "documents", preprocessors.generation_rows)
     add(f"{name}_outcomes", "language", "groups", preprocessors.outcome_rows, outcome=outcome)
@@ -150,8 +154,15 @@ def register_recommendation_tasks(
         preprocessors.retrieval_rows,
         item_log_frequency=functools.partial(_item_log_frequency, dataset, split),
     )
-    names = [f"{name}_{kind}" for kind in ("infilling", "generation", "outcomes", "ctr")]
-    names.append(f"{name}_retrieval")
+    add(
+        f"{name}_zero_shot",
+        "likelihood",
+        "groups",
+        likelihood_rows,
+        item_texts=functools.partial(_item_texts, dataset, split),
+    )
+    kinds = ("infilling", "generation", "outcomes", "ctr", "retrieval", "zero_shot")
+    names = [f"{name}_{kind}" for kind in kinds]
     if rating_values:
         values = tuple(sorted(rating_values))
         add(
@@ -164,10 +175,12 @@ def register_recommendation_tasks(
         )
         names.append(f"{name}_ctr_ratings")
     seqio.MixtureRegistry.add(f"{name}_pretrain", names[:2], default_rate=1.0)
-    kinds = ("infilling", "generation", "outcomes", "retrieval")
     seqio.MixtureRegistry.add(
         f"{name}_foundation",
-        [(f"{name}_{kind}", functools.partial(_foundation_rate, kind)) for kind in kinds],
+        [
+            (f"{name}_{kind}", functools.partial(_foundation_rate, kind))
+            for kind in ("infilling", "generation", "outcomes", "retrieval")
+        ],
     )
     return [*names, f"{name}_pretrain", f"{name}_foundation"]
 
@@ -200,7 +213,7 @@ def unregister(names: Sequence[str]) -> None:
         _TASKS.pop(name, None)
 
 
-def _add_task(
+def add_task(
     vocabulary: SeqioVocabulary,
     dataset: str,
     split: str,
@@ -212,6 +225,17 @@ def _add_task(
     positive_classes: tuple[int, ...] = (1,),
     **options: Any,
 ) -> None:
+    """Registers one seqio task over a view of a prepared data set.
+
+    Args:
+      vocabulary: of its features.
+      dataset, split: names of the prepared data set.
+      shuffle_buffer_size: see `PreparedSource`.
+      name, kind, view, positive_classes: see `TaskInfo`.
+      preprocessor: from the view's columns to rows; called with the data set, `sequence_length`,
+        `vocabulary`, `task_name` and `options`.
+      **options: of the preprocessor.
+    """
     seqio.TaskRegistry.add(
         name,
         source=PreparedSource(
@@ -241,6 +265,10 @@ def _positive_classes(values: Sequence[float], positive: float | None) -> tuple[
 
 def _item_log_frequency(dataset: str, split: str) -> np.ndarray:
     return locations.prepared(dataset, split).catalogue().log_frequency
+
+
+def _item_texts(dataset: str, split: str) -> Sequence[str]:
+    return locations.prepared(dataset, split).catalogue().texts
 
 
 def _outcome(dataset: str, split: str, value: float) -> str:

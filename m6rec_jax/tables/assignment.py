@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from m6rec_jax.errors import DataError
 from m6rec_jax.tables import splits
 from m6rec_jax.tables.reading import Dataset
 from m6rec_jax.tables.splits import CONTEXT, TEST, TRAIN, Split
@@ -88,6 +89,11 @@ def assign(dataset: Dataset, split: Split, **sorting: Any) -> Assignment:
     """
     declared = dataset.spec.splits
     base = split.base(declared)
+    if (base or split).kind == "by_group":
+        raise DataError(
+            f"split {split.name!r} is one of texts (a folder with corpus.json); "
+            f"{dataset.directory} holds users, items and events"
+        )
     codes, cold = _assign_plain(dataset, base or split, **sorting)
     held_out = np.zeros(dataset.items().num_rows, bool)
     if split.kind == "held_out_items":

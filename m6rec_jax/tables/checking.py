@@ -26,9 +26,6 @@ from m6rec_jax.tables.schema import SPEC_FILE, DatasetSpec, TableSpec
 
 __all__ = ["Report", "check_dataset"]
 
-# 1970 and 2100. Milliseconds of any year after 1973 lie above.
-_FIRST_TIME, _LAST_TIME = 0.0, 4_102_444_800.0
-
 _CONTROL = r"[\x00-\x08\x0B\x0C\x0E-\x1F\x7F-\x{9F}]"
 # U+FFFD, or UTF-8 that was read as Latin-1 or Windows-1252 (é as Ã©, an apostrophe as â€™).
 _WRONG_ENCODING = r"\x{FFFD}|[\x{C2}\x{C3}][\x{80}-\x{BF}]|\x{E2}\x{20AC}"
@@ -257,8 +254,10 @@ class _Check:
         rows.convert(spec.time, columns.TIME)
         rows.require(spec.time, "missing_time")
         times = _floats(rows.values[spec.time])
-        for offset in np.flatnonzero((times < _FIRST_TIME) | (times > _LAST_TIME)).tolist():
-            hint = "; milliseconds? divide by 1000" if times[offset] > _LAST_TIME else ""
+        for offset in np.flatnonzero(
+            (times < columns.FIRST_TIME) | (times > columns.LAST_TIME)
+        ).tolist():
+            hint = "; milliseconds? divide by 1000" if times[offset] > columns.LAST_TIME else ""
             text = f"{times[offset]:g} is before 1970 or after 2100{hint}"
             rows.reject("time_out_of_range", [offset], spec.time, text)
         values = np.full(len(times), np.nan)

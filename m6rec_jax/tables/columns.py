@@ -21,6 +21,9 @@ from m6rec_jax.tables.schema import LIST_SEPARATOR
 # Beyond the column types of the schema: an id, a time in unix seconds, the value of an event.
 ID, TIME, VALUE = "id", "time", "value"
 
+# What times can be: 1970 to 2100. Milliseconds of any year after 1973 lie above.
+FIRST_TIME, LAST_TIME = 0.0, 4_102_444_800.0
+
 ARROW_TYPES: dict[str, pa.DataType] = {
     "string": pa.string(),
     "int": pa.int64(),
@@ -181,9 +184,44 @@ _FAST: dict[str, Callable[[pa.Array], pa.Array | None]] = {
 # ---- row by row: finds which values are bad, and reads the spellings the fast code does not know.
 
 
-class _Bad(Exception):
+class UnfitValue(Exception):
+    """A value does not fit its type; `kind` and `reason` as in `BadValue`."""
+
     def __init__(self, kind: str, reason: str) -> None:
+        super().__init__(reason)
         self.kind, self.reason = kind, reason
+
+
+def parse_value(value: Any, kind: str) -> Any:
+    """One value, where there is no column: of a request, read from JSON or Parquet.
+
+    As strict as these formats allow: numbers may be written as text, as in CSV, but true and false
+    are no numbers. Lists become tuples. Missing values are None, as in `convert`.
+
+    Args:
+      value: as `json` or Arrow's `to_pylist` gives it.
+      kind: of `ARROW_TYPES`.
+
+    Raises:
+      UnfitValue: it does not fit. NaN fits nothing: a value that is not known is null.
+    """
+    if value is None or value == "":
+        return None
+    if isinstance(value, float) and value != value:
+        raise UnfitValue("nan", "the value is NaN; write null where it is not known")
+    if isinstance(value, bool) and kind != "bool":
+        raise UnfitValue("wrong_type", f"{value!r} is neither a text nor a number")
+    if kind in ("string", ID):
+        if isinstance(value, str | int):
+            return str(value)
+        return _PARSERS[kind](value)
+    if kind == "list<string>":
+        return tuple(_parse_list(value))
+    if isinstance(value, datetime.datetime):
+        return _seconds(value)
+    if isinstance(value, datetime.date):
+        return _seconds(datetime.datetime.combine(value, datetime.time.min))
+    return _PARSERS[kind](value)
 
 
 def _convert_rows(column: pa.Array, kind: str) -> tuple[pa.Array, list[BadValue]]:
@@ -193,7 +231,7 @@ def _convert_rows(column: pa.Array, kind: str) -> tuple[pa.Array, list[BadValue]
     for offset, value in enumerate(column.to_pylist()):
         try:
             values.append(None if value is None else parse(value))
-        except _Bad as error:
+        except UnfitValue as error:
             values.append(None)
             bad.append(BadValue(offset, error.kind, error.reason))
     return pa.array(values, ARROW_TYPES[kind]), bad
@@ -210,19 +248,18 @@ def _number(value: Any) -> float:
 
 
 def _parse_int(value: Any) -> int | None:
-    if isinstance(value, str) and re.fullmatch(r"\s*[+-]?\d+\s*", value, re.ASCII):
-        number: float = int(value)
-    else:
-        try:
-            number = int(value) if isinstance(value, int) else _number(value)
-        except (ValueError, OverflowError):
-            raise _Bad("wrong_type", f"{_short(value)} is not a whole number") from None
+    whole = isinstance(value, str) and re.fullmatch(r"\s*[+-]?\d+\s*", value, re.ASCII)
+    try:
+        # Python refuses to read thousands of digits.
+        number: float = int(value) if whole or isinstance(value, int) else _number(value)
+    except (ValueError, OverflowError):
+        raise UnfitValue("wrong_type", f"{_short(value)} is not a whole number") from None
     if number != number:  # how pandas writes a missing integer
         return None
     if not math.isfinite(number) or int(number) != number:
-        raise _Bad("wrong_type", f"{_short(value)} is not a whole number")
+        raise UnfitValue("wrong_type", f"{_short(value)} is not a whole number")
     if not -(2**63) <= int(number) < 2**63:
-        raise _Bad("wrong_type", f"{_short(value)} does not fit in 64 bits")
+        raise UnfitValue("wrong_type", f"{_short(value)} does not fit in 64 bits")
     return int(number)
 
 
@@ -230,18 +267,18 @@ def _parse_float(value: Any) -> float | None:
     try:
         number = _number(value)
     except (ValueError, OverflowError):
-        raise _Bad("wrong_type", f"{_short(value)} is not a number") from None
+        raise UnfitValue("wrong_type", f"{_short(value)} is not a number") from None
     if math.isnan(number):
         return None
     if math.isinf(number):
-        raise _Bad("wrong_type", f"{_short(value)} is infinite")
+        raise UnfitValue("wrong_type", f"{_short(value)} is infinite")
     return number
 
 
 def _parse_value(value: Any) -> float | None:
     number = _parse_float(value)
     if number is None:
-        raise _Bad("nan", "the value is NaN")
+        raise UnfitValue("nan", "the value is NaN")
     return number
 
 
@@ -251,7 +288,7 @@ def _parse_bool(value: Any) -> bool:
         return True
     if word in _FALSE:
         return False
-    raise _Bad("wrong_type", f"{_short(value)} is not true or false")
+    raise UnfitValue("wrong_type", f"{_short(value)} is not true or false")
 
 
 def _parse_time(value: Any) -> float:
@@ -262,20 +299,24 @@ def _parse_time(value: Any) -> float:
             try:
                 moment = datetime.datetime.fromisoformat(value.strip())
             except ValueError:
-                raise _Bad(
+                raise UnfitValue(
                     "bad_time", f"{_short(value)} is neither unix seconds nor an ISO 8601 time"
                 ) from None
-            if moment.tzinfo is None:
-                moment = moment.replace(tzinfo=datetime.UTC)
-            return moment.timestamp()
+            return _seconds(moment)
     else:
         try:
             number = _number(value)
         except (ValueError, OverflowError):
-            raise _Bad("bad_time", f"{_short(value)} is not a time") from None
+            raise UnfitValue("bad_time", f"{_short(value)} is not a time") from None
     if not math.isfinite(number):
-        raise _Bad("bad_time", f"{_short(value)} is not a time")
+        raise UnfitValue("bad_time", f"{_short(value)} is not a time")
     return number
+
+
+def _seconds(moment: datetime.datetime) -> float:
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=datetime.UTC)
+    return moment.timestamp()
 
 
 def _parse_id(value: Any) -> str | None:
@@ -283,17 +324,19 @@ def _parse_id(value: Any) -> str | None:
         return None
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
-    raise _Bad("wrong_type", f"{_short(value)} is not an id: ids are strings or whole numbers")
+    raise UnfitValue(
+        "wrong_type", f"{_short(value)} is not an id: ids are strings or whole numbers"
+    )
 
 
 def _parse_string(value: Any) -> str:
-    raise _Bad("wrong_type", f"{_short(value)} is not a string")
+    raise UnfitValue("wrong_type", f"{_short(value)} is not a string")
 
 
 def _parse_list(value: Any) -> list[str]:
     if isinstance(value, str):
         if _PRINTED_LIST.match(value.strip()):
-            raise _Bad(
+            raise UnfitValue(
                 "bad_list",
                 f"{_short(value)} is a printed list: write its members with "
                 f"{LIST_SEPARATOR!r} between them, without brackets or quotes",
@@ -302,20 +345,20 @@ def _parse_list(value: Any) -> list[str]:
     elif isinstance(value, list):
         members = value
     else:
-        raise _Bad("bad_list", f"{_short(value)} is not a list")
+        raise UnfitValue("bad_list", f"{_short(value)} is not a list")
     parsed = []
     for member in members:
         if isinstance(member, bytes):
             try:
                 member = member.decode("utf-8")
             except UnicodeDecodeError:
-                raise _Bad("invalid_utf8", f"invalid UTF-8 in {_short(value)}") from None
+                raise UnfitValue("invalid_utf8", f"invalid UTF-8 in {_short(value)}") from None
         if isinstance(member, int | float) and not isinstance(member, bool):
             member = str(member)
         if not isinstance(member, str):
-            raise _Bad("bad_list", f"{_short(value)} has a member that is not a string")
+            raise UnfitValue("bad_list", f"{_short(value)} has a member that is not a string")
         if not member:
-            raise _Bad("bad_list", f"{_short(value)} has an empty member")
+            raise UnfitValue("bad_list", f"{_short(value)} has an empty member")
         parsed.append(member)
     return parsed
 

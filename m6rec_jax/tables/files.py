@@ -94,7 +94,7 @@ def column_names(path: Path) -> list[str]:
         share a name.
     """
     if path.suffix.lower() == ".parquet":
-        names = _open_parquet(path).schema_arrow.names
+        names = open_parquet(path).schema_arrow.names
     else:
         names = _csv_header(path)
     for name in names:
@@ -127,7 +127,7 @@ def num_rows(path: Path) -> int | None:
     """Rows of a Parquet file from its footer; None for CSV."""
     if path.suffix.lower() != ".parquet":
         return None
-    return int(_open_parquet(path).metadata.num_rows)
+    return int(open_parquet(path).metadata.num_rows)
 
 
 def raw_batches(
@@ -166,16 +166,18 @@ def raw_batches(
         first_row += rows
 
 
-def _open_parquet(path: Path) -> pq.ParquetFile:
+def open_parquet(path: Path) -> pq.ParquetFile:
+    """Opens a Parquet file; raises DataError where there is none, or not a whole one."""
     try:
         return pq.ParquetFile(path)
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist") from error
     except (pa.ArrowException, OSError) as error:
-        raise _damaged(path, error) from error
+        raise parquet_damage(path, error) from error
 
 
-def _damaged(path: Path, error: Exception) -> DataError:
+def parquet_damage(path: Path, error: Exception) -> DataError:
+    """The error for a Parquet file that Arrow could not read."""
     size = path.stat().st_size
     reason = " ".join(str(error).split())[:200]
     return DataError(
@@ -188,7 +190,7 @@ def _parquet_batches(
     path: Path, first_row: int, columns: list[str], batch_size: int
 ) -> Iterator[RawBatch]:
     row = 0
-    with _open_parquet(path) as file:
+    with open_parquet(path) as file:
         try:
             # One row group after the other, so that all before a damaged one are read.
             for group in range(file.num_row_groups):
@@ -198,7 +200,7 @@ def _parquet_batches(
                     yield RawBatch(path, first_row, rows, batch.select(columns))
                     row += batch.num_rows
         except (pa.ArrowException, OSError) as error:
-            raise _damaged(path, error) from error
+            raise parquet_damage(path, error) from error
 
 
 def _csv_header(path: Path) -> list[str]:

@@ -82,6 +82,19 @@ def normalised_title(title: str) -> str:
     return " ".join(words)
 
 
+def film_group(title: str) -> str:
+    """What texts about one film have in common, so that a split keeps them together.
+
+    Any spelling will do: "The Adventures of Tintin", "Adventures of Tintin, The",
+    "adventures_of_tintin". Films of one title are taken for one film, whatever their years.
+    """
+    words = normalised_title(natural_title(title)).split()
+    # Names that were made of file names have their article at the end, without a comma.
+    while len(words) > 1 and words[-1] in ("the", "a", "an"):
+        words.pop()
+    return " ".join(words) or title
+
+
 @dataclass(frozen=True, slots=True)
 class Film:
     """One film of the table; unknown attributes are empty or None."""
@@ -97,6 +110,7 @@ class Film:
     certificate: str | None = None
     awards: str | None = None
     reviews: int = 0
+    genre: tuple[str, ...] = ()
 
 
 class FilmTable:
@@ -125,7 +139,7 @@ class FilmTable:
         """
         query = (
             "SELECT o.Title, o.Year, o.Director, o.Writer, o.Cast, o.Country, o.Language,"
-            " o.Runtime, o.Rating, o.Awards, coalesce(t.Reviews, 0)"
+            " o.Runtime, o.Rating, o.Awards, coalesce(t.Reviews, 0), o.Genre"
             " FROM omdb o LEFT JOIN tomatoes t ON o.ID = t.ID ORDER BY o.ID"
         )
         try:
@@ -148,6 +162,7 @@ class FilmTable:
                 certificate=row[8] or None,
                 awards=row[9] or None,
                 reviews=row[10],
+                genre=_names(row[11]),
             )
             for row in rows
             if row[0] and row[1]

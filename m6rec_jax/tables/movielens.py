@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from m6rec_jax.errors import DataError
 from m6rec_jax.tables.columns import ARROW_TYPES
 from m6rec_jax.tables.film_attributes import FILM_COLUMNS, FilmTable, natural_title
+from m6rec_jax.tables.film_sources import FILM_TABLE
 from m6rec_jax.tables.schema import (
     DatasetSpec,
     EventsSpec,
@@ -360,25 +361,6 @@ DATASET = PublicDataset(
                 ),
             ),
         ),
-        Source(
-            name="film-table",
-            title="Film attributes (Wikidata contributors, snapshot of October 2026)",
-            licence="CC0-1.0",
-            terms="Free to use for any purpose.",
-            routes=(
-                PackageRoute(
-                    "bokeh-sampledata",
-                    "2026.1",
-                    "f40331a40ca30c64a1c1471835aad9006b61b0d9731a3f649ee8cbbf48d3822f",
-                    (
-                        Member(
-                            "bokeh_sampledata/_data/movies.db",
-                            "movies.db",
-                            "1d9c6a02e488d0354b2309e16130c58820a91ac2ce417e814c5964f9579a65ac",
-                        ),
-                    ),
-                ),
-            ),
-        ),
+        FILM_TABLE,
     ),
 )

@@ -14,14 +14,12 @@ Who may see what is defined in `tables.splits`.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
-import io
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +27,9 @@ import gin
 
 from m6rec_jax import __version__
 from m6rec_jax.errors import DataError
-from m6rec_jax.progress import progress_bar
 from m6rec_jax.tables import views
 from m6rec_jax.tables.assignment import assign, train_counts
+from m6rec_jax.tables.building import build_view
 from m6rec_jax.tables.prepared import (
     MANIFEST,
     Prepared,
@@ -91,7 +89,7 @@ def prepare(
         do), or an option has an impossible value.
     """
     options = options or PrepareOptions()
-    wanted = tuple(views.check_view(view) for view in options.views)
+    wanted = tuple(views.check_view(view, views.VIEWS) for view in options.views)
     dataset = Dataset.open(dataset_dir)
     parsed = Split.parse(split, dataset.spec.splits)
     job = _Job(dataset, Path(out), parsed, options, statistics_options, progress)
@@ -152,7 +150,7 @@ class _Job:
                 self._save_statistics(statistics)
             entry = {"fingerprint": fingerprint, **described}
             mark.write_text(json.dumps(entry), "utf-8")
-        self._build(view, rendered, target)
+        build_view(self.out, rendered, target, self.progress)
         self.manifest["views"][view] = entry
         write_manifest(self.folder, self.manifest)
         if not self.keep_rendered:
@@ -183,26 +181,6 @@ class _Job:
             rendered.rmdir()
         write_manifest(self.folder, self.manifest)
         return Prepared.open(self.out, self.job.dataset.spec.name, self.split.name)
-
-    def _build(self, view: str, rendered: Path, target: Path) -> None:
-        """Runs the TFDS builder over the rendered files."""
-        # Imported here: tensorflow_datasets takes seconds to import.
-        import tensorflow_datasets as tfds
-
-        from m6rec_jax.tables.recommender_text import recommender_text_dataset_builder as module
-
-        shutil.rmtree(target, ignore_errors=True)
-        for left_over in target.parent.glob(f"{target.name}.incomplete*"):
-            shutil.rmtree(left_over, ignore_errors=True)
-        config = module.RecommenderTextConfig(name=target.parent.name, rendered=str(rendered))
-        with progress_bar(desc=f"writing {view}", total=1, disable=not self.progress) as bar:
-            with _quiet(tfds):
-                builder = module.Builder(config=config, data_dir=str(self.out))
-                builder.download_and_prepare(
-                    download_dir=str(rendered / "downloads"),  # stays empty
-                    download_config=tfds.download.DownloadConfig(try_download_gcs=False),
-                )
-            bar.update()
 
     def _save_statistics(self, statistics: Statistics) -> None:
         fingerprint = self._statistics_fingerprint()
@@ -275,21 +253,6 @@ def dataset_fingerprint(dataset: Dataset) -> str:
             while block := file.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()
-
-
-@contextlib.contextmanager
-def _quiet(tfds: Any) -> Iterator[None]:
-    """Keeps TFDS from printing: it announces downloads that do not happen."""
-    logger = logging.getLogger("absl")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    tfds.disable_progress_bar()
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        tfds.enable_progress_bar()
-        logger.setLevel(level)
 
 
 def _read_json(path: Path) -> Mapping[str, Any] | None:

@@ -30,6 +30,8 @@ from m6rec_jax.text.records import Item
 from m6rec_jax.text.templates import DatasetTemplate
 
 MANIFEST = "prepare.json"
+CATALOGUE = "catalogue.parquet"
+STATISTICS = "statistics"
 VOCABULARY = "vocabulary.model"
 
 
@@ -122,7 +124,7 @@ class Prepared:
 
     def statistics(self) -> Statistics:
         """The statistics after the last training event."""
-        return Statistics.load(self.folder / "statistics")
+        return Statistics.load(self.folder / STATISTICS)
 
     def template(self) -> DatasetTemplate:
         """The template that all text was rendered with."""
@@ -135,25 +137,34 @@ class Prepared:
         Raises:
           DataError: the file is missing or damaged.
         """
-        path = self.folder / "catalogue.parquet"
-        try:
-            table = pq.read_table(path)
-        except (OSError, pa.ArrowException) as error:
-            raise DataError(f"{path}: {error}; prepare the data set again") from error
-        ids, texts, attributes = (
-            table.column(name).to_pylist() for name in ("item_id", "text", "attributes")
+        return read_catalogue(self.folder)
+
+
+def read_catalogue(folder: str | os.PathLike[str]) -> Catalogue:
+    """The catalogue in a folder that `prepare` wrote, wherever it was moved or copied to.
+
+    Raises:
+      DataError: the file is missing or damaged.
+    """
+    path = Path(folder) / CATALOGUE
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{path}: {error}; prepare the data set again") from error
+    ids, texts, attributes = (
+        table.column(name).to_pylist() for name in ("item_id", "text", "attributes")
+    )
+    items = [
+        Item(identifier, {name: _value(value) for name, value in (values or {}).items()})
+        for identifier, values in zip(ids, attributes, strict=True)
+    ]
+    if "train_count" not in table.column_names:
+        raise DataError(
+            f"{path} was written by an older version (it has no column 'train_count'); prepare "
+            "the data set again"
         )
-        items = [
-            Item(identifier, {name: _value(value) for name, value in (values or {}).items()})
-            for identifier, values in zip(ids, attributes, strict=True)
-        ]
-        if "train_count" not in table.column_names:
-            raise DataError(
-                f"{path} was written by an older version (it has no column 'train_count'); prepare "
-                "the data set again"
-            )
-        held_out, counts = (table.column(c).to_numpy() for c in ("held_out", "train_count"))
-        return Catalogue(items, texts, held_out, counts)
+    held_out, counts = (table.column(c).to_numpy() for c in ("held_out", "train_count"))
+    return Catalogue(items, texts, held_out, counts)
 
 
 def folder_of(data_dir: str | os.PathLike[str], dataset: str, split: str) -> Path:

@@ -242,6 +242,23 @@ def _read_table(paths: Sequence[Path], spec: TableSpec) -> pa.Table:
     return pa.Table.from_batches(batches).combine_chunks()
 
 
+def read_items(path: str | Path, spec: DatasetSpec) -> list[Item]:
+    """Items of a Parquet or CSV file that is no part of a data set folder: a newer catalogue.
+
+    Args:
+      path: has the columns of the data set's items table.
+      spec: of the data set.
+
+    Raises:
+      DataError: no such file, another format, or rows that an items table must not have.
+    """
+    path = Path(path)
+    found = files.table_files(path.parent, "items", path.name)
+    files.require_columns(path, (spec.items.id, *spec.items.columns))
+    table = _read_table(found, spec.items)
+    return [Item(identifier, row) for identifier, row in _records(table, spec.items)]
+
+
 _ADVICE = " (`m6rec data check` lists every problem of a folder)"
 
 

@@ -18,6 +18,7 @@ from m6rec_jax.tables.reading import Dataset
 from m6rec_jax.tables.schema import LabelSpec
 from m6rec_jax.tables.splits import STATISTICS_PARTS, USER_STATISTICS_PARTS, VISIBLE_PARTS
 from m6rec_jax.tables.statistics import Statistics
+from m6rec_jax.tables.telling import Teller
 from m6rec_jax.text.format_strings import text_of
 from m6rec_jax.text.records import Event, Item, User
 from m6rec_jax.text.templates import DatasetTemplate
@@ -56,6 +57,7 @@ class Renderer:
         self._template = template
         self._label = label
         self._statistics = statistics
+        self._teller = Teller(template, statistics)
         self._sampler = sampler
         self._negatives = negatives
         self._document_statistics = document_statistics
@@ -133,19 +135,14 @@ class Renderer:
                 group.history_items, group.history_times, group.history_values, strict=True
             )
         ]
-        statistics = self._statistics.user_features(user.id, group.time, ahead=_sees_ahead(group))
-        return self._template.history_segments(
-            user, events, self._items_by_id, group.time, statistics
+        return self._teller.history(
+            user, events, self._items_by_id, group.time, ahead=_sees_ahead(group)
         )
 
     def _candidates(self, group: Group, indices: Sequence[int]) -> list[str]:
         items = [self._items[index] for index in indices]
         user_id = self._users[group.user].id
-        told = self._statistics.group_features(user_id, items, group.time, ahead=_sees_ahead(group))
-        return [
-            self._template.candidate(item, statistics)
-            for item, statistics in zip(items, told, strict=True)
-        ]
+        return self._teller.candidates(user_id, items, group.time, ahead=_sees_ahead(group))
 
     def _with_negatives(self, group: Group) -> tuple[list[int], list[float], list[int]]:
         assert self._sampler is not None

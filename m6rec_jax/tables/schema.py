@@ -126,26 +126,8 @@ class DatasetSpec:
         Raises:
           DataError: the folder or file is missing, or is not JSON, or does not fit the schema.
         """
-        directory = Path(directory)
-        path = directory / SPEC_FILE
-        if not directory.is_dir():
-            raise DataError(f"{directory} is not a folder: a data set is a folder with {SPEC_FILE}")
-        if not path.is_file():
-            raise DataError(
-                f"{path} does not exist: every data set folder declares its tables there"
-            )
-        try:
-            parsed = json.loads(path.read_bytes().decode("utf-8-sig"))
-        except UnicodeDecodeError as error:
-            raise DataError(
-                f"{path} is not UTF-8: byte 0x{error.object[error.start]:02x} at offset "
-                f"{error.start}; save it as UTF-8"
-            ) from error
-        except json.JSONDecodeError as error:
-            raise DataError(
-                f"{path}, line {error.lineno}, column {error.colno}: not JSON ({error.msg})"
-            ) from error
-        return cls.from_dict(parsed, str(path))
+        path = Path(directory) / SPEC_FILE
+        return cls.from_dict(load_json(path), str(path))
 
     @classmethod
     def from_dict(cls, raw: Any, source: str = SPEC_FILE) -> DatasetSpec:
@@ -155,7 +137,7 @@ class DatasetSpec:
           DataError: an unknown or missing key, a wrong type, a column type that does not exist,
             or a statistic over a column that is not declared.
         """
-        top = _Section(raw, source, "")
+        top = Section(raw, source, "")
         users = _table(top.section("users"))
         items = _table(top.section("items"))
         events_section = top.section("events")
@@ -211,6 +193,29 @@ class DatasetSpec:
         (Path(directory) / SPEC_FILE).write_text(text + "\n", encoding="utf-8")
 
 
+def load_json(path: Path) -> Any:
+    """Reads the JSON file that describes a folder.
+
+    Raises:
+      DataError: the folder or the file is missing, or the file is not JSON in UTF-8.
+    """
+    if not path.parent.is_dir():
+        raise DataError(f"{path.parent} is not a folder: a data set is a folder with {path.name}")
+    if not path.is_file():
+        raise DataError(f"{path} does not exist: every data set folder declares its tables there")
+    try:
+        return json.loads(path.read_bytes().decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path} is not UTF-8: byte 0x{error.object[error.start]:02x} at offset "
+            f"{error.start}; save it as UTF-8"
+        ) from error
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{path}, line {error.lineno}, column {error.colno}: not JSON ({error.msg})"
+        ) from error
+
+
 _KIND_NAMES = {str: "a string", dict: "an object", list: "a list", bool: "true or false"}
 
 
@@ -220,8 +225,17 @@ def _kind(value: Any) -> str:
     return _KIND_NAMES.get(type(value), f"the number {value!r}")
 
 
-class _Section:
-    """One JSON object being read: every key is asked for once, what is left over is unknown."""
+class Section:
+    """One JSON object being read: every key is asked for once, what is left over is unknown.
+
+    Args:
+      raw: the parsed value.
+      source: the file, for messages.
+      path: where in the file the object stands, "" for the whole.
+
+    Raises:
+      DataError: the value is no object; by the methods, a key that is missing, unknown or wrong.
+    """
 
     def __init__(self, raw: Any, source: str, path: str) -> None:
         self.source, self.path = source, path
@@ -259,9 +273,9 @@ class _Section:
     def optional_text(self, key: str) -> str | None:
         return None if self.get(key) is None else self.text(key)
 
-    def section(self, key: str) -> _Section:
+    def section(self, key: str) -> Section:
         path = f"{self.path}.{key}" if self.path else key
-        return _Section(self.require(key), self.source, path)
+        return Section(self.require(key), self.source, path)
 
     def mapping(self, key: str) -> Mapping[str, Any]:
         value = self.get(key)
@@ -277,7 +291,7 @@ class _Section:
                 raise self.error(key, f"is not a known key (known: {', '.join(known)}){hint}")
 
 
-def _table(section: _Section) -> TableSpec:
+def _table(section: Section) -> TableSpec:
     identifier = section.text("id")
     columns = section.require("columns")
     if not isinstance(columns, dict):
@@ -296,7 +310,7 @@ def _table(section: _Section) -> TableSpec:
     return TableSpec(id=identifier, columns=dict(columns), file=file)
 
 
-def _label(top: _Section, events: EventsSpec) -> LabelSpec:
+def _label(top: Section, events: EventsSpec) -> LabelSpec:
     if top.get("label") is None:
         if events.value is not None:
             raise top.error(
@@ -315,7 +329,7 @@ def _label(top: _Section, events: EventsSpec) -> LabelSpec:
     return LabelSpec(at_least=threshold)
 
 
-def _statistics(top: _Section, items: TableSpec) -> StatisticsSpec:
+def _statistics(top: Section, items: TableSpec) -> StatisticsSpec:
     if top.get("statistics") is None:
         return StatisticsSpec()
     section = top.section("statistics")

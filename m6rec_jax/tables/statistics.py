@@ -118,17 +118,23 @@ class Statistics(StatisticsState):
     # ---- features
 
     def user_features(
-        self, user_id: str, time: float | None = None, *, ahead: bool = False
+        self,
+        user_id: str,
+        time: float | None = None,
+        *,
+        ahead: bool = False,
+        state: UserState | None = None,
     ) -> dict[str, Value]:
         """What the events so far say about a user: the features `user_names`.
 
         Args:
           user_id: may be unknown.
           time, ahead: see `features`.
+          state: of `fold_in`, in place of what is known by the id.
         """
         self._check_time(time)
         found: dict[str, Value] = dict.fromkeys(self.user_names())
-        user = self._user(user_id, ahead)
+        user = state or self._user(user_id, ahead)
         if user is None:
             return found
         found["user_count"] = verbalize.count(user.count)
@@ -157,12 +163,23 @@ class Statistics(StatisticsState):
         return self.group_features(user_id, [item], time, ahead=ahead)[0]
 
     def group_features(
-        self, user_id: str, items: Sequence[Item], time: float | None = None, *, ahead: bool = False
+        self,
+        user_id: str,
+        items: Sequence[Item],
+        time: float | None = None,
+        *,
+        ahead: bool = False,
+        state: UserState | None = None,
     ) -> list[dict[str, Value]]:
-        """`features` of several items for one user, one dictionary per item."""
-        of_user = self.user_features(user_id, time, ahead=ahead)
+        """`features` of several items for one user, one dictionary per item.
+
+        Args:
+          user_id, items, time, ahead: see `features`.
+          state: see `user_features`.
+        """
+        of_user = self.user_features(user_id, time, ahead=ahead, state=state)
         found: list[dict[str, Value]] = []
-        user = self._user(user_id, ahead)
+        user = state or self._user(user_id, ahead)
         names = self.names()
         for item in items:
             values: dict[str, Value] = dict.fromkeys(names)

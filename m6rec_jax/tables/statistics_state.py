@@ -227,7 +227,7 @@ class StatisticsState:
                 f"{self.last_time}: statistics take events in the order of time"
             )
         self.last_time = event.time
-        value = 0.0 if event.value is None or math.isnan(event.value) else event.value
+        value = _value_of(event)
         # Before this event counts: its own value must not pull the mean that it is compared with.
         difference = value - self.mean()
         liked = self.is_positive(event)
@@ -237,11 +237,7 @@ class StatisticsState:
             ahead = self._new_user() if known is None else known.copy()
             self.users_ahead[event.user_id] = ahead
         if ahead is not None:
-            self._count_user(ahead, item, liked, value)
-            # An item of which nothing else is known resembles no other.
-            known_place = self.items.place.get(event.item_id)
-            if self.keeps_windows and known_place is not None and known_place not in ahead.window:
-                ahead.remember(known_place, value, difference, self.options.neighbour_window)
+            self._count_ahead(ahead, event, item)
         if of_user_only:
             return
 
@@ -270,6 +266,30 @@ class StatisticsState:
         if self.has_factors and self.count >= self.next_fit:
             self._fit_factors()
 
+    def fold_in(self, user_id: str, behaviours: Sequence[tuple[Event, Item]]) -> UserState | None:
+        """A user's state with behaviours that these statistics do not hold, which stay as they are.
+
+        So are served users told: new ones by what a request says of them, known ones by that and
+        by what was counted before. It is what `update(..., of_user_only=True)` would make of them.
+
+        Args:
+          user_id: may be unknown, or empty.
+          behaviours: the user's events, oldest first, with their items. Of a known user only those
+            later than the statistics count; they hold the others already.
+
+        Returns:
+          For `state` of `Statistics.group_features`; None where nothing is known.
+        """
+        known = self.users.get(user_id)
+        if known is not None:
+            behaviours = [pair for pair in behaviours if pair[0].time > self.last_counted_time]
+        if not behaviours:
+            return known
+        state = self._new_user() if known is None else known.copy()
+        for event, item in behaviours:
+            self._count_ahead(state, event, item)
+        return state
+
     def _new_user(self) -> UserState:
         return UserState(0, 0, 0.0, tuple({} for _ in self.by))
 
@@ -282,6 +302,15 @@ class StatisticsState:
                 entry = counts.setdefault(name, [0, 0])
                 entry[0] += 1
                 entry[1] += liked
+
+    def _count_ahead(self, user: UserState, event: Event, item: Item) -> None:
+        """Counts an event in its user's state alone."""
+        value = _value_of(event)
+        self._count_user(user, item, self.is_positive(event), value)
+        # An item of which nothing else is known resembles no other.
+        place = self.items.place.get(item.id)
+        if self.keeps_windows and place is not None and place not in user.window:
+            user.remember(place, value, value - self.mean(), self.options.neighbour_window)
 
     def _count_pairs(self, user: UserState, place: int, difference: float) -> None:
         if not user.window:
@@ -328,6 +357,10 @@ class StatisticsState:
     def smoothed(self, amount, count, towards):  # type: ignore[no-untyped-def]
         """Share or mean of numbers or arrays, as if `smoothing` more events had the overall one."""
         return (amount + self.options.smoothing * towards) / (count + self.options.smoothing)
+
+
+def _value_of(event: Event) -> float:
+    return 0.0 if event.value is None or math.isnan(event.value) else event.value
 
 
 def values_of(item: Item, field: str) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ Light: nothing here needs tensorflow, so serving and tests may ask where things 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,7 +15,7 @@ from m6rec_jax.errors import DataError
 from m6rec_jax.tables.schema import closest_match
 from m6rec_jax.tables.splits import PARTS
 
-__all__ = ["COLUMNS", "DESCRIPTIONS", "PARTS", "TFDS_NAME", "VERSION", "VIEWS"]
+__all__ = ["COLUMNS", "DESCRIPTIONS", "PARTS", "TEXT_VIEWS", "TFDS_NAME", "VERSION", "VIEWS"]
 
 TFDS_NAME = "recommender_text"
 VERSION = "1.0.0"
@@ -52,16 +52,29 @@ COLUMNS: Mapping[str, Mapping[str, tuple[str, bool]]] = {
         "item_index": ("int", False),
         "text": ("str", False),
     },
+    "labelled_texts": {
+        "text_id": ("str", False),
+        "text_index": ("int", False),
+        "group": ("str", False),
+        "source": ("str", True),
+        "question": ("str", False),
+        "label": ("int", False),
+    },
 }
-VIEWS = tuple(COLUMNS)
+# Of users, items and events; of a corpus of texts.
+VIEWS = ("groups", "next_items", "documents", "catalogue")
+TEXT_VIEWS = ("documents", "labelled_texts")
 
 DESCRIPTIONS: Mapping[str, str] = {
     "groups": "Scoring: a user's history and the candidates shown to them next, with outcomes "
     "(labels 0 or 1; ratings NaN where an event has no value or is a sampled negative).",
     "next_items": "Retrieval: a user's history and the items that follow in the user's order.",
     "documents": "Pretraining: kind 'behaviour' (source: history, target: the next behaviours with "
-    "their outcomes in words) and kind 'item' (no source, target: the item described).",
+    "their outcomes in words), kind 'item' (no source, target: the item described) and, of a "
+    "corpus, kind 'text' (source: what the text is about and what stands before, target: what "
+    "follows).",
     "catalogue": "All items in the order of the items table, in one split called 'train'.",
+    "labelled_texts": "Classification: a text, a question about it, and the class it has.",
 }
 
 # TFDS's names of configs may hold word characters, hyphens and dots.
@@ -69,11 +82,11 @@ _REFUSED = r"[^\w\-.]"
 _ARROW = {"str": pa.string(), "int": pa.int64(), "time": pa.float64(), "value": pa.float32()}
 
 
-def check_view(view: str) -> str:
-    """Returns `view`; raises DataError, naming the closest one, where there is no such view."""
-    if view not in COLUMNS:
+def check_view(view: str, known: Sequence[str] = tuple(COLUMNS)) -> str:
+    """Returns `view`; raises DataError, naming the closest one, where it is none of `known`."""
+    if view not in known:
         raise DataError(
-            f"there is no view {view!r}{closest_match(view, VIEWS)} (known: {', '.join(VIEWS)})"
+            f"there is no view {view!r}{closest_match(view, known)} (known: {', '.join(known)})"
         )
     return view
 

@@ -83,18 +83,18 @@ class PhraseCuts:
         self._alone = re.compile(f"({'|'.join(alone) or '(?!)'})")
         self._before = None if separate_punctuation else re.compile(f"(?={_PUNCTUATION})")
 
-    def add(self, text: str) -> None:
-        """Counts the cuts of one text."""
+    def add(self, text: str, *, words: bool = False) -> None:
+        """Counts the cuts of one text; with `words`, each of its words by itself."""
         self.num_texts += 1
         text, replaced = _UNREADABLE.subn("\ufffd", text)
         self.num_sanitised += bool(replaced)
         text = self._normalizer.normalize(text.replace(SPACE, " "))
-        words = text.split()
-        if not words:
+        found = text.split()
+        if not found:
             self.num_empty += 1
             return
-        for cut in self.split(" ".join(words)):
-            if self._words:
+        for cut in self.split(" ".join(found)):
+            if words or self._words:
                 for word in words_of(cut):
                     self._count(word)
             else:

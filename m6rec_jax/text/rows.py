@@ -148,7 +148,7 @@ def packed_candidates(
         if len(ids) > share - 2:
             tokens[place] = ids[: share - 2]
             num_truncated += 1
-    row, ends = _target(vocab, tokens)
+    row, ends = packed_tokens(vocab, tokens)
     for name, values in (
         ("decoder_labels", labels),
         ("decoder_item_ids", item_ids),
@@ -278,7 +278,7 @@ def text_infilling_row(
         for part, keep in zip(np.split(source, bounds), np.split(left, bounds), strict=True)
     ]
     target = np.insert(text[masked], np.flatnonzero(starts[masked]), sentinels)
-    row = _source(vocab, blocks) | _target(vocab, [target])[0]
+    row = _source(vocab, blocks) | packed_tokens(vocab, [target])[0]
     return row | {
         "num_dropped": np.array([num_dropped], np.int32),
         "num_truncated": np.zeros(1, np.int32),
@@ -369,8 +369,13 @@ def _source(vocab: Vocabulary, segments: Sequence[np.ndarray]) -> Row:
     }
 
 
-def _target(vocab: Vocabulary, candidates: Sequence[np.ndarray]) -> tuple[Row, np.ndarray]:
-    """Joins encoded texts into the decoder's features; also gives each one's input [EOS]."""
+def packed_tokens(vocab: Vocabulary, candidates: Sequence[np.ndarray]) -> tuple[Row, np.ndarray]:
+    """Joins encoded texts, none of them empty, into the decoder's features.
+
+    Returns:
+      The features of `packed_candidates` but num_truncated, without labels and items; and the place
+      of each text's input [EOS], int [candidates].
+    """
     bos, between = _single(vocab.bos_id), np.array([vocab.eos_id, vocab.bos_id], np.int32)
     parts = [bos]
     for ids in candidates:

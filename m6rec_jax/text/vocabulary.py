@@ -187,6 +187,23 @@ class Vocabulary:
         weights = np.exp(sampling.alpha * log_probabilities)
         return choices[sampling.rng.choice(len(choices), p=weights / weights.sum())]
 
+    def encode_with_places(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+        """Encodes a text, and says where in it each token comes from.
+
+        Args:
+          text: any string.
+
+        Returns:
+          (ids, places): the ids of `encode_array` and the last UTF-8 byte of the text that each
+          stands for (the next one for a token that stands for none, such as a lone "\u2581"), both
+          int32 [num_tokens].
+        """
+        clean = _LONE_SURROGATE.sub("\ufffd", text)
+        pieces = self._processor.encode_as_proto(clean).pieces
+        ids = self._guarded([piece.id for piece in pieces])
+        places = [piece.end - 1 if piece.end > piece.begin else piece.begin for piece in pieces]
+        return ids, np.array(places, np.int32)
+
     def encode_batch(
         self, texts: Iterable[str], *, sampling: SubwordSampling | None = None
     ) -> list[list[int]]:

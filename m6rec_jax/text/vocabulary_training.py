@@ -94,6 +94,7 @@ def train_vocabulary(
     output: str | os.PathLike[str],
     size: int = 8192,
     *,
+    prose: Iterable[str] = (),
     split_by_whitespace: bool = True,
     split_digits: bool = False,
     keep_apart: Sequence[str] = (),
@@ -117,6 +118,8 @@ def train_vocabulary(
         training never shows has an embedding that means nothing.
       output: where the model goes, by custom ending in ".model".
       size: pieces in the file, byte pieces included; fewer come out when the text has no more.
+      prose: more text, read after `texts`; its words become pieces, but no phrases of several. Free
+        text has so many of those, each seen a few times, that they would fill the memory.
       split_by_whitespace: False lets phrases such as titles become single pieces.
       split_digits: every digit is a piece of its own; numbers and years are then spelled.
       keep_apart: words or phrases that never share a piece with their neighbours. Name a template's
@@ -157,6 +160,8 @@ def train_vocabulary(
     )
     for text in texts:
         cuts.add(text)
+    for text in prose:
+        cuts.add(text, words=True)
     if not cuts.counts:
         raise DataError(
             f"there is nothing to train a vocabulary on: {cuts.num_texts} texts, all empty"

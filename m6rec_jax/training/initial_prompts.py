@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
 
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.model.config import ModelConfig
-from m6rec_jax.training.task_data import frequent_tokens_of, tokens_of
+from m6rec_jax.training.task_data import frequent_tokens_of, prompt_row_of, tokens_of
 from m6rec_jax.training.train_state import TrainState
 
 INITIAL_SOFT_PROMPTS = ("random", "vocabulary")
@@ -55,7 +55,7 @@ def with_initial_prompts(
     task: str,
     *,
     soft_prompts: str,
-    options: Sequence[str],
+    options: Sequence[str] | Mapping[str, Sequence[str]],
     seed: int,
 ) -> TrainState:
     """Soft prompts, then options, as `train` is told to start them.
@@ -65,7 +65,8 @@ def with_initial_prompts(
       config: of the model.
       task: a registered task or mixture, whose vocabulary is used.
       soft_prompts: one of `INITIAL_SOFT_PROMPTS`; 'random' leaves them as they are.
-      options: a word per class; empty leaves the options as the other prompts.
+      options: a word per class, or such words by the name of the seqio task whose prompts they are
+        for; empty leaves the options as the other prompts.
       seed: of the draws.
 
     Raises:
@@ -74,7 +75,11 @@ def with_initial_prompts(
     if soft_prompts == "vocabulary":
         tokens = frequent_tokens_of(task, NUM_FREQUENT)
         state = with_prompts_of_tokens(state, config, tokens, seed)
-    if options:
+    if isinstance(options, Mapping):
+        for name, words in options.items():
+            row = prompt_row_of(name, task, config)
+            state = with_options_of_words(state, config, tokens_of(task, words), row)
+    elif options:
         state = with_options_of_words(state, config, tokens_of(task, options))
     return state
 
@@ -122,28 +127,36 @@ def with_prompts_of_tokens(
 
 
 def with_options_of_words(
-    state: TrainState, config: ModelConfig, words: Sequence[Sequence[int]]
+    state: TrainState,
+    config: ModelConfig,
+    words: Sequence[Sequence[int]],
+    task_id: int | None = None,
 ) -> TrainState:
     """Starts the options as the backbone's own output vectors of words: their label's text.
 
     The logit of a class is then that of its word's first token in the language model, which is what
     a backbone that writes these words after `[EOS]` predicts there: it scores before its tuning
-    begins. Where the bank has several tasks, all start alike.
+    begins.
 
     Args:
       state: at step 0.
       config: of the model.
       words: token ids of each class.
+      task_id: row of the bank; None: all tasks, which have equally many classes, start alike.
 
     Raises:
       ConfigError: another number of words than options, a word without tokens, two that begin with
         the same one, or no option head.
     """
     prompts = config.prompts
-    if prompts.head != "option" or len(words) != prompts.num_options:
+    rows = range(prompts.num_tasks) if task_id is None else [task_id]
+    numbers = sorted({prompts.of_task(row).num_options for row in rows})
+    if prompts.head != "option" or numbers != [len(words)]:
+        whose = "the model" if task_id is None else f"task {task_id}"
         raise ConfigError(
-            f"train.initial_options names {len(words)} classes, but the model has "
-            f"{prompts.num_options} options and head {prompts.head!r}"
+            f"train.initial_options names {len(words)} classes, but {whose} has "
+            f"{' or '.join(map(str, numbers))} options and head {prompts.head!r}"
+            + ("; give words by the task's name" if len(numbers) > 1 else "")
         )
     if not all(len(ids) for ids in words):
         raise ConfigError("train.initial_options: every class needs a word")
@@ -158,7 +171,8 @@ def with_options_of_words(
     def put(prompts: jax.Array, table: jax.Array) -> jax.Array:
         # The logits of a separate head lack the scale that the options' have.
         options = table[first] if tied else table[:, first].T * config.embed_dim**0.5
-        return prompts.at[:, -len(words) :].set(options.astype(prompts.dtype))
+        places = slice(None) if task_id is None else task_id
+        return prompts.at[places, -len(words) :].set(options.astype(prompts.dtype))
 
     table = (
         state.params["token_embedder"]["embedding"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 
 import jax
@@ -10,6 +11,7 @@ import optax
 from flax import linen as nn
 from jax.sharding import Mesh
 
+from m6rec_jax.bank.layout import TASKS, prompt_leaves
 from m6rec_jax.checkpoints.location import StepLocation, locate, read_manifest
 from m6rec_jax.checkpoints.manifest import RunDescription
 from m6rec_jax.checkpoints.restore import (
@@ -20,8 +22,9 @@ from m6rec_jax.checkpoints.restore import (
 )
 from m6rec_jax.checkpoints.trees import PyTree, flatten, unflatten
 from m6rec_jax.errors import ConfigError
+from m6rec_jax.model.config import ModelConfig
 from m6rec_jax.model.m6rec import M6Rec, initial_features
-from m6rec_jax.sharding import LogicalRules, axis_rules
+from m6rec_jax.sharding import LogicalRules, axis_rules, replicated
 from m6rec_jax.training.train_state import TrainState, trainable_groups
 
 INITIAL_PROMPTS = ("none", "all", "matching")
@@ -86,7 +89,7 @@ def state_from_checkpoint(
       path: MODEL_DIR, its `checkpoints` folder, or a step's folder.
       run: the present run; vocabularies must agree.
       initial_prompts: 'none' (random ones), 'all' of the checkpoint's, or 'matching': those of
-        equal name and shape.
+        equal name and shape. What the checkpoint has for one task goes to every task of a bank.
 
     Raises:
       ConfigError: unknown choice of prompts.
@@ -112,14 +115,34 @@ def state_from_checkpoint(
         prompts = restore_prompts(location.folder, abstract.prompts, model_config=run.model_config)
         return state.replace(prompts=prompts)
     if initial_prompts == "matching":
-        return state.replace(prompts=_with_matching(location, state.prompts))
+        return state.replace(prompts=_with_matching(location, state.prompts, model.config, mesh))
     return state
 
 
-def _with_matching(location: StepLocation, prompts: PyTree) -> PyTree:
-    shared, others = restore_matching(location, read_manifest(location), PROMPTS, prompts)
+def _with_matching(
+    location: StepLocation, prompts: PyTree, config: ModelConfig, mesh: Mesh
+) -> PyTree:
+    own, manifest = flatten(prompts), read_manifest(location)
+    shared, others = restore_matching(location, manifest, PROMPTS, own)
+    if config.prompts.num_tasks > 1:
+        leaves = prompt_leaves(config)
+        of_one_task = {
+            name: jax.ShapeDtypeStruct(
+                tuple(
+                    1 if axis == TASKS else length
+                    for axis, length in zip(leaves[name].axes, leaves[name].shape, strict=True)
+                ),
+                own[name].dtype,
+                sharding=replicated(mesh),
+            )
+            for name in others
+        }
+        single, others = restore_matching(location, manifest, PROMPTS, of_one_task)
+        for name, leaf in single.items():
+            spread = functools.partial(jnp.broadcast_to, shape=own[name].shape)
+            shared[name] = jax.jit(spread, out_shardings=own[name].sharding)(leaf)
     logger.info("prompts taken over: %s; new: %s", sorted(shared), others)
-    return unflatten({**flatten(prompts), **shared}, prompts)
+    return unflatten({**own, **shared}, prompts)
 
 
 def _as(tree: PyTree, like: PyTree) -> PyTree:

@@ -39,6 +39,7 @@ from m6rec_jax.training.step_loop import EARLY_STOPPING, StepLoop
 from m6rec_jax.training.task_data import (
     MakeBatches,
     MakeEvaluationBatches,
+    check_prompt_rows,
     save_inference_assets,
     training_batches,
     validation_batches,
@@ -91,7 +92,7 @@ def train(
     initial_checkpoint_path: str | None = None,
     initial_prompts: str = "none",
     initial_soft_prompts: str = "random",
-    initial_options: Sequence[str] = (),
+    initial_options: Sequence[str] | Mapping[str, Sequence[str]] = (),
     initial_embeddings: str = "random",
     rules: LogicalRules | None = None,
     checkpoint_period: int = 1000,
@@ -139,11 +140,13 @@ def train(
       initial_checkpoint_path: MODEL_DIR, `checkpoints` folder or step folder whose backbone a new
         run starts from.
       initial_prompts: whether its prompts are taken over as well: 'none', 'all', or 'matching'
-        (tensors of equal name and shape, e.g. special tokens of pretraining).
+        (tensors of equal name and shape, e.g. special tokens of pretraining; those of a single task
+        go to every task of a bank).
       initial_soft_prompts: of a new run: 'random', or 'vocabulary', embeddings of frequent pieces
         drawn by `seed`; these replace soft prompts that 'matching' took over.
       initial_options: a word for each class, whose output vectors the options of a new run start
-        from; see `initial_prompts.with_options_of_words`. Empty: they start as the other prompts.
+        from, or such words by the name of the seqio task; see
+        `initial_prompts.with_options_of_words`. Empty: they start as the other prompts.
       initial_embeddings: of a new backbone: 'random', 'pieces' (what the vocabulary's pieces are
         written of), or 'neighbours' (that, and what stands near what in the training data); see
         `with_initial_embeddings`.
@@ -192,6 +195,7 @@ def train(
             model, optimizer, mesh, rules, trainable=trainable, frozen_dtype=frozen_dtype
         )
         source = training_batches(mixture_or_task_name, task_feature_lengths, batch_size, batches)
+        check_prompt_rows(mixture_or_task_name, source, model.config)
         run = RunDescription(
             model_config=model.config,
             vocabulary_fingerprint=vocabulary_fingerprint

@@ -12,6 +12,7 @@ import jax
 from etils import epath
 
 from m6rec_jax.errors import ConfigError
+from m6rec_jax.model.config import ModelConfig
 from m6rec_jax.training.data_state import Batch, ResumableBatches
 
 logger = logging.getLogger(__name__)
@@ -105,6 +106,47 @@ def pieces_of(name: str) -> list[str]:
     if vocabulary is None:
         raise ConfigError(f"the vocabulary of '{name}' has no pieces to start embeddings from")
     return list(vocabulary.pieces(range(vocabulary.num_pieces)))
+
+
+def check_prompt_rows(name: str, batches: ResumableBatches, config: ModelConfig) -> None:
+    """Every task of a mixture must have a row of the bank (`prompt_task_ids`).
+
+    Only where batches are the pipeline's: others may not use the rows' numbers at all.
+
+    Raises:
+      ConfigError: a task has a row that the bank has not. (Indexing would give NaN.)
+    """
+    if vocabulary_of(name, batches) is None:
+        return
+    from m6rec_jax.pipeline.batches import tasks_of
+
+    for task in tasks_of(name):
+        prompt_row_of(task, name, config)
+
+
+def prompt_row_of(task: str, name: str, config: ModelConfig) -> int:
+    """The row of the bank that a seqio task's prompts have.
+
+    Args:
+      task: of the mixture.
+      name: of the mixture (or the task itself).
+      config: of the model.
+
+    Raises:
+      ConfigError: the mixture has no such task, or the bank no such row.
+    """
+    from m6rec_jax.pipeline.batches import tasks_of
+    from m6rec_jax.pipeline.preprocessors import prompt_task_ids
+
+    if task not in tasks_of(name):
+        raise ConfigError(f"'{name}' has no task '{task}'; its tasks: {', '.join(tasks_of(name))}")
+    row = prompt_task_ids().get(task, 0)
+    if not 0 <= row < config.prompts.num_tasks:
+        raise ConfigError(
+            f"prompt_task_ids.ids gives '{task}' row {row} of the prompt bank, but "
+            f"PromptConfig.num_tasks = {config.prompts.num_tasks}"
+        )
+    return row
 
 
 def save_inference_assets(

@@ -69,6 +69,38 @@ def test_seconds_are_counted_once_a_run(folder: Path) -> None:
     assert line(page(folder), "FM")[2] == f"10 ± {statistics.stdev([10, 11]):.0f}"
 
 
+def test_curves_and_trade_offs_are_pictures_that_go_stale(folder: Path) -> None:
+    for seed in (0, 1):
+        curve = [[10, 0.6 + seed / 10], [20, 0.8]]
+        known = {"curve": curve, "trainable_share": 0.01, "steps_to_90_percent": [10, None][seed]}
+        rows = results_file.metric_rows(
+            {"auc": 0.7}, model="FM", dataset="d", split="s", seed=seed, config="defaults"
+        )
+        results_file.add_rows(folder / "x.json", [row | known for row in rows], **STAMP)
+    calls = ('table(["auc", "steps_to_90_percent"])', 'curves("auc")')
+    calls += ('trade_off("trainable_share", "auc")',)
+    (folder / "x.md").write_text("# X\n\n" + "\n\n".join(f"{{{{ {call} }}}}" for call in calls))
+    text = page(folder)
+    # A seed without the figure: no mean of the others.
+    assert line(text, "FM")[2] == "–"
+    _, pictures = render_results.render(folder, folder.parent / "docs" / "results.md")
+    by_step, by_share = pictures.values()
+    assert by_step.panels == (("d", (("FM", ((10, pytest.approx(0.65)), (20, 0.8))),)),)
+    assert by_share.points == (("FM", 0.01, 0.7, 0.0),)
+    assert run(folder, "--check") == 0
+    for path in pictures:
+        assert path.read_text().startswith("<?xml")
+        path.unlink()
+    assert run(folder, "--check") == 1
+
+
+def test_what_has_no_curve_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    add(folder, "x", {"FM": [0.7]})
+    (folder / "x.md").write_text('# X\n\n{{ curves("auc") }}')
+    assert run(folder) == 2
+    assert "no row of 'auc' has a curve" in capsys.readouterr().err
+
+
 def test_rows_name_gin_file_and_date(folder: Path) -> None:
     add(folder, "x", {"M6": [0.7]}, config=None, gin_file="gin_configs/examples/a.gin")
     assert line(page(folder), "M6")[-2:] == [

@@ -14,7 +14,7 @@ from m6rec_jax.evaluation.predictions import (
     ScoringPredictions,
     write_predictions,
 )
-from m6rec_jax.inference.retrieval import CatalogueIndex
+from m6rec_jax.inference.catalogue_index import CatalogueIndex
 from m6rec_jax.inference.runtime import Runtime
 
 

@@ -1,5 +1,7 @@
 """A model folder is loaded as it was saved."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -7,8 +9,9 @@ import pytest
 from m6rec_jax.checkpoints.manifest import RunDescription
 from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.errors import CheckpointError, ConfigError
-from m6rec_jax.inference.bundle import InferenceSettings, TaskSettings, load_model, save_assets
+from m6rec_jax.inference.bundle import InferenceSettings, load_model, save_assets
 from m6rec_jax.inference.scoring import Scorer
+from m6rec_jax.inference.task_settings import TaskSettings
 from m6rec_jax.sharding import data_parallel, make_mesh
 from tests.pipeline import shop_rows
 
@@ -54,6 +57,24 @@ def test_loaded_model_scores_as_before(tiny, model_dir, meshed):
     assert bundle.retriever().embed_users(history).shape == (1, 16)
     with pytest.raises(ConfigError, match="knows no task 'shop_cvr': shop_ctr"):
         bundle.scorer("shop_cvr")
+
+
+def test_a_fingerprint_tells_models_apart_and_not_meshes(model_dir):
+    bundle = load_model(model_dir)
+    mesh = make_mesh(1, 1, 1, devices=jax.devices()[:1])
+    on_mesh = load_model(model_dir, mesh=mesh, rules=data_parallel())
+    assert bundle.fingerprint() == on_mesh.fingerprint("shop_ctr")
+    changed = jax.tree.map(lambda leaf: leaf, bundle.variables)
+    flat, tree = jax.tree.flatten(changed)
+    flat[-1] = flat[-1].at[(0,) * flat[-1].ndim].add(1e-3)
+    others = [
+        dataclasses.replace(bundle, variables=jax.tree.unflatten(tree, flat)),
+        dataclasses.replace(
+            bundle, settings=dataclasses.replace(bundle.settings, tasks={"": TaskSettings()})
+        ),
+        dataclasses.replace(bundle, template=None),
+    ]
+    assert len({bundle.fingerprint(), *(other.fingerprint() for other in others)}) == 4
 
 
 def test_clear_errors(model_dir, tmp_path):

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from m6rec_jax.errors import ConfigError, DataError
-from m6rec_jax.inference.bundle import Bundle, InferenceSettings, TaskSettings
+from m6rec_jax.inference.bundle import Bundle, InferenceSettings
 from m6rec_jax.inference.generation import Generator
 from m6rec_jax.inference.likelihood import token_sums
 from m6rec_jax.inference.retrieval import Retriever
 from m6rec_jax.inference.sampling import SamplingOptions
+from m6rec_jax.inference.task_settings import TaskSettings
 from m6rec_jax.inference.title_trie import TitleTrie
 from m6rec_jax.inference.writing import write
 from m6rec_jax.sharding import data_parallel, make_mesh
@@ -76,6 +77,35 @@ def test_recommendations_are_the_likeliest_titles(tiny, generator, trie):
         assert shared == {TITLES[0]: [0, 12], TITLES[4]: [4, 13, 14]}
     first = generator.recommend(HISTORIES[:2], trie, 3, num_beams=16)
     assert first[0] == results[0][:3]
+
+
+@pytest.mark.parametrize("num_beams", [3, 16])
+def test_seen_items_are_never_recommended(tiny, generator, trie, num_beams):
+    """Though the likeliest titles are seen, three beams are enough to find the next ones."""
+    everything = generator.recommend(HISTORIES[:3], trie, len(trie), num_beams=16)
+    seen = [
+        [place for one in everything[0][:7] for place in one.places],
+        [4, 13],  # one item of this title is left
+        [place for one in everything[2][:-2] for place in one.places],
+    ]
+    found = generator.recommend(HISTORIES[:3], trie, 3, num_beams=num_beams, seen=seen)
+    for own, known, whole in zip(found, seen, everything, strict=True):
+        left = [one for one in whole if set(one.places) - set(known)]
+        assert not {place for one in own for place in one.places} & set(known)
+        if num_beams == 16:
+            assert [one.title for one in own] == [one.title for one in left[:3]]
+            np.testing.assert_allclose(
+                [one.score for one in own], [one.score for one in left[:3]], rtol=1e-4
+            )
+    assert [len(row) for row in found] == [3, 3, 2]
+    shared = generator.recommend(HISTORIES[1:2], trie, 12, num_beams=16, seen=[[4, 13]])[0]
+    assert {one.title: one.places for one in shared}[TITLES[4]] == [14]
+    nothing = [list(range(len(TITLES))), []]
+    assert [len(row) for row in generator.recommend(HISTORIES[:2], trie, 2, seen=nothing)] == [0, 2]
+    prefix = TITLES[5][:6]
+    by_prefix = generator.recommend(HISTORIES[:1], trie, 4, [prefix], seen=[[5]])
+    assert all(one.title.startswith(prefix) for one in by_prefix[0])
+    assert 5 not in [place for one in by_prefix[0] for place in one.places]
 
 
 def test_item_scores_order_what_shares_a_title(generator, trie):
@@ -232,6 +262,12 @@ def test_clear_errors(tiny, generator, trie, shop_vocabulary):
         generator.greedy(HISTORIES[:1], ["Film A, comedy, " * 8])
     with pytest.raises(DataError, match="no title begins as prefix 1 does: 'likes'"):
         generator.greedy(HISTORIES[:2], ["Film", "likes"], trie=trie)
+    with pytest.raises(DataError, match="1 lists of seen items for 2 histories"):
+        generator.recommend(HISTORIES[:2], trie, 1, seen=[[0]])
+    with pytest.raises(DataError, match="a seen item is outside the catalogue of 15 items"):
+        generator.recommend(HISTORIES[:1], trie, 1, seen=[[15]])
+    with pytest.raises(ConfigError, match="of a trie only"):
+        generator.beam_search(HISTORIES[:1], seen=[[0]])
     with pytest.raises(DataError, match="1 item scores for 2 histories"):
         generator.recommend(HISTORIES[:2], trie, 1, item_scores=[np.zeros(15)])
 

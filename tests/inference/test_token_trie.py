@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from m6rec_jax.errors import DataError
 from m6rec_jax.inference.token_trie import NO_ENTRY, TokenTrie, build_trie
+from m6rec_jax.inference.unseen_trie import NO_RANK, UnseenTrie
 from m6rec_jax.text.vocabulary import EOS_ID
 
 VOCAB = 9
@@ -55,6 +56,36 @@ def follow(trie: TokenTrie, tokens: Any, log_probs: Any) -> Any:
         return trie.advance(state, column), (trie.mask(state, log_probs), trie.entries(state))
 
     return jax.lax.scan(step, trie.start(tokens.shape[0]), tokens.T)[1]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(SEQUENCE, min_size=1, max_size=30, unique=True),
+    st.lists(st.sets(st.integers(0, 29)), min_size=2, max_size=2),
+)
+def test_what_is_excluded_leaves_the_trie_of_the_rest(
+    sequences: list[tuple[int, ...]], excluded: list[set[int]]
+) -> None:
+    """At every prefix that is left, the mask is that of a trie without the excluded sequences."""
+    ordered = sorted((*sequence, EOS_ID) for sequence in sequences)
+    ranks = np.full((2, 32), NO_RANK, np.int32)
+    for row, own in enumerate(excluded):
+        ranks[row, : len(own)] = sorted(own)
+    trie = UnseenTrie(build_trie(sequences), jnp.asarray(ranks))
+    log_probs = np.random.default_rng(0).normal(size=(64, VOCAB)).astype(np.float32)
+    for row in range(2):
+        left = [text for rank, text in enumerate(ordered) if rank not in excluded[row]]
+        prefixes = {text[:n] for text in left for n in range(len(text) + 1)} or {()}
+        # All walks of one source at once; the rows of the other stand beside them.
+        walks = sorted(prefixes)[:32]
+        padded = np.zeros((64, 8), np.int32)
+        for place, walk in enumerate(walks):
+            padded[32 * row + place, : len(walk)] = walk
+        masks, _ = map(np.asarray, follow(trie, padded, log_probs))
+        for place, walk in enumerate(walks):
+            masked = masks[len(walk), 32 * row + place]
+            allowed = [token for token in range(VOCAB) if (*walk, token) in prefixes]
+            assert np.flatnonzero(np.isfinite(masked)).tolist() == allowed
 
 
 def test_memory_follows_the_titles_not_the_vocabulary() -> None:

@@ -223,13 +223,22 @@ def test_mixed_tasks_equal_each_alone(
 
 
 @pytest.mark.parametrize("late_layers_start", [0, 2])
+@pytest.mark.parametrize("sizes_in", ["config", "variables"])
 def test_a_small_task_in_a_large_bank_equals_itself_alone(
-    config: ModelConfig, make_variables: Make, features: Features, late_layers_start: int
+    config: ModelConfig,
+    make_variables: Make,
+    features: Features,
+    late_layers_start: int,
+    sizes_in: str,
 ) -> None:
     """A task of 3 prompts, 2 options, rank 1 padded into a bank of 4, 3 and 2."""
     small = dataclasses.replace(config.prompts, num_prompts=3, num_options=2, adapter_rank=1)
     large_config = config.replace(late_layers_start=late_layers_start)
     small_config = large_config.replace(prompts=small)
+    if sizes_in == "config":
+        sizes = {"task_num_prompts": (3,), "task_num_options": (2,)}
+        prompts = dataclasses.replace(config.prompts, **sizes)
+        large_config = large_config.replace(prompts=prompts)
     variables = make_variables(small_config)
 
     def pad(path: Any, leaf: np.ndarray, like: np.ndarray) -> np.ndarray:
@@ -246,15 +255,15 @@ def test_a_small_task_in_a_large_bank_equals_itself_alone(
             pad, variables["prompts"], make_variables(large_config)["prompts"]
         ),
     }
-    counts = {"num_prompts": np.full((3, 1), 3), "num_options": np.full((3, 1), 2)}
+    if sizes_in == "variables":
+        counts = {"num_prompts": np.array([3], np.int32), "num_options": np.array([2], np.int32)}
+        padded["task_sizes"] = {"bank": counts}
     task_ids = features["task_ids"]
     large, alone = M6Rec(large_config), M6Rec(small_config)
 
     def both(variables: Any) -> Any:
-        outputs = large.apply(variables, {**features, **counts})
-        logits = large.apply(
-            variables, outputs.hidden, task_ids, counts["num_options"], method=large.option_logits
-        )
+        outputs = large.apply(variables, features)
+        logits = large.apply(variables, outputs.hidden, task_ids, method=large.option_logits)
         return outputs.hidden, jax.nn.softmax(logits)
 
     expected = jitted(alone)(variables, features).hidden
@@ -265,7 +274,12 @@ def test_a_small_task_in_a_large_bank_equals_itself_alone(
     close(probabilities[..., :2], jax.nn.softmax(logits), 1e-4)
     np.testing.assert_array_equal(probabilities[..., 2], 0.0)
 
-    gradients = jax.jit(jax.grad(lambda v: jnp.sum(jnp.sin(both(v)[0]) * real[..., None])))(padded)
+    trained = {name: padded.pop(name) for name in ("params", "prompts")}
+
+    def total(trained: Any) -> Any:
+        return jnp.sum(jnp.sin(both({**trained, **padded})[0]) * real[..., None])
+
+    gradients = jax.jit(jax.grad(total))(trained)
     adapter = gradients["prompts"]["encoder"]["layers"]["mlp"]["adapter"]
     assert np.abs(adapter["wi"][..., 0]).max() > 0
     for padding in (adapter["wi"][..., 1], adapter["wi_bias"][..., 1], adapter["wo"][..., 1, :]):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -264,11 +265,74 @@ def test_variables_of_another_config_are_refused(
             "num_options = 4 exceeds num_prompts = 2",
         ),
         (PromptConfig, {"num_tasks": 0}, "num_tasks = 0"),
+        (
+            PromptConfig,
+            {"num_tasks": 2, "num_prompts": 4, "task_num_prompts": (3,)},
+            "task_num_prompts = (3,) has 1 sizes for num_tasks = 2",
+        ),
+        (
+            PromptConfig,
+            {"num_tasks": 2, "num_prompts": 4, "task_num_prompts": (3, 5)},
+            "5 is no whole number from 0 to num_prompts = 4",
+        ),
+        (PromptConfig, {"adapter_rank": 2, "task_adapter_ranks": (0,)}, "from 1 to adapter_rank"),
+        (PromptConfig, {"num_options": 3, "task_num_options": (1,)}, "nothing to choose from"),
+        (
+            PromptConfig,
+            {
+                "num_prompts": 4,
+                "num_options": 3,
+                "head": "option",
+                "task_num_prompts": (2,),
+            },
+            "has 3 options (task_num_options) but 2 soft prompts",
+        ),
     ],
 )
 def test_config_errors(owner: type, values: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message.replace("(", r"\(")):
+    with pytest.raises(ConfigError, match=re.escape(message)):
         owner(**values)
+
+
+def test_one_task_of_a_bank() -> None:
+    bank = PromptConfig(
+        num_tasks=2,
+        num_prompts=6,
+        num_options=3,
+        head="option",
+        adapter_rank=4,
+        task_num_prompts=(6, 5),
+        task_num_options=(3, 0),
+        task_adapter_ranks=(2, 4),
+    )
+    expected = PromptConfig(num_prompts=6, num_options=3, head="option", adapter_rank=2)
+    assert bank.of_task(0) == expected
+    assert bank.of_task(1) == PromptConfig(num_prompts=5, adapter_rank=4)
+    with pytest.raises(ConfigError, match=r"no task 2: PromptConfig\.num_tasks = 2"):
+        bank.of_task(2)
+
+
+def test_beyond_a_tasks_rank_is_zero_at_the_start(config: ModelConfig, features: Features) -> None:
+    prompts = PromptConfig(
+        num_tasks=2,
+        adapter_rank=3,
+        task_adapter_ranks=(1, 3),
+        lora_rank=4,
+        lora_targets=("out",),
+        task_lora_ranks=(4, 2),
+    )
+    variables = nn.meta.unbox(
+        jax.jit(M6Rec(config.replace(prompts=prompts)).init)(jax.random.key(0), features)
+    )
+    layers = variables["prompts"]["encoder"]["layers"]
+    for leaf, ranks in (
+        (layers["mlp"]["adapter"]["wi"], (1, 3)),
+        (layers["self_attention"]["lora_out"]["a"], (4, 2)),
+    ):
+        for task, rank in enumerate(ranks):
+            own = np.asarray(leaf)[:, task]
+            assert np.all(own[..., :rank] != 0)
+            assert not np.any(own[..., rank:])
 
 
 def test_mismatched_features(config: ModelConfig, features: Features) -> None:

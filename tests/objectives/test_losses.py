@@ -232,13 +232,38 @@ def test_a_task_with_fewer_classes(
 ) -> None:
     """With two of three classes the options are the last two prompts and the loss is theirs."""
     labels = np.minimum(features["decoder_labels"], 1)
-    given = {**features, "decoder_labels": labels, "num_options": np.full((ROWS, 1), 2)}
-    two = M6Rec(CONFIG.replace(prompts=dataclasses.replace(CONFIG.prompts, num_options=2)))
+    given = {**features, "decoder_labels": labels}
+    two, of_three = (
+        M6Rec(CONFIG.replace(prompts=dataclasses.replace(CONFIG.prompts, **sizes)))
+        for sizes in ({"num_options": 2}, {"task_num_options": (2,)})
+    )
     options = {"ordinal_spread": ordinal_spread}
-    loss, _ = classification_loss(M6Rec(CONFIG), variables, outputs, given, **options)
-    given.pop("num_options")
+    loss, _ = classification_loss(of_three, variables, outputs, given, **options)
     expected, _ = classification_loss(two, variables, outputs, given, **options)
     assert float(loss.total) == pytest.approx(float(expected.total), rel=1e-5)
+
+
+@pytest.mark.parametrize("ordinal_spread", [0.0, 0.7])
+def test_a_task_without_classes(
+    variables: dict[str, Any], outputs: Outputs, features: Features, ordinal_spread: float
+) -> None:
+    """Beside scoring tasks in a batch: it adds nothing, and no NaN to the gradient."""
+    prompts = dataclasses.replace(CONFIG.prompts, task_num_options=(0,))
+    given = {**features, "decoder_labels": np.full_like(features["decoder_labels"], -1)}
+
+    def total(prompts_of: Any) -> Any:
+        loss, _ = classification_loss(
+            M6Rec(CONFIG.replace(prompts=prompts)),
+            {**variables, "prompts": prompts_of},
+            outputs,
+            given,
+            ordinal_spread=ordinal_spread,
+        )
+        return loss.total
+
+    value, gradient = jax.value_and_grad(total)(variables["prompts"])
+    assert float(value) == 0.0
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(gradient))
 
 
 @pytest.fixture
@@ -262,6 +287,24 @@ def test_contrastive_counts_later_items_less(
     variables: dict[str, Any], outputs: Outputs, features: Features, order_discount: float
 ) -> None:
     check_contrastive(variables, outputs, features, False, order_discount)
+
+
+def test_contrastive_keeps_tasks_apart(
+    variables: dict[str, Any], outputs: Outputs, features: Features
+) -> None:
+    """In a batch of two retrieval tasks neither's items are negatives of the other's users."""
+    task_ids = np.array([[0], [0], [1], [1], [0]], np.int32)
+
+    def total(changes: Features) -> float:
+        loss, _ = contrastive_loss(M6Rec(CONFIG), variables, outputs, {**features, **changes})
+        return float(loss.total)
+
+    apart = [
+        total({"retrieval": np.where(task_ids == task, features["retrieval"], 0)})
+        for task in (0, 1)
+    ]
+    assert total({"task_ids": task_ids}) == pytest.approx(sum(apart), rel=1e-5)
+    assert total({}) != pytest.approx(sum(apart), rel=1e-2)
 
 
 def check_contrastive(

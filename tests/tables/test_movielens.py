@@ -293,16 +293,30 @@ def write_film_table(path):
     connection = sqlite3.connect(path)
     connection.execute(
         "CREATE TABLE omdb (ID INTEGER, Title TEXT, Year INTEGER, Director TEXT, Writer TEXT,"
-        ' "Cast" TEXT, Country TEXT, Language TEXT, Runtime REAL, Rating TEXT, Awards TEXT)'
+        ' "Cast" TEXT, Country TEXT, Language TEXT, Runtime REAL, Rating TEXT, Awards TEXT,'
+        " Genre TEXT)"
     )
     connection.execute("CREATE TABLE tomatoes (ID INTEGER, Reviews INTEGER)")
     rows = [
-        (1, "One", 1990, "D, E", None, "Abe, Bea, Cid, Dan, Eve", "France", "", 90.0, "R", None),
-        (2, "Two", 1991, "", "W", "Bea, Dan, Eve", "", "", None, None, "Won 1 Oscar."),
-        (3, "Three", 1992, "", "W", "Cid, Eve, , Eve", "", "", None, None, None),
-        (4, None, 1992, "", "", "", "", "", None, None, None),
+        (
+            1,
+            "One",
+            1990,
+            "D, E",
+            None,
+            "Abe, Bea, Cid, Dan, Eve",
+            "France",
+            "",
+            90.0,
+            "R",
+            None,
+            "A, B",
+        ),
+        (2, "Two", 1991, "", "W", "Bea, Dan, Eve", "", "", None, None, "Won 1 Oscar.", ""),
+        (3, "Three", 1992, "", "W", "Cid, Eve, , Eve", "", "", None, None, None, None),
+        (4, None, 1992, "", "", "", "", "", None, None, None, None),
     ]
-    marks = ", ".join("?" * 11)
+    marks = ", ".join("?" * 12)
     connection.executemany(f"INSERT INTO omdb VALUES ({marks})", rows)
     connection.execute("INSERT INTO tomatoes VALUES (2, 7)")
     connection.commit()
@@ -315,6 +329,7 @@ def test_the_film_table_keeps_the_best_known_of_the_cast(tmp_path):
     one, two, three = table.films
     assert one.cast == ("Eve", "Bea", "Cid", "Dan")
     assert one.director == ("D", "E")
+    assert (one.genre, two.genre, three.genre) == (("A", "B"), (), ())
     assert (one.runtime, one.certificate, one.country, one.language) == (90, "R", ("France",), ())
     assert (two.reviews, two.awards, two.runtime, two.director) == (7, "Won 1 Oscar.", None, ())
     assert three.cast == ("Eve", "Cid")

@@ -29,11 +29,11 @@ DAY = 86_400.0
 def no_builder(monkeypatch: pytest.MonkeyPatch) -> None:
     """These tests look at the rendered rows; test_builder.py covers the TFDS step."""
 
-    def build(self: object, view: str, rendered: Path, target: Path) -> None:
+    def build(out: Path, rendered: Path, target: Path, progress: bool) -> None:
         target.mkdir(parents=True, exist_ok=True)
         (target / "dataset_info.json").write_text("{}")
 
-    monkeypatch.setattr(preparation._Job, "_build", build)
+    monkeypatch.setattr(preparation, "build_view", build)
 
 
 def log(num_users: int = 4, per_user: int = 10) -> list[tuple[int, int, float, float]]:
@@ -177,15 +177,15 @@ def test_restart_does_only_what_is_missing(write_shop, tmp_path, monkeypatch) ->
 
     monkeypatch.setattr(RenderJob, "render", counting)
 
-    def fail(self: object, view: str, where: Path, target: Path) -> None:
+    def fail(out: Path, where: Path, target: Path, progress: bool) -> None:
         raise KeyboardInterrupt
 
-    build = preparation._Job._build
-    monkeypatch.setattr(preparation._Job, "_build", fail)
+    build = preparation.build_view
+    monkeypatch.setattr(preparation, "build_view", fail)
     with pytest.raises(KeyboardInterrupt):
         run(folder, out, views=("groups", "catalogue"))
     assert rendered == ["groups"]
-    monkeypatch.setattr(preparation._Job, "_build", build)
+    monkeypatch.setattr(preparation, "build_view", build)
     run(folder, out, views=("groups", "catalogue"))
     assert rendered == ["groups", "catalogue"]  # groups was rendered before the kill
     run(folder, out, views=("groups", "catalogue"))

@@ -10,7 +10,7 @@ import zipfile
 import pytest
 
 from m6rec_jax.errors import DataError
-from m6rec_jax.tables import sources
+from m6rec_jax.tables import routes, sources
 from m6rec_jax.tables.sources import HomeRoute, Member, PackageRoute, PublicDataset, Source
 
 CONTENT = b"one\ntwo\n"
@@ -79,7 +79,7 @@ def pip(monkeypatch):
 
     pip = Pip()
     pip.commands = []
-    monkeypatch.setattr(sources.subprocess, "run", pip.run)
+    monkeypatch.setattr(routes.subprocess, "run", pip.run)
     return pip
 
 
@@ -190,6 +190,52 @@ def test_a_wrong_archive_is_not_used(tmp_path, server, pip, registered, raw):
     assert f"the archive is not the expected one (SHA-256 {sha256(raw)}" in said
     assert (path / "rows.csv").read_text() == "one\ntwo"
     assert len(pip.commands) == 1
+
+
+def test_a_single_file_needs_no_archive(tmp_path, server, pip, registered):
+    registered()
+    route = routes.FileRoute(f"{server.address}/rows", Member("rows", "rows.txt", sha256(CONTENT)))
+    known = sources.public_dataset("toy")
+    source = Source("raw", "Toy rows", "toy licence", "Be nice.", (route,))
+    sources.register(PublicDataset("toy", "a toy", (source,), known.build))
+    server.files["/rows"] = CONTENT[:-1]
+    with pytest.raises(DataError, match="the archive is not the expected one"):
+        fetch(tmp_path)
+    server.files["/rows"] = CONTENT
+    fetch(tmp_path)
+    assert [p.name for p in (tmp_path / "raw" / "raw").iterdir()] == ["rows.txt"]
+
+
+def test_old_files_are_known_by_an_md5(tmp_path, server, pip, registered):
+    members = (Member("inner/rows.txt", "rows.txt", f"md5:{hashlib.md5(CONTENT).hexdigest()}"),)
+    registered(archive=f"md5:{hashlib.md5(ARCHIVE).hexdigest()}", members=members)
+    server.files["/toy.zip"] = ARCHIVE[:-1]
+    pip.archive = ARCHIVE[:-1]
+    with pytest.raises(DataError, match=r"not the expected one \(MD5 [0-9a-f]{32}, expected"):
+        fetch(tmp_path)
+    server.files["/toy.zip"] = ARCHIVE
+    fetch(tmp_path)
+    assert (tmp_path / "raw" / "raw" / "rows.txt").read_bytes() == CONTENT
+
+
+def test_another_description_than_that_of_tables(tmp_path, server, pip, registered):
+    builds = registered()
+    server.files["/toy.zip"] = ARCHIVE
+    known = sources.public_dataset("toy")
+
+    def build(folders, folder):
+        builds.append(folders)
+        (folder / "corpus.json").write_text('{"name": "toy"}')
+        return "texts"
+
+    corpus = PublicDataset("toy", "a toy", known.sources, build, 7, spec_file="corpus.json")
+    sources.register(corpus)
+    for _ in range(2):
+        path, _said = fetch(tmp_path)
+    assert len(builds) == 1
+    described = json.loads((path / "corpus.json").read_text())
+    assert described["provenance"]["version"] == 7
+    assert described["provenance"]["sha256"] == {"raw/rows.txt": sha256(CONTENT)}
 
 
 def test_a_wrong_member_is_not_used(tmp_path, server, pip, registered):
@@ -312,4 +358,9 @@ def test_every_known_data_set_is_pinned():
             assert source.terms
             for route in source.routes:
                 digests = [route.sha256, *(member.sha256 for member in route.members)]
-                assert all(len(digest) == 64 and int(digest, 16) for digest in digests)
+                for digest in digests:
+                    # MD5 sums only where the way by package, which has better ones, comes too.
+                    old = digest.startswith("md5:")
+                    assert len(digest) == (36 if old else 64)
+                    assert int(digest.removeprefix("md5:"), 16)
+                assert not any(d.startswith("md5:") for d in digests) or len(source.routes) > 1

@@ -39,6 +39,16 @@ def test_titles_become_one_piece_and_commas_stay_apart(vocab: Vocabulary) -> Non
     ]  # fmt: skip
 
 
+def test_prose_gives_words_and_no_phrases(behaviours: list[str], tmp_path: Path) -> None:
+    prose = ["A galaxy far, far away."] * 50
+    options: dict[str, Any] = {"split_by_whitespace": False, "keep_apart": OUTCOMES}
+    vocabulary = train(behaviours, tmp_path, prose=prose, **options)
+    assert pieces(vocabulary, "A galaxy far") == [" A", " galaxy", " far"]
+    assert TITLE in {piece.strip() for piece in pieces(vocabulary, BEHAVIOUR)}
+    phrases = train(behaviours + prose, tmp_path, **options)
+    assert pieces(phrases, "A galaxy far") == [" A galaxy far"]
+
+
 def test_words_stay_words_by_default(behaviours: list[str], tmp_path: Path) -> None:
     vocabulary = train(behaviours, tmp_path)
     assert pieces(vocabulary, BEHAVIOUR) == [

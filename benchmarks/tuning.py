@@ -1,0 +1,319 @@
+"""The study of tuning: methods x tasks x seeds on one frozen foundation.
+
+    python -m benchmarks.tuning --foundation runs/foundation
+        [--tasks movielens_ctr film_plots_genre] [--methods full option_adapter] [--seeds 0 1 2]
+        [--gin.TRAIN_STEPS=480] [--force]
+
+Every run starts from the same foundation (`python -m benchmarks.foundation`), takes the steps of
+`gin_configs/studies/tuning/budget.gin` with the rate of its method's file there, and is tested with
+its last step. Runs whose rows stand in `benchmarks/results/tuning.json` are not made again, so a
+study that was interrupted goes on; rows of another foundation are an error.
+
+A row is the figure of one run on the test part, with what else is known of the run:
+
+    task, method      names of gin_configs/jobs/TASK.gin and gin_configs/studies/tuning/METHOD.gin
+    trainable_share   parameters that train, as a share of the backbone
+    curve             [[step, AUC on validation rows], ...]
+    steps_to_90_percent   first validation with (AUC - 1/2) / (that of full fine-tuning at its end
+                      - 1/2) >= 0.9; null where none is
+    foundation        fingerprint of the backbone
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import itertools
+import json
+import shutil
+import statistics
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from benchmarks.provenance import ROOT
+from benchmarks.results_file import Row, add_rows, metric_rows, read_results, results_path
+from m6rec_jax.errors import DataError, M6RecError
+
+RESULTS = "tuning"
+STUDY = "gin_configs/studies/tuning"
+BUDGET = f"{STUDY}/budget.gin"
+SPLIT = "test"
+CHANCE = 0.5
+ALL_TASKS = "mean over tasks"
+
+# Figures that are kept of each task; the first decides.
+TASKS: Mapping[str, tuple[str, ...]] = {
+    "movielens_ctr": ("auc", "log_loss"),
+    "book_crossing_conversion": ("auc", "log_loss"),
+    "film_reviews_sentiment": ("auc", "accuracy"),
+    "film_plots_genre": ("auc", "accuracy"),
+}
+METHODS: Mapping[str, str] = {
+    "full": "full fine-tuning",
+    "linear_probe": "linear probe",
+    "prompt": "prompt tuning",
+    "option": "option tuning",
+    "adapter": "adapters",
+    "option_adapter": "option-adapter tuning",
+    "lora": "LoRA",
+}
+
+Curve = list[tuple[int, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What one run gave.
+
+    Attributes:
+      figures: on the test part.
+      curve: (step, AUC) on validation rows.
+      trainable_share: of the backbone.
+      seconds: of training, validations included.
+    """
+
+    figures: Mapping[str, float]
+    curve: Curve
+    trainable_share: float
+    seconds: float
+
+
+def steps_to_share(curve: Curve, full: float, share: float = 0.9) -> int | None:
+    """First step at which `share` of what full fine-tuning gains over chance is reached.
+
+    Args:
+      curve: (step, AUC).
+      full: AUC of full fine-tuning at its end, on the same validation rows.
+      share: of its lead over chance.
+    """
+    wanted = CHANCE + share * (full - CHANCE)
+    return next((step for step, value in curve if value >= wanted), None)
+
+
+def read_curve(path: Path) -> Curve:
+    """(step, AUC) of every validation in a run's `metrics.jsonl`.
+
+    Raises:
+      DataError: the run was never validated.
+    """
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    curve = [
+        (int(line["step"]), round(float(line["validation/auc"]), 6))
+        for line in lines
+        if "validation/auc" in line
+    ]
+    if not curve:
+        raise DataError(f"{path} holds no validation/auc: is EVAL_PERIOD larger than TRAIN_STEPS?")
+    return curve
+
+
+def make_run(
+    task: str, method: str, seed: int, foundation: Path, folder: Path, bindings: Sequence[str]
+) -> Run:
+    """Trains, validates and tests one run in this process; its folder is removed."""
+    import jax
+
+    from m6rec_jax import configuration
+    from m6rec_jax.evaluation.evaluator import Evaluator
+    from m6rec_jax.training.loop import train
+    from m6rec_jax.training.parameter_table import count_parameters
+
+    shutil.rmtree(folder, ignore_errors=True)
+    configuration.parse_config(
+        [BUDGET, f"{STUDY}/{method}.gin", f"gin_configs/jobs/{task}.gin"],
+        [
+            f"MODEL_DIR='{folder}'",
+            f"INITIAL_CHECKPOINT_PATH='{foundation}'",
+            f"train.seed={seed}",
+            f"BatchIterator.seed={seed}",
+            *bindings,
+        ],
+    )
+    started = time.monotonic()
+    result = train()
+    seconds = time.monotonic() - started
+    if result.stopped_by:
+        raise KeyboardInterrupt
+    evaluator = Evaluator(
+        configuration.macro("MIXTURE_OR_TASK_NAME"),
+        configuration.macro("TASK_FEATURE_LENGTHS"),
+        batch_size=64,
+        split=SPLIT,
+        limit=0,
+    )
+    variables = {"params": result.state.params, "prompts": result.state.prompts}
+    figures = evaluator(result.model, variables)
+    share = count_parameters(result.model.config, configuration.macro("TRAINABLE")).trainable_share
+    curve = read_curve(folder / "metrics.jsonl")
+    shutil.rmtree(folder)
+    del result, variables, evaluator
+    # Each run compiles programs of its own.
+    jax.clear_caches()
+    gc.collect()
+    return Run(figures, curve, share, seconds)
+
+
+def rows_of(run: Run, task: str, method: str, seed: int, foundation: str) -> list[Row]:
+    """Rows of one run, without its steps to 90%."""
+    rows = metric_rows(
+        {name: run.figures[name] for name in TASKS[task]},
+        model=METHODS[method],
+        dataset=task,
+        split=SPLIT,
+        seed=seed,
+        gin_file=f"{STUDY}/{method}.gin",
+        seconds=run.seconds,
+    )
+    known = {
+        "task": task,
+        "method": method,
+        "trainable_share": round(run.trainable_share, 6),
+        "foundation": foundation,
+        "curve": [list(point) for point in run.curve],
+        "steps_to_90_percent": None,
+    }
+    return [row | known for row in rows]
+
+
+def with_steps(rows: Iterable[Row]) -> list[Row]:
+    """The rows with steps to 90% of full fine-tuning's mean gain, where that was run."""
+    rows = [dict(row) for row in rows]
+    for task in TASKS:
+        ends = [
+            row["curve"][-1][1] for row in rows if (row["task"], row["method"]) == (task, "full")
+        ]
+        for row in rows:
+            if row["task"] == task and ends:
+                curve = [(int(step), float(value)) for step, value in row["curve"]]
+                row["steps_to_90_percent"] = steps_to_share(curve, statistics.fmean(ends))
+    return rows
+
+
+def means_over_tasks(rows: Sequence[Row]) -> list[Row]:
+    """A row per method and seed that ran on every task: the mean of its AUC over the tasks."""
+    found: list[Row] = []
+    for method, seed in dict.fromkeys((row["method"], row["seed"]) for row in rows):
+        own = {
+            row["task"]: row
+            for row in rows
+            if (row["method"], row["seed"], row["metric"]) == (method, seed, "auc")
+        }
+        if set(own) != set(TASKS):
+            continue
+        steps = [row["steps_to_90_percent"] for row in own.values()]
+        first = next(iter(own.values()))
+        found.append(
+            {
+                **{k: v for k, v in first.items() if k not in ("curve", "seconds")},
+                "dataset": ALL_TASKS,
+                "task": ALL_TASKS,
+                "value": round(statistics.fmean(row["value"] for row in own.values()), 6),
+                "trainable_share": statistics.fmean(r["trainable_share"] for r in own.values()),
+                "steps_to_90_percent": None if None in steps else statistics.fmean(steps),
+            }
+        )
+    return found
+
+
+def backbone_of(foundation: Path) -> str:
+    """Fingerprint of a foundation's backbone.
+
+    Raises:
+      CheckpointError: there is none.
+    """
+    from m6rec_jax.checkpoints.fingerprint import backbone_fingerprint
+    from m6rec_jax.inference.bundle import restore_model
+
+    return backbone_fingerprint(restore_model(foundation).variables["params"])[:16]
+
+
+def study(
+    foundation: Path,
+    runs: Sequence[tuple[str, str, int]],
+    output: Path,
+    bindings: Sequence[str] = (),
+    *,
+    force: bool = False,
+) -> list[Row]:
+    """Makes the runs that are missing and writes the result file after each.
+
+    Args:
+      foundation: MODEL_DIR of the foundation.
+      runs: (task, method, seed).
+      output: folder for runs while they train.
+      bindings: gin bindings of every run.
+      force: make runs again that have rows.
+
+    Returns:
+      All rows of the file.
+
+    Raises:
+      DataError: rows of another foundation are there.
+      M6RecError: a run failed.
+    """
+    path, fingerprint = results_path(RESULTS), backbone_of(foundation)
+    for task, method, seed in tqdm(runs, unit="run", desc="tuning"):
+        rows = [row for row in read_results(path).rows if row["task"] != ALL_TASKS]
+        others = {row["foundation"] for row in rows} - {fingerprint}
+        if others:
+            raise DataError(
+                f"{path} has rows of the foundation {', '.join(sorted(others))}, but {foundation} "
+                f"is {fingerprint}: a study is of one foundation. Remove the file to begin another"
+            )
+        if not force and any(
+            (row["task"], row["method"], row["seed"]) == (task, method, seed) for row in rows
+        ):
+            continue
+        run = make_run(task, method, seed, foundation, output / f"{task}-{method}-{seed}", bindings)
+        rows = [r for r in rows if (r["task"], r["method"], r["seed"]) != (task, method, seed)]
+        new = rows_of(run, task, method, seed, fingerprint)
+        tqdm.write(f"{task}, {method}, seed {seed}: AUC {run.figures['auc']:.4f}")
+        write(path, [*rows, *new])
+    return list(read_results(path).rows)
+
+
+def write(path: Path, rows: Sequence[Row]) -> None:
+    """Rows of runs, with what follows from all of them; older ones keep their provenance."""
+    rows = with_steps(rows)
+    add_rows(path, [*rows, *means_over_tasks(rows)])
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Returns the exit status: 0, or 2 on an error."""
+    parser = argparse.ArgumentParser(description="Methods of tuning x tasks x seeds.")
+    parser.add_argument("--foundation", type=Path, default=ROOT / "runs" / "foundation")
+    parser.add_argument("--tasks", nargs="+", choices=[*TASKS], default=[*TASKS])
+    parser.add_argument("--methods", nargs="+", choices=[*METHODS], default=[*METHODS])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--output", type=Path, default=ROOT / "runs" / RESULTS)
+    parser.add_argument("--force", action="store_true", help="make runs again that have rows")
+    options, bindings = parser.parse_known_args(arguments)
+    # Seeds first: after one of them every method can be compared on every task.
+    runs = [
+        (task, method, seed)
+        for seed, task, method in itertools.product(options.seeds, options.tasks, options.methods)
+    ]
+    try:
+        for binding in bindings:
+            if not binding.startswith("--gin."):
+                raise DataError(f"unrecognized argument: {binding}")
+        study(
+            options.foundation.resolve(),
+            runs,
+            options.output.resolve(),
+            bindings,
+            force=options.force,
+        )
+    except M6RecError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

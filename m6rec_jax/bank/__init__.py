@@ -1,0 +1,11 @@
+"""The prompt bank: prompts of many tasks on one frozen backbone, on disk and loaded.
+
+    BANK/                      `bank.folder.BankFolder`
+      ctr/                     one folder per task, complete by itself
+        prompts/               its tensors, an Orbax item
+        manifest.json          whose they are and what they fit: `bank.manifest`
+        dataset.json           the data set's template, where there is one
+      genres/
+
+`bank.export` takes tasks out of a training run, `bank.loaded` stacks a folder's tasks for serving.
+"""

@@ -1,0 +1,70 @@
+"""`m6rec prompts add`: from a run or another bank into a bank, all that was asked for or none."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from m6rec_jax.bank.export import export_prompts
+from m6rec_jax.bank.folder import MANIFEST_FILE, BankFolder, TaskPrompts, read_prompts
+from m6rec_jax.errors import ConfigError, M6RecError
+
+
+def add_prompts(
+    bank: str | Path,
+    source: str | Path,
+    *,
+    tasks: Sequence[str] = (),
+    name: str | None = None,
+    step: int | None = None,
+) -> list[Path]:
+    """Adds tasks to a bank, which is made when missing.
+
+    Args:
+      bank: its folder.
+      source: MODEL_DIR of a training run, or one task's folder of another bank.
+      tasks: of the run, by their seqio names; empty: all.
+      name: another name in the bank, for one task.
+      step: checkpoint of the run; None: the newest.
+
+    Returns:
+      The tasks' folders in the bank.
+
+    Raises:
+      ConfigError: arguments that do not fit each other, or a name that is taken.
+      CheckpointError: truncated or damaged files; prompts of another backbone or vocabulary than
+        the bank's. The bank is then as it was.
+    """
+    if (Path(source) / MANIFEST_FILE).exists():
+        if tasks or step is not None:
+            raise ConfigError(
+                f"{source} is a task's folder of a bank, which has no other tasks or steps: leave "
+                "out --task and --step"
+            )
+        found = [read_prompts(source)]
+        # A copied folder is called what its owner called it.
+        found = [_named(found[0], Path(source).resolve().name)]
+    else:
+        found = export_prompts(source, tasks, step=step)
+    if name is not None:
+        if len(found) != 1:
+            raise ConfigError(
+                f"--name {name} is for one task, but {source} has {len(found)}: "
+                f"{', '.join(p.manifest.task for p in found)}; choose one by --task"
+            )
+        found = [_named(found[0], name)]
+    folder = BankFolder(bank)
+    added: list[Path] = []
+    try:
+        for prompts in found:
+            added.append(folder.add(prompts))
+    except M6RecError:
+        for path in added:
+            folder.remove(path.name)
+        raise
+    return added
+
+
+def _named(prompts: TaskPrompts, name: str) -> TaskPrompts:
+    return dataclasses.replace(prompts, manifest=dataclasses.replace(prompts.manifest, task=name))

@@ -1,0 +1,175 @@
+"""Takes tasks' prompts out of a training run, which may have trained several at once."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from etils import epath
+
+from m6rec_jax.bank.folder import TaskPrompts
+from m6rec_jax.bank.layout import take_task
+from m6rec_jax.bank.manifest import PromptManifest, method_of
+from m6rec_jax.checkpoints.fingerprint import backbone_fingerprint, fingerprint
+from m6rec_jax.checkpoints.location import locate, read_manifest
+from m6rec_jax.checkpoints.manifest import Manifest, tensor_specs
+from m6rec_jax.checkpoints.trees import flatten
+from m6rec_jax.errors import CheckpointError, ConfigError
+from m6rec_jax.inference.bundle import (
+    InferenceSettings,
+    RestoredModel,
+    read_dataset_spec,
+    read_settings,
+    restore_model,
+)
+from m6rec_jax.model.config import PromptConfig
+
+METRICS_FILE, EVALUATION_FOLDER, VALIDATION = "metrics.jsonl", "evaluation", "validation/"
+logger = logging.getLogger(__name__)
+
+
+def export_prompts(
+    model_dir: str | Path, tasks: Sequence[str] = (), *, step: int | None = None
+) -> list[TaskPrompts]:
+    """Prompts of a run's tasks, each by itself.
+
+    Of what the run's bank holds for a task only that is taken which its kind trains: a retrieval
+    task has no classes, a scoring task no projections.
+
+    Args:
+      model_dir: MODEL_DIR of a training run; may be a bucket address.
+      tasks: names of seqio tasks; empty: all that the run trained.
+      step: which checkpoint; None: the newest.
+
+    Returns:
+      In the order asked for. The name in a manifest is the seqio task's.
+
+    Raises:
+      CheckpointError: no checkpoint, or a damaged one; it does not say which vocabulary it has.
+      ConfigError: the run has no such task, or the task nothing of its own.
+    """
+    location = locate(model_dir, step)
+    manifest = read_manifest(location)
+    if manifest.vocabulary_fingerprint is None:
+        raise CheckpointError(
+            f"{location.folder} does not say which vocabulary it was trained with, so nobody could "
+            "tell where its prompts fit"
+        )
+    settings = read_settings(model_dir)
+    names = list(tasks) or sorted(settings.tasks)
+    for name in names:
+        if name not in settings.tasks:
+            raise ConfigError(
+                f"{model_dir} was not trained on '{name}'; its tasks: "
+                f"{', '.join(sorted(settings.tasks)) or 'none'}"
+            )
+    restored = restore_model(model_dir, step=location.step)
+    params = restored.variables["params"]
+    backbone = {
+        "backbone_fingerprint": backbone_fingerprint(params),
+        "backbone_size": sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params)),
+    }
+    return [
+        _task_prompts(name, settings, manifest, restored, backbone, model_dir) for name in names
+    ]
+
+
+def _task_prompts(
+    name: str,
+    settings: InferenceSettings,
+    manifest: Manifest,
+    restored: RestoredModel,
+    backbone: Mapping[str, Any],
+    model_dir: str | Path,
+) -> TaskPrompts:
+    config, task = restored.model.config, settings.tasks[name]
+    own = _own_prompts(config.prompts.of_task(task.task_id), task.kind)
+    tensors = take_task(flatten(restored.variables.get("prompts", {})), config, task.task_id, own)
+    if not tensors:
+        raise ConfigError(
+            f"'{name}' has no prompts in {model_dir}: nothing beside the backbone was made for it "
+            "(PromptConfig)"
+        )
+    assert manifest.vocabulary_fingerprint is not None
+    described = PromptManifest(
+        task=name,
+        method=method_of(own, manifest.trainable),
+        date=manifest.date,
+        vocabulary_fingerprint=manifest.vocabulary_fingerprint,
+        prompts_fingerprint=fingerprint(tensors),
+        model_config=config.replace(prompts=own),
+        settings=dataclasses.replace(
+            task,
+            task_id=0,
+            num_options=own.num_options,
+            retrieval_dim=own.retrieval_dim,
+            source_length=settings.source_length,
+            target_length=settings.target_length,
+            candidate_length=settings.candidate_length,
+        ),
+        metrics=_metrics(epath.Path(model_dir), name, restored.step, len(settings.tasks)),
+        source={"run": str(model_dir), "task": name, "step": restored.step},
+        tensors=tensor_specs(tensors),
+        **backbone,
+    )
+    return TaskPrompts(described, tensors, read_dataset_spec(model_dir))
+
+
+def _own_prompts(prompts: PromptConfig, kind: str) -> PromptConfig:
+    """What a task of that kind trains; all there is where the kind is not known."""
+    has_classes = prompts.head != "none" and kind in ("scoring", "")
+    return dataclasses.replace(
+        prompts,
+        head=prompts.head if has_classes else "none",
+        num_options=prompts.num_options if has_classes else 0,
+        retrieval_dim=prompts.retrieval_dim if kind in ("retrieval", "") else 0,
+    )
+
+
+def _metrics(folder: epath.Path, task: str, step: int, num_tasks: int) -> dict[str, float]:
+    """Figures of a task at a step: of validation, and of `m6rec eval` where it has been run."""
+    found: dict[str, float] = {}
+    for line in _lines(folder / METRICS_FILE):
+        if line.get("step") == step:
+            figures = {n.removeprefix(VALIDATION): v for n, v in line.items() if VALIDATION in n}
+            own = _of_task(figures, task) or (figures if num_tasks == 1 else {})
+            found |= {f"{VALIDATION}{name}": value for name, value in own.items()}
+    evaluations = folder / EVALUATION_FOLDER
+    for path in sorted(evaluations.iterdir()) if evaluations.is_dir() else ():
+        if not path.name.endswith(f"-{step}.json"):
+            continue
+        # <task or mixture>-<split>-<step>.json
+        name, _, split = path.name.rpartition("-")[0].rpartition("-")
+        try:
+            figures = json.loads(path.read_text())
+        except ValueError:
+            logger.warning("%s is no JSON; its figures are left out", path)
+            continue
+        own = figures if name == task else _of_task(figures, task)
+        found |= {f"{split}/{figure}": float(value) for figure, value in own.items()}
+    return found
+
+
+def _of_task(figures: Mapping[str, float], task: str) -> dict[str, float]:
+    """Figures of one task among those of a mixture, which are called `<task>/<figure>`."""
+    prefix = f"{task}/"
+    return {n.removeprefix(prefix): v for n, v in figures.items() if n.startswith(prefix)}
+
+
+def _lines(path: epath.Path) -> list[dict[str, Any]]:
+    """Objects of a file of JSON lines; a line that a killed process left half written is none."""
+    if not path.exists():
+        return []
+    found = []
+    for line in path.read_text().splitlines():
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            logger.warning("%s: left out an unreadable line", path)
+    return found

@@ -1,0 +1,217 @@
+"""A bank on disk: a folder of tasks, each of which comes and goes as a whole."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from m6rec_jax.bank.manifest import (
+    PromptManifest,
+    check_owner,
+    owner_of,
+    parse_prompt_manifest,
+)
+from m6rec_jax.checkpoints.fingerprint import fingerprint
+from m6rec_jax.checkpoints.host_tensors import read_tensors, write_tensors
+from m6rec_jax.checkpoints.new_folder import new_folder
+from m6rec_jax.errors import CheckpointError, ConfigError
+
+MANIFEST_FILE, TENSORS_FOLDER, DATASET_FILE = "manifest.json", "prompts", "dataset.json"
+# No dots: 'ctr.unfinished' and 'ctr.removed' are on their way in and out.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TaskPrompts:
+    """One task's prompts in host memory.
+
+    Attributes:
+      manifest: see `PromptManifest`.
+      tensors: `{name: array}` without the axis of tasks.
+      dataset_spec: what the data set's `dataset.json` holds, whose template renders requests; None
+        where nobody knows.
+    """
+
+    manifest: PromptManifest
+    tensors: Mapping[str, np.ndarray]
+    dataset_spec: Mapping[str, Any] | None = None
+
+
+def check_task_name(name: str) -> None:
+    """Names are folders' names.
+
+    Raises:
+      ConfigError: it has other characters than letters, digits, '_' and '-'.
+    """
+    if not _NAME.fullmatch(name):
+        raise ConfigError(
+            f"{name!r} is no name for a task in a bank: letters, digits, '_' and '-' only, a "
+            "letter or digit first (--name gives another one)"
+        )
+
+
+def read_prompts(folder: str | Path) -> TaskPrompts:
+    """One task's folder, proved intact.
+
+    Raises:
+      CheckpointError: it is missing, truncated or damaged.
+    """
+    folder = Path(folder)
+    manifest = read_prompt_manifest(folder)
+    tensors = read_tensors(folder / TENSORS_FOLDER, manifest.tensors)
+    if fingerprint(tensors) != manifest.prompts_fingerprint:
+        raise CheckpointError(
+            f"{folder / TENSORS_FOLDER} is damaged: its values have changed since they were saved"
+        )
+    return TaskPrompts(manifest, tensors, _read_dataset(folder / DATASET_FILE))
+
+
+def read_prompt_manifest(folder: str | Path) -> PromptManifest:
+    """The manifest in a task's folder.
+
+    Raises:
+      CheckpointError: it is missing or damaged.
+    """
+    path = Path(folder) / MANIFEST_FILE
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"{path} is missing: {folder} holds no prompts, or not all of them"
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from error
+    return parse_prompt_manifest(text, str(path))
+
+
+class BankFolder:
+    """A bank on a local disk.
+
+    Adding and removing are atomic: a task is there with all its files or not at all, whatever
+    happens in between, and no other task is touched.
+
+    Args:
+      path: made when the first task is added.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        if "://" in str(path):
+            raise ConfigError(
+                f"a bank lies on a local disk, where folders can be renamed at once; copy {path} "
+                "to one"
+            )
+        self.path = Path(path)
+
+    def names(self) -> list[str]:
+        """Its tasks, also those that turn out to be damaged.
+
+        Raises:
+          CheckpointError: there is no such folder.
+        """
+        if not self.path.is_dir():
+            raise CheckpointError(
+                f"no bank at {self.path}: no such folder (`m6rec prompts add` makes one)"
+            )
+        return sorted(p.name for p in self.path.iterdir() if p.is_dir() and _NAME.fullmatch(p.name))
+
+    def manifest(self, name: str) -> PromptManifest:
+        """What a task says of itself.
+
+        Raises:
+          CheckpointError: no such task, or a damaged one.
+        """
+        manifest = read_prompt_manifest(self._folder(name))
+        return dataclasses.replace(manifest, task=name)  # a copied folder may have a new name
+
+    def read(self, name: str) -> TaskPrompts:
+        """A task's prompts, proved intact; errors as `manifest`."""
+        prompts = read_prompts(self._folder(name))
+        return dataclasses.replace(
+            prompts, manifest=dataclasses.replace(prompts.manifest, task=name)
+        )
+
+    def add(self, prompts: TaskPrompts) -> Path:
+        """Writes a task, under the name in its manifest.
+
+        Returns:
+          Its folder.
+
+        Raises:
+          ConfigError: a name that no folder can have, or that is taken.
+          CheckpointError: the bank's other tasks belong to another backbone or vocabulary; or
+            nothing can be written. The bank is then as it was.
+        """
+        name = prompts.manifest.task
+        check_task_name(name)
+        names = self.names() if self.path.is_dir() else []
+        if name in names:
+            raise ConfigError(
+                f"{self.path} has a task '{name}' already; remove it first (`m6rec prompts remove "
+                f"{self.path} {name}`), or add this one by another name (--name)"
+            )
+        self._check_belongs(prompts.manifest, names)
+        with new_folder(self.path / name) as folder:
+            write_tensors(folder / TENSORS_FOLDER, prompts.tensors)
+            _write_json(folder / MANIFEST_FILE, prompts.manifest.to_json())
+            if prompts.dataset_spec is not None:
+                _write_json(folder / DATASET_FILE, prompts.dataset_spec)
+        return self.path / name
+
+    def remove(self, name: str) -> None:
+        """Deletes a task, damaged or not.
+
+        Raises:
+          CheckpointError: no such task, or it cannot be deleted.
+        """
+        folder = self._folder(name)
+        removed = folder.with_name(f"{name}.removed")
+        try:
+            shutil.rmtree(removed, ignore_errors=True)  # left by a command that was killed
+            folder.rename(removed)
+            shutil.rmtree(removed)
+        except OSError as error:
+            raise CheckpointError(f"{folder} could not be removed: {error}") from error
+
+    def _folder(self, name: str) -> Path:
+        names = self.names()
+        if name not in names:
+            raise CheckpointError(
+                f"{self.path} has no task '{name}'; its tasks: {', '.join(names) or 'none'}"
+            )
+        return self.path / name
+
+    def _check_belongs(self, manifest: PromptManifest, names: list[str]) -> None:
+        for other in names:
+            try:
+                owner = owner_of(self.manifest(other))
+            except CheckpointError as error:
+                logger.warning("not compared with '%s', which is damaged: %s", other, error)
+                continue
+            check_owner(
+                manifest, dataclasses.replace(owner, name=f"the bank {self.path} ('{other}')")
+            )
+
+
+def _write_json(path: Path, values: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+def _read_dataset(path: Path) -> Mapping[str, Any] | None:
+    if not path.exists():
+        return None
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path} is damaged: it holds no JSON object")
+    return values

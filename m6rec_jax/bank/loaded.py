@@ -1,0 +1,383 @@
+"""A bank in memory: one model, one backbone, the prompts of many tasks stacked beside it.
+
+bank = load_bank("runs/bank", "runs/foundation")
+scorer = bank.scorer()
+scorer.score_requests(histories, candidates, ["ctr", "stars", "ctr"])   # one batch, two tasks
+bank.add("genres")             # another folder of runs/bank; nothing is compiled
+bank.scorer("genres").score_requests(histories, candidates)
+bank.remove("ctr")
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import threading
+from collections import deque
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import gin
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from m6rec_jax.bank.capacity import BankCapacity, check_capacity
+from m6rec_jax.bank.folder import BankFolder, TaskPrompts
+from m6rec_jax.bank.layout import fit_task, prompt_leaves
+from m6rec_jax.bank.manifest import WHAT, Owner, PromptManifest, check_owner
+from m6rec_jax.checkpoints.fingerprint import backbone_fingerprint
+from m6rec_jax.checkpoints.location import locate, read_manifest
+from m6rec_jax.checkpoints.manifest import check_vocabulary
+from m6rec_jax.checkpoints.restore import PARAMS, restore_item
+from m6rec_jax.checkpoints.trees import PyTree, flatten, unflatten
+from m6rec_jax.errors import ConfigError
+from m6rec_jax.inference.bundle import read_settings, read_vocabulary, variable_targets
+from m6rec_jax.inference.generation import Generator
+from m6rec_jax.inference.retrieval import Retriever
+from m6rec_jax.inference.scoring import Scorer
+from m6rec_jax.inference.task_settings import TaskSettings
+from m6rec_jax.model import M6Rec
+from m6rec_jax.model.config import ModelConfig
+from m6rec_jax.model.prompts import SIZES_COLLECTION
+from m6rec_jax.sharding import LogicalRules, make_mesh, replicated
+from m6rec_jax.text.templates import DatasetTemplate
+from m6rec_jax.text.vocabulary import Vocabulary
+
+_COUNTS = ("num_prompts", "num_options")
+
+
+class LoadedBank:
+    """Tasks by name, over one backbone; see the module's docstring.
+
+    Tasks may be added and removed while other threads serve. No array is changed in place, and a
+    row that was freed is the last to be used again, so that requests of a removed task still end
+    with its prompts.
+
+    Args:
+      config: of the model, with the bank's capacity as its prompts.
+      params: the backbone, placed as `inference.bundle.variable_targets` says.
+      fingerprint: of the backbone (`checkpoints.fingerprint.backbone_fingerprint`).
+      vocabulary: the backbone's.
+      folder: where `add` finds tasks by name; None: nowhere.
+      source_length, target_length: most tokens of a history and a decoder row, of any task.
+      mesh, rules: where variables lie; None: the default device.
+
+    Attributes:
+      model: for all tasks.
+      variables: `{'params', 'prompts', 'task_sizes'}` as they are now. Scorers and the like hold
+        this very dict, so they see what is added.
+      tasks: name to settings, as they are now.
+      manifests: name to manifest, as they are now.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        params: PyTree,
+        fingerprint: str,
+        vocabulary: Vocabulary,
+        *,
+        source_length: int,
+        target_length: int,
+        folder: BankFolder | None = None,
+        mesh: Mesh | None = None,
+        rules: LogicalRules = (),
+    ) -> None:
+        self.model, self.vocabulary, self.folder = M6Rec(config), vocabulary, folder
+        self.source_length, self.target_length = source_length, target_length
+        self.mesh, self.rules = mesh, tuple(rules)
+        self.tasks: dict[str, TaskSettings] = {}
+        self.manifests: dict[str, PromptManifest] = {}
+        self._specs: dict[str, Mapping[str, Any] | None] = {}
+        self._owner = Owner("the loaded bank", fingerprint, vocabulary.fingerprint, config)
+        self._free = deque(range(config.prompts.num_tasks))
+        self._lock = threading.Lock()
+        self._leaves = prompt_leaves(config)
+        self._targets = variable_targets(self.model, mesh, rules).get("prompts", {})
+        target_mesh = make_mesh(1, 1, 1, devices=jax.local_devices()[:1]) if mesh is None else mesh
+        self._everywhere = replicated(target_mesh)
+        self._counts = {name: np.zeros(config.prompts.num_tasks, np.int32) for name in _COUNTS}
+        self.variables: dict[str, PyTree] = {"params": params}
+        self._put(self._empty())
+        self._write = self._compiled_write()
+
+    def add(self, task: str | TaskPrompts) -> None:
+        """Puts a task into a free row. Others are not touched, and nothing is compiled.
+
+        Args:
+          task: name of a task in the bank's folder, or prompts from elsewhere.
+
+        Raises:
+          ConfigError: the name is taken, there is no free row, or the task is larger than what the
+            bank was loaded for.
+          CheckpointError: no such task; truncated or damaged files; another backbone, vocabulary or
+            model. The bank is then as it was.
+        """
+        self.add_all([task])
+
+    def add_all(self, tasks: Sequence[str | TaskPrompts]) -> None:
+        """Adds several tasks, or none of them where one cannot be added; see `add`."""
+        read = [self._read(task) if isinstance(task, str) else task for task in tasks]
+        for prompts in read:
+            self._check(prompts)
+        with self._lock:
+            rows = self._rows_for([prompts.manifest.task for prompts in read])
+            fitted = [fit_task(p.tensors, p.manifest.model_config, self.model.config) for p in read]
+            if len(read) > 1:
+                self._put(self._stacked(rows, fitted))
+            else:
+                self._write_rows(rows, fitted)
+            self._tell(rows, read)
+
+    def remove(self, name: str) -> None:
+        """Takes a task out; its row is free then. (Its folder stays.)
+
+        Raises:
+          ConfigError: no such task.
+        """
+        with self._lock:
+            if name not in self.tasks:
+                raise ConfigError(
+                    f"the loaded bank has no task '{name}': "
+                    f"{', '.join(sorted(self.tasks)) or 'none'}"
+                )
+            row = self.tasks.pop(name).task_id
+            del self.manifests[name], self._specs[name]
+            self._free.append(row)
+
+    def template(self, name: str) -> DatasetTemplate | None:
+        """What renders a task's users, behaviours and candidates; None where nobody knows.
+
+        Raises:
+          ConfigError: no such task, or a template that cannot be read.
+        """
+        if name not in self._specs:
+            raise ConfigError(f"the loaded bank has no task '{name}'")
+        spec = self._specs[name]
+        if spec is None or not spec.get("template"):
+            return None
+        return DatasetTemplate.parse(spec["template"], f"dataset.json of '{name}'")
+
+    def scorer(self, task: str = "", **changes: Any) -> Scorer:
+        """A `Scorer` for all tasks with classes.
+
+        Args:
+          task: which one a request has that names none; empty: requests name theirs.
+          changes: other arguments of `Scorer`.
+        """
+        return Scorer(self.model, self.variables, self.vocabulary, **(self._shared(task) | changes))
+
+    def retriever(self, task: str = "", **changes: Any) -> Retriever:
+        """A `Retriever` for all tasks with projections; arguments as `scorer`."""
+        return Retriever(
+            self.model, self.variables, self.vocabulary, **(self._shared(task) | changes)
+        )
+
+    def generator(self, task: str = "", **changes: Any) -> Generator:
+        """A `Generator` for all tasks; arguments as `scorer`."""
+        return Generator(
+            self.model, self.variables, self.vocabulary, **(self._shared(task) | changes)
+        )
+
+    def _shared(self, task: str) -> dict[str, Any]:
+        return {
+            "tasks": self.tasks,
+            "task": task,
+            "source_length": self.source_length,
+            "target_length": self.target_length,
+            "mesh": self.mesh,
+            "rules": self.rules,
+        }
+
+    def _read(self, name: str) -> TaskPrompts:
+        if self.folder is None:
+            raise ConfigError(f"the loaded bank has no folder to find '{name}' in")
+        return self.folder.read(name)
+
+    def _check(self, prompts: TaskPrompts) -> None:
+        manifest = prompts.manifest
+        check_owner(manifest, self._owner)
+        check_capacity(manifest.model_config, self.model.config, manifest.task)
+        for name in ("source_length", "target_length"):
+            own, room = getattr(manifest.settings, name), getattr(self, name)
+            if own is not None and own > room:
+                raise ConfigError(
+                    f"'{manifest.task}' has {name} = {own}, but the bank was loaded for {room}: "
+                    f"give load_bank a {name} of {own}"
+                )
+
+    def _rows_for(self, names: Sequence[str]) -> list[int]:
+        """Free rows for new tasks, the one longest free first."""
+        for i, name in enumerate(names):
+            if name in self.tasks or name in names[:i]:
+                raise ConfigError(f"the loaded bank has a task '{name}' already; remove it first")
+        if len(names) > len(self._free):
+            raise ConfigError(
+                f"no room for '{names[len(self._free)]}': all "
+                f"{self.model.config.prompts.num_tasks} rows of the loaded bank are taken; raise "
+                "BankCapacity.num_tasks or remove a task"
+            )
+        return [self._free[i] for i in range(len(names))]
+
+    def _tell(self, rows: Sequence[int], added: Sequence[TaskPrompts]) -> None:
+        """Sizes first, names last: nobody finds a task before all of it is there."""
+        for row, prompts in zip(rows, added, strict=True):
+            own = prompts.manifest.prompts
+            self._counts["num_prompts"][row] = own.num_prompts
+            self._counts["num_options"][row] = own.num_options
+        counts = {
+            name: jax.device_put(values.copy(), self._everywhere)
+            for name, values in self._counts.items()
+        }
+        self.variables[SIZES_COLLECTION] = {"bank": counts}
+        for row, prompts in zip(rows, added, strict=True):
+            name, settings = prompts.manifest.task, prompts.manifest.settings
+            self._free.remove(row)
+            self._specs[name] = prompts.dataset_spec
+            self.manifests[name] = prompts.manifest
+            self.tasks[name] = dataclasses.replace(settings, task_id=row)
+
+    def _empty(self) -> dict[str, np.ndarray]:
+        return {name: np.zeros(leaf.shape, np.float32) for name, leaf in self._leaves.items()}
+
+    def _stacked(
+        self, rows: Sequence[int], fitted: Sequence[Mapping[str, np.ndarray]]
+    ) -> dict[str, np.ndarray]:
+        """The bank with new rows, in host memory: one copy for any number of them."""
+        old = flatten(self.variables["prompts"])
+        stacked = {name: np.array(leaf) for name, leaf in old.items()}
+        for row, task in zip(rows, fitted, strict=True):
+            for name, values in task.items():
+                np.moveaxis(stacked[name], self._leaves[name].task_axis, 0)[row] = values
+        return stacked
+
+    def _put(self, stacked: Mapping[str, np.ndarray]) -> None:
+        targets = flatten(self._targets)
+        placed = {
+            name: jax.make_array_from_callback(
+                values.shape, targets[name].sharding, functools.partial(_part, values)
+            )
+            for name, values in stacked.items()
+        }
+        self.variables["prompts"] = unflatten(placed, self._targets)
+        self.variables.setdefault(
+            SIZES_COLLECTION,
+            {
+                "bank": {
+                    name: jax.device_put(values.copy(), self._everywhere)
+                    for name, values in self._counts.items()
+                }
+            },
+        )
+
+    def _compiled_write(self) -> Any:
+        """A program that puts one task into one row, compiled now and never again."""
+        axes = {name: leaf.task_axis for name, leaf in self._leaves.items()}
+
+        def write(
+            stacked: dict[str, jax.Array], task: dict[str, jax.Array], row: jax.Array
+        ) -> dict[str, jax.Array]:
+            return {
+                name: jax.lax.dynamic_update_index_in_dim(leaf, task[name], row, axes[name])
+                for name, leaf in stacked.items()
+            }
+
+        stacked = flatten(self._targets)
+        task = {
+            name: jax.ShapeDtypeStruct(leaf.of_task().shape, np.float32, sharding=self._everywhere)
+            for name, leaf in self._leaves.items()
+        }
+        row = jax.ShapeDtypeStruct((), np.int32, sharding=self._everywhere)
+        shardings = {name: target.sharding for name, target in stacked.items()}
+        # Not donated: requests that have begun go on with the old arrays.
+        return jax.jit(write, out_shardings=shardings).lower(stacked, task, row).compile()
+
+    def _write_rows(self, rows: Sequence[int], fitted: Sequence[Mapping[str, np.ndarray]]) -> None:
+        for row, task in zip(rows, fitted, strict=True):
+            placed = jax.device_put((dict(task), np.int32(row)), self._everywhere)
+            written = self._write(flatten(self.variables["prompts"]), *placed)
+            self.variables["prompts"] = unflatten(written, self._targets)
+
+
+def _part(values: np.ndarray, index: tuple[slice, ...]) -> np.ndarray:
+    return values[index]
+
+
+@gin.configurable
+def load_bank(
+    bank: str | Path,
+    backbone: str | Path,
+    *,
+    tasks: Sequence[str] | None = None,
+    capacity: BankCapacity | None = None,
+    step: int | None = None,
+    source_length: int | None = None,
+    target_length: int | None = None,
+    mesh: Mesh | None = None,
+    rules: LogicalRules = (),
+) -> LoadedBank:
+    """Loads a bank and the backbone that its tasks share.
+
+    Args:
+      bank: the folder.
+      backbone: MODEL_DIR of a run that has that backbone: the foundation, or any run tuned from it
+        with a frozen one. Its `inference` folder has the vocabulary.
+      tasks: which of the bank's; None: all.
+      capacity: room for tasks to come; None: `BankCapacity()`.
+      step: of the backbone's checkpoint; None: the newest.
+      source_length, target_length: most tokens of a history and a decoder row, of any task; None:
+        those of the longest task (without tasks: the backbone's).
+      mesh: devices to spread the variables over; None: the default device.
+      rules: logical-axis rules, with a mesh.
+
+    Raises:
+      CheckpointError: no bank or backbone; a truncated or damaged task (name the `tasks` to load,
+        or remove it); another backbone or vocabulary than the tasks were trained on.
+      ConfigError: less room than the tasks need.
+    """
+    folder = BankFolder(bank)
+    names = folder.names() if tasks is None else list(tasks)
+    read = [folder.read(name) for name in names]
+    location = locate(backbone, step)
+    manifest, vocabulary = read_manifest(location), read_vocabulary(backbone)
+    check_vocabulary(manifest, vocabulary.fingerprint, str(location.folder))
+    config = manifest.build_model_config()
+    own = M6Rec(config)
+    params = restore_item(
+        location, manifest, PARAMS, variable_targets(own, mesh, rules)["params"], config
+    )
+    owner = Owner(
+        f"the model in {location.folder}",
+        backbone_fingerprint(params),
+        vocabulary.fingerprint,
+        None,
+    )
+    for prompts in read:
+        check_owner(prompts.manifest, owner)
+    if read:
+        # What the tasks were tuned with may differ from the foundation where no weight tells, as
+        # in where late interaction begins.
+        first = read[0].manifest.model_config
+        config = config.replace(**{name: getattr(first, name) for name in WHAT})
+    room = (capacity or BankCapacity()).prompt_config([p.manifest.prompts for p in read])
+    lengths = [p.manifest.settings for p in read]
+    if not read:
+        there = read_settings(backbone)
+        lengths = [
+            TaskSettings(source_length=there.source_length, target_length=there.target_length)
+        ]
+    loaded = LoadedBank(
+        config.replace(prompts=room),
+        params,
+        owner.backbone_fingerprint,
+        vocabulary,
+        source_length=source_length or max(s.source_length or 0 for s in lengths),
+        target_length=target_length or max(s.target_length or 0 for s in lengths),
+        folder=folder,
+        mesh=mesh,
+        rules=rules,
+    )
+    loaded.add_all(read)
+    return loaded

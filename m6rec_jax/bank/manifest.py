@@ -1,0 +1,203 @@
+"""What a task's prompts say of themselves: whose they are, and the one model that they fit."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from m6rec_jax.checkpoints.manifest import TensorSpec, library_versions, read_model_config
+from m6rec_jax.errors import CheckpointError, M6RecError
+from m6rec_jax.inference.task_settings import TaskSettings
+from m6rec_jax.model.config import ModelConfig, PromptConfig
+
+FORMAT = 1
+# Settings of the model that change how it is computed, not what: prompts need not care.
+_HOW = {
+    "prompts",
+    "dropout_rate",
+    "embedding_stddev",
+    "dtype",
+    "matmul_dtype",
+    "remat",
+    "scan_unroll",
+}
+WHAT = tuple(f.name for f in dataclasses.fields(ModelConfig) if f.name not in _HOW)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PromptManifest:
+    """`manifest.json` of a task's folder.
+
+    Attributes:
+      task: name in the bank.
+      method: how it was tuned, see `method_of`.
+      date: of the checkpoint that the prompts were taken from; UTC, ISO 8601.
+      backbone_fingerprint: see `checkpoints.fingerprint.backbone_fingerprint`.
+      backbone_size: parameters of the backbone.
+      vocabulary_fingerprint: `text.Vocabulary.fingerprint`.
+      prompts_fingerprint: `checkpoints.fingerprint.fingerprint` of the tensors.
+      model_config: of the model with this task alone.
+      settings: what inference must know; its task_id is 0.
+      metrics: figures by split and name, such as 'validation/auc'.
+      source: where the prompts come from: `run`, `task` (of seqio) and `step`.
+      tensors: name to spec; of the task alone, so without the axis of tasks.
+      versions: of m6rec_jax and libraries.
+    """
+
+    task: str
+    method: str
+    date: str
+    backbone_fingerprint: str
+    backbone_size: int
+    vocabulary_fingerprint: str
+    prompts_fingerprint: str
+    model_config: ModelConfig
+    settings: TaskSettings
+    metrics: Mapping[str, float]
+    source: Mapping[str, Any]
+    tensors: Mapping[str, TensorSpec]
+    versions: Mapping[str, str] = dataclasses.field(default_factory=library_versions)
+
+    @property
+    def prompts(self) -> PromptConfig:
+        """What the task has."""
+        return self.model_config.prompts
+
+    @property
+    def size(self) -> int:
+        """Parameters of the prompts."""
+        return sum(math.prod(spec.shape) for spec in self.tensors.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object."""
+        return {"format": FORMAT, **dataclasses.asdict(self)}
+
+
+def parse_prompt_manifest(text: str, where: str) -> PromptManifest:
+    """Reads a manifest.
+
+    Args:
+      text: JSON.
+      where: the file, for errors.
+
+    Raises:
+      CheckpointError: damaged, or written in a newer format.
+    """
+    try:
+        values = json.loads(text)
+        newer = values.pop("format") > FORMAT
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{where} is damaged: {error}") from error
+    if newer:
+        raise CheckpointError(f"{where} was written by a newer m6rec_jax; update it")
+    try:
+        versions = {str(k): str(v) for k, v in values.pop("versions").items()}
+        config = read_model_config(values.pop("model_config"), str(versions.get("m6rec_jax")))
+        settings = values.pop("settings")
+        classes = tuple(int(value) for value in settings.pop("positive_classes"))
+        tensors = {
+            str(name): TensorSpec(tuple(map(int, spec["shape"])), np.dtype(spec["dtype"]).name)
+            for name, spec in values.pop("tensors").items()
+        }
+        return PromptManifest(
+            backbone_size=int(values.pop("backbone_size")),
+            model_config=config,
+            settings=TaskSettings(**settings, positive_classes=classes),
+            metrics={str(k): float(v) for k, v in values.pop("metrics").items()},
+            source=dict(values.pop("source")),
+            tensors=tensors,
+            versions=versions,
+            **{name: str(value) for name, value in values.items()},
+        )
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, M6RecError) as error:
+        raise CheckpointError(f"{where} is damaged: {error}") from error
+
+
+def method_of(prompts: PromptConfig, trainable: str | None) -> str:
+    """The name of a tuning method, as its file in `gin_configs/tuning/` is called.
+
+    Soft prompts that are options: 'option', others: 'prompt'; then 'adapter' and 'lora', joined by
+    '_'. With neither 'linear_probe'; 'full' where the backbone trained as well.
+    """
+    if trainable == "all":
+        return "full"
+    parts = []
+    if prompts.num_prompts:
+        parts.append("option" if prompts.head == "option" else "prompt")
+    if prompts.adapter_rank:
+        parts.append("adapter")
+    if prompts.lora_rank:
+        parts.append("lora")
+    return "_".join(parts) or "linear_probe"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Owner:
+    """The one model that prompts fit.
+
+    Attributes:
+      name: what it is called in errors.
+      backbone_fingerprint, vocabulary_fingerprint: as in `PromptManifest`.
+      model_config: None where only the two fingerprints count.
+    """
+
+    name: str
+    backbone_fingerprint: str
+    vocabulary_fingerprint: str
+    model_config: ModelConfig | None
+
+
+def owner_of(manifest: PromptManifest) -> Owner:
+    """The model that a task's prompts were trained on."""
+    return Owner(
+        f"that of '{manifest.task}'",
+        manifest.backbone_fingerprint,
+        manifest.vocabulary_fingerprint,
+        manifest.model_config,
+    )
+
+
+def check_owner(manifest: PromptManifest, owner: Owner) -> None:
+    """Prompts mean something on the backbone, with the vocabulary, they were trained on only.
+
+    Raises:
+      CheckpointError: another vocabulary or backbone, or one that is run otherwise.
+    """
+    whose = f"the prompts of '{manifest.task}'"
+    mine, its = manifest.vocabulary_fingerprint, owner.vocabulary_fingerprint
+    if mine != its:
+        raise CheckpointError(
+            f"{whose} were trained with another vocabulary (fingerprint {mine[:16]}…) than "
+            f"{owner.name} (fingerprint {its[:16]}…), so its token ids mean other words to them. "
+            "Tune the task anew, or keep its prompts in a bank of their own"
+        )
+    mine, its = manifest.backbone_fingerprint, owner.backbone_fingerprint
+    if mine != its:
+        raise CheckpointError(
+            f"{whose} were trained on another backbone (fingerprint {mine[:16]}…) than "
+            f"{owner.name} (fingerprint {its[:16]}…), on which they mean nothing. Tune the task "
+            "on it, or keep its prompts in a bank of their own"
+        )
+    if owner.model_config is None:
+        return
+    for name in WHAT:
+        mine_value = getattr(manifest.model_config, name)
+        its_value = getattr(owner.model_config, name)
+        if mine_value != its_value:
+            raise CheckpointError(
+                f"{whose} were trained with ModelConfig.{name} = {mine_value!r}, but {owner.name} "
+                f"has {its_value!r}: the same backbone then computes something else"
+            )
+    own, there = manifest.prompts, owner.model_config.prompts
+    both = own.adapter_rank and there.adapter_rank
+    if both and own.adapter_activation != there.adapter_activation:
+        raise CheckpointError(
+            f"{whose} have adapters with PromptConfig.adapter_activation = "
+            f"{own.adapter_activation!r}, but {owner.name} has {there.adapter_activation!r}: one "
+            "bank has one"
+        )

@@ -1,0 +1,346 @@
+"""`m6rec infer --requests FILE`: a file of requests to the same rows with results.
+
+Requests are read in chunks, so memory does not grow with the file; all batches have one shape, so
+each program is compiled once. What is finished survives being killed: the same command goes on
+(`tables.part_files`). Rows that cannot be answered go to a side file with the reason.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import hashlib
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import gin
+import jax
+from tqdm import tqdm
+
+from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.inference.bundle import Bundle, load_model
+from m6rec_jax.inference.index_files import open_index
+from m6rec_jax.inference.request_jobs import Accepted, RequestJob, RetrievalJob, ScoringJob
+from m6rec_jax.inference.task_settings import task_settings
+from m6rec_jax.sharding import LogicalRules, data_parallel, make_mesh
+from m6rec_jax.tables.part_files import PartFiles, Totals
+from m6rec_jax.tables.request_files import Chunk, Position, RequestFile, open_requests
+from m6rec_jax.tables.request_text import RequestRenderer
+from m6rec_jax.tables.requests import RejectedRow, RequestParser
+from m6rec_jax.tables.serving_data import ServingData
+from m6rec_jax.tables.sources import default_cache_dir
+
+log = logging.getLogger(__name__)
+
+JOBS = ("scoring", "retrieval")
+_SAMPLE_BYTES = 1 << 20
+
+Item = TypeVar("Item")
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchReport:
+    """What became of a file of requests.
+
+    Attributes:
+      output: rows with results, in the order of the requests.
+      rejected: the side file, JSON lines: `row`, `kind`, `reason`, `raw`.
+      totals: how many of each.
+    """
+
+    output: Path
+    rejected: Path
+    totals: Totals
+
+    def __str__(self) -> str:
+        """The closing line, and another one where fields were ignored."""
+        totals = self.totals
+        number = sum(totals.rejected.values())
+        kinds = ", ".join(f"{kind} {count:,}" for kind, count in totals.rejected.most_common())
+        text = (
+            f"{totals.answered + number:,} requests: {totals.answered:,} answered ({self.output}), "
+            f"{number:,} rejected ({self.rejected}{': ' if kinds else ''}{kinds})"
+        )
+        if totals.ignored:
+            named = ", ".join(f"{_plain(n)} {count:,}" for n, count in totals.ignored.most_common())
+            text += f"\nFields that the data set does not have were ignored, in rows: {named}"
+        return text
+
+
+@gin.configurable
+def infer_requests(
+    requests: str | Path = gin.REQUIRED,
+    output: str | Path = gin.REQUIRED,
+    model_dir: str | Path = gin.REQUIRED,
+    *,
+    task: str = "",
+    job: str | None = None,
+    step: int | None = None,
+    prepared: str | None = None,
+    items: str | None = None,
+    index: str | None = None,
+    approximate: bool = False,
+    batch_size: int = 32,
+    chunk_size: int = 1024,
+    source_buckets: Sequence[int] | None = None,
+    target_buckets: Sequence[int] | None = None,
+    rules: LogicalRules | None = None,
+    progress: bool = True,
+) -> BatchReport:
+    """Answers a file of requests (`tables.requests` says what one looks like).
+
+    Args:
+      requests: `.jsonl` or `.parquet`.
+      output: of the same format. `NAME.rejected.jsonl` and `NAME.summary.json` go beside it.
+      model_dir: of a training run.
+      task: which of the model's tasks, where it has several.
+      job: 'scoring' or 'retrieval'; None: the task's kind.
+      step: which checkpoint; None: the newest.
+      prepared: folder with the catalogue and the statistics (`tables.serving_data`); None: what the
+        model was trained on, in the data folder; '': neither, requests bring all of it.
+      items: Parquet or CSV file of a newer catalogue.
+      index: folder of `m6rec index build`, for retrieval.
+      approximate: search the index's graph.
+      batch_size: rows of a batch, over all devices.
+      chunk_size: requests read, answered and committed at a time.
+      source_buckets, target_buckets: lengths to pad to; None: the longest alone, one program.
+      rules: logical-axis rules; None: `data_parallel`. The mesh comes from `make_mesh` (gin).
+      progress: whether to show a bar.
+
+    Returns:
+      What became of the rows, over all runs of this command.
+
+    Raises:
+      DataError: no requests, a damaged file, or an output of something else.
+      CheckpointError: no model, or an index of another one.
+      ConfigError: settings that do not fit the model.
+    """
+    requests, output = Path(requests), Path(output)
+    _check_files(requests, output)
+    if jax.process_count() > 1:
+        raise ConfigError(
+            "m6rec infer --requests runs in one process, on all of its devices; split the file, "
+            "and start one for each part"
+        )
+    rules = data_parallel() if rules is None else tuple(rules)
+    bundle = load_model(model_dir, step=step, mesh=make_mesh(), rules=rules)
+    data = open_serving_data(bundle, prepared, items)
+    shapes = {
+        "batch_sizes": (batch_size,),
+        "source_buckets": source_buckets or (bundle.settings.source_length,),
+        "target_buckets": target_buckets or (bundle.settings.target_length,),
+    }
+    wanted = _make_job(bundle, data, task, job, index, approximate, shapes)
+    parser = RequestParser(data.spec, data.items, data.statistics_names(), wanted.candidates_field)
+    file = open_requests(requests, wanted.result_types)
+    described = {
+        "requests": _file_fingerprint(requests),
+        "model": bundle.fingerprint(task),
+        "data": data.fingerprint,
+        **wanted.describe(),
+    }
+    return run_job(wanted, parser, file, output, described, chunk_size, progress)
+
+
+def open_serving_data(
+    bundle: Bundle,
+    prepared: str | None,
+    items: str | None = None,
+    *,
+    with_statistics: bool = True,
+) -> ServingData:
+    """Catalogue and statistics for a model.
+
+    Args:
+      bundle: of the model.
+      prepared, items: see `infer_requests`.
+      with_statistics: see `ServingData.open`.
+
+    Raises:
+      ConfigError: the model folder does not say which data set it is for, or where its data lie.
+      DataError: the data are missing or damaged.
+    """
+    if bundle.dataset_spec is None:
+        raise ConfigError(
+            "the model folder has no inference/dataset.json, so nothing is known of the columns "
+            "and the template of requests"
+        )
+    if prepared is None:
+        if not bundle.settings.prepared:
+            raise ConfigError(
+                "the model folder does not say which prepared data it was trained on; name them "
+                "with --gin.PREPARED=FOLDER, or --gin.PREPARED=\"''\" where requests bring all"
+            )
+        prepared = str(default_cache_dir() / bundle.settings.prepared)
+    folder = Path(prepared).expanduser() if prepared else None
+    file = None if items is None else Path(items).expanduser()
+    return ServingData.open(bundle.dataset_spec, folder, file, with_statistics=with_statistics)
+
+
+def run_job(
+    job: RequestJob,
+    parser: RequestParser,
+    file: RequestFile,
+    output: Path,
+    described: Mapping[str, Any],
+    chunk_size: int = 1024,
+    progress: bool = True,
+) -> BatchReport:
+    """Answers all requests of a file that have no answer yet.
+
+    Args:
+      job, parser, file: what to do, and with what.
+      output: see `infer_requests`.
+      described: what the output depends on.
+      chunk_size, progress: see `infer_requests`.
+
+    Raises:
+      DataError: there are no requests, or the output is another job's.
+    """
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with PartFiles(output, file.suffix, described) as parts:
+        if parts.finished:
+            log.info("%s is complete already", output)
+            return BatchReport(output, parts.rejected, parts.totals)
+        if parts.start != Position():
+            log.info("going on at row %s", f"{parts.start.row:,}")
+        total, unit = file.extent()
+        told = (_tell(job, parser, chunk) for chunk in file.chunks(parts.start, chunk_size))
+        with tqdm(
+            total=total,
+            initial=file.progress(Position(), parts.start),
+            unit="B" if unit == "bytes" else " rows",
+            unit_scale=unit == "bytes",
+            desc="requests",
+            disable=not progress,
+        ) as bar:
+            for chunk in _one_ahead(told):
+                results = job.answer(chunk.accepted) if chunk.accepted else {}
+                results = results or {name: [] for name in job.result_types}
+                file.write_part(parts.part, chunk.chunk, chunk.kept, results)
+                bar.update(file.progress(parts.start, chunk.chunk.end))
+                parts.commit(chunk.chunk.end, chunk.totals, chunk.rejected)
+        if parts.start == Position():
+            raise DataError(f"{file.path} has no rows")
+        parts.finish(file.join)
+        return BatchReport(output, parts.rejected, parts.totals)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Told:
+    """A chunk, and what of it can be answered.
+
+    Attributes:
+      kept: which of the chunk's rows; `accepted` are their requests.
+      rejected: lines of the side file.
+    """
+
+    chunk: Chunk
+    kept: list[int]
+    accepted: list[Accepted]
+    rejected: list[dict[str, Any]]
+    totals: Totals
+
+
+def _tell(job: RequestJob, parser: RequestParser, chunk: Chunk) -> _Told:
+    told = _Told(chunk, [], [], [], Totals())
+    for place, row in enumerate(chunk.rows):
+        problem = row.problem
+        if row.values is not None:
+            try:
+                told.accepted.append(job.accept(parser.parse(row.values)))
+                told.kept.append(place)
+                continue
+            except RejectedRow as error:
+                problem = error
+        assert problem is not None
+        told.totals.rejected[problem.kind] += 1
+        told.rejected.append(
+            {
+                "row": row.number,
+                "kind": problem.kind,
+                "reason": _plain(str(problem)),
+                "raw": _plain(row.shown()),
+            }
+        )
+    told.totals.answered = len(told.kept)
+    told.totals.ignored.update(parser.ignored)
+    parser.ignored.clear()
+    return told
+
+
+def _one_ahead(values: Iterator[Item]) -> Iterator[Item]:
+    """The same values, each made in a thread while the one before is being used."""
+    end = object()
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        pending = pool.submit(next, values, end)
+        while (value := pending.result()) is not end:
+            pending = pool.submit(next, values, end)
+            yield value  # type: ignore[misc]
+
+
+def _make_job(
+    bundle: Bundle,
+    data: ServingData,
+    task: str,
+    job: str | None,
+    index: str | None,
+    approximate: bool,
+    shapes: Mapping[str, Any],
+) -> RequestJob:
+    settings = task_settings(bundle.settings.tasks, task)
+    job = job or _kind(bundle, settings.kind)
+    if job not in JOBS:
+        raise ConfigError(f"requests are answered by {' or '.join(JOBS)}, not by {job!r}")
+    renderer = RequestRenderer(data.template, data.statistics, settings.max_events)
+    if job == "scoring":
+        return ScoringJob(bundle.scorer(task, **shapes), renderer)
+    if index is None:
+        raise ConfigError(
+            "retrieval needs an index of the catalogue: make one with `m6rec index build`, and "
+            "name it with --index FOLDER"
+        )
+    stored = open_index(index, bundle.fingerprint(task), approximate=approximate, mesh=bundle.mesh)
+    return RetrievalJob(bundle.retriever(task, **shapes), stored, renderer)
+
+
+def _kind(bundle: Bundle, kind: str) -> str:
+    """What a task is for: as its settings say, or as the model is built."""
+    if kind:
+        return kind
+    prompts = bundle.model.config.prompts
+    scores, retrieves = prompts.head != "none", bool(prompts.retrieval_dim)
+    if scores == retrieves:
+        raise ConfigError(
+            "the model folder does not say whether its task is scoring or retrieval; set "
+            "infer_requests.job"
+        )
+    return "scoring" if scores else "retrieval"
+
+
+def _check_files(requests: Path, output: Path) -> None:
+    if output.suffix != requests.suffix:
+        raise ConfigError(
+            f"{output}: results are written in the format of the requests, {requests.suffix!r}"
+        )
+    if output.resolve() == requests.resolve():
+        raise ConfigError(f"{output} is the file of requests itself; name another output")
+
+
+def _file_fingerprint(path: Path) -> str:
+    """Size and content at both ends: enough to tell a file that was exchanged or has grown."""
+    size = path.stat().st_size if path.is_file() else 0
+    digest = hashlib.sha256(str(size).encode())
+    if size:
+        with path.open("rb") as file:
+            digest.update(file.read(_SAMPLE_BYTES))
+            file.seek(max(0, size - _SAMPLE_BYTES))
+            digest.update(file.read())
+    return digest.hexdigest()
+
+
+def _plain(text: str) -> str:
+    """Text that can be written as UTF-8: JSON may hold half of a surrogate pair."""
+    return text.encode("utf-8", errors="backslashreplace").decode("utf-8")

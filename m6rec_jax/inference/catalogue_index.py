@@ -1,0 +1,303 @@
+"""Exact search in a catalogue's embeddings, which lie on the devices.
+
+    index = CatalogueIndex(embeddings, mesh)
+    found = index.top_k(users, 10, seen)        # places in the catalogue *and* scores
+
+With a mesh the items are split over its devices: each ranks its own, then the winners meet. Seen
+items are masked there too, so ranking everything for everybody is a few matrix products.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+import gin
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.sharding import MESH_AXES
+
+Array = jax.Array
+
+NO_ITEM = -1
+
+# Of `approx_max_k` on TPUs, whose units sort slowly and find maxima of bins fast.
+TPU_RECALL_TARGET = 0.99
+# Fewest places per user that may be excluded in one program: fewer shapes are compiled.
+_LEAST_EXCLUDED = 32
+
+
+class TopK(NamedTuple):
+    """The best items of each user.
+
+    Attributes:
+      ids: int32 `[users, k]`, places in the catalogue, best first; `NO_ITEM` where fewer than k
+        items are left.
+      scores: float32 `[users, k]`, cosine similarities; -inf at `NO_ITEM`.
+    """
+
+    ids: np.ndarray
+    scores: np.ndarray
+
+
+class ItemSearch(Protocol):
+    """How the best items of users are asked for, exactly (`CatalogueIndex`) or not (`GraphIndex`).
+
+    Attributes:
+      num_items: of the catalogue.
+    """
+
+    num_items: int
+
+    def top_k(self, users: np.ndarray, k: int, seen: Sequence[np.ndarray] | None = None) -> TopK:
+        """The k most similar items of each user, without those already seen.
+
+        Args:
+          users: float32 `[users, retrieval]`.
+          k: how many; at most as many as there are items.
+          seen: per user, places in the catalogue that must not be recommended.
+
+        Raises:
+          ConfigError: k out of range.
+          DataError: another number of users in `seen`, or a place outside the catalogue.
+        """
+
+
+@gin.configurable(allowlist=["users_per_step", "recall_target"])
+class CatalogueIndex:
+    """Embeddings of a catalogue on the devices, searched exactly.
+
+    Args:
+      embeddings: float32 `[items, retrieval]`.
+      mesh: split the items over all its devices; None: the default device.
+      users_per_step: users ranked at a time; bounds the `[users, items]` matrix of scores.
+      recall_target: share of the best items that `top_k` finds; below 1 by `lax.approx_max_k`, on
+        each device. None: 1, but on TPUs `TPU_RECALL_TARGET`. Ranks are exact in any case.
+
+    Raises:
+      DataError: there are no items.
+      ConfigError: the recall target is not above 0 and at most 1.
+    """
+
+    def __init__(
+        self,
+        embeddings: np.ndarray,
+        mesh: Mesh | None = None,
+        users_per_step: int = 1024,
+        recall_target: float | None = None,
+    ) -> None:
+        if recall_target is None:
+            recall_target = TPU_RECALL_TARGET if jax.default_backend() == "tpu" else 1.0
+        if not 0 < recall_target <= 1:
+            raise ConfigError(
+                f"CatalogueIndex.recall_target = {recall_target} must be above 0 and at most 1"
+            )
+        self._recall_target = recall_target
+        if embeddings.ndim != 2 or not len(embeddings):
+            raise DataError(f"a catalogue needs [items, retrieval], got {embeddings.shape}")
+        self.num_items = len(embeddings)
+        self._users_per_step = users_per_step
+        self._mesh = mesh
+        self._parts = 1 if mesh is None else mesh.size
+        padded = -(-self.num_items // self._parts) * self._parts
+        filled = np.zeros((padded, embeddings.shape[1]), np.float32)
+        filled[: self.num_items] = embeddings
+        if mesh is None:
+            self._items = jnp.asarray(filled)
+        else:
+            sharding = NamedSharding(mesh, PartitionSpec(MESH_AXES))
+            self._items = jax.make_array_from_callback(
+                filled.shape, sharding, lambda index: filled[index]
+            )
+
+    def top_k(self, users: np.ndarray, k: int, seen: Sequence[np.ndarray] | None = None) -> TopK:
+        """See `ItemSearch`."""
+        check_k(k, self.num_items)
+        ids, scores = [], []
+        for _, part, excluded in self._steps(users, seen):
+            found = _top_k(
+                part,
+                self._items,
+                excluded,
+                k=k,
+                num_items=self.num_items,
+                recall_target=self._recall_target,
+                mesh=self._mesh,
+            )
+            ids.append(found[1])
+            scores.append(found[0])
+        number = len(users)
+        return TopK(
+            np.concatenate([np.asarray(i) for i in ids])[:number],
+            np.concatenate([np.asarray(s) for s in scores])[:number],
+        )
+
+    def scores_of(self, user: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+        """A function from places to one user's similarities to them; user `[retrieval]`.
+
+        Orders the items that share a generated title (`Generator.recommend`).
+        """
+        return lambda places: np.asarray(self._items[jnp.asarray(places)] @ user)
+
+    def ranks(
+        self, users: np.ndarray, targets: np.ndarray, seen: Sequence[np.ndarray] | None = None
+    ) -> np.ndarray:
+        """Rank of wanted items among the whole catalogue, from 1; ties go to the smaller place.
+
+        Args:
+          users: float32 `[users, retrieval]`.
+          targets: int `[users, m]`, places in the catalogue; -1 is padding and gets rank 0. A
+            target counts even when it is among `seen`, as a repeated purchase does.
+          seen: as in `top_k`.
+
+        Returns:
+          int64 `[users, m]`, as `m6rec_jax.metrics.ranking` reads them.
+
+        Raises:
+          DataError: as in `top_k`, or a target outside the catalogue.
+        """
+        if targets.ndim != 2 or len(targets) != len(users):
+            raise DataError(f"targets must be [{len(users)}, m], got {targets.shape}")
+        if targets.size and int(targets.max()) >= self.num_items:
+            raise DataError(
+                f"target {int(targets.max())} is outside the catalogue of {self.num_items} items"
+            )
+        found = []
+        for start, part, excluded in self._steps(users, seen):
+            wanted = np.full((len(part), targets.shape[1]), -1, np.int32)
+            here = targets[start : start + len(part)]
+            wanted[: len(here)] = here
+            found.append(
+                _ranks(part, self._items, excluded, jnp.asarray(wanted), num_items=self.num_items)
+            )
+        ranks = np.concatenate([np.asarray(r) for r in found])[: len(users)].astype(np.int64)
+        return np.where(targets >= 0, ranks, 0)
+
+    def _steps(
+        self, users: np.ndarray, seen: Sequence[np.ndarray] | None
+    ) -> Iterator[tuple[int, Array, Array]]:
+        """(first user, users, excluded places) in steps of one shape, padded."""
+        number = len(users)
+        if number == 0:
+            raise DataError("there are no users to rank for")
+        check_seen(seen, number, self.num_items)
+        longest = max((len(items) for items in seen), default=0) if seen is not None else 0
+        # Powers of two, so that few shapes are compiled.
+        step = min(self._users_per_step, _power_of_two(number))
+        width = _power_of_two(max(longest, _LEAST_EXCLUDED))
+        outside = self._items.shape[0]
+        for start in range(0, number, step):
+            part = np.zeros((step, users.shape[1]), np.float32)
+            excluded = np.full((step, width), outside, np.int32)
+            here = users[start : start + step]
+            part[: len(here)] = here
+            for i, items in enumerate(() if seen is None else seen[start : start + step]):
+                excluded[i, : len(items)] = items
+            yield start, jnp.asarray(part), jnp.asarray(excluded)
+
+
+def check_k(k: int, num_items: int) -> None:
+    """Raises ConfigError where there are not k items, or k is none."""
+    if not 1 <= k <= num_items:
+        raise ConfigError(f"k = {k} must be between 1 and the {num_items} items")
+
+
+def check_seen(seen: Sequence[np.ndarray] | None, num_users: int, num_items: int) -> None:
+    """Raises DataError where seen items are not of these users, or not of the catalogue."""
+    if seen is None:
+        return
+    if len(seen) != num_users:
+        raise DataError(f"{len(seen)} lists of seen items for {num_users} users")
+    for user, items in enumerate(seen):
+        if len(items) and not 0 <= np.min(items) <= np.max(items) < num_items:
+            raise DataError(
+                f"user {user} has seen an item outside the catalogue of {num_items} items: "
+                f"{np.min(items)} or {np.max(items)}"
+            )
+
+
+def _power_of_two(number: int) -> int:
+    return 1 << (number - 1).bit_length()
+
+
+def _scores(users: Array, items: Array, excluded: Array, first: Array, num_items: int) -> Array:
+    """Similarities `[users, items here]`; -inf for excluded places and for padding.
+
+    `items` are places first .. first + len(items) of the catalogue.
+    """
+    # Exact: a TPU would otherwise multiply in bfloat16 and change the order of close items.
+    scores = jnp.matmul(users, items.T, precision=jax.lax.Precision.HIGHEST)
+    here = jnp.where(excluded >= first, excluded - first, items.shape[0])
+    scores = scores.at[jnp.arange(len(users))[:, None], here].set(-jnp.inf, mode="drop")
+    return jnp.where(first + jnp.arange(items.shape[0]) < num_items, scores, -jnp.inf)
+
+
+def _best(scores: Array, k: int, recall_target: float) -> tuple[Array, Array]:
+    if recall_target < 1:
+        values, places = jax.lax.approx_max_k(scores, k, recall_target=recall_target)
+    else:
+        values, places = jax.lax.top_k(scores, k)
+    return values, places
+
+
+@functools.partial(jax.jit, static_argnames=("k", "num_items", "recall_target", "mesh"))
+def _top_k(
+    users: Array,
+    items: Array,
+    excluded: Array,
+    *,
+    k: int,
+    num_items: int,
+    recall_target: float,
+    mesh: Mesh | None,
+) -> tuple[Array, Array]:
+    """(scores, ids) of the k best; each device ranks its own items, then the winners meet."""
+
+    def local(users: Array, items: Array, excluded: Array, first: Array) -> tuple[Array, Array]:
+        scores = _scores(users, items, excluded, first, num_items)
+        best, places = _best(scores, min(k, items.shape[0]), recall_target)
+        return best, places + first
+
+    if mesh is None:
+        best, ids = local(users, items, excluded, jnp.int32(0))
+    else:
+        per_device = items.shape[0] // mesh.size
+
+        def part(users: Array, items: Array, excluded: Array) -> tuple[Array, Array]:
+            first = jax.lax.axis_index(MESH_AXES) * per_device
+            best, ids = local(users, items, excluded, first)
+            return best[None], ids[None]
+
+        whole = PartitionSpec()
+        best, ids = jax.shard_map(
+            part,
+            mesh=mesh,
+            in_specs=(whole, PartitionSpec(MESH_AXES), whole),
+            out_specs=(PartitionSpec(MESH_AXES), PartitionSpec(MESH_AXES)),
+        )(users, items, excluded)
+        # [devices, users, k] to [users, devices * k]; devices in order keep ties in order.
+        best = jnp.moveaxis(best, 0, 1).reshape(users.shape[0], -1)
+        ids = jnp.moveaxis(ids, 0, 1).reshape(users.shape[0], -1)
+        best, places = jax.lax.top_k(best, k)
+        ids = jnp.take_along_axis(ids, places, axis=1)
+    return best, jnp.where(jnp.isneginf(best), NO_ITEM, ids)
+
+
+@functools.partial(jax.jit, static_argnames=("num_items",))
+def _ranks(users: Array, items: Array, excluded: Array, targets: Array, *, num_items: int) -> Array:
+    """1 + how many items stand before each target, `[users, m]`."""
+    scores = _scores(users, items, excluded, jnp.int32(0), num_items)
+    place = jnp.arange(items.shape[0])
+    own = _scores(users, items, jnp.full_like(excluded, items.shape[0]), jnp.int32(0), num_items)
+
+    def rank(target: Array) -> Array:
+        score = jnp.take_along_axis(own, jnp.maximum(target, 0)[:, None], axis=1)
+        before = (scores > score) | ((scores == score) & (place[None] < target[:, None]))
+        return 1 + jnp.sum(before, axis=1)
+
+    return jax.lax.map(rank, targets.T).T

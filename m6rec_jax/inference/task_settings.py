@@ -1,0 +1,104 @@
+"""What inference must know of a task, and which task each request asks for."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from m6rec_jax.errors import ConfigError, DataError
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TaskSettings:
+    """What inference must know of a task.
+
+    Attributes:
+      task_id: row of the prompt bank.
+      positive_classes: classes whose probabilities a score adds up.
+      sampling_rate: share of the negatives that training saw; 1 where none were sampled.
+      kind: 'scoring', 'retrieval' or 'language'; empty where nobody said.
+      max_events: behaviours of a history, at most, when the data were prepared; None: all.
+      num_options: classes that the task has, 0 if it has none; None: those of the model.
+      retrieval_dim: width of the task's own projections, 0 if it has none; None: the model's.
+      source_length, target_length, candidate_length: most tokens of a history, a decoder row and a
+        candidate when the task was trained, where they are fewer than the model's.
+    """
+
+    task_id: int = 0
+    positive_classes: tuple[int, ...] = (1,)
+    sampling_rate: float = 1.0
+    kind: str = ""
+    max_events: int | None = None
+    num_options: int | None = None
+    retrieval_dim: int | None = None
+    source_length: int | None = None
+    target_length: int | None = None
+    candidate_length: int | None = None
+
+    def text_length(self, limit: int) -> int:
+        """Most tokens of one candidate or item, where a row has room for `limit`."""
+        return min(self.candidate_length or limit, self.target_length or limit, limit)
+
+
+def task_settings(tasks: Mapping[str, TaskSettings], name: str = "") -> TaskSettings:
+    """Settings of a task by its name (there is no need to name the only one).
+
+    Raises:
+      ConfigError: no such task.
+    """
+    if not name and len(tasks) == 1:
+        return next(iter(tasks.values()))
+    if name not in tasks:
+        asked = f"no task '{name}'" if name else "several tasks; name one" if tasks else "no task"
+        raise ConfigError(f"the model knows {asked}: {', '.join(sorted(tasks)) or 'none'}")
+    return tasks[name]
+
+
+class RequestedTasks:
+    """Finds the settings that each request asks for by name.
+
+    Names are looked up at every request, so tasks may come and go (`bank.loaded.LoadedBank`).
+
+    Args:
+      tasks: name to settings.
+      default: the task of requests that name none; empty: the only one.
+      part: 'classes' or 'retrieval projections' where tasks without them must be refused.
+    """
+
+    def __init__(
+        self, tasks: Mapping[str, TaskSettings], default: str = "", part: str = ""
+    ) -> None:
+        self._tasks, self._default, self._part = tasks, default, part
+
+    def one(self, name: str | None = None) -> TaskSettings:
+        """Settings of one task; None: the default.
+
+        Raises:
+          ConfigError: no such task, or one that lacks what is needed.
+        """
+        name = name or self._default
+        settings = task_settings(self._tasks, name)
+        numbers = {"classes": settings.num_options, "retrieval projections": settings.retrieval_dim}
+        if numbers.get(self._part) == 0:
+            kind = f", a task of kind '{settings.kind}'," if settings.kind else ""
+            raise ConfigError(f"'{name}'{kind} has no {self._part}")
+        return settings
+
+    def each(self, names: Sequence[str] | None, number: int) -> list[TaskSettings]:
+        """Settings of every request.
+
+        Args:
+          names: one per request; None: all have the default.
+          number: of requests.
+
+        Raises:
+          DataError: another number of names. ConfigError: as `one`.
+        """
+        if names is None:
+            return [self.one()] * number if number else []
+        if isinstance(names, str):  # a string is a sequence of strings, too
+            raise ConfigError(f"tasks = {names!r}: give one task per request, [{names!r}, ...]")
+        if len(names) != number:
+            raise DataError(f"{len(names)} tasks for {number} requests")
+        found = {name: self.one(name) for name in set(names)}
+        return [found[name] for name in names]

@@ -1,0 +1,247 @@
+"""Output that survives being killed: numbered parts, committed one by one, joined at the end.
+
+    scores.jsonl.parts/
+      job.json               what the parts are made of
+      progress.jsonl         one line per committed part
+      000000.jsonl ...       rows with results
+      000000.rejected ...    rows without, and why
+    scores.jsonl             once all parts are there, with
+    scores.rejected.jsonl
+    scores.summary.json      the same job again finds it and does nothing
+
+A part counts when its line stands in `progress.jsonl`, which is written after its files are safely
+on disk. Killed before that, the part is made again and overwrites what there is of it.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from m6rec_jax.errors import DataError
+from m6rec_jax.tables.request_files import Position
+
+_JOB, _PROGRESS, _LOCK = "job.json", "progress.jsonl", "lock"
+_REJECTED = ".rejected"
+# Names of ignored fields to keep: requests may have any number of them.
+_MOST_NAMES = 50
+
+Join = Callable[[Iterable[Path], Path], None]
+
+
+@dataclasses.dataclass
+class Totals:
+    """What became of rows.
+
+    Attributes:
+      answered: rows with results.
+      rejected: rows without, by the kind of reason.
+      ignored: fields that the data set does not have, and how many rows had them.
+    """
+
+    answered: int = 0
+    rejected: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    ignored: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+
+    def add(self, other: Totals) -> None:
+        """Adds those of further rows."""
+        self.answered += other.answered
+        self.rejected.update(other.rejected)
+        for name, count in other.ignored.items():
+            if name in self.ignored or len(self.ignored) < _MOST_NAMES:
+                self.ignored[name] += count
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object, which `from_json` reads."""
+        return {
+            "answered": self.answered,
+            "rejected": dict(self.rejected),
+            "ignored": dict(self.ignored),
+        }
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> Totals:
+        """Reads what `to_json` gave."""
+        counters = (collections.Counter(raw[name]) for name in ("rejected", "ignored"))
+        return cls(raw["answered"], *counters)
+
+
+class PartFiles:
+    """The parts of one output; use it as a context manager.
+
+    Args:
+      output: the file that is to be.
+      suffix: of its parts.
+      job: what the output depends on, as JSON has it: parts of another job are not gone on with.
+
+    Attributes:
+      rejected: the side file.
+      start: where the next part begins.
+      totals: of the committed parts.
+      finished: whether the output is complete already.
+
+    Raises:
+      DataError: the output or its parts are there and belong to another job, another process is
+        writing them, or they are damaged.
+    """
+
+    def __init__(self, output: Path, suffix: str, job: Mapping[str, Any]) -> None:
+        self._output, self._suffix = output, suffix
+        self._job = json.loads(json.dumps(job))
+        self.rejected = output.with_name(f"{output.stem}.rejected.jsonl")
+        self._summary = output.with_name(f"{output.stem}.summary.json")
+        self._folder = output.with_name(f"{output.name}.parts")
+        self._lock: int | None = None
+        self._number = 0
+        self.start, self.totals = Position(), Totals()
+        self.finished = output.exists()
+
+    def __enter__(self) -> Self:
+        if self.finished:
+            self._open_finished()
+            return self
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._lock = os.open(self._folder / _LOCK, os.O_RDWR | os.O_CREAT)
+        try:
+            self._open_parts(self._lock)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._lock is not None:
+            os.close(self._lock)  # which also unlocks it
+            self._lock = None
+
+    @property
+    def part(self) -> Path:
+        """Where the next part's rows with results go."""
+        return self._folder / f"{self._number:06d}{self._suffix}"
+
+    def commit(self, end: Position, totals: Totals, rejected: Sequence[Mapping[str, Any]]) -> None:
+        """Makes the next part count, once its rows are written to `part`.
+
+        Args:
+          end: where the part after it begins.
+          totals: of this part.
+          rejected: lines of the side file.
+        """
+        side = self.part.with_suffix(_REJECTED)
+        with side.open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rejected)
+        for path in (self.part, side, self._folder):
+            _to_disk(path)
+        entry = {"part": self._number, "end": list(end), **totals.to_json()}
+        with (self._folder / _PROGRESS).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self._number, self.start = self._number + 1, end
+        self.totals.add(totals)
+
+    def finish(self, join: Join) -> None:
+        """Joins the parts, at least one, and removes them.
+
+        Args:
+          join: writes the rows of several parts to one file.
+        """
+        parts = [self._folder / f"{n:06d}{self._suffix}" for n in range(self._number)]
+        whole = self._output.with_name(f"{self._output.name}.partial")
+        side = self.rejected.with_name(f"{self.rejected.name}.partial")
+        join(parts, whole)
+        with side.open("wb") as target:
+            for part in parts:
+                with part.with_suffix(_REJECTED).open("rb") as source:
+                    shutil.copyfileobj(source, target)
+        _to_disk(whole)
+        _to_disk(side)
+        summary = {"job": self._job, "totals": self.totals.to_json()}
+        _write_safely(self._summary, json.dumps(summary, indent=2) + "\n")
+        side.replace(self.rejected)
+        whole.replace(self._output)  # last: when it is there, everything is
+        _to_disk(self._output.parent)
+        self._remove_parts()
+        self.finished = True
+
+    def _open_parts(self, lock: int) -> None:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise DataError(f"another process is writing {self._output}") from error
+        path = self._folder / _JOB
+        if path.exists():
+            self._check_job(json.loads(path.read_text("utf-8")), self._folder)
+            self._read_progress()
+        else:
+            _write_safely(path, json.dumps(self._job, indent=2))
+
+    def _open_finished(self) -> None:
+        try:
+            found = json.loads(self._summary.read_text("utf-8"))
+            job, totals = found["job"], Totals.from_json(found["totals"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(
+                f"{self._output} exists already, and was not written by this command; remove it, "
+                "or name another output"
+            ) from error
+        self._check_job(job, self._output)
+        self.totals = totals
+        self._remove_parts()
+
+    def _remove_parts(self) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _check_job(self, found: Mapping[str, Any], where: Path) -> None:
+        names = [name for name in self._job if found.get(name) != self._job[name]]
+        if names or set(found) != set(self._job):
+            told = ", ".join(f"{name} ({found.get(name)} there)" for name in names)
+            raise DataError(
+                f"{where} holds results of another job, which differs in: {told or 'its settings'}"
+                "; remove it, or name another output"
+            )
+
+    def _read_progress(self) -> None:
+        path = self._folder / _PROGRESS
+        if not path.exists():
+            return
+        content = path.read_bytes()
+        # Killed while it was written, the last line is not whole, and its part does not count.
+        whole = content[: content.rfind(b"\n") + 1]
+        try:
+            for line in whole.splitlines():
+                entry = json.loads(line)
+                if entry["part"] != self._number:
+                    raise ValueError(f"part {entry['part']} stands in place of {self._number}")
+                self.start = Position(*entry["end"])
+                self.totals.add(Totals.from_json(entry))
+                self._number += 1
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(
+                f"{path} is damaged ({error}); remove {self._folder} to start anew"
+            ) from error
+        if len(whole) < len(content):
+            os.truncate(path, len(whole))
+
+
+def _write_safely(path: Path, text: str) -> None:
+    scratch = path.with_name(f"{path.name}.partial")
+    scratch.write_text(text, "utf-8")
+    _to_disk(scratch)
+    scratch.replace(path)
+
+
+def _to_disk(path: Path) -> None:
+    """Returns once a file, or a folder's list of names, would survive a power cut."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)

@@ -1,0 +1,339 @@
+"""Requests of a served model: what one says, checked against the data set's schema.
+
+    {"user": {"id": "u1", "age": 24, "occupation": "writer"},
+     "time": 893286638,
+     "behaviours": [{"item": "50", "time": 881250949, "value": 5},
+                    {"item": {"title": "A new film", "genres": ["drama"]}, "time": 893280000}],
+     "candidates": ["181", {"id": "50", "statistics": {"item_count": "about 500"}}],
+     "k": 10, "exclude": ["172"], "statistics": {"user_count": "2"}}
+
+`user` and items have the columns of the data set's tables. An item is its id in the catalogue, or
+an object of its own columns (with the id, they go before the catalogue's). A user needs no id: with
+one, statistics are looked up. `statistics` name what the template may tell and go before what is
+looked up. Scoring needs `candidates`; retrieval takes `k` and `exclude`. Behaviours stand in the
+order of time. Everything else in a row is the caller's own.
+"""
+
+from __future__ import annotations
+
+import collections
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.tables.columns import (
+    FIRST_TIME,
+    ID,
+    LAST_TIME,
+    TIME,
+    VALUE,
+    UnfitValue,
+    parse_value,
+)
+from m6rec_jax.tables.schema import DatasetSpec
+from m6rec_jax.text.records import Event, Item, User, Value
+
+# Names within users and items that are no columns.
+_ID, _STATISTICS = "id", "statistics"
+_BEHAVIOUR = ("item", "time", "value")
+# Names of fields to remember: rows may have any number of them.
+_MOST_IGNORED = 50
+
+
+class RejectedRow(DataError):
+    """A request cannot be answered.
+
+    Attributes:
+      kind: one word or a few for reports, such as `unknown_item`.
+    """
+
+    def __init__(self, kind: str, reason: str) -> None:
+        super().__init__(reason)
+        self.kind = kind
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One checked request.
+
+    Attributes:
+      user: with an empty id where the request has none.
+      time: the moment it is asked at, unix seconds.
+      behaviours: what the user did until then, oldest first, with the items.
+      candidates: to be scored.
+      statistics: of the user and the moment, as far as the request brings them.
+      candidate_statistics: likewise, per candidate.
+      k: how many items are wanted, None where it does not say.
+      exclude: ids of items that must not be recommended.
+    """
+
+    user: User
+    time: float
+    behaviours: tuple[tuple[Event, Item], ...]
+    candidates: tuple[Item, ...] = ()
+    statistics: Mapping[str, Value] = field(default_factory=dict)
+    candidate_statistics: tuple[Mapping[str, Value], ...] = ()
+    k: int | None = None
+    exclude: tuple[str, ...] = ()
+
+
+class RequestParser:
+    """Checks rows and makes requests of them.
+
+    Args:
+      spec: of the data set that the model was trained on.
+      catalogue: items by id.
+      statistics: names that `statistics` may have.
+      candidates_field: where candidates stand; None: they are not read.
+
+    Attributes:
+      ignored: fields of users, behaviours, items and statistics that the data set does not have,
+        and how many rows had them (of the first `_MOST_IGNORED` names).
+
+    Raises:
+      ConfigError: a table has a column of a name that has another meaning in requests.
+    """
+
+    def __init__(
+        self,
+        spec: DatasetSpec,
+        catalogue: Mapping[str, Item],
+        statistics: Iterable[str] = (),
+        candidates_field: str | None = "candidates",
+    ) -> None:
+        for table, columns in (("users", spec.users.columns), ("items", spec.items.columns)):
+            for name in (_ID, _STATISTICS):
+                if name in columns:
+                    raise ConfigError(
+                        f"the {table} table of {spec.name!r} has a column {name!r}, which means "
+                        "something else in requests; rename the column"
+                    )
+        self._spec = spec
+        self._catalogue = catalogue
+        self._statistics = frozenset(statistics)
+        self._candidates_field = candidates_field
+        self.ignored: collections.Counter[str] = collections.Counter()
+
+    def parse(self, row: Mapping[str, Any]) -> Request:
+        """Makes a request of a row.
+
+        Raises:
+          RejectedRow: something is missing or wrong; says what and where.
+        """
+        ignored: set[str] = set()
+        try:
+            request = self._parse(row, ignored)
+        except _Problem as problem:
+            raise RejectedRow(problem.kind, problem.text()) from None
+        except RecursionError:
+            raise RejectedRow("wrong_type", "the row is nested too deeply") from None
+        for name in ignored:
+            if name in self.ignored or len(self.ignored) < _MOST_IGNORED:
+                self.ignored[name] += 1
+        return request
+
+    def _parse(self, row: Mapping[str, Any], ignored: set[str]) -> Request:
+        user = self._user(row.get("user"), ignored)
+        now = _time(row.get("time"), "time")
+        behaviours = tuple(
+            self._behaviour(entry, user.id, f"behaviours[{place}]", ignored)
+            for place, entry in enumerate(_list(row.get("behaviours"), "behaviours", required=True))
+        )
+        _check_order([event.time for event, _ in behaviours], now)
+        candidates: list[Item] = []
+        told: list[Mapping[str, Value]] = []
+        if self._candidates_field is not None:
+            name = self._candidates_field
+            for place, entry in enumerate(_list(row.get(name), name, required=True)):
+                path = f"{name}[{place}]"
+                candidates.append(self._item(entry, path, ignored))
+                own = entry.get(_STATISTICS) if isinstance(entry, Mapping) else None
+                told.append(self._given(own, f"{path}.{_STATISTICS}", ignored))
+        return Request(
+            user,
+            now,
+            behaviours,
+            tuple(candidates),
+            self._given(row.get(_STATISTICS), _STATISTICS, ignored),
+            tuple(told),
+            _count(row.get("k"), "k"),
+            tuple(
+                _required(entry, ID, f"exclude[{place}]")
+                for place, entry in enumerate(_list(row.get("exclude"), "exclude"))
+            ),
+        )
+
+    def _user(self, entry: Any, ignored: set[str]) -> User:
+        if entry is None:
+            return User("")
+        if not isinstance(entry, Mapping):
+            raise _Problem("wrong_type", "user", f"must be an object, not {_shown(entry)}")
+        columns = self._spec.users.columns
+        attributes = _attributes(entry, columns, "user", (_ID,), ignored)
+        return User(_value(entry.get(_ID), ID, "user.id") or "", attributes)
+
+    def _behaviour(
+        self, entry: Any, user_id: str, path: str, ignored: set[str]
+    ) -> tuple[Event, Item]:
+        if not isinstance(entry, Mapping):
+            raise _Problem("wrong_type", path, f"must be an object, not {_shown(entry)}")
+        ignored.update(
+            f"behaviours.{name}"
+            for name, value in entry.items()
+            if name not in _BEHAVIOUR and value is not None
+        )
+        item = self._item(entry.get("item"), f"{path}.item", ignored)
+        time = _time(entry.get("time"), f"{path}.time")
+        value = None
+        if self._spec.events.value is not None:
+            value = _required(entry.get("value"), VALUE, f"{path}.value")
+        elif entry.get("value") is not None:
+            ignored.add("behaviours.value")
+        return Event(user_id, item.id, time, value), item
+
+    def _item(self, entry: Any, path: str, ignored: set[str]) -> Item:
+        """The item that an id or an object means."""
+        own: dict[str, Value] = {}
+        id_ = entry
+        if isinstance(entry, Mapping):
+            id_ = entry.get(_ID)
+            names = (_ID, _STATISTICS)
+            own = _attributes(entry, self._spec.items.columns, path, names, ignored)
+        item_id: str | None = _value(id_, ID, path)
+        if item_id is None and not own:
+            raise _Problem("missing_field", path, "is missing: give an id or the item's columns")
+        known = None if item_id is None else self._catalogue.get(item_id)
+        if known is None and not own:
+            raise _Problem(
+                "unknown_item",
+                path,
+                f"is {_shown(item_id)}, which the catalogue does not have; give the item's columns",
+            )
+        if known is None:
+            return Item(item_id or "", own)
+        return Item(known.id, {**known.attributes, **own}) if own else known
+
+    def _given(self, entry: Any, path: str, ignored: set[str]) -> Mapping[str, Value]:
+        if entry is None:
+            return {}
+        if not isinstance(entry, Mapping):
+            raise _Problem("wrong_type", path, f"must be an object, not {_shown(entry)}")
+        found: dict[str, Value] = {}
+        for name, value in entry.items():
+            if name not in self._statistics:
+                if value is not None:
+                    ignored.add(f"statistics.{name}")
+                continue
+            found[name] = _told(value, f"{path}.{name}")
+        return found
+
+
+class _Problem(Exception):
+    """Something wrong at a place within a request."""
+
+    def __init__(self, kind: str, path: str, words: str) -> None:
+        super().__init__(kind, path, words)
+        self.kind, self.path, self.words = kind, path, words
+
+    def text(self) -> str:
+        return f"{self.path!r} {self.words}"
+
+
+def _value(value: Any, kind: str, path: str) -> Any:
+    try:
+        return parse_value(value, kind)
+    except UnfitValue as error:
+        raise _Problem(error.kind, path, f"does not fit: {error.reason}") from None
+
+
+def _required(value: Any, kind: str, path: str) -> Any:
+    found = _value(value, kind, path)
+    if found is None:
+        raise _Problem("missing_field", path, "is missing")
+    return found
+
+
+def _time(value: Any, path: str) -> float:
+    time: float = _required(value, TIME, path)
+    if not FIRST_TIME <= time <= LAST_TIME:
+        hint = "; milliseconds? divide by 1000" if time > LAST_TIME else ""
+        raise _Problem("bad_time", path, f"is {time:g}, before 1970 or after 2100{hint}")
+    return time
+
+
+def _check_order(times: list[float], now: float) -> None:
+    previous = -math.inf
+    for place, time in enumerate(times):
+        path = f"behaviours[{place}].time"
+        if time < previous:
+            raise _Problem(
+                "time_out_of_order", path, f"is {time!r}, earlier than the one before ({previous})"
+            )
+        if time > now:
+            raise _Problem(
+                "time_out_of_order", path, f"is {time!r}, later than the request itself ({now})"
+            )
+        previous = time
+
+
+def _list(value: Any, path: str, required: bool = False) -> list[Any]:
+    if value is None:
+        if required:
+            raise _Problem("missing_field", path, "is missing (a list, which may be empty)")
+        return []
+    if not isinstance(value, list):
+        raise _Problem("wrong_type", path, f"must be a list, not {_shown(value)}")
+    return value
+
+
+def _count(value: Any, path: str) -> int | None:
+    number: int | None = _value(value, "int", path)
+    if number is not None and number < 1:
+        raise _Problem("wrong_type", path, f"is {number}; it must be at least 1")
+    return number
+
+
+def _attributes(
+    entry: Mapping[str, Any],
+    columns: Mapping[str, str],
+    path: str,
+    others: Iterable[str],
+    ignored: set[str],
+) -> dict[str, Value]:
+    """Columns of a table that an object has; null is as good as nothing."""
+    found: dict[str, Value] = {}
+    for name, value in entry.items():
+        if value is None or name in others:
+            continue
+        if name not in columns:
+            # Without places: behaviours[3].item.prize is ignored as behaviours.item.prize.
+            ignored.add(f"{_without_places(path)}.{name}")
+            continue
+        parsed = _value(value, columns[name], f"{path}.{name}")
+        if parsed is not None:
+            found[name] = parsed
+    return found
+
+
+def _told(value: Any, path: str) -> Value:
+    """A statistic: words, a number, or a list of words."""
+    if isinstance(value, list):
+        parsed: Value = _value(value, "list<string>", path)
+        return parsed
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        found: Value = _value(value, "float", path)
+        return found
+    raise _Problem("wrong_type", path, f"must be a text, a number or a list, not {_shown(value)}")
+
+
+def _without_places(path: str) -> str:
+    return ".".join(part.partition("[")[0] for part in path.split("."))
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,131 @@
+"""What a served model looks things up in: the items by id, and the statistics as of now.
+
+    SERVING_DATA/              a prepared split's folder, or what was copied from it
+      catalogue.parquet
+      statistics/
+      prepare.json             says which data set that is
+
+Light: no tensorflow.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.tables.prepared import MANIFEST, STATISTICS, read_catalogue
+from m6rec_jax.tables.reading import read_items
+from m6rec_jax.tables.schema import DatasetSpec
+from m6rec_jax.tables.statistics import Statistics
+from m6rec_jax.text.records import Item
+from m6rec_jax.text.templates import DatasetTemplate
+
+
+@dataclasses.dataclass(frozen=True)
+class ServingData:
+    """Make it with `ServingData.open`.
+
+    Attributes:
+      spec: of the data set the model was trained on.
+      template: the model's.
+      items: the catalogue by id, in its order.
+      statistics: None where requests bring what is to be told, or nothing is.
+      fingerprint: of everything above: equal ones give equal text.
+    """
+
+    spec: DatasetSpec
+    template: DatasetTemplate
+    items: Mapping[str, Item]
+    statistics: Statistics | None
+    fingerprint: str
+
+    @classmethod
+    def open(
+        cls,
+        dataset_spec: Mapping[str, Any],
+        folder: str | Path | None,
+        items_file: str | Path | None = None,
+        *,
+        with_statistics: bool = True,
+    ) -> ServingData:
+        """Reads catalogue and statistics.
+
+        Args:
+          dataset_spec: what the model folder's `dataset.json` holds.
+          folder: catalogue and statistics, as `m6rec data prepare` writes them; None: neither.
+          items_file: a Parquet or CSV file of items in place of the folder's catalogue.
+          with_statistics: False where only items are asked for: statistics may be large.
+
+        Raises:
+          DataError: something is missing or damaged.
+          ConfigError: it belongs to another data set, or lacks statistics that the template tells.
+        """
+        spec = DatasetSpec.from_dict(dataset_spec, "the model's dataset.json")
+        template = DatasetTemplate.parse(spec.template, "the model's dataset.json")
+        digest = hashlib.sha256(json.dumps(spec.to_dict(), sort_keys=True).encode())
+        items: list[Item] = []
+        statistics = None
+        if folder is not None:
+            digest.update(_checked_manifest(Path(folder), spec).encode())
+            if with_statistics:
+                statistics = Statistics.load(Path(folder) / STATISTICS)
+                _check_template(template, spec, statistics, Path(folder))
+        if items_file is not None:
+            items = read_items(items_file, spec)
+            digest.update(Path(items_file).read_bytes())
+        elif folder is not None:
+            items = list(read_catalogue(folder).items)
+        by_id = {item.id: item for item in items}
+        return cls(spec, template, by_id, statistics, digest.hexdigest())
+
+    def item_texts(self) -> dict[str, str]:
+        """By id, the text of each item as the item tower reads it.
+
+        Raises:
+          DataError: there are no items, or one lacks what the template needs.
+        """
+        if not self.items:
+            raise DataError("the catalogue is empty: there is nothing to embed")
+        return {id_: self.template.item(item) for id_, item in self.items.items()}
+
+    def statistics_names(self) -> tuple[str, ...]:
+        """Names of the statistics that a template may tell, and a request may bring."""
+        known = self.statistics or Statistics.for_dataset(self.spec)
+        return known.names()
+
+
+def _checked_manifest(folder: Path, spec: DatasetSpec) -> str:
+    path = folder / MANIFEST
+    try:
+        text = path.read_text("utf-8")
+        name = json.loads(text)["dataset"]
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{folder} holds no prepared data ({MANIFEST} is missing): name the folder that `m6rec "
+            "data prepare` printed"
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is damaged: {error}; prepare the data set again") from error
+    if name != spec.name:
+        raise ConfigError(
+            f"{folder} holds the data set {name!r}, and the model was trained on {spec.name!r}"
+        )
+    return text
+
+
+def _check_template(
+    template: DatasetTemplate, spec: DatasetSpec, statistics: Statistics, folder: Path
+) -> None:
+    """Every clause that training could tell can be told: none may be left out in silence."""
+    try:
+        template.validate(spec.users.columns, spec.items.columns, statistics.names())
+    except ConfigError as error:
+        raise ConfigError(
+            f"{folder} does not fit the model: {error}. Were its statistics prepared for another "
+            "template?"
+        ) from error

@@ -1,0 +1,56 @@
+"""Cuts long texts into passages of whole sentences, short enough for one row."""
+
+from __future__ import annotations
+
+import re
+
+from m6rec_jax.errors import ConfigError
+
+# A full stop, question or exclamation mark and what closes after it, before a capital, a digit or
+# an opening sign. Abbreviations ("Dr. No") are cut as well; a passage then ends there, no more.
+_SENTENCE_END = re.compile(r"(?<=[.!?])(?<!\b[A-Z]\.)[\"'”’)\]]*\s+(?=[\"'“‘(\[]*[A-Z0-9])")
+
+
+def sentences(text: str) -> list[str]:
+    """Splits a text after each sentence; whitespace becomes single spaces.
+
+    A full stop after a single capital ("J. Smith") ends no sentence.
+    """
+    text = " ".join(text.split())
+    found, start = [], 0
+    for match in _SENTENCE_END.finditer(text):
+        found.append(text[start : match.end()].rstrip())
+        start = match.end()
+    found.append(text[start:])
+    return [sentence for sentence in found if sentence]
+
+
+def passages(text: str, max_words: int) -> list[str]:
+    """Groups whole sentences into passages of at most `max_words` words.
+
+    Nothing is lost: the passages' words, one after the other, are those of the text. A sentence
+    longer than that is cut after every `max_words` words.
+
+    Args:
+      text: any text; without words there are no passages.
+      max_words: at least 1.
+
+    Raises:
+      ConfigError: `max_words` below 1.
+    """
+    if max_words < 1:
+        raise ConfigError(f"a passage needs at least one word, not max_words = {max_words}")
+    found: list[str] = []
+    held: list[str] = []
+    for sentence in sentences(text):
+        words = sentence.split()
+        if held and len(held) + len(words) > max_words:
+            found.append(" ".join(held))
+            held = []
+        while len(words) > max_words:
+            found.append(" ".join(words[:max_words]))
+            words = words[max_words:]
+        held += words
+    if held:
+        found.append(" ".join(held))
+    return found

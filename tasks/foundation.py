@@ -1,0 +1,30 @@
+"""The foundation: one language model of all text that may be used, for every job and study.
+
+Of MovieLens-100k and Book-Crossing it reads the training part of the per-user split, with the
+outcomes of candidates and the two towers' rows; of films their attributes, plots, reviews and what
+critics agree on; and human dialogues. Films are split by their titles, the same in all corpora, so
+that it reads no text about the films of their validation and test parts. It reads no class of a
+review or a plot. `python -m benchmarks.foundation` makes it from nothing.
+
+    foundation             all of that, mixed at the rates of `mixture_rates`
+    foundation_language    its language tasks alone, for the perplexity of each source
+    foundation_texts       the texts alone: no user, no behaviour, no outcome
+"""
+
+from m6rec_jax.pipeline.mixtures import register_mixture
+from tasks import book_crossing, chitchat, film_notes, film_plots, film_reviews, movielens
+
+_BEHAVIOUR = ("movielens_100k", "book_crossing_small")
+_TEXTS = ("film_attributes", "film_consensus", "film_plots", "film_reviews", "chitchat")
+_KINDS = ("infilling", "generation")
+_OF_TEXTS = [f"{source}_{kind}" for source in _TEXTS for kind in _KINDS]
+_OF_BEHAVIOUR = [f"{source}_{kind}" for source in _BEHAVIOUR for kind in _KINDS]
+_OUTCOMES = [f"{source}_outcomes" for source in _BEHAVIOUR]
+_RETRIEVAL = [f"{source}_retrieval" for source in _BEHAVIOUR]
+
+LANGUAGE = register_mixture("foundation_language", [*_OF_BEHAVIOUR, *_OUTCOMES, *_OF_TEXTS])
+FOUNDATION = register_mixture("foundation", [*_OF_BEHAVIOUR, *_OUTCOMES, *_RETRIEVAL, *_OF_TEXTS])
+TEXTS = register_mixture("foundation_texts", _OF_TEXTS)
+
+# Imported for the tasks that they register.
+__all__ = ["book_crossing", "chitchat", "film_notes", "film_plots", "film_reviews", "movielens"]

@@ -1,0 +1,216 @@
+"""Tasks are taken out of a run one by one, each with what its kind trains and nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from m6rec_jax.bank.adding import add_prompts
+from m6rec_jax.bank.export import export_prompts
+from m6rec_jax.bank.folder import BankFolder, TaskPrompts
+from m6rec_jax.bank.layout import prompt_leaves
+from m6rec_jax.bank.manifest import PromptManifest
+from m6rec_jax.checkpoints.fingerprint import backbone_fingerprint, fingerprint
+from m6rec_jax.checkpoints.manifest import RunDescription, tensor_specs
+from m6rec_jax.checkpoints.store import CheckpointStore
+from m6rec_jax.checkpoints.trees import flatten, nested
+from m6rec_jax.errors import CheckpointError, ConfigError
+from m6rec_jax.inference.bundle import InferenceSettings, save_assets
+from m6rec_jax.inference.task_settings import TaskSettings
+from m6rec_jax.model import ModelConfig, PromptConfig
+from tests.bank.conftest import Backbone, random_params
+
+PROMPTS = PromptConfig(
+    num_tasks=3,
+    num_prompts=6,
+    num_options=5,
+    head="option",
+    adapter_rank=3,
+    retrieval_dim=4,
+    task_num_prompts=(6, 4, 3),
+    task_num_options=(5, 2, 0),
+    task_adapter_ranks=(3, 1, 2),
+)
+TASKS = {
+    "shop_stars": TaskSettings(0, (3, 4), kind="scoring"),
+    "shop_ctr": TaskSettings(1, (1,), 0.25, kind="scoring"),
+    "shop_next": TaskSettings(2, kind="retrieval"),
+}
+STEP = 40
+
+
+@pytest.fixture(scope="module")
+def run(backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that trained three tasks at once, with its figures."""
+    folder = tmp_path_factory.mktemp("run")
+    config = backbone.config.replace(prompts=PROMPTS)
+    rng = np.random.default_rng(5)
+    prompts = nested(
+        {
+            name: rng.normal(size=leaf.shape).astype(np.float32)
+            for name, leaf in prompt_leaves(config).items()
+        }
+    )
+    # The frozen backbone may be held in bfloat16; it is the same one.
+    frozen = jax.tree.map(lambda leaf: leaf.astype(jax.numpy.bfloat16), backbone.params)
+    description = RunDescription(config, backbone.vocabulary.fingerprint, "prompts", 4)
+    with CheckpointStore(folder / "checkpoints") as store:
+        trees = {"params": frozen, "prompts": prompts}
+        store.save(STEP, trees, data={}, run=description, frozen=("params",))
+    settings = InferenceSettings(48, 24, TASKS, candidate_length=9)
+    save_assets(folder, backbone.vocabulary, settings, {"name": "shop"})
+    lines = [
+        {"step": 20, "validation/shop_ctr/auc": 0.5},
+        {"step": STEP, "loss": 1.0},
+        {"step": STEP, "validation/loss": 2.0, "validation/shop_ctr/auc": 0.75},
+    ]
+    (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)) + '\n{"step": 4')
+    (folder / "evaluation").mkdir()
+    for name, figures in (
+        (f"shop_ctr-test-{STEP}", {"auc": 0.7}),
+        (f"shop_mixture-validation-{STEP}", {"shop_ctr/log_loss": 0.4, "shop_stars/auc": 0.1}),
+        ("shop_ctr-test-20", {"auc": 0.1}),
+    ):
+        (folder / "evaluation" / f"{name}.json").write_text(json.dumps(figures))
+    return folder
+
+
+def test_every_task_by_itself(run: Path, backbone: Backbone) -> None:
+    found = {prompts.manifest.task: prompts for prompts in export_prompts(run)}
+    assert list(found) == sorted(TASKS)
+    expected = {
+        "shop_stars": PromptConfig(num_prompts=6, num_options=5, head="option", adapter_rank=3),
+        "shop_ctr": PromptConfig(num_prompts=4, num_options=2, head="option", adapter_rank=1),
+        "shop_next": PromptConfig(num_prompts=3, adapter_rank=2, retrieval_dim=4),
+    }
+    for name, prompts in found.items():
+        manifest = prompts.manifest
+        assert manifest.prompts == expected[name]
+        assert manifest.model_config == backbone.config.replace(prompts=expected[name])
+        leaves = prompt_leaves(manifest.model_config)
+        shapes = {tensor: leaf.of_task().shape for tensor, leaf in leaves.items()}
+        assert {tensor: values.shape for tensor, values in prompts.tensors.items()} == shapes
+        assert manifest.backbone_fingerprint == backbone_fingerprint(backbone.params)
+        assert manifest.prompts_fingerprint == fingerprint(prompts.tensors)
+        assert manifest.source == {"run": str(run), "task": name, "step": STEP}
+        assert manifest.settings == dataclasses.replace(
+            TASKS[name],
+            task_id=0,
+            num_options=expected[name].num_options,
+            retrieval_dim=expected[name].retrieval_dim,
+            source_length=48,
+            target_length=24,
+            candidate_length=9,
+        )
+        assert prompts.dataset_spec == {"name": "shop"}
+    assert found["shop_ctr"].manifest.method == "option_adapter"
+    assert found["shop_next"].manifest.method == "prompt_adapter"
+    assert found["shop_ctr"].manifest.metrics == {
+        "validation/auc": 0.75,
+        "validation/log_loss": 0.4,
+        "test/auc": 0.7,
+    }
+    assert found["shop_next"].manifest.metrics == {}
+
+
+def test_the_right_rows_and_places(run: Path) -> None:
+    stacked = flatten(stacked_prompts(run))
+    (prompts,) = export_prompts(run, ["shop_ctr"])
+    own = prompts.tensors
+    soft = stacked["bank/soft_prompts"]
+    np.testing.assert_array_equal(own["bank/soft_prompts"], soft[1, 2:])  # the last four
+    adapter = "encoder/layers/mlp/adapter"
+    np.testing.assert_array_equal(own[f"{adapter}/wi"], stacked[f"{adapter}/wi"][:, 1, :, :1])
+    np.testing.assert_array_equal(own[f"{adapter}/wo"], stacked[f"{adapter}/wo"][:, 1, :1])
+    np.testing.assert_array_equal(own[f"{adapter}/scale"], stacked[f"{adapter}/scale"][:, 1])
+
+
+def stacked_prompts(run: Path) -> dict[str, np.ndarray]:
+    from m6rec_jax.inference.bundle import restore_model
+
+    return jax.tree.map(np.asarray, restore_model(run).variables["prompts"])
+
+
+def test_into_a_bank(run: Path, bank_path: Path, tmp_path: Path) -> None:
+    added = add_prompts(tmp_path / "bank", run)
+    assert [path.name for path in added] == sorted(TASKS)
+    with pytest.raises(ConfigError, match=r"--name x is for one task, but .* has 3: shop_ctr"):
+        add_prompts(tmp_path / "bank", run, name="x")
+    add_prompts(tmp_path / "bank", run, tasks=["shop_ctr"], name="clicks")
+    bank = BankFolder(tmp_path / "bank")
+    assert bank.names() == ["clicks", *sorted(TASKS)]
+    # Where one of several cannot be added, none is.
+    for name in ("shop_ctr", "shop_next"):
+        bank.remove(name)
+    with pytest.raises(ConfigError, match="a task 'shop_stars' already"):
+        add_prompts(bank.path, run)
+    assert bank.names() == ["clicks", "shop_stars"]
+    # The run has the backbone of the other bank's tasks.
+    add_prompts(bank.path, bank_path / "ctr")
+
+
+def test_clear_errors(run: Path, tmp_path: Path, backbone: Backbone) -> None:
+    with pytest.raises(ConfigError, match=r"was not trained on 'shop_cvr'; its tasks: shop_ctr"):
+        export_prompts(run, ["shop_cvr"])
+    with pytest.raises(CheckpointError, match=f"no checkpoint of step 7 .* {STEP}"):
+        export_prompts(run, step=7)
+    with pytest.raises(CheckpointError, match="no such folder"):
+        add_prompts(tmp_path / "bank", tmp_path / "nowhere")
+    assert not (tmp_path / "bank").exists()
+    for fingerprint_, prompts, message in (
+        (None, PROMPTS, "does not say which vocabulary"),
+        ("0123", PromptConfig(), "'plain' has no prompts in"),
+    ):
+        folder = tmp_path / str(fingerprint_)
+        config = backbone.config.replace(prompts=prompts, num_encoder_layers=1)
+        description = RunDescription(config, fingerprint_, "all", 4)
+        with CheckpointStore(folder / "checkpoints") as store:
+            trees = {"params": random_params(config, 0), "prompts": {}}
+            store.save(1, trees, data={}, run=description)
+        settings = InferenceSettings(48, 24, {"plain": TaskSettings()})
+        save_assets(folder, backbone.vocabulary, settings)
+        with pytest.raises((CheckpointError, ConfigError), match=message):
+            export_prompts(folder)
+
+
+def test_a_task_is_one_percent_of_the_backbone_on_disk(tmp_path: Path) -> None:
+    """Option-adapter tuning of the model in the MovieLens examples: bytes, not parameters."""
+    prompts = PromptConfig(num_prompts=16, num_options=2, head="option", adapter_rank=16)
+    config = ModelConfig(
+        vocab_size=8192,
+        embed_dim=128,
+        num_encoder_layers=2,
+        num_decoder_layers=2,
+        num_heads=4,
+        head_dim=32,
+        mlp_dim=256,
+        logits_via_embedding=True,
+        prompts=prompts,
+    )
+    rng = np.random.default_rng(0)
+    tensors = {
+        name: rng.normal(size=leaf.of_task().shape).astype(np.float32)
+        for name, leaf in prompt_leaves(config).items()
+    }
+    manifest = PromptManifest(
+        task="ctr",
+        method="option_adapter",
+        date="",
+        backbone_fingerprint="",
+        backbone_size=1_836_800,  # as test_tuning_files counts it
+        vocabulary_fingerprint="",
+        prompts_fingerprint="",
+        model_config=config,
+        settings=TaskSettings(),
+        metrics={},
+        source={},
+        tensors=tensor_specs(tensors),
+    )
+    folder = BankFolder(tmp_path / "bank").add(TaskPrompts(manifest, tensors))
+    stored = sum(p.stat().st_size for p in (folder / "prompts").rglob("*") if p.is_file())
+    assert 0.008 < stored / (4 * manifest.backbone_size) < 0.012

@@ -1,0 +1,267 @@
+"""A loaded bank: a mixed batch is each task alone; tasks come and go without a compilation."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from m6rec_jax.bank.capacity import BankCapacity
+from m6rec_jax.bank.folder import TaskPrompts
+from m6rec_jax.bank.loaded import LoadedBank, load_bank
+from m6rec_jax.checkpoints.trees import flatten
+from m6rec_jax.errors import CheckpointError, ConfigError, DataError
+from m6rec_jax.inference.generation import Generator
+from m6rec_jax.inference.retrieval import Retriever
+from m6rec_jax.inference.scoring import Scorer
+from m6rec_jax.model import M6Rec
+from m6rec_jax.text import rows
+from tests.bank.conftest import SHAPES, Alone, Backbone, make_prompts, save_backbone
+from tests.pipeline import shop_rows
+
+EXAMPLES = shop_rows.rows_of("test")["groups"]
+HISTORIES = [example["history"] for example in EXAMPLES[:4]]
+CANDIDATES = [example["candidates"][:2] for example in EXAMPLES[:4]]
+SCORING = ("ctr", "stars", "genres", "probe")
+# The bank pads to other shapes than a task alone has, and adds up in another order.
+CLOSE = {"rtol": 2e-4, "atol": 2e-5}
+
+COMPILED: list[str] = []
+jax.monitoring.register_event_duration_secs_listener(
+    lambda event, *_, **__: COMPILED.append(event) if "backend_compile" in event else None
+)
+
+
+@pytest.fixture(scope="module")
+def bank(bank_path: Path, backbone_dir: Path) -> LoadedBank:
+    return load_bank(bank_path, backbone_dir)
+
+
+def read_off(model: M6Rec, variables: Any, features: Any) -> dict[str, jax.Array]:
+    """One forward pass, and all that the model's heads make of it."""
+    outputs = model.apply(variables, features)
+    task_ids = features["task_ids"]
+    found = {
+        "hidden": outputs.hidden,
+        "tokens": jax.nn.log_softmax(
+            model.apply(variables, outputs.hidden, method=model.token_logits)
+        ),
+    }
+    if model.config.prompts.head != "none":
+        logits = model.apply(variables, outputs.hidden, task_ids, method=model.option_logits)
+        found["classes"] = jax.nn.softmax(logits)
+    if model.config.prompts.retrieval_dim:
+        found["user"] = model.apply(
+            variables, outputs.encoded, task_ids, method=model.user_embedding
+        )
+        found["item"] = model.apply(
+            variables, outputs.hidden, task_ids, method=model.item_embedding
+        )
+    return found
+
+
+def test_one_batch_of_all_tasks_is_each_alone(
+    bank: LoadedBank, alone: Alone, backbone: Backbone
+) -> None:
+    """Scoring with 2, 5 and 18 classes, retrieval, language: one forward pass over seven rows."""
+    vocabulary, names = backbone.vocabulary, list(bank.tasks)
+    made = [
+        rows.source_row(vocabulary, EXAMPLES[i]["history"], 48)
+        | rows.packed_candidates(vocabulary, EXAMPLES[i]["candidates"][:2], 24)
+        | {"retrieval": np.array([bank.tasks[name].kind == "retrieval"], np.int32)}
+        | {"task_ids": np.array([bank.tasks[name].task_id], np.int32)}
+        for i, name in enumerate(names)
+    ]
+    lengths = {"encoder_input_tokens": 48, "encoder_block_ids": 48, "task_ids": 1, "retrieval": 1}
+    lengths |= {"decoder_input_tokens": 24, "decoder_block_ids": 24}
+    features = rows.pad_batch(made, lengths)
+    forward = jax.jit(read_off, static_argnums=0)
+    mixed = forward(bank.model, bank.variables, features)
+    for row, name in enumerate(names):
+        own = {feature: values[row : row + 1] for feature, values in features.items()}
+        own["task_ids"] = np.zeros((1, 1), np.int32)
+        expected = forward(*alone(name), own)
+        real = features["decoder_block_ids"][row] > 0
+        for what, values in expected.items():
+            wanted, found = np.asarray(values)[0], np.asarray(mixed[what])[row]
+            if what != "user":
+                wanted, found = wanted[real], found[real]
+            width = wanted.shape[-1]
+            np.testing.assert_allclose(
+                found[..., :width], wanted, err_msg=f"{name} {what}", **CLOSE
+            )
+            # No probability for classes that a task does not have, no length of a vector either.
+            np.testing.assert_array_equal(found[..., width:], 0.0)
+
+
+def test_scores_of_a_mixed_batch(bank: LoadedBank, alone: Alone, backbone: Backbone) -> None:
+    scorer = bank.scorer(batch_sizes=(8,), source_buckets=(48,), target_buckets=(24,))
+    mixed = scorer.score_requests(HISTORIES, CANDIDATES, SCORING)
+    assert scorer.num_compilations == 2  # one encoder, one decoder: it was one batch
+    for request, name in list(enumerate(SCORING))[1:3]:
+        settings = bank.tasks[name]
+        own = Scorer(
+            *(*alone(name), backbone.vocabulary),
+            **SHAPES,
+            positive_classes=settings.positive_classes,
+            sampling_rate=settings.sampling_rate,
+            source_buckets=(48,),
+            target_buckets=(24,),
+        )
+        expected = own.score_requests([HISTORIES[request]], [CANDIDATES[request]])[0]
+        np.testing.assert_allclose(mixed[request], expected, **CLOSE)
+        assert expected.min() > 1e-6
+    # The prompts matter: another task's give something else.
+    others = scorer.score_requests(HISTORIES, CANDIDATES, SCORING[1:] + SCORING[:1])
+    assert all(np.abs(a - b).max() > 1e-3 for a, b in zip(mixed, others, strict=True))
+
+
+def test_retrieval_of_a_mixed_batch(bank: LoadedBank, alone: Alone, backbone: Backbone) -> None:
+    retriever, names = bank.retriever(batch_sizes=(8,)), ("next", "near", "near", "next")
+    mixed = retriever.embed_users(HISTORIES, names)
+    for name, width in (("next", 8), ("near", 5)):
+        own = Retriever(*(*alone(name), backbone.vocabulary), **SHAPES)
+        its = [i for i, there in enumerate(names) if there == name]
+        expected = own.embed_users([HISTORIES[i] for i in its])
+        np.testing.assert_allclose(mixed[its, :width], expected, **CLOSE)
+        np.testing.assert_array_equal(mixed[its, width:], 0.0)
+        items = retriever.embed_items(CANDIDATES[0], name)
+        np.testing.assert_allclose(items[:, :width], own.embed_items(CANDIDATES[0]), **CLOSE)
+
+
+def test_texts_of_a_mixed_batch(bank: LoadedBank, alone: Alone, backbone: Backbone) -> None:
+    """Every task writes with its own prompts, whatever it was trained for."""
+    names = ("titles", "stars", "titles", "next")
+    written = bank.generator(batch_sizes=(8,)).greedy(HISTORIES, tasks=names)
+    own = Generator(*(*alone("titles"), backbone.vocabulary), **SHAPES)
+    for row in (0, 2):
+        (expected,) = own.greedy([HISTORIES[row]])
+        assert written[row].text == expected.text
+        assert written[row].score == pytest.approx(expected.score, rel=1e-3)
+
+
+def rows_of(bank: LoadedBank, names: tuple[str, ...]) -> dict[str, Any]:
+    """Bytes of tasks' rows."""
+    leaves = bank._leaves  # where the axis of tasks is
+    return {
+        (name, tensor): np.take(
+            np.asarray(array), bank.tasks[name].task_id, leaves[tensor].task_axis
+        ).tobytes()
+        for name in names
+        for tensor, array in flatten(bank.variables["prompts"]).items()
+    }
+
+
+def test_adding_touches_nothing_and_compiles_nothing(bank_path: Path, backbone_dir: Path) -> None:
+    there = ("ctr", "stars", "probe", "next", "titles")
+    room = BankCapacity(
+        num_tasks=6,
+        num_options=18,
+        lora_rank=3,
+        retrieval_dim=8,
+        num_segment_embeddings=4,
+        lora_targets=("query", "value", "out"),
+    )
+    bank = load_bank(bank_path, backbone_dir, tasks=there, capacity=room)
+    scorer = bank.scorer("ctr", batch_sizes=(8,), source_buckets=(48,), target_buckets=(24,))
+    retriever = bank.retriever("next", batch_sizes=(8,))
+    before = rows_of(bank, there)
+    scores = scorer.score_requests(HISTORIES, CANDIDATES, ["ctr", "stars", "probe", "ctr"])
+    vectors = retriever.embed_users(HISTORIES)
+    programs = scorer.num_compilations, retriever.num_compilations
+    COMPILED.clear()
+
+    bank.add("genres")
+    mixed = scorer.score_requests(HISTORIES, CANDIDATES, ["ctr", "stars", "probe", "genres"])
+    assert rows_of(bank, there) == before
+    for row in range(3):
+        np.testing.assert_array_equal(mixed[row], scores[row])
+    assert 0 < mixed[3].min() < mixed[3].max() < 1
+
+    with pytest.raises(ConfigError, match=r"no room for 'near': all 6 rows .*num_tasks"):
+        bank.add("near")
+    bank.remove("genres")
+    with pytest.raises(ConfigError, match="knows no task 'genres': ctr, next"):
+        scorer.score_requests(HISTORIES[:1], CANDIDATES[:1], ["genres"])
+    bank.add("near")
+    assert bank.tasks["near"].task_id == 5  # the row of genres
+    retriever.embed_users(HISTORIES, ["near"] * 4)
+    np.testing.assert_array_equal(retriever.embed_users(HISTORIES), vectors)
+    assert rows_of(bank, there) == before
+    assert COMPILED == []
+    assert (scorer.num_compilations, retriever.num_compilations) == programs
+    assert bank.template("near").outcome(1.0) == "liked"
+
+
+def test_requests_must_name_what_there_is(bank: LoadedBank) -> None:
+    scorer = bank.scorer()
+    with pytest.raises(ConfigError, match="several tasks; name one: ctr, genres, near"):
+        scorer.score_requests(HISTORIES, CANDIDATES)
+    with pytest.raises(ConfigError, match="'next', a task of kind 'retrieval', has no classes"):
+        scorer.score_requests(HISTORIES[:1], CANDIDATES[:1], ["next"])
+    with pytest.raises(ConfigError, match="'ctr', a task of kind 'scoring', has no retrieval proj"):
+        bank.retriever("ctr").embed_users(HISTORIES)
+    with pytest.raises(DataError, match="1 tasks for 4 requests"):
+        scorer.score_requests(HISTORIES, CANDIDATES, ["ctr"])
+    with pytest.raises(ConfigError, match=r"tasks = 'ctr': give one task per request"):
+        scorer.score_requests(HISTORIES, CANDIDATES, "ctr")
+
+
+def damage(path: Path) -> None:
+    """Truncates every file of tensors; of some, Orbax leaves copies that nothing reads."""
+    for file in (path / "prompts").rglob("d/*"):
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def test_what_does_not_fit_leaves_the_bank_as_it_was(
+    bank_path: Path,
+    backbone_dir: Path,
+    backbone: Backbone,
+    all_prompts: dict[str, TaskPrompts],
+    tmp_path: Path,
+) -> None:
+    copied = shutil.copytree(bank_path, tmp_path / "bank")
+    bank = load_bank(copied, backbone_dir, tasks=["ctr", "next"])
+    variables, tasks = dict(bank.variables), dict(bank.tasks)
+    damage(copied / "titles")
+    with pytest.raises(CheckpointError, match=r"titles/prompts is truncated or damaged"):
+        bank.add("titles")
+    with pytest.raises(CheckpointError, match="has no task 'nothing'; its tasks: ctr, genres"):
+        bank.add("nothing")
+    with pytest.raises(ConfigError, match=r"'genres' has num_options = 18, .* room for 2: raise"):
+        bank.add("genres")
+    with pytest.raises(ConfigError, match=r"'near' has lora_rank = 3"):
+        bank.add_all(["near"])
+    with pytest.raises(ConfigError, match="a task 'ctr' already"):
+        bank.add_all([all_prompts["probe"], all_prompts["ctr"]])
+    stranger = backbone._replace(params=jax.tree.map(lambda x: x * 1.01, backbone.params))
+    small = all_prompts["probe"].manifest
+    arguments = ("probe", small.prompts, small.settings, 1)
+    with pytest.raises(CheckpointError, match=r"'probe' were trained on another backbone"):
+        bank.add(make_prompts(stranger, *arguments))
+    other = shop_vocabulary_of_another_size(tmp_path)
+    with pytest.raises(CheckpointError, match=r"'probe' were trained with another vocabulary"):
+        bank.add(make_prompts(backbone._replace(vocabulary=other), *arguments))
+    late = backbone._replace(config=backbone.config.replace(late_layers_start=2))
+    with pytest.raises(
+        CheckpointError, match=r"ModelConfig\.late_layers_start = 2, but the loaded"
+    ):
+        bank.add(make_prompts(late, *arguments))
+    assert bank.tasks == tasks
+    assert all(bank.variables[name] is tree for name, tree in variables.items())
+
+    elsewhere = save_backbone(tmp_path / "stranger", stranger)
+    with pytest.raises(CheckpointError, match=r"another backbone .* than the model in .*stranger"):
+        load_bank(copied, elsewhere, tasks=["ctr"])
+    with pytest.raises(CheckpointError, match=r"titles/prompts is truncated"):
+        load_bank(copied, backbone_dir)
+    with pytest.raises(ConfigError, match=r"BankCapacity.num_tasks = 1, but the bank has 2"):
+        load_bank(copied, backbone_dir, tasks=["ctr", "next"], capacity=BankCapacity(num_tasks=1))
+
+
+def shop_vocabulary_of_another_size(folder: Path) -> Any:
+    return shop_rows.make_vocabulary(folder, size=320)

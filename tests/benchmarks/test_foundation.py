@@ -1,0 +1,84 @@
+"""The foundation from nothing: which commands run, in which order, and what is not done again."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import foundation, movielens
+from benchmarks.provenance import ROOT
+from m6rec_jax.tables import sources
+
+FIGURES = {"chitchat_infilling/perplexity": 9.5, "chitchat_infilling/loss": 2.3}
+
+
+@pytest.fixture
+def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
+    made: list[tuple[str, ...]] = []
+
+    def m6rec(*arguments: object) -> None:
+        texts = tuple(map(str, arguments))
+        made.append(texts)
+        bindings = dict(text.removeprefix("--gin.").split("=", 1) for text in texts if "=" in text)
+        if texts[0] == "train":
+            (Path(bindings["MODEL_DIR"].strip("'")) / "checkpoints").mkdir(parents=True)
+        if texts[0] == "eval":
+            Path(bindings["evaluate.output"].strip("'")).write_text(json.dumps(FIGURES))
+        if texts[0] == "vocab":
+            path = tmp_path / "data" / "foundation" / "vocabulary.model"
+            path.parent.mkdir(parents=True)
+            path.touch()
+
+    monkeypatch.setattr(foundation, "m6rec", m6rec)
+    monkeypatch.setattr(movielens, "m6rec", m6rec)
+    monkeypatch.setenv(sources.DATA_DIR_VARIABLE, str(tmp_path / "data"))
+    return made
+
+
+def test_every_source_is_fetched_and_prepared_before_the_vocabulary(calls, tmp_path, capsys):
+    arguments = ["--output", str(tmp_path / "run"), "--eval-limit", "5", "--gin.TRAIN_STEPS=3"]
+    assert foundation.main(arguments) == 0
+    verbs = [call[:2] for call in calls]
+    place = verbs.index(("vocab", "train"))
+    fetched = {call[2] for call in calls[:place] if call[:2] == ("data", "fetch")}
+    assert fetched == {"movielens-100k", "book-crossing", *foundation.TEXTS}
+    assert fetched <= set(sources.available())
+    prepared = [call[2] for call in calls[:place] if call[:2] == ("data", "prepare")]
+    assert set(prepared) == {"movielens-100k", "book-crossing-small", *foundation.TEXTS}
+    assert [call[0] for call in calls[place:]] == ["vocab", "train", "eval"]
+    assert "--gin.TRAIN_STEPS=3" in calls[place + 1]
+    assert "--gin.evaluate.limit=5" in calls[place + 2]
+    assert "chitchat_infilling: perplexity 9.50" in capsys.readouterr().out
+    # Again: the data are looked at, nothing is trained or evaluated.
+    done = len(calls)
+    assert foundation.main(arguments) == 0
+    assert {call[0] for call in calls[done:]} == {"data"}
+
+
+def test_the_vocabulary_reads_what_the_foundation_reads():
+    """Every source of the mixture is one of the vocabulary's, with the splits of the tasks."""
+    import gin
+
+    from m6rec_jax import configuration
+    from m6rec_jax.pipeline.registration import evaluated_tasks
+
+    try:
+        configuration.parse_config([ROOT / foundation.VOCABULARY])
+        read = {(d, s) for d, s, _ in gin.query_parameter("train_on_prepared.sources")}
+        shared = gin.query_parameter("train_on_prepared.shared")
+        configuration.parse_config([ROOT / foundation.PRETRAIN], ["MODEL_DIR = 'x'"])
+        assert gin.query_parameter("vocabulary_file.shared") == shared == foundation.NAME
+        tasks = evaluated_tasks("foundation")
+        rates = gin.query_parameter("mixture_rates.rates")
+    finally:
+        gin.clear_config()
+    assert {(task.dataset, task.split) for task in tasks} == read
+    assert set(rates) <= {task.name for task in tasks}
+    assert not any("leave_one_out" in task.name for task in tasks)
+    assert {task.kind for task in tasks} == {"language", "retrieval"}
+
+
+def test_unknown_arguments_are_refused(calls, tmp_path, capsys):
+    assert foundation.main(["--output", str(tmp_path), "--trian"]) == 2
+    assert "unrecognized argument: --trian" in capsys.readouterr().err
+    assert calls == []

@@ -1,0 +1,104 @@
+"""The study of tuning: what is run, what is kept, and what follows from it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import tuning
+from benchmarks.provenance import ROOT
+from benchmarks.results_file import read_results
+from m6rec_jax import configuration
+from m6rec_jax.errors import DataError
+
+
+@pytest.fixture
+def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, int]]:
+    """The runs made; option tuning reaches 90% of full fine-tuning's gain, prompts do not."""
+    runs: list[tuple[str, str, int]] = []
+
+    def make_run(task, method, seed, foundation, folder, bindings):
+        runs.append((task, method, seed))
+        figures = dict.fromkeys(tuning.TASKS[task], 0.8 + seed / 100)
+        curve = {"full": [(20, 0.6), (40, 0.7)], "option": [(20, 0.679), (40, 0.68)]}
+        return tuning.Run(figures, curve.get(method, [(20, 0.5), (40, 0.5)]), 0.01, 3.0)
+
+    monkeypatch.setattr(tuning, "make_run", make_run)
+    monkeypatch.setattr(tuning, "results_path", lambda name: tmp_path / f"{name}.json")
+    monkeypatch.setattr(tuning, "backbone_of", lambda path: path.name)
+    return runs
+
+
+@pytest.mark.parametrize("method", tuning.METHODS)
+@pytest.mark.parametrize("task", tuning.TASKS)
+def test_files_of_every_run_fit_together(task: str, method: str) -> None:
+    files = [tuning.BUDGET, f"{tuning.STUDY}/{method}.gin", f"gin_configs/jobs/{task}.gin"]
+    assert all((ROOT / file).is_file() for file in files)
+    configuration.parse_config(files, ["MODEL_DIR='x'", "INITIAL_CHECKPOINT_PATH='y'"])
+    trainable = configuration.macro("TRAINABLE")
+    assert trainable == ("all" if method == "full" else "prompts")
+    # Words for options only where there are options; soft prompts only where the method has some.
+    if method in ("linear_probe", "prompt", "adapter", "lora"):
+        assert configuration.macro("INITIAL_OPTIONS") == ()
+    if method in ("linear_probe", "adapter", "lora"):
+        assert configuration.macro("NUM_PROMPTS") == 0
+    else:
+        assert configuration.macro("NUM_PROMPTS") >= configuration.macro("NUM_OPTIONS")
+
+
+def test_runs_are_made_once_and_compared(made, tmp_path: Path) -> None:
+    arguments = ["--foundation", str(tmp_path / "base"), "--seeds", "0", "1"]
+    arguments += ["--methods", "full", "option", "prompt"]
+    assert tuning.main(arguments) == 0
+    assert len(made) == len(set(made)) == 2 * 3 * len(tuning.TASKS)
+    assert tuning.main(arguments) == 0
+    assert len(made) == 2 * 3 * len(tuning.TASKS)
+    rows = read_results(tmp_path / "tuning.json").rows
+    (row,) = (
+        row
+        for row in rows
+        if (row["task"], row["method"], row["seed"], row["metric"])
+        == ("film_plots_genre", "option", 1, "auc")
+    )
+    assert row["value"] == 0.81
+    # 90% of 0.7 - 0.5 over chance is 0.68.
+    assert row["steps_to_90_percent"] == 40
+    assert row["curve"] == [[20, 0.679], [40, 0.68]]
+    means = [row for row in rows if row["task"] == tuning.ALL_TASKS]
+    assert {(row["method"], row["seed"]) for row in means} == {
+        (method, seed) for method in ("full", "option", "prompt") for seed in (0, 1)
+    }
+    assert {row["steps_to_90_percent"] for row in means if row["method"] == "prompt"} == {None}
+    assert tuning.main([*arguments, "--tasks", "movielens_ctr", "--force"]) == 0
+    assert len(made) == 2 * 3 * (len(tuning.TASKS) + 1)
+
+
+def test_one_study_is_of_one_foundation(made, tmp_path: Path, capsys) -> None:
+    assert tuning.main(["--foundation", str(tmp_path / "base"), "--seeds", "0"]) == 0
+    assert tuning.main(["--foundation", str(tmp_path / "other"), "--seeds", "1"]) == 2
+    assert "a study is of one foundation" in capsys.readouterr().err
+    assert all(seed == 0 for _, _, seed in made)
+
+
+@pytest.mark.parametrize(
+    ("curve", "steps"),
+    [([(10, 0.6), (20, 0.861)], 20), ([(10, 0.861), (20, 0.5)], 10), ([(10, 0.859)], None)],
+)
+def test_steps_to_90_percent(curve: tuning.Curve, steps: int | None) -> None:
+    assert tuning.steps_to_share(curve, full=0.9) == steps
+
+
+def test_curve_is_read_from_the_log(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    lines = [{"step": 5, "loss": 1.0}, {"step": 5, "validation/auc": 0.51234567}]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert tuning.read_curve(path) == [(5, 0.512346)]
+    path.write_text('{"step": 5, "loss": 1.0}\n')
+    with pytest.raises(DataError, match="EVAL_PERIOD larger than TRAIN_STEPS"):
+        tuning.read_curve(path)
+
+
+def test_unknown_arguments_are_refused(made, capsys) -> None:
+    assert tuning.main(["TRAIN_STEPS=3"]) == 2
+    assert "unrecognized argument: TRAIN_STEPS=3" in capsys.readouterr().err
+    assert not made

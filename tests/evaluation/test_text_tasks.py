@@ -1,0 +1,293 @@
+"""Tasks of texts and zero-shot tasks, from prepared folders to figures and predictions."""
+
+import json
+
+import gin
+import jax
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import seqio
+from flax import linen as nn
+
+from m6rec_jax.checkpoints.manifest import RunDescription
+from m6rec_jax.checkpoints.store import CheckpointStore
+from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.evaluation import evaluator as evaluation
+from m6rec_jax.evaluation.assets import save_task_assets
+from m6rec_jax.inference.bundle import load_model
+from m6rec_jax.inference.likelihood_scoring import LikelihoodScorer
+from m6rec_jax.metrics import classification, multiclass
+from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
+from m6rec_jax.model.m6rec import initial_features
+from m6rec_jax.pipeline import locations
+from m6rec_jax.pipeline.batches import BatchIterator, EvaluationBatches
+from m6rec_jax.pipeline.mixtures import register_mixture
+from m6rec_jax.pipeline.prepared_rows import interactions, read_rows
+from m6rec_jax.pipeline.registration import register_recommendation_tasks, task_info, unregister
+from m6rec_jax.pipeline.text_registration import register_text_tasks
+from m6rec_jax.tables.corpora import CorpusSpec, Text, write_corpus
+from m6rec_jax.tables.corpus_preparation import prepare_corpus
+from m6rec_jax.tables.sources import DATA_DIR_VARIABLE
+from tests.tasks import shop
+
+LENGTHS = {"inputs": 48, "targets": 48}
+CLASSES = ("drama", "comedy", "horror")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """(folder, vocabulary, model, variables, MODEL_DIR), with tasks of a shop and of a corpus."""
+    folder = tmp_path_factory.mktemp("data")
+    shop.prepare_shop(folder)
+    spec = CorpusSpec(
+        "notes",
+        "id",
+        "film",
+        "words",
+        about="title",
+        label="genre",
+        classes=CLASSES,
+        question="liked Alpha",
+    )
+    texts = [
+        Text(f"n{n}", f"film {n}", "Alpha", (f"Beta, {CLASSES[n % 3]}, {n} days ago",), n % 3)
+        for n in range(60)
+    ]
+    (folder / "notes").mkdir()
+    write_corpus(folder / "notes", spec, texts)
+    prepare_corpus(folder / "notes", folder, progress=False)
+    vocabulary = shop.shop_vocabulary(folder / "everything" / "vocabulary.model")
+    prompts = PromptConfig(num_prompts=4, num_options=3, head="option")
+    model = M6Rec(
+        ModelConfig(
+            vocab_size=vocabulary.size,
+            embed_dim=16,
+            num_encoder_layers=1,
+            num_decoder_layers=1,
+            num_heads=2,
+            head_dim=8,
+            mlp_dim=32,
+            prompts=prompts,
+        )
+    )
+    variables = nn.meta.unbox(jax.jit(model.init)(jax.random.key(1), initial_features()))
+    model_dir = tmp_path_factory.mktemp("model")
+    run = RunDescription(model.config, vocabulary.fingerprint, "all", 1)
+    with CheckpointStore(model_dir / "checkpoints") as store:
+        store.save(3, dict(variables), data={}, run=run)
+    patch = pytest.MonkeyPatch()
+    patch.setenv(DATA_DIR_VARIABLE, str(folder))
+    with gin.unlock_config():
+        gin.bind_parameter("vocabulary_file.shared", "everything")
+    names = register_recommendation_tasks("zero_shop", "tiny-shop", split="leave_one_out")
+    names += register_text_tasks("notes", "notes", label_task="genre")
+    names.append(register_mixture("all_language", ["zero_shop_generation", "notes_infilling"]))
+    yield folder, vocabulary, model, variables, model_dir
+    unregister(names)
+    patch.undo()
+    gin.clear_config()
+
+
+@pytest.fixture
+def bound():
+    """Binds gin parameters for one test: `bound(name, value)`."""
+
+    def bind(name, value):
+        with gin.unlock_config():
+            gin.bind_parameter(name, value)
+
+    yield bind
+    gin.clear_config()
+    bind("vocabulary_file.shared", "everything")
+
+
+def pieces(ids):
+    return locations.load_vocabulary("notes", "by_group").pieces(ids)
+
+
+# ---- classification
+
+
+def test_names_and_kinds(world):
+    assert task_info("notes_genre").kind == "classification"
+    assert task_info("notes_generation").kind == "language"
+    assert task_info("zero_shop_zero_shot").kind == "likelihood"
+    mixture = seqio.MixtureRegistry.get("notes_pretrain")
+    assert {task.name for task in mixture.tasks} == {"notes_infilling", "notes_generation"}
+
+
+def test_text_is_read_and_a_question_asked(world):
+    batch = next(iter(EvaluationBatches("notes_genre", LENGTHS, 4, split="test")))
+    length = (batch["encoder_block_ids"][0] > 0).sum()
+    source = " ".join(pieces(batch["encoder_input_tokens"][0, :length]))
+    assert source.startswith("[BOS'] ▁Beta ,")
+    assert source.endswith("▁ago [EOS']")
+    asked = batch["decoder_block_ids"][0] > 0
+    assert " ".join(pieces(batch["decoder_input_tokens"][0, asked])) == "<pad> ▁liked ▁Alpha </s>"
+    labels = batch["decoder_labels"][0, asked]
+    index = batch["decoder_item_ids"][0, asked][-1]
+    assert labels.tolist() == [-1, -1, -1, index % 3]
+    assert (batch["decoder_loss_weights"] == 0).all()
+
+
+def test_figures_equal_those_of_the_predictions(world, tmp_path):
+    model_dir = world[4]
+    figures = evaluation.evaluate(str(model_dir), "notes_genre", LENGTHS, batch_size=4)
+    (path,) = evaluation.infer(
+        str(model_dir), "notes_genre", LENGTHS, output=str(tmp_path / "p.parquet")
+    )
+    rows = pq.read_table(path).to_pylist()
+    texts = list(read_rows(locations.prepared("notes", "by_group"), "labelled_texts", "test"))
+    assert {row["text_id"]: row["class"] for row in rows} == {
+        text["text_id"]: CLASSES[int(text["label"])] for text in texts
+    }
+    probabilities = np.array([row["probabilities"] for row in rows])
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
+    labels = np.array([row["label"] for row in rows])
+    expected = multiclass.multiclass_metrics(labels, probabilities) | {"num_examples": len(texts)}
+    assert {name: figures[name] for name in expected} == pytest.approx(expected)
+    assert rows[0]["predicted_class"] == CLASSES[int(probabilities[0].argmax())]
+
+
+def test_too_few_options_are_told(world):
+    model, variables = world[2], world[3]
+    import dataclasses
+
+    prompts = dataclasses.replace(model.config.prompts, num_options=2)
+    small = M6Rec(dataclasses.replace(model.config, prompts=prompts))
+    found = evaluation.Evaluator("notes_genre", LENGTHS, 4, split="train")
+    with pytest.raises(DataError, match=r"none of the 2 classes; is PromptConfig\.num_options"):
+        found(small, variables)
+
+
+def test_a_model_folder_of_texts_loads(world):
+    model_dir = world[4]
+    save_task_assets(model_dir, "notes_genre", LENGTHS)
+    bundle = load_model(model_dir)
+    assert bundle.template is None
+    scorer = bundle.likelihood_scorer(sentence="liked {item}", target_length=24)
+    (scores,) = scorer.score_requests([["Alpha"]], [["Beta", "Gamma, horror"]])
+    assert scores.shape == (2,)
+    with pytest.raises(ConfigError, match="no task 'else'"):
+        bundle.likelihood_scorer("else")
+    assert bundle.vocabulary == world[1]
+
+
+def test_batches_of_texts_resume(world):
+    for name in ("notes_genre", "notes_pretrain", "all_language"):
+        iterator = BatchIterator(name, LENGTHS, 2, num_shards=1)
+        next(iterator)
+        states = iterator.state_dict()
+        expected = [next(iterator) for _ in range(2)]
+        resumed = BatchIterator(name, LENGTHS, 2, num_shards=1)
+        resumed.load_state_dict(states)
+        for batch in expected:
+            found = next(resumed)
+            for feature, values in batch.items():
+                np.testing.assert_array_equal(found[feature], values)
+
+
+# ---- zero-shot
+
+
+def zero_shot(model_dir, **arguments):
+    return evaluation.evaluate(
+        str(model_dir), "zero_shop_zero_shot", LENGTHS, batch_size=3, **arguments
+    )
+
+
+def test_zero_shot_equals_the_scorer_beside_baselines(world):
+    _, vocabulary, model, variables, model_dir = world
+    figures = zero_shot(model_dir)
+    prepared = locations.prepared("tiny-shop", "leave_one_out")
+    rows = list(read_rows(prepared, "groups", "test"))
+    texts = prepared.catalogue().texts
+    scorer = LikelihoodScorer(
+        model, variables, vocabulary, source_length=48, target_length=48, sentence="{item}"
+    )
+    scores = np.concatenate(
+        scorer.score_requests(
+            [r["history"] for r in rows], [[texts[i] for i in r["item_indices"]] for r in rows]
+        )
+    )
+    labels = np.concatenate([r["labels"] for r in rows])
+    items = np.concatenate([r["item_indices"] for r in rows])
+    assert figures["auc"] == classification.auc(labels, scores)
+    popularity = np.bincount(interactions(prepared, "train").items, minlength=6)[items]
+    assert figures["popularity/auc"] == classification.auc(labels, popularity)
+    assert figures["popularity/auc"] != 0.5 or figures["item_mean/auc"] != 0.5
+    assert 0 <= figures["chance/auc"] <= 1
+    assert figures["num_examples"] == len(labels)
+    assert not any("log_loss" in name for name in figures)  # likelihoods are no probabilities
+
+
+def test_which_tokens_count_is_set_in_gin(world, bound):
+    _, vocabulary, model, variables, model_dir = world
+    bound("likelihood_rows.sentence", "{candidate}. liked.")
+    bound("likelihood_rows.counted", ("after",))
+    batch = next(iter(EvaluationBatches("zero_shop_zero_shot", LENGTHS, 4, split="test")))
+    weighted = batch["decoder_loss_weights"][0] > 0
+    assert vocabulary.decode(batch["decoder_target_tokens"][0, weighted]) == ". liked."
+    (path,) = evaluation.infer(str(model_dir), "zero_shop_zero_shot", LENGTHS)
+    rows = pq.read_table(path).to_pylist()
+    prepared = locations.prepared("tiny-shop", "leave_one_out")
+    scorer = LikelihoodScorer(
+        model,
+        variables,
+        vocabulary,
+        source_length=48,
+        target_length=48,
+        sentence="{candidate}. liked.",
+        counted=("after",),
+    )
+    expected = {}
+    for row in read_rows(prepared, "groups", "test"):
+        (scores,) = scorer.score_requests([row["history"]], [row["candidates"]])
+        for item, score in zip(row["item_indices"], scores, strict=True):
+            expected[row["user_id"], prepared.catalogue().items[item].id] = score
+    assert len(rows) == len(expected)
+    for row in rows:
+        # Another batch size sums in another order.
+        assert row["score"] == pytest.approx(expected[row["user_id"], row["item_id"]], abs=3e-5)
+
+
+def test_an_impossible_sentence_is_told(world, bound):
+    bound("likelihood_rows.sentence", "{film}")
+    with pytest.raises(ConfigError, match="exactly one field"):
+        zero_shot(world[4])
+
+
+# ---- mixtures and vocabularies of several data sets
+
+
+def test_perplexity_of_every_source(world):
+    figures = evaluation.evaluate(
+        str(world[4]), "all_language", LENGTHS, split="validation", batch_size=4
+    )
+    assert figures["zero_shop_generation/perplexity"] > 1
+    assert figures["notes_infilling/perplexity"] > 1
+    json.dumps(figures)
+
+
+def test_rates_come_from_gin(world, bound):
+    bound("mixture_rates.rates", {"notes_infilling": 3.0})
+    mixture = seqio.MixtureRegistry.get("all_language")
+    rates = {task.name: mixture.get_rate(task) for task in mixture.tasks}
+    assert rates == {"notes_infilling": 3.0, "zero_shop_generation": 1.0}
+    bound("mixture_rates.rates", {"notes_infiling": 3.0})
+    with pytest.raises(
+        ConfigError, match=r"names 'notes_infiling', which is no task.*infilling'\?"
+    ):
+        mixture.get_rate(next(iter(mixture.tasks)))
+    bound("mixture_rates.rates", {"notes_infilling": 0})
+    with pytest.raises(ConfigError, match="must be positive"):
+        mixture.get_rate(next(iter(mixture.tasks)))
+
+
+def test_a_shared_vocabulary_has_its_own_folder(world, bound):
+    folder = world[0]
+    assert locations.vocabulary_file("any", "split") == folder / "everything" / "vocabulary.model"
+    bound("vocabulary_file.path", "/elsewhere")
+    with pytest.raises(ConfigError, match="set one"):
+        locations.vocabulary_file("any", "split")

@@ -1,0 +1,115 @@
+"""Several tasks tuned in one run, taken into a bank one by one, and served from it together."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from m6rec_jax.bank.loaded import load_bank
+from m6rec_jax.inference.bundle import load_model
+from tests.integration.test_commands import PREPARE, SHOP, failed, m6rec, succeeded
+
+TASK = """
+import seqio
+from m6rec_jax.pipeline.registration import register_recommendation_tasks
+
+register_recommendation_tasks("corner_shop", dataset="corner-shop")
+seqio.MixtureRegistry.add(
+    "corner_shop_tasks", ["corner_shop_ctr", "corner_shop_retrieval"], default_rate=1.0
+)
+"""
+
+TRAIN = """
+include 'gin_configs/models/tiny.gin'
+include 'gin_configs/tuning/option_adapter.gin'
+include 'gin_configs/runs/finetune_mixture.gin'
+
+import tasks.corner_shop
+
+MIXTURE_OR_TASK_NAME = 'corner_shop_tasks'
+NUM_OPTIONS = 2
+NUM_PROMPTS = 4
+RETRIEVAL_DIM = 8
+PromptConfig.num_tasks = 2
+PromptConfig.task_num_options = (2, 0)
+PromptConfig.task_num_prompts = (4, 3)
+prompt_task_ids.ids = {'corner_shop_ctr': 0, 'corner_shop_retrieval': 1}
+train.initial_options = {'corner_shop_ctr': ('city', 'years')}
+train.initial_prompts = 'matching'
+VOCAB_SIZE = 640
+TASK_FEATURE_LENGTHS = {'inputs': 96, 'targets': 96}
+TRAIN_STEPS = 2
+WARMUP_STEPS = 1
+BATCH_SIZE = 8
+EVAL_PERIOD = 2
+BatchIterator.num_shards = 1
+train.tensorboard = False
+"""
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("user")
+    shutil.copytree(SHOP, folder / "shop")
+    (folder / "tasks").mkdir()
+    (folder / "tasks" / "corner_shop.py").write_text(TASK)
+    (folder / "prepare.gin").write_text(PREPARE)
+    (folder / "train.gin").write_text(TRAIN)
+    succeeded(m6rec(folder, "data", "prepare", "shop", "--gin_file", "prepare.gin"))
+    succeeded(m6rec(folder, "vocab", "train", "--gin_file", "prepare.gin"))
+    succeeded(m6rec(folder, "train", "--gin_file", "train.gin", "--gin.MODEL_DIR=run"))
+    return folder
+
+
+def test_from_a_run_to_a_served_bank(trained: Path) -> None:
+    out = succeeded(m6rec(trained, "prompts", "add", "bank", "--from", "run"))
+    assert out.splitlines() == ["bank/corner_shop_ctr", "bank/corner_shop_retrieval"]
+    table = succeeded(m6rec(trained, "prompts", "list", "bank"))
+    assert "option_adapter" in table
+    assert "prompt_adapter" in table
+    listed = json.loads(succeeded(m6rec(trained, "prompts", "list", "bank", "--json")))
+    assert listed["corner_shop_retrieval"]["settings"]["retrieval_dim"] == 8
+    report = succeeded(m6rec(trained, "prompts", "inspect", "bank", "corner_shop_ctr"))
+    assert "validation/log_loss" in report
+    assert "(intact)" in report
+
+    bank, bundle = load_bank(trained / "bank", trained / "run"), load_model(trained / "run")
+    template = bank.template("corner_shop_ctr")
+    assert template is not None
+    history, candidates = [["ann, 30 years old"]] * 2, [["Bread", "Tea, hot"]] * 2
+    both = ["corner_shop_ctr"] * 2
+    np.testing.assert_allclose(
+        bank.scorer().score_requests(history, candidates, both),
+        bundle.scorer("corner_shop_ctr").score_requests(history, candidates),
+        rtol=1e-4,
+    )
+    np.testing.assert_allclose(
+        bank.retriever("corner_shop_retrieval").embed_users(history),
+        bundle.retriever("corner_shop_retrieval").embed_users(history),
+        atol=1e-4,
+    )
+
+
+def test_what_goes_wrong_is_said(trained: Path) -> None:
+    succeeded(m6rec(trained, "prompts", "add", "other", "--from", "run"))
+    again = failed(m6rec(trained, "prompts", "add", "other", "--from", "run"))
+    assert "already" in again
+    succeeded(m6rec(trained, "prompts", "remove", "other", "corner_shop_ctr"))
+    assert "corner_shop_ctr" not in succeeded(m6rec(trained, "prompts", "list", "other"))
+    missing = failed(m6rec(trained, "prompts", "remove", "other", "corner_shop_ctr"))
+    assert "its tasks: corner_shop_retrieval" in missing
+    manifest = trained / "other" / "corner_shop_retrieval" / "manifest.json"
+    manifest.write_text(manifest.read_text()[:-200])
+    broken = failed(m6rec(trained, "prompts", "inspect", "other", "corner_shop_retrieval"))
+    assert "manifest.json is damaged" in broken
+    assert "no bank at" in failed(m6rec(trained, "prompts", "list", "nowhere"))
+    rows = failed(
+        m6rec(
+            trained,
+            *("train", "--gin_file", "train.gin", "--gin.MODEL_DIR=bad"),
+            "--gin.prompt_task_ids.ids={'corner_shop_ctr': 2}",
+        )
+    )
+    assert "row 2 of the prompt bank, but PromptConfig.num_tasks = 2" in rows

@@ -1,0 +1,56 @@
+"""The tasks of public corpora and of Book-Crossing: registered without data, in short files."""
+
+import importlib
+from pathlib import Path
+
+import gin
+import pytest
+import seqio
+
+from m6rec_jax import configuration
+from m6rec_jax.pipeline.registration import task_info
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = sorted((ROOT / "gin_configs" / "examples").glob("*.gin"))
+
+
+@pytest.fixture(autouse=True)
+def nowhere(tmp_path, monkeypatch):
+    monkeypatch.setenv("M6REC_DATA_DIR", str(tmp_path / "nowhere"))
+    yield
+    gin.clear_config()
+
+
+@pytest.mark.parametrize(
+    ("module", "names", "kind"),
+    [
+        ("film_reviews", ["film_reviews_sentiment"], "classification"),
+        ("film_plots", ["film_plots_genre"], "classification"),
+        ("film_notes", ["film_attributes_infilling", "film_consensus_generation"], "language"),
+        ("chitchat", ["chitchat_infilling", "chitchat_generation"], "language"),
+        ("book_crossing", ["book_crossing_ctr", "book_crossing_small_ctr"], "scoring"),
+        ("book_crossing", ["book_crossing_small_leave_one_out_retrieval"], "retrieval"),
+        ("book_crossing", ["book_crossing_small_zero_shot"], "likelihood"),
+    ],
+)
+def test_modules_register_their_tasks(module, names, kind):
+    importlib.import_module(f"tasks.{module}")
+    for name in names:
+        assert seqio.get_mixture_or_task(name).name == name
+        assert task_info(name).kind == kind
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tasks").glob("*.py")), ids=lambda p: p.stem)
+def test_a_data_set_takes_thirty_lines(path):
+    code = [line for line in path.read_text().split('"""', 2)[2].splitlines() if line.strip()]
+    assert len(code) <= 30
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_every_example_parses(path):
+    """With what its header asks for; its task exists."""
+    macros = ["MODEL_DIR = 'x'", "INITIAL_CHECKPOINT_PATH = 'y'"]
+    configuration.parse_config([path], macros)
+    name = configuration.macro("MIXTURE_OR_TASK_NAME", None)
+    if name is not None:
+        assert seqio.get_mixture_or_task(name).name == name

@@ -1,0 +1,76 @@
+"""Where the prompts of several tasks start that are tuned in one run."""
+
+import dataclasses
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from m6rec_jax.checkpoints.manifest import RunDescription
+from m6rec_jax.checkpoints.store import CheckpointStore
+from m6rec_jax.checkpoints.trees import flatten
+from m6rec_jax.errors import ConfigError
+from m6rec_jax.model import M6Rec, PromptConfig
+from m6rec_jax.sharding import data_parallel, make_mesh
+from m6rec_jax.training.initial_prompts import with_options_of_words
+from m6rec_jax.training.initialization import state_from_checkpoint
+from m6rec_jax.training.optimizers import adamw
+from m6rec_jax.training.train_state import abstract_state
+from tests.training.test_initial_options import CONFIG, WORDS, state_of
+
+
+def test_words_of_one_task_of_a_bank() -> None:
+    sizes = {"num_tasks": 2, "task_num_options": (3, 2)}
+    config = dataclasses.replace(CONFIG, prompts=dataclasses.replace(CONFIG.prompts, **sizes))
+    model, state = state_of(config)
+    with pytest.raises(
+        ConfigError, match=r"the model has 2 or 3 options .*; give words by the task"
+    ):
+        with_options_of_words(state, model.config, WORDS)
+    with pytest.raises(ConfigError, match="names 3 classes, but task 1 has 2 options"):
+        with_options_of_words(state, model.config, WORDS, 1)
+    changed = with_options_of_words(state, model.config, WORDS[:2], 1)
+    before, after = (np.asarray(s.prompts["bank"]["soft_prompts"]) for s in (state, changed))
+    table = np.asarray(
+        model.apply({"params": state.params}, jnp.eye(16)[None], method=model.token_logits)[0]
+    )
+    np.testing.assert_allclose(after[1, 2:], table[:, [5, 7]].T * 4.0, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(after[1, :2], before[1, :2])
+    np.testing.assert_array_equal(after[0], before[0])
+
+
+def test_one_tasks_prompts_go_to_every_task_of_a_bank(tmp_path: Path) -> None:
+    """A foundation's projections are where every retrieval task of a mixture starts."""
+    prompts = PromptConfig(num_prompts=2, adapter_rank=2, retrieval_dim=4)
+    foundation = dataclasses.replace(CONFIG, prompts=prompts)
+    _, state = state_of(foundation)
+    run = RunDescription(foundation, "words", "prompts", 1)
+    with CheckpointStore(tmp_path / "checkpoints") as store:
+        store.save(1, {"params": state.params, "prompts": state.prompts}, data={}, run=run)
+    bank = dataclasses.replace(prompts, num_tasks=3, num_prompts=5)
+    config = dataclasses.replace(CONFIG, prompts=bank)
+    model, optimizer, mesh = M6Rec(config), adamw(1e-3), make_mesh()
+    abstract = abstract_state(model, optimizer, mesh, data_parallel(), trainable="prompts")
+    taken = state_from_checkpoint(
+        *(model, optimizer, abstract, mesh, data_parallel()),
+        trainable="prompts",
+        seed=1,
+        path=str(tmp_path),
+        run=RunDescription(config, "words"),
+        initial_prompts="matching",
+    )
+    own, found = flatten(state.prompts), flatten(taken.prompts)
+    for name, axis in (
+        ("bank/user_projection", 0),
+        ("bank/item_projection", 0),
+        ("decoder/layers/mlp/adapter/wi", 1),
+    ):
+        for task in range(3):
+            np.testing.assert_array_equal(
+                np.take(np.asarray(found[name]), task, axis),
+                np.take(np.asarray(own[name]), 0, axis),
+            )
+    assert found["bank/soft_prompts"].shape == (3, 5, 16)
+    for name, leaf in flatten(abstract.prompts).items():
+        assert found[name].sharding.is_equivalent_to(leaf.sharding, leaf.ndim)
