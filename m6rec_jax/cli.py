@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,15 @@ from m6rec_jax import __version__
 from m6rec_jax.errors import ConfigError, DataError, M6RecError
 
 EXIT_USER_ERROR = 2
+EXIT_LOST_PROCESS = 3
 EXIT_OF_SIGNALS = {"SIGINT": 130, "SIGTERM": 143}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one sub-command; returns the exit status (2 for an error the user can mend)."""
+    """Runs one sub-command; returns the exit status.
+
+    2 is for an error the user can mend, 3 for the loss of another process of the run.
+    """
     # A console script does not look for modules in the current directory, where a user's own tasks/
     # are. They go last, so that nothing there can shadow a library.
     sys.path.append(os.getcwd())
@@ -33,12 +38,43 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args.gin_bindings = _gin_bindings(rest, parser)
         return args.run(args) or 0
-    except M6RecError as error:
+    except (Exception, KeyboardInterrupt) as error:
+        return _failed(error)
+
+
+def _failed(error: Exception | KeyboardInterrupt) -> int:
+    """Says what went wrong; the exit status. A process of several ends here, at once.
+
+    Raises:
+      error: where it is nothing that a user could mend, and there are no other processes.
+    """
+    processes = sys.modules.get("m6rec_jax.sharding.processes")
+    if processes is None or not processes.are_joined():
+        if isinstance(error, KeyboardInterrupt):
+            print("m6rec: stopped", file=sys.stderr)
+            return EXIT_OF_SIGNALS["SIGINT"]
+        if not isinstance(error, M6RecError):
+            raise error
         print(f"m6rec: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
-    except KeyboardInterrupt:
-        print("m6rec: stopped", file=sys.stderr)
-        return EXIT_OF_SIGNALS["SIGINT"]
+    status = 1
+    try:
+        if processes.speaks_of_a_lost_process(error):
+            status = EXIT_LOST_PROCESS
+            print(
+                "m6rec: another process of this run has gone, so this one ends, too. Its own log "
+                "says why, unless it was killed. The same command in all processes resumes from "
+                f"the newest checkpoint. Seen here: {type(error).__name__}: {error}",
+                file=sys.stderr,
+            )
+        elif isinstance(error, M6RecError):
+            status = EXIT_USER_ERROR
+            print(f"m6rec: {error}", file=sys.stderr)
+        else:
+            traceback.print_exception(error)
+    finally:
+        processes.leave_at_once(status)
+    return status
 
 
 def _set_up_logging() -> None:
@@ -223,6 +259,22 @@ def _configure(args: argparse.Namespace) -> None:
     configuration.parse_config(args.gin_file, args.gin_bindings)
 
 
+def _configure_together(args: argparse.Namespace, *, heed_preemption: bool = False) -> None:
+    """`_configure`, and joins the other processes of the run if there are any."""
+    from m6rec_jax.sharding.processes import join_processes
+
+    _configure(args)
+    join_processes(heed_preemption=heed_preemption)
+
+
+def _print_once(result: object) -> None:
+    """Prints what all processes of a run have found, in one of them."""
+    import jax
+
+    if jax.process_index() == 0:
+        print(result)
+
+
 def _data_fetch(args: argparse.Namespace) -> None:
     from m6rec_jax.tables.sources import fetch
 
@@ -279,7 +331,7 @@ def _vocab_train(args: argparse.Namespace) -> None:
 def _train(args: argparse.Namespace) -> int:
     from m6rec_jax.training.loop import train
 
-    _configure(args)
+    _configure_together(args, heed_preemption=True)
     # What comes after a run that was told to stop must not take it for finished.
     return EXIT_OF_SIGNALS.get(train().stopped_by, 0)
 
@@ -287,8 +339,8 @@ def _train(args: argparse.Namespace) -> int:
 def _eval(args: argparse.Namespace) -> None:
     from m6rec_jax.evaluation.evaluator import evaluate
 
-    _configure(args)
-    print(json.dumps(evaluate(), indent=2))
+    _configure_together(args)
+    _print_once(json.dumps(evaluate(), indent=2))
 
 
 def _infer(args: argparse.Namespace) -> None:
@@ -299,8 +351,8 @@ def _infer(args: argparse.Namespace) -> None:
 
     if args.index is not None or not args.gin_file:
         raise ConfigError("m6rec infer takes --gin_file FILE (a task's), or --requests FILE")
-    _configure(args)
-    print(infer() if args.output is None else infer(output=str(args.output)))
+    _configure_together(args)
+    _print_once(infer() if args.output is None else infer(output=str(args.output)))
 
 
 def _infer_requests(args: argparse.Namespace) -> None:
@@ -309,7 +361,7 @@ def _infer_requests(args: argparse.Namespace) -> None:
     if args.output is None:
         raise ConfigError("m6rec infer --requests FILE needs --output FILE, too")
     args.gin_file = args.gin_file or ["gin_configs/runs/infer_requests.gin"]
-    _configure(args)
+    _configure_together(args)
     index = {} if args.index is None else {"index": str(args.index)}
     print(infer_requests(args.requests, args.output, **index))
 
@@ -318,7 +370,7 @@ def _index_build(args: argparse.Namespace) -> None:
     from m6rec_jax.inference.build_index import build_index
 
     args.gin_file = args.gin_file or ["gin_configs/runs/build_index.gin"]
-    _configure(args)
+    _configure_together(args)
     manifest = build_index(args.output)
     print(f"{args.output}: {manifest.count:,} items, {manifest.dim} numbers each")
 

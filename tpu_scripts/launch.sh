@@ -29,8 +29,7 @@ BATCH_SIZE and BatchIterator.num_shards to be multiples of P (of all hosts, of s
   --data ADDRESS      what stage_data.sh wrote: copied to ~/m6rec-data of every host, which m6rec
                       then reads as M6REC_DATA_DIR. Default: \$M6REC_TPU_DATA; none: nothing is copied
   --env NAME=VALUE    an environment variable of the run; may be given several times
-  --stop              let the run finish its step, save and leave; watch.sh then leaves, too. A
-                      resumed run of several hosts does not hear it during its first step: --force
+  --stop              let the run finish its step, save and leave; watch.sh then leaves, too
   --grace SECONDS     how long --stop waits. Default: $grace
   --force             after that, kill it
   --status            say of every host whether the run is going on there, and how it ended

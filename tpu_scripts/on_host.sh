@@ -108,7 +108,8 @@ supervise() {
   printf '\n--- %s: m6rec' "$(date -u +%FT%TZ)"
   printf ' %q' "$@"
   printf '\n'
-  "$ENVIRONMENT/bin/python" tpu_scripts/join.py "$@" &
+  # Named, the cluster must be there: a host that sees no TPU would otherwise train alone.
+  "$ENVIRONMENT/bin/m6rec" "$1" --gin.join_processes.cluster=tpu "${@:2}" &
   echo $! >"$folder/pid.new"
   mv "$folder/pid.new" "$folder/pid"
   wait $! || status=$?

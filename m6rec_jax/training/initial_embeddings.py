@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 import gin
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.model.config import ModelConfig
@@ -96,12 +97,15 @@ def with_piece_vectors(state: TrainState, config: ModelConfig, vectors: np.ndarr
             f"{config.vocab_size}"
         )
     scaled = vectors * config.embedding_stddev
+    if jax.process_count() > 1:
+        # Linear algebra need not give the same last bits on two hosts.
+        scaled = multihost_utils.broadcast_one_to_all(scaled)
     table = state.params["token_embedder"]["embedding"]
 
-    def put(table: jax.Array) -> jax.Array:
-        return table.at[: len(scaled)].set(scaled.astype(table.dtype))
+    def put(table: jax.Array, vectors: jax.Array) -> jax.Array:
+        return table.at[: len(vectors)].set(vectors.astype(table.dtype))
 
-    table = jax.jit(put, out_shardings=table.sharding)(table)
+    table = jax.jit(put, out_shardings=table.sharding)(table, scaled)
     embedder = {**state.params["token_embedder"], "embedding": table}
     return state.replace(params={**state.params, "token_embedder": embedder})
 

@@ -23,6 +23,7 @@ from m6rec_jax.model.m6rec import M6Rec
 from m6rec_jax.objectives import total_loss
 from m6rec_jax.progress import progress_bar
 from m6rec_jax.sharding import LogicalRules, data_parallel, make_mesh, place_batch
+from m6rec_jax.sharding.processes import check_shared
 from m6rec_jax.training.data_state import Batch
 from m6rec_jax.training.early_stopping import BestMetric
 from m6rec_jax.training.goodput import Goodput
@@ -188,13 +189,16 @@ def train(
     is_main = jax.process_index() == 0
     if is_main:
         configuration.write_config(model_dir, operative=False)
+    check_shared(folder / configuration.CONFIG_FILE)
 
     with clock.measure("startup"):
         mesh = make_mesh()
         abstract = abstract_state(
             model, optimizer, mesh, rules, trainable=trainable, frozen_dtype=frozen_dtype
         )
-        source = training_batches(mixture_or_task_name, task_feature_lengths, batch_size, batches)
+        source = training_batches(
+            mixture_or_task_name, task_feature_lengths, batch_size, batches, mesh
+        )
         check_prompt_rows(mixture_or_task_name, source, model.config)
         run = RunDescription(
             model_config=model.config,
@@ -282,6 +286,7 @@ def train(
                 task_feature_lengths,
                 batch_size // accumulation_steps,
                 validation,
+                mesh,
             ),
             evaluate,
         ),
@@ -332,8 +337,10 @@ def train(
         report = clock.report()
         log.write(int(state.step), report)
     if is_main:
+        logger.info("%s", clock.summary())
+    if is_main:
         configuration.write_config(model_dir, operative=True)
-    if stopped_by in ("SIGTERM", "SIGINT"):
+    if stopped_by in ("SIGTERM", "SIGINT") and is_main:
         _say_how_to_resume(stopped_by, int(state.step), train_steps, folder)
     return TrainResult(int(state.step), state, model, metrics, report, best.best_step, stopped_by)
 
@@ -362,8 +369,9 @@ def _check_periods(
 
 
 def _say_how_to_resume(signal_name: str, step: int, train_steps: int, folder: epath.Path) -> None:
+    saved = f"everything is saved in {folder}" if step else "nothing was trained yet"
     print(
-        f"\n{signal_name}: stopped after step {step} of {train_steps}; everything is saved in "
-        f"{folder}. To go on, run the same command again:\n  {shlex.join(sys.argv)}",
+        f"\n{signal_name}: stopped after step {step} of {train_steps}; {saved}. To go on, run the "
+        f"same command again:\n  {shlex.join(sys.argv)}",
         file=sys.stderr,
     )

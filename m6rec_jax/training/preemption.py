@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import threading
 from types import FrameType
@@ -11,6 +12,10 @@ import jax
 from jax.experimental import multihost_utils
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# The agreement on where to stop is about numbers of calls, and a notice that comes before the first
+# one will be heeded at call 1. So calls are counted from there in every launch, and on over several
+# runs of one program; steps will not do, since a resumed run does not begin with step 1.
+_calls = itertools.count(1)
 
 
 class PreemptionGuard:
@@ -21,7 +26,8 @@ class PreemptionGuard:
 
     In a run of several processes only some may get the signal, and all must stop after the same
     step. There JAX's own notifier, which is connected to the cluster's coordinator, listens for
-    SIGTERM, and this class asks it.
+    SIGTERM from the moment that processes are joined (`sharding.processes`), and this class asks
+    it. SIGINT is passed on to it.
     """
 
     def __init__(self) -> None:
@@ -41,10 +47,13 @@ class PreemptionGuard:
             signal.signal(number, handler)
         self._before.clear()
 
-    def should_stop(self, step: int) -> bool:
-        """Whether to save and leave after this step; all processes get the same answer."""
+    def should_stop(self) -> bool:
+        """Whether to save and leave now; all processes get the same answer.
+
+        To be called by all of them alike: before the first step, and after each one.
+        """
         if jax.process_count() > 1:
-            if multihost_utils.reached_preemption_sync_point(step):
+            if multihost_utils.reached_preemption_sync_point(next(_calls)):
                 self.signal_name = "SIGTERM"
                 return True
             return False
@@ -55,3 +64,5 @@ class PreemptionGuard:
         if self.signal_name is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.signal_name = signal.Signals(number).name
+        if jax.process_count() > 1:
+            signal.raise_signal(signal.SIGTERM)

@@ -16,6 +16,7 @@ from m6rec_jax.checkpoints.manifest import RunDescription
 from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.errors import M6RecError
 from m6rec_jax.sharding import LogicalRules
+from m6rec_jax.sharding.processes import leads_stream
 from m6rec_jax.training.early_stopping import BestMetric
 from m6rec_jax.training.goodput import Goodput
 from m6rec_jax.training.input_feed import InputFeed
@@ -74,9 +75,13 @@ class StepLoop:
         compiled: CompiledStep | None = None
         window: list[Mapping[str, jax.Array]] = []
         scalars: dict[str, float] = {}
+        figures: dict[str, float] = {}
         stopped_by = None
         window_begin = self._busy_seconds()
         with PreemptionGuard() as guard:
+            # The notice may have come while the run was starting, and compiling takes minutes.
+            if guard.should_stop():
+                stopped_by = guard.signal_name
             while step < self.train_steps and stopped_by is None:
                 with self.clock.measure("input_wait"):
                     features = feed.next()
@@ -100,7 +105,7 @@ class StepLoop:
                 step += 1
                 bar.update(1)
                 is_last = step == self.train_steps
-                if guard.should_stop(step):
+                if guard.should_stop():
                     stopped_by = guard.signal_name
                 if step % self.log_period == 0 or is_last or stopped_by:
                     with self.clock.measure("step"):
@@ -109,9 +114,9 @@ class StepLoop:
                     scalars |= _rates(scalars.pop("tokens"), len(window), self.batch_size, seconds)
                     window, window_begin = [], self._busy_seconds()
                     self._check_finite("loss", scalars["loss"], step)
-                    log.write(step, scalars)
+                    log.write(step, scalars | self.clock.report())
                     bar.set_postfix(_shown(scalars), refresh=False)
-                figures: dict[str, float] = {}
+                figures = {}
                 is_best = False
                 # A signal leaves little time: it is for the checkpoint.
                 if (
@@ -131,8 +136,8 @@ class StepLoop:
                             self._check_finite(name, float(metrics[name]), step)
                         self._save(state, step, feed, figures)
                     log.flush()
-        assert compiled is not None
-        if compiled.num_traces != 1 or self.validate.num_traces > 1:
+        traces = (0 if compiled is None else compiled.num_traces, self.validate.num_traces)
+        if max(traces) > 1:
             raise AssertionError("a step was traced more than once")
         return state, {**scalars, **figures}, stopped_by
 
@@ -148,7 +153,7 @@ class StepLoop:
         self.store.save(
             step,
             {"params": state.params, "prompts": state.prompts, "optimizer": state.opt_state},
-            data=position.to_item(jax.process_index()),
+            data=position.to_item(jax.process_index()) if leads_stream(self.mesh) else {},
             run=run,
             metrics=figures,
             frozen=self.frozen,

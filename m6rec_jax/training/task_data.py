@@ -8,29 +8,35 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import gin
-import jax
 from etils import epath
+from jax.sharding import Mesh
 
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.model.config import ModelConfig
+from m6rec_jax.sharding import batch_reader
 from m6rec_jax.training.data_state import Batch, ResumableBatches
 
 logger = logging.getLogger(__name__)
 
-# (mixture_or_task_name, feature_lengths, batch_size, process_index=, process_count=) -> batches
+# (mixture_or_task_name, feature_lengths, batch_size, process_index=, process_count=) -> batches.
+# Processes that hold the same rows, because `tensor` spans them, count as one.
 MakeBatches = Callable[..., ResumableBatches]
 MakeEvaluationBatches = Callable[..., Iterable[Batch]]
 
 
 def training_batches(
-    name: str, feature_lengths: Mapping[str, int], batch_size: int, make: MakeBatches | None
+    name: str,
+    feature_lengths: Mapping[str, int],
+    batch_size: int,
+    make: MakeBatches | None,
+    mesh: Mesh,
 ) -> ResumableBatches:
     """This process's part of the training batches; `make` None: `pipeline.BatchIterator`."""
     if make is None:
         from m6rec_jax.pipeline.batches import BatchIterator  # imports tensorflow
 
         make = BatchIterator
-    return make(name, feature_lengths, batch_size, **_process())
+    return make(name, feature_lengths, batch_size, **_stream(mesh))
 
 
 def validation_batches(
@@ -38,13 +44,14 @@ def validation_batches(
     feature_lengths: Mapping[str, int],
     batch_size: int,
     make: MakeEvaluationBatches | None,
+    mesh: Mesh,
 ) -> Iterable[Batch]:
     """This process's part of one pass; `make` None: `pipeline.EvaluationBatches`."""
     if make is None:
         from m6rec_jax.pipeline.batches import EvaluationBatches
 
         make = EvaluationBatches
-    return make(name, feature_lengths, batch_size, **_process())
+    return make(name, feature_lengths, batch_size, **_stream(mesh))
 
 
 def vocabulary_of(name: str, batches: ResumableBatches) -> str | None:
@@ -177,5 +184,6 @@ def save_inference_assets(
         save_task_assets(model_dir, name, feature_lengths)
 
 
-def _process() -> dict[str, Any]:
-    return {"process_index": jax.process_index(), "process_count": jax.process_count()}
+def _stream(mesh: Mesh) -> dict[str, Any]:
+    index, count = batch_reader(mesh)
+    return {"process_index": index, "process_count": count}

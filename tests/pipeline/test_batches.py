@@ -50,6 +50,20 @@ def test_shards_are_disjoint_and_complete(number_tasks):
     assert set().union(*seen.values()) == set(range(37))
 
 
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_processes_share_an_epoch(number_tasks, processes):
+    """Each row of the epoch is read by one process, once; 37 rows make shards of 9, 9, 9 and 10."""
+    sizes, read = (9, 9, 9, 10), []
+    for p in range(processes):
+        own = make(
+            number_tasks[0], batch_size=4, num_shards=4, process_index=p, process_count=processes
+        )
+        batches = take(own, 10)
+        for place, shard in enumerate(own.shards):
+            read += [int(batch["user_ids"][place, 0]) for batch in batches[: sizes[shard]]]
+    assert sorted(read) == list(range(37))
+
+
 def test_seed_decides_everything(number_tasks):
     mixture = number_tasks[2]
     assert_equal(take(make(mixture), 6), take(make(mixture), 6))

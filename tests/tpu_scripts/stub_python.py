@@ -1,7 +1,7 @@
 """Stands in for Python and m6rec on a stubbed host (see stub_gcloud.py).
 
-It makes environments that hold itself. As the program `join.py` it appends what it was given to
-`$STUB/received.jsonl` and does what `$STUB/behaviours.json` says: an entry for each start on
+It makes environments that hold itself. As `m6rec train` and the like it appends what it was given
+to `$STUB/received.jsonl` and does what `$STUB/behaviours.json` says: an entry for each start on
 a host, by host or for all of them ('*'). 'exit N' leaves with this status, 'wait' waits for
 SIGTERM and leaves as m6rec does, 'hang' leaves at no signal but SIGKILL.
 """
@@ -32,8 +32,8 @@ def main(argv: list[str]) -> int:
             note("pip.jsonl", argv)
         case ["--version"]:
             print("m6rec_jax 0.0")
-        case ["tpu_scripts/join.py", *arguments]:
-            return play(arguments)
+        case ["train" | "eval" | "infer" as command, "--gin.join_processes.cluster=tpu", *rest]:
+            return play([command, *rest])
         case _:
             sys.exit(f"unexpected: {argv}")
     return 0

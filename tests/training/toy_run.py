@@ -76,7 +76,11 @@ def toy_batch(rng: np.random.Generator, rows: int) -> dict[str, np.ndarray]:
 
 
 class ToyBatches:
-    """`ResumableBatches` over shards of random rows; notes the digest of every batch it made."""
+    """`ResumableBatches` over shards of random rows; notes the digest of every batch it made.
+
+    Rows are numbered: `user_ids` (which no objective of the toy reads) of row k of a shard is
+    shard * 100,000 + k.
+    """
 
     def __init__(
         self,
@@ -98,6 +102,9 @@ class ToyBatches:
 
     def __next__(self) -> dict[str, np.ndarray]:
         parts = [toy_batch(rng, self._rows) for rng in self._rngs.values()]
+        first = self.num_batches * self._rows
+        for shard, part in zip(self.shards, parts, strict=True):
+            part["user_ids"] = (100_000 * shard + first + np.arange(self._rows))[:, None]
         batch = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         content = b"".join(batch[name].tobytes() for name in sorted(batch))
         self.digests[self.num_batches] = hashlib.sha256(content).hexdigest()

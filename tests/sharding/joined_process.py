@@ -1,0 +1,45 @@
+"""One of two processes: joins the other one and tells about it.
+
+python tests/sharding/joined_process.py join|before|during
+
+'before' and 'during' are when process 1 gets a SIGTERM: before training begins (in a run that may
+have been resumed), or when process 0 has asked ten times whether to stop.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+
+import jax
+
+from m6rec_jax.sharding.processes import join_processes
+
+
+def main(scenario: str) -> None:
+    join_processes(heed_preemption=scenario != "join")
+    index, count = jax.process_index(), jax.process_count()
+    if scenario == "join":
+        print(f"process {index} of {count}")
+        return
+    from m6rec_jax.training.preemption import PreemptionGuard
+
+    if scenario == "before":
+        if index == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(3)  # the notifier looks once a second; what starts a run takes longer
+    with PreemptionGuard() as guard:
+        for call in range(1, 1000):
+            if guard.should_stop():
+                print(f"{guard.signal_name} at call {call}")
+                return
+            if call == 10 and scenario == "during" and index == 1:
+                os.kill(os.getpid(), signal.SIGINT)  # Ctrl-C is passed on
+            time.sleep(0.05)
+    raise AssertionError("the signal was lost")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

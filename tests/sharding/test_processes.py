@@ -1,0 +1,149 @@
+"""Processes that find each other, and a signal to one of them that reaches all."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from m6rec_jax.errors import ConfigError
+from m6rec_jax.sharding import processes
+from m6rec_jax.sharding.processes import (
+    find_cluster,
+    join_processes,
+    slurm_arguments,
+    speaks_of_a_lost_process,
+)
+
+HERE = Path(__file__).parent
+SLURM = {
+    "SLURM_JOB_ID": "1",
+    "SLURM_STEP_NODELIST": "localhost",
+    "SLURM_NTASKS": "2",
+    "SLURM_STEP_NUM_TASKS": "2",
+    "SLURM_STEP_TASKS_PER_NODE": "2",
+    "SLURM_PROCID": "0",
+    "SLURM_LOCALID": "0",
+}
+
+
+@pytest.mark.parametrize(
+    ("environment", "wanted", "platforms", "found"),
+    [
+        ({}, "auto", "", "none"),
+        ({}, "auto", "cpu", "none"),
+        ({}, "auto", "tpu,cpu", "tpu"),
+        ({}, "none", "tpu,cpu", "none"),
+        (SLURM, "auto", "", "slurm"),
+        (SLURM, "none", "", "none"),
+        (SLURM | {"SLURM_STEP_NUM_TASKS": "1"}, "auto", "", "none"),
+        ({"SLURM_JOB_ID": "1", "SLURM_NTASKS": "8", "SLURM_PROCID": "0"}, "auto", "", "none"),
+        ({"OMPI_COMM_WORLD_SIZE": "4"}, "auto", "", "ompi"),
+        ({"OMPI_COMM_WORLD_SIZE": "1"}, "auto", "cuda", "none"),
+    ],
+)
+def test_who_knows_about_the_others(
+    environment: Mapping[str, str], wanted: str, platforms: str, found: str
+) -> None:
+    assert find_cluster(environment, wanted, platforms) == found
+
+
+def test_a_process_that_is_alone_on_its_host_has_all_gpus() -> None:
+    gpus = {"SLURM_GPUS_ON_NODE": "4"}
+    alone = SLURM | {"SLURM_STEP_TASKS_PER_NODE": "1(x2)"} | gpus
+    assert slurm_arguments(alone)["local_device_ids"] == [0, 1, 2, 3]
+    assert slurm_arguments(SLURM | gpus) == {"num_processes": 2}, "JAX gives each process one"
+    assert slurm_arguments(alone | {"JAX_LOCAL_DEVICE_IDS": "1"}) == {"num_processes": 2}
+
+
+@pytest.mark.parametrize(
+    ("variables", "arguments", "words"),
+    [
+        ({"NUM_PROCESSES": "2"}, {}, "missing: JAX_COORDINATOR_ADDRESS, JAX_PROCESS_ID"),
+        ({"NUM_PROCESSES": "two"}, {}, "JAX_NUM_PROCESSES = 'two' is not a whole number"),
+        (
+            {"NUM_PROCESSES": "2", "PROCESS_ID": "2", "COORDINATOR_ADDRESS": "a:1"},
+            {},
+            "process 2 of 2: processes are numbered from 0 to 1",
+        ),
+        (
+            {"NUM_PROCESSES": "2", "PROCESS_ID": "0", "COORDINATOR_ADDRESS": "a:1"},
+            {"coordinator_address": "host"},
+            "'host', not HOST:PORT",
+        ),
+        ({}, {"cluster": "k9s"}, "'k9s' is not one of auto, none, tpu, slurm"),
+    ],
+)
+def test_what_does_not_fit(
+    variables: Mapping[str, str],
+    arguments: Mapping[str, str],
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(f"JAX_{name}", value)
+    with pytest.raises(ConfigError, match=words):
+        join_processes(**arguments)
+
+
+def test_one_process_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    join_processes()
+    monkeypatch.setenv("JAX_NUM_PROCESSES", "1")
+    join_processes()
+    assert not processes.are_joined()
+
+
+def test_whose_error_it_is() -> None:
+    lost = ConfigError("step 5 could not be saved")
+    lost.__cause__ = ValueError("Gloo all-reduce failed: ... Connection closed by peer [::1]:42")
+    assert speaks_of_a_lost_process(lost)
+    assert not speaks_of_a_lost_process(ConfigError("loss at step 5 is nan"))
+
+
+def run(scenario: str, *environments: Mapping[str, str]) -> list[str]:
+    """What each process printed last."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    common = {
+        "PYTHONPATH": str(HERE.parents[1]),
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",
+    }
+    started = [
+        subprocess.Popen(
+            [sys.executable, str(HERE / "joined_process.py"), scenario],
+            env=os.environ | common | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for environment in environments
+    ]
+    told = []
+    for process in started:
+        out, err = process.communicate(timeout=200)
+        assert process.returncode == 0, err
+        told.append(out.splitlines()[-1])
+    return told
+
+
+def test_slurm_tasks_join_one_run() -> None:
+    """What `srun` sets in its tasks; here they are two on one machine."""
+    tasks = [SLURM | {"SLURM_PROCID": str(task), "SLURM_LOCALID": str(task)} for task in (0, 1)]
+    assert run("join", *tasks) == ["process 0 of 2", "process 1 of 2"]
+
+
+@pytest.mark.parametrize("scenario", ["before", "during"])
+def test_a_signal_to_one_process_stops_all(scenario: str) -> None:
+    """At one call of `should_stop` in all: the first, or soon after the tenth."""
+    two = [{"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": str(index)} for index in (0, 1)]
+    first, second = run(scenario, *two)
+    assert first == second
+    call = int(first.removeprefix("SIGTERM at call "))
+    assert call == 1 if scenario == "before" else call > 10
