@@ -133,7 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     prepare.add_argument(
         "folder",
         type=Path,
-        help="a folder of a data set or of texts, or the name of a fetched one",
+        help="a folder of a data set, of texts, reviews or dialogues, or the name of a fetched one",
     )
     _takes_gin(prepare)
     prepare.set_defaults(run=_data_prepare)
@@ -174,6 +174,18 @@ def _parser() -> argparse.ArgumentParser:
     infer.add_argument("--index", type=Path, metavar="FOLDER", help="of the catalogue, to retrieve")
     _takes_gin(infer)
     infer.set_defaults(run=_infer)
+
+    chat = commands.add_parser(
+        "chat", help="talk with a model that was trained on dialogues, in this terminal"
+    )
+    chat.add_argument(
+        "--user",
+        type=Path,
+        metavar="FILE",
+        help="what is known of the user: a request in JSON, as for m6rec infer",
+    )
+    _takes_gin(chat)
+    chat.set_defaults(run=_chat)
 
     index = commands.add_parser("index", help="embed a catalogue for retrieval")
     actions = index.add_subparsers(dest="action", required=True, metavar="ACTION")
@@ -283,13 +295,23 @@ def _data_fetch(args: argparse.Namespace) -> None:
 
 def _data_check(args: argparse.Namespace) -> None:
     from m6rec_jax.tables.checking import check_dataset
-    from m6rec_jax.tables.corpora import CORPUS_FILE, Corpus, corpus_summary
+    from m6rec_jax.tables.corpora import CORPUS_FILE, corpus_summary
+    from m6rec_jax.tables.dialogue_preparation import DIALOGUES_FILE, dialogue_summary
+    from m6rec_jax.tables.review_preparation import REVIEWS_FILE, review_summary
 
-    if (args.folder / CORPUS_FILE).is_file():
-        if args.quarantine is not None or args.json is not None:
-            raise ConfigError("--quarantine and --json are for users, items and events, not texts")
-        print(corpus_summary(Corpus.open(args.folder)))
-        return
+    summaries = {
+        CORPUS_FILE: corpus_summary,
+        REVIEWS_FILE: review_summary,
+        DIALOGUES_FILE: dialogue_summary,
+    }
+    for file, summary in summaries.items():
+        if (args.folder / file).is_file():
+            if args.quarantine is not None or args.json is not None:
+                raise ConfigError(
+                    "--quarantine and --json are for users, items and events, not texts"
+                )
+            print(summary(args.folder))
+            return
     report = check_dataset(args.folder, args.quarantine)
     print(report.render())
     if args.json is not None:
@@ -304,11 +326,18 @@ def _data_prepare(args: argparse.Namespace) -> None:
     from m6rec_jax.pipeline.locations import data_dir, dataset_folder
     from m6rec_jax.tables.corpora import CORPUS_FILE
     from m6rec_jax.tables.corpus_preparation import prepare_corpus
+    from m6rec_jax.tables.dialogue_preparation import DIALOGUES_FILE, prepare_dialogues
     from m6rec_jax.tables.preparation import prepare
+    from m6rec_jax.tables.review_preparation import REVIEWS_FILE, prepare_reviews
 
     _configure(args)
     folder = dataset_folder(args.folder)
-    make = prepare_corpus if (folder / CORPUS_FILE).is_file() else prepare
+    kinds = {
+        CORPUS_FILE: prepare_corpus,
+        REVIEWS_FILE: prepare_reviews,
+        DIALOGUES_FILE: prepare_dialogues,
+    }
+    make = next((made for file, made in kinds.items() if (folder / file).is_file()), prepare)
     print(make(folder, data_dir()).folder)
 
 
@@ -364,6 +393,14 @@ def _infer_requests(args: argparse.Namespace) -> None:
     _configure_together(args)
     index = {} if args.index is None else {"index": str(args.index)}
     print(infer_requests(args.requests, args.output, **index))
+
+
+def _chat(args: argparse.Namespace) -> None:
+    from m6rec_jax.inference.chat import chat
+
+    args.gin_file = args.gin_file or ["gin_configs/runs/chat.gin"]
+    _configure(args)
+    chat(user=args.user)
 
 
 def _index_build(args: argparse.Namespace) -> None:

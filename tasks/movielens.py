@@ -11,11 +11,20 @@ Tasks, for TEMPORAL and the same for LEAVE_ONE_OUT (see `pipeline.registration` 
     movielens_100k_infilling, _generation, _outcomes, _pretrain, _foundation
 
 and movielens_100k_bank, a mixture of the first three for tuning them in one run.
+
+Texts to write, of TEMPORAL (gin_configs/examples/movielens_writing_prepare.gin prepares them):
+
+    movielens_100k_explanations       why may the user like a film? What it shares with liked ones
+    movielens_100k_contents, _titles  category and title of a film to like next, or the title alone
+    movielens_100k_queries            what the user searches for
+
+and movielens_100k_content, a mixture of the last three: their beginnings tell them apart.
 """
 
 import seqio
 
 from m6rec_jax.pipeline.registration import register_recommendation_tasks
+from m6rec_jax.pipeline.writing_registration import register_writing_tasks
 
 # Scoring, and the foundation: a user's first 80% of ratings train, 10% validate, 10% test.
 TEMPORAL = register_recommendation_tasks(
@@ -26,6 +35,8 @@ TEMPORAL = register_recommendation_tasks(
     positive_rating=4,
 )
 
+WRITING = register_writing_tasks("movielens_100k", dataset="movielens-100k")
+
 # Retrieval: a user's last rating tests, the one before validates. The foundation is the one above,
 # and so is its vocabulary.
 LEAVE_ONE_OUT = register_recommendation_tasks(
@@ -35,6 +46,7 @@ LEAVE_ONE_OUT = register_recommendation_tasks(
     vocabulary_split="per_user_temporal",
 )
 
+seqio.MixtureRegistry.add("movielens_100k_content", WRITING[1:], default_rate=1.0)
 seqio.MixtureRegistry.add(
     "movielens_100k_bank",
     [f"movielens_100k_{kind}" for kind in ("ctr", "ctr_ratings", "retrieval")],

@@ -123,12 +123,13 @@ def _task_prompts(
 
 def _own_prompts(prompts: PromptConfig, kind: str) -> PromptConfig:
     """What a task of that kind trains; all there is where the kind is not known."""
-    has_classes = prompts.head != "none" and kind in ("scoring", "")
+    has_classes = prompts.head != "none" and kind in ("scoring", "classification", "")
+    retrieves = kind in ("retrieval", "item_recommendation", "")
     return dataclasses.replace(
         prompts,
         head=prompts.head if has_classes else "none",
         num_options=prompts.num_options if has_classes else 0,
-        retrieval_dim=prompts.retrieval_dim if kind in ("retrieval", "") else 0,
+        retrieval_dim=prompts.retrieval_dim if retrieves else 0,
     )
 
 

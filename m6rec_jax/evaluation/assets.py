@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from m6rec_jax.evaluation.evaluator import sampling_rate, task_vocabulary
+from m6rec_jax.evaluation.task_facts import sampling_rate, task_vocabulary
 from m6rec_jax.inference.bundle import InferenceSettings, save_assets
 from m6rec_jax.inference.task_settings import TaskSettings
 from m6rec_jax.pipeline.preprocessors import prompt_task_ids
@@ -45,6 +45,7 @@ def save_task_assets(
                 sampling_rate=sampling_rate(task),
                 kind=task.kind,
                 max_events=_max_events(task),
+                writing=task.view if task.kind == "generation" else "",
             )
             for task in tasks
         },

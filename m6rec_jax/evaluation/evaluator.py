@@ -23,29 +23,37 @@ from etils import epath
 
 from m6rec_jax.evaluation import programs, tasks
 from m6rec_jax.evaluation.baselines import MeanBaselines
+from m6rec_jax.evaluation.generation import generation_metrics
+from m6rec_jax.evaluation.named_columns import named_columns
 from m6rec_jax.evaluation.predictions import (
     ClassificationPredictions,
+    GenerationPredictions,
     LanguagePredictions,
     LikelihoodPredictions,
     Predictions,
-    RetrievalPredictions,
+    RecommendationPredictions,
     ScoringPredictions,
     write_predictions,
 )
+from m6rec_jax.evaluation.recommendation import recommend_items, recommendation_metrics
+from m6rec_jax.evaluation.task_facts import sampling_rate, task_vocabulary
+from m6rec_jax.evaluation.writers import Writers
 from m6rec_jax.inference.bundle import restore_model
 from m6rec_jax.inference.catalogue_index import CatalogueIndex
 from m6rec_jax.inference.retrieval import Retriever
 from m6rec_jax.inference.runtime import Runtime
+from m6rec_jax.metrics.generation import require_text_metrics
 from m6rec_jax.model import M6Rec
 from m6rec_jax.pipeline import prepared_rows
-from m6rec_jax.pipeline.batches import EvaluationBatches, find_provider
+from m6rec_jax.pipeline.batches import EvaluationBatches
 from m6rec_jax.pipeline.preprocessors import prompt_task_ids
 from m6rec_jax.pipeline.registration import TaskInfo, evaluated_tasks
 from m6rec_jax.sharding import LogicalRules, batch_reader, data_parallel, make_mesh
-from m6rec_jax.text.vocabulary import Vocabulary
 
 Variables = Mapping[str, Any]
 
+# Kinds for which the model writes.
+_WRITTEN = ("generation", "title_recommendation")
 # Kinds whose predictions take a program and batches, and nothing else.
 _PREDICT: Mapping[str, Callable[..., Predictions]] = {
     "language": tasks.predict_language,
@@ -61,7 +69,8 @@ class Evaluator:
     Scoring tasks give `auc`, `user_averaged_auc`, `log_loss`, `calibration_error`; retrieval tasks
     `hit_rate@k`, `ndcg@k`, `mrr` over the whole catalogue without the items already seen; language
     tasks `perplexity`, `token_accuracy`; classification tasks `accuracy`, `macro_f1`, `auc`;
-    zero-shot tasks `auc` and `user_averaged_auc`, beside those of popularity and chance. With
+    zero-shot tasks `auc` and `user_averaged_auc`, beside those of popularity and chance; generation
+    tasks what their field reports of texts (`writing_figures`), written as `Decoding` says. With
     several tasks, names are `<task>/<figure>`.
 
     Args:
@@ -86,6 +95,8 @@ class Evaluator:
         rules: LogicalRules | None = None,
     ) -> None:
         self.tasks = evaluated_tasks(mixture_or_task_name)
+        if any(task.kind == "generation" for task in self.tasks):
+            require_text_metrics()  # not after an hour of training
         self._lengths = dict(task_feature_lengths)
         self._batch_size, self._split, self._limit = batch_size, split, limit
         self._ks = tuple(ks)
@@ -96,6 +107,7 @@ class Evaluator:
         self._programs: dict[tuple[Any, ...], programs.Program] = {}
         self._baselines: dict[str, MeanBaselines] = {}
         self._retrievers: dict[tuple[str, Any], Retriever] = {}
+        self._writers = Writers(self._lengths, batch_size, split, limit, self.runtime)
         self._batches: dict[str, EvaluationBatches] = {}
         self._seen: dict[str, Mapping[int, np.ndarray]] = {}
 
@@ -126,6 +138,21 @@ class Evaluator:
                 positive_classes=task.positive_classes,
                 sampling_rate=sampling_rate(task),
             )
+        if task.kind in _WRITTEN:
+            language = tasks.predict_language(
+                self._program(task, model), variables, batches, runtime
+            )
+            return self._writers.predict(task, model, variables, language, max(self._ks))
+        if task.kind == "item_recommendation":
+            return recommend_items(
+                self._program(task, model),
+                variables,
+                batches,
+                runtime,
+                self._index(task, model, variables),
+                self._writers.rows(task),
+                max(self._ks),
+            )
         if task.kind in _PREDICT:
             return _PREDICT[task.kind](self._program(task, model), variables, batches, runtime)
         if task.name not in self._seen:
@@ -148,6 +175,11 @@ class Evaluator:
             figures = tasks.language_metrics(predictions)
         elif isinstance(predictions, ClassificationPredictions):
             figures = tasks.classification_metrics(predictions)
+        elif isinstance(predictions, GenerationPredictions):
+            figures = generation_metrics(task, predictions)
+        elif isinstance(predictions, RecommendationPredictions):
+            counts = task.prepared().catalogue().train_counts
+            figures = recommendation_metrics(predictions, counts, self._ks)
         elif isinstance(predictions, LikelihoodPredictions):
             figures = tasks.likelihood_metrics(predictions, self._mean_baselines(task))
         else:
@@ -215,6 +247,9 @@ class Evaluator:
         if key not in self._programs:
             make = {
                 "language": lambda: programs.language_program(model, self.runtime),
+                "generation": lambda: programs.language_program(model, self.runtime),
+                "title_recommendation": lambda: programs.language_program(model, self.runtime),
+                "item_recommendation": lambda: programs.retrieval_program(model, self.runtime),
                 "retrieval": lambda: programs.retrieval_program(model, self.runtime),
                 "classification": lambda: programs.classification_program(model, self.runtime),
                 "likelihood": lambda: programs.likelihood_program(model, self.runtime),
@@ -281,7 +316,8 @@ def infer(
     Scoring gives user_id, item_id, label and probability per candidate; retrieval gives user_id
     and the ids *and* scores of the k best items per row; language the likelihood of each row;
     classification text_id, the class' name and all probabilities per text; zero-shot tasks user_id,
-    item_id, label and score per candidate.
+    item_id, label and score per candidate; generation tasks source, prefix, reference and what was
+    written, per text.
 
     Args:
       model_dir, mixture_or_task_name, task_feature_lengths, split, batch_size, step, limit: as in
@@ -308,48 +344,6 @@ def infer(
         if jax.process_index() == 0:
             paths.append(write_predictions(path, columns))
     return paths
-
-
-def named_columns(task: TaskInfo, split: str, predictions: Predictions) -> dict[str, np.ndarray]:
-    """Columns of predictions, with the users' and items' own ids in front."""
-    columns = predictions.columns()
-    if isinstance(predictions, LanguagePredictions):
-        return columns
-    prepared = task.prepared()
-    if isinstance(predictions, ClassificationPredictions):
-        rows = prepared_rows.read_rows(prepared, task.view, split, ("text_index", "text_id"))
-        ids = {row["text_index"]: row["text_id"] for row in rows}
-        classes = np.array(prepared.manifest["corpus_spec"]["classes"], object)
-        named_classes = {
-            "text_id": np.array([ids[int(text)] for text in predictions.texts], object),
-            "class": classes[predictions.labels],
-            "predicted_class": classes[columns["predicted"]],
-        }
-        return named_classes | columns
-    users = prepared_rows.user_names(prepared, task.view, split)
-    items = np.array([item.id for item in prepared.catalogue().items] + [""], object)
-    named: dict[str, np.ndarray] = {
-        "user_id": np.array([users[int(user)] for user in predictions.users], object)
-    }
-    if isinstance(predictions, RetrievalPredictions):
-        named["target_item_ids"] = items[predictions.targets]  # -1 is the empty id at the end
-        named["top_item_ids"] = items[predictions.top_items]
-    else:
-        named["item_id"] = items[predictions.items]
-    return named | columns
-
-
-def task_vocabulary(name: str) -> Vocabulary:
-    """The vocabulary of a registered task or mixture."""
-    features = find_provider(name).output_features
-    vocabulary: Vocabulary = features["encoder_input_tokens"].vocabulary.text
-    return vocabulary
-
-
-def sampling_rate(task: TaskInfo) -> float:
-    """Share of the negatives that a scoring task's data hold; 1 for logged impressions."""
-    view = task.prepared().manifest["views"].get(task.view, {})
-    return float(view.get("negatives", {}).get("sampling_rate", 1.0))
 
 
 def _restored(

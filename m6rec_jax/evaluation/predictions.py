@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -143,12 +144,83 @@ class LikelihoodPredictions:
         }
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class GenerationPredictions:
+    """One entry per text.
+
+    Attributes:
+      rows: of the view, in its order.
+      texts: what was written, without the prefix.
+      log_probabilities: float64 `[n]`, of what was written; of beam search, its scores.
+      ended: bool `[n]`, False where a text was cut off at the longest length.
+      language: how likely the references are.
+    """
+
+    rows: Sequence[Mapping[str, Any]]
+    texts: Sequence[str]
+    log_probabilities: np.ndarray
+    ended: np.ndarray
+    language: LanguagePredictions
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """For `write_predictions`: source, beginning, reference and text, to be read."""
+        named = ("text_id", "user_id", "prefix", "target")
+        columns = {name: np.array([row[name] for row in self.rows], object) for name in named}
+        columns["reference"] = columns.pop("target")
+        return columns | {
+            "written": np.array(self.texts, object),
+            "log_probability": self.log_probabilities,
+            "ended": self.ended,
+            "source": _read_together(self.rows),
+        }
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RecommendationPredictions:
+    """One entry per recommended item of a dialogue.
+
+    Attributes:
+      rows: of the view 'recommendations'.
+      top_items: int64 `[n, k]`, best first, without items named before; -1 where fewer are left.
+      scores: float32 `[n, k]`, log probabilities of titles or cosine similarities.
+      ranks: int64 `[n]`, of the item among all items.
+      new_ranks: int64 `[n]`, of the item among those that were not named before.
+      language: how likely the titles are, where they are written.
+    """
+
+    rows: Sequence[Mapping[str, Any]]
+    top_items: np.ndarray
+    scores: np.ndarray
+    ranks: np.ndarray
+    new_ranks: np.ndarray
+    language: LanguagePredictions | None = None
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """For `write_predictions`."""
+        named = ("text_id", "user_id", "target")
+        columns = {name: np.array([row[name] for row in self.rows], object) for name in named}
+        columns["title"] = columns.pop("target")
+        return columns | {
+            "ranks": self.ranks,
+            "new_ranks": self.new_ranks,
+            "top_item_indices": self.top_items,
+            "scores": self.scores,
+            "source": _read_together(self.rows),
+        }
+
+
+def _read_together(rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    return np.array(["\n".join(filter(None, row["source"])) for row in rows], object)
+
+
 Predictions = (
     ScoringPredictions
     | RetrievalPredictions
     | LanguagePredictions
     | ClassificationPredictions
     | LikelihoodPredictions
+    | GenerationPredictions
+    | RecommendationPredictions
 )
 
 

@@ -23,7 +23,8 @@ from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.inference.bundle import Bundle, load_model
 from m6rec_jax.inference.index_files import open_index
 from m6rec_jax.inference.request_jobs import Accepted, RequestJob, RetrievalJob, ScoringJob
-from m6rec_jax.inference.task_settings import task_settings
+from m6rec_jax.inference.task_settings import TaskSettings, task_settings
+from m6rec_jax.inference.writing_job import WritingJob
 from m6rec_jax.sharding import LogicalRules, data_parallel, make_mesh
 from m6rec_jax.tables.part_files import PartFiles, Totals
 from m6rec_jax.tables.request_files import Chunk, Position, RequestFile, open_requests
@@ -34,7 +35,7 @@ from m6rec_jax.tables.sources import default_cache_dir
 
 log = logging.getLogger(__name__)
 
-JOBS = ("scoring", "retrieval")
+JOBS = ("scoring", "retrieval", "writing")
 _SAMPLE_BYTES = 1 << 20
 
 Item = TypeVar("Item")
@@ -96,7 +97,7 @@ def infer_requests(
       output: of the same format. `NAME.rejected.jsonl` and `NAME.summary.json` go beside it.
       model_dir: of a training run.
       task: which of the model's tasks, where it has several.
-      job: 'scoring' or 'retrieval'; None: the task's kind.
+      job: 'scoring', 'retrieval' or 'writing'; None: the task's kind.
       step: which checkpoint; None: the newest.
       prepared: folder with the catalogue and the statistics (`tables.serving_data`); None: what the
         model was trained on, in the data folder; '': neither, requests bring all of it.
@@ -293,7 +294,9 @@ def _make_job(
     settings = task_settings(bundle.settings.tasks, task)
     job = job or _kind(bundle, settings.kind)
     if job not in JOBS:
-        raise ConfigError(f"requests are answered by {' or '.join(JOBS)}, not by {job!r}")
+        raise ConfigError(f"requests are answered by {', '.join(JOBS)}, not by {job!r}")
+    if job == "writing":
+        return _writing_job(bundle, data, task, settings, shapes)
     renderer = RequestRenderer(data.template, data.statistics, settings.max_events)
     if job == "scoring":
         return ScoringJob(bundle.scorer(task, **shapes), renderer)
@@ -306,8 +309,31 @@ def _make_job(
     return RetrievalJob(bundle.retriever(task, **shapes), stored, renderer)
 
 
+def _writing_job(
+    bundle: Bundle,
+    data: ServingData,
+    task: str,
+    settings: TaskSettings,
+    shapes: Mapping[str, Any],
+) -> WritingJob:
+    if settings.writing not in data.template.writing:
+        known = ", ".join(data.template.writing) or "none"
+        raise ConfigError(
+            f"the model's dataset.json has no template for {settings.writing or 'texts'!r} in "
+            f"'template.writing' (it has: {known}); is the task one of register_writing_tasks?"
+        )
+    renderer = RequestRenderer(
+        data.template, data.statistics, settings.max_events, tell_candidates=False
+    )
+    fixed = {name: value for name, value in shapes.items() if name != "target_buckets"}
+    template = data.template.writing[settings.writing]
+    return WritingJob(bundle.generator(task, **fixed), renderer, template)
+
+
 def _kind(bundle: Bundle, kind: str) -> str:
     """What a task is for: as its settings say, or as the model is built."""
+    if kind == "generation":
+        return "writing"
     if kind:
         return kind
     prompts = bundle.model.config.prompts

@@ -54,12 +54,14 @@ class GeneratedText(NamedTuple):
         its length (`beam_search`).
       ended: False where the text was cut off at the longest length.
       entry: which title of the trie it is, where there was one.
+      written: the text without its prefix.
     """
 
     text: str
     score: float
     ended: bool
     entry: int | None = None
+    written: str = ""
 
 
 class RecommendedTitle(NamedTuple):
@@ -77,12 +79,16 @@ class RecommendedTitle(NamedTuple):
 
 
 class _Written(NamedTuple):
-    """Results of one request, `[texts, ...]` each, best first where that has a meaning."""
+    """Results of one request, `[texts, ...]` each, best first where that has a meaning.
+
+    `num_given` is how many tokens each text begins with.
+    """
 
     tokens: np.ndarray
     scores: np.ndarray
     ended: np.ndarray
     entries: np.ndarray
+    num_given: int
 
 
 @gin.configurable(denylist=["model", "variables", "vocabulary", "mesh", "tasks"])
@@ -285,13 +291,14 @@ class Generator:
     def _texts(self, written: _Written, trie: TitleTrie | None) -> list[GeneratedText]:
         """Results of one request, without beams for which there was no text."""
         texts = []
-        for tokens, score, ended, entry in zip(*written, strict=True):
+        *results, num_given = written
+        for tokens, score, ended, entry in zip(*results, strict=True):
             if np.isneginf(score):
                 continue
             text = self.vocabulary.decode(tokens)
-            texts.append(
-                GeneratedText(text, float(score), bool(ended), None if trie is None else int(entry))
-            )
+            after = self.vocabulary.decode(tokens[num_given:]).strip() if num_given else text
+            place = None if trie is None else int(entry)
+            texts.append(GeneratedText(text, float(score), bool(ended), place, after))
         return texts
 
     def _write(
@@ -348,8 +355,10 @@ class Generator:
             pending.append((members, run(self.variables, placed, constraint, options)))
         results: dict[int, _Written] = {}
         for members, written in pending:
-            arrays = [np.asarray(array) for array in written]
-            results |= {i: _Written(*(a[k] for a in arrays)) for k, i in enumerate(members)}
+            tokens, scores, ended, entries = map(np.asarray, written)
+            for k, i in enumerate(members):
+                given = int((beginnings[i] != FREE).sum())
+                results[i] = _Written(tokens[k], scores[k], ended[k], entries[k], given)
         return [results[i] for i in range(len(histories))]
 
     def _length(self, trie: TitleTrie | None) -> int:

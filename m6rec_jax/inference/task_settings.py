@@ -16,12 +16,13 @@ class TaskSettings:
       task_id: row of the prompt bank.
       positive_classes: classes whose probabilities a score adds up.
       sampling_rate: share of the negatives that training saw; 1 where none were sampled.
-      kind: 'scoring', 'retrieval' or 'language'; empty where nobody said.
+      kind: of `pipeline.registration`, such as 'scoring' or 'retrieval'; empty where nobody said.
       max_events: behaviours of a history, at most, when the data were prepared; None: all.
       num_options: classes that the task has, 0 if it has none; None: those of the model.
       retrieval_dim: width of the task's own projections, 0 if it has none; None: the model's.
       source_length, target_length, candidate_length: most tokens of a history, a decoder row and a
         candidate when the task was trained, where they are fewer than the model's.
+      writing: for 'generation', what is written: a key of the template's `writing`, or 'replies'.
     """
 
     task_id: int = 0
@@ -34,6 +35,7 @@ class TaskSettings:
     source_length: int | None = None
     target_length: int | None = None
     candidate_length: int | None = None
+    writing: str = ""
 
     def text_length(self, limit: int) -> int:
         """Most tokens of one candidate or item, where a row has room for `limit`."""

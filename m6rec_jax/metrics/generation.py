@@ -37,6 +37,12 @@ def _extra(module: str, package: str, metric: str) -> Any:
         raise
 
 
+def require_text_metrics() -> None:
+    """Raises ConfigError where a library of the extra `text-metrics` is not installed."""
+    _extra("sacrebleu.metrics.bleu", "sacrebleu", "BLEU")
+    _extra("rouge_score.rouge_scorer", "rouge-score", "ROUGE")
+
+
 def _pairs(generated: Sequence[str], references: Sequence[str], metric: str) -> None:
     checked(generated, metric, "generated texts")
     same_length(generated, checked(references, metric, "references"), metric, "references")

@@ -38,7 +38,16 @@ from m6rec_jax.pipeline.vocabulary import SeqioVocabulary
 from m6rec_jax.tables.prepared import Prepared
 from m6rec_jax.text.vocabulary import Vocabulary
 
-Kind = Literal["language", "scoring", "retrieval", "classification", "likelihood"]
+Kind = Literal[
+    "language",
+    "scoring",
+    "retrieval",
+    "classification",
+    "likelihood",
+    "generation",
+    "title_recommendation",
+    "item_recommendation",
+]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -48,7 +57,10 @@ class TaskInfo:
     Attributes:
       name: of the seqio task.
       kind: 'language' (perplexity), 'scoring' (AUC and the like), 'retrieval' (hit rate, NDCG),
-        'classification' (accuracy, F1 and the like) or 'likelihood' (AUC beside baselines).
+        'classification' (accuracy, F1 and the like), 'likelihood' (AUC beside baselines) or
+        'generation' (BLEU and the like of the texts that are written); in dialogues also
+        'title_recommendation' and 'item_recommendation' (recall), by writing titles and by the two
+        towers.
       view: of the prepared data set.
       dataset, split: names of the prepared data set.
       positive_classes: for scoring, the classes whose probabilities a score adds up.
@@ -152,7 +164,7 @@ def register_recommendation_tasks(
         "retrieval",
         "next_items",
         preprocessors.retrieval_rows,
-        item_log_frequency=functools.partial(_item_log_frequency, dataset, split),
+        item_log_frequency=functools.partial(item_log_frequency, dataset, split),
     )
     add(
         f"{name}_zero_shot",
@@ -263,7 +275,8 @@ def _positive_classes(values: Sequence[float], positive: float | None) -> tuple[
     return tuple(i for i, value in enumerate(values) if value >= positive)
 
 
-def _item_log_frequency(dataset: str, split: str) -> np.ndarray:
+def item_log_frequency(dataset: str, split: str) -> np.ndarray:
+    """`Catalogue.log_frequency` of a prepared split, `[items]`."""
     return locations.prepared(dataset, split).catalogue().log_frequency
 
 

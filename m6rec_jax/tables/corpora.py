@@ -234,8 +234,9 @@ class Corpus:
             raise DataError(f"{self.files[0]} has no rows")
 
 
-def corpus_summary(corpus: Corpus) -> str:
+def corpus_summary(folder: str | Path) -> str:
     """Reads a whole corpus and says what is in it; raises DataError at the first bad row."""
+    corpus = Corpus.open(folder)
     texts = groups = 0
     seen: set[str] = set()
     counts: Counter[str] = Counter()

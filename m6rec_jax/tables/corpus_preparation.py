@@ -8,33 +8,24 @@ Texts with a class are rows of 'labelled_texts', each whole.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import logging
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import gin
 import numpy as np
 
-from m6rec_jax import __version__
 from m6rec_jax.errors import ConfigError, DataError
-from m6rec_jax.progress import progress_bar
 from m6rec_jax.tables import splits, views
-from m6rec_jax.tables.building import build_view
 from m6rec_jax.tables.corpora import CORPUS_FILE, Corpus, Text
 from m6rec_jax.tables.grouping import part_name
-from m6rec_jax.tables.prepared import MANIFEST, Prepared, folder_of, write_manifest
-from m6rec_jax.tables.rendering import RowWriter
+from m6rec_jax.tables.prepared import Prepared
 from m6rec_jax.tables.splits import EXCLUDED, Split
+from m6rec_jax.tables.text_views import TextViews, ViewRow, files_fingerprint
 from m6rec_jax.text.passages import passages
 
 log = logging.getLogger(__name__)
-
-# Raise it when the rendering changes, so that data prepared before are rendered again.
-FORMAT = 1
 
 
 @gin.configurable
@@ -95,56 +86,32 @@ def prepare_corpus(
             "'by_group' or 'few_shot'"
         )
     wanted = views.TEXT_VIEWS if corpus.spec.label else views.TEXT_VIEWS[:1]
-    fingerprint = _fingerprint(corpus, parsed, options)
-    folder = folder_of(out, corpus.spec.name, parsed.name)
-    targets = {view: views.tfds_folder(out, corpus.spec.name, parsed.name, view) for view in wanted}
-    if _is_done(folder, fingerprint, list(targets.values())):
-        log.info("%s is prepared already", folder)
-        return Prepared.open(out, corpus.spec.name, parsed.name)
+    settings = [parsed.kind, dict(parsed.options), dataclasses.asdict(options)]
+    files = (corpus.directory / CORPUS_FILE, *corpus.files)
+    made = TextViews(out, corpus.spec.name, parsed.name, wanted, files_fingerprint(files, settings))
+    if made.is_done():
+        log.info("%s is prepared already", made.folder)
+        return made.open()
     codes = _assign(corpus, parsed)
-    rendered = folder / "rendered"
-    shutil.rmtree(rendered, ignore_errors=True)
-    writers = {}
-    for view in wanted:
-        (rendered / view).mkdir(parents=True)
-        writers[view] = RowWriter(rendered / view, view, options.rows_per_file)
-    with progress_bar(
-        total=len(codes), desc=f"rendering {corpus.spec.name}", disable=not progress
-    ) as bar:
-        for index, (text, code) in enumerate(zip(corpus.texts(), codes.tolist(), strict=True)):
-            bar.update()
-            if code == EXCLUDED:
-                continue
-            part = part_name(code)
-            for document in documents(text, options):
-                writers["documents"].write(part, document)
-            if text.label is not None:
-                writers["labelled_texts"].write(
-                    part, labelled_text(index, text, corpus.spec.question)
-                )
-    for view, target in targets.items():
-        writers[view].close()
-        build_view(out, rendered / view, target, progress)
-    write_manifest(
-        folder,
-        {
-            "format": FORMAT,
-            "version": __version__,
-            "dataset": corpus.spec.name,
-            "corpus_spec": corpus.spec.to_dict(),
-            "split": {
-                "name": parsed.name,
-                "kind": parsed.kind,
-                "options": dict(parsed.options),
-            },
-            "options": dataclasses.asdict(options),
-            "counts": {"texts": splits.part_counts(codes)},
-            "fingerprint": fingerprint,
-            "views": {view: {"rows": writer.num_rows} for view, writer in writers.items()},
-        },
-    )
-    shutil.rmtree(rendered)
-    return Prepared.open(out, corpus.spec.name, parsed.name)
+    manifest = {
+        "corpus_spec": corpus.spec.to_dict(),
+        "split": {"name": parsed.name, "kind": parsed.kind, "options": dict(parsed.options)},
+        "options": dataclasses.asdict(options),
+        "counts": {"texts": splits.part_counts(codes)},
+    }
+    return made.write(_rows(corpus, codes, options), manifest, options.rows_per_file, progress)
+
+
+def _rows(corpus: Corpus, codes: np.ndarray, options: CorpusOptions) -> Iterator[ViewRow]:
+    for index, (text, code) in enumerate(zip(corpus.texts(), codes.tolist(), strict=True)):
+        if code == EXCLUDED:
+            continue
+        part = part_name(code)
+        for document in documents(text, options):
+            yield ViewRow("documents", part, document)
+        if text.label is not None:
+            row = labelled_text(index, text, corpus.spec.question)
+            yield ViewRow("labelled_texts", part, row)
 
 
 def documents(text: Text, options: CorpusOptions) -> Iterator[dict[str, Any]]:
@@ -193,24 +160,3 @@ def _assign(corpus: Corpus, split: Split) -> np.ndarray:
         codes = splits.few_shot(codes, **{**split.arguments(), "history": "sampled"})
     splits.check_parts(codes, split.name, "texts")
     return codes
-
-
-def _fingerprint(corpus: Corpus, split: Split, options: CorpusOptions) -> str:
-    digest = hashlib.sha256()
-    for path in (corpus.directory / CORPUS_FILE, *corpus.files):
-        digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    settings = [FORMAT, __version__, split.kind, dict(split.options), dataclasses.asdict(options)]
-    digest.update(json.dumps(settings, sort_keys=True).encode())
-    return digest.hexdigest()
-
-
-def _is_done(folder: Path, fingerprint: str, targets: Sequence[Path]) -> bool:
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
-    except (OSError, ValueError):
-        return False
-    built = all((target / "dataset_info.json").is_file() for target in targets)
-    return built and manifest.get("fingerprint") == fingerprint

@@ -78,6 +78,26 @@ TEMPLATE: Mapping[str, Any] = {
     "[, likes {user_neighbours_percent}% of similar films][, taste {user_taste_difference}]"
     "[, expected {user_expected_value}]",
     "item": "{title}[ ({year})][, {genres}][, by {director}]",
+    # An explanation is asked for about a film; titles and queries are written for a user alone.
+    # There is no public log of searches for films: a query is what one may type who wants this one.
+    "writing": {
+        "explanations": {
+            "about": "{title}[ ({year})][, {genres}][. By {director}][. With {cast}]"
+            "[. From {country}][. {awards}]",
+            "prefix": "because",
+            "text": "[By {shared_director}, like {shared_director_in}.]"
+            "[ With {shared_cast}, like {shared_cast_in}.]"
+            "[ {shared_genres} again, like {shared_genres_in}.]"
+            "[ From {shared_country}, like {shared_country_in}.][ {awards}]",
+            "liked": "{title}[ ({year})]",
+        },
+        "contents": {"prefix": "category:", "text": "[{genres}. ]title: {title}[ ({year})]"},
+        "titles": {"prefix": "[category: {genres}. ]title:", "text": "{title}[ ({year})]"},
+        "queries": {
+            "prefix": "[category: {genres}. ]searches:",
+            "text": "[films by {director}[ from {country}]]",
+        },
+    },
     "outcomes": [
         {"at_least": 5, "text": "loved"},
         {"at_least": 4, "text": "liked"},
@@ -302,7 +322,7 @@ DATASET = PublicDataset(
     name="movielens-100k",
     description="100,000 film ratings with times, users and film attributes",
     build=_build,
-    version=3,
+    version=4,
     sources=(
         Source(
             name="ml-100k",

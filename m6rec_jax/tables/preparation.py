@@ -26,7 +26,7 @@ from typing import Any
 import gin
 
 from m6rec_jax import __version__
-from m6rec_jax.errors import DataError
+from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.tables import views
 from m6rec_jax.tables.assignment import assign, train_counts
 from m6rec_jax.tables.building import build_view
@@ -89,10 +89,17 @@ def prepare(
         do), or an option has an impossible value.
     """
     options = options or PrepareOptions()
-    wanted = tuple(views.check_view(view, views.VIEWS) for view in options.views)
+    known = (*views.VIEWS, *views.WRITING)
+    wanted = tuple(views.check_view(view, known) for view in options.views)
     dataset = Dataset.open(dataset_dir)
     parsed = Split.parse(split, dataset.spec.splits)
     job = _Job(dataset, Path(out), parsed, options, statistics_options, progress)
+    for view in wanted:
+        if view in views.WRITING and view not in job.job.template.writing:
+            raise ConfigError(
+                f"{dataset.directory / SPEC_FILE}: 'template.writing' has no {view!r}, so there is "
+                f"no text to prepare (it has: {', '.join(job.job.template.writing) or 'none'})"
+            )
     for view in wanted:
         job.make(view)
     return job.finish()

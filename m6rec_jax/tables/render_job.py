@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import gin
 import pyarrow as pa
 
-from m6rec_jax.errors import ConfigError
+from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.progress import progress_bar
 from m6rec_jax.tables import views
 from m6rec_jax.tables.assignment import Assignment, users_in_order
@@ -34,7 +34,7 @@ class PrepareOptions:
     """What is rendered and how. Set in gin: `PrepareOptions.group_size = 8`.
 
     Attributes:
-      views: which of `views.VIEWS`.
+      views: which of `views.VIEWS`; and of `views.WRITING`, those that the template tells.
       group_size: candidates of a row of 'groups', at most.
       max_events: behaviours of a history, at most; the latest ones.
       next_items_size: items of a row of 'next_items', at most.
@@ -92,9 +92,12 @@ class RenderJob:
         self.negatives = num_negatives(dataset, options)
         self._progress = progress
 
-    def new_statistics(self) -> Statistics:
-        """Statistics that hold no event yet."""
-        return Statistics.for_dataset(self.dataset.spec, self.statistics_options)
+    def new_statistics(self, of_history: bool = False) -> Statistics:
+        """Statistics that hold no event yet; with `of_history` only what a history may tell."""
+        options = self.statistics_options
+        if of_history:
+            options = _told_only(options, self.template.profile_template.fields)
+        return Statistics.for_dataset(self.dataset.spec, options)
 
     def told_events(self) -> Iterator[tuple[Event, Item, bool]]:
         """What statistics may hold, in the order of time."""
@@ -107,7 +110,7 @@ class RenderJob:
             "groups": max(1, options.group_size // (1 + self.negatives)),
             "next_items": options.next_items_size,
             "documents": options.document_events,
-        }[view]
+        }.get(view, 1)
         return Grouping(
             size=size,
             max_events=options.max_events,
@@ -137,12 +140,13 @@ class RenderJob:
 
         Returns:
           what the manifest says about the view, and the statistics after the last training event
-          (None for the catalogue, which tells none).
+          (None for the catalogue and for texts to write, which tell few or none of them).
 
         Raises:
-          DataError: a record lacks what its template needs.
+          DataError: a record lacks what its template needs, or no row is to be made.
         """
-        statistics = self.new_statistics()
+        of_history = view in views.WRITING
+        statistics = self.new_statistics(of_history)
         sampler = self._sampler() if view == "groups" else None
         renderer = Renderer(
             self.dataset.user_records,
@@ -169,6 +173,11 @@ class RenderJob:
             entry["grouping"] = dataclasses.asdict(grouping)
             self._render_groups(view, grouping, statistics, renderer, writer)
         writer.close()
+        if not writer.num_rows:
+            raise DataError(
+                f"{self.dataset.spec.name!r} has no row for the view {view!r}: nothing that a user "
+                "liked has what the template wants to tell"
+            )
         entry["rows"] = writer.num_rows
         if sampler is not None and sampler.sampling_rate is not None:
             entry["negatives"] = {
@@ -177,7 +186,7 @@ class RenderJob:
                 "seed": self.options.seed,
                 "sampling_rate": sampler.sampling_rate,
             }
-        return entry, None if view == "catalogue" else statistics
+        return entry, None if view == "catalogue" or of_history else statistics
 
     def _render_groups(
         self,
@@ -206,7 +215,9 @@ class RenderJob:
         bar = progress_bar(desc=f"rendering {view}", unit=" rows", disable=not self._progress)
         with bar:
             for group in as_of(statistics, self.told_events(), groups, lambda g: g.time):
-                writer.write(part_of(group), renderer.row(view, group))
+                row = renderer.row(view, group)
+                if row is not None:
+                    writer.write(part_of(group), row)
                 if bar.total is None:  # sorting has read all groups by now
                     bar.total = total
                 bar.update()
@@ -253,11 +264,15 @@ def _checked_template(
         template.validate(spec.users.columns, spec.items.columns, names)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
-    told = {*template.candidate_template.fields, *template.profile_template.fields}
+    told = (*template.candidate_template.fields, *template.profile_template.fields)
+    return template, _told_only(statistics.options, told)
+
+
+def _told_only(options: StatisticsOptions, told: Collection[str]) -> StatisticsOptions:
+    """Options without what costs most of the work, unless it is told."""
     of_neighbours = {"user_neighbours_percent", "user_taste_difference", "user_neighbours_times"}
-    found = statistics.options
-    return template, dataclasses.replace(
-        found,
-        neighbours=found.neighbours and not told.isdisjoint(of_neighbours),
-        factors=found.factors if "user_expected_value" in told else 0,
+    return dataclasses.replace(
+        options,
+        neighbours=options.neighbours and not of_neighbours.isdisjoint(told),
+        factors=options.factors if "user_expected_value" in told else 0,
     )

@@ -22,6 +22,7 @@ from m6rec_jax.tables.telling import Teller
 from m6rec_jax.text.format_strings import text_of
 from m6rec_jax.text.records import Event, Item, User
 from m6rec_jax.text.templates import DatasetTemplate
+from m6rec_jax.text.writing_templates import WRITING, common_values
 
 Row = dict[str, Any]
 
@@ -61,9 +62,19 @@ class Renderer:
         self._sampler = sampler
         self._negatives = negatives
         self._document_statistics = document_statistics
+        self._common = {
+            kind: common_values(items, entry.shared) for kind, entry in template.writing.items()
+        }
 
-    def row(self, view: str, group: Group) -> Row:
-        """The row of `view` that a group becomes: 'groups', 'next_items' or 'documents'."""
+    def row(self, view: str, group: Group) -> Row | None:
+        """The row of `view` that a group becomes; None where there is none to be made of it.
+
+        Args:
+          view: 'groups', 'next_items', 'documents' or one of `writing_templates.WRITING`.
+          group: of one event where texts are to be written.
+        """
+        if view in WRITING:
+            return self.writing_row(view, group)
         return {
             "groups": self.scoring_row,
             "next_items": self.next_items_row,
@@ -110,6 +121,37 @@ class Renderer:
             for candidate, value in zip(candidates, group.values, strict=True)
         ]
         return {"kind": "behaviour", "source": self._history(group), "target": " ".join(texts)}
+
+    def writing_row(self, kind: str, group: Group) -> Row | None:
+        """A text about an item that the user liked, from what stood in the history before.
+
+        Returns:
+          None where the user did not like it, or the template has nothing to say.
+        """
+        (index,), (value,) = group.items, group.values
+        if not self._label.is_positive(value):
+            return None
+        template, item = self._template.writing[kind], self._items[index]
+        liked = [
+            self._items[past]
+            for past, worth in zip(group.history_items, group.history_values, strict=True)
+            if self._label.is_positive(worth)
+        ]
+        written = template.written(item, liked, self._common[kind])
+        if written is None:
+            return None
+        user_id = self._users[group.user].id
+        return {
+            "text_id": f"{user_id}/{item.id}",
+            "text_index": group.group_id,
+            "user_id": user_id,
+            "item_indices": [index],
+            "seen_indices": [],
+            "source": template.source(self._history(group), item),
+            "prefix": template.beginning(item),
+            "target": written.text,
+            "features": list(written.features),
+        }
 
     def item_document(self, item: Item) -> Row:
         """A document: the item in the wording of the catalogue, then every other attribute."""

@@ -32,6 +32,7 @@ class RequestRenderer:
       template: of the data set.
       statistics: those that serving is given; None: requests bring all that is to be told.
       max_events: behaviours of a history, the latest ones, as in training; None: all.
+      tell_candidates: False where candidates are not scored, and may lack what that needs.
     """
 
     def __init__(
@@ -39,8 +40,10 @@ class RequestRenderer:
         template: DatasetTemplate,
         statistics: Statistics | None,
         max_events: int | None = None,
+        tell_candidates: bool = True,
     ) -> None:
         self._statistics = statistics
+        self._tell_candidates = tell_candidates
         self._teller = Teller(template, statistics)
         self._max_events = max_events
 
@@ -68,6 +71,8 @@ class RequestRenderer:
             history = self._teller.history(
                 request.user, events, items, request.time, state=state, given=request.statistics
             )
+            if not self._tell_candidates:
+                return RequestText(history, [])
             given = [
                 {**request.statistics, **own} if request.statistics else own
                 for own in request.candidate_statistics

@@ -14,11 +14,38 @@ import pyarrow as pa
 from m6rec_jax.errors import DataError
 from m6rec_jax.tables.schema import closest_match
 from m6rec_jax.tables.splits import PARTS
+from m6rec_jax.text.writing_templates import WRITING
 
-__all__ = ["COLUMNS", "DESCRIPTIONS", "PARTS", "TEXT_VIEWS", "TFDS_NAME", "VERSION", "VIEWS"]
+__all__ = [
+    "COLUMNS",
+    "DESCRIPTIONS",
+    "DIALOGUE_VIEWS",
+    "PARTS",
+    "TEXT_VIEWS",
+    "TFDS_NAME",
+    "VERSION",
+    "VIEWS",
+    "WRITING",
+]
 
 TFDS_NAME = "recommender_text"
 VERSION = "1.0.0"
+
+# Rows of texts to write, the same for all of them.
+_WRITTEN: Mapping[str, tuple[str, bool]] = {
+    "text_id": ("str", False),
+    "text_index": ("int", False),
+    "user_id": ("str", False),
+    "item_indices": ("int", True),
+    "seen_indices": ("int", True),
+    "source": ("str", True),
+    "prefix": ("str", False),
+    "target": ("str", False),
+    "features": ("str", True),
+}
+
+# Of dialogues: what is said next, and what is recommended next.
+DIALOGUE_VIEWS = ("replies", "recommendations")
 
 # View -> column -> (kind, whether it is a list); kinds: str, int (int64), time (float64, unix
 # seconds), value (float32).
@@ -60,8 +87,9 @@ COLUMNS: Mapping[str, Mapping[str, tuple[str, bool]]] = {
         "question": ("str", False),
         "label": ("int", False),
     },
+    **dict.fromkeys((*WRITING, *DIALOGUE_VIEWS), _WRITTEN),
 }
-# Of users, items and events; of a corpus of texts.
+# Of users, items and events, unless others are asked for; of a corpus of texts.
 VIEWS = ("groups", "next_items", "documents", "catalogue")
 TEXT_VIEWS = ("documents", "labelled_texts")
 
@@ -75,6 +103,14 @@ DESCRIPTIONS: Mapping[str, str] = {
     "follows).",
     "catalogue": "All items in the order of the items table, in one split called 'train'.",
     "labelled_texts": "Classification: a text, a question about it, and the class it has.",
+    "explanations": "Generation: why a user may like an item (source: history and item), and the "
+    "features that the explanation names.",
+    "contents": "Generation: category and title of what a user likes next, two blanks to fill in.",
+    "titles": "Generation: the title of what a user likes next, given its category.",
+    "queries": "Generation: what a user searches for.",
+    "replies": "Generation: what SYSTEM says next in a dialogue (source: the turns before).",
+    "recommendations": "What SYSTEM recommends next in a dialogue: one item, its title as target; "
+    "seen_indices are the items named before.",
 }
 
 # TFDS's names of configs may hold word characters, hyphens and dots.

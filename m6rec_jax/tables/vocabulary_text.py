@@ -14,6 +14,8 @@ from m6rec_jax.tables.views import COLUMNS, check_view
 from m6rec_jax.text.vocabulary_training import TrainedVocabulary, train_vocabulary
 
 DEFAULT_VIEWS = ("groups", "documents")
+# Ids never reach a model; features are words of the target.
+_NOT_READ = ("user_id", "item_id", "text_id", "group", "kind", "features")
 
 
 def training_texts(prepared: Prepared, views: Sequence[str] = DEFAULT_VIEWS) -> Iterator[str]:
@@ -28,7 +30,7 @@ def training_texts(prepared: Prepared, views: Sequence[str] = DEFAULT_VIEWS) -> 
 
     for view in views:
         texts = [c for c, (kind, _) in COLUMNS[check_view(view)].items() if kind == "str"]
-        texts = [c for c in texts if c not in ("user_id", "item_id", "text_id", "group", "kind")]
+        texts = [c for c in texts if c not in _NOT_READ]
         prepared.num_rows(view)
         rows = tfds.builder_from_directory(str(prepared.tfds_folder(view))).as_dataset(
             split="train",

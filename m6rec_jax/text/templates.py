@@ -9,13 +9,14 @@ import datetime
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.text import verbalize
 from m6rec_jax.text.format_strings import Template, closest
 from m6rec_jax.text.records import Event, Item, User, Value
+from m6rec_jax.text.writing_templates import WritingTemplate, parse_writing
 
 __all__ = ["CONTEXT_FIELDS", "EVENT_FIELDS", "DatasetTemplate", "Outcome", "Template"]
 
@@ -61,7 +62,8 @@ class DatasetTemplate:
     and {ago}; `candidate` the item's attributes and statistics; `item` the item's attributes alone
     (it is what retrieval and the catalogue encode once for everybody); `context` the statistics
     and the moment's {date}, {weekday}, {month}, {year} and {part_of_day} (UTC). Where a statistic
-    and an attribute share a name, the statistic is meant.
+    and an attribute share a name, the statistic is meant. `writing` holds what is written about
+    items (`writing_templates`).
     """
 
     profile_template: Template
@@ -70,6 +72,7 @@ class DatasetTemplate:
     candidate_template: Template
     item_template: Template
     outcomes: tuple[Outcome, ...] = ()
+    writing: Mapping[str, WritingTemplate] = field(default_factory=dict)
 
     @classmethod
     def parse(cls, spec: Mapping[str, Any], where: str = "dataset.json") -> DatasetTemplate:
@@ -77,7 +80,7 @@ class DatasetTemplate:
 
         Args:
           spec: the object, as json.load gives it. `event`, `candidate` and `item` are required;
-            `profile`, `context` and `outcomes` are empty when left out.
+            `profile`, `context`, `outcomes` and `writing` are empty when left out.
           where: the file it stands in, for error messages.
 
         Raises:
@@ -87,9 +90,9 @@ class DatasetTemplate:
         if not isinstance(spec, Mapping):
             raise ConfigError(f"{where}: 'template' must be an object, not {spec!r}")
         names = ("profile", "event", "context", "candidate", "item")
+        known = (*names, "outcomes", "writing")
         for key in spec:
-            if key not in (*names, "outcomes"):
-                known = (*names, "outcomes")
+            if key not in known:
                 raise ConfigError(
                     f"{where}: 'template' has no entry '{key}'{closest(str(key), known)}; "
                     f"known: {', '.join(known)}"
@@ -102,9 +105,10 @@ class DatasetTemplate:
                 f"{name}_template": Template.parse(spec.get(name, ""), name) for name in names
             }
             outcomes = _parse_outcomes(spec.get("outcomes", []))
+            writing = parse_writing(spec.get("writing", {}))
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from error
-        return cls(**templates, outcomes=outcomes)
+        return cls(**templates, outcomes=outcomes, writing=writing)
 
     def to_spec(self) -> dict[str, Any]:
         """Returns the object that `parse` reads back; goes into artifacts that serving loads."""
@@ -112,9 +116,12 @@ class DatasetTemplate:
             {"text": o.text} if o.at_least is None else {"at_least": o.at_least, "text": o.text}
             for o in self.outcomes
         ]
-        return {template.name: template.source for template in self._templates()} | {
-            "outcomes": outcomes
-        }
+        spec: dict[str, Any] = {t.name: t.source for t in self._templates()}
+        spec["outcomes"] = outcomes
+        # Only where there is any: models that write nothing keep the fingerprint they had.
+        if self.writing:
+            spec["writing"] = {kind: entry.to_spec() for kind, entry in self.writing.items()}
+        return spec
 
     def validate(
         self,
@@ -147,6 +154,8 @@ class DatasetTemplate:
         self.context_template.validate([*CONTEXT_FIELDS, *known])
         self.candidate_template.validate([*items, *known])
         self.item_template.validate(items)
+        for entry in self.writing.values():
+            entry.validate(items)
 
     def outcome(self, value: float | None) -> str:
         """Returns the words for an event's value, "" where it has no value or no words fit."""

@@ -323,7 +323,7 @@ def test_clear_errors(folder: Path, tmp_path: Path, bundle: Bundle) -> None:
         infer(folder, folder / "requests.jsonl")
     with pytest.raises(ConfigError, match=r"make one with `m6rec index build`"):
         infer(folder, out, "next")
-    with pytest.raises(ConfigError, match="answered by scoring or retrieval, not by 'chat'"):
+    with pytest.raises(ConfigError, match="answered by scoring, retrieval, writing, not by 'chat'"):
         infer(folder, out, job="chat")
     with pytest.raises(ConfigError, match="several tasks; name one: ctr, next"):
         infer(folder, out, "")

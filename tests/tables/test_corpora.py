@@ -41,7 +41,7 @@ def test_a_summary_counts_classes(tmp_path):
     corpus = write(
         tmp_path / "a", "n1,f,,Snow.,sad\nn2,f,,Sun.,merry\nn3,g,,Rain.,sad\nn4,h,,Fog.,\n"
     )
-    assert corpus_summary(corpus) == "notes: 4 texts of 3 groups; 2 sad, 1 merry"
+    assert corpus_summary(corpus.directory) == "notes: 4 texts of 3 groups; 2 sad, 1 merry"
 
 
 @pytest.mark.parametrize("has_turns", [False, True])

@@ -31,6 +31,12 @@ def nowhere(tmp_path, monkeypatch):
         ("book_crossing", ["book_crossing_ctr", "book_crossing_small_ctr"], "scoring"),
         ("book_crossing", ["book_crossing_small_leave_one_out_retrieval"], "retrieval"),
         ("book_crossing", ["book_crossing_small_zero_shot"], "likelihood"),
+        ("movielens", ["movielens_100k_explanations", "movielens_100k_queries"], "generation"),
+        ("reviews", ["tripadvisor_explanations", "yelp_explanations"], "generation"),
+        ("inspired", ["inspired_replies"], "generation"),
+        ("redial", ["redial_titles"], "title_recommendation"),
+        ("redial", ["redial_retrieval"], "item_recommendation"),
+        ("all_jobs", ["movielens_100k_titles", "inspired_replies"], "generation"),
     ],
 )
 def test_modules_register_their_tasks(module, names, kind):

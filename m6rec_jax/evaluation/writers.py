@@ -1,0 +1,109 @@
+"""Models that write, task by task: what `Evaluator` keeps from one validation to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from m6rec_jax.evaluation.generation import predict_generation
+from m6rec_jax.evaluation.predictions import (
+    GenerationPredictions,
+    LanguagePredictions,
+    RecommendationPredictions,
+)
+from m6rec_jax.evaluation.recommendation import recommend_titles
+from m6rec_jax.evaluation.task_facts import task_vocabulary
+from m6rec_jax.inference.generation import Generator
+from m6rec_jax.inference.runtime import Runtime
+from m6rec_jax.inference.task_settings import TaskSettings
+from m6rec_jax.inference.title_trie import TitleTrie
+from m6rec_jax.model import M6Rec
+from m6rec_jax.pipeline import prepared_rows
+from m6rec_jax.pipeline.preprocessors import prompt_task_ids
+from m6rec_jax.pipeline.registration import TaskInfo
+
+
+class Writers:
+    """Generators, tries and rows of the tasks whose texts are written.
+
+    With several processes each one writes all texts: what is written must be the same everywhere.
+
+    Args:
+      lengths: `{"inputs": S, "targets": T}`.
+      batch_size: texts written at a time, over all devices.
+      split, limit: see `Evaluator`.
+      runtime: where to run.
+    """
+
+    def __init__(
+        self,
+        lengths: Mapping[str, int],
+        batch_size: int,
+        split: str,
+        limit: int,
+        runtime: Runtime,
+    ) -> None:
+        self._lengths, self._batch_size, self._runtime = lengths, batch_size, runtime
+        self._split, self._limit = split, limit
+        # One generator per model, whatever its task: validating again compiles nothing.
+        self._generators: dict[tuple[str, Any], Generator] = {}
+        self._settings: dict[str, TaskSettings] = {}
+        self._tries: dict[str, TitleTrie] = {}
+        self._rows: dict[str, list[dict[str, Any]]] = {}
+
+    def predict(
+        self,
+        task: TaskInfo,
+        model: M6Rec,
+        variables: Mapping[str, Any],
+        language: LanguagePredictions,
+        k: int,
+    ) -> GenerationPredictions | RecommendationPredictions:
+        """What the model writes for every row of a task.
+
+        Args:
+          task: of kind 'generation' or 'title_recommendation'.
+          model, variables: see `Evaluator`.
+          language: how likely the model finds the references.
+          k: length of the lists of titles.
+        """
+        generator = self._generator(task, model, variables)
+        rows = self.rows(task)[: self._limit or None]
+        if task.kind == "generation":
+            return predict_generation(generator, task.name, rows, language)
+        trie = self._trie(task, generator)
+        return recommend_titles(generator, task.name, trie, rows, language, k)
+
+    def rows(self, task: TaskInfo) -> list[dict[str, Any]]:
+        """All rows of a task's view."""
+        if task.name not in self._rows:
+            found = prepared_rows.read_rows(task.prepared(), task.view, self._split)
+            self._rows[task.name] = list(found)
+        return self._rows[task.name]
+
+    def _trie(self, task: TaskInfo, generator: Generator) -> TitleTrie:
+        if task.name not in self._tries:
+            titles = task.prepared().catalogue().texts
+            self._tries[task.name] = TitleTrie(generator.vocabulary, titles, generator.max_tokens)
+        return self._tries[task.name]
+
+    def _generator(self, task: TaskInfo, model: M6Rec, variables: Mapping[str, Any]) -> Generator:
+        vocabulary = task_vocabulary(task.name)
+        self._settings[task.name] = TaskSettings(prompt_task_ids().get(task.name, 0))
+        key = (vocabulary.fingerprint, model.config)
+        if key not in self._generators:
+            self._generators[key] = Generator(
+                model,
+                variables,
+                vocabulary,
+                source_length=self._lengths["inputs"],
+                target_length=self._lengths["targets"],
+                tasks=self._settings,
+                batch_sizes=(self._batch_size,),
+                source_buckets=(self._lengths["inputs"],),
+                mesh=self._runtime.mesh,
+                rules=self._runtime.rules,
+            )
+        generator = self._generators[key]
+        generator.variables = variables
+        return generator

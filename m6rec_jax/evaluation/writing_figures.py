@@ -1,0 +1,166 @@
+"""Figures of written texts, as each job's field reports them.
+
+Names: `bleu_n` and `rouge_n` (F) are percentages, all others shares or counts; `usr`, `fmr`, `fcr`
+and `div` are PETER's, `kgsf_...` those of KGSF (see `metrics`). What is undefined for the texts at
+hand, such as distinct-4 of texts of three words, is left out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from m6rec_jax.metrics import diversity, explanation, generation
+from m6rec_jax.metrics.faithfulness import AttributeDictionary, faithfulness
+from m6rec_jax.metrics.phrases import phrase_key
+from m6rec_jax.text.records import Item
+from m6rec_jax.text.writing_templates import WritingTemplate, attribute_values
+
+Figures = dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class WrittenTexts:
+    """What was written, and what it is compared with.
+
+    Attributes:
+      texts, references: without their prefixes.
+      features: of each reference, what it speaks of; may be empty.
+      all_features: of the whole data set, training included.
+      training: the texts that were trained on; called when they are needed.
+      facts: what holds of the items that the texts are about; None where nothing is known of them.
+    """
+
+    texts: Sequence[str]
+    references: Sequence[str]
+    features: Sequence[Sequence[str]]
+    all_features: Callable[[], Iterable[str]]
+    training: Callable[[], Iterable[str]]
+    facts: ItemFacts | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class ItemFacts:
+    """Attribute values by which explanations are checked.
+
+    Attributes:
+      dictionary: of the whole catalogue.
+      of_items: for each text, attribute to the values of its item.
+    """
+
+    dictionary: AttributeDictionary
+    of_items: Sequence[Mapping[str, Sequence[str]]]
+
+
+def attribute_dictionary(template: WritingTemplate, items: Sequence[Item]) -> AttributeDictionary:
+    """All values of the columns that a kind of text may tell; liked items' names are neutral.
+
+    Columns whose values are mostly written with capitals (names) must be found with them.
+
+    Raises:
+      DataError: the catalogue has no value in any of these columns.
+    """
+    values = {
+        column: sorted({v for item in items for v in attribute_values(item, [column])[column]})
+        for column in told_columns(template, items)
+    }
+    cased = [
+        column
+        for column, known in values.items()
+        if 2 * sum(value != value.lower() for value in known) > len(known)
+    ]
+    names = {template.liked.render(item.attributes) for item in items}
+    return AttributeDictionary(values, cased=cased, neutral=names)
+
+
+def told_columns(template: WritingTemplate, items: Sequence[Item]) -> list[str]:
+    """Columns of the items whose values the texts name, shared ones first."""
+    known = items[0].attributes if items else {}
+    plain = [name for name in template.text.fields if name in known]
+    return list(dict.fromkeys([*template.shared, *plain]))
+
+
+def explanation_figures(found: WrittenTexts) -> Figures:
+    """`bleu_1`, `bleu_4`, `rouge_1`, `rouge_2`, `usr`; with features `fmr`, `fcr`, `div`.
+
+    `fmr` looks for the first feature of each record. With facts also `true_share` (of the attribute
+    values named, how many hold for the item), `all_true_share` (of the texts that name any) and
+    `silent_share` (of all texts).
+    """
+    texts = found.texts
+    figures = _likeness(texts, found.references, (1, 4))
+    figures["usr"] = explanation.unique_sentence_ratio(texts)
+    pairs = [
+        (text, own[0])
+        for text, own in zip(texts, map(_findable, found.features), strict=True)
+        if own
+    ]
+    if pairs:
+        every = sorted(set(_findable(found.all_features())))
+        figures["fmr"] = explanation.feature_matching_ratio(*map(list, zip(*pairs, strict=True)))
+        figures["fcr"] = explanation.feature_coverage_ratio(texts, every)
+        if len(texts) > 1:
+            sets = explanation.feature_sets(texts, every)
+            figures["div"] = explanation.feature_diversity(sets)
+    if found.facts is not None:
+        counts = faithfulness(texts, found.facts.of_items, found.facts.dictionary)
+        figures["silent_share"] = counts.silent_share
+        if counts.num_named:
+            figures |= {"true_share": counts.true_share, "all_true_share": counts.all_true_share}
+    return figures
+
+
+def content_figures(found: WrittenTexts) -> Figures:
+    """`bleu_1`, `bleu_2`, `bleu_4`, `rouge_1`, `rouge_2`, `distinct_1` to `distinct_4`, `novelty`.
+
+    `novelty` is the share of the texts that no training text says; `exact_match` that of those that
+    say what their reference says.
+    """
+    texts, references = found.texts, found.references
+    figures = _likeness(texts, references, (1, 2, 4))
+    figures |= _distinct(texts, (1, 2, 3, 4))
+    figures["novelty"] = diversity.novelty(texts, found.training())
+    same = map(_say_the_same, texts, references)
+    figures["exact_match"] = sum(same) / len(texts)
+    return figures
+
+
+def conversation_figures(found: WrittenTexts) -> Figures:
+    """`bleu_2`, `kgsf_bleu_2`, `distinct_3`, `distinct_4`, `kgsf_distinct_3`, `kgsf_distinct_4`."""
+    texts = found.texts
+    figures = {"bleu_2": generation.bleu(texts, found.references, 2)}
+    figures["kgsf_bleu_2"] = generation.bigram_precision_bleu(texts, found.references)
+    figures |= _distinct(texts, (3, 4))
+    for n in (3, 4):
+        figures[f"kgsf_distinct_{n}"] = diversity.distinct_per_text(texts, n)
+    return figures
+
+
+# By the view that the texts come from.
+FIGURES: Mapping[str, Callable[[WrittenTexts], Figures]] = {
+    "explanations": explanation_figures,
+    "contents": content_figures,
+    "titles": content_figures,
+    "queries": content_figures,
+    "replies": conversation_figures,
+}
+
+
+def _likeness(texts: Sequence[str], references: Sequence[str], orders: Iterable[int]) -> Figures:
+    figures = {f"bleu_{n}": generation.bleu(texts, references, n) for n in orders}
+    scores = generation.rouge(texts, references, (1, 2), tokens="unicode")
+    return figures | {f"rouge_{n}": score.f for n, score in scores.items()}
+
+
+def _distinct(texts: Sequence[str], orders: Iterable[int]) -> Figures:
+    longest = max(len(text.split()) for text in texts)
+    return {f"distinct_{n}": diversity.corpus_distinct(texts, n) for n in orders if n <= longest}
+
+
+def _findable(features: Iterable[str]) -> list[str]:
+    """Features that have a word; one of nothing but signs can be in no text."""
+    return [feature for feature in features if phrase_key(feature)]
+
+
+def _say_the_same(text: str, reference: str) -> bool:
+    return diversity.normal_form(text) == diversity.normal_form(reference)

@@ -1,0 +1,195 @@
+"""`m6rec chat`: a dialogue with a model in a terminal, or line by line from a file.
+
+What is said is printed as it would be in the training dialogues; below it stand the items that are
+recommended, by writing their titles and by the two towers.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+import gin
+
+from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.inference.bundle import Bundle, load_model
+from m6rec_jax.inference.conversation import Answer, Conversation, ConversationCatalogue
+from m6rec_jax.inference.task_settings import TaskSettings
+from m6rec_jax.tables.prepared import MANIFEST, read_catalogue
+from m6rec_jax.tables.request_text import RequestRenderer
+from m6rec_jax.tables.requests import RejectedRow, RequestParser
+from m6rec_jax.tables.serving_data import ServingData
+from m6rec_jax.tables.sources import default_cache_dir
+from m6rec_jax.text.dialogue import SYSTEM
+from m6rec_jax.text.format_strings import Template
+
+HELP = "Say something; /new starts anew, /quit (or the end of input) ends."
+_PROMPT = "> "
+_SHAPES: dict[str, Any] = {"batch_sizes": (1,)}
+
+
+@gin.configurable(denylist=["user", "lines", "out"])
+def chat(
+    model_dir: str | Path = gin.REQUIRED,
+    *,
+    prepared: str | None = None,
+    titles: str = "",
+    step: int | None = None,
+    user: Path | None = None,
+    lines: Iterable[str] | None = None,
+    out: TextIO | None = None,
+) -> Conversation:
+    """Talks until the user ends it.
+
+    The model's tasks say what it can do: a task of replies, one of titles, one of retrieval; at
+    least one of them (`pipeline.dialogue_registration`).
+
+    Args:
+      model_dir: of a training run.
+      prepared: folder of prepared data with the catalogue; None: what the model was trained on.
+      titles: how items of another catalogue are called, as in '{title}[ ({year})]': as the model
+        was trained to write them. Empty: by the texts of the catalogue.
+      step: which checkpoint; None: the newest.
+      user: JSON file with what is known of the user, a request without candidates
+        (`tables.requests`); the prepared data must then be of users, items and events.
+      lines: what the user says; None: standard input.
+      out: where answers go; None: standard output.
+
+    Returns:
+      The conversation as it ended.
+
+    Raises:
+      CheckpointError: no model.
+      ConfigError: a model without such tasks, or settings that do not fit the data.
+      DataError: data or the user's file are missing or wrong.
+    """
+    bundle = load_model(model_dir, step=step)
+    folder = _folder(bundle, prepared)
+    conversation = Conversation(
+        read_conversation_catalogue(folder, titles),
+        **_parts(bundle),
+        history=[] if user is None else read_history(user, folder),
+    )
+    out = out or sys.stdout
+    print(HELP, file=out)
+    for line in _typed(out) if lines is None else lines:
+        text = line.strip()
+        if text == "/quit":
+            break
+        if text == "/new":
+            conversation.restart()
+            print("(a new dialogue)", file=out)
+        elif text.startswith("/"):
+            print(HELP, file=out)
+        elif text:
+            print(_shown(conversation.answer(text)), file=out, flush=True)
+    return conversation
+
+
+def read_conversation_catalogue(folder: Path, titles: str = "") -> ConversationCatalogue:
+    """The items of a folder of prepared data; arguments and errors as `chat`."""
+    catalogue = read_catalogue(folder)
+    written: Sequence[str] = catalogue.texts
+    if titles:
+        template = Template.parse(titles, "chat.titles")
+        template.validate(catalogue.items[0].attributes)
+        written = [template.render(item.attributes) for item in catalogue.items]
+    names = [
+        str(item.attributes.get("title") or text)
+        for item, text in zip(catalogue.items, written, strict=True)
+    ]
+    return ConversationCatalogue(written, catalogue.texts, names)
+
+
+def read_history(user: Path, folder: Path) -> list[str]:
+    """What is known of a user, in words.
+
+    Args:
+      user: JSON file, see `chat`.
+      folder: of prepared data of users, items and events.
+
+    Raises:
+      ConfigError: data of another kind.
+      DataError: the file is missing or wrong.
+    """
+    manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
+    if "dataset_spec" not in manifest:
+        raise ConfigError(
+            f"{folder} holds no users, items and events, so a user's history cannot be told; name "
+            "prepared data that do with --gin.PREPARED=FOLDER"
+        )
+    data = ServingData.open(manifest["dataset_spec"], folder)
+    parser = RequestParser(data.spec, data.items, data.statistics_names(), None)
+    try:
+        values = json.loads(user.read_text("utf-8"))
+        if not isinstance(values, dict):
+            raise DataError(f"{user} must hold an object, a request")
+        request = parser.parse(values)
+        return RequestRenderer(data.template, data.statistics).render(request).history
+    except (OSError, ValueError) as error:
+        raise DataError(f"{user} cannot be read: {error}") from error
+    except RejectedRow as problem:
+        raise DataError(f"{user}: {problem}") from None
+
+
+def _folder(bundle: Bundle, prepared: str | None) -> Path:
+    name = prepared or str(default_cache_dir() / bundle.settings.prepared)
+    folder = Path(name).expanduser()
+    if (not prepared and not bundle.settings.prepared) or not (folder / MANIFEST).is_file():
+        raise ConfigError(
+            f"there is no prepared data in {folder}, so no catalogue; name the folder that `m6rec "
+            "data prepare` printed with --gin.PREPARED=FOLDER"
+        )
+    return folder
+
+
+def _parts(bundle: Bundle) -> dict[str, Any]:
+    """Generators and the retriever of the model's tasks."""
+    parts: dict[str, Any] = {}
+    for name, settings in bundle.settings.tasks.items():
+        kind = _part(settings)
+        if kind in parts:
+            raise ConfigError(
+                f"{name} is the model's second task of {kind}; chat needs one of each"
+            )
+        if kind == "retrieval":
+            parts[kind] = bundle.retriever(name, batch_sizes=(1, 32))
+        elif kind:
+            parts[kind] = bundle.generator(name, **_SHAPES)
+    if not parts:
+        known = ", ".join(bundle.settings.tasks) or "none"
+        raise ConfigError(
+            f"the model has no task to converse with (its tasks: {known}); train it on tasks of "
+            "register_dialogue_tasks, such as inspired_conversation"
+        )
+    return parts
+
+
+def _part(settings: TaskSettings) -> str:
+    if settings.kind == "generation":
+        return "replies" if settings.writing == "replies" else ""
+    return {"title_recommendation": "titles", "item_recommendation": "retrieval"}.get(
+        settings.kind, ""
+    )
+
+
+def _typed(out: TextIO) -> Iterable[str]:
+    """Lines of standard input, with a prompt where somebody types them."""
+    while True:
+        if sys.stdin.isatty():
+            print(_PROMPT, end="", file=out, flush=True)
+        line = sys.stdin.readline()
+        if not line:
+            return
+        yield line
+
+
+def _shown(answer: Answer) -> str:
+    lines = [f"{SYSTEM}: {answer.reply}"] if answer.reply else []
+    for name, found in (("written", answer.written), ("retrieved", answer.retrieved)):
+        if found is not None:
+            lines.append(f"  {name}: {' · '.join(found.titles) or 'nothing is left'}")
+    return "\n".join(lines) or "(nothing to say)"

@@ -1,0 +1,249 @@
+"""`m6rec data prepare` for reviews in PETER's format: explanations to write.
+
+A folder with the files (see `review_format`) and a `reviews.json`:
+
+    {"name": "tripadvisor", "file": "reviews.pickle", "index": "1"}
+
+`index` is the folder of `train.index`, `validation.index` and `test.index`; without it every review
+goes to a part by a hash of its row. Optional: `description`, `licence`.
+
+Users and items have no text of their own, so they are told by their *training* reviews: what a user
+writes of, and what others say of an item. A training review is told without itself. What is to be
+written is the sentence about one feature, which is given as PETER+ and M6-Rec give it; with
+`ReviewOptions.tell_feature = False` it is not, as in PETER.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gin
+
+from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.tables import splits
+from m6rec_jax.tables.prepared import Prepared
+from m6rec_jax.tables.review_format import SPLITS, Review, ReviewReport, read_reviews
+from m6rec_jax.tables.schema import Section, load_json
+from m6rec_jax.tables.splits import PARTS, Split
+from m6rec_jax.tables.text_views import TextViews, ViewRow, files_fingerprint
+
+log = logging.getLogger(__name__)
+
+REVIEWS_FILE = "reviews.json"
+VIEW = "explanations"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ReviewSpec:
+    """The parsed `reviews.json`.
+
+    Attributes:
+      name: of the data set.
+      file: of the reviews, in the folder.
+      index: folder of the index files, in the folder; None: parts are drawn.
+    """
+
+    name: str
+    file: str
+    index: str | None = None
+    description: str = ""
+    licence: str = ""
+
+    @classmethod
+    def load(cls, directory: str | Path) -> ReviewSpec:
+        """Reads `directory/reviews.json`.
+
+        Raises:
+          DataError: it is missing, is not JSON, or does not fit.
+        """
+        path = Path(directory) / REVIEWS_FILE
+        top = Section(load_json(path), str(path), "")
+        spec = cls(
+            name=top.text("name"),
+            file=top.text("file"),
+            index=top.optional_text("index"),
+            description=top.optional_text("description") or "",
+            licence=top.optional_text("licence") or "",
+        )
+        top.finish()
+        return spec
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class ReviewOptions:
+    """How reviews are told. Set in gin: `ReviewOptions.tell_feature = False`.
+
+    Attributes:
+      tell_feature: whether a text begins with the feature that it is about.
+      most: features of a user, and words about an item, at most.
+    """
+
+    tell_feature: bool = True
+    most: int = 5
+
+    def __post_init__(self) -> None:
+        if self.most < 1:
+            raise ConfigError(f"ReviewOptions.most = {self.most} must be at least 1")
+
+
+def review_summary(folder: str | Path) -> str:
+    """Reads all reviews and says how many there are and what was left out.
+
+    Raises:
+      DataError: as `review_format.read_reviews`.
+    """
+    spec, report = ReviewSpec.load(folder), ReviewReport()
+    _read(Path(folder), spec, report)
+    given = ", ".join(
+        f"{count:,} {part or 'without a split'}" for part, count in report.num_given.items()
+    )
+    left_out = "".join(
+        f"; left out: {count:,} ({reason}; {report.examples[reason]})"
+        for reason, count in report.num_rejected.items()
+    )
+    return f"{spec.name}: {sum(report.num_given.values()):,} reviews ({given}){left_out}"
+
+
+@gin.configurable
+def prepare_reviews(
+    folder: str | Path,
+    out: str | Path,
+    split: str = "by_group",
+    options: ReviewOptions | None = None,
+    progress: bool = True,
+) -> Prepared:
+    """Renders reviews as texts to write.
+
+    Args:
+      folder: with `reviews.json`.
+      out: the TFDS data_dir to write to.
+      split: 'by_group', with options where there are no index files (`by_group:seed=1`).
+      options: None for gin's `ReviewOptions` or the defaults.
+      progress: whether to show bars.
+
+    Returns:
+      what was written: the view 'explanations'.
+
+    Raises:
+      DataError: something is wrong with the folder, or a part is empty.
+    """
+    folder, options = Path(folder), options or ReviewOptions()
+    spec, parsed = ReviewSpec.load(folder), Split.parse(split)
+    if parsed.kind != "by_group" or (spec.index and parsed.options):
+        raise DataError(
+            f"{folder / REVIEWS_FILE}: split {split!r} is impossible; the index files say which "
+            "review is where, and without them 'by_group' draws it"
+        )
+    settings = [dict(parsed.options), dataclasses.asdict(options)]
+    files = [folder / REVIEWS_FILE, folder / spec.file]
+    if spec.index:
+        files += [folder / spec.index / f"{part}.index" for part in SPLITS]
+    for path in files:
+        if not path.is_file():
+            raise DataError(f"{path} does not exist ({REVIEWS_FILE} names it)")
+    made = TextViews(Path(out), spec.name, parsed.name, (VIEW,), files_fingerprint(files, settings))
+    if made.is_done():
+        log.info("%s is prepared already", made.folder)
+        return made.open()
+    report = ReviewReport()
+    reviews = _read(folder, spec, report)
+    parts = _parts(reviews, parsed)
+    manifest = {
+        "review_spec": dataclasses.asdict(spec),
+        "split": {"name": parsed.name, "kind": parsed.kind, "options": dict(parsed.options)},
+        "options": dataclasses.asdict(options),
+        "left_out": dict(report.num_rejected),
+    }
+    return made.write(_rows(reviews, parts, options), manifest, progress=progress)
+
+
+class TrainingReviews:
+    """What training reviews say of users and items.
+
+    Args:
+      reviews: of the training part.
+    """
+
+    def __init__(self, reviews: list[Review]) -> None:
+        self._of_user: dict[str, Counter[str]] = defaultdict(Counter)
+        self._of_item: dict[str, Counter[str]] = defaultdict(Counter)
+        for review in reviews:
+            self._of_user[review.user][review.feature] += 1
+            self._of_item[review.item][_remark(review)] += 1
+
+    def source(self, review: Review, is_own: bool, most: int) -> list[str]:
+        """User and item in words.
+
+        Args:
+          review: of the user about the item.
+          is_own: whether it is one of the training reviews; then it is told without itself.
+          most: see `ReviewOptions`.
+
+        Returns:
+          Two segments, of the user and of the item; empty where nothing is known.
+        """
+        features = self._of_user.get(review.user, Counter()).copy()
+        remarks = self._of_item.get(review.item, Counter()).copy()
+        if is_own:
+            features[review.feature] -= 1
+            remarks[_remark(review)] -= 1
+        return [
+            _told("writes of", features, most),
+            _told("others say", remarks, most),
+        ]
+
+
+def _remark(review: Review) -> str:
+    return f"{review.opinion} {review.feature}".strip()
+
+
+def _told(words: str, counts: Counter[str], most: int) -> str:
+    # Of equals the first that was met, so that the order of the file decides, not hashing.
+    found = [name for name, count in counts.most_common() if count > 0][:most]
+    return f"{words} {', '.join(found)}" if found else ""
+
+
+def _read(folder: Path, spec: ReviewSpec, report: ReviewReport) -> list[Review]:
+    index = folder / spec.index if spec.index else None
+    return list(read_reviews(folder / spec.file, index, report=report))
+
+
+def _parts(reviews: list[Review], split: Split) -> list[str]:
+    if reviews[0].split is not None:
+        found = [str(review.split) for review in reviews]
+    else:
+        codes = splits.by_group([str(review.row) for review in reviews], **split.arguments())
+        found = [PARTS[code] for code in codes.tolist()]
+    for part in PARTS:
+        if part not in found:
+            raise DataError(f"part {part!r} of the {len(reviews):,} reviews is empty")
+    return found
+
+
+def _rows(reviews: list[Review], parts: list[str], options: ReviewOptions) -> Iterator[ViewRow]:
+    pairs = list(zip(reviews, parts, strict=True))
+    training = TrainingReviews([review for review, part in pairs if part == "train"])
+    for review, part in pairs:
+        yield ViewRow(VIEW, part, _row(review, part, training, options))
+
+
+def _row(
+    review: Review, part: str, training: TrainingReviews, options: ReviewOptions
+) -> dict[str, Any]:
+    return {
+        "text_id": str(review.row),
+        "text_index": review.row,
+        "user_id": review.user,
+        "item_indices": [],
+        "seen_indices": [],
+        "source": training.source(review, part == "train", options.most),
+        "prefix": f"{review.feature}:" if options.tell_feature else "",
+        "target": review.sentence,
+        "features": [review.feature],
+    }

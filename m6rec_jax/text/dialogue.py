@@ -1,0 +1,22 @@
+"""Dialogues in words: what a model reads before it answers, the same in training and in chat."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+# Who seeks, and who recommends.
+USER, SYSTEM = "USER", "SYSTEM"
+# Ends the source of a row in which an item is recommended, not a reply given.
+RECOMMENDS = f"{SYSTEM} recommends"
+
+
+def reply_source(turns: Sequence[str], history: Sequence[str] = ()) -> list[str]:
+    """Source segments: what is known of the user, then the turns, oldest first.
+
+    Args:
+      turns: "USER: ...", "SYSTEM: ...".
+      history: of `DatasetTemplate.history_segments`, of a user who is known; its empty segments
+        are left out. The length budget keeps the first segment, the profile, and the last turn.
+    """
+    profile, *behaviours = history or ("",)
+    return [profile, *filter(None, behaviours), *turns]

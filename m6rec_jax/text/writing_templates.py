@@ -1,0 +1,214 @@
+"""Texts written for a user about an item: explanations, titles, queries (paper, section 2).
+
+One entry of a data set's `template.writing` says how training rows of one kind are made:
+
+    "explanations": {
+      "about":  "{title}[, {genres}]",
+      "prefix": "because",
+      "text":   "[By {shared_director}, like {shared_director_in}.][ {shared_genres} again.]",
+      "liked":  "{title}"
+    }
+
+`about` is told last in the source (an empty one tells nothing), `prefix` is how the text begins and
+is given to the model, `text` is what it learns to write. All see the item's attributes. `text` may
+also ask what the item has in common with what the user liked before: {shared_COLUMN}, the values of
+a column that it shares with one liked item, and {shared_COLUMN_in}, that item, named by `liked`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.text.format_strings import Template, closest, text_of
+from m6rec_jax.text.records import Item, Value
+
+# Kinds of texts, as `template.writing` and the views of prepared data call them.
+WRITING = ("explanations", "contents", "titles", "queries")
+
+_ENTRIES = ("about", "prefix", "text", "liked")
+_SHARED, _IN = "shared_", "_in"
+# A text that named all nine actors of two sequels would name nothing else.
+_MOST_SHARED = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A text that is to be written.
+
+    Attributes:
+      text: without its prefix.
+      features: the values that it says are shared, in the order of the template.
+    """
+
+    text: str
+    features: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WritingTemplate:
+    """One kind of text; see the module. Make it with `parse`.
+
+    Attributes:
+      kind: one of `WRITING`.
+      about, prefix, text, liked: the templates.
+      shared: columns whose shared values `text` asks for, in its order.
+    """
+
+    kind: str
+    about: Template
+    prefix: Template
+    text: Template
+    liked: Template
+    shared: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, kind: str, spec: object) -> WritingTemplate:
+        """Reads one entry.
+
+        Args:
+          kind: its key.
+          spec: the object: `text` is required, and `liked` where a shared value's item is named.
+
+        Raises:
+          ConfigError: an unknown kind or key, a missing one, or a template that does not parse.
+        """
+        if kind not in WRITING:
+            raise ConfigError(
+                f"'writing' has no kind '{kind}'{closest(kind, WRITING)}; known: "
+                f"{', '.join(WRITING)}"
+            )
+        if not isinstance(spec, Mapping) or not {"text"} <= set(spec) <= set(_ENTRIES):
+            raise ConfigError(
+                f"'writing.{kind}' must be an object with 'text' and, where wanted, 'about', "
+                f"'prefix' and 'liked', not {spec!r}"
+            )
+        parsed = {
+            name: Template.parse(spec.get(name, ""), f"writing.{kind}.{name}") for name in _ENTRIES
+        }
+        asked = [name for name in parsed["text"].fields if name.startswith(_SHARED)]
+        columns = (name.removeprefix(_SHARED).removesuffix(_IN) for name in asked)
+        if not parsed["liked"].fields and any(name.endswith(_IN) for name in asked):
+            raise ConfigError(
+                f"'writing.{kind}.text' names liked items; 'liked' must say how, as in '{{title}}'"
+            )
+        return cls(kind, **parsed, shared=tuple(dict.fromkeys(columns)))
+
+    def to_spec(self) -> dict[str, str]:
+        """The object that `parse` reads back."""
+        return {name: getattr(self, name).source for name in _ENTRIES if getattr(self, name).source}
+
+    def validate(self, item_attributes: Iterable[str]) -> None:
+        """Checks every field's name; raises ConfigError for one that does not exist."""
+        items = list(item_attributes)
+        for template in (self.about, self.prefix, self.liked):
+            template.validate(items)
+        shared = [f"{_SHARED}{name}{end}" for name in items for end in ("", _IN)]
+        self.text.validate([*items, *shared])
+
+    def source(self, history: Sequence[str], item: Item | None) -> list[str]:
+        """A history's segments, and what the text is to be about.
+
+        Args:
+          history: of `DatasetTemplate.history_segments`.
+          item: None where no item is known, for texts about nothing.
+
+        Raises:
+          DataError: the item lacks what the template needs.
+        """
+        about = self._render(self.about, item)
+        return [*history, about] if about else list(history)
+
+    def beginning(self, item: Item | None) -> str:
+        """How the text begins; arguments and errors as `source`."""
+        return self._render(self.prefix, item)
+
+    @property
+    def needs_item(self) -> bool:
+        """Whether a text can be asked for only about an item."""
+        return bool(self.about.fields or self.prefix.fields)
+
+    def written(
+        self, item: Item, liked: Sequence[Item], common: Mapping[str, frozenset[str]]
+    ) -> Written | None:
+        """The text to learn from.
+
+        Of the liked items the one that shares most values of a column is named, of equals the
+        latest.
+
+        Args:
+          item: that the text is about.
+          liked: what the user liked before, oldest first.
+          common: of `common_values`; they are not told as shared.
+
+        Returns:
+          None where there is nothing to say: the template asks for shared values and there is none.
+
+        Raises:
+          DataError: the item lacks what the template needs.
+        """
+        values: dict[str, Value] = dict(item.attributes)
+        features: list[str] = []
+        for column in self.shared:
+            own = [v for v in _values(item, column) if v not in common.get(column, ())]
+            found: list[str] = []
+            for other in liked:
+                theirs = set(_values(other, column)) if other.id != item.id else set()
+                shared = [value for value in own if value in theirs][:_MOST_SHARED]
+                if shared and len(shared) >= len(found):
+                    found, named = shared, other
+            if found:
+                values[f"{_SHARED}{column}"] = tuple(found)
+                values[f"{_SHARED}{column}{_IN}"] = self._render(self.liked, named)
+                features += found
+        if self.shared and not features:
+            return None
+        text = _rendered(self.text, values, item).strip()
+        return Written(text, tuple(dict.fromkeys(features))) if text else None
+
+    def _render(self, template: Template, item: Item | None) -> str:
+        if item is None and template.fields:
+            raise DataError(f"'{template.name}' tells of an item, and none is given")
+        return _rendered(template, {} if item is None else item.attributes, item)
+
+
+def parse_writing(spec: object) -> dict[str, WritingTemplate]:
+    """Reads the `writing` object of a template, `WritingTemplate.parse` for each of its entries.
+
+    Raises:
+      ConfigError: as there, or it is no object.
+    """
+    if not isinstance(spec, Mapping):
+        raise ConfigError(f"'writing' must be an object, not {spec!r}")
+    return {str(kind): WritingTemplate.parse(str(kind), entry) for kind, entry in spec.items()}
+
+
+def common_values(items: Iterable[Item], columns: Iterable[str]) -> dict[str, frozenset[str]]:
+    """Column -> values that more than half of the items have: sharing them explains nothing."""
+    items = list(items)
+    found = {}
+    for column in columns:
+        counts = Counter(value for item in items for value in set(_values(item, column)))
+        found[column] = frozenset(value for value, n in counts.items() if 2 * n > len(items))
+    return found
+
+
+def attribute_values(item: Item, columns: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Column -> the item's values there, each as a text; none where nothing is known."""
+    return {column: _values(item, column) for column in columns}
+
+
+def _values(item: Item, column: str) -> tuple[str, ...]:
+    value = item.attributes.get(column)
+    members = value if isinstance(value, (tuple, list)) else (value,)
+    return tuple(text for text in map(text_of, members) if text)
+
+
+def _rendered(template: Template, values: Mapping[str, Any], item: Item | None) -> str:
+    try:
+        return template.render(values)
+    except DataError as error:
+        raise DataError(f"item '{item.id if item else ''}': {error}") from None

@@ -1,0 +1,19 @@
+"""Reviews in PETER's format: TripAdvisor, Yelp and Amazon, as its authors give them out.
+
+A folder with reviews.pickle, the index files and a reviews.json named after the data set
+(`m6rec_jax.tables.review_preparation`), then
+
+    m6rec data prepare FOLDER
+
+Tasks: tripadvisor_explanations, yelp_explanations, amazon_explanations.
+"""
+
+from m6rec_jax.pipeline.writing_registration import register_writing_tasks
+
+TASKS = [
+    task
+    for name in ("tripadvisor", "yelp", "amazon")
+    for task in register_writing_tasks(
+        name, dataset=name, split="by_group", views=("explanations",)
+    )
+]

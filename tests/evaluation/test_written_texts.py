@@ -1,0 +1,320 @@
+"""Texts that are written and items recommended in dialogues: figures against other ways to them."""
+
+import json
+
+import gin
+import jax
+import numpy as np
+import pytest
+import seqio
+from flax import linen as nn
+
+from m6rec_jax.checkpoints.manifest import RunDescription
+from m6rec_jax.checkpoints.store import CheckpointStore
+from m6rec_jax.errors import ConfigError
+from m6rec_jax.evaluation import evaluator as evaluation
+from m6rec_jax.evaluation.assets import save_task_assets
+from m6rec_jax.evaluation.generation import item_facts
+from m6rec_jax.evaluation.named_columns import named_columns
+from m6rec_jax.evaluation.writing_figures import WrittenTexts, content_figures
+from m6rec_jax.inference.bundle import load_model
+from m6rec_jax.inference.generation import Generator
+from m6rec_jax.inference.retrieval import Retriever
+from m6rec_jax.inference.text_decoding import Decoding
+from m6rec_jax.inference.title_trie import TitleTrie
+from m6rec_jax.metrics import diversity, explanation, faithfulness, generation
+from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
+from m6rec_jax.model.m6rec import initial_features
+from m6rec_jax.pipeline.batches import EvaluationBatches
+from m6rec_jax.pipeline.dialogue_registration import register_dialogue_tasks
+from m6rec_jax.pipeline.mixtures import register_mixture
+from m6rec_jax.pipeline.prepared_rows import PARTS, read_rows
+from m6rec_jax.pipeline.registration import task_info, unregister
+from m6rec_jax.pipeline.writing_registration import register_writing_tasks
+from m6rec_jax.tables.dialogue_preparation import prepare_dialogues
+from m6rec_jax.tables.preparation import PrepareOptions, prepare
+from m6rec_jax.tables.sources import DATA_DIR_VARIABLE
+from m6rec_jax.text.vocabulary import Vocabulary
+from m6rec_jax.text.vocabulary_training import train_vocabulary
+from tests.tables.dialogue_files import FILMS, write_inspired_folder
+from tests.tables.test_writing_views import VIEWS, write_shop
+from tests.tasks import shop
+
+LENGTHS = {"inputs": 64, "targets": 24}
+LIMIT = 24
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """(vocabulary, model, variables, MODEL_DIR), with tasks of a shop and of dialogues."""
+    folder = tmp_path_factory.mktemp("data")
+    options = PrepareOptions(views=(*VIEWS, "catalogue"))
+    prepare(write_shop(folder / "shop"), folder, "leave_one_out", options, progress=False)
+    prepare_dialogues(write_inspired_folder(folder / "talks"), folder, progress=False)
+    talk = [f"{a} {film}" for a in ("I liked", "Then try", "SYSTEM:", "USER:") for film in FILMS]
+    path = folder / "everything" / "vocabulary.model"
+    train_vocabulary([*shop.shop_texts(), *talk * 3, "because", "SYSTEM recommends"], path, 420)
+    vocabulary = Vocabulary(path)
+    prompts = PromptConfig(num_prompts=4, num_options=0, head="none", retrieval_dim=8)
+    config = ModelConfig(
+        vocab_size=vocabulary.size,
+        embed_dim=16,
+        num_encoder_layers=1,
+        num_decoder_layers=1,
+        num_heads=2,
+        head_dim=8,
+        mlp_dim=32,
+        prompts=prompts,
+    )
+    model = M6Rec(config)
+    variables = nn.meta.unbox(jax.jit(model.init)(jax.random.key(3), initial_features()))
+    model_dir = tmp_path_factory.mktemp("model")
+    run = RunDescription(config, vocabulary.fingerprint, "all", 1)
+    with CheckpointStore(model_dir / "checkpoints") as store:
+        store.save(3, dict(variables), data={}, run=run)
+    patch = pytest.MonkeyPatch()
+    patch.setenv(DATA_DIR_VARIABLE, str(folder))
+    with gin.unlock_config():
+        gin.bind_parameter("vocabulary_file.shared", "everything")
+    names = register_writing_tasks("shop", "tiny-shop", split="leave_one_out", views=VIEWS)
+    names += register_dialogue_tasks("talks", "talks")
+    names.append(register_mixture("all_written", names[:-1]))
+    yield vocabulary, model, variables, model_dir
+    unregister(names)
+    patch.undo()
+    gin.clear_config()
+
+
+@pytest.fixture(scope="module")
+def found(world):
+    """Task name to (its predictions, its figures), by one evaluator over the training parts."""
+    evaluator = evaluation.Evaluator("all_written", LENGTHS, 8, split="train", limit=LIMIT)
+    results = {}
+    for task in evaluator.tasks:
+        predictions = evaluator.predict(task, world[1], world[2])
+        results[task.name] = (predictions, evaluator.metrics(task, predictions))
+    return results
+
+
+@pytest.fixture(scope="module")
+def generator(world):
+    vocabulary, model, variables, _ = world
+    return Generator(
+        model,
+        variables,
+        vocabulary,
+        source_length=LENGTHS["inputs"],
+        target_length=LENGTHS["targets"],
+        batch_sizes=(LIMIT,),
+        source_buckets=(LENGTHS["inputs"],),
+    )
+
+
+def rows_of(task, part="train"):
+    known = task_info(task).prepared().num_rows(task_info(task).view)
+    if part not in known:
+        return []
+    return list(read_rows(task_info(task).prepared(), task_info(task).view, part))
+
+
+def sources_of(rows):
+    return [row["source"] for row in rows], [row["prefix"] for row in rows]
+
+
+def test_kinds(world):
+    assert task_info("shop_explanations").kind == "generation"
+    kinds = [task_info(f"talks_{name}").kind for name in ("replies", "titles", "retrieval")]
+    assert kinds == ["generation", "title_recommendation", "item_recommendation"]
+    tasks = seqio.MixtureRegistry.get("talks_conversation").tasks
+    assert {task.name for task in tasks} == {"talks_replies", "talks_titles", "talks_retrieval"}
+
+
+def test_rows_go_on_from_their_prefix(world):
+    vocabulary = world[0]
+    row = rows_of("shop_explanations")[0]
+    batch = next(iter(EvaluationBatches("shop_explanations", LENGTHS, 4, split="train")))
+    (place,) = np.flatnonzero((batch["decoder_item_ids"] == row["text_index"]).any(axis=1))
+    weights, targets = batch["decoder_loss_weights"][place], batch["decoder_target_tokens"][place]
+    assert vocabulary.decode(targets[weights > 0]) == row["target"]
+    assert vocabulary.decode(targets[: int(np.argmax(weights > 0))]) == row["prefix"] == "because"
+
+
+def test_explanations(found, generator):
+    predictions, figures = found["shop_explanations"]
+    rows = rows_of("shop_explanations")
+    texts = [text.written for text in generator.greedy(*sources_of(rows))]
+    references = [row["target"] for row in rows]
+    told = named_columns(task_info("shop_explanations"), "train", predictions)
+    assert told["written"].tolist() == texts
+    assert told["reference"].tolist() == references
+    assert told["source"][0].endswith(rows[0]["source"][-1])
+    everywhere = [row for part in PARTS for row in rows_of("shop_explanations", part)]
+    expected = {
+        "bleu_1": generation.bleu(texts, references, 1),
+        "rouge_2": generation.rouge(texts, references, tokens="unicode")[2].f,
+        "usr": explanation.unique_sentence_ratio(texts),
+        "fmr": explanation.feature_matching_ratio(texts, [row["features"][0] for row in rows]),
+        "fcr": explanation.feature_coverage_ratio(
+            texts, [feature for row in everywhere for feature in row["features"]]
+        ),
+        "num_examples": len(rows),
+    }
+    assert {name: figures[name] for name in expected} == pytest.approx(expected)
+    assert figures["perplexity"] > 1
+    items = task_info("shop_explanations").prepared().catalogue().items
+    facts = [{"genres": items[row["item_indices"][0]].attributes["genres"]} for row in rows]
+    genres = {"genres": ["comedy", "drama", "horror"]}
+    titles = [item.attributes["title"] for item in items]
+    dictionary = faithfulness.AttributeDictionary(genres, neutral=titles)
+    counts = faithfulness.faithfulness(texts, facts, dictionary)
+    assert figures["silent_share"] == counts.silent_share
+    assert figures.get("true_share") == (counts.true_share if counts.num_named else None)
+    json.dumps(figures)
+
+
+def test_references_are_true_of_their_items(world):
+    """What explanations are trained on holds for every item."""
+    rows = [row for part in PARTS for row in rows_of("shop_explanations", part)]
+    facts = item_facts(task_info("shop_explanations").prepared(), "explanations", rows)
+    counts = faithfulness.faithfulness(
+        [row["target"] for row in rows], facts.of_items, facts.dictionary
+    )
+    assert (counts.true_share, counts.silent_share) == (1, 0)
+
+
+def test_figures_of_content():
+    """Of texts that are known: the model above may write none."""
+    told = WrittenTexts(
+        texts=["Alpha Beta", "alpha", "Gamma", "Gamma"],
+        references=["Alpha", "Alpha", "Delta", "Gamma"],
+        features=[[]] * 4,
+        all_features=list,
+        training=lambda: ["Gamma."],
+    )
+    figures = content_figures(told)
+    assert figures["novelty"] == 0.5
+    assert figures["exact_match"] == 0.5
+    assert figures["distinct_1"] == 4 / 5
+    assert figures["distinct_2"] == 1
+    assert "distinct_3" not in figures
+    assert figures["bleu_1"] == pytest.approx(100 * 2 / 5)
+
+
+def test_titles(found, generator):
+    predictions, figures = found["shop_titles"]
+    rows = rows_of("shop_titles")[:LIMIT]
+    texts = [text.written for text in generator.greedy(*sources_of(rows))]
+    assert list(predictions.texts) == texts
+    training = [row["target"] for row in rows_of("shop_titles")]
+    assert figures["novelty"] == diversity.novelty(texts, training)
+
+
+def test_decoding_is_set_in_gin(world, generator):
+    sources, prefixes = sources_of(rows_of("talks_replies")[:6])
+    beams = generator.beam_search(sources, prefixes, num_beams=2, length_penalty=1.0)
+    with gin.unlock_config():
+        gin.bind_parameter("Decoding.method", "beam_search")
+        gin.bind_parameter("Decoding.num_beams", 2)
+        gin.bind_parameter("Decoding.length_penalty", 1.0)
+        decoding = Decoding()
+        gin.clear_config()
+        gin.bind_parameter("vocabulary_file.shared", "everything")
+    assert decoding.write(generator, sources, prefixes) == [texts[0] for texts in beams]
+    # A sampled text does not depend on how many others are asked for.
+    sampling = Decoding("sample", seed=5)
+    few = sampling.write(generator, sources[:2], prefixes[:2])
+    assert few == sampling.write(generator, sources, prefixes)[:2]
+    with pytest.raises(ConfigError, match="'sampling' is none of"):
+        Decoding("sampling")
+
+
+def test_replies(found):
+    predictions, figures = found["talks_replies"]
+    texts, references = predictions.texts, [row["target"] for row in predictions.rows]
+    assert references == [row["target"] for row in rows_of("talks_replies")[:LIMIT]]
+    assert figures["bleu_2"] == pytest.approx(generation.bleu(texts, references, 2))
+    assert figures["kgsf_bleu_2"] == generation.bigram_precision_bleu(texts, references)
+    assert figures["kgsf_distinct_3"] == diversity.distinct_per_text(texts, 3)
+    assert figures["perplexity"] > 1
+
+
+def recall(lists, targets, k):
+    hits = [target in found[:k] for found, target in zip(lists, targets, strict=True)]
+    return sum(hits) / len(hits)
+
+
+def expected_recall(rows, lists, new_lists, k=1):
+    targets = [int(row["item_indices"][0]) for row in rows]
+    new = [i for i, row in enumerate(rows) if targets[i] not in row["seen_indices"]]
+    assert 0 < len(new) < len(rows)
+    return {
+        f"recall@{k}": recall(lists, targets, k),
+        f"new/recall@{k}": recall([new_lists[i] for i in new], [targets[i] for i in new], k),
+    }
+
+
+def test_written_titles_are_recommendations(world, found, generator):
+    predictions, figures = found["talks_titles"]
+    rows = rows_of("talks_titles")[:LIMIT]
+    titles = task_info("talks_titles").prepared().catalogue().texts
+    sources, _ = sources_of(rows)
+    trie = TitleTrie(world[0], titles)
+    lists = [
+        [
+            [title.places[0] for title in one]
+            for one in generator.recommend(sources, trie, 4, seen=seen)
+        ]
+        for seen in ([()] * LIMIT, [row["seen_indices"] for row in rows])
+    ]
+    expected = expected_recall(rows, *lists)
+    assert {name: figures[name] for name in expected} == expected
+    # The catalogue has four titles, so cut-offs above are left out.
+    assert not any(name.endswith("@5") for name in figures)
+    told = named_columns(task_info("talks_titles"), "train", predictions)
+    assert set(told["title"]) <= set(titles)
+    for row, one in zip(told["top_titles"], lists[1], strict=True):
+        assert [title for title in row if title] == [titles[i] for i in one]
+
+
+def test_retrieved_items_are_recommendations(world, found):
+    vocabulary, model, variables, _ = world
+    predictions, figures = found["talks_retrieval"]
+    rows = rows_of("talks_retrieval")[:LIMIT]
+    assert [row["text_id"] for row in predictions.rows] == [row["text_id"] for row in rows]
+    catalogue = task_info("talks_retrieval").prepared().catalogue()
+    retriever = Retriever(
+        model, variables, vocabulary, source_length=64, target_length=24, batch_sizes=(LIMIT,)
+    )
+    users = retriever.embed_users([row["source"] for row in rows])
+    scores = users @ retriever.embed_items(catalogue.texts).T
+    named = np.zeros(scores.shape, bool)
+    for place, row in enumerate(rows):
+        named[place, row["seen_indices"]] = True
+    lists = np.argsort(-scores, axis=1, kind="stable").tolist()
+    without = np.argsort(-np.where(named, -9.0, scores), axis=1, kind="stable").tolist()
+    expected = expected_recall(rows, lists, without)
+    popular = np.argsort(-catalogue.train_counts, kind="stable").tolist()
+    new = [[i for i in popular if i not in row["seen_indices"]] for row in rows]
+    expected |= {
+        f"popularity/{name}": value
+        for name, value in expected_recall(rows, [popular] * len(rows), new).items()
+    }
+    assert {name: figures[name] for name in expected} == expected
+    assert figures["new/num_examples"] < figures["num_examples"] == len(rows)
+
+
+def test_the_model_folder_says_what_is_written(world):
+    model_dir = world[3]
+    save_task_assets(model_dir, "shop_explanations", LENGTHS)
+    settings = load_model(model_dir).settings
+    assert settings.tasks["shop_explanations"].writing == "explanations"
+    assert settings.tasks["shop_explanations"].kind == "generation"
+
+
+def test_missing_metrics_are_told_before_training(world, monkeypatch):
+    def missing(name):
+        raise ModuleNotFoundError(name=name.split(".")[0])
+
+    monkeypatch.setattr(generation.importlib, "import_module", missing)
+    with pytest.raises(ConfigError, match="text-metrics"):
+        evaluation.Evaluator("shop_titles", LENGTHS, 4)

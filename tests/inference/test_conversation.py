@@ -1,0 +1,164 @@
+"""Conversation: what is read, what is left out, what is shown; stubs stand in for models."""
+
+import io
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from m6rec_jax.errors import ConfigError
+from m6rec_jax.inference import chat as chat_module
+from m6rec_jax.inference.catalogue_index import TopK
+from m6rec_jax.inference.conversation import Conversation, ConversationCatalogue
+from m6rec_jax.inference.generation import GeneratedText, RecommendedTitle
+from m6rec_jax.inference.task_settings import TaskSettings
+
+TITLES = ["Fargo (1996)", "Heat (1995)", "Heat (1986)", "Alien (1979)", "Big (1988)"]
+CATALOGUE = ConversationCatalogue(TITLES, TITLES, [title[:-7] for title in TITLES])
+
+
+class Vocabulary:
+    def encode(self, text):
+        return [ord(letter) for letter in text]
+
+
+class Model:
+    """Replies with a fixed text, recommends the first items that were not seen; keeps the calls."""
+
+    vocabulary, max_tokens = Vocabulary(), 40
+
+    def __init__(self, reply="Try Heat."):
+        self.reply, self.sources, self.seen = reply, [], []
+
+    def greedy(self, sources, prefixes, *, tasks):
+        self.sources += sources
+        assert tasks is None
+        assert prefixes == ["SYSTEM:"]
+        return [GeneratedText(f"SYSTEM: {self.reply}", -1.0, True, None, self.reply)]
+
+    def _left(self, seen):
+        self.seen.append(set(seen))
+        return [place for place in range(len(TITLES)) if place not in seen]
+
+    def recommend(self, sources, trie, k, *, num_beams, seen):
+        self.sources += sources
+        assert num_beams <= len(trie)
+        return [[RecommendedTitle(TITLES[i], -float(i), [i]) for i in self._left(seen[0])[:k]]]
+
+    def index(self, texts):
+        assert texts == TITLES
+        return self
+
+    def embed_users(self, sources):
+        self.sources += sources
+        return np.zeros((1, 2), np.float32)
+
+    def top_k(self, users, k, seen):
+        places = (self._left(seen[0]) + [-1] * k)[:k]
+        return TopK(np.array([places]), np.zeros((1, k), np.float32))
+
+
+def test_replies_read_the_turns_so_far():
+    model = Model()
+    conversation = Conversation(CATALOGUE, replies=model, history=["24 years old", "", "liked X"])
+    assert conversation.answer("Hello  there").reply == "Try Heat."
+    conversation.answer("More?")
+    assert model.sources[0] == ["24 years old", "liked X", "USER: Hello there"]
+    assert model.sources[1] == [
+        *("24 years old", "liked X", "USER: Hello there", "SYSTEM: Try Heat.", "USER: More?")
+    ]
+    assert conversation.answer("?").written is None
+
+
+def test_only_the_latest_turns_are_read():
+    model = Model()
+    conversation = Conversation(CATALOGUE, replies=model, max_turns=2)
+    for text in ("a", "b"):
+        conversation.answer(text)
+    assert model.sources[-1] == ["", "SYSTEM: Try Heat.", "USER: b"]
+
+
+def test_what_was_named_is_not_recommended():
+    titles, retrieval = Model(), Model()
+    conversation = Conversation(
+        CATALOGUE, replies=Model(), titles=titles, retrieval=retrieval, num_items=1
+    )
+    answer = conversation.answer("I liked Fargo (1996), not big ones")
+    # The user named Fargo; "big" is no title, for want of its capital.
+    assert titles.seen == retrieval.seen == [{0}]
+    assert answer.written.titles == answer.retrieved.titles == ["Heat (1995)"]
+    assert titles.sources[0][-1] == "SYSTEM recommends"
+    # The reply named both films of one name, and the recommendation one of them.
+    answer = conversation.answer("And else?")
+    assert titles.seen[1] == {0, 1, 2}
+    assert answer.written.places == [3]
+    answer = conversation.answer("And else?")
+    answer = conversation.answer("And else?")
+    assert answer.written.titles == answer.retrieved.titles == []
+    conversation.restart()
+    assert conversation.answer("Hi").written.places == [0]
+
+
+def test_impossible_conversations_are_told():
+    with pytest.raises(ConfigError, match="nothing to converse with"):
+        Conversation(CATALOGUE)
+    with pytest.raises(ConfigError, match="num_beams = 2"):
+        Conversation(CATALOGUE, titles=Model(), num_items=3, num_beams=2)
+
+
+# ---- the terminal
+
+
+def bundle(**kinds):
+    tasks = {
+        name: TaskSettings(kind=kind, writing="replies" if kind == "generation" else "")
+        for name, kind in kinds.items()
+    }
+    settings = SimpleNamespace(tasks=tasks, prepared="")
+    made = SimpleNamespace(settings=settings)
+    made.generator = made.retriever = lambda name, **shapes: Model()
+    return made
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Prepared data in name only: the catalogue is given."""
+    (tmp_path / "prepare.json").write_text('{"dialogue_spec": {}}')
+    monkeypatch.setattr(chat_module, "read_conversation_catalogue", lambda *_: CATALOGUE)
+    return tmp_path
+
+
+def said(monkeypatch, folder, lines, **kinds):
+    monkeypatch.setattr(chat_module, "load_model", lambda *_, **__: bundle(**kinds))
+    out = io.StringIO()
+    chat_module.chat("run", prepared=str(folder), lines=lines, out=out)
+    return out.getvalue().splitlines()
+
+
+def test_a_talk_in_the_terminal(folder, monkeypatch):
+    kinds = {"r": "generation", "t": "title_recommendation", "i": "item_recommendation"}
+    lines = ["I liked Fargo\n", "\n", "/help\n", "/new\n", "Hi\n", "/quit\n", "never said\n"]
+    assert said(monkeypatch, folder, lines, **kinds) == [
+        chat_module.HELP,
+        "SYSTEM: Try Heat.",
+        "  written: Heat (1995) · Heat (1986) · Alien (1979)",
+        "  retrieved: Heat (1995) · Heat (1986) · Alien (1979)",
+        chat_module.HELP,
+        "(a new dialogue)",
+        "SYSTEM: Try Heat.",
+        "  written: Fargo (1996) · Heat (1995) · Heat (1986)",
+        "  retrieved: Fargo (1996) · Heat (1995) · Heat (1986)",
+    ]
+
+
+def test_models_that_cannot_talk_are_told(folder, monkeypatch):
+    with pytest.raises(ConfigError, match=r"no task to converse with .*: ctr"):
+        said(monkeypatch, folder, [], ctr="scoring")
+    with pytest.raises(ConfigError, match="b is the model's second task of replies"):
+        said(monkeypatch, folder, [], a="generation", b="generation")
+    with pytest.raises(ConfigError, match=r"no prepared data in .*gin\.PREPARED=FOLDER"):
+        said(monkeypatch, folder / "none", [], a="generation")
+    user = folder / "me.json"
+    user.write_text("{}")
+    with pytest.raises(ConfigError, match="holds no users, items and events"):
+        chat_module.read_history(user, folder)

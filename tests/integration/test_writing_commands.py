@@ -1,0 +1,227 @@
+"""Every job of a shop, of reviews and of dialogues: one mixture, trained, evaluated and used.
+
+All commands run in one process of their own, since importing takes most of a command's time.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from tests.tables.dialogue_files import write_inspired_folder
+from tests.tables.test_review_preparation import write_reviews
+
+ROOT = Path(__file__).resolve().parents[2]
+
+TASKS = """
+from m6rec_jax.pipeline.dialogue_registration import register_dialogue_tasks
+from m6rec_jax.pipeline.mixtures import register_mixture
+from m6rec_jax.pipeline.registration import register_recommendation_tasks
+from m6rec_jax.pipeline.writing_registration import register_writing_tasks
+
+register_recommendation_tasks("shop", dataset="corner-shop")
+register_writing_tasks("shop", "corner-shop", views=("explanations", "titles"))
+register_writing_tasks("hotels", "hotels", split="by_group", views=("explanations",))
+register_dialogue_tasks("talks", "talks")
+JOBS = ("shop_ctr", "shop_retrieval", "shop_explanations", "shop_titles", "hotels_explanations",
+        "talks_replies", "talks_titles", "talks_retrieval")
+register_mixture("jobs", JOBS)
+"""
+
+PREPARE = """
+import m6rec_jax.tables.preparation
+import m6rec_jax.tables.vocabulary_text
+
+PrepareOptions.group_size = 2
+PrepareOptions.views = ('groups', 'next_items', 'documents', 'catalogue', 'explanations', 'titles')
+train_on_prepared.shared = 'jobs'
+train_on_prepared.sources = (
+    ('corner-shop', 'per_user_temporal', ('groups', 'documents', 'explanations')),
+    ('hotels', 'by_group', ('explanations',)),
+    ('talks', 'by_group', ('replies', 'recommendations')),
+)
+train_vocabulary.size = 600
+"""
+
+TRAIN = """
+include 'gin_configs/models/tiny.gin'
+include 'gin_configs/tuning/option_adapter.gin'
+include 'gin_configs/runs/finetune_mixture.gin'
+
+import m6rec_jax.pipeline.locations
+import tasks.own_jobs
+
+vocabulary_file.shared = 'jobs'
+MIXTURE_OR_TASK_NAME = 'jobs'
+VOCAB_SIZE = 768
+NUM_OPTIONS = 2
+RETRIEVAL_DIM = 8
+TRAINABLE = 'all'
+TASK_FEATURE_LENGTHS = {'inputs': 64, 'targets': 48}
+TRAIN_STEPS = 2
+WARMUP_STEPS = 1
+BATCH_SIZE = 8
+EVAL_PERIOD = 2
+BatchIterator.num_shards = 1
+total_loss.language_modelling_weight = 1.0
+scoring_rows.language_weight = 0.0
+retrieval_rows.language_weight = 0.0
+train.evaluate = None
+train.tensorboard = False
+"""
+
+EVAL = """
+include 'gin_configs/runs/eval.gin'
+
+import m6rec_jax.pipeline.locations
+import tasks.own_jobs
+
+vocabulary_file.shared = 'jobs'
+MIXTURE_OR_TASK_NAME = 'jobs'
+TASK_FEATURE_LENGTHS = {'inputs': 64, 'targets': 48}
+BATCH_SIZE = 8
+evaluate.limit = 8
+"""
+
+WRITING = {
+    "explanations": {
+        "about": "{name}",
+        "prefix": "because",
+        "text": "[{shared_kinds}, like {shared_kinds_in}]",
+        "liked": "{name}",
+    },
+    "titles": {"prefix": "{kinds}:", "text": "{name}"},
+}
+
+# Each command's output stands between two lines of its number.
+SCRIPT = """
+import json, sys
+import gin
+from m6rec_jax.cli import main
+for number, arguments in enumerate(json.load(open("commands.json"))):
+    print(f"== {number}", flush=True)
+    gin.clear_config()  # of the command before, which also locked it
+    if main(arguments):
+        sys.exit(f"{arguments} failed")
+"""
+
+REQUESTS = [
+    {"user": {"city": "Faro"}, "time": "2024-06-01T10:00:00Z", "candidates": ["0001", "0003"],
+     "behaviours": [{"item": "0002", "time": "2024-05-01"}]},
+    {"user": {}, "time": "2024-06-01T10:00:00Z", "behaviours": [], "candidates": []},
+    {"user": {}, "time": "2024-06-01T10:00:00Z", "behaviours": [], "candidates": ["9999"]},
+]  # fmt: skip
+
+RUN = "--gin.MODEL_DIR=run"
+COMMANDS = {
+    "check": ["data", "check", "talks"],
+    "prepare": ["data", "prepare", "talks"],
+    "hotels": ["data", "prepare", "hotels"],
+    "shop": ["data", "prepare", "shop", "--gin_file", "prepare.gin"],
+    "vocabulary": ["vocab", "train", "--gin_file", "prepare.gin"],
+    "train": ["train", "--gin_file", "train.gin", RUN],
+    "eval": ["eval", "--gin_file", "eval.gin", RUN],
+    "infer": [
+        *("infer", "--gin_file", "eval.gin", RUN, "--gin.infer.limit=4"),
+        "--gin.MIXTURE_OR_TASK_NAME=talks_replies",
+    ],
+    "requests": [
+        *("infer", "--requests", "requests.jsonl", "--output", "texts.jsonl", RUN),
+        *("--gin.TASK=shop_explanations", "--gin.BATCH_SIZE=2"),
+        "--gin.PREPARED=cache/corner-shop.per_user_temporal",
+    ],
+    "chat": ["chat", RUN, "--gin.PREPARED=cache/talks.by_group"],
+}
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    """The user's folder, and what each command printed."""
+    folder = tmp_path_factory.mktemp("user")
+    shutil.copytree(ROOT / "tests" / "data" / "shop", folder / "shop")
+    spec = json.loads((folder / "shop" / "dataset.json").read_text())
+    spec["template"]["writing"] = WRITING
+    (folder / "shop" / "dataset.json").write_text(json.dumps(spec))
+    write_inspired_folder(folder / "talks", 40)
+    write_reviews(folder / "hotels")
+    (folder / "tasks").mkdir()
+    (folder / "tasks" / "own_jobs.py").write_text(TASKS)
+    for name, text in (("prepare", PREPARE), ("train", TRAIN), ("eval", EVAL)):
+        (folder / f"{name}.gin").write_text(text)
+    lines = "".join(json.dumps(request) + "\n" for request in REQUESTS)
+    (folder / "requests.jsonl").write_text(lines)
+    (folder / "commands.json").write_text(json.dumps(list(COMMANDS.values())))
+    run = subprocess.run(
+        [sys.executable, "-c", SCRIPT],
+        cwd=folder,
+        env=os.environ | {"M6REC_DATA_DIR": str(folder / "cache"), "PYTHONPATH": str(ROOT)},
+        input="I liked Heat (1995)\n/quit\n",
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    parts = run.stdout.split("== ")[1:]
+    outputs = [part.partition("\n")[2] for part in parts]
+    return folder, dict(zip(COMMANDS, outputs, strict=True))
+
+
+def test_the_folders_are_described(ran: tuple[Path, dict[str, str]]) -> None:
+    assert ran[1]["check"] == "talks: 40 dialogues, 200 turns; 4 items, recommended 120 times\n"
+    assert ran[1]["prepare"].strip().endswith("cache/talks.by_group")
+
+
+def test_every_job_has_its_figures(ran: tuple[Path, dict[str, str]]) -> None:
+    out = ran[1]["eval"]
+    figures = json.loads(out[out.index("{") :])
+    expected = {
+        "shop_ctr/auc",
+        "shop_retrieval/hit_rate@1",
+        "shop_explanations/bleu_4",
+        "shop_titles/novelty",
+        "hotels_explanations/fmr",
+        "talks_replies/perplexity",
+        "talks_replies/bleu_2",
+        "talks_titles/recall@1",
+        "talks_titles/new/recall@1",
+        "talks_retrieval/popularity/new/recall@1",
+    }
+    assert expected <= set(figures)
+
+
+def test_every_loss_is_logged(ran: tuple[Path, dict[str, str]]) -> None:
+    lines = [json.loads(line) for line in (ran[0] / "run" / "metrics.jsonl").open()]
+    assert any("validation/loss" in line for line in lines)
+
+
+def test_what_was_written_can_be_read(ran: tuple[Path, dict[str, str]]) -> None:
+    (path,) = (ran[0] / "run" / "predictions").glob("*.parquet")
+    rows = pq.read_table(path).to_pylist()
+    assert len(rows) == 4
+    assert {"text_id", "source", "prefix", "reference", "written", "ended"} <= set(rows[0])
+    assert all(row["prefix"] == "SYSTEM:" for row in rows)
+
+
+def test_requests_are_answered_with_texts(ran: tuple[Path, dict[str, str]]) -> None:
+    folder, printed = ran
+    rows = [json.loads(line) for line in (folder / "texts.jsonl").open()]
+    assert [len(row["texts"]) for row in rows] == [2, 0]
+    assert [len(row["log_probabilities"]) for row in rows] == [2, 0]
+    (rejected,) = [json.loads(line) for line in (folder / "texts.rejected.jsonl").open()]
+    assert rejected["kind"] == "unknown_item"
+    assert "2 answered" in printed["requests"]
+
+
+def test_a_dialogue_in_the_terminal(ran: tuple[Path, dict[str, str]]) -> None:
+    lines = ran[1]["chat"].splitlines()
+    written = next(line for line in lines if line.startswith("  written: "))
+    retrieved = next(line for line in lines if line.startswith("  retrieved: "))
+    films = {"Fargo (1996)", "Alien (1979)", "Big (1988)"}
+    for line in (written, retrieved):
+        # What the user named is not among them, everything else is.
+        assert set(line.partition(": ")[2].split(" · ")) == films

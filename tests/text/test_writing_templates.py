@@ -1,0 +1,119 @@
+"""Texts about items: what is shared with liked ones, and what is left out."""
+
+import pytest
+
+from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.text.records import Item
+from m6rec_jax.text.templates import DatasetTemplate
+from m6rec_jax.text.writing_templates import (
+    WritingTemplate,
+    Written,
+    attribute_values,
+    common_values,
+)
+
+SPEC = {
+    "about": "{title}[, {genres}]",
+    "prefix": "because",
+    "text": "[By {shared_director}, like {shared_director_in}.]"
+    "[ {shared_genres}, like {shared_genres_in}.][ {awards}]",
+    "liked": "{title}",
+}
+PLAIN = {"event": "{title}", "candidate": "{title}", "item": "{title}"}
+
+
+def film(title, genres=(), director=None, awards=None):
+    values = {"title": title, "genres": tuple(genres), "director": director, "awards": awards}
+    return Item(title, values)
+
+
+FARGO = film("Fargo", ["crime", "drama", "comedy"], "Coen", "Won 2.")
+BLOOD = film("Blood Simple", ["crime"], "Coen")
+HEAT = film("Heat", ["crime", "drama"], "Mann")
+ALIEN = film("Alien", ["horror"], "Scott")
+
+
+def written(item, liked, common=None):
+    return WritingTemplate.parse("explanations", SPEC).written(item, liked, common or {})
+
+
+def test_the_liked_item_that_shares_most_is_named_then_the_latest():
+    found = written(FARGO, [BLOOD, HEAT, ALIEN])
+    assert found == Written(
+        "By Coen, like Blood Simple. crime, drama, like Heat. Won 2.", ("Coen", "crime", "drama")
+    )
+    # Equal shares: the later one.
+    other = film("Raising Arizona", ["crime"], "Coen")
+    assert "like Raising Arizona." in written(FARGO, [BLOOD, other]).text
+
+
+def test_at_most_two_shared_values_are_told():
+    found = written(FARGO, [film("Other", ["comedy", "crime", "drama"])])
+    assert found.features == ("crime", "drama")  # in the item's order
+
+
+@pytest.mark.parametrize("liked", [[], [ALIEN], [FARGO]])
+def test_nothing_shared_is_nothing_to_say(liked):
+    """Awards alone explain nothing, and an item does not explain itself."""
+    assert written(FARGO, liked) is None
+
+
+def test_what_most_items_have_explains_nothing():
+    common = common_values([FARGO, BLOOD, HEAT, ALIEN], ("genres", "director"))
+    assert common == {"genres": frozenset({"crime"}), "director": frozenset()}
+    assert written(HEAT, [BLOOD], common) is None
+    assert written(HEAT, [FARGO], common).features == ("drama",)
+
+
+def test_texts_that_share_nothing_need_no_liked_item():
+    template = WritingTemplate.parse("titles", {"prefix": "[{genres}: ]", "text": "{title}"})
+    assert template.written(ALIEN, [], {}) == Written("Alien", ())
+    assert template.beginning(ALIEN) == "horror: "
+    assert template.source(["profile"], ALIEN) == ["profile"]
+    assert template.needs_item
+    assert not WritingTemplate.parse("contents", {"text": "{title}"}).needs_item
+
+
+def test_source_and_beginning():
+    template = WritingTemplate.parse("explanations", SPEC)
+    assert template.source(["p", "b"], FARGO) == ["p", "b", "Fargo, crime, drama, comedy"]
+    assert template.beginning(FARGO) == "because"
+    with pytest.raises(DataError, match="tells of an item, and none is given"):
+        template.source([], None)
+    with pytest.raises(DataError, match=r"needs a value for \{title\}"):
+        template.source([], Item("x", {}))
+
+
+def test_a_data_sets_template_holds_it():
+    spec = {**PLAIN, "writing": {"explanations": SPEC}}
+    template = DatasetTemplate.parse(spec)
+    assert DatasetTemplate.parse(template.to_spec()) == template
+    assert "writing" not in DatasetTemplate.parse(PLAIN).to_spec()
+    template.validate([], ["title", "genres", "director", "awards"])
+    with pytest.raises(ConfigError, match=r"\{shared_director\}.*did you mean 'shared_directors'"):
+        template.validate([], ["title", "genres", "directors", "awards"])
+
+
+@pytest.mark.parametrize(
+    ("writing", "message"),
+    [
+        ({"explanation": SPEC}, "no kind 'explanation' .*'explanations'"),
+        ({"titles": {"prefix": "x"}}, "must be an object with 'text'"),
+        ({"titles": {"text": "x", "what": "y"}}, "must be an object with 'text'"),
+        ({"explanations": {**SPEC, "liked": ""}}, "'liked' must say how"),
+        ([], "must be an object"),
+    ],
+)
+def test_what_cannot_be_read_is_told(writing, message):
+    with pytest.raises(ConfigError, match=message):
+        DatasetTemplate.parse({**PLAIN, "writing": writing})
+
+
+def test_values_of_attributes():
+    item = Item("i", {"genres": ("a", ""), "director": None, "year": 1996})
+    assert attribute_values(item, ["genres", "director", "year", "none"]) == {
+        "genres": ("a",),
+        "director": (),
+        "year": ("1996",),
+        "none": (),
+    }
