@@ -199,7 +199,9 @@ def _parser() -> argparse.ArgumentParser:
     convert = commands.add_parser(
         "convert", help="take weights from T5, mT5, UMT5 or t5x checkpoints, or give them back"
     )
-    where = "FORMAT:FOLDER, FORMAT one of m6rec (or none), huggingface, t5x, scalable_t5"
+    where = (
+        "FORMAT:FOLDER, FORMAT one of m6rec (or none), huggingface, t5x, scalable_t5, t5x_bridge"
+    )
     convert.add_argument("--from", dest="source", required=True, help=where)
     convert.add_argument("--to", dest="target", required=True, help="likewise; a new folder")
     convert.add_argument(

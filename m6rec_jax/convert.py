@@ -3,6 +3,10 @@
     m6rec convert --from huggingface:flan-t5-base --to runs/flan
     m6rec convert --from runs/foundation --to t5x:exported
 
+and whole runs, prompts included, to and from runs of the same model under t5x:
+
+    m6rec convert --from runs/foundation --to t5x_bridge:t5x/foundation
+
 Training takes the result as INITIAL_CHECKPOINT_PATH. With a vocabulary, which a Hugging Face folder
 brings as `spiece.model`, `inference.bundle.load_model` loads it, too.
 """
@@ -41,10 +45,13 @@ from m6rec_jax.inference.bundle import (
     variable_targets,
 )
 from m6rec_jax.model import M6Rec, ModelConfig
+from m6rec_jax.t5x_bridge.checkpoints import from_t5x, to_t5x
 from m6rec_jax.text.vocabulary import Vocabulary
 
 OURS, HUGGING_FACE, T5X, SCALABLE_T5 = "m6rec", "huggingface", "t5x", "scalable_t5"
-FORMATS = (OURS, HUGGING_FACE, T5X, SCALABLE_T5)
+# Runs of this project's own model under t5x, not of T5's: prompts and all.
+T5X_BRIDGE = "t5x_bridge"
+FORMATS = (OURS, HUGGING_FACE, T5X, SCALABLE_T5, T5X_BRIDGE)
 
 # The name of T5's SentencePiece file in Hugging Face's folders.
 SPIECE_FILE = "spiece.model"
@@ -110,6 +117,8 @@ def convert(
     here, there = Place.parse(source), Place.parse(target)
     if here.format == there.format:
         raise ConfigError(f"{source} and {target} are both of the format {here.format}")
+    if T5X_BRIDGE in (here.format, there.format):
+        return _exchanged(here, there, dry_run)
     vocabulary_file = vocabulary_file or _vocabulary_of(here)
     weights, step, mapping = _read(here, dry_run)
     if there.format == OURS and vocabulary_file is not None:
@@ -130,6 +139,23 @@ def convert(
         *(f"  {line}" for line in gin_lines(weights.config)),
     ]
     return "\n".join([mapping, ""] * dry_run + summary)
+
+
+def _exchanged(here: Place, there: Place, dry_run: bool) -> str:
+    """Moves a run to or from t5x."""
+    if OURS not in (here.format, there.format):
+        raise ConfigError(
+            f"{here.format} to {there.format}: runs under t5x become runs of m6rec and back; "
+            "convert to m6rec first"
+        )
+    move = to_t5x if here.format == OURS else from_t5x
+    exchanged = move(here.folder, there.folder, dry_run=dry_run)
+    size = sum(int(np.prod(shape)) for shape in exchanged.shapes.values())
+    summary = (
+        f"{'would write' if dry_run else 'wrote'} {size:,} parameters of step {exchanged.step}, "
+        f"prompts included, to {there.folder}"
+    )
+    return "\n".join([exchanged.table(), ""] * dry_run + [summary])
 
 
 def gin_lines(config: ModelConfig) -> list[str]:

@@ -34,7 +34,10 @@ FLOORS = [
 BELOW_ALL = {"errors", "configuration", "progress"}
 ROOF = {"cli", "convert", "demo", "demo_report", "doctor"}
 
-HEAVY = {"jax", "flax", "optax", "orbax", "tensorflow", "tensorflow_datasets", "seqio", "clu"}
+HEAVY = {
+    *("jax", "flax", "optax", "orbax", "tensorflow", "tensorflow_datasets", "seqio", "clu"),
+    "t5x",  # in t5x_bridge alone
+}
 # What each floor may import of the heavy libraries (anywhere in the file, lazily or not).
 MAY_IMPORT = {
     "text": set(),
@@ -48,7 +51,10 @@ MAY_IMPORT = {
     "bank": {"jax", "flax"},
     "pipeline": {"tensorflow", "seqio", "tensorflow_datasets"},
     "evaluation": {"jax", "flax"},
-    "training": HEAVY - {"seqio"},
+    "training": HEAVY - {"seqio", "t5x"},
+    "compression": HEAVY - {"t5x"},
+    "export": HEAVY - {"t5x"},
+    "serving": HEAVY - {"t5x"},
 }
 
 

@@ -30,8 +30,15 @@ def write_tensors(folder: Path, flat: Mapping[str, np.ndarray]) -> None:
         raise CheckpointError(f"{folder} could not be written: {error}") from error
 
 
-def read_tensors(folder: Path, specs: Mapping[str, TensorSpec]) -> dict[str, np.ndarray]:
+def read_tensors(
+    folder: Path, specs: Mapping[str, TensorSpec], *, partial: bool = False
+) -> dict[str, np.ndarray]:
     """Reads `{name: array}` of the shapes and types that were written.
+
+    Args:
+      folder: of the arrays.
+      specs: of all arrays in it.
+      partial: there may be others, which are left alone.
 
     Raises:
       CheckpointError: the folder is missing, truncated or damaged. (Changed values are found by
@@ -46,7 +53,7 @@ def read_tensors(folder: Path, specs: Mapping[str, TensorSpec]) -> dict[str, np.
         }
     )
     on_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-    args = ocp.args.PyTreeRestore(item=tree, restore_args=on_host)
+    args = ocp.args.PyTreeRestore(item=tree, restore_args=on_host, partial_restore=partial)
     try:
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
             found: dict[str, np.ndarray] = flatten(

@@ -23,7 +23,7 @@ from m6rec_jax.checkpoints.t5_tensors import (
     mapping_table,
     plain_config,
 )
-from m6rec_jax.checkpoints.t5x_files import T5xFiles, write_t5x_files
+from m6rec_jax.checkpoints.t5x_files import open_t5x, write_t5x_files
 from m6rec_jax.errors import CheckpointError, ConfigError
 from m6rec_jax.model.config import ModelConfig
 
@@ -80,7 +80,7 @@ def t5x_mapping(weights: Weights, *, scanned: bool = False) -> str:
 
 
 def _read(path: Path, *, with_values: bool) -> tuple[Weights, str]:
-    files = T5xFiles(path)
+    files = open_t5x(path)
     where = str(files.folder)
     config, scanned, joined = _config_of(files.found, where)
     shapes = leaf_shapes(config)

@@ -1,11 +1,12 @@
-"""The files of a t5x checkpoint: an index in msgpack and one zarr folder per array.
+"""The files of a t5x checkpoint in t5x's own format: an index in msgpack, a zarr folder per array.
 
     checkpoint_1000000/
       checkpoint                                     {'version': 3, 'optimizer': {'target': …}}
       target.encoder.layers_0.mlp.wi_0.kernel/       zarr: .zarray and compressed chunks
 
 The index holds a TensorStore spec in place of every array that has a folder, with a path relative
-to the checkpoint's, and small arrays themselves.
+to the checkpoint's, and small arrays themselves. Today's t5x reads this format and writes Orbax's
+(`t5x_orbax`); `open_t5x` takes either.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jax.numpy as jnp
 import numpy as np
@@ -24,6 +25,7 @@ from flax import serialization
 
 from m6rec_jax.checkpoints.manifest import TensorSpec
 from m6rec_jax.checkpoints.new_folder import new_folder
+from m6rec_jax.checkpoints.t5x_orbax import STATE_FOLDER, T5xOrbaxFiles
 from m6rec_jax.errors import CheckpointError
 
 INDEX_FILE = "checkpoint"
@@ -31,11 +33,38 @@ TARGET = "target."  # what every parameter's name begins with
 
 _VERSION = 3
 _STEP_FOLDER = re.compile("checkpoint_([0-9]+)")
-_ORBAX_FOLDER = "state"
 _DRIVERS = ("file", "gfile", "gcs")  # where it was written; it is read from this machine's disk
 _CHUNK_BYTES = 64 * 2**20
 # Before version 3 bfloat16 was stored as if it were this.
 _BFLOAT16_BITS = "uint16"
+
+
+class T5xTensors(Protocol):
+    """The parameters of a t5x checkpoint, however they are stored; see `T5xFiles`."""
+
+    @property
+    def folder(self) -> Path:
+        """The checkpoint's."""
+
+    @property
+    def found(self) -> Mapping[str, TensorSpec]:
+        """Name ('target.…') → shape and type."""
+
+    def read(self, name: str) -> np.ndarray:
+        """The values of a parameter."""
+
+
+def open_t5x(path: Path) -> T5xTensors:
+    """A t5x checkpoint in either format.
+
+    Args:
+      path: the checkpoint's folder, or one of such folders (then the newest step's).
+
+    Raises:
+      CheckpointError: none there, or a damaged one.
+    """
+    folder = checkpoint_folder(path)
+    return T5xOrbaxFiles(folder) if (folder / STATE_FOLDER).is_dir() else T5xFiles(folder)
 
 
 class T5xFiles:
@@ -46,16 +75,16 @@ class T5xFiles:
       found: name ('target.…') → shape and type.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, folder: Path) -> None:
         """Reads the index.
 
         Args:
-          path: the checkpoint's folder, or one of such folders (then the newest step's).
+          folder: the checkpoint's.
 
         Raises:
-          CheckpointError: none there, or a damaged one.
+          CheckpointError: no index, or a damaged one.
         """
-        self.folder = _checkpoint_folder(path)
+        self.folder = folder
         index = _read_index(self.folder / INDEX_FILE)
         self._values = dict(_leaves(index, "target"))
         self.found = {name: self._spec(name, value) for name, value in self._values.items()}
@@ -172,14 +201,14 @@ def _open_spec(folder: Path) -> dict[str, Any]:
     return {"driver": "zarr", "kvstore": {"driver": "file", "path": str(folder.absolute())}}
 
 
-def _checkpoint_folder(path: Path) -> Path:
-    if (path / INDEX_FILE).is_file():
+def checkpoint_folder(path: Path) -> Path:
+    """The folder of a checkpoint: the path, or that of the newest step in it.
+
+    Raises:
+      CheckpointError: no checkpoint there.
+    """
+    if (path / INDEX_FILE).is_file() or (path / STATE_FOLDER).is_dir():
         return path
-    if (path / _ORBAX_FOLDER).is_dir():
-        raise CheckpointError(
-            f"{path} was written by t5x through Orbax; only t5x's own format (a file "
-            f"'{INDEX_FILE}' beside folders of arrays) is read"
-        )
     if not path.is_dir():
         raise CheckpointError(f"no t5x checkpoint at {path}: no such folder")
     steps = {
@@ -189,9 +218,16 @@ def _checkpoint_folder(path: Path) -> Path:
     }
     if not steps:
         raise CheckpointError(
-            f"no t5x checkpoint at {path}: neither a file '{INDEX_FILE}' nor folders checkpoint_N"
+            f"no t5x checkpoint at {path}: neither a file '{INDEX_FILE}', nor a folder "
+            f"'{STATE_FOLDER}', nor folders checkpoint_N"
         )
-    return _checkpoint_folder(steps[max(steps)])
+    return checkpoint_folder(steps[max(steps)])
+
+
+def step_of(folder: Path) -> int:
+    """The step in a checkpoint folder's name; 0 where it has another name."""
+    match = _STEP_FOLDER.fullmatch(folder.name)
+    return int(match[1]) if match else 0
 
 
 def _read_index(path: Path) -> Any:

@@ -20,6 +20,7 @@ import gin
 import jax
 import numpy as np
 from etils import epath
+from jax.sharding import Mesh
 
 from m6rec_jax.evaluation import programs, tasks
 from m6rec_jax.evaluation.baselines import MeanBaselines
@@ -80,7 +81,8 @@ class Evaluator:
       split: 'train', 'validation' or 'test'.
       limit: at most so many rows of each task (per process); 0: all.
       ks: cut-offs of retrieval; the longest is the length of the lists.
-      rules: logical-axis rules; None: `data_parallel`. The mesh comes from `make_mesh` (gin).
+      rules: logical-axis rules; None: `data_parallel`.
+      mesh: where to run; None: that of `make_mesh` (gin).
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class Evaluator:
         limit: int = 0,
         ks: Sequence[int] = tasks.DEFAULT_KS,
         rules: LogicalRules | None = None,
+        mesh: Mesh | None = None,
     ) -> None:
         self.tasks = evaluated_tasks(mixture_or_task_name)
         if any(task.kind == "generation" for task in self.tasks):
@@ -100,7 +103,7 @@ class Evaluator:
         self._lengths = dict(task_feature_lengths)
         self._batch_size, self._split, self._limit = batch_size, split, limit
         self._ks = tuple(ks)
-        mesh = make_mesh()
+        mesh = make_mesh() if mesh is None else mesh
         self.runtime = Runtime(mesh, data_parallel() if rules is None else tuple(rules))
         self._reader = batch_reader(mesh)
         # One program per kind of task and model: validating again compiles nothing.

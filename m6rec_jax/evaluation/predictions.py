@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -235,19 +235,27 @@ def write_predictions(path: str | Path, columns: Mapping[str, np.ndarray]) -> Pa
       ConfigError: another ending.
     """
     path = Path(path)
-    table = pa.table({name: _arrow(values) for name, values in columns.items()})
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(path.name + ".partial")
     if path.suffix == ".parquet":
-        pq.write_table(table, scratch, compression="zstd")
+        pq.write_table(_table(columns), scratch, compression="zstd")
     elif path.suffix == ".jsonl":
         with scratch.open("w", encoding="utf-8") as file:
-            for row in table.to_pylist():
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.writelines(json_lines(columns))
     else:
         raise ConfigError(f"{path}: predictions are written as .parquet or .jsonl")
     scratch.replace(path)
     return path
+
+
+def json_lines(columns: Mapping[str, np.ndarray]) -> Iterator[str]:
+    """Columns of equal length as JSON objects, one per line."""
+    for row in _table(columns).to_pylist():
+        yield json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def _table(columns: Mapping[str, np.ndarray]) -> pa.Table:
+    return pa.table({name: _arrow(values) for name, values in columns.items()})
 
 
 def _arrow(values: np.ndarray) -> pa.Array:

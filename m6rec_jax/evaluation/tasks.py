@@ -25,6 +25,8 @@ from m6rec_jax.tables.negatives import corrected_probability
 
 DEFAULT_KS = (1, 5, 10, 50)
 Variables = Mapping[str, Any]
+# Results of a program, `{name: [rows, ...]}`.
+Found = Mapping[str, np.ndarray]
 
 
 def predict_scoring(
@@ -50,6 +52,22 @@ def predict_scoring(
       DataError: no candidate has a label.
     """
     found = programs.run_program(program, variables, batches, runtime)
+    return scoring_predictions(found, positive_classes, sampling_rate)
+
+
+def scoring_predictions(
+    found: Found, positive_classes: tuple[int, ...] = (1,), sampling_rate: float = 1.0
+) -> ScoringPredictions:
+    """The labelled candidates among what `programs.scoring_program` gives.
+
+    Args:
+      found: `probability`, `decoder_labels`, `decoder_item_ids` `[rows, target]`, `user_ids`
+        `[rows, 1]`.
+      positive_classes, sampling_rate: as in `predict_scoring`.
+
+    Raises:
+      DataError: no candidate has a label.
+    """
     rows, places = np.nonzero(found["decoder_labels"] >= 0)
     if not len(rows):
         raise DataError("none of the rows has a labelled candidate; is this a scoring task?")
@@ -164,7 +182,11 @@ def predict_language(
     program: programs.Program, variables: Variables, batches: Any, runtime: Runtime
 ) -> LanguagePredictions:
     """Likelihood of the target tokens of every row; arguments as in `predict_scoring`."""
-    found = programs.run_program(program, variables, batches, runtime)
+    return language_predictions(programs.run_program(program, variables, batches, runtime))
+
+
+def language_predictions(found: Found) -> LanguagePredictions:
+    """Of what `programs.language_program` gives."""
     return LanguagePredictions(
         **{
             field.name: found[field.name].astype(np.float64)
@@ -197,7 +219,11 @@ def predict_classification(
     Raises:
       DataError: no text has a label.
     """
-    found = programs.run_program(program, variables, batches, runtime)
+    return classification_predictions(programs.run_program(program, variables, batches, runtime))
+
+
+def classification_predictions(found: Found) -> ClassificationPredictions:
+    """Of what `programs.classification_program` gives; raises as `predict_classification`."""
     rows, places = _labelled(found, "classification")
     return ClassificationPredictions(
         texts=found["decoder_item_ids"][rows, places].astype(np.int64),
@@ -220,7 +246,11 @@ def predict_likelihood(
     Raises:
       DataError: no candidate has a label.
     """
-    found = programs.run_program(program, variables, batches, runtime)
+    return likelihood_predictions(programs.run_program(program, variables, batches, runtime))
+
+
+def likelihood_predictions(found: Found) -> LikelihoodPredictions:
+    """Of what `programs.likelihood_program` gives; raises as `predict_likelihood`."""
     rows, places = _labelled(found, "zero-shot")
     return LikelihoodPredictions(
         users=found["user_ids"][rows, 0].astype(np.int64),
@@ -269,7 +299,7 @@ def _ordering(
     return figures, int(per_user.size)
 
 
-def _labelled(found: Mapping[str, np.ndarray], kind: str) -> tuple[np.ndarray, np.ndarray]:
+def _labelled(found: Found, kind: str) -> tuple[np.ndarray, np.ndarray]:
     """Rows and positions that have a label."""
     rows, places = np.nonzero(found["decoder_labels"] >= 0)
     if not len(rows):

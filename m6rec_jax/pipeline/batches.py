@@ -119,22 +119,16 @@ class BatchIterator(Iterator[Batch]):
 
     def _pipeline(self, shard: int) -> tf.data.Dataset:
         settings = self._settings
-        # One number per (seed, shard): neighbouring seeds would share their map seeds in seqio.
-        seed = int(np.random.SeedSequence([settings["seed"], shard]).generate_state(1)[0] >> 1)
-        with training_rows():
-            dataset = task_dataset(
-                self._provider,
-                settings["feature_lengths"],
-                split=settings["split"],
-                shuffle=True,
-                seed=seed,
-                num_epochs=None,
-                shard_info=seqio.ShardInfo(index=shard, num_shards=settings["num_shards"]),
-            )
-        converter = M6RecFeatureConverter(pack=settings["pack"])
-        dataset = converter(dataset, settings["feature_lengths"])
-        dataset = dataset.batch(self.rows_per_shard, drop_remainder=True).prefetch(2)
-        return dataset.with_options(steady_options())
+        return training_shard(
+            self._provider,
+            settings["feature_lengths"],
+            self.rows_per_shard,
+            split=settings["split"],
+            seed=settings["seed"],
+            shard=shard,
+            num_shards=settings["num_shards"],
+            pack=settings["pack"],
+        )
 
     def __iter__(self) -> BatchIterator:
         return self
@@ -211,6 +205,42 @@ class BatchIterator(Iterator[Batch]):
 
     def _shard_key(self, shard: int) -> str:
         return f"shard-{shard:05d}-of-{self._settings['num_shards']:05d}"
+
+
+def training_shard(
+    provider: seqio.Task | seqio.Mixture,
+    feature_lengths: Mapping[str, int],
+    batch_size: int,
+    *,
+    split: str,
+    seed: int,
+    shard: int,
+    num_shards: int,
+    pack: bool,
+) -> tf.data.Dataset:
+    """Endless batches of one shard, shuffled: what `BatchIterator` is made of.
+
+    Args:
+      provider: of `find_provider`.
+      feature_lengths, split, seed, pack: see `BatchIterator`.
+      batch_size: rows of this shard's batch.
+      shard, num_shards: which part of the rows.
+    """
+    # One number per (seed, shard): neighbouring seeds would share their map seeds in seqio.
+    seed = int(np.random.SeedSequence([seed, shard]).generate_state(1)[0] >> 1)
+    with training_rows():
+        dataset = task_dataset(
+            provider,
+            feature_lengths,
+            split=split,
+            shuffle=True,
+            seed=seed,
+            num_epochs=None,
+            shard_info=seqio.ShardInfo(index=shard, num_shards=num_shards),
+        )
+    dataset = M6RecFeatureConverter(pack=pack)(dataset, feature_lengths)
+    dataset = dataset.batch(batch_size, drop_remainder=True).prefetch(2)
+    return dataset.with_options(steady_options())
 
 
 @gin.configurable

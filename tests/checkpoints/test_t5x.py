@@ -9,12 +9,14 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 import tensorstore
 from flax import serialization
 
 from m6rec_jax.checkpoints.t5x import plan_t5x, read_t5x, write_t5x
-from m6rec_jax.checkpoints.t5x_files import T5xFiles
+from m6rec_jax.checkpoints.t5x_files import checkpoint_folder
+from m6rec_jax.checkpoints.trees import nested
 from m6rec_jax.errors import CheckpointError, ConfigError
 from m6rec_jax.model import ModelConfig
 from tests.checkpoints.t5_weights import (
@@ -141,10 +143,23 @@ def test_written_to_a_bucket_and_copied_here(folder: Path) -> None:
 def test_the_newest_of_several(tmp_path: Path) -> None:
     for step in (900, 1000, 20):
         write_t5x(random_weights(T5_1_1, seed=step), tmp_path, step=step)
-    assert T5xFiles(tmp_path).folder.name == "checkpoint_1000"
+    assert checkpoint_folder(tmp_path).name == "checkpoint_1000"
     assert_same_leaves(read_t5x(tmp_path), random_weights(T5_1_1, seed=1000))
     with pytest.raises(CheckpointError, match="exists already"):
         write_t5x(random_weights(T5_1_1), tmp_path, step=20)
+
+
+def test_what_t5x_writes_through_orbax(folder: Path, tmp_path: Path) -> None:
+    """As today's t5x does: one item, with the optimizer's state beside the parameters."""
+    names = [path.name for path in folder.iterdir() if path.is_dir()]
+    tree = nested({name.replace(".", "/"): read_array(folder, name) for name in names})
+    state = {**tree, "state": {"step": np.int32(5), "param_states": {"v": np.ones(3)}}}
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=True)) as checkpointer:
+        path = tmp_path.absolute() / "runs" / "checkpoint_5" / "state"
+        checkpointer.save(path, args=ocp.args.PyTreeSave(state))
+    again = read_t5x(tmp_path / "runs")
+    assert again.config == T5_1_1
+    assert_same_leaves(again, random_weights(T5_1_1))
 
 
 def test_every_tensor_that_does_not_fit_is_named(folder: Path) -> None:
@@ -185,7 +200,7 @@ def test_missing_and_damaged_files(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no such folder"):
         read_t5x(tmp_path / "nowhere")
     (tmp_path / "orbax" / "state").mkdir(parents=True)
-    with pytest.raises(CheckpointError, match="through Orbax"):
+    with pytest.raises(CheckpointError, match="it has no 'target'"):
         read_t5x(tmp_path / "orbax")
     (tmp_path / "empty").mkdir()
     with pytest.raises(CheckpointError, match="neither a file 'checkpoint'"):

@@ -1,0 +1,170 @@
+"""Checkpoints of runs under t5x become runs of ours, and back: backbone and prompts, bit by bit.
+
+t5x's tree has our names, with the prompts in a branch of it (see `variables`), so nothing is
+mapped. Here t5x is not needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from m6rec_jax.checkpoints.location import CHECKPOINTS_FOLDER, list_steps, locate, read_manifest
+from m6rec_jax.checkpoints.manifest import RunDescription, TensorSpec
+from m6rec_jax.checkpoints.restore import PARAMS, PROMPTS
+from m6rec_jax.checkpoints.store import CheckpointStore
+from m6rec_jax.checkpoints.t5x_files import (
+    TARGET,
+    checkpoint_folder,
+    open_t5x,
+    step_of,
+    write_t5x_files,
+)
+from m6rec_jax.checkpoints.trees import flatten, nested
+from m6rec_jax.errors import CheckpointError
+from m6rec_jax.inference.bundle import ASSETS_FOLDER, restore_model, variable_targets
+from m6rec_jax.model import M6Rec, ModelConfig
+from m6rec_jax.t5x_bridge.description import read_description, write_description
+
+
+@dataclass(frozen=True, slots=True)
+class Exchanged:
+    """What was, or would be, moved.
+
+    Attributes:
+      model_config: of the model.
+      step: of the checkpoint.
+      names: t5x's name of every tensor, and ours ('params/…' or 'prompts/…').
+      shapes: by our names.
+    """
+
+    model_config: ModelConfig
+    step: int
+    names: Mapping[str, str]
+    shapes: Mapping[str, tuple[int, ...]]
+
+    def table(self) -> str:
+        """One line per tensor: t5x's name, ours, the shape."""
+        width = max(map(len, self.names))
+        return "\n".join(
+            f"{theirs:<{width}}  {ours}  {list(self.shapes[ours])}"
+            for theirs, ours in self.names.items()
+        )
+
+
+def to_t5x(source: epath.Path, target: Path, *, dry_run: bool = False) -> Exchanged:
+    """Writes a run's newest checkpoint as `target/checkpoint_STEP`, which t5x restores.
+
+    Args:
+      source: MODEL_DIR of ours, or a step's folder; may be a bucket address.
+      target: what would be MODEL_DIR of t5x. Its `m6rec.json` and `inference` are written, too.
+      dry_run: only say what would be written.
+
+    Raises:
+      CheckpointError: no such checkpoint, damage, or the target has that step already.
+    """
+    location = locate(source)
+    manifest = read_manifest(location)
+    config = manifest.build_model_config()
+    shapes = _shapes(config)
+    exchanged = Exchanged(config, location.step, _names(shapes), shapes)
+    if dry_run:
+        return exchanged
+    restored = restore_model(location.folder)
+    leaves = flatten({name: dict(tree) for name, tree in restored.variables.items()})
+    write_t5x_files(
+        {theirs: np.asarray(leaves[ours], np.float32) for theirs, ours in exchanged.names.items()},
+        target,
+        location.step,
+    )
+    run = RunDescription(config, manifest.vocabulary_fingerprint, manifest.trainable)
+    write_description(target, run)
+    _copy_assets(location.folder.parent.parent, epath.Path(target))
+    return exchanged
+
+
+def from_t5x(source: Path, target: epath.Path, *, dry_run: bool = False) -> Exchanged:
+    """Writes a checkpoint of a run under t5x as a run of ours, at its step.
+
+    Args:
+      source: MODEL_DIR of t5x (then its newest checkpoint), or a checkpoint's folder.
+      target: MODEL_DIR of ours.
+      dry_run: only say what would be written.
+
+    Raises:
+      CheckpointError: no such checkpoint, one without `m6rec.json`, tensors that do not fit the
+        model, damage, or the target has checkpoints already.
+    """
+    folder = checkpoint_folder(source)
+    manifest = read_description(folder)
+    config = manifest.build_model_config()
+    shapes = _shapes(config)
+    names = _names(shapes)
+    files = open_t5x(folder)
+    _check(names, shapes, files.found, str(folder))
+    exchanged = Exchanged(config, step_of(folder), names, shapes)
+    if dry_run:
+        return exchanged
+    if steps := list_steps(target / CHECKPOINTS_FOLDER):
+        raise CheckpointError(f"{target} has a checkpoint already (step {steps[-1]})")
+    trees = nested({ours: files.read(theirs) for theirs, ours in names.items()})
+    items = {item: jax.tree.map(jnp.asarray, trees.get(item, {})) for item in (PARAMS, PROMPTS)}
+    run = RunDescription(
+        config,
+        manifest.vocabulary_fingerprint,
+        manifest.trainable,
+        extra={"converted_from": str(source)},
+    )
+    with CheckpointStore(target / CHECKPOINTS_FOLDER, asynchronous=False) as store:
+        trained = {item: tree for item, tree in items.items() if jax.tree.leaves(tree)}
+        store.save(exchanged.step, trained, data={}, run=run)
+    _copy_assets(epath.Path(folder.parent), target)
+    return exchanged
+
+
+def _shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    return {
+        name: tuple(leaf.shape) for name, leaf in flatten(variable_targets(M6Rec(config))).items()
+    }
+
+
+def _names(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
+    """t5x's name of each of our tensors."""
+    return {TARGET + name.removeprefix("params/").replace("/", "."): name for name in shapes}
+
+
+def _check(
+    names: Mapping[str, str],
+    shapes: Mapping[str, tuple[int, ...]],
+    found: Mapping[str, TensorSpec],
+    where: str,
+) -> None:
+    problems = [f"no tensor '{name}'" for name in names if name not in found]
+    problems += [
+        f"tensor '{name}' has no place in the model" for name in found if name not in names
+    ]
+    problems += [
+        f"tensor '{name}' is {list(found[name].shape)}, wanted {list(shapes[ours])}"
+        for name, ours in names.items()
+        if name in found and found[name].shape != shapes[ours]
+    ]
+    if problems:
+        raise CheckpointError(
+            f"{where} does not fit the model of its {len(names)} tensors: {'; '.join(problems[:8])}"
+            + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
+        )
+
+
+def _copy_assets(source: epath.Path, target: epath.Path) -> None:
+    """The `inference` folder, so that `load_model` works on the other side, too."""
+    if not (source / ASSETS_FOLDER).is_dir() or (target / ASSETS_FOLDER).exists():
+        return
+    (target / ASSETS_FOLDER).mkdir(parents=True)
+    for path in (source / ASSETS_FOLDER).iterdir():
+        (target / ASSETS_FOLDER / path.name).write_bytes(path.read_bytes())

@@ -1,0 +1,215 @@
+"""The model as t5x sees it: losses, scores and generated text.
+
+MODEL = @M6RecModel()
+M6RecModel.module = @M6Rec()
+M6RecModel.mixture_or_task_name = %MIXTURE_OR_TASK_NAME
+M6RecModel.optimizer_def = @adafactor.Adafactor()
+M6RecModel.trainable = %TRAINABLE
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import gin
+import jax
+import jax.numpy as jnp
+from clu import metrics as clu_metrics
+from flax import traverse_util
+from t5x import metrics as t5x_metrics
+from t5x import models, optimizers
+
+from m6rec_jax.errors import ConfigError
+from m6rec_jax.inference.constraints import any_text
+from m6rec_jax.inference.decoding import FREE
+from m6rec_jax.inference.writing import write
+from m6rec_jax.model.m6rec import M6Rec, initial_features
+from m6rec_jax.objectives import Metrics, total_loss
+from m6rec_jax.pipeline.batches import find_provider
+from m6rec_jax.pipeline.registration import evaluated_tasks
+from m6rec_jax.t5x_bridge import scores, variables
+from m6rec_jax.t5x_bridge.checkpoint_manager import mend_checkpoint_manager
+from m6rec_jax.t5x_bridge.data import T5xFeatureConverter
+from m6rec_jax.t5x_bridge.trainer import without_denominators
+from m6rec_jax.training.train_state import TRAINABLE
+
+Array = jax.Array
+Batch = Mapping[str, Array]
+Params = Mapping[str, Any]
+
+_SIZED = ("encoder_input_tokens", "decoder_input_tokens")
+
+
+@gin.configurable
+class M6RecModel(models.BaseTransformerModel):
+    """`M6Rec` with the objectives of `m6rec_jax.objectives`, whose weights gin sets as ever.
+
+    Args:
+      module: the model.
+      mixture_or_task_name: of the data. It names the vocabulary, and what scores are.
+      optimizer_def: t5x's, of what trains.
+      trainable: 'all', or 'prompts': the backbone is frozen. Then the optimizer holds state for
+        `params/prompts` alone, and the backbone is a constant to the gradient.
+      verb: how `predict_batch` writes: 'greedy' or 'beam_search'.
+      num_decodes: beams.
+      length_penalty: of beam search.
+
+    Raises:
+      ConfigError: unknown choices, no such task, or 'prompts' where the model has none.
+    """
+
+    FEATURE_CONVERTER_CLS = T5xFeatureConverter
+
+    def __init__(
+        self,
+        module: M6Rec,
+        mixture_or_task_name: str,
+        optimizer_def: Any = None,
+        *,
+        trainable: str = "all",
+        verb: str = "greedy",
+        num_decodes: int = 1,
+        length_penalty: float = 0.6,
+    ) -> None:
+        if trainable not in TRAINABLE:
+            raise ConfigError(
+                f"M6RecModel.trainable = {trainable!r} is not one of {', '.join(TRAINABLE)}"
+            )
+        if verb not in ("greedy", "beam_search"):
+            raise ConfigError(f"M6RecModel.verb = {verb!r} is neither 'greedy' nor 'beam_search'")
+        self._frozen = trainable == "prompts"
+        if self._frozen and optimizer_def is not None:
+            optimizer_def = optimizers.MultiOptimizer(((prompts_traversal(), optimizer_def),))
+        features = find_provider(mixture_or_task_name).output_features
+        super().__init__(
+            module=module,
+            input_vocabulary=features["encoder_input_tokens"].vocabulary,
+            output_vocabulary=features["decoder_target_tokens"].vocabulary,
+            optimizer_def=optimizer_def,
+        )
+        self.trainable = trainable
+        self.mixture_or_task_name = mixture_or_task_name
+        self._verb, self._length_penalty = verb, length_penalty
+        self._num_decodes = num_decodes if verb == "beam_search" else 1
+        mend_checkpoint_manager()
+
+    def get_initial_variables(
+        self,
+        rng: Array,
+        input_shapes: Mapping[str, Any],
+        input_types: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """`{'params': ..., 'params_axes': ...}`; sizes of the batch do not matter."""
+        del input_shapes, input_types
+        made = dict(self.module.init(rng, initial_features()))
+        if self._frozen and not jax.tree.leaves(made.get(variables.PROMPTS, {})):
+            raise ConfigError(
+                "M6RecModel.trainable = 'prompts', but the model has no prompts: include a file of "
+                "gin_configs/tuning/ (or set PromptConfig), or train 'all'"
+            )
+        return variables.with_axes(made)
+
+    def loss_fn(
+        self, params: Params, batch: Batch, dropout_rng: Array | None
+    ) -> tuple[Array, dict[str, Any]]:
+        """`objectives.total_loss` and its metrics, in t5x's form."""
+        features, denominators = without_denominators(batch)
+        loss, metrics = total_loss(
+            self.module,
+            variables.split(params, frozen=self._frozen),
+            features,
+            rngs=None if dropout_rng is None else {"dropout": dropout_rng},
+            deterministic=dropout_rng is None,
+            denominators=denominators,
+        )
+        return loss, _t5x_metrics(loss, metrics, features)
+
+    def score_batch(
+        self, params: Params, batch: Batch, return_intermediates: bool = False
+    ) -> tuple[Array, dict[str, Array]]:
+        """What the kinds of the mixture's tasks ask for, see `t5x_bridge.scores`.
+
+        Returns:
+          The places of the rows' users `[rows]`, and the scores by name.
+        """
+        del return_intermediates
+        return batch["user_ids"][:, 0], self.scores(params, batch)
+
+    def scores(self, params: Params, batch: Batch) -> dict[str, Array]:
+        """`score_batch`'s scores alone, for exported models."""
+        kinds = {task.kind for task in evaluated_tasks(self.mixture_or_task_name)}
+        return scores.scores(self.module, variables.split(params), batch, kinds)
+
+    def predict_batch_with_aux(
+        self, params: Params, batch: Batch, rng: Array | None = None
+    ) -> tuple[Array, dict[str, Array]]:
+        """Writes text for the sources of the batch.
+
+        Returns:
+          Tokens `[rows, target - 1]` of the best text, and `{'scores': [rows]}`, see
+          `inference.decoding` and `inference.beam_search`.
+        """
+        del rng
+        rows, length = batch["decoder_input_tokens"].shape
+        features = {
+            **batch,
+            "forced": jnp.full((rows, length - 1), FREE, jnp.int32),
+        }
+        tokens, log_probabilities, _, _ = write(
+            self.module,
+            variables.split(params),
+            features,
+            any_text(self.output_vocabulary.text, self.module.config.vocab_size),
+            jnp.float32(self._length_penalty),
+            verb=self._verb,
+            num_texts=self._num_decodes,
+        )
+        return tokens[:, 0], {"scores": log_probabilities[:, 0]}
+
+    def _compute_logits(
+        self, params: Params, batch: Batch, dropout_rng: Array | None = None
+    ) -> Array:
+        """Of target tokens, `[rows, target, vocab]`; the losses do without."""
+        own = variables.split(params)
+        rngs = None if dropout_rng is None else {"dropout": dropout_rng}
+        outputs = self.module.apply(own, batch, deterministic=dropout_rng is None, rngs=rngs)
+        logits: Array = self.module.apply(own, outputs.hidden, method=self.module.token_logits)
+        return logits
+
+
+def prompts_traversal() -> traverse_util.ModelParamTraversal:
+    """What `MultiOptimizer` trains of `params`: the prompts."""
+    return traverse_util.ModelParamTraversal(
+        lambda name, _: name.startswith(f"/{variables.PROMPTS}/")
+    )
+
+
+def _t5x_metrics(loss: Array, metrics: Metrics, features: Batch) -> dict[str, Any]:
+    """Metrics that add up over microbatches, and t5x's measures of speed."""
+    rows, length = features["decoder_input_tokens"].shape
+    devices = jax.device_count()
+    rate = t5x_metrics.TimeRate.from_model_output
+    return {
+        "loss": t5x_metrics.AveragePerStep(total=loss),
+        **{
+            name: clu_metrics.Average(total=value.total, count=value.count)
+            for name, value in metrics.items()
+        },
+        **{
+            f"non_padding_fraction/{name.removesuffix('_input_tokens')}": clu_metrics.Average(
+                total=jnp.count_nonzero(features[name.replace("input_tokens", "block_ids")]),
+                count=jnp.array(features[name].size),
+            )
+            for name in _SIZED
+        },
+        "timing/seqs": t5x_metrics.Sum(jnp.array(rows)),
+        "timing/seconds": t5x_metrics.Time(),
+        "timing/steps_per_second": t5x_metrics.StepsPerTime.from_model_output(),
+        "timing/seqs_per_second": rate(numerator=jnp.array(rows)),
+        "timing/seqs_per_second_per_core": rate(numerator=jnp.array(rows / devices)),
+        "timing/target_tokens_per_second": rate(numerator=jnp.array(rows * length)),
+        "timing/target_tokens_per_second_per_core": rate(
+            numerator=jnp.array(rows * length / devices)
+        ),
+    }

@@ -1,0 +1,71 @@
+"""What a new run takes over from INITIAL_CHECKPOINT_PATH, as `m6rec train` does it.
+
+    utils.RestoreCheckpointConfig.state_transformation_fns = [@take_over]
+    utils.RestoreCheckpointConfig.fallback_to_scratch = True
+
+t5x makes up whatever a checkpoint lacks, with a warning, once it may make up anything, and prompts
+of a new task must be made up. So the backbone is checked here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import gin
+from t5x import state_utils
+
+from m6rec_jax.checkpoints.trees import nested
+from m6rec_jax.errors import CheckpointError, ConfigError
+from m6rec_jax.t5x_bridge.variables import PROMPTS
+from m6rec_jax.training.initialization import INITIAL_PROMPTS
+
+State = Mapping[str, Any]
+
+
+@gin.configurable
+def take_over(
+    checkpoint: State, state: State, *, is_resuming: bool = False, prompts: str = "none"
+) -> State:
+    """The part of a checkpoint that a new run starts from; the rest is made anew.
+
+    Args:
+      checkpoint: as t5x read it, without values.
+      state: of the new run.
+      is_resuming: the run goes on with its own checkpoint: everything is taken.
+      prompts: 'none', 'all', or 'matching' (those of equal name and shape).
+
+    Raises:
+      CheckpointError: a tensor of the backbone (or, for 'all', of the prompts) is missing or has
+        another shape.
+      ConfigError: unknown choice of prompts.
+    """
+    if prompts not in INITIAL_PROMPTS:
+        raise ConfigError(
+            f"take_over.prompts = {prompts!r} is not one of {', '.join(INITIAL_PROMPTS)}"
+        )
+    if is_resuming:
+        return checkpoint
+    found = state_utils.flatten_state_dict(checkpoint["target"])
+    taken = {}
+    for name, wanted in state_utils.flatten_state_dict(state["target"]).items():
+        shape = _shape(found[name]) if name in found else None
+        fits = name in found and shape in (None, tuple(wanted.shape))
+        of_prompts = name.startswith(f"{PROMPTS}/")
+        if fits and (not of_prompts or prompts != "none"):
+            taken[name] = found[name]
+        elif not of_prompts or prompts == "all":
+            has = "no such tensor" if name not in found else f"it as {list(shape or ())}"
+            raise CheckpointError(
+                f"the model has '{name}' as {list(wanted.shape)}, but INITIAL_CHECKPOINT_PATH has "
+                f"{has}; is it of another model, or of t5x's own T5 (m6rec convert)?"
+            )
+    return {"target": nested(taken), "state": {"step": checkpoint["state"]["step"]}}
+
+
+def _shape(leaf: Any) -> tuple[int, ...] | None:
+    """Of a tensor in the checkpoint; None where t5x does not say."""
+    if isinstance(leaf, Mapping):
+        return tuple(leaf["metadata"]["shape"])
+    shape = getattr(leaf, "shape", None)
+    return None if shape is None else tuple(shape)

@@ -1,0 +1,71 @@
+"""Gradient accumulation that equals the whole batch's step.
+
+t5x adds up the gradients of microbatches and leaves it to the loss to be a sum. Ours is a mean over
+tokens, labels or items, of which microbatches have unequal numbers. So the denominators of the
+whole batch go along with every row, and the parts' losses add up to that of the whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import cached_property
+import gin
+import jax
+import jax.numpy as jnp
+from t5x import trainer
+
+from m6rec_jax.objectives import loss_denominators
+
+Array = jax.Array
+_PREFIX = "denominators/"
+
+
+@gin.configurable
+class M6RecTrainer(trainer.Trainer):
+    """t5x's trainer with its arguments; see the module's docstring."""
+
+    @cached_property.cached_property
+    def _partitioned_train_step(self) -> Any:
+        def step(train_state: Any, batch: Mapping[str, Array]) -> Any:
+            return trainer.train_with_lr(
+                train_state,
+                with_denominators(batch),
+                learning_rate=self._learning_rate_fn(train_state.step),
+                dropout_rng=self._get_step_rng(train_state.step),
+                model=self._model,
+                num_microbatches=self._num_microbatches,
+                weight_metrics_computer=self._weight_metrics_computer,
+                data_partition_spec=self._partitioner.data_partition_spec,
+            )
+
+        return self._partitioner.partition(
+            step,
+            in_axis_resources=(self._train_state_axes, self._partitioner.data_partition_spec),
+            out_axis_resources=(self._train_state_axes, None),
+            donate_argnums=(0,),
+        )
+
+
+def with_denominators(batch: Mapping[str, Array]) -> dict[str, Array]:
+    """The batch with its denominators, `[rows]` each, as features that microbatches keep."""
+    rows = next(iter(batch.values())).shape[0]
+    return {
+        **batch,
+        **{
+            _PREFIX + name: jnp.broadcast_to(value, (rows,))
+            for name, value in loss_denominators(batch).items()
+        },
+    }
+
+
+def without_denominators(
+    batch: Mapping[str, Array],
+) -> tuple[dict[str, Array], dict[str, Array] | None]:
+    """Features, and the denominators of the batch that they are of; None: of themselves."""
+    features = {name: x for name, x in batch.items() if not name.startswith(_PREFIX)}
+    denominators = {
+        name.removeprefix(_PREFIX): x[0] for name, x in batch.items() if name.startswith(_PREFIX)
+    }
+    return features, denominators or None

@@ -1,0 +1,37 @@
+"""A task without data (nothing is read before it is used), and gin as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import gin
+import pytest
+
+from m6rec_jax.pipeline.registration import register_recommendation_tasks, unregister
+from m6rec_jax.text.vocabulary import Vocabulary
+from m6rec_jax.text.vocabulary_training import train_vocabulary
+
+
+@pytest.fixture(scope="session")
+def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Vocabulary:
+    path = tmp_path_factory.mktemp("vocabulary") / "small.model"
+    texts = [f"liked {a} {b}, {i} days ago" for i in range(60) for a in "xyz" for b in ("up", "me")]
+    train_vocabulary(texts, path, 300)
+    return Vocabulary(path)
+
+
+@pytest.fixture
+def task(vocabulary: Vocabulary) -> Iterator[str]:
+    """A scoring task."""
+    names = register_recommendation_tasks("bridged", "nowhere", vocabulary=lambda: vocabulary)
+    yield "bridged_ctr"
+    unregister(names)
+
+
+@pytest.fixture(autouse=True)
+def objectives() -> Iterator[None]:
+    """Language modelling and classification together, whose denominators differ."""
+    gin.clear_config()
+    gin.bind_parameter("total_loss.classification_weight", 0.5)
+    yield
+    gin.clear_config()
