@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help install test lint types parity results demo clean
+.PHONY: help install test lint types parity results accept demo clean
 help:  ## This list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -33,6 +33,9 @@ parity: install  ## Logits against Hugging Face's T5, mT5 and UMT5 (installs tor
 
 results: install  ## Render docs/results.md from benchmarks/results/*.json
 	$(BIN)/python -m benchmarks.render_results
+
+accept: install  ## Accept what the compiled training step sends and holds now (tests/compilation)
+	$(BIN)/python -m tests.compilation.eight_devices --accept
 
 demo: install  ## MovieLens-100k from nothing to runs/demo/report.html
 	$(BIN)/m6rec demo

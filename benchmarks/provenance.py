@@ -21,6 +21,7 @@ _LIBRARIES = (
     "jax",
     "flax",
     "optax",
+    "libtpu",
     "seqio",
     "tensorflow",
     "torch",

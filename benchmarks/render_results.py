@@ -17,6 +17,8 @@
 
 A result file without prose gets its name as title and a table for each of its splits. Figures come
 from these calls alone: none is typed by hand.
+
+Prose with a line `{# page: NAME.md #}` becomes a page of its own, `docs/NAME.md`.
 """
 
 from __future__ import annotations
@@ -49,6 +51,10 @@ file that made it, or the baseline's configuration. `a ± b` is the mean and the
 deviation over seeds.
 """
 
+PAGE_HEAD = """\
+<!-- Written by `make results` from benchmarks/results/{name}.json and {name}.md. Change those. -->
+"""
+
 # What a metric is called in a table, how many decimals it has, and which way is better.
 METRICS: dict[str, tuple[str, int, str]] = {
     "auc": ("AUC", 4, "higher"),
@@ -71,6 +77,17 @@ METRICS: dict[str, tuple[str, int, str]] = {
     "requests_per_second": ("requests/s", 0, "higher"),
     "peak_memory_mib": ("peak memory, MiB", 0, "lower"),
     "memory_growth_mib": ("growth, MiB", 1, "lower"),
+    "chips": ("chips", 0, "none"),
+    "rows_per_step": ("rows a step", 0, "none"),
+    "memory_gib": ("GiB a device", 2, "none"),
+    "memory_spare_percent": ("memory to spare, %", 0, "none"),
+    "flops_ratio": ("executed / own", 2, "none"),
+    "asynchronous_percent": ("asynchronous in layers, %", 0, "none"),
+    "sent_gigabytes": ("GB sent a device", 2, "none"),
+    "roofline_milliseconds": ("ms at the roofline", 1, "none"),
+    "roofline_utilisation_percent": ("utilisation there, %", 0, "none"),
+    "compile_seconds": ("s to compile", 0, "none"),
+    "compile_processor_seconds": ("processor s", 0, "none"),
 }
 
 # What is known of a run stands in each of its rows.
@@ -161,6 +178,8 @@ class Section:
         self.pictures: dict[Path, Picture] = {}
         order = re.search(r"\{#\s*order:\s*(\d+)\s*#\}", prose or "")
         self.order = int(order.group(1)) if order else 100
+        page = re.search(r"\{#\s*page:\s*(\w+\.md)\s*#\}", prose or "")
+        self.page = page.group(1) if page else None
 
     def render(self) -> str:
         """Returns the section's Markdown.
@@ -185,6 +204,8 @@ class Section:
         text = re.sub(r"\n{3,}", "\n\n", text.strip())
         if not text.startswith("# "):
             raise DataError(f"{self.results.name}.md: the first line must be '# Title'")
+        if self.page is not None:
+            return PAGE_HEAD.format(name=self.results.name) + text + "\n"
         # The page has one title; a section's headings move down one level.
         return re.sub(r"^(#{1,5}) ", r"#\1 ", text, flags=re.MULTILINE) + "\n"
 
@@ -360,15 +381,15 @@ class Section:
         return "".join(lines) + "</details>\n"
 
 
-def render(results_folder: Path, output: Path) -> tuple[str, dict[Path, Picture]]:
+def render(results_folder: Path, output: Path) -> tuple[dict[Path, str], dict[Path, Picture]]:
     """Renders all result files of a folder.
 
     Args:
       results_folder: where the `.json` files and their prose lie.
-      output: where the page will lie; pictures go to `images/` beside it.
+      output: where the page of results will lie; other pages lie beside it, pictures in `images/`.
 
     Returns:
-      The page, and the pictures by path.
+      The pages and the pictures, by path.
 
     Raises:
       DataError: a result file or its prose is wrong.
@@ -379,11 +400,17 @@ def render(results_folder: Path, output: Path) -> tuple[str, dict[Path, Picture]
         text = prose.read_text(encoding="utf-8") if prose.exists() else None
         sections.append(Section(read_results(path), text, output.parent / "images"))
     sections.sort(key=lambda section: (section.order, section.results.name))
-    parts = [HEAD, *(section.render() for section in sections if section.results.rows)]
+    sections = [section for section in sections if section.results.rows]
+    rendered = {section: section.render() for section in sections}
+    together = [text for section, text in rendered.items() if section.page is None]
+    pages = {output: "\n".join([HEAD, *together])}
+    for section, text in rendered.items():
+        if section.page is not None:
+            pages[output.parent / section.page] = text
     pictures: dict[Path, Picture] = {}
     for section in sections:
         pictures |= section.pictures
-    return "\n".join(parts), pictures
+    return pages, pictures
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -394,25 +421,28 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=OUTPUT, help="the page to write")
     options = parser.parse_args(arguments)
     try:
-        page, pictures = render(options.results, options.output)
+        pages, pictures = render(options.results, options.output)
     except M6RecError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if options.check:
-        return _check(options.output, page, pictures)
+        return _check(pages, pictures)
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(page, encoding="utf-8")
+    for path, page in pages.items():
+        path.write_text(page, encoding="utf-8")
     for path, picture in pictures.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(picture.svg(), encoding="utf-8")
-    print(f"wrote {options.output.name} and {len(pictures)} pictures")
+    print(f"wrote {', '.join(path.name for path in pages)} and {len(pictures)} pictures")
     return 0
 
 
-def _check(output: Path, page: str, pictures: dict[Path, Picture]) -> int:
-    on_disk = output.read_text(encoding="utf-8") if output.exists() else ""
+def _check(pages: dict[Path, str], pictures: dict[Path, Picture]) -> int:
     stale = 0
-    if on_disk != page:
+    for output, page in pages.items():
+        on_disk = output.read_text(encoding="utf-8") if output.exists() else ""
+        if on_disk == page:
+            continue
         stale = 1
         print(f"{output.name} is stale; run `make results`. What differs:", file=sys.stderr)
         changes = difflib.unified_diff(

@@ -20,6 +20,7 @@ from m6rec_jax import __version__
 from m6rec_jax.errors import ConfigError, DataError, M6RecError
 
 EXIT_USER_ERROR = 2
+EXIT_DOES_NOT_FIT = 1
 EXIT_LOST_PROCESS = 3
 EXIT_OF_SIGNALS = {"SIGINT": 130, "SIGTERM": 143}
 
@@ -211,6 +212,7 @@ def _parser() -> argparse.ArgumentParser:
     convert.set_defaults(run=_convert)
 
     _add_prompts(commands)
+    _add_compile(commands)
 
     demo = commands.add_parser("demo", help="MovieLens-100k from nothing to an HTML report")
     demo.add_argument("--output", type=Path, default=Path("runs/demo"))
@@ -220,6 +222,51 @@ def _parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="versions, devices and known version traps")
     doctor.set_defaults(run=_doctor)
     return parser
+
+
+def _add_compile(commands: Any) -> None:
+    command = commands.add_parser(
+        "compile",
+        help="what a run would take on TPUs that need not be there: memory, time, communication",
+        description="Compiles the training, scoring and decoding step of a run for a TPU slice "
+        "with XLA's TPU compiler (pip install 'm6rec_jax[compile]'; no TPU is needed) and reports "
+        "memory, operations, collectives and the time at peak rates.",
+    )
+    command.add_argument(
+        "--topology",
+        required=True,
+        metavar="NAME",
+        help="v5e:16x16, v4:4x8x8, v6e:8x16, ... or an accelerator type such as v5litepod-256",
+    )
+    command.add_argument("--slices", type=int, default=1, help="how many such slices (default 1)")
+    command.add_argument("--model", metavar="NAME", help="a file of gin_configs/models, e.g. xl")
+    command.add_argument(
+        "--tuning", metavar="NAME", help="a file of gin_configs/tuning, e.g. option_adapter"
+    )
+    command.add_argument(
+        "--sharding",
+        metavar="NAME",
+        help="a file of gin_configs/sharding (default with --model: fully_sharded, with several "
+        "slices multi_slice)",
+    )
+    command.add_argument(
+        "--steps",
+        default="train,score,decode",
+        metavar="LIST",
+        help="which of train,score,decode (default: all)",
+    )
+    command.add_argument(
+        "--exact",
+        action="store_true",
+        help="compile exactly what would run; by default products are made smaller, which halves "
+        "the time to compile and hardly changes memory, operations and collectives",
+    )
+    command.add_argument("--json", type=Path, metavar="FILE", help="write the report here, too")
+    command.add_argument(
+        "--hlo", type=Path, metavar="FOLDER", help="write the optimised programs here, as text"
+    )
+    _takes_gin(command)
+    command.set_defaults(run=_compile)
 
 
 def _add_prompts(commands: Any) -> None:
@@ -453,6 +500,27 @@ def _prompts_inspect(args: argparse.Namespace) -> None:
     bank = BankFolder(args.bank)
     report = inspect_task(bank, args.name)  # also where JSON is wanted: it reads the tensors
     print(manifests_json(bank, [args.name]) if args.json else report)
+
+
+def _compile(args: argparse.Namespace) -> int:
+    from m6rec_jax.compilation.command import compile_run
+
+    report = compile_run(
+        args.topology,
+        slices=args.slices,
+        model=args.model,
+        tuning=args.tuning,
+        sharding=args.sharding,
+        gin_files=args.gin_file,
+        bindings=args.gin_bindings,
+        steps=tuple(filter(None, args.steps.split(","))),
+        exact=args.exact,
+        hlo_folder=args.hlo,
+    )
+    print(report.render())
+    if args.json is not None:
+        args.json.write_text(report.to_json(), encoding="utf-8")
+    return 0 if report.fits else EXIT_DOES_NOT_FIT
 
 
 def _demo(args: argparse.Namespace) -> None:

@@ -14,8 +14,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 
 Array = jax.Array
+
+# What a backward pass that recomputes the rest may keep: results of weight products, as rounded.
+PRODUCT = "weight product"
 
 
 def dot(
@@ -90,6 +94,8 @@ def _forward(
     rounded = materialised_on_cpu(x.astype(operand_dtype))
     spec = f"{b}{m}{k},{b}{k}{n}->{b}{m}{n}"
     out = _product(spec, rounded, kernel.astype(operand_dtype), out_dtype)
+    if not dims.batch:
+        out = checkpoint_name(out, PRODUCT)
     # Kept for the backward pass: x rounded (half the memory), the kernel itself (a scan over layers
     # passes it on without a copy, a rounded one would be a second stack), and x's type.
     return out, (rounded, kernel, jnp.zeros((), x.dtype))

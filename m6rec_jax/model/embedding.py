@@ -10,6 +10,8 @@ from m6rec_jax.model.dense import Projection, dot, materialised_on_cpu
 
 Array = jax.Array
 
+_LOOKED_UP = ("lookup_batch", "length", "embed")
+
 
 class TokenEmbedding(nn.Module):
     """The table `[vocab, embed]`."""
@@ -27,8 +29,14 @@ class TokenEmbedding(nn.Module):
         )
 
     def __call__(self, tokens: Array) -> Array:
-        """Rows of `tokens` `[batch, length]` → `[batch, length, embed]`, float32."""
-        return jnp.take(self.embedding, tokens, axis=0)
+        """Rows of `tokens` `[batch, length]` → `[batch, length, embed]`, float32.
+
+        Where the table is split along `embed` over devices that also share the batch, each of them
+        looks up its part of every vector for all of their rows; parts and rows change places
+        afterwards. Left to itself XLA may copy the result, or its gradient, to every device.
+        """
+        tokens = nn.with_logical_constraint(tokens, _LOOKED_UP[:2])
+        return nn.with_logical_constraint(jnp.take(self.embedding, tokens, axis=0), _LOOKED_UP)
 
     def logits(self, hidden: Array) -> Array:
         """hidden `[..., embed]` · table / sqrt(embed) → `[..., vocab]`, float32 (tied head)."""

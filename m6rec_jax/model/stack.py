@@ -16,6 +16,7 @@ from flax.core import meta
 
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.model.config import ModelConfig
+from m6rec_jax.model.dense import PRODUCT
 from m6rec_jax.model.prompts import COLLECTION
 
 Array = jax.Array
@@ -157,7 +158,8 @@ def _rematerialised(step: Callable[..., Any], policy: str) -> Callable[..., Any]
     return jax.checkpoint(
         step,
         prevent_cse=False,
-        policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+        # By name rather than `dots_saveable`, which would keep the products' float32 sums.
+        policy=jax.checkpoint_policies.save_only_these_names(PRODUCT),
     )
 
 

@@ -1,5 +1,6 @@
 """Device mesh, logical-axis rules, and where every array lives."""
 
+from m6rec_jax.sharding.compiler_options import compiler_options
 from m6rec_jax.sharding.mesh import MESH_AXES, make_mesh
 from m6rec_jax.sharding.placement import (
     batch_reader,
@@ -23,6 +24,7 @@ __all__ = [
     "axis_rules",
     "batch_reader",
     "batch_sharding",
+    "compiler_options",
     "data_parallel",
     "fully_sharded",
     "fully_sharded_2d",

@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import gin
 import jax
 import numpy as np
 from flax import linen as nn
@@ -25,6 +26,7 @@ logger = logging.getLogger(__name__)
 Rules = Sequence[tuple[str, MeshAxes]]
 
 
+@gin.configurable(allowlist=["uneven"])
 def variable_shardings(
     variables: Any, mesh: Mesh, rules: Rules, *, uneven: str = "replicate"
 ) -> Any:
@@ -38,7 +40,7 @@ def variable_shardings(
       mesh: of `make_mesh`.
       rules: of `sharding.rules`.
       uneven: what to do with a dimension that its mesh axes do not divide: 'replicate' copies it
-        to every device with a warning, 'error' raises.
+        to every device with a warning, 'error' raises. In gin: `variable_shardings.uneven`.
 
     Returns:
       The tree without boxes, a `NamedSharding` per leaf.
@@ -48,7 +50,9 @@ def variable_shardings(
         the mesh lacks.
     """
     if uneven not in ("replicate", "error"):
-        raise ValueError(f"uneven = {uneven!r} is neither 'replicate' nor 'error'")
+        raise ConfigError(
+            f"variable_shardings.uneven = {uneven!r} is neither 'replicate' nor 'error'"
+        )
     _check_rules(rules, mesh)
 
     def place(path: Any, leaf: Any) -> NamedSharding:
@@ -176,6 +180,9 @@ def _evenly(
         parts = math.prod(mesh.shape[axis] for axis in _as_tuple(mesh_axes))
         if dimension % parts == 0:
             kept.append(mesh_axes)
+            continue
+        if dimension == 1:  # a stand-in, such as Adafactor's where it does not factor
+            kept.append(None)
             continue
         problem = (
             f"{name} {list(shape)}: axis {logical!r} of {dimension} is not divisible by the "

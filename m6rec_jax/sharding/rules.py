@@ -12,7 +12,8 @@ In gin:
 
 A logical axis that no rule names is not split. Logical axes of the model: batch, length, embed,
 mlp, heads, kv, vocab, relpos_buckets, layers; in the task bank also tasks, prompts, rank, classes,
-retrieval, special_tokens, segments.
+retrieval, special_tokens, segments. `lookup_batch` is the batch while embeddings are looked up:
+split as `batch`, but not over what splits `embed`.
 """
 
 from collections.abc import Sequence
@@ -30,13 +31,13 @@ BATCH: LogicalRules = (("batch", ("data", "fsdp")),)
 @gin.configurable
 def data_parallel() -> LogicalRules:
     """Examples over data and fsdp; every device holds all parameters."""
-    return BATCH
+    return (*BATCH, ("lookup_batch", ("data", "fsdp")))
 
 
 @gin.configurable
 def fully_sharded() -> LogicalRules:
     """Examples over data and fsdp; parameters and optimizer state over fsdp along `embed`."""
-    return (*BATCH, ("embed", "fsdp"))
+    return (*BATCH, ("lookup_batch", "data"), ("embed", "fsdp"))
 
 
 @gin.configurable
@@ -44,6 +45,7 @@ def fully_sharded_2d() -> LogicalRules:
     """As `fully_sharded`, and heads, feed-forward width and vocabulary over tensor."""
     return (
         *BATCH,
+        ("lookup_batch", "data"),
         ("vocab", "tensor"),
         ("heads", "tensor"),
         ("mlp", "tensor"),

@@ -15,7 +15,7 @@ from m6rec_jax.checkpoints.trees import PyTree
 from m6rec_jax.errors import DataError
 from m6rec_jax.model.m6rec import M6Rec
 from m6rec_jax.objectives import Metrics, loss_denominators, total_loss
-from m6rec_jax.sharding import LogicalRules, axis_rules, replicated
+from m6rec_jax.sharding import LogicalRules, axis_rules, compiler_options, replicated
 from m6rec_jax.training.optimizers import Schedule
 from m6rec_jax.training.train_state import TrainState, trainable_groups
 
@@ -196,6 +196,7 @@ class CompiledStep:
 
         everywhere = replicated(mesh)
         shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+        platform = mesh.devices.flat[0].platform
         begin = time.perf_counter()
         with jax.set_mesh(mesh), axis_rules(rules):
             self._compiled = (
@@ -205,7 +206,7 @@ class CompiledStep:
                     out_shardings=(shardings, everywhere) if updates_state else everywhere,
                 )
                 .lower(state, features)
-                .compile()
+                .compile(compiler_options=compiler_options(platform) or None)
             )
         self.compile_seconds = time.perf_counter() - begin
 

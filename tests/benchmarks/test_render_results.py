@@ -193,3 +193,23 @@ def test_a_damaged_result_file_is_an_error(
     (folder / "x.json").write_text("{}")
     assert run(folder) == 2
     assert "x.json: 'command' must be a text" in capsys.readouterr().err
+
+
+def test_prose_may_become_a_page_of_its_own(folder: Path) -> None:
+    add(folder, "x", {"FM": [0.7]})
+    add(folder, "pods", {"xl": [0.9]})
+    (folder / "pods.md").write_text(
+        '# Pods\n{# page: pods.md #}\n\n## Part\n\n{{ table(["auc"]) }}'
+    )
+    results = page(folder)
+    pods = folder.parent / "docs" / "pods.md"
+    text = pods.read_text()
+    assert "| FM" in results
+    assert "xl" not in results
+    # Its title stays the title of the page.
+    assert "\n# Pods\n" in text
+    assert "\n## Part\n" in text
+    assert line(text, "xl")[1] == "0.9000"
+    assert run(folder, "--check") == 0
+    pods.write_text(text + "x")
+    assert run(folder, "--check") == 1

@@ -24,7 +24,9 @@ from hypothesis import strategies as st
 from tests.tpu_scripts.conftest import SCRIPTS, World, program
 
 ROOT = SCRIPTS.parent
-COMMANDS = ("create", "install", "stage_data", "launch", "logs", "watch", "delete")
+COMMANDS = (
+    *("compile_check", "create", "install", "stage_data", "launch", "logs", "watch", "delete"),
+)
 WHERE = ["--project=shop", "--zone=us-east5-a"]
 QUEUED = ["compute", "tpus", "queued-resources"]
 DESCRIBE = [*QUEUED, "describe", "pod", *WHERE, "--format=value(state.state)"]
@@ -346,6 +348,21 @@ def stub_m6rec(world: World) -> Path:
     return world.folder / "m6rec"
 
 
+def test_compile_check_is_m6rec_compile_for_the_slice(world: World) -> None:
+    """Without the cloud: no call of gcloud, and none needed."""
+    (world.bin / "gcloud").unlink()
+    noted = world.folder / "m6rec"
+    program(world.bin / "m6rec", f'#!/bin/bash\nprintf "%s\\n" "$@" >{noted}\nexit 1\n')
+    arguments = (V5E, "--node-count=2", "--", "--model", "xl", "--gin.X='a b'")
+    printed = succeeded(world.run("compile_check", "--dry-run", *arguments))
+    assert not noted.exists()
+    done = world.run("compile_check", *arguments)
+    assert done.returncode == 1, "the status of m6rec compile: does not fit"
+    words = ["compile", "--topology", "v5litepod-16", "--slices", "2", "--model", "xl"]
+    assert noted.read_text().splitlines() == [*words, "--gin.X='a b'"]
+    assert shlex.split(printed) == ["m6rec", *words, "--gin.X='a b'"]
+
+
 def test_stage_data(world: World) -> None:
     noted = stub_m6rec(world)
     staging = world.home / ".cache/m6rec-tpu/data"
@@ -459,6 +476,11 @@ def test_dry_run_of_watch(world: World) -> None:
         ("install", ("--include=nowhere",), {}, ("nowhere", "no such file")),
         ("install", ("--include=../x",), {}, ("../x", "relative")),
         ("install", ("--python-version=3.10",), {}, ("3.10", "3.11")),
+        ("compile_check", ("--", "--model", "xl"), {}, ("no accelerator type",)),
+        ("compile_check", (V5E,), {}, ("nothing to compile", "-- --model xl")),
+        ("compile_check", (V5E, "--m6rec=none", "--", "--model=xl"), {}, ("none", "--m6rec")),
+        ("compile_check", (V5E, "--zone=a", "--", "--model=xl"), {}, ("unknown argument --zone",)),
+        ("compile_check", (V5E, "--node-count=x", "--", "--model=xl"), {}, ("--node-count", "x")),
         ("watch", TRAIN, {}, ("no accelerator type",)),
         ("watch", ("--accelerator-type=v9-8", *TRAIN), {}, ("v9-8", "v5litepod-N")),
         ("watch", (V5E, "--include=nowhere", *TRAIN), {}, ("nowhere",)),

@@ -1,0 +1,158 @@
+"""Known-good configurations on TPUs: compiles them all, for slices that need not be there.
+
+    python -m benchmarks.tpu_compile [--only NAME ...] [--reports FOLDER] [--exact]
+
+Runs `m6rec compile` for every entry of `CONFIGURATIONS` and adds its figures to
+`benchmarks/results/compile.json`, from which `make results` renders `docs/tpu.md`. The reports are
+kept in FOLDER; an entry whose report is there is not compiled again. Needs libtpu (the extra
+`compile`), but no TPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.provenance import ROOT
+from benchmarks.results_file import add_rows, metric_rows, results_path
+from m6rec_jax.compilation.command import STEPS, compile_run
+from m6rec_jax.compilation.compile_report import CompileReport, read_report
+from m6rec_jax.compilation.step_report import StepReport
+from m6rec_jax.compilation.topologies import GIB
+from m6rec_jax.errors import M6RecError
+
+REPORTS = ROOT / "runs" / "compile"
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """Arguments of `m6rec compile`.
+
+    Attributes:
+      name: in the table.
+      topology, slices, model, tuning, sharding, bindings: see `compile_run`.
+      steps: which to compile.
+    """
+
+    name: str
+    topology: str
+    model: str
+    slices: int = 1
+    tuning: str | None = None
+    sharding: str | None = None
+    bindings: tuple[str, ...] = ()
+    steps: Sequence[str] = STEPS
+
+    @property
+    def command(self) -> str:
+        """What a user types."""
+        words = ["m6rec compile", f"--topology {self.topology}"]
+        words += [f"--slices {self.slices}"] if self.slices > 1 else []
+        words += [f"--model {self.model}"]
+        words += [f"--tuning {self.tuning}"] if self.tuning else []
+        words += [f"--sharding {self.sharding}"] if self.sharding else []
+        return " ".join([*words, *(f"--gin.{binding}" for binding in self.bindings)])
+
+
+CONFIGURATIONS = (
+    Configuration("base, v5e-16", "v5e:4x4", "base", bindings=("BATCH_SIZE=256",)),
+    Configuration(
+        "base, two slices of v5e-16", "v5e:4x4", "base", slices=2, bindings=("BATCH_SIZE=512",)
+    ),
+    Configuration("xl, option-adapter tuning, v5e-16", "v5e:4x4", "xl", tuning="option_adapter"),
+    Configuration("xl, v5e-256", "v5e:16x16", "xl", bindings=("BATCH_SIZE=1024",)),
+    Configuration("xl, 256 chips of v4", "v4:4x8x8", "xl", bindings=("BATCH_SIZE=1024",)),
+)
+
+
+def figures(step: StepReport, report: CompileReport) -> dict[str, float]:
+    """A step's figures by metric."""
+    found = {
+        "chips": report.topology["chips"],
+        "rows_per_step": report.run["rows"],
+        "memory_gib": step.memory.needed / GIB,
+        "memory_spare_percent": 100 * (1 - step.memory.share),
+        "flops_ratio": step.flops_ratio,
+        "sent_gigabytes": sum(group.moved_bytes for group in step.collectives) / 1e9,
+        "roofline_milliseconds": 1e3 * step.seconds["step"],
+        "roofline_utilisation_percent": 100 * step.utilisation,
+        "compile_seconds": step.compile_seconds,
+        "compile_processor_seconds": step.compile_cpu_seconds,
+    }
+    if step.layer_bytes:
+        found["asynchronous_percent"] = 100 * step.asynchronous_share
+    return found
+
+
+def rows(configuration: Configuration, report: CompileReport) -> list[dict[str, Any]]:
+    """Rows of the result file.
+
+    Raises:
+      M6RecError: a step did not compile, so that there are no figures.
+    """
+    found: list[dict[str, Any]] = []
+    for step in report.steps:
+        if step.error:
+            raise M6RecError(f"{configuration.name}: {step.step}: {step.error}")
+        mesh = " × ".join(f"{axis} {size}" for axis, size in report.run["mesh"].items() if size > 1)
+        found += metric_rows(
+            figures(step, report),
+            model=configuration.name,
+            dataset="tpu",
+            split=step.step,
+            seed=None,
+            config=f"`{configuration.command}`: {mesh}",
+            note=None if step.exact else "compiled for a quick look",
+        )
+    return found
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Returns the exit status: 0, or 2 on an error."""
+    parser = argparse.ArgumentParser(description="Compile the known-good configurations.")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="of CONFIGURATIONS")
+    parser.add_argument("--reports", type=Path, default=REPORTS, help="where reports are kept")
+    parser.add_argument("--exact", action="store_true", help="see m6rec compile --exact")
+    options = parser.parse_args(arguments)
+    names = [configuration.name for configuration in CONFIGURATIONS]
+    if unknown := set(options.only or ()) - set(names):
+        parser.error(f"unknown {', '.join(sorted(unknown))}; there are {'; '.join(names)}")
+    options.reports.mkdir(parents=True, exist_ok=True)
+    for configuration in CONFIGURATIONS:
+        if options.only and configuration.name not in options.only:
+            continue
+        try:
+            report = _report(configuration, options.reports, options.exact)
+            add_rows(results_path("compile"), rows(configuration, report))
+        except M6RecError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        print(report.render() + "\n")
+    return 0
+
+
+def _report(configuration: Configuration, folder: Path, exact: bool) -> CompileReport:
+    words = configuration.name.replace(",", "").split()
+    path = folder / ("_".join([*words, *(["exact"] if exact else [])]) + ".json")
+    if path.exists():
+        return read_report(path)
+    report = compile_run(
+        configuration.topology,
+        slices=configuration.slices,
+        model=configuration.model,
+        tuning=configuration.tuning,
+        sharding=configuration.sharding,
+        bindings=configuration.bindings,
+        steps=configuration.steps,
+        exact=exact,
+    )
+    path.write_text(report.to_json(), encoding="utf-8")
+    return report
+
+
+if __name__ == "__main__":
+    sys.exit(main())

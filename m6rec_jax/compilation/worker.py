@@ -1,0 +1,217 @@
+"""Compiles the steps of a run for a TPU slice, in a process of its own.
+
+    python -m m6rec_jax.compilation.worker REQUEST.json
+
+`compilation.command` starts it: libtpu ends the process for some impossible slices, and nothing
+here may touch devices that the machine does have. What happens is told on the standard output, an
+event a line, each a JSON object after `EVENT`; a step's report is told as soon as it is made.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from m6rec_jax import configuration
+from m6rec_jax.compilation.advice import Setup, advise
+from m6rec_jax.compilation.command import EVENT
+from m6rec_jax.compilation.step_report import (
+    Memory,
+    StepReport,
+    measure,
+    program_text,
+    too_large,
+)
+from m6rec_jax.compilation.steps import (
+    Program,
+    StepSettings,
+    make_program,
+    rules_of,
+)
+from m6rec_jax.compilation.topologies import Topology, parse_topology
+from m6rec_jax.errors import ConfigError, M6RecError
+from m6rec_jax.sharding import compiler_options, make_mesh
+
+# Less than what an operation may take of a TPU's on-chip memory: products become shorter programs,
+# which are made in less time, and which run slower. What the chips hold in main memory, send and
+# multiply hardly changes.
+QUICK = {"xla_tpu_scoped_vmem_limit_kib": "8192"}
+# In XLA's message where an operation finds no room there.
+ON_CHIP = "ScopedVmemOom"
+
+
+def main(arguments: list[str]) -> int:
+    """Returns the exit status: 0, or 2 for an error the user can mend (which is told)."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    request = json.loads(Path(arguments[0]).read_text(encoding="utf-8"))
+    try:
+        run(request)
+    except M6RecError as error:
+        tell("error", message=str(error))
+        return 2
+    return 0
+
+
+def _end_with_parent() -> None:
+    """Ends this process once nobody holds its standard input, compiling or not."""
+    # Not by `sys.stdin`, whose lock a thread that waits would keep while the interpreter ends.
+    while os.read(0, 1024):
+        pass
+    os._exit(1)
+
+
+def tell(event: str, **values: Any) -> None:
+    """Tells the parent process."""
+    print(EVENT + json.dumps({"event": event, **values}), flush=True)
+
+
+def run(request: dict[str, Any]) -> None:
+    """Compiles what a request asks for.
+
+    Args:
+      request: `topology`, `slices`, `gin_files`, `bindings`, `steps`, `exact` (see `QUICK`), and
+        `hlo`, the folder to write the optimised text to (or None).
+
+    Raises:
+      M6RecError: whatever does not fit.
+    """
+    tell("stage", text="settings")
+    configuration.parse_config(request["gin_files"], request["bindings"])
+    settings = StepSettings()
+    topology = parse_topology(request["topology"], request["slices"])
+    tell("stage", text=str(topology))
+    mesh = make_mesh(devices=topology.devices())
+    rules = rules_of(settings)
+    tell(
+        "run",
+        mesh=dict(mesh.shape),
+        rules=rules,
+        rows=settings.rows(mesh),
+        source_length=settings.lengths[0],
+        target_length=settings.lengths[1],
+        trainable=settings.trainable,
+        accumulation_steps=settings.accumulation_steps,
+        compiler_options=compiler_options("tpu"),
+        versions={name: _version(name) for name in ("jax", "jaxlib", "libtpu", "flax")},
+    )
+    for name in request["steps"]:
+        tell("step", step=name)
+        program = make_program(name, settings, mesh)
+        if isinstance(program, str):
+            tell("left_out", step=name, why=program)
+            continue
+        report = _compile(
+            program, settings, topology, mesh, exact=request["exact"], hlo_folder=request["hlo"]
+        )
+        report = dataclasses.replace(report, advice=advise(report, _setup(settings, mesh)))
+        tell("report", report=report.to_json())
+
+
+def _compile(
+    program: Program,
+    settings: StepSettings,
+    topology: Topology,
+    mesh: Mesh,
+    *,
+    exact: bool,
+    hlo_folder: str | None,
+) -> StepReport:
+    """Figures of a step; of one that is too large, what it would need."""
+    tell("stage", text=f"tracing {program.name}")
+    begin = time.perf_counter()
+    lowered = program.lower(mesh, rules_of(settings))
+    traced, traced_cpu = time.perf_counter(), time.process_time()
+    tell("stage", text=f"compiling {program.name}")
+    compiled, message, is_exact = _compiled(lowered, exact)
+    seconds, cpu_seconds = time.perf_counter() - traced, time.process_time() - traced_cpu
+    if compiled is None:
+        needed = too_large(message)
+        if needed is None:
+            raise ConfigError(f"XLA refuses the {program.name} step: {message}")
+        memory = Memory(
+            available=topology.chip.hbm_bytes, needed=needed, arguments=program.argument_bytes
+        )
+        report = StepReport(
+            program.name,
+            memory,
+            dataclasses.asdict(program.flops),
+            error="it needs more memory than a device has",
+        )
+    else:
+        tell("stage", text=f"reading {program.name}")
+        if hlo_folder is not None:
+            file = Path(hlo_folder) / f"{program.name}.hlo"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(program_text(compiled), encoding="utf-8")
+        report = measure(
+            program.name,
+            compiled,
+            topology,
+            program.flops,
+            loop_trips=program.loop_trips,
+            arguments=program.argument_bytes,
+        )
+    return dataclasses.replace(
+        report,
+        trace_seconds=traced - begin,
+        compile_seconds=seconds,
+        compile_cpu_seconds=cpu_seconds,
+        exact=is_exact,
+    )
+
+
+def _compiled(
+    lowered: jax.stages.Lowered, exact: bool
+) -> tuple[jax.stages.Compiled | None, str, bool]:
+    """The compiled step, or XLA's message why there is none, and whether it is what would run."""
+    options = compiler_options("tpu")
+    quick = options | QUICK
+    if not exact and quick != options:
+        try:
+            return lowered.compile(compiler_options=quick), "", False
+        except jax.errors.JaxRuntimeError as error:
+            if ON_CHIP not in str(error):
+                return None, str(error), False
+        tell("stage", text="compiling again, with all of the on-chip memory")
+    try:
+        return lowered.compile(compiler_options=options or None), "", True
+    except jax.errors.JaxRuntimeError as error:
+        return None, str(error), True
+
+
+def _setup(settings: StepSettings, mesh: Mesh) -> Setup:
+    shares = mesh.shape["data"] * mesh.shape["fsdp"] * settings.accumulation_steps
+    rows = settings.rows(mesh)
+    at_once = configuration.bound("language_modelling_loss.chunk_length", 0) == 0
+    logits = rows // shares * settings.lengths[1] * settings.config.vocab_size * 4
+    return Setup(
+        mesh=dict(mesh.shape),
+        rows=rows,
+        accumulation_steps=settings.accumulation_steps,
+        remat=settings.config.remat,
+        trainable=settings.trainable,
+        frozen_dtype=settings.frozen_dtype,
+        logits_bytes=logits if at_once and settings.writes else 0,
+        shards_parameters=any(logical != "batch" for logical, _ in rules_of(settings)),
+    )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

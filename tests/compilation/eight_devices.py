@@ -1,0 +1,100 @@
+"""Compiles the training step of a tiny model for 8 virtual CPU devices under every rule set.
+
+    python -m tests.compilation.eight_devices            # prints the figures as JSON
+    python -m tests.compilation.eight_devices --accept   # writes accepted.json (make accept)
+
+Run by test_hlo_diff.py, in a process of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+# Before JAX starts. Generating machine code takes nearly all of the time and changes nothing here.
+os.environ["XLA_FLAGS"] = (
+    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+)
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+import jax
+import jaxlib
+
+from m6rec_jax.compilation.hlo_diff import Accepted, write_accepted
+from m6rec_jax.compilation.step_report import StepReport, measure
+from m6rec_jax.compilation.steps import Program, StepSettings, make_program
+from m6rec_jax.compilation.topologies import parse_topology
+from m6rec_jax.model import M6Rec, ModelConfig
+from m6rec_jax.sharding import (
+    LogicalRules,
+    data_parallel,
+    fully_sharded,
+    fully_sharded_2d,
+    make_mesh,
+)
+from m6rec_jax.training.optimizers import adafactor
+
+ACCEPTED = Path(__file__).with_name("accepted.json")
+CONFIG = ModelConfig(
+    vocab_size=256,
+    embed_dim=64,
+    num_encoder_layers=2,
+    num_decoder_layers=2,
+    num_heads=4,
+    head_dim=16,
+    mlp_dim=128,
+    remat="dots",
+)
+RULES = {
+    "data parallel": ({}, data_parallel()),
+    "fully sharded": ({"fsdp": 8}, fully_sharded()),
+    "fully sharded, two copies": ({"fsdp": 4}, fully_sharded()),
+    "2-D with tensor": ({"fsdp": 4, "tensor": 2}, fully_sharded_2d()),
+}
+
+
+def report(name: str) -> StepReport:
+    """The training step's figures under a rule set."""
+    sizes, rules = RULES[name]
+    return _measure(sizes, rules)
+
+
+def _measure(sizes: dict[str, int], rules: LogicalRules) -> StepReport:
+    mesh = make_mesh(**sizes)
+    settings = StepSettings(
+        M6Rec(CONFIG),
+        {"inputs": 32, "targets": 16},
+        adafactor(1e-2, clip_norm=1.0, min_dim_size_to_factor=32),
+        rows_per_device=2,
+        rules=rules,
+    )
+    program = make_program("train", settings, mesh)
+    assert isinstance(program, Program)
+    compiled = program.lower(mesh, rules).compile()
+    # Figures of a chip are beside the point here; the shape must have as many devices.
+    return measure(
+        "train",
+        compiled,
+        parse_topology("v5e:2x4"),
+        program.flops,
+        loop_trips=program.loop_trips,
+        arguments=program.argument_bytes,
+    )
+
+
+def main() -> None:
+    reports = {name: report(name) for name in RULES}
+    versions = {"jax": jax.__version__, "jaxlib": jaxlib.__version__}
+    if "--accept" in sys.argv[1:]:
+        accepted = {name: Accepted.of(one) for name, one in reports.items()}
+        write_accepted(ACCEPTED, accepted, versions)
+        print(f"accepted: {ACCEPTED.name}")
+        return
+    found = {name: one.to_json() for name, one in reports.items()}
+    print(json.dumps({"versions": versions, "reports": found}))
+
+
+if __name__ == "__main__":
+    main()

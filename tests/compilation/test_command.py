@@ -1,0 +1,365 @@
+"""`m6rec compile`: its files, its errors, its report; and, where libtpu is there, a slice."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tqdm import tqdm
+
+from m6rec_jax import cli
+from m6rec_jax.compilation import command
+from m6rec_jax.compilation.advice import Setup, advise
+from m6rec_jax.compilation.compile_report import CompileReport, describe_topology, read_report
+from m6rec_jax.compilation.step_report import CollectiveGroup, Memory, StepReport
+from m6rec_jax.compilation.topologies import GIB, parse_topology
+from m6rec_jax.errors import ConfigError, DataError
+
+needs_libtpu = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None,
+    reason="XLA's TPU compiler is not installed: pip install 'm6rec_jax[compile]'",
+)
+V5E = parse_topology("v5e:4x4")
+
+
+def test_gin_files_of_a_model_come_before_a_runs_own() -> None:
+    assert command.gin_files_of("xl", None, None, (), 1) == [
+        "gin_configs/models/xl.gin",
+        "gin_configs/runs/compile.gin",
+        "gin_configs/sharding/fully_sharded.gin",
+    ]
+    assert command.gin_files_of("xl", "option", "data_parallel", ("mine.gin",), 2) == [
+        "gin_configs/models/xl.gin",
+        "gin_configs/tuning/option.gin",
+        "gin_configs/runs/compile_tuning.gin",
+        "gin_configs/sharding/data_parallel.gin",
+        "mine.gin",
+    ]
+    assert command.gin_files_of("xl", None, None, (), 2)[-1].endswith("multi_slice.gin")
+    # A run's own file says how it is sharded.
+    assert command.gin_files_of(None, None, None, ("run.gin",), 2) == [
+        "gin_configs/runs/compile.gin",
+        "run.gin",
+    ]
+    with pytest.raises(ConfigError, match="needs --model NAME or --gin_file FILE"):
+        command.gin_files_of(None, None, None, (), 1)
+    with pytest.raises(ConfigError, match="--tuning goes with --model"):
+        command.gin_files_of(None, "option", None, ("run.gin",), 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--topology", "v5e:4x4x4", "--model", "xl"], "a slice of v5e has 2 axes"),
+        (["--topology", "v5e:4x4"], "needs --model NAME"),
+        (["--topology", "v5e:4x4", "--model", "xl", "--steps", "train,fly"], "--steps fly"),
+        (["--topology", "v5e:4x4", "--model", "xl", "--slices", "0"], "--slices 0: at least 1"),
+    ],
+)
+def test_errors_before_anything_is_compiled(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    assert cli.main(["compile", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_missing_compiler_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert cli.main(["compile", "--topology", "v5e:4x4", "--model", "xl"]) == 2
+    assert "pip install 'm6rec_jax[compile]'" in capsys.readouterr().err
+
+
+def step(**changes: Any) -> StepReport:
+    values: dict[str, Any] = {
+        "step": "train",
+        "memory": Memory(16 * GIB, 4 * GIB, 3 * GIB, 2 * GIB, 10**6, {"params": GIB, "batch": 8}),
+        "model_flops": {"towers": 900, "attention": 60, "head": 40, "prompts": 0},
+        "executed_flops": 1100,
+        "memory_bytes": 10**9,
+        "collectives": (
+            CollectiveGroup("all-gather", "layer loop", True, False, 12, 3000, 900),
+            CollectiveGroup("all-reduce", "layer loop", False, False, 3, 300, 100),
+            CollectiveGroup("all-reduce", "outside", False, True, 1, 100, 100),
+        ),
+        "synchronous": (("all-reduce", "jit(step)/layers/norm", 100),),
+        "seconds": {
+            "compute": 0.02,
+            "memory": 0.03,
+            "links": 0.01,
+            "slices": 0.0,
+            "exposed": 0.001,
+            "step": 0.031,
+        },
+        "utilisation": 0.4,
+        "bound": "memory",
+        "compile_seconds": 30.0,
+        "compile_cpu_seconds": 40.0,
+        "trace_seconds": 2.0,
+    }
+    return StepReport(**(values | changes))
+
+
+def report(*steps: StepReport) -> CompileReport:
+    run = {
+        "name": "xl",
+        "rows": 64,
+        "source_length": 512,
+        "target_length": 128,
+        "trainable": "all",
+        "mesh": {"data": 1, "fsdp": 16, "tensor": 1},
+        "rules": [["batch", ["data", "fsdp"]], ["embed", "fsdp"]],
+    }
+    return CompileReport(describe_topology(V5E), run, {"date": "2026-01-01"}, steps, {"score": "x"})
+
+
+def test_figures_that_follow_from_others() -> None:
+    one = step()
+    assert one.flops_ratio == pytest.approx(1.1)
+    assert one.layer_bytes == 1000
+    assert one.asynchronous_share == pytest.approx(0.9)
+    assert one.fits
+    assert not step(error="too large").fits
+    assert not step(memory=Memory(GIB, 2 * GIB)).fits
+    assert step(collectives=()).asynchronous_share == 1.0
+    assert step(model_flops={}).flops_ratio == 0.0
+
+
+def test_a_report_is_read_as_written(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    written = report(step(), step(step="decode", error="it aborts", advice=("a", "b")))
+    path.write_text(written.to_json())
+    read = read_report(path)
+    assert [dataclasses.asdict(one) for one in read.steps] == [
+        json.loads(json.dumps(dataclasses.asdict(one)))
+        | {"synchronous": one.synchronous}
+        | {"collectives": dataclasses.asdict(one)["collectives"], "advice": list(one.advice)}
+        | {"unknown_loops": []}
+        for one in written.steps
+    ]
+    assert read.render() == written.render()
+    assert read.step("train") == read.steps[0]
+    with pytest.raises(DataError, match="no step 'score'; it has train, decode"):
+        read.step("score")
+    for damage in ("{", "[]", '{"format": 0}', '{"format": 1, "steps": [{}]}'):
+        path.write_text(damage)
+        with pytest.raises(DataError, match=r"report\.json"):
+            read_report(path)
+
+
+def test_the_text_tells_all_of_it() -> None:
+    text = report(step()).render()
+    for part in (
+        "v5e:4x4 (16 chips in all), xl: 64 rows of 512 + 128 tokens, trains all",
+        "mesh data 1, fsdp 16, tensor 1; rules batch → data+fsdp, embed → fsdp",
+        "4.00 of 16.00 GiB a device, 75% to spare",
+        "1.100e+03 executed, 1.000e+03 the model's own (towers 90%, attention 6%, head 4%): 1.10",
+        "in the layer loop 0.00 GB, 90% of it asynchronous",
+        "12 × all-gather, layer loop, asynchronous",
+        "1 × all-reduce between slices, outside, synchronous",
+        "not asynchronous: 0.0 MB all-reduce jit(step)/layers/norm",
+        "31.0 ms a step, bound by memory, utilisation 40%",
+        "score: left out, x",
+    ):
+        assert part in text, part
+
+
+SETUP = Setup(
+    mesh={"data": 1, "fsdp": 16, "tensor": 1},
+    rows=64,
+    accumulation_steps=1,
+    remat="dots",
+    trainable="all",
+    frozen_dtype=None,
+    logits_bytes=0,
+    shards_parameters=True,
+)
+
+
+def test_nothing_is_advised_where_all_is_well() -> None:
+    assert advise(step(), SETUP) == ()
+
+
+@pytest.mark.parametrize(
+    ("report_changes", "setup_changes", "advised"),
+    [
+        # Parameters fill the memory of every device.
+        (
+            {"memory": Memory(16 * GIB, 20 * GIB, arguments={"params": 12 * GIB})},
+            {"shards_parameters": False},
+            ["fully_sharded.gin", "remat = 'full'", "ACCUMULATION_STEPS = 2", "larger slice"],
+        ),
+        (
+            {"memory": Memory(16 * GIB, 20 * GIB, arguments={"params": 12 * GIB})},
+            {"mesh": {"data": 4, "fsdp": 4, "tensor": 1}, "remat": "full", "rows": 16},
+            ["give fsdp more devices", "larger slice"],
+        ),
+        # Activations do.
+        (
+            {"memory": Memory(16 * GIB, 20 * GIB, arguments={"params": GIB, "batch": 9 * GIB})},
+            {"remat": "none", "logits_bytes": 3 * GIB},
+            ["chunk_length", "remat = 'dots'", "ACCUMULATION_STEPS = 2", "larger slice"],
+        ),
+        (
+            {"memory": Memory(16 * GIB, 20 * GIB, arguments={"params": 12 * GIB})},
+            {"trainable": "prompts", "rows": 16, "remat": "full"},
+            ["all devices sharing", "FROZEN_DTYPE = 'bfloat16'", "larger slice"],
+        ),
+        ({"step": "decode", "memory": Memory(16 * GIB, 15 * GIB)}, {}, ["lower BATCH_SIZE"]),
+        ({"executed_flops": 1500}, {"remat": "full"}, ["1.50 times", "remat = 'dots'"]),
+        ({"executed_flops": 3000}, {}, ["3.00 times", "devices repeat"]),
+        (
+            {"collectives": (CollectiveGroup("all-reduce", "layer loop", False, False, 3, 9, 9),)},
+            {},
+            ["only 0% of the bytes", "jit(step)/layers/norm"],
+        ),
+        ({"bound": "communication"}, {}, ["more rows a device"]),
+    ],
+)
+def test_what_to_change(
+    report_changes: dict[str, Any], setup_changes: dict[str, Any], advised: list[str]
+) -> None:
+    found = advise(step(**report_changes), dataclasses.replace(SETUP, **setup_changes))
+    told = " ".join(found)
+    places = [told.find(part) for part in advised]
+    assert -1 not in places, (advised, found)
+
+
+def worker_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, program: str) -> None:
+    """Lets a program of Python's stand in for the worker."""
+    stand_in = tmp_path / "stand_in.py"
+    stand_in.write_text(f"import os, sys\nEVENT = {command.EVENT!r}\n{program}")
+    real = command.subprocess.Popen
+    monkeypatch.setattr(
+        command.subprocess,
+        "Popen",
+        lambda argv, **options: real([sys.executable, str(stand_in)], **options),
+    )
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+
+
+RUN = (
+    '"event": "run", "mesh": {"data": 1}, "rules": [], "rows": 4, "source_length": 8, '
+    '"target_length": 4, "trainable": "all", "versions": {}'
+)
+
+
+def test_a_compiler_that_ends_itself_at_the_slice(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    program = (
+        'print(EVENT + \'{"event": "stage", "text": "v5e:4x4"}\', flush=True)\n'
+        "print('check failed: bad slice', file=sys.stderr, flush=True)\nos.abort()\n"
+    )
+    worker_of(monkeypatch, tmp_path, program)
+    with pytest.raises(ConfigError, match=r"SIGABRT\) at v5e:4x4") as caught:
+        command.compile_run("v5e:4x4", model="tiny", progress=False)
+    assert "check failed: bad slice" in str(caught.value)
+
+
+def test_a_compiler_that_ends_itself_at_a_step_loses_no_other(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    done = json.dumps({"event": "report", "report": step().to_json()})
+    program = (
+        f"print('noise')\nprint(EVENT + '{{{RUN}}}')\n"
+        f'print(EVENT + \'{{"event": "step", "step": "train"}}\')\nprint(EVENT + {done!r})\n'
+        'print(EVENT + \'{"event": "step", "step": "score"}\', flush=True)\nos.abort()\n'
+    )
+    worker_of(monkeypatch, tmp_path, program)
+    found = command.compile_run("v5e:4x4", model="tiny", progress=False)
+    assert [one.step for one in found.steps] == ["train", "score"]
+    assert found.step("train") == StepReport.from_json(json.loads(json.dumps(step().to_json())))
+    assert "SIGABRT" in found.step("score").error
+    assert not found.fits
+    assert "score: does NOT compile" in found.render()
+
+
+def test_a_compiler_that_ends_itself_when_all_is_told_loses_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    done = json.dumps({"event": "report", "report": step().to_json()})
+    program = (
+        f"print(EVENT + '{{{RUN}}}')\n"
+        f'print(EVENT + \'{{"event": "step", "step": "train"}}\')\nprint(EVENT + {done!r})\n'
+        "sys.stdout.flush()\nos.abort()\n"
+    )
+    worker_of(monkeypatch, tmp_path, program)
+    found = command.compile_run("v5e:4x4", model="tiny", steps=("train",), progress=False)
+    assert [one.step for one in found.steps] == ["train"]
+    assert found.fits
+
+
+def test_errors_of_the_worker_come_through(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    program = (
+        'print(EVENT + \'{"event": "error", "message": "BATCH_SIZE = 3 is odd"}\', flush=True)\n'
+        "sys.exit(2)\n"
+    )
+    worker_of(monkeypatch, tmp_path, program)
+    with pytest.raises(ConfigError, match="BATCH_SIZE = 3 is odd"):
+        command.compile_run("v5e:4x4", model="tiny", progress=False)
+
+
+def test_the_compiler_ends_with_whoever_asked(tmp_path: Path) -> None:
+    """Even one that is killed without a chance to stop it."""
+    request = tmp_path / "request.json"
+    request.touch()
+    program = (  # reads a request that never comes, as a stand-in for a long compilation
+        "import pathlib, sys, time\n"
+        "from m6rec_jax.compilation import worker\n"
+        "pathlib.Path.read_text = lambda *_, **__: time.sleep(300)\n"
+        f"worker.main([{str(request)!r}])\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE)
+    assert process.stdin is not None
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(timeout=0.5)
+    process.stdin.close()
+    assert process.wait(timeout=60) == 1
+
+
+def test_events_show_on_the_bar() -> None:
+    collected = command._Collected(V5E, ("train", "score"))
+    with tqdm(total=2, disable=True) as bar:
+        collected.add({"event": "stage", "text": "compiling train"}, bar)
+        collected.add({"event": "left_out", "step": "score", "why": "no head"}, bar)
+    assert collected.stage == "compiling train"
+    assert collected.left_out == {"score": "no head"}
+
+
+@needs_libtpu
+@pytest.mark.slow
+def test_a_slice_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The whole command, for a tiny model on four chips of a v5e."""
+    file = tmp_path / "report.json"
+    hlo = tmp_path / "hlo"
+    arguments = ["--topology", "v5e:2x2", "--model", "tiny", "--json", str(file), "--hlo", str(hlo)]
+    bindings = ["--gin.TASK_FEATURE_LENGTHS={'inputs': 64, 'targets': 32}"]
+    assert cli.main(["compile", *arguments, "--steps", "train,score", *bindings]) == 0
+    out = capsys.readouterr().out
+    assert "train: fits" in out
+    assert "score: left out, the model has no head" in out
+    found = read_report(file)
+    train = found.step("train")
+    assert 1.0 <= train.flops_ratio < 1.4
+    assert {group.kind for group in train.collectives if group.place == "layer loop"}
+    assert (hlo / "train.hlo").read_text().startswith("HloModule jit_step")
+    assert found.made["versions"]["libtpu"]
+
+
+@needs_libtpu
+@pytest.mark.slow
+def test_a_slice_that_cannot_be(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["compile", "--topology", "v5e:3x5", "--model", "tiny"]) == 2
+    assert "v5e:3x5" in capsys.readouterr().err

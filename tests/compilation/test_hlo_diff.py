@@ -1,0 +1,125 @@
+"""The compiled training step sends and holds no more than was accepted.
+
+A change for the worse that is meant is accepted by `make accept`, which writes accepted.json anew.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jaxlib
+import pytest
+
+from m6rec_jax.compilation.hlo_diff import (
+    Accepted,
+    read_accepted,
+    regressions,
+    write_accepted,
+)
+from m6rec_jax.compilation.step_report import StepReport
+from m6rec_jax.errors import DataError
+
+HERE = Path(__file__).resolve().parent
+ACCEPTED = HERE / "accepted.json"
+SETS = ("data parallel", "fully sharded", "fully sharded, two copies", "2-D with tensor")
+
+
+@pytest.fixture(scope="module")
+def compiled() -> dict[str, StepReport]:
+    done = subprocess.run(
+        [sys.executable, str(HERE / "eight_devices.py")],
+        capture_output=True,
+        text=True,
+        cwd=HERE.parent.parent,
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert "Involuntary full rematerialization" not in done.stderr, done.stderr[-4000:]
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return {name: StepReport.from_json(one) for name, one in found["reports"].items()}
+
+
+@pytest.mark.parametrize("rules", SETS)
+def test_no_worse_than_accepted(compiled: dict[str, StepReport], rules: str) -> None:
+    accepted, versions = read_accepted(ACCEPTED)
+    here = {"jax": jax.__version__, "jaxlib": jaxlib.__version__}
+    if here != versions:
+        pytest.skip(f"accepted figures are of {versions}, this is {here}")
+    worse = regressions(accepted[rules], Accepted.of(compiled[rules]))
+    assert not worse, (
+        f"the training step of the rule set {rules!r} got worse:\n  "
+        + "\n  ".join(worse)
+        + "\nIf that is meant: make accept"
+    )
+
+
+def test_what_each_rule_set_sends(compiled: dict[str, StepReport]) -> None:
+    """Every rule set has the collectives it is made of, and no other kind in the layer loop."""
+    kinds = {
+        rules: {group.kind for group in report.collectives if group.place == "layer loop"}
+        for rules, report in compiled.items()
+    }
+    assert kinds["data parallel"] == {"all-reduce"}
+    for rules in SETS[1:]:
+        assert kinds[rules] == {"all-gather", "all-reduce"}
+    # Nothing is computed twice: the same products, however they are split.
+    products = {report.executed_flops for report in compiled.values()}
+    assert len(products) == 1
+    # Split eight ways, the state takes an eighth, and activations stay.
+    held = {rules: report.memory.arguments["params"] for rules, report in compiled.items()}
+    assert held["fully sharded"] == pytest.approx(held["data parallel"] / 8, rel=0.05)
+    peak = {rules: report.memory.peak for rules, report in compiled.items()}
+    assert peak["fully sharded"] < peak["data parallel"] / 4
+
+
+def test_gradients_of_data_parallel_are_summed_once(compiled: dict[str, StepReport]) -> None:
+    report = compiled["data parallel"]
+    summed = sum(group.payload_bytes for group in report.collectives if group.kind == "all-reduce")
+    params = report.memory.arguments["params"]
+    # On top (sizes are those of eight_devices.CONFIG, in float32): the table once more, for either
+    # tower's look-ups are summed alone, ...
+    table = 4 * 256 * 64
+    # ... and position biases, in both layers of both towers as they meet the 4 heads' scores.
+    biases = 4 * 4 * (2 * 32**2 + 2 * 16**2)
+    # The biases' own parameters follow from those sums; metrics and norms are a few numbers more.
+    assert summed == pytest.approx(params + table + biases, rel=0.005)
+
+
+def step(**changes: Any) -> Accepted:
+    values: dict[str, Any] = {
+        "memory_bytes": 1_000_000,
+        "sent": {"all-gather, layer loop": (6, 1000), "all-reduce, outside": (1, 500)},
+    }
+    return Accepted(**(values | changes))
+
+
+def test_regressions_name_what_got_worse() -> None:
+    assert regressions(step(), step()) == []
+    assert regressions(step(), step(memory_bytes=900_000, sent={})) == []
+    assert regressions(step(), step(memory_bytes=1_010_000)) == []
+    assert regressions(step(), step(memory_bytes=1_100_000)) == [
+        "memory: 1,000,000 -> 1,100,000 bytes a device"
+    ]
+    more = {"all-gather, layer loop": (7, 1200), "all-to-all, layer loop": (2, 10)}
+    assert regressions(step(), step(sent=more)) == [
+        "all-gather, layer loop: executed 6 -> 7 times a step",
+        "all-gather, layer loop: 1,000 -> 1,200 bytes sent a device",
+        "all-to-all, layer loop: executed 0 -> 2 times a step",
+        "all-to-all, layer loop: 0 -> 10 bytes sent a device",
+    ]
+
+
+def test_accepted_figures_are_read_as_written(tmp_path: Path) -> None:
+    path = tmp_path / "accepted.json"
+    write_accepted(path, {"a": step()}, {"jax": "1"})
+    assert read_accepted(path) == ({"a": step()}, {"jax": "1"})
+    path.write_text('{"steps": {"a": {}}}')
+    with pytest.raises(DataError, match=r"accepted\.json: no accepted figures"):
+        read_accepted(path)
+    with pytest.raises(DataError, match="no accepted figures"):
+        read_accepted(tmp_path / "none.json")

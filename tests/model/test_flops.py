@@ -1,0 +1,129 @@
+"""A model's own operations, against the products of its traced program."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from m6rec_jax.inference.scoring import class_log_probabilities
+from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
+from m6rec_jax.model.flops import decode_flops, score_flops, tower_parameters, train_flops
+from m6rec_jax.training.parameter_table import abstract_variables, count_parameters
+
+ROWS, SOURCE, TARGET = 3, 12, 7
+CONFIG = ModelConfig(
+    vocab_size=96,
+    embed_dim=16,
+    num_encoder_layers=3,
+    num_decoder_layers=2,
+    num_heads=2,
+    head_dim=12,
+    mlp_dim=40,
+)
+OPTIONS = PromptConfig(num_prompts=4, num_options=2, head="option", adapter_rank=5)
+
+
+def products(jaxpr: Any) -> int:
+    """Operations of all `dot_general`s, scans as often as they run."""
+    total = 0
+    for eqn in jaxpr.eqns:
+        times = eqn.params["length"] if eqn.primitive.name == "scan" else 1
+        if eqn.primitive.name == "dot_general":
+            (contracted, _), _ = eqn.params["dimension_numbers"]
+            left = eqn.invars[0].aval.shape
+            summed = math.prod(left[i] for i in contracted)
+            total += 2 * summed * math.prod(eqn.outvars[0].aval.shape)
+        for value in eqn.params.values():
+            for inner in jax.tree.leaves(value, is_leaf=lambda x: hasattr(x, "eqns")):
+                inner = getattr(inner, "jaxpr", inner)
+                if hasattr(inner, "eqns"):
+                    total += times * products(inner)
+    return total
+
+
+def features() -> dict[str, jax.ShapeDtypeStruct]:
+    def ints(length: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((ROWS, length), jnp.int32)
+
+    return {
+        "encoder_input_tokens": ints(SOURCE),
+        "encoder_block_ids": ints(SOURCE),
+        "decoder_input_tokens": ints(TARGET),
+        "decoder_block_ids": ints(TARGET),
+        "task_ids": ints(1),
+    }
+
+
+def traced(function: Any, *arguments: Any) -> int:
+    return products(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+
+def keys_and_values_of_the_source(config: ModelConfig) -> int:
+    """What the convention counts at target tokens, but is computed at source tokens."""
+    layers = config.num_decoder_layers - config.first_cross_layer
+    source = SOURCE + config.prompts.num_prompts
+    heads, prompts = config.num_heads * config.head_dim, config.prompts
+    updated = [name for name in prompts.lora_targets if name in ("key", "value")]
+    size = 2 * config.embed_dim * heads
+    size += len(updated) * prompts.lora_rank * (config.embed_dim + heads)
+    return 2 * ROWS * layers * size * (source - TARGET)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"mlp_activations": ("relu",)},
+        {"late_layers_start": 2, "decoder_late_start": 1},
+        {"prompts": OPTIONS},
+        {"prompts": PromptConfig(lora_rank=3, num_options=2, head="linear")},
+        {"late_layers_start": 1, "prompts": PromptConfig(adapter_rank=4, adapters_late_only=True)},
+    ],
+    ids=str,
+)
+def test_a_forward_pass_is_counted_to_the_last_product(changes: dict[str, Any]) -> None:
+    config = CONFIG.replace(**changes)
+    model = M6Rec(config)
+    variables = abstract_variables(model)
+    if config.prompts.head != "none":
+        run: Any = lambda v, f: class_log_probabilities(model, v, f)  # noqa: E731
+        counted = score_flops(config, ROWS, SOURCE, TARGET).total
+    else:
+
+        def run(v: Any, f: Any) -> Any:
+            return model.apply(v, model.apply(v, f).hidden, method=model.token_logits)
+
+        counted = decode_flops(config, ROWS, SOURCE, TARGET).total
+    executed = traced(run, variables, features())
+    assert executed == counted + keys_and_values_of_the_source(config)
+
+
+def test_six_operations_a_parameter_and_token() -> None:
+    """Equal lengths, so that it does not matter which tokens a parameter meets."""
+    flops = train_flops(CONFIG, ROWS, SOURCE, SOURCE, trainable="all")
+    count = count_parameters(CONFIG)
+    matrices = sum(
+        group.count for group in count.groups if group.name in ("encoder", "decoder", "head")
+    )
+    norms = 16 * (3 * 2 + 2 * 3 + 2)
+    biases = 2 * 32 * CONFIG.num_heads
+    assert flops.towers + flops.head == 6 * (matrices - norms - biases) * ROWS * SOURCE
+    encoder, decoder = tower_parameters(CONFIG)
+    assert encoder + decoder + 16 * 96 == matrices - norms - biases
+
+
+def test_tuning_is_four_operations_and_what_trains() -> None:
+    config = CONFIG.replace(prompts=OPTIONS)
+    whole = train_flops(config, ROWS, SOURCE, TARGET, trainable="all", language_modelling=False)
+    tuned = train_flops(config, ROWS, SOURCE, TARGET, trainable="prompts", language_modelling=False)
+    assert tuned.towers * 3 == whole.towers * 2
+    assert (tuned.attention, tuned.prompts) == (whole.attention, whole.prompts)
+    assert tuned.head == 0
+    probe = CONFIG.replace(prompts=PromptConfig(num_options=2, head="linear"))
+    probed = train_flops(probe, ROWS, SOURCE, TARGET, trainable="prompts", language_modelling=False)
+    # Nothing trains below the head: there is no way back through the towers.
+    assert probed.towers * 3 == train_flops(probe, ROWS, SOURCE, TARGET, trainable="all").towers
