@@ -22,7 +22,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -41,6 +41,7 @@ from m6rec_jax.training.train_step import make_train_step
 GIN_FILE = "gin_configs/examples/movielens_ctr_option_adapter.gin"
 FULL_GIN_FILE = "gin_configs/examples/movielens_ctr_full.gin"
 Batch = Mapping[str, np.ndarray]
+Name = TypeVar("Name")
 
 
 def one_candidate_per_row(batch: Batch, length: int) -> dict[str, np.ndarray]:
@@ -102,12 +103,13 @@ def compiled_step(
         jax.block_until_ready(scalars["loss"])
 
     sizes = jitted.memory_analysis()
+    assert sizes is not None, "every backend that is benchmarked here analyses memory"
     memory = sizes.argument_size_in_bytes + sizes.temp_size_in_bytes
     memory += sizes.output_size_in_bytes - sizes.alias_size_in_bytes
     return Step(run, memory)
 
 
-def fastest(programs: Mapping[str, Callable[[], None]], turns: int) -> dict[str, float]:
+def fastest(programs: Mapping[Name, Callable[[], None]], turns: int) -> dict[Name, float]:
     """Seconds of each program's fastest run, all taking turns."""
     for run in programs.values():
         run()

@@ -125,7 +125,7 @@ class LinePicture(Picture):
                 axes.set_xscale("log", base=2)
             axes.grid(color=_GRID)
             _open_frame(axes)
-        found = {}
+        found: dict[str, Any] = {}
         for axes in grid.flat[: len(self.panels)]:
             found |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
         figure.tight_layout()
