@@ -86,7 +86,12 @@ def dot_product_attention(
         # Shared biases are written out: their gradients are then summed here, in float32.
         bias = _for_every_weight(bias, query, key).astype(query.dtype)
     out: Array = jax.nn.dot_product_attention(
-        query, key, value, bias=bias, scale=1.0, implementation=implementation
+        query,
+        key,
+        value,
+        bias=bias,
+        scale=1.0,
+        implementation="cudnn" if implementation == "cudnn" else "xla",
     )
     return out
 

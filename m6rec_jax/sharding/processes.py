@@ -101,12 +101,12 @@ def join_processes(
         )
     if are_joined():  # whoever embeds the command line may have done it
         return
-    given = {
+    given: dict[str, Any] = {
         "coordinator_address": coordinator_address or os.environ.get("JAX_COORDINATOR_ADDRESS"),
         "num_processes": _number("num_processes", num_processes),
         "process_id": _number("process_id", process_id),
     }
-    place = find_cluster(os.environ, cluster, jax.config.jax_platforms or "")
+    place = find_cluster(os.environ, cluster, jax.config.read("jax_platforms") or "")
     if given["num_processes"] == 1 or (place == "none" and not any(_known(given))):
         return
     if place == "none":
@@ -192,7 +192,8 @@ def leads_stream(mesh: Mesh) -> bool:
     """Whether no process before this one reads the same rows (see `batch_reader`)."""
     num_parts = mesh.shape["data"] * mesh.shape["fsdp"]
     held: dict[int, set[int]] = {}
-    for device, (rows,) in batch_sharding(mesh).devices_indices_map((num_parts,)).items():
+    placed: Mapping[Any, Any] = batch_sharding(mesh).devices_indices_map((num_parts,))
+    for device, (rows,) in placed.items():
         held.setdefault(device.process_index, set()).add(rows.start or 0)
     own = jax.process_index()
     return own == min(process for process, parts in held.items() if parts == held[own])
