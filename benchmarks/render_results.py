@@ -133,8 +133,8 @@ class Line:
     rows: list[Row] = field(default_factory=list)
 
     def cell(self, metric: str) -> Cell | None:
-        if metric in OF_RUNS:
-            by_seed = {row["seed"]: row[metric] for row in self.rows if metric in row}
+        by_seed = {row["seed"]: row[metric] for row in self.rows if metric in row}
+        if metric in OF_RUNS and by_seed:
             # Null is a figure that the run does not have: a mean of the others would mislead.
             values = [] if None in by_seed.values() else list(by_seed.values())
         else:
