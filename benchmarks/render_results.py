@@ -76,6 +76,8 @@ METRICS: dict[str, tuple[str, int, str]] = {
     "wrong_reasons": ("wrong reasons", 0, "lower"),
     "requests_per_second": ("requests/s", 0, "higher"),
     "peak_memory_mib": ("peak memory, MiB", 0, "lower"),
+    "state_mib": ("state, MiB", 1, "lower"),
+    "temporary_mib": ("temporary, MiB", 1, "lower"),
     "memory_growth_mib": ("growth, MiB", 1, "lower"),
     "chips": ("chips", 0, "none"),
     "rows_per_step": ("rows a step", 0, "none"),
