@@ -1,6 +1,6 @@
 """Known-good configurations on TPUs: compiles them all, for slices that need not be there.
 
-    python -m benchmarks.tpu_compile [--only NAME ...] [--reports FOLDER] [--exact]
+    python -m benchmarks.tpu_compile [--only NAME ...] [--reports FOLDER]
 
 Runs `m6rec compile` for every entry of `CONFIGURATIONS` and adds its figures to
 `benchmarks/results/compile.json`, from which `make results` renders `docs/tpu.md`. The reports are
@@ -106,7 +106,6 @@ def rows(configuration: Configuration, report: CompileReport) -> list[dict[str, 
             split=step.step,
             seed=None,
             config=f"`{configuration.command}`: {mesh}",
-            note=None if step.exact else "compiled for a quick look",
         )
     return found
 
@@ -116,7 +115,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Compile the known-good configurations.")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="of CONFIGURATIONS")
     parser.add_argument("--reports", type=Path, default=REPORTS, help="where reports are kept")
-    parser.add_argument("--exact", action="store_true", help="see m6rec compile --exact")
     options = parser.parse_args(arguments)
     names = [configuration.name for configuration in CONFIGURATIONS]
     if unknown := set(options.only or ()) - set(names):
@@ -126,7 +124,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.only and configuration.name not in options.only:
             continue
         try:
-            report = _report(configuration, options.reports, options.exact)
+            report = _report(configuration, options.reports)
             add_rows(results_path("compile"), rows(configuration, report))
         except M6RecError as error:
             print(f"error: {error}", file=sys.stderr)
@@ -135,9 +133,8 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _report(configuration: Configuration, folder: Path, exact: bool) -> CompileReport:
-    words = configuration.name.replace(",", "").split()
-    path = folder / ("_".join([*words, *(["exact"] if exact else [])]) + ".json")
+def _report(configuration: Configuration, folder: Path) -> CompileReport:
+    path = folder / (configuration.name.replace(",", "").replace(" ", "_") + ".json")
     if path.exists():
         return read_report(path)
     report = compile_run(
@@ -148,7 +145,6 @@ def _report(configuration: Configuration, folder: Path, exact: bool) -> CompileR
         sharding=configuration.sharding,
         bindings=configuration.bindings,
         steps=configuration.steps,
-        exact=exact,
     )
     path.write_text(report.to_json(), encoding="utf-8")
     return report
