@@ -122,8 +122,8 @@ def _backward(
         *range(first_row, first_in),
     )
     transposed = materialised_on_cpu(rounded.transpose(order))
-    # A matrix whatever the kernel's shape: what a product gives is also what is summed over devices,
-    # and of `[embed, heads, head width]` half of every TPU register would be empty.
+    # A matrix whatever the kernel's shape: what a product gives is what is summed over devices, and
+    # of `[embed, heads, head width]` half of every TPU register would be empty.
     lead, inner = kernel.shape[:first_row], math.prod(kernel.shape[first_row : -dims.columns])
     rows, outer = cotangent.shape[first_row : -dims.columns], kernel.shape[-dims.columns :]
     dkernel = _product(
