@@ -8,7 +8,6 @@ all three products.
 """
 
 import functools
-import math
 import string
 from typing import NamedTuple
 
@@ -122,17 +121,8 @@ def _backward(
         *range(first_row, first_in),
     )
     transposed = materialised_on_cpu(rounded.transpose(order))
-    # A matrix whatever the kernel's shape: what a product gives is what is summed over devices, and
-    # of `[embed, heads, head width]` half of every TPU register would be empty.
-    lead, inner = kernel.shape[:first_row], math.prod(kernel.shape[first_row : -dims.columns])
-    rows, outer = cotangent.shape[first_row : -dims.columns], kernel.shape[-dims.columns :]
-    dkernel = _product(
-        f"{b}K{m},{b}{m}N->{b}KN",
-        transposed.reshape(*lead, inner, *rows),
-        cotangent.reshape(*lead, *rows, math.prod(outer)),
-        kernel.dtype,
-    )
-    return dx, dkernel.reshape(kernel.shape)
+    dkernel = _product(f"{b}{k}{m},{b}{m}{n}->{b}{k}{n}", transposed, cotangent, kernel.dtype)
+    return dx, dkernel
 
 
 _rounded_dot.defvjp(_forward, _backward)
