@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmarks.provenance import ROOT
 from benchmarks.results_file import add_rows, metric_rows, results_path
-from m6rec_jax.compilation.command import STEPS, compile_run
+from m6rec_jax.compilation.command import compile_run
 from m6rec_jax.compilation.compile_report import CompileReport, read_report
 from m6rec_jax.compilation.step_report import StepReport
 from m6rec_jax.compilation.topologies import GIB
@@ -35,7 +35,7 @@ class Configuration:
     Attributes:
       name: in the table.
       topology, slices, model, tuning, sharding, bindings: see `compile_run`.
-      steps: which to compile.
+      steps: which to compile. Each takes minutes, so an entry asks for one.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Configuration:
     tuning: str | None = None
     sharding: str | None = None
     bindings: tuple[str, ...] = ()
-    steps: Sequence[str] = STEPS
+    steps: Sequence[str] = ("train",)
 
     @property
     def command(self) -> str:
@@ -55,17 +55,22 @@ class Configuration:
         words += [f"--model {self.model}"]
         words += [f"--tuning {self.tuning}"] if self.tuning else []
         words += [f"--sharding {self.sharding}"] if self.sharding else []
+        words += [f"--steps {','.join(self.steps)}"]
         return " ".join([*words, *(f"--gin.{binding}" for binding in self.bindings)])
 
 
+BASE = ("BATCH_SIZE=256",)
+TUNED = "xl, option-adapter tuning, v5e-16"
 CONFIGURATIONS = (
-    Configuration("base, v5e-16", "v5e:4x4", "base", bindings=("BATCH_SIZE=256",)),
+    Configuration("base, v5e-16", "v5e:4x4", "base", bindings=BASE),
+    Configuration(TUNED, "v5e:4x4", "xl", tuning="option_adapter"),
+    Configuration("xl, v5e-256", "v5e:16x16", "xl", bindings=("BATCH_SIZE=1024",)),
+    Configuration("xl, 256 chips of v4", "v4:4x8x8", "xl", bindings=("BATCH_SIZE=1024",)),
     Configuration(
         "base, two slices of v5e-16", "v5e:4x4", "base", slices=2, bindings=("BATCH_SIZE=512",)
     ),
-    Configuration("xl, option-adapter tuning, v5e-16", "v5e:4x4", "xl", tuning="option_adapter"),
-    Configuration("xl, v5e-256", "v5e:16x16", "xl", bindings=("BATCH_SIZE=1024",)),
-    Configuration("xl, 256 chips of v4", "v4:4x8x8", "xl", bindings=("BATCH_SIZE=1024",)),
+    Configuration(TUNED, "v5e:4x4", "xl", tuning="option_adapter", steps=("score",)),
+    Configuration("base, v5e-16", "v5e:4x4", "base", bindings=BASE, steps=("decode",)),
 )
 
 
@@ -116,7 +121,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", metavar="NAME", help="of CONFIGURATIONS")
     parser.add_argument("--reports", type=Path, default=REPORTS, help="where reports are kept")
     options = parser.parse_args(arguments)
-    names = [configuration.name for configuration in CONFIGURATIONS]
+    names = list(dict.fromkeys(configuration.name for configuration in CONFIGURATIONS))
     if unknown := set(options.only or ()) - set(names):
         parser.error(f"unknown {', '.join(sorted(unknown))}; there are {'; '.join(names)}")
     options.reports.mkdir(parents=True, exist_ok=True)
@@ -134,7 +139,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _report(configuration: Configuration, folder: Path) -> CompileReport:
-    path = folder / (configuration.name.replace(",", "").replace(" ", "_") + ".json")
+    words = configuration.name.replace(",", "").split()
+    path = folder / ("_".join([*words, *configuration.steps]) + ".json")
     if path.exists():
         return read_report(path)
     report = compile_run(
