@@ -14,6 +14,7 @@
     {{ curves("auc") }}                        validations by step, a panel for each data set
     {{ trade_off("trainable_share", "auc") }}  one figure by another, a point for each model
     {{ provenance() }}                         commands, commits and hardware of the rows
+    {% if has("score") %} ... {% endif %}      only where that split has been measured
 
 A result file without prose gets its name as title and a table for each of its splits. Figures come
 from these calls alone: none is typed by hand.
@@ -76,7 +77,12 @@ METRICS: dict[str, tuple[str, int, str]] = {
     "wrong_reasons": ("wrong reasons", 0, "lower"),
     "requests_per_second": ("requests/s", 0, "higher"),
     "peak_memory_mib": ("peak memory, MiB", 0, "lower"),
+    "state_mib": ("state, MiB", 1, "lower"),
+    "temporary_mib": ("temporary, MiB", 1, "lower"),
     "memory_growth_mib": ("growth, MiB", 1, "lower"),
+    "first_step": ("first step", 0, "none"),
+    "last_step": ("last step", 0, "none"),
+    "loss_difference": ("largest difference", 7, "none"),
     "chips": ("chips", 0, "none"),
     "rows_per_step": ("rows a step", 0, "none"),
     "memory_gib": ("GiB a device", 2, "none"),
@@ -198,6 +204,7 @@ class Section:
                 curves=self.curves,
                 trade_off=self.trade_off,
                 provenance=self.provenance,
+                has=self.has,
             )
         except jinja2.TemplateError as error:
             raise DataError(f"{self.results.name}.md: {error}") from error
@@ -219,6 +226,10 @@ class Section:
             parts.append(self.table(metrics, dataset=dataset, split=split))
         parts.append(self.provenance())
         return "\n".join(part.rstrip("\n") + "\n" for part in parts)
+
+    def has(self, split: str) -> bool:
+        """Whether there are rows of a split: a study of many runs is rendered before it is done."""
+        return any(row["split"] == split for row in self.results.rows)
 
     def _rows(self, dataset: str | None, split: str | None) -> list[Row]:
         rows = [
