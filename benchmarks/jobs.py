@@ -127,11 +127,9 @@ class Study:
         add_rows(self.path, new)
         for row in new:
             if row["metric"] == job.tests[row["split"]].metrics[0]:
-                print(
-                    f"{name}, seed {of_seed}, {row['split']}: {row['metric']} {row['ours']:.4f}, "
-                    f"{row['baseline_name']} {row['baseline']:.4f}",
-                    flush=True,
-                )
+                told = f"{name}, seed {of_seed}, {row['split']}: {row['metric']} {row['ours']:.4f}"
+                beside = "".join(f", {n} {value:.4f}" for n, value in row["baselines"].items())
+                print(told + beside, flush=True)
 
     def _figures(self, name: str, job: Job, seed: int) -> tuple[float | None, Figures]:
         """Seconds of training and figures."""
@@ -227,7 +225,7 @@ def rows_of(
         keys = {
             metric: key
             for metric in test.metrics
-            for key in (f"{task}/{metric}", metric)
+            for key in (metric, f"{task}/{metric}")
             if key in figures
         }
         if not keys:
