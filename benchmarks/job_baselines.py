@@ -71,6 +71,13 @@ def measured_before(results: str, models: tuple[str, ...], split: str) -> dict[s
     return found
 
 
+def training_rows(gin_file: str) -> int:
+    """How many rows an epoch of a training run reads, of the task that its gin file names."""
+    configuration.parse_config([gin_file], ["MODEL_DIR='unused'"])
+    (task,) = evaluated_tasks(configuration.macro("MIXTURE_OR_TASK_NAME"))
+    return task.prepared().num_rows(task.view)["train"]
+
+
 def _none(task: TaskInfo, limit: int) -> dict[str, Figures]:
     del task, limit
     return {}

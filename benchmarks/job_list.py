@@ -14,6 +14,7 @@ from benchmarks.movielens import EXAMPLES
 ZERO_SHOT = "the foundation, untuned"
 TUNED = "option-adapter tuning"
 ALONE = "a run of its own"
+EVALUATION_SECONDS = "evaluation_seconds"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,7 @@ class Job:
       own_baselines: whether `job_baselines` measures some.
       in_figures: baselines that the evaluation itself gives, as `<baseline>/<figure>`.
       untuned: whether the foundation, untuned, is one of the baselines.
+      timed: whether `m6rec eval`, start-up and all, is timed against an epoch of training.
       compared_with: task to the run of `SINGLES` whose figure, of the same seed, is the baseline.
     """
 
@@ -58,6 +60,7 @@ class Job:
     own_baselines: bool = True
     in_figures: tuple[str, ...] = ()
     untuned: bool = False
+    timed: bool = False
     compared_with: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -65,7 +68,7 @@ _SCORING = ("auc", "user_averaged_auc", "log_loss")
 _LIKELIHOOD = ("auc", "user_averaged_auc")
 # Baselines of zero-shot scoring; the others of the evaluation know the training part's labels.
 _KNOW_NOTHING = ("popularity", "chance")
-_RETRIEVAL = ("hit_rate@10", "ndcg@10", "hit_rate@50", "mrr")
+_RETRIEVAL = ("hit_rate@10", "ndcg@10", "hit_rate@50", "mrr", EVALUATION_SECONDS)
 _EXPLANATION = (
     *("bleu_4", "bleu_1", "rouge_1", "rouge_2", "usr", "fmr", "fcr", "div"),
     *("true_share", "all_true_share", "silent_share", "perplexity"),
@@ -115,11 +118,13 @@ JOBS: dict[str, Job] = {
         ),
         own_baselines=False,
         untuned=True,
+        timed=True,
     ),
     "book_crossing_retrieval": Job(
         *_example("book_crossing_retrieval"),
         {"book_crossing_small_leave_one_out_retrieval": TaskTest("retrieval", BOOKS, _RETRIEVAL)},
         untuned=True,
+        timed=True,
     ),
     "movielens_zero_shot": Job(
         None,

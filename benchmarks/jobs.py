@@ -32,12 +32,21 @@ import argparse
 import itertools
 import json
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks import foundation as foundation_study
 from benchmarks.comparison_table import strongest
-from benchmarks.job_list import ALONE, INSPIRED, JOBS, SINGLES, ZERO_SHOT, Job
+from benchmarks.job_list import (
+    ALONE,
+    EVALUATION_SECONDS,
+    INSPIRED,
+    JOBS,
+    SINGLES,
+    ZERO_SHOT,
+    Job,
+)
 from benchmarks.movielens import EXAMPLES, m6rec, train
 from benchmarks.provenance import ROOT
 from benchmarks.results_file import Row, add_rows, metric_rows, read_results, results_path
@@ -69,16 +78,42 @@ def prepare_data(inspired: Path | None) -> bool:
 
 
 def tested(job: Job, model_dir: Path, output: Path) -> Figures:
-    """Figures of a checkpoint on the test part, evaluated unless that was done."""
+    """Figures of a checkpoint on the test part, evaluated unless that was done.
+
+    Of a job that is timed also `EVALUATION_SECONDS`, of the whole command.
+    """
     if not output.exists():
         output.parent.mkdir(parents=True, exist_ok=True)
+        # Renamed when complete: what is there is whole.
+        partial = output.with_suffix(".partial")
+        started = time.monotonic()
         m6rec(
             *("eval", "--gin_file", job.eval_gin_file, f"--gin.MODEL_DIR='{model_dir}'"),
-            f"--gin.evaluate.output='{output}'",
+            f"--gin.evaluate.output='{partial}'",
             *job.eval_bindings,
         )
+        found = json.loads(partial.read_text())
+        if job.timed:
+            found[EVALUATION_SECONDS] = time.monotonic() - started
+        partial.write_text(json.dumps(found, indent=2) + "\n")
+        partial.replace(output)
     figures: Figures = json.loads(output.read_text())
     return figures
+
+
+def epoch_seconds(gin_file: str, folder: Path) -> float:
+    """Seconds of an epoch of training at the fastest pace that a run's log has.
+
+    Raises:
+      DataError: the log has no pace, as of a run that is shorter than a period of logging.
+    """
+    from benchmarks.job_baselines import training_rows
+
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    paces = [json.loads(line).get("examples_per_second", 0.0) for line in lines]
+    if not max(paces, default=0.0):
+        raise DataError(f"{folder / 'metrics.jsonl'} holds no examples_per_second")
+    return training_rows(gin_file) / max(paces)
 
 
 class Study:
@@ -175,7 +210,12 @@ class Study:
             }
         if job.untuned:
             output = self.output / "untuned" / f"{name}.json"
-            found[ZERO_SHOT] = tested(job, self.foundation, output)
+            # How long that took is no figure to compare with.
+            of = tested(job, self.foundation, output)
+            found[ZERO_SHOT] = {k: v for k, v in of.items() if k != EVALUATION_SECONDS}
+        if job.timed and job.gin_file is not None:
+            seconds = epoch_seconds(job.gin_file, self.output / f"{name}-{seed}")
+            found["one epoch of training"] = {EVALUATION_SECONDS: seconds}
         if job.compared_with:
             alone: dict[str, float] = {}
             for task, own in job.compared_with.items():

@@ -48,6 +48,7 @@ METRICS: dict[str, tuple[str, int, str]] = {
     "kgsf_bleu_2": ("BLEU-2 as KGSF has it", 4, "higher"),
     "kgsf_distinct_3": ("distinct-3 as KGSF has it", 3, "none"),
     "kgsf_distinct_4": ("distinct-4 as KGSF has it", 3, "none"),
+    "evaluation_seconds": ("seconds to rank the catalogue for all users", 0, "lower"),
     "titles_in_catalogue": ("titles in the catalogue", 3, "higher"),
     "titles": ("titles written", 0, "none"),
 }
