@@ -18,6 +18,7 @@ from benchmarks.baselines import neighbours
 from benchmarks.baselines.retrieval import CLOSED_FORM
 from benchmarks.results_file import read_results, results_path
 from m6rec_jax import configuration
+from m6rec_jax.errors import DataError
 from m6rec_jax.evaluation.baselines import MeanBaselines
 from m6rec_jax.evaluation.generation import text_metrics
 from m6rec_jax.evaluation.predictions import RecommendationPredictions
@@ -58,8 +59,12 @@ def baselines_of(eval_gin_file: str, bindings: tuple[str, ...] = ()) -> dict[str
     return found
 
 
-def measured_before(results: str, models: tuple[str, ...], split: str) -> dict[str, Figures]:
-    """Mean over seeds of every figure of models that stand in another result file."""
+def measured_before(results: str, split: str, models: tuple[str, ...]) -> dict[str, Figures]:
+    """Mean over seeds of every figure of models that stand in another result file.
+
+    Raises:
+      DataError: a model has no rows there: without it a weaker one would pass for the strongest.
+    """
     rows = [row for row in read_results(results_path(results)).rows if row["split"] == split]
     found: dict[str, Figures] = {}
     for model in models:
@@ -67,6 +72,10 @@ def measured_before(results: str, models: tuple[str, ...], split: str) -> dict[s
         for row in rows:
             if row["model"] == model:
                 values.setdefault(row["metric"], []).append(row["value"])
+        if not values:
+            raise DataError(
+                f"{results}.json has no rows of {model!r} ({split}): see benchmarks/baselines"
+            )
         found[model] = {metric: statistics.fmean(of) for metric, of in values.items()}
     return found
 
