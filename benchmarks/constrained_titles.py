@@ -43,7 +43,13 @@ def title_shares(
     """
     prepared = locations.prepared(dataset, "by_group")
     sources = _sources(prepared, -(-titles // beams))
-    generator = load_model(model_dir).generator(f"{dataset}_titles", batch_sizes=(20,))
+    bundle = load_model(model_dir)
+    # One program each way: beams of many lengths would compile for longer than they run.
+    generator = bundle.generator(
+        f"{dataset}_titles",
+        batch_sizes=(20,),
+        source_buckets=(bundle.settings.source_length,),
+    )
     vocabulary, known = generator.vocabulary, prepared.catalogue().texts
     exists = {vocabulary.decode(vocabulary.encode(title)) for title in known}
     trie = TitleTrie(vocabulary, known, generator.max_tokens)
