@@ -95,7 +95,7 @@ def _example(name: str) -> tuple[str, str]:
 JOBS: dict[str, Job] = {
     "movielens_ctr": Job(
         *_example("movielens_ctr_shared"),
-        {"movielens_100k_ctr_ratings": TaskTest("ranking: clicks", MOVIELENS, _SCORING)},
+        {"movielens_100k_ctr_ratings": TaskTest("ranking: likes", MOVIELENS, _SCORING)},
         measured=(
             "movielens_ctr",
             "per_user_temporal",
