@@ -24,7 +24,7 @@ def bindings_of(call: tuple[str, ...]) -> dict[str, str]:
 
 @pytest.fixture
 def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
-    """The commands made; every evaluation of seed s of every task gives 0.5 + s / 100."""
+    """The commands made; every figure of an evaluation of seed s is 0.5 + s / 100."""
     made: list[tuple[str, ...]] = []
 
     def m6rec(*arguments: object) -> None:
@@ -36,11 +36,15 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ..
         if call[0] == "eval":
             folder = Path(bound["MODEL_DIR"]).name
             value = 0.5 + int(folder[-1]) / 100 if folder[-1].isdigit() else 0.25
-            figures = {}
-            for job in JOBS.values():
-                for task, test in job.tests.items():
-                    figures |= {f"{task}/{m}": value for m in test.metrics}
-                    figures |= dict.fromkeys(test.metrics, value)
+            job = next(job for job in JOBS.values() if job.eval_gin_file == call[2])
+            own = bound.get("MIXTURE_OR_TASK_NAME")
+            tasks = [t for t in job.tests if own in (None, job.compared_with.get(t))]
+            # As the evaluator names them.
+            figures = {
+                f"{task}/{metric}" if len(tasks) > 1 else metric: value
+                for task in tasks
+                for metric in job.tests[task].metrics
+            }
             figures |= {"popularity/auc": 0.4, "chance/auc": 0.3}
             Path(bound["evaluate.output"]).write_text(json.dumps(figures))
 
