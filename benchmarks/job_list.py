@@ -142,15 +142,15 @@ JOBS: dict[str, Job] = {
         own_baselines=False,
         in_figures=_KNOW_NOTHING,
     ),
-    "movielens_few_samples": Job(
-        *_example("movielens_few_samples"),
+    "movielens_zero_shot_512": Job(
+        *_example("movielens_zero_shot_512"),
         {"movielens_100k_zero_shot": TaskTest("zero-shot: 512 samples", MOVIELENS, _LIKELIHOOD)},
         own_baselines=False,
         in_figures=_KNOW_NOTHING,
         untuned=True,
     ),
-    "book_crossing_few_samples": Job(
-        *_example("book_crossing_few_samples"),
+    "book_crossing_zero_shot_512": Job(
+        *_example("book_crossing_zero_shot_512"),
         {"book_crossing_small_zero_shot": TaskTest("zero-shot: 512 samples", BOOKS, _LIKELIHOOD)},
         own_baselines=False,
         in_figures=_KNOW_NOTHING,
