@@ -23,7 +23,12 @@ METRICS: dict[str, tuple[str, int, str]] = {
     "wrong_reasons": ("wrong reasons", 0, "lower"),
     "requests_per_second": ("requests/s", 0, "higher"),
     "peak_memory_mib": ("peak memory, MiB", 0, "lower"),
+    "state_mib": ("state, MiB", 1, "lower"),
+    "temporary_mib": ("temporary, MiB", 1, "lower"),
     "memory_growth_mib": ("growth, MiB", 1, "lower"),
+    "first_step": ("first step", 0, "none"),
+    "last_step": ("last step", 0, "none"),
+    "loss_difference": ("largest difference", 7, "none"),
     "chips": ("chips", 0, "none"),
     "rows_per_step": ("rows a step", 0, "none"),
     "memory_gib": ("GiB a device", 2, "none"),
@@ -69,6 +74,9 @@ def describe_metric(metric: str) -> tuple[str, int, str]:
     """Returns a metric's title, its number of decimals and 'higher', 'lower' or 'none'."""
     if metric in METRICS:
         return METRICS[metric]
+    if metric.startswith("held_out/"):
+        title, decimals, better = describe_metric(metric.removeprefix("held_out/"))
+        return f"{title}, unseen", decimals, better
     for prefix, (title, decimals, better) in _FAMILIES.items():
         if metric.startswith(prefix):
             return title + metric.removeprefix(prefix), decimals, better
