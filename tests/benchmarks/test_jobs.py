@@ -15,6 +15,8 @@ from benchmarks.results_file import add_rows, read_results
 from m6rec_jax import configuration
 from m6rec_jax.errors import DataError
 from m6rec_jax.pipeline.registration import evaluated_tasks
+from m6rec_jax.tables.prepared import folder_of, write_manifest
+from m6rec_jax.tables.sources import DATA_DIR_VARIABLE
 
 
 def bindings_of(call: tuple[str, ...]) -> dict[str, str]:
@@ -196,6 +198,25 @@ def test_dialogues_that_are_not_there_are_told(calls, tmp_path: Path, capsys) ->
     inspired = ("--inspired", str(tmp_path))
     assert run(tmp_path, "--jobs", "conversation", "--seeds", "0", *inspired) == 0
     assert "inspired_replies" in {row["split"] for row in rows_in(tmp_path)}
+
+
+def test_data_are_prepared_where_they_are_missing(tmp_path: Path, monkeypatch) -> None:
+    made: list[tuple[str, ...]] = []
+    monkeypatch.setenv(DATA_DIR_VARIABLE, str(tmp_path))
+    monkeypatch.setattr(jobs, "m6rec", lambda *call: made.append(tuple(map(str, call))))
+    monkeypatch.setattr(foundation, "prepare_data", lambda: made.append(("everything",)))
+    assert not jobs.prepare_data(None)
+    assert made == [
+        ("everything",),
+        ("data", "prepare", "movielens-100k", "--gin_file", jobs.WRITING),
+    ]
+    for (dataset, split), wanted in jobs.VIEWS.items():
+        folder = folder_of(tmp_path, dataset, split)
+        folder.mkdir()
+        write_manifest(folder, {"views": {view: {} for view in wanted}})
+    made.clear()
+    assert not jobs.prepare_data(tmp_path / "talks")
+    assert made == [("data", "prepare", str(tmp_path / "talks"))]
 
 
 def test_one_study_is_of_one_foundation(calls, tmp_path: Path, capsys) -> None:
