@@ -12,8 +12,8 @@ these commands may run side by side, with other seeds or jobs, each on a process
     taskset -c 0 python -m benchmarks.jobs --seeds 0 &
     taskset -c 1 python -m benchmarks.jobs --seeds 1
 
-Steps in the gin files are meant for about five minutes of training each on one core at size mini, 20
-for the run of all jobs; a seed is about an hour and a half of one core, baselines included.
+Steps in the gin files are meant for about five minutes of training each on one core at size mini,
+20 for the run of all jobs; a seed for an hour and a half of one core, baselines included.
 
 INSPIRED's dialogues come with no package (docs/data_sets.md): `--inspired` names a folder with them
 and a dialogues.json. Without it conversation is left out, unless they were prepared before.
