@@ -13,6 +13,8 @@
     {{ chart("auc") }}                         a picture, written to `docs/images/NAME_auc.svg`
     {{ curves("auc") }}                        validations by step, a panel for each data set
     {{ trade_off("trainable_share", "auc") }}  one figure by another, a point for each model
+    {{ comparison("explanation") }}            figures of a job beside their baselines
+    {{ jobs }}                                 which jobs there are rows of
     {{ provenance() }}                         commands, commits and hardware of the rows
     {% if has("score") %} ... {% endif %}      only where that split has been measured
 
@@ -35,9 +37,12 @@ from pathlib import Path
 
 import jinja2
 
+from benchmarks.comparison_table import comparison_table
+from benchmarks.metric_names import describe_metric
 from benchmarks.provenance import ROOT
 from benchmarks.results_chart import DotPicture, LinePicture, Picture, PointPicture
 from benchmarks.results_file import RESULTS, Results, Row, read_results
+from benchmarks.table_cells import Cell, made_by
 from m6rec_jax.errors import DataError, M6RecError
 
 OUTPUT = ROOT / "docs" / "results.md"
@@ -56,78 +61,8 @@ PAGE_HEAD = """\
 <!-- Written by `make results` from benchmarks/results/{name}.json and {name}.md. Change those. -->
 """
 
-# What a metric is called in a table, how many decimals it has, and which way is better.
-METRICS: dict[str, tuple[str, int, str]] = {
-    "auc": ("AUC", 4, "higher"),
-    "user_averaged_auc": ("user-averaged AUC", 4, "higher"),
-    "log_loss": ("log loss", 4, "lower"),
-    "mrr": ("MRR", 4, "higher"),
-    "perplexity": ("perplexity", 2, "lower"),
-    "expected_calibration_error": ("calibration error", 4, "lower"),
-    "accuracy": ("accuracy", 4, "higher"),
-    "trainable_share": ("trained share", 4, "none"),
-    "steps_to_90_percent": ("steps to 90%", 0, "lower"),
-    "seconds": ("seconds", 0, "none"),
-    "step_milliseconds": ("milliseconds a step", 0, "lower"),
-    "candidates_per_second": ("candidates/s", 0, "higher"),
-    "times_faster": ("times as fast", 2, "none"),
-    "answered": ("answered", 0, "none"),
-    "reasons": ("reasons", 0, "none"),
-    "rows_lost_or_twice": ("rows lost or twice", 0, "lower"),
-    "wrong_reasons": ("wrong reasons", 0, "lower"),
-    "requests_per_second": ("requests/s", 0, "higher"),
-    "peak_memory_mib": ("peak memory, MiB", 0, "lower"),
-    "state_mib": ("state, MiB", 1, "lower"),
-    "temporary_mib": ("temporary, MiB", 1, "lower"),
-    "memory_growth_mib": ("growth, MiB", 1, "lower"),
-    "first_step": ("first step", 0, "none"),
-    "last_step": ("last step", 0, "none"),
-    "loss_difference": ("largest difference", 7, "none"),
-    "chips": ("chips", 0, "none"),
-    "rows_per_step": ("rows a step", 0, "none"),
-    "memory_gib": ("GiB a device", 2, "none"),
-    "memory_spare_percent": ("memory to spare, %", 0, "none"),
-    "flops_ratio": ("executed / own", 2, "none"),
-    "asynchronous_percent": ("asynchronous in layers, %", 0, "none"),
-    "sent_gigabytes": ("GB sent a device", 2, "none"),
-    "roofline_milliseconds": ("ms at the roofline", 1, "none"),
-    "roofline_utilisation_percent": ("utilisation there, %", 0, "none"),
-    "compile_seconds": ("s to compile", 0, "none"),
-    "compile_processor_seconds": ("processor s", 0, "none"),
-}
-
 # What is known of a run stands in each of its rows.
 OF_RUNS = ("seconds", "trainable_share", "steps_to_90_percent")
-
-
-def describe_metric(metric: str) -> tuple[str, int, str]:
-    """Returns a metric's title, its number of decimals and 'higher', 'lower' or 'none'."""
-    if metric in METRICS:
-        return METRICS[metric]
-    for prefix, title in (("hit_rate@", "HR@"), ("ndcg@", "NDCG@"), ("recall@", "recall@")):
-        if metric.startswith(prefix):
-            return title + metric.removeprefix(prefix), 4, "higher"
-    return metric.replace("_", " "), 4, "none"
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """All seeds of one metric of one model."""
-
-    values: tuple[float, ...]
-
-    @property
-    def mean(self) -> float:
-        return statistics.fmean(self.values)
-
-    @property
-    def spread(self) -> float | None:
-        """Sample standard deviation; None for a single value."""
-        return statistics.stdev(self.values) if len(self.values) > 1 else None
-
-    def text(self, decimals: int) -> str:
-        mean = f"{self.mean:,.{decimals}f}"
-        return mean if self.spread is None else f"{mean} ± {self.spread:,.{decimals}f}"
 
 
 @dataclass(slots=True)
@@ -168,12 +103,6 @@ class Line:
         ]
 
 
-def _made_by(row: Row) -> str:
-    if row["gin_file"]:
-        return f"[`{row['gin_file']}`](../{row['gin_file']})"
-    return str(row["config"])
-
-
 class Section:
     """Renders one result file: its prose, or a table per split where it has none."""
 
@@ -203,6 +132,8 @@ class Section:
                 chart=self.chart,
                 curves=self.curves,
                 trade_off=self.trade_off,
+                comparison=self.comparison,
+                jobs=list(dict.fromkeys(row.get("job") for row in self.results.rows)),
                 provenance=self.provenance,
                 has=self.has,
             )
@@ -248,7 +179,7 @@ class Section:
     def _lines(self, dataset: str | None, split: str | None) -> list[Line]:
         lines: dict[tuple[str, str], Line] = {}
         for row in self._rows(dataset, split):
-            key = row["model"], _made_by(row)
+            key = row["model"], made_by(row)
             lines.setdefault(key, Line(*key)).rows.append(row)
         return list(lines.values())
 
@@ -366,6 +297,13 @@ class Section:
         picture = PointPicture(*titles, tuple(points))
         name = f"{dataset or ''}_{split or ''}_{y}_by_{x}"
         return self._drawn(name, picture, f"{titles[1]} by {titles[0]}")
+
+    def comparison(self, job: str) -> str:
+        """A line for every data set, task and figure of a job, beside what it is compared with."""
+        rows = [row for row in self.results.rows if row.get("job") == job]
+        if not rows:
+            raise DataError(f"{self.results.name}.md: comparison({job!r}) matches no row")
+        return comparison_table(rows)
 
     def _drawn(self, name: str, picture: Picture, alt: str) -> str:
         name = re.sub(r"[^a-z0-9]+", "_", f"{self.results.name}_{name}").strip("_")

@@ -172,6 +172,7 @@ def register_recommendation_tasks(
         "groups",
         likelihood_rows,
         item_texts=functools.partial(_item_texts, dataset, split),
+        outcome_of=outcome,
     )
     kinds = ("infilling", "generation", "outcomes", "ctr", "retrieval", "zero_shot")
     names = [f"{name}_{kind}" for kind in kinds]
