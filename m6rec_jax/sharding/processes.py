@@ -106,7 +106,8 @@ def join_processes(
         "num_processes": _number("num_processes", num_processes),
         "process_id": _number("process_id", process_id),
     }
-    place = find_cluster(os.environ, cluster, jax.config.read("jax_platforms") or "")
+    settings: Any = jax.config  # its fields are made at run time
+    place = find_cluster(os.environ, cluster, settings.jax_platforms or "")
     if given["num_processes"] == 1 or (place == "none" and not any(_known(given))):
         return
     if place == "none":
