@@ -9,7 +9,7 @@ registers
     movielens_100k_outcomes      groups       candidates, then outcomes in words (pretraining)
     movielens_100k_ctr           groups       the class of each candidate (scoring)
     movielens_100k_retrieval     next_items   the two towers
-    movielens_100k_reranking     reranking    which of the items that stand near comes next (scoring)
+    movielens_100k_reranking     reranking    which of the items near by comes next (scoring)
     movielens_100k_zero_shot     groups       the likelihood of sentences about candidates
     movielens_100k_pretrain            mixture of infilling and generation
     movielens_100k_foundation          the same, outcomes and retrieval; see `foundation_rates`

@@ -50,18 +50,17 @@ class NearCandidates:
     def draw(self, group: Group) -> tuple[list[int], list[str]] | None:
         """The candidates of a group, the wanted item first, and what is told of each.
 
-        Of a group's items the first is wanted: it came right after the history. The others are no
-        candidates, for they came soon after.
+        Of a group's items the first is wanted: it came right after the history. What came later may
+        be drawn as any other item: candidates depend on nothing later than the row.
 
         Returns:
           Places in the items table and texts; None for a training row that would teach nothing:
           the wanted item is not on the list, or the list has nothing else.
         """
         wanted = group.items[0]
-        ranking = self.nearness.ranking(group.history_items, group.seen)
-        listed = ranking[: self._depth]
-        barred = self._never | set(group.items)
-        pool = [item for item in listed if item not in barred]
+        near = self.nearness.near(group.history_items, group.seen)
+        listed = near.items[: self._depth].tolist()
+        pool = [item for item in listed if item != wanted and item not in self._never]
         if group.part == TRAIN and (wanted not in listed or not pool):
             return None
         key = f"{self._seed}:{group.user}:{len(group.seen)}:{wanted}"
@@ -69,7 +68,7 @@ class NearCandidates:
         random = np.random.default_rng(list(digest))
         drawn = random.choice(len(pool), min(self._negatives, len(pool)), replace=False)
         items = [wanted, *(pool[place] for place in drawn.tolist())]
-        return items, near_texts(self._texts, ranking, items)
+        return items, near_texts(self._texts, near, items)
 
 
 class CountedTogether:

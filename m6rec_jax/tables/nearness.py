@@ -8,19 +8,20 @@ theirs, and what a model reads is its rank among all items that the user has not
 A rank means the same however much has been counted, as early in a data set as when it is served.
 
     nearness = Nearness(num_items)
-    nearness.update(user, item)                       # event by event
-    ranking = nearness.ranking(recent, seen)          # items, nearest first
-    texts = near_texts(item_texts, ranking, items)    # what is scored
+    nearness.update(user, item)                    # event by event
+    near = nearness.near(recent, seen)             # items, nearest first, and their shares
+    texts = near_texts(item_texts, near, items)    # what is scored
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 import gin
 import numpy as np
@@ -63,6 +64,18 @@ class NearnessOptions:
             )
 
 
+class NearItems(NamedTuple):
+    """Items near a user's last ones, nearest first.
+
+    Attributes:
+      items: int64 `[n]`, places in the items table.
+      shares: float64 `[n]`, which share they have of what stood near the last items, 0 to 1.
+    """
+
+    items: np.ndarray
+    shares: np.ndarray
+
+
 class Nearness:
     """Counts of pairs of items that stood near each other.
 
@@ -97,7 +110,7 @@ class Nearness:
         last.append(item)
         del last[: -self.options.window]
 
-    def ranking(self, recent: Sequence[int], seen: Collection[int] = ()) -> list[int]:
+    def near(self, recent: Sequence[int], seen: Collection[int] = ()) -> NearItems:
         """Items near the recent ones, nearest first; equally near ones in the order of the table.
 
         Args:
@@ -105,13 +118,19 @@ class Nearness:
           seen: items to leave out, beside the recent ones.
         """
         scores: dict[int, float] = {}
-        barred = {*recent, *seen}
-        for place, item in enumerate(reversed(recent[-self.options.recent :]), 1):
-            weight = 1.0 / (place * (self._total[item] + self.options.smoothing))
+        last = recent[-self.options.recent :]
+        places = sum(1.0 / place for place in range(1, len(last) + 1))
+        for place, item in enumerate(reversed(last), 1):
+            weight = 1.0 / (place * places * (self._total[item] + self.options.smoothing))
             for other, near in self._near.get(item, {}).items():
                 scores[other] = scores.get(other, 0.0) + weight * near
+        for item in itertools.chain(recent, seen):
+            scores.pop(item, None)
+        items = np.fromiter(scores.keys(), np.int64, len(scores))
         # Rounded: the order in which sums were made must not decide between equals.
-        return sorted(scores.keys() - barred, key=lambda item: (-round(scores[item], 12), item))
+        shares = np.round(np.fromiter(scores.values(), np.float64, len(scores)), 12)
+        order = np.lexsort((items, -shares))
+        return NearItems(items[order], shares[order])
 
     def _add(self, item: int, other: int, amount: float) -> None:
         row = self._near.setdefault(item, {})
@@ -168,17 +187,15 @@ class Nearness:
         return found
 
 
-def near_texts(
-    texts: Sequence[str], ranking: Sequence[int], items: Sequence[int]
-) -> list[str]:
+def near_texts(texts: Sequence[str], near: NearItems, items: Sequence[int]) -> list[str]:
     """What a reranker reads of each candidate: "near 3: The Great Dictator (1940), comedy".
 
     Args:
       texts: of the catalogue, in the order of the items table.
-      ranking: of `Nearness.ranking`.
+      near: of `Nearness.near`.
       items: the candidates, as places in the table.
     """
-    rank: Mapping[int, int] = {item: place for place, item in enumerate(ranking, 1)}
+    rank: Mapping[int, int] = {item: place for place, item in enumerate(near.items.tolist(), 1)}
     return [f"{near_words(rank.get(item))}: {texts[item]}" for item in items]
 
 

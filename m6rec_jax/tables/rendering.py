@@ -74,7 +74,8 @@ class Renderer:
         """The row of `view` that a group becomes; None where there is none to be made of it.
 
         Args:
-          view: 'groups', 'next_items', 'reranking', 'documents' or one of `writing_templates.WRITING`.
+          view: 'groups', 'next_items', 'reranking', 'documents' or one of
+            `writing_templates.WRITING`.
           group: of one event where texts are to be written.
         """
         if view in WRITING:

@@ -110,10 +110,10 @@ DESCRIPTIONS: Mapping[str, str] = {
     "groups": "Scoring: a user's history and the candidates shown to them next, with outcomes "
     "(labels 0 or 1; ratings NaN where an event has no value or is a sampled negative).",
     "next_items": "Retrieval: a user's history and the items that follow in the user's order.",
-    "reranking": "Scoring for reranking: a user's history, the item that came next (label 1, first) "
-    "and items that others had met as near to the last ones of the history (label 0), each with its "
-    "rank by nearness in words; recent_indices are the history's items that nearness is counted "
-    "from, oldest first.",
+    "reranking": "Reranking: a user's history, the item that came next (label 1, first) "
+    "and items that stand near its last ones in what others did (label 0), each with its rank by "
+    "nearness in words; recent_indices are the history's items that nearness is counted from, "
+    "oldest first.",
     "documents": "Pretraining: kind 'behaviour' (source: history, target: the next behaviours with "
     "their outcomes in words), kind 'item' (no source, target: the item described) and, of a "
     "corpus, kind 'text' (source: what the text is about and what stands before, target: what "
