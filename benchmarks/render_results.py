@@ -98,6 +98,9 @@ def describe_metric(metric: str) -> tuple[str, int, str]:
     """Returns a metric's title, its number of decimals and 'higher', 'lower' or 'none'."""
     if metric in METRICS:
         return METRICS[metric]
+    if metric.startswith("held_out/"):
+        title, decimals, better = describe_metric(metric.removeprefix("held_out/"))
+        return f"{title}, unseen", decimals, better
     for prefix, title in (("hit_rate@", "HR@"), ("ndcg@", "NDCG@"), ("recall@", "recall@")):
         if metric.startswith(prefix):
             return title + metric.removeprefix(prefix), 4, "higher"
