@@ -47,7 +47,7 @@ class Reranker:
         texts: Sequence[str],
         scorer: Scorer | None = None,
         *,
-        similarity_weight: float = 10.0,
+        similarity_weight: float = 5.0,
         nearness_weight: float = 1.0,
     ) -> None:
         if nearness.num_items != len(texts):
