@@ -176,7 +176,14 @@ class Evaluator:
         )
         if reranking is None:
             return predictions
-        return reranking(task, self._split, predictions, self._seen[task.name], runtime)
+        seen = self._seen[task.name]
+        predictions = reranking(task, self._split, predictions, seen, runtime)
+        length = max(self._ks)
+        return dataclasses.replace(
+            predictions,
+            top_items=predictions.top_items[:, :length],
+            scores=predictions.scores[:, :length],
+        )
 
     def metrics(self, task: TaskInfo, predictions: Predictions) -> dict[str, float]:
         """Figures of predictions; also how many rows lost behaviours to the length budget."""

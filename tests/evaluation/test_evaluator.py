@@ -146,6 +146,17 @@ def test_reranked_lists_equal_reranking_by_hand(world):
         assert predictions.ranks[i, 0] == expected.index(predictions.targets[i, 0]) + 1
     figures = evaluator.metrics(task, predictions)
     assert figures["hit_rate@1"] == (predictions.ranks == 1).mean()
+    # More are reranked than the lists are long.
+    short = evaluation.Evaluator(
+        "eval_shop_retrieval",
+        LENGTHS,
+        3,
+        split="test",
+        ks=(1,),
+        reranking=Reranking(str(model_dir), k=4),
+    ).predict(task, model, variables)
+    np.testing.assert_array_equal(short.top_items, predictions.top_items[:, :1])
+    np.testing.assert_array_equal(short.ranks, predictions.ranks)
 
 
 def test_seen_items_of_the_test_part_are_all_but_the_last(world):
