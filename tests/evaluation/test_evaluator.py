@@ -122,7 +122,8 @@ def test_reranked_lists_equal_reranking_by_hand(world):
         evaluator.predict(task, model, variables)
     options = PrepareOptions(views=("reranking",), next_items_size=1, reranking_negatives=2)
     folder = prepared.data_dir
-    prepare(folder / "tiny-shop", folder, "leave_one_out", options=options, progress=False)
+    shop_folder = folder / "tiny-shop"
+    prepared = prepare(shop_folder, folder, "leave_one_out", options=options, progress=False)
     predictions = evaluator.predict(task, model, variables)
 
     scorer = Scorer(model, variables, vocabulary, source_length=64, target_length=24)
