@@ -45,7 +45,6 @@ from m6rec_jax.tables.splits import (
     PARTS,
     STATISTICS_PARTS,
     USER_STATISTICS_PARTS,
-    VISIBLE_PARTS,
     Split,
     part_counts,
 )
@@ -224,7 +223,7 @@ class _Job:
             "visible": {
                 "history": {
                     names[part]: [names[code] for code in seen]
-                    for part, seen in VISIBLE_PARTS.items()
+                    for part, seen in self.split.visible_parts.items()
                 },
                 "history_until": "strictly before the time of a group's first row; in "
                 "'next_items' before that row in the user's order",
@@ -235,7 +234,7 @@ class _Job:
                         for code in seen
                         if code in STATISTICS_PARTS + USER_STATISTICS_PARTS
                     ]
-                    for part, seen in VISIBLE_PARTS.items()
+                    for part, seen in self.split.visible_parts.items()
                 },
                 "statistics_until": "strictly before the time of a group's first row",
             },

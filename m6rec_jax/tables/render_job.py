@@ -101,7 +101,8 @@ class RenderJob:
 
     def told_events(self) -> Iterator[tuple[Event, Item, bool]]:
         """What statistics may hold, in the order of time."""
-        return told_events(self.dataset, self.assignment.codes)
+        visible = self.assignment.split.visible_parts
+        return told_events(self.dataset, self.assignment.codes, visible)
 
     def grouping(self, view: str) -> Grouping:
         """How the rows of a view are grouped."""
@@ -206,7 +207,14 @@ class RenderJob:
                 yield batch
 
         batches = sorted_batches(
-            counted(group_batches(users_in_order(self.dataset), codes, grouping)),
+            counted(
+                group_batches(
+                    users_in_order(self.dataset),
+                    codes,
+                    grouping,
+                    visible_parts=self.assignment.split.visible_parts,
+                )
+            ),
             SORT_KEYS,
             batch_size=1_024,
             memory_rows=self.options.sort_rows,
