@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,8 @@ class PrepareOptions:
 
     Attributes:
       views: which of `views.VIEWS`; and of `views.WRITING`, those that the template tells.
+      template: entries in place of those of the data set's own template, such as
+        `{"candidate": "{title}[, {awards}]"}`: see `DatasetTemplate`.
       group_size: candidates of a row of 'groups', at most.
       max_events: behaviours of a history, at most; the latest ones.
       next_items_size: items of a row of 'next_items', at most.
@@ -50,6 +52,7 @@ class PrepareOptions:
     """
 
     views: Sequence[str] = views.VIEWS
+    template: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     group_size: int = 8
     max_events: int = 50
     next_items_size: int = 4
@@ -236,6 +239,12 @@ class RenderJob:
         ids = [item.id for item in self.dataset.item_records]
         never = self.assignment.held_out.nonzero()[0].tolist()
         return NegativeSampler(ids, self.options.negative_power, self.options.seed, never)
+
+
+def with_template(dataset: Dataset, entries: Mapping[str, Any]) -> Dataset:
+    """The data set with some entries of its template replaced."""
+    template = {**dataset.spec.template, **entries}
+    return dataclasses.replace(dataset, spec=dataclasses.replace(dataset.spec, template=template))
 
 
 def num_negatives(dataset: Dataset, options: PrepareOptions) -> int:
