@@ -166,9 +166,7 @@ def group_batches(
     held: list[Group] = []
     next_id = 0
     for events in users:
-        for group in groups_of_user(
-            events, codes[events.rows], grouping, next_id, visible_parts
-        ):
+        for group in groups_of_user(events, codes[events.rows], grouping, next_id, visible_parts):
             held.append(group)
             next_id = group.group_id + 1
             if len(held) == batch_size:
