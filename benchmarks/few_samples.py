@@ -36,6 +36,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from benchmarks.baselines.exported_splits import number_of_samples
 from benchmarks.movielens import DATASET, EXAMPLES, m6rec
 from benchmarks.provenance import ROOT
 from benchmarks.results_file import Row, add_rows, metric_rows, read_results, results_path
@@ -305,19 +306,6 @@ def study(
                 told = ", ".join(f"{row['metric']} {row['value']:.4f}" for row in rows)
                 tqdm.write(f"{sample.label}, seed {sample.seed}, {names[method]}: {told}")
     return list(read_results(path).rows)
-
-
-def number_of_samples(text: str) -> int | None:
-    """Reads an entry of `--samples`: None is all."""
-    if text == "all":
-        return None
-    try:
-        count = int(text)
-    except ValueError:
-        count = 0
-    if count < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither a positive number nor 'all'")
-    return count
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -13,6 +13,8 @@
     {{ chart("auc") }}                         a picture, written to `docs/images/NAME_auc.svg`
     {{ curves("auc") }}                        validations by step, a panel for each data set
     {{ trade_off("trainable_share", "auc") }}  one figure by another, a point for each model
+    {{ table_by("samples", "auc") }}           one metric: rows are models, columns a key's values
+    {{ lines_by("samples", "auc") }}           the same as a picture, the key in powers
     {{ provenance() }}                         commands, commits and hardware of the rows
 
 A result file without prose gets its name as title and a table for each of its splits. Figures come
@@ -197,6 +199,8 @@ class Section:
                 chart=self.chart,
                 curves=self.curves,
                 trade_off=self.trade_off,
+                table_by=self.table_by,
+                lines_by=self.lines_by,
                 provenance=self.provenance,
             )
         except jinja2.TemplateError as error:
@@ -355,6 +359,55 @@ class Section:
         picture = PointPicture(*titles, tuple(points))
         name = f"{dataset or ''}_{split or ''}_{y}_by_{x}"
         return self._drawn(name, picture, f"{titles[1]} by {titles[0]}")
+
+    def table_by(self, key: str, metric: str) -> str:
+        """A Markdown table of one metric: a line per model, a column per value of a row's key.
+
+        The best mean of each column is set in bold.
+        """
+        cells = self._cells_by(key, metric)
+        columns = sorted({value for found in cells.values() for value in found})
+        _, decimals, better = describe_metric(metric)
+        best: dict[float, float] = {}
+        for column in columns if better != "none" else ():
+            means = [found[column].mean for found in cells.values() if column in found]
+            if len(means) > 1:
+                best[column] = max(means) if better == "higher" else min(means)
+        table = [["model", *(f"{column:,g}" for column in columns), "made by"]]
+        table.append(["---", *["---:"] * len(columns), "---"])
+        for (model, made_by), found in cells.items():
+            texts = []
+            for column in columns:
+                cell = found.get(column)
+                text = "–" if cell is None else cell.text(decimals)
+                is_best = cell is not None and best.get(column) == cell.mean
+                texts.append(f"**{text}**" if is_best else text)
+            table.append([model, *texts, made_by])
+        return "".join("| " + " | ".join(line) + " |\n" for line in table)
+
+    def lines_by(self, key: str, metric: str) -> str:
+        """A picture of one metric by a key of the rows, which is drawn in powers."""
+        lines = tuple(
+            (model, tuple((value, found[value].mean) for value in sorted(found)))
+            for (model, _), found in self._cells_by(key, metric).items()
+        )
+        title = describe_metric(metric)[0]
+        picture = LinePicture(key.replace("_", " "), title, (("", lines),), log_x=True)
+        return self._drawn(f"{metric}_by_{key}", picture, f"{title} by {key}")
+
+    def _cells_by(self, key: str, metric: str) -> dict[tuple[str, str], dict[float, Cell]]:
+        """(model, made by) -> value of the key -> cell."""
+        values: dict[tuple[str, str], dict[float, list[float]]] = {}
+        for row in self.results.rows:
+            if key in row and row["metric"] == metric:
+                line = values.setdefault((row["model"], _made_by(row)), {})
+                line.setdefault(row[key], []).append(row["value"])
+        if not values:
+            raise DataError(f"{self.results.name}.md: no row of {metric!r} has the key {key!r}")
+        return {
+            line: {at: Cell(tuple(found)) for at, found in by_key.items()}
+            for line, by_key in values.items()
+        }
 
     def _drawn(self, name: str, picture: Picture, alt: str) -> str:
         name = re.sub(r"[^a-z0-9]+", "_", f"{self.results.name}_{name}").strip("_")

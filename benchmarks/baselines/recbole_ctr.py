@@ -23,7 +23,7 @@ from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, get_trainer, init_seed
 
-from benchmarks.baselines.exported_splits import PARTS, ExportedSplits
+from benchmarks.baselines.exported_splits import FEW_SHOT, PARTS, ExportedSplits
 
 NAME = "ml"
 SEQUENTIAL = ("DIN",)
@@ -51,10 +51,13 @@ def write_atomic_files(data: ExportedSplits, split: str, folder: Path, sequentia
     """Writes RecBole's `.inter`, `.user`, `.item` files; one `.inter` per part of the split.
 
     For a sequential model each row carries the user's last `MAX_HISTORY` items before it; a user's
-    first row has none and is left out, as in RecBole's own augmentation.
+    first row has none and is left out, as in RecBole's own augmentation. Of a few-shot split a
+    history holds training rows alone, and rows without any stay: most have none.
     """
     folder.mkdir(parents=True, exist_ok=True)
     starts = np.searchsorted(data.user, np.arange(data.users.num_rows))
+    is_sample = split.startswith(FEW_SHOT)
+    visible = data.parts(split) == "train" if is_sample else np.ones(len(data.user), bool)
     for part in PARTS:
         with (folder / f"{NAME}.{part}.inter").open("w") as file:
             history_column = "\titem_id_list:token_seq" if sequential else ""
@@ -63,9 +66,9 @@ def write_atomic_files(data: ExportedSplits, split: str, folder: Path, sequentia
                 first = starts[data.user[row]]
                 columns = [f"u{data.user[row]}", f"i{data.item[row]}", str(data.label[row])]
                 if sequential:
-                    if row == first:
+                    past = data.item[first:row][visible[first:row]][-MAX_HISTORY:]
+                    if not len(past) and not is_sample:
                         continue
-                    past = data.item[max(first, row - MAX_HISTORY) : row]
                     columns.append(" ".join(f"i{item}" for item in past))
                 file.write("\t".join(columns) + "\n")
     users = data.users.to_pylist()
@@ -122,12 +125,20 @@ def settings(model: str, seed: int, folder: Path) -> dict[str, Any]:
 
 
 def train_and_score(
-    data: ExportedSplits, model_name: str, seed: int, work: Path, *, threads: int, cap: float
+    data: ExportedSplits,
+    model_name: str,
+    seed: int,
+    work: Path,
+    *,
+    split: str = "per_user_temporal",
+    threads: int,
+    cap: float,
 ) -> RecBoleRun:
     """Trains to RecBole's early stopping on validation AUC and scores the test part.
 
     Args:
       work: folder for the split files and RecBole's logs.
+      split: name of a split of `data`.
       threads: of the processor. cap: seconds after which training stops after the running epoch.
     """
     torch.set_num_threads(threads)
@@ -136,7 +147,7 @@ def train_and_score(
     sequential = model_name in SEQUENTIAL
     # RecBole takes the data set's name from the folder's.
     folder = work / ("sequential" if sequential else "context") / NAME
-    write_atomic_files(data, "per_user_temporal", folder, sequential)
+    write_atomic_files(data, split, folder, sequential)
     # RecBole writes its logs into the current folder, and reads the command line if it may.
     with contextlib.chdir(work):
         config = Config(
