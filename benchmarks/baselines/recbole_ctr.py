@@ -47,13 +47,17 @@ def _token(value: object) -> str:
     return "" if value is None else str(value).replace("\t", " ").replace(" ", "_")
 
 
-def write_atomic_files(data: ExportedSplits, split: str, folder: Path, sequential: bool) -> None:
+def write_atomic_files(data: ExportedSplits, split: str, folder: Path, sequential: bool) -> int:
     """Writes RecBole's `.inter`, `.user`, `.item` files; one `.inter` per part of the split.
 
     For a sequential model each row carries the user's last `MAX_HISTORY` items before it; a user's
     first row has none and is left out, as in RecBole's own augmentation. Of a few-shot split a
     history holds training rows alone, and rows without any stay: most have none.
+
+    Returns:
+      the length of the longest history, at least 1; 0 without histories.
     """
+    longest = int(sequential)
     folder.mkdir(parents=True, exist_ok=True)
     starts = np.searchsorted(data.user, np.arange(data.users.num_rows))
     is_sample = split.startswith(FEW_SHOT)
@@ -70,6 +74,7 @@ def write_atomic_files(data: ExportedSplits, split: str, folder: Path, sequentia
                     if not len(past) and not is_sample:
                         continue
                     columns.append(" ".join(f"i{item}" for item in past))
+                    longest = max(longest, len(past))
                 file.write("\t".join(columns) + "\n")
     users = data.users.to_pylist()
     with (folder / f"{NAME}.user").open("w") as file:
@@ -82,10 +87,15 @@ def write_atomic_files(data: ExportedSplits, split: str, folder: Path, sequentia
         for index, item in enumerate(data.items.to_pylist()):
             genres = " ".join(_token(genre) for genre in item["genres"] or ())
             file.write(f"i{index}\t{_token(item['year'])}\t{genres}\n")
+    return longest
 
 
-def settings(model: str, seed: int, folder: Path) -> dict[str, Any]:
-    """RecBole's settings that are not its defaults: the data, the split, and what is measured."""
+def settings(model: str, seed: int, folder: Path, longest: int) -> dict[str, Any]:
+    """RecBole's settings that are not its defaults: the data, the split, and what is measured.
+
+    Args:
+      longest: the longest history that was written, which RecBole's DIN must be told.
+    """
     sequential = model in SEQUENTIAL
     loaded: dict[str, list[str]] = {
         "inter": ["user_id", "item_id", "label"],
@@ -108,7 +118,7 @@ def settings(model: str, seed: int, folder: Path) -> dict[str, Any]:
         "USER_ID_FIELD": "user_id",
         "ITEM_ID_FIELD": "item_id",
         "LABEL_FIELD": "label",
-        "MAX_ITEM_LIST_LENGTH": MAX_HISTORY,
+        "MAX_ITEM_LIST_LENGTH": longest or MAX_HISTORY,
         "load_col": loaded,
         "threshold": None,
         "normalize_all": False,
@@ -147,11 +157,13 @@ def train_and_score(
     sequential = model_name in SEQUENTIAL
     # RecBole takes the data set's name from the folder's.
     folder = work / ("sequential" if sequential else "context") / NAME
-    write_atomic_files(data, split, folder, sequential)
+    longest = write_atomic_files(data, split, folder, sequential)
     # RecBole writes its logs into the current folder, and reads the command line if it may.
     with contextlib.chdir(work):
         config = Config(
-            model=model_name, dataset=NAME, config_dict=settings(model_name, seed, folder.resolve())
+            model=model_name,
+            dataset=NAME,
+            config_dict=settings(model_name, seed, folder.resolve(), longest),
         )
         init_seed(config["seed"], config["reproducibility"])
         dataset = create_dataset(config)
