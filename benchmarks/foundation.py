@@ -1,10 +1,12 @@
 """The foundation from nothing: data, vocabulary, pretraining, perplexity of every source.
 
     python -m benchmarks.foundation [--output runs/foundation] [--gin.TRAIN_STEPS=4000 ...]
+    python -m benchmarks.foundation --texts [--output runs/foundation_texts]
 
 Runs the commands that the headers of gin_configs/examples/foundation_*.gin name, one after the
 other. What is finished is not done again; a training run that was stopped goes on where it stopped.
-Gin bindings are handed to the training.
+Gin bindings are handed to the training. `--texts` makes the foundation that has read no behaviour
+(gin_configs/examples/foundation_texts_pretrain.gin).
 """
 
 from __future__ import annotations
@@ -24,8 +26,10 @@ from m6rec_jax.pipeline.locations import shared_vocabulary
 BOOKS_PREPARE = f"{EXAMPLES}/book_crossing_prepare.gin"
 VOCABULARY = f"{EXAMPLES}/foundation_vocabulary.gin"
 PRETRAIN = f"{EXAMPLES}/foundation_pretrain.gin"
+TEXTS_PRETRAIN = f"{EXAMPLES}/foundation_texts_pretrain.gin"
 EVALUATE = f"{EXAMPLES}/foundation_eval.gin"
 NAME = "foundation"
+TEXTS_NAME = "foundation_texts"
 TABLES = {"movielens-100k": MOVIELENS_PREPARE, "book-crossing-small": BOOKS_PREPARE}
 TEXTS = ("film-attributes", "film-consensus", "film-plots", "film-reviews", "chitchat")
 
@@ -70,19 +74,23 @@ def perplexities(folder: Path, arguments: Sequence[str] = ()) -> dict[str, float
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0, or 2 on an error."""
     parser = argparse.ArgumentParser(description="The foundation, from nothing.")
-    parser.add_argument("--output", type=Path, default=ROOT / "runs" / NAME)
+    parser.add_argument("--output", type=Path, help=f"default: runs/{NAME} or runs/{TEXTS_NAME}")
+    parser.add_argument("--texts", action="store_true", help="of texts alone: no behaviours")
     parser.add_argument("--eval-limit", type=int, help="rows of each source, at most")
     options, bindings = parser.parse_known_args(arguments)
-    folder = options.output.resolve()
-    limit = [f"--gin.evaluate.limit={options.eval_limit}"] if options.eval_limit else []
+    name, pretrain = (TEXTS_NAME, TEXTS_PRETRAIN) if options.texts else (NAME, PRETRAIN)
+    folder = (options.output or ROOT / "runs" / name).resolve()
+    of_eval = [f"--gin.evaluate.limit={options.eval_limit}"] if options.eval_limit else []
+    if options.texts:
+        of_eval.append(f"--gin.MIXTURE_OR_TASK_NAME='{TEXTS_NAME}'")
     try:
         for binding in bindings:
             if not binding.startswith("--gin."):
                 raise DataError(f"unrecognized argument: {binding}")
         prepare_data()
-        seconds = train(PRETRAIN, folder, bindings)
+        seconds = train(pretrain, folder, bindings)
         print(f"{folder}: {'resumed' if seconds is None else f'{seconds:.0f} seconds'}")
-        for name, value in sorted(perplexities(folder, limit).items()):
+        for name, value in sorted(perplexities(folder, of_eval).items()):
             print(f"{name}: perplexity {value:.2f}")
     except M6RecError as error:
         print(f"error: {error}", file=sys.stderr)

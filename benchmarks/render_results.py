@@ -15,6 +15,8 @@
     {{ trade_off("trainable_share", "auc") }}  one figure by another, a point for each model
     {{ comparison("explanation") }}            figures of a job beside their baselines
     {{ jobs }}                                 which jobs there are rows of
+    {{ table_by("samples", "auc") }}           one metric: rows are models, columns a key's values
+    {{ lines_by("samples", "auc") }}           the same as a picture, the key in powers
     {{ provenance() }}                         commands, commits and hardware of the rows
     {% if has("score") %} ... {% endif %}      only where that split has been measured
 
@@ -134,6 +136,8 @@ class Section:
                 trade_off=self.trade_off,
                 comparison=self.comparison,
                 jobs=list(dict.fromkeys(row.get("job") for row in self.results.rows)),
+                table_by=self.table_by,
+                lines_by=self.lines_by,
                 provenance=self.provenance,
                 has=self.has,
             )
@@ -304,6 +308,55 @@ class Section:
         if not rows:
             raise DataError(f"{self.results.name}.md: comparison({job!r}) matches no row")
         return comparison_table(rows)
+
+    def table_by(self, key: str, metric: str) -> str:
+        """A Markdown table of one metric: a line per model, a column per value of a row's key.
+
+        The best mean of each column is set in bold.
+        """
+        cells = self._cells_by(key, metric)
+        columns = sorted({value for found in cells.values() for value in found})
+        _, decimals, better = describe_metric(metric)
+        best: dict[float, float] = {}
+        for column in columns if better != "none" else ():
+            means = [found[column].mean for found in cells.values() if column in found]
+            if len(means) > 1:
+                best[column] = max(means) if better == "higher" else min(means)
+        table = [["model", *(f"{column:,g}" for column in columns), "made by"]]
+        table.append(["---", *["---:"] * len(columns), "---"])
+        for (model, made), found in cells.items():
+            texts = []
+            for column in columns:
+                cell = found.get(column)
+                text = "–" if cell is None else cell.text(decimals)
+                is_best = cell is not None and best.get(column) == cell.mean
+                texts.append(f"**{text}**" if is_best else text)
+            table.append([model, *texts, made])
+        return "".join("| " + " | ".join(line) + " |\n" for line in table)
+
+    def lines_by(self, key: str, metric: str) -> str:
+        """A picture of one metric by a key of the rows, which is drawn in powers."""
+        lines = tuple(
+            (model, tuple((value, found[value].mean) for value in sorted(found)))
+            for (model, _), found in self._cells_by(key, metric).items()
+        )
+        title = describe_metric(metric)[0]
+        picture = LinePicture(key.replace("_", " "), title, (("", lines),), log_x=True)
+        return self._drawn(f"{metric}_by_{key}", picture, f"{title} by {key}")
+
+    def _cells_by(self, key: str, metric: str) -> dict[tuple[str, str], dict[float, Cell]]:
+        """(model, made by) -> value of the key -> cell."""
+        values: dict[tuple[str, str], dict[float, list[float]]] = {}
+        for row in self.results.rows:
+            if key in row and row["metric"] == metric:
+                line = values.setdefault((row["model"], made_by(row)), {})
+                line.setdefault(row[key], []).append(row["value"])
+        if not values:
+            raise DataError(f"{self.results.name}.md: no row of {metric!r} has the key {key!r}")
+        return {
+            line: {at: Cell(tuple(found)) for at, found in by_key.items()}
+            for line, by_key in values.items()
+        }
 
     def _drawn(self, name: str, picture: Picture, alt: str) -> str:
         name = re.sub(r"[^a-z0-9]+", "_", f"{self.results.name}_{name}").strip("_")

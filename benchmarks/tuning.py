@@ -22,27 +22,22 @@ A row is the figure of one run on the test part, with what else is known of the 
 from __future__ import annotations
 
 import argparse
-import gc
 import itertools
-import json
-import shutil
 import statistics
 import sys
-import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
 from benchmarks.provenance import ROOT
 from benchmarks.results_file import Row, add_rows, metric_rows, read_results, results_path
+from benchmarks.tuned_run import SPLIT, Curve, Run, backbone_of, refuse_others, tune
 from m6rec_jax.errors import DataError, M6RecError
 
 RESULTS = "tuning"
 STUDY = "gin_configs/studies/tuning"
 BUDGET = f"{STUDY}/budget.gin"
-SPLIT = "test"
 CHANCE = 0.5
 ALL_TASKS = "mean over tasks"
 
@@ -63,25 +58,6 @@ METHODS: Mapping[str, str] = {
     "lora": "LoRA",
 }
 
-Curve = list[tuple[int, float]]
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """What one run gave.
-
-    Attributes:
-      figures: on the test part.
-      curve: (step, AUC) on validation rows.
-      trainable_share: of the backbone.
-      seconds: of training, validations included.
-    """
-
-    figures: Mapping[str, float]
-    curve: Curve
-    trainable_share: float
-    seconds: float
-
 
 def steps_to_share(curve: Curve, full: float, share: float = 0.9) -> int | None:
     """First step at which `share` of what full fine-tuning gains over chance is reached.
@@ -95,67 +71,12 @@ def steps_to_share(curve: Curve, full: float, share: float = 0.9) -> int | None:
     return next((step for step, value in curve if value >= wanted), None)
 
 
-def read_curve(path: Path) -> Curve:
-    """(step, AUC) of every validation in a run's `metrics.jsonl`.
-
-    Raises:
-      DataError: the run was never validated.
-    """
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    curve = [
-        (int(line["step"]), round(float(line["validation/auc"]), 6))
-        for line in lines
-        if "validation/auc" in line
-    ]
-    if not curve:
-        raise DataError(f"{path} holds no validation/auc: is EVAL_PERIOD larger than TRAIN_STEPS?")
-    return curve
-
-
 def make_run(
     task: str, method: str, seed: int, foundation: Path, folder: Path, bindings: Sequence[str]
 ) -> Run:
     """Trains, validates and tests one run in this process; its folder is removed."""
-    import jax
-
-    from m6rec_jax import configuration
-    from m6rec_jax.evaluation.evaluator import Evaluator
-    from m6rec_jax.training.loop import train
-    from m6rec_jax.training.parameter_table import count_parameters
-
-    shutil.rmtree(folder, ignore_errors=True)
-    configuration.parse_config(
-        [BUDGET, f"{STUDY}/{method}.gin", f"gin_configs/jobs/{task}.gin"],
-        [
-            f"MODEL_DIR='{folder}'",
-            f"INITIAL_CHECKPOINT_PATH='{foundation}'",
-            f"train.seed={seed}",
-            f"BatchIterator.seed={seed}",
-            *bindings,
-        ],
-    )
-    started = time.monotonic()
-    result = train()
-    seconds = time.monotonic() - started
-    if result.stopped_by:
-        raise KeyboardInterrupt
-    evaluator = Evaluator(
-        configuration.macro("MIXTURE_OR_TASK_NAME"),
-        configuration.macro("TASK_FEATURE_LENGTHS"),
-        batch_size=64,
-        split=SPLIT,
-        limit=0,
-    )
-    variables = {"params": result.state.params, "prompts": result.state.prompts}
-    figures = evaluator(result.model, variables)
-    share = count_parameters(result.model.config, configuration.macro("TRAINABLE")).trainable_share
-    curve = read_curve(folder / "metrics.jsonl")
-    shutil.rmtree(folder)
-    del result, variables, evaluator
-    # Each run compiles programs of its own.
-    jax.clear_caches()
-    gc.collect()
-    return Run(figures, curve, share, seconds)
+    files = [BUDGET, f"{STUDY}/{method}.gin", f"gin_configs/jobs/{task}.gin"]
+    return tune(files, foundation, seed, folder, bindings)
 
 
 def rows_of(run: Run, task: str, method: str, seed: int, foundation: str) -> list[Row]:
@@ -220,18 +141,6 @@ def means_over_tasks(rows: Sequence[Row]) -> list[Row]:
     return found
 
 
-def backbone_of(foundation: Path) -> str:
-    """Fingerprint of a foundation's backbone.
-
-    Raises:
-      CheckpointError: there is none.
-    """
-    from m6rec_jax.checkpoints.fingerprint import backbone_fingerprint
-    from m6rec_jax.inference.bundle import restore_model
-
-    return backbone_fingerprint(restore_model(foundation).variables["params"])[:16]
-
-
 def study(
     foundation: Path,
     runs: Sequence[tuple[str, str, int]],
@@ -259,12 +168,7 @@ def study(
     path, fingerprint = results_path(RESULTS), backbone_of(foundation)
     for task, method, seed in tqdm(runs, unit="run", desc="tuning"):
         rows = [row for row in read_results(path).rows if row["task"] != ALL_TASKS]
-        others = {row["foundation"] for row in rows} - {fingerprint}
-        if others:
-            raise DataError(
-                f"{path} has rows of the foundation {', '.join(sorted(others))}, but {foundation} "
-                f"is {fingerprint}: a study is of one foundation. Remove the file to begin another"
-            )
+        refuse_others(path, rows, foundation, fingerprint)
         if not force and any(
             (row["task"], row["method"], row["seed"]) == (task, method, seed) for row in rows
         ):

@@ -2,16 +2,20 @@
 
     python -m benchmarks.baselines.ctr                       # everything that has no rows yet
     python -m benchmarks.baselines.ctr --models FM DIN --seeds 1 2 3 --force
+    python -m benchmarks.baselines.ctr --samples 256 4096 all --models FM DIN --seeds 0 1 2
 
 Three models of a few lines (counts and means, turned into probabilities on the validation part) and
 RecBole's logistic regression, FM, DeepFM, Wide&Deep and DIN with RecBole's own settings, on the
 very rows that our models see. Rows go to `benchmarks/results/movielens_ctr.json` as each run ends,
-so the study can be stopped and resumed.
+so the study can be stopped and resumed. With `--samples` RecBole's models learn from that many
+training rows alone (a seed is also that of the draw; export_splits must have written it), and rows
+go to `benchmarks/results/few_samples.json`, beside ours.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +23,12 @@ from pathlib import Path
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
-from benchmarks.baselines.exported_splits import ExportedSplits, read_exported
+from benchmarks.baselines.exported_splits import (
+    ExportedSplits,
+    few_shot_column,
+    number_of_samples,
+    read_exported,
+)
 from benchmarks.provenance import ROOT
 from benchmarks.results_file import add_rows, metric_rows, read_results, results_path
 from m6rec_jax.metrics.classification import auc, log_loss, user_averaged_auc
@@ -28,6 +37,7 @@ DATASET, SPLIT = "movielens-100k", "per_user_temporal"
 SMOOTHING = 5.0
 # Cheap models first: a study that is stopped has most of its rows.
 RECBOLE_MODELS = ("LR", "FM", "WideDeep", "DeepFM", "DIN")
+FEW_SAMPLES_MODELS = ("FM", "DIN")
 
 
 def smoothed_means(index: np.ndarray, value: np.ndarray, size: int) -> np.ndarray:
@@ -82,60 +92,79 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--data", type=Path, default=ROOT / "runs" / "baselines" / DATASET, help="exported splits"
     )
-    parser.add_argument("--models", nargs="+", default=[*MEANS, *RECBOLE_MODELS])
-    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    parser.add_argument("--models", nargs="+", help="default: all, or FM and DIN of few samples")
+    parser.add_argument("--samples", nargs="+", type=number_of_samples, help="of training rows")
+    parser.add_argument("--seeds", nargs="+", type=int, help="default: 1 2 3, or 0 1 2 of draws")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument(
         "--cap", type=float, default=1800.0, help="seconds of training after which a run is cut off"
     )
     parser.add_argument("--force", action="store_true", help="run again what has rows already")
     options = parser.parse_args(arguments)
-    known = (*MEANS, *RECBOLE_MODELS)
-    if unknown := [name for name in options.models if name not in known]:
+    of_samples = options.samples is not None
+    known = RECBOLE_MODELS if of_samples else (*MEANS, *RECBOLE_MODELS)
+    models = options.models or (FEW_SAMPLES_MODELS if of_samples else known)
+    if unknown := [name for name in models if name not in known]:
         parser.error(f"unknown models {unknown}; known: {list(known)}")
+    seeds = options.seeds or ([0, 1, 2] if of_samples else [1, 2, 3])
 
     data = read_exported(options.data)
-    test = data.rows(SPLIT, "test")
-    path = results_path("movielens_ctr")
-    for model in options.models:
-        for seed in [None] if model in MEANS else options.seeds:
-            if not options.force and (model, DATASET, SPLIT, seed) in read_results(path).runs:
-                print(f"{model}, seed {seed}: has rows already", flush=True)
+    path = results_path("few_samples" if of_samples else "movielens_ctr")
+    for count, model, seed in itertools.product(options.samples or [None], models, seeds):
+        # Rows of all seeds of a few-shot split stand under one name.
+        split = few_shot_column(count, seed) if of_samples else SPLIT
+        name = split.removesuffix(f"_{seed}") if of_samples else SPLIT
+        if model in MEANS:
+            if seed != seeds[0]:
                 continue
-            start = time.monotonic()
-            note = None
-            if model in MEANS:
-                score, config = MEANS[model]
-                scores = calibrated(data, score(data))
-            else:
-                # Imported late: the means and the tests do without RecBole and torch.
-                from benchmarks.baselines import recbole_ctr
+            seed = None
+        if not options.force and (model, DATASET, name, seed) in read_results(path).runs:
+            print(f"{model}, {name}, seed {seed}: has rows already", flush=True)
+            continue
+        start = time.monotonic()
+        note = None
+        if model in MEANS:
+            score, config = MEANS[model]
+            scores = calibrated(data, score(data))
+        else:
+            # Imported late: the means and the tests do without RecBole and torch.
+            from benchmarks.baselines import recbole_ctr
 
-                work = options.data / "recbole"
-                run = recbole_ctr.train_and_score(
-                    data, model, seed, work, threads=options.threads, cap=options.cap
-                )
-                scores, note, config = run.scores, run.note, run.config
-            seconds = time.monotonic() - start
-            label = data.label[test]
-            metrics = {
-                "auc": auc(label, scores),
-                "user_averaged_auc": user_averaged_auc(data.user[test], label, scores),
-                "log_loss": log_loss(label, scores),
-            }
-            rows = metric_rows(
-                metrics,
-                model=model,
-                config=config,
-                dataset=DATASET,
-                split=SPLIT,
-                seed=seed,
-                seconds=seconds,
-                note=note,
+            run = recbole_ctr.train_and_score(
+                data,
+                model,
+                seed,
+                options.data / "recbole",
+                split=split,
+                threads=options.threads,
+                cap=options.cap,
             )
-            add_rows(path, rows)
-            figures = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-            print(f"{model}, seed {seed}: {figures} ({seconds:.0f} s) {note or ''}", flush=True)
+            scores, note, config = run.scores, run.note, run.config
+        seconds = time.monotonic() - start
+        test = data.rows(split, "test")
+        label = data.label[test]
+        metrics = {
+            "auc": auc(label, scores),
+            "user_averaged_auc": user_averaged_auc(data.user[test], label, scores),
+            "log_loss": log_loss(label, scores),
+        }
+        rows = metric_rows(
+            metrics,
+            model=model,
+            config=config,
+            dataset=DATASET,
+            split=name,
+            seed=seed,
+            seconds=seconds,
+            note=note,
+        )
+        if of_samples:
+            samples = len(data.rows(split, "train"))
+            rows = [row | {"samples": samples} for row in rows]
+        add_rows(path, rows)
+        figures = ", ".join(f"{metric} {value:.4f}" for metric, value in metrics.items())
+        told = f"{figures} ({seconds:.0f} s) {note or ''}"
+        print(f"{model}, {name}, seed {seed}: {told}", flush=True)
 
 
 if __name__ == "__main__":

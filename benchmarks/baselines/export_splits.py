@@ -1,6 +1,7 @@
 """Writes MovieLens-100k with its splits as three Parquet files that need only pyarrow to read.
 
     python -m benchmarks.baselines.export_splits [--output runs/baselines/movielens-100k]
+        [--samples 64 256 1024 4096 16384 all] [--seeds 0 1 2]
 
 Runs in the project's own environment: rows and splits come from `m6rec_jax.tables`, so that the
 baselines train and are measured on the very rows our models see. The format is described in
@@ -11,13 +12,16 @@ repository (`runs/` is ignored).
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks.baselines.exported_splits import few_shot_column, number_of_samples
 from benchmarks.provenance import ROOT
 from m6rec_jax.errors import M6RecError
 from m6rec_jax.tables import splits
@@ -27,8 +31,16 @@ from m6rec_jax.tables.sources import fetch
 NAME = "movielens-100k"
 
 
-def export(dataset: Dataset, output: Path) -> dict[str, dict[str, int]]:
+def export(
+    dataset: Dataset, output: Path, samples: Sequence[tuple[int | None, int]] = ()
+) -> dict[str, dict[str, int]]:
     """Writes the three tables.
+
+    Args:
+      dataset: the data set.
+      output: folder of the tables.
+      samples: few-shot splits: how many training rows of the per-user split (None: all), and the
+        seed of their draw.
 
     Returns:
       Rows per part, by split.
@@ -53,7 +65,17 @@ def export(dataset: Dataset, output: Path) -> dict[str, dict[str, int]]:
         codes = assign(users, times)
         splits.check_parts(codes, name)
         counts[name] = splits.part_counts(codes)
-        columns[name] = pa.array(np.array(splits.PARTS)[codes])
+        columns[name] = _names(codes)
+        if name == "per_user_temporal":
+            of_file = np.empty_like(codes)
+            of_file[events.column("row").to_numpy()] = codes
+    for count, seed in samples:
+        # Drawn from the rows in the order of the file, as `assignment.assign` does.
+        size = int((of_file == splits.TRAIN).sum()) if count is None else count
+        drawn = splits.few_shot(of_file, n=size, seed=seed, history="sampled")
+        name = few_shot_column(count, seed)
+        counts[name] = splits.part_counts(drawn)
+        columns[name] = _names(drawn[events.column("row").to_numpy()])
     output.mkdir(parents=True, exist_ok=True)
     for table, own_id, name in (
         (dataset.users(), dataset.spec.users.id, "user"),
@@ -65,12 +87,20 @@ def export(dataset: Dataset, output: Path) -> dict[str, dict[str, int]]:
     return counts
 
 
+def _names(codes: np.ndarray) -> pa.Array:
+    # EXCLUDED is -1: the last name.
+    return pa.array(np.array([*splits.PARTS, "context", "excluded"])[codes])
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Export MovieLens-100k for the baselines.")
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / "baselines" / NAME)
+    parser.add_argument("--samples", nargs="*", type=number_of_samples, default=[])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     options = parser.parse_args(arguments)
+    samples = list(itertools.product(options.samples, options.seeds))
     try:
-        counts = export(Dataset.open(fetch(NAME)), options.output)
+        counts = export(Dataset.open(fetch(NAME)), options.output, samples)
     except M6RecError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

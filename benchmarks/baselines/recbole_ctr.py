@@ -23,7 +23,7 @@ from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, get_trainer, init_seed
 
-from benchmarks.baselines.exported_splits import PARTS, ExportedSplits
+from benchmarks.baselines.exported_splits import FEW_SHOT, PARTS, ExportedSplits
 
 NAME = "ml"
 SEQUENTIAL = ("DIN",)
@@ -47,14 +47,21 @@ def _token(value: object) -> str:
     return "" if value is None else str(value).replace("\t", " ").replace(" ", "_")
 
 
-def write_atomic_files(data: ExportedSplits, split: str, folder: Path, sequential: bool) -> None:
+def write_atomic_files(data: ExportedSplits, split: str, folder: Path, sequential: bool) -> int:
     """Writes RecBole's `.inter`, `.user`, `.item` files; one `.inter` per part of the split.
 
     For a sequential model each row carries the user's last `MAX_HISTORY` items before it; a user's
-    first row has none and is left out, as in RecBole's own augmentation.
+    first row has none and is left out, as in RecBole's own augmentation. Of a few-shot split a
+    history holds training rows alone, and rows without any stay: most have none.
+
+    Returns:
+      the length of the longest history, at least 1; 0 without histories.
     """
+    longest = int(sequential)
     folder.mkdir(parents=True, exist_ok=True)
     starts = np.searchsorted(data.user, np.arange(data.users.num_rows))
+    is_sample = split.startswith(FEW_SHOT)
+    visible = data.parts(split) == "train" if is_sample else np.ones(len(data.user), bool)
     for part in PARTS:
         with (folder / f"{NAME}.{part}.inter").open("w") as file:
             history_column = "\titem_id_list:token_seq" if sequential else ""
@@ -63,10 +70,11 @@ def write_atomic_files(data: ExportedSplits, split: str, folder: Path, sequentia
                 first = starts[data.user[row]]
                 columns = [f"u{data.user[row]}", f"i{data.item[row]}", str(data.label[row])]
                 if sequential:
-                    if row == first:
+                    past = data.item[first:row][visible[first:row]][-MAX_HISTORY:]
+                    if not len(past) and not is_sample:
                         continue
-                    past = data.item[max(first, row - MAX_HISTORY) : row]
                     columns.append(" ".join(f"i{item}" for item in past))
+                    longest = max(longest, len(past))
                 file.write("\t".join(columns) + "\n")
     users = data.users.to_pylist()
     with (folder / f"{NAME}.user").open("w") as file:
@@ -79,10 +87,15 @@ def write_atomic_files(data: ExportedSplits, split: str, folder: Path, sequentia
         for index, item in enumerate(data.items.to_pylist()):
             genres = " ".join(_token(genre) for genre in item["genres"] or ())
             file.write(f"i{index}\t{_token(item['year'])}\t{genres}\n")
+    return longest
 
 
-def settings(model: str, seed: int, folder: Path) -> dict[str, Any]:
-    """RecBole's settings that are not its defaults: the data, the split, and what is measured."""
+def settings(model: str, seed: int, folder: Path, longest: int) -> dict[str, Any]:
+    """RecBole's settings that are not its defaults: the data, the split, and what is measured.
+
+    Args:
+      longest: the longest history that was written, which RecBole's DIN must be told.
+    """
     sequential = model in SEQUENTIAL
     loaded: dict[str, list[str]] = {
         "inter": ["user_id", "item_id", "label"],
@@ -105,7 +118,7 @@ def settings(model: str, seed: int, folder: Path) -> dict[str, Any]:
         "USER_ID_FIELD": "user_id",
         "ITEM_ID_FIELD": "item_id",
         "LABEL_FIELD": "label",
-        "MAX_ITEM_LIST_LENGTH": MAX_HISTORY,
+        "MAX_ITEM_LIST_LENGTH": longest or MAX_HISTORY,
         "load_col": loaded,
         "threshold": None,
         "normalize_all": False,
@@ -122,12 +135,20 @@ def settings(model: str, seed: int, folder: Path) -> dict[str, Any]:
 
 
 def train_and_score(
-    data: ExportedSplits, model_name: str, seed: int, work: Path, *, threads: int, cap: float
+    data: ExportedSplits,
+    model_name: str,
+    seed: int,
+    work: Path,
+    *,
+    split: str = "per_user_temporal",
+    threads: int,
+    cap: float,
 ) -> RecBoleRun:
     """Trains to RecBole's early stopping on validation AUC and scores the test part.
 
     Args:
       work: folder for the split files and RecBole's logs.
+      split: name of a split of `data`.
       threads: of the processor. cap: seconds after which training stops after the running epoch.
     """
     torch.set_num_threads(threads)
@@ -136,11 +157,13 @@ def train_and_score(
     sequential = model_name in SEQUENTIAL
     # RecBole takes the data set's name from the folder's.
     folder = work / ("sequential" if sequential else "context") / NAME
-    write_atomic_files(data, "per_user_temporal", folder, sequential)
+    longest = write_atomic_files(data, split, folder, sequential)
     # RecBole writes its logs into the current folder, and reads the command line if it may.
     with contextlib.chdir(work):
         config = Config(
-            model=model_name, dataset=NAME, config_dict=settings(model_name, seed, folder.resolve())
+            model=model_name,
+            dataset=NAME,
+            config_dict=settings(model_name, seed, folder.resolve(), longest),
         )
         init_seed(config["seed"], config["reproducibility"])
         dataset = create_dataset(config)

@@ -7,7 +7,7 @@ ends before the group's first row, so `size` trades speed against freshness.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import pyarrow as pa
@@ -93,7 +93,11 @@ SORT_KEYS = ("time", "group_id")
 
 
 def groups_of_user(
-    events: UserEvents, codes: np.ndarray, grouping: Grouping, first_id: int = 0
+    events: UserEvents,
+    codes: np.ndarray,
+    grouping: Grouping,
+    first_id: int = 0,
+    visible_parts: Mapping[int, tuple[int, ...]] = VISIBLE_PARTS,
 ) -> Iterator[Group]:
     """Groups one user's rows.
 
@@ -105,11 +109,12 @@ def groups_of_user(
       codes: their part codes `[n]`.
       grouping: how.
       first_id: id of the first group.
+      visible_parts: part of a row -> parts whose events its history may hold.
     """
     known = codes != EXCLUDED
     times, values = events.times[known], events.values[known]
     items, codes = events.items[known], codes[known]
-    visible = {part: np.isin(codes, VISIBLE_PARTS[part]) for part in grouping.parts}
+    visible = {part: np.isin(codes, visible_parts[part]) for part in grouping.parts}
     start = 0
     while start < len(codes):
         part, time = int(codes[start]), float(times[start])
@@ -143,7 +148,11 @@ def groups_of_user(
 
 
 def group_batches(
-    users: Iterable[UserEvents], codes: np.ndarray, grouping: Grouping, batch_size: int = 2_048
+    users: Iterable[UserEvents],
+    codes: np.ndarray,
+    grouping: Grouping,
+    batch_size: int = 2_048,
+    visible_parts: Mapping[int, tuple[int, ...]] = VISIBLE_PARTS,
 ) -> Iterator[pa.RecordBatch]:
     """Streams the groups of all users as `SCHEMA`.
 
@@ -152,11 +161,12 @@ def group_batches(
       codes: part codes of all rows of the events table `[rows]`.
       grouping: how.
       batch_size: groups per batch, at most.
+      visible_parts: part of a row -> parts whose events its history may hold.
     """
     held: list[Group] = []
     next_id = 0
     for events in users:
-        for group in groups_of_user(events, codes[events.rows], grouping, next_id):
+        for group in groups_of_user(events, codes[events.rows], grouping, next_id, visible_parts):
             held.append(group)
             next_id = group.group_id + 1
             if len(held) == batch_size:

@@ -39,7 +39,7 @@ from m6rec_jax.tables.prepared import (
     write_manifest,
 )
 from m6rec_jax.tables.reading import Dataset
-from m6rec_jax.tables.render_job import PrepareOptions, RenderJob
+from m6rec_jax.tables.render_job import PrepareOptions, RenderJob, with_template
 from m6rec_jax.tables.schema import SPEC_FILE
 from m6rec_jax.tables.splits import (
     CONTEXT,
@@ -86,13 +86,13 @@ def prepare(
     Raises:
       DataError: something is wrong with the folder, there is no such split or view, a part is
         empty, or a record lacks what its template needs.
-      ConfigError: the template names a field that does not exist (the message names those that
-        do), or an option has an impossible value.
+      ConfigError: the template has an entry or names a field that does not exist (the message
+        names those that do), or an option has an impossible value.
     """
     options = options or PrepareOptions()
     known = (*views.VIEWS, *views.FURTHER_VIEWS, *views.WRITING)
     wanted = tuple(views.check_view(view, known) for view in options.views)
-    dataset = Dataset.open(dataset_dir)
+    dataset = with_template(Dataset.open(dataset_dir), options.template)
     parsed = Split.parse(split, dataset.spec.splits)
     job = _Job(dataset, Path(out), parsed, options, statistics_options, progress)
     for view in wanted:
@@ -122,7 +122,13 @@ class _Job:
         self.keep_rendered = options.keep_rendered
         self.job = RenderJob(dataset, assign(dataset, split), options, statistics_options, progress)
         self.source = _fingerprint(
-            FORMAT, __version__, dataset_fingerprint(dataset), split.kind, dict(split.options)
+            FORMAT,
+            __version__,
+            dataset_fingerprint(dataset),
+            split.kind,
+            dict(split.options),
+            *([options.template] if options.template else []),
+            *([split.visible_parts] if split.visible_parts != VISIBLE_PARTS else []),
         )
         self.folder = folder_of(out, dataset.spec.name, split.name)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -227,7 +233,7 @@ class _Job:
             "visible": {
                 "history": {
                     names[part]: [names[code] for code in seen]
-                    for part, seen in VISIBLE_PARTS.items()
+                    for part, seen in self.split.visible_parts.items()
                 },
                 "history_until": "strictly before the time of a group's first row; in "
                 "'next_items' before that row in the user's order",
@@ -238,7 +244,7 @@ class _Job:
                         for code in seen
                         if code in STATISTICS_PARTS + USER_STATISTICS_PARTS
                     ]
-                    for part, seen in VISIBLE_PARTS.items()
+                    for part, seen in self.split.visible_parts.items()
                 },
                 "statistics_until": "strictly before the time of a group's first row",
             },

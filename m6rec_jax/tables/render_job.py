@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,8 @@ class PrepareOptions:
     Attributes:
       views: which of `views.VIEWS` and `views.FURTHER_VIEWS`; and of `views.WRITING`, those that
         the template tells.
+      template: entries in place of those of the data set's own template, such as
+        `{"candidate": "{title}[, {awards}]"}`: see `DatasetTemplate`.
       group_size: candidates of a row of 'groups', at most.
       max_events: behaviours of a history, at most; the latest ones.
       next_items_size: items of a row of 'next_items', at most; a row of 'reranking' is about the
@@ -57,6 +59,7 @@ class PrepareOptions:
     """
 
     views: Sequence[str] = views.VIEWS
+    template: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     group_size: int = 8
     max_events: int = 50
     next_items_size: int = 4
@@ -110,7 +113,8 @@ class RenderJob:
 
     def told_events(self) -> Iterator[tuple[Event, Item, bool]]:
         """What statistics may hold, in the order of time."""
-        return told_events(self.dataset, self.assignment.codes)
+        visible = self.assignment.split.visible_parts
+        return told_events(self.dataset, self.assignment.codes, visible)
 
     def grouping(self, view: str) -> Grouping:
         """How the rows of a view are grouped."""
@@ -227,7 +231,14 @@ class RenderJob:
                 yield batch
 
         batches = sorted_batches(
-            counted(group_batches(users_in_order(self.dataset), codes, grouping)),
+            counted(
+                group_batches(
+                    users_in_order(self.dataset),
+                    codes,
+                    grouping,
+                    visible_parts=self.assignment.split.visible_parts,
+                )
+            ),
             SORT_KEYS,
             batch_size=1_024,
             memory_rows=self.options.sort_rows,
@@ -260,6 +271,12 @@ class RenderJob:
         ids = [item.id for item in self.dataset.item_records]
         never = self.assignment.held_out.nonzero()[0].tolist()
         return NegativeSampler(ids, self.options.negative_power, self.options.seed, never)
+
+
+def with_template(dataset: Dataset, entries: Mapping[str, Any]) -> Dataset:
+    """The data set with some entries of its template replaced."""
+    template = {**dataset.spec.template, **entries}
+    return dataclasses.replace(dataset, spec=dataclasses.replace(dataset.spec, template=template))
 
 
 def num_negatives(dataset: Dataset, options: PrepareOptions) -> int:

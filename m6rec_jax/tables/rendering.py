@@ -237,15 +237,27 @@ def sentence(text: str) -> str:
 
 
 def told_events(
-    dataset: Dataset, codes: np.ndarray, **sorting: Any
+    dataset: Dataset,
+    codes: np.ndarray,
+    visible_parts: Mapping[int, tuple[int, ...]] = VISIBLE_PARTS,
+    **sorting: Any,
 ) -> Iterator[tuple[Event, Item, bool]]:
-    """What statistics may hold, in the order of time and streamed: see `statistics.as_of`."""
+    """What statistics may hold, in the order of time and streamed: see `statistics.as_of`.
+
+    Args:
+      dataset: an open data set.
+      codes: part codes of all rows of the events table `[rows]`.
+      visible_parts: part of a row -> parts whose events its history may hold.
+      **sorting: of `Dataset.events_sorted`.
+    """
+    seen = {part for parts in visible_parts.values() for part in parts}
+    of_users = tuple(part for part in USER_STATISTICS_PARTS if part in seen)
     items = dataset.item_records
     ids = [user.id for user in dataset.user_records]
     for batch in dataset.events_sorted("time", with_ids=False, **sorting):
         parts = codes[batch.column("row").to_numpy()]
-        wanted = np.isin(parts, STATISTICS_PARTS + USER_STATISTICS_PARTS)
-        of_user_only = np.isin(parts[wanted], USER_STATISTICS_PARTS).tolist()
+        wanted = np.isin(parts, STATISTICS_PARTS + of_users)
+        of_user_only = np.isin(parts[wanted], of_users).tolist()
         columns = (
             batch.column(name).to_numpy(zero_copy_only=False)[wanted].tolist()
             for name in ("user_index", "item_index", "time", "value")

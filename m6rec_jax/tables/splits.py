@@ -17,6 +17,9 @@ Who may see what:
   * Statistics of items hold training events only, strictly before the first impression of the
     group. So do those of the user, but in rows of the test part they hold that user's validation
     events, too: whatever the history may hold.
+
+A few-shot split with `history=sampled` is stricter: its validation events are seen by no row
+(`Split.visible_parts`).
 """
 
 from __future__ import annotations
@@ -216,7 +219,8 @@ def few_shot(codes: np.ndarray, *, n: int, seed: int, history: str = "all") -> n
       seed: of the draw.
       history: what becomes of the other training rows. "all": they stay visible in histories and
         statistics (code CONTEXT), only the number of *trained* rows is small, as in TALLRec.
-        "sampled": they are excluded, so that nothing but the n rows is known.
+        "sampled": they are excluded, and `Split.visible_parts` keeps validation events out of the
+        histories and statistics of test rows, so that nothing but the n rows is known.
 
     Returns:
       part codes `[rows]` int8.
@@ -302,6 +306,13 @@ class Split:
         if base.kind in _DERIVED:
             raise DataError(f"split {self.name!r} cannot start from {base.name!r}, also derived")
         return base
+
+    @property
+    def visible_parts(self) -> Mapping[int, tuple[int, ...]]:
+        """Part of a row -> parts whose events its history may hold."""
+        if self.kind == "few_shot" and self.options.get("history") == "sampled":
+            return dict.fromkeys(VISIBLE_PARTS, STATISTICS_PARTS)
+        return VISIBLE_PARTS
 
     def arguments(self) -> dict[str, Any]:
         """The options without `of`: keyword arguments of the function."""

@@ -10,7 +10,9 @@ from benchmarks.baselines.export_splits import export
 from benchmarks.baselines.exported_splits import read_exported
 from m6rec_jax.errors import DataError
 from m6rec_jax.tables import splits
+from m6rec_jax.tables.assignment import assign
 from m6rec_jax.tables.reading import Dataset
+from m6rec_jax.tables.splits import Split
 
 
 def write_shop(folder: Path, num_events: int) -> Dataset:
@@ -71,6 +73,22 @@ def test_export_keeps_order_labels_and_splits(tmp_path: Path) -> None:
         )
     )
     assert theirs == ours
+
+
+def test_few_shot_splits_keep_the_rows_that_ours_learn_from(tmp_path: Path) -> None:
+    dataset = write_shop(tmp_path, 20)
+    counts = export(dataset, tmp_path / "out", [(7, 3), (None, 0)])
+    assert counts["few_shot_7_3"] == {"train": 7, "validation": 4, "test": 4, "excluded": 25}
+    assert counts["few_shot_all_0"] == {"train": 32, "validation": 4, "test": 4}
+    data = read_exported(tmp_path / "out")
+    codes = assign(dataset, Split.parse("few_shot:n=7,seed=3,history=sampled")).codes
+    events = dataset.events().to_pylist()
+    ours = {(events[i]["user_index"], events[i]["item_index"]) for i in np.flatnonzero(codes == 0)}
+    drawn = data.rows("few_shot_7_3", "train")
+    assert set(zip(data.user[drawn].tolist(), data.item[drawn].tolist(), strict=True)) == ours
+    assert (data.rows("few_shot_all_0", "train") == data.rows("per_user_temporal", "train")).all()
+    with pytest.raises(DataError, match="'few_shot_7_4' was not exported"):
+        data.rows("few_shot_7_4", "train")
 
 
 def test_an_empty_part_is_refused(tmp_path: Path) -> None:

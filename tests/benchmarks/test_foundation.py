@@ -82,3 +82,25 @@ def test_unknown_arguments_are_refused(calls, tmp_path, capsys):
     assert foundation.main(["--output", str(tmp_path), "--trian"]) == 2
     assert "unrecognized argument: --trian" in capsys.readouterr().err
     assert calls == []
+
+
+def test_the_foundation_of_texts_reads_no_behaviour(calls, tmp_path):
+    """Neither its tasks nor what it is trained with name a user's data set."""
+    import gin
+
+    from m6rec_jax import configuration
+    from m6rec_jax.pipeline.registration import evaluated_tasks
+
+    assert foundation.main(["--texts", "--output", str(tmp_path / "run")]) == 0
+    (trained,) = (call for call in calls if call[0] == "train")
+    assert trained[2] == foundation.TEXTS_PRETRAIN
+    (evaluated,) = (call for call in calls if call[0] == "eval")
+    assert "--gin.MIXTURE_OR_TASK_NAME='foundation_texts'" in evaluated
+    try:
+        configuration.parse_config([ROOT / foundation.TEXTS_PRETRAIN], ["MODEL_DIR = 'x'"])
+        tasks = evaluated_tasks(configuration.macro("MIXTURE_OR_TASK_NAME"))
+        rates = gin.query_parameter("mixture_rates.rates")
+    finally:
+        gin.clear_config()
+    assert {task.dataset for task in tasks} == set(foundation.TEXTS)
+    assert set(rates) <= {task.name for task in tasks}

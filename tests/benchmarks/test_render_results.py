@@ -78,6 +78,33 @@ def test_seconds_are_counted_once_a_run(folder: Path) -> None:
     assert line(page(folder), "FM")[2] == f"10 ± {statistics.stdev([10, 11]):.0f}"
 
 
+def test_a_metric_by_a_key_of_the_rows(folder: Path) -> None:
+    for samples, values in ((64, [0.5, 0.6]), (1024, [0.7])):
+        for model, more in (("FM", 0.0), ("LR", 0.01)):
+            for seed, value in enumerate(values if model == "FM" or samples > 64 else []):
+                rows = results_file.metric_rows(
+                    {"auc": value + more},
+                    model=model,
+                    dataset="d",
+                    split=f"few_{samples}",
+                    seed=seed,
+                    config="defaults",
+                )
+                rows = [row | {"samples": samples} for row in rows]
+                results_file.add_rows(folder / "x.json", rows, **STAMP)
+    calls = ('table_by("samples", "auc")', 'lines_by("samples", "auc")')
+    (folder / "x.md").write_text("# X\n\n" + "\n\n".join(f"{{{{ {call} }}}}" for call in calls))
+    text = page(folder)
+    assert "| model | 64 | 1,024 | made by |" in text
+    spread = statistics.stdev([0.5, 0.6])
+    assert line(text, "FM")[1:3] == [f"0.5500 ± {spread:.4f}", "0.7000"]
+    assert line(text, "LR")[1:3] == ["–", "**0.7100**"]
+    assert (folder.parent / "docs" / "images" / "x_auc_by_samples.svg").exists()
+    assert "![AUC by samples](images/x_auc_by_samples.svg)" in text
+    (folder / "x.md").write_text('# X\n\n{{ table_by("sample", "auc") }}')
+    assert run(folder) == 2
+
+
 def test_curves_and_trade_offs_are_pictures_that_go_stale(folder: Path) -> None:
     for seed in (0, 1):
         curve = [[10, 0.6 + seed / 10], [20, 0.8]]

@@ -1,6 +1,5 @@
 """The study of tuning: what is run, what is kept, and what follows from it."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +10,6 @@ from benchmarks import tuning
 from benchmarks.provenance import ROOT
 from benchmarks.results_file import read_results
 from m6rec_jax import configuration
-from m6rec_jax.errors import DataError
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +28,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str
         runs.append((task, method, seed))
         figures = dict.fromkeys(tuning.TASKS[task], 0.8 + seed / 100)
         curve = {"full": [(20, 0.6), (40, 0.7)], "option": [(20, 0.679), (40, 0.68)]}
-        return tuning.Run(figures, curve.get(method, [(20, 0.5), (40, 0.5)]), 0.01, 3.0)
+        return tuning.Run(figures, curve.get(method, [(20, 0.5), (40, 0.5)]), 0.01, 3.0, 40)
 
     monkeypatch.setattr(tuning, "make_run", make_run)
     monkeypatch.setattr(tuning, "results_path", lambda name: tmp_path / f"{name}.json")
@@ -95,16 +93,6 @@ def test_one_study_is_of_one_foundation(made, tmp_path: Path, capsys) -> None:
 )
 def test_steps_to_90_percent(curve: tuning.Curve, steps: int | None) -> None:
     assert tuning.steps_to_share(curve, full=0.9) == steps
-
-
-def test_curve_is_read_from_the_log(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    lines = [{"step": 5, "loss": 1.0}, {"step": 5, "validation/auc": 0.51234567}]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert tuning.read_curve(path) == [(5, 0.512346)]
-    path.write_text('{"step": 5, "loss": 1.0}\n')
-    with pytest.raises(DataError, match="EVAL_PERIOD larger than TRAIN_STEPS"):
-        tuning.read_curve(path)
 
 
 def test_unknown_arguments_are_refused(made, capsys) -> None:

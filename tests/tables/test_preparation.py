@@ -123,6 +123,51 @@ def test_every_view_of_a_shop(write_shop, tmp_path: Path) -> None:
     assert prepared.template().item(catalogue.items[0]) == catalogue.texts[0]
 
 
+@pytest.mark.parametrize("history", ["all", "sampled"])
+def test_a_sample_alone_is_known(write_shop, tmp_path: Path, history: str) -> None:
+    """Rows of every part, whose users' validation events and other rows are left out or not."""
+    prepared = run(
+        write_shop(log()),
+        tmp_path / "out",
+        f"few_shot:n=6,seed=1,history={history}",
+        views=("groups",),
+    )
+    rows = {part: rows_of(prepared, "groups", part) for part in ("train", "validation", "test")}
+    drawn = {(row["user_index"], item) for row in rows["train"] for item in row["item_indices"]}
+    assert len(drawn) == 6
+    told = {
+        (row["user_index"], int(text.split()[2].rstrip(",")))
+        for row in rows["test"]
+        for text in row["history"]
+        if " Thing " in text
+    }
+    validated = {(row["user_index"], i) for row in rows["validation"] for i in row["item_indices"]}
+    if history == "sampled":
+        # Test rows come last: they may tell of the whole sample, and of nothing else.
+        assert told == drawn
+        assert prepared.manifest["visible"]["history"]["test"] == ["train", "context"]
+        for row in rows["test"]:
+            count = sum(user == row["user_index"] for user, _ in drawn)
+            assert (f", {count} event" in row["history"][0]) == bool(count)
+    else:
+        assert told > validated
+        assert told > drawn
+    assert prepared.statistics().count == (6 if history == "sampled" else 32)
+
+
+def test_entries_of_the_template_can_be_replaced(write_shop, tmp_path: Path) -> None:
+    folder, out = write_shop(log()), tmp_path / "out"
+    own = run(folder, out, views=("groups",))
+    told = {"candidate": "{title}[ ({maker})]"}
+    other = run(folder, out, views=("groups",), template=told)
+    assert own.manifest["source"] != other.manifest["source"]
+    assert rows_of(other, "groups", "train")[0]["candidates"][0] == "Thing 0 (maker 0)"
+    # What serving reads of the template is what the rows were written with.
+    assert other.template().candidate(other.catalogue().items[0]) == "Thing 0 (maker 0)"
+    with pytest.raises(ConfigError, match="has no entry 'candidat'"):
+        run(folder, out, views=("groups",), template={"candidat": "{title}"})
+
+
 def test_documents_without_statistics(write_shop, tmp_path: Path) -> None:
     prepared = run(
         write_shop(log()), tmp_path / "out", views=("documents",), document_statistics=False

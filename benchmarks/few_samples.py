@@ -1,0 +1,351 @@
+"""Quality against training samples: MovieLens-100k, of which only n ratings are known.
+
+    python -m benchmarks.few_samples --foundation runs/foundation_texts
+        [--samples 64 256 1024 4096 16384 all] [--seeds 0 1 2] [--methods means regression tuning]
+        [--model NAME] [--keep] [--gin.TRAIN_STEPS=240] [--force]
+
+For each number of samples and seed, n ratings are drawn from the training part of the per-user
+split. Nothing else is known: the histories and statistics of training, validation and test rows
+hold those n ratings alone (`few_shot:n=N,seed=S,history=sampled`). The whole validation part says
+when to stop and which penalty is best; the test part is that of all other results. Three things
+learn from the n ratings:
+
+    means         user's and item's smoothed mean
+    regression    logistic regression on the pieces that the model reads, penalty by validation
+    tuning        option-adapter tuning of the foundation, the best of its validations
+
+A fair foundation has read no behaviour: `python -m benchmarks.foundation --texts`. Rows of another
+one go under another `--model` name. RecBole's FM and DIN on the same rows come from
+`benchmarks/baselines/`.
+
+Runs whose rows stand in `benchmarks/results/few_samples.json` are not made again; rows of another
+foundation under the same name are an error. Beside the usual keys a row has `samples`, and those of
+tuning `foundation`, `trainable_share`, `step` (the best one) and `curve`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from benchmarks.baselines.exported_splits import number_of_samples
+from benchmarks.movielens import DATASET, EXAMPLES, m6rec
+from benchmarks.provenance import ROOT
+from benchmarks.results_file import Row, add_rows, metric_rows, read_results, results_path
+from benchmarks.tuned_run import backbone_of, refuse_others, tune
+from m6rec_jax.errors import DataError, M6RecError
+from m6rec_jax.metrics.classification import auc, log_loss, user_averaged_auc
+from m6rec_jax.tables.prepared import Prepared
+from m6rec_jax.tables.splits import Split
+
+RESULTS = "few_samples"
+PREPARE = f"{EXAMPLES}/movielens_few_samples_prepare.gin"
+TUNING = "gin_configs/studies/few_samples/option_adapter.gin"
+RATINGS, LIKED = (1, 2, 3, 4, 5), 4
+METRICS = ("auc", "user_averaged_auc", "log_loss")
+SAMPLES = ("64", "256", "1024", "4096", "16384", "all")
+
+MEANS, REGRESSION = "user mean + item mean", "logistic regression"
+TUNED = "option-adapter tuning"
+METHODS = ("means", "regression", "tuning")
+# Inverse strengths of the penalty that validation chooses from.
+STRENGTHS = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Which training ratings are known.
+
+    Attributes:
+      count: how many; None: all.
+      seed: of the draw.
+    """
+
+    count: int | None
+    seed: int
+
+    @property
+    def label(self) -> str:
+        """The `split` of its rows in the result file."""
+        return f"few_shot_{self.count or 'all'}"
+
+    def size(self) -> int:
+        """How many ratings are known: of `all`, as many as the training part has.
+
+        Raises:
+          DataError: the per-user split is not prepared.
+        """
+        if self.count is not None:
+            return self.count
+        from m6rec_jax.pipeline import locations
+
+        counts = locations.prepared(DATASET, "per_user_temporal").manifest["counts"]
+        return int(counts["events"]["train"])
+
+    def split(self) -> str:
+        """As `m6rec data prepare` takes it; `all` is one sample, whatever the seed."""
+        seed = 0 if self.count is None else self.seed
+        return f"few_shot:n={self.size()},seed={seed},history=sampled"
+
+
+@contextmanager
+def prepared_sample(sample: Sample, keep: bool) -> Iterator[Prepared]:
+    """Prepares a sample's rows, and removes them afterwards unless they are to be kept."""
+    from m6rec_jax.pipeline import locations
+
+    split = sample.split()
+    m6rec(
+        *("data", "prepare", DATASET, "--gin_file", PREPARE, f"--gin.SPLIT='{split}'"),
+        "--gin.VIEWS=('groups',)",
+    )
+    prepared = locations.prepared(DATASET, Split.parse(split).name)
+    try:
+        yield prepared
+    finally:
+        if not keep:
+            shutil.rmtree(prepared.tfds_folder("groups").parent)
+            shutil.rmtree(prepared.folder)
+
+
+@contextmanager
+def scoring_task(split: str) -> Iterator[str]:
+    """Registers the tasks of a prepared split; gives the one whose classes are ratings."""
+    from m6rec_jax.pipeline.registration import register_recommendation_tasks, unregister
+
+    name = "movielens_100k_few_samples"
+    names = register_recommendation_tasks(
+        name, DATASET, split=split, rating_values=RATINGS, positive_rating=LIKED
+    )
+    try:
+        yield f"{name}_ctr_ratings"
+    finally:
+        unregister(names)
+
+
+def figures_of(users: np.ndarray, labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
+    """`METRICS` of probabilities `[n]`."""
+    return {
+        "auc": auc(labels, scores),
+        "user_averaged_auc": user_averaged_auc(users, labels, scores),
+        "log_loss": log_loss(labels, scores),
+    }
+
+
+def means(prepared: Prepared) -> dict[str, float]:
+    """Test figures of the user's mean plus the item's mean."""
+    from m6rec_jax.evaluation.baselines import MeanBaselines
+    from m6rec_jax.pipeline.prepared_rows import interactions
+
+    train, test = (interactions(prepared, part) for part in ("train", "test"))
+    counts = prepared.manifest["counts"]
+    fitted = MeanBaselines.fit(
+        train.users, train.items, train.labels, counts["users"], counts["items"]
+    )
+    return figures_of(test.users, test.labels, fitted.user_and_item_mean(test.users, test.items))
+
+
+def regression(task: str, lengths: Mapping[str, int], vocab_size: int) -> dict[str, float]:
+    """Test figures of a logistic regression on the pieces of a task's rows.
+
+    Args:
+      task: of `scoring_task`.
+      lengths: `{"inputs": S, "targets": T}`, to which the model's rows are cut.
+      vocab_size: ids of pieces are below it.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    from benchmarks.piece_bags import piece_bags
+
+    positive = [place for place, rating in enumerate(RATINGS) if rating >= LIKED]
+    train, validation, test = (
+        piece_bags(task, lengths, part, vocab_size) for part in ("train", "validation", "test")
+    )
+    labels = {
+        part: np.isin(bags.classes, positive).astype(np.int64)
+        for part, bags in (("train", train), ("validation", validation), ("test", test))
+    }
+    fitted = [
+        LogisticRegression(C=strength, max_iter=1000).fit(train.pieces, labels["train"])
+        for strength in STRENGTHS
+    ]
+    best = min(
+        fitted,
+        key=lambda model: log_loss(
+            labels["validation"], model.predict_proba(validation.pieces)[:, 1]
+        ),
+    )
+    return figures_of(test.users, labels["test"], best.predict_proba(test.pieces)[:, 1])
+
+
+def rows_of(
+    figures: Mapping[str, float],
+    model: str,
+    sample: Sample,
+    *,
+    known: Row | None = None,
+    **how: object,
+) -> list[Row]:
+    """Rows of one model on one sample; `how` is for `metric_rows`."""
+    rows = metric_rows(
+        {name: figures[name] for name in METRICS},
+        model=model,
+        dataset=DATASET,
+        split=sample.label,
+        seed=sample.seed,
+        **how,  # type: ignore[arg-type]
+    )
+    return [row | {"samples": sample.size()} | (known or {}) for row in rows]
+
+
+def of_references(method: str, sample: Sample, prepared: Prepared) -> list[Row]:
+    """Makes the rows of 'means' or 'regression' on a prepared sample."""
+    from m6rec_jax import configuration
+
+    if method == "means":
+        told = "likes, both smoothed with 5"
+        return rows_of(means(prepared), MEANS, sample, config=told)
+    configuration.parse_config([TUNING], ["MODEL_DIR=''", "INITIAL_CHECKPOINT_PATH=''"])
+    with scoring_task(prepared.manifest["split"]["name"]) as task:
+        figures = regression(
+            task,
+            configuration.macro("TASK_FEATURE_LENGTHS"),
+            int(configuration.macro("VOCAB_SIZE")),
+        )
+    return rows_of(figures, REGRESSION, sample, config="pieces of history and candidate, L2")
+
+
+def of_tuning(
+    sample: Sample,
+    prepared: Prepared,
+    model: str,
+    foundation: tuple[Path, str],
+    output: Path,
+    bindings: Sequence[str],
+) -> list[Row]:
+    """Tunes the foundation (path, fingerprint) on a prepared sample."""
+    with scoring_task(prepared.manifest["split"]["name"]) as task:
+        run = tune(
+            [TUNING],
+            foundation[0],
+            sample.seed,
+            output / f"{sample.label}-{sample.seed}",
+            [f"MIXTURE_OR_TASK_NAME='{task}'", *bindings],
+        )
+    known: Row = {
+        "foundation": foundation[1],
+        "trainable_share": round(run.trainable_share, 6),
+        "step": run.step,
+        "curve": [list(point) for point in run.curve],
+    }
+    return rows_of(run.figures, model, sample, known=known, gin_file=TUNING, seconds=run.seconds)
+
+
+def study(
+    samples: Sequence[Sample],
+    methods: Sequence[str],
+    foundation: Path,
+    output: Path,
+    bindings: Sequence[str] = (),
+    *,
+    model: str = TUNED,
+    force: bool = False,
+    keep: bool = False,
+) -> list[Row]:
+    """Makes the rows that are missing and writes the result file after each.
+
+    Args:
+      samples: numbers of ratings and seeds of the draws.
+      methods: of `METHODS`.
+      foundation: MODEL_DIR of the foundation; it must exist for 'tuning' alone.
+      output: folder for runs while they train.
+      bindings: gin bindings of every tuning run.
+      model: name of the tuned model in the tables.
+      force: make rows again that are there.
+      keep: leave the prepared samples where they are.
+
+    Returns:
+      All rows of the file.
+
+    Raises:
+      DataError: rows of another foundation are there under this name.
+      M6RecError: a run failed.
+    """
+    path = results_path(RESULTS)
+    names = {"means": MEANS, "regression": REGRESSION, "tuning": model}
+    fingerprint = backbone_of(foundation) if "tuning" in methods else ""
+    own = [row for row in read_results(path).rows if row["model"] == model and fingerprint]
+    refuse_others(path, own, foundation, fingerprint)
+    for sample in tqdm(samples, unit="sample", desc="few samples"):
+        done = set() if force else read_results(path).runs
+        missing = [
+            method
+            for method in methods
+            if (names[method], DATASET, sample.label, sample.seed) not in done
+            # All ratings are one sample: what learns without chance learns the same again.
+            and (method == "tuning" or sample.count is not None or sample.seed == samples[0].seed)
+        ]
+        if not missing:
+            continue
+        with prepared_sample(sample, keep) as prepared:
+            for method in missing:
+                if method == "tuning":
+                    rows = of_tuning(
+                        sample, prepared, model, (foundation, fingerprint), output, bindings
+                    )
+                else:
+                    rows = of_references(method, sample, prepared)
+                add_rows(path, rows)
+                told = ", ".join(f"{row['metric']} {row['value']:.4f}" for row in rows)
+                tqdm.write(f"{sample.label}, seed {sample.seed}, {names[method]}: {told}")
+    return list(read_results(path).rows)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Returns the exit status: 0, or 2 on an error."""
+    parser = argparse.ArgumentParser(description="Quality against training samples.")
+    parser.add_argument("--foundation", type=Path, default=ROOT / "runs" / "foundation_texts")
+    parser.add_argument(
+        "--samples",
+        nargs="+",
+        type=number_of_samples,
+        default=[number_of_samples(text) for text in SAMPLES],
+    )
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=[*METHODS])
+    parser.add_argument("--model", default=TUNED, help="name of the tuned model in the tables")
+    parser.add_argument("--output", type=Path, default=ROOT / "runs" / RESULTS)
+    parser.add_argument("--keep", action="store_true", help="keep the prepared samples")
+    parser.add_argument("--force", action="store_true", help="make rows again that are there")
+    options, bindings = parser.parse_known_args(arguments)
+    # Seeds first: after one of them the curve can be drawn.
+    samples = [Sample(count, seed) for seed in options.seeds for count in options.samples]
+    try:
+        for binding in bindings:
+            if not binding.startswith("--gin."):
+                raise DataError(f"unrecognized argument: {binding}")
+        study(
+            samples,
+            options.methods,
+            options.foundation.resolve(),
+            options.output.resolve(),
+            bindings,
+            model=options.model,
+            force=options.force,
+            keep=options.keep,
+        )
+    except M6RecError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,151 @@
+"""One run of tuning in this process: training, validation and test; what the studies share."""
+
+from __future__ import annotations
+
+import gc
+import json
+import shutil
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from m6rec_jax.errors import DataError
+
+SPLIT = "test"
+
+Curve = list[tuple[int, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What one run gave.
+
+    Attributes:
+      figures: on the test part.
+      curve: (step, AUC) on validation rows.
+      trainable_share: of the backbone.
+      seconds: of training, validations included.
+      step: whose parameters were tested.
+    """
+
+    figures: Mapping[str, float]
+    curve: Curve
+    trainable_share: float
+    seconds: float
+    step: int
+
+
+def read_curve(path: Path) -> Curve:
+    """(step, AUC) of every validation in a run's `metrics.jsonl`.
+
+    Raises:
+      DataError: the run was never validated.
+    """
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    curve = [
+        (int(line["step"]), round(float(line["validation/auc"]), 6))
+        for line in lines
+        if "validation/auc" in line
+    ]
+    if not curve:
+        raise DataError(f"{path} holds no validation/auc: is EVAL_PERIOD larger than TRAIN_STEPS?")
+    return curve
+
+
+def tune(
+    files: Sequence[str], foundation: Path, seed: int, folder: Path, bindings: Sequence[str] = ()
+) -> Run:
+    """Trains, validates and tests one run in this process; its folder is removed.
+
+    Tested is the last step, or the best one where the files follow a validation figure.
+
+    Args:
+      files: gin files of the run.
+      foundation: MODEL_DIR of the foundation.
+      seed: of initial values, dropout and the order of the data.
+      folder: MODEL_DIR of the run; what lies there is removed first.
+      bindings: further gin bindings.
+
+    Raises:
+      KeyboardInterrupt: a signal stopped the training.
+      M6RecError: the run failed.
+    """
+    import jax
+
+    from m6rec_jax import configuration
+    from m6rec_jax.evaluation.evaluator import Evaluator
+    from m6rec_jax.inference.bundle import restore_model
+    from m6rec_jax.training.loop import train
+    from m6rec_jax.training.parameter_table import count_parameters
+    from m6rec_jax.training.step_loop import EARLY_STOPPING
+
+    shutil.rmtree(folder, ignore_errors=True)
+    configuration.parse_config(
+        list(files),
+        [
+            f"MODEL_DIR='{folder}'",
+            f"INITIAL_CHECKPOINT_PATH='{foundation}'",
+            f"train.seed={seed}",
+            f"BatchIterator.seed={seed}",
+            *bindings,
+        ],
+    )
+    started = time.monotonic()
+    result = train()
+    seconds = time.monotonic() - started
+    if result.stopped_by not in (None, EARLY_STOPPING):
+        raise KeyboardInterrupt
+    if result.best_step is None:
+        step = result.step
+        variables = {"params": result.state.params, "prompts": result.state.prompts}
+    else:
+        step = result.best_step
+        variables = dict(restore_model(folder, step=step).variables)
+    evaluator = Evaluator(
+        configuration.macro("MIXTURE_OR_TASK_NAME"),
+        configuration.macro("TASK_FEATURE_LENGTHS"),
+        batch_size=64,
+        split=SPLIT,
+        limit=0,
+    )
+    figures = evaluator(result.model, variables)
+    share = count_parameters(result.model.config, configuration.macro("TRAINABLE")).trainable_share
+    curve = read_curve(folder / "metrics.jsonl")
+    shutil.rmtree(folder)
+    del result, variables, evaluator
+    # Each run compiles programs of its own.
+    jax.clear_caches()
+    gc.collect()
+    return Run(figures, curve, share, seconds, step)
+
+
+def backbone_of(foundation: Path) -> str:
+    """Fingerprint of a foundation's backbone.
+
+    Raises:
+      CheckpointError: there is none.
+    """
+    from m6rec_jax.checkpoints.fingerprint import backbone_fingerprint
+    from m6rec_jax.inference.bundle import restore_model
+
+    return backbone_fingerprint(restore_model(foundation).variables["params"])[:16]
+
+
+def refuse_others(
+    path: Path, rows: Iterable[Mapping[str, object]], foundation: Path, own: str
+) -> None:
+    """Raises DataError where rows of another foundation stand in a result file.
+
+    Args:
+      path: the file.
+      rows: those of it that must be of one foundation, each with its `foundation`.
+      foundation: MODEL_DIR of the foundation in use.
+      own: its fingerprint.
+    """
+    others = {str(row["foundation"]) for row in rows} - {own}
+    if others:
+        raise DataError(
+            f"{path} has rows of the foundation {', '.join(sorted(others))}, but {foundation} is "
+            f"{own}: a study is of one foundation. Remove the file to begin another"
+        )

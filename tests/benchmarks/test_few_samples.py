@@ -1,0 +1,122 @@
+"""The study of few samples: what is prepared, made, kept and not made again."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from benchmarks import few_samples
+from benchmarks.few_samples import MEANS, REGRESSION, Sample
+from benchmarks.provenance import ROOT
+from benchmarks.results_file import read_results
+from benchmarks.tuned_run import Run
+from m6rec_jax import configuration
+from m6rec_jax.metrics.classification import auc
+from m6rec_jax.tables.splits import Split
+
+
+@pytest.fixture
+def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, int]]:
+    """The (what, split, seed) that were made; nothing is prepared or trained."""
+    runs: list[tuple[str, str, int]] = []
+
+    @contextmanager
+    def prepared_sample(sample: Sample, keep: bool) -> Iterator[SimpleNamespace]:
+        runs.append(("prepare", sample.label, sample.seed))
+        yield SimpleNamespace(manifest={"split": {"name": sample.label}})
+
+    @contextmanager
+    def scoring_task(split: str) -> Iterator[str]:
+        yield f"task_of_{split}"
+
+    def tune(files, foundation, seed, folder, bindings) -> Run:
+        assert "MIXTURE_OR_TASK_NAME='task_of_" in bindings[0]
+        runs.append(("tuning", folder.name, seed))
+        return Run(dict.fromkeys(few_samples.METRICS, 0.6), [(20, 0.6)], 0.01, 3.0, 20)
+
+    figures = dict.fromkeys(few_samples.METRICS, 0.5)
+    monkeypatch.setattr(few_samples, "prepared_sample", prepared_sample)
+    monkeypatch.setattr(few_samples, "scoring_task", scoring_task)
+    monkeypatch.setattr(few_samples, "tune", tune)
+    monkeypatch.setattr(few_samples, "means", lambda prepared: figures)
+    monkeypatch.setattr(few_samples, "regression", lambda *given: figures)
+    monkeypatch.setattr(Sample, "size", lambda sample: sample.count or 79_619)
+    monkeypatch.setattr(few_samples, "results_path", lambda name: tmp_path / f"{name}.json")
+    monkeypatch.setattr(few_samples, "backbone_of", lambda path: path.name)
+    return runs
+
+
+def test_a_sample_is_prepared_once_and_runs_are_made_once(made, tmp_path: Path) -> None:
+    arguments = ["--foundation", str(tmp_path / "base"), "--samples", "64", "all"]
+    arguments += ["--seeds", "0", "1"]
+    assert few_samples.main(arguments) == 0
+    prepared = [run for run in made if run[0] == "prepare"]
+    assert prepared == [
+        ("prepare", split, seed) for seed in (0, 1) for split in ("few_shot_64", "few_shot_all")
+    ]
+    assert len([run for run in made if run[0] == "tuning"]) == 4
+    rows = read_results(tmp_path / "few_samples.json").rows
+    assert {row["samples"] for row in rows if row["split"] == "few_shot_all"} == {79_619}
+    found = {(row["model"], row["split"], row["seed"]) for row in rows}
+    # All ratings are one sample, from which the references learn the same with every seed.
+    assert (REGRESSION, "few_shot_all", 1) not in found
+    assert {(MEANS, "few_shot_64", 1), (REGRESSION, "few_shot_all", 0)} <= found
+    (row, *_) = (row for row in rows if row["model"] == few_samples.TUNED)
+    assert (row["foundation"], row["step"], row["curve"]) == ("base", 20, [[20, 0.6]])
+    done = len(made)
+    assert few_samples.main(arguments) == 0
+    assert len(made) == done
+    assert few_samples.main([*arguments, "--methods", "means", "--force"]) == 0
+    assert not [run for run in made[done:] if run[0] == "tuning"]
+
+
+def test_rows_under_one_name_are_of_one_foundation(made, tmp_path: Path, capsys) -> None:
+    arguments = ["--samples", "64", "--seeds", "0", "--foundation"]
+    assert few_samples.main([*arguments, str(tmp_path / "base")]) == 0
+    assert few_samples.main([*arguments, str(tmp_path / "other")]) == 2
+    assert "a study is of one foundation" in capsys.readouterr().err
+    assert few_samples.main([*arguments, str(tmp_path / "other"), "--model", "of another"]) == 0
+    rows = read_results(tmp_path / "few_samples.json").rows
+    assert {row["model"] for row in rows} == {MEANS, REGRESSION, few_samples.TUNED, "of another"}
+
+
+@pytest.mark.parametrize("text", ["0", "-3", "many"])
+def test_numbers_of_samples(made, text: str, capsys) -> None:
+    with pytest.raises(SystemExit):
+        few_samples.main(["--samples", text])
+    assert "neither a positive number nor 'all'" in capsys.readouterr().err
+    assert not made
+
+
+def test_a_sample_knows_nothing_else(made) -> None:
+    split = Split.parse(Sample(256, 2).split())
+    assert split.options == {"n": 256, "seed": 2, "history": "sampled"}
+    assert Sample(None, 2).split() == Sample(None, 0).split()
+
+
+def test_files_of_the_study_fit_together() -> None:
+    import gin
+
+    assert (ROOT / few_samples.PREPARE).is_file()
+    try:
+        configuration.parse_config(
+            [few_samples.TUNING], ["MODEL_DIR='x'", "INITIAL_CHECKPOINT_PATH='y'"]
+        )
+        assert configuration.macro("NUM_OPTIONS") == len(few_samples.RATINGS)
+        assert gin.query_parameter("train.best_metric") == "validation/log_loss"
+        configuration.parse_config([few_samples.PREPARE])
+        candidate = gin.query_parameter("PrepareOptions.template")["candidate"]
+    finally:
+        gin.clear_config()
+    assert "{awards}" in candidate
+
+
+def test_figures_are_those_of_the_metrics() -> None:
+    rng = np.random.default_rng(0)
+    labels, scores = rng.integers(0, 2, 50), rng.random(50)
+    found = few_samples.figures_of(rng.integers(0, 5, 50), labels, scores)
+    assert tuple(found) == few_samples.METRICS
+    assert found["auc"] == auc(labels, scores)
