@@ -102,8 +102,10 @@ class Reranking:
                 bundle = load_model(
                     self._model_dir, step=self._step, mesh=runtime.mesh, rules=runtime.rules
                 )
-                lengths = {"candidate_length": self._candidate_length}
-                scorer = bundle.scorer(**(lengths if self._candidate_length else {}))
+                lengths: dict[str, Any] = {}
+                if self._candidate_length:
+                    lengths["candidate_length"] = self._candidate_length
+                scorer = bundle.scorer(**lengths)
             prepared = task.prepared()
             self._rerankers[task.name] = Reranker(
                 prepared.nearness(), prepared.catalogue().texts, scorer
