@@ -121,8 +121,11 @@ class Nearness:
         last = recent[-self.options.recent :]
         places = sum(1.0 / place for place in range(1, len(last) + 1))
         for place, item in enumerate(reversed(last), 1):
+            row = self._near.get(item)
+            if row is None:
+                continue
             weight = 1.0 / (place * places * (self._total[item] + self.options.smoothing))
-            for other, near in self._near.get(item, {}).items():
+            for other, near in row.items():
                 scores[other] = scores.get(other, 0.0) + weight * near
         for item in itertools.chain(recent, seen):
             scores.pop(item, None)
