@@ -46,14 +46,6 @@ LEAVE_ONE_OUT = register_recommendation_tasks(
     vocabulary_split="per_user_temporal",
 )
 
-# The same, but a tenth of the films is in no training or validation row, and in no text of theirs.
-# Its vocabulary is its own: one that had read these titles would hold them as pieces.
-UNSEEN_ITEMS = register_recommendation_tasks(
-    "movielens_100k_unseen_items",
-    dataset="movielens-100k",
-    split="held_out_items-ofleave_one_out-fraction0_1",
-)
-
 seqio.MixtureRegistry.add("movielens_100k_content", WRITING[1:], default_rate=1.0)
 seqio.MixtureRegistry.add(
     "movielens_100k_bank",
