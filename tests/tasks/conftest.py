@@ -6,6 +6,7 @@ import pytest
 
 from m6rec_jax.pipeline.registration import register_recommendation_tasks, unregister
 from m6rec_jax.tables.sources import DATA_DIR_VARIABLE
+from m6rec_jax.tables.views import FURTHER_VIEWS, VIEWS
 from tests.tasks import shop
 
 NAME = "tiny_shop"
@@ -15,7 +16,7 @@ NAME = "tiny_shop"
 def shop_dir(tmp_path_factory):
     """The data_dir of the prepared shop, with a vocabulary beside the split."""
     folder = tmp_path_factory.mktemp("data")
-    for prepared in shop.prepare_shop(folder):
+    for prepared in shop.prepare_shop(folder, views=(*VIEWS, *FURTHER_VIEWS)):
         shop.shop_vocabulary(prepared.folder / "vocabulary.model")
     return folder
 

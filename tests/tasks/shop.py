@@ -2,11 +2,12 @@
 
 import csv
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from m6rec_jax.tables.preparation import PrepareOptions, prepare
 from m6rec_jax.tables.prepared import Prepared
-from m6rec_jax.tables.views import FURTHER_VIEWS, VIEWS
+from m6rec_jax.tables.views import VIEWS
 from m6rec_jax.text.vocabulary import Vocabulary
 from m6rec_jax.text.vocabulary_training import train_vocabulary
 
@@ -66,12 +67,12 @@ def write_shop(folder: Path) -> Path:
     return folder
 
 
-def prepare_shop(folder: Path, splits: tuple[str, ...] = ("leave_one_out",)) -> list[Prepared]:
+def prepare_shop(
+    folder: Path, splits: Sequence[str] = ("leave_one_out",), views: Sequence[str] = VIEWS
+) -> list[Prepared]:
     """Writes and prepares the shop; `folder` is the data_dir then."""
     source = write_shop(folder / "tiny-shop")
-    options = PrepareOptions(
-        views=(*VIEWS, *FURTHER_VIEWS), group_size=2, next_items_size=1, document_events=2
-    )
+    options = PrepareOptions(views=views, group_size=2, next_items_size=1, document_events=2)
     return [prepare(source, folder, split, options=options, progress=False) for split in splits]
 
 
