@@ -65,7 +65,12 @@ CONFIGURATIONS = (
     Configuration("base, v5e-16", "v5e:4x4", "base", bindings=BASE),
     Configuration(TUNED, "v5e:4x4", "xl", tuning="option_adapter"),
     Configuration("xl, v5e-256", "v5e:16x16", "xl", bindings=("BATCH_SIZE=1024",)),
-    Configuration("xl, 256 chips of v4", "v4:4x8x8", "xl", bindings=("BATCH_SIZE=1024",)),
+    Configuration(
+        "xl, 256 chips of v4",
+        "v4:4x8x8",
+        "xl",
+        bindings=("BATCH_SIZE=1024", "SCOPED_VMEM_KIB=14336"),
+    ),
     Configuration(
         "base, two slices of v5e-16", "v5e:4x4", "base", slices=2, bindings=("BATCH_SIZE=512",)
     ),
