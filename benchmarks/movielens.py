@@ -4,8 +4,9 @@
 
 Prepares the data, pretrains the foundation once, then trains and tests every job with every seed,
 each with the commands and the gin files that their own headers name. What is finished is not run
-again; a training run that was interrupted goes on where it stopped. Rows go to
-`benchmarks/results/movielens_ctr.json` and `movielens_retrieval.json`.
+again; a training run that was interrupted goes on where it stopped. Jobs
+that rerank train the towers of `retrieval_full` first. Rows go to `benchmarks/results/`:
+`movielens_ctr.json`, `movielens_retrieval.json` and `movielens_unseen_items.json`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,8 @@ DATASET = "movielens-100k"
 EXAMPLES = "gin_configs/examples"
 FOUNDATION = f"{EXAMPLES}/movielens_pretrain.gin"
 PREPARE = f"{EXAMPLES}/movielens_prepare.gin"
+PREPARE_LEAVE_ONE_OUT = f"{EXAMPLES}/movielens_reranking_prepare.gin"
+PREPARE_UNSEEN_ITEMS = f"{EXAMPLES}/movielens_unseen_items_prepare.gin"
 SECONDS = "seconds.json"
 
 
@@ -40,6 +43,9 @@ class Job:
       results: name of the result file.
       split: of the data.
       metrics: which figures of the evaluation are kept.
+      towers: name of the job whose model is evaluated, with what this one trains as its reranker.
+      trains: False where there is nothing to train beside the towers.
+      from_foundation: False where the foundation knows what must not be known.
     """
 
     model: str
@@ -48,10 +54,17 @@ class Job:
     results: str
     split: str
     metrics: tuple[str, ...]
+    towers: str = ""
+    trains: bool = True
+    from_foundation: bool = True
 
 
 _CTR = ("auc", "user_averaged_auc", "log_loss")
 _RETRIEVAL = ("hit_rate@10", "ndcg@10", "hit_rate@50", "mrr")
+_UNSEEN = (
+    *("held_out/hit_rate@10", "held_out/hit_rate@50", "held_out/hit_rate@100"),
+    *("held_out/num_examples", "hit_rate@10", "hit_rate@100"),
+)
 JOBS: Mapping[str, Job] = {
     "option_adapter": Job(
         "M6-Rec mini, option-adapter",
@@ -85,6 +98,34 @@ JOBS: Mapping[str, Job] = {
         "leave_one_out",
         _RETRIEVAL,
     ),
+    "nearness": Job(
+        "M6-Rec mini, all parameters; nearness reranks",
+        f"{EXAMPLES}/movielens_retrieval_full.gin",
+        f"{EXAMPLES}/movielens_nearness_eval.gin",
+        "movielens_retrieval",
+        "leave_one_out",
+        _RETRIEVAL,
+        towers="retrieval_full",
+        trains=False,
+    ),
+    "reranking": Job(
+        "M6-Rec mini, all parameters; scorer and nearness rerank",
+        f"{EXAMPLES}/movielens_reranking.gin",
+        f"{EXAMPLES}/movielens_reranking_eval.gin",
+        "movielens_retrieval",
+        "leave_one_out",
+        _RETRIEVAL,
+        towers="retrieval_full",
+    ),
+    "unseen_items": Job(
+        "M6-Rec mini, all parameters, no foundation",
+        f"{EXAMPLES}/movielens_unseen_items.gin",
+        f"{EXAMPLES}/movielens_unseen_items_eval.gin",
+        "movielens_unseen_items",
+        "held_out_items-ofleave_one_out-fraction0_1",
+        _UNSEEN,
+        from_foundation=False,
+    ),
 }
 
 
@@ -100,15 +141,16 @@ def m6rec(*arguments: object) -> None:
         raise DataError(f"`m6rec {' '.join(command[3:])}` ended with status {done.returncode}")
 
 
-def prepare_data() -> None:
-    """Fetches and prepares both splits and trains the vocabulary; what is there stays."""
+def prepare_data(jobs: Iterable[Job]) -> None:
+    """Fetches and prepares the jobs' splits, with vocabularies; what is there stays."""
     m6rec("data", "fetch", DATASET)
-    m6rec("data", "prepare", DATASET, "--gin_file", PREPARE)
-    m6rec(
-        *("data", "prepare", DATASET, "--gin_file", PREPARE, "--gin.SPLIT='leave_one_out'"),
-        "--gin.VIEWS=('next_items', 'catalogue')",
-    )
-    m6rec("vocab", "train", "--gin_file", PREPARE)
+    if any(job.from_foundation for job in jobs):
+        m6rec("data", "prepare", DATASET, "--gin_file", PREPARE)
+        m6rec("data", "prepare", DATASET, "--gin_file", PREPARE_LEAVE_ONE_OUT)
+        m6rec("vocab", "train", "--gin_file", PREPARE)
+    if not all(job.from_foundation for job in jobs):
+        m6rec("data", "prepare", DATASET, "--gin_file", PREPARE_UNSEEN_ITEMS)
+        m6rec("vocab", "train", "--gin_file", PREPARE_UNSEEN_ITEMS)
 
 
 def train(gin_file: str, folder: Path, bindings: Sequence[str] = ()) -> float | None:
@@ -125,20 +167,26 @@ def train(gin_file: str, folder: Path, bindings: Sequence[str] = ()) -> float | 
 
 
 def run_job(job: Job, seed: int, foundation: Path, folder: Path) -> Mapping[str, float]:
-    """Trains one job with one seed, tests it and records the figures."""
-    seconds = train(
-        job.gin_file,
-        folder,
-        [
-            f"--gin.INITIAL_CHECKPOINT_PATH='{foundation}'",
-            f"--gin.train.seed={seed}",
-            f"--gin.BatchIterator.seed={seed}",
-        ],
-    )
+    """Trains one job with one seed, tests it and records the figures.
+
+    Seconds are those of the job's own training, not of its towers'.
+    """
+    bindings = [f"--gin.train.seed={seed}", f"--gin.BatchIterator.seed={seed}"]
+    if job.from_foundation:
+        bindings.insert(0, f"--gin.INITIAL_CHECKPOINT_PATH='{foundation}'")
+    tested, reranker = folder, []
+    if job.towers:
+        tested = folder.with_name(f"{job.towers}-{seed}")
+        train(JOBS[job.towers].gin_file, tested, bindings)
+    seconds = None
+    if job.trains:
+        seconds = train(job.gin_file, folder, bindings)
+        reranker = [f"--gin.RERANKER='{folder}'"] if job.towers else []
+    folder.mkdir(parents=True, exist_ok=True)
     output = folder / "test.json"
     if not output.exists():
         m6rec(
-            *("eval", "--gin_file", job.eval_gin_file, f"--gin.MODEL_DIR='{folder}'"),
+            *("eval", "--gin_file", job.eval_gin_file, f"--gin.MODEL_DIR='{tested}'", *reranker),
             f"--gin.evaluate.output='{output}'",
         )
     figures = json.loads(output.read_text())
@@ -162,11 +210,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--jobs", nargs="+", choices=[*JOBS], default=[*JOBS])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / "movielens")
+    parser.add_argument(
+        "--prepared", action="store_true", help="data and vocabularies are there: make none"
+    )
     options = parser.parse_args(arguments)
     foundation = options.output.resolve() / "foundation"
     try:
-        prepare_data()
-        train(FOUNDATION, foundation)
+        chosen = [JOBS[name] for name in options.jobs]
+        if not options.prepared:
+            prepare_data(chosen)
+        if any(job.from_foundation for job in chosen):
+            train(FOUNDATION, foundation)
         for seed in dict.fromkeys(options.seeds):
             for name in options.jobs:
                 folder = options.output.resolve() / f"{name}-{seed}"

@@ -13,9 +13,12 @@
     {{ chart("auc") }}                         a picture, written to `docs/images/NAME_auc.svg`
     {{ curves("auc") }}                        validations by step, a panel for each data set
     {{ trade_off("trainable_share", "auc") }}  one figure by another, a point for each model
+    {{ comparison("explanation") }}            figures of a job beside their baselines
+    {{ jobs }}                                 which jobs there are rows of
     {{ table_by("samples", "auc") }}           one metric: rows are models, columns a key's values
     {{ lines_by("samples", "auc") }}           the same as a picture, the key in powers
     {{ provenance() }}                         commands, commits and hardware of the rows
+    {% if has("score") %} ... {% endif %}      only where that split has been measured
 
 A result file without prose gets its name as title and a table for each of its splits. Figures come
 from these calls alone: none is typed by hand.
@@ -36,9 +39,12 @@ from pathlib import Path
 
 import jinja2
 
+from benchmarks.comparison_table import comparison_table
+from benchmarks.metric_names import describe_metric
 from benchmarks.provenance import ROOT
 from benchmarks.results_chart import DotPicture, LinePicture, Picture, PointPicture
 from benchmarks.results_file import RESULTS, Results, Row, read_results
+from benchmarks.table_cells import Cell, made_by
 from m6rec_jax.errors import DataError, M6RecError
 
 OUTPUT = ROOT / "docs" / "results.md"
@@ -57,73 +63,8 @@ PAGE_HEAD = """\
 <!-- Written by `make results` from benchmarks/results/{name}.json and {name}.md. Change those. -->
 """
 
-# What a metric is called in a table, how many decimals it has, and which way is better.
-METRICS: dict[str, tuple[str, int, str]] = {
-    "auc": ("AUC", 4, "higher"),
-    "user_averaged_auc": ("user-averaged AUC", 4, "higher"),
-    "log_loss": ("log loss", 4, "lower"),
-    "mrr": ("MRR", 4, "higher"),
-    "perplexity": ("perplexity", 2, "lower"),
-    "expected_calibration_error": ("calibration error", 4, "lower"),
-    "accuracy": ("accuracy", 4, "higher"),
-    "trainable_share": ("trained share", 4, "none"),
-    "steps_to_90_percent": ("steps to 90%", 0, "lower"),
-    "seconds": ("seconds", 0, "none"),
-    "step_milliseconds": ("milliseconds a step", 0, "lower"),
-    "candidates_per_second": ("candidates/s", 0, "higher"),
-    "times_faster": ("times as fast", 2, "none"),
-    "answered": ("answered", 0, "none"),
-    "reasons": ("reasons", 0, "none"),
-    "rows_lost_or_twice": ("rows lost or twice", 0, "lower"),
-    "wrong_reasons": ("wrong reasons", 0, "lower"),
-    "requests_per_second": ("requests/s", 0, "higher"),
-    "peak_memory_mib": ("peak memory, MiB", 0, "lower"),
-    "memory_growth_mib": ("growth, MiB", 1, "lower"),
-    "chips": ("chips", 0, "none"),
-    "rows_per_step": ("rows a step", 0, "none"),
-    "memory_gib": ("GiB a device", 2, "none"),
-    "memory_spare_percent": ("memory to spare, %", 0, "none"),
-    "flops_ratio": ("executed / own", 2, "none"),
-    "asynchronous_percent": ("asynchronous in layers, %", 0, "none"),
-    "sent_gigabytes": ("GB sent a device", 2, "none"),
-    "roofline_milliseconds": ("ms at the roofline", 1, "none"),
-    "roofline_utilisation_percent": ("utilisation there, %", 0, "none"),
-    "compile_seconds": ("s to compile", 0, "none"),
-    "compile_processor_seconds": ("processor s", 0, "none"),
-}
-
 # What is known of a run stands in each of its rows.
 OF_RUNS = ("seconds", "trainable_share", "steps_to_90_percent")
-
-
-def describe_metric(metric: str) -> tuple[str, int, str]:
-    """Returns a metric's title, its number of decimals and 'higher', 'lower' or 'none'."""
-    if metric in METRICS:
-        return METRICS[metric]
-    for prefix, title in (("hit_rate@", "HR@"), ("ndcg@", "NDCG@"), ("recall@", "recall@")):
-        if metric.startswith(prefix):
-            return title + metric.removeprefix(prefix), 4, "higher"
-    return metric.replace("_", " "), 4, "none"
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """All seeds of one metric of one model."""
-
-    values: tuple[float, ...]
-
-    @property
-    def mean(self) -> float:
-        return statistics.fmean(self.values)
-
-    @property
-    def spread(self) -> float | None:
-        """Sample standard deviation; None for a single value."""
-        return statistics.stdev(self.values) if len(self.values) > 1 else None
-
-    def text(self, decimals: int) -> str:
-        mean = f"{self.mean:,.{decimals}f}"
-        return mean if self.spread is None else f"{mean} ± {self.spread:,.{decimals}f}"
 
 
 @dataclass(slots=True)
@@ -135,8 +76,8 @@ class Line:
     rows: list[Row] = field(default_factory=list)
 
     def cell(self, metric: str) -> Cell | None:
-        if metric in OF_RUNS:
-            by_seed = {row["seed"]: row[metric] for row in self.rows if metric in row}
+        by_seed = {row["seed"]: row[metric] for row in self.rows if metric in row}
+        if metric in OF_RUNS and by_seed:
             # Null is a figure that the run does not have: a mean of the others would mislead.
             values = [] if None in by_seed.values() else list(by_seed.values())
         else:
@@ -162,12 +103,6 @@ class Line:
             f"{self.model}: {note}" + (f" (seed {', '.join(seeds)})" if seeds else "")
             for note, seeds in found.items()
         ]
-
-
-def _made_by(row: Row) -> str:
-    if row["gin_file"]:
-        return f"[`{row['gin_file']}`](../{row['gin_file']})"
-    return str(row["config"])
 
 
 class Section:
@@ -199,9 +134,12 @@ class Section:
                 chart=self.chart,
                 curves=self.curves,
                 trade_off=self.trade_off,
+                comparison=self.comparison,
+                jobs=list(dict.fromkeys(row.get("job") for row in self.results.rows)),
                 table_by=self.table_by,
                 lines_by=self.lines_by,
                 provenance=self.provenance,
+                has=self.has,
             )
         except jinja2.TemplateError as error:
             raise DataError(f"{self.results.name}.md: {error}") from error
@@ -224,6 +162,10 @@ class Section:
         parts.append(self.provenance())
         return "\n".join(part.rstrip("\n") + "\n" for part in parts)
 
+    def has(self, split: str) -> bool:
+        """Whether there are rows of a split: a study of many runs is rendered before it is done."""
+        return any(row["split"] == split for row in self.results.rows)
+
     def _rows(self, dataset: str | None, split: str | None) -> list[Row]:
         rows = [
             row
@@ -241,7 +183,7 @@ class Section:
     def _lines(self, dataset: str | None, split: str | None) -> list[Line]:
         lines: dict[tuple[str, str], Line] = {}
         for row in self._rows(dataset, split):
-            key = row["model"], _made_by(row)
+            key = row["model"], made_by(row)
             lines.setdefault(key, Line(*key)).rows.append(row)
         return list(lines.values())
 
@@ -360,6 +302,13 @@ class Section:
         name = f"{dataset or ''}_{split or ''}_{y}_by_{x}"
         return self._drawn(name, picture, f"{titles[1]} by {titles[0]}")
 
+    def comparison(self, job: str) -> str:
+        """A line for every data set, task and figure of a job, beside what it is compared with."""
+        rows = [row for row in self.results.rows if row.get("job") == job]
+        if not rows:
+            raise DataError(f"{self.results.name}.md: comparison({job!r}) matches no row")
+        return comparison_table(rows)
+
     def table_by(self, key: str, metric: str) -> str:
         """A Markdown table of one metric: a line per model, a column per value of a row's key.
 
@@ -375,14 +324,14 @@ class Section:
                 best[column] = max(means) if better == "higher" else min(means)
         table = [["model", *(f"{column:,g}" for column in columns), "made by"]]
         table.append(["---", *["---:"] * len(columns), "---"])
-        for (model, made_by), found in cells.items():
+        for (model, made), found in cells.items():
             texts = []
             for column in columns:
                 cell = found.get(column)
                 text = "–" if cell is None else cell.text(decimals)
                 is_best = cell is not None and best.get(column) == cell.mean
                 texts.append(f"**{text}**" if is_best else text)
-            table.append([model, *texts, made_by])
+            table.append([model, *texts, made])
         return "".join("| " + " | ".join(line) + " |\n" for line in table)
 
     def lines_by(self, key: str, metric: str) -> str:
@@ -400,7 +349,7 @@ class Section:
         values: dict[tuple[str, str], dict[float, list[float]]] = {}
         for row in self.results.rows:
             if key in row and row["metric"] == metric:
-                line = values.setdefault((row["model"], _made_by(row)), {})
+                line = values.setdefault((row["model"], made_by(row)), {})
                 line.setdefault(row[key], []).append(row["value"])
         if not values:
             raise DataError(f"{self.results.name}.md: no row of {metric!r} has the key {key!r}")

@@ -3,7 +3,8 @@
     python -m benchmarks.t5x_memory [--model mini] [--batch 32] [--microbatches 4]
 
 Needs t5x (docs/t5x.md). Option-adapter tuning of a model file's size, 128 source and 64 target
-tokens. Nothing is trained: steps are compiled for one device, and XLA says what they need.
+tokens. Nothing is trained: steps are compiled for one device, and XLA says what they need. Rows go
+to `benchmarks/results/t5x_memory.json`.
 
 Compared are the built-in trainer; t5x with the bridge, to which the backbone is a constant; t5x as
 it does by itself, which asks for gradients of the backbone and throws them away; and that with
@@ -14,7 +15,6 @@ up gradients in arrays as large as all parameters.
 from __future__ import annotations
 
 import argparse
-import datetime
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,7 +23,7 @@ import numpy as np
 from t5x import adafactor, partitioning, utils
 from t5x.trainer import WeightMetricsComputer
 
-from benchmarks.provenance import current_commit, hardware_description
+from benchmarks.results_file import add_rows, metric_rows, results_path
 from m6rec_jax import configuration
 from m6rec_jax.model.m6rec import M6Rec
 from m6rec_jax.pipeline.features import MODEL_FEATURES, feature_lengths
@@ -42,7 +42,7 @@ Shapes = dict[str, jax.ShapeDtypeStruct]
 
 
 def main() -> None:
-    """Prints a table."""
+    """Adds the figures to the result file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="mini", help="of gin_configs/models")
     parser.add_argument("--batch", type=int, default=32)
@@ -58,23 +58,31 @@ def main() -> None:
     )
     model: M6Rec = configuration.macro("MODEL")
     (name,) = register_recommendation_tasks("memory", "nowhere")[3:4]
-    print(f"{args.model}, batch {args.batch}, {datetime.date.today()}, {hardware_description()}")
-    print(f"commit {current_commit()}\n")
-    print("| trainer | microbatches | state, MiB | temporary, MiB |\n|---|---|---|---|")
     for parts in (1, args.microbatches):
-        rows = {
+        steps = {
             "m6rec train": built_in_step(model, args.batch, parts),
             "t5x, the bridge": t5x_step(model, name, args.batch, parts, constant=True),
             "t5x, differentiated": t5x_step(model, name, args.batch, parts, constant=False),
-            "the same, weight metrics": t5x_step(
+            "t5x, differentiated, weight metrics": t5x_step(
                 model, name, args.batch, parts, constant=False, weight_metrics=True
             ),
         }
-        for trainer, step in rows.items():
+        for trainer, step in steps.items():
             memory = step.memory_analysis()
-            state = memory.output_size_in_bytes / MEBIBYTE
-            temporary = memory.temp_size_in_bytes / MEBIBYTE
-            print(f"| {trainer} | {parts} | {state:.1f} | {temporary:.1f} |", flush=True)
+            found = {
+                "state_mib": memory.output_size_in_bytes / MEBIBYTE,
+                "temporary_mib": memory.temp_size_in_bytes / MEBIBYTE,
+            }
+            print(f"{trainer}, {parts} microbatches: {found}", flush=True)
+            rows = metric_rows(
+                found,
+                model=trainer,
+                dataset="memory",
+                split="whole" if parts == 1 else "microbatches",
+                seed=None,
+                config=f"{args.model}, batch {args.batch}, {parts} microbatches",
+            )
+            add_rows(results_path("t5x_memory"), rows)
 
 
 def batch_shapes(rows: int, parts: int = 1) -> Shapes:

@@ -1,6 +1,6 @@
 """Known-good configurations on TPUs: compiles them all, for slices that need not be there.
 
-    python -m benchmarks.tpu_compile [--only NAME ...] [--reports FOLDER] [--exact]
+    python -m benchmarks.tpu_compile [--only NAME ...] [--reports FOLDER]
 
 Runs `m6rec compile` for every entry of `CONFIGURATIONS` and adds its figures to
 `benchmarks/results/compile.json`, from which `make results` renders `docs/tpu.md`. The reports are
@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmarks.provenance import ROOT
 from benchmarks.results_file import add_rows, metric_rows, results_path
-from m6rec_jax.compilation.command import STEPS, compile_run
+from m6rec_jax.compilation.command import compile_run
 from m6rec_jax.compilation.compile_report import CompileReport, read_report
 from m6rec_jax.compilation.step_report import StepReport
 from m6rec_jax.compilation.topologies import GIB
@@ -35,7 +35,7 @@ class Configuration:
     Attributes:
       name: in the table.
       topology, slices, model, tuning, sharding, bindings: see `compile_run`.
-      steps: which to compile.
+      steps: which to compile. Each takes minutes, so an entry asks for one.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Configuration:
     tuning: str | None = None
     sharding: str | None = None
     bindings: tuple[str, ...] = ()
-    steps: Sequence[str] = STEPS
+    steps: Sequence[str] = ("train",)
 
     @property
     def command(self) -> str:
@@ -55,17 +55,22 @@ class Configuration:
         words += [f"--model {self.model}"]
         words += [f"--tuning {self.tuning}"] if self.tuning else []
         words += [f"--sharding {self.sharding}"] if self.sharding else []
+        words += [f"--steps {','.join(self.steps)}"]
         return " ".join([*words, *(f"--gin.{binding}" for binding in self.bindings)])
 
 
+BASE = ("BATCH_SIZE=256",)
+TUNED = "xl, option-adapter tuning, v5e-16"
 CONFIGURATIONS = (
-    Configuration("base, v5e-16", "v5e:4x4", "base", bindings=("BATCH_SIZE=256",)),
+    Configuration("base, v5e-16", "v5e:4x4", "base", bindings=BASE),
+    Configuration(TUNED, "v5e:4x4", "xl", tuning="option_adapter"),
+    Configuration("xl, v5e-256", "v5e:16x16", "xl", bindings=("BATCH_SIZE=1024",)),
+    Configuration("xl, 256 chips of v4", "v4:4x8x8", "xl", bindings=("BATCH_SIZE=1024",)),
     Configuration(
         "base, two slices of v5e-16", "v5e:4x4", "base", slices=2, bindings=("BATCH_SIZE=512",)
     ),
-    Configuration("xl, option-adapter tuning, v5e-16", "v5e:4x4", "xl", tuning="option_adapter"),
-    Configuration("xl, v5e-256", "v5e:16x16", "xl", bindings=("BATCH_SIZE=1024",)),
-    Configuration("xl, 256 chips of v4", "v4:4x8x8", "xl", bindings=("BATCH_SIZE=1024",)),
+    Configuration(TUNED, "v5e:4x4", "xl", tuning="option_adapter", steps=("score",)),
+    Configuration("base, v5e-16", "v5e:4x4", "base", bindings=BASE, steps=("decode",)),
 )
 
 
@@ -106,7 +111,6 @@ def rows(configuration: Configuration, report: CompileReport) -> list[dict[str, 
             split=step.step,
             seed=None,
             config=f"`{configuration.command}`: {mesh}",
-            note=None if step.exact else "compiled for a quick look",
         )
     return found
 
@@ -116,9 +120,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Compile the known-good configurations.")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="of CONFIGURATIONS")
     parser.add_argument("--reports", type=Path, default=REPORTS, help="where reports are kept")
-    parser.add_argument("--exact", action="store_true", help="see m6rec compile --exact")
     options = parser.parse_args(arguments)
-    names = [configuration.name for configuration in CONFIGURATIONS]
+    names = list(dict.fromkeys(configuration.name for configuration in CONFIGURATIONS))
     if unknown := set(options.only or ()) - set(names):
         parser.error(f"unknown {', '.join(sorted(unknown))}; there are {'; '.join(names)}")
     options.reports.mkdir(parents=True, exist_ok=True)
@@ -126,7 +129,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.only and configuration.name not in options.only:
             continue
         try:
-            report = _report(configuration, options.reports, options.exact)
+            report = _report(configuration, options.reports)
             add_rows(results_path("compile"), rows(configuration, report))
         except M6RecError as error:
             print(f"error: {error}", file=sys.stderr)
@@ -135,9 +138,9 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _report(configuration: Configuration, folder: Path, exact: bool) -> CompileReport:
+def _report(configuration: Configuration, folder: Path) -> CompileReport:
     words = configuration.name.replace(",", "").split()
-    path = folder / ("_".join([*words, *(["exact"] if exact else [])]) + ".json")
+    path = folder / ("_".join([*words, *configuration.steps]) + ".json")
     if path.exists():
         return read_report(path)
     report = compile_run(
@@ -148,7 +151,6 @@ def _report(configuration: Configuration, folder: Path, exact: bool) -> CompileR
         sharding=configuration.sharding,
         bindings=configuration.bindings,
         steps=configuration.steps,
-        exact=exact,
     )
     path.write_text(report.to_json(), encoding="utf-8")
     return report

@@ -255,12 +255,6 @@ def _add_compile(commands: Any) -> None:
         metavar="LIST",
         help="which of train,score,decode (default: all)",
     )
-    command.add_argument(
-        "--exact",
-        action="store_true",
-        help="compile exactly what would run; by default products are made smaller, which halves "
-        "the time to compile and hardly changes memory, operations and collectives",
-    )
     command.add_argument("--json", type=Path, metavar="FILE", help="write the report here, too")
     command.add_argument(
         "--hlo", type=Path, metavar="FOLDER", help="write the optimised programs here, as text"
@@ -514,7 +508,6 @@ def _compile(args: argparse.Namespace) -> int:
         gin_files=args.gin_file,
         bindings=args.gin_bindings,
         steps=tuple(filter(None, args.steps.split(","))),
-        exact=args.exact,
         hlo_folder=args.hlo,
     )
     print(report.render())

@@ -41,7 +41,6 @@ def compile_run(
     gin_files: Sequence[str] = (),
     bindings: Sequence[str] = (),
     steps: Sequence[str] = STEPS,
-    exact: bool = False,
     hlo_folder: Path | None = None,
     progress: bool = True,
 ) -> CompileReport:
@@ -54,8 +53,6 @@ def compile_run(
         Where a model is named, sharding is 'fully_sharded', or 'multi_slice' with several slices.
       gin_files, bindings: read after those, as for `m6rec train`.
       steps: of `STEPS`.
-      exact: compile what would run, in about twice the time; False: with smaller windows of on-chip
-        memory, see `worker.QUICK`.
       hlo_folder: where to write the optimised programs as text (None: nowhere).
       progress: show a bar.
 
@@ -76,7 +73,6 @@ def compile_run(
         "gin_files": files,
         "bindings": list(bindings),
         "steps": list(steps),
-        "exact": exact,
         "hlo": None if hlo_folder is None else str(hlo_folder),
     }
     name = " ".join(filter(None, (model, tuning))) or Path(files[-1]).stem

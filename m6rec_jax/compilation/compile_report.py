@@ -160,8 +160,7 @@ def _render_step(report: StepReport) -> str:
         _line(
             "compiled",
             f"in {report.compile_seconds:.0f} s ({report.compile_cpu_seconds:.0f} s of processor "
-            f"time), traced in {report.trace_seconds:.0f} s"
-            + ("" if report.exact else "; for a quick look (--exact compiles what would run)"),
+            f"time), traced in {report.trace_seconds:.0f} s",
         ),
     ]
     for path in report.unknown_loops:

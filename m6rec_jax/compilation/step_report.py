@@ -89,7 +89,6 @@ class StepReport:
       unknown_loops: loops whose trips the program does not tell.
       trace_seconds, compile_seconds: elapsed.
       compile_cpu_seconds: of all threads; on a machine that others use it says more.
-      exact: compiled as a run would be; otherwise for a quick look, see `worker.QUICK`.
       advice: what to change.
       error: why it did not compile.
     """
@@ -108,7 +107,6 @@ class StepReport:
     trace_seconds: float = 0.0
     compile_seconds: float = 0.0
     compile_cpu_seconds: float = 0.0
-    exact: bool = True
     advice: Sequence[str] = ()
     error: str = ""
 

@@ -42,13 +42,6 @@ from m6rec_jax.compilation.topologies import Topology, parse_topology
 from m6rec_jax.errors import ConfigError, M6RecError
 from m6rec_jax.sharding import compiler_options, make_mesh
 
-# Less than what an operation may take of a TPU's on-chip memory: products become shorter programs,
-# which are made in less time, and which run slower. What the chips hold in main memory, send and
-# multiply hardly changes.
-QUICK = {"xla_tpu_scoped_vmem_limit_kib": "8192"}
-# In XLA's message where an operation finds no room there.
-ON_CHIP = "ScopedVmemOom"
-
 
 def main(arguments: list[str]) -> int:
     """Returns the exit status: 0, or 2 for an error the user can mend (which is told)."""
@@ -79,8 +72,8 @@ def run(request: dict[str, Any]) -> None:
     """Compiles what a request asks for.
 
     Args:
-      request: `topology`, `slices`, `gin_files`, `bindings`, `steps`, `exact` (see `QUICK`), and
-        `hlo`, the folder to write the optimised text to (or None).
+      request: `topology`, `slices`, `gin_files`, `bindings`, `steps`, and `hlo`, the folder to
+        write the optimised text to (or None).
 
     Raises:
       M6RecError: whatever does not fit.
@@ -110,9 +103,7 @@ def run(request: dict[str, Any]) -> None:
         if isinstance(program, str):
             tell("left_out", step=name, why=program)
             continue
-        report = _compile(
-            program, settings, topology, mesh, exact=request["exact"], hlo_folder=request["hlo"]
-        )
+        report = _compile(program, settings, topology, mesh, hlo_folder=request["hlo"])
         report = dataclasses.replace(report, advice=advise(report, _setup(settings, mesh)))
         tell("report", report=report.to_json())
 
@@ -123,7 +114,6 @@ def _compile(
     topology: Topology,
     mesh: Mesh,
     *,
-    exact: bool,
     hlo_folder: str | None,
 ) -> StepReport:
     """Figures of a step; of one that is too large, what it would need."""
@@ -132,7 +122,7 @@ def _compile(
     lowered = program.lower(mesh, rules_of(settings))
     traced, traced_cpu = time.perf_counter(), time.process_time()
     tell("stage", text=f"compiling {program.name}")
-    compiled, message, is_exact = _compiled(lowered, exact)
+    compiled, message = _compiled(lowered)
     seconds, cpu_seconds = time.perf_counter() - traced, time.process_time() - traced_cpu
     if compiled is None:
         needed = too_large(message)
@@ -166,27 +156,15 @@ def _compile(
         trace_seconds=traced - begin,
         compile_seconds=seconds,
         compile_cpu_seconds=cpu_seconds,
-        exact=is_exact,
     )
 
 
-def _compiled(
-    lowered: jax.stages.Lowered, exact: bool
-) -> tuple[jax.stages.Compiled | None, str, bool]:
-    """The compiled step, or XLA's message why there is none, and whether it is what would run."""
-    options = compiler_options("tpu")
-    quick = options | QUICK
-    if not exact and quick != options:
-        try:
-            return lowered.compile(compiler_options=quick), "", False
-        except jax.errors.JaxRuntimeError as error:
-            if ON_CHIP not in str(error):
-                return None, str(error), False
-        tell("stage", text="compiling again, with all of the on-chip memory")
+def _compiled(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled | None, str]:
+    """The compiled step, or XLA's message why there is none."""
     try:
-        return lowered.compile(compiler_options=options or None), "", True
+        return lowered.compile(compiler_options=compiler_options("tpu") or None), ""
     except jax.errors.JaxRuntimeError as error:
-        return None, str(error), True
+        return None, str(error)
 
 
 def _setup(settings: StepSettings, mesh: Mesh) -> Setup:

@@ -37,6 +37,7 @@ from m6rec_jax.evaluation.predictions import (
     write_predictions,
 )
 from m6rec_jax.evaluation.recommendation import recommend_items, recommendation_metrics
+from m6rec_jax.evaluation.reranking import Reranking
 from m6rec_jax.evaluation.task_facts import sampling_rate, task_vocabulary
 from m6rec_jax.evaluation.writers import Writers
 from m6rec_jax.inference.bundle import restore_model
@@ -81,6 +82,7 @@ class Evaluator:
       split: 'train', 'validation' or 'test'.
       limit: at most so many rows of each task (per process); 0: all.
       ks: cut-offs of retrieval; the longest is the length of the lists.
+      reranking: orders the best of retrieval tasks anew, by another model; None: by similarity.
       rules: logical-axis rules; None: `data_parallel`.
       mesh: where to run; None: that of `make_mesh` (gin).
     """
@@ -94,6 +96,7 @@ class Evaluator:
         split: str = "validation",
         limit: int = 0,
         ks: Sequence[int] = tasks.DEFAULT_KS,
+        reranking: Reranking | None = None,
         rules: LogicalRules | None = None,
         mesh: Mesh | None = None,
     ) -> None:
@@ -103,6 +106,7 @@ class Evaluator:
         self._lengths = dict(task_feature_lengths)
         self._batch_size, self._split, self._limit = batch_size, split, limit
         self._ks = tuple(ks)
+        self._reranking = reranking
         mesh = make_mesh() if mesh is None else mesh
         self.runtime = Runtime(mesh, data_parallel() if rules is None else tuple(rules))
         self._reader = batch_reader(mesh)
@@ -160,14 +164,25 @@ class Evaluator:
             return _PREDICT[task.kind](self._program(task, model), variables, batches, runtime)
         if task.name not in self._seen:
             self._seen[task.name] = prepared_rows.seen_items(task.prepared(), self._split)
-        return tasks.predict_retrieval(
+        reranking = self._reranking
+        predictions = tasks.predict_retrieval(
             self._program(task, model),
             variables,
             batches,
             runtime,
             self._index(task, model, variables),
             self._seen[task.name],
-            k=max(self._ks),
+            k=max(*self._ks, reranking.k if reranking else 1),
+        )
+        if reranking is None:
+            return predictions
+        seen = self._seen[task.name]
+        predictions = reranking(task, self._split, predictions, seen, runtime)
+        length = max(self._ks)
+        return dataclasses.replace(
+            predictions,
+            top_items=predictions.top_items[:, :length],
+            scores=predictions.scores[:, :length],
         )
 
     def metrics(self, task: TaskInfo, predictions: Predictions) -> dict[str, float]:

@@ -60,12 +60,28 @@ def predict_generation(
 
 
 def generation_metrics(task: TaskInfo, predictions: GenerationPredictions) -> dict[str, float]:
-    """Figures of the task's job (`writing_figures`), and those of the references as language.
+    """Figures of `text_metrics`, and those of the references as language.
 
     Also `ended_share`: how many texts ended by themselves, and `num_examples`.
     """
-    prepared = task.prepared()
     rows = predictions.rows
+    figures = text_metrics(task, rows, predictions.texts)
+    figures |= language_metrics(predictions.language)
+    figures["ended_share"] = float(predictions.ended.mean())
+    return figures | {"num_examples": float(len(rows))}
+
+
+def text_metrics(
+    task: TaskInfo, rows: Sequence[Mapping[str, Any]], texts: Sequence[str]
+) -> dict[str, float]:
+    """Figures of a task's job (`writing_figures`), whoever wrote the texts.
+
+    Args:
+      task: of kind 'generation'.
+      rows: of its view.
+      texts: one for each row, without its prefix.
+    """
+    prepared = task.prepared()
 
     def of_parts(column: str, parts: Iterable[str]) -> Iterable[Any]:
         known = prepared.num_rows(task.view)
@@ -75,7 +91,7 @@ def generation_metrics(task: TaskInfo, predictions: GenerationPredictions) -> di
                     yield row[column]
 
     found = WrittenTexts(
-        texts=predictions.texts,
+        texts=texts,
         references=[row["target"] for row in rows],
         features=[row["features"] for row in rows],
         all_features=lambda: (
@@ -84,10 +100,7 @@ def generation_metrics(task: TaskInfo, predictions: GenerationPredictions) -> di
         training=lambda: of_parts("target", ("train",)),
         facts=item_facts(prepared, task.view, rows),
     )
-    figures = writing_figures.FIGURES[task.view](found)
-    figures |= language_metrics(predictions.language)
-    figures["ended_share"] = float(predictions.ended.mean())
-    return figures | {"num_examples": float(len(rows))}
+    return writing_figures.FIGURES[task.view](found)
 
 
 def item_facts(

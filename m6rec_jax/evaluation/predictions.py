@@ -52,7 +52,7 @@ class RetrievalPredictions:
       targets: int64 `[n, m]`, wanted items; -1 is padding.
       ranks: int64 `[n, m]`, their ranks from 1 among all items but the seen ones; 0 is padding.
       top_items: int64 `[n, k]`, best first; -1 where fewer are left.
-      scores: float32 `[n, k]`, cosine similarities.
+      scores: float32 `[n, k]`, cosine similarities, or what a reranker ordered by.
     """
 
     users: np.ndarray

@@ -188,10 +188,13 @@ class ReportData:
         return sum(group.count for group in self.parameters)
 
     @property
+    def num_frozen(self) -> int:
+        return sum(group.count for group in self.parameters if not group.is_trained)
+
+    @property
     def trained_share(self) -> float:
-        """Share of the parameters that tuning trains, in [0, 1]."""
-        trained = sum(group.count for group in self.parameters if group.is_trained)
-        return trained / max(self.num_parameters, 1)
+        """Parameters that tuning trains, as a share of the frozen backbone, as `m6rec params`."""
+        return (self.num_parameters - self.num_frozen) / max(self.num_frozen, 1)
 
     @property
     def baseline_names(self) -> list[str]:

@@ -9,6 +9,7 @@ registers
     movielens_100k_outcomes      groups       candidates, then outcomes in words (pretraining)
     movielens_100k_ctr           groups       the class of each candidate (scoring)
     movielens_100k_retrieval     next_items   the two towers
+    movielens_100k_reranking     reranking    which of the items near by comes next (scoring)
     movielens_100k_zero_shot     groups       the likelihood of sentences about candidates
     movielens_100k_pretrain            mixture of infilling and generation
     movielens_100k_foundation          the same, outcomes and retrieval; see `foundation_rates`
@@ -166,14 +167,16 @@ def register_recommendation_tasks(
         preprocessors.retrieval_rows,
         item_log_frequency=functools.partial(item_log_frequency, dataset, split),
     )
+    add(f"{name}_reranking", "scoring", "reranking", preprocessors.scoring_rows)
     add(
         f"{name}_zero_shot",
         "likelihood",
         "groups",
         likelihood_rows,
         item_texts=functools.partial(_item_texts, dataset, split),
+        outcome_of=outcome,
     )
-    kinds = ("infilling", "generation", "outcomes", "ctr", "retrieval", "zero_shot")
+    kinds = ("infilling", "generation", "outcomes", "ctr", "retrieval", "reranking", "zero_shot")
     names = [f"{name}_{kind}" for kind in kinds]
     if rating_values:
         values = tuple(sorted(rating_values))

@@ -106,7 +106,7 @@ def join_processes(
         "num_processes": _number("num_processes", num_processes),
         "process_id": _number("process_id", process_id),
     }
-    place = find_cluster(os.environ, cluster, getattr(jax.config, "jax_platforms", None) or "")
+    place = find_cluster(os.environ, cluster, jax.config.values["jax_platforms"] or "")
     if given["num_processes"] == 1 or (place == "none" and not any(_known(given))):
         return
     if place == "none":

@@ -30,6 +30,7 @@ from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.tables import views
 from m6rec_jax.tables.assignment import assign, train_counts
 from m6rec_jax.tables.building import build_view
+from m6rec_jax.tables.nearness import FILE as NEARNESS
 from m6rec_jax.tables.prepared import (
     MANIFEST,
     Prepared,
@@ -89,7 +90,7 @@ def prepare(
         names those that do), or an option has an impossible value.
     """
     options = options or PrepareOptions()
-    known = (*views.VIEWS, *views.WRITING)
+    known = (*views.VIEWS, *views.FURTHER_VIEWS, *views.WRITING)
     wanted = tuple(views.check_view(view, known) for view in options.views)
     dataset = with_template(Dataset.open(dataset_dir), options.template)
     parsed = Split.parse(split, dataset.spec.splits)
@@ -164,6 +165,8 @@ class _Job:
             entry = {"fingerprint": fingerprint, **described}
             mark.write_text(json.dumps(entry), "utf-8")
         build_view(self.out, rendered, target, self.progress)
+        if (rendered / NEARNESS).is_file():  # what serving ranks candidates by
+            (rendered / NEARNESS).replace(self.folder / NEARNESS)
         self.manifest["views"][view] = entry
         write_manifest(self.folder, self.manifest)
         if not self.keep_rendered:

@@ -3,6 +3,7 @@
     DATA_DIR/
       <dataset>.<split>/prepare.json       options, counts, fingerprints, who may see what
       <dataset>.<split>/statistics/        state after the last training event
+      <dataset>.<split>/nearness.parquet   with the view 'reranking': which items stand near which
       <dataset>.<split>/catalogue.parquet  item_index, item_id, text, held_out, attributes
       recommender_text/<dataset>.<split>.<view>/1.0.0/   TFRecord shards, read by seqio and TFDS
 
@@ -24,6 +25,7 @@ import pyarrow.parquet as pq
 
 from m6rec_jax.errors import DataError
 from m6rec_jax.tables import views
+from m6rec_jax.tables.nearness import Nearness
 from m6rec_jax.tables.schema import closest_match
 from m6rec_jax.tables.statistics import Statistics
 from m6rec_jax.text.records import Item
@@ -125,6 +127,14 @@ class Prepared:
     def statistics(self) -> Statistics:
         """The statistics after the last training event."""
         return Statistics.load(self.folder / STATISTICS)
+
+    def nearness(self) -> Nearness:
+        """Which items stand near which, after the last training event.
+
+        Raises:
+          DataError: the view 'reranking' is not prepared.
+        """
+        return Nearness.load(self.folder)
 
     def template(self) -> DatasetTemplate:
         """The template that all text was rendered with."""

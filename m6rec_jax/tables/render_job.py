@@ -15,12 +15,15 @@ from m6rec_jax.progress import progress_bar
 from m6rec_jax.tables import views
 from m6rec_jax.tables.assignment import Assignment, users_in_order
 from m6rec_jax.tables.grouping import SORT_KEYS, Grouping, group_batches, groups_of
+from m6rec_jax.tables.near_candidates import CountedTogether, NearCandidates
+from m6rec_jax.tables.nearness import FORMAT as NEARNESS_FORMAT
+from m6rec_jax.tables.nearness import Nearness, NearnessOptions
 from m6rec_jax.tables.negatives import NegativeSampler
 from m6rec_jax.tables.reading import Dataset
 from m6rec_jax.tables.rendering import Renderer, RowWriter, part_of, told_events
 from m6rec_jax.tables.schema import SPEC_FILE
 from m6rec_jax.tables.sorting import sorted_batches
-from m6rec_jax.tables.statistics import Statistics, StatisticsOptions, as_of
+from m6rec_jax.tables.statistics import Statistics, StatisticsOptions, TakesEvents, as_of
 from m6rec_jax.tables.statistics_files import FORMAT as STATISTICS_FORMAT
 from m6rec_jax.text.records import Event, Item
 from m6rec_jax.text.templates import DatasetTemplate
@@ -34,17 +37,21 @@ class PrepareOptions:
     """What is rendered and how. Set in gin: `PrepareOptions.group_size = 8`.
 
     Attributes:
-      views: which of `views.VIEWS`; and of `views.WRITING`, those that the template tells.
+      views: which of `views.VIEWS` and `views.FURTHER_VIEWS`; and of `views.WRITING`, those that
+        the template tells.
       template: entries in place of those of the data set's own template, such as
         `{"candidate": "{title}[, {awards}]"}`: see `DatasetTemplate`.
       group_size: candidates of a row of 'groups', at most.
       max_events: behaviours of a history, at most; the latest ones.
-      next_items_size: items of a row of 'next_items', at most.
+      next_items_size: items of a row of 'next_items', at most; a row of 'reranking' is about the
+        first of as many.
       document_events: behaviours told in the target of a document, at most.
       document_statistics: whether candidates in documents are told with their statistics.
       max_seconds: a row later than its group's first one by more starts a new group; None: never.
       negatives: negatives sampled per positive; None: 4 where all events are positive, else 0.
       negative_power: 0 samples all items alike, 1 by popularity.
+      reranking_negatives: candidates of a row of 'reranking' beside the wanted one.
+      reranking_depth: they are drawn from so many of the items nearest to the history's last ones.
       seed: of the negatives.
       rows_per_file: rows of one rendered file.
       keep_rendered: keep the rendered Parquet files.
@@ -61,6 +68,8 @@ class PrepareOptions:
     max_seconds: float | None = None
     negatives: int | None = None
     negative_power: float = 0.5
+    reranking_negatives: int = 11
+    reranking_depth: int = 200
     seed: int = 0
     rows_per_file: int = 100_000
     keep_rendered: bool = False
@@ -113,14 +122,15 @@ class RenderJob:
         size = {
             "groups": max(1, options.group_size // (1 + self.negatives)),
             "next_items": options.next_items_size,
+            "reranking": options.next_items_size,
             "documents": options.document_events,
         }.get(view, 1)
         return Grouping(
             size=size,
             max_events=options.max_events,
-            strict=view != "next_items",
+            strict=view not in ("next_items", "reranking"),
             max_seconds=options.max_seconds,
-            with_seen=view == "groups" and self.negatives > 0,
+            with_seen=view == "reranking" or (view == "groups" and self.negatives > 0),
         )
 
     def settings(self, view: str) -> list[Any]:
@@ -137,6 +147,10 @@ class RenderJob:
             found.append([self.negatives, self.options.negative_power, self.options.seed])
         if view == "documents":
             found.append(self.options.document_statistics)
+        if view == "reranking":
+            drawn = (self.options.reranking_negatives, self.options.reranking_depth)
+            near = dataclasses.asdict(NearnessOptions())
+            found.append([NEARNESS_FORMAT, near, *drawn, self.options.seed])
         return found
 
     def render(self, view: str, folder: Path) -> tuple[dict[str, Any], Statistics | None]:
@@ -149,9 +163,10 @@ class RenderJob:
         Raises:
           DataError: a record lacks what its template needs, or no row is to be made.
         """
-        of_history = view in views.WRITING
+        of_history = view in views.WRITING or view == "reranking"
         statistics = self.new_statistics(of_history)
         sampler = self._sampler() if view == "groups" else None
+        near = self._near_candidates() if view == "reranking" else None
         renderer = Renderer(
             self.dataset.user_records,
             self.dataset.item_records,
@@ -161,6 +176,7 @@ class RenderJob:
             sampler,
             self.negatives,
             self.options.document_statistics,
+            near,
         )
         writer = RowWriter(folder, view, self.options.rows_per_file)
         entry: dict[str, Any] = {}
@@ -175,7 +191,12 @@ class RenderJob:
                         writer.write("train", renderer.item_document(item))
             grouping = self.grouping(view)
             entry["grouping"] = dataclasses.asdict(grouping)
-            self._render_groups(view, grouping, statistics, renderer, writer)
+            counted: TakesEvents = statistics
+            if near is not None:
+                counted = CountedTogether(statistics, near.nearness, self.dataset.item_records)
+            self._render_groups(view, grouping, counted, renderer, writer)
+        if near is not None:
+            near.nearness.save(folder)
         writer.close()
         if not writer.num_rows:
             raise DataError(
@@ -196,7 +217,7 @@ class RenderJob:
         self,
         view: str,
         grouping: Grouping,
-        statistics: Statistics,
+        statistics: TakesEvents,
         renderer: Renderer,
         writer: RowWriter,
     ) -> None:
@@ -232,6 +253,17 @@ class RenderJob:
                 if bar.total is None:  # sorting has read all groups by now
                     bar.total = total
                 bar.update()
+
+    def _near_candidates(self) -> NearCandidates:
+        items = self.dataset.item_records
+        return NearCandidates(
+            Nearness(len(items)),
+            [self.template.item(item) for item in items],
+            self.assignment.held_out.nonzero()[0].tolist(),
+            negatives=self.options.reranking_negatives,
+            depth=self.options.reranking_depth,
+            seed=self.options.seed,
+        )
 
     def _sampler(self) -> NegativeSampler | None:
         if not self.negatives:

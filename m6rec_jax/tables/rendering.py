@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from m6rec_jax.tables import views
 from m6rec_jax.tables.grouping import Group, part_name
+from m6rec_jax.tables.near_candidates import NearCandidates
 from m6rec_jax.tables.negatives import NegativeSampler
 from m6rec_jax.tables.reading import Dataset
 from m6rec_jax.tables.schema import LabelSpec
@@ -39,6 +40,7 @@ class Renderer:
       sampler: draws negatives; None for data with logged outcomes.
       negatives: negatives per positive row.
       document_statistics: whether documents tell candidates with their statistics.
+      near: draws the candidates of 'reranking', which is not rendered without.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Renderer:
         sampler: NegativeSampler | None = None,
         negatives: int = 0,
         document_statistics: bool = True,
+        near: NearCandidates | None = None,
     ) -> None:
         self._users = users
         self._items = items
@@ -62,6 +65,7 @@ class Renderer:
         self._sampler = sampler
         self._negatives = negatives
         self._document_statistics = document_statistics
+        self._near = near
         self._common = {
             kind: common_values(items, entry.shared) for kind, entry in template.writing.items()
         }
@@ -70,7 +74,8 @@ class Renderer:
         """The row of `view` that a group becomes; None where there is none to be made of it.
 
         Args:
-          view: 'groups', 'next_items', 'documents' or one of `writing_templates.WRITING`.
+          view: 'groups', 'next_items', 'reranking', 'documents' or one of
+            `writing_templates.WRITING`.
           group: of one event where texts are to be written.
         """
         if view in WRITING:
@@ -78,6 +83,7 @@ class Renderer:
         return {
             "groups": self.scoring_row,
             "next_items": self.next_items_row,
+            "reranking": self.reranking_row,
             "documents": self.behaviour_document,
         }[view](group)
 
@@ -108,6 +114,25 @@ class Renderer:
             "history": self._history(group),
             "items": [self._template.item(self._items[index]) for index in group.items],
             "item_indices": group.items,
+        }
+
+    def reranking_row(self, group: Group) -> Row | None:
+        """A row of the view 'reranking'; None where `NearCandidates.draw` gives none."""
+        assert self._near is not None
+        drawn = self._near.draw(group)
+        if drawn is None:
+            return None
+        items, texts = drawn
+        recent = group.history_items[-self._near.nearness.options.recent :]
+        return {
+            "user_id": self._users[group.user].id,
+            "user_index": group.user,
+            "time": group.time,
+            "history": self._history(group),
+            "recent_indices": recent,
+            "candidates": texts,
+            "item_indices": items,
+            "labels": [1] + [0] * (len(items) - 1),
         }
 
     def behaviour_document(self, group: Group) -> Row:

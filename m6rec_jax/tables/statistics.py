@@ -44,7 +44,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Protocol, Self, TypeVar
 
 import numpy as np
 
@@ -288,8 +288,15 @@ class Statistics(StatisticsState):
             )
 
 
+class TakesEvents(Protocol):
+    """What can be told as of a time: `Statistics`, or several things that count together."""
+
+    def update(self, event: Event, item: Item, *, of_user_only: bool = False) -> None:
+        """See `Statistics.update`."""
+
+
 def as_of(
-    statistics: Statistics,
+    statistics: TakesEvents,
     events: Iterable[tuple[Event, Item, bool]],
     queries: Iterable[Query],
     time_of: Callable[[Query], float],

@@ -20,6 +20,7 @@ __all__ = [
     "COLUMNS",
     "DESCRIPTIONS",
     "DIALOGUE_VIEWS",
+    "FURTHER_VIEWS",
     "PARTS",
     "TEXT_VIEWS",
     "TFDS_NAME",
@@ -69,6 +70,16 @@ COLUMNS: Mapping[str, Mapping[str, tuple[str, bool]]] = {
         "items": ("str", True),
         "item_indices": ("int", True),
     },
+    "reranking": {
+        "user_id": ("str", False),
+        "user_index": ("int", False),
+        "time": ("time", False),
+        "history": ("str", True),
+        "recent_indices": ("int", True),
+        "candidates": ("str", True),
+        "item_indices": ("int", True),
+        "labels": ("int", True),
+    },
     "documents": {
         "kind": ("str", False),
         "source": ("str", True),
@@ -91,12 +102,18 @@ COLUMNS: Mapping[str, Mapping[str, tuple[str, bool]]] = {
 }
 # Of users, items and events, unless others are asked for; of a corpus of texts.
 VIEWS = ("groups", "next_items", "documents", "catalogue")
+# Of them, too, but only where they are asked for.
+FURTHER_VIEWS = ("reranking",)
 TEXT_VIEWS = ("documents", "labelled_texts")
 
 DESCRIPTIONS: Mapping[str, str] = {
     "groups": "Scoring: a user's history and the candidates shown to them next, with outcomes "
     "(labels 0 or 1; ratings NaN where an event has no value or is a sampled negative).",
     "next_items": "Retrieval: a user's history and the items that follow in the user's order.",
+    "reranking": "Reranking: a user's history, the item that came next (label 1, first) "
+    "and items that stand near its last ones in what others did (label 0), each with its rank by "
+    "nearness in words; recent_indices are the history's items that nearness is counted from, "
+    "oldest first.",
     "documents": "Pretraining: kind 'behaviour' (source: history, target: the next behaviours with "
     "their outcomes in words), kind 'item' (no source, target: the item described) and, of a "
     "corpus, kind 'text' (source: what the text is about and what stands before, target: what "

@@ -83,7 +83,7 @@ class CountedSentence:
 def counted_candidates(
     vocab: Vocabulary,
     texts: Sequence[str],
-    sentence: CountedSentence,
+    sentence: CountedSentence | Sequence[CountedSentence],
     target_length: int,
     labels: Sequence[int] | np.ndarray | None = None,
     item_ids: Sequence[int] | np.ndarray | None = None,
@@ -98,7 +98,7 @@ def counted_candidates(
     Args:
       vocab: the vocabulary.
       texts: of the candidates.
-      sentence: what is said about them.
+      sentence: what is said about them, or about each.
       target_length: the most tokens the row may have.
       labels, item_ids: as in `rows.packed_candidates`.
       candidate_length: the most tokens of one sentence, [BOS] and [EOS] included; None: an even
@@ -117,22 +117,23 @@ def counted_candidates(
     kept: list[np.ndarray] = []
     weights: list[np.ndarray] = []
     num_truncated = 0
-    counts = np.array([part in sentence.counted for part in PARTS], np.float32)
-    for text in texts:
-        ids, parts = sentence.tokens(vocab, text)
+    sentences = [sentence] * len(texts) if isinstance(sentence, CountedSentence) else sentence
+    for text, said in zip(texts, sentences, strict=True):
+        counts = np.array([part in said.counted for part in PARTS], np.float32)
+        ids, parts = said.tokens(vocab, text)
         excess = len(ids) - (share - 2)
         if excess > 0:
             of_candidate = np.flatnonzero(parts == PARTS.index("candidate"))
             if len(of_candidate) < excess + 1:
                 raise ConfigError(
-                    f"{len(texts)} sentences {sentence.render('...')!r} do not fit the target "
+                    f"{len(texts)} sentences {said.render('...')!r} do not fit the target "
                     f"length {target_length} with a word of each candidate; raise it"
                 )
             ids, parts = (np.delete(values, of_candidate[-excess:]) for values in (ids, parts))
             num_truncated += 1
         counted = np.concatenate([counts[parts], counts[-1:]])
         if not counted.any():
-            raise DataError(f"nothing counts in the sentence {sentence.render(text)!r}")
+            raise DataError(f"nothing counts in the sentence {said.render(text)!r}")
         kept.append(ids)
         # Where the input is [EOS] nothing is predicted.
         weights += [counted, np.zeros(1, np.float32)]

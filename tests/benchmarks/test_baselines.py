@@ -11,6 +11,7 @@ from benchmarks.baselines import ctr, retrieval
 from benchmarks.baselines.exported_splits import ExportedSplits, read_exported
 from m6rec_jax.errors import DataError
 from m6rec_jax.metrics.ranking import ranks_by_score
+from m6rec_jax.tables.nearness import Nearness, NearnessOptions
 
 
 def small(num_users: int = 6, num_items: int = 12, per_user: int = 10) -> ExportedSplits:
@@ -85,6 +86,22 @@ def test_item_knn_sums_cosines_of_the_nearest() -> None:
     expected = train[:, nearest] @ cosine[nearest]
     scores = retrieval.item_knn(train, train, neighbours)
     np.testing.assert_allclose(scores[:, target], expected, rtol=1e-5)
+
+
+def test_nearness_is_the_packages() -> None:
+    """Two implementations of one definition: over a square array, and event by event."""
+    data = small()
+    scores = retrieval.nearness(data, ("train", "validation"), 3, 4, 2.0)
+    counted = Nearness(data.items.num_rows, NearnessOptions(window=3, recent=4, smoothing=2.0))
+    for row in data.rows("leave_one_out", "train"):
+        counted.update(str(data.user[row]), int(data.item[row]))
+    for user in range(data.users.num_rows):
+        own = (data.user == user) & (data.leave_one_out != "test")
+        found = counted.near(data.item[own].tolist())
+        expected = np.zeros(data.items.num_rows)
+        expected[found.items] = found.shares * (1 + 1 / 2 + 1 / 3 + 1 / 4)
+        left = np.setdiff1d(np.arange(data.items.num_rows), data.item[own])
+        np.testing.assert_allclose(scores[user, left], expected[left], atol=1e-9)
 
 
 def test_seen_items_are_not_ranked() -> None:

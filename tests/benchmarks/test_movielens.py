@@ -25,7 +25,7 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ..
                 parents=True, exist_ok=True
             )
         if texts[0] == "eval":
-            names = (*movielens._CTR, *movielens._RETRIEVAL, "num_users")
+            names = (*movielens._CTR, *movielens._RETRIEVAL, *movielens._UNSEEN, "num_users")
             figures = dict.fromkeys(names, 0.5)
             Path(bindings["evaluate.output"].strip("'")).write_text(json.dumps(figures))
 
@@ -61,6 +61,37 @@ def test_every_seed_starts_from_one_foundation(calls, tmp_path: Path) -> None:
     done = len(calls)
     assert movielens.main(arguments) == 0
     assert {call[0] for call in calls[done:]} == {"data", "vocab"}
+
+
+def test_rerankers_are_tested_with_the_towers_of_their_seed(calls, tmp_path: Path) -> None:
+    runs = (tmp_path / "runs").resolve()
+    arguments = ["--jobs", "nearness", "reranking", "--seeds", "3", "--output", str(runs)]
+    assert movielens.main(arguments) == 0
+    # The towers are trained once for both.
+    assert [call[2] for call in calls if call[0] == "train"] == [
+        movielens.FOUNDATION,
+        movielens.JOBS["retrieval_full"].gin_file,
+        movielens.JOBS["reranking"].gin_file,
+    ]
+    near, scored = (call for call in calls if call[0] == "eval")
+    for call in (near, scored):
+        assert f"--gin.MODEL_DIR='{runs}/retrieval_full-3'" in call
+    reranker = f"--gin.RERANKER='{runs}/reranking-3'"
+    assert reranker in scored
+    assert reranker not in near
+    rows = read_results(tmp_path / "movielens_retrieval.json").rows
+    seconds = {row["model"]: row.get("seconds") for row in rows}
+    assert seconds[movielens.JOBS["nearness"].model] is None
+    assert seconds[movielens.JOBS["reranking"].model] is not None
+
+
+def test_unseen_items_are_learnt_without_the_foundation(calls, tmp_path: Path) -> None:
+    arguments = ["--jobs", "unseen_items", "--seeds", "0", "--output", str(tmp_path / "runs")]
+    assert movielens.main(arguments) == 0
+    (training,) = (call for call in calls if call[0] == "train")
+    assert not any("INITIAL_CHECKPOINT_PATH" in text for text in training)
+    prepared = [call[4] for call in calls if call[:2] == ("data", "prepare")]
+    assert prepared == [movielens.PREPARE_UNSEEN_ITEMS]
 
 
 def test_seconds_of_an_interrupted_run_are_not_told(calls, tmp_path: Path) -> None:

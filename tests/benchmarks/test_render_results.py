@@ -52,6 +52,15 @@ def line(text: str, model: str) -> list[str]:
     return [cell.strip() for cell in found.strip("|").split("|")]
 
 
+def test_what_is_not_measured_yet_is_left_out(folder: Path) -> None:
+    add(folder, "x", {"FM": [0.7]})
+    prose = '# X\n{% if has("s") %}measured{% endif %}{% if has("t") %}missing{% endif %}\n'
+    (folder / "x.md").write_text(prose)
+    text = page(folder)
+    assert "measured" in text
+    assert "missing" not in text
+
+
 def test_mean_and_spread_over_seeds(folder: Path) -> None:
     values = [0.70, 0.71, 0.75]
     add(folder, "x", {"FM": values, "LR": [0.6]})

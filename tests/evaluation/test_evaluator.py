@@ -11,9 +11,10 @@ from flax import linen as nn
 
 from m6rec_jax.checkpoints.manifest import RunDescription
 from m6rec_jax.checkpoints.store import CheckpointStore
-from m6rec_jax.errors import CheckpointError
+from m6rec_jax.errors import CheckpointError, DataError
 from m6rec_jax.evaluation import evaluator as evaluation
 from m6rec_jax.evaluation.assets import save_task_assets
+from m6rec_jax.evaluation.reranking import Reranking
 from m6rec_jax.inference.bundle import load_model
 from m6rec_jax.inference.retrieval import Retriever
 from m6rec_jax.inference.scoring import Scorer
@@ -22,6 +23,8 @@ from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
 from m6rec_jax.model.m6rec import initial_features
 from m6rec_jax.pipeline.prepared_rows import interactions, read_rows, seen_items
 from m6rec_jax.pipeline.registration import register_recommendation_tasks, task_info, unregister
+from m6rec_jax.tables.nearness import near_texts
+from m6rec_jax.tables.preparation import PrepareOptions, prepare
 from m6rec_jax.tables.sources import DATA_DIR_VARIABLE
 from tests.tasks import shop
 
@@ -99,6 +102,62 @@ def test_retrieval_equals_a_ranking_by_hand(world):
     assert figures["hit_rate@1"] == ranking.hit_rate(ranks, 1)
     assert figures["mrr"] == ranking.mean_reciprocal_rank(ranks)
     assert figures["hit_rate@5"] == 1
+
+
+def test_reranked_lists_equal_reranking_by_hand(world):
+    prepared, vocabulary, model, variables, model_dir = world
+    by_towers = evaluation.Evaluator("eval_shop_retrieval", LENGTHS, 3, split="test", ks=(1, 5))
+    task = task_info("eval_shop_retrieval")
+    towers = by_towers.predict(task, model, variables)
+    save_task_assets(model_dir, "eval_shop_ctr", LENGTHS)
+    evaluator = evaluation.Evaluator(
+        "eval_shop_retrieval",
+        LENGTHS,
+        3,
+        split="test",
+        ks=(1, 5),
+        reranking=Reranking(str(model_dir), k=4),
+    )
+    with pytest.raises(DataError, match="view 'reranking' is not prepared"):
+        evaluator.predict(task, model, variables)
+    options = PrepareOptions(views=("reranking",), next_items_size=1, reranking_negatives=2)
+    folder = prepared.data_dir
+    shop_folder = folder / "tiny-shop"
+    prepared = prepare(shop_folder, folder, "leave_one_out", options=options, progress=False)
+    predictions = evaluator.predict(task, model, variables)
+
+    scorer = Scorer(model, variables, vocabulary, source_length=64, target_length=24)
+    rows = {row["user_index"]: row for row in read_rows(prepared, "reranking", "test")}
+    nearness, texts = prepared.nearness(), prepared.catalogue().texts
+    seen = seen_items(prepared, "test")
+    for i, user in enumerate(predictions.users.tolist()):
+        row = rows[user]
+        assert row["item_indices"][0] == predictions.targets[i, 0]
+        assert set(row["recent_indices"].tolist()) == set(seen[user].tolist())
+        near = nearness.near(row["recent_indices"].tolist(), seen[user].tolist())
+        items = [item for item in towers.top_items[i, :4].tolist() if item >= 0]
+        told = near_texts(texts, near, items)
+        (scores,) = np.log(scorer.score_requests([row["history"]], [told]))
+        shares = dict(zip(near.items.tolist(), near.shares.tolist(), strict=True))
+        scores += np.log([shares.get(item, 0) + 1e-4 for item in items])
+        scores += 5.0 * towers.scores[i, : len(items)]
+        expected = [items[place] for place in np.argsort(-scores, kind="stable")]
+        left = predictions.top_items[i].tolist()
+        assert left == expected + [-1] * (len(left) - len(expected))
+        assert predictions.ranks[i, 0] == expected.index(predictions.targets[i, 0]) + 1
+    figures = evaluator.metrics(task, predictions)
+    assert figures["hit_rate@1"] == (predictions.ranks == 1).mean()
+    # More are reranked than the lists are long.
+    short = evaluation.Evaluator(
+        "eval_shop_retrieval",
+        LENGTHS,
+        3,
+        split="test",
+        ks=(1,),
+        reranking=Reranking(str(model_dir), k=4),
+    ).predict(task, model, variables)
+    np.testing.assert_array_equal(short.top_items, predictions.top_items[:, :1])
+    np.testing.assert_array_equal(short.ranks, predictions.ranks)
 
 
 def test_seen_items_of_the_test_part_are_all_but_the_last(world):

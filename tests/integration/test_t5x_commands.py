@@ -1,13 +1,19 @@
-"""t5x's own commands on the corner shop: train, go on, evaluate, infer; runs that cross over."""
+"""t5x's own commands on the corner shop: train, go on, evaluate, infer; runs that cross over.
+
+Every process imports t5x, seqio and tensorflow, so what can be asserted of one is.
+"""
 
 from __future__ import annotations
 
+import ast
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -47,17 +53,27 @@ DROPOUT_RATE = 0.0
 WARMUP_STEPS = 1
 EVAL_PERIOD = 100
 """
-FOUNDATION = """
-TRAINABLE = 'all'
-TRAIN_STEPS = 2
+BUILT_IN = """
 BatchIterator.num_shards = 1
 train.tensorboard = False
 """
-TUNING = """
-INITIAL_PROMPTS = 'all'
-CHECKPOINT_PERIOD = 2
+FOUNDATION = """
+TRAINABLE = 'all'
+TRAIN_STEPS = 2
 """
+TUNED_HERE = """
+TRAIN_STEPS = 1
+train.initial_prompts = 'all'
+train.log_period = 1
+"""
+TUNED_THERE = """
+INITIAL_PROMPTS = 'all'
+CHECKPOINT_PERIOD = 25
+"""
+# t5x counts from the step of the foundation, 2.
+HALF, WHOLE = 27, 52
 MODEL = ("models/tiny", "tuning/option_adapter")
+BUILT_IN_RUN = (*MODEL, "runs/finetune_scoring")
 
 
 # Probabilities of the test rows' candidates by the SavedModel, corrected for sampled negatives.
@@ -90,16 +106,30 @@ def gin_file(includes: tuple[str, ...], *settings: str) -> str:
 
 FILES = {
     "prepare": PREPARE,
-    "foundation": gin_file((*MODEL, "runs/finetune_scoring"), SETTINGS, TRAIN, FOUNDATION),
+    "foundation": gin_file(BUILT_IN_RUN, SETTINGS, TRAIN, BUILT_IN, FOUNDATION),
+    "tune": gin_file(BUILT_IN_RUN, SETTINGS, TRAIN, BUILT_IN, TUNED_HERE),
     "m6rec_eval": gin_file(("runs/eval",), SETTINGS),
-    "train": gin_file((*MODEL, "t5x/finetune_scoring"), SETTINGS, TRAIN, TUNING),
+    "train": gin_file((*MODEL, "t5x/finetune_scoring"), SETTINGS, TRAIN, TUNED_THERE),
     "eval": gin_file((*MODEL, "t5x/eval"), SETTINGS),
     "infer": gin_file((*MODEL, "t5x/infer"), SETTINGS),
     "export": gin_file((*MODEL, "t5x/export"), SETTINGS, "BATCH_SIZE = None"),
 }
 
 
-def run(folder: Path, code: list[str], *arguments: object) -> str:
+# Several commands of ours in one process.
+M6REC = """
+import ast, sys
+import gin
+from m6rec_jax.cli import main
+for arguments in sys.argv[1:]:
+    gin.clear_config()  # locked once a command has read its files
+    if status := main(ast.literal_eval(arguments)):
+        sys.exit(status)
+"""
+
+
+def run(folder: Path, code: list[str], *arguments: object) -> tuple[str, str]:
+    """What a program printed, and its log."""
     finished = subprocess.run(
         [sys.executable, *code, *map(str, arguments)],
         cwd=folder,
@@ -113,47 +143,70 @@ def run(folder: Path, code: list[str], *arguments: object) -> str:
         timeout=900,
     )
     assert finished.returncode == 0, finished.stdout + finished.stderr[-5000:]
-    return finished.stdout
+    return finished.stdout, finished.stderr
 
 
-def m6rec(folder: Path, *arguments: object) -> str:
-    return run(
-        folder, ["-c", "import sys; from m6rec_jax.cli import main; sys.exit(main())"], *arguments
-    )
+def m6rec(folder: Path, *commands: list[str]) -> str:
+    return run(folder, ["-c", M6REC], *commands)[0]
 
 
-def t5x_command(folder: Path, command: str, **settings: str) -> str:
+def t5x_command(folder: Path, command: str, **settings: str) -> None:
     bindings = [f"--gin.{name}='{value}'" for name, value in settings.items()]
-    return run(folder, ["-m", f"t5x.{command}"], f"--gin_file={command}.gin", *bindings)
+    run(folder, ["-m", f"t5x.{command}"], f"--gin_file={command}.gin", *bindings)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The shop, a foundation of the built-in trainer, and what t5x made of it in 4 steps."""
-    folder = tmp_path_factory.mktemp("user")
-    shutil.copytree(ROOT / "tests" / "data" / "shop", folder / "shop")
-    (folder / "tasks").mkdir()
-    (folder / "tasks" / "corner_shop.py").write_text(TASK)
-    for name, text in FILES.items():
-        (folder / f"{name}.gin").write_text(text)
-    m6rec(folder, "data", "prepare", "shop", "--gin_file", "prepare.gin")
-    m6rec(folder, "vocab", "train", "--gin_file", "prepare.gin")
-    m6rec(folder, "train", "--gin_file", "foundation.gin", "--gin.MODEL_DIR=foundation")
-    m6rec(folder, "convert", "--from", "foundation", "--to", "t5x_bridge:theirs")
-    train(folder, "run", 6)
-    return folder
-
-
-def train(folder: Path, name: str, steps: int) -> str:
-    """Starts from step 2 of the foundation."""
-    return run(
+def t5x_train(folder: Path, name: str, steps: int) -> str:
+    """Starts from step 2 of the foundation, or goes on. Returns the log."""
+    _, log = run(
         folder,
         ["-m", "t5x.train"],
         "--gin_file=train.gin",
         f"--gin.MODEL_DIR='{folder / name}'",
         f"--gin.INITIAL_CHECKPOINT_PATH='{folder / 'theirs' / 'checkpoint_2'}'",
         f"--gin.TRAIN_STEPS={steps}",
+        "--gin.train.stats_period=1",
     )
+    return log
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shop, a foundation of the built-in trainer, and the step that follows there."""
+    folder = tmp_path_factory.mktemp("user")
+    shutil.copytree(ROOT / "tests" / "data" / "shop", folder / "shop")
+    (folder / "tasks").mkdir()
+    (folder / "tasks" / "corner_shop.py").write_text(TASK)
+    for name, text in FILES.items():
+        (folder / f"{name}.gin").write_text(text)
+    m6rec(
+        folder,
+        ["data", "prepare", "shop", "--gin_file", "prepare.gin"],
+        ["vocab", "train", "--gin_file", "prepare.gin"],
+        ["train", "--gin_file", "foundation.gin", "--gin.MODEL_DIR=foundation"],
+        ["convert", "--from", "foundation", "--to", "t5x_bridge:theirs"],
+        [
+            *("train", "--gin_file", "tune.gin", "--gin.MODEL_DIR=tune"),
+            "--gin.INITIAL_CHECKPOINT_PATH=foundation",
+        ],
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def log(folder: Path) -> str:
+    """Of 50 steps under t5x, in `run`."""
+    return t5x_train(folder, "run", WHOLE)
+
+
+@pytest.fixture(scope="module")
+def probabilities(folder: Path, log: str) -> list[dict[str, Any]]:
+    """Rows that t5x.infer wrote of them."""
+    checkpoint = str(folder / "run" / f"checkpoint_{WHOLE}")
+    t5x_command(
+        folder, "infer", CHECKPOINT_PATH=checkpoint, INFER_OUTPUT_DIR=str(folder / "inferred")
+    )
+    (path,) = (folder / "inferred").glob("corner_shop_ctr-score.jsonl-*-00001")
+    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def tensors(checkpoint: Path) -> dict[str, np.ndarray]:
@@ -161,47 +214,66 @@ def tensors(checkpoint: Path) -> dict[str, np.ndarray]:
     return {name: files.read(name) for name in files.found}
 
 
-def test_a_frozen_backbone_stays_and_prompts_train(folder: Path) -> None:
+def test_the_first_step_has_the_loss_of_m6rec(folder: Path, log: str) -> None:
+    found = re.search(r"\[3\] collection=train .*?(?<!/)\bloss=([\d.e-]+)", log)
+    assert found, log[-5000:]
+    (first, *_) = map(json.loads, (folder / "tune" / "metrics.jsonl").read_text().splitlines())
+    assert float(found.group(1)) == pytest.approx(first["loss"], abs=1e-5)
+
+
+def test_a_frozen_backbone_stays_and_prompts_train(folder: Path, log: str) -> None:
     before, after = tensors(folder / "theirs" / "checkpoint_2"), tensors(folder / "run")
     assert set(before) == set(after)
     changed = {name for name in before if not np.array_equal(before[name], after[name])}
-    assert changed
-    assert all(name.startswith("target.prompts.") for name in changed)
+    assert changed == {name for name in before if name.startswith("target.prompts.")}
 
 
-def test_a_run_that_goes_on_is_the_unbroken_one(folder: Path) -> None:
-    train(folder, "broken", 4)
-    train(folder, "broken", 6)
+def test_a_frozen_backbone_has_no_optimizer_state(folder: Path, log: str) -> None:
+    path = folder / "run" / f"checkpoint_{WHOLE}" / "state" / "_METADATA"
+    held = {
+        ast.literal_eval(name)[2]
+        for name, entry in json.loads(path.read_text())["tree_metadata"].items()
+        if "param_states" in name and entry["value_metadata"]["value_type"] != "None"
+    }
+    assert held == {"prompts"}
+
+
+def test_a_run_that_goes_on_is_the_unbroken_one(folder: Path, log: str) -> None:
+    t5x_train(folder, "broken", HALF)
+    t5x_train(folder, "broken", WHOLE)
     whole, broken = tensors(folder / "run"), tensors(folder / "broken")
     for name, values in whole.items():
         np.testing.assert_array_equal(broken[name], values, err_msg=name)
 
 
-def test_figures_and_predictions_are_those_of_m6rec(folder: Path) -> None:
-    checkpoint = str(folder / "run" / "checkpoint_6")
+def test_figures_and_predictions_are_those_of_m6rec(
+    folder: Path, probabilities: list[dict[str, Any]]
+) -> None:
+    checkpoint = str(folder / "run" / f"checkpoint_{WHOLE}")
     t5x_command(
         folder, "eval", CHECKPOINT_PATH=checkpoint, EVAL_OUTPUT_DIR=str(folder / "evaluated")
     )
     (path,) = (folder / "evaluated").rglob("corner_shop_ctr-metrics.jsonl")
     theirs = json.loads(path.read_text().splitlines()[-1])
-    m6rec(folder, "convert", "--from", "t5x_bridge:run", "--to", "back")
-    out = m6rec(folder, "eval", "--gin_file", "m6rec_eval.gin", "--gin.MODEL_DIR=back")
+    out = m6rec(
+        folder,
+        ["convert", "--from", "t5x_bridge:run", "--to", "back"],
+        ["eval", "--gin_file", "m6rec_eval.gin", "--gin.MODEL_DIR=back"],
+    )
     ours = json.loads(out[out.index("{") :])
-    assert theirs.pop("step") == 6
+    assert theirs.pop("step") == WHOLE
     assert theirs == pytest.approx(ours, abs=1e-6)
 
-    t5x_command(
-        folder, "infer", CHECKPOINT_PATH=checkpoint, INFER_OUTPUT_DIR=str(folder / "inferred")
-    )
-    (path,) = (folder / "inferred").glob("corner_shop_ctr-score.jsonl-*-00001")
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    assert len(rows) == ours["num_examples"]
-    losses = [-np.log(r["probability"] if r["label"] else 1 - r["probability"]) for r in rows]
+    assert len(probabilities) == ours["num_examples"]
+    losses = [
+        -np.log(row["probability"] if row["label"] else 1 - row["probability"])
+        for row in probabilities
+    ]
     assert np.mean(losses) == pytest.approx(ours["log_loss"], abs=1e-5)
-    assert {row["user_id"] for row in rows} <= {"ana", "ben", "chi", "dee", "eli"}
+    assert {row["user_id"] for row in probabilities} <= {"ana", "ben", "chi", "dee", "eli"}
 
 
-def test_an_exported_model_scores_rows(folder: Path) -> None:
+def test_an_exported_model_scores_rows(folder: Path, probabilities: list[dict[str, Any]]) -> None:
     pytest.importorskip("tensorflow_serving", reason="t5x.export needs tensorflow-serving-api")
     import t5x
 
@@ -210,14 +282,8 @@ def test_an_exported_model_scores_rows(folder: Path) -> None:
         ["-m", "t5x.export"],
         "--gin_file=export.gin",
         f"--gin_search_paths=.,{Path(t5x.__path__[0]).parent}",
-        f"--gin.CHECKPOINT_PATH='{folder / 'run' / 'checkpoint_6'}'",
+        f"--gin.CHECKPOINT_PATH='{folder / 'run' / f'checkpoint_{WHOLE}'}'",
         f"--gin.MODEL_OUTPUT_DIR={{'cpu': '{folder / 'exported' / '1'}'}}",
     )
-    out = run(folder, ["-c", SCORE_ROWS])
-    scored = json.loads(out)
-    inferred = folder / "exported_rows"
-    checkpoint = str(folder / "run" / "checkpoint_6")
-    t5x_command(folder, "infer", CHECKPOINT_PATH=checkpoint, INFER_OUTPUT_DIR=str(inferred))
-    (path,) = inferred.glob("corner_shop_ctr-score.jsonl-*-00001")
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    assert scored == pytest.approx([row["probability"] for row in rows], abs=1e-5)
+    scored = json.loads(run(folder, ["-c", SCORE_ROWS])[0])
+    assert scored == pytest.approx([row["probability"] for row in probabilities], abs=1e-5)

@@ -191,7 +191,6 @@ def main() -> None:
                 "one": losses(one, data_parallel()),
                 "data 8": losses(make_mesh(), data_parallel()),
                 "fsdp 8": losses(make_mesh(data=1, fsdp=8), fully_sharded()),
-                "tensor 2 x data 4": losses(make_mesh(tensor=2), fully_sharded_2d()),
                 "fsdp 2 x tensor 2 x data 2": losses(stepped, fully_sharded_2d()),
                 "sharded_init": sharded_initial_values_are_equal(),
                 "uneven": uneven(),

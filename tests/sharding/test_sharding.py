@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 HERE = Path(__file__).resolve().parent
-MESHES = ["data 8", "fsdp 8", "tensor 2 x data 4", "fsdp 2 x tensor 2 x data 2"]
+MESHES = ["data 8", "fsdp 8", "fsdp 2 x tensor 2 x data 2"]
 
 
 def start(script: str, *arguments: str, devices: int) -> subprocess.Popen[str]:
@@ -64,7 +64,6 @@ def test_parameters_and_batches_are_split_as_the_rules_say(eight: dict[str, Any]
     assert shards == {
         "data 8": ([2, 16, 32], [2, 12]),
         "fsdp 8": ([2, 2, 32], [2, 12]),
-        "tensor 2 x data 4": ([2, 16, 16], [4, 12]),
         "fsdp 2 x tensor 2 x data 2": ([2, 8, 16], [4, 12]),
     }
 

@@ -97,9 +97,15 @@ def render(write_shop, tmp_path: Path) -> Callable[..., dict]:
             path.unlink()
         job.render(view, out)
         found = {}
-        for path in sorted(out.iterdir()):
+        for path in sorted(out.glob("*-*.parquet")):
             part = PARTS.index(path.name.split("-")[0])
             for row in pq.read_table(path).to_pylist():
+                if view == "reranking":
+                    # The first item is the wanted one; all others were drawn.
+                    told = (row["history"], row["candidates"], row["recent_indices"])
+                    key = row["user_index"], row["item_indices"][0]
+                    found[key] = (part, *told, row["item_indices"])
+                    continue
                 texts = row["candidates"] if view == "groups" else row["items"]
                 labels = row.get("labels", [1] * len(texts))
                 sampled: list[str] = []
@@ -172,6 +178,16 @@ def test_scoring_text_ignores_the_future(render, data: st.DataObject) -> None:
 def test_next_item_text_ignores_the_future(render, data: st.DataObject) -> None:
     log, other, key = data.draw(futures(by_order=True))
     assert render(log, "next_items")[key] == render(other, "next_items")[key]
+
+
+@SETTINGS
+@given(data=st.data())
+def test_reranking_rows_ignore_the_future(render, data: st.DataObject) -> None:
+    """Neither ranks by nearness nor which candidates are drawn, nor whether there is a row."""
+    log, other, key = data.draw(futures(by_order=True))
+    options = {"reranking_negatives": 2, "reranking_depth": 6}
+    found, changed = (render(one, "reranking", **options) for one in (log, other))
+    assert found.get(key) == changed.get(key)
 
 
 @SETTINGS

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from m6rec_jax.tables.preparation import PrepareOptions, prepare
 from m6rec_jax.tables.prepared import Prepared
+from m6rec_jax.tables.views import FURTHER_VIEWS, VIEWS
 from m6rec_jax.text.vocabulary import Vocabulary
 from m6rec_jax.text.vocabulary_training import train_vocabulary
 
@@ -68,7 +69,9 @@ def write_shop(folder: Path) -> Path:
 def prepare_shop(folder: Path, splits: tuple[str, ...] = ("leave_one_out",)) -> list[Prepared]:
     """Writes and prepares the shop; `folder` is the data_dir then."""
     source = write_shop(folder / "tiny-shop")
-    options = PrepareOptions(group_size=2, next_items_size=1, document_events=2)
+    options = PrepareOptions(
+        views=(*VIEWS, *FURTHER_VIEWS), group_size=2, next_items_size=1, document_events=2
+    )
     return [prepare(source, folder, split, options=options, progress=False) for split in splits]
 
 

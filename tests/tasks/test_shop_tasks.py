@@ -72,15 +72,17 @@ def test_names(shop_tasks):
         "tiny_shop_outcomes",
         "tiny_shop_ctr",
         "tiny_shop_retrieval",
+        "tiny_shop_reranking",
         "tiny_shop_zero_shot",
         "tiny_shop_ctr_ratings",
         "tiny_shop_pretrain",
         "tiny_shop_foundation",
     ]
-    assert [task_info(name).kind for name in shop_tasks[:7]] == [
+    assert [task_info(name).kind for name in shop_tasks[:8]] == [
         *["language"] * 3,
         "scoring",
         "retrieval",
+        "scoring",
         "likelihood",
         "scoring",
     ]
@@ -224,7 +226,7 @@ def test_positive_rating_must_divide_the_values():
     with pytest.raises(ConfigError, match="need a positive_rating above 1"):
         register_recommendation_tasks("x", "x", rating_values=(1, 2), positive_rating=1)
     unregister([f"x_{kind}" for kind in ("infilling", "generation", "outcomes", "ctr")])
-    unregister(["x_retrieval", "x_zero_shot"])
+    unregister(["x_retrieval", "x_reranking", "x_zero_shot"])
 
 
 def test_unknown_task_is_named():

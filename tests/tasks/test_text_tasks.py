@@ -32,6 +32,7 @@ def nowhere(tmp_path, monkeypatch):
         ("book_crossing", ["book_crossing_small_leave_one_out_retrieval"], "retrieval"),
         ("book_crossing", ["book_crossing_small_zero_shot"], "likelihood"),
         ("movielens", ["movielens_100k_explanations", "movielens_100k_queries"], "generation"),
+        ("movielens_unseen_items", ["movielens_100k_unseen_items_retrieval"], "retrieval"),
         ("reviews", ["tripadvisor_explanations", "yelp_explanations"], "generation"),
         ("inspired", ["inspired_replies"], "generation"),
         ("redial", ["redial_titles"], "title_recommendation"),
@@ -56,6 +57,8 @@ def test_a_data_set_takes_thirty_lines(path):
 def test_every_example_parses(path):
     """With what its header asks for; its task exists."""
     macros = ["MODEL_DIR = 'x'", "INITIAL_CHECKPOINT_PATH = 'y'"]
+    if "%gin.REQUIRED" in path.read_text() and "reranking" in path.stem:
+        macros.append("RERANKER = 'z'")
     configuration.parse_config([path], macros)
     name = configuration.macro("MIXTURE_OR_TASK_NAME", None)
     if name is not None:

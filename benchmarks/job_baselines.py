@@ -1,0 +1,176 @@
+"""Baselines of the study of jobs, measured on the rows and by the functions that measure ours.
+
+By the kind of a task: for texts to write what the nearest training text says; for dialogues what
+their nearest neighbours recommend; for scoring popularity and smoothed means; for retrieval
+popularity, ItemKNN and EASE. What a model of ids reaches on MovieLens stands in the result files of
+`benchmarks.baselines` and is read from there.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from benchmarks.baselines import neighbours
+from benchmarks.baselines.retrieval import CLOSED_FORM
+from benchmarks.results_file import read_results, results_path
+from m6rec_jax import configuration
+from m6rec_jax.errors import DataError
+from m6rec_jax.evaluation.baselines import MeanBaselines
+from m6rec_jax.evaluation.generation import text_metrics
+from m6rec_jax.evaluation.predictions import RecommendationPredictions
+from m6rec_jax.evaluation.recommendation import recommendation_metrics
+from m6rec_jax.evaluation.tasks import DEFAULT_KS
+from m6rec_jax.metrics import ranking
+from m6rec_jax.pipeline import prepared_rows
+from m6rec_jax.pipeline.registration import TaskInfo, evaluated_tasks
+
+Figures = dict[str, float]
+NEAREST = "TF-IDF nearest neighbour"
+
+
+def baselines_of(eval_gin_file: str, bindings: tuple[str, ...] = ()) -> dict[str, Figures]:
+    """Figures of every baseline on the test rows that an evaluation reads.
+
+    Args:
+      eval_gin_file: what `m6rec eval` is given.
+      bindings: gin bindings beside it.
+
+    Returns:
+      baseline name to figures; `<task>/<figure>` where the evaluation has several tasks.
+    """
+    import gin
+
+    configuration.parse_config([eval_gin_file], ["MODEL_DIR='unused'", *bindings])
+    try:
+        limit = int(gin.query_parameter("evaluate.limit"))
+    except ValueError:
+        limit = 0
+    tasks = evaluated_tasks(configuration.macro("MIXTURE_OR_TASK_NAME"))
+    found: dict[str, Figures] = {}
+    for task in tasks:
+        prefix = f"{task.name}/" if len(tasks) > 1 else ""
+        for name, figures in _OF_KIND.get(task.kind, _none)(task, limit).items():
+            named = {f"{prefix}{metric}": value for metric, value in figures.items()}
+            found.setdefault(name, {}).update(named)
+    return found
+
+
+def measured_before(results: str, split: str, models: tuple[str, ...]) -> dict[str, Figures]:
+    """Mean over seeds of every figure of models that stand in another result file.
+
+    Raises:
+      DataError: a model has no rows there: without it a weaker one would pass for the strongest.
+    """
+    rows = [row for row in read_results(results_path(results)).rows if row["split"] == split]
+    found: dict[str, Figures] = {}
+    for model in models:
+        values: dict[str, list[float]] = {}
+        for row in rows:
+            if row["model"] == model:
+                values.setdefault(row["metric"], []).append(row["value"])
+        if not values:
+            raise DataError(
+                f"{results}.json has no rows of {model!r} ({split}): see benchmarks/baselines"
+            )
+        found[model] = {metric: statistics.fmean(of) for metric, of in values.items()}
+    return found
+
+
+def training_rows(gin_file: str) -> int:
+    """How many rows an epoch of a training run reads, of the task that its gin file names."""
+    configuration.parse_config([gin_file], ["MODEL_DIR='unused'"])
+    (task,) = evaluated_tasks(configuration.macro("MIXTURE_OR_TASK_NAME"))
+    return task.prepared().num_rows(task.view)["train"]
+
+
+def _none(task: TaskInfo, limit: int) -> dict[str, Figures]:
+    del task, limit
+    return {}
+
+
+def _rows(task: TaskInfo, part: str, limit: int = 0) -> list[dict[str, Any]]:
+    return list(prepared_rows.read_rows(task.prepared(), task.view, part))[: limit or None]
+
+
+def _texts(task: TaskInfo, limit: int) -> dict[str, Figures]:
+    rows = _rows(task, "test", limit)
+    texts = neighbours.nearest_texts(_rows(task, "train"), rows)
+    return {NEAREST: text_metrics(task, rows, texts)}
+
+
+def _recommendations(task: TaskInfo, limit: int) -> dict[str, Figures]:
+    rows, catalogue = _rows(task, "test", limit), task.prepared().catalogue()
+    scores = neighbours.neighbour_scores(_rows(task, "train"), rows, len(catalogue.items))
+    targets = np.array([row["item_indices"][0] for row in rows])
+    named = np.zeros(scores.shape, bool)
+    for place, row in enumerate(rows):
+        named[place, np.asarray(row["seen_indices"], int)] = True
+    # As in `recommend_items`: a row whose item was named before has no part in `new/...`.
+    named[np.arange(len(rows)), targets] = False
+    top = np.argsort(-scores, axis=1, kind="stable")[:, : max(DEFAULT_KS)]
+    predictions = RecommendationPredictions(
+        rows=rows,
+        top_items=top,
+        scores=np.take_along_axis(scores, top, axis=1).astype(np.float32),
+        ranks=ranking.ranks_by_score(scores, targets),
+        new_ranks=ranking.ranks_by_score(scores, targets, named),
+    )
+    figures = recommendation_metrics(predictions, catalogue.train_counts, DEFAULT_KS)
+    popular = "popularity/"
+    own = {name: value for name, value in figures.items() if not name.startswith(popular)}
+    rest = {n.removeprefix(popular): v for n, v in figures.items() if n.startswith(popular)}
+    return {f"{neighbours.NUM_NEIGHBOURS} nearest dialogues": own, "popularity": rest}
+
+
+def _means(task: TaskInfo, limit: int) -> dict[str, Figures]:
+    del limit
+    prepared = task.prepared()
+    train, test = (prepared_rows.interactions(prepared, part) for part in ("train", "test"))
+    counts = prepared.manifest["counts"]
+    fitted = MeanBaselines.fit(
+        train.users,
+        train.items,
+        train.labels,
+        counts["users"],
+        counts["items"],
+    )
+    figures = fitted.scoring_metrics(test.users, test.items, test.labels)
+    return {name.replace("_and_", " + ").replace("_", " "): of for name, of in figures.items()}
+
+
+def _closed_forms(task: TaskInfo, limit: int) -> dict[str, Figures]:
+    prepared = task.prepared()
+    counts = prepared.manifest["counts"]
+    train = np.zeros((counts["users"], counts["items"]), np.float32)
+    history = train.copy()
+    for part, matrices in (("train", (train, history)), ("validation", (history,))):
+        for row in prepared_rows.read_rows(
+            prepared, "next_items", part, ("user_index", "item_indices")
+        ):
+            for matrix in matrices:
+                matrix[row["user_index"], row["item_indices"]] = 1
+    rows = _rows(task, "test", limit)
+    users = np.array([row["user_index"] for row in rows])
+    wanted = np.full((len(rows), max(len(row["item_indices"]) for row in rows)), -1)
+    seen = history[users] > 0
+    for place, row in enumerate(rows):
+        wanted[place, : len(row["item_indices"])] = row["item_indices"]
+        seen[place, row["item_indices"]] = False
+    found = {}
+    for name, (score, _) in CLOSED_FORM.items():
+        ranks = ranking.ranks_by_score(score(train, history[users]), wanted, seen)
+        found[name] = ranking.ranking_metrics(ranks, DEFAULT_KS)
+    return found
+
+
+_OF_KIND: Mapping[str, Callable[[TaskInfo, int], dict[str, Figures]]] = {
+    "generation": _texts,
+    "title_recommendation": _recommendations,
+    "item_recommendation": _recommendations,
+    "scoring": _means,
+    "retrieval": _closed_forms,
+}

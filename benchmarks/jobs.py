@@ -1,0 +1,352 @@
+"""Every job of a recommender on one foundation, over seeds, beside fair baselines.
+
+    python -m benchmarks.jobs --foundation runs/foundation [--jobs explanation conversation]
+        [--seeds 0 1 2] [--inspired FOLDER] [--gin.TRAIN_STEPS=100]
+
+Prepares the data, trains every job of `job_list` from the foundation (`python -m
+benchmarks.foundation`) by `m6rec train`, tests it by `m6rec eval`, and measures the baselines on
+the same rows by the same functions (`job_baselines`). A job whose rows stand in
+`benchmarks/results/jobs.json` is left out; a training run that was interrupted goes on. Several of
+these commands may run side by side, with other seeds or jobs, each on a processor of its own:
+
+    taskset -c 0 python -m benchmarks.jobs --seeds 0 &
+    taskset -c 1 python -m benchmarks.jobs --seeds 1
+
+Steps in the gin files are meant for about five minutes of training each on one core at size mini,
+20 for the run of all jobs; a seed for an hour and a half of one core, baselines included.
+
+INSPIRED's dialogues come with no package (docs/data_sets.md): `--inspired` names a folder with them
+and a dialogues.json. Without it conversation is left out, unless they were prepared before.
+
+A row is one figure of one run, with
+
+    job            as the table calls it
+    split          the task whose test part it was measured on
+    ours           the figure, as `value`
+    baselines      name to figure (means over seeds, where they have some)
+    baseline_name, baseline   the strongest of them; of figures for which neither more nor less is
+                   better, such as novelty, the first
+    foundation     fingerprint of the backbone
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from benchmarks import foundation as foundation_study
+from benchmarks.comparison_table import strongest
+from benchmarks.job_list import (
+    ALONE,
+    EVALUATION_SECONDS,
+    INSPIRED,
+    JOBS,
+    SINGLES,
+    ZERO_SHOT,
+    Job,
+)
+from benchmarks.movielens import EXAMPLES, m6rec, train
+from benchmarks.provenance import ROOT
+from benchmarks.results_file import Row, add_rows, metric_rows, read_results, results_path
+from benchmarks.tuning import backbone_of
+from m6rec_jax.errors import DataError, M6RecError
+from m6rec_jax.tables import views
+from m6rec_jax.tables.prepared import Prepared
+from m6rec_jax.tables.sources import default_cache_dir
+
+RESULTS = "jobs"
+WRITING = f"{EXAMPLES}/movielens_writing_prepare.gin"
+SIZE = "M6-Rec mini"
+# Jobs that need INSPIRED.
+OF_DIALOGUES = ("conversation", "constrained_titles")
+
+# What the jobs read: (data set, split) to views.
+VIEWS: Mapping[tuple[str, str], tuple[str, ...]] = {
+    ("movielens-100k", "per_user_temporal"): ("groups", "next_items", *views.WRITING),
+    ("movielens-100k", "leave_one_out"): ("next_items",),
+    ("book-crossing-small", "per_user_temporal"): ("groups",),
+    ("book-crossing-small", "leave_one_out"): ("next_items",),
+    ("chitchat", "by_group"): ("documents",),
+}
+
+Figures = Mapping[str, float]
+
+
+def prepare_data(inspired: Path | None) -> bool:
+    """Fetches and prepares what is missing. Returns whether INSPIRED is there."""
+    if not all(is_prepared(*split, wanted) for split, wanted in VIEWS.items()):
+        foundation_study.prepare_data()
+        m6rec("data", "prepare", "movielens-100k", "--gin_file", WRITING)
+    if inspired is not None:
+        m6rec("data", "prepare", inspired)
+    return is_prepared(INSPIRED, "by_group", views.DIALOGUE_VIEWS)
+
+
+def is_prepared(dataset: str, split: str, wanted: Sequence[str]) -> bool:
+    """Whether these views of a split lie where tasks look for them."""
+    try:
+        found = Prepared.open(default_cache_dir(), dataset, split)
+    except DataError:
+        return False
+    return set(wanted) <= set(found.manifest["views"])
+
+
+def tested(job: Job, model_dir: Path, output: Path) -> Figures:
+    """Figures of a checkpoint on the test part, evaluated unless that was done.
+
+    Of a job that is timed also `EVALUATION_SECONDS`, of the whole command.
+    """
+    if not output.exists():
+        output.parent.mkdir(parents=True, exist_ok=True)
+        # Renamed when complete: what is there is whole.
+        partial = output.with_suffix(".partial")
+        started = time.monotonic()
+        m6rec(
+            *("eval", "--gin_file", job.eval_gin_file, f"--gin.MODEL_DIR='{model_dir}'"),
+            f"--gin.evaluate.output='{partial}'",
+            *job.eval_bindings,
+        )
+        found = json.loads(partial.read_text())
+        if job.timed:
+            found[EVALUATION_SECONDS] = time.monotonic() - started
+        partial.write_text(json.dumps(found, indent=2) + "\n")
+        partial.replace(output)
+    figures: Figures = json.loads(output.read_text())
+    return figures
+
+
+def epoch_seconds(gin_file: str, folder: Path) -> float:
+    """Seconds of an epoch of training at the fastest pace that a run's log has.
+
+    Raises:
+      DataError: the log has no pace, as of a run that is shorter than a period of logging.
+    """
+    from benchmarks.job_baselines import training_rows
+
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    paces = [json.loads(line).get("examples_per_second", 0.0) for line in lines]
+    if not max(paces, default=0.0):
+        raise DataError(f"{folder / 'metrics.jsonl'} holds no examples_per_second")
+    return training_rows(gin_file) / max(paces)
+
+
+class Study:
+    """All runs from one foundation.
+
+    Args:
+      foundation: MODEL_DIR of the foundation.
+      output: folder of the runs; those of another foundation lie in another one below it.
+      bindings: gin bindings of every training run.
+    """
+
+    def __init__(self, foundation: Path, output: Path, bindings: Sequence[str] = ()) -> None:
+        self.foundation, self.bindings = foundation, bindings
+        self.fingerprint = backbone_of(foundation)
+        self.output = output / self.fingerprint
+        self.path = results_path(RESULTS)
+
+    def run(self, name: str, seed: int) -> None:
+        """Makes the rows of a job and a seed, unless they are there.
+
+        Raises:
+          DataError: rows of another foundation are there, or a command failed.
+        """
+        job = JOBS[name]
+        # Nothing is drawn where nothing is trained.
+        of_seed = None if job.gin_file is None else seed
+        rows = read_results(self.path).rows
+        others = {row["foundation"] for row in rows} - {self.fingerprint}
+        if others:
+            raise DataError(
+                f"{self.path} has rows of the foundation {', '.join(sorted(others))}, but "
+                f"{self.foundation} is {self.fingerprint}: a study is of one foundation. Remove "
+                "the file to begin another"
+            )
+        made = {(row["job"], row["dataset"], row["split"], row["seed"]) for row in rows}
+        wanted = {(t.job, t.dataset, task, of_seed) for task, t in job.tests.items()}
+        if wanted <= made:
+            print(f"{name}, seed {of_seed}: has rows already", flush=True)
+            return
+        if name == "constrained_titles":
+            seconds, figures, known = self._titles(seed)
+        else:
+            seconds, figures = self._figures(name, job, seed)
+            known = self._baselines(name, job, seed, figures)
+        new = rows_of(job, figures, known, of_seed, seconds, self.fingerprint)
+        add_rows(self.path, new)
+        for row in new:
+            if row["metric"] == job.tests[row["split"]].metrics[0]:
+                told = f"{name}, seed {of_seed}, {row['split']}: {row['metric']} {row['ours']:.4f}"
+                beside = "".join(f", {n} {value:.4f}" for n, value in row["baselines"].items())
+                print(told + beside, flush=True)
+
+    def _figures(self, name: str, job: Job, seed: int) -> tuple[float | None, Figures]:
+        """Seconds of training and figures."""
+        if job.gin_file is None:
+            return None, tested(job, self.foundation, self.output / "untuned" / f"{name}.json")
+        folder = self.output / f"{name}-{seed}"
+        seconds = train(
+            job.gin_file,
+            folder,
+            [
+                f"--gin.INITIAL_CHECKPOINT_PATH='{self.foundation}'",
+                f"--gin.train.seed={seed}",
+                f"--gin.BatchIterator.seed={seed}",
+                *job.bindings,
+                *self.bindings,
+            ],
+        )
+        return seconds, tested(job, folder, folder / "test.json")
+
+    def _baselines(self, name: str, job: Job, seed: int, figures: Figures) -> dict[str, Figures]:
+        """Baseline name to its figures, named as ours."""
+        found: dict[str, Figures] = {}
+        if job.own_baselines:
+            output = self.output / "baselines" / f"{name}.json"
+            if not output.exists():
+                # Imported late: tensorflow and the tasks.
+                from benchmarks.job_baselines import baselines_of
+
+                output.parent.mkdir(parents=True, exist_ok=True)
+                measured = baselines_of(job.eval_gin_file, job.eval_bindings)
+                output.write_text(json.dumps(measured, indent=2) + "\n")
+            found |= json.loads(output.read_text())
+        if job.measured is not None:
+            from benchmarks.job_baselines import measured_before
+
+            found |= measured_before(*job.measured)
+        for baseline in job.in_figures:
+            start = f"{baseline}/"
+            found[baseline] = {
+                key.removeprefix(start): value
+                for key, value in figures.items()
+                if key.startswith(start)
+            }
+        if job.untuned:
+            output = self.output / "untuned" / f"{name}.json"
+            # How long that took is no figure to compare with.
+            of = tested(job, self.foundation, output)
+            found[ZERO_SHOT] = {k: v for k, v in of.items() if k != EVALUATION_SECONDS}
+        if job.timed and job.gin_file is not None:
+            seconds = epoch_seconds(job.gin_file, self.output / f"{name}-{seed}")
+            found["one epoch of training"] = {EVALUATION_SECONDS: seconds}
+        if job.compared_with:
+            alone: dict[str, float] = {}
+            for task, own in job.compared_with.items():
+                _, of_single = self._figures(f"only-{own}", SINGLES[own], seed)
+                for metric in job.tests[task].metrics:
+                    prefixed = f"{task}/{metric}"
+                    alone[prefixed] = of_single.get(prefixed, of_single.get(metric, float("nan")))
+            found[ALONE] = alone
+        return found
+
+    def _titles(self, seed: int) -> tuple[float | None, Figures, dict[str, Figures]]:
+        from benchmarks.constrained_titles import title_shares
+
+        name = "conversation"
+        seconds, _ = self._figures(name, JOBS[name], seed)
+        output = self.output / f"{name}-{seed}" / "titles.json"
+        if not output.exists():
+            shares = title_shares(self.output / f"{name}-{seed}")
+            output.write_text(json.dumps(shares, indent=2) + "\n")
+        found = json.loads(output.read_text())
+        return seconds, found["constrained"], {"written freely": found["free"]}
+
+
+def rows_of(
+    job: Job,
+    figures: Figures,
+    baselines: Mapping[str, Figures],
+    seed: int | None,
+    seconds: float | None,
+    foundation: str,
+) -> list[Row]:
+    """Rows of one run, each beside its baselines.
+
+    Args:
+      job: what was run.
+      figures: of the evaluation, `<task>/<figure>` where it has several tasks.
+      baselines: name to figures, named in the same way.
+      seed: None where nothing is drawn.
+      seconds: of training.
+      foundation: fingerprint.
+
+    Raises:
+      DataError: the evaluation lacks all figures of a task.
+    """
+    rows: list[Row] = []
+    for task, test in job.tests.items():
+        keys = {
+            metric: key
+            for metric in test.metrics
+            for key in (metric, f"{task}/{metric}")
+            if key in figures
+        }
+        if not keys:
+            raise DataError(f"the evaluation of {job.eval_gin_file} has no figure of {task}")
+        made = metric_rows(
+            {metric: figures[key] for metric, key in keys.items()},
+            model=f"{SIZE}, {job.model}",
+            dataset=test.dataset,
+            split=task,
+            seed=seed,
+            gin_file=job.gin_file or job.eval_gin_file,
+            seconds=seconds,
+        )
+        for row in made:
+            key = keys[row["metric"]]
+            known = {
+                name: round(of[key], 6)
+                for name, of in baselines.items()
+                if key in of and of[key] == of[key]
+            }
+            best = strongest(row["metric"], known)
+            rows.append(
+                row
+                | {"job": test.job, "ours": row["value"], "baseline_name": best}
+                | {"baseline": None if best is None else known[best], "baselines": known}
+                | {"foundation": foundation}
+            )
+    return rows
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Returns the exit status: 0, or 2 on an error."""
+    parser = argparse.ArgumentParser(
+        description="Every job on one foundation, over seeds, beside baselines.",
+        epilog="Further --gin.NAME=VALUE bindings are handed to every training run.",
+    )
+    parser.add_argument("--foundation", type=Path, default=ROOT / "runs" / "foundation")
+    parser.add_argument("--jobs", nargs="+", choices=[*JOBS], default=[*JOBS])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--inspired", type=Path, help="folder of INSPIRED's files")
+    parser.add_argument("--output", type=Path, default=ROOT / "runs" / RESULTS)
+    options, bindings = parser.parse_known_args(arguments)
+    try:
+        for binding in bindings:
+            if not binding.startswith("--gin."):
+                raise DataError(f"unrecognized argument: {binding}")
+        study = Study(options.foundation.resolve(), options.output.resolve(), bindings)
+        with_dialogues = prepare_data(options.inspired and options.inspired.resolve())
+        names = [name for name in options.jobs if with_dialogues or name not in OF_DIALOGUES]
+        # Seeds first: after one of them the table has a line for every job.
+        for seed, name in itertools.product(dict.fromkeys(options.seeds), names):
+            study.run(name, seed)
+        if len(names) < len(options.jobs):
+            print(
+                f"left out: {', '.join(name for name in options.jobs if name not in names)}: "
+                "INSPIRED is not prepared; --inspired FOLDER names its files (docs/data_sets.md)"
+            )
+    except M6RecError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

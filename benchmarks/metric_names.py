@@ -1,0 +1,86 @@
+"""What metrics are called in tables, how many decimals they have, and which way is better."""
+
+from __future__ import annotations
+
+# Title, decimals, and 'higher', 'lower' or 'none'.
+METRICS: dict[str, tuple[str, int, str]] = {
+    "auc": ("AUC", 4, "higher"),
+    "user_averaged_auc": ("user-averaged AUC", 4, "higher"),
+    "log_loss": ("log loss", 4, "lower"),
+    "mrr": ("MRR", 4, "higher"),
+    "perplexity": ("perplexity", 2, "lower"),
+    "expected_calibration_error": ("calibration error", 4, "lower"),
+    "accuracy": ("accuracy", 4, "higher"),
+    "trainable_share": ("trained share", 4, "none"),
+    "steps_to_90_percent": ("steps to 90%", 0, "lower"),
+    "seconds": ("seconds", 0, "none"),
+    "step_milliseconds": ("milliseconds a step", 0, "lower"),
+    "candidates_per_second": ("candidates/s", 0, "higher"),
+    "times_faster": ("times as fast", 2, "none"),
+    "answered": ("answered", 0, "none"),
+    "reasons": ("reasons", 0, "none"),
+    "rows_lost_or_twice": ("rows lost or twice", 0, "lower"),
+    "wrong_reasons": ("wrong reasons", 0, "lower"),
+    "requests_per_second": ("requests/s", 0, "higher"),
+    "peak_memory_mib": ("peak memory, MiB", 0, "lower"),
+    "state_mib": ("state, MiB", 1, "lower"),
+    "temporary_mib": ("temporary, MiB", 1, "lower"),
+    "memory_growth_mib": ("growth, MiB", 1, "lower"),
+    "first_step": ("first step", 0, "none"),
+    "last_step": ("last step", 0, "none"),
+    "loss_difference": ("largest difference", 7, "none"),
+    "chips": ("chips", 0, "none"),
+    "rows_per_step": ("rows a step", 0, "none"),
+    "memory_gib": ("GiB a device", 2, "none"),
+    "memory_spare_percent": ("memory to spare, %", 0, "none"),
+    "flops_ratio": ("executed / own", 2, "none"),
+    "asynchronous_percent": ("asynchronous in layers, %", 0, "none"),
+    "sent_gigabytes": ("GB sent a device", 2, "none"),
+    "roofline_milliseconds": ("ms at the roofline", 1, "none"),
+    "roofline_utilisation_percent": ("utilisation there, %", 0, "none"),
+    "compile_seconds": ("s to compile", 0, "none"),
+    "compile_processor_seconds": ("processor s", 0, "none"),
+    # Of written texts; BLEU and ROUGE are percentages.
+    "usr": ("USR", 3, "higher"),
+    "fmr": ("FMR", 3, "higher"),
+    "fcr": ("FCR", 3, "higher"),
+    "div": ("DIV", 2, "lower"),
+    "true_share": ("true attributes", 3, "higher"),
+    "all_true_share": ("texts all true", 3, "higher"),
+    "silent_share": ("texts without attributes", 3, "none"),
+    "exact_match": ("exactly the reference", 4, "higher"),
+    "novelty": ("novelty", 3, "none"),
+    "kgsf_bleu_2": ("BLEU-2 as KGSF has it", 4, "higher"),
+    "kgsf_distinct_3": ("distinct-3 as KGSF has it", 3, "none"),
+    "kgsf_distinct_4": ("distinct-4 as KGSF has it", 3, "none"),
+    "evaluation_seconds": ("seconds to rank the catalogue for all users", 0, "lower"),
+    "titles_in_catalogue": ("titles in the catalogue", 3, "higher"),
+    "titles": ("titles written", 0, "none"),
+}
+
+# Metrics of these beginnings, the same of each.
+_FAMILIES: dict[str, tuple[str, int, str]] = {
+    "hit_rate@": ("HR@", 4, "higher"),
+    "ndcg@": ("NDCG@", 4, "higher"),
+    "recall@": ("recall@", 4, "higher"),
+    "new/recall@": ("new items' recall@", 4, "higher"),
+    "bleu_": ("BLEU-", 2, "higher"),
+    "rouge_": ("ROUGE-", 2, "higher"),
+    "distinct_": ("distinct-", 3, "none"),
+}
+
+
+def describe_metric(metric: str) -> tuple[str, int, str]:
+    """Returns a metric's title, its number of decimals and 'higher', 'lower' or 'none'."""
+    if metric in METRICS:
+        return METRICS[metric]
+    if metric.startswith("held_out/"):
+        title, decimals, better = describe_metric(metric.removeprefix("held_out/"))
+        return f"{title}, unseen", decimals, better
+    if metric.startswith("held_out/"):
+        title, decimals, better = describe_metric(metric.removeprefix("held_out/"))
+        return f"{title}, unseen", decimals, better
+    for prefix, (title, decimals, better) in _FAMILIES.items():
+        if metric.startswith(prefix):
+            return title + metric.removeprefix(prefix), decimals, better
+    return metric.replace("_", " "), 4, "none"

@@ -1,0 +1,269 @@
+"""The study of jobs: what is run, from which foundation, and what stands in its rows."""
+
+import json
+from pathlib import Path
+
+import gin
+import pytest
+
+from benchmarks import foundation, job_baselines, jobs, movielens
+from benchmarks.comparison_table import comparison_table, strongest
+from benchmarks.job_list import JOBS, SINGLES, ZERO_SHOT
+from benchmarks.metric_names import describe_metric
+from benchmarks.provenance import ROOT
+from benchmarks.results_file import add_rows, read_results
+from m6rec_jax import configuration
+from m6rec_jax.errors import DataError
+from m6rec_jax.pipeline.registration import evaluated_tasks
+from m6rec_jax.tables.prepared import folder_of, write_manifest
+from m6rec_jax.tables.sources import DATA_DIR_VARIABLE
+
+
+def bindings_of(call: tuple[str, ...]) -> dict[str, str]:
+    pairs = (text.removeprefix("--gin.").split("=", 1) for text in call if "=" in text)
+    return {name: value.strip("'") for name, value in pairs}
+
+
+@pytest.fixture
+def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
+    """The commands made; every figure of an evaluation of seed s is 0.5 + s / 100."""
+    made: list[tuple[str, ...]] = []
+
+    def m6rec(*arguments: object) -> None:
+        call = tuple(map(str, arguments))
+        made.append(call)
+        bound = bindings_of(call)
+        if call[0] == "train":
+            (Path(bound["MODEL_DIR"]) / "checkpoints").mkdir(parents=True, exist_ok=True)
+        if call[0] == "eval":
+            folder = Path(bound["MODEL_DIR"]).name
+            value = 0.5 + int(folder[-1]) / 100 if folder[-1].isdigit() else 0.25
+            job = next(job for job in JOBS.values() if job.eval_gin_file == call[2])
+            own = bound.get("MIXTURE_OR_TASK_NAME")
+            tasks = [t for t in job.tests if own in (None, job.compared_with.get(t))]
+            # As the evaluator names them.
+            figures = {
+                f"{task}/{metric}" if len(tasks) > 1 else metric: value
+                for task in tasks
+                for metric in job.tests[task].metrics
+            }
+            figures |= {"popularity/auc": 0.4, "chance/auc": 0.3}
+            Path(bound["evaluate.output"]).write_text(json.dumps(figures))
+
+    def baselines_of(gin_file: str, bindings: tuple[str, ...]) -> dict[str, dict[str, float]]:
+        made.append(("baselines", gin_file))
+        names = ("auc", "log_loss", "bleu_4", "novelty", "movielens_100k_titles/rouge_1")
+        return {"weak": dict.fromkeys(names, 0.1), "strong": dict.fromkeys(names, 0.9)}
+
+    for module in (jobs, movielens, foundation):
+        monkeypatch.setattr(module, "m6rec", m6rec)
+    monkeypatch.setattr(foundation, "prepare_data", lambda: None)
+    monkeypatch.setattr(job_baselines, "baselines_of", baselines_of)
+    monkeypatch.setattr(jobs, "results_path", lambda name: tmp_path / f"{name}.json")
+    monkeypatch.setattr(jobs, "backbone_of", lambda path: path.name)
+    monkeypatch.setattr(jobs, "prepare_data", lambda inspired: inspired is not None)
+    return made
+
+
+def run(tmp_path: Path, *arguments: str) -> int:
+    fixed = ["--foundation", str(tmp_path / "base"), "--output", str(tmp_path / "runs")]
+    return jobs.main([*fixed, *arguments])
+
+
+def rows_in(tmp_path: Path) -> list[dict]:
+    return list(read_results(tmp_path / "jobs.json").rows)
+
+
+@pytest.mark.parametrize("name", [*JOBS, *SINGLES])
+def test_files_and_tasks_of_every_job_fit_together(name: str) -> None:
+    job = JOBS.get(name) or SINGLES[name]
+    steps = ["MODEL_DIR='x'", "INITIAL_CHECKPOINT_PATH='y'"]
+    try:
+        configuration.parse_config([job.eval_gin_file], ["MODEL_DIR='x'", *job.eval_bindings])
+        tested = {
+            task.name for task in evaluated_tasks(configuration.macro("MIXTURE_OR_TASK_NAME"))
+        }
+        lengths = configuration.macro("TASK_FEATURE_LENGTHS")
+        shared = gin.query_parameter("vocabulary_file.shared")
+        if job.gin_file is not None:
+            configuration.parse_config([job.gin_file], [*steps, *job.bindings])
+            assert configuration.macro("TASK_FEATURE_LENGTHS") == lengths
+            assert gin.query_parameter("vocabulary_file.shared") == shared
+            assert configuration.macro("TRAINABLE") == "prompts"
+    finally:
+        gin.clear_config()
+    assert set(job.tests) <= tested
+    assert shared == foundation.NAME
+
+
+def test_no_two_jobs_have_rows_of_one_key() -> None:
+    keys = [(job.model, t.dataset, task) for job in JOBS.values() for task, t in job.tests.items()]
+    assert len(keys) == len(set(keys))
+    assert all(own in SINGLES for own in JOBS["all_jobs"].compared_with.values())
+    assert set(JOBS["all_jobs"].compared_with) == set(JOBS["all_jobs"].tests)
+
+
+def test_the_single_runs_read_as_many_rows_as_the_run_of_all_jobs() -> None:
+    try:
+        configuration.parse_config([JOBS["all_jobs"].gin_file], ["MODEL_DIR='x'"])
+        steps = configuration.macro("TRAIN_STEPS")
+        rates = gin.query_parameter("mixture_rates.rates")
+    finally:
+        gin.clear_config()
+    of_single: dict[str, float] = {}
+    for task, own in JOBS["all_jobs"].compared_with.items():
+        of_single[own] = of_single.get(own, 0) + rates[task]
+    total = sum(rates.values())
+    for own, rate in of_single.items():
+        assert steps * rate / total == pytest.approx(bound_steps(own), rel=0.02)
+
+
+def bound_steps(own: str) -> int:
+    (steps,) = (b for b in SINGLES[own].bindings if "TRAIN_STEPS" in b)
+    return int(steps.split("=")[1])
+
+
+def test_rows_name_the_strongest_baseline_and_are_made_once(calls, tmp_path: Path) -> None:
+    arguments = ["--jobs", "explanation", "--seeds", "0", "3", "--gin.TRAIN_STEPS=5"]
+    assert run(tmp_path, *arguments) == 0
+    job = JOBS["explanation"]
+    training = [call for call in calls if call[0] == "train"]
+    assert [call[2] for call in training] == [job.gin_file] * 2
+    for call, seed in zip(training, (0, 3), strict=True):
+        bound = bindings_of(call)
+        assert bound["INITIAL_CHECKPOINT_PATH"] == str((tmp_path / "base").resolve())
+        assert (bound["train.seed"], bound["BatchIterator.seed"]) == (str(seed), str(seed))
+        assert bound["TRAIN_STEPS"] == "5"
+    # The baselines and the untuned foundation are measured once for all seeds.
+    assert [call[0] for call in calls] == ["train", "eval", "baselines", "eval", "train", "eval"]
+    rows = {(row["metric"], row["seed"]): row for row in rows_in(tmp_path)}
+    row = rows["bleu_4", 3]
+    assert (row["ours"], row["value"], row["baseline_name"], row["baseline"]) == (
+        *(0.53, 0.53),
+        *("strong", 0.9),
+    )
+    assert row["baselines"] == {"weak": 0.1, "strong": 0.9, ZERO_SHOT: 0.25}
+    assert (row["job"], row["dataset"], row["gin_file"]) == (
+        *("explanation", "movielens-100k"),
+        job.gin_file,
+    )
+    # Only the foundation has a figure of this.
+    assert rows["usr", 0]["baseline_name"] == ZERO_SHOT
+    done = len(calls)
+    assert run(tmp_path, *arguments) == 0
+    assert len(calls) == done
+
+
+def test_nothing_is_trained_for_zero_shot(calls, tmp_path: Path) -> None:
+    assert run(tmp_path, "--jobs", "movielens_zero_shot", "--seeds", "0", "1") == 0
+    assert [call[0] for call in calls] == ["eval"]
+    assert bindings_of(calls[0])["MODEL_DIR"] == str((tmp_path / "base").resolve())
+    (row,) = (row for row in rows_in(tmp_path) if row["metric"] == "auc")
+    assert row["seed"] is None
+    assert row["baselines"] == {"popularity": 0.4, "chance": 0.3}
+    assert row["gin_file"] == JOBS["movielens_zero_shot"].eval_gin_file
+
+
+def test_the_run_of_all_jobs_is_compared_with_single_runs_of_its_seed(calls, tmp_path) -> None:
+    assert run(tmp_path, "--jobs", "all_jobs", "--seeds", "1") == 0
+    trained = [bindings_of(call).get("MIXTURE_OR_TASK_NAME") for call in calls if "train" in call]
+    assert trained == [None, *SINGLES]
+    rows = rows_in(tmp_path)
+    assert {row["split"] for row in rows} == set(JOBS["all_jobs"].tests)
+    # The stub's figure is that of the folder, which ends in the seed.
+    assert [row["baselines"] for row in rows] == [{"a run of its own": 0.51}] * len(rows)
+
+
+def test_evaluation_is_timed_against_an_epoch(calls, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(job_baselines, "training_rows", lambda gin_file: 600)
+    monkeypatch.setattr(job_baselines, "measured_before", lambda *which: {})
+    folder = tmp_path / "runs" / "base" / "movielens_retrieval-0"
+    folder.mkdir(parents=True)
+    lines = [{"step": 50, "examples_per_second": 3.0}, {"step": 100, "examples_per_second": 6.0}]
+    log = folder / "metrics.jsonl"
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert run(tmp_path, "--jobs", "movielens_retrieval", "--seeds", "0") == 0
+    (row,) = (row for row in rows_in(tmp_path) if row["metric"] == jobs.EVALUATION_SECONDS)
+    assert row["baselines"] == {"one epoch of training": 100.0}
+    assert 0 <= row["ours"] < 60
+    log.write_text('{"step": 5}\n')
+    with pytest.raises(DataError, match="no examples_per_second"):
+        jobs.epoch_seconds("a.gin", folder)
+
+
+def test_dialogues_that_are_not_there_are_told(calls, tmp_path: Path, capsys) -> None:
+    assert run(tmp_path, "--jobs", "conversation", "movielens_zero_shot", "--seeds", "0") == 0
+    assert "left out: conversation: INSPIRED is not prepared" in capsys.readouterr().out
+    assert {row["split"] for row in rows_in(tmp_path)} == {"movielens_100k_zero_shot"}
+    inspired = ("--inspired", str(tmp_path))
+    assert run(tmp_path, "--jobs", "conversation", "--seeds", "0", *inspired) == 0
+    assert "inspired_replies" in {row["split"] for row in rows_in(tmp_path)}
+
+
+def test_data_are_prepared_where_they_are_missing(tmp_path: Path, monkeypatch) -> None:
+    made: list[tuple[str, ...]] = []
+    monkeypatch.setenv(DATA_DIR_VARIABLE, str(tmp_path))
+    monkeypatch.setattr(jobs, "m6rec", lambda *call: made.append(tuple(map(str, call))))
+    monkeypatch.setattr(foundation, "prepare_data", lambda: made.append(("everything",)))
+    assert not jobs.prepare_data(None)
+    assert made == [
+        ("everything",),
+        ("data", "prepare", "movielens-100k", "--gin_file", jobs.WRITING),
+    ]
+    for (dataset, split), wanted in jobs.VIEWS.items():
+        folder = folder_of(tmp_path, dataset, split)
+        folder.mkdir()
+        write_manifest(folder, {"views": {view: {} for view in wanted}})
+    made.clear()
+    assert not jobs.prepare_data(tmp_path / "talks")
+    assert made == [("data", "prepare", str(tmp_path / "talks"))]
+
+
+def test_one_study_is_of_one_foundation(calls, tmp_path: Path, capsys) -> None:
+    assert run(tmp_path, "--jobs", "movielens_zero_shot", "--seeds", "0") == 0
+    other = ["--foundation", str(tmp_path / "other"), "--output", str(tmp_path / "runs")]
+    assert jobs.main([*other, "--jobs", "explanation"]) == 2
+    assert "a study is of one foundation" in capsys.readouterr().err
+
+
+def test_unknown_arguments_are_refused(calls, tmp_path: Path, capsys) -> None:
+    assert run(tmp_path, "TRAIN_STEPS=3") == 2
+    assert "unrecognized argument: TRAIN_STEPS=3" in capsys.readouterr().err
+    assert not calls
+
+
+@pytest.mark.parametrize(
+    ("metric", "best"), [("auc", "b"), ("perplexity", "a"), ("novelty", "a"), ("div", "a")]
+)
+def test_the_strongest_baseline(metric: str, best: str) -> None:
+    assert strongest(metric, {"a": 1.0, "b": 2.0}) == best
+    assert strongest(metric, {}) is None
+
+
+def test_a_line_compares_means_over_seeds(tmp_path: Path) -> None:
+    row = {"model": "ours", "gin_file": "a.gin", "dataset": "d", "split": "t", "job": "j"}
+    rows = [
+        {**row, "seed": seed, "metric": metric, "value": value, "ours": value, "baselines": known}
+        for metric, values, known in (
+            ("perplexity", (8.0, 10.0), {"kNN": 12.0, "foundation": 18.0}),
+            ("novelty", (0.5, 0.5), {}),
+        )
+        for seed, value in enumerate(values)
+    ]
+    add_rows(tmp_path / "r.json", rows, command="c", commit="0", hardware="h", date="2026-11-25")
+    table = comparison_table(read_results(tmp_path / "r.json").rows).splitlines()
+    assert len(table) == 4
+    cells = [cell.strip() for cell in table[2].split("|")[1:-1]]
+    assert cells[:8] == [
+        *("d", "t", "perplexity", "9.00 ± 1.41", "kNN 12.00 ± 0.00", "+25.0%"),
+        *("foundation 18.00 ± 0.00", "2"),
+    ]
+    assert "| novelty | 0.500 ± 0.000 | – |" in table[3]
+
+
+def test_every_figure_that_is_kept_has_a_name() -> None:
+    for job in JOBS.values():
+        for test in job.tests.values():
+            # The main figure must be one that can be better or worse.
+            assert describe_metric(test.metrics[0])[2] != "none"
+        assert (ROOT / job.eval_gin_file).is_file()
