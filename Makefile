@@ -24,7 +24,7 @@ types: install  ## mypy
 
 test: install lint types  ## Everything CI runs: style, types, results up to date, tests
 	$(BIN)/python -m benchmarks.render_results --check
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 3 --dist loadfile
 
 # torch is large, so only this target installs it; without it these tests are skipped.
 parity: install  ## Logits against Hugging Face's T5, mT5 and UMT5 (installs torch and transformers)
