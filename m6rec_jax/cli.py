@@ -1,11 +1,10 @@
-"""The command line `m6rec`: thin. Each sub-command parses its arguments and calls one function.
+"""The command line `m6rec`: its arguments, what becomes of errors, exit statuses.
 
-Heavy libraries are imported inside the sub-commands, so `m6rec --help` answers at once.
-Settings live in gin files; the flags here only name files and folders.
+What a sub-command runs stands in `subcommands`. Settings live in gin files; the flags here only
+name files and folders.
 """
 
 import argparse
-import json
 import logging
 import os
 import sys
@@ -16,13 +15,11 @@ from typing import Any
 
 import absl.logging
 
-from m6rec_jax import __version__
-from m6rec_jax.errors import ConfigError, DataError, M6RecError
+from m6rec_jax import __version__, subcommands
+from m6rec_jax.errors import ConfigError, M6RecError
 
 EXIT_USER_ERROR = 2
-EXIT_DOES_NOT_FIT = 1
 EXIT_LOST_PROCESS = 3
-EXIT_OF_SIGNALS = {"SIGINT": 130, "SIGTERM": 143}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -53,7 +50,7 @@ def _failed(error: Exception | KeyboardInterrupt) -> int:
     if processes is None or not processes.are_joined():
         if isinstance(error, KeyboardInterrupt):
             print("m6rec: stopped", file=sys.stderr)
-            return EXIT_OF_SIGNALS["SIGINT"]
+            return subcommands.EXIT_OF_SIGNALS["SIGINT"]
         if not isinstance(error, M6RecError):
             raise error
         print(f"m6rec: {error}", file=sys.stderr)
@@ -124,12 +121,12 @@ def _parser() -> argparse.ArgumentParser:
     actions = data.add_subparsers(dest="action", required=True, metavar="ACTION")
     fetch = actions.add_parser("fetch", help="download a public data set into a canonical folder")
     fetch.add_argument("name", help="for instance movielens-100k; a wrong name lists them all")
-    fetch.set_defaults(run=_data_fetch)
+    fetch.set_defaults(run=subcommands.run_data_fetch)
     check = actions.add_parser("check", help="report the problems of a data set folder")
     check.add_argument("folder", type=Path)
     check.add_argument("--quarantine", type=Path, help="write rejected rows to this file")
     check.add_argument("--json", type=Path, help="write the report to this file, too")
-    check.set_defaults(run=_data_check)
+    check.set_defaults(run=subcommands.run_data_check)
     prepare = actions.add_parser("prepare", help="render a data set's text as a TFDS data set")
     prepare.add_argument(
         "folder",
@@ -137,24 +134,28 @@ def _parser() -> argparse.ArgumentParser:
         help="a folder of a data set, of texts, reviews or dialogues, or the name of a fetched one",
     )
     _takes_gin(prepare)
-    prepare.set_defaults(run=_data_prepare)
+    prepare.set_defaults(run=subcommands.run_data_prepare)
     sample = actions.add_parser("sample", help="a smaller data set folder, of some of the users")
     sample.add_argument(
         "folder", type=Path, help="a data set folder, or the name of a fetched data set"
     )
     _takes_gin(sample)
-    sample.set_defaults(run=_data_sample)
+    sample.set_defaults(run=subcommands.run_data_sample)
 
     vocab = commands.add_parser("vocab", help="train a vocabulary")
     actions = vocab.add_subparsers(dest="action", required=True, metavar="ACTION")
     train = actions.add_parser("train", help="SentencePiece on the prepared text")
     _takes_gin(train)
-    train.set_defaults(run=_vocab_train)
+    train.set_defaults(run=subcommands.run_vocab_train)
 
     for name, run, text in (
-        ("train", _train, "train or tune a model; run the same command again to resume"),
-        ("eval", _eval, "evaluate a checkpoint on its task"),
-        ("params", _params, "print what a model has and what of it trains"),
+        (
+            "train",
+            subcommands.run_train,
+            "train or tune a model; run the same command again to resume",
+        ),
+        ("eval", subcommands.run_eval, "evaluate a checkpoint on its task"),
+        ("params", subcommands.run_params, "print what a model has and what of it trains"),
     ):
         command = commands.add_parser(name, help=text)
         _takes_gin(command, required=True)
@@ -174,7 +175,7 @@ def _parser() -> argparse.ArgumentParser:
     infer.add_argument("--output", type=Path, metavar="FILE", help="where results go")
     infer.add_argument("--index", type=Path, metavar="FOLDER", help="of the catalogue, to retrieve")
     _takes_gin(infer)
-    infer.set_defaults(run=_infer)
+    infer.set_defaults(run=subcommands.run_infer)
 
     chat = commands.add_parser(
         "chat", help="talk with a model that was trained on dialogues, in this terminal"
@@ -186,7 +187,7 @@ def _parser() -> argparse.ArgumentParser:
         help="what is known of the user: a request in JSON, as for m6rec infer",
     )
     _takes_gin(chat)
-    chat.set_defaults(run=_chat)
+    chat.set_defaults(run=subcommands.run_chat)
 
     index = commands.add_parser("index", help="embed a catalogue for retrieval")
     actions = index.add_subparsers(dest="action", required=True, metavar="ACTION")
@@ -195,7 +196,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     build.add_argument("--output", type=Path, required=True, metavar="FOLDER")
     _takes_gin(build)
-    build.set_defaults(run=_index_build)
+    build.set_defaults(run=subcommands.run_index_build)
 
     convert = commands.add_parser(
         "convert", help="take weights from T5, mT5, UMT5 or t5x checkpoints, or give them back"
@@ -209,7 +210,7 @@ def _parser() -> argparse.ArgumentParser:
         "--vocabulary", type=Path, help="SentencePiece file (default: the one in the source)"
     )
     convert.add_argument("--dry-run", action="store_true", help="only print the mapping")
-    convert.set_defaults(run=_convert)
+    convert.set_defaults(run=subcommands.run_convert)
 
     _add_prompts(commands)
     _add_compile(commands)
@@ -217,10 +218,10 @@ def _parser() -> argparse.ArgumentParser:
     demo = commands.add_parser("demo", help="MovieLens-100k from nothing to an HTML report")
     demo.add_argument("--output", type=Path, default=Path("runs/demo"))
     demo.add_argument("--seed", type=int, default=0)
-    demo.set_defaults(run=_demo)
+    demo.set_defaults(run=subcommands.run_demo)
 
     doctor = commands.add_parser("doctor", help="versions, devices and known version traps")
-    doctor.set_defaults(run=_doctor)
+    doctor.set_defaults(run=subcommands.run_doctor)
     return parser
 
 
@@ -260,20 +261,20 @@ def _add_compile(commands: Any) -> None:
         "--hlo", type=Path, metavar="FOLDER", help="write the optimised programs here, as text"
     )
     _takes_gin(command)
-    command.set_defaults(run=_compile)
+    command.set_defaults(run=subcommands.run_compile)
 
 
 def _add_prompts(commands: Any) -> None:
     prompts = commands.add_parser("prompts", help="a bank of tasks' prompts on one backbone")
     actions = prompts.add_subparsers(dest="action", required=True, metavar="ACTION")
     listing = actions.add_parser("list", help="the tasks of a bank")
-    listing.set_defaults(run=_prompts_list)
+    listing.set_defaults(run=subcommands.run_prompts_list)
     add = actions.add_parser("add", help="take prompts of a run, or of another bank, into a bank")
-    add.set_defaults(run=_prompts_add)
+    add.set_defaults(run=subcommands.run_prompts_add)
     remove = actions.add_parser("remove", help="delete a task's prompts")
-    remove.set_defaults(run=_prompts_remove)
+    remove.set_defaults(run=subcommands.run_prompts_remove)
     inspect = actions.add_parser("inspect", help="what a task's prompts are, and whether intact")
-    inspect.set_defaults(run=_prompts_inspect)
+    inspect.set_defaults(run=subcommands.run_prompts_inspect)
     for action in (listing, add, remove, inspect):
         action.add_argument("bank", type=Path, metavar="BANK", help="folder of the bank")
     for action in (remove, inspect):
@@ -306,240 +307,6 @@ def _takes_gin(parser: argparse.ArgumentParser, required: bool = False) -> None:
         metavar="FILE",
         help="a gin file; may be given several times, later ones win",
     )
-
-
-def _configure(args: argparse.Namespace) -> None:
-    from m6rec_jax import configuration
-
-    configuration.parse_config(args.gin_file, args.gin_bindings)
-
-
-def _configure_together(args: argparse.Namespace, *, heed_preemption: bool = False) -> None:
-    """`_configure`, and joins the other processes of the run if there are any."""
-    from m6rec_jax.sharding.processes import join_processes
-
-    _configure(args)
-    join_processes(heed_preemption=heed_preemption)
-
-
-def _print_once(result: object) -> None:
-    """Prints what all processes of a run have found, in one of them."""
-    import jax
-
-    if jax.process_index() == 0:
-        print(result)
-
-
-def _data_fetch(args: argparse.Namespace) -> None:
-    from m6rec_jax.tables.sources import fetch
-
-    print(fetch(args.name))
-
-
-def _data_check(args: argparse.Namespace) -> None:
-    from m6rec_jax.tables.checking import check_dataset
-    from m6rec_jax.tables.corpora import CORPUS_FILE, corpus_summary
-    from m6rec_jax.tables.dialogue_preparation import DIALOGUES_FILE, dialogue_summary
-    from m6rec_jax.tables.review_preparation import REVIEWS_FILE, review_summary
-
-    summaries = {
-        CORPUS_FILE: corpus_summary,
-        REVIEWS_FILE: review_summary,
-        DIALOGUES_FILE: dialogue_summary,
-    }
-    for file, summary in summaries.items():
-        if (args.folder / file).is_file():
-            if args.quarantine is not None or args.json is not None:
-                raise ConfigError(
-                    "--quarantine and --json are for users, items and events, not texts"
-                )
-            print(summary(args.folder))
-            return
-    report = check_dataset(args.folder, args.quarantine)
-    print(report.render())
-    if args.json is not None:
-        args.json.write_text(report.to_json() + "\n")
-    if not report.ok:
-        raise DataError(
-            f"{args.folder} has errors; --quarantine FILE sets the rows aside and writes the rest"
-        )
-
-
-def _data_prepare(args: argparse.Namespace) -> None:
-    from m6rec_jax.pipeline.locations import data_dir, dataset_folder
-    from m6rec_jax.tables.corpora import CORPUS_FILE
-    from m6rec_jax.tables.corpus_preparation import prepare_corpus
-    from m6rec_jax.tables.dialogue_preparation import DIALOGUES_FILE, prepare_dialogues
-    from m6rec_jax.tables.preparation import prepare
-    from m6rec_jax.tables.review_preparation import REVIEWS_FILE, prepare_reviews
-
-    _configure(args)
-    folder = dataset_folder(args.folder)
-    kinds = {
-        CORPUS_FILE: prepare_corpus,
-        REVIEWS_FILE: prepare_reviews,
-        DIALOGUES_FILE: prepare_dialogues,
-    }
-    make = next((made for file, made in kinds.items() if (folder / file).is_file()), prepare)
-    print(make(folder, data_dir()).folder)
-
-
-def _data_sample(args: argparse.Namespace) -> None:
-    from m6rec_jax.pipeline.locations import data_dir, dataset_folder
-    from m6rec_jax.tables.sampling import sample_dataset
-
-    _configure(args)
-    print(sample_dataset(dataset_folder(args.folder), data_dir()))
-
-
-def _vocab_train(args: argparse.Namespace) -> None:
-    from m6rec_jax.pipeline.locations import data_dir
-    from m6rec_jax.tables.vocabulary_text import train_on_prepared
-
-    _configure(args)
-    print(train_on_prepared(data_dir()).model_file)
-
-
-def _train(args: argparse.Namespace) -> int:
-    from m6rec_jax.training.loop import train
-
-    _configure_together(args, heed_preemption=True)
-    # What comes after a run that was told to stop must not take it for finished.
-    return EXIT_OF_SIGNALS.get(train().stopped_by, 0)
-
-
-def _eval(args: argparse.Namespace) -> None:
-    from m6rec_jax.evaluation.evaluator import evaluate
-
-    _configure_together(args)
-    _print_once(json.dumps(evaluate(), indent=2))
-
-
-def _infer(args: argparse.Namespace) -> None:
-    if args.requests is not None:
-        _infer_requests(args)
-        return
-    from m6rec_jax.evaluation.evaluator import infer
-
-    if args.index is not None or not args.gin_file:
-        raise ConfigError("m6rec infer takes --gin_file FILE (a task's), or --requests FILE")
-    _configure_together(args)
-    _print_once(infer() if args.output is None else infer(output=str(args.output)))
-
-
-def _infer_requests(args: argparse.Namespace) -> None:
-    from m6rec_jax.inference.batch_inference import infer_requests
-
-    if args.output is None:
-        raise ConfigError("m6rec infer --requests FILE needs --output FILE, too")
-    args.gin_file = args.gin_file or ["gin_configs/runs/infer_requests.gin"]
-    _configure_together(args)
-    index = {} if args.index is None else {"index": str(args.index)}
-    print(infer_requests(args.requests, args.output, **index))
-
-
-def _chat(args: argparse.Namespace) -> None:
-    from m6rec_jax.inference.chat import chat
-
-    args.gin_file = args.gin_file or ["gin_configs/runs/chat.gin"]
-    _configure(args)
-    chat(user=args.user)
-
-
-def _index_build(args: argparse.Namespace) -> None:
-    from m6rec_jax.inference.build_index import build_index
-
-    args.gin_file = args.gin_file or ["gin_configs/runs/build_index.gin"]
-    _configure_together(args)
-    manifest = build_index(args.output)
-    print(f"{args.output}: {manifest.count:,} items, {manifest.dim} numbers each")
-
-
-def _convert(args: argparse.Namespace) -> None:
-    from m6rec_jax.convert import convert
-
-    report = convert(
-        args.source, args.target, vocabulary_file=args.vocabulary, dry_run=args.dry_run
-    )
-    print(report)
-
-
-def _prompts_list(args: argparse.Namespace) -> None:
-    from m6rec_jax.bank.folder import BankFolder
-    from m6rec_jax.bank.report import list_tasks, manifests_json
-
-    bank = BankFolder(args.bank)
-    print(manifests_json(bank, bank.names()) if args.json else list_tasks(bank))
-
-
-def _prompts_add(args: argparse.Namespace) -> None:
-    from m6rec_jax.bank.adding import add_prompts
-
-    for folder in add_prompts(
-        args.bank, args.source, tasks=args.task, name=args.name, step=args.step
-    ):
-        print(folder)
-
-
-def _prompts_remove(args: argparse.Namespace) -> None:
-    from m6rec_jax.bank.folder import BankFolder
-
-    BankFolder(args.bank).remove(args.name)
-
-
-def _prompts_inspect(args: argparse.Namespace) -> None:
-    from m6rec_jax.bank.folder import BankFolder
-    from m6rec_jax.bank.report import inspect_task, manifests_json
-
-    bank = BankFolder(args.bank)
-    report = inspect_task(bank, args.name)  # also where JSON is wanted: it reads the tensors
-    print(manifests_json(bank, [args.name]) if args.json else report)
-
-
-def _compile(args: argparse.Namespace) -> int:
-    from m6rec_jax.compilation.command import compile_run
-
-    report = compile_run(
-        args.topology,
-        slices=args.slices,
-        model=args.model,
-        tuning=args.tuning,
-        sharding=args.sharding,
-        gin_files=args.gin_file,
-        bindings=args.gin_bindings,
-        steps=tuple(filter(None, args.steps.split(","))),
-        hlo_folder=args.hlo,
-    )
-    print(report.render())
-    if args.json is not None:
-        args.json.write_text(report.to_json(), encoding="utf-8")
-    return 0 if report.fits else EXIT_DOES_NOT_FIT
-
-
-def _demo(args: argparse.Namespace) -> None:
-    from m6rec_jax.demo import run_demo
-
-    run_demo(args.output, seed=args.seed)
-
-
-def _params(args: argparse.Namespace) -> None:
-    from m6rec_jax import configuration
-    from m6rec_jax.training.parameter_table import count_parameters
-
-    _configure(args)
-    model = configuration.macro("MODEL")
-    table = count_parameters(
-        model.config,
-        configuration.macro("TRAINABLE", "all"),
-        configuration.bound("train.frozen_dtype"),
-    )
-    print(table.render())
-
-
-def _doctor(args: argparse.Namespace) -> None:
-    from m6rec_jax.doctor import report
-
-    print(report())
 
 
 if __name__ == "__main__":

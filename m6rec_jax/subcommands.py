@@ -1,0 +1,249 @@
+"""What the sub-commands of `m6rec` run, each with its parsed arguments.
+
+Heavy libraries are imported inside, so that `m6rec --help` answers at once. A function returns the
+exit status, or None for 0.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from m6rec_jax.errors import ConfigError, DataError
+
+EXIT_DOES_NOT_FIT = 1
+EXIT_OF_SIGNALS = {"SIGINT": 130, "SIGTERM": 143}
+
+
+def _configure(args: argparse.Namespace) -> None:
+    from m6rec_jax import configuration
+
+    configuration.parse_config(args.gin_file, args.gin_bindings)
+
+
+def _configure_together(args: argparse.Namespace, *, heed_preemption: bool = False) -> None:
+    """`_configure`, and joins the other processes of the run if there are any."""
+    from m6rec_jax.sharding.processes import join_processes
+
+    _configure(args)
+    join_processes(heed_preemption=heed_preemption)
+
+
+def _print_once(result: object) -> None:
+    """Prints what all processes of a run have found, in one of them."""
+    import jax
+
+    if jax.process_index() == 0:
+        print(result)
+
+
+def run_data_fetch(args: argparse.Namespace) -> None:
+    from m6rec_jax.tables.sources import fetch
+
+    print(fetch(args.name))
+
+
+def run_data_check(args: argparse.Namespace) -> None:
+    from m6rec_jax.tables.checking import check_dataset
+    from m6rec_jax.tables.corpora import CORPUS_FILE, corpus_summary
+    from m6rec_jax.tables.dialogue_preparation import DIALOGUES_FILE, dialogue_summary
+    from m6rec_jax.tables.review_preparation import REVIEWS_FILE, review_summary
+
+    summaries = {
+        CORPUS_FILE: corpus_summary,
+        REVIEWS_FILE: review_summary,
+        DIALOGUES_FILE: dialogue_summary,
+    }
+    for file, summary in summaries.items():
+        if (args.folder / file).is_file():
+            if args.quarantine is not None or args.json is not None:
+                raise ConfigError(
+                    "--quarantine and --json are for users, items and events, not texts"
+                )
+            print(summary(args.folder))
+            return
+    report = check_dataset(args.folder, args.quarantine)
+    print(report.render())
+    if args.json is not None:
+        args.json.write_text(report.to_json() + "\n")
+    if not report.ok:
+        raise DataError(
+            f"{args.folder} has errors; --quarantine FILE sets the rows aside and writes the rest"
+        )
+
+
+def run_data_prepare(args: argparse.Namespace) -> None:
+    from m6rec_jax.pipeline.locations import data_dir, dataset_folder
+    from m6rec_jax.tables.corpora import CORPUS_FILE
+    from m6rec_jax.tables.corpus_preparation import prepare_corpus
+    from m6rec_jax.tables.dialogue_preparation import DIALOGUES_FILE, prepare_dialogues
+    from m6rec_jax.tables.preparation import prepare
+    from m6rec_jax.tables.review_preparation import REVIEWS_FILE, prepare_reviews
+
+    _configure(args)
+    folder = dataset_folder(args.folder)
+    kinds = {
+        CORPUS_FILE: prepare_corpus,
+        REVIEWS_FILE: prepare_reviews,
+        DIALOGUES_FILE: prepare_dialogues,
+    }
+    make = next((made for file, made in kinds.items() if (folder / file).is_file()), prepare)
+    print(make(folder, data_dir()).folder)
+
+
+def run_data_sample(args: argparse.Namespace) -> None:
+    from m6rec_jax.pipeline.locations import data_dir, dataset_folder
+    from m6rec_jax.tables.sampling import sample_dataset
+
+    _configure(args)
+    print(sample_dataset(dataset_folder(args.folder), data_dir()))
+
+
+def run_vocab_train(args: argparse.Namespace) -> None:
+    from m6rec_jax.pipeline.locations import data_dir
+    from m6rec_jax.tables.vocabulary_text import train_on_prepared
+
+    _configure(args)
+    print(train_on_prepared(data_dir()).model_file)
+
+
+def run_train(args: argparse.Namespace) -> int:
+    from m6rec_jax.training.loop import train
+
+    _configure_together(args, heed_preemption=True)
+    # What comes after a run that was told to stop must not take it for finished.
+    return EXIT_OF_SIGNALS.get(train().stopped_by, 0)
+
+
+def run_eval(args: argparse.Namespace) -> None:
+    from m6rec_jax.evaluation.evaluator import evaluate
+
+    _configure_together(args)
+    _print_once(json.dumps(evaluate(), indent=2))
+
+
+def run_infer(args: argparse.Namespace) -> None:
+    if args.requests is not None:
+        _infer_requests(args)
+        return
+    from m6rec_jax.evaluation.evaluator import infer
+
+    if args.index is not None or not args.gin_file:
+        raise ConfigError("m6rec infer takes --gin_file FILE (a task's), or --requests FILE")
+    _configure_together(args)
+    _print_once(infer() if args.output is None else infer(output=str(args.output)))
+
+
+def _infer_requests(args: argparse.Namespace) -> None:
+    from m6rec_jax.inference.batch_inference import infer_requests
+
+    if args.output is None:
+        raise ConfigError("m6rec infer --requests FILE needs --output FILE, too")
+    args.gin_file = args.gin_file or ["gin_configs/runs/infer_requests.gin"]
+    _configure_together(args)
+    index = {} if args.index is None else {"index": str(args.index)}
+    print(infer_requests(args.requests, args.output, **index))
+
+
+def run_chat(args: argparse.Namespace) -> None:
+    from m6rec_jax.inference.chat import chat
+
+    args.gin_file = args.gin_file or ["gin_configs/runs/chat.gin"]
+    _configure(args)
+    chat(user=args.user)
+
+
+def run_index_build(args: argparse.Namespace) -> None:
+    from m6rec_jax.inference.build_index import build_index
+
+    args.gin_file = args.gin_file or ["gin_configs/runs/build_index.gin"]
+    _configure_together(args)
+    manifest = build_index(args.output)
+    print(f"{args.output}: {manifest.count:,} items, {manifest.dim} numbers each")
+
+
+def run_convert(args: argparse.Namespace) -> None:
+    from m6rec_jax.convert import convert
+
+    report = convert(
+        args.source, args.target, vocabulary_file=args.vocabulary, dry_run=args.dry_run
+    )
+    print(report)
+
+
+def run_prompts_list(args: argparse.Namespace) -> None:
+    from m6rec_jax.bank.folder import BankFolder
+    from m6rec_jax.bank.report import list_tasks, manifests_json
+
+    bank = BankFolder(args.bank)
+    print(manifests_json(bank, bank.names()) if args.json else list_tasks(bank))
+
+
+def run_prompts_add(args: argparse.Namespace) -> None:
+    from m6rec_jax.bank.adding import add_prompts
+
+    for folder in add_prompts(
+        args.bank, args.source, tasks=args.task, name=args.name, step=args.step
+    ):
+        print(folder)
+
+
+def run_prompts_remove(args: argparse.Namespace) -> None:
+    from m6rec_jax.bank.folder import BankFolder
+
+    BankFolder(args.bank).remove(args.name)
+
+
+def run_prompts_inspect(args: argparse.Namespace) -> None:
+    from m6rec_jax.bank.folder import BankFolder
+    from m6rec_jax.bank.report import inspect_task, manifests_json
+
+    bank = BankFolder(args.bank)
+    report = inspect_task(bank, args.name)  # also where JSON is wanted: it reads the tensors
+    print(manifests_json(bank, [args.name]) if args.json else report)
+
+
+def run_compile(args: argparse.Namespace) -> int:
+    from m6rec_jax.compilation.command import compile_run
+
+    report = compile_run(
+        args.topology,
+        slices=args.slices,
+        model=args.model,
+        tuning=args.tuning,
+        sharding=args.sharding,
+        gin_files=args.gin_file,
+        bindings=args.gin_bindings,
+        steps=tuple(filter(None, args.steps.split(","))),
+        hlo_folder=args.hlo,
+    )
+    print(report.render())
+    if args.json is not None:
+        args.json.write_text(report.to_json(), encoding="utf-8")
+    return 0 if report.fits else EXIT_DOES_NOT_FIT
+
+
+def run_demo(args: argparse.Namespace) -> None:
+    from m6rec_jax import demo
+
+    demo.run_demo(args.output, seed=args.seed)
+
+
+def run_params(args: argparse.Namespace) -> None:
+    from m6rec_jax import configuration
+    from m6rec_jax.training.parameter_table import count_parameters
+
+    _configure(args)
+    model = configuration.macro("MODEL")
+    table = count_parameters(
+        model.config,
+        configuration.macro("TRAINABLE", "all"),
+        configuration.bound("train.frozen_dtype"),
+    )
+    print(table.render())
+
+
+def run_doctor(args: argparse.Namespace) -> None:
+    from m6rec_jax.doctor import report
+
+    print(report())
