@@ -15,7 +15,7 @@ def test_any_mesh_to_any_mesh(tmp_path: Path) -> None:
         **os.environ,
         "PYTHONPATH": str(SCRIPT.parents[2]),
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8",
     }
     done = subprocess.run(
         [sys.executable, str(SCRIPT), str(tmp_path)],

@@ -274,8 +274,7 @@ def test_clear_errors(tiny, generator, trie, shop_vocabulary):
 
 def test_eight_devices_write_what_one_writes(shop_vocabulary):
     script = Path(__file__).with_name("eight_devices.py")
-    # Compiling takes nearly all of the time here, so it does without optimisation.
-    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
     out = subprocess.run(
         [sys.executable, str(script), shop_vocabulary.model_file],
         capture_output=True,

@@ -16,8 +16,7 @@ MESHES = ["data 8", "fsdp 8", "fsdp 2 x tensor 2 x data 2"]
 
 
 def start(script: str, *arguments: str, devices: int) -> subprocess.Popen[str]:
-    # Compiling takes nearly all of the time here, so it does without optimisation.
-    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
     environment = {
         **os.environ,
         "XLA_FLAGS": flags,

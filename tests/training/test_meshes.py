@@ -20,7 +20,7 @@ def test_losses_do_not_depend_on_the_mesh(compilation_cache: Path, tmp_path: Pat
         **os.environ,
         "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8",
     }
     output = tmp_path / "losses.json"
     done = subprocess.run(

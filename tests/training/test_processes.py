@@ -28,7 +28,6 @@ def run_processes(count: int, folder: Path, steps: int, cache: Path) -> list[dic
         **os.environ,
         "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "",
         "JAX_COMPILATION_CACHE_DIR": str(cache),
     }
     processes = [
