@@ -59,7 +59,9 @@ class Configuration:
         return " ".join([*words, *(f"--gin.{binding}" for binding in self.bindings)])
 
 
-BASE = ("BATCH_SIZE=256",)
+# Gradients are scattered over 8 devices (96 columns each), and summed whole over 16 (48 columns).
+BASE_MESH = "make_mesh.largest_fsdp=8"
+BASE = ("BATCH_SIZE=256", BASE_MESH)
 TUNED = "xl, option-adapter tuning, v5e-16"
 CONFIGURATIONS = (
     Configuration("base, v5e-16", "v5e:4x4", "base", bindings=BASE),
@@ -72,7 +74,11 @@ CONFIGURATIONS = (
         bindings=("BATCH_SIZE=1024", "SCOPED_VMEM_KIB=14336"),
     ),
     Configuration(
-        "base, two slices of v5e-16", "v5e:4x4", "base", slices=2, bindings=("BATCH_SIZE=512",)
+        "base, two slices of v5e-16",
+        "v5e:4x4",
+        "base",
+        slices=2,
+        bindings=("BATCH_SIZE=512", BASE_MESH),
     ),
     Configuration(TUNED, "v5e:4x4", "xl", tuning="option_adapter", steps=("score",)),
     Configuration("base, v5e-16", "v5e:4x4", "base", bindings=BASE, steps=("decode",)),

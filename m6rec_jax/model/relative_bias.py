@@ -47,16 +47,21 @@ def relative_position_bucket(
 def spread_by_distance(values: jax.Array, query_length: int, key_length: int) -> jax.Array:
     """From one value per distance to one per pair: `[heads, Q + K - 1]` → `[heads, Q, K]`.
 
-    Entry [h, q, k] is values[h, k - q + Q - 1]. Done by reading Q copies with a row length one
-    short, so that each row starts one earlier: no gather forward and, what matters, no scatter
-    backward.
+    Entry [h, q, k] is values[h, k - q + Q - 1]. Row q starts Q - 1 - q to the right, and is moved
+    there one binary digit of that number at a time: every step doubles the rows, half of them moved
+    by a power of two. So there is no gather forward and, what matters, no scatter backward; and all
+    steps are slices, where reading Q copies with a row length one short, the usual way, costs XLA's
+    TPU compiler more time than all layers together.
     """
     num_heads, width = values.shape
-    padded = jnp.pad(values, ((0, 0), (0, 1)))
-    copies = jnp.tile(padded, (1, query_length))
-    start = query_length - 1
-    sheared = copies[:, start : start + query_length * width]
-    return sheared.reshape(num_heads, query_length, width)[:, :, :key_length]
+    steps = (query_length - 1).bit_length()
+    rows = jnp.pad(values, ((0, 0), (2**steps - query_length, 0)))[:, None]
+    for step in reversed(range(steps)):
+        shift = 2**step
+        moved = jnp.stack([rows[..., shift:], rows[..., :-shift]], axis=2)
+        rows = moved.reshape(num_heads, 2 * rows.shape[1], rows.shape[2] - shift)
+    assert rows.shape[2] == key_length == width - query_length + 1
+    return rows[:, :query_length]
 
 
 class RelativeBias(nn.Module):
