@@ -6,20 +6,23 @@
 Runs the commands that the headers of gin_configs/examples/foundation_*.gin name, one after the
 other. What is finished is not done again; a training run that was stopped goes on where it stopped.
 Gin bindings are handed to the training. `--texts` makes the foundation that has read no behaviour
-(gin_configs/examples/foundation_texts_pretrain.gin).
+(gin_configs/examples/foundation_texts_pretrain.gin). Perplexities go to
+`benchmarks/results/foundation.json`, unless bindings or a limit make them of something else.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.movielens import EXAMPLES, m6rec, train
 from benchmarks.movielens import PREPARE as MOVIELENS_PREPARE
 from benchmarks.provenance import ROOT
+from benchmarks.results_file import Row, add_rows, metric_rows, results_path
 from m6rec_jax.errors import DataError, M6RecError
 from m6rec_jax.pipeline.locations import shared_vocabulary
 
@@ -71,6 +74,48 @@ def perplexities(folder: Path, arguments: Sequence[str] = ()) -> dict[str, float
     }
 
 
+def tokens_seen(folder: Path) -> float:
+    """Tokens that a finished run trained on, padding left out, by its log of mean rates."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    per_example = {
+        line["step"]: line["tokens_per_second"] / line["examples_per_second"]
+        for line in lines
+        if "tokens_per_second" in line
+    }
+    examples = re.search(r"^BATCH_SIZE = (\d+)$", (folder / "config.gin").read_text(), re.MULTILINE)
+    if examples is None:
+        raise DataError(f"{folder / 'config.gin'} has no BATCH_SIZE")
+    before, total = 0, 0.0
+    for step, mean in sorted(per_example.items()):
+        total += (step - before) * int(examples[1]) * mean
+        before = step
+    return total
+
+
+def rows_of(
+    name: str, gin_file: str, figures: Mapping[str, float], folder: Path, seconds: float | None
+) -> list[Row]:
+    """Rows of the result file: of each source, perplexities by how its text is learnt."""
+    of_source: dict[str, dict[str, float]] = {}
+    for task, value in figures.items():
+        source, _, kind = task.rpartition("_")
+        of_source.setdefault(source, {})[f"{kind}_perplexity"] = value
+    tokens = round(tokens_seen(folder))
+    return [
+        row | {"tokens": tokens}
+        for source, metrics in sorted(of_source.items())
+        for row in metric_rows(
+            metrics,
+            model=source.replace("_", " "),
+            dataset=name,
+            split="validation",
+            seed=0,
+            gin_file=gin_file,
+            seconds=seconds,
+        )
+    ]
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0, or 2 on an error."""
     parser = argparse.ArgumentParser(description="The foundation, from nothing.")
@@ -90,8 +135,11 @@ def main(arguments: list[str] | None = None) -> int:
         prepare_data()
         seconds = train(pretrain, folder, bindings)
         print(f"{folder}: {'resumed' if seconds is None else f'{seconds:.0f} seconds'}")
-        for name, value in sorted(perplexities(folder, of_eval).items()):
-            print(f"{name}: perplexity {value:.2f}")
+        figures = perplexities(folder, of_eval)
+        for task, value in sorted(figures.items()):
+            print(f"{task}: perplexity {value:.2f}")
+        if not bindings and not options.eval_limit:
+            add_rows(results_path(NAME), rows_of(name, pretrain, figures, folder, seconds))
     except M6RecError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

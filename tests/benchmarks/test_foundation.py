@@ -7,6 +7,7 @@ import pytest
 
 from benchmarks import foundation, movielens
 from benchmarks.provenance import ROOT
+from m6rec_jax.errors import DataError
 from m6rec_jax.tables import sources
 
 FIGURES = {"chitchat_infilling/perplexity": 9.5, "chitchat_infilling/loss": 2.3}
@@ -91,7 +92,8 @@ def test_the_foundation_of_texts_reads_no_behaviour(calls, tmp_path):
     from m6rec_jax import configuration
     from m6rec_jax.pipeline.registration import evaluated_tasks
 
-    assert foundation.main(["--texts", "--output", str(tmp_path / "run")]) == 0
+    arguments = ["--texts", "--output", str(tmp_path / "run"), "--eval-limit", "5"]
+    assert foundation.main(arguments) == 0
     (trained,) = (call for call in calls if call[0] == "train")
     assert trained[2] == foundation.TEXTS_PRETRAIN
     (evaluated,) = (call for call in calls if call[0] == "eval")
@@ -104,3 +106,25 @@ def test_the_foundation_of_texts_reads_no_behaviour(calls, tmp_path):
         gin.clear_config()
     assert {task.dataset for task in tasks} == set(foundation.TEXTS)
     assert set(rates) <= {task.name for task in tasks}
+
+
+def test_rows_tell_each_source_and_the_tokens_seen(tmp_path: Path) -> None:
+    (tmp_path / "config.gin").write_text("BATCH_SIZE = 10\ntrain.batch_size = %BATCH_SIZE\n")
+    lines = [
+        {"step": 2, "tokens_per_second": 60.0, "examples_per_second": 2.0},
+        {"step": 2, "validation/loss": 3.0},
+        {"step": 5, "tokens_per_second": 50.0, "examples_per_second": 1.0},
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    figures = {"film_plots_infilling": 8.0, "film_plots_generation": 9.0, "books_outcomes": 2.0}
+    rows = foundation.rows_of("foundation", foundation.PRETRAIN, figures, tmp_path, 7.0)
+    # 2 steps of 10 examples of 30 tokens, then 3 steps of 10 examples of 50.
+    assert {row["tokens"] for row in rows} == {2 * 10 * 30 + 3 * 10 * 50}
+    assert {(row["model"], row["metric"], row["value"]) for row in rows} == {
+        ("film plots", "infilling_perplexity", 8.0),
+        ("film plots", "generation_perplexity", 9.0),
+        ("books", "outcomes_perplexity", 2.0),
+    }
+    (tmp_path / "config.gin").write_text("")
+    with pytest.raises(DataError, match="no BATCH_SIZE"):
+        foundation.rows_of("foundation", foundation.PRETRAIN, figures, tmp_path, 7.0)
