@@ -63,6 +63,7 @@ TRAIN_STEPS = 2
 """
 TUNED_HERE = """
 TRAIN_STEPS = 1
+WARMUP_STEPS = 0
 train.initial_prompts = 'all'
 train.log_period = 1
 """
