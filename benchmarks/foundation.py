@@ -33,6 +33,7 @@ TEXTS_PRETRAIN = f"{EXAMPLES}/foundation_texts_pretrain.gin"
 EVALUATE = f"{EXAMPLES}/foundation_eval.gin"
 NAME = "foundation"
 TEXTS_NAME = "foundation_texts"
+ALL_SOURCES = "all sources"
 TABLES = {"movielens-100k": MOVIELENS_PREPARE, "book-crossing-small": BOOKS_PREPARE}
 TEXTS = ("film-attributes", "film-consensus", "film-plots", "film-reviews", "chitchat")
 
@@ -95,20 +96,24 @@ def tokens_seen(folder: Path) -> float:
 def rows_of(
     name: str, gin_file: str, figures: Mapping[str, float], folder: Path, seconds: float | None
 ) -> list[Row]:
-    """Rows of the result file: of each source, perplexities by how its text is learnt."""
+    """Rows of the result file.
+
+    Of each source, perplexities by how its text is learnt; of `ALL_SOURCES`, tokens seen.
+    """
     of_source: dict[str, dict[str, float]] = {}
     for task, value in figures.items():
         source, _, kind = task.rpartition("_")
         of_source.setdefault(source, {})[f"{kind}_perplexity"] = value
-    tokens = round(tokens_seen(folder))
+    measured = [(source, "validation", metrics) for source, metrics in sorted(of_source.items())]
+    measured.append((ALL_SOURCES, "train", {"tokens": tokens_seen(folder)}))
     return [
-        row | {"tokens": tokens}
-        for source, metrics in sorted(of_source.items())
+        row
+        for source, split, metrics in measured
         for row in metric_rows(
             metrics,
             model=source.replace("_", " "),
             dataset=name,
-            split="validation",
+            split=split,
             seed=0,
             gin_file=gin_file,
             seconds=seconds,

@@ -19,6 +19,7 @@ METRICS: dict[str, tuple[str, int, str]] = {
     "seconds": ("seconds", 0, "none"),
     "step_milliseconds": ("milliseconds a step", 0, "lower"),
     "candidates_per_second": ("candidates/s", 0, "higher"),
+    "tokens": ("tokens", 0, "none"),
     "tokens_per_second": ("tokens/s", 0, "higher"),
     "throughput_ratio": ("throughput ratio", 2, "higher"),
     "times_faster": ("times as fast", 2, "none"),

@@ -5,7 +5,7 @@
 Needs t5x (docs/t5x.md) and the extra `parity` (torch, transformers) in one environment. Everyone
 takes whole training steps of the same shape on the same random tokens: 256 source and 64 target
 tokens a row, AdamW, dropout 0.1, no prompts, a T5 1.1 of the model file's size with random weights.
-Everyone has a process of its own (in one, JAX and torch cost each other up to half of the speed).
+Everyone has a process of its own, for in one JAX and torch slow each other down.
 The processes take turns, so that what else the machine does meets all of them; a figure is the
 median of the turns' fastest steps. Rows go to `benchmarks/results/training_throughput.json`.
 """

@@ -49,9 +49,9 @@ def spread_by_distance(values: jax.Array, query_length: int, key_length: int) ->
 
     Entry [h, q, k] is values[h, k - q + Q - 1]. Row q starts Q - 1 - q to the right, and is moved
     there one binary digit of that number at a time: every step doubles the rows, half of them moved
-    by a power of two. So there is no gather forward and, what matters, no scatter backward; and all
-    steps are slices, where reading Q copies with a row length one short, the usual way, costs XLA's
-    TPU compiler more time than all layers together.
+    by a power of two. So there is no gather forward and, what matters, no scatter backward. Reading
+    Q copies with a row length one short, the usual way, has neither, but its one reshape across
+    tiles is by far the longest program that XLA's TPU compiler then has to write.
     """
     num_heads, width = values.shape
     steps = (query_length - 1).bit_length()
