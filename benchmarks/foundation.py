@@ -2,12 +2,14 @@
 
     python -m benchmarks.foundation [--output runs/foundation] [--gin.TRAIN_STEPS=4000 ...]
     python -m benchmarks.foundation --texts [--output runs/foundation_texts]
+    python -m benchmarks.foundation --books [--output runs/foundation_books]
 
 Runs the commands that the headers of gin_configs/examples/foundation_*.gin name, one after the
 other. What is finished is not done again; a training run that was stopped goes on where it stopped.
 Gin bindings are handed to the training. `--texts` makes the foundation that has read no behaviour
-(gin_configs/examples/foundation_texts_pretrain.gin). Perplexities go to
-`benchmarks/results/foundation.json`, unless bindings or a limit make them of something else.
+(gin_configs/examples/foundation_texts_pretrain.gin), `--books` the one that has read none about
+films (foundation_books_pretrain.gin). Perplexities go to `benchmarks/results/foundation.json`,
+unless bindings or a limit make them of something else.
 """
 
 from __future__ import annotations
@@ -26,15 +28,17 @@ from benchmarks.results_file import Row, add_rows, metric_rows, results_path
 from m6rec_jax.errors import DataError, M6RecError
 from m6rec_jax.pipeline.locations import shared_vocabulary
 
+WRITING_PREPARE = f"{EXAMPLES}/movielens_writing_prepare.gin"
 BOOKS_PREPARE = f"{EXAMPLES}/book_crossing_prepare.gin"
 VOCABULARY = f"{EXAMPLES}/foundation_vocabulary.gin"
-PRETRAIN = f"{EXAMPLES}/foundation_pretrain.gin"
-TEXTS_PRETRAIN = f"{EXAMPLES}/foundation_texts_pretrain.gin"
+RATED_PREPARE = f"{EXAMPLES}/book_crossing_rated_prepare.gin"
 EVALUATE = f"{EXAMPLES}/foundation_eval.gin"
 NAME = "foundation"
-TEXTS_NAME = "foundation_texts"
+# Those that have not read everything.
+TEXTS_NAME, BOOKS_NAME = "foundation_texts", "foundation_books"
 ALL_SOURCES = "all sources"
 TABLES = {"movielens-100k": MOVIELENS_PREPARE, "book-crossing-small": BOOKS_PREPARE}
+RATED = "book-crossing-rated"
 TEXTS = ("film-attributes", "film-consensus", "film-plots", "film-reviews", "chitchat")
 
 
@@ -50,11 +54,23 @@ def prepare_data() -> None:
             *("data", "prepare", name, "--gin_file", gin_file, "--gin.SPLIT='leave_one_out'"),
             "--gin.VIEWS=('next_items', 'catalogue')",
         )
+    m6rec("data", "prepare", "movielens-100k", "--gin_file", WRITING_PREPARE)
     for name in TEXTS:
         m6rec("data", "prepare", name)
     # A run that is resumed refuses another vocabulary than the one that it began with.
     if not shared_vocabulary(NAME).exists():
         m6rec("vocab", "train", "--gin_file", VOCABULARY)
+
+
+def prepare_rated_books() -> None:
+    """Prepares what the foundation of books reads beside texts."""
+    m6rec("data", "sample", "book-crossing", "--gin_file", RATED_PREPARE)
+    m6rec("data", "prepare", RATED, "--gin_file", RATED_PREPARE)
+
+
+def pretrain_file(name: str) -> str:
+    """Gin file of a foundation."""
+    return f"{EXAMPLES}/{name}_pretrain.gin"
 
 
 def perplexities(folder: Path, arguments: Sequence[str] = ()) -> dict[str, float]:
@@ -124,20 +140,29 @@ def rows_of(
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0, or 2 on an error."""
     parser = argparse.ArgumentParser(description="The foundation, from nothing.")
-    parser.add_argument("--output", type=Path, help=f"default: runs/{NAME} or runs/{TEXTS_NAME}")
-    parser.add_argument("--texts", action="store_true", help="of texts alone: no behaviours")
+    parser.add_argument("--output", type=Path, help="default: a folder of its name in runs/")
+    which = parser.add_mutually_exclusive_group()
+    for flag, name, told in (
+        ("--texts", TEXTS_NAME, "no behaviour"),
+        ("--books", BOOKS_NAME, "no behaviour about films"),
+    ):
+        told = f"the foundation that has read {told}"
+        which.add_argument(flag, dest="name", action="store_const", const=name, help=told)
+    parser.set_defaults(name=NAME)
     parser.add_argument("--eval-limit", type=int, help="rows of each source, at most")
     options, bindings = parser.parse_known_args(arguments)
-    name, pretrain = (TEXTS_NAME, TEXTS_PRETRAIN) if options.texts else (NAME, PRETRAIN)
+    name, pretrain = options.name, pretrain_file(options.name)
     folder = (options.output or ROOT / "runs" / name).resolve()
     of_eval = [f"--gin.evaluate.limit={options.eval_limit}"] if options.eval_limit else []
-    if options.texts:
-        of_eval.append(f"--gin.MIXTURE_OR_TASK_NAME='{TEXTS_NAME}'")
+    if name != NAME:
+        of_eval.append(f"--gin.MIXTURE_OR_TASK_NAME='{name}'")
     try:
         for binding in bindings:
             if not binding.startswith("--gin."):
                 raise DataError(f"unrecognized argument: {binding}")
         prepare_data()
+        if name == BOOKS_NAME:
+            prepare_rated_books()
         seconds = train(pretrain, folder, bindings)
         print(f"{folder}: {'resumed' if seconds is None else f'{seconds:.0f} seconds'}")
         figures = perplexities(folder, of_eval)

@@ -50,7 +50,7 @@ from benchmarks.job_list import (
     ZERO_SHOT,
     Job,
 )
-from benchmarks.movielens import EXAMPLES, m6rec, train
+from benchmarks.movielens import m6rec, train
 from benchmarks.provenance import ROOT
 from benchmarks.results_file import Row, add_rows, metric_rows, read_results, results_path
 from benchmarks.tuning import backbone_of
@@ -60,7 +60,6 @@ from m6rec_jax.tables.prepared import Prepared
 from m6rec_jax.tables.sources import default_cache_dir
 
 RESULTS = "jobs"
-WRITING = f"{EXAMPLES}/movielens_writing_prepare.gin"
 SIZE = "M6-Rec mini"
 # Jobs that need INSPIRED.
 OF_DIALOGUES = ("conversation", "constrained_titles")
@@ -81,7 +80,6 @@ def prepare_data(inspired: Path | None) -> bool:
     """Fetches and prepares what is missing. Returns whether INSPIRED is there."""
     if not all(is_prepared(*split, wanted) for split, wanted in VIEWS.items()):
         foundation_study.prepare_data()
-        m6rec("data", "prepare", "movielens-100k", "--gin_file", WRITING)
     if inspired is not None:
         m6rec("data", "prepare", inspired)
     return is_prepared(INSPIRED, "by_group", views.DIALOGUE_VIEWS)

@@ -5,7 +5,8 @@
     m6rec data prepare book-crossing-small ...      (per_user_temporal, then leave_one_out)
 
 Taking a book is a click, rating it 8 or more a conversion. Both are proxies, and there are no
-times: splits are random (`tables.book_crossing` says how). Tasks of ALL, and the same of SMALL:
+times: splits are random (`tables.book_crossing` says how). Tasks of ALL, and the same
+of SMALL and RATED:
 
     book_crossing_ctr           conversion: of the books that a reader took, which were loved?
     book_crossing_retrieval     clicks: which book comes next?
@@ -24,3 +25,7 @@ SMALL_LEAVE_ONE_OUT = register_recommendation_tasks(
     split="leave_one_out",
     vocabulary_split="per_user_temporal",
 )
+
+# Only books that were rated, on MovieLens' scale and in its words
+# (gin_configs/examples/book_crossing_rated_prepare.gin).
+RATED = register_recommendation_tasks("book_crossing_rated", dataset="book-crossing-rated")

@@ -1,14 +1,16 @@
 """The foundation: one language model of all text that may be used, for every job and study.
 
 Of MovieLens-100k and Book-Crossing it reads the training part of the per-user split, with the
-outcomes of candidates and the two towers' rows; of films their attributes, plots, reviews and what
-critics agree on; and human dialogues. Films are split by their titles, the same in all corpora, so
+outcomes of candidates, the two towers' rows and the texts to write (which is how it learns to take
+over what stands in the input); of films their attributes, plots, reviews and what critics agree on;
+and human dialogues. Films are split by their titles, the same in all corpora, so
 that it reads no text about the films of their validation and test parts. It reads no class of a
 review or a plot. `python -m benchmarks.foundation` makes it from nothing.
 
     foundation             all of that, mixed at the rates of `mixture_rates`
     foundation_language    its language tasks alone, for the perplexity of each source
     foundation_texts       the texts alone: no user, no behaviour, no outcome
+    foundation_books       the texts, and what readers thought of books: nobody's films
 """
 
 from m6rec_jax.pipeline.mixtures import register_mixture
@@ -23,8 +25,11 @@ _OUTCOMES = [f"{source}_outcomes" for source in _BEHAVIOUR]
 _RETRIEVAL = [f"{source}_retrieval" for source in _BEHAVIOUR]
 
 LANGUAGE = register_mixture("foundation_language", [*_OF_BEHAVIOUR, *_OUTCOMES, *_OF_TEXTS])
-FOUNDATION = register_mixture("foundation", [*_OF_BEHAVIOUR, *_OUTCOMES, *_RETRIEVAL, *_OF_TEXTS])
+FOUNDATION = register_mixture(
+    "foundation", [*_OF_BEHAVIOUR, *_OUTCOMES, *_RETRIEVAL, *movielens.WRITING, *_OF_TEXTS]
+)
 TEXTS = register_mixture("foundation_texts", _OF_TEXTS)
+BOOKS = register_mixture("foundation_books", [*_OF_TEXTS, "book_crossing_rated_outcomes"])
 
 # Imported for the tasks that they register.
 __all__ = ["book_crossing", "chitchat", "film_notes", "film_plots", "film_reviews", "movielens"]

@@ -82,7 +82,8 @@ TEMPLATE: Mapping[str, Any] = {
     # There is no public log of searches for films: a query is what one may type who wants this one.
     "writing": {
         "explanations": {
-            "about": "{title}[ ({year})][, {genres}][. By {director}][. With {cast}]"
+            # Genres begin as in the text to write: the same pieces, to be taken over.
+            "about": "{title}[ ({year})][. {genres}][. By {director}][. With {cast}]"
             "[. From {country}][. {awards}]",
             "prefix": "because",
             "text": "[By {shared_director}, like {shared_director_in}.]"
@@ -322,7 +323,7 @@ DATASET = PublicDataset(
     name="movielens-100k",
     description="100,000 film ratings with times, users and film attributes",
     build=_build,
-    version=4,
+    version=5,
     sources=(
         Source(
             name="ml-100k",

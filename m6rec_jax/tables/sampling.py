@@ -5,18 +5,22 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
+import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import gin
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.progress import progress_bar
 from m6rec_jax.tables.preparation import dataset_fingerprint
 from m6rec_jax.tables.reading import Dataset
+from m6rec_jax.tables.schema import LabelSpec
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +35,8 @@ def sample_dataset(
     users: int | None = None,
     min_user_events: int = 1,
     min_item_events: int = 1,
+    min_value: float | None = None,
+    value_scale: float = 1.0,
     seed: int = 0,
     progress: bool = True,
 ) -> Path:
@@ -38,8 +44,8 @@ def sample_dataset(
 
     First everything is left out that is too rare: users and items with too few events, over and
     over until none is left (what is called a k-core). Then some of the users are drawn, and with
-    them alone the same is done again. Whether a user is drawn depends on their id and the seed,
-    not on the order of the tables.
+    them alone the same is done again. Events of too small a value count for nothing in this.
+    Whether a user is drawn depends on their id and the seed, not on the order of the tables.
 
     Events are streamed, several times over; in memory are the tables of users and items, and one
     byte per event.
@@ -51,6 +57,10 @@ def sample_dataset(
       users: how many users are drawn; None: all.
       min_user_events: events of a user, at least.
       min_item_events: events of an item, at least.
+      min_value: value of an event, at least, such as 1 where 0 means that none was given;
+        None: any.
+      value_scale: what values are multiplied by, and with them the one from which an event is a
+        like and those of the template's outcomes, so that data sets share a scale.
       seed: of the draw.
       progress: whether to show a bar.
 
@@ -60,7 +70,7 @@ def sample_dataset(
 
     Raises:
       DataError: something is wrong with the folder, or nothing would be left.
-      ConfigError: an impossible number.
+      ConfigError: an impossible number, or something about values where events have none.
     """
     for option, value in (
         ("users", users),
@@ -69,11 +79,21 @@ def sample_dataset(
     ):
         if value is not None and value < 1:
             raise ConfigError(f"sample_dataset.{option} = {value} must be at least 1")
+    if not 0 < value_scale < math.inf:
+        raise ConfigError(f"sample_dataset.value_scale = {value_scale} must be above 0")
     dataset = Dataset.open(dataset_dir)
     name = name or f"{dataset.spec.name}-small"
     if name == dataset.spec.name:
         raise ConfigError(f"sample_dataset.name = {name!r} is the name of the data set itself")
     folder = Path(out) / name
+    of_values = {"min_value": (min_value, None), "value_scale": (value_scale, 1.0)}
+    changed = {option: value for option, (value, unset) in of_values.items() if value != unset}
+    if changed and dataset.spec.events.value is None:
+        option, value = next(iter(changed.items()))
+        raise ConfigError(
+            f"sample_dataset.{option} = {value}, but the events of {dataset.directory} have no "
+            "values: its dataset.json names no events.value"
+        )
     made = {
         "from": dataset.spec.name,
         "fingerprint": dataset_fingerprint(dataset),
@@ -81,11 +101,13 @@ def sample_dataset(
         "min_user_events": min_user_events,
         "min_item_events": min_item_events,
         "seed": seed,
+        # Not named where unset: samples of before these options are the same.
+        **changed,
     }
     if _made_of(folder) == made:
         log.info("%s is there already", folder)
         return folder
-    sampler = _Sampler(dataset, min_user_events, min_item_events, progress)
+    sampler = _Sampler(dataset, (min_user_events, min_item_events), min_value, progress)
     sampler.leave_out_rare()
     if users is not None:
         sampler.draw_users(users, seed)
@@ -93,10 +115,10 @@ def sample_dataset(
     if not sampler.kept.any():
         raise DataError(
             f"{dataset.directory}: nothing is left of {len(sampler.kept):,} events with "
-            f"min_user_events={min_user_events}, min_item_events={min_item_events}, users={users}; "
-            "lower them"
+            f"min_user_events={min_user_events}, min_item_events={min_item_events}, "
+            f"min_value={min_value}, users={users}; lower them"
         )
-    _write(dataset, sampler, folder, name, made)
+    _write(dataset, sampler, folder, name, value_scale, made)
     return folder
 
 
@@ -109,10 +131,10 @@ class _Sampler:
     """
 
     def __init__(
-        self, dataset: Dataset, min_user_events: int, min_item_events: int, progress: bool
+        self, dataset: Dataset, least: tuple[int, int], min_value: float | None, progress: bool
     ) -> None:
         self._dataset = dataset
-        self._least = (min_user_events, min_item_events)
+        self._least, self._min_value = least, min_value
         self._progress = progress
         self.users = np.ones(dataset.users().num_rows, bool)
         self.items = np.ones(dataset.items().num_rows, bool)
@@ -140,22 +162,29 @@ class _Sampler:
         self.users[drawn] = True
 
     def _count(self) -> tuple[np.ndarray, np.ndarray]:
-        """Events of every user and item, counting those of which both are kept."""
+        """Events of every user and item, counting those that are kept as of now."""
         users, items = np.zeros(len(self.users), np.int64), np.zeros(len(self.items), np.int64)
         kept = []
         for batch in self._dataset.iter_events(with_ids=False):
             of_user = batch.column("user_index").to_numpy()
             of_item = batch.column("item_index").to_numpy()
-            both = self.users[of_user] & self.items[of_item]
-            kept.append(both)
-            users += np.bincount(of_user[both], minlength=len(users))
-            items += np.bincount(of_item[both], minlength=len(items))
+            chosen = self.users[of_user] & self.items[of_item]
+            if self._min_value is not None:
+                chosen &= batch.column("value").to_numpy() >= self._min_value
+            kept.append(chosen)
+            users += np.bincount(of_user[chosen], minlength=len(users))
+            items += np.bincount(of_item[chosen], minlength=len(items))
         self.kept = np.concatenate(kept)
         return users, items
 
 
 def _write(
-    dataset: Dataset, sampler: _Sampler, folder: Path, name: str, made: Mapping[str, object]
+    dataset: Dataset,
+    sampler: _Sampler,
+    folder: Path,
+    name: str,
+    value_scale: float,
+    made: Mapping[str, object],
 ) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     spec = dataset.spec
@@ -174,7 +203,10 @@ def _write(
     for batch in dataset.iter_events():
         mask = pa.array(sampler.kept[first : first + batch.num_rows])
         first += batch.num_rows
-        part = pa.table({new: batch.column(old) for new, old in names.items()}).filter(mask)
+        columns = {new: batch.column(old) for new, old in names.items()}
+        if spec.events.value is not None and value_scale != 1:
+            columns[spec.events.value] = pc.multiply(batch.column("value"), value_scale)
+        part = pa.table(columns).filter(mask)
         if writer is None:
             writer = pq.ParquetWriter(folder / _FILES[2], part.schema, compression="zstd")
         writer.write_table(part)
@@ -188,10 +220,28 @@ def _write(
         users=dataclasses.replace(spec.users, file=_FILES[0]),
         items=dataclasses.replace(spec.items, file=_FILES[1]),
         events=dataclasses.replace(spec.events, file=_FILES[2]),
+        label=_scaled_label(spec.label, value_scale),
+        template=_scaled_outcomes(spec.template, value_scale),
         description=f"A sample of {spec.name}: {told}",
         provenance={**spec.provenance, "sample": dict(made)},
     ).save(folder)
     log.info("%s: %s", folder, told)
+
+
+def _scaled_label(label: LabelSpec, scale: float) -> LabelSpec:
+    if label.at_least is None or scale == 1:
+        return label
+    return dataclasses.replace(label, at_least=label.at_least * scale)
+
+
+def _scaled_outcomes(template: Mapping[str, Any], scale: float) -> Mapping[str, Any]:
+    if scale == 1 or "outcomes" not in template:
+        return template
+    outcomes = [
+        {**outcome, "at_least": outcome["at_least"] * scale} if "at_least" in outcome else outcome
+        for outcome in template["outcomes"]
+    ]
+    return {**template, "outcomes": outcomes}
 
 
 def _made_of(folder: Path) -> object:

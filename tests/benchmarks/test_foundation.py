@@ -67,7 +67,9 @@ def test_the_vocabulary_reads_what_the_foundation_reads():
         configuration.parse_config([ROOT / foundation.VOCABULARY])
         read = {(d, s) for d, s, _ in gin.query_parameter("train_on_prepared.sources")}
         shared = gin.query_parameter("train_on_prepared.shared")
-        configuration.parse_config([ROOT / foundation.PRETRAIN], ["MODEL_DIR = 'x'"])
+        configuration.parse_config(
+            [ROOT / foundation.pretrain_file(foundation.NAME)], ["MODEL_DIR = 'x'"]
+        )
         assert gin.query_parameter("vocabulary_file.shared") == shared == foundation.NAME
         tasks = evaluated_tasks("foundation")
         rates = gin.query_parameter("mixture_rates.rates")
@@ -76,7 +78,7 @@ def test_the_vocabulary_reads_what_the_foundation_reads():
     assert {(task.dataset, task.split) for task in tasks} == read
     assert set(rates) <= {task.name for task in tasks}
     assert not any("leave_one_out" in task.name for task in tasks)
-    assert {task.kind for task in tasks} == {"language", "retrieval"}
+    assert {task.kind for task in tasks} == {"language", "retrieval", "generation"}
 
 
 def test_unknown_arguments_are_refused(calls, tmp_path, capsys):
@@ -85,26 +87,35 @@ def test_unknown_arguments_are_refused(calls, tmp_path, capsys):
     assert calls == []
 
 
-def test_the_foundation_of_texts_reads_no_behaviour(calls, tmp_path):
-    """Neither its tasks nor what it is trained with name a user's data set."""
+@pytest.mark.parametrize(
+    ("flag", "name", "more"),
+    [
+        ("--texts", foundation.TEXTS_NAME, set()),
+        ("--books", foundation.BOOKS_NAME, {foundation.RATED}),
+    ],
+)
+def test_foundations_that_read_no_behaviour_about_films(flag, name, more, calls, tmp_path):
+    """Neither their tasks nor what they are trained with name a data set of films' ratings."""
     import gin
 
     from m6rec_jax import configuration
     from m6rec_jax.pipeline.registration import evaluated_tasks
 
-    arguments = ["--texts", "--output", str(tmp_path / "run"), "--eval-limit", "5"]
+    arguments = [flag, "--output", str(tmp_path / "run"), "--eval-limit", "5"]
     assert foundation.main(arguments) == 0
+    prepared = {call[2] for call in calls if call[:2] == ("data", "prepare")}
+    assert (foundation.RATED in prepared) == bool(more)
     (trained,) = (call for call in calls if call[0] == "train")
-    assert trained[2] == foundation.TEXTS_PRETRAIN
+    assert trained[2] == foundation.pretrain_file(name)
     (evaluated,) = (call for call in calls if call[0] == "eval")
-    assert "--gin.MIXTURE_OR_TASK_NAME='foundation_texts'" in evaluated
+    assert f"--gin.MIXTURE_OR_TASK_NAME='{name}'" in evaluated
     try:
-        configuration.parse_config([ROOT / foundation.TEXTS_PRETRAIN], ["MODEL_DIR = 'x'"])
+        configuration.parse_config([ROOT / trained[2]], ["MODEL_DIR = 'x'"])
         tasks = evaluated_tasks(configuration.macro("MIXTURE_OR_TASK_NAME"))
         rates = gin.query_parameter("mixture_rates.rates")
     finally:
         gin.clear_config()
-    assert {task.dataset for task in tasks} == set(foundation.TEXTS)
+    assert {task.dataset for task in tasks} == {*foundation.TEXTS, *more}
     assert set(rates) <= {task.name for task in tasks}
 
 
@@ -117,7 +128,7 @@ def test_rows_tell_each_source_and_the_tokens_seen(tmp_path: Path) -> None:
     ]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     figures = {"film_plots_infilling": 8.0, "film_plots_generation": 9.0, "books_outcomes": 2.0}
-    rows = foundation.rows_of("foundation", foundation.PRETRAIN, figures, tmp_path, 7.0)
+    rows = foundation.rows_of("foundation", "pretrain.gin", figures, tmp_path, 7.0)
     # 2 steps of 10 examples of 30 tokens, then 3 steps of 10 examples of 50.
     tokens = 2 * 10 * 30 + 3 * 10 * 50
     assert {(row["model"], row["metric"], row["value"]) for row in rows} == {
@@ -128,4 +139,4 @@ def test_rows_tell_each_source_and_the_tokens_seen(tmp_path: Path) -> None:
     }
     (tmp_path / "config.gin").write_text("")
     with pytest.raises(DataError, match="no BATCH_SIZE"):
-        foundation.rows_of("foundation", foundation.PRETRAIN, figures, tmp_path, 7.0)
+        foundation.rows_of("foundation", "pretrain.gin", figures, tmp_path, 7.0)

@@ -206,10 +206,7 @@ def test_data_are_prepared_where_they_are_missing(tmp_path: Path, monkeypatch) -
     monkeypatch.setattr(jobs, "m6rec", lambda *call: made.append(tuple(map(str, call))))
     monkeypatch.setattr(foundation, "prepare_data", lambda: made.append(("everything",)))
     assert not jobs.prepare_data(None)
-    assert made == [
-        ("everything",),
-        ("data", "prepare", "movielens-100k", "--gin_file", jobs.WRITING),
-    ]
+    assert made == [("everything",)]
     for (dataset, split), wanted in jobs.VIEWS.items():
         folder = folder_of(tmp_path, dataset, split)
         folder.mkdir()

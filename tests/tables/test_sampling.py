@@ -9,6 +9,7 @@ import pytest
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.tables.reading import Dataset
 from m6rec_jax.tables.sampling import sample_dataset
+from m6rec_jax.text.templates import DatasetTemplate
 
 
 @pytest.fixture
@@ -71,6 +72,28 @@ def test_users_are_drawn_by_their_ids(shop, tmp_path):
     assert sorted(rows(again)) == sorted(found)
 
 
+def test_values_of_a_sample(shop, tmp_path):
+    folder = sample_dataset(
+        shop, tmp_path, "valued", min_item_events=2, min_value=2, value_scale=0.5, progress=False
+    )
+    expected = core([event for event in rows(shop) if event[3] >= 2], 1, 2)
+    assert rows(folder) == [(*others, value / 2) for *others, value in expected]
+    spec, original = (Dataset.open(path).spec for path in (folder, shop))
+    assert spec.label.at_least == original.label.at_least / 2
+    # What was liked and what an event is called stay as they were.
+    values = np.arange(1.0, 6.0)
+    assert (spec.label.labels(values / 2) == original.label.labels(values)).all()
+    before, after = (DatasetTemplate.parse(of.template).outcome for of in (original, spec))
+    assert [after(value / 2) for value in values] == [before(value) for value in values]
+
+
+def test_values_where_there_are_none(write_shop, tmp_path):
+    clicks = write_shop([(0, 0, 0.0, None), (0, 1, 1.0, None)], labelled=False)
+    for option in ({"min_value": 1}, {"value_scale": 0.5}):
+        with pytest.raises(ConfigError, match=r"have no values: its dataset.json names no"):
+            sample_dataset(clicks, tmp_path, progress=False, **option)
+
+
 def test_a_sample_that_is_there_is_left_alone(shop, tmp_path):
     folder = sample_dataset(shop, tmp_path, min_item_events=2, progress=False)
     first = (folder / "events.parquet").stat().st_mtime_ns
@@ -85,6 +108,8 @@ def test_impossible_samples(shop, tmp_path):
         sample_dataset(shop, tmp_path, min_user_events=99, progress=False)
     with pytest.raises(ConfigError, match=r"sample_dataset\.users = 0"):
         sample_dataset(shop, tmp_path, users=0, progress=False)
+    with pytest.raises(ConfigError, match=r"sample_dataset\.value_scale = 0"):
+        sample_dataset(shop, tmp_path, value_scale=0, progress=False)
     with pytest.raises(ConfigError, match="is the name of the data set itself"):
         sample_dataset(shop, tmp_path, "shop", progress=False)
     assert not (tmp_path / "shop-small").exists()
