@@ -18,16 +18,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from typing import Any
 
 import jax
 import numpy as np
 import optax
-import torch
-from t5x import losses
-from t5x.examples.t5 import network
 from tqdm import tqdm
-from transformers import T5Config, T5ForConditionalGeneration
 
 from benchmarks.provenance import ROOT
 from benchmarks.results_file import add_rows, metric_rows, results_path
@@ -44,7 +41,7 @@ from m6rec_jax.training.train_step import make_train_step
 LENGTHS = {"inputs": 256, "targets": 64}
 LEARNING_RATE = 1e-4
 DROPOUT_RATE = 0.1
-Step = Callable[[], None]
+Step = Callable[[], Any]
 
 
 def random_batch(rows: int, vocab_size: int) -> dict[str, np.ndarray]:
@@ -77,15 +74,19 @@ def built_in_step(config: ModelConfig, batch: Mapping[str, np.ndarray]) -> Step:
         jitted = jax.jit(step, donate_argnums=0).lower(state, placed).compile()
     held = [state]
 
-    def run() -> None:
+    def run() -> Mapping[str, jax.Array]:
         held[0], scalars = jitted(held[0], placed)
-        jax.block_until_ready((held[0], scalars))
+        return jax.block_until_ready((held[0], scalars))[1]
 
     return run
 
 
 def t5x_step(config: ModelConfig, batch: Mapping[str, np.ndarray]) -> Step:
     """A step of t5x's T5 1.1 network, jitted for one device."""
+    # The others' libraries are imported in the process that times them.
+    from t5x import losses
+    from t5x.examples.t5 import network
+
     model = network.Transformer(
         network.T5Config(
             vocab_size=config.vocab_size,
@@ -133,6 +134,9 @@ def huggingface_step(
     config: ModelConfig, batch: Mapping[str, np.ndarray], *, autocast: bool
 ) -> Step:
     """A step of `T5ForConditionalGeneration`; autocast: products in bfloat16."""
+    import torch
+    from transformers import T5Config, T5ForConditionalGeneration
+
     torch.manual_seed(0)
     model = T5ForConditionalGeneration(
         T5Config(
@@ -205,6 +209,16 @@ def take_turn(name: str, model: str, rows: int) -> None:
     print(min(seconds))
 
 
+def check_installed() -> None:
+    """Raises M6RecError where one of the others' libraries is missing."""
+    missing = [name for name in ("t5x", "torch", "transformers") if not find_spec(name)]
+    if missing:
+        raise M6RecError(
+            f"{', '.join(missing)} cannot be imported: install t5x as docs/t5x.md says, and "
+            "torch and transformers with the extra 'parity'"
+        )
+
+
 def seconds_of_turn(name: str, options: argparse.Namespace) -> float:
     """What `take_turn` says in a process of its own.
 
@@ -232,6 +246,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.turn_of:
             take_turn(options.turn_of, options.model, options.batch)
             return 0
+        check_installed()
         turns: dict[str, list[float]] = {name: [] for name in names}
         for _ in tqdm(range(options.turns), unit="turn"):
             for name in names:
