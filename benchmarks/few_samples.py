@@ -1,6 +1,6 @@
 """Quality against training samples: MovieLens-100k, of which only n ratings are known.
 
-    python -m benchmarks.few_samples --foundation runs/foundation_texts
+    python -m benchmarks.few_samples --foundation runs/foundation_books
         [--samples 64 256 1024 4096 16384 all] [--seeds 0 1 2] [--methods means regression tuning]
         [--model NAME] [--keep] [--gin.TRAIN_STEPS=240] [--force]
 
@@ -14,9 +14,9 @@ learn from the n ratings:
     regression    logistic regression on the pieces that the model reads, penalty by validation
     tuning        option-adapter tuning of the foundation, the best of its validations
 
-A fair foundation has read no behaviour: `python -m benchmarks.foundation --texts`. Rows of another
-one go under another `--model` name. RecBole's FM and DIN on the same rows come from
-`benchmarks/baselines/`.
+A fair foundation has read nobody's opinion of a film: `python -m benchmarks.foundation --books`, or
+`--texts`, which has read none of books either. Rows of another one than the default go under another
+`--model` name. RecBole's FM and DIN on the same rows come from `benchmarks/baselines/`.
 
 Runs whose rows stand in `benchmarks/results/few_samples.json` are not made again; rows of another
 foundation under the same name are an error. Beside the usual keys a row has `samples`, and those of
@@ -311,7 +311,7 @@ def study(
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0, or 2 on an error."""
     parser = argparse.ArgumentParser(description="Quality against training samples.")
-    parser.add_argument("--foundation", type=Path, default=ROOT / "runs" / "foundation_texts")
+    parser.add_argument("--foundation", type=Path, default=ROOT / "runs" / "foundation_books")
     parser.add_argument(
         "--samples",
         nargs="+",
