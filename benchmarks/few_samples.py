@@ -14,9 +14,9 @@ learn from the n ratings:
     regression    logistic regression on the pieces that the model reads, penalty by validation
     tuning        option-adapter tuning of the foundation, the best of its validations
 
-A fair foundation has read nobody's opinion of a film: `python -m benchmarks.foundation --books`, or
-`--texts`, which has read none of books either. Rows of another one than the default go under another
-`--model` name. RecBole's FM and DIN on the same rows come from `benchmarks/baselines/`.
+A fair foundation has read nobody's opinion of a film: `python -m benchmarks.foundation --books`,
+or `--texts`, which has read none of books either. Rows of another one than the default go under
+another `--model` name. RecBole's FM and DIN on the same rows come from `benchmarks/baselines/`.
 
 Runs whose rows stand in `benchmarks/results/few_samples.json` are not made again; rows of another
 foundation under the same name are an error. Beside the usual keys a row has `samples`, and those of

@@ -15,7 +15,7 @@
     {{ table_by("samples", "auc") }}           one metric: rows are models, columns a key's values
     {{ lines_by("samples", "auc") }}           the same as a picture, the key in powers
     {{ provenance() }}                         commands, commits and hardware of the rows
-    {% if has("score") %} ... {% endif %}      only where that split has been measured
+    {% if has("score") %} ... {% endif %}      only where that split (`dataset`) has rows
 
 A result file without prose gets its name as title and a table for each of its splits. Figures come
 from these calls alone: none is typed by hand.
@@ -143,9 +143,12 @@ class Section:
         parts.append(self.provenance())
         return "\n".join(part.rstrip("\n") + "\n" for part in parts)
 
-    def has(self, split: str) -> bool:
-        """Whether there are rows of a split: a study of many runs is rendered before it is done."""
-        return any(row["split"] == split for row in self.results.rows)
+    def has(self, split: str | None = None, *, dataset: str | None = None) -> bool:
+        """Whether there are rows of a split, or data set: studies are rendered before their end."""
+        return any(
+            split in (None, row["split"]) and dataset in (None, row["dataset"])
+            for row in self.results.rows
+        )
 
     def _rows(self, dataset: str | None, split: str | None) -> list[Row]:
         rows = [
