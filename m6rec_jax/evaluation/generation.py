@@ -53,7 +53,7 @@ def predict_generation(
     return GenerationPredictions(
         rows=rows,
         texts=[text.written for text in texts],
-        log_probabilities=np.array([text.score for text in texts], np.float64),
+        log_probabilities=np.array([text.log_probability for text in texts], np.float64),
         ended=np.array([text.ended for text in texts], bool),
         language=language,
     )

@@ -151,7 +151,7 @@ class GenerationPredictions:
     Attributes:
       rows: of the view, in its order.
       texts: what was written, without the prefix.
-      log_probabilities: float64 `[n]`, of what was written; of beam search, its scores.
+      log_probabilities: float64 `[n]`, of what was written.
       ended: bool `[n]`, False where a text was cut off at the longest length.
       language: how likely the references are.
     """

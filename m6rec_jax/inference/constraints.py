@@ -53,6 +53,46 @@ class AllowedTokens(NamedTuple):
         return state
 
 
+class AfterGiven(NamedTuple):
+    """Another constraint on what comes after each source's given tokens, which are free of it.
+
+    The state is that of the constraint, and how many given tokens are still to come, int32
+    `[rows]`; rows of one source lie next to one another.
+
+    Attributes:
+      constraint: of what comes after.
+      num_given: int32 `[sources]`.
+    """
+
+    constraint: Any
+    num_given: Array
+
+    def start(self, num_rows: int) -> tuple[Any, Array]:
+        """The constraint's own start."""
+        rows_per_source = num_rows // self.num_given.shape[0]
+        return self.constraint.start(num_rows), jnp.repeat(self.num_given, rows_per_source)
+
+    def mask(self, state: tuple[Any, Array], log_probs: Array) -> Array:
+        """See `Constraint`; means nothing where a given token comes next."""
+        return self.constraint.mask(state[0], log_probs)
+
+    def advance(self, state: tuple[Any, Array], tokens: Array) -> tuple[Any, Array]:
+        """See `Constraint`."""
+        own, to_come = state
+        moved = self.constraint.advance(own, tokens)
+        kept = jax.tree.map(
+            lambda old, new: jnp.where(to_come.reshape(-1, *(1,) * (new.ndim - 1)) > 0, old, new),
+            own,
+            moved,
+        )
+        return kept, jnp.maximum(to_come - 1, 0)
+
+    def entries(self, state: tuple[Any, Array]) -> Array:
+        """See `TokenTrie.entries`, where the constraint is a trie."""
+        entries: Array = self.constraint.entries(state[0])
+        return entries
+
+
 def any_text(vocabulary: Vocabulary, vocab_size: int, also: Sequence[int] = ()) -> AllowedTokens:
     """Text and `[EOS]`: of control ids, sentinels and spare rows only those in `also`.
 

@@ -14,7 +14,7 @@ each bucket has been seen.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import gin
 import jax
@@ -22,8 +22,10 @@ import numpy as np
 from jax.sharding import Mesh
 
 from m6rec_jax.errors import ConfigError, DataError
-from m6rec_jax.inference.constraints import Constraint, any_text
+from m6rec_jax.inference.beginnings import beginnings
+from m6rec_jax.inference.constraints import AfterGiven, Constraint, any_text
 from m6rec_jax.inference.decoding import FREE
+from m6rec_jax.inference.generated_texts import GeneratedText, RecommendedTitle, WrittenTexts
 from m6rec_jax.inference.runtime import (
     Runtime,
     checked_buckets,
@@ -35,7 +37,7 @@ from m6rec_jax.inference.sampling import SamplingOptions
 from m6rec_jax.inference.task_settings import RequestedTasks, TaskSettings
 from m6rec_jax.inference.title_trie import ItemScores, TitleTrie
 from m6rec_jax.inference.unseen_trie import NO_RANK, UnseenTrie, excluded_ranks
-from m6rec_jax.inference.writing import write
+from m6rec_jax.inference.writing import WrittenBatch, write
 from m6rec_jax.model import M6Rec
 from m6rec_jax.sharding import LogicalRules
 from m6rec_jax.text import rows
@@ -43,52 +45,6 @@ from m6rec_jax.text.vocabulary import EOS_ID, Vocabulary
 
 Array = jax.Array
 Variables = Mapping[str, Any]
-
-
-class GeneratedText(NamedTuple):
-    """A text that the model wrote.
-
-    Attributes:
-      text: with its prefix.
-      score: log probability of what was written after the prefix; of beam search, normalised by
-        its length (`beam_search`).
-      ended: False where the text was cut off at the longest length.
-      entry: which title of the trie it is, where there was one.
-      written: the text without its prefix.
-    """
-
-    text: str
-    score: float
-    ended: bool
-    entry: int | None = None
-    written: str = ""
-
-
-class RecommendedTitle(NamedTuple):
-    """A title of the catalogue.
-
-    Attributes:
-      title: as the catalogue has it.
-      score: log probability of the title, normalised by its length.
-      places: of all items that have the title and were not seen, best first.
-    """
-
-    title: str
-    score: float
-    places: list[int]
-
-
-class _Written(NamedTuple):
-    """Results of one request, `[texts, ...]` each, best first where that has a meaning.
-
-    `num_given` is how many tokens each text begins with.
-    """
-
-    tokens: np.ndarray
-    scores: np.ndarray
-    ended: np.ndarray
-    entries: np.ndarray
-    num_given: int
 
 
 @gin.configurable(denylist=["model", "variables", "vocabulary", "mesh", "tasks"])
@@ -173,7 +129,7 @@ class Generator:
     ) -> list[GeneratedText]:
         """The text whose every token is the likeliest one, per history."""
         written = self._write("greedy", 1, histories, prefixes, trie, tasks, {})
-        return [self._texts(one, trie)[0] for one in written]
+        return [one.texts(self.vocabulary, trie is not None)[0] for one in written]
 
     def sample(
         self,
@@ -206,7 +162,7 @@ class Generator:
         written = self._write(
             "sample", num_samples, histories, prefixes, trie, tasks, options, seed
         )
-        return [self._texts(one, trie) for one in written]
+        return [one.texts(self.vocabulary, trie is not None) for one in written]
 
     def beam_search(
         self,
@@ -218,6 +174,7 @@ class Generator:
         trie: TitleTrie | None = None,
         tasks: Sequence[str] | None = None,
         seen: Sequence[Sequence[int]] | None = None,
+        lead_ins: Sequence[str] | None = None,
     ) -> list[list[GeneratedText]]:
         """Up to `num_beams` of the likeliest texts per history, best first.
 
@@ -227,16 +184,26 @@ class Generator:
           length_penalty: see there; at least 0.
           seen: per history, places in the trie's catalogue that must not be recommended: no beam is
             spent on titles all of whose items are among them.
+          lead_ins: per history, what stands before a title of the trie without being part of it,
+            such as "title:"; it is given to the model, as a prefix is.
         """
         if length_penalty < 0:
             raise ConfigError(f"length_penalty = {length_penalty} must be at least 0")
-        if seen is not None and trie is None:
-            raise ConfigError("seen items can be left out of the titles of a trie only")
+        if trie is None and (seen is not None or lead_ins is not None):
+            raise ConfigError("seen items and lead-ins are for titles of a trie only")
         options = np.float32(length_penalty)
         written = self._write(
-            "beam_search", num_beams, histories, prefixes, trie, tasks, options, seen=seen
+            "beam_search",
+            num_beams,
+            histories,
+            prefixes,
+            trie,
+            tasks,
+            options,
+            seen=seen,
+            lead_ins=lead_ins,
         )
-        return [self._texts(one, trie) for one in written]
+        return [one.texts(self.vocabulary, trie is not None) for one in written]
 
     def recommend(
         self,
@@ -250,6 +217,7 @@ class Generator:
         item_scores: Sequence[ItemScores] | None = None,
         tasks: Sequence[str] | None = None,
         seen: Sequence[Sequence[int]] | None = None,
+        lead_ins: Sequence[str] | None = None,
     ) -> list[list[RecommendedTitle]]:
         """The k likeliest titles of a catalogue per history; fewer where the trie has fewer.
 
@@ -261,6 +229,7 @@ class Generator:
           item_scores: per history, what orders items that share a title, such as the retriever's
             similarities; None: the catalogue's order.
           seen: per history, places in the catalogue that must not be recommended.
+          lead_ins: see `beam_search`.
         """
         if item_scores is not None and len(item_scores) != len(histories):
             raise DataError(f"{len(item_scores)} item scores for {len(histories)} histories")
@@ -274,6 +243,7 @@ class Generator:
             trie=trie,
             tasks=tasks,
             seen=seen,
+            lead_ins=lead_ins,
         )
         results = []
         for request, texts in enumerate(found):
@@ -288,19 +258,6 @@ class Generator:
             results.append(titles)
         return results
 
-    def _texts(self, written: _Written, trie: TitleTrie | None) -> list[GeneratedText]:
-        """Results of one request, without beams for which there was no text."""
-        texts = []
-        *results, num_given = written
-        for tokens, score, ended, entry in zip(*results, strict=True):
-            if np.isneginf(score):
-                continue
-            text = self.vocabulary.decode(tokens)
-            after = self.vocabulary.decode(tokens[num_given:]).strip() if num_given else text
-            place = None if trie is None else int(entry)
-            texts.append(GeneratedText(text, float(score), bool(ended), place, after))
-        return texts
-
     def _write(
         self,
         verb: str,
@@ -312,15 +269,17 @@ class Generator:
         options: Any,
         seed: int | Sequence[int] = 0,
         seen: Sequence[Sequence[int]] | None = None,
-    ) -> list[_Written]:
+        lead_ins: Sequence[str] | None = None,
+    ) -> list[WrittenTexts]:
         if num_texts < 1:
             raise ConfigError(f"{num_texts} texts per history were asked for")
         seeds = [seed] * len(histories) if isinstance(seed, int | np.integer) else list(seed)
         if len(seeds) != len(histories):
             raise DataError(f"{len(seeds)} seeds for {len(histories)} histories")
-        length = self._length(trie)
-        beginnings = self._beginnings(prefixes, len(histories), length, trie)
-        constraint: Constraint = self._any_text if trie is None else trie.arrays
+        # One length for lead-ins of all lengths: few shapes are compiled.
+        length = self.max_tokens if lead_ins is not None else self._length(trie)
+        begun = beginnings(self.vocabulary, len(histories), length, prefixes, trie, lead_ins)
+        anything: Constraint = self._any_text if trie is None else trie.arrays
         excluded = None
         if trie is not None and seen is not None:
             excluded = excluded_ranks(trie, seen, len(histories))
@@ -342,23 +301,30 @@ class Generator:
             batch["forced"][:, 0] = EOS_ID  # rows of padding have nothing to write
             batch["seeds"] = np.zeros((size, 1), np.uint32)
             for k, i in enumerate(members):
-                batch["forced"][k] = beginnings[i]
+                batch["forced"][k] = begun.forced[i]
                 batch["seeds"][k] = seeds[i] % 2**32
             if excluded is not None:
                 # Rows of padding have seen nothing.
                 batch["seen"] = np.full((size, excluded.shape[1]), NO_RANK, np.int32)
                 batch["seen"][: len(members)] = excluded[members]
+            if lead_ins is not None:
+                batch["num_before"] = np.zeros((size, 1), np.int32)
+                batch["num_before"][: len(members), 0] = begun.num_before[members]
             placed = self._runtime.place(batch)
+            constraint = anything
             if trie is not None and excluded is not None:
                 constraint = UnseenTrie(trie.arrays, placed.pop("seen"))
+            if lead_ins is not None:
+                constraint = AfterGiven(constraint, placed.pop("num_before")[:, 0])
             # Not read back here: the devices go on while Python prepares the next batch.
             pending.append((members, run(self.variables, placed, constraint, options)))
-        results: dict[int, _Written] = {}
+        results: dict[int, WrittenTexts] = {}
         for members, written in pending:
-            tokens, scores, ended, entries = map(np.asarray, written)
+            values = [np.asarray(value) for value in written]
             for k, i in enumerate(members):
-                given = int((beginnings[i] != FREE).sum())
-                results[i] = _Written(tokens[k], scores[k], ended[k], entries[k], given)
+                given = int((begun.forced[i] != FREE).sum())
+                tokens, scores, log_probability, ended, entries = (value[k] for value in values)
+                results[i] = WrittenTexts(tokens, scores, log_probability, ended, entries, given)
         return [results[i] for i in range(len(histories))]
 
     def _length(self, trie: TitleTrie | None) -> int:
@@ -373,31 +339,6 @@ class Generator:
             )
         return smallest_that_fits(trie.length, length_buckets(self.max_tokens))
 
-    def _beginnings(
-        self,
-        prefixes: Sequence[str] | None,
-        number: int,
-        length: int,
-        trie: TitleTrie | None,
-    ) -> np.ndarray:
-        """Tokens that each row must begin with, int32 `[requests, length]`."""
-        forced = np.full((number, length), FREE, np.int32)
-        if prefixes is None:
-            return forced
-        if len(prefixes) != number:
-            raise DataError(f"{len(prefixes)} prefixes for {number} histories")
-        for request, prefix in enumerate(prefixes):
-            tokens = self.vocabulary.encode(prefix)
-            if len(tokens) >= length:
-                raise DataError(
-                    f"prefix {request} has {len(tokens)} tokens and leaves no room in {length}: "
-                    f"{prefix!r}"
-                )
-            if trie is not None and not trie.has_prefix(tokens):
-                raise DataError(f"no title begins as prefix {request} does: {prefix!r}")
-            forced[request, : len(tokens)] = tokens
-        return forced
-
     def _program(self, verb: str, num_texts: int) -> Callable[..., Any]:
         """A compiled function of variables, features, constraint and options."""
         if (verb, num_texts) not in self._programs:
@@ -407,9 +348,9 @@ class Generator:
                 features: Mapping[str, Array],
                 constraint: Constraint,
                 options: Any,
-            ) -> tuple[Array, ...]:
+            ) -> WrittenBatch:
                 self.num_compilations += 1
-                texts = write(
+                return write(
                     self.model,
                     variables,
                     features,
@@ -419,7 +360,6 @@ class Generator:
                     num_texts=num_texts,
                     by_argmax=self._by_argmax,
                 )
-                return texts
 
             self._programs[verb, num_texts] = self._runtime.jit(run)
         return self._programs[verb, num_texts]

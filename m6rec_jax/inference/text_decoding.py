@@ -10,9 +10,11 @@ import dataclasses
 from collections.abc import Sequence
 
 import gin
+import numpy as np
 
 from m6rec_jax.errors import ConfigError
-from m6rec_jax.inference.generation import GeneratedText, Generator
+from m6rec_jax.inference.generated_texts import GeneratedText
+from m6rec_jax.inference.generation import Generator
 
 METHODS = ("greedy", "beam_search", "sample")
 
@@ -25,7 +27,8 @@ class Decoding:
     Attributes:
       method: 'greedy', 'beam_search' or 'sample'.
       num_beams, length_penalty: of beam search, whose best text counts.
-      temperature, top_k, top_p, seed: of sampling, one text for each source.
+      temperature, top_k, top_p, seed: of sampling, one text for each source, drawn with a seed of
+        its own.
     """
 
     method: str = "greedy"
@@ -48,8 +51,16 @@ class Decoding:
         sources: Sequence[Sequence[str]],
         prefixes: Sequence[str] | None = None,
         tasks: Sequence[str] | None = None,
+        places: Sequence[Sequence[int]] | None = None,
     ) -> list[GeneratedText]:
-        """One text for each source; arguments and errors as `Generator`'s verbs."""
+        """One text for each source.
+
+        Args:
+          generator: of the model.
+          sources, prefixes, tasks: errors, too, as of `Generator`'s verbs.
+          places: numbers that tell each source from all others, however they come to share calls;
+            with the seed they decide what is sampled. None: its place among the sources.
+        """
         if self.method == "greedy":
             return generator.greedy(sources, prefixes, tasks=tasks)
         if self.method == "beam_search":
@@ -67,7 +78,18 @@ class Decoding:
                 temperature=self.temperature,
                 top_k=self.top_k,
                 top_p=self.top_p,
-                seed=[self.seed + place for place in range(len(sources))],
+                seed=self._seeds(len(sources), places),
                 tasks=tasks,
             )
         return [texts[0] for texts in found]
+
+    def _seeds(self, number: int, places: Sequence[Sequence[int]] | None) -> list[int]:
+        if places is None:
+            return [self.seed + place for place in range(number)]
+        return [_mixed(self.seed, *place) for place in places]
+
+
+def _mixed(*numbers: int) -> int:
+    """A seed, uint32, that looks like no other numbers' seed; the same on every machine."""
+    words = np.array(numbers, np.int64).view(np.uint32)
+    return int(np.random.SeedSequence(words.tolist()).generate_state(1)[0])

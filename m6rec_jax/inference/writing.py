@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from m6rec_jax.inference.beam_search import Beams, beam_search
-from m6rec_jax.inference.constraints import Constraint
+from m6rec_jax.inference.constraints import AfterGiven, Constraint
 from m6rec_jax.inference.decoding import Choose, Decoded, decode, greedy, model_step
 from m6rec_jax.inference.sampling import sampler
 from m6rec_jax.inference.token_trie import NO_ENTRY, TokenTrie
@@ -23,6 +23,25 @@ Variables = Mapping[str, Any]
 VERBS = ("greedy", "sample", "beam_search")
 
 
+class WrittenBatch(NamedTuple):
+    """What was written, best first where that has a meaning.
+
+    Attributes:
+      tokens: int32 `[sources, texts, length]`.
+      scores: float32 `[sources, texts]`, what texts are ordered by: of beam search the
+        length-normalised log probability, else the log probability.
+      log_probability: float32 `[sources, texts]`, of the tokens that were not forced.
+      ended: bool `[sources, texts]`.
+      entries: int32 `[sources, texts]`, of the trie; `NO_ENTRY` without one.
+    """
+
+    tokens: Array
+    scores: Array
+    log_probability: Array
+    ended: Array
+    entries: Array
+
+
 def write(
     model: M6Rec,
     variables: Variables,
@@ -33,7 +52,7 @@ def write(
     verb: str,
     num_texts: int,
     by_argmax: bool | None = None,
-) -> tuple[Array, Array, Array, Array]:
+) -> WrittenBatch:
     """Encodes and decodes a batch; for use inside jit.
 
     Args:
@@ -45,10 +64,6 @@ def write(
       verb: one of `VERBS`.
       num_texts: per source.
       by_argmax: see `top_k`.
-
-    Returns:
-      Tokens `[sources, texts, length]`; scores, whether they ended and entries of the trie
-      (`NO_ENTRY` without one) `[sources, texts]`.
     """
     forced, task_ids = features["forced"], features["task_ids"]
     encoded = model.apply(
@@ -86,12 +101,13 @@ def write(
         result = decode(step, cache, jnp.repeat(forced, num_texts, axis=0), constraint, choose)
         scores = result.log_probability
     entries = jnp.full_like(scores, NO_ENTRY, jnp.int32)
-    if isinstance(constraint, TokenTrie | UnseenTrie):
+    if isinstance(constraint, TokenTrie | UnseenTrie | AfterGiven):
         entries = constraint.entries(result.state)
     shape = (forced.shape[0], num_texts)
-    return (
+    return WrittenBatch(
         result.tokens.reshape(*shape, -1),
         scores.reshape(shape),
+        result.log_probability.reshape(shape),
         result.ended.reshape(shape),
         entries.reshape(shape),
     )

@@ -31,6 +31,8 @@ class WritingJob:
       template: what is written.
     """
 
+    about_field: str | None = None
+
     def __init__(
         self, generator: Generator, renderer: RequestRenderer, template: WritingTemplate
     ) -> None:
@@ -42,7 +44,7 @@ class WritingJob:
             "log_probabilities": pa.list_(pa.float32()),
         }
 
-    def accept(self, request: Request) -> Accepted:
+    def accept(self, request: Request, row: int) -> Accepted:
         """See `RequestJob`."""
         text = self._renderer.render(request)
         try:
@@ -51,23 +53,29 @@ class WritingJob:
                 self._check_room(self._template.beginning(item))
         except DataError as error:
             raise RejectedRow("no_text", str(error)) from None
-        return Accepted(request, text)
+        return Accepted(request, text, row)
 
     def answer(self, accepted: Sequence[Accepted]) -> dict[str, list[Any]]:
         """See `RequestJob`."""
-        asked = [(one, item) for one in accepted for item in self._items(one.request)]
+        asked = [
+            (one, place, item)
+            for one in accepted
+            for place, item in enumerate(self._items(one.request))
+        ]
         found = self._decoding.write(
             self._generator,
-            [self._template.source(one.text.history, item) for one, item in asked],
-            [self._template.beginning(item) for _, item in asked],
+            [self._template.source(one.text.history, item) for one, _, item in asked],
+            [self._template.beginning(item) for *_, item in asked],
+            # The same row is drawn the same text whatever stands beside it, in whatever chunk.
+            places=[(one.row, place) for one, place, _ in asked],
         )
-        texts, scores, start = [], [], 0
+        texts, log_probabilities, start = [], [], 0
         for one in accepted:
             end = start + len(self._items(one.request))
             texts.append([text.written for text in found[start:end]])
-            scores.append([text.score for text in found[start:end]])
+            log_probabilities.append([text.log_probability for text in found[start:end]])
             start = end
-        return {"texts": texts, "log_probabilities": scores}
+        return {"texts": texts, "log_probabilities": log_probabilities}
 
     def describe(self) -> Mapping[str, Any]:
         """See `RequestJob`."""

@@ -156,7 +156,7 @@ class M6RecModel(models.BaseTransformerModel):
             **batch,
             "forced": jnp.full((rows, length - 1), FREE, jnp.int32),
         }
-        tokens, log_probabilities, _, _ = write(
+        written = write(
             self.module,
             variables.split(params),
             features,
@@ -165,7 +165,7 @@ class M6RecModel(models.BaseTransformerModel):
             verb=self._verb,
             num_texts=self._num_decodes,
         )
-        return tokens[:, 0], {"scores": log_probabilities[:, 0]}
+        return written.tokens[:, 0], {"scores": written.scores[:, 0]}
 
     def _compute_logits(
         self, params: Params, batch: Batch, dropout_rng: Array | None = None

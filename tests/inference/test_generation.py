@@ -64,6 +64,18 @@ def test_scores_are_the_likelihoods_of_training(tiny, generator, trie):
         assert found.score == pytest.approx(likelihood(tiny, history, found.text), rel=1e-4)
 
 
+def test_scores_of_beams_are_normalised_and_log_probabilities_are_not(tiny, generator, trie):
+    found = generator.beam_search(HISTORIES[:2], num_beams=4, length_penalty=0.7, trie=trie)
+    for history, beams in zip(HISTORIES[:2], found, strict=True):
+        for beam in beams:
+            expected = likelihood(tiny, history, beam.text)
+            written = len(tiny[2].encode(beam.text)) + 1
+            assert beam.log_probability == pytest.approx(expected, rel=1e-4)
+            assert beam.score == pytest.approx(expected / ((5 + written) / 6) ** 0.7, rel=1e-4)
+    (sampled,) = generator.sample(HISTORIES[:1], trie=trie, seed=3)
+    assert sampled[0].log_probability == sampled[0].score
+
+
 def test_recommendations_are_the_likeliest_titles(tiny, generator, trie):
     """With as many beams as titles, search equals scoring every title."""
     results = generator.recommend(HISTORIES[:2], trie, len(trie), num_beams=16)
@@ -106,6 +118,42 @@ def test_seen_items_are_never_recommended(tiny, generator, trie, num_beams):
     by_prefix = generator.recommend(HISTORIES[:1], trie, 4, [prefix], seen=[[5]])
     assert all(one.title.startswith(prefix) for one in by_prefix[0])
     assert 5 not in [place for one in by_prefix[0] for place in one.places]
+
+
+@pytest.mark.parametrize("seen", [None, [[0, 3], [12]]])
+def test_lead_ins_stand_before_titles_of_the_trie(tiny, generator, trie, seen):
+    """They are given to the model as they are; titles are as likely as after them in training."""
+    lead_ins = ["horror. title:", "likes"]
+    given = [len(tiny[2].encode(text)) for text in lead_ins]
+    assert given[0] != given[1]
+    found = generator.recommend(HISTORIES[:2], trie, 12, num_beams=16, lead_ins=lead_ins, seen=seen)
+    for request, (history, titles) in enumerate(zip(HISTORIES[:2], found, strict=True)):
+        out = set() if seen is None else set(seen[request])
+        left = [t for t in range(len(trie)) if set(trie.places(t)) - out]
+        assert len(titles) == len(left) < 13
+        scores = {
+            trie.titles[t]: after(tiny, history, lead_ins[request], trie.titles[t]) for t in left
+        }
+        assert [one.title for one in titles] == sorted(scores, key=lambda t: -scores[t])
+        np.testing.assert_allclose(
+            [one.score for one in titles], [scores[one.title] for one in titles], rtol=1e-4
+        )
+    by_prefix = generator.recommend(HISTORIES[:1], trie, 4, [TITLES[5][:6]], lead_ins=lead_ins[:1])
+    assert {one.title[:6] for one in by_prefix[0]} == {TITLES[5][:6]}
+
+
+def after(tiny, history, lead_in, title):
+    """Log probability of a title after what is cut into tokens by itself, by teacher forcing."""
+    vocabulary = tiny[2]
+    given = vocabulary.encode(lead_in)
+    row = rows.source_row(vocabulary, history, S)
+    row |= rows.packed_tokens(vocabulary, [np.array([*given, *vocabulary.encode(title)])])[0]
+    row["decoder_loss_weights"][: len(given)] = 0
+    names = [name for name in row if not name.startswith("num_")]
+    sizes = {name: S if name.startswith("encoder_") else T for name in names}
+    batch = rows.pad_batch([row], sizes) | {"task_ids": np.zeros((1, 1), np.int32)}
+    sums = jax.jit(token_sums, static_argnums=0)(tiny[0], tiny[1], batch)
+    return -float(sums.negative_log_likelihood[0])
 
 
 def test_item_scores_order_what_shares_a_title(generator, trie):
@@ -236,7 +284,7 @@ def test_bundle_and_mesh_give_the_same(tiny, generator):
     model, variables, vocabulary = tiny
     mesh = make_mesh(1, 1, 1, devices=jax.devices()[:1])
     settings = InferenceSettings(S, T, {"shop": TaskSettings(0)})
-    bundle = Bundle(model, variables, vocabulary, None, settings, 0, mesh, data_parallel())
+    bundle = Bundle(model, variables, vocabulary, settings, 0, mesh, data_parallel())
     on_mesh = bundle.generator(batch_sizes=(4,)).beam_search(HISTORIES[:2], num_beams=2)
     for a, b in zip(on_mesh, generator.beam_search(HISTORIES[:2], num_beams=2), strict=True):
         assert [text.text for text in a] == [text.text for text in b]
@@ -268,6 +316,12 @@ def test_clear_errors(tiny, generator, trie, shop_vocabulary):
         generator.recommend(HISTORIES[:1], trie, 1, seen=[[15]])
     with pytest.raises(ConfigError, match="of a trie only"):
         generator.beam_search(HISTORIES[:1], seen=[[0]])
+    with pytest.raises(ConfigError, match="of a trie only"):
+        generator.beam_search(HISTORIES[:1], lead_ins=["title:"])
+    with pytest.raises(DataError, match="1 lead-ins for 2 histories"):
+        generator.recommend(HISTORIES[:2], trie, 1, lead_ins=["title:"])
+    with pytest.raises(DataError, match=r"lead-in 0 has \d+ tokens and leaves no room in 23"):
+        generator.recommend(HISTORIES[:1], trie, 1, lead_ins=["Film A, comedy, " * 7])
     with pytest.raises(DataError, match="1 item scores for 2 histories"):
         generator.recommend(HISTORIES[:2], trie, 1, item_scores=[np.zeros(15)])
 
@@ -286,7 +340,10 @@ def test_eight_devices_write_what_one_writes(shop_vocabulary):
     found = json.loads(out.stdout.splitlines()[-1])
     expected = found.pop("one device")
     assert len({tuple(row) for row in expected["samples"]}) == 3
+    told = [sorted(place for places in row for place in places) for row in expected["places"]]
+    assert told == [[0, *range(2, 9)], [*range(9)], [*range(7), 8]]
     for name, result in found.items():
         assert result["titles"] == expected["titles"], name
         assert result["samples"] == expected["samples"], name
+        assert result["places"] == expected["places"], name
         np.testing.assert_allclose(result["scores"], expected["scores"], rtol=1e-4)
