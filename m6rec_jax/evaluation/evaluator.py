@@ -149,7 +149,8 @@ class Evaluator:
             language = tasks.predict_language(
                 self._program(task, model), variables, batches, runtime
             )
-            return self._writers.predict(task, model, variables, language, max(self._ks))
+            towers = self._towers_beside(task, model, variables)
+            return self._writers.predict(task, model, variables, language, max(self._ks), towers)
         if task.kind == "item_recommendation":
             return recommend_items(
                 self._program(task, model),
@@ -243,7 +244,21 @@ class Evaluator:
             )
         return self._baselines[task.name]
 
+    def _towers_beside(
+        self, task: TaskInfo, model: M6Rec, variables: Variables
+    ) -> Retriever | None:
+        """Two towers that read the same rows, where one of the tasks has them."""
+        for other in self.tasks:
+            same = (other.dataset, other.split, other.view) == (task.dataset, task.split, task.view)
+            if other.kind == "item_recommendation" and same:
+                return self._retriever(other, model, variables)
+        return None
+
     def _index(self, task: TaskInfo, model: M6Rec, variables: Variables) -> CatalogueIndex:
+        retriever = self._retriever(task, model, variables)
+        return retriever.index(task.prepared().catalogue().texts)
+
+    def _retriever(self, task: TaskInfo, model: M6Rec, variables: Variables) -> Retriever:
         key = (task.name, model.config)
         if key not in self._retrievers:
             self._retrievers[key] = Retriever(
@@ -258,7 +273,7 @@ class Evaluator:
             )
         retriever = self._retrievers[key]
         retriever.variables = variables
-        return retriever.index(task.prepared().catalogue().texts)
+        return retriever
 
     def _program(self, task: TaskInfo, model: M6Rec) -> programs.Program:
         key = (task.kind, task.positive_classes, model.config)

@@ -20,6 +20,7 @@ from m6rec_jax.evaluation.tasks import language_metrics
 from m6rec_jax.inference.catalogue_index import CatalogueIndex
 from m6rec_jax.inference.generation import Generator
 from m6rec_jax.inference.runtime import Runtime
+from m6rec_jax.inference.shared_titles import SharedTitles
 from m6rec_jax.inference.title_trie import TitleTrie
 from m6rec_jax.metrics import ranking
 
@@ -33,6 +34,7 @@ def recommend_titles(
     rows: Rows,
     language: LanguagePredictions,
     k: int,
+    shared: SharedTitles | None = None,
 ) -> RecommendationPredictions:
     """Titles of the catalogue, by beam search.
 
@@ -43,6 +45,7 @@ def recommend_titles(
       rows: of the view 'recommendations'.
       language: how likely the model finds the titles that were recommended.
       k: length of the lists, and beams; at most as many as there are titles.
+      shared: orders the items of one title; None: they stand in the catalogue's order.
 
     Raises:
       DataError: there are no rows.
@@ -52,9 +55,12 @@ def recommend_titles(
     seen = [_named(row).tolist() for row in rows]
     k = min(k, len(trie))
     tasks = [task] * len(rows)
+    known = None if shared is None else shared.item_scores(sources)
     # An empty list for everybody: with it and without it are one program.
-    of_all = generator.recommend(sources, trie, k, tasks=tasks, seen=[()] * len(rows))
-    of_new = generator.recommend(sources, trie, k, tasks=tasks, seen=seen)
+    of_all, of_new = (
+        generator.recommend(sources, trie, k, item_scores=known, tasks=tasks, seen=named)
+        for named in ([()] * len(rows), seen)
+    )
     lists = [[_flat(found, k) for found in kind] for kind in (of_all, of_new)]
     items, scores = (np.array([[one[i] for one in kind] for kind in lists]) for i in (0, 1))
     targets = _targets(rows)

@@ -14,7 +14,9 @@ from m6rec_jax.evaluation.predictions import (
 from m6rec_jax.evaluation.recommendation import recommend_titles
 from m6rec_jax.evaluation.task_facts import task_vocabulary
 from m6rec_jax.inference.generation import Generator
+from m6rec_jax.inference.retrieval import Retriever
 from m6rec_jax.inference.runtime import Runtime
+from m6rec_jax.inference.shared_titles import SharedTitles
 from m6rec_jax.inference.task_settings import TaskSettings
 from m6rec_jax.inference.title_trie import TitleTrie
 from m6rec_jax.model import M6Rec
@@ -58,6 +60,7 @@ class Writers:
         variables: Mapping[str, Any],
         language: LanguagePredictions,
         k: int,
+        retriever: Retriever | None = None,
     ) -> GenerationPredictions | RecommendationPredictions:
         """What the model writes for every row of a task.
 
@@ -66,13 +69,17 @@ class Writers:
           model, variables: see `Evaluator`.
           language: how likely the model finds the references.
           k: length of the lists of titles.
+          retriever: two towers of the same data, which order the items of one title.
         """
         generator = self._generator(task, model, variables)
         rows = self.rows(task)[: self._limit or None]
         if task.kind == "generation":
             return predict_generation(generator, task.name, rows, language)
         trie = self._trie(task, generator)
-        return recommend_titles(generator, task.name, trie, rows, language, k)
+        shared = None
+        if retriever is not None:
+            shared = SharedTitles(retriever, trie, task.prepared().catalogue().texts)
+        return recommend_titles(generator, task.name, trie, rows, language, k, shared)
 
     def rows(self, task: TaskInfo) -> list[dict[str, Any]]:
         """All rows of a task's view."""

@@ -142,7 +142,13 @@ class CatalogueIndex:
 
         Orders the items that share a generated title (`Generator.recommend`).
         """
-        return lambda places: np.asarray(self._items[jnp.asarray(places)] @ user)
+
+        def scores(places: np.ndarray) -> np.ndarray:
+            own = self._items[jnp.asarray(places)]
+            # Exact, as in `top_k`.
+            return np.asarray(jnp.matmul(own, user, precision=jax.lax.Precision.HIGHEST))
+
+        return scores
 
     def ranks(
         self, users: np.ndarray, targets: np.ndarray, seen: Sequence[np.ndarray] | None = None

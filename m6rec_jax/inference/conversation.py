@@ -141,11 +141,11 @@ class Conversation:
         if self._replies is not None:
             source = reply_source(self.turns[-self._max_turns :], self._history)
             # Every turn draws anew, and the same dialogue gives the same replies.
-            decoding = dataclasses.replace(
-                self._decoding, seed=self._decoding.seed + len(self.turns)
-            )
-            reply = decoding.write(self._replies, [source], [f"{SYSTEM}:"])[0].written
-        written, retrieved = self._by_title(), self._by_retrieval()
+            drawn = [(len(self.turns),)]
+            (said,) = self._decoding.write(self._replies, [source], [f"{SYSTEM}:"], places=drawn)
+            reply = said.written
+        user = None if self._retrieval is None else self._retrieval.embed_users([self._source()])
+        written, retrieved = self._by_title(user), self._by_retrieval(user)
         if reply:
             self._hear(SYSTEM, reply)
         for found in (written, retrieved):
@@ -162,25 +162,27 @@ class Conversation:
         turns = self.turns[-self._max_turns :]
         return [*reply_source(turns, self._history), RECOMMENDS]
 
-    def _by_title(self) -> Recommended | None:
+    def _by_title(self, user: np.ndarray | None) -> Recommended | None:
         if self._titles is None or self._trie is None:
             return None
+        # The two towers order films of one title, where there are towers.
+        known = None if user is None or self._index is None else [self._index.scores_of(user[0])]
         (found,) = self._titles.recommend(
             [self._source()],
             self._trie,
             min(self._num_items, self._num_beams),
             num_beams=self._num_beams,
+            item_scores=known,
             seen=[sorted(self.named)],
         )
         pairs = [(place, title.score) for title in found for place in title.places]
         return self._recommended(pairs[: self._num_items])
 
-    def _by_retrieval(self) -> Recommended | None:
-        if self._retrieval is None or self._index is None:
+    def _by_retrieval(self, user: np.ndarray | None) -> Recommended | None:
+        if user is None or self._index is None:
             return None
-        users = self._retrieval.embed_users([self._source()])
         named = np.array(sorted(self.named), np.int64)
-        top = self._index.top_k(users, self._num_items, [named])
+        top = self._index.top_k(user, self._num_items, [named])
         pairs = zip(top.ids[0].tolist(), top.scores[0].tolist(), strict=True)
         return self._recommended([(place, score) for place, score in pairs if place >= 0])
 

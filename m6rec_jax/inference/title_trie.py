@@ -103,6 +103,11 @@ class TitleTrie:
         whole = [len(self._places[entry]) == n for entry, n in zip(entries, counts, strict=True)]
         return np.sort(self._rank[entries[np.asarray(whole, bool)]])
 
+    def shared_places(self) -> np.ndarray:
+        """Places of all items that share their title with another one, ascending, int64."""
+        shared = [items for items in self._places if len(items) > 1]
+        return np.sort(np.concatenate(shared)) if shared else np.zeros(0, np.int64)
+
     def places(self, entry: int, scores: ItemScores | None = None) -> list[int]:
         """Places in the catalogue of all items that have this title.
 

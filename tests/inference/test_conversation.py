@@ -34,14 +34,15 @@ class Model:
         self.sources += sources
         assert tasks is None
         assert prefixes == ["SYSTEM:"]
-        return [GeneratedText(f"SYSTEM: {self.reply}", -1.0, True, None, self.reply)]
+        return [GeneratedText(f"SYSTEM: {self.reply}", -1.0, -1.0, True, None, self.reply)]
 
     def _left(self, seen):
         self.seen.append(set(seen))
         return [place for place in range(len(TITLES)) if place not in seen]
 
-    def recommend(self, sources, trie, k, *, num_beams, seen):
+    def recommend(self, sources, trie, k, *, num_beams, item_scores, seen):
         self.sources += sources
+        self.item_scores = item_scores
         assert num_beams <= len(trie)
         return [[RecommendedTitle(TITLES[i], -float(i), [i]) for i in self._left(seen[0])[:k]]]
 
@@ -52,6 +53,9 @@ class Model:
     def embed_users(self, sources):
         self.sources += sources
         return np.zeros((1, 2), np.float32)
+
+    def scores_of(self, user):
+        return lambda places: -np.asarray(places, np.float32)
 
     def top_k(self, users, k, seen):
         places = (self._left(seen[0]) + [-1] * k)[:k]
@@ -87,6 +91,8 @@ def test_what_was_named_is_not_recommended():
     # The user named Fargo; "big" is no title, for want of its capital.
     assert titles.seen == retrieval.seen == [{0}]
     assert answer.written.titles == answer.retrieved.titles == ["Heat (1995)"]
+    # Films of one title are ordered by the towers, where the model has them.
+    assert titles.item_scores[0](np.array([4])) == -4
     assert titles.sources[0][-1] == "SYSTEM recommends"
     # The reply named both films of one name, and the recommendation one of them.
     answer = conversation.answer("And else?")
@@ -111,10 +117,14 @@ def test_impossible_conversations_are_told():
 
 def bundle(**kinds):
     tasks = {
-        name: TaskSettings(kind=kind, writing="replies" if kind == "generation" else "")
+        name: TaskSettings(
+            kind=kind,
+            writing="replies" if kind == "generation" else "",
+            prepared=f"{name}.by_group",
+        )
         for name, kind in kinds.items()
     }
-    settings = SimpleNamespace(tasks=tasks, prepared="")
+    settings = SimpleNamespace(tasks=tasks)
     made = SimpleNamespace(settings=settings)
     made.generator = made.retriever = lambda name, **shapes: Model()
     return made
@@ -123,7 +133,7 @@ def bundle(**kinds):
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """Prepared data in name only: the catalogue is given."""
-    (tmp_path / "prepare.json").write_text('{"dialogue_spec": {}}')
+    (tmp_path / "prepare.json").write_text('{"dataset": "talks", "dialogue_spec": {}}')
     monkeypatch.setattr(chat_module, "read_conversation_catalogue", lambda *_: CATALOGUE)
     return tmp_path
 
@@ -131,7 +141,8 @@ def folder(tmp_path, monkeypatch):
 def said(monkeypatch, folder, lines, **kinds):
     monkeypatch.setattr(chat_module, "load_model", lambda *_, **__: bundle(**kinds))
     out = io.StringIO()
-    chat_module.chat("run", prepared=str(folder), lines=lines, out=out)
+    prepared = None if folder is None else str(folder)
+    chat_module.chat("run", prepared=prepared, lines=lines, out=out)
     return out.getvalue().splitlines()
 
 
@@ -158,6 +169,13 @@ def test_models_that_cannot_talk_are_told(folder, monkeypatch):
         said(monkeypatch, folder, [], a="generation", b="generation")
     with pytest.raises(ConfigError, match=r"no prepared data in .*gin\.PREPARED=FOLDER"):
         said(monkeypatch, folder / "none", [], a="generation")
+    # Data are those of the tasks that talk, whatever else the model was trained on.
+    monkeypatch.setenv("M6REC_DATA_DIR", str(folder))
+    kinds = {"a": "generation", "b": "title_recommendation", "c": "scoring"}
+    with pytest.raises(ConfigError, match=r"several catalogues: a\.by_group, b\.by_group; name"):
+        said(monkeypatch, None, [], **kinds)
+    with pytest.raises(ConfigError, match=r"no prepared data in .*/b\.by_group"):
+        said(monkeypatch, None, [], b="title_recommendation", c="scoring")
     user = folder / "me.json"
     user.write_text("{}")
     with pytest.raises(ConfigError, match="holds no users, items and events"):
