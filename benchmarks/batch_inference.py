@@ -191,9 +191,9 @@ def save_model(folder: Path, prepared: Path, model_file: str) -> None:
     run = RunDescription(model.config, vocabulary.fingerprint, "all", 1)
     with CheckpointStore(folder / "checkpoints") as store:
         store.save(0, dict(init({"params": key, "prompts": key})), data={}, run=run)
-    tasks = {"films": TaskSettings(max_events=30)}
+    tasks = {"films": TaskSettings(max_events=30, prepared=prepared.name)}
     settings = InferenceSettings(SOURCE_LENGTH, TARGET_LENGTH, tasks)
-    save_assets(folder, vocabulary, settings, DATASET)
+    save_assets(folder, vocabulary, settings, {prepared.name: DATASET})
 
 
 def watch(

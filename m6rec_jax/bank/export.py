@@ -24,7 +24,8 @@ from m6rec_jax.errors import CheckpointError, ConfigError
 from m6rec_jax.inference.bundle import (
     InferenceSettings,
     RestoredModel,
-    read_dataset_spec,
+    dataset_spec_of,
+    read_dataset_specs,
     read_settings,
     restore_model,
 )
@@ -52,7 +53,8 @@ def export_prompts(
 
     Raises:
       CheckpointError: no checkpoint, or a damaged one; it does not say which vocabulary it has.
-      ConfigError: the run has no such task, or the task nothing of its own.
+      ConfigError: the run has no such task, or the task nothing of its own; a run of an older
+        version does not say which data set the task is of.
     """
     location = locate(model_dir, step)
     manifest = read_manifest(location)
@@ -118,7 +120,8 @@ def _task_prompts(
         tensors=tensor_specs(tensors),
         **backbone,
     )
-    return TaskPrompts(described, tensors, read_dataset_spec(model_dir))
+    spec = dataset_spec_of(settings, read_dataset_specs(model_dir), name)
+    return TaskPrompts(described, tensors, spec)
 
 
 def _own_prompts(prompts: PromptConfig, kind: str) -> PromptConfig:

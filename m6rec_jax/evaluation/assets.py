@@ -35,6 +35,7 @@ def save_task_assets(
     """
     tasks = evaluated_tasks(mixture_or_task_name)
     ids = prompt_task_ids()
+    prepared = {task.name: task.prepared() for task in tasks}
     settings = InferenceSettings(
         source_length=task_feature_lengths["inputs"],
         target_length=task_feature_lengths["targets"],
@@ -46,16 +47,19 @@ def save_task_assets(
                 kind=task.kind,
                 max_events=_max_events(task),
                 writing=task.view if task.kind == "generation" else "",
+                prepared=prepared[task.name].folder.name,
             )
             for task in tasks
         },
         candidate_length=candidate_length,
-        prepared=tasks[0].prepared().folder.name,
     )
     # Texts have no template.
-    specs = (task.prepared().manifest.get("dataset_spec") for task in tasks)
-    spec = next((spec for spec in specs if spec), None)
-    save_assets(model_dir, task_vocabulary(mixture_or_task_name), settings, spec)
+    specs = {
+        found.folder.name: found.manifest["dataset_spec"]
+        for found in prepared.values()
+        if "dataset_spec" in found.manifest
+    }
+    save_assets(model_dir, task_vocabulary(mixture_or_task_name), settings, specs)
     return settings
 
 

@@ -8,9 +8,10 @@ import gin
 import jax
 
 from m6rec_jax.errors import ConfigError, DataError
-from m6rec_jax.inference.batch_inference import open_serving_data
 from m6rec_jax.inference.bundle import load_model
 from m6rec_jax.inference.index_files import DEFAULT_BLOCK, IndexManifest, write_index
+from m6rec_jax.inference.request_data import open_serving_data, refuse_dialogues
+from m6rec_jax.inference.task_settings import task_name
 from m6rec_jax.sharding import LogicalRules, data_parallel, make_mesh
 
 
@@ -48,10 +49,12 @@ def build_index(
         raise ConfigError("m6rec index build runs in one process, on all of its devices")
     rules = data_parallel() if rules is None else tuple(rules)
     bundle = load_model(model_dir, step=step, mesh=make_mesh(), rules=rules)
+    task = task_name(bundle.settings.tasks, task)
+    refuse_dialogues(bundle, task)
     retriever = bundle.retriever(
         task, batch_sizes=(batch_size,), target_buckets=(bundle.settings.target_length,)
     )
-    data = open_serving_data(bundle, prepared, items, with_statistics=False)
+    data = open_serving_data(bundle, task, prepared, items, with_statistics=False)
     texts = data.item_texts()
     for id_, text in texts.items():
         if not len(bundle.vocabulary.encode_array(text)):

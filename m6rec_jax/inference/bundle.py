@@ -4,8 +4,9 @@
       checkpoints/                 written by training, see `m6rec_jax.checkpoints`
       inference/
         vocabulary.model           the SentencePiece file the model was trained with
-        dataset.json               template and columns of its data set, when there is one
         settings.json              lengths, tasks: `InferenceSettings`
+        datasets/<prepared>.json   columns and template of each data set of users, items and events
+                                   that a task was trained on
 
 `save_assets` writes the `inference` folder (`evaluation.assets` fills it in for registered tasks),
 `load_model` reads a whole model folder.
@@ -30,12 +31,12 @@ from m6rec_jax.checkpoints.location import locate, read_manifest
 from m6rec_jax.checkpoints.manifest import check_vocabulary
 from m6rec_jax.checkpoints.restore import PARAMS, PROMPTS, restore_item
 from m6rec_jax.checkpoints.trees import flatten
-from m6rec_jax.errors import CheckpointError
+from m6rec_jax.errors import CheckpointError, ConfigError
 from m6rec_jax.inference.generation import Generator
 from m6rec_jax.inference.likelihood_scoring import LikelihoodScorer
 from m6rec_jax.inference.retrieval import Retriever
 from m6rec_jax.inference.scoring import Scorer
-from m6rec_jax.inference.task_settings import TaskSettings, task_settings
+from m6rec_jax.inference.task_settings import TaskSettings, dialogue_part, task_settings
 from m6rec_jax.model import M6Rec
 from m6rec_jax.model.m6rec import initial_features
 from m6rec_jax.sharding import LogicalRules, make_mesh, unboxed_shapes, variable_shardings
@@ -43,7 +44,11 @@ from m6rec_jax.text.templates import DatasetTemplate
 from m6rec_jax.text.vocabulary import Vocabulary
 
 ASSETS_FOLDER = "inference"
-VOCABULARY_FILE, DATASET_FILE, SETTINGS_FILE = "vocabulary.model", "dataset.json", "settings.json"
+VOCABULARY_FILE, SETTINGS_FILE, DATASETS_FOLDER = "vocabulary.model", "settings.json", "datasets"
+# Older versions had one data set for all tasks, whichever came first.
+_OLD_DATASET_FILE = "dataset.json"
+
+DatasetSpecs = Mapping[str, Mapping[str, Any]]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -54,15 +59,12 @@ class InferenceSettings:
       source_length, target_length: S and T of training.
       tasks: seqio task name to its settings.
       candidate_length: most tokens of one candidate; None: no other limit than T.
-      prepared: name of the folder of prepared data, within the data folder, that the model was
-        trained on: catalogue and statistics, unless serving is given others.
     """
 
     source_length: int
     target_length: int
     tasks: Mapping[str, TaskSettings] = dataclasses.field(default_factory=dict)
     candidate_length: int | None = None
-    prepared: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -73,22 +75,29 @@ class Bundle:
       model: built from the checkpoint's own configuration.
       variables: `{'params': ..., 'prompts': ...}` on the devices.
       vocabulary: checked against the checkpoint's fingerprint.
-      template: renders users, behaviours and candidates; None when the folder has none.
       settings: see `InferenceSettings`.
       step: of the checkpoint.
       mesh, rules: where the variables lie.
-      dataset_spec: what `dataset.json` holds; None when the folder has none.
+      dataset_specs: by the `prepared` of tasks, what the data set's `dataset.json` holds.
     """
 
     model: M6Rec
     variables: Mapping[str, Any]
     vocabulary: Vocabulary
-    template: DatasetTemplate | None
     settings: InferenceSettings
     step: int
     mesh: Mesh | None = None
     rules: LogicalRules = ()
-    dataset_spec: Mapping[str, Any] | None = None
+    dataset_specs: DatasetSpecs = dataclasses.field(default_factory=dict)
+
+    def dataset_spec(self, task: str = "") -> Mapping[str, Any] | None:
+        """See `dataset_spec_of`; there is no need to name the only task."""
+        return dataset_spec_of(self.settings, self.dataset_specs, task)
+
+    def template(self, task: str = "") -> DatasetTemplate | None:
+        """What renders users, behaviours and candidates of a task; errors as `dataset_spec_of`."""
+        spec = self.dataset_spec(task)
+        return None if spec is None else _template(spec)
 
     def scorer(self, task: str = "", **changes: Any) -> Scorer:
         """A `Scorer` whose requests have this task, or any other of the model's that they name.
@@ -144,12 +153,17 @@ class Bundle:
         Two models that give other vectors or scores have other fingerprints, whatever their folders
         are called; of one model it is the same on any mesh. Arguments and errors as `scorer`.
         """
+        settings = task_settings(self.settings.tasks, task)
+        spec = self.dataset_specs.get(settings.prepared)
+        template = None if spec is None else _template(spec)
+        own = dataclasses.asdict(settings)
+        del own["prepared"]  # where the data lie changes no result
         described = {
             "config": dataclasses.asdict(self.model.config),
             "vocabulary": self.vocabulary.fingerprint,
             "lengths": dataclasses.asdict(self.settings) | dict.fromkeys(("tasks", "prepared")),
-            "task": dataclasses.asdict(task_settings(self.settings.tasks, task)),
-            "template": None if self.template is None else self.template.to_spec(),
+            "task": own,
+            "template": None if template is None else template.to_spec(),
             "checksums": checksums(flatten(dict(self.variables))),
         }
         text = json.dumps(described, sort_keys=True, default=str)
@@ -172,7 +186,7 @@ def save_assets(
     model_dir: str | Path,
     vocabulary: Vocabulary,
     settings: InferenceSettings,
-    dataset_spec: Mapping[str, Any] | None = None,
+    dataset_specs: DatasetSpecs | None = None,
 ) -> None:
     """Writes `MODEL_DIR/inference`.
 
@@ -180,13 +194,16 @@ def save_assets(
       model_dir: may be a bucket address.
       vocabulary: its SentencePiece file is copied.
       settings: see `InferenceSettings`.
-      dataset_spec: what the data set's `dataset.json` holds; its template renders requests.
+      dataset_specs: by the `prepared` of tasks, what the data set's `dataset.json` holds; its
+        template renders requests.
     """
     folder = epath.Path(model_dir) / ASSETS_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     (folder / VOCABULARY_FILE).write_bytes(Path(vocabulary.model_file).read_bytes())
-    if dataset_spec is not None:
-        (folder / DATASET_FILE).write_text(json.dumps(dict(dataset_spec), indent=2) + "\n")
+    for name, spec in (dataset_specs or {}).items():
+        (folder / DATASETS_FOLDER).mkdir(exist_ok=True)
+        path = folder / DATASETS_FOLDER / f"{name}.json"
+        path.write_text(json.dumps(dict(spec), indent=2) + "\n")
     values = dataclasses.asdict(settings)
     (folder / SETTINGS_FILE).write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
 
@@ -240,7 +257,7 @@ def load_model(
     mesh: Mesh | None = None,
     rules: LogicalRules = (),
 ) -> Bundle:
-    """Loads a model folder: checkpoint, vocabulary, template and settings.
+    """Loads a model folder: checkpoint, vocabulary, templates and settings.
 
     Args and errors as `restore_model`; besides:
 
@@ -248,12 +265,10 @@ def load_model(
       CheckpointError: there is no `inference` folder.
     """
     locate(model_dir, step)  # a missing checkpoint is the first thing to say
-    folder = epath.Path(model_dir) / ASSETS_FOLDER
     vocabulary, settings = read_vocabulary(model_dir), read_settings(model_dir)
-    dataset_spec = read_dataset_spec(model_dir)
-    template = None
-    if dataset_spec is not None and dataset_spec.get("template"):
-        template = DatasetTemplate.parse(dataset_spec["template"], str(folder / DATASET_FILE))
+    dataset_specs = read_dataset_specs(model_dir)
+    for spec in dataset_specs.values():
+        _template(spec)  # raises where it is none
     restored = restore_model(
         model_dir,
         step=step,
@@ -265,12 +280,11 @@ def load_model(
         restored.model,
         restored.variables,
         vocabulary,
-        template,
         settings,
         restored.step,
         mesh,
         tuple(rules),
-        dataset_spec,
+        dataset_specs,
     )
 
 
@@ -308,25 +322,69 @@ def read_settings(model_dir: str | Path) -> InferenceSettings:
         for name, task in values.pop("tasks").items():
             classes = tuple(task.pop("positive_classes"))
             tasks[name] = TaskSettings(**task, positive_classes=classes)
+        # An older version's, of the first task: which others it is of is known of dialogues only.
+        prepared = values.pop("prepared", "")
+        if prepared and (len(tasks) == 1 or all(map(dialogue_part, tasks.values()))):
+            tasks = {n: dataclasses.replace(own, prepared=prepared) for n, own in tasks.items()}
         return InferenceSettings(**values, tasks=tasks)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error
 
 
-def read_dataset_spec(model_dir: str | Path) -> dict[str, Any] | None:
-    """What `MODEL_DIR/inference/dataset.json` holds; None where there is none.
+def read_dataset_specs(model_dir: str | Path) -> dict[str, dict[str, Any]]:
+    """What `MODEL_DIR/inference/datasets` holds, by the `prepared` of tasks.
+
+    In a folder of an older version the only data set is that of the only task, or nobody's: its key
+    is then empty.
 
     Raises:
-      CheckpointError: it is damaged.
+      CheckpointError: a file is damaged.
     """
-    path = epath.Path(model_dir) / ASSETS_FOLDER / DATASET_FILE
-    if not path.exists():
+    folder = epath.Path(model_dir) / ASSETS_FOLDER
+    datasets, old = folder / DATASETS_FOLDER, folder / _OLD_DATASET_FILE
+    if datasets.exists():
+        files = {path.stem: path for path in sorted(datasets.glob("*.json"))}
+    elif old.exists():
+        own = {settings.prepared for settings in read_settings(model_dir).tasks.values()}
+        files = {own.pop() if len(own) == 1 else "": old}
+    else:
+        files = {}
+    found = {}
+    for name, path in files.items():
+        try:
+            found[name] = dict(json.loads(path.read_text()))
+        except (ValueError, TypeError) as error:
+            raise CheckpointError(f"{path} is damaged: {error}") from error
+    return found
+
+
+def dataset_spec_of(
+    settings: InferenceSettings, dataset_specs: DatasetSpecs, task: str = ""
+) -> Mapping[str, Any] | None:
+    """What the `dataset.json` of a task's data set holds; None for tasks of texts.
+
+    Args:
+      settings, dataset_specs: of a model folder.
+      task: name; there is no need to name the only one.
+
+    Raises:
+      ConfigError: no such task, or nobody knows which of the tasks the data set is of.
+    """
+    prepared = task_settings(settings.tasks, task).prepared
+    if not prepared and len(settings.tasks) > 1 and "" in dataset_specs:
+        raise ConfigError(
+            f"the model folder was written by an older version, which kept one data set for all of "
+            f"its tasks ({', '.join(sorted(settings.tasks))}), so nobody knows whether it is that "
+            f"of '{task}'. Remove MODEL_DIR/{ASSETS_FOLDER} and start the run's training command "
+            "again: it writes the folder anew, and trains nothing more"
+        )
+    return dataset_specs.get(prepared)
+
+
+def _template(spec: Mapping[str, Any]) -> DatasetTemplate | None:
+    if not spec.get("template"):
         return None
-    try:
-        values: dict[str, Any] = json.loads(path.read_text())
-        return values
-    except ValueError as error:
-        raise CheckpointError(f"{path} is damaged: {error}") from error
+    return DatasetTemplate.parse(spec["template"], f"the model's data set {spec.get('name')!r}")
 
 
 def read_vocabulary(model_dir: str | Path) -> Vocabulary:

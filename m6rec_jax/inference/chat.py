@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -17,11 +17,11 @@ import gin
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.inference.bundle import Bundle, load_model
 from m6rec_jax.inference.conversation import Answer, Conversation, ConversationCatalogue
-from m6rec_jax.inference.task_settings import TaskSettings
+from m6rec_jax.inference.task_settings import dialogue_part
 from m6rec_jax.tables.prepared import MANIFEST, read_catalogue
 from m6rec_jax.tables.request_text import RequestRenderer
 from m6rec_jax.tables.requests import RejectedRow, RequestParser
-from m6rec_jax.tables.serving_data import ServingData
+from m6rec_jax.tables.serving_data import ServingData, prepared_dataset_spec
 from m6rec_jax.tables.sources import default_cache_dir
 from m6rec_jax.text.dialogue import SYSTEM
 from m6rec_jax.text.format_strings import Template
@@ -67,10 +67,11 @@ def chat(
       DataError: data or the user's file are missing or wrong.
     """
     bundle = load_model(model_dir, step=step)
-    folder = _folder(bundle, prepared)
+    tasks = _tasks(bundle)
+    folder = _folder(bundle, tasks.values(), prepared)
     conversation = Conversation(
         read_conversation_catalogue(folder, titles),
-        **_parts(bundle),
+        **_parts(bundle, tasks),
         history=[] if user is None else read_history(user, folder),
     )
     out = out or sys.stdout
@@ -115,13 +116,7 @@ def read_history(user: Path, folder: Path) -> list[str]:
       ConfigError: data of another kind.
       DataError: the file is missing or wrong.
     """
-    manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
-    if "dataset_spec" not in manifest:
-        raise ConfigError(
-            f"{folder} holds no users, items and events, so a user's history cannot be told; name "
-            "prepared data that do with --gin.PREPARED=FOLDER"
-        )
-    data = ServingData.open(manifest["dataset_spec"], folder)
+    data = ServingData.open(prepared_dataset_spec(folder), folder)
     parser = RequestParser(data.spec, data.items, data.statistics_names(), None)
     try:
         values = json.loads(user.read_text("utf-8"))
@@ -135,10 +130,24 @@ def read_history(user: Path, folder: Path) -> list[str]:
         raise DataError(f"{user}: {problem}") from None
 
 
-def _folder(bundle: Bundle, prepared: str | None) -> Path:
-    name = prepared or str(default_cache_dir() / bundle.settings.prepared)
-    folder = Path(name).expanduser()
-    if (not prepared and not bundle.settings.prepared) or not (folder / MANIFEST).is_file():
+def _folder(bundle: Bundle, tasks: Iterable[str], prepared: str | None) -> Path:
+    """Where the catalogue lies: what the tasks were trained on, or what the user names."""
+    if not prepared:
+        own = {bundle.settings.tasks[task].prepared for task in tasks}
+        if len(own) > 1:
+            raise ConfigError(
+                f"the model's tasks were trained on several catalogues: {', '.join(sorted(own))}; "
+                "name one of these folders with --gin.PREPARED=FOLDER"
+            )
+        name = own.pop()
+        if not name:
+            raise ConfigError(
+                "the model folder does not say which prepared data its tasks of dialogues were "
+                "trained on; name the folder with the catalogue with --gin.PREPARED=FOLDER"
+            )
+        prepared = str(default_cache_dir() / name)
+    folder = Path(prepared).expanduser()
+    if not (folder / MANIFEST).is_file():
         raise ConfigError(
             f"there is no prepared data in {folder}, so no catalogue; name the folder that `m6rec "
             "data prepare` printed with --gin.PREPARED=FOLDER"
@@ -146,34 +155,38 @@ def _folder(bundle: Bundle, prepared: str | None) -> Path:
     return folder
 
 
-def _parts(bundle: Bundle) -> dict[str, Any]:
-    """Generators and the retriever of the model's tasks."""
-    parts: dict[str, Any] = {}
+def _tasks(bundle: Bundle) -> dict[str, str]:
+    """Part of the dialogue -> name of the model's task for it.
+
+    Raises:
+      ConfigError: none, or several of one part.
+    """
+    found: dict[str, str] = {}
     for name, settings in bundle.settings.tasks.items():
-        kind = _part(settings)
-        if kind in parts:
+        part = dialogue_part(settings)
+        if part in found:
             raise ConfigError(
-                f"{name} is the model's second task of {kind}; chat needs one of each"
+                f"{name} is the model's second task of {part}; chat needs one of each"
             )
-        if kind == "retrieval":
-            parts[kind] = bundle.retriever(name, batch_sizes=(1, 32))
-        elif kind:
-            parts[kind] = bundle.generator(name, **_SHAPES)
-    if not parts:
+        if part:
+            found[part] = name
+    if not found:
         known = ", ".join(bundle.settings.tasks) or "none"
         raise ConfigError(
             f"the model has no task to converse with (its tasks: {known}); train it on tasks of "
             "register_dialogue_tasks, such as inspired_conversation"
         )
-    return parts
+    return found
 
 
-def _part(settings: TaskSettings) -> str:
-    if settings.kind == "generation":
-        return "replies" if settings.writing == "replies" else ""
-    return {"title_recommendation": "titles", "item_recommendation": "retrieval"}.get(
-        settings.kind, ""
-    )
+def _parts(bundle: Bundle, tasks: Mapping[str, str]) -> dict[str, Any]:
+    """Generators and the retriever of the model's tasks."""
+    return {
+        part: bundle.retriever(name, batch_sizes=(1, 32))
+        if part == "retrieval"
+        else bundle.generator(name, **_SHAPES)
+        for part, name in tasks.items()
+    }
 
 
 def _typed(out: TextIO) -> Iterable[str]:

@@ -23,6 +23,9 @@ class TaskSettings:
       source_length, target_length, candidate_length: most tokens of a history, a decoder row and a
         candidate when the task was trained, where they are fewer than the model's.
       writing: for 'generation', what is written: a key of the template's `writing`, or 'replies'.
+      prepared: name of the folder of prepared data, within the data folder, that the task was
+        trained on: catalogue and statistics, unless serving is given others. The model folder's
+        `datasets/<prepared>.json` has its columns and template. Empty where nobody said.
     """
 
     task_id: int = 0
@@ -36,6 +39,7 @@ class TaskSettings:
     target_length: int | None = None
     candidate_length: int | None = None
     writing: str = ""
+    prepared: str = ""
 
     def text_length(self, limit: int) -> int:
         """Most tokens of one candidate or item, where a row has room for `limit`."""
@@ -48,12 +52,25 @@ def task_settings(tasks: Mapping[str, TaskSettings], name: str = "") -> TaskSett
     Raises:
       ConfigError: no such task.
     """
+    return tasks[task_name(tasks, name)]
+
+
+def task_name(tasks: Mapping[str, TaskSettings], name: str = "") -> str:
+    """The name of the task that is asked for; arguments and errors as `task_settings`."""
     if not name and len(tasks) == 1:
-        return next(iter(tasks.values()))
+        return next(iter(tasks))
     if name not in tasks:
         asked = f"no task '{name}'" if name else "several tasks; name one" if tasks else "no task"
         raise ConfigError(f"the model knows {asked}: {', '.join(sorted(tasks)) or 'none'}")
-    return tasks[name]
+    return name
+
+
+def dialogue_part(settings: TaskSettings) -> str:
+    """What a task does in a dialogue: 'replies', 'titles' or 'retrieval'; empty for other tasks."""
+    if settings.kind == "generation":
+        return "replies" if settings.writing == "replies" else ""
+    parts = {"title_recommendation": "titles", "item_recommendation": "retrieval"}
+    return parts.get(settings.kind, "")
 
 
 class RequestedTasks:

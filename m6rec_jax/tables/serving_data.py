@@ -35,6 +35,8 @@ class ServingData:
       template: the model's.
       items: the catalogue by id, in its order.
       statistics: None where requests bring what is to be told, or nothing is.
+      max_events: behaviours of a history, at most, when rows for scoring were prepared there; None
+        where none were.
       fingerprint: of everything above: equal ones give equal text.
     """
 
@@ -43,6 +45,7 @@ class ServingData:
     items: Mapping[str, Item]
     statistics: Statistics | None
     fingerprint: str
+    max_events: int | None = None
 
     @classmethod
     def open(
@@ -69,9 +72,13 @@ class ServingData:
         template = DatasetTemplate.parse(spec.template, "the model's dataset.json")
         digest = hashlib.sha256(json.dumps(spec.to_dict(), sort_keys=True).encode())
         items: list[Item] = []
-        statistics = None
+        statistics, max_events = None, None
         if folder is not None:
-            digest.update(_checked_manifest(Path(folder), spec).encode())
+            text, manifest = _read_manifest(Path(folder))
+            _check_name(manifest, spec, Path(folder))
+            digest.update(text.encode())
+            grouping = manifest.get("views", {}).get("groups", {}).get("grouping", {})
+            max_events = grouping.get("max_events")
             if with_statistics:
                 statistics = Statistics.load(Path(folder) / STATISTICS)
                 _check_template(template, spec, statistics, Path(folder))
@@ -81,7 +88,7 @@ class ServingData:
         elif folder is not None:
             items = list(read_catalogue(folder).items)
         by_id = {item.id: item for item in items}
-        return cls(spec, template, by_id, statistics, digest.hexdigest())
+        return cls(spec, template, by_id, statistics, digest.hexdigest(), max_events)
 
     def item_texts(self) -> dict[str, str]:
         """By id, the text of each item as the item tower reads it.
@@ -99,11 +106,37 @@ class ServingData:
         return known.names()
 
 
-def _checked_manifest(folder: Path, spec: DatasetSpec) -> str:
+def prepared_dataset_spec(folder: str | Path) -> Mapping[str, Any]:
+    """What the `dataset.json` of the data set in a folder of prepared data held.
+
+    Raises:
+      DataError: it holds no prepared data, or its manifest is damaged.
+      ConfigError: data of another kind than users, items and events.
+    """
+    _, manifest = _read_manifest(Path(folder))
+    found = manifest.get("dataset_spec")
+    if not isinstance(found, Mapping):
+        raise ConfigError(
+            f"{folder} holds no users, items and events, so a user's history cannot be told; name "
+            "prepared data that do with --gin.PREPARED=FOLDER"
+        )
+    return found
+
+
+def _check_name(manifest: Mapping[str, Any], spec: DatasetSpec, folder: Path) -> None:
+    if manifest["dataset"] != spec.name:
+        raise ConfigError(
+            f"{folder} holds the data set {manifest['dataset']!r}, and the model was trained on "
+            f"{spec.name!r}"
+        )
+
+
+def _read_manifest(folder: Path) -> tuple[str, dict[str, Any]]:
     path = folder / MANIFEST
     try:
         text = path.read_text("utf-8")
-        name = json.loads(text)["dataset"]
+        manifest: dict[str, Any] = json.loads(text)
+        manifest["dataset"]
     except FileNotFoundError as error:
         raise DataError(
             f"{folder} holds no prepared data ({MANIFEST} is missing): name the folder that `m6rec "
@@ -111,11 +144,7 @@ def _checked_manifest(folder: Path, spec: DatasetSpec) -> str:
         ) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is damaged: {error}; prepare the data set again") from error
-    if name != spec.name:
-        raise ConfigError(
-            f"{folder} holds the data set {name!r}, and the model was trained on {spec.name!r}"
-        )
-    return text
+    return text, manifest
 
 
 def _check_template(

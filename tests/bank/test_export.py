@@ -37,9 +37,9 @@ PROMPTS = PromptConfig(
     task_adapter_ranks=(3, 1, 2),
 )
 TASKS = {
-    "shop_stars": TaskSettings(0, (3, 4), kind="scoring"),
-    "shop_ctr": TaskSettings(1, (1,), 0.25, kind="scoring"),
-    "shop_next": TaskSettings(2, kind="retrieval"),
+    "shop_stars": TaskSettings(0, (3, 4), kind="scoring", prepared="shop.by_time"),
+    "shop_ctr": TaskSettings(1, (1,), 0.25, kind="scoring", prepared="shop.by_time"),
+    "shop_next": TaskSettings(2, kind="retrieval", prepared="films.last"),
 }
 STEP = 40
 
@@ -63,7 +63,8 @@ def run(backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
         trees = {"params": frozen, "prompts": prompts}
         store.save(STEP, trees, data={}, run=description, frozen=("params",))
     settings = InferenceSettings(48, 24, TASKS, candidate_length=9)
-    save_assets(folder, backbone.vocabulary, settings, {"name": "shop"})
+    specs = {"shop.by_time": {"name": "shop"}, "films.last": {"name": "films"}}
+    save_assets(folder, backbone.vocabulary, settings, specs)
     lines = [
         {"step": 20, "validation/shop_ctr/auc": 0.5},
         {"step": STEP, "loss": 1.0},
@@ -107,7 +108,7 @@ def test_every_task_by_itself(run: Path, backbone: Backbone) -> None:
             target_length=24,
             candidate_length=9,
         )
-        assert prompts.dataset_spec == {"name": "shop"}
+        assert prompts.dataset_spec == {"name": "films" if name == "shop_next" else "shop"}
     assert found["shop_ctr"].manifest.method == "option_adapter"
     assert found["shop_next"].manifest.method == "prompt_adapter"
     assert found["shop_ctr"].manifest.metrics == {

@@ -191,7 +191,7 @@ def test_model_folder_serves_after_its_assets_are_saved(world):
     prepared, vocabulary, model, variables, model_dir = world
     save_task_assets(model_dir, "eval_shop_ctr", LENGTHS)
     bundle = load_model(model_dir)
-    assert bundle.template == prepared.template()
+    assert bundle.template() == prepared.template()
     scorer = Scorer(model, variables, vocabulary, source_length=64, target_length=24)
     request = ([["20 years old", "Monday"]], [["Alpha, comedy", "Beta, drama"]])
     np.testing.assert_allclose(

@@ -165,7 +165,7 @@ def test_a_model_folder_of_texts_loads(world):
     model_dir = world[4]
     save_task_assets(model_dir, "notes_genre", LENGTHS)
     bundle = load_model(model_dir)
-    assert bundle.template is None
+    assert bundle.template() is None
     scorer = bundle.likelihood_scorer(sentence="liked {item}", target_length=24)
     (scores,) = scorer.score_requests([["Alpha"]], [["Beta", "Gamma, horror"]])
     assert scores.shape == (2,)

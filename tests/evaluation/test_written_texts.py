@@ -13,12 +13,14 @@ from m6rec_jax.checkpoints.manifest import RunDescription
 from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.evaluation import evaluator as evaluation
+from m6rec_jax.evaluation import writers
 from m6rec_jax.evaluation.assets import save_task_assets
 from m6rec_jax.evaluation.generation import item_facts
 from m6rec_jax.evaluation.named_columns import named_columns
 from m6rec_jax.evaluation.writing_figures import WrittenTexts, content_figures
 from m6rec_jax.inference.bundle import load_model
 from m6rec_jax.inference.generation import Generator
+from m6rec_jax.inference.request_data import open_serving_data
 from m6rec_jax.inference.retrieval import Retriever
 from m6rec_jax.inference.text_decoding import Decoding
 from m6rec_jax.inference.title_trie import TitleTrie
@@ -303,12 +305,58 @@ def test_retrieved_items_are_recommendations(world, found):
     assert figures["new/num_examples"] < figures["num_examples"] == len(rows)
 
 
-def test_the_model_folder_says_what_is_written(world):
+def test_films_of_one_title_are_ordered_by_the_two_towers(world, monkeypatch):
+    """Where the mixture has them; by itself, the task of titles leaves the catalogue's order."""
+    vocabulary, model, variables, _ = world
+    rows = rows_of("talks_titles")[:LIMIT]
+    catalogue = task_info("talks_titles").prepared().catalogue().texts
+    retriever = Retriever(model, variables, vocabulary, source_length=64, target_length=24)
+    users = retriever.embed_users([row["source"] for row in rows])
+    similarities = users @ retriever.embed_items(catalogue).T
+    # Two films that the towers do not put in the catalogue's order.
+    pairs = [(a, b) for b in range(4) for a in range(b)]
+    first, second = max(pairs, key=lambda p: (similarities[:, p[1]] > similarities[:, p[0]]).sum())
+    titles = list(catalogue)
+    titles[second] = titles[first]
+    monkeypatch.setattr(writers, "TitleTrie", lambda words, _, most: TitleTrie(words, titles, most))
+
+    def both(row):
+        return {first, second} <= set(row)
+
+    def orders(mixture):
+        evaluator = evaluation.Evaluator(mixture, LENGTHS, 8, split="train", limit=LIMIT)
+        found = evaluator.predict(task_info("talks_titles"), model, variables).top_items.tolist()
+        return [row.index(first) < row.index(second) if both(row) else None for row in found]
+
+    expected = (similarities[:, first] >= similarities[:, second]).tolist()
+    by_towers, alone = orders("talks_conversation"), orders("talks_titles")
+    assert [place is not None for place in by_towers] == [place is not None for place in alone]
+    told = [(a, b) for a, b in zip(by_towers, expected, strict=True) if a is not None]
+    assert all(a == b for a, b in told)
+    assert not all(a for a, _ in told)
+    assert all(place in (None, True) for place in alone)
+
+
+def test_the_model_folder_says_what_is_written_and_with_which_data(world):
+    """Of every task its own: those of the first task in the alphabet were once everybody's."""
     model_dir = world[3]
-    save_task_assets(model_dir, "shop_explanations", LENGTHS)
-    settings = load_model(model_dir).settings
-    assert settings.tasks["shop_explanations"].writing == "explanations"
-    assert settings.tasks["shop_explanations"].kind == "generation"
+    save_task_assets(model_dir, "all_written", LENGTHS)
+    bundle = load_model(model_dir)
+    settings = bundle.settings.tasks
+    assert settings["shop_explanations"].writing == "explanations"
+    assert settings["shop_explanations"].kind == "generation"
+    assert {name: own.prepared for name, own in settings.items()} == {
+        "shop_explanations": "tiny-shop.leave_one_out",
+        "shop_titles": "tiny-shop.leave_one_out",
+        "talks_replies": "talks.by_group",
+        "talks_retrieval": "talks.by_group",
+        "talks_titles": "talks.by_group",
+    }
+    prepared = task_info("shop_titles").prepared()
+    assert bundle.dataset_spec("shop_titles") == prepared.manifest["dataset_spec"]
+    assert bundle.dataset_spec("talks_titles") is None
+    data = open_serving_data(bundle, "shop_titles")
+    assert list(data.items) == [item.id for item in prepared.catalogue().items]
 
 
 def test_missing_metrics_are_told_before_training(world, monkeypatch):

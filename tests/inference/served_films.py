@@ -1,6 +1,11 @@
-"""A model folder with random weights and the data it is served with: 12 films, known users."""
+"""A model folder with random weights and the data it is served with: 12 films, known users.
+
+The model was trained on books, too, which come first in the alphabet, and on what has no users.
+"""
 
 import json
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +20,11 @@ from m6rec_jax.tables.prepared import CATALOGUE, MANIFEST, STATISTICS, write_cat
 from m6rec_jax.tables.schema import DatasetSpec
 from m6rec_jax.tables.statistics import Statistics
 from m6rec_jax.text.records import Event, Item
+from m6rec_jax.text.templates import DatasetTemplate
 from tests.pipeline import shop_rows
 
 S, T, MAX_EVENTS = 48, 32, 3
+PREPARED, BOOKS_PREPARED = "films.by_time", "books.by_time"
 SPEC = {
     "name": "films",
     "users": {"id": "user_id", "columns": {"taste": "string"}},
@@ -31,42 +38,96 @@ SPEC = {
         "candidate": "{title}, {genre}[. {item_positive_percent} percent liked it]",
         "item": "{title}, {genre}",
         "outcomes": [{"at_least": 4, "text": "liked"}, {"text": "disliked"}],
+        "writing": {
+            "titles": {"prefix": "[{genre}:]", "text": "{title}"},
+            "contents": {"prefix": "film", "text": "{title}, {genre}"},
+        },
     },
 }
 ITEMS = [
     Item(f"f{n}", dict(zip(("title", "genre"), text.split(", "), strict=True)))
     for n, text in enumerate(shop_rows.ITEMS)
 ]
+# Books have no genre, and are told in words of their own.
+BOOKS_SPEC = SPEC | {
+    "name": "books",
+    "items": {"id": "item_id", "columns": {"title": "string"}},
+    "template": {
+        "event": "{outcome} {title}",
+        "candidate": "{title}",
+        "item": "{title}, a book",
+        "outcomes": SPEC["template"]["outcomes"],
+    },
+}
+BOOKS = [Item(f"b{n}", {"title": f"Book {n}"}) for n in range(4)]
 NOW = 1_000_000.0
 
 
 def write_model(folder: Path, model: Any, variables: Any, vocabulary: Any) -> Path:
-    """Writes `MODEL_DIR` with a scoring and a retrieval task."""
+    """Writes `MODEL_DIR` with a task of each job, and one of dialogues."""
     run = RunDescription(model.config, vocabulary.fingerprint, "prompts", 4)
     with CheckpointStore(folder / "checkpoints") as store:
         store.save(7, dict(variables), data={}, run=run, frozen=("params",))
+    shared: dict[str, Any] = {"max_events": MAX_EVENTS, "prepared": PREPARED}
     tasks = {
-        "ctr": TaskSettings(0, positive_classes=(1, 2), kind="scoring", max_events=MAX_EVENTS),
-        "next": TaskSettings(1, kind="retrieval", max_events=MAX_EVENTS),
+        "ctr": TaskSettings(0, positive_classes=(1, 2), kind="scoring", **shared),
+        "next": TaskSettings(1, kind="retrieval", **shared),
+        "books_next": TaskSettings(1, kind="retrieval", prepared=BOOKS_PREPARED),
+        "plausible": TaskSettings(1, kind="likelihood", **shared),
+        "titles": TaskSettings(0, kind="generation", writing="titles", **shared),
+        "contents": TaskSettings(0, kind="generation", writing="contents", **shared),
+        "talk_titles": TaskSettings(0, kind="title_recommendation", prepared="talks.by_group"),
+        "talk_replies": TaskSettings(
+            0, kind="generation", writing="replies", prepared="talks.by_group"
+        ),
+        "letters": TaskSettings(0, kind="language", prepared="letters.by_group"),
     }
-    save_assets(folder, vocabulary, InferenceSettings(S, T, tasks), SPEC)
+    specs = {BOOKS_PREPARED: BOOKS_SPEC, PREPARED: SPEC}
+    save_assets(folder, vocabulary, InferenceSettings(S, T, tasks), specs)
     return folder
 
 
-def write_data(folder: Path) -> Path:
+def write_data(
+    folder: Path, spec: dict[str, Any] = SPEC, items: Sequence[Item] = tuple(ITEMS)
+) -> Path:
     """Writes a catalogue and statistics as `m6rec data prepare` does."""
-    folder.mkdir()
-    statistics = Statistics.for_dataset(DatasetSpec.from_dict(SPEC))
+    folder.mkdir(parents=True)
+    statistics = Statistics.for_dataset(DatasetSpec.from_dict(spec))
     for n in range(40):
-        event = Event(f"u{n % 5}", ITEMS[n % 12].id, 1000.0 * n, float(1 + n % 5))
-        statistics.update(event, ITEMS[n % 12])
+        item = items[n % len(items)]
+        statistics.update(Event(f"u{n % 5}", item.id, 1000.0 * n, float(1 + n % 5)), item)
     statistics.save(folder / STATISTICS)
-    rows = [dict(item.attributes) for item in ITEMS]
-    held_out, counts = np.zeros(12, bool), np.zeros(12, np.int64)
-    attributes = pa.Table.from_pylist(rows)
-    write_catalogue(folder / CATALOGUE, ITEMS, attributes, shop_rows.ITEMS, held_out, counts)
-    (folder / MANIFEST).write_text(json.dumps({"dataset": "films"}))
+    rows = [dict(item.attributes) for item in items]
+    held_out, counts = np.zeros(len(items), bool), np.zeros(len(items), np.int64)
+    template = DatasetTemplate.parse(spec["template"])
+    texts = [template.item(item) for item in items]
+    write_catalogue(folder / CATALOGUE, items, pa.Table.from_pylist(rows), texts, held_out, counts)
+    views = {"groups": {"grouping": {"max_events": MAX_EVENTS}}}
+    manifest = {"dataset": spec["name"], "dataset_spec": spec, "views": views}
+    (folder / MANIFEST).write_text(json.dumps(manifest))
     return folder
+
+
+def copy_run(run: Path, folder: Path, tasks: Sequence[str], spec: Any = SPEC) -> Path:
+    """A copy of what `write_model` wrote, of these tasks only, with films told by `spec`."""
+    shutil.copytree(run, folder, symlinks=True)
+    path = folder / "inference" / "settings.json"
+    settings = json.loads(path.read_text())
+    settings["tasks"] = {name: settings["tasks"][name] for name in tasks}
+    path.write_text(json.dumps(settings))
+    (folder / "inference" / "datasets" / f"{PREPARED}.json").write_text(json.dumps(spec))
+    return folder
+
+
+def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
+    """Writes requests as JSON lines."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Reads JSON lines."""
+    return [json.loads(line) for line in path.open()]
 
 
 def request(number: int) -> dict[str, Any]:

@@ -31,8 +31,10 @@ def model_dir(tiny, tmp_path_factory):
     run = RunDescription(model.config, vocabulary.fingerprint, "prompts", 4)
     with CheckpointStore(folder / "checkpoints") as store:
         store.save(7, dict(variables), data={}, run=run, frozen=("params",))
-    settings = InferenceSettings(96, 64, {"shop_ctr": TaskSettings(1, positive_classes=(1, 2))})
-    save_assets(folder, vocabulary, settings, {"name": "shop", "template": TEMPLATE})
+    task = TaskSettings(1, positive_classes=(1, 2), prepared="shop.by_time")
+    spec = {"name": "shop", "template": TEMPLATE}
+    settings = InferenceSettings(96, 64, {"shop_ctr": task})
+    save_assets(folder, vocabulary, settings, {"shop.by_time": spec})
     return folder
 
 
@@ -43,8 +45,9 @@ def test_loaded_model_scores_as_before(tiny, model_dir, meshed):
     assert bundle.step == 7
     assert bundle.model.config == tiny[0].config
     assert bundle.vocabulary == tiny[2]
-    assert bundle.template is not None
-    assert bundle.template.outcome(1.0) == "liked"
+    template = bundle.template()
+    assert template is not None
+    assert template.outcome(1.0) == "liked"
     direct = Scorer(*tiny, source_length=96, target_length=64, positive_classes=(1, 2), task_id=1)
     for a, b in zip(jax.tree.leaves(bundle.variables), jax.tree.leaves(tiny[1]), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -72,7 +75,7 @@ def test_a_fingerprint_tells_models_apart_and_not_meshes(model_dir):
         dataclasses.replace(
             bundle, settings=dataclasses.replace(bundle.settings, tasks={"": TaskSettings()})
         ),
-        dataclasses.replace(bundle, template=None),
+        dataclasses.replace(bundle, dataset_specs={}),
     ]
     assert len({bundle.fingerprint(), *(other.fingerprint() for other in others)}) == 4
 

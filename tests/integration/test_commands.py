@@ -118,7 +118,7 @@ def test_a_model_folder_is_loaded_by_itself(trained: Path, tmp_path: Path) -> No
     """Moved to another place, without the data it was trained on."""
     shutil.copytree(trained / "run", tmp_path / "moved")
     bundle = load_model(tmp_path / "moved")
-    assert bundle.template is not None
+    assert bundle.template() is not None
     assert bundle.settings.tasks["corner_shop_ctr"].positive_classes == (1,)
 
 
