@@ -20,22 +20,18 @@ import jax
 from tqdm import tqdm
 
 from m6rec_jax.errors import ConfigError, DataError
-from m6rec_jax.inference.bundle import Bundle, load_model
-from m6rec_jax.inference.index_files import open_index
-from m6rec_jax.inference.request_jobs import Accepted, RequestJob, RetrievalJob, ScoringJob
-from m6rec_jax.inference.task_settings import TaskSettings, task_settings
-from m6rec_jax.inference.writing_job import WritingJob
+from m6rec_jax.inference.bundle import load_model
+from m6rec_jax.inference.request_data import open_serving_data, refuse_dialogues
+from m6rec_jax.inference.request_jobs import Accepted, RequestJob
+from m6rec_jax.inference.requested_job import JobParts, job_of, make_job
+from m6rec_jax.inference.task_settings import task_name
 from m6rec_jax.sharding import LogicalRules, data_parallel, make_mesh
 from m6rec_jax.tables.part_files import PartFiles, Totals
 from m6rec_jax.tables.request_files import Chunk, Position, RequestFile, open_requests
-from m6rec_jax.tables.request_text import RequestRenderer
 from m6rec_jax.tables.requests import RejectedRow, RequestParser
-from m6rec_jax.tables.serving_data import ServingData
-from m6rec_jax.tables.sources import default_cache_dir
 
 log = logging.getLogger(__name__)
 
-JOBS = ("scoring", "retrieval", "writing")
 _SAMPLE_BYTES = 1 << 20
 
 Item = TypeVar("Item")
@@ -97,10 +93,11 @@ def infer_requests(
       output: of the same format. `NAME.rejected.jsonl` and `NAME.summary.json` go beside it.
       model_dir: of a training run.
       task: which of the model's tasks, where it has several.
-      job: 'scoring', 'retrieval' or 'writing'; None: the task's kind.
+      job: of `requested_job.JOBS`; None: what the task is for.
       step: which checkpoint; None: the newest.
       prepared: folder with the catalogue and the statistics (`tables.serving_data`); None: what the
-        model was trained on, in the data folder; '': neither, requests bring all of it.
+        task was trained on, in the data folder; '': neither, requests bring all of it. For
+        'likelihood' it may be of a data set that the model was not trained on.
       items: Parquet or CSV file of a newer catalogue.
       index: folder of `m6rec index build`, for retrieval.
       approximate: search the index's graph.
@@ -127,14 +124,24 @@ def infer_requests(
         )
     rules = data_parallel() if rules is None else tuple(rules)
     bundle = load_model(model_dir, step=step, mesh=make_mesh(), rules=rules)
-    data = open_serving_data(bundle, prepared, items)
+    task = task_name(bundle.settings.tasks, task)
+    if job != "likelihood":
+        refuse_dialogues(bundle, task)
+    job = job_of(bundle, task, job)
+    data = open_serving_data(bundle, task, prepared, items, any_data_set=job == "likelihood")
     shapes = {
         "batch_sizes": (batch_size,),
         "source_buckets": source_buckets or (bundle.settings.source_length,),
         "target_buckets": target_buckets or (bundle.settings.target_length,),
     }
-    wanted = _make_job(bundle, data, task, job, index, approximate, shapes)
-    parser = RequestParser(data.spec, data.items, data.statistics_names(), wanted.candidates_field)
+    wanted = make_job(job, JobParts(bundle, data, task, shapes, index, approximate))
+    parser = RequestParser(
+        data.spec,
+        data.items,
+        data.statistics_names(),
+        wanted.candidates_field,
+        wanted.about_field,
+    )
     file = open_requests(requests, wanted.result_types)
     described = {
         "requests": _file_fingerprint(requests),
@@ -143,41 +150,6 @@ def infer_requests(
         **wanted.describe(),
     }
     return run_job(wanted, parser, file, output, described, chunk_size, progress)
-
-
-def open_serving_data(
-    bundle: Bundle,
-    prepared: str | None,
-    items: str | None = None,
-    *,
-    with_statistics: bool = True,
-) -> ServingData:
-    """Catalogue and statistics for a model.
-
-    Args:
-      bundle: of the model.
-      prepared, items: see `infer_requests`.
-      with_statistics: see `ServingData.open`.
-
-    Raises:
-      ConfigError: the model folder does not say which data set it is for, or where its data lie.
-      DataError: the data are missing or damaged.
-    """
-    if bundle.dataset_spec is None:
-        raise ConfigError(
-            "the model folder has no inference/dataset.json, so nothing is known of the columns "
-            "and the template of requests"
-        )
-    if prepared is None:
-        if not bundle.settings.prepared:
-            raise ConfigError(
-                "the model folder does not say which prepared data it was trained on; name them "
-                "with --gin.PREPARED=FOLDER, or --gin.PREPARED=\"''\" where requests bring all"
-            )
-        prepared = str(default_cache_dir() / bundle.settings.prepared)
-    folder = Path(prepared).expanduser() if prepared else None
-    file = None if items is None else Path(items).expanduser()
-    return ServingData.open(bundle.dataset_spec, folder, file, with_statistics=with_statistics)
 
 
 def run_job(
@@ -251,7 +223,7 @@ def _tell(job: RequestJob, parser: RequestParser, chunk: Chunk) -> _Told:
         problem = row.problem
         if row.values is not None:
             try:
-                told.accepted.append(job.accept(parser.parse(row.values)))
+                told.accepted.append(job.accept(parser.parse(row.values), row.number))
                 told.kept.append(place)
                 continue
             except RejectedRow as error:
@@ -280,70 +252,6 @@ def _one_ahead(values: Iterator[Item]) -> Iterator[Item]:
         while (value := pending.result()) is not end:
             pending = pool.submit(next, values, end)
             yield value  # type: ignore[misc]
-
-
-def _make_job(
-    bundle: Bundle,
-    data: ServingData,
-    task: str,
-    job: str | None,
-    index: str | None,
-    approximate: bool,
-    shapes: Mapping[str, Any],
-) -> RequestJob:
-    settings = task_settings(bundle.settings.tasks, task)
-    job = job or _kind(bundle, settings.kind)
-    if job not in JOBS:
-        raise ConfigError(f"requests are answered by {', '.join(JOBS)}, not by {job!r}")
-    if job == "writing":
-        return _writing_job(bundle, data, task, settings, shapes)
-    renderer = RequestRenderer(data.template, data.statistics, settings.max_events)
-    if job == "scoring":
-        return ScoringJob(bundle.scorer(task, **shapes), renderer)
-    if index is None:
-        raise ConfigError(
-            "retrieval needs an index of the catalogue: make one with `m6rec index build`, and "
-            "name it with --index FOLDER"
-        )
-    stored = open_index(index, bundle.fingerprint(task), approximate=approximate, mesh=bundle.mesh)
-    return RetrievalJob(bundle.retriever(task, **shapes), stored, renderer)
-
-
-def _writing_job(
-    bundle: Bundle,
-    data: ServingData,
-    task: str,
-    settings: TaskSettings,
-    shapes: Mapping[str, Any],
-) -> WritingJob:
-    if settings.writing not in data.template.writing:
-        known = ", ".join(data.template.writing) or "none"
-        raise ConfigError(
-            f"the model's dataset.json has no template for {settings.writing or 'texts'!r} in "
-            f"'template.writing' (it has: {known}); is the task one of register_writing_tasks?"
-        )
-    renderer = RequestRenderer(
-        data.template, data.statistics, settings.max_events, tell_candidates=False
-    )
-    fixed = {name: value for name, value in shapes.items() if name != "target_buckets"}
-    template = data.template.writing[settings.writing]
-    return WritingJob(bundle.generator(task, **fixed), renderer, template)
-
-
-def _kind(bundle: Bundle, kind: str) -> str:
-    """What a task is for: as its settings say, or as the model is built."""
-    if kind == "generation":
-        return "writing"
-    if kind:
-        return kind
-    prompts = bundle.model.config.prompts
-    scores, retrieves = prompts.head != "none", bool(prompts.retrieval_dim)
-    if scores == retrieves:
-        raise ConfigError(
-            "the model folder does not say whether its task is scoring or retrieval; set "
-            "infer_requests.job"
-        )
-    return "scoring" if scores else "retrieval"
 
 
 def _check_files(requests: Path, output: Path) -> None:

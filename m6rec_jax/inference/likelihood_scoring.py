@@ -19,6 +19,7 @@ import gin
 import jax
 from jax.sharding import Mesh
 
+from m6rec_jax.errors import DataError
 from m6rec_jax.inference.candidate_rows import PackedTexts, pack
 from m6rec_jax.inference.candidate_scoring import DEFAULT_BATCH_SIZES, CandidateScorer
 from m6rec_jax.inference.likelihood import mean_log_probabilities, target_log_probabilities
@@ -97,6 +98,21 @@ class LikelihoodScorer(CandidateScorer):
         return mean_log_probabilities(
             log_p, features["decoder_loss_weights"], features["decoder_block_ids"]
         )
+
+    def check(self, text: str) -> None:
+        """Makes sure that a candidate can be scored.
+
+        Args:
+          text: of the candidate.
+
+        Raises:
+          DataError: it has no words, or nothing of its sentence counts.
+          ConfigError: there is no room for the words around it.
+        """
+        if not len(self.vocabulary.encode_array(text)):
+            raise DataError(f"there is no text to score: {text!r}")
+        length = self._tasks.one().text_length(self.candidate_length)
+        counted_candidates(self.vocabulary, [text], self.sentence, length, candidate_length=length)
 
     def pack(self, texts: Sequence[str], candidate_length: int) -> PackedTexts:
         rendered = [self.sentence.render(text) for text in texts]

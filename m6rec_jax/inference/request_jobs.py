@@ -23,10 +23,11 @@ from m6rec_jax.tables.requests import RejectedRow, Request
 
 
 class Accepted(NamedTuple):
-    """A request that can be answered, and its text."""
+    """A request that can be answered, its text, and the number of its row."""
 
     request: Request
     text: RequestText
+    row: int
 
 
 class RequestJob(Protocol):
@@ -35,13 +36,19 @@ class RequestJob(Protocol):
     Attributes:
       result_types: columns that are added to a request, and their types.
       candidates_field: where a request has its candidates; None: none are read.
+      about_field: where it has the item that a title's beginning is about; None: likewise.
     """
 
     result_types: ResultTypes
     candidates_field: str | None
+    about_field: str | None
 
-    def accept(self, request: Request) -> Accepted:
+    def accept(self, request: Request, row: int) -> Accepted:
         """Tells a request in words.
+
+        Args:
+          request: checked.
+          row: its number in the file, from 0: what is drawn for it depends on no other.
 
         Raises:
           RejectedRow: it cannot be answered.
@@ -65,6 +72,8 @@ class ScoringJob:
         found.
     """
 
+    about_field: str | None = None
+
     def __init__(
         self, scorer: Scorer, renderer: RequestRenderer, candidates_field: str = "candidates"
     ) -> None:
@@ -72,7 +81,7 @@ class ScoringJob:
         self.candidates_field: str | None = candidates_field
         self.result_types: ResultTypes = {"probabilities": pa.list_(pa.float32())}
 
-    def accept(self, request: Request) -> Accepted:
+    def accept(self, request: Request, row: int) -> Accepted:
         """See `RequestJob`."""
         text = self._renderer.render(request)
         for place, candidate in enumerate(text.candidates):
@@ -81,7 +90,7 @@ class ScoringJob:
                     "no_text",
                     f"'{self.candidates_field}[{place}]' has no text to score: {candidate!r}",
                 )
-        return Accepted(request, text)
+        return Accepted(request, text, row)
 
     def answer(self, accepted: Sequence[Accepted]) -> dict[str, list[Any]]:
         """See `RequestJob`."""
@@ -114,6 +123,7 @@ class RetrievalJob:
     """
 
     candidates_field: str | None = None
+    about_field: str | None = None
 
     def __init__(
         self,
@@ -134,14 +144,14 @@ class RetrievalJob:
             "scores": pa.list_(pa.float32()),
         }
 
-    def accept(self, request: Request) -> Accepted:
+    def accept(self, request: Request, row: int) -> Accepted:
         """See `RequestJob`."""
         if request.k is not None and request.k > self._max_k:
             raise RejectedRow(
                 "k_too_large",
                 f"'k' is {request.k}, more than RetrievalJob.max_k = {self._max_k}",
             )
-        return Accepted(request, self._renderer.render(request))
+        return Accepted(request, self._renderer.render(request), row)
 
     def answer(self, accepted: Sequence[Accepted]) -> dict[str, list[Any]]:
         """See `RequestJob`."""

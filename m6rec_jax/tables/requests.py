@@ -10,8 +10,9 @@
 `user` and items have the columns of the data set's tables. An item is its id in the catalogue, or
 an object of its own columns (with the id, they go before the catalogue's). A user needs no id: with
 one, statistics are looked up. `statistics` name what the template may tell and go before what is
-looked up. Scoring needs `candidates`; retrieval takes `k` and `exclude`. Behaviours stand in the
-order of time. Everything else in a row is the caller's own.
+looked up. Scoring needs `candidates`; retrieval takes `k` and `exclude`, recommendation of titles
+also `about`, an item that says what their beginning tells. Behaviours stand in the order of time.
+Everything else in a row is the caller's own.
 """
 
 from __future__ import annotations
@@ -67,6 +68,7 @@ class Request:
       candidate_statistics: likewise, per candidate.
       k: how many items are wanted, None where it does not say.
       exclude: ids of items that must not be recommended.
+      about: what a title to be written begins with tells of, None where it does not say.
     """
 
     user: User
@@ -77,6 +79,7 @@ class Request:
     candidate_statistics: tuple[Mapping[str, Value], ...] = ()
     k: int | None = None
     exclude: tuple[str, ...] = ()
+    about: Item | None = None
 
 
 class RequestParser:
@@ -87,6 +90,7 @@ class RequestParser:
       catalogue: items by id.
       statistics: names that `statistics` may have.
       candidates_field: where candidates stand; None: they are not read.
+      about_field: where the item stands that a title's beginning is about; None: likewise.
 
     Attributes:
       ignored: fields of users, behaviours, items and statistics that the data set does not have,
@@ -102,6 +106,7 @@ class RequestParser:
         catalogue: Mapping[str, Item],
         statistics: Iterable[str] = (),
         candidates_field: str | None = "candidates",
+        about_field: str | None = None,
     ) -> None:
         for table, columns in (("users", spec.users.columns), ("items", spec.items.columns)):
             for name in (_ID, _STATISTICS):
@@ -113,7 +118,7 @@ class RequestParser:
         self._spec = spec
         self._catalogue = catalogue
         self._statistics = frozenset(statistics)
-        self._candidates_field = candidates_field
+        self._candidates_field, self._about_field = candidates_field, about_field
         self.ignored: collections.Counter[str] = collections.Counter()
 
     def parse(self, row: Mapping[str, Any]) -> Request:
@@ -151,6 +156,9 @@ class RequestParser:
                 candidates.append(self._item(entry, path, ignored))
                 own = entry.get(_STATISTICS) if isinstance(entry, Mapping) else None
                 told.append(self._given(own, f"{path}.{_STATISTICS}", ignored))
+        about = None
+        if self._about_field is not None and row.get(self._about_field) is not None:
+            about = self._item(row[self._about_field], self._about_field, ignored)
         return Request(
             user,
             now,
@@ -163,6 +171,7 @@ class RequestParser:
                 _required(entry, ID, f"exclude[{place}]")
                 for place, entry in enumerate(_list(row.get("exclude"), "exclude"))
             ),
+            about,
         )
 
     def _user(self, entry: Any, ignored: set[str]) -> User:

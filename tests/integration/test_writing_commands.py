@@ -3,6 +3,7 @@
 All commands run in one process of their own, since importing takes most of a command's time.
 """
 
+import csv
 import json
 import os
 import shutil
@@ -25,11 +26,11 @@ from m6rec_jax.pipeline.registration import register_recommendation_tasks
 from m6rec_jax.pipeline.writing_registration import register_writing_tasks
 
 register_recommendation_tasks("shop", dataset="corner-shop")
-register_writing_tasks("shop", "corner-shop", views=("explanations", "titles"))
+register_writing_tasks("shop", "corner-shop", views=("explanations", "titles", "contents"))
 register_writing_tasks("hotels", "hotels", split="by_group", views=("explanations",))
 register_dialogue_tasks("talks", "talks")
-JOBS = ("shop_ctr", "shop_retrieval", "shop_explanations", "shop_titles", "hotels_explanations",
-        "talks_replies", "talks_titles", "talks_retrieval")
+JOBS = ("shop_ctr", "shop_retrieval", "shop_explanations", "shop_titles", "shop_contents",
+        "hotels_explanations", "talks_replies", "talks_titles", "talks_retrieval")
 register_mixture("jobs", JOBS)
 """
 
@@ -38,7 +39,9 @@ import m6rec_jax.tables.preparation
 import m6rec_jax.tables.vocabulary_text
 
 PrepareOptions.group_size = 2
-PrepareOptions.views = ('groups', 'next_items', 'documents', 'catalogue', 'explanations', 'titles')
+PrepareOptions.views = (
+    'groups', 'next_items', 'documents', 'catalogue', 'explanations', 'titles', 'contents',
+)
 train_on_prepared.shared = 'jobs'
 train_on_prepared.sources = (
     ('corner-shop', 'per_user_temporal', ('groups', 'documents', 'explanations')),
@@ -88,6 +91,18 @@ BATCH_SIZE = 8
 evaluate.limit = 8
 """
 
+ZERO_SHOT = """
+include 'gin_configs/runs/infer_requests.gin'
+
+import m6rec_jax.inference.likelihood_scoring
+
+TASK = 'shop_ctr'
+JOB = 'likelihood'
+BATCH_SIZE = 2
+LikelihoodScorer.sentence = '{item}. bought.'
+LikelihoodScorer.counted = ('after', 'end')
+"""
+
 WRITING = {
     "explanations": {
         "about": "{name}",
@@ -96,6 +111,7 @@ WRITING = {
         "liked": "{name}",
     },
     "titles": {"prefix": "{kinds}:", "text": "{name}"},
+    "contents": {"prefix": "next", "text": "{name}"},
 }
 
 # Each command's output stands between two lines of its number.
@@ -133,9 +149,18 @@ COMMANDS = {
     "requests": [
         *("infer", "--requests", "requests.jsonl", "--output", "texts.jsonl", RUN),
         *("--gin.TASK=shop_explanations", "--gin.BATCH_SIZE=2"),
-        "--gin.PREPARED=cache/corner-shop.per_user_temporal",
     ],
-    "chat": ["chat", RUN, "--gin.PREPARED=cache/talks.by_group"],
+    # Hotels come first in the alphabet; each task is served with its own data all the same.
+    "index": ["index", "build", RUN, "--output", "shop.index", "--gin.TASK=shop_retrieval"],
+    "ranked": [
+        *("infer", "--requests", "requests.jsonl", "--output", "ranked.jsonl", RUN),
+        *("--gin_file", "zero_shot.gin"),
+    ],
+    "recommended": [
+        *("infer", "--requests", "requests.jsonl", "--output", "wares.jsonl", RUN),
+        *("--gin.TASK=shop_contents", "--gin.JOB=recommendation", "--gin.BATCH_SIZE=2"),
+    ],
+    "chat": ["chat", RUN],
 }
 
 
@@ -151,7 +176,10 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]
     write_reviews(folder / "hotels")
     (folder / "tasks").mkdir()
     (folder / "tasks" / "own_jobs.py").write_text(TASKS)
-    for name, text in (("prepare", PREPARE), ("train", TRAIN), ("eval", EVAL)):
+    for name, text in (
+        *(("prepare", PREPARE), ("train", TRAIN), ("eval", EVAL)),
+        ("zero_shot", ZERO_SHOT),
+    ):
         (folder / f"{name}.gin").write_text(text)
     lines = "".join(json.dumps(request) + "\n" for request in REQUESTS)
     (folder / "requests.jsonl").write_text(lines)
@@ -215,6 +243,29 @@ def test_requests_are_answered_with_texts(ran: tuple[Path, dict[str, str]]) -> N
     (rejected,) = [json.loads(line) for line in (folder / "texts.rejected.jsonl").open()]
     assert rejected["kind"] == "unknown_item"
     assert "2 answered" in printed["requests"]
+
+
+def test_every_task_is_served_with_its_own_data(ran: tuple[Path, dict[str, str]]) -> None:
+    folder, printed = ran
+    assert "shop.index: 7 items" in printed["index"]
+    ranked = [json.loads(line) for line in (folder / "ranked.jsonl").open()]
+    assert [sorted(row["ranking"]) for row in ranked] == [[0, 1], []]
+    for row in ranked:
+        scores = [row["mean_log_probabilities"][place] for place in row["ranking"]]
+        assert scores == sorted(scores, reverse=True)
+        assert all(score < 0 for score in scores)
+    with (folder / "shop" / "items.csv").open() as file:
+        wares = {row["sku"]: row["name"] for row in csv.DictReader(file)}
+    # The third row's only candidate is unknown; nobody reads it here.
+    found = [json.loads(line) for line in (folder / "wares.jsonl").open()]
+    everything = set(wares)
+    assert [set(row["item_ids"]) for row in found] == [
+        everything - {"0002"},
+        everything,
+        everything,
+    ]
+    for row in found:
+        assert row["titles"] == [wares[sku] for sku in row["item_ids"]]
 
 
 def test_a_dialogue_in_the_terminal(ran: tuple[Path, dict[str, str]]) -> None:
