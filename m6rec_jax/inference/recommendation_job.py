@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -160,8 +161,12 @@ class RecommendationJob:
     def _room(self, items: Iterable[Item]) -> int:
         """Most tokens of a title, after what any item's begins with; as training cuts it."""
         vocabulary = self._generator.vocabulary
-        starts = {self._template.beginning(item) for item in items}
-        room = self._generator.max_tokens - max(len(vocabulary.encode(text)) for text in starts)
+        beginnings = {""}
+        for item in items:
+            # What an item lacks for its own beginning, a request may give.
+            with contextlib.suppress(DataError):
+                beginnings.add(self._template.beginning(item))
+        room = self._generator.max_tokens - max(len(vocabulary.encode(b)) for b in beginnings)
         if room < 2:
             raise ConfigError(
                 f"the model writes {self._generator.max_tokens} tokens, and what stands before a "
@@ -176,10 +181,9 @@ class RecommendationJob:
             if item.id:
                 found += [self._places[item.id]] if item.id in self._places else []
                 continue
-            try:
+            # One that lacks what a title needs has none of the catalogue's.
+            with contextlib.suppress(DataError):
                 found += self._places_of_title.get(self._title(item), [])
-            except DataError:  # it lacks what a title needs, so it has none of the catalogue's
-                continue
         return sorted(set(found))
 
 

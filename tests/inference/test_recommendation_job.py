@@ -5,10 +5,12 @@ import json
 import gin
 import jax
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from m6rec_jax.errors import ConfigError, DataError
-from m6rec_jax.inference import generation
+from m6rec_jax.inference import batch_inference, generation
 from m6rec_jax.inference.likelihood import token_sums
 from m6rec_jax.inference.recommendation_job import RecommendationJob
 from m6rec_jax.inference.request_data import open_serving_data
@@ -165,6 +167,28 @@ def test_as_many_titles_as_are_asked_for(recommend, configure):
     configure(ALL + "RecommendationJob.exclude_seen = False\n")
     (everything,), _ = recommend([request(1)], name="seen")
     assert set(everything["item_ids"]) == set(TITLES)
+
+
+def test_parquet_in_and_out(recommend, served, films, tmp_path):
+    asked = [request(number) | {"k": 3, "about": None} for number in (1, 2, 4, 5)]
+    asked[2]["about"] = {"genre": "horror"}
+    for row in asked:
+        del row["candidates"]
+    expected, _ = recommend(asked)
+    pq.write_table(pa.Table.from_pylist(asked), tmp_path / "requests.parquet")
+    batch_inference.infer_requests(
+        *(tmp_path / "requests.parquet", tmp_path / "out.parquet", served / "run"),
+        task="titles",
+        job="recommendation",
+        prepared=films,
+        batch_size=4,
+        progress=False,
+    )
+    found = pq.read_table(tmp_path / "out.parquet").to_pylist()
+    for row, other in zip(found, expected, strict=True):
+        assert row["item_ids"] == other["item_ids"]
+        assert row["titles"] == other["titles"]
+        np.testing.assert_allclose(row["log_probabilities"], other["log_probabilities"], rtol=1e-5)
 
 
 def test_a_thousand_titles_all_exist_and_are_new(recommend, configure):
