@@ -83,9 +83,6 @@ def describe_metric(metric: str) -> tuple[str, int, str]:
     if metric.startswith("held_out/"):
         title, decimals, better = describe_metric(metric.removeprefix("held_out/"))
         return f"{title}, unseen", decimals, better
-    if metric.startswith("held_out/"):
-        title, decimals, better = describe_metric(metric.removeprefix("held_out/"))
-        return f"{title}, unseen", decimals, better
     for prefix, (title, decimals, better) in _FAMILIES.items():
         if metric.startswith(prefix):
             return title + metric.removeprefix(prefix), decimals, better
