@@ -12,6 +12,8 @@ METRICS: dict[str, tuple[str, int, str]] = {
     "generation_perplexity": ("written from nothing", 1, "none"),
     "infilling_perplexity": ("blanks filled", 1, "none"),
     "outcomes_perplexity": ("outcomes", 2, "none"),
+    "nats_a_text": ("nats a text", 1, "lower"),
+    "steps": ("steps", 0, "none"),
     "expected_calibration_error": ("calibration error", 4, "lower"),
     "accuracy": ("accuracy", 4, "higher"),
     "trainable_share": ("trained share", 4, "none"),

@@ -62,7 +62,9 @@ def _description(folder: Path) -> str:
         SPEC_FILE: "users, items and events",
     }
     if not folder.is_dir():
-        raise DataError(f"{folder} is not a folder; `m6rec data fetch` makes those of public data sets")
+        raise DataError(
+            f"{folder} is not a folder; `m6rec data fetch` makes those of public data sets"
+        )
     for name in contents:
         if (folder / name).is_file():
             return name
