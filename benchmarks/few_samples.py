@@ -2,7 +2,7 @@
 
     python -m benchmarks.few_samples --foundation runs/foundation_books
         [--samples 64 256 1024 4096 16384 all] [--seeds 0 1 2] [--methods means regression tuning]
-        [--model NAME] [--keep] [--gin.TRAIN_STEPS=240] [--force]
+        [--model NAME] [--keep] [--gin.TRAIN_STEPS=960] [--force]
 
 For each number of samples and seed, n ratings are drawn from the training part of the per-user
 split. Nothing else is known: the histories and statistics of training, validation and test rows

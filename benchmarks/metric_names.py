@@ -12,6 +12,8 @@ METRICS: dict[str, tuple[str, int, str]] = {
     "generation_perplexity": ("written from nothing", 1, "none"),
     "infilling_perplexity": ("blanks filled", 1, "none"),
     "outcomes_perplexity": ("outcomes", 2, "none"),
+    "nats_a_text": ("nats a text", 1, "lower"),
+    "steps": ("steps", 0, "none"),
     "expected_calibration_error": ("calibration error", 4, "lower"),
     "accuracy": ("accuracy", 4, "higher"),
     "trainable_share": ("trained share", 4, "none"),
@@ -80,9 +82,6 @@ def describe_metric(metric: str) -> tuple[str, int, str]:
     """Returns a metric's title, its number of decimals and 'higher', 'lower' or 'none'."""
     if metric in METRICS:
         return METRICS[metric]
-    if metric.startswith("held_out/"):
-        title, decimals, better = describe_metric(metric.removeprefix("held_out/"))
-        return f"{title}, unseen", decimals, better
     if metric.startswith("held_out/"):
         title, decimals, better = describe_metric(metric.removeprefix("held_out/"))
         return f"{title}, unseen", decimals, better

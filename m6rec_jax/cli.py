@@ -7,6 +7,7 @@ name files and folders.
 import argparse
 import logging
 import os
+import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -53,7 +54,7 @@ def _failed(error: Exception | KeyboardInterrupt) -> int:
             return subcommands.EXIT_OF_SIGNALS["SIGINT"]
         if not isinstance(error, M6RecError):
             raise error
-        print(f"m6rec: {error}", file=sys.stderr)
+        print(f"m6rec: {_told(error)}", file=sys.stderr)
         return EXIT_USER_ERROR
     status = 1
     try:
@@ -67,12 +68,17 @@ def _failed(error: Exception | KeyboardInterrupt) -> int:
             )
         elif isinstance(error, M6RecError):
             status = EXIT_USER_ERROR
-            print(f"m6rec: {error}", file=sys.stderr)
+            print(f"m6rec: {_told(error)}", file=sys.stderr)
         else:
             traceback.print_exception(error)
     finally:
         processes.leave_at_once(status)
     return status
+
+
+def _told(error: M6RecError) -> str:
+    """What an error says, without what gin adds: which function's settings it was about."""
+    return re.sub(r"\n  In call to configurable .*", "", str(error))
 
 
 def _set_up_logging() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 
 from m6rec_jax.errors import ConfigError, DataError
 
@@ -43,6 +44,37 @@ def run_data_fetch(args: argparse.Namespace) -> None:
     print(fetch(args.name))
 
 
+def _description(folder: Path) -> str:
+    """Which file describes a folder of data.
+
+    Raises:
+      DataError: none does.
+    """
+    from m6rec_jax.tables.corpora import CORPUS_FILE
+    from m6rec_jax.tables.dialogue_preparation import DIALOGUES_FILE
+    from m6rec_jax.tables.review_preparation import REVIEWS_FILE
+    from m6rec_jax.tables.schema import SPEC_FILE
+
+    contents = {
+        CORPUS_FILE: "texts",
+        REVIEWS_FILE: "reviews",
+        DIALOGUES_FILE: "dialogues",
+        SPEC_FILE: "users, items and events",
+    }
+    if not folder.is_dir():
+        raise DataError(
+            f"{folder} is not a folder; `m6rec data fetch` makes those of public data sets"
+        )
+    for name in contents:
+        if (folder / name).is_file():
+            return name
+    told = ", ".join(f"{name} ({what})" for name, what in contents.items())
+    raise DataError(
+        f"{folder} has no file that says what is in it: {told}. tasks/README.md and "
+        "docs/data_sets.md show them"
+    )
+
+
 def run_data_check(args: argparse.Namespace) -> None:
     from m6rec_jax.tables.checking import check_dataset
     from m6rec_jax.tables.corpora import CORPUS_FILE, corpus_summary
@@ -54,21 +86,20 @@ def run_data_check(args: argparse.Namespace) -> None:
         REVIEWS_FILE: review_summary,
         DIALOGUES_FILE: dialogue_summary,
     }
-    for file, summary in summaries.items():
-        if (args.folder / file).is_file():
-            if args.quarantine is not None or args.json is not None:
-                raise ConfigError(
-                    "--quarantine and --json are for users, items and events, not texts"
-                )
-            print(summary(args.folder))
-            return
+    summary = summaries.get(_description(args.folder))
+    if summary is not None:
+        if args.quarantine is not None or args.json is not None:
+            raise ConfigError("--quarantine and --json are for users, items and events, not texts")
+        print(summary(args.folder))
+        return
     report = check_dataset(args.folder, args.quarantine)
     print(report.render())
     if args.json is not None:
         args.json.write_text(report.to_json() + "\n")
     if not report.ok:
+        mend = "; --quarantine FILE sets the rows aside and writes the rest"
         raise DataError(
-            f"{args.folder} has errors; --quarantine FILE sets the rows aside and writes the rest"
+            f"{args.folder} has errors{mend if any(report.num_rejected.values()) else ''}"
         )
 
 
@@ -87,7 +118,7 @@ def run_data_prepare(args: argparse.Namespace) -> None:
         REVIEWS_FILE: prepare_reviews,
         DIALOGUES_FILE: prepare_dialogues,
     }
-    make = next((made for file, made in kinds.items() if (folder / file).is_file()), prepare)
+    make = kinds.get(_description(folder), prepare)
     print(make(folder, data_dir()).folder)
 
 

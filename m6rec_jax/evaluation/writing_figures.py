@@ -1,8 +1,9 @@
 """Figures of written texts, as each job's field reports them.
 
 Names: `bleu_n` and `rouge_n` (F) are percentages, all others shares or counts; `usr`, `fmr`, `fcr`
-and `div` are PETER's, `kgsf_...` those of KGSF (see `metrics`). What is undefined for the texts at
-hand, such as distinct-4 of texts of three words, is left out.
+and `div` are PETER's, `peter/...` figures in its protocol, `kgsf_...` those of KGSF (see
+`metrics`). What is undefined for the texts at hand, such as distinct-4 of texts of three words, is
+left out.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from m6rec_jax.metrics import diversity, explanation, generation
+import gin
+
+from m6rec_jax.metrics import diversity, explanation, generation, peter
 from m6rec_jax.metrics.faithfulness import AttributeDictionary, faithfulness
 from m6rec_jax.metrics.phrases import phrase_key
 from m6rec_jax.text.records import Item
@@ -80,12 +83,19 @@ def told_columns(template: WritingTemplate, items: Sequence[Item]) -> list[str]:
     return list(dict.fromkeys([*template.shared, *plain]))
 
 
-def explanation_figures(found: WrittenTexts) -> Figures:
+@gin.configurable(allowlist=["peter_words"])
+def explanation_figures(found: WrittenTexts, peter_words: int | None = None) -> Figures:
     """`bleu_1`, `bleu_4`, `rouge_1`, `rouge_2`, `usr`; with features `fmr`, `fcr`, `div`.
 
     `fmr` looks for the first feature of each record. With facts also `true_share` (of the attribute
     values named, how many hold for the item), `all_true_share` (of the texts that name any) and
     `silent_share` (of all texts).
+
+    Args:
+      found: the texts.
+      peter_words: size of PETER's vocabulary, 20,000 there; given, `peter/bleu_1` and the like are
+        figures in its protocol (`metrics.peter`), its words counted in the training texts and the
+        references.
     """
     texts = found.texts
     figures = _likeness(texts, found.references, (1, 4))
@@ -102,6 +112,10 @@ def explanation_figures(found: WrittenTexts) -> Figures:
         if len(texts) > 1:
             sets = explanation.feature_sets(texts, every)
             figures["div"] = explanation.feature_diversity(sets)
+    if peter_words is not None:
+        known = peter.frequent_words([*found.training(), *found.references], peter_words)
+        of_peter = peter.peter_figures(texts, found.references, known)
+        figures |= {f"peter/{name}": value for name, value in of_peter.items()}
     if found.facts is not None:
         counts = faithfulness(texts, found.facts.of_items, found.facts.dictionary)
         figures["silent_share"] = counts.silent_share

@@ -3,7 +3,9 @@
     conversation = Conversation(catalogue, replies=..., titles=..., retrieval=...)
     answer = conversation.answer("I liked Fargo. What else?")
 
-Whatever was named in the dialogue is not recommended any more.
+Whatever was named in the dialogue is not recommended any more. A name of several words is found in
+any case, one of a single word with its own capitals alone: "it" is no film, and whether "It" is one
+at the start of a sentence no rule can tell, so that it counts.
 """
 
 from __future__ import annotations
@@ -22,9 +24,10 @@ from m6rec_jax.inference.retrieval import Retriever
 from m6rec_jax.inference.text_decoding import Decoding
 from m6rec_jax.inference.title_trie import TitleTrie
 from m6rec_jax.metrics.faithfulness import AttributeDictionary
+from m6rec_jax.metrics.phrases import phrase_key
 from m6rec_jax.text.dialogue import RECOMMENDS, SYSTEM, USER, reply_source
 
-_TITLE = "title"
+_WORD, _PHRASE = "word", "phrase"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,10 +122,13 @@ class Conversation:
             self._num_beams = min(num_beams, len(self._trie))
         if retrieval is not None:
             self._index = retrieval.index(catalogue.texts)
-        self._finder = AttributeDictionary({_TITLE: catalogue.names}, cased=(_TITLE,))
-        self._places: dict[str, list[int]] = {}
+        self._places: dict[tuple[str, ...], list[int]] = {}
+        names: dict[str, list[str]] = {_WORD: [], _PHRASE: []}
         for place, name in enumerate(catalogue.names):
-            self._places.setdefault(name, []).append(place)
+            key = phrase_key(name)
+            self._places.setdefault(key, []).append(place)
+            names[_PHRASE if len(key) > 1 else _WORD].append(name)
+        self._finder = AttributeDictionary(names, cased=(_WORD,))
         self.restart()
 
     def restart(self) -> None:
@@ -156,7 +162,7 @@ class Conversation:
         text = " ".join(text.split())
         self.turns.append(f"{speaker}: {text}")
         for mention in self._finder.mentions(text):
-            self.named.update(self._places[mention.values[_TITLE]])
+            self.named.update(self._places[mention.key])
 
     def _source(self) -> list[str]:
         turns = self.turns[-self._max_turns :]

@@ -1,9 +1,10 @@
 """Requests of a served model: what one says, checked against the data set's schema.
 
-    {"user": {"id": "u1", "age": 24, "occupation": "writer"},
+    {"user": {"id": "196", "age": 24, "gender": "female", "occupation": "writer"},
      "time": 893286638,
      "behaviours": [{"item": "50", "time": 881250949, "value": 5},
-                    {"item": {"title": "A new film", "genres": ["drama"]}, "time": 893280000}],
+                    {"item": {"title": "A new film", "genres": ["drama"]}, "time": 893280000,
+                     "value": 4}],
      "candidates": ["181", {"id": "50", "statistics": {"item_count": "about 500"}}],
      "k": 10, "exclude": ["172"], "statistics": {"user_count": "2"}}
 

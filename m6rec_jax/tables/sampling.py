@@ -87,11 +87,11 @@ def sample_dataset(
         raise ConfigError(f"sample_dataset.name = {name!r} is the name of the data set itself")
     folder = Path(out) / name
     of_values = {"min_value": (min_value, None), "value_scale": (value_scale, 1.0)}
-    changed = {option: value for option, (value, unset) in of_values.items() if value != unset}
+    changed = {name: given for name, (given, unset) in of_values.items() if given != unset}
     if changed and dataset.spec.events.value is None:
-        option, value = next(iter(changed.items()))
+        told = ", ".join(f"sample_dataset.{name} = {given}" for name, given in changed.items())
         raise ConfigError(
-            f"sample_dataset.{option} = {value}, but the events of {dataset.directory} have no "
+            f"{told}, but the events of {dataset.directory} have no "
             "values: its dataset.json names no events.value"
         )
     made = {

@@ -17,7 +17,11 @@ from m6rec_jax.evaluation import writers
 from m6rec_jax.evaluation.assets import save_task_assets
 from m6rec_jax.evaluation.generation import item_facts
 from m6rec_jax.evaluation.named_columns import named_columns
-from m6rec_jax.evaluation.writing_figures import WrittenTexts, content_figures
+from m6rec_jax.evaluation.writing_figures import (
+    WrittenTexts,
+    content_figures,
+    explanation_figures,
+)
 from m6rec_jax.inference.bundle import load_model
 from m6rec_jax.inference.generation import Generator
 from m6rec_jax.inference.request_data import open_serving_data
@@ -366,3 +370,14 @@ def test_missing_metrics_are_told_before_training(world, monkeypatch):
     monkeypatch.setattr(generation.importlib, "import_module", missing)
     with pytest.raises(ConfigError, match="text-metrics"):
         evaluation.Evaluator("shop_titles", LENGTHS, 4)
+
+
+def test_figures_in_peters_protocol_are_asked_for():
+    texts, references = ["the pool was good", "the bar"], ["the pool was nice", "the bar"]
+    found = WrittenTexts(texts, references, [(), ()], list, lambda: ["the pool was warm"])
+    assert not any(name.startswith("peter/") for name in explanation_figures(found))
+    figures = explanation_figures(found, peter_words=4)
+    # "the", "pool", "was", "bar" are known; "good" and "nice" are the same unknown word.
+    assert figures["peter/bleu_1"] == pytest.approx(100.0)
+    assert figures["peter/rouge_2"] == pytest.approx(100.0)
+    assert figures["bleu_1"] < 100

@@ -185,6 +185,16 @@ def test_bad_data(
     message = failed(m6rec(tmp_path, "data", "prepare", "shop"))
     for word in words:
         assert word in message
+    assert "configurable" not in message  # whose settings it was about helps nobody
+
+
+@pytest.mark.parametrize("action", ["check", "prepare"])
+def test_a_folder_that_nothing_describes(tmp_path: Path, action: str) -> None:
+    message = failed(m6rec(tmp_path, "data", action, tmp_path))
+    for name in ("dataset.json", "corpus.json", "dialogues.json", "reviews.json"):
+        assert name in message
+    assert "--quarantine" not in message
+    assert "nothing is not a folder" in failed(m6rec(tmp_path, "data", action, "nothing"))
 
 
 def test_truncated_parquet(tmp_path: Path) -> None:

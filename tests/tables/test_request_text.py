@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from m6rec_jax.errors import ConfigError, DataError
-from m6rec_jax.tables import splits
+from m6rec_jax.tables import movielens, splits
 from m6rec_jax.tables.assignment import Assignment
 from m6rec_jax.tables.prepared import MANIFEST, STATISTICS, write_catalogue
 from m6rec_jax.tables.reading import Dataset
@@ -22,7 +23,8 @@ from m6rec_jax.tables.requests import RejectedRow, RequestParser
 from m6rec_jax.tables.serving_data import ServingData
 from m6rec_jax.tables.splits import TEST, Split
 from m6rec_jax.tables.statistics import Statistics, StatisticsOptions
-from m6rec_jax.text.records import Event
+from m6rec_jax.text.records import Event, Item
+from m6rec_jax.text.templates import DatasetTemplate
 
 NUM_USERS, NUM_ITEMS, MAX_EVENTS = 4, 10, 4
 Events = list[tuple[int, int, float, float]]
@@ -220,3 +222,22 @@ def test_a_newer_catalogue(data: ServingData, tmp_path: Path) -> None:
         ServingData.open(data.spec.to_dict(), None, path)
     with pytest.raises(DataError, match="the catalogue is empty"):
         ServingData.open(data.spec.to_dict(), None).item_texts()
+
+
+def test_the_row_of_the_docs_is_told_by_the_template_of_the_example() -> None:
+    """The example of docs/requests.md is a request of MovieLens, as the examples around it are."""
+    page = (Path(__file__).parents[2] / "docs" / "requests.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+    spec = movielens.dataset_spec("movielens-100k", "", {})
+    catalogue = {
+        identifier: Item(identifier, {"title": f"Film {identifier}", "year": 1995})
+        for identifier in ("50", "181")
+    }
+    request = RequestParser(spec, catalogue).parse(json.loads(example))
+    template = DatasetTemplate.parse(spec.template)
+    found = RequestRenderer(template, None).render(request)
+    assert "24 year old female writer" in found.history[0]
+    assert [text.split(",")[0] for text in found.candidates] == [
+        "Film 181 (1995)",
+        "Another (2026)",
+    ]
