@@ -148,6 +148,18 @@ def test_what_is_wrong_is_named(change: dict[str, Any], kind: str, words: str) -
     assert caught.value.kind == kind
 
 
+def test_what_a_title_is_about_is_read_where_it_is_asked_for() -> None:
+    row = request(about={"genres": ["crime"], "prize": 1})
+    assert parser().parse(row).about is None
+    asking = parser(about_field="about")
+    assert asking.parse(row).about == Item("", {"genres": ("crime",)})
+    assert dict(asking.ignored) == {"about.prize": 1}
+    assert asking.parse(request(about="1")).about == FARGO
+    assert asking.parse(request()).about is None
+    with pytest.raises(RejectedRow, match="'about' is '9', which the catalogue does not have"):
+        asking.parse(request(about="9"))
+
+
 def test_fields_the_data_set_does_not_have_are_counted() -> None:
     read = parser()
     row = request(
