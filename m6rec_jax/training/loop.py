@@ -22,7 +22,13 @@ from m6rec_jax.model.config import ModelConfig
 from m6rec_jax.model.m6rec import M6Rec
 from m6rec_jax.objectives import total_loss
 from m6rec_jax.progress import progress_bar
-from m6rec_jax.sharding import LogicalRules, data_parallel, make_mesh, place_batch
+from m6rec_jax.sharding import (
+    LogicalRules,
+    check_rows,
+    data_parallel,
+    make_mesh,
+    place_batch,
+)
 from m6rec_jax.sharding.processes import check_shared
 from m6rec_jax.training.data_state import Batch
 from m6rec_jax.training.early_stopping import BestMetric
@@ -193,6 +199,7 @@ def train(
 
     with clock.measure("startup"):
         mesh = make_mesh()
+        check_rows(batch_size, mesh, accumulation_steps)
         abstract = abstract_state(
             model, optimizer, mesh, rules, trainable=trainable, frozen_dtype=frozen_dtype
         )
@@ -333,7 +340,8 @@ def train(
                 depth=prefetch,
             ) as feed:
                 state, metrics, stopped_by = loop.run(state, feed, step_function, log, bar)
-        store.wait()
+        with clock.measure("checkpoint"):
+            store.wait()
         report = clock.report()
         log.write(int(state.step), report)
     if is_main:
@@ -361,11 +369,6 @@ def _check_periods(
     ):
         if value is not None and value < 1:
             raise ConfigError(f"train.{name} = {value} must be at least 1")
-    if batch_size % accumulation_steps:
-        raise ConfigError(
-            f"BATCH_SIZE = {batch_size} is not a multiple of train.accumulation_steps = "
-            f"{accumulation_steps}"
-        )
 
 
 def _say_how_to_resume(signal_name: str, step: int, train_steps: int, folder: epath.Path) -> None:
