@@ -121,6 +121,28 @@ def test_initial_values_are_set_by_macros(file: Path) -> None:
         gin.clear_config()
 
 
+def test_the_page_shows_what_is_printed() -> None:
+    """docs/tuning.md: the output of `m6rec params`, and the share of every method."""
+    page = (FILES[0].parents[2] / "docs" / "tuning.md").read_text()
+    run = "gin_configs/examples/movielens_ctr_shared.gin"
+    assert f"$ m6rec params --gin_file {run} " in page
+    with gin.unlock_config():
+        configuration.parse_config([run], ["MODEL_DIR = 'x'"])
+        config = configuration.macro("MODEL").config
+        table = count_parameters(config, configuration.macro("TRAINABLE"), None)
+        assert table.render() in page
+        for file in FILES:
+            configuration.parse_config(
+                ["gin_configs/examples/foundation_model.gin", f"gin_configs/tuning/{file.name}"],
+                ["NUM_OPTIONS = 5"],
+            )
+            config = configuration.macro("MODEL").config
+            share = count_parameters(config, configuration.macro("TRAINABLE")).trainable_share
+            (line,) = (x for x in page.splitlines() if x.startswith(f"| `{file.name}` |"))
+            assert line.endswith(f"| {share:.2%} |")
+        gin.clear_config()
+
+
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_one_step(file: Path, tmp_path: Path) -> None:
     """What trains has moved after a step, and the frozen backbone has not, by a single bit."""
