@@ -194,7 +194,10 @@ def refuse_others(
             f"{path} has rows of the foundation {', '.join(sorted(others))}, but {foundation} is "
             f"{own['foundation']}: a study is of one foundation. Remove the file to begin another"
         )
-    end = "a table is of one budget. Give the same settings, or remove the file to begin another"
+    end = (
+        "a table is of one budget. Give the same settings, or remove the file, and the runs that "
+        "it is of, to begin another"
+    )
     for row in rows if "bindings" in own else ():
         theirs = row.get("bindings", [])
         if theirs != own["bindings"]:
