@@ -19,8 +19,9 @@ or `--texts`, which has read none of books either. Rows of another one than the 
 another `--model` name. RecBole's FM and DIN on the same rows come from `benchmarks/baselines/`.
 
 Runs whose rows stand in `benchmarks/results/few_samples.json` are not made again; rows of another
-foundation under the same name are an error. Beside the usual keys a row has `samples`, and those of
-tuning `foundation`, `trainable_share`, `step` (the best one) and `curve`.
+foundation under the same name, of other bindings or of another number of steps, are an error.
+Beside the usual keys a row has `samples`, and those of tuning `foundation`, `bindings` (the
+--gin.NAME=VALUE given), `train_steps`, `trainable_share`, `step` (the best one) and `curve`.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from benchmarks.baselines.exported_splits import number_of_samples
 from benchmarks.movielens import DATASET, EXAMPLES, m6rec
 from benchmarks.provenance import ROOT
 from benchmarks.results_file import Row, add_rows, metric_rows, read_results, results_path
-from benchmarks.tuned_run import backbone_of, refuse_others, tune
+from benchmarks.tuned_run import backbone_of, conditions_of, refuse_others, tune
 from m6rec_jax.errors import DataError, M6RecError
 from m6rec_jax.metrics.classification import auc, log_loss, user_averaged_auc
 from m6rec_jax.tables.prepared import Prepared
@@ -226,21 +227,22 @@ def of_tuning(
     sample: Sample,
     prepared: Prepared,
     model: str,
-    foundation: tuple[Path, str],
+    foundation: Path,
     output: Path,
     bindings: Sequence[str],
+    conditions: Mapping[str, object],
 ) -> list[Row]:
-    """Tunes the foundation (path, fingerprint) on a prepared sample."""
+    """Tunes the foundation on a prepared sample; `conditions` are of `conditions_of`."""
     with scoring_task(prepared.manifest["split"]["name"]) as task:
         run = tune(
             [TUNING],
-            foundation[0],
+            foundation,
             sample.seed,
             output / f"{sample.label}-{sample.seed}",
             [f"MIXTURE_OR_TASK_NAME='{task}'", *bindings],
         )
     known: Row = {
-        "foundation": foundation[1],
+        **conditions,
         "trainable_share": round(run.trainable_share, 6),
         "step": run.step,
         "curve": [list(point) for point in run.curve],
@@ -275,14 +277,17 @@ def study(
       All rows of the file.
 
     Raises:
-      DataError: rows of another foundation are there under this name.
+      DataError: rows of another foundation, or with other bindings or steps, are there under this
+        name.
       M6RecError: a run failed.
     """
     path = results_path(RESULTS)
     names = {"means": MEANS, "regression": REGRESSION, "tuning": model}
-    fingerprint = backbone_of(foundation) if "tuning" in methods else ""
-    own = [row for row in read_results(path).rows if row["model"] == model and fingerprint]
-    refuse_others(path, own, foundation, fingerprint)
+    conditions: dict[str, object] = {}
+    if "tuning" in methods:
+        conditions = conditions_of(backbone_of(foundation), [TUNING], bindings)
+        own = [row for row in read_results(path).rows if row["model"] == model]
+        refuse_others(path, own, foundation, conditions)
     for sample in tqdm(samples, unit="sample", desc="few samples"):
         done = set() if force else read_results(path).runs
         missing = [
@@ -298,7 +303,7 @@ def study(
             for method in missing:
                 if method == "tuning":
                     rows = of_tuning(
-                        sample, prepared, model, (foundation, fingerprint), output, bindings
+                        sample, prepared, model, foundation, output, bindings, conditions
                     )
                 else:
                     rows = of_references(method, sample, prepared)

@@ -6,7 +6,8 @@
 Prepares the data, trains every job of `job_list` from the foundation (`python -m
 benchmarks.foundation`) by `m6rec train`, tests it by `m6rec eval`, and measures the baselines on
 the same rows by the same functions (`job_baselines`). A job whose rows stand in
-`benchmarks/results/jobs.json` is left out; a training run that was interrupted goes on. Several of
+`benchmarks/results/jobs.json` is left out; rows of another foundation, of other bindings or of
+another number of steps, are an error. A training run that was interrupted goes on. Several of
 these commands may run side by side, with other seeds or jobs, each on a processor of its own:
 
     taskset -c 0 python -m benchmarks.jobs --seeds 0 &
@@ -27,17 +28,21 @@ A row is one figure of one run, with
     baseline_name, baseline   the strongest of them; of figures for which neither more nor less is
                    better, such as novelty, the first
     foundation     fingerprint of the backbone
+    bindings       the --gin.NAME=VALUE that the study was given, where something was trained
+    train_steps    TRAIN_STEPS of the run, likewise
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import itertools
 import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmarks import foundation as foundation_study
 from benchmarks.comparison_table import strongest
@@ -53,7 +58,7 @@ from benchmarks.job_list import (
 from benchmarks.movielens import m6rec, train
 from benchmarks.provenance import ROOT
 from benchmarks.results_file import Row, add_rows, metric_rows, read_results, results_path
-from benchmarks.tuning import backbone_of
+from benchmarks.tuned_run import backbone_of, conditions_of, refuse_others
 from m6rec_jax.errors import DataError, M6RecError
 from m6rec_jax.tables import views
 from m6rec_jax.tables.prepared import Prepared
@@ -138,33 +143,31 @@ class Study:
 
     Args:
       foundation: MODEL_DIR of the foundation.
-      output: folder of the runs; those of another foundation lie in another one below it.
+      output: folder of the runs; those of another foundation, or with other bindings, lie in
+        another one below it.
       bindings: gin bindings of every training run.
     """
 
     def __init__(self, foundation: Path, output: Path, bindings: Sequence[str] = ()) -> None:
         self.foundation, self.bindings = foundation, bindings
         self.fingerprint = backbone_of(foundation)
-        self.output = output / self.fingerprint
+        # What was trained with other bindings is not taken for what is missing here.
+        other = f"-{hashlib.sha256(repr(list(bindings)).encode()).hexdigest()[:8]}"
+        self.output = output / (self.fingerprint + (other if bindings else ""))
         self.path = results_path(RESULTS)
 
     def run(self, name: str, seed: int) -> None:
         """Makes the rows of a job and a seed, unless they are there.
 
         Raises:
-          DataError: rows of another foundation are there, or a command failed.
+          DataError: rows of another foundation, or with other bindings or steps, are there, or a
+            command failed.
         """
         job = JOBS[name]
         # Nothing is drawn where nothing is trained.
         of_seed = None if job.gin_file is None else seed
         rows = read_results(self.path).rows
-        others = {row["foundation"] for row in rows} - {self.fingerprint}
-        if others:
-            raise DataError(
-                f"{self.path} has rows of the foundation {', '.join(sorted(others))}, but "
-                f"{self.foundation} is {self.fingerprint}: a study is of one foundation. Remove "
-                "the file to begin another"
-            )
+        conditions = self._conditions(job, rows)
         made = {(row["job"], row["dataset"], row["split"], row["seed"]) for row in rows}
         wanted = {(t.job, t.dataset, task, of_seed) for task, t in job.tests.items()}
         if wanted <= made:
@@ -175,13 +178,29 @@ class Study:
         else:
             seconds, figures = self._figures(name, job, seed)
             known = self._baselines(name, job, seed, figures)
-        new = rows_of(job, figures, known, of_seed, seconds, self.fingerprint)
+        new = rows_of(job, figures, known, of_seed, seconds, conditions)
         add_rows(self.path, new)
         for row in new:
             if row["metric"] == job.tests[row["split"]].metrics[0]:
                 told = f"{name}, seed {of_seed}, {row['split']}: {row['metric']} {row['ours']:.4f}"
                 beside = "".join(f", {n} {value:.4f}" for n, value in row["baselines"].items())
                 print(told + beside, flush=True)
+
+    def _conditions(self, job: Job, rows: Sequence[Row]) -> dict[str, Any]:
+        """Keys of a job's rows that say how it is made, once no other row is made otherwise."""
+        of_all = {"foundation": self.fingerprint}
+        refuse_others(self.path, rows, self.foundation, of_all)
+        if job.gin_file is None:
+            return of_all
+        own = conditions_of(self.fingerprint, [job.gin_file], self.bindings, job.bindings)
+        trained = [row for row in rows if row["seed"] is not None]
+        of_trained = {name: own[name] for name in ("foundation", "bindings")}
+        refuse_others(self.path, trained, self.foundation, of_trained)
+        # Every job has steps of its own.
+        tests = {(test.job, task) for task, test in job.tests.items()}
+        same = [row for row in trained if (row["job"], row["split"]) in tests]
+        refuse_others(self.path, same, self.foundation, own)
+        return own
 
     def _figures(self, name: str, job: Job, seed: int) -> tuple[float | None, Figures]:
         """Seconds of training and figures."""
@@ -262,7 +281,7 @@ def rows_of(
     baselines: Mapping[str, Figures],
     seed: int | None,
     seconds: float | None,
-    foundation: str,
+    conditions: Mapping[str, Any],
 ) -> list[Row]:
     """Rows of one run, each beside its baselines.
 
@@ -272,7 +291,7 @@ def rows_of(
       baselines: name to figures, named in the same way.
       seed: None where nothing is drawn.
       seconds: of training.
-      foundation: fingerprint.
+      conditions: keys that say how it was made.
 
     Raises:
       DataError: the evaluation lacks all figures of a task.
@@ -308,7 +327,7 @@ def rows_of(
                 row
                 | {"job": test.job, "ours": row["value"], "baseline_name": best}
                 | {"baseline": None if best is None else known[best], "baselines": known}
-                | {"foundation": foundation}
+                | dict(conditions)
             )
     return rows
 

@@ -9,7 +9,9 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from benchmarks.provenance import portable
 from m6rec_jax.errors import DataError
 
 SPLIT = "test"
@@ -132,20 +134,84 @@ def backbone_of(foundation: Path) -> str:
     return backbone_fingerprint(restore_model(foundation).variables["params"])[:16]
 
 
-def refuse_others(
-    path: Path, rows: Iterable[Mapping[str, object]], foundation: Path, own: str
-) -> None:
-    """Raises DataError where rows of another foundation stand in a result file.
+def conditions_of(
+    foundation: str,
+    files: Sequence[str],
+    bindings: Sequence[str] = (),
+    own_bindings: Sequence[str] = (),
+) -> dict[str, Any]:
+    """What runs must have in common that stand in one table, as keys of their rows.
 
     Args:
-      path: the file.
-      rows: those of it that must be of one foundation, each with its `foundation`.
-      foundation: MODEL_DIR of the foundation in use.
-      own: its fingerprint.
+      foundation: fingerprint of the backbone.
+      files: gin files of a run.
+      bindings: gin bindings that the study was given for every run.
+      own_bindings: further ones, which belong to this run as its files do.
+
+    Returns:
+      `foundation`, `bindings` (as `NAME=VALUE`) and `train_steps`.
+
+    Raises:
+      ConfigError: files and bindings do not fit each other.
     """
-    others = {str(row["foundation"]) for row in rows} - {own}
+    import gin
+
+    from m6rec_jax import configuration
+
+    unused = ["MODEL_DIR='unused'", "INITIAL_CHECKPOINT_PATH='unused'"]
+    try:
+        configuration.parse_config(list(files), [*unused, *own_bindings, *bindings])
+        steps = int(configuration.macro("TRAIN_STEPS"))
+    finally:
+        gin.clear_config()
+    return {
+        "foundation": foundation,
+        "bindings": [portable(binding.removeprefix("--gin.")) for binding in bindings],
+        "train_steps": steps,
+    }
+
+
+def refuse_others(
+    path: Path, rows: Iterable[Mapping[str, Any]], foundation: Path, own: Mapping[str, Any]
+) -> None:
+    """Refuses to put rows beside others that were made under other conditions.
+
+    Rows that older versions wrote do not say their steps; without `bindings` they had none.
+
+    Args:
+      path: the result file.
+      rows: those of it that must have been made alike.
+      foundation: MODEL_DIR of the foundation in use.
+      own: of the rows to come; see `conditions_of`. What is left out need not be alike.
+
+    Raises:
+      DataError: rows of another foundation, or with other bindings or steps, are there.
+    """
+    rows = list(rows)
+    others = {str(row["foundation"]) for row in rows} - {own["foundation"]}
     if others:
         raise DataError(
             f"{path} has rows of the foundation {', '.join(sorted(others))}, but {foundation} is "
-            f"{own}: a study is of one foundation. Remove the file to begin another"
+            f"{own['foundation']}: a study is of one foundation. Remove the file to begin another"
         )
+    end = (
+        "a table is of one budget. Give the same settings, or remove the file, and the runs that "
+        "it is of, to begin another"
+    )
+    for row in rows if "bindings" in own else ():
+        theirs = row.get("bindings", [])
+        if theirs != own["bindings"]:
+            raise DataError(
+                f"{path} has rows made with {_told(theirs)}, but this study is given "
+                f"{_told(own['bindings'])}: {end}"
+            )
+    steps = {row["train_steps"] for row in rows if "train_steps" in row}
+    if "train_steps" in own and (steps := steps - {own["train_steps"]}):
+        raise DataError(
+            f"{path} has rows of {', '.join(map(str, sorted(steps)))} steps, but the gin files now "
+            f"say TRAIN_STEPS = {own['train_steps']}: {end}"
+        )
+
+
+def _told(bindings: Sequence[str]) -> str:
+    return " ".join(f"--gin.{binding}" for binding in bindings) or "no gin bindings"

@@ -7,7 +7,8 @@
 Every run starts from the same foundation (`python -m benchmarks.foundation`), takes the steps of
 `gin_configs/studies/tuning/budget.gin` with the rate of its method's file there, and is tested with
 its last step. Runs whose rows stand in `benchmarks/results/tuning.json` are not made again, so a
-study that was interrupted goes on; rows of another foundation are an error.
+study that was interrupted goes on; rows of another foundation, of other bindings or of another
+number of steps, are an error.
 
 A row is the figure of one run on the test part, with what else is known of the run:
 
@@ -17,6 +18,8 @@ A row is the figure of one run on the test part, with what else is known of the 
     steps_to_90_percent   first validation with (AUC - 1/2) / (that of full fine-tuning at its end
                       - 1/2) >= 0.9; null where none is
     foundation        fingerprint of the backbone
+    bindings          the --gin.NAME=VALUE that the study was given
+    train_steps       TRAIN_STEPS of the run
 """
 
 from __future__ import annotations
@@ -32,7 +35,15 @@ from tqdm import tqdm
 
 from benchmarks.provenance import ROOT
 from benchmarks.results_file import Row, add_rows, metric_rows, read_results, results_path
-from benchmarks.tuned_run import SPLIT, Curve, Run, backbone_of, refuse_others, tune
+from benchmarks.tuned_run import (
+    SPLIT,
+    Curve,
+    Run,
+    backbone_of,
+    conditions_of,
+    refuse_others,
+    tune,
+)
 from m6rec_jax.errors import DataError, M6RecError
 
 RESULTS = "tuning"
@@ -71,16 +82,22 @@ def steps_to_share(curve: Curve, full: float, share: float = 0.9) -> int | None:
     return next((step for step, value in curve if value >= wanted), None)
 
 
+def files_of(task: str, method: str) -> list[str]:
+    """Gin files of a run."""
+    return [BUDGET, f"{STUDY}/{method}.gin", f"gin_configs/jobs/{task}.gin"]
+
+
 def make_run(
     task: str, method: str, seed: int, foundation: Path, folder: Path, bindings: Sequence[str]
 ) -> Run:
     """Trains, validates and tests one run in this process; its folder is removed."""
-    files = [BUDGET, f"{STUDY}/{method}.gin", f"gin_configs/jobs/{task}.gin"]
-    return tune(files, foundation, seed, folder, bindings)
+    return tune(files_of(task, method), foundation, seed, folder, bindings)
 
 
-def rows_of(run: Run, task: str, method: str, seed: int, foundation: str) -> list[Row]:
-    """Rows of one run, without its steps to 90%."""
+def rows_of(
+    run: Run, task: str, method: str, seed: int, conditions: Mapping[str, object]
+) -> list[Row]:
+    """Rows of one run, without its steps to 90%; `conditions` are of `conditions_of`."""
     rows = metric_rows(
         {name: run.figures[name] for name in TASKS[task]},
         model=METHODS[method],
@@ -94,7 +111,7 @@ def rows_of(run: Run, task: str, method: str, seed: int, foundation: str) -> lis
         "task": task,
         "method": method,
         "trainable_share": round(run.trainable_share, 6),
-        "foundation": foundation,
+        **conditions,
         "curve": [list(point) for point in run.curve],
         "steps_to_90_percent": None,
     }
@@ -162,20 +179,21 @@ def study(
       All rows of the file.
 
     Raises:
-      DataError: rows of another foundation are there.
+      DataError: rows of another foundation, or with other bindings or steps, are there.
       M6RecError: a run failed.
     """
     path, fingerprint = results_path(RESULTS), backbone_of(foundation)
     for task, method, seed in tqdm(runs, unit="run", desc="tuning"):
         rows = [row for row in read_results(path).rows if row["task"] != ALL_TASKS]
-        refuse_others(path, rows, foundation, fingerprint)
+        conditions = conditions_of(fingerprint, files_of(task, method), bindings)
+        refuse_others(path, rows, foundation, conditions)
         if not force and any(
             (row["task"], row["method"], row["seed"]) == (task, method, seed) for row in rows
         ):
             continue
         run = make_run(task, method, seed, foundation, output / f"{task}-{method}-{seed}", bindings)
         rows = [r for r in rows if (r["task"], r["method"], r["seed"]) != (task, method, seed)]
-        new = rows_of(run, task, method, seed, fingerprint)
+        new = rows_of(run, task, method, seed, conditions)
         tqdm.write(f"{task}, {method}, seed {seed}: AUC {run.figures['auc']:.4f}")
         write(path, [*rows, *new])
     return list(read_results(path).rows)

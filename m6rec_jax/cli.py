@@ -26,7 +26,8 @@ EXIT_LOST_PROCESS = 3
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one sub-command; returns the exit status.
 
-    2 is for an error the user can mend, 3 for the loss of another process of the run.
+    1 is for a report that found something wrong (a run that does not fit, a damaged task in a
+    bank), 2 for an error the user can mend, 3 for the loss of another process of the run.
     """
     # A console script does not look for modules in the current directory, where a user's own tasks/
     # are. They go last, so that nothing there can shadow a library.
@@ -282,7 +283,8 @@ def _add_prompts(commands: Any) -> None:
     inspect = actions.add_parser("inspect", help="what a task's prompts are, and whether intact")
     inspect.set_defaults(run=subcommands.run_prompts_inspect)
     for action in (listing, add, remove, inspect):
-        action.add_argument("bank", type=Path, metavar="BANK", help="folder of the bank")
+        # No Path: that would make gs:/bucket of an address, which then looks like a folder.
+        action.add_argument("bank", metavar="BANK", help="folder of the bank, on a local disk")
     for action in (remove, inspect):
         action.add_argument("name", metavar="TASK", help="name of the task in the bank")
     for action in (listing, inspect):

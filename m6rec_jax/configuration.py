@@ -176,18 +176,6 @@ def bound(parameter: str, default: Any = None) -> Any:
     return macro(value.scoped_selector.split("/")[0]) if _is_macro_reference(value) else value
 
 
-def required_macros(*names: str) -> dict[str, Any]:
-    """Values of several macros.
-
-    Raises:
-      ConfigError: naming every one that is not set, and how to set it.
-    """
-    missing = [name for name in names if not has_macro(name)]
-    if missing:
-        raise _unset(missing)
-    return {name: macro(name) for name in names}
-
-
 def write_config(directory: str | Path, *, operative: bool) -> None:
     """Writes `DIRECTORY/config.gin`, which can be given as `--gin_file` again.
 

@@ -10,9 +10,11 @@ import argparse
 import json
 from pathlib import Path
 
-from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.errors import CheckpointError, ConfigError, DataError
 
 EXIT_DOES_NOT_FIT = 1
+# Of a listing that is complete but for tasks which cannot be read.
+EXIT_DAMAGED = 1
 EXIT_OF_SIGNALS = {"SIGINT": 130, "SIGTERM": 143}
 
 
@@ -202,12 +204,14 @@ def run_convert(args: argparse.Namespace) -> None:
     print(report)
 
 
-def run_prompts_list(args: argparse.Namespace) -> None:
+def run_prompts_list(args: argparse.Namespace) -> int:
     from m6rec_jax.bank.folder import BankFolder
-    from m6rec_jax.bank.report import list_tasks, manifests_json
+    from m6rec_jax.bank.report import manifests_json, read_manifests, tasks_table
 
-    bank = BankFolder(args.bank)
-    print(manifests_json(bank, bank.names()) if args.json else list_tasks(bank))
+    found = read_manifests(BankFolder(args.bank))
+    print(manifests_json(found) if args.json else tasks_table(found, args.bank))
+    damaged = any(isinstance(manifest, CheckpointError) for manifest in found.values())
+    return EXIT_DAMAGED if damaged else 0
 
 
 def run_prompts_add(args: argparse.Namespace) -> None:
@@ -231,7 +235,7 @@ def run_prompts_inspect(args: argparse.Namespace) -> None:
 
     bank = BankFolder(args.bank)
     report = inspect_task(bank, args.name)  # also where JSON is wanted: it reads the tensors
-    print(manifests_json(bank, [args.name]) if args.json else report)
+    print(manifests_json({args.name: bank.manifest(args.name)}) if args.json else report)
 
 
 def run_compile(args: argparse.Namespace) -> int:

@@ -12,7 +12,7 @@ import gin
 import pytest
 
 from m6rec_jax import configuration
-from m6rec_jax.configuration import bound, macro, parse_config, required_macros, write_config
+from m6rec_jax.configuration import bound, macro, parse_config, write_config
 from m6rec_jax.errors import ConfigError
 
 
@@ -137,7 +137,6 @@ def test_macros() -> None:
     assert isinstance(macro("MODEL"), ToyModel)
     assert macro("OTHER") == 0.1
     assert macro("BATCH_SIZE", 8) == 8
-    assert required_macros("OTHER", "DROPOUT_RATE") == {"OTHER": 0.1, "DROPOUT_RATE": 0.1}
 
 
 def test_bound_parameters() -> None:
@@ -263,8 +262,6 @@ def test_required_macros_are_all_named() -> None:
     assert "--gin.TRAIN_STEPS=VALUE" in message
     assert "BATCH_SIZE" not in message
     parse_config(["run.gin"], ["MODEL_DIR=a", "TRAIN_STEPS=1"])
-    with pytest.raises(ConfigError, match=r"--gin.MIXTURE_OR_TASK_NAME=VALUE"):
-        required_macros("MODEL_DIR", "MIXTURE_OR_TASK_NAME")
     with pytest.raises(ConfigError, match=r"--gin.MODEL=VALUE"):
         macro("MODEL")
 

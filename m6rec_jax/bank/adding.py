@@ -32,10 +32,12 @@ def add_prompts(
       The tasks' folders in the bank.
 
     Raises:
-      ConfigError: arguments that do not fit each other, or a name that is taken.
+      ConfigError: arguments that do not fit each other, a name that is taken, or a bucket's
+        address.
       CheckpointError: truncated or damaged files; prompts of another backbone or vocabulary than
-        the bank's. The bank is then as it was.
+        the bank's. The bank is then as it was, and so it is after Ctrl-C.
     """
+    folder = BankFolder(bank)
     if (Path(source) / MANIFEST_FILE).exists():
         if tasks or step is not None:
             raise ConfigError(
@@ -54,16 +56,29 @@ def add_prompts(
                 f"{', '.join(p.manifest.task for p in found)}; choose one by --task"
             )
         found = [_named(found[0], name)]
-    folder = BankFolder(bank)
-    added: list[Path] = []
+    _add_all(folder, found)
+    return [folder.path / prompts.manifest.task for prompts in found]
+
+
+def _add_all(folder: BankFolder, found: Sequence[TaskPrompts]) -> None:
+    """Adds tasks; whatever happens between two of them, Ctrl-C included, none stays alone."""
+    was_there = folder.path.is_dir()
+    before = folder.names() if was_there else []
+    begun: list[str] = []
     try:
         for prompts in found:
-            added.append(folder.add(prompts))
-    except M6RecError:
-        for path in added:
-            folder.remove(path.name)
+            # Noted first: an interrupt may come when the folder has just got its name.
+            begun.append(prompts.manifest.task)
+            folder.add(prompts)
+    except BaseException as error:
+        if isinstance(error, M6RecError):
+            begun.pop()  # refused: what is called so is another's
+        for name in begun:
+            if name not in before and (folder.path / name).exists():
+                folder.remove(name)
+        if not was_there and folder.path.is_dir() and not any(folder.path.iterdir()):
+            folder.path.rmdir()
         raise
-    return added
 
 
 def _named(prompts: TaskPrompts, name: str) -> TaskPrompts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -15,7 +16,9 @@ from m6rec_jax.errors import CheckpointError, M6RecError
 from m6rec_jax.inference.task_settings import TaskSettings
 from m6rec_jax.model.config import ModelConfig, PromptConfig
 
-FORMAT = 1
+# 2: `manifest_fingerprint`. Files of format 1 have none and are taken as they are.
+FORMAT = 2
+_FINGERPRINT = "manifest_fingerprint"
 # Settings of the model that change how it is computed, not what: prompts need not care.
 _HOW = {
     "prompts",
@@ -74,8 +77,15 @@ class PromptManifest:
         return sum(math.prod(spec.shape) for spec in self.tensors.values())
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object."""
-        return {"format": FORMAT, **dataclasses.asdict(self)}
+        """A JSON object, with a fingerprint of all that it says."""
+        values = {"format": FORMAT, **dataclasses.asdict(self)}
+        return {**values, _FINGERPRINT: _fingerprint(values)}
+
+
+def _fingerprint(values: Mapping[str, Any]) -> str:
+    """SHA-256 of a JSON object, however it is laid out."""
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
 def parse_prompt_manifest(text: str, where: str) -> PromptManifest:
@@ -86,15 +96,22 @@ def parse_prompt_manifest(text: str, where: str) -> PromptManifest:
       where: the file, for errors.
 
     Raises:
-      CheckpointError: damaged, or written in a newer format.
+      CheckpointError: damaged, changed since it was written, or written in a newer format.
     """
     try:
         values = json.loads(text)
+        written = values.pop(_FINGERPRINT, None)
+        changed = written != _fingerprint(values) if written or values["format"] > 1 else False
         newer = values.pop("format") > FORMAT
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{where} is damaged: {error}") from error
     if newer:
         raise CheckpointError(f"{where} was written by a newer m6rec_jax; update it")
+    if changed:
+        raise CheckpointError(
+            f"{where} is damaged: it is not what was written ({_FINGERPRINT} does not fit). To "
+            "change a task's settings, tune or export it anew: remove it from the bank and add it"
+        )
     try:
         versions = {str(k): str(v) for k, v in values.pop("versions").items()}
         config = read_model_config(values.pop("model_config"), str(versions.get("m6rec_jax")))

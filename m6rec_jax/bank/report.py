@@ -16,18 +16,35 @@ _COLUMNS = ("task", "kind", "method", "prompts", "classes", "parameters", "of ba
 _SIZES = ("num_prompts", "num_options", "head", "adapter_rank", "lora_rank", "retrieval_dim")
 
 
-def list_tasks(bank: BankFolder) -> str:
-    """A table with a line per task; a damaged one says so.
+Manifests = Mapping[str, PromptManifest | CheckpointError]
+
+
+def read_manifests(bank: BankFolder) -> dict[str, PromptManifest | CheckpointError]:
+    """The manifest of every task by its name; of a damaged one, what is wrong with it.
 
     Raises:
       CheckpointError: there is no such folder.
     """
-    rows, problems = [_COLUMNS], []
+    found: dict[str, PromptManifest | CheckpointError] = {}
     for name in bank.names():
         try:
-            manifest = bank.manifest(name)
+            found[name] = bank.manifest(name)
         except CheckpointError as error:
-            problems.append(f"{name}: {error}")
+            found[name] = error
+    return found
+
+
+def tasks_table(found: Manifests, where: str) -> str:
+    """A table with a line per task; a damaged one says so.
+
+    Args:
+      found: of `read_manifests`.
+      where: the bank, in case it is empty.
+    """
+    rows, problems = [_COLUMNS], []
+    for name, manifest in found.items():
+        if isinstance(manifest, CheckpointError):
+            problems.append(f"{name}: {manifest}")
             continue
         prompts = manifest.prompts
         rows.append(
@@ -42,8 +59,8 @@ def list_tasks(bank: BankFolder) -> str:
                 manifest.date,
             )
         )
-    if len(rows) == 1 and not problems:
-        return f"{bank.path} has no tasks"
+    if not found:
+        return f"{where} has no tasks"
     widths = [max(len(row[i]) for row in rows) for i in range(len(_COLUMNS))]
     lines = [
         "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows
@@ -79,13 +96,15 @@ def inspect_task(bank: BankFolder, name: str) -> str:
     return "\n".join(lines)
 
 
-def manifests_json(bank: BankFolder, names: list[str]) -> str:
-    """The manifests of tasks as one JSON object.
-
-    Raises:
-      CheckpointError: no such task, or a damaged manifest.
-    """
-    return json.dumps({name: bank.manifest(name).to_json() for name in names}, indent=2)
+def manifests_json(found: Manifests) -> str:
+    """Manifests as one JSON object by task; of a damaged one `{"error": what is wrong}`."""
+    values = {
+        name: {"error": str(manifest)}
+        if isinstance(manifest, CheckpointError)
+        else manifest.to_json()
+        for name, manifest in found.items()
+    }
+    return json.dumps(values, indent=2)
 
 
 def _settings(manifest: PromptManifest) -> dict[str, Any]:

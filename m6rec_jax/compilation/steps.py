@@ -16,7 +16,6 @@ import optax
 from jax.sharding import Mesh
 
 from m6rec_jax import configuration
-from m6rec_jax.errors import ConfigError
 from m6rec_jax.inference.constraints import AllowedTokens
 from m6rec_jax.inference.scoring import class_log_probabilities
 from m6rec_jax.inference.writing import write
@@ -28,6 +27,7 @@ from m6rec_jax.sharding import (
     LogicalRules,
     axis_rules,
     batch_sharding,
+    check_rows,
     data_parallel,
     replicated,
 )
@@ -85,15 +85,8 @@ class StepSettings:
         Raises:
           ConfigError: they do not divide over the devices that share the batch.
         """
-        shares = mesh.shape["data"] * mesh.shape["fsdp"]
         rows = self.batch_size or self.rows_per_device * mesh.size
-        parts = shares * self.accumulation_steps
-        if rows % parts:
-            raise ConfigError(
-                f"BATCH_SIZE = {rows} does not divide into {parts} parts: {shares} devices share "
-                f"the batch (data = {mesh.shape['data']}, fsdp = {mesh.shape['fsdp']}) in "
-                f"{self.accumulation_steps} accumulation steps"
-            )
+        check_rows(rows, mesh, self.accumulation_steps)
         return rows
 
 

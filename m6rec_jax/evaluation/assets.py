@@ -8,7 +8,7 @@ from pathlib import Path
 from m6rec_jax.evaluation.task_facts import sampling_rate, task_vocabulary
 from m6rec_jax.inference.bundle import InferenceSettings, save_assets
 from m6rec_jax.inference.task_settings import TaskSettings
-from m6rec_jax.pipeline.preprocessors import prompt_task_ids
+from m6rec_jax.pipeline.prompt_rows import prompt_row
 from m6rec_jax.pipeline.registration import TaskInfo, evaluated_tasks
 
 
@@ -34,14 +34,13 @@ def save_task_assets(
       DataError: its data are not prepared.
     """
     tasks = evaluated_tasks(mixture_or_task_name)
-    ids = prompt_task_ids()
     prepared = {task.name: task.prepared() for task in tasks}
     settings = InferenceSettings(
         source_length=task_feature_lengths["inputs"],
         target_length=task_feature_lengths["targets"],
         tasks={
             task.name: TaskSettings(
-                task_id=ids.get(task.name, 0),
+                task_id=prompt_row(task.name),
                 positive_classes=task.positive_classes,
                 sampling_rate=sampling_rate(task),
                 kind=task.kind,

@@ -48,7 +48,7 @@ from m6rec_jax.metrics.generation import require_text_metrics
 from m6rec_jax.model import M6Rec
 from m6rec_jax.pipeline import prepared_rows
 from m6rec_jax.pipeline.batches import EvaluationBatches
-from m6rec_jax.pipeline.preprocessors import prompt_task_ids
+from m6rec_jax.pipeline.prompt_rows import prompt_row
 from m6rec_jax.pipeline.registration import TaskInfo, evaluated_tasks
 from m6rec_jax.sharding import LogicalRules, batch_reader, data_parallel, make_mesh
 
@@ -122,6 +122,7 @@ class Evaluator:
         """Figures of the model; `step` is for the caller's log only.
 
         Raises:
+          ConfigError: as `predict`.
           DataError: data not prepared, an empty split, or one class only.
         """
         del step
@@ -133,7 +134,12 @@ class Evaluator:
         return figures
 
     def predict(self, task: TaskInfo, model: M6Rec, variables: Variables) -> Predictions:
-        """Predictions of one of the tasks, example by example."""
+        """Predictions of one of the tasks, example by example.
+
+        Raises:
+          ConfigError: gin does not say which of several rows of prompts the task has.
+        """
+        prompt_row(task.name, model.config.prompts.num_tasks)
         batches = self._task_batches(task)
         runtime = self.runtime
         if task.kind == "scoring":
@@ -267,7 +273,7 @@ class Evaluator:
                 task_vocabulary(task.name),
                 source_length=self._lengths["inputs"],
                 target_length=self._lengths["targets"],
-                task_id=prompt_task_ids().get(task.name, 0),
+                task_id=prompt_row(task.name),
                 mesh=self.runtime.mesh,
                 rules=self.runtime.rules,
             )

@@ -21,7 +21,7 @@ from m6rec_jax.inference.task_settings import TaskSettings
 from m6rec_jax.inference.title_trie import TitleTrie
 from m6rec_jax.model import M6Rec
 from m6rec_jax.pipeline import prepared_rows
-from m6rec_jax.pipeline.preprocessors import prompt_task_ids
+from m6rec_jax.pipeline.prompt_rows import prompt_row
 from m6rec_jax.pipeline.registration import TaskInfo
 
 
@@ -96,7 +96,7 @@ class Writers:
 
     def _generator(self, task: TaskInfo, model: M6Rec, variables: Mapping[str, Any]) -> Generator:
         vocabulary = task_vocabulary(task.name)
-        self._settings[task.name] = TaskSettings(prompt_task_ids().get(task.name, 0))
+        self._settings[task.name] = TaskSettings(prompt_row(task.name))
         key = (vocabulary.fingerprint, model.config)
         if key not in self._generators:
             self._generators[key] = Generator(

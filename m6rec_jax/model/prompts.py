@@ -37,6 +37,15 @@ SIZES_COLLECTION = "task_sizes"
 NO_CLASS = -1e9
 
 
+def task_axis(name: str) -> int:
+    """Where the axis `tasks` is in a leaf of the collection: after that of layers inside a stack.
+
+    Args:
+      name: such as 'bank/soft_prompts' or 'encoder/layers/mlp/adapter/wi'.
+    """
+    return 0 if name.startswith("bank/") else 1
+
+
 def prompt_variable(
     module: nn.Module,
     name: str,

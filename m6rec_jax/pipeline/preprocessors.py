@@ -21,6 +21,7 @@ import tensorflow as tf
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.pipeline.features import TASK_FEATURES
 from m6rec_jax.pipeline.outcomes import with_outcomes
+from m6rec_jax.pipeline.prompt_rows import prompt_row
 from m6rec_jax.pipeline.vocabulary import SeqioVocabulary
 from m6rec_jax.text import rows
 from m6rec_jax.text.rows import Row
@@ -49,18 +50,6 @@ def rows_may_vary() -> bool:
 
 
 @gin.configurable
-def prompt_task_ids(ids: Mapping[str, int] | None = None) -> Mapping[str, int]:
-    """Which row of the prompt bank each seqio task uses; 0 where nothing is said.
-
-        prompt_task_ids.ids = {"movielens_100k_ctr": 0, "movielens_100k_retrieval": 1}
-
-    Args:
-      ids: seqio task name to task id, below `PromptConfig.num_tasks`.
-    """
-    return ids or {}
-
-
-@gin.configurable
 def scoring_rows(
     ds: tf.data.Dataset,
     sequence_length: Lengths,
@@ -78,7 +67,7 @@ def scoring_rows(
       ds: rows with `history`, `candidates`, `labels`, `ratings`, `item_indices`, `user_index`.
       sequence_length: `{"inputs": S, "targets": T}`.
       vocabulary: of the task.
-      task_name: whose row of the prompt bank is used, see `prompt_task_ids`.
+      task_name: whose row of the prompt bank is used, see `prompt_rows`.
       rating_values: empty: the class is the label, 0 or 1. Otherwise the class is the place of
         the candidate's rating among these values, so that the head learns from finer labels.
       candidate_length: most tokens of one candidate; None shares T among those of a group.
@@ -333,9 +322,8 @@ def map_rows(
 
 def row_ids(task_name: str, *, user: int = -1, retrieval: int = 0) -> Row:
     """The features with one value per row."""
-    task_id = prompt_task_ids().get(task_name, 0)
     return {
-        "task_ids": np.array([task_id], np.int32),
+        "task_ids": np.array([prompt_row(task_name)], np.int32),
         "retrieval": np.array([retrieval], np.int32),
         "user_ids": np.array([user], np.int32),
     }

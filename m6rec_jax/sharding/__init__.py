@@ -5,6 +5,7 @@ from m6rec_jax.sharding.mesh import MESH_AXES, make_mesh
 from m6rec_jax.sharding.placement import (
     batch_reader,
     batch_sharding,
+    check_rows,
     place_batch,
     replicated,
     unboxed_shapes,
@@ -24,6 +25,7 @@ __all__ = [
     "axis_rules",
     "batch_reader",
     "batch_sharding",
+    "check_rows",
     "compiler_options",
     "data_parallel",
     "fully_sharded",

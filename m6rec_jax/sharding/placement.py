@@ -92,6 +92,30 @@ def batch_sharding(mesh: Mesh, *, leading: int = 0) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(*(None,) * leading, ("data", "fsdp")))
 
 
+def check_rows(rows: int, mesh: Mesh, accumulation_steps: int = 1) -> None:
+    """A batch must divide over the devices that share it, in every accumulation step.
+
+    Every process then reads a multiple of `accumulation_steps` rows.
+
+    Args:
+      rows: of the global batch.
+      mesh: of `make_mesh`.
+      accumulation_steps: parts that a batch is computed in.
+
+    Raises:
+      ConfigError: it does not.
+    """
+    shares = mesh.shape["data"] * mesh.shape["fsdp"]
+    parts = shares * accumulation_steps
+    if rows % parts:
+        raise ConfigError(
+            f"BATCH_SIZE = {rows} does not divide into {parts} parts: {shares} "
+            f"{'device shares' if shares == 1 else 'devices share'} the batch (data = "
+            f"{mesh.shape['data']}, fsdp = {mesh.shape['fsdp']}) in {accumulation_steps} "
+            "accumulation steps. Change BATCH_SIZE, ACCUMULATION_STEPS or make_mesh"
+        )
+
+
 def place_batch(
     batch: Mapping[str, np.ndarray], mesh: Mesh, *, leading: int = 0
 ) -> dict[str, jax.Array]:

@@ -18,6 +18,8 @@ from t5x import gin_utils
 from m6rec_jax.checkpoints.manifest import RunDescription
 from m6rec_jax.evaluation.assets import save_task_assets
 from m6rec_jax.inference.bundle import ASSETS_FOLDER
+from m6rec_jax.pipeline.batches import tasks_of
+from m6rec_jax.pipeline.prompt_rows import check_prompt_rows
 from m6rec_jax.pipeline.registration import is_registered
 from m6rec_jax.t5x_bridge.description import write_description
 from m6rec_jax.t5x_bridge.model import M6RecModel
@@ -38,7 +40,11 @@ def describe_run(
       model_dir, summary_writer, step: as t5x gives them.
       model: of the run.
       task_feature_lengths: `{"inputs": S, "targets": T}`.
+
+    Raises:
+      ConfigError: a task has no row of the prompt bank; see `check_prompt_rows`.
     """
+    check_prompt_rows(tasks_of(model.mixture_or_task_name), model.module.config.prompts.num_tasks)
     gin_utils.summarize_gin_config(model_dir, summary_writer, step)
     if jax.process_index() != 0:
         return

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from m6rec_jax.errors import ConfigError
@@ -12,23 +13,29 @@ from m6rec_jax.model.config import ModelConfig
 from m6rec_jax.training.task_data import frequent_tokens_of, prompt_row_of, tokens_of
 from m6rec_jax.training.train_state import TrainState
 
-INITIAL_SOFT_PROMPTS = ("random", "vocabulary")
+INITIAL_SOFT_PROMPTS = ("random", "vocabulary", "class_labels")
+# Words of each class, or such words by the name of the seqio task whose classes they are.
+Words = Sequence[str] | Mapping[str, Sequence[str]]
 # Soft prompts are drawn from this many pieces; rarer ones have embeddings that hardly ever learnt.
 NUM_FREQUENT = 5000
 # Keeps these draws apart from others of the same seed.
 _DRAWS = 0x50505
 
 
-def check_initial_soft_prompts(choice: str, config: ModelConfig, initial_prompts: str) -> None:
+def check_initial_soft_prompts(
+    choice: str, config: ModelConfig, initial_prompts: str, labels: Words = ()
+) -> None:
     """Refuses settings that do not fit, before anything is computed.
 
     Args:
       choice: `train.initial_soft_prompts`.
       config: of the model.
       initial_prompts: what a checkpoint's prompts are taken for; see `state_from_checkpoint`.
+      labels: `train.class_labels`.
 
     Raises:
-      ConfigError: an unknown choice, a model without soft prompts, or two origins for them.
+      ConfigError: an unknown choice, a model without soft prompts, labels that are not there, or
+        two origins for soft prompts.
     """
     if choice not in INITIAL_SOFT_PROMPTS:
         raise ConfigError(
@@ -41,6 +48,11 @@ def check_initial_soft_prompts(choice: str, config: ModelConfig, initial_prompts
         raise ConfigError(
             f"train.initial_soft_prompts = {choice!r}, but the model has no soft prompts "
             "(PromptConfig.num_prompts = 0)"
+        )
+    if choice == "class_labels" and not labels:
+        raise ConfigError(
+            "train.initial_soft_prompts = 'class_labels', but train.class_labels is empty: give a "
+            "text for each class (the macro OPTION_WORDS of gin_configs/tuning/)"
         )
     if initial_prompts == "all":
         raise ConfigError(
@@ -55,7 +67,8 @@ def with_initial_prompts(
     task: str,
     *,
     soft_prompts: str,
-    options: Sequence[str] | Mapping[str, Sequence[str]],
+    labels: Words,
+    options: Words,
     seed: int,
 ) -> TrainState:
     """Soft prompts, then options, as `train` is told to start them.
@@ -65,23 +78,34 @@ def with_initial_prompts(
       config: of the model.
       task: a registered task or mixture, whose vocabulary is used.
       soft_prompts: one of `INITIAL_SOFT_PROMPTS`; 'random' leaves them as they are.
-      options: a word per class, or such words by the name of the seqio task whose prompts they are
-        for; empty leaves the options as the other prompts.
+      labels: text of each class, for 'class_labels'. A task of a bank that is not named has none,
+        and starts as by 'vocabulary'.
+      options: a word per class; empty leaves the options as the other prompts.
       seed: of the draws.
 
     Raises:
       ConfigError: settings that do not fit each other, the model or the vocabulary.
     """
-    if soft_prompts == "vocabulary":
+    if soft_prompts != "random":
         tokens = frequent_tokens_of(task, NUM_FREQUENT)
         state = with_prompts_of_tokens(state, config, tokens, seed)
-    if isinstance(options, Mapping):
-        for name, words in options.items():
-            row = prompt_row_of(name, task, config)
-            state = with_options_of_words(state, config, tokens_of(task, words), row)
-    elif options:
-        state = with_options_of_words(state, config, tokens_of(task, options))
+    if soft_prompts == "class_labels":
+        for row, ids in _tokens_by_row(labels, task, config):
+            state = with_prompts_of_labels(state, config, ids, row)
+    for row, ids in _tokens_by_row(options, task, config):
+        state = with_options_of_words(state, config, ids, row)
     return state
+
+
+def _tokens_by_row(
+    words: Words, task: str, config: ModelConfig
+) -> Iterator[tuple[int | None, list[list[int]]]]:
+    """Row of the bank (None: all) and token ids of each class."""
+    if isinstance(words, Mapping):
+        for name, own in words.items():
+            yield prompt_row_of(name, task, config), tokens_of(task, own)
+    elif words:
+        yield None, tokens_of(task, words)
 
 
 def with_prompts_of_tokens(
@@ -126,6 +150,46 @@ def with_prompts_of_tokens(
     return _with_soft_prompts(state, put, state.params["token_embedder"]["embedding"])
 
 
+def with_prompts_of_labels(
+    state: TrainState,
+    config: ModelConfig,
+    labels: Sequence[Sequence[int]],
+    task_id: int | None = None,
+) -> TrainState:
+    """Starts the last soft prompts as the text of the classes, one each, in their order.
+
+    A label is the mean of the backbone's embeddings of its tokens (Lester et al. 2021, section
+    3.1, whose prompts beyond the labels start from the vocabulary, too). With the option head these
+    are the options, which `with_options_of_words` may start otherwise.
+
+    Args:
+      state: at step 0.
+      config: of the model.
+      labels: token ids of each class.
+      task_id: row of the bank; None: all tasks, which have equally many classes, start alike.
+
+    Raises:
+      ConfigError: another number of labels than classes, fewer soft prompts than labels, or a label
+        without tokens.
+    """
+    _check_classes("train.class_labels", labels, config, task_id)
+    prompts = config.prompts
+    rows = range(prompts.num_tasks) if task_id is None else [task_id]
+    least = min(prompts.of_task(row).num_prompts for row in rows)
+    if len(labels) > least:
+        raise ConfigError(
+            f"train.class_labels has {len(labels)} labels, but there are {least} soft prompts to "
+            "start from them: raise PromptConfig.num_prompts (the macro TASK_PROMPTS)"
+        )
+
+    def put(prompts: jax.Array, table: jax.Array) -> jax.Array:
+        means = jnp.stack([table[np.asarray(ids)].mean(axis=0) for ids in labels])
+        places = slice(None) if task_id is None else task_id
+        return prompts.at[places, -len(labels) :].set(means.astype(prompts.dtype))
+
+    return _with_soft_prompts(state, put, state.params["token_embedder"]["embedding"])
+
+
 def with_options_of_words(
     state: TrainState,
     config: ModelConfig,
@@ -136,7 +200,7 @@ def with_options_of_words(
 
     The logit of a class is then that of its word's first token in the language model, which is what
     a backbone that writes these words after `[EOS]` predicts there: it scores before its tuning
-    begins.
+    begins. (Of the word's further tokens it says nothing there, so they are left out.)
 
     Args:
       state: at step 0.
@@ -148,18 +212,13 @@ def with_options_of_words(
       ConfigError: another number of words than options, a word without tokens, two that begin with
         the same one, or no option head.
     """
-    prompts = config.prompts
-    rows = range(prompts.num_tasks) if task_id is None else [task_id]
-    numbers = sorted({prompts.of_task(row).num_options for row in rows})
-    if prompts.head != "option" or numbers != [len(words)]:
-        whose = "the model" if task_id is None else f"task {task_id}"
+    if config.prompts.head != "option":
         raise ConfigError(
-            f"train.initial_options names {len(words)} classes, but {whose} has "
-            f"{' or '.join(map(str, numbers))} options and head {prompts.head!r}"
-            + ("; give words by the task's name" if len(numbers) > 1 else "")
+            "train.initial_options is for the head 'option', but PromptConfig.head = "
+            f"{config.prompts.head!r}; soft prompts of other methods start from labels by "
+            "train.initial_soft_prompts = 'class_labels'"
         )
-    if not all(len(ids) for ids in words):
-        raise ConfigError("train.initial_options: every class needs a word")
+    _check_classes("train.initial_options", words, config, task_id)
     first = np.asarray([ids[0] for ids in words])
     if len(set(first.tolist())) < len(first):
         raise ConfigError(
@@ -180,6 +239,24 @@ def with_options_of_words(
         else state.params["logits_head"]["kernel"]
     )
     return _with_soft_prompts(state, put, table)
+
+
+def _check_classes(
+    setting: str, words: Sequence[Sequence[int]], config: ModelConfig, task_id: int | None
+) -> None:
+    """Every class must have a word, and every word be a class's."""
+    prompts = config.prompts
+    rows = range(prompts.num_tasks) if task_id is None else [task_id]
+    numbers = sorted({prompts.of_task(row).num_options for row in rows})
+    if numbers != [len(words)]:
+        whose = "the model" if task_id is None else f"task {task_id}"
+        raise ConfigError(
+            f"{setting} names {len(words)} classes, but {whose} has "
+            f"{' or '.join(map(str, numbers))} (PromptConfig.num_options)"
+            + ("; give words by the task's name" if len(numbers) > 1 else "")
+        )
+    if not all(len(ids) for ids in words):
+        raise ConfigError(f"{setting}: every class needs a word")
 
 
 def _with_soft_prompts(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import gin
@@ -22,7 +22,13 @@ from m6rec_jax.model.config import ModelConfig
 from m6rec_jax.model.m6rec import M6Rec
 from m6rec_jax.objectives import total_loss
 from m6rec_jax.progress import progress_bar
-from m6rec_jax.sharding import LogicalRules, data_parallel, make_mesh, place_batch
+from m6rec_jax.sharding import (
+    LogicalRules,
+    check_rows,
+    data_parallel,
+    make_mesh,
+    place_batch,
+)
 from m6rec_jax.sharding.processes import check_shared
 from m6rec_jax.training.data_state import Batch
 from m6rec_jax.training.early_stopping import BestMetric
@@ -31,7 +37,11 @@ from m6rec_jax.training.initial_embeddings import (
     check_initial_embeddings,
     with_initial_embeddings,
 )
-from m6rec_jax.training.initial_prompts import check_initial_soft_prompts, with_initial_prompts
+from m6rec_jax.training.initial_prompts import (
+    Words,
+    check_initial_soft_prompts,
+    with_initial_prompts,
+)
 from m6rec_jax.training.initialization import initial_state, state_from_checkpoint
 from m6rec_jax.training.input_feed import InputFeed
 from m6rec_jax.training.metric_log import MetricLog
@@ -93,7 +103,8 @@ def train(
     initial_checkpoint_path: str | None = None,
     initial_prompts: str = "none",
     initial_soft_prompts: str = "random",
-    initial_options: Sequence[str] | Mapping[str, Sequence[str]] = (),
+    class_labels: Words = (),
+    initial_options: Words = (),
     initial_embeddings: str = "random",
     rules: LogicalRules | None = None,
     checkpoint_period: int = 1000,
@@ -143,8 +154,12 @@ def train(
       initial_prompts: whether its prompts are taken over as well: 'none', 'all', or 'matching'
         (tensors of equal name and shape, e.g. special tokens of pretraining; those of a single task
         go to every task of a bank).
-      initial_soft_prompts: of a new run: 'random', or 'vocabulary', embeddings of frequent pieces
-        drawn by `seed`; these replace soft prompts that 'matching' took over.
+      initial_soft_prompts: of a new run: 'random'; 'vocabulary', embeddings of frequent pieces
+        drawn by `seed`; or 'class_labels', the last ones as the text of the classes and the others
+        as 'vocabulary' (`initial_prompts.with_prompts_of_labels`). The latter two replace soft
+        prompts that 'matching' took over.
+      class_labels: that text, one for each class, or by the name of the seqio task. Read where
+        `initial_soft_prompts` is 'class_labels'.
       initial_options: a word for each class, whose output vectors the options of a new run start
         from, or such words by the name of the seqio task; see
         `initial_prompts.with_options_of_words`. Empty: they start as the other prompts.
@@ -183,7 +198,7 @@ def train(
     check_initial_embeddings(initial_embeddings)
     if isinstance(model, ModelConfig):
         model = M6Rec(model)
-    check_initial_soft_prompts(initial_soft_prompts, model.config, initial_prompts)
+    check_initial_soft_prompts(initial_soft_prompts, model.config, initial_prompts, class_labels)
     rules = data_parallel() if rules is None else tuple(rules)
     folder = epath.Path(model_dir)
     is_main = jax.process_index() == 0
@@ -193,6 +208,7 @@ def train(
 
     with clock.measure("startup"):
         mesh = make_mesh()
+        check_rows(batch_size, mesh, accumulation_steps)
         abstract = abstract_state(
             model, optimizer, mesh, rules, trainable=trainable, frozen_dtype=frozen_dtype
         )
@@ -254,6 +270,7 @@ def train(
                     model.config,
                     mixture_or_task_name,
                     soft_prompts=initial_soft_prompts,
+                    labels=class_labels,
                     options=initial_options,
                     seed=seed,
                 )
@@ -333,7 +350,8 @@ def train(
                 depth=prefetch,
             ) as feed:
                 state, metrics, stopped_by = loop.run(state, feed, step_function, log, bar)
-        store.wait()
+        with clock.measure("checkpoint"):
+            store.wait()
         report = clock.report()
         log.write(int(state.step), report)
     if is_main:
@@ -361,11 +379,6 @@ def _check_periods(
     ):
         if value is not None and value < 1:
             raise ConfigError(f"train.{name} = {value} must be at least 1")
-    if batch_size % accumulation_steps:
-        raise ConfigError(
-            f"BATCH_SIZE = {batch_size} is not a multiple of train.accumulation_steps = "
-            f"{accumulation_steps}"
-        )
 
 
 def _say_how_to_resume(signal_name: str, step: int, train_steps: int, folder: epath.Path) -> None:

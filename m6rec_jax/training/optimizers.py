@@ -23,6 +23,7 @@ import optax
 
 from m6rec_jax.checkpoints.trees import flatten, unflatten
 from m6rec_jax.errors import ConfigError
+from m6rec_jax.training import task_updates
 
 Schedule = Callable[[Any], Any]
 DECAYS = ("constant", "linear", "cosine", "rsqrt")
@@ -106,7 +107,9 @@ def adamw(
       b1, b2, eps: of Adam.
       weight_decay: times the learning rate, off the weights at each step.
       not_decayed: regular expressions; leaves whose name has a match keep their size.
-      clip_norm: largest global norm of the gradient, over both groups (None: not clipped).
+      clip_norm: largest norm of the gradient, over all that trains (None: not clipped). With
+        several tasks: of each task's prompts by themselves, and of the backbone, so that a spike in
+        one task's gradient shortens no other's step.
       rate_factors: regular expressions and factors; the rate of a leaf is multiplied by the factors
         of all that its name has a match of, for instance `{'token_embedder/': 0.1}`.
     """
@@ -137,25 +140,29 @@ def adafactor(
 ) -> Optimizer:
     """Adafactor: second moments of matrices as row and column sums; T5's optimizer.
 
+    The tasks of a bank are kept apart: each takes the steps that it would take alone
+    (`training.task_updates`).
+
     Args:
       learning_rate, backbone_learning_rate, weight_decay, not_decayed, clip_norm, rate_factors: as
         for `adamw`.
       decay_rate: exponent of the second moment's decay, 1 - step^-decay_rate.
       min_dim_size_to_factor: only matrices with two sides at least this long are factored.
       clipping_threshold: largest root mean square of a leaf's update (None: not clipped).
-      multiply_by_parameter_scale: updates are relative to the root mean square of the leaf.
+      multiply_by_parameter_scale: updates are relative to the root mean square of the leaf. Of a
+        bank's leaves, either is that of each task's slice.
       least_scale: but as if that were at least this much. T5's is 1e-3; what starts at zero, as the
         second halves of adapters do, then hardly moves, so raise it for prompts.
     """
     steps = [
-        optax.scale_by_factored_rms(
+        task_updates.scale_by_factored_rms(
             decay_rate=decay_rate, min_dim_size_to_factor=min_dim_size_to_factor
         )
     ]
     if clipping_threshold is not None:
-        steps.append(optax.clip_by_block_rms(clipping_threshold))
+        steps.append(task_updates.by_task(optax.clip_by_block_rms(clipping_threshold)))
     if multiply_by_parameter_scale:
-        steps.append(optax.scale_by_param_block_rms(least_scale))
+        steps.append(task_updates.by_task(optax.scale_by_param_block_rms(least_scale)))
     return _optimizer(
         clip_norm,
         [*steps, _decay(weight_decay, not_decayed), _rate_factors(rate_factors or {})],
@@ -242,7 +249,7 @@ def _optimizer(
     steps: Sequence[optax.GradientTransformation],
     rates: Mapping[str, Schedule],
 ) -> Optimizer:
-    clip = [] if clip_norm is None else [optax.clip_by_global_norm(clip_norm)]
+    clip = [] if clip_norm is None else [task_updates.clip_by_norm(clip_norm)]
     chain = optax.chain(*clip, *steps, scale_by_group_rates(rates))
     return Optimizer(chain.init, chain.update, rates)
 

@@ -116,19 +116,20 @@ def pieces_of(name: str) -> list[str]:
 
 
 def check_prompt_rows(name: str, batches: ResumableBatches, config: ModelConfig) -> None:
-    """Every task of a mixture must have a row of the bank (`prompt_task_ids`).
+    """Every task of a mixture must have a row of the bank (`pipeline.prompt_rows`).
 
     Only where batches are the pipeline's: others may not use the rows' numbers at all.
 
     Raises:
-      ConfigError: a task has a row that the bank has not. (Indexing would give NaN.)
+      ConfigError: a task has no row, or one that the bank has not (indexing would give NaN), or
+        gin names a task that there is not.
     """
     if vocabulary_of(name, batches) is None:
         return
+    from m6rec_jax.pipeline import prompt_rows
     from m6rec_jax.pipeline.batches import tasks_of
 
-    for task in tasks_of(name):
-        prompt_row_of(task, name, config)
+    prompt_rows.check_prompt_rows(tasks_of(name), config.prompts.num_tasks)
 
 
 def prompt_row_of(task: str, name: str, config: ModelConfig) -> int:
@@ -140,20 +141,14 @@ def prompt_row_of(task: str, name: str, config: ModelConfig) -> int:
       config: of the model.
 
     Raises:
-      ConfigError: the mixture has no such task, or the bank no such row.
+      ConfigError: the mixture has no such task, or the task no row of the bank.
     """
     from m6rec_jax.pipeline.batches import tasks_of
-    from m6rec_jax.pipeline.preprocessors import prompt_task_ids
+    from m6rec_jax.pipeline.prompt_rows import prompt_row
 
     if task not in tasks_of(name):
         raise ConfigError(f"'{name}' has no task '{task}'; its tasks: {', '.join(tasks_of(name))}")
-    row = prompt_task_ids().get(task, 0)
-    if not 0 <= row < config.prompts.num_tasks:
-        raise ConfigError(
-            f"prompt_task_ids.ids gives '{task}' row {row} of the prompt bank, but "
-            f"PromptConfig.num_tasks = {config.prompts.num_tasks}"
-        )
-    return row
+    return prompt_row(task, config.prompts.num_tasks)
 
 
 def save_inference_assets(

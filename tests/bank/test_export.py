@@ -19,6 +19,7 @@ from m6rec_jax.checkpoints.fingerprint import backbone_fingerprint, fingerprint
 from m6rec_jax.checkpoints.manifest import RunDescription, tensor_specs
 from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.checkpoints.trees import flatten, nested
+from m6rec_jax.cli import main
 from m6rec_jax.errors import CheckpointError, ConfigError
 from m6rec_jax.inference.bundle import InferenceSettings, save_assets
 from m6rec_jax.inference.task_settings import TaskSettings
@@ -153,6 +154,51 @@ def test_into_a_bank(run: Path, bank_path: Path, tmp_path: Path) -> None:
     assert bank.names() == ["clicks", "shop_stars"]
     # The run has the backbone of the other bank's tasks.
     add_prompts(bank.path, bank_path / "ctr")
+
+
+@pytest.mark.parametrize("arrived", [False, True])
+def test_an_interrupt_between_two_tasks_leaves_none(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arrived: bool
+) -> None:
+    """Ctrl-C at the second of three tasks, before or just after its folder is there."""
+    bank = BankFolder(tmp_path / "bank")
+    add = BankFolder.add
+
+    def interrupted(folder: BankFolder, prompts: TaskPrompts) -> Path:
+        if prompts.manifest.task != "shop_next":
+            return add(folder, prompts)
+        if arrived:
+            add(folder, prompts)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(BankFolder, "add", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            add_prompts(bank.path, run)
+        assert not bank.path.exists()
+    add_prompts(bank.path, run, tasks=["shop_stars"])
+    # An interrupt while a name that is taken was being tried removes nothing.
+    add_prompts(bank.path, run, tasks=["shop_next"])
+    monkeypatch.setattr(BankFolder, "add", interrupted if not arrived else add)
+    with pytest.raises((KeyboardInterrupt, ConfigError)):
+        add_prompts(bank.path, run)
+    assert bank.names() == ["shop_next", "shop_stars"]
+
+
+@pytest.mark.parametrize("words", [["list"], ["add", "--from", "nowhere"], ["remove", "ctr"]])
+def test_a_bucket_is_no_bank(
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The command line hands an address on as it stands, and nothing is made for it here."""
+    monkeypatch.chdir(tmp_path)
+    action, *rest = words
+    assert main(["prompts", action, "gs://bucket/bank", *rest]) == 2
+    assert "a bank lies on a local disk" in (said := capsys.readouterr().err)
+    assert "gs://bucket/bank" in said
+    assert not list(tmp_path.iterdir())
 
 
 def test_clear_errors(run: Path, tmp_path: Path, backbone: Backbone) -> None:

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from m6rec_jax.bank import folder as folders
 from m6rec_jax.bank.adding import add_prompts
 from m6rec_jax.bank.folder import BankFolder, TaskPrompts, read_prompts
-from m6rec_jax.bank.manifest import PromptManifest, method_of, parse_prompt_manifest
-from m6rec_jax.bank.report import inspect_task, list_tasks
+from m6rec_jax.bank.manifest import method_of, parse_prompt_manifest
+from m6rec_jax.bank.report import inspect_task, read_manifests, tasks_table
+from m6rec_jax.cli import main
 from m6rec_jax.errors import CheckpointError, ConfigError
 from m6rec_jax.model import PromptConfig
 from tests.bank.conftest import Backbone, make_prompts
@@ -28,6 +29,10 @@ NAMES = ["ctr", "genres", "near", "next", "probe", "stars", "titles"]
 @pytest.fixture
 def bank(bank_path: Path, tmp_path: Path) -> BankFolder:
     return BankFolder(shutil.copytree(bank_path, tmp_path / "bank"))
+
+
+def list_tasks(bank: BankFolder) -> str:
+    return tasks_table(read_manifests(bank), str(bank.path))
 
 
 def files(path: Path) -> dict[str, bytes]:
@@ -163,6 +168,72 @@ def test_a_damaged_task_is_listed_and_removed(bank: BankFolder) -> None:
     assert "damaged" not in list_tasks(bank)
 
 
+def test_a_damaged_task_hides_no_other(
+    bank: BankFolder,
+    all_prompts: dict[str, TaskPrompts],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The table and the JSON tell of every task, and exit alike."""
+    list_ = ["prompts", "list", str(bank.path)]
+    assert main(list_) == main([*list_, "--json"]) == 0
+    (bank.path / "ctr" / "manifest.json").write_text('{"format": 1')  # the first of them
+    capsys.readouterr()
+    assert main([*list_, "--json"]) == 1
+    listed = json.loads(capsys.readouterr().out)
+    assert sorted(listed) == NAMES
+    assert list(listed["ctr"]) == ["error"]
+    assert "manifest.json is damaged" in listed["ctr"]["error"]
+    written = json.loads(json.dumps(all_prompts["stars"].manifest.to_json()))
+    assert listed["stars"] == written
+    assert main(list_) == 1
+    assert "ctr: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("settings", "positive_classes"), [4]),
+        (("settings", "sampling_rate"), 0.25),
+        (("settings", "kind"), "retrieval"),
+        (("model_config", "prompts", "lora_scale"), 5.0),
+        (("model_config", "late_layers_start"), 0),
+        (("backbone_fingerprint",), "0" * 64),
+        (("metrics", "validation/auc"), 0.99),
+        (("format",), 1),
+    ],
+)
+def test_a_changed_manifest_is_refused(
+    bank: BankFolder, path: tuple[str, ...], value: Any, tmp_path: Path
+) -> None:
+    """Each is a manifest by itself, and would have been used."""
+    file = bank.path / "stars" / "manifest.json"
+    values = inner = json.loads(file.read_text())
+    for key in path[:-1]:
+        inner = inner[key]
+    assert inner[path[-1]] != value
+    inner[path[-1]] = value
+    file.write_text(json.dumps(values))
+    with pytest.raises(CheckpointError, match=r"manifest.json is damaged: it is not what was writ"):
+        bank.read("stars")
+    with pytest.raises(CheckpointError, match="manifest_fingerprint does not fit"):
+        add_prompts(tmp_path / "other", bank.path / "stars")
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_bank_of_the_first_format(bank: BankFolder, all_prompts: dict[str, TaskPrompts]) -> None:
+    """Written before manifests had a fingerprint: read as it is; without one, format 2 is not."""
+    file = bank.path / "stars" / "manifest.json"
+    values = json.loads(file.read_text())
+    file.write_text(json.dumps(values, sort_keys=True))  # laid out otherwise, it says the same
+    bank.read("stars")
+    del values["manifest_fingerprint"]
+    file.write_text(json.dumps(values))
+    with pytest.raises(CheckpointError, match="is damaged"):
+        bank.read("stars")
+    file.write_text(json.dumps(values | {"format": 1}))
+    assert bank.read("stars").manifest == all_prompts["stars"].manifest
+
+
 def test_report(bank: BankFolder, tmp_path: Path) -> None:
     table = {line.split()[0]: line.split() for line in list_tasks(bank).splitlines()[1:]}
     assert table["ctr"][1:5] == ["scoring", "option_adapter", "5", "2"]
@@ -243,4 +314,4 @@ def test_any_damage_to_a_manifest_is_an_error_of_ours(
         parsed = parse_prompt_manifest(text, "here")
     except CheckpointError as error:
         message = str(error)
-    assert message.startswith("here ") or isinstance(parsed, PromptManifest)
+    assert message.startswith("here ") or parsed == manifest

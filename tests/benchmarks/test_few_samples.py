@@ -83,6 +83,23 @@ def test_rows_under_one_name_are_of_one_foundation(made, tmp_path: Path, capsys)
     assert {row["model"] for row in rows} == {MEANS, REGRESSION, few_samples.TUNED, "of another"}
 
 
+def test_rows_under_one_name_are_of_one_budget(made, tmp_path: Path, capsys) -> None:
+    arguments = ["--samples", "64", "--foundation", str(tmp_path / "base"), "--seeds"]
+    assert few_samples.main([*arguments, "0"]) == 0
+    done, longer = len(made), "--gin.TRAIN_STEPS=480"
+    for seed in "01":
+        assert few_samples.main([*arguments, seed, longer]) == 2
+        assert "made with no gin bindings, but this study is given" in capsys.readouterr().err
+    assert len(made) == done
+    assert few_samples.main([*arguments, "0", longer, "--model", "longer"]) == 0
+    rows = read_results(tmp_path / "few_samples.json").rows
+    found = {(r["model"], tuple(r["bindings"]), r["train_steps"]) for r in rows if "bindings" in r}
+    assert found == {
+        (few_samples.TUNED, (), 240),
+        ("longer", ("TRAIN_STEPS=480",), 480),
+    }
+
+
 @pytest.mark.parametrize("text", ["0", "-3", "many"])
 def test_numbers_of_samples(made, text: str, capsys) -> None:
     with pytest.raises(SystemExit):

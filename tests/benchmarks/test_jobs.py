@@ -223,6 +223,34 @@ def test_one_study_is_of_one_foundation(calls, tmp_path: Path, capsys) -> None:
     assert "a study is of one foundation" in capsys.readouterr().err
 
 
+def test_one_table_is_of_one_budget(calls, tmp_path: Path, capsys) -> None:
+    job = ("--jobs", "explanation", "--seeds")
+    assert run(tmp_path, *job, "0", "--gin.TRAIN_STEPS=5") == 0
+    assert run(tmp_path, "--jobs", "movielens_zero_shot", "--seeds", "0") == 0  # trains nothing
+    rows = {row["split"]: row for row in rows_in(tmp_path)}
+    trained = rows["movielens_100k_explanations"]
+    assert (trained["bindings"], trained["train_steps"]) == (["TRAIN_STEPS=5"], 5)
+    assert "bindings" not in rows["movielens_100k_zero_shot"]
+    done = len(calls)
+    for seed, bindings in (("0", ()), ("1", ()), ("1", ("--gin.TRAIN_STEPS=6",))):
+        assert run(tmp_path, *job, seed, *bindings) == 2
+        assert "made with --gin.TRAIN_STEPS=5, but" in capsys.readouterr().err
+    assert len(calls) == done
+    # Nor is what was trained with other bindings taken for a run of another study.
+    (tmp_path / "jobs.json").unlink()
+    assert run(tmp_path, *job, "0") == 0
+    folders = {bindings_of(call)["MODEL_DIR"] for call in calls if call[0] == "train"}
+    assert len(folders) == 2
+    (trained, *_) = rows_in(tmp_path)
+    assert trained["bindings"] == []
+    path = tmp_path / "jobs.json"
+    path.write_text(
+        path.read_text().replace(f'"train_steps": {trained["train_steps"]}', '"train_steps": 7')
+    )
+    assert run(tmp_path, *job, "1") == 2
+    assert "has rows of 7 steps, but the gin files now say" in capsys.readouterr().err
+
+
 def test_unknown_arguments_are_refused(calls, tmp_path: Path, capsys) -> None:
     assert run(tmp_path, "TRAIN_STEPS=3") == 2
     assert "unrecognized argument: TRAIN_STEPS=3" in capsys.readouterr().err

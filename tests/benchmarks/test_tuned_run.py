@@ -19,8 +19,43 @@ def test_curve_is_read_from_the_log(tmp_path: Path) -> None:
         tuned_run.read_curve(path)
 
 
-def test_rows_of_another_foundation_are_refused(tmp_path: Path) -> None:
-    rows = [{"foundation": "aa"}, {"foundation": "bb"}]
-    tuned_run.refuse_others(tmp_path / "x.json", rows[:1], tmp_path, "aa")
-    with pytest.raises(DataError, match="rows of the foundation bb"):
-        tuned_run.refuse_others(tmp_path / "x.json", rows, tmp_path, "aa")
+OWN = {"foundation": "aa", "bindings": ["TRAIN_STEPS=480"], "train_steps": 480}
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"foundation": "bb"}, r"has rows of the foundation bb, but .* is aa"),
+        ({"bindings": []}, r"made with no gin bindings, but .* given --gin\.TRAIN_STEPS=480"),
+        ({"bindings": ["B=2", "A=1"]}, r"made with --gin\.B=2 --gin\.A=1, but"),
+        ({"train_steps": 240}, r"has rows of 240 steps, but .* TRAIN_STEPS = 480"),
+    ],
+)
+def test_rows_made_otherwise_are_refused(
+    tmp_path: Path, other: dict[str, object], message: str
+) -> None:
+    path = tmp_path / "x.json"
+    tuned_run.refuse_others(path, [OWN, OWN], tmp_path, OWN)
+    with pytest.raises(DataError, match=message):
+        tuned_run.refuse_others(path, [OWN, OWN | other], tmp_path, OWN)
+    # What need not be alike.
+    asked = {name: value for name, value in OWN.items() if name not in other}
+    if "foundation" in asked:
+        tuned_run.refuse_others(path, [OWN, OWN | other], tmp_path, asked)
+
+
+def test_rows_of_older_versions_were_made_without_bindings(tmp_path: Path) -> None:
+    rows = [{"foundation": "aa"}]
+    plain = {"foundation": "aa", "bindings": [], "train_steps": 240}
+    tuned_run.refuse_others(tmp_path / "x.json", rows, tmp_path, plain)
+    with pytest.raises(DataError, match="made with no gin bindings"):
+        tuned_run.refuse_others(tmp_path / "x.json", rows, tmp_path, OWN)
+
+
+def test_conditions_are_those_of_the_files_and_bindings(tmp_path: Path) -> None:
+    name = str(tmp_path / "run.gin")
+    Path(name).write_text("TRAIN_STEPS = 240\nRATE = 1.0\n")
+    found = tuned_run.conditions_of("aa", [name], ["--gin.RATE=0.5"])
+    assert found == {"foundation": "aa", "bindings": ["RATE=0.5"], "train_steps": 240}
+    found = tuned_run.conditions_of("aa", [name], ["--gin.TRAIN_STEPS=480"], ["--gin.RATE=2.0"])
+    assert found == OWN

@@ -39,7 +39,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str
 @pytest.mark.parametrize("method", tuning.METHODS)
 @pytest.mark.parametrize("task", tuning.TASKS)
 def test_files_of_every_run_fit_together(task: str, method: str) -> None:
-    files = [tuning.BUDGET, f"{tuning.STUDY}/{method}.gin", f"gin_configs/jobs/{task}.gin"]
+    files = tuning.files_of(task, method)
     assert all((ROOT / file).is_file() for file in files)
     configuration.parse_config(files, ["MODEL_DIR='x'", "INITIAL_CHECKPOINT_PATH='y'"])
     trainable = configuration.macro("TRAINABLE")
@@ -85,6 +85,38 @@ def test_one_study_is_of_one_foundation(made, tmp_path: Path, capsys) -> None:
     assert tuning.main(["--foundation", str(tmp_path / "other"), "--seeds", "1"]) == 2
     assert "a study is of one foundation" in capsys.readouterr().err
     assert all(seed == 0 for _, _, seed in made)
+
+
+def test_one_table_is_of_one_budget(made, tmp_path: Path, capsys) -> None:
+    arguments = ["--foundation", str(tmp_path / "base"), "--tasks", "movielens_ctr"]
+    arguments += ["--methods", "option", "--seeds"]
+    assert tuning.main([*arguments, "0"]) == 0
+    (row, *_) = read_results(tmp_path / "tuning.json").rows
+    assert (row["bindings"], row["train_steps"]) == ([], 240)
+    # Neither are rows that stand taken for those asked for, nor others put beside them.
+    for seed in "01":
+        assert tuning.main([*arguments, seed, "--gin.TRAIN_STEPS=480"]) == 2
+        said = capsys.readouterr().err
+        assert "made with no gin bindings, but this study is given --gin.TRAIN_STEPS=480" in said
+    assert made == [("movielens_ctr", "option", 0)]
+    (tmp_path / "tuning.json").unlink()
+    assert tuning.main([*arguments, "1", "--gin.TRAIN_STEPS=480"]) == 0
+    (row, *_) = read_results(tmp_path / "tuning.json").rows
+    assert (row["bindings"], row["train_steps"]) == (["TRAIN_STEPS=480"], 480)
+
+
+def test_steps_that_the_files_no_longer_have(made, tmp_path: Path, capsys, monkeypatch) -> None:
+    arguments = ["--foundation", str(tmp_path / "base"), "--tasks", "movielens_ctr"]
+    arguments += ["--methods", "option", "--seeds"]
+    assert tuning.main([*arguments, "0"]) == 0
+    files_of = tuning.files_of
+    (tmp_path / "later.gin").write_text("TRAIN_STEPS = 300\n")
+    later = lambda *run: [*files_of(*run), str(tmp_path / "later.gin")]  # noqa: E731
+    monkeypatch.setattr(tuning, "files_of", later)
+    assert tuning.main([*arguments, "1"]) == 2
+    assert "has rows of 240 steps, but the gin files now say TRAIN_STEPS = 300" in (
+        capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Evaluation from a checkpoint over the prepared tiny shop."""
 
+import dataclasses
 import json
 
 import gin
@@ -11,7 +12,7 @@ from flax import linen as nn
 
 from m6rec_jax.checkpoints.manifest import RunDescription
 from m6rec_jax.checkpoints.store import CheckpointStore
-from m6rec_jax.errors import CheckpointError, DataError
+from m6rec_jax.errors import CheckpointError, ConfigError, DataError
 from m6rec_jax.evaluation import evaluator as evaluation
 from m6rec_jax.evaluation.assets import save_task_assets
 from m6rec_jax.evaluation.reranking import Reranking
@@ -102,6 +103,16 @@ def test_retrieval_equals_a_ranking_by_hand(world):
     assert figures["hit_rate@1"] == ranking.hit_rate(ranks, 1)
     assert figures["mrr"] == ranking.mean_reciprocal_rank(ranks)
     assert figures["hit_rate@5"] == 1
+
+
+def test_rows_of_a_bank_are_never_guessed(world):
+    """A bank's tasks are evaluated with their own prompts, which gin must name here, too."""
+    model = world[2]
+    prompts = dataclasses.replace(model.config.prompts, num_tasks=2)
+    bank = M6Rec(model.config.replace(prompts=prompts))
+    evaluator = evaluation.Evaluator("eval_shop_ctr", LENGTHS, 3, split="test")
+    with pytest.raises(ConfigError, match=r"no row .* for 'eval_shop_ctr'.*num_tasks = 2"):
+        evaluator(bank, {})
 
 
 def test_reranked_lists_equal_reranking_by_hand(world):

@@ -105,11 +105,11 @@ def test_what_goes_wrong_is_said(trained: Path) -> None:
     broken = failed(m6rec(trained, "prompts", "inspect", "other", "corner_shop_retrieval"))
     assert "manifest.json is damaged" in broken
     assert "no bank at" in failed(m6rec(trained, "prompts", "list", "nowhere"))
-    rows = failed(
-        m6rec(
-            trained,
-            *("train", "--gin_file", "train.gin", "--gin.MODEL_DIR=bad"),
-            "--gin.prompt_task_ids.ids={'corner_shop_ctr': 2}",
-        )
-    )
-    assert "row 2 of the prompt bank, but PromptConfig.num_tasks = 2" in rows
+    again = ("train", "--gin_file", "train.gin", "--gin.MODEL_DIR=bad")
+    for ids, said in (
+        ({"corner_shop_ctr": 2, "corner_shop_retrieval": 1}, "row 2 of the prompt bank, but"),
+        ({"corner_shop_ctr": 0}, "no row of the prompt bank for 'corner_shop_retrieval'"),
+        ({"corner_shop_ctr": 0, "corner_shop_retreval": 1}, "did you mean 'corner_shop_retrieval'"),
+    ):
+        assert said in failed(m6rec(trained, *again, f"--gin.prompt_task_ids.ids={ids}"))
+    assert not (trained / "bad" / "checkpoints").exists()

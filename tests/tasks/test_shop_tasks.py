@@ -183,9 +183,12 @@ def test_training_batches_of_every_task_resume(shop_tasks):
 
 
 def test_prompt_task_ids_come_from_gin(shop_tasks):
+    assert rows("tiny_shop_ctr", "test")[0]["task_ids"].tolist() == [0]
     gin.bind_parameter("prompt_task_ids.ids", {"tiny_shop_retrieval": 1})
     assert rows("tiny_shop_retrieval", "test")[0]["task_ids"].tolist() == [1]
-    assert rows("tiny_shop_ctr", "test")[0]["task_ids"].tolist() == [0]
+    # No task gets another one's prompts because nobody thought of it.
+    with pytest.raises(DataError, match="no row of the prompt bank for 'tiny_shop_ct"):
+        rows("tiny_shop_ctr", "test")
 
 
 def test_data_and_vocabulary_are_named_when_missing(shop_tasks, tmp_path, monkeypatch):

@@ -15,7 +15,11 @@ from m6rec_jax.text.co_occurrence import count_neighbours, neighbour_vectors
 from m6rec_jax.text.piece_vectors import composed_vectors
 from m6rec_jax.training import initial_embeddings, initial_prompts
 from m6rec_jax.training.initial_embeddings import with_initial_embeddings, with_piece_vectors
-from m6rec_jax.training.initial_prompts import with_options_of_words, with_prompts_of_tokens
+from m6rec_jax.training.initial_prompts import (
+    with_options_of_words,
+    with_prompts_of_labels,
+    with_prompts_of_tokens,
+)
 from m6rec_jax.training.initialization import initial_state
 from m6rec_jax.training.loop import train
 from m6rec_jax.training.optimizers import adamw
@@ -62,12 +66,49 @@ def test_class_logits_are_the_words_logits(tied: bool) -> None:
 
 def test_words_must_fit_the_options() -> None:
     model, state = state_of(CONFIG)
-    with pytest.raises(ConfigError, match="names 2 classes, but the model has 3 options"):
+    with pytest.raises(ConfigError, match=r"names 2 classes, but the model has 3 \(Pro"):
         with_options_of_words(state, model.config, WORDS[:2])
     with pytest.raises(ConfigError, match="every class needs a word"):
         with_options_of_words(state, model.config, [[1], [], [2]])
     with pytest.raises(ConfigError, match="begin with the same token"):
         with_options_of_words(state, model.config, [[1], [2, 3], [2, 4]])
+    linear = model.config.replace(prompts=dataclasses.replace(CONFIG.prompts, head="linear"))
+    with pytest.raises(ConfigError, match=r"is for the head 'option', but .* = 'linear'"):
+        with_options_of_words(state, linear, WORDS)
+
+
+@pytest.mark.parametrize("head", ["option", "linear"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_last_soft_prompts_start_from_labels(tied: bool, head: str) -> None:
+    """Each the mean of its label's embeddings as the encoder reads them, whatever the head."""
+    prompts = dataclasses.replace(CONFIG.prompts, head=head)
+    config = dataclasses.replace(CONFIG, logits_via_embedding=tied, prompts=prompts)
+    _, state = state_of(config)
+    changed = with_prompts_of_labels(state, config, [[5], [7, 9], [11, 11, 2]])
+    table = np.asarray(state.params["token_embedder"]["embedding"])
+    before, after = (np.asarray(s.prompts["bank"]["soft_prompts"])[0] for s in (state, changed))
+    np.testing.assert_array_equal(after[0], before[0])
+    np.testing.assert_array_equal(after[1], table[5])
+    np.testing.assert_allclose(after[2], (table[7] + table[9]) / 2, rtol=1e-6)
+    np.testing.assert_allclose(after[3], (2 * table[11] + table[2]) / 3, rtol=1e-5, atol=1e-6)
+    for name, leaf in changed.prompts["bank"].items():
+        if name != "soft_prompts":
+            np.testing.assert_array_equal(leaf, state.prompts["bank"][name])
+    jax.tree.map(np.testing.assert_array_equal, state.params, changed.params)
+
+
+def test_labels_must_fit_the_classes_and_prompts() -> None:
+    few = dataclasses.replace(CONFIG.prompts, head="linear", num_prompts=2)
+    config = dataclasses.replace(CONFIG, prompts=few)
+    _, state = state_of(config)
+    with pytest.raises(ConfigError, match=r"class_labels names 2 classes, but the model has 3 \(P"):
+        with_prompts_of_labels(state, config, WORDS[:2])
+    with pytest.raises(
+        ConfigError, match=r"has 3 labels, but there are 2 soft prompts .*TASK_PROM"
+    ):
+        with_prompts_of_labels(state, config, WORDS)
+    with pytest.raises(ConfigError, match="class_labels: every class needs a word"):
+        with_prompts_of_labels(state, config, [[1], [], [2]])
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -129,6 +170,34 @@ def test_soft_prompts_of_a_run(tmp_path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert calls == [("toy", 5000)]
 
 
+def test_class_labels_of_a_run(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prompt tuning: two labels of several tokens last, pieces of the vocabulary before them."""
+    from tests.training.toy_run import toy_config, toy_train
+
+    ids = {"no": [25, 27], "yes": [26]}
+    monkeypatch.setattr(initial_prompts, "frequent_tokens_of", lambda *_: list(range(3, 20)))
+    monkeypatch.setattr(initial_prompts, "tokens_of", lambda name, words: [ids[w] for w in words])
+    prompts = PromptConfig(num_prompts=4, num_options=2, head="linear")
+    options = {
+        "model": toy_config(prompts=prompts),
+        "initial_soft_prompts": "class_labels",
+        "class_labels": ("no", "yes"),
+        "optimizer": adamw(0.0),
+        "trainable": "prompts",
+    }
+    result, _ = toy_train(tmp_path / "run", 1, **options)
+    table = np.asarray(result.state.params["token_embedder"]["embedding"])
+    soft = np.asarray(result.state.prompts["bank"]["soft_prompts"])[0]
+    for row in soft[:2]:
+        assert (table[3:20] == row).all(axis=-1).any()
+    np.testing.assert_allclose(soft[2], (table[25] + table[27]) / 2, rtol=1e-6)
+    np.testing.assert_array_equal(soft[3], table[26])
+    # What is not asked for does nothing, and words for options are no words for a linear head.
+    plain, _ = toy_train(tmp_path / "plain", 1, **(options | {"initial_soft_prompts": "random"}))
+    random = np.asarray(plain.state.prompts["bank"]["soft_prompts"])[0]
+    assert not (random[3] == table[26]).any()
+
+
 @pytest.mark.parametrize(
     ("config", "options", "message"),
     [
@@ -142,6 +211,11 @@ def test_soft_prompts_of_a_run(tmp_path, monkeypatch: pytest.MonkeyPatch) -> Non
             CONFIG,
             {"initial_soft_prompts": "vocabulary", "initial_prompts": "all"},
             "would overwrite the soft prompts that train.initial_prompts = 'all' takes over",
+        ),
+        (
+            CONFIG,
+            {"initial_soft_prompts": "class_labels"},
+            r"train.class_labels is empty: .* OPTION_WORDS",
         ),
     ],
 )

@@ -13,7 +13,8 @@ from m6rec_jax.checkpoints.trees import flatten
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.model import M6Rec, PromptConfig
 from m6rec_jax.sharding import data_parallel, make_mesh
-from m6rec_jax.training.initial_prompts import with_options_of_words
+from m6rec_jax.training import initial_prompts
+from m6rec_jax.training.initial_prompts import with_initial_prompts, with_options_of_words
 from m6rec_jax.training.initialization import state_from_checkpoint
 from m6rec_jax.training.optimizers import adamw
 from m6rec_jax.training.train_state import abstract_state
@@ -24,11 +25,9 @@ def test_words_of_one_task_of_a_bank() -> None:
     sizes = {"num_tasks": 2, "task_num_options": (3, 2)}
     config = dataclasses.replace(CONFIG, prompts=dataclasses.replace(CONFIG.prompts, **sizes))
     model, state = state_of(config)
-    with pytest.raises(
-        ConfigError, match=r"the model has 2 or 3 options .*; give words by the task"
-    ):
+    with pytest.raises(ConfigError, match=r"the model has 2 or 3 \(.*\); give words by the task"):
         with_options_of_words(state, model.config, WORDS)
-    with pytest.raises(ConfigError, match="names 3 classes, but task 1 has 2 options"):
+    with pytest.raises(ConfigError, match=r"names 3 classes, but task 1 has 2 \(Pr"):
         with_options_of_words(state, model.config, WORDS, 1)
     changed = with_options_of_words(state, model.config, WORDS[:2], 1)
     before, after = (np.asarray(s.prompts["bank"]["soft_prompts"]) for s in (state, changed))
@@ -38,6 +37,35 @@ def test_words_of_one_task_of_a_bank() -> None:
     np.testing.assert_allclose(after[1, 2:], table[:, [5, 7]].T * 4.0, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(after[1, :2], before[1, :2])
     np.testing.assert_array_equal(after[0], before[0])
+
+
+def test_labels_by_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tasks with few prompts have the last of the bank's; one without classes needs no labels."""
+    prompts = PromptConfig(
+        num_tasks=3,
+        num_prompts=5,
+        num_options=3,
+        head="linear",
+        task_num_prompts=(5, 2, 4),
+        task_num_options=(3, 2, 0),
+    )
+    config = dataclasses.replace(CONFIG, prompts=prompts)
+    _, state = state_of(config)
+    rows = {"stars": 0, "ctr": 1, "next": 2}
+    monkeypatch.setattr(initial_prompts, "prompt_row_of", lambda name, *_: rows[name])
+    monkeypatch.setattr(initial_prompts, "frequent_tokens_of", lambda *_: list(range(20, 30)))
+    monkeypatch.setattr(initial_prompts, "tokens_of", lambda name, words: [[w] for w in words])
+    given = {"soft_prompts": "class_labels", "options": (), "seed": 0}
+    labels = {"stars": [1, 2, 3], "ctr": [4, 5]}
+    changed = with_initial_prompts(state, config, "all", labels=labels, **given)
+    table = np.asarray(state.params["token_embedder"]["embedding"])
+    soft = np.asarray(changed.prompts["bank"]["soft_prompts"])
+    np.testing.assert_array_equal(soft[0, 2:], table[[1, 2, 3]])
+    np.testing.assert_array_equal(soft[1, 3:], table[[4, 5]])
+    for row in (*soft[0, :2], *soft[1, :3], *soft[2]):
+        assert (table[20:30] == row).all(axis=-1).any()
+    with pytest.raises(ConfigError, match=r"class_labels names 3 classes, but task 1 has 2 \(Pr"):
+        with_initial_prompts(state, config, "all", labels={"ctr": [1, 2, 3]}, **given)
 
 
 def test_one_tasks_prompts_go_to_every_task_of_a_bank(tmp_path: Path) -> None:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import logging
+import time
 from pathlib import Path
 from typing import Any
 
 import gin
 import numpy as np
 import pytest
+from jax.sharding import AbstractMesh
 
 from m6rec_jax.checkpoints.location import list_steps, locate, read_manifest
+from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.checkpoints.trees import flatten
 from m6rec_jax.errors import CheckpointError, ConfigError, M6RecError
 from m6rec_jax.model.config import PromptConfig
+from m6rec_jax.sharding import MESH_AXES
+from m6rec_jax.training import loop
 from m6rec_jax.training.metric_log import read_metrics
 from m6rec_jax.training.optimizers import adamw
 from tests.training.toy_run import toy_config, toy_train
@@ -150,8 +155,35 @@ def test_divergence_is_reported_and_not_saved(tmp_path: Path) -> None:
 
 
 def test_accumulation_must_divide_the_batch(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"not a multiple of train\.accumulation_steps = 3"):
+    with pytest.raises(ConfigError, match=r"BATCH_SIZE = 8 .* 3 parts: 1 device .* 3 accum"):
         toy_train(tmp_path, 1, accumulation_steps=3)
+
+
+def test_accumulation_must_divide_every_devices_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """8 rows over 4 devices are 2 for each, which 4 steps do not divide, though they divide 8."""
+    mesh = AbstractMesh((2, 2, 1), MESH_AXES)
+    monkeypatch.setattr(loop, "make_mesh", lambda: mesh)
+    with pytest.raises(ConfigError, match=r"into 16 parts: 4 devices share .* in 4 accumulation"):
+        toy_train(tmp_path, 1, accumulation_steps=4)
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_the_last_save_counts_as_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Saving goes on in the background; what is waited for at the end is no time of nobody's."""
+    wait = CheckpointStore.wait
+
+    def slow(store: CheckpointStore) -> None:
+        time.sleep(0.5)
+        wait(store)
+
+    toy_train(tmp_path, 1)  # a run that is complete saves nothing itself
+    monkeypatch.setattr(CheckpointStore, "wait", slow)
+    again, _ = toy_train(tmp_path, 1)
+    assert again.goodput["seconds/checkpoint"] >= 0.5
 
 
 def test_operative_config_is_written(tmp_path: Path) -> None:

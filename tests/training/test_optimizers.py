@@ -22,7 +22,7 @@ def tree() -> dict[str, Any]:
             "mlp": {"kernel": jax.random.normal(keys[0], (8, 4)), "wi_bias": jnp.ones(4)},
             "norm": {"scale": jnp.ones(4)},
         },
-        "prompts": {"soft_prompts": jax.random.normal(keys[1], (2, 4))},
+        "prompts": {"bank": {"soft_prompts": jax.random.normal(keys[1], (1, 2, 4))}},
     }
 
 
@@ -66,7 +66,7 @@ def test_groups_have_rates_of_their_own() -> None:
 def test_decay_spares_norms_and_biases() -> None:
     assert decay_mask(tree()) == {
         "params": {"mlp": {"kernel": True, "wi_bias": False}, "norm": {"scale": False}},
-        "prompts": {"soft_prompts": True},
+        "prompts": {"bank": {"soft_prompts": True}},
     }
 
 

@@ -96,6 +96,54 @@ def test_only_full_tuning_trains_the_backbone() -> None:
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_initial_values_are_set_by_macros(file: Path) -> None:
+    """A job's words are the options' where there are options, and soft prompts' where one asks."""
+    words = ("no", "yes")
+    with gin.unlock_config():
+        configuration.parse_config(
+            [
+                "gin_configs/models/mini.gin",
+                f"gin_configs/tuning/{file.name}",
+                "gin_configs/runs/finetune_scoring.gin",
+            ],
+            [
+                f"NUM_OPTIONS = {CLASSES}",
+                f"OPTION_WORDS = {words}",
+                "INITIAL_SOFT_PROMPTS = 'class_labels'",
+                *(f"{name} = None" for name in ("MIXTURE_OR_TASK_NAME", "TASK_FEATURE_LENGTHS")),
+                *(f"{name} = None" for name in ("MODEL_DIR", "TRAIN_STEPS")),
+            ],
+        )
+        assert configuration.bound("train.initial_soft_prompts") == "class_labels"
+        assert configuration.bound("train.class_labels") == words
+        has_options = configuration.macro("MODEL").config.prompts.head == "option"
+        assert configuration.bound("train.initial_options") == (words if has_options else ())
+        gin.clear_config()
+
+
+def test_the_page_shows_what_is_printed() -> None:
+    """docs/tuning.md: the output of `m6rec params`, and the share of every method."""
+    page = (FILES[0].parents[2] / "docs" / "tuning.md").read_text()
+    run = "gin_configs/examples/movielens_ctr_shared.gin"
+    assert f"$ m6rec params --gin_file {run} " in page
+    with gin.unlock_config():
+        configuration.parse_config([run], ["MODEL_DIR = 'x'"])
+        config = configuration.macro("MODEL").config
+        table = count_parameters(config, configuration.macro("TRAINABLE"), None)
+        assert table.render() in page
+        for file in FILES:
+            configuration.parse_config(
+                ["gin_configs/examples/foundation_model.gin", f"gin_configs/tuning/{file.name}"],
+                ["NUM_OPTIONS = 5"],
+            )
+            config = configuration.macro("MODEL").config
+            share = count_parameters(config, configuration.macro("TRAINABLE")).trainable_share
+            (line,) = (x for x in page.splitlines() if x.startswith(f"| `{file.name}` |"))
+            assert line.endswith(f"| {share:.2%} |")
+        gin.clear_config()
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_one_step(file: Path, tmp_path: Path) -> None:
     """What trains has moved after a step, and the frozen backbone has not, by a single bit."""
     config, trainable = read(file, "mini", *TINY)

@@ -1,0 +1,78 @@
+"""Which row of the prompt bank a task uses: said, or the only one there is; never guessed."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import gin
+import pytest
+import seqio
+
+from m6rec_jax.errors import ConfigError
+from m6rec_jax.pipeline.prompt_rows import check_prompt_rows, prompt_row
+
+TASKS = ("shop_ctr", "shop_stars", "shop_next")
+
+
+@pytest.fixture(autouse=True)
+def no_gin() -> Iterator[None]:
+    gin.clear_config()
+    yield
+    gin.clear_config()
+
+
+def check(ids: Mapping[str, Any] | None, num_tasks: int, tasks: tuple[str, ...] = TASKS) -> None:
+    gin.bind_parameter("prompt_task_ids.ids", ids)
+    check_prompt_rows(tasks, num_tasks)
+
+
+def test_one_set_of_prompts_needs_no_rows() -> None:
+    check_prompt_rows(TASKS, 1)
+    assert [prompt_row(task, 1) for task in TASKS] == [0, 0, 0]
+
+
+def test_every_task_has_the_row_that_gin_gives() -> None:
+    ids = {"shop_ctr": 2, "shop_stars": 0, "shop_next": 1}
+    check(ids, 3)
+    assert {task: prompt_row(task, 3) for task in TASKS} == ids
+
+
+def test_several_rows_and_nothing_said() -> None:
+    with pytest.raises(
+        ConfigError, match=r"no row .* for 'shop_ctr'\. It names no task, .*num_tasks = 3"
+    ):
+        check_prompt_rows(TASKS, 3)
+    with pytest.raises(ConfigError, match="no row of the prompt bank for 'shop_ctr'"):
+        prompt_row("shop_ctr", 2)
+
+
+def test_a_task_that_was_forgotten() -> None:
+    with pytest.raises(ConfigError, match=r"for 'shop_next'\. It names shop_ctr, shop_stars"):
+        check({"shop_ctr": 0, "shop_stars": 1}, 2)
+    # Wherever a row is looked up.
+    with pytest.raises(ConfigError, match="no row of the prompt bank for 'shop_next'"):
+        prompt_row("shop_next")
+
+
+def test_a_name_that_no_task_has() -> None:
+    with pytest.raises(ConfigError, match=r"names 'shop_nxt', but .*; did you mean 'shop_next'\?"):
+        check({"shop_ctr": 0, "shop_stars": 1, "shop_next": 2, "shop_nxt": 2}, 3)
+
+
+def test_rows_of_tasks_that_are_not_trained_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gin file of a bank also serves a run, or an evaluation, of one of its tasks."""
+    monkeypatch.setattr(seqio.TaskRegistry, "names", lambda: TASKS)
+    check({"shop_ctr": 0, "shop_stars": 1, "shop_next": 2}, 3, ("shop_stars",))
+
+
+@pytest.mark.parametrize("row", [2, -1, True, "0", 1.0])
+def test_a_row_that_the_bank_has_not(row: Any) -> None:
+    with pytest.raises(ConfigError, match=f"gives 'shop_ctr' (row )?{row!r}"):
+        check({"shop_ctr": row, "shop_stars": 1}, 2, TASKS[:2])
+
+
+def test_tasks_share_a_row_on_purpose_only() -> None:
+    check({"shop_ctr": 0, "shop_stars": 0, "shop_next": 1}, 2)
+    with pytest.raises(
+        ConfigError, match=r"'shop_ctr' and 'shop_stars' the same row .* while row 1 is nobody's"
+    ):
+        check({"shop_ctr": 0, "shop_stars": 0, "shop_next": 2}, 3)

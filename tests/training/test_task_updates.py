@@ -1,0 +1,187 @@
+"""Tasks of one bank are trained as if each were alone; one task as optax would train it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from m6rec_jax.bank.layout import prompt_leaves
+from m6rec_jax.checkpoints.trees import flatten, nested
+from m6rec_jax.model import ModelConfig, PromptConfig
+from m6rec_jax.model.prompts import task_axis
+from m6rec_jax.training.optimizers import adafactor, adamw
+
+RATE = 0.01
+# Name to shape of one task's slice; the axis of tasks is put in.
+SLICES = {
+    "prompts/bank/soft_prompts": (5, 8),
+    "prompts/bank/head_bias": (3,),
+    "prompts/encoder/layers/mlp/adapter/wi": (2, 8, 4),
+    "prompts/encoder/layers/mlp/adapter/scale": (2,),
+}
+BACKBONE = {
+    "params/encoder/layers/mlp/wi/kernel": (2, 8, 16),
+    "params/token_embedder/table": (9, 8),
+}
+
+
+def axis_of(name: str) -> int:
+    return 0 if "/bank/" in name else 1
+
+
+def random_leaves(seed: int, shapes: dict[str, tuple[int, ...]], scale: float) -> dict[str, Any]:
+    rng = np.random.default_rng(seed)
+    return {n: (scale * rng.normal(size=s)).astype(np.float32) for n, s in shapes.items()}
+
+
+def bank(parts: list[dict[str, Any]], shared: dict[str, Any] | None = None) -> dict[str, Any]:
+    """A tree of tasks' slices, stacked, beside what they share."""
+    stacked = {n: np.stack([part[n] for part in parts], axis_of(n)) for n in parts[0]}
+    return nested({**stacked, **(shared or {})})
+
+
+def steps(optimizer: Any, start: Any, gradients: list[Any]) -> dict[str, np.ndarray]:
+    """Names to values after a step with each of the gradients."""
+
+    @jax.jit
+    def step(values: Any, state: Any, gradient: Any) -> tuple[Any, Any]:
+        updates, state = optimizer.update(gradient, state, values)
+        return optax.apply_updates(values, updates), state
+
+    values = jax.tree.map(jnp.asarray, start)
+    state = optimizer.init(values)
+    for gradient in gradients:
+        values, state = step(values, state, gradient)
+    return {name: np.asarray(leaf) for name, leaf in flatten(values).items()}
+
+
+def of_task(values: dict[str, np.ndarray], task: int) -> dict[str, np.ndarray]:
+    return {n: np.take(v, task, axis_of(n)) for n, v in values.items() if n.startswith("prompts/")}
+
+
+def runs(tasks: int, spike: float = 1.0, **options: Any) -> dict[str, np.ndarray]:
+    """Three steps of Adafactor as runs are configured; the last task's gradient has a factor."""
+    optimizer = adafactor(RATE, least_scale=0.1, clip_norm=1.0, **options)
+    start = bank([random_leaves(task, SLICES, 0.2 + task) for task in range(tasks)])
+    gradients = [
+        bank(
+            [
+                random_leaves(
+                    100 + 10 * step + task, SLICES, 2.0 * (spike if task == tasks - 1 else 1.0)
+                )
+                for task in range(tasks)
+            ]
+        )
+        for step in range(3)
+    ]
+    return steps(optimizer, start, gradients)
+
+
+@pytest.mark.parametrize("make", [adamw, adafactor])
+def test_each_task_trains_as_it_would_alone(make: Any) -> None:
+    optimizer = make(RATE, clip_norm=1.0)
+    starts = [random_leaves(task, SLICES, 0.2 + task) for task in range(3)]
+    gradients = [
+        [random_leaves(100 + 10 * step + task, SLICES, 10.0**task) for task in range(3)]
+        for step in range(3)
+    ]
+    together = steps(optimizer, bank(starts), [bank(parts) for parts in gradients])
+    for task in range(3):
+        alone = steps(optimizer, bank([starts[task]]), [bank([parts[task]]) for parts in gradients])
+        for name, values in of_task(alone, 0).items():
+            found = of_task(together, task)[name]
+            np.testing.assert_allclose(found, values, rtol=1e-5, atol=1e-7, err_msg=name)
+
+
+def test_a_spike_of_one_task_changes_no_other_task() -> None:
+    calm, spiked = runs(2), runs(2, spike=1e4)
+    for name, values in of_task(calm, 0).items():
+        np.testing.assert_array_equal(of_task(spiked, 0)[name], values, err_msg=name)
+    assert any((of_task(spiked, 1)[n] != v).any() for n, v in of_task(calm, 1).items())
+
+
+def test_second_moments_are_never_factored_over_tasks() -> None:
+    """With as many tasks as a matrix has columns, their axis is among the longest."""
+    options = {"min_dim_size_to_factor": 4}
+    calm, spiked = runs(9, **options), runs(9, spike=1e4, **options)
+    for task in range(8):
+        for name, values in of_task(calm, task).items():
+            np.testing.assert_array_equal(of_task(spiked, task)[name], values, err_msg=name)
+
+
+@pytest.mark.parametrize("with_backbone", [False, True])
+@pytest.mark.parametrize("least", [4, 128])
+def test_one_task_is_trained_by_optax_to_the_bit(with_backbone: bool, least: int) -> None:
+    reference = optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.scale_by_factored_rms(decay_rate=0.8, min_dim_size_to_factor=least),
+        optax.clip_by_block_rms(1.0),
+        optax.scale_by_param_block_rms(0.1),
+        optax.scale(-RATE),
+    )
+    optimizer = adafactor(RATE, least_scale=0.1, clip_norm=1.0, min_dim_size_to_factor=least)
+    own = BACKBONE if with_backbone else {}
+    start = bank([random_leaves(0, SLICES, 0.2)], random_leaves(1, own, 0.5))
+    gradients = [
+        bank([random_leaves(2 + step, SLICES, scale)], random_leaves(9 + step, own, scale))
+        for step, scale in enumerate((1.0, 1e-3, 50.0))
+    ]
+    expected, found = (steps(made, start, gradients) for made in (reference, optimizer))
+    for name, values in expected.items():
+        np.testing.assert_array_equal(found[name], values, err_msg=name)
+
+
+def test_the_backbone_has_a_norm_of_its_own_beside_several_tasks() -> None:
+    """Its step depends on no task's gradient, and theirs not on the backbone's."""
+    optimizer = adamw(1.0, clip_norm=1.0)
+    parts = [random_leaves(task, SLICES, 0.2) for task in range(2)]
+    shared = random_leaves(7, BACKBONE, 1.0)
+    values = jax.tree.map(jnp.asarray, bank(parts, shared))
+    scales = (30.0, 1e-3)
+    grads = bank(
+        [random_leaves(20 + task, SLICES, scale) for task, scale in enumerate(scales)],
+        random_leaves(30, BACKBONE, 40.0),
+    )
+    _, state = optimizer.update(grads, optimizer.init(values), values)
+    # Adam's first moment is a tenth of the clipped gradient.
+    clipped = {n: 10.0 * np.asarray(leaf) for n, leaf in flatten(state[1].mu).items()}
+    norm = lambda leaves: np.sqrt(sum(np.sum(np.square(leaf)) for leaf in leaves))  # noqa: E731
+    assert norm(of_task(clipped, 0).values()) == pytest.approx(1.0, rel=1e-5)
+    given = of_task({n: np.asarray(v) for n, v in flatten(grads).items()}, 1)
+    for name, leaf in of_task(clipped, 1).items():
+        np.testing.assert_allclose(leaf, given[name], rtol=1e-5, err_msg=name)
+    assert norm([v for n, v in clipped.items() if n in BACKBONE]) == pytest.approx(1.0, rel=1e-5)
+
+
+def test_no_gradient_is_no_step() -> None:
+    values = jax.tree.map(jnp.asarray, bank([random_leaves(t, SLICES, 0.2) for t in range(2)]))
+    optimizer = adamw(1.0, clip_norm=1.0)
+    zeros = jax.tree.map(jnp.zeros_like, values)
+    updates, _ = optimizer.update(zeros, optimizer.init(values), values)
+    assert all((np.asarray(leaf) == 0).all() for leaf in jax.tree.leaves(updates))
+
+
+def test_the_axis_of_tasks_is_where_the_model_says() -> None:
+    prompts = PromptConfig(
+        num_tasks=3,
+        num_prompts=4,
+        num_options=2,
+        head="linear",
+        adapter_rank=2,
+        lora_rank=2,
+        lora_targets=("query", "key", "value", "out"),
+        special_token_ids=(1, 2),
+        retrieval_dim=4,
+        num_segment_embeddings=2,
+    )
+    config = ModelConfig(vocab_size=32, embed_dim=16, prompts=prompts, late_layers_start=1)
+    for shared in (False, True):
+        leaves = prompt_leaves(config.replace(share_layers=shared))
+        assert {name: task_axis(name) for name in leaves} == {
+            name: leaf.task_axis for name, leaf in leaves.items()
+        }
