@@ -98,7 +98,7 @@ def make_mesh(
 def _num_slices(devices: Sequence[jax.Device]) -> int:
     """Slices that the devices belong to; 1 on anything but TPUs.
 
-    XLA gives the GPUs of every host a slice index of their own, where they are no slice of anything:
+    XLA gives the GPUs of every host a slice index of their own, but they are no slice of anything:
     parameters may be split over all of them.
     """
     tpus = [device for device in devices if device.platform == "tpu"]
