@@ -35,6 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     _set_up_logging()
     try:
         args.gin_bindings = _gin_bindings(rest, parser)
+        if rest and not hasattr(args, "gin_file"):
+            parser.error(f"m6rec {_command(args)} takes no gin settings: {' '.join(rest)}")
         return args.run(args) or 0
     except (Exception, KeyboardInterrupt) as error:
         return _failed(error)
@@ -90,6 +92,10 @@ def _set_up_logging() -> None:
     logger.handlers = [handler]
     logger.setLevel(logging.INFO)
     logger.propagate = False
+
+
+def _command(args: argparse.Namespace) -> str:
+    return " ".join(filter(None, (args.command, getattr(args, "action", None))))
 
 
 def _gin_bindings(rest: Sequence[str], parser: argparse.ArgumentParser) -> list[str]:
