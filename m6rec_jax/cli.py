@@ -82,6 +82,10 @@ def _set_up_logging() -> None:
 
     Tensorflow reads data here and computes nothing: that it finds no GPU, or could be compiled
     otherwise, is no news. With `TF_CPP_MIN_LOG_LEVEL=0` in the environment everything is shown.
+
+    What cannot be silenced: tensorflow 2.21's two libraries say "All log messages before
+    absl::InitializeLog() ..." and something about oneDNN and CUDA each, while the system loads
+    them and before they look at any setting. Only without a standard error they would not.
     """
     if "TF_CPP_MIN_LOG_LEVEL" not in os.environ:
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
