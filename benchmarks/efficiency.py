@@ -31,12 +31,12 @@ from benchmarks.results_file import add_rows, metric_rows, results_path
 from m6rec_jax import configuration
 from m6rec_jax.errors import M6RecError
 from m6rec_jax.model import M6Rec, ModelConfig
-from m6rec_jax.sharding import axis_rules, data_parallel, make_mesh, place_batch
+from m6rec_jax.sharding import data_parallel, make_mesh, place_batch
 from m6rec_jax.text import rows
 from m6rec_jax.training.initialization import initial_state
 from m6rec_jax.training.optimizers import adafactor
 from m6rec_jax.training.train_state import abstract_state
-from m6rec_jax.training.train_step import make_train_step
+from m6rec_jax.training.train_step import CompiledStep, make_train_step
 
 GIN_FILE = "gin_configs/examples/movielens_ctr_option_adapter.gin"
 FULL_GIN_FILE = "gin_configs/examples/movielens_ctr_full.gin"
@@ -93,16 +93,15 @@ def compiled_step(
     )
     state = initial_state(model, optimizer, abstract, mesh, rules, trainable=trainable, seed=0)
     placed = place_batch(batch, mesh)
-    step = make_train_step(model, optimizer, trainable=trainable, seed=0)
-    with jax.set_mesh(mesh), axis_rules(rules):
-        jitted = jax.jit(step, donate_argnums=0).lower(state, placed).compile()
+    function = make_train_step(model, optimizer, trainable=trainable, seed=0)
+    step = CompiledStep(function, state, placed, mesh=mesh, rules=rules, updates_state=True)
     held = [state]
 
     def run() -> None:
-        held[0], scalars = jitted(held[0], placed)
+        held[0], scalars = step(held[0], placed)
         jax.block_until_ready(scalars["loss"])
 
-    sizes = jitted.memory_analysis()
+    sizes = step.compiled.memory_analysis()
     assert sizes is not None, "every backend that is benchmarked here analyses memory"
     memory = sizes.argument_size_in_bytes + sizes.temp_size_in_bytes
     memory += sizes.output_size_in_bytes - sizes.alias_size_in_bytes

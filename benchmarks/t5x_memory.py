@@ -34,7 +34,7 @@ from m6rec_jax.t5x_bridge.model import M6RecModel
 from m6rec_jax.t5x_bridge.trainer import M6RecTrainer
 from m6rec_jax.training.optimizers import adafactor as own_adafactor
 from m6rec_jax.training.train_state import abstract_state
-from m6rec_jax.training.train_step import make_train_step
+from m6rec_jax.training.train_step import CompiledStep, make_train_step
 
 LENGTHS = {"inputs": 128, "targets": 64}
 MEBIBYTE = 2**20
@@ -98,11 +98,11 @@ def batch_shapes(rows: int, parts: int = 1) -> Shapes:
 def built_in_step(model: M6Rec, rows: int, parts: int) -> Any:
     """The compiled step of `m6rec train`."""
     optimizer = own_adafactor(1e-2)
-    mesh = make_mesh(devices=jax.devices()[:1])
-    state = abstract_state(model, optimizer, mesh, data_parallel(), trainable="prompts")
+    mesh, rules = make_mesh(devices=jax.devices()[:1]), data_parallel()
+    state = abstract_state(model, optimizer, mesh, rules, trainable="prompts")
     step = make_train_step(model, optimizer, trainable="prompts", seed=0, accumulation_steps=parts)
-    with jax.set_mesh(mesh):
-        return jax.jit(step, donate_argnums=0).lower(state, batch_shapes(rows, parts)).compile()
+    features: Any = batch_shapes(rows, parts)
+    return CompiledStep(step, state, features, mesh=mesh, rules=rules, updates_state=True).compiled
 
 
 def t5x_step(

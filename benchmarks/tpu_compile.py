@@ -4,8 +4,8 @@
 
 Runs `m6rec compile` for every entry of `CONFIGURATIONS` and adds its figures to
 `benchmarks/results/compile.json`, from which `make results` renders `docs/tpu.md`. The reports are
-kept in FOLDER; an entry whose report is there is not compiled again. Needs libtpu (the extra
-`compile`), but no TPU.
+kept in FOLDER; an entry whose report is there, of the same command, is not compiled again. Needs
+libtpu (the extra `compile`), but no TPU.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from typing import Any
 
 from benchmarks.provenance import ROOT
 from benchmarks.results_file import add_rows, metric_rows, results_path
-from m6rec_jax.compilation.command import compile_run
+from m6rec_jax.compilation.command import compile_run, gin_files_of
 from m6rec_jax.compilation.compile_report import CompileReport, read_report
 from m6rec_jax.compilation.step_report import StepReport
-from m6rec_jax.compilation.topologies import GIB
+from m6rec_jax.compilation.topologies import GIB, parse_topology
 from m6rec_jax.errors import M6RecError
 
 REPORTS = ROOT / "runs" / "compile"
@@ -64,7 +64,10 @@ BASE_MESH = "make_mesh.largest_fsdp=8"
 BASE = ("BATCH_SIZE=256", BASE_MESH)
 TUNED = "xl, option-adapter tuning, v5e-16"
 CONFIGURATIONS = (
+    Configuration("mini, one v5e", "v5e:1x1", "mini"),
+    Configuration("small, v5e-4", "v5e:2x2", "small"),
     Configuration("base, v5e-16", "v5e:4x4", "base", bindings=BASE),
+    Configuration("large, v5e-16", "v5e:4x4", "large"),
     Configuration(TUNED, "v5e:4x4", "xl", tuning="option_adapter"),
     Configuration("xl, v5e-256", "v5e:16x16", "xl", bindings=("BATCH_SIZE=1024",)),
     Configuration(
@@ -152,8 +155,8 @@ def main(arguments: list[str] | None = None) -> int:
 def _report(configuration: Configuration, folder: Path) -> CompileReport:
     words = configuration.name.replace(",", "").split()
     path = folder / ("_".join([*words, *configuration.steps]) + ".json")
-    if path.exists():
-        return read_report(path)
+    if path.exists() and _is_of(report := read_report(path), configuration):
+        return report
     report = compile_run(
         configuration.topology,
         slices=configuration.slices,
@@ -165,6 +168,28 @@ def _report(configuration: Configuration, folder: Path) -> CompileReport:
     )
     path.write_text(report.to_json(), encoding="utf-8")
     return report
+
+
+def _is_of(report: CompileReport, configuration: Configuration) -> bool:
+    """A report says what it was made of; an entry that was changed since is compiled anew."""
+    files = gin_files_of(
+        configuration.model, configuration.tuning, configuration.sharding, (), configuration.slices
+    )
+    asked = {
+        "name": parse_topology(configuration.topology).name,
+        "slices": configuration.slices,
+        "gin_files": files,
+        "bindings": list(configuration.bindings),
+        "steps": set(configuration.steps),
+    }
+    made = {
+        "name": report.topology["name"],
+        "slices": report.topology["slices"],
+        "gin_files": report.run["gin_files"],
+        "bindings": report.run["bindings"],
+        "steps": {step.step for step in report.steps} | report.left_out.keys(),
+    }
+    return made == asked
 
 
 if __name__ == "__main__":

@@ -32,11 +32,11 @@ from m6rec_jax import configuration
 from m6rec_jax.errors import M6RecError
 from m6rec_jax.model import M6Rec, ModelConfig
 from m6rec_jax.pipeline.features import MODEL_FEATURES, feature_lengths
-from m6rec_jax.sharding import axis_rules, data_parallel, make_mesh, place_batch
+from m6rec_jax.sharding import data_parallel, make_mesh, place_batch
 from m6rec_jax.training.initialization import initial_state
 from m6rec_jax.training.optimizers import adamw
 from m6rec_jax.training.train_state import abstract_state
-from m6rec_jax.training.train_step import make_train_step
+from m6rec_jax.training.train_step import CompiledStep, make_train_step
 
 LENGTHS = {"inputs": 256, "targets": 64}
 LEARNING_RATE = 1e-4
@@ -69,13 +69,12 @@ def built_in_step(config: ModelConfig, batch: Mapping[str, np.ndarray]) -> Step:
     abstract = abstract_state(model, optimizer, mesh, rules, trainable="all")
     state = initial_state(model, optimizer, abstract, mesh, rules, trainable="all", seed=0)
     placed = place_batch(batch, mesh)
-    step = make_train_step(model, optimizer, trainable="all", seed=0)
-    with jax.set_mesh(mesh), axis_rules(rules):
-        jitted = jax.jit(step, donate_argnums=0).lower(state, placed).compile()
+    function = make_train_step(model, optimizer, trainable="all", seed=0)
+    step = CompiledStep(function, state, placed, mesh=mesh, rules=rules, updates_state=True)
     held = [state]
 
     def run() -> Mapping[str, jax.Array]:
-        held[0], scalars = jitted(held[0], placed)
+        held[0], scalars = step(held[0], placed)
         return jax.block_until_ready((held[0], scalars))[1]
 
     return run

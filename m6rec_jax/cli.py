@@ -37,6 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     _set_up_logging()
     try:
         args.gin_bindings = _gin_bindings(rest, parser)
+        if rest and not hasattr(args, "gin_file"):
+            parser.error(f"m6rec {_command(args)} takes no gin settings: {' '.join(rest)}")
         return args.run(args) or 0
     except (Exception, KeyboardInterrupt) as error:
         return _failed(error)
@@ -87,6 +89,10 @@ def _set_up_logging() -> None:
 
     Tensorflow reads data here and computes nothing: that it finds no GPU, or could be compiled
     otherwise, is no news. With `TF_CPP_MIN_LOG_LEVEL=0` in the environment everything is shown.
+
+    What cannot be silenced: tensorflow 2.21's two libraries say "All log messages before
+    absl::InitializeLog() ..." and something about oneDNN and CUDA each, while the system loads
+    them and before they look at any setting. Only without a standard error they would not.
     """
     if "TF_CPP_MIN_LOG_LEVEL" not in os.environ:
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
@@ -97,6 +103,10 @@ def _set_up_logging() -> None:
     logger.handlers = [handler]
     logger.setLevel(logging.INFO)
     logger.propagate = False
+
+
+def _command(args: argparse.Namespace) -> str:
+    return " ".join(filter(None, (args.command, getattr(args, "action", None))))
 
 
 def _gin_bindings(rest: Sequence[str], parser: argparse.ArgumentParser) -> list[str]:

@@ -40,6 +40,18 @@ def _print_once(result: object) -> None:
         print(result)
 
 
+def _make_room(file: Path | None) -> None:
+    """Makes the folder of a file that is written last, so that no work is lost for want of it."""
+    if file is None:
+        return
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be written: {error}") from error
+    if file.is_dir():
+        raise ConfigError(f"{file} is a folder; give the name of a file")
+
+
 def run_data_fetch(args: argparse.Namespace) -> None:
     from m6rec_jax.tables.sources import fetch
 
@@ -94,6 +106,7 @@ def run_data_check(args: argparse.Namespace) -> None:
             raise ConfigError("--quarantine and --json are for users, items and events, not texts")
         print(summary(args.folder))
         return
+    _make_room(args.json)
     report = check_dataset(args.folder, args.quarantine)
     print(report.render())
     if args.json is not None:
@@ -241,6 +254,7 @@ def run_prompts_inspect(args: argparse.Namespace) -> None:
 def run_compile(args: argparse.Namespace) -> int:
     from m6rec_jax.compilation.command import compile_run
 
+    _make_room(args.json)
     report = compile_run(
         args.topology,
         slices=args.slices,

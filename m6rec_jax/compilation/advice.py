@@ -29,7 +29,7 @@ class Setup:
       frozen_dtype: of a frozen backbone.
       logits_bytes: of the vocabulary logits of one device and part, if they are made at once; 0
         where they are not.
-      shards_parameters: the rules split parameters.
+      shards_parameters: no device holds all of them.
     """
 
     mesh: Mapping[str, int]

@@ -164,8 +164,10 @@ def _payload(execution: Execution) -> int:
         for buffer in operand.buffers
     ]
     if one.opcode.endswith("-start") and kind != "all-reduce":
-        # (operands, results, context): the larger of the two is the whole array.
-        return max(sum(operands), max(results, default=0))
+        # (operands, results, context), of several arrays where collectives were combined: the
+        # larger of the two is the whole.
+        count = len(one.operands)
+        return max(sum(operands), sum(results[count : 2 * count]))
     if kind == "reduce-scatter" and operands:
         return sum(operands)
     return sum(results)

@@ -57,9 +57,11 @@ def compile_run(
       progress: show a bar.
 
     Raises:
-      ConfigError: libtpu is missing, no such slice, or settings that do not fit.
+      ConfigError: libtpu is missing, no such slice, no step, or settings that do not fit.
     """
     target = parse_topology(topology, slices)
+    if not steps:
+        raise ConfigError(f"--steps names none; known are {', '.join(STEPS)}")
     if unknown := [step for step in steps if step not in STEPS]:
         raise ConfigError(f"--steps {','.join(unknown)}: known are {', '.join(STEPS)}")
     if importlib.util.find_spec("libtpu") is None:
@@ -90,7 +92,12 @@ def compile_run(
     run = collected.run | {"name": name, "gin_files": files, "bindings": list(bindings)}
     made |= {"load_after": os.getloadavg()[0], "versions": run.pop("versions")}
     return CompileReport(
-        describe_topology(target), run, made, tuple(collected.reports), collected.left_out
+        describe_topology(target),
+        run,
+        made,
+        tuple(collected.reports),
+        collected.left_out,
+        tuple(collected.warnings),
     )
 
 
@@ -130,6 +137,7 @@ class _Collected:
         self.run: dict[str, Any] = {}
         self.reports: list[StepReport] = []
         self.left_out: dict[str, str] = {}
+        self.warnings: list[str] = []
         self.stage = "starting"
         self.step: str | None = None
 
@@ -154,6 +162,13 @@ class _Collected:
             case "report":
                 self.reports.append(StepReport.from_json(values["report"]))
                 bar.update()
+            case "warning":
+                if values["text"] not in self.warnings:  # each step warns anew
+                    self.warnings.append(values["text"])
+            case "error" if "traceback" in values:
+                raise ConfigError(
+                    f"failed at {self.stage}: {values['message']}\n{values['traceback'].rstrip()}"
+                )
             case "error":
                 raise ConfigError(values["message"])
 
@@ -163,17 +178,17 @@ class _Collected:
         Raises:
           ConfigError: no step had begun.
         """
-        how = f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+        died = status < 0
+        how = f"signal {signal.Signals(-status).name}" if died else f"exit status {status}"
+        ended = f"the TPU compiler ended itself ({how})" if died else f"compiling ended with {how}"
         told = {report.step for report in self.reports} | self.left_out.keys()
         if not set(self.steps) - told:
             return
         if self.step is None or not self.run:
-            raise ConfigError(
-                f"the TPU compiler ended itself ({how}) at {self.stage}: no such slice, most "
-                f"likely. Its last words:\n{log}"
-            )
+            guess = ": no such slice, most likely" if died else ""
+            raise ConfigError(f"{ended} at {self.stage}{guess}. Its last words:\n{log}")
         memory = Memory(available=self.topology.chip.hbm_bytes, needed=0)
-        why = f"the TPU compiler ended itself ({how}) at {self.stage}. Its last words:\n{log}"
+        why = f"{ended} at {self.stage}. Its last words:\n{log}"
         self.reports.append(StepReport(self.step, memory, {}, error=why))
 
 

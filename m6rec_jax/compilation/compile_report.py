@@ -27,6 +27,7 @@ class CompileReport:
       made: versions, processor, the machine's load.
       steps: a report per step.
       left_out: steps that the run does not have, and why.
+      warnings: what the run was warned of, such as axes that are copied to every device.
     """
 
     topology: Mapping[str, Any]
@@ -34,6 +35,7 @@ class CompileReport:
     made: Mapping[str, Any]
     steps: Sequence[StepReport]
     left_out: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    warnings: Sequence[str] = ()
 
     @property
     def fits(self) -> bool:
@@ -61,6 +63,7 @@ class CompileReport:
             "made": dict(self.made),
             "steps": [step.to_json() for step in self.steps],
             "left_out": dict(self.left_out),
+            "warnings": list(self.warnings),
         }
         return json.dumps(values, indent=1, ensure_ascii=False) + "\n"
 
@@ -72,6 +75,7 @@ class CompileReport:
             f"{self.topology['text']}, {run['name']}: {run['rows']} rows of "
             f"{run['source_length']} + {run['target_length']} tokens, trains {run['trainable']}",
             f"mesh {mesh}; rules {_rules(run['rules'])}",
+            *(f"warning: {text}" for text in self.warnings),
         ]
         parts = ["\n".join(head), *(_render_step(step) for step in self.steps)]
         parts += [f"{name}: left out, {why}" for name, why in self.left_out.items()]
@@ -93,7 +97,12 @@ def read_report(path: Path) -> CompileReport:
     try:
         steps = tuple(StepReport.from_json(step) for step in values["steps"])
         return CompileReport(
-            values["topology"], values["run"], values["made"], steps, values["left_out"]
+            values["topology"],
+            values["run"],
+            values["made"],
+            steps,
+            values["left_out"],
+            values.get("warnings", ()),
         )
     except (KeyError, TypeError) as error:
         raise DataError(f"{path}: the report is damaged: {error!r}") from error

@@ -32,7 +32,7 @@ from m6rec_jax.sharding import (
     replicated,
 )
 from m6rec_jax.training.train_state import TrainState, abstract_state
-from m6rec_jax.training.train_step import make_train_step
+from m6rec_jax.training.train_step import jit_step, make_train_step
 
 Features = dict[str, jax.ShapeDtypeStruct]
 
@@ -101,6 +101,7 @@ class Program:
       jitted: with shardings and donated arguments.
       arguments: abstract.
       argument_bytes: of each argument on one device: what state and batch take, by name.
+      shards_parameters: no device holds all of them.
     """
 
     name: str
@@ -109,6 +110,7 @@ class Program:
     jitted: Any
     arguments: tuple[Any, ...]
     argument_bytes: dict[str, int]
+    shards_parameters: bool
 
     def lower(self, mesh: Mesh, rules: LogicalRules) -> jax.stages.Lowered:
         """Traces the step on a mesh."""
@@ -147,7 +149,6 @@ def _train(settings: StepSettings, mesh: Mesh) -> Program:
         seed=0,
         accumulation_steps=parts,
     )
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     source, target = settings.lengths
     return Program(
         name="train",
@@ -160,7 +161,7 @@ def _train(settings: StepSettings, mesh: Mesh) -> Program:
             language_modelling=settings.writes,
         ),
         loop_trips=1,
-        jitted=jax.jit(step, donate_argnums=(0,), out_shardings=(shardings, replicated(mesh))),
+        jitted=jit_step(step, state, mesh),
         arguments=(state, features),
         argument_bytes=_bytes(
             params=state.params,
@@ -168,6 +169,7 @@ def _train(settings: StepSettings, mesh: Mesh) -> Program:
             optimizer=state.opt_state,
             batch=features,
         ),
+        shards_parameters=_are_sharded(state.params),
     )
 
 
@@ -187,6 +189,7 @@ def _score(settings: StepSettings, mesh: Mesh) -> Program:
         jitted=jax.jit(score, out_shardings=batch_sharding(mesh)),
         arguments=(variables, features),
         argument_bytes=_bytes(**variables, batch=features),
+        shards_parameters=_are_sharded(variables["params"]),
     )
 
 
@@ -213,6 +216,7 @@ def _decode(settings: StepSettings, mesh: Mesh) -> Program:
         jitted=jax.jit(decode, out_shardings=by_rows),
         arguments=(variables, features, allowed),
         argument_bytes=_bytes(**variables, batch=features),
+        shards_parameters=_are_sharded(variables["params"]),
     )
 
 
@@ -239,6 +243,10 @@ def _features(
         )
         for name in names
     }
+
+
+def _are_sharded(params: Any) -> bool:
+    return not all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(params))
 
 
 def _bytes(**trees: Any) -> dict[str, int]:

@@ -12,10 +12,12 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import json
+import logging
 import os
 import sys
 import threading
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -44,15 +46,30 @@ from m6rec_jax.sharding import compiler_options, make_mesh
 
 
 def main(arguments: list[str]) -> int:
-    """Returns the exit status: 0, or 2 for an error the user can mend (which is told)."""
+    """Returns the exit status: 0, 2 for an error the user can mend, 1 for any other.
+
+    Errors are told; what comes from libtpu ends the process before it can be.
+    """
     threading.Thread(target=_end_with_parent, daemon=True).start()
     request = json.loads(Path(arguments[0]).read_text(encoding="utf-8"))
+    logging.getLogger("m6rec_jax").addHandler(_Telling(logging.WARNING))
     try:
         run(request)
     except M6RecError as error:
         tell("error", message=str(error))
         return 2
+    except Exception as error:
+        words = f"{type(error).__name__}: {error}"
+        tell("error", message=words, traceback=traceback.format_exc())
+        return 1
     return 0
+
+
+class _Telling(logging.Handler):
+    """Tells the package's warnings, for nobody reads this process's standard error."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tell("warning", text=record.getMessage())
 
 
 def _end_with_parent() -> None:
@@ -104,7 +121,7 @@ def run(request: dict[str, Any]) -> None:
             tell("left_out", step=name, why=program)
             continue
         report = _compile(program, settings, topology, mesh, hlo_folder=request["hlo"])
-        report = dataclasses.replace(report, advice=advise(report, _setup(settings, mesh)))
+        report = dataclasses.replace(report, advice=advise(report, _setup(settings, mesh, program)))
         tell("report", report=report.to_json())
 
 
@@ -167,7 +184,7 @@ def _compiled(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled | None, 
         return None, str(error)
 
 
-def _setup(settings: StepSettings, mesh: Mesh) -> Setup:
+def _setup(settings: StepSettings, mesh: Mesh, program: Program) -> Setup:
     shares = mesh.shape["data"] * mesh.shape["fsdp"] * settings.accumulation_steps
     rows = settings.rows(mesh)
     at_once = configuration.bound("language_modelling_loss.chunk_length", 0) == 0
@@ -180,7 +197,7 @@ def _setup(settings: StepSettings, mesh: Mesh) -> Setup:
         trainable=settings.trainable,
         frozen_dtype=settings.frozen_dtype,
         logits_bytes=logits if at_once and settings.writes else 0,
-        shards_parameters=any(logical != "batch" for logical, _ in rules_of(settings)),
+        shards_parameters=program.shards_parameters,
     )
 
 

@@ -6,6 +6,8 @@ not know how to split a kernel over devices: each one runs it on its own example
 
 from __future__ import annotations
 
+import functools
+import logging
 import math
 
 import jax
@@ -16,6 +18,7 @@ from jax.sharding import PartitionSpec
 from m6rec_jax.errors import ConfigError
 
 Array = jax.Array
+logger = logging.getLogger(__name__)
 
 _BLOCK = 128
 # Far below any mask of the model's, so that queries that see nothing do not see padding either.
@@ -79,4 +82,19 @@ def _dividing(
     """The mesh axes that split a logical axis under the present rules, if they split it evenly."""
     (axes,) = nn.logical_to_mesh_axes((logical,)) or (None,)
     names = (axes,) if isinstance(axes, str) else tuple(axes or ())
-    return axes if size % math.prod(mesh.shape[name] for name in names) == 0 else None
+    parts = math.prod(mesh.shape[name] for name in names)
+    if size % parts == 0:
+        return axes
+    if logical == "heads":  # batches of one row are nothing unusual: models start with them
+        _warn(axes, size, parts)
+    return None
+
+
+@functools.cache
+def _warn(axes: tuple[str, ...] | str, num_heads: int, parts: int) -> None:
+    """Once for all layers and steps."""
+    logger.warning(
+        "flash attention: %d heads are not divisible by the %d parts of mesh axis %r, so every "
+        "device computes all of them; change the mesh (make_mesh) or the model's size",
+        *(num_heads, parts, axes),
+    )

@@ -54,7 +54,7 @@ def make_mesh(
       ConfigError: if the sizes do not multiply to the number of devices.
     """
     devices = jax.devices() if devices is None else devices
-    num_slices = len({getattr(device, "slice_index", None) for device in devices})
+    num_slices = _num_slices(devices)
     count = len(devices) // num_slices
     sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
     wanted = ", ".join(f"{name}={size}" for name, size in sizes.items())
@@ -93,6 +93,16 @@ def make_mesh(
         MESH_AXES,
         axis_types=(AxisType.Auto,) * len(MESH_AXES),
     )
+
+
+def _num_slices(devices: Sequence[jax.Device]) -> int:
+    """Slices that the devices belong to; 1 on anything but TPUs.
+
+    XLA gives the GPUs of every host a slice index of their own, but they are no slice of anything:
+    parameters may be split over all of them.
+    """
+    tpus = [device for device in devices if device.platform == "tpu"]
+    return len({getattr(device, "slice_index", None) for device in tpus}) or 1
 
 
 def _device_array(

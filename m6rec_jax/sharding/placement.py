@@ -19,7 +19,8 @@ from flax.core import meta
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from m6rec_jax.errors import ConfigError
-from m6rec_jax.sharding.rules import MeshAxes
+from m6rec_jax.sharding.rules import LOGICAL_AXES, MeshAxes
+from m6rec_jax.tables.schema import closest_match
 
 logger = logging.getLogger(__name__)
 
@@ -40,20 +41,22 @@ def variable_shardings(
       mesh: of `make_mesh`.
       rules: of `sharding.rules`.
       uneven: what to do with a dimension that its mesh axes do not divide: 'replicate' copies it
-        to every device with a warning, 'error' raises. In gin: `variable_shardings.uneven`.
+        to every device with a warning (one per axis, with all its arrays), 'error' raises. In gin:
+        `variable_shardings.uneven`.
 
     Returns:
       The tree without boxes, a `NamedSharding` per leaf.
 
     Raises:
       ConfigError: for an uneven dimension (`uneven` 'error'), or rules that name a mesh axis which
-        the mesh lacks.
+        the mesh lacks or a logical axis which nothing has.
     """
     if uneven not in ("replicate", "error"):
         raise ConfigError(
             f"variable_shardings.uneven = {uneven!r} is neither 'replicate' nor 'error'"
         )
     _check_rules(rules, mesh)
+    replicated_in: dict[str, list[str]] = {}  # what is uneven → arrays
 
     def place(path: Any, leaf: Any) -> NamedSharding:
         value = leaf.unbox(apply_constraint=False) if _is_named(leaf) else leaf
@@ -63,9 +66,20 @@ def variable_shardings(
             return NamedSharding(mesh, PartitionSpec())
         spec = nn.logical_to_mesh_axes(tuple(names), tuple(rules)) or PartitionSpec()
         name = jax.tree_util.keystr(path, simple=True, separator="/")
-        return NamedSharding(mesh, _evenly(spec, shape, names, mesh, name, uneven))
+        array = f"{name} {list(shape)}"
+        even, problems = _evenly(spec, shape, names, mesh)
+        for problem in problems:
+            if uneven == "error":
+                raise ConfigError(
+                    f"{array}: {problem}; change the mesh (make_mesh) or the model's size"
+                )
+            replicated_in.setdefault(problem, []).append(array)
+        return NamedSharding(mesh, even)
 
-    return jax.tree_util.tree_map_with_path(place, variables, is_leaf=_is_named)
+    placed = jax.tree_util.tree_map_with_path(place, variables, is_leaf=_is_named)
+    for problem, arrays in replicated_in.items():
+        logger.warning("%s; replicated instead in %s", problem, ", ".join(arrays))
+    return placed
 
 
 def unboxed_shapes(variables: Any) -> Any:
@@ -182,6 +196,12 @@ def _is_named(leaf: Any) -> bool:
 
 def _check_rules(rules: Rules, mesh: Mesh) -> None:
     for logical, mesh_axes in rules:
+        if logical not in LOGICAL_AXES:
+            raise ConfigError(
+                f"sharding rule {logical!r} -> {mesh_axes!r} splits nothing: no variable or "
+                f"activation has that logical axis (there are {', '.join(LOGICAL_AXES)})"
+                f"{closest_match(logical, LOGICAL_AXES)}"
+            )
         for axis in _as_tuple(mesh_axes):
             if axis not in mesh.shape:
                 raise ConfigError(
@@ -191,32 +211,23 @@ def _check_rules(rules: Rules, mesh: Mesh) -> None:
 
 
 def _evenly(
-    spec: PartitionSpec,
-    shape: tuple[int, ...],
-    names: Sequence[str | None],
-    mesh: Mesh,
-    name: str,
-    uneven: str,
-) -> PartitionSpec:
-    """`spec` with the dimensions that do not divide left whole (or an error)."""
+    spec: PartitionSpec, shape: tuple[int, ...], names: Sequence[str | None], mesh: Mesh
+) -> tuple[PartitionSpec, list[str]]:
+    """`spec` with the dimensions that do not divide left whole, and what they are."""
     kept: list[MeshAxes] = []
+    problems = []
     for dimension, logical, mesh_axes in zip(shape, names, spec, strict=True):
         parts = math.prod(mesh.shape[axis] for axis in _as_tuple(mesh_axes))
         if dimension % parts == 0:
             kept.append(mesh_axes)
             continue
-        if dimension == 1:  # a stand-in, such as Adafactor's where it does not factor
-            kept.append(None)
-            continue
-        problem = (
-            f"{name} {list(shape)}: axis {logical!r} of {dimension} is not divisible by the "
-            f"{parts} parts of mesh axis {mesh_axes!r}"
-        )
-        if uneven == "error":
-            raise ConfigError(f"{problem}; change the mesh (make_mesh) or the model's size")
-        logger.warning("%s; replicated instead", problem)
         kept.append(None)
-    return PartitionSpec(*kept)
+        if dimension > 1:  # 1: a stand-in, such as Adafactor's where it does not factor
+            problems.append(
+                f"axis {logical!r} of {dimension} is not divisible by the {parts} parts of mesh "
+                f"axis {mesh_axes!r}"
+            )
+    return PartitionSpec(*kept), problems
 
 
 def _as_tuple(mesh_axes: MeshAxes) -> tuple[str, ...]:

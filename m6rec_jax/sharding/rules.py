@@ -10,10 +10,9 @@ In gin:
 
     train.rules = @fully_sharded()
 
-A logical axis that no rule names is not split. Logical axes of the model: batch, length, embed,
-mlp, heads, kv, vocab, relpos_buckets, layers; in the task bank also tasks, prompts, rank, classes,
-retrieval, special_tokens, segments. `lookup_batch` is the batch while embeddings are looked up:
-split as `batch`, but not over what splits `embed`.
+A logical axis that no rule names is not split; `LOGICAL_AXES` are those that there are.
+`lookup_batch` is the batch while embeddings are looked up: split as `batch`, but not over what
+splits `embed`.
 """
 
 from collections.abc import Sequence
@@ -24,6 +23,13 @@ from flax import linen as nn
 
 MeshAxes = str | tuple[str, ...] | None
 LogicalRules = tuple[tuple[str, MeshAxes], ...]
+
+# Of activations and the backbone's variables, and of the task bank's.
+LOGICAL_AXES = (
+    *("batch", "lookup_batch", "length", "embed", "mlp", "heads", "kv", "vocab"),
+    *("relpos_buckets", "layers"),
+    *("tasks", "prompts", "rank", "classes", "retrieval", "special_tokens", "segments"),
+)
 
 BATCH: LogicalRules = (("batch", ("data", "fsdp")),)
 

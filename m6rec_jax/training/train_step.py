@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
@@ -162,6 +163,30 @@ def make_eval_step(
     return step
 
 
+def jit_step(
+    step: Callable[[TrainState, Features], Any],
+    state: TrainState,
+    mesh: Mesh,
+    *,
+    updates_state: bool = True,
+) -> Any:
+    """`jax.jit` of a step as runs compile it, wherever it is compiled.
+
+    Args:
+      step: `(state, features) → (state, scalars)` or `→ sums`.
+      state: with shardings; the next state lies as it does, and all else on every device.
+      mesh: of the run.
+      updates_state: the step returns a state first; the one given to it is then used up (donated).
+    """
+    everywhere = replicated(mesh)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    return jax.jit(
+        step,
+        donate_argnums=(0,) if updates_state else (),
+        out_shardings=(shardings, everywhere) if updates_state else everywhere,
+    )
+
+
 class CompiledStep:
     """A step compiled ahead of its first call, for batches of one shape; the only compilation.
 
@@ -170,9 +195,10 @@ class CompiledStep:
       state: abstract state with shardings.
       features: a placed batch (or its abstract form).
       mesh, rules: of the run.
-      updates_state: the step returns a state first; the one given to it is then used up (donated).
+      updates_state: as for `jit_step`.
 
     Attributes:
+      compiled: what XLA made of it.
       compile_seconds: what tracing and compiling took.
       num_traces: how often Python ran through the step: 1.
     """
@@ -190,23 +216,18 @@ class CompiledStep:
         self.num_traces = 0
         self._shapes = {name: x.shape for name, x in features.items()}
 
+        @functools.wraps(step)
         def traced(state: TrainState, features: Features) -> Any:
             self.num_traces += 1
             return step(state, features)
 
-        everywhere = replicated(mesh)
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
         platform = mesh.devices.flat[0].platform
+        jitted = jit_step(traced, state, mesh, updates_state=updates_state)
         begin = time.perf_counter()
         with jax.set_mesh(mesh), axis_rules(rules):
-            self._compiled = (
-                jax.jit(
-                    traced,
-                    donate_argnums=(0,) if updates_state else (),
-                    out_shardings=(shardings, everywhere) if updates_state else everywhere,
-                )
-                .lower(state, features)
-                .compile(compiler_options=compiler_options(platform) or None)
+            lowered = jitted.lower(state, features)
+            self.compiled: jax.stages.Compiled = lowered.compile(
+                compiler_options=compiler_options(platform) or None
             )
         self.compile_seconds = time.perf_counter() - begin
 
@@ -227,7 +248,7 @@ class CompiledStep:
                 f"a batch has '{name}' of shape {shapes.get(name)} where the first one had "
                 f"{self._shapes.get(name)}; batches must all have one shape"
             )
-        return self._compiled(state, features)
+        return self.compiled(state, features)
 
 
 def _accumulated(

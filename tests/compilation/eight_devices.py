@@ -8,9 +8,11 @@ Run by test_hlo_diff.py, in a process of its own.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 # Before JAX starts. Generating machine code takes nearly all of the time and changes nothing here.
@@ -19,14 +21,16 @@ os.environ["XLA_FLAGS"] = (
 )
 os.environ["JAX_PLATFORMS"] = "cpu"
 
+import gin
 import jax
 import jaxlib
+from jax.sharding import Mesh
 
 from m6rec_jax.compilation.hlo_diff import Accepted, write_accepted
 from m6rec_jax.compilation.step_report import StepReport, measure
 from m6rec_jax.compilation.steps import Program, StepSettings, make_program
 from m6rec_jax.compilation.topologies import parse_topology
-from m6rec_jax.model import M6Rec, ModelConfig
+from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
 from m6rec_jax.sharding import (
     LogicalRules,
     data_parallel,
@@ -47,32 +51,67 @@ CONFIG = ModelConfig(
     mlp_dim=128,
     remat="dots",
 )
-RULES = {
-    "data parallel": ({}, data_parallel()),
-    "fully sharded": ({"fsdp": 8}, fully_sharded()),
-    "fully sharded, two copies": ({"fsdp": 4}, fully_sharded()),
-    "2-D with tensor": ({"fsdp": 4, "tensor": 2}, fully_sharded_2d()),
+TUNED = "fully sharded, option-adapter tuning"
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """What is compiled: sizes of the mesh's axes, rules, and what trains for which loss."""
+
+    sizes: Mapping[str, int]
+    rules: LogicalRules
+    config: ModelConfig = CONFIG
+    trainable: str = "all"
+    weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+
+CASES = {
+    "data parallel": Case({}, data_parallel()),
+    "fully sharded": Case({"fsdp": 8}, fully_sharded()),
+    "fully sharded, two copies": Case({"fsdp": 4}, fully_sharded()),
+    "2-D with tensor": Case({"fsdp": 4, "tensor": 2}, fully_sharded_2d()),
+    # As in gin_configs/runs/compile_tuning.gin.
+    TUNED: Case(
+        {"fsdp": 8},
+        fully_sharded(),
+        CONFIG.replace(
+            prompts=PromptConfig(
+                num_prompts=8,
+                num_options=2,
+                head="option",
+                adapter_rank=4,
+                special_token_ids=(0, 1),
+            )
+        ),
+        "prompts",
+        {"language_modelling_weight": 0.0, "classification_weight": 1.0},
+    ),
 }
 
 
-def report(name: str) -> StepReport:
-    """The training step's figures under a rule set."""
-    sizes, rules = RULES[name]
-    return _measure(sizes, rules)
-
-
-def _measure(sizes: dict[str, int], rules: LogicalRules) -> StepReport:
-    mesh = make_mesh(**sizes)
+def program_of(case: Case) -> tuple[Program, Mesh]:
+    """The training step, and the mesh it is for."""
+    mesh = make_mesh(**case.sizes)
     settings = StepSettings(
-        M6Rec(CONFIG),
+        M6Rec(case.config),
         {"inputs": 32, "targets": 16},
         adafactor(1e-2, clip_norm=1.0, min_dim_size_to_factor=32),
+        trainable=case.trainable,
         rows_per_device=2,
-        rules=rules,
+        rules=case.rules,
     )
     program = make_program("train", settings, mesh)
     assert isinstance(program, Program)
-    compiled = program.lower(mesh, rules).compile()
+    return program, mesh
+
+
+def report(case: Case) -> StepReport:
+    """Figures of the training step."""
+    gin.clear_config()
+    for name, weight in case.weights.items():
+        gin.bind_parameter(f"total_loss.{name}", weight)
+    program, mesh = program_of(case)
+    compiled = program.lower(mesh, case.rules).compile()
     # Figures of a chip are beside the point here; the shape must have as many devices.
     return measure(
         "train",
@@ -85,7 +124,7 @@ def _measure(sizes: dict[str, int], rules: LogicalRules) -> StepReport:
 
 
 def main() -> None:
-    reports = {name: report(name) for name in RULES}
+    reports = {name: report(case) for name, case in CASES.items()}
     versions = {"jax": jax.__version__, "jaxlib": jaxlib.__version__}
     if "--accept" in sys.argv[1:]:
         accepted = {name: Accepted.of(one) for name, one in reports.items()}
@@ -93,7 +132,8 @@ def main() -> None:
         print(f"accepted: {ACCEPTED.name}")
         return
     found = {name: one.to_json() for name, one in reports.items()}
-    print(json.dumps({"versions": versions, "reports": found}))
+    sharded = {name: program_of(case)[0].shards_parameters for name, case in CASES.items()}
+    print(json.dumps({"versions": versions, "reports": found, "sharded": sharded}))
 
 
 if __name__ == "__main__":

@@ -78,6 +78,46 @@ def test_pairs_are_asynchronous_if_something_is_computed_between(
     assert one.place == "outside"
 
 
+@pytest.mark.parametrize(
+    ("start", "payload"),
+    [
+        (
+            "(bf16[4,8]{1,0}, bf16[32,8]{1,0}) all-gather-start(%p), channel_id=1, "
+            "replica_groups=[1,8]<=[8], dimensions={0}",
+            32 * 8 * 2,
+        ),
+        # Combined: operands, then results, of different sizes and types.
+        (
+            "((bf16[4,8]{1,0}, f32[2,8]{1,0}, bf16[1]{0}), (bf16[32,8]{1,0}, f32[16,8]{1,0}, "
+            "bf16[8]{0})) all-gather-start(%p, %q, %r), channel_id=1, "
+            "replica_groups=[1,8]<=[8], dimensions={0}",
+            32 * 8 * 2 + 16 * 8 * 4 + 8 * 2,
+        ),
+        (
+            "(bf16[4,8]{1,0}, bf16[4,8]{1,0}, u32[], u32[]) collective-permute-start(%p), "
+            "source_target_pairs={{0,1},{1,0}}",
+            4 * 8 * 2,
+        ),
+        (
+            "(bf16[4,8]{1,0}, f32[2,8]{1,0}) all-reduce-start(%p, %q), channel_id=1, "
+            "replica_groups=[1,8]<=[8], to_apply=%add",
+            4 * 8 * 2 + 2 * 8 * 4,
+        ),
+    ],
+)
+def test_bytes_of_what_was_combined(start: str, payload: int) -> None:
+    text = (
+        "ENTRY %main (p: bf16[4,8], q: f32[2,8], r: bf16[1]) -> f32[] {\n"
+        "  %p = bf16[4,8]{1,0} parameter(0)\n"
+        "  %q = f32[2,8]{1,0} parameter(1)\n"
+        "  %r = bf16[1]{0} parameter(2)\n"
+        f"  %start = {start}\n"
+        "  ROOT %c = f32[] constant(0)\n}"
+    )
+    (one,) = found(text, 8).values()
+    assert one.payload_bytes == payload
+
+
 def test_wrapped_computations_and_slices() -> None:
     one = found(WRAPPED, 8, 2)["reduce-scatter"]
     assert one.asynchronous

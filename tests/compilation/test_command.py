@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -60,6 +59,15 @@ def test_gin_files_of_a_model_come_before_a_runs_own() -> None:
         (["--topology", "v5e:4x4"], "needs --model NAME"),
         (["--topology", "v5e:4x4", "--model", "xl", "--steps", "train,fly"], "--steps fly"),
         (["--topology", "v5e:4x4", "--model", "xl", "--slices", "0"], "--slices 0: at least 1"),
+        (
+            ["--topology", "v5e:4x4", "--model", "xl", "--steps", ","],
+            "--steps names none; known are train, score, decode",
+        ),
+        (["--topology", "v5e:4x4", "--model", "xl", "--json", "."], "is a folder; give the name"),
+        (
+            ["--topology", "v5e:4x4", "--model", "xl", "--json", f"{__file__}/report.json"],
+            "report.json cannot be written",
+        ),
     ],
 )
 def test_errors_before_anything_is_compiled(
@@ -139,6 +147,7 @@ def test_figures_that_follow_from_others() -> None:
 def test_a_report_is_read_as_written(tmp_path: Path) -> None:
     path = tmp_path / "report.json"
     written = report(step(), step(step="decode", error="it aborts", advice=("a", "b")))
+    written = dataclasses.replace(written, warnings=("axis 'heads' is copied",))
     path.write_text(written.to_json())
     read = read_report(path)
     assert [dataclasses.asdict(one) for one in read.steps] == [
@@ -149,6 +158,7 @@ def test_a_report_is_read_as_written(tmp_path: Path) -> None:
         for one in written.steps
     ]
     assert read.render() == written.render()
+    assert "\nwarning: axis 'heads' is copied\n" in read.render()
     assert read.step("train") == read.steps[0]
     with pytest.raises(DataError, match="no step 'score'; it has train, decode"):
         read.step("score")
@@ -311,22 +321,33 @@ def test_errors_of_the_worker_come_through(monkeypatch: pytest.MonkeyPatch, tmp_
         command.compile_run("v5e:4x4", model="tiny", progress=False)
 
 
-def test_the_compiler_ends_with_whoever_asked(tmp_path: Path) -> None:
-    """Even one that is killed without a chance to stop it."""
-    request = tmp_path / "request.json"
-    request.touch()
-    program = (  # reads a request that never comes, as a stand-in for a long compilation
-        "import pathlib, sys, time\n"
-        "from m6rec_jax.compilation import worker\n"
-        "pathlib.Path.read_text = lambda *_, **__: time.sleep(300)\n"
-        f"worker.main([{str(request)!r}])\n"
+def test_an_error_of_pythons_is_not_the_compilers(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What the worker could not tell of itself, such as a package that it lacks."""
+    worker_of(monkeypatch, tmp_path, "import no_such_package\n")
+    with pytest.raises(ConfigError, match="compiling ended with exit status 1 at starting") as told:
+        command.compile_run("v5e:4x4", model="tiny", progress=False)
+    assert "No module named 'no_such_package'" in str(told.value)
+    assert "no such slice" not in str(told.value)
+
+
+def test_warnings_of_the_worker_are_told_once_each(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    warning = json.dumps({"event": "warning", "text": "axis 'heads' is replicated"})
+    done = json.dumps({"event": "report", "report": step().to_json()})
+    program = (
+        f"print(EVENT + '{{{RUN}}}')\n"
+        f'print(EVENT + \'{{"event": "step", "step": "train"}}\')\n'
+        f"print(EVENT + {warning!r})\nprint(EVENT + {warning!r})\nprint(EVENT + {done!r})\n"
     )
-    process = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE)
-    assert process.stdin is not None
-    with pytest.raises(subprocess.TimeoutExpired):
-        process.wait(timeout=0.5)
-    process.stdin.close()
-    assert process.wait(timeout=60) == 1
+    worker_of(monkeypatch, tmp_path, program)
+    file = tmp_path / "new" / "folder" / "report.json"
+    arguments = ["--topology", "v5e:4x4", "--model", "tiny", "--steps", "train"]
+    assert cli.main(["compile", *arguments, "--json", str(file)]) == 0
+    assert capsys.readouterr().out.count("warning: axis 'heads' is replicated") == 1
+    assert read_report(file).warnings == ["axis 'heads' is replicated"]
 
 
 def test_events_show_on_the_bar() -> None:

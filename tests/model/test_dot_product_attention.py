@@ -98,6 +98,30 @@ def test_flash_is_the_plain_one(on_mesh: bool) -> None:
     assert_close(found, outcome(plain_attention, arguments), 1e-5)
 
 
+@pytest.mark.parametrize(("heads", "warned"), [(8, False), (6, True)])
+def test_flash_says_when_heads_are_not_split(
+    heads: int, warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Traced for four devices that are not there, in two layers."""
+    mesh = jax.sharding.AbstractMesh((2, 1, 4), ("data", "fsdp", "tensor"))
+    shapes = inputs((2, 5, 130, heads, 8))
+
+    def layers(*arguments: Any) -> Any:
+        return using("flash")(*arguments), using("flash")(*arguments)
+
+    with (
+        jax.sharding.use_abstract_mesh(mesh),
+        axis_rules(fully_sharded_2d()),
+        caplog.at_level("WARNING"),
+    ):
+        jax.eval_shape(layers, *shapes)
+    found = [record.getMessage() for record in caplog.records]
+    assert len(found) == warned
+    if warned:
+        assert "6 heads are not divisible by the 4 parts of mesh axis 'tensor'" in found[0]
+        assert "every device computes all of them" in found[0]
+
+
 def test_auto_on_a_cpu_is_the_plain_one() -> None:
     arguments = inputs(SHAPE, "bfloat16")
     found = jax.make_jaxpr(dot_product_attention)(*arguments)

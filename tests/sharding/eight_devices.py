@@ -169,6 +169,7 @@ def errors() -> dict[str, str]:
         "zero": lambda: make_mesh(fsdp=0),
         "rows": lambda: place_batch({"tokens": np.zeros((12, 3))}, make_mesh()),
         "rule": lambda: variable_shardings({}, make_mesh(), (("embed", "model"),)),
+        "logical": lambda: variable_shardings({}, make_mesh(), (("embd", "fsdp"),)),
     }
     for name, attempt in attempts.items():
         try:

@@ -73,6 +73,9 @@ def test_an_uneven_dimension_is_replicated_with_a_warning(eight: dict[str, Any])
     message = next(m for m in uneven["messages"] if name in m)
     assert "axis 'heads' of 2 is not divisible by the 4 parts of mesh axis 'tensor'" in message
     assert "replicated instead" in message
+    # One message an axis, with all that it concerns.
+    assert "params/decoder/layers/cross_attention/out/kernel [2, 2, 8, 16]" in message
+    assert sum("axis 'heads' of 2" in m for m in uneven["messages"]) == 1
     assert uneven["query"] == [None, "fsdp", None, None]
     assert uneven["mlp"] == [None, "fsdp", "tensor"]
     assert uneven["loss"] == pytest.approx(eight["one"]["losses"][0], rel=1e-5)
@@ -92,6 +95,8 @@ def test_errors_name_the_sizes(eight: dict[str, Any]) -> None:
     assert "fsdp must be at least 1" in errors["zero"]
     assert "'tokens' has 12 rows on this process" in errors["rows"]
     assert "names mesh axis 'model'; the mesh has 'data', 'fsdp', 'tensor'" in errors["rule"]
+    assert "sharding rule 'embd' -> 'fsdp' splits nothing" in errors["logical"]
+    assert "; did you mean 'embed'?" in errors["logical"]
 
 
 def test_initial_values_do_not_depend_on_the_mesh(eight: dict[str, Any]) -> None:

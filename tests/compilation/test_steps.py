@@ -1,0 +1,55 @@
+"""What is compiled for slices is what `m6rec train` runs."""
+
+from __future__ import annotations
+
+import re
+
+import jax
+import pytest
+
+from m6rec_jax.compilation.steps import Program, StepSettings, make_program, rules_of
+from m6rec_jax.model import M6Rec
+from m6rec_jax.sharding import make_mesh
+from m6rec_jax.training.optimizers import adafactor
+from m6rec_jax.training.train_step import CompiledStep, make_train_step
+from tests.training.toy_run import toy_config
+
+
+def instructions(compiled: jax.stages.Compiled) -> str:
+    """The program without the places in Python that it comes from."""
+    text = compiled.as_text()
+    assert text is not None
+    return re.sub(r", metadata=\{[^}]*\}", "", text[text.index("\n\n%") :])
+
+
+@pytest.mark.parametrize(("trainable", "parts"), [("all", 2), ("prompts", 1)])
+def test_the_compiled_training_step_is_the_one_that_runs(trainable: str, parts: int) -> None:
+    mesh = make_mesh(devices=jax.devices()[:1])
+    settings = StepSettings(
+        M6Rec(toy_config()),
+        {"inputs": 8, "targets": 4},
+        adafactor(1e-2),
+        trainable=trainable,
+        batch_size=4,
+        accumulation_steps=parts,
+    )
+    program = make_program("train", settings, mesh)
+    assert isinstance(program, Program)
+    told = program.lower(mesh, rules_of(settings)).compile()
+    step = make_train_step(
+        settings.model,
+        settings.optimizer,
+        trainable=trainable,
+        seed=0,
+        accumulation_steps=parts,
+    )
+    state, features = program.arguments
+    run = CompiledStep(
+        step, state, features, mesh=mesh, rules=rules_of(settings), updates_state=True
+    )
+    assert instructions(told) == instructions(run.compiled)
+    # Donation and layouts of arguments and results stand in the first line.
+    first = [compiled.as_text().splitlines()[0] for compiled in (told, run.compiled)]
+    assert first[0] == first[1]
+    assert first[0].startswith("HloModule jit_step")
+    assert "input_output_alias" in first[0]

@@ -1,0 +1,99 @@
+"""The process that compiles: what it tells, and when it ends."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import gin
+import jax
+import pytest
+from tqdm import tqdm
+
+from m6rec_jax.compilation import command, worker
+from m6rec_jax.compilation.topologies import Topology, parse_topology
+from m6rec_jax.errors import ConfigError
+
+
+@pytest.fixture
+def run_worker(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> Any:
+    """Runs the worker in this process, on its CPU for a slice of one chip; returns the events."""
+    monkeypatch.setattr(worker, "_end_with_parent", lambda: None)
+    monkeypatch.setattr(Topology, "devices", lambda self: jax.devices()[:1])
+    package = logging.getLogger("m6rec_jax")
+    handlers = list(package.handlers)
+
+    def run(*bindings: str) -> tuple[int, list[dict[str, Any]]]:
+        request = {
+            "topology": "v5e:1x1",
+            "slices": 1,
+            "gin_files": command.gin_files_of("tiny", None, None, (), 1),
+            "bindings": bindings,
+            "steps": ["train"],
+            "hlo": None,
+        }
+        file = tmp_path / "request.json"
+        file.write_text(json.dumps(request))
+        status = worker.main([str(file)])
+        lines = capsys.readouterr().out.splitlines()
+        marked = [line for line in lines if line.startswith(command.EVENT)]
+        return status, [json.loads(line.removeprefix(command.EVENT)) for line in marked]
+
+    yield run
+    package.handlers = handlers
+    gin.clear_config()
+
+
+@pytest.mark.parametrize(
+    ("binding", "error"), [("BATCH_SIZE='a'", "TypeError: "), ("OPTIMIZER=3", "AttributeError: ")]
+)
+def test_settings_that_python_trips_over_are_told(
+    run_worker: Any, binding: str, error: str
+) -> None:
+    status, events = run_worker(binding)
+    assert status == 1
+    assert events[-1]["event"] == "error"
+    collected = command._Collected(parse_topology("v5e:1x1"), ("train",))
+    with tqdm(disable=True) as bar:
+        for event in events[:-1]:
+            collected.add(event, bar)
+        with pytest.raises(ConfigError, match=error) as told:
+            collected.add(events[-1], bar)
+    # Where it was, and where in the code.
+    assert str(told.value).startswith("failed at v5e:1x1")
+    assert "steps.py" in str(told.value)
+
+
+def test_the_worker_tells_the_packages_warnings(
+    run_worker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(request: Any) -> None:
+        logging.getLogger("m6rec_jax.sharding.placement").warning("axis %r is uneven", "heads")
+        logging.getLogger("m6rec_jax.sharding.placement").info("all is well")
+
+    monkeypatch.setattr(worker, "run", run)
+    assert run_worker() == (0, [{"event": "warning", "text": "axis 'heads' is uneven"}])
+
+
+def test_the_compiler_ends_with_whoever_asked(tmp_path: Path) -> None:
+    """Even one that is killed without a chance to stop it."""
+    request = tmp_path / "request.json"
+    request.touch()
+    program = (  # reads a request that never comes, as a stand-in for a long compilation
+        "import pathlib, sys, time\n"
+        "from m6rec_jax.compilation import worker\n"
+        "pathlib.Path.read_text = lambda *_, **__: time.sleep(300)\n"
+        f"worker.main([{str(request)!r}])\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE)
+    assert process.stdin is not None
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(timeout=0.5)
+    process.stdin.close()
+    assert process.wait(timeout=60) == 1
