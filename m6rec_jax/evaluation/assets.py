@@ -63,7 +63,11 @@ def save_task_assets(
 
 
 def _max_events(task: TaskInfo) -> int | None:
-    """Behaviours of the histories that a task is trained on, at most."""
-    view = task.prepared().manifest["views"].get(task.view, {})
+    """Behaviours of the histories that a task is trained on, or turns of its dialogues, at most."""
+    manifest = task.prepared().manifest
+    if "dialogue_spec" in manifest:
+        turns: int = manifest["options"]["max_turns"]
+        return turns
+    view = manifest["views"].get(task.view, {})
     found: int | None = view.get("grouping", {}).get("max_events")
     return found

@@ -73,6 +73,7 @@ def chat(
         read_conversation_catalogue(folder, titles),
         **_parts(bundle, tasks),
         history=[] if user is None else read_history(user, folder),
+        trained_turns=_turns(bundle, tasks.values()),
     )
     out = out or sys.stdout
     print(HELP, file=out)
@@ -187,6 +188,12 @@ def _parts(bundle: Bundle, tasks: Mapping[str, str]) -> dict[str, Any]:
         else bundle.generator(name, **_SHAPES)
         for part, name in tasks.items()
     }
+
+
+def _turns(bundle: Bundle, tasks: Iterable[str]) -> int | None:
+    """Turns of dialogues that all of these tasks were trained on, at most; None: all."""
+    known = [bundle.settings.tasks[name].max_events for name in tasks]
+    return min((turns for turns in known if turns is not None), default=None)
 
 
 def _typed(out: TextIO) -> Iterable[str]:

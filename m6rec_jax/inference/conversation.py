@@ -85,7 +85,8 @@ class Conversation:
       history: segments of what is known of the user, `DatasetTemplate.history_segments`.
       num_items: recommended at a time, by each of the two ways.
       num_beams: of titles, at least `num_items`.
-      max_turns: of the dialogue that are read, as in training; the latest ones.
+      trained_turns: of dialogues that the model was trained on, at most; None: all.
+      max_turns: of the dialogue that are read, the latest ones; None: as many as in training.
 
     Raises:
       ConfigError: numbers that are impossible, or none of the three is given.
@@ -101,9 +102,10 @@ class Conversation:
         history: Sequence[str] = (),
         num_items: int = 3,
         num_beams: int = 10,
-        max_turns: int = 20,
+        trained_turns: int | None = None,
+        max_turns: int | None = None,
     ) -> None:
-        if not 1 <= num_items <= num_beams or max_turns < 1:
+        if not 1 <= num_items <= num_beams or (max_turns is not None and max_turns < 1):
             raise ConfigError(
                 f"a conversation needs max_turns = {max_turns} and num_items = {num_items} of at "
                 f"least 1, and num_beams = {num_beams} of at least num_items"
@@ -113,7 +115,8 @@ class Conversation:
         self._catalogue, self._history = catalogue, tuple(history)
         self._replies, self._titles, self._retrieval = replies, titles, retrieval
         self._num_items = min(num_items, len(catalogue.titles))
-        self._num_beams, self._max_turns = num_beams, max_turns
+        self._num_beams = num_beams
+        self._max_turns = trained_turns if max_turns is None else max_turns
         self._decoding = Decoding()
         self._trie: TitleTrie | None = None
         self._index: CatalogueIndex | None = None
@@ -145,7 +148,7 @@ class Conversation:
         self._hear(USER, text)
         reply = ""
         if self._replies is not None:
-            source = reply_source(self.turns[-self._max_turns :], self._history)
+            source = reply_source(self._latest(), self._history)
             # Every turn draws anew, and the same dialogue gives the same replies.
             drawn = [(len(self.turns),)]
             (said,) = self._decoding.write(self._replies, [source], [f"{SYSTEM}:"], places=drawn)
@@ -164,9 +167,11 @@ class Conversation:
         for mention in self._finder.mentions(text):
             self.named.update(self._places[mention.key])
 
+    def _latest(self) -> list[str]:
+        return self.turns if self._max_turns is None else self.turns[-self._max_turns :]
+
     def _source(self) -> list[str]:
-        turns = self.turns[-self._max_turns :]
-        return [*reply_source(turns, self._history), RECOMMENDS]
+        return [*reply_source(self._latest(), self._history), RECOMMENDS]
 
     def _by_title(self, user: np.ndarray | None) -> Recommended | None:
         if self._titles is None or self._trie is None:

@@ -17,7 +17,8 @@ class TaskSettings:
       positive_classes: classes whose probabilities a score adds up.
       sampling_rate: share of the negatives that training saw; 1 where none were sampled.
       kind: of `pipeline.registration`, such as 'scoring' or 'retrieval'; empty where nobody said.
-      max_events: behaviours of a history, at most, when the data were prepared; None: all.
+      max_events: behaviours of a history, or turns of a dialogue, at most, when the data were
+        prepared; None: all.
       num_options: classes that the task has, 0 if it has none; None: those of the model.
       retrieval_dim: width of the task's own projections, 0 if it has none; None: the model's.
       source_length, target_length, candidate_length: most tokens of a history, a decoder row and a

@@ -356,6 +356,9 @@ def test_the_model_folder_says_what_is_written_and_with_which_data(world):
         "talks_retrieval": "talks.by_group",
         "talks_titles": "talks.by_group",
     }
+    # Turns of a dialogue are cut as they were when the rows were made.
+    turns = task_info("talks_replies").prepared().manifest["options"]["max_turns"]
+    assert {settings[f"talks_{of}"].max_events for of in ("replies", "titles")} == {turns}
     prepared = task_info("shop_titles").prepared()
     assert bundle.dataset_spec("shop_titles") == prepared.manifest["dataset_spec"]
     assert bundle.dataset_spec("talks_titles") is None

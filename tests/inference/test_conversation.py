@@ -76,10 +76,15 @@ def test_replies_read_the_turns_so_far():
 
 def test_only_the_latest_turns_are_read():
     model = Model()
-    conversation = Conversation(CATALOGUE, replies=model, max_turns=2)
+    for limits in ({"max_turns": 2}, {"trained_turns": 2}, {"max_turns": 2, "trained_turns": 9}):
+        conversation = Conversation(CATALOGUE, replies=model, **limits)
+        for text in ("a", "b"):
+            conversation.answer(text)
+        assert model.sources[-1] == ["", "SYSTEM: Try Heat.", "USER: b"]
+    conversation = Conversation(CATALOGUE, replies=model)
     for text in ("a", "b"):
         conversation.answer(text)
-    assert model.sources[-1] == ["", "SYSTEM: Try Heat.", "USER: b"]
+    assert model.sources[-1] == ["", "USER: a", "SYSTEM: Try Heat.", "USER: b"]
 
 
 def test_what_was_named_is_not_recommended():
