@@ -18,6 +18,7 @@ import gin
 import numpy as np
 import tensorflow as tf
 
+from m6rec_jax.errors import ConfigError
 from m6rec_jax.pipeline import locations
 from m6rec_jax.pipeline.preprocessors import Example, Lengths, map_rows, row_ids, rows_may_vary
 from m6rec_jax.pipeline.registration import add_task
@@ -66,6 +67,7 @@ def writing_rows(
     *,
     vocabulary: SeqioVocabulary,
     task_name: str,
+    loss_weight: float = 1.0,
     subword_sampling: bool = False,
 ) -> tf.data.Dataset:
     """A view of texts to write: the target goes on from its prefix, given the source.
@@ -75,9 +77,15 @@ def writing_rows(
       sequence_length: `{"inputs": S, "targets": T}`; a text longer than T loses its end.
       vocabulary: of the task.
       task_name: whose row of the prompt bank is used.
+      loss_weight: of every token, where longer texts of other tasks would drown these.
       subword_sampling: cut words of the source at random in training, see
         `text.vocabulary.SubwordSampling`.
+
+    Raises:
+      ConfigError: a weight that is not above 0.
     """
+    if not loss_weight > 0:
+        raise ConfigError(f"writing_rows.loss_weight = {loss_weight} must be above 0")
 
     def make(example: Example, rng: np.random.Generator | None) -> Row:
         row = writing_row(
@@ -90,6 +98,7 @@ def writing_rows(
             text_index=example["text_index"],
             sampling=None if rng is None else SubwordSampling(rng),
         )
+        row["decoder_loss_weights"] *= loss_weight
         return row | row_ids(task_name)
 
     columns = ("source", "prefix", "target", "text_index")
