@@ -36,7 +36,7 @@ from m6rec_jax.pipeline.dialogue_registration import register_dialogue_tasks
 from m6rec_jax.pipeline.mixtures import register_mixture
 from m6rec_jax.pipeline.prepared_rows import PARTS, read_rows
 from m6rec_jax.pipeline.registration import task_info, unregister
-from m6rec_jax.pipeline.writing_registration import register_writing_tasks
+from m6rec_jax.pipeline.writing_registration import register_writing_tasks, writing_rows
 from m6rec_jax.tables.dialogue_preparation import prepare_dialogues
 from m6rec_jax.tables.preparation import PrepareOptions, prepare
 from m6rec_jax.tables.sources import DATA_DIR_VARIABLE
@@ -384,3 +384,22 @@ def test_figures_in_peters_protocol_are_asked_for():
     assert figures["peter/bleu_1"] == pytest.approx(100.0)
     assert figures["peter/rouge_2"] == pytest.approx(100.0)
     assert figures["bleu_1"] < 100
+
+
+def test_texts_to_write_may_weigh_more(world):
+    def weights():
+        rows = seqio.get_mixture_or_task("shop_titles").get_dataset(LENGTHS, "train", shuffle=False)
+        return [row["decoder_loss_weights"] for row in rows.take(5).as_numpy_iterator()]
+
+    plain = weights()
+    with gin.unlock_config():
+        gin.bind_parameter("writing_rows.loss_weight", 3.0)
+    try:
+        for once, thrice in zip(plain, weights(), strict=True):
+            assert once.max() == 1
+            np.testing.assert_array_equal(thrice, 3 * once)
+    finally:
+        with gin.unlock_config():
+            gin.bind_parameter("writing_rows.loss_weight", 1.0)
+    with pytest.raises(ConfigError, match=r"loss_weight = 0"):
+        writing_rows(None, LENGTHS, vocabulary=None, task_name="x", loss_weight=0)
