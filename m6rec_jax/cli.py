@@ -226,6 +226,11 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument(
         "--vocabulary", type=Path, help="SentencePiece file (default: the one in the source)"
     )
+    convert.add_argument(
+        "--model-type",
+        choices=("t5", "mt5", "umt5"),
+        help="what a Hugging Face target is (default: what the source was there, else t5 or umt5)",
+    )
     convert.add_argument("--dry-run", action="store_true", help="only print the mapping")
     convert.set_defaults(run=subcommands.run_convert)
 

@@ -29,6 +29,7 @@ from m6rec_jax.checkpoints.huggingface import (
     read_huggingface,
     write_huggingface,
 )
+from m6rec_jax.checkpoints.huggingface_config import from_model_config
 from m6rec_jax.checkpoints.location import CHECKPOINTS_FOLDER, list_steps, locate, read_manifest
 from m6rec_jax.checkpoints.manifest import RunDescription
 from m6rec_jax.checkpoints.restore import PARAMS, PROMPTS, restore_params
@@ -55,6 +56,8 @@ FORMATS = (OURS, HUGGING_FACE, T5X, SCALABLE_T5, T5X_BRIDGE)
 
 # The name of T5's SentencePiece file in Hugging Face's folders.
 SPIECE_FILE = "spiece.model"
+# In the manifest of a run that was converted from Hugging Face.
+_MODEL_TYPE = "huggingface_model_type"
 # What T5 was pretrained with; relative positions allow any other.
 _LENGTHS = InferenceSettings(source_length=512, target_length=128)
 _SIZES = (
@@ -98,7 +101,12 @@ class Place:
 
 
 def convert(
-    source: str, target: str, *, vocabulary_file: Path | None = None, dry_run: bool = False
+    source: str,
+    target: str,
+    *,
+    vocabulary_file: Path | None = None,
+    model_type: str | None = None,
+    dry_run: bool = False,
 ) -> str:
     """Converts a backbone and returns what there is to say about it.
 
@@ -107,6 +115,8 @@ def convert(
       target: likewise; a new folder.
       vocabulary_file: SentencePiece file of the model; None: the one in the source, if any. Of
         ours, a model gets as many rows as it needs.
+      model_type: what a Hugging Face target is called: 't5', 'mt5' or 'umt5'; None: as it was
+        called there, where the source came from Hugging Face, else by its arithmetic.
       dry_run: only say what would be done, tensor by tensor.
 
     Raises:
@@ -117,10 +127,14 @@ def convert(
     here, there = Place.parse(source), Place.parse(target)
     if here.format == there.format:
         raise ConfigError(f"{source} and {target} are both of the format {here.format}")
+    if model_type is not None and there.format != HUGGING_FACE:
+        raise ConfigError(f"--model-type {model_type} is for --to {HUGGING_FACE}:FOLDER alone")
     if T5X_BRIDGE in (here.format, there.format):
         return _exchanged(here, there, dry_run)
     vocabulary_file = vocabulary_file or _vocabulary_of(here)
     weights, step, mapping = _read(here, dry_run)
+    if model_type is not None:
+        weights = replace(weights, model_type=model_type)
     if there.format == OURS and vocabulary_file is not None:
         vocabulary = Vocabulary(vocabulary_file)
         weights = _for_vocabulary(weights, vocabulary)
@@ -135,6 +149,7 @@ def convert(
         f"{'would write' if dry_run else 'wrote'} {size:,} parameters to {there.folder}",
         *weights.notes,
         *_vocabulary_notes(weights.config, there, vocabulary),
+        *_type_notes(weights, there),
         "the model in gin:",
         *(f"  {line}" for line in gin_lines(weights.config)),
     ]
@@ -206,7 +221,8 @@ def _read_ours(folder: Path, dry_run: bool) -> tuple[Weights, int]:
         shapes = variable_targets(M6Rec(plain))["params"]
         params = restore_params(location.folder, shapes, model_config=config)
         leaves = {name: np.asarray(leaf) for name, leaf in flatten(params).items()}
-    return Weights(plain, leaves, tuple(notes)), location.step
+    model_type = manifest.extra.get(_MODEL_TYPE)
+    return Weights(plain, leaves, tuple(notes), model_type), location.step
 
 
 def _mapping(weights: Weights, there: Place) -> str:
@@ -240,7 +256,8 @@ def _write_ours(weights: Weights, folder: Path, vocabulary: Vocabulary | None, s
         model_config=weights.config,
         vocabulary_fingerprint=None if vocabulary is None else vocabulary.fingerprint,
         trainable="all",
-        extra={"converted_from": source},
+        extra={"converted_from": source}
+        | ({} if weights.model_type is None else {_MODEL_TYPE: weights.model_type}),
     )
     params = jax.tree.map(jnp.asarray, nested(weights.leaves))
     with CheckpointStore(folder / CHECKPOINTS_FOLDER, asynchronous=False) as store:
@@ -290,3 +307,16 @@ def _vocabulary_notes(
         ]
     spare = config.vocab_size - vocabulary.size
     return [f"{spare} rows beyond the vocabulary's {vocabulary.size} are kept"] if spare else []
+
+
+def _type_notes(weights: Weights, there: Place) -> list[str]:
+    """As what a Hugging Face model is written; in a dry run, too, whether it can be.
+
+    Raises:
+      ConfigError: see `from_model_config`.
+    """
+    if there.format != HUGGING_FACE:
+        return []
+    model_type = from_model_config(weights.config, weights.model_type)["model_type"]
+    told = "" if weights.model_type else " (--model-type says otherwise, of mT5 for instance)"
+    return [f"transformers' Auto classes take it for {model_type!r}{told}"]

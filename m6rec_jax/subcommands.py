@@ -212,7 +212,11 @@ def run_convert(args: argparse.Namespace) -> None:
     from m6rec_jax.convert import convert
 
     report = convert(
-        args.source, args.target, vocabulary_file=args.vocabulary, dry_run=args.dry_run
+        args.source,
+        args.target,
+        vocabulary_file=args.vocabulary,
+        model_type=args.model_type,
+        dry_run=args.dry_run,
     )
     print(report)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -77,6 +79,39 @@ def test_from_format_to_format(tmp_path: Path) -> None:
     convert(f"scalable_t5:{tmp_path / 'scanned'}", f"huggingface:{tmp_path / 'theirs'}")
     convert(f"huggingface:{tmp_path / 'theirs'}", f"t5x:{tmp_path / 'layers'}")
     assert_same_leaves(read_t5x(tmp_path / "layers"), random_weights(UMT5))
+
+
+def model_type_of(folder: Path) -> str:
+    return json.loads((folder / "config.json").read_text())["model_type"]
+
+
+def test_an_mt5_stays_one(tmp_path: Path) -> None:
+    """Remembered through a checkpoint of ours, where nothing but its origin tells."""
+    weights = dataclasses.replace(random_weights(T5_1_1), model_type="mt5")
+    write_huggingface(weights, tmp_path / "theirs")
+    convert(f"huggingface:{tmp_path / 'theirs'}", str(tmp_path / "ours"))
+    report = convert(str(tmp_path / "ours"), f"huggingface:{tmp_path / 'back'}")
+    assert model_type_of(tmp_path / "back") == "mt5"
+    assert "Auto classes take it for 'mt5'" in report
+
+
+def test_a_run_of_unknown_origin_is_called_what_the_user_says(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Training writes manifests of its own, and t5x's checkpoints do not say."""
+    write_t5x(random_weights(T5_1_1), tmp_path / "theirs")
+    source = f"t5x:{tmp_path / 'theirs'}"
+    report = convert(source, f"huggingface:{tmp_path / 'plain'}")
+    assert model_type_of(tmp_path / "plain") == "t5"
+    assert "Auto classes take it for 't5' (--model-type says otherwise" in report
+    target = f"huggingface:{tmp_path / 'named'}"
+    arguments = ["convert", "--from", source, "--model-type"]
+    assert cli.main([*arguments, "umt5", "--to", target, "--dry-run"]) == 2
+    assert "is no 'umt5'; write it as 't5'" in capsys.readouterr().err
+    assert cli.main([*arguments, "mt5", "--to", target]) == 0
+    assert model_type_of(tmp_path / "named") == "mt5"
+    assert cli.main([*arguments, "mt5", "--to", str(tmp_path / "ours")]) == 2
+    assert "--model-type mt5 is for --to huggingface:FOLDER alone" in capsys.readouterr().err
 
 
 # --- the vocabulary ------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Hugging Face folders of T5 models: `config.json` and safetensors, without torch.
 
 Reads T5 1.0, T5 1.1, Flan-T5, mT5 and UMT5, in one file or several; writes what
-`T5ForConditionalGeneration.from_pretrained` (or UMT5's) reads.
+`T5ForConditionalGeneration.from_pretrained` (or mT5's, or UMT5's) reads.
 """
 
 from __future__ import annotations
@@ -141,10 +141,10 @@ def write_huggingface(weights: Weights, folder: Path, *, shard_bytes: int = _SHA
       shard_bytes: most bytes of one file; larger models are written in parts with an index.
 
     Raises:
-      ConfigError: the model has something that T5 has not there.
+      ConfigError: the model has something that T5 has not there, or is not of its `model_type`.
       CheckpointError: the folder is not empty or cannot be written to.
     """
-    values = from_model_config(weights.config)
+    values = from_model_config(weights.config, weights.model_type)
     entries = _entries(weights)
     shards = _shards(entries, shard_bytes)
     with new_folder(folder) as unfinished:
@@ -195,7 +195,7 @@ def _read(folder: Path, *, with_values: bool) -> tuple[Weights, str]:
         leaves = gather(entries, shapes, files.read) if with_values else {}
     if head == OWN_HEAD:
         notes.append("the model has an output head of its own (T5 1.1)")
-    return Weights(config, leaves, tuple(notes)), table
+    return Weights(config, leaves, tuple(notes), values["model_type"]), table
 
 
 def _without_copies(files: SafetensorsFolder) -> tuple[dict[str, TensorSpec], list[str]]:

@@ -13,6 +13,7 @@ from m6rec_jax.model.config import ModelConfig
 # embedding as it is (a T5 1.1 that transformers 5 has saved: it ties what it saves).
 OWN_HEAD, TIED, UNSCALED = "own", "tied", "unscaled"
 
+MODEL_TYPES = ("t5", "mt5", "umt5")
 # Model type → class and whether every layer has its own relative position bias.
 _MODEL_TYPES = {
     "t5": ("T5ForConditionalGeneration", False),
@@ -89,11 +90,17 @@ def to_model_config(values: Mapping[str, Any], where: str, *, tied: bool) -> Mod
         raise CheckpointError(f"{where}: {error}") from error
 
 
-def from_model_config(config: ModelConfig) -> dict[str, Any]:
+def from_model_config(config: ModelConfig, model_type: str | None = None) -> dict[str, Any]:
     """The `config.json` of a model.
 
+    Args:
+      config: of the model.
+      model_type: one of `MODEL_TYPES`, by which transformers' Auto classes choose model and
+        tokenizer; None: 'umt5' with a position bias in every layer, else 't5'.
+
     Raises:
-      ConfigError: an activation that Hugging Face has no name for.
+      ConfigError: an activation that Hugging Face has no name for, or a type that computes
+        something else.
     """
     projections = [name for name, both in _ACTIVATIONS.items() if both == config.mlp_activations]
     if not projections:
@@ -101,7 +108,10 @@ def from_model_config(config: ModelConfig) -> dict[str, Any]:
             f"ModelConfig.mlp_activations = {config.mlp_activations} has no name in Hugging Face's "
             "T5; it has " + ", ".join(map(str, dict.fromkeys(_ACTIVATIONS.values())))
         )
-    model_type = "umt5" if config.per_layer_relative_bias else "t5"
+    by_arithmetic = "umt5" if config.per_layer_relative_bias else "t5"
+    model_type = by_arithmetic if model_type is None else model_type
+    if objection := _objection(config, model_type):
+        raise ConfigError(f"{objection}; write it as {by_arithmetic!r} (--model-type)")
     return {
         "model_type": model_type,
         "architectures": [_MODEL_TYPES[model_type][0]],
@@ -116,6 +126,20 @@ def from_model_config(config: ModelConfig) -> dict[str, Any]:
         "decoder_start_token_id": 0,
         "torch_dtype": "float32",
     }
+
+
+def _objection(config: ModelConfig, model_type: str) -> str:
+    """Why a model is not of a type; empty if it is."""
+    if model_type not in _MODEL_TYPES:
+        return f"model type {model_type!r} is not one of {', '.join(MODEL_TYPES)}"
+    if _MODEL_TYPES[model_type][1] != config.per_layer_relative_bias:
+        has = "its own in every layer" if config.per_layer_relative_bias else "one for all layers"
+        return f"a model whose position bias is {has} is no {model_type!r}"
+    if model_type == "mt5" and config.logits_via_embedding:
+        return (
+            "a model whose head is its embedding, scaled, is no 'mt5': transformers' never scales"
+        )
+    return ""
 
 
 def may_be_tied(values: Mapping[str, Any]) -> bool:

@@ -33,11 +33,14 @@ class Weights:
       config: its sizes and arithmetic; no prompts.
       leaves: `{name: float32 array}`, names as `trees.flatten` gives them; empty in a plan.
       notes: what the user should know of how they were read.
+      model_type: what Hugging Face calls such a model ('mt5'), where it is known. The arithmetic
+        does not tell mT5 from T5 1.1.
     """
 
     config: ModelConfig
     leaves: Mapping[str, np.ndarray]
     notes: tuple[str, ...] = ()
+    model_type: str | None = None
 
 
 def plain_config(**values: Any) -> ModelConfig:

@@ -2,6 +2,7 @@
 
     utils.RestoreCheckpointConfig.state_transformation_fns = [@take_over]
     utils.RestoreCheckpointConfig.fallback_to_scratch = True
+    take_over.options = %INITIAL_OPTIONS
 
 t5x makes up whatever a checkpoint lacks, with a warning, once it may make up anything, and prompts
 of a new task must be made up. So the backbone is checked here.
@@ -9,7 +10,7 @@ of a new task must be made up. So the backbone is checked here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gin
@@ -25,7 +26,12 @@ State = Mapping[str, Any]
 
 @gin.configurable
 def take_over(
-    checkpoint: State, state: State, *, is_resuming: bool = False, prompts: str = "none"
+    checkpoint: State,
+    state: State,
+    *,
+    is_resuming: bool = False,
+    prompts: str = "none",
+    options: Sequence[str] | Mapping[str, Sequence[str]] = (),
 ) -> State:
     """The part of a checkpoint that a new run starts from; the rest is made anew.
 
@@ -34,11 +40,13 @@ def take_over(
       state: of the new run.
       is_resuming: the run goes on with its own checkpoint: everything is taken.
       prompts: 'none', 'all', or 'matching' (those of equal name and shape).
+      options: the words that options would start from in `m6rec train`. t5x gives no values here
+        to start them with, so there must be none.
 
     Raises:
       CheckpointError: a tensor of the backbone (or, for 'all', of the prompts) is missing or has
         another shape.
-      ConfigError: unknown choice of prompts.
+      ConfigError: unknown choice of prompts, or words for options.
     """
     if prompts not in INITIAL_PROMPTS:
         raise ConfigError(
@@ -46,6 +54,12 @@ def take_over(
         )
     if is_resuming:
         return checkpoint
+    if options:
+        raise ConfigError(
+            f"INITIAL_OPTIONS = {options!r}: under t5x options do not start from words. Set "
+            "INITIAL_OPTIONS = () in the run file, or take the prompts of a run that m6rec train "
+            "began (m6rec convert, INITIAL_PROMPTS = 'all')"
+        )
     found = state_utils.flatten_state_dict(checkpoint["target"])
     taken = {}
     for name, wanted in state_utils.flatten_state_dict(state["target"]).items():

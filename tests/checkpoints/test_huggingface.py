@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Callable
@@ -283,6 +284,46 @@ def test_defaults_of_older_configs(tmp_path: Path) -> None:
 def test_models_that_cannot_be_written(config: ModelConfig, message: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=message):
         write_huggingface(random_weights(config), tmp_path / "model")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("config", "model_type", "written", "architecture"),
+    [
+        (T5_1_1, None, "t5", "T5ForConditionalGeneration"),
+        (T5_1_1, "mt5", "mt5", "MT5ForConditionalGeneration"),
+        (UMT5, None, "umt5", "UMT5ForConditionalGeneration"),
+        (UMT5, "umt5", "umt5", "UMT5ForConditionalGeneration"),
+    ],
+)
+def test_a_model_keeps_its_type(
+    config: ModelConfig, model_type: str | None, written: str, architecture: str, tmp_path: Path
+) -> None:
+    """By it transformers' Auto classes choose the model's class and its tokenizer's."""
+    weights = dataclasses.replace(random_weights(config), model_type=model_type)
+    write_huggingface(weights, tmp_path / "model")
+    values = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert (values["model_type"], values["architectures"]) == (written, [architecture])
+    again = read_huggingface(tmp_path / "model")
+    assert (again.model_type, again.config) == (written, config)
+    assert_same_leaves(again, weights)
+
+
+@pytest.mark.parametrize(
+    ("config", "model_type", "message"),
+    [
+        (T5_1_1, "bart", "'bart' is not one of t5, mt5, umt5; write it as 't5'"),
+        (T5_1_1, "umt5", "position bias is one for all layers is no 'umt5'; write it as 't5'"),
+        (UMT5, "mt5", "its own in every layer is no 'mt5'; write it as 'umt5' (--model-type)"),
+        (T5_1_0, "mt5", "transformers' never scales; write it as 't5'"),
+    ],
+)
+def test_types_that_would_compute_something_else(
+    config: ModelConfig, model_type: str, message: str, tmp_path: Path
+) -> None:
+    weights = dataclasses.replace(random_weights(config), model_type=model_type)
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        write_huggingface(weights, tmp_path / "model")
     assert not list(tmp_path.iterdir())
 
 

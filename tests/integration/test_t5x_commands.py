@@ -28,14 +28,17 @@ ROOT = Path(__file__).resolve().parents[2]
 
 TASK = """
 from m6rec_jax.pipeline.registration import register_recommendation_tasks
+from m6rec_jax.pipeline.writing_registration import register_writing_tasks
 
 register_recommendation_tasks("corner_shop", dataset="corner-shop")
+register_writing_tasks("corner_shop", "corner-shop", views=("titles",))
 """
 PREPARE = """
 import m6rec_jax.tables.preparation
 import m6rec_jax.tables.vocabulary_text
 
 PrepareOptions.group_size = 2
+PrepareOptions.views = ('groups', 'next_items', 'documents', 'catalogue', 'titles')
 train_on_prepared.dataset = 'corner-shop'
 train_vocabulary.size = 400
 """
@@ -70,6 +73,13 @@ train.log_period = 1
 TUNED_THERE = """
 INITIAL_PROMPTS = 'all'
 CHECKPOINT_PERIOD = 25
+"""
+TITLES = {"titles": {"prefix": "{kinds}:", "text": "{name}"}}
+WRITES = """
+MIXTURE_OR_TASK_NAME = 'corner_shop_titles'
+NUM_OPTIONS = 0
+EVAL_PERIOD = 2
+EVAL_LIMIT = 4
 """
 # t5x counts from the step of the foundation, 2.
 HALF, WHOLE = 27, 52
@@ -111,6 +121,7 @@ FILES = {
     "tune": gin_file(BUILT_IN_RUN, SETTINGS, TRAIN, BUILT_IN, TUNED_HERE),
     "m6rec_eval": gin_file(("runs/eval",), SETTINGS),
     "train": gin_file((*MODEL, "t5x/finetune_scoring"), SETTINGS, TRAIN, TUNED_THERE),
+    "write": gin_file((*MODEL, "t5x/finetune_generation"), SETTINGS, TRAIN, WRITES),
     "eval": gin_file((*MODEL, "t5x/eval"), SETTINGS),
     "infer": gin_file((*MODEL, "t5x/infer"), SETTINGS),
     "export": gin_file((*MODEL, "t5x/export"), SETTINGS, "BATCH_SIZE = None"),
@@ -129,7 +140,7 @@ for arguments in sys.argv[1:]:
 """
 
 
-def run(folder: Path, code: list[str], *arguments: object) -> tuple[str, str]:
+def run(folder: Path, code: list[str], *arguments: object, fails: bool = False) -> tuple[str, str]:
     """What a program printed, and its log."""
     finished = subprocess.run(
         [sys.executable, *code, *map(str, arguments)],
@@ -143,7 +154,7 @@ def run(folder: Path, code: list[str], *arguments: object) -> tuple[str, str]:
         text=True,
         timeout=900,
     )
-    assert finished.returncode == 0, finished.stdout + finished.stderr[-5000:]
+    assert bool(finished.returncode) == fails, finished.stdout + finished.stderr[-5000:]
     return finished.stdout, finished.stderr
 
 
@@ -156,16 +167,20 @@ def t5x_command(folder: Path, command: str, **settings: str) -> None:
     run(folder, ["-m", f"t5x.{command}"], f"--gin_file={command}.gin", *bindings)
 
 
-def t5x_train(folder: Path, name: str, steps: int) -> str:
+def t5x_train(
+    folder: Path, name: str, steps: int, *further: str, file: str = "train", fails: bool = False
+) -> str:
     """Starts from step 2 of the foundation, or goes on. Returns the log."""
     _, log = run(
         folder,
         ["-m", "t5x.train"],
-        "--gin_file=train.gin",
+        f"--gin_file={file}.gin",
         f"--gin.MODEL_DIR='{folder / name}'",
         f"--gin.INITIAL_CHECKPOINT_PATH='{folder / 'theirs' / 'checkpoint_2'}'",
         f"--gin.TRAIN_STEPS={steps}",
         "--gin.train.stats_period=1",
+        *further,
+        fails=fails,
     )
     return log
 
@@ -175,6 +190,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shop, a foundation of the built-in trainer, and the step that follows there."""
     folder = tmp_path_factory.mktemp("user")
     shutil.copytree(ROOT / "tests" / "data" / "shop", folder / "shop")
+    spec = json.loads((folder / "shop" / "dataset.json").read_text())
+    spec["template"]["writing"] = TITLES
+    (folder / "shop" / "dataset.json").write_text(json.dumps(spec))
     (folder / "tasks").mkdir()
     (folder / "tasks" / "corner_shop.py").write_text(TASK)
     for name, text in FILES.items():
@@ -272,6 +290,23 @@ def test_figures_and_predictions_are_those_of_m6rec(
     ]
     assert np.mean(losses) == pytest.approx(ours["log_loss"], abs=1e-5)
     assert {row["user_id"] for row in probabilities} <= {"ana", "ben", "chi", "dee", "eli"}
+
+
+def test_a_task_that_writes(folder: Path) -> None:
+    """Trained as language, evaluated by what it writes."""
+    t5x_train(folder, "writes", 4, file="write")
+    (path,) = (folder / "writes" / "inference_eval").glob("corner_shop_titles-metrics.jsonl")
+    figures = json.loads(path.read_text().splitlines()[-1])
+    assert figures["step"] == 4
+    assert 1 < figures["perplexity"] < 1e6
+    assert "bleu" in " ".join(figures)
+
+
+def test_words_that_options_would_start_from_are_refused(folder: Path) -> None:
+    """As files of gin_configs/jobs set them."""
+    words = "--gin.OPTION_WORDS=('liked', 'loved')"
+    log = t5x_train(folder, "words", 3, words, fails=True)
+    assert "INITIAL_OPTIONS = ('liked', 'loved'): under t5x options do not start from words" in log
 
 
 def test_an_exported_model_scores_rows(folder: Path, probabilities: list[dict[str, Any]]) -> None:

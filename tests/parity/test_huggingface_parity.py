@@ -157,6 +157,7 @@ def test_logits_are_equal(
     )
     assert not report["missing_keys"]
     assert not report["unexpected_keys"]
+    assert type(loaded) is type(reference)
     assert compare(weights, loaded.eval()) < TOLERANCE
 
     # What it then saves says that the head is tied, whether it is or not.

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import gin
 import pytest
 
+import m6rec_jax.objectives  # noqa: F401  gin knows its settings only then
 from m6rec_jax.pipeline.registration import register_recommendation_tasks, unregister
 from m6rec_jax.text.vocabulary import Vocabulary
 from m6rec_jax.text.vocabulary_training import train_vocabulary

@@ -42,6 +42,17 @@ def test_prompts_are_made_anew_unless_asked_for() -> None:
         take_over(checkpoint, new, prompts="some")
 
 
+def test_options_do_not_start_from_words() -> None:
+    """Only `m6rec train` does that; it must not be left out without a word."""
+    checkpoint, new = state(soft=(4, 2)), state(soft=(4, 2))
+    for words in (("took", "loved"), {"shop_ctr": ("took", "loved")}):
+        with pytest.raises(ConfigError, match=r"INITIAL_OPTIONS = .*'took', 'loved'.*= \(\)"):
+            take_over(checkpoint, new, options=words)
+        # Begun with an earlier version, or with values that m6rec train had made.
+        assert take_over(checkpoint, new, is_resuming=True, options=words) is checkpoint
+    assert take_over(checkpoint, new, options=())
+
+
 def test_a_run_that_goes_on_takes_everything() -> None:
     checkpoint = state(soft=(4, 2))
     assert take_over(checkpoint, state(), is_resuming=True) is checkpoint
