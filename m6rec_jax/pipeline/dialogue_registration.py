@@ -23,7 +23,7 @@ import seqio
 import tensorflow as tf
 
 from m6rec_jax.pipeline import locations
-from m6rec_jax.pipeline.preprocessors import Example, Lengths, map_rows, row_ids, rows_may_vary
+from m6rec_jax.pipeline.preprocessors import Example, Lengths, map_rows, rows_may_vary, with_ids
 from m6rec_jax.pipeline.registration import add_task, item_log_frequency
 from m6rec_jax.pipeline.text_registration import SHUFFLE_BUFFER_SIZE
 from m6rec_jax.pipeline.vocabulary import SeqioVocabulary
@@ -106,7 +106,7 @@ def recommendation_rows(
         )
         # The title is learnt as language by the task that writes it, not by this one.
         row["decoder_loss_weights"] *= 0
-        return row | row_ids(task_name, user=example["text_index"], retrieval=1)
+        return with_ids(row, task_name, user=example["text_index"], retrieval=1)
 
     columns = ("source", "target", "item_indices", "text_index")
     return map_rows(ds, make, columns, random=subword_sampling and rows_may_vary())
