@@ -301,7 +301,8 @@ def map_rows(
     if missing:
         raise ConfigError(
             f"the prepared data have no column '{missing[0]}', only "
-            f"{', '.join(sorted(ds.element_spec))}; is this the right view of the data set?"
+            f"{', '.join(sorted(ds.element_spec))}; is this the right view, and was it prepared by "
+            "this version (`m6rec data prepare` prepares it anew)?"
         )
 
     def numpy_row(seed: np.ndarray, *values: Any) -> list[np.ndarray]:
