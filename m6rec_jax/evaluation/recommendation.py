@@ -16,7 +16,7 @@ import numpy as np
 from m6rec_jax.errors import DataError
 from m6rec_jax.evaluation import programs
 from m6rec_jax.evaluation.predictions import LanguagePredictions, RecommendationPredictions
-from m6rec_jax.evaluation.tasks import language_metrics
+from m6rec_jax.evaluation.tasks import language_metrics, pad_targets
 from m6rec_jax.inference.catalogue_index import CatalogueIndex
 from m6rec_jax.inference.generation import Generator
 from m6rec_jax.inference.runtime import Runtime
@@ -97,8 +97,10 @@ def recommend_items(
     """
     _check(rows)
     found = programs.run_program(program, variables, batches, runtime)
-    by_index = {row["text_index"]: row for row in rows}
-    ordered = [by_index[place] for place in found["user_ids"][:, 0].tolist()]
+    # A turn has a row for each of its items.
+    by_turn = {(row["turn_index"], int(row["item_indices"][0])): row for row in rows}
+    turns, items = found["user_ids"][:, 0], pad_targets(found["decoder_item_ids"])[:, 0]
+    ordered = [by_turn[one] for one in zip(turns.tolist(), items.tolist(), strict=True)]
     targets = _targets(ordered)[:, None]
     named = [_named(row) for row in ordered]
     nobody = [np.zeros(0, np.int64)] * len(ordered)

@@ -2,8 +2,10 @@
 
 A retrieval row's encoder holds a user, its decoder (which does not see the encoder) packs one or
 more items the user chose next. Each is a positive; the items of all other retrieval rows of the
-same task (by `task_ids`) in the *global* batch are its negatives. The arrays are global under
-`jax.jit`, so that holds on any number of devices without a collective in this file.
+same job (the seqio task, by `decoder_job_ids`) in the *global* batch are its negatives. Numbers of
+users and items mean something within a job only: others have another catalogue, or other prompts.
+The arrays are global under `jax.jit`, so that holds on any number of devices without a collective
+in this file.
 """
 
 from typing import Any, NamedTuple
@@ -75,15 +77,18 @@ def contrastive_count(features: Features) -> Array:
     return jnp.sum(retrieval_items(features).weights)
 
 
-def known_positives(items: RetrievalItems, user_ids: Array) -> Array:
+def known_positives(items: RetrievalItems, user_ids: Array, job_ids: Array) -> Array:
     """Items that must not be a user's negatives because the user chose them, here or elsewhere.
 
     Args:
       items: of the batch.
-      user_ids: int32 `[batch]`; rows of equal ids (0 or more) are one user, -1 is nobody else.
+      user_ids: int32 `[batch]`; rows of a job with equal ids (0 or more) are one user, -1 is nobody
+        else.
+      job_ids: int32 `[batch]`.
 
     Returns:
-      bool `[batch, batch · N]`: row b's user has chosen item m in some row of the batch.
+      bool `[batch, batch · N]`: row b's user has chosen item m in some row of the batch. It says
+      nothing of items of other jobs.
     """
     batch, places = items.ids.shape
     every_id = items.ids.reshape(1, -1)
@@ -92,14 +97,15 @@ def known_positives(items: RetrievalItems, user_ids: Array) -> Array:
         chosen = items.ids[:, place, None] == every_id
         in_row |= chosen & items.valid[:, place, None]
     same_user = (user_ids[:, None] == user_ids[None, :]) & (user_ids >= 0)[:, None]
+    same_user &= job_ids[:, None] == job_ids[None, :]
     same_user |= jnp.eye(batch, dtype=bool)
     return (same_user.astype(jnp.float32) @ in_row.astype(jnp.float32)) > 0
 
 
-def _of_other_tasks(items: RetrievalItems, task_ids: Array) -> Array:
-    """Items of other prompts' rows, in whose space a user has no place: `[batch, batch · N]`."""
+def _of_other_jobs(items: RetrievalItems, job_ids: Array) -> Array:
+    """Items of other catalogues or prompts, where a user has no place: `[batch, batch · N]`."""
     places = items.ids.shape[1]
-    return task_ids[:, None] != jnp.repeat(task_ids, places)[None, :]
+    return job_ids[:, None] != jnp.repeat(job_ids, places)[None, :]
 
 
 def info_nce(
@@ -154,8 +160,9 @@ def contrastive_loss(
       model, variables: to project with.
       outputs: the model's for `features`.
       features: `retrieval`, `decoder_item_ids` (see `retrieval_items`), `task_ids`, `user_ids`
-        int32 `[batch, 1]` (optional); `decoder_item_log_frequency` float32 `[batch, target]` for
-        `correct_frequency`, at the positions of `decoder_item_ids`.
+        int32 `[batch, 1]` and `decoder_job_ids` int32 `[batch, target]` (both optional; without the
+        latter, rows of one prompt are of one job); `decoder_item_log_frequency` float32
+        `[batch, target]` for `correct_frequency`, at the positions of `decoder_item_ids`.
       temperature: 0.07 in the paper.
       correct_frequency: logQ correction, see `info_nce`.
 
@@ -177,6 +184,8 @@ def contrastive_loss(
     batch = items.ids.shape[0]
     task_ids = features.get("task_ids", jnp.zeros((batch, 1), jnp.int32))
     user_ids = features.get("user_ids", jnp.full((batch, 1), -1, jnp.int32)).reshape(-1)
+    # Retrieval rows are never packed: the first position tells whose the row is.
+    job_ids = features.get("decoder_job_ids", task_ids.reshape(batch, 1))[:, 0]
     log_frequency = None
     if correct_frequency:
         if "decoder_item_log_frequency" not in features:
@@ -193,7 +202,7 @@ def contrastive_loss(
         users,
         vectors,
         items.valid,
-        known_positives(items, user_ids) | _of_other_tasks(items, task_ids.reshape(-1)),
+        known_positives(items, user_ids, job_ids) | _of_other_jobs(items, job_ids),
         temperature=temperature,
         log_frequency=log_frequency,
     )

@@ -23,7 +23,7 @@ import seqio
 import tensorflow as tf
 
 from m6rec_jax.pipeline import locations
-from m6rec_jax.pipeline.preprocessors import Example, Lengths, map_rows, row_ids, rows_may_vary
+from m6rec_jax.pipeline.preprocessors import Example, Lengths, map_rows, rows_may_vary, with_ids
 from m6rec_jax.pipeline.registration import add_task, item_log_frequency
 from m6rec_jax.pipeline.text_registration import SHUFFLE_BUFFER_SIZE
 from m6rec_jax.pipeline.vocabulary import SeqioVocabulary
@@ -82,8 +82,10 @@ def recommendation_rows(
 ) -> tf.data.Dataset:
     """`recommendations` view: a dialogue as the user and the item for the two-tower loss.
 
+    The user is the turn: the items that it names are no negatives of each other.
+
     Args:
-      ds: rows with `source`, `target`, `item_indices`, `text_index`.
+      ds: rows with `source`, `target`, `item_indices`, `turn_index`.
       sequence_length: `{"inputs": S, "targets": T}`.
       vocabulary: of the task.
       task_name: whose row of the prompt bank is used.
@@ -106,7 +108,7 @@ def recommendation_rows(
         )
         # The title is learnt as language by the task that writes it, not by this one.
         row["decoder_loss_weights"] *= 0
-        return row | row_ids(task_name, user=example["text_index"], retrieval=1)
+        return with_ids(row, task_name, user=example["turn_index"], retrieval=1)
 
-    columns = ("source", "target", "item_indices", "text_index")
+    columns = ("source", "target", "item_indices", "turn_index")
     return map_rows(ds, make, columns, random=subword_sampling and rows_may_vary())

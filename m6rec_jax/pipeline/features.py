@@ -52,6 +52,8 @@ MODEL_FEATURES: Mapping[str, Feature] = _features(
         "decoder_labels": "targets",
         "decoder_item_ids": "targets",
         "decoder_item_log_frequency": "targets",
+        # A position's, not a row's: packed rows hold documents of several seqio tasks.
+        "decoder_job_ids": "targets",
         "task_ids": "row",
         "retrieval": "row",
         "user_ids": "row",

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from m6rec_jax.errors import ConfigError, DataError
-from m6rec_jax.pipeline.preprocessors import Example, Lengths, map_rows, row_ids, rows_may_vary
+from m6rec_jax.pipeline.preprocessors import Example, Lengths, map_rows, rows_may_vary, with_ids
 from m6rec_jax.pipeline.vocabulary import SeqioVocabulary
 from m6rec_jax.text import rows
 from m6rec_jax.text.counted_sentences import CountedSentence, counted_candidates
@@ -98,7 +98,7 @@ def likelihood_rows(
             indices,
             candidate_length=candidate_length,
         )
-        return row | row_ids(task_name, user=example["user_index"])
+        return with_ids(row, task_name, user=example["user_index"])
 
     columns = ["history", "candidates", "labels", "item_indices", "user_index"]
     return map_rows(ds, make, [*columns, "ratings"] if told else columns, random=False)

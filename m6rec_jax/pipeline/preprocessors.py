@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -94,7 +95,7 @@ def scoring_rows(
             sampling=sampling,
         )
         row["decoder_loss_weights"] *= np.float32(language_weight)
-        return row | row_ids(task_name, user=example["user_index"])
+        return with_ids(row, task_name, user=example["user_index"])
 
     columns = ["history", "candidates", "labels", "item_indices", "user_index"]
     if rating_values:
@@ -143,7 +144,7 @@ def retrieval_rows(
             sampling=sampling,
         )
         row["decoder_loss_weights"] *= np.float32(language_weight)
-        return row | row_ids(task_name, user=example["user_index"], retrieval=1)
+        return with_ids(row, task_name, user=example["user_index"], retrieval=1)
 
     columns = ("history", "items", "item_indices", "user_index")
     return map_rows(ds, make, columns, random=subword_sampling and rows_may_vary())
@@ -174,7 +175,7 @@ def generation_rows(
             sequence_length["targets"],
             sampling=None if rng is None else SubwordSampling(rng),
         )
-        return row | row_ids(task_name)
+        return with_ids(row, task_name)
 
     random = subword_sampling and rows_may_vary()
     return map_rows(ds, make, ("source", "target"), random=random)
@@ -214,7 +215,7 @@ def infilling_rows(
             noise_density=noise_density,
             mean_span_length=mean_span_length,
         )
-        return row | row_ids(task_name)
+        return with_ids(row, task_name)
 
     return map_rows(ds, make, ("source", "target"), random=True)
 
@@ -251,19 +252,16 @@ def outcome_rows(
         row = rows.source_row(
             text, example["history"], sequence_length["inputs"], sampling=sampling
         )
-        return (
-            row
-            | with_outcomes(
-                text,
-                example["candidates"],
-                [outcome(float(rating)) for rating in example["ratings"]],
-                sequence_length["targets"],
-                candidate_weight=candidate_weight,
-                outcome_weight=outcome_weight,
-                sampling=sampling,
-            )
-            | row_ids(task_name)
+        row |= with_outcomes(
+            text,
+            example["candidates"],
+            [outcome(float(rating)) for rating in example["ratings"]],
+            sequence_length["targets"],
+            candidate_weight=candidate_weight,
+            outcome_weight=outcome_weight,
+            sampling=sampling,
         )
+        return with_ids(row, task_name)
 
     columns = ("history", "candidates", "ratings")
     return map_rows(ds, make, columns, random=subword_sampling and rows_may_vary())
@@ -292,7 +290,8 @@ def map_rows(
     if missing:
         raise ConfigError(
             f"the prepared data have no column '{missing[0]}', only "
-            f"{', '.join(sorted(ds.element_spec))}; is this the right view of the data set?"
+            f"{', '.join(sorted(ds.element_spec))}; is this the right view, and was it prepared by "
+            "this version (`m6rec data prepare` prepares it anew)?"
         )
 
     def numpy_row(seed: np.ndarray, *values: Any) -> list[np.ndarray]:
@@ -320,12 +319,23 @@ def map_rows(
     )
 
 
-def row_ids(task_name: str, *, user: int = -1, retrieval: int = 0) -> Row:
-    """The features with one value per row."""
-    return {
+def job_id(task_name: str) -> int:
+    """The number by which the rows of a seqio task are told from those of others.
+
+    It depends on the name alone (CRC-32, without the sign's bit): it is the same in every mixture,
+    process and launch.
+    """
+    return zlib.crc32(task_name.encode("utf-8")) & 0x7FFFFFFF
+
+
+def with_ids(row: Row, task_name: str, *, user: int = -1, retrieval: int = 0) -> Row:
+    """A row and whose it is: `task_ids`, `retrieval`, `user_ids` `[1]`, `decoder_job_ids` `[n]`."""
+    positions = len(row["decoder_input_tokens"])
+    return row | {
         "task_ids": np.array([prompt_row(task_name)], np.int32),
         "retrieval": np.array([retrieval], np.int32),
         "user_ids": np.array([user], np.int32),
+        "decoder_job_ids": np.full(positions, job_id(task_name), np.int32),
     }
 
 

@@ -23,7 +23,7 @@ import seqio
 import tensorflow as tf
 
 from m6rec_jax.pipeline import locations, preprocessors
-from m6rec_jax.pipeline.preprocessors import Example, Lengths, map_rows, row_ids
+from m6rec_jax.pipeline.preprocessors import Example, Lengths, map_rows, with_ids
 from m6rec_jax.pipeline.registration import add_task
 from m6rec_jax.pipeline.vocabulary import SeqioVocabulary
 from m6rec_jax.text import rows
@@ -106,7 +106,7 @@ def classification_rows(
             [example["text_index"]],
         )
         row["decoder_loss_weights"] *= np.float32(language_weight)
-        return row | row_ids(task_name)
+        return with_ids(row, task_name)
 
     columns = ("source", "question", "label", "text_index")
     random = subword_sampling and preprocessors.rows_may_vary()

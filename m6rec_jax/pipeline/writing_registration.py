@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.pipeline import locations
-from m6rec_jax.pipeline.preprocessors import Example, Lengths, map_rows, row_ids, rows_may_vary
+from m6rec_jax.pipeline.preprocessors import Example, Lengths, map_rows, rows_may_vary, with_ids
 from m6rec_jax.pipeline.registration import add_task
 from m6rec_jax.pipeline.text_registration import SHUFFLE_BUFFER_SIZE
 from m6rec_jax.pipeline.vocabulary import SeqioVocabulary
@@ -99,7 +99,7 @@ def writing_rows(
             sampling=None if rng is None else SubwordSampling(rng),
         )
         row["decoder_loss_weights"] *= loss_weight
-        return row | row_ids(task_name)
+        return with_ids(row, task_name)
 
     columns = ("source", "prefix", "target", "text_index")
     return map_rows(ds, make, columns, random=subword_sampling and rows_may_vary())

@@ -33,7 +33,7 @@ from m6rec_jax.tables.prepared import CATALOGUE, Prepared, write_catalogue
 from m6rec_jax.tables.schema import Section, closest_match, load_json
 from m6rec_jax.tables.splits import PARTS, TRAIN, VALIDATION, Split
 from m6rec_jax.tables.text_views import TextViews, ViewRow, files_fingerprint
-from m6rec_jax.tables.views import DIALOGUE_VIEWS
+from m6rec_jax.tables.views import COLUMNS, DIALOGUE_VIEWS
 from m6rec_jax.text.dialogue import RECOMMENDS, SYSTEM, reply_source
 from m6rec_jax.text.records import Item
 
@@ -156,7 +156,8 @@ def prepare_dialogues(
     for path in paths:
         if not path.is_file():
             raise DataError(f"{path} does not exist ({DIALOGUES_FILE} names it)")
-    settings = [dict(parsed.options), dataclasses.asdict(options)]
+    columns = {view: list(COLUMNS[view]) for view in DIALOGUE_VIEWS}
+    settings = [dict(parsed.options), dataclasses.asdict(options), columns]
     fingerprint = files_fingerprint([folder / DIALOGUES_FILE, *paths], settings)
     made = TextViews(out, spec.name, parsed.name, DIALOGUE_VIEWS, fingerprint)
     if made.is_done() and (made.folder / CATALOGUE).is_file():
@@ -243,6 +244,7 @@ def _rows(
                 row = {
                     "text_id": f"{dialogue.id}/{number}/{item}",
                     "text_index": counts["recommendations"],
+                    "turn_index": counts["turns"],
                     "item_indices": [place],
                     "source": [*reply_source(before), RECOMMENDS],
                     "prefix": "",
@@ -250,6 +252,7 @@ def _rows(
                 }
                 counts["recommendations"] += 1
                 yield ViewRow("recommendations", part, row | shared)
+            counts["turns"] += 1
             named |= dict.fromkeys(here)
             told.append(turn.told())
 

@@ -47,6 +47,8 @@ _WRITTEN: Mapping[str, tuple[str, bool]] = {
 
 # Of dialogues: what is said next, and what is recommended next.
 DIALOGUE_VIEWS = ("replies", "recommendations")
+# Rows of the items of one turn read the same and want different items; they have one number.
+_RECOMMENDED = {**_WRITTEN, "turn_index": ("int", False)}
 
 # View -> column -> (kind, whether it is a list); kinds: str, int (int64), time (float64, unix
 # seconds), value (float32).
@@ -98,7 +100,8 @@ COLUMNS: Mapping[str, Mapping[str, tuple[str, bool]]] = {
         "question": ("str", False),
         "label": ("int", False),
     },
-    **dict.fromkeys((*WRITING, *DIALOGUE_VIEWS), _WRITTEN),
+    **dict.fromkeys((*WRITING, "replies"), _WRITTEN),
+    "recommendations": _RECOMMENDED,
 }
 # Of users, items and events, unless others are asked for; of a corpus of texts.
 VIEWS = ("groups", "next_items", "documents", "catalogue")
@@ -127,7 +130,7 @@ DESCRIPTIONS: Mapping[str, str] = {
     "queries": "Generation: what a user searches for.",
     "replies": "Generation: what SYSTEM says next in a dialogue (source: the turns before).",
     "recommendations": "What SYSTEM recommends next in a dialogue: one item, its title as target; "
-    "seen_indices are the items named before.",
+    "seen_indices are the items named before, turn_index is one number for the items of a turn.",
 }
 
 # TFDS's names of configs may hold word characters, hyphens and dots.

@@ -50,6 +50,7 @@ FEATURES: Mapping[str, Feature] = {
     "decoder_labels": Feature(np.int32, -1),
     "decoder_item_ids": Feature(np.int32, -1),
     "decoder_item_log_frequency": Feature(np.float32, 0),
+    "decoder_job_ids": Feature(np.int32, -1),
     "task_ids": Feature(np.int32, 0),
     "retrieval": Feature(np.int32, 0),
     "user_ids": Feature(np.int32, -1),

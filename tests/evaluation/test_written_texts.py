@@ -31,6 +31,7 @@ from m6rec_jax.inference.title_trie import TitleTrie
 from m6rec_jax.metrics import diversity, explanation, faithfulness, generation
 from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
 from m6rec_jax.model.m6rec import initial_features
+from m6rec_jax.objectives import contrastive_loss
 from m6rec_jax.pipeline.batches import EvaluationBatches
 from m6rec_jax.pipeline.dialogue_registration import register_dialogue_tasks
 from m6rec_jax.pipeline.mixtures import register_mixture
@@ -339,6 +340,25 @@ def test_films_of_one_title_are_ordered_by_the_two_towers(world, monkeypatch):
     assert all(a == b for a, b in told)
     assert not all(a for a, _ in told)
     assert all(place in (None, True) for place in alone)
+
+
+def test_items_of_one_turn_are_no_negatives_of_each_other(world):
+    """Alone in a batch, the two films that a turn recommends have nothing to be told from."""
+    _, model, variables, _ = world
+    batches = EvaluationBatches("talks_retrieval", LENGTHS, LIMIT, split="train")
+    batch = next(iter(batches))
+    turns = [row["text_id"].rpartition("/")[0] for row in rows_of("talks_retrieval")[:LIMIT]]
+    pair = next(i for i in range(LIMIT) if turns.count(turns[i]) == 2)
+    other = next(i for i in range(LIMIT) if turns[i] != turns[pair])
+
+    def loss(turn, *more):
+        places = [i for i in range(LIMIT) if turns[i] == turn]
+        features = {name: x[[*places, *more]] for name, x in batch.items()}
+        outputs = model.apply(variables, features)
+        return float(contrastive_loss(model, variables, outputs, features)[0].total)
+
+    assert loss(turns[pair]) == 0
+    assert loss(turns[pair], other) > 0
 
 
 def test_the_model_folder_says_what_is_written_and_with_which_data(world):

@@ -289,10 +289,30 @@ def test_contrastive_counts_later_items_less(
     check_contrastive(variables, outputs, features, False, order_discount)
 
 
-def test_contrastive_keeps_tasks_apart(
+def test_contrastive_keeps_data_sets_apart(
     variables: dict[str, Any], outputs: Outputs, features: Features
 ) -> None:
-    """In a batch of two retrieval tasks neither's items are negatives of the other's users."""
+    """Two catalogues under one prompt: user 5 and item 3 of one are not those of the other.
+
+    Rows 0 and 3 are of one data set, rows 2 and 4 of the other, where item 1 is a negative of the
+    user of row 2, though the user of row 0 chose an item 1 and has the same number.
+    """
+    job_ids = np.repeat(np.array([[11], [-1], [22], [11], [22]], np.int32), TARGET, axis=1)
+    item_ids = features["decoder_item_ids"].copy()
+    item_ids[4, 2] = 1
+    mixed = {
+        **features,
+        "decoder_job_ids": job_ids,
+        "decoder_item_ids": item_ids,
+        "user_ids": np.array([[5], [1], [5], [6], [6]], np.int32),
+    }
+    check_contrastive(variables, outputs, mixed, correct_frequency=True, discount=0.0)
+
+
+def test_contrastive_keeps_prompts_apart(
+    variables: dict[str, Any], outputs: Outputs, features: Features
+) -> None:
+    """Without jobs, rows of other prompts are another job's."""
     task_ids = np.array([[0], [0], [1], [1], [0]], np.int32)
 
     def total(changes: Features) -> float:
@@ -314,7 +334,7 @@ def check_contrastive(
     correct_frequency: bool,
     discount: float,
 ) -> None:
-    """The loss against a loop in float64."""
+    """The loss against a loop in float64; users and items are known by job and number."""
     bank = {name: leaf[0].astype(np.float64) for name, leaf in variables["prompts"]["bank"].items()}
     hidden = np.asarray(outputs.hidden, np.float64)
     encoded = np.asarray(outputs.encoded.hidden, np.float64)
@@ -322,16 +342,18 @@ def check_contrastive(
     def unit(x: np.ndarray) -> np.ndarray:
         return x / np.linalg.norm(x)
 
+    jobs = features.get("decoder_job_ids", np.zeros((ROWS, TARGET), np.int32))[:, 0].tolist()
+    users = [(jobs[row], int(features["user_ids"][row, 0])) for row in range(ROWS)]
     items = [
-        (row, int(features["decoder_item_ids"][row, place]), place)
+        (row, (jobs[row], int(features["decoder_item_ids"][row, place])), place)
         for row in (0, 2, 3, 4)
         for place in range(TARGET)
         if features["decoder_item_ids"][row, place] >= 0
     ]
     assert len(items) == 6
-    chosen: dict[int, set[int]] = {}
+    chosen: dict[Any, set[Any]] = {}
     for row, item, _ in items:
-        chosen.setdefault(int(features["user_ids"][row, 0]), set()).add(item)
+        chosen.setdefault(users[row], set()).add(item)
     total = right = count = 0.0
     place_in_row = [
         sum(other[0] == row for other in items[:n]) for n, (row, *_) in enumerate(items)
@@ -351,7 +373,7 @@ def check_contrastive(
         negatives = [
             score(other_row, other_place)
             for other_row, other, other_place in items
-            if other_row != row and other not in chosen[int(features["user_ids"][row, 0])]
+            if jobs[other_row] == jobs[row] and other_row != row and other not in chosen[users[row]]
         ]
         positive = score(row, place)
         total += weight * math.log(sum(math.exp(n - positive) for n in negatives) + 1.0)

@@ -53,6 +53,7 @@ def number_row(example, seed):
             "decoder_labels": ones[:2],
             "decoder_item_ids": ones[:2],
             "decoder_item_log_frequency": np.zeros(2, np.float32),
+            "decoder_job_ids": np.full(2, number // 1000, np.int32),
             "task_ids": ones[:1] * 0,
             "retrieval": ones[:1] * 0,
             "user_ids": np.asarray([number], np.int32),

@@ -33,6 +33,26 @@ def numbers(batches):
     return [int(n) for batch in batches for n in batch["user_ids"][:, 0]]
 
 
+def test_packed_rows_tell_which_task_a_position_is_of(number_tasks):
+    """The numbers of one task are below 1,000, those of the other are not."""
+    mixed = 0
+    lengths = {"inputs": 12, "targets": 8}
+    batches = BatchIterator(number_tasks[2], lengths, 8, num_shards=2, seed=3, pack=True)
+    for batch in take(batches, 10):
+        for sources, segments, at, jobs in zip(
+            batch["encoder_input_tokens"],
+            batch["encoder_segment_ids"],
+            batch["decoder_segment_ids"],
+            batch["decoder_job_ids"],
+            strict=True,
+        ):
+            firsts = [sources[segments == k][0] // 1000 for k in range(1, segments.max() + 1)]
+            expected = [-1 if k == 0 else firsts[k - 1] for k in at.tolist()]
+            assert jobs.tolist() == expected
+            mixed += len(set(firsts)) > 1
+    assert mixed
+
+
 def test_an_epoch_holds_every_row_once(number_tasks):
     # One shard of 37 rows: the first 37 rows are the first epoch, the next 37 the second.
     rows = numbers(take(make(number_tasks[0], batch_size=1, num_shards=1), 74))

@@ -41,6 +41,8 @@ def run(shop_views, view, preprocessor, lengths=LENGTHS, seed=0, **options):
             limit = {"row": 1, **lengths}[feature.axis]
             assert row[name].ndim == 1
             assert len(row[name]) <= limit
+        jobs = [preprocessors.job_id("shop")] * len(row["decoder_input_tokens"])
+        assert row["decoder_job_ids"].tolist() == jobs
     return found
 
 
@@ -225,6 +227,14 @@ def test_budget_is_counted(shop_views, vocabulary):
     lengths = {"inputs": 20, "targets": 64}
     found = run(shop_views, "groups", preprocessors.scoring_rows, lengths, vocabulary=vocabulary)
     assert any(row["num_dropped"][0] for row in found)
+
+
+def test_jobs_are_told_apart_by_their_names():
+    """Not by their places in a mixture: rows in saved positions outlive changes of it."""
+    assert preprocessors.job_id("movielens_100k_retrieval") == 338482795
+    for known in ("book_crossing_retrieval", "movielens_100k_ctr"):
+        assert preprocessors.job_id(known) >= 0
+        assert preprocessors.job_id(known) != 338482795
 
 
 def test_wrong_view_is_named(shop_views, vocabulary):

@@ -57,6 +57,13 @@ def test_every_recommended_item_is_a_row(prepared):
     assert again["item_indices"][0] in again["seen_indices"]
     indices = [row["text_index"] for row in rows.values()]
     assert len(set(indices)) == len(indices)
+    # Rows of one turn have one number, which no other turn has.
+    turns: dict[int, set[str]] = {}
+    for text_id, row in rows.items():
+        turns.setdefault(row["turn_index"], set()).add(text_id.rpartition("/")[0])
+    assert len(turns) == 60 * 2
+    assert all(len(told) == 1 for told in turns.values())
+    assert heat["turn_index"] == rows["d0/2/Alien (1979)"]["turn_index"]
 
 
 def test_a_dialogue_is_in_one_part(prepared):
