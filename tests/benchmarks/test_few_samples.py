@@ -86,7 +86,7 @@ def test_rows_under_one_name_are_of_one_foundation(made, tmp_path: Path, capsys)
 def test_rows_under_one_name_are_of_one_budget(made, tmp_path: Path, capsys) -> None:
     arguments = ["--samples", "64", "--foundation", str(tmp_path / "base"), "--seeds"]
     assert few_samples.main([*arguments, "0"]) == 0
-    done, longer = len(made), "--gin.TRAIN_STEPS=480"
+    done, longer = len(made), "--gin.TRAIN_STEPS=960"
     for seed in "01":
         assert few_samples.main([*arguments, seed, longer]) == 2
         assert "made with no gin bindings, but this study is given" in capsys.readouterr().err
@@ -95,8 +95,8 @@ def test_rows_under_one_name_are_of_one_budget(made, tmp_path: Path, capsys) -> 
     rows = read_results(tmp_path / "few_samples.json").rows
     found = {(r["model"], tuple(r["bindings"]), r["train_steps"]) for r in rows if "bindings" in r}
     assert found == {
-        (few_samples.TUNED, (), 240),
-        ("longer", ("TRAIN_STEPS=480",), 480),
+        (few_samples.TUNED, (), 480),
+        ("longer", ("TRAIN_STEPS=960",), 960),
     }
 
 
