@@ -2,6 +2,7 @@
 
 from m6rec_jax.objectives.classification import classification_loss
 from m6rec_jax.objectives.contrastive import contrastive_loss
+from m6rec_jax.objectives.jobs import is_by_job, job_losses
 from m6rec_jax.objectives.language_modelling import language_modelling_loss
 from m6rec_jax.objectives.sums import Metrics, Sum
 from m6rec_jax.objectives.total import loss_denominators, total_loss
@@ -11,6 +12,8 @@ __all__ = [
     "Sum",
     "classification_loss",
     "contrastive_loss",
+    "is_by_job",
+    "job_losses",
     "language_modelling_loss",
     "loss_denominators",
     "total_loss",

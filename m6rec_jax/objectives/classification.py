@@ -1,5 +1,6 @@
 """Cross entropy over the options at `[EOS]`: scoring by option tuning (paper section 3)."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import gin
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.model.m6rec import M6Rec, Outputs
+from m6rec_jax.objectives.jobs import sums_by_job
 from m6rec_jax.objectives.sums import Features, Metrics, Sum, weighted_sum
 
 Array = jax.Array
@@ -59,6 +61,7 @@ def classification_loss(
     features: Features,
     *,
     ordinal_spread: float = 0.0,
+    jobs: Sequence[int] = (),
 ) -> tuple[Sum, Metrics]:
     """Cross entropy wherever `decoder_labels` is 0 or more (the input token is `[EOS]` there).
 
@@ -68,9 +71,10 @@ def classification_loss(
       features: `decoder_labels` int32 `[batch, target]` (-1: none), `task_ids`, and optionally
         `decoder_soft_labels` float32 `[batch, target]`.
       ordinal_spread: see `soft_targets`.
+      jobs: see `sums_by_job`.
 
     Returns:
-      The loss' sum, and metrics loss and accuracy.
+      The loss' sum, and metrics: loss, accuracy and the losses by job.
 
     Raises:
       ConfigError: if the model has no head.
@@ -95,7 +99,12 @@ def classification_loss(
         features.get("decoder_soft_labels"),
         None if num_options is None else num_options[:, None],
     )
-    loss = weighted_sum(-jnp.sum(targets * log_probabilities, axis=-1), labels >= 0)
+    losses = -jnp.sum(targets * log_probabilities, axis=-1)
+    loss = weighted_sum(losses, labels >= 0)
     right = (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
     fixed = jax.tree.map(jax.lax.stop_gradient, loss)
-    return loss, {f"{NAME}/loss": fixed, f"{NAME}/accuracy": weighted_sum(right, labels >= 0)}
+    return loss, {
+        f"{NAME}/loss": fixed,
+        f"{NAME}/accuracy": weighted_sum(right, labels >= 0),
+        **sums_by_job(NAME, losses, labels >= 0, features.get("decoder_job_ids"), jobs),
+    }

@@ -8,6 +8,7 @@ The arrays are global under `jax.jit`, so that holds on any number of devices wi
 in this file.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import gin
@@ -16,6 +17,7 @@ import jax.numpy as jnp
 
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.model.m6rec import M6Rec, Outputs
+from m6rec_jax.objectives.jobs import sums_by_job
 from m6rec_jax.objectives.sums import Features, Metrics, Sum, weighted_sum
 
 Array = jax.Array
@@ -153,6 +155,7 @@ def contrastive_loss(
     *,
     temperature: float = 0.07,
     correct_frequency: bool = False,
+    jobs: Sequence[int] = (),
 ) -> tuple[Sum, Metrics]:
     """InfoNCE over the batch's retrieval rows.
 
@@ -165,10 +168,12 @@ def contrastive_loss(
         `[batch, target]` for `correct_frequency`, at the positions of `decoder_item_ids`.
       temperature: 0.07 in the paper.
       correct_frequency: logQ correction, see `info_nce`.
+      jobs: see `sums_by_job`.
 
     Returns:
-      The loss' sum, and metrics: loss, accuracy (the positive beats all in-batch negatives) and
-      dropped_items (a sum per batch: items for which `max_items_per_row` left no place).
+      The loss' sum, and metrics: loss, accuracy (the positive beats all in-batch negatives),
+      dropped_items (a sum per batch: items for which `max_items_per_row` left no place) and the
+      losses by job.
 
     Raises:
       ConfigError: if the model has no retrieval projections, or features are missing.
@@ -211,4 +216,5 @@ def contrastive_loss(
         f"{NAME}/loss": jax.tree.map(jax.lax.stop_gradient, summed),
         f"{NAME}/accuracy": weighted_sum(right.astype(jnp.float32), items.weights),
         f"{NAME}/dropped_items": Sum(items.dropped, jnp.ones(())),
+        **sums_by_job(NAME, loss, items.weights, job_ids[:, None], jobs),
     }

@@ -1,6 +1,7 @@
 """Cross entropy of target tokens: text infilling and generation (paper sections 1 and 2)."""
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import gin
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.model.m6rec import M6Rec, Outputs
+from m6rec_jax.objectives.jobs import sums_by_job
 from m6rec_jax.objectives.sums import Features, Metrics, Sum, weighted_sum
 
 Array = jax.Array
@@ -89,6 +91,7 @@ def language_modelling_loss(
     *,
     z_loss: float = 0.0,
     chunk_length: int = 0,
+    jobs: Sequence[int] = (),
 ) -> tuple[Sum, Metrics]:
     """Token cross entropy summed with `decoder_loss_weights`.
 
@@ -101,17 +104,20 @@ def language_modelling_loss(
       chunk_length: target positions whose logits exist at a time; the backward pass makes them
         again. 0: all at once. `[batch, target, vocab]` is by far the largest array of a
         small model.
+      jobs: see `sums_by_job`.
 
     Returns:
-      The loss' sum, and metrics: loss (without z_loss, so that exp(loss) is the perplexity) and
-      accuracy (a tie with the largest logit counts as right).
+      The loss' sum, and metrics: loss (without z_loss, so that exp(loss) is the perplexity),
+      accuracy (a tie with the largest logit counts as right) and the losses by job.
     """
     if chunk_length < 0:
         raise ConfigError(f"language_modelling_loss.chunk_length = {chunk_length} is negative")
     hidden = outputs.hidden
     targets, weights = features["decoder_target_tokens"], features["decoder_loss_weights"]
 
-    def sums(variables: Any, hidden: Array, targets: Array, weights: Array) -> tuple[Sum, Sum, Sum]:
+    def sums(
+        variables: Any, hidden: Array, targets: Array, weights: Array, *job_ids: Array
+    ) -> tuple[Sum, Metrics]:
         logits = model.apply(variables, hidden, method=model.token_logits)
         loss = token_cross_entropy(logits, targets, z_loss)
         fixed = jax.lax.stop_gradient(logits)
@@ -120,18 +126,20 @@ def language_modelling_loss(
         plain = jax.lax.stop_gradient(loss)
         if z_loss:
             plain = jax.nn.logsumexp(fixed, axis=-1) - chosen
-        return (
-            weighted_sum(loss, weights),
-            weighted_sum(plain, weights),
-            weighted_sum(right.astype(jnp.float32), weights),
-        )
+        return weighted_sum(loss, weights), {
+            f"{NAME}/loss": weighted_sum(plain, weights),
+            f"{NAME}/accuracy": weighted_sum(right.astype(jnp.float32), weights),
+            **sums_by_job(NAME, plain, weights, next(iter(job_ids), None), jobs),
+        }
 
-    length = hidden.shape[1]
-    if 0 < chunk_length < length:
-        loss, plain, right = _in_chunks(sums, chunk_length, variables, hidden, targets, weights)
+    arrays = [hidden, targets, weights]
+    if jobs and "decoder_job_ids" in features:
+        arrays.append(features["decoder_job_ids"])
+    if 0 < chunk_length < hidden.shape[1]:
+        loss, metrics = _in_chunks(sums, chunk_length, variables, *arrays)
     else:
-        loss, plain, right = sums(variables, hidden, targets, weights)
-    return loss, {f"{NAME}/loss": plain, f"{NAME}/accuracy": right}
+        loss, metrics = sums(variables, *arrays)
+    return loss, metrics
 
 
 def _in_chunks(function: Any, chunk_length: int, variables: Any, *arrays: Array) -> Any:

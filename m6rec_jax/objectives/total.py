@@ -1,6 +1,6 @@
 """The weighted sum of the objectives over one forward pass (design decision 7)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gin
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.model.m6rec import M6Rec
 from m6rec_jax.objectives import classification, contrastive, language_modelling
+from m6rec_jax.objectives.jobs import weighted
 from m6rec_jax.objectives.sums import Features, Metrics, nonzero
 
 Array = jax.Array
@@ -57,6 +58,7 @@ def total_loss(
     rngs: Mapping[str, Array] | None = None,
     deterministic: bool = True,
     denominators: Mapping[str, Array] | None = None,
+    jobs: Sequence[int] = (),
     language_modelling_weight: float = 1.0,
     classification_weight: float = 0.0,
     contrastive_weight: float = 0.0,
@@ -73,6 +75,7 @@ def total_loss(
       rngs: {'dropout': key} unless deterministic.
       deterministic: no dropout.
       denominators: of `loss_denominators`; None: this batch's own.
+      jobs: numbers of the jobs whose losses are told apart, see `job_losses`.
       language_modelling_weight, classification_weight, contrastive_weight: set these in gin.
 
     Returns:
@@ -105,7 +108,7 @@ def total_loss(
     for name, weight in weights.items():
         if not weight:
             continue
-        summed, of_objective = _LOSSES[name](model, variables, outputs, features)
+        summed, of_objective = _LOSSES[name](model, variables, outputs, features, jobs=jobs)
         loss += weight * summed.total / nonzero(denominators[name])
-        metrics |= of_objective
+        metrics |= weighted(of_objective, weight)
     return loss, metrics

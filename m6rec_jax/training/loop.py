@@ -51,6 +51,7 @@ from m6rec_jax.training.task_data import (
     MakeBatches,
     MakeEvaluationBatches,
     check_prompt_rows,
+    jobs_of,
     save_inference_assets,
     training_batches,
     validation_batches,
@@ -216,6 +217,7 @@ def train(
             mixture_or_task_name, task_feature_lengths, batch_size, batches, mesh
         )
         check_prompt_rows(mixture_or_task_name, source, model.config)
+        jobs = jobs_of(mixture_or_task_name, source)
         run = RunDescription(
             model_config=model.config,
             vocabulary_fingerprint=vocabulary_fingerprint
@@ -288,6 +290,7 @@ def train(
         clock=clock,
         train_steps=train_steps,
         batch_size=batch_size,
+        jobs=tuple(jobs),
         frozen=("params",) if trainable == "prompts" else (),
         checkpoint_period=checkpoint_period,
         log_period=log_period,
@@ -306,6 +309,7 @@ def train(
                 mesh,
             ),
             evaluate,
+            jobs,
         ),
     )
     step_function = make_train_step(
@@ -315,6 +319,7 @@ def train(
         seed=seed,
         accumulation_steps=accumulation_steps,
         loss=loss,
+        jobs=tuple(jobs.values()),
     )
 
     def place(batch: Batch) -> dict[str, jax.Array]:

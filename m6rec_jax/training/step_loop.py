@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from m6rec_jax.checkpoints.manifest import RunDescription
 from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.errors import M6RecError
+from m6rec_jax.objectives import is_by_job, job_losses
 from m6rec_jax.sharding import LogicalRules
 from m6rec_jax.sharding.processes import leads_stream
 from m6rec_jax.training.early_stopping import BestMetric
@@ -42,6 +43,7 @@ class StepLoop:
       clock: sums seconds by part.
       train_steps: steps in all.
       batch_size: rows of a step.
+      jobs: names of the jobs whose losses are told apart.
       frozen: checkpoint items that never change.
       checkpoint_period, log_period, eval_period: in steps.
       validate: called every `eval_period` steps.
@@ -56,6 +58,7 @@ class StepLoop:
     clock: Goodput
     train_steps: int
     batch_size: int
+    jobs: Sequence[str]
     frozen: tuple[str, ...]
     checkpoint_period: int
     log_period: int
@@ -73,7 +76,7 @@ class StepLoop:
         """Steps until the end, early stopping or a signal; a checkpoint is written at the end."""
         step = int(state.step)
         compiled: CompiledStep | None = None
-        window: list[Mapping[str, jax.Array]] = []
+        window: list[Mapping[str, Any]] = []
         scalars: dict[str, float] = {}
         figures: dict[str, float] = {}
         stopped_by = None
@@ -109,7 +112,7 @@ class StepLoop:
                     stopped_by = guard.signal_name
                 if step % self.log_period == 0 or is_last or stopped_by:
                     with self.clock.measure("step"):
-                        scalars = _means(jax.device_get(window))
+                        scalars = _means(jax.device_get(window), self.jobs)
                     seconds = self._busy_seconds() - window_begin
                     scalars |= _rates(scalars.pop("tokens"), len(window), self.batch_size, seconds)
                     window, window_begin = [], self._busy_seconds()
@@ -174,8 +177,13 @@ class StepLoop:
         return self.clock.seconds("input_wait", "step")
 
 
-def _means(window: list[Mapping[str, Any]]) -> dict[str, float]:
-    return {name: float(np.mean([m[name] for m in window])) for name in window[-1]}
+def _means(window: list[Mapping[str, Any]], jobs: Sequence[str]) -> dict[str, float]:
+    means = {
+        name: float(np.mean([m[name] for m in window]))
+        for name in window[-1]
+        if not is_by_job(name)
+    }
+    return means | job_losses(jobs, window)
 
 
 def _rates(tokens: float, steps: int, batch_size: int, seconds: float) -> dict[str, float]:

@@ -132,6 +132,20 @@ def check_prompt_rows(name: str, batches: ResumableBatches, config: ModelConfig)
     prompt_rows.check_prompt_rows(tasks_of(name), config.prompts.num_tasks)
 
 
+def jobs_of(name: str, batches: ResumableBatches) -> dict[str, int]:
+    """The jobs whose losses a run tells apart: seqio tasks of a mixture and their numbers.
+
+    None where there is but one task, whose loss is the run's, or batches are not the pipeline's.
+    """
+    if vocabulary_of(name, batches) is None:
+        return {}
+    from m6rec_jax.pipeline.batches import tasks_of
+    from m6rec_jax.pipeline.preprocessors import job_id
+
+    tasks = tasks_of(name)
+    return {task: job_id(task) for task in tasks} if len(tasks) > 1 else {}
+
+
 def prompt_row_of(task: str, name: str, config: ModelConfig) -> int:
     """The row of the bank that a seqio task's prompts have.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -15,14 +15,22 @@ from jax.sharding import Mesh
 from m6rec_jax.checkpoints.trees import PyTree
 from m6rec_jax.errors import DataError
 from m6rec_jax.model.m6rec import M6Rec
-from m6rec_jax.objectives import Metrics, loss_denominators, total_loss
+from m6rec_jax.objectives import (
+    Metrics,
+    Sum,
+    is_by_job,
+    job_losses,
+    loss_denominators,
+    total_loss,
+)
 from m6rec_jax.sharding import LogicalRules, axis_rules, compiler_options, replicated
 from m6rec_jax.training.optimizers import Schedule
 from m6rec_jax.training.train_state import TrainState, trainable_groups
 
 Array = jax.Array
 Features = Mapping[str, Array]
-Scalars = dict[str, Array]
+# Sums by job stay sums: a log's line is over several steps, and a job need not be in each.
+Scalars = dict[str, Array | Sum]
 
 
 class LossFunction(Protocol):
@@ -37,6 +45,7 @@ class LossFunction(Protocol):
         rngs: Mapping[str, Array] | None = None,
         deterministic: bool = True,
         denominators: Mapping[str, Array] | None = None,
+        jobs: Sequence[int] = (),
     ) -> tuple[Array, Metrics]:
         """The loss and every objective's metrics as sums and counts."""
 
@@ -49,6 +58,7 @@ def make_train_step(
     seed: int,
     accumulation_steps: int = 1,
     loss: LossFunction = total_loss,
+    jobs: Sequence[int] = (),
 ) -> Callable[[TrainState, Features], tuple[TrainState, Scalars]]:
     """The function of one optimizer step; `CompiledStep` compiles it.
 
@@ -69,10 +79,11 @@ def make_train_step(
       accumulation_steps: A. The step then takes features `[A, rows, length]` instead of
         `[rows, length]`.
       loss: the objectives.
+      jobs: numbers of the jobs whose losses are told apart.
 
     Returns:
       A function (state, features) → (next state, scalars: `loss`, the objectives' metrics,
-      `gradient_norm`, `tokens`, `learning_rate/…`).
+      `gradient_norm`, `tokens`, `learning_rate/…`; and the sums for `job_losses`).
     """
     rates: Mapping[str, Schedule] = getattr(optimizer, "rates", {})
     in_parts = accumulation_steps > 1
@@ -94,6 +105,7 @@ def make_train_step(
                 rngs={"dropout": key},
                 deterministic=False,
                 denominators=denominators,
+                jobs=jobs,
             )
 
         gradient = jax.value_and_grad(part_loss, has_aux=True)
@@ -105,7 +117,7 @@ def make_train_step(
         trained = optax.apply_updates(trained, updates)
         scalars = {
             "loss": total,
-            **{name: value.mean() for name, value in metrics.items()},
+            **{name: x if is_by_job(name) else x.mean() for name, x in metrics.items()},
             "gradient_norm": optax.global_norm(grads),
             "tokens": _tokens(features),
             **{
@@ -132,19 +144,21 @@ class EvaluationSums(NamedTuple):
     counts: dict[str, Array]
     metrics: Metrics
 
-    def scalars(self) -> dict[str, float]:
-        """`loss` and the objectives' metrics, as means over everything added up."""
-        means = {name: float(value.mean()) for name, value in self.metrics.items()}
+    def scalars(self, jobs: Sequence[str] = ()) -> dict[str, float]:
+        """`loss`, the objectives' metrics and `job_losses`, as means over everything added up."""
+        means = {
+            name: float(value.mean()) for name, value in self.metrics.items() if not is_by_job(name)
+        }
         loss = sum(
             float(value) / float(self.counts[name])
             for name, value in self.weighted.items()
             if float(self.counts[name])
         )
-        return {"loss": float(loss), **means}
+        return {"loss": float(loss), **means, **job_losses(jobs, [self.metrics])}
 
 
 def make_eval_step(
-    model: M6Rec, *, loss: LossFunction = total_loss
+    model: M6Rec, *, loss: LossFunction = total_loss, jobs: Sequence[int] = ()
 ) -> Callable[[TrainState, Features], EvaluationSums]:
     """A function (state, features `[rows, length]`) → sums, without dropout."""
 
@@ -152,7 +166,7 @@ def make_eval_step(
         counts = loss_denominators(features)
 
         def with_denominators(denominators: Mapping[str, Array]) -> tuple[Array, Metrics]:
-            return loss(model, state.variables, features, denominators=denominators)
+            return loss(model, state.variables, features, denominators=denominators, jobs=jobs)
 
         # The loss is Σ weight · sum / denominator, so its derivative by a denominator at 1 is
         # -weight · sum: each objective's share, without a second forward pass.

@@ -30,6 +30,7 @@ class Validation:
 
     Args:
       model, mesh, rules, loss: of the run.
+      jobs: name to number of each job whose losses are told apart.
       abstract: state with shardings.
       make_batches: one pass of validation batches (None: no validation loss).
       evaluate: further figures, or None.
@@ -44,9 +45,11 @@ class Validation:
         loss: LossFunction,
         make_batches: Callable[[], Iterable[Batch]],
         evaluate: Evaluate | None,
+        jobs: Mapping[str, int],
     ) -> None:
         self._model, self._abstract, self._mesh, self._rules = model, abstract, mesh, rules
         self._loss, self._make_batches, self._evaluate = loss, make_batches, evaluate
+        self._jobs = jobs
         self._compiled: CompiledStep | None = None
 
     def __call__(self, state: TrainState, step: int) -> dict[str, float]:
@@ -57,7 +60,7 @@ class Validation:
             features = place_batch(kept, self._mesh)
             if self._compiled is None:
                 self._compiled = CompiledStep(
-                    make_eval_step(self._model, loss=self._loss),
+                    make_eval_step(self._model, loss=self._loss, jobs=tuple(self._jobs.values())),
                     self._abstract,
                     features,
                     mesh=self._mesh,
@@ -66,7 +69,7 @@ class Validation:
                 )
             part = jax.device_get(self._compiled(state, features))
             sums = part if sums is None else jax.tree.map(np.add, sums, part)
-        figures = {} if sums is None else sums.scalars()
+        figures = {} if sums is None else sums.scalars(tuple(self._jobs))
         if self._evaluate is not None:
             figures |= dict(self._evaluate(self._model, state.variables, step))
         return {f"validation/{name}": float(value) for name, value in figures.items()}

@@ -13,6 +13,7 @@ from m6rec_jax.checkpoints.trees import flatten
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.model.config import PromptConfig
 from m6rec_jax.model.m6rec import M6Rec
+from m6rec_jax.objectives import job_losses
 from m6rec_jax.sharding import data_parallel, make_mesh, place_batch
 from m6rec_jax.training.initialization import initial_state
 from m6rec_jax.training.optimizers import adafactor, adamw
@@ -90,6 +91,36 @@ def test_accumulation_equals_one_big_batch() -> None:
     # The parts of the toy's batches do have different numbers of labels and tokens.
     labels = (data[0]["decoder_labels"] >= 0).sum(1).reshape(4, -1).sum(1)
     assert len(set(labels.tolist())) > 1
+
+
+def test_losses_by_job_add_up_over_parts_of_a_batch() -> None:
+    """Two jobs, told apart by the label of a row, with accumulation and without, and validation."""
+    data = batches(1)[0]
+    jobs = {"even": 2, "odd": 3}
+    ids = np.where(np.arange(ROWS) % 2, jobs["odd"], jobs["even"])
+    shape = data["decoder_labels"].shape
+    data["decoder_job_ids"] = np.broadcast_to(ids[:, None], shape).astype(np.int32)
+    logged = []
+    for accumulation in (1, 4):
+        model, optimizer, *_, state = setup()
+        step = make_train_step(
+            model,
+            optimizer,
+            trainable="all",
+            seed=1,
+            accumulation_steps=accumulation,
+            jobs=tuple(jobs.values()),
+        )
+        rows = data
+        if accumulation > 1:
+            rows = {k: v.reshape(accumulation, -1, *v.shape[1:]) for k, v in data.items()}
+        _, scalars = jax.jit(step)(state, rows)
+        logged.append(job_losses(tuple(jobs), [scalars]))
+    sums = jax.jit(make_eval_step(model, jobs=tuple(jobs.values())))(state, data)
+    expected = {name: x for name, x in sums.scalars(tuple(jobs)).items() if "loss/" in name[:5]}
+    assert expected.keys() == {"loss/even", "loss/odd"}
+    for figures in logged:
+        assert figures == pytest.approx(expected, rel=1e-5)
 
 
 def test_frozen_backbone_is_untouched_and_has_no_optimizer_state() -> None:
