@@ -15,6 +15,7 @@ from m6rec_jax.objectives.sums import Features, Metrics, Sum, weighted_sum
 
 Array = jax.Array
 NAME = "language_modelling"
+_WEIGHTS = 2
 
 
 def language_modelling_count(features: Features) -> Array:
@@ -101,9 +102,10 @@ def language_modelling_loss(
       features: `decoder_target_tokens` int32 and `decoder_loss_weights` float32,
         `[batch, target]`.
       z_loss: see `token_cross_entropy`.
-      chunk_length: target positions whose logits exist at a time; the backward pass makes them
-        again. 0: all at once. `[batch, target, vocab]` is by far the largest array of a
-        small model.
+      chunk_length: target positions of a row (on one device: times the batch, of any rows) whose
+        logits exist at a time; the backward pass makes them again. 0: all at once. `[batch, target,
+        vocab]` is by far the largest array of a small model. On one device, positions of weight 0
+        (padding, prefixes, what only other objectives read) then need no logits at all.
       jobs: see `sums_by_job`.
 
     Returns:
@@ -132,18 +134,37 @@ def language_modelling_loss(
             **sums_by_job(NAME, plain, weights, next(iter(job_ids), None), jobs),
         }
 
-    arrays = [hidden, targets, weights]
+    arrays = [hidden, targets, weights]  # in the order of _WEIGHTS
     if jobs and "decoder_job_ids" in features:
         arrays.append(features["decoder_job_ids"])
-    if 0 < chunk_length < hidden.shape[1]:
-        loss, metrics = _in_chunks(sums, chunk_length, variables, *arrays)
-    else:
-        loss, metrics = sums(variables, *arrays)
-    return loss, metrics
+    if not 0 < chunk_length < hidden.shape[1]:
+        return sums(variables, *arrays)
+    # Rows that lie on several devices would have to be sent around to be sorted.
+    if jax.sharding.get_abstract_mesh().size > 1:
+        return _in_chunks(sums, chunk_length, variables, arrays)
+    chunk_length *= hidden.shape[0]
+    return _in_chunks(sums, chunk_length, variables, _weighted_first(arrays), skip=True)
 
 
-def _in_chunks(function: Any, chunk_length: int, variables: Any, *arrays: Array) -> Any:
-    """Sum of `function` over chunks of the arrays' axis 1, padded with zeros (weight 0)."""
+def _weighted_first(arrays: Sequence[Array]) -> list[Array]:
+    """`[batch, length, ...]` as `[1, batch · length, ...]`, positions of weight 0 at the end."""
+    order = jnp.argsort(arrays[_WEIGHTS].reshape(-1) == 0, stable=True)
+    flat = [jnp.asarray(x).reshape(-1, *x.shape[2:]) for x in arrays]
+    return [x.at[order].get(mode="promise_in_bounds", unique_indices=True)[None] for x in flat]
+
+
+def _in_chunks(
+    function: Any,
+    chunk_length: int,
+    variables: Any,
+    arrays: Sequence[Array],
+    *,
+    skip: bool = False,
+) -> Any:
+    """Sum of `function` over chunks of the arrays' axis 1, padded with zeros (weight 0).
+
+    With `skip`, chunks without a weight cost nothing.
+    """
     length = arrays[0].shape[1]
     num_chunks = -(-length // chunk_length)
 
@@ -156,7 +177,12 @@ def _in_chunks(function: Any, chunk_length: int, variables: Any, *arrays: Array)
 
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def step(total: Any, chunk: tuple[Array, ...]) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, total, function(variables, *chunk)), None
+        def add(total: Any) -> Any:
+            return jax.tree.map(jnp.add, total, function(variables, *chunk))
+
+        if not skip:
+            return add(total), None
+        return jax.lax.cond(jnp.any(chunk[_WEIGHTS] != 0), add, lambda total: total, total), None
 
     chunks = tuple(map(split, arrays))
     shapes = jax.eval_shape(function, variables, *(chunk[0] for chunk in chunks))
