@@ -88,12 +88,6 @@ def decode_flops(
     return _forward(config, rows, source_length, target_length)
 
 
-def tower_parameters(config: ModelConfig) -> tuple[int, int]:
-    """Weights of the encoder's and the decoder's products, shared layers as often as they run."""
-    encoder, decoder = _encoder(config, 0), _decoder(config, 0, 0)
-    return sum(one.parameters for one in encoder), sum(one.parameters for one in decoder)
-
-
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Sublayer:
     """An attention or a feed-forward layer.

@@ -19,7 +19,7 @@ from m6rec_jax.errors import DataError
 from m6rec_jax.tables import columns, files
 from m6rec_jax.tables.schema import DatasetSpec, TableSpec
 from m6rec_jax.tables.sorting import sorted_batches
-from m6rec_jax.text.records import Event, Item, User
+from m6rec_jax.text.records import Item, User
 
 EventOrder = Literal["user", "time"]
 
@@ -202,13 +202,6 @@ class Dataset:
         users = self._users.column(self.spec.users.id).chunk(0).take(batch.column("user_index"))
         items = self._items.column(self.spec.items.id).chunk(0).take(batch.column("item_index"))
         return pa.RecordBatch.from_arrays([*batch.columns, users, items], schema=EVENT_SCHEMA)
-
-
-def event_records(batch: pa.RecordBatch | pa.Table) -> Iterator[Event]:
-    """The rows of a batch of `EVENT_SCHEMA` as records, in their order."""
-    names = ("user_id", "item_id", "time", "value")
-    for values in zip(*(batch.column(name).to_pylist() for name in names), strict=True):
-        yield Event(*values)
 
 
 def _names(paths: Sequence[Path]) -> str:

@@ -154,11 +154,6 @@ def global_temporal(
     return _between(times, time_cuts(np.sort(times), train, validation))
 
 
-def cold_users(users: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    """Users (sorted) with test events and no training events."""
-    return np.setdiff1d(users[codes == TEST], users[np.isin(codes, STATISTICS_PARTS)])
-
-
 def by_group(
     groups: Sequence[str], *, train: float = 0.8, validation: float = 0.1, seed: int = 0
 ) -> np.ndarray:

@@ -286,22 +286,6 @@ def text_infilling_row(
     }
 
 
-def pad_row(row: Mapping[str, np.ndarray], lengths: Mapping[str, int]) -> Row:
-    """Fills one row up to fixed lengths.
-
-    Args:
-      row: features, each of rank 1.
-      lengths: the length of each feature to return; others are left out.
-
-    Returns:
-      The features of `lengths`, each [length].
-
-    Raises:
-      DataError: a feature is missing, unknown, not of rank 1, or longer than its length.
-    """
-    return {name: array[0] for name, array in pad_batch([row], lengths).items()}
-
-
 def pad_batch(
     rows: Sequence[Mapping[str, np.ndarray]],
     lengths: Mapping[str, int],

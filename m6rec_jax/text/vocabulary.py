@@ -204,12 +204,6 @@ class Vocabulary:
         places = [piece.end - 1 if piece.end > piece.begin else piece.begin for piece in pieces]
         return ids, np.array(places, np.int32)
 
-    def encode_batch(
-        self, texts: Iterable[str], *, sampling: SubwordSampling | None = None
-    ) -> list[list[int]]:
-        """Encodes several texts; the same as `encode` of each."""
-        return [self.encode(text, sampling=sampling) for text in texts]
-
     def decode(self, ids: Iterable[int]) -> str:
         """Turns ids back into text, leaving out every control id, sentinel and spare row.
 

@@ -12,7 +12,6 @@ from m6rec_jax.text.rows import (
     generation_row,
     packed_candidates,
     pad_batch,
-    pad_row,
     source_row,
     text_infilling_row,
 )
@@ -285,22 +284,20 @@ def test_pad_batch(vocab: Vocabulary) -> None:
             assert (values[place, len(row[name]) :] == FEATURES[name].padding).all()
         assert (values[2] == FEATURES[name].padding).all()
     assert batch["decoder_labels"][0].tolist() == [-1, -1, 1, -1, -1]
-    single = pad_row(rows[0], lengths)
-    assert all((single[name] == batch[name][0]).all() for name in lengths)
 
 
 def test_padding_errors(vocab: Vocabulary) -> None:
     row = source_row(vocab, [PROFILE], 16)
     with pytest.raises(DataError, match=r"'encoder_input_tokens' of row 0 has shape \[4\]"):
-        pad_row(row, {"encoder_input_tokens": 3})
+        pad_batch([row], {"encoder_input_tokens": 3})
     with pytest.raises(DataError, match="row 0 lacks the feature 'decoder_labels'"):
-        pad_row(row, {"decoder_labels": 4})
+        pad_batch([row], {"decoder_labels": 4})
     with pytest.raises(DataError, match="no feature 'decoder_lables'"):
-        pad_row(row, {"decoder_lables": 4})
+        pad_batch([row], {"decoder_lables": 4})
     with pytest.raises(DataError, match="2 rows do not fit a batch of 1"):
         pad_batch([row, row], {"encoder_input_tokens": 8}, batch_size=1)
     with pytest.raises(DataError, match="which does not fit"):
-        pad_row({"encoder_input_tokens": np.zeros((1, 2))}, {"encoder_input_tokens": 4})
+        pad_batch([{"encoder_input_tokens": np.zeros((1, 2))}], {"encoder_input_tokens": 4})
 
 
 def test_sampling_reaches_the_rows(vocab: Vocabulary) -> None:

@@ -228,15 +228,17 @@ def test_cache_size(model_file: str, vocab: Vocabulary, behaviours: list[str]) -
     texts = behaviours[:20] * 2
     expected = [vocab.encode(text) for text in texts]
     for size in (0, 1, 1000):
-        assert Vocabulary(model_file, cache_size=size).encode_batch(texts) == expected
+        other = Vocabulary(model_file, cache_size=size)
+        assert [other.encode(text) for text in texts] == expected
 
 
 def test_threads(model_file: str, vocab: Vocabulary, behaviours: list[str]) -> None:
     texts = behaviours[:200]
     fresh = Vocabulary(model_file, cache_size=50)
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        results = list(pool.map(fresh.encode_batch, [texts] * 16))
-    assert all(result == vocab.encode_batch(texts) for result in results)
+        results = list(pool.map(lambda _: [fresh.encode(text) for text in texts], range(16)))
+    expected = [vocab.encode(text) for text in texts]
+    assert all(result == expected for result in results)
 
 
 def test_pickle(model_file: str, tmp_path: Path, vocab: Vocabulary) -> None:
