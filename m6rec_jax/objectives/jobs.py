@@ -5,6 +5,7 @@ figures of a log of them.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -62,7 +63,7 @@ def weighted(metrics: Metrics, weight: Array | float) -> Metrics:
     }
 
 
-def job_losses(jobs: Sequence[str], window: Sequence[Mapping[str, object]]) -> dict[str, float]:
+def job_losses(jobs: Sequence[str], window: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """`loss/<job>`: what the total loss would be of the job's examples alone.
 
     Args:
