@@ -1,14 +1,17 @@
 """What makes a training step cheap on this machine: packing, unrolling, float types, tuning less.
 
-    python -m benchmarks.efficiency [--gin_file FILE] [--turns 10]
+    python -m benchmarks.efficiency [--gin_file FILE] [--turns 10] [--studies packing layers]
 
-Times the jitted training step of a gin file on real rows of its task, in three studies:
+Times the jitted training step of a gin file on real rows of its task, in five studies:
 
   * packing: a group's candidates in one decoder row that share one encoding, against the same
     candidates with a row each;
   * layers: the file's own model against scanned layers and float32 operands;
   * tuning: the file's own parameters against all parameters (`--full_gin_file`) on the same rows,
-    with the memory that a step needs: state, batch and what XLA keeps between operations at once.
+    with the memory that a step needs: state, batch and what XLA keeps between operations at once;
+  * tuning_small: the same at the size of gin_configs/models/small.gin, on the first eight rows;
+  * logits: pretraining (`--pretrain_gin_file`) with the logits of all positions at once, against
+    those of a chunk at a time, where positions without a weight are left out.
 
 All programs run in turns, so that what else the machine does meets all of them; a figure
 is the fastest turn. Rows go to `benchmarks/results/efficiency.json`.
@@ -40,6 +43,7 @@ from m6rec_jax.training.train_step import CompiledStep, make_train_step
 
 GIN_FILE = "gin_configs/examples/movielens_ctr_option_adapter.gin"
 FULL_GIN_FILE = "gin_configs/examples/movielens_ctr_full.gin"
+PRETRAIN_GIN_FILE = "gin_configs/examples/movielens_pretrain.gin"
 Batch = Mapping[str, np.ndarray]
 Name = TypeVar("Name")
 
@@ -130,51 +134,75 @@ LAYERS: Mapping[str, Mapping[str, Any]] = {
 FULL = "all parameters"
 TUNED = "option-adapter"
 TUNED_BFLOAT16 = "option-adapter, backbone held in bfloat16"
+LOGITS = "logits"
+STUDIES = ("packing", "layers", "tuning", "tuning_small", LOGITS)
+SMALL, SMALL_ROWS = "gin_configs/models/small.gin", 8
 
 
-def studies(
-    config: ModelConfig, full: ModelConfig, batch: Batch, turns: int
-) -> dict[str, dict[str, dict[str, float]]]:
-    """Figures by study and program.
+@dataclasses.dataclass(frozen=True, slots=True)
+class Models:
+    """What a study compares at one size.
 
-    Args:
-      config: of a model whose prompts train.
+    Attributes:
+      tuned: config of a model whose prompts train.
       full: of one that trains as a whole.
-      batch: real rows.
-      turns: of every program.
     """
-    candidates = int((batch["decoder_labels"] >= 0).sum())
+
+    tuned: ModelConfig
+    full: ModelConfig
+
+
+def packing_programs(models: Models, batch: Batch) -> dict[str, Step]:
+    """Candidates that share an encoding, and with a row each."""
     per_row = int(batch["decoder_block_ids"].max())
     single = one_candidate_per_row(batch, batch["decoder_block_ids"].shape[1] // per_row)
-    packed, alone = f"{per_row} candidates in a row", "one candidate in a row"
-    programs = {
-        "packing": {
-            packed: compiled_step(config, batch, "prompts"),
-            alone: compiled_step(config, single, "prompts"),
-        },
-        "layers": {
-            name: compiled_step(dataclasses.replace(config, **changes), batch, "prompts")
-            for name, changes in LAYERS.items()
-        },
-        "tuning": {
-            TUNED: compiled_step(config, batch, "prompts"),
-            TUNED_BFLOAT16: compiled_step(config, batch, "prompts", "bfloat16"),
-            FULL: compiled_step(full, batch, "all"),
-        },
+    return {
+        f"{per_row} candidates in a row": compiled_step(models.tuned, batch, "prompts"),
+        "one candidate in a row": compiled_step(models.tuned, single, "prompts"),
     }
-    runs = {(study, name): step.run for study, of in programs.items() for name, step in of.items()}
-    seconds = fastest(runs, turns)
-    found: dict[str, dict[str, dict[str, float]]] = {}
-    for study, steps in programs.items():
-        slowest = max(seconds[study, name] for name in steps)
-        for name, step in steps.items():
-            value = seconds[study, name]
-            found.setdefault(study, {})[name] = {
-                "step_milliseconds": 1000 * value,
-                "candidates_per_second": candidates / value,
-                "times_faster": slowest / value,
-                "peak_memory_mib": step.memory / 2**20,
-            }
+
+
+def layer_programs(models: Models, batch: Batch) -> dict[str, Step]:
+    """The model's layers unrolled and scanned, in both types of operands."""
+    return {
+        name: compiled_step(dataclasses.replace(models.tuned, **changes), batch, "prompts")
+        for name, changes in LAYERS.items()
+    }
+
+
+def tuning_programs(models: Models, batch: Batch) -> dict[str, Step]:
+    """Tuning of prompts and of all parameters."""
+    return {
+        TUNED: compiled_step(models.tuned, batch, "prompts"),
+        TUNED_BFLOAT16: compiled_step(models.tuned, batch, "prompts", "bfloat16"),
+        FULL: compiled_step(models.full, batch, "all"),
+    }
+
+
+_PROGRAMS = {
+    "packing": packing_programs,
+    "layers": layer_programs,
+    "tuning": tuning_programs,
+    "tuning_small": tuning_programs,
+}
+
+
+def measured(programs: Mapping[str, Step], batch: Batch, turns: int) -> dict[str, dict[str, float]]:
+    """Figures by program, of programs that take turns on a batch."""
+    candidates = int((batch["decoder_labels"] >= 0).sum())
+    seconds = fastest({name: step.run for name, step in programs.items()}, turns)
+    slowest = max(seconds.values())
+    found = {
+        name: {
+            "step_milliseconds": 1000 * seconds[name],
+            "times_faster": slowest / seconds[name],
+            "peak_memory_mib": step.memory / 2**20,
+        }
+        for name, step in programs.items()
+    }
+    if candidates:
+        for name, figures in found.items():
+            figures["candidates_per_second"] = candidates / seconds[name]
     return found
 
 
@@ -183,32 +211,62 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Time the training step of a gin file.")
     parser.add_argument("--gin_file", default=GIN_FILE)
     parser.add_argument("--full_gin_file", default=FULL_GIN_FILE)
+    parser.add_argument("--pretrain_gin_file", default=PRETRAIN_GIN_FILE)
     parser.add_argument("--turns", type=int, default=10)
+    parser.add_argument("--studies", nargs="+", choices=STUDIES, default=STUDIES)
     options = parser.parse_args(arguments)
     try:
-        configuration.parse_config([options.full_gin_file], ["MODEL_DIR='unused'"])
-        full = ModelConfig()
-        configuration.parse_config([options.gin_file], ["MODEL_DIR='unused'"])
-        found = studies(ModelConfig(), full, _batch(), options.turns)
+        for study in options.studies:
+            if study == LOGITS:
+                file = options.pretrain_gin_file
+                _record(study, measured_logits(file, options.turns), file, file)
+                continue
+            of_small = [SMALL] if study == "tuning_small" else []
+            # The one parsed last says which rows are read.
+            full = _config([options.full_gin_file, *of_small])
+            models = Models(_config([options.gin_file, *of_small]), full)
+            batch = _batch()
+            if of_small:
+                batch = {name: x[:SMALL_ROWS] for name, x in batch.items()}
+            figures = measured(_PROGRAMS[study](models, batch), batch, options.turns)
+            _record(study, figures, options.gin_file, options.full_gin_file)
     except M6RecError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    measured: list[dict[str, Any]] = []
-    for study, programs in found.items():
-        for name, figures in programs.items():
-            gin_file = options.full_gin_file if name == FULL else options.gin_file
-            measured += metric_rows(
-                figures,
-                model=name,
-                dataset="movielens-100k",
-                split=study,
-                seed=None,
-                gin_file=Path(gin_file).as_posix(),
-            )
-            told = ", ".join(f"{metric} {value:.4g}" for metric, value in figures.items())
-            print(f"{study}, {name}: {told}")
-    add_rows(results_path("efficiency"), measured)
     return 0
+
+
+def measured_logits(gin_file: str, turns: int) -> dict[str, dict[str, float]]:
+    """Pretraining with the logits of all positions and of those with a weight."""
+    chunked = _config([gin_file])
+    batch = _batch()
+    programs = {"in chunks, of positions with a weight": compiled_step(chunked, batch, "all")}
+    whole = _config([gin_file], "language_modelling_loss.chunk_length=0")
+    programs["of all positions at once"] = compiled_step(whole, batch, "all")
+    return measured(programs, batch, turns)
+
+
+def _config(files: list[str], *bindings: str) -> ModelConfig:
+    configuration.parse_config(files, ["MODEL_DIR='unused'", *bindings])
+    return ModelConfig()
+
+
+def _record(
+    study: str, programs: Mapping[str, Mapping[str, float]], gin_file: str, full_gin_file: str
+) -> None:
+    found: list[dict[str, Any]] = []
+    for name, figures in programs.items():
+        found += metric_rows(
+            figures,
+            model=name,
+            dataset="movielens-100k",
+            split=study,
+            seed=None,
+            gin_file=Path(full_gin_file if name == FULL else gin_file).as_posix(),
+        )
+        told = ", ".join(f"{metric} {value:.4g}" for metric, value in figures.items())
+        print(f"{study}, {name}: {told}", flush=True)
+    add_rows(results_path("efficiency"), found)
 
 
 def _batch() -> Batch:
