@@ -15,6 +15,7 @@ from m6rec_jax.objectives.sums import Features, Metrics, Sum, weighted_sum
 
 Array = jax.Array
 NAME = "language_modelling"
+# Place of the weights among the arrays that are cut into chunks.
 _WEIGHTS = 2
 
 
@@ -134,16 +135,20 @@ def language_modelling_loss(
             **sums_by_job(NAME, plain, weights, next(iter(job_ids), None), jobs),
         }
 
-    arrays = [hidden, targets, weights]  # in the order of _WEIGHTS
+    arrays = [hidden, targets, weights]
     if jobs and "decoder_job_ids" in features:
         arrays.append(features["decoder_job_ids"])
     if not 0 < chunk_length < hidden.shape[1]:
         return sums(variables, *arrays)
-    # Rows that lie on several devices would have to be sent around to be sorted.
-    if jax.sharding.get_abstract_mesh().size > 1:
+    if not _on_one_device():
         return _in_chunks(sums, chunk_length, variables, arrays)
     chunk_length *= hidden.shape[0]
     return _in_chunks(sums, chunk_length, variables, _weighted_first(arrays), skip=True)
+
+
+def _on_one_device() -> bool:
+    """Rows that lie on several devices would have to be sent around to be sorted."""
+    return jax.sharding.get_abstract_mesh().size <= 1
 
 
 def _weighted_first(arrays: Sequence[Array]) -> list[Array]:

@@ -17,6 +17,7 @@ from m6rec_jax.objectives import (
     Sum,
     classification_loss,
     contrastive_loss,
+    language_modelling,
     language_modelling_loss,
     loss_denominators,
     total_loss,
@@ -85,9 +86,17 @@ def test_token_cross_entropy_gradient(z_loss: float) -> None:
     np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("one_device", [True, False])
 def test_chunks_do_not_change_gradients(
-    variables: dict[str, Any], outputs: Outputs, features: Features
+    variables: dict[str, Any],
+    outputs: Outputs,
+    features: Features,
+    one_device: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Neither in the order of the weights nor, as on several devices, in that of the rows."""
+    monkeypatch.setattr(language_modelling, "_on_one_device", lambda: one_device)
+
     def gradient(chunk_length: int) -> Any:
         def loss(variables: Any, hidden: Any) -> Any:
             changed = Outputs(outputs.encoded, hidden)
@@ -102,6 +111,24 @@ def test_chunks_do_not_change_gradients(
         gradient(4),
         gradient(0),
     )
+
+
+def test_chunks_without_a_weight_are_left_out() -> None:
+    rng = np.random.default_rng(2)
+    values = rng.normal(size=(3, 7)).astype(np.float32)
+    weights = np.zeros((3, 7), np.float32)
+    weights[[0, 1, 2, 2, 2], [6, 3, 0, 1, 5]] = rng.random(5).astype(np.float32) + 0.5
+    ran: list[int] = []
+
+    def function(_: None, values: Any, unused: Any, weights: Any) -> Any:
+        jax.debug.callback(lambda: ran.append(1))
+        return jnp.sum(values * weights)
+
+    arrays = language_modelling._weighted_first([values, values, weights])
+    total = language_modelling._in_chunks(function, 4, None, arrays, skip=True)
+    jax.effects_barrier()
+    assert float(total) == pytest.approx(float((values * weights).sum()), rel=1e-5)
+    assert len(ran) == 2, "five positions, four in a chunk"
 
 
 def test_chunks_save_memory(features: Features) -> None:
