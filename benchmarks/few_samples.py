@@ -27,6 +27,7 @@ Beside the usual keys a row has `samples`, and those of tuning `foundation`, `bi
 from __future__ import annotations
 
 import argparse
+import fcntl
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -99,21 +100,31 @@ class Sample:
 
 @contextmanager
 def prepared_sample(sample: Sample, keep: bool) -> Iterator[Prepared]:
-    """Prepares a sample's rows, and removes them afterwards unless they are to be kept."""
+    """Prepares a sample's rows, and removes them afterwards unless they are to be kept.
+
+    A second command on the same sample waits until they are free: it would find them removed.
+    """
     from m6rec_jax.pipeline import locations
 
     split = sample.split()
-    m6rec(
-        *("data", "prepare", DATASET, "--gin_file", PREPARE, f"--gin.SPLIT='{split}'"),
-        "--gin.VIEWS=('groups',)",
-    )
-    prepared = locations.prepared(DATASET, Split.parse(split).name)
-    try:
-        yield prepared
-    finally:
-        if not keep:
-            shutil.rmtree(prepared.tfds_folder("groups").parent)
-            shutil.rmtree(prepared.folder)
+    name = Split.parse(split).name
+    with (locations.data_dir() / f".{DATASET}.{name}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"waiting for another command to be done with {split}", flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        m6rec(
+            *("data", "prepare", DATASET, "--gin_file", PREPARE, f"--gin.SPLIT='{split}'"),
+            "--gin.VIEWS=('groups',)",
+        )
+        prepared = locations.prepared(DATASET, name)
+        try:
+            yield prepared
+        finally:
+            if not keep:
+                shutil.rmtree(prepared.tfds_folder("groups").parent)
+                shutil.rmtree(prepared.folder)
 
 
 @contextmanager

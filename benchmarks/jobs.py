@@ -38,6 +38,7 @@ import argparse
 import hashlib
 import itertools
 import json
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -99,6 +100,14 @@ def is_prepared(dataset: str, split: str, wanted: Sequence[str]) -> bool:
     return set(wanted) <= set(found.manifest["views"])
 
 
+def scratch(output: Path) -> Path:
+    """What is written before it is renamed to `output`, which is whole where it is there.
+
+    Each process has its own: runs of other seeds ask for the same figures of the foundation.
+    """
+    return output.with_suffix(f".{os.getpid()}.partial")
+
+
 def tested(job: Job, model_dir: Path, output: Path) -> Figures:
     """Figures of a checkpoint on the test part, evaluated unless that was done.
 
@@ -106,8 +115,7 @@ def tested(job: Job, model_dir: Path, output: Path) -> Figures:
     """
     if not output.exists():
         output.parent.mkdir(parents=True, exist_ok=True)
-        # Renamed when complete: what is there is whole.
-        partial = output.with_suffix(".partial")
+        partial = scratch(output)
         started = time.monotonic()
         m6rec(
             *("eval", "--gin_file", job.eval_gin_file, f"--gin.MODEL_DIR='{model_dir}'"),
@@ -231,7 +239,9 @@ class Study:
 
                 output.parent.mkdir(parents=True, exist_ok=True)
                 measured = baselines_of(job.eval_gin_file, job.eval_bindings)
-                output.write_text(json.dumps(measured, indent=2) + "\n")
+                partial = scratch(output)
+                partial.write_text(json.dumps(measured, indent=2) + "\n")
+                partial.replace(output)
             found |= json.loads(output.read_text())
         if job.measured is not None:
             from benchmarks.job_baselines import measured_before

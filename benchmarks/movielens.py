@@ -190,6 +190,8 @@ def run_job(job: Job, seed: int, foundation: Path, folder: Path) -> Mapping[str,
             f"--gin.evaluate.output='{output}'",
         )
     figures = json.loads(output.read_text())
+    if lost := set(job.metrics) - set(figures):
+        raise DataError(f"{output} lacks {', '.join(sorted(lost))}: {job.eval_gin_file} gives them")
     kept = {name: float(figures[name]) for name in job.metrics}
     rows = metric_rows(
         kept,

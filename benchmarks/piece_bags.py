@@ -44,7 +44,8 @@ def piece_bags(
       DataError: the part is empty or not prepared.
     """
     found: list[Bags] = []
-    for batch in EvaluationBatches(task, lengths, batch_size, split=part):
+    # Whole, whatever limit a run that is configured has for its validations.
+    for batch in EvaluationBatches(task, lengths, batch_size, split=part, limit=0):
         rows, places = np.nonzero(batch["decoder_labels"] >= 0)
         source = _presence(
             *_held(batch["encoder_input_tokens"]), len(batch["user_ids"]), vocab_size

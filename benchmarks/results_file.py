@@ -30,7 +30,7 @@ import math
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -201,6 +201,7 @@ def add_rows(
     commit: str | None = None,
     hardware: str | None = None,
     date: str | None = None,
+    derive: Callable[[Sequence[Row]], Sequence[Row]] | None = None,
 ) -> Results:
     """Adds measured rows to a result file; rows of an earlier run of the same key make way.
 
@@ -211,6 +212,7 @@ def add_rows(
       path: the file, see `results_path`.
       rows: rows without provenance (or with their own, which then holds).
       command, commit, hardware, date: of these rows; by default those of this process, now.
+      derive: all rows, new ones included, to those that are written; for what follows from them.
 
     Raises:
       DataError: a row or the file on disk does not keep to the schema.
@@ -228,7 +230,9 @@ def add_rows(
     with _locked(path):
         replaced = {run_key(row) for row in new}
         kept = [row for row in read_results(path).rows if run_key(row) not in replaced]
-        merged = [*kept, *new]
+        merged: Sequence[Row] = [*kept, *new]
+        if derive is not None:
+            merged = derive(merged)
         text = _to_json(merged, provenance)
         results = parse_results(text, path.stem)
         _write_atomically(path, text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import json
 import shutil
 import time
@@ -24,7 +25,7 @@ class Run:
     """What one run gave.
 
     Attributes:
-      figures: on the test part.
+      figures: on the test part; none where it was not asked.
       curve: (step, AUC) on validation rows.
       trainable_share: of the backbone.
       seconds: of training, validations included.
@@ -56,7 +57,13 @@ def read_curve(path: Path) -> Curve:
 
 
 def tune(
-    files: Sequence[str], foundation: Path, seed: int, folder: Path, bindings: Sequence[str] = ()
+    files: Sequence[str],
+    foundation: Path,
+    seed: int,
+    folder: Path,
+    bindings: Sequence[str] = (),
+    *,
+    tested: bool = True,
 ) -> Run:
     """Trains, validates and tests one run in this process; its folder is removed.
 
@@ -68,6 +75,7 @@ def tune(
       seed: of initial values, dropout and the order of the data.
       folder: MODEL_DIR of the run; what lies there is removed first.
       bindings: further gin bindings.
+      tested: whether there are figures of the test part.
 
     Raises:
       KeyboardInterrupt: a signal stopped the training.
@@ -98,24 +106,25 @@ def tune(
     seconds = time.monotonic() - started
     if result.stopped_by not in (None, EARLY_STOPPING):
         raise KeyboardInterrupt
-    if result.best_step is None:
-        step = result.step
+    step = result.step if result.best_step is None else result.best_step
+    figures: Mapping[str, float] = {}
+    if tested:
         variables = {"params": result.state.params, "prompts": result.state.prompts}
-    else:
-        step = result.best_step
-        variables = dict(restore_model(folder, step=step).variables)
-    evaluator = Evaluator(
-        configuration.macro("MIXTURE_OR_TASK_NAME"),
-        configuration.macro("TASK_FEATURE_LENGTHS"),
-        batch_size=64,
-        split=SPLIT,
-        limit=0,
-    )
-    figures = evaluator(result.model, variables)
+        if result.best_step is not None:
+            variables = dict(restore_model(folder, step=step).variables)
+        evaluator = Evaluator(
+            configuration.macro("MIXTURE_OR_TASK_NAME"),
+            configuration.macro("TASK_FEATURE_LENGTHS"),
+            batch_size=64,
+            split=SPLIT,
+            limit=0,
+        )
+        figures = evaluator(result.model, variables)
+        del variables, evaluator
     share = count_parameters(result.model.config, configuration.macro("TRAINABLE")).trainable_share
     curve = read_curve(folder / "metrics.jsonl")
     shutil.rmtree(folder)
-    del result, variables, evaluator
+    del result
     # Each run compiles programs of its own.
     jax.clear_caches()
     gc.collect()
@@ -149,7 +158,8 @@ def conditions_of(
       own_bindings: further ones, which belong to this run as its files do.
 
     Returns:
-      `foundation`, `bindings` (as `NAME=VALUE`) and `train_steps`.
+      `foundation`, `bindings` (as `NAME=VALUE`), `train_steps` and `configuration`, a fingerprint
+      of all that gin is told, which changes with any of the files.
 
     Raises:
       ConfigError: files and bindings do not fit each other.
@@ -162,12 +172,14 @@ def conditions_of(
     try:
         configuration.parse_config(list(files), [*unused, *own_bindings, *bindings])
         steps = int(configuration.macro("TRAIN_STEPS"))
+        told = hashlib.sha256(gin.config_str().encode()).hexdigest()[:16]
     finally:
         gin.clear_config()
     return {
         "foundation": foundation,
         "bindings": [portable(binding.removeprefix("--gin.")) for binding in bindings],
         "train_steps": steps,
+        "configuration": told,
     }
 
 
@@ -176,7 +188,8 @@ def refuse_others(
 ) -> None:
     """Refuses to put rows beside others that were made under other conditions.
 
-    Rows that older versions wrote do not say their steps; without `bindings` they had none.
+    Rows that older versions wrote do not say their steps or configuration; without `bindings` they
+    had none.
 
     Args:
       path: the result file.
@@ -185,9 +198,15 @@ def refuse_others(
       own: of the rows to come; see `conditions_of`. What is left out need not be alike.
 
     Raises:
-      DataError: rows of another foundation, or with other bindings or steps, are there.
+      DataError: rows of another foundation (or of none), or with other bindings, steps or settings,
+        are there.
     """
     rows = list(rows)
+    if strangers := {row["model"] for row in rows if "foundation" not in row}:
+        raise DataError(
+            f"{path} has rows of {', '.join(sorted(strangers))} that come from no foundation: call "
+            "the model otherwise"
+        )
     others = {str(row["foundation"]) for row in rows} - {own["foundation"]}
     if others:
         raise DataError(
@@ -210,6 +229,11 @@ def refuse_others(
         raise DataError(
             f"{path} has rows of {', '.join(map(str, sorted(steps)))} steps, but the gin files now "
             f"say TRAIN_STEPS = {own['train_steps']}: {end}"
+        )
+    told = {row["configuration"] for row in rows if "configuration" in row}
+    if "configuration" in own and told - {own["configuration"]}:
+        raise DataError(
+            f"{path} has rows that were made before a gin file of theirs changed: {end}"
         )
 
 

@@ -5,10 +5,17 @@
         [--gin.TRAIN_STEPS=480] [--force]
 
 Every run starts from the same foundation (`python -m benchmarks.foundation`), takes the steps of
-`gin_configs/studies/tuning/budget.gin` with the rate of its method's file there, and is tested with
-its last step. Runs whose rows stand in `benchmarks/results/tuning.json` are not made again, so a
-study that was interrupted goes on; rows of another foundation, of other bindings or of another
-number of steps, are an error.
+`gin_configs/studies/tuning/budget.gin` (`budget_of_texts.gin`) with the rate of its method's file
+there, and is tested with the best of its validations. Runs whose rows stand in
+`benchmarks/results/tuning.json` are not made again, so a study that was interrupted goes on; rows
+of another foundation, of other bindings, steps or settings are an error. Several of these commands
+may run side by side, each on a processor of its own:
+
+    taskset -c 0 python -m benchmarks.tuning --tasks movielens_ctr film_plots_genre &
+    taskset -c 1 python -m benchmarks.tuning --tasks book_crossing_conversion film_reviews_sentiment
+
+Every head starts from its job's words (OPTION_WORDS); two methods are also run from random values,
+so that what the words do and what a method does can be told apart.
 
 A row is the figure of one run on the test part, with what else is known of the run:
 
@@ -20,6 +27,8 @@ A row is the figure of one run on the test part, with what else is known of the 
     foundation        fingerprint of the backbone
     bindings          the --gin.NAME=VALUE that the study was given
     train_steps       TRAIN_STEPS of the run
+    configuration     fingerprint of all its settings
+    step              whose parameters were tested
 """
 
 from __future__ import annotations
@@ -48,8 +57,8 @@ from m6rec_jax.errors import DataError, M6RecError
 
 RESULTS = "tuning"
 STUDY = "gin_configs/studies/tuning"
-BUDGET = f"{STUDY}/budget.gin"
 CHANCE = 0.5
+OF_ONE_RUN = ("curve", "seconds", "step", "configuration", "train_steps")
 ALL_TASKS = "mean over tasks"
 
 # Figures that are kept of each task; the first decides.
@@ -59,11 +68,18 @@ TASKS: Mapping[str, tuple[str, ...]] = {
     "film_reviews_sentiment": ("auc", "accuracy"),
     "film_plots_genre": ("auc", "accuracy"),
 }
+# Where it is not budget.gin.
+BUDGETS: Mapping[str, str] = {
+    "film_reviews_sentiment": "budget_of_texts",
+    "film_plots_genre": "budget_of_texts",
+}
 METHODS: Mapping[str, str] = {
     "full": "full fine-tuning",
     "linear_probe": "linear probe",
     "prompt": "prompt tuning",
+    "prompt_random": "prompt tuning, random head",
     "option": "option tuning",
+    "option_random": "option tuning, random options",
     "adapter": "adapters",
     "option_adapter": "option-adapter tuning",
     "lora": "LoRA",
@@ -84,7 +100,8 @@ def steps_to_share(curve: Curve, full: float, share: float = 0.9) -> int | None:
 
 def files_of(task: str, method: str) -> list[str]:
     """Gin files of a run."""
-    return [BUDGET, f"{STUDY}/{method}.gin", f"gin_configs/jobs/{task}.gin"]
+    budget = BUDGETS.get(task, "budget")
+    return [f"{STUDY}/{budget}.gin", f"{STUDY}/{method}.gin", f"gin_configs/jobs/{task}.gin"]
 
 
 def make_run(
@@ -112,6 +129,7 @@ def rows_of(
         "method": method,
         "trainable_share": round(run.trainable_share, 6),
         **conditions,
+        "step": run.step,
         "curve": [list(point) for point in run.curve],
         "steps_to_90_percent": None,
     }
@@ -147,7 +165,7 @@ def means_over_tasks(rows: Sequence[Row]) -> list[Row]:
         first = next(iter(own.values()))
         found.append(
             {
-                **{k: v for k, v in first.items() if k not in ("curve", "seconds")},
+                **{k: v for k, v in first.items() if k not in OF_ONE_RUN},
                 "dataset": ALL_TASKS,
                 "task": ALL_TASKS,
                 "value": round(statistics.fmean(row["value"] for row in own.values()), 6),
@@ -186,23 +204,24 @@ def study(
     for task, method, seed in tqdm(runs, unit="run", desc="tuning"):
         rows = [row for row in read_results(path).rows if row["task"] != ALL_TASKS]
         conditions = conditions_of(fingerprint, files_of(task, method), bindings)
-        refuse_others(path, rows, foundation, conditions)
-        if not force and any(
-            (row["task"], row["method"], row["seed"]) == (task, method, seed) for row in rows
-        ):
+        of_all = {name: conditions[name] for name in ("foundation", "bindings")}
+        refuse_others(path, rows, foundation, of_all)
+        alike = [row for row in rows if (row["task"], row["method"]) == (task, method)]
+        if force:
+            alike = [row for row in alike if row["seed"] != seed]
+        refuse_others(path, alike, foundation, conditions)
+        if any(row["seed"] == seed for row in alike):
             continue
         run = make_run(task, method, seed, foundation, output / f"{task}-{method}-{seed}", bindings)
-        rows = [r for r in rows if (r["task"], r["method"], r["seed"]) != (task, method, seed)]
-        new = rows_of(run, task, method, seed, conditions)
         tqdm.write(f"{task}, {method}, seed {seed}: AUC {run.figures['auc']:.4f}")
-        write(path, [*rows, *new])
+        add_rows(path, rows_of(run, task, method, seed, conditions), derive=with_what_follows)
     return list(read_results(path).rows)
 
 
-def write(path: Path, rows: Sequence[Row]) -> None:
-    """Rows of runs, with what follows from all of them; older ones keep their provenance."""
-    rows = with_steps(rows)
-    add_rows(path, [*rows, *means_over_tasks(rows)])
+def with_what_follows(rows: Iterable[Row]) -> list[Row]:
+    """Rows of runs with their steps to 90%, then means over tasks, made anew from all of them."""
+    runs = with_steps(row for row in rows if row["task"] != ALL_TASKS)
+    return [*runs, *means_over_tasks(runs)]
 
 
 def main(arguments: list[str] | None = None) -> int:

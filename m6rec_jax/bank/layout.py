@@ -4,7 +4,7 @@ A task of any method fits one layout, in which it computes what it does alone (w
 tolerance):
 
 - Soft prompts stand last, all else stands first along an axis that is longer in the bank.
-- Options become the kernel of a linear head: hidden · P / sqrt(embed) = hidden (Pᵀ / sqrt(embed)).
+- Options become the kernel of a linear head: hidden · P / sqrt(embed) = hidden Pᵀ / sqrt(embed).
 - The scale of a LoRA update goes into its second matrix.
 - Updates that apply in late layers only are zero in the early ones.
 - Blocks beyond a task's segment embeddings share its last one, so that one is repeated.
@@ -128,7 +128,7 @@ def _in_terms_of_the_bank(
     own, room = task.prompts, bank.prompts
     if own.head == "option":
         options = tensors[_SOFT_PROMPTS][-own.num_options :]
-        tensors[_KERNEL] = options.T * np.float32(task.embed_dim**-0.5)
+        tensors[_KERNEL] = options.T
         tensors[_BIAS] = np.zeros(own.num_options, np.float32)
     if own.special_token_ids:
         deltas = tensors["bank/special_token_deltas"]

@@ -369,7 +369,7 @@ def infer(
       The files.
     """
     evaluator, restored = _restored(
-        model_dir, mixture_or_task_name, task_feature_lengths, split, batch_size, step, limit, (k,)
+        model_dir, mixture_or_task_name, task_feature_lengths, split, batch_size, step, limit, k
     )
     paths = []
     for task in evaluator.tasks:
@@ -393,9 +393,11 @@ def _restored(
     batch_size: int,
     step: int | None,
     limit: int,
-    ks: Sequence[int] = tasks.DEFAULT_KS,
+    k: int | None = None,
 ) -> tuple[Evaluator, Any]:
-    evaluator = Evaluator(name, lengths, batch_size, split=split, limit=limit, ks=ks)
+    # An argument that is given beats gin: without a length of lists, `Evaluator.ks` is gin's.
+    lists = {} if k is None else {"ks": (k,)}
+    evaluator = Evaluator(name, lengths, batch_size, split=split, limit=limit, **lists)
     restored = restore_model(
         model_dir,
         step=step,

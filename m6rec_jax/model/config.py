@@ -58,7 +58,7 @@ class PromptConfig:
       retrieval_dim: width of the two retrieval projections (0: none).
       num_segment_embeddings: rows added by min(block id, rows - 1) between the early and the late
         encoder layers, zero at the start, in use only when late interaction is on (0: none).
-      init_stddev: standard deviation of soft prompts at the start.
+      init_stddev: standard deviation of soft prompts, and of a linear head, at the start.
       task_num_prompts, task_num_options, task_adapter_ranks, task_lora_ranks: the sizes of each
         task where tasks of one run are unlike, one number per task and at most the capacity of the
         same name. Empty: every task has the capacity. A task without classes has 0 options.

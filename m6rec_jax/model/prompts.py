@@ -116,11 +116,12 @@ class PromptBank(nn.Module):
         tasks = prompts.num_tasks
         zeros = nn.initializers.zeros_init()
         by_width = nn.initializers.normal(embed**-0.5)
+        as_prompts = nn.initializers.normal(prompts.init_stddev)
         if prompts.num_prompts:
             self.soft_prompts = prompt_variable(
                 self,
                 "soft_prompts",
-                nn.initializers.normal(prompts.init_stddev),
+                as_prompts,
                 (tasks, prompts.num_prompts, embed),
                 ("tasks", "prompts", "embed"),
             )
@@ -144,7 +145,7 @@ class PromptBank(nn.Module):
             self.linear_kernel = prompt_variable(
                 self,
                 "head_kernel",
-                by_width,
+                as_prompts,
                 (tasks, embed, prompts.num_options),
                 ("tasks", "embed", "classes"),
             )
@@ -203,13 +204,15 @@ class PromptBank(nn.Module):
         """Class scores, `[batch, length, embed]` → `[batch, length, classes]`, float32.
 
         'option': hidden · (the last soft prompts) / sqrt(embed). The scale keeps the first logits
-        near the soft prompts' own size, whatever the width. 'linear': hidden W + b. Classes that a
-        task does not have get a vanishing score.
+        near the soft prompts' own size, whatever the width. 'linear': hidden W / sqrt(embed) + b,
+        whose columns start and learn as options do that are no prompts. Classes that a task does
+        not have get a vanishing score.
         """
         prompts = self.config.prompts
         capacity = prompts.num_options
         if prompts.head == "linear":
             logits = task_dot(hidden, self.linear_kernel, task_ids, operand_dtype="float32")
+            logits = logits * self.config.embed_dim**-0.5
             logits = logits + task_rows(self.linear_bias, task_ids)[:, None]
             shift = 0
         else:

@@ -66,7 +66,7 @@ def source_row(
     source_length: int,
     *,
     keep_first: int = 1,
-    keep_last: int = 1,
+    keep_last: int = 2,
     sampling: SubwordSampling | None = None,
 ) -> Row:
     """Lays out the encoder's side: [BOS'] profile | behaviour | ... | context | [EOS'].

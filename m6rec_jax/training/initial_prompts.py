@@ -1,4 +1,4 @@
-"""Where soft prompts of a new run start: random, vocabulary, or class labels' text."""
+"""Where soft prompts and heads of a new run start: random, vocabulary, or class labels' text."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def with_prompts_of_tokens(
     def put(prompts: jax.Array, table: jax.Array) -> jax.Array:
         return table[drawn].astype(prompts.dtype)
 
-    return _with_soft_prompts(state, put, state.params["token_embedder"]["embedding"])
+    return _with_tensor(state, "soft_prompts", put, state.params["token_embedder"]["embedding"])
 
 
 def with_prompts_of_labels(
@@ -187,7 +187,7 @@ def with_prompts_of_labels(
         places = slice(None) if task_id is None else task_id
         return prompts.at[places, -len(labels) :].set(means.astype(prompts.dtype))
 
-    return _with_soft_prompts(state, put, state.params["token_embedder"]["embedding"])
+    return _with_tensor(state, "soft_prompts", put, state.params["token_embedder"]["embedding"])
 
 
 def with_options_of_words(
@@ -196,11 +196,12 @@ def with_options_of_words(
     words: Sequence[Sequence[int]],
     task_id: int | None = None,
 ) -> TrainState:
-    """Starts the options as the backbone's own output vectors of words: their label's text.
+    """Starts the head's classes as the backbone's own output vectors of words: their label's text.
 
-    The logit of a class is then that of its word's first token in the language model, which is what
-    a backbone that writes these words after `[EOS]` predicts there: it scores before its tuning
-    begins. (Of the word's further tokens it says nothing there, so they are left out.)
+    Those are the options, or the columns of a linear head. The logit of a class is then that of its
+    word's first token in the language model, which is what a backbone that writes these words after
+    `[EOS]` predicts there: it scores before its tuning begins. (Of the word's further tokens it
+    says nothing there, so they are left out.)
 
     Args:
       state: at step 0.
@@ -209,14 +210,14 @@ def with_options_of_words(
       task_id: row of the bank; None: all tasks, which have equally many classes, start alike.
 
     Raises:
-      ConfigError: another number of words than options, a word without tokens, two that begin with
-        the same one, or no option head.
+      ConfigError: another number of words than classes, a word without tokens, two that begin with
+        the same one, or no head.
     """
-    if config.prompts.head != "option":
+    head = config.prompts.head
+    if head == "none":
         raise ConfigError(
-            "train.initial_options is for the head 'option', but PromptConfig.head = "
-            f"{config.prompts.head!r}; soft prompts of other methods start from labels by "
-            "train.initial_soft_prompts = 'class_labels'"
+            "train.initial_options names words of classes, but the model has none "
+            "(PromptConfig.head = 'none')"
         )
     _check_classes("train.initial_options", words, config, task_id)
     first = np.asarray([ids[0] for ids in words])
@@ -227,18 +228,21 @@ def with_options_of_words(
         )
     tied = config.logits_via_embedding
 
-    def put(prompts: jax.Array, table: jax.Array) -> jax.Array:
-        # The logits of a separate head lack the scale that the options' have.
+    def put(old: jax.Array, table: jax.Array) -> jax.Array:
+        # The logits of the language model's own matrix lack the scale that those of classes have.
         options = table[first] if tied else table[:, first].T * config.embed_dim**0.5
+        options = options.astype(old.dtype)
         places = slice(None) if task_id is None else task_id
-        return prompts.at[places, -len(words) :].set(options.astype(prompts.dtype))
+        if head == "linear":
+            return old.at[places, :, : len(words)].set(options.T)
+        return old.at[places, -len(words) :].set(options)
 
     table = (
         state.params["token_embedder"]["embedding"]
         if tied
         else state.params["logits_head"]["kernel"]
     )
-    return _with_soft_prompts(state, put, table)
+    return _with_tensor(state, "head_kernel" if head == "linear" else "soft_prompts", put, table)
 
 
 def _check_classes(
@@ -259,11 +263,13 @@ def _check_classes(
         raise ConfigError(f"{setting}: every class needs a word")
 
 
-def _with_soft_prompts(
-    state: TrainState, put: Callable[[jax.Array, jax.Array], jax.Array], table: jax.Array
+def _with_tensor(
+    state: TrainState,
+    name: str,
+    put: Callable[[jax.Array, jax.Array], jax.Array],
+    table: jax.Array,
 ) -> TrainState:
-    """The state with put(soft prompts, table) `[tasks, prompts, embed]` as its soft prompts."""
+    """The state with put(tensor, table) as that tensor of the bank, `[tasks, ...]`."""
     bank = state.prompts["bank"]
-    old = bank["soft_prompts"]
-    new = jax.jit(put, out_shardings=old.sharding)(old, table)
-    return state.replace(prompts={**state.prompts, "bank": {**bank, "soft_prompts": new}})
+    new = jax.jit(put, out_shardings=bank[name].sharding)(bank[name], table)
+    return state.replace(prompts={**state.prompts, "bank": {**bank, name: new}})

@@ -161,9 +161,9 @@ def train(
         prompts that 'matching' took over.
       class_labels: that text, one for each class, or by the name of the seqio task. Read where
         `initial_soft_prompts` is 'class_labels'.
-      initial_options: a word for each class, whose output vectors the options of a new run start
-        from, or such words by the name of the seqio task; see
-        `initial_prompts.with_options_of_words`. Empty: they start as the other prompts.
+      initial_options: a word for each class, whose output vectors the options (or the columns of a
+        linear head) of a new run start from, or such words by the name of the seqio task; see
+        `initial_prompts.with_options_of_words`. Empty: they start as soft prompts do.
       initial_embeddings: of a new backbone: 'random', 'pieces' (what the vocabulary's pieces are
         written of), or 'neighbours' (that, and what stands near what in the training data); see
         `with_initial_embeddings`.

@@ -56,6 +56,13 @@ def test_conditions_are_those_of_the_files_and_bindings(tmp_path: Path) -> None:
     name = str(tmp_path / "run.gin")
     Path(name).write_text("TRAIN_STEPS = 240\nRATE = 1.0\n")
     found = tuned_run.conditions_of("aa", [name], ["--gin.RATE=0.5"])
+    first = found.pop("configuration")
     assert found == {"foundation": "aa", "bindings": ["RATE=0.5"], "train_steps": 240}
     found = tuned_run.conditions_of("aa", [name], ["--gin.TRAIN_STEPS=480"], ["--gin.RATE=2.0"])
+    assert found.pop("configuration") != first
     assert found == OWN
+
+
+def test_a_models_name_is_not_that_of_what_has_no_foundation(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="rows of FM that come from no foundation"):
+        tuned_run.refuse_others(tmp_path / "x.json", [{"model": "FM"}], tmp_path, OWN)

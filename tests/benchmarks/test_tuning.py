@@ -44,9 +44,9 @@ def test_files_of_every_run_fit_together(task: str, method: str) -> None:
     configuration.parse_config(files, ["MODEL_DIR='x'", "INITIAL_CHECKPOINT_PATH='y'"])
     trainable = configuration.macro("TRAINABLE")
     assert trainable == ("all" if method == "full" else "prompts")
-    # Words for options only where there are options; soft prompts only where the method has some.
-    if method in ("linear_probe", "prompt", "adapter", "lora"):
-        assert configuration.macro("INITIAL_OPTIONS") == ()
+    # A head has a word for every class; soft prompts only where the method has some.
+    words = configuration.macro("INITIAL_OPTIONS")
+    assert len(words) == (0 if "random" in method else configuration.macro("NUM_OPTIONS"))
     if method in ("linear_probe", "adapter", "lora"):
         assert configuration.macro("NUM_PROMPTS") == 0
     else:
@@ -85,6 +85,45 @@ def test_one_study_is_of_one_foundation(made, tmp_path: Path, capsys) -> None:
     assert tuning.main(["--foundation", str(tmp_path / "other"), "--seeds", "1"]) == 2
     assert "a study is of one foundation" in capsys.readouterr().err
     assert all(seed == 0 for _, _, seed in made)
+
+
+def test_commands_side_by_side_leave_nothing_out(made, tmp_path: Path, monkeypatch) -> None:
+    """What follows from all rows is made of those that another command wrote meanwhile, too."""
+    tasks = list(tuning.TASKS)
+    arguments = ["--foundation", str(tmp_path / "base"), "--seeds", "0", "--methods", "full"]
+    make_run = tuning.make_run
+
+    def while_another_ends(*run):
+        monkeypatch.setattr(tuning, "make_run", make_run)
+        assert tuning.main([*arguments, "--tasks", *tasks[1:]]) == 0
+        return make_run(*run)
+
+    monkeypatch.setattr(tuning, "make_run", while_another_ends)
+    assert tuning.main([*arguments, "--tasks", tasks[0]]) == 0
+    means = [
+        r for r in read_results(tmp_path / "tuning.json").rows if r["task"] == "mean over tasks"
+    ]
+    assert [row["method"] for row in means] == ["full"]
+
+
+def test_rows_of_older_settings_are_no_seeds_of_new_ones(
+    made, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    arguments = ["--foundation", str(tmp_path / "base"), "--tasks", "movielens_ctr"]
+    arguments += ["--methods", "option", "prompt", "--seeds"]
+    assert tuning.main([*arguments, "0"]) == 0
+    files_of = tuning.files_of
+    (tmp_path / "later.gin").write_text("LEARNING_RATE = 0.5\n")
+
+    def later(task: str, method: str) -> list[str]:
+        return files_of(task, method) + [str(tmp_path / "later.gin")] * (method == "prompt")
+
+    monkeypatch.setattr(tuning, "files_of", later)
+    # That of option tuning is as it was.
+    assert tuning.main([*arguments, "1"]) == 2
+    assert "made before a gin file of theirs changed" in capsys.readouterr().err
+    assert made[2:] == [("movielens_ctr", "option", 1)]
+    assert tuning.main([*arguments, "0", "--force"]) == 0
 
 
 def test_one_table_is_of_one_budget(made, tmp_path: Path, capsys) -> None:

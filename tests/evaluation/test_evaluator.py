@@ -105,6 +105,17 @@ def test_retrieval_equals_a_ranking_by_hand(world):
     assert figures["hit_rate@5"] == 1
 
 
+def test_lengths_of_lists_come_from_gin(world):
+    *_, model_dir = world
+    with gin.unlock_config():
+        gin.bind_parameter("Evaluator.ks", (2,))
+    try:
+        figures = evaluation.evaluate(str(model_dir), "eval_shop_retrieval", LENGTHS)
+    finally:
+        gin.clear_config()
+    assert [name for name in figures if name.startswith("hit_rate@")] == ["hit_rate@2"]
+
+
 def test_rows_of_a_bank_are_never_guessed(world):
     """A bank's tasks are evaluated with their own prompts, which gin must name here, too."""
     model = world[2]

@@ -150,7 +150,8 @@ def test_linear_head(config: ModelConfig, make_variables: Callable[..., Any]) ->
     task_ids = np.array([1, 0, 1])
     logits = M6Rec(config).apply(variables, hidden, task_ids, method=M6Rec.option_logits)
     for row, task in enumerate(task_ids):
-        expected = hidden[row] @ bank["head_kernel"][task] + bank["head_bias"][task]
+        scaled = hidden[row] / config.embed_dim**0.5
+        expected = scaled @ bank["head_kernel"][task] + bank["head_bias"][task]
         np.testing.assert_allclose(logits[row], expected, rtol=1e-5, atol=1e-5)
 
 

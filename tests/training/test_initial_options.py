@@ -47,9 +47,11 @@ def state_of(config: ModelConfig):
     )
 
 
+@pytest.mark.parametrize("head", ["option", "linear"])
 @pytest.mark.parametrize("tied", [True, False])
-def test_class_logits_are_the_words_logits(tied: bool) -> None:
-    model, state = state_of(dataclasses.replace(CONFIG, logits_via_embedding=tied))
+def test_class_logits_are_the_words_logits(tied: bool, head: str) -> None:
+    prompts = dataclasses.replace(CONFIG.prompts, head=head)
+    model, state = state_of(CONFIG.replace(logits_via_embedding=tied, prompts=prompts))
     changed = with_options_of_words(state, model.config, WORDS)
     hidden = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 16)), jnp.float32)
     variables = {"params": changed.params, "prompts": changed.prompts}
@@ -58,9 +60,10 @@ def test_class_logits_are_the_words_logits(tied: bool) -> None:
     tokens = model.apply(variables, hidden, method=model.token_logits)
     expected = jnp.stack([tokens[..., ids[0]] for ids in WORDS], axis=-1)
     np.testing.assert_allclose(options, expected, rtol=1e-5, atol=1e-5)
-    # The first prompt, which is no option, stays.
+    # The first prompt, which is no option, stays; of a linear head, all of them.
     before, after = (s.prompts["bank"]["soft_prompts"] for s in (state, changed))
-    assert (before[:, 0] == after[:, 0]).all()
+    kept = 1 if head == "option" else 4
+    assert (before[:, :kept] == after[:, :kept]).all()
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b), state.params, changed.params)
 
 
@@ -72,9 +75,9 @@ def test_words_must_fit_the_options() -> None:
         with_options_of_words(state, model.config, [[1], [], [2]])
     with pytest.raises(ConfigError, match="begin with the same token"):
         with_options_of_words(state, model.config, [[1], [2, 3], [2, 4]])
-    linear = model.config.replace(prompts=dataclasses.replace(CONFIG.prompts, head="linear"))
-    with pytest.raises(ConfigError, match=r"is for the head 'option', but .* = 'linear'"):
-        with_options_of_words(state, linear, WORDS)
+    headless = model.config.replace(prompts=PromptConfig(num_prompts=4))
+    with pytest.raises(ConfigError, match=r"words of classes, but the model has none"):
+        with_options_of_words(state, headless, WORDS)
 
 
 @pytest.mark.parametrize("head", ["option", "linear"])

@@ -97,7 +97,7 @@ def test_only_full_tuning_trains_the_backbone() -> None:
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_initial_values_are_set_by_macros(file: Path) -> None:
-    """A job's words are the options' where there are options, and soft prompts' where one asks."""
+    """A job's words are those of the head, and of soft prompts where one asks."""
     words = ("no", "yes")
     with gin.unlock_config():
         configuration.parse_config(
@@ -116,8 +116,7 @@ def test_initial_values_are_set_by_macros(file: Path) -> None:
         )
         assert configuration.bound("train.initial_soft_prompts") == "class_labels"
         assert configuration.bound("train.class_labels") == words
-        has_options = configuration.macro("MODEL").config.prompts.head == "option"
-        assert configuration.bound("train.initial_options") == (words if has_options else ())
+        assert configuration.bound("train.initial_options") == words
         gin.clear_config()
 
 

@@ -1,0 +1,160 @@
+"""What a method of tuning gains or loses by other settings: rates, prompt lengths, ranks, starts.
+
+    python -m benchmarks.tuning_variants --foundation runs/foundation
+        [--variants rate_option_adapter prompts_option ...] [--tasks movielens_ctr]
+
+Each variant is a run of the study of tuning (`benchmarks.tuning`) with one setting changed, from
+the same foundation, with seed 0. The figure is the best AUC of its validations: settings are chosen
+by this table, and test parts are for the study alone. Runs whose rows stand in
+`benchmarks/results/tuning_variants.json` are not made again; rows of another foundation or of
+settings that have changed since are an error.
+
+A row has the keys of a row of the study (`task`, `method`, `curve`, ...) and
+
+    setting   the gin name that changes, of `VARIANTS`
+    at        its value here, as gin reads it
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from benchmarks.provenance import ROOT
+from benchmarks.results_file import add_rows, metric_rows, read_results, results_path
+from benchmarks.tuned_run import backbone_of, conditions_of, refuse_others, tune
+from benchmarks.tuning import METHODS, STUDY, TASKS, files_of
+from m6rec_jax.errors import M6RecError
+
+RESULTS = "tuning_variants"
+SPLIT = "validation"
+SEED = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """A method whose setting takes several values, the study's own among them.
+
+    Attributes:
+      method: of `benchmarks.tuning.METHODS`.
+      setting: its name in gin.
+      values: as gin reads them.
+    """
+
+    method: str
+    setting: str
+    values: tuple[str, ...]
+
+
+_SMALL_RATES, _LARGE_RATES = ("5e-3", "1e-2", "2e-2", "4e-2"), ("1e-2", "3e-2", "1e-1")
+
+VARIANTS: Mapping[str, Variant] = {
+    "rate_full": Variant("full", "BACKBONE_LEARNING_RATE", ("1e-3", "3e-3", "1e-2")),
+    "rate_option_adapter": Variant("option_adapter", "LEARNING_RATE", _SMALL_RATES),
+    "rate_adapter": Variant("adapter", "LEARNING_RATE", _SMALL_RATES),
+    "rate_lora": Variant("lora", "LEARNING_RATE", _SMALL_RATES),
+    "rate_option": Variant("option", "LEARNING_RATE", _LARGE_RATES),
+    "rate_prompt": Variant("prompt", "LEARNING_RATE", _LARGE_RATES),
+    "rate_linear_probe": Variant("linear_probe", "LEARNING_RATE", _LARGE_RATES),
+    "prompts_option": Variant("option", "TASK_PROMPTS", ("8", "16", "32")),
+    "start_option": Variant(
+        "option", "INITIAL_SOFT_PROMPTS", ("'random'", "'vocabulary'", "'class_labels'")
+    ),
+    "rank_option_adapter": Variant("option_adapter", "ADAPTER_RANK", ("10", "20", "40")),
+    "scale_option_adapter": Variant(
+        "option_adapter", "PromptConfig.adapter_scale", ("0.1", "1.0", "4.0")
+    ),
+    "dropout_option_adapter": Variant("option_adapter", "DROPOUT_RATE", ("0.0", "0.1")),
+}
+
+
+def model_name(variant: Variant, value: str) -> str:
+    """What a row's run is called."""
+    return f"{METHODS[variant.method]}, {variant.setting} = {value}"
+
+
+def study(foundation: Path, tasks: Sequence[str], variants: Sequence[str], output: Path) -> None:
+    """Makes the runs that are missing and writes the result file after each.
+
+    Args:
+      foundation: MODEL_DIR of the foundation.
+      tasks: of `benchmarks.tuning.TASKS`.
+      variants: of `VARIANTS`.
+      output: folder for runs while they train.
+
+    Raises:
+      DataError: rows of another foundation or of other settings are there.
+      M6RecError: a run failed.
+    """
+    path, fingerprint = results_path(RESULTS), backbone_of(foundation)
+    runs = [
+        (VARIANTS[name], value, task)
+        for task, name in itertools.product(tasks, variants)
+        for value in VARIANTS[name].values
+    ]
+    for variant, value, task in tqdm(runs, unit="run", desc="variants"):
+        model, files = model_name(variant, value), files_of(task, variant.method)
+        changed = f"{variant.setting}={value}"
+        conditions = conditions_of(fingerprint, files, own_bindings=[changed])
+        rows = read_results(path).rows
+        refuse_others(path, rows, foundation, {"foundation": fingerprint})
+        same = [row for row in rows if (row["model"], row["dataset"]) == (model, task)]
+        refuse_others(path, same, foundation, conditions)
+        if same:
+            continue
+        folder = output / f"{task}-{variant.method}-{variant.setting}-{value.strip(chr(39))}"
+        run = tune(files, foundation, SEED, folder, [changed], tested=False)
+        best = max(auc for _, auc in run.curve)
+        new = metric_rows(
+            {"auc": best},
+            model=model,
+            dataset=task,
+            split=SPLIT,
+            seed=SEED,
+            gin_file=f"{STUDY}/{variant.method}.gin",
+            seconds=run.seconds,
+        )
+        known = {
+            "task": task,
+            "method": variant.method,
+            "setting": variant.setting,
+            "at": value,
+            "trainable_share": round(run.trainable_share, 6),
+            "step": run.step,
+            "curve": [list(point) for point in run.curve],
+            **conditions,
+        }
+        add_rows(path, [row | known for row in new])
+        tqdm.write(f"{task}, {model}: AUC {best:.4f}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Returns the exit status: 0, or 2 on an error."""
+    parser = argparse.ArgumentParser(description="Methods of tuning under other settings.")
+    parser.add_argument("--foundation", type=Path, default=ROOT / "runs" / "foundation")
+    parser.add_argument(
+        "--tasks",
+        nargs="+",
+        choices=[*TASKS],
+        default=["movielens_ctr", "film_reviews_sentiment"],
+    )
+    parser.add_argument("--variants", nargs="+", choices=[*VARIANTS], default=[*VARIANTS])
+    parser.add_argument("--output", type=Path, default=ROOT / "runs" / RESULTS)
+    options = parser.parse_args(arguments)
+    try:
+        foundation, output = options.foundation.resolve(), options.output.resolve()
+        study(foundation, options.tasks, options.variants, output)
+    except M6RecError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
