@@ -64,11 +64,13 @@ METRICS: dict[str, tuple[str, int, str]] = {
     "evaluation_seconds": ("seconds to rank the catalogue for all users", 0, "lower"),
     "titles_in_catalogue": ("titles in the catalogue", 3, "higher"),
     "titles": ("titles written", 0, "none"),
+    "num_examples": ("examples", 0, "none"),
 }
 
 # Metrics of these beginnings, the same of each.
 _FAMILIES: dict[str, tuple[str, int, str]] = {
     "hit_rate@": ("HR@", 4, "higher"),
+    "chance@": ("chance of HR@", 4, "none"),
     "ndcg@": ("NDCG@", 4, "higher"),
     "recall@": ("recall@", 4, "higher"),
     "new/recall@": ("new items' recall@", 4, "higher"),

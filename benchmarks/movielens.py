@@ -63,7 +63,7 @@ _CTR = ("auc", "user_averaged_auc", "log_loss")
 _RETRIEVAL = ("hit_rate@10", "ndcg@10", "hit_rate@50", "mrr")
 _UNSEEN = (
     *("held_out/hit_rate@10", "held_out/hit_rate@50", "held_out/hit_rate@100"),
-    *("held_out/num_examples", "hit_rate@10", "hit_rate@100"),
+    *("held_out/chance@100", "held_out/num_examples", "hit_rate@10", "hit_rate@100"),
 )
 JOBS: Mapping[str, Job] = {
     "option_adapter": Job(

@@ -53,6 +53,7 @@ class RetrievalPredictions:
       ranks: int64 `[n, m]`, their ranks from 1 among all items but the seen ones; 0 is padding.
       top_items: int64 `[n, k]`, best first; -1 where fewer are left.
       scores: float32 `[n, k]`, cosine similarities, or what a reranker ordered by.
+      num_ranked: int64 `[n]`, how many items were ranked, all but the seen ones.
     """
 
     users: np.ndarray
@@ -60,6 +61,7 @@ class RetrievalPredictions:
     ranks: np.ndarray
     top_items: np.ndarray
     scores: np.ndarray
+    num_ranked: np.ndarray
 
     def columns(self) -> dict[str, np.ndarray]:
         """For `write_predictions`."""

@@ -144,6 +144,7 @@ def predict_retrieval(
         ranks=index.ranks(found["user"], targets, excluded),
         top_items=top.ids.astype(np.int64),
         scores=top.scores,
+        num_ranked=index.num_items - np.array([len(items) for items in excluded], np.int64),
     )
 
 
@@ -160,7 +161,8 @@ def retrieval_metrics(
       num_items: of the catalogue; larger k than that are left out.
       ks: cut-offs.
       held_out: bool `[items]`: items never trained on. Given and wanted by some row, the same
-        figures over those rows alone are added as `held_out/...`.
+        figures over those rows alone are added as `held_out/...`, with `held_out/chance@k`, the
+        hit rate of a random order of the items that were ranked.
     """
     ks = tuple(k for k in ks if k <= num_items)
     metrics = ranking.ranking_metrics(predictions.ranks, ks)
@@ -174,6 +176,9 @@ def retrieval_metrics(
         if rows.any():
             ranks = np.where(unseen, predictions.ranks, ranking.NO_TARGET)[rows]
             of_unseen = ranking.ranking_metrics(ranks, ks) | {"num_examples": float(rows.sum())}
+            ranked, wanted_by_row = predictions.num_ranked[rows], unseen[rows].sum(axis=1)
+            for k in ks:
+                of_unseen[f"chance@{k}"] = ranking.chance_hit_rate(ranked, wanted_by_row, k)
             metrics |= {f"held_out/{name}": value for name, value in of_unseen.items()}
     return metrics
 

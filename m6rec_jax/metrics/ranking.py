@@ -135,6 +135,28 @@ def hit_rate(ranks: npt.ArrayLike, k: int) -> float:
     return float(_found(_ranks(ranks, f"HR@{k}"), _cutoff(k)).any(axis=1).mean())
 
 
+def chance_hit_rate(num_ranked: npt.ArrayLike, num_wanted: npt.ArrayLike, k: int) -> float:
+    """HR@k that a random order is expected to have.
+
+    Args:
+      num_ranked: `[rows]` how many items are ranked for each row, the wanted ones among them.
+      num_wanted: `[rows]` how many are wanted.
+      k: the cut-off.
+
+    Raises:
+      DataError: no rows, or a row that wants nothing or more than is ranked.
+    """
+    ranked, wanted = np.asarray(num_ranked, np.int64), np.asarray(num_wanted, np.int64)
+    if not len(ranked) or (wanted < 1).any() or (wanted > ranked).any():
+        raise DataError("chance of a hit needs rows that want 1 or more of the items ranked")
+    # None of them is among the first k: each of the k places goes to another item.
+    missed = np.ones(len(ranked))
+    for place in range(_cutoff(k)):
+        left = ranked - place
+        missed *= np.where(left > 0, np.maximum(left - wanted, 0) / np.maximum(left, 1), 1.0)
+    return float((1 - missed).mean())
+
+
 def recall(ranks: npt.ArrayLike, k: int) -> float:
     """Recall@k: mean share of a row's wanted items among the first k. Errors as `hit_rate`."""
     array = _ranks(ranks, f"Recall@{k}")

@@ -68,6 +68,9 @@ def test_retrieval_leaves_out_seen_items_but_never_the_wanted_one():
     assert metrics["hit_rate@1"] == 0.5
     assert metrics["held_out/hit_rate@1"] == 0
     assert metrics["held_out/hit_rate@2"] == metrics["held_out/num_examples"] == 1
+    # User 0 has three films left, the wanted one among them.
+    assert found.num_ranked.tolist() == [3, 3]
+    assert metrics["held_out/chance@1"] == pytest.approx(1 / 3)
     assert metrics["coverage@2"] == 0.75
     assert "hit_rate@50" not in metrics
 
@@ -106,6 +109,7 @@ def test_lists_are_written(tmp_path):
         np.array([[1]]),
         np.array([[2, 0]]),
         np.array([[0.5, 0.25]], np.float32),
+        np.array([2]),
     )
     ids = np.array([["a", "b"]], object)
     path = write_predictions(tmp_path / "p.parquet", {"top_item_ids": ids} | found.columns())

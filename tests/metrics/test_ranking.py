@@ -1,5 +1,6 @@
 """Ranking metrics against brute force."""
 
+import itertools
 import math
 import time
 
@@ -78,6 +79,18 @@ def test_one_target_per_user():
     }
 
 
+@pytest.mark.parametrize("k", [1, 2, 4, 6])
+def test_chance_is_the_share_of_all_choices_that_hit(k):
+    """Of every set of k places (all, where fewer are ranked), how many hold a wanted item?"""
+    rows = [(5, 1), (5, 2), (3, 3)]
+    expected = []
+    for ranked, wanted in rows:
+        chosen = list(itertools.combinations(range(ranked), min(k, ranked)))
+        expected.append(sum(min(first) < wanted for first in chosen) / len(chosen))
+    found = ranking.chance_hit_rate(*zip(*rows, strict=True), k)
+    assert found == pytest.approx(np.mean(expected))
+
+
 def test_coverage_ignores_padding():
     assert ranking.coverage([[0, 1], [1, -1]], 8) == 0.25
 
@@ -101,6 +114,7 @@ def test_hundred_thousand_users_take_seconds():
         (lambda: ranking.target_ranks([1, 2], [1]), r"\(2,\)"),
         (lambda: ranking.ranks_by_score([[1.0, 2.0]], [2]), "target 2 is outside 2 items"),
         (lambda: ranking.ranks_by_score([[1.0, np.nan]], [0]), "1 scores are NaN"),
+        (lambda: ranking.chance_hit_rate([3], [4], 1), "want 1 or more of the items ranked"),
         (lambda: ranking.coverage([[9]], 8), "item 9 is outside 8 items"),
     ],
 )
