@@ -396,7 +396,7 @@ def _restored(
     k: int | None = None,
 ) -> tuple[Evaluator, Any]:
     # An argument that is given beats gin: without a length of lists, `Evaluator.ks` is gin's.
-    lists = {} if k is None else {"ks": (k,)}
+    lists: dict[str, Any] = {} if k is None else {"ks": (k,)}
     evaluator = Evaluator(name, lengths, batch_size, split=split, limit=limit, **lists)
     restored = restore_model(
         model_dir,
