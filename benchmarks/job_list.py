@@ -99,7 +99,7 @@ JOBS: dict[str, Job] = {
         measured=(
             "movielens_ctr",
             "per_user_temporal",
-            ("popularity", "user mean + item mean", "FM"),
+            ("popularity", "user mean + item mean", "LR", "FM", "WideDeep", "DeepFM", "DIN"),
         ),
         own_baselines=False,
     ),
@@ -114,7 +114,7 @@ JOBS: dict[str, Job] = {
         measured=(
             "movielens_retrieval",
             "leave_one_out",
-            ("popularity", "ItemKNN", "EASE", "SASRec"),
+            ("popularity", "ItemKNN", "EASE", "SASRec", "nearness"),
         ),
         own_baselines=False,
         untuned=True,
