@@ -3,14 +3,16 @@
 Of MovieLens-100k and Book-Crossing it reads the training part of the per-user split, with the
 outcomes of candidates, the two towers' rows and the texts to write (which is how it learns to take
 over what stands in the input); of films their attributes, plots, reviews and what critics agree on;
-and human dialogues. Films are split by their titles, the same in all corpora, so
-that it reads no text about the films of their validation and test parts. It reads no class of a
-review or a plot. `python -m benchmarks.foundation` makes it from nothing.
+and human dialogues. Films are split by their titles, the same in all corpora, so that it reads no
+plot, review or consensus of the films of their validation and test parts. Attributes of such films
+it does read, where MovieLens has them: that is split by users, and its documents describe every
+film. It reads no class of a review or a plot. `python -m benchmarks.foundation` makes it from
+nothing.
 
     foundation             all of that, mixed at the rates of `mixture_rates`
     foundation_language    its language tasks alone, for the perplexity of each source
     foundation_texts       the texts alone: no user, no behaviour, no outcome
-    foundation_books       the texts, and what readers thought of books: nobody's films
+    foundation_books       the texts, and what readers thought of books; no rating of a film
 """
 
 from m6rec_jax.pipeline.mixtures import register_mixture

@@ -52,8 +52,8 @@ class LoadedBank:
     """Tasks by name, over one backbone; see the module's docstring.
 
     Tasks may be added and removed while other threads serve. No array is changed in place, and a
-    row that was freed is the last to be used again, so that requests of a removed task still end
-    with its prompts.
+    request takes its tasks' settings and the variables of one moment, so that requests of a removed
+    task still end with its prompts.
 
     Args:
       config: of the model, with the bank's capacity as its prompts.

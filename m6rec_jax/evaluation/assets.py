@@ -16,15 +16,16 @@ def save_task_assets(
     model_dir: str | Path,
     mixture_or_task_name: str,
     task_feature_lengths: Mapping[str, int],
-    candidate_length: int | None = None,
 ) -> InferenceSettings:
     """Writes `MODEL_DIR/inference`, so that `inference.bundle.load_model(MODEL_DIR)` works.
+
+    How long a candidate may be is what gin sets for the rows of its task, such as
+    `scoring_rows.candidate_length`, so that it is cut in use as it was in training.
 
     Args:
       model_dir: of the training run.
       mixture_or_task_name: that the model is trained on.
       task_feature_lengths: `{"inputs": S, "targets": T}` of training.
-      candidate_length: most tokens of one candidate; None: no other limit than T.
 
     Returns:
       The settings written.
@@ -45,12 +46,12 @@ def save_task_assets(
                 sampling_rate=sampling_rate(task),
                 kind=task.kind,
                 max_events=_max_events(task),
+                candidate_length=task.candidate_length(),
                 writing=task.view if task.kind == "generation" else "",
                 prepared=prepared[task.name].folder.name,
             )
             for task in tasks
         },
-        candidate_length=candidate_length,
     )
     # Texts have no template.
     specs = {

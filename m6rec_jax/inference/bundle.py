@@ -58,7 +58,8 @@ class InferenceSettings:
     Attributes:
       source_length, target_length: S and T of training.
       tasks: seqio task name to its settings.
-      candidate_length: most tokens of one candidate; None: no other limit than T.
+      candidate_length: most tokens of one candidate, of any task; None: no other limit than T and
+        the tasks' own.
     """
 
     source_length: int

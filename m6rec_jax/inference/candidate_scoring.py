@@ -152,12 +152,12 @@ class CandidateScorer(abc.ABC):
           DataError: a row lacks a feature or is too long, or another number of tasks than of rows.
           ConfigError: no such task, or one without what is needed.
         """
-        chosen = self._tasks.each(tasks, len(rows_to_score))
+        variables, chosen = self._tasks.with_variables(self.variables, tasks, len(rows_to_score))
         own = [
             row if "task_ids" in row else _with_task(row, settings)
             for row, settings in zip(rows_to_score, chosen, strict=True)
         ]
-        return self._score(own, own, np.arange(len(own)), chosen)
+        return self._score(variables, own, own, np.arange(len(own)), chosen)
 
     def score_requests(
         self,
@@ -182,7 +182,7 @@ class CandidateScorer(abc.ABC):
         """
         if len(histories) != len(candidates):
             raise DataError(f"{len(histories)} histories for {len(candidates)} lists of candidates")
-        settings = self._tasks.each(tasks, len(histories))
+        variables, settings = self._tasks.with_variables(self.variables, tasks, len(histories))
         sources = [
             _with_task(rows.source_row(self.vocabulary, segments, self._source_length(own)), own)
             for segments, own in zip(histories, settings, strict=True)
@@ -197,7 +197,7 @@ class CandidateScorer(abc.ABC):
             targets += [_with_task(row, own) for row in packed.rows]
             places += packed.places
             source_of += [request] * len(packed.rows)
-        scored = self._score(sources, targets, np.asarray(source_of, np.int64), settings)
+        scored = self._score(variables, sources, targets, np.asarray(source_of, np.int64), settings)
         results = [np.zeros(len(texts), np.float32) for texts in candidates]
         for request, chosen, values in zip(source_of, places, scored, strict=True):
             results[request][chosen] = values
@@ -205,16 +205,20 @@ class CandidateScorer(abc.ABC):
 
     def warm_up(self) -> int:
         """Compiles every shape that a request can have; returns how many programs there are."""
+        variables = dict(self.variables)
         for source_bucket in self._source_buckets:
             for size in self._batch_sizes:
-                encoded = self._encode_batch([], source_bucket, size)
+                encoded = self._encode_batch(variables, [], source_bucket, size)
                 for target_bucket in self._target_buckets:
                     for target_size in self._batch_sizes:
-                        self._decode_batch(encoded, [], [], [], target_bucket, target_size)
+                        self._decode_batch(
+                            variables, encoded, [], [], [], target_bucket, target_size
+                        )
         return self.num_compilations
 
     def _score(
         self,
+        variables: Variables,
         sources: Sequence[Row],
         targets: Sequence[Row],
         source_of: np.ndarray,
@@ -230,7 +234,7 @@ class CandidateScorer(abc.ABC):
         for bucket, size, members in in_buckets(
             source_lengths, self._source_buckets, self._batch_sizes
         ):
-            encoded = self._encode_batch([sources[i] for i in members], bucket, size)
+            encoded = self._encode_batch(variables, [sources[i] for i in members], bucket, size)
             own = [(k, t) for k, i in enumerate(members) for t in targets_of.get(i, [])]
             for target_bucket, target_size, chosen in in_buckets(
                 [target_lengths[t] for _, t in own], self._target_buckets, self._batch_sizes
@@ -240,7 +244,9 @@ class CandidateScorer(abc.ABC):
                 part = [targets[t] for t in indices]
                 asked = [settings[source_of[t]] for t in indices]
                 # Not read back here: the devices go on while Python prepares the next batch.
-                found = self._decode_batch(encoded, part, places, asked, target_bucket, target_size)
+                found = self._decode_batch(
+                    variables, encoded, part, places, asked, target_bucket, target_size
+                )
                 pending.append((indices, found))
         results: list[np.ndarray] = [np.zeros(0, np.float32)] * len(targets)
         for indices, found in pending:
@@ -251,14 +257,17 @@ class CandidateScorer(abc.ABC):
                 results[t] = finished.astype(np.float32)
         return results
 
-    def _encode_batch(self, part: Sequence[Row], length: int, size: int) -> Encoded:
+    def _encode_batch(
+        self, variables: Variables, part: Sequence[Row], length: int, size: int
+    ) -> Encoded:
         lengths = {"encoder_input_tokens": length, "encoder_block_ids": length, "task_ids": 1}
         batch = rows.pad_batch(part, lengths, size)
-        encoded: Encoded = self._encode(self.variables, self._runtime.place(batch))
+        encoded: Encoded = self._encode(variables, self._runtime.place(batch))
         return encoded
 
     def _decode_batch(
         self,
+        variables: Variables,
         encoded: Encoded,
         part: Sequence[Row],
         places: Sequence[int],
@@ -271,7 +280,7 @@ class CandidateScorer(abc.ABC):
         batch |= self.task_features(settings, size)
         batch["source_of_row"] = np.zeros((size, 1), np.int32)
         batch["source_of_row"][: len(places), 0] = places
-        found: Array = self._decode(self.variables, encoded, self._runtime.place(batch))
+        found: Array = self._decode(variables, encoded, self._runtime.place(batch))
         return found
 
     def _source_length(self, settings: TaskSettings) -> int:

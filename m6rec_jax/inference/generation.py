@@ -284,7 +284,7 @@ class Generator:
         if trie is not None and seen is not None:
             excluded = excluded_ranks(trie, seen, len(histories))
         run = self._program(verb, num_texts)
-        settings = self._tasks.each(tasks, len(histories))
+        variables, settings = self._tasks.with_variables(self.variables, tasks, len(histories))
         longest = [min(s.source_length or self.source_length, self.source_length) for s in settings]
         sources = [
             rows.source_row(self.vocabulary, segments, most)
@@ -317,7 +317,7 @@ class Generator:
             if lead_ins is not None:
                 constraint = AfterGiven(constraint, placed.pop("num_before")[:, 0])
             # Not read back here: the devices go on while Python prepares the next batch.
-            pending.append((members, run(self.variables, placed, constraint, options)))
+            pending.append((members, run(variables, placed, constraint, options)))
         results: dict[int, WrittenTexts] = {}
         for members, written in pending:
             values = [np.asarray(value) for value in written]

@@ -122,23 +122,26 @@ class Retriever:
           DataError: another number of tasks than of histories.
           ConfigError: no such task, or one without projections.
         """
-        settings = self._tasks.each(tasks, len(histories))
+        variables, settings = self._tasks.with_variables(self.variables, tasks, len(histories))
         lengths = [
             min(own.source_length or self.source_length, self.source_length) for own in settings
         ]
-        return self.embed_user_rows(
-            [
-                rows.source_row(self.vocabulary, segments, length)
-                for segments, length in zip(histories, lengths, strict=True)
-            ],
-            tasks,
-        )
+        user_rows = [
+            rows.source_row(self.vocabulary, segments, length)
+            for segments, length in zip(histories, lengths, strict=True)
+        ]
+        return self._embed_user_rows(variables, user_rows, settings)
 
     def embed_user_rows(
         self, user_rows: Sequence[Row], tasks: Sequence[str] | None = None
     ) -> np.ndarray:
         """Rows of `text.rows.source_row` to unit vectors; the rest as in `embed_users`."""
-        settings = self._tasks.each(tasks, len(user_rows))
+        variables, settings = self._tasks.with_variables(self.variables, tasks, len(user_rows))
+        return self._embed_user_rows(variables, user_rows, settings)
+
+    def _embed_user_rows(
+        self, variables: Variables, user_rows: Sequence[Row], settings: Sequence[TaskSettings]
+    ) -> np.ndarray:
         result = np.zeros((len(user_rows), self.model.config.prompts.retrieval_dim), np.float32)
         lengths = [len(row["encoder_input_tokens"]) for row in user_rows]
         pending = []
@@ -147,7 +150,7 @@ class Retriever:
             batch = rows.pad_batch([user_rows[i] for i in members], names, size)
             batch["task_ids"] = np.zeros((size, 1), np.int32)
             batch["task_ids"][: len(members), 0] = [settings[i].task_id for i in members]
-            pending.append((members, self._users(self.variables, self._runtime.place(batch))))
+            pending.append((members, self._users(variables, self._runtime.place(batch))))
         for members, vectors in pending:
             result[members] = np.asarray(vectors)[: len(members)]
         return result
@@ -162,7 +165,7 @@ class Retriever:
         Raises:
           DataError: a text without words. ConfigError: no such task, or one without projections.
         """
-        settings = self._tasks.one(task)
+        variables, (settings,) = self._tasks.with_variables(self.variables, [task or ""], 1)
         result = np.zeros((len(texts), self.model.config.prompts.retrieval_dim), np.float32)
         item_rows, places = pack_texts(
             self.vocabulary, texts, self.target_length, settings.text_length(self._item_length)
@@ -173,7 +176,7 @@ class Retriever:
             names = {"decoder_input_tokens": length, "decoder_block_ids": length}
             batch = rows.pad_batch([item_rows[i] for i in members], names, size)
             batch["task_ids"] = np.full((size, 1), settings.task_id, np.int32)
-            pending.append((members, self._items(self.variables, self._runtime.place(batch))))
+            pending.append((members, self._items(variables, self._runtime.place(batch))))
         for members, vectors in pending:
             values = np.asarray(vectors)
             for k, member in enumerate(members):

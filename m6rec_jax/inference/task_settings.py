@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from m6rec_jax.errors import ConfigError, DataError
 
@@ -77,7 +79,9 @@ def dialogue_part(settings: TaskSettings) -> str:
 class RequestedTasks:
     """Finds the settings that each request asks for by name.
 
-    Names are looked up at every request, so tasks may come and go (`bank.loaded.LoadedBank`).
+    Names are looked up at every request, so tasks may come and go, also while other threads ask
+    (`bank.loaded.LoadedBank`). Whoever changes them changes a row of the prompt bank only while no
+    name has it: names go before their row is written, and come after it.
 
     Args:
       tasks: name to settings.
@@ -97,7 +101,7 @@ class RequestedTasks:
           ConfigError: no such task, or one that lacks what is needed.
         """
         name = name or self._default
-        settings = task_settings(self._tasks, name)
+        settings = task_settings(dict(self._tasks), name)  # looked at twice, so a copy
         numbers = {"classes": settings.num_options, "retrieval projections": settings.retrieval_dim}
         if numbers.get(self._part) == 0:
             kind = f", a task of kind '{settings.kind}'," if settings.kind else ""
@@ -122,3 +126,25 @@ class RequestedTasks:
             raise DataError(f"{len(names)} tasks for {number} requests")
         found = {name: self.one(name) for name in set(names)}
         return [found[name] for name in names]
+
+    def with_variables(
+        self, variables: Mapping[str, Any], names: Sequence[str] | None, number: int
+    ) -> tuple[dict[str, Any], list[TaskSettings]]:
+        """The variables and settings of every request, both of one moment.
+
+        Args:
+          variables: of the model; may be replaced, key by key, by other threads.
+          names, number: as `each`, which says what is raised, too.
+
+        Returns:
+          A copy of the mapping, with which a request ends whatever comes and goes meanwhile, and
+          the settings.
+        """
+        settings = self.each(names, number)
+        while True:
+            taken = dict(variables)
+            now = self.each(names, number)
+            # The very settings of before: tasks and rows were theirs all the time.
+            if all(map(operator.is_, settings, now)):
+                return taken, settings
+            settings = now

@@ -71,7 +71,9 @@ def scoring_rows(
       task_name: whose row of the prompt bank is used, see `prompt_rows`.
       rating_values: empty: the class is the label, 0 or 1. Otherwise the class is the place of
         the candidate's rating among these values, so that the head learns from finer labels.
-      candidate_length: most tokens of one candidate; None shares T among those of a group.
+      candidate_length: most tokens of one candidate; None shares T among those of a group. Set it
+        in gin where texts may be longer than their share: in use, where a candidate may have all of
+        T, they are then cut as in training, by what `evaluation.assets` saves.
       language_weight: weight of the candidates' own words in the language modelling loss.
       subword_sampling: cut words at random in training, see `text.vocabulary.SubwordSampling`.
     """

@@ -30,6 +30,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
+from m6rec_jax import configuration
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.pipeline import locations, preprocessors
 from m6rec_jax.pipeline.features import TASK_FEATURES
@@ -65,6 +66,7 @@ class TaskInfo:
       view: of the prepared data set.
       dataset, split: names of the prepared data set.
       positive_classes: for scoring, the classes whose probabilities a score adds up.
+      rows: name of the function that makes its rows, as gin knows it: 'scoring_rows'.
     """
 
     name: str
@@ -73,6 +75,12 @@ class TaskInfo:
     dataset: str
     split: str
     positive_classes: tuple[int, ...] = (1,)
+    rows: str = ""
+
+    def candidate_length(self) -> int | None:
+        """Most tokens of a candidate in the task's rows, as gin sets it; None: they share T."""
+        length: int | None = configuration.bound(f"{self.rows}.candidate_length")
+        return length
 
     def prepared(self) -> Prepared:
         """The prepared data set; raises DataError when it is not there."""
@@ -266,7 +274,8 @@ def add_task(
         },
         shuffle_buffer_size=None,  # the source shuffles, before it repeats
     )
-    _TASKS[name] = TaskInfo(name, kind, view, dataset, split, positive_classes)
+    rows = preprocessor.__name__
+    _TASKS[name] = TaskInfo(name, kind, view, dataset, split, positive_classes, rows)
 
 
 def _positive_classes(values: Sequence[float], positive: float | None) -> tuple[int, ...]:

@@ -77,7 +77,8 @@ class Vocabulary:
       user_id, system_id: open a turn of a dialogue.
       blank_id: the "___" that the model is asked to fill in.
       sentinel_ids: the id of sentinel k at place k; they mark masked spans.
-      special_ids: ([BOS'], [EOS'], [BOS], [EOS]): their embeddings are tuned along with prompts.
+      special_ids: ([BOS'], [EOS'], [BOS], [EOS]): their embeddings can be tuned along with prompts,
+        where `PromptConfig.special_token_ids` names them.
       fingerprint: SHA-256 in hex over the model file and the layout; equal fingerprints mean that
         every id means the same.
     """

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import gin
 import jax
@@ -150,7 +150,7 @@ def adafactor(
       min_dim_size_to_factor: only matrices with two sides at least this long are factored.
       clipping_threshold: largest root mean square of a leaf's update (None: not clipped).
       multiply_by_parameter_scale: updates are relative to the root mean square of the leaf. Of a
-        bank's leaves, either is that of each task's slice.
+        bank's leaves, either is that of what each task has of it.
       least_scale: but as if that were at least this much. T5's is 1e-3; what starts at zero, as the
         second halves of adapters do, then hardly moves, so raise it for prompts.
     """
@@ -170,17 +170,26 @@ def adafactor(
     )
 
 
-class Optimizer(NamedTuple):
+class Optimizer(optax.GradientTransformationExtraArgs):
     """An optax gradient transformation that knows its learning rates.
 
     Attributes:
-      init, update: optax's.
+      init, update: optax's; `update` takes `task_parts` besides (`training.task_updates`).
       rates: schedule of each group, for the log.
     """
 
-    init: Callable[[Any], Any]
-    update: Callable[..., tuple[Any, Any]]
     rates: Mapping[str, Schedule]
+
+    def __new__(
+        cls,
+        init: Callable[[Any], Any],
+        update: Callable[..., tuple[Any, Any]],
+        rates: Mapping[str, Schedule],
+    ) -> Self:
+        """Makes a named tuple of the first two, which has the third as an attribute."""
+        made = super().__new__(cls, init, update)
+        made.rates = rates
+        return made
 
 
 class GroupRatesState(NamedTuple):

@@ -1,22 +1,28 @@
 """Parts of an optimizer that keep a bank's tasks apart, as if each were trained by itself.
 
 The prompts of all tasks are stacked in one leaf. A root mean square, a norm or a factored second
-moment taken over the whole leaf would let one task's gradient change another task's step. With one
-task everything here is optax's own, to the bit.
+moment taken over the whole leaf would let one task's gradient change another task's step; and a
+root mean square over elements that a smaller task does not have would change that task's own. With
+one task everything here is optax's own, to the bit.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from m6rec_jax.bank.layout import PROMPTS, TASKS, Leaf, prompt_leaves
 from m6rec_jax.checkpoints.trees import flatten, unflatten
+from m6rec_jax.model.config import ModelConfig
 from m6rec_jax.model.prompts import COLLECTION, task_axis
 
 _START = f"{COLLECTION}/"
+# Where one task's elements stand in a leaf, the axis of tasks included.
+Part = tuple[slice, ...]
 
 
 def task_axes(tree: Any) -> dict[str, int | None]:
@@ -36,10 +42,49 @@ def num_tasks(tree: Any) -> int:
     )
 
 
-def by_task(transformation: optax.GradientTransformation) -> optax.GradientTransformation:
-    """A transformation without state that takes a leaf as a whole, applied to each task's slice."""
+def parts_of_tasks(config: ModelConfig) -> dict[str, list[Part]]:
+    """The elements that each task has of the leaves where tasks are of unlike sizes.
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+    Args:
+      config: of the model.
+
+    Returns:
+      `{name: part of each task that has one}`, named as in `task_axes`; nothing where the config
+      gives no task a size of its own.
+    """
+    prompts = config.prompts
+    sizes = (prompts.task_num_prompts, prompts.task_num_options)
+    if not any((*sizes, prompts.task_adapter_ranks, prompts.task_lora_ranks)):
+        return {}
+    parts: dict[str, list[Part]] = {}
+    for task in range(prompts.num_tasks):
+        alone = prompt_leaves(config.replace(prompts=prompts.of_task(task)))
+        for name, leaf in prompt_leaves(config).items():
+            own = parts.setdefault(_START + name, [])
+            if name in alone and 0 not in alone[name].shape:
+                own.append(_part(leaf, alone[name], task))
+    return parts
+
+
+def by_task(
+    transformation: optax.GradientTransformation,
+) -> optax.GradientTransformationExtraArgs:
+    """A transformation without state that takes a leaf as a whole, applied to each task's part.
+
+    `update` takes `task_parts`, which `parts_of_tasks` gives; elements that are no task's are then
+    not updated. In leaves that they do not name a task has its whole slice.
+    """
+
+    def update(
+        updates: Any,
+        state: Any,
+        params: Any = None,
+        *,
+        task_parts: Mapping[str, Sequence[Part]] | None = None,
+        **extra_args: Any,
+    ) -> tuple[Any, Any]:
+        del extra_args  # of other transformations
+        parts = task_parts or {}
         axes, old = task_axes(updates), flatten(updates)
         values = flatten(updates if params is None else params)
 
@@ -47,21 +92,33 @@ def by_task(transformation: optax.GradientTransformation) -> optax.GradientTrans
             new: jax.Array = transformation.update(update, optax.EmptyState(), value)[0]
             return new
 
+        def of_parts(update: jax.Array, value: jax.Array, own: Sequence[Part]) -> jax.Array:
+            new = jnp.zeros_like(update)
+            for part in own:
+                new = new.at[part].set(of_leaf(update[part], value[part]))
+            return new
+
         new = {}
         for name, leaf in old.items():
+            if name in parts:
+                new[name] = of_parts(leaf, values[name], parts[name])
+                continue
             axis = axes[name]
             one = axis is None or leaf.shape[axis] == 1
             apply = of_leaf if one else jax.vmap(of_leaf, in_axes=axis, out_axes=axis)
             new[name] = apply(leaf, values[name])
         return unflatten(new, updates), state
 
-    return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
+    return optax.GradientTransformationExtraArgs(lambda _: optax.EmptyState(), update)
 
 
 def scale_by_factored_rms(
     decay_rate: float, min_dim_size_to_factor: int
 ) -> optax.GradientTransformation:
     """optax's, which never factors along the axis of tasks.
+
+    The gradient of elements that a task does not have is zero, which cancels out of the product of
+    row and column means. What is factored goes by the size of the largest task.
 
     Both factored sides are at least `min_dim_size_to_factor` long, so it is enough to ask for more
     than there are tasks.
@@ -109,3 +166,12 @@ def clip_by_norm(max_norm: float) -> optax.GradientTransformation:
         return unflatten(clipped, updates), state
 
     return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
+
+
+def _part(leaf: Leaf, alone: Leaf, task: int) -> Part:
+    """Where a task's own leaf stands in the bank's: soft prompts last, all else first."""
+    places = {TASKS: slice(task, task + 1)}
+    return tuple(
+        places.get(axis, slice(length - own, length) if axis == PROMPTS else slice(0, own))
+        for axis, length, own in zip(leaf.axes, leaf.shape, alone.shape, strict=True)
+    )

@@ -25,6 +25,7 @@ from m6rec_jax.objectives import (
 )
 from m6rec_jax.sharding import LogicalRules, axis_rules, compiler_options, replicated
 from m6rec_jax.training.optimizers import Schedule
+from m6rec_jax.training.task_updates import parts_of_tasks
 from m6rec_jax.training.train_state import TrainState, trainable_groups
 
 Array = jax.Array
@@ -86,6 +87,8 @@ def make_train_step(
       `gradient_norm`, `tokens`, `learning_rate/…`; and the sums for `job_losses`).
     """
     rates: Mapping[str, Schedule] = getattr(optimizer, "rates", {})
+    update = optax.with_extra_args_support(optimizer).update
+    of_tasks = parts_of_tasks(model.config)
     in_parts = accumulation_steps > 1
 
     def step(state: TrainState, features: Features) -> tuple[TrainState, Scalars]:
@@ -113,7 +116,7 @@ def make_train_step(
             (total, metrics), grads = _accumulated(gradient, trained, features, key)
         else:
             (total, metrics), grads = gradient(trained, features, key)
-        updates, opt_state = optimizer.update(grads, state.opt_state, trained)
+        updates, opt_state = update(grads, state.opt_state, trained, task_parts=of_tasks)
         trained = optax.apply_updates(trained, updates)
         scalars = {
             "loss": total,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -195,6 +197,74 @@ def test_adding_touches_nothing_and_compiles_nothing(bank_path: Path, backbone_d
     assert COMPILED == []
     assert (scorer.num_compilations, retriever.num_compilations) == programs
     assert bank.template("near").outcome(1.0) == "liked"
+
+
+def full_bank(bank_path: Path, backbone_dir: Path) -> LoadedBank:
+    """'ctr' and 'titles' in two rows: what comes when 'ctr' goes has its row."""
+    room = BankCapacity(
+        num_tasks=2, num_prompts=7, num_options=18, lora_rank=3, adapter_rank=3, retrieval_dim=8
+    )
+    return load_bank(bank_path, backbone_dir, tasks=["ctr", "titles"], capacity=room)
+
+
+def once_after(function: Callable[..., Any], action: Callable[[], None]) -> Callable[..., Any]:
+    """The function; after its first call another thread does something."""
+    actions = [action]
+
+    def call(*args: Any) -> Any:
+        result = function(*args)
+        if actions:
+            actions.pop()()
+        return result
+
+    return call
+
+
+def test_requests_of_a_removed_task_end_with_its_prompts(
+    bank_path: Path, backbone_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its row is another task's before the request has come to its second program."""
+    bank = full_bank(bank_path, backbone_dir)
+
+    def swap(old: str, new: str) -> None:
+        bank.remove(old)
+        bank.add(new)
+
+    scorer, retriever = bank.scorer(batch_sizes=(2,)), bank.retriever(batch_sizes=(2,))
+    before = scorer.score_requests(HISTORIES, CANDIDATES, ["ctr"] * 4)
+    monkeypatch.setattr(scorer, "_encode", once_after(scorer._encode, lambda: swap("ctr", "probe")))
+    after = scorer.score_requests(HISTORIES, CANDIDATES, ["ctr"] * 4)
+    np.testing.assert_array_equal(after, before)
+    assert list(bank.tasks) == ["titles", "probe"]
+
+    swap("probe", "next")
+    vectors = retriever.embed_users(HISTORIES, ["next"] * 4)
+    monkeypatch.setattr(
+        retriever, "_users", once_after(retriever._users, lambda: swap("next", "near"))
+    )
+    np.testing.assert_array_equal(retriever.embed_users(HISTORIES, ["next"] * 4), vectors)
+    assert list(bank.tasks) == ["titles", "near"]
+
+
+def test_settings_and_prompts_are_of_one_moment(
+    bank_path: Path,
+    backbone_dir: Path,
+    backbone: Backbone,
+    all_prompts: dict[str, TaskPrompts],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A task is replaced by a new one of its name when its settings have been looked up."""
+    bank, own = full_bank(bank_path, backbone_dir), all_prompts["ctr"].manifest
+    settings = dataclasses.replace(own.settings, sampling_rate=0.125)
+
+    def renew() -> None:
+        bank.remove("ctr")
+        bank.add(make_prompts(backbone, "ctr", own.prompts, settings, 99))
+
+    scorer, asked = bank.scorer(batch_sizes=(8,)), (HISTORIES, CANDIDATES, ["ctr"] * 4)
+    monkeypatch.setattr(scorer._tasks, "each", once_after(scorer._tasks.each, renew))
+    found = scorer.score_requests(*asked)
+    np.testing.assert_array_equal(found, scorer.score_requests(*asked))
 
 
 def test_requests_must_name_what_there_is(bank: LoadedBank) -> None:

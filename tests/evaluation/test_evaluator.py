@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import gin
 import jax
@@ -219,6 +220,41 @@ def test_model_folder_serves_after_its_assets_are_saved(world):
     np.testing.assert_allclose(
         bundle.scorer().score_requests(*request)[0], scorer.score_requests(*request)[0], atol=1e-6
     )
+
+
+def test_texts_are_cut_in_use_as_in_training(world, tmp_path):
+    """By the length that gin gave the rows of the task when the folder was written."""
+    prepared, vocabulary, model, variables, model_dir = world
+    lengths = {"source_length": 64, "target_length": 24}
+    longest = max(len(vocabulary.encode(text)) for text in prepared.catalogue().texts)
+    short = longest + 1  # with [BOS] and [EOS] one token is lost
+    try:
+        gin.bind_parameter("scoring_rows.candidate_length", short)
+        gin.bind_parameter("retrieval_rows.candidate_length", short - 1)
+        folders = [shutil.copytree(model_dir, tmp_path / kind) for kind in ("ctr", "retrieval")]
+        for folder in folders:
+            shutil.rmtree(folder / "inference", ignore_errors=True)
+            save_task_assets(folder, f"eval_shop_{folder.name}", LENGTHS)
+        task = task_info("eval_shop_ctr")
+        found = evaluation.Evaluator(task.name, LENGTHS, 4, split="train").predict(
+            task, model, variables
+        )
+    finally:
+        gin.clear_config()
+    scoring, retrieval = (load_model(folder) for folder in folders)
+    rows = list(read_rows(prepared, "groups", "train"))
+    requests = ([r["history"] for r in rows], [r["candidates"] for r in rows])
+    probabilities = np.concatenate(scoring.scorer().score_requests(*requests))
+    np.testing.assert_allclose(probabilities, found.probabilities, atol=1e-6)
+    uncut = Scorer(model, variables, vocabulary, **lengths).score_requests(*requests)
+    assert np.abs(np.concatenate(uncut) - probabilities).max() > 1e-5
+
+    texts = prepared.catalogue().texts
+    cut = Retriever(model, variables, vocabulary, **lengths, item_length=short - 1)
+    np.testing.assert_allclose(
+        retrieval.retriever().embed_items(texts), cut.embed_items(texts), atol=1e-6
+    )
+    assert retrieval.settings.tasks["eval_shop_retrieval"].candidate_length == short - 1
 
 
 def test_infer_writes_ids_and_scores(world, tmp_path):

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
+import gin
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from m6rec_jax.bank.layout import prompt_leaves
+from m6rec_jax.bank.layout import prompt_leaves, take_task
 from m6rec_jax.checkpoints.trees import flatten, nested
-from m6rec_jax.model import ModelConfig, PromptConfig
+from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
 from m6rec_jax.model.prompts import task_axis
+from m6rec_jax.sharding import data_parallel, make_mesh
+from m6rec_jax.training.initialization import initial_state
 from m6rec_jax.training.optimizers import adafactor, adamw
+from m6rec_jax.training.train_state import TrainState, abstract_state
+from m6rec_jax.training.train_step import make_train_step
+from tests.training.toy_run import toy_batch, toy_config
 
 RATE = 0.01
 # Name to shape of one task's slice; the axis of tasks is put in.
@@ -28,6 +36,12 @@ BACKBONE = {
     "params/encoder/layers/mlp/wi/kernel": (2, 8, 16),
     "params/token_embedder/table": (9, 8),
 }
+
+
+@pytest.fixture(autouse=True)
+def no_settings() -> Iterator[None]:
+    yield
+    gin.clear_config()
 
 
 def axis_of(name: str) -> int:
@@ -96,6 +110,66 @@ def test_each_task_trains_as_it_would_alone(make: Any) -> None:
         for name, values in of_task(alone, 0).items():
             found = of_task(together, task)[name]
             np.testing.assert_allclose(found, values, rtol=1e-5, atol=1e-7, err_msg=name)
+
+
+UNLIKE = PromptConfig(
+    num_tasks=2,
+    num_prompts=6,
+    num_options=4,
+    adapter_rank=4,
+    lora_rank=5,
+    task_num_prompts=(6, 4),
+    task_num_options=(3, 4),
+    task_adapter_ranks=(4, 3),
+    task_lora_ranks=(3, 5),
+)
+
+
+@pytest.mark.parametrize(("head", "least"), [("linear", 128), ("option", 3)])
+def test_tasks_of_unlike_sizes_train_as_each_would_alone(head: str, least: int) -> None:
+    """In whole training steps, with second moments factored and not."""
+    gin.bind_parameter("total_loss.classification_weight", 0.5)
+    optimizer = adafactor(0.3, min_dim_size_to_factor=least, least_scale=0.1)
+    bank_config = toy_config(dropout_rate=0.0, prompts=dataclasses.replace(UNLIKE, head=head))
+    rng = np.random.default_rng(3)
+    batches = [toy_batch(rng, 4) for _ in range(3)]
+    # Equal rows: then the losses of the tasks have equal shares in what a batch is divided by.
+    both = [{name: np.concatenate([x, x]) for name, x in batch.items()} for batch in batches]
+    for batch in both:
+        batch["task_ids"] = np.repeat(np.arange(2, dtype=np.int32), 4)[:, None]
+
+    start, together = trained(bank_config, optimizer, both)
+    for task in range(2):
+        own = bank_config.prompts.of_task(task)
+        config = bank_config.replace(prompts=own)
+        leaves = prompt_leaves(config)
+        taken = {
+            name: np.expand_dims(x, leaves[name].task_axis)
+            for name, x in take_task(start, bank_config, task, own).items()
+        }
+        _, alone = trained(config, optimizer, batches, nested(taken))
+        assert alone.keys() == taken.keys()
+        for name, values in take_task(together, bank_config, task, own).items():
+            expected = np.squeeze(alone[name], leaves[name].task_axis)
+            np.testing.assert_allclose(values, expected, rtol=1e-3, atol=1e-4, err_msg=name)
+
+
+def trained(
+    config: ModelConfig, optimizer: Any, batches: list[Any], prompts: Any = None
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Names to prompts before and after a step with each of the batches."""
+    model, mesh, rules = M6Rec(config), make_mesh(devices=jax.devices()[:1]), data_parallel()
+    abstract = abstract_state(model, optimizer, mesh, rules, trainable="prompts")
+    state: TrainState = initial_state(
+        model, optimizer, abstract, mesh, rules, trainable="prompts", seed=0
+    )
+    if prompts is not None:
+        state = state.replace(prompts=prompts, opt_state=optimizer.init({"prompts": prompts}))
+    start = {name: np.asarray(x) for name, x in flatten(state.prompts).items()}
+    step = jax.jit(make_train_step(model, optimizer, trainable="prompts", seed=0))
+    for batch in batches:
+        state, _ = step(state, batch)
+    return start, {name: np.asarray(x) for name, x in flatten(state.prompts).items()}
 
 
 def test_a_spike_of_one_task_changes_no_other_task() -> None:
