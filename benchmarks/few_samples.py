@@ -6,16 +6,16 @@
 
 For each number of samples and seed, n ratings are drawn from the training part of the per-user
 split. Nothing else is known: the histories and statistics of training, validation and test rows
-hold those n ratings alone (`few_shot:n=N,seed=S,history=sampled`). The whole validation part says
-when to stop and which penalty is best; the test part is that of all other results. Three things
-learn from the n ratings:
+hold those n ratings alone (`few_shot:n=N,seed=S,history=sampled`). The validation part says when to
+stop (1,000 rows of it) and which penalty is best; the test part is that of all other results. Three
+things learn from the n ratings:
 
     means         user's and item's smoothed mean
     regression    logistic regression on the pieces that the model reads, penalty by validation
     tuning        option-adapter tuning of the foundation, the best of its validations
 
-A fair foundation has read nobody's opinion of a film: `python -m benchmarks.foundation --books`,
-or `--texts`, which has read none of books either. Rows of another one than the default go under
+A fair foundation has read no user and no rating of a film: `python -m benchmarks.foundation
+--books`, or `--texts`, which has read none of books either. Rows of another one than the default go under
 another `--model` name. RecBole's FM and DIN on the same rows come from `benchmarks/baselines/`.
 
 Runs whose rows stand in `benchmarks/results/few_samples.json` are not made again; rows of another

@@ -274,6 +274,7 @@ class Evaluator:
                 source_length=self._lengths["inputs"],
                 target_length=self._lengths["targets"],
                 task_id=prompt_row(task.name),
+                item_length=task.candidate_length(),
                 mesh=self.runtime.mesh,
                 rules=self.runtime.rules,
             )
