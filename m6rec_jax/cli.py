@@ -189,7 +189,8 @@ def _parser() -> argparse.ArgumentParser:
         help="answer these requests, .jsonl or .parquet (default: the task that gin names); run "
         "the same command again to resume",
     )
-    infer.add_argument("--output", type=Path, metavar="FILE", help="where results go")
+    # No Path: that would make gs:/bucket of an address, which then looks like a folder.
+    infer.add_argument("--output", metavar="FILE", help="where results go")
     infer.add_argument("--index", type=Path, metavar="FOLDER", help="of the catalogue, to retrieve")
     _takes_gin(infer)
     infer.set_defaults(run=subcommands.run_infer)
@@ -211,7 +212,7 @@ def _parser() -> argparse.ArgumentParser:
     build = actions.add_parser(
         "build", help="embed a catalogue; run the same command again to resume"
     )
-    build.add_argument("--output", type=Path, required=True, metavar="FOLDER")
+    build.add_argument("--output", required=True, metavar="FOLDER", help="on a local disk")
     _takes_gin(build)
     build.set_defaults(run=subcommands.run_index_build)
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import gin
@@ -349,7 +348,7 @@ def infer(
     limit: int = 0,
     k: int = 50,
     output: str | None = None,
-) -> list[Path]:
+) -> list[epath.Path]:
     """`m6rec infer`: writes predictions of a checkpoint, one file per task.
 
     Scoring gives user_id, item_id, label and probability per candidate; retrieval gives user_id
@@ -363,10 +362,11 @@ def infer(
         `evaluate`.
       k: length of the lists.
       output: `.parquet` or `.jsonl` file (with several tasks: the task's name goes before the
-        ending); None: `MODEL_DIR/predictions/<task>-<split>-<step>.parquet`.
+        ending), may be a bucket address; None:
+        `MODEL_DIR/predictions/<task>-<split>-<step>.parquet`.
 
     Returns:
-      The files.
+      The files that this process has written: all in process 0, none in others.
     """
     evaluator, restored = _restored(
         model_dir, mixture_or_task_name, task_feature_lengths, split, batch_size, step, limit, (k,)
@@ -375,9 +375,10 @@ def infer(
     for task in evaluator.tasks:
         predictions = evaluator.predict(task, restored.model, restored.variables)
         columns = named_columns(task, split, predictions)
-        path = Path(model_dir) / "predictions" / f"{task.name}-{split}-{restored.step}.parquet"
+        name = f"{task.name}-{split}-{restored.step}.parquet"
+        path = epath.Path(model_dir) / "predictions" / name
         if output is not None:
-            path = Path(output)
+            path = epath.Path(output)
             if len(evaluator.tasks) > 1:
                 path = path.with_name(f"{path.stem}-{task.name}{path.suffix}")
         if jax.process_index() == 0:

@@ -175,7 +175,7 @@ def place_shared_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str,
     """
     sharding = batch_sharding(mesh)
     shares = mesh.shape["data"] * mesh.shape["fsdp"]
-    placed = {}
+    placed: dict[str, jax.Array] = {}
     for name, values in batch.items():
         rows = np.asarray(values)
         if len(rows) % shares:

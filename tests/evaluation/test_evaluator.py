@@ -1,6 +1,7 @@
 """Evaluation from a checkpoint over the prepared tiny shop."""
 
 import dataclasses
+import functools
 import json
 
 import gin
@@ -8,6 +9,7 @@ import jax
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from etils import epath
 from flax import linen as nn
 
 from m6rec_jax.checkpoints.manifest import RunDescription
@@ -64,6 +66,31 @@ def world(tmp_path_factory):
     unregister(names)
     patch.undo()
     gin.clear_config()
+
+
+@pytest.fixture
+def bucket(tmp_path, monkeypatch):
+    """A folder that stands for gs://bucket."""
+    folder = tmp_path / "buckets"
+    backend = _FolderAsBucket(folder)
+    monkeypatch.setattr(epath.gpath.PosixGPath, "_backend", property(lambda path: backend))
+    return folder / "bucket"
+
+
+class _FolderAsBucket(epath.backend._OsPathBackend):
+    """Of etils: what paths do, with local files for those of buckets."""
+
+    def __init__(self, folder):
+        self._folder = f"{folder}/"
+
+    def __getattribute__(self, name):
+        found = super().__getattribute__(name)
+        if name.startswith("_") or not callable(found):
+            return found
+        return lambda *paths, **rest: found(*map(self._local, paths), **rest)
+
+    def _local(self, path):
+        return path.replace("gs://", self._folder) if isinstance(path, str) else path
 
 
 def test_scoring_equals_the_scorer(world):
@@ -234,6 +261,26 @@ def test_infer_writes_ids_and_scores(world, tmp_path):
         "lm-eval_shop_infilling.parquet",
         "lm-eval_shop_generation.parquet",
     }
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_predictions_land_in_the_bucket(world, bucket, tmp_path, monkeypatch, given):
+    """Given as output, and below a MODEL_DIR."""
+    model_dir = str(world[4])
+    monkeypatch.chdir(tmp_path)
+    if given:
+        output = "gs://bucket/found/r.jsonl"
+        (path,) = evaluation.infer(model_dir, "eval_shop_ctr", LENGTHS, output=output)
+        assert str(path) == output
+        assert "user_id" in json.loads((bucket / "found/r.jsonl").read_text().splitlines()[0])
+    else:
+        restore = functools.partial(evaluation.restore_model, model_dir)
+        monkeypatch.setattr(evaluation, "restore_model", lambda _, **rest: restore(**rest))
+        evaluation.infer("gs://bucket/run", "eval_shop_ctr", LENGTHS)
+        (file,) = (bucket / "run/predictions").iterdir()
+        assert file.name == "eval_shop_ctr-test-3.parquet"
+        assert "probability" in pq.read_table(file).column_names
+    assert not list(tmp_path.glob("gs:*"))
 
 
 def test_another_vocabulary_is_refused(world, tmp_path):
