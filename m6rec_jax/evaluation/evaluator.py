@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -53,6 +55,8 @@ from m6rec_jax.sharding import LogicalRules, batch_reader, data_parallel, make_m
 
 Variables = Mapping[str, Any]
 
+logger = logging.getLogger(__name__)
+
 # Kinds for which the model writes.
 _WRITTEN = ("generation", "title_recommendation")
 # Kinds whose predictions take a program and batches, and nothing else.
@@ -77,7 +81,8 @@ class Evaluator:
     Args:
       mixture_or_task_name: registered with `register_recommendation_tasks`.
       task_feature_lengths: `{"inputs": S, "targets": T}`.
-      batch_size: rows of a step, over all devices.
+      batch_size: rows of a step, over all devices; raised to a multiple of what these and the
+        processes need, with a message: figures do not depend on it.
       split: 'train', 'validation' or 'test'.
       limit: at most so many rows of each task (per process); 0: all.
       ks: cut-offs of retrieval; the longest is the length of the lists.
@@ -103,17 +108,27 @@ class Evaluator:
         if any(task.kind == "generation" for task in self.tasks):
             require_text_metrics()  # not after an hour of training
         self._lengths = dict(task_feature_lengths)
-        self._batch_size, self._split, self._limit = batch_size, split, limit
+        self._split, self._limit = split, limit
         self._ks = tuple(ks)
         self._reranking = reranking
         mesh = make_mesh() if mesh is None else mesh
         self.runtime = Runtime(mesh, data_parallel() if rules is None else tuple(rules))
         self._reader = batch_reader(mesh)
+        multiple = math.lcm(self._reader[1], self.runtime.batch_multiple)
+        self._batch_size = -(-batch_size // multiple) * multiple
+        if self._batch_size != batch_size:
+            logger.info(
+                "evaluation has %d rows a step instead of %d: a multiple of %d divides over the "
+                "devices and processes",
+                self._batch_size,
+                batch_size,
+                multiple,
+            )
         # One program per kind of task and model: validating again compiles nothing.
         self._programs: dict[tuple[Any, ...], programs.Program] = {}
         self._baselines: dict[str, MeanBaselines] = {}
         self._retrievers: dict[tuple[str, Any], Retriever] = {}
-        self._writers = Writers(self._lengths, batch_size, split, limit, self.runtime)
+        self._writers = Writers(self._lengths, self._batch_size, split, limit, self.runtime)
         self._batches: dict[str, EvaluationBatches] = {}
         self._seen: dict[str, Mapping[int, np.ndarray]] = {}
 

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from etils import epath
 from flax import linen as nn
+from jax.sharding import AbstractMesh
 
 from m6rec_jax.checkpoints.manifest import RunDescription
 from m6rec_jax.checkpoints.store import CheckpointStore
@@ -26,6 +27,7 @@ from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
 from m6rec_jax.model.m6rec import initial_features
 from m6rec_jax.pipeline.prepared_rows import interactions, read_rows, seen_items
 from m6rec_jax.pipeline.registration import register_recommendation_tasks, task_info, unregister
+from m6rec_jax.sharding import MESH_AXES
 from m6rec_jax.tables.nearness import near_texts
 from m6rec_jax.tables.preparation import PrepareOptions, prepare
 from m6rec_jax.tables.sources import DATA_DIR_VARIABLE
@@ -223,6 +225,17 @@ def test_evaluator_is_what_the_train_loop_calls(world):
     assert during(model, variables, 20) == first
     assert len(during._programs) == 1
     assert first == pytest.approx(evaluation.evaluate(str(model_dir), "eval_shop_ctr", LENGTHS))
+
+
+def test_batches_divide_over_devices_and_processes(world, monkeypatch, caplog):
+    """Known when a run starts, not at its first validation."""
+    monkeypatch.setattr(evaluation, "batch_reader", lambda mesh: (1, 4))
+    mesh = AbstractMesh((2, 8, 1), MESH_AXES)
+    with caplog.at_level("INFO"):
+        evaluator = evaluation.Evaluator("eval_shop_ctr", LENGTHS, 5, split="test", mesh=mesh)
+    assert "16 rows a step instead of 5: a multiple of 16" in caplog.text
+    batch = next(iter(evaluator._task_batches(evaluator.tasks[0])))
+    assert batch["example_weights"].shape == (4,)
 
 
 def test_model_folder_serves_after_its_assets_are_saved(world):
