@@ -52,6 +52,7 @@ from m6rec_jax.pipeline.batches import EvaluationBatches
 from m6rec_jax.pipeline.prompt_rows import prompt_row
 from m6rec_jax.pipeline.registration import TaskInfo, evaluated_tasks
 from m6rec_jax.sharding import LogicalRules, batch_reader, data_parallel, make_mesh
+from m6rec_jax.sharding.processes import sum_over_processes
 
 Variables = Mapping[str, Any]
 
@@ -207,7 +208,10 @@ class Evaluator:
         )
 
     def metrics(self, task: TaskInfo, predictions: Predictions) -> dict[str, float]:
-        """Figures of predictions; also how many rows lost behaviours to the length budget."""
+        """Figures of predictions; also the share of rows that lost behaviours to the length budget.
+
+        Every process calls it, and gets the same.
+        """
         if isinstance(predictions, ScoringPredictions):
             figures = tasks.scoring_metrics(predictions)
         elif isinstance(predictions, LanguagePredictions):
@@ -227,9 +231,11 @@ class Evaluator:
                 predictions, len(catalogue.texts), self._ks, catalogue.held_out
             )
         batches = self._task_batches(task)
-        if batches.num_rows:
-            shortened = batches.num_rows_with_dropped_behaviours / batches.num_rows
-            figures["share_with_dropped_behaviours"] = shortened
+        shortened, num_rows = sum_over_processes(
+            batches.num_rows_with_dropped_behaviours, batches.num_rows
+        )
+        if num_rows:
+            figures["share_with_dropped_behaviours"] = shortened / num_rows
         return figures
 
     def _task_batches(self, task: TaskInfo) -> EvaluationBatches:

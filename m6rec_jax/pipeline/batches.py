@@ -249,7 +249,8 @@ class EvaluationBatches:
 
     Nothing is dropped: the last batch is filled with padding rows, and `example_weights` `[rows]`
     float32 is 1 for real rows and 0 for filling. With several processes each one reads its part of
-    the rows, and all yield the same number of batches (jitted steps wait for one another).
+    the rows, and all yield the same number of batches (jitted steps wait for one another), those
+    without rows of their own filling alone.
 
     Args:
       mixture_or_task_name, feature_lengths, split: as for `BatchIterator`.

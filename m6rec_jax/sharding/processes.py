@@ -199,6 +199,13 @@ def leads_stream(mesh: Mesh) -> bool:
     return own == min(process for process, parts in held.items() if parts == held[own])
 
 
+def sum_over_processes(*numbers: int) -> list[int]:
+    """Each number's sum over all processes, which call this together; the same in all of them."""
+    if jax.process_count() == 1:
+        return list(numbers)
+    return multihost_utils.process_allgather(np.asarray(numbers)).sum(axis=0).tolist()
+
+
 def check_shared(path: epath.Path) -> None:
     """All processes must see what process 0 has written.
 

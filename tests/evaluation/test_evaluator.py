@@ -207,6 +207,16 @@ def test_seen_items_of_the_test_part_are_all_but_the_last(world):
     assert len(interactions(world[0], "train")) == 16
 
 
+def test_shortened_rows_are_counted_in_all_processes(world, monkeypatch):
+    def sums(shortened, rows):
+        assert (shortened, rows) == (0, 4)
+        return [3, 12]  # of two processes more
+
+    monkeypatch.setattr(evaluation, "sum_over_processes", sums)
+    figures = evaluation.evaluate(str(world[4]), "eval_shop_ctr", LENGTHS)
+    assert figures["share_with_dropped_behaviours"] == 0.25
+
+
 def test_mixtures_give_figures_per_task(world):
     model_dir = world[4]
     figures = evaluation.evaluate(

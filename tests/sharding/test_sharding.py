@@ -123,4 +123,6 @@ def test_two_processes_put_their_rows_together() -> None:
     assert second["apart"] == [1, 2, [16, 3], total]
     assert first["together"] == second["together"] == [0, 1, [16, 3], total]
     for found in (first, second):
+        assert found["shared"] == [[16, 3], total]
+        assert found["sums"] == [1, 20]
         assert "two processes share only some of their rows" in found["mixed"]
