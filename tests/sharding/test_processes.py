@@ -139,11 +139,12 @@ def test_slurm_tasks_join_one_run() -> None:
     assert run("join", *tasks) == ["process 0 of 2", "process 1 of 2"]
 
 
+@pytest.mark.parametrize("count", [2, 1])
 @pytest.mark.parametrize("scenario", ["before", "during"])
-def test_a_signal_to_one_process_stops_all(scenario: str) -> None:
+def test_a_signal_to_one_process_stops_all(scenario: str, count: int) -> None:
     """At one call of `should_stop` in all: the first, or soon after the tenth."""
-    two = [{"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": str(index)} for index in (0, 1)]
-    first, second = run(scenario, *two)
-    assert first == second
+    number = {"JAX_NUM_PROCESSES": str(count)}
+    first, *others = run(scenario, *(number | {"JAX_PROCESS_ID": str(i)} for i in range(count)))
+    assert all(other == first for other in others)
     call = int(first.removeprefix("SIGTERM at call "))
     assert call == 1 if scenario == "before" else call > 10
