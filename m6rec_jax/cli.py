@@ -270,8 +270,8 @@ def _add_compile(commands: Any) -> None:
     command.add_argument(
         "--sharding",
         metavar="NAME",
-        help="a file of gin_configs/sharding (default with --model: fully_sharded, with several "
-        "slices multi_slice)",
+        help="a file of gin_configs/sharding, which goes before what gin files say (default with "
+        "--model, where they say nothing: fully_sharded, with several slices multi_slice)",
     )
     command.add_argument(
         "--steps",
