@@ -15,6 +15,7 @@ from jax.sharding import AbstractMesh
 
 from m6rec_jax.checkpoints.manifest import RunDescription
 from m6rec_jax.checkpoints.store import CheckpointStore
+from m6rec_jax.configuration import bound, parse_config
 from m6rec_jax.errors import CheckpointError, ConfigError, DataError
 from m6rec_jax.evaluation import evaluator as evaluation
 from m6rec_jax.evaluation.assets import save_task_assets
@@ -27,7 +28,7 @@ from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
 from m6rec_jax.model.m6rec import initial_features
 from m6rec_jax.pipeline.prepared_rows import interactions, read_rows, seen_items
 from m6rec_jax.pipeline.registration import register_recommendation_tasks, task_info, unregister
-from m6rec_jax.sharding import MESH_AXES
+from m6rec_jax.sharding import MESH_AXES, fully_sharded
 from m6rec_jax.tables.nearness import near_texts
 from m6rec_jax.tables.preparation import PrepareOptions, prepare
 from m6rec_jax.tables.sources import DATA_DIR_VARIABLE
@@ -304,6 +305,64 @@ def test_predictions_land_in_the_bucket(world, bucket, tmp_path, monkeypatch, gi
         assert file.name == "eval_shop_ctr-test-3.parquet"
         assert "probability" in pq.read_table(file).column_names
     assert not list(tmp_path.glob("gs:*"))
+
+
+@pytest.fixture
+def parse():
+    yield parse_config
+    gin.clear_config()
+
+
+def test_the_sharding_file_reaches_evaluation(world, parse, monkeypatch):
+    """What is restored lies as the rules say, here over the only device."""
+    files = ["gin_configs/runs/eval.gin", "gin_configs/sharding/fully_sharded.gin"]
+    parse(
+        files,
+        [
+            f"MODEL_DIR={world[4]}",
+            "MIXTURE_OR_TASK_NAME=eval_shop_ctr",
+            f"TASK_FEATURE_LENGTHS={LENGTHS}",
+        ],
+    )
+    restored = []
+    monkeypatch.setattr(
+        evaluation.Evaluator,
+        "__call__",
+        lambda self, model, variables, step: restored.append(variables) or {},
+    )
+    evaluation.evaluate()
+    embedding = restored[0]["params"]["token_embedder"]["embedding"]
+    assert "fsdp" in embedding.sharding.spec
+
+
+@pytest.mark.parametrize("name", ["infer_requests", "build_index", "chat"])
+def test_the_sharding_file_reaches_inference(name, parse):
+    files = [f"gin_configs/runs/{name}.gin", "gin_configs/sharding/fully_sharded.gin"]
+    parse(files, ["MODEL_DIR=run"])
+    assert bound(f"{name}.rules") == fully_sharded()
+    parse(files[:1], ["MODEL_DIR=run"])
+    assert bound(f"{name}.rules") is None
+
+
+@pytest.mark.parametrize("job", ["scoring", "retrieval", "generation", "mixture"])
+def test_the_sharding_file_reaches_validation(job, parse):
+    parse(
+        [
+            "gin_configs/models/mini.gin",
+            "gin_configs/tuning/option_adapter.gin",
+            f"gin_configs/runs/finetune_{job}.gin",
+            "gin_configs/sharding/fully_sharded.gin",
+        ],
+        [
+            "MODEL_DIR=run",
+            "MIXTURE_OR_TASK_NAME=eval_shop_ctr",
+            f"TASK_FEATURE_LENGTHS={LENGTHS}",
+            "TRAIN_STEPS=500",
+            *(["RETRIEVAL_DIM=8"] if job == "retrieval" else []),
+            *(["NUM_OPTIONS=2"] if job in ("scoring", "mixture") else []),
+        ],
+    )
+    assert bound("Evaluator.rules") == bound("train.rules") == fully_sharded()
 
 
 def test_another_vocabulary_is_refused(world, tmp_path):
