@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -11,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from m6rec_jax.errors import ConfigError
+from m6rec_jax import cli, subcommands
+from m6rec_jax.errors import ConfigError, M6RecError, UnreachableError
 from m6rec_jax.sharding import processes
 from m6rec_jax.sharding.processes import (
     find_cluster,
@@ -89,6 +91,35 @@ def test_what_does_not_fit(
         monkeypatch.setenv(f"JAX_{name}", value)
     with pytest.raises(ConfigError, match=words):
         join_processes(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("cluster", "error", "kind"),
+    [
+        ("tpu", ValueError("coordinator_address should be defined."), UnreachableError),
+        ("tpu", RuntimeError("Getting metadata['agent-worker-number'] failed"), UnreachableError),
+        ("tpu", ConnectionError("metadata.google.internal"), UnreachableError),
+        ("none", RuntimeError("DEADLINE_EXCEEDED: Barrier timed out"), UnreachableError),
+        ("none", ValueError("no such process id"), ConfigError),
+        ("none", RuntimeError("jax.distributed.initialize() must be called before"), ConfigError),
+    ],
+)
+def test_whom_a_later_start_may_reach(
+    cluster: str, error: Exception, kind: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A host that is just starting must not end a run for good (status 2)."""
+
+    def initialize(**_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(processes.jax.distributed, "initialize", initialize)
+    with pytest.raises(M6RecError, match=f"cluster: {cluster}.*{re.escape(str(error))}") as told:
+        join_processes("host:1", 2, 1, cluster=cluster)
+    assert isinstance(told.value, kind)
+    monkeypatch.setattr(subcommands, "run_params", lambda args: join_processes("host:1", 2, 1))
+    monkeypatch.setattr(processes, "find_cluster", lambda *_: cluster)
+    status = cli.EXIT_USER_ERROR if kind is ConfigError else cli.EXIT_LOST_PROCESS
+    assert cli.main(["params", "--gin_file", "a.gin"]) == status
 
 
 def test_one_process_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
