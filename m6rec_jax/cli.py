@@ -17,7 +17,7 @@ from typing import Any
 import absl.logging
 
 from m6rec_jax import __version__, subcommands
-from m6rec_jax.errors import ConfigError, M6RecError
+from m6rec_jax.errors import ConfigError, M6RecError, UnreachableError
 
 EXIT_USER_ERROR = 2
 EXIT_LOST_PROCESS = 3
@@ -27,7 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one sub-command; returns the exit status.
 
     1 is for a report that found something wrong (a run that does not fit, a damaged task in a
-    bank), 2 for an error the user can mend, 3 for the loss of another process of the run.
+    bank), 2 for an error the user can mend, 3 for other processes of the run that are lost or do
+    not answer, which another start may mend.
     """
     # A console script does not look for modules in the current directory, where a user's own tasks/
     # are. They go last, so that nothing there can shadow a library.
@@ -58,7 +59,7 @@ def _failed(error: Exception | KeyboardInterrupt) -> int:
         if not isinstance(error, M6RecError):
             raise error
         print(f"m6rec: {_told(error)}", file=sys.stderr)
-        return EXIT_USER_ERROR
+        return _status(error)
     status = 1
     try:
         if processes.speaks_of_a_lost_process(error):
@@ -70,13 +71,17 @@ def _failed(error: Exception | KeyboardInterrupt) -> int:
                 file=sys.stderr,
             )
         elif isinstance(error, M6RecError):
-            status = EXIT_USER_ERROR
+            status = _status(error)
             print(f"m6rec: {_told(error)}", file=sys.stderr)
         else:
             traceback.print_exception(error)
     finally:
         processes.leave_at_once(status)
     return status
+
+
+def _status(error: M6RecError) -> int:
+    return EXIT_LOST_PROCESS if isinstance(error, UnreachableError) else EXIT_USER_ERROR
 
 
 def _told(error: M6RecError) -> str:
@@ -189,7 +194,8 @@ def _parser() -> argparse.ArgumentParser:
         help="answer these requests, .jsonl or .parquet (default: the task that gin names); run "
         "the same command again to resume",
     )
-    infer.add_argument("--output", type=Path, metavar="FILE", help="where results go")
+    # No Path: that would make gs:/bucket of an address, which then looks like a folder.
+    infer.add_argument("--output", metavar="FILE", help="where results go")
     infer.add_argument("--index", type=Path, metavar="FOLDER", help="of the catalogue, to retrieve")
     _takes_gin(infer)
     infer.set_defaults(run=subcommands.run_infer)
@@ -211,7 +217,7 @@ def _parser() -> argparse.ArgumentParser:
     build = actions.add_parser(
         "build", help="embed a catalogue; run the same command again to resume"
     )
-    build.add_argument("--output", type=Path, required=True, metavar="FOLDER")
+    build.add_argument("--output", required=True, metavar="FOLDER", help="on a local disk")
     _takes_gin(build)
     build.set_defaults(run=subcommands.run_index_build)
 
@@ -269,8 +275,8 @@ def _add_compile(commands: Any) -> None:
     command.add_argument(
         "--sharding",
         metavar="NAME",
-        help="a file of gin_configs/sharding (default with --model: fully_sharded, with several "
-        "slices multi_slice)",
+        help="a file of gin_configs/sharding, which goes before what gin files say (default with "
+        "--model, where they say nothing: fully_sharded, with several slices multi_slice)",
     )
     command.add_argument(
         "--steps",

@@ -5,6 +5,7 @@ import platform
 from collections.abc import Callable
 
 from m6rec_jax import __version__
+from m6rec_jax.checkpoints import buckets
 
 PACKAGES = (
     "jax",
@@ -97,6 +98,15 @@ def _tfds_has_importlib_resources() -> list[str]:
     return []
 
 
+def _buckets_can_be_used() -> list[str]:
+    if not buckets.can_use_buckets():
+        return [
+            f"a MODEL_DIR in a bucket (gs://...) needs {buckets.PACKAGE}: {buckets.INSTALLATION}; "
+            "local folders do not"
+        ]
+    return []
+
+
 def _jax2tf_can_export() -> list[str]:
     if _number("jax") >= (0, 11):
         return [
@@ -111,5 +121,6 @@ CHECKS: tuple[Callable[[], list[str]], ...] = (
     _tensorflow_is_the_full_package,
     _tensorflow_text_matches,
     _tfds_has_importlib_resources,
+    _buckets_can_be_used,
     _jax2tf_can_export,
 )

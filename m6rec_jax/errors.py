@@ -1,7 +1,7 @@
 """Errors whose message is meant for the person who runs the command.
 
-The command line prints them without a traceback and exits with status 2, so every message names
-what was wrong, where it stands, and what to do about it.
+The command line prints them without a traceback and exits with status 2 (3 for `UnreachableError`),
+so every message names what was wrong, where it stands, and what to do about it.
 """
 
 
@@ -19,3 +19,7 @@ class ConfigError(M6RecError):
 
 class CheckpointError(M6RecError):
     """A checkpoint is missing, damaged, or belongs to another model or vocabulary."""
+
+
+class UnreachableError(M6RecError):
+    """The other processes of a run, or who knows about them, do not answer (yet)."""

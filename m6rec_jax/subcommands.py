@@ -177,7 +177,8 @@ def run_infer(args: argparse.Namespace) -> None:
     if args.index is not None or not args.gin_file:
         raise ConfigError("m6rec infer takes --gin_file FILE (a task's), or --requests FILE")
     _configure_together(args)
-    _print_once(infer() if args.output is None else infer(output=str(args.output)))
+    paths = infer() if args.output is None else infer(output=args.output)
+    _print_once("\n".join(map(str, paths)))
 
 
 def _infer_requests(args: argparse.Namespace) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import orbax.checkpoint as ocp
 from etils import epath
 
+from m6rec_jax.checkpoints.buckets import check_bucket
 from m6rec_jax.checkpoints.manifest import Manifest, parse_manifest
 from m6rec_jax.errors import CheckpointError
 
@@ -17,7 +18,12 @@ _MANIFEST_FILE = "metadata"  # the name Orbax's JSON handler gives it
 
 
 def absolute(path: str | Path | epath.Path) -> epath.Path:
-    """A local path made absolute, which Orbax insists on; a bucket address as it is."""
+    """A local path made absolute, which Orbax insists on; a bucket address as it is.
+
+    Raises:
+      CheckpointError: as `check_bucket`.
+    """
+    check_bucket(path)
     return epath.Path(path) if "://" in str(path) else epath.Path(Path(path).absolute())
 
 
@@ -66,7 +72,7 @@ def locate(path: str | Path | epath.Path, step: int | None = None) -> StepLocati
       step: that step instead of the newest.
 
     Raises:
-      CheckpointError: there is none; lists the steps there are.
+      CheckpointError: there is none (lists the steps there are), or as `absolute`.
     """
     folder = absolute(path)
     if not folder.is_dir():

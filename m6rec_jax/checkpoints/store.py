@@ -49,6 +49,10 @@ class CheckpointStore:
       best_mode: 'max' or 'min'.
       asynchronous: `save` returns once the values are copied off the devices; writing goes on in
         the background.
+
+    Raises:
+      ConfigError: `keep` or `best_mode` make no sense.
+      CheckpointError: the folder is in a bucket, and the package for it is missing.
     """
 
     def __init__(

@@ -50,8 +50,10 @@ def compile_run(
       topology: see `topologies.parse_topology`.
       slices: how many such slices.
       model, tuning, sharding: names of files in `gin_configs/models`, `tuning` and `sharding`.
-        Where a model is named, sharding is 'fully_sharded', or 'multi_slice' with several slices.
-      gin_files, bindings: read after those, as for `m6rec train`.
+        Where a model is named and nothing else sets RULES, sharding is 'fully_sharded', or
+        'multi_slice' with several slices.
+      gin_files, bindings: as for `m6rec train`; read after model and tuning. The sharding file
+        comes after the former, for a run's own files set RULES.
       steps: of `STEPS`.
       hlo_folder: where to write the optimised programs as text (None: nowhere).
       progress: show a bar.
@@ -73,11 +75,12 @@ def compile_run(
         "topology": target.name,
         "slices": slices,
         "gin_files": files,
+        "default_sharding": default_sharding(model, sharding, slices),
         "bindings": list(bindings),
         "steps": list(steps),
         "hlo": None if hlo_folder is None else str(hlo_folder),
     }
-    name = " ".join(filter(None, (model, tuning))) or Path(files[-1]).stem
+    name = " ".join(filter(None, (model, tuning))) or Path(gin_files[-1]).stem
     collected = _Collected(target, steps)
     made = _made()
     with tqdm(
@@ -89,7 +92,7 @@ def compile_run(
     ) as bar:
         for event in _events(request, collected, bar):
             collected.add(event, bar)
-    run = collected.run | {"name": name, "gin_files": files, "bindings": list(bindings)}
+    run = collected.run | {"name": name, "bindings": list(bindings)}
     made |= {"load_after": os.getloadavg()[0], "versions": run.pop("versions")}
     return CompileReport(
         describe_topology(target),
@@ -110,6 +113,9 @@ def gin_files_of(
 ) -> list[str]:
     """Which gin files a request reads, in order.
 
+    With files of a run, the default of sharding is none of them: `worker.run` adds it where they
+    do not set RULES.
+
     Raises:
       ConfigError: neither a model nor a gin file.
     """
@@ -117,15 +123,23 @@ def gin_files_of(
         raise ConfigError("m6rec compile needs --model NAME or --gin_file FILE")
     if model is None and tuning is not None:
         raise ConfigError("--tuning goes with --model; a gin file includes its own tuning")
-    if model is not None and sharding is None:
-        sharding = "fully_sharded" if slices == 1 else "multi_slice"
     files = [] if model is None else [f"gin_configs/models/{model}.gin"]
     if tuning is not None:
         files.append(f"gin_configs/tuning/{tuning}.gin")
     files.append(f"gin_configs/runs/compile{'_tuning' if tuning else ''}.gin")
+    files += map(str, gin_files)
     if sharding is not None:
         files.append(f"gin_configs/sharding/{sharding}.gin")
-    return [*files, *map(str, gin_files)]
+    elif not gin_files:
+        files += filter(None, [default_sharding(model, sharding, slices)])
+    return files
+
+
+def default_sharding(model: str | None, sharding: str | None, slices: int) -> str | None:
+    """The file of sharding rules where a model is named and no rules; else None."""
+    if model is None or sharding is not None:
+        return None
+    return f"gin_configs/sharding/{'fully_sharded' if slices == 1 else 'multi_slice'}.gin"
 
 
 class _Collected:

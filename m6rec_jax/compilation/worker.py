@@ -89,14 +89,19 @@ def run(request: dict[str, Any]) -> None:
     """Compiles what a request asks for.
 
     Args:
-      request: `topology`, `slices`, `gin_files`, `bindings`, `steps`, and `hlo`, the folder to
+      request: `topology`, `slices`, `gin_files`, `default_sharding` (a gin file that is read after
+        those if they leave RULES None; or None), `bindings`, `steps`, and `hlo`, the folder to
         write the optimised text to (or None).
 
     Raises:
       M6RecError: whatever does not fit.
     """
     tell("stage", text="settings")
-    configuration.parse_config(request["gin_files"], request["bindings"])
+    files, default = request["gin_files"], request["default_sharding"]
+    configuration.parse_config(files, request["bindings"])
+    if default is not None and default not in files and configuration.macro("RULES", None) is None:
+        files = [*files, default]
+        configuration.parse_config(files, request["bindings"])
     settings = StepSettings()
     topology = parse_topology(request["topology"], request["slices"])
     tell("stage", text=str(topology))
@@ -104,6 +109,7 @@ def run(request: dict[str, Any]) -> None:
     rules = rules_of(settings)
     tell(
         "run",
+        gin_files=files,
         mesh=dict(mesh.shape),
         rules=rules,
         rows=settings.rows(mesh),

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import gin
@@ -51,8 +52,11 @@ from m6rec_jax.pipeline.batches import EvaluationBatches
 from m6rec_jax.pipeline.prompt_rows import prompt_row
 from m6rec_jax.pipeline.registration import TaskInfo, evaluated_tasks
 from m6rec_jax.sharding import LogicalRules, batch_reader, data_parallel, make_mesh
+from m6rec_jax.sharding.processes import sum_over_processes
 
 Variables = Mapping[str, Any]
+
+logger = logging.getLogger(__name__)
 
 # Kinds for which the model writes.
 _WRITTEN = ("generation", "title_recommendation")
@@ -78,7 +82,8 @@ class Evaluator:
     Args:
       mixture_or_task_name: registered with `register_recommendation_tasks`.
       task_feature_lengths: `{"inputs": S, "targets": T}`.
-      batch_size: rows of a step, over all devices.
+      batch_size: rows of a step, over all devices; raised to a multiple of what these and the
+        processes need, with a message: figures do not depend on it.
       split: 'train', 'validation' or 'test'.
       limit: at most so many rows of each task (per process); 0: all.
       ks: cut-offs of retrieval; the longest is the length of the lists.
@@ -104,17 +109,27 @@ class Evaluator:
         if any(task.kind == "generation" for task in self.tasks):
             require_text_metrics()  # not after an hour of training
         self._lengths = dict(task_feature_lengths)
-        self._batch_size, self._split, self._limit = batch_size, split, limit
+        self._split, self._limit = split, limit
         self._ks = tuple(ks)
         self._reranking = reranking
         mesh = make_mesh() if mesh is None else mesh
         self.runtime = Runtime(mesh, data_parallel() if rules is None else tuple(rules))
         self._reader = batch_reader(mesh)
+        multiple = math.lcm(self._reader[1], self.runtime.batch_multiple)
+        self._batch_size = -(-batch_size // multiple) * multiple
+        if self._batch_size != batch_size:
+            logger.info(
+                "evaluation has %d rows a step instead of %d: a multiple of %d divides over the "
+                "devices and processes",
+                self._batch_size,
+                batch_size,
+                multiple,
+            )
         # One program per kind of task and model: validating again compiles nothing.
         self._programs: dict[tuple[Any, ...], programs.Program] = {}
         self._baselines: dict[str, MeanBaselines] = {}
         self._retrievers: dict[tuple[str, Any], Retriever] = {}
-        self._writers = Writers(self._lengths, batch_size, split, limit, self.runtime)
+        self._writers = Writers(self._lengths, self._batch_size, split, limit, self.runtime)
         self._batches: dict[str, EvaluationBatches] = {}
         self._seen: dict[str, Mapping[int, np.ndarray]] = {}
 
@@ -193,7 +208,10 @@ class Evaluator:
         )
 
     def metrics(self, task: TaskInfo, predictions: Predictions) -> dict[str, float]:
-        """Figures of predictions; also how many rows lost behaviours to the length budget."""
+        """Figures of predictions; also the share of rows that lost behaviours to the length budget.
+
+        Every process calls it, and gets the same.
+        """
         if isinstance(predictions, ScoringPredictions):
             figures = tasks.scoring_metrics(predictions)
         elif isinstance(predictions, LanguagePredictions):
@@ -213,9 +231,11 @@ class Evaluator:
                 predictions, len(catalogue.texts), self._ks, catalogue.held_out
             )
         batches = self._task_batches(task)
-        if batches.num_rows:
-            shortened = batches.num_rows_with_dropped_behaviours / batches.num_rows
-            figures["share_with_dropped_behaviours"] = shortened
+        shortened, num_rows = sum_over_processes(
+            batches.num_rows_with_dropped_behaviours, batches.num_rows
+        )
+        if num_rows:
+            figures["share_with_dropped_behaviours"] = shortened / num_rows
         return figures
 
     def _task_batches(self, task: TaskInfo) -> EvaluationBatches:
@@ -350,7 +370,7 @@ def infer(
     limit: int = 0,
     k: int = 50,
     output: str | None = None,
-) -> list[Path]:
+) -> list[epath.Path]:
     """`m6rec infer`: writes predictions of a checkpoint, one file per task.
 
     Scoring gives user_id, item_id, label and probability per candidate; retrieval gives user_id
@@ -364,10 +384,11 @@ def infer(
         `evaluate`.
       k: length of the lists.
       output: `.parquet` or `.jsonl` file (with several tasks: the task's name goes before the
-        ending); None: `MODEL_DIR/predictions/<task>-<split>-<step>.parquet`.
+        ending), may be a bucket address; None:
+        `MODEL_DIR/predictions/<task>-<split>-<step>.parquet`.
 
     Returns:
-      The files.
+      The files that this process has written: all in process 0, none in others.
     """
     evaluator, restored = _restored(
         model_dir, mixture_or_task_name, task_feature_lengths, split, batch_size, step, limit, k
@@ -376,9 +397,10 @@ def infer(
     for task in evaluator.tasks:
         predictions = evaluator.predict(task, restored.model, restored.variables)
         columns = named_columns(task, split, predictions)
-        path = Path(model_dir) / "predictions" / f"{task.name}-{split}-{restored.step}.parquet"
+        name = f"{task.name}-{split}-{restored.step}.parquet"
+        path = epath.Path(model_dir) / "predictions" / name
         if output is not None:
-            path = Path(output)
+            path = epath.Path(output)
             if len(evaluator.tasks) > 1:
                 path = path.with_name(f"{path.stem}-{task.name}{path.suffix}")
         if jax.process_index() == 0:

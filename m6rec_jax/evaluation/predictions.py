@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from etils import epath
 
 from m6rec_jax.errors import ConfigError
 
@@ -226,26 +226,29 @@ Predictions = (
 )
 
 
-def write_predictions(path: str | Path, columns: Mapping[str, np.ndarray]) -> Path:
+def write_predictions(path: str | epath.Path, columns: Mapping[str, np.ndarray]) -> epath.Path:
     """Writes columns of equal length as `.parquet` or `.jsonl`, whole or not at all.
 
     Args:
-      path: the file; its folder is made when missing.
+      path: the file, which may be a bucket address; its folder is made when missing.
       columns: `[n]`, or `[n, m]` for a list per row.
 
     Raises:
       ConfigError: another ending.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = epath.Path(path)
     scratch = path.with_name(path.name + ".partial")
     if path.suffix == ".parquet":
-        pq.write_table(_table(columns), scratch, compression="zstd")
+        # Files of a bucket are no files to pyarrow.
+        sink = pa.BufferOutputStream()
+        pq.write_table(_table(columns), sink, compression="zstd")
+        contents = sink.getvalue().to_pybytes()
     elif path.suffix == ".jsonl":
-        with scratch.open("w", encoding="utf-8") as file:
-            file.writelines(json_lines(columns))
+        contents = "".join(json_lines(columns)).encode()
     else:
         raise ConfigError(f"{path}: predictions are written as .parquet or .jsonl")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch.write_bytes(contents)
     scratch.replace(path)
     return path
 

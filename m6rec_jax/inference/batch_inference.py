@@ -115,8 +115,7 @@ def infer_requests(
       CheckpointError: no model, or an index of another one.
       ConfigError: settings that do not fit the model.
     """
-    requests, output = Path(requests), Path(output)
-    _check_files(requests, output)
+    requests, output = _checked_files(requests, output)
     if jax.process_count() > 1:
         raise ConfigError(
             "m6rec infer --requests runs in one process, on all of its devices; split the file, "
@@ -254,13 +253,21 @@ def _one_ahead(values: Iterator[Item]) -> Iterator[Item]:
             yield value  # type: ignore[misc]
 
 
-def _check_files(requests: Path, output: Path) -> None:
+def _checked_files(requests: str | Path, output: str | Path) -> tuple[Path, Path]:
+    for address in (requests, output):
+        if "://" in str(address):
+            raise ConfigError(
+                f"{address}: requests and their results lie on a local disk, where parts of them "
+                "can be locked and appended to; copy them from and to the bucket"
+            )
+    requests, output = Path(requests), Path(output)
     if output.suffix != requests.suffix:
         raise ConfigError(
             f"{output}: results are written in the format of the requests, {requests.suffix!r}"
         )
     if output.resolve() == requests.resolve():
         raise ConfigError(f"{output} is the file of requests itself; name another output")
+    return requests, output
 
 
 def _file_fingerprint(path: Path) -> str:

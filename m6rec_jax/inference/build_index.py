@@ -43,8 +43,10 @@ def build_index(
     Raises:
       CheckpointError: no model.
       DataError: no catalogue, items without text, or another index in the folder.
-      ConfigError: the model does not retrieve.
+      ConfigError: the model does not retrieve, or the output is in a bucket.
     """
+    if "://" in str(output):
+        raise ConfigError(f"{output}: an index lies on a local disk; copy it to the bucket")
     if jax.process_count() > 1:
         raise ConfigError("m6rec index build runs in one process, on all of its devices")
     rules = data_parallel() if rules is None else tuple(rules)

@@ -75,8 +75,7 @@ class CandidateScorer(abc.ABC):
         self.candidate_length = min(candidate_length or target_length, target_length)
         self._tasks = RequestedTasks(tasks, task, part=self.needed_part)
         self._runtime = Runtime(mesh, rules)
-        multiple = self._runtime.batch_multiple
-        self._batch_sizes = sorted({-(-size // multiple) * multiple for size in batch_sizes})
+        self._batch_sizes = self._runtime.batch_sizes(batch_sizes)
         kind = type(self).__name__
         self._source_buckets = checked_buckets(
             f"{kind}.source_buckets", source_buckets, source_length
@@ -262,7 +261,7 @@ class CandidateScorer(abc.ABC):
     ) -> Encoded:
         lengths = {"encoder_input_tokens": length, "encoder_block_ids": length, "task_ids": 1}
         batch = rows.pad_batch(part, lengths, size)
-        encoded: Encoded = self._encode(variables, self._runtime.place(batch))
+        encoded: Encoded = self._encode(variables, self._runtime.place_shared(batch))
         return encoded
 
     def _decode_batch(
@@ -280,7 +279,7 @@ class CandidateScorer(abc.ABC):
         batch |= self.task_features(settings, size)
         batch["source_of_row"] = np.zeros((size, 1), np.int32)
         batch["source_of_row"][: len(places), 0] = places
-        found: Array = self._decode(variables, encoded, self._runtime.place(batch))
+        found: Array = self._decode(variables, encoded, self._runtime.place_shared(batch))
         return found
 
     def _source_length(self, settings: TaskSettings) -> int:

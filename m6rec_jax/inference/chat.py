@@ -18,6 +18,7 @@ from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.inference.bundle import Bundle, load_model
 from m6rec_jax.inference.conversation import Answer, Conversation, ConversationCatalogue
 from m6rec_jax.inference.task_settings import dialogue_part
+from m6rec_jax.sharding import LogicalRules, make_mesh
 from m6rec_jax.tables.prepared import MANIFEST, read_catalogue
 from m6rec_jax.tables.request_text import RequestRenderer
 from m6rec_jax.tables.requests import RejectedRow, RequestParser
@@ -38,6 +39,7 @@ def chat(
     prepared: str | None = None,
     titles: str = "",
     step: int | None = None,
+    rules: LogicalRules | None = None,
     user: Path | None = None,
     lines: Iterable[str] | None = None,
     out: TextIO | None = None,
@@ -53,6 +55,8 @@ def chat(
       titles: how items of another catalogue are called, as in '{title}[ ({year})]': as the model
         was trained to write them. Empty: by the texts of the catalogue.
       step: which checkpoint; None: the newest.
+      rules: logical-axis rules, by which the model lies over the mesh of `make_mesh` (gin); None:
+        it is on the default device.
       user: JSON file with what is known of the user, a request without candidates
         (`tables.requests`); the prepared data must then be of users, items and events.
       lines: what the user says; None: standard input.
@@ -66,7 +70,8 @@ def chat(
       ConfigError: a model without such tasks, or settings that do not fit the data.
       DataError: data or the user's file are missing or wrong.
     """
-    bundle = load_model(model_dir, step=step)
+    mesh = None if rules is None else make_mesh()
+    bundle = load_model(model_dir, step=step, mesh=mesh, rules=tuple(rules or ()))
     tasks = _tasks(bundle)
     folder = _folder(bundle, tasks.values(), prepared)
     conversation = Conversation(

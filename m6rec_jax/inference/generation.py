@@ -110,8 +110,7 @@ class Generator:
             tasks = {"": TaskSettings(task_id)}
         self._tasks, self._by_argmax = RequestedTasks(tasks, task), by_argmax
         self._runtime = Runtime(mesh, rules)
-        multiple = self._runtime.batch_multiple
-        self._batch_sizes = sorted({-(-size // multiple) * multiple for size in batch_sizes})
+        self._batch_sizes = self._runtime.batch_sizes(batch_sizes)
         self._source_buckets = checked_buckets(
             "Generator.source_buckets", source_buckets, source_length
         )
@@ -310,7 +309,7 @@ class Generator:
             if lead_ins is not None:
                 batch["num_before"] = np.zeros((size, 1), np.int32)
                 batch["num_before"][: len(members), 0] = begun.num_before[members]
-            placed = self._runtime.place(batch)
+            placed = self._runtime.place_shared(batch)
             constraint = anything
             if trie is not None and excluded is not None:
                 constraint = UnseenTrie(trie.arrays, placed.pop("seen"))

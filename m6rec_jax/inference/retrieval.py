@@ -89,8 +89,7 @@ class Retriever:
         self._tasks = RequestedTasks(tasks, task, part="retrieval projections")
         self._mesh = mesh
         self._runtime = Runtime(mesh, rules)
-        multiple = self._runtime.batch_multiple
-        self._batch_sizes = sorted({-(-size // multiple) * multiple for size in batch_sizes})
+        self._batch_sizes = self._runtime.batch_sizes(batch_sizes)
         self._source_buckets = checked_buckets(
             "Retriever.source_buckets", source_buckets, source_length
         )
@@ -150,7 +149,7 @@ class Retriever:
             batch = rows.pad_batch([user_rows[i] for i in members], names, size)
             batch["task_ids"] = np.zeros((size, 1), np.int32)
             batch["task_ids"][: len(members), 0] = [settings[i].task_id for i in members]
-            pending.append((members, self._users(variables, self._runtime.place(batch))))
+            pending.append((members, self._users(variables, self._runtime.place_shared(batch))))
         for members, vectors in pending:
             result[members] = np.asarray(vectors)[: len(members)]
         return result
@@ -176,7 +175,7 @@ class Retriever:
             names = {"decoder_input_tokens": length, "decoder_block_ids": length}
             batch = rows.pad_batch([item_rows[i] for i in members], names, size)
             batch["task_ids"] = np.full((size, 1), settings.task_id, np.int32)
-            pending.append((members, self._items(variables, self._runtime.place(batch))))
+            pending.append((members, self._items(variables, self._runtime.place_shared(batch))))
         for members, vectors in pending:
             values = np.asarray(vectors)
             for k, member in enumerate(members):

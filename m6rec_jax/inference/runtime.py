@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,7 +11,13 @@ import numpy as np
 from jax.sharding import Mesh
 
 from m6rec_jax.errors import ConfigError
-from m6rec_jax.sharding import LogicalRules, axis_rules, place_batch, replicated
+from m6rec_jax.sharding import (
+    LogicalRules,
+    axis_rules,
+    place_batch,
+    place_shared_batch,
+    replicated,
+)
 
 LENGTH_MULTIPLE = 8
 
@@ -41,10 +47,23 @@ class Runtime:
         return call
 
     def place(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-        """Puts this process's rows of a batch on the devices."""
+        """Puts this process's rows of a batch on the devices.
+
+        With several processes each has rows of its own, and the batch is all of them, in the mesh's
+        order of devices.
+        """
+        return _on_default_device(batch) if self.mesh is None else place_batch(batch, self.mesh)
+
+    def place_shared(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+        """Puts a batch on the devices that every process has whole; rows keep their places."""
         if self.mesh is None:
-            return {name: jax.numpy.asarray(values) for name, values in batch.items()}
-        return place_batch(batch, self.mesh)
+            return _on_default_device(batch)
+        return place_shared_batch(batch, self.mesh)
+
+    def batch_sizes(self, wanted: Iterable[int]) -> list[int]:
+        """Numbers of rows, each raised to a multiple of `batch_multiple`, ascending."""
+        multiple = self.batch_multiple
+        return sorted({-(-size // multiple) * multiple for size in wanted})
 
     @property
     def batch_multiple(self) -> int:
@@ -56,6 +75,10 @@ class Runtime:
         assert self.mesh is not None
         with jax.set_mesh(self.mesh), axis_rules(self.rules):
             yield
+
+
+def _on_default_device(batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+    return {name: jax.numpy.asarray(values) for name, values in batch.items()}
 
 
 def length_buckets(limit: int, count: int = 3) -> tuple[int, ...]:

@@ -1,8 +1,9 @@
 """Batches of model features: for training (endless, sharded, resumable) and for evaluation.
 
 The data of a run is cut into a fixed number of shards, each with its own tf.data pipeline, seed
-and saved state. A global batch is the shards' rows one after another, so it does not depend on how
-many processes load it: process p of P loads shards [p * S / P, (p + 1) * S / P).
+and saved state. A global batch is the rows of all shards, so the set of its rows does not depend on
+how many processes load it: process p of P loads shards [p * S / P, (p + 1) * S / P), one after
+another. In what order the processes' rows stand is the mesh's to say (`sharding.place_batch`).
 """
 
 from __future__ import annotations
@@ -249,7 +250,8 @@ class EvaluationBatches:
 
     Nothing is dropped: the last batch is filled with padding rows, and `example_weights` `[rows]`
     float32 is 1 for real rows and 0 for filling. With several processes each one reads its part of
-    the rows, and all yield the same number of batches (jitted steps wait for one another).
+    the rows, and all yield the same number of batches (jitted steps wait for one another), those
+    without rows of their own filling alone.
 
     Args:
       mixture_or_task_name, feature_lengths, split: as for `BatchIterator`.

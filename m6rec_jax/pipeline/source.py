@@ -118,7 +118,9 @@ class PreparedSource(seqio.DataSource):
           columns: read only these; None: all.
 
         Raises:
-          DataError: the data set, the split or a column is missing, or the shard has no rows.
+          DataError: the data set, the split or a column is missing, the split has no rows, or a
+            shard to be shuffled has none. (One pass in order, for evaluation, may have none; rows
+            that are shuffled are repeated, and none would be waited for without end.)
         """
         known = tuple(self.builder.info.features)
         for column in columns or ():
@@ -127,6 +129,9 @@ class PreparedSource(seqio.DataSource):
                     f"{self._locate()} has no column '{column}', only {', '.join(known)}"
                 )
         first, end = self.row_range(split, shard_info)
+        nothing = first == end and not shuffle and self.num_input_examples(split) > 0
+        if nothing:
+            end += 1  # TFDS reads no empty range
         if first == end:
             part = f"shard {shard_info.index} of {shard_info.num_shards} of " if shard_info else ""
             raise DataError(
@@ -145,4 +150,4 @@ class PreparedSource(seqio.DataSource):
                 seed=seed,
                 reshuffle_each_iteration=True,
             )
-        return dataset
+        return dataset.take(0) if nothing else dataset

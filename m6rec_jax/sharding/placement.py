@@ -160,6 +160,33 @@ def place_batch(
     return placed
 
 
+def place_shared_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """Puts a batch that every process has whole on the mesh, each its devices' part of it.
+
+    Unlike after `place_batch`, row i of the global batch is row i of `batch`, in whatever order the
+    mesh has the devices.
+
+    Args:
+      batch: each `[rows, ...]`, equal in all processes.
+      mesh: of `make_mesh`.
+
+    Raises:
+      ConfigError: if the rows do not divide over the devices that share a batch.
+    """
+    sharding = batch_sharding(mesh)
+    shares = mesh.shape["data"] * mesh.shape["fsdp"]
+    placed: dict[str, jax.Array] = {}
+    for name, values in batch.items():
+        rows = np.asarray(values)
+        if len(rows) % shares:
+            raise ConfigError(
+                f"feature {name!r} has {len(rows)} rows, which the {shares} parts of the batch "
+                f"(mesh: data={mesh.shape['data']}, fsdp={mesh.shape['fsdp']}) do not divide"
+            )
+        placed[name] = jax.make_array_from_callback(rows.shape, sharding, rows.__getitem__)
+    return placed
+
+
 def batch_reader(mesh: Mesh) -> tuple[int, int]:
     """Which stream of rows this process reads: (index, number of streams).
 

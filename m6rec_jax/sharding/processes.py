@@ -31,7 +31,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from m6rec_jax.errors import ConfigError
+from m6rec_jax.errors import ConfigError, UnreachableError
 from m6rec_jax.sharding.placement import batch_sharding
 
 logger = logging.getLogger(__name__)
@@ -94,6 +94,7 @@ def join_processes(
 
     Raises:
       ConfigError: settings that are incomplete, or do not fit each other or the place.
+      UnreachableError: the others, or the metadata of a TPU that tell about them, do not answer.
     """
     if cluster not in CLUSTERS:
         raise ConfigError(
@@ -131,8 +132,9 @@ def join_processes(
             heartbeat_timeout_seconds=heartbeat_timeout_seconds,
             shutdown_timeout_seconds=shutdown_timeout_seconds,
         )
-    except (ValueError, RuntimeError) as error:
-        raise ConfigError(
+    except (ValueError, RuntimeError, OSError) as error:
+        kind = UnreachableError if _may_pass(error, place) else ConfigError
+        raise kind(
             f"this process could not join the others (cluster: {place}): {error}. Set "
             f"{', '.join(_VARIABLES.values())} in every process, or "
             "--gin.join_processes.cluster=none where there are no others"
@@ -199,6 +201,13 @@ def leads_stream(mesh: Mesh) -> bool:
     return own == min(process for process, parts in held.items() if parts == held[own])
 
 
+def sum_over_processes(*numbers: int) -> list[int]:
+    """Each number's sum over all processes, which call this together; the same in all of them."""
+    if jax.process_count() == 1:
+        return list(numbers)
+    return multihost_utils.process_allgather(np.asarray(numbers)).sum(axis=0).tolist()
+
+
 def check_shared(path: epath.Path) -> None:
     """All processes must see what process 0 has written.
 
@@ -241,6 +250,13 @@ def leave_at_once(status: int) -> None:
     if jax.process_index() == 0:
         time.sleep(_COORDINATOR_LINGERS)
     os._exit(status)
+
+
+def _may_pass(error: Exception, place: str) -> bool:
+    """Whether the same settings may do a little later: it is no use to retry any other error."""
+    if isinstance(error, ValueError):
+        return place == "tpu"  # what a host's metadata, which may not be there yet, left undefined
+    return not re.search("must be called before|only be called once", str(error))
 
 
 def _number(name: str, given: int | None) -> int | None:

@@ -1,11 +1,13 @@
-"""What a new run takes over from INITIAL_CHECKPOINT_PATH, as `m6rec train` does it.
+"""What a new run takes over from INITIAL_CHECKPOINT_PATH.
 
     utils.RestoreCheckpointConfig.state_transformation_fns = [@take_over]
     utils.RestoreCheckpointConfig.fallback_to_scratch = True
     take_over.options = %INITIAL_OPTIONS
 
 t5x makes up whatever a checkpoint lacks, with a warning, once it may make up anything, and prompts
-of a new task must be made up. So the backbone is checked here.
+of a new task must be made up. So the backbone is checked here. What `m6rec train` makes of values
+(options from words, one task's prompts for every task of a bank) has no counterpart: t5x reads them
+later. It is refused, lest it be left out without a word.
 """
 
 from __future__ import annotations
@@ -39,14 +41,15 @@ def take_over(
       checkpoint: as t5x read it, without values.
       state: of the new run.
       is_resuming: the run goes on with its own checkpoint: everything is taken.
-      prompts: 'none', 'all', or 'matching' (those of equal name and shape).
-      options: the words that options would start from in `m6rec train`. t5x gives no values here
-        to start them with, so there must be none.
+      prompts: 'none', 'all', or 'matching' (those of equal name and shape; none may be there for a
+        single task where the run has a bank of several).
+      options: the words that options would start from in `m6rec train`; there must be none.
 
     Raises:
       CheckpointError: a tensor of the backbone (or, for 'all', of the prompts) is missing or has
         another shape.
-      ConfigError: unknown choice of prompts, or words for options.
+      ConfigError: unknown choice of prompts, words for options, or 'matching' prompts of one task
+        for a bank of several.
     """
     if prompts not in INITIAL_PROMPTS:
         raise ConfigError(
@@ -68,6 +71,13 @@ def take_over(
         of_prompts = name.startswith(f"{PROMPTS}/")
         if fits and (not of_prompts or prompts != "none"):
             taken[name] = found[name]
+        elif prompts == "matching" and shape and _is_of_one_task(name, shape, wanted.shape):
+            raise ConfigError(
+                f"INITIAL_PROMPTS = 'matching': INITIAL_CHECKPOINT_PATH has '{name}' of one task, "
+                f"{list(shape)}, for a bank of several, {list(wanted.shape)}; under t5x it is not "
+                "spread over them. Set INITIAL_PROMPTS = 'none', or take the prompts of a run that "
+                "m6rec train began (m6rec convert, INITIAL_PROMPTS = 'all')"
+            )
         elif not of_prompts or prompts == "all":
             has = "no such tensor" if name not in found else f"it as {list(shape or ())}"
             raise CheckpointError(
@@ -75,6 +85,14 @@ def take_over(
                 f"{has}; is it of another model, or of t5x's own T5 (m6rec convert)?"
             )
     return {"target": nested(taken), "state": {"step": checkpoint["state"]["step"]}}
+
+
+def _is_of_one_task(name: str, shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    """Whether a tensor is that of a bank but for the number of tasks, which is 1."""
+    if not name.startswith(f"{PROMPTS}/") or len(shape) != len(wanted):
+        return False
+    tasks = 0 if name.startswith(f"{PROMPTS}/bank/") else 1  # after the axis of layers
+    return shape[tasks] == 1 and (*wanted[:tasks], 1, *wanted[tasks + 1 :]) == shape
 
 
 def _shape(leaf: Any) -> tuple[int, ...] | None:

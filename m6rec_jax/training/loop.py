@@ -14,6 +14,7 @@ import optax
 from etils import epath
 
 from m6rec_jax import configuration
+from m6rec_jax.checkpoints.buckets import check_bucket
 from m6rec_jax.checkpoints.location import CHECKPOINTS_FOLDER
 from m6rec_jax.checkpoints.manifest import RunDescription
 from m6rec_jax.checkpoints.store import CheckpointStore
@@ -187,7 +188,8 @@ def train(
 
     Raises:
       ConfigError: settings that do not fit each other.
-      CheckpointError: the checkpoint to resume or start from does not fit, or is damaged.
+      CheckpointError: the checkpoint to resume or start from does not fit, or is damaged; or a
+        folder is in a bucket, and the package for it is missing.
       DataError: the data end, or a batch has another shape.
       M6RecError: the loss is not a number any more.
     """
@@ -201,6 +203,8 @@ def train(
         model = M6Rec(model)
     check_initial_soft_prompts(initial_soft_prompts, model.config, initial_prompts, class_labels)
     rules = data_parallel() if rules is None else tuple(rules)
+    for path in filter(None, (model_dir, initial_checkpoint_path)):
+        check_bucket(path)  # nothing else may take time, or write, before
     folder = epath.Path(model_dir)
     is_main = jax.process_index() == 0
     if is_main:

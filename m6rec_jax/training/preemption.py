@@ -8,8 +8,9 @@ import threading
 from types import FrameType
 from typing import Any, Self
 
-import jax
 from jax.experimental import multihost_utils
+
+from m6rec_jax.sharding.processes import are_joined
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # The agreement on where to stop is about numbers of calls, and a notice that comes before the first
@@ -27,17 +28,19 @@ class PreemptionGuard:
     In a run of several processes only some may get the signal, and all must stop after the same
     step. There JAX's own notifier, which is connected to the cluster's coordinator, listens for
     SIGTERM from the moment that processes are joined (`sharding.processes`), and this class asks
-    it. SIGINT is passed on to it.
+    it. SIGINT is passed on to it. A process that has joined itself alone (a TPU slice of one host)
+    has the notifier, too, and what came before this class listens is known to it only.
     """
 
     def __init__(self) -> None:
+        self._asks_notifier = are_joined()
         self.signal_name: str | None = None
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
         # Python delivers signals to the main thread only; elsewhere the caller has to listen.
         if threading.current_thread() is threading.main_thread():
-            listened = _SIGNALS if jax.process_count() == 1 else (signal.SIGINT,)
+            listened = (signal.SIGINT,) if self._asks_notifier else _SIGNALS
             for number in listened:
                 self._before[number] = signal.signal(number, self._note)
         return self
@@ -52,7 +55,7 @@ class PreemptionGuard:
 
         To be called by all of them alike: before the first step, and after each one.
         """
-        if jax.process_count() > 1:
+        if self._asks_notifier:
             if multihost_utils.reached_preemption_sync_point(next(_calls)):
                 self.signal_name = "SIGTERM"
                 return True
@@ -64,5 +67,5 @@ class PreemptionGuard:
         if self.signal_name is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.signal_name = signal.Signals(number).name
-        if jax.process_count() > 1:
+        if self._asks_notifier:
             signal.raise_signal(signal.SIGTERM)

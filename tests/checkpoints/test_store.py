@@ -12,6 +12,9 @@ import numpy as np
 import optax
 import pytest
 
+from m6rec_jax import doctor
+from m6rec_jax.checkpoints import buckets
+from m6rec_jax.checkpoints.buckets import check_bucket
 from m6rec_jax.checkpoints.fingerprint import fingerprint
 from m6rec_jax.checkpoints.location import list_steps, locate, read_manifest
 from m6rec_jax.checkpoints.manifest import RunDescription
@@ -167,6 +170,20 @@ def test_no_checkpoint_there(tmp_path: Path) -> None:
         locate(tmp_path / "nowhere")
     with pytest.raises(CheckpointError, match="expected MODEL_DIR"):
         locate(tmp_path)
+
+
+def test_a_bucket_needs_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Orbax would import it only when the steps are listed."""
+    monkeypatch.setattr(buckets, "can_use_buckets", lambda: False)
+    for use in (CheckpointStore, locate):
+        with pytest.raises(CheckpointError, match=r"gs://bucket/run.*google-cloud-storage.*\[tpu"):
+            use("gs://bucket/run")
+    assert "google-cloud-storage" in "".join(doctor._buckets_can_be_used())
+    check_bucket(tmp_path)
+    monkeypatch.undo()
+    monkeypatch.setattr(buckets.importlib.util, "find_spec", lambda name: name)
+    check_bucket("gs://bucket/run")
+    assert doctor._buckets_can_be_used() == []
 
 
 def test_another_shape_is_named_with_its_cause(run: Path) -> None:

@@ -37,11 +37,12 @@ def test_gin_files_of_a_model_come_before_a_runs_own() -> None:
         "gin_configs/models/xl.gin",
         "gin_configs/tuning/option.gin",
         "gin_configs/runs/compile_tuning.gin",
-        "gin_configs/sharding/data_parallel.gin",
         "mine.gin",
+        "gin_configs/sharding/data_parallel.gin",  # a run's own file sets RULES
     ]
     assert command.gin_files_of("xl", None, None, (), 2)[-1].endswith("multi_slice.gin")
-    # A run's own file says how it is sharded.
+    # A run's own file says how it is sharded, or the worker adds what is usual.
+    assert command.gin_files_of("xl", None, None, ("run.gin",), 1)[-1] == "run.gin"
     assert command.gin_files_of(None, None, None, ("run.gin",), 2) == [
         "gin_configs/runs/compile.gin",
         "run.gin",

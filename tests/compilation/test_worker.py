@@ -29,11 +29,14 @@ def run_worker(
     package = logging.getLogger("m6rec_jax")
     handlers = list(package.handlers)
 
-    def run(*bindings: str) -> tuple[int, list[dict[str, Any]]]:
+    def run(
+        *bindings: str, sharding: str | None = None, gin_files: tuple[str, ...] = ()
+    ) -> tuple[int, list[dict[str, Any]]]:
         request = {
             "topology": "v5e:1x1",
             "slices": 1,
-            "gin_files": command.gin_files_of("tiny", None, None, (), 1),
+            "gin_files": command.gin_files_of("tiny", None, sharding, gin_files, 1),
+            "default_sharding": command.default_sharding("tiny", sharding, 1),
             "bindings": bindings,
             "steps": ["train"],
             "hlo": None,
@@ -68,6 +71,39 @@ def test_settings_that_python_trips_over_are_told(
     # Where it was, and where in the code.
     assert str(told.value).startswith("failed at v5e:1x1")
     assert "steps.py" in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("sharding", "own", "splits_parameters"),
+    [
+        (None, "", True),  # the default, as without a file
+        ("data_parallel", "RULES = @fully_sharded()", False),
+        ("fully_sharded", "", True),
+        (None, "RULES = @data_parallel()", False),
+    ],
+)
+def test_a_runs_file_does_not_undo_the_sharding(
+    run_worker: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    sharding: str | None,
+    own: str,
+    splits_parameters: bool,
+) -> None:
+    """runs/train.gin, which it includes, sets RULES = None."""
+    monkeypatch.setattr(worker, "make_program", lambda *_: "nothing to do")
+    file = tmp_path / "run.gin"
+    file.write_text(
+        "import m6rec_jax.sharding\n"
+        "include 'gin_configs/runs/pretrain.gin'\n"
+        f"MIXTURE_OR_TASK_NAME = 'a'\nTRAIN_STEPS = 500\nMODEL_DIR = 'b'\n{own}\n"
+        "TASK_FEATURE_LENGTHS = {'inputs': 32, 'targets': 8}\n"
+    )
+    status, events = run_worker(sharding=sharding, gin_files=(str(file),))
+    assert status == 0, events
+    (told,) = (event for event in events if event["event"] == "run")
+    assert ("embed" in dict(told["rules"])) == splits_parameters
+    assert told["gin_files"][-1].startswith("gin_configs/sharding/") == (not own or bool(sharding))
 
 
 def test_the_worker_tells_the_packages_warnings(

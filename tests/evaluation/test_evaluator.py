@@ -1,6 +1,7 @@
 """Evaluation from a checkpoint over the prepared tiny shop."""
 
 import dataclasses
+import functools
 import json
 import shutil
 
@@ -9,10 +10,13 @@ import jax
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from etils import epath
 from flax import linen as nn
+from jax.sharding import AbstractMesh
 
 from m6rec_jax.checkpoints.manifest import RunDescription
 from m6rec_jax.checkpoints.store import CheckpointStore
+from m6rec_jax.configuration import bound, parse_config
 from m6rec_jax.errors import CheckpointError, ConfigError, DataError
 from m6rec_jax.evaluation import evaluator as evaluation
 from m6rec_jax.evaluation.assets import save_task_assets
@@ -25,6 +29,7 @@ from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
 from m6rec_jax.model.m6rec import initial_features
 from m6rec_jax.pipeline.prepared_rows import interactions, read_rows, seen_items
 from m6rec_jax.pipeline.registration import register_recommendation_tasks, task_info, unregister
+from m6rec_jax.sharding import MESH_AXES, fully_sharded
 from m6rec_jax.tables.nearness import near_texts
 from m6rec_jax.tables.preparation import PrepareOptions, prepare
 from m6rec_jax.tables.sources import DATA_DIR_VARIABLE
@@ -65,6 +70,31 @@ def world(tmp_path_factory):
     unregister(names)
     patch.undo()
     gin.clear_config()
+
+
+@pytest.fixture
+def bucket(tmp_path, monkeypatch):
+    """A folder that stands for gs://bucket."""
+    folder = tmp_path / "buckets"
+    backend = _FolderAsBucket(folder)
+    monkeypatch.setattr(epath.gpath.PosixGPath, "_backend", property(lambda path: backend))
+    return folder / "bucket"
+
+
+class _FolderAsBucket(epath.backend._OsPathBackend):
+    """Of etils: what paths do, with local files for those of buckets."""
+
+    def __init__(self, folder):
+        self._folder = f"{folder}/"
+
+    def __getattribute__(self, name):
+        found = super().__getattribute__(name)
+        if name.startswith("_") or not callable(found):
+            return found
+        return lambda *paths, **rest: found(*map(self._local, paths), **rest)
+
+    def _local(self, path):
+        return path.replace("gs://", self._folder) if isinstance(path, str) else path
 
 
 def test_scoring_equals_the_scorer(world):
@@ -190,6 +220,16 @@ def test_seen_items_of_the_test_part_are_all_but_the_last(world):
     assert len(interactions(world[0], "train")) == 16
 
 
+def test_shortened_rows_are_counted_in_all_processes(world, monkeypatch):
+    def sums(shortened, rows):
+        assert (shortened, rows) == (0, 4)
+        return [3, 12]  # of two processes more
+
+    monkeypatch.setattr(evaluation, "sum_over_processes", sums)
+    figures = evaluation.evaluate(str(world[4]), "eval_shop_ctr", LENGTHS)
+    assert figures["share_with_dropped_behaviours"] == 0.25
+
+
 def test_mixtures_give_figures_per_task(world):
     model_dir = world[4]
     figures = evaluation.evaluate(
@@ -208,6 +248,17 @@ def test_evaluator_is_what_the_train_loop_calls(world):
     assert during(model, variables, 20) == first
     assert len(during._programs) == 1
     assert first == pytest.approx(evaluation.evaluate(str(model_dir), "eval_shop_ctr", LENGTHS))
+
+
+def test_batches_divide_over_devices_and_processes(world, monkeypatch, caplog):
+    """Known when a run starts, not at its first validation."""
+    monkeypatch.setattr(evaluation, "batch_reader", lambda mesh: (1, 4))
+    mesh = AbstractMesh((2, 8, 1), MESH_AXES)
+    with caplog.at_level("INFO"):
+        evaluator = evaluation.Evaluator("eval_shop_ctr", LENGTHS, 5, split="test", mesh=mesh)
+    assert "16 rows a step instead of 5: a multiple of 16" in caplog.text
+    batch = next(iter(evaluator._task_batches(evaluator.tasks[0])))
+    assert batch["example_weights"].shape == (4,)
 
 
 def test_model_folder_serves_after_its_assets_are_saved(world):
@@ -281,6 +332,84 @@ def test_infer_writes_ids_and_scores(world, tmp_path):
         "lm-eval_shop_infilling.parquet",
         "lm-eval_shop_generation.parquet",
     }
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_predictions_land_in_the_bucket(world, bucket, tmp_path, monkeypatch, given):
+    """Given as output, and below a MODEL_DIR."""
+    model_dir = str(world[4])
+    monkeypatch.chdir(tmp_path)
+    if given:
+        output = "gs://bucket/found/r.jsonl"
+        (path,) = evaluation.infer(model_dir, "eval_shop_ctr", LENGTHS, output=output)
+        assert str(path) == output
+        assert "user_id" in json.loads((bucket / "found/r.jsonl").read_text().splitlines()[0])
+    else:
+        restore = functools.partial(evaluation.restore_model, model_dir)
+        monkeypatch.setattr(evaluation, "restore_model", lambda _, **rest: restore(**rest))
+        evaluation.infer("gs://bucket/run", "eval_shop_ctr", LENGTHS)
+        (file,) = (bucket / "run/predictions").iterdir()
+        assert file.name == "eval_shop_ctr-test-3.parquet"
+        assert "probability" in pq.read_table(file).column_names
+    assert not list(tmp_path.glob("gs:*"))
+
+
+@pytest.fixture
+def parse():
+    yield parse_config
+    gin.clear_config()
+
+
+def test_the_sharding_file_reaches_evaluation(world, parse, monkeypatch):
+    """What is restored lies as the rules say, here over the only device."""
+    files = ["gin_configs/runs/eval.gin", "gin_configs/sharding/fully_sharded.gin"]
+    parse(
+        files,
+        [
+            f"MODEL_DIR={world[4]}",
+            "MIXTURE_OR_TASK_NAME=eval_shop_ctr",
+            f"TASK_FEATURE_LENGTHS={LENGTHS}",
+        ],
+    )
+    restored = []
+    monkeypatch.setattr(
+        evaluation.Evaluator,
+        "__call__",
+        lambda self, model, variables, step: restored.append(variables) or {},
+    )
+    evaluation.evaluate()
+    embedding = restored[0]["params"]["token_embedder"]["embedding"]
+    assert "fsdp" in embedding.sharding.spec
+
+
+@pytest.mark.parametrize("name", ["infer_requests", "build_index", "chat"])
+def test_the_sharding_file_reaches_inference(name, parse):
+    files = [f"gin_configs/runs/{name}.gin", "gin_configs/sharding/fully_sharded.gin"]
+    parse(files, ["MODEL_DIR=run"])
+    assert bound(f"{name}.rules") == fully_sharded()
+    parse(files[:1], ["MODEL_DIR=run"])
+    assert bound(f"{name}.rules") is None
+
+
+@pytest.mark.parametrize("job", ["scoring", "retrieval", "generation", "mixture"])
+def test_the_sharding_file_reaches_validation(job, parse):
+    parse(
+        [
+            "gin_configs/models/mini.gin",
+            "gin_configs/tuning/option_adapter.gin",
+            f"gin_configs/runs/finetune_{job}.gin",
+            "gin_configs/sharding/fully_sharded.gin",
+        ],
+        [
+            "MODEL_DIR=run",
+            "MIXTURE_OR_TASK_NAME=eval_shop_ctr",
+            f"TASK_FEATURE_LENGTHS={LENGTHS}",
+            "TRAIN_STEPS=500",
+            *(["RETRIEVAL_DIM=8"] if job == "retrieval" else []),
+            *(["NUM_OPTIONS=2"] if job in ("scoring", "mixture") else []),
+        ],
+    )
+    assert bound("Evaluator.rules") == bound("train.rules") == fully_sharded()
 
 
 def test_another_vocabulary_is_refused(world, tmp_path):

@@ -320,6 +320,10 @@ def test_clear_errors(folder: Path, tmp_path: Path, bundle: Bundle) -> None:
         infer(folder, tmp_path / "out.parquet")
     with pytest.raises(ConfigError, match="is the file of requests itself"):
         infer(folder, folder / "requests.jsonl")
+    with pytest.raises(ConfigError, match=r"gs://bucket/out\.jsonl: .* local disk"):
+        infer(folder, "gs://bucket/out.jsonl")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"gs://bucket/index: .* local disk"):
+        build_index("gs://bucket/index", "run")
     with pytest.raises(ConfigError, match=r"make one with `m6rec index build`"):
         infer(folder, out, "next")
     with pytest.raises(ConfigError, match=r"answered by scoring, retrieval, .*, not by 'chat'"):

@@ -1,11 +1,5 @@
 """The verbs: text in, text out, whatever else is asked for in the same call."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import jax
 import numpy as np
 import pytest
@@ -324,26 +318,3 @@ def test_clear_errors(tiny, generator, trie, shop_vocabulary):
         generator.recommend(HISTORIES[:1], trie, 1, lead_ins=["Film A, comedy, " * 7])
     with pytest.raises(DataError, match="1 item scores for 2 histories"):
         generator.recommend(HISTORIES[:2], trie, 1, item_scores=[np.zeros(15)])
-
-
-def test_eight_devices_write_what_one_writes(shop_vocabulary):
-    script = Path(__file__).with_name("eight_devices.py")
-    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
-    out = subprocess.run(
-        [sys.executable, str(script), shop_vocabulary.model_file],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
-    )
-    assert out.returncode == 0, out.stderr
-    found = json.loads(out.stdout.splitlines()[-1])
-    expected = found.pop("one device")
-    assert len({tuple(row) for row in expected["samples"]}) == 3
-    told = [sorted(place for places in row for place in places) for row in expected["places"]]
-    assert told == [[0, *range(2, 9)], [*range(9)], [*range(7), 8]]
-    for name, result in found.items():
-        assert result["titles"] == expected["titles"], name
-        assert result["samples"] == expected["samples"], name
-        assert result["places"] == expected["places"], name
-        np.testing.assert_allclose(result["scores"], expected["scores"], rtol=1e-4)

@@ -1,9 +1,9 @@
-"""One of two processes: joins the other one and tells about it.
+"""One of two processes, or of one: joins the others and tells about it.
 
 python tests/sharding/joined_process.py join|before|during
 
-'before' and 'during' are when process 1 gets a SIGTERM: before training begins (in a run that may
-have been resumed), or when process 0 has asked ten times whether to stop.
+'before' and 'during' are when the last process gets a signal: SIGTERM before training begins (in a
+run that may have been resumed), or Ctrl-C when process 0 has asked ten times whether to stop.
 """
 
 from __future__ import annotations
@@ -19,15 +19,19 @@ from m6rec_jax.sharding.processes import join_processes
 
 
 def main(scenario: str) -> None:
-    join_processes(heed_preemption=scenario != "join")
+    if os.environ.get("JAX_NUM_PROCESSES") == "1":  # JAX joins the only host of a slice with itself
+        jax.distributed.initialize(os.environ["JAX_COORDINATOR_ADDRESS"], 1, 0)
+    else:
+        join_processes(heed_preemption=scenario != "join")
     index, count = jax.process_index(), jax.process_count()
+    told = index == count - 1
     if scenario == "join":
         print(f"process {index} of {count}")
         return
     from m6rec_jax.training.preemption import PreemptionGuard
 
     if scenario == "before":
-        if index == 1:
+        if told:
             os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(3)  # the notifier looks once a second; what starts a run takes longer
     with PreemptionGuard() as guard:
@@ -35,7 +39,7 @@ def main(scenario: str) -> None:
             if guard.should_stop():
                 print(f"{guard.signal_name} at call {call}")
                 return
-            if call == 10 and scenario == "during" and index == 1:
+            if call == 10 and scenario == "during" and told:
                 os.kill(os.getpid(), signal.SIGINT)  # Ctrl-C is passed on
             time.sleep(0.05)
     raise AssertionError("the signal was lost")

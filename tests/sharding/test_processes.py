@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -11,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from m6rec_jax.errors import ConfigError
+from m6rec_jax import cli, subcommands
+from m6rec_jax.errors import ConfigError, M6RecError, UnreachableError
 from m6rec_jax.sharding import processes
 from m6rec_jax.sharding.processes import (
     find_cluster,
@@ -91,6 +93,35 @@ def test_what_does_not_fit(
         join_processes(**arguments)
 
 
+@pytest.mark.parametrize(
+    ("cluster", "error", "kind"),
+    [
+        ("tpu", ValueError("coordinator_address should be defined."), UnreachableError),
+        ("tpu", RuntimeError("Getting metadata['agent-worker-number'] failed"), UnreachableError),
+        ("tpu", ConnectionError("metadata.google.internal"), UnreachableError),
+        ("none", RuntimeError("DEADLINE_EXCEEDED: Barrier timed out"), UnreachableError),
+        ("none", ValueError("no such process id"), ConfigError),
+        ("none", RuntimeError("jax.distributed.initialize() must be called before"), ConfigError),
+    ],
+)
+def test_whom_a_later_start_may_reach(
+    cluster: str, error: Exception, kind: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A host that is just starting must not end a run for good (status 2)."""
+
+    def initialize(**_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(processes.jax.distributed, "initialize", initialize)
+    with pytest.raises(M6RecError, match=f"cluster: {cluster}.*{re.escape(str(error))}") as told:
+        join_processes("host:1", 2, 1, cluster=cluster)
+    assert isinstance(told.value, kind)
+    monkeypatch.setattr(subcommands, "run_params", lambda args: join_processes("host:1", 2, 1))
+    monkeypatch.setattr(processes, "find_cluster", lambda *_: cluster)
+    status = cli.EXIT_USER_ERROR if kind is ConfigError else cli.EXIT_LOST_PROCESS
+    assert cli.main(["params", "--gin_file", "a.gin"]) == status
+
+
 def test_one_process_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     join_processes()
     monkeypatch.setenv("JAX_NUM_PROCESSES", "1")
@@ -139,11 +170,12 @@ def test_slurm_tasks_join_one_run() -> None:
     assert run("join", *tasks) == ["process 0 of 2", "process 1 of 2"]
 
 
+@pytest.mark.parametrize("count", [2, 1])
 @pytest.mark.parametrize("scenario", ["before", "during"])
-def test_a_signal_to_one_process_stops_all(scenario: str) -> None:
+def test_a_signal_to_one_process_stops_all(scenario: str, count: int) -> None:
     """At one call of `should_stop` in all: the first, or soon after the tenth."""
-    two = [{"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": str(index)} for index in (0, 1)]
-    first, second = run(scenario, *two)
-    assert first == second
+    number = {"JAX_NUM_PROCESSES": str(count)}
+    first, *others = run(scenario, *(number | {"JAX_PROCESS_ID": str(i)} for i in range(count)))
+    assert all(other == first for other in others)
     call = int(first.removeprefix("SIGTERM at call "))
     assert call == 1 if scenario == "before" else call > 10

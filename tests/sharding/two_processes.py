@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from m6rec_jax.errors import ConfigError
-from m6rec_jax.sharding import batch_reader, make_mesh, place_batch
+from m6rec_jax.sharding import batch_reader, make_mesh, place_batch, place_shared_batch
+from m6rec_jax.sharding.processes import sum_over_processes
 
 ROWS = np.arange(16 * 3, dtype=np.float32).reshape(16, 3)
 
@@ -26,6 +27,13 @@ def main(index: int, port: str) -> None:
         with jax.set_mesh(mesh):
             total = jax.jit(lambda rows, weights: jnp.sum(rows * weights))(placed, weights)
         found[name] = [stream, streams, list(placed.shape), float(total)]
+    # Rows that both processes have keep their places, though process 0's devices stand last.
+    mesh = make_mesh(data=8, devices=jax.devices()[::-1])
+    placed = place_shared_batch({"rows": ROWS}, mesh)["rows"]
+    with jax.set_mesh(mesh):
+        total = jax.jit(lambda rows, weights: jnp.sum(rows * weights))(placed, weights)
+    found["shared"] = [list(placed.shape), float(total)]
+    found["sums"] = sum_over_processes(index, 10)
     # Devices in an order that gives the two processes one part of the batch in common.
     devices = jax.devices()
     mixed = [*devices[:3], devices[4], devices[3], *devices[5:]]

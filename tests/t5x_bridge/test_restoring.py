@@ -42,6 +42,17 @@ def test_prompts_are_made_anew_unless_asked_for() -> None:
         take_over(checkpoint, new, prompts="some")
 
 
+def test_prompts_of_one_task_are_not_spread_over_a_bank() -> None:
+    """Only `m6rec train` does that; it must not be left out without a word."""
+    checkpoint, new = state(soft=(1, 4, 2)), state(soft=(3, 4, 2))
+    with pytest.raises(ConfigError, match=r"bank/soft' of one task, \[1, 4, 2\], .* \[3, 4, 2\]"):
+        take_over(checkpoint, new, prompts="matching")
+    assert set(take_over(checkpoint, new)["target"]) == {"encoder"}
+    # More prompts, ranks or classes are another tensor, and made anew.
+    other = take_over(state(soft=(1, 1, 2)), state(soft=(1, 4, 2)), prompts="matching")
+    assert set(other["target"]) == {"encoder"}
+
+
 def test_options_do_not_start_from_words() -> None:
     """Only `m6rec train` does that; it must not be left out without a word."""
     checkpoint, new = state(soft=(4, 2)), state(soft=(4, 2))

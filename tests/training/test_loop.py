@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractMesh
 
+from m6rec_jax.checkpoints import buckets
 from m6rec_jax.checkpoints.location import list_steps, locate, read_manifest
 from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.checkpoints.trees import flatten
@@ -152,6 +153,17 @@ def test_divergence_is_reported_and_not_saved(tmp_path: Path) -> None:
     with pytest.raises(M6RecError, match="training has diverged"):
         toy_train(tmp_path, 4, optimizer=adamw(float("nan")), checkpoint_period=3)
     assert list_steps(tmp_path / "checkpoints") == []
+
+
+def test_a_bucket_that_cannot_be_used_is_told_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(buckets, "can_use_buckets", lambda: False)
+    with pytest.raises(CheckpointError, match="gs://bucket/run is in a bucket"):
+        toy_train("gs://bucket/run", 1)  # type: ignore[arg-type]
+    with pytest.raises(CheckpointError, match="gs://bucket/other is in a bucket"):
+        toy_train(tmp_path / "run", 1, initial_checkpoint_path="gs://bucket/other")
+    assert not (tmp_path / "run").exists()
 
 
 def test_accumulation_must_divide_the_batch(tmp_path: Path) -> None:
