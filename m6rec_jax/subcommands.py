@@ -162,7 +162,7 @@ def run_train(args: argparse.Namespace) -> int:
 
 
 def run_eval(args: argparse.Namespace) -> None:
-    from m6rec_jax.evaluation.evaluator import evaluate
+    from m6rec_jax.evaluation.checkpoint_evaluation import evaluate
 
     _configure_together(args)
     _print_once(json.dumps(evaluate(), indent=2))
@@ -172,7 +172,7 @@ def run_infer(args: argparse.Namespace) -> None:
     if args.requests is not None:
         _infer_requests(args)
         return
-    from m6rec_jax.evaluation.evaluator import infer
+    from m6rec_jax.evaluation.checkpoint_evaluation import infer
 
     if args.index is not None or not args.gin_file:
         raise ConfigError("m6rec infer takes --gin_file FILE (a task's), or --requests FILE")

@@ -1,4 +1,4 @@
-"""Evaluation of tasks, during training (`Evaluator`) and from a checkpoint (`evaluate`, `infer`).
+"""Evaluation of tasks with a model at hand; of a checkpoint, see `checkpoint_evaluation`.
 
 In gin, for figures at every validation of a training run:
 
@@ -11,22 +11,18 @@ In gin, for figures at every validation of a training run:
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gin
-import jax
 import numpy as np
-from etils import epath
 from jax.sharding import Mesh
 
 from m6rec_jax.evaluation import programs, tasks
 from m6rec_jax.evaluation.baselines import MeanBaselines
 from m6rec_jax.evaluation.generation import generation_metrics
-from m6rec_jax.evaluation.named_columns import named_columns
 from m6rec_jax.evaluation.predictions import (
     ClassificationPredictions,
     GenerationPredictions,
@@ -35,13 +31,11 @@ from m6rec_jax.evaluation.predictions import (
     Predictions,
     RecommendationPredictions,
     ScoringPredictions,
-    write_predictions,
 )
 from m6rec_jax.evaluation.recommendation import recommend_items, recommendation_metrics
 from m6rec_jax.evaluation.reranking import Reranking
 from m6rec_jax.evaluation.task_facts import sampling_rate, task_vocabulary
 from m6rec_jax.evaluation.writers import Writers
-from m6rec_jax.inference.bundle import restore_model
 from m6rec_jax.inference.catalogue_index import CatalogueIndex
 from m6rec_jax.inference.retrieval import Retriever
 from m6rec_jax.inference.runtime import Runtime
@@ -319,113 +313,3 @@ class Evaluator:
             }
             self._programs[key] = make[task.kind]()
         return self._programs[key]
-
-
-@gin.configurable
-def evaluate(
-    model_dir: str = gin.REQUIRED,
-    mixture_or_task_name: str = gin.REQUIRED,
-    task_feature_lengths: Mapping[str, int] = gin.REQUIRED,
-    *,
-    split: str = "test",
-    batch_size: int = 32,
-    step: int | None = None,
-    limit: int = 0,
-    output: str | None = None,
-) -> dict[str, float]:
-    """`m6rec eval`: figures of a checkpoint, printed and written.
-
-    Args:
-      model_dir: of the run. The model is built as the checkpoint says, not as gin says.
-      mixture_or_task_name, task_feature_lengths, batch_size, split, limit: see `Evaluator`.
-      step: which checkpoint; None: the newest.
-      output: JSON file for the figures; None:
-        `MODEL_DIR/evaluation/<task>-<split>-<step>.json`.
-
-    Raises:
-      CheckpointError: no checkpoint, or another vocabulary.
-      DataError, ConfigError: as `Evaluator`.
-    """
-    evaluator, restored = _restored(
-        model_dir, mixture_or_task_name, task_feature_lengths, split, batch_size, step, limit
-    )
-    figures = evaluator(restored.model, restored.variables, restored.step)
-    name = f"{mixture_or_task_name}-{split}-{restored.step}"
-    path = epath.Path(output or epath.Path(model_dir) / "evaluation" / f"{name}.json")
-    if jax.process_index() == 0:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(figures, indent=2) + "\n")
-    return figures
-
-
-@gin.configurable
-def infer(
-    model_dir: str = gin.REQUIRED,
-    mixture_or_task_name: str = gin.REQUIRED,
-    task_feature_lengths: Mapping[str, int] = gin.REQUIRED,
-    *,
-    split: str = "test",
-    batch_size: int = 32,
-    step: int | None = None,
-    limit: int = 0,
-    k: int = 50,
-    output: str | None = None,
-) -> list[epath.Path]:
-    """`m6rec infer`: writes predictions of a checkpoint, one file per task.
-
-    Scoring gives user_id, item_id, label and probability per candidate; retrieval gives user_id
-    and the ids *and* scores of the k best items per row; language the likelihood of each row;
-    classification text_id, the class' name and all probabilities per text; zero-shot tasks user_id,
-    item_id, label and score per candidate; generation tasks source, prefix, reference and what was
-    written, per text.
-
-    Args:
-      model_dir, mixture_or_task_name, task_feature_lengths, split, batch_size, step, limit: as in
-        `evaluate`.
-      k: length of the lists.
-      output: `.parquet` or `.jsonl` file (with several tasks: the task's name goes before the
-        ending), may be a bucket address; None:
-        `MODEL_DIR/predictions/<task>-<split>-<step>.parquet`.
-
-    Returns:
-      The files that this process has written: all in process 0, none in others.
-    """
-    evaluator, restored = _restored(
-        model_dir, mixture_or_task_name, task_feature_lengths, split, batch_size, step, limit, k
-    )
-    paths = []
-    for task in evaluator.tasks:
-        predictions = evaluator.predict(task, restored.model, restored.variables)
-        columns = named_columns(task, split, predictions)
-        name = f"{task.name}-{split}-{restored.step}.parquet"
-        path = epath.Path(model_dir) / "predictions" / name
-        if output is not None:
-            path = epath.Path(output)
-            if len(evaluator.tasks) > 1:
-                path = path.with_name(f"{path.stem}-{task.name}{path.suffix}")
-        if jax.process_index() == 0:
-            paths.append(write_predictions(path, columns))
-    return paths
-
-
-def _restored(
-    model_dir: str,
-    name: str,
-    lengths: Mapping[str, int],
-    split: str,
-    batch_size: int,
-    step: int | None,
-    limit: int,
-    k: int | None = None,
-) -> tuple[Evaluator, Any]:
-    # An argument that is given beats gin: without a length of lists, `Evaluator.ks` is gin's.
-    lists: dict[str, Any] = {} if k is None else {"ks": (k,)}
-    evaluator = Evaluator(name, lengths, batch_size, split=split, limit=limit, **lists)
-    restored = restore_model(
-        model_dir,
-        step=step,
-        vocabulary_fingerprint=task_vocabulary(name).fingerprint,
-        mesh=evaluator.runtime.mesh,
-        rules=evaluator.runtime.rules,
-    )
-    return evaluator, restored

@@ -18,6 +18,7 @@ from m6rec_jax.checkpoints.manifest import RunDescription
 from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.configuration import bound, parse_config
 from m6rec_jax.errors import CheckpointError, ConfigError, DataError
+from m6rec_jax.evaluation import checkpoint_evaluation as of_checkpoint
 from m6rec_jax.evaluation import evaluator as evaluation
 from m6rec_jax.evaluation.assets import save_task_assets
 from m6rec_jax.evaluation.reranking import Reranking
@@ -99,7 +100,7 @@ class _FolderAsBucket(epath.backend._OsPathBackend):
 
 def test_scoring_equals_the_scorer(world):
     prepared, vocabulary, model, variables, model_dir = world
-    figures = evaluation.evaluate(str(model_dir), "eval_shop_ctr", LENGTHS, batch_size=3)
+    figures = of_checkpoint.evaluate(str(model_dir), "eval_shop_ctr", LENGTHS, batch_size=3)
     rows = list(read_rows(prepared, "groups", "test"))
     scorer = Scorer(model, variables, vocabulary, source_length=64, target_length=24)
     scores = scorer.score_requests([r["history"] for r in rows], [r["candidates"] for r in rows])
@@ -115,7 +116,7 @@ def test_scoring_equals_the_scorer(world):
 
 def test_retrieval_equals_a_ranking_by_hand(world):
     prepared, vocabulary, model, variables, model_dir = world
-    figures = evaluation.evaluate(
+    figures = of_checkpoint.evaluate(
         str(model_dir), "eval_shop_retrieval", LENGTHS, split="validation", batch_size=3
     )
     rows = list(read_rows(prepared, "next_items", "validation"))
@@ -141,7 +142,7 @@ def test_lengths_of_lists_come_from_gin(world):
     with gin.unlock_config():
         gin.bind_parameter("Evaluator.ks", (2,))
     try:
-        figures = evaluation.evaluate(str(model_dir), "eval_shop_retrieval", LENGTHS)
+        figures = of_checkpoint.evaluate(str(model_dir), "eval_shop_retrieval", LENGTHS)
     finally:
         gin.clear_config()
     assert [name for name in figures if name.startswith("hit_rate@")] == ["hit_rate@2"]
@@ -226,13 +227,13 @@ def test_shortened_rows_are_counted_in_all_processes(world, monkeypatch):
         return [3, 12]  # of two processes more
 
     monkeypatch.setattr(evaluation, "sum_over_processes", sums)
-    figures = evaluation.evaluate(str(world[4]), "eval_shop_ctr", LENGTHS)
+    figures = of_checkpoint.evaluate(str(world[4]), "eval_shop_ctr", LENGTHS)
     assert figures["share_with_dropped_behaviours"] == 0.25
 
 
 def test_mixtures_give_figures_per_task(world):
     model_dir = world[4]
-    figures = evaluation.evaluate(
+    figures = of_checkpoint.evaluate(
         str(model_dir), "eval_shop_pretrain", LENGTHS, split="validation", batch_size=2
     )
     for task in ("eval_shop_infilling", "eval_shop_generation"):
@@ -247,7 +248,7 @@ def test_evaluator_is_what_the_train_loop_calls(world):
     first = during(model, variables, 10)
     assert during(model, variables, 20) == first
     assert len(during._programs) == 1
-    assert first == pytest.approx(evaluation.evaluate(str(model_dir), "eval_shop_ctr", LENGTHS))
+    assert first == pytest.approx(of_checkpoint.evaluate(str(model_dir), "eval_shop_ctr", LENGTHS))
 
 
 def test_batches_divide_over_devices_and_processes(world, monkeypatch, caplog):
@@ -310,7 +311,7 @@ def test_texts_are_cut_in_use_as_in_training(world, tmp_path):
 
 def test_infer_writes_ids_and_scores(world, tmp_path):
     prepared, _, _, _, model_dir = world
-    (path,) = evaluation.infer(str(model_dir), "eval_shop_ctr", LENGTHS)
+    (path,) = of_checkpoint.infer(str(model_dir), "eval_shop_ctr", LENGTHS)
     rows = pq.read_table(path).to_pylist()
     expected = {
         (r["user_id"], prepared.catalogue().items[i].id): int(label)
@@ -318,14 +319,14 @@ def test_infer_writes_ids_and_scores(world, tmp_path):
         for i, label in zip(r["item_indices"], r["labels"], strict=True)
     }
     assert {(r["user_id"], r["item_id"]): r["label"] for r in rows} == expected
-    (path,) = evaluation.infer(
+    (path,) = of_checkpoint.infer(
         str(model_dir), "eval_shop_retrieval", LENGTHS, k=2, output=str(tmp_path / "r.jsonl")
     )
     row = json.loads(path.read_text().splitlines()[0])
     assert len(row["top_item_ids"]) == len(row["scores"]) == 2
     assert row["top_item_ids"][0] in row["target_item_ids"]  # only one film is left
     assert row["top_item_ids"][1] == ""
-    paths = evaluation.infer(
+    paths = of_checkpoint.infer(
         str(model_dir), "eval_shop_pretrain", LENGTHS, output=str(tmp_path / "lm.parquet")
     )
     assert {p.name for p in paths} == {
@@ -341,13 +342,13 @@ def test_predictions_land_in_the_bucket(world, bucket, tmp_path, monkeypatch, gi
     monkeypatch.chdir(tmp_path)
     if given:
         output = "gs://bucket/found/r.jsonl"
-        (path,) = evaluation.infer(model_dir, "eval_shop_ctr", LENGTHS, output=output)
+        (path,) = of_checkpoint.infer(model_dir, "eval_shop_ctr", LENGTHS, output=output)
         assert str(path) == output
         assert "user_id" in json.loads((bucket / "found/r.jsonl").read_text().splitlines()[0])
     else:
-        restore = functools.partial(evaluation.restore_model, model_dir)
+        restore = functools.partial(of_checkpoint.restore_model, model_dir)
         monkeypatch.setattr(evaluation, "restore_model", lambda _, **rest: restore(**rest))
-        evaluation.infer("gs://bucket/run", "eval_shop_ctr", LENGTHS)
+        of_checkpoint.infer("gs://bucket/run", "eval_shop_ctr", LENGTHS)
         (file,) = (bucket / "run/predictions").iterdir()
         assert file.name == "eval_shop_ctr-test-3.parquet"
         assert "probability" in pq.read_table(file).column_names
@@ -377,7 +378,7 @@ def test_the_sharding_file_reaches_evaluation(world, parse, monkeypatch):
         "__call__",
         lambda self, model, variables, step: restored.append(variables) or {},
     )
-    evaluation.evaluate()
+    of_checkpoint.evaluate()
     embedding = restored[0]["params"]["token_embedder"]["embedding"]
     assert "fsdp" in embedding.sharding.spec
 
@@ -421,7 +422,7 @@ def test_another_vocabulary_is_refused(world, tmp_path):
     names = register_recommendation_tasks("other_shop", "tiny-shop", split="leave_one_out")
     try:
         with pytest.raises(CheckpointError, match="another vocabulary"):
-            evaluation.evaluate(str(model_dir), "other_shop_ctr", LENGTHS)
+            of_checkpoint.evaluate(str(model_dir), "other_shop_ctr", LENGTHS)
     finally:
         unregister(names)
         gin.clear_config()

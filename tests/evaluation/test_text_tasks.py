@@ -13,6 +13,7 @@ from flax import linen as nn
 from m6rec_jax.checkpoints.manifest import RunDescription
 from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.evaluation import checkpoint_evaluation as of_checkpoint
 from m6rec_jax.evaluation import evaluator as evaluation
 from m6rec_jax.evaluation.assets import save_task_assets
 from m6rec_jax.inference.bundle import load_model
@@ -133,8 +134,8 @@ def test_text_is_read_and_a_question_asked(world):
 
 def test_figures_equal_those_of_the_predictions(world, tmp_path):
     model_dir = world[4]
-    figures = evaluation.evaluate(str(model_dir), "notes_genre", LENGTHS, batch_size=4)
-    (path,) = evaluation.infer(
+    figures = of_checkpoint.evaluate(str(model_dir), "notes_genre", LENGTHS, batch_size=4)
+    (path,) = of_checkpoint.infer(
         str(model_dir), "notes_genre", LENGTHS, output=str(tmp_path / "p.parquet")
     )
     rows = pq.read_table(path).to_pylist()
@@ -192,7 +193,7 @@ def test_batches_of_texts_resume(world):
 
 
 def zero_shot(model_dir, **arguments):
-    return evaluation.evaluate(
+    return of_checkpoint.evaluate(
         str(model_dir), "zero_shop_zero_shot", LENGTHS, batch_size=3, **arguments
     )
 
@@ -229,7 +230,7 @@ def test_which_tokens_count_is_set_in_gin(world, bound):
     batch = next(iter(EvaluationBatches("zero_shop_zero_shot", LENGTHS, 4, split="test")))
     weighted = batch["decoder_loss_weights"][0] > 0
     assert vocabulary.decode(batch["decoder_target_tokens"][0, weighted]) == ". liked."
-    (path,) = evaluation.infer(str(model_dir), "zero_shop_zero_shot", LENGTHS)
+    (path,) = of_checkpoint.infer(str(model_dir), "zero_shop_zero_shot", LENGTHS)
     rows = pq.read_table(path).to_pylist()
     prepared = locations.prepared("tiny-shop", "leave_one_out")
     scorer = LikelihoodScorer(
@@ -297,7 +298,7 @@ def test_an_impossible_sentence_is_told(world, bound):
 
 
 def test_perplexity_of_every_source(world):
-    figures = evaluation.evaluate(
+    figures = of_checkpoint.evaluate(
         str(world[4]), "all_language", LENGTHS, split="validation", batch_size=4
     )
     assert figures["zero_shop_generation/perplexity"] > 1

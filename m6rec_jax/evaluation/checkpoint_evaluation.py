@@ -1,0 +1,127 @@
+"""`m6rec eval` and `m6rec infer`: figures and predictions of a checkpoint."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import gin
+import jax
+from etils import epath
+
+from m6rec_jax.evaluation.evaluator import Evaluator
+from m6rec_jax.evaluation.named_columns import named_columns
+from m6rec_jax.evaluation.predictions import write_predictions
+from m6rec_jax.evaluation.task_facts import task_vocabulary
+from m6rec_jax.inference.bundle import restore_model
+
+
+@gin.configurable
+def evaluate(
+    model_dir: str = gin.REQUIRED,
+    mixture_or_task_name: str = gin.REQUIRED,
+    task_feature_lengths: Mapping[str, int] = gin.REQUIRED,
+    *,
+    split: str = "test",
+    batch_size: int = 32,
+    step: int | None = None,
+    limit: int = 0,
+    output: str | None = None,
+) -> dict[str, float]:
+    """`m6rec eval`: figures of a checkpoint, printed and written.
+
+    Args:
+      model_dir: of the run. The model is built as the checkpoint says, not as gin says.
+      mixture_or_task_name, task_feature_lengths, batch_size, split, limit: see `Evaluator`.
+      step: which checkpoint; None: the newest.
+      output: JSON file for the figures; None:
+        `MODEL_DIR/evaluation/<task>-<split>-<step>.json`.
+
+    Raises:
+      CheckpointError: no checkpoint, or another vocabulary.
+      DataError, ConfigError: as `Evaluator`.
+    """
+    evaluator, restored = _restored(
+        model_dir, mixture_or_task_name, task_feature_lengths, split, batch_size, step, limit
+    )
+    figures = evaluator(restored.model, restored.variables, restored.step)
+    name = f"{mixture_or_task_name}-{split}-{restored.step}"
+    path = epath.Path(output or epath.Path(model_dir) / "evaluation" / f"{name}.json")
+    if jax.process_index() == 0:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(figures, indent=2) + "\n")
+    return figures
+
+
+@gin.configurable
+def infer(
+    model_dir: str = gin.REQUIRED,
+    mixture_or_task_name: str = gin.REQUIRED,
+    task_feature_lengths: Mapping[str, int] = gin.REQUIRED,
+    *,
+    split: str = "test",
+    batch_size: int = 32,
+    step: int | None = None,
+    limit: int = 0,
+    k: int = 50,
+    output: str | None = None,
+) -> list[epath.Path]:
+    """`m6rec infer`: writes predictions of a checkpoint, one file per task.
+
+    Scoring gives user_id, item_id, label and probability per candidate; retrieval gives user_id
+    and the ids *and* scores of the k best items per row; language the likelihood of each row;
+    classification text_id, the class' name and all probabilities per text; zero-shot tasks user_id,
+    item_id, label and score per candidate; generation tasks source, prefix, reference and what was
+    written, per text.
+
+    Args:
+      model_dir, mixture_or_task_name, task_feature_lengths, split, batch_size, step, limit: as in
+        `evaluate`.
+      k: length of the lists.
+      output: `.parquet` or `.jsonl` file (with several tasks: the task's name goes before the
+        ending), may be a bucket address; None:
+        `MODEL_DIR/predictions/<task>-<split>-<step>.parquet`.
+
+    Returns:
+      The files that this process has written: all in process 0, none in others.
+    """
+    evaluator, restored = _restored(
+        model_dir, mixture_or_task_name, task_feature_lengths, split, batch_size, step, limit, k
+    )
+    paths = []
+    for task in evaluator.tasks:
+        predictions = evaluator.predict(task, restored.model, restored.variables)
+        columns = named_columns(task, split, predictions)
+        name = f"{task.name}-{split}-{restored.step}.parquet"
+        path = epath.Path(model_dir) / "predictions" / name
+        if output is not None:
+            path = epath.Path(output)
+            if len(evaluator.tasks) > 1:
+                path = path.with_name(f"{path.stem}-{task.name}{path.suffix}")
+        if jax.process_index() == 0:
+            paths.append(write_predictions(path, columns))
+    return paths
+
+
+def _restored(
+    model_dir: str,
+    name: str,
+    lengths: Mapping[str, int],
+    split: str,
+    batch_size: int,
+    step: int | None,
+    limit: int,
+    k: int | None = None,
+) -> tuple[Evaluator, Any]:
+    # An argument that is given beats gin: without a length of lists, `Evaluator.ks` is gin's.
+    lists: dict[str, Any] = {} if k is None else {"ks": (k,)}
+    evaluator = Evaluator(name, lengths, batch_size, split=split, limit=limit, **lists)
+    restored = restore_model(
+        model_dir,
+        step=step,
+        vocabulary_fingerprint=task_vocabulary(name).fingerprint,
+        mesh=evaluator.runtime.mesh,
+        rules=evaluator.runtime.rules,
+    )
+    return evaluator, restored
