@@ -71,8 +71,9 @@ def source_row(
 ) -> Row:
     """Lays out the encoder's side: [BOS'] profile | behaviour | ... | context | [EOS'].
 
-    Whole oldest behaviours are dropped until everything fits; see `fit_to_budget`. Segments without
-    a token get no block, but an empty profile leaves [BOS'] alone in block 1.
+    Whole oldest behaviours are dropped until everything fits; see `fit_to_budget`. The newest one
+    stays, if need be without its end: a long message is better known in part than not at all.
+    Segments without a token get no block, but an empty profile leaves [BOS'] alone in block 1.
 
     Args:
       vocab: the vocabulary.

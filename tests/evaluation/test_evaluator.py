@@ -347,7 +347,7 @@ def test_predictions_land_in_the_bucket(world, bucket, tmp_path, monkeypatch, gi
         assert "user_id" in json.loads((bucket / "found/r.jsonl").read_text().splitlines()[0])
     else:
         restore = functools.partial(of_checkpoint.restore_model, model_dir)
-        monkeypatch.setattr(evaluation, "restore_model", lambda _, **rest: restore(**rest))
+        monkeypatch.setattr(of_checkpoint, "restore_model", lambda _, **rest: restore(**rest))
         of_checkpoint.infer("gs://bucket/run", "eval_shop_ctr", LENGTHS)
         (file,) = (bucket / "run/predictions").iterdir()
         assert file.name == "eval_shop_ctr-test-3.parquet"

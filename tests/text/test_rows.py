@@ -68,6 +68,17 @@ def test_old_behaviours_are_dropped(vocab: Vocabulary) -> None:
     assert row["encoder_block_ids"].max() == 4
 
 
+def test_the_newest_is_cut_where_it_fills_the_source_by_itself(vocab: Vocabulary) -> None:
+    """As a long last message before "recommends": without it nothing would be known."""
+    newest = vocab.encode(BEHAVIOURS[-1])
+    segments = ["", *BEHAVIOURS, CONTEXT]
+    length = len(vocab.encode(CONTEXT)) + len(newest) + 1
+    row = source_row(vocab, segments, length)
+    assert row["num_dropped"].tolist() == [len(BEHAVIOURS) - 1]
+    kept = row["encoder_input_tokens"][1:-1].tolist()
+    assert kept[: len(newest) - 1] == newest[:-1]
+
+
 def test_empty_segments(vocab: Vocabulary) -> None:
     row = source_row(vocab, ["", "liked", "", "\u200b", "loved", ""], 16)
     assert vocab.pieces(row["encoder_input_tokens"]) == [
@@ -91,10 +102,10 @@ def test_source_promises(vocab: Vocabulary, segments: list[str], source_length: 
     assert (np.diff(blocks) >= 0).all()
     assert (blocks == blocks.max()).sum() == 1
     dropped = int(row["num_dropped"][0])
-    assert (dropped > 0) <= (len(segments) > 2)
-    # Every block but the first and the last kept one is a whole segment.
+    assert (dropped > 0) <= (len(segments) > 3)
+    # Every block but the first and the last two kept ones is a whole segment.
     whole = {tuple(vocab.encode(segment)) for segment in segments}
-    for block in range(2, blocks.max() - 1):
+    for block in range(2, blocks.max() - 2):
         assert tuple(tokens[blocks == block].tolist()) in whole
 
 
