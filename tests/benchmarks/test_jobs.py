@@ -269,21 +269,37 @@ def test_a_line_compares_means_over_seeds(tmp_path: Path) -> None:
     row = {"model": "ours", "gin_file": "a.gin", "dataset": "d", "split": "t", "job": "j"}
     rows = [
         {**row, "seed": seed, "metric": metric, "value": value, "ours": value, "baselines": known}
-        for metric, values, known in (
-            ("perplexity", (8.0, 10.0), {"kNN": 12.0, "foundation": 18.0}),
-            ("novelty", (0.5, 0.5), {}),
+        for metric, values, of_seed in (
+            ("perplexity", (8.0, 10.0), lambda s: {"kNN": 12.0, "foundation": 17.0 + 2 * s}),
+            ("novelty", (0.5, 0.5), lambda s: {}),
         )
         for seed, value in enumerate(values)
+        for known in [of_seed(seed)]
     ]
-    add_rows(tmp_path / "r.json", rows, command="c", commit="0", hardware="h", date="2026-11-25")
-    table = comparison_table(read_results(tmp_path / "r.json").rows).splitlines()
-    assert len(table) == 4
-    cells = [cell.strip() for cell in table[2].split("|")[1:-1]]
-    assert cells[:8] == [
-        *("d", "t", "perplexity", "9.00 ± 1.41", "kNN 12.00 ± 0.00", "+25.0%"),
-        *("foundation 18.00 ± 0.00", "2"),
+    path = tmp_path / "r.json"
+    add_rows(path, rows, command="c", commit="0", hardware="h", date="2026-11-25")
+    same, _, head, _, *lines = comparison_table(read_results(path).rows).splitlines()
+    assert same == "d, `t`: [`a.gin`](../a.gin), ours; 2 seeds, 2026-11-25."
+    assert head.startswith("| figure | ours | best baseline |")
+    # A baseline that was measured once has no spread.
+    assert lines == [
+        "| perplexity | 9.00 ± 1.41 | kNN 12.00 | +25.0% | foundation 18.00 ± 1.41 |",
+        "| novelty | 0.500 ± 0.000 | – |  | – |",
     ]
-    assert "| novelty | 0.500 ± 0.000 | – |" in table[3]
+
+
+def test_tasks_with_a_figure_each_share_a_table(tmp_path: Path) -> None:
+    row = {"model": "ours", "gin_file": "a.gin", "dataset": "d", "job": "j", "seed": 0}
+    rows = [
+        {**row, "split": task, "metric": "auc", "value": 0.6, "ours": 0.6, "baselines": {"x": 0.5}}
+        for task in ("one", "other")
+    ]
+    path = tmp_path / "r.json"
+    add_rows(path, rows, command="c", commit="0", hardware="h", date="2026-11-25")
+    same, _, head, _, *lines = comparison_table(read_results(path).rows).splitlines()
+    assert same == "[`a.gin`](../a.gin), ours; one seed, 2026-11-25."
+    assert head.startswith("| data set | task | figure |")
+    assert [line.split(" | ")[1] for line in lines] == ["`one`", "`other`"]
 
 
 def test_every_figure_that_is_kept_has_a_name() -> None:
