@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,34 +9,9 @@ import numpy as np
 import pytest
 
 from tests.inference import eight_devices
+from tests.several_devices import free_port, result, start
 
 HERE = Path(__file__).parent
-
-
-def start(script: str, devices: int, *arguments: str) -> subprocess.Popen[str]:
-    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
-    return subprocess.Popen(
-        [sys.executable, str(HERE / script), *arguments],
-        env={
-            **os.environ,
-            "XLA_FLAGS": flags,
-            "JAX_PLATFORMS": "cpu",
-            "PYTHONPATH": str(HERE.parents[1]),
-        },
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def result(process: subprocess.Popen[str]) -> dict[str, Any]:
-    try:
-        out, err = process.communicate(timeout=500)
-    finally:
-        process.kill()
-    assert process.returncode == 0, err[-4000:]
-    # Gloo tells of its connections between the lines, and after them.
-    return json.loads(next(line for line in out.splitlines() if line.startswith("{")))
 
 
 @pytest.fixture(scope="module")
@@ -64,18 +34,17 @@ def assert_same(found: dict[str, Any], expected: dict[str, Any], name: str) -> N
 
 
 def test_eight_devices_answer_as_one(shop_vocabulary, one_device: dict[str, Any]) -> None:
-    for name, found in result(start("eight_devices.py", 8, shop_vocabulary.model_file)).items():
+    for name, found in result(
+        start(HERE / "eight_devices.py", shop_vocabulary.model_file, devices=8)
+    ).items():
         assert_same(found, one_device, name)
 
 
 def test_two_processes_answer_as_one(shop_vocabulary, one_device: dict[str, Any]) -> None:
     """Every process asks for the same rows, whosever devices hold the first of them."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = str(free.getsockname()[1])
+    port, script = str(free_port()), HERE / "two_processes.py"
     two = [
-        start("two_processes.py", 2, shop_vocabulary.model_file, str(index), port)
-        for index in (0, 1)
+        start(script, shop_vocabulary.model_file, str(index), port, devices=2) for index in (0, 1)
     ]
     for index, process in enumerate(two):
         for name, found in result(process).items():

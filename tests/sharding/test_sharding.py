@@ -1,51 +1,20 @@
 """The same step on one device and on eight (virtual CPU devices, in a process of their own)."""
 
-import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.several_devices import free_port, result, start
+
 HERE = Path(__file__).resolve().parent
 MESHES = ["data 8", "fsdp 8", "fsdp 2 x tensor 2 x data 2"]
 
 
-def start(script: str, *arguments: str, devices: int) -> subprocess.Popen[str]:
-    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
-    environment = {
-        **os.environ,
-        "XLA_FLAGS": flags,
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": str(HERE.parent.parent),
-    }
-    return subprocess.Popen(
-        [sys.executable, str(HERE / script), *arguments],
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def result(process: subprocess.Popen[str]) -> dict[str, Any]:
-    try:
-        out, err = process.communicate(timeout=500)
-    finally:
-        process.kill()
-    assert process.returncode == 0, err[-4000:]
-    # Gloo tells of its connections between the lines, and after them.
-    return json.loads(next(line for line in out.splitlines() if line.startswith("{")))
-
-
 @pytest.fixture(scope="module")
 def eight() -> dict[str, Any]:
-    return result(start("eight_devices.py", devices=8))
+    return result(start(HERE / "eight_devices.py", devices=8))
 
 
 @pytest.mark.parametrize("mesh", MESHES)
@@ -113,10 +82,8 @@ def test_odds_and_ends(eight: dict[str, Any]) -> None:
 
 
 def test_two_processes_put_their_rows_together() -> None:
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = str(free.getsockname()[1])
-    processes = [start("two_processes.py", str(index), port, devices=4) for index in range(2)]
+    port, script = str(free_port()), HERE / "two_processes.py"
+    processes = [start(script, str(index), port, devices=4) for index in range(2)]
     first, second = map(result, processes)
     rows = np.arange(16 * 3, dtype=np.float32).reshape(16, 3)
     total = float((rows * np.arange(16.0)[:, None]).sum())
