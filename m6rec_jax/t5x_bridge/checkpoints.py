@@ -165,6 +165,13 @@ def _copy_assets(source: epath.Path, target: epath.Path) -> None:
     """The `inference` folder, so that `load_model` works on the other side, too."""
     if not (source / ASSETS_FOLDER).is_dir() or (target / ASSETS_FOLDER).exists():
         return
-    (target / ASSETS_FOLDER).mkdir(parents=True)
-    for path in (source / ASSETS_FOLDER).iterdir():
-        (target / ASSETS_FOLDER / path.name).write_bytes(path.read_bytes())
+    _copy_folder(source / ASSETS_FOLDER, target / ASSETS_FOLDER)
+
+
+def _copy_folder(source: epath.Path, target: epath.Path) -> None:
+    target.mkdir(parents=True)
+    for path in source.iterdir():
+        if path.is_dir():
+            _copy_folder(path, target / path.name)
+        else:
+            (target / path.name).write_bytes(path.read_bytes())

@@ -101,7 +101,7 @@ def test_there_and_back_is_bit_exact(vocabulary: Vocabulary, tmp_path: Path) -> 
         vocabulary_fingerprint=vocabulary.fingerprint,
         trainable="prompts",
     )
-    save_assets(tmp_path / "ours", vocabulary, InferenceSettings(16, 8))
+    save_assets(tmp_path / "ours", vocabulary, InferenceSettings(16, 8), {"shop": {"name": "shop"}})
     report = convert(str(tmp_path / "ours"), f"t5x_bridge:{tmp_path / 'theirs'}")
     assert "of step 70, prompts included" in report
     assert (tmp_path / "theirs" / "checkpoint_70" / "checkpoint").is_file()
@@ -109,7 +109,8 @@ def test_there_and_back_is_bit_exact(vocabulary: Vocabulary, tmp_path: Path) -> 
     assert_same(read_ours(tmp_path / "back"), leaves)
     manifest = read_manifest(locate(tmp_path / "back"))
     assert (manifest.step, manifest.trainable) == (70, "prompts")
-    # Vocabulary and lengths came along.
+    # Vocabulary, lengths and templates came along.
+    assert (tmp_path / "back" / "inference" / "datasets" / "shop.json").is_file()
     bundle = load_model(tmp_path / "back")
     assert bundle.model.config == config
     assert bundle.settings.source_length == 16
