@@ -27,7 +27,6 @@ Beside the usual keys a row has `samples`, and those of tuning `foundation`, `bi
 from __future__ import annotations
 
 import argparse
-import fcntl
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,6 +38,7 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmarks.baselines.exported_splits import number_of_samples
+from benchmarks.locks import locked
 from benchmarks.movielens import DATASET, EXAMPLES, m6rec
 from benchmarks.provenance import ROOT
 from benchmarks.results_file import Row, add_rows, metric_rows, read_results, results_path
@@ -108,12 +108,7 @@ def prepared_sample(sample: Sample, keep: bool) -> Iterator[Prepared]:
 
     split = sample.split()
     name = Split.parse(split).name
-    with (locations.data_dir() / f".{DATASET}.{name}.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"waiting for another command to be done with {split}", flush=True)
-            fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(f"{DATASET}.{name}", f"waiting for another command to be done with {split}"):
         m6rec(
             *("data", "prepare", DATASET, "--gin_file", PREPARE, f"--gin.SPLIT='{split}'"),
             "--gin.VIEWS=('groups',)",
@@ -252,12 +247,7 @@ def of_tuning(
             output / f"{sample.label}-{sample.seed}",
             [f"MIXTURE_OR_TASK_NAME='{task}'", *bindings],
         )
-    known: Row = {
-        **conditions,
-        "trainable_share": round(run.trainable_share, 6),
-        "step": run.step,
-        "curve": [list(point) for point in run.curve],
-    }
+    known: Row = {**conditions, **run.known()}
     return rows_of(run.figures, model, sample, known=known, gin_file=TUNING, seconds=run.seconds)
 
 

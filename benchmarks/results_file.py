@@ -24,18 +24,17 @@ Standard library only: the baselines' environments import this file too.
 from __future__ import annotations
 
 import datetime
-import fcntl
 import json
 import math
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.locks import locked
 from benchmarks.provenance import (
     ROOT,
     current_command,
@@ -227,7 +226,7 @@ def add_rows(
     for number, row in enumerate(new):
         _check_row(row, f"new row {number} for {path.name}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(path):
+    with locked(f"results-{path.stem}"):
         replaced = {run_key(row) for row in new}
         kept = [row for row in read_results(path).rows if run_key(row) not in replaced]
         merged: Sequence[Row] = [*kept, *new]
@@ -288,15 +287,6 @@ def _to_json(rows: Sequence[Row], provenance: Mapping[str, str]) -> str:
     )
     body = ",\n".join("    " + line for line in lines)
     return "{\n" + head + '  "rows": [\n' + body + "\n  ]\n}\n"
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    # The lock lies outside the results folder, which is under version control.
-    lock = Path(tempfile.gettempdir()) / f"m6rec-results-{os.getuid()}-{path.stem}.lock"
-    with lock.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
 
 
 def _write_atomically(path: Path, text: str) -> None:

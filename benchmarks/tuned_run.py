@@ -38,6 +38,14 @@ class Run:
     seconds: float
     step: int
 
+    def known(self) -> dict[str, Any]:
+        """What each row of the run says besides its figure."""
+        return {
+            "trainable_share": round(self.trainable_share, 6),
+            "step": self.step,
+            "curve": [list(point) for point in self.curve],
+        }
+
 
 def read_curve(path: Path) -> Curve:
     """(step, AUC) of every validation in a run's `metrics.jsonl`.

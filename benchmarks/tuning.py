@@ -124,15 +124,8 @@ def rows_of(
         gin_file=f"{STUDY}/{method}.gin",
         seconds=run.seconds,
     )
-    known = {
-        "task": task,
-        "method": method,
-        "trainable_share": round(run.trainable_share, 6),
-        **conditions,
-        "step": run.step,
-        "curve": [list(point) for point in run.curve],
-        "steps_to_90_percent": None,
-    }
+    known = {"task": task, "method": method, **conditions, **run.known()}
+    known |= {"steps_to_90_percent": None}
     return [row | known for row in rows]
 
 

@@ -120,16 +120,8 @@ def study(foundation: Path, tasks: Sequence[str], variants: Sequence[str], outpu
             gin_file=f"{STUDY}/{variant.method}.gin",
             seconds=run.seconds,
         )
-        known = {
-            "task": task,
-            "method": variant.method,
-            "setting": variant.setting,
-            "at": value,
-            "trainable_share": round(run.trainable_share, 6),
-            "step": run.step,
-            "curve": [list(point) for point in run.curve],
-            **conditions,
-        }
+        known = {"task": task, "method": variant.method, **conditions, **run.known()}
+        known |= {"setting": variant.setting, "at": value}
         add_rows(path, [row | known for row in new])
         tqdm.write(f"{task}, {model}: AUC {best:.4f}")
 

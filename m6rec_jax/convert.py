@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
+from m6rec_jax.checkpoints.buckets import in_bucket
 from m6rec_jax.checkpoints.huggingface import (
     huggingface_mapping,
     plan_huggingface,
@@ -95,7 +96,7 @@ class Place:
             )
         if name == OURS:
             return Place(name, epath.Path(folder))
-        if "://" in folder:
+        if in_bucket(folder):
             raise ConfigError(f"{text}: only m6rec's own checkpoints may lie in a bucket; copy it")
         return Place(name, Path(folder))
 

@@ -19,6 +19,7 @@ from m6rec_jax.bank.manifest import (
     owner_of,
     parse_prompt_manifest,
 )
+from m6rec_jax.checkpoints.buckets import in_bucket
 from m6rec_jax.checkpoints.fingerprint import fingerprint
 from m6rec_jax.checkpoints.host_tensors import read_tensors, write_tensors
 from m6rec_jax.checkpoints.new_folder import new_folder
@@ -104,7 +105,7 @@ class BankFolder:
     """
 
     def __init__(self, path: str | Path) -> None:
-        if "://" in str(path):
+        if in_bucket(path):
             raise ConfigError(
                 f"a bank lies on a local disk, where folders can be renamed at once; copy {path} "
                 "to one"

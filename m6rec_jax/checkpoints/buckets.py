@@ -11,6 +11,11 @@ PACKAGE = "google-cloud-storage"
 INSTALLATION = f"pip install {PACKAGE} (the extra m6rec_jax[tpu] brings it)"
 
 
+def in_bucket(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is an address, not a local one."""
+    return "://" in os.fspath(path)
+
+
 def can_use_buckets() -> bool:
     """Whether the package is there by which Orbax asks what kind of bucket it lists."""
     try:

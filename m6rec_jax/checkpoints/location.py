@@ -8,7 +8,7 @@ from pathlib import Path
 import orbax.checkpoint as ocp
 from etils import epath
 
-from m6rec_jax.checkpoints.buckets import check_bucket
+from m6rec_jax.checkpoints.buckets import check_bucket, in_bucket
 from m6rec_jax.checkpoints.manifest import Manifest, parse_manifest
 from m6rec_jax.errors import CheckpointError
 
@@ -24,7 +24,7 @@ def absolute(path: str | Path | epath.Path) -> epath.Path:
       CheckpointError: as `check_bucket`.
     """
     check_bucket(path)
-    return epath.Path(path) if "://" in str(path) else epath.Path(Path(path).absolute())
+    return epath.Path(path) if in_bucket(path) else epath.Path(Path(path).absolute())
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -242,13 +242,15 @@ def write_predictions(path: str | epath.Path, columns: Mapping[str, np.ndarray])
         # Files of a bucket are no files to pyarrow.
         sink = pa.BufferOutputStream()
         pq.write_table(_table(columns), sink, compression="zstd")
-        contents = sink.getvalue().to_pybytes()
+        contents: Iterable[bytes] = (sink.getvalue().to_pybytes(),)
     elif path.suffix == ".jsonl":
-        contents = "".join(json_lines(columns)).encode()
+        contents = (line.encode() for line in json_lines(columns))
     else:
         raise ConfigError(f"{path}: predictions are written as .parquet or .jsonl")
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch.write_bytes(contents)
+    with scratch.open("wb") as file:
+        for part in contents:
+            file.write(part)
     scratch.replace(path)
     return path
 

@@ -19,6 +19,7 @@ import gin
 import jax
 from tqdm import tqdm
 
+from m6rec_jax.checkpoints.buckets import in_bucket
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.inference.bundle import load_model
 from m6rec_jax.inference.request_data import open_serving_data, refuse_dialogues
@@ -255,7 +256,7 @@ def _one_ahead(values: Iterator[Item]) -> Iterator[Item]:
 
 def _checked_files(requests: str | Path, output: str | Path) -> tuple[Path, Path]:
     for address in (requests, output):
-        if "://" in str(address):
+        if in_bucket(address):
             raise ConfigError(
                 f"{address}: requests and their results lie on a local disk, where parts of them "
                 "can be locked and appended to; copy them from and to the bucket"

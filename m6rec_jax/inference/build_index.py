@@ -7,6 +7,7 @@ from pathlib import Path
 import gin
 import jax
 
+from m6rec_jax.checkpoints.buckets import in_bucket
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.inference.bundle import load_model
 from m6rec_jax.inference.index_files import DEFAULT_BLOCK, IndexManifest, write_index
@@ -45,7 +46,7 @@ def build_index(
       DataError: no catalogue, items without text, or another index in the folder.
       ConfigError: the model does not retrieve, or the output is in a bucket.
     """
-    if "://" in str(output):
+    if in_bucket(output):
         raise ConfigError(f"{output}: an index lies on a local disk; copy it to the bucket")
     if jax.process_count() > 1:
         raise ConfigError("m6rec index build runs in one process, on all of its devices")

@@ -20,6 +20,7 @@ from t5x import state_utils
 
 from m6rec_jax.checkpoints.trees import nested
 from m6rec_jax.errors import CheckpointError, ConfigError
+from m6rec_jax.model.prompts import task_axis
 from m6rec_jax.t5x_bridge.variables import PROMPTS
 from m6rec_jax.training.initialization import INITIAL_PROMPTS
 
@@ -89,10 +90,10 @@ def take_over(
 
 def _is_of_one_task(name: str, shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
     """Whether a tensor is that of a bank but for the number of tasks, which is 1."""
-    if not name.startswith(f"{PROMPTS}/") or len(shape) != len(wanted):
+    if not name.startswith(f"{PROMPTS}/"):
         return False
-    tasks = 0 if name.startswith(f"{PROMPTS}/bank/") else 1  # after the axis of layers
-    return shape[tasks] == 1 and (*wanted[:tasks], 1, *wanted[tasks + 1 :]) == shape
+    axis = task_axis(name.removeprefix(f"{PROMPTS}/"))
+    return shape == (*wanted[:axis], 1, *wanted[axis + 1 :])
 
 
 def _shape(leaf: Any) -> tuple[int, ...] | None:

@@ -9,6 +9,8 @@ from typing import Any, Self
 
 from etils import epath
 
+from m6rec_jax.checkpoints.buckets import in_bucket
+
 METRICS_FILE = "metrics.jsonl"
 logger = logging.getLogger(__name__)
 
@@ -28,7 +30,7 @@ class MetricLog:
     ) -> None:
         self._writer: Any = None
         self._path = folder / METRICS_FILE
-        self._in_bucket = "://" in str(folder)  # buckets cannot append: written whole on flush
+        self._in_bucket = in_bucket(folder)  # buckets cannot append: written whole on flush
         self._lines: list[str] = []
         self._active = active
         if not active:
