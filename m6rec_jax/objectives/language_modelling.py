@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.model.m6rec import M6Rec, Outputs
 from m6rec_jax.objectives.jobs import sums_by_job
-from m6rec_jax.objectives.sums import Features, Metrics, Sum, nonzero, weighted_sum
+from m6rec_jax.objectives.sums import Features, Metrics, Sum, weighted_sum
 
 Array = jax.Array
 NAME = "language_modelling"
@@ -19,36 +19,9 @@ NAME = "language_modelling"
 _WEIGHTS = 2
 
 
-@gin.configurable(allowlist=["texts_alike"])
-def token_weights(features: Features, *, texts_alike: bool = False) -> Array:
-    """How much each target token counts in the loss that is trained on.
-
-    Args:
-      features: `decoder_loss_weights`, `[batch, target]`, and `decoder_segment_ids` where rows hold
-        several texts.
-      texts_alike: a token's weight is divided by the number of weighted tokens of its text. The
-        loss is then a mean over texts, so that in a mixture a job of short texts (titles) counts as
-        much as one of long ones; without it, a mean over tokens.
-
-    Returns:
-      float32 `[batch, target]`.
-    """
-    weights = jnp.asarray(features["decoder_loss_weights"], jnp.float32)
-    if not texts_alike:
-        return weights
-    counted = (weights != 0).astype(jnp.float32)
-    segments = features.get("decoder_segment_ids")
-    if segments is None:
-        num_tokens = jnp.sum(counted, axis=-1, keepdims=True)
-    else:
-        same_text = segments[:, :, None] == segments[:, None, :]
-        num_tokens = jnp.einsum("bts,bs->bt", same_text.astype(jnp.float32), counted)
-    return weights / nonzero(num_tokens)
-
-
 def language_modelling_count(features: Features) -> Array:
-    """Denominator: Σ `token_weights`."""
-    return jnp.sum(token_weights(features))
+    """Denominator: Σ `decoder_loss_weights`."""
+    return jnp.sum(features["decoder_loss_weights"].astype(jnp.float32))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -122,13 +95,13 @@ def language_modelling_loss(
     chunk_length: int = 0,
     jobs: Sequence[int] = (),
 ) -> tuple[Sum, Metrics]:
-    """Token cross entropy summed with `token_weights`.
+    """Token cross entropy summed with `decoder_loss_weights`.
 
     Args:
       model, variables: to make logits with.
       outputs: the model's for `features`.
       features: `decoder_target_tokens` int32 and `decoder_loss_weights` float32,
-        `[batch, target]`; see `token_weights`.
+        `[batch, target]`.
       z_loss: see `token_cross_entropy`.
       chunk_length: target positions of a row (on one device: times the batch, of any rows) whose
         logits exist at a time; the backward pass makes them again. 0: all at once. `[batch, target,
@@ -137,9 +110,8 @@ def language_modelling_loss(
       jobs: see `sums_by_job`.
 
     Returns:
-      The loss' sum, and metrics: loss (of `decoder_loss_weights` and without z_loss, so that
-      exp(loss) is the perplexity), accuracy (a tie with the largest logit counts as right) and the
-      losses by job.
+      The loss' sum, and metrics: loss (without z_loss, so that exp(loss) is the perplexity),
+      accuracy (a tie with the largest logit counts as right) and the losses by job.
     """
     if chunk_length < 0:
         raise ConfigError(f"language_modelling_loss.chunk_length = {chunk_length} is negative")
@@ -147,12 +119,7 @@ def language_modelling_loss(
     targets, weights = features["decoder_target_tokens"], features["decoder_loss_weights"]
 
     def sums(
-        variables: Any,
-        hidden: Array,
-        targets: Array,
-        weights: Array,
-        trained: Array,
-        *job_ids: Array,
+        variables: Any, hidden: Array, targets: Array, weights: Array, *job_ids: Array
     ) -> tuple[Sum, Metrics]:
         logits = model.apply(variables, hidden, method=model.token_logits)
         loss = token_cross_entropy(logits, targets, z_loss)
@@ -162,13 +129,13 @@ def language_modelling_loss(
         plain = jax.lax.stop_gradient(loss)
         if z_loss:
             plain = jax.nn.logsumexp(fixed, axis=-1) - chosen
-        return weighted_sum(loss, trained), {
+        return weighted_sum(loss, weights), {
             f"{NAME}/loss": weighted_sum(plain, weights),
             f"{NAME}/accuracy": weighted_sum(right.astype(jnp.float32), weights),
-            **sums_by_job(NAME, plain, trained, next(iter(job_ids), None), jobs),
+            **sums_by_job(NAME, plain, weights, next(iter(job_ids), None), jobs),
         }
 
-    arrays = [hidden, targets, weights, token_weights(features)]
+    arrays = [hidden, targets, weights]
     if jobs and "decoder_job_ids" in features:
         arrays.append(features["decoder_job_ids"])
     if not 0 < chunk_length < hidden.shape[1]:

@@ -69,59 +69,6 @@ def test_language_modelling(
     assert float(loss_denominators(features)["language_modelling"]) == pytest.approx(count)
 
 
-@pytest.fixture
-def texts_alike() -> Iterator[None]:
-    """Texts count alike, set in gin."""
-    with gin.unlock_config():
-        gin.bind_parameter("token_weights.texts_alike", True)
-    yield
-    gin.clear_config()
-
-
-@pytest.mark.usefixtures("texts_alike")
-@pytest.mark.parametrize("chunk_length", [0, 3])
-@pytest.mark.parametrize("packed", [False, True])
-def test_texts_count_alike(
-    variables: dict[str, Any],
-    outputs: Outputs,
-    features: Features,
-    chunk_length: int,
-    packed: bool,
-) -> None:
-    """The loss is a mean over texts of means over their tokens; the metrics stay by token."""
-    segments = np.ones((ROWS, TARGET), np.int32)
-    if packed:
-        segments[:, TARGET // 2 :] = 2
-    # Texts of unlike lengths, one without a token, one that counts half.
-    weights = np.ones((ROWS, TARGET), np.float32)
-    weights[0, 1:] = 0
-    weights[1] = 0
-    weights[2] = 0.5
-    given = features | {"decoder_loss_weights": weights}
-    if packed:
-        given |= {"decoder_segment_ids": segments}
-    kernel = variables["params"]["logits_head"]["kernel"].astype(np.float64)
-    logits = np.asarray(outputs.hidden, np.float64) @ kernel
-    targets = np.asarray(features["decoder_target_tokens"])[..., None]
-    chosen = np.take_along_axis(logits, targets, -1)[..., 0]
-    losses = np.log(np.exp(logits).sum(-1)) - chosen
-    total, count = 0.0, 0.0
-    for row in range(ROWS):
-        for segment in np.unique(segments[row]):
-            places = np.flatnonzero((segments[row] == segment) & (weights[row] > 0))
-            if places.size:
-                weight = float(weights[row, places[0]])
-                total += weight * losses[row, places].mean()
-                count += weight
-    loss, metrics = language_modelling_loss(
-        M6Rec(CONFIG), variables, outputs, given, chunk_length=chunk_length
-    )
-    assert float(loss.total) == pytest.approx(total, rel=1e-5)
-    assert float(loss_denominators(given)["language_modelling"]) == pytest.approx(count)
-    by_token = (weights * losses).sum() / weights.sum()
-    assert mean(metrics["language_modelling/loss"]) == pytest.approx(by_token, rel=1e-5)
-
-
 @pytest.mark.parametrize("z_loss", [0.0, 0.1])
 def test_token_cross_entropy_gradient(z_loss: float) -> None:
     rng = np.random.default_rng(0)
