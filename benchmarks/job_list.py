@@ -194,7 +194,7 @@ JOBS["constrained_titles"] = Job(
 )
 
 # Of the run of all jobs: each task's main figure, and the mixture or task that is its single run.
-# Beside the main figure of written texts stands their perplexity, which depends less on single words.
+# Beside that of written texts stands their perplexity, which depends less on single words.
 _ALL_JOBS = _example("all_jobs")
 _IN_MIXTURE: Mapping[str, tuple[str, str, str]] = {
     "movielens_100k_ctr": ("movielens_100k_ctr", MOVIELENS, "auc"),
