@@ -1,0 +1,204 @@
+"""install.sh, launch.sh, logs.sh against a stubbed gcloud: calls, signals, several slices, quoting.
+
+Commands that the scripts send by ssh really run, in bash, on hosts that are folders.
+"""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.tpu_scripts.calls import (
+    TRAIN,
+    WHERE,
+    ssh,
+    succeeded,
+    until,
+)
+from tests.tpu_scripts.world import SCRIPTS, World, program
+
+
+def test_install(world: World) -> None:
+    world.write("workers", 2)
+    own = world.home / "own"
+    (own / "tasks").mkdir(parents=True)
+    (own / "tasks" / "corner_shop.py").write_text("")
+    (own / "my run.gin").write_text("X = 1")
+    include = ("--include", "tasks", "--include=my run.gin")
+    out = succeeded(world.run("install", *include, "--ssh-option=--internal-ip", cwd=own))
+    archive = str(world.home / ".cache/m6rec-tpu/pod.tar.gz")
+    scp, sent = world.calls()
+    where = [*WHERE, "--worker=all", "--quiet", "--internal-ip"]
+    assert scp == ["compute", "tpus", "tpu-vm", "scp", archive, "pod:m6rec.tar.gz", *where]
+    assert sent[:-1] == ["compute", "tpus", "tpu-vm", "ssh", "pod", *where]
+    for index in (0, 1):
+        home = world.folder / "hosts" / f"pod-{index}"
+        assert f"m6rec-host pod-{index} installed m6rec_jax 0.0" in out
+        for path in ("tasks/corner_shop.py", "tasks/movielens.py", "my run.gin", "pyproject.toml"):
+            assert (home / "m6rec" / path).is_file()
+        assert (home / "m6rec-env/bin/python").is_file()
+    (pip, _) = world.lines("pip.jsonl")
+    assert pip["argv"][-4:] == ["-c", "constraints.txt", "-e", ".[tpu]"]
+
+
+def test_install_fetches_a_python_that_hosts_lack(world: World) -> None:
+    """Whatever Python this machine has: here `python3.11` fails, and `python3` can do uv."""
+    world.write("workers", 1)
+    folder = world.folder / "host_bin"
+    (folder / "python3.11").rename(folder / "python3")
+    program(folder / "python3.11", "#!/bin/sh\nexit 127\n")
+    succeeded(world.run("install"))
+    uv, package = world.lines("pip.jsonl")
+    assert uv["argv"] == ["-m", "pip", "install", "--quiet", "--user", "uv"]
+    assert package["argv"][-1] == ".[tpu]"
+
+
+def test_install_again_replaces_the_code(pod: World) -> None:
+    stale = pod.folder / "hosts/pod-0/m6rec/stale.py"
+    stale.write_text("")
+    succeeded(pod.run("install"))
+    assert not stale.exists()
+
+
+def test_install_refuses_during_a_run(pod: World) -> None:
+    succeeded(pod.run("launch", *TRAIN))
+    run = pod.run("install")
+    assert run.returncode == 1
+    assert "the run m6rec is going on" in run.stderr
+
+
+def test_launch_status_logs_stop(pod: World) -> None:
+    (pod.folder / "buckets/bucket/data").mkdir()
+    (pod.folder / "buckets/bucket/data/vocabulary.model").write_text("pieces")
+    options = ("--run", "first", "--data", "gs://bucket/data/", "--env", "EXTRA=two  words")
+    succeeded(pod.run("launch", *options, *TRAIN))
+    host = "bash m6rec/tpu_scripts/on_host.sh"
+    words = "train --gin_file run.gin --gin.MODEL_DIR=gs://bucket/run"
+    assert pod.calls() == [
+        ssh(f"{host} data gs://bucket/data"),
+        ssh(f"{host} start first 'EXTRA=two  words' -- {words}"),
+    ]
+    until(lambda: len(pod.received()) == 2)
+    for received in pod.received():
+        home = pod.folder / "hosts" / received["host"]
+        assert received["argv"] == list(TRAIN[1:])
+        assert received["environment"] == {
+            "M6REC_DATA_DIR": str(home / "m6rec-data"),
+            "EXTRA": "two  words",
+        }
+        assert (home / "m6rec-data/vocabulary.model").read_text() == "pieces"
+
+    out = succeeded(pod.run("launch", "--run=first", "--status"))
+    assert out.count("running") == 2
+    again = pod.run("launch", "--run=first", *TRAIN)
+    assert again.returncode == 1
+    assert "already going on" in again.stderr
+    assert len(pod.received()) == 2
+
+    out = succeeded(pod.run("logs", "--run=first", "--worker=all", "--no-follow"))
+    assert "[pod-0] step 1" in out
+    assert "[pod-1] step 1" in out
+
+    succeeded(pod.run("launch", "--run=first", "--stop"))
+    assert succeeded(pod.run("launch", "--run=first", "--status")).count("stopped") == 2
+    # Nothing to stop is no error, and the same command starts it again.
+    succeeded(pod.run("launch", "--run=first", "--stop"))
+    succeeded(pod.run("launch", "--run=first", *TRAIN))
+    assert succeeded(pod.run("launch", "--run=first", "--status")).count("running") == 2
+
+
+def test_a_run_that_hears_no_signal_is_killed_by_force(pod: World) -> None:
+    pod.write("behaviours.json", {"*": ["hang"]})
+    succeeded(pod.run("launch", *TRAIN))
+    stop = pod.run("launch", "--stop", "--grace=0")
+    assert stop.returncode == 1
+    assert "add --force" in stop.stderr
+    succeeded(pod.run("launch", "--stop", "--grace=0", "--force"))
+    until(lambda: "running" not in pod.run("launch", "--status").stdout)
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "status"), [("exit 0", "finished"), ("exit 2", "failed 2"), ("wait", "lost")]
+)
+def test_status_tells_how_a_run_ended(pod: World, behaviour: str, status: str) -> None:
+    pod.write("behaviours.json", {"*": [behaviour]})
+    assert pod.run("launch", "--status").stdout.count("absent") == 2
+    succeeded(pod.run("launch", *TRAIN))
+    if behaviour == "wait":
+        pod.kill_runs()
+    until(lambda: pod.run("launch", "--status").stdout.count(f" {status}\n") == 2)
+
+
+def test_several_slices(world: World) -> None:
+    succeeded(world.run("launch", "--node-count=2", *TRAIN))
+    assert sorted(call[4] for call in world.calls()) == ["pod-0", "pod-1"]
+    succeeded(world.run("logs", "--node-count=2", "--node=1"))
+    assert world.calls()[-1] == ssh(
+        "bash m6rec/tpu_scripts/on_host.sh logs m6rec 100 1", node="pod-1", worker="0"
+    )
+
+
+def test_one_slice_that_fails_is_an_error(world: World) -> None:
+    failure = {"words": ["pod-0"], "times": 1, "stderr": "ERROR: Connection refused"}
+    world.write("failures.json", [failure])
+    run = world.run("launch", "--node-count=2", *TRAIN)
+    assert run.returncode == 1
+    assert "Connection refused" in run.stderr
+
+
+def test_a_folder_of_its_own_for_each_host_is_warned_of(world: World) -> None:
+    arguments = ("--", "train", "--gin_file=x", "--gin.MODEL_DIR='runs/x'")
+    assert "share no disk" in world.run("launch", *arguments).stderr
+    assert "warning" not in world.run("launch", *TRAIN).stderr
+
+
+NASTY = [
+    "two words",
+    "it's",
+    'say "no"',
+    "$HOME `id` $(id) ${x}",
+    "a\\b\\\\c\\",
+    "*?[a-z]{1,2}~",
+    "; rm -rf x & | > y < z #",
+    "line\nbreak\ttab",
+    "!history^",
+    "日本語 ü 🛒",
+    "{'inputs': 96, 'targets': 96}",
+    "--",
+    "-n",
+    "",
+    " ",
+    "'",
+    "''\"'",
+]
+
+
+def test_nasty_words_reach_m6rec_unchanged(pod: World) -> None:
+    pod.write("behaviours.json", {"*": ["exit 0"]})
+    words = ["train", "--gin_file", "x", *NASTY, *(f"--gin.X={word}" for word in NASTY)]
+    succeeded(pod.run("launch", f"--env=EXTRA={NASTY[2]}\n{NASTY[3]}", "--", *words))
+    until(lambda: len(pod.received()) == 2)
+    for received in pod.received():
+        assert received["argv"] == words
+        assert received["environment"]["EXTRA"] == f"{NASTY[2]}\n{NASTY[3]}"
+
+
+@given(
+    st.lists(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])), max_size=8)
+)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_quoted_words_are_read_back_by_any_shell(words: list[str]) -> None:
+    """dash is the strictest: it knows no $'...'."""
+    quote = f'source {shlex.quote(str(SCRIPTS / "common.sh"))}; quote_all "$@"'
+    line = subprocess.run(
+        ["bash", "-c", quote, "x", *words], capture_output=True, check=True
+    ).stdout
+    for shell in ("bash", "sh"):
+        back = subprocess.run(
+            [shell, "-c", b"[ $# = 0 ] && printf '%s\\0' " + line], capture_output=True, check=True
+        ).stdout
+        assert back.split(b"\0")[:-1] == [word.encode() for word in words or [""]]

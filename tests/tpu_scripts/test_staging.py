@@ -1,0 +1,54 @@
+"""compile_check.sh and stage_data.sh: what m6rec and gcloud are given."""
+
+from __future__ import annotations
+
+import shlex
+
+from tests.tpu_scripts.calls import (
+    V5E,
+    stub_m6rec,
+    succeeded,
+)
+from tests.tpu_scripts.world import World, program
+
+
+def test_compile_check_is_m6rec_compile_for_the_slice(world: World) -> None:
+    """Without the cloud: no call of gcloud, and none needed."""
+    (world.bin / "gcloud").unlink()
+    noted = world.folder / "m6rec"
+    program(world.bin / "m6rec", f'#!/bin/bash\nprintf "%s\\n" "$@" >{noted}\nexit 1\n')
+    arguments = (V5E, "--node-count=2", "--", "--model", "xl", "--gin.X='a b'")
+    printed = succeeded(world.run("compile_check", "--dry-run", *arguments))
+    assert not noted.exists()
+    done = world.run("compile_check", *arguments)
+    assert done.returncode == 1, "the status of m6rec compile: does not fit"
+    words = ["compile", "--topology", "v5litepod-16", "--slices", "2", "--model", "xl"]
+    assert noted.read_text().splitlines() == [*words, "--gin.X='a b'"]
+    assert shlex.split(printed) == ["m6rec", *words, "--gin.X='a b'"]
+
+
+def test_stage_data(world: World) -> None:
+    noted = stub_m6rec(world)
+    staging = world.home / ".cache/m6rec-tpu/data"
+    gin = ("--gin_file", "prepare.gin", "--gin.SPLIT='leave_one_out'")
+    options = ("--fetch", "--data-set=movielens-100k", "--data=gs://bucket/data/")
+    succeeded(world.run("stage_data", *options, "--", *gin))
+    assert [shlex.split(line) for line in noted.read_text().splitlines()] == [
+        ["", "data", "fetch", "movielens-100k"],
+        [str(staging), "data", "prepare", f"{world.home}/.cache/m6rec/movielens-100k", *gin],
+        [str(staging), "vocab", "train", *gin],
+    ]
+    assert world.calls() == [
+        ["storage", "buckets", "describe", "gs://bucket", "--project=shop", "--format=value(name)"],
+        ["storage", "rsync", "--recursive", str(staging), "gs://bucket/data", "--project=shop"],
+    ]
+    assert (world.folder / "buckets/bucket/data/vocab").is_file()
+
+
+def test_stage_data_needs_the_bucket_before_the_work(world: World) -> None:
+    noted = stub_m6rec(world)
+    (world.home / "shop").mkdir()
+    run = world.run("stage_data", "--data-set=shop", "--data=gs://elsewhere/data")
+    assert run.returncode == 2
+    assert "gcloud storage buckets create gs://elsewhere" in run.stderr
+    assert not noted.exists()
