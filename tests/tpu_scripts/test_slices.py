@@ -1,4 +1,4 @@
-"""create.sh and delete.sh against a stubbed gcloud: calls, waiting, slices that are there or dead."""
+"""create.sh and delete.sh against a stubbed gcloud: calls, waiting, slices that exist or died."""
 
 from __future__ import annotations
 
