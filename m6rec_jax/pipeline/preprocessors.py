@@ -27,6 +27,7 @@ from m6rec_jax.pipeline.vocabulary import SeqioVocabulary
 from m6rec_jax.text import rows
 from m6rec_jax.text.rows import Row
 from m6rec_jax.text.vocabulary import SubwordSampling
+from m6rec_jax.text.word_dropout import drop_words
 
 Example = Mapping[str, Any]
 Lengths = Mapping[str, int]
@@ -37,7 +38,7 @@ _FOR_TRAINING = contextvars.ContextVar("rows are made for training", default=Fal
 
 @contextlib.contextmanager
 def training_rows() -> Iterator[None]:
-    """Pipelines built inside may vary their rows at random (sub-word sampling)."""
+    """Pipelines built inside may vary their rows at random (sub-word sampling, word dropout)."""
     token = _FOR_TRAINING.set(True)
     try:
         yield
@@ -116,6 +117,7 @@ def retrieval_rows(
     candidate_length: int | None = None,
     language_weight: float = 1.0,
     subword_sampling: bool = False,
+    item_word_dropout: float = 0.0,
 ) -> tf.data.Dataset:
     """`next_items` view: a user and the items that came next, for the two-tower loss.
 
@@ -125,18 +127,29 @@ def retrieval_rows(
         `[items]`, for the contrastive loss' `correct_frequency`.
       sequence_length, vocabulary, task_name, candidate_length, language_weight, subword_sampling:
         as in `scoring_rows`.
+      item_word_dropout: share of the words of items' texts that training leaves out, each time
+        others, see `text.word_dropout`: for items that were never trained on.
+
+    Raises:
+      ConfigError: `item_word_dropout` is no share.
     """
+    if not 0 <= item_word_dropout < 1:
+        raise ConfigError(
+            f"retrieval_rows.item_word_dropout = {item_word_dropout} is not from 0 up to below 1"
+        )
     log_frequency = None if item_log_frequency is None else item_log_frequency()
 
     def make(example: Example, rng: np.random.Generator | None) -> Row:
-        sampling = None if rng is None else SubwordSampling(rng)
-        text = vocabulary.text
+        sampling = SubwordSampling(rng) if subword_sampling and rng is not None else None
+        text, items = vocabulary.text, example["items"]
+        if item_word_dropout and rng is not None:
+            items = [drop_words(item, item_word_dropout, rng) for item in items]
         row = rows.source_row(
             text, example["history"], sequence_length["inputs"], sampling=sampling
         )
         row |= rows.packed_candidates(
             text,
-            example["items"],
+            items,
             sequence_length["targets"],
             item_ids=example["item_indices"],
             item_log_frequency=(
@@ -149,7 +162,8 @@ def retrieval_rows(
         return with_ids(row, task_name, user=example["user_index"], retrieval=1)
 
     columns = ("history", "items", "item_indices", "user_index")
-    return map_rows(ds, make, columns, random=subword_sampling and rows_may_vary())
+    varied = subword_sampling or item_word_dropout > 0
+    return map_rows(ds, make, columns, random=varied and rows_may_vary())
 
 
 @gin.configurable

@@ -223,6 +223,33 @@ def test_subword_sampling_is_for_training_only(shop_views, vocabulary):
     assert tokens(outside) == tokens(plain) != tokens(inside)
 
 
+def test_word_dropout_is_for_items_in_training(shop_views, vocabulary):
+    dropped = functools.partial(preprocessors.retrieval_rows, item_word_dropout=0.5)
+    plain = run(shop_views, "next_items", preprocessors.retrieval_rows, vocabulary=vocabulary)
+    outside = run(shop_views, "next_items", dropped, vocabulary=vocabulary)
+    with preprocessors.training_rows():
+        inside = run(shop_views, "next_items", dropped, vocabulary=vocabulary)
+
+    def tokens(found, side):
+        return [row[f"{side}_input_tokens"].tolist() for row in found]
+
+    assert tokens(outside, "decoder") == tokens(plain, "decoder")
+    assert tokens(inside, "encoder") == tokens(plain, "encoder")
+    lengths = [sum(map(len, tokens(found, "decoder"))) for found in (plain, inside)]
+    assert lengths[1] < lengths[0]
+    items = [row["decoder_item_ids"][row["decoder_item_ids"] >= 0].tolist() for row in plain]
+    assert items == [
+        row["decoder_item_ids"][row["decoder_item_ids"] >= 0].tolist() for row in inside
+    ]
+    with pytest.raises(ConfigError, match=r"item_word_dropout = 1\.0"):
+        run(
+            shop_views,
+            "next_items",
+            functools.partial(preprocessors.retrieval_rows, item_word_dropout=1.0),
+            vocabulary=vocabulary,
+        )
+
+
 def test_budget_is_counted(shop_views, vocabulary):
     lengths = {"inputs": 20, "targets": 64}
     found = run(shop_views, "groups", preprocessors.scoring_rows, lengths, vocabulary=vocabulary)
