@@ -85,7 +85,7 @@ def prepare(
 
     Raises:
       DataError: something is wrong with the folder, there is no such split or view, a part is
-        empty, or a record lacks what its template needs.
+        empty, a record lacks what its template needs, or the template says nothing of an item.
       ConfigError: the template has an entry or names a field that does not exist (the message
         names those that do), or an option has an impossible value.
     """
@@ -121,6 +121,7 @@ class _Job:
         self.out, self.split, self.progress = out, split, progress
         self.keep_rendered = options.keep_rendered
         self.job = RenderJob(dataset, assign(dataset, split), options, statistics_options, progress)
+        self.item_texts = self._item_texts()
         self.source = _fingerprint(
             FORMAT,
             __version__,
@@ -188,7 +189,7 @@ class _Job:
             self.folder / "catalogue.parquet",
             items,
             self.job.dataset.items().select(columns),
-            [self.job.template.item(item) for item in items],
+            self.item_texts,
             self.job.assignment.held_out,
             train_counts(self.job.dataset, self.job.assignment.codes),
         )
@@ -197,6 +198,21 @@ class _Job:
             rendered.rmdir()
         write_manifest(self.folder, self.manifest)
         return Prepared.open(self.out, self.job.dataset.spec.name, self.split.name)
+
+    def _item_texts(self) -> list[str]:
+        """What the template says of each item; the tower of items can read no empty text."""
+        dataset = self.job.dataset
+        texts = [self.job.template.item(item) for item in dataset.item_records]
+        silent = [
+            item.id for item, text in zip(dataset.item_records, texts, strict=True) if not text
+        ]
+        if silent:
+            raise DataError(
+                f"{dataset.directory / SPEC_FILE}: the template 'item' says nothing of "
+                f"{len(silent)} items, the first of which is {silent[0]!r}: let it name a column "
+                f"that all items have, or begin with a word"
+            )
+        return texts
 
     def _save_statistics(self, statistics: Statistics) -> None:
         fingerprint = self._statistics_fingerprint()

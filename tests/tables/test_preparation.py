@@ -426,6 +426,8 @@ def test_errors(write_shop, tmp_path: Path) -> None:
     gaps = write_shop(log(), folder="gaps", template=template)
     with pytest.raises(DataError, match=r"item 'i\d+'.*maker"):
         run(gaps, out)
+    with pytest.raises(DataError, match=r"dataset\.json: .* says nothing of \d+ items, .*'i\d+'"):
+        run(folder, out, template={"item": "[{maker}]"})
     assert not list(out.glob("recommender_text/*"))
     with pytest.raises(DataError, match=r"holds no prepared 'shop.leave_one_out'.*there: nothing"):
         Prepared.open(tmp_path / "nothing", "shop", "leave_one_out")
