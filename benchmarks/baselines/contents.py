@@ -1,10 +1,11 @@
-"""Films never trained on, by what their texts say: a linear model beside ours.
+"""Films never trained on, by what is known of them: a linear model beside ours.
 
     python -m benchmarks.baselines.contents
 
-Users' and items' factors of the training matrix, the latter regressed on the words of the items'
-texts, the same that our item tower reads; an unseen item's factors are what its words say. Rows go
-to `benchmarks/results/movielens_unseen_items.json`. The split must be prepared
+Users' and items' factors of the training matrix, the latter regressed on the words of all that the
+items table says (title, people and length in minutes, too, which our item tower does not read); an
+unseen item's factors are what its words say. Rows go to
+`benchmarks/results/movielens_unseen_items.json`. The split must be prepared
 (gin_configs/examples/movielens_unseen_items_prepare.gin).
 """
 
@@ -13,7 +14,8 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -44,7 +46,7 @@ def factor_scores(
     """Scores of all items for all users, `[users, items]`.
 
     Args:
-      texts: of the items; words and pairs of words that two of them have are features.
+      texts: of the items, as `description` makes them; words and pairs of words that two of them have are features.
       train: 1 where a user acted on an item in training, else 0, `[users, items]`.
       known: bool `[items]`: items that regression learns from.
       rank: number of factors.
@@ -55,6 +57,16 @@ def factor_scores(
     factors = items.T * strengths
     said = Ridge(alpha=penalty).fit(words[known], factors[known]).predict(words)
     return np.asarray(users @ said.T)
+
+
+def description(attributes: Mapping[str, Any]) -> str:
+    """All that is known of an item, in the order of the table: lists by element, gaps left out."""
+    values = [
+        value
+        for entry in attributes.values()
+        for value in (entry if isinstance(entry, tuple) else (entry,))
+    ]
+    return ", ".join(str(value) for value in values if value is not None)
 
 
 def figures() -> dict[str, float]:
@@ -77,7 +89,8 @@ def figures() -> dict[str, float]:
     for place, user in enumerate(users):
         hidden[place, seen.get(int(user), [])] = True
     hidden[np.arange(len(rows)), targets[:, 0]] = False
-    scores = factor_scores(catalogue.texts, train, ~catalogue.held_out)[users]
+    texts = [description(item.attributes) for item in catalogue.items]
+    scores = factor_scores(texts, train, ~catalogue.held_out)[users]
     ranks = ranks_by_score(scores, targets, hidden)
     top = np.argsort(np.where(hidden, np.inf, -scores), axis=1, kind="stable")[:, : max(KS)]
     predictions = RetrievalPredictions(
