@@ -46,7 +46,8 @@ def factor_scores(
     """Scores of all items for all users, `[users, items]`.
 
     Args:
-      texts: of the items, as `description` makes them; words and pairs of words that two of them have are features.
+      texts: of the items, of `description`; words and pairs of words that two of them have are
+        features.
       train: 1 where a user acted on an item in training, else 0, `[users, items]`.
       known: bool `[items]`: items that regression learns from.
       rank: number of factors.
