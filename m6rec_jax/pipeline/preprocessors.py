@@ -25,9 +25,9 @@ from m6rec_jax.pipeline.outcomes import with_outcomes
 from m6rec_jax.pipeline.prompt_rows import prompt_row
 from m6rec_jax.pipeline.vocabulary import SeqioVocabulary
 from m6rec_jax.text import rows
-from m6rec_jax.text.piece_dropout import PieceDropout
 from m6rec_jax.text.rows import Row
 from m6rec_jax.text.vocabulary import SubwordSampling
+from m6rec_jax.text.word_dropout import drop_words
 
 Example = Mapping[str, Any]
 Lengths = Mapping[str, int]
@@ -117,7 +117,7 @@ def retrieval_rows(
     candidate_length: int | None = None,
     language_weight: float = 1.0,
     subword_sampling: bool = False,
-    item_piece_dropout: float = 0.0,
+    item_word_dropout: float = 0.0,
 ) -> tf.data.Dataset:
     """`next_items` view: a user and the items that came next, for the two-tower loss.
 
@@ -127,28 +127,29 @@ def retrieval_rows(
         `[items]`, for the contrastive loss' `correct_frequency`.
       sequence_length, vocabulary, task_name, candidate_length, language_weight, subword_sampling:
         as in `scoring_rows`.
-      item_piece_dropout: share of the pieces of items' texts that training leaves out, each time
-        others, see `text.piece_dropout`: for items that were never trained on.
+      item_word_dropout: share of the words of items' texts that training leaves out, each time
+        others, see `text.word_dropout`: for items that were never trained on.
 
     Raises:
-      ConfigError: `item_piece_dropout` is no share.
+      ConfigError: `item_word_dropout` is no share.
     """
-    if not 0 <= item_piece_dropout < 1:
+    if not 0 <= item_word_dropout < 1:
         raise ConfigError(
-            f"retrieval_rows.item_piece_dropout = {item_piece_dropout} is not from 0 up to below 1"
+            f"retrieval_rows.item_word_dropout = {item_word_dropout} is not from 0 up to below 1"
         )
     log_frequency = None if item_log_frequency is None else item_log_frequency()
 
     def make(example: Example, rng: np.random.Generator | None) -> Row:
         sampling = SubwordSampling(rng) if subword_sampling and rng is not None else None
-        dropout = PieceDropout(item_piece_dropout, rng) if item_piece_dropout and rng else None
-        text = vocabulary.text
+        text, items = vocabulary.text, example["items"]
+        if item_word_dropout and rng is not None:
+            items = [drop_words(item, item_word_dropout, rng) for item in items]
         row = rows.source_row(
             text, example["history"], sequence_length["inputs"], sampling=sampling
         )
         row |= rows.packed_candidates(
             text,
-            example["items"],
+            items,
             sequence_length["targets"],
             item_ids=example["item_indices"],
             item_log_frequency=(
@@ -156,13 +157,12 @@ def retrieval_rows(
             ),
             candidate_length=candidate_length,
             sampling=sampling,
-            dropout=dropout,
         )
         row["decoder_loss_weights"] *= np.float32(language_weight)
         return with_ids(row, task_name, user=example["user_index"], retrieval=1)
 
     columns = ("history", "items", "item_indices", "user_index")
-    varied = subword_sampling or item_piece_dropout > 0
+    varied = subword_sampling or item_word_dropout > 0
     return map_rows(ds, make, columns, random=varied and rows_may_vary())
 
 

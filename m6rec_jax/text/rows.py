@@ -24,7 +24,6 @@ import numpy as np
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.text.budget import fit_to_budget
 from m6rec_jax.text.infilling import draw_spans, longest_text, span_counts
-from m6rec_jax.text.piece_dropout import PieceDropout
 from m6rec_jax.text.vocabulary import SubwordSampling, Vocabulary
 
 Row = dict[str, np.ndarray]
@@ -108,7 +107,6 @@ def packed_candidates(
     *,
     candidate_length: int | None = None,
     sampling: SubwordSampling | None = None,
-    dropout: PieceDropout | None = None,
 ) -> Row:
     """Packs candidates for one history into one decoder row, one block each.
 
@@ -125,7 +123,6 @@ def packed_candidates(
         share, target_length // len(candidates). Name it where rows hold different numbers of
         candidates and a long text must be cut alike in all of them.
       sampling: cut words into pieces at random (training only).
-      dropout: leave pieces out at random (training only).
 
     Returns:
       decoder_input_tokens, decoder_target_tokens, decoder_block_ids, decoder_labels,
@@ -146,8 +143,6 @@ def packed_candidates(
             "[BOS], [EOS] and a word for each; raise target_length or lower the group size"
         )
     tokens = [vocab.encode_array(text, sampling=sampling) for text in candidates]
-    if dropout is not None:
-        tokens = [dropout(ids) for ids in tokens]
     num_truncated = 0
     for place, ids in enumerate(tokens):
         if len(ids) == 0:

@@ -223,8 +223,8 @@ def test_subword_sampling_is_for_training_only(shop_views, vocabulary):
     assert tokens(outside) == tokens(plain) != tokens(inside)
 
 
-def test_piece_dropout_is_for_items_in_training(shop_views, vocabulary):
-    dropped = functools.partial(preprocessors.retrieval_rows, item_piece_dropout=0.5)
+def test_word_dropout_is_for_items_in_training(shop_views, vocabulary):
+    dropped = functools.partial(preprocessors.retrieval_rows, item_word_dropout=0.5)
     plain = run(shop_views, "next_items", preprocessors.retrieval_rows, vocabulary=vocabulary)
     outside = run(shop_views, "next_items", dropped, vocabulary=vocabulary)
     with preprocessors.training_rows():
@@ -241,11 +241,11 @@ def test_piece_dropout_is_for_items_in_training(shop_views, vocabulary):
     assert items == [
         row["decoder_item_ids"][row["decoder_item_ids"] >= 0].tolist() for row in inside
     ]
-    with pytest.raises(ConfigError, match=r"item_piece_dropout = 1\.0"):
+    with pytest.raises(ConfigError, match=r"item_word_dropout = 1\.0"):
         run(
             shop_views,
             "next_items",
-            functools.partial(preprocessors.retrieval_rows, item_piece_dropout=1.0),
+            functools.partial(preprocessors.retrieval_rows, item_word_dropout=1.0),
             vocabulary=vocabulary,
         )
 
