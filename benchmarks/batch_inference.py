@@ -98,7 +98,7 @@ def write_data_set(folder: Path, num_items: int) -> Path:
     }
     pq.write_table(pa.Table.from_pylist(items), folder / "items.parquet")
     pq.write_table(pa.table(events), folder / "events.parquet")
-    pq.write_table(pa.Table.from_pylist(users), folder / "users.parquet")
+    pq.write_table(pa.table(users), folder / "users.parquet")
     (folder / "dataset.json").write_text(json.dumps(DATASET, indent=2))
     return folder
 
