@@ -73,8 +73,8 @@ def convert(column: pa.Array, kind: str) -> tuple[pa.Array, list[BadValue]]:
     if fast is not None:
         try:
             converted = fast(column)
-        # A value that does not fit, or types between which pyarrow has no cast, its own
-        # ArrowNotImplementedError: values are then converted one by one, bad ones reported.
+        # A value that does not fit, or types between which pyarrow has no cast: values are then
+        # converted one by one, bad ones reported.
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OverflowError, ValueError):
             converted = None
         if converted is not None:

@@ -203,9 +203,8 @@ class _Job:
         """What the template says of each item; the tower of items can read no empty text."""
         dataset = self.job.dataset
         texts = [self.job.template.item(item) for item in dataset.item_records]
-        silent = [
-            item.id for item, text in zip(dataset.item_records, texts, strict=True) if not text
-        ]
+        told = zip(dataset.item_records, texts, strict=True)
+        silent = [item.id for item, text in told if not text.strip()]
         if silent:
             raise DataError(
                 f"{dataset.directory / SPEC_FILE}: the template 'item' says nothing of "

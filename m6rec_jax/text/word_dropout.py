@@ -3,7 +3,6 @@
 Whoever reads an item's whole text every time learns the item by heart, by its title or by who made
 it, and has nothing to say of one that was never trained on. With a part of the words gone, the
 others must do: words are treated as DropoutNet (Volkovs et al., NeurIPS 2017) treats features.
-Words, even where a clause of a template is one piece of the vocabulary: pieces left out gain less.
 """
 
 from __future__ import annotations
