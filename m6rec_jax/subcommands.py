@@ -186,7 +186,7 @@ def _infer_requests(args: argparse.Namespace) -> None:
 
     if args.output is None:
         raise ConfigError("m6rec infer --requests FILE needs --output FILE, too")
-    args.gin_file = args.gin_file or ["gin_configs/runs/infer_requests.gin"]
+    args.gin_file = ["gin_configs/runs/infer_requests.gin", *(args.gin_file or ())]
     _configure_together(args)
     index = {} if args.index is None else {"index": str(args.index)}
     print(infer_requests(args.requests, args.output, **index))
@@ -195,7 +195,7 @@ def _infer_requests(args: argparse.Namespace) -> None:
 def run_chat(args: argparse.Namespace) -> None:
     from m6rec_jax.inference.chat import chat
 
-    args.gin_file = args.gin_file or ["gin_configs/runs/chat.gin"]
+    args.gin_file = ["gin_configs/runs/chat.gin", *(args.gin_file or ())]
     _configure(args)
     chat(user=args.user)
 
@@ -203,7 +203,7 @@ def run_chat(args: argparse.Namespace) -> None:
 def run_index_build(args: argparse.Namespace) -> None:
     from m6rec_jax.inference.build_index import build_index
 
-    args.gin_file = args.gin_file or ["gin_configs/runs/build_index.gin"]
+    args.gin_file = ["gin_configs/runs/build_index.gin", *(args.gin_file or ())]
     _configure_together(args)
     manifest = build_index(args.output)
     print(f"{args.output}: {manifest.count:,} items, {manifest.dim} numbers each")

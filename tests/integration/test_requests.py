@@ -126,7 +126,9 @@ def test_killed_half_way_and_started_again(trained: Path) -> None:
 
 
 def test_an_index_and_what_it_finds(trained: Path) -> None:
-    build = ("index", "build", "--gin.MODEL_DIR=run", "--output", "shop.index")
+    # A file of one's own is read beside the command's.
+    sharded = ("--gin_file", "gin_configs/sharding/fully_sharded.gin")
+    build = ("index", "build", "--gin.MODEL_DIR=run", "--output", "shop.index", *sharded)
     assert "shop.index: 7 items, 8 numbers each" in succeeded(m6rec(trained, *build))
     assert "is built already" in m6rec(trained, *build).stderr
     rows = [request(number) | {"k": None, "exclude": None} for number in range(20)]
@@ -137,6 +139,7 @@ def test_an_index_and_what_it_finds(trained: Path) -> None:
     arguments = infer(
         *("--requests", "requests.parquet", "--output", "found.parquet", "--index", "shop.index"),
         "--gin.infer_requests.job=retrieval",
+        *sharded,
     )
     out = succeeded(m6rec(trained, *arguments))
     assert "20 requests: 20 answered (found.parquet), 0 rejected" in out

@@ -94,8 +94,6 @@ evaluate.limit = 8
 """
 
 ZERO_SHOT = """
-include 'gin_configs/runs/infer_requests.gin'
-
 import m6rec_jax.inference.likelihood_scoring
 
 TASK = 'shop_ctr'
