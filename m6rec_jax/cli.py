@@ -5,6 +5,7 @@ name files and folders.
 """
 
 import argparse
+import errno
 import logging
 import os
 import re
@@ -21,6 +22,21 @@ from m6rec_jax.errors import ConfigError, M6RecError, UnreachableError
 
 EXIT_USER_ERROR = 2
 EXIT_LOST_PROCESS = 3
+
+# What the system answers to paths and disks that are not as the command wants them.
+_MENDABLE = frozenset(
+    {
+        errno.EACCES,
+        errno.EDQUOT,
+        errno.EISDIR,
+        errno.ENAMETOOLONG,
+        errno.ENOENT,
+        errno.ENOSPC,
+        errno.ENOTDIR,
+        errno.EPERM,
+        errno.EROFS,
+    }
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,7 +72,7 @@ def _failed(error: Exception | KeyboardInterrupt) -> int:
         if isinstance(error, KeyboardInterrupt):
             print("m6rec: stopped", file=sys.stderr)
             return subcommands.EXIT_OF_SIGNALS["SIGINT"]
-        if not isinstance(error, M6RecError):
+        if not _is_mendable(error):
             raise error
         print(f"m6rec: {_told(error)}", file=sys.stderr)
         return _status(error)
@@ -70,7 +86,7 @@ def _failed(error: Exception | KeyboardInterrupt) -> int:
                 f"the newest checkpoint. Seen here: {type(error).__name__}: {error}",
                 file=sys.stderr,
             )
-        elif isinstance(error, M6RecError):
+        elif _is_mendable(error):
             status = _status(error)
             print(f"m6rec: {_told(error)}", file=sys.stderr)
         else:
@@ -80,11 +96,17 @@ def _failed(error: Exception | KeyboardInterrupt) -> int:
     return status
 
 
-def _status(error: M6RecError) -> int:
+def _is_mendable(error: BaseException) -> bool:
+    return isinstance(error, M6RecError) or (
+        isinstance(error, OSError) and error.errno in _MENDABLE
+    )
+
+
+def _status(error: BaseException) -> int:
     return EXIT_LOST_PROCESS if isinstance(error, UnreachableError) else EXIT_USER_ERROR
 
 
-def _told(error: M6RecError) -> str:
+def _told(error: BaseException) -> str:
     """What an error says, without what gin adds: which function's settings it was about."""
     return re.sub(r"\n  In call to configurable .*", "", str(error))
 
@@ -129,6 +151,15 @@ def _gin_bindings(rest: Sequence[str], parser: argparse.ArgumentParser) -> list[
     return bindings
 
 
+def _local_path(text: str) -> Path:
+    """A path on a local disk: `Path` would make the folder gs:/bucket of an address."""
+    if "://" in text:
+        raise argparse.ArgumentTypeError(
+            f"{text} is the address of a bucket, and this is read and written on a local disk only"
+        )
+    return Path(text).expanduser()
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="m6rec",
@@ -145,21 +176,21 @@ def _parser() -> argparse.ArgumentParser:
     fetch.add_argument("name", help="for instance movielens-100k; a wrong name lists them all")
     fetch.set_defaults(run=subcommands.run_data_fetch)
     check = actions.add_parser("check", help="report the problems of a data set folder")
-    check.add_argument("folder", type=Path)
-    check.add_argument("--quarantine", type=Path, help="write rejected rows to this file")
-    check.add_argument("--json", type=Path, help="write the report to this file, too")
+    check.add_argument("folder", type=_local_path)
+    check.add_argument("--quarantine", type=_local_path, help="write rejected rows to this file")
+    check.add_argument("--json", type=_local_path, help="write the report to this file, too")
     check.set_defaults(run=subcommands.run_data_check)
     prepare = actions.add_parser("prepare", help="render a data set's text as a TFDS data set")
     prepare.add_argument(
         "folder",
-        type=Path,
+        type=_local_path,
         help="a folder of a data set, of texts, reviews or dialogues, or the name of a fetched one",
     )
     _takes_gin(prepare)
     prepare.set_defaults(run=subcommands.run_data_prepare)
     sample = actions.add_parser("sample", help="a smaller data set folder, of some of the users")
     sample.add_argument(
-        "folder", type=Path, help="a data set folder, or the name of a fetched data set"
+        "folder", type=_local_path, help="a data set folder, or the name of a fetched data set"
     )
     _takes_gin(sample)
     sample.set_defaults(run=subcommands.run_data_sample)
@@ -189,14 +220,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     infer.add_argument(
         "--requests",
-        type=Path,
+        type=_local_path,
         metavar="FILE",
         help="answer these requests, .jsonl or .parquet (default: the task that gin names); run "
         "the same command again to resume",
     )
-    # No Path: that would make gs:/bucket of an address, which then looks like a folder.
+    # Of a task it may be in a bucket.
     infer.add_argument("--output", metavar="FILE", help="where results go")
-    infer.add_argument("--index", type=Path, metavar="FOLDER", help="of the catalogue, to retrieve")
+    infer.add_argument(
+        "--index", type=_local_path, metavar="FOLDER", help="of the catalogue, to retrieve"
+    )
     _takes_gin(infer)
     infer.set_defaults(run=subcommands.run_infer)
 
@@ -205,7 +238,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     chat.add_argument(
         "--user",
-        type=Path,
+        type=_local_path,
         metavar="FILE",
         help="what is known of the user: a request in JSON, as for m6rec infer",
     )
@@ -230,7 +263,7 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--from", dest="source", required=True, help=where)
     convert.add_argument("--to", dest="target", required=True, help="likewise; a new folder")
     convert.add_argument(
-        "--vocabulary", type=Path, help="SentencePiece file (default: the one in the source)"
+        "--vocabulary", type=_local_path, help="SentencePiece file (default: the one in the source)"
     )
     convert.add_argument(
         "--model-type",
@@ -244,7 +277,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_compile(commands)
 
     demo = commands.add_parser("demo", help="MovieLens-100k from nothing to an HTML report")
-    demo.add_argument("--output", type=Path, default=Path("runs/demo"))
+    demo.add_argument("--output", type=_local_path, default=Path("runs/demo"))
     demo.add_argument("--seed", type=int, default=0)
     demo.set_defaults(run=subcommands.run_demo)
 
@@ -284,9 +317,14 @@ def _add_compile(commands: Any) -> None:
         metavar="LIST",
         help="which of train,score,decode (default: all)",
     )
-    command.add_argument("--json", type=Path, metavar="FILE", help="write the report here, too")
     command.add_argument(
-        "--hlo", type=Path, metavar="FOLDER", help="write the optimised programs here, as text"
+        "--json", type=_local_path, metavar="FILE", help="write the report here, too"
+    )
+    command.add_argument(
+        "--hlo",
+        type=_local_path,
+        metavar="FOLDER",
+        help="write the optimised programs here, as text",
     )
     _takes_gin(command)
     command.set_defaults(run=subcommands.run_compile)
@@ -304,7 +342,7 @@ def _add_prompts(commands: Any) -> None:
     inspect = actions.add_parser("inspect", help="what a task's prompts are, and whether intact")
     inspect.set_defaults(run=subcommands.run_prompts_inspect)
     for action in (listing, add, remove, inspect):
-        # No Path: that would make gs:/bucket of an address, which then looks like a folder.
+        # Of a task it may be in a bucket.
         action.add_argument("bank", metavar="BANK", help="folder of the bank, on a local disk")
     for action in (remove, inspect):
         action.add_argument("name", metavar="TASK", help="name of the task in the bank")

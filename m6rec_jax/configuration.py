@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import os
 import re
 import tokenize
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -221,7 +222,8 @@ def _read_binding(binding: str, parsed: ParsedConfig) -> str | None:
         raise ConfigError(f"'{binding}': expected --gin.NAME=VALUE")
     shown = f"--gin.{name}"
     if _BARE_STRING.fullmatch(value) and not _is_value(value):
-        value = repr(value)
+        # The shell leaves it alone behind an equals sign.
+        value = repr(os.path.expanduser(value) if value.startswith("~/") else value)
     is_macro = None
     for statement, origin in _statements(f"{name} = {value}", shown, on_line=False):
         _apply(statement, origin, parsed)

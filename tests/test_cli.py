@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from m6rec_jax import cli, subcommands
@@ -42,3 +44,49 @@ def test_settings_reach_a_command_that_takes_them(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(subcommands, "run_params", lambda args: found.append(args.gin_bindings))
     assert cli.main(["params", "--gin_file", "a.gin", "--gin.BATCH_SIZE=8"]) == 0
     assert found == [["BATCH_SIZE = 8"]]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["data", "check", "shop", "--json", "gs://bucket/report.json"],
+        ["infer", "--requests", "gs://bucket/requests.jsonl", "--output", "scores.jsonl"],
+        ["demo", "--output", "gs://bucket/demo"],
+    ],
+)
+def test_a_bucket_is_no_local_folder(
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(words)
+    assert ended.value.code == cli.EXIT_USER_ERROR
+    assert "gs://bucket/" in (told := capsys.readouterr().err)
+    assert "on a local disk only" in told
+    assert not list(tmp_path.iterdir())
+
+
+def test_paths_that_cannot_be_written_are_told_without_a_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setattr(
+        subcommands, "run_params", lambda args: (tmp_path / "file" / "report").write_text("")
+    )
+    assert cli.main(["params", "--gin_file", "a.gin"]) == cli.EXIT_USER_ERROR
+    told = capsys.readouterr().err
+    assert told.startswith("m6rec: ")
+    assert "Not a directory" in told
+    assert "file/report" in told
+
+
+def test_other_errors_of_the_system_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(args: object) -> None:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr(subcommands, "run_params", broken)
+    with pytest.raises(BrokenPipeError):
+        cli.main(["params", "--gin_file", "a.gin"])

@@ -116,7 +116,7 @@ def test_later_files_win() -> None:
         ("runs/a-1", "runs/a-1"),
         ("/tmp/run.1", "/tmp/run.1"),
         ("gs://bucket/run", "gs://bucket/run"),
-        ("~/run", "~/run"),
+        ("~/run", str(Path("~/run").expanduser())),
         ("movielens_ctr", "movielens_ctr"),
         ("'quoted text'", "quoted text"),
         ("None", None),

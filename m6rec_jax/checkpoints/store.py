@@ -70,14 +70,19 @@ class CheckpointStore:
             raise ConfigError(f"best_mode = {best_mode!r} is neither 'max' nor 'min'")
         self.folder = absolute(folder)
         self._best_metric = best_metric
-        self._worst = -math.inf if best_mode == "max" else math.inf
+        self._worst = worst = -math.inf if best_mode == "max" else math.inf
         # item -> (fingerprint, specs), of frozen items: they never change while this object lives.
         self._frozen: dict[str, tuple[str, dict[str, TensorSpec]]] = {}
+
+        def figure(metrics: Mapping[str, float]) -> float:
+            # Steps that were saved while another metric was followed do not have it.
+            return worst if best_metric is None else metrics.get(best_metric, worst)
+
         policies: list[Any] = [checkpoint_managers.LatestN(keep)]
         if best_metric is not None:
             policies.append(
                 checkpoint_managers.BestN(
-                    get_metric_fn=lambda metrics: metrics[best_metric],
+                    get_metric_fn=figure,
                     reverse=best_mode == "min",
                     n=1,
                     keep_checkpoints_without_metrics=False,
@@ -87,7 +92,7 @@ class CheckpointStore:
             preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
             enable_async_checkpointing=asynchronous,
             # Not for preservation, which the policy decides: without it metrics are not stored.
-            best_fn=None if best_metric is None else lambda metrics: metrics[best_metric],
+            best_fn=None if best_metric is None else figure,
             best_mode=best_mode,
         )
         self._remove_unfinished()
@@ -108,7 +113,9 @@ class CheckpointStore:
             return None
         step = self._manager.best_step()
         # Without any metric Orbax calls the newest step the best.
-        return step if step is not None and self._manager.metrics(step) else None
+        if step is None or self._best_metric not in (self._manager.metrics(step) or ()):
+            return None
+        return step
 
     def save(
         self,

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from m6rec_jax.errors import ConfigError
+from m6rec_jax.errors import CheckpointError, ConfigError
 
 
 class BestMetric:
@@ -25,7 +25,8 @@ class BestMetric:
             raise ConfigError("train.early_stopping_patience needs train.best_metric")
         if patience is not None and patience < 1:
             raise ConfigError(f"train.early_stopping_patience = {patience} must be at least 1")
-        self.name, self._sign, self._patience = name, 1 if mode == "max" else -1, patience
+        self.name, self._mode, self._patience = name, mode, patience
+        self._sign = 1 if mode == "max" else -1
         self.best: float | None = None
         self.best_step: int | None = None
         self.waited = 0
@@ -60,9 +61,29 @@ class BestMetric:
 
     def state_dict(self) -> dict[str, Any]:
         """For the manifest."""
-        return {"best": self.best, "best_step": self.best_step, "waited": self.waited}
+        return {
+            "name": self.name,
+            "mode": self._mode,
+            "best": self.best,
+            "best_step": self.best_step,
+            "waited": self.waited,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """From the manifest of the checkpoint that a run resumes from."""
+        """From the manifest of the checkpoint that a run resumes from.
+
+        Raises:
+          CheckpointError: another metric was followed there, or the other way round: what it
+            reached, and which steps were kept for it, says nothing of this one.
+        """
+        followed = state.get("name", self.name), state.get("mode", self._mode)
+        if self.name is None or followed[0] is None:
+            return
+        if followed != (self.name, self._mode):
+            raise CheckpointError(
+                f"the run has followed {followed[0]} ({followed[1]}) so far, and train.best_metric "
+                f"is {self.name} ({self._mode}) now: keep it, or start a new MODEL_DIR with "
+                "INITIAL_CHECKPOINT_PATH = this one"
+            )
         self.best, self.best_step = state.get("best"), state.get("best_step")
         self.waited = int(state.get("waited", 0))

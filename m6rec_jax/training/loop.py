@@ -282,7 +282,13 @@ def train(
                 )
         first_step = int(state.step)
         if is_main:
-            save_inference_assets(mixture_or_task_name, task_feature_lengths, model_dir, source)
+            save_inference_assets(
+                mixture_or_task_name,
+                task_feature_lengths,
+                model_dir,
+                source,
+                resumed=store.latest_step() is not None,
+            )
 
     loop = StepLoop(
         mesh=mesh,

@@ -166,7 +166,12 @@ def prompt_row_of(task: str, name: str, config: ModelConfig) -> int:
 
 
 def save_inference_assets(
-    name: str, feature_lengths: Mapping[str, int], model_dir: str, batches: ResumableBatches
+    name: str,
+    feature_lengths: Mapping[str, int],
+    model_dir: str,
+    batches: ResumableBatches,
+    *,
+    resumed: bool,
 ) -> None:
     """Writes `MODEL_DIR/inference`, so that the folder can be loaded by itself.
 
@@ -178,7 +183,7 @@ def save_inference_assets(
     # Beneath it are things that gin configures; runs/train.gin imports it before gin is locked.
     with gin.unlock_config():
         from m6rec_jax.evaluation.assets import save_task_assets
-        from m6rec_jax.inference.bundle import ASSETS_FOLDER
+        from m6rec_jax.inference.bundle import ASSETS_FOLDER, SETTINGS_FILE
         from m6rec_jax.pipeline.registration import is_registered
 
     if not is_registered(name):
@@ -188,8 +193,9 @@ def save_inference_assets(
             name,
         )
         return
-    # A user may have set a limit of their own in what an earlier launch wrote.
-    if not (epath.Path(model_dir) / ASSETS_FOLDER).exists():
+    # A user may have set a limit of their own in what an earlier launch wrote; but what a launch
+    # left that came to no checkpoint may be of other settings. The settings are written last.
+    if not (resumed and (epath.Path(model_dir) / ASSETS_FOLDER / SETTINGS_FILE).exists()):
         save_task_assets(model_dir, name, feature_lengths)
 
 

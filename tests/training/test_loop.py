@@ -135,6 +135,8 @@ def test_best_checkpoint_is_kept_and_patience_ends_the_run(tmp_path: Path) -> No
     assert result.best_step == 4
     assert list_steps(tmp_path / "checkpoints") == [4, 10]
     assert read_manifest(locate(tmp_path)).extra["best"] == {
+        "name": "validation/auc",
+        "mode": "max",
         "best": 0.9,
         "best_step": 4,
         "waited": 3,
@@ -142,6 +144,28 @@ def test_best_checkpoint_is_kept_and_patience_ends_the_run(tmp_path: Path) -> No
     again, _ = toy_train(tmp_path, 40, **settings)
     assert again.step == 10
     assert again.stopped_by == "early stopping"
+
+
+def test_resume_refuses_another_best_metric(tmp_path: Path) -> None:
+    """A loss of 0.7 is no AUC to be beaten."""
+    settings: dict[str, Any] = {
+        "evaluate": lambda model, variables, step: {"auc": 0.5 + step / 100},
+        "eval_period": 2,
+        "checkpoint_period": 1,
+        "keep_checkpoints": 1,
+    }
+    # Steps that were saved while nothing was followed have no figure.
+    toy_train(tmp_path, 2, **settings)
+    toy_train(tmp_path, 4, **settings, best_metric="validation/auc", best_mode="max")
+    for other in (
+        {"best_metric": "validation/loss", "best_mode": "min"},
+        {"best_metric": "validation/auc", "best_mode": "min"},
+    ):
+        with pytest.raises(CheckpointError, match=r"has followed validation/auc \(max\) so far"):
+            toy_train(tmp_path, 6, **settings, **other)
+    result, _ = toy_train(tmp_path, 7, **settings, best_metric="validation/auc", best_mode="max")
+    assert result.best_step == 7
+    toy_train(tmp_path, 8, **settings)
 
 
 def test_best_metric_must_exist(tmp_path: Path) -> None:
