@@ -207,9 +207,11 @@ def train(
         check_bucket(path)  # nothing else may take time, or write, before
     folder = epath.Path(model_dir)
     is_main = jax.process_index() == 0
-    if is_main:
+    config_file = folder / configuration.CONFIG_FILE
+    # That of a run that is there stays until this one has proved to be its continuation.
+    if is_main and not config_file.exists():
         configuration.write_config(model_dir, operative=False)
-    check_shared(folder / configuration.CONFIG_FILE)
+    check_shared(config_file)
 
     with clock.measure("startup"):
         mesh = make_mesh()
@@ -282,6 +284,7 @@ def train(
                 )
         first_step = int(state.step)
         if is_main:
+            configuration.write_config(model_dir, operative=False)
             save_inference_assets(
                 mixture_or_task_name,
                 task_feature_lengths,

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import gin
 import jax
 import numpy as np
 import pytest
@@ -141,8 +142,14 @@ def test_resume_refuses_another_size(unbroken: Any) -> None:
 
 def test_resume_refuses_another_choice_of_what_trains(unbroken: Any) -> None:
     _, _, folder = unbroken
-    with pytest.raises(CheckpointError, match="trainable = 'all', now it is 'prompts'"):
-        toy_train(folder, STEPS + 1, trainable="prompts")
+    config = (folder / "config.gin").read_text()
+    gin.bind_parameter("train.log_period", 7)
+    try:
+        with pytest.raises(CheckpointError, match="trainable = 'all', now it is 'prompts'"):
+            toy_train(folder, STEPS + 1, trainable="prompts")
+    finally:
+        gin.clear_config()
+    assert (folder / "config.gin").read_text() == config, "of the run that made the checkpoints"
 
 
 def test_resume_refuses_another_vocabulary(tmp_path: Path) -> None:
