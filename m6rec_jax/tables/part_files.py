@@ -16,8 +16,8 @@ on disk. Killed before that, the part is made again and overwrites what there is
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
-import fcntl
 import json
 import os
 import shutil
@@ -26,9 +26,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from m6rec_jax.errors import DataError
+from m6rec_jax.tables.locked_folder import locked_folder
 from m6rec_jax.tables.request_files import Position
 
-_JOB, _PROGRESS, _LOCK = "job.json", "progress.jsonl", "lock"
+_JOB, _PROGRESS = "job.json", "progress.jsonl"
 _REJECTED = ".rejected"
 # Names of ignored fields to keep: requests may have any number of them.
 _MOST_NAMES = 50
@@ -98,7 +99,7 @@ class PartFiles:
         self.rejected = output.with_name(f"{output.stem}.rejected.jsonl")
         self._summary = output.with_name(f"{output.stem}.summary.json")
         self._folder = output.with_name(f"{output.name}.parts")
-        self._lock: int | None = None
+        self._lock = contextlib.ExitStack()
         self._number = 0
         self.start, self.totals = Position(), Totals()
         self.finished = output.exists()
@@ -107,19 +108,14 @@ class PartFiles:
         if self.finished:
             self._open_finished()
             return self
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._lock = os.open(self._folder / _LOCK, os.O_RDWR | os.O_CREAT)
-        try:
-            self._open_parts(self._lock)
-        except BaseException:
-            self.__exit__()
-            raise
+        with contextlib.ExitStack() as lock:
+            lock.enter_context(locked_folder(self._folder, f"writing {self._output}"))
+            self._open_parts()
+            self._lock = lock.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._lock is not None:
-            os.close(self._lock)  # which also unlocks it
-            self._lock = None
+        self._lock.close()
 
     @property
     def part(self) -> Path:
@@ -171,11 +167,7 @@ class PartFiles:
         self._remove_parts()
         self.finished = True
 
-    def _open_parts(self, lock: int) -> None:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise DataError(f"another process is writing {self._output}") from error
+    def _open_parts(self) -> None:
         path = self._folder / _JOB
         if path.exists():
             self._check_job(json.loads(path.read_text("utf-8")), self._folder)

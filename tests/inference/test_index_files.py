@@ -106,6 +106,18 @@ def test_what_another_build_left_is_not_used(tmp_path: Path, changes: dict[str, 
     np.testing.assert_array_equal(found, embed((changes.get("texts") or TEXTS).values()))
 
 
+def test_one_process_at_a_time_builds_an_index(tmp_path: Path) -> None:
+    def while_another_tries(texts: Any) -> np.ndarray:
+        with pytest.raises(DataError, match=r"another process is building .*index; wait for it"):
+            build(tmp_path / "index", model="b")
+        return embed(texts)
+
+    build(tmp_path / "index", embed=while_another_tries)
+    open_index(tmp_path / "index", "a")
+    assert [path.name for path in tmp_path.iterdir()] == ["index"]
+    assert not (tmp_path / "index" / "lock").exists()
+
+
 def test_approximate_search_behind_the_same_interface(tmp_path: Path, folder: Path) -> None:
     pytest.importorskip("usearch", reason="needs the extra of that name")
     build(tmp_path / "with graph", graph=True)

@@ -120,7 +120,7 @@ def test_other_jobs_and_other_processes(tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"
     with (
         PartFiles(output, ".jsonl", JOB),
-        pytest.raises(DataError, match="another process is writing"),
+        pytest.raises(DataError, match=r"another process is writing .*out\.jsonl; wait for it"),
     ):
         write(output)
     with pytest.raises(DataError, match=r"out\.jsonl\.parts holds .* differs in: k \(10 there\)"):
