@@ -14,6 +14,7 @@ that it finished.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import hashlib
@@ -129,7 +130,7 @@ def write_index(
     """Embeds a catalogue into a new folder; goes on where a run that was killed stopped.
 
     Args:
-      folder: where the same index lies already, nothing is done.
+      folder: new or empty; where the same index lies already, nothing is done.
       texts: id -> text of each item.
       embed: texts to float32 `[texts, dim]`.
       model: fingerprint of what `embed` uses.
@@ -141,12 +142,15 @@ def write_index(
 
     Raises:
       DataError: something else is there, another process is building it, or there are no items.
+      CheckpointError: the index that is there is damaged or of a newer version.
       ConfigError: a graph without usearch.
     """
     folder = Path(folder)
     if not texts:
         raise DataError("the catalogue is empty: there is nothing to embed")
     catalogue = _fingerprint_of(texts)
+    with contextlib.suppress(OSError):
+        folder.rmdir()  # succeeds where it is empty, which is as good as new
     if folder.exists():
         return _same_index(folder, model, catalogue, graph)
     unfinished = folder.with_name(f"{folder.name}.unfinished")
@@ -285,6 +289,8 @@ def _write_progress(folder: Path, made_of: tuple[str, str], done: int) -> None:
 
 
 def _same_index(folder: Path, model: str, catalogue: str, graph: bool) -> IndexManifest:
+    if not (folder / MANIFEST).is_file():
+        raise DataError(f"{folder} exists and is no index; name a new folder")
     manifest = read_manifest(folder)
     same = (manifest.model, manifest.catalogue) == (model, catalogue)
     if same and (GRAPH in manifest.checksums or not graph):

@@ -65,6 +65,20 @@ def test_the_same_build_again_does_nothing_and_another_is_refused(folder: Path) 
         build(folder, graph=True)
 
 
+def test_an_empty_folder_is_as_good_as_new(tmp_path: Path) -> None:
+    (tmp_path / "index").mkdir()
+    build(tmp_path / "index")
+    open_index(tmp_path / "index", "a")
+    assert [path.name for path in tmp_path.iterdir()] == ["index"]
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "notes.txt").write_text("mine")
+    for folder in (other, other / "notes.txt"):
+        with pytest.raises(DataError, match="exists and is no index; name a new folder"):
+            build(folder)
+    assert [path.name for path in other.iterdir()] == ["notes.txt"]
+
+
 def test_a_killed_build_goes_on(tmp_path: Path) -> None:
     class Killed(Exception):
         pass
