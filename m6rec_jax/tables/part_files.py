@@ -80,7 +80,8 @@ class PartFiles:
     Args:
       output: the file that is to be.
       suffix: of its parts.
-      job: what the output depends on, as JSON has it: parts of another job are not gone on with.
+      job: what the output depends on, as JSON has it: committed parts of another job are not gone
+        on with.
 
     Attributes:
       rejected: the side file.
@@ -169,11 +170,15 @@ class PartFiles:
 
     def _open_parts(self) -> None:
         path = self._folder / _JOB
-        if path.exists():
-            self._check_job(json.loads(path.read_text("utf-8")), self._folder)
-            self._read_progress()
-        else:
+        self._read_progress()
+        if not self._number:  # an earlier attempt that got nowhere stands in nobody's way
             _write_safely(path, json.dumps(self._job, indent=2))
+            return
+        try:
+            found = json.loads(path.read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise self._damaged(path, error) from error
+        self._check_job(found, self._folder)
 
     def _open_finished(self) -> None:
         try:
@@ -216,11 +221,12 @@ class PartFiles:
                 self.totals.add(Totals.from_json(entry))
                 self._number += 1
         except (ValueError, KeyError, TypeError) as error:
-            raise DataError(
-                f"{path} is damaged ({error}); remove {self._folder} to start anew"
-            ) from error
+            raise self._damaged(path, error) from error
         if len(whole) < len(content):
             os.truncate(path, len(whole))
+
+    def _damaged(self, path: Path, error: Exception) -> DataError:
+        return DataError(f"{path} is damaged ({error}); remove {self._folder} to start anew")
 
 
 def _write_safely(path: Path, text: str) -> None:
