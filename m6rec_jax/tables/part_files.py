@@ -74,6 +74,12 @@ class Totals:
         return cls(raw["answered"], *counters)
 
 
+def side_files(output: Path) -> tuple[Path, Path]:
+    """Where rejected rows and the summary of an output go; its ending makes no difference."""
+    rejected, summary = (f"{output.stem}.{name}" for name in ("rejected.jsonl", "summary.json"))
+    return output.with_name(rejected), output.with_name(summary)
+
+
 class PartFiles:
     """The parts of one output; use it as a context manager.
 
@@ -91,14 +97,13 @@ class PartFiles:
 
     Raises:
       DataError: the output or its parts are there and belong to another job, another process is
-        writing them, or they are damaged.
+        writing them, or they are damaged; or the summary that is there is another output's.
     """
 
     def __init__(self, output: Path, suffix: str, job: Mapping[str, Any]) -> None:
         self._output, self._suffix = output, suffix
         self._job = json.loads(json.dumps(job))
-        self.rejected = output.with_name(f"{output.stem}.rejected.jsonl")
-        self._summary = output.with_name(f"{output.stem}.summary.json")
+        self.rejected, self._summary = side_files(output)
         self._folder = output.with_name(f"{output.name}.parts")
         self._lock = contextlib.ExitStack()
         self._number = 0
@@ -106,6 +111,7 @@ class PartFiles:
         self.finished = output.exists()
 
     def __enter__(self) -> Self:
+        self._check_summary()
         if self.finished:
             self._open_finished()
             return self
@@ -149,7 +155,11 @@ class PartFiles:
 
         Args:
           join: writes the rows of several parts to one file.
+
+        Raises:
+          DataError: an output of which only the ending differs has taken the side files.
         """
+        self._check_summary()
         parts = [self._folder / f"{n:06d}{self._suffix}" for n in range(self._number)]
         whole = self._output.with_name(f"{self._output.name}.partial")
         side = self.rejected.with_name(f"{self.rejected.name}.partial")
@@ -160,7 +170,7 @@ class PartFiles:
                     shutil.copyfileobj(source, target)
         _to_disk(whole)
         _to_disk(side)
-        summary = {"job": self._job, "totals": self.totals.to_json()}
+        summary = {"output": self._output.name, "job": self._job, "totals": self.totals.to_json()}
         _write_safely(self._summary, json.dumps(summary, indent=2) + "\n")
         side.replace(self.rejected)
         whole.replace(self._output)  # last: when it is there, everything is
@@ -179,6 +189,18 @@ class PartFiles:
         except (OSError, ValueError) as error:
             raise self._damaged(path, error) from error
         self._check_job(found, self._folder)
+
+    def _check_summary(self) -> None:
+        try:
+            found = json.loads(self._summary.read_text("utf-8"))
+            owner = found.get("output", self._output.name)  # older summaries do not say
+        except (OSError, ValueError, AttributeError):
+            return
+        if owner != self._output.name:
+            raise DataError(
+                f"{self._summary} is that of {owner}, whose rejected rows {self._output} would "
+                "overwrite; remove it, or name another output"
+            )
 
     def _open_finished(self) -> None:
         try:

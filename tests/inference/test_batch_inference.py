@@ -320,6 +320,8 @@ def test_clear_errors(folder: Path, tmp_path: Path, bundle: Bundle) -> None:
         infer(folder, tmp_path / "out.parquet")
     with pytest.raises(ConfigError, match="is the file of requests itself"):
         infer(folder, folder / "requests.jsonl")
+    with pytest.raises(ConfigError, match=r"out\.rejected\.jsonl is the file of requests itself"):
+        infer(folder, out, requests=tmp_path / "out.rejected.jsonl")
     with pytest.raises(ConfigError, match=r"gs://bucket/out\.jsonl: .* local disk"):
         infer(folder, "gs://bucket/out.jsonl")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"gs://bucket/index: .* local disk"):

@@ -133,6 +133,25 @@ def test_other_jobs_and_other_processes(tmp_path: Path) -> None:
         write(output)
 
 
+def test_outputs_that_differ_in_their_endings_alone(tmp_path: Path) -> None:
+    """They would share the side files, whichever is finished first."""
+    first, second = tmp_path / "out.jsonl", tmp_path / "out.other"
+    with PartFiles(second, ".jsonl", JOB) as late:
+        late.part.write_text("1\n")
+        late.commit(Position(1, 0), Totals(1), [])
+        before = write(first).rejected.read_text()
+        with pytest.raises(DataError, match=r"out\.summary\.json is that of out\.jsonl, "):
+            late.finish(join)
+    with pytest.raises(DataError, match=r"rejected rows .*out\.other would overwrite; remove it"):
+        write(second)
+    assert late.rejected.read_text() == before
+    # As written before the output's name was in it: of whichever output asks.
+    summary = json.loads((tmp_path / "out.summary.json").read_text())
+    assert summary.pop("output") == "out.jsonl"
+    (tmp_path / "out.summary.json").write_text(json.dumps(summary))
+    assert write(first).totals.rejected == Counter(bad=3)
+
+
 @pytest.mark.parametrize("progress", [None, b"", b'{"part": 0, "en'])
 def test_an_attempt_that_committed_nothing_blocks_nobody(
     tmp_path: Path, progress: bytes | None
