@@ -25,6 +25,7 @@ from etils import epath
 
 from m6rec_jax.checkpoints.buckets import in_bucket
 from m6rec_jax.checkpoints.huggingface import (
+    SPIECE_FILE,
     huggingface_mapping,
     plan_huggingface,
     read_huggingface,
@@ -55,8 +56,6 @@ OURS, HUGGING_FACE, T5X, SCALABLE_T5 = "m6rec", "huggingface", "t5x", "scalable_
 T5X_BRIDGE = "t5x_bridge"
 FORMATS = (OURS, HUGGING_FACE, T5X, SCALABLE_T5, T5X_BRIDGE)
 
-# The name of T5's SentencePiece file in Hugging Face's folders.
-SPIECE_FILE = "spiece.model"
 # In the manifest of a run that was converted from Hugging Face.
 _MODEL_TYPE = "huggingface_model_type"
 # What T5 was pretrained with; relative positions allow any other.
@@ -115,13 +114,15 @@ def convert(
       source: 'FORMAT:FOLDER', see `FORMATS`; a folder alone is a run of ours, or its checkpoint.
       target: likewise; a new folder.
       vocabulary_file: SentencePiece file of the model; None: the one in the source, if any. Of
-        ours, a model gets as many rows as it needs.
+        ours, a model gets as many rows as it needs. Formats of t5x have no place for it, and a run
+        under t5x brings its own.
       model_type: what a Hugging Face target is called: 't5', 'mt5' or 'umt5'; None: as it was
         called there, where the source came from Hugging Face, else by its arithmetic.
       dry_run: only say what would be done, tensor by tensor.
 
     Raises:
-      ConfigError: an unknown format, twice the same, or a model that the target has no notion of.
+      ConfigError: an unknown format, twice the same, a model that the target has no notion of, or
+        a vocabulary that is missing or would not be used.
       CheckpointError: the source is no such checkpoint, is damaged or does not fit; the target
         exists.
     """
@@ -130,6 +131,8 @@ def convert(
         raise ConfigError(f"{source} and {target} are both of the format {here.format}")
     if model_type is not None and there.format != HUGGING_FACE:
         raise ConfigError(f"--model-type {model_type} is for --to {HUGGING_FACE}:FOLDER alone")
+    if vocabulary_file is not None:
+        _check_vocabulary(vocabulary_file, here, there)
     if T5X_BRIDGE in (here.format, there.format):
         return _exchanged(here, there, dry_run)
     vocabulary_file = vocabulary_file or _vocabulary_of(here)
@@ -155,6 +158,16 @@ def convert(
         *(f"  {line}" for line in gin_lines(weights.config)),
     ]
     return "\n".join([mapping, ""] * dry_run + summary)
+
+
+def _check_vocabulary(file: Path, here: Place, there: Place) -> None:
+    if here.format == T5X_BRIDGE or there.format not in (OURS, HUGGING_FACE):
+        raise ConfigError(
+            f"--vocabulary {file} would not be used from {here.format} to {there.format}; leave it "
+            "out"
+        )
+    if not file.is_file():
+        raise ConfigError(f"--vocabulary {file}: there is no such file")
 
 
 def _exchanged(here: Place, there: Place, dry_run: bool) -> str:
@@ -243,9 +256,7 @@ def _write(
     if there.format == OURS:
         _write_ours(weights, there.folder, vocabulary, source)
     elif there.format == HUGGING_FACE:
-        write_huggingface(weights, there.folder)
-        if vocabulary_file is not None:
-            (there.folder / SPIECE_FILE).write_bytes(vocabulary_file.read_bytes())
+        write_huggingface(weights, there.folder, vocabulary_file=vocabulary_file)
     else:
         write_t5x(weights, there.folder, step=step, scanned=there.format == SCALABLE_T5)
 

@@ -25,7 +25,7 @@ from m6rec_jax.checkpoints.t5_tensors import Weights, leaf_shapes
 from m6rec_jax.checkpoints.t5x import read_t5x, write_t5x
 from m6rec_jax.checkpoints.trees import flatten
 from m6rec_jax.convert import convert, gin_lines
-from m6rec_jax.errors import CheckpointError
+from m6rec_jax.errors import CheckpointError, ConfigError
 from m6rec_jax.inference.bundle import load_model, variable_targets
 from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
 from m6rec_jax.model.m6rec import initial_features
@@ -183,6 +183,40 @@ def test_more_rows_than_the_vocabulary_are_kept_and_told(
     )
     assert f"256 rows beyond the vocabulary's {vocabulary.size} are kept" in report
     assert read_ours(tmp_path / "ours").config.vocab_size == vocabulary.size + 256
+
+
+def test_a_given_vocabulary_goes_with_the_weights_or_nothing_is_written(
+    vocabulary: Vocabulary, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_t5x(random_weights(T5_1_1), tmp_path / "theirs")
+    target = f"huggingface:{tmp_path / 'out'}"
+    arguments = ["convert", "--from", f"t5x:{tmp_path / 'theirs'}", "--to", target, "--vocabulary"]
+    assert cli.main([*arguments, str(tmp_path / "missing.model")]) == 2
+    assert "missing.model: there is no such file" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    # The corrected command.
+    assert cli.main([*arguments, vocabulary.model_file]) == 0
+    assert (tmp_path / "out" / "spiece.model").read_bytes() == Path(
+        vocabulary.model_file
+    ).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [
+        ("run", "t5x:out"),
+        ("huggingface:theirs", "scalable_t5:out"),
+        ("run", "t5x_bridge:out"),
+        ("t5x_bridge:theirs", "run"),
+    ],
+)
+def test_a_vocabulary_that_would_not_be_used_is_refused(
+    vocabulary: Vocabulary, source: str, target: str
+) -> None:
+    with pytest.raises(
+        ConfigError, match=r"--vocabulary .* would not be used from .* to .*; leave it out"
+    ):
+        convert(source, target, vocabulary_file=Path(vocabulary.model_file))
 
 
 # --- our own checkpoints -------------------------------------------------------------------------

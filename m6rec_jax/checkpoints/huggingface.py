@@ -40,6 +40,8 @@ from m6rec_jax.errors import CheckpointError
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 INDEX_FILE = f"{WEIGHTS_FILE}.index.json"
+# T5's SentencePiece file.
+SPIECE_FILE = "spiece.model"
 
 _EMBEDDING, _HEAD = "shared.weight", "lm_head.weight"
 # Written beside the embedding by some versions: always the same values.
@@ -132,12 +134,19 @@ def plan_huggingface(folder: Path) -> tuple[Weights, str]:
     return _read(folder, with_values=False)
 
 
-def write_huggingface(weights: Weights, folder: Path, *, shard_bytes: int = _SHARD_BYTES) -> None:
+def write_huggingface(
+    weights: Weights,
+    folder: Path,
+    *,
+    vocabulary_file: Path | None = None,
+    shard_bytes: int = _SHARD_BYTES,
+) -> None:
     """Writes a folder for Hugging Face, float32.
 
     Args:
       weights: the backbone.
       folder: new or empty.
+      vocabulary_file: SentencePiece file to go with it, if any.
       shard_bytes: most bytes of one file; larger models are written in parts with an index.
 
     Raises:
@@ -165,6 +174,8 @@ def write_huggingface(weights: Weights, folder: Path, *, shard_bytes: int = _SHA
             index = {"metadata": {"total_size": total}, "weight_map": weight_map}
             (unfinished / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n")
         (unfinished / CONFIG_FILE).write_text(json.dumps(values, indent=2) + "\n")
+        if vocabulary_file is not None:
+            (unfinished / SPIECE_FILE).write_bytes(vocabulary_file.read_bytes())
 
 
 def huggingface_mapping(weights: Weights) -> str:

@@ -10,9 +10,10 @@ import gin
 import jax
 from etils import epath
 
+from m6rec_jax.errors import ConfigError
 from m6rec_jax.evaluation.evaluator import Evaluator
 from m6rec_jax.evaluation.named_columns import named_columns
-from m6rec_jax.evaluation.predictions import write_predictions
+from m6rec_jax.evaluation.predictions import check_ending, write_predictions
 from m6rec_jax.evaluation.task_facts import task_vocabulary
 from m6rec_jax.inference.bundle import restore_model
 
@@ -85,7 +86,14 @@ def infer(
 
     Returns:
       The files that this process has written: all in process 0, none in others.
+
+    Raises:
+      ConfigError: the output has another ending, or its folder cannot be made; said before anything
+        is loaded.
+      CheckpointError, DataError, ConfigError: as `evaluate`.
     """
+    if output is not None:
+        _prepare(output)
     evaluator, restored = _restored(
         model_dir, mixture_or_task_name, task_feature_lengths, split, batch_size, step, limit, k
     )
@@ -102,6 +110,17 @@ def infer(
         if jax.process_index() == 0:
             paths.append(write_predictions(path, columns))
     return paths
+
+
+def _prepare(output: str) -> None:
+    check_ending(output)
+    if jax.process_index() == 0:
+        try:
+            epath.Path(output).parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"{output}: its folder cannot be made ({error}); name another output"
+            ) from error
 
 
 def _restored(

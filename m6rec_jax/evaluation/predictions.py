@@ -226,6 +226,12 @@ Predictions = (
 )
 
 
+def check_ending(path: str | epath.Path) -> None:
+    """Raises ConfigError where `write_predictions` knows no such format."""
+    if epath.Path(path).suffix not in (".parquet", ".jsonl"):
+        raise ConfigError(f"{path}: predictions are written as .parquet or .jsonl")
+
+
 def write_predictions(path: str | epath.Path, columns: Mapping[str, np.ndarray]) -> epath.Path:
     """Writes columns of equal length as `.parquet` or `.jsonl`, whole or not at all.
 
@@ -236,6 +242,7 @@ def write_predictions(path: str | epath.Path, columns: Mapping[str, np.ndarray])
     Raises:
       ConfigError: another ending.
     """
+    check_ending(path)
     path = epath.Path(path)
     scratch = path.with_name(path.name + ".partial")
     if path.suffix == ".parquet":
@@ -243,10 +250,8 @@ def write_predictions(path: str | epath.Path, columns: Mapping[str, np.ndarray])
         sink = pa.BufferOutputStream()
         pq.write_table(_table(columns), sink, compression="zstd")
         contents: Iterable[bytes] = (sink.getvalue().to_pybytes(),)
-    elif path.suffix == ".jsonl":
-        contents = (line.encode() for line in json_lines(columns))
     else:
-        raise ConfigError(f"{path}: predictions are written as .parquet or .jsonl")
+        contents = (line.encode() for line in json_lines(columns))
     path.parent.mkdir(parents=True, exist_ok=True)
     with scratch.open("wb") as file:
         for part in contents:

@@ -11,7 +11,7 @@ import numpy as np
 
 from m6rec_jax.inference.likelihood import mean_target_log_probabilities, token_sums
 from m6rec_jax.inference.retrieval import user_embeddings
-from m6rec_jax.inference.runtime import Runtime
+from m6rec_jax.inference.runtime import Runtime, read_back
 from m6rec_jax.inference.scoring import class_log_probabilities, positive_probability
 from m6rec_jax.model import M6Rec
 
@@ -88,10 +88,9 @@ def run_program(
     Returns:
       `{name: [rows, ...]}`.
     """
-    pending = [program(variables, runtime.place(batch)) for batch in batches]
+    results = (program(variables, runtime.place(batch)) for batch in batches)
     parts: dict[str, list[np.ndarray]] = {}
-    for result in pending:
-        values = jax.device_get(result)
+    for values in read_back(results):
         real = values.pop("example_weights") > 0
         for name, value in values.items():
             parts.setdefault(name, []).append(value[real])

@@ -27,7 +27,7 @@ from m6rec_jax.inference.request_jobs import Accepted, RequestJob
 from m6rec_jax.inference.requested_job import JobParts, job_of, make_job
 from m6rec_jax.inference.task_settings import task_name
 from m6rec_jax.sharding import LogicalRules, data_parallel, make_mesh
-from m6rec_jax.tables.part_files import PartFiles, Totals
+from m6rec_jax.tables.part_files import PartFiles, Totals, side_files
 from m6rec_jax.tables.request_files import Chunk, Position, RequestFile, open_requests
 from m6rec_jax.tables.requests import RejectedRow, RequestParser
 
@@ -266,8 +266,12 @@ def _checked_files(requests: str | Path, output: str | Path) -> tuple[Path, Path
         raise ConfigError(
             f"{output}: results are written in the format of the requests, {requests.suffix!r}"
         )
-    if output.resolve() == requests.resolve():
-        raise ConfigError(f"{output} is the file of requests itself; name another output")
+    for written in (output, *side_files(output)):
+        if written.resolve() == requests.resolve():
+            raise ConfigError(
+                f"{written} is the file of requests itself, which --output {output} would "
+                "overwrite; name another output"
+            )
     return requests, output
 
 

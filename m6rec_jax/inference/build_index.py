@@ -34,7 +34,7 @@ def build_index(
     """Embeds every item of a catalogue.
 
     Args:
-      output: a new folder; a run that was killed goes on by the same command.
+      output: a new or empty folder; a run that was killed goes on by the same command.
       model_dir: of a training run for retrieval.
       task, step, prepared, items, batch_size, rules, progress: see
         `batch_inference.infer_requests`.
@@ -42,8 +42,9 @@ def build_index(
       block: items embedded between two records of progress.
 
     Raises:
-      CheckpointError: no model.
-      DataError: no catalogue, items without text, or another index in the folder.
+      CheckpointError: no model, or a damaged index in the folder.
+      DataError: no catalogue, items without text, something else in the folder, or another process
+        that builds there.
       ConfigError: the model does not retrieve, or the output is in a bucket.
     """
     if in_bucket(output):

@@ -7,12 +7,14 @@
       graph.usearch     only where approximate search was asked for
 
 Embeddings of another model mean nothing to this one's users, so an index is opened by its model's
-fingerprint only. While it is written, the folder has `.unfinished` in its name; a run that was
-killed goes on from the last block of items that it finished.
+fingerprint only. While it is written, the folder has `.unfinished` in its name and a lock in it,
+since two processes would mix their rows; a run that was killed goes on from the last block of items
+that it finished.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import hashlib
@@ -32,6 +34,7 @@ from m6rec_jax import __version__
 from m6rec_jax.errors import CheckpointError, DataError
 from m6rec_jax.inference.catalogue_index import CatalogueIndex, ItemSearch
 from m6rec_jax.inference.graph_index import GraphIndex
+from m6rec_jax.tables.locked_folder import LOCK_FILE, locked_folder
 
 log = logging.getLogger(__name__)
 
@@ -127,7 +130,7 @@ def write_index(
     """Embeds a catalogue into a new folder; goes on where a run that was killed stopped.
 
     Args:
-      folder: where the same index lies already, nothing is done.
+      folder: new or empty; where the same index lies already, nothing is done.
       texts: id -> text of each item.
       embed: texts to float32 `[texts, dim]`.
       model: fingerprint of what `embed` uses.
@@ -138,38 +141,42 @@ def write_index(
       progress: whether to show a bar.
 
     Raises:
-      DataError: another index is there, or there are no items.
+      DataError: something else is there, another process is building it, or there are no items.
+      CheckpointError: the index that is there is damaged or of a newer version.
       ConfigError: a graph without usearch.
     """
     folder = Path(folder)
     if not texts:
         raise DataError("the catalogue is empty: there is nothing to embed")
     catalogue = _fingerprint_of(texts)
+    with contextlib.suppress(OSError):
+        folder.rmdir()  # succeeds where it is empty, which is as good as new
     if folder.exists():
         return _same_index(folder, model, catalogue, graph)
     unfinished = folder.with_name(f"{folder.name}.unfinished")
-    unfinished.mkdir(parents=True, exist_ok=True)
-    _embed_all(unfinished, texts, embed, (model, catalogue), dim, block, progress)
-    pq.write_table(pa.table({"item_id": pa.array(list(texts), pa.string())}), unfinished / IDS)
-    files = [IDS, EMBEDDINGS]
-    if graph:
-        log.info("building the graph of %s items", f"{len(texts):,}")
-        GraphIndex(np.load(unfinished / EMBEDDINGS, mmap_mode="r")).save(unfinished / GRAPH)
-        files.append(GRAPH)
-    manifest = IndexManifest(
-        model,
-        catalogue,
-        dim,
-        len(texts),
-        {name: _checksum(unfinished / name) for name in files},
-        datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        __version__,
-        dict(extra or {}),
-    )
-    described = {"format": FORMAT, **dataclasses.asdict(manifest)}
-    (unfinished / MANIFEST).write_text(json.dumps(described, indent=2) + "\n", "utf-8")
-    (unfinished / _PROGRESS).unlink()
-    unfinished.rename(folder)
+    with locked_folder(unfinished, f"building {folder}"):
+        _embed_all(unfinished, texts, embed, (model, catalogue), dim, block, progress)
+        pq.write_table(pa.table({"item_id": pa.array(list(texts), pa.string())}), unfinished / IDS)
+        files = [IDS, EMBEDDINGS]
+        if graph:
+            log.info("building the graph of %s items", f"{len(texts):,}")
+            GraphIndex(np.load(unfinished / EMBEDDINGS, mmap_mode="r")).save(unfinished / GRAPH)
+            files.append(GRAPH)
+        manifest = IndexManifest(
+            model,
+            catalogue,
+            dim,
+            len(texts),
+            {name: _checksum(unfinished / name) for name in files},
+            datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            __version__,
+            dict(extra or {}),
+        )
+        described = {"format": FORMAT, **dataclasses.asdict(manifest)}
+        (unfinished / MANIFEST).write_text(json.dumps(described, indent=2) + "\n", "utf-8")
+        (unfinished / _PROGRESS).unlink()
+        unfinished.rename(folder)
+        (folder / LOCK_FILE).unlink()
     return manifest
 
 
@@ -282,6 +289,8 @@ def _write_progress(folder: Path, made_of: tuple[str, str], done: int) -> None:
 
 
 def _same_index(folder: Path, model: str, catalogue: str, graph: bool) -> IndexManifest:
+    if not (folder / MANIFEST).is_file():
+        raise DataError(f"{folder} exists and is no index; name a new folder")
     manifest = read_manifest(folder)
     same = (manifest.model, manifest.catalogue) == (model, catalogue)
     if same and (GRAPH in manifest.checksums or not graph):

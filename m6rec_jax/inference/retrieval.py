@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import gin
@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.inference.candidate_rows import pack_texts, text_ends
 from m6rec_jax.inference.catalogue_index import CatalogueIndex
-from m6rec_jax.inference.runtime import Runtime, checked_buckets, in_buckets
+from m6rec_jax.inference.runtime import Runtime, checked_buckets, in_buckets, read_back
 from m6rec_jax.inference.task_settings import RequestedTasks, TaskSettings
 from m6rec_jax.model import Encoded, M6Rec
 from m6rec_jax.sharding import LogicalRules
@@ -169,15 +169,18 @@ class Retriever:
         item_rows, places = pack_texts(
             self.vocabulary, texts, self.target_length, settings.text_length(self._item_length)
         )
-        pending = []
         sizes = [len(row["decoder_input_tokens"]) for row in item_rows]
-        for length, size, members in in_buckets(sizes, self._target_buckets, self._batch_sizes):
-            names = {"decoder_input_tokens": length, "decoder_block_ids": length}
-            batch = rows.pad_batch([item_rows[i] for i in members], names, size)
-            batch["task_ids"] = np.full((size, 1), settings.task_id, np.int32)
-            pending.append((members, self._items(variables, self._runtime.place_shared(batch))))
-        for members, vectors in pending:
-            values = np.asarray(vectors)
+        batches = in_buckets(sizes, self._target_buckets, self._batch_sizes)
+
+        def started() -> Iterator[Array]:
+            for length, size, members in batches:
+                names = {"decoder_input_tokens": length, "decoder_block_ids": length}
+                batch = rows.pad_batch([item_rows[i] for i in members], names, size)
+                batch["task_ids"] = np.full((size, 1), settings.task_id, np.int32)
+                yield self._items(variables, self._runtime.place_shared(batch))
+
+        # One vector per position: those of a whole catalogue would fill the device.
+        for (*_, members), values in zip(batches, read_back(started()), strict=True):
             for k, member in enumerate(members):
                 ends = text_ends(item_rows[member]["decoder_block_ids"])
                 result[places[member]] = values[k, ends]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,6 +21,8 @@ from m6rec_jax.sharding import (
 )
 
 LENGTH_MULTIPLE = 8
+# How many later ones have been started when a batch's results are read.
+_BATCHES_AHEAD = 2
 
 
 class Runtime:
@@ -75,6 +78,24 @@ class Runtime:
         assert self.mesh is not None
         with jax.set_mesh(self.mesh), axis_rules(self.rules):
             yield
+
+
+def read_back(results: Iterable[Any]) -> Iterator[Any]:
+    """Trees of results on the host, in order.
+
+    Each is read when two more have been started: the device always has work, and holds the results
+    of three batches, however many there are.
+
+    Args:
+      results: on the device, started as they are asked for.
+    """
+    started = collections.deque[Any]()
+    for result in results:
+        started.append(result)
+        if len(started) > _BATCHES_AHEAD:
+            yield jax.device_get(started.popleft())
+    while started:
+        yield jax.device_get(started.popleft())
 
 
 def _on_default_device(batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:

@@ -16,8 +16,8 @@ on disk. Killed before that, the part is made again and overwrites what there is
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
-import fcntl
 import json
 import os
 import shutil
@@ -26,9 +26,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from m6rec_jax.errors import DataError
+from m6rec_jax.tables.locked_folder import locked_folder
 from m6rec_jax.tables.request_files import Position
 
-_JOB, _PROGRESS, _LOCK = "job.json", "progress.jsonl", "lock"
+_JOB, _PROGRESS = "job.json", "progress.jsonl"
 _REJECTED = ".rejected"
 # Names of ignored fields to keep: requests may have any number of them.
 _MOST_NAMES = 50
@@ -73,13 +74,20 @@ class Totals:
         return cls(raw["answered"], *counters)
 
 
+def side_files(output: Path) -> tuple[Path, Path]:
+    """Where rejected rows and the summary of an output go; its ending makes no difference."""
+    rejected, summary = (f"{output.stem}.{name}" for name in ("rejected.jsonl", "summary.json"))
+    return output.with_name(rejected), output.with_name(summary)
+
+
 class PartFiles:
     """The parts of one output; use it as a context manager.
 
     Args:
       output: the file that is to be.
       suffix: of its parts.
-      job: what the output depends on, as JSON has it: parts of another job are not gone on with.
+      job: what the output depends on, as JSON has it: committed parts of another job are not gone
+        on with.
 
     Attributes:
       rejected: the side file.
@@ -89,37 +97,32 @@ class PartFiles:
 
     Raises:
       DataError: the output or its parts are there and belong to another job, another process is
-        writing them, or they are damaged.
+        writing them, or they are damaged; or the summary that is there is another output's.
     """
 
     def __init__(self, output: Path, suffix: str, job: Mapping[str, Any]) -> None:
         self._output, self._suffix = output, suffix
         self._job = json.loads(json.dumps(job))
-        self.rejected = output.with_name(f"{output.stem}.rejected.jsonl")
-        self._summary = output.with_name(f"{output.stem}.summary.json")
+        self.rejected, self._summary = side_files(output)
         self._folder = output.with_name(f"{output.name}.parts")
-        self._lock: int | None = None
+        self._lock = contextlib.ExitStack()
         self._number = 0
         self.start, self.totals = Position(), Totals()
         self.finished = output.exists()
 
     def __enter__(self) -> Self:
+        self._check_summary()
         if self.finished:
             self._open_finished()
             return self
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._lock = os.open(self._folder / _LOCK, os.O_RDWR | os.O_CREAT)
-        try:
-            self._open_parts(self._lock)
-        except BaseException:
-            self.__exit__()
-            raise
+        with contextlib.ExitStack() as lock:
+            lock.enter_context(locked_folder(self._folder, f"writing {self._output}"))
+            self._open_parts()
+            self._lock = lock.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._lock is not None:
-            os.close(self._lock)  # which also unlocks it
-            self._lock = None
+        self._lock.close()
 
     @property
     def part(self) -> Path:
@@ -152,7 +155,11 @@ class PartFiles:
 
         Args:
           join: writes the rows of several parts to one file.
+
+        Raises:
+          DataError: an output of which only the ending differs has taken the side files.
         """
+        self._check_summary()
         parts = [self._folder / f"{n:06d}{self._suffix}" for n in range(self._number)]
         whole = self._output.with_name(f"{self._output.name}.partial")
         side = self.rejected.with_name(f"{self.rejected.name}.partial")
@@ -163,7 +170,7 @@ class PartFiles:
                     shutil.copyfileobj(source, target)
         _to_disk(whole)
         _to_disk(side)
-        summary = {"job": self._job, "totals": self.totals.to_json()}
+        summary = {"output": self._output.name, "job": self._job, "totals": self.totals.to_json()}
         _write_safely(self._summary, json.dumps(summary, indent=2) + "\n")
         side.replace(self.rejected)
         whole.replace(self._output)  # last: when it is there, everything is
@@ -171,17 +178,29 @@ class PartFiles:
         self._remove_parts()
         self.finished = True
 
-    def _open_parts(self, lock: int) -> None:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise DataError(f"another process is writing {self._output}") from error
+    def _open_parts(self) -> None:
         path = self._folder / _JOB
-        if path.exists():
-            self._check_job(json.loads(path.read_text("utf-8")), self._folder)
-            self._read_progress()
-        else:
+        self._read_progress()
+        if not self._number:  # an earlier attempt that got nowhere stands in nobody's way
             _write_safely(path, json.dumps(self._job, indent=2))
+            return
+        try:
+            found = json.loads(path.read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise self._damaged(path, error) from error
+        self._check_job(found, self._folder)
+
+    def _check_summary(self) -> None:
+        try:
+            found = json.loads(self._summary.read_text("utf-8"))
+            owner = found.get("output", self._output.name)  # older summaries do not say
+        except (OSError, ValueError, AttributeError):
+            return
+        if owner != self._output.name:
+            raise DataError(
+                f"{self._summary} is that of {owner}, whose rejected rows {self._output} would "
+                "overwrite; remove it, or name another output"
+            )
 
     def _open_finished(self) -> None:
         try:
@@ -224,11 +243,12 @@ class PartFiles:
                 self.totals.add(Totals.from_json(entry))
                 self._number += 1
         except (ValueError, KeyError, TypeError) as error:
-            raise DataError(
-                f"{path} is damaged ({error}); remove {self._folder} to start anew"
-            ) from error
+            raise self._damaged(path, error) from error
         if len(whole) < len(content):
             os.truncate(path, len(whole))
+
+    def _damaged(self, path: Path, error: Exception) -> DataError:
+        return DataError(f"{path} is damaged ({error}); remove {self._folder} to start anew")
 
 
 def _write_safely(path: Path, text: str) -> None:

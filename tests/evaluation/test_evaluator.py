@@ -335,6 +335,22 @@ def test_infer_writes_ids_and_scores(world, tmp_path):
     }
 
 
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("preds.csv", r"preds\.csv: predictions are written as \.parquet or \.jsonl"),
+        ("file/preds.jsonl", r"file/preds\.jsonl: its folder cannot be made .*; name another"),
+    ],
+)
+def test_an_output_that_cannot_be_written_is_refused_at_once(
+    world, tmp_path, monkeypatch, output, message
+):
+    monkeypatch.setattr(of_checkpoint, "Evaluator", None)  # nothing is loaded
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=message):
+        of_checkpoint.infer(str(world[4]), "eval_shop_ctr", LENGTHS, output=str(tmp_path / output))
+
+
 @pytest.mark.parametrize("given", [True, False])
 def test_predictions_land_in_the_bucket(world, bucket, tmp_path, monkeypatch, given):
     """Given as output, and below a MODEL_DIR."""

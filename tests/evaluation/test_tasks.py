@@ -1,6 +1,7 @@
 """Metrics and files of predictions, without a model."""
 
 import json
+import weakref
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -14,6 +15,7 @@ from m6rec_jax.evaluation.predictions import (
     ScoringPredictions,
     write_predictions,
 )
+from m6rec_jax.evaluation.programs import run_program
 from m6rec_jax.inference.catalogue_index import CatalogueIndex
 from m6rec_jax.inference.runtime import Runtime
 
@@ -73,6 +75,25 @@ def test_retrieval_leaves_out_seen_items_but_never_the_wanted_one():
     assert metrics["held_out/chance@1"] == pytest.approx(1 / 3)
     assert metrics["coverage@2"] == 0.75
     assert "hit_rate@50" not in metrics
+
+
+def test_results_leave_the_device_as_they_come():
+    """However many batches a split has, the results of a few are there at a time."""
+    results, most = [], 0
+
+    def program(variables, features):
+        nonlocal most
+        most = max(most, sum(result() is not None for result in results))
+        found = {name: value + 1 for name, value in features.items()}
+        results.append(weakref.ref(found["place"]))
+        return found
+
+    batches = (
+        {"place": np.full((2, 3), i), "example_weights": np.array([1, -1])} for i in range(20)
+    )
+    found = run_program(program, {}, batches, Runtime())
+    assert found["place"].tolist() == [[i] * 3 for i in range(1, 21)]
+    assert most <= 3
 
 
 def test_language_metrics():

@@ -320,6 +320,8 @@ def test_clear_errors(folder: Path, tmp_path: Path, bundle: Bundle) -> None:
         infer(folder, tmp_path / "out.parquet")
     with pytest.raises(ConfigError, match="is the file of requests itself"):
         infer(folder, folder / "requests.jsonl")
+    with pytest.raises(ConfigError, match=r"out\.rejected\.jsonl is the file of requests itself"):
+        infer(folder, out, requests=tmp_path / "out.rejected.jsonl")
     with pytest.raises(ConfigError, match=r"gs://bucket/out\.jsonl: .* local disk"):
         infer(folder, "gs://bucket/out.jsonl")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"gs://bucket/index: .* local disk"):
@@ -339,9 +341,12 @@ def test_clear_errors(folder: Path, tmp_path: Path, bundle: Bundle) -> None:
         infer(folder, out, requests=tmp_path / "empty.jsonl")
     with pytest.raises(ConfigError, match=r"RetrievalJob\.k = 0"):
         RetrievalJob(None, None, None, k=0)  # type: ignore[arg-type]
-    (tmp_path / "one.jsonl").write_text("{}\n")
+    # Nothing was committed, so once there are rows they are answered.
+    (tmp_path / "empty.jsonl").write_text("{}\n")
+    assert infer(folder, out, requests=tmp_path / "empty.jsonl").totals.rejected.total() == 1
+    (tmp_path / "two.jsonl").write_text("{}\n{}\n")
     with pytest.raises(DataError, match=r"another job, which differs in: requests"):
-        infer(folder, out, requests=tmp_path / "one.jsonl")
+        infer(folder, out, requests=tmp_path / "two.jsonl")
 
 
 def test_a_job_without_a_kind_is_what_the_model_is_built_for(bundle: Bundle) -> None:

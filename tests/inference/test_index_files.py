@@ -65,6 +65,20 @@ def test_the_same_build_again_does_nothing_and_another_is_refused(folder: Path) 
         build(folder, graph=True)
 
 
+def test_an_empty_folder_is_as_good_as_new(tmp_path: Path) -> None:
+    (tmp_path / "index").mkdir()
+    build(tmp_path / "index")
+    open_index(tmp_path / "index", "a")
+    assert [path.name for path in tmp_path.iterdir()] == ["index"]
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "notes.txt").write_text("mine")
+    for folder in (other, other / "notes.txt"):
+        with pytest.raises(DataError, match="exists and is no index; name a new folder"):
+            build(folder)
+    assert [path.name for path in other.iterdir()] == ["notes.txt"]
+
+
 def test_a_killed_build_goes_on(tmp_path: Path) -> None:
     class Killed(Exception):
         pass
@@ -104,6 +118,18 @@ def test_what_another_build_left_is_not_used(tmp_path: Path, changes: dict[str, 
     build(tmp_path / "index", **changes)
     found = np.load(tmp_path / "index" / "embeddings.npy")
     np.testing.assert_array_equal(found, embed((changes.get("texts") or TEXTS).values()))
+
+
+def test_one_process_at_a_time_builds_an_index(tmp_path: Path) -> None:
+    def while_another_tries(texts: Any) -> np.ndarray:
+        with pytest.raises(DataError, match=r"another process is building .*index; wait for it"):
+            build(tmp_path / "index", model="b")
+        return embed(texts)
+
+    build(tmp_path / "index", embed=while_another_tries)
+    open_index(tmp_path / "index", "a")
+    assert [path.name for path in tmp_path.iterdir()] == ["index"]
+    assert not (tmp_path / "index" / "lock").exists()
 
 
 def test_approximate_search_behind_the_same_interface(tmp_path: Path, folder: Path) -> None:

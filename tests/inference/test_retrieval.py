@@ -1,5 +1,7 @@
 """Retrieval: towers against single forward passes, text in and ids with scores out."""
 
+import weakref
+
 import jax
 import numpy as np
 import pytest
@@ -37,6 +39,26 @@ def test_towers_do_not_depend_on_batch_mates(tiny):
     np.testing.assert_allclose(vectors[0, -1], items[4], atol=1e-5)
     user = model.apply(variables, outputs.encoded, batch["task_ids"], method=model.user_embedding)
     np.testing.assert_allclose(user[0], users[0], atol=1e-5)
+
+
+def test_a_catalogue_of_any_size_takes_bounded_memory(tiny, monkeypatch):
+    """Vectors of all positions lie on the device, so few batches may be there at a time."""
+    texts = [f"{text} {i}" for i, text in enumerate(shop_rows.ITEMS * 8)]
+    expected = Retriever(*tiny, source_length=S, target_length=T).embed_items(texts)
+    retriever = Retriever(*tiny, source_length=S, target_length=T, batch_sizes=(1,))
+    embed, vectors, most = retriever._items, [], 0
+
+    def watched(variables, features):
+        nonlocal most
+        most = max(most, sum(vector() is not None for vector in vectors))
+        found = embed(variables, features)
+        vectors.append(weakref.ref(found))
+        return found
+
+    monkeypatch.setattr(retriever, "_items", watched)
+    np.testing.assert_allclose(retriever.embed_items(texts), expected, atol=1e-5)
+    assert len(vectors) > 8
+    assert most <= 3
 
 
 def test_recommends_ids_and_scores_from_text(tiny):

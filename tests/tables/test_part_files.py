@@ -118,11 +118,11 @@ def test_a_finished_output_is_not_made_again(tmp_path: Path) -> None:
 
 def test_other_jobs_and_other_processes(tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"
-    with (
-        PartFiles(output, ".jsonl", JOB),
-        pytest.raises(DataError, match="another process is writing"),
-    ):
-        write(output)
+    with PartFiles(output, ".jsonl", JOB) as parts:
+        parts.part.write_text("")
+        parts.commit(Position(1, 0), Totals(0, Counter(bad=1)), [{"row": 0}])
+        with pytest.raises(DataError, match=r"another process is writing .*out\.jsonl; wait for"):
+            write(output)
     with pytest.raises(DataError, match=r"out\.jsonl\.parts holds .* differs in: k \(10 there\)"):
         write(output, JOB | {"k": 11})
     write(output)
@@ -130,6 +130,49 @@ def test_other_jobs_and_other_processes(tmp_path: Path) -> None:
         write(output, JOB | {"requests": "b"})
     (tmp_path / "out.summary.json").unlink()
     with pytest.raises(DataError, match=r"exists already, and was not written by this command"):
+        write(output)
+
+
+def test_outputs_that_differ_in_their_endings_alone(tmp_path: Path) -> None:
+    """They would share the side files, whichever is finished first."""
+    first, second = tmp_path / "out.jsonl", tmp_path / "out.other"
+    with PartFiles(second, ".jsonl", JOB) as late:
+        late.part.write_text("1\n")
+        late.commit(Position(1, 0), Totals(1), [])
+        before = write(first).rejected.read_text()
+        with pytest.raises(DataError, match=r"out\.summary\.json is that of out\.jsonl, "):
+            late.finish(join)
+    with pytest.raises(DataError, match=r"rejected rows .*out\.other would overwrite; remove it"):
+        write(second)
+    assert late.rejected.read_text() == before
+    # As written before the output's name was in it: of whichever output asks.
+    summary = json.loads((tmp_path / "out.summary.json").read_text())
+    assert summary.pop("output") == "out.jsonl"
+    (tmp_path / "out.summary.json").write_text(json.dumps(summary))
+    assert write(first).totals.rejected == Counter(bad=3)
+
+
+@pytest.mark.parametrize("progress", [None, b"", b'{"part": 0, "en'])
+def test_an_attempt_that_committed_nothing_blocks_nobody(
+    tmp_path: Path, progress: bytes | None
+) -> None:
+    output, folder = tmp_path / "out.jsonl", tmp_path / "out.jsonl.parts"
+    with PartFiles(output, ".jsonl", JOB | {"requests": "an empty file"}) as parts:
+        parts.part.write_text("half a r")
+    if progress is not None:
+        (folder / "progress.jsonl").write_bytes(progress)
+    with PartFiles(output, ".jsonl", JOB):
+        assert json.loads((folder / "job.json").read_text()) == JOB
+    check(output, write(output))
+
+
+def test_parts_of_which_nobody_knows_the_job(tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    with PartFiles(output, ".jsonl", JOB) as parts:
+        parts.part.write_text("")
+        parts.commit(Position(1, 0), Totals(0, Counter(bad=1)), [{"row": 0}])
+    (tmp_path / "out.jsonl.parts" / "job.json").unlink()
+    with pytest.raises(DataError, match=r"job\.json is damaged .*; remove .*parts to start anew"):
         write(output)
 
 

@@ -1,0 +1,38 @@
+"""Folders that one process at a time may write to."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from m6rec_jax.errors import DataError
+
+LOCK_FILE = "lock"
+
+
+@contextlib.contextmanager
+def locked_folder(folder: Path, doing: str) -> Iterator[None]:
+    """Makes a folder and keeps others out of it until the block, or this process, ends.
+
+    Args:
+      folder: may exist. `LOCK_FILE` stays in it.
+      doing: what the folder is for; the message to the others says it.
+
+    Raises:
+      DataError: another process is at it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise DataError(
+                f"another process is {doing}; wait for it, or name another output"
+            ) from error
+        yield
+    finally:
+        os.close(lock)  # which also unlocks it
