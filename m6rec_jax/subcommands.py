@@ -7,6 +7,7 @@ exit status, or None for 0.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 from pathlib import Path
 
@@ -154,11 +155,29 @@ def run_vocab_train(args: argparse.Namespace) -> None:
 
 
 def run_train(args: argparse.Namespace) -> int:
+    from m6rec_jax.configuration import macro
     from m6rec_jax.training.loop import train
 
     _configure_together(args, heed_preemption=True)
+    with _alone_in(macro("MODEL_DIR", "")):
+        result = train()
     # What comes after a run that was told to stop must not take it for finished.
-    return EXIT_OF_SIGNALS.get(train().stopped_by, 0)
+    return EXIT_OF_SIGNALS.get(result.stopped_by, 0)
+
+
+def _alone_in(model_dir: str) -> contextlib.AbstractContextManager[None]:
+    """Keeps a second run out of a folder, whose unfinished checkpoints it would remove.
+
+    A bucket has no locks; there `tpu_scripts` see to it that a host starts one run alone.
+    """
+    import jax
+
+    from m6rec_jax.checkpoints.buckets import in_bucket
+    from m6rec_jax.tables.locked_folder import locked_folder
+
+    if not model_dir or in_bucket(model_dir) or jax.process_index() != 0:
+        return contextlib.nullcontext()
+    return locked_folder(Path(model_dir), f"training in {model_dir}")
 
 
 def run_eval(args: argparse.Namespace) -> None:

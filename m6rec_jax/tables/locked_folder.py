@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,8 @@ from pathlib import Path
 from m6rec_jax.errors import DataError
 
 LOCK_FILE = "lock"
+
+logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -29,10 +32,18 @@ def locked_folder(folder: Path, doing: str) -> Iterator[None]:
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise DataError(
                 f"another process is {doing}; wait for it, or name another output"
             ) from error
+        except OSError as error:
+            # Some network disks have no locks; work goes on as it would without this one.
+            logger.warning(
+                "%s cannot be locked (%s): see that no other process is %s",
+                folder,
+                error.strerror,
+                doing,
+            )
         yield
     finally:
         os.close(lock)  # which also unlocks it

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from m6rec_jax.inference.bundle import load_model
+from m6rec_jax.tables.locked_folder import locked_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 SHOP = ROOT / "tests" / "data" / "shop"
@@ -128,6 +129,12 @@ def test_same_command_resumes(trained: Path) -> None:
     steps = [json.loads(line)["step"] for line in (trained / "run/metrics.jsonl").open()]
     assert max(steps) == 5
     assert steps == sorted(steps)
+
+
+def test_a_second_run_stays_out_of_a_folder(trained: Path) -> None:
+    with locked_folder(trained / "run", "here"):
+        message = failed(m6rec(trained, "train", "--gin_file", "train.gin", "--gin.MODEL_DIR=run"))
+    assert "another process is training in run" in message
 
 
 def test_params(trained: Path) -> None:
