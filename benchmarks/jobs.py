@@ -6,9 +6,10 @@
 Prepares the data, trains every job of `job_list` from the foundation (`python -m
 benchmarks.foundation`) by `m6rec train`, tests it by `m6rec eval`, and measures the baselines on
 the same rows by the same functions (`job_baselines`). A job whose rows stand in
-`benchmarks/results/jobs.json` is left out; rows of another foundation, of other bindings or of
-another number of steps, are an error. A training run that was interrupted goes on. Several of
-these commands may run side by side, with other seeds or jobs, each on a processor of its own:
+`benchmarks/results/jobs.json` is left out, but for what `benchmarks.baselines` has measured anew;
+rows of another foundation, of other bindings or of another number of steps, are an error. A
+training run that was interrupted goes on. Several of these commands may run side by side, with
+other seeds or jobs, each on a processor of its own:
 
     taskset -c 0 python -m benchmarks.jobs --seeds 0 &
     taskset -c 1 python -m benchmarks.jobs --seeds 1
@@ -35,13 +36,14 @@ A row is one figure of one run, with
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import itertools
 import json
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -342,6 +344,41 @@ def rows_of(
     return rows
 
 
+def with_measured(rows: Iterable[Row]) -> list[Row]:
+    """The rows, beside what other result files now say of the baselines that stand there.
+
+    Raises:
+      DataError: see `measured_before`.
+    """
+    from benchmarks.job_baselines import measured_before
+
+    measured = {
+        (task, test.dataset): job.measured
+        for job in JOBS.values()
+        if job.measured is not None
+        for task, test in job.tests.items()
+    }
+    read = functools.cache(measured_before)
+    found: list[Row] = []
+    for row in rows:
+        of = measured.get((row["split"], row["dataset"]))
+        if of is not None and set(of[2]) & set(row["baselines"]):
+            figures = {name: values.get(row["metric"]) for name, values in read(*of).items()}
+            known = row["baselines"] | {
+                name: round(value, 6)
+                for name, value in figures.items()
+                if name in row["baselines"] and value is not None
+            }
+            best = strongest(row["metric"], known)
+            row = row | {
+                "baselines": known,
+                "baseline_name": best,
+                "baseline": None if best is None else known[best],
+            }
+        found.append(row)
+    return found
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0, or 2 on an error."""
     parser = argparse.ArgumentParser(
@@ -364,6 +401,7 @@ def main(arguments: list[str] | None = None) -> int:
         # Seeds first: after one of them the table has a line for every job.
         for seed, name in itertools.product(dict.fromkeys(options.seeds), names):
             study.run(name, seed)
+        add_rows(results_path(RESULTS), [], derive=with_measured)
         if len(names) < len(options.jobs):
             print(
                 f"left out: {', '.join(name for name in options.jobs if name not in names)}: "

@@ -230,6 +230,9 @@ def add_rows(
         replaced = {run_key(row) for row in new}
         kept = [row for row in read_results(path).rows if run_key(row) not in replaced]
         merged: Sequence[Row] = [*kept, *new]
+        if merged and not new:
+            # What follows from the rows is written anew, but nothing was measured.
+            provenance = {key: merged[-1][key] for key in PROVENANCE}
         if derive is not None:
             merged = derive(merged)
         text = _to_json(merged, provenance)

@@ -191,6 +191,27 @@ def test_evaluation_is_timed_against_an_epoch(calls, tmp_path: Path, monkeypatch
         jobs.epoch_seconds("a.gin", folder)
 
 
+def test_baselines_that_were_measured_anew_are_read_anew(monkeypatch) -> None:
+    new = {"SASRec": {"hit_rate@10": 0.3}, "EASE": {"hit_rate@10": 0.2, "mrr": 0.1}}
+    monkeypatch.setattr(job_baselines, "measured_before", lambda *which: new)
+    (split,) = JOBS["movielens_retrieval"].tests
+    row = {
+        "split": split,
+        "dataset": "movielens-100k",
+        "metric": "hit_rate@10",
+        "baselines": {"SASRec": 0.1, "EASE": 0.2, "the foundation": 0.25},
+        "baseline_name": "the foundation",
+        "baseline": 0.25,
+    }
+    other = row | {"split": "another", "baselines": {"SASRec": 0.1}}
+    assert jobs.with_measured([row, other]) == [
+        row
+        | {"baselines": {"SASRec": 0.3, "EASE": 0.2, "the foundation": 0.25}}
+        | {"baseline_name": "SASRec", "baseline": 0.3},
+        other,
+    ]
+
+
 def test_dialogues_that_are_not_there_are_told(calls, tmp_path: Path, capsys) -> None:
     assert run(tmp_path, "--jobs", "conversation", "movielens_zero_shot", "--seeds", "0") == 0
     assert "left out: conversation: INSPIRED is not prepared" in capsys.readouterr().out
