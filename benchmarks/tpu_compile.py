@@ -81,7 +81,9 @@ CONFIGURATIONS = (
         "v5e:4x4",
         "base",
         slices=2,
-        bindings=("BATCH_SIZE=512", BASE_MESH),
+        # Over 8 devices, as within one slice, XLA refuses a reduce-scatter that it has made itself
+        # (libtpu 0.0.42: RET_CHECK of its verifier, shard_count = 1).
+        bindings=("BATCH_SIZE=512",),
     ),
     Configuration(TUNED, "v5e:4x4", "xl", tuning="option_adapter", steps=("score",)),
     Configuration("base, v5e-16", "v5e:4x4", "base", bindings=BASE, steps=("decode",)),
