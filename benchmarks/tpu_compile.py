@@ -181,17 +181,22 @@ def _is_of(report: CompileReport, configuration: Configuration) -> bool:
         "name": parse_topology(configuration.topology).name,
         "slices": configuration.slices,
         "gin_files": files,
-        "bindings": list(configuration.bindings),
+        "bindings": _without_spaces(configuration.bindings),
         "steps": set(configuration.steps),
     }
     made = {
         "name": report.topology["name"],
         "slices": report.topology["slices"],
         "gin_files": report.run["gin_files"],
-        "bindings": report.run["bindings"],
+        "bindings": _without_spaces(report.run["bindings"]),
         "steps": {step.step for step in report.steps} | report.left_out.keys(),
     }
     return made == asked
+
+
+def _without_spaces(bindings: Sequence[str]) -> list[str]:
+    """As the command line hands them over, and as entries have them."""
+    return [binding.replace(" = ", "=", 1) for binding in bindings]
 
 
 if __name__ == "__main__":
