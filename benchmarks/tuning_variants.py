@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -52,10 +53,14 @@ class Variant:
     values: tuple[str, ...]
 
 
-_SMALL_RATES, _LARGE_RATES = ("5e-3", "1e-2", "2e-2", "4e-2"), ("1e-2", "3e-2", "1e-1")
+_SMALL_RATES, _LARGE_RATES = ("1e-2", "2e-2", "4e-2", "1e-1"), ("1e-2", "3e-2", "1e-1")
+# Embeddings as slow as in the foundation, and as fast as all else.
+_DAMPED = "{'relative_bias/': 20.0, 'token_embedder/': 0.2}"
+_UNDAMPED = "{'relative_bias/': 20.0}"
 
 VARIANTS: Mapping[str, Variant] = {
-    "rate_full": Variant("full", "BACKBONE_LEARNING_RATE", ("1e-3", "3e-3", "1e-2")),
+    "rate_full": Variant("full", "BACKBONE_LEARNING_RATE", ("1e-3", "3e-3", "1e-2", "3e-2")),
+    "embeddings_full": Variant("full", "RATE_FACTORS", (_DAMPED, _UNDAMPED)),
     "rate_option_adapter": Variant("option_adapter", "LEARNING_RATE", _SMALL_RATES),
     "rate_adapter": Variant("adapter", "LEARNING_RATE", _SMALL_RATES),
     "rate_lora": Variant("lora", "LEARNING_RATE", _SMALL_RATES),
@@ -108,7 +113,8 @@ def study(foundation: Path, tasks: Sequence[str], variants: Sequence[str], outpu
         refuse_others(path, same, foundation, conditions)
         if same:
             continue
-        folder = output / f"{task}-{variant.method}-{variant.setting}-{value.strip(chr(39))}"
+        words = re.findall(r"[\w.]+", value)
+        folder = output / "-".join([task, variant.method, variant.setting, *words])
         run = tune(files, foundation, SEED, folder, [changed], tested=False)
         best = max(auc for _, auc in run.curve)
         new = metric_rows(

@@ -1,5 +1,6 @@
 """Variants of the study of tuning: what is run, and that test parts are left alone."""
 
+import re
 from pathlib import Path
 
 import gin
@@ -21,6 +22,9 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Made:
 
     def tune(files, foundation, seed, folder, bindings, *, tested):
         assert not tested
+        # It is bound in gin between quotes.
+        assert folder.parent == tmp_path / "runs"
+        assert re.fullmatch(r"[\w.-]+", folder.name)
         runs.append((list(files), list(bindings)))
         return Run({}, [(10, 0.6), (20, 0.7), (30, 0.65)], 0.01, 3.0, 20)
 
@@ -53,7 +57,7 @@ def test_settings_exist_and_the_studys_own_value_is_among_them(name: str) -> Non
 
 def test_runs_are_made_once(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     arguments = ["--foundation", str(tmp_path / "base"), "--variants", "rate_option"]
-    arguments += ["--tasks", "movielens_ctr"]
+    arguments += ["--tasks", "movielens_ctr", "--output", str(tmp_path / "runs")]
     assert variants.main(arguments) == 0
     assert [bindings for _, bindings in made] == [
         [f"LEARNING_RATE={value}"] for value in ("1e-2", "3e-2", "1e-1")
@@ -67,3 +71,10 @@ def test_runs_are_made_once(made: Made, tmp_path: Path, capsys: pytest.CaptureFi
     assert [row["at"] for row in rows] == ["1e-2", "3e-2", "1e-1"]
     assert variants.main([*arguments[:1], str(tmp_path / "other"), *arguments[2:]]) == 2
     assert "a study is of one foundation" in capsys.readouterr().err
+
+
+def test_any_value_of_gin_has_a_folder(made: Made, tmp_path: Path) -> None:
+    arguments = ["--foundation", str(tmp_path / "base"), "--output", str(tmp_path / "runs")]
+    arguments += ["--tasks", "movielens_ctr", "--variants", "embeddings_full", "start_option"]
+    assert variants.main(arguments) == 0
+    assert len(made) == 5
