@@ -177,14 +177,14 @@ def test_parquet_in_and_out(recommend, served, films, tmp_path):
     expected, _ = recommend(asked)
     pq.write_table(pa.Table.from_pylist(asked), tmp_path / "requests.parquet")
     batch_inference.infer_requests(
-        *(tmp_path / "requests.parquet", tmp_path / "out.parquet", served / "run"),
+        *(tmp_path / "requests.parquet", tmp_path / "found.parquet", served / "run"),
         task="titles",
         job="recommendation",
         prepared=films,
         batch_size=4,
         progress=False,
     )
-    found = pq.read_table(tmp_path / "out.parquet").to_pylist()
+    found = pq.read_table(tmp_path / "found.parquet").to_pylist()
     for row, other in zip(found, expected, strict=True):
         assert row["item_ids"] == other["item_ids"]
         assert row["titles"] == other["titles"]
