@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help install test lint types parity results accept demo clean
+.PHONY: help install test slow lint types parity results accept demo clean
 help:  ## This list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -24,7 +24,10 @@ types: install  ## mypy
 
 test: install lint types  ## Everything CI runs: style, types, results up to date, tests
 	$(BIN)/python -m benchmarks.render_results --check
-	$(BIN)/python -m pytest -n 3 --dist loadfile
+	$(BIN)/python -m pytest -n 3 --dist loadfile -m 'not slow'
+
+slow: install  ## Runs killed and spread inside training, which tests of whole commands cover, too
+	$(BIN)/python -m pytest -m slow
 
 # torch is large, so only this target installs it; without it these tests are skipped.
 parity: install  ## Logits against Hugging Face's T5, mT5 and UMT5 (installs torch and transformers)

@@ -361,7 +361,6 @@ def test_events_show_on_the_bar() -> None:
 
 
 @needs_libtpu
-@pytest.mark.slow
 def test_a_slice_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The whole command, for a tiny model on four chips of a v5e."""
     file = tmp_path / "report.json"
@@ -381,7 +380,6 @@ def test_a_slice_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 @needs_libtpu
-@pytest.mark.slow
 def test_a_slice_that_cannot_be(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["compile", "--topology", "v5e:3x5", "--model", "tiny"]) == 2
     assert "v5e:3x5" in capsys.readouterr().err

@@ -111,7 +111,6 @@ def losses(folder: Path) -> dict[int, float]:
     return {int(line["step"]): line["loss"] for line in read_metrics(folder) if "loss" in line}
 
 
-@pytest.mark.slow
 def test_killed_stopped_and_resumed_by_ever_fewer(
     started: list[subprocess.Popen[str]], tmp_path: Path
 ) -> None:

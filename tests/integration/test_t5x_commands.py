@@ -22,7 +22,6 @@ from m6rec_jax.checkpoints.t5x_files import open_t5x
 from tests.t5x_bridge.needs_t5x import REASON
 
 pytest.importorskip("t5x", reason=REASON, exc_type=ImportError)
-pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
 
