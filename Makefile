@@ -26,7 +26,7 @@ test: install lint types  ## Everything CI runs: style, types, results up to dat
 	$(BIN)/python -m benchmarks.render_results --check
 	$(BIN)/python -m pytest -n 3 --dist loadfile -m 'not slow'
 
-slow: install  ## Runs killed and spread inside training, which tests of whole commands cover, too
+slow: install  ## Two more tests of resuming, which those of whole commands cover, too
 	$(BIN)/python -m pytest -m slow
 
 # torch is large, so only this target installs it; without it these tests are skipped.

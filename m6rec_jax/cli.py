@@ -342,7 +342,7 @@ def _add_prompts(commands: Any) -> None:
     inspect = actions.add_parser("inspect", help="what a task's prompts are, and whether intact")
     inspect.set_defaults(run=subcommands.run_prompts_inspect)
     for action in (listing, add, remove, inspect):
-        # Of a task it may be in a bucket.
+        # No Path: the bank itself says what is wrong with an address.
         action.add_argument("bank", metavar="BANK", help="folder of the bank, on a local disk")
     for action in (remove, inspect):
         action.add_argument("name", metavar="TASK", help="name of the task in the bank")

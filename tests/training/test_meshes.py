@@ -9,12 +9,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from tests.training import eight_devices
 
 
-@pytest.mark.slow
 def test_losses_do_not_depend_on_the_mesh(compilation_cache: Path, tmp_path: Path) -> None:
     environment = {
         **os.environ,
