@@ -74,7 +74,7 @@ CONFIGURATIONS = (
         "xl, 256 chips of v4",
         "v4:4x8x8",
         "xl",
-        bindings=("BATCH_SIZE=1024", "SCOPED_VMEM_KIB=14336"),
+        bindings=("BATCH_SIZE=1024", "SCOPED_VMEM_KIB=14336", "SUMS_BESIDE_PRODUCTS='false'"),
     ),
     Configuration(
         "base, two slices of v5e-16",
