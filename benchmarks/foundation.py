@@ -1,15 +1,17 @@
 """The foundation from nothing: data, vocabulary, pretraining, perplexity of every source.
 
     python -m benchmarks.foundation [--output runs/foundation] [--gin.TRAIN_STEPS=4000 ...]
+    python -m benchmarks.foundation --answers [--first runs/foundation] [--output FOLDER]
     python -m benchmarks.foundation --texts [--output runs/foundation_texts]
     python -m benchmarks.foundation --books [--output runs/foundation_books]
 
 Runs the commands that the headers of gin_configs/examples/foundation_*.gin name, one after the
 other. What is finished is not done again; a training run that was stopped goes on where it stopped.
-Gin bindings are handed to the training. `--texts` makes the foundation that has read no behaviour
-(gin_configs/examples/foundation_texts_pretrain.gin), `--books` the one that has read none about
-films (foundation_books_pretrain.gin). Perplexities go to `benchmarks/results/foundation.json`,
-unless bindings or a limit make them of something else.
+Gin bindings are handed to the training. `--answers` makes its second stage, from which the study of
+tuning starts (gin_configs/examples/foundation_answers.gin), and the first where that is missing.
+`--texts` makes the foundation that has read no behaviour (foundation_texts_pretrain.gin), `--books`
+the one that has read none about films (foundation_books_pretrain.gin). Perplexities go to
+`benchmarks/results/foundation.json`, unless bindings or a limit make them of something else.
 """
 
 from __future__ import annotations
@@ -36,10 +38,14 @@ EVALUATE = f"{EXAMPLES}/foundation_eval.gin"
 NAME = "foundation"
 # Those that have not read everything.
 TEXTS_NAME, BOOKS_NAME = "foundation_texts", "foundation_books"
+# What goes on from all of it.
+ANSWERS_NAME = "foundation_answers"
 ALL_SOURCES = "all sources"
 TABLES = {"movielens-100k": MOVIELENS_PREPARE, "book-crossing-small": BOOKS_PREPARE}
 RATED = "book-crossing-rated"
 TEXTS = ("film-attributes", "film-consensus", "film-plots", "film-reviews", "chitchat")
+# What the second stage reads besides.
+QUESTIONS = "film-genres"
 
 
 def prepare_data() -> None:
@@ -68,9 +74,15 @@ def prepare_rated_books() -> None:
     m6rec("data", "prepare", RATED, "--gin_file", RATED_PREPARE)
 
 
+def prepare_questions() -> None:
+    """Fetches and prepares what the second stage reads besides."""
+    m6rec("data", "fetch", QUESTIONS)
+    m6rec("data", "prepare", QUESTIONS)
+
+
 def pretrain_file(name: str) -> str:
     """Gin file of a foundation."""
-    return f"{EXAMPLES}/{name}_pretrain.gin"
+    return f"{EXAMPLES}/{name}{'' if name == ANSWERS_NAME else '_pretrain'}.gin"
 
 
 def perplexities(folder: Path, arguments: Sequence[str] = ()) -> dict[str, float]:
@@ -141,20 +153,23 @@ def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0, or 2 on an error."""
     parser = argparse.ArgumentParser(description="The foundation, from nothing.")
     parser.add_argument("--output", type=Path, help="default: a folder of its name in runs/")
+    first = ROOT / "runs" / NAME
+    parser.add_argument("--first", type=Path, default=first, help="the first stage, of --answers")
     which = parser.add_mutually_exclusive_group()
     for flag, name, told in (
-        ("--texts", TEXTS_NAME, "no behaviour"),
-        ("--books", BOOKS_NAME, "no behaviour about films"),
+        ("--answers", ANSWERS_NAME, "the foundation's second stage, which answers questions"),
+        ("--texts", TEXTS_NAME, "the foundation that has read no behaviour"),
+        ("--books", BOOKS_NAME, "the foundation that has read no behaviour about films"),
     ):
-        told = f"the foundation that has read {told}"
         which.add_argument(flag, dest="name", action="store_const", const=name, help=told)
     parser.set_defaults(name=NAME)
     parser.add_argument("--eval-limit", type=int, help="rows of each source, at most")
     options, bindings = parser.parse_known_args(arguments)
     name, pretrain = options.name, pretrain_file(options.name)
     folder = (options.output or ROOT / "runs" / name).resolve()
+    as_in_file = not bindings
     of_eval = [f"--gin.evaluate.limit={options.eval_limit}"] if options.eval_limit else []
-    if name != NAME:
+    if name in (TEXTS_NAME, BOOKS_NAME):
         of_eval.append(f"--gin.MIXTURE_OR_TASK_NAME='{name}'")
     try:
         for binding in bindings:
@@ -163,12 +178,17 @@ def main(arguments: list[str] | None = None) -> int:
         prepare_data()
         if name == BOOKS_NAME:
             prepare_rated_books()
+        if name == ANSWERS_NAME:
+            prepare_questions()
+            first = options.first.resolve()
+            train(pretrain_file(NAME), first)
+            bindings = [f"--gin.INITIAL_CHECKPOINT_PATH='{first}'", *bindings]
         seconds = train(pretrain, folder, bindings)
         print(f"{folder}: {'resumed' if seconds is None else f'{seconds:.0f} seconds'}")
         figures = perplexities(folder, of_eval)
         for task, value in sorted(figures.items()):
             print(f"{task}: perplexity {value:.2f}")
-        if not bindings and not options.eval_limit:
+        if as_in_file and not options.eval_limit:
             add_rows(results_path(NAME), rows_of(name, pretrain, figures, folder, seconds))
     except M6RecError as error:
         print(f"error: {error}", file=sys.stderr)

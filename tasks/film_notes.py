@@ -1,14 +1,22 @@
-"""Film attributes as text, and what critics agree on: for language modelling.
+"""Film attributes as text, and what critics agree on: for language modelling, and what words mean.
 
     m6rec data fetch film-attributes
     m6rec data prepare film-attributes
-    m6rec data fetch film-consensus
-    m6rec data prepare film-consensus
 
-Tasks: film_attributes_infilling, _generation, _pretrain; film_consensus_..., the same.
+and so film-consensus and film-genres, which are the same sentences with another question.
+
+Tasks: film_attributes_infilling, _generation, _pretrain; film_consensus_verdict: did most critics
+like the film?; film_genres_genre; film_consensus_verdict_in_words and film_genres_genre_in_words,
+where the answer is written.
 """
 
 from m6rec_jax.pipeline.text_registration import register_text_tasks
+from m6rec_jax.tables.film_plots import CLASSES
 
 ATTRIBUTES = register_text_tasks("film_attributes", corpus="film-attributes")
-CONSENSUS = register_text_tasks("film_consensus", corpus="film-consensus")
+CONSENSUS = register_text_tasks(
+    "film_consensus", corpus="film-consensus", label_task="verdict", class_words=("bad", "good")
+)
+GENRES = register_text_tasks(
+    "film_genres", corpus="film-genres", label_task="genre", class_words=CLASSES
+)

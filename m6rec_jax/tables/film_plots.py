@@ -74,14 +74,19 @@ def read_plots(path: Path) -> list[tuple[str, tuple[str, ...], str]]:
     return found
 
 
-def rarest_genres(categories: Sequence[Sequence[str]]) -> list[str | None]:
+def rarest_genres(
+    categories: Sequence[Sequence[str]], genre_of: Mapping[str, str] = GENRES
+) -> list[str | None]:
     """The rarest genre of each film among all of them, None where it has none.
 
     Args:
       categories: of each film, as in the file. Genres equally rare are taken in the alphabet's
         order.
+      genre_of: genre of a category.
     """
-    genres = [sorted({GENRES[name] for name in names if name in GENRES}) for names in categories]
+    genres = [
+        sorted({genre_of[name] for name in names if name in genre_of}) for names in categories
+    ]
     counts = Counter(genre for names in genres for genre in names)
     return [min(names, key=lambda genre: counts[genre]) if names else None for names in genres]
 

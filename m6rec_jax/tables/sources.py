@@ -99,6 +99,7 @@ _KNOWN = {
     "chitchat": "m6rec_jax.tables.chitchat:DATASET",
     "film-attributes": "m6rec_jax.tables.film_texts:ATTRIBUTES",
     "film-consensus": "m6rec_jax.tables.film_texts:CONSENSUS",
+    "film-genres": "m6rec_jax.tables.film_texts:GENRES",
     "film-plots": "m6rec_jax.tables.film_plots:DATASET",
     "film-reviews": "m6rec_jax.tables.film_reviews:DATASET",
     "movielens-100k": "m6rec_jax.tables.movielens:DATASET",

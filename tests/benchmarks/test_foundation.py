@@ -56,6 +56,50 @@ def test_every_source_is_fetched_and_prepared_before_the_vocabulary(calls, tmp_p
     assert {call[0] for call in calls[done:]} == {"data"}
 
 
+def test_the_second_stage_goes_on_from_the_first(calls, tmp_path):
+    arguments = ["--answers", "--first", str(tmp_path / "first"), "--output", str(tmp_path / "run")]
+    assert foundation.main([*arguments, "--eval-limit", "5"]) == 0
+    for verb in ("fetch", "prepare"):
+        assert ("data", verb, foundation.QUESTIONS) in calls
+    first, second = (call for call in calls if call[0] == "train")
+    assert first[2] == foundation.pretrain_file(foundation.NAME)
+    assert f"--gin.MODEL_DIR='{tmp_path / 'first'}'" in first
+    assert second[2] == "gin_configs/examples/foundation_answers.gin"
+    assert f"--gin.INITIAL_CHECKPOINT_PATH='{tmp_path / 'first'}'" in second
+    assert f"--gin.MODEL_DIR='{tmp_path / 'run'}'" in second
+    (evaluated,) = (call for call in calls if call[0] == "eval")
+    assert not any("MIXTURE_OR_TASK_NAME" in text for text in evaluated)
+
+
+def test_no_answer_is_of_a_text_that_a_study_asks_about():
+    """Questions of the second stage are asked about other corpora than those of the study."""
+    import gin
+
+    from benchmarks.tuning import TASKS
+    from m6rec_jax import configuration
+    from m6rec_jax.pipeline.registration import evaluated_tasks
+
+    try:
+        configuration.parse_config(
+            [ROOT / foundation.pretrain_file(foundation.ANSWERS_NAME)],
+            ["MODEL_DIR = 'x'", "INITIAL_CHECKPOINT_PATH = 'y'"],
+        )
+        rates = gin.query_parameter("mixture_rates.rates")
+        tasks = {task.name: task for task in evaluated_tasks("foundation_answers")}
+        asked = {task.dataset for task in tasks.values() if task.view == "labelled_texts"}
+        assert asked == {"film-consensus", "film-genres"}
+        assert set(rates) <= set(tasks)
+        studied = set()
+        for name in TASKS:
+            with gin.unlock_config():
+                configuration.parse_config([ROOT / f"gin_configs/jobs/{name}.gin"])
+            task = gin.query_parameter("%MIXTURE_OR_TASK_NAME")
+            studied |= {(one.dataset, one.view) for one in evaluated_tasks(task)}
+        assert not {(name, "labelled_texts") for name in asked} & studied
+    finally:
+        gin.clear_config()
+
+
 def test_the_vocabulary_reads_what_the_foundation_reads():
     """Every source of the mixture is one of the vocabulary's, with the splits of the tasks."""
     import gin

@@ -34,6 +34,8 @@ from tests.tasks import shop
 
 LENGTHS = {"inputs": 48, "targets": 48}
 CLASSES = ("drama", "comedy", "horror")
+# The last is written in two pieces.
+CLASS_WORDS = ("drama", "comedy", "horror, liked")
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +84,7 @@ def world(tmp_path_factory):
     with gin.unlock_config():
         gin.bind_parameter("vocabulary_file.shared", "everything")
     names = register_recommendation_tasks("zero_shop", "tiny-shop", split="leave_one_out")
-    names += register_text_tasks("notes", "notes", label_task="genre")
+    names += register_text_tasks("notes", "notes", label_task="genre", class_words=CLASS_WORDS)
     names.append(register_mixture("all_language", ["zero_shop_generation", "notes_infilling"]))
     yield folder, vocabulary, model, variables, model_dir
     unregister(names)
@@ -130,6 +132,46 @@ def test_text_is_read_and_a_question_asked(world):
     index = batch["decoder_item_ids"][0, asked][-1]
     assert labels.tolist() == [-1, -1, -1, index % 3]
     assert (batch["decoder_loss_weights"] == 0).all()
+
+
+def test_the_word_of_a_class_is_written_where_its_number_is_read(world, bound):
+    """After the question's `[EOS]`, with the same source: scoring's rows but for their targets."""
+    batches = (
+        next(iter(EvaluationBatches(name, LENGTHS, 6, split="train")))
+        for name in ("notes_genre", "notes_genre_in_words")
+    )
+    numbered, written = batches
+    vocabulary = world[1]
+    for row in range(6):
+        for feature in ("encoder_input_tokens", "encoder_block_ids"):
+            np.testing.assert_array_equal(numbered[feature][row], written[feature][row])
+        (end,) = np.flatnonzero(numbered["decoder_labels"][row] >= 0)
+        word = vocabulary.encode_array(CLASS_WORDS[numbered["decoder_labels"][row, end]])
+        weights = written["decoder_loss_weights"][row]
+        assert np.flatnonzero(weights).tolist() == list(range(end, end + len(word)))
+        assert written["decoder_target_tokens"][row, weights > 0].tolist() == word.tolist()
+        read = written["decoder_input_tokens"][row]
+        before = numbered["decoder_input_tokens"][row]
+        np.testing.assert_array_equal(read[: end + 1], before[: end + 1])
+        np.testing.assert_array_equal(read[end + 1 : end + len(word)], word[:-1])
+        assert (written["decoder_labels"][row] == -1).all()
+
+
+def test_training_leaves_out_words_of_the_text_never_of_the_answer(world, bound):
+    bound("class_word_rows.word_dropout", 0.5)
+
+    def sizes(batches):
+        batch = next(iter(batches))
+        return (batch["encoder_block_ids"] > 0).sum(), (batch["decoder_loss_weights"] > 0).sum(1)
+
+    name = "notes_genre_in_words"
+    read, answers = sizes(BatchIterator(name, LENGTHS, 16, num_shards=1))
+    all_of_it, _ = sizes(EvaluationBatches(name, LENGTHS, 16, split="train"))
+    assert read < 0.8 * all_of_it
+    assert (answers > 0).all()
+    bound("class_word_rows.word_dropout", 1.0)
+    with pytest.raises(ConfigError, match=r"word_dropout = 1\.0 is not from 0 up to below 1"):
+        next(BatchIterator(name, LENGTHS, 2, num_shards=1))
 
 
 def test_figures_equal_those_of_the_predictions(world, tmp_path):

@@ -115,7 +115,7 @@ def test_attributes_and_consensus(tmp_path):
             "CREATE TABLE omdb (ID, Title, Year, Rating, Runtime, Genre, Director, Writer,"
             ' "Cast", Language, Country, Awards)'
         )
-        database.execute("CREATE TABLE tomatoes (ID, Reviews, Consensus)")
+        database.execute("CREATE TABLE tomatoes (ID, Reviews, Consensus, Meter)")
         database.executemany(
             "INSERT INTO omdb VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
             [
@@ -134,15 +134,22 @@ def test_attributes_and_consensus(tmp_path):
                     "1 win.",
                 ),
                 (2, "Blank", 1980, *[None] * 9),
+                (3, "Solaris", 1972, "PG", 167.0, "Drama, Sci-Fi, Film-Noir", *[None] * 6),
+                (4, "Untold", 1973, *[None] * 9),
             ],
         )
         database.executemany(
-            "INSERT INTO tomatoes VALUES (?,?,?)",
-            [(1, 9, "It isn&#039;t dull."), (2, 1, "No consensus yet.")],
+            "INSERT INTO tomatoes VALUES (?,?,?,?)",
+            [
+                (1, 9, "It isn&#039;t dull.", 60),
+                (2, 1, "No consensus yet.", 100),
+                (3, 9, "Slow.", 59),
+                (4, 9, "Nobody knows.", None),
+            ],
         )
     sources = {"film-table": folder, "film-consensus-table": folder}
     texts, _, said = built(film_texts.build_attributes, sources, tmp_path / "a")
-    assert [(t.group, t.about, t.parts[0]) for t in texts] == [
+    assert [(t.group, t.about, t.parts[0]) for t in texts[:1]] == [
         (
             "alien",
             "Alien (1979)",
@@ -150,10 +157,23 @@ def test_attributes_and_consensus(tmp_path):
             "English. It takes 117 minutes. Rated R. Awards: 1 win.",
         )
     ]
-    assert "left out: 1 of which nothing is known" in said
-    texts, _, said = built(film_texts.build_consensus, sources, tmp_path / "b")
-    assert [(t.about, t.parts[0]) for t in texts] == [("Alien (1979)", "It isn't dull.")]
-    assert "left out: 1 without one" in said
+    assert "left out: 2 of which nothing is known" in said
+    texts, spec, said = built(film_texts.build_consensus, sources, tmp_path / "b")
+    assert [(t.about, t.parts[0], t.label) for t in texts] == [
+        ("Alien (1979)", "It isn't dull.", spec.classes.index("fresh")),
+        ("Solaris (1972)", "Slow.", spec.classes.index("rotten")),
+        ("Untold (1973)", "Nobody knows.", None),
+    ]
+    assert "3 films, 1 fresh, 1 rotten; left out: 1 without one" in said
+    genres, spec, said = built(film_texts.build_genres, sources, tmp_path / "c")
+    assert [t.parts for t in genres] == [t.parts for t in texts]
+    # Both are science fiction, so that horror and drama are rarer.
+    assert [t.label is not None and spec.classes[t.label] for t in genres] == [
+        "horror",
+        "drama",
+        False,
+    ]
+    assert "3 films, 2 with one of 2 genres; left out: 1 without a consensus" in said
 
 
 def test_dialogues(raw, tmp_path):
