@@ -1,10 +1,10 @@
 """The study of tuning: methods x tasks x seeds on one frozen foundation.
 
-    python -m benchmarks.tuning --foundation runs/foundation
+    python -m benchmarks.tuning --foundation runs/foundation_answers
         [--tasks movielens_ctr film_plots_genre] [--methods full option_adapter] [--seeds 0 1 2]
         [--gin.TRAIN_STEPS=480] [--force]
 
-Every run starts from the same foundation (`python -m benchmarks.foundation`), takes the steps of
+Every run starts from the same foundation (`python -m benchmarks.foundation --answers`), takes the steps of
 `gin_configs/studies/tuning/budget.gin` (`budget_of_texts.gin`) with the rate of its method's file
 there, and is tested with the best of its validations. Runs whose rows stand in
 `benchmarks/results/tuning.json` are not made again, so a study that was interrupted goes on; rows
@@ -220,7 +220,7 @@ def with_what_follows(rows: Iterable[Row]) -> list[Row]:
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0, or 2 on an error."""
     parser = argparse.ArgumentParser(description="Methods of tuning x tasks x seeds.")
-    parser.add_argument("--foundation", type=Path, default=ROOT / "runs" / "foundation")
+    parser.add_argument("--foundation", type=Path, default=ROOT / "runs" / "foundation_answers")
     parser.add_argument("--tasks", nargs="+", choices=[*TASKS], default=[*TASKS])
     parser.add_argument("--methods", nargs="+", choices=[*METHODS], default=[*METHODS])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])

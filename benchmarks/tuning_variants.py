@@ -1,6 +1,6 @@
 """What a method of tuning gains or loses by other settings: rates, prompt lengths, ranks, starts.
 
-    python -m benchmarks.tuning_variants --foundation runs/foundation
+    python -m benchmarks.tuning_variants --foundation runs/foundation_answers
         [--variants rate_option_adapter prompts_option ...] [--tasks movielens_ctr]
 
 Each variant is a run of the study of tuning (`benchmarks.tuning`) with one setting changed, from
@@ -135,7 +135,7 @@ def study(foundation: Path, tasks: Sequence[str], variants: Sequence[str], outpu
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0, or 2 on an error."""
     parser = argparse.ArgumentParser(description="Methods of tuning under other settings.")
-    parser.add_argument("--foundation", type=Path, default=ROOT / "runs" / "foundation")
+    parser.add_argument("--foundation", type=Path, default=ROOT / "runs" / "foundation_answers")
     parser.add_argument(
         "--tasks",
         nargs="+",

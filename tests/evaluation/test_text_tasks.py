@@ -10,6 +10,7 @@ import pytest
 import seqio
 from flax import linen as nn
 
+from benchmarks.frozen_states import frozen_states
 from m6rec_jax.checkpoints.manifest import RunDescription
 from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.errors import ConfigError, DataError
@@ -191,6 +192,21 @@ def test_figures_equal_those_of_the_predictions(world, tmp_path):
     expected = multiclass.multiclass_metrics(labels, probabilities) | {"num_examples": len(texts)}
     assert {name: figures[name] for name in expected} == pytest.approx(expected)
     assert rows[0]["predicted_class"] == CLASSES[int(probabilities[0].argmax())]
+
+
+def test_frozen_states_are_those_that_a_probe_is_given(world):
+    _, _, model, variables, model_dir = world
+    means, states = frozen_states(model_dir, "notes_genre", LENGTHS)
+    (batch,) = EvaluationBatches("notes_genre", LENGTHS, 64, split="train", limit=64)
+    assert len(means["train"]) == len(states["train"]) == (batch["decoder_labels"] >= 0).sum()
+    table = np.asarray(variables["params"]["token_embedder"]["embedding"])
+    features = {name: values for name, values in batch.items() if values.ndim == 2}
+    hidden = np.asarray(model.apply(variables, features).hidden)
+    for row in range(3):
+        tokens = batch["encoder_input_tokens"][row, batch["encoder_block_ids"][row] > 0]
+        np.testing.assert_allclose(means["train"][row], table[tokens].mean(0), atol=1e-6)
+        (end,) = np.flatnonzero(batch["decoder_labels"][row] >= 0)
+        np.testing.assert_allclose(states["train"][row], hidden[row, end], atol=1e-5)
 
 
 def test_too_few_options_are_told(world):
