@@ -4,9 +4,9 @@
         [--tasks movielens_ctr film_plots_genre] [--methods full option_adapter] [--seeds 0 1 2]
         [--gin.TRAIN_STEPS=480] [--force]
 
-Every run starts from the same foundation (`python -m benchmarks.foundation --answers`), takes the steps of
-`gin_configs/studies/tuning/budget.gin` (`budget_of_texts.gin`) with the rate of its method's file
-there, and is tested with the best of its validations. Runs whose rows stand in
+Every run starts from the same foundation (`python -m benchmarks.foundation --answers`), takes the
+steps of `gin_configs/studies/tuning/budget.gin` (`budget_of_texts.gin`) with the rate of its
+method's file there, and is tested with the best of its validations. Runs whose rows stand in
 `benchmarks/results/tuning.json` are not made again, so a study that was interrupted goes on; rows
 of another foundation, of other bindings, steps or settings are an error. Several of these commands
 may run side by side, each on a processor of its own:
