@@ -167,10 +167,10 @@ def main(arguments: list[str] | None = None) -> int:
     options, bindings = parser.parse_known_args(arguments)
     name, pretrain = options.name, pretrain_file(options.name)
     folder = (options.output or ROOT / "runs" / name).resolve()
-    as_in_file = not bindings
     of_eval = [f"--gin.evaluate.limit={options.eval_limit}"] if options.eval_limit else []
     if name in (TEXTS_NAME, BOOKS_NAME):
         of_eval.append(f"--gin.MIXTURE_OR_TASK_NAME='{name}'")
+    start: list[str] = []
     try:
         for binding in bindings:
             if not binding.startswith("--gin."):
@@ -182,13 +182,13 @@ def main(arguments: list[str] | None = None) -> int:
             prepare_questions()
             first = options.first.resolve()
             train(pretrain_file(NAME), first)
-            bindings = [f"--gin.INITIAL_CHECKPOINT_PATH='{first}'", *bindings]
-        seconds = train(pretrain, folder, bindings)
+            start = [f"--gin.INITIAL_CHECKPOINT_PATH='{first}'"]
+        seconds = train(pretrain, folder, [*start, *bindings])
         print(f"{folder}: {'resumed' if seconds is None else f'{seconds:.0f} seconds'}")
         figures = perplexities(folder, of_eval)
         for task, value in sorted(figures.items()):
             print(f"{task}: perplexity {value:.2f}")
-        if as_in_file and not options.eval_limit:
+        if not bindings and not options.eval_limit:
             add_rows(results_path(NAME), rows_of(name, pretrain, figures, folder, seconds))
     except M6RecError as error:
         print(f"error: {error}", file=sys.stderr)

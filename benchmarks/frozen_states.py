@@ -7,8 +7,7 @@ For every task of the study of tuning that asks about a text, a logistic regress
 
     pieces              which pieces of the vocabulary stand in the text; needs no foundation
     mean of embeddings  of the text's pieces, a foundation's
-    state at [EOS]      of the question, the foundation frozen, without prompts: what a linear probe
-                        is given
+    state at [EOS]      of the question, the foundation frozen: what a linear probe is given
 
 with the penalty that does best on the validation part. A tuning method that leaves the backbone as
 it is starts from the last line; full fine-tuning can make its way back to the first. The test
@@ -19,7 +18,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +88,7 @@ def frozen_states(
     """(mean of the source's embeddings, state at the question's `[EOS]`) `[n, embed]` by part.
 
     Args:
-      foundation: MODEL_DIR; its prompts are left aside.
+      foundation: MODEL_DIR of one task's model, as it is.
       task: name of a registered classification task.
       lengths: `{"inputs": S, "targets": T}`.
 
@@ -98,15 +97,15 @@ def frozen_states(
       DataError: the task's data are not prepared.
     """
     restored = restore_model(foundation)
-    model, params = restored.model, restored.variables
+    model, variables = restored.model, restored.variables
 
     @jax.jit
     def read(batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        tokens, task_ids = batch["encoder_input_tokens"], batch["task_ids"] * 0
-        vectors = model.apply(params, tokens, task_ids.reshape(-1), method=model.embed)
+        tokens, task_ids = batch["encoder_input_tokens"], batch["task_ids"].reshape(-1)
+        vectors = model.apply(variables, tokens, task_ids, method=model.embed)
         held = (batch["encoder_block_ids"] > 0)[..., None]
         mean = jnp.sum(vectors * held, 1) / jnp.maximum(jnp.sum(held, 1), 1)
-        outputs = model.apply(params, {**batch, "task_ids": task_ids})
+        outputs = model.apply(variables, batch)
         place = jnp.argmax(batch["decoder_labels"], axis=1)
         return mean, outputs.hidden[jnp.arange(len(place)), place]
 
@@ -122,7 +121,7 @@ def frozen_states(
     return means, states
 
 
-def measure(task: str, foundations: list[Path], report: Callable[[str], None]) -> None:
+def measure(task: str, foundations: Sequence[Path]) -> None:
     """Adds the rows of a task."""
     unused = [f"{name}='unused'" for name in ("MODEL_DIR", "INITIAL_CHECKPOINT_PATH")]
     configuration.parse_config(files_of(task, "linear_probe"), unused)
@@ -143,7 +142,7 @@ def measure(task: str, foundations: list[Path], report: Callable[[str], None]) -
             config="logistic regression (scikit-learn), penalty by validation",
         )
         add_rows(results_path(RESULTS), [row | known for row in rows])
-        report(f"{task}, {model}: AUC {figures['auc']:.4f}")
+        print(f"{task}, {model}: AUC {figures['auc']:.4f}")
 
     add("pieces", {part: found.pieces for part, found in bags.items()})
     for foundation in foundations:
@@ -170,7 +169,7 @@ def main(arguments: list[str] | None = None) -> int:
         if len(set(names)) < len(names):
             raise DataError(f"foundations need names of their own, not {', '.join(names)}")
         for task in options.tasks:
-            measure(task, [path.resolve() for path in options.foundations], print)
+            measure(task, [path.resolve() for path in options.foundations])
     except M6RecError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -48,6 +48,7 @@ GENRES: Mapping[str, str] = {
     "Western": "western",
 }
 CLASSES = tuple(sorted(set(GENRES.values())))
+QUESTION = "What kind of film is it?"
 _COLUMNS = ["ID", "Title", "Category", "Plot"]
 
 
@@ -130,7 +131,7 @@ def build(sources: Mapping[str, Path], folder: Path) -> str:
         about="title",
         label="genre",
         classes=CLASSES,
-        question="What kind of film is it?",
+        question=QUESTION,
         description=f"{len(kept):,} film plots, {labelled:,} of them with a genre",
         licence=f"{PLOTS.licence}; {REVIEW_SNIPPETS.licence}",
         provenance={"left_out": dict(left_out)},

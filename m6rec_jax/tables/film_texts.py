@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from m6rec_jax.errors import DataError
+from m6rec_jax.tables import film_plots
 from m6rec_jax.tables.corpora import CORPUS_FILE, CorpusSpec, Text, write_corpus
 from m6rec_jax.tables.film_attributes import FilmTable, film_group
-from m6rec_jax.tables.film_plots import CLASSES as GENRE_CLASSES
-from m6rec_jax.tables.film_plots import rarest_genres
 from m6rec_jax.tables.film_reviews import CLASSES as VERDICTS
 from m6rec_jax.tables.film_sources import CONSENSUS_TABLE, FILM_TABLE
 from m6rec_jax.tables.raw_text import repaired
@@ -36,7 +35,7 @@ _NO_CONSENSUS = "No consensus yet."
 _FRESH_METER = 60
 # Genre of the table -> of `film_plots.GENRES`; the others are none of those.
 _GENRES: Mapping[str, str] = {
-    **{genre.capitalize(): genre for genre in GENRE_CLASSES},
+    **{genre.capitalize(): genre for genre in film_plots.CLASSES},
     "Sci-Fi": "science fiction",
     "Sport": "sports",
 }
@@ -184,16 +183,16 @@ def build_consensus(sources: Mapping[str, Path], folder: Path) -> str:
 def build_genres(sources: Mapping[str, Path], folder: Path) -> str:
     """Writes the corpus of genres; returns a line about it and what was left out."""
     found, without = read_consensus(sources[CONSENSUS_TABLE.name] / "movies.db")
-    genres = rarest_genres([one.genres for one in found], _GENRES)
-    labels = [None if genre is None else GENRE_CLASSES.index(genre) for genre in genres]
+    genres = film_plots.rarest_genres([one.genres for one in found], _GENRES)
+    labels = [None if genre is None else film_plots.CLASSES.index(genre) for genre in genres]
     counts = _write_consensus(
         "film-genres",
-        GENRE_CLASSES,
+        film_plots.CLASSES,
         labels,
         found,
         folder,
         label="genre",
-        question="What kind of film is it?",
+        question=film_plots.QUESTION,
         description=f"the genres of {len(found):,} films that critics agree on",
         provenance={"left_out": {"no consensus": without}},
     )

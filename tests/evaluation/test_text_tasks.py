@@ -158,6 +158,16 @@ def test_the_word_of_a_class_is_written_where_its_number_is_read(world, bound):
         assert (written["decoder_labels"][row] == -1).all()
 
 
+def test_a_class_without_a_word_is_named(world):
+    names = register_text_tasks("terse", "notes", label_task="genre", class_words=CLASS_WORDS[:2])
+    try:
+        batches = EvaluationBatches("terse_genre_in_words", LENGTHS, 64, split="train")
+        with pytest.raises(Exception, match="class 2 of terse_genre_in_words has no word"):
+            list(batches)
+    finally:
+        unregister(names)
+
+
 def test_training_leaves_out_words_of_the_text_never_of_the_answer(world, bound):
     bound("class_word_rows.word_dropout", 0.5)
 

@@ -149,13 +149,18 @@ def test_attributes_and_consensus(tmp_path):
         )
     sources = {"film-table": folder, "film-consensus-table": folder}
     texts, _, said = built(film_texts.build_attributes, sources, tmp_path / "a")
-    assert [(t.group, t.about, t.parts[0]) for t in texts[:1]] == [
+    assert [(t.group, t.about, t.parts[0]) for t in texts] == [
         (
             "alien",
             "Alien (1979)",
             "A horror, sci-fi film. Directed by Ridley Scott. With Hurt, Weaver. Made in UK. In "
             "English. It takes 117 minutes. Rated R. Awards: 1 win.",
-        )
+        ),
+        (
+            "solaris",
+            "Solaris (1972)",
+            "A drama, sci-fi, film-noir film. It takes 167 minutes. Rated PG.",
+        ),
     ]
     assert "left out: 2 of which nothing is known" in said
     texts, spec, said = built(film_texts.build_consensus, sources, tmp_path / "b")
