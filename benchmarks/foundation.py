@@ -45,7 +45,7 @@ TABLES = {"movielens-100k": MOVIELENS_PREPARE, "book-crossing-small": BOOKS_PREP
 RATED = "book-crossing-rated"
 TEXTS = ("film-attributes", "film-consensus", "film-plots", "film-reviews", "chitchat")
 # What the second stage reads besides.
-QUESTIONS = "film-genres"
+QUESTIONS = ("film-overviews", "word-tones")
 
 
 def prepare_data() -> None:
@@ -76,8 +76,9 @@ def prepare_rated_books() -> None:
 
 def prepare_questions() -> None:
     """Fetches and prepares what the second stage reads besides."""
-    m6rec("data", "fetch", QUESTIONS)
-    m6rec("data", "prepare", QUESTIONS)
+    for name in QUESTIONS:
+        m6rec("data", "fetch", name)
+        m6rec("data", "prepare", name)
 
 
 def pretrain_file(name: str) -> str:

@@ -1,13 +1,13 @@
-"""Film attributes as text, and what critics agree on: for language modelling, and what words mean.
+"""Film attributes as text, what critics agree on, overviews: language modelling, what words mean.
 
     m6rec data fetch film-attributes
     m6rec data prepare film-attributes
 
-and so film-consensus and film-genres, which are the same sentences with another question.
+and so film-consensus and film-overviews.
 
-Tasks: film_attributes_infilling, _generation, _pretrain; film_consensus_verdict: did most critics
-like the film?; film_genres_genre; film_consensus_verdict_in_words and film_genres_genre_in_words,
-where the answer is written.
+Tasks: film_attributes_infilling, _generation, _pretrain, and so of film_consensus and
+film_overviews; film_consensus_verdict: did most critics like the film?; film_overviews_genre;
+film_consensus_verdict_in_words and film_overviews_genre_in_words, where the answer is written.
 """
 
 from m6rec_jax.pipeline.text_registration import register_text_tasks
@@ -17,6 +17,6 @@ ATTRIBUTES = register_text_tasks("film_attributes", corpus="film-attributes")
 CONSENSUS = register_text_tasks(
     "film_consensus", corpus="film-consensus", label_task="verdict", class_words=("bad", "good")
 )
-GENRES = register_text_tasks(
-    "film_genres", corpus="film-genres", label_task="genre", class_words=CLASSES
+OVERVIEWS = register_text_tasks(
+    "film_overviews", corpus="film-overviews", label_task="genre", class_words=CLASSES
 )

@@ -6,11 +6,10 @@ over what stands in the input); of films their attributes, plots, reviews and wh
 and human dialogues. Films are split by their titles, the same in all corpora, so that it reads no
 plot, review or consensus of the films of their validation and test parts. Attributes of such films
 it does read, where MovieLens has them: that is split by users, and its documents describe every
-film. It reads no class of a review or a plot; in a second stage it answers questions about other
-texts, what critics agree on about a film. `python -m benchmarks.foundation` makes it from nothing.
+film. It reads no class of a review or a plot. `python -m benchmarks.foundation` makes it from
+nothing; `tasks/foundation_answers.py` is its second stage.
 
     foundation             all of that, mixed at the rates of `mixture_rates`
-    foundation_answers     the second stage: the same, and those questions
     foundation_language    its language tasks alone, for the perplexity of each source
     foundation_texts       the texts alone: no user, no behaviour, no outcome
     foundation_books       the texts, and what readers thought of books; no rating of a film
@@ -28,10 +27,8 @@ _OUTCOMES = [f"{source}_outcomes" for source in _BEHAVIOUR]
 _RETRIEVAL = [f"{source}_retrieval" for source in _BEHAVIOUR]
 
 LANGUAGE = register_mixture("foundation_language", [*_OF_BEHAVIOUR, *_OUTCOMES, *_OF_TEXTS])
-_ALL = [*_OF_BEHAVIOUR, *_OUTCOMES, *_RETRIEVAL, *movielens.WRITING, *_OF_TEXTS]
-_ANSWERS = ["film_consensus_verdict_in_words", "film_genres_genre_in_words"]
-FOUNDATION = register_mixture("foundation", _ALL)
-ANSWERS = register_mixture("foundation_answers", [*_ALL, *_ANSWERS])
+ALL = [*_OF_BEHAVIOUR, *_OUTCOMES, *_RETRIEVAL, *movielens.WRITING, *_OF_TEXTS]
+FOUNDATION = register_mixture("foundation", ALL)
 TEXTS = register_mixture("foundation_texts", _OF_TEXTS)
 BOOKS = register_mixture("foundation_books", [*_OF_TEXTS, "book_crossing_rated_outcomes"])
 

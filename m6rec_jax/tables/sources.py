@@ -99,11 +99,12 @@ _KNOWN = {
     "chitchat": "m6rec_jax.tables.chitchat:DATASET",
     "film-attributes": "m6rec_jax.tables.film_texts:ATTRIBUTES",
     "film-consensus": "m6rec_jax.tables.film_texts:CONSENSUS",
-    "film-genres": "m6rec_jax.tables.film_texts:GENRES",
+    "film-overviews": "m6rec_jax.tables.film_overviews:DATASET",
     "film-plots": "m6rec_jax.tables.film_plots:DATASET",
     "film-reviews": "m6rec_jax.tables.film_reviews:DATASET",
     "movielens-100k": "m6rec_jax.tables.movielens:DATASET",
     "t5-vocabulary": "m6rec_jax.tables.t5_vocabulary:DATASET",
+    "word-tones": "m6rec_jax.tables.word_tones:DATASET",
 }
 _REGISTERED: dict[str, PublicDataset] = {}
 

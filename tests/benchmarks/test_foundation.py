@@ -60,7 +60,7 @@ def test_the_second_stage_goes_on_from_the_first(calls, tmp_path):
     arguments = ["--answers", "--first", str(tmp_path / "first"), "--output", str(tmp_path / "run")]
     assert foundation.main([*arguments, "--eval-limit", "5"]) == 0
     for verb in ("fetch", "prepare"):
-        assert ("data", verb, foundation.QUESTIONS) in calls
+        assert {("data", verb, name) for name in foundation.QUESTIONS} <= set(calls)
     first, second = (call for call in calls if call[0] == "train")
     assert first[2] == foundation.pretrain_file(foundation.NAME)
     assert f"--gin.MODEL_DIR='{tmp_path / 'first'}'" in first
@@ -87,7 +87,7 @@ def test_no_answer_is_of_a_text_that_a_study_asks_about():
         rates = gin.query_parameter("mixture_rates.rates")
         tasks = {task.name: task for task in evaluated_tasks("foundation_answers")}
         asked = {task.dataset for task in tasks.values() if task.view == "labelled_texts"}
-        assert asked == {"film-consensus", "film-genres"}
+        assert asked == {"film-consensus", *foundation.QUESTIONS}
         assert set(rates) <= set(tasks)
         studied = set()
         for name in TASKS:

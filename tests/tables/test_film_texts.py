@@ -170,15 +170,6 @@ def test_attributes_and_consensus(tmp_path):
         ("Untold (1973)", "Nobody knows.", None),
     ]
     assert "3 films, 1 fresh, 1 rotten; left out: 1 without one" in said
-    genres, spec, said = built(film_texts.build_genres, sources, tmp_path / "c")
-    assert [t.parts for t in genres] == [t.parts for t in texts]
-    # Both are science fiction, so that horror and drama are rarer.
-    assert [t.label is not None and spec.classes[t.label] for t in genres] == [
-        "horror",
-        "drama",
-        False,
-    ]
-    assert "3 films, 2 with one of 2 genres; left out: 1 without a consensus" in said
 
 
 def test_dialogues(raw, tmp_path):
