@@ -11,5 +11,9 @@ from m6rec_jax.pipeline.text_registration import register_text_tasks
 from m6rec_jax.tables.word_tones import CLASSES
 
 TASKS = register_text_tasks(
-    "word_tones", corpus="word-tones", label_task="tone", class_words=CLASSES
+    "word_tones",
+    corpus="word-tones",
+    label_task="tone",
+    class_words=CLASSES,
+    every_word_counts=True,
 )

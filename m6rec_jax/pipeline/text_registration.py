@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import seqio
 
@@ -37,6 +38,7 @@ def register_text_tasks(
     split: str = "by_group",
     label_task: str | None = None,
     class_words: Sequence[str] = (),
+    every_word_counts: bool = False,
     vocabulary: Callable[[], Vocabulary] | None = None,
     vocabulary_split: str | None = None,
     shuffle_buffer_size: int = SHUFFLE_BUFFER_SIZE,
@@ -49,6 +51,8 @@ def register_text_tasks(
       split: name of the prepared split.
       label_task: what the class of a text is called; None for a corpus without classes.
       class_words: a word for each class, to be written when asked: `<name>_<label_task>_in_words`.
+      every_word_counts: a text without some of its words may be of another class, so that
+        `class_word_rows.word_dropout` leaves none out.
       vocabulary: returns the vocabulary; None: the file of `locations.vocabulary_file`.
       vocabulary_split: beside which split that file lies; None: `split`.
       shuffle_buffer_size: see `PreparedSource`.
@@ -66,8 +70,11 @@ def register_text_tasks(
     if label_task is not None:
         if class_words:
             names.append(f"{name}_{label_task}_in_words")
+            settings: dict[str, Any] = {"words": class_words}
+            if every_word_counts:
+                settings["word_dropout"] = 0.0
             in_words = text_rows.class_word_rows
-            add(names[-1], "language", "labelled_texts", in_words, words=class_words)
+            add(names[-1], "language", "labelled_texts", in_words, **settings)
         names.append(f"{name}_{label_task}")
         add(names[-1], "classification", "labelled_texts", text_rows.classification_rows)
     seqio.MixtureRegistry.add(f"{name}_pretrain", language, default_rate=1.0)

@@ -185,6 +185,25 @@ def test_training_leaves_out_words_of_the_text_never_of_the_answer(world, bound)
         next(BatchIterator(name, LENGTHS, 2, num_shards=1))
 
 
+def test_no_word_is_left_out_where_every_word_counts(world, bound):
+    bound("class_word_rows.word_dropout", 0.9)
+    names = register_text_tasks(
+        "whole", "notes", label_task="genre", class_words=CLASS_WORDS, every_word_counts=True
+    )
+    name = "whole_genre_in_words"
+
+    def texts(batch):
+        return {tuple(row[row > 0]) for row in batch["encoder_input_tokens"]}
+
+    try:
+        whole = set().union(
+            *(texts(batch) for batch in EvaluationBatches(name, LENGTHS, 16, split="train"))
+        )
+        assert texts(next(iter(BatchIterator(name, LENGTHS, 16, num_shards=1)))) <= whole
+    finally:
+        unregister(names)
+
+
 def test_figures_equal_those_of_the_predictions(world, tmp_path):
     model_dir = world[4]
     figures = of_checkpoint.evaluate(str(model_dir), "notes_genre", LENGTHS, batch_size=4)
