@@ -14,8 +14,8 @@ may run side by side, each on a processor of its own:
     taskset -c 0 python -m benchmarks.tuning --tasks movielens_ctr film_plots_genre &
     taskset -c 1 python -m benchmarks.tuning --tasks book_crossing_conversion film_reviews_sentiment
 
-Every head starts from its job's words (OPTION_WORDS); two methods are also run from random values,
-so that what the words do and what a method does can be told apart.
+Every head starts from its job's words (OPTION_WORDS); what those do by themselves is among
+`benchmarks.tuning_variants`.
 
 A row is the figure of one run on the test part, with what else is known of the run:
 
@@ -77,9 +77,7 @@ METHODS: Mapping[str, str] = {
     "full": "full fine-tuning",
     "linear_probe": "linear probe",
     "prompt": "prompt tuning",
-    "prompt_random": "prompt tuning, random head",
     "option": "option tuning",
-    "option_random": "option tuning, random options",
     "adapter": "adapters",
     "option_adapter": "option-adapter tuning",
     "lora": "LoRA",

@@ -57,6 +57,7 @@ _SMALL_RATES, _LARGE_RATES = ("1e-2", "2e-2", "4e-2", "1e-1"), ("1e-2", "3e-2", 
 # Embeddings as slow as in the foundation, and as fast as all else.
 _DAMPED = "{'relative_bias/': 20.0, 'token_embedder/': 0.2}"
 _UNDAMPED = "{'relative_bias/': 20.0}"
+_WORDS = ("()", "%OPTION_WORDS")
 
 VARIANTS: Mapping[str, Variant] = {
     "rate_full": Variant("full", "BACKBONE_LEARNING_RATE", ("1e-3", "3e-3", "1e-2", "3e-2")),
@@ -71,6 +72,8 @@ VARIANTS: Mapping[str, Variant] = {
     "start_option": Variant(
         "option", "INITIAL_SOFT_PROMPTS", ("'random'", "'vocabulary'", "'class_labels'")
     ),
+    "words_option": Variant("option", "INITIAL_OPTIONS", _WORDS),
+    "words_prompt": Variant("prompt", "INITIAL_OPTIONS", _WORDS),
     "rank_option_adapter": Variant("option_adapter", "ADAPTER_RANK", ("10", "20", "40")),
     "scale_option_adapter": Variant(
         "option_adapter", "PromptConfig.adapter_scale", ("0.1", "1.0", "4.0")
