@@ -1,8 +1,9 @@
 """A lexicon of words that sound good or bad, as a corpus of lists of words.
 
-The lexicon of VADER (Hutto and Gilbert, ICWSM 2014) has ratings of ten people for each of 7,520
-words, from -4 to 4. A list of words is good where its ratings sum to more than 0. So a small model
-that has read little still learns what a large one knows from all it has read: the tone of words.
+The lexicon of VADER (Hutto and Gilbert, ICWSM 2014) has a rating of each of its words, the mean of
+ten people's from -4 to 4. A list of words is good where its ratings sum to more than 0. So a small
+model that has read little still learns what a large one knows from all it has read: the tone of
+words.
 """
 
 from __future__ import annotations
@@ -50,14 +51,16 @@ _PASSES, _LONGEST = 10, 8
 _LEAST = 0.5
 
 
-def read_lexicon(path: Path) -> tuple[dict[str, float], int]:
-    """(rating of every word, how many entries are none: signs, emoticons, digits).
+def read_lexicon(path: Path) -> tuple[dict[str, float], Counter[str]]:
+    """(rating of every word, how many entries are left out and why).
+
+    Signs, emoticons and what holds digits are no words; of a word's entries the last one counts.
 
     Raises:
       DataError: the file is not this lexicon.
     """
     ratings: dict[str, float] = {}
-    others = 0
+    left_out: Counter[str] = Counter()
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -70,11 +73,13 @@ def read_lexicon(path: Path) -> tuple[dict[str, float], int]:
             raise DataError(
                 f"{path}, line {number}: {line[:40]!r} is no word and its rating"
             ) from error
-        if _WORD.fullmatch(entry):
-            ratings[entry] = rating
-        else:
-            others += 1
-    return ratings, others
+        if not _WORD.fullmatch(entry):
+            left_out["signs"] += 1
+            continue
+        if entry in ratings:
+            left_out["repeated"] += 1
+        ratings[entry] = rating
+    return ratings, left_out
 
 
 def drawn_lists(ratings: Mapping[str, float], seed: int = 0) -> list[tuple[str, ...]]:
@@ -98,16 +103,15 @@ def drawn_lists(ratings: Mapping[str, float], seed: int = 0) -> list[tuple[str, 
 
 def build(sources: Mapping[str, Path], folder: Path) -> str:
     """Writes the corpus; returns a line about it and what was left out."""
-    ratings, others = read_lexicon(sources[LEXICON.name] / _FILE)
-    texts, without = [], 0
+    ratings, left_out = read_lexicon(sources[LEXICON.name] / _FILE)
+    texts = []
     for number, words in enumerate(drawn_lists(ratings)):
         rating = sum(ratings[word] for word in words)
         if abs(rating) < _LEAST:
-            without += 1
+            left_out["lists without a tone"] += 1
             continue
         identifier = f"w{number}"
         texts.append(Text(identifier, identifier, "", (" ".join(words),), int(rating > 0)))
-    left_out = {"signs": others, "lists without a tone": without}
     spec = CorpusSpec(
         name="word-tones",
         id="text_id",
@@ -118,13 +122,14 @@ def build(sources: Mapping[str, Path], folder: Path) -> str:
         question="What do the words say?",
         description=f"{len(texts):,} lists of {len(ratings):,} words that sound good or bad",
         licence=LEXICON.licence,
-        provenance={"left_out": left_out},
+        provenance={"left_out": dict(left_out)},
     )
     write_corpus(folder, spec, texts)
     counts = Counter(CLASSES[text.label] for text in texts if text.label is not None)
+    missing = ", ".join(f"{count:,} {why}" for why, count in sorted(left_out.items()))
     return (
         f"word-tones: {len(texts):,} lists of {len(ratings):,} words, {counts['good']:,} good, "
-        f"{counts['bad']:,} bad; left out: {others} signs, {without} lists without a tone"
+        f"{counts['bad']:,} bad; left out: {missing or 'none'}"
     )
 
 

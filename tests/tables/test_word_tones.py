@@ -24,7 +24,9 @@ def entries(ratings):
 def test_a_list_is_good_where_its_ratings_sum_to_more_than_nothing(tmp_path):
     out = tmp_path / "out"
     out.mkdir()
-    sources = write(tmp_path / "raw", [*entries(RATINGS), ":-)\t1.0\t0.5\t[1]"])
+    # The last entry of a word counts, and what it replaces is told.
+    lines = ["dull\t2.5\t0.5\t[1]", *entries(RATINGS), ":-)\t1.0\t0.5\t[1]"]
+    sources = write(tmp_path / "raw", lines)
     said = word_tones.build(sources, out)
     corpus = Corpus.open(out)
     texts = list(corpus.texts())
@@ -38,7 +40,12 @@ def test_a_list_is_good_where_its_ratings_sum_to_more_than_nothing(tmp_path):
     assert without > 0  # "so-so" alone, at the least
     assert len(texts) == len(drawn) - without
     assert f"5 words, {sum(t.label for t in texts)} good" in said
-    assert f"left out: 1 signs, {without} lists without a tone" in said
+    assert f"left out: {without} lists without a tone, 1 repeated, 1 signs" in said
+    assert corpus.spec.provenance["left_out"] == {
+        "lists without a tone": without,
+        "repeated": 1,
+        "signs": 1,
+    }
 
 
 def test_every_word_stands_in_as_many_lists():
