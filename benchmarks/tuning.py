@@ -23,7 +23,7 @@ A row is the figure of one run on the test part, with what else is known of the 
     trainable_share   parameters that train, as a share of the backbone
     curve             [[step, AUC on validation rows], ...]
     steps_to_90_percent   first validation with (AUC - 1/2) / (that of full fine-tuning at its end
-                      - 1/2) >= 0.9; null where none is
+                      - 1/2) >= 0.9, 0 where nothing need be tuned for it; null where none is
     foundation        fingerprint of the backbone
     bindings          the --gin.NAME=VALUE that the study was given
     train_steps       TRAIN_STEPS of the run
@@ -42,6 +42,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from benchmarks.locks import locked
 from benchmarks.provenance import ROOT
 from benchmarks.results_file import Row, add_rows, metric_rows, read_results, results_path
 from benchmarks.tuned_run import (
@@ -88,10 +89,15 @@ def steps_to_share(curve: Curve, full: float, share: float = 0.9) -> int | None:
     """First step at which `share` of what full fine-tuning gains over chance is reached.
 
     Args:
-      curve: (step, AUC).
+      curve: (step, AUC); 0 steps where the foundation reaches it untuned.
       full: AUC of full fine-tuning at its end, on the same validation rows.
       share: of its lead over chance.
+
+    Returns:
+      None where the curve never gets there, or full fine-tuning itself has no lead.
     """
+    if full <= CHANCE:
+        return None
     wanted = CHANCE + share * (full - CHANCE)
     return next((step for step, value in curve if value >= wanted), None)
 
@@ -193,19 +199,22 @@ def study(
     """
     path, fingerprint = results_path(RESULTS), backbone_of(foundation)
     for task, method, seed in tqdm(runs, unit="run", desc="tuning"):
-        rows = [row for row in read_results(path).rows if row["task"] != ALL_TASKS]
-        conditions = conditions_of(fingerprint, files_of(task, method), bindings)
-        of_all = {name: conditions[name] for name in ("foundation", "bindings")}
-        refuse_others(path, rows, foundation, of_all)
-        alike = [row for row in rows if (row["task"], row["method"]) == (task, method)]
-        if force:
-            alike = [row for row in alike if row["seed"] != seed]
-        refuse_others(path, alike, foundation, conditions)
-        if any(row["seed"] == seed for row in alike):
-            continue
-        run = make_run(task, method, seed, foundation, output / f"{task}-{method}-{seed}", bindings)
-        tqdm.write(f"{task}, {method}, seed {seed}: AUC {run.figures['auc']:.4f}")
-        add_rows(path, rows_of(run, task, method, seed, conditions), derive=with_what_follows)
+        name = f"{task}-{method}-{seed}"
+        # Another command that makes the same run would remove this one's folder.
+        with locked(f"{RESULTS}-{name}", f"waiting for another command to be done with {name}"):
+            rows = [row for row in read_results(path).rows if row["task"] != ALL_TASKS]
+            conditions = conditions_of(fingerprint, files_of(task, method), bindings)
+            of_all = {key: conditions[key] for key in ("foundation", "bindings")}
+            refuse_others(path, rows, foundation, of_all)
+            alike = [row for row in rows if (row["task"], row["method"]) == (task, method)]
+            if force:
+                alike = [row for row in alike if row["seed"] != seed]
+            refuse_others(path, alike, foundation, conditions)
+            if any(row["seed"] == seed for row in alike):
+                continue
+            run = make_run(task, method, seed, foundation, output / name, bindings)
+            tqdm.write(f"{task}, {method}, seed {seed}: AUC {run.figures['auc']:.4f}")
+            add_rows(path, rows_of(run, task, method, seed, conditions), derive=with_what_follows)
     return list(read_results(path).rows)
 
 

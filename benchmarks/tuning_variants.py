@@ -53,15 +53,16 @@ class Variant:
     values: tuple[str, ...]
 
 
-_SMALL_RATES, _LARGE_RATES = ("1e-2", "2e-2", "4e-2", "1e-1"), ("1e-2", "3e-2", "1e-1")
-# Embeddings as slow as in the foundation, and as fast as all else.
+_SMALL_RATES, _LARGE_RATES = ("3e-3", "1e-2", "4e-2"), ("3e-3", "1e-2", "3e-2", "1e-1")
+# Embeddings frozen, as slow as in the foundation, and as fast as all else.
+_FROZEN = "{'relative_bias/': 20.0, 'token_embedder/': 0.0}"
 _DAMPED = "{'relative_bias/': 20.0, 'token_embedder/': 0.2}"
 _UNDAMPED = "{'relative_bias/': 20.0}"
 _WORDS = ("()", "%OPTION_WORDS")
 
 VARIANTS: Mapping[str, Variant] = {
-    "rate_full": Variant("full", "BACKBONE_LEARNING_RATE", ("1e-3", "3e-3", "1e-2", "3e-2")),
-    "embeddings_full": Variant("full", "RATE_FACTORS", (_DAMPED, _UNDAMPED)),
+    "rate_full": Variant("full", "BACKBONE_LEARNING_RATE", ("3e-3", "1e-2", "3e-2")),
+    "embeddings_full": Variant("full", "RATE_FACTORS", (_FROZEN, _DAMPED, _UNDAMPED)),
     "rate_option_adapter": Variant("option_adapter", "LEARNING_RATE", _SMALL_RATES),
     "rate_adapter": Variant("adapter", "LEARNING_RATE", _SMALL_RATES),
     "rate_lora": Variant("lora", "LEARNING_RATE", _SMALL_RATES),
@@ -87,6 +88,15 @@ def model_name(variant: Variant, value: str) -> str:
     return f"{METHODS[variant.method]}, {variant.setting} = {value}"
 
 
+def num_classes(task: str) -> int:
+    """NUM_OPTIONS of a task."""
+    from m6rec_jax import configuration
+
+    unused = [f"{name}='unused'" for name in ("MODEL_DIR", "INITIAL_CHECKPOINT_PATH")]
+    configuration.parse_config(files_of(task, "option"), unused)
+    return int(configuration.macro("NUM_OPTIONS"))
+
+
 def study(foundation: Path, tasks: Sequence[str], variants: Sequence[str], output: Path) -> None:
     """Makes the runs that are missing and writes the result file after each.
 
@@ -105,6 +115,8 @@ def study(foundation: Path, tasks: Sequence[str], variants: Sequence[str], outpu
         (VARIANTS[name], value, task)
         for task, name in itertools.product(tasks, variants)
         for value in VARIANTS[name].values
+        # Every class is a soft prompt.
+        if VARIANTS[name].setting != "TASK_PROMPTS" or int(value) >= num_classes(task)
     ]
     for variant, value, task in tqdm(runs, unit="run", desc="variants"):
         model, files = model_name(variant, value), files_of(task, variant.method)
@@ -119,7 +131,7 @@ def study(foundation: Path, tasks: Sequence[str], variants: Sequence[str], outpu
         words = re.findall(r"[\w.]+", value)
         folder = output / "-".join([task, variant.method, variant.setting, *words])
         run = tune(files, foundation, SEED, folder, [changed], tested=False)
-        best = max(auc for _, auc in run.curve)
+        best = max(auc for step, auc in run.curve if step)  # the start is no checkpoint
         new = metric_rows(
             {"auc": best},
             model=model,

@@ -308,7 +308,7 @@ def _add_compile(commands: Any) -> None:
     command.add_argument(
         "--sharding",
         metavar="NAME",
-        help="a file of gin_configs/sharding, which goes before what gin files say (default with "
+        help="a file of gin_configs/sharding, which overrides what gin files say (default with "
         "--model, where they say nothing: fully_sharded, with several slices multi_slice)",
     )
     command.add_argument(

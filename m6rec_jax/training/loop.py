@@ -52,6 +52,7 @@ from m6rec_jax.training.task_data import (
     MakeBatches,
     MakeEvaluationBatches,
     check_prompt_rows,
+    check_vocabulary_rows,
     jobs_of,
     save_inference_assets,
     training_batches,
@@ -113,6 +114,7 @@ def train(
     keep_checkpoints: int | None = 3,
     log_period: int = 50,
     eval_period: int | None = None,
+    validate_first: bool = False,
     batches: MakeBatches | None = None,
     validation: MakeEvaluationBatches | None = None,
     evaluate: Evaluate | None = None,
@@ -173,6 +175,8 @@ def train(
       keep_checkpoints: newest checkpoints kept (None: all); the best one is kept besides.
       log_period: steps between lines of the log.
       eval_period: steps between validations (None: never).
+      validate_first: validate a new run before its first step, too: what it starts from, untuned.
+        That is never the best.
       batches: makes training batches; None: `pipeline.BatchIterator`.
       validation: makes one pass of validation batches; None: `pipeline.EvaluationBatches`.
       evaluate: further figures at every validation, (model, variables, step) → `{name: value}`.
@@ -222,6 +226,7 @@ def train(
         source = training_batches(
             mixture_or_task_name, task_feature_lengths, batch_size, batches, mesh
         )
+        check_vocabulary_rows(mixture_or_task_name, source, model.config)
         check_prompt_rows(mixture_or_task_name, source, model.config)
         jobs = jobs_of(mixture_or_task_name, source)
         run = RunDescription(
@@ -308,6 +313,7 @@ def train(
         checkpoint_period=checkpoint_period,
         log_period=log_period,
         eval_period=eval_period,
+        validate_first=validate_first,
         validate=Validation(
             model,
             abstract,

@@ -46,6 +46,7 @@ class StepLoop:
       jobs: names of the jobs whose losses are told apart.
       frozen: checkpoint items that never change.
       checkpoint_period, log_period, eval_period: in steps.
+      validate_first: whether a new run is validated before its first step, too.
       validate: called every `eval_period` steps.
     """
 
@@ -63,6 +64,7 @@ class StepLoop:
     checkpoint_period: int
     log_period: int
     eval_period: int | None
+    validate_first: bool
     validate: Validation
 
     def run(
@@ -85,6 +87,9 @@ class StepLoop:
             # The notice may have come while the run was starting, and compiling takes minutes.
             if guard.should_stop():
                 stopped_by = guard.signal_name
+            if self.validate_first and step == 0 and stopped_by is None:
+                with self.clock.measure("evaluation"):
+                    log.write(step, self.validate(state, step))
             while step < self.train_steps and stopped_by is None:
                 with self.clock.measure("input_wait"):
                     features = feed.next()

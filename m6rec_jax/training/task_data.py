@@ -132,6 +132,27 @@ def check_prompt_rows(name: str, batches: ResumableBatches, config: ModelConfig)
     prompt_rows.check_prompt_rows(tasks_of(name), config.prompts.num_tasks)
 
 
+def check_vocabulary_rows(name: str, batches: ResumableBatches, config: ModelConfig) -> None:
+    """Every id of a task's vocabulary must have a row of the model's embedding.
+
+    Only where batches are the pipeline's, like `check_prompt_rows`.
+
+    Raises:
+      ConfigError: the vocabulary is larger (indexing would give NaN, which looks like divergence).
+    """
+    if vocabulary_of(name, batches) is None:
+        return
+    from m6rec_jax.pipeline.batches import find_provider
+
+    text = _text_vocabulary(find_provider(name))
+    if text.size > config.vocab_size:
+        raise ConfigError(
+            f"the vocabulary of {name} ({text.model_file}) has {text.size} ids, but "
+            f"ModelConfig.vocab_size is {config.vocab_size}: set VOCAB_SIZE = {text.size}, or "
+            "train a smaller vocabulary (train_vocabulary.size; control tokens come on top)"
+        )
+
+
 def jobs_of(name: str, batches: ResumableBatches) -> dict[str, int]:
     """The jobs whose losses a run tells apart: seqio tasks of a mixture and their numbers.
 

@@ -170,3 +170,11 @@ def test_unknown_arguments_are_refused(made, capsys) -> None:
     assert tuning.main(["TRAIN_STEPS=3"]) == 2
     assert "unrecognized argument: TRAIN_STEPS=3" in capsys.readouterr().err
     assert not made
+
+
+def test_steps_to_a_share_of_what_full_fine_tuning_gains() -> None:
+    curve = [(0, 0.55), (10, 0.68), (20, 0.7)]
+    assert tuning.steps_to_share(curve, full=0.7) == 10
+    assert tuning.steps_to_share(curve, full=0.55) == 0
+    assert tuning.steps_to_share(curve, full=0.9) is None
+    assert tuning.steps_to_share(curve, full=0.45) is None, "nothing was gained"

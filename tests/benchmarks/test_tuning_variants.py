@@ -60,15 +60,15 @@ def test_runs_are_made_once(made: Made, tmp_path: Path, capsys: pytest.CaptureFi
     arguments += ["--tasks", "movielens_ctr", "--output", str(tmp_path / "runs")]
     assert variants.main(arguments) == 0
     assert [bindings for _, bindings in made] == [
-        [f"LEARNING_RATE={value}"] for value in ("1e-2", "3e-2", "1e-1")
+        [f"LEARNING_RATE={value}"] for value in ("3e-3", "1e-2", "3e-2", "1e-1")
     ]
     assert variants.main(arguments) == 0
-    assert len(made) == 3
+    assert len(made) == 4
     rows = read_results(tmp_path / "tuning_variants.json").rows
     assert {(row["metric"], row["value"], row["split"]) for row in rows} == {
         ("auc", 0.7, "validation")
     }
-    assert [row["at"] for row in rows] == ["1e-2", "3e-2", "1e-1"]
+    assert [row["at"] for row in rows] == ["3e-3", "1e-2", "3e-2", "1e-1"]
     assert variants.main([*arguments[:1], str(tmp_path / "other"), *arguments[2:]]) == 2
     assert "a study is of one foundation" in capsys.readouterr().err
 
@@ -77,4 +77,24 @@ def test_any_value_of_gin_has_a_folder(made: Made, tmp_path: Path) -> None:
     arguments = ["--foundation", str(tmp_path / "base"), "--output", str(tmp_path / "runs")]
     arguments += ["--tasks", "movielens_ctr", "--variants", "embeddings_full", "start_option"]
     assert variants.main(arguments) == 0
-    assert len(made) == 5
+    assert len(made) == 6
+
+
+def test_soft_prompts_are_at_least_as_many_as_classes(made: Made, tmp_path: Path) -> None:
+    arguments = ["--foundation", str(tmp_path / "base"), "--output", str(tmp_path / "runs")]
+    arguments += ["--tasks", "film_plots_genre", "--variants", "prompts_option"]
+    assert variants.main(arguments) == 0
+    assert [bindings for _, bindings in made] == [["TASK_PROMPTS=32"]]
+
+
+def test_what_a_run_starts_from_is_not_its_best(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        variants, "tune", lambda *args, **kwargs: Run({}, [(0, 0.9), (10, 0.6)], 0.01, 3.0, 10)
+    )
+    arguments = ["--foundation", str(tmp_path / "base"), "--output", str(tmp_path / "runs")]
+    arguments += ["--tasks", "movielens_ctr", "--variants", "rate_full"]
+    assert variants.main(arguments) == 0
+    rows = read_results(tmp_path / "tuning_variants.json").rows
+    assert {row["value"] for row in rows} == {0.6}

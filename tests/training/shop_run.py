@@ -85,6 +85,7 @@ def shop_train(
     model_dir: Path,
     steps: int,
     evaluate: Callable[[Any, Mapping[str, Any], int], Mapping[str, float]] | None = None,
+    spare_rows: int = 0,
 ) -> tuple[Any, NotedBatches]:
     text = register(data)
     made: list[NotedBatches] = []
@@ -94,7 +95,7 @@ def shop_train(
         return made[-1]
 
     result = train(
-        toy_config(vocab_size=text.size),
+        toy_config(vocab_size=text.size + spare_rows),
         MIXTURE,
         LENGTHS,
         str(model_dir),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from pathlib import Path
@@ -240,3 +241,24 @@ def test_tensorboard_files_are_written(tmp_path: Path) -> None:
     pytest.importorskip("clu")
     toy_train(tmp_path, 2, tensorboard=True)
     assert list((tmp_path / "tensorboard").glob("events.out.tfevents.*"))
+
+
+def test_a_new_run_may_be_validated_before_its_first_step(tmp_path: Path) -> None:
+    figures = {0: 0.9, 2: 0.5, 4: 0.6}
+    settings: dict[str, Any] = {
+        "evaluate": lambda model, variables, step: {"auc": figures[step]},
+        "eval_period": 2,
+        "checkpoint_period": 4,
+        "best_metric": "validation/auc",
+        "best_mode": "max",
+        "validate_first": True,
+    }
+    result, _ = toy_train(tmp_path, 4, **settings)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    told = [(line["step"], line["validation/auc"]) for line in lines if "validation/auc" in line]
+    assert told == [(0, 0.9), (2, 0.5), (4, 0.6)]
+    assert result.best_step == 4, "there is no checkpoint of the start"
+    figures |= {6: 0.7}
+    toy_train(tmp_path, 6, **settings)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "validation/auc" in line] == [0, 2, 4, 6]
