@@ -287,7 +287,12 @@ def study(
     conditions: dict[str, object] = {}
     if "tuning" in methods:
         conditions = conditions_of(backbone_of(foundation), [TUNING], bindings)
-        own = [row for row in read_results(path).rows if row["model"] == model]
+        again = {(sample.label, sample.seed) for sample in samples} if force else set()
+        own = [
+            row
+            for row in read_results(path).rows
+            if row["model"] == model and (row["split"], row["seed"]) not in again
+        ]
         refuse_others(path, own, foundation, conditions)
     for sample in tqdm(samples, unit="sample", desc="few samples"):
         done = set() if force else read_results(path).runs

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from m6rec_jax.bank.export import export_prompts
-from m6rec_jax.bank.folder import MANIFEST_FILE, BankFolder, TaskPrompts, read_prompts
+from m6rec_jax.bank.folder import (
+    MANIFEST_FILE,
+    BankFolder,
+    TaskPrompts,
+    check_task_name,
+    read_prompts,
+)
 from m6rec_jax.errors import ConfigError, M6RecError
+from m6rec_jax.tables.locked_folder import LOCK_FILE
 
 
 def add_prompts(
@@ -36,6 +44,7 @@ def add_prompts(
         address.
       CheckpointError: truncated or damaged files; prompts of another backbone or vocabulary than
         the bank's. The bank is then as it was, and so it is after Ctrl-C.
+      DataError: another process is changing the bank.
     """
     folder = BankFolder(bank)
     if (Path(source) / MANIFEST_FILE).exists():
@@ -62,23 +71,26 @@ def add_prompts(
 
 def _add_all(folder: BankFolder, found: Sequence[TaskPrompts]) -> None:
     """Adds tasks; whatever happens between two of them, Ctrl-C included, none stays alone."""
+    for prompts in found:
+        check_task_name(prompts.manifest.task)
     was_there = folder.path.is_dir()
-    before = folder.names() if was_there else []
     begun: list[str] = []
-    try:
-        for prompts in found:
-            # Noted first: an interrupt may come when the folder has just got its name.
-            begun.append(prompts.manifest.task)
-            folder.add(prompts)
-    except BaseException as error:
-        if isinstance(error, M6RecError):
-            begun.pop()  # refused: what is called so is another's
-        for name in begun:
-            if name not in before and (folder.path / name).exists():
-                folder.remove(name)
-        if not was_there and folder.path.is_dir() and not any(folder.path.iterdir()):
-            folder.path.rmdir()
-        raise
+    with folder.changing():
+        before = folder.names()
+        try:
+            for prompts in found:
+                # Noted first: an interrupt may come when the folder has just got its name.
+                begun.append(prompts.manifest.task)
+                folder.add(prompts)
+        except BaseException as error:
+            if isinstance(error, M6RecError):
+                begun.pop()  # refused: what is called so is another's
+            for name in begun:
+                if name not in before and (folder.path / name).exists():
+                    folder.remove(name)
+            if not was_there and all(path.name == LOCK_FILE for path in folder.path.iterdir()):
+                shutil.rmtree(folder.path)
+            raise
 
 
 def _named(prompts: TaskPrompts, name: str) -> TaskPrompts:

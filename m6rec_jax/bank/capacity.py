@@ -39,6 +39,9 @@ class BankCapacity:
       num_prompts, num_options, adapter_rank, lora_rank, retrieval_dim, num_segment_embeddings: see
         `PromptConfig`.
       lora_targets, special_token_ids: what tasks may have; others are refused.
+      adapter_activation: that of all tasks with adapters; of a bank without any 'gelu'.
+      adapters_late_only: True refuses tasks with adapters or LoRA in early layers. None: where all
+        tasks that have some have them in late layers only.
     """
 
     num_tasks: int | None = None
@@ -50,6 +53,8 @@ class BankCapacity:
     num_segment_embeddings: int | None = None
     lora_targets: tuple[str, ...] | None = None
     special_token_ids: tuple[int, ...] | None = None
+    adapter_activation: str | None = None
+    adapters_late_only: bool | None = None
 
     def prompt_config(self, tasks: Sequence[PromptConfig]) -> PromptConfig:
         """A configuration with room for the tasks there are.
@@ -74,14 +79,19 @@ class BankCapacity:
             targets = tuple(name for name in LORA_TARGETS if name in used)
         if special is None:
             special = tuple(sorted({i for task in tasks for i in task.special_token_ids}))
-        with_adapters = [task for task in tasks if task.adapter_rank]
-        in_layers = [task for task in tasks if task.in_layers]
+        activation, late_only = self.adapter_activation, self.adapters_late_only
+        if activation is None:
+            used_ones = [task.adapter_activation for task in tasks if task.adapter_rank]
+            activation = used_ones[0] if used_ones else PromptConfig.adapter_activation
+        if late_only is None:
+            in_layers = [task for task in tasks if task.in_layers]
+            late_only = bool(in_layers) and all(task.adapters_late_only for task in in_layers)
         config = PromptConfig(
             num_tasks=num_tasks,
             head="linear" if sizes["num_options"] else "none",
-            adapter_activation=with_adapters[0].adapter_activation if with_adapters else "gelu",
+            adapter_activation=activation,
             lora_targets=targets or PromptConfig.lora_targets,
-            adapters_late_only=bool(in_layers) and all(t.adapters_late_only for t in in_layers),
+            adapters_late_only=late_only,
             special_token_ids=special,
             **sizes,
         )
@@ -125,5 +135,6 @@ def check_capacity(task: ModelConfig, bank: ModelConfig, name: str) -> None:
     if late_only_matters and room.adapters_late_only and not own.adapters_late_only:
         raise ConfigError(
             f"'{name}' has adapters in the early layers, but all tasks that the bank was loaded "
-            "with have theirs in late layers only (PromptConfig.adapters_late_only)"
+            "with have theirs in late layers only (PromptConfig.adapters_late_only): set "
+            "BankCapacity.adapters_late_only = False"
         )

@@ -15,7 +15,7 @@ from etils import epath
 
 from m6rec_jax.bank.folder import TaskPrompts
 from m6rec_jax.bank.layout import take_task
-from m6rec_jax.bank.manifest import PromptManifest, method_of
+from m6rec_jax.bank.manifest import PromptManifest, dataset_fingerprint, method_of
 from m6rec_jax.checkpoints.fingerprint import backbone_fingerprint, fingerprint
 from m6rec_jax.checkpoints.location import locate, read_manifest
 from m6rec_jax.checkpoints.manifest import Manifest, tensor_specs
@@ -46,7 +46,8 @@ def export_prompts(
     Args:
       model_dir: MODEL_DIR of a training run; may be a bucket address.
       tasks: names of seqio tasks; empty: all that the run trained.
-      step: which checkpoint; None: the newest.
+      step: which checkpoint; None: the newest. Where the run followed a figure by which another
+        step was best, the log says so.
 
     Returns:
       In the order asked for. The name in a manifest is the seqio task's.
@@ -63,6 +64,8 @@ def export_prompts(
             f"{location.folder} does not say which vocabulary it was trained with, so nobody could "
             "tell where its prompts fit"
         )
+    if step is None:
+        _tell_of_a_better_step(location.step, manifest)
     settings = read_settings(model_dir)
     names = list(tasks) or sorted(settings.tasks)
     for name in names:
@@ -82,6 +85,16 @@ def export_prompts(
     ]
 
 
+def _tell_of_a_better_step(step: int, manifest: Manifest) -> None:
+    """With `train.best_metric` the last step is not the best that was kept (Manifest.extra)."""
+    best = manifest.extra.get("best") or {}
+    if best.get("best_step") not in (None, step):
+        logger.warning(
+            "took step %d, the newest; by %s step %d was better (%.4g): --step %d takes that one",
+            *(step, best["name"], best["best_step"], best["best"], best["best_step"]),
+        )
+
+
 def _task_prompts(
     name: str,
     settings: InferenceSettings,
@@ -99,6 +112,7 @@ def _task_prompts(
             "(PromptConfig)"
         )
     assert manifest.vocabulary_fingerprint is not None
+    spec = dataset_spec_of(settings, read_dataset_specs(model_dir), name)
     described = PromptManifest(
         task=name,
         method=method_of(own, manifest.trainable),
@@ -120,9 +134,9 @@ def _task_prompts(
         metrics=_metrics(epath.Path(model_dir), name, restored.step, len(settings.tasks)),
         source={"run": str(model_dir), "task": name, "step": restored.step},
         tensors=tensor_specs(tensors),
+        dataset_fingerprint=dataset_fingerprint(spec),
         **backbone,
     )
-    spec = dataset_spec_of(settings, read_dataset_specs(model_dir), name)
     return TaskPrompts(described, tensors, spec)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 from m6rec_jax.bank.manifest import (
     PromptManifest,
     check_owner,
+    dataset_fingerprint,
     owner_of,
     parse_prompt_manifest,
 )
@@ -24,6 +26,7 @@ from m6rec_jax.checkpoints.fingerprint import fingerprint
 from m6rec_jax.checkpoints.host_tensors import read_tensors, write_tensors
 from m6rec_jax.checkpoints.new_folder import new_folder
 from m6rec_jax.errors import CheckpointError, ConfigError
+from m6rec_jax.tables.locked_folder import locked_folder
 
 MANIFEST_FILE, TENSORS_FOLDER, DATASET_FILE = "manifest.json", "prompts", "dataset.json"
 # No dots: 'ctr.unfinished' and 'ctr.removed' are on their way in and out.
@@ -73,7 +76,7 @@ def read_prompts(folder: str | Path) -> TaskPrompts:
         raise CheckpointError(
             f"{folder / TENSORS_FOLDER} is damaged: its values have changed since they were saved"
         )
-    return TaskPrompts(manifest, tensors, _read_dataset(folder / DATASET_FILE))
+    return TaskPrompts(manifest, tensors, _read_dataset(folder / DATASET_FILE, manifest))
 
 
 def read_prompt_manifest(folder: str | Path) -> PromptManifest:
@@ -98,7 +101,8 @@ class BankFolder:
     """A bank on a local disk.
 
     Adding and removing are atomic: a task is there with all its files or not at all, whatever
-    happens in between, and no other task is touched.
+    happens in between, and no other task is touched. One process changes it at a time; others read
+    meanwhile.
 
     Args:
       path: made when the first task is added.
@@ -111,6 +115,24 @@ class BankFolder:
                 "to one"
             )
         self.path = Path(path)
+        self._is_changing = False
+
+    @contextlib.contextmanager
+    def changing(self) -> Iterator[None]:
+        """Keeps other processes from changing the bank during the block, which may add and remove.
+
+        Raises:
+          DataError: another one is at it.
+        """
+        if self._is_changing:
+            yield
+            return
+        with locked_folder(self.path, f"changing the bank {self.path}"):
+            self._is_changing = True
+            try:
+                yield
+            finally:
+                self._is_changing = False
 
     def names(self) -> list[str]:
         """Its tasks, also those that turn out to be damaged.
@@ -150,9 +172,14 @@ class BankFolder:
           ConfigError: a name that no folder can have, or that is taken.
           CheckpointError: the bank's other tasks belong to another backbone or vocabulary; or
             nothing can be written. The bank is then as it was.
+          DataError: another process is changing the bank.
         """
+        check_task_name(prompts.manifest.task)
+        with self.changing():
+            return self._add(prompts)
+
+    def _add(self, prompts: TaskPrompts) -> Path:
         name = prompts.manifest.task
-        check_task_name(name)
         names = self.names() if self.path.is_dir() else []
         if name in names:
             raise ConfigError(
@@ -172,15 +199,18 @@ class BankFolder:
 
         Raises:
           CheckpointError: no such task, or it cannot be deleted.
+          DataError: another process is changing the bank.
         """
-        folder = self._folder(name)
-        removed = folder.with_name(f"{name}.removed")
-        try:
-            shutil.rmtree(removed, ignore_errors=True)  # left by a command that was killed
-            folder.rename(removed)
-            shutil.rmtree(removed)
-        except OSError as error:
-            raise CheckpointError(f"{folder} could not be removed: {error}") from error
+        self._folder(name)  # a folder that is no bank is left as it is
+        with self.changing():
+            folder = self._folder(name)
+            removed = folder.with_name(f"{name}.removed")
+            try:
+                shutil.rmtree(removed, ignore_errors=True)  # left by a command that was killed
+                folder.rename(removed)
+                shutil.rmtree(removed)
+            except OSError as error:
+                raise CheckpointError(f"{folder} could not be removed: {error}") from error
 
     def _folder(self, name: str) -> Path:
         names = self.names()
@@ -206,8 +236,11 @@ def _write_json(path: Path, values: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
-def _read_dataset(path: Path) -> Mapping[str, Any] | None:
+def _read_dataset(path: Path, manifest: PromptManifest) -> Mapping[str, Any] | None:
+    """What `dataset.json` holds, proved to be what was written where the manifest can tell."""
     if not path.exists():
+        if manifest.dataset_fingerprint:
+            raise CheckpointError(f"{path} is missing: {path.parent} does not hold all its files")
         return None
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -215,4 +248,9 @@ def _read_dataset(path: Path) -> Mapping[str, Any] | None:
         raise CheckpointError(f"{path} is damaged: {error}") from error
     if not isinstance(values, dict):
         raise CheckpointError(f"{path} is damaged: it holds no JSON object")
+    if manifest.dataset_fingerprint not in (None, dataset_fingerprint(values)):
+        raise CheckpointError(
+            f"{path} is damaged: it is not what was written, and its template decides what the "
+            "model reads. Export the task anew: remove it from the bank and add it"
+        )
     return values

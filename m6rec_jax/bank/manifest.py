@@ -16,8 +16,8 @@ from m6rec_jax.errors import CheckpointError, M6RecError
 from m6rec_jax.inference.task_settings import TaskSettings
 from m6rec_jax.model.config import ModelConfig, PromptConfig
 
-# 2: `manifest_fingerprint`. Files of format 1 have none and are taken as they are.
-FORMAT = 2
+# 2: `manifest_fingerprint`, 3: `dataset_fingerprint`. What older files have not is not checked.
+FORMAT = 3
 _FINGERPRINT = "manifest_fingerprint"
 # Settings of the model that change how it is computed, not what: prompts need not care.
 _HOW = {
@@ -50,6 +50,8 @@ class PromptManifest:
       source: where the prompts come from: `run`, `task` (of seqio) and `step`.
       tensors: name to spec; of the task alone, so without the axis of tasks.
       versions: of m6rec_jax and libraries.
+      dataset_fingerprint: of what `dataset.json` beside it holds; None where there is none, or the
+        prompts were saved before manifests told.
     """
 
     task: str
@@ -65,6 +67,7 @@ class PromptManifest:
     source: Mapping[str, Any]
     tensors: Mapping[str, TensorSpec]
     versions: Mapping[str, str] = dataclasses.field(default_factory=library_versions)
+    dataset_fingerprint: str | None = None
 
     @property
     def prompts(self) -> PromptConfig:
@@ -86,6 +89,11 @@ def _fingerprint(values: Mapping[str, Any]) -> str:
     """SHA-256 of a JSON object, however it is laid out."""
     text = json.dumps(values, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def dataset_fingerprint(spec: Mapping[str, Any] | None) -> str | None:
+    """SHA-256 of what a `dataset.json` holds; None of none."""
+    return None if spec is None else _fingerprint(spec)
 
 
 def parse_prompt_manifest(text: str, where: str) -> PromptManifest:
@@ -116,6 +124,7 @@ def parse_prompt_manifest(text: str, where: str) -> PromptManifest:
         versions = {str(k): str(v) for k, v in values.pop("versions").items()}
         config = read_model_config(values.pop("model_config"), str(versions.get("m6rec_jax")))
         settings = values.pop("settings")
+        dataset = values.pop("dataset_fingerprint", None)
         classes = tuple(int(value) for value in settings.pop("positive_classes"))
         tensors = {
             str(name): TensorSpec(tuple(map(int, spec["shape"])), np.dtype(spec["dtype"]).name)
@@ -129,6 +138,7 @@ def parse_prompt_manifest(text: str, where: str) -> PromptManifest:
             source=dict(values.pop("source")),
             tensors=tensors,
             versions=versions,
+            dataset_fingerprint=None if dataset is None else str(dataset),
             **{name: str(value) for name, value in values.items()},
         )
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError, M6RecError) as error:
@@ -216,5 +226,5 @@ def check_owner(manifest: PromptManifest, owner: Owner) -> None:
         raise CheckpointError(
             f"{whose} have adapters with PromptConfig.adapter_activation = "
             f"{own.adapter_activation!r}, but {owner.name} has {there.adapter_activation!r}: one "
-            "bank has one"
+            "bank has one (BankCapacity.adapter_activation, where none of its tasks has adapters)"
         )

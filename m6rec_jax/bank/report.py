@@ -90,6 +90,7 @@ def inspect_task(bank: BankFolder, name: str) -> str:
         f"backbone    {manifest.backbone_fingerprint}",
         f"vocabulary  {manifest.vocabulary_fingerprint}",
         f"prompts     {manifest.prompts_fingerprint} (intact)",
+        f"data set    {manifest.dataset_fingerprint or 'not told'}",
         "tensors",
     ]
     lines += [f"  {tensor}  {spec}" for tensor, spec in sorted(manifest.tensors.items())]

@@ -22,8 +22,12 @@ NUM_FREQUENT = 5000
 _DRAWS = 0x50505
 
 
-def check_initial_soft_prompts(
-    choice: str, config: ModelConfig, initial_prompts: str, labels: Words = ()
+def check_initial_prompts(
+    choice: str,
+    config: ModelConfig,
+    initial_prompts: str,
+    labels: Words = (),
+    options: Words = (),
 ) -> None:
     """Refuses settings that do not fit, before anything is computed.
 
@@ -32,11 +36,17 @@ def check_initial_soft_prompts(
       config: of the model.
       initial_prompts: what a checkpoint's prompts are taken for; see `state_from_checkpoint`.
       labels: `train.class_labels`.
+      options: `train.initial_options`.
 
     Raises:
       ConfigError: an unknown choice, a model without soft prompts, labels that are not there, or
-        two origins for soft prompts.
+        two origins for soft prompts or for the head.
     """
+    if initial_prompts == "all" and options:
+        raise ConfigError(
+            "train.initial_options would overwrite the head that train.initial_prompts = 'all' "
+            "takes over from the checkpoint: set INITIAL_OPTIONS = () to keep it"
+        )
     if choice not in INITIAL_SOFT_PROMPTS:
         raise ConfigError(
             f"train.initial_soft_prompts = {choice!r} is not one of "
@@ -237,11 +247,17 @@ def with_options_of_words(
             return old.at[places, :, : len(words)].set(options.T)
         return old.at[places, -len(words) :].set(options)
 
+    def unbiased(old: jax.Array, _: jax.Array) -> jax.Array:
+        places = slice(None) if task_id is None else task_id
+        return old.at[places, : len(words)].set(0)
+
     table = (
         state.params["token_embedder"]["embedding"]
         if tied
         else state.params["logits_head"]["kernel"]
     )
+    if head == "linear":  # `initial_prompts='matching'` may have taken over a bias
+        state = _with_tensor(state, "head_bias", unbiased, table)
     return _with_tensor(state, "head_kernel" if head == "linear" else "soft_prompts", put, table)
 
 

@@ -40,7 +40,7 @@ from m6rec_jax.training.initial_embeddings import (
 )
 from m6rec_jax.training.initial_prompts import (
     Words,
-    check_initial_soft_prompts,
+    check_initial_prompts,
     with_initial_prompts,
 )
 from m6rec_jax.training.initialization import initial_state, state_from_checkpoint
@@ -166,7 +166,8 @@ def train(
         `initial_soft_prompts` is 'class_labels'.
       initial_options: a word for each class, whose output vectors the options (or the columns of a
         linear head) of a new run start from, or such words by the name of the seqio task; see
-        `initial_prompts.with_options_of_words`. Empty: they start as soft prompts do.
+        `initial_prompts.with_options_of_words`. Empty: they start as soft prompts do. They replace
+        a head that 'matching' took over.
       initial_embeddings: of a new backbone: 'random', 'pieces' (what the vocabulary's pieces are
         written of), or 'neighbours' (that, and what stands near what in the training data); see
         `with_initial_embeddings`.
@@ -205,7 +206,9 @@ def train(
     check_initial_embeddings(initial_embeddings)
     if isinstance(model, ModelConfig):
         model = M6Rec(model)
-    check_initial_soft_prompts(initial_soft_prompts, model.config, initial_prompts, class_labels)
+    check_initial_prompts(
+        initial_soft_prompts, model.config, initial_prompts, class_labels, initial_options
+    )
     rules = data_parallel() if rules is None else tuple(rules)
     for path in filter(None, (model_dir, initial_checkpoint_path)):
         check_bucket(path)  # nothing else may take time, or write, before

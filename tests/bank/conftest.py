@@ -14,7 +14,7 @@ from flax import linen as nn
 
 from m6rec_jax.bank.folder import BankFolder, TaskPrompts
 from m6rec_jax.bank.layout import prompt_leaves
-from m6rec_jax.bank.manifest import PromptManifest, method_of
+from m6rec_jax.bank.manifest import PromptManifest, dataset_fingerprint, method_of
 from m6rec_jax.checkpoints.fingerprint import backbone_fingerprint, fingerprint
 from m6rec_jax.checkpoints.manifest import RunDescription, tensor_specs
 from m6rec_jax.checkpoints.store import CheckpointStore
@@ -134,6 +134,7 @@ def make_prompts(
         tensor: (0.5 * rng.normal(size=leaf.of_task().shape)).astype(np.float32)
         for tensor, leaf in prompt_leaves(config).items()
     }
+    spec = {"name": "shop", "template": shop_rows_template()}
     manifest = PromptManifest(
         task=name,
         method=method_of(prompts, "prompts"),
@@ -153,8 +154,9 @@ def make_prompts(
         metrics={"validation/auc": 0.75},
         source={"run": "runs/made-up", "task": f"shop_{name}", "step": 7},
         tensors=tensor_specs(tensors),
+        dataset_fingerprint=dataset_fingerprint(spec),
     )
-    return TaskPrompts(manifest, tensors, {"name": "shop", "template": shop_rows_template()})
+    return TaskPrompts(manifest, tensors, spec)
 
 
 def shop_rows_template() -> dict[str, Any]:

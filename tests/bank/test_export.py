@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
+import shutil
 from pathlib import Path
 
 import jax
@@ -21,7 +23,7 @@ from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.checkpoints.trees import flatten, nested
 from m6rec_jax.cli import main
 from m6rec_jax.errors import CheckpointError, ConfigError
-from m6rec_jax.inference.bundle import InferenceSettings, save_assets
+from m6rec_jax.inference.bundle import InferenceSettings, restore_model, save_assets
 from m6rec_jax.inference.task_settings import TaskSettings
 from m6rec_jax.model import ModelConfig, PromptConfig
 from tests.bank.conftest import Backbone, random_params
@@ -136,6 +138,29 @@ def stacked_prompts(run: Path) -> dict[str, np.ndarray]:
     from m6rec_jax.inference.bundle import restore_model
 
     return jax.tree.map(np.asarray, restore_model(run).variables["prompts"])
+
+
+def test_a_step_that_was_better_is_told(
+    run: Path, backbone: Backbone, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of a run that ended by patience, the last step is not the one that was tested."""
+    copied = Path(shutil.copytree(run, tmp_path / "run"))
+    config = backbone.config.replace(prompts=PROMPTS)
+    best = {"name": "validation/auc", "mode": "max", "best": 0.75, "best_step": STEP, "waited": 1}
+    description = RunDescription(
+        config, backbone.vocabulary.fingerprint, "prompts", 4, extra={"best": best}
+    )
+    trees = {"params": backbone.params, "prompts": restore_model(run).variables["prompts"]}
+    with CheckpointStore(copied / "checkpoints") as store:
+        store.save(STEP + 20, trees, data={}, run=description, frozen=("params",))
+    with caplog.at_level(logging.WARNING, logger="m6rec_jax.bank.export"):
+        (found,) = export_prompts(copied, ["shop_ctr"])
+    assert found.manifest.source["step"] == STEP + 20
+    assert f"took step {STEP + 20}, the newest; by validation/auc step {STEP}" in caplog.text
+    caplog.clear()
+    (found,) = export_prompts(copied, ["shop_ctr"], step=STEP)
+    assert found.manifest.source["step"] == STEP
+    assert "was better" not in caplog.text
 
 
 def test_into_a_bank(run: Path, bank_path: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from m6rec_jax.bank.folder import BankFolder, TaskPrompts, read_prompts
 from m6rec_jax.bank.manifest import method_of, parse_prompt_manifest
 from m6rec_jax.bank.report import inspect_task, read_manifests, tasks_table
 from m6rec_jax.cli import main
-from m6rec_jax.errors import CheckpointError, ConfigError
+from m6rec_jax.errors import CheckpointError, ConfigError, DataError
 from m6rec_jax.model import PromptConfig
 from tests.bank.conftest import Backbone, make_prompts
 
@@ -154,6 +154,44 @@ def test_changed_values_are_noticed(bank: BankFolder, all_prompts: dict[str, Tas
         bank.read("ctr")
 
 
+def test_what_the_model_reads_by_is_part_of_the_task(
+    bank: BankFolder, all_prompts: dict[str, TaskPrompts]
+) -> None:
+    """A template that changed, or that a copy left behind, would render other requests."""
+    path = bank.path / "ctr" / "dataset.json"
+    spec = json.loads(path.read_text())
+    path.write_text(json.dumps(spec, indent=1, sort_keys=True))  # laid out otherwise
+    assert bank.read("ctr").dataset_spec == all_prompts["ctr"].dataset_spec
+    path.write_text(json.dumps(spec | {"name": "another shop"}))
+    with pytest.raises(CheckpointError, match=r"dataset.json is damaged: .* its template decides"):
+        bank.read("ctr")
+    path.unlink()
+    with pytest.raises(CheckpointError, match=r"dataset.json is missing"):
+        bank.read("ctr")
+    # Who saved it did not know it: nothing is missing.
+    unknown = dataclasses.replace(all_prompts["ctr"].manifest, dataset_fingerprint=None, task="x")
+    bank.add(dataclasses.replace(all_prompts["ctr"], manifest=unknown, dataset_spec=None))
+    assert bank.read("x").dataset_spec is None
+
+
+def test_one_process_at_a_time_changes_a_bank(
+    bank: BankFolder, all_prompts: dict[str, TaskPrompts], tmp_path: Path
+) -> None:
+    """Two that add to an empty bank would not see each other's backbone."""
+    source, before = bank.path / "ctr", files(bank.path)
+    with BankFolder(bank.path).changing():
+        for change in (
+            lambda: bank.remove("ctr"),
+            lambda: bank.add(all_prompts["ctr"]),
+            lambda: add_prompts(bank.path, source, name="again"),
+        ):
+            with pytest.raises(DataError, match=r"another process is changing the bank .*bank"):
+                change()
+        assert bank.read("ctr").manifest == all_prompts["ctr"].manifest
+    assert files(bank.path) == before
+    add_prompts(bank.path, source, name="again")
+
+
 def test_a_damaged_task_is_listed_and_removed(bank: BankFolder) -> None:
     (bank.path / "ctr" / "manifest.json").write_text('{"format": 1')
     shutil.rmtree(bank.path / "next" / "prompts")
@@ -230,8 +268,12 @@ def test_a_bank_of_the_first_format(bank: BankFolder, all_prompts: dict[str, Tas
     file.write_text(json.dumps(values))
     with pytest.raises(CheckpointError, match="is damaged"):
         bank.read("stars")
+    del values["dataset_fingerprint"]
     file.write_text(json.dumps(values | {"format": 1}))
-    assert bank.read("stars").manifest == all_prompts["stars"].manifest
+    expected = dataclasses.replace(all_prompts["stars"].manifest, dataset_fingerprint=None)
+    assert bank.read("stars").manifest == expected
+    (bank.path / "stars" / "dataset.json").unlink()
+    assert bank.read("stars").dataset_spec is None
 
 
 def test_report(bank: BankFolder, tmp_path: Path) -> None:

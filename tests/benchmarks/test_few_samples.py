@@ -91,6 +91,9 @@ def test_rows_under_one_name_are_of_one_budget(made, tmp_path: Path, capsys) -> 
         assert few_samples.main([*arguments, seed, longer]) == 2
         assert "made with no gin bindings, but this study is given" in capsys.readouterr().err
     assert len(made) == done
+    # All rows of that name are made again: nothing of the old budget stays.
+    assert few_samples.main([*arguments, "0", longer, "--force"]) == 0
+    assert few_samples.main([*arguments, "0", "--force"]) == 0
     assert few_samples.main([*arguments, "0", longer, "--model", "longer"]) == 0
     rows = read_results(tmp_path / "few_samples.json").rows
     found = {(r["model"], tuple(r["bindings"]), r["train_steps"]) for r in rows if "bindings" in r}

@@ -52,6 +52,10 @@ def state_of(config: ModelConfig):
 def test_class_logits_are_the_words_logits(tied: bool, head: str) -> None:
     prompts = dataclasses.replace(CONFIG.prompts, head=head)
     model, state = state_of(CONFIG.replace(logits_via_embedding=tied, prompts=prompts))
+    bank = dict(state.prompts["bank"])
+    if head == "linear":  # as taken over from another run
+        bank["head_bias"] = bank["head_bias"] + 3.0
+    state = state.replace(prompts={**state.prompts, "bank": bank})
     changed = with_options_of_words(state, model.config, WORDS)
     hidden = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 16)), jnp.float32)
     variables = {"params": changed.params, "prompts": changed.prompts}
@@ -214,6 +218,11 @@ def test_class_labels_of_a_run(tmp_path, monkeypatch: pytest.MonkeyPatch) -> Non
             CONFIG,
             {"initial_soft_prompts": "vocabulary", "initial_prompts": "all"},
             "would overwrite the soft prompts that train.initial_prompts = 'all' takes over",
+        ),
+        (
+            CONFIG,
+            {"initial_options": ("bad", "fair", "good"), "initial_prompts": "all"},
+            "would overwrite the head that train.initial_prompts = 'all' takes .* INITIAL_OPTIONS",
         ),
         (
             CONFIG,
