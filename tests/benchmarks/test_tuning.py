@@ -131,7 +131,7 @@ def test_one_table_is_of_one_budget(made, tmp_path: Path, capsys) -> None:
     arguments += ["--methods", "option", "--seeds"]
     assert tuning.main([*arguments, "0"]) == 0
     (row, *_) = read_results(tmp_path / "tuning.json").rows
-    assert (row["bindings"], row["train_steps"]) == ([], 240)
+    assert (row["bindings"], row["train_steps"]) == ([], 160)
     # Neither are rows that stand taken for those asked for, nor others put beside them.
     for seed in "01":
         assert tuning.main([*arguments, seed, "--gin.TRAIN_STEPS=480"]) == 2
@@ -153,7 +153,7 @@ def test_steps_that_the_files_no_longer_have(made, tmp_path: Path, capsys, monke
     later = lambda *run: [*files_of(*run), str(tmp_path / "later.gin")]  # noqa: E731
     monkeypatch.setattr(tuning, "files_of", later)
     assert tuning.main([*arguments, "1"]) == 2
-    assert "has rows of 240 steps, but the gin files now say TRAIN_STEPS = 300" in (
+    assert "has rows of 160 steps, but the gin files now say TRAIN_STEPS = 300" in (
         capsys.readouterr().err
     )
 
