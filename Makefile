@@ -24,7 +24,7 @@ types: install  ## mypy
 
 test: install lint types  ## Everything CI runs: style, types, results up to date, tests
 	$(BIN)/python -m benchmarks.render_results --check
-	$(BIN)/python -m pytest -n 3 --dist loadfile -m 'not slow'
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m 'not slow'
 
 slow: install  ## Two more tests of resuming, which those of whole commands cover, too
 	$(BIN)/python -m pytest -m slow
