@@ -222,8 +222,8 @@ def refuse_others(
             f"{own['foundation']}: a study is of one foundation. Remove the file to begin another"
         )
     end = (
-        "a table is of one budget. Give the same settings, or make all of those rows again "
-        "(--force, or without them in the file)"
+        "a table is of one budget. Give the same settings, or take those rows out of the file, and "
+        "all are made again"
     )
     for row in rows if "bindings" in own else ():
         theirs = row.get("bindings", [])

@@ -27,6 +27,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from benchmarks.locks import locked
 from benchmarks.provenance import ROOT
 from benchmarks.results_file import add_rows, metric_rows, read_results, results_path
 from benchmarks.tuned_run import backbone_of, conditions_of, refuse_others, tune
@@ -122,29 +123,34 @@ def study(foundation: Path, tasks: Sequence[str], variants: Sequence[str], outpu
         model, files = model_name(variant, value), files_of(task, variant.method)
         changed = f"{variant.setting}={value}"
         conditions = conditions_of(fingerprint, files, own_bindings=[changed])
-        rows = read_results(path).rows
-        refuse_others(path, rows, foundation, {"foundation": fingerprint})
-        same = [row for row in rows if (row["model"], row["dataset"]) == (model, task)]
-        refuse_others(path, same, foundation, conditions)
-        if same:
-            continue
         words = re.findall(r"[\w.]+", value)
         folder = output / "-".join([task, variant.method, variant.setting, *words])
-        run = tune(files, foundation, SEED, folder, [changed], tested=False)
-        best = max(auc for step, auc in run.curve if step)  # the start is no checkpoint
-        new = metric_rows(
-            {"auc": best},
-            model=model,
-            dataset=task,
-            split=SPLIT,
-            seed=SEED,
-            gin_file=f"{STUDY}/{variant.method}.gin",
-            seconds=run.seconds,
-        )
-        known = {"task": task, "method": variant.method, **conditions, **run.known()}
-        known |= {"setting": variant.setting, "at": value}
-        add_rows(path, [row | known for row in new])
-        tqdm.write(f"{task}, {model}: AUC {best:.4f}")
+        # Another command that makes the same run would remove this one's folder.
+        with locked(
+            f"{RESULTS}-{folder.name}",
+            f"waiting for another command to be done with {folder.name}",
+        ):
+            rows = read_results(path).rows
+            refuse_others(path, rows, foundation, {"foundation": fingerprint})
+            same = [row for row in rows if (row["model"], row["dataset"]) == (model, task)]
+            refuse_others(path, same, foundation, conditions)
+            if same:
+                continue
+            run = tune(files, foundation, SEED, folder, [changed], tested=False)
+            best = max(auc for step, auc in run.curve if step)  # the start is no checkpoint
+            new = metric_rows(
+                {"auc": best},
+                model=model,
+                dataset=task,
+                split=SPLIT,
+                seed=SEED,
+                gin_file=f"{STUDY}/{variant.method}.gin",
+                seconds=run.seconds,
+            )
+            known = {"task": task, "method": variant.method, **conditions, **run.known()}
+            known |= {"setting": variant.setting, "at": value}
+            add_rows(path, [row | known for row in new])
+            tqdm.write(f"{task}, {model}: AUC {best:.4f}")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -8,13 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from m6rec_jax.bank.export import export_prompts
-from m6rec_jax.bank.folder import (
-    MANIFEST_FILE,
-    BankFolder,
-    TaskPrompts,
-    check_task_name,
-    read_prompts,
-)
+from m6rec_jax.bank.folder import MANIFEST_FILE, BankFolder, TaskPrompts, read_prompts
 from m6rec_jax.errors import ConfigError, M6RecError
 from m6rec_jax.tables.locked_folder import LOCK_FILE
 
@@ -71,8 +65,6 @@ def add_prompts(
 
 def _add_all(folder: BankFolder, found: Sequence[TaskPrompts]) -> None:
     """Adds tasks; whatever happens between two of them, Ctrl-C included, none stays alone."""
-    for prompts in found:
-        check_task_name(prompts.manifest.task)
     was_there = folder.path.is_dir()
     begun: list[str] = []
     with folder.changing():

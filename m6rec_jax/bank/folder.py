@@ -122,12 +122,17 @@ class BankFolder:
         """Keeps other processes from changing the bank during the block, which may add and remove.
 
         Raises:
+          CheckpointError: nothing can be written there.
           DataError: another one is at it.
         """
         if self._is_changing:
             yield
             return
-        with locked_folder(self.path, f"changing the bank {self.path}"):
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(locked_folder(self.path, f"changing the bank {self.path}"))
+            except OSError as error:
+                raise CheckpointError(f"{self.path} cannot be changed: {error}") from error
             self._is_changing = True
             try:
                 yield

@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 class MetricLog:
     """Writes scalars with their step. Lines after `first_step`, left by a killed run, are removed.
 
+    A run that starts at step 0 keeps none: it validates its start anew, too.
+
     Args:
       folder: MODEL_DIR.
       first_step: the step a run starts or resumes from.
@@ -35,7 +37,7 @@ class MetricLog:
         self._active = active
         if not active:
             return
-        if self._path.exists():
+        if first_step and self._path.exists():
             self._lines = [
                 line
                 for line in self._path.read_text().splitlines()

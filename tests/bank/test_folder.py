@@ -192,6 +192,24 @@ def test_one_process_at_a_time_changes_a_bank(
     add_prompts(bank.path, source, name="again")
 
 
+def test_where_nothing_can_be_written(
+    bank: BankFolder, all_prompts: dict[str, TaskPrompts], tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    for path in (tmp_path / "file", tmp_path / "file" / "bank"):
+        with pytest.raises(CheckpointError, match=r"file.* cannot be changed"):
+            BankFolder(path).add(all_prompts["ctr"])
+        with pytest.raises(CheckpointError, match=r"file.* cannot be changed"):
+            add_prompts(path, bank.path / "ctr")
+    assert (tmp_path / "file").read_text() == "no folder"
+
+
+def test_a_refused_name_leaves_no_bank_behind(bank: BankFolder, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is no name for a task"):
+        add_prompts(tmp_path / "new", bank.path / "ctr", name="a.b")
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_damaged_task_is_listed_and_removed(bank: BankFolder) -> None:
     (bank.path / "ctr" / "manifest.json").write_text('{"format": 1')
     shutil.rmtree(bank.path / "next" / "prompts")

@@ -20,7 +20,7 @@ from m6rec_jax.errors import CheckpointError, ConfigError, DataError
 from m6rec_jax.inference.generation import Generator
 from m6rec_jax.inference.retrieval import Retriever
 from m6rec_jax.inference.scoring import Scorer
-from m6rec_jax.model import M6Rec
+from m6rec_jax.model import M6Rec, PromptConfig
 from m6rec_jax.text import rows
 from tests.bank.conftest import SHAPES, Alone, Backbone, make_prompts, save_backbone
 from tests.pipeline import shop_rows
@@ -197,6 +197,29 @@ def test_adding_touches_nothing_and_compiles_nothing(bank_path: Path, backbone_d
     assert COMPILED == []
     assert (scorer.num_compilations, retriever.num_compilations) == programs
     assert bank.template("near").outcome(1.0) == "liked"
+
+
+def test_room_for_what_no_task_has_yet(
+    bank_path: Path, backbone_dir: Path, backbone: Backbone, all_prompts: dict[str, TaskPrompts]
+) -> None:
+    """The adapters' activation, and adapters below L', can be told before a task needs them."""
+    late = all_prompts["next"].manifest.prompts
+    assert late.adapters_late_only
+    assert BankCapacity().prompt_config([late]).adapters_late_only
+    assert not BankCapacity(adapters_late_only=False).prompt_config([late]).adapters_late_only
+    assert BankCapacity().prompt_config([]).adapter_activation == "gelu"
+
+    manifest = all_prompts["ctr"].manifest
+    relu = PromptConfig(
+        num_prompts=6, num_options=5, head="option", adapter_rank=3, adapter_activation="relu"
+    )
+    other = make_prompts(backbone, "other", relu, manifest.settings, 0)
+    room: dict[str, Any] = {"num_options": 5, "num_prompts": 6, "adapter_rank": 3}
+    without = load_bank(bank_path, backbone_dir, tasks=["probe"], capacity=BankCapacity(**room))
+    with pytest.raises(CheckpointError, match=r"'relu', .* \(BankCapacity.adapter_activation"):
+        without.add(other)
+    told = BankCapacity(**room, adapter_activation="relu")
+    load_bank(bank_path, backbone_dir, tasks=["probe"], capacity=told).add(other)
 
 
 def full_bank(bank_path: Path, backbone_dir: Path) -> LoadedBank:

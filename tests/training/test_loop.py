@@ -253,6 +253,8 @@ def test_a_new_run_may_be_validated_before_its_first_step(tmp_path: Path) -> Non
         "best_mode": "max",
         "validate_first": True,
     }
+    # Of a run that was killed before its first checkpoint.
+    (tmp_path / "metrics.jsonl").write_text('{"step": 0, "validation/auc": 0.9}\n')
     result, _ = toy_train(tmp_path, 4, **settings)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     told = [(line["step"], line["validation/auc"]) for line in lines if "validation/auc" in line]
