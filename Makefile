@@ -1,4 +1,4 @@
-# Every target makes the environment it needs; nothing has to be installed by hand but Python >= 3.11.
+# Every target makes the environment it needs; nothing has to be installed by hand but Python 3.11 to 3.13.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin

@@ -32,6 +32,7 @@ from m6rec_jax.t5x_bridge import scores, variables
 from m6rec_jax.t5x_bridge.checkpoint_manager import mend_checkpoint_manager
 from m6rec_jax.t5x_bridge.data import T5xFeatureConverter
 from m6rec_jax.t5x_bridge.trainer import without_denominators
+from m6rec_jax.training.task_data import refuse_larger_vocabulary
 from m6rec_jax.training.train_state import TRAINABLE
 
 Array = jax.Array
@@ -100,8 +101,15 @@ class M6RecModel(models.BaseTransformerModel):
         input_shapes: Mapping[str, Any],
         input_types: Mapping[str, Any] | None = None,
     ) -> Any:
-        """`{'params': ..., 'params_axes': ...}`; sizes of the batch do not matter."""
+        """`{'params': ..., 'params_axes': ...}`; sizes of the batch do not matter.
+
+        Raises:
+          ConfigError: 'prompts' train and there are none, or the vocabulary has more ids than the
+            embedding has rows.
+        """
         del input_shapes, input_types
+        text = self.output_vocabulary.text
+        refuse_larger_vocabulary(self.mixture_or_task_name, text, self.module.config)
         made = dict(self.module.init(rng, initial_features()))
         if self._frozen and not jax.tree.leaves(made.get(variables.PROMPTS, {})):
             raise ConfigError(

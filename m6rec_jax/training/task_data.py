@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.model.config import ModelConfig
 from m6rec_jax.sharding import batch_reader
+from m6rec_jax.text.vocabulary import Vocabulary
 from m6rec_jax.training.data_state import Batch, ResumableBatches
 
 logger = logging.getLogger(__name__)
@@ -138,13 +139,26 @@ def check_vocabulary_rows(name: str, batches: ResumableBatches, config: ModelCon
     Only where batches are the pipeline's, like `check_prompt_rows`.
 
     Raises:
-      ConfigError: the vocabulary is larger (indexing would give NaN, which looks like divergence).
+      ConfigError: the vocabulary is larger.
     """
     if vocabulary_of(name, batches) is None:
         return
     from m6rec_jax.pipeline.batches import find_provider
 
-    text = _text_vocabulary(find_provider(name))
+    refuse_larger_vocabulary(name, _text_vocabulary(find_provider(name)), config)
+
+
+def refuse_larger_vocabulary(name: str, text: Vocabulary, config: ModelConfig) -> None:
+    """Refuses a vocabulary with more ids than the embedding has rows.
+
+    Args:
+      name: of the seqio task or mixture, for the error.
+      text: its vocabulary.
+      config: of the model.
+
+    Raises:
+      ConfigError: it is larger (indexing would give NaN, which looks like divergence).
+    """
     if text.size > config.vocab_size:
         raise ConfigError(
             f"the vocabulary of {name} ({text.model_file}) has {text.size} ids, but "

@@ -13,7 +13,7 @@ from m6rec_jax.checkpoints.trees import flatten
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.inference.generation import Generator
 from m6rec_jax.inference.scoring import class_log_probabilities
-from m6rec_jax.model.config import PromptConfig
+from m6rec_jax.model.config import ModelConfig, PromptConfig
 from m6rec_jax.model.m6rec import M6Rec
 from m6rec_jax.sharding import data_parallel, make_mesh, place_batch
 from m6rec_jax.text.rows import source_row
@@ -85,6 +85,11 @@ def under_t5x(
     return before, after, metrics
 
 
+def roomy(vocabulary: Vocabulary, **changes: Any) -> ModelConfig:
+    """A model with a row for each of the task's ids."""
+    return toy_config(**{"vocab_size": vocabulary.size, "dropout_rate": 0.0} | changes)
+
+
 def bridged(config: Any, task: str, trainable: str) -> M6RecModel:
     optimizer = adafactor.Adafactor(
         decay_rate=0.8, logical_factor_rules=variables.logical_factor_rules(), epsilon2=0.1
@@ -93,8 +98,10 @@ def bridged(config: Any, task: str, trainable: str) -> M6RecModel:
 
 
 @pytest.mark.parametrize("trainable", ["prompts", "all"])
-def test_first_step_is_the_built_in_trainers(trainable: str, task: str) -> None:
-    config = toy_config(dropout_rate=0.0)
+def test_first_step_is_the_built_in_trainers(
+    trainable: str, task: str, vocabulary: Vocabulary
+) -> None:
+    config = roomy(vocabulary)
     _, first, _, scalars = built_in(config, trainable)
     before, after, metrics = under_t5x(bridged(config, task, trainable), first)
     assert float(metrics["loss"].total) == pytest.approx(float(scalars["loss"]), abs=1e-5)
@@ -116,9 +123,9 @@ def test_first_step_is_the_built_in_trainers(trainable: str, task: str) -> None:
     assert bool(of_backbone) == (trainable == "all")
 
 
-def test_microbatches_are_the_whole_batch(task: str) -> None:
+def test_microbatches_are_the_whole_batch(task: str, vocabulary: Vocabulary) -> None:
     """Their numbers of tokens and labels differ: means of means would be another loss."""
-    config = toy_config(dropout_rate=0.0)
+    config = roomy(vocabulary)
     _, whole, metrics = under_t5x(bridged(config, task, "all"), None)
     _, parts, of_parts = under_t5x(bridged(config, task, "all"), None, num_microbatches=4)
     assert float(of_parts["loss"].total) == pytest.approx(float(metrics["loss"].total), abs=1e-5)
@@ -129,8 +136,8 @@ def test_microbatches_are_the_whole_batch(task: str) -> None:
         )
 
 
-def test_scores_are_those_of_m6rec_eval(task: str) -> None:
-    config = toy_config(dropout_rate=0.0)
+def test_scores_are_those_of_m6rec_eval(task: str, vocabulary: Vocabulary) -> None:
+    config = roomy(vocabulary)
     model, first, _, _ = built_in(config, "prompts")
     bridge = bridged(config, task, "prompts")
     _, found = jax.jit(bridge.score_batch)(variables.joined(first.variables), batch())
@@ -140,7 +147,7 @@ def test_scores_are_those_of_m6rec_eval(task: str) -> None:
 
 
 def test_texts_are_the_generators(task: str, vocabulary: Vocabulary) -> None:
-    config = toy_config(vocab_size=vocabulary.size, dropout_rate=0.0)
+    config = roomy(vocabulary)
     model = M6Rec(config)
     made = jax.jit(bridged(config, task, "all").get_initial_variables)
     params = jax.eval_shape(made, jax.random.PRNGKey(0), {})["params"]  # traceable
@@ -161,7 +168,7 @@ def test_texts_are_the_generators(task: str, vocabulary: Vocabulary) -> None:
     assert float(aux["scores"][0]) == pytest.approx(written.score, abs=1e-4)
 
 
-def test_axes_of_every_parameter(task: str) -> None:
+def test_axes_of_every_parameter(task: str, vocabulary: Vocabulary) -> None:
     prompts = PromptConfig(
         num_tasks=2,
         num_prompts=4,
@@ -173,7 +180,7 @@ def test_axes_of_every_parameter(task: str) -> None:
         retrieval_dim=3,
         num_segment_embeddings=2,
     )
-    model = bridged(toy_config(prompts=prompts), task, "all")
+    model = bridged(roomy(vocabulary, prompts=prompts), task, "all")
     made = jax.eval_shape(
         lambda key: model.get_initial_variables(key, {})["params"], jax.random.PRNGKey(0)
     )
@@ -198,14 +205,18 @@ def flatten_axes(tree: Any, prefix: str = "") -> dict[str, Any]:
     }
 
 
-def test_errors(task: str) -> None:
-    config = toy_config()
+def test_errors(task: str, vocabulary: Vocabulary) -> None:
+    config = roomy(vocabulary)
     with pytest.raises(ConfigError, match="no seqio task or mixture is called 'nothing'"):
         M6RecModel(M6Rec(config), "nothing")
     with pytest.raises(ConfigError, match="trainable = 'some' is not one of"):
         M6RecModel(M6Rec(config), task, trainable="some")
     with pytest.raises(ConfigError, match="verb = 'shout'"):
         M6RecModel(M6Rec(config), task, verb="shout")
-    plain = M6RecModel(M6Rec(toy_config(prompts=PromptConfig())), task, trainable="prompts")
+    small = bridged(toy_config(), task, "all")
+    with pytest.raises(ConfigError, match=r"ids, but ModelConfig\.vocab_size is 32"):
+        small.get_initial_variables(jax.random.PRNGKey(0), {})
+    without = roomy(vocabulary, prompts=PromptConfig())
+    plain = M6RecModel(M6Rec(without), task, trainable="prompts")
     with pytest.raises(ConfigError, match="the model has no prompts"):
         plain.get_initial_variables(jax.random.PRNGKey(0), {})
