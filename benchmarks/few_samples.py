@@ -45,7 +45,7 @@ from benchmarks.results_file import Row, add_rows, metric_rows, read_results, re
 from benchmarks.tuned_run import backbone_of, conditions_of, refuse_others, tune
 from m6rec_jax.errors import DataError, M6RecError
 from m6rec_jax.metrics.classification import auc, log_loss, user_averaged_auc
-from m6rec_jax.tables.prepared import Prepared
+from m6rec_jax.tables.prepared import Prepared, folder_of
 from m6rec_jax.tables.splits import Split
 
 RESULTS = "few_samples"
@@ -108,7 +108,8 @@ def prepared_sample(sample: Sample, keep: bool) -> Iterator[Prepared]:
 
     split = sample.split()
     name = Split.parse(split).name
-    with locked(f"{DATASET}.{name}", f"waiting for another command to be done with {split}"):
+    folder = folder_of(locations.data_dir(), DATASET, name)
+    with locked(folder, f"waiting for another command to be done with {split}"):
         m6rec(
             *("data", "prepare", DATASET, "--gin_file", PREPARE, f"--gin.SPLIT='{split}'"),
             "--gin.VIEWS=('groups',)",

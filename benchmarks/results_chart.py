@@ -15,8 +15,18 @@ from dataclasses import dataclass
 from typing import Any
 
 # Told apart without colours, too: markers differ.
-_COLOURS = ("#2b6cb0", "#c05621", "#2f855a", "#805ad5", "#b83280", "#4a5568", "#b7791f", "#2c7a7b")
-_MARKERS = "os^Dv*PX"
+_COLOURS = (
+    "#2b6cb0",
+    "#c05621",
+    "#2f855a",
+    "#805ad5",
+    "#b83280",
+    "#4a5568",
+    "#b7791f",
+    "#2c7a7b",
+    "#c53030",
+)
+_MARKERS = "os^Dv*PXh"
 _GRID = "#e2e8f0"
 
 

@@ -226,7 +226,7 @@ def add_rows(
     for number, row in enumerate(new):
         _check_row(row, f"new row {number} for {path.name}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with locked(f"results-{path.stem}"):
+    with locked(path):
         replaced = {run_key(row) for row in new}
         kept = [row for row in read_results(path).rows if run_key(row) not in replaced]
         merged: Sequence[Row] = [*kept, *new]

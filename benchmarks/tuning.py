@@ -14,8 +14,8 @@ may run side by side, each on a processor of its own:
     taskset -c 0 python -m benchmarks.tuning --tasks movielens_ctr film_plots_genre &
     taskset -c 1 python -m benchmarks.tuning --tasks book_crossing_conversion film_reviews_sentiment
 
-Every head starts from its job's words (OPTION_WORDS); what those do by themselves is among
-`benchmarks.tuning_variants`.
+Every head starts from its job's words (OPTION_WORDS) but those of the two methods without words,
+which are made only where `--methods` names them: they tell what options are worth by themselves.
 
 A row is the figure of one run on the test part, with what else is known of the run:
 
@@ -82,7 +82,11 @@ METHODS: Mapping[str, str] = {
     "adapter": "adapters",
     "option_adapter": "option-adapter tuning",
     "lora": "LoRA",
+    "prompt_without_words": "prompt tuning, random head",
+    "option_without_words": "option tuning, random options",
 }
+# Whose heads start random; made when they are asked for.
+WITHOUT_WORDS = ("prompt_without_words", "option_without_words")
 
 
 def steps_to_share(curve: Curve, full: float, share: float = 0.9) -> int | None:
@@ -200,8 +204,9 @@ def study(
     path, fingerprint = results_path(RESULTS), backbone_of(foundation)
     for task, method, seed in tqdm(runs, unit="run", desc="tuning"):
         name = f"{task}-{method}-{seed}"
-        # Another command that makes the same run would remove this one's folder.
-        with locked(f"{RESULTS}-{name}", f"waiting for another command to be done with {name}"):
+        # Another command of this table would make the same run, and remove this one's folder.
+        lock = path.with_name(f"{RESULTS}-{name}")
+        with locked(lock, f"waiting for another command to be done with {name}"):
             rows = [row for row in read_results(path).rows if row["task"] != ALL_TASKS]
             conditions = conditions_of(fingerprint, files_of(task, method), bindings)
             of_all = {key: conditions[key] for key in ("foundation", "bindings")}
@@ -229,7 +234,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Methods of tuning x tasks x seeds.")
     parser.add_argument("--foundation", type=Path, default=ROOT / "runs" / "foundation_answers")
     parser.add_argument("--tasks", nargs="+", choices=[*TASKS], default=[*TASKS])
-    parser.add_argument("--methods", nargs="+", choices=[*METHODS], default=[*METHODS])
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        choices=[*METHODS],
+        default=[name for name in METHODS if name not in WITHOUT_WORDS],
+        help="default: the seven whose heads start from words",
+    )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / RESULTS)
     parser.add_argument("--force", action="store_true", help="make runs again that have rows")

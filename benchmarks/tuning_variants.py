@@ -59,7 +59,6 @@ _SMALL_RATES, _LARGE_RATES = ("3e-3", "1e-2", "4e-2", "1e-1"), ("3e-3", "1e-2", 
 _FROZEN = "{'relative_bias/': 20.0, 'token_embedder/': 0.0}"
 _DAMPED = "{'relative_bias/': 20.0, 'token_embedder/': 0.2}"
 _UNDAMPED = "{'relative_bias/': 20.0}"
-_WORDS = ("()", "%OPTION_WORDS")
 
 VARIANTS: Mapping[str, Variant] = {
     "rate_full": Variant("full", "BACKBONE_LEARNING_RATE", ("3e-3", "1e-2", "3e-2")),
@@ -74,8 +73,6 @@ VARIANTS: Mapping[str, Variant] = {
     "start_option": Variant(
         "option", "INITIAL_SOFT_PROMPTS", ("'random'", "'vocabulary'", "'class_labels'")
     ),
-    "words_option": Variant("option", "INITIAL_OPTIONS", _WORDS),
-    "words_prompt": Variant("prompt", "INITIAL_OPTIONS", _WORDS),
     "rank_option_adapter": Variant("option_adapter", "ADAPTER_RANK", ("10", "20", "40")),
     "scale_option_adapter": Variant(
         "option_adapter", "PromptConfig.adapter_scale", ("0.1", "1.0", "4.0")
@@ -125,11 +122,9 @@ def study(foundation: Path, tasks: Sequence[str], variants: Sequence[str], outpu
         conditions = conditions_of(fingerprint, files, own_bindings=[changed])
         words = re.findall(r"[\w.]+", value)
         folder = output / "-".join([task, variant.method, variant.setting, *words])
-        # Another command that makes the same run would remove this one's folder.
-        with locked(
-            f"{RESULTS}-{folder.name}",
-            f"waiting for another command to be done with {folder.name}",
-        ):
+        # Another command of this table would make the same run, and remove this one's folder.
+        lock = path.with_name(f"{RESULTS}-{folder.name}")
+        with locked(lock, f"waiting for another command to be done with {folder.name}"):
             rows = read_results(path).rows
             refuse_others(path, rows, foundation, {"foundation": fingerprint})
             same = [row for row in rows if (row["model"], row["dataset"]) == (model, task)]

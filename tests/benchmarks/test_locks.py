@@ -1,27 +1,37 @@
 """Locks between commands."""
 
 import threading
-import uuid
+from pathlib import Path
 
 import pytest
 
 from benchmarks.locks import locked
 
 
-def test_the_second_waits_until_the_first_is_done(capsys: pytest.CaptureFixture[str]) -> None:
-    name, entered = uuid.uuid4().hex, threading.Event()
+def test_the_second_waits_until_the_first_is_done(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, entered = tmp_path / "run", threading.Event()
 
     def second() -> None:
-        with locked(name, "waiting"):
+        with locked(path, "waiting"):
             entered.set()
 
     other = threading.Thread(target=second)
-    with locked(name):
+    with locked(path):
         other.start()
         assert not entered.wait(0.3)
     assert entered.wait(10)
     other.join()
     assert capsys.readouterr().out == "waiting\n"
-    with locked(name, "never said"):
+    with locked(path, "never said"):
         pass
     assert not capsys.readouterr().out
+
+
+def test_another_folder_has_locks_of_its_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Tests of a study do not wait for one that runs meanwhile."""
+    with locked(tmp_path / "a" / "run"), locked(tmp_path / "b" / "run", "waiting"):
+        assert not capsys.readouterr().out

@@ -44,13 +44,13 @@ def test_files_of_every_run_fit_together(task: str, method: str) -> None:
     configuration.parse_config(files, ["MODEL_DIR='x'", "INITIAL_CHECKPOINT_PATH='y'"])
     trainable = configuration.macro("TRAINABLE")
     assert trainable == ("all" if method == "full" else "prompts")
-    # A head has a word for every class; soft prompts only where the method has some.
-    words = configuration.macro("INITIAL_OPTIONS")
-    assert len(words) == configuration.macro("NUM_OPTIONS")
+    # A head has a word for every class or none; soft prompts only where the method has some.
+    words, num_options = configuration.macro("INITIAL_OPTIONS"), configuration.macro("NUM_OPTIONS")
+    assert len(words) == (0 if method in tuning.WITHOUT_WORDS else num_options)
     if method in ("linear_probe", "adapter", "lora"):
         assert configuration.macro("NUM_PROMPTS") == 0
     else:
-        assert configuration.macro("NUM_PROMPTS") >= configuration.macro("NUM_OPTIONS")
+        assert configuration.macro("NUM_PROMPTS") >= num_options
 
 
 def test_runs_are_made_once_and_compared(made, tmp_path: Path) -> None:
