@@ -30,6 +30,7 @@ METRICS: dict[str, tuple[str, int, str]] = {
     "rows_lost_or_twice": ("rows lost or twice", 0, "lower"),
     "wrong_reasons": ("wrong reasons", 0, "lower"),
     "requests_per_second": ("requests/s", 0, "higher"),
+    "page_faults": ("page faults a step", 0, "lower"),
     "peak_memory_mib": ("peak memory, MiB", 0, "lower"),
     "state_mib": ("state, MiB", 1, "lower"),
     "temporary_mib": ("temporary, MiB", 1, "lower"),
