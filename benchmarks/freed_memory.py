@@ -5,8 +5,8 @@
 The step is that of `m6rec train` on random tokens, 256 + 64 a row, with AdamW. Each turn has a
 process of its own, since the allocator is set before there are threads; with and without take
 turns, so that what else the machine does meets both. Times are the medians of the turns' fastest
-steps, page faults and peak memory those of the last turn. Rows go to
-`benchmarks/results/freed_memory.json`.
+steps, page faults and peak memory those of the last turn. All losses have to be the same to the
+bit. Rows go to `benchmarks/results/freed_memory.json`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ def take_turn(name: str, model_file: str, rows: int) -> Turn:
     """Times steps in this process, after one that compiles and one that warms up.
 
     Returns:
-      `seconds` of the fastest step, `faults` (pages mapped anew) of a step, and peak `mib`.
+      `seconds` of the fastest step, `faults` (pages mapped anew) of a step, peak `mib`, and the
+      last step's `loss`.
 
     Raises:
       M6RecError: memory cannot be kept on this machine.
@@ -56,15 +57,20 @@ def take_turn(name: str, model_file: str, rows: int) -> Turn:
     config = ModelConfig(dropout_rate=0.1)
     run = built_in_step(config, random_batch(rows, config.vocab_size))
     for _ in range(2):
-        run()
+        loss = run()["loss"]
     seconds, before = [], resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(STEPS_PER_TURN):
         started = time.perf_counter()
-        run()
+        loss = run()["loss"]
         seconds.append(time.perf_counter() - started)
     used = resource.getrusage(resource.RUSAGE_SELF)
     faults = (used.ru_minflt - before) / STEPS_PER_TURN
-    return {"seconds": min(seconds), "faults": faults, "mib": used.ru_maxrss / 1024}
+    return {
+        "seconds": min(seconds),
+        "faults": faults,
+        "mib": used.ru_maxrss / 1024,
+        "loss": float(loss),
+    }
 
 
 def turn_of(name: str, options: argparse.Namespace) -> Turn:
@@ -101,6 +107,8 @@ def main(arguments: list[str] | None = None) -> int:
         for _ in tqdm(range(options.turns), unit="turn"):
             for name, found in turns.items():
                 found.append(turn_of(name, options))
+        if len(losses := {turn["loss"] for found in turns.values() for turn in found}) > 1:
+            raise M6RecError(f"the allocator changes what is computed: losses are {losses}")
     except M6RecError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

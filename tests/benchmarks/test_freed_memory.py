@@ -24,3 +24,16 @@ def test_steps_map_no_page_anew(tmp_path, monkeypatch):
     assert returned["times_faster"] == 1.0
     ratio = returned["step_milliseconds"] / kept["step_milliseconds"]
     assert kept["times_faster"] == pytest.approx(ratio, rel=1e-3)
+
+
+def test_another_loss_is_an_error(tmp_path, monkeypatch, capsys):
+    losses = iter([2.5, 2.5, 2.5, 2.25])
+    monkeypatch.setattr(freed_memory, "results_path", lambda name: tmp_path / f"{name}.json")
+    monkeypatch.setattr(
+        freed_memory,
+        "turn_of",
+        lambda *_: {"seconds": 1.0, "faults": 1.0, "mib": 1.0, "loss": next(losses)},
+    )
+    assert freed_memory.main(["--turns=2"]) == 2
+    assert "changes what is computed: losses are" in capsys.readouterr().err
+    assert not (tmp_path / "freed_memory.json").exists()
