@@ -44,7 +44,6 @@ from benchmarks.provenance import ROOT
 from benchmarks.results_file import Row, add_rows, metric_rows, read_results, results_path
 from benchmarks.tuned_run import backbone_of, conditions_of, refuse_others, tune
 from m6rec_jax.errors import DataError, M6RecError
-from m6rec_jax.host_memory import keep_freed_memory
 from m6rec_jax.metrics.classification import auc, log_loss, user_averaged_auc
 from m6rec_jax.tables.prepared import Prepared, folder_of
 from m6rec_jax.tables.splits import Split
@@ -338,7 +337,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--keep", action="store_true", help="keep the prepared samples")
     parser.add_argument("--force", action="store_true", help="make rows again that are there")
     options, bindings = parser.parse_known_args(arguments)
-    keep_freed_memory()
     # Seeds first: after one of them the curve can be drawn.
     samples = [Sample(count, seed) for seed in options.seeds for count in options.samples]
     try:

@@ -36,7 +36,6 @@ from benchmarks.tuned_run import backbone_of
 from benchmarks.tuning import files_of
 from m6rec_jax import configuration
 from m6rec_jax.errors import DataError, M6RecError
-from m6rec_jax.host_memory import keep_freed_memory
 from m6rec_jax.inference.bundle import restore_model
 from m6rec_jax.metrics.multiclass import multiclass_metrics
 from m6rec_jax.pipeline.batches import EvaluationBatches
@@ -165,7 +164,6 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=[*TASKS])
     options = parser.parse_args(arguments)
-    keep_freed_memory()
     try:
         names = [path.name for path in options.foundations]
         if len(set(names)) < len(names):

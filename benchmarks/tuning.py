@@ -55,7 +55,6 @@ from benchmarks.tuned_run import (
     tune,
 )
 from m6rec_jax.errors import DataError, M6RecError
-from m6rec_jax.host_memory import keep_freed_memory
 
 RESULTS = "tuning"
 STUDY = "gin_configs/studies/tuning"
@@ -246,7 +245,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / RESULTS)
     parser.add_argument("--force", action="store_true", help="make runs again that have rows")
     options, bindings = parser.parse_known_args(arguments)
-    keep_freed_memory()
     # Seeds first: after one of them every method can be compared on every task.
     runs = [
         (task, method, seed)

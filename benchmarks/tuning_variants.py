@@ -33,7 +33,6 @@ from benchmarks.results_file import add_rows, metric_rows, read_results, results
 from benchmarks.tuned_run import backbone_of, conditions_of, refuse_others, tune
 from benchmarks.tuning import METHODS, STUDY, TASKS, files_of
 from m6rec_jax.errors import M6RecError
-from m6rec_jax.host_memory import keep_freed_memory
 
 RESULTS = "tuning_variants"
 SPLIT = "validation"
@@ -162,7 +161,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--variants", nargs="+", choices=[*VARIANTS], default=[*VARIANTS])
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / RESULTS)
     options = parser.parse_args(arguments)
-    keep_freed_memory()
     try:
         foundation, output = options.foundation.resolve(), options.output.resolve()
         study(foundation, options.tasks, options.variants, output)

@@ -19,7 +19,6 @@ import absl.logging
 
 from m6rec_jax import __version__, subcommands
 from m6rec_jax.errors import ConfigError, M6RecError, UnreachableError
-from m6rec_jax.host_memory import keep_freed_memory
 
 EXIT_USER_ERROR = 2
 EXIT_LOST_PROCESS = 3
@@ -50,7 +49,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     # A console script does not look for modules in the current directory, where a user's own tasks/
     # are. They go last, so that nothing there can shadow a library.
     sys.path.append(os.getcwd())
-    keep_freed_memory()
     parser = _parser()
     args, rest = parser.parse_known_args(argv)
     _set_up_logging()

@@ -33,7 +33,7 @@ FLOORS = [
 # Modules beside the folders: errors, progress and configuration (it knows only gin) lie under every
 # floor; the command line stands on the roof.
 BELOW_ALL = {"errors", "configuration", "progress"}
-ROOF = {"cli", "convert", "demo", "demo_report", "doctor", "host_memory", "subcommands"}
+ROOF = {"cli", "convert", "demo", "demo_report", "doctor", "subcommands"}
 
 HEAVY = {
     *("jax", "flax", "optax", "orbax", "tensorflow", "tensorflow_datasets", "seqio", "clu"),

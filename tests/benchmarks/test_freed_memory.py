@@ -1,39 +1,64 @@
-"""Memory kept between steps: whole turns on a tiny model, and what rows say of them."""
+"""Memory kept between steps: what rows say of turns, and that a turn is a training step's."""
+
+import json
+import os
+from typing import Any
 
 import pytest
 
 from benchmarks import freed_memory, results_file
-from m6rec_jax import host_memory
 
 
-@pytest.mark.skipif(not host_memory._is_glibc(), reason="the allocator is not glibc's")
-def test_steps_map_no_page_anew(tmp_path, monkeypatch):
-    """At this size a step's buffers are too large for glibc to keep them by itself."""
+@pytest.fixture
+def turns(tmp_path, monkeypatch) -> dict[tuple[str, str], list[dict[str, float]]]:
+    """Turns by environment and processors, instead of real ones."""
+    found: dict[tuple[str, str], list[dict[str, float]]] = {}
+
+    def turn_of(name: str, processors: str, options: Any) -> dict[str, float]:
+        return found[name, processors].pop(0)
+
+    monkeypatch.setattr(freed_memory, "turn_of", turn_of)
     monkeypatch.setattr(freed_memory, "results_path", lambda name: tmp_path / f"{name}.json")
-    for name in ("GLIBC_TUNABLES", "MALLOC_ARENA_MAX"):
-        monkeypatch.delenv(name, raising=False)
-    arguments = ["--model_file=gin_configs/models/mini.gin", "--batch=8", "--turns=1"]
-    assert freed_memory.main(arguments) == 0
+    return found
+
+
+def turn(seconds: float, faults: float = 0.0, loss: float = 2.5) -> dict[str, float]:
+    return {"seconds": seconds, "faults": faults, "mib": 100.0, "loss": loss}
+
+
+def test_ratios_are_to_glibc_as_it_comes_on_the_same_processors(turns, tmp_path) -> None:
+    plain, kept = freed_memory.ENVIRONMENTS
+    turns[plain, "one"] = [turn(4.0, 8.0), turn(6.0, 9.0), turn(4.0, 7.0)]
+    turns[kept, "one"] = [turn(2.0), turn(2.0), turn(9.0)]
+    # Sums are split otherwise over more threads.
+    turns[plain, "all"] = [turn(3.0, 5.0, 2.25)] * 3
+    turns[kept, "all"] = [turn(2.0, 0.0, 2.25)] * 3
+    assert freed_memory.main([]) == 0
     rows = results_file.read_results(tmp_path / "freed_memory.json").rows
-    found = {(row["model"], row["metric"]): row["value"] for row in rows}
-    kept, returned = (
-        {name: found[model, name] for name in ("page_faults", "times_faster", "step_milliseconds")}
-        for model in (freed_memory.KEPT, freed_memory.RETURNED)
-    )
-    assert kept["page_faults"] * 100 < returned["page_faults"]
-    assert returned["times_faster"] == 1.0
-    ratio = returned["step_milliseconds"] / kept["step_milliseconds"]
-    assert kept["times_faster"] == pytest.approx(ratio, rel=1e-3)
+    found = {(row["model"], row["split"], row["metric"]): row["value"] for row in rows}
+    assert found[kept, "one", "times_faster"] == 2.0
+    assert found[kept, "all", "times_faster"] == 1.5
+    assert found[plain, "one", "times_faster"] == 1.0
+    assert found[plain, "one", "page_faults"] == 7.0
+    assert found[plain, "one", "step_milliseconds"] == 4000.0
 
 
-def test_another_loss_is_an_error(tmp_path, monkeypatch, capsys):
-    losses = iter([2.5, 2.5, 2.5, 2.25])
-    monkeypatch.setattr(freed_memory, "results_path", lambda name: tmp_path / f"{name}.json")
-    monkeypatch.setattr(
-        freed_memory,
-        "turn_of",
-        lambda *_: {"seconds": 1.0, "faults": 1.0, "mib": 1.0, "loss": next(losses)},
-    )
-    assert freed_memory.main(["--turns=2"]) == 2
+def test_another_loss_is_an_error(turns, tmp_path, capsys) -> None:
+    plain, kept = freed_memory.ENVIRONMENTS
+    turns[plain, "one"], turns[kept, "one"] = [turn(1.0)], [turn(1.0, loss=2.75)]
+    assert freed_memory.main(["--turns=1"]) == 2
     assert "changes what is computed: losses are" in capsys.readouterr().err
     assert not (tmp_path / "freed_memory.json").exists()
+
+
+def test_a_turn_on_one_processor(capsys) -> None:
+    processors = os.sched_getaffinity(0)
+    try:
+        arguments = ["--turn-on=one", "--model_file=gin_configs/models/tiny.gin", "--batch=1"]
+        assert freed_memory.main(arguments) == 0
+        assert len(os.sched_getaffinity(0)) == 1
+    finally:
+        os.sched_setaffinity(0, processors)
+    found = json.loads(capsys.readouterr().out)
+    assert set(found) == {"seconds", "faults", "mib", "loss"}
+    assert found["seconds"] > 0
