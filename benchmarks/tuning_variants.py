@@ -75,7 +75,7 @@ VARIANTS: Mapping[str, Variant] = {
     ),
     "rank_option_adapter": Variant("option_adapter", "ADAPTER_RANK", ("10", "20", "40")),
     "scale_option_adapter": Variant(
-        "option_adapter", "PromptConfig.adapter_scale", ("0.1", "1.0", "4.0")
+        "option_adapter", "PromptConfig.adapter_scale", ("1.0", "8.0", "32.0", "128.0")
     ),
     "dropout_option_adapter": Variant("option_adapter", "DROPOUT_RATE", ("0.0", "0.1")),
 }
