@@ -133,6 +133,7 @@ def adafactor(
     clipping_threshold: float | None = 1.0,
     multiply_by_parameter_scale: bool = True,
     least_scale: float = 1e-3,
+    absolute: Sequence[str] = (),
     weight_decay: float = 0.0,
     not_decayed: Sequence[str] = NOT_DECAYED,
     clip_norm: float | None = None,
@@ -153,6 +154,9 @@ def adafactor(
         bank's leaves, either is that of what each task has of it.
       least_scale: but as if that were at least this much. T5's is 1e-3; what starts at zero, as the
         second halves of adapters do, then hardly moves, so raise it for prompts.
+      absolute: regular expressions; the updates of leaves whose name has a match are not relative
+        to their size. For what stands for logits, such as biases of relative positions: relative to
+        their size these grow by a share of it at each step, until attention is all or nothing.
     """
     steps = [
         task_updates.scale_by_factored_rms(
@@ -162,7 +166,8 @@ def adafactor(
     if clipping_threshold is not None:
         steps.append(task_updates.by_task(optax.clip_by_block_rms(clipping_threshold)))
     if multiply_by_parameter_scale:
-        steps.append(task_updates.by_task(optax.scale_by_param_block_rms(least_scale)))
+        relative = task_updates.by_task(optax.scale_by_param_block_rms(least_scale))
+        steps.append(_leaving_out(absolute, relative) if absolute else relative)
     return _optimizer(
         clip_norm,
         [*steps, _decay(weight_decay, not_decayed), _rate_factors(rate_factors or {})],
@@ -234,6 +239,24 @@ def _decay(weight_decay: float, not_decayed: Sequence[str]) -> optax.GradientTra
     if not weight_decay:
         return optax.identity()
     return optax.add_decayed_weights(weight_decay, lambda tree: decay_mask(tree, not_decayed))
+
+
+def _leaving_out(
+    patterns: Sequence[str], transformation: optax.GradientTransformationExtraArgs
+) -> optax.GradientTransformationExtraArgs:
+    """A transformation of leaf by leaf, which does nothing to those whose name has a match."""
+    left_out = [re.compile(pattern) for pattern in patterns]
+
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+        changed, state = transformation.update(updates, state, params, **extra)
+        old = flatten(updates)
+        chosen = {
+            name: old[name] if any(pattern.search(name) for pattern in left_out) else leaf
+            for name, leaf in flatten(changed).items()
+        }
+        return unflatten(chosen, updates), state
+
+    return optax.GradientTransformationExtraArgs(transformation.init, update)
 
 
 def _rate_factors(factors: Mapping[str, float]) -> optax.GradientTransformation:

@@ -54,6 +54,24 @@ def test_adafactor_is_optax_adafactor() -> None:
     assert_close(steps(adafactor(0.01, min_dim_size_to_factor=2)), steps(reference))
 
 
+def test_absolute_leaves_do_not_move_by_their_size() -> None:
+    """A bias of any size takes the same steps; others take those they take without it."""
+
+    def moved(size: float, **settings: Any) -> dict[str, np.ndarray]:
+        params = {"params": {"kernel": jnp.full(4, 2.0), "relative_bias": jnp.full(4, size)}}
+        optimizer = adafactor(0.1, **settings)
+        grads = jax.tree.map(jnp.ones_like, params)
+        updates, _ = optimizer.update(grads, optimizer.init(params), params)
+        return {name: np.asarray(leaf) for name, leaf in updates["params"].items()}
+
+    small, large = (moved(size, absolute=("relative_bias",)) for size in (0.5, 80.0))
+    np.testing.assert_allclose(small["relative_bias"], -0.1, rtol=1e-6)
+    np.testing.assert_array_equal(small["relative_bias"], large["relative_bias"])
+    relative = moved(80.0)
+    np.testing.assert_allclose(relative["relative_bias"], -8.0, rtol=1e-6)
+    np.testing.assert_array_equal(large["kernel"], relative["kernel"])
+
+
 def test_groups_have_rates_of_their_own() -> None:
     still = steps(adamw(0.01, backbone_learning_rate=0.0))
     assert_close(still["params"], tree()["params"])
