@@ -91,7 +91,8 @@ def turn_of(name: str, processors: str, options: argparse.Namespace) -> Turn:
     """
     command = [sys.executable, "-m", "benchmarks.freed_memory", f"--turn-on={processors}"]
     command += [f"--model_file={options.model_file}", f"--batch={options.batch}"]
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")}
+    own = ("MALLOC_", "GLIBC_TUNABLES")
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(own)}
     environment = {**inherited, "JAX_PLATFORMS": "cpu", **ENVIRONMENTS[name]}
     done = subprocess.run(
         command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False, env=environment

@@ -14,7 +14,7 @@ may run side by side, each on a processor of its own:
     taskset -c 0 python -m benchmarks.tuning --tasks movielens_ctr film_plots_genre &
     taskset -c 1 python -m benchmarks.tuning --tasks book_crossing_conversion film_reviews_sentiment
 
-(With the variables of `benchmarks.freed_memory` they take a fifth less time.)
+(`benchmarks.freed_memory` has variables with which they are faster.)
 
 Every head starts from its job's words (OPTION_WORDS) but those of the two methods without words,
 which are made only where `--methods` names them: they tell what options are worth by themselves.

@@ -167,7 +167,9 @@ def adafactor(
         steps.append(task_updates.by_task(optax.clip_by_block_rms(clipping_threshold)))
     if multiply_by_parameter_scale:
         relative = task_updates.by_task(optax.scale_by_param_block_rms(least_scale))
-        steps.append(_leaving_out(absolute, relative) if absolute else relative)
+        # Masked only where it is needed, so that optimizer states keep their shape.
+        masked = optax.masked(relative, lambda tree: name_mask(tree, absolute))
+        steps.append(masked if absolute else relative)
     return _optimizer(
         clip_norm,
         [*steps, _decay(weight_decay, not_decayed), _rate_factors(rate_factors or {})],
@@ -227,9 +229,9 @@ def group_rates(
     return {"params": _schedule(backbone), "prompts": _schedule(learning_rate)}
 
 
-def decay_mask(tree: Any, not_decayed: Sequence[str] = NOT_DECAYED) -> Any:
+def name_mask(tree: Any, left_out: Sequence[str]) -> Any:
     """A tree of bools: False where the leaf's name matches one of the regular expressions."""
-    patterns = [re.compile(pattern) for pattern in not_decayed]
+    patterns = [re.compile(pattern) for pattern in left_out]
     return unflatten(
         {name: not any(p.search(name) for p in patterns) for name in flatten(tree)}, tree
     )
@@ -238,25 +240,7 @@ def decay_mask(tree: Any, not_decayed: Sequence[str] = NOT_DECAYED) -> Any:
 def _decay(weight_decay: float, not_decayed: Sequence[str]) -> optax.GradientTransformation:
     if not weight_decay:
         return optax.identity()
-    return optax.add_decayed_weights(weight_decay, lambda tree: decay_mask(tree, not_decayed))
-
-
-def _leaving_out(
-    patterns: Sequence[str], transformation: optax.GradientTransformationExtraArgs
-) -> optax.GradientTransformationExtraArgs:
-    """A transformation of leaf by leaf, which does nothing to those whose name has a match."""
-    left_out = [re.compile(pattern) for pattern in patterns]
-
-    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
-        changed, state = transformation.update(updates, state, params, **extra)
-        old = flatten(updates)
-        chosen = {
-            name: old[name] if any(pattern.search(name) for pattern in left_out) else leaf
-            for name, leaf in flatten(changed).items()
-        }
-        return unflatten(chosen, updates), state
-
-    return optax.GradientTransformationExtraArgs(transformation.init, update)
+    return optax.add_decayed_weights(weight_decay, lambda tree: name_mask(tree, not_decayed))
 
 
 def _rate_factors(factors: Mapping[str, float]) -> optax.GradientTransformation:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from benchmarks import freed_memory, results_file
+from benchmarks.provenance import ROOT
 
 
 @pytest.fixture
@@ -51,6 +52,12 @@ def test_another_loss_is_an_error(turns, tmp_path, capsys) -> None:
     assert not (tmp_path / "freed_memory.json").exists()
 
 
+def test_the_page_names_what_was_measured() -> None:
+    page = (ROOT / "benchmarks/results/freed_memory.md").read_text()
+    assert " ".join(f"{name}={value}" for name, value in freed_memory.KEEP.items()) in page
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only Linux binds processes")
 def test_a_turn_on_one_processor(capsys) -> None:
     processors = os.sched_getaffinity(0)
     try:

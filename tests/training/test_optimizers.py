@@ -12,7 +12,7 @@ import optax
 import pytest
 
 from m6rec_jax.errors import ConfigError
-from m6rec_jax.training.optimizers import adafactor, adamw, decay_mask, warmup_schedule
+from m6rec_jax.training.optimizers import NOT_DECAYED, adafactor, adamw, name_mask, warmup_schedule
 
 
 def tree() -> dict[str, Any]:
@@ -44,7 +44,7 @@ def test_adamw_is_optax_adamw() -> None:
     params = tree()
     reference = optax.chain(
         optax.clip_by_global_norm(1.0),
-        optax.adamw(0.01, weight_decay=0.1, mask=decay_mask(params)),
+        optax.adamw(0.01, weight_decay=0.1, mask=name_mask(params, NOT_DECAYED)),
     )
     assert_close(steps(adamw(0.01, weight_decay=0.1)), steps(reference))
 
@@ -82,7 +82,7 @@ def test_groups_have_rates_of_their_own() -> None:
 
 
 def test_decay_spares_norms_and_biases() -> None:
-    assert decay_mask(tree()) == {
+    assert name_mask(tree(), NOT_DECAYED) == {
         "params": {"mlp": {"kernel": True, "wi_bias": False}, "norm": {"scale": False}},
         "prompts": {"bank": {"soft_prompts": True}},
     }
