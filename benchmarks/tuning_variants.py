@@ -56,9 +56,9 @@ class Variant:
 
 _SMALL_RATES, _LARGE_RATES = ("3e-3", "1e-2", "4e-2", "1e-1"), ("3e-3", "1e-2", "3e-2", "1e-1")
 # Embeddings frozen, as slow as in the foundation, and as fast as all else.
-_FROZEN = "{'relative_bias/': 20.0, 'token_embedder/': 0.0}"
-_DAMPED = "{'relative_bias/': 20.0, 'token_embedder/': 0.2}"
-_UNDAMPED = "{'relative_bias/': 20.0}"
+_FROZEN = "{'relative_bias/': 5.0, 'token_embedder/': 0.0}"
+_DAMPED = "{'relative_bias/': 5.0, 'token_embedder/': 0.2}"
+_UNDAMPED = "{'relative_bias/': 5.0}"
 
 VARIANTS: Mapping[str, Variant] = {
     "rate_full": Variant("full", "BACKBONE_LEARNING_RATE", ("3e-3", "1e-2", "3e-2")),
