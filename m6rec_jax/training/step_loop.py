@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from m6rec_jax.checkpoints.manifest import RunDescription
 from m6rec_jax.checkpoints.store import CheckpointStore
+from m6rec_jax.checkpoints.trees import PyTree
 from m6rec_jax.errors import M6RecError
 from m6rec_jax.objectives import is_by_job, job_losses
 from m6rec_jax.sharding import LogicalRules
@@ -22,6 +23,7 @@ from m6rec_jax.training.early_stopping import BestMetric
 from m6rec_jax.training.goodput import Goodput
 from m6rec_jax.training.input_feed import InputFeed
 from m6rec_jax.training.metric_log import MetricLog
+from m6rec_jax.training.parameter_sizes import parameter_sizes
 from m6rec_jax.training.preemption import PreemptionGuard
 from m6rec_jax.training.train_state import TrainState
 from m6rec_jax.training.train_step import CompiledStep
@@ -143,6 +145,9 @@ class StepLoop:
                         for name in ("loss", "gradient_norm"):
                             self._check_finite(name, float(metrics[name]), step)
                         self._save(state, step, feed, figures)
+                        # A signal leaves little time here, too.
+                        if stopped_by in (None, EARLY_STOPPING):
+                            log.write(step, parameter_sizes(self._trained(state), self.mesh))
                     log.flush()
         traces = (0 if compiled is None else compiled.num_traces, self.validate.num_traces)
         if max(traces) > 1:
@@ -166,6 +171,10 @@ class StepLoop:
             metrics=figures,
             frozen=self.frozen,
         )
+
+    def _trained(self, state: TrainState) -> dict[str, PyTree]:
+        groups = {"params": state.params, "prompts": state.prompts}
+        return {name: tree for name, tree in groups.items() if name not in self.frozen}
 
     def _check_finite(self, name: str, value: float, step: int) -> None:
         if math.isfinite(value):

@@ -22,6 +22,7 @@ from m6rec_jax.model.config import PromptConfig
 from m6rec_jax.sharding import MESH_AXES
 from m6rec_jax.training import loop
 from m6rec_jax.training.metric_log import read_metrics
+from m6rec_jax.training.parameter_sizes import PREFIX
 from m6rec_jax.training.optimizers import adamw
 from tests.training.toy_run import toy_config, toy_train
 
@@ -50,6 +51,18 @@ def test_what_a_run_leaves_behind(pretrained: Any) -> None:
     assert sum(parts) <= result.goodput["seconds/total"]
 
 
+def test_sizes_of_what_trains_are_logged_with_every_checkpoint(pretrained: Any) -> None:
+    result, folder = pretrained
+    lines = [line for line in read_metrics(folder) if any(k.startswith(PREFIX) for k in line)]
+    assert lines[-1]["step"] == 4
+    trained = {"params": result.state.params, "prompts": result.state.prompts}
+    for name, leaf in copied(trained).items():
+        size = np.sqrt(np.mean(np.square(leaf.astype(np.float64))))
+        # Sums of a few thousand squares in float32.
+        np.testing.assert_allclose(lines[-1].pop(PREFIX + name), size, rtol=1e-5, err_msg=name)
+    assert lines[-1].keys() == {"step"}
+
+
 def test_nothing_to_do_when_the_run_is_complete(pretrained: Any) -> None:
     result, folder = pretrained
     again, batches = toy_train(folder, 4)
@@ -71,6 +84,9 @@ def test_initial_backbone_is_frozen_and_stored_once(pretrained: Any, tmp_path: P
         (copied(tuned.state.prompts)[name] != value).any()
         for name, value in copied(result.state.prompts).items()
     )
+    sizes = {name for line in read_metrics(tmp_path) for name in line if name.startswith(PREFIX)}
+    assert sizes
+    assert all(name.startswith(f"{PREFIX}prompts/") for name in sizes)
     names = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
     backbones = [name for name in names if name.startswith("params-")]
     assert len(backbones) == 1
