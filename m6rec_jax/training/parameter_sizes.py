@@ -1,4 +1,4 @@
-"""How large parameters are while they train: what grows without bound is seen before it does harm."""
+"""How large parameters are while they train: what grows without bound shows before it does harm."""
 
 from __future__ import annotations
 

@@ -22,8 +22,8 @@ from m6rec_jax.model.config import PromptConfig
 from m6rec_jax.sharding import MESH_AXES
 from m6rec_jax.training import loop
 from m6rec_jax.training.metric_log import read_metrics
-from m6rec_jax.training.parameter_sizes import PREFIX
 from m6rec_jax.training.optimizers import adamw
+from m6rec_jax.training.parameter_sizes import PREFIX
 from tests.training.toy_run import toy_config, toy_train
 
 
