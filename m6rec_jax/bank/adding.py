@@ -8,7 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from m6rec_jax.bank.export import export_prompts
-from m6rec_jax.bank.folder import MANIFEST_FILE, BankFolder, TaskPrompts, read_prompts
+from m6rec_jax.bank.folder import (
+    DATASET_FILE,
+    MANIFEST_FILE,
+    TENSORS_FOLDER,
+    BankFolder,
+    TaskPrompts,
+    read_prompt_manifest,
+    read_prompts,
+)
+from m6rec_jax.checkpoints.location import CHECKPOINTS_FOLDER, MANIFEST_ITEM
 from m6rec_jax.errors import ConfigError, M6RecError
 from m6rec_jax.tables.locked_folder import LOCK_FILE
 
@@ -51,6 +60,7 @@ def add_prompts(
         # A copied folder is called what its owner called it.
         found = [_named(found[0], Path(source).resolve().name)]
     else:
+        _refuse_bank(Path(source))
         found = export_prompts(source, tasks, step=step)
     if name is not None:
         if len(found) != 1:
@@ -83,6 +93,25 @@ def _add_all(folder: BankFolder, found: Sequence[TaskPrompts]) -> None:
             if not was_there and all(path.name == LOCK_FILE for path in folder.path.iterdir()):
                 shutil.rmtree(folder.path)
             raise
+
+
+def _refuse_bank(source: Path) -> None:
+    """What lies in a bank is no run: say so, rather than that it has no checkpoints.
+
+    Raises:
+      CheckpointError: a task's folder that has lost its manifest.
+      ConfigError: a whole bank.
+    """
+    if (source / CHECKPOINTS_FOLDER).exists() or (source / MANIFEST_ITEM).exists():
+        return
+    if (source / TENSORS_FOLDER).exists() or (source / DATASET_FILE).exists():
+        read_prompt_manifest(source)
+    names = sorted(path.parent.name for path in source.glob(f"*/{MANIFEST_FILE}"))
+    if names:
+        raise ConfigError(
+            f"{source} is a bank: name the folder of one of its tasks, "
+            + " or ".join(str(source / name) for name in names)
+        )
 
 
 def _named(prompts: TaskPrompts, name: str) -> TaskPrompts:

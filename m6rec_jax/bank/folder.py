@@ -29,6 +29,7 @@ from m6rec_jax.errors import CheckpointError, ConfigError
 from m6rec_jax.tables.locked_folder import locked_folder
 
 MANIFEST_FILE, TENSORS_FOLDER, DATASET_FILE = "manifest.json", "prompts", "dataset.json"
+_FILES = {MANIFEST_FILE, TENSORS_FOLDER, DATASET_FILE}
 # No dots: 'ctr.unfinished' and 'ctr.removed' are on their way in and out.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 logger = logging.getLogger(__name__)
@@ -203,12 +204,17 @@ class BankFolder:
         """Deletes a task, damaged or not.
 
         Raises:
-          CheckpointError: no such task, or it cannot be deleted.
+          CheckpointError: no such task, files in its folder that are none of a task's (nothing is
+            deleted then), or it cannot be deleted.
           DataError: another process is changing the bank.
         """
         self._folder(name)  # a folder that is no bank is left as it is
         with self.changing():
             folder = self._folder(name)
+            if others := sorted({path.name for path in folder.iterdir()} - _FILES):
+                raise CheckpointError(
+                    f"{folder} is no task's folder, since it has '{others[0]}'; nothing was removed"
+                )
             removed = folder.with_name(f"{name}.removed")
             try:
                 shutil.rmtree(removed, ignore_errors=True)  # left by a command that was killed

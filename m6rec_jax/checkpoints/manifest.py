@@ -215,6 +215,32 @@ def check_tensors(
         )
 
 
+def same_task_sizes(manifest: Manifest, config: ModelConfig) -> bool:
+    """Whether every task of a bank has the size that it was saved with (True where nobody knows).
+
+    Tensors may have equal shapes all the same: those of the largest task.
+    """
+    try:
+        saved = manifest.build_model_config().prompts
+    except CheckpointError:  # it says nothing, or in another version's words
+        return True
+    return saved.task_sizes == config.prompts.task_sizes
+
+
+def check_task_sizes(manifest: Manifest, config: ModelConfig | None, where: str) -> None:
+    """Every task of a bank must have the size that it was saved with.
+
+    Raises:
+      CheckpointError: another one: what a task has not would take part in what it computes.
+    """
+    if config is None or same_task_sizes(manifest, config):
+        return
+    changed = [text for text in differences(manifest, config) if text.startswith("prompts.")]
+    raise CheckpointError(
+        f"{where}: tasks had other sizes (checkpoint -> model): {'; '.join(changed)}"
+    )
+
+
 def check_vocabulary(manifest: Manifest, fingerprint: str | None, where: str) -> None:
     """The checkpoint must have been trained with the vocabulary in use (None: not checked).
 

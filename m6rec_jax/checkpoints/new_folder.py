@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,8 @@ from m6rec_jax.errors import CheckpointError
 @contextlib.contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
     """A folder to write to, which takes the wanted name when the block ends without an error.
+
+    Its files are on the disk by then, so that not even a power cut leaves half of it.
 
     Args:
       folder: may exist if it is empty.
@@ -29,8 +32,20 @@ def new_folder(folder: Path) -> Iterator[Path]:
         yield unfinished
         if folder.exists():
             folder.rmdir()
+        for path in (*unfinished.rglob("*"), unfinished):
+            _flush(path)
         unfinished.rename(folder)
+        _flush(folder.parent)
     except OSError as error:
         raise CheckpointError(f"{folder} could not be written: {error}") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    """Waits until a file, or the list of what is in a folder, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -13,6 +13,7 @@ from m6rec_jax.checkpoints.fingerprint import checksums
 from m6rec_jax.checkpoints.location import StepLocation, list_steps, locate, read_manifest
 from m6rec_jax.checkpoints.manifest import (
     Manifest,
+    check_task_sizes,
     check_tensors,
     check_vocabulary,
     tensor_specs,
@@ -59,11 +60,16 @@ def restore_prompts(
     model_config: ModelConfig | None = None,
     vocabulary_fingerprint: str | None = None,
 ) -> PyTree:
-    """The prompts of a checkpoint; arguments and errors as in `restore_params`."""
+    """The prompts of a checkpoint; arguments and errors as in `restore_params`.
+
+    Tasks of a bank must have the sizes of `model_config`, too.
+    """
     location = locate(path, step)
     manifest = read_manifest(location)
     check_vocabulary(manifest, vocabulary_fingerprint, str(location.folder))
-    return restore_item(location, manifest, PROMPTS, target, model_config)
+    restored = restore_item(location, manifest, PROMPTS, target, model_config)
+    check_task_sizes(manifest, model_config, str(location.folder))
+    return restored
 
 
 def restore_matching(

@@ -24,6 +24,13 @@ REMAT_POLICIES = ("none", "dots", "full")
 FLOAT_TYPES = ("float32", "bfloat16")
 ACTIVATIONS = ("gelu", "relu", "silu", "linear", "tanh")
 LORA_TARGETS = ("query", "key", "value", "out")
+# What tasks may have less of than the bank has room for: {sizes of the tasks: capacity}.
+TASK_SIZES = {
+    "task_num_prompts": "num_prompts",
+    "task_num_options": "num_options",
+    "task_adapter_ranks": "adapter_rank",
+    "task_lora_ranks": "lora_rank",
+}
 
 
 @gin.configurable
@@ -124,13 +131,9 @@ class PromptConfig:
         self._check_task_sizes()
 
     def _check_task_sizes(self) -> None:
-        for name, capacity, least in (
-            ("task_num_prompts", "num_prompts", 0),
-            ("task_num_options", "num_options", 0),
+        for name, capacity in TASK_SIZES.items():
             # At rank 0 an adapter's last bias would still train, and belong to nothing.
-            ("task_adapter_ranks", "adapter_rank", 1),
-            ("task_lora_ranks", "lora_rank", 1),
-        ):
+            least = 1 if name.endswith("ranks") else 0
             sizes, most = tuple(getattr(self, name)), getattr(self, capacity)
             object.__setattr__(self, name, sizes)
             if sizes and len(sizes) != self.num_tasks:
@@ -149,8 +152,8 @@ class PromptConfig:
                 f"PromptConfig.task_num_options = {self.task_num_options}: one class alone is "
                 "nothing to choose from; 0 says that a task has none"
             )
-        prompts = self.task_num_prompts or (self.num_prompts,) * self.num_tasks
-        options = self.task_num_options or (self.num_options,) * self.num_tasks
+        sizes = self.task_sizes
+        prompts, options = sizes["task_num_prompts"], sizes["task_num_options"]
         for task, (num_prompts, num_options) in enumerate(zip(prompts, options, strict=True)):
             if self.head == "option" and num_options > num_prompts:
                 raise ConfigError(
@@ -158,6 +161,14 @@ class PromptConfig:
                     f"{num_prompts} soft prompts (task_num_prompts), the last of which the options "
                     "are"
                 )
+
+    @property
+    def task_sizes(self) -> dict[str, tuple[int, ...]]:
+        """The sizes of each task by the names of `TASK_SIZES`, capacities where none are given."""
+        return {
+            name: getattr(self, name) or (getattr(self, capacity),) * self.num_tasks
+            for name, capacity in TASK_SIZES.items()
+        }
 
     def of_task(self, task_id: int) -> "PromptConfig":
         """One task's prompts by themselves: `num_tasks` 1, and the sizes of that task.
@@ -170,22 +181,13 @@ class PromptConfig:
                 f"there is no task {task_id}: PromptConfig.num_tasks = {self.num_tasks}"
             )
 
-        def own(sizes: tuple[int, ...], capacity: int) -> int:
-            return sizes[task_id] if sizes else capacity
-
-        num_options = own(self.task_num_options, self.num_options)
+        own = {TASK_SIZES[name]: sizes[task_id] for name, sizes in self.task_sizes.items()}
         return dataclasses.replace(
             self,
             num_tasks=1,
-            num_prompts=own(self.task_num_prompts, self.num_prompts),
-            num_options=num_options,
-            head=self.head if num_options else "none",
-            adapter_rank=own(self.task_adapter_ranks, self.adapter_rank),
-            lora_rank=own(self.task_lora_ranks, self.lora_rank),
-            task_num_prompts=(),
-            task_num_options=(),
-            task_adapter_ranks=(),
-            task_lora_ranks=(),
+            head=self.head if own["num_options"] else "none",
+            **own,
+            **dict.fromkeys(TASK_SIZES, ()),
         )
 
     @property

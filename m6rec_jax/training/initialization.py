@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from m6rec_jax.bank.layout import TASKS, prompt_leaves
 from m6rec_jax.checkpoints.location import StepLocation, locate, read_manifest
-from m6rec_jax.checkpoints.manifest import RunDescription
+from m6rec_jax.checkpoints.manifest import RunDescription, same_task_sizes
 from m6rec_jax.checkpoints.restore import (
     PROMPTS,
     restore_matching,
@@ -122,8 +122,17 @@ def state_from_checkpoint(
 def _with_matching(
     location: StepLocation, prompts: PyTree, config: ModelConfig, mesh: Mesh
 ) -> PyTree:
+    """What a task has in another size than the checkpoint stays as it is in `prompts`."""
     own, manifest = flatten(prompts), read_manifest(location)
-    shared, others = restore_matching(location, manifest, PROMPTS, own)
+    whole, wanted = _has_whole(config), own
+    if not same_task_sizes(manifest, config):
+        saved = _has_whole(manifest.build_model_config())
+        wanted = {
+            name: leaf
+            for name, leaf in own.items()
+            if all(whole[name]) and all(saved.get(name, ()))
+        }
+    shared, _ = restore_matching(location, manifest, PROMPTS, wanted)
     if config.prompts.num_tasks > 1:
         leaves = prompt_leaves(config)
         of_one_task = {
@@ -132,17 +141,32 @@ def _with_matching(
                     1 if axis == TASKS else length
                     for axis, length in zip(leaves[name].axes, leaves[name].shape, strict=True)
                 ),
-                own[name].dtype,
+                leaf.dtype,
                 sharding=replicated(mesh),
             )
-            for name in others
+            for name, leaf in own.items()
+            if name not in shared
         }
-        single, others = restore_matching(location, manifest, PROMPTS, of_one_task)
+        single, _ = restore_matching(location, manifest, PROMPTS, of_one_task)
         for name, leaf in single.items():
-            spread = functools.partial(jnp.broadcast_to, shape=own[name].shape)
-            shared[name] = jax.jit(spread, out_shardings=own[name].sharding)(leaf)
+            shape = [-1 if axis == TASKS else 1 for axis in leaves[name].axes]
+            taking = jnp.asarray(whole[name]).reshape(shape)
+            spread = functools.partial(jnp.where, taking)
+            shared[name] = jax.jit(spread, out_shardings=own[name].sharding)(leaf, own[name])
+    others = [name for name in own if name not in shared]
     logger.info("prompts taken over: %s; new: %s", sorted(shared), others)
     return unflatten({**own, **shared}, prompts)
+
+
+def _has_whole(config: ModelConfig) -> dict[str, list[bool]]:
+    """Of each leaf, which tasks have the whole slice of it, and not less than the largest has."""
+    prompts, leaves = config.prompts, prompt_leaves(config)
+    tasks = range(prompts.num_tasks)
+    alone = [prompt_leaves(config.replace(prompts=prompts.of_task(task))) for task in tasks]
+    return {
+        name: [name in own and own[name].of_task() == leaf.of_task() for own in alone]
+        for name, leaf in leaves.items()
+    }
 
 
 def _as(tree: PyTree, like: PyTree) -> PyTree:

@@ -9,7 +9,12 @@ import numpy as np
 from jax.sharding import Mesh
 
 from m6rec_jax.checkpoints.location import locate, read_manifest
-from m6rec_jax.checkpoints.manifest import Manifest, RunDescription, differences
+from m6rec_jax.checkpoints.manifest import (
+    Manifest,
+    RunDescription,
+    check_task_sizes,
+    differences,
+)
 from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.errors import CheckpointError
 from m6rec_jax.sharding import replicated
@@ -55,6 +60,8 @@ def resumed_state(
         },
         run=run,
     )
+    # Last, since tensors that do not fit are a clearer error.
+    check_task_sizes(manifest, run.model_config, str(store.folder))
     _warn_of_changes(restored.manifest, run)
     resume(source, position_from_item(restored.data, restored.manifest.num_data_shards))
     best.load_state_dict(restored.manifest.extra.get("best", {}))

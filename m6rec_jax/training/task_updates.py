@@ -17,7 +17,7 @@ import optax
 
 from m6rec_jax.bank.layout import PROMPTS, TASKS, Leaf, prompt_leaves
 from m6rec_jax.checkpoints.trees import flatten, unflatten
-from m6rec_jax.model.config import ModelConfig
+from m6rec_jax.model.config import TASK_SIZES, ModelConfig
 from m6rec_jax.model.prompts import COLLECTION, task_axis
 
 _START = f"{COLLECTION}/"
@@ -49,21 +49,23 @@ def parts_of_tasks(config: ModelConfig) -> dict[str, list[Part]]:
       config: of the model.
 
     Returns:
-      `{name: part of each task that has one}`, named as in `task_axes`; nothing where the config
-      gives no task a size of its own.
+      `{name: part of each task that has one}`, named as in `task_axes`, without leaves that every
+      task has the whole of.
     """
     prompts = config.prompts
-    sizes = (prompts.task_num_prompts, prompts.task_num_options)
-    if not any((*sizes, prompts.task_adapter_ranks, prompts.task_lora_ranks)):
+    if not any(getattr(prompts, name) for name in TASK_SIZES):
         return {}
     parts: dict[str, list[Part]] = {}
+    unlike: set[str] = set()
     for task in range(prompts.num_tasks):
         alone = prompt_leaves(config.replace(prompts=prompts.of_task(task)))
         for name, leaf in prompt_leaves(config).items():
             own = parts.setdefault(_START + name, [])
             if name in alone and 0 not in alone[name].shape:
                 own.append(_part(leaf, alone[name], task))
-    return parts
+            if name not in alone or alone[name].of_task() != leaf.of_task():
+                unlike.add(_START + name)
+    return {name: own for name, own in parts.items() if name in unlike}
 
 
 def by_task(

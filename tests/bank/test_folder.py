@@ -224,6 +224,18 @@ def test_a_damaged_task_is_listed_and_removed(bank: BankFolder) -> None:
     assert "damaged" not in list_tasks(bank)
 
 
+def test_what_is_no_task_is_not_removed(bank: BankFolder, tmp_path: Path) -> None:
+    """A bank beside a training run, or a bank itself, named where a task was meant."""
+    checkpoint = tmp_path / "foundation" / "checkpoints" / "3500" / "params"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "weights").write_text("of three hours")
+    before = files(tmp_path)
+    for name in ("foundation", "bank"):
+        with pytest.raises(CheckpointError, match=r"no task's folder, since it has '.*nothing"):
+            BankFolder(tmp_path).remove(name)
+    assert files(tmp_path) == before | {"lock": b""}
+
+
 def test_a_damaged_task_hides_no_other(
     bank: BankFolder,
     all_prompts: dict[str, TaskPrompts],
@@ -317,6 +329,15 @@ def test_from_another_bank(bank: BankFolder, tmp_path: Path) -> None:
     )
     with pytest.raises(ConfigError, match="leave out --task and --step"):
         add_prompts(tmp_path / "mine", bank.path / "ctr", step=3)
+
+
+def test_what_cannot_be_added_is_called_what_it_is(bank: BankFolder, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"bank is a bank: name the folder of .*bank.ctr or "):
+        add_prompts(tmp_path / "mine", bank.path)
+    (bank.path / "ctr" / "manifest.json").unlink()
+    with pytest.raises(CheckpointError, match=r"ctr.manifest\.json is missing: "):
+        add_prompts(tmp_path / "mine", bank.path / "ctr")
+    assert not (tmp_path / "mine").exists()
 
 
 def test_methods_are_called_as_their_files() -> None:

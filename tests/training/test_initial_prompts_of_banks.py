@@ -2,16 +2,19 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from m6rec_jax.bank.layout import prompt_leaves, take_task
 from m6rec_jax.checkpoints.manifest import RunDescription
 from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.checkpoints.trees import flatten
-from m6rec_jax.errors import ConfigError
-from m6rec_jax.model import M6Rec, PromptConfig
+from m6rec_jax.errors import CheckpointError, ConfigError
+from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
 from m6rec_jax.sharding import data_parallel, make_mesh
 from m6rec_jax.training import initial_prompts
 from m6rec_jax.training.initial_prompts import with_initial_prompts, with_options_of_words
@@ -19,6 +22,27 @@ from m6rec_jax.training.initialization import state_from_checkpoint
 from m6rec_jax.training.optimizers import adamw
 from m6rec_jax.training.train_state import abstract_state
 from tests.training.test_initial_options import CONFIG, WORDS, state_of
+
+
+def saved(state: Any, config: ModelConfig, folder: Path) -> None:
+    run = RunDescription(config, "words", "prompts", 1)
+    with CheckpointStore(folder / "checkpoints") as store:
+        store.save(1, {"params": state.params, "prompts": state.prompts}, data={}, run=run)
+
+
+def started_from(folder: Path, config: ModelConfig, prompts: str = "matching") -> tuple[Any, Any]:
+    """The state of a run at its start, and its abstract state."""
+    model, optimizer, mesh = M6Rec(config), adamw(1e-3), make_mesh()
+    abstract = abstract_state(model, optimizer, mesh, data_parallel(), trainable="prompts")
+    taken = state_from_checkpoint(
+        *(model, optimizer, abstract, mesh, data_parallel()),
+        trainable="prompts",
+        seed=1,
+        path=str(folder),
+        run=RunDescription(config, "words"),
+        initial_prompts=prompts,
+    )
+    return taken, abstract
 
 
 def test_words_of_one_task_of_a_bank() -> None:
@@ -73,21 +97,10 @@ def test_one_tasks_prompts_go_to_every_task_of_a_bank(tmp_path: Path) -> None:
     prompts = PromptConfig(num_prompts=2, adapter_rank=2, retrieval_dim=4)
     foundation = dataclasses.replace(CONFIG, prompts=prompts)
     _, state = state_of(foundation)
-    run = RunDescription(foundation, "words", "prompts", 1)
-    with CheckpointStore(tmp_path / "checkpoints") as store:
-        store.save(1, {"params": state.params, "prompts": state.prompts}, data={}, run=run)
+    saved(state, foundation, tmp_path)
     bank = dataclasses.replace(prompts, num_tasks=3, num_prompts=5)
     config = dataclasses.replace(CONFIG, prompts=bank)
-    model, optimizer, mesh = M6Rec(config), adamw(1e-3), make_mesh()
-    abstract = abstract_state(model, optimizer, mesh, data_parallel(), trainable="prompts")
-    taken = state_from_checkpoint(
-        *(model, optimizer, abstract, mesh, data_parallel()),
-        trainable="prompts",
-        seed=1,
-        path=str(tmp_path),
-        run=RunDescription(config, "words"),
-        initial_prompts="matching",
-    )
+    taken, abstract = started_from(tmp_path, config)
     own, found = flatten(state.prompts), flatten(taken.prompts)
     for name, axis in (
         ("bank/user_projection", 0),
@@ -102,3 +115,58 @@ def test_one_tasks_prompts_go_to_every_task_of_a_bank(tmp_path: Path) -> None:
     assert found["bank/soft_prompts"].shape == (3, 5, 16)
     for name, leaf in flatten(abstract.prompts).items():
         assert found[name].sharding.is_equivalent_to(leaf.sharding, leaf.ndim)
+
+
+def with_values(state: Any) -> Any:
+    """As after training: second matrices are no zeros any more."""
+    return state.replace(prompts=jax.tree.map(lambda leaf: leaf + 1.0, state.prompts))
+
+
+def test_a_task_of_a_smaller_size_starts_anew(tmp_path: Path) -> None:
+    """Ranks beyond its own would take part in what it computes, and be left out when saved."""
+    prompts = PromptConfig(num_prompts=2, adapter_rank=3, lora_rank=2, retrieval_dim=4)
+    foundation = dataclasses.replace(CONFIG, prompts=prompts)
+    _, state = state_of(foundation)
+    state = with_values(state)
+    saved(state, foundation, tmp_path)
+    bank = dataclasses.replace(
+        prompts, num_tasks=2, task_adapter_ranks=(3, 1), task_lora_ranks=(1, 2)
+    )
+    config = dataclasses.replace(CONFIG, prompts=bank)
+    taken, _ = started_from(tmp_path, config)
+    found, own = flatten(taken.prompts), flatten(state.prompts)
+    for task in range(2):
+        alone = prompt_leaves(dataclasses.replace(CONFIG, prompts=bank.of_task(task)))
+        for name, leaf in prompt_leaves(config).items():
+            values = np.take(np.asarray(found[name]), task, leaf.task_axis)
+            theirs = np.take(np.asarray(own[name]), 0, leaf.task_axis)
+            if alone[name].of_task() == leaf.of_task():
+                np.testing.assert_array_equal(values, theirs, err_msg=name)
+                continue
+            # Padded anew, what is exported is what there is.
+            exported = take_task(found, config, task, bank.of_task(task))[name]
+            assert (np.count_nonzero(values)) == np.count_nonzero(exported), name
+            assert not np.isin(values[values != 0], theirs).any(), name
+
+
+def test_a_banks_tasks_keep_their_sizes(tmp_path: Path) -> None:
+    """Shapes are those of the largest task, so they do not tell."""
+    prompts = PromptConfig(
+        num_tasks=2, num_prompts=2, adapter_rank=3, retrieval_dim=4, task_adapter_ranks=(3, 1)
+    )
+    bank = dataclasses.replace(CONFIG, prompts=prompts)
+    _, state = state_of(bank)
+    state = with_values(state)
+    saved(state, bank, tmp_path)
+    swapped = dataclasses.replace(
+        CONFIG, prompts=dataclasses.replace(prompts, task_adapter_ranks=(1, 3))
+    )
+    with pytest.raises(CheckpointError, match=r"other sizes .*task_adapter_ranks: \[3, 1\] -> \[1"):
+        started_from(tmp_path, swapped, "all")
+    taken, _ = started_from(tmp_path, swapped)
+    found, own = flatten(taken.prompts), flatten(state.prompts)
+    np.testing.assert_array_equal(found["bank/user_projection"], own["bank/user_projection"])
+    name = "decoder/layers/mlp/adapter/wi"
+    assert not np.asarray(found[name])[0, 0, :, 1:].any()
+    same, _ = started_from(tmp_path, bank, "all")
+    np.testing.assert_array_equal(flatten(same.prompts)[name], own[name])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -138,6 +139,21 @@ def test_resume_refuses_another_size(unbroken: Any) -> None:
     assert "float32[1,16,32]" in message
     assert "float32[1,16,48]" in message
     assert "mlp_dim: 32 -> 48" in message
+
+
+def test_resume_refuses_other_sizes_of_tasks(tmp_path: Path) -> None:
+    """The tensors' shapes, those of the largest task, are the same."""
+
+    def config(ranks: tuple[int, ...]) -> Any:
+        sizes = {"num_tasks": 2, "adapter_rank": 3, "task_adapter_ranks": ranks}
+        prompts = dataclasses.replace(toy_run.toy_config().prompts, **sizes)
+        return toy_run.toy_config(prompts=prompts)
+
+    toy_train(tmp_path, 1, model=config((3, 1)))
+    with pytest.raises(CheckpointError, match=r"task_adapter_ranks: \[3, 1\] -> \[1, 3\]"):
+        toy_train(tmp_path, 2, model=config((1, 3)))
+    again, _ = toy_train(tmp_path, 2, model=config((3, 1)))
+    assert again.step == 2
 
 
 def test_resume_refuses_another_choice_of_what_trains(unbroken: Any) -> None:

@@ -20,6 +20,7 @@ from m6rec_jax.model.prompts import task_axis
 from m6rec_jax.sharding import data_parallel, make_mesh
 from m6rec_jax.training.initialization import initial_state
 from m6rec_jax.training.optimizers import adafactor, adamw
+from m6rec_jax.training.task_updates import parts_of_tasks
 from m6rec_jax.training.train_state import TrainState, abstract_state
 from m6rec_jax.training.train_step import make_train_step
 from tests.training.toy_run import toy_batch, toy_config
@@ -123,6 +124,18 @@ UNLIKE = PromptConfig(
     task_adapter_ranks=(4, 3),
     task_lora_ranks=(3, 5),
 )
+
+
+def test_only_leaves_that_are_unlike_are_taken_apart() -> None:
+    """Each one taken apart is as many operations as there are tasks."""
+    sizes = {"task_num_prompts": (), "task_adapter_ranks": (), "task_lora_ranks": ()}
+    options = dataclasses.replace(UNLIKE, head="option", **sizes)
+    assert parts_of_tasks(toy_config(prompts=options)) == {}
+    ranks = dataclasses.replace(UNLIKE, head="option", task_num_prompts=(), task_lora_ranks=())
+    found = parts_of_tasks(toy_config(prompts=ranks))
+    assert found
+    # A bias after the adapter's last matrix is as long as the layer is wide.
+    assert all("/adapter/w" in name and not name.endswith("/wo_bias") for name in found)
 
 
 @pytest.mark.parametrize(("head", "least"), [("linear", 128), ("option", 3)])
