@@ -14,6 +14,7 @@ Defaults are those of public T5 1.1 wherever T5 has the notion.
 """
 
 import dataclasses
+from typing import Any
 
 import gin
 
@@ -181,14 +182,12 @@ class PromptConfig:
                 f"there is no task {task_id}: PromptConfig.num_tasks = {self.num_tasks}"
             )
 
-        own = {TASK_SIZES[name]: sizes[task_id] for name, sizes in self.task_sizes.items()}
-        return dataclasses.replace(
-            self,
-            num_tasks=1,
-            head=self.head if own["num_options"] else "none",
-            **own,
-            **dict.fromkeys(TASK_SIZES, ()),
-        )
+        own: dict[str, Any] = {
+            TASK_SIZES[name]: sizes[task_id] for name, sizes in self.task_sizes.items()
+        }
+        own |= dict.fromkeys(TASK_SIZES, ())
+        head = self.head if own["num_options"] else "none"
+        return dataclasses.replace(self, num_tasks=1, head=head, **own)
 
     @property
     def in_layers(self) -> bool:
