@@ -308,6 +308,10 @@ def study(
             continue
         with prepared_sample(sample, keep) as prepared:
             for method in missing:
+                # Another command may have made it while this one waited for the sample.
+                run = (names[method], DATASET, sample.label, sample.seed)
+                if not force and run in read_results(path).runs:
+                    continue
                 if method == "tuning":
                     rows = of_tuning(
                         sample, prepared, model, foundation, output, bindings, conditions

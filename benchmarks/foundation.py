@@ -86,9 +86,13 @@ def pretrain_file(name: str) -> str:
     return f"{EXAMPLES}/{name}{'' if name == ANSWERS_NAME else '_pretrain'}.gin"
 
 
-def perplexities(folder: Path, arguments: Sequence[str] = ()) -> dict[str, float]:
-    """Held-out perplexity of every source, evaluated unless that was done."""
-    output = folder / "perplexity.json"
+def perplexities(
+    folder: Path, arguments: Sequence[str] = (), limit: int | None = None
+) -> dict[str, float]:
+    """Held-out perplexity of every source, on `limit` rows each, evaluated unless that was done."""
+    output = folder / f"perplexity{'' if limit is None else f'-{limit}'}.json"
+    if limit is not None:
+        arguments = [*arguments, f"--gin.evaluate.limit={limit}"]
     if not output.exists():
         m6rec(
             *("eval", "--gin_file", EVALUATE, f"--gin.MODEL_DIR='{folder}'"),
@@ -168,7 +172,7 @@ def main(arguments: list[str] | None = None) -> int:
     options, bindings = parser.parse_known_args(arguments)
     name, pretrain = options.name, pretrain_file(options.name)
     folder = (options.output or ROOT / "runs" / name).resolve()
-    of_eval = [f"--gin.evaluate.limit={options.eval_limit}"] if options.eval_limit else []
+    of_eval: list[str] = []
     if name in (TEXTS_NAME, BOOKS_NAME):
         of_eval.append(f"--gin.MIXTURE_OR_TASK_NAME='{name}'")
     start: list[str] = []
@@ -186,7 +190,7 @@ def main(arguments: list[str] | None = None) -> int:
             start = [f"--gin.INITIAL_CHECKPOINT_PATH='{first}'"]
         seconds = train(pretrain, folder, [*start, *bindings])
         print(f"{folder}: {'resumed' if seconds is None else f'{seconds:.0f} seconds'}")
-        figures = perplexities(folder, of_eval)
+        figures = perplexities(folder, of_eval, options.eval_limit)
         for task, value in sorted(figures.items()):
             print(f"{task}: perplexity {value:.2f}")
         if not bindings and not options.eval_limit:

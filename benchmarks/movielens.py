@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks.provenance import ROOT
 from benchmarks.results_file import add_rows, metric_rows, results_path
@@ -30,7 +31,7 @@ FOUNDATION = f"{EXAMPLES}/movielens_pretrain.gin"
 PREPARE = f"{EXAMPLES}/movielens_prepare.gin"
 PREPARE_LEAVE_ONE_OUT = f"{EXAMPLES}/movielens_reranking_prepare.gin"
 PREPARE_UNSEEN_ITEMS = f"{EXAMPLES}/movielens_unseen_items_prepare.gin"
-SECONDS = "seconds.json"
+RECORD = "training.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,16 +155,34 @@ def prepare_data(jobs: Iterable[Job]) -> None:
 
 
 def train(gin_file: str, folder: Path, bindings: Sequence[str] = ()) -> float | None:
-    """Trains, unless that was done; returns the seconds it took (None where it was interrupted)."""
-    record = folder / SECONDS
+    """Trains, unless that was done; returns the seconds it took (None where it was interrupted).
+
+    Raises:
+      DataError: the folder has a run that was begun with another gin file or other bindings.
+    """
+    record = folder / RECORD
+    own: dict[str, Any] = {"gin_file": gin_file, "bindings": list(bindings)}
     if not record.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        record.write_text(json.dumps(own | {"is_finished": False}))
+    found = json.loads(record.read_text())
+    if (theirs := {name: found[name] for name in own}) != own:
+        raise DataError(
+            f"{folder} has a run that was begun as {_told(**theirs)}, not as {_told(**own)}; "
+            "give another --output, or remove the folder"
+        )
+    if not found["is_finished"]:
         resumed = (folder / "checkpoints").exists()
         started = time.monotonic()
         m6rec("train", "--gin_file", gin_file, f"--gin.MODEL_DIR='{folder}'", *bindings)
         seconds = None if resumed else time.monotonic() - started
-        record.write_text(json.dumps(seconds))
-    seconds = json.loads(record.read_text())
-    return None if seconds is None else float(seconds)
+        found |= {"is_finished": True, "seconds": seconds}
+        record.write_text(json.dumps(found))
+    return None if found["seconds"] is None else float(found["seconds"])
+
+
+def _told(gin_file: str, bindings: Sequence[str]) -> str:
+    return " ".join(["--gin_file", gin_file, *bindings])
 
 
 def run_job(job: Job, seed: int, foundation: Path, folder: Path) -> Mapping[str, float]:

@@ -213,6 +213,10 @@ def study(
             conditions = conditions_of(fingerprint, files_of(task, method), bindings)
             of_all = {key: conditions[key] for key in ("foundation", "bindings")}
             refuse_others(path, rows, foundation, of_all)
+            # A task's methods are compared by their steps.
+            of_task = [row for row in rows if row["task"] == task]
+            steps = {"train_steps": conditions["train_steps"]}
+            refuse_others(path, of_task, foundation, of_all | steps)
             alike = [row for row in rows if (row["task"], row["method"]) == (task, method)]
             if force:
                 alike = [row for row in alike if row["seed"] != seed]

@@ -153,8 +153,8 @@ class PromptConfig:
                 f"PromptConfig.task_num_options = {self.task_num_options}: one class alone is "
                 "nothing to choose from; 0 says that a task has none"
             )
-        sizes = self.task_sizes
-        prompts, options = sizes["task_num_prompts"], sizes["task_num_options"]
+        of_tasks = self.task_sizes
+        prompts, options = of_tasks["task_num_prompts"], of_tasks["task_num_options"]
         for task, (num_prompts, num_options) in enumerate(zip(prompts, options, strict=True)):
             if self.head == "option" and num_options > num_prompts:
                 raise ConfigError(

@@ -73,6 +73,25 @@ def test_a_sample_is_prepared_once_and_runs_are_made_once(made, tmp_path: Path) 
     assert not [run for run in made[done:] if run[0] == "tuning"]
 
 
+def test_what_another_command_made_meanwhile_is_not_made_again(
+    made, tmp_path: Path, monkeypatch
+) -> None:
+    """Two commands want the same sample; one waits while the other prepares it and tunes."""
+    arguments = ["--foundation", str(tmp_path / "base"), "--samples", "64", "--seeds", "0"]
+    prepared_sample = few_samples.prepared_sample
+
+    @contextmanager
+    def after_another(sample: Sample, keep: bool) -> Iterator[SimpleNamespace]:
+        monkeypatch.setattr(few_samples, "prepared_sample", prepared_sample)
+        assert few_samples.main(arguments) == 0
+        with prepared_sample(sample, keep) as prepared:
+            yield prepared
+
+    monkeypatch.setattr(few_samples, "prepared_sample", after_another)
+    assert few_samples.main(arguments) == 0
+    assert len([run for run in made if run[0] == "tuning"]) == 1
+
+
 def test_rows_under_one_name_are_of_one_foundation(made, tmp_path: Path, capsys) -> None:
     arguments = ["--samples", "64", "--seeds", "0", "--foundation"]
     assert few_samples.main([*arguments, str(tmp_path / "base")]) == 0

@@ -54,6 +54,12 @@ def test_every_source_is_fetched_and_prepared_before_the_vocabulary(calls, tmp_p
     done = len(calls)
     assert foundation.main(arguments) == 0
     assert {call[0] for call in calls[done:]} == {"data"}
+    # What was trained so, or asked on few rows, is not taken for the whole of it.
+    assert foundation.main(arguments[:-1]) == 2
+    assert "begun as --gin_file" in capsys.readouterr().err
+    assert foundation.main([*arguments[:2], "--gin.TRAIN_STEPS=3"]) == 0
+    (asked,) = (call for call in calls[done:] if call[0] == "eval")
+    assert "--gin.evaluate.limit=5" not in asked
 
 
 def test_the_second_stage_goes_on_from_the_first(calls, tmp_path):

@@ -153,9 +153,12 @@ def test_steps_that_the_files_no_longer_have(made, tmp_path: Path, capsys, monke
     later = lambda *run: [*files_of(*run), str(tmp_path / "later.gin")]  # noqa: E731
     monkeypatch.setattr(tuning, "files_of", later)
     assert tuning.main([*arguments, "1"]) == 2
-    assert "has rows of 160 steps, but the gin files now say TRAIN_STEPS = 300" in (
-        capsys.readouterr().err
-    )
+    said = "has rows of 160 steps, but the gin files now say TRAIN_STEPS = 300"
+    assert said in capsys.readouterr().err
+    # Methods of a task are compared by steps.
+    arguments[arguments.index("option")] = "prompt"
+    assert tuning.main([*arguments, "0"]) == 2
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
