@@ -54,7 +54,9 @@ class Variant:
     values: tuple[str, ...]
 
 
-_SMALL_RATES, _LARGE_RATES = ("3e-3", "1e-2", "4e-2", "1e-1"), ("3e-3", "1e-2", "3e-2", "1e-1")
+_SMALL_RATES = ("1e-2", "4e-2", "1e-1", "3e-1")
+_LARGE_RATES = ("1e-2", "3e-2", "1e-1", "3e-1")
+_STARTS = ("'random'", "'vocabulary'", "'class_labels'")
 # Embeddings frozen, as slow as in the foundation, and as fast as all else.
 _FROZEN = "{'relative_bias/': 5.0, 'token_embedder/': 0.0}"
 _DAMPED = "{'relative_bias/': 5.0, 'token_embedder/': 0.2}"
@@ -70,9 +72,9 @@ VARIANTS: Mapping[str, Variant] = {
     "rate_prompt": Variant("prompt", "LEARNING_RATE", _LARGE_RATES),
     "rate_linear_probe": Variant("linear_probe", "LEARNING_RATE", _LARGE_RATES),
     "prompts_option": Variant("option", "TASK_PROMPTS", ("8", "16", "32")),
-    "start_option": Variant(
-        "option", "INITIAL_SOFT_PROMPTS", ("'random'", "'vocabulary'", "'class_labels'")
-    ),
+    # Options that start from their words would replace the labels.
+    "start_option": Variant("option_without_words", "INITIAL_SOFT_PROMPTS", _STARTS),
+    "start_prompt": Variant("prompt", "INITIAL_SOFT_PROMPTS", _STARTS),
     "rank_option_adapter": Variant("option_adapter", "ADAPTER_RANK", ("10", "20", "40")),
     "scale_option_adapter": Variant(
         "option_adapter", "PromptConfig.adapter_scale", ("1.0", "8.0", "32.0", "128.0")

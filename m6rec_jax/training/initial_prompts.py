@@ -64,11 +64,24 @@ def check_initial_prompts(
             "train.initial_soft_prompts = 'class_labels', but train.class_labels is empty: give a "
             "text for each class (the macro OPTION_WORDS of gin_configs/tuning/)"
         )
+    if choice == "class_labels" and config.prompts.head == "option" and _meet(labels, options):
+        raise ConfigError(
+            "train.initial_soft_prompts = 'class_labels' and train.initial_options are both given, "
+            "but with options the last soft prompts are the head, which can start from one of them "
+            "only: set INITIAL_OPTIONS = () to start from the labels' text"
+        )
     if initial_prompts == "all":
         raise ConfigError(
             f"train.initial_soft_prompts = {choice!r} would overwrite the soft prompts that "
             "train.initial_prompts = 'all' takes over from the checkpoint; leave one of them out"
         )
+
+
+def _meet(labels: Words, options: Words) -> bool:
+    """Whether both are given for one task."""
+    if isinstance(labels, Mapping) and isinstance(options, Mapping):
+        return bool(labels.keys() & options.keys())
+    return bool(labels and options)
 
 
 def with_initial_prompts(

@@ -229,6 +229,15 @@ def test_class_labels_of_a_run(tmp_path, monkeypatch: pytest.MonkeyPatch) -> Non
             {"initial_soft_prompts": "class_labels"},
             r"train.class_labels is empty: .* OPTION_WORDS",
         ),
+        (
+            CONFIG,
+            {
+                "initial_soft_prompts": "class_labels",
+                "class_labels": {"a": ("bad", "fair", "good"), "b": ("no", "maybe", "yes")},
+                "initial_options": {"a": ("bad", "fair", "good")},
+            },
+            r"are both given, .* INITIAL_OPTIONS = \(\) to start from the labels",
+        ),
     ],
 )
 def test_initial_soft_prompts_that_do_not_fit(
