@@ -68,7 +68,7 @@ def test_runs_are_made_once(made: Made, tmp_path: Path, capsys: pytest.CaptureFi
     assert {(row["metric"], row["value"], row["split"]) for row in rows} == {
         ("auc", 0.7, "validation")
     }
-    assert [row["at"] for row in rows] == ["3e-3", "1e-2", "3e-2", "1e-1"]
+    assert [row["at"] for row in rows] == ["1e-2", "3e-2", "1e-1", "3e-1"]
     assert variants.main([*arguments[:1], str(tmp_path / "other"), *arguments[2:]]) == 2
     assert "a study is of one foundation" in capsys.readouterr().err
 
