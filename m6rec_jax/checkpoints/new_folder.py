@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from m6rec_jax.errors import CheckpointError
+from m6rec_jax.tables.power_cuts import to_disk
 
 
 @contextlib.contextmanager
@@ -33,19 +33,10 @@ def new_folder(folder: Path) -> Iterator[Path]:
         if folder.exists():
             folder.rmdir()
         for path in (*unfinished.rglob("*"), unfinished):
-            _flush(path)
+            to_disk(path)
         unfinished.rename(folder)
-        _flush(folder.parent)
+        to_disk(folder.parent)
     except OSError as error:
         raise CheckpointError(f"{folder} could not be written: {error}") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-
-
-def _flush(path: Path) -> None:
-    """Waits until a file, or the list of what is in a folder, is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

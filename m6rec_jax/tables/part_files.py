@@ -27,6 +27,7 @@ from typing import Any, Self
 
 from m6rec_jax.errors import DataError
 from m6rec_jax.tables.locked_folder import locked_folder
+from m6rec_jax.tables.power_cuts import to_disk
 from m6rec_jax.tables.request_files import Position
 
 _JOB, _PROGRESS = "job.json", "progress.jsonl"
@@ -141,7 +142,7 @@ class PartFiles:
         with side.open("w", encoding="utf-8") as file:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rejected)
         for path in (self.part, side, self._folder):
-            _to_disk(path)
+            to_disk(path)
         entry = {"part": self._number, "end": list(end), **totals.to_json()}
         with (self._folder / _PROGRESS).open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
@@ -168,13 +169,13 @@ class PartFiles:
             for part in parts:
                 with part.with_suffix(_REJECTED).open("rb") as source:
                     shutil.copyfileobj(source, target)
-        _to_disk(whole)
-        _to_disk(side)
+        to_disk(whole)
+        to_disk(side)
         summary = {"output": self._output.name, "job": self._job, "totals": self.totals.to_json()}
         _write_safely(self._summary, json.dumps(summary, indent=2) + "\n")
         side.replace(self.rejected)
         whole.replace(self._output)  # last: when it is there, everything is
-        _to_disk(self._output.parent)
+        to_disk(self._output.parent)
         self._remove_parts()
         self.finished = True
 
@@ -254,14 +255,5 @@ class PartFiles:
 def _write_safely(path: Path, text: str) -> None:
     scratch = path.with_name(f"{path.name}.partial")
     scratch.write_text(text, "utf-8")
-    _to_disk(scratch)
+    to_disk(scratch)
     scratch.replace(path)
-
-
-def _to_disk(path: Path) -> None:
-    """Returns once a file, or a folder's list of names, would survive a power cut."""
-    number = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)

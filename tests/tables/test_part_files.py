@@ -70,7 +70,7 @@ def test_killed_at_any_moment_and_started_again(
 ) -> None:
     """Dies before every single operation in turn, and once more while going on."""
     life = Life()
-    monkeypatch.setattr(part_files, "_to_disk", life.limited(part_files._to_disk))
+    monkeypatch.setattr(part_files, "to_disk", life.limited(part_files.to_disk))
     monkeypatch.setattr(Path, "replace", life.limited(Path.replace))
     monkeypatch.setattr(PartFiles, "commit", life.limited(PartFiles.commit))
     monkeypatch.setattr(PartFiles, "_remove_parts", life.limited(PartFiles._remove_parts))
