@@ -157,7 +157,7 @@ def train(
         run starts from.
       initial_prompts: whether its prompts are taken over as well: 'none', 'all', or 'matching'
         (tensors of equal name and shape, e.g. special tokens of pretraining; those of a single task
-        go to every task of a bank).
+        go to every task of a bank that has them in the same size).
       initial_soft_prompts: of a new run: 'random'; 'vocabulary', embeddings of frequent pieces
         drawn by `seed`; or 'class_labels', the last ones as the text of the classes and the others
         as 'vocabulary' (`initial_prompts.with_prompts_of_labels`). The latter two replace soft
