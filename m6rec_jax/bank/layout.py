@@ -64,6 +64,17 @@ def prompt_leaves(config: ModelConfig) -> Mapping[str, Leaf]:
     return flatten(jax.tree.map(leaf, boxed.get(COLLECTION, {}), is_leaf=is_box))
 
 
+def tasks_with_whole_slice(config: ModelConfig) -> dict[str, list[bool]]:
+    """Of each leaf, which tasks have the whole slice of it, and not less than the largest has."""
+    prompts, leaves = config.prompts, prompt_leaves(config)
+    tasks = range(prompts.num_tasks)
+    alone = [prompt_leaves(config.replace(prompts=prompts.of_task(task))) for task in tasks]
+    return {
+        name: [name in own and own[name].of_task() == leaf.of_task() for own in alone]
+        for name, leaf in leaves.items()
+    }
+
+
 def take_task(
     prompts: Mapping[str, Any], config: ModelConfig, task_id: int, own: PromptConfig
 ) -> dict[str, np.ndarray]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from m6rec_jax import __version__
 from m6rec_jax.errors import CheckpointError
-from m6rec_jax.model.config import ModelConfig, PromptConfig
+from m6rec_jax.model.config import TASK_SIZES, ModelConfig, PromptConfig
 
 FORMAT = 1
 _LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -235,7 +235,8 @@ def check_task_sizes(manifest: Manifest, config: ModelConfig | None, where: str)
     """
     if config is None or same_task_sizes(manifest, config):
         return
-    changed = [text for text in differences(manifest, config) if text.startswith("prompts.")]
+    sizes = tuple(f"prompts.{name}:" for name in (*TASK_SIZES, *TASK_SIZES.values(), "num_tasks"))
+    changed = [text for text in differences(manifest, config) if text.startswith(sizes)]
     raise CheckpointError(
         f"{where}: tasks had other sizes (checkpoint -> model): {'; '.join(changed)}"
     )

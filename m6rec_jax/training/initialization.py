@@ -11,7 +11,7 @@ import optax
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from m6rec_jax.bank.layout import TASKS, prompt_leaves
+from m6rec_jax.bank.layout import TASKS, prompt_leaves, tasks_with_whole_slice
 from m6rec_jax.checkpoints.location import StepLocation, locate, read_manifest
 from m6rec_jax.checkpoints.manifest import RunDescription, same_task_sizes
 from m6rec_jax.checkpoints.restore import (
@@ -124,9 +124,9 @@ def _with_matching(
 ) -> PyTree:
     """What a task has in another size than the checkpoint stays as it is in `prompts`."""
     own, manifest = flatten(prompts), read_manifest(location)
-    whole, wanted = _has_whole(config), own
+    whole, wanted = tasks_with_whole_slice(config), own
     if not same_task_sizes(manifest, config):
-        saved = _has_whole(manifest.build_model_config())
+        saved = tasks_with_whole_slice(manifest.build_model_config())
         wanted = {
             name: leaf
             for name, leaf in own.items()
@@ -156,17 +156,6 @@ def _with_matching(
     others = [name for name in own if name not in shared]
     logger.info("prompts taken over: %s; new: %s", sorted(shared), others)
     return unflatten({**own, **shared}, prompts)
-
-
-def _has_whole(config: ModelConfig) -> dict[str, list[bool]]:
-    """Of each leaf, which tasks have the whole slice of it, and not less than the largest has."""
-    prompts, leaves = config.prompts, prompt_leaves(config)
-    tasks = range(prompts.num_tasks)
-    alone = [prompt_leaves(config.replace(prompts=prompts.of_task(task))) for task in tasks]
-    return {
-        name: [name in own and own[name].of_task() == leaf.of_task() for own in alone]
-        for name, leaf in leaves.items()
-    }
 
 
 def _as(tree: PyTree, like: PyTree) -> PyTree:

@@ -312,7 +312,7 @@ def train(
         train_steps=train_steps,
         batch_size=batch_size,
         jobs=tuple(jobs),
-        frozen=("params",) if trainable == "prompts" else (),
+        trainable=trainable,
         checkpoint_period=checkpoint_period,
         log_period=log_period,
         eval_period=eval_period,

@@ -14,7 +14,6 @@ from jax.sharding import Mesh
 
 from m6rec_jax.checkpoints.manifest import RunDescription
 from m6rec_jax.checkpoints.store import CheckpointStore
-from m6rec_jax.checkpoints.trees import PyTree
 from m6rec_jax.errors import M6RecError
 from m6rec_jax.objectives import is_by_job, job_losses
 from m6rec_jax.sharding import LogicalRules
@@ -25,7 +24,7 @@ from m6rec_jax.training.input_feed import InputFeed
 from m6rec_jax.training.metric_log import MetricLog
 from m6rec_jax.training.parameter_sizes import parameter_sizes
 from m6rec_jax.training.preemption import PreemptionGuard
-from m6rec_jax.training.train_state import TrainState
+from m6rec_jax.training.train_state import TrainState, trainable_groups
 from m6rec_jax.training.train_step import CompiledStep
 from m6rec_jax.training.validation import Validation
 
@@ -46,7 +45,7 @@ class StepLoop:
       train_steps: steps in all.
       batch_size: rows of a step.
       jobs: names of the jobs whose losses are told apart.
-      frozen: checkpoint items that never change.
+      trainable: 'prompts' or 'all'.
       checkpoint_period, log_period, eval_period: in steps.
       validate_first: whether a new run is validated before its first step, too.
       validate: called every `eval_period` steps.
@@ -62,7 +61,7 @@ class StepLoop:
     train_steps: int
     batch_size: int
     jobs: Sequence[str]
-    frozen: tuple[str, ...]
+    trainable: str
     checkpoint_period: int
     log_period: int
     eval_period: int | None
@@ -147,7 +146,8 @@ class StepLoop:
                         self._save(state, step, feed, figures)
                         # A signal leaves little time here, too.
                         if stopped_by in (None, EARLY_STOPPING):
-                            log.write(step, parameter_sizes(self._trained(state), self.mesh))
+                            trained = trainable_groups(state.variables, self.trainable)
+                            log.write(step, parameter_sizes(trained, self.mesh))
                     log.flush()
         traces = (0 if compiled is None else compiled.num_traces, self.validate.num_traces)
         if max(traces) > 1:
@@ -169,12 +169,8 @@ class StepLoop:
             data=position.to_item(jax.process_index()) if leads_stream(self.mesh) else {},
             run=run,
             metrics=figures,
-            frozen=self.frozen,
+            frozen=("params",) if self.trainable == "prompts" else (),  # never changes
         )
-
-    def _trained(self, state: TrainState) -> dict[str, PyTree]:
-        groups = {"params": state.params, "prompts": state.prompts}
-        return {name: tree for name, tree in groups.items() if name not in self.frozen}
 
     def _check_finite(self, name: str, value: float, step: int) -> None:
         if math.isfinite(value):

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from m6rec_jax.bank.layout import PROMPTS, TASKS, Leaf, prompt_leaves
+from m6rec_jax.bank.layout import PROMPTS, TASKS, Leaf, prompt_leaves, tasks_with_whole_slice
 from m6rec_jax.checkpoints.trees import flatten, unflatten
 from m6rec_jax.model.config import TASK_SIZES, ModelConfig
 from m6rec_jax.model.prompts import COLLECTION, task_axis
@@ -55,17 +55,15 @@ def parts_of_tasks(config: ModelConfig) -> dict[str, list[Part]]:
     prompts = config.prompts
     if not any(getattr(prompts, name) for name in TASK_SIZES):
         return {}
-    parts: dict[str, list[Part]] = {}
-    unlike: set[str] = set()
+    whole = tasks_with_whole_slice(config)
+    unlike = {name: leaf for name, leaf in prompt_leaves(config).items() if not all(whole[name])}
+    parts: dict[str, list[Part]] = {_START + name: [] for name in unlike}
     for task in range(prompts.num_tasks):
         alone = prompt_leaves(config.replace(prompts=prompts.of_task(task)))
-        for name, leaf in prompt_leaves(config).items():
-            own = parts.setdefault(_START + name, [])
+        for name, leaf in unlike.items():
             if name in alone and 0 not in alone[name].shape:
-                own.append(_part(leaf, alone[name], task))
-            if name not in alone or alone[name].of_task() != leaf.of_task():
-                unlike.add(_START + name)
-    return {name: own for name, own in parts.items() if name in unlike}
+                parts[_START + name].append(_part(leaf, alone[name], task))
+    return parts
 
 
 def by_task(
