@@ -45,7 +45,7 @@ TABLES = {"movielens-100k": MOVIELENS_PREPARE, "book-crossing-small": BOOKS_PREP
 RATED = "book-crossing-rated"
 TEXTS = ("film-attributes", "film-consensus", "film-plots", "film-reviews", "chitchat")
 # What the second stage reads besides.
-QUESTIONS = ("film-overviews", "word-tones")
+QUESTIONS = ("film-overviews", "film-tones")
 
 
 def prepare_data() -> None:

@@ -1,17 +1,19 @@
-"""Film attributes as text, what critics agree on, overviews: language modelling, what words mean.
+"""What is known and said of films: attributes, what critics agree on, overviews, tones.
 
     m6rec data fetch film-attributes
     m6rec data prepare film-attributes
 
-and so film-consensus and film-overviews.
+and so film-consensus, film-overviews and film-tones.
 
-Tasks: film_attributes_infilling, _generation, _pretrain, and so of film_consensus and
-film_overviews; film_consensus_verdict: did most critics like the film?; film_overviews_genre;
-film_consensus_verdict_in_words and film_overviews_genre_in_words, where the answer is written.
+Tasks: film_attributes_infilling, _generation, _pretrain, and so of the others;
+film_consensus_verdict: did most critics like the film?; film_overviews_genre; film_tones_tone: what
+a lexicon says of a sentence's words, which a small model has not read enough to know; and each of
+the three with `_in_words`, where the answer is written.
 """
 
 from m6rec_jax.pipeline.text_registration import register_text_tasks
 from m6rec_jax.tables.film_plots import CLASSES
+from m6rec_jax.tables.film_tones import CLASSES as TONES
 
 ATTRIBUTES = register_text_tasks("film_attributes", corpus="film-attributes")
 CONSENSUS = register_text_tasks(
@@ -19,4 +21,7 @@ CONSENSUS = register_text_tasks(
 )
 OVERVIEWS = register_text_tasks(
     "film_overviews", corpus="film-overviews", label_task="genre", class_words=CLASSES
+)
+SENTENCES = register_text_tasks(
+    "film_tones", corpus="film-tones", label_task="tone", class_words=TONES, every_word_counts=True
 )

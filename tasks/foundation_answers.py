@@ -1,23 +1,24 @@
 """The foundation's second stage: it reads on, and answers questions about texts in a word.
 
 The texts are others than those that the study of tuning asks about: what critics agree on about a
-film, overviews, and lists of words. Films are split as in all corpora, so that it reads no
-consensus or overview of the films of the validation and test parts of reviews and plots. `python -m
+film, overviews, and the tone of sentences by a lexicon of words. Films are split as in all corpora,
+so that it reads no consensus, overview or sentence of the films of the validation and test parts of
+reviews and plots. `python -m
 benchmarks.foundation --answers` makes it.
 
     foundation_answers     what the foundation reads, overviews, and those questions
 """
 
 from m6rec_jax.pipeline.mixtures import register_mixture
-from tasks import film_notes, foundation, word_tones
+from tasks import film_notes, foundation
 
 _OVERVIEWS = ["film_overviews_infilling", "film_overviews_generation"]
 _ANSWERS = [
     "film_consensus_verdict_in_words",
     "film_overviews_genre_in_words",
-    "word_tones_tone_in_words",
+    "film_tones_tone_in_words",
 ]
 ANSWERS = register_mixture("foundation_answers", [*foundation.ALL, *_OVERVIEWS, *_ANSWERS])
 
-# Imported for the tasks that they register.
-__all__ = ["film_notes", "word_tones"]
+# Imported for the tasks that it registers.
+__all__ = ["film_notes"]

@@ -53,8 +53,8 @@ def read_snippets(path: Path) -> list[Snippet]:
     return found
 
 
-def build(sources: Mapping[str, Path], folder: Path) -> str:
-    """Writes the corpus; returns a line about it and what was left out."""
+def review_texts(sources: Mapping[str, Path]) -> tuple[list[Text], Counter[str]]:
+    """Every snippet with its verdict as label, and how many are left out and why."""
     left_out: Counter[str] = Counter()
     texts: list[Text] = []
     seen: set[tuple[str, str]] = set()
@@ -70,6 +70,12 @@ def build(sources: Mapping[str, Path], folder: Path) -> str:
             seen.add((group, snippet.text))
             label = CLASSES.index(snippet.category)
             texts.append(Text(f"r{number}", group, snippet.film, (snippet.text,), label))
+    return texts, left_out
+
+
+def build(sources: Mapping[str, Path], folder: Path) -> str:
+    """Writes the corpus; returns a line about it and what was left out."""
+    texts, left_out = review_texts(sources)
     counts = Counter(CLASSES[text.label] for text in texts if text.label is not None)
     spec = CorpusSpec(
         name="film-reviews",

@@ -106,8 +106,8 @@ def read_consensus(path: Path) -> tuple[list[Consensus], int]:
     return kept, len(found) - len(kept)
 
 
-def build_consensus(sources: Mapping[str, Path], folder: Path) -> str:
-    """Writes the corpus of verdicts; returns a line about it and what was left out."""
+def consensus_texts(sources: Mapping[str, Path]) -> tuple[list[Text], int]:
+    """Every such sentence with its verdict as label, and how many films have none after all."""
     found, without = read_consensus(sources[CONSENSUS_TABLE.name] / "movies.db")
     texts = [
         Text(
@@ -119,6 +119,12 @@ def build_consensus(sources: Mapping[str, Path], folder: Path) -> str:
         )
         for one in found
     ]
+    return texts, without
+
+
+def build_consensus(sources: Mapping[str, Path], folder: Path) -> str:
+    """Writes the corpus of verdicts; returns a line about it and what was left out."""
+    texts, without = consensus_texts(sources)
     spec = CorpusSpec(
         name="film-consensus",
         id="text_id",

@@ -102,9 +102,9 @@ _KNOWN = {
     "film-overviews": "m6rec_jax.tables.film_overviews:DATASET",
     "film-plots": "m6rec_jax.tables.film_plots:DATASET",
     "film-reviews": "m6rec_jax.tables.film_reviews:DATASET",
+    "film-tones": "m6rec_jax.tables.film_tones:DATASET",
     "movielens-100k": "m6rec_jax.tables.movielens:DATASET",
     "t5-vocabulary": "m6rec_jax.tables.t5_vocabulary:DATASET",
-    "word-tones": "m6rec_jax.tables.word_tones:DATASET",
 }
 _REGISTERED: dict[str, PublicDataset] = {}
 

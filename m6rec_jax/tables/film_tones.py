@@ -1,27 +1,32 @@
-"""A lexicon of words that sound good or bad, as a corpus of lists of words.
+"""Sentences about films that sound good or bad by their words, as a corpus with two classes.
 
 The lexicon of VADER (Hutto and Gilbert, ICWSM 2014) has a rating of each of its words, the mean of
-ten people's from -4 to 4. A list of words is good where its ratings sum to more than 0. So a small
-model that has read little still learns what a large one knows from all it has read: the tone of
-words.
+ten people's from -4 to 4. A critic's sentence sounds good where the ratings of its words sum to
+more than 0; what the critic's verdict is does not count. So a small model that has read little
+still learns what a large one knows from all it has read: the tone of words. Sentences show it with
+the words that critics use, in their usual surroundings; lists of the lexicon's words, most of them
+rare and cut into pieces that say nothing, do not carry over to sentences.
 """
 
 from __future__ import annotations
 
-import random
+import dataclasses
 import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
 from m6rec_jax.errors import DataError
-from m6rec_jax.tables.corpora import CORPUS_FILE, CorpusSpec, Text, write_corpus
+from m6rec_jax.tables.corpora import CORPUS_FILE, CorpusSpec, write_corpus
+from m6rec_jax.tables.film_reviews import review_texts
+from m6rec_jax.tables.film_sources import CONSENSUS_TABLE, REVIEW_SNIPPETS
+from m6rec_jax.tables.film_texts import consensus_texts
 from m6rec_jax.tables.routes import Member, PackageRoute
 from m6rec_jax.tables.sources import PublicDataset, Source
 
 _FILE = "vader_lexicon.txt"
 LEXICON = Source(
-    name="word-tones-lexicon",
+    name="tone-lexicon",
     title="Ratings of words (VADER lexicon)",
     licence="MIT",
     terms=(
@@ -45,8 +50,6 @@ LEXICON = Source(
 )
 CLASSES = ("bad", "good")
 _WORD = re.compile(r"[a-z]+(?:[-'][a-z]+)*")
-# Each word stands in so many lists, of up to so many words.
-_PASSES, _LONGEST = 10, 8
 # Sums nearer to 0 have no tone.
 _LEAST = 0.5
 
@@ -82,61 +85,47 @@ def read_lexicon(path: Path) -> tuple[dict[str, float], Counter[str]]:
     return ratings, left_out
 
 
-def drawn_lists(ratings: Mapping[str, float], seed: int = 0) -> list[tuple[str, ...]]:
-    """Lists of words: all of them in another order in each pass, cut at random.
-
-    Args:
-      ratings: of each word.
-      seed: of the draw.
-    """
-    draw = random.Random(seed)
-    lists = []
-    for _ in range(_PASSES):
-        words = sorted(ratings)
-        draw.shuffle(words)
-        while words:
-            length = draw.randint(1, _LONGEST)
-            lists.append(tuple(words[:length]))
-            del words[:length]
-    return lists
+def rating_of(text: str, ratings: Mapping[str, float]) -> float:
+    """The sum of the ratings of a text's words; words outside the lexicon add nothing."""
+    return sum(ratings.get(word, 0.0) for word in _WORD.findall(text.lower()))
 
 
 def build(sources: Mapping[str, Path], folder: Path) -> str:
     """Writes the corpus; returns a line about it and what was left out."""
     ratings, left_out = read_lexicon(sources[LEXICON.name] / _FILE)
+    sentences = [*review_texts(sources)[0], *consensus_texts(sources)[0]]
     texts = []
-    for number, words in enumerate(drawn_lists(ratings)):
-        rating = sum(ratings[word] for word in words)
+    for sentence in sentences:
+        rating = rating_of(sentence.parts[0], ratings)
         if abs(rating) < _LEAST:
-            left_out["lists without a tone"] += 1
-            continue
-        identifier = f"w{number}"
-        texts.append(Text(identifier, identifier, "", (" ".join(words),), int(rating > 0)))
+            left_out["sentences without a tone"] += 1
+        else:
+            texts.append(dataclasses.replace(sentence, about="", label=int(rating > 0)))
     spec = CorpusSpec(
-        name="word-tones",
+        name="film-tones",
         id="text_id",
-        group="list",
+        group="film",
         text="text",
         label="tone",
         classes=CLASSES,
-        question="What do the words say?",
-        description=f"{len(texts):,} lists of {len(ratings):,} words that sound good or bad",
-        licence=LEXICON.licence,
+        question="How does it sound?",
+        description=f"{len(texts):,} sentences of critics whose words sound good or bad",
+        licence=", ".join(source.licence for source in DATASET.sources),
         provenance={"left_out": dict(left_out)},
     )
     write_corpus(folder, spec, texts)
     counts = Counter(CLASSES[text.label] for text in texts if text.label is not None)
     missing = ", ".join(f"{count:,} {why}" for why, count in sorted(left_out.items()))
     return (
-        f"word-tones: {len(texts):,} lists of {len(ratings):,} words, {counts['good']:,} good, "
-        f"{counts['bad']:,} bad; left out: {missing or 'none'}"
+        f"film-tones: {len(texts):,} sentences, {counts['good']:,} good, {counts['bad']:,} bad by "
+        f"{len(ratings):,} words; left out: {missing or 'none'}"
     )
 
 
 DATASET = PublicDataset(
-    name="word-tones",
-    description="lists of words that sound good or bad",
-    sources=(LEXICON,),
+    name="film-tones",
+    description="critics' sentences whose words sound good or bad",
+    sources=(LEXICON, REVIEW_SNIPPETS, CONSENSUS_TABLE),
     build=build,
     spec_file=CORPUS_FILE,
 )
