@@ -83,6 +83,7 @@ METHODS: Mapping[str, str] = {
     "option": "option tuning",
     "adapter": "adapters",
     "option_adapter": "option-adapter tuning",
+    "option_adapter_embedding": "option-adapter and embedding update",
     "lora": "LoRA",
     "prompt_without_words": "prompt tuning, random head",
     "option_without_words": "option tuning, random options",
@@ -245,7 +246,7 @@ def main(arguments: list[str] | None = None) -> int:
         nargs="+",
         choices=[*METHODS],
         default=[name for name in METHODS if name not in WITHOUT_WORDS],
-        help="default: the seven whose heads start from words",
+        help="default: the eight whose heads start from words",
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / RESULTS)

@@ -16,6 +16,7 @@ _SIZES = (
     "num_options",
     "adapter_rank",
     "lora_rank",
+    "embedding_rank",
     "retrieval_dim",
     "num_segment_embeddings",
 )
@@ -36,12 +37,12 @@ class BankCapacity:
 
     Attributes:
       num_tasks: None: twice as many as there are, at least 8.
-      num_prompts, num_options, adapter_rank, lora_rank, retrieval_dim, num_segment_embeddings: see
-        `PromptConfig`.
+      num_prompts, num_options, adapter_rank, lora_rank, embedding_rank, retrieval_dim,
+        num_segment_embeddings: see `PromptConfig`.
       lora_targets, special_token_ids: what tasks may have; others are refused.
       adapter_activation: that of all tasks with adapters; of a bank without any 'gelu'.
       adapters_late_only: True refuses tasks with adapters or LoRA in early layers. None: where all
-        tasks that have some have them in late layers only.
+        tasks that have some have them in late layers only, and no task updates embeddings.
     """
 
     num_tasks: int | None = None
@@ -49,6 +50,7 @@ class BankCapacity:
     num_options: int | None = None
     adapter_rank: int | None = None
     lora_rank: int | None = None
+    embedding_rank: int | None = None
     retrieval_dim: int | None = None
     num_segment_embeddings: int | None = None
     lora_targets: tuple[str, ...] | None = None
@@ -86,6 +88,7 @@ class BankCapacity:
         if late_only is None:
             in_layers = [task for task in tasks if task.in_layers]
             late_only = bool(in_layers) and all(task.adapters_late_only for task in in_layers)
+            late_only &= not sizes["embedding_rank"]
         config = PromptConfig(
             num_tasks=num_tasks,
             head="linear" if sizes["num_options"] else "none",

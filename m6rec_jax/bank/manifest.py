@@ -148,8 +148,9 @@ def parse_prompt_manifest(text: str, where: str) -> PromptManifest:
 def method_of(prompts: PromptConfig, trainable: str | None) -> str:
     """The name of a tuning method, as its file in `gin_configs/tuning/` is called.
 
-    Soft prompts that are options: 'option', others: 'prompt'; then 'adapter' and 'lora', joined by
-    '_'. With neither 'linear_probe'; 'full' where the backbone trained as well.
+    Soft prompts that are options: 'option', others: 'prompt'; then 'adapter', 'lora' and
+    'embedding', joined by '_'. With none of these 'linear_probe'; 'full' where the backbone trained
+    as well.
     """
     if trainable == "all":
         return "full"
@@ -160,6 +161,8 @@ def method_of(prompts: PromptConfig, trainable: str | None) -> str:
         parts.append("adapter")
     if prompts.lora_rank:
         parts.append("lora")
+    if prompts.embedding_rank:
+        parts.append("embedding")
     return "_".join(parts) or "linear_probe"
 
 

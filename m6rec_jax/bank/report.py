@@ -13,7 +13,15 @@ from m6rec_jax.errors import CheckpointError
 
 _COLUMNS = ("task", "kind", "method", "prompts", "classes", "parameters", "of backbone", "date")
 # What of a configuration tells prompts apart, in this order.
-_SIZES = ("num_prompts", "num_options", "head", "adapter_rank", "lora_rank", "retrieval_dim")
+_SIZES = (
+    "num_prompts",
+    "num_options",
+    "head",
+    "adapter_rank",
+    "lora_rank",
+    "embedding_rank",
+    "retrieval_dim",
+)
 
 
 Manifests = Mapping[str, PromptManifest | CheckpointError]

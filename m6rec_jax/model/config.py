@@ -61,6 +61,11 @@ class PromptConfig:
       adapters_late_only: only layers at or above L' have their adapters and LoRA updates applied.
         What the early layers compute then depends on the task only in blocks that hold a special
         token, and all tasks share one segment cache.
+      embedding_rank: r of the updates E + A B to the token embedding that both towers read (0:
+        none); vocabulary logits keep the backbone's. A, a row for each token, starts at zero. What
+        a word means to a task is the one thing that adapters cannot learn where the frozen words
+        do not tell it. The early layers then depend on the task in every block, so it does not go
+        with `adapters_late_only`.
       special_token_ids: ids whose embeddings may move with the task. The bank holds deltas, zero
         at the start, added to the backbone's rows.
       retrieval_dim: width of the two retrieval projections (0: none).
@@ -83,6 +88,7 @@ class PromptConfig:
     lora_scale: float = 1.0
     lora_targets: tuple[str, ...] = ("query", "value")
     adapters_late_only: bool = False
+    embedding_rank: int = 0
     special_token_ids: tuple[int, ...] = ()
     retrieval_dim: int = 0
     num_segment_embeddings: int = 0
@@ -103,8 +109,14 @@ class PromptConfig:
             self,
             0,
             *("num_prompts", "num_options", "adapter_rank", "lora_rank", "retrieval_dim"),
-            "num_segment_embeddings",
+            *("embedding_rank", "num_segment_embeddings"),
         )
+        if self.embedding_rank and self.adapters_late_only:
+            raise ConfigError(
+                f"PromptConfig.embedding_rank = {self.embedding_rank} changes what the early "
+                "layers read of every word, which adapters_late_only is to keep the same for all "
+                "tasks: set one of the two to 0 or False"
+            )
         for name in self.lora_targets:
             if name not in LORA_TARGETS:
                 raise ConfigError(

@@ -170,10 +170,13 @@ def _forward(config: ModelConfig, rows: int, source_length: int, target_length: 
         config, rows, lengths, _encoder(config, lengths[0]), _decoder(config, *lengths)
     )
     in_encoder, in_decoder = _prompt_parameters(config)
+    in_embedding = config.embed_dim * config.prompts.embedding_rank
+    products = in_encoder * lengths[0] + in_decoder * lengths[1]
+    products += in_embedding * (source_length + target_length)
     return dataclasses.replace(
         towers,
         head=2 * rows * target_length * config.embed_dim * config.vocab_size,
-        prompts=2 * rows * (in_encoder * lengths[0] + in_decoder * lengths[1]),
+        prompts=2 * rows * products,
     )
 
 
@@ -186,11 +189,12 @@ def _passed_back(
     """
     prompts = config.prompts
     lengths = source_length + prompts.num_prompts, target_length
-    special = bool(prompts.special_token_ids)  # tokens of either tower
+    # Tokens of either tower.
+    embeddings = bool(prompts.special_token_ids) or prompts.embedding_rank > 0
     encoder, source_trains = _reached(
-        _encoder(config, lengths[0]), special or prompts.num_prompts > 0
+        _encoder(config, lengths[0]), embeddings or prompts.num_prompts > 0
     )
-    decoder, trains = _reached(_decoder(config, *lengths), special, source_trains)
+    decoder, trains = _reached(_decoder(config, *lengths), embeddings, source_trains)
     back = _towers(config, rows, lengths, encoder, decoder)
     head = _forward(config, rows, source_length, target_length).head if trains else 0
     return dataclasses.replace(back, attention=2 * back.attention, head=head)
@@ -212,7 +216,7 @@ def _reached(
 
 
 def _prompt_parameters(config: ModelConfig) -> tuple[int, int]:
-    """What a token of either tower meets of its task's own parameters, in products."""
+    """What a token of either tower meets in layers and heads of its task's own, in products."""
     prompts, embed = config.prompts, config.embed_dim
     late_only = prompts.adapters_late_only
     encoder_layers = config.num_encoder_layers - (config.late_layers_start if late_only else 0)

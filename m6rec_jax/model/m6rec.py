@@ -110,9 +110,10 @@ class M6Rec(SourceSide, TargetSide, Heads):
     def embed(self, tokens: Array, task_ids: Array) -> Array:
         """Tokens of either tower, `[batch, length]`, as the task sees them: `[..., embed]`."""
         x = self.token_embedder(tokens)
-        deltas = self.bank.special_token_deltas(tokens, task_ids)
-        if deltas is not None:
-            x = x + deltas
+        for of_task in (self.bank.embedding_updates, self.bank.special_token_deltas):
+            deltas = of_task(tokens, task_ids)
+            if deltas is not None:
+                x = x + deltas
         x = x.astype(self.config.dtype)
         return nn.with_logical_constraint(x, ("batch", "length", "embed"))
 

@@ -8,7 +8,8 @@ A bank has one capacity for all its tasks; a smaller task is padded. Its soft pr
 of the capacity (and its options the last of those), so that padding changes no distance between
 positions; what stands before them is masked out of attention. Its adapter has zeros beyond its rank
 in W1, b1 and W2, and these stay zero in training: every σ offered maps 0 to 0, so each factor's
-gradient has the other as a factor. So it is with the two matrices of a LoRA update.
+gradient has the other as a factor. So it is with the two matrices of a LoRA update, and of one to
+the token embedding.
 
 How many prompts and classes each task has is known in one of two ways. In training the config says
 it (`PromptConfig.task_num_prompts`, `task_num_options`). A bank that is served has the numbers
@@ -125,6 +126,19 @@ class PromptBank(nn.Module):
                 (tasks, prompts.num_prompts, embed),
                 ("tasks", "prompts", "embed"),
             )
+        if prompts.embedding_rank:
+            vocab, rank = self.config.vocab_size, prompts.embedding_rank
+            self.embedding_a = prompt_variable(
+                self, "embedding_update_a", zeros, (tasks, vocab, rank), ("tasks", "vocab", "rank")
+            )
+            # As large as the vectors that it is added to, so that A says by how much of them.
+            self.embedding_b = prompt_variable(
+                self,
+                "embedding_update_b",
+                nn.initializers.normal(self.config.embedding_stddev),
+                (tasks, rank, embed),
+                ("tasks", "rank", "embed"),
+            )
         if prompts.special_token_ids:
             self.special_tokens = prompt_variable(
                 self,
@@ -165,6 +179,16 @@ class PromptBank(nn.Module):
             return jnp.zeros((batch, 0, self.config.embed_dim), self.config.dtype)
         rows = task_rows(self.soft_prompts, task_ids)
         return jnp.broadcast_to(rows, (batch, *rows.shape[1:])).astype(self.config.dtype)
+
+    def embedding_updates(self, tokens: Array, task_ids: Array) -> Array | None:
+        """Rows of A B to add to the embeddings of `tokens` `[batch, length]`; None without any."""
+        if not self.config.prompts.embedding_rank:
+            return None
+        if self.embedding_a.shape[0] == 1:
+            rows = jnp.take(self.embedding_a[0], tokens, axis=0)
+        else:
+            rows = self.embedding_a[task_ids[:, None], tokens]
+        return task_dot(rows, self.embedding_b, task_ids, operand_dtype="float32")
 
     def special_token_deltas(self, tokens: Array, task_ids: Array) -> Array | None:
         """What to add to the embeddings of `tokens` `[batch, length]`; None without any."""

@@ -28,6 +28,7 @@ _GROUPS = {
         "adapter": "adapters",
         "lora_": "LoRA",
         "soft_prompts": "soft prompts",
+        "embedding_update": "embedding updates",
         "special_token": "special tokens",
         "segment": "segment embeddings",
         "projection": "projections",

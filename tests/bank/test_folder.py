@@ -345,6 +345,10 @@ def test_methods_are_called_as_their_files() -> None:
     for prompts, method in (
         (PromptConfig(**soft, head="option"), "option"),
         (PromptConfig(**soft, head="option", adapter_rank=2), "option_adapter"),
+        (
+            PromptConfig(**soft, head="option", adapter_rank=2, embedding_rank=1),
+            "option_adapter_embedding",
+        ),
         (PromptConfig(**soft, head="linear"), "prompt"),
         (PromptConfig(num_options=2, head="linear", adapter_rank=2), "adapter"),
         (PromptConfig(num_options=2, head="linear", lora_rank=2), "lora"),

@@ -164,6 +164,7 @@ def test_adding_touches_nothing_and_compiles_nothing(bank_path: Path, backbone_d
         num_tasks=6,
         num_options=18,
         lora_rank=3,
+        embedding_rank=2,
         retrieval_dim=8,
         num_segment_embeddings=4,
         lora_targets=("query", "value", "out"),
@@ -207,6 +208,7 @@ def test_room_for_what_no_task_has_yet(
     assert late.adapters_late_only
     assert BankCapacity().prompt_config([late]).adapters_late_only
     assert not BankCapacity(adapters_late_only=False).prompt_config([late]).adapters_late_only
+    assert not BankCapacity(embedding_rank=1).prompt_config([late]).adapters_late_only
     assert BankCapacity().prompt_config([]).adapter_activation == "gelu"
 
     manifest = all_prompts["ctr"].manifest

@@ -176,6 +176,7 @@ def test_axes_of_every_parameter(task: str, vocabulary: Vocabulary) -> None:
         head="linear",
         adapter_rank=2,
         lora_rank=2,
+        embedding_rank=2,
         special_token_ids=(1,),
         retrieval_dim=3,
         num_segment_embeddings=2,

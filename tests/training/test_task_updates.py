@@ -261,6 +261,7 @@ def test_the_axis_of_tasks_is_where_the_model_says() -> None:
         head="linear",
         adapter_rank=2,
         lora_rank=2,
+        embedding_rank=2,
         lora_targets=("query", "key", "value", "out"),
         special_token_ids=(1, 2),
         retrieval_dim=4,

@@ -34,6 +34,8 @@ COUNTS = {
     "lora": LORA + HEAD,
     "option": PROMPTS * D,
     "option_adapter": ADAPTERS + PROMPTS * D,
+    # Also a number for each piece of the vocabulary, and a vector.
+    "option_adapter_embedding": ADAPTERS + PROMPTS * D + 8_192 + D,
     "prompt": PROMPTS * D + HEAD,
 }
 TINY = (
@@ -49,8 +51,8 @@ TINY = (
 
 
 # What stands before a matrix of zeros has no gradient in the first step: an adapter's first half
-# and scale, and the first half of a LoRA update.
-WAITS = ("wi", "wi_bias", "scale", "a")
+# and scale, the first half of a LoRA update, and the second of one to the embedding.
+WAITS = ("wi", "wi_bias", "scale", "a", "embedding_update_b")
 CLASSIFICATION = functools.partial(
     total_loss, language_modelling_weight=0.0, classification_weight=1.0
 )

@@ -1,0 +1,131 @@
+"""Updates of the token embedding: the same as a merged table, nothing at the start."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from m6rec_jax.errors import ConfigError
+from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
+from m6rec_jax.model.cached_decoding import decode_step, start_decoding
+
+Make = Callable[..., dict[str, Any]]
+Features = dict[str, np.ndarray]
+# Two ways to sum the same float32 products.
+TOLERANCE = {"rtol": 3e-5, "atol": 3e-5}
+
+
+def with_updates(config: ModelConfig, rank: int = 2, **changes: Any) -> ModelConfig:
+    """Updates of the embedding beside everything else that the configuration has."""
+    return config.replace(
+        prompts=dataclasses.replace(config.prompts, embedding_rank=rank, **changes)
+    )
+
+
+def hidden(config: ModelConfig, variables: Any, features: Features) -> np.ndarray:
+    return np.asarray(jax.jit(M6Rec(config).apply)(variables, features).hidden)
+
+
+def merged(variables: Any, task: int = 0) -> dict[str, Any]:
+    """The backbone with E + A B in place of E, summed in float64."""
+    params = jax.tree.map(np.copy, variables["params"])
+    bank = variables["prompts"]["bank"]
+    a, b = (np.asarray(bank[f"embedding_update_{key}"][task], np.float64) for key in "ab")
+    table = params["token_embedder"]["embedding"]
+    params["token_embedder"]["embedding"] = (table + a @ b).astype(np.float32)
+    return {"params": params, "prompts": variables["prompts"]}
+
+
+def test_equals_a_merged_table(
+    config: ModelConfig, make_variables: Make, features: Features
+) -> None:
+    tuned, plain = with_updates(config), with_updates(config, rank=0)
+    variables = make_variables(tuned)
+    actual = hidden(tuned, variables, features)
+    np.testing.assert_allclose(actual, hidden(plain, merged(variables), features), **TOLERANCE)
+    assert np.abs(actual - hidden(plain, variables, features)).max() > 1e-2
+
+
+def test_decoding_step_by_step_has_them_too(
+    config: ModelConfig, make_variables: Make, features: Features
+) -> None:
+    tuned, plain = with_updates(config), with_updates(config, rank=0)
+    variables = make_variables(tuned)
+
+    def steps(config: ModelConfig, variables: Any) -> np.ndarray:
+        model, tasks = M6Rec(config), np.zeros((3,), np.int32)
+        source = (features["encoder_input_tokens"], features["encoder_block_ids"], tasks)
+        encoded = model.apply(variables, *source, method="encode")
+        cache = model.apply(variables, encoded, tasks, max_length=3, method=start_decoding)
+        states = []
+        for position, token in enumerate((5, 11, 29)):
+            tokens = np.full((3,), token, np.int32)
+            state, cache = model.apply(
+                *(variables, cache, tokens, position, tasks), method=decode_step
+            )
+            states.append(state)
+        return np.stack(states)
+
+    np.testing.assert_allclose(
+        steps(tuned, variables), steps(plain, merged(variables)), **TOLERANCE
+    )
+
+
+def test_each_example_has_its_tasks(
+    config: ModelConfig, make_variables: Make, features: Features
+) -> None:
+    tuned = with_updates(config, num_tasks=3)
+    variables = make_variables(tuned)
+    tasks = np.array([[2], [0], [1]], np.int32)
+    together = hidden(tuned, variables, {**features, "task_ids": tasks})
+    for row, task in enumerate(tasks[:, 0]):
+        plain = with_updates(tuned, rank=0)
+        same = {**features, "task_ids": np.full_like(tasks, task)}
+        alone = hidden(plain, merged(variables, task), same)
+        np.testing.assert_allclose(together[row], alone[row], **TOLERANCE)
+
+
+def test_vocabulary_logits_keep_the_backbones_table(
+    config: ModelConfig, make_variables: Make, features: Features
+) -> None:
+    tuned = with_updates(config).replace(logits_via_embedding=True)
+    variables = make_variables(tuned)
+    states = hidden(tuned, variables, features)
+    logits = M6Rec(tuned).apply(variables, states, method="token_logits")
+    table = variables["params"]["token_embedder"]["embedding"]
+    expected = states.astype(np.float64) @ table.T.astype(np.float64) / config.embed_dim**0.5
+    np.testing.assert_allclose(logits, expected, **TOLERANCE)
+
+
+def test_a_new_task_starts_from_the_backbone_exactly(
+    config: ModelConfig, features: Features
+) -> None:
+    bare = config.replace(prompts=PromptConfig())
+    tuned = with_updates(bare)
+    variables = nn.meta.unbox(jax.jit(M6Rec(tuned).init)(jax.random.key(0), features))
+    bank = variables["prompts"]["bank"]
+    assert not np.any(bank["embedding_update_a"])
+    assert np.all(bank["embedding_update_b"])
+    np.testing.assert_array_equal(
+        hidden(tuned, variables, features),
+        hidden(bare, {"params": variables["params"]}, features),
+    )
+
+
+def test_variables(config: ModelConfig, features: Features) -> None:
+    tuned = with_updates(config, num_tasks=3)
+    boxed = jax.eval_shape(M6Rec(tuned).init, jax.random.key(0), features)["prompts"]["bank"]
+    a, b = boxed["embedding_update_a"], boxed["embedding_update_b"]
+    assert (a.value.shape, a.names) == ((3, 32, 2), ("tasks", "vocab", "rank"))
+    assert (b.value.shape, b.names) == ((3, 2, 12), ("tasks", "rank", "embed"))
+
+
+def test_not_with_early_layers_that_all_tasks_share() -> None:
+    with pytest.raises(ConfigError, match=r"embedding_rank = 1 .* adapters_late_only"):
+        PromptConfig(embedding_rank=1, adapters_late_only=True)
+    with pytest.raises(ConfigError, match="embedding_rank = -1"):
+        PromptConfig(embedding_rank=-1)
