@@ -37,6 +37,7 @@ def make_model(vocabulary: Vocabulary) -> tuple[M6Rec, Mapping[str, Any]]:
         num_options=2,
         head="option",
         adapter_rank=2,
+        embedding_rank=1,
         retrieval_dim=4,
         special_token_ids=vocabulary.special_ids,
     )

@@ -40,6 +40,7 @@ CONFIG = ModelConfig(
         num_options=2,
         head="option",
         adapter_rank=2,
+        embedding_rank=2,
         special_token_ids=(0, 1),
         retrieval_dim=8,
         num_segment_embeddings=3,
