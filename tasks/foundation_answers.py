@@ -1,10 +1,10 @@
 """The foundation's second stage: it reads on, and answers questions about texts in a word.
 
-The texts are others than those that the study of tuning asks about: what critics agree on about a
-film, overviews, and the tone of sentences by a lexicon of words. Films are split as in all corpora,
-so that it reads no consensus, overview or sentence of the films of the validation and test parts of
-reviews and plots. `python -m
-benchmarks.foundation --answers` makes it.
+The questions are others than those of the study of tuning: the verdict of what critics agree on
+about a film, the genre of an overview, and how a sentence sounds by a lexicon of words. Sentences
+are those of reviews, too, without the critic's verdict. Films are split as in all corpora, so that
+none of what it reads is about films of the validation and test parts of reviews and plots. `python
+-m benchmarks.foundation --answers` makes it.
 
     foundation_answers     what the foundation reads, overviews, and those questions
 """

@@ -41,7 +41,8 @@ class BankCapacity:
         num_segment_embeddings: see `PromptConfig`.
       lora_targets, special_token_ids: what tasks may have; others are refused.
       adapter_activation: that of all tasks with adapters; of a bank without any 'gelu'.
-      adapters_late_only: True refuses tasks with adapters or LoRA in early layers. None: where all
+      adapters_late_only: True refuses tasks with adapters or LoRA in early layers, or with updates
+        of the embedding, which those layers read. None: where all
         tasks that have some have them in late layers only, and no task updates embeddings.
     """
 
@@ -89,6 +90,12 @@ class BankCapacity:
             in_layers = [task for task in tasks if task.in_layers]
             late_only = bool(in_layers) and all(task.adapters_late_only for task in in_layers)
             late_only &= not sizes["embedding_rank"]
+        if late_only and sizes["embedding_rank"]:
+            raise ConfigError(
+                "BankCapacity.adapters_late_only = True, but there is room for, or a task with, "
+                f"updates of the embedding (embedding_rank = {sizes['embedding_rank']}), which "
+                "early layers read: set it to False, or leave those tasks out"
+            )
         config = PromptConfig(
             num_tasks=num_tasks,
             head="linear" if sizes["num_options"] else "none",

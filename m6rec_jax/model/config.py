@@ -62,10 +62,9 @@ class PromptConfig:
         What the early layers compute then depends on the task only in blocks that hold a special
         token, and all tasks share one segment cache.
       embedding_rank: r of the updates E + A B to the token embedding that both towers read (0:
-        none); vocabulary logits keep the backbone's. A, a row for each token, starts at zero. What
-        a word means to a task is the one thing that adapters cannot learn where the frozen words
-        do not tell it. The early layers then depend on the task in every block, so it does not go
-        with `adapters_late_only`.
+        none); vocabulary logits keep the backbone's. A, a row for each token, starts at zero. Where
+        frozen vectors of words do not tell a task's classes apart, this can. Early layers then
+        depend on the task in every block, so it does not go with `adapters_late_only`.
       special_token_ids: ids whose embeddings may move with the task. The bank holds deltas, zero
         at the start, added to the backbone's rows.
       retrieval_dim: width of the two retrieval projections (0: none).

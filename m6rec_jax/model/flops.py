@@ -27,7 +27,7 @@ class ModelFlops:
       towers: of the encoder's parameters over source tokens and the decoder's over target tokens.
       attention: queries with keys, weights with values.
       head: vocabulary logits.
-      prompts: of adapters, LoRA updates and option heads.
+      prompts: of adapters, LoRA and embedding updates and option heads.
     """
 
     towers: int

@@ -8,8 +8,8 @@ A bank has one capacity for all its tasks; a smaller task is padded. Its soft pr
 of the capacity (and its options the last of those), so that padding changes no distance between
 positions; what stands before them is masked out of attention. Its adapter has zeros beyond its rank
 in W1, b1 and W2, and these stay zero in training: every σ offered maps 0 to 0, so each factor's
-gradient has the other as a factor. So it is with the two matrices of a LoRA update, and of one to
-the token embedding.
+gradient has the other as a factor. So it is with the two matrices of a LoRA update. Tasks of one
+run update the token embedding at one rank.
 
 How many prompts and classes each task has is known in one of two ways. In training the config says
 it (`PromptConfig.task_num_prompts`, `task_num_options`). A bank that is served has the numbers

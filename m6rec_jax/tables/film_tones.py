@@ -3,9 +3,8 @@
 The lexicon of VADER (Hutto and Gilbert, ICWSM 2014) has a rating of each of its words, the mean of
 ten people's from -4 to 4. A critic's sentence sounds good where the ratings of its words sum to
 more than 0; what the critic's verdict is does not count. So a small model that has read little
-still learns what a large one knows from all it has read: the tone of words. Sentences show it with
-the words that critics use, in their usual surroundings; lists of the lexicon's words, most of them
-rare and cut into pieces that say nothing, do not carry over to sentences.
+still learns what a large one knows from all it has read: the tone of words, of those that critics
+use and in their usual surroundings.
 """
 
 from __future__ import annotations
@@ -77,10 +76,10 @@ def read_lexicon(path: Path) -> tuple[dict[str, float], Counter[str]]:
                 f"{path}, line {number}: {line[:40]!r} is no word and its rating"
             ) from error
         if not _WORD.fullmatch(entry):
-            left_out["signs"] += 1
+            left_out["signs that are no words"] += 1
             continue
         if entry in ratings:
-            left_out["repeated"] += 1
+            left_out["words repeated"] += 1
         ratings[entry] = rating
     return ratings, left_out
 
@@ -93,9 +92,12 @@ def rating_of(text: str, ratings: Mapping[str, float]) -> float:
 def build(sources: Mapping[str, Path], folder: Path) -> str:
     """Writes the corpus; returns a line about it and what was left out."""
     ratings, left_out = read_lexicon(sources[LEXICON.name] / _FILE)
-    sentences = [*review_texts(sources)[0], *consensus_texts(sources)[0]]
+    snippets, of_snippets = review_texts(sources)
+    sentences, without = consensus_texts(sources)
+    left_out.update({f"snippets {why}": count for why, count in of_snippets.items()})
+    left_out.update({"films without consensus": without} if without else {})
     texts = []
-    for sentence in sentences:
+    for sentence in [*snippets, *sentences]:
         rating = rating_of(sentence.parts[0], ratings)
         if abs(rating) < _LEAST:
             left_out["sentences without a tone"] += 1

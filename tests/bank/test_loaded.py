@@ -139,8 +139,8 @@ def test_texts_of_a_mixed_batch(bank: LoadedBank, alone: Alone, backbone: Backbo
     """Every task writes with its own prompts, whatever it was trained for."""
     names = ("titles", "stars", "titles", "next")
     written = bank.generator(batch_sizes=(8,)).greedy(HISTORIES, tasks=names)
-    own = Generator(*(*alone("titles"), backbone.vocabulary), **SHAPES)
-    for row in (0, 2):
+    for row, name in enumerate(names[:3]):
+        own = Generator(*(*alone(name), backbone.vocabulary), **SHAPES)
         (expected,) = own.greedy([HISTORIES[row]])
         assert written[row].text == expected.text
         assert written[row].score == pytest.approx(expected.score, rel=1e-3)
@@ -209,6 +209,8 @@ def test_room_for_what_no_task_has_yet(
     assert BankCapacity().prompt_config([late]).adapters_late_only
     assert not BankCapacity(adapters_late_only=False).prompt_config([late]).adapters_late_only
     assert not BankCapacity(embedding_rank=1).prompt_config([late]).adapters_late_only
+    with pytest.raises(ConfigError, match=r"BankCapacity.adapters_late_only = True, .*rank = 2"):
+        BankCapacity(adapters_late_only=True).prompt_config([late, PromptConfig(embedding_rank=2)])
     assert BankCapacity().prompt_config([]).adapter_activation == "gelu"
 
     manifest = all_prompts["ctr"].manifest
@@ -227,7 +229,13 @@ def test_room_for_what_no_task_has_yet(
 def full_bank(bank_path: Path, backbone_dir: Path) -> LoadedBank:
     """'ctr' and 'titles' in two rows: what comes when 'ctr' goes has its row."""
     room = BankCapacity(
-        num_tasks=2, num_prompts=7, num_options=18, lora_rank=3, adapter_rank=3, retrieval_dim=8
+        num_tasks=2,
+        num_prompts=7,
+        num_options=18,
+        lora_rank=3,
+        adapter_rank=3,
+        embedding_rank=2,
+        retrieval_dim=8,
     )
     return load_bank(bank_path, backbone_dir, tasks=["ctr", "titles"], capacity=room)
 

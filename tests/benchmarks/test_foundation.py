@@ -77,8 +77,8 @@ def test_the_second_stage_goes_on_from_the_first(calls, tmp_path):
     assert not any("MIXTURE_OR_TASK_NAME" in text for text in evaluated)
 
 
-def test_no_answer_is_of_a_text_that_a_study_asks_about():
-    """Questions of the second stage are asked about other corpora than those of the study."""
+def test_no_class_is_one_that_a_study_asks_for():
+    """The second stage has other questions than the study, and reads films of training parts."""
     import gin
 
     from benchmarks.tuning import TASKS
@@ -94,6 +94,8 @@ def test_no_answer_is_of_a_text_that_a_study_asks_about():
         tasks = {task.name: task for task in evaluated_tasks("foundation_answers")}
         asked = {task.dataset for task in tasks.values() if task.view == "labelled_texts"}
         assert asked == {"film-consensus", *foundation.QUESTIONS}
+        # Sentences of reviews are among them: films are in the same part of every corpus.
+        assert {task.split for task in tasks.values() if task.dataset in asked} == {"by_group"}
         assert set(rates) <= set(tasks)
         studied = set()
         for name in TASKS:

@@ -31,7 +31,7 @@ TITLES = [f"Film {name}, drama" for name in "ABCDEFGAA"]
 
 
 def make_model(vocabulary: Vocabulary) -> tuple[M6Rec, Mapping[str, Any]]:
-    """A random model, the same in every process; its variables are on the host."""
+    """A random model without zeros, the same in every process; its variables are on the host."""
     prompts = PromptConfig(
         num_prompts=2,
         num_options=2,
@@ -55,7 +55,13 @@ def make_model(vocabulary: Vocabulary) -> tuple[M6Rec, Mapping[str, Any]]:
     model, key = M6Rec(config), jax.random.key(0)
     init = jax.jit(lambda key: nn.meta.unbox(model.init(key, initial_features())))
     variables = init({"params": key, "prompts": key})
-    return model, jax.tree.map(lambda leaf: np.asarray(leaf) * 2, variables)
+    variables = jax.tree.map(lambda leaf: np.asarray(leaf) * 2, variables)
+    rng = np.random.default_rng(0)
+    # Half of an adapter or an update starts at zero, where no placement of it could be wrong.
+    moved = jax.tree.map(
+        lambda leaf: leaf + 0.1 * rng.standard_normal(leaf.shape, np.float32), variables["prompts"]
+    )
+    return model, {**variables, "prompts": moved}
 
 
 def answers(

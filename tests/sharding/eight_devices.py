@@ -36,6 +36,7 @@ CONFIG = ModelConfig(
     mlp_dim=32,
     late_layers_start=1,
     prompts=PromptConfig(
+        num_tasks=2,
         num_prompts=4,
         num_options=2,
         head="option",
@@ -67,7 +68,7 @@ def batch() -> dict[str, np.ndarray]:
             ends & (retrieval == 0), rng.integers(0, 2, (rows, target)), -1
         ).astype(np.int32),
         "decoder_item_ids": np.where(ends, rng.integers(0, 9, (rows, target)), -1).astype(np.int32),
-        "task_ids": np.zeros((rows, 1), np.int32),
+        "task_ids": (np.arange(rows) % 3 == 1).astype(np.int32)[:, None],
         "retrieval": retrieval,
         "user_ids": (np.arange(rows) // 3).astype(np.int32)[:, None],
     }

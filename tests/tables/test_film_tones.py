@@ -16,6 +16,7 @@ REVIEWS = [
     ("fresh", "AWFUL fun, and a superb dog.", "dogs", "True"),
     ("rotten", "A fine cast.", "dogs", "True"),
     ("rotten", "A fine cast.", "dogs", "True"),
+    ("rotten", "A fine cast.", "dogs", "True"),
     ("fresh", "So-so.", "dogs", "True"),
     ("fresh", "Finer than awfully many.", "cats", "True"),
     ("plot", "An awful day.", "cats", "True"),
@@ -36,6 +37,8 @@ def write(folder, lines):
         database.execute("CREATE TABLE tomatoes (ID INTEGER, Consensus TEXT, Meter INTEGER)")
         database.execute("INSERT INTO omdb VALUES (1, 'Dogs', 1990)")
         database.execute("INSERT INTO tomatoes VALUES (1, 'Dull, but dull.', 90)")
+        database.execute("INSERT INTO omdb VALUES (2, 'Cats', 1990)")
+        database.execute("INSERT INTO tomatoes VALUES (2, 'No consensus yet.', 90)")
     database.close()
     names = ("tone-lexicon", "review-snippets", "film-consensus-table")
     assert tuple(source.name for source in film_tones.DATASET.sources) == names
@@ -63,12 +66,17 @@ def test_a_sentence_sounds_as_its_words_whatever_the_critic_thinks(tmp_path):
     # Films stay together in a split whichever corpus they are in.
     assert {text.group for text in corpus.texts()} == {"dogs"}
     assert "3 sentences, 2 good, 1 bad by 5 words" in said
-    assert "left out: 1 repeated, 2 sentences without a tone, 1 signs" in said
-    assert corpus.spec.provenance["left_out"] == {
-        "repeated": 1,
+    left_out = {
+        "films without consensus": 1,
         "sentences without a tone": 2,
-        "signs": 1,
+        "signs that are no words": 1,
+        "snippets repeated": 2,
+        "words repeated": 1,
     }
+    assert corpus.spec.provenance["left_out"] == left_out
+    assert said.endswith(
+        "left out: " + ", ".join(f"{count} {why}" for why, count in left_out.items())
+    )
 
 
 @pytest.mark.parametrize("line", ["good", "good\tvery\t1", ""])

@@ -21,6 +21,9 @@ CONFIG = ModelConfig(
         num_options=2,
         head="option",
         adapter_rank=R,
+        lora_rank=3,
+        lora_targets=("out",),
+        embedding_rank=4,
         special_token_ids=(1, 2),
         retrieval_dim=8,
         num_segment_embeddings=4,
@@ -41,6 +44,8 @@ def test_counts_by_hand() -> None:
         ("backbone", "decoder"): LAYERS * (2 * attention + mlp + 3 * D) + tower,
         ("backbone", "head"): V * D,
         ("prompts", "adapters"): 2 * 2 * LAYERS * adapter,
+        ("prompts", "LoRA"): 2 * 3 * LAYERS * 3 * (HEADS * WIDTH + D),
+        ("prompts", "embedding updates"): 2 * 4 * (V + D),
         ("prompts", "soft prompts"): 2 * 6 * D,
         ("prompts", "special tokens"): 2 * 2 * D,
         ("prompts", "segment embeddings"): 2 * 4 * D,
@@ -76,4 +81,5 @@ def test_rendered_table() -> None:
     assert lines[0].split() == ["part", "group", "parameters", "of", "backbone", "bytes", "trains"]
     assert "soft prompts" in text
     assert "the bank holds 2 tasks" in text
-    assert [line.split()[-1] for line in lines if "embedding " in line] == ["no"]
+    assert [line.split()[-1] for line in lines if "embedding  " in line] == ["no"]
+    assert [line.split()[-1] for line in lines if "embedding updates" in line] == ["yes"]

@@ -141,6 +141,16 @@ def test_the_page_shows_what_is_printed() -> None:
             share = count_parameters(config, configuration.macro("TRAINABLE")).trainable_share
             (line,) = (x for x in page.splitlines() if x.startswith(f"| `{file.name}` |"))
             assert line.endswith(f"| {share:.2%} |")
+        configuration.parse_config(
+            [
+                "gin_configs/examples/foundation_model.gin",
+                "gin_configs/studies/tuning/option_adapter_embedding.gin",
+            ],
+            ["NUM_OPTIONS = 5"],
+        )
+        config, rank = configuration.macro("MODEL").config, configuration.macro("ADAPTER_RANK")
+        share = count_parameters(config, configuration.macro("TRAINABLE")).trainable_share
+        assert f"(to {rank} for the foundation: {share:.2%})" in page
         gin.clear_config()
 
 
