@@ -84,6 +84,9 @@ VARIANTS: Mapping[str, Variant] = {
         "option_adapter", "PromptConfig.adapter_scale", ("1.0", "8.0", "32.0", "128.0")
     ),
     "dropout_option_adapter": Variant("option_adapter", "DROPOUT_RATE", ("0.0", "0.1")),
+    "dropout_option_adapter_embedding": Variant(
+        "option_adapter_embedding", "DROPOUT_RATE", ("0.0", "0.1")
+    ),
 }
 
 
