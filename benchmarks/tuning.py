@@ -83,7 +83,7 @@ METHODS: Mapping[str, str] = {
     "option": "option tuning",
     "adapter": "adapters",
     "option_adapter": "option-adapter tuning",
-    "option_adapter_embedding": "option-adapter and embedding update",
+    "option_embedding": "options and embedding update",
     "lora": "LoRA",
     "prompt_without_words": "prompt tuning, random head",
     "option_without_words": "option tuning, random options",

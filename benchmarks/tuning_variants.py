@@ -66,9 +66,7 @@ VARIANTS: Mapping[str, Variant] = {
     "rate_full": Variant("full", "BACKBONE_LEARNING_RATE", ("3e-3", "1e-2", "3e-2")),
     "embeddings_full": Variant("full", "RATE_FACTORS", (_FROZEN, _DAMPED, _UNDAMPED)),
     "rate_option_adapter": Variant("option_adapter", "LEARNING_RATE", _SMALL_RATES),
-    "rate_option_adapter_embedding": Variant(
-        "option_adapter_embedding", "LEARNING_RATE", _SMALL_RATES
-    ),
+    "rate_option_embedding": Variant("option_embedding", "LEARNING_RATE", _SMALL_RATES),
     "rate_adapter": Variant("adapter", "LEARNING_RATE", _SMALL_RATES),
     "rate_lora": Variant("lora", "LEARNING_RATE", _SMALL_RATES),
     "rate_option": Variant("option", "LEARNING_RATE", _LARGE_RATES),
@@ -79,14 +77,11 @@ VARIANTS: Mapping[str, Variant] = {
     "start_option": Variant("option_without_words", "INITIAL_SOFT_PROMPTS", _STARTS),
     "start_prompt": Variant("prompt", "INITIAL_SOFT_PROMPTS", _STARTS),
     "rank_option_adapter": Variant("option_adapter", "ADAPTER_RANK", ("10", "20", "40")),
-    "rank_embedding": Variant("option_adapter_embedding", "EMBEDDING_RANK", ("1", "2", "4")),
+    "rank_option_embedding": Variant("option_embedding", "EMBEDDING_RANK", ("1", "2", "4")),
     "scale_option_adapter": Variant(
         "option_adapter", "PromptConfig.adapter_scale", ("1.0", "8.0", "32.0", "128.0")
     ),
     "dropout_option_adapter": Variant("option_adapter", "DROPOUT_RATE", ("0.0", "0.1")),
-    "dropout_option_adapter_embedding": Variant(
-        "option_adapter_embedding", "DROPOUT_RATE", ("0.0", "0.1")
-    ),
 }
 
 

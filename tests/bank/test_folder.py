@@ -309,7 +309,7 @@ def test_a_bank_of_the_first_format(bank: BankFolder, all_prompts: dict[str, Tas
 def test_report(bank: BankFolder, tmp_path: Path) -> None:
     table = {line.split()[0]: line.split() for line in list_tasks(bank).splitlines()[1:]}
     assert table["ctr"][1:5] == ["scoring", "option_adapter", "5", "2"]
-    assert table["near"][1:5] == ["retrieval", "lora", "0", "0"]
+    assert table["near"][1:5] == ["retrieval", "lora_embedding", "0", "0"]
     report = inspect_task(bank, "stars")
     assert "validation/auc 0.75" in report
     assert "positive_classes (3, 4)" in report
@@ -346,8 +346,8 @@ def test_methods_are_called_as_their_files() -> None:
         (PromptConfig(**soft, head="option"), "option"),
         (PromptConfig(**soft, head="option", adapter_rank=2), "option_adapter"),
         (
-            PromptConfig(**soft, head="option", adapter_rank=2, embedding_rank=1),
-            "option_adapter_embedding",
+            PromptConfig(**soft, head="option", embedding_rank=1),
+            "option_embedding",
         ),
         (PromptConfig(**soft, head="linear"), "prompt"),
         (PromptConfig(num_options=2, head="linear", adapter_rank=2), "adapter"),

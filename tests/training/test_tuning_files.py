@@ -34,8 +34,8 @@ COUNTS = {
     "lora": LORA + HEAD,
     "option": PROMPTS * D,
     "option_adapter": ADAPTERS + PROMPTS * D,
-    # Also a number for each piece of the vocabulary, and a vector.
-    "option_adapter_embedding": ADAPTERS + PROMPTS * D + 8_192 + D,
+    # Also two numbers for each piece of the vocabulary, and two vectors.
+    "option_embedding": PROMPTS * D + 2 * (8_192 + D),
     "prompt": PROMPTS * D + HEAD,
 }
 TINY = (
@@ -82,7 +82,7 @@ def test_counts_of_mini(file: Path) -> None:
     else:
         assert table.num_trainable == COUNTS[file.stem]
     assert table.num_trainable_bytes == 4 * table.num_trainable
-    if file.stem in ("option_adapter", "lora"):
+    if file.stem in ("option_adapter", "option_embedding", "lora"):
         assert table.trainable_share == pytest.approx(0.01, abs=0.002)
 
 
@@ -141,16 +141,6 @@ def test_the_page_shows_what_is_printed() -> None:
             share = count_parameters(config, configuration.macro("TRAINABLE")).trainable_share
             (line,) = (x for x in page.splitlines() if x.startswith(f"| `{file.name}` |"))
             assert line.endswith(f"| {share:.2%} |")
-        configuration.parse_config(
-            [
-                "gin_configs/examples/foundation_model.gin",
-                "gin_configs/studies/tuning/option_adapter_embedding.gin",
-            ],
-            ["NUM_OPTIONS = 5"],
-        )
-        config, rank = configuration.macro("MODEL").config, configuration.macro("ADAPTER_RANK")
-        share = count_parameters(config, configuration.macro("TRAINABLE")).trainable_share
-        assert f"(to {rank} for the foundation: {share:.2%})" in page
         gin.clear_config()
 
 
