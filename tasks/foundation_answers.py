@@ -3,8 +3,8 @@
 The questions are others than those of the study of tuning: the verdict of what critics agree on
 about a film, the genre of an overview, and how a sentence sounds by a lexicon of words. Sentences
 are those of reviews, too, without the critic's verdict. Films are split as in all corpora, so that
-none of what it reads is about films of the validation and test parts of reviews and plots. `python
--m benchmarks.foundation --answers` makes it.
+it reads no sentence, consensus or overview about films of the validation and test parts of reviews
+and plots. `python -m benchmarks.foundation --answers` makes it.
 
     foundation_answers     what the foundation reads, overviews, and those questions
 """

@@ -42,8 +42,8 @@ class BankCapacity:
       lora_targets, special_token_ids: what tasks may have; others are refused.
       adapter_activation: that of all tasks with adapters; of a bank without any 'gelu'.
       adapters_late_only: True refuses tasks with adapters or LoRA in early layers, or with updates
-        of the embedding, which those layers read. None: where all
-        tasks that have some have them in late layers only, and no task updates embeddings.
+        of the embedding, which those layers read. None: where all tasks that have some have them in
+        late layers only, and no task updates embeddings.
     """
 
     num_tasks: int | None = None
