@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,8 +17,7 @@ from m6rec_jax.bank.folder import (
     read_prompts,
 )
 from m6rec_jax.checkpoints.location import CHECKPOINTS_FOLDER, MANIFEST_ITEM
-from m6rec_jax.errors import ConfigError, M6RecError
-from m6rec_jax.tables.locked_folder import LOCK_FILE
+from m6rec_jax.errors import ConfigError
 
 
 def add_prompts(
@@ -43,8 +41,8 @@ def add_prompts(
       The tasks' folders in the bank.
 
     Raises:
-      ConfigError: arguments that do not fit each other, a name that is taken, or a bucket's
-        address.
+      ConfigError: arguments that do not fit each other, a name that is taken, a run without
+        tasks, or a bank that is none (`BankFolder`).
       CheckpointError: truncated or damaged files; prompts of another backbone or vocabulary than
         the bank's. The bank is then as it was, and so it is after Ctrl-C.
       DataError: another process is changing the bank.
@@ -69,30 +67,7 @@ def add_prompts(
                 f"{', '.join(p.manifest.task for p in found)}; choose one by --task"
             )
         found = [_named(found[0], name)]
-    _add_all(folder, found)
-    return [folder.path / prompts.manifest.task for prompts in found]
-
-
-def _add_all(folder: BankFolder, found: Sequence[TaskPrompts]) -> None:
-    """Adds tasks; whatever happens between two of them, Ctrl-C included, none stays alone."""
-    was_there = folder.path.is_dir()
-    begun: list[str] = []
-    with folder.changing():
-        before = folder.names()
-        try:
-            for prompts in found:
-                # Noted first: an interrupt may come when the folder has just got its name.
-                begun.append(prompts.manifest.task)
-                folder.add(prompts)
-        except BaseException as error:
-            if isinstance(error, M6RecError):
-                begun.pop()  # refused: what is called so is another's
-            for name in begun:
-                if name not in before and (folder.path / name).exists():
-                    folder.remove(name)
-            if not was_there and all(path.name == LOCK_FILE for path in folder.path.iterdir()):
-                shutil.rmtree(folder.path)
-            raise
+    return folder.add_all(found)
 
 
 def _refuse_bank(source: Path) -> None:

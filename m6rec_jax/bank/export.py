@@ -67,7 +67,12 @@ def export_prompts(
     if step is None:
         _tell_of_a_better_step(location.step, manifest)
     settings = read_settings(model_dir)
-    names = list(tasks) or sorted(settings.tasks)
+    names = list(dict.fromkeys(tasks)) or sorted(settings.tasks)
+    if not names:
+        raise ConfigError(
+            f"{model_dir} was trained on no task (such as a converted checkpoint), so it has no "
+            "prompts to take"
+        )
     for name in names:
         if name not in settings.tasks:
             raise ConfigError(

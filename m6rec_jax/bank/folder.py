@@ -8,7 +8,7 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,10 @@ from m6rec_jax.bank.manifest import (
 from m6rec_jax.checkpoints.buckets import in_bucket
 from m6rec_jax.checkpoints.fingerprint import fingerprint
 from m6rec_jax.checkpoints.host_tensors import read_tensors, write_tensors
+from m6rec_jax.checkpoints.location import CHECKPOINTS_FOLDER
 from m6rec_jax.checkpoints.new_folder import new_folder
 from m6rec_jax.errors import CheckpointError, ConfigError
-from m6rec_jax.tables.locked_folder import locked_folder
+from m6rec_jax.tables.locked_folder import LOCK_FILE, locked_folder
 
 MANIFEST_FILE, TENSORS_FOLDER, DATASET_FILE = "manifest.json", "prompts", "dataset.json"
 _FILES = {MANIFEST_FILE, TENSORS_FOLDER, DATASET_FILE}
@@ -55,12 +56,14 @@ def check_task_name(name: str) -> None:
     """Names are folders' names.
 
     Raises:
-      ConfigError: it has other characters than letters, digits, '_' and '-'.
+      ConfigError: it has other characters than letters, digits, '_' and '-', or is that of the
+        bank's lock.
     """
-    if not _NAME.fullmatch(name):
+    if not _NAME.fullmatch(name) or name == LOCK_FILE:
         raise ConfigError(
             f"{name!r} is no name for a task in a bank: letters, digits, '_' and '-' only, a "
-            "letter or digit first (--name gives another one)"
+            f"letter or digit first, and not '{LOCK_FILE}' (`m6rec prompts add --task '{name}' "
+            "--name ...` gives it another one)"
         )
 
 
@@ -107,6 +110,9 @@ class BankFolder:
 
     Args:
       path: made when the first task is added.
+
+    Raises:
+      ConfigError: a bucket's address, or MODEL_DIR of a training run.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -116,29 +122,22 @@ class BankFolder:
                 "to one"
             )
         self.path = Path(path)
-        self._is_changing = False
+        checkpoints = self.path / CHECKPOINTS_FOLDER
+        if checkpoints.is_dir() and not (checkpoints / MANIFEST_FILE).exists():
+            raise ConfigError(
+                f"{path} is a training run, since it has '{CHECKPOINTS_FOLDER}', and no bank: "
+                "`m6rec prompts add BANK --from RUN` takes prompts out of a run"
+            )
 
     @contextlib.contextmanager
-    def changing(self) -> Iterator[None]:
-        """Keeps other processes from changing the bank during the block, which may add and remove.
-
-        Raises:
-          CheckpointError: nothing can be written there.
-          DataError: another one is at it.
-        """
-        if self._is_changing:
-            yield
-            return
+    def _changing(self) -> Iterator[None]:
+        """Keeps other processes from changing the bank during the block."""
         with contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(locked_folder(self.path, f"changing the bank {self.path}"))
             except OSError as error:
                 raise CheckpointError(f"{self.path} cannot be changed: {error}") from error
-            self._is_changing = True
-            try:
-                yield
-            finally:
-                self._is_changing = False
+            yield
 
     def names(self) -> list[str]:
         """Its tasks, also those that turn out to be damaged.
@@ -169,39 +168,58 @@ class BankFolder:
         )
 
     def add(self, prompts: TaskPrompts) -> Path:
-        """Writes a task, under the name in its manifest.
+        """Writes a task, under the name in its manifest, and returns its folder; see `add_all`."""
+        return self.add_all([prompts])[0]
+
+    def add_all(self, found: Sequence[TaskPrompts]) -> list[Path]:
+        """Writes tasks under the names in their manifests: all of them or, after any error, none.
+
+        The files of all are written before the first of them gets its name.
 
         Returns:
-          Its folder.
+          Their folders.
 
         Raises:
           ConfigError: a name that no folder can have, or that is taken.
           CheckpointError: the bank's other tasks belong to another backbone or vocabulary; or
-            nothing can be written. The bank is then as it was.
+            nothing can be written. The bank is then as it was, and so it is after Ctrl-C.
           DataError: another process is changing the bank.
         """
-        check_task_name(prompts.manifest.task)
-        with self.changing():
-            return self._add(prompts)
+        for prompts in found:
+            check_task_name(prompts.manifest.task)
+        was_there = self.path.is_dir()
+        folders: list[Path] = []
+        with self._changing():
+            try:
+                self._check_new([prompts.manifest for prompts in found])
+                with contextlib.ExitStack() as unfinished:
+                    for prompts in found:
+                        folder = self.path / prompts.manifest.task
+                        _write(unfinished.enter_context(new_folder(folder)), prompts)
+                        folders.append(folder)
+            except BaseException:
+                # An error, or an interrupt, may come when some have got their names.
+                for folder in folders:
+                    shutil.rmtree(folder, ignore_errors=True)
+                if not was_there and all(path.name == LOCK_FILE for path in self.path.iterdir()):
+                    shutil.rmtree(self.path)
+                raise
+        return folders
 
-    def _add(self, prompts: TaskPrompts) -> Path:
-        name = prompts.manifest.task
-        names = self.names() if self.path.is_dir() else []
-        if name in names:
-            raise ConfigError(
-                f"{self.path} has a task '{name}' already; remove it first (`m6rec prompts remove "
-                f"{self.path} {name}`), or add this one by another name (--name)"
-            )
-        self._check_belongs(prompts.manifest, names)
-        with new_folder(self.path / name) as folder:
-            write_tensors(folder / TENSORS_FOLDER, prompts.tensors)
-            _write_json(folder / MANIFEST_FILE, prompts.manifest.to_json())
-            if prompts.dataset_spec is not None:
-                _write_json(folder / DATASET_FILE, prompts.dataset_spec)
-        return self.path / name
+    def _check_new(self, manifests: Sequence[PromptManifest]) -> None:
+        names = self.names()
+        for i, manifest in enumerate(manifests):
+            name = manifest.task
+            if name in names or name in [other.task for other in manifests[:i]]:
+                raise ConfigError(
+                    f"{self.path} has a task '{name}' already; remove it first (`m6rec prompts "
+                    f"remove {self.path} {name}`), or add this one by another name (--name)"
+                )
+            self._check_belongs(manifest, names)
+            check_owner(manifest, owner_of(manifests[0]))
 
     def remove(self, name: str) -> None:
-        """Deletes a task, damaged or not.
+        """Deletes a task, damaged or not; of a linked folder the link alone.
 
         Raises:
           CheckpointError: no such task, files in its folder that are none of a task's (nothing is
@@ -209,7 +227,7 @@ class BankFolder:
           DataError: another process is changing the bank.
         """
         self._folder(name)  # a folder that is no bank is left as it is
-        with self.changing():
+        with self._changing():
             folder = self._folder(name)
             if others := sorted({path.name for path in folder.iterdir()} - _FILES):
                 raise CheckpointError(
@@ -217,6 +235,9 @@ class BankFolder:
                 )
             removed = folder.with_name(f"{name}.removed")
             try:
+                if folder.is_symlink():
+                    folder.unlink()
+                    return
                 shutil.rmtree(removed, ignore_errors=True)  # left by a command that was killed
                 folder.rename(removed)
                 shutil.rmtree(removed)
@@ -241,6 +262,13 @@ class BankFolder:
             check_owner(
                 manifest, dataclasses.replace(owner, name=f"the bank {self.path} ('{other}')")
             )
+
+
+def _write(folder: Path, prompts: TaskPrompts) -> None:
+    write_tensors(folder / TENSORS_FOLDER, prompts.tensors)
+    _write_json(folder / MANIFEST_FILE, prompts.manifest.to_json())
+    if prompts.dataset_spec is not None:
+        _write_json(folder / DATASET_FILE, prompts.dataset_spec)
 
 
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:

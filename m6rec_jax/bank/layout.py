@@ -51,6 +51,13 @@ class Leaf:
             self.axes[:axis] + self.axes[axis + 1 :], self.shape[:axis] + self.shape[axis + 1 :]
         )
 
+    def places(self, shape: tuple[int, ...]) -> tuple[slice, ...]:
+        """Where less of it stands, of that shape: soft prompts last, all else first."""
+        return tuple(
+            slice(length - own, length) if axis == PROMPTS else slice(0, own)
+            for axis, length, own in zip(self.axes, self.shape, shape, strict=True)
+        )
+
 
 @functools.lru_cache(maxsize=64)
 def prompt_leaves(config: ModelConfig) -> Mapping[str, Leaf]:
@@ -93,11 +100,7 @@ def take_task(
     taken = {}
     for name, leaf in prompt_leaves(config.replace(prompts=own)).items():
         array = np.take(np.asarray(prompts[name]), task_id, axis=stacked[name].task_axis)
-        part = leaf.of_task()
-        places = tuple(
-            slice(array.shape[i] - length, None) if axis == PROMPTS else slice(0, length)
-            for i, (axis, length) in enumerate(zip(part.axes, part.shape, strict=True))
-        )
+        places = stacked[name].of_task().places(leaf.of_task().shape)
         taken[name] = np.ascontiguousarray(array[places], np.float32)
     return taken
 
@@ -123,10 +126,8 @@ def fit_task(
         if values is None:
             row[name] = np.zeros(part.shape, np.float32)
             continue
-        widths = [
-            (length - have, 0) if axis == PROMPTS else (0, length - have)
-            for axis, length, have in zip(part.axes, part.shape, values.shape, strict=True)
-        ]
+        places = zip(part.places(values.shape), part.shape, strict=True)
+        widths = [(place.start, length - place.stop) for place, length in places]
         mode = "edge" if "segments" in part.axes else "constant"
         row[name] = np.pad(values, widths, mode=mode)  # type: ignore[call-overload]
     assert not same, f"no room for {sorted(same)}"

@@ -20,6 +20,7 @@ from typing import Any
 
 import gin
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -27,7 +28,7 @@ from m6rec_jax.bank.capacity import BankCapacity, check_capacity
 from m6rec_jax.bank.folder import BankFolder, TaskPrompts
 from m6rec_jax.bank.layout import fit_task, prompt_leaves
 from m6rec_jax.bank.manifest import WHAT, Owner, PromptManifest, check_owner
-from m6rec_jax.checkpoints.fingerprint import backbone_fingerprint
+from m6rec_jax.checkpoints.fingerprint import backbone_fingerprint, on_host
 from m6rec_jax.checkpoints.location import locate, read_manifest
 from m6rec_jax.checkpoints.manifest import check_vocabulary
 from m6rec_jax.checkpoints.restore import PARAMS, restore_item
@@ -166,11 +167,16 @@ class LoadedBank:
         Args:
           task: which one a request has that names none; empty: requests name theirs.
           changes: other arguments of `Scorer`.
+
+        Raises:
+          ConfigError: no task has classes, nor is there room for one that has.
         """
+        self._check_room("classes", "num_options")
         return Scorer(self.model, self.variables, self.vocabulary, **(self._shared(task) | changes))
 
     def retriever(self, task: str = "", **changes: Any) -> Retriever:
-        """A `Retriever` for all tasks with projections; arguments as `scorer`."""
+        """A `Retriever` for all tasks with projections; arguments and errors as `scorer`."""
+        self._check_room("retrieval projections", "retrieval_dim")
         return Retriever(
             self.model, self.variables, self.vocabulary, **(self._shared(task) | changes)
         )
@@ -180,6 +186,14 @@ class LoadedBank:
         return Generator(
             self.model, self.variables, self.vocabulary, **(self._shared(task) | changes)
         )
+
+    def _check_room(self, what: str, size: str) -> None:
+        if not getattr(self.model.config.prompts, size):
+            tasks = ", ".join(sorted(self.tasks)) or "it has none"
+            raise ConfigError(
+                f"no task of the loaded bank ({tasks}) has {what}, nor was it loaded with "
+                f"room for one that has: BankCapacity.{size}"
+            )
 
     def _shared(self, task: str) -> dict[str, Any]:
         return {
@@ -247,7 +261,7 @@ class LoadedBank:
     ) -> dict[str, np.ndarray]:
         """The bank with new rows, in host memory: one copy for any number of them."""
         old = flatten(self.variables["prompts"])
-        stacked = {name: np.array(leaf) for name, leaf in old.items()}
+        stacked = {name: np.array(on_host(leaf)) for name, leaf in old.items()}
         for row, task in zip(rows, fitted, strict=True):
             for name, values in task.items():
                 np.moveaxis(stacked[name], self._leaves[name].task_axis, 0)[row] = values
@@ -315,6 +329,7 @@ def load_bank(
     step: int | None = None,
     source_length: int | None = None,
     target_length: int | None = None,
+    frozen_dtype: str | None = None,
     mesh: Mesh | None = None,
     rules: LogicalRules = (),
 ) -> LoadedBank:
@@ -329,6 +344,8 @@ def load_bank(
       step: of the backbone's checkpoint; None: the newest.
       source_length, target_length: most tokens of a history and a decoder row, of any task; None:
         those of the longest task (without tasks: the backbone's).
+      frozen_dtype: type that the backbone is held in ('bfloat16' halves its memory; None: float32),
+        as for `training.loop.train`. Prompts stay in float32.
       mesh: devices to spread the variables over; None: the default device.
       rules: logical-axis rules, with a mesh.
 
@@ -345,9 +362,10 @@ def load_bank(
     check_vocabulary(manifest, vocabulary.fingerprint, str(location.folder))
     config = manifest.build_model_config()
     own = M6Rec(config)
-    params = restore_item(
-        location, manifest, PARAMS, variable_targets(own, mesh, rules)["params"], config
-    )
+    target = variable_targets(own, mesh, rules)["params"]
+    if frozen_dtype is not None:
+        target = jax.tree.map(lambda leaf: leaf.update(dtype=jnp.dtype(frozen_dtype)), target)
+    params = restore_item(location, manifest, PARAMS, target, config)
     owner = Owner(
         f"the model in {location.folder}",
         backbone_fingerprint(params),

@@ -148,7 +148,8 @@ def parse_prompt_manifest(text: str, where: str) -> PromptManifest:
 def method_of(prompts: PromptConfig, trainable: str | None) -> str:
     """The name of a tuning method, as its file in `gin_configs/tuning/` is called.
 
-    Soft prompts that are options: 'option', others: 'prompt'; then 'adapter', 'lora' and
+    Soft prompts that are options: 'option', others, as all are where there are no classes:
+    'prompt'; then 'adapter', 'lora' and
     'embedding', joined by '_'. With none of these 'linear_probe'; 'full' where the backbone trained
     as well.
     """

@@ -29,7 +29,7 @@ def fingerprint(tree: PyTree) -> str:
     flat = flatten(tree)
     total = hashlib.sha256()
     for name in sorted(flat):
-        array = np.ascontiguousarray(_on_host(flat[name]))
+        array = np.ascontiguousarray(on_host(flat[name]))
         total.update(f"{name}\0{array.dtype.name}\0{array.shape}\0".encode())
         total.update(array.reshape(-1).view(np.uint8).data)
     return total.hexdigest()
@@ -44,10 +44,17 @@ def backbone_fingerprint(params: PyTree) -> str:
     """
     total = hashlib.sha256()
     for name, leaf in sorted(flatten(params).items()):
-        array = np.ascontiguousarray(_on_host(leaf).astype(jnp.bfloat16))
+        array = np.ascontiguousarray(on_host(leaf).astype(jnp.bfloat16))
         total.update(f"{name}\0{array.shape}\0".encode())
         total.update(array.reshape(-1).view(np.uint8).data)
     return total.hexdigest()
+
+
+def on_host(leaf: Any) -> np.ndarray:
+    """A whole array in host memory, also of one that several processes hold parts of."""
+    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+        return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
+    return np.asarray(leaf)
 
 
 def checksums(flat: Mapping[str, Any]) -> dict[str, int]:
@@ -82,9 +89,3 @@ def _checksum(x: jax.Array) -> jax.Array:
         position += jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis) * step
         stride *= x.shape[axis]
     return jnp.sum(bits * (2 * position + 1), dtype=jnp.uint32)
-
-
-def _on_host(leaf: Any) -> np.ndarray:
-    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
-        return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
-    return np.asarray(leaf)

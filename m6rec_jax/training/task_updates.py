@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from m6rec_jax.bank.layout import PROMPTS, TASKS, Leaf, prompt_leaves, tasks_with_whole_slice
+from m6rec_jax.bank.layout import Leaf, prompt_leaves, tasks_with_whole_slice
 from m6rec_jax.checkpoints.trees import flatten, unflatten
 from m6rec_jax.model.config import TASK_SIZES, ModelConfig
 from m6rec_jax.model.prompts import COLLECTION, task_axis
@@ -169,9 +169,6 @@ def clip_by_norm(max_norm: float) -> optax.GradientTransformation:
 
 
 def _part(leaf: Leaf, alone: Leaf, task: int) -> Part:
-    """Where a task's own leaf stands in the bank's: soft prompts last, all else first."""
-    places = {TASKS: slice(task, task + 1)}
-    return tuple(
-        places.get(axis, slice(length - own, length) if axis == PROMPTS else slice(0, own))
-        for axis, length, own in zip(leaf.axes, leaf.shape, alone.shape, strict=True)
-    )
+    """Where a task's own leaf stands in the bank's."""
+    axis, places = leaf.task_axis, leaf.places(alone.shape)
+    return (*places[:axis], slice(task, task + 1), *places[axis + 1 :])

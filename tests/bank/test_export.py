@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -19,6 +21,7 @@ from m6rec_jax.bank.layout import prompt_leaves
 from m6rec_jax.bank.manifest import PromptManifest
 from m6rec_jax.checkpoints.fingerprint import backbone_fingerprint, fingerprint
 from m6rec_jax.checkpoints.manifest import RunDescription, tensor_specs
+from m6rec_jax.checkpoints.new_folder import new_folder
 from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.checkpoints.trees import flatten, nested
 from m6rec_jax.cli import main
@@ -185,29 +188,33 @@ def test_into_a_bank(run: Path, bank_path: Path, tmp_path: Path) -> None:
 def test_an_interrupt_between_two_tasks_leaves_none(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arrived: bool
 ) -> None:
-    """Ctrl-C at the second of three tasks, before or just after its folder is there."""
-    bank = BankFolder(tmp_path / "bank")
-    add = BankFolder.add
+    """Ctrl-C when one of three tasks has its name and the next is to get it, or just got it."""
+    bank, names = BankFolder(tmp_path / "bank"), []
 
-    def interrupted(folder: BankFolder, prompts: TaskPrompts) -> Path:
-        if prompts.manifest.task != "shop_next":
-            return add(folder, prompts)
-        if arrived:
-            add(folder, prompts)
-        raise KeyboardInterrupt
+    @contextlib.contextmanager
+    def interrupted(folder: Path) -> Iterator[Path]:
+        with contextlib.ExitStack() as stack:
+            yield stack.enter_context(new_folder(folder))
+            if folder.name == "shop_next":
+                names.extend(bank.names())
+                if arrived:
+                    stack.close()
+                raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(BankFolder, "add", interrupted)
+        patched.setattr("m6rec_jax.bank.folder.new_folder", interrupted)
         with pytest.raises(KeyboardInterrupt):
             add_prompts(bank.path, run)
+        assert names  # of the tasks that were there already
         assert not bank.path.exists()
-    add_prompts(bank.path, run, tasks=["shop_stars"])
-    # An interrupt while a name that is taken was being tried removes nothing.
-    add_prompts(bank.path, run, tasks=["shop_next"])
-    monkeypatch.setattr(BankFolder, "add", interrupted if not arrived else add)
-    with pytest.raises((KeyboardInterrupt, ConfigError)):
+        add_prompts(bank.path, run, tasks=["shop_stars"])
+        with pytest.raises(KeyboardInterrupt):
+            add_prompts(bank.path, run, tasks=["shop_next"])
+    assert bank.names() == ["shop_stars"]
+    # One that is there already is left as it is, and no other comes.
+    with pytest.raises(ConfigError, match="a task 'shop_stars' already"):
         add_prompts(bank.path, run)
-    assert bank.names() == ["shop_next", "shop_stars"]
+    assert bank.names() == ["shop_stars"]
 
 
 @pytest.mark.parametrize("words", [["list"], ["add", "--from", "nowhere"], ["remove", "ctr"]])
@@ -248,6 +255,11 @@ def test_clear_errors(run: Path, tmp_path: Path, backbone: Backbone) -> None:
         save_assets(folder, backbone.vocabulary, settings)
         with pytest.raises((CheckpointError, ConfigError), match=message):
             export_prompts(folder)
+    # As of a converted checkpoint: the folder of "0123", without its task.
+    save_assets(folder, backbone.vocabulary, InferenceSettings(48, 24))
+    with pytest.raises(ConfigError, match=r"0123 was trained on no task"):
+        add_prompts(tmp_path / "bank", folder)
+    assert not (tmp_path / "bank").exists()
 
 
 def test_a_task_is_one_percent_of_the_backbone_on_disk(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from m6rec_jax.bank.report import inspect_task, read_manifests, tasks_table
 from m6rec_jax.cli import main
 from m6rec_jax.errors import CheckpointError, ConfigError, DataError
 from m6rec_jax.model import PromptConfig
+from m6rec_jax.tables.locked_folder import locked_folder
 from tests.bank.conftest import Backbone, make_prompts
 
 NAMES = ["ctr", "genres", "near", "next", "probe", "stars", "titles"]
@@ -111,7 +112,7 @@ def test_prompts_of_another_model(
     relu = dataclasses.replace(manifest.prompts, adapter_activation="relu")
     with pytest.raises(CheckpointError, match="adapter_activation = 'relu'"):
         bank.add(make_prompts(backbone, "new", relu, manifest.settings, 0))
-    for name in ("", "a/b", "..", ".hidden", "a.b", "ä"):
+    for name in ("", "a/b", "..", ".hidden", "a.b", "ä", "lock"):
         named = dataclasses.replace(manifest, task=name)
         with pytest.raises(ConfigError, match="is no name for a task"):
             bank.add(dataclasses.replace(all_prompts["ctr"], manifest=named))
@@ -179,7 +180,7 @@ def test_one_process_at_a_time_changes_a_bank(
 ) -> None:
     """Two that add to an empty bank would not see each other's backbone."""
     source, before = bank.path / "ctr", files(bank.path)
-    with BankFolder(bank.path).changing():
+    with locked_folder(bank.path, f"changing the bank {bank.path}"):
         for change in (
             lambda: bank.remove("ctr"),
             lambda: bank.add(all_prompts["ctr"]),
@@ -234,6 +235,28 @@ def test_what_is_no_task_is_not_removed(bank: BankFolder, tmp_path: Path) -> Non
         with pytest.raises(CheckpointError, match=r"no task's folder, since it has '.*nothing"):
             BankFolder(tmp_path).remove(name)
     assert files(tmp_path) == before | {"lock": b""}
+
+
+def test_of_a_linked_task_the_link_is_removed(bank: BankFolder, tmp_path: Path) -> None:
+    there = tmp_path / "there"
+    (bank.path / "ctr").rename(there)
+    before = files(there)
+    for _ in range(2):  # nothing of the first time is in the way
+        (bank.path / "ctr").symlink_to(there)
+        bank.remove("ctr")
+        assert "ctr" not in bank.names()
+    assert files(there) == before
+
+
+def test_a_training_run_is_no_bank(
+    bank_path: Path, backbone_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = files(backbone_dir)
+    for command in (["list", "RUN"], ["add", "RUN", "--from", str(bank_path / "ctr")]):
+        words = [str(backbone_dir) if word == "RUN" else word for word in command]
+        assert main(["prompts", *words]) == 2
+        assert "is a training run, since it has 'checkpoints'" in capsys.readouterr().err
+    assert files(backbone_dir) == before
 
 
 def test_a_damaged_task_hides_no_other(

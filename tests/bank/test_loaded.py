@@ -176,6 +176,7 @@ def test_adding_touches_nothing_and_compiles_nothing(bank_path: Path, backbone_d
     scores = scorer.score_requests(HISTORIES, CANDIDATES, ["ctr", "stars", "probe", "ctr"])
     vectors = retriever.embed_users(HISTORIES)
     programs = scorer.num_compilations, retriever.num_compilations
+    assert COMPILED  # what has been compiled so far was noticed
     COMPILED.clear()
 
     bank.add("genres")
@@ -224,6 +225,27 @@ def test_room_for_what_no_task_has_yet(
         without.add(other)
     told = BankCapacity(**room, adapter_activation="relu")
     load_bank(bank_path, backbone_dir, tasks=["probe"], capacity=told).add(other)
+
+
+def test_where_nobody_has_classes_or_projections(bank_path: Path, backbone_dir: Path) -> None:
+    bank = load_bank(bank_path, backbone_dir, tasks=["titles"])
+    with pytest.raises(ConfigError, match=r"\(titles\) has classes, .* BankCapacity.num_options"):
+        bank.scorer()
+    with pytest.raises(ConfigError, match=r"retrieval projections, .* BankCapacity.retrieval_dim"):
+        bank.retriever()
+
+
+def test_a_backbone_in_bfloat16(bank: LoadedBank, bank_path: Path, backbone_dir: Path) -> None:
+    half = load_bank(bank_path, backbone_dir, frozen_dtype="bfloat16")
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(half.variables["params"])} == {"bfloat16"}
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(half.variables["prompts"])} == {"float32"}
+    found, whole = (
+        np.stack(one.scorer().score_requests(HISTORIES, CANDIDATES, SCORING))
+        for one in (half, bank)
+    )
+    assert np.abs(found - whole).max() > 0.0
+    # A weight keeps 8 bits; its error passes through two layers.
+    np.testing.assert_allclose(found, whole, rtol=0.1)
 
 
 def full_bank(bank_path: Path, backbone_dir: Path) -> LoadedBank:

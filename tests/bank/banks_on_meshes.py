@@ -1,0 +1,73 @@
+"""Run by test_meshes.py where there are several devices; prints one JSON object.
+
+python tests/bank/banks_on_meshes.py BANK BACKBONE            one process, 8 devices
+python tests/bank/banks_on_meshes.py BANK BACKBONE INDEX PORT  one of two, 2 devices each
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from m6rec_jax.bank.capacity import BankCapacity
+from m6rec_jax.bank.loaded import load_bank
+from m6rec_jax.sharding import LogicalRules, data_parallel, fully_sharded_2d, make_mesh
+from tests.pipeline import shop_rows
+
+EXAMPLES = shop_rows.rows_of("test")["groups"][:4]
+HISTORIES = [example["history"] for example in EXAMPLES]
+CANDIDATES = [example["candidates"][:2] for example in EXAMPLES]
+ROOM = BankCapacity(
+    num_tasks=6,
+    num_prompts=18,
+    num_options=18,
+    adapter_rank=3,
+    lora_rank=3,
+    embedding_rank=2,
+    lora_targets=("query", "value", "out"),
+    retrieval_dim=8,
+    num_segment_embeddings=4,
+    adapters_late_only=False,
+)
+
+
+def answers(bank: str | Path, backbone: str | Path, mesh: Mesh | None, rules: LogicalRules) -> Any:
+    """Of tasks that were there at first, that came together and that came alone."""
+    loaded = load_bank(
+        bank, backbone, tasks=["ctr", "stars"], capacity=ROOM, mesh=mesh, rules=rules
+    )
+    shapes: dict[str, Any] = {"batch_sizes": (5,)}  # which no mesh divides
+    scorer, retriever = loaded.scorer(**shapes), loaded.retriever(**shapes)
+    loaded.add_all(["next", "titles"])
+    loaded.add("genres")
+    tasks = ("ctr", "stars", "genres", "ctr")
+    return {
+        "probabilities": [
+            row.tolist() for row in scorer.score_requests(HISTORIES, CANDIDATES, tasks)
+        ],
+        "users": retriever.embed_users(HISTORIES, ["next"] * 4).tolist(),
+    }
+
+
+def main(bank: str, backbone: str, *place: str) -> None:
+    if place:
+        index, port = place
+        jax.distributed.initialize(f"localhost:{port}", num_processes=2, process_id=int(index))
+        # As on slices of TPUs, the devices of process 0 are neither first nor together.
+        a, b, c, d = jax.devices()
+        by_data = make_mesh(4, 1, 1, devices=[c, a, d, b])
+        sharded = make_mesh(1, 2, 2, devices=[c, d, a, b])
+    else:
+        by_data, sharded = make_mesh(8, 1, 1), make_mesh(2, 2, 2)
+    found = {
+        "data_parallel": answers(bank, backbone, by_data, data_parallel()),
+        "fully_sharded_2d": answers(bank, backbone, sharded, fully_sharded_2d()),
+    }
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
