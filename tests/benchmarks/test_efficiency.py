@@ -1,10 +1,20 @@
 """Unpacked candidates are the same candidates."""
 
+import gin
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.efficiency import fastest, one_candidate_per_row
+from benchmarks.efficiency import (
+    FULL,
+    TUNED,
+    TUNED_BFLOAT16,
+    Models,
+    fastest,
+    measured,
+    one_candidate_per_row,
+    tuning_programs,
+)
 from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
 
 
@@ -65,3 +75,38 @@ def test_fastest_takes_the_best_turn() -> None:
     found = fastest({name: lambda name=name: program(name) for name in calls}, turns=3)
     assert calls == {"a": 4, "b": 4}
     assert all(0 <= seconds < 1 for seconds in found.values())
+
+
+def test_what_full_and_frozen_tuning_hold() -> None:
+    """Where the backbone is nearly all: its gradient besides, itself alone, half of itself."""
+    frozen = ModelConfig(
+        vocab_size=1 << 15,
+        embed_dim=32,
+        num_encoder_layers=1,
+        num_decoder_layers=1,
+        num_heads=2,
+        head_dim=8,
+        mlp_dim=16,
+        logits_via_embedding=True,
+        prompts=PromptConfig(num_prompts=2, num_options=2, head="option", adapter_rank=2),
+    )
+    models = Models(frozen, frozen.replace(prompts=PromptConfig(num_options=2, head="linear")))
+    batch = {
+        "encoder_input_tokens": np.full((1, 4), 7, np.int32),
+        "encoder_block_ids": np.ones((1, 4), np.int32),
+        "decoder_input_tokens": np.full((1, 3), 9, np.int32),
+        "decoder_block_ids": np.ones((1, 3), np.int32),
+        "decoder_labels": np.array([[-1, -1, 1]], np.int32),
+        "task_ids": np.zeros((1, 1), np.int32),
+    }
+    gin.parse_config("""
+        adafactor.learning_rate = 0.1
+        total_loss.language_modelling_weight = 0.0
+        total_loss.classification_weight = 1.0
+    """)
+    figures = measured(tuning_programs(models, batch), batch, turns=1)
+    held = {name: own["peak_memory_mib"] for name, own in figures.items()}
+    backbone = (1 << 15) * 32 * 4 / 2**20
+    assert held[FULL] > 1.9 * backbone
+    assert 1.0 * backbone < held[TUNED] < 1.2 * backbone
+    assert held[TUNED_BFLOAT16] < held[TUNED] - 0.4 * backbone
