@@ -25,10 +25,10 @@ HEAD = """\
 # Results
 
 Every figure below was measured by a command of this repository and stands in
-[`benchmarks/results/`](../benchmarks/results) with that command, the commit, the hardware and the
-date; this page is rendered from those files, and a test fails when it is stale. A row names the gin
-file that made it, or the baseline's configuration. `a ± b` is the mean and the sample standard
-deviation over seeds.
+[`benchmarks/results/`](../benchmarks/results) with that command, the commit (*uncommitted*: there
+was none yet; *dirty*: with changes on top), the hardware and the date; this page is rendered from
+those files, and a test fails when it is stale. A row names the gin file that made it, or the
+baseline's configuration. `a ± b` is the mean and the sample standard deviation over seeds.
 """
 
 

@@ -2,12 +2,13 @@
 
     python -m benchmarks.several_processes [--steps 24] [--batch 16] [--folder runs/several]
 
-Needs MovieLens-100k prepared and its vocabulary (the first two steps of `m6rec demo`). On this
-machine, over its loopback: one process of one device trains; four processes of two devices train,
-and process 2 is killed with SIGKILL once there is a checkpoint; the same run goes on in two
-processes of two devices. The data are read in shards of a shuffled mixture, so a row lost or read
-twice would change the loss of every step that follows; the figures are the largest differences
-between the losses of all steps. Rows go to `benchmarks/results/several_processes.json`.
+Needs MovieLens-100k prepared with its vocabulary beside it (`m6rec data prepare` and `vocab train`
+with `gin_configs/examples/movielens_prepare.gin`). On this machine, over its loopback: one process
+of one device trains; four processes of two devices train, and process 2 is killed with SIGKILL once
+there is a checkpoint; the same run goes on in two processes of two devices. The data are read in
+shards of a shuffled mixture, so a row lost or read twice would change the loss of every step that
+follows; the figures are the largest differences between the losses of all steps. Rows go to
+`benchmarks/results/several_processes.json`.
 """
 
 from __future__ import annotations

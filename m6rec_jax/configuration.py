@@ -4,7 +4,7 @@ The dialect is t5x's: a run file sets macros (`MODEL`, `MIXTURE_OR_TASK_NAME`,
 `TASK_FEATURE_LENGTHS`, `TRAIN_STEPS`, `MODEL_DIR`, ...) and includes other files:
 
     include 'gin_configs/models/mini.gin'
-    include 'gin_configs/runs/finetune.gin'
+    include 'gin_configs/runs/finetune_scoring.gin'
 
     MIXTURE_OR_TASK_NAME = 'movielens_ctr'
     TRAIN_STEPS = 2_000

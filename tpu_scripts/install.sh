@@ -21,7 +21,7 @@ is copied lies in \$XDG_CACHE_HOME/m6rec-tpu, else ~/.cache/m6rec-tpu.
                         relative path: your own gin files and tasks/. May be given several times
   --python-version V    a Python that the hosts lack is fetched by uv. Default: \$M6REC_TPU_PYTHON,
                         else 3.11
-  --extra NAME          of the package. Default: $extra
+  --extra NAMES         of the package, separated by commas. Default: $extra
 $(ssh_options)
 
 $(slice_options)
@@ -45,7 +45,8 @@ done
 check_slice
 [[ $python_version =~ ^3\.(1[1-9]|[2-9][0-9])$ ]] ||
   fail "--python-version $(quote "$python_version"): 3.11 or newer, written like 3.11"
-[[ $extra =~ ^[a-z]+$ ]] || fail "--extra $(quote "$extra"): the name of an extra in pyproject.toml"
+[[ $extra =~ ^[a-z0-9-]+(,[a-z0-9-]+)*$ ]] ||
+  fail "--extra $(quote "$extra"): extras in pyproject.toml, separated by commas"
 for path in "${includes[@]}"; do
   [[ $path != /* && /$path/ != */../* ]] ||
     fail "--include $(quote "$path"): name it relative to the current directory, and below it"

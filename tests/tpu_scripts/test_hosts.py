@@ -60,8 +60,9 @@ def test_install_fetches_a_python_that_hosts_lack(world: World) -> None:
 def test_install_again_replaces_the_code(pod: World) -> None:
     stale = pod.folder / "hosts/pod-0/m6rec/stale.py"
     stale.write_text("")
-    succeeded(pod.run("install"))
+    succeeded(pod.run("install", "--extra", "tpu,text-metrics"))
     assert not stale.exists()
+    assert pod.lines("pip.jsonl")[-1]["argv"][-1] == ".[tpu,text-metrics]"
 
 
 def test_install_refuses_during_a_run(pod: World) -> None:

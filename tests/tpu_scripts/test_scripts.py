@@ -160,6 +160,7 @@ def test_dry_run_of_watch(world: World) -> None:
         ("install", ("--include=nowhere",), {}, ("nowhere", "no such file")),
         ("install", ("--include=../x",), {}, ("../x", "relative")),
         ("install", ("--python-version=3.10",), {}, ("3.10", "3.11")),
+        ("install", ("--extra=tpu;x",), {}, ("tpu;x", "extras")),
         ("compile_check", ("--", "--model", "xl"), {}, ("no accelerator type",)),
         ("compile_check", (V5E,), {}, ("nothing to compile", "-- --model xl")),
         ("compile_check", (V5E, "--m6rec=none", "--", "--model=xl"), {}, ("none", "--m6rec")),
