@@ -105,7 +105,7 @@ def test_imports_only_lower_floors(floor: str, path: Path) -> None:
         "m6rec_jax.cli",
         "m6rec_jax.inference.scoring",
         "m6rec_jax.inference.generation",
-        "m6rec_jax.bank.loaded",
+        "m6rec_jax.bank.bundle",
         "m6rec_jax.inference.batch_inference",
         "m6rec_jax.inference.build_index",
     ],

@@ -11,7 +11,7 @@ import concurrent.futures
 import dataclasses
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from m6rec_jax.checkpoints.buckets import in_bucket
 from m6rec_jax.errors import ConfigError, DataError
-from m6rec_jax.inference.bundle import load_model
+from m6rec_jax.inference.bundle import Bundle, load_model
 from m6rec_jax.inference.request_data import open_serving_data, refuse_dialogues
 from m6rec_jax.inference.request_jobs import Accepted, RequestJob
 from m6rec_jax.inference.requested_job import JobParts, job_of, make_job
@@ -76,6 +76,7 @@ def infer_requests(
     task: str = "",
     job: str | None = None,
     step: int | None = None,
+    load: Callable[..., Bundle] = load_model,
     prepared: str | None = None,
     items: str | None = None,
     index: str | None = None,
@@ -96,6 +97,7 @@ def infer_requests(
       task: which of the model's tasks, where it has several.
       job: of `requested_job.JOBS`; None: what the task is for.
       step: which checkpoint; None: the newest.
+      load: `load_model`, or what takes its arguments (`bank.bundle.load_with_bank`).
       prepared: folder with the catalogue and the statistics (`tables.serving_data`); None: what the
         task was trained on, in the data folder; '': neither, requests bring all of it. For
         'likelihood' it may be of a data set that the model was not trained on.
@@ -123,7 +125,7 @@ def infer_requests(
             "and start one for each part"
         )
     rules = data_parallel() if rules is None else tuple(rules)
-    bundle = load_model(model_dir, step=step, mesh=make_mesh(), rules=rules)
+    bundle = load(model_dir, step=step, mesh=make_mesh(), rules=rules)
     task = task_name(bundle.settings.tasks, task)
     if job != "likelihood":
         refuse_dialogues(bundle, task)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import gin
@@ -9,7 +10,7 @@ import jax
 
 from m6rec_jax.checkpoints.buckets import in_bucket
 from m6rec_jax.errors import ConfigError, DataError
-from m6rec_jax.inference.bundle import load_model
+from m6rec_jax.inference.bundle import Bundle, load_model
 from m6rec_jax.inference.index_files import DEFAULT_BLOCK, IndexManifest, write_index
 from m6rec_jax.inference.request_data import open_serving_data, refuse_dialogues
 from m6rec_jax.inference.task_settings import task_name
@@ -23,6 +24,7 @@ def build_index(
     *,
     task: str = "",
     step: int | None = None,
+    load: Callable[..., Bundle] = load_model,
     prepared: str | None = None,
     items: str | None = None,
     graph: bool = False,
@@ -36,7 +38,7 @@ def build_index(
     Args:
       output: a new or empty folder; a run that was killed goes on by the same command.
       model_dir: of a training run for retrieval.
-      task, step, prepared, items, batch_size, rules, progress: see
+      task, step, load, prepared, items, batch_size, rules, progress: see
         `batch_inference.infer_requests`.
       graph: also make what approximate search needs (usearch).
       block: items embedded between two records of progress.
@@ -52,7 +54,7 @@ def build_index(
     if jax.process_count() > 1:
         raise ConfigError("m6rec index build runs in one process, on all of its devices")
     rules = data_parallel() if rules is None else tuple(rules)
-    bundle = load_model(model_dir, step=step, mesh=make_mesh(), rules=rules)
+    bundle = load(model_dir, step=step, mesh=make_mesh(), rules=rules)
     task = task_name(bundle.settings.tasks, task)
     refuse_dialogues(bundle, task)
     retriever = bundle.retriever(

@@ -95,6 +95,10 @@ class Bundle:
         """See `dataset_spec_of`; there is no need to name the only task."""
         return dataset_spec_of(self.settings, self.dataset_specs, task)
 
+    def saved_dataset_spec(self, task: str = "") -> Mapping[str, Any] | None:
+        """As `dataset_spec`, but of a folder of an older version its only one, whoever's it is."""
+        return self.dataset_specs.get(task_settings(self.settings.tasks, task).prepared)
+
     def template(self, task: str = "") -> DatasetTemplate | None:
         """What renders users, behaviours and candidates of a task; errors as `dataset_spec_of`."""
         spec = self.dataset_spec(task)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -39,6 +39,7 @@ def chat(
     prepared: str | None = None,
     titles: str = "",
     step: int | None = None,
+    load: Callable[..., Bundle] = load_model,
     rules: LogicalRules | None = None,
     user: Path | None = None,
     lines: Iterable[str] | None = None,
@@ -55,6 +56,7 @@ def chat(
       titles: how items of another catalogue are called, as in '{title}[ ({year})]': as the model
         was trained to write them. Empty: by the texts of the catalogue.
       step: which checkpoint; None: the newest.
+      load: `load_model`, or what takes its arguments (`bank.bundle.load_with_bank`).
       rules: logical-axis rules, by which the model lies over the mesh of `make_mesh` (gin); None:
         it is on the default device.
       user: JSON file with what is known of the user, a request without candidates
@@ -71,7 +73,7 @@ def chat(
       DataError: data or the user's file are missing or wrong.
     """
     mesh = None if rules is None else make_mesh()
-    bundle = load_model(model_dir, step=step, mesh=mesh, rules=tuple(rules or ()))
+    bundle = load(model_dir, step=step, mesh=mesh, rules=tuple(rules or ()))
     tasks = _tasks(bundle)
     folder = _folder(bundle, tasks.values(), prepared)
     conversation = Conversation(

@@ -73,7 +73,7 @@ def _spec(
 ) -> Mapping[str, Any] | None:
     own = bundle.settings.tasks[task].prepared
     if folder is not None and (any_data_set or not own):
-        known, there = bundle.dataset_specs.get(own), prepared_dataset_spec(folder)
+        known, there = bundle.saved_dataset_spec(task), prepared_dataset_spec(folder)
         # Told as in training, where the model was trained on this data set.
         if known is not None and known.get("name") == there.get("name"):
             return known
@@ -83,7 +83,7 @@ def _spec(
 
 
 def _without_data_set(bundle: Bundle, task: str) -> str:
-    others = [n for n, own in bundle.settings.tasks.items() if own.prepared in bundle.dataset_specs]
+    others = [name for name in bundle.settings.tasks if bundle.saved_dataset_spec(name)]
     own = bundle.settings.tasks[task].prepared
     return (
         f"'{task}' was trained on no data set of users, items and events (the model folder has no "

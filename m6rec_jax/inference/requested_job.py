@@ -46,7 +46,7 @@ class JobParts:
 
     def renderer(self, *, candidates: bool = True) -> RequestRenderer:
         """Tells requests as the task was trained to read them."""
-        spec = self.bundle.dataset_specs.get(self.settings.prepared, {})
+        spec = self.bundle.saved_dataset_spec(self.task) or {}
         # A data set that the task was not trained on has a history's length of its own.
         own = self.data.spec.name == spec.get("name")
         max_events = self.settings.max_events if own else self.data.max_events

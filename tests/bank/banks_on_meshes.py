@@ -13,7 +13,7 @@ import jax
 from jax.sharding import Mesh
 
 from m6rec_jax.bank.capacity import BankCapacity
-from m6rec_jax.bank.loaded import load_bank
+from m6rec_jax.bank.loading import load_bank
 from m6rec_jax.sharding import LogicalRules, data_parallel, fully_sharded_2d, make_mesh
 from tests.pipeline import shop_rows
 

@@ -14,7 +14,8 @@ import pytest
 
 from m6rec_jax.bank.capacity import BankCapacity
 from m6rec_jax.bank.folder import TaskPrompts
-from m6rec_jax.bank.loaded import LoadedBank, load_bank
+from m6rec_jax.bank.loaded import LoadedBank
+from m6rec_jax.bank.loading import load_bank
 from m6rec_jax.checkpoints.trees import flatten
 from m6rec_jax.errors import CheckpointError, ConfigError, DataError
 from m6rec_jax.inference.generation import Generator

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from m6rec_jax.bank.loaded import load_bank
+from m6rec_jax.bank.loading import load_bank
 from m6rec_jax.inference.bundle import load_model
 from tests.integration.test_commands import PREPARE, SHOP, failed, m6rec, succeeded
 
@@ -90,6 +90,48 @@ def test_from_a_run_to_a_served_bank(trained: Path) -> None:
         bundle.retriever("corner_shop_retrieval").embed_users(history),
         atol=1e-4,
     )
+
+
+def test_commands_answer_from_a_bank(trained: Path) -> None:
+    """As from the run, whose prompts they are; tasks that are not asked for do not matter."""
+    succeeded(m6rec(trained, "prompts", "add", "served", "--from", "run"))
+    rows = [
+        {
+            "user": {"city": "Faro"},
+            "time": "2024-06-01T10:00:00Z",
+            "behaviours": [{"item": "0002", "time": "2024-05-01"}][:number],
+            "candidates": ["0001", "0003"],
+        }
+        for number in (0, 1)
+    ]
+    (trained / "requests.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    of_run, of_bank = ("--gin.MODEL_DIR=run",), ("--gin.MODEL_DIR=run", "--gin.BANK=served")
+    found = {}
+    for where, arguments in (("of_run", of_run), ("of_bank", of_bank)):
+        asked = ("infer", *arguments, "--requests", "requests.jsonl")
+        output, index = f"{where}.jsonl", f"{where}.index"
+        out = succeeded(m6rec(trained, *asked, "--gin.TASK=corner_shop_ctr", "--output", output))
+        assert "2 requests: 2 answered" in out
+        task = "--gin.TASK=corner_shop_retrieval"
+        succeeded(m6rec(trained, "index", "build", *arguments, task, "--output", index))
+        if where == "of_bank":
+            succeeded(m6rec(trained, "prompts", "remove", "served", "corner_shop_ctr"))
+        items = (task, "--index", index, "--output", f"{where}_items.jsonl")
+        succeeded(m6rec(trained, *asked, *items))
+        files = (trained / output, trained / f"{where}_items.jsonl")
+        scored, retrieved = ([json.loads(line) for line in file.open()] for file in files)
+        found[where] = (
+            [row["probabilities"] for row in scored],
+            [row["item_ids"] for row in retrieved],
+            [row["scores"] for row in retrieved],
+        )
+    assert found["of_bank"][1] == found["of_run"][1]
+    for part in (0, 2):
+        for own, expected in zip(found["of_bank"][part], found["of_run"][part], strict=True):
+            np.testing.assert_allclose(own, expected, rtol=1e-4)
+    gone = (*of_bank, "--gin.TASK=corner_shop_ctr", "--requests", "requests.jsonl")
+    said = failed(m6rec(trained, "infer", *gone, "--output", "gone.jsonl"))
+    assert "knows no task 'corner_shop_ctr': corner_shop_retrieval" in said
 
 
 def test_what_goes_wrong_is_said(trained: Path) -> None:

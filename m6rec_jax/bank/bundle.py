@@ -1,0 +1,107 @@
+"""A loaded bank as a `Bundle`: `m6rec infer`, `index build` and `chat` answer requests with it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import gin
+import jax
+from jax.sharding import Mesh
+
+from m6rec_jax.bank.loaded import LoadedBank
+from m6rec_jax.bank.loading import load_bank
+from m6rec_jax.bank.manifest import WHAT
+from m6rec_jax.checkpoints.location import locate
+from m6rec_jax.inference.bundle import Bundle, InferenceSettings, load_model
+from m6rec_jax.inference.retrieval import Retriever
+from m6rec_jax.inference.scoring import Scorer
+from m6rec_jax.inference.task_settings import task_name
+from m6rec_jax.sharding import LogicalRules
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class BankBundle(Bundle):
+    """The tasks that a loaded bank had when this was made.
+
+    Attributes:
+      bank: whose tasks they are.
+    """
+
+    bank: LoadedBank
+
+    def dataset_spec(self, task: str = "") -> Mapping[str, Any] | None:
+        """See `Bundle.dataset_spec`; every task of a bank has its own."""
+        return self.bank.dataset_spec(task_name(self.settings.tasks, task))
+
+    saved_dataset_spec = dataset_spec
+
+    def scorer(self, task: str = "", **changes: Any) -> Scorer:
+        """See `Bundle.scorer`."""
+        return self.bank.scorer(task_name(self.settings.tasks, task), **changes)
+
+    def retriever(self, task: str = "", **changes: Any) -> Retriever:
+        """See `Bundle.retriever`."""
+        return self.bank.retriever(task_name(self.settings.tasks, task), **changes)
+
+    def fingerprint(self, task: str = "") -> str:
+        """See `Bundle.fingerprint`; the other tasks of the bank have no part in it.
+
+        Except in the width of vectors, which is that of the widest: an index has to be built anew
+        when a task with wider ones joins.
+        """
+        name = task_name(self.settings.tasks, task)
+        manifest, template = self.bank.manifests[name], self.template(name)
+        own = dataclasses.asdict(manifest.settings)
+        width = self.model.config.prompts.retrieval_dim if manifest.prompts.retrieval_dim else 0
+        del own["prepared"]  # where the data lie changes no result
+        described = {
+            "backbone": manifest.backbone_fingerprint,
+            "dtypes": sorted({str(leaf.dtype) for leaf in jax.tree.leaves(self.variables)}),
+            "config": {what: getattr(self.model.config, what) for what in WHAT},
+            "vocabulary": self.vocabulary.fingerprint,
+            "prompts": manifest.prompts_fingerprint,
+            "retrieval_dim": width,
+            "task": own,
+            "template": None if template is None else template.to_spec(),
+        }
+        text = json.dumps(described, sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+@gin.configurable
+def load_with_bank(
+    model_dir: str | Path,
+    *,
+    bank: str | Path | None = None,
+    step: int | None = None,
+    mesh: Mesh | None = None,
+    rules: LogicalRules = (),
+) -> Bundle:
+    """`load_model`, or the tasks of a bank on the backbone that is there.
+
+    Args:
+      model_dir: of a run; with a bank, of one that has its tasks' backbone.
+      bank: its folder; None: the run's own tasks. `load_bank` (gin) has its other settings.
+      step, mesh, rules: as for `load_model`.
+
+    Raises:
+      CheckpointError, ConfigError: as `load_model` and `load_bank`.
+    """
+    if bank is None:
+        return load_model(model_dir, step=step, mesh=mesh, rules=rules)
+    loaded = load_bank(bank, model_dir, step=step, mesh=mesh, rules=rules)
+    return BankBundle(
+        model=loaded.model,
+        variables=loaded.variables,
+        vocabulary=loaded.vocabulary,
+        settings=InferenceSettings(loaded.source_length, loaded.target_length, dict(loaded.tasks)),
+        step=locate(model_dir, step).step,
+        mesh=mesh,
+        rules=tuple(rules),
+        bank=loaded,
+    )

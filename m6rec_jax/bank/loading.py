@@ -1,0 +1,106 @@
+"""From a bank's folder and its backbone's run to a `LoadedBank`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import gin
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from m6rec_jax.bank.capacity import BankCapacity
+from m6rec_jax.bank.folder import BankFolder
+from m6rec_jax.bank.loaded import LoadedBank
+from m6rec_jax.bank.manifest import WHAT, Owner, check_owner
+from m6rec_jax.checkpoints.fingerprint import backbone_fingerprint
+from m6rec_jax.checkpoints.location import locate, read_manifest
+from m6rec_jax.checkpoints.manifest import check_vocabulary
+from m6rec_jax.checkpoints.restore import PARAMS, restore_item
+from m6rec_jax.inference.bundle import read_settings, read_vocabulary, variable_targets
+from m6rec_jax.inference.task_settings import TaskSettings
+from m6rec_jax.model import M6Rec
+from m6rec_jax.sharding import LogicalRules
+
+
+@gin.configurable
+def load_bank(
+    bank: str | Path,
+    backbone: str | Path,
+    *,
+    tasks: Sequence[str] | None = None,
+    capacity: BankCapacity | None = None,
+    step: int | None = None,
+    source_length: int | None = None,
+    target_length: int | None = None,
+    frozen_dtype: str | None = None,
+    mesh: Mesh | None = None,
+    rules: LogicalRules = (),
+) -> LoadedBank:
+    """Loads a bank and the backbone that its tasks share.
+
+    Args:
+      bank: the folder.
+      backbone: MODEL_DIR of a run that has that backbone: the foundation, or any run tuned from it
+        with a frozen one. Its `inference` folder has the vocabulary.
+      tasks: which of the bank's; None: all.
+      capacity: room for tasks to come; None: `BankCapacity()`.
+      step: of the backbone's checkpoint; None: the newest.
+      source_length, target_length: most tokens of a history and a decoder row, of any task; None:
+        those of the longest task (without tasks: the backbone's).
+      frozen_dtype: type that the backbone is held in ('bfloat16' halves its memory; None: float32),
+        as for `training.loop.train`. Prompts stay in float32.
+      mesh: devices to spread the variables over; None: the default device.
+      rules: logical-axis rules, with a mesh.
+
+    Raises:
+      CheckpointError: no bank or backbone; a truncated or damaged task (name the `tasks` to load,
+        or remove it); another backbone or vocabulary than the tasks were trained on.
+      ConfigError: less room than the tasks need.
+    """
+    folder = BankFolder(bank)
+    names = folder.names() if tasks is None else list(tasks)
+    read = [folder.read(name) for name in names]
+    location = locate(backbone, step)
+    manifest, vocabulary = read_manifest(location), read_vocabulary(backbone)
+    check_vocabulary(manifest, vocabulary.fingerprint, str(location.folder))
+    config = manifest.build_model_config()
+    own = M6Rec(config)
+    target = variable_targets(own, mesh, rules)["params"]
+    if frozen_dtype is not None:
+        target = jax.tree.map(lambda leaf: leaf.update(dtype=jnp.dtype(frozen_dtype)), target)
+    params = restore_item(location, manifest, PARAMS, target, config)
+    owner = Owner(
+        f"the model in {location.folder}",
+        backbone_fingerprint(params),
+        vocabulary.fingerprint,
+        None,
+    )
+    for prompts in read:
+        check_owner(prompts.manifest, owner)
+    if read:
+        # What the tasks were tuned with may differ from the foundation where no weight tells, as
+        # in where late interaction begins.
+        first = read[0].manifest.model_config
+        config = config.replace(**{name: getattr(first, name) for name in WHAT})
+    room = (capacity or BankCapacity()).prompt_config([p.manifest.prompts for p in read])
+    lengths = [p.manifest.settings for p in read]
+    if not read:
+        there = read_settings(backbone)
+        lengths = [
+            TaskSettings(source_length=there.source_length, target_length=there.target_length)
+        ]
+    loaded = LoadedBank(
+        config.replace(prompts=room),
+        params,
+        owner.backbone_fingerprint,
+        vocabulary,
+        source_length=source_length or max(s.source_length or 0 for s in lengths),
+        target_length=target_length or max(s.target_length or 0 for s in lengths),
+        folder=folder,
+        mesh=mesh,
+        rules=rules,
+    )
+    loaded.add_all(read)
+    return loaded
