@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import gin
-import jax
 from jax.sharding import Mesh
 
 from m6rec_jax.bank.loaded import LoadedBank
 from m6rec_jax.bank.loading import load_bank
-from m6rec_jax.bank.manifest import WHAT
+from m6rec_jax.checkpoints.fingerprint import checksums
 from m6rec_jax.checkpoints.location import locate
-from m6rec_jax.inference.bundle import Bundle, InferenceSettings, load_model
+from m6rec_jax.checkpoints.trees import flatten
+from m6rec_jax.inference.bundle import Bundle, InferenceSettings, digest, load_model
+from m6rec_jax.inference.generation import Generator
 from m6rec_jax.inference.retrieval import Retriever
 from m6rec_jax.inference.scoring import Scorer
 from m6rec_jax.inference.task_settings import task_name
@@ -26,7 +25,7 @@ from m6rec_jax.sharding import LogicalRules
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class BankBundle(Bundle):
-    """The tasks that a loaded bank had when this was made.
+    """The tasks of a loaded bank; they may come and go.
 
     Attributes:
       bank: whose tasks they are.
@@ -48,6 +47,10 @@ class BankBundle(Bundle):
         """See `Bundle.retriever`."""
         return self.bank.retriever(task_name(self.settings.tasks, task), **changes)
 
+    def generator(self, task: str = "", **changes: Any) -> Generator:
+        """See `Bundle.generator`."""
+        return self.bank.generator(task_name(self.settings.tasks, task), **changes)
+
     def fingerprint(self, task: str = "") -> str:
         """See `Bundle.fingerprint`; the other tasks of the bank have no part in it.
 
@@ -57,20 +60,19 @@ class BankBundle(Bundle):
         name = task_name(self.settings.tasks, task)
         manifest, template = self.bank.manifests[name], self.template(name)
         own = dataclasses.asdict(manifest.settings)
-        width = self.model.config.prompts.retrieval_dim if manifest.prompts.retrieval_dim else 0
         del own["prepared"]  # where the data lie changes no result
-        described = {
-            "backbone": manifest.backbone_fingerprint,
-            "dtypes": sorted({str(leaf.dtype) for leaf in jax.tree.leaves(self.variables)}),
-            "config": {what: getattr(self.model.config, what) for what in WHAT},
-            "vocabulary": self.vocabulary.fingerprint,
-            "prompts": manifest.prompts_fingerprint,
-            "retrieval_dim": width,
-            "task": own,
-            "template": None if template is None else template.to_spec(),
-        }
-        text = json.dumps(described, sort_keys=True, default=str)
-        return hashlib.sha256(text.encode()).hexdigest()
+        width = self.model.config.prompts.retrieval_dim if manifest.prompts.retrieval_dim else 0
+        return digest(
+            {
+                "config": dataclasses.asdict(self.model.config.replace(prompts=manifest.prompts)),
+                "vocabulary": self.vocabulary.fingerprint,
+                "retrieval_dim": width,
+                "task": own,
+                "template": None if template is None else template.to_spec(),
+                "checksums": checksums(flatten(self.variables["params"])),
+                "prompts": manifest.prompts_fingerprint,
+            }
+        )
 
 
 @gin.configurable
@@ -89,6 +91,9 @@ def load_with_bank(
       bank: its folder; None: the run's own tasks. `load_bank` (gin) has its other settings.
       step, mesh, rules: as for `load_model`.
 
+    Returns:
+      A `Bundle`; with a bank a `BankBundle`.
+
     Raises:
       CheckpointError, ConfigError: as `load_model` and `load_bank`.
     """
@@ -99,7 +104,7 @@ def load_with_bank(
         model=loaded.model,
         variables=loaded.variables,
         vocabulary=loaded.vocabulary,
-        settings=InferenceSettings(loaded.source_length, loaded.target_length, dict(loaded.tasks)),
+        settings=InferenceSettings(loaded.source_length, loaded.target_length, loaded.tasks),
         step=locate(model_dir, step).step,
         mesh=mesh,
         rules=tuple(rules),

@@ -62,8 +62,8 @@ def check_task_name(name: str) -> None:
     if not _NAME.fullmatch(name) or name == LOCK_FILE:
         raise ConfigError(
             f"{name!r} is no name for a task in a bank: letters, digits, '_' and '-' only, a "
-            f"letter or digit first, and not '{LOCK_FILE}' (`m6rec prompts add --task '{name}' "
-            "--name ...` gives it another one)"
+            f"letter or digit first, and not '{LOCK_FILE}' (--name gives another one, of a run's "
+            "several tasks to the one that --task names)"
         )
 
 

@@ -184,10 +184,15 @@ class LoadedBank:
         )
 
     def generator(self, task: str = "", **changes: Any) -> Generator:
-        """A `Generator` for all tasks; arguments as `scorer`."""
-        return Generator(
-            self.model, self.variables, self.vocabulary, **(self._shared(task) | changes)
-        )
+        """A `Generator` for all tasks; arguments as `scorer`.
+
+        Its texts are at most as long as those that `task` was trained on; where it is empty, as
+        those of the longest task.
+        """
+        own = self.tasks[task].target_length if task in self.tasks else None
+        length = min(own or self.target_length, self.target_length)
+        arguments = self._shared(task) | {"target_length": length}
+        return Generator(self.model, self.variables, self.vocabulary, **(arguments | changes))
 
     def _check_room(self, what: str, size: str) -> None:
         if not getattr(self.model.config.prompts, size):

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import gin
-import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from m6rec_jax.bank.capacity import BankCapacity
@@ -21,6 +19,7 @@ from m6rec_jax.checkpoints.restore import PARAMS, restore_item
 from m6rec_jax.inference.bundle import read_settings, read_vocabulary, variable_targets
 from m6rec_jax.inference.task_settings import TaskSettings
 from m6rec_jax.model import M6Rec
+from m6rec_jax.model.frozen_backbone import held_in
 from m6rec_jax.sharding import LogicalRules
 
 
@@ -57,7 +56,7 @@ def load_bank(
     Raises:
       CheckpointError: no bank or backbone; a truncated or damaged task (name the `tasks` to load,
         or remove it); another backbone or vocabulary than the tasks were trained on.
-      ConfigError: less room than the tasks need.
+      ConfigError: less room than the tasks need, or another `frozen_dtype`.
     """
     folder = BankFolder(bank)
     names = folder.names() if tasks is None else list(tasks)
@@ -67,9 +66,7 @@ def load_bank(
     check_vocabulary(manifest, vocabulary.fingerprint, str(location.folder))
     config = manifest.build_model_config()
     own = M6Rec(config)
-    target = variable_targets(own, mesh, rules)["params"]
-    if frozen_dtype is not None:
-        target = jax.tree.map(lambda leaf: leaf.update(dtype=jnp.dtype(frozen_dtype)), target)
+    target = held_in(variable_targets(own, mesh, rules)["params"], frozen_dtype)
     params = restore_item(location, manifest, PARAMS, target, config)
     owner = Owner(
         f"the model in {location.folder}",

@@ -171,8 +171,7 @@ class Bundle:
             "template": None if template is None else template.to_spec(),
             "checksums": checksums(flatten(dict(self.variables))),
         }
-        text = json.dumps(described, sort_keys=True, default=str)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return digest(described)
 
     def _shared(self, task: str, tasks: Mapping[str, TaskSettings] | None = None) -> dict[str, Any]:
         tasks = self.settings.tasks if tasks is None else tasks
@@ -185,6 +184,12 @@ class Bundle:
             "mesh": self.mesh,
             "rules": self.rules,
         }
+
+
+def digest(described: Mapping[str, Any]) -> str:
+    """SHA-256 (hex) of what results depend on."""
+    text = json.dumps(described, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def save_assets(

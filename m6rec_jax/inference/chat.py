@@ -174,7 +174,8 @@ def _tasks(bundle: Bundle) -> dict[str, str]:
         part = dialogue_part(settings)
         if part in found:
             raise ConfigError(
-                f"{name} is the model's second task of {part}; chat needs one of each"
+                f"{name} is the model's second task of {part}; chat needs one of each (of a bank's "
+                "tasks --gin.load_bank.tasks=\"['NAME', ...]\" takes some)"
             )
         if part:
             found[part] = name

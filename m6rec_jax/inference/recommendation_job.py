@@ -42,6 +42,7 @@ class RecommendationJob:
       kind: of `NAMING`, what the task writes.
       items: the catalogue by id.
       retriever: orders the items of one title; None: they stand in the catalogue's order.
+      retriever_fingerprint: of the model and the task of the retriever.
       k: how many titles, for requests that do not say.
       max_k: the most titles a request may ask for; so many beams search in any case.
       exclude_seen: leave out the items of a request's behaviours, beside those of its `exclude`.
@@ -63,6 +64,7 @@ class RecommendationJob:
         kind: str,
         items: Mapping[str, Item],
         retriever: Retriever | None = None,
+        retriever_fingerprint: str = "",
         k: int = 10,
         max_k: int = 20,
         exclude_seen: bool = True,
@@ -90,6 +92,7 @@ class RecommendationJob:
         self._trie = TitleTrie(generator.vocabulary, titles, self._room(items.values()))
         self._num_beams = min(max_k, len(self._trie))
         self._shared: SharedTitles | None = None
+        self._retriever_fingerprint = retriever_fingerprint
         if retriever is not None and len(self._trie.shared_places()):
             texts = [template.item(item) for item in items.values()]
             self._shared = SharedTitles(retriever, self._trie, texts)
@@ -146,7 +149,7 @@ class RecommendationJob:
         return {
             "job": "recommendation",
             "template": self._template.to_spec(),
-            "ordered_by_retrieval": self._shared is not None,
+            "ordered_by": None if self._shared is None else self._retriever_fingerprint,
             "k": self._k,
             "max_k": self._max_k,
             "exclude_seen": self._exclude_seen,

@@ -86,8 +86,9 @@ def _without_data_set(bundle: Bundle, task: str) -> str:
     others = [name for name in bundle.settings.tasks if bundle.saved_dataset_spec(name)]
     own = bundle.settings.tasks[task].prepared
     return (
-        f"'{task}' was trained on no data set of users, items and events (the model folder has no "
-        f"inference/{DATASETS_FOLDER}/{own or 'NAME'}.json), so nothing is known of the columns "
+        f"'{task}' was trained on no data set of users, items and events (there is no "
+        f"inference/{DATASETS_FOLDER}/{own or 'NAME'}.json in the model folder, or no dataset.json "
+        "with the task of a bank), so nothing is known of the columns "
         "and the template of its requests; tasks of the model that have one: "
         f"{', '.join(sorted(others)) or 'none'}"
     )

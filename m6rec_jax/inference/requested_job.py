@@ -12,7 +12,6 @@ from m6rec_jax.inference.index_files import open_index
 from m6rec_jax.inference.likelihood_job import LikelihoodJob
 from m6rec_jax.inference.recommendation_job import RecommendationJob
 from m6rec_jax.inference.request_jobs import RequestJob, RetrievalJob, ScoringJob
-from m6rec_jax.inference.retrieval import Retriever
 from m6rec_jax.inference.task_settings import TaskSettings, task_settings
 from m6rec_jax.inference.writing_job import WritingJob
 from m6rec_jax.tables.request_text import RequestRenderer
@@ -149,18 +148,20 @@ def _writing(parts: JobParts) -> RequestJob:
 
 
 def _recommendation(parts: JobParts) -> RequestJob:
+    beside = _retrieval_beside(parts)
     return RecommendationJob(
         parts.bundle.generator(parts.task, **parts.writing_shapes),
         parts.renderer(candidates=False),
         parts.data.template,
         parts.settings.writing,
         parts.data.items,
-        _retriever_beside(parts),
+        None if beside is None else parts.bundle.retriever(beside, **parts.shapes),
+        "" if beside is None else parts.bundle.fingerprint(beside),
     )
 
 
-def _retriever_beside(parts: JobParts) -> Retriever | None:
-    """Two towers of the same data; None where the model has none, or nobody knows which."""
+def _retrieval_beside(parts: JobParts) -> str | None:
+    """The task with two towers of the same data; None where none is, or nobody knows which."""
     tasks = parts.bundle.settings.tasks
     names = [
         name
@@ -169,7 +170,7 @@ def _retriever_beside(parts: JobParts) -> Retriever | None:
     ]
     if len(names) != 1 or not parts.bundle.model.config.prompts.retrieval_dim:
         return None
-    return parts.bundle.retriever(names[0], **parts.shapes)
+    return names[0]
 
 
 _MAKE: Mapping[str, Callable[[JobParts], RequestJob]] = {

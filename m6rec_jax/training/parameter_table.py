@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
 from m6rec_jax.checkpoints.trees import flatten
 from m6rec_jax.model.config import ModelConfig
+from m6rec_jax.model.frozen_backbone import held_in
 from m6rec_jax.model.m6rec import M6Rec, initial_features
 
 BACKBONE, PROMPTS = "backbone", "prompts"
@@ -170,11 +170,8 @@ def count_parameters(
       frozen_dtype: type in which a frozen backbone is kept, as for `abstract_state`.
     """
     variables = abstract_variables(M6Rec(config))
-    if trainable != "all" and frozen_dtype is not None:
-        params = jax.tree.map(
-            lambda leaf: leaf.update(dtype=jnp.dtype(frozen_dtype)), variables["params"]
-        )
-        variables = {**variables, "params": params}
+    if trainable != "all":
+        variables = {**variables, "params": held_in(variables["params"], frozen_dtype)}
     return parameter_table(variables, trainable, config.prompts.num_tasks)
 
 

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from m6rec_jax.checkpoints.trees import PyTree
 from m6rec_jax.errors import ConfigError
+from m6rec_jax.model.frozen_backbone import held_in
 from m6rec_jax.model.m6rec import M6Rec, initial_features
 from m6rec_jax.sharding import LogicalRules, replicated, unboxed_shapes, variable_shardings
 
@@ -80,6 +81,9 @@ def abstract_state(
       trainable: 'prompts' or 'all'.
       frozen_dtype: type in which a frozen backbone is kept ('bfloat16' halves its memory; None:
         float32). Ignored when the backbone trains.
+
+    Raises:
+      ConfigError: another `frozen_dtype`.
     """
     boxed = dict(jax.eval_shape(model.init, jax.random.key(0), initial_features()))
     boxed.setdefault("prompts", {})
@@ -87,8 +91,8 @@ def abstract_state(
     # Optax walks through the boxes, so moments keep the logical names of their parameters.
     opt_state = jax.eval_shape(optimizer.init, groups)
     params = _placed(boxed["params"], mesh, rules)
-    if trainable != "all" and frozen_dtype is not None:
-        params = jax.tree.map(lambda x: x.update(dtype=jnp.dtype(frozen_dtype)), params)
+    if trainable != "all":
+        params = held_in(params, frozen_dtype)
     return TrainState(
         step=jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(mesh)),
         params=params,

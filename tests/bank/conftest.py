@@ -126,7 +126,7 @@ def tasks_of(vocabulary: Vocabulary) -> dict[str, tuple[PromptConfig, TaskSettin
         ),
         "titles": (
             PromptConfig(num_prompts=2, adapter_rank=1, lora_rank=1, adapters_late_only=True),
-            TaskSettings(kind="language"),
+            TaskSettings(kind="language", target_length=12),
         ),
     }
 
@@ -156,7 +156,7 @@ def make_prompts(
             num_options=prompts.num_options,
             retrieval_dim=prompts.retrieval_dim,
             source_length=S,
-            target_length=T,
+            target_length=settings.target_length or T,
         ),
         metrics={"validation/auc": 0.75},
         source={"run": "runs/made-up", "task": f"shop_{name}", "step": 7},

@@ -4,44 +4,78 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import gin
 import numpy as np
 import pytest
 
-from m6rec_jax.bank.bundle import load_with_bank
+from m6rec_jax.bank.bundle import BankBundle, load_with_bank
 from m6rec_jax.bank.folder import BankFolder, TaskPrompts
 from m6rec_jax.bank.manifest import dataset_fingerprint
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.inference.bundle import Bundle
-from tests.bank.conftest import Backbone, make_prompts
+from m6rec_jax.inference.generation import Generator
+from m6rec_jax.inference.likelihood_scoring import LikelihoodScorer
+from m6rec_jax.inference.scoring import Scorer
+from tests.bank.conftest import Alone, Backbone, S, T, make_prompts
+
+# The bank pads to other shapes than a task alone has, and adds up in another order.
+CLOSE = {"rtol": 2e-4, "atol": 2e-5}
 
 
-def bundle_of(backbone: Path, bank: Path, *tasks: str) -> Bundle:
+def bundle_of(backbone: Path, bank: Path, *tasks: str) -> BankBundle:
     gin.bind_parameter("load_bank.tasks", tasks)
-    return load_with_bank(backbone, bank=bank)
+    bundle = load_with_bank(backbone, bank=bank)
+    assert isinstance(bundle, BankBundle)
+    return bundle
 
 
-def test_tasks_by_name(bank_path: Path, backbone_dir: Path) -> None:
+def test_tasks_by_name(
+    bank_path: Path, backbone_dir: Path, backbone: Backbone, alone: Alone
+) -> None:
     bundle = bundle_of(backbone_dir, bank_path, "ctr", "titles")
     assert sorted(bundle.settings.tasks) == ["ctr", "titles"]
     assert bundle.step == 3
     template = bundle.template("ctr")
     assert template is not None
     assert template.outcome(1.0) == "liked"
-    asked = [["likes comedy"]], [["Film A"]]
-    scores = bundle.scorer("ctr").score_requests(*asked)
-    assert 0 < scores[0][0] < 1
-    likelihood = bundle.likelihood_scorer("titles").score_requests(*asked)
-    assert np.isfinite(likelihood[0][0])
-    assert bundle.generator("titles").greedy(asked[0])
+    histories, candidates = [["likes comedy"]], [["Film A", "Film B"]]
+
+    def by_itself(kind: Callable[..., Any], name: str, length: int, **settings: Any) -> Any:
+        shapes = {"source_length": S, "target_length": length, "batch_sizes": (1,)}
+        return kind(*alone(name), backbone.vocabulary, **shapes, **settings)
+
+    np.testing.assert_allclose(
+        bundle.scorer("ctr").score_requests(histories, candidates),
+        by_itself(Scorer, "ctr", T, sampling_rate=0.5).score_requests(histories, candidates),
+        **CLOSE,
+    )
+    # Of the second row, and shorter than what the bank has room for.
+    np.testing.assert_allclose(
+        bundle.likelihood_scorer("titles").score_requests(histories, candidates),
+        by_itself(LikelihoodScorer, "titles", 12).score_requests(histories, candidates),
+        **CLOSE,
+    )
+    (text,), (expected,) = (
+        generator.greedy(histories)
+        for generator in (bundle.generator("titles"), by_itself(Generator, "titles", 12))
+    )
+    assert text.text == expected.text
+    assert text.score == pytest.approx(expected.score, rel=1e-3)
+    (longer,) = by_itself(Generator, "titles", T).greedy(histories)
+    assert longer.text != expected.text
     with pytest.raises(ConfigError, match="several tasks; name one: ctr, titles"):
         bundle.scorer()
     with pytest.raises(ConfigError, match="no task 'next': ctr, titles"):
         bundle.retriever("next")
     with pytest.raises(ConfigError, match="retrieval projections, nor was it loaded with room"):
         bundle.retriever("ctr")
+    bundle.bank.remove("titles")  # no other task's prompts are taken for it
+    with pytest.raises(ConfigError, match="no task 'titles': ctr"):
+        bundle.generator("titles")
 
 
 def test_a_run_without_a_bank(backbone_dir: Path) -> None:
@@ -65,6 +99,9 @@ def test_what_a_fingerprint_depends_on(
     assert bundle_of(backbone_dir, bank_path, "near", "next").fingerprint("near") != near
     gin.bind_parameter("load_bank.frozen_dtype", "bfloat16")
     assert bundle_of(backbone_dir, bank_path, "next").fingerprint() != next_
+    gin.bind_parameter("load_bank.frozen_dtype", "bf16")
+    with pytest.raises(ConfigError, match="'bf16' is not one of float32, bfloat16"):
+        bundle_of(backbone_dir, bank_path, "next")
     gin.clear_config()
 
     changed = BankFolder(shutil.copytree(bank_path, tmp_path / "bank"))

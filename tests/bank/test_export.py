@@ -125,6 +125,11 @@ def test_every_task_by_itself(run: Path, backbone: Backbone) -> None:
     assert found["shop_next"].manifest.metrics == {}
 
 
+def test_a_task_that_is_named_twice_comes_once(run: Path) -> None:
+    found = export_prompts(run, ["shop_next", "shop_ctr", "shop_next"])
+    assert [prompts.manifest.task for prompts in found] == ["shop_next", "shop_ctr"]
+
+
 def test_the_right_rows_and_places(run: Path) -> None:
     stacked = flatten(stacked_prompts(run))
     (prompts,) = export_prompts(run, ["shop_ctr"])

@@ -73,14 +73,14 @@ def served_bundle(served):
 def infer(served, tmp_path, monkeypatch):
     """Answers requests for a task of `run`: (rows with results, rejected rows)."""
     monkeypatch.setenv("M6REC_DATA_DIR", str(served / "cache"))
-    # The model is the same in all tests, and loading it most of their time.
-    monkeypatch.setattr(batch_inference, "load_model", lambda path, step, **_: _load(path, step))
 
     def run(rows, task, name="out", **changes):
         requests = served_films.write_rows(tmp_path / f"{name}.requests.jsonl", rows)
         output = tmp_path / f"{name}.jsonl"
         settings = {"task": task, "batch_size": 4, "chunk_size": 10, "progress": False}
-        settings |= {"model_dir": served / "run"} | changes
+        # The model is the same in all tests, and loading it most of their time.
+        load = lambda path, step, **_: _load(path, step)  # noqa: E731
+        settings |= {"model_dir": served / "run", "load": load} | changes
         batch_inference.infer_requests(requests, output, **settings)
         rejected = output.with_name(f"{name}.rejected.jsonl")
         return served_films.read_rows(output), served_films.read_rows(rejected)

@@ -163,18 +163,18 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def said(monkeypatch, folder, lines, **kinds):
-    monkeypatch.setattr(chat_module, "load_model", lambda *_, **__: bundle(**kinds))
+def said(folder, lines, **kinds):
     out = io.StringIO()
     prepared = None if folder is None else str(folder)
-    chat_module.chat("run", prepared=prepared, lines=lines, out=out)
+    load = lambda *_, **__: bundle(**kinds)  # noqa: E731
+    chat_module.chat("run", prepared=prepared, load=load, lines=lines, out=out)
     return out.getvalue().splitlines()
 
 
-def test_a_talk_in_the_terminal(folder, monkeypatch):
+def test_a_talk_in_the_terminal(folder):
     kinds = {"r": "generation", "t": "title_recommendation", "i": "item_recommendation"}
     lines = ["I liked Fargo\n", "\n", "/help\n", "/new\n", "Hi\n", "/quit\n", "never said\n"]
-    assert said(monkeypatch, folder, lines, **kinds) == [
+    assert said(folder, lines, **kinds) == [
         chat_module.HELP,
         "SYSTEM: Try Heat.",
         "  written: Heat (1995) · Heat (1986) · Alien (1979)",
@@ -189,18 +189,18 @@ def test_a_talk_in_the_terminal(folder, monkeypatch):
 
 def test_models_that_cannot_talk_are_told(folder, monkeypatch):
     with pytest.raises(ConfigError, match=r"no task to converse with .*: ctr"):
-        said(monkeypatch, folder, [], ctr="scoring")
+        said(folder, [], ctr="scoring")
     with pytest.raises(ConfigError, match="b is the model's second task of replies"):
-        said(monkeypatch, folder, [], a="generation", b="generation")
+        said(folder, [], a="generation", b="generation")
     with pytest.raises(ConfigError, match=r"no prepared data in .*gin\.PREPARED=FOLDER"):
-        said(monkeypatch, folder / "none", [], a="generation")
+        said(folder / "none", [], a="generation")
     # Data are those of the tasks that talk, whatever else the model was trained on.
     monkeypatch.setenv("M6REC_DATA_DIR", str(folder))
     kinds = {"a": "generation", "b": "title_recommendation", "c": "scoring"}
     with pytest.raises(ConfigError, match=r"several catalogues: a\.by_group, b\.by_group; name"):
-        said(monkeypatch, None, [], **kinds)
+        said(None, [], **kinds)
     with pytest.raises(ConfigError, match=r"no prepared data in .*/b\.by_group"):
-        said(monkeypatch, None, [], b="title_recommendation", c="scoring")
+        said(None, [], b="title_recommendation", c="scoring")
     user = folder / "me.json"
     user.write_text("{}")
     with pytest.raises(ConfigError, match="holds no users, items and events"):
