@@ -34,7 +34,7 @@ from m6rec_jax.evaluation.predictions import (
 )
 from m6rec_jax.evaluation.recommendation import recommend_items, recommendation_metrics
 from m6rec_jax.evaluation.reranking import Reranking
-from m6rec_jax.evaluation.task_facts import sampling_rate, task_vocabulary
+from m6rec_jax.evaluation.task_facts import task_vocabulary
 from m6rec_jax.evaluation.writers import Writers
 from m6rec_jax.inference.catalogue_index import CatalogueIndex
 from m6rec_jax.inference.retrieval import Retriever
@@ -158,7 +158,6 @@ class Evaluator:
                 batches,
                 runtime,
                 positive_classes=task.positive_classes,
-                sampling_rate=sampling_rate(task),
             )
         if task.kind in _WRITTEN:
             language = tasks.predict_language(

@@ -21,7 +21,6 @@ from m6rec_jax.evaluation.predictions import (
 from m6rec_jax.inference.catalogue_index import CatalogueIndex
 from m6rec_jax.inference.runtime import Runtime
 from m6rec_jax.metrics import classification, language, multiclass, ranking
-from m6rec_jax.tables.negatives import corrected_probability
 
 DEFAULT_KS = (1, 5, 10, 50)
 Variables = Mapping[str, Any]
@@ -36,9 +35,11 @@ def predict_scoring(
     runtime: Runtime,
     *,
     positive_classes: tuple[int, ...] = (1,),
-    sampling_rate: float = 1.0,
 ) -> ScoringPredictions:
     """Scores every labelled candidate of the batches.
+
+    Where negatives were sampled these are the probabilities among the rows as sampled, as their
+    labels are; what is served is corrected (`tables.negatives.corrected_probability`).
 
     Args:
       program: of `programs.scoring_program`.
@@ -46,24 +47,23 @@ def predict_scoring(
       batches: of `pipeline.EvaluationBatches`.
       runtime: where to run.
       positive_classes: as the program has them; decides which labels count as 1.
-      sampling_rate: share of the negatives that training saw.
 
     Raises:
       DataError: no candidate has a label.
     """
     found = programs.run_program(program, variables, batches, runtime)
-    return scoring_predictions(found, positive_classes, sampling_rate)
+    return scoring_predictions(found, positive_classes)
 
 
 def scoring_predictions(
-    found: Found, positive_classes: tuple[int, ...] = (1,), sampling_rate: float = 1.0
+    found: Found, positive_classes: tuple[int, ...] = (1,)
 ) -> ScoringPredictions:
     """The labelled candidates among what `programs.scoring_program` gives.
 
     Args:
       found: `probability`, `decoder_labels`, `decoder_item_ids` `[rows, target]`, `user_ids`
         `[rows, 1]`.
-      positive_classes, sampling_rate: as in `predict_scoring`.
+      positive_classes: as in `predict_scoring`.
 
     Raises:
       DataError: no candidate has a label.
@@ -77,7 +77,7 @@ def scoring_predictions(
         items=found["decoder_item_ids"][rows, places].astype(np.int64),
         labels=np.isin(classes, positive_classes).astype(np.int64),
         classes=classes,
-        probabilities=corrected_probability(found["probability"][rows, places], sampling_rate),
+        probabilities=found["probability"][rows, places].astype(np.float64),
     )
 
 

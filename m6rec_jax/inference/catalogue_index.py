@@ -80,7 +80,7 @@ class CatalogueIndex:
         each device. None: 1, but on TPUs `TPU_RECALL_TARGET`. Ranks are exact in any case.
 
     Raises:
-      DataError: there are no items.
+      DataError: there are no items, or vectors that hold NaN or infinity.
       ConfigError: the recall target is not above 0 and at most 1.
     """
 
@@ -100,6 +100,7 @@ class CatalogueIndex:
         self._recall_target = recall_target
         if embeddings.ndim != 2 or not len(embeddings):
             raise DataError(f"a catalogue needs [items, retrieval], got {embeddings.shape}")
+        _check_finite("item", embeddings)
         self.num_items = len(embeddings)
         self._users_per_step = users_per_step
         self._mesh = mesh
@@ -191,6 +192,7 @@ class CatalogueIndex:
         number = len(users)
         if number == 0:
             raise DataError("there are no users to rank for")
+        _check_finite("user", users)
         check_seen(seen, number, self.num_items)
         longest = max((len(items) for items in seen), default=0) if seen is not None else 0
         # Powers of two, so that few shapes are compiled.
@@ -205,6 +207,16 @@ class CatalogueIndex:
             for i, items in enumerate(() if seen is None else seen[start : start + step]):
                 excluded[i, : len(items)] = items
             yield start, jnp.asarray(part), jnp.asarray(excluded)
+
+
+def _check_finite(what: str, vectors: np.ndarray) -> None:
+    """Nothing stands before what is no number, which would make its rank the best one."""
+    bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    if bad.size:
+        raise DataError(
+            f"{bad.size} of {len(vectors)} {what} vectors hold NaN or infinity, the first in place "
+            f"{bad[0]}: has training diverged?"
+        )
 
 
 def check_k(k: int, num_items: int) -> None:

@@ -77,7 +77,8 @@ def chosen_classes(positive_classes: Sequence[int], num_classes: int) -> np.ndar
 
 def _summed_probability(log_probabilities: Array, chosen: Array) -> Array:
     """Σ probability of the chosen classes; chosen bool, broadcast to `[..., classes]`."""
-    return jnp.exp(jax.nn.logsumexp(jnp.where(chosen, log_probabilities, -jnp.inf), axis=-1))
+    total = jax.nn.logsumexp(jnp.where(chosen, log_probabilities, -jnp.inf), axis=-1)
+    return jnp.exp(jnp.minimum(total, 0.0))  # several classes may round to a little above 1
 
 
 @gin.configurable(denylist=["model", "variables", "vocabulary", "mesh", "tasks"])

@@ -251,7 +251,7 @@ class EvaluationBatches:
     Nothing is dropped: the last batch is filled with padding rows, and `example_weights` `[rows]`
     float32 is 1 for real rows and 0 for filling. With several processes each one reads its part of
     the rows, and all yield the same number of batches (jitted steps wait for one another), those
-    without rows of their own filling alone.
+    without rows of their own filling alone. Rows of a mixture's tasks come by turns.
 
     Args:
       mixture_or_task_name, feature_lengths, split: as for `BatchIterator`.
@@ -283,9 +283,11 @@ class EvaluationBatches:
         self._rows = batch_size // process_count
         self._split, self._limit, self._seed = split, limit, seed
         self._shard = seqio.ShardInfo(process_index, process_count) if process_count > 1 else None
-        per_task = rows_per_task(self._provider, split)
+        per_task = self._per_task = rows_per_task(self._provider, split)
         if not sum(per_task.values()):
             raise DataError(f"split '{split}' of '{mixture_or_task_name}' has no rows")
+        # Of several processes each task's rows may be split in another way than `row_range` does.
+        self._expected = None if limit or process_count > 1 else sum(per_task.values())
         # PreparedSource gives the last shard of a task the largest share.
         largest = sum(-(-rows // process_count) for rows in per_task.values())
         largest = min(largest, limit) if limit else largest
@@ -298,16 +300,7 @@ class EvaluationBatches:
         return self.num_batches
 
     def __iter__(self) -> Iterator[Batch]:
-        dataset = task_dataset(
-            self._provider,
-            self._lengths,
-            split=self._split,
-            shuffle=False,
-            seed=self._seed,
-            num_epochs=1,
-            shard_info=self._shard,
-        )
-        dataset = M6RecFeatureConverter()(dataset, self._lengths)
+        dataset = M6RecFeatureConverter()(self._all_rows(), self._lengths)
         if self._limit:
             dataset = dataset.take(self._limit)
         dataset = dataset.batch(self._rows).prefetch(2).with_options(steady_options())
@@ -316,11 +309,35 @@ class EvaluationBatches:
         self.num_rows_with_dropped_behaviours = self.num_rows_with_truncated_texts = 0
         for _ in range(self.num_batches):
             yield self._filled(_next(iterator, end={}))
-        if _next(iterator, end={}):
+        rest = bool(_next(iterator, end={}))
+        if rest or (self._expected is not None and self.num_rows != self._expected):
             raise DataError(
-                f"'{self._provider.name}' yields more rows than its {self._split} data have; "
-                "evaluation needs preprocessors that make one row of one row"
+                f"'{self._provider.name}' yields {'more' if rest else 'fewer'} rows than its "
+                f"{self._split} data have; evaluation needs preprocessors that make one row of one "
+                "row"
             )
+
+    def _all_rows(self) -> tf.data.Dataset:
+        """Rows of all tasks that have some, by turns until each of them is at its end.
+
+        A mixture's own data set would end with the first task that does.
+        """
+        names = set(self._provider.output_features)
+        parts = [
+            task_dataset(
+                task,
+                self._lengths,
+                split=self._split,
+                shuffle=False,
+                seed=self._seed,
+                num_epochs=1,
+                shard_info=self._shard,
+            ).map(lambda row: {name: value for name, value in row.items() if name in names})
+            for task in seqio.get_subtasks(self._provider)
+            if self._per_task.get(task.name)
+        ]
+        turns = tf.data.Dataset.range(len(parts)).repeat()
+        return tf.data.Dataset.choose_from_datasets(parts, turns, stop_on_empty_dataset=False)
 
     def _filled(self, part: Batch) -> Batch:
         real = len(part["num_dropped"]) if part else 0

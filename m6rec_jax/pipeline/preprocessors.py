@@ -362,7 +362,8 @@ def rating_classes(ratings: np.ndarray, values: Sequence[float]) -> np.ndarray:
       DataError: a rating is none of the values.
     """
     known = np.sort(np.asarray(values, np.float64))
-    places = np.clip(np.searchsorted(known, ratings), 0, len(known) - 1)
+    # The nearest: ratings were written in float32, where 0.2 lies above 0.2.
+    places = np.abs(known[None] - np.asarray(ratings, np.float64)[:, None]).argmin(axis=1)
     bad = np.flatnonzero(~np.isclose(known[places], ratings))
     if bad.size:
         raise DataError(

@@ -18,7 +18,7 @@ from m6rec_jax.errors import ConfigError
 from m6rec_jax.evaluation import tasks
 from m6rec_jax.evaluation.named_columns import named_columns
 from m6rec_jax.evaluation.predictions import json_lines
-from m6rec_jax.evaluation.task_facts import sampling_rate, task_vocabulary
+from m6rec_jax.evaluation.task_facts import task_vocabulary
 from m6rec_jax.inference.scoring import chosen_classes
 from m6rec_jax.pipeline import prepared_rows
 from m6rec_jax.pipeline.registration import TaskInfo, task_info
@@ -72,8 +72,7 @@ def _scores(task: TaskInfo, split: str, values: Mapping[str, Any]) -> Columns:
         probabilities = np.exp(found["log_probabilities"].astype(np.float64))
         chosen = chosen_classes(task.positive_classes, probabilities.shape[-1])
         found["probability"] = probabilities @ chosen
-        rate = sampling_rate(task)
-        predicted: Any = tasks.scoring_predictions(found, task.positive_classes, rate)
+        predicted: Any = tasks.scoring_predictions(found, task.positive_classes)
     elif task.kind == "classification":
         predicted = tasks.classification_predictions(found)
     elif task.kind == "likelihood":

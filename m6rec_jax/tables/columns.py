@@ -154,7 +154,9 @@ def _fast_bool(column: pa.Array) -> pa.Array | None:
 
 def _fast_time(column: pa.Array) -> pa.Array | None:
     if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
-        microseconds = column.cast(pa.timestamp("us")).cast(pa.int64())
+        # Digits below microseconds are cut off: seconds as float64 have no room for them.
+        exact = pa.types.is_date(column.type) or column.type.unit != "ns"
+        microseconds = column.cast(pa.timestamp("us"), safe=exact).cast(pa.int64())
         return pc.divide(microseconds.cast(pa.float64()), 1e6)
     return _fast_number(column)
 

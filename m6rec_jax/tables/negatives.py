@@ -18,6 +18,10 @@ from m6rec_jax.tables.statistics import Statistics
 def corrected_probability(probability: np.ndarray | float, sampling_rate: float) -> np.ndarray:
     """Probability in the world where all negatives count: p' = p / (p + (1 - p) / w).
 
+    One w for all items: exact where negatives are drawn alike (`NegativeSampler` with power 0).
+    Drawn by popularity, popular items stand for fewer negatives than w says, so that their odds
+    come out too low beside those of rare ones.
+
     Args:
       probability: predicted by a model trained on sampled negatives, any shape.
       sampling_rate: w, the share of the negatives that were sampled (`prepare.json` records it),

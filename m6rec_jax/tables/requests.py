@@ -236,6 +236,8 @@ class RequestParser:
                 if value is not None:
                     ignored.add(f"statistics.{name}")
                 continue
+            if value is None:  # in a column of structs, what is not given
+                continue
             found[name] = _told(value, f"{path}.{name}")
         return found
 

@@ -31,28 +31,35 @@ class BestMetric:
         self.best_step: int | None = None
         self.waited = 0
 
+    def check(self, metrics: Mapping[str, float]) -> None:
+        """Raises ConfigError where a validation did not report the metric."""
+        if self.name is not None and self.name not in metrics:
+            raise ConfigError(
+                f"train.best_metric = {self.name!r} is not among the validation figures: "
+                + ", ".join(sorted(metrics))
+            )
+
     def update(self, step: int, metrics: Mapping[str, float]) -> bool:
-        """Takes note of a validation; whether it is the best so far.
+        """Takes note of a validation; whether it is the best so far, or as good as it.
+
+        Of equal ones the newest counts as the best, as for Orbax, which keeps that one; for the
+        patience it is no better.
 
         Raises:
           ConfigError: the validation did not report the metric.
         """
         if self.name is None:
             return False
-        if self.name not in metrics:
-            raise ConfigError(
-                f"train.best_metric = {self.name!r} is not among the validation figures: "
-                + ", ".join(sorted(metrics))
-            )
+        self.check(metrics)
         value = float(metrics[self.name])
         better = not math.isnan(value) and (
             self.best is None or self._sign * value > self._sign * self.best
         )
-        if better:
-            self.best, self.best_step, self.waited = value, step, 0
-        else:
-            self.waited += 1
-        return better
+        self.waited = 0 if better else self.waited + 1
+        is_best = better or value == self.best
+        if is_best:
+            self.best, self.best_step = value, step
+        return is_best
 
     @property
     def should_stop(self) -> bool:

@@ -383,7 +383,9 @@ def train(
         log.write(int(state.step), report)
     if is_main:
         logger.info("%s", clock.summary())
-    if is_main:
+    # gin's operative configuration is that of functions which were called: where no step was
+    # compiled it lacks the objectives.
+    if is_main and int(state.step) > first_step:
         configuration.write_config(model_dir, operative=True)
     if stopped_by in ("SIGTERM", "SIGINT") and is_main:
         _say_how_to_resume(stopped_by, int(state.step), train_steps, folder)

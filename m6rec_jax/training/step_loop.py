@@ -16,6 +16,7 @@ from m6rec_jax.checkpoints.manifest import RunDescription
 from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.errors import M6RecError
 from m6rec_jax.objectives import is_by_job, job_losses
+from m6rec_jax.objectives.sums import Sum
 from m6rec_jax.sharding import LogicalRules
 from m6rec_jax.sharding.processes import leads_stream
 from m6rec_jax.training.early_stopping import BestMetric
@@ -90,7 +91,9 @@ class StepLoop:
                 stopped_by = guard.signal_name
             if self.validate_first and step == 0 and stopped_by is None:
                 with self.clock.measure("evaluation"):
-                    log.write(step, self.validate(state, step))
+                    figures = self.validate(state, step)
+                self.best.check(figures)
+                log.write(step, figures)
             while step < self.train_steps and stopped_by is None:
                 with self.clock.measure("input_wait"):
                     features = feed.next()
@@ -133,8 +136,7 @@ class StepLoop:
                     and (step % self.eval_period == 0 or is_last)
                     and stopped_by is None
                 ):
-                    with self.clock.measure("evaluation"):
-                        figures = self.validate(state, step)
+                    figures = self._validated(state, step, feed)
                     log.write(step, figures)
                     is_best = self.best.update(step, figures)
                     if self.best.should_stop:
@@ -153,6 +155,19 @@ class StepLoop:
         if max(traces) > 1:
             raise AssertionError("a step was traced more than once")
         return state, {**scalars, **figures}, stopped_by
+
+    def _validated(self, state: TrainState, step: int, feed: InputFeed) -> dict[str, float]:
+        """Figures of a validation; where it fails, what was trained since is saved first."""
+        try:
+            with self.clock.measure("evaluation"):
+                figures = self.validate(state, step)
+            self.best.check(figures)
+        except M6RecError:
+            # Of several processes others may not have failed, and a checkpoint takes all of them.
+            if jax.process_count() == 1:
+                self._save(state, step, feed, {})
+            raise
+        return figures
 
     def _save(
         self, state: TrainState, step: int, feed: InputFeed, figures: Mapping[str, float]
@@ -188,11 +203,16 @@ class StepLoop:
 
 
 def _means(window: list[Mapping[str, Any]], jobs: Sequence[str]) -> dict[str, float]:
-    means = {
-        name: float(np.mean([m[name] for m in window]))
-        for name in window[-1]
-        if not is_by_job(name)
-    }
+    """Of the window; metrics over all that it counted, and none where it counted nothing."""
+    means: dict[str, float] = {}
+    for name, last in window[-1].items():
+        values = [metrics[name] for metrics in window]
+        if is_by_job(name):
+            continue
+        if not isinstance(last, Sum):
+            means[name] = float(np.mean(values))
+        elif count := sum(float(value.count) for value in values):
+            means[name] = sum(float(value.total) for value in values) / count
     return means | job_losses(jobs, window)
 
 

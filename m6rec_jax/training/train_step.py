@@ -83,8 +83,8 @@ def make_train_step(
       jobs: numbers of the jobs whose losses are told apart.
 
     Returns:
-      A function (state, features) → (next state, scalars: `loss`, the objectives' metrics,
-      `gradient_norm`, `tokens`, `learning_rate/…`; and the sums for `job_losses`).
+      A function (state, features) → (next state, scalars: `loss`, `gradient_norm`, `tokens`,
+      `learning_rate/…`; and the objectives' metrics, as sums).
     """
     rates: Mapping[str, Schedule] = getattr(optimizer, "rates", {})
     update = optax.with_extra_args_support(optimizer).update
@@ -120,7 +120,7 @@ def make_train_step(
         trained = optax.apply_updates(trained, updates)
         scalars = {
             "loss": total,
-            **{name: x if is_by_job(name) else x.mean() for name, x in metrics.items()},
+            **metrics,
             "gradient_norm": optax.global_norm(grads),
             "tokens": _tokens(features),
             **{

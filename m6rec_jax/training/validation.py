@@ -53,7 +53,11 @@ class Validation:
         self._compiled: CompiledStep | None = None
 
     def __call__(self, state: TrainState, step: int) -> dict[str, float]:
-        """Figures named `validation/…`; `validation/loss` is over the whole split at once."""
+        """Figures named `validation/…`; `validation/loss` is over the whole split at once.
+
+        What `evaluate` finds by the name of a figure of the loss, perhaps of fewer rows, is left
+        out: a single task of texts has a `loss`, too.
+        """
         sums: EvaluationSums | None = None
         for batch in self._make_batches():
             kept = {name: x for name, x in batch.items() if name not in _NOT_FOR_THE_MODEL}
@@ -71,7 +75,7 @@ class Validation:
             sums = part if sums is None else jax.tree.map(np.add, sums, part)
         figures = {} if sums is None else sums.scalars(tuple(self._jobs))
         if self._evaluate is not None:
-            figures |= dict(self._evaluate(self._model, state.variables, step))
+            figures = dict(self._evaluate(self._model, state.variables, step)) | figures
         return {f"validation/{name}": float(value) for name, value in figures.items()}
 
     @property

@@ -114,6 +114,21 @@ np.testing.assert_array_equal(approximate.top_k(users, 30, seen).ids, a.ids)
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_no_number_has_no_rank(value):
+    """Nothing would stand before it, so a model that has diverged would find everything first."""
+    vectors = np.eye(3, dtype=np.float32)
+    broken = vectors.copy()
+    broken[1, 2] = value
+    with pytest.raises(DataError, match=r"1 of 3 item vectors hold NaN or infinity, .* place 1"):
+        CatalogueIndex(broken)
+    index = CatalogueIndex(vectors)
+    with pytest.raises(DataError, match="1 of 3 user vectors hold NaN"):
+        index.ranks(broken, np.array([[0], [1], [2]]))
+    with pytest.raises(DataError, match="1 of 3 user vectors hold NaN"):
+        index.top_k(broken, 2)
+
+
 def test_clear_errors():
     index = CatalogueIndex(np.eye(3, dtype=np.float32))
     users = np.eye(3, dtype=np.float32)[:2]

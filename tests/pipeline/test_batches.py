@@ -189,6 +189,32 @@ def test_evaluation_sees_every_row_once_in_one_shape(number_tasks, split, proces
     assert len(lengths) == 1
 
 
+@pytest.mark.parametrize("processes", [1, 3])
+def test_evaluation_of_a_mixture_sees_every_row_of_every_task(number_tasks, processes):
+    """Also when one task is at its end long before the others."""
+    expected, seen, lengths = [], [], set()
+    for name in number_tasks[:2]:
+        expected += numbers(
+            [
+                {"user_ids": batch["user_ids"][batch["example_weights"] > 0]}
+                for batch in EvaluationBatches(name, LENGTHS, 6, split="train")
+            ]
+        )
+    for p in range(processes):
+        batches = EvaluationBatches(
+            number_tasks[2], LENGTHS, 6, split="train", process_index=p, process_count=processes
+        )
+        found = list(batches)
+        lengths.add(len(found))
+        for batch in found:
+            seen += batch["user_ids"][batch["example_weights"] > 0, 0].tolist()
+    assert sorted(seen) == sorted(expected)
+    assert len(lengths) == 1
+    looked = EvaluationBatches(number_tasks[2], LENGTHS, 6, split="train", limit=6)
+    (batch,) = list(looked)
+    assert sorted(batch["user_ids"][:, 0] < 1000) == [False] * 3 + [True] * 3
+
+
 def test_evaluation_limit(number_tasks):
     batches = EvaluationBatches(number_tasks[0], LENGTHS, 4, split="train", limit=6)
     assert sum(b["example_weights"].sum() for b in batches) == 6

@@ -84,6 +84,10 @@ def test_rating_classes(shop_views, shop_vocabulary, vocabulary):
         assert not row["decoder_loss_weights"].any()
     with pytest.raises(DataError, match=r"rating 2\.5 is none of rating_values = \(1\.0, 2\.0\)"):
         preprocessors.rating_classes(np.array([1.0, 2.5]), (1, 2))
+    # As they are written: in float32, where some lie above their values and some below.
+    tenths = [tenth / 10 for tenth in range(1, 10)]
+    places = preprocessors.rating_classes(np.array(tenths, np.float32), tenths)
+    assert places.tolist() == list(range(9))
 
 
 def test_retrieval_rows(shop_views, shop_vocabulary, vocabulary):

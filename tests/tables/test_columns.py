@@ -75,6 +75,8 @@ def test_times_of_every_kind_mean_the_same_second():
     ]
     for column in columns:
         assert good(column, "time") == expected
+    nanoseconds = pa.array([1_500_000_123], pa.timestamp("ns"))  # as of seconds as floats
+    assert good(nanoseconds, "time") == [1.5]
     assert good(text("1970-01-02"), "time") == [86400.0]
     assert good(pa.array([datetime.date(1970, 1, 2)]), "time") == [86400.0]
     assert good(text("1970-01-01T00:00:00.25"), "time") == [0.25]

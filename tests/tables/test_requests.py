@@ -56,7 +56,7 @@ def test_ids_are_looked_up_and_own_columns_go_before() -> None:
                 {"id": "1", "price": 9, "statistics": {"item_count": "about 500"}},
                 {"id": "new", "title": "Unseen", "genres": None},
             ],
-            statistics={"user_count": 2},
+            statistics={"user_count": 2, "item_count": None},  # null: as good as nothing
             k=3,
             exclude=["1", 7],
         )

@@ -17,13 +17,15 @@ from m6rec_jax.checkpoints import buckets
 from m6rec_jax.checkpoints.location import list_steps, locate, read_manifest
 from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.checkpoints.trees import flatten
-from m6rec_jax.errors import CheckpointError, ConfigError, M6RecError
+from m6rec_jax.errors import CheckpointError, ConfigError, DataError, M6RecError
 from m6rec_jax.model.config import PromptConfig
+from m6rec_jax.objectives.sums import Sum
 from m6rec_jax.sharding import MESH_AXES
 from m6rec_jax.training import loop
 from m6rec_jax.training.metric_log import read_metrics
 from m6rec_jax.training.optimizers import adamw
 from m6rec_jax.training.parameter_sizes import PREFIX
+from m6rec_jax.training.step_loop import _means
 from tests.training.toy_run import toy_config, toy_train
 
 
@@ -71,6 +73,15 @@ def test_nothing_to_do_when_the_run_is_complete(pretrained: Any) -> None:
     for name, value in copied(result.state).items():
         np.testing.assert_array_equal(copied(again.state)[name], value, err_msg=name)
     assert batches.num_batches == 4, "no batch was read beyond the saved position"
+
+
+def test_nothing_to_do_leaves_the_whole_configuration(tmp_path: Path) -> None:
+    """gin's operative one lacks whatever was not called, such as the objectives."""
+    gin.bind_parameter("total_loss.language_modelling_weight", 0.5)
+    toy_train(tmp_path, 1)
+    toy_train(tmp_path, 1)
+    assert "total_loss.language_modelling_weight = 0.5" in (tmp_path / "config.gin").read_text()
+    gin.clear_config()
 
 
 def test_initial_backbone_is_frozen_and_stored_once(pretrained: Any, tmp_path: Path) -> None:
@@ -163,6 +174,51 @@ def test_best_checkpoint_is_kept_and_patience_ends_the_run(tmp_path: Path) -> No
     assert again.stopped_by == "early stopping"
 
 
+def test_of_equal_figures_the_newest_is_the_best_and_is_there(tmp_path: Path) -> None:
+    figures = {2: 0.5, 4: 0.9, 6: 0.7, 8: 0.9, 10: 0.6}
+    result, _ = toy_train(
+        tmp_path,
+        10,
+        evaluate=lambda model, variables, step: {"auc": figures[step]},
+        eval_period=2,
+        checkpoint_period=100,
+        keep_checkpoints=1,
+        best_metric="validation/auc",
+        best_mode="max",
+    )
+    assert result.best_step == 8
+    assert list_steps(tmp_path / "checkpoints") == [8, 10]
+    assert read_manifest(locate(tmp_path)).extra["best"]["waited"] == 3
+
+
+def test_the_loss_of_the_whole_part_is_not_overwritten(tmp_path: Path) -> None:
+    """Tasks of texts report a loss, too, perhaps of fewer rows."""
+    toy_train(tmp_path, 1, eval_period=1, evaluate=lambda *_: {"loss": 99.0, "perplexity": 3.0})
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    (figures,) = (line for line in lines if "validation/perplexity" in line)
+    assert 0 < figures["validation/loss"] < 50
+
+
+def test_a_validation_that_fails_loses_no_training(tmp_path: Path) -> None:
+    def fail(*_: Any) -> dict[str, float]:
+        raise DataError("all labels are the same")
+
+    with pytest.raises(DataError, match="all labels are the same"):
+        toy_train(tmp_path, 4, eval_period=3, evaluate=fail, checkpoint_period=100)
+    assert list_steps(tmp_path / "checkpoints") == [3]
+    result, _ = toy_train(tmp_path, 4)
+    assert result.step == 4
+
+
+def test_metrics_are_means_over_what_was_counted() -> None:
+    one, none = Sum(np.float32(3.0), np.float32(4.0)), Sum(np.float32(0.0), np.float32(0.0))
+    window = [
+        {"loss": np.float32(1.0), "classification/accuracy": one, "contrastive/accuracy": none},
+        {"loss": np.float32(3.0), "classification/accuracy": none, "contrastive/accuracy": none},
+    ]
+    assert _means(window, ()) == {"loss": 2.0, "classification/accuracy": 0.75}
+
+
 def test_resume_refuses_another_best_metric(tmp_path: Path) -> None:
     """A loss of 0.7 is no AUC to be beaten."""
     settings: dict[str, Any] = {
@@ -188,6 +244,12 @@ def test_resume_refuses_another_best_metric(tmp_path: Path) -> None:
 def test_best_metric_must_exist(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"'validation/auk' is not among .* validation/loss"):
         toy_train(tmp_path, 2, eval_period=1, best_metric="validation/auk")
+    assert list_steps(tmp_path / "checkpoints") == [1]
+    with pytest.raises(ConfigError, match="'validation/auk' is not among"):
+        toy_train(
+            tmp_path / "first", 2, eval_period=2, best_metric="validation/auk", validate_first=True
+        )
+    assert list_steps(tmp_path / "first" / "checkpoints") == []
 
 
 def test_divergence_is_reported_and_not_saved(tmp_path: Path) -> None:
