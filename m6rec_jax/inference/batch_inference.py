@@ -33,8 +33,6 @@ from m6rec_jax.tables.requests import RejectedRow, RequestParser
 
 log = logging.getLogger(__name__)
 
-_SAMPLE_BYTES = 1 << 20
-
 Item = TypeVar("Item")
 
 
@@ -278,15 +276,11 @@ def _checked_files(requests: str | Path, output: str | Path) -> tuple[Path, Path
 
 
 def _file_fingerprint(path: Path) -> str:
-    """Size and content at both ends: enough to tell a file that was exchanged or has grown."""
-    size = path.stat().st_size if path.is_file() else 0
-    digest = hashlib.sha256(str(size).encode())
-    if size:
-        with path.open("rb") as file:
-            digest.update(file.read(_SAMPLE_BYTES))
-            file.seek(max(0, size - _SAMPLE_BYTES))
-            digest.update(file.read())
-    return digest.hexdigest()
+    """SHA-256 of all that it holds: a file that was edited anywhere is another one."""
+    if not path.is_file():
+        return ""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _plain(text: str) -> str:

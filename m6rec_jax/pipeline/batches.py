@@ -28,7 +28,7 @@ from m6rec_jax.pipeline.features import (
     feature_lengths,
 )
 from m6rec_jax.pipeline.preprocessors import training_rows
-from m6rec_jax.pipeline.source import steady_options
+from m6rec_jax.pipeline.source import PreparedSource, steady_options
 
 Batch = dict[str, np.ndarray]
 
@@ -383,11 +383,19 @@ def rows_per_task(provider: seqio.Task | seqio.Mixture, split: str) -> dict[str,
     Raises:
       DataError: no task has the split, or a data set is not prepared.
     """
-    tasks = [task for task in seqio.get_subtasks(provider) if split in task.splits]
+    tasks = [task for task in seqio.get_subtasks(provider) if _has_split(task, split)]
     if not tasks:
         known = sorted({name for task in seqio.get_subtasks(provider) for name in task.splits})
         raise DataError(f"'{provider.name}' has no split '{split}', only {', '.join(known)}")
     return {task.name: int(task.num_input_examples(split) or 0) for task in tasks}
+
+
+def _has_split(task: seqio.Task, split: str) -> bool:
+    # Which splits a prepared data set has is known when it is read: its source names all.
+    source = task.source
+    return split in task.splits and (
+        not isinstance(source, PreparedSource) or source.has_split(split)
+    )
 
 
 def task_dataset(

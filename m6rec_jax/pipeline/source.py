@@ -78,6 +78,10 @@ class PreparedSource(seqio.DataSource):
     def performs_internal_shuffling(self) -> bool:
         return True
 
+    def has_split(self, split: str) -> bool:
+        """Whether the data that are there have the split; `splits` names those that may be."""
+        return split in self.builder.info.splits
+
     def num_input_examples(self, split: str) -> int:
         """Rows of a split.
 

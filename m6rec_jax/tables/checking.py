@@ -257,8 +257,7 @@ class _Check:
         for offset in np.flatnonzero(
             (times < columns.FIRST_TIME) | (times > columns.LAST_TIME)
         ).tolist():
-            hint = "; milliseconds? divide by 1000" if times[offset] > columns.LAST_TIME else ""
-            text = f"{times[offset]:g} is before 1970 or after 2100{hint}"
+            text = columns.out_of_range(times[offset])
             rows.reject("time_out_of_range", [offset], spec.time, text)
         values = np.full(len(times), np.nan)
         if spec.value is not None:

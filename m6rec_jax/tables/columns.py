@@ -317,6 +317,12 @@ def _parse_time(value: Any) -> float:
     return number
 
 
+def out_of_range(time: float) -> str:
+    """What is wrong with a time that lies not between `FIRST_TIME` and `LAST_TIME`."""
+    hint = "; milliseconds? divide by 1000" if time > LAST_TIME else ""
+    return f"{time:g} is before 1970 or after 2100{hint}"
+
+
 def _seconds(moment: datetime.datetime) -> float:
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=datetime.UTC)

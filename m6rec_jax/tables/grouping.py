@@ -58,7 +58,7 @@ class Group:
       time: of the first row, unix seconds; statistics hold events before it.
       items, values: of the rows (NaN for no value), in the user's order.
       history_items, history_times, history_values: visible events before, oldest first.
-      seen: items of all visible events before, or nothing.
+      seen: items of all visible events before and, where `strict`, of the same moment; or nothing.
     """
 
     group_id: int
@@ -128,7 +128,11 @@ def groups_of_user(
             and (grouping.max_seconds is None or times[end] - time <= grouping.max_seconds)
         ):
             end += 1
-        cut = int(np.searchsorted(times, time, "left")) if grouping.strict else start
+        cut = seen_cut = start
+        if grouping.strict:
+            cut = int(np.searchsorted(times, time, "left"))
+            # What came at the same moment, as in one basket, is in no history, and no negative.
+            seen_cut = int(np.searchsorted(times, time, "right"))
         before = np.flatnonzero(visible[part][:cut])
         history = before[max(0, len(before) - grouping.max_events) :]
         yield Group(
@@ -141,10 +145,15 @@ def groups_of_user(
             history_items=items[history].tolist(),
             history_times=times[history].tolist(),
             history_values=values[history].tolist(),
-            seen=np.unique(items[before]).tolist() if grouping.with_seen else [],
+            seen=_seen(items[:seen_cut], visible[part][:seen_cut]) if grouping.with_seen else [],
         )
         first_id += 1
         start = end
+
+
+def _seen(items: np.ndarray, visible: np.ndarray) -> list[int]:
+    found: list[int] = np.unique(items[visible]).tolist()
+    return found
 
 
 def group_batches(

@@ -183,6 +183,7 @@ class Dataset:
             users = _strict(raw, spec.user, columns.ID, required=True)
             items = _strict(raw, spec.item, columns.ID, required=True)
             times = _strict(raw, spec.time, columns.TIME, required=True)
+            _check_times(raw, spec.time, times)
             if spec.value is None:
                 values = pa.nulls(raw.batch.num_rows, pa.float64())
             else:
@@ -268,6 +269,16 @@ def _strict(raw: files.RawBatch, name: str, kind: str, *, required: bool) -> pa.
             f"{raw.path}, row {raw.rows[offset]}, column {name!r}: the value is missing{_ADVICE}"
         )
     return converted
+
+
+def _check_times(raw: files.RawBatch, name: str, times: pa.Array) -> None:
+    seconds = times.to_numpy()
+    bad = np.flatnonzero((seconds < columns.FIRST_TIME) | (seconds > columns.LAST_TIME))
+    if bad.size:
+        raise DataError(
+            f"{raw.path}, row {raw.rows[bad[0]]}, column {name!r}: "
+            f"{columns.out_of_range(seconds[bad[0]])}{_ADVICE}"
+        )
 
 
 def _lookup(

@@ -86,17 +86,14 @@ MODEL = ("models/tiny", "tuning/option_adapter")
 BUILT_IN_RUN = (*MODEL, "runs/finetune_scoring")
 
 
-# Probabilities of the test rows' candidates by the SavedModel, corrected for sampled negatives.
+# Probabilities of the test rows' candidates by the SavedModel.
 SCORE_ROWS = """
 import json
 import numpy as np
 import tensorflow as tf
 import tasks.corner_shop
-from m6rec_jax.evaluation.task_facts import sampling_rate
 from m6rec_jax.pipeline.batches import EvaluationBatches
 from m6rec_jax.pipeline.features import MODEL_FEATURES
-from m6rec_jax.pipeline.registration import task_info
-from m6rec_jax.tables.negatives import corrected_probability
 
 score = tf.saved_model.load("exported/1").signatures["serving_default"]
 lengths = {"inputs": 96, "targets": 96}
@@ -104,8 +101,7 @@ found = []
 for batch in EvaluationBatches("corner_shop_ctr", lengths, 3, split="test"):
     out = score(**{name: tf.constant(batch[name]) for name in MODEL_FEATURES})
     places = np.nonzero(batch["decoder_labels"] >= 0)
-    p = np.exp(out["log_probabilities"].numpy().astype(float))[(*places, 1)]
-    found += corrected_probability(p, sampling_rate(task_info("corner_shop_ctr"))).tolist()
+    found += np.exp(out["log_probabilities"].numpy().astype(float))[(*places, 1)].tolist()
 print(json.dumps(found))
 """
 

@@ -5,6 +5,7 @@ import itertools
 
 import numpy as np
 import pytest
+import seqio
 
 from m6rec_jax.errors import CheckpointError, ConfigError, DataError
 from m6rec_jax.pipeline import batches as batches_module
@@ -213,6 +214,17 @@ def test_evaluation_of_a_mixture_sees_every_row_of_every_task(number_tasks, proc
     looked = EvaluationBatches(number_tasks[2], LENGTHS, 6, split="train", limit=6)
     (batch,) = list(looked)
     assert sorted(batch["user_ids"][:, 0] < 1000) == [False] * 3 + [True] * 3
+
+
+def test_evaluation_of_a_mixture_where_one_task_lacks_the_part(number_tasks, monkeypatch):
+    low, high = (seqio.TaskRegistry.get(name).source for name in number_tasks[:2])
+    monkeypatch.setattr(high, "has_split", lambda split: split != "test")
+    found = list(EvaluationBatches(number_tasks[2], LENGTHS, 6, split="test"))
+    assert sorted(numbers(found)[:3]) == [0, 1, 2]
+    assert sum(batch["example_weights"].sum() for batch in found) == 3
+    monkeypatch.setattr(low, "has_split", lambda split: split != "test")
+    with pytest.raises(DataError, match="has no split 'test'"):
+        EvaluationBatches(number_tasks[2], LENGTHS, 6, split="test")
 
 
 def test_evaluation_limit(number_tasks):

@@ -234,6 +234,12 @@ def test_empty_tables(shop, table):
     [
         ("events.csv", b"2024-03-03T16:45:00Z", b"soon", "row 4, column 'bought_at': 'soon'"),
         ("events.csv", b"2024-03-03T16:45:00Z", b"", "row 4, column 'bought_at': the value is m"),
+        (
+            "events.csv",
+            b"2024-03-03T16:45:00Z",
+            b"1709484300000",
+            "'bought_at': 1.70948e+12 is bef",
+        ),
         ("events.csv", b"ben,0004", b"ben,9999", "row 4, column 'sku': '9999' is not in the items"),
         ("events.csv", b"ben,0004", b",0004", "row 4, column 'customer': the value is missing"),
         ("users.csv", b"51", b"old", "row 1, column 'age': 'old' is not a whole number"),
