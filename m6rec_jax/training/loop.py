@@ -51,6 +51,7 @@ from m6rec_jax.training.step_loop import EARLY_STOPPING, StepLoop
 from m6rec_jax.training.task_data import (
     MakeBatches,
     MakeEvaluationBatches,
+    check_labels,
     check_prompt_rows,
     check_vocabulary_rows,
     jobs_of,
@@ -345,6 +346,7 @@ def train(
     )
 
     def place(batch: Batch) -> dict[str, jax.Array]:
+        check_labels(batch, model.config.prompts)
         if accumulation_steps == 1:
             return place_batch(batch, mesh)
         # Part a holds the rows a, a + A, ...: the same rows however many processes read them.

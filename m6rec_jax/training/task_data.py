@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import gin
+import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
 from m6rec_jax.errors import ConfigError
-from m6rec_jax.model.config import ModelConfig
+from m6rec_jax.model.config import ModelConfig, PromptConfig
 from m6rec_jax.sharding import batch_reader
 from m6rec_jax.text.vocabulary import Vocabulary
 from m6rec_jax.training.data_state import Batch, ResumableBatches
@@ -131,6 +132,32 @@ def check_prompt_rows(name: str, batches: ResumableBatches, config: ModelConfig)
     from m6rec_jax.pipeline.batches import tasks_of
 
     prompt_rows.check_prompt_rows(tasks_of(name), config.prompts.num_tasks)
+
+
+def check_labels(batch: Batch, prompts: PromptConfig) -> None:
+    """Every label must be a class of its task's head: any other would train as a loss of 0.
+
+    Args:
+      batch: with `decoder_labels` `[rows, target]`, -1 where there is none, and `task_ids`
+        `[rows, 1]`; batches without them are not looked at.
+      prompts: of the model.
+
+    Raises:
+      ConfigError: a label that the task has no class for.
+    """
+    if prompts.head == "none" or not {"decoder_labels", "task_ids"} <= batch.keys():
+        return
+    classes = np.asarray(prompts.task_num_options or (prompts.num_options,) * prompts.num_tasks)
+    tasks = batch["task_ids"][:, 0]
+    largest = batch["decoder_labels"].max(axis=1)
+    bad = np.flatnonzero(largest >= np.maximum(classes[tasks], 0))
+    if bad.size:
+        row = bad[0]
+        raise ConfigError(
+            f"a row of the task with prompt row {tasks[row]} has the label {largest[row]}, but its "
+            f"head has num_options = {classes[tasks[row]]} classes, from 0 on: raise NUM_OPTIONS "
+            "(in a bank PromptConfig.task_num_options)"
+        )
 
 
 def check_vocabulary_rows(name: str, batches: ResumableBatches, config: ModelConfig) -> None:
