@@ -38,7 +38,7 @@ from m6rec_jax import configuration
 from m6rec_jax.errors import DataError, M6RecError
 from m6rec_jax.inference.bundle import restore_model
 from m6rec_jax.metrics.multiclass import multiclass_metrics
-from m6rec_jax.pipeline.batches import EvaluationBatches
+from m6rec_jax.pipeline.evaluation_batches import EvaluationBatches
 
 RESULTS = "frozen_states"
 TASKS = ("film_reviews_sentiment", "film_plots_genre")

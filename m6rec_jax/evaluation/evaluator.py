@@ -42,7 +42,7 @@ from m6rec_jax.inference.runtime import Runtime
 from m6rec_jax.metrics.generation import require_text_metrics
 from m6rec_jax.model import M6Rec
 from m6rec_jax.pipeline import prepared_rows
-from m6rec_jax.pipeline.batches import EvaluationBatches
+from m6rec_jax.pipeline.evaluation_batches import EvaluationBatches
 from m6rec_jax.pipeline.prompt_rows import prompt_row
 from m6rec_jax.pipeline.registration import TaskInfo, evaluated_tasks
 from m6rec_jax.sharding import LogicalRules, batch_reader, data_parallel, make_mesh

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from m6rec_jax.pipeline.batches import find_provider
 from m6rec_jax.pipeline.registration import TaskInfo
+from m6rec_jax.pipeline.task_rows import find_provider
 from m6rec_jax.text.vocabulary import Vocabulary
 
 

@@ -1,4 +1,4 @@
-"""Batches of model features: for training (endless, sharded, resumable) and for evaluation.
+"""Batches of model features for training: endless, sharded, resumable.
 
 The data of a run is cut into a fixed number of shards, each with its own tf.data pipeline, seed
 and saved state. A global batch is the rows of all shards, so the set of its rows does not depend on
@@ -17,20 +17,24 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from m6rec_jax.errors import CheckpointError, ConfigError, DataError
+from m6rec_jax.errors import CheckpointError, ConfigError
 from m6rec_jax.pipeline import iterator_state
 from m6rec_jax.pipeline.feature_converter import M6RecFeatureConverter
 from m6rec_jax.pipeline.features import (
-    COUNT_FEATURES,
     MODEL_FEATURES,
     SEGMENT_FEATURES,
     TASK_FEATURES,
-    feature_lengths,
 )
 from m6rec_jax.pipeline.preprocessors import training_rows
-from m6rec_jax.pipeline.source import PreparedSource, steady_options
-
-Batch = dict[str, np.ndarray]
+from m6rec_jax.pipeline.source import steady_options
+from m6rec_jax.pipeline.task_rows import (
+    Batch,
+    find_provider,
+    next_rows,
+    require_multiple,
+    rows_per_task,
+    task_dataset,
+)
 
 
 @gin.configurable
@@ -79,8 +83,8 @@ class BatchIterator(Iterator[Batch]):
         process_count: int = 1,
         pack: bool = False,
     ) -> None:
-        _require_multiple("BATCH_SIZE", batch_size, "BatchIterator.num_shards", num_shards)
-        _require_multiple(
+        require_multiple("BATCH_SIZE", batch_size, "BatchIterator.num_shards", num_shards)
+        require_multiple(
             "BatchIterator.num_shards", num_shards, "the number of processes", process_count
         )
         self._provider = find_provider(mixture_or_task_name)
@@ -140,7 +144,7 @@ class BatchIterator(Iterator[Batch]):
         Raises:
           DataError: a row cannot be read or preprocessed.
         """
-        parts = [_next(self._iterators[shard]) for shard in self.shards]
+        parts = [next_rows(self._iterators[shard]) for shard in self.shards]
         batch = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         dropped = batch.pop("num_dropped")[:, 0]
         self.num_rows_with_truncated_texts += int((batch.pop("num_truncated") > 0).sum())
@@ -244,184 +248,6 @@ def training_shard(
     return dataset.with_options(steady_options())
 
 
-@gin.configurable
-class EvaluationBatches:
-    """One pass over a split in batches of one shape; iterating again starts anew.
-
-    Nothing is dropped: the last batch is filled with padding rows, and `example_weights` `[rows]`
-    float32 is 1 for real rows and 0 for filling. With several processes each one reads its part of
-    the rows, and all yield the same number of batches (jitted steps wait for one another), those
-    without rows of their own filling alone. Rows of a mixture's tasks come by turns.
-
-    Args:
-      mixture_or_task_name, feature_lengths, split: as for `BatchIterator`.
-      batch_size: rows of a global batch; a multiple of `process_count`.
-      process_index, process_count: of this process.
-      limit: stop after so many rows of this process (0: all); for quick looks during training.
-      seed: decides masking where a task masks at random.
-
-    Raises:
-      ConfigError: unknown task, or sizes that do not divide.
-      DataError: the data are not prepared, or the split is empty.
-    """
-
-    def __init__(
-        self,
-        mixture_or_task_name: str,
-        feature_lengths: Mapping[str, int],
-        batch_size: int,
-        *,
-        split: str = "validation",
-        process_index: int = 0,
-        process_count: int = 1,
-        limit: int = 0,
-        seed: int = 0,
-    ) -> None:
-        _require_multiple("the evaluation batch size", batch_size, "process count", process_count)
-        self._provider = find_provider(mixture_or_task_name)
-        self._lengths = dict(feature_lengths)
-        self._rows = batch_size // process_count
-        self._split, self._limit, self._seed = split, limit, seed
-        self._shard = seqio.ShardInfo(process_index, process_count) if process_count > 1 else None
-        per_task = self._per_task = rows_per_task(self._provider, split)
-        if not sum(per_task.values()):
-            raise DataError(f"split '{split}' of '{mixture_or_task_name}' has no rows")
-        # Of several processes each task's rows may be split in another way than `row_range` does.
-        self._expected = None if limit or process_count > 1 else sum(per_task.values())
-        # PreparedSource gives the last shard of a task the largest share.
-        largest = sum(-(-rows // process_count) for rows in per_task.values())
-        largest = min(largest, limit) if limit else largest
-        self.num_batches = -(-largest // self._rows)
-        self.num_rows = 0
-        self.num_rows_with_dropped_behaviours = 0
-        self.num_rows_with_truncated_texts = 0
-
-    def __len__(self) -> int:
-        return self.num_batches
-
-    def __iter__(self) -> Iterator[Batch]:
-        dataset = M6RecFeatureConverter()(self._all_rows(), self._lengths)
-        if self._limit:
-            dataset = dataset.take(self._limit)
-        dataset = dataset.batch(self._rows).prefetch(2).with_options(steady_options())
-        iterator = iter(dataset)
-        self.num_rows = 0
-        self.num_rows_with_dropped_behaviours = self.num_rows_with_truncated_texts = 0
-        for _ in range(self.num_batches):
-            yield self._filled(_next(iterator, end={}))
-        rest = bool(_next(iterator, end={}))
-        if rest or (self._expected is not None and self.num_rows != self._expected):
-            raise DataError(
-                f"'{self._provider.name}' yields {'more' if rest else 'fewer'} rows than its "
-                f"{self._split} data have; evaluation needs preprocessors that make one row of one "
-                "row"
-            )
-
-    def _all_rows(self) -> tf.data.Dataset:
-        """Rows of all tasks that have some, by turns until each of them is at its end.
-
-        A mixture's own data set would end with the first task that does.
-        """
-        names = set(self._provider.output_features)
-        parts = [
-            task_dataset(
-                task,
-                self._lengths,
-                split=self._split,
-                shuffle=False,
-                seed=self._seed,
-                num_epochs=1,
-                shard_info=self._shard,
-            ).map(lambda row: {name: value for name, value in row.items() if name in names})
-            for task in seqio.get_subtasks(self._provider)
-            if self._per_task.get(task.name)
-        ]
-        turns = tf.data.Dataset.range(len(parts)).repeat()
-        return tf.data.Dataset.choose_from_datasets(parts, turns, stop_on_empty_dataset=False)
-
-    def _filled(self, part: Batch) -> Batch:
-        real = len(part["num_dropped"]) if part else 0
-        lengths = feature_lengths(self._lengths)
-        batch: Batch = {}
-        for name, feature in TASK_FEATURES.items():
-            batch[name] = np.full((self._rows, lengths[name]), feature.padding, feature.dtype)
-            if part:
-                batch[name][:real] = part[name]
-        self.num_rows += real
-        counts = {name: int((batch.pop(name)[:real] > 0).sum()) for name in COUNT_FEATURES}
-        self.num_rows_with_dropped_behaviours += counts["num_dropped"]
-        self.num_rows_with_truncated_texts += counts["num_truncated"]
-        batch["example_weights"] = (np.arange(self._rows) < real).astype(np.float32)
-        return batch
-
-
-def find_provider(mixture_or_task_name: str) -> seqio.Task | seqio.Mixture:
-    """The registered task or mixture.
-
-    Raises:
-      ConfigError: nothing of this name is registered; names what is.
-    """
-    try:
-        return seqio.get_mixture_or_task(mixture_or_task_name)
-    except ValueError as error:
-        names = sorted({*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()})
-        raise ConfigError(
-            f"no seqio task or mixture is called '{mixture_or_task_name}'. Registered: "
-            f"{', '.join(names) or 'none'}. Is the module that registers it imported "
-            "(a line such as import tasks.movielens in the gin file)?"
-        ) from error
-
-
-def tasks_of(mixture_or_task_name: str) -> list[str]:
-    """Names of a mixture's tasks (or of the task itself); raises ConfigError as `find_provider`."""
-    return [task.name for task in seqio.get_subtasks(find_provider(mixture_or_task_name))]
-
-
-def rows_per_task(provider: seqio.Task | seqio.Mixture, split: str) -> dict[str, int]:
-    """Number of rows in a split of every task that has it.
-
-    Raises:
-      DataError: no task has the split, or a data set is not prepared.
-    """
-    tasks = [task for task in seqio.get_subtasks(provider) if _has_split(task, split)]
-    if not tasks:
-        known = sorted({name for task in seqio.get_subtasks(provider) for name in task.splits})
-        raise DataError(f"'{provider.name}' has no split '{split}', only {', '.join(known)}")
-    return {task.name: int(task.num_input_examples(split) or 0) for task in tasks}
-
-
-def _has_split(task: seqio.Task, split: str) -> bool:
-    # Which splits a prepared data set has is known when it is read: its source names all.
-    source = task.source
-    return split in task.splits and (
-        not isinstance(source, PreparedSource) or source.has_split(split)
-    )
-
-
-def task_dataset(
-    provider: seqio.Task | seqio.Mixture,
-    lengths: Mapping[str, int],
-    *,
-    split: str,
-    shuffle: bool,
-    seed: int,
-    num_epochs: int | None,
-    shard_info: seqio.ShardInfo | None,
-) -> tf.data.Dataset:
-    """Rows of task features. Unlike `seqio.get_dataset` it never caches rows in memory: a cache
-    would be written with every iterator state.
-    """
-    return provider.get_dataset(
-        sequence_length=dict(lengths),
-        split=split,
-        shuffle=shuffle,
-        seed=seed,
-        num_epochs=num_epochs,
-        shard_info=shard_info,
-        try_in_mem_cache=False,
-    )
-
-
 def _check_sharding(provider: seqio.Task | seqio.Mixture, split: str, num_shards: int) -> None:
     for task in seqio.get_subtasks(provider):
         source = task.source
@@ -436,19 +262,3 @@ def _check_sharding(provider: seqio.Task | seqio.Mixture, split: str, num_shards
                 f"BatchIterator.num_shards = {num_shards}; lower it, or read the data through "
                 "m6rec_jax.pipeline.source.PreparedSource"
             )
-
-
-def _require_multiple(name: str, value: int, of_name: str, of: int) -> None:
-    if of < 1 or value < 1 or value % of:
-        raise ConfigError(f"{name} = {value} must be a positive multiple of {of_name} = {of}")
-
-
-def _next(iterator: Iterator[Mapping[str, tf.Tensor]], end: Any = None) -> Batch:
-    try:
-        return {name: value.numpy() for name, value in next(iterator).items()}
-    except StopIteration:
-        if end is None:
-            raise DataError("the training data ended; a shard may have no rows") from None
-        return end
-    except tf.errors.OpError as error:
-        raise DataError(f"a row could not be read or preprocessed: {error.message}") from error

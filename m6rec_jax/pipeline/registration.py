@@ -36,6 +36,7 @@ from m6rec_jax.pipeline import locations, preprocessors
 from m6rec_jax.pipeline.features import TASK_FEATURES
 from m6rec_jax.pipeline.likelihood_rows import likelihood_rows
 from m6rec_jax.pipeline.source import SHUFFLE_BUFFER_SIZE, PreparedSource
+from m6rec_jax.pipeline.task_rows import find_provider
 from m6rec_jax.pipeline.vocabulary import SeqioVocabulary
 from m6rec_jax.tables.prepared import Prepared
 from m6rec_jax.text.vocabulary import Vocabulary
@@ -107,8 +108,6 @@ def task_info(name: str) -> TaskInfo:
 
 def is_registered(mixture_or_task_name: str) -> bool:
     """Whether all tasks of a mixture (or the task itself) were registered by this module."""
-    from m6rec_jax.pipeline.batches import find_provider
-
     provider = find_provider(mixture_or_task_name)
     return all(task.name in _TASKS for task in seqio.get_subtasks(provider))
 
@@ -119,8 +118,6 @@ def evaluated_tasks(mixture_or_task_name: str) -> list[TaskInfo]:
     Raises:
       ConfigError: nothing is registered under the name, or not by this module.
     """
-    from m6rec_jax.pipeline.batches import find_provider
-
     provider = find_provider(mixture_or_task_name)
     return [task_info(task.name) for task in seqio.get_subtasks(provider)]
 

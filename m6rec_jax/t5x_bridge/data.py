@@ -13,9 +13,10 @@ import tensorflow as tf
 from t5x import utils
 
 from m6rec_jax.errors import ConfigError
-from m6rec_jax.pipeline.batches import find_provider, training_shard
+from m6rec_jax.pipeline.batches import training_shard
 from m6rec_jax.pipeline.feature_converter import M6RecFeatureConverter
 from m6rec_jax.pipeline.features import COUNT_FEATURES
+from m6rec_jax.pipeline.task_rows import find_provider
 
 
 class T5xFeatureConverter(M6RecFeatureConverter):

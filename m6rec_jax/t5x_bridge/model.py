@@ -26,8 +26,8 @@ from m6rec_jax.inference.decoding import FREE
 from m6rec_jax.inference.writing import write
 from m6rec_jax.model.m6rec import M6Rec, initial_features
 from m6rec_jax.objectives import Metrics, total_loss
-from m6rec_jax.pipeline.batches import find_provider
 from m6rec_jax.pipeline.registration import evaluated_tasks
+from m6rec_jax.pipeline.task_rows import find_provider
 from m6rec_jax.t5x_bridge import scores, variables
 from m6rec_jax.t5x_bridge.checkpoint_manager import mend_checkpoint_manager
 from m6rec_jax.t5x_bridge.data import T5xFeatureConverter

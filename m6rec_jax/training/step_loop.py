@@ -121,7 +121,7 @@ class StepLoop:
                     stopped_by = guard.signal_name
                 if step % self.log_period == 0 or is_last or stopped_by:
                     with self.clock.measure("step"):
-                        scalars = _means(jax.device_get(window), self.jobs)
+                        scalars = window_means(jax.device_get(window), self.jobs)
                     seconds = self._busy_seconds() - window_begin
                     scalars |= _rates(scalars.pop("tokens"), len(window), self.batch_size, seconds)
                     window, window_begin = [], self._busy_seconds()
@@ -136,16 +136,22 @@ class StepLoop:
                     and (step % self.eval_period == 0 or is_last)
                     and stopped_by is None
                 ):
-                    figures = self._validated(state, step, feed)
-                    log.write(step, figures)
-                    is_best = self.best.update(step, figures)
+                    try:
+                        with self.clock.measure("evaluation"):
+                            figures = self.validate(state, step)
+                        log.write(step, figures)
+                        is_best = self.best.update(step, figures)
+                    except M6RecError:
+                        # What was trained is not lost. Of several processes others may not have
+                        # failed, and a checkpoint takes all of them.
+                        if jax.process_count() == 1:
+                            self._save(state, step, feed, {}, metrics)
+                        raise
                     if self.best.should_stop:
                         stopped_by = EARLY_STOPPING
                 if step % self.checkpoint_period == 0 or is_last or stopped_by or is_best:
                     with self.clock.measure("checkpoint"):
-                        for name in ("loss", "gradient_norm"):
-                            self._check_finite(name, float(metrics[name]), step)
-                        self._save(state, step, feed, figures)
+                        self._save(state, step, feed, figures, metrics)
                         # A signal leaves little time here, too.
                         if stopped_by in (None, EARLY_STOPPING):
                             trained = trainable_groups(state.variables, self.trainable)
@@ -156,22 +162,17 @@ class StepLoop:
             raise AssertionError("a step was traced more than once")
         return state, {**scalars, **figures}, stopped_by
 
-    def _validated(self, state: TrainState, step: int, feed: InputFeed) -> dict[str, float]:
-        """Figures of a validation; where it fails, what was trained since is saved first."""
-        try:
-            with self.clock.measure("evaluation"):
-                figures = self.validate(state, step)
-            self.best.check(figures)
-        except M6RecError:
-            # Of several processes others may not have failed, and a checkpoint takes all of them.
-            if jax.process_count() == 1:
-                self._save(state, step, feed, {})
-            raise
-        return figures
-
     def _save(
-        self, state: TrainState, step: int, feed: InputFeed, figures: Mapping[str, float]
+        self,
+        state: TrainState,
+        step: int,
+        feed: InputFeed,
+        figures: Mapping[str, float],
+        metrics: Mapping[str, Any],
     ) -> None:
+        """Saves a step with its figures, unless its metrics say that training has diverged."""
+        for name in ("loss", "gradient_norm"):
+            self._check_finite(name, float(metrics[name]), step)
         position = feed.position()
         run = dataclasses.replace(
             self.description,
@@ -202,8 +203,17 @@ class StepLoop:
         return self.clock.seconds("input_wait", "step")
 
 
-def _means(window: list[Mapping[str, Any]], jobs: Sequence[str]) -> dict[str, float]:
-    """Of the window; metrics over all that it counted, and none where it counted nothing."""
+def window_means(window: list[Mapping[str, Any]], jobs: Sequence[str]) -> dict[str, float]:
+    """Scalars of several steps as one.
+
+    Args:
+      window: what the steps gave (`train_step.make_train_step`), on the host.
+      jobs: as for `job_losses`, whose figures are among them.
+
+    Returns:
+      Means; those of the objectives' metrics are over all that was counted, and a metric of which
+      nothing was counted is left out.
+    """
     means: dict[str, float] = {}
     for name, last in window[-1].items():
         values = [metrics[name] for metrics in window]

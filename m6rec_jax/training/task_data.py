@@ -50,7 +50,7 @@ def validation_batches(
 ) -> Iterable[Batch]:
     """This process's part of one pass; `make` None: `pipeline.EvaluationBatches`."""
     if make is None:
-        from m6rec_jax.pipeline.batches import EvaluationBatches
+        from m6rec_jax.pipeline.evaluation_batches import EvaluationBatches
 
         make = EvaluationBatches
     return make(name, feature_lengths, batch_size, **_stream(mesh))
@@ -61,7 +61,9 @@ def vocabulary_of(name: str, batches: ResumableBatches) -> str | None:
     pipeline = sys.modules.get("m6rec_jax.pipeline.batches")  # imported where it made the batches
     if pipeline is None or not isinstance(batches, pipeline.BatchIterator):
         return None
-    text = _text_vocabulary(pipeline.find_provider(name))
+    from m6rec_jax.pipeline.task_rows import find_provider
+
+    text = _text_vocabulary(find_provider(name))
     return None if text is None else text.fingerprint
 
 
@@ -80,7 +82,7 @@ def tokens_of(name: str, words: Sequence[str]) -> list[list[int]]:
     Raises:
       ConfigError: the task's vocabulary is none of this package's.
     """
-    from m6rec_jax.pipeline.batches import find_provider
+    from m6rec_jax.pipeline.task_rows import find_provider
 
     vocabulary = _text_vocabulary(find_provider(name))
     if vocabulary is None:
@@ -94,7 +96,7 @@ def frequent_tokens_of(name: str, most: int) -> list[int]:
     Raises:
       ConfigError: the task's vocabulary is none of this package's.
     """
-    from m6rec_jax.pipeline.batches import find_provider
+    from m6rec_jax.pipeline.task_rows import find_provider
 
     vocabulary = _text_vocabulary(find_provider(name))
     if vocabulary is None:
@@ -109,7 +111,7 @@ def pieces_of(name: str) -> list[str]:
     Raises:
       ConfigError: the task's vocabulary is none of this package's.
     """
-    from m6rec_jax.pipeline.batches import find_provider
+    from m6rec_jax.pipeline.task_rows import find_provider
 
     vocabulary = _text_vocabulary(find_provider(name))
     if vocabulary is None:
@@ -129,7 +131,7 @@ def check_prompt_rows(name: str, batches: ResumableBatches, config: ModelConfig)
     if vocabulary_of(name, batches) is None:
         return
     from m6rec_jax.pipeline import prompt_rows
-    from m6rec_jax.pipeline.batches import tasks_of
+    from m6rec_jax.pipeline.task_rows import tasks_of
 
     prompt_rows.check_prompt_rows(tasks_of(name), config.prompts.num_tasks)
 
@@ -147,10 +149,10 @@ def check_labels(batch: Batch, prompts: PromptConfig) -> None:
     """
     if prompts.head == "none" or not {"decoder_labels", "task_ids"} <= batch.keys():
         return
-    classes = np.asarray(prompts.task_num_options or (prompts.num_options,) * prompts.num_tasks)
+    classes = np.asarray(prompts.task_sizes["task_num_options"])
     tasks = batch["task_ids"][:, 0]
     largest = batch["decoder_labels"].max(axis=1)
-    bad = np.flatnonzero(largest >= np.maximum(classes[tasks], 0))
+    bad = np.flatnonzero(largest >= classes[tasks])
     if bad.size:
         row = bad[0]
         raise ConfigError(
@@ -170,7 +172,7 @@ def check_vocabulary_rows(name: str, batches: ResumableBatches, config: ModelCon
     """
     if vocabulary_of(name, batches) is None:
         return
-    from m6rec_jax.pipeline.batches import find_provider
+    from m6rec_jax.pipeline.task_rows import find_provider
 
     refuse_larger_vocabulary(name, _text_vocabulary(find_provider(name)), config)
 
@@ -201,8 +203,8 @@ def jobs_of(name: str, batches: ResumableBatches) -> dict[str, int]:
     """
     if vocabulary_of(name, batches) is None:
         return {}
-    from m6rec_jax.pipeline.batches import tasks_of
     from m6rec_jax.pipeline.preprocessors import job_id
+    from m6rec_jax.pipeline.task_rows import tasks_of
 
     tasks = tasks_of(name)
     return {task: job_id(task) for task in tasks} if len(tasks) > 1 else {}
@@ -219,8 +221,8 @@ def prompt_row_of(task: str, name: str, config: ModelConfig) -> int:
     Raises:
       ConfigError: the mixture has no such task, or the task no row of the bank.
     """
-    from m6rec_jax.pipeline.batches import tasks_of
     from m6rec_jax.pipeline.prompt_rows import prompt_row
+    from m6rec_jax.pipeline.task_rows import tasks_of
 
     if task not in tasks_of(name):
         raise ConfigError(f"'{name}' has no task '{task}'; its tasks: {', '.join(tasks_of(name))}")

@@ -12,26 +12,14 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from m6rec_jax.bank.capacity import BankCapacity
 from m6rec_jax.bank.loading import load_bank
 from m6rec_jax.sharding import LogicalRules, data_parallel, fully_sharded_2d, make_mesh
+from tests.bank.conftest import ROOM
 from tests.pipeline import shop_rows
 
 EXAMPLES = shop_rows.rows_of("test")["groups"][:4]
 HISTORIES = [example["history"] for example in EXAMPLES]
 CANDIDATES = [example["candidates"][:2] for example in EXAMPLES]
-ROOM = BankCapacity(
-    num_tasks=6,
-    num_prompts=18,
-    num_options=18,
-    adapter_rank=3,
-    lora_rank=3,
-    embedding_rank=2,
-    lora_targets=("query", "value", "out"),
-    retrieval_dim=8,
-    num_segment_embeddings=4,
-    adapters_late_only=False,
-)
 
 
 def answers(bank: str | Path, backbone: str | Path, mesh: Mesh | None, rules: LogicalRules) -> Any:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from m6rec_jax.bank.capacity import BankCapacity
 from m6rec_jax.bank.folder import BankFolder, TaskPrompts
 from m6rec_jax.bank.layout import prompt_leaves
 from m6rec_jax.bank.manifest import PromptManifest, dataset_fingerprint, method_of
@@ -29,6 +30,19 @@ from tests.pipeline import shop_rows
 S, T = 48, 24
 # One shape, so that whatever is asked for together is one batch.
 SHAPES: dict[str, Any] = {"source_length": S, "target_length": T, "batch_sizes": (8,)}
+# For any of the tasks.
+ROOM = BankCapacity(
+    num_tasks=6,
+    num_prompts=18,
+    num_options=18,
+    adapter_rank=3,
+    lora_rank=3,
+    embedding_rank=2,
+    lora_targets=("query", "value", "out"),
+    retrieval_dim=8,
+    num_segment_embeddings=4,
+    adapters_late_only=False,
+)
 
 
 class Backbone(NamedTuple):

@@ -23,7 +23,7 @@ from m6rec_jax.inference.retrieval import Retriever
 from m6rec_jax.inference.scoring import Scorer
 from m6rec_jax.model import M6Rec, PromptConfig
 from m6rec_jax.text import rows
-from tests.bank.conftest import SHAPES, Alone, Backbone, make_prompts, save_backbone
+from tests.bank.conftest import ROOM, SHAPES, Alone, Backbone, make_prompts, save_backbone
 from tests.pipeline import shop_rows
 
 EXAMPLES = shop_rows.rows_of("test")["groups"]
@@ -161,16 +161,7 @@ def rows_of(bank: LoadedBank, names: tuple[str, ...]) -> dict[str, Any]:
 
 def test_adding_touches_nothing_and_compiles_nothing(bank_path: Path, backbone_dir: Path) -> None:
     there = ("ctr", "stars", "probe", "next", "titles")
-    room = BankCapacity(
-        num_tasks=6,
-        num_options=18,
-        lora_rank=3,
-        embedding_rank=2,
-        retrieval_dim=8,
-        num_segment_embeddings=4,
-        lora_targets=("query", "value", "out"),
-    )
-    bank = load_bank(bank_path, backbone_dir, tasks=there, capacity=room)
+    bank = load_bank(bank_path, backbone_dir, tasks=there, capacity=ROOM)
     scorer = bank.scorer("ctr", batch_sizes=(8,), source_buckets=(48,), target_buckets=(24,))
     retriever = bank.retriever("next", batch_sizes=(8,))
     before = rows_of(bank, there)

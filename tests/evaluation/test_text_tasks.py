@@ -23,7 +23,8 @@ from m6rec_jax.metrics import classification, multiclass
 from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
 from m6rec_jax.model.m6rec import initial_features
 from m6rec_jax.pipeline import locations, preprocessors
-from m6rec_jax.pipeline.batches import BatchIterator, EvaluationBatches
+from m6rec_jax.pipeline.batches import BatchIterator
+from m6rec_jax.pipeline.evaluation_batches import EvaluationBatches
 from m6rec_jax.pipeline.mixtures import register_mixture
 from m6rec_jax.pipeline.prepared_rows import interactions, read_rows
 from m6rec_jax.pipeline.registration import register_recommendation_tasks, task_info, unregister

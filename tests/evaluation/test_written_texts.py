@@ -32,8 +32,8 @@ from m6rec_jax.metrics import diversity, explanation, faithfulness, generation
 from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
 from m6rec_jax.model.m6rec import initial_features
 from m6rec_jax.objectives import contrastive_loss
-from m6rec_jax.pipeline.batches import EvaluationBatches
 from m6rec_jax.pipeline.dialogue_registration import register_dialogue_tasks
+from m6rec_jax.pipeline.evaluation_batches import EvaluationBatches
 from m6rec_jax.pipeline.mixtures import register_mixture
 from m6rec_jax.pipeline.prepared_rows import PARTS, read_rows
 from m6rec_jax.pipeline.registration import task_info, unregister

@@ -92,7 +92,7 @@ import json
 import numpy as np
 import tensorflow as tf
 import tasks.corner_shop
-from m6rec_jax.pipeline.batches import EvaluationBatches
+from m6rec_jax.pipeline.evaluation_batches import EvaluationBatches
 from m6rec_jax.pipeline.features import MODEL_FEATURES
 
 score = tf.saved_model.load("exported/1").signatures["serving_default"]

@@ -9,7 +9,8 @@ import seqio
 
 from m6rec_jax.errors import CheckpointError, ConfigError, DataError
 from m6rec_jax.pipeline import batches as batches_module
-from m6rec_jax.pipeline.batches import BatchIterator, EvaluationBatches
+from m6rec_jax.pipeline.batches import BatchIterator
+from m6rec_jax.pipeline.evaluation_batches import EvaluationBatches
 
 LENGTHS = {"inputs": 6, "targets": 3}
 

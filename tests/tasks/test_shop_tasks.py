@@ -7,7 +7,8 @@ import seqio
 
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.pipeline import locations
-from m6rec_jax.pipeline.batches import BatchIterator, EvaluationBatches
+from m6rec_jax.pipeline.batches import BatchIterator
+from m6rec_jax.pipeline.evaluation_batches import EvaluationBatches
 from m6rec_jax.pipeline.registration import (
     evaluated_tasks,
     register_recommendation_tasks,

@@ -25,7 +25,7 @@ from m6rec_jax.training import loop
 from m6rec_jax.training.metric_log import read_metrics
 from m6rec_jax.training.optimizers import adamw
 from m6rec_jax.training.parameter_sizes import PREFIX
-from m6rec_jax.training.step_loop import _means
+from m6rec_jax.training.step_loop import window_means
 from tests.training.toy_run import toy_config, toy_train
 
 
@@ -210,13 +210,30 @@ def test_a_validation_that_fails_loses_no_training(tmp_path: Path) -> None:
     assert result.step == 4
 
 
+def test_a_validation_that_fails_saves_nothing_that_has_diverged(tmp_path: Path) -> None:
+    def fail(*_: Any) -> dict[str, float]:
+        raise DataError("user vectors hold NaN")
+
+    with pytest.raises(M6RecError, match="training has diverged"):
+        toy_train(
+            tmp_path,
+            9,
+            optimizer=adamw(float("nan")),
+            eval_period=3,
+            evaluate=fail,
+            log_period=8,
+            checkpoint_period=100,
+        )
+    assert list_steps(tmp_path / "checkpoints") == []
+
+
 def test_metrics_are_means_over_what_was_counted() -> None:
     one, none = Sum(np.float32(3.0), np.float32(4.0)), Sum(np.float32(0.0), np.float32(0.0))
     window = [
         {"loss": np.float32(1.0), "classification/accuracy": one, "contrastive/accuracy": none},
         {"loss": np.float32(3.0), "classification/accuracy": none, "contrastive/accuracy": none},
     ]
-    assert _means(window, ()) == {"loss": 2.0, "classification/accuracy": 0.75}
+    assert window_means(window, ()) == {"loss": 2.0, "classification/accuracy": 0.75}
 
 
 def test_resume_refuses_another_best_metric(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from m6rec_jax.objectives import job_losses
 from m6rec_jax.sharding import data_parallel, make_mesh, place_batch
 from m6rec_jax.training.initialization import initial_state
 from m6rec_jax.training.optimizers import adafactor, adamw
-from m6rec_jax.training.step_loop import _means
+from m6rec_jax.training.step_loop import window_means
 from m6rec_jax.training.train_state import abstract_state
 from m6rec_jax.training.train_step import CompiledStep, make_eval_step, make_train_step
 from tests.training.toy_run import ROWS, toy_batch, toy_config
@@ -64,7 +64,7 @@ def run(
                 function, abstract, features, mesh=mesh, rules=rules, updates_state=True
             )
         state, metrics = compiled(state, features)
-        history.append(_means([jax.device_get(metrics)], ()))
+        history.append(window_means([jax.device_get(metrics)], ()))
     assert compiled is not None
     return state, history, compiled
 

@@ -1,0 +1,134 @@
+"""Batches for evaluation: one pass over every row of a part, in one shape."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import gin
+import numpy as np
+import seqio
+import tensorflow as tf
+
+from m6rec_jax.errors import DataError
+from m6rec_jax.pipeline.feature_converter import M6RecFeatureConverter
+from m6rec_jax.pipeline.features import COUNT_FEATURES, TASK_FEATURES, feature_lengths
+from m6rec_jax.pipeline.source import steady_options
+from m6rec_jax.pipeline.task_rows import (
+    Batch,
+    find_provider,
+    next_rows,
+    require_multiple,
+    rows_per_task,
+    task_dataset,
+)
+
+
+@gin.configurable
+class EvaluationBatches:
+    """One pass over a split in batches of one shape; iterating again starts anew.
+
+    Nothing is dropped: the last batch is filled with padding rows, and `example_weights` `[rows]`
+    float32 is 1 for real rows and 0 for filling. With several processes each one reads its part of
+    the rows, and all yield the same number of batches (jitted steps wait for one another), those
+    without rows of their own filling alone. Rows of a mixture's tasks come by turns.
+
+    Args:
+      mixture_or_task_name, feature_lengths, split: as for `BatchIterator`.
+      batch_size: rows of a global batch; a multiple of `process_count`.
+      process_index, process_count: of this process.
+      limit: stop after so many rows of this process (0: all); for quick looks during training.
+      seed: decides masking where a task masks at random.
+
+    Raises:
+      ConfigError: unknown task, or sizes that do not divide.
+      DataError: the data are not prepared, or the split is empty.
+    """
+
+    def __init__(
+        self,
+        mixture_or_task_name: str,
+        feature_lengths: Mapping[str, int],
+        batch_size: int,
+        *,
+        split: str = "validation",
+        process_index: int = 0,
+        process_count: int = 1,
+        limit: int = 0,
+        seed: int = 0,
+    ) -> None:
+        require_multiple("the evaluation batch size", batch_size, "process count", process_count)
+        self._provider = find_provider(mixture_or_task_name)
+        self._lengths = dict(feature_lengths)
+        self._rows = batch_size // process_count
+        self._split, self._limit, self._seed = split, limit, seed
+        self._shard = seqio.ShardInfo(process_index, process_count) if process_count > 1 else None
+        per_task = self._per_task = rows_per_task(self._provider, split)
+        if not sum(per_task.values()):
+            raise DataError(f"split '{split}' of '{mixture_or_task_name}' has no rows")
+        # PreparedSource gives the last shard of a task the largest share.
+        largest = sum(-(-rows // process_count) for rows in per_task.values())
+        largest = min(largest, limit) if limit else largest
+        self.num_batches = -(-largest // self._rows)
+        self.num_rows = 0
+        self.num_rows_with_dropped_behaviours = 0
+        self.num_rows_with_truncated_texts = 0
+
+    def __len__(self) -> int:
+        return self.num_batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        dataset = M6RecFeatureConverter()(self._all_rows(), self._lengths)
+        if self._limit:
+            dataset = dataset.take(self._limit)
+        dataset = dataset.batch(self._rows).prefetch(2).with_options(steady_options())
+        iterator = iter(dataset)
+        self.num_rows = 0
+        self.num_rows_with_dropped_behaviours = self.num_rows_with_truncated_texts = 0
+        for _ in range(self.num_batches):
+            yield self._filled(next_rows(iterator, end={}))
+        rest = bool(next_rows(iterator, end={}))
+        # How many are this process's, where there are several, is the sources' to say.
+        counts_all = not self._limit and self._shard is None
+        if rest or (counts_all and self.num_rows != sum(self._per_task.values())):
+            raise DataError(
+                f"'{self._provider.name}' yields {'more' if rest else 'fewer'} rows than its "
+                f"{self._split} data have; evaluation needs preprocessors that make one row of one "
+                "row"
+            )
+
+    def _all_rows(self) -> tf.data.Dataset:
+        """Rows of all tasks that have some, by turns until each of them is at its end.
+
+        A mixture's own data set would end with the first task that does.
+        """
+        names = set(self._provider.output_features)
+        parts = [
+            task_dataset(
+                task,
+                self._lengths,
+                split=self._split,
+                shuffle=False,
+                seed=self._seed,
+                num_epochs=1,
+                shard_info=self._shard,
+            ).map(lambda row: {name: value for name, value in row.items() if name in names})
+            for task in seqio.get_subtasks(self._provider)
+            if self._per_task.get(task.name)
+        ]
+        turns = tf.data.Dataset.range(len(parts)).repeat()
+        return tf.data.Dataset.choose_from_datasets(parts, turns, stop_on_empty_dataset=False)
+
+    def _filled(self, part: Batch) -> Batch:
+        real = len(part["num_dropped"]) if part else 0
+        lengths = feature_lengths(self._lengths)
+        batch: Batch = {}
+        for name, feature in TASK_FEATURES.items():
+            batch[name] = np.full((self._rows, lengths[name]), feature.padding, feature.dtype)
+            if part:
+                batch[name][:real] = part[name]
+        self.num_rows += real
+        counts = {name: int((batch.pop(name)[:real] > 0).sum()) for name in COUNT_FEATURES}
+        self.num_rows_with_dropped_behaviours += counts["num_dropped"]
+        self.num_rows_with_truncated_texts += counts["num_truncated"]
+        batch["example_weights"] = (np.arange(self._rows) < real).astype(np.float32)
+        return batch

@@ -1,0 +1,108 @@
+"""Rows of registered tasks and mixtures: which there are, how many, and reading them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import seqio
+import tensorflow as tf
+
+from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.pipeline.source import PreparedSource
+
+Batch = dict[str, np.ndarray]
+
+
+def find_provider(mixture_or_task_name: str) -> seqio.Task | seqio.Mixture:
+    """The registered task or mixture.
+
+    Raises:
+      ConfigError: nothing of this name is registered; names what is.
+    """
+    try:
+        return seqio.get_mixture_or_task(mixture_or_task_name)
+    except ValueError as error:
+        names = sorted({*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()})
+        raise ConfigError(
+            f"no seqio task or mixture is called '{mixture_or_task_name}'. Registered: "
+            f"{', '.join(names) or 'none'}. Is the module that registers it imported "
+            "(a line such as import tasks.movielens in the gin file)?"
+        ) from error
+
+
+def tasks_of(mixture_or_task_name: str) -> list[str]:
+    """Names of a mixture's tasks (or of the task itself); raises ConfigError as `find_provider`."""
+    return [task.name for task in seqio.get_subtasks(find_provider(mixture_or_task_name))]
+
+
+def rows_per_task(provider: seqio.Task | seqio.Mixture, split: str) -> dict[str, int]:
+    """Number of rows in a split of every task that has it.
+
+    Raises:
+      DataError: no task has the split, or a data set is not prepared.
+    """
+    tasks = [task for task in seqio.get_subtasks(provider) if _has_split(task, split)]
+    if not tasks:
+        known = sorted({name for task in seqio.get_subtasks(provider) for name in task.splits})
+        raise DataError(f"'{provider.name}' has no split '{split}', only {', '.join(known)}")
+    return {task.name: int(task.num_input_examples(split) or 0) for task in tasks}
+
+
+def _has_split(task: seqio.Task, split: str) -> bool:
+    # Which splits a prepared data set has is known when it is read: its source names all.
+    source = task.source
+    return split in task.splits and (
+        not isinstance(source, PreparedSource) or source.has_split(split)
+    )
+
+
+def task_dataset(
+    provider: seqio.Task | seqio.Mixture,
+    lengths: Mapping[str, int],
+    *,
+    split: str,
+    shuffle: bool,
+    seed: int,
+    num_epochs: int | None,
+    shard_info: seqio.ShardInfo | None,
+) -> tf.data.Dataset:
+    """Rows of task features. Unlike `seqio.get_dataset` it never caches rows in memory: a cache
+    would be written with every iterator state.
+    """
+    return provider.get_dataset(
+        sequence_length=dict(lengths),
+        split=split,
+        shuffle=shuffle,
+        seed=seed,
+        num_epochs=num_epochs,
+        shard_info=shard_info,
+        try_in_mem_cache=False,
+    )
+
+
+def next_rows(iterator: Iterator[Mapping[str, tf.Tensor]], end: Any = None) -> Batch:
+    """The next element in host memory.
+
+    Args:
+      iterator: of a data set.
+      end: what to return where there is none; None: that is an error.
+
+    Raises:
+      DataError: a row cannot be read or preprocessed, or the data have ended.
+    """
+    try:
+        return {name: value.numpy() for name, value in next(iterator).items()}
+    except StopIteration:
+        if end is None:
+            raise DataError("the training data ended; a shard may have no rows") from None
+        return end
+    except tf.errors.OpError as error:
+        raise DataError(f"a row could not be read or preprocessed: {error.message}") from error
+
+
+def require_multiple(name: str, value: int, of_name: str, of: int) -> None:
+    """Raises ConfigError where a number of rows is no multiple of what shares them."""
+    if of < 1 or value < 1 or value % of:
+        raise ConfigError(f"{name} = {value} must be a positive multiple of {of_name} = {of}")
