@@ -23,7 +23,7 @@ from m6rec_jax.tables.statistics_state import (
 )
 
 # Raise the number when the same events give other words, too: then text is rendered anew.
-FORMAT = "m6rec-statistics-7"
+FORMAT = "m6rec-statistics-8"
 
 State = TypeVar("State", bound=StatisticsState)
 
@@ -103,7 +103,8 @@ def _tables(state: StatisticsState) -> dict[str, pa.Table]:
         for column, counts in enumerate(user.by)
         for name, entry in counts.items()
     ]
-    kinds = {"count": pa.int64(), "positive": pa.int64(), "value": pa.float64()}
+    kinds = {name: pa.int64() for name in ("count", "positive")}
+    kinds |= {name: pa.float64() for name in ("value", "last_time")}
     floats = pa.list_(pa.float64())
     return {
         "items": pa.table(
@@ -160,12 +161,13 @@ def _fill(state: StatisticsState, tables: dict[str, pa.Table]) -> None:
         *(of_items[name] for name in ("count", "positive", "value", "holders", "square")),
     )
     of_users = columns["users"]
-    names = ("count", "positive", "value", "window", "window_value", "window_difference")
-    for user_id, count, positive, value, *windows in zip(
-        of_users["user_id"], *(of_users[name] for name in names), strict=True
+    counts = ("count", "positive", "value", "last_time")
+    windows = ("window", "window_value", "window_difference")
+    for user_id, count, positive, value, last_time, *window in zip(
+        of_users["user_id"], *(of_users[name] for name in (*counts, *windows)), strict=True
     ):
         by: tuple[dict[str, list[int]], ...] = tuple({} for _ in state.by)
-        state.users[user_id] = UserState(count, positive, value, by, *windows)
+        state.users[user_id] = UserState(count, positive, value, last_time, by, *window)
     users = list(state.users.values())
     for place, column, name, count, positive in zip(
         *(columns["by"][name] for name in _BY_COLUMNS), strict=True

@@ -73,6 +73,7 @@ class UserState:
 
     Attributes:
       count, positive, value: events, positive ones, sum of values.
+      last_time: of the user's last event.
       by: for each column of `by`, value -> [events, positive ones].
       window: places of the user's last distinct items, oldest first.
       window_value: the value the user gave each of them (at its first event in the window).
@@ -82,6 +83,7 @@ class UserState:
     count: int
     positive: int
     value: float
+    last_time: float
     by: tuple[dict[str, list[int]], ...]
     window: list[int] = dataclasses.field(default_factory=list)
     window_value: list[float] = dataclasses.field(default_factory=list)
@@ -93,6 +95,7 @@ class UserState:
             self.count,
             self.positive,
             self.value,
+            self.last_time,
             tuple({name: list(entry) for name, entry in counts.items()} for counts in self.by),
             list(self.window),
             list(self.window_value),
@@ -254,7 +257,7 @@ class StatisticsState:
         user = self.users.get(event.user_id)
         if user is None:
             user = self.users[event.user_id] = self._new_user()
-        self._count_user(user, item, liked, value)
+        self._count_user(user, event, item)
         if self.keeps_windows and place not in user.window:
             if self.options.neighbours:
                 self._count_pairs(user, place, difference)
@@ -275,14 +278,14 @@ class StatisticsState:
         Args:
           user_id: may be unknown, or empty.
           behaviours: the user's events, oldest first, with their items. Of a known user only those
-            later than the statistics count; they hold the others already.
+            later than the last one that was counted of it; the others are held already.
 
         Returns:
           For `state` of `Statistics.group_features`; None where nothing is known.
         """
         known = self.users.get(user_id)
         if known is not None:
-            behaviours = [pair for pair in behaviours if pair[0].time > self.last_counted_time]
+            behaviours = [pair for pair in behaviours if pair[0].time > known.last_time]
         if not behaviours:
             return known
         state = self._new_user() if known is None else known.copy()
@@ -291,12 +294,14 @@ class StatisticsState:
         return state
 
     def _new_user(self) -> UserState:
-        return UserState(0, 0, 0.0, tuple({} for _ in self.by))
+        return UserState(0, 0, 0.0, -math.inf, tuple({} for _ in self.by))
 
-    def _count_user(self, user: UserState, item: Item, liked: bool, value: float) -> None:
+    def _count_user(self, user: UserState, event: Event, item: Item) -> None:
+        liked = self.is_positive(event)
         user.count += 1
         user.positive += liked
-        user.value += value
+        user.value += _value_of(event)
+        user.last_time = event.time
         for field, counts in zip(self.by, user.by, strict=True):
             for name in values_of(item, field):
                 entry = counts.setdefault(name, [0, 0])
@@ -306,7 +311,7 @@ class StatisticsState:
     def _count_ahead(self, user: UserState, event: Event, item: Item) -> None:
         """Counts an event in its user's state alone."""
         value = _value_of(event)
-        self._count_user(user, item, self.is_positive(event), value)
+        self._count_user(user, event, item)
         # An item of which nothing else is known resembles no other.
         place = self.items.place.get(item.id)
         if self.keeps_windows and place is not None and place not in user.window:

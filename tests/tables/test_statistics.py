@@ -1,5 +1,6 @@
 """Incremental statistics against a reference that recounts all earlier events for every answer."""
 
+import dataclasses
 import itertools
 import json
 import math
@@ -348,6 +349,33 @@ def test_events_of_users_only(
             assert {n: v for n, v in told.items() if n.startswith("item")} == {
                 n: v for n, v in before.items() if n.startswith("item")
             }
+
+
+@settings(max_examples=40, deadline=None)
+@given(LOGS, st.dictionaries(st.sampled_from([f"u{n}" for n in range(5)]), st.integers(0, 4)))
+def test_folding_in_what_a_user_did_after_its_own_last_event(
+    events: list[Event], withheld: dict[str, int]
+) -> None:
+    """Every user's last events are withheld, other users' later ones are not: a split by user."""
+    events = [dataclasses.replace(event, time=float(n)) for n, event in enumerate(events)]
+    of = {event.user_id: [e for e in events if e.user_id == event.user_id] for event in events}
+    counted = {user: own[: len(own) - withheld.get(user, 0)] for user, own in of.items()}
+    options = StatisticsOptions()
+    held = fold([e for e in events if e in counted[e.user_id]], options)
+    everything = fold(events, options)
+    for user, own in of.items():
+        behaviours = [(event, ITEMS[int(event.item_id[1:])]) for event in own]
+        told = held.fold_in(user, behaviours)
+        expected = everything.users[user]
+        assert told is not None
+        assert (told.count, told.positive, told.value) == (
+            expected.count,
+            expected.positive,
+            expected.value,
+        )
+        assert told.by == expected.by
+        assert told.last_time == expected.last_time
+        assert held.users.get(user) is None or held.users[user].count == len(counted[user])
 
 
 def test_purchases_have_no_shares() -> None:
