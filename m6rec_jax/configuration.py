@@ -48,7 +48,6 @@ MACROS: Mapping[str, str] = {
     "INITIAL_CHECKPOINT_PATH": "checkpoint whose backbone training starts from",
 }
 
-CONFIG_FILE = "config.gin"
 # A value without quotes that cannot be anything but a string: a path, a name, an address.
 _BARE_STRING = re.compile(r"[A-Za-z_./~][\w./~:+=-]*")
 
@@ -175,23 +174,6 @@ def bound(parameter: str, default: Any = None) -> Any:
     except ValueError:
         return default
     return macro(value.scoped_selector.split("/")[0]) if _is_macro_reference(value) else value
-
-
-def write_config(directory: str | Path, *, operative: bool) -> None:
-    """Writes `DIRECTORY/config.gin`, which can be given as `--gin_file` again.
-
-    Args:
-      directory: usually MODEL_DIR; made when missing; may be a bucket address.
-      operative: False: everything that was parsed (written when a run starts). True: what the
-        called configurables used, defaults included (written when a run ends).
-    """
-    from etils import epath  # knows bucket addresses; costs time, so not on top
-
-    text = gin.operative_config_str() if operative else gin.config_str()
-    folder = epath.Path(directory)
-    folder.mkdir(parents=True, exist_ok=True)
-    kind = "operative (as used)" if operative else "parsed (as read at the start)"
-    (folder / CONFIG_FILE).write_text(f"# {kind} configuration, written by m6rec\n\n{text}")
 
 
 # --- walking the statements -------------------------------------------------------------------

@@ -12,7 +12,8 @@ import gin
 import pytest
 
 from m6rec_jax import configuration
-from m6rec_jax.configuration import bound, macro, parse_config, write_config
+from m6rec_jax.config_file import changed_settings, write_config
+from m6rec_jax.configuration import bound, macro, parse_config
 from m6rec_jax.errors import ConfigError
 
 
@@ -169,6 +170,25 @@ def test_written_config_can_be_read_again(shipped: Path, tmp_path: Path) -> None
     again = toy_run()
     assert again["model"].width == 7
     assert {**again, "model": None} == {**before, "model": None}
+
+
+@pytest.mark.parametrize("operative", [False, True])
+def test_changed_settings(shipped: Path, tmp_path: Path, operative: bool) -> None:
+    write("run.gin", RUN)
+    parse_config(["run.gin"], ["TRAIN_STEPS=20"])
+    toy_run()
+    assert changed_settings(tmp_path / "out") == [], "there is none yet"
+    write_config(tmp_path / "out", operative=operative)
+    assert changed_settings(tmp_path / "out") == []
+    again = ["TRAIN_STEPS=30", "MODEL_DIR=elsewhere", "ToyModel.width=8", "toy_run.folder=new"]
+    parse_config(["run.gin"], [*again, "toy_anything.whatever=1"])
+    changed = changed_settings(tmp_path / "out")
+    assert "TRAIN_STEPS: 20 -> 30" in changed
+    assert "ToyModel.width: 7 -> 8" in changed
+    assert not any("MODEL_DIR" in line or "toy_anything" in line for line in changed)
+    (tmp_path / "out" / "config.gin").write_text("train.seed = (1,")
+    with pytest.raises(ValueError, match=r"config\.gin cannot be read"):
+        changed_settings(tmp_path / "out")
 
 
 def test_the_checkout_finds_its_own_files() -> None:

@@ -13,11 +13,11 @@ import jax
 import optax
 from etils import epath
 
-from m6rec_jax import configuration
 from m6rec_jax.checkpoints.buckets import check_bucket
 from m6rec_jax.checkpoints.location import CHECKPOINTS_FOLDER
 from m6rec_jax.checkpoints.manifest import RunDescription
 from m6rec_jax.checkpoints.store import CheckpointStore
+from m6rec_jax.config_file import CONFIG_FILE, write_config
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.model.config import ModelConfig
 from m6rec_jax.model.m6rec import M6Rec
@@ -215,10 +215,10 @@ def train(
         check_bucket(path)  # nothing else may take time, or write, before
     folder = epath.Path(model_dir)
     is_main = jax.process_index() == 0
-    config_file = folder / configuration.CONFIG_FILE
+    config_file = folder / CONFIG_FILE
     # That of a run that is there stays until this one has proved to be its continuation.
     if is_main and not config_file.exists():
-        configuration.write_config(model_dir, operative=False)
+        write_config(model_dir, operative=False)
     check_shared(config_file)
 
     with clock.measure("startup"):
@@ -293,7 +293,7 @@ def train(
                 )
         first_step = int(state.step)
         if is_main:
-            configuration.write_config(model_dir, operative=False)
+            write_config(model_dir, operative=False)
             save_inference_assets(
                 mixture_or_task_name,
                 task_feature_lengths,
@@ -388,7 +388,7 @@ def train(
     # gin's operative configuration is that of functions which were called: where no step was
     # compiled it lacks the objectives.
     if is_main and int(state.step) > first_step:
-        configuration.write_config(model_dir, operative=True)
+        write_config(model_dir, operative=True)
     if stopped_by in ("SIGTERM", "SIGINT") and is_main:
         _say_how_to_resume(stopped_by, int(state.step), train_steps, folder)
     return TrainResult(int(state.step), state, model, metrics, report, best.best_step, stopped_by)

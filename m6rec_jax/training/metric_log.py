@@ -82,7 +82,13 @@ class MetricLog:
 
     def _write_all(self) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._path.write_text("".join(line + "\n" for line in self._lines))
+        text = "".join(line + "\n" for line in self._lines)
+        if self._in_bucket:  # an object is there whole or as it was
+            self._path.write_text(text)
+            return
+        scratch = self._path.with_name(f"{METRICS_FILE}.partial")
+        scratch.write_text(text)
+        scratch.replace(self._path)
 
 
 def read_metrics(folder: str | epath.Path) -> list[dict[str, float]]:

@@ -16,6 +16,7 @@ from m6rec_jax.checkpoints.manifest import (
     differences,
 )
 from m6rec_jax.checkpoints.store import CheckpointStore
+from m6rec_jax.config_file import changed_settings
 from m6rec_jax.errors import CheckpointError
 from m6rec_jax.sharding import replicated
 from m6rec_jax.training.data_state import ResumableBatches, position_from_item, resume
@@ -62,7 +63,7 @@ def resumed_state(
     )
     # Last, since tensors that do not fit are a clearer error.
     check_task_sizes(manifest, run.model_config, str(store.folder))
-    _warn_of_changes(restored.manifest, run)
+    _warn_of_changes(restored.manifest, run, store)
     resume(source, position_from_item(restored.data, restored.manifest.num_data_shards))
     best.load_state_dict(restored.manifest.extra.get("best", {}))
     logger.info("resumed %s from step %d", store.folder, restored.step)
@@ -74,7 +75,7 @@ def resumed_state(
     )
 
 
-def _warn_of_changes(manifest: Manifest, run: RunDescription) -> None:
+def _warn_of_changes(manifest: Manifest, run: RunDescription, store: CheckpointStore) -> None:
     """Settings that fit but make the continued run another one than was started."""
     changed = differences(manifest, run.model_config) if run.model_config else []
     changed += [
@@ -82,6 +83,11 @@ def _warn_of_changes(manifest: Manifest, run: RunDescription) -> None:
         for name, value in run.extra.items()
         if name in manifest.extra and manifest.extra[name] != value
     ]
+    if jax.process_index() == 0:  # which will write the file anew
+        try:
+            changed += changed_settings(store.folder.parent)
+        except ValueError as error:
+            logger.warning("settings of the launch before are not compared: %s", error)
     if changed:
         logger.warning(
             "resuming with other settings than the run was started with (saved -> now): %s",

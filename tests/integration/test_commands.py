@@ -125,7 +125,9 @@ def test_a_model_folder_is_loaded_by_itself(trained: Path, tmp_path: Path) -> No
 
 def test_same_command_resumes(trained: Path) -> None:
     arguments = ("train", "--gin_file", "train.gin", "--gin.MODEL_DIR=run", "--gin.TRAIN_STEPS=5")
-    succeeded(m6rec(trained, *arguments))
+    run = m6rec(trained, *arguments)
+    succeeded(run)
+    assert "(saved -> now): TRAIN_STEPS: 3 -> 5\n" in run.stderr
     steps = [json.loads(line)["step"] for line in (trained / "run/metrics.jsonl").open()]
     assert max(steps) == 5
     assert steps == sorted(steps)

@@ -1,0 +1,78 @@
+"""`MODEL_DIR/config.gin`: the configuration that a run was started with, and later used."""
+
+from __future__ import annotations
+
+import tokenize
+from pathlib import Path
+
+import gin
+from gin import config as gin_config
+from gin import config_parser
+
+CONFIG_FILE = "config.gin"
+# Where a run lies and what it shows change nothing of what it computes.
+_NO_SETTINGS = ("MODEL_DIR", "train.model_dir", "train.progress", "train.tensorboard")
+
+
+def write_config(directory: str | Path, *, operative: bool) -> None:
+    """Writes `DIRECTORY/config.gin`, which can be given as `--gin_file` again.
+
+    Args:
+      directory: usually MODEL_DIR; made when missing; may be a bucket address.
+      operative: False: everything that was parsed (written when a run starts). True: what the
+        called configurables used, defaults included (written when a run ends).
+    """
+    from etils import epath  # knows bucket addresses; costs time, so not on top
+
+    text = gin.operative_config_str() if operative else gin.config_str()
+    folder = epath.Path(directory)
+    folder.mkdir(parents=True, exist_ok=True)
+    kind = "operative (as used)" if operative else "parsed (as read at the start)"
+    (folder / CONFIG_FILE).write_text(f"# {kind} configuration, written by m6rec\n\n{text}")
+
+
+def changed_settings(directory: str | Path) -> list[str]:
+    """Settings that are not what `DIRECTORY/config.gin` says, as `name: saved -> now`.
+
+    Only those are compared that both say something of: a file written at a run's end has defaults,
+    too, and lacks what was never used.
+
+    Raises:
+      ValueError: the file is not gin.
+    """
+    from etils import epath
+
+    path = epath.Path(directory) / CONFIG_FILE
+    if not path.exists():
+        return []
+    try:
+        saved = _bindings(path.read_text())
+    except (SyntaxError, tokenize.TokenError, ValueError, TypeError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    now = _bindings(gin.config_str())
+    changed = []
+    for name, value in sorted(now.items()):
+        # At a run's end a setting stands under the scopes that it was used in.
+        before = [
+            used
+            for key, used in saved.items()
+            if key == name or (key.endswith(f"/{name}") and key not in now)
+        ]
+        if before and value not in before and name not in _NO_SETTINGS:
+            changed.append(f"{name}: {' or '.join(sorted(set(before)))} -> {value}")
+    return changed
+
+
+def _bindings(text: str) -> dict[str, str]:
+    """Name to value, both as one writes them; modules, which may be told or not, are left out."""
+    found = {}
+    delegate = gin_config.ParserDelegate(skip_unknown=True)
+    for statement in config_parser.ConfigParser(text, delegate):
+        if isinstance(statement, config_parser.BindingStatement):
+            name = statement.selector.rsplit(".", 1)[-1]
+            if statement.scope:
+                name = f"{statement.scope}/{name}"
+            if statement.arg_name:
+                name = f"{name}.{statement.arg_name}"
+            found[name] = repr(statement.value)
+    return found
