@@ -18,7 +18,7 @@ from m6rec_jax.bank.layout import take_task
 from m6rec_jax.bank.manifest import PromptManifest, dataset_fingerprint, method_of
 from m6rec_jax.checkpoints.fingerprint import backbone_fingerprint, fingerprint
 from m6rec_jax.checkpoints.location import locate, read_manifest
-from m6rec_jax.checkpoints.manifest import Manifest, tensor_specs
+from m6rec_jax.checkpoints.manifest import Manifest, tell_of_a_better_step, tensor_specs
 from m6rec_jax.checkpoints.trees import flatten
 from m6rec_jax.errors import CheckpointError, ConfigError
 from m6rec_jax.inference.bundle import (
@@ -65,7 +65,7 @@ def export_prompts(
             "tell where its prompts fit"
         )
     if step is None:
-        _tell_of_a_better_step(location.step, manifest)
+        tell_of_a_better_step(location.step, manifest)
     settings = read_settings(model_dir)
     names = list(dict.fromkeys(tasks)) or sorted(settings.tasks)
     if not names:
@@ -88,16 +88,6 @@ def export_prompts(
     return [
         _task_prompts(name, settings, manifest, restored, backbone, model_dir) for name in names
     ]
-
-
-def _tell_of_a_better_step(step: int, manifest: Manifest) -> None:
-    """With `train.best_metric` the last step is not the best that was kept (Manifest.extra)."""
-    best = manifest.extra.get("best") or {}
-    if best.get("best_step") not in (None, step):
-        logger.warning(
-            "took step %d, the newest; by %s step %d was better (%.4g): --step %d takes that one",
-            *(step, best["name"], best["best_step"], best["best"], best["best_step"]),
-        )
 
 
 def _task_prompts(

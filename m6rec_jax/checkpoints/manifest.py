@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import importlib.metadata
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,7 @@ from m6rec_jax import __version__
 from m6rec_jax.errors import CheckpointError
 from m6rec_jax.model.config import TASK_SIZES, ModelConfig, PromptConfig
 
+logger = logging.getLogger(__name__)
 FORMAT = 1
 _LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -294,3 +296,14 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
     return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+
+
+def tell_of_a_better_step(step: int, manifest: Manifest) -> None:
+    """Warns that a run followed `train.best_metric` and its newest checkpoint is not the best."""
+    best = manifest.extra.get("best") or {}
+    if best.get("best_step") not in (None, step):
+        logger.warning(
+            "took step %d, the newest; by %s step %d was better (%.4g): ask for that step to have "
+            "it",
+            *(step, best["name"], best["best_step"], best["best"]),
+        )

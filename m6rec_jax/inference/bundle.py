@@ -28,7 +28,7 @@ from jax.sharding import Mesh
 
 from m6rec_jax.checkpoints.fingerprint import checksums
 from m6rec_jax.checkpoints.location import locate, read_manifest
-from m6rec_jax.checkpoints.manifest import check_vocabulary
+from m6rec_jax.checkpoints.manifest import check_vocabulary, tell_of_a_better_step
 from m6rec_jax.checkpoints.restore import PARAMS, PROMPTS, restore_item
 from m6rec_jax.checkpoints.trees import flatten
 from m6rec_jax.errors import CheckpointError, ConfigError
@@ -238,7 +238,7 @@ def restore_model(
 
     Args:
       model_dir: MODEL_DIR of a training run, or a checkpoint's folder; may be a bucket address.
-      step: which checkpoint; None: the newest.
+      step: which checkpoint; None: the newest (warns where the run says that another is better).
       vocabulary_fingerprint: of the vocabulary in use, compared with the checkpoint's.
       mesh: devices to spread the variables over; None: the default device.
       rules: logical-axis rules, with a mesh.
@@ -249,6 +249,8 @@ def restore_model(
     location = locate(model_dir, step)
     manifest = read_manifest(location)
     check_vocabulary(manifest, vocabulary_fingerprint, str(location.folder))
+    if step is None:
+        tell_of_a_better_step(location.step, manifest)
     config = manifest.build_model_config()
     model = M6Rec(config)
     target = variable_targets(model, mesh, rules)

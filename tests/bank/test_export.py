@@ -161,10 +161,15 @@ def test_a_step_that_was_better_is_told(
     trees = {"params": backbone.params, "prompts": restore_model(run).variables["prompts"]}
     with CheckpointStore(copied / "checkpoints") as store:
         store.save(STEP + 20, trees, data={}, run=description, frozen=("params",))
-    with caplog.at_level(logging.WARNING, logger="m6rec_jax.bank.export"):
+    with caplog.at_level(logging.WARNING, logger="m6rec_jax.checkpoints"):
         (found,) = export_prompts(copied, ["shop_ctr"])
     assert found.manifest.source["step"] == STEP + 20
-    assert f"took step {STEP + 20}, the newest; by validation/auc step {STEP}" in caplog.text
+    told = f"took step {STEP + 20}, the newest; by validation/auc step {STEP} was better (0.75)"
+    assert caplog.text.count(told) == 1
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, logger="m6rec_jax.checkpoints"):
+        restore_model(copied)  # as evaluation and inference do
+    assert caplog.text.count(told) == 1
     caplog.clear()
     (found,) = export_prompts(copied, ["shop_ctr"], step=STEP)
     assert found.manifest.source["step"] == STEP
