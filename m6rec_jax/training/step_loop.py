@@ -91,9 +91,13 @@ class StepLoop:
                 stopped_by = guard.signal_name
             if self.validate_first and step == 0 and stopped_by is None:
                 with self.clock.measure("evaluation"):
-                    figures = self.validate(state, step)
-                self.best.check(figures)
-                log.write(step, figures)
+                    found = self.validate(state, step, guard.should_stop)
+                if found is None:
+                    stopped_by = guard.signal_name
+                else:
+                    figures = found
+                    self.best.check(figures)
+                    log.write(step, figures)
             while step < self.train_steps and stopped_by is None:
                 with self.clock.measure("input_wait"):
                     features = feed.next()
@@ -138,9 +142,13 @@ class StepLoop:
                 ):
                     try:
                         with self.clock.measure("evaluation"):
-                            figures = self.validate(state, step)
-                        log.write(step, figures)
-                        is_best = self.best.update(step, figures)
+                            found = self.validate(state, step, guard.should_stop)
+                        if found is None:
+                            stopped_by = guard.signal_name
+                        else:
+                            figures = found
+                            log.write(step, figures)
+                            is_best = self.best.update(step, figures)
                     except M6RecError:
                         # What was trained is not lost. Of several processes others may not have
                         # failed, and a checkpoint takes all of them.

@@ -52,14 +52,26 @@ class Validation:
         self._jobs = jobs
         self._compiled: CompiledStep | None = None
 
-    def __call__(self, state: TrainState, step: int) -> dict[str, float]:
+    def __call__(
+        self, state: TrainState, step: int, should_stop: Callable[[], bool] = lambda: False
+    ) -> dict[str, float] | None:
         """Figures named `validation/…`; `validation/loss` is over the whole split at once.
 
         What `evaluate` finds by the name of a figure of the loss, perhaps of fewer rows, is left
         out: a single task of texts has a `loss`, too.
+
+        Args:
+          state: what is validated.
+          step: its step.
+          should_stop: asked before every batch and before `evaluate`, by all processes alike.
+
+        Returns:
+          None where that said so: what is left of the time is for a checkpoint.
         """
         sums: EvaluationSums | None = None
         for batch in self._make_batches():
+            if should_stop():
+                return None
             kept = {name: x for name, x in batch.items() if name not in _NOT_FOR_THE_MODEL}
             features = place_batch(kept, self._mesh)
             if self._compiled is None:
@@ -75,6 +87,8 @@ class Validation:
             sums = part if sums is None else jax.tree.map(np.add, sums, part)
         figures = {} if sums is None else sums.scalars(tuple(self._jobs))
         if self._evaluate is not None:
+            if should_stop():
+                return None
             figures = dict(self._evaluate(self._model, state.variables, step)) | figures
         return {f"validation/{name}": float(value) for name, value in figures.items()}
 

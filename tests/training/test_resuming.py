@@ -123,6 +123,36 @@ def test_signal_saves_and_leaves(
     assert_bit_equal(second.state, result.state)
 
 
+@pytest.mark.parametrize("untuned", [False, True])
+def test_a_signal_ends_a_validation(untuned: bool, tmp_path: Path) -> None:
+    """Validations may take longer than a preempted machine has left."""
+    asked: list[int] = []
+
+    def batches(*_: Any, **__: Any) -> Any:
+        for number, batch in enumerate(toy_run.toy_validation()):
+            asked.append(number)
+            if len(asked) == (1 if untuned else 3):  # of the first or the second validation
+                signal.raise_signal(signal.SIGTERM)
+            yield batch
+
+    result, _ = toy_train(
+        tmp_path,
+        STEPS,
+        validation=batches,
+        eval_period=3,
+        validate_first=untuned,
+        best_metric="validation/loss",
+    )
+    assert result.stopped_by == "SIGTERM"
+    assert len(asked) == (1 if untuned else 3), "no batch more was read"
+    assert result.step == (0 if untuned else 6)
+    assert list_steps(tmp_path / "checkpoints") == ([] if untuned else [3, 4, 6])
+    told = [line["step"] for line in read_metrics(tmp_path) if "validation/loss" in line]
+    assert told == ([] if untuned else [3])
+    second, _ = toy_train(tmp_path, STEPS)
+    assert (second.step, second.stopped_by) == (STEPS, None)
+
+
 def test_resume_needs_the_same_shards(unbroken: Any) -> None:
     _, _, folder = unbroken
     with pytest.raises(CheckpointError, match=r"started with 4 data shards .* configured with 2"):
