@@ -85,7 +85,8 @@ def assign(dataset: Dataset, split: Split, **sorting: Any) -> Assignment:
       **sorting: `memory_rows`, `scratch_dir` of `sorting.sorted_batches`.
 
     Raises:
-      DataError: a part that is empty, or options the split cannot fulfil.
+      DataError: a part that is empty, options the split cannot fulfil, or an event that is there
+        twice.
     """
     declared = dataset.spec.splits
     base = split.base(declared)
@@ -132,8 +133,28 @@ def _assign_plain(dataset: Dataset, split: Split, **sorting: Any) -> tuple[np.nd
         codes = function(times, **arguments)
     num_cold = 0
     for user in users_in_order(dataset, **sorting):
+        _check_repeated(dataset, user)
         if split.kind != "global_temporal":
             codes[user.rows] = function(np.zeros(len(user.rows)), user.times, **arguments)
         parts = codes[user.rows]
         num_cold += bool((parts == TEST).any() and not np.isin(parts, (TRAIN, CONTEXT)).any())
     return codes, num_cold
+
+
+def _check_repeated(dataset: Dataset, user: UserEvents) -> None:
+    """Raises DataError where a user has an event twice: it would be its own past, or its own test.
+
+    Here, since the events of one user are together, and memory need not hold those of all.
+    """
+    order = np.lexsort((user.rows, user.values, user.items, user.times))
+    # A user's values are numbers or, in data without values, all missing.
+    keys = np.stack([user.times, user.items, np.nan_to_num(user.values)])[:, order]
+    (same,) = np.nonzero((keys[:, 1:] == keys[:, :-1]).all(axis=0))
+    if len(same):
+        first, second = user.rows[order[same[0] : same[0] + 2]]
+        raise DataError(
+            f"{dataset.directory}: rows {first} and {second} of the events are the same event "
+            f"(user {dataset.user_records[user.user].id!r}, item "
+            f"{dataset.item_records[user.items[order[same[0]]]].id!r}, time and value); "
+            "`m6rec data check --quarantine` sets repeated ones aside"
+        )

@@ -146,8 +146,9 @@ def test_impossible_shares(shares: tuple[float, float]) -> None:
 def test_streamed_assignment_equals_the_functions(split, write_shop) -> None:
     random = np.random.default_rng(0)
     n = 300
-    users, items = random.integers(0, 6, n), random.integers(0, 12, n)
-    times = random.integers(0, 40, n).astype(float)
+    # Every (user, item, time) at most once, many at equal times.
+    users, items, times = np.unravel_index(random.choice(6 * 12 * 40, n, False), (6, 12, 40))
+    times = times.astype(float)
     events = list(zip(users.tolist(), items.tolist(), times.tolist(), [4.0] * n, strict=True))
     dataset = Dataset.open(write_shop(events))
     parsed = Split.parse(split)
@@ -162,6 +163,24 @@ def test_streamed_assignment_equals_the_functions(split, write_shop) -> None:
     assert (found.codes == expected).all()
     known = set(users[(expected == TRAIN) | (expected == CONTEXT)])
     assert found.num_cold_users == len(set(users[expected == TEST]) - known)
+
+
+@pytest.mark.parametrize(
+    ("value", "labelled", "twice"), [(4.0, True, True), (1.0, True, False), (1.0, False, True)]
+)
+def test_an_event_that_is_there_twice(
+    value: float, labelled: bool, twice: bool, write_shop
+) -> None:
+    log = [(0, 2, 5.0, 1.0), (1, 3, 9.0, 4.0), (1, 3, 8.0, 4.0), (0, 3, 9.0, 4.0)]
+    log += [(1, 3, 9.0, value), (0, 1, 7.0, 4.0)]
+    dataset = Dataset.open(write_shop(log, labelled=labelled))
+    split = Split.parse("global_temporal:train=0.4,validation=0.2")
+    if not twice:
+        assign(dataset, split)
+        return
+    told = r"rows 1 and 4 of the events are the same event \(user 'u1', item 'i3', time and value"
+    with pytest.raises(DataError, match=told):
+        assign(dataset, split)
 
 
 def test_users_in_order(write_shop) -> None:
