@@ -110,9 +110,10 @@ class T5xEvaluator:
         figures: Figures = {}
         for task in self._evaluator.tasks:
             predicted = self._evaluator.predict(task, self._model, own)
+            # By all processes: rows are counted over them.
+            figures[task.name] = self._evaluator.metrics(task, predicted)
             if not compute_metrics:
                 continue
-            figures[task.name] = self._evaluator.metrics(task, predicted)
             scalars = {k: seqio.metrics.Scalar(v) for k, v in figures[task.name].items()}
             for logger in self._loggers:
                 logger(task.name, step, scalars, None, None, None)

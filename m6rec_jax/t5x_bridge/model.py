@@ -152,18 +152,14 @@ class M6RecModel(models.BaseTransformerModel):
     def predict_batch_with_aux(
         self, params: Params, batch: Batch, rng: Array | None = None
     ) -> tuple[Array, dict[str, Array]]:
-        """Writes text for the sources of the batch.
+        """Writes text for the sources of the batch, after what the tasks give of each text.
 
         Returns:
           Tokens `[rows, target - 1]` of the best text, and `{'scores': [rows]}`, see
           `inference.decoding` and `inference.beam_search`.
         """
         del rng
-        rows, length = batch["decoder_input_tokens"].shape
-        features = {
-            **batch,
-            "forced": jnp.full((rows, length - 1), FREE, jnp.int32),
-        }
+        features = {**batch, "forced": _given(batch)}
         written = write(
             self.module,
             variables.split(params),
@@ -191,6 +187,17 @@ def prompts_traversal() -> traverse_util.ModelParamTraversal:
     return traverse_util.ModelParamTraversal(
         lambda name, _: name.startswith(f"/{variables.PROMPTS}/")
     )
+
+
+def _given(batch: Batch) -> Array:
+    """Tokens before the first with a loss, with which a text must begin: int32 `[rows, target - 1]`.
+
+    So tasks lay out beginnings (`text.writing_rows`); rows without any loss ask for no text.
+    """
+    has_loss = batch["decoder_loss_weights"] > 0
+    before = jnp.cumsum(has_loss, axis=1) == 0
+    given = before & has_loss.any(axis=1, keepdims=True) & (batch["decoder_block_ids"] == 1)
+    return jnp.where(given, batch["decoder_target_tokens"], FREE)[:, :-1]
 
 
 def _t5x_metrics(loss: Array, metrics: Metrics, features: Batch) -> dict[str, Any]:

@@ -77,8 +77,13 @@ def _scores(task: TaskInfo, split: str, values: Mapping[str, Any]) -> Columns:
         predicted = tasks.classification_predictions(found)
     elif task.kind == "likelihood":
         predicted = tasks.likelihood_predictions(found)
-    else:
+    elif task.kind == "language":
         predicted = tasks.language_predictions(found)
+    else:
+        raise ConfigError(
+            f"task '{task.name}' ({task.kind}) has no scores in t5x: set MODE = 'predict' for its "
+            "texts, or use `m6rec eval`"
+        )
     return named_columns(task, split, predicted)
 
 

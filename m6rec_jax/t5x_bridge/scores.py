@@ -19,12 +19,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from m6rec_jax.errors import ConfigError
 from m6rec_jax.inference.likelihood import mean_target_log_probabilities, token_sums
 from m6rec_jax.inference.retrieval import item_embeddings, user_embeddings
 from m6rec_jax.inference.scoring import class_log_probabilities
 from m6rec_jax.model import M6Rec
 
 Array = jax.Array
+_SCORED = {"scoring", "classification", "retrieval", "language", "likelihood"}
 IDENTITY = ("decoder_labels", "decoder_item_ids", "user_ids")
 
 
@@ -40,7 +42,15 @@ def scores(
       model, variables: the model.
       features: the batch.
       kinds: of the tasks that rows are of.
+
+    Raises:
+      ConfigError: none of them has scores (all write texts, or recommend in a dialogue).
     """
+    if _SCORED.isdisjoint(kinds):
+        raise ConfigError(
+            f"tasks of the kind {' or '.join(sorted(kinds))} have no scores in t5x: set MODE = "
+            "'predict' for texts, or use `m6rec eval` and `m6rec infer`"
+        )
     found = {name: jnp.asarray(features[name]) for name in IDENTITY}
     if not {"scoring", "classification"}.isdisjoint(kinds):
         found["log_probabilities"] = class_log_probabilities(model, variables, features)

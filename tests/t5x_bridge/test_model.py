@@ -16,10 +16,11 @@ from m6rec_jax.inference.scoring import class_log_probabilities
 from m6rec_jax.model.config import ModelConfig, PromptConfig
 from m6rec_jax.model.m6rec import M6Rec
 from m6rec_jax.sharding import data_parallel, make_mesh, place_batch
-from m6rec_jax.text.rows import source_row
 from m6rec_jax.text.vocabulary import Vocabulary
+from m6rec_jax.text.writing_rows import writing_row
 from m6rec_jax.training.initialization import initial_state
 from m6rec_jax.training.optimizers import adamw
+from m6rec_jax.training.step_loop import window_means
 from m6rec_jax.training.train_state import TrainState, abstract_state
 from m6rec_jax.training.train_step import make_train_step
 from tests.t5x_bridge.needs_t5x import REASON
@@ -102,7 +103,8 @@ def test_first_step_is_the_built_in_trainers(
     trainable: str, task: str, vocabulary: Vocabulary
 ) -> None:
     config = roomy(vocabulary)
-    _, first, _, scalars = built_in(config, trainable)
+    _, first, _, metrics_of_ours = built_in(config, trainable)
+    scalars = window_means([metrics_of_ours], ())
     before, after, metrics = under_t5x(bridged(config, task, trainable), first)
     assert float(metrics["loss"].total) == pytest.approx(float(scalars["loss"]), abs=1e-5)
     for name in ("classification/accuracy", "language_modelling/loss"):
@@ -146,7 +148,8 @@ def test_scores_are_those_of_m6rec_eval(task: str, vocabulary: Vocabulary) -> No
     assert {"decoder_labels", "decoder_item_ids", "user_ids"} < set(found)
 
 
-def test_texts_are_the_generators(task: str, vocabulary: Vocabulary) -> None:
+@pytest.mark.parametrize("prefix", ["", "up"])
+def test_texts_are_the_generators(prefix: str, task: str, vocabulary: Vocabulary) -> None:
     config = roomy(vocabulary)
     model = M6Rec(config)
     made = jax.jit(bridged(config, task, "all").get_initial_variables)
@@ -155,15 +158,18 @@ def test_texts_are_the_generators(task: str, vocabulary: Vocabulary) -> None:
     generator = Generator(
         model, variables.split(params), vocabulary, source_length=16, target_length=6
     )
-    row = source_row(vocabulary, ["liked x up", "liked z me"], 16)
+    history = ["liked x up", "liked z me"]
+    # What stands after the beginning is what the task would have written: it must not be seen.
+    row = writing_row(vocabulary, history, prefix, "z x", 16, 6)
     rows = {
-        name: np.pad(row[name], (0, 16 - len(row[name])))[None]
-        for name in ("encoder_input_tokens", "encoder_block_ids")
+        name: np.pad(value, (0, (16 if name.startswith("encoder") else 6) - len(value)))[None]
+        for name, value in row.items()
+        if name.startswith(("encoder", "decoder"))
     }
-    rows |= {"decoder_input_tokens": np.zeros((1, 6), np.int32)}
     rows |= {"task_ids": np.zeros((1, 1), np.int32)}
     tokens, aux = bridged(config, task, "all").predict_batch_with_aux(params, rows)
-    written = generator.greedy([["liked x up", "liked z me"]])[0]
+    written = generator.greedy([history], [prefix])[0]
+    assert written.text.startswith(prefix)
     assert vocabulary.decode([int(i) for i in tokens[0]]) == written.text
     assert float(aux["scores"][0]) == pytest.approx(written.score, abs=1e-4)
 
