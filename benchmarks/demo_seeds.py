@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -35,7 +36,6 @@ NEEDED = (
     *BASELINES.values(),
     "retrieval.hit_rate@10",
     "trainable_share",
-    "seconds",
 )
 
 Metrics = Mapping[str, float]
@@ -107,7 +107,8 @@ def demo_rows(seed: int, metrics: Metrics) -> list[Row]:
         "trainable_share": metrics["trainable_share"],
     }
     retrieval = {"hit_rate@10": metrics["retrieval.hit_rate@10"]}
-    rows = rows_of(click, MODEL, CLICK_SPLIT, seed, metrics["seconds"])
+    # A demo that was interrupted has no seconds.
+    rows = rows_of(click, MODEL, CLICK_SPLIT, seed, metrics.get("seconds"))
     rows += rows_of(retrieval, MODEL, RETRIEVAL_SPLIT, seed)
     for name, key in BASELINES.items():
         rows += rows_of({"auc": metrics[key]}, name, CLICK_SPLIT, None)
@@ -138,7 +139,9 @@ def main(arguments: list[str] | None = None) -> int:
         runs = []
         for seed in dict.fromkeys(options.seeds):
             folder = options.output / str(seed)
-            if options.force or not (folder / "metrics.json").exists():
+            if options.force:  # on finished runs the demo would only test them again
+                shutil.rmtree(folder, ignore_errors=True)
+            if not (folder / "metrics.json").exists():
                 run_demo(seed, folder)
             metrics = read_metrics(folder / "metrics.json")
             add_rows(results_path("demo"), demo_rows(seed, metrics))

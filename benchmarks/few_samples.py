@@ -214,20 +214,21 @@ def rows_of(
 
 
 def of_references(method: str, sample: Sample, prepared: Prepared) -> list[Row]:
-    """Makes the rows of 'means' or 'regression' on a prepared sample."""
+    """Makes the rows of 'means' or 'regression' on a prepared sample.
+
+    The regression reads rows of `TUNING`'s own lengths, also beside a model that is told others.
+    """
     from m6rec_jax import configuration
 
     if method == "means":
         told = "likes, both smoothed with 5"
         return rows_of(means(prepared), MEANS, sample, config=told)
     configuration.parse_config([TUNING], ["MODEL_DIR=''", "INITIAL_CHECKPOINT_PATH=''"])
+    lengths = configuration.macro("TASK_FEATURE_LENGTHS")
     with scoring_task(prepared.manifest["split"]["name"]) as task:
-        figures = regression(
-            task,
-            configuration.macro("TASK_FEATURE_LENGTHS"),
-            int(configuration.macro("VOCAB_SIZE")),
-        )
-    return rows_of(figures, REGRESSION, sample, config="pieces of history and candidate, L2")
+        figures = regression(task, lengths, int(configuration.macro("VOCAB_SIZE")))
+    told = "pieces of history ({inputs} tokens) and candidate ({targets} in a row), L2"
+    return rows_of(figures, REGRESSION, sample, config=told.format(**lengths))
 
 
 def of_tuning(

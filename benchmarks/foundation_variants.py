@@ -31,13 +31,12 @@ from benchmarks.provenance import ROOT
 from benchmarks.results_file import Row, add_rows, metric_rows, read_results, results_path
 from m6rec_jax.errors import DataError, M6RecError
 from m6rec_jax.pipeline.locations import shared_vocabulary
+from m6rec_jax.text.vocabulary import Vocabulary
 
 RESULTS = "foundation_variants"
 SPLIT = "validation"
 PACE_STEPS = 40
 EVAL_ROWS = 300
-# Pieces of a vocabulary beside its control ids.
-_CONTROL_IDS = 160
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +156,8 @@ class Study:
                 f"--gin.train_on_prepared.shared='{shared}'",
                 f"--gin.train_vocabulary.size={size}",
             )
-        return [f"vocabulary_file.shared='{shared}'", f"VOCAB_SIZE={size + _CONTROL_IDS}"]
+        rows = Vocabulary(shared_vocabulary(shared)).size  # control ids and spare rows, too
+        return [f"vocabulary_file.shared='{shared}'", f"VOCAB_SIZE={rows}"]
 
     def _train(self, folder: Path, steps: int, period: int, bindings: Sequence[str]) -> Path:
         shutil.rmtree(folder, ignore_errors=True)

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from m6rec_jax import configuration
+from m6rec_jax.checkpoints.location import CHECKPOINTS_FOLDER
 from m6rec_jax.demo_report import DemoResult, report_data
 from m6rec_jax.evaluation.baselines import MeanBaselines, popularity_ranks
 from m6rec_jax.evaluation.evaluator import Evaluator
@@ -29,6 +30,7 @@ from m6rec_jax.tables.sources import fetch
 from m6rec_jax.tables.vocabulary_text import train_on_prepared
 from m6rec_jax.training.loop import TrainResult, train
 from m6rec_jax.training.parameter_table import count_parameters
+from m6rec_jax.training.step_loop import EARLY_STOPPING
 
 DATASET = "movielens-100k"
 PREPARE = "gin_configs/examples/movielens_prepare.gin"
@@ -47,15 +49,17 @@ def run_demo(output: Path, seed: int = 0) -> dict[str, float]:
       seed: of initialisation, dropout and the order of the data.
 
     Returns:
-      The figures of `metrics.json`.
+      The figures of `metrics.json`; `seconds` only where nothing had been there before.
 
     Raises:
       DataError: the data set cannot be had.
+      KeyboardInterrupt: a signal stopped one of the runs; what comes after it needs all of it.
     """
     started = time.monotonic()
     vocabulary = output / "vocabulary.model"
     scoring, retrieval = _prepared_data(vocabulary)
     folders = {name: output / name for name in PHASES}
+    resumed = any((folder / CHECKPOINTS_FOLDER).exists() for folder in folders.values())
 
     def run(name: str) -> TrainResult:
         print(f"\n{name}: {PHASES[name]}", flush=True)
@@ -68,7 +72,10 @@ def run_demo(output: Path, seed: int = 0) -> dict[str, float]:
         if name != "pretraining":
             bindings.append(f"INITIAL_CHECKPOINT_PATH='{folders['pretraining']}'")
         configuration.parse_config([PHASES[name]], bindings)
-        return train()
+        result = train()
+        if result.stopped_by not in (None, EARLY_STOPPING):
+            raise KeyboardInterrupt
+        return result
 
     run("pretraining")
     scoring_run = run("scoring")
@@ -92,8 +99,9 @@ def run_demo(output: Path, seed: int = 0) -> dict[str, float]:
         "retrieval.ndcg@10": retrieval_metrics["ndcg@10"],
         "retrieval.baselines.popularity.hit_rate@10": _popularity_hit_rate(retrieval, ranked),
         "trainable_share": table.trainable_share,
-        "seconds": seconds,
     }
+    if not resumed:
+        metrics["seconds"] = seconds
     (output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
     result = DemoResult(
         metrics=metrics,
@@ -110,7 +118,7 @@ def run_demo(output: Path, seed: int = 0) -> dict[str, float]:
             "Gin files": ", ".join(PHASES.values()),
             "Date": datetime.now(UTC).strftime("%Y-%m-%d"),
             "Seed": str(seed),
-            "Seconds, data to figures": f"{seconds:.0f}",
+            "Seconds, data to figures": "–" if resumed else f"{seconds:.0f}",
         },
     )
     path = write_report(output / "report.html", report_data(result))

@@ -190,7 +190,7 @@ def prompts_traversal() -> traverse_util.ModelParamTraversal:
 
 
 def _given(batch: Batch) -> Array:
-    """Tokens before the first with a loss, with which a text must begin: int32 `[rows, target - 1]`.
+    """What a text must begin with: the tokens before the first with a loss, `[rows, target - 1]`.
 
     So tasks lay out beginnings (`text.writing_rows`); rows without any loss ask for no text.
     """

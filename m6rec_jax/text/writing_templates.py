@@ -137,7 +137,7 @@ class WritingTemplate:
         """The text to learn from.
 
         Of the liked items the one that shares most values of a column is named, of equals the
-        latest.
+        latest; all that share as many as are told count as equals.
 
         Args:
           item: that the text is about.

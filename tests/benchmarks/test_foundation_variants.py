@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -34,6 +35,7 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ..
             Path(bindings["evaluate.output"].strip("'")).write_text(json.dumps(figures))
 
     monkeypatch.setattr(variants, "m6rec", m6rec)
+    monkeypatch.setattr(variants, "Vocabulary", lambda path: SimpleNamespace(size=6144))
     monkeypatch.setattr(variants, "results_path", lambda name: tmp_path / f"{name}.json")
     monkeypatch.setenv(sources.DATA_DIR_VARIABLE, str(tmp_path / "data"))
     return made
@@ -51,7 +53,7 @@ def test_steps_fill_the_minutes_and_rows_are_made_once(calls, tmp_path):
     (vocabulary,) = (call for call in calls if call[0] == "vocab")
     assert "--gin.train_vocabulary.size=6000" in vocabulary
     evaluated = [call for call in calls if call[0] == "eval"]
-    assert "--gin.VOCAB_SIZE=6160" in evaluated[1]
+    assert "--gin.VOCAB_SIZE=6144" in evaluated[1]
     assert not any("VOCAB_SIZE" in text for text in evaluated[0])
     rows = read_results(tmp_path / "foundation_variants.json").rows
     found = {(row["model"], row["metric"]): row["value"] for row in rows}
