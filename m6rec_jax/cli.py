@@ -43,8 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one sub-command; returns the exit status.
 
     1 is for a report that found something wrong (a run that does not fit, a damaged task in a
-    bank), 2 for an error the user can mend, 3 for other processes of the run that are lost or do
-    not answer, which another start may mend.
+    bank), 2 for an error the user can mend, 3 for other processes of the run that are lost, or
+    which do not answer, as a bucket may not either: another start may mend it.
     """
     # A console script does not look for modules in the current directory, where a user's own tasks/
     # are. They go last, so that nothing there can shadow a library.

@@ -22,4 +22,4 @@ class CheckpointError(M6RecError):
 
 
 class UnreachableError(M6RecError):
-    """The other processes of a run, or who knows about them, do not answer (yet)."""
+    """Other processes of the run, who knows about them, or a bucket do not answer (yet)."""

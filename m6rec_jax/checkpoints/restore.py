@@ -9,6 +9,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
+from m6rec_jax.checkpoints.failures import first_line, read_failure
 from m6rec_jax.checkpoints.fingerprint import checksums
 from m6rec_jax.checkpoints.location import StepLocation, list_steps, locate, read_manifest
 from m6rec_jax.checkpoints.manifest import (
@@ -104,7 +105,9 @@ def restore_item(
     """One item, in the target's structure, types and shardings, proved intact.
 
     Raises:
-      CheckpointError: the item is missing, has other tensors or shapes, or is damaged.
+      CheckpointError: the item is missing, has other tensors or shapes, is damaged, or cannot be
+        read.
+      UnreachableError: its place does not answer.
     """
     wanted = flatten(target)
     where = str(location.folder)
@@ -138,7 +141,8 @@ def _read(
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
             restored = flatten(checkpointer.restore(folder, args=args))
     except Exception as error:  # Orbax and TensorStore raise many kinds, plain Exception included
-        raise _damaged(location, folder, _first_line(error)) from error
+        failure = read_failure(str(folder), error)
+        raise failure or _damaged(location, folder, first_line(error)) from error
     found = checksums(restored)
     for name, value in found.items():
         expected = saved[name].checksum
@@ -167,8 +171,3 @@ def _damaged(location: StepLocation, folder: epath.Path, reason: str) -> Checkpo
         else "There is no other copy in this run"
     )
     return CheckpointError(f"{folder} is truncated or damaged: {reason}. {advice}")
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0][:300] if text else type(error).__name__

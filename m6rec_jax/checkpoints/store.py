@@ -15,6 +15,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from m6rec_jax.checkpoints import restore as restoring
 from m6rec_jax.checkpoints.bytes_item import BytesSave, read_bytes_item
+from m6rec_jax.checkpoints.failures import write_failure
 from m6rec_jax.checkpoints.fingerprint import checksums, fingerprint
 from m6rec_jax.checkpoints.location import MANIFEST_ITEM, absolute, locate, read_manifest
 from m6rec_jax.checkpoints.manifest import (
@@ -26,7 +27,7 @@ from m6rec_jax.checkpoints.manifest import (
     tensor_specs,
 )
 from m6rec_jax.checkpoints.trees import PyTree, flatten, nested
-from m6rec_jax.errors import CheckpointError, ConfigError
+from m6rec_jax.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +140,7 @@ class CheckpointStore:
 
         Raises:
           CheckpointError: an earlier asynchronous save failed (disk full, no permission).
+          UnreachableError: it failed since the place does not answer.
         """
         tensors: dict[str, Mapping[str, TensorSpec]] = {}
         locations, fingerprints, items = {}, {}, {}
@@ -164,9 +166,8 @@ class CheckpointStore:
                 force=True,
             )
         except (OSError, ValueError, RuntimeError) as error:
-            raise CheckpointError(
-                f"step {step} could not be saved to {self.folder}: {error}"
-            ) from error
+            what = f"step {step} could not be saved to {self.folder}"
+            raise write_failure(what, error) from error
 
     def restore(
         self,
@@ -202,15 +203,14 @@ class CheckpointStore:
         """Blocks until all saves are finished.
 
         Raises:
-          CheckpointError: one failed.
+          CheckpointError, UnreachableError: one failed.
         """
         try:
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
         except (OSError, ValueError, RuntimeError) as error:
-            raise CheckpointError(
-                f"a checkpoint could not be saved to {self.folder}: {error}"
-            ) from error
+            what = f"a checkpoint could not be saved to {self.folder}"
+            raise write_failure(what, error) from error
 
     def close(self) -> None:
         """Finishes all saves and lets go of the folder."""

@@ -31,7 +31,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from m6rec_jax.errors import ConfigError, UnreachableError
+from m6rec_jax.errors import ConfigError, M6RecError, UnreachableError
 from m6rec_jax.sharding.placement import batch_sharding
 
 logger = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ _VARIABLES = {
 # What errors say when it is another process that failed: of Gloo (CPU), NCCL (GPU), and of the
 # coordinator, which every process tells that it is alive.
 _SIGNS_OF_LOSS = re.compile(
-    r"gloo|nccl|coordination|heartbeat|(connection (closed|reset) by peer)|socket closed"
+    r"\b(gloo|nccl)\b|coordination|heartbeat|(connection (closed|reset) by peer)|socket closed"
     r"|barrier timed out",
     re.IGNORECASE,
 )
@@ -234,8 +234,13 @@ def check_shared(path: epath.Path) -> None:
 
 
 def speaks_of_a_lost_process(error: BaseException) -> bool:
-    """Whether an error, or what caused it, is that another process has gone."""
-    return any(_SIGNS_OF_LOSS.search(str(one)) for one in _causes(error))
+    """Whether an error, or what caused it, is that another process has gone.
+
+    Errors for the user are not asked, what they come from is: they quote titles and addresses.
+    """
+    return any(
+        _SIGNS_OF_LOSS.search(str(one)) for one in _causes(error) if not isinstance(one, M6RecError)
+    )
 
 
 def leave_at_once(status: int) -> None:

@@ -134,6 +134,9 @@ def test_whose_error_it_is() -> None:
     lost.__cause__ = ValueError("Gloo all-reduce failed: ... Connection closed by peer [::1]:42")
     assert speaks_of_a_lost_process(lost)
     assert not speaks_of_a_lost_process(ConfigError("loss at step 5 is nan"))
+    # A title, an address.
+    assert not speaks_of_a_lost_process(ConfigError("row 3: 'Gloo' has no director"))
+    assert not speaks_of_a_lost_process(ValueError("gs://igloo/run is not there"))
 
 
 def run(scenario: str, *environments: Mapping[str, str]) -> list[str]:
