@@ -34,11 +34,14 @@ from m6rec_jax.checkpoints.huggingface import (
 from m6rec_jax.checkpoints.huggingface_config import from_model_config
 from m6rec_jax.checkpoints.location import CHECKPOINTS_FOLDER, list_steps, locate, read_manifest
 from m6rec_jax.checkpoints.manifest import RunDescription
+from m6rec_jax.checkpoints.new_folder import check_new
 from m6rec_jax.checkpoints.restore import PARAMS, PROMPTS, restore_params
 from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.checkpoints.t5_tensors import Weights, leaf_shapes, plain_config, with_rows
 from m6rec_jax.checkpoints.t5x import plan_t5x, read_t5x, t5x_mapping, write_t5x
+from m6rec_jax.checkpoints.t5x_files import checkpoint_of_step
 from m6rec_jax.checkpoints.trees import flatten, nested
+from m6rec_jax.config_file import CONFIG_FILE
 from m6rec_jax.errors import CheckpointError, ConfigError
 from m6rec_jax.inference.bundle import (
     ASSETS_FOLDER,
@@ -136,7 +139,10 @@ def convert(
     if T5X_BRIDGE in (here.format, there.format):
         return _exchanged(here, there, dry_run)
     vocabulary_file = vocabulary_file or _vocabulary_of(here)
+    _check_target(there)
     weights, step, mapping = _read(here, dry_run)
+    if there.format in (T5X, SCALABLE_T5):
+        check_new(checkpoint_of_step(there.folder, step))
     if model_type is not None:
         weights = replace(weights, model_type=model_type)
     if there.format == OURS and vocabulary_file is not None:
@@ -144,15 +150,16 @@ def convert(
         weights = _for_vocabulary(weights, vocabulary)
     else:
         vocabulary = None
-    if here.format == OURS:
-        mapping = _mapping(weights, there)
+    if there.format != OURS:
+        # Raises where the target has no notion of the model: a dry run is to say so, too.
+        mapping = "\n\n".join(filter(None, (mapping, _mapping(weights, there))))
     if not dry_run:
         _write(weights, there, step, vocabulary, vocabulary_file, source)
     size = sum(int(np.prod(shape)) for shape in leaf_shapes(weights.config).values())
     summary = [
         f"{'would write' if dry_run else 'wrote'} {size:,} parameters to {there.folder}",
         *weights.notes,
-        *_vocabulary_notes(weights.config, there, vocabulary),
+        *_vocabulary_notes(weights.config, there, vocabulary, vocabulary_file),
         *_type_notes(weights, there),
         "the model in gin:",
         *(f"  {line}" for line in gin_lines(weights.config)),
@@ -261,9 +268,23 @@ def _write(
         write_t5x(weights, there.folder, step=step, scanned=there.format == SCALABLE_T5)
 
 
+def _check_target(there: Place) -> None:
+    """Raises CheckpointError where something would be overwritten."""
+    if there.format == HUGGING_FACE:
+        check_new(there.folder)
+    if there.format != OURS:
+        return  # their checkpoints may lie beside others
+    if steps := list_steps(there.folder / CHECKPOINTS_FOLDER):
+        raise CheckpointError(f"{there.folder} has a checkpoint already (step {steps[-1]})")
+    for name in (ASSETS_FOLDER, CONFIG_FILE):
+        if (there.folder / name).exists():
+            raise CheckpointError(
+                f"{there.folder} is a run already, though without a checkpoint: it has {name}; "
+                "name a new folder"
+            )
+
+
 def _write_ours(weights: Weights, folder: Path, vocabulary: Vocabulary | None, source: str) -> None:
-    if steps := list_steps(folder / CHECKPOINTS_FOLDER):
-        raise CheckpointError(f"{folder} has a checkpoint already (step {steps[-1]})")
     run = RunDescription(
         model_config=weights.config,
         vocabulary_fingerprint=None if vocabulary is None else vocabulary.fingerprint,
@@ -279,9 +300,15 @@ def _write_ours(weights: Weights, folder: Path, vocabulary: Vocabulary | None, s
 
 
 def _vocabulary_of(place: Place) -> Path | None:
-    name = {HUGGING_FACE: SPIECE_FILE, OURS: f"{ASSETS_FOLDER}/{VOCABULARY_FILE}"}.get(place.format)
-    path = None if name is None else place.folder / name
-    return path if path is not None and path.exists() else None
+    """The vocabulary that lies in a source; of ours also where a step of a run is named."""
+    if place.format == HUGGING_FACE:
+        candidates = [place.folder / SPIECE_FILE]
+    elif place.format == OURS:
+        folders = (place.folder, place.folder.parent, place.folder.parent.parent)
+        candidates = [folder / ASSETS_FOLDER / VOCABULARY_FILE for folder in folders]
+    else:
+        candidates = []
+    return next((path for path in candidates if path.exists()), None)
 
 
 def _for_vocabulary(weights: Weights, vocabulary: Vocabulary) -> Weights:
@@ -308,8 +335,10 @@ def _for_vocabulary(weights: Weights, vocabulary: Vocabulary) -> Weights:
 
 
 def _vocabulary_notes(
-    config: ModelConfig, there: Place, vocabulary: Vocabulary | None
+    config: ModelConfig, there: Place, vocabulary: Vocabulary | None, file: Path | None
 ) -> list[str]:
+    if there.format == HUGGING_FACE and file is None:
+        return ["no vocabulary found or given (--vocabulary): the model goes without a tokenizer"]
     if there.format != OURS:
         return []
     if vocabulary is None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -243,6 +246,74 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     convert(f"huggingface:{tmp_path / 'theirs'}", str(tmp_path / "ours"))
     with pytest.raises(CheckpointError, match=r"has a checkpoint already \(step 0\)"):
         convert(f"huggingface:{tmp_path / 'theirs'}", str(tmp_path / "ours"))
+
+
+@pytest.mark.parametrize("name", ["inference/settings.json", "config.gin"])
+def test_a_run_without_a_checkpoint_is_not_overwritten(name: str, tmp_path: Path) -> None:
+    write_huggingface(random_weights(T5_1_1), tmp_path / "theirs")
+    (tmp_path / "ours" / name).parent.mkdir(parents=True)
+    (tmp_path / "ours" / name).write_text("{}")
+    with pytest.raises(CheckpointError, match="is a run already, though without a checkpoint"):
+        convert(f"huggingface:{tmp_path / 'theirs'}", str(tmp_path / "ours"))
+    assert not (tmp_path / "ours" / "checkpoints").exists()
+
+
+def test_a_step_of_a_run_brings_the_runs_vocabulary(vocabulary: Vocabulary, tmp_path: Path) -> None:
+    weights = model_of(vocabulary.size)
+    write_huggingface(weights, tmp_path / "theirs", vocabulary_file=Path(vocabulary.model_file))
+    convert(f"huggingface:{tmp_path / 'theirs'}", str(tmp_path / "ours"))
+    for number, place in enumerate(("ours", "ours/checkpoints", "ours/checkpoints/0")):
+        target = tmp_path / f"back{number}"
+        told = convert(str(tmp_path / place), f"huggingface:{target}")
+        assert (target / "spiece.model").read_bytes() == Path(vocabulary.model_file).read_bytes()
+        assert "without a tokenizer" not in told
+    shutil.rmtree(tmp_path / "ours" / "inference")
+    told = convert(str(tmp_path / "ours"), f"huggingface:{tmp_path / 'bare'}")
+    assert "the model goes without a tokenizer" in told
+
+
+def test_a_dry_run_refuses_what_would_be_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_huggingface(random_weights(T5_1_1), tmp_path / "theirs")
+    source = f"huggingface:{tmp_path / 'theirs'}"
+    for dry_run in (True, False):
+        with pytest.raises(ConfigError, match="scalable_t5 has a relative position bias in every"):
+            convert(source, f"scalable_t5:{tmp_path / 'out'}", dry_run=dry_run)
+        monkeypatch.chdir(tmp_path)
+        convert(source, "ours", dry_run=False) if dry_run else None
+        with pytest.raises(CheckpointError, match="theirs exists already"):
+            convert("ours", "huggingface:theirs", dry_run=dry_run)
+        with pytest.raises(CheckpointError, match=r"'\.' is the current folder"):
+            convert("ours", "huggingface:.", dry_run=dry_run)
+        (tmp_path / "t5x" / "checkpoint_0" / "target").mkdir(parents=True, exist_ok=True)
+        with pytest.raises(CheckpointError, match="checkpoint_0 exists already"):
+            convert("ours", "t5x:t5x", dry_run=dry_run)
+
+
+@pytest.mark.parametrize("target", ["huggingface", "t5x"])
+def test_a_full_disk_is_told(target: str, tmp_path: Path) -> None:
+    """Of the libraries that write, none raises OSError. A limit on file sizes stands in for it."""
+    write_huggingface(random_weights(T5_1_1), tmp_path / "theirs")
+    convert(f"huggingface:{tmp_path / 'theirs'}", str(tmp_path / "ours"))
+    code = (
+        "import resource, signal, sys; from m6rec_jax import cli; "
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)); "
+        f"sys.exit(cli.main(['convert', '--from', 'ours', '--to', '{target}:out']))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(configuration.__file__).parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "could not be written" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 # --- the command ---------------------------------------------------------------------------------

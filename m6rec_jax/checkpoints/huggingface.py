@@ -17,6 +17,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from m6rec_jax.checkpoints.failures import write_failure
 from m6rec_jax.checkpoints.huggingface_config import (
     OWN_HEAD,
     TIED,
@@ -167,7 +168,10 @@ def write_huggingface(
                 for entry in shard
             }
             # Transformers refuses files that do not say for which library they are.
-            save_file(tensors, unfinished / name, metadata={"format": "pt"})
+            try:
+                save_file(tensors, unfinished / name, metadata={"format": "pt"})
+            except SafetensorError as error:  # a full disk, too
+                raise write_failure(f"{folder} could not be written", error) from error
             weight_map |= dict.fromkeys(tensors, name)
         if len(shards) > 1:
             total = sum(map(_num_bytes, entries))

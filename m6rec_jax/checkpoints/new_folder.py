@@ -11,6 +11,14 @@ from m6rec_jax.errors import CheckpointError
 from m6rec_jax.tables.power_cuts import to_disk
 
 
+def check_new(folder: Path) -> None:
+    """Raises CheckpointError where a folder is the current one, or has files already."""
+    if folder.absolute() == Path.cwd():
+        raise CheckpointError(f"'{folder}' is the current folder; name a new one")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise CheckpointError(f"{folder} exists already; name a new folder")
+
+
 @contextlib.contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
     """A folder to write to, which takes the wanted name when the block ends without an error.
@@ -21,10 +29,9 @@ def new_folder(folder: Path) -> Iterator[Path]:
       folder: may exist if it is empty.
 
     Raises:
-      CheckpointError: it has files already, or cannot be written to (disk full, no permission).
+      CheckpointError: as `check_new`, or it cannot be written to (disk full, no permission).
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise CheckpointError(f"{folder} exists already; name a new folder")
+    check_new(folder)
     unfinished = folder.with_name(f"{folder.name}.unfinished")
     try:
         shutil.rmtree(unfinished, ignore_errors=True)

@@ -23,6 +23,7 @@ import numpy as np
 import tensorstore
 from flax import serialization
 
+from m6rec_jax.checkpoints.failures import write_failure
 from m6rec_jax.checkpoints.manifest import TensorSpec
 from m6rec_jax.checkpoints.new_folder import new_folder
 from m6rec_jax.checkpoints.t5x_orbax import STATE_FOLDER, T5xOrbaxFiles
@@ -164,7 +165,7 @@ def write_t5x_files(arrays: Mapping[str, np.ndarray], path: Path, step: int) -> 
     Raises:
       CheckpointError: it exists, or cannot be written to.
     """
-    folder = path / f"checkpoint_{step}"
+    folder = checkpoint_of_step(path, step)
     with new_folder(folder) as unfinished:
         target: dict[str, Any] = {}
         for name, values in arrays.items():
@@ -179,6 +180,11 @@ def write_t5x_files(arrays: Mapping[str, np.ndarray], path: Path, step: int) -> 
     return folder
 
 
+def checkpoint_of_step(path: Path, step: int) -> Path:
+    """Where t5x looks for the checkpoint of a step in its MODEL_DIR."""
+    return path / f"checkpoint_{step}"
+
+
 def _write_zarr(folder: Path, name: str, values: np.ndarray) -> dict[str, Any]:
     chunks = list(values.shape)
     if values.ndim:
@@ -188,7 +194,10 @@ def _write_zarr(folder: Path, name: str, values: np.ndarray) -> dict[str, Any]:
     spec = {**_open_spec(folder / name), "dtype": values.dtype.name, "metadata": metadata}
     # Zeros are written like anything else, so that a missing file is always a loss.
     spec["store_data_equal_to_fill_value"] = True
-    tensorstore.open(spec, create=True).result().write(values).result()
+    try:
+        tensorstore.open(spec, create=True).result().write(values).result()
+    except ValueError as error:  # a full disk, too
+        raise write_failure(f"{folder / name} could not be written", error) from error
     return {
         "driver": "zarr",
         "dtype": values.dtype.name,
