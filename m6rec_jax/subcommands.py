@@ -121,6 +121,7 @@ def run_data_check(args: argparse.Namespace) -> None:
 
 def run_data_prepare(args: argparse.Namespace) -> None:
     from m6rec_jax.pipeline.locations import data_dir, dataset_folder
+    from m6rec_jax.tables import vocabulary_text  # noqa: F401  # settings may be of both commands
     from m6rec_jax.tables.corpora import CORPUS_FILE
     from m6rec_jax.tables.corpus_preparation import prepare_corpus
     from m6rec_jax.tables.dialogue_preparation import DIALOGUES_FILE, prepare_dialogues
@@ -148,6 +149,12 @@ def run_data_sample(args: argparse.Namespace) -> None:
 
 def run_vocab_train(args: argparse.Namespace) -> None:
     from m6rec_jax.pipeline.locations import data_dir
+    from m6rec_jax.tables import (  # noqa: F401  # settings may be of both commands
+        corpus_preparation,
+        dialogue_preparation,
+        preparation,
+        review_preparation,
+    )
     from m6rec_jax.tables.vocabulary_text import train_on_prepared
 
     _configure(args)

@@ -16,6 +16,8 @@ name=${M6REC_TPU_NAME:-m6rec}
 node_count=${M6REC_TPU_NODE_COUNT:-1}
 dry_run=0
 ssh_flags=()
+# A host that is taken away answers nothing any more: without these, ssh waits for it for hours.
+patience=(-oConnectTimeout=15 -oServerAliveInterval=30 -oServerAliveCountMax=4)
 
 # The part of --help that is the same everywhere.
 slice_options() {
@@ -219,7 +221,7 @@ on_slices() {
 on_slice() {
   # --quiet: without a terminal nobody answers a question about keys.
   run gcloud compute tpus tpu-vm ssh "$1" "--project=$project" "--zone=$zone" "--worker=$2" --quiet \
-    "${ssh_flags[@]}" "--command=$3"
+    "${patience[@]/#/--ssh-flag=}" "${ssh_flags[@]}" "--command=$3"
 }
 
 # on_host ARGUMENTS...: the command line that runs on_host.sh with these arguments over there.

@@ -59,9 +59,18 @@ check_accelerator_type() {
 }
 
 wait_until_active() {
-  local last='' started=$SECONDS
+  local last='' started=$SECONDS failures=0
   while :; do
-    read_state ACTIVE
+    if ! read_state ACTIVE; then
+      failures=$((failures + 1))
+      if ((failures >= 10)); then
+        say "gcloud cannot tell the state of $name; the request stays in the queue (delete.sh removes it)"
+        exit 1
+      fi
+      sleep "$poll"
+      continue
+    fi
+    failures=0
     if ((!dry_run)) && [[ $STATE != "$last" ]]; then
       say "$name is $STATE"
       last=$STATE

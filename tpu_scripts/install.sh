@@ -61,9 +61,16 @@ if ((${#includes[@]})); then
   members+=(-C "$PWD" "${includes[@]/#/./}")
 fi
 run tar -czf "$archive" --exclude=__pycache__ -C "$(dirname "$HERE")" "${members[@]}"
+# gcloud refuses to copy to several hosts where an ssh-agent holds keys and not gcloud's own; without
+# an agent it takes its key from the file.
+copy=(gcloud)
+key=$(ssh-keygen -lf ~/.ssh/google_compute_engine.pub 2>/dev/null | cut -d' ' -f2) || true
+if keys=$(ssh-add -l 2>/dev/null) && { [[ -z $key ]] || ! grep -qF -- "$key" <<<"$keys"; }; then
+  copy=(env -u SSH_AUTH_SOCK gcloud)
+fi
 for node in $(nodes); do
-  run gcloud compute tpus tpu-vm scp "$archive" "$node:m6rec.tar.gz" "--project=$project" \
-    "--zone=$zone" --worker=all --quiet "${ssh_flags[@]}"
+  run "${copy[@]}" compute tpus tpu-vm scp "$archive" "$node:m6rec.tar.gz" "--project=$project" \
+    "--zone=$zone" --worker=all --quiet "${patience[@]/#/--scp-flag=}" "${ssh_flags[@]}"
 done
 # The new files bring the program that puts them in place: a bare host has none.
 on_slices all "rm -rf m6rec.new && mkdir m6rec.new && tar -xzf m6rec.tar.gz -C m6rec.new && bash m6rec.new/tpu_scripts/on_host.sh install $(quote_all "$python_version" "$extra") || exit 1"

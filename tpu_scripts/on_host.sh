@@ -120,6 +120,11 @@ supervise() {
 stop() {
   local run=$1 grace=$2 force=$3 mark=$4 folder=$RUNS/$1 pid waited=0
   if ! is_running "$run"; then
+    # It may have ended since another host was told to stop, and with it this one; or watch.sh is
+    # about to start it again.
+    if ((mark)) && [[ -d $folder && $(cat "$folder/exit" 2>/dev/null) != 0 ]]; then
+      touch "$folder/stopped"
+    fi
     echo "$HOST: the run $run is not going on"
     return
   fi

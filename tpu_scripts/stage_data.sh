@@ -14,12 +14,13 @@ gin=()
 
 usage() {
   cat <<TEXT
-Usage: stage_data.sh --data-set FOLDER --data gs://BUCKET/FOLDER [options] [-- --gin_file FILE ...]
+Usage: stage_data.sh --data-set FOLDER --data gs://BUCKET/FOLDER [options] -- --gin_file FILE ...
 
 Renders a data set on this machine (m6rec data prepare, which builds TFDS shards), trains its
 vocabulary and copies both to a bucket, from where launch.sh brings them to every host. The tables
-themselves are not copied. What stands after -- goes to both commands of m6rec. Run it again with
-another split to add to the bucket.
+themselves are not copied. What stands after -- goes to both commands of m6rec; it names what the
+vocabulary is trained on (train_on_prepared.dataset or .sources), and may be left out with
+--no-vocabulary. Run it again with another split to add to the bucket.
 
   --data-set FOLDER   a data set folder, or with --fetch the name of a public data set
   --fetch             download the public data set first
@@ -71,6 +72,9 @@ if ((fetch)); then
 else
   [[ -d $data_set ]] || fail "--data-set $(quote "$data_set"): there is no such folder (--fetch downloads public data sets)"
   folder=$data_set
+fi
+if ((vocabulary && !${#gin[@]})); then
+  fail 'no gin file: give -- --gin_file FILE that names what the vocabulary is trained on (train_on_prepared.dataset), or --no-vocabulary'
 fi
 bucket=${data#gs://}
 bucket=gs://${bucket%%/*}

@@ -38,7 +38,9 @@ A run that finished is not started again: name another with --run.
                          Default: $healthy_after
   --poll SECONDS         between two looks. Default: $poll
   --unreachable-polls N  looks in a row without an answer of the hosts, until the slice is made
-                         again. Default: $unreachable_polls
+                         again; twelve times as many where Google Cloud says that they are healthy,
+                         since it may be this machine that does not reach them.
+                         Default: $unreachable_polls
 
 Handed on to create.sh: --accelerator-type, --runtime-version, --spot, --create-option; to
 install.sh: --include, --python-version, --extra; to launch.sh: --run, --data, --env. See there;
@@ -114,6 +116,16 @@ start() {
 
 look() {
   on_slices all "if [ -e m6rec/tpu_scripts/on_host.sh ]; then $(on_host status "$run_name"); else echo m6rec-host \"\$(hostname)\" absent; fi"
+}
+
+# Whether Google Cloud takes all hosts for healthy.
+seem_healthy() {
+  local node state
+  for node in $(nodes); do
+    state=$(gcloud compute tpus tpu-vm describe "$node" "--project=$project" "--zone=$zone" \
+      '--format=value(state,health)') || return 1
+    [[ $state =~ ^READY[[:space:]]+HEALTHY$ ]] || return 1
+  done
 }
 
 # Puts into RUN what the hosts report together.
@@ -237,7 +249,15 @@ while :; do
       ;;
     ACTIVE-unreachable)
       unreachable=$((unreachable + 1))
-      if ((unreachable >= unreachable_polls)); then renew "the hosts of $name do not answer"; fi
+      if ((unreachable >= unreachable_polls)); then
+        if ((unreachable < 12 * unreachable_polls)) && seem_healthy; then
+          if ((unreachable % unreachable_polls == 0)); then
+            say "the hosts of $name do not answer, and Google Cloud says that they are healthy: does this machine reach them? gcloud compute tpus tpu-vm ssh tells"
+          fi
+        else
+          renew "the hosts of $name do not answer"
+        fi
+      fi
       ;;
     ACTIVE-failed | ACTIVE-lost)
       retry "the run $run_name $RUN"

@@ -125,6 +125,8 @@ def _render_step(report: StepReport) -> str:
     spare = 1 - memory.share
     if report.error:
         lines = [f"{report.step}: does NOT compile: {report.error}"]
+        if not memory.needed:  # nothing is known of it
+            return "\n".join([*lines, *_advice(report)])
     else:
         verdict = "fits" if report.fits else "does NOT fit"
         lines = [f"{report.step}: {verdict}"]

@@ -41,7 +41,7 @@ from m6rec_jax.compilation.steps import (
     rules_of,
 )
 from m6rec_jax.compilation.topologies import Topology, parse_topology
-from m6rec_jax.errors import ConfigError, M6RecError
+from m6rec_jax.errors import M6RecError
 from m6rec_jax.sharding import compiler_options, make_mesh
 
 
@@ -149,16 +149,17 @@ def _compile(
     seconds, cpu_seconds = time.perf_counter() - traced, time.process_time() - traced_cpu
     if compiled is None:
         needed = too_large(message)
-        if needed is None:
-            raise ConfigError(f"XLA refuses the {program.name} step: {message}")
         memory = Memory(
-            available=topology.chip.hbm_bytes, needed=needed, arguments=program.argument_bytes
+            available=topology.chip.hbm_bytes, needed=needed or 0, arguments=program.argument_bytes
         )
         report = StepReport(
             program.name,
             memory,
             dataclasses.asdict(program.flops),
-            error="it needs more memory than a device has",
+            # Steps before and after it have reports of their own.
+            error=f"XLA refuses it: {message}"
+            if needed is None
+            else "it needs more memory than a device has",
         )
     else:
         tell("stage", text=f"reading {program.name}")

@@ -19,6 +19,10 @@ TRAIN = ("--", "train", "--gin_file", "run.gin", "--gin.MODEL_DIR=gs://bucket/ru
 V5E = "--accelerator-type=v5litepod-16"
 
 
+# Of ssh and scp: a host that is gone is noticed in minutes.
+PATIENCE = ("-oConnectTimeout=15", "-oServerAliveInterval=30", "-oServerAliveCountMax=4")
+
+
 def succeeded(run: subprocess.CompletedProcess[str]) -> str:
     assert run.returncode == 0, run.stdout + run.stderr
     return run.stdout
@@ -32,7 +36,7 @@ def refused(run: subprocess.CompletedProcess[str]) -> str:
 
 
 def ssh(command: str, node: str = "pod", worker: str = "all") -> list[str]:
-    where = [*WHERE, f"--worker={worker}", "--quiet"]
+    where = [*WHERE, f"--worker={worker}", "--quiet", *(f"--ssh-flag={flag}" for flag in PATIENCE)]
     return ["compute", "tpus", "tpu-vm", "ssh", node, *where, f"--command={command}"]
 
 

@@ -5,7 +5,9 @@
     calls.jsonl      argv of every call, and the host it came from ('' for the user's machine)
     states.json      what `describe` answers next; the last one stays. NONE: there is none
     creations.json   the states.json of the first, second, ... resource that is created
-    failures.json    [{"words": [...], "times": N, "stderr": TEXT}]: calls with these words fail
+    failures.json    [{"words": [...], "times": N, "stderr": TEXT}]: calls with these words fail,
+                     with "skip": N not the first N of them
+    health.json      what `describe` says of a slice's hosts; without this file it does not know
     workers          how many hosts a slice has; without this file ssh and scp are only recorded
     hosts/NODE-W/    home of worker W: commands sent by ssh really run there, in bash
     buckets/NAME/    a bucket
@@ -39,12 +41,17 @@ def main(argv: list[str]) -> int:
     failures = read("failures.json", [])
     for failure in failures:
         if failure["times"] and set(failure["words"]) <= set(argv):
-            failure["times"] -= 1
+            skipped = failure.get("skip", 0) > 0
+            failure["skip" if skipped else "times"] -= 1
             write("failures.json", failures)
+            if skipped:
+                continue
             sys.exit(failure["stderr"])
     match argv:
         case ["compute", "tpus", "queued-resources", verb, _, *_]:
             {"describe": describe, "create": create, "delete": delete}[verb]()
+        case ["compute", "tpus", "tpu-vm", "describe", _, *_]:
+            print(f"READY\t{read('health.json', 'HEALTH_UNSPECIFIED')}")
         case ["compute", "tpus", "tpu-vm", "ssh", node, *options]:
             return ssh(node, dict(option.partition("=")[::2] for option in options))
         case ["compute", "tpus", "tpu-vm", "scp", source, target, *_]:

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.tpu_scripts.calls import (
+    PATIENCE,
     TRAIN,
     WHERE,
     ssh,
@@ -32,9 +33,11 @@ def test_install(world: World) -> None:
     out = succeeded(world.run("install", *include, "--ssh-option=--internal-ip", cwd=own))
     archive = str(world.home / ".cache/m6rec-tpu/pod.tar.gz")
     scp, sent = world.calls()
-    where = [*WHERE, "--worker=all", "--quiet", "--internal-ip"]
-    assert scp == ["compute", "tpus", "tpu-vm", "scp", archive, "pod:m6rec.tar.gz", *where]
-    assert sent[:-1] == ["compute", "tpus", "tpu-vm", "ssh", "pod", *where]
+    where = [*WHERE, "--worker=all", "--quiet"]
+    flags = [f"--scp-flag={flag}" for flag in PATIENCE] + ["--internal-ip"]
+    assert scp == ["compute", "tpus", "tpu-vm", "scp", archive, "pod:m6rec.tar.gz", *where, *flags]
+    flags = [f"--ssh-flag={flag}" for flag in PATIENCE] + ["--internal-ip"]
+    assert sent[:-1] == ["compute", "tpus", "tpu-vm", "ssh", "pod", *where, *flags]
     for index in (0, 1):
         home = world.folder / "hosts" / f"pod-{index}"
         assert f"m6rec-host pod-{index} installed m6rec_jax 0.0" in out
@@ -43,6 +46,37 @@ def test_install(world: World) -> None:
         assert (home / "m6rec-env/bin/python").is_file()
     (pip, _) = world.lines("pip.jsonl")
     assert pip["argv"][-4:] == ["-c", "constraints.txt", "-e", ".[tpu]"]
+
+
+def test_stop_tells_hosts_whose_run_has_ended_already(pod: World) -> None:
+    """One host that is told to stop stops all: the others' word may come after their end."""
+    pod.write("behaviours.json", {"pod-0": ["exit 143"], "pod-1": ["exit 0"]})
+    succeeded(pod.run("launch", *TRAIN))
+    until(lambda: "running" not in pod.run("launch", "--status").stdout)
+    succeeded(pod.run("launch", "--stop"))
+    told = succeeded(pod.run("launch", "--status"))
+    assert "pod-0 stopped" in told
+    assert "pod-1 finished" in told
+
+
+@pytest.mark.parametrize(
+    ("keys", "own", "without"),
+    [
+        ("exit 2", "", False),  # no agent
+        ("exit 1", "", False),  # an empty one
+        ('echo "256 SHA256:other me (ED25519)"', "", True),  # gcloud has yet to make its key
+        ('echo "256 SHA256:other me (ED25519)"', "256 SHA256:gcloud me (RSA)", True),
+        ('echo "256 SHA256:gcloud me (RSA)"', "256 SHA256:gcloud me (RSA)", False),
+    ],
+)
+def test_install_does_without_an_agent_that_lacks_gclouds_key(
+    world: World, keys: str, own: str, without: bool
+) -> None:
+    program(world.bin / "ssh-add", f"#!/bin/bash\n{keys}\n")
+    program(world.bin / "ssh-keygen", f"#!/bin/bash\n[[ -n '{own}' ]] && echo '{own}'\n")
+    out = succeeded(world.run("install", "--dry-run"))
+    (copy,) = [line for line in out.splitlines() if " scp " in line]
+    assert copy.startswith("env -u SSH_AUTH_SOCK gcloud " if without else "gcloud ")
 
 
 def test_install_fetches_a_python_that_hosts_lack(world: World) -> None:

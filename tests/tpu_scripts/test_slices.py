@@ -72,6 +72,17 @@ def test_create_that_fails_while_waiting(world: World) -> None:
     assert "pod became FAILED" in run.stderr
 
 
+@pytest.mark.parametrize(("times", "status"), [(9, 0), (10, 1)])
+def test_create_looks_again_where_gcloud_fails(world: World, times: int, status: int) -> None:
+    world.write("creations.json", [["PROVISIONING", "ACTIVE"]])
+    world.write("states.json", ["NONE"])
+    blip = {"words": ["describe"], "times": times, "stderr": "ERROR: token", "skip": 1}
+    world.write("failures.json", [blip])
+    run = world.run("create", V5E, "--poll=0")
+    assert run.returncode == status, run.stderr
+    assert ("cannot tell the state" in run.stderr) == bool(status)
+
+
 def test_create_gives_up_waiting(world: World) -> None:
     world.write("creations.json", [["WAITING_FOR_RESOURCES"]])
     run = world.run("create", V5E, "--timeout", "1")

@@ -45,10 +45,24 @@ def test_stage_data(world: World) -> None:
     assert (world.folder / "buckets/bucket/data/vocab").is_file()
 
 
+def test_stage_data_needs_what_the_vocabulary_is_trained_on(world: World) -> None:
+    noted = stub_m6rec(world)
+    (world.home / "shop").mkdir()
+    options = ("--data-set=shop", "--data=gs://bucket/data")
+    run = world.run("stage_data", *options)
+    assert run.returncode == 2
+    assert "give -- --gin_file FILE that names what the vocabulary is trained on" in run.stderr
+    assert not noted.exists()
+    succeeded(world.run("stage_data", *options, "--no-vocabulary"))
+    assert "vocab" not in noted.read_text()
+
+
 def test_stage_data_needs_the_bucket_before_the_work(world: World) -> None:
     noted = stub_m6rec(world)
     (world.home / "shop").mkdir()
-    run = world.run("stage_data", "--data-set=shop", "--data=gs://elsewhere/data")
+    run = world.run(
+        "stage_data", "--data-set=shop", "--data=gs://elsewhere/data", "--no-vocabulary"
+    )
     assert run.returncode == 2
     assert "gcloud storage buckets create gs://elsewhere" in run.stderr
     assert not noted.exists()

@@ -136,6 +136,22 @@ def test_watch_replaces_hosts_that_do_not_answer(world: World) -> None:
     assert world.verbs().count("delete") == 1
 
 
+def test_watch_is_slower_to_replace_hosts_that_are_said_to_be_healthy(world: World) -> None:
+    """It may be the watching machine that does not reach them."""
+    world.write("behaviours.json", {"*": ["exit 0"]})
+    world.write("health.json", "HEALTHY")
+    failure = {"words": ["ssh"], "times": 20, "stderr": "ERROR: Connection timed out"}
+    world.write("failures.json", [failure])
+    run = watched(world, "--unreachable-polls=2")
+    succeeded(run)
+    assert run.stderr.count("does this machine reach them?") == 10
+    assert "delete" not in world.verbs()
+    world.write("failures.json", [failure | {"times": 24}])
+    run = watched(world, "--unreachable-polls=2", "--run=other")
+    succeeded(run)
+    assert world.verbs().count("delete") == 1
+
+
 def test_watch_counts_from_0_after_a_healthy_run(world: World) -> None:
     world.write("creations.json", [[*["ACTIVE"] * 4, "SUSPENDED"]] * 3 + [["ACTIVE"]])
     world.write("behaviours.json", {"*": ["wait", "wait", "wait", "exit 0"]})
