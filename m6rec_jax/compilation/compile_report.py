@@ -77,7 +77,7 @@ class CompileReport:
             f"mesh {mesh}; rules {_rules(run['rules'])}",
             *(f"warning: {text}" for text in self.warnings),
         ]
-        parts = ["\n".join(head), *(_render_step(step) for step in self.steps)]
+        parts = ["\n".join(head), *(render_step(step) for step in self.steps)]
         parts += [f"{name}: left out, {why}" for name, why in self.left_out.items()]
         return "\n\n".join(parts)
 
@@ -120,7 +120,8 @@ def describe_topology(topology: Topology) -> dict[str, Any]:
     }
 
 
-def _render_step(report: StepReport) -> str:
+def render_step(report: StepReport) -> str:
+    """What is known of a step, as lines of text."""
     memory = report.memory
     spare = 1 - memory.share
     if report.error:

@@ -15,6 +15,8 @@ import pytest
 from tqdm import tqdm
 
 from m6rec_jax.compilation import command, worker
+from m6rec_jax.compilation.compile_report import render_step
+from m6rec_jax.compilation.step_report import StepReport
 from m6rec_jax.compilation.topologies import Topology, parse_topology
 from m6rec_jax.errors import ConfigError
 
@@ -104,6 +106,22 @@ def test_a_runs_file_does_not_undo_the_sharding(
     (told,) = (event for event in events if event["event"] == "run")
     assert ("embed" in dict(told["rules"])) == splits_parameters
     assert told["gin_files"][-1].startswith("gin_configs/sharding/") == (not own or bool(sharding))
+
+
+def test_a_step_that_xla_refuses_is_a_report(
+    run_worker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is known of the other steps is not lost with it."""
+    monkeypatch.setattr(worker, "_compiled", lambda lowered: (None, "INVALID_ARGUMENT: no layout"))
+    lengths = "TASK_FEATURE_LENGTHS={'inputs': 32, 'targets': 8}"
+    status, events = run_worker(lengths, "BATCH_SIZE=8")
+    assert status == 0, events[-1]
+    (told,) = (event["report"] for event in events if event["event"] == "report")
+    report = StepReport.from_json(told)
+    assert not report.fits
+    text = render_step(report)
+    assert "does NOT compile: XLA refuses it: INVALID_ARGUMENT: no layout" in text
+    assert "GiB" not in text
 
 
 def test_the_worker_tells_the_packages_warnings(
