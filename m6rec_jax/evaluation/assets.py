@@ -49,6 +49,7 @@ def save_task_assets(
                 candidate_length=task.candidate_length(),
                 writing=task.view if task.kind == "generation" else "",
                 prepared=prepared[task.name].folder.name,
+                view=task.view,
             )
             for task in tasks
         },

@@ -110,6 +110,12 @@ def _kind(bundle: Bundle, kind: str) -> str:
 
 
 def _scoring(parts: JobParts) -> RequestJob:
+    if parts.settings.view == "reranking":
+        raise ConfigError(
+            "tasks of reranking answer no requests: their candidates are told by what is near the "
+            "user's last items, which only `m6rec eval` with RERANKER looks up; name a task of "
+            "scoring, such as <name>_ctr"
+        )
     return ScoringJob(parts.bundle.scorer(parts.task, **parts.shapes), parts.renderer())
 
 

@@ -29,6 +29,8 @@ class TaskSettings:
       prepared: name of the folder of prepared data, within the data folder, that the task was
         trained on: catalogue and statistics, unless serving is given others. The model folder's
         `datasets/<prepared>.json` has its columns and template. Empty where nobody said.
+      view: of the prepared data that the task's rows come from, such as 'groups'; empty where
+        nobody said.
     """
 
     task_id: int = 0
@@ -43,6 +45,7 @@ class TaskSettings:
     candidate_length: int | None = None
     writing: str = ""
     prepared: str = ""
+    view: str = ""
 
     def text_length(self, limit: int) -> int:
         """Most tokens of one candidate or item, where a row has room for `limit`."""

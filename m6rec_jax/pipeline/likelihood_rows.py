@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.pipeline.outcomes import outcomes_in_words
 from m6rec_jax.pipeline.preprocessors import Example, Lengths, map_rows, rows_may_vary, with_ids
 from m6rec_jax.pipeline.vocabulary import SeqioVocabulary
 from m6rec_jax.text import rows
@@ -82,7 +83,7 @@ def likelihood_rows(
         texts = [of_items[i] for i in indices] if asked.as_item else example["candidates"]
         sentences = [asked] * len(texts)
         if told:
-            words = [outcome_of(float(rating)) for rating in example["ratings"]]
+            words = outcomes_in_words(example["ratings"], labels, outcome_of)
             known = [place for place, word in enumerate(words) if word]
             if not known:
                 raise DataError("none of the candidates of a row has an outcome in words")

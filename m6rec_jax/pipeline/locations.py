@@ -18,6 +18,7 @@ import gin
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.tables.prepared import VOCABULARY, Prepared, folder_of
 from m6rec_jax.tables.sources import DATA_DIR_VARIABLE, default_cache_dir
+from m6rec_jax.tables.splits import KINDS
 from m6rec_jax.text.vocabulary import Vocabulary
 
 VOCABULARY_VARIABLE = "M6REC_VOCABULARY"
@@ -77,12 +78,20 @@ def prepared(dataset: str, split: str) -> Prepared:
     try:
         return Prepared.open(folder, dataset, split)
     except DataError as error:
-        # Texts have one split, which is the default.
-        binding = "" if split == "by_group" else f" --gin.prepare.split={split}"
+        # Texts have one split, which is the default. Names of splits with settings say these in
+        # another way than the binding.
+        if split == "by_group":
+            binding = ""
+        elif split in KINDS:
+            binding = f" --gin.prepare.split={split}"
+        else:
+            binding = " --gin.prepare.split=..."
         raise DataError(
-            f"{error}. For this data set: `m6rec data prepare {dataset}{binding}`, after `m6rec "
-            f"data fetch {dataset}` if it is a public one, or with its folder in place of its "
-            f"name. Data elsewhere? Set {DATA_DIR_VARIABLE} or gin's data_dir.path"
+            f"{error}. For this data set: `m6rec data prepare {dataset}{binding}`, with the gin "
+            "file that the head of an example names, if it is one; after `m6rec data fetch "
+            f"{dataset}` if it is a public one, `m6rec data sample` if it is a sample, or with its "
+            f"folder in place of its name. Data elsewhere? Set {DATA_DIR_VARIABLE} or gin's "
+            "data_dir.path"
         ) from error
 
 

@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.text import rows
 from m6rec_jax.text.vocabulary import SubwordSampling, Vocabulary
+
+
+def outcomes_in_words(
+    ratings: Sequence[float], labels: Sequence[int], outcome: Callable[[float], str]
+) -> list[str]:
+    """What came of each candidate, "" where nobody can say.
+
+    Args:
+      ratings: values of the events; NaN where they have none, and of sampled negatives.
+      labels: 0 or 1 of each. A sampled negative is none of the events that `outcome` tells of.
+      outcome: words for an event's value, NaN included.
+    """
+    return [
+        "" if math.isnan(rating) and not label else outcome(float(rating))
+        for rating, label in zip(ratings, labels, strict=True)
+    ]
 
 
 def with_outcomes(

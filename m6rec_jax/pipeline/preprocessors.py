@@ -21,7 +21,7 @@ import tensorflow as tf
 
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.pipeline.features import TASK_FEATURES
-from m6rec_jax.pipeline.outcomes import with_outcomes
+from m6rec_jax.pipeline.outcomes import outcomes_in_words, with_outcomes
 from m6rec_jax.pipeline.prompt_rows import prompt_row
 from m6rec_jax.pipeline.vocabulary import SeqioVocabulary
 from m6rec_jax.text import rows
@@ -255,7 +255,7 @@ def outcome_rows(
     the form of the scoring task before it is frozen.
 
     Args:
-      ds: rows with `history`, `candidates`, `ratings`.
+      ds: rows with `history`, `candidates`, `ratings`, `labels`.
       sequence_length, vocabulary, task_name, subword_sampling: as in `scoring_rows`.
       outcome: words for an event's value ("liked"); of the data set's template.
       candidate_weight: loss weight of the candidates' own words.
@@ -271,7 +271,7 @@ def outcome_rows(
         row |= with_outcomes(
             text,
             example["candidates"],
-            [outcome(float(rating)) for rating in example["ratings"]],
+            outcomes_in_words(example["ratings"], example["labels"], outcome),
             sequence_length["targets"],
             candidate_weight=candidate_weight,
             outcome_weight=outcome_weight,
@@ -279,7 +279,7 @@ def outcome_rows(
         )
         return with_ids(row, task_name)
 
-    columns = ("history", "candidates", "ratings")
+    columns = ("history", "candidates", "ratings", "labels")
     return map_rows(ds, make, columns, random=subword_sampling and rows_may_vary())
 
 

@@ -88,25 +88,31 @@ class NegativeSampler:
             self._refresh(statistics)
         digest = hashlib.blake2b(f"{self._seed}:{key}".encode("utf-8", "surrogatepass")).digest()
         random = np.random.default_rng(list(digest))
-        barred = self._never | frozenset(acted_on)
-        eligible = len(self._index) - len(barred)
+        acted = frozenset(acted_on)
+        # No union: held-out items may be many, and are the same at every call.
+        eligible = len(self._index) - len(self._never) - len(acted - self._never)
         count = min(count, eligible)
-        found = [self._draw(random, barred, count) for _ in range(draws)]
+        found = [self._draw(random, acted, count) for _ in range(draws)]
         self.num_sampled += draws * count
         self.num_eligible += draws * eligible
         return found
 
-    def _draw(self, random: np.random.Generator, barred: frozenset[int], count: int) -> list[int]:
+    def _draw(self, random: np.random.Generator, acted: frozenset[int], count: int) -> list[int]:
+        never = self._never
         chosen: dict[int, None] = {}
         for _ in range(8):
             if len(chosen) >= count:
                 break
             points = random.random(2 * count + 8) * self._cumulative[-1]
             for index in np.searchsorted(self._cumulative, points, side="right").tolist():
-                if index not in barred and len(chosen) < count:
+                if index not in acted and index not in never and len(chosen) < count:
                     chosen[index] = None
         if len(chosen) < count:  # the user acted on nearly everything that is popular
-            left = [i for i in range(len(self._index)) if i not in barred and i not in chosen]
+            left = [
+                index
+                for index in range(len(self._index))
+                if index not in acted and index not in never and index not in chosen
+            ]
             picked = random.choice(len(left), count - len(chosen), replace=False)
             chosen.update(dict.fromkeys(left[place] for place in picked))
         return list(chosen)

@@ -32,6 +32,7 @@ from m6rec_jax.tables.assignment import assign, train_counts
 from m6rec_jax.tables.building import build_view
 from m6rec_jax.tables.nearness import FILE as NEARNESS
 from m6rec_jax.tables.prepared import (
+    CATALOGUE,
     MANIFEST,
     Prepared,
     folder_of,
@@ -136,6 +137,9 @@ class _Job:
         old = _read_json(self.folder / MANIFEST) or {}
         # What an earlier run left is of use only if it came from the same data.
         same = old.get("source") == self.source
+        if not same:
+            # Views of other data must not be read beside it; `finish` writes it anew.
+            (self.folder / CATALOGUE).unlink(missing_ok=True)
         self.manifest: dict[str, Any] = {
             **self._description(),
             "source": self.source,
@@ -186,7 +190,7 @@ class _Job:
         items = self.job.dataset.item_records
         columns = list(self.job.dataset.spec.items.columns)
         write_catalogue(
-            self.folder / "catalogue.parquet",
+            self.folder / CATALOGUE,
             items,
             self.job.dataset.items().select(columns),
             self.item_texts,

@@ -70,7 +70,8 @@ def sample_dataset(
 
     Raises:
       DataError: something is wrong with the folder, or nothing would be left.
-      ConfigError: an impossible number, or something about values where events have none.
+      ConfigError: an impossible number, something about values where events have none, or the
+        new folder has a data set that is no sample.
     """
     for option, value in (
         ("users", users),
@@ -86,6 +87,10 @@ def sample_dataset(
     if name == dataset.spec.name:
         raise ConfigError(f"sample_dataset.name = {name!r} is the name of the data set itself")
     folder = Path(out) / name
+    if folder.resolve() == Path(dataset_dir).resolve():
+        raise ConfigError(
+            f"sample_dataset.name = {name!r} is the folder of the data set itself, {folder}"
+        )
     of_values = {"min_value": (min_value, None), "value_scale": (value_scale, 1.0)}
     changed = {name: given for name, (given, unset) in of_values.items() if given != unset}
     if changed and dataset.spec.events.value is None:
@@ -104,9 +109,14 @@ def sample_dataset(
         # Not named where unset: samples of before these options are the same.
         **changed,
     }
-    if _made_of(folder) == made:
+    if (there := _made_of(folder)) == made:
         log.info("%s is there already", folder)
         return folder
+    if there is None and (folder / "dataset.json").exists():
+        raise ConfigError(
+            f"{folder} is a data set that was not made by sampling; it stays as it is. Give "
+            "another sample_dataset.name"
+        )
     sampler = _Sampler(dataset, (min_user_events, min_item_events), min_value, progress)
     sampler.leave_out_rare()
     if users is not None:

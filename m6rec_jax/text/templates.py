@@ -158,9 +158,14 @@ class DatasetTemplate:
             entry.validate(items)
 
     def outcome(self, value: float | None) -> str:
-        """Returns the words for an event's value, "" where it has no value or no words fit."""
+        """Returns the words for an event's value, "" where no words fit.
+
+        An event without a value has the words that hold for all events, if there are no others:
+        every purchase was "bought", but who knows whether an unrated film was liked.
+        """
         if value is None or math.isnan(value):
-            return ""
+            of_all = len(self.outcomes) == 1 and self.outcomes[0].at_least is None
+            return self.outcomes[0].text if of_all else ""
         for outcome in self.outcomes:
             if outcome.at_least is None or value >= outcome.at_least:
                 return outcome.text

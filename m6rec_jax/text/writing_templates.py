@@ -104,6 +104,13 @@ class WritingTemplate:
     def validate(self, item_attributes: Iterable[str]) -> None:
         """Checks every field's name; raises ConfigError for one that does not exist."""
         items = list(item_attributes)
+        for name in items:
+            # {shared_made_in} would be the item that shares 'made'.
+            if name.endswith(_IN) and name.removesuffix(_IN) in self.shared:
+                raise ConfigError(
+                    f"'writing.{self.kind}.text' may not tell what is shared of {name!r}: names "
+                    f"that end in {_IN!r} mean the item; rename the column"
+                )
         for template in (self.about, self.prefix, self.liked):
             template.validate(items)
         shared = [f"{_SHARED}{name}{end}" for name in items for end in ("", _IN)]

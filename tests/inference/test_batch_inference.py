@@ -23,7 +23,7 @@ from m6rec_jax.inference.bundle import Bundle, InferenceSettings, load_model
 from m6rec_jax.inference.index_files import open_index
 from m6rec_jax.inference.request_data import open_serving_data
 from m6rec_jax.inference.request_jobs import RetrievalJob, ScoringJob
-from m6rec_jax.inference.requested_job import job_of
+from m6rec_jax.inference.requested_job import JobParts, job_of, make_job
 from m6rec_jax.inference.task_settings import TaskSettings
 from m6rec_jax.tables.request_files import open_requests
 from m6rec_jax.tables.request_text import RequestRenderer, RequestText
@@ -368,3 +368,11 @@ def test_a_job_without_a_kind_is_what_the_model_is_built_for(bundle: Bundle) -> 
             kinds["unknown"] += 1
         assert job_of(other, "like") == "scoring"
     assert kinds == {"scoring": 1, "retrieval": 1, "unknown": 2}
+
+
+def test_reranking_answers_no_requests(bundle: Bundle, data: ServingData) -> None:
+    """Its candidates' texts are of another kind than a request's renderer tells."""
+    task = TaskSettings(kind="scoring", view="reranking")
+    other = dataclasses.replace(bundle, settings=InferenceSettings(S, T, {"near": task}))
+    with pytest.raises(ConfigError, match="tasks of reranking answer no requests"):
+        make_job(job_of(other, "near"), JobParts(other, data, "near", {}))

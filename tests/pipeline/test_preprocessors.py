@@ -1,6 +1,7 @@
 """Preprocessors: rows equal those of text.rows, token by token."""
 
 import functools
+import math
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import tensorflow as tf
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.pipeline import preprocessors
 from m6rec_jax.pipeline.features import MODEL_FEATURES, TASK_FEATURES
-from m6rec_jax.pipeline.outcomes import with_outcomes
+from m6rec_jax.pipeline.outcomes import outcomes_in_words, with_outcomes
 from m6rec_jax.pipeline.source import PreparedSource
 from m6rec_jax.pipeline.vocabulary import SeqioVocabulary
 from m6rec_jax.text import rows
@@ -186,6 +187,13 @@ def test_outcome_rows(shop_views, shop_vocabulary, vocabulary):
             seen.add(tuple(ending))
         assert (row["decoder_labels"] == -1).all()
     assert len(seen) == 2
+
+
+def test_outcomes_of_purchases():
+    """They have no values, as sampled negatives have none, of which nothing is to be said."""
+    ratings, labels = [math.nan, math.nan, 4.0, 1.0], [1, 0, 1, 0]
+    found = outcomes_in_words(ratings, labels, lambda value: f"rated {value:g}")
+    assert found == ["rated nan", "", "rated 4", "rated 1"]
 
 
 def test_outcomes_of_one_token_make_scoring_rows(shop_vocabulary):

@@ -54,6 +54,23 @@ def test_a_sample_of_all_users_is_the_core(shop, tmp_path):
     assert dataset.item_records[0] in original.item_records
 
 
+def test_no_other_data_set_is_written_over(shop, write_shop, tmp_path):
+    """Also not the source, whose folder may have another name than the data set."""
+    twin = write_shop([(0, 1, 2.0, 4.0)], name="ratings", folder="ratings-small")
+    events = (twin / "events.parquet").read_bytes()
+    with pytest.raises(ConfigError, match="is the folder of the data set itself"):
+        sample_dataset(twin, tmp_path, min_user_events=1, min_item_events=1, progress=False)
+    with pytest.raises(ConfigError, match="was not made by sampling; it stays as it is"):
+        sample_dataset(shop, tmp_path, "ratings-small", min_user_events=1, progress=False)
+    assert (twin / "events.parquet").read_bytes() == events
+    # A sample made otherwise is made anew.
+    for users in (10, 11):
+        sample_dataset(
+            shop, tmp_path, users=users, min_user_events=1, min_item_events=1, progress=False
+        )
+        assert len(Dataset.open(tmp_path / "shop-small").user_records) == users
+
+
 def test_users_are_drawn_by_their_ids(shop, tmp_path):
     folder = sample_dataset(
         shop, tmp_path, "ten", users=10, min_user_events=3, min_item_events=2, progress=False

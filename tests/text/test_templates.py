@@ -58,6 +58,14 @@ def test_outcome_words(template: DatasetTemplate, value: float | None, words: st
     assert template.outcome(value) == words
 
 
+@pytest.mark.parametrize("value", [None, float("nan")])
+def test_where_all_events_are_alike_they_need_no_value(value: float | None) -> None:
+    bought = DatasetTemplate.parse(SPEC | {"outcomes": [{"text": "bought"}]})
+    assert bought.outcome(value) == "bought"
+    liked = DatasetTemplate.parse(SPEC | {"outcomes": [{"at_least": 4, "text": "liked"}]})
+    assert liked.outcome(value) == ""
+
+
 def test_without_a_lowest_outcome_low_values_have_no_words() -> None:
     template = DatasetTemplate.parse(SPEC | {"outcomes": [{"at_least": 4, "text": "liked"}]})
     assert template.outcome(3) == ""

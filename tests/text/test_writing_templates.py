@@ -52,6 +52,13 @@ def test_at_most_two_shared_values_are_told():
     assert found.features == ("crime", "drama")  # in the item's order
 
 
+def test_a_column_whose_name_would_mean_the_item_is_refused():
+    spec = {"text": "[Made in {shared_made_in}.]", "liked": "{title}"}
+    with pytest.raises(ConfigError, match=r"'made_in'.* rename the column"):
+        WritingTemplate.parse("explanations", spec).validate(["title", "made_in"])
+    WritingTemplate.parse("explanations", SPEC).validate(["title", "genres", "director", "awards"])
+
+
 @pytest.mark.parametrize("liked", [[], [ALIEN], [FARGO]])
 def test_nothing_shared_is_nothing_to_say(liked):
     """Awards alone explain nothing, and an item does not explain itself."""
