@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import logging
 import os
 import re
 import tokenize
@@ -34,7 +35,7 @@ from gin import config_parser
 
 from m6rec_jax.errors import ConfigError
 
-# Macros that the commands read themselves, whether or not a gin file mentions them.
+# Macros that mean the same in all files, whether or not one mentions them.
 MACROS: Mapping[str, str] = {
     "MODEL": "the model: @M6Rec()",
     "MIXTURE_OR_TASK_NAME": "seqio task or mixture, as registered in tasks/",
@@ -48,6 +49,12 @@ MACROS: Mapping[str, str] = {
     "INITIAL_CHECKPOINT_PATH": "checkpoint whose backbone training starts from",
 }
 
+# Those that commands ask for by name, not by way of a file.
+READ_BY_COMMANDS = {
+    *("MODEL", "MIXTURE_OR_TASK_NAME", "TASK_FEATURE_LENGTHS", "MODEL_DIR", "BATCH_SIZE"),
+    *("TRAINABLE", "TRAIN_STEPS", "RULES", "NUM_OPTIONS", "VOCAB_SIZE"),
+}
+logger = logging.getLogger(__name__)
 # A value without quotes that cannot be anything but a string: a path, a name, an address.
 _BARE_STRING = re.compile(r"[A-Za-z_./~][\w./~:+=-]*")
 
@@ -138,6 +145,9 @@ def parse_config(files: Sequence[str | Path] = (), bindings: Sequence[str] = ())
                 f"{origin}: no gin file uses a macro '{macro}'{_closest(macro, known)}. "
                 f"Known macros: {', '.join(sorted(known))}"
             )
+    for macro, origin in given.items():
+        if macro not in uses | READ_BY_COMMANDS:
+            logger.warning("%s: nothing in these files uses it, so it changes nothing", origin)
     _check_macros(parsed)
     try:
         gin.finalize()

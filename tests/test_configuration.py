@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -170,6 +171,17 @@ def test_written_config_can_be_read_again(shipped: Path, tmp_path: Path) -> None
     again = toy_run()
     assert again["model"].width == 7
     assert {**again, "model": None} == {**before, "model": None}
+
+
+def test_a_macro_that_nothing_uses_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    name = write("idle.gin", "import math\nLORA_RANK = 4\ntoy_run.steps = 3\n")
+    with caplog.at_level(logging.WARNING, "m6rec_jax"):
+        parse_config([name], ["LORA_RANK=8", "toy_run.rate=0.5"])
+    (told,) = caplog.messages
+    assert told.startswith("--gin.LORA_RANK: nothing in these files uses it")
+    caplog.clear()
+    parse_config([write("used.gin", "R = 1.0\ntoy_run.rate = %R\n")], ["R=2.0", "MODEL_DIR='x'"])
+    assert not caplog.messages, "commands read MODEL_DIR"
 
 
 @pytest.mark.parametrize("operative", [False, True])

@@ -225,9 +225,9 @@ class ModelConfig:
       embedding_stddev: standard deviation of token embeddings at the start (T5's is 1).
       logits_via_embedding: vocabulary logits reuse the token embedding, scaled by D^-0.5.
       dtype: type of activations between operations. Norms, softmax and logits are float32 always.
-      matmul_dtype: type to which operands of matrix products are rounded, forward and backward;
-        sums are float32 always. None means `dtype`. 'bfloat16' with dtype = 'float32' is fastest
-        on a CPU with AMX.
+      matmul_dtype: type to which operands of products with weights are rounded, forward and
+        backward (attention's own are of `dtype`); sums are float32 always. None means `dtype`.
+        'bfloat16' with dtype = 'float32' is fastest on a CPU with AMX.
       layer_norm_epsilon: of the RMS norms.
       remat: what the backward pass recomputes per layer: 'none' (nothing), 'dots' (everything but
         weight products), 'full' (the whole layer).

@@ -172,8 +172,8 @@ def contrastive_loss(
 
     Returns:
       The loss' sum, and metrics: loss, accuracy (the positive beats all in-batch negatives),
-      dropped_items (a sum per batch: items for which `max_items_per_row` left no place) and the
-      losses by job.
+      dropped_items (a sum for each part that a batch is computed in: items for which
+      `max_items_per_row` left no place) and the losses by job.
 
     Raises:
       ConfigError: if the model has no retrieval projections, or features are missing.

@@ -53,7 +53,8 @@ def likelihood_rows(
       outcome_of: words for an event's value ("liked"); of the data set's template.
       sentence: with one field: `{candidate}`, told with its statistics as scoring sees it, or
         `{item}`, told as in the catalogue. It may have `{outcome}` besides.
-      outcome: what `{outcome}` is when candidates are scored. In training it is what came of each
+      outcome: what `{outcome}` is when candidates are scored, in validation, too, whose loss
+        therefore is none to choose a step by. In training it is what came of each
         candidate; one of which nothing is known is left out.
       counted: which parts of the sentence count, of `text.counted_sentences.PARTS`: the words
         'before' the field, the 'candidate' itself, those 'after' it, and the 'end' ([EOS]).

@@ -45,7 +45,8 @@ def check_initial_prompts(
     if initial_prompts == "all" and options:
         raise ConfigError(
             "train.initial_options would overwrite the head that train.initial_prompts = 'all' "
-            "takes over from the checkpoint: set INITIAL_OPTIONS = () to keep it"
+            "takes over from the checkpoint: set INITIAL_OPTIONS = () to keep it, or "
+            "train.initial_options = () where a file binds that"
         )
     if choice not in INITIAL_SOFT_PROMPTS:
         raise ConfigError(
@@ -68,7 +69,8 @@ def check_initial_prompts(
         raise ConfigError(
             "train.initial_soft_prompts = 'class_labels' and train.initial_options are both given, "
             "but with options the last soft prompts are the head, which can start from one of them "
-            "only: set INITIAL_OPTIONS = () to start from the labels' text"
+            "only: set INITIAL_OPTIONS = () to start from the labels' text, or "
+            "train.initial_options = () where a file binds that"
         )
     if initial_prompts == "all":
         raise ConfigError(
