@@ -90,6 +90,8 @@ SCHEMA = pa.schema(
 )
 # The order in which statistics can answer them.
 SORT_KEYS = ("time", "group_id")
+# Items that the groups of a batch hold, histories and all: some tens of megabytes in Python.
+_ITEMS_AT_A_TIME = 500_000
 
 
 def groups_of_user(
@@ -169,18 +171,20 @@ def group_batches(
       users: every user once.
       codes: part codes of all rows of the events table `[rows]`.
       grouping: how.
-      batch_size: groups per batch, at most.
+      batch_size: groups per batch, at most; fewer where they hold many items.
       visible_parts: part of a row -> parts whose events its history may hold.
     """
     held: list[Group] = []
-    next_id = 0
+    next_id = num_items = 0
     for events in users:
         for group in groups_of_user(events, codes[events.rows], grouping, next_id, visible_parts):
             held.append(group)
             next_id = group.group_id + 1
-            if len(held) == batch_size:
+            # A group late in a long history may hold all of it.
+            num_items += len(group.seen) + len(group.history_items)
+            if len(held) == batch_size or num_items >= _ITEMS_AT_A_TIME:
                 yield _to_batch(held)
-                held = []
+                held, num_items = [], 0
     if held:
         yield _to_batch(held)
 

@@ -11,8 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.ipc
 
-# Rows of one run that are in memory at a time while merging.
-_MERGE_ROWS = 8_192
+# Of one run, what is in memory at a time while merging, and of what is given out: rows may be long,
+# since a group of events holds all that its user acted on before.
+_MERGE_ROWS, _BATCH_BYTES = 8_192, 16 << 20
 
 
 @gin.configurable
@@ -22,32 +23,37 @@ def sorted_batches(
     *,
     batch_size: int = 65_536,
     memory_rows: int = 4_000_000,
+    memory_bytes: int = 512 << 20,
     scratch_dir: str | None = None,
 ) -> Iterator[pa.RecordBatch]:
     """Yields the rows of `batches` in ascending order of `keys`.
 
-    Up to `memory_rows` rows are sorted in memory. More are written as sorted runs of that many
-    rows to a temporary folder, which are then merged with a few thousand rows of each run in
-    memory; the folder is removed when the iterator ends or is closed.
+    Up to `memory_rows` rows or `memory_bytes` are sorted in memory. More are written as sorted runs
+    of that many rows to a temporary folder, which are then merged with a few thousand rows of each
+    run in memory; the folder is removed when the iterator ends or is closed.
 
     Args:
       batches: batches of one schema.
       keys: number columns without nulls; rows equal in all keys come out in any order, so end
         with a unique one.
-      batch_size: rows per batch given out, at most.
-      memory_rows: rows held and sorted at a time.
+      batch_size: rows per batch given out, at most; fewer where rows are long.
+      memory_rows, memory_bytes: held and sorted at a time, a batch at least. Sorting takes three
+        times as much.
       scratch_dir: where the runs go; None for the system's temporary folder.
     """
     held: list[pa.RecordBatch] = []
-    num_held = 0
+    num_held = bytes_held = 0
     with tempfile.TemporaryDirectory(prefix="m6rec-sort-", dir=scratch_dir) as folder:
         runs: list[Path] = []
         for batch in batches:
-            if num_held and num_held + batch.num_rows > memory_rows:
+            if num_held and (
+                num_held + batch.num_rows > memory_rows or bytes_held + batch.nbytes > memory_bytes
+            ):
                 runs.append(_write_run(_sort(held, keys), Path(folder) / f"{len(runs)}.arrow"))
-                held, num_held = [], 0
+                held, num_held, bytes_held = [], 0, 0
             held.append(batch)
             num_held += batch.num_rows
+            bytes_held += batch.nbytes
         last = _sort(held, keys) if held else None
         held = []
         if not runs:
@@ -68,12 +74,24 @@ def _sort(batches: Sequence[pa.RecordBatch], keys: Sequence[str]) -> pa.Table:
 
 
 def _slices(table: pa.Table, batch_size: int) -> Iterator[pa.RecordBatch]:
-    yield from table.combine_chunks().to_batches(max_chunksize=batch_size)
+    for batch in table.combine_chunks().to_batches(max_chunksize=batch_size):
+        yield from _halved(batch)
+
+
+def _halved(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """The batch in as many parts as its bytes ask for."""
+    if batch.num_rows < 2 or batch.nbytes <= _BATCH_BYTES:
+        yield batch
+        return
+    half = batch.num_rows // 2
+    yield from _halved(batch.slice(0, half))
+    yield from _halved(batch.slice(half))
 
 
 def _write_run(table: pa.Table, path: Path) -> Path:
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table, max_chunksize=_MERGE_ROWS)
+        for batch in _slices(table, _MERGE_ROWS):
+            writer.write_batch(batch)
     return path
 
 

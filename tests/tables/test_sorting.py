@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from m6rec_jax.tables import sorting
 from m6rec_jax.tables.sorting import sorted_batches
 
 
@@ -51,6 +52,35 @@ def test_runs_larger_than_the_merge_window_are_merged():
     rows = np.concatenate([batch.column("row").to_numpy() for batch in found])
     users = np.array([user for user, _ in keys])
     assert np.array_equal(rows, np.argsort(users, kind="stable"))
+
+
+def test_long_rows_are_counted_by_their_bytes(monkeypatch):
+    """Here the last rows, of 80,000 bytes, are a hundred times as long as all others together."""
+    monkeypatch.setattr(sorting, "_BATCH_BYTES", 100_000)
+    lengths = [10] * 500 + [10_000] * 40
+    random = np.random.default_rng(0)
+    places = random.permutation(len(lengths))
+    written = []
+    write = sorting._write_run
+    monkeypatch.setattr(
+        sorting,
+        "_write_run",
+        lambda table, path: written.append(table.nbytes) or write(table, path),
+    )
+    batches = [
+        pa.RecordBatch.from_pydict(
+            {"place": [int(place)], "items": [np.arange(lengths[place]).tolist()]}
+        )
+        for place in places
+    ]
+    found = list(sorted_batches(batches, ("place",), memory_bytes=300_000))
+    assert [place for batch in found for place in batch.column("place").to_pylist()] == list(
+        range(len(lengths))
+    )
+    assert len(written) > 10
+    assert max(written) <= 300_000
+    assert max(batch.nbytes for batch in found) <= 100_000
+    assert max(batch.num_rows for batch in found) > 50, "short rows go together"
 
 
 def test_memory_is_bounded_while_merging(tmp_path):
