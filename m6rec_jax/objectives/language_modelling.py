@@ -148,7 +148,9 @@ def language_modelling_loss(
 
 def _on_one_device() -> bool:
     """Rows that lie on several devices would have to be sent around to be sorted."""
-    return jax.sharding.get_abstract_mesh().size <= 1
+    mesh = jax.sharding.get_abstract_mesh()
+    # Under t5x, whose mesh is none that JAX tells of here, all devices may be in it.
+    return (jax.device_count() if mesh.empty else mesh.size) == 1
 
 
 def _weighted_first(arrays: Sequence[Array]) -> list[Array]:
