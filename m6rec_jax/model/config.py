@@ -224,7 +224,8 @@ class ModelConfig:
       per_layer_relative_bias: every layer has its own table (UMT5) instead of one per tower.
       embedding_stddev: standard deviation of token embeddings at the start (T5's is 1).
       logits_via_embedding: vocabulary logits reuse the token embedding, scaled by D^-0.5.
-      dtype: type of activations between operations. Norms, softmax and logits are float32 always.
+      dtype: type of activations between operations. Norms, softmax and logits are float32 always;
+        those of classes, users and items also where hardware rounds float32 operands.
       matmul_dtype: type to which operands of products with weights are rounded, forward and
         backward (attention's own are of `dtype`); sums are float32 always. None means `dtype`.
         'bfloat16' with dtype = 'float32' is fastest on a CPU with AMX.

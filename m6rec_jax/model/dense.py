@@ -30,6 +30,7 @@ def dot(
     out_dtype: str = "float32",
     num_contracted: int = 1,
     num_batch: int = 0,
+    precision: str | None = None,
 ) -> Array:
     """x `[batch dims, ..., in dims]` times kernel `[batch dims, in dims, out dims]`.
 
@@ -39,6 +40,8 @@ def dot(
       out_dtype: type of the result, rounded once from the float32 sum.
       num_contracted: how many in dims there are.
       num_batch: how many leading dims x and kernel share.
+      precision: of the products; 'highest' keeps float32 operands as they are where the hardware
+        would round them (TPUs to bfloat16, GPUs to TF32), None leaves that to JAX's setting.
 
     Returns:
       `[batch dims, ..., out dims]`.
@@ -46,7 +49,7 @@ def dot(
     rows = x.ndim - num_batch - num_contracted
     columns = kernel.ndim - num_batch - num_contracted
     dims = _Dims(num_batch, rows, num_contracted, columns)
-    return _rounded_dot(x, kernel, dims, operand_dtype, out_dtype)
+    return _rounded_dot(x, kernel, dims, _Types(operand_dtype, out_dtype, precision))
 
 
 def materialised_on_cpu(x: Array) -> Array:
@@ -78,22 +81,31 @@ class _Dims(NamedTuple):
         return batch, rows, contracted, columns
 
 
-def _product(spec: str, x: Array, y: Array, out_dtype: jnp.dtype | str) -> Array:
-    return jnp.einsum(spec, x, y, preferred_element_type=jnp.float32).astype(out_dtype)
+class _Types(NamedTuple):
+    operand: str
+    out: str
+    precision: str | None
+
+    def product(
+        self, spec: str, x: Array, y: Array, out_dtype: jnp.dtype | str | None = None
+    ) -> Array:
+        """A product summed in float32."""
+        found = jnp.einsum(spec, x, y, preferred_element_type=jnp.float32, precision=self.precision)
+        return found.astype(self.out if out_dtype is None else out_dtype)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def _rounded_dot(x: Array, kernel: Array, dims: _Dims, operand_dtype: str, out_dtype: str) -> Array:
-    return _forward(x, kernel, dims, operand_dtype, out_dtype)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _rounded_dot(x: Array, kernel: Array, dims: _Dims, types: _Types) -> Array:
+    return _forward(x, kernel, dims, types)[0]
 
 
 def _forward(
-    x: Array, kernel: Array, dims: _Dims, operand_dtype: str, out_dtype: str
+    x: Array, kernel: Array, dims: _Dims, types: _Types
 ) -> tuple[Array, tuple[Array, Array, Array]]:
     b, m, k, n = dims.letters()
-    rounded = materialised_on_cpu(x.astype(operand_dtype))
+    rounded = materialised_on_cpu(x.astype(types.operand))
     spec = f"{b}{m}{k},{b}{k}{n}->{b}{m}{n}"
-    out = _product(spec, rounded, kernel.astype(operand_dtype), out_dtype)
+    out = types.product(spec, rounded, kernel.astype(types.operand))
     if not dims.batch:
         out = checkpoint_name(out, PRODUCT)
     # Kept for the backward pass: x rounded (half the memory), the kernel itself (a scan over layers
@@ -102,18 +114,13 @@ def _forward(
 
 
 def _backward(
-    dims: _Dims,
-    operand_dtype: str,
-    out_dtype: str,
-    kept: tuple[Array, Array, Array],
-    cotangent: Array,
+    dims: _Dims, types: _Types, kept: tuple[Array, Array, Array], cotangent: Array
 ) -> tuple[Array, Array]:
     b, m, k, n = dims.letters()
     rounded, kernel, like_x = kept
-    cotangent = cotangent.astype(operand_dtype)
-    dx = _product(
-        f"{b}{m}{n},{b}{k}{n}->{b}{m}{k}", cotangent, kernel.astype(operand_dtype), like_x.dtype
-    )
+    cotangent = cotangent.astype(types.operand)
+    spec = f"{b}{m}{n},{b}{k}{n}->{b}{m}{k}"
+    dx = types.product(spec, cotangent, kernel.astype(types.operand), like_x.dtype)
     first_row, first_in = dims.batch, dims.batch + dims.rows
     order = (
         *range(dims.batch),
@@ -121,7 +128,8 @@ def _backward(
         *range(first_row, first_in),
     )
     transposed = materialised_on_cpu(rounded.transpose(order))
-    dkernel = _product(f"{b}{k}{m},{b}{m}{n}->{b}{k}{n}", transposed, cotangent, kernel.dtype)
+    spec = f"{b}{k}{m},{b}{m}{n}->{b}{k}{n}"
+    dkernel = types.product(spec, transposed, cotangent, kernel.dtype)
     return dx, dkernel
 
 

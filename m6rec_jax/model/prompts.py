@@ -88,8 +88,19 @@ def task_rows(bank: Array, task_ids: Array) -> Array:
     return bank if bank.shape[0] == 1 else jnp.take(bank, task_ids, axis=0)
 
 
+# Products by which classes, users and items are told apart, and what is added to embeddings: small
+# ones, in float32 whatever the hardware does to the others.
+_EXACT: dict[str, Any] = {"operand_dtype": "float32", "precision": "highest"}
+
+
 def task_dot(
-    x: Array, bank: Array, task_ids: Array, *, operand_dtype: str, num_contracted: int = 1
+    x: Array,
+    bank: Array,
+    task_ids: Array,
+    *,
+    operand_dtype: str,
+    num_contracted: int = 1,
+    precision: str | None = None,
 ) -> Array:
     """x `[batch, length, in dims]` times its task's row of bank `[tasks, in dims, out dims]`.
 
@@ -97,11 +108,16 @@ def task_dot(
       task_ids: `[batch]`.
       operand_dtype: type to which operands are rounded.
       num_contracted: how many in dims there are.
+      precision: as for `dot`.
 
     Returns:
       `[batch, length, out dims]`, float32.
     """
-    options: dict[str, Any] = {"operand_dtype": operand_dtype, "num_contracted": num_contracted}
+    options: dict[str, Any] = {
+        "operand_dtype": operand_dtype,
+        "num_contracted": num_contracted,
+        "precision": precision,
+    }
     if bank.shape[0] == 1:
         return dot(x, bank[0], **options)
     return dot(x, jnp.take(bank, task_ids, axis=0), num_batch=1, **options)
@@ -188,7 +204,7 @@ class PromptBank(nn.Module):
             rows = jnp.take(self.embedding_a[0], tokens, axis=0)
         else:
             rows = self.embedding_a[task_ids[:, None], tokens]
-        return task_dot(rows, self.embedding_b, task_ids, operand_dtype="float32")
+        return task_dot(rows, self.embedding_b, task_ids, **_EXACT)
 
     def special_token_deltas(self, tokens: Array, task_ids: Array) -> Array | None:
         """What to add to the embeddings of `tokens` `[batch, length]`; None without any."""
@@ -197,7 +213,7 @@ class PromptBank(nn.Module):
             return None
         # Four or so ids: a product with a one-hot matrix, so that the gradient needs no scatter.
         hits = (tokens[..., None] == jnp.asarray(ids, tokens.dtype)).astype(jnp.float32)
-        return task_dot(hits, self.special_tokens, task_ids, operand_dtype="float32")
+        return task_dot(hits, self.special_tokens, task_ids, **_EXACT)
 
     def segment_embeddings(self, block_ids: Array, task_ids: Array) -> Array | None:
         """Segment embeddings of block_ids `[batch, length]` (0: soft prompts); None without any."""
@@ -205,7 +221,7 @@ class PromptBank(nn.Module):
         if not rows:
             return None
         hits = jax.nn.one_hot(jnp.clip(block_ids, 0, rows - 1), rows, dtype=jnp.float32)
-        return task_dot(hits, self.segments, task_ids, operand_dtype="float32")
+        return task_dot(hits, self.segments, task_ids, **_EXACT)
 
     def num_prompts(self, task_ids: Array) -> Array | None:
         """Soft prompts of each example's task, `[batch]`; None where all have the capacity."""
@@ -235,13 +251,13 @@ class PromptBank(nn.Module):
         prompts = self.config.prompts
         capacity = prompts.num_options
         if prompts.head == "linear":
-            logits = task_dot(hidden, self.linear_kernel, task_ids, operand_dtype="float32")
+            logits = task_dot(hidden, self.linear_kernel, task_ids, **_EXACT)
             logits = logits * self.config.embed_dim**-0.5
             logits = logits + task_rows(self.linear_bias, task_ids)[:, None]
             shift = 0
         else:
             options = self.soft_prompts[:, -capacity:].transpose(0, 2, 1)
-            logits = task_dot(hidden, options, task_ids, operand_dtype="float32")
+            logits = task_dot(hidden, options, task_ids, **_EXACT)
             logits = logits * self.config.embed_dim**-0.5
             shift = 1
         num_options = self.num_options(task_ids)
@@ -254,11 +270,11 @@ class PromptBank(nn.Module):
 
     def user_projection(self, hidden: Array, task_ids: Array) -> Array:
         """`[batch, length, embed]` → `[batch, length, retrieval]`, unit length, float32."""
-        return _unit(task_dot(hidden, self.user_kernel, task_ids, operand_dtype="float32"))
+        return _unit(task_dot(hidden, self.user_kernel, task_ids, **_EXACT))
 
     def item_projection(self, hidden: Array, task_ids: Array) -> Array:
         """`[batch, length, embed]` → `[batch, length, retrieval]`, unit length, float32."""
-        return _unit(task_dot(hidden, self.item_kernel, task_ids, operand_dtype="float32"))
+        return _unit(task_dot(hidden, self.item_kernel, task_ids, **_EXACT))
 
 
 def _unit(x: Array) -> Array:

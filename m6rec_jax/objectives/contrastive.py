@@ -8,6 +8,7 @@ The arrays are global under `jax.jit`, so that holds on any number of devices wi
 in this file.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -136,8 +137,10 @@ def info_nce(
     Returns:
       Loss `[batch, N]` (meaningless where not valid), and whether the positive beats all negatives.
     """
-    similarity = jnp.einsum("br,mr->bm", users, items.reshape(-1, items.shape[-1])) / temperature
-    positive = jnp.einsum("br,bnr->bn", users, items) / temperature
+    # Divided by the temperature, what rounding to bfloat16 does to a similarity is no longer small.
+    einsum = functools.partial(jnp.einsum, precision="highest")
+    similarity = einsum("br,mr->bm", users, items.reshape(-1, items.shape[-1])) / temperature
+    positive = einsum("br,bnr->bn", users, items) / temperature
     if log_frequency is not None:
         similarity -= log_frequency.reshape(1, -1)
         positive -= log_frequency
