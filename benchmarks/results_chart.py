@@ -25,8 +25,11 @@ _COLOURS = (
     "#b7791f",
     "#2c7a7b",
     "#c53030",
+    "#1a202c",
+    "#d69e2e",
+    "#38b2ac",
 )
-_MARKERS = "os^Dv*PXh"
+_MARKERS = "os^Dv*PXh<>p"
 _GRID = "#e2e8f0"
 
 
@@ -133,6 +136,8 @@ class LinePicture(Picture):
             axes.set_ylabel(self.y_title)
             if self.log_x:
                 axes.set_xscale("log", base=2)
+            elif (bottom := _bottom([points for _, points in lines])) is not None:
+                axes.set_ylim(bottom=bottom)
             axes.grid(color=_GRID)
             _open_frame(axes)
         found: dict[str, Any] = {}
@@ -148,6 +153,18 @@ class LinePicture(Picture):
             frameon=False,
         )
         return figure
+
+
+def _bottom(lines: Sequence[Sequence[tuple[float, float]]]) -> float | None:
+    """Where to begin the axis, so that lines that start far below do not flatten all others.
+
+    What the lines are after a quarter of the way decides; None where all of them are near it.
+    """
+    points = [point for line in lines for point in line]
+    end = max(x for x, _ in points)
+    late = [y for x, y in points if x >= end / 4]
+    bottom = min(late) - 0.5 * (max(late) - min(late))
+    return bottom if min(y for _, y in points) < bottom else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import render_results, results_file
+from benchmarks import render_results, results_chart, results_file
 
 STAMP = {"command": "python -m x", "commit": "abc", "hardware": "a CPU", "date": "2026-01-02"}
 
@@ -103,6 +103,15 @@ def test_a_metric_by_a_key_of_the_rows(folder: Path) -> None:
     assert "![AUC by samples](images/x_auc_by_samples.svg)" in text
     (folder / "x.md").write_text('# X\n\n{{ table_by("sample", "auc") }}')
     assert run(folder) == 2
+
+
+def test_lines_that_start_far_below_flatten_no_others() -> None:
+    level = [(step, 0.80 + step / 10_000) for step in range(0, 101, 10)]
+    climbing = [(step, min(0.5 + step / 50, 0.8)) for step in range(0, 101, 10)]
+    assert results_chart._bottom([level]) is None
+    bottom = results_chart._bottom([level, climbing])
+    assert bottom is not None
+    assert 0.79 < bottom < 0.80
 
 
 def test_curves_and_trade_offs_are_pictures_that_go_stale(folder: Path) -> None:
