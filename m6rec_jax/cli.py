@@ -78,7 +78,7 @@ def _failed(error: Exception | KeyboardInterrupt) -> int:
         return _status(error)
     status = 1
     try:
-        if processes.speaks_of_a_lost_process(error):
+        if not isinstance(error, UnreachableError) and processes.speaks_of_a_lost_process(error):
             status = EXIT_LOST_PROCESS
             print(
                 "m6rec: another process of this run has gone, so this one ends, too. Its own log "

@@ -46,10 +46,9 @@ def changed_settings(directory: str | Path) -> list[str]:
     if not path.exists():
         return []
     try:
-        saved = _bindings(path.read_text())
+        saved, now = _bindings(path.read_text()), _bindings(gin.config_str())
     except (SyntaxError, tokenize.TokenError, ValueError, TypeError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
-    now = _bindings(gin.config_str())
     changed = []
     for name, value in sorted(now.items()):
         # At a run's end a setting stands under the scopes that it was used in.

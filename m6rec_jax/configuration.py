@@ -49,10 +49,10 @@ MACROS: Mapping[str, str] = {
     "INITIAL_CHECKPOINT_PATH": "checkpoint whose backbone training starts from",
 }
 
-# Those that commands ask for by name, not by way of a file.
+# Those that commands and benchmarks ask for by name, not by way of a file.
 READ_BY_COMMANDS = {
     *("MODEL", "MIXTURE_OR_TASK_NAME", "TASK_FEATURE_LENGTHS", "MODEL_DIR", "BATCH_SIZE"),
-    *("TRAINABLE", "TRAIN_STEPS", "RULES", "NUM_OPTIONS", "VOCAB_SIZE"),
+    *("TRAINABLE", "TRAIN_STEPS", "RULES", "VOCAB_SIZE"),
 }
 logger = logging.getLogger(__name__)
 # A value without quotes that cannot be anything but a string: a path, a name, an address.

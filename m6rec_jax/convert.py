@@ -304,7 +304,11 @@ def _vocabulary_of(place: Place) -> Path | None:
     if place.format == HUGGING_FACE:
         candidates = [place.folder / SPIECE_FILE]
     elif place.format == OURS:
-        folders = (place.folder, place.folder.parent, place.folder.parent.parent)
+        folders = [place.folder]
+        if place.folder.name == CHECKPOINTS_FOLDER:
+            folders.append(place.folder.parent)
+        elif place.folder.parent.name == CHECKPOINTS_FOLDER:
+            folders.append(place.folder.parent.parent)
         candidates = [folder / ASSETS_FOLDER / VOCABULARY_FILE for folder in folders]
     else:
         candidates = []

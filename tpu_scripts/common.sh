@@ -16,7 +16,8 @@ name=${M6REC_TPU_NAME:-m6rec}
 node_count=${M6REC_TPU_NODE_COUNT:-1}
 dry_run=0
 ssh_flags=()
-# A host that is taken away answers nothing any more: without these, ssh waits for it for hours.
+# A host that is taken away answers nothing any more: without these, ssh waits for it for hours. They
+# come after the user's own, since ssh takes the first value that it is given.
 patience=(-oConnectTimeout=15 -oServerAliveInterval=30 -oServerAliveCountMax=4)
 
 # The part of --help that is the same everywhere.
@@ -221,7 +222,7 @@ on_slices() {
 on_slice() {
   # --quiet: without a terminal nobody answers a question about keys.
   run gcloud compute tpus tpu-vm ssh "$1" "--project=$project" "--zone=$zone" "--worker=$2" --quiet \
-    "${patience[@]/#/--ssh-flag=}" "${ssh_flags[@]}" "--command=$3"
+    "${ssh_flags[@]}" "${patience[@]/#/--ssh-flag=}" "--command=$3"
 }
 
 # on_host ARGUMENTS...: the command line that runs on_host.sh with these arguments over there.

@@ -61,16 +61,16 @@ check_accelerator_type() {
 wait_until_active() {
   local last='' started=$SECONDS failures=0
   while :; do
-    if ! read_state ACTIVE; then
+    if read_state ACTIVE; then
+      failures=0
+    else
+      STATE='in a state that gcloud cannot tell'
       failures=$((failures + 1))
       if ((failures >= 10)); then
-        say "gcloud cannot tell the state of $name; the request stays in the queue (delete.sh removes it)"
+        say "$name is $STATE; the request stays in the queue (delete.sh removes it)"
         exit 1
       fi
-      sleep "$poll"
-      continue
     fi
-    failures=0
     if ((!dry_run)) && [[ $STATE != "$last" ]]; then
       say "$name is $STATE"
       last=$STATE

@@ -70,7 +70,7 @@ if keys=$(ssh-add -l 2>/dev/null) && { [[ -z $key ]] || ! grep -qF -- "$key" <<<
 fi
 for node in $(nodes); do
   run "${copy[@]}" compute tpus tpu-vm scp "$archive" "$node:m6rec.tar.gz" "--project=$project" \
-    "--zone=$zone" --worker=all --quiet "${patience[@]/#/--scp-flag=}" "${ssh_flags[@]}"
+    "--zone=$zone" --worker=all --quiet "${ssh_flags[@]}" "${patience[@]/#/--scp-flag=}"
 done
 # The new files bring the program that puts them in place: a bare host has none.
 on_slices all "rm -rf m6rec.new && mkdir m6rec.new && tar -xzf m6rec.tar.gz -C m6rec.new && bash m6rec.new/tpu_scripts/on_host.sh install $(quote_all "$python_version" "$extra") || exit 1"

@@ -261,7 +261,12 @@ while :; do
       ;;
     ACTIVE-failed | ACTIVE-lost)
       retry "the run $run_name $RUN"
-      try_start
+      read_run
+      if [[ $RUN == stopped ]]; then
+        launched=1 # by a user, while this watch waited
+      else
+        try_start
+      fi
       ;;
     ACTIVE-absent)
       if ((start_failed)); then

@@ -13,6 +13,7 @@ from m6rec_jax.errors import CheckpointError, M6RecError, UnreachableError
 # Another start may mend it: a bucket that does not answer now.
 _PASSING = re.compile(
     r"\b(UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED)\b|[Tt]ime-?out was reached|[Cc]ould not connect"
+    r"|[Cc]onnection reset|[Ss]ocket closed"
 )
 # What is there is as it was, and this process may not have it, or has no room for it.
 _NO_DAMAGE = re.compile(r"\b(RESOURCE_EXHAUSTED|PERMISSION_DENIED|UNAUTHENTICATED)\b")

@@ -86,7 +86,7 @@ def _warn_of_changes(manifest: Manifest, run: RunDescription, store: CheckpointS
     if jax.process_index() == 0:  # which will write the file anew
         try:
             changed += changed_settings(store.folder.parent)
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             logger.warning("settings of the launch before are not compared: %s", error)
     if changed:
         logger.warning(

@@ -34,9 +34,9 @@ def test_install(world: World) -> None:
     archive = str(world.home / ".cache/m6rec-tpu/pod.tar.gz")
     scp, sent = world.calls()
     where = [*WHERE, "--worker=all", "--quiet"]
-    flags = [f"--scp-flag={flag}" for flag in PATIENCE] + ["--internal-ip"]
+    flags = ["--internal-ip", *(f"--scp-flag={flag}" for flag in PATIENCE)]
     assert scp == ["compute", "tpus", "tpu-vm", "scp", archive, "pod:m6rec.tar.gz", *where, *flags]
-    flags = [f"--ssh-flag={flag}" for flag in PATIENCE] + ["--internal-ip"]
+    flags = ["--internal-ip", *(f"--ssh-flag={flag}" for flag in PATIENCE)]
     assert sent[:-1] == ["compute", "tpus", "tpu-vm", "ssh", "pod", *where, *flags]
     for index in (0, 1):
         home = world.folder / "hosts" / f"pod-{index}"

@@ -80,7 +80,7 @@ def test_create_looks_again_where_gcloud_fails(world: World, times: int, status:
     world.write("failures.json", [blip])
     run = world.run("create", V5E, "--poll=0")
     assert run.returncode == status, run.stderr
-    assert ("cannot tell the state" in run.stderr) == bool(status)
+    assert ("cannot tell; the request stays" in run.stderr) == bool(status)
 
 
 def test_create_gives_up_waiting(world: World) -> None:
