@@ -4,6 +4,8 @@ The command line prints them without a traceback and exits with status 2 (3 for 
 so every message names what was wrong, where it stands, and what to do about it.
 """
 
+from collections.abc import Iterator
+
 
 class M6RecError(Exception):
     """Base of all errors a user can cause and mend."""
@@ -23,3 +25,11 @@ class CheckpointError(M6RecError):
 
 class UnreachableError(M6RecError):
     """Other processes of the run, who knows about them, or a bucket do not answer (yet)."""
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and those that it came from."""
+    found: BaseException | None = error
+    while found is not None:
+        yield found
+        found = found.__cause__ or found.__context__

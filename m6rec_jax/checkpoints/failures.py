@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from m6rec_jax.errors import CheckpointError, M6RecError, UnreachableError
+from m6rec_jax.errors import CheckpointError, M6RecError, UnreachableError, causes
 
 # Another start may mend it: a bucket that does not answer now.
 _PASSING = re.compile(
@@ -52,10 +52,4 @@ def first_line(error: BaseException) -> str:
 
 
 def _whole_text(error: BaseException) -> str:
-    """Of an error and of those that it came from."""
-    told: list[str] = []
-    cause: BaseException | None = error
-    while cause is not None:
-        told.append(str(cause))
-        cause = cause.__cause__ or cause.__context__
-    return "\n".join(told)
+    return "\n".join(map(str, causes(error)))

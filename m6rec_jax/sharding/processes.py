@@ -31,7 +31,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from m6rec_jax.errors import ConfigError, M6RecError, UnreachableError
+from m6rec_jax.errors import ConfigError, M6RecError, UnreachableError, causes
 from m6rec_jax.sharding.placement import batch_sharding
 
 logger = logging.getLogger(__name__)
@@ -239,7 +239,7 @@ def speaks_of_a_lost_process(error: BaseException) -> bool:
     Errors for the user are not asked, what they come from is: they quote titles and addresses.
     """
     return any(
-        _SIGNS_OF_LOSS.search(str(one)) for one in _causes(error) if not isinstance(one, M6RecError)
+        _SIGNS_OF_LOSS.search(str(one)) for one in causes(error) if not isinstance(one, M6RecError)
     )
 
 
@@ -296,10 +296,3 @@ def _check_complete(given: Mapping[str, Any]) -> None:
         raise ConfigError(
             f"process {own} of {number}: processes are numbered from 0 to {max(number, 1) - 1}"
         )
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    found: BaseException | None = error
-    while found is not None:
-        yield found
-        found = found.__cause__ or found.__context__

@@ -106,7 +106,7 @@ class WritingTemplate:
         items = list(item_attributes)
         for name in items:
             # {shared_made_in} would be the item that shares 'made'.
-            if name.endswith(_IN) and name.removesuffix(_IN) in self.shared:
+            if name.endswith(_IN) and f"{_SHARED}{name}" in self.text.fields:
                 raise ConfigError(
                     f"'writing.{self.kind}.text' may not tell what is shared of {name!r}: names "
                     f"that end in {_IN!r} mean the item; rename the column"

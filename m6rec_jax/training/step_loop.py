@@ -90,14 +90,9 @@ class StepLoop:
             if guard.should_stop():
                 stopped_by = guard.signal_name
             if self.validate_first and step == 0 and stopped_by is None:
-                with self.clock.measure("evaluation"):
-                    found = self.validate(state, step, guard.should_stop)
-                if found is None:
-                    stopped_by = guard.signal_name
-                else:
-                    figures = found
+                figures, stopped_by = self._validated(state, step, guard, log)
+                if stopped_by is None:
                     self.best.check(figures)
-                    log.write(step, figures)
             while step < self.train_steps and stopped_by is None:
                 with self.clock.measure("input_wait"):
                     features = feed.next()
@@ -141,13 +136,8 @@ class StepLoop:
                     and stopped_by is None
                 ):
                     try:
-                        with self.clock.measure("evaluation"):
-                            found = self.validate(state, step, guard.should_stop)
-                        if found is None:
-                            stopped_by = guard.signal_name
-                        else:
-                            figures = found
-                            log.write(step, figures)
+                        figures, stopped_by = self._validated(state, step, guard, log)
+                        if stopped_by is None:
                             is_best = self.best.update(step, figures)
                     except M6RecError:
                         # What was trained is not lost. Of several processes others may not have
@@ -169,6 +159,17 @@ class StepLoop:
         if max(traces) > 1:
             raise AssertionError("a step was traced more than once")
         return state, {**scalars, **figures}, stopped_by
+
+    def _validated(
+        self, state: TrainState, step: int, guard: PreemptionGuard, log: MetricLog
+    ) -> tuple[dict[str, float], str | None]:
+        """Figures of a validation, logged, and the signal that ended it before it had any."""
+        with self.clock.measure("evaluation"):
+            figures = self.validate(state, step, guard.should_stop)
+        if figures is None:
+            return {}, guard.signal_name
+        log.write(step, figures)
+        return figures, None
 
     def _save(
         self,

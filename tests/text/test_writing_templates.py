@@ -56,7 +56,12 @@ def test_a_column_whose_name_would_mean_the_item_is_refused():
     spec = {"text": "[Made in {shared_made_in}.]", "liked": "{title}"}
     with pytest.raises(ConfigError, match=r"'made_in'.* rename the column"):
         WritingTemplate.parse("explanations", spec).validate(["title", "made_in"])
-    WritingTemplate.parse("explanations", SPEC).validate(["title", "genres", "director", "awards"])
+    # There it means the item that shares the director, and nothing else could be meant.
+    columns = ["title", "genres", "director", "awards"]
+    WritingTemplate.parse("explanations", SPEC).validate(columns)
+    # A column that nobody asks for.
+    spec = {"text": "[Made by {shared_made}.]"}
+    WritingTemplate.parse("explanations", spec).validate(["title", "made", "made_in"])
 
 
 @pytest.mark.parametrize("liked", [[], [ALIEN], [FARGO]])
