@@ -43,7 +43,8 @@ from m6rec_jax.pipeline.evaluation_batches import EvaluationBatches
 RESULTS = "frozen_states"
 TASKS = ("film_reviews_sentiment", "film_plots_genre")
 PARTS = ("train", "validation", "test")
-PENALTIES = (0.001, 0.01, 0.1, 1.0, 10.0)
+# Inverse strengths, wide enough that validation chooses neither end.
+PENALTIES = (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0, 1000.0)
 BATCH_SIZE = 64
 
 # [n, features] of each part.

@@ -6,8 +6,9 @@
 Each variant is a run of the study of tuning (`benchmarks.tuning`) with one setting changed, from
 the same foundation, with seed 0. The figure is the best AUC of its validations: settings are chosen
 by this table, and test parts are for the study alone. Runs whose rows stand in
-`benchmarks/results/tuning_variants.json` are not made again; rows of another foundation or of
-settings that have changed since are an error.
+`benchmarks/results/tuning_variants.json` are not made again, nor is the study's own value of a
+setting, which is one run whatever the setting; rows of another foundation or of settings that have
+changed since are an error.
 
 A row has the keys of a row of the study (`task`, `method`, `curve`, ...) and
 
@@ -135,6 +136,11 @@ def study(foundation: Path, tasks: Sequence[str], variants: Sequence[str], outpu
             refuse_others(path, same, foundation, conditions)
             if same:
                 continue
+            named = {"model": model, "setting": variant.setting, "at": value}
+            told = conditions["configuration"]
+            if alike := [row for row in rows if row.get("configuration") == told]:
+                add_rows(path, [alike[0] | named])
+                continue
             run = tune(files, foundation, SEED, folder, [changed], tested=False)
             best = max(auc for step, auc in run.curve if step)  # the start is no checkpoint
             new = metric_rows(
@@ -147,8 +153,7 @@ def study(foundation: Path, tasks: Sequence[str], variants: Sequence[str], outpu
                 seconds=run.seconds,
             )
             known = {"task": task, "method": variant.method, **conditions, **run.known()}
-            known |= {"setting": variant.setting, "at": value}
-            add_rows(path, [row | known for row in new])
+            add_rows(path, [row | known | named for row in new])
             tqdm.write(f"{task}, {model}: AUC {best:.4f}")
 
 

@@ -63,6 +63,15 @@ def test_conditions_are_those_of_the_files_and_bindings(tmp_path: Path) -> None:
     assert found == OWN
 
 
+def test_a_module_that_a_file_imports_is_no_setting(tmp_path: Path) -> None:
+    name = str(tmp_path / "run.gin")
+    found = []
+    for begin in ("", "import m6rec_jax.objectives\n"):
+        Path(name).write_text(begin + "TRAIN_STEPS = 240\nRATE = 1.0\n")
+        found.append(tuned_run.conditions_of("aa", [name]))
+    assert found[0] == found[1]
+
+
 def test_a_models_name_is_not_that_of_what_has_no_foundation(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="rows of FM that come from no foundation"):
         tuned_run.refuse_others(tmp_path / "x.json", [{"model": "FM"}], tmp_path, OWN)

@@ -73,6 +73,26 @@ def test_runs_are_made_once(made: Made, tmp_path: Path, capsys: pytest.CaptureFi
     assert "a study is of one foundation" in capsys.readouterr().err
 
 
+def test_a_run_that_stands_under_another_setting_is_not_made_again(
+    made: Made, tmp_path: Path
+) -> None:
+    arguments = ["--foundation", str(tmp_path / "base"), "--output", str(tmp_path / "runs")]
+    arguments += ["--tasks", "movielens_ctr", "--variants", "rate_option", "prompts_option"]
+    assert variants.main(arguments) == 0
+    own = ("LEARNING_RATE=3e-2", "TASK_PROMPTS=16")  # of the study
+    bindings = [binding for _, [binding] in made]
+    assert {own[0], "TASK_PROMPTS=8", "TASK_PROMPTS=32"} < set(bindings)
+    assert own[1] not in bindings
+    rows = read_results(tmp_path / "tuning_variants.json").rows
+    first, second = (
+        row
+        for row in rows
+        if f"{row['setting']}={row['at']}" in own and row["task"] == row["dataset"]
+    )
+    differing = {key for key in first if first[key] != second[key]}
+    assert differing == {"model", "setting", "at"}
+
+
 def test_any_value_of_gin_has_a_folder(made: Made, tmp_path: Path) -> None:
     arguments = ["--foundation", str(tmp_path / "base"), "--output", str(tmp_path / "runs")]
     arguments += ["--tasks", "movielens_ctr", "--variants", "embeddings_full", "start_option"]
