@@ -209,13 +209,24 @@ def register_recommendation_tasks(
 def foundation_rates(
     infilling: float = 1.0, generation: float = 1.0, outcomes: float = 1.0, retrieval: float = 1.0
 ) -> dict[str, float]:
-    """How often the mixture `<name>_foundation` draws from each task, relative to the others."""
-    return {
+    """How often the mixture `<name>_foundation` draws from each task, relative to the others.
+
+    Raises:
+      ConfigError: a rate that is not positive; a mixture's tasks all take part.
+    """
+    rates = {
         "infilling": infilling,
         "generation": generation,
         "outcomes": outcomes,
         "retrieval": retrieval,
     }
+    for kind, rate in rates.items():
+        if not rate > 0:
+            raise ConfigError(
+                f"foundation_rates.{kind} = {rate} must be positive; leave a task out by naming "
+                "another mixture"
+            )
+    return rates
 
 
 def _foundation_rate(kind: str, task: seqio.Task) -> float:

@@ -107,6 +107,19 @@ def test_rates_of_the_foundation(shop_tasks):
     }
 
 
+def test_a_rate_of_the_foundation_is_positive(shop_tasks):
+    with gin.unlock_config():
+        gin.parse_config("foundation_rates.retrieval = 0.0")
+    try:
+        mixture = seqio.MixtureRegistry.get("tiny_shop_foundation")
+        with pytest.raises(
+            ConfigError, match=r"foundation_rates\.retrieval = 0\.0 must be positive"
+        ):
+            mixture.get_rate(seqio.TaskRegistry.get("tiny_shop_outcomes"))
+    finally:
+        gin.clear_config()
+
+
 def test_scoring_text_and_tokens(shop_tasks):
     row = of_user(rows("tiny_shop_ctr", "validation"), 0)
     assert source_of(row) == SOURCE
