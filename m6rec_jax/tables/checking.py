@@ -10,7 +10,7 @@ beside it that `Dataset.open` reads.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,11 +18,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from m6rec_jax.errors import DataError
+from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.tables import columns, files
 from m6rec_jax.tables.quarantine import Quarantine
 from m6rec_jax.tables.report import Findings, Report
 from m6rec_jax.tables.schema import SPEC_FILE, DatasetSpec, TableSpec
+from m6rec_jax.tables.template_needs import TemplateNeeds
+from m6rec_jax.text.format_strings import text_of
 
 __all__ = ["Report", "check_dataset"]
 
@@ -40,6 +42,8 @@ def check_dataset(
     batch_size: int = files.DEFAULT_BATCH_SIZE,
 ) -> Report:
     """Checks schema, ids, references, times, values and encodings of a data set folder.
+
+    So that all of it can be rendered, rows are checked for what the template needs, too.
 
     Args:
       directory: the folder.
@@ -66,8 +70,8 @@ def check_dataset(
     store = Quarantine(Path(quarantine), spec, directory) if quarantine is not None else None
     try:
         check = _Check(directory, spec, findings, batch_size, store, report)
-        users = check.table("users", spec.users)
-        items = check.table("items", spec.items)
+        users = check.table("users", spec.users, check.needs.users)
+        items = check.table("items", spec.items, check.needs.items)
         check.events(users, items)
     finally:
         if store is not None:
@@ -126,6 +130,17 @@ class _Rows:
         offsets = [offset for offset in missing.tolist() if not self._says(offset, column)]
         self.reject(kind, offsets, column, "nothing there")
 
+    def require_words(self, column: str, template: str) -> None:
+        """Rejects rows of whose value a template that needs it could tell nothing."""
+        texts = map(text_of, self.values[column].to_pylist())
+        offsets = [
+            offset
+            for offset, text in enumerate(texts)
+            if not text and not self._says(offset, column)
+        ]
+        reason = f"nothing there, and template '{template}' needs {{{column}}}"
+        self.reject("missing_words", offsets, column, reason)
+
     def _says(self, offset: int, column: str) -> bool:
         return any(reason.startswith(f"{column}: ") for reason in self.reasons.get(offset, ()))
 
@@ -148,10 +163,15 @@ class _Check:
     ) -> None:
         self.directory, self.spec, self.findings = directory, spec, findings
         self.batch_size, self.store, self.report = batch_size, store, report
+        try:
+            self.needs = TemplateNeeds.of(spec, str(directory / SPEC_FILE))
+        except ConfigError as error:
+            findings.add("template", "", SPEC_FILE, example=str(error))
+            self.needs = TemplateNeeds({}, {}, None)
 
     # ---- users and items
 
-    def table(self, table: str, spec: TableSpec) -> dict[str, int] | None:
+    def table(self, table: str, spec: TableSpec, needs: Mapping[str, str]) -> dict[str, int] | None:
         """Checks users or items; returns the ids of the good rows, or None without the file."""
         paths = self._files(table, spec.file, [spec.id], list(spec.columns))
         if paths is None:
@@ -179,6 +199,8 @@ class _Check:
                     if values.null_count < len(values):
                         filled.add(name)
                     self._text(rows, name)
+                    if name in needs:
+                        rows.require_words(name, needs[name])
             good = rows.good()
             for identifier in rows.values[spec.id].filter(pa.array(good)).to_pylist():
                 ids[identifier] = len(ids)
@@ -264,6 +286,9 @@ class _Check:
             rows.convert(spec.value, columns.VALUE)
             rows.require(spec.value, "missing_value")
             values = _floats(rows.values[spec.value])
+            text = "no entry of the template's 'outcomes' has words for this value"
+            offsets = np.flatnonzero(self.needs.without_words(values))
+            rows.reject("missing_words", offsets, spec.value, text)
         # NaN would not equal itself as a key.
         return np.stack([*numbers, times, np.nan_to_num(values, nan=0.0)], axis=1)
 

@@ -25,6 +25,7 @@ from m6rec_jax.tables.schema import SPEC_FILE
 from m6rec_jax.tables.sorting import sorted_batches
 from m6rec_jax.tables.statistics import Statistics, StatisticsOptions, TakesEvents, as_of
 from m6rec_jax.tables.statistics_files import FORMAT as STATISTICS_FORMAT
+from m6rec_jax.tables.template_needs import checked_template
 from m6rec_jax.text.records import Event, Item
 from m6rec_jax.text.templates import DatasetTemplate
 
@@ -306,13 +307,8 @@ def _checked_template(
     """
     spec = dataset.spec
     where = str(dataset.directory / SPEC_FILE)
-    template = DatasetTemplate.parse(spec.template, where)
     statistics = Statistics.for_dataset(spec, options)
-    names = statistics.names()
-    try:
-        template.validate(spec.users.columns, spec.items.columns, names)
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from error
+    template = checked_template(spec, statistics.names(), where)
     told = (*template.candidate_template.fields, *template.profile_template.fields)
     return template, _told_only(statistics.options, told)
 

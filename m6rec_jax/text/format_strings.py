@@ -80,11 +80,13 @@ class Template:
       source: the format string as it was written.
       name: what error messages call it, such as "event".
       fields: the names it mentions, each once, in order of first appearance.
+      required: those outside every optional clause, without whose value nothing can be rendered.
     """
 
     source: str
     name: str
     fields: tuple[str, ...]
+    required: tuple[str, ...]
     _parts: tuple[_Part, ...]
 
     @classmethod
@@ -103,7 +105,9 @@ class Template:
         if not isinstance(source, str):
             raise ConfigError(f"template '{name}' must be a string, not {source!r}")
         parts = _Parser(source, name).parse()
-        return cls(source, name, tuple(dict.fromkeys(f.name for f in _fields(parts))), parts)
+        fields = tuple(dict.fromkeys(found.name for found in _fields(parts)))
+        outside = (part.name for part in parts if isinstance(part, _Field))
+        return cls(source, name, fields, tuple(dict.fromkeys(outside)), parts)
 
     def render(self, values: Mapping[str, Value]) -> str:
         """Fills in the values.

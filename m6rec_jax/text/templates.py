@@ -157,6 +157,29 @@ class DatasetTemplate:
         for entry in self.writing.values():
             entry.validate(items)
 
+    def required(self, statistics: Iterable[str] = ()) -> tuple[dict[str, str], dict[str, str]]:
+        """What every user and every item must have a value of: (of users, of items).
+
+        Args:
+          statistics: as for `validate`; what they tell is not asked of a table.
+
+        Returns:
+          Attribute -> name of the first template that needs it.
+        """
+        told = frozenset(statistics)
+        users: dict[str, str] = {}
+        items: dict[str, str] = {}
+        for needs, template, others in (
+            (users, self.profile_template, told),
+            (items, self.event_template, EVENT_FIELDS),
+            (items, self.candidate_template, told),
+            (items, self.item_template, ()),
+        ):
+            for name in template.required:
+                if name not in others:
+                    needs.setdefault(name, template.name)
+        return users, items
+
     def outcome(self, value: float | None) -> str:
         """Returns the words for an event's value, "" where no words fit.
 
@@ -170,6 +193,11 @@ class DatasetTemplate:
             if outcome.at_least is None or value >= outcome.at_least:
                 return outcome.text
         return ""
+
+    @property
+    def needs_outcome(self) -> bool:
+        """Whether no event can be told without words for its value."""
+        return "outcome" in self.event_template.required
 
     def profile(self, user: User, statistics: Mapping[str, Value] | None = None) -> str:
         """Renders the profile segment. Raises DataError where a required value is missing."""

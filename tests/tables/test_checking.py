@@ -1,5 +1,6 @@
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -55,6 +56,74 @@ def test_a_good_folder_has_no_problems(tmp_path):
     shop = check_dataset(SHOP)
     assert shop.problems == []
     assert shop.num_rows == {"users": 4, "items": 7, "events": 20}
+
+
+TEMPLATE = {
+    "profile": "[{age} years old]",
+    "event": "{outcome} {title}, {ago}",
+    "candidate": "{title}[, {tags}]",
+    "item": "{title}[, {tags}]",
+    "outcomes": [{"at_least": 4, "text": "liked"}, {"text": "disliked"}],
+}
+
+
+# Events without values.
+VISITS = {name: entry for name, entry in SPEC.items() if name != "label"} | {
+    "events": {"user": "user", "item": "item", "time": "time"}
+}
+
+
+def told(of=SPEC, **changed):
+    return {**of, "template": {**TEMPLATE, **changed}}
+
+
+def test_rows_that_a_template_could_not_tell_are_errors(tmp_path):
+    assert check_dataset(write(tmp_path / "good", spec=told())).problems == []
+    users, items = [*USERS, "c,", "d,many"], [*ITEMS, "z, ,drama"]
+    events = [*EVENTS, "c,x,30,5", "a,z,40,5", "a,y,50,3.5", "b,x,60,2"]
+    outcomes = [{"at_least": 4, "text": "liked"}, {"at_least": 2, "text": "disliked"}]
+    spec = told(profile="{age} years old", outcomes=outcomes, item="{title}, {tags}")
+    report = check_dataset(write(tmp_path / "bad", users, items, events, spec))
+    assert found(report) == {
+        ("missing_words", "users", "age"): (1, [2]),
+        ("wrong_type", "users", "age"): (1, [3]),  # said once
+        ("missing_words", "items", "title"): (1, [2]),
+        ("missing_words", "items", "tags"): (1, [1]),
+        # Of a rejected user, of rejected items.
+        ("unknown_user", "events", "user"): (1, [2]),
+        ("unknown_item", "events", "item"): (3, [1, 3, 4]),
+        ("missing_words", "events", "rating"): (1, [1]),
+    }
+    [problem] = [p for p in report.problems if p.column == "age" and p.kind == "missing_words"]
+    assert problem.example == "nothing there, and template 'profile' needs {age}"
+
+
+def test_statistics_and_moments_are_not_asked_of_a_table(tmp_path):
+    spec = told(
+        profile="Gave {user_count} ratings",
+        candidate="{title}, {item_count} ratings",
+        context="{weekday}",
+    )
+    assert check_dataset(write(tmp_path, spec=spec)).problems == []
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        (told(item="{titel}"), r"there is no field {titel} \(did you mean 'title'\?\)"),
+        (told(item="[{title}"), r"'\[' is never closed"),
+        (
+            told(VISITS, outcomes=[{"at_least": 4, "text": "liked"}]),
+            "no words but an outcome that is alone",
+        ),
+    ],
+)
+def test_a_template_that_does_not_fit_is_an_error(tmp_path, template, message):
+    report = check_dataset(write(tmp_path, spec=template))
+    [problem] = report.of_kind("template")
+    assert re.search(message, problem.example)
+    assert "dataset.json" in problem.example
+    assert not report.ok
 
 
 USER_CASES = [
