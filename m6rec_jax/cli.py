@@ -119,7 +119,8 @@ def _set_up_logging() -> None:
 
     What cannot be silenced: tensorflow 2.21's two libraries say "All log messages before
     absl::InitializeLog() ..." and something about oneDNN and CUDA each, while the system loads
-    them and before they look at any setting. Only without a standard error they would not.
+    them and before they look at any setting of logging. (`TF_ENABLE_ONEDNN_OPTS=0` takes the line
+    about oneDNN away, and changes how tensorflow computes.)
     """
     if "TF_CPP_MIN_LOG_LEVEL" not in os.environ:
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
