@@ -28,6 +28,7 @@ _MENDABLE = frozenset(
     {
         errno.EACCES,
         errno.EDQUOT,
+        errno.EEXIST,
         errno.EISDIR,
         errno.ENAMETOOLONG,
         errno.ENOENT,
@@ -161,6 +162,10 @@ def _local_path(text: str) -> Path:
     return Path(text).expanduser()
 
 
+def _path_or_address(text: str) -> str:
+    return text if "://" in text else str(Path(text).expanduser())
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="m6rec",
@@ -227,7 +232,7 @@ def _parser() -> argparse.ArgumentParser:
         "the same command again to resume",
     )
     # Of a task it may be in a bucket.
-    infer.add_argument("--output", metavar="FILE", help="where results go")
+    infer.add_argument("--output", type=_path_or_address, metavar="FILE", help="where results go")
     infer.add_argument(
         "--index", type=_local_path, metavar="FOLDER", help="of the catalogue, to retrieve"
     )
@@ -251,7 +256,13 @@ def _parser() -> argparse.ArgumentParser:
     build = actions.add_parser(
         "build", help="embed a catalogue; run the same command again to resume"
     )
-    build.add_argument("--output", required=True, metavar="FOLDER", help="on a local disk")
+    build.add_argument(
+        "--output",
+        type=_path_or_address,
+        required=True,
+        metavar="FOLDER",
+        help="on a local disk",
+    )
     _takes_gin(build)
     build.set_defaults(run=subcommands.run_index_build)
 

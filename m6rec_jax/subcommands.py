@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 from pathlib import Path
 
 from m6rec_jax.errors import CheckpointError, ConfigError, DataError
+from m6rec_jax.json_text import json_text
 
 EXIT_DOES_NOT_FIT = 1
 # Of a listing that is complete but for tasks which cannot be read.
@@ -191,7 +191,7 @@ def run_eval(args: argparse.Namespace) -> None:
     from m6rec_jax.evaluation.checkpoint_evaluation import evaluate
 
     _configure_together(args)
-    _print_once(json.dumps(evaluate(), indent=2))
+    _print_once(json_text(evaluate(), indent=2))
 
 
 def run_infer(args: argparse.Namespace) -> None:

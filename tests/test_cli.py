@@ -69,6 +69,24 @@ def test_a_bucket_is_no_local_folder(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("words", "run"),
+    [
+        (["infer", "--requests", "a.jsonl"], "run_infer"),
+        (["index", "build"], "run_index_build"),
+    ],
+)
+def test_outputs_may_be_below_home_or_in_a_bucket(
+    words: list[str], run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[str] = []
+    monkeypatch.setattr(subcommands, run, lambda args: found.append(args.output))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for output in ("~/out.jsonl", "gs://bucket/out.jsonl"):
+        assert cli.main([*words, f"--output={output}"]) == 0
+    assert found == [str(tmp_path / "out.jsonl"), "gs://bucket/out.jsonl"]
+
+
 def test_paths_that_cannot_be_written_are_told_without_a_traceback(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -32,7 +32,7 @@ FLOORS = [
 ]
 # Modules beside the folders: errors, progress and configuration (it knows only gin) lie under every
 # floor; the command line stands on the roof.
-BELOW_ALL = {"errors", "configuration", "config_file", "progress"}
+BELOW_ALL = {"errors", "configuration", "config_file", "json_text", "progress"}
 ROOF = {"cli", "convert", "demo", "demo_report", "doctor", "subcommands"}
 
 HEAVY = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +15,7 @@ from m6rec_jax.evaluation.named_columns import named_columns
 from m6rec_jax.evaluation.predictions import check_ending, write_predictions
 from m6rec_jax.evaluation.task_facts import task_vocabulary
 from m6rec_jax.inference.bundle import restore_model
+from m6rec_jax.json_text import json_text
 
 
 @gin.configurable
@@ -37,21 +37,26 @@ def evaluate(
       mixture_or_task_name, task_feature_lengths, batch_size, split, limit: see `Evaluator`.
       step: which checkpoint; None: the newest.
       output: JSON file for the figures; None:
-        `MODEL_DIR/evaluation/<task>-<split>-<step>.json`.
+        `MODEL_DIR/evaluation/<task>-<split>-<step>.json` (`...-first<limit>.json` with a limit).
 
     Raises:
+      ConfigError: the output is a folder, or its folder cannot be made; said before any work.
       CheckpointError: no checkpoint, or another vocabulary.
       DataError, ConfigError: as `Evaluator`.
     """
+    if output is not None:
+        _prepare(output)
     evaluator, restored = _restored(
         model_dir, mixture_or_task_name, task_feature_lengths, split, batch_size, step, limit
     )
-    figures = evaluator(restored.model, restored.variables, restored.step)
-    name = f"{mixture_or_task_name}-{split}-{restored.step}"
+    name = _name(mixture_or_task_name, split, restored.step, limit)
     path = epath.Path(output or epath.Path(model_dir) / "evaluation" / f"{name}.json")
+    _prepare(path)
+    figures = evaluator(restored.model, restored.variables, restored.step)
     if jax.process_index() == 0:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(figures, indent=2) + "\n")
+        scratch = path.with_name(path.name + ".partial")
+        scratch.write_text(json_text(figures, indent=2) + "\n")
+        scratch.replace(path)
     return figures
 
 
@@ -82,7 +87,7 @@ def infer(
       k: length of the lists.
       output: `.parquet` or `.jsonl` file (with several tasks: the task's name goes before the
         ending), may be a bucket address; None:
-        `MODEL_DIR/predictions/<task>-<split>-<step>.parquet`.
+        `MODEL_DIR/predictions/<task>-<split>-<step>.parquet` (`...-first<limit>.parquet`).
 
     Returns:
       The files that this process has written: all in process 0, none in others.
@@ -93,6 +98,7 @@ def infer(
       CheckpointError, DataError, ConfigError: as `evaluate`.
     """
     if output is not None:
+        check_ending(output)
         _prepare(output)
     evaluator, restored = _restored(
         model_dir, mixture_or_task_name, task_feature_lengths, split, batch_size, step, limit, k
@@ -101,8 +107,8 @@ def infer(
     for task in evaluator.tasks:
         predictions = evaluator.predict(task, restored.model, restored.variables)
         columns = named_columns(task, split, predictions)
-        name = f"{task.name}-{split}-{restored.step}.parquet"
-        path = epath.Path(model_dir) / "predictions" / name
+        name = _name(task.name, split, restored.step, limit)
+        path = epath.Path(model_dir) / "predictions" / f"{name}.parquet"
         if output is not None:
             path = epath.Path(output)
             if len(evaluator.tasks) > 1:
@@ -112,15 +118,22 @@ def infer(
     return paths
 
 
-def _prepare(output: str) -> None:
-    check_ending(output)
+def _name(task: str, split: str, step: int, limit: int) -> str:
+    """What a file is called by itself: figures of some rows do not replace those of all."""
+    return f"{task}-{split}-{step}" + (f"-first{limit}" if limit else "")
+
+
+def _prepare(output: str | epath.Path) -> None:
+    path = epath.Path(output)
     if jax.process_index() == 0:
         try:
-            epath.Path(output).parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(
                 f"{output}: its folder cannot be made ({error}); name another output"
             ) from error
+        if path.is_dir():
+            raise ConfigError(f"{output} is a folder; name a file")
 
 
 def _restored(

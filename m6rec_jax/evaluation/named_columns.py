@@ -28,7 +28,10 @@ def named_columns(task: TaskInfo, split: str, predictions: Predictions) -> dict[
     if isinstance(predictions, ClassificationPredictions):
         rows = prepared_rows.read_rows(prepared, task.view, split, ("text_index", "text_id"))
         ids = {row["text_index"]: row["text_id"] for row in rows}
-        classes = np.array(prepared.manifest["corpus_spec"]["classes"], object)
+        names = prepared.manifest["corpus_spec"]["classes"]
+        # A head may have more classes than the corpus.
+        spare = range(len(names), predictions.probabilities.shape[1])
+        classes = np.array([*names, *(f"class {number}" for number in spare)], object)
         named_classes = {
             "text_id": np.array([ids[int(text)] for text in predictions.texts], object),
             "class": classes[predictions.labels],

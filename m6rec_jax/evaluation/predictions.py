@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ import pyarrow.parquet as pq
 from etils import epath
 
 from m6rec_jax.errors import ConfigError
+from m6rec_jax.json_text import json_text
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -261,9 +261,9 @@ def write_predictions(path: str | epath.Path, columns: Mapping[str, np.ndarray])
 
 
 def json_lines(columns: Mapping[str, np.ndarray]) -> Iterator[str]:
-    """Columns of equal length as JSON objects, one per line."""
+    """Columns of equal length as JSON objects, one per line; null for scores of no item."""
     for row in _table(columns).to_pylist():
-        yield json.dumps(row, ensure_ascii=False) + "\n"
+        yield json_text(row) + "\n"
 
 
 def _table(columns: Mapping[str, np.ndarray]) -> pa.Table:

@@ -315,9 +315,19 @@ def _labelled(found: Found, kind: str) -> tuple[np.ndarray, np.ndarray]:
 def pad_targets(item_ids: np.ndarray) -> np.ndarray:
     """Wanted items of each row, first come first: `[n, target]` with -1 between, to `[n, m]`.
 
+    An item that a row wants twice (a repeated purchase) is wanted once: it has one place in a list.
+
     Raises:
       DataError: a row has none.
     """
+    found = _in_front(item_ids)
+    earlier = np.tri(found.shape[1], k=-1, dtype=bool)
+    repeated = ((found[:, :, None] == found[:, None, :]) & earlier).any(axis=2)
+    return _in_front(np.where(repeated, -1, found))
+
+
+def _in_front(item_ids: np.ndarray) -> np.ndarray:
+    """Without the -1 between: `[n, target]` to `[n, m]`, -1 at the ends of shorter rows."""
     present = item_ids >= 0
     counts = present.sum(axis=1)
     if (counts == 0).any():

@@ -11,12 +11,14 @@ import concurrent.futures
 import dataclasses
 import hashlib
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import gin
 import jax
+import numpy as np
 from tqdm import tqdm
 
 from m6rec_jax.checkpoints.buckets import in_bucket
@@ -170,7 +172,7 @@ def run_job(
       chunk_size, progress: see `infer_requests`.
 
     Raises:
-      DataError: there are no requests, or the output is another job's.
+      DataError: there are no requests, the output is another job's, or the model answers with NaN.
     """
     output.parent.mkdir(parents=True, exist_ok=True)
     with PartFiles(output, file.suffix, described) as parts:
@@ -192,6 +194,7 @@ def run_job(
             for chunk in _one_ahead(told):
                 results = job.answer(chunk.accepted) if chunk.accepted else {}
                 results = results or {name: [] for name in job.result_types}
+                _check_finite(results, chunk, file.path)
                 file.write_part(parts.part, chunk.chunk, chunk.kept, results)
                 bar.update(file.progress(parts.start, chunk.chunk.end))
                 parts.commit(chunk.chunk.end, chunk.totals, chunk.rejected)
@@ -242,6 +245,17 @@ def _tell(job: RequestJob, parser: RequestParser, chunk: Chunk) -> _Told:
     told.totals.ignored.update(parser.ignored)
     parser.ignored.clear()
     return told
+
+
+def _check_finite(results: Mapping[str, Sequence[Any]], told: _Told, path: Path) -> None:
+    """Refuses answers that are not numbers: no row's fault, and no reader takes them."""
+    for name, values in results.items():
+        for place, row in zip(told.kept, values, strict=True):
+            if any(isinstance(v, float | np.floating) and not math.isfinite(v) for v in row):
+                raise DataError(
+                    f"{path}, row {told.chunk.rows[place].number}: the model's {name} hold "
+                    "numbers that are not finite; has its training diverged?"
+                )
 
 
 def _one_ahead(values: Iterator[Item]) -> Iterator[Item]:

@@ -6,6 +6,7 @@ recommended, by writing their titles and by the two towers.
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -206,6 +207,9 @@ def _turns(bundle: Bundle, tasks: Iterable[str]) -> int | None:
 
 def _typed(out: TextIO) -> Iterable[str]:
     """Lines of standard input, with a prompt where somebody types them."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        # What is not UTF-8 is read as \ufffd; it would end the dialogue.
+        sys.stdin.reconfigure(errors="replace")
     while True:
         if sys.stdin.isatty():
             print(_PROMPT, end="", file=out, flush=True)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from m6rec_jax.inference.token_trie import NO_ENTRY
 from m6rec_jax.text.vocabulary import Vocabulary
 
 
@@ -77,6 +78,6 @@ class WrittenTexts(NamedTuple):
             float(self.scores[i]),
             float(self.log_probability[i]),
             bool(self.ended[i]),
-            int(self.entries[i]) if of_trie else None,
+            int(self.entries[i]) if of_trie and self.entries[i] != NO_ENTRY else None,
             after,
         )

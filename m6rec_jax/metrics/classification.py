@@ -224,15 +224,19 @@ def calibration_table(
     if num_bins < 1:
         raise ValueError(f"num_bins must be at least 1, got {num_bins}")
     if bins == "uniform":
-        edges = np.linspace(0.0, 1.0, num_bins + 1)
+        edges, closed = np.linspace(0.0, 1.0, num_bins + 1), "left"
     elif bins == "quantile":
-        edges = np.unique(np.quantile(p, np.linspace(0.0, 1.0, num_bins + 1)))
-        if edges.size == 1:
-            edges = np.repeat(edges, 2)
+        inner, times = np.unique(
+            np.quantile(p, np.linspace(0.0, 1.0, num_bins + 1)[1:-1]), return_counts=True
+        )
+        # One that more than a bin's worth of examples share has a bin of its own.
+        inner = np.union1d(inner, np.nextafter(inner[times > 1], 0.0))
+        edges = np.concatenate([[p.min()], inner[inner >= p.min()], [p.max()]])
+        closed = "right"
     else:
         raise ValueError(f"bins must be 'uniform' or 'quantile', got {bins!r}")
     # Interior edges only: the first and last bin are closed at the outer end.
-    index = np.searchsorted(edges[1:-1], p, side="right")
+    index = np.searchsorted(edges[1:-1], p, side="right" if closed == "left" else "left")
     size = edges.size - 1
     counts = np.bincount(index, minlength=size)
     used = counts > 0

@@ -260,7 +260,7 @@ def _parse_int(value: Any) -> int | None:
         raise UnfitValue("wrong_type", f"{_short(value)} is not a whole number") from None
     if number != number:  # how pandas writes a missing integer
         return None
-    if not math.isfinite(number) or int(number) != number:
+    if isinstance(number, float) and not number.is_integer():
         raise UnfitValue("wrong_type", f"{_short(value)} is not a whole number")
     if not -(2**63) <= int(number) < 2**63:
         raise UnfitValue("wrong_type", f"{_short(value)} does not fit in 64 bits")

@@ -265,7 +265,7 @@ class ParquetRows:
                     if skipped < batch.num_rows:
                         rest = batch.slice(skipped)
                         number = row - rest.num_rows
-                        table = pa.Table.from_batches([rest])
+                        table = pa.Table.from_batches([_takeable(rest)])
                         yield Chunk(_read_batch(rest, number), Position(row), table)
             except (pa.ArrowException, OSError) as error:
                 raise parquet_damage(self.path, error) from error
@@ -314,8 +314,34 @@ def _check_names(values: Mapping[str, Any], names: Iterable[str]) -> None:
             )
 
 
+def _takeable(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Views of texts and bytes as these themselves: Arrow cannot pick rows of views."""
+    plain = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
+    for place, field in enumerate(batch.schema):
+        if field.type in plain:
+            column = batch.column(place).cast(plain[field.type])
+            batch = batch.set_column(place, field.with_type(column.type), column)
+    return batch
+
+
+def _without_nanoseconds(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Times as fine as Python's are: it refuses others, also in columns that nobody asks for."""
+    for place, field in enumerate(batch.schema):
+        kind = field.type
+        if getattr(kind, "unit", None) != "ns":
+            continue
+        if pa.types.is_timestamp(kind):
+            coarser: pa.DataType = pa.timestamp("us", kind.tz)
+        else:
+            coarser = pa.time64("us") if pa.types.is_time64(kind) else pa.duration("us")
+        column = batch.column(place).cast(coarser, safe=False)
+        batch = batch.set_column(place, field.with_type(coarser), column)
+    return batch
+
+
 def _read_batch(batch: pa.RecordBatch, first: int) -> list[ReadRow]:
     """Rows of Arrow as Python objects. Arrow does not look whether strings are UTF-8."""
+    batch = _without_nanoseconds(batch)
     try:
         return [ReadRow(first + i, values) for i, values in enumerate(batch.to_pylist())]
     except (UnicodeDecodeError, ValueError, OverflowError):

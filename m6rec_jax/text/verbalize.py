@@ -106,12 +106,15 @@ def rounded(number: float, spread: float, *, signed: bool = False) -> str:
       signed: write the sign of positive numbers, too.
 
     Raises:
-      DataError: a number that is not finite, or a spread that is not positive.
+      DataError: a number that is not finite or as good as infinite beside its spread, or a spread
+        that is not positive.
     """
     if not (math.isfinite(number) and 0 < spread < math.inf):
         raise DataError(f"numbers and their spread must be finite, not {number} and {spread}")
     exponent = max(-9, round(math.log10(spread)))
     step = 10.0 ** (exponent - 1) / 2
+    if not math.isfinite(number / step):
+        raise DataError(f"{number} is too large to be written in steps of {step}")
     # Adding 0.0 takes the sign off a minus zero.
     value = round(number / step) * step + 0.0
     return f"{value:{'+' if signed else ''}.{max(0, 2 - exponent)}f}"

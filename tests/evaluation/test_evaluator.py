@@ -110,8 +110,12 @@ def test_scoring_equals_the_scorer(world):
     assert figures["log_loss"] == pytest.approx(
         classification.log_loss(labels, np.concatenate(scores)), abs=1e-5
     )
-    written = json.loads((model_dir / "evaluation" / "eval_shop_ctr-test-3.json").read_text())
-    assert written == figures
+    file = model_dir / "evaluation" / "eval_shop_ctr-test-3.json"
+    assert json.loads(file.read_text()) == figures
+    of_checkpoint.evaluate(str(model_dir), "eval_shop_ctr", LENGTHS, batch_size=3, limit=3)
+    assert json.loads(file.read_text()) == figures  # of all rows still
+    of_three = json.loads(file.with_name("eval_shop_ctr-test-3-first3.json").read_text())
+    assert of_three["num_examples"] < figures["num_examples"]
 
 
 def test_retrieval_equals_a_ranking_by_hand(world):
@@ -322,7 +326,8 @@ def test_infer_writes_ids_and_scores(world, tmp_path):
     (path,) = of_checkpoint.infer(
         str(model_dir), "eval_shop_retrieval", LENGTHS, k=2, output=str(tmp_path / "r.jsonl")
     )
-    row = json.loads(path.read_text().splitlines()[0])
+    row = json.loads(path.read_text().splitlines()[0], parse_constant=pytest.fail)
+    assert row["scores"][1] is None  # of no film
     assert len(row["top_item_ids"]) == len(row["scores"]) == 2
     assert row["top_item_ids"][0] in row["target_item_ids"]  # only one film is left
     assert row["top_item_ids"][1] == ""
@@ -349,6 +354,21 @@ def test_an_output_that_cannot_be_written_is_refused_at_once(
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=message):
         of_checkpoint.infer(str(world[4]), "eval_shop_ctr", LENGTHS, output=str(tmp_path / output))
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [("", "is a folder; name a file"), ("file/figures.json", "its folder cannot be made")],
+)
+def test_figures_that_cannot_be_written_are_refused_at_once(
+    world, tmp_path, monkeypatch, output, message
+):
+    monkeypatch.setattr(of_checkpoint, "Evaluator", None)
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=message):
+        of_checkpoint.evaluate(
+            str(world[4]), "eval_shop_ctr", LENGTHS, output=str(tmp_path / output)
+        )
 
 
 @pytest.mark.parametrize("given", [True, False])

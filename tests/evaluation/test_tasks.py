@@ -18,6 +18,7 @@ from m6rec_jax.evaluation.predictions import (
 from m6rec_jax.evaluation.programs import run_program
 from m6rec_jax.inference.catalogue_index import CatalogueIndex
 from m6rec_jax.inference.runtime import Runtime
+from m6rec_jax.metrics import ranking
 
 
 def test_scoring_reads_labelled_positions_of_real_rows():
@@ -139,3 +140,23 @@ def test_lists_are_written(tmp_path):
     assert row["scores"] == [0.5, 0.25]
     with pytest.raises(ConfigError, match=r"p\.csv: predictions are written as"):
         write_predictions(tmp_path / "p.csv", found.columns())
+
+
+def test_an_item_that_is_wanted_twice_has_one_place_in_a_list():
+    wanted = np.array([[-1, 1, -1, 2, 1, 3], [4, 4, 4, 4, 4, 4], [-1, 5, -1, -1, 6, 5]])
+    targets = tasks.pad_targets(wanted)
+    assert targets.tolist() == [[1, 2, 3], [4, -1, -1], [5, 6, -1]]
+    ranks = ranking.target_ranks(np.array([[1, 9, 3], [4, 8, 7], [5, 6, 0]]), targets)
+    assert ranking.ndcg(ranks, 1) == 1  # it was 2 where the first is wanted twice
+    for k in (1, 2, 3):
+        assert ranking.ndcg(ranks, k) <= 1
+
+
+def test_json_lines_hold_nothing_that_json_does_not_know(tmp_path):
+    columns = {
+        "scores": np.array([[0.5, -np.inf], [np.nan, 1.0]]),
+        "id": np.array(["a", "b"], object),
+    }
+    text = write_predictions(tmp_path / "p.jsonl", columns).read_text()
+    rows = [json.loads(line, parse_constant=pytest.fail) for line in text.splitlines()]
+    assert [row["scores"] for row in rows] == [[0.5, None], [None, 1.0]]

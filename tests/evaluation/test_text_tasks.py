@@ -17,6 +17,8 @@ from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.evaluation import checkpoint_evaluation as of_checkpoint
 from m6rec_jax.evaluation import evaluator as evaluation
 from m6rec_jax.evaluation.assets import save_task_assets
+from m6rec_jax.evaluation.named_columns import named_columns
+from m6rec_jax.evaluation.predictions import ClassificationPredictions
 from m6rec_jax.inference.bundle import load_model
 from m6rec_jax.inference.likelihood_scoring import LikelihoodScorer
 from m6rec_jax.metrics import classification, multiclass
@@ -222,6 +224,18 @@ def test_figures_equal_those_of_the_predictions(world, tmp_path):
     expected = multiclass.multiclass_metrics(labels, probabilities) | {"num_examples": len(texts)}
     assert {name: figures[name] for name in expected} == pytest.approx(expected)
     assert rows[0]["predicted_class"] == CLASSES[int(probabilities[0].argmax())]
+
+
+def test_a_head_with_spare_classes_names_them(world):
+    rows = read_rows(locations.prepared("notes", "by_group"), "labelled_texts", "test")
+    labels, texts = np.array([0]), np.array([next(iter(rows))["text_index"]])
+    chances = np.zeros((1, len(CLASSES) + 2))
+    chances[0, -1] = 1
+    told = named_columns(
+        task_info("notes_genre"), "test", ClassificationPredictions(texts, labels, chances)
+    )
+    assert told["predicted_class"].tolist() == [f"class {len(CLASSES) + 1}"]
+    assert told["class"].tolist() == [CLASSES[0]]
 
 
 def test_frozen_states_are_those_that_a_probe_is_given(world):

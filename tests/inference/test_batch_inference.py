@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import gin
+import jax
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -376,3 +377,24 @@ def test_reranking_answers_no_requests(bundle: Bundle, data: ServingData) -> Non
     other = dataclasses.replace(bundle, settings=InferenceSettings(S, T, {"near": task}))
     with pytest.raises(ConfigError, match="tasks of reranking answer no requests"):
         make_job(job_of(other, "near"), JobParts(other, data, "near", {}))
+
+
+def test_a_value_that_no_words_can_tell_is_a_rejected_row(folder: Path, tmp_path: Path) -> None:
+    rows = [request(number) for number in range(3)]
+    rows[1]["behaviours"][0]["value"] = 1.7e308
+    path = tmp_path / "requests.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    report = infer(folder, tmp_path / "out.jsonl", requests=path)
+    assert report.totals.answered == 2
+    assert report.totals.rejected == {"no_text": 1}
+
+
+def test_a_model_that_answers_nan_answers_nobody(
+    folder: Path, bundle: Bundle, tmp_path: Path
+) -> None:
+    broken = dataclasses.replace(
+        bundle, variables=jax.tree.map(lambda leaf: leaf * np.nan, bundle.variables)
+    )
+    with pytest.raises(DataError, match=r"jsonl, row 0: the model's probabilities hold numbers"):
+        infer(folder, tmp_path / "out.jsonl", load=lambda *_, **__: broken)
+    assert not (tmp_path / "out.jsonl").exists()

@@ -205,3 +205,10 @@ def test_models_that_cannot_talk_are_told(folder, monkeypatch):
     user.write_text("{}")
     with pytest.raises(ConfigError, match="holds no users, items and events"):
         chat_module.read_history(user, folder)
+
+
+def test_a_line_that_is_not_utf8_does_not_end_the_talk(folder, monkeypatch):
+    raw = io.BytesIO(b"I liked Fargo\ncaf\xe9\n/quit\n")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(raw, "utf-8", errors="strict"))
+    told = said(folder, None, r="generation")
+    assert sum(line.startswith("SYSTEM: ") for line in told) == 2

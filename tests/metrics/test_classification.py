@@ -90,8 +90,10 @@ def test_calibration_table_equals_loops(bins):
     assert table.counts.sum() == 500
     error = 0.0
     for i, (low, high) in enumerate(zip(table.lower, table.upper, strict=True)):
-        last = i == len(table.lower) - 1
-        inside = (p >= low) & ((p <= high) if last else (p < high))
+        if bins == "uniform":
+            inside = (p >= low) & ((p <= high) if i == len(table.lower) - 1 else (p < high))
+        else:
+            inside = (p <= high) & ((p >= low) if i == 0 else (p > low))
         assert inside.sum() == table.counts[i]
         assert table.mean_predicted[i] == pytest.approx(p[inside].mean())
         assert table.mean_observed[i] == pytest.approx(y[inside].mean())
@@ -99,6 +101,23 @@ def test_calibration_table_equals_loops(bins):
     assert classification.expected_calibration_error(y, p, 7, bins) == pytest.approx(error)
     if bins == "quantile":
         assert table.counts.max() - table.counts.min() <= 2
+
+
+@pytest.mark.parametrize(
+    ("values", "counts", "positives"),
+    [
+        ((0.1, 0.5, 0.9), (100, 100, 100), (10, 90, 50)),
+        ((0.1, 0.9), (95, 5), (0, 5)),
+        ((0.1, 0.9), (5, 95), (0, 95)),
+    ],
+)
+def test_quantile_bins_keep_unlike_probabilities_apart(values, counts, positives):
+    p = np.repeat(values, counts)
+    y = np.concatenate([np.arange(n) < k for n, k in zip(counts, positives, strict=True)])
+    table = classification.calibration_table(y.astype(int), p, bins="quantile")
+    assert table.counts.tolist() == list(counts)
+    np.testing.assert_allclose(table.mean_predicted, values)
+    np.testing.assert_allclose(table.mean_observed, np.divide(positives, counts))
 
 
 def test_perfectly_calibrated_constant():

@@ -89,6 +89,9 @@ def test_times_of_every_kind_mean_the_same_second():
         (text("1", "1.5"), "int", "wrong_type", "'1.5' is not a whole number"),
         (text("1", "1_000"), "int", "wrong_type", "'1_000' is not a whole number"),
         (text("1", str(2**63)), "int", "wrong_type", "does not fit in 64 bits"),
+        # Python reads it, and no float is as large.
+        (text("1", "9" * 400), "int", "wrong_type", "does not fit in 64 bits"),
+        (text("1", "inf"), "int", "wrong_type", "'inf' is not a whole number"),
         (pa.array([1.0, 1.5]), "int", "wrong_type", "1.5 is not a whole number"),
         (text("1", "inf"), "float", "wrong_type", "is infinite"),
         (text("1", "a lot"), "float", "wrong_type", "'a lot' is not a number"),

@@ -187,3 +187,27 @@ def test_clear_errors(tmp_path: Path, table: Path) -> None:
     (tmp_path / "damaged.parquet").write_bytes(content)
     with pytest.raises(DataError, match=r"damaged\.parquet"):
         list(open_requests(tmp_path / "damaged.parquet", SCORES).chunks(Position(), 5))
+
+
+def test_parquet_types_that_arrow_or_python_lack(tmp_path: Path) -> None:
+    """Views cannot be picked from, and Python has no nanoseconds; nobody asks for these columns."""
+    path = tmp_path / "requests.parquet"
+    columns = {
+        "n": pa.array([0, 1, 2]),
+        "view": pa.array(["a", "b", None], pa.string_view()),
+        "bytes": pa.array([b"a", b"b", None], pa.binary_view()),
+        "at": pa.array([1_000_000_001, 2, None], pa.timestamp("ns", "UTC")),
+        "clock": pa.array([1_001, 2, None], pa.time64("ns")),
+        "lasted": pa.array([1_001, 2, None], pa.duration("ns")),
+    }
+    pq.write_table(pa.table(columns), path)
+    file = open_requests(path, SCORES)
+    (chunk,) = file.chunks(Position(), 10)
+    assert [row.problem for row in chunk.rows] == [None] * 3
+    assert chunk.rows[1].values is not None
+    assert chunk.rows[1].values["view"] == "b"
+    file.write_part(tmp_path / "part.parquet", chunk, [0, 2], {"ids": [["a"], []]})
+    kept = pq.read_table(tmp_path / "part.parquet")
+    assert kept.column("view").to_pylist() == ["a", None]
+    # As they were, to the nanosecond.
+    assert kept.column("at").cast(pa.int64()).to_pylist() == [1_000_000_001, None]

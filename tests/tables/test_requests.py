@@ -201,7 +201,9 @@ JSON = st.recursive(
     | st.integers()
     | st.floats()
     | st.text(string.printable, max_size=5)
-    | st.sampled_from(["1", "2", "1999-01-01", "nan", "9" * 5000, "\ud800"]),
+    | st.sampled_from(
+        ["1", "2", "1999-01-01", "nan", "9" * 400, "9" * 5000, 10**400, 1e308, "\ud800"]
+    ),
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(

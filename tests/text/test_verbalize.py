@@ -176,3 +176,8 @@ def test_rounded_is_within_a_tenth_of_the_spread(number: float, spread: float) -
 def test_numbers_must_be_finite(number: float, spread: float) -> None:
     with pytest.raises(DataError, match="must be finite"):
         verbalize.rounded(number, spread)
+
+
+def test_a_number_beyond_all_steps_is_refused() -> None:
+    with pytest.raises(DataError, match=r"1e\+308 is too large to be written in steps of 0\.05"):
+        verbalize.rounded(1e308, 1.0)
