@@ -55,8 +55,11 @@ def add_prompts(
                 "out --task and --step"
             )
         found = [read_prompts(source)]
-        # A copied folder is called what its owner called it.
-        found = [_named(found[0], Path(source).resolve().name)]
+        # A copied or linked folder is called what its owner called it.
+        folder_name = Path(source).absolute().name
+        if folder_name in ("", ".."):
+            folder_name = Path(source).resolve().name
+        found = [_named(found[0], folder_name)]
     else:
         _refuse_bank(Path(source))
         found = export_prompts(source, tasks, step=step)

@@ -17,6 +17,7 @@ from m6rec_jax.checkpoints.location import locate
 from m6rec_jax.checkpoints.trees import flatten
 from m6rec_jax.inference.bundle import Bundle, InferenceSettings, digest, load_model
 from m6rec_jax.inference.generation import Generator
+from m6rec_jax.inference.likelihood_scoring import LikelihoodScorer
 from m6rec_jax.inference.retrieval import Retriever
 from m6rec_jax.inference.scoring import Scorer
 from m6rec_jax.inference.task_settings import task_name
@@ -50,6 +51,11 @@ class BankBundle(Bundle):
     def generator(self, task: str = "", **changes: Any) -> Generator:
         """See `Bundle.generator`."""
         return self.bank.generator(task_name(self.settings.tasks, task), **changes)
+
+    def likelihood_scorer(self, task: str = "", **changes: Any) -> LikelihoodScorer:
+        """See `Bundle.likelihood_scorer`; there is no row that is nobody's."""
+        # super() has no cell to find in a class with slots.
+        return Bundle.likelihood_scorer(self, task_name(self.settings.tasks, task), **changes)
 
     def fingerprint(self, task: str = "") -> str:
         """See `Bundle.fingerprint`; the other tasks of the bank have no part in it.

@@ -9,7 +9,7 @@ from typing import Any
 import gin
 
 from m6rec_jax.errors import ConfigError
-from m6rec_jax.model.config import LORA_TARGETS, ModelConfig, PromptConfig
+from m6rec_jax.model.config import LORA_TARGETS, ModelConfig, PromptConfig, default_settings
 
 _SIZES = (
     "num_prompts",
@@ -96,15 +96,17 @@ class BankCapacity:
                 f"updates of the embedding (embedding_rank = {sizes['embedding_rank']}), which "
                 "early layers read: set it to False, or leave those tasks out"
             )
-        config = PromptConfig(
-            num_tasks=num_tasks,
-            head="linear" if sizes["num_options"] else "none",
-            adapter_activation=activation,
-            lora_targets=targets or PromptConfig.lora_targets,
-            adapters_late_only=late_only,
-            special_token_ids=special,
+        room = {
+            "num_tasks": num_tasks,
+            "head": "linear" if sizes["num_options"] else "none",
+            "adapter_activation": activation,
+            "lora_targets": targets or PromptConfig.lora_targets,
+            "adapters_late_only": late_only,
+            "special_token_ids": special,
             **sizes,
-        )
+        }
+        # What gin binds is of a run that is trained in this process, or read beside the bank.
+        config = PromptConfig(**(default_settings(PromptConfig) | room))
         if len(tasks) > num_tasks:
             raise ConfigError(
                 f"BankCapacity.num_tasks = {num_tasks}, but the bank has {len(tasks)} tasks; raise "

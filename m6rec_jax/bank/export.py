@@ -17,7 +17,7 @@ from m6rec_jax.bank.folder import TaskPrompts
 from m6rec_jax.bank.layout import take_task
 from m6rec_jax.bank.manifest import PromptManifest, dataset_fingerprint, method_of
 from m6rec_jax.checkpoints.fingerprint import backbone_fingerprint, fingerprint
-from m6rec_jax.checkpoints.location import locate, read_manifest
+from m6rec_jax.checkpoints.location import CHECKPOINTS_FOLDER, locate, read_manifest
 from m6rec_jax.checkpoints.manifest import Manifest, tell_of_a_better_step, tensor_specs
 from m6rec_jax.checkpoints.trees import flatten
 from m6rec_jax.errors import CheckpointError, ConfigError
@@ -66,8 +66,13 @@ def export_prompts(
         )
     if step is None:
         tell_of_a_better_step(location.step, manifest)
+    if not (epath.Path(model_dir) / CHECKPOINTS_FOLDER).exists():
+        raise ConfigError(
+            f"{model_dir} lies in a run's folder: name MODEL_DIR itself, and a step by --step"
+        )
     settings = read_settings(model_dir)
-    names = list(dict.fromkeys(tasks)) or sorted(settings.tasks)
+    wanted = (tasks,) if isinstance(tasks, str) else tasks
+    names = list(dict.fromkeys(wanted)) or sorted(settings.tasks)
     if not names:
         raise ConfigError(
             f"{model_dir} was trained on no task (such as a converted checkpoint), so it has no "
@@ -164,11 +169,18 @@ def _metrics(folder: epath.Path, task: str, step: int, num_tasks: int) -> dict[s
         try:
             figures = json.loads(path.read_text())
         except ValueError:
-            logger.warning("%s is no JSON; its figures are left out", path)
+            figures = None
+        if not isinstance(figures, dict):
+            logger.warning("%s is no JSON object; its figures are left out", path)
             continue
         own = figures if name == task else _of_task(figures, task)
-        found |= {f"{split}/{figure}": float(value) for figure, value in own.items()}
-    return found
+        found |= {f"{split}/{figure}": value for figure, value in own.items()}
+    # Infinity and NaN are written as null, and are no JSON.
+    return {
+        figure: float(value)
+        for figure, value in found.items()
+        if isinstance(value, int | float) and math.isfinite(value)
+    }
 
 
 def _of_task(figures: Mapping[str, float], task: str) -> dict[str, float]:

@@ -30,9 +30,12 @@ from m6rec_jax.errors import CheckpointError, ConfigError
 from m6rec_jax.tables.locked_folder import LOCK_FILE, locked_folder
 
 MANIFEST_FILE, TENSORS_FOLDER, DATASET_FILE = "manifest.json", "prompts", "dataset.json"
-_FILES = {MANIFEST_FILE, TENSORS_FOLDER, DATASET_FILE}
+# A lock is what older versions left that took a task's folder for a bank.
+_FILES = {MANIFEST_FILE, TENSORS_FOLDER, DATASET_FILE, LOCK_FILE}
+_OF_TENSORS = f"{TENSORS_FOLDER}/_METADATA"  # Orbax's
 # No dots: 'ctr.unfinished' and 'ctr.removed' are on their way in and out.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_ON_THEIR_WAY = re.compile(rf"{_NAME.pattern}\.(unfinished|removed)")
 logger = logging.getLogger(__name__)
 
 
@@ -112,7 +115,7 @@ class BankFolder:
       path: made when the first task is added.
 
     Raises:
-      ConfigError: a bucket's address, or MODEL_DIR of a training run.
+      ConfigError: a bucket's address, MODEL_DIR of a training run, or one task's folder.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -129,6 +132,12 @@ class BankFolder:
                 "`m6rec prompts add BANK --from RUN` takes prompts out of a run"
             )
 
+        if (self.path / MANIFEST_FILE).is_file() or (self.path / _OF_TENSORS).is_file():
+            raise ConfigError(
+                f"{path} is the folder of one task and no bank: name the folder that it lies in, "
+                f"{self.path.absolute().parent}"
+            )
+
     @contextlib.contextmanager
     def _changing(self) -> Iterator[None]:
         """Keeps other processes from changing the bank during the block."""
@@ -137,6 +146,10 @@ class BankFolder:
                 stack.enter_context(locked_folder(self.path, f"changing the bank {self.path}"))
             except OSError as error:
                 raise CheckpointError(f"{self.path} cannot be changed: {error}") from error
+            # Nobody else is changing it: these were left by commands that were killed.
+            for left in self.path.iterdir():
+                if _ON_THEIR_WAY.fullmatch(left.name) and left.is_dir():
+                    shutil.rmtree(left, ignore_errors=True)
             yield
 
     def names(self) -> list[str]:
@@ -152,12 +165,16 @@ class BankFolder:
         return sorted(p.name for p in self.path.iterdir() if p.is_dir() and _NAME.fullmatch(p.name))
 
     def manifest(self, name: str) -> PromptManifest:
-        """What a task says of itself.
+        """What a task says of itself, all of whose files are there; tensors are not read.
 
         Raises:
           CheckpointError: no such task, or a damaged one.
         """
-        manifest = read_prompt_manifest(self._folder(name))
+        folder = self._folder(name)
+        manifest = read_prompt_manifest(folder)
+        if not (folder / TENSORS_FOLDER).is_dir():
+            raise CheckpointError(f"{folder / TENSORS_FOLDER} is missing: not all files are there")
+        _read_dataset(folder / DATASET_FILE, manifest)
         return dataclasses.replace(manifest, task=name)  # a copied folder may have a new name
 
     def read(self, name: str) -> TaskPrompts:
@@ -230,15 +247,18 @@ class BankFolder:
         with self._changing():
             folder = self._folder(name)
             if others := sorted({path.name for path in folder.iterdir()} - _FILES):
+                if (folder / MANIFEST_FILE).is_file():
+                    problem = "has more than a task's files: delete them first"
+                else:
+                    problem = "is no task's folder"
                 raise CheckpointError(
-                    f"{folder} is no task's folder, since it has '{others[0]}'; nothing was removed"
+                    f"{folder} {problem}, since it has '{others[0]}'; nothing was removed"
                 )
             removed = folder.with_name(f"{name}.removed")
             try:
                 if folder.is_symlink():
                     folder.unlink()
                     return
-                shutil.rmtree(removed, ignore_errors=True)  # left by a command that was killed
                 folder.rename(removed)
                 shutil.rmtree(removed)
             except OSError as error:

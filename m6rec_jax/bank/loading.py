@@ -59,6 +59,8 @@ def load_bank(
       ConfigError: less room than the tasks need, or another `frozen_dtype`.
     """
     folder = BankFolder(bank)
+    if isinstance(tasks, str):
+        tasks = (tasks,)  # and not its letters
     names = folder.names() if tasks is None else list(tasks)
     read = [folder.read(name) for name in names]
     location = locate(backbone, step)

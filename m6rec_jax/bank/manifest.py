@@ -219,7 +219,12 @@ def check_owner(manifest: PromptManifest, owner: Owner) -> None:
     for name in WHAT:
         mine_value = getattr(manifest.model_config, name)
         its_value = getattr(owner.model_config, name)
-        if mine_value != its_value:
+        if name == "decoder_late_start":
+            # None has a meaning, too, and without late interaction no value has any.
+            same = manifest.model_config.first_cross_layer == owner.model_config.first_cross_layer
+        else:
+            same = mine_value == its_value
+        if not same:
             raise CheckpointError(
                 f"{whose} were trained with ModelConfig.{name} = {mine_value!r}, but {owner.name} "
                 f"has {its_value!r}: the same backbone then computes something else"

@@ -30,6 +30,8 @@ Manifests = Mapping[str, PromptManifest | CheckpointError]
 def read_manifests(bank: BankFolder) -> dict[str, PromptManifest | CheckpointError]:
     """The manifest of every task by its name; of a damaged one, what is wrong with it.
 
+    Tensors are not read, only looked for.
+
     Raises:
       CheckpointError: there is no such folder.
     """

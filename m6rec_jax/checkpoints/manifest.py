@@ -15,7 +15,7 @@ import numpy as np
 
 from m6rec_jax import __version__
 from m6rec_jax.errors import CheckpointError
-from m6rec_jax.model.config import TASK_SIZES, ModelConfig, PromptConfig
+from m6rec_jax.model.config import TASK_SIZES, ModelConfig, PromptConfig, default_settings
 
 logger = logging.getLogger(__name__)
 FORMAT = 1
@@ -107,8 +107,11 @@ def read_model_config(values: Mapping[str, Any], version: str) -> ModelConfig:
     """
     values = dict(values)
     try:
-        prompts = PromptConfig(**_tuples(values.pop("prompts")))
-        return ModelConfig(**_tuples(values), prompts=prompts)
+        # What an older manifest lacks has its default, not what gin happens to bind.
+        own = _tuples(values.pop("prompts"))
+        prompts = PromptConfig(**(default_settings(PromptConfig) | own))
+        settings = default_settings(ModelConfig) | _tuples(values)
+        return ModelConfig(**(settings | {"prompts": prompts}))
     except (TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(
             f"the model config of the checkpoint (m6rec_jax {version}) does not fit this version "

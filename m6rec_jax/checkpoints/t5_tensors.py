@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ from m6rec_jax.checkpoints.manifest import TensorSpec
 from m6rec_jax.checkpoints.t5_names import EMBEDDING, HEAD, Entry, Shape
 from m6rec_jax.checkpoints.trees import flatten
 from m6rec_jax.errors import CheckpointError
-from m6rec_jax.model.config import ModelConfig, PromptConfig
+from m6rec_jax.model.config import ModelConfig, PromptConfig, default_settings
 from m6rec_jax.model.m6rec import M6Rec, initial_features
 from m6rec_jax.sharding import unboxed_shapes
 
@@ -44,16 +43,9 @@ class Weights:
 
 
 def plain_config(**values: Any) -> ModelConfig:
-    """A `ModelConfig` with these values and otherwise its defaults, whatever gin is set to.
-
-    Settings of a run that happens to be configured must not become part of foreign weights.
-    """
-
-    def defaults(of: type) -> dict[str, Any]:
-        return {field.name: field.default for field in dataclasses.fields(of)}
-
-    prompts = PromptConfig(**defaults(PromptConfig))
-    return ModelConfig(**(defaults(ModelConfig) | values | {"prompts": prompts}))
+    """A `ModelConfig` with these values and otherwise its defaults, whatever gin is set to."""
+    prompts = PromptConfig(**default_settings(PromptConfig))
+    return ModelConfig(**(default_settings(ModelConfig) | values | {"prompts": prompts}))
 
 
 @functools.lru_cache(maxsize=4)

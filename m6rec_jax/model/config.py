@@ -34,6 +34,16 @@ TASK_SIZES = {
 }
 
 
+def default_settings(of: type) -> dict[str, Any]:
+    """What a configuration has where nothing is said, whatever gin binds.
+
+    For configurations that come from elsewhere, such as a checkpoint: settings of a run that
+    happens to be configured must not become part of them. Fields without a plain default are
+    `dataclasses.MISSING` and have to be given.
+    """
+    return {field.name: field.default for field in dataclasses.fields(of)}
+
+
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class PromptConfig:

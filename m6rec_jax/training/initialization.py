@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from m6rec_jax.bank.layout import TASKS, prompt_leaves, tasks_with_whole_slice
 from m6rec_jax.checkpoints.location import StepLocation, locate, read_manifest
-from m6rec_jax.checkpoints.manifest import RunDescription, same_task_sizes
+from m6rec_jax.checkpoints.manifest import Manifest, RunDescription, same_task_sizes
 from m6rec_jax.checkpoints.restore import (
     PROMPTS,
     restore_matching,
@@ -21,7 +21,7 @@ from m6rec_jax.checkpoints.restore import (
     restore_prompts,
 )
 from m6rec_jax.checkpoints.trees import PyTree, flatten, unflatten
-from m6rec_jax.errors import ConfigError
+from m6rec_jax.errors import CheckpointError, ConfigError
 from m6rec_jax.model.config import ModelConfig
 from m6rec_jax.model.m6rec import M6Rec, initial_features
 from m6rec_jax.sharding import LogicalRules, axis_rules, replicated
@@ -93,7 +93,8 @@ def state_from_checkpoint(
 
     Raises:
       ConfigError: unknown choice of prompts.
-      CheckpointError: no such checkpoint, another size or vocabulary, damage.
+      CheckpointError: no such checkpoint, another size or vocabulary, damage; or 'all' of the
+        prompts, and settings of theirs differ by which they would mean something else.
     """
     if initial_prompts not in INITIAL_PROMPTS:
         raise ConfigError(
@@ -112,6 +113,12 @@ def state_from_checkpoint(
         model, optimizer, abstract, mesh, rules, trainable=trainable, seed=seed, params=params
     )
     if initial_prompts == "all":
+        if changed := _other_meanings(read_manifest(location), model.config):
+            raise CheckpointError(
+                f"train.initial_prompts = 'all', but the prompts of {location.folder} would mean "
+                f"something else here (checkpoint -> model): {'; '.join(changed.values())}. Give "
+                "the same settings, or take over those that 'matching' can"
+            )
         prompts = restore_prompts(location.folder, abstract.prompts, model_config=run.model_config)
         return state.replace(prompts=prompts)
     if initial_prompts == "matching":
@@ -123,7 +130,17 @@ def _with_matching(
     location: StepLocation, prompts: PyTree, config: ModelConfig, mesh: Mesh
 ) -> PyTree:
     """What a task has in another size than the checkpoint stays as it is in `prompts`."""
-    own, manifest = flatten(prompts), read_manifest(location)
+    everything, manifest = flatten(prompts), read_manifest(location)
+    changed = _other_meanings(manifest, config)
+    own = {
+        name: leaf for name, leaf in everything.items() if not any(part in name for part in changed)
+    }
+    if changed:
+        logger.warning(
+            "prompts that would mean something else here are not taken over (checkpoint -> model): "
+            "%s",
+            "; ".join(changed.values()),
+        )
     whole, wanted = tasks_with_whole_slice(config), own
     if not same_task_sizes(manifest, config):
         saved = tasks_with_whole_slice(manifest.build_model_config())
@@ -153,9 +170,31 @@ def _with_matching(
             taking = jnp.asarray(whole[name]).reshape(shape)
             spread = functools.partial(jnp.where, taking)
             shared[name] = jax.jit(spread, out_shardings=own[name].sharding)(leaf, own[name])
-    others = [name for name in own if name not in shared]
+    others = [name for name in everything if name not in shared]
     logger.info("prompts taken over: %s; new: %s", sorted(shared), others)
-    return unflatten({**own, **shared}, prompts)
+    return unflatten({**everything, **shared}, prompts)
+
+
+def _other_meanings(manifest: Manifest, config: ModelConfig) -> dict[str, str]:
+    """Part of prompts' names -> setting by which equal tensors mean something else, and how.
+
+    Nothing where the checkpoint does not tell, or one of both has none of these prompts.
+    """
+    try:
+        saved = manifest.build_model_config().prompts
+    except CheckpointError:
+        return {}
+    own = config.prompts
+    there = {
+        "special_token": ("special_token_ids", saved.special_token_ids and own.special_token_ids),
+        "lora_": ("lora_scale", saved.lora_rank and own.lora_rank),
+        "adapter": ("adapter_activation", saved.adapter_rank and own.adapter_rank),
+    }
+    return {
+        part: f"PromptConfig.{name}: {getattr(saved, name)} -> {getattr(own, name)}"
+        for part, (name, have_some) in there.items()
+        if have_some and getattr(saved, name) != getattr(own, name)
+    }
 
 
 def _as(tree: PyTree, like: PyTree) -> PyTree:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from flax import linen as nn
 
 from m6rec_jax.checkpoints.trees import flatten
-from m6rec_jax.model.config import ModelConfig
+from m6rec_jax.model.config import ModelConfig, PromptConfig
 from m6rec_jax.model.frozen_backbone import held_in
 from m6rec_jax.model.m6rec import M6Rec, initial_features
 
@@ -50,10 +51,16 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class ParameterTable:
-    """All groups of a model. A bank of several tasks is counted whole; see `per_task`."""
+    """All groups of a model. A bank of several tasks is counted whole.
+
+    Attributes:
+      groups: in the order of the table.
+      of_tasks: prompt parameters of each task by itself: where tasks have unlike sizes, a bank is
+        larger than their sum.
+    """
 
     groups: tuple[Group, ...]
-    num_tasks: int
+    of_tasks: tuple[int, ...]
 
     def count(self, part: str) -> int:
         """Parameters of 'backbone' or 'prompts'."""
@@ -78,9 +85,11 @@ class ParameterTable:
     def trainable_share(self) -> float:
         """Parameters that train for one task, as a share of the backbone (paper: about 1%).
 
-        When the backbone trains itself the share exceeds 1.
+        Of the task that has most. When the backbone trains itself the share exceeds 1.
         """
-        prompts = self.count(PROMPTS) / self.num_tasks
+        return self._share(max(self.of_tasks))
+
+    def _share(self, prompts: int) -> float:
         backbone = self.count(BACKBONE)
         return (prompts + (backbone if self._backbone_trains() else 0)) / backbone
 
@@ -121,8 +130,13 @@ class ParameterTable:
         lines.insert(1, "-" * max(map(len, lines)))
         lines.insert(-len(sums), lines[1])
         share = f"trains per task: {self.trainable_share:.2%} of the backbone"
-        if self.num_tasks > 1:
-            share += f" (the bank holds {self.num_tasks} tasks)"
+        if len(self.of_tasks) > 1:
+            if (least := min(self.of_tasks)) < max(self.of_tasks):
+                share = share.replace(": ", f": {self._share(least):.2%} to ")
+            share += f" (the bank holds {len(self.of_tasks)} tasks"
+            if room := self.count(PROMPTS) - sum(self.of_tasks):
+                share += f"; {room:,} of its parameters are room that smaller ones leave"
+            share += ")"
         return "\n".join([*lines, share])
 
     def _backbone_trains(self) -> bool:
@@ -130,14 +144,14 @@ class ParameterTable:
 
 
 def parameter_table(
-    variables: dict[str, Any], trainable: str = "all", num_tasks: int = 1
+    variables: dict[str, Any], trainable: str, of_tasks: tuple[int, ...]
 ) -> ParameterTable:
     """Counts a model's variables.
 
     Args:
       variables: `{'params': ..., 'prompts': ...}` of arrays or `jax.ShapeDtypeStruct`.
       trainable: 'prompts' or 'all'.
-      num_tasks: capacity of the task bank.
+      of_tasks: see `ParameterTable`.
     """
     sums: dict[tuple[str, str], tuple[int, int]] = {}
     for collection, part in (("params", BACKBONE), ("prompts", PROMPTS)):
@@ -156,7 +170,7 @@ def parameter_table(
         Group(part, name, *sums[part, name], trains=trainable == "all" or part == PROMPTS)
         for part, name in sorted(sums, key=order.__getitem__)
     )
-    return ParameterTable(groups, num_tasks)
+    return ParameterTable(groups, of_tasks)
 
 
 def count_parameters(
@@ -172,7 +186,18 @@ def count_parameters(
     variables = abstract_variables(M6Rec(config))
     if trainable != "all":
         variables = {**variables, "params": held_in(variables["params"], frozen_dtype)}
-    return parameter_table(variables, trainable, config.prompts.num_tasks)
+    return parameter_table(variables, trainable, _of_tasks(config))
+
+
+def _of_tasks(config: ModelConfig) -> tuple[int, ...]:
+    """Prompt parameters of each task of a bank, by itself."""
+
+    @functools.cache  # tasks are mostly alike
+    def count(prompts: PromptConfig) -> int:
+        alone = abstract_variables(M6Rec(config.replace(prompts=prompts)))
+        return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(alone.get("prompts", {})))
+
+    return tuple(count(config.prompts.of_task(i)) for i in range(config.prompts.num_tasks))
 
 
 def abstract_variables(model: M6Rec) -> dict[str, Any]:

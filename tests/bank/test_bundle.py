@@ -67,8 +67,9 @@ def test_tasks_by_name(
     assert text.score == pytest.approx(expected.score, rel=1e-3)
     (longer,) = by_itself(Generator, "titles", T).greedy(histories)
     assert longer.text != expected.text
-    with pytest.raises(ConfigError, match="several tasks; name one: ctr, titles"):
-        bundle.scorer()
+    for served in (bundle.scorer, bundle.likelihood_scorer):  # no row is nobody's
+        with pytest.raises(ConfigError, match="several tasks; name one: ctr, titles"):
+            served()
     with pytest.raises(ConfigError, match="no task 'next': ctr, titles"):
         bundle.retriever("next")
     with pytest.raises(ConfigError, match="retrieval projections, nor was it loaded with room"):

@@ -246,6 +246,9 @@ def test_a_bucket_is_no_bank(
 def test_clear_errors(run: Path, tmp_path: Path, backbone: Backbone) -> None:
     with pytest.raises(ConfigError, match=r"was not trained on 'shop_cvr'; its tasks: shop_ctr"):
         export_prompts(run, ["shop_cvr"])
+    assert [p.manifest.task for p in export_prompts(run, "shop_ctr")] == ["shop_ctr"]
+    with pytest.raises(ConfigError, match=r"checkpoints lies in a run's folder: name MODEL_DIR"):
+        export_prompts(run / "checkpoints")
     with pytest.raises(CheckpointError, match=f"no checkpoint of step 7 .* {STEP}"):
         export_prompts(run, step=7)
     with pytest.raises(CheckpointError, match="no such folder"):
@@ -270,6 +273,24 @@ def test_clear_errors(run: Path, tmp_path: Path, backbone: Backbone) -> None:
     with pytest.raises(ConfigError, match=r"0123 was trained on no task"):
         add_prompts(tmp_path / "bank", folder)
     assert not (tmp_path / "bank").exists()
+
+
+def test_figures_that_are_no_numbers_are_left_out(
+    run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Infinity is written as null; a file may also have been put there by hand."""
+    copied = shutil.copytree(run, tmp_path / "run", symlinks=True)
+    folder = copied / "evaluation"
+    folder.mkdir(exist_ok=True)
+    figures = '{"auc": null, "log_loss": 0.5, "note": "mine"}'
+    (folder / f"shop_ctr-mine-{STEP}.json").write_text(figures)
+    (folder / f"shop_ctr-list-{STEP}.json").write_text("[1]")
+    (prompts,) = export_prompts(copied, ["shop_ctr"])
+    mine = {
+        n: v for n, v in prompts.manifest.metrics.items() if n.split("/")[0] in ("mine", "list")
+    }
+    assert mine == {"mine/log_loss": 0.5}
+    assert f"shop_ctr-list-{STEP}.json is no JSON object" in caplog.text
 
 
 def test_a_task_is_one_percent_of_the_backbone_on_disk(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gin
 import jax
 import numpy as np
 import pytest
@@ -326,6 +327,43 @@ def test_requests_must_name_what_there_is(bank: LoadedBank) -> None:
         scorer.score_requests(HISTORIES, CANDIDATES, ["ctr"])
     with pytest.raises(ConfigError, match=r"tasks = 'ctr': give one task per request"):
         scorer.score_requests(HISTORIES, CANDIDATES, "ctr")
+
+
+def test_settings_of_a_run_in_this_process_are_not_the_banks(
+    bank_path: Path, backbone_dir: Path
+) -> None:
+    """As in a notebook after training, or where --gin_file names the run's own file."""
+    gin.parse_config(
+        """
+        PromptConfig.task_num_options = (2, 5, 0)
+        PromptConfig.lora_scale = 0.0
+        PromptConfig.num_prompts = 3
+        """
+    )
+    try:
+        bank = load_bank(bank_path, backbone_dir, tasks="ctr")  # one name, not its letters
+    finally:
+        gin.clear_config()
+    assert sorted(bank.tasks) == ["ctr"]
+    own = bank.model.config.prompts
+    assert (own.task_num_options, own.lora_scale, own.num_prompts) == ((), 1.0, 5)
+
+
+def test_where_layers_begin_may_be_said_or_left_to_the_default(
+    bank_path: Path, backbone_dir: Path, backbone: Backbone, all_prompts: dict[str, TaskPrompts]
+) -> None:
+    bank = load_bank(bank_path, backbone_dir, tasks=["ctr", "next"])
+    small = all_prompts["probe"].manifest
+    config = backbone.config
+    assert config.decoder_late_start is None
+    for start, fits in ((config.first_cross_layer, True), (0, False)):
+        said = backbone._replace(config=config.replace(decoder_late_start=start))
+        prompts = make_prompts(said, f"from_{start}", small.prompts, small.settings, 1)
+        if fits:
+            bank.add(prompts)
+        else:
+            with pytest.raises(CheckpointError, match="decoder_late_start = 0, but the loaded"):
+                bank.add(prompts)
 
 
 def damage(path: Path) -> None:

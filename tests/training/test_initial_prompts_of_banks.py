@@ -45,6 +45,44 @@ def started_from(folder: Path, config: ModelConfig, prompts: str = "matching") -
     return taken, abstract
 
 
+def test_prompts_that_would_mean_something_else_are_not_taken_over(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Tensors have equal shapes, but are of other tokens, another scale, another activation."""
+    prompts = PromptConfig(
+        num_prompts=4, head="none", adapter_rank=2, lora_rank=2, special_token_ids=(1, 2)
+    )
+    config = dataclasses.replace(CONFIG, prompts=prompts)
+    _, state = state_of(config)
+    marked = state.replace(prompts=jax.tree.map(lambda leaf: leaf + 7.0, state.prompts))
+    saved(marked, config, tmp_path)
+
+    def taken(**changed: Any) -> set[str]:
+        other = dataclasses.replace(config, prompts=dataclasses.replace(prompts, **changed))
+        found, _ = started_from(tmp_path, other)
+        before = flatten(marked.prompts)
+        return {
+            name
+            for name, leaf in flatten(found.prompts).items()
+            if np.array_equal(leaf, before[name])
+        }
+
+    everything = set(flatten(marked.prompts))
+    assert taken() == everything
+    assert "mean something else" not in caplog.text
+    for changed, part in (
+        ({"special_token_ids": (1, 3)}, "special_token"),
+        ({"lora_scale": 8.0}, "lora_"),
+        ({"adapter_activation": "relu"}, "adapter"),
+    ):
+        assert taken(**changed) == {name for name in everything if part not in name}
+        name = next(iter(changed))
+        assert f"PromptConfig.{name}: " in caplog.text
+        other = dataclasses.replace(config, prompts=dataclasses.replace(prompts, **changed))
+        with pytest.raises(CheckpointError, match=rf"mean something else here .*{name}: "):
+            started_from(tmp_path, other, "all")
+
+
 def test_words_of_one_task_of_a_bank() -> None:
     sizes = {"num_tasks": 2, "task_num_options": (3, 2)}
     config = dataclasses.replace(CONFIG, prompts=dataclasses.replace(CONFIG.prompts, **sizes))

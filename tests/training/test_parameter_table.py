@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from m6rec_jax.model.config import ModelConfig, PromptConfig
 from m6rec_jax.training.parameter_table import count_parameters
 
@@ -61,6 +63,22 @@ def test_trainable_share_is_per_task() -> None:
     whole = count_parameters(CONFIG, "all")
     assert whole.trainable_share > 1
     assert whole.num_trainable == whole.count("prompts") + whole.count("backbone")
+
+
+def test_tasks_of_unlike_sizes_are_told_apart() -> None:
+    unlike = dataclasses.replace(
+        CONFIG.prompts, task_adapter_ranks=(R, 1), task_num_prompts=(6, 3), task_lora_ranks=(3, 1)
+    )
+    table = count_parameters(CONFIG.replace(prompts=unlike), "prompts")
+    alone = [count_parameters(CONFIG.replace(prompts=unlike.of_task(i)), "prompts") for i in (0, 1)]
+    assert table.of_tasks == tuple(one.count("prompts") for one in alone)
+    assert 2 * table.of_tasks[0] > 3 * table.of_tasks[1]
+    shares = [f"{one.trainable_share:.2%}" for one in alone]
+    room = table.count("prompts") - sum(table.of_tasks)
+    assert table.render().splitlines()[-1] == (
+        f"trains per task: {shares[1]} to {shares[0]} of the backbone (the bank holds 2 tasks; "
+        f"{room:,} of its parameters are room that smaller ones leave)"
+    )
 
 
 def test_bytes_as_stored() -> None:
