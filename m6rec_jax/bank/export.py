@@ -167,13 +167,13 @@ def _metrics(folder: epath.Path, task: str, step: int, num_tasks: int) -> dict[s
         # <task or mixture>-<split>-<step>.json
         name, _, split = path.name.rpartition("-")[0].rpartition("-")
         try:
-            figures = json.loads(path.read_text())
+            evaluated: Any = json.loads(path.read_text())
         except ValueError:
-            figures = None
-        if not isinstance(figures, dict):
+            evaluated = None
+        if not isinstance(evaluated, dict):
             logger.warning("%s is no JSON object; its figures are left out", path)
             continue
-        own = figures if name == task else _of_task(figures, task)
+        own = evaluated if name == task else _of_task(evaluated, task)
         found |= {f"{split}/{figure}": value for figure, value in own.items()}
     # Infinity and NaN are written as null, and are no JSON.
     return {
