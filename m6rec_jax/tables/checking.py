@@ -23,8 +23,10 @@ from m6rec_jax.tables import columns, files
 from m6rec_jax.tables.quarantine import Quarantine
 from m6rec_jax.tables.report import Findings, Report
 from m6rec_jax.tables.schema import SPEC_FILE, DatasetSpec, TableSpec
-from m6rec_jax.tables.template_needs import TemplateNeeds
+from m6rec_jax.tables.splits import Split
+from m6rec_jax.tables.template_needs import TemplateNeeds, silent_items
 from m6rec_jax.text.format_strings import text_of
+from m6rec_jax.text.records import Item
 
 __all__ = ["Report", "check_dataset"]
 
@@ -163,6 +165,11 @@ class _Check:
     ) -> None:
         self.directory, self.spec, self.findings = directory, spec, findings
         self.batch_size, self.store, self.report = batch_size, store, report
+        for name in spec.splits:
+            try:
+                Split.parse(name, spec.splits).base(spec.splits)
+            except DataError as error:
+                findings.add("schema", "", SPEC_FILE, f"splits.{name}", example=str(error))
         try:
             self.needs = TemplateNeeds.of(spec, str(directory / SPEC_FILE))
         except ConfigError as error:
@@ -201,6 +208,8 @@ class _Check:
                     self._text(rows, name)
                     if name in needs:
                         rows.require_words(name, needs[name])
+            if table == "items":
+                self._silent(rows)
             good = rows.good()
             for identifier in rows.values[spec.id].filter(pa.array(good)).to_pylist():
                 ids[identifier] = len(ids)
@@ -210,6 +219,24 @@ class _Check:
                 if name not in filled and not self._missing(table, name):
                     self.findings.add("empty_column", table, paths[0].name, name)
         return ids
+
+    def _silent(self, rows: _Rows) -> None:
+        """Rejects items of which a template tells nothing."""
+        template, spec = self.needs.template, self.spec.items
+        if template is None or not any(
+            told.may_be_empty for told in (template.item_template, template.candidate_template)
+        ):
+            return
+        columns = {
+            name: rows.values[name].to_pylist() for name in spec.columns if name in rows.values
+        }
+        items = [
+            Item(str(offset), {name: values[offset] for name, values in columns.items()})
+            for offset in np.flatnonzero(rows.good()).tolist()
+        ]
+        for name, silent in silent_items(template, items).items():
+            reason = f"template '{name}' says nothing of it"
+            rows.reject("missing_words", list(map(int, silent)), spec.id, reason)
 
     # ---- events
 

@@ -7,6 +7,7 @@ never raises: it returns the values that fit, null in place of the others, and t
 from __future__ import annotations
 
 import datetime
+import decimal
 import math
 import re
 from collections.abc import Callable
@@ -34,6 +35,9 @@ ARROW_TYPES: dict[str, pa.DataType] = {
     TIME: pa.float64(),
     VALUE: pa.float64(),
 }
+
+# Dates without dashes, as numbers: seconds of three weeks of 1970.
+_FIRST_PLAIN_DATE, _LAST_PLAIN_DATE = 19_000_101, 20_991_231
 
 _PRINTED_LIST = re.compile(r"^\[\s*(['\"].*['\"])?\s*\]$", re.DOTALL)
 _TRUE = frozenset(("true", "yes", "1", "t", "y"))
@@ -143,6 +147,8 @@ def _fast_number(column: pa.Array) -> pa.Array | None:
 def _fast_int(column: pa.Array) -> pa.Array | None:
     if pa.types.is_string(column.type):
         column = pc.utf8_trim_whitespace(column)
+        if pc.any(pc.match_substring(column, "x", ignore_case=True)).as_py():
+            return None  # Arrow reads 0x1F, and nobody's table means that
     elif not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type)):
         return None
     return column.cast(pa.int64())
@@ -154,16 +160,31 @@ def _fast_bool(column: pa.Array) -> pa.Array | None:
 
 def _fast_time(column: pa.Array) -> pa.Array | None:
     if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
-        # Digits below microseconds are cut off: seconds as float64 have no room for them.
-        exact = pa.types.is_date(column.type) or column.type.unit != "ns"
-        microseconds = column.cast(pa.timestamp("us"), safe=exact).cast(pa.int64())
-        return pc.divide(microseconds.cast(pa.float64()), 1e6)
-    return _fast_number(column)
+        # From the integers themselves: a year that Python or a finer unit cannot hold, such as the
+        # 9999 of "never", is out of range by itself, and no reason to read the others otherwise.
+        kind = column.type
+        if pa.types.is_date(kind):
+            column = column.cast(pa.timestamp("s") if kind == pa.date32() else pa.timestamp("ms"))
+        units = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e6}
+        ticks = column.cast(pa.int64())
+        if column.type.unit == "ns":
+            # Digits below microseconds are cut off: seconds as float64 have no room for them.
+            ticks = pc.divide(ticks, 1000)
+        return pc.divide(ticks.cast(pa.float64(), safe=False), units[column.type.unit])
+    numbers = _fast_number(column)
+    if numbers is None:
+        return None
+    like_dates = pc.and_(
+        pc.greater_equal(numbers, _FIRST_PLAIN_DATE), pc.less_equal(numbers, _LAST_PLAIN_DATE)
+    )
+    return None if pc.any(like_dates).as_py() else numbers
 
 
 def _fast_plain_text(column: pa.Array) -> pa.Array | None:
     if pa.types.is_nested(column.type):
         return None
+    if pa.types.is_floating(column.type):
+        column = pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
     return column.cast(pa.string())
 
 
@@ -171,7 +192,11 @@ def _fast_id(column: pa.Array) -> pa.Array | None:
     # A column of integers with a gap arrives from pandas as floats: 12.0 is the id "12".
     if pa.types.is_floating(column.type):
         column = column.cast(pa.int64())
-    return column.cast(pa.string()) if pa.types.is_integer(column.type) else None
+    # Warehouses have decimals without digits after the point where others have integers.
+    whole = pa.types.is_integer(column.type) or (
+        pa.types.is_decimal(column.type) and column.type.scale == 0
+    )
+    return column.cast(pa.string()) if whole else None
 
 
 _FAST: dict[str, Callable[[pa.Array], pa.Array | None]] = {
@@ -221,19 +246,51 @@ def parse_value(value: Any, kind: str) -> Any:
         return _PARSERS[kind](value)
     if kind == "list<string>":
         return tuple(_parse_list(value))
-    if isinstance(value, datetime.datetime):
-        return _seconds(value)
-    if isinstance(value, datetime.date):
-        return _seconds(datetime.datetime.combine(value, datetime.time.min))
     return _PARSERS[kind](value)
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """In place of a value that Arrow has and Python cannot hold."""
+
+    reason: str
+
+
+def python_values(column: pa.Array) -> list[Any]:
+    """Values of a column as Python objects; none of them is a reason not to get the others.
+
+    Arrow does not look whether texts are UTF-8, and Python knows neither nanoseconds nor the year
+    20000. Where a column holds such values its texts are bytes, its times cut to microseconds.
+    """
+    try:
+        return column.to_pylist()
+    except (ValueError, OverflowError):
+        pass
+    kind = column.type
+    if is_text(kind):
+        column = column.cast(pa.large_binary())
+    elif (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and is_text(kind.value_type):
+        column = column.cast(pa.large_list(pa.large_binary()))
+    elif pa.types.is_timestamp(kind) and kind.unit == "ns":
+        column = column.cast(pa.timestamp("us", kind.tz), safe=False)
+    return [_python_value(value) for value in column]
+
+
+def _python_value(value: pa.Scalar) -> Any:
+    try:
+        return value.as_py()
+    except (ValueError, OverflowError) as error:
+        return Unreadable(str(error))
 
 
 def _convert_rows(column: pa.Array, kind: str) -> tuple[pa.Array, list[BadValue]]:
     parse = _PARSERS[kind]
     values: list[Any] = []
     bad: list[BadValue] = []
-    for offset, value in enumerate(column.to_pylist()):
+    for offset, value in enumerate(python_values(column)):
         try:
+            if isinstance(value, Unreadable):
+                raise UnfitValue("wrong_type", f"a value cannot be read: {value.reason}")
             values.append(None if value is None else parse(value))
         except UnfitValue as error:
             values.append(None)
@@ -286,7 +343,12 @@ def _parse_value(value: Any) -> float | None:
     return number
 
 
-def _parse_bool(value: Any) -> bool:
+def _parse_bool(value: Any) -> bool | None:
+    if isinstance(value, float):
+        if math.isnan(value):  # how pandas writes a missing one
+            return None
+        if value in (0.0, 1.0):
+            return bool(value)
     word = str(value).strip().lower()
     if word in _TRUE:
         return True
@@ -296,6 +358,10 @@ def _parse_bool(value: Any) -> bool:
 
 
 def _parse_time(value: Any) -> float:
+    if isinstance(value, datetime.datetime):
+        return _seconds(value)
+    if isinstance(value, datetime.date):
+        return _seconds(datetime.datetime.combine(value, datetime.time.min))
     if isinstance(value, str):
         try:
             number = _number(value)
@@ -314,7 +380,23 @@ def _parse_time(value: Any) -> float:
             raise UnfitValue("bad_time", f"{_short(value)} is not a time") from None
     if not math.isfinite(number):
         raise UnfitValue("bad_time", f"{_short(value)} is not a time")
+    if date := _plain_date(number):
+        raise UnfitValue(
+            "bad_time",
+            f"{_short(value)} looks like a date, and would be of August 1970 as unix seconds; "
+            f"write {date}",
+        )
     return number
+
+
+def _plain_date(number: float) -> str:
+    """'2024-01-31' for 20240131; "" for numbers that are no such date."""
+    if not (_FIRST_PLAIN_DATE <= number <= _LAST_PLAIN_DATE and float(number).is_integer()):
+        return ""
+    try:
+        return datetime.datetime.strptime(str(int(number)), "%Y%m%d").date().isoformat()
+    except ValueError:
+        return ""
 
 
 def out_of_range(time: float) -> str:
@@ -333,6 +415,8 @@ def _parse_id(value: Any) -> str | None:
     if isinstance(value, float) and math.isnan(value):
         return None
     if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    if isinstance(value, decimal.Decimal) and value.is_finite() and value == int(value):
         return str(int(value))
     raise UnfitValue(
         "wrong_type", f"{_short(value)} is not an id: ids are strings or whole numbers"

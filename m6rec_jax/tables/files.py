@@ -64,9 +64,16 @@ def table_files(directory: Path, table: str, file: str | None) -> list[Path]:
                 f"{directory} has both {found[0].name} and {found[1].name}: remove one, or name "
                 f'the one to read as "{table}": {{"file": ...}} in {SPEC_FILE}'
             )
+        if found[0].is_dir():
+            raise DataError(
+                f"{found[0]} is a folder: name the files in it as "
+                f'"{table}": {{"file": "{found[0].name}/*{found[0].suffix}"}} in {SPEC_FILE}'
+            )
         return found
     if any(sign in file for sign in "*?["):
-        found = sorted(directory.glob(file))
+        anchor = Path(file).anchor
+        base = Path(anchor) if anchor else directory
+        found = sorted(path for path in base.glob(file.removeprefix(anchor)) if path.is_file())
         if not found:
             raise DataError(f"{directory}: no file matches {file!r} ({table}.file in {SPEC_FILE})")
     else:
@@ -176,6 +183,16 @@ def open_parquet(path: Path) -> pq.ParquetFile:
         raise parquet_damage(path, error) from error
 
 
+def takeable(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Views of texts and bytes as these themselves: Arrow cannot pick rows of views."""
+    plain = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
+    for place, field in enumerate(batch.schema):
+        if field.type in plain:
+            column = batch.column(place).cast(plain[field.type])
+            batch = batch.set_column(place, field.with_type(column.type), column)
+    return batch
+
+
 def parquet_damage(path: Path, error: Exception) -> DataError:
     """The error for a Parquet file that Arrow could not read."""
     size = path.stat().st_size
@@ -197,7 +214,7 @@ def _parquet_batches(
                 for batch in file.iter_batches(batch_size, row_groups=[group], columns=columns):
                     rows = np.arange(row, row + batch.num_rows, dtype=np.int64)
                     # Parquet gives the columns in the file's order, whatever the order asked for.
-                    yield RawBatch(path, first_row, rows, batch.select(columns))
+                    yield RawBatch(path, first_row, rows, takeable(batch.select(columns)))
                     row += batch.num_rows
         except (pa.ArrowException, OSError) as error:
             raise parquet_damage(path, error) from error

@@ -53,6 +53,7 @@ from m6rec_jax.tables.splits import (
 )
 from m6rec_jax.tables.statistics import Statistics, StatisticsOptions
 from m6rec_jax.tables.statistics_files import FORMAT as STATISTICS_FORMAT
+from m6rec_jax.tables.template_needs import silent_items
 
 __all__ = ["PrepareOptions", "dataset_fingerprint", "prepare"]
 
@@ -139,7 +140,8 @@ class _Job:
         same = old.get("source") == self.source
         if not same:
             # Views of other data must not be read beside it; `finish` writes it anew.
-            (self.folder / CATALOGUE).unlink(missing_ok=True)
+            for name in (CATALOGUE, NEARNESS):
+                (self.folder / name).unlink(missing_ok=True)
         self.manifest: dict[str, Any] = {
             **self._description(),
             "source": self.source,
@@ -157,7 +159,9 @@ class _Job:
         if done and (target / "dataset_info.json").is_file():
             log.info("%s is prepared already", target)
             return
-        self.manifest["views"].pop(view, None)
+        if self.manifest["views"].pop(view, None) is not None:
+            # Before its rows are replaced: killed in between, it counts as not prepared.
+            write_manifest(self.folder, self.manifest)
         rendered = self.folder / "rendered" / view
         mark = rendered / "done.json"
         entry = _read_json(mark)
@@ -168,7 +172,9 @@ class _Job:
             if statistics is not None:
                 self._save_statistics(statistics)
             entry = {"fingerprint": fingerprint, **described}
-            mark.write_text(json.dumps(entry), "utf-8")
+            scratch = mark.with_name(f"{mark.name}.partial")
+            scratch.write_text(json.dumps(entry), "utf-8")
+            scratch.replace(mark)
         build_view(self.out, rendered, target, self.progress)
         if (rendered / NEARNESS).is_file():  # what serving ranks candidates by
             (rendered / NEARNESS).replace(self.folder / NEARNESS)
@@ -204,18 +210,15 @@ class _Job:
         return Prepared.open(self.out, self.job.dataset.spec.name, self.split.name)
 
     def _item_texts(self) -> list[str]:
-        """What the template says of each item; the tower of items can read no empty text."""
+        """What the template says of each item; a model can read no empty text."""
         dataset = self.job.dataset
-        texts = [self.job.template.item(item) for item in dataset.item_records]
-        told = zip(dataset.item_records, texts, strict=True)
-        silent = [item.id for item, text in told if not text.strip()]
-        if silent:
+        for name, silent in silent_items(self.job.template, dataset.item_records).items():
             raise DataError(
-                f"{dataset.directory / SPEC_FILE}: the template 'item' says nothing of "
+                f"{dataset.directory / SPEC_FILE}: the template '{name}' says nothing of "
                 f"{len(silent)} items, the first of which is {silent[0]!r}: let it name a column "
                 f"that all items have, or begin with a word"
             )
-        return texts
+        return [self.job.template.item(item) for item in dataset.item_records]
 
     def _save_statistics(self, statistics: Statistics) -> None:
         fingerprint = self._statistics_fingerprint()

@@ -134,6 +134,11 @@ class Prepared:
         Raises:
           DataError: the view 'reranking' is not prepared.
         """
+        if "reranking" not in self.manifest["views"]:
+            raise DataError(
+                f"{self.folder}: the view 'reranking', with what items stand near, is not prepared "
+                "(PrepareOptions.views)"
+            )
         return Nearness.load(self.folder)
 
     def template(self) -> DatasetTemplate:

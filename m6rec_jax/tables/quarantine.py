@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,12 +14,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from m6rec_jax.errors import DataError
-from m6rec_jax.tables.columns import ARROW_TYPES, ID, TIME, VALUE
+from m6rec_jax.tables.columns import ARROW_TYPES, ID, TIME, VALUE, Unreadable, python_values
 from m6rec_jax.tables.files import RawBatch, column_names, table_files
-from m6rec_jax.tables.schema import DatasetSpec
+from m6rec_jax.tables.schema import SPEC_FILE, DatasetSpec
 
 _OWN = ("quarantine_table", "quarantine_file", "quarantine_row", "quarantine_reason")
 _TEXT = "quarantine_text"
+# Among the provenance of a clean folder: only such a one is written over.
+_CLEANED = "cleaned_from"
 
 
 class Quarantine:
@@ -45,9 +48,8 @@ class Quarantine:
         self._csv: IO[str] | None = None
         self._parquet: pq.ParquetWriter | None = None
         try:
+            self._check_free(directory)
             self.clean.mkdir(parents=True, exist_ok=True)
-            if self.clean.resolve() == directory.resolve():
-                raise DataError(f"{self.clean} is the data set itself; name another file")
             if path.suffix.lower() == ".csv":
                 self._csv = path.open("w", encoding="utf-8", newline="")
                 csv.writer(self._csv).writerow(self._columns)
@@ -56,6 +58,29 @@ class Quarantine:
         except OSError as error:
             raise DataError(f"{path} cannot be written ({error.strerror})") from error
         self._schemas = _clean_schemas(spec)
+
+    def _check_free(self, directory: Path) -> None:
+        """Raises DataError where something that no quarantine wrote would be written over."""
+        if self.clean.resolve() == directory.resolve():
+            raise DataError(f"{self.clean} is the data set itself; name another file")
+        for table in ("users", "items", "events"):
+            file = getattr(self.spec, table).file or f"{table}.*"
+            if self.path.resolve().match(str((directory / file).resolve())):
+                raise DataError(
+                    f"{self.path} is, or would be read as, a file of the data set's {table}; name "
+                    "another file, best in another folder"
+                )
+        there = self.clean / SPEC_FILE
+        if there.exists():
+            try:
+                mine = _CLEANED in DatasetSpec.load(self.clean).provenance
+            except DataError:
+                mine = False
+            if not mine:
+                raise DataError(
+                    f"{self.clean} holds another data set, which the rows without errors would "
+                    "write over; name another file, or remove the folder"
+                )
 
     def keep(self, table: str, values: Mapping[str, pa.Array], good: np.ndarray) -> None:
         """Writes the good rows of a batch, given as converted columns `[n]` and mask `[n]`."""
@@ -74,7 +99,11 @@ class Quarantine:
         if not reasons:
             return
         rows = []
-        columns = raw.batch.take(pa.array(list(reasons), pa.int64())).to_pydict()
+        taken = raw.batch.take(pa.array(list(reasons), pa.int64()))
+        columns = {
+            name: python_values(taken.column(place))
+            for place, name in enumerate(taken.schema.names)
+        }
         for place, (offset, reason) in enumerate(reasons.items()):
             row = dict(
                 zip(_OWN, (table, raw.path.name, int(raw.rows[offset]), reason), strict=True)
@@ -102,6 +131,7 @@ class Quarantine:
             users=replace(spec.users, file="users.parquet"),
             items=replace(spec.items, file="items.parquet"),
             events=replace(spec.events, file="events.parquet"),
+            provenance={**spec.provenance, _CLEANED: spec.name},
         ).save(self.clean)
 
     def _write(self, rows: list[dict[str, Any]]) -> None:
@@ -114,11 +144,11 @@ class Quarantine:
 def _all_columns(directory: Path, spec: DatasetSpec) -> list[str]:
     names: dict[str, None] = {}
     for table in ("users", "items", "events"):
-        try:
+        # What cannot be read is reported by the check.
+        with contextlib.suppress(DataError):
             for path in table_files(directory, table, getattr(spec, table).file):
-                names |= dict.fromkeys(column_names(path))
-        except DataError:
-            continue  # the check reports it
+                with contextlib.suppress(DataError):
+                    names |= dict.fromkeys(column_names(path))
     return list(names)
 
 
@@ -140,6 +170,10 @@ def _clean_schemas(spec: DatasetSpec) -> dict[str, pa.Schema]:
 def _as_text(value: Any) -> str | None:
     if value is None:
         return None
+    if isinstance(value, Unreadable):
+        return f"(unreadable: {value.reason})"
+    if isinstance(value, list):
+        return str([_as_text(member) for member in value])
     if isinstance(value, bytes):
         return value.decode("utf-8", errors="backslashreplace")
     return str(value)

@@ -308,7 +308,7 @@ def _checked_template(
     spec = dataset.spec
     where = str(dataset.directory / SPEC_FILE)
     statistics = Statistics.for_dataset(spec, options)
-    template = checked_template(spec, statistics.names(), where)
+    template = checked_template(spec, statistics, where)
     told = (*template.candidate_template.fields, *template.profile_template.fields)
     return template, _told_only(statistics.options, told)
 

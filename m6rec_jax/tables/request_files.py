@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from m6rec_jax.errors import ConfigError, DataError
-from m6rec_jax.tables.files import column_names, open_parquet, parquet_damage
+from m6rec_jax.tables.files import column_names, open_parquet, parquet_damage, takeable
 from m6rec_jax.tables.requests import RejectedRow
 
 # A longer line is no request: it would have to fit in memory.
@@ -265,7 +265,7 @@ class ParquetRows:
                     if skipped < batch.num_rows:
                         rest = batch.slice(skipped)
                         number = row - rest.num_rows
-                        table = pa.Table.from_batches([_takeable(rest)])
+                        table = pa.Table.from_batches([takeable(rest)])
                         yield Chunk(_read_batch(rest, number), Position(row), table)
             except (pa.ArrowException, OSError) as error:
                 raise parquet_damage(self.path, error) from error
@@ -312,16 +312,6 @@ def _check_names(values: Mapping[str, Any], names: Iterable[str]) -> None:
             raise RejectedRow(
                 "field_taken", f"the row has a field {name!r} already, which results would have"
             )
-
-
-def _takeable(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Views of texts and bytes as these themselves: Arrow cannot pick rows of views."""
-    plain = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
-    for place, field in enumerate(batch.schema):
-        if field.type in plain:
-            column = batch.column(place).cast(plain[field.type])
-            batch = batch.set_column(place, field.with_type(column.type), column)
-    return batch
 
 
 def _without_nanoseconds(batch: pa.RecordBatch) -> pa.RecordBatch:

@@ -187,7 +187,13 @@ def is_held_out(item_ids: Sequence[str], *, fraction: float, seed: int) -> np.nd
     """
     if not 0 < fraction < 1:
         raise DataError(f"split 'held_out_items': fraction must be between 0 and 1, not {fraction}")
-    return np.asarray([_uniform(f"{seed}:{item}") < fraction for item in item_ids], bool)
+    held = np.asarray([_uniform(f"{seed}:{item}") < fraction for item in item_ids], bool)
+    if not held.any():
+        raise DataError(
+            f"split 'held_out_items': a fraction of {fraction} with seed={seed} holds out none of "
+            f"{len(held)} items; give a larger fraction or another seed"
+        )
+    return held
 
 
 def without_held_out(codes: np.ndarray, held_out: np.ndarray) -> np.ndarray:
@@ -329,8 +335,16 @@ _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
+# By the annotation of a split function's argument: what a value may be, and its name.
+_OPTION_KINDS: Mapping[str, tuple[tuple[type, ...], str]] = {
+    "int": ((int,), "a whole number"),
+    "float": ((int, float), "a number"),
+    "str": ((str,), "a word"),
+}
+
+
 def _check_options(kind: str, options: Mapping[str, Any], text: str) -> None:
-    parameters = inspect.signature(KINDS[kind]).parameters.values()
+    parameters = tuple(inspect.signature(KINDS[kind]).parameters.values())
     known = [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
     if kind in _DERIVED:
         known.append("of")
@@ -340,6 +354,13 @@ def _check_options(kind: str, options: Mapping[str, Any], text: str) -> None:
                 f"split {text!r}: {kind} has no option {name!r}{closest_match(name, known)} "
                 f"(known: {', '.join(known) or 'none'})"
             )
+    kinds = {p.name: _OPTION_KINDS[str(p.annotation)] for p in parameters if p.name in options}
+    for name, (types, told) in kinds.items():
+        value: Any = options[name]
+        if isinstance(value, bool) or not isinstance(value, types):
+            raise DataError(f"split {text!r}: {name} must be {told}, not {value!r}")
+        if name in ("seed", "n") and value < 0:
+            raise DataError(f"split {text!r}: {name} must not be negative, not {value!r}")
 
 
 def _number_or_text(value: str) -> int | float | str:

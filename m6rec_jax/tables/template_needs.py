@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,26 +10,56 @@ import numpy as np
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.tables.schema import DatasetSpec
 from m6rec_jax.tables.statistics import Statistics
+from m6rec_jax.text.records import Item
 from m6rec_jax.text.templates import DatasetTemplate
 
 
-def checked_template(spec: DatasetSpec, statistics: Iterable[str], where: str) -> DatasetTemplate:
+def checked_template(spec: DatasetSpec, statistics: Statistics, where: str) -> DatasetTemplate:
     """The data set's template, all of whose fields exist.
 
     Args:
       spec: of the data set.
-      statistics: names of what its statistics tell.
+      statistics: of its events.
       where: the file it stands in, for error messages.
 
     Raises:
-      ConfigError: it does not parse, or asks for a field that does not exist.
+      ConfigError: it does not parse, asks for a field that does not exist, or for a statistic
+        outside brackets; or items have no columns, so that there is nothing to tell of them.
     """
     template = DatasetTemplate.parse(spec.template, where)
+    if not spec.items.columns:
+        raise ConfigError(f"{where}: items.columns is empty, and nothing is known of any item")
+    names, of_user = statistics.names(), statistics.user_names()
     try:
-        template.validate(spec.users.columns, spec.items.columns, statistics)
+        template.validate(spec.users.columns, spec.items.columns, names, of_user)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
+    for told in (template.profile_template, template.context_template, template.candidate_template):
+        for name in told.required:
+            if name in names:
+                raise ConfigError(
+                    f"{where}: template '{told.name}' needs a value for {{{name}}}, and a new user "
+                    "or item has no statistics: put it and its words in an optional clause [ ... ]"
+                )
     return template
+
+
+def silent_items(template: DatasetTemplate, items: Sequence[Item]) -> dict[str, list[str]]:
+    """Items of which a template may tell nothing at all, which no model can read.
+
+    Args:
+      template: of the data set.
+      items: with their attributes; of a new one there are no statistics.
+
+    Returns:
+      Name of the template -> ids of such items; none where there are none.
+    """
+    found: dict[str, list[str]] = {}
+    for told in (template.item_template, template.candidate_template):
+        if told.may_be_empty:
+            silent = [item.id for item in items if not told.render(item.attributes).strip()]
+            found |= {told.name: silent} if silent else {}
+    return found
 
 
 @dataclass(frozen=True)
@@ -50,14 +80,14 @@ class TemplateNeeds:
         """Reads them off a data set's template; arguments and errors as `checked_template`."""
         if not spec.template:
             return cls({}, {}, None)
-        names = Statistics.for_dataset(spec).names()
-        template = checked_template(spec, names, where)
+        statistics = Statistics.for_dataset(spec)
+        template = checked_template(spec, statistics, where)
         if spec.events.value is None and template.needs_outcome and not template.outcome(None):
             raise ConfigError(
                 f"{where}: template 'event' needs a value for {{outcome}}, and events without a "
                 "value have no words but an outcome that is alone and has no 'at_least'"
             )
-        users, items = template.required(names)
+        users, items = template.required(statistics.names())
         return cls(users, items, template)
 
     def without_words(self, values: np.ndarray) -> np.ndarray:

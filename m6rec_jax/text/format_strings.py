@@ -109,6 +109,13 @@ class Template:
         outside = (part.name for part in parts if isinstance(part, _Field))
         return cls(source, name, fields, tuple(dict.fromkeys(outside)), parts)
 
+    @property
+    def may_be_empty(self) -> bool:
+        """Whether it may render to nothing but spaces."""
+        return not self.required and not any(
+            isinstance(part, str) and part.strip() for part in self._parts
+        )
+
     def render(self, values: Mapping[str, Value]) -> str:
         """Fills in the values.
 

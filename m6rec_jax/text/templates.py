@@ -128,6 +128,7 @@ class DatasetTemplate:
         user_attributes: Iterable[str],
         item_attributes: Iterable[str],
         statistics: Iterable[str] = (),
+        user_statistics: Iterable[str] | None = None,
     ) -> None:
         """Checks every field name of every template.
 
@@ -135,12 +136,14 @@ class DatasetTemplate:
           user_attributes: attribute names of the users table.
           item_attributes: attribute names of the items table.
           statistics: names that the statistics handed to the methods can have.
+          user_statistics: those among them that the profile and the context can tell; None: all.
 
         Raises:
           ConfigError: a template asks for a name that does not exist, the event template asks for
             {outcome} without any outcomes, or an item attribute is called "outcome" or "ago".
         """
         users, items, known = list(user_attributes), list(item_attributes), list(statistics)
+        of_user = known if user_statistics is None else list(user_statistics)
         for name in EVENT_FIELDS:
             if name in items and name in self.event_template.fields:
                 raise ConfigError(
@@ -149,9 +152,9 @@ class DatasetTemplate:
                 )
         if "outcome" in self.event_template.fields and not self.outcomes:
             raise ConfigError("template 'event' asks for {outcome}, and 'outcomes' is empty")
-        self.profile_template.validate([*users, *known])
+        self.profile_template.validate([*users, *of_user])
         self.event_template.validate([*items, *EVENT_FIELDS])
-        self.context_template.validate([*CONTEXT_FIELDS, *known])
+        self.context_template.validate([*CONTEXT_FIELDS, *of_user])
         self.candidate_template.validate([*items, *known])
         self.item_template.validate(items)
         for entry in self.writing.values():
@@ -174,6 +177,7 @@ class DatasetTemplate:
             (items, self.event_template, EVENT_FIELDS),
             (items, self.candidate_template, told),
             (items, self.item_template, ()),
+            *((items, template, ()) for entry in self.writing.values() for template in entry.told),
         ):
             for name in template.required:
                 if name not in others:

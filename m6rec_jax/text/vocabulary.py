@@ -38,7 +38,7 @@ PAD_ID, EOS_ID, UNK_ID = 0, 1, 2
 _CONTROL_NAMES = ("[BOS']", "[EOS']", "USER:", "SYSTEM:", "___")
 _ROWS_MULTIPLE = 128  # keeps the vocabulary axis divisible over devices and TPU lanes
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-_BUILT_IN_SENTINEL = re.compile("\u2581?<extra_id_([0-9]+)>")
+BUILT_IN_SENTINEL = re.compile("\u2581?<extra_id_([0-9]+)>")
 
 _Piece = sentencepiece_model_pb2.ModelProto.SentencePiece
 
@@ -262,7 +262,7 @@ class Vocabulary:
         """Returns the sentinels' ids and the first id that is still free."""
         built_in = {}
         for id_, piece in enumerate(proto.pieces):
-            if match := _BUILT_IN_SENTINEL.fullmatch(piece.piece):
+            if match := BUILT_IN_SENTINEL.fullmatch(piece.piece):
                 built_in[int(match[1])] = id_
         if not built_in:
             end = self.num_pieces + self._num_sentinels
@@ -339,7 +339,7 @@ def _neutralise(proto: Any) -> frozenset[int]:
     """
     special = set()
     for id_, piece in enumerate(proto.pieces):
-        if piece.type == _Piece.USER_DEFINED or _BUILT_IN_SENTINEL.fullmatch(piece.piece):
+        if piece.type == _Piece.USER_DEFINED or BUILT_IN_SENTINEL.fullmatch(piece.piece):
             piece.type = _Piece.CONTROL
         if piece.type in (_Piece.CONTROL, _Piece.UNUSED):
             special.add(id_)

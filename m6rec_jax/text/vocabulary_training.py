@@ -45,6 +45,7 @@ from m6rec_jax.text.phrase_cuts import (
     keep_most_common,
     words_of,
 )
+from m6rec_jax.text.vocabulary import BUILT_IN_SENTINEL
 
 _NUM_RESERVED = 3 + 256  # pad, eos, unk; bytes
 _SPELLING_WEIGHT = 0.02  # of the mixture: enough for unseen words, too little to break up seen ones
@@ -197,6 +198,10 @@ def train_vocabulary(
     model = _train(cuts.counts, seeds, size_left, options)
     if spelling is not None:
         _mix(model, spelling, size)
+    # Spelled so in some text, it would be taken for a sentinel that the file brings.
+    ordinary = [piece for piece in model.pieces if not BUILT_IN_SENTINEL.fullmatch(piece.piece)]
+    del model.pieces[:]
+    model.pieces.extend(ordinary)
     content: bytes = model.SerializeToString(deterministic=True)
 
     output = Path(output)

@@ -116,6 +116,11 @@ class WritingTemplate:
         shared = [f"{_SHARED}{name}{end}" for name in items for end in ("", _IN)]
         self.text.validate([*items, *shared])
 
+    @property
+    def told(self) -> tuple[Template, ...]:
+        """Templates that are rendered of items; `text` where it asks for nothing shared."""
+        return (self.about, self.prefix, self.liked, *(() if self.shared else (self.text,)))
+
     def source(self, history: Sequence[str], item: Item | None) -> list[str]:
         """A history's segments, and what the text is to be about.
 

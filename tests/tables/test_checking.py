@@ -100,11 +100,38 @@ def test_rows_that_a_template_could_not_tell_are_errors(tmp_path):
 
 def test_statistics_and_moments_are_not_asked_of_a_table(tmp_path):
     spec = told(
-        profile="Gave {user_count} ratings",
-        candidate="{title}, {item_count} ratings",
+        profile="[Gave {user_count} ratings]",
+        candidate="{title}[, {item_count} ratings]",
         context="{weekday}",
     )
     assert check_dataset(write(tmp_path, spec=spec)).problems == []
+
+
+def test_items_of_which_nothing_is_told_are_errors(tmp_path):
+    spec = told(event="[{title}] {ago}", item="[{title}]", candidate="[{tags}]")
+    items = ["item,title,tags", "x,Fargo,crime|drama", "y,,comedy", "z,Emma,"]
+    report = check_dataset(write(tmp_path, items=items, events=EVENTS[:2], spec=spec))
+    assert found(report) == {("missing_words", "items", "item"): (2, [1, 2])}
+    assert report.of_kind("missing_words")[0].example == "template 'item' says nothing of it"
+
+
+def test_what_is_written_needs_its_values_too(tmp_path):
+    writing = {
+        "titles": {"prefix": "[{tags}:]", "text": "{title} {tags}"},
+        "explanations": {"about": "{title}", "text": "[like {shared_tags_in}]", "liked": "{title}"},
+    }
+    report = check_dataset(write(tmp_path, events=EVENTS[:2], spec=told(writing=writing)))
+    assert found(report) == {("missing_words", "items", "tags"): (1, [1])}
+
+
+def test_splits_of_ones_own_are_read(tmp_path):
+    splits = {"small": {"kind": "few_shot", "n": "many"}, "mine": {"kind": "leave_two_out"}}
+    report = check_dataset(write(tmp_path, spec={**SPEC, "splits": splits}))
+    assert found(report) == {
+        ("schema", "", "splits.small"): (1, []),
+        ("schema", "", "splits.mine"): (1, []),
+    }
+    assert "n must be a whole number, not 'many'" in report.problems[0].example
 
 
 @pytest.mark.parametrize(
@@ -112,6 +139,13 @@ def test_statistics_and_moments_are_not_asked_of_a_table(tmp_path):
     [
         (told(item="{titel}"), r"there is no field {titel} \(did you mean 'title'\?\)"),
         (told(item="[{title}"), r"'\[' is never closed"),
+        (told(profile="{user_count} films"), r"'profile' needs .* {user_count}, and a new user"),
+        (told(candidate="{title} {item_count}"), r"'candidate' needs a value for {item_count}"),
+        (told(context="[{item_count} times]"), r"there is no field {item_count}"),
+        (
+            told({**SPEC, "items": {"id": "item", "columns": {}}}, event="{ago}"),
+            "items.columns is empty",
+        ),
         (
             told(VISITS, outcomes=[{"at_least": 4, "text": "liked"}]),
             "no words but an outcome that is alone",
@@ -377,6 +411,82 @@ def test_quarantine_never_writes_into_the_data_set(tmp_path):
     with pytest.raises(DataError, match="is the data set itself"):
         check_dataset(folder, tmp_path / "x.csv")
     assert Dataset.open(folder).users().num_rows == 4
+
+
+@pytest.mark.parametrize("name", ["events.csv", "users.parquet", "more-1.csv"])
+def test_quarantine_is_no_file_of_the_data_set(tmp_path, name):
+    spec = {**SPEC, "items": {**SPEC["items"], "file": "more-*.csv"}}
+    folder = write(tmp_path / "own", spec=spec)
+    (folder / "items.csv").rename(folder / "more-0.csv")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(DataError, match=r"would be read as, a file of the data set's"):
+        check_dataset(folder, folder / name)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_quarantine_writes_over_nothing_but_its_own(tmp_path):
+    folder = write(tmp_path / "own", events=[*EVENTS, "c,x,30,5"])
+    for _ in range(2):  # over what it wrote before
+        assert check_dataset(folder, tmp_path / "r.csv").clean == tmp_path / "r-clean"
+    other = write(tmp_path / "other-clean")
+    with pytest.raises(DataError, match="other-clean holds another data set"):
+        check_dataset(folder, tmp_path / "other.csv")
+    assert (other / "users.csv").read_text() == "\n".join(USERS) + "\n"
+    assert not (tmp_path / "other.csv").exists()
+
+
+def parquet(folder, table, **columns):
+    (folder / f"{table}.csv").unlink()
+    pq.write_table(pa.table(columns), folder / f"{table}.parquet")
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_rejected_rows_may_hold_what_python_cannot(tmp_path, suffix):
+    folder = write(tmp_path / "own")
+    wrong = pa.array([b"x", b"y", b"caf\xe9"]).view(pa.string())
+    tags = pa.ListArray.from_arrays([0, 1, 2, 3], wrong)
+    parquet(
+        *(folder, "items"),
+        item=pa.array(["x", "y", "z"], pa.string_view()),
+        title=wrong,
+        tags=tags,
+        seen=pa.array([1, 2, 3], pa.timestamp("ns")),
+        late=pa.array([1, 2, 10**18], pa.timestamp("us")),
+    )
+    report = check_dataset(folder, tmp_path / f"r{suffix}")
+    problems = found(report)
+    assert problems["invalid_utf8", "items", "title"] == (1, [2])
+    assert problems["invalid_utf8", "items", "tags"] == (1, [2])
+    assert {kind for kind, *_ in problems} == {"invalid_utf8", "undeclared_column"}
+    assert Dataset.open(report.clean).items().num_rows == 2
+    if suffix == ".csv":
+        text = report.quarantine.read_text()
+    else:
+        text = str(pq.read_table(report.quarantine).to_pylist())
+    assert "xe9" in text
+    assert "unreadable" in text
+
+
+def test_rows_beside_a_damaged_file_keep_their_columns(tmp_path):
+    spec = {**SPEC, "events": {**SPEC["events"], "file": "part-*.csv"}}
+    folder = write(tmp_path / "own", events=[*EVENTS, "c,x,30,5"], spec=spec)
+    (folder / "events.csv").rename(folder / "part-1.csv")
+    (folder / "part-0.csv").write_bytes(b"")
+    check_dataset(folder, tmp_path / "r.csv")
+    with (tmp_path / "r.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["time"] for row in rows] == ["30"]
+
+
+def test_folders_and_patterns_elsewhere(tmp_path):
+    folder = write(tmp_path / "own")
+    (folder / "events.csv").rename(tmp_path / "part-0.csv")
+    (folder / "events.csv").mkdir()
+    (problem,) = check_dataset(folder).of_kind("missing_file")
+    assert 'name the files in it as "events": {"file": "events.csv/*.csv"}' in problem.example
+    spec = {**SPEC, "events": {**SPEC["events"], "file": f"{tmp_path}/part-*.csv"}}
+    (folder / "dataset.json").write_text(json.dumps(spec))
+    assert check_dataset(folder).problems == []
 
 
 def test_clean_folder_of_a_good_data_set_equals_it(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from m6rec_jax.tables.columns import ARROW_TYPES, convert
+from m6rec_jax.tables.columns import ARROW_TYPES, LAST_TIME, convert
 
 
 def good(column, kind):
@@ -45,6 +45,12 @@ def test_text_bools_and_ids():
     assert good(pa.array([7.0, math.nan]), "id") == ["7", None]
     assert good(pa.array(["a"], pa.large_string()), "id") == ["a"]
     assert good(pa.array(["a"], pa.string_view()), "string") == ["a"]
+    assert good(pa.array([1.5, math.nan]), "string") == ["1.5", None]
+    # As pandas writes bools with a gap, and warehouses whole numbers.
+    assert good(pa.array([1.0, 0.0, math.nan]), "bool") == [True, False, None]
+    whole = pa.array([decimal.Decimal(7), None], pa.decimal128(38, 0))
+    assert good(whole, "id") == ["7", None]
+    assert good(pa.array([decimal.Decimal("7.00")]), "id") == ["7"]
 
 
 def test_lists():
@@ -83,8 +89,44 @@ def test_times_of_every_kind_mean_the_same_second():
 
 
 @pytest.mark.parametrize(
+    "never",
+    [
+        pa.array([datetime.date(2024, 1, 1), datetime.date(9999, 12, 31)]),
+        pa.array([datetime.datetime(2024, 1, 1), datetime.datetime(9999, 12, 31)]),
+        pa.array([1_704_067_200, 10**13], pa.timestamp("s")),  # the year 300,000 and more
+        pa.array([1_704_067_200_000, 10**16], pa.timestamp("ms")),
+        pa.array([1_704_067_200_000_000, 10**18], pa.timestamp("us", "UTC")),
+        pa.array([19_723, 2**30], pa.date32()),
+    ],
+)
+def test_a_date_of_never_is_out_of_range_by_itself(never):
+    first, late = good(never, "time")
+    assert first == 1_704_067_200
+    assert late > LAST_TIME
+
+
+def test_a_date_without_dashes_is_no_time():
+    for column in (text("20240131", "86400"), pa.array([20240131, 86400])):
+        values, (bad,) = convert(column, "time")
+        assert values.to_pylist() == [None, 86400.0]
+        assert bad.kind == "bad_time"
+        assert "looks like a date" in bad.reason
+        assert bad.reason.endswith("write 2024-01-31")
+    # Of the same size, but no dates.
+    assert good(text("20241301", "20240131.5"), "time") == [20241301.0, 20240131.5]
+
+
+@pytest.mark.parametrize(
     ("column", "kind", "problem", "reason"),
     [
+        (text("1", "0x1F"), "int", "wrong_type", "'0x1F' is not a whole number"),
+        (pa.array([0.0, 2.0]), "bool", "wrong_type", "2.0 is not true or false"),
+        (
+            pa.array([decimal.Decimal(1), decimal.Decimal("1.5")]),
+            "id",
+            "wrong_type",
+            "is not an id",
+        ),
         (text("1", "x1"), "int", "wrong_type", "'x1' is not a whole number"),
         (text("1", "1.5"), "int", "wrong_type", "'1.5' is not a whole number"),
         (text("1", "1_000"), "int", "wrong_type", "'1_000' is not a whole number"),

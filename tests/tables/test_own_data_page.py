@@ -22,9 +22,10 @@ def spec() -> DatasetSpec:
 
 
 def test_the_example_is_a_data_set(spec: DatasetSpec) -> None:
-    template = checked_template(spec, Statistics.for_dataset(spec).names(), "own_data.md")
+    statistics = Statistics.for_dataset(spec)
+    template = checked_template(spec, statistics, "own_data.md")
     # As the page says, nothing but the title is needed.
-    assert template.required(Statistics.for_dataset(spec).names()) == ({}, {"title": "event"})
+    assert template.required(statistics.names()) == ({}, {"title": "event"})
 
 
 def test_all_statistics_stand_in_the_table_and_no_others(spec: DatasetSpec) -> None:

@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import gin
 import numpy as np
@@ -244,10 +245,29 @@ def test_restart_does_only_what_is_missing(write_shop, tmp_path, monkeypatch) ->
     (changed.tfds_folder("groups") / "dataset_info.json").unlink()
     run(folder, out, views=("groups", "catalogue"), group_size=2)
     assert rendered[-1] == "groups"
+    # Killed when the rows were there and the manifest not: it does not speak of other rows.
+    written = preparation.write_manifest
+
+    def killed(where: Path, manifest: dict[str, Any]) -> None:
+        if "groups" in manifest["views"]:
+            raise KeyboardInterrupt
+        written(where, manifest)
+
+    monkeypatch.setattr(preparation, "write_manifest", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(folder, out, views=("groups", "catalogue"), group_size=3)
+    monkeypatch.setattr(preparation, "write_manifest", written)
+    back = run(folder, out, views=("groups", "catalogue"), group_size=2)
+    assert back.manifest["views"]["groups"] == changed.manifest["views"]["groups"]
+    assert back.num_rows("groups")["train"] == 16
     # Other data: nothing that was there before counts.
+    (back.folder / "nearness.parquet").touch()  # as of the view 'reranking'
     write_shop(log(per_user=11))
     prepared = run(folder, out, views=("groups",))
     assert set(prepared.manifest["views"]) == {"groups"}
+    assert not (prepared.folder / "nearness.parquet").exists()
+    with pytest.raises(DataError, match="view 'reranking', with what items stand near"):
+        prepared.nearness()
     again = Prepared.open(out, "shop", "per_user_temporal")
     assert again.manifest == prepared.manifest
     assert again.manifest["counts"]["events"] == {"train": 32, "validation": 4, "test": 8}

@@ -125,11 +125,25 @@ def test_parse() -> None:
         ("few_shot:3", {}, "not of the form key=value"),
         ("leave_one_out:n=3", {}, "known: none"),
         ("mine", {"mine": 3}, "must be an object"),
+        ("few_shot:n=abc", {}, "n must be a whole number, not 'abc'"),
+        ("few_shot:n=2.5", {}, r"n must be a whole number, not 2\.5"),
+        ("few_shot:seed=-1", {}, "seed must not be negative, not -1"),
+        ("few_shot:history=3", {}, "history must be a word, not 3"),
+        ("held_out_items:fraction=x", {}, "fraction must be a number, not 'x'"),
+        ("per_user_temporal:train=1/0", {}, "train must be a number, not '1/0'"),
+        ("by_group", {"by_group": {"seed": True}}, "seed must be a whole number, not True"),
     ],
 )
 def test_parse_errors(text: str, declared: dict, message: str) -> None:
     with pytest.raises(DataError, match=message):
         Split.parse(text, declared)
+
+
+def test_some_item_is_held_out() -> None:
+    ids = ["a", "b", "c"]
+    assert splits.is_held_out(ids, fraction=0.99, seed=0).any()
+    with pytest.raises(DataError, match="with seed=0 holds out none of 3 items"):
+        splits.is_held_out(ids, fraction=1e-6, seed=0)
 
 
 @pytest.mark.parametrize("shares", [(0.0, 0.1), (0.9, 0.1), (0.5, -0.1), (1.2, 0.1)])

@@ -49,6 +49,16 @@ def test_prose_gives_words_and_no_phrases(behaviours: list[str], tmp_path: Path)
     assert pieces(phrases, "A galaxy far") == [" A galaxy far"]
 
 
+@pytest.mark.parametrize("words", [True, False])
+def test_a_sentinels_name_in_a_text_is_no_sentinel(
+    behaviours: list[str], tmp_path: Path, words: bool
+) -> None:
+    texts = [*behaviours, *20 * ["<extra_id_0>", "<extra_id_7> and <extra_id_0>"]]
+    vocabulary = train(texts, tmp_path, split_by_whitespace=words)
+    assert set(vocabulary.encode("<extra_id_0>")).isdisjoint(vocabulary.sentinel_ids)
+    assert vocabulary.decode(vocabulary.encode("<extra_id_0>")) == "<extra_id_0>"
+
+
 def test_words_stay_words_by_default(behaviours: list[str], tmp_path: Path) -> None:
     vocabulary = train(behaviours, tmp_path)
     assert pieces(vocabulary, BEHAVIOUR) == [
