@@ -359,7 +359,7 @@ def _check_options(kind: str, options: Mapping[str, Any], text: str) -> None:
         value: Any = options[name]
         if isinstance(value, bool) or not isinstance(value, types):
             raise DataError(f"split {text!r}: {name} must be {told}, not {value!r}")
-        if name in ("seed", "n") and value < 0:
+        if isinstance(value, int) and name in ("seed", "n") and value < 0:
             raise DataError(f"split {text!r}: {name} must not be negative, not {value!r}")
 
 
