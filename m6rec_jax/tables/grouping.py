@@ -116,7 +116,12 @@ def groups_of_user(
     known = codes != EXCLUDED
     times, values = events.times[known], events.values[known]
     items, codes = events.items[known], codes[known]
-    visible = {part: np.isin(codes, visible_parts[part]) for part in grouping.parts}
+    # Found once: a user whom many share, or a bot, has as many groups as events.
+    visible = {part: np.flatnonzero(np.isin(codes, visible_parts[part])) for part in grouping.parts}
+    seen = {
+        part: _FirstSeen.of(items, places) if grouping.with_seen else None
+        for part, places in visible.items()
+    }
     start = 0
     while start < len(codes):
         part, time = int(codes[start]), float(times[start])
@@ -135,8 +140,9 @@ def groups_of_user(
             cut = int(np.searchsorted(times, time, "left"))
             # What came at the same moment, as in one basket, is in no history, and no negative.
             seen_cut = int(np.searchsorted(times, time, "right"))
-        before = np.flatnonzero(visible[part][:cut])
-        history = before[max(0, len(before) - grouping.max_events) :]
+        places, of_part = visible[part], seen[part]
+        last = int(np.searchsorted(places, cut, "left"))
+        history = places[max(0, last - grouping.max_events) : last]
         yield Group(
             group_id=first_id,
             part=part,
@@ -147,15 +153,30 @@ def groups_of_user(
             history_items=items[history].tolist(),
             history_times=times[history].tolist(),
             history_values=values[history].tolist(),
-            seen=_seen(items[:seen_cut], visible[part][:seen_cut]) if grouping.with_seen else [],
+            seen=[] if of_part is None else of_part.before(seen_cut),
         )
         first_id += 1
         start = end
 
 
-def _seen(items: np.ndarray, visible: np.ndarray) -> list[int]:
-    found: list[int] = np.unique(items[visible]).tolist()
-    return found
+@dataclasses.dataclass(frozen=True, slots=True)
+class _FirstSeen:
+    """A user's distinct items in the order in which they came, and where: `[distinct]`."""
+
+    items: np.ndarray
+    places: np.ndarray
+
+    @classmethod
+    def of(cls, items: np.ndarray, places: np.ndarray) -> _FirstSeen:
+        """Args: the user's items `[n]`, and the places of those that may be known."""
+        distinct, first = np.unique(items[places], return_index=True)
+        order = np.argsort(first)
+        return cls(distinct[order], places[first[order]])
+
+    def before(self, cut: int) -> list[int]:
+        """Items that came before a place, in ascending order."""
+        found: list[int] = np.sort(self.items[: np.searchsorted(self.places, cut, "left")]).tolist()
+        return found
 
 
 def group_batches(
