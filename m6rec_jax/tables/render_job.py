@@ -56,7 +56,7 @@ class PrepareOptions:
       seed: of the negatives.
       rows_per_file: rows of one rendered file.
       keep_rendered: keep the rendered Parquet files.
-      sort_rows: rows of one group or event stream that are sorted in memory at a time.
+      sort_rows: groups that are sorted in memory at a time, at most.
     """
 
     views: Sequence[str] = views.VIEWS
