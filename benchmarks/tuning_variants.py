@@ -82,6 +82,8 @@ VARIANTS: Mapping[str, Variant] = {
     "scale_option_adapter": Variant(
         "option_adapter", "PromptConfig.adapter_scale", ("1.0", "8.0", "32.0", "128.0")
     ),
+    # The study's own are the first for behaviours, the second for texts.
+    "steps_option_adapter": Variant("option_adapter", "TRAIN_STEPS", ("160", "480", "1920")),
     "dropout_option_adapter": Variant("option_adapter", "DROPOUT_RATE", ("0.0", "0.1")),
 }
 
