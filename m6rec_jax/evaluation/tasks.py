@@ -321,8 +321,10 @@ def pad_targets(item_ids: np.ndarray) -> np.ndarray:
       DataError: a row has none.
     """
     found = _in_front(item_ids)
-    earlier = np.tri(found.shape[1], k=-1, dtype=bool)
-    repeated = ((found[:, :, None] == found[:, None, :]) & earlier).any(axis=2)
+    order = np.argsort(found, axis=1, kind="stable")  # of equal ones the first stays first
+    ascending = np.take_along_axis(found, order, axis=1)
+    repeated = np.zeros(found.shape, bool)
+    np.put_along_axis(repeated, order[:, 1:], ascending[:, 1:] == ascending[:, :-1], axis=1)
     return _in_front(np.where(repeated, -1, found))
 
 

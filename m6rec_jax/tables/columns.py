@@ -82,8 +82,12 @@ def convert(column: pa.Array, kind: str) -> tuple[pa.Array, list[BadValue]]:
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OverflowError, ValueError):
             converted = None
         if converted is not None:
-            return converted, bad
+            return (
+                (converted, bad) if kind != TIME else _without_plain_dates(column, converted, bad)
+            )
     slow, more = _convert_rows(column, kind)
+    if kind == TIME:
+        return _without_plain_dates(column, slow, bad + more)
     return slow, bad + more
 
 
@@ -171,13 +175,7 @@ def _fast_time(column: pa.Array) -> pa.Array | None:
             # Digits below microseconds are cut off: seconds as float64 have no room for them.
             ticks = pc.divide(ticks, 1000)
         return pc.divide(ticks.cast(pa.float64(), safe=False), units[column.type.unit])
-    numbers = _fast_number(column)
-    if numbers is None:
-        return None
-    like_dates = pc.and_(
-        pc.greater_equal(numbers, _FIRST_PLAIN_DATE), pc.less_equal(numbers, _LAST_PLAIN_DATE)
-    )
-    return None if pc.any(like_dates).as_py() else numbers
+    return _fast_number(column)
 
 
 def _fast_plain_text(column: pa.Array) -> pa.Array | None:
@@ -380,13 +378,37 @@ def _parse_time(value: Any) -> float:
             raise UnfitValue("bad_time", f"{_short(value)} is not a time") from None
     if not math.isfinite(number):
         raise UnfitValue("bad_time", f"{_short(value)} is not a time")
-    if date := _plain_date(number):
-        raise UnfitValue(
-            "bad_time",
-            f"{_short(value)} looks like a date, and would be of August 1970 as unix seconds; "
-            f"write {date}",
-        )
     return number
+
+
+def _without_plain_dates(
+    column: pa.Array, seconds: pa.Array, bad: list[BadValue]
+) -> tuple[pa.Array, list[BadValue]]:
+    """Refuses times that are all dates without dashes, which would be of August 1970.
+
+    Seconds of a clock of one's own may pass through these numbers, but hardly spell dates alone.
+    """
+    if pa.types.is_temporal(column.type):
+        return seconds, bad
+    ends = pc.min_max(seconds)
+    if not (ends["min"].as_py() or 0) >= _FIRST_PLAIN_DATE:
+        return seconds, bad
+    if ends["max"].as_py() > _LAST_PLAIN_DATE:
+        return seconds, bad
+    dates = [None if second is None else _plain_date(second) for second in seconds.to_pylist()]
+    if "" in dates:
+        return seconds, bad
+    told = [
+        BadValue(
+            offset,
+            "bad_time",
+            f"{date.replace('-', '')} looks like a date, and would be of August 1970 as unix "
+            f"seconds; write {date}",
+        )
+        for offset, date in enumerate(dates)
+        if date
+    ]
+    return pa.nulls(len(seconds), seconds.type), bad + told
 
 
 def _plain_date(number: float) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import fnmatch
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 
 from m6rec_jax.errors import DataError
 from m6rec_jax.tables.columns import ARROW_TYPES, ID, TIME, VALUE, Unreadable, python_values
-from m6rec_jax.tables.files import RawBatch, column_names, table_files
+from m6rec_jax.tables.files import SUFFIXES, RawBatch, column_names, table_files
 from m6rec_jax.tables.schema import SPEC_FILE, DatasetSpec
 
 _OWN = ("quarantine_table", "quarantine_file", "quarantine_row", "quarantine_reason")
@@ -64,8 +65,12 @@ class Quarantine:
         if self.clean.resolve() == directory.resolve():
             raise DataError(f"{self.clean} is the data set itself; name another file")
         for table in ("users", "items", "events"):
-            file = getattr(self.spec, table).file or f"{table}.*"
-            if self.path.resolve().match(str((directory / file).resolve())):
+            file = getattr(self.spec, table).file
+            path = self.path.resolve()
+            names = [file] if file else [f"{table}{suffix}" for suffix in SUFFIXES]
+            patterns = [str(directory.resolve() / name) for name in names]
+            # As a pattern '*' takes folders in as well, so '**' needs no meaning of its own.
+            if any(fnmatch.fnmatchcase(str(path), pattern) for pattern in patterns):
                 raise DataError(
                     f"{self.path} is, or would be read as, a file of the data set's {table}; name "
                     "another file, best in another folder"
@@ -173,7 +178,8 @@ def _as_text(value: Any) -> str | None:
     if isinstance(value, Unreadable):
         return f"(unreadable: {value.reason})"
     if isinstance(value, list):
-        return str([_as_text(member) for member in value])
+        odd = (bytes, Unreadable, list)
+        return str([_as_text(member) if isinstance(member, odd) else member for member in value])
     if isinstance(value, bytes):
         return value.decode("utf-8", errors="backslashreplace")
     return str(value)

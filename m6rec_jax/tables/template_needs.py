@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -56,7 +57,8 @@ def silent_items(template: DatasetTemplate, items: Sequence[Item]) -> dict[str, 
     """
     found: dict[str, list[str]] = {}
     for told in (template.item_template, template.candidate_template):
-        if told.may_be_empty:
+        # A candidate that is empty altogether: rows of candidates are not wanted.
+        if told.may_be_empty and (told.source.strip() or told is template.item_template):
             silent = [item.id for item in items if not told.render(item.attributes).strip()]
             found |= {told.name: silent} if silent else {}
     return found
@@ -92,9 +94,9 @@ class TemplateNeeds:
 
     def without_words(self, values: np.ndarray) -> np.ndarray:
         """Which of the events' values `[n]` no outcome has words for, though each needs some."""
-        found = np.zeros(len(values), bool)
-        if self.template is not None and self.template.needs_outcome:
-            for value in np.unique(values[np.isfinite(values)]).tolist():
-                if not self.template.outcome(value):
-                    found |= values == value
-        return found
+        if self.template is None or not self.template.needs_outcome:
+            return np.zeros(len(values), bool)
+        distinct, places = np.unique(values, return_inverse=True)
+        outcome = self.template.outcome
+        lacking = [math.isfinite(value) and not outcome(value) for value in distinct.tolist()]
+        return np.asarray(lacking, bool)[places]

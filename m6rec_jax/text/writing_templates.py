@@ -118,8 +118,11 @@ class WritingTemplate:
 
     @property
     def told(self) -> tuple[Template, ...]:
-        """Templates that are rendered of items; `text` where it asks for nothing shared."""
-        return (self.about, self.prefix, self.liked, *(() if self.shared else (self.text,)))
+        """Templates that are rendered of every item that something is written about.
+
+        Where shared values are told, items that share none have no text, and need none.
+        """
+        return () if self.shared else (self.about, self.prefix, self.text)
 
     def source(self, history: Sequence[str], item: Item | None) -> list[str]:
         """A history's segments, and what the text is to be about.

@@ -115,10 +115,16 @@ def test_items_of_which_nothing_is_told_are_errors(tmp_path):
     assert report.of_kind("missing_words")[0].example == "template 'item' says nothing of it"
 
 
+def test_a_data_set_may_have_no_rows_of_candidates(tmp_path):
+    assert check_dataset(write(tmp_path, spec=told(candidate=""))).problems == []
+
+
 def test_what_is_written_needs_its_values_too(tmp_path):
     writing = {
         "titles": {"prefix": "[{tags}:]", "text": "{title} {tags}"},
-        "explanations": {"about": "{title}", "text": "[like {shared_tags_in}]", "liked": "{title}"},
+        # Of an item that shares nothing there is no text.
+        "explanations": {"about": "{tags}", "text": "[like {shared_tags_in}]", "liked": "{tags}"},
+        "contents": {"text": "{title}", "liked": "{tags}"},
     }
     report = check_dataset(write(tmp_path, events=EVENTS[:2], spec=told(writing=writing)))
     assert found(report) == {("missing_words", "items", "tags"): (1, [1])}
@@ -422,6 +428,8 @@ def test_quarantine_is_no_file_of_the_data_set(tmp_path, name):
     with pytest.raises(DataError, match=r"would be read as, a file of the data set's"):
         check_dataset(folder, folder / name)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    # Beside them, under a name that is nobody's.
+    check_dataset(folder, folder / "events.rejected.csv")
 
 
 def test_quarantine_writes_over_nothing_but_its_own(tmp_path):

@@ -106,14 +106,17 @@ def test_a_date_of_never_is_out_of_range_by_itself(never):
 
 
 def test_a_date_without_dashes_is_no_time():
-    for column in (text("20240131", "86400"), pa.array([20240131, 86400])):
-        values, (bad,) = convert(column, "time")
-        assert values.to_pylist() == [None, 86400.0]
-        assert bad.kind == "bad_time"
-        assert "looks like a date" in bad.reason
-        assert bad.reason.endswith("write 2024-01-31")
-    # Of the same size, but no dates.
+    for column in (text("20240131", None, "20231201"), pa.array([20240131, None, 20231201])):
+        values, bad = convert(column, "time")
+        assert values.to_pylist() == [None] * 3
+        assert [(value.offset, value.kind) for value in bad] == [(0, "bad_time"), (2, "bad_time")]
+        assert bad[0].reason.startswith("20240131 looks like a date")
+        assert bad[0].reason.endswith("write 2024-01-31")
+    # Of the same size, but no dates, or not dates alone, as of a clock of one's own.
     assert good(text("20241301", "20240131.5"), "time") == [20241301.0, 20240131.5]
+    assert good(pa.array([20240131, 20240132]), "time") == [20240131.0, 20240132.0]
+    assert good(pa.array([datetime.datetime(1970, 8, 23, 6, 15, 31)]), "time") == [20240131.0]
+    assert good(pa.nulls(2), "time") == [None, None]
 
 
 @pytest.mark.parametrize(
