@@ -58,6 +58,8 @@ from m6rec_jax.tables.template_needs import silent_items
 __all__ = ["PrepareOptions", "dataset_fingerprint", "prepare"]
 
 log = logging.getLogger(__name__)
+# Views whose rows a model scores candidate by candidate.
+_OF_CANDIDATES = ("groups", "reranking")
 
 # Raise it when the rendering changes, so that data prepared before are rendered again.
 FORMAT = 1
@@ -153,6 +155,12 @@ class _Job:
 
     def make(self, view: str) -> None:
         """Renders and builds one view, unless that is done."""
+        if view in _OF_CANDIDATES and not self.job.template.candidate_template.source.strip():
+            raise DataError(
+                f"{self.job.dataset.directory / SPEC_FILE}: the template 'candidate' is empty, and "
+                f"the view '{view}' is of candidates: leave it out of PrepareOptions.views, or say "
+                "how they are told"
+            )
         fingerprint = _fingerprint(self.source, *self.job.settings(view))
         target = views.tfds_folder(self.out, self.job.dataset.spec.name, self.split.name, view)
         done = self.manifest["views"].get(view, {}).get("fingerprint") == fingerprint

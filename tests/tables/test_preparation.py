@@ -273,6 +273,15 @@ def test_restart_does_only_what_is_missing(write_shop, tmp_path, monkeypatch) ->
     assert again.manifest["counts"]["events"] == {"train": 32, "validation": 4, "test": 8}
 
 
+def test_views_of_candidates_need_a_template_of_them(write_shop, tmp_path: Path) -> None:
+    template = {"event": "{title}", "item": "{title}", "candidate": ""}
+    folder, out = write_shop(log(), template=template), tmp_path / "out"
+    assert run(folder, out, views=("next_items", "catalogue")).num_rows("next_items")["train"]
+    for view in ("groups", "reranking"):
+        with pytest.raises(DataError, match=f"'candidate' is empty, and the view '{view}' is of"):
+            run(folder, out, views=(view,))
+
+
 def test_held_out_items_are_in_no_training_text(write_shop, tmp_path: Path) -> None:
     prepared = run(write_shop(log()), tmp_path / "out", "held_out_items:fraction=0.3,seed=1")
     held_out = prepared.catalogue().held_out
