@@ -25,6 +25,7 @@ from m6rec_jax.tables.report import Findings, Report
 from m6rec_jax.tables.schema import SPEC_FILE, DatasetSpec, TableSpec
 from m6rec_jax.tables.splits import Split
 from m6rec_jax.tables.template_needs import TemplateNeeds, silent_items
+from m6rec_jax.tables.times import FIRST_TIME, LAST_TIME, out_of_range
 from m6rec_jax.text.format_strings import text_of
 from m6rec_jax.text.records import Item
 
@@ -303,10 +304,8 @@ class _Check:
         rows.convert(spec.time, columns.TIME)
         rows.require(spec.time, "missing_time")
         times = _floats(rows.values[spec.time])
-        for offset in np.flatnonzero(
-            (times < columns.FIRST_TIME) | (times > columns.LAST_TIME)
-        ).tolist():
-            text = columns.out_of_range(times[offset])
+        for offset in np.flatnonzero((times < FIRST_TIME) | (times > LAST_TIME)).tolist():
+            text = out_of_range(times[offset])
             rows.reject("time_out_of_range", [offset], spec.time, text)
         values = np.full(len(times), np.nan)
         if spec.value is not None:

@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from m6rec_jax.errors import DataError
-from m6rec_jax.tables.columns import ARROW_TYPES, ID, TIME, VALUE, Unreadable, python_values
+from m6rec_jax.tables.arrow_values import Unreadable, python_values
+from m6rec_jax.tables.columns import ARROW_TYPES, ID, TIME, VALUE
 from m6rec_jax.tables.files import SUFFIXES, RawBatch, column_names, table_files
 from m6rec_jax.tables.schema import SPEC_FILE, DatasetSpec
 

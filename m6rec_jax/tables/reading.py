@@ -19,6 +19,7 @@ from m6rec_jax.errors import DataError
 from m6rec_jax.tables import columns, files
 from m6rec_jax.tables.schema import DatasetSpec, TableSpec
 from m6rec_jax.tables.sorting import sorted_batches
+from m6rec_jax.tables.times import FIRST_TIME, LAST_TIME, out_of_range
 from m6rec_jax.text.records import Item, User
 
 EventOrder = Literal["user", "time"]
@@ -273,11 +274,11 @@ def _strict(raw: files.RawBatch, name: str, kind: str, *, required: bool) -> pa.
 
 def _check_times(raw: files.RawBatch, name: str, times: pa.Array) -> None:
     seconds = times.to_numpy()
-    bad = np.flatnonzero((seconds < columns.FIRST_TIME) | (seconds > columns.LAST_TIME))
+    bad = np.flatnonzero((seconds < FIRST_TIME) | (seconds > LAST_TIME))
     if bad.size:
         raise DataError(
             f"{raw.path}, row {raw.rows[bad[0]]}, column {name!r}: "
-            f"{columns.out_of_range(seconds[bad[0]])}{_ADVICE}"
+            f"{out_of_range(seconds[bad[0]])}{_ADVICE}"
         )
 
 

@@ -25,16 +25,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from m6rec_jax.errors import ConfigError, DataError
-from m6rec_jax.tables.columns import (
-    FIRST_TIME,
-    ID,
-    LAST_TIME,
-    TIME,
-    VALUE,
-    UnfitValue,
-    parse_value,
-)
+from m6rec_jax.tables.arrow_values import UnfitValue
+from m6rec_jax.tables.columns import ID, TIME, VALUE, parse_value
 from m6rec_jax.tables.schema import DatasetSpec
+from m6rec_jax.tables.times import FIRST_TIME, LAST_TIME
 from m6rec_jax.text.records import Event, Item, User, Value
 
 # Names within users and items that are no columns.

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from m6rec_jax.tables.columns import ARROW_TYPES, LAST_TIME, convert
+from m6rec_jax.tables.columns import ARROW_TYPES, convert
+from m6rec_jax.tables.times import LAST_TIME
 
 
 def good(column, kind):

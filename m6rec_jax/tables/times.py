@@ -1,0 +1,118 @@
+"""Times of events: what is read as one, in unix seconds, and what is no time of ours."""
+
+from __future__ import annotations
+
+import datetime
+import math
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from m6rec_jax.tables.arrow_values import (
+    BadValue,
+    UnfitValue,
+    fast_number,
+    parse_number,
+    short_text,
+)
+
+# What times can be: 1970 to 2100. Milliseconds of any year after 1973 lie above.
+FIRST_TIME, LAST_TIME = 0.0, 4_102_444_800.0
+
+# Dates without dashes, as numbers: seconds of three weeks of 1970.
+_FIRST_PLAIN_DATE, _LAST_PLAIN_DATE = 19_000_101, 20_991_231
+
+
+def fast_time(column: pa.Array) -> pa.Array | None:
+    if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
+        # From the integers themselves: a year that Python or a finer unit cannot hold, such as the
+        # 9999 of "never", is out of range by itself, and no reason to read the others otherwise.
+        kind = column.type
+        if pa.types.is_date(kind):
+            column = column.cast(pa.timestamp("s") if kind == pa.date32() else pa.timestamp("ms"))
+        units = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e6}
+        ticks = column.cast(pa.int64())
+        if column.type.unit == "ns":
+            # Digits below microseconds are cut off: seconds as float64 have no room for them.
+            ticks = pc.divide(ticks, 1000)
+        return pc.divide(ticks.cast(pa.float64(), safe=False), units[column.type.unit])
+    return fast_number(column)
+
+
+def parse_time(value: Any) -> float:
+    if isinstance(value, datetime.datetime):
+        return _seconds(value)
+    if isinstance(value, datetime.date):
+        return _seconds(datetime.datetime.combine(value, datetime.time.min))
+    if isinstance(value, str):
+        try:
+            number = parse_number(value)
+        except ValueError:
+            try:
+                moment = datetime.datetime.fromisoformat(value.strip())
+            except ValueError:
+                raise UnfitValue(
+                    "bad_time", f"{short_text(value)} is neither unix seconds nor an ISO 8601 time"
+                ) from None
+            return _seconds(moment)
+    else:
+        try:
+            number = parse_number(value)
+        except (ValueError, OverflowError):
+            raise UnfitValue("bad_time", f"{short_text(value)} is not a time") from None
+    if not math.isfinite(number):
+        raise UnfitValue("bad_time", f"{short_text(value)} is not a time")
+    return number
+
+
+def without_plain_dates(
+    column: pa.Array, seconds: pa.Array, bad: list[BadValue]
+) -> tuple[pa.Array, list[BadValue]]:
+    """Refuses times that are all dates without dashes, which would be of August 1970.
+
+    Seconds of a clock of one's own may pass through these numbers, but hardly spell dates alone.
+    """
+    if pa.types.is_temporal(column.type):
+        return seconds, bad
+    ends = pc.min_max(seconds)
+    if not (ends["min"].as_py() or 0) >= _FIRST_PLAIN_DATE:
+        return seconds, bad
+    if ends["max"].as_py() > _LAST_PLAIN_DATE:
+        return seconds, bad
+    dates = [None if second is None else _plain_date(second) for second in seconds.to_pylist()]
+    if "" in dates:
+        return seconds, bad
+    told = [
+        BadValue(
+            offset,
+            "bad_time",
+            f"{date.replace('-', '')} looks like a date, and would be of August 1970 as unix "
+            f"seconds; write {date}",
+        )
+        for offset, date in enumerate(dates)
+        if date
+    ]
+    return pa.nulls(len(seconds), seconds.type), bad + told
+
+
+def _plain_date(number: float) -> str:
+    """'2024-01-31' for 20240131; "" for numbers that are no such date."""
+    if not (_FIRST_PLAIN_DATE <= number <= _LAST_PLAIN_DATE and float(number).is_integer()):
+        return ""
+    try:
+        return datetime.datetime.strptime(str(int(number)), "%Y%m%d").date().isoformat()
+    except ValueError:
+        return ""
+
+
+def out_of_range(time: float) -> str:
+    """What is wrong with a time that lies not between `FIRST_TIME` and `LAST_TIME`."""
+    hint = "; milliseconds? divide by 1000" if time > LAST_TIME else ""
+    return f"{time:g} is before 1970 or after 2100{hint}"
+
+
+def _seconds(moment: datetime.datetime) -> float:
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=datetime.UTC)
+    return moment.timestamp()
