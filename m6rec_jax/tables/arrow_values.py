@@ -78,11 +78,13 @@ def is_text(kind: pa.DataType) -> bool:
 
 
 def short_text(value: Any) -> str:
+    """A value as messages show it."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
 def parse_number(value: Any) -> float:
+    """One number, also from text; raises ValueError or OverflowError where it is none."""
     if isinstance(value, str):
         if "_" in value:  # Python reads 1_000 as a number; nobody's table means that.
             raise ValueError(value)
@@ -93,6 +95,7 @@ def parse_number(value: Any) -> float:
 
 
 def fast_number(column: pa.Array) -> pa.Array | None:
+    """Finite float64 `[n]` of a whole column; None where it has to be read row by row."""
     if pa.types.is_string(column.type):
         column = pc.utf8_trim_whitespace(column)
     elif not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type)):

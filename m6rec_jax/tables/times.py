@@ -25,6 +25,7 @@ _FIRST_PLAIN_DATE, _LAST_PLAIN_DATE = 19_000_101, 20_991_231
 
 
 def fast_time(column: pa.Array) -> pa.Array | None:
+    """Unix seconds float64 `[n]` of a whole column; None where it has to be read row by row."""
     if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
         # From the integers themselves: a year that Python or a finer unit cannot hold, such as the
         # 9999 of "never", is out of range by itself, and no reason to read the others otherwise.
@@ -41,6 +42,7 @@ def fast_time(column: pa.Array) -> pa.Array | None:
 
 
 def parse_time(value: Any) -> float:
+    """Unix seconds of one value; raises UnfitValue where it is no time."""
     if isinstance(value, datetime.datetime):
         return _seconds(value)
     if isinstance(value, datetime.date):
