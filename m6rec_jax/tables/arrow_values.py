@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import decimal
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,9 +52,21 @@ def python_values(column: pa.Array) -> list[Any]:
         column = column.cast(pa.large_binary())
     elif (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and is_text(kind.value_type):
         column = column.cast(pa.large_list(pa.large_binary()))
-    elif pa.types.is_timestamp(kind) and kind.unit == "ns":
-        column = column.cast(pa.timestamp("us", kind.tz), safe=False)
+    else:
+        column = without_nanoseconds(column)
     return [_python_value(value) for value in column]
+
+
+def without_nanoseconds(column: pa.Array) -> pa.Array:
+    """Times as fine as Python's are, which refuses finer ones; other columns as they are."""
+    kind = column.type
+    if getattr(kind, "unit", None) != "ns":
+        return column
+    if pa.types.is_timestamp(kind):
+        coarser: pa.DataType = pa.timestamp("us", kind.tz)
+    else:
+        coarser = pa.time64("us") if pa.types.is_time64(kind) else pa.duration("us")
+    return column.cast(coarser, safe=False)
 
 
 def _python_value(value: pa.Scalar) -> Any:
@@ -89,7 +102,7 @@ def parse_number(value: Any) -> float:
         if "_" in value:  # Python reads 1_000 as a number; nobody's table means that.
             raise ValueError(value)
         return float(value)
-    if isinstance(value, bool | int | float) or type(value).__name__ == "Decimal":
+    if isinstance(value, bool | int | float | decimal.Decimal):
         return float(value)
     raise ValueError(value)
 

@@ -11,30 +11,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.tables import columns, files
+from m6rec_jax.tables.checked_rows import CheckedRows
 from m6rec_jax.tables.quarantine import Quarantine
 from m6rec_jax.tables.report import Findings, Report
 from m6rec_jax.tables.schema import SPEC_FILE, DatasetSpec, TableSpec
 from m6rec_jax.tables.splits import Split
-from m6rec_jax.tables.template_needs import TemplateNeeds, silent_items
+from m6rec_jax.tables.template_needs import TemplateNeeds, may_be_silent, silent_items
 from m6rec_jax.tables.times import FIRST_TIME, LAST_TIME, out_of_range
-from m6rec_jax.text.format_strings import text_of
 from m6rec_jax.text.records import Item
 
 __all__ = ["Report", "check_dataset"]
-
-_CONTROL = r"[\x00-\x08\x0B\x0C\x0E-\x1F\x7F-\x{9F}]"
-# U+FFFD, or UTF-8 that was read as Latin-1 or Windows-1252 (é as Ã©, an apostrophe as â€™).
-_WRONG_ENCODING = r"\x{FFFD}|[\x{C2}\x{C3}][\x{80}-\x{BF}]|\x{E2}\x{20AC}"
-_TEXT_NOTES = {"control_characters": _CONTROL, "wrong_encoding": _WRONG_ENCODING}
 
 
 def check_dataset(
@@ -85,75 +78,6 @@ def check_dataset(
     return report
 
 
-@dataclass(slots=True)
-class _Rows:
-    """A batch under inspection: converted columns, and why rows are rejected."""
-
-    raw: files.RawBatch
-    table: str
-    findings: Findings
-    values: dict[str, pa.Array] = field(default_factory=dict)
-    reasons: dict[int, list[str]] = field(default_factory=dict)
-
-    def reject(
-        self, kind: str, offsets: Sequence[int] | np.ndarray, column: str, reason: str = ""
-    ) -> None:
-        """Reports rows (offsets in the batch, ascending) and marks them as rejected."""
-        if not len(offsets):
-            return
-        self._add(kind, offsets, column, reason)
-        for offset in offsets:
-            self.reasons.setdefault(int(offset), []).append(f"{column}: {reason or kind}")
-
-    def note(
-        self, kind: str, offsets: Sequence[int] | np.ndarray, column: str, example: str = ""
-    ) -> None:
-        """Reports rows without rejecting them."""
-        if len(offsets):
-            self._add(kind, offsets, column, example)
-
-    def _add(
-        self, kind: str, offsets: Sequence[int] | np.ndarray, column: str, example: str
-    ) -> None:
-        rows = self.raw.rows[np.asarray(offsets, np.int64)]
-        name = self.raw.path.name
-        self.findings.add(kind, self.table, name, column, rows=rows.tolist(), example=example)
-
-    def convert(self, column: str, kind: str) -> pa.Array:
-        """Converts a column, rejecting the rows whose value does not fit."""
-        values, bad = columns.convert(self.raw.batch.column(column), kind)
-        for value in bad:
-            self.reject(value.kind, [value.offset], column, value.reason)
-        self.values[column] = values
-        return values
-
-    def require(self, column: str, kind: str) -> None:
-        """Rejects rows without a value, unless something worse was said about them already."""
-        missing = np.flatnonzero(self.values[column].is_null().to_numpy(zero_copy_only=False))
-        offsets = [offset for offset in missing.tolist() if not self._says(offset, column)]
-        self.reject(kind, offsets, column, "nothing there")
-
-    def require_words(self, column: str, template: str) -> None:
-        """Rejects rows of whose value a template that needs it could tell nothing."""
-        texts = map(text_of, self.values[column].to_pylist())
-        offsets = [
-            offset
-            for offset, text in enumerate(texts)
-            if not text and not self._says(offset, column)
-        ]
-        reason = f"nothing there, and template '{template}' needs {{{column}}}"
-        self.reject("missing_words", offsets, column, reason)
-
-    def _says(self, offset: int, column: str) -> bool:
-        return any(reason.startswith(f"{column}: ") for reason in self.reasons.get(offset, ()))
-
-    def good(self) -> np.ndarray:
-        """Which rows have no errors so far, `[n]` bool."""
-        good = np.ones(self.raw.batch.num_rows, bool)
-        good[list(self.reasons)] = False
-        return good
-
-
 class _Check:
     def __init__(
         self,
@@ -191,7 +115,7 @@ class _Check:
         for rows in self._batches(table, paths, kinds):
             values = rows.convert(spec.id, columns.ID)
             rows.require(spec.id, "missing_id")
-            self._whitespace(rows, spec.id)
+            rows.note_whitespace(spec.id)
             first = rows.raw.first_row
             for offset, identifier in enumerate(values.to_pylist()):
                 if identifier is None:
@@ -206,7 +130,7 @@ class _Check:
                     values = rows.convert(name, kind)
                     if values.null_count < len(values):
                         filled.add(name)
-                    self._text(rows, name)
+                    rows.note_text(name)
                     if name in needs:
                         rows.require_words(name, needs[name])
             if table == "items":
@@ -221,18 +145,14 @@ class _Check:
                     self.findings.add("empty_column", table, paths[0].name, name)
         return ids
 
-    def _silent(self, rows: _Rows) -> None:
+    def _silent(self, rows: CheckedRows) -> None:
         """Rejects items of which a template tells nothing."""
         template, spec = self.needs.template, self.spec.items
-        if template is None or not any(
-            told.may_be_empty for told in (template.item_template, template.candidate_template)
-        ):
+        if template is None or not may_be_silent(template):
             return
-        columns = {
-            name: rows.values[name].to_pylist() for name in spec.columns if name in rows.values
-        }
+        told = {name: rows.values[name].to_pylist() for name in spec.columns if name in rows.values}
         items = [
-            Item(str(offset), {name: values[offset] for name, values in columns.items()})
+            Item(str(offset), {name: values[offset] for name, values in told.items()})
             for offset in np.flatnonzero(rows.good()).tolist()
         ]
         for name, silent in silent_items(template, items).items():
@@ -277,7 +197,7 @@ class _Check:
             self.findings.add("one_label", "events", paths[0].name, spec.value or "", example=text)
 
     def _event_columns(
-        self, rows: _Rows, users: dict[str, int] | None, items: dict[str, int] | None
+        self, rows: CheckedRows, users: dict[str, int] | None, items: dict[str, int] | None
     ) -> np.ndarray:
         """Converts a batch of events, rejecting bad rows; returns user, item, time, value `[n, 4]`.
 
@@ -291,7 +211,7 @@ class _Check:
         ):
             ids = rows.convert(column, columns.ID).to_pylist()
             rows.require(column, "missing_id")
-            self._whitespace(rows, column)
+            rows.note_whitespace(column)
             if table is None:
                 places = [hash(identifier) % 2**52 for identifier in ids]
             else:
@@ -331,7 +251,7 @@ class _Check:
             for raw in files.raw_batches(
                 paths, self.spec.events.columns, self.batch_size, lambda *_: None
             ):
-                rows = _Rows(raw, "events", silent)
+                rows = CheckedRows(raw, "events", silent)
                 keys = self._event_columns(rows, users, items)
                 hashes.append(_hashes(keys)[rows.good()])
         except DataError:  # reported by the second pass
@@ -379,14 +299,14 @@ class _Check:
 
     def _batches(
         self, table: str, paths: Sequence[Path], wanted: dict[str, str] | dict[str, None]
-    ) -> Iterator[_Rows]:
+    ) -> Iterator[CheckedRows]:
         """Streams batches of all columns; reports damage and rows with too many or few columns."""
         counts = self.report.num_rows
         for path in paths:
             try:
                 for raw in files.raw_batches([path], None, self.batch_size, self._ragged(table)):
                     counts[table] += raw.batch.num_rows
-                    rows = _Rows(raw, table, self.findings)
+                    rows = CheckedRows(raw, table, self.findings)
                     yield rows
                     self.report.num_rejected[table] += len(rows.reasons)
             except DataError as error:
@@ -406,38 +326,12 @@ class _Check:
 
         return report
 
-    def _whitespace(self, rows: _Rows, column: str) -> None:
-        values = rows.values[column]
-        trimmed = pc.utf8_trim_whitespace(values)
-        rows.note("outer_whitespace", _where(pc.not_equal(values, trimmed)), column)
-
-    def _text(self, rows: _Rows, column: str) -> None:
-        values = rows.values[column]
-        owners = np.arange(len(values))
-        if pa.types.is_list(values.type):
-            owners, values = pc.list_parent_indices(values).to_numpy(), values.flatten()
-        if not pa.types.is_string(values.type):
-            return
-        for kind, pattern in (
-            ("control_characters", _CONTROL),
-            ("wrong_encoding", _WRONG_ENCODING),
-        ):
-            found = _where(pc.match_substring_regex(values, pattern))
-            if len(found):
-                example = repr(values[int(found[0])].as_py())[:80]
-                rows.note(kind, np.unique(owners[found]), column, example)
-
-    def _write(self, rows: _Rows, good: np.ndarray) -> None:
+    def _write(self, rows: CheckedRows, good: np.ndarray) -> None:
         if self.store is None:
             return
         self.store.keep(rows.table, rows.values, good)
         reasons = {offset: "; ".join(texts) for offset, texts in sorted(rows.reasons.items())}
         self.store.reject(rows.table, rows.raw, reasons)
-
-
-def _where(mask: pa.Array) -> np.ndarray:
-    """Offsets at which a mask is true (null is not)."""
-    return np.flatnonzero(pc.fill_null(mask, False).to_numpy(zero_copy_only=False))
 
 
 def _floats(values: pa.Array) -> np.ndarray:

@@ -6,6 +6,7 @@ never raises: it returns the values that fit, null in place of the others, and t
 
 from __future__ import annotations
 
+import contextlib
 import decimal
 import math
 import re
@@ -42,6 +43,8 @@ ARROW_TYPES: dict[str, pa.DataType] = {
     VALUE: pa.float64(),
 }
 
+# An ArrowNotImplementedError is pyarrow's word for a cast that it does not have.
+_NO_FAST_WAY = (pa.ArrowInvalid, pa.ArrowNotImplementedError, OverflowError, ValueError)
 _PRINTED_LIST = re.compile(r"^\[\s*(['\"].*['\"])?\s*\]$", re.DOTALL)
 _TRUE = frozenset(("true", "yes", "1", "t", "y"))
 _FALSE = frozenset(("false", "no", "0", "f", "n"))
@@ -64,20 +67,16 @@ def convert(column: pa.Array, kind: str) -> tuple[pa.Array, list[BadValue]]:
         column, bad = decode_text(column)
         if kind in ("string", ID):
             return column, bad
-    fast = _FAST.get(kind)
-    if fast is not None:
-        try:
-            converted = fast(column)
+    converted: pa.Array | None = None
+    if (fast := _FAST.get(kind)) is not None:
         # A value that does not fit, or types between which pyarrow has no cast: values are then
         # converted one by one, bad ones reported.
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OverflowError, ValueError):
-            converted = None
-        if converted is not None:
-            return (converted, bad) if kind != TIME else without_plain_dates(column, converted, bad)
-    slow, more = _convert_rows(column, kind)
-    if kind == TIME:
-        return without_plain_dates(column, slow, bad + more)
-    return slow, bad + more
+        with contextlib.suppress(*_NO_FAST_WAY):
+            converted = fast(column)
+    if converted is None:
+        converted, more = _convert_rows(column, kind)
+        bad = bad + more
+    return without_plain_dates(column, converted, bad) if kind == TIME else (converted, bad)
 
 
 def decode_text(column: pa.Array) -> tuple[pa.Array, list[BadValue]]:

@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.tables.arrow_values import without_nanoseconds
 from m6rec_jax.tables.files import column_names, open_parquet, parquet_damage, takeable
 from m6rec_jax.tables.requests import RejectedRow
 
@@ -314,24 +315,11 @@ def _check_names(values: Mapping[str, Any], names: Iterable[str]) -> None:
             )
 
 
-def _without_nanoseconds(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Times as fine as Python's are: it refuses others, also in columns that nobody asks for."""
-    for place, field in enumerate(batch.schema):
-        kind = field.type
-        if getattr(kind, "unit", None) != "ns":
-            continue
-        if pa.types.is_timestamp(kind):
-            coarser: pa.DataType = pa.timestamp("us", kind.tz)
-        else:
-            coarser = pa.time64("us") if pa.types.is_time64(kind) else pa.duration("us")
-        column = batch.column(place).cast(coarser, safe=False)
-        batch = batch.set_column(place, field.with_type(coarser), column)
-    return batch
-
-
 def _read_batch(batch: pa.RecordBatch, first: int) -> list[ReadRow]:
     """Rows of Arrow as Python objects. Arrow does not look whether strings are UTF-8."""
-    batch = _without_nanoseconds(batch)
+    batch = pa.RecordBatch.from_arrays(
+        [without_nanoseconds(column) for column in batch.columns], names=batch.schema.names
+    )
     try:
         return [ReadRow(first + i, values) for i, values in enumerate(batch.to_pylist())]
     except (UnicodeDecodeError, ValueError, OverflowError):

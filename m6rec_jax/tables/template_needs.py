@@ -11,6 +11,7 @@ import numpy as np
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.tables.schema import DatasetSpec
 from m6rec_jax.tables.statistics import Statistics
+from m6rec_jax.text.format_strings import Template
 from m6rec_jax.text.records import Item
 from m6rec_jax.text.templates import DatasetTemplate
 
@@ -45,6 +46,15 @@ def checked_template(spec: DatasetSpec, statistics: Statistics, where: str) -> D
     return template
 
 
+def may_be_silent(template: DatasetTemplate) -> list[Template]:
+    """Templates, of those that must say something of every item, that may say nothing of one."""
+    told = [template.item_template]
+    # A candidate that is empty altogether: rows of candidates are not wanted.
+    if template.candidate_template.source.strip():
+        told.append(template.candidate_template)
+    return [one for one in told if one.may_be_empty]
+
+
 def silent_items(template: DatasetTemplate, items: Sequence[Item]) -> dict[str, list[str]]:
     """Items of which a template may tell nothing at all, which no model can read.
 
@@ -56,11 +66,9 @@ def silent_items(template: DatasetTemplate, items: Sequence[Item]) -> dict[str, 
       Name of the template -> ids of such items; none where there are none.
     """
     found: dict[str, list[str]] = {}
-    for told in (template.item_template, template.candidate_template):
-        # A candidate that is empty altogether: rows of candidates are not wanted.
-        if told.may_be_empty and (told.source.strip() or told is template.item_template):
-            silent = [item.id for item in items if not told.render(item.attributes).strip()]
-            found |= {told.name: silent} if silent else {}
+    for told in may_be_silent(template):
+        silent = [item.id for item in items if not told.render(item.attributes).strip()]
+        found |= {told.name: silent} if silent else {}
     return found
 
 
