@@ -17,9 +17,9 @@ from benchmarks.batch_inference import (
     write_requests,
 )
 from m6rec_jax.errors import DataError
+from m6rec_jax.requests.files import Position, open_requests
+from m6rec_jax.requests.request import RejectedRow, RequestParser
 from m6rec_jax.tables.reading import Dataset
-from m6rec_jax.tables.request_files import Position, open_requests
-from m6rec_jax.tables.requests import RejectedRow, RequestParser
 from m6rec_jax.tables.schema import DatasetSpec
 from m6rec_jax.text.records import Item
 

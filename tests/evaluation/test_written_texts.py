@@ -11,6 +11,11 @@ from flax import linen as nn
 
 from m6rec_jax.checkpoints.manifest import RunDescription
 from m6rec_jax.checkpoints.store import CheckpointStore
+from m6rec_jax.engine.bundle import load_model
+from m6rec_jax.engine.generation import Generator
+from m6rec_jax.engine.retrieval import Retriever
+from m6rec_jax.engine.text_decoding import Decoding
+from m6rec_jax.engine.title_trie import TitleTrie
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.evaluation import evaluator as evaluation
 from m6rec_jax.evaluation import writers
@@ -22,12 +27,7 @@ from m6rec_jax.evaluation.writing_figures import (
     content_figures,
     explanation_figures,
 )
-from m6rec_jax.inference.bundle import load_model
-from m6rec_jax.inference.generation import Generator
-from m6rec_jax.inference.request_data import open_serving_data
-from m6rec_jax.inference.retrieval import Retriever
-from m6rec_jax.inference.text_decoding import Decoding
-from m6rec_jax.inference.title_trie import TitleTrie
+from m6rec_jax.jobs.request_data import open_serving_data
 from m6rec_jax.metrics import diversity, explanation, faithfulness, generation
 from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
 from m6rec_jax.model.m6rec import initial_features
