@@ -109,7 +109,7 @@ def test_imports_only_lower_floors(floor: str, path: Path) -> None:
         "m6rec_jax.cli",
         "m6rec_jax.engine.scoring",
         "m6rec_jax.engine.generation",
-        "m6rec_jax.bank.bundle",
+        "m6rec_jax.bank.loading",
         "m6rec_jax.serving.batch_inference",
         "m6rec_jax.serving.build_index",
     ],

@@ -9,7 +9,7 @@ import gin
 import jax
 from etils import epath
 
-from m6rec_jax.engine.bundle import restore_model
+from m6rec_jax.engine.model_folder import restore_model
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.evaluation.evaluator import Evaluator
 from m6rec_jax.evaluation.named_columns import named_columns

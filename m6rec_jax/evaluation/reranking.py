@@ -15,8 +15,8 @@ from typing import Any
 import gin
 import numpy as np
 
-from m6rec_jax.engine.bundle import load_model
 from m6rec_jax.engine.catalogue_index import TopK
+from m6rec_jax.engine.model_folder import load_model
 from m6rec_jax.engine.reranking import Reranker
 from m6rec_jax.engine.runtime import Runtime
 from m6rec_jax.errors import DataError

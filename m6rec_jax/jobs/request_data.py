@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from m6rec_jax.engine.bundle import DATASETS_FOLDER, Bundle
+from m6rec_jax.engine.loaded_model import LoadedModel
+from m6rec_jax.engine.model_folder import DATASETS_FOLDER
 from m6rec_jax.engine.task_settings import dialogue_part, task_name
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.requests.serving_data import ServingData, prepared_dataset_spec
@@ -14,7 +15,7 @@ from m6rec_jax.tables.sources import default_cache_dir
 
 
 def open_serving_data(
-    bundle: Bundle,
+    bundle: LoadedModel,
     task: str = "",
     prepared: str | None = None,
     items: str | None = None,
@@ -56,7 +57,7 @@ def open_serving_data(
     return ServingData.open(spec, folder, file, with_statistics=with_statistics)
 
 
-def refuse_dialogues(bundle: Bundle, task: str = "") -> None:
+def refuse_dialogues(bundle: LoadedModel, task: str = "") -> None:
     """Raises ConfigError for a task of dialogues, and where there is no such task."""
     task = task_name(bundle.settings.tasks, task)
     part = dialogue_part(bundle.settings.tasks[task])
@@ -69,11 +70,11 @@ def refuse_dialogues(bundle: Bundle, task: str = "") -> None:
 
 
 def _spec(
-    bundle: Bundle, task: str, folder: Path | None, any_data_set: bool
+    bundle: LoadedModel, task: str, folder: Path | None, any_data_set: bool
 ) -> Mapping[str, Any] | None:
     own = bundle.settings.tasks[task].prepared
     if folder is not None and (any_data_set or not own):
-        known, there = bundle.saved_dataset_spec(task), prepared_dataset_spec(folder)
+        known, there = bundle.dataset_spec(task), prepared_dataset_spec(folder)
         # Told as in training, where the model was trained on this data set.
         if known is not None and known.get("name") == there.get("name"):
             return known
@@ -82,8 +83,8 @@ def _spec(
     return bundle.dataset_spec(task)
 
 
-def _without_data_set(bundle: Bundle, task: str) -> str:
-    others = [name for name in bundle.settings.tasks if bundle.saved_dataset_spec(name)]
+def _without_data_set(bundle: LoadedModel, task: str) -> str:
+    others = [name for name in bundle.settings.tasks if bundle.dataset_spec(name)]
     own = bundle.settings.tasks[task].prepared
     return (
         f"'{task}' was trained on no data set of users, items and events (there is no "

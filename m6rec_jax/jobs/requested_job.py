@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from m6rec_jax.engine.bundle import Bundle
 from m6rec_jax.engine.index_files import open_index
+from m6rec_jax.engine.loaded_model import LoadedModel
 from m6rec_jax.engine.task_settings import TaskSettings, task_settings
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.jobs.likelihood_job import LikelihoodJob
@@ -31,7 +31,7 @@ class JobParts:
       approximate: search the index's graph.
     """
 
-    bundle: Bundle
+    bundle: LoadedModel
     data: ServingData
     task: str
     shapes: Mapping[str, Any]
@@ -45,7 +45,7 @@ class JobParts:
 
     def renderer(self, *, candidates: bool = True) -> RequestRenderer:
         """Tells requests as the task was trained to read them."""
-        spec = self.bundle.saved_dataset_spec(self.task) or {}
+        spec = self.bundle.dataset_spec(self.task) or {}
         # A data set that the task was not trained on has a history's length of its own.
         own = self.data.spec.name == spec.get("name")
         max_events = self.settings.max_events if own else self.data.max_events
@@ -74,7 +74,7 @@ def make_job(job: str, parts: JobParts) -> RequestJob:
     return _MAKE[job](parts)
 
 
-def job_of(bundle: Bundle, task: str, job: str | None = None) -> str:
+def job_of(bundle: LoadedModel, task: str, job: str | None = None) -> str:
     """The job that is asked for, one of `JOBS`.
 
     Args:
@@ -94,7 +94,7 @@ def job_of(bundle: Bundle, task: str, job: str | None = None) -> str:
     return job
 
 
-def _kind(bundle: Bundle, kind: str) -> str:
+def _kind(bundle: LoadedModel, kind: str) -> str:
     if kind == "generation":
         return "writing"
     if kind:

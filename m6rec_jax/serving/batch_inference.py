@@ -22,7 +22,7 @@ import numpy as np
 from tqdm import tqdm
 
 from m6rec_jax.checkpoints.buckets import in_bucket
-from m6rec_jax.engine.bundle import Bundle, load_model
+from m6rec_jax.engine.loaded_model import LoadedModel
 from m6rec_jax.engine.task_settings import task_name
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.jobs.request_data import open_serving_data, refuse_dialogues
@@ -76,7 +76,7 @@ def infer_requests(
     task: str = "",
     job: str | None = None,
     step: int | None = None,
-    load: Callable[..., Bundle] = load_model,
+    load: Callable[..., LoadedModel] = load_model,
     prepared: str | None = None,
     items: str | None = None,
     index: str | None = None,

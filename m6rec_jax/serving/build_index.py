@@ -9,8 +9,8 @@ import gin
 import jax
 
 from m6rec_jax.checkpoints.buckets import in_bucket
-from m6rec_jax.engine.bundle import Bundle, load_model
 from m6rec_jax.engine.index_files import DEFAULT_BLOCK, IndexManifest, write_index
+from m6rec_jax.engine.loaded_model import LoadedModel
 from m6rec_jax.engine.task_settings import task_name
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.jobs.request_data import open_serving_data, refuse_dialogues
@@ -24,7 +24,7 @@ def build_index(
     *,
     task: str = "",
     step: int | None = None,
-    load: Callable[..., Bundle] = load_model,
+    load: Callable[..., LoadedModel] = load_model,
     prepared: str | None = None,
     items: str | None = None,
     graph: bool = False,

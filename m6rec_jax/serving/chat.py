@@ -15,7 +15,7 @@ from typing import Any, TextIO
 
 import gin
 
-from m6rec_jax.engine.bundle import Bundle, load_model
+from m6rec_jax.engine.loaded_model import LoadedModel
 from m6rec_jax.engine.task_settings import dialogue_part
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.jobs.conversation import Answer, Conversation, ConversationCatalogue
@@ -40,7 +40,7 @@ def chat(
     prepared: str | None = None,
     titles: str = "",
     step: int | None = None,
-    load: Callable[..., Bundle] = load_model,
+    load: Callable[..., LoadedModel] = load_model,
     rules: LogicalRules | None = None,
     user: Path | None = None,
     lines: Iterable[str] | None = None,
@@ -139,7 +139,7 @@ def read_history(user: Path, folder: Path) -> list[str]:
         raise DataError(f"{user}: {problem}") from None
 
 
-def _folder(bundle: Bundle, tasks: Iterable[str], prepared: str | None) -> Path:
+def _folder(bundle: LoadedModel, tasks: Iterable[str], prepared: str | None) -> Path:
     """Where the catalogue lies: what the tasks were trained on, or what the user names."""
     if not prepared:
         own = {bundle.settings.tasks[task].prepared for task in tasks}
@@ -164,7 +164,7 @@ def _folder(bundle: Bundle, tasks: Iterable[str], prepared: str | None) -> Path:
     return folder
 
 
-def _tasks(bundle: Bundle) -> dict[str, str]:
+def _tasks(bundle: LoadedModel) -> dict[str, str]:
     """Part of the dialogue -> name of the model's task for it.
 
     Raises:
@@ -189,7 +189,7 @@ def _tasks(bundle: Bundle) -> dict[str, str]:
     return found
 
 
-def _parts(bundle: Bundle, tasks: Mapping[str, str]) -> dict[str, Any]:
+def _parts(bundle: LoadedModel, tasks: Mapping[str, str]) -> dict[str, Any]:
     """Generators and the retriever of the model's tasks."""
     return {
         part: bundle.retriever(name, batch_sizes=(1, 32))
@@ -199,7 +199,7 @@ def _parts(bundle: Bundle, tasks: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def _turns(bundle: Bundle, tasks: Iterable[str]) -> int | None:
+def _turns(bundle: LoadedModel, tasks: Iterable[str]) -> int | None:
     """Turns of dialogues that all of these tasks were trained on, at most; None: all."""
     known = [bundle.settings.tasks[name].max_events for name in tasks]
     return min((turns for turns in known if turns is not None), default=None)

@@ -17,7 +17,7 @@ from jax.sharding import AbstractMesh
 from m6rec_jax.checkpoints.manifest import RunDescription
 from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.configuration import bound, parse_config
-from m6rec_jax.engine.bundle import load_model
+from m6rec_jax.engine.model_folder import load_model
 from m6rec_jax.engine.retrieval import Retriever
 from m6rec_jax.engine.scoring import Scorer
 from m6rec_jax.errors import CheckpointError, ConfigError, DataError

@@ -11,8 +11,8 @@ from flax import linen as nn
 
 from m6rec_jax.checkpoints.manifest import RunDescription
 from m6rec_jax.checkpoints.store import CheckpointStore
-from m6rec_jax.engine.bundle import load_model
 from m6rec_jax.engine.generation import Generator
+from m6rec_jax.engine.model_folder import load_model
 from m6rec_jax.engine.retrieval import Retriever
 from m6rec_jax.engine.text_decoding import Decoding
 from m6rec_jax.engine.title_trie import TitleTrie

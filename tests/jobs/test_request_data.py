@@ -6,8 +6,8 @@ import shutil
 import pytest
 
 from m6rec_jax.bank.export import export_prompts
-from m6rec_jax.engine.bundle import load_model
 from m6rec_jax.engine.index_files import open_index
+from m6rec_jax.engine.model_folder import load_model
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.jobs.request_data import open_serving_data
 from m6rec_jax.serving.build_index import build_index

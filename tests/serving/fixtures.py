@@ -4,7 +4,7 @@ import functools
 
 import pytest
 
-from m6rec_jax.engine.bundle import load_model
+from m6rec_jax.engine.model_folder import load_model
 from m6rec_jax.serving import batch_inference
 from tests.engine.tiny_model import make_model
 from tests.pipeline import shop_rows

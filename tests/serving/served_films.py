@@ -14,7 +14,8 @@ import pyarrow as pa
 
 from m6rec_jax.checkpoints.manifest import RunDescription
 from m6rec_jax.checkpoints.store import CheckpointStore
-from m6rec_jax.engine.bundle import InferenceSettings, save_assets
+from m6rec_jax.engine.loaded_model import InferenceSettings
+from m6rec_jax.engine.model_folder import save_assets
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.tables.prepared import CATALOGUE, MANIFEST, STATISTICS, write_catalogue
 from m6rec_jax.tables.schema import DatasetSpec

@@ -17,8 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from m6rec_jax.engine import catalogue_index
-from m6rec_jax.engine.bundle import Bundle, InferenceSettings, load_model
 from m6rec_jax.engine.index_files import open_index
+from m6rec_jax.engine.loaded_model import InferenceSettings
+from m6rec_jax.engine.model_folder import TrainedModel, load_model
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.errors import CheckpointError, ConfigError, DataError
 from m6rec_jax.jobs.request_data import open_serving_data
@@ -68,7 +69,7 @@ def loaded_once() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def bundle(folder: Path) -> Bundle:
+def bundle(folder: Path) -> TrainedModel:
     return load_model(folder / "run")
 
 
@@ -81,7 +82,7 @@ def scored(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def data(bundle: Bundle, folder: Path) -> ServingData:
+def data(bundle: TrainedModel, folder: Path) -> ServingData:
     return open_serving_data(bundle, "ctr", str(folder / "data"))
 
 
@@ -115,7 +116,7 @@ GOOD = [row for row in range(NUMBER) if row not in BAD_ROWS]
 
 
 def test_scores_equal_those_of_one_request_at_a_time(
-    folder: Path, bundle: Bundle, data: ServingData, scored: Path
+    folder: Path, bundle: TrainedModel, data: ServingData, scored: Path
 ) -> None:
     report = infer(folder, scored)  # reports what was done before
     found = read_rows(scored)
@@ -146,7 +147,7 @@ def test_scores_equal_those_of_one_request_at_a_time(
 
 
 def test_all_batches_run_the_same_programs(
-    folder: Path, bundle: Bundle, data: ServingData, tmp_path: Path
+    folder: Path, bundle: TrainedModel, data: ServingData, tmp_path: Path
 ) -> None:
     """Three chunks, the last one smaller, and requests of all sizes."""
     renderer = RequestRenderer(data.template, data.statistics, MAX_EVENTS)
@@ -166,7 +167,7 @@ def test_all_batches_run_the_same_programs(
 
 @pytest.mark.parametrize("exclude_seen", [True, False])
 def test_retrieval_gives_ids_and_scores(
-    folder: Path, bundle: Bundle, data: ServingData, tmp_path: Path, exclude_seen: bool
+    folder: Path, bundle: TrainedModel, data: ServingData, tmp_path: Path, exclude_seen: bool
 ) -> None:
     rows = [request(number) for number in range(12)]
     rows[2] |= {"k": 12}
@@ -306,7 +307,7 @@ def whole(data: ServingData, entry: Any) -> Any:
     return entry if isinstance(entry, dict) else dict(data.items[entry].attributes)
 
 
-def test_candidates_of_which_no_token_is_left_are_refused(bundle: Bundle) -> None:
+def test_candidates_of_which_no_token_is_left_are_refused(bundle: TrainedModel) -> None:
     class Renderer:
         def render(self, asked: Any) -> RequestText:
             return RequestText(["profile"], ["Film A", "\u200b"])
@@ -316,7 +317,7 @@ def test_candidates_of_which_no_token_is_left_are_refused(bundle: Bundle) -> Non
         job.accept(None, 0)  # type: ignore[arg-type]
 
 
-def test_clear_errors(folder: Path, tmp_path: Path, bundle: Bundle) -> None:
+def test_clear_errors(folder: Path, tmp_path: Path, bundle: TrainedModel) -> None:
     out = tmp_path / "out.jsonl"
     with pytest.raises(ConfigError, match=r"in the format of the requests, '\.jsonl'"):
         infer(folder, tmp_path / "out.parquet")
@@ -351,7 +352,7 @@ def test_clear_errors(folder: Path, tmp_path: Path, bundle: Bundle) -> None:
         infer(folder, out, requests=tmp_path / "two.jsonl")
 
 
-def test_a_job_without_a_kind_is_what_the_model_is_built_for(bundle: Bundle) -> None:
+def test_a_job_without_a_kind_is_what_the_model_is_built_for(bundle: TrainedModel) -> None:
     kinds = collections.Counter()
     prompts = type(bundle.model.config.prompts)
     for head, dim in (("option", 0), ("none", 8), ("option", 8), ("none", 0)):
@@ -372,7 +373,7 @@ def test_a_job_without_a_kind_is_what_the_model_is_built_for(bundle: Bundle) -> 
     assert kinds == {"scoring": 1, "retrieval": 1, "unknown": 2}
 
 
-def test_reranking_answers_no_requests(bundle: Bundle, data: ServingData) -> None:
+def test_reranking_answers_no_requests(bundle: TrainedModel, data: ServingData) -> None:
     """Its candidates' texts are of another kind than a request's renderer tells."""
     task = TaskSettings(kind="scoring", view="reranking")
     other = dataclasses.replace(bundle, settings=InferenceSettings(S, T, {"near": task}))
@@ -391,7 +392,7 @@ def test_a_value_that_no_words_can_tell_is_a_rejected_row(folder: Path, tmp_path
 
 
 def test_a_model_that_answers_nan_answers_nobody(
-    folder: Path, bundle: Bundle, tmp_path: Path
+    folder: Path, bundle: TrainedModel, tmp_path: Path
 ) -> None:
     broken = dataclasses.replace(
         bundle, variables=jax.tree.map(lambda leaf: leaf * np.nan, bundle.variables)
