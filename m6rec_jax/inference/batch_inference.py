@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
-import hashlib
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,15 +18,16 @@ from typing import Any, TypeVar
 import gin
 import jax
 import numpy as np
-from tqdm import tqdm
 
-from m6rec_jax.checkpoints.buckets import in_bucket
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.inference.bundle import Bundle, load_model
 from m6rec_jax.inference.request_data import open_serving_data, refuse_dialogues
 from m6rec_jax.inference.request_jobs import Accepted, RequestJob
 from m6rec_jax.inference.requested_job import JobParts, job_of, make_job
 from m6rec_jax.inference.task_settings import task_name
+from m6rec_jax.io.buckets import in_bucket
+from m6rec_jax.io.hashing import file_sha256
+from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.sharding import LogicalRules, data_parallel, make_mesh
 from m6rec_jax.tables.part_files import PartFiles, Totals, side_files
 from m6rec_jax.tables.request_files import Chunk, Position, RequestFile, open_requests
@@ -183,7 +183,7 @@ def run_job(
             log.info("going on at row %s", f"{parts.start.row:,}")
         total, unit = file.extent()
         told = (_tell(job, parser, chunk) for chunk in file.chunks(parts.start, chunk_size))
-        with tqdm(
+        with progress_bar(
             total=total,
             initial=file.progress(Position(), parts.start),
             unit="B" if unit == "bytes" else " rows",
@@ -293,8 +293,7 @@ def _file_fingerprint(path: Path) -> str:
     """SHA-256 of all that it holds: a file that was edited anywhere is another one."""
     if not path.is_file():
         return ""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_sha256(path)
 
 
 def _plain(text: str) -> str:

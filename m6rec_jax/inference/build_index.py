@@ -8,12 +8,12 @@ from pathlib import Path
 import gin
 import jax
 
-from m6rec_jax.checkpoints.buckets import in_bucket
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.inference.bundle import Bundle, load_model
 from m6rec_jax.inference.index_files import DEFAULT_BLOCK, IndexManifest, write_index
 from m6rec_jax.inference.request_data import open_serving_data, refuse_dialogues
 from m6rec_jax.inference.task_settings import task_name
+from m6rec_jax.io.buckets import in_bucket
 from m6rec_jax.sharding import LogicalRules, data_parallel, make_mesh
 
 

@@ -15,7 +15,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import tempfile
 from collections.abc import Mapping
@@ -37,6 +36,7 @@ from m6rec_jax.inference.likelihood_scoring import LikelihoodScorer
 from m6rec_jax.inference.retrieval import Retriever
 from m6rec_jax.inference.scoring import Scorer
 from m6rec_jax.inference.task_settings import TaskSettings, dialogue_part, task_settings
+from m6rec_jax.io.hashing import sha256
 from m6rec_jax.model import M6Rec
 from m6rec_jax.model.m6rec import initial_features
 from m6rec_jax.sharding import LogicalRules, make_mesh, unboxed_shapes, variable_shardings
@@ -188,8 +188,7 @@ class Bundle:
 
 def digest(described: Mapping[str, Any]) -> str:
     """SHA-256 (hex) of what results depend on."""
-    text = json.dumps(described, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return sha256(json.dumps(described, sort_keys=True, default=str))
 
 
 def save_assets(
