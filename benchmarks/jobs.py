@@ -37,7 +37,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import hashlib
 import itertools
 import json
 import os
@@ -63,6 +62,7 @@ from benchmarks.provenance import ROOT
 from benchmarks.results_file import Row, add_rows, metric_rows, read_results, results_path
 from benchmarks.tuned_run import backbone_of, conditions_of, refuse_others
 from m6rec_jax.errors import DataError, M6RecError
+from m6rec_jax.io.hashing import sha256
 from m6rec_jax.tables import views
 from m6rec_jax.tables.prepared import Prepared
 from m6rec_jax.tables.sources import default_cache_dir
@@ -162,7 +162,7 @@ class Study:
         self.foundation, self.bindings = foundation, bindings
         self.fingerprint = backbone_of(foundation)
         # What was trained with other bindings is not taken for what is missing here.
-        other = f"-{hashlib.sha256(repr(list(bindings)).encode()).hexdigest()[:8]}"
+        other = f"-{sha256(repr(list(bindings)))[:8]}"
         self.output = output / (self.fingerprint + (other if bindings else ""))
         self.path = results_path(RESULTS)
 

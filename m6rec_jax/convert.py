@@ -23,7 +23,6 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from m6rec_jax.checkpoints.buckets import in_bucket
 from m6rec_jax.checkpoints.huggingface import (
     SPIECE_FILE,
     huggingface_mapping,
@@ -34,7 +33,6 @@ from m6rec_jax.checkpoints.huggingface import (
 from m6rec_jax.checkpoints.huggingface_config import from_model_config
 from m6rec_jax.checkpoints.location import CHECKPOINTS_FOLDER, list_steps, locate, read_manifest
 from m6rec_jax.checkpoints.manifest import RunDescription
-from m6rec_jax.checkpoints.new_folder import check_new
 from m6rec_jax.checkpoints.restore import PARAMS, PROMPTS, restore_params
 from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.checkpoints.t5_tensors import Weights, leaf_shapes, plain_config, with_rows
@@ -50,6 +48,8 @@ from m6rec_jax.engine.model_folder import (
     variable_targets,
 )
 from m6rec_jax.errors import CheckpointError, ConfigError
+from m6rec_jax.io.atomic import check_new
+from m6rec_jax.io.buckets import in_bucket
 from m6rec_jax.model import M6Rec, ModelConfig
 from m6rec_jax.t5x_bridge.checkpoints import from_t5x, to_t5x
 from m6rec_jax.text.vocabulary import Vocabulary

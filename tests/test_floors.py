@@ -12,6 +12,7 @@ PACKAGE = ROOT / "m6rec_jax"
 
 # Ground floor first. A folder may import itself and the folders before it.
 FLOORS = [
+    "io",
     "text",
     "tables",
     "requests",
@@ -32,9 +33,9 @@ FLOORS = [
     "export",
     "t5x_bridge",
 ]
-# Modules beside the folders: errors, progress and configuration (it knows only gin) lie under every
+# Modules beside the folders: errors and configuration (it knows only gin) lie under every
 # floor; the command line stands on the roof.
-BELOW_ALL = {"errors", "configuration", "config_file", "json_text", "progress"}
+BELOW_ALL = {"errors", "configuration", "config_file"}
 ROOF = {"cli", "convert", "demo", "demo_report", "doctor", "subcommands"}
 
 HEAVY = {
@@ -43,6 +44,7 @@ HEAVY = {
 }
 # What each floor may import of the heavy libraries (anywhere in the file, lazily or not).
 MAY_IMPORT = {
+    "io": set(),
     "text": set(),
     "tables": {"tensorflow_datasets", "tensorflow"},
     "metrics": set(),

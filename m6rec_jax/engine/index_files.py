@@ -28,13 +28,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from jax.sharding import Mesh
-from tqdm import tqdm
 
 from m6rec_jax import __version__
 from m6rec_jax.engine.catalogue_index import CatalogueIndex, ItemSearch
 from m6rec_jax.engine.graph_index import GraphIndex
 from m6rec_jax.errors import CheckpointError, DataError
-from m6rec_jax.tables.locked_folder import LOCK_FILE, locked_folder
+from m6rec_jax.io.atomic import write_atomically
+from m6rec_jax.io.hashing import file_sha256
+from m6rec_jax.io.locks import LOCK_FILE, locked_folder
+from m6rec_jax.io.progress import progress_bar
 
 log = logging.getLogger(__name__)
 
@@ -167,7 +169,7 @@ def write_index(
             catalogue,
             dim,
             len(texts),
-            {name: _checksum(unfinished / name) for name in files},
+            {name: file_sha256(unfinished / name) for name in files},
             datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             __version__,
             dict(extra or {}),
@@ -209,7 +211,7 @@ def open_index(
         )
     for name, checksum in manifest.checksums.items():
         path = folder / name
-        if not path.is_file() or _checksum(path) != checksum:
+        if not path.is_file() or file_sha256(path) != checksum:
             raise CheckpointError(f"{path} is missing or damaged; build the index anew")
     ids = pq.read_table(folder / IDS).column("item_id").to_pylist()
     embeddings = np.load(folder / EMBEDDINGS, mmap_mode="r")
@@ -260,7 +262,7 @@ def _embed_all(
     vectors = np.lib.format.open_memmap(
         folder / EMBEDDINGS, "r+" if done else "w+", np.float32, (len(wanted), dim)
     )
-    with tqdm(
+    with progress_bar(
         total=len(wanted), initial=done, desc="embedding", unit=" items", disable=not progress
     ) as bar:
         for start in range(done, len(wanted), block):
@@ -283,9 +285,7 @@ def _done(folder: Path, made_of: tuple[str, str], shape: tuple[int, int]) -> int
 
 
 def _write_progress(folder: Path, made_of: tuple[str, str], done: int) -> None:
-    scratch = folder / f"{_PROGRESS}.partial"
-    scratch.write_text(json.dumps({"made_of": made_of, "done": done}), "utf-8")
-    scratch.replace(folder / _PROGRESS)
+    write_atomically(folder / _PROGRESS, json.dumps({"made_of": made_of, "done": done}))
 
 
 def _same_index(folder: Path, model: str, catalogue: str, graph: bool) -> IndexManifest:
@@ -305,8 +305,3 @@ def _fingerprint_of(texts: Mapping[str, str]) -> str:
     for id_, text in texts.items():
         digest.update(json.dumps([id_, text]).encode())
     return digest.hexdigest()
-
-
-def _checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

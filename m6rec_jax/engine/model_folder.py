@@ -15,7 +15,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import tempfile
 from collections.abc import Mapping
@@ -34,6 +33,7 @@ from m6rec_jax.checkpoints.trees import flatten
 from m6rec_jax.engine.loaded_model import InferenceSettings, LoadedModel, template_of
 from m6rec_jax.engine.task_settings import TaskSettings, task_settings
 from m6rec_jax.errors import CheckpointError
+from m6rec_jax.io.hashing import sha256
 from m6rec_jax.model import M6Rec
 from m6rec_jax.model.m6rec import initial_features
 from m6rec_jax.sharding import LogicalRules, make_mesh, unboxed_shapes, variable_shardings
@@ -80,8 +80,7 @@ class TrainedModel(LoadedModel):
 
 def digest(described: Mapping[str, Any]) -> str:
     """SHA-256 (hex) of what results depend on."""
-    text = json.dumps(described, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return sha256(json.dumps(described, sort_keys=True, default=str))
 
 
 def save_assets(

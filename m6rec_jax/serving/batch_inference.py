@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
-import hashlib
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,12 +18,14 @@ from typing import Any, TypeVar
 import gin
 import jax
 import numpy as np
-from tqdm import tqdm
 
-from m6rec_jax.checkpoints.buckets import in_bucket
+from m6rec_jax.bank.loading import load_with_bank
 from m6rec_jax.engine.loaded_model import LoadedModel
 from m6rec_jax.engine.task_settings import task_name
 from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.io.buckets import in_bucket
+from m6rec_jax.io.hashing import file_sha256
+from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.jobs.request_data import open_serving_data, refuse_dialogues
 from m6rec_jax.jobs.request_jobs import Accepted, RequestJob
 from m6rec_jax.jobs.requested_job import JobParts, job_of, make_job
@@ -76,7 +77,7 @@ def infer_requests(
     task: str = "",
     job: str | None = None,
     step: int | None = None,
-    load: Callable[..., LoadedModel] = load_model,
+    load: Callable[..., LoadedModel] = load_with_bank,
     prepared: str | None = None,
     items: str | None = None,
     index: str | None = None,
@@ -183,7 +184,7 @@ def run_job(
             log.info("going on at row %s", f"{parts.start.row:,}")
         total, unit = file.extent()
         told = (_tell(job, parser, chunk) for chunk in file.chunks(parts.start, chunk_size))
-        with tqdm(
+        with progress_bar(
             total=total,
             initial=file.progress(Position(), parts.start),
             unit="B" if unit == "bytes" else " rows",
@@ -293,8 +294,7 @@ def _file_fingerprint(path: Path) -> str:
     """SHA-256 of all that it holds: a file that was edited anywhere is another one."""
     if not path.is_file():
         return ""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_sha256(path)
 
 
 def _plain(text: str) -> str:

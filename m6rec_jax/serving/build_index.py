@@ -8,11 +8,12 @@ from pathlib import Path
 import gin
 import jax
 
-from m6rec_jax.checkpoints.buckets import in_bucket
+from m6rec_jax.bank.loading import load_with_bank
 from m6rec_jax.engine.index_files import DEFAULT_BLOCK, IndexManifest, write_index
 from m6rec_jax.engine.loaded_model import LoadedModel
 from m6rec_jax.engine.task_settings import task_name
 from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.io.buckets import in_bucket
 from m6rec_jax.jobs.request_data import open_serving_data, refuse_dialogues
 from m6rec_jax.sharding import LogicalRules, data_parallel, make_mesh
 
@@ -24,7 +25,7 @@ def build_index(
     *,
     task: str = "",
     step: int | None = None,
-    load: Callable[..., LoadedModel] = load_model,
+    load: Callable[..., LoadedModel] = load_with_bank,
     prepared: str | None = None,
     items: str | None = None,
     graph: bool = False,

@@ -15,6 +15,7 @@ from typing import Any, TextIO
 
 import gin
 
+from m6rec_jax.bank.loading import load_with_bank
 from m6rec_jax.engine.loaded_model import LoadedModel
 from m6rec_jax.engine.task_settings import dialogue_part
 from m6rec_jax.errors import ConfigError, DataError
@@ -40,7 +41,7 @@ def chat(
     prepared: str | None = None,
     titles: str = "",
     step: int | None = None,
-    load: Callable[..., LoadedModel] = load_model,
+    load: Callable[..., LoadedModel] = load_with_bank,
     rules: LogicalRules | None = None,
     user: Path | None = None,
     lines: Iterable[str] | None = None,

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from m6rec_jax.progress import progress_bar
+from m6rec_jax.io.progress import progress_bar
 
 
 def build_view(out: Path, rendered: Path, target: Path, progress: bool) -> None:

@@ -30,8 +30,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from m6rec_jax.errors import DataError
+from m6rec_jax.io.closest import did_you_mean
 from m6rec_jax.tables import columns, files
-from m6rec_jax.tables.schema import Section, closest_match, load_json
+from m6rec_jax.tables.schema import Section, load_json
 
 CORPUS_FILE = "corpus.json"
 
@@ -226,7 +227,7 @@ class Corpus:
                 if label is not None and label not in numbers:
                     raise DataError(
                         f"{where}, column {spec.label!r}: {label!r} is none of the classes"
-                        f"{closest_match(label, numbers)} ({', '.join(numbers)})"
+                        f"{did_you_mean(label, numbers)} ({', '.join(numbers)})"
                     )
                 number = None if label is None else numbers[label]
                 yield Text(identifier, group, about or "", parts, number)

@@ -27,10 +27,11 @@ import numpy as np
 import pyarrow as pa
 
 from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.io.closest import did_you_mean
 from m6rec_jax.tables import splits
 from m6rec_jax.tables.dialogue_formats import FORMATS, Dialogue, Turn
 from m6rec_jax.tables.prepared import CATALOGUE, Prepared, write_catalogue
-from m6rec_jax.tables.schema import Section, closest_match, load_json
+from m6rec_jax.tables.schema import Section, load_json
 from m6rec_jax.tables.splits import PARTS, TRAIN, VALIDATION, Split
 from m6rec_jax.tables.text_views import TextViews, ViewRow, files_fingerprint
 from m6rec_jax.tables.views import COLUMNS, DIALOGUE_VIEWS
@@ -71,7 +72,7 @@ class DialogueSpec:
         name, form, files = top.text("name"), top.text("format"), top.require("files")
         if form not in FORMATS:
             raise top.error(
-                "format", f"is {form!r}{closest_match(form, FORMATS)} (known: {', '.join(FORMATS)})"
+                "format", f"is {form!r}{did_you_mean(form, FORMATS)} (known: {', '.join(FORMATS)})"
             )
         if isinstance(files, str):
             files = {"": files}

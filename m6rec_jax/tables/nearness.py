@@ -29,6 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.io.atomic import atomic_file
 
 FILE = "nearness.parquet"
 # Raise it when counts or words change, so that data prepared before are prepared again.
@@ -159,10 +160,8 @@ class Nearness:
         )
         described = {"num_items": self.num_items, "options": dataclasses.asdict(self.options)}
         table = table.replace_schema_metadata({"nearness": json.dumps(described)})
-        path = Path(folder) / FILE
-        scratch = path.with_name(path.name + ".partial")
-        pq.write_table(table, scratch, compression="zstd")
-        scratch.replace(path)
+        with atomic_file(Path(folder) / FILE) as scratch:
+            pq.write_table(table, scratch, compression="zstd")
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Self:

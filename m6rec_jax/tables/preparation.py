@@ -15,7 +15,6 @@ Who may see what is defined in `tables.splits`.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import logging
 import shutil
@@ -27,6 +26,8 @@ import gin
 
 from m6rec_jax import __version__
 from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.io.atomic import write_atomically
+from m6rec_jax.io.hashing import hash_files, json_sha256
 from m6rec_jax.tables import views
 from m6rec_jax.tables.assignment import assign, train_counts
 from m6rec_jax.tables.building import build_view
@@ -180,9 +181,7 @@ class _Job:
             if statistics is not None:
                 self._save_statistics(statistics)
             entry = {"fingerprint": fingerprint, **described}
-            scratch = mark.with_name(f"{mark.name}.partial")
-            scratch.write_text(json.dumps(entry), "utf-8")
-            scratch.replace(mark)
+            write_atomically(mark, json.dumps(entry))
         build_view(self.out, rendered, target, self.progress)
         if (rendered / NEARNESS).is_file():  # what serving ranks candidates by
             (rendered / NEARNESS).replace(self.folder / NEARNESS)
@@ -286,19 +285,13 @@ class _Job:
 
 
 def _fingerprint(*parts: Any) -> str:
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return json_sha256(parts)
 
 
 def dataset_fingerprint(dataset: Dataset) -> str:
     """SHA-256 over dataset.json and the content of all files of a data set."""
-    digest = hashlib.sha256()
     files = (*dataset.user_files, *dataset.item_files, *dataset.event_files)
-    for path in (dataset.directory / SPEC_FILE, *files):
-        digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
+    return hash_files((dataset.directory / SPEC_FILE, *files)).hexdigest()
 
 
 def _read_json(path: Path) -> Mapping[str, Any] | None:

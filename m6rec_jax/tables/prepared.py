@@ -24,9 +24,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from m6rec_jax.errors import DataError
+from m6rec_jax.io.atomic import atomic_file, write_atomically
+from m6rec_jax.io.closest import did_you_mean
 from m6rec_jax.tables import views
 from m6rec_jax.tables.nearness import Nearness
-from m6rec_jax.tables.schema import closest_match
 from m6rec_jax.tables.statistics import Statistics
 from m6rec_jax.text.records import Item
 from m6rec_jax.text.templates import DatasetTemplate
@@ -89,7 +90,7 @@ class Prepared:
             found = sorted(str(p.parent.name) for p in Path(data_dir).glob(f"*/{MANIFEST}"))
             wanted = path.parent.name
             raise DataError(
-                f"{data_dir} holds no prepared {wanted!r}{closest_match(wanted, found)} "
+                f"{data_dir} holds no prepared {wanted!r}{did_you_mean(wanted, found)} "
                 f"(there: {', '.join(found) or 'nothing'}); run `m6rec data prepare`"
             )
         try:
@@ -212,17 +213,14 @@ def write_catalogue(
             "attributes": struct,
         }
     )
-    scratch = path.with_name(path.name + ".partial")
-    pq.write_table(table, scratch, compression="zstd")
-    scratch.replace(path)
+    with atomic_file(path) as scratch:
+        pq.write_table(table, scratch, compression="zstd")
 
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     """Replaces `prepare.json` in one step."""
     text = json.dumps(manifest, indent=2, ensure_ascii=False, sort_keys=True)
-    scratch = folder / f"{MANIFEST}.partial"
-    scratch.write_text(text + "\n", "utf-8")
-    scratch.replace(folder / MANIFEST)
+    write_atomically(folder / MANIFEST, text + "\n")
 
 
 def _value(value: Any) -> Any:

@@ -11,7 +11,7 @@ import gin
 import pyarrow as pa
 
 from m6rec_jax.errors import ConfigError, DataError
-from m6rec_jax.progress import progress_bar
+from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.tables import views
 from m6rec_jax.tables.assignment import Assignment, users_in_order
 from m6rec_jax.tables.grouping import SORT_KEYS, Grouping, group_batches, groups_of

@@ -7,7 +7,6 @@ sum was ever published.
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import shutil
 import subprocess
@@ -20,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from m6rec_jax.progress import progress_bar
+from m6rec_jax.io.hashing import file_digest
+from m6rec_jax.io.progress import progress_bar
 
 _CHUNK = 1 << 16
 _MD5 = "md5:"
@@ -198,18 +198,8 @@ def is_complete(folder: Path, route: Route) -> bool:
     )
 
 
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file in hexadecimal."""
-    return _digest(path, "sha256")
-
-
-def _digest(path: Path, kind: str) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, kind).hexdigest()
-
-
 def _difference(path: Path, expected: str) -> str:
     """What distinguishes a file from the pinned one, "" where nothing does."""
     name, kind = ("MD5", "md5") if expected.startswith(_MD5) else ("SHA-256", "sha256")
-    found, wanted = _digest(path, kind), expected.removeprefix(_MD5)
+    found, wanted = file_digest(path, kind), expected.removeprefix(_MD5)
     return "" if found == wanted else f"{name} {found}, expected {wanted}"

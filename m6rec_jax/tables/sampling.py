@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from m6rec_jax.errors import ConfigError, DataError
-from m6rec_jax.progress import progress_bar
+from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.tables.preparation import dataset_fingerprint
 from m6rec_jax.tables.reading import Dataset
 from m6rec_jax.tables.schema import LabelSpec

@@ -10,17 +10,18 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import gin
 
 from m6rec_jax.errors import DataError
+from m6rec_jax.io.atomic import replaced_folder
+from m6rec_jax.io.closest import did_you_mean
+from m6rec_jax.io.hashing import file_sha256
 from m6rec_jax.tables.routes import (
     FileRoute,
     HomeRoute,
@@ -28,11 +29,10 @@ from m6rec_jax.tables.routes import (
     PackageRoute,
     Route,
     RouteError,
-    file_sha256,
     is_complete,
     unpack,
 )
-from m6rec_jax.tables.schema import SPEC_FILE, closest_match
+from m6rec_jax.tables.schema import SPEC_FILE
 
 __all__ = [
     "FileRoute",
@@ -129,7 +129,7 @@ def public_dataset(name: str) -> PublicDataset:
     if name in _REGISTERED:
         return _REGISTERED[name]
     if name not in _KNOWN:
-        hint = closest_match(name, available())
+        hint = did_you_mean(name, available())
         raise DataError(f"no public data set {name!r} (known: {', '.join(available())}){hint}")
     module, _, attribute = _KNOWN[name].partition(":")
     dataset: PublicDataset = getattr(importlib.import_module(module), attribute)
@@ -191,10 +191,9 @@ def fetch(
         for source in dataset.sources
     }
     echo(f"building {target}")
-    with _new_folder(target) as folder:
+    with _replaced_folder(target) as folder:
         echo(dataset.build(folders, folder))
         _stamp(folder, dataset, folders)
-        _replace(folder, target)
     return target
 
 
@@ -239,9 +238,8 @@ def _fetch_source(
     for route in source.routes:
         echo(f"fetching {source.title} from {route.describe()}")
         try:
-            with _new_folder(target) as folder:
+            with _replaced_folder(target) as folder:
                 unpack(route.download(folder, timeout=timeout, progress=progress), route, folder)
-                _replace(folder, target)
             return target
         except RouteError as error:
             failures.append(f"  {route.describe()}: {error}")
@@ -256,31 +254,14 @@ def _fetch_source(
 
 
 @contextmanager
-def _new_folder(target: Path) -> Iterator[Path]:
-    """A temporary folder beside `target`, on the same disk so that it can be renamed to it."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        path = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    except OSError as error:
-        raise DataError(
-            f"{target.parent} cannot be written to ({error.strerror}); set "
-            f"{DATA_DIR_VARIABLE} to a folder that can"
-        ) from error
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
-
-
-def _replace(folder: Path, target: Path) -> None:
-    """Gives the finished folder its name; what was there before goes away."""
-    folder.chmod(0o755)
-    with tempfile.TemporaryDirectory(prefix=".old-", dir=target.parent) as old:
-        # Another process may have put it there, or taken it away, a moment ago.
-        with suppress(FileNotFoundError):
-            target.rename(Path(old) / target.name)
+def _replaced_folder(target: Path) -> Iterator[Path]:
+    """`replaced_folder`, with an error that names the setting where it cannot be made."""
+    with ExitStack() as stack:
         try:
-            folder.rename(target)
-        except OSError:
-            if not target.is_dir():
-                raise
+            folder = stack.enter_context(replaced_folder(target))
+        except OSError as error:
+            raise DataError(
+                f"{target.parent} cannot be written to ({error.strerror}); set "
+                f"{DATA_DIR_VARIABLE} to a folder that can"
+            ) from error
+        yield folder

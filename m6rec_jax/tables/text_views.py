@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from m6rec_jax import __version__
-from m6rec_jax.progress import progress_bar
+from m6rec_jax.io.hashing import hash_files
+from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.tables import views
 from m6rec_jax.tables.building import build_view
 from m6rec_jax.tables.prepared import MANIFEST, Prepared, folder_of, write_manifest
@@ -99,11 +99,6 @@ class TextViews:
 
 def files_fingerprint(paths: Iterable[Path], settings: Any) -> str:
     """SHA-256 over the content of files, and settings that JSON can hold."""
-    digest = hashlib.sha256()
-    for path in paths:
-        digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
+    digest = hash_files(paths)
     digest.update(json.dumps([FORMAT, __version__, settings], sort_keys=True).encode())
     return digest.hexdigest()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from m6rec_jax.errors import DataError
-from m6rec_jax.tables.schema import closest_match
+from m6rec_jax.io.closest import did_you_mean
 from m6rec_jax.tables.splits import PARTS
 from m6rec_jax.text.writing_templates import WRITING
 
@@ -142,7 +142,7 @@ def check_view(view: str, known: Sequence[str] = tuple(COLUMNS)) -> str:
     """Returns `view`; raises DataError, naming the closest one, where it is none of `known`."""
     if view not in known:
         raise DataError(
-            f"there is no view {view!r}{closest_match(view, known)} (known: {', '.join(known)})"
+            f"there is no view {view!r}{did_you_mean(view, known)} (known: {', '.join(known)})"
         )
     return view
 

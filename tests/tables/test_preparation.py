@@ -437,7 +437,7 @@ def test_rows_are_written_in_files_of_the_asked_size(tmp_path: Path) -> None:
 
 def test_errors(write_shop, tmp_path: Path) -> None:
     folder, out = write_shop(log()), tmp_path / "out"
-    with pytest.raises(DataError, match=r"no view 'group'; did you mean 'groups'"):
+    with pytest.raises(DataError, match=r"no view 'group' \(did you mean 'groups'"):
         run(folder, out, views=("group",))
     with pytest.raises(DataError, match=r"no split 'per_user'"):
         run(folder, out, "per_user")
