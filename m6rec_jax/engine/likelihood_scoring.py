@@ -67,11 +67,12 @@ class LikelihoodScorer(CandidateScorer):
             log_p, features["decoder_loss_weights"], features["decoder_block_ids"]
         )
 
-    def check(self, text: str) -> None:
+    def check(self, text: str, task: str | None = None) -> None:
         """Makes sure that a candidate can be scored.
 
         Args:
           text: of the candidate.
+          task: by whose prompts; None: the default one.
 
         Raises:
           DataError: it has no words, or nothing of its sentence counts.
@@ -79,7 +80,7 @@ class LikelihoodScorer(CandidateScorer):
         """
         if not len(self.vocabulary.encode_array(text)):
             raise DataError(f"there is no text to score: {text!r}")
-        length = self._tasks.one().text_length(self.candidate_length)
+        length = self._tasks.one(task).text_length(self.candidate_length)
         counted_candidates(self.vocabulary, [text], self.sentence, length, candidate_length=length)
 
     def pack(self, texts: Sequence[str], candidate_length: int) -> PackedTexts:

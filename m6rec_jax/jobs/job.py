@@ -182,6 +182,11 @@ class Job(abc.ABC):
             f"{', '.join(name for name, job in jobs().items() if job.answers())}"
         )
 
+    @property
+    def asked_of(self) -> tuple[str, ...]:
+        """Kinds of tasks that requests for this job may name."""
+        return (self.kind,)
+
     @classmethod
     def answers(cls) -> bool:
         """Whether it answers requests."""
