@@ -9,6 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 import seqio
 from flax import linen as nn
+from m6rec_jax.evaluation.named_columns import named_columns
+from m6rec_jax.evaluation.predictions import ClassificationPredictions
 
 from benchmarks.frozen_states import frozen_states
 from m6rec_jax.checkpoints.manifest import RunDescription
@@ -19,8 +21,6 @@ from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.evaluation import checkpoint_evaluation as of_checkpoint
 from m6rec_jax.evaluation import evaluator as evaluation
 from m6rec_jax.evaluation.assets import save_task_assets
-from m6rec_jax.evaluation.named_columns import named_columns
-from m6rec_jax.evaluation.predictions import ClassificationPredictions
 from m6rec_jax.metrics import classification, multiclass
 from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
 from m6rec_jax.model.m6rec import initial_features

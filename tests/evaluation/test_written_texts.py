@@ -8,6 +8,13 @@ import numpy as np
 import pytest
 import seqio
 from flax import linen as nn
+from m6rec_jax.evaluation.generation import item_facts
+from m6rec_jax.evaluation.named_columns import named_columns
+from m6rec_jax.evaluation.writing_figures import (
+    WrittenTexts,
+    content_figures,
+    explanation_figures,
+)
 
 from m6rec_jax.checkpoints.manifest import RunDescription
 from m6rec_jax.checkpoints.store import CheckpointStore
@@ -20,13 +27,6 @@ from m6rec_jax.errors import ConfigError
 from m6rec_jax.evaluation import evaluator as evaluation
 from m6rec_jax.evaluation import writers
 from m6rec_jax.evaluation.assets import save_task_assets
-from m6rec_jax.evaluation.generation import item_facts
-from m6rec_jax.evaluation.named_columns import named_columns
-from m6rec_jax.evaluation.writing_figures import (
-    WrittenTexts,
-    content_figures,
-    explanation_figures,
-)
 from m6rec_jax.jobs.request_data import open_serving_data
 from m6rec_jax.metrics import diversity, explanation, faithfulness, generation
 from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from m6rec_jax.evaluation.baselines import MeanBaselines, popularity_ranks
 
 from m6rec_jax.errors import DataError
-from m6rec_jax.evaluation.baselines import MeanBaselines, popularity_ranks
 from m6rec_jax.metrics import classification, ranking
 
 
