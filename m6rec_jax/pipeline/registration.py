@@ -147,6 +147,8 @@ def register_recommendation_tasks(
     Raises:
       ConfigError: `rating_values` without a `positive_rating` that divides them in two.
     """
+    values = tuple(sorted(rating_values))
+    positive_classes = _positive_classes(values, positive_rating) if values else ()
     loaded = SeqioVocabulary(
         vocabulary
         or functools.partial(locations.load_vocabulary, dataset, vocabulary_split or split)
@@ -161,15 +163,14 @@ def register_recommendation_tasks(
                 key: functools.partial(of, dataset, split) for key, of in options.items()
             }
             add(names[-1], kind, view, make, **own)
-    if rating_values:
-        values = tuple(sorted(rating_values))
+    if values:
         names.append(f"{name}_ctr_ratings")
         add(
             names[-1],
             "scoring",
             "groups",
             preprocessors.scoring_rows,
-            positive_classes=_positive_classes(values, positive_rating),
+            positive_classes=positive_classes,
             rating_values=values,
         )
     language = [f"{name}_infilling", f"{name}_generation"]
