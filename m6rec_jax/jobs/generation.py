@@ -1,0 +1,181 @@
+"""Generation: texts for users, such as explanations, titles, queries and replies (section 2).
+
+Metrics: those that each field reports of its texts (`metrics.text_metrics`), the likelihood of the
+references, and `ended_share`. How texts are decoded is set in gin; greedily unless said otherwise:
+
+    Decoding.method = 'beam_search'
+    Decoding.num_beams = 4
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from m6rec_jax.engine.likelihood import token_sums
+from m6rec_jax.engine.text_decoding import Decoding
+from m6rec_jax.errors import DataError
+from m6rec_jax.jobs.job import (
+    Array,
+    Columns,
+    Evaluation,
+    Features,
+    Job,
+    Row,
+    TaskData,
+    Variables,
+    register,
+)
+from m6rec_jax.jobs.language import LanguagePredictions, language_metrics
+from m6rec_jax.metrics import text_metrics
+from m6rec_jax.metrics.text_metrics import GeneratedTexts, ItemFacts
+from m6rec_jax.model import M6Rec
+from m6rec_jax.tables.prepared import Prepared
+from m6rec_jax.tables.views import WRITING
+from m6rec_jax.text.writing_templates import attribute_values
+
+# By the view that the texts come from.
+_METRICS = {
+    "explanations": text_metrics.explanation_metrics,
+    "contents": text_metrics.content_metrics,
+    "titles": text_metrics.content_metrics,
+    "queries": text_metrics.content_metrics,
+    "replies": text_metrics.conversation_metrics,
+}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class GenerationPredictions:
+    """One entry per text.
+
+    Attributes:
+      rows: of the view, in its order.
+      texts: what was generated, without the prefix.
+      log_probabilities: float64 `[n]`, of the generated tokens.
+      ended: bool `[n]`, False where a text was cut off at the longest length.
+      language: how likely the references are.
+    """
+
+    rows: Sequence[Row]
+    texts: Sequence[str]
+    log_probabilities: np.ndarray
+    ended: np.ndarray
+    language: LanguagePredictions
+
+
+@register
+class GenerationJob(Job):
+    """A text for every row, and how likely its reference is."""
+
+    kind = "generation"
+    needs_text_metrics = True
+
+    def outputs(self, model: M6Rec, variables: Variables, features: Features) -> dict[str, Array]:
+        """`TokenSums` of the references, `[rows]`."""
+        return token_sums(model, variables, features)._asdict()
+
+    def predict(self, evaluation: Evaluation) -> GenerationPredictions:
+        """Raises DataError where there are no rows."""
+        language = LanguagePredictions.of(evaluation.outputs())
+        rows = evaluated_rows(evaluation)
+        if not rows:
+            raise DataError("there are no texts to write; is the split empty?")
+        texts = Decoding().write(
+            evaluation.generator(),
+            [row["source"] for row in rows],
+            [row["prefix"] for row in rows],
+            [evaluation.data.name] * len(rows),
+        )
+        return GenerationPredictions(
+            rows=rows,
+            texts=[text.written for text in texts],
+            log_probabilities=np.array([text.log_probability for text in texts], np.float64),
+            ended=np.array([text.ended for text in texts], bool),
+            language=language,
+        )
+
+    def metrics(
+        self, evaluation: Evaluation, predictions: GenerationPredictions
+    ) -> dict[str, float]:
+        """`metrics_of_texts`, those of the references as language, `ended_share`, `num_examples`.
+
+        `ended_share` is how many texts ended by themselves.
+        """
+        rows = predictions.rows
+        metrics = metrics_of_texts(evaluation.data, rows, predictions.texts)
+        metrics |= language_metrics(predictions.language)
+        metrics["ended_share"] = float(predictions.ended.mean())
+        return metrics | {"num_examples": float(len(rows))}
+
+    def columns(self, data: TaskData, predictions: GenerationPredictions) -> Columns:
+        """Prefix, reference, text and source, to be read."""
+        return row_columns(predictions.rows, ("text_id", "user_id", "prefix")) | {
+            "reference": row_columns(predictions.rows, ("target",))["target"],
+            "written": np.array(predictions.texts, object),
+            "log_probability": predictions.log_probabilities,
+            "ended": predictions.ended,
+            "source": source_column(predictions.rows),
+        }
+
+
+def evaluated_rows(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """Rows of the view, those of all processes: generated texts must be the same everywhere."""
+    rows: list[dict[str, Any]] = evaluation.once("rows", lambda: list(evaluation.data.rows()))
+    return rows[: evaluation.limit or None]
+
+
+def row_columns(rows: Sequence[Row], names: Sequence[str]) -> Columns:
+    """Columns of texts, as the rows have them."""
+    return {name: np.array([row[name] for row in rows], object) for name in names}
+
+
+def source_column(rows: Sequence[Row]) -> np.ndarray:
+    """Sources as one text each, a segment a line."""
+    return np.array(["\n".join(filter(None, row["source"])) for row in rows], object)
+
+
+def metrics_of_texts(data: TaskData, rows: Sequence[Row], texts: Sequence[str]) -> dict[str, float]:
+    """Metrics of texts, whoever wrote them.
+
+    Args:
+      data: of a task of kind 'generation'.
+      rows: of its view.
+      texts: one for each row, without its prefix.
+    """
+    prepared = data.prepared()
+    known = prepared.num_rows(data.view)
+
+    def of_parts(column: str, parts: Iterable[str]) -> Iterable[Any]:
+        for part in parts:
+            if part in known:
+                for row in data.rows((column,), part=part):
+                    yield row[column]
+
+    every = ("train", "validation", "test")
+    found = GeneratedTexts(
+        texts=texts,
+        references=[row["target"] for row in rows],
+        features=[row["features"] for row in rows],
+        all_features=lambda: (name for names in of_parts("features", every) for name in names),
+        training=lambda: of_parts("target", ("train",)),
+        facts=item_facts(prepared, data.view, rows),
+    )
+    return _METRICS[data.view](found)
+
+
+def item_facts(prepared: Prepared, view: str, rows: Sequence[Row]) -> ItemFacts | None:
+    """What holds of each row's item; None where items are not known by attributes."""
+    if view not in WRITING or "dataset_spec" not in prepared.manifest:
+        return None
+    template = prepared.template().writing[view]
+    items = prepared.catalogue().items
+    columns = text_metrics.rendered_columns(template, items)
+    if not template.shared or not columns:
+        return None
+    return ItemFacts(
+        text_metrics.attribute_dictionary(template, items),
+        [attribute_values(items[row["item_indices"][0]], columns) for row in rows],
+    )

@@ -1,0 +1,158 @@
+"""Scoring: the probability that a user likes, clicks or buys a candidate (paper section 2).
+
+Metrics: `auc`, `user_averaged_auc`, `log_loss`, `calibration_error`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from m6rec_jax.engine.scoring import (
+    chosen_classes,
+    class_log_probabilities,
+    positive_probability,
+)
+from m6rec_jax.jobs.job import (
+    Array,
+    Columns,
+    Evaluation,
+    Features,
+    Found,
+    Job,
+    TaskData,
+    TaskRows,
+    Variables,
+    labelled,
+    register,
+)
+from m6rec_jax.metrics import classification
+from m6rec_jax.model import M6Rec
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ScoringPredictions:
+    """One entry per scored candidate.
+
+    Where negatives were sampled the probabilities are those among the rows as sampled, as their
+    labels are; served ones are corrected (`tables.negatives.corrected_probability`).
+
+    Attributes:
+      users, items: int64 `[n]`, indices into the users and the items table.
+      labels: int64 `[n]`, 1 where the class is one of the positive ones.
+      classes: int64 `[n]`, the class itself.
+      probabilities: float64 `[n]`, of the positive classes.
+    """
+
+    users: np.ndarray
+    items: np.ndarray
+    labels: np.ndarray
+    classes: np.ndarray
+    probabilities: np.ndarray
+
+
+@register
+class ScoringJob(Job):
+    """The probability of a task's positive classes for each candidate."""
+
+    kind = "scoring"
+    needs = "classes"
+    tasks = (TaskRows("ctr", "groups", "scoring_rows"),)
+    identity = ("decoder_labels", "decoder_item_ids", "user_ids")
+    has_scores = True
+
+    def outputs(self, model: M6Rec, variables: Variables, features: Features) -> dict[str, Array]:
+        """`probability` at every decoder position, `[rows, target]`."""
+        found = class_log_probabilities(model, variables, features)
+        return {"probability": positive_probability(found, features["positive_classes"])}
+
+    def row_features(self, data: TaskData, num_rows: int, model: M6Rec) -> dict[str, np.ndarray]:
+        """`positive_classes` `[rows, classes]`."""
+        chosen = chosen_classes(data.positive_classes, model.config.prompts.num_options)
+        return {"positive_classes": np.tile(chosen.astype(np.int32), (num_rows, 1))}
+
+    def scores(self, model: M6Rec, variables: Variables, features: Features) -> dict[str, Array]:
+        """`log_probabilities` of all classes, `[rows, target, classes]`."""
+        return {"log_probabilities": class_log_probabilities(model, variables, features)}
+
+    def predict(self, evaluation: Evaluation) -> ScoringPredictions:
+        """Raises DataError where no candidate has a label."""
+        return scoring_predictions(evaluation.outputs(), evaluation.data)
+
+    def metrics(self, evaluation: Evaluation, predictions: ScoringPredictions) -> dict[str, float]:
+        """See `scoring_metrics`."""
+        return scoring_metrics(predictions)
+
+    def columns(self, data: TaskData, predictions: ScoringPredictions) -> Columns:
+        """User, item, label, class and probability of each candidate."""
+        return candidate_names(data, predictions.users, predictions.items) | {
+            "label": predictions.labels,
+            "class": predictions.classes,
+            "probability": predictions.probabilities,
+        }
+
+    def score_columns(self, data: TaskData, found: Found) -> Columns:
+        """As `columns`, summing probabilities on the host."""
+        probabilities = np.exp(found["log_probabilities"].astype(np.float64))
+        chosen = chosen_classes(data.positive_classes, probabilities.shape[-1])
+        summed = {**found, "probability": probabilities @ chosen}
+        return self.columns(data, scoring_predictions(summed, data))
+
+
+def scoring_predictions(found: Found, data: TaskData) -> ScoringPredictions:
+    """The labelled candidates.
+
+    Args:
+      found: `probability`, `decoder_labels`, `decoder_item_ids` `[rows, target]`, `user_ids`
+        `[rows, 1]`.
+      data: says which classes are positive.
+
+    Raises:
+      DataError: no candidate has a label.
+    """
+    rows, positions = labelled(found, "scoring")
+    classes = found["decoder_labels"][rows, positions].astype(np.int64)
+    return ScoringPredictions(
+        users=found["user_ids"][rows, 0].astype(np.int64),
+        items=found["decoder_item_ids"][rows, positions].astype(np.int64),
+        labels=np.isin(classes, data.positive_classes).astype(np.int64),
+        classes=classes,
+        probabilities=found["probability"][rows, positions].astype(np.float64),
+    )
+
+
+def scoring_metrics(predictions: ScoringPredictions) -> dict[str, float]:
+    """`auc`, `user_averaged_auc`, `log_loss`, `calibration_error`, `num_examples`, `num_users`.
+
+    `num_users` is how many users have both labels. Where nobody has (one row per user, as in
+    leave-one-out splits), there is no `user_averaged_auc`.
+
+    Raises:
+      DataError: all labels are the same.
+    """
+    labels, probabilities = predictions.labels, predictions.probabilities
+    metrics = {
+        "auc": classification.auc(labels, probabilities),
+        "log_loss": classification.log_loss(labels, probabilities),
+        "calibration_error": classification.expected_calibration_error(
+            labels, probabilities, bins="quantile"
+        ),
+        "num_examples": float(len(labels)),
+    }
+    per_user = classification.per_user_auc(predictions.users, labels, probabilities)
+    if per_user.values.size:
+        metrics["user_averaged_auc"] = float(per_user.values.mean())
+    return metrics | {"num_users": float(per_user.values.size)}
+
+
+def candidate_names(data: TaskData, users: np.ndarray, items: np.ndarray) -> Columns:
+    """Ids and indices of users and candidates `[n]`: the first columns of their files."""
+    known = data.user_names()
+    ids = np.array([item.id for item in data.prepared().catalogue().items], object)
+    return {
+        "user_id": np.array([known[int(user)] for user in users], object),
+        "item_id": ids[items],
+        "user_index": users,
+        "item_index": items,
+    }
