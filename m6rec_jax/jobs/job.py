@@ -185,7 +185,7 @@ class Job(abc.ABC):
 
     # Requests.
 
-    def answerer(self, parts: Parts) -> Answerer:
+    def answerer(self, parts: Parts) -> Answerer[Any]:
         """Answers requests, see `answering`.
 
         Raises:
