@@ -10,7 +10,7 @@ from __future__ import annotations
 import abc
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 import jax
@@ -111,7 +111,7 @@ class Evaluation(Protocol):
     def beside(self, kind: str) -> Evaluation | None:
         """The evaluated task of that kind that reads the same rows; None where there is none."""
 
-    def once(self, key: str, make: Callable[[], Any]) -> Any:
+    def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
         """What `make` gives, made once for the task and kept from one validation to the next."""
 
     def reranked(self, predictions: Any) -> Any:

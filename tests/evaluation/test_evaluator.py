@@ -264,7 +264,7 @@ def test_batches_divide_over_devices_and_processes(world, monkeypatch, caplog):
     with caplog.at_level("INFO"):
         evaluator = evaluation.Evaluator("eval_shop_ctr", LENGTHS, 5, split="test", mesh=mesh)
     assert "16 rows a step instead of 5: a multiple of 16" in caplog.text
-    batch = next(iter(evaluator.evaluation(evaluator.tasks[0]).batches))
+    batch = next(iter(evaluator.batches(evaluator.tasks[0])))
     assert batch["example_weights"].shape == (4,)
 
 
