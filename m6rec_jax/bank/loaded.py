@@ -171,15 +171,17 @@ class LoadedBank(LoadedModel):
 
     def scorer(self, task: str = "", **changes: Any) -> Scorer:
         """See `LoadedModel`; raises ConfigError where the bank has no room for classes."""
-        self._check_room("classes", "num_options")
+        self._check_room(task, "classes", "num_options")
         return super().scorer(task, **changes)
 
     def retriever(self, task: str = "", **changes: Any) -> Retriever:
         """See `LoadedModel`; raises ConfigError where the bank has no room for projections."""
-        self._check_room("retrieval projections", "retrieval_dim")
+        self._check_room(task, "retrieval projections", "retrieval_dim")
         return super().retriever(task, **changes)
 
-    def _check_room(self, what: str, size: str) -> None:
+    def _check_room(self, task: str, what: str, size: str) -> None:
+        if task:
+            task_name(self.tasks, task)  # there is such a task
         if not getattr(self.model.config.prompts, size):
             tasks = ", ".join(sorted(self.tasks)) or "it has none"
             raise ConfigError(

@@ -96,6 +96,23 @@ class Engine:
             options.candidate_length or options.target_length, options.target_length
         )
 
+    def check_task(self, name: str) -> None:
+        """Raises ConfigError where there is no such task, or it lacks what the engine needs."""
+        self._tasks.one(name)
+
+    def warm_up_histories(self) -> list[list[str]]:
+        """A history for each source bucket, which fills more than the bucket before."""
+        found, segments, length = [], list[str](), 0
+        for bucket in self._source_buckets:
+            while True:
+                longer = [*segments, "a"]
+                grown = len(self._source_row(longer, TaskSettings())["encoder_input_tokens"])
+                if grown > bucket or grown == length:
+                    break
+                segments, length = longer, grown
+            found.append(segments)
+        return found
+
     def _jit(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """`Runtime.jit` of a function whose tracings are counted."""
 

@@ -30,8 +30,9 @@ import pyarrow.parquet as pq
 from jax.sharding import Mesh
 
 from m6rec_jax import __version__
-from m6rec_jax.engine.catalogue_index import CatalogueIndex, ItemSearch
+from m6rec_jax.engine.catalogue_index import CatalogueIndex, ItemSearch, TopK
 from m6rec_jax.engine.graph_index import GraphIndex
+from m6rec_jax.engine.runtime import smallest_that_fits
 from m6rec_jax.errors import CheckpointError, DataError
 from m6rec_jax.io.atomic import write_atomically
 from m6rec_jax.io.hashing import file_sha256
@@ -54,7 +55,7 @@ class IndexManifest:
     """What `manifest.json` holds.
 
     Attributes:
-      model: fingerprint (`Bundle.fingerprint`).
+      model: fingerprint (`LoadedModel.fingerprint`).
       catalogue: fingerprint of ids and texts.
       dim: width of the embeddings.
       count: number of items.
@@ -80,41 +81,55 @@ class StoredIndex:
 
     Attributes:
       manifest: of its folder.
-      ids: of the items, by place.
-      place: of each id.
-      search: answers with places.
+      ids: of the items, by index.
+      index_of: each id.
+      search: answers with indices.
     """
 
     manifest: IndexManifest
     ids: Sequence[str]
-    place: Mapping[str, int]
+    index_of: Mapping[str, int]
     search: ItemSearch
 
-    def places(self, ids: Sequence[str]) -> np.ndarray:
-        """Places of those ids that the index has, int64; others cannot be recommended anyway."""
-        known = {self.place[id_] for id_ in ids if id_ in self.place}
+    def indices(self, ids: Sequence[str]) -> np.ndarray:
+        """Indices of those ids that the index has, int64; others cannot be recommended anyway."""
+        known = {self.index_of[id_] for id_ in ids if id_ in self.index_of}
         return np.fromiter(known, np.int64, len(known))
 
     def top_k(
-        self, users: np.ndarray, k: int, seen: Sequence[Sequence[str]] | None = None
-    ) -> list[tuple[list[str], np.ndarray]]:
-        """Ids *and* scores of the best items of each user, best first; fewer where fewer are left.
+        self,
+        users: np.ndarray,
+        k: int,
+        excluded: Sequence[Sequence[str]],
+        batch_sizes: Sequence[int],
+    ) -> TopK:
+        """The best items of each user, as indices into `ids`.
+
+        Users are searched for in batches of few sizes, so that no number of them compiles anything.
 
         Args:
           users: float32 `[users, retrieval]`.
-          k: how many; at most as many as there are items.
-          seen: per user, ids of items that must not be recommended.
+          k: how many; fewer where the catalogue has fewer.
+          excluded: per user, ids of items that must not be found.
+          batch_sizes: numbers of users to pad to, ascending.
 
         Raises:
-          ConfigError, DataError: as `ItemSearch.top_k`.
+          DataError: there are no users, or vectors that hold NaN.
         """
-        places = None if seen is None else [self.places(ids) for ids in seen]
-        found = self.search.top_k(users, k, places)
-        results = []
-        for own, scores in zip(found.ids, found.scores, strict=True):
-            left = own >= 0
-            results.append(([self.ids[place] for place in own[left]], scores[left]))
-        return results
+        parts, k = [], min(k, len(self.ids))
+        for start in range(0, len(users), batch_sizes[-1]):
+            own = users[start : start + batch_sizes[-1]]
+            size = smallest_that_fits(len(own), batch_sizes)
+            padded = np.pad(own, ((0, size - len(own)), (0, 0)))
+            ids = [*excluded[start : start + len(own)], *[()] * (size - len(own))]
+            found = self.search.top_k(padded, k, [*map(self.indices, ids)])
+            parts.append(TopK(found.ids[: len(own)], found.scores[: len(own)]))
+        return TopK(*(np.concatenate(values) for values in zip(*parts, strict=True)))
+
+    def warm_up(self, k: int, batch_sizes: Sequence[int]) -> None:
+        """Compiles every program of `top_k`."""
+        for size in batch_sizes:
+            self.search.warm_up(size, min(k, len(self.ids)))
 
 
 def write_index(

@@ -63,11 +63,12 @@ class LikelihoodScorer(CandidateScorer):
     def read(self, variables: Variables, hidden: Array, features: Mapping[str, Array]) -> Array:
         return mean_target_log_probabilities(self.model, variables, hidden, features)
 
-    def check(self, text: str) -> None:
+    def check(self, text: str, task: str | None = None) -> None:
         """Makes sure that a candidate can be scored.
 
         Args:
           text: of the candidate.
+          task: by whose prompts; None: the default one.
 
         Raises:
           DataError: it has no words, or nothing of its sentence counts.
@@ -75,7 +76,7 @@ class LikelihoodScorer(CandidateScorer):
         """
         if not len(self.vocabulary.encode_array(text)):
             raise DataError(f"there is no text to score: {text!r}")
-        length = self._tasks.one().text_length(self.candidate_length)
+        length = self._tasks.one(task).text_length(self.candidate_length)
         counted_candidates(self.vocabulary, [text], self.sentence, length, candidate_length=length)
 
     def pack(self, texts: Sequence[str], candidate_length: int) -> PackedTexts:

@@ -20,6 +20,7 @@ from m6rec_jax.engine.candidate_rows import pack_texts, text_ends
 from m6rec_jax.engine.catalogue_index import CatalogueIndex
 from m6rec_jax.engine.engine import Engine, EngineOptions, Variables
 from m6rec_jax.engine.runtime import in_buckets, read_back
+from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.model import Encoded, M6Rec
 from m6rec_jax.text import rows
@@ -65,6 +66,14 @@ class Retriever(Engine):
           ConfigError: no such task, or one without projections.
         """
         variables, settings = self._tasks.with_variables(self.variables, tasks, len(histories))
+        return self._embed(histories, settings, variables)
+
+    def _embed(
+        self,
+        histories: Sequence[Sequence[str]],
+        settings: Sequence[TaskSettings],
+        variables: Variables,
+    ) -> np.ndarray:
         sources = list(map(self._source_row, histories, settings))
         result = np.zeros((len(sources), self.model.config.prompts.retrieval_dim), np.float32)
         lengths = [len(row["encoder_input_tokens"]) for row in sources]
@@ -111,6 +120,14 @@ class Retriever(Engine):
                 ends = text_ends(item_rows[member]["decoder_block_ids"])
                 result[places[member]] = values[k, ends]
         return result
+
+    def warm_up(self) -> None:
+        """Compiles every shape that `embed_users` can have."""
+        if self.options.tasks:
+            task = next(iter(self.options.tasks))
+            for history in self.warm_up_histories():
+                for size in self._batch_sizes:
+                    self._embed([history] * size, [self.options.tasks[task]] * size, self.variables)
 
     def index(self, texts: Sequence[str], task: str | None = None) -> CatalogueIndex:
         """Embeds a catalogue (see `embed_items`) and puts it on the devices."""

@@ -185,7 +185,7 @@ class Job(abc.ABC):
 
     # Requests.
 
-    def answerer(self, parts: Parts) -> Answerer:
+    def answerer(self, parts: Parts) -> Answerer[Any]:
         """Answers requests, see `answering`.
 
         Raises:
@@ -196,6 +196,11 @@ class Job(abc.ABC):
             f"tasks of kind '{self.kind}' answer no requests; the jobs that do: "
             f"{', '.join(name for name, job in jobs().items() if job.answers())}"
         )
+
+    @property
+    def asked_of(self) -> tuple[str, ...]:
+        """Kinds of tasks that requests for this job may name."""
+        return (self.kind,)
 
     @classmethod
     def answers(cls) -> bool:

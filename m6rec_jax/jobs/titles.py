@@ -5,14 +5,29 @@ Metrics: those of `dialogue_items`, and the likelihood of the titles that were r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import contextlib
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
 
+import gin
 import numpy as np
 
+from m6rec_jax.engine.generation import Generator
 from m6rec_jax.engine.likelihood import token_sums
 from m6rec_jax.engine.shared_titles import SharedTitles
 from m6rec_jax.engine.title_trie import TitleTrie
+from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.jobs.answering import (
+    Accepted,
+    Answerer,
+    Parts,
+    RequestFields,
+    ScoredItem,
+    by_task,
+    check_default_k,
+    check_k,
+)
 from m6rec_jax.jobs.dialogue_items import (
     RecommendationJob,
     RecommendationPredictions,
@@ -25,6 +40,10 @@ from m6rec_jax.jobs.job import Array, Evaluation, Features, Variables, register
 from m6rec_jax.jobs.language import LanguagePredictions
 from m6rec_jax.metrics import ranking
 from m6rec_jax.model import M6Rec
+from m6rec_jax.requests.rendering import RequestRenderer, RequestText
+from m6rec_jax.requests.request import RejectedRow, Request
+from m6rec_jax.text.records import Item
+from m6rec_jax.text.writing_templates import WritingTemplate
 
 
 @register
@@ -78,9 +97,252 @@ class TitleRecommendationJob(RecommendationJob):
             language=language,
         )
 
+    def answerer(self, parts: Parts) -> Answerer[Any]:
+        """See `Job`."""
+        return TitlesAnswers(parts)
+
+    @property
+    def asked_of(self) -> tuple[str, ...]:
+        """See `Job`."""
+        return ("generation",)
+
 
 def _items(titles: Sequence[Any], k: int) -> tuple[list[int], list[float]]:
     """k items of titles in their order, all that share one; -1 where there are fewer."""
     found = [(item, title.score) for title in titles for item in title.places][:k]
     found += [(-1, -np.inf)] * (k - len(found))
     return [item for item, _ in found], [score for _, score in found]
+
+
+# What a task writes whose texts name an item, see `text.writing_templates`.
+NAMING = ("titles", "contents")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RecommendedTitles:
+    """Items by the titles that the model finds likeliest, best first.
+
+    Attributes:
+      item_ids, titles: of the items; several may share a title.
+      log_probabilities: of the titles.
+    """
+
+    column_types: ClassVar[Mapping[str, str]] = {
+        "item_ids": "string",
+        "titles": "string",
+        "log_probabilities": "float",
+    }
+    item_ids: Sequence[str]
+    titles: Sequence[str]
+    log_probabilities: Sequence[float]
+
+    @property
+    def items(self) -> list[ScoredItem]:
+        """Items with their scores."""
+        rows = zip(self.item_ids, self.titles, self.log_probabilities, strict=True)
+        return [ScoredItem(*row) for row in rows]
+
+    def columns(self) -> Mapping[str, Any]:
+        """See `Result`."""
+        return {name: getattr(self, name) for name in self.column_types}
+
+
+class _TitlesTask(NamedTuple):
+    """The catalogue as one task writes it."""
+
+    renderer: RequestRenderer
+    template: WritingTemplate
+    ids: Sequence[str]
+    index_of: Mapping[str, int]
+    items_of_title: Mapping[str, Sequence[int]]
+    trie: TitleTrie
+    shared: SharedTitles | None
+
+    def title(self, item: Item) -> str:
+        return _title(self.template, item)
+
+    def excluded(self, request: Request, exclude_seen: bool) -> list[int]:
+        """Indices of seen items; one without an id is seen where it has the title of others."""
+        found = [self.index_of[id_] for id_ in request.exclude if id_ in self.index_of]
+        for _, item in request.behaviours if exclude_seen else ():
+            if item.id:
+                found += [self.index_of[item.id]] if item.id in self.index_of else []
+                continue
+            # One that lacks what a title needs has none of the catalogue's.
+            with contextlib.suppress(DataError):
+                found += self.items_of_title.get(self.title(item), [])
+        return sorted(set(found))
+
+
+@gin.configurable(allowlist=["k", "max_k", "exclude_seen"])
+class TitlesAnswers(Answerer[_TitlesTask]):
+    """Ids of items whose titles the model finds likeliest.
+
+    Titles are generated over a trie of the catalogue, so each of them exists, and none of which all
+    items were seen. A title leads to all of its items: where some share one, the two towers order
+    them, if one of the model's tasks trains them on the same data.
+
+    A task may put a prefix about the item before its titles, such as its category: a request says
+    what it tells with `about`, an item of its own; what nobody says is left out.
+
+    Args:
+      parts: see `Answerer`.
+      k: how many titles, for requests that do not say.
+      max_k: the most titles a request may ask for; so many beams search in any case.
+      exclude_seen: leave out the items of a request's behaviours, beside those of its `exclude`.
+
+    Raises:
+      ConfigError: k is not between 1 and max_k.
+    """
+
+    result = RecommendedTitles
+
+    def __init__(
+        self, parts: Parts, k: int = 10, max_k: int = 20, exclude_seen: bool = True
+    ) -> None:
+        check_default_k(k, max_k, "TitlesAnswers")
+        super().__init__(parts)
+        self._k, self._max_k, self._exclude_seen = k, max_k, exclude_seen
+
+    def open_task(self, task: str) -> _TitlesTask:
+        """See `Answerer`."""
+        data, kind = self.parts.data(task), self.parts.settings(task).writing
+        writing = data.template.writing
+        if kind not in NAMING or kind not in writing:
+            raise ConfigError(
+                f"titles are recommended by tasks that write {' or '.join(NAMING)} of the data "
+                f"set's 'template.writing' (there: {', '.join(writing) or 'nothing'}), and "
+                f"'{task}' writes {repr(kind) if kind else 'nothing'}"
+            )
+        if not data.items:
+            raise DataError("the catalogue is empty: there is nothing to recommend")
+        template, generator = writing[kind], self.parts.generator(task)
+        titles = [_title(template, item) for item in data.items.values()]
+        items_of_title: dict[str, list[int]] = {}
+        for index, title in enumerate(titles):
+            items_of_title.setdefault(title, []).append(index)
+        room = _room(template, data.items.values(), generator)
+        trie = TitleTrie(generator.vocabulary, titles, room)
+        shared, towers = None, self._towers(task)
+        if towers is not None and len(trie.shared_places()):
+            texts = [data.template.item(item) for item in data.items.values()]
+            shared = SharedTitles(self.parts.retriever(), trie, texts, towers)
+        ids = list(data.items)
+        return _TitlesTask(
+            self.parts.renderer(task, candidates=False),
+            template,
+            ids,
+            {id_: index for index, id_ in enumerate(ids)},
+            items_of_title,
+            trie,
+            shared,
+        )
+
+    def fields(self, task: str) -> RequestFields:
+        """See `Answerer`."""
+        del task
+        return RequestFields(about="about")
+
+    def accept(self, request: Request, task: str) -> RequestText:
+        """See `Answerer`."""
+        check_k(request, self._max_k, "TitlesAnswers.max_k")
+        own, generator = self.of_task(task), self.parts.generator(task)
+        text, about = own.renderer.render(request), _about(request)
+        try:
+            source = own.template.source(text.history, about)
+            number = len(generator.vocabulary.encode(own.template.beginning(about)))
+        except DataError as error:
+            raise RejectedRow("no_text", f"'about' says too little: {error}") from None
+        if number + own.trie.length > generator.max_tokens:
+            raise RejectedRow(
+                "no_text",
+                f"'about' makes {number} tokens before the title, which leave no room for the "
+                f"longest one, of {own.trie.length}, in {generator.max_tokens}",
+            )
+        return text._replace(history=source)
+
+    def answer(self, accepted: Sequence[Accepted]) -> list[RecommendedTitles]:
+        """See `Answerer`."""
+        results: dict[int, RecommendedTitles] = {}
+        for task, members in by_task(accepted).items():
+            own, asked = self.of_task(task), [accepted[i] for i in members]
+            histories = [one.text.history for one in asked]
+            found = self.parts.generator(task).recommend(
+                histories,
+                own.trie,
+                min(self._max_k, len(own.trie)),
+                lead_ins=[own.template.beginning(_about(one.request)) for one in asked],
+                seen=[own.excluded(one.request, self._exclude_seen) for one in asked],
+                item_scores=None if own.shared is None else own.shared.item_scores(histories),
+                tasks=[task] * len(asked),
+            )
+            for i, one, titles in zip(members, asked, found, strict=True):
+                k = one.request.k or self._k
+                rows = [(item, title) for title in titles[:k] for item in title.places]
+                results[i] = RecommendedTitles(
+                    [own.ids[item] for item, _ in rows],
+                    [title.title for _, title in rows],
+                    [title.score for _, title in rows],
+                )
+        return [results[i] for i in range(len(accepted))]
+
+    def describe(self, task: str) -> Mapping[str, Any]:
+        """See `Answerer`."""
+        own = self.of_task(task)
+        towers = None if own.shared is None else self._towers(task)
+        return {
+            "template": own.template.to_spec(),
+            "ordered_by": None if towers is None else self.parts.model.fingerprint(towers),
+            "k": self._k,
+            "max_k": self._max_k,
+            "exclude_seen": self._exclude_seen,
+        }
+
+    def warm_up(self, tasks: Iterable[str]) -> None:
+        """See `Answerer`."""
+        for task in tasks:
+            own, generator = self.of_task(task), self.parts.generator(task)
+            for history in generator.warm_up_histories():
+                for size in self.parts.batch_sizes:
+                    for seen in own.trie.warm_up_seen():
+                        generator.recommend(
+                            [history] * size,
+                            own.trie,
+                            min(self._max_k, len(own.trie)),
+                            lead_ins=[""] * size,
+                            seen=[seen] * size,
+                            tasks=[task] * size,
+                        )
+
+    def _towers(self, task: str) -> str | None:
+        """The task with two towers of the same data; None: none, or nobody knows which."""
+        if not self.parts.model.model.config.prompts.retrieval_dim:
+            return None
+        return self.parts.beside(task, "retrieval")
+
+
+def _title(template: WritingTemplate, item: Item) -> str:
+    written = template.written(item, (), {})
+    if written is None:
+        raise DataError(f"item {item.id!r} has no title to write")
+    return written.text
+
+
+def _room(template: WritingTemplate, items: Iterable[Item], generator: Generator) -> int:
+    """Most tokens of a title, after the prefix of any item; as training cuts it."""
+    prefixes = {""}
+    for item in items:
+        # What an item lacks for its own prefix, a request may give.
+        with contextlib.suppress(DataError):
+            prefixes.add(template.beginning(item))
+    longest = max(len(generator.vocabulary.encode(prefix)) for prefix in prefixes)
+    if generator.max_tokens - longest < 2:
+        raise ConfigError(
+            f"the model writes {generator.max_tokens} tokens, and what stands before a title may "
+            f"take {longest} of them"
+        )
+    return generator.max_tokens - longest
+
+
+def _about(request: Request) -> Item:
+    return request.about or Item("", {})

@@ -60,6 +60,10 @@ class Totals:
             if name in self.ignored or len(self.ignored) < _MOST_NAMES:
                 self.ignored[name] += count
 
+    def count_ignored(self, names: Iterable[str]) -> None:
+        """Counts the ignored fields of one row."""
+        self.add(Totals(ignored=collections.Counter(names)))
+
     def to_json(self) -> dict[str, Any]:
         """A JSON object, which `from_json` reads."""
         return {
