@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import gin
@@ -97,11 +97,11 @@ class Evaluator:
                 batch_size,
                 multiple,
             )
-        # Kept: validating again compiles nothing. A program is that of a kind and a model's
-        # configuration, a generator that of a vocabulary and a configuration.
+        # Kept: validating again compiles nothing and reads nothing twice. A program is that of a
+        # kind and a model's configuration, a generator that of a vocabulary and a configuration.
         self.programs: dict[tuple[str, Any], Program] = {}
         self.generators: dict[tuple[str, Any], Generator] = {}
-        self._evaluations: dict[str, _TaskEvaluation] = {}
+        self.kept: dict[str, dict[Hashable, Any]] = {task.name: {} for task in self.tasks}
 
     def __call__(self, model: M6Rec, variables: Variables, step: int = 0) -> dict[str, float]:
         """Metrics of the model; `step` is for the caller's log only.
@@ -125,17 +125,17 @@ class Evaluator:
           ConfigError: gin does not say which of several rows of prompts the task has.
         """
         prompt_row(task.name, model.config.prompts.num_tasks)
-        return task.job.predict(self.evaluation(task).of(model, variables))
+        return task.job.predict(_TaskEvaluation(self, task, model, variables))
 
     def metrics(self, task: TaskInfo, predictions: Any) -> dict[str, float]:
         """Metrics of predictions; also the share of rows that lost behaviours to the length budget.
 
         Every process calls it, and gets the same.
         """
-        evaluation = self.evaluation(task)
-        metrics = task.job.metrics(evaluation, predictions)
+        metrics = task.job.metrics(_TaskEvaluation(self, task), predictions)
+        batches = self.batches(task)
         shortened, num_rows = sum_over_processes(
-            evaluation.batches.num_rows_with_dropped_behaviours, evaluation.batches.num_rows
+            batches.num_rows_with_dropped_behaviours, batches.num_rows
         )
         if num_rows:
             metrics["share_with_dropped_behaviours"] = shortened / num_rows
@@ -143,41 +143,38 @@ class Evaluator:
 
     def columns(self, task: TaskInfo, predictions: Any) -> Columns:
         """Predictions as columns of a file, with ids and names in front."""
-        return task.job.columns(self.evaluation(task).data, predictions)
+        return task.job.columns(TaskPart(task, self.split), predictions)
 
-    def evaluation(self, task: TaskInfo) -> _TaskEvaluation:
-        """Of one of the tasks, with what is kept of it from one validation to the next."""
-        if task.name not in self._evaluations:
-            self._evaluations[task.name] = _TaskEvaluation(self, task)
-        return self._evaluations[task.name]
+    def batches(self, task: TaskInfo) -> EvaluationBatches:
+        """Rows of one of the tasks, those of this process; they count what they have dropped."""
+        index, count = self.reader
+
+        def make() -> EvaluationBatches:
+            return EvaluationBatches(
+                task.name,
+                self.lengths,
+                self.batch_size,
+                split=self.split,
+                process_index=index,
+                process_count=count,
+                limit=self.limit,
+            )
+
+        found: EvaluationBatches = _TaskEvaluation(self, task).once("batches", make)
+        return found
 
 
 class _TaskEvaluation:
-    """`jobs.job.Evaluation` of a task; `of` says of which model."""
+    """`jobs.job.Evaluation` of a task, by a model where one is needed."""
 
-    model: M6Rec
-    variables: Variables
-
-    def __init__(self, evaluator: Evaluator, task: TaskInfo) -> None:
+    def __init__(
+        self, evaluator: Evaluator, task: TaskInfo, model: Any = None, variables: Any = None
+    ) -> None:
         self._evaluator, self._task = evaluator, task
+        self.model, self.variables = model, variables
         self.data: TaskData = TaskPart(task, evaluator.split)
         self.ks, self.limit = evaluator.ks, evaluator.limit
         self.depth = max(*self.ks, evaluator.reranking.k if evaluator.reranking else 1)
-        index, count = evaluator.reader
-        self.batches = EvaluationBatches(
-            task.name,
-            evaluator.lengths,
-            evaluator.batch_size,
-            split=evaluator.split,
-            process_index=index,
-            process_count=count,
-            limit=evaluator.limit,
-        )
-        self._kept: dict[str, Any] = {}
-
-    def of(self, model: M6Rec, variables: Variables) -> _TaskEvaluation:
-        self.model, self.variables = model, variables
-        return self
 
     def outputs(self) -> dict[str, np.ndarray]:
         evaluator, task, model = self._evaluator, self._task, self.model
@@ -186,7 +183,7 @@ class _TaskEvaluation:
             evaluator.programs[key] = evaluator.runtime.jit(_program(task.job, model))
         rows = evaluator.batch_size // evaluator.reader[1]
         extra = task.job.row_features(self.data, rows, model)
-        batches = (batch | extra for batch in self.batches)
+        batches = (batch | extra for batch in evaluator.batches(task))
         return run_program(evaluator.programs[key], self.variables, batches, evaluator.runtime)
 
     def retriever(self) -> Retriever:
@@ -201,7 +198,7 @@ class _TaskEvaluation:
                 ),
             )
 
-        found: Retriever = self.once(f"retriever of {self.model.config}", make)
+        found: Retriever = self.once(("retriever", self.model.config), make)
         found.variables = self.variables
         return found
 
@@ -226,13 +223,14 @@ class _TaskEvaluation:
         own = (self._task.dataset, self._task.split, self._task.view)
         for task in self._evaluator.tasks:
             if task.kind == kind and (task.dataset, task.split, task.view) == own:
-                return self._evaluator.evaluation(task).of(self.model, self.variables)
+                return _TaskEvaluation(self._evaluator, task, self.model, self.variables)
         return None
 
-    def once(self, key: str, make: Callable[[], Any]) -> Any:
-        if key not in self._kept:
-            self._kept[key] = make()
-        return self._kept[key]
+    def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        kept = self._evaluator.kept[self._task.name]
+        if key not in kept:
+            kept[key] = make()
+        return kept[key]
 
     def reranked(self, predictions: RetrievalPredictions) -> RetrievalPredictions:
         reranking = self._evaluator.reranking

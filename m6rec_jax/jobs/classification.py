@@ -54,9 +54,14 @@ class ClassificationJob(Job):
         """`log_probabilities` at every decoder position, `[rows, target, classes]`."""
         return {"log_probabilities": class_log_probabilities(model, variables, features)}
 
-    def predict(self, evaluation: Evaluation) -> ClassificationPredictions:
+    def predictions(self, data: TaskData, found: Found) -> ClassificationPredictions:
         """Raises DataError where no text has a label."""
-        return _predictions(evaluation.outputs())
+        rows, positions = labelled(found, "classification")
+        return ClassificationPredictions(
+            texts=found["decoder_item_ids"][rows, positions].astype(np.int64),
+            labels=found["decoder_labels"][rows, positions].astype(np.int64),
+            probabilities=np.exp(found["log_probabilities"][rows, positions].astype(np.float64)),
+        )
 
     def metrics(
         self, evaluation: Evaluation, predictions: ClassificationPredictions
@@ -82,16 +87,3 @@ class ClassificationJob(Job):
             "predicted": predicted,
             "probabilities": predictions.probabilities,
         }
-
-    def score_columns(self, data: TaskData, found: Found) -> Columns:
-        """See `Job`."""
-        return self.columns(data, _predictions(found))
-
-
-def _predictions(found: Found) -> ClassificationPredictions:
-    rows, positions = labelled(found, "classification")
-    return ClassificationPredictions(
-        texts=found["decoder_item_ids"][rows, positions].astype(np.int64),
-        labels=found["decoder_labels"][rows, positions].astype(np.int64),
-        probabilities=np.exp(found["log_probabilities"][rows, positions].astype(np.float64)),
-    )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import abc
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 import jax
@@ -111,7 +111,7 @@ class Evaluation(Protocol):
     def beside(self, kind: str) -> Evaluation | None:
         """The evaluated task of that kind that reads the same rows; None where there is none."""
 
-    def once(self, key: str, make: Callable[[], Any]) -> Any:
+    def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
         """What `make` gives, made once for the task and kept from one validation to the next."""
 
     def reranked(self, predictions: Any) -> Any:
@@ -159,13 +159,21 @@ class Job(abc.ABC):
 
     # Evaluation.
 
-    @abc.abstractmethod
-    def predict(self, evaluation: Evaluation) -> Any:
-        """Predictions, example by example.
+    def predictions(self, data: TaskData, found: Found) -> Any:
+        """What `found`, outputs and identity of all rows, says example by example.
 
         Raises:
           DataError: there are no rows, or they are not of this job.
         """
+        raise NotImplementedError(self.kind)
+
+    def predict(self, evaluation: Evaluation) -> Any:
+        """Predictions, example by example; overridden where outputs are not all they are made of.
+
+        Raises:
+          DataError: as `predictions`.
+        """
+        return self.predictions(evaluation.data, evaluation.outputs())
 
     @abc.abstractmethod
     def metrics(self, evaluation: Evaluation, predictions: Any) -> dict[str, float]:
@@ -181,7 +189,7 @@ class Job(abc.ABC):
 
     def score_columns(self, data: TaskData, found: Found) -> Columns:
         """Columns of a file of `scores`."""
-        raise NotImplementedError(self.kind)
+        return self.columns(data, self.predictions(data, found))
 
     # Requests.
 

@@ -79,9 +79,9 @@ class LanguageJob(Job):
         """`TokenSums` of every row, `[rows]`."""
         return token_sums(model, variables, features)._asdict()
 
-    def predict(self, evaluation: Evaluation) -> LanguagePredictions:
+    def predictions(self, data: TaskData, found: Found) -> LanguagePredictions:
         """See `Job`."""
-        return LanguagePredictions.of(evaluation.outputs())
+        return LanguagePredictions.of(found)
 
     def metrics(self, evaluation: Evaluation, predictions: LanguagePredictions) -> dict[str, float]:
         """See `language_metrics`."""
@@ -90,7 +90,3 @@ class LanguageJob(Job):
     def columns(self, data: TaskData, predictions: LanguagePredictions) -> Columns:
         """The sums of each row."""
         return dataclasses.asdict(predictions)
-
-    def score_columns(self, data: TaskData, found: Found) -> Columns:
-        """See `Job`."""
-        return self.columns(data, LanguagePredictions.of(found))

@@ -81,9 +81,15 @@ class LikelihoodJob(Job):
         hidden = model.apply(variables, features).hidden
         return {"score": mean_target_log_probabilities(model, variables, hidden, features)}
 
-    def predict(self, evaluation: Evaluation) -> LikelihoodPredictions:
+    def predictions(self, data: TaskData, found: Found) -> LikelihoodPredictions:
         """Raises DataError where no candidate has a label."""
-        return _predictions(evaluation.outputs())
+        rows, positions = labelled(found, "zero-shot")
+        return LikelihoodPredictions(
+            users=found["user_ids"][rows, 0].astype(np.int64),
+            items=found["decoder_item_ids"][rows, positions].astype(np.int64),
+            labels=found["decoder_labels"][rows, positions].astype(np.int64),
+            scores=found["score"][rows, positions].astype(np.float64),
+        )
 
     def metrics(
         self, evaluation: Evaluation, predictions: LikelihoodPredictions
@@ -98,10 +104,6 @@ class LikelihoodJob(Job):
             "label": predictions.labels,
             "score": predictions.scores,
         }
-
-    def score_columns(self, data: TaskData, found: Found) -> Columns:
-        """See `Job`."""
-        return self.columns(data, _predictions(found))
 
     def answerer(self, parts: Parts) -> Answerer[Any]:
         """See `Job`."""
@@ -155,16 +157,6 @@ def _ordering(
     if per_user.size:
         metrics["user_averaged_auc"] = float(per_user.mean())
     return metrics, int(per_user.size)
-
-
-def _predictions(found: Found) -> LikelihoodPredictions:
-    rows, positions = labelled(found, "zero-shot")
-    return LikelihoodPredictions(
-        users=found["user_ids"][rows, 0].astype(np.int64),
-        items=found["decoder_item_ids"][rows, positions].astype(np.int64),
-        labels=found["decoder_labels"][rows, positions].astype(np.int64),
-        scores=found["score"][rows, positions].astype(np.float64),
-    )
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -91,9 +91,17 @@ class ScoringJob(Job):
         """`log_probabilities` of all classes, `[rows, target, classes]`."""
         return {"log_probabilities": class_log_probabilities(model, variables, features)}
 
-    def predict(self, evaluation: Evaluation) -> ScoringPredictions:
+    def predictions(self, data: TaskData, found: Found) -> ScoringPredictions:
         """Raises DataError where no candidate has a label."""
-        return scoring_predictions(evaluation.outputs(), evaluation.data)
+        rows, positions = labelled(found, "scoring")
+        classes = found["decoder_labels"][rows, positions].astype(np.int64)
+        return ScoringPredictions(
+            users=found["user_ids"][rows, 0].astype(np.int64),
+            items=found["decoder_item_ids"][rows, positions].astype(np.int64),
+            labels=np.isin(classes, data.positive_classes).astype(np.int64),
+            classes=classes,
+            probabilities=found["probability"][rows, positions].astype(np.float64),
+        )
 
     def metrics(self, evaluation: Evaluation, predictions: ScoringPredictions) -> dict[str, float]:
         """See `scoring_metrics`."""
@@ -111,34 +119,11 @@ class ScoringJob(Job):
         """As `columns`, summing probabilities on the host."""
         probabilities = np.exp(found["log_probabilities"].astype(np.float64))
         chosen = chosen_classes(data.positive_classes, probabilities.shape[-1])
-        summed = {**found, "probability": probabilities @ chosen}
-        return self.columns(data, scoring_predictions(summed, data))
+        return super().score_columns(data, {**found, "probability": probabilities @ chosen})
 
     def answerer(self, parts: Parts) -> Answerer[Any]:
         """See `Job`."""
         return ScoringAnswers(parts)
-
-
-def scoring_predictions(found: Found, data: TaskData) -> ScoringPredictions:
-    """The labelled candidates.
-
-    Args:
-      found: `probability`, `decoder_labels`, `decoder_item_ids` `[rows, target]`, `user_ids`
-        `[rows, 1]`.
-      data: says which classes are positive.
-
-    Raises:
-      DataError: no candidate has a label.
-    """
-    rows, positions = labelled(found, "scoring")
-    classes = found["decoder_labels"][rows, positions].astype(np.int64)
-    return ScoringPredictions(
-        users=found["user_ids"][rows, 0].astype(np.int64),
-        items=found["decoder_item_ids"][rows, positions].astype(np.int64),
-        labels=np.isin(classes, data.positive_classes).astype(np.int64),
-        classes=classes,
-        probabilities=found["probability"][rows, positions].astype(np.float64),
-    )
 
 
 def scoring_metrics(predictions: ScoringPredictions) -> dict[str, float]:

@@ -264,20 +264,8 @@ def test_batches_divide_over_devices_and_processes(world, monkeypatch, caplog):
     with caplog.at_level("INFO"):
         evaluator = evaluation.Evaluator("eval_shop_ctr", LENGTHS, 5, split="test", mesh=mesh)
     assert "16 rows a step instead of 5: a multiple of 16" in caplog.text
-    batch = next(iter(evaluator.evaluation(evaluator.tasks[0]).batches))
+    batch = next(iter(evaluator.batches(evaluator.tasks[0])))
     assert batch["example_weights"].shape == (4,)
-
-
-def test_model_folder_serves_after_its_assets_are_saved(world):
-    prepared, vocabulary, model, variables, model_dir = world
-    save_task_assets(model_dir, "eval_shop_ctr", LENGTHS)
-    loaded = load_model(model_dir)
-    assert loaded.template() == prepared.template()
-    scorer = Scorer(model, variables, vocabulary, OPTIONS)
-    request = ([["20 years old", "Monday"]], [["Alpha, comedy", "Beta, drama"]])
-    np.testing.assert_allclose(
-        loaded.scorer().score_requests(*request)[0], scorer.score_requests(*request)[0], atol=1e-6
-    )
 
 
 def test_texts_are_cut_in_use_as_in_training(world, tmp_path):
@@ -299,6 +287,7 @@ def test_texts_are_cut_in_use_as_in_training(world, tmp_path):
     finally:
         gin.clear_config()
     scoring, retrieval = (load_model(folder) for folder in folders)
+    assert scoring.template() == prepared.template()
     rows = list(read_rows(prepared, "groups", "train"))
     requests = ([r["history"] for r in rows], [r["candidates"] for r in rows])
     probabilities = np.concatenate(scoring.scorer().score_requests(*requests))
@@ -347,6 +336,8 @@ def test_infer_writes_ids_and_scores(world, tmp_path):
     [
         ("preds.csv", r"preds\.csv: predictions are written as \.parquet or \.jsonl"),
         ("file/preds.jsonl", r"file/preds\.jsonl: its folder cannot be made .*; name another"),
+        ("", "is a folder; name a file"),
+        ("file/metrics.json", "its folder cannot be made"),
     ],
 )
 def test_an_output_that_cannot_be_written_is_refused_at_once(
@@ -354,23 +345,9 @@ def test_an_output_that_cannot_be_written_is_refused_at_once(
 ):
     monkeypatch.setattr(of_checkpoint, "Evaluator", None)  # nothing is loaded
     (tmp_path / "file").touch()
+    run = of_checkpoint.infer if "preds" in output else of_checkpoint.evaluate
     with pytest.raises(ConfigError, match=message):
-        of_checkpoint.infer(str(world[4]), "eval_shop_ctr", LENGTHS, output=str(tmp_path / output))
-
-
-@pytest.mark.parametrize(
-    ("output", "message"),
-    [("", "is a folder; name a file"), ("file/metrics.json", "its folder cannot be made")],
-)
-def test_metrics_that_cannot_be_written_are_refused_at_once(
-    world, tmp_path, monkeypatch, output, message
-):
-    monkeypatch.setattr(of_checkpoint, "Evaluator", None)
-    (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match=message):
-        of_checkpoint.evaluate(
-            str(world[4]), "eval_shop_ctr", LENGTHS, output=str(tmp_path / output)
-        )
+        run(str(world[4]), "eval_shop_ctr", LENGTHS, output=str(tmp_path / output))
 
 
 @pytest.mark.parametrize("given", [True, False])

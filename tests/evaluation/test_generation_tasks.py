@@ -126,14 +126,6 @@ def sources_of(rows):
     return [row["source"] for row in rows], [row["prefix"] for row in rows]
 
 
-def test_kinds(world):
-    assert task_info("shop_explanations").kind == "generation"
-    kinds = [task_info(f"talks_{name}").kind for name in ("replies", "titles", "retrieval")]
-    assert kinds == ["generation", "title_recommendation", "item_recommendation"]
-    tasks = seqio.MixtureRegistry.get("talks_conversation").tasks
-    assert {task.name for task in tasks} == {"talks_replies", "talks_titles", "talks_retrieval"}
-
-
 def test_rows_go_on_from_their_prefix(world):
     vocabulary = world[0]
     row = rows_of("shop_explanations")[0]

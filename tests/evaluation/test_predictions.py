@@ -81,7 +81,7 @@ def test_retrieval_leaves_out_seen_items_but_never_the_wanted_one():
 
 
 def test_a_job_that_is_not_there_is_named():
-    with pytest.raises(ConfigError, match=r"no job .retreival. .did you mean .retrieval."):
+    with pytest.raises(ConfigError, match=r"did you mean .retrieval."):
         job_of("retreival")
 
 
