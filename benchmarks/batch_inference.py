@@ -170,10 +170,10 @@ def save_model(folder: Path, prepared: Path, model_file: str) -> None:
     from m6rec_jax import configuration
     from m6rec_jax.checkpoints.manifest import RunDescription
     from m6rec_jax.checkpoints.store import CheckpointStore
+    from m6rec_jax.data.prepared import read_catalogue
     from m6rec_jax.inference.bundle import InferenceSettings, save_assets
     from m6rec_jax.inference.task_settings import TaskSettings
     from m6rec_jax.model.m6rec import initial_features
-    from m6rec_jax.tables.prepared import read_catalogue
     from m6rec_jax.text.vocabulary import Vocabulary
     from m6rec_jax.text.vocabulary_training import train_vocabulary
 
@@ -316,7 +316,7 @@ def measure(job: str, folder: Path, prepared: Path, options: argparse.Namespace)
 
 def study(options: argparse.Namespace) -> list[Row]:
     """Result rows of all jobs."""
-    from m6rec_jax.tables.preparation import PrepareOptions, prepare
+    from m6rec_jax.data.prepare import PrepareOptions, prepare
 
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as scratch:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from m6rec_jax.data.prepared import Prepared
 from m6rec_jax.evaluation.baselines import MeanBaselines
 from m6rec_jax.evaluation.predictions import RetrievalPredictions, ScoringPredictions
 from m6rec_jax.evaluation.report import (
@@ -25,7 +26,6 @@ from m6rec_jax.evaluation.report import (
     Verdict,
 )
 from m6rec_jax.pipeline import prepared_rows
-from m6rec_jax.tables.prepared import Prepared
 from m6rec_jax.text.vocabulary import Vocabulary
 from m6rec_jax.training.metric_log import read_metrics
 from m6rec_jax.training.parameter_table import ParameterTable

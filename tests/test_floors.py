@@ -13,6 +13,7 @@ PACKAGE = ROOT / "m6rec_jax"
 # Ground floor first. A folder may import itself and the folders before it.
 FLOORS = [
     "text",
+    "data",
     "tables",
     "metrics",
     "model",
@@ -42,7 +43,8 @@ HEAVY = {
 # What each floor may import of the heavy libraries (anywhere in the file, lazily or not).
 MAY_IMPORT = {
     "text": set(),
-    "tables": {"tensorflow_datasets", "tensorflow"},
+    "data": {"tensorflow_datasets", "tensorflow"},
+    "tables": set(),
     "metrics": set(),
     "model": {"jax", "flax"},
     "sharding": {"jax", "flax"},

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from m6rec_jax.data.prepared import Prepared
+from m6rec_jax.data.views import WRITING
 from m6rec_jax.errors import DataError
 from m6rec_jax.evaluation import writing_figures
 from m6rec_jax.evaluation.predictions import GenerationPredictions, LanguagePredictions
@@ -20,8 +22,6 @@ from m6rec_jax.inference.generation import Generator
 from m6rec_jax.inference.text_decoding import Decoding
 from m6rec_jax.pipeline import prepared_rows
 from m6rec_jax.pipeline.registration import TaskInfo
-from m6rec_jax.tables.prepared import Prepared
-from m6rec_jax.tables.views import WRITING
 from m6rec_jax.text.writing_templates import attribute_values
 
 

@@ -39,7 +39,7 @@ def predict_scoring(
     """Scores every labelled candidate of the batches.
 
     Where negatives were sampled these are the probabilities among the rows as sampled, as their
-    labels are; what is served is corrected (`tables.negatives.corrected_probability`).
+    labels are; what is served is corrected (`data.negatives.corrected_probability`).
 
     Args:
       program: of `programs.scoring_program`.

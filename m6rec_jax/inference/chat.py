@@ -15,16 +15,16 @@ from typing import Any, TextIO
 
 import gin
 
+from m6rec_jax.data.prepared import MANIFEST, read_catalogue
+from m6rec_jax.data.sources import default_cache_dir
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.inference.bundle import Bundle, load_model
 from m6rec_jax.inference.conversation import Answer, Conversation, ConversationCatalogue
 from m6rec_jax.inference.task_settings import dialogue_part
 from m6rec_jax.sharding import LogicalRules, make_mesh
-from m6rec_jax.tables.prepared import MANIFEST, read_catalogue
 from m6rec_jax.tables.request_text import RequestRenderer
 from m6rec_jax.tables.requests import RejectedRow, RequestParser
 from m6rec_jax.tables.serving_data import ServingData, prepared_dataset_spec
-from m6rec_jax.tables.sources import default_cache_dir
 from m6rec_jax.text.dialogue import SYSTEM
 from m6rec_jax.text.format_strings import Template
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from m6rec_jax.data.sources import default_cache_dir
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.inference.bundle import DATASETS_FOLDER, Bundle
 from m6rec_jax.inference.task_settings import dialogue_part, task_name
 from m6rec_jax.tables.serving_data import ServingData, prepared_dataset_spec
-from m6rec_jax.tables.sources import default_cache_dir
 
 
 def open_serving_data(

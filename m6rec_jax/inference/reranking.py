@@ -5,7 +5,7 @@
     best = reranker.rerank(histories, recent, seen, found)          # ids *and* scores, best first
 
 Three things are weighed: the retriever's similarity, how near a candidate stands to the history's
-last items in what others did (`tables.nearness`), and, where there is a model for it, the scorer's
+last items in what others did (`data.co_occurrence`), and, where there is a model, the scorer's
 probability that the candidate comes next; it reads the candidate together with the history, and
 that nearness in words.
 """
@@ -17,10 +17,10 @@ from collections.abc import Sequence
 import gin
 import numpy as np
 
+from m6rec_jax.data.co_occurrence import NearItems, Nearness, near_texts
 from m6rec_jax.errors import DataError
 from m6rec_jax.inference.catalogue_index import NO_ITEM, TopK
 from m6rec_jax.inference.scoring import Scorer
-from m6rec_jax.tables.nearness import NearItems, Nearness, near_texts
 
 # What an item that stands near nothing has for its share.
 _LEAST_SHARE = 1e-4

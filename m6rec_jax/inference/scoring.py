@@ -19,12 +19,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from m6rec_jax.data.negatives import corrected_probability
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.inference.candidate_scoring import DEFAULT_BATCH_SIZES, CandidateScorer
 from m6rec_jax.inference.task_settings import TaskSettings
 from m6rec_jax.model import M6Rec
 from m6rec_jax.sharding import LogicalRules
-from m6rec_jax.tables.negatives import corrected_probability
 from m6rec_jax.text.vocabulary import Vocabulary
 
 Array = jax.Array
@@ -91,7 +91,7 @@ class Scorer(CandidateScorer):
       task_id: row of the prompt bank, for rows that name none.
       positive_classes: classes whose probabilities are added up.
       sampling_rate: share of the negatives that training saw, see
-        `tables.negatives.corrected_probability`; 1 where none were sampled.
+        `data.negatives.corrected_probability`; 1 where none were sampled.
       tasks: settings of tasks that requests may name; they take the place of the three before.
       task: which of `tasks` a request has that names none; empty: the only one.
 

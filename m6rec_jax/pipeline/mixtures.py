@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 import gin
 import seqio
 
+from m6rec_jax.data.schema import closest_match
 from m6rec_jax.errors import ConfigError
-from m6rec_jax.tables.schema import closest_match
 
 
 @gin.configurable

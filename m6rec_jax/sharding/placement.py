@@ -18,9 +18,9 @@ from flax import linen as nn
 from flax.core import meta
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from m6rec_jax.data.schema import closest_match
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.sharding.rules import LOGICAL_AXES, MeshAxes
-from m6rec_jax.tables.schema import closest_match
 
 logger = logging.getLogger(__name__)
 

@@ -20,9 +20,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from m6rec_jax.data.files import column_names, open_parquet, parquet_damage, takeable
+from m6rec_jax.data.values import without_nanoseconds
 from m6rec_jax.errors import ConfigError, DataError
-from m6rec_jax.tables.arrow_values import without_nanoseconds
-from m6rec_jax.tables.files import column_names, open_parquet, parquet_damage, takeable
 from m6rec_jax.tables.requests import RejectedRow
 
 # A longer line is no request: it would have to fit in memory.

@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from m6rec_jax.data.render import Teller
+from m6rec_jax.data.statistics import Statistics
 from m6rec_jax.errors import DataError
 from m6rec_jax.tables.requests import RejectedRow, Request
-from m6rec_jax.tables.statistics import Statistics
-from m6rec_jax.tables.telling import Teller
 from m6rec_jax.text.records import Event, Item
 from m6rec_jax.text.templates import DatasetTemplate
 

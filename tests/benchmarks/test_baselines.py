@@ -9,9 +9,9 @@ import pytest
 
 from benchmarks.baselines import ctr, retrieval
 from benchmarks.baselines.exported_splits import ExportedSplits, read_exported
+from m6rec_jax.data.co_occurrence import Nearness, NearnessOptions
 from m6rec_jax.errors import DataError
 from m6rec_jax.metrics.ranking import ranks_by_score
-from m6rec_jax.tables.nearness import Nearness, NearnessOptions
 
 
 def small(num_users: int = 6, num_items: int = 12, per_user: int = 10) -> ExportedSplits:

@@ -17,6 +17,9 @@ from jax.sharding import AbstractMesh
 from m6rec_jax.checkpoints.manifest import RunDescription
 from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.configuration import bound, parse_config
+from m6rec_jax.data.co_occurrence import near_texts
+from m6rec_jax.data.prepare import PrepareOptions, prepare
+from m6rec_jax.data.sources import DATA_DIR_VARIABLE
 from m6rec_jax.errors import CheckpointError, ConfigError, DataError
 from m6rec_jax.evaluation import checkpoint_evaluation as of_checkpoint
 from m6rec_jax.evaluation import evaluator as evaluation
@@ -31,9 +34,6 @@ from m6rec_jax.model.m6rec import initial_features
 from m6rec_jax.pipeline.prepared_rows import interactions, read_rows, seen_items
 from m6rec_jax.pipeline.registration import register_recommendation_tasks, task_info, unregister
 from m6rec_jax.sharding import MESH_AXES, fully_sharded
-from m6rec_jax.tables.nearness import near_texts
-from m6rec_jax.tables.preparation import PrepareOptions, prepare
-from m6rec_jax.tables.sources import DATA_DIR_VARIABLE
 from tests.tasks import shop
 
 LENGTHS = {"inputs": 64, "targets": 24}

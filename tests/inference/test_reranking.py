@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from m6rec_jax.data.co_occurrence import Nearness
 from m6rec_jax.errors import DataError
 from m6rec_jax.inference.catalogue_index import NO_ITEM, TopK
 from m6rec_jax.inference.reranking import Reranker
-from m6rec_jax.tables.nearness import Nearness
 
 TEXTS = ["Alpha", "Beta", "Gamma", "Delta"]
 HISTORIES = [["30 years", "liked Alpha"], ["40 years", "liked Delta"]]

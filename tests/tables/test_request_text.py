@@ -12,19 +12,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from m6rec_jax.data import splits
+from m6rec_jax.data.assignment import Assignment
+from m6rec_jax.data.prepare import PrepareOptions, RenderJob
+from m6rec_jax.data.prepared import MANIFEST, STATISTICS, write_catalogue
+from m6rec_jax.data.reading import Dataset
+from m6rec_jax.data.splits import TEST, Split
+from m6rec_jax.data.statistics import Statistics, StatisticsOptions
 from m6rec_jax.errors import ConfigError, DataError
-from m6rec_jax.tables import movielens, splits
-from m6rec_jax.tables.assignment import Assignment
-from m6rec_jax.tables.prepared import MANIFEST, STATISTICS, write_catalogue
-from m6rec_jax.tables.reading import Dataset
-from m6rec_jax.tables.render_job import PrepareOptions, RenderJob
 from m6rec_jax.tables.request_text import RequestRenderer
 from m6rec_jax.tables.requests import RejectedRow, RequestParser
 from m6rec_jax.tables.serving_data import ServingData
-from m6rec_jax.tables.splits import TEST, Split
-from m6rec_jax.tables.statistics import Statistics, StatisticsOptions
 from m6rec_jax.text.records import Event, Item
 from m6rec_jax.text.templates import DatasetTemplate
+from tasks.movielens import source as movielens
 
 NUM_USERS, NUM_ITEMS, MAX_EVENTS = 4, 10, 4
 Events = list[tuple[int, int, float, float]]
