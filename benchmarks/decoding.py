@@ -26,10 +26,10 @@ from flax import linen as nn
 from benchmarks.efficiency import fastest
 from benchmarks.results_file import add_rows, metric_rows, results_path
 from m6rec_jax import configuration
+from m6rec_jax.engine.beam_search import beam_search
+from m6rec_jax.engine.constraints import AllowedTokens
+from m6rec_jax.engine.decoding import Step, decode, model_step
 from m6rec_jax.errors import M6RecError
-from m6rec_jax.inference.beam_search import beam_search
-from m6rec_jax.inference.constraints import AllowedTokens
-from m6rec_jax.inference.decoding import Step, decode, model_step
 from m6rec_jax.model import Encoded, M6Rec, ModelConfig
 from m6rec_jax.model.cached_decoding import start_decoding
 from m6rec_jax.model.m6rec import initial_features

@@ -92,8 +92,8 @@ def tune(
     import jax
 
     from m6rec_jax import configuration
+    from m6rec_jax.engine.bundle import restore_model
     from m6rec_jax.evaluation.evaluator import Evaluator
-    from m6rec_jax.inference.bundle import restore_model
     from m6rec_jax.training.loop import train
     from m6rec_jax.training.parameter_table import count_parameters
     from m6rec_jax.training.step_loop import EARLY_STOPPING
@@ -146,7 +146,7 @@ def backbone_of(foundation: Path) -> str:
       CheckpointError: there is none.
     """
     from m6rec_jax.checkpoints.fingerprint import backbone_fingerprint
-    from m6rec_jax.inference.bundle import restore_model
+    from m6rec_jax.engine.bundle import restore_model
 
     return backbone_fingerprint(restore_model(foundation).variables["params"])[:16]
 

@@ -8,7 +8,7 @@ and whole runs, prompts included, to and from runs of the same model under t5x:
     m6rec convert --from runs/foundation --to t5x_bridge:t5x/foundation
 
 Training takes the result as INITIAL_CHECKPOINT_PATH. With a vocabulary, which a Hugging Face folder
-brings as `spiece.model`, `inference.bundle.load_model` loads it, too.
+brings as `spiece.model`, `engine.bundle.load_model` loads it, too.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ from m6rec_jax.checkpoints.t5x import plan_t5x, read_t5x, t5x_mapping, write_t5x
 from m6rec_jax.checkpoints.t5x_files import checkpoint_of_step
 from m6rec_jax.checkpoints.trees import flatten, nested
 from m6rec_jax.config_file import CONFIG_FILE
-from m6rec_jax.errors import CheckpointError, ConfigError
-from m6rec_jax.inference.bundle import (
+from m6rec_jax.engine.bundle import (
     ASSETS_FOLDER,
     VOCABULARY_FILE,
     InferenceSettings,
     save_assets,
     variable_targets,
 )
+from m6rec_jax.errors import CheckpointError, ConfigError
 from m6rec_jax.model import M6Rec, ModelConfig
 from m6rec_jax.t5x_bridge.checkpoints import from_t5x, to_t5x
 from m6rec_jax.text.vocabulary import Vocabulary

@@ -207,7 +207,7 @@ def run_infer(args: argparse.Namespace) -> None:
 
 
 def _infer_requests(args: argparse.Namespace) -> None:
-    from m6rec_jax.inference.batch_inference import infer_requests
+    from m6rec_jax.serving.batch_inference import infer_requests
 
     if args.output is None:
         raise ConfigError("m6rec infer --requests FILE needs --output FILE, too")
@@ -218,7 +218,7 @@ def _infer_requests(args: argparse.Namespace) -> None:
 
 
 def run_chat(args: argparse.Namespace) -> None:
-    from m6rec_jax.inference.chat import chat
+    from m6rec_jax.serving.chat import chat
 
     args.gin_file = ["gin_configs/runs/chat.gin", *(args.gin_file or ())]
     _configure(args)
@@ -226,7 +226,7 @@ def run_chat(args: argparse.Namespace) -> None:
 
 
 def run_index_build(args: argparse.Namespace) -> None:
-    from m6rec_jax.inference.build_index import build_index
+    from m6rec_jax.serving.build_index import build_index
 
     args.gin_file = ["gin_configs/runs/build_index.gin", *(args.gin_file or ())]
     _configure_together(args)

@@ -19,6 +19,9 @@ os.environ.setdefault(
 )
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+# Imported after this file, so after the flags.
+pytest_plugins = ["tests.serving.fixtures"]
+
 
 @pytest.fixture(autouse=True, scope="module")
 def no_bindings_of_other_modules() -> Iterator[None]:
@@ -29,7 +32,7 @@ def no_bindings_of_other_modules() -> Iterator[None]:
 
 
 # Their files have few tests that take long; at the end of a run one worker would be left with them.
-FIRST = ("integration", "training", "inference", "compilation", "sharding")
+FIRST = ("integration", "training", "serving", "engine", "compilation", "sharding")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

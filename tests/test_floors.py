@@ -15,20 +15,22 @@ FLOORS = [
     "text",
     "data",
     "tables",
+    "requests",
     "metrics",
     "model",
     "sharding",
     "checkpoints",
     "objectives",
-    "inference",
+    "engine",
+    "jobs",
     "bank",
+    "serving",
     "pipeline",
     "evaluation",
     "training",
     "compilation",
     "compression",
     "export",
-    "serving",
     "t5x_bridge",
 ]
 # Modules beside the folders: errors, progress and configuration (it knows only gin) lie under every
@@ -50,7 +52,9 @@ MAY_IMPORT = {
     "sharding": {"jax", "flax"},
     "checkpoints": {"jax", "flax", "orbax"},
     "objectives": {"jax", "flax"},
-    "inference": {"jax", "flax"},
+    "requests": set(),
+    "engine": {"jax", "flax"},
+    "jobs": {"jax"},
     "bank": {"jax", "flax"},
     "pipeline": {"tensorflow", "seqio", "tensorflow_datasets"},
     "evaluation": {"jax", "flax"},
@@ -58,7 +62,7 @@ MAY_IMPORT = {
     "compilation": {"jax", "optax"},
     "compression": HEAVY - {"t5x"},
     "export": HEAVY - {"t5x"},
-    "serving": HEAVY - {"t5x"},
+    "serving": {"jax"},
 }
 
 
@@ -105,11 +109,11 @@ def test_imports_only_lower_floors(floor: str, path: Path) -> None:
     [
         "m6rec_jax",
         "m6rec_jax.cli",
-        "m6rec_jax.inference.scoring",
-        "m6rec_jax.inference.generation",
+        "m6rec_jax.engine.scoring",
+        "m6rec_jax.engine.generation",
         "m6rec_jax.bank.bundle",
-        "m6rec_jax.inference.batch_inference",
-        "m6rec_jax.inference.build_index",
+        "m6rec_jax.serving.batch_inference",
+        "m6rec_jax.serving.build_index",
     ],
 )
 def test_import_is_light(module: str) -> None:

@@ -15,12 +15,12 @@ from m6rec_jax.bank.loading import load_bank
 from m6rec_jax.checkpoints.fingerprint import checksums
 from m6rec_jax.checkpoints.location import locate
 from m6rec_jax.checkpoints.trees import flatten
-from m6rec_jax.inference.bundle import Bundle, InferenceSettings, digest, load_model
-from m6rec_jax.inference.generation import Generator
-from m6rec_jax.inference.likelihood_scoring import LikelihoodScorer
-from m6rec_jax.inference.retrieval import Retriever
-from m6rec_jax.inference.scoring import Scorer
-from m6rec_jax.inference.task_settings import task_name
+from m6rec_jax.engine.bundle import Bundle, InferenceSettings, digest, load_model
+from m6rec_jax.engine.generation import Generator
+from m6rec_jax.engine.likelihood_scoring import LikelihoodScorer
+from m6rec_jax.engine.retrieval import Retriever
+from m6rec_jax.engine.scoring import Scorer
+from m6rec_jax.engine.task_settings import task_name
 from m6rec_jax.sharding import LogicalRules
 
 

@@ -20,8 +20,7 @@ from m6rec_jax.checkpoints.fingerprint import backbone_fingerprint, fingerprint
 from m6rec_jax.checkpoints.location import CHECKPOINTS_FOLDER, locate, read_manifest
 from m6rec_jax.checkpoints.manifest import Manifest, tell_of_a_better_step, tensor_specs
 from m6rec_jax.checkpoints.trees import flatten
-from m6rec_jax.errors import CheckpointError, ConfigError
-from m6rec_jax.inference.bundle import (
+from m6rec_jax.engine.bundle import (
     InferenceSettings,
     RestoredModel,
     dataset_spec_of,
@@ -29,6 +28,7 @@ from m6rec_jax.inference.bundle import (
     read_settings,
     restore_model,
 )
+from m6rec_jax.errors import CheckpointError, ConfigError
 from m6rec_jax.model.config import PromptConfig
 
 METRICS_FILE, EVALUATION_FOLDER, VALIDATION = "metrics.jsonl", "evaluation", "validation/"

@@ -27,12 +27,12 @@ from m6rec_jax.bank.layout import fit_task, prompt_leaves
 from m6rec_jax.bank.manifest import Owner, PromptManifest, check_owner
 from m6rec_jax.checkpoints.fingerprint import on_host
 from m6rec_jax.checkpoints.trees import PyTree, flatten, unflatten
+from m6rec_jax.engine.bundle import variable_targets
+from m6rec_jax.engine.generation import Generator
+from m6rec_jax.engine.retrieval import Retriever
+from m6rec_jax.engine.scoring import Scorer
+from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.errors import ConfigError
-from m6rec_jax.inference.bundle import variable_targets
-from m6rec_jax.inference.generation import Generator
-from m6rec_jax.inference.retrieval import Retriever
-from m6rec_jax.inference.scoring import Scorer
-from m6rec_jax.inference.task_settings import TaskSettings
 from m6rec_jax.model import M6Rec
 from m6rec_jax.model.config import ModelConfig
 from m6rec_jax.model.prompts import SIZES_COLLECTION
@@ -52,7 +52,7 @@ class LoadedBank:
 
     Args:
       config: of the model, with the bank's capacity as its prompts.
-      params: the backbone, placed as `inference.bundle.variable_targets` says.
+      params: the backbone, placed as `engine.bundle.variable_targets` says.
       fingerprint: of the backbone (`checkpoints.fingerprint.backbone_fingerprint`).
       vocabulary: the backbone's.
       folder: where `add` finds tasks by name; None: nowhere.

@@ -16,8 +16,8 @@ from m6rec_jax.checkpoints.fingerprint import backbone_fingerprint
 from m6rec_jax.checkpoints.location import locate, read_manifest
 from m6rec_jax.checkpoints.manifest import check_vocabulary
 from m6rec_jax.checkpoints.restore import PARAMS, restore_item
-from m6rec_jax.inference.bundle import read_settings, read_vocabulary, variable_targets
-from m6rec_jax.inference.task_settings import TaskSettings
+from m6rec_jax.engine.bundle import read_settings, read_vocabulary, variable_targets
+from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.model import M6Rec
 from m6rec_jax.model.frozen_backbone import held_in
 from m6rec_jax.sharding import LogicalRules

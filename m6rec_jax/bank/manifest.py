@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from m6rec_jax.checkpoints.manifest import TensorSpec, library_versions, read_model_config
+from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.errors import CheckpointError, M6RecError
-from m6rec_jax.inference.task_settings import TaskSettings
 from m6rec_jax.model.config import ModelConfig, PromptConfig
 
 # 2: `manifest_fingerprint`, 3: `dataset_fingerprint`. What older files have not is not checked.

@@ -16,9 +16,9 @@ import optax
 from jax.sharding import Mesh
 
 from m6rec_jax import configuration
-from m6rec_jax.inference.constraints import AllowedTokens
-from m6rec_jax.inference.scoring import class_log_probabilities
-from m6rec_jax.inference.writing import write
+from m6rec_jax.engine.constraints import AllowedTokens
+from m6rec_jax.engine.generation_program import write
+from m6rec_jax.engine.scoring import class_log_probabilities
 from m6rec_jax.model.config import ModelConfig
 from m6rec_jax.model.flops import ModelFlops, decode_flops, score_flops, train_flops
 from m6rec_jax.model.m6rec import M6Rec

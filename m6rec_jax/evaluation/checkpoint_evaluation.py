@@ -9,12 +9,12 @@ import gin
 import jax
 from etils import epath
 
+from m6rec_jax.engine.bundle import restore_model
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.evaluation.evaluator import Evaluator
 from m6rec_jax.evaluation.named_columns import named_columns
 from m6rec_jax.evaluation.predictions import check_ending, write_predictions
 from m6rec_jax.evaluation.task_facts import task_vocabulary
-from m6rec_jax.inference.bundle import restore_model
 from m6rec_jax.json_text import json_text
 
 

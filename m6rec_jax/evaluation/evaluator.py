@@ -20,6 +20,9 @@ import gin
 import numpy as np
 from jax.sharding import Mesh
 
+from m6rec_jax.engine.catalogue_index import CatalogueIndex
+from m6rec_jax.engine.retrieval import Retriever
+from m6rec_jax.engine.runtime import Runtime
 from m6rec_jax.evaluation import programs, tasks
 from m6rec_jax.evaluation.baselines import MeanBaselines
 from m6rec_jax.evaluation.generation import generation_metrics
@@ -36,9 +39,6 @@ from m6rec_jax.evaluation.recommendation import recommend_items, recommendation_
 from m6rec_jax.evaluation.reranking import Reranking
 from m6rec_jax.evaluation.task_facts import task_vocabulary
 from m6rec_jax.evaluation.writers import Writers
-from m6rec_jax.inference.catalogue_index import CatalogueIndex
-from m6rec_jax.inference.retrieval import Retriever
-from m6rec_jax.inference.runtime import Runtime
 from m6rec_jax.metrics.generation import require_text_metrics
 from m6rec_jax.model import M6Rec
 from m6rec_jax.pipeline import prepared_rows

@@ -13,13 +13,13 @@ import numpy as np
 
 from m6rec_jax.data.prepared import Prepared
 from m6rec_jax.data.views import WRITING
+from m6rec_jax.engine.generation import Generator
+from m6rec_jax.engine.text_decoding import Decoding
 from m6rec_jax.errors import DataError
 from m6rec_jax.evaluation import writing_figures
 from m6rec_jax.evaluation.predictions import GenerationPredictions, LanguagePredictions
 from m6rec_jax.evaluation.tasks import language_metrics
 from m6rec_jax.evaluation.writing_figures import ItemFacts, WrittenTexts
-from m6rec_jax.inference.generation import Generator
-from m6rec_jax.inference.text_decoding import Decoding
 from m6rec_jax.pipeline import prepared_rows
 from m6rec_jax.pipeline.registration import TaskInfo
 from m6rec_jax.text.writing_templates import attribute_values

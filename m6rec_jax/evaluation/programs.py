@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from m6rec_jax.inference.likelihood import mean_target_log_probabilities, token_sums
-from m6rec_jax.inference.retrieval import user_embeddings
-from m6rec_jax.inference.runtime import Runtime, read_back
-from m6rec_jax.inference.scoring import class_log_probabilities, positive_probability
+from m6rec_jax.engine.likelihood import mean_target_log_probabilities, token_sums
+from m6rec_jax.engine.retrieval import user_embeddings
+from m6rec_jax.engine.runtime import Runtime, read_back
+from m6rec_jax.engine.scoring import class_log_probabilities, positive_probability
 from m6rec_jax.model import M6Rec
 
 Array = jax.Array

@@ -13,15 +13,15 @@ from typing import Any
 
 import numpy as np
 
+from m6rec_jax.engine.catalogue_index import CatalogueIndex
+from m6rec_jax.engine.generation import Generator
+from m6rec_jax.engine.runtime import Runtime
+from m6rec_jax.engine.shared_titles import SharedTitles
+from m6rec_jax.engine.title_trie import TitleTrie
 from m6rec_jax.errors import DataError
 from m6rec_jax.evaluation import programs
 from m6rec_jax.evaluation.predictions import LanguagePredictions, RecommendationPredictions
 from m6rec_jax.evaluation.tasks import language_metrics, pad_targets
-from m6rec_jax.inference.catalogue_index import CatalogueIndex
-from m6rec_jax.inference.generation import Generator
-from m6rec_jax.inference.runtime import Runtime
-from m6rec_jax.inference.shared_titles import SharedTitles
-from m6rec_jax.inference.title_trie import TitleTrie
 from m6rec_jax.metrics import ranking
 
 Rows = Sequence[Mapping[str, Any]]

@@ -15,12 +15,12 @@ from typing import Any
 import gin
 import numpy as np
 
+from m6rec_jax.engine.bundle import load_model
+from m6rec_jax.engine.catalogue_index import TopK
+from m6rec_jax.engine.reranking import Reranker
+from m6rec_jax.engine.runtime import Runtime
 from m6rec_jax.errors import DataError
 from m6rec_jax.evaluation.predictions import RetrievalPredictions
-from m6rec_jax.inference.bundle import load_model
-from m6rec_jax.inference.catalogue_index import TopK
-from m6rec_jax.inference.reranking import Reranker
-from m6rec_jax.inference.runtime import Runtime
 from m6rec_jax.pipeline.prepared_rows import read_rows
 from m6rec_jax.pipeline.registration import TaskInfo
 

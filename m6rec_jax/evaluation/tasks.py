@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from m6rec_jax.engine.catalogue_index import CatalogueIndex
+from m6rec_jax.engine.runtime import Runtime
 from m6rec_jax.errors import DataError
 from m6rec_jax.evaluation import programs
 from m6rec_jax.evaluation.baselines import MeanBaselines
@@ -18,8 +20,6 @@ from m6rec_jax.evaluation.predictions import (
     RetrievalPredictions,
     ScoringPredictions,
 )
-from m6rec_jax.inference.catalogue_index import CatalogueIndex
-from m6rec_jax.inference.runtime import Runtime
 from m6rec_jax.metrics import classification, language, multiclass, ranking
 
 DEFAULT_KS = (1, 5, 10, 50)

@@ -5,6 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from m6rec_jax.engine.generation import Generator
+from m6rec_jax.engine.retrieval import Retriever
+from m6rec_jax.engine.runtime import Runtime
+from m6rec_jax.engine.shared_titles import SharedTitles
+from m6rec_jax.engine.task_settings import TaskSettings
+from m6rec_jax.engine.title_trie import TitleTrie
 from m6rec_jax.evaluation.generation import predict_generation
 from m6rec_jax.evaluation.predictions import (
     GenerationPredictions,
@@ -13,12 +19,6 @@ from m6rec_jax.evaluation.predictions import (
 )
 from m6rec_jax.evaluation.recommendation import recommend_titles
 from m6rec_jax.evaluation.task_facts import task_vocabulary
-from m6rec_jax.inference.generation import Generator
-from m6rec_jax.inference.retrieval import Retriever
-from m6rec_jax.inference.runtime import Runtime
-from m6rec_jax.inference.shared_titles import SharedTitles
-from m6rec_jax.inference.task_settings import TaskSettings
-from m6rec_jax.inference.title_trie import TitleTrie
 from m6rec_jax.model import M6Rec
 from m6rec_jax.pipeline import prepared_rows
 from m6rec_jax.pipeline.prompt_rows import prompt_row

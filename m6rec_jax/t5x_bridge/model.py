@@ -20,10 +20,10 @@ from flax import traverse_util
 from t5x import metrics as t5x_metrics
 from t5x import models, optimizers
 
+from m6rec_jax.engine.constraints import any_text
+from m6rec_jax.engine.decoding import FREE
+from m6rec_jax.engine.generation_program import write
 from m6rec_jax.errors import ConfigError
-from m6rec_jax.inference.constraints import any_text
-from m6rec_jax.inference.decoding import FREE
-from m6rec_jax.inference.writing import write
 from m6rec_jax.model.m6rec import M6Rec, initial_features
 from m6rec_jax.objectives import Metrics, total_loss
 from m6rec_jax.pipeline.registration import evaluated_tasks
@@ -156,7 +156,7 @@ class M6RecModel(models.BaseTransformerModel):
 
         Returns:
           Tokens `[rows, target - 1]` of the best text, and `{'scores': [rows]}`, see
-          `inference.decoding` and `inference.beam_search`.
+          `engine.decoding` and `engine.beam_search`.
         """
         del rng
         features = {**batch, "forced": _given(batch)}

@@ -14,12 +14,12 @@ import gin
 import numpy as np
 import tensorflow as tf
 
+from m6rec_jax.engine.scoring import chosen_classes
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.evaluation import tasks
 from m6rec_jax.evaluation.named_columns import named_columns
 from m6rec_jax.evaluation.predictions import json_lines
 from m6rec_jax.evaluation.task_facts import task_vocabulary
-from m6rec_jax.inference.scoring import chosen_classes
 from m6rec_jax.pipeline import prepared_rows
 from m6rec_jax.pipeline.registration import TaskInfo, task_info
 

@@ -19,10 +19,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from m6rec_jax.engine.likelihood import mean_target_log_probabilities, token_sums
+from m6rec_jax.engine.retrieval import item_embeddings, user_embeddings
+from m6rec_jax.engine.scoring import class_log_probabilities
 from m6rec_jax.errors import ConfigError
-from m6rec_jax.inference.likelihood import mean_target_log_probabilities, token_sums
-from m6rec_jax.inference.retrieval import item_embeddings, user_embeddings
-from m6rec_jax.inference.scoring import class_log_probabilities
 from m6rec_jax.model import M6Rec
 
 Array = jax.Array

@@ -31,7 +31,7 @@ def writing_row(
 ) -> Row:
     """Lays out a text to write.
 
-    The beginning and the rest are cut into tokens each by itself, as `inference.generation` does
+    The beginning and the rest are cut into tokens each by itself, as `engine.generation` does
     when it is asked to go on from a prefix. A text too long for the row loses its end; the model is
     then not trained to end there.
 

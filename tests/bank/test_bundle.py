@@ -15,11 +15,11 @@ import pytest
 from m6rec_jax.bank.bundle import BankBundle, load_with_bank
 from m6rec_jax.bank.folder import BankFolder, TaskPrompts
 from m6rec_jax.bank.manifest import dataset_fingerprint
+from m6rec_jax.engine.bundle import Bundle
+from m6rec_jax.engine.generation import Generator
+from m6rec_jax.engine.likelihood_scoring import LikelihoodScorer
+from m6rec_jax.engine.scoring import Scorer
 from m6rec_jax.errors import ConfigError
-from m6rec_jax.inference.bundle import Bundle
-from m6rec_jax.inference.generation import Generator
-from m6rec_jax.inference.likelihood_scoring import LikelihoodScorer
-from m6rec_jax.inference.scoring import Scorer
 from tests.bank.conftest import Alone, Backbone, S, T, make_prompts
 
 # The bank pads to other shapes than a task alone has, and adds up in another order.

@@ -25,9 +25,9 @@ from m6rec_jax.checkpoints.new_folder import new_folder
 from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.checkpoints.trees import flatten, nested
 from m6rec_jax.cli import main
+from m6rec_jax.engine.bundle import InferenceSettings, restore_model, save_assets
+from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.errors import CheckpointError, ConfigError
-from m6rec_jax.inference.bundle import InferenceSettings, restore_model, save_assets
-from m6rec_jax.inference.task_settings import TaskSettings
 from m6rec_jax.model import ModelConfig, PromptConfig
 from tests.bank.conftest import Backbone, random_params
 
@@ -143,7 +143,7 @@ def test_the_right_rows_and_places(run: Path) -> None:
 
 
 def stacked_prompts(run: Path) -> dict[str, np.ndarray]:
-    from m6rec_jax.inference.bundle import restore_model
+    from m6rec_jax.engine.bundle import restore_model
 
     return jax.tree.map(np.asarray, restore_model(run).variables["prompts"])
 

@@ -19,8 +19,8 @@ from benchmarks.batch_inference import (
 from m6rec_jax.data.reading import Dataset
 from m6rec_jax.data.schema import DatasetSpec
 from m6rec_jax.errors import DataError
-from m6rec_jax.tables.request_files import Position, open_requests
-from m6rec_jax.tables.requests import RejectedRow, RequestParser
+from m6rec_jax.requests.files import Position, open_requests
+from m6rec_jax.requests.request import RejectedRow, RequestParser
 from m6rec_jax.text.records import Item
 
 ITEMS = {f"f{n}": Item(f"f{n}", {"title": f"Film {n}"}) for n in range(9)}

@@ -20,14 +20,14 @@ from m6rec_jax.configuration import bound, parse_config
 from m6rec_jax.data.co_occurrence import near_texts
 from m6rec_jax.data.prepare import PrepareOptions, prepare
 from m6rec_jax.data.sources import DATA_DIR_VARIABLE
+from m6rec_jax.engine.bundle import load_model
+from m6rec_jax.engine.retrieval import Retriever
+from m6rec_jax.engine.scoring import Scorer
 from m6rec_jax.errors import CheckpointError, ConfigError, DataError
 from m6rec_jax.evaluation import checkpoint_evaluation as of_checkpoint
 from m6rec_jax.evaluation import evaluator as evaluation
 from m6rec_jax.evaluation.assets import save_task_assets
 from m6rec_jax.evaluation.reranking import Reranking
-from m6rec_jax.inference.bundle import load_model
-from m6rec_jax.inference.retrieval import Retriever
-from m6rec_jax.inference.scoring import Scorer
 from m6rec_jax.metrics import classification, ranking
 from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
 from m6rec_jax.model.m6rec import initial_features

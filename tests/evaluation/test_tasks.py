@@ -7,6 +7,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from m6rec_jax.engine.catalogue_index import CatalogueIndex
+from m6rec_jax.engine.runtime import Runtime
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.evaluation import tasks
 from m6rec_jax.evaluation.predictions import (
@@ -16,8 +18,6 @@ from m6rec_jax.evaluation.predictions import (
     write_predictions,
 )
 from m6rec_jax.evaluation.programs import run_program
-from m6rec_jax.inference.catalogue_index import CatalogueIndex
-from m6rec_jax.inference.runtime import Runtime
 from m6rec_jax.metrics import ranking
 
 

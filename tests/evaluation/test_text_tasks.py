@@ -15,14 +15,14 @@ from m6rec_jax.checkpoints.manifest import RunDescription
 from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.data.corpora import CorpusSpec, Text, prepare_corpus, write_corpus
 from m6rec_jax.data.sources import DATA_DIR_VARIABLE
+from m6rec_jax.engine.bundle import load_model
+from m6rec_jax.engine.likelihood_scoring import LikelihoodScorer
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.evaluation import checkpoint_evaluation as of_checkpoint
 from m6rec_jax.evaluation import evaluator as evaluation
 from m6rec_jax.evaluation.assets import save_task_assets
 from m6rec_jax.evaluation.named_columns import named_columns
 from m6rec_jax.evaluation.predictions import ClassificationPredictions
-from m6rec_jax.inference.bundle import load_model
-from m6rec_jax.inference.likelihood_scoring import LikelihoodScorer
 from m6rec_jax.metrics import classification, multiclass
 from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
 from m6rec_jax.model.m6rec import initial_features

@@ -14,6 +14,11 @@ from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.data.dialogues import prepare_dialogues
 from m6rec_jax.data.prepare import PrepareOptions, prepare
 from m6rec_jax.data.sources import DATA_DIR_VARIABLE
+from m6rec_jax.engine.bundle import load_model
+from m6rec_jax.engine.generation import Generator
+from m6rec_jax.engine.retrieval import Retriever
+from m6rec_jax.engine.text_decoding import Decoding
+from m6rec_jax.engine.title_trie import TitleTrie
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.evaluation import evaluator as evaluation
 from m6rec_jax.evaluation import writers
@@ -25,12 +30,7 @@ from m6rec_jax.evaluation.writing_figures import (
     content_figures,
     explanation_figures,
 )
-from m6rec_jax.inference.bundle import load_model
-from m6rec_jax.inference.generation import Generator
-from m6rec_jax.inference.request_data import open_serving_data
-from m6rec_jax.inference.retrieval import Retriever
-from m6rec_jax.inference.text_decoding import Decoding
-from m6rec_jax.inference.title_trie import TitleTrie
+from m6rec_jax.jobs.request_data import open_serving_data
 from m6rec_jax.metrics import diversity, explanation, faithfulness, generation
 from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
 from m6rec_jax.model.m6rec import initial_features

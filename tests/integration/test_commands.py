@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from m6rec_jax.inference.bundle import load_model
+from m6rec_jax.engine.bundle import load_model
 from m6rec_jax.tables.locked_folder import locked_folder
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from m6rec_jax.inference.scoring import class_log_probabilities
+from m6rec_jax.engine.scoring import class_log_probabilities
 from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
 from m6rec_jax.model.flops import decode_flops, score_flops, train_flops
 from m6rec_jax.objectives import total_loss

@@ -16,14 +16,14 @@ from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.checkpoints.t5x_files import write_t5x_files
 from m6rec_jax.checkpoints.trees import flatten, nested, unflatten
 from m6rec_jax.convert import convert
-from m6rec_jax.errors import CheckpointError, ConfigError
-from m6rec_jax.inference.bundle import (
+from m6rec_jax.engine.bundle import (
     InferenceSettings,
     load_model,
     restore_model,
     save_assets,
     variable_targets,
 )
+from m6rec_jax.errors import CheckpointError, ConfigError
 from m6rec_jax.model import M6Rec, ModelConfig
 from m6rec_jax.t5x_bridge.checkpoints import from_t5x, to_t5x
 from m6rec_jax.t5x_bridge.description import DESCRIPTION_FILE, write_description

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from m6rec_jax.checkpoints.trees import flatten
+from m6rec_jax.engine.generation import Generator
+from m6rec_jax.engine.scoring import class_log_probabilities
 from m6rec_jax.errors import ConfigError
-from m6rec_jax.inference.generation import Generator
-from m6rec_jax.inference.scoring import class_log_probabilities
 from m6rec_jax.model.config import ModelConfig, PromptConfig
 from m6rec_jax.model.m6rec import M6Rec
 from m6rec_jax.sharding import data_parallel, make_mesh, place_batch

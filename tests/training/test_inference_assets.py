@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from m6rec_jax.engine.bundle import ASSETS_FOLDER, SETTINGS_FILE
 from m6rec_jax.evaluation import assets
-from m6rec_jax.inference.bundle import ASSETS_FOLDER, SETTINGS_FILE
 from m6rec_jax.pipeline import registration
 from m6rec_jax.training import task_data
 

@@ -1,0 +1,296 @@
+"""A number for each of many candidates: histories are encoded once, candidates packed into rows."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from m6rec_jax.engine.candidate_rows import PackedTexts, pack_texts, text_ends
+from m6rec_jax.engine.runtime import Runtime, checked_buckets, in_buckets
+from m6rec_jax.engine.task_settings import RequestedTasks, TaskSettings
+from m6rec_jax.errors import DataError
+from m6rec_jax.model import Encoded, M6Rec
+from m6rec_jax.sharding import LogicalRules
+from m6rec_jax.text import rows
+from m6rec_jax.text.rows import Row
+from m6rec_jax.text.vocabulary import Vocabulary
+
+Array = jax.Array
+Variables = Mapping[str, Any]
+DEFAULT_BATCH_SIZES = (1, 8, 32)
+
+
+class CandidateScorer(abc.ABC):
+    """A number for every candidate of a history; what it means is a subclass's business.
+
+    Requests of unlike tasks may share a call, and then share batches.
+
+    Args:
+      model: the model.
+      variables: its parameters and prompts; may be replaced between calls.
+      vocabulary: the one it was trained with.
+      source_length: most tokens of a history, S; older behaviours are dropped as in training.
+      target_length: most tokens of a decoder row, T.
+      tasks: settings of tasks that requests may name.
+      task: which of `tasks` a request has that names none; empty: the only one.
+      candidate_length: most tokens of a candidate, `[BOS]` and `[EOS]` included; None: T.
+      batch_sizes: numbers of rows to pad to, ascending.
+      source_buckets, target_buckets: lengths to pad to; None: S, S/2, S/4 and T, T/2, T/4.
+      mesh: devices to spread rows over; None: the default device.
+      rules: logical-axis rules, with a mesh.
+
+    Raises:
+      ConfigError: lengths that do not fit together.
+    """
+
+    # Decoder features that the jitted function sees.
+    decoder_features: tuple[str, ...] = ("decoder_input_tokens", "decoder_block_ids")
+    # What a task must have, see `RequestedTasks`.
+    needed_part: str = ""
+
+    def __init__(
+        self,
+        model: M6Rec,
+        variables: Variables,
+        vocabulary: Vocabulary,
+        *,
+        source_length: int,
+        target_length: int,
+        tasks: Mapping[str, TaskSettings],
+        task: str = "",
+        candidate_length: int | None = None,
+        batch_sizes: Sequence[int] = DEFAULT_BATCH_SIZES,
+        source_buckets: Sequence[int] | None = None,
+        target_buckets: Sequence[int] | None = None,
+        mesh: Mesh | None = None,
+        rules: LogicalRules = (),
+    ) -> None:
+        self.model, self.variables, self.vocabulary = model, variables, vocabulary
+        self.source_length, self.target_length = source_length, target_length
+        self.candidate_length = min(candidate_length or target_length, target_length)
+        self._tasks = RequestedTasks(tasks, task, part=self.needed_part)
+        self._runtime = Runtime(mesh, rules)
+        self._batch_sizes = self._runtime.batch_sizes(batch_sizes)
+        kind = type(self).__name__
+        self._source_buckets = checked_buckets(
+            f"{kind}.source_buckets", source_buckets, source_length
+        )
+        self._target_buckets = checked_buckets(
+            f"{kind}.target_buckets", target_buckets, target_length
+        )
+        self.num_compilations = 0
+
+        def encode(variables: Variables, features: Mapping[str, Array]) -> Encoded:
+            self.num_compilations += 1
+            encoded: Encoded = model.apply(
+                variables,
+                features["encoder_input_tokens"],
+                features["encoder_block_ids"],
+                features["task_ids"],
+                method=model.encode,
+            )
+            return encoded
+
+        def decode(variables: Variables, encoded: Encoded, features: Mapping[str, Array]) -> Array:
+            self.num_compilations += 1
+            source = features["source_of_row"][:, 0]
+            of_rows = Encoded(encoded.hidden[source], encoded.mask[source])
+            blocks, task_ids = features["decoder_block_ids"], features["task_ids"]
+            tokens = features["decoder_input_tokens"]
+            hidden = model.apply(variables, of_rows, tokens, blocks, task_ids, method=model.decode)
+            return self.read(variables, hidden, features)
+
+        self._encode, self._decode = self._runtime.jit(encode), self._runtime.jit(decode)
+
+    @abc.abstractmethod
+    def read(self, variables: Variables, hidden: Array, features: Mapping[str, Array]) -> Array:
+        """Reads a number off every decoder position; those at `[EOS]` are kept. Inside jit.
+
+        Args:
+          variables: of the model.
+          hidden: final states, `[rows, target, embed]`.
+          features: `decoder_features`, `task_ids` and those of `task_features`.
+
+        Returns:
+          float32 `[rows, target]`.
+        """
+
+    def pack(self, texts: Sequence[str], candidate_length: int) -> PackedTexts:
+        """Lays out the candidates of one request, each of so many tokens at most."""
+        return pack_texts(self.vocabulary, texts, self.target_length, candidate_length)
+
+    def task_features(self, settings: Sequence[TaskSettings], size: int) -> dict[str, np.ndarray]:
+        """What `read` must know of each row's task: arrays `[size, n]`, also where rows end."""
+        del settings, size
+        return {}
+
+    def finish(self, values: np.ndarray, settings: TaskSettings) -> np.ndarray:
+        """What becomes of the numbers read on the device for a row of that task."""
+        del settings
+        return values
+
+    def score(
+        self, rows_to_score: Sequence[Row], tasks: Sequence[str] | None = None
+    ) -> list[np.ndarray]:
+        """Scores rows laid out by `m6rec_jax.text.rows` (`source_row | packed_candidates`).
+
+        Args:
+          rows_to_score: each with the encoder's features and `decoder_features`, at most S and T
+            long; optionally `task_ids` `[1]`, the row of the prompt bank.
+          tasks: the task of each row; None: the default one.
+
+        Returns:
+          For each row the score of each of its candidates, float32 `[candidates]`.
+
+        Raises:
+          DataError: a row lacks a feature or is too long, or another number of tasks than of rows.
+          ConfigError: no such task, or one without what is needed.
+        """
+        variables, chosen = self._tasks.with_variables(self.variables, tasks, len(rows_to_score))
+        own = [
+            row if "task_ids" in row else _with_task(row, settings)
+            for row, settings in zip(rows_to_score, chosen, strict=True)
+        ]
+        return self._score(variables, own, own, np.arange(len(own)), chosen)
+
+    def score_requests(
+        self,
+        histories: Sequence[Sequence[str]],
+        candidates: Sequence[Sequence[str]],
+        tasks: Sequence[str] | None = None,
+    ) -> list[np.ndarray]:
+        """Scores candidates given as text, for histories given as text segments.
+
+        Args:
+          histories: per request, segments as `DatasetTemplate.history_segments` gives them.
+          candidates: per request, any number of texts as `DatasetTemplate.candidate` gives them.
+          tasks: the task of each request; None: the default one.
+
+        Returns:
+          For each request the score of each candidate, float32 `[candidates]`, in order.
+
+        Raises:
+          DataError: another number of histories than of candidate lists or of tasks, or a text
+            without words.
+          ConfigError: no such task, or one without what is needed.
+        """
+        if len(histories) != len(candidates):
+            raise DataError(f"{len(histories)} histories for {len(candidates)} lists of candidates")
+        variables, settings = self._tasks.with_variables(self.variables, tasks, len(histories))
+        sources = [
+            _with_task(rows.source_row(self.vocabulary, segments, self._source_length(own)), own)
+            for segments, own in zip(histories, settings, strict=True)
+        ]
+        targets: list[Row] = []
+        source_of: list[int] = []
+        places: list[list[int]] = []
+        for request, texts in enumerate(candidates):
+            own = settings[request]
+            limit = own.text_length(self.candidate_length)
+            packed = self.pack(texts, limit)
+            targets += [_with_task(row, own) for row in packed.rows]
+            places += packed.places
+            source_of += [request] * len(packed.rows)
+        scored = self._score(variables, sources, targets, np.asarray(source_of, np.int64), settings)
+        results = [np.zeros(len(texts), np.float32) for texts in candidates]
+        for request, chosen, values in zip(source_of, places, scored, strict=True):
+            results[request][chosen] = values
+        return results
+
+    def warm_up(self) -> int:
+        """Compiles every shape that a request can have; returns how many programs there are."""
+        variables = dict(self.variables)
+        for source_bucket in self._source_buckets:
+            for size in self._batch_sizes:
+                encoded = self._encode_batch(variables, [], source_bucket, size)
+                for target_bucket in self._target_buckets:
+                    for target_size in self._batch_sizes:
+                        self._decode_batch(
+                            variables, encoded, [], [], [], target_bucket, target_size
+                        )
+        return self.num_compilations
+
+    def _score(
+        self,
+        variables: Variables,
+        sources: Sequence[Row],
+        targets: Sequence[Row],
+        source_of: np.ndarray,
+        settings: Sequence[TaskSettings],
+    ) -> list[np.ndarray]:
+        """Scores of each target's candidates; `settings` are the sources'."""
+        pending: list[tuple[list[int], Array]] = []
+        targets_of: dict[int, list[int]] = {}
+        for target, source in enumerate(source_of.tolist()):
+            targets_of.setdefault(source, []).append(target)
+        source_lengths = [_length(row, "encoder_input_tokens") for row in sources]
+        target_lengths = [_length(row, "decoder_input_tokens") for row in targets]
+        for bucket, size, members in in_buckets(
+            source_lengths, self._source_buckets, self._batch_sizes
+        ):
+            encoded = self._encode_batch(variables, [sources[i] for i in members], bucket, size)
+            own = [(k, t) for k, i in enumerate(members) for t in targets_of.get(i, [])]
+            for target_bucket, target_size, chosen in in_buckets(
+                [target_lengths[t] for _, t in own], self._target_buckets, self._batch_sizes
+            ):
+                places = [own[j][0] for j in chosen]
+                indices = [own[j][1] for j in chosen]
+                part = [targets[t] for t in indices]
+                asked = [settings[source_of[t]] for t in indices]
+                # Not read back here: the devices go on while Python prepares the next batch.
+                found = self._decode_batch(
+                    variables, encoded, part, places, asked, target_bucket, target_size
+                )
+                pending.append((indices, found))
+        results: list[np.ndarray] = [np.zeros(0, np.float32)] * len(targets)
+        for indices, found in pending:
+            values = np.asarray(found)
+            for k, t in enumerate(indices):
+                ends = text_ends(targets[t]["decoder_block_ids"])
+                finished = self.finish(values[k, ends], settings[source_of[t]])
+                results[t] = finished.astype(np.float32)
+        return results
+
+    def _encode_batch(
+        self, variables: Variables, part: Sequence[Row], length: int, size: int
+    ) -> Encoded:
+        lengths = {"encoder_input_tokens": length, "encoder_block_ids": length, "task_ids": 1}
+        batch = rows.pad_batch(part, lengths, size)
+        encoded: Encoded = self._encode(variables, self._runtime.place_shared(batch))
+        return encoded
+
+    def _decode_batch(
+        self,
+        variables: Variables,
+        encoded: Encoded,
+        part: Sequence[Row],
+        places: Sequence[int],
+        settings: Sequence[TaskSettings],
+        length: int,
+        size: int,
+    ) -> Array:
+        lengths = dict.fromkeys(self.decoder_features, length) | {"task_ids": 1}
+        batch = rows.pad_batch(part, lengths, size)
+        batch |= self.task_features(settings, size)
+        batch["source_of_row"] = np.zeros((size, 1), np.int32)
+        batch["source_of_row"][: len(places), 0] = places
+        found: Array = self._decode(variables, encoded, self._runtime.place_shared(batch))
+        return found
+
+    def _source_length(self, settings: TaskSettings) -> int:
+        return min(settings.source_length or self.source_length, self.source_length)
+
+
+def _with_task(row: Row, settings: TaskSettings) -> Row:
+    return row | {"task_ids": np.array([settings.task_id])}
+
+
+def _length(row: Row, name: str) -> int:
+    if name not in row:
+        raise DataError(f"a row to score lacks '{name}'; it has {', '.join(row)}")
+    return len(row[name])

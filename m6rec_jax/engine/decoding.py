@@ -1,0 +1,143 @@
+"""The decoding loop, one token per row and step: greedy or sampled, compiled, ends early.
+
+    step = model_step(model, variables, task_ids)
+    decoded = decode(step, cache, forced, constraint, greedy)
+
+Everything here is for use inside jit. Shapes are fixed; the loop is a `lax.while_loop` that ends
+when every row has written `[EOS]`. A row's result does not depend on the rows beside it.
+
+Scores are the model's own log probabilities, over its whole vocabulary: masks, temperature, top-k
+and top-p decide what may be written but do not make it likelier.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from m6rec_jax.engine.constraints import Constraint
+from m6rec_jax.model import M6Rec
+from m6rec_jax.model.cached_decoding import decode_step
+from m6rec_jax.text.vocabulary import EOS_ID, PAD_ID
+
+Array = jax.Array
+
+# `[BOS]`, the first input, is the pad id, which is never written. So it also says "nothing here".
+FREE = PAD_ID
+
+
+class Step(Protocol):
+    """The model as decoding sees it."""
+
+    def __call__(self, cache: Any, tokens: Array, position: Array) -> tuple[Array, Any]:
+        """Logits `[rows, vocab]` after one more token per row, and the new cache."""
+
+
+Choose = Callable[[Array, Array], Array]
+
+
+class Decoded(NamedTuple):
+    """What was written.
+
+    Attributes:
+      tokens: int32 `[rows, length]`, `[EOS]` included, then padding.
+      log_probability: float32 `[rows]`, of the tokens that were not forced; -inf where the
+        constraint left nothing to write.
+      ended: bool `[rows]`; False where the text was cut off at the length.
+      state: the constraint's, after the last token.
+      num_steps: int32 scalar, steps that the loop took.
+    """
+
+    tokens: Array
+    log_probability: Array
+    ended: Array
+    state: Any
+    num_steps: Array
+
+
+class _Progress(NamedTuple):
+    position: Array
+    last: Array
+    decoded: Decoded
+    cache: Any
+
+
+def model_step(model: M6Rec, variables: Mapping[str, Any], task_ids: Array) -> Step:
+    """A step of the model; task_ids `[sources]` or `[sources, 1]`."""
+
+    def step(cache: Any, tokens: Array, position: Array) -> tuple[Array, Any]:
+        hidden, cache = model.apply(
+            variables, cache, tokens, position, task_ids, method=decode_step
+        )
+        return model.apply(variables, hidden, method=model.token_logits), cache
+
+    return step
+
+
+def greedy(log_probs: Array, position: Array) -> Array:
+    """The likeliest token of each row, of equals the first: a choice for `decode`."""
+    return jnp.argmax(log_probs, axis=-1)
+
+
+def decode(
+    step: Step, cache: Any, forced: Array, constraint: Constraint, choose: Choose = greedy
+) -> Decoded:
+    """Writes until every row has ended or the length is reached.
+
+    Args:
+      step: gives logits.
+      cache: of no position yet, with room for the length of `forced`.
+      forced: int32 `[rows, length]`, tokens that a row must begin with, then `FREE`. A row of
+        nothing but padding is given `[EOS]` and ends at once.
+      constraint: what may be written.
+      choose: (log_probs `[rows, vocab]`, position) → tokens `[rows]`.
+    """
+    num_rows, length = forced.shape
+
+    def unfinished(now: _Progress) -> Array:
+        return (now.position < length) & ~jnp.all(now.decoded.ended)
+
+    def write(now: _Progress) -> _Progress:
+        position, done = now.position, now.decoded
+        logits, cache = step(now.cache, now.last, position)
+        log_probs = constraint.mask(done.state, jax.nn.log_softmax(logits, axis=-1))
+        token = choose(log_probs, position).astype(jnp.int32)
+        gained = jnp.take_along_axis(log_probs, token[:, None], axis=-1)[:, 0]
+        # Nothing may be written: the row ends here, without any probability.
+        token = jnp.where(jnp.isneginf(gained), EOS_ID, token)
+        # What is forced comes whatever the constraint says of it, and adds nothing to the score.
+        given = forced[:, position]
+        token = jnp.where(given == FREE, token, given)
+        token = jnp.where(done.ended, PAD_ID, token)
+        counts = (given == FREE) & ~done.ended
+        decoded = Decoded(
+            done.tokens.at[:, position].set(token),
+            done.log_probability + jnp.where(counts, gained, 0.0),
+            done.ended | (token == EOS_ID),
+            where_rows(done.ended, done.state, constraint.advance(done.state, token)),
+            position + 1,
+        )
+        return _Progress(position + 1, token, decoded, cache)
+
+    nothing = Decoded(
+        jnp.full((num_rows, length), PAD_ID, jnp.int32),
+        jnp.zeros((num_rows,), jnp.float32),
+        jnp.zeros((num_rows,), bool),
+        constraint.start(num_rows),
+        jnp.int32(0),
+    )
+    first = jnp.full((num_rows,), PAD_ID, jnp.int32)  # [BOS]
+    begin = _Progress(jnp.int32(0), first, nothing, cache)
+    return jax.lax.while_loop(unfinished, write, begin).decoded
+
+
+def where_rows(condition: Array, then: Any, otherwise: Any) -> Any:
+    """`jnp.where` with a condition `[rows]` over trees of arrays `[rows, ...]`."""
+
+    def choose(a: Array, b: Array) -> Array:
+        return jnp.where(condition.reshape(-1, *(1,) * (a.ndim - 1)), a, b)
+
+    return jax.tree.map(choose, then, otherwise)

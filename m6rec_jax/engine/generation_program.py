@@ -1,0 +1,120 @@
+"""One program that reads histories and writes texts: encoder, cache, then a decoding loop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from m6rec_jax.engine.beam_search import Beams, beam_search
+from m6rec_jax.engine.constraints import AfterGiven, Constraint
+from m6rec_jax.engine.decoding import Choose, Decoded, decode, greedy, model_step
+from m6rec_jax.engine.sampling import sampler
+from m6rec_jax.engine.token_trie import NO_ENTRY, TokenTrie
+from m6rec_jax.engine.unseen_trie import UnseenTrie
+from m6rec_jax.model import M6Rec
+from m6rec_jax.model.cached_decoding import start_decoding
+
+Array = jax.Array
+Variables = Mapping[str, Any]
+
+VERBS = ("greedy", "sample", "beam_search")
+
+
+class WrittenBatch(NamedTuple):
+    """What was written, best first where that has a meaning.
+
+    Attributes:
+      tokens: int32 `[sources, texts, length]`.
+      scores: float32 `[sources, texts]`, what texts are ordered by: of beam search the
+        length-normalised log probability, else the log probability.
+      log_probability: float32 `[sources, texts]`, of the tokens that were not forced.
+      ended: bool `[sources, texts]`.
+      entries: int32 `[sources, texts]`, of the trie; `NO_ENTRY` without one.
+    """
+
+    tokens: Array
+    scores: Array
+    log_probability: Array
+    ended: Array
+    entries: Array
+
+
+def write(
+    model: M6Rec,
+    variables: Variables,
+    features: Mapping[str, Array],
+    constraint: Constraint,
+    options: Any,
+    *,
+    verb: str,
+    num_texts: int,
+    by_argmax: bool | None = None,
+) -> WrittenBatch:
+    """Encodes and decodes a batch; for use inside jit.
+
+    Args:
+      model, variables: the model.
+      features: `encoder_input_tokens`, `encoder_block_ids` `[sources, source]`, `task_ids`
+        `[sources, 1]`, `forced` `[sources, length]`, `seeds` uint32 `[sources, 1]`.
+      constraint: what may be written.
+      options: `SamplingOptions` of 'sample', the length penalty of 'beam_search'.
+      verb: one of `VERBS`.
+      num_texts: per source.
+      by_argmax: see `top_k`.
+    """
+    forced, task_ids = features["forced"], features["task_ids"]
+    encoded = model.apply(
+        variables,
+        features["encoder_input_tokens"],
+        features["encoder_block_ids"],
+        task_ids,
+        method=model.encode,
+    )
+    cache: Any = model.apply(
+        variables,
+        encoded,
+        task_ids,
+        max_length=forced.shape[1],
+        rows_per_source=num_texts,
+        method=start_decoding,
+    )
+    step = model_step(model, variables, task_ids)
+    result: Beams | Decoded
+    if verb == "beam_search":
+        beams = beam_search(
+            step,
+            cache,
+            forced,
+            constraint,
+            num_beams=num_texts,
+            length_penalty=options,
+            by_argmax=by_argmax,
+        )
+        result, scores = beams, beams.scores
+    else:
+        choose: Choose = greedy
+        if verb == "sample":
+            choose = sampler(_keys(features["seeds"][:, 0], num_texts), options)
+        result = decode(step, cache, jnp.repeat(forced, num_texts, axis=0), constraint, choose)
+        scores = result.log_probability
+    entries = jnp.full_like(scores, NO_ENTRY, jnp.int32)
+    if isinstance(constraint, TokenTrie | UnseenTrie | AfterGiven):
+        entries = constraint.entries(result.state)
+    shape = (forced.shape[0], num_texts)
+    return WrittenBatch(
+        result.tokens.reshape(*shape, -1),
+        scores.reshape(shape),
+        result.log_probability.reshape(shape),
+        result.ended.reshape(shape),
+        entries.reshape(shape),
+    )
+
+
+def _keys(seeds: Array, num_texts: int) -> Array:
+    """A key per row, `[sources * texts]`, that depends on nothing but its seed and its number."""
+    keys = jax.vmap(jax.random.key)(seeds)
+    fold_in = jax.vmap(jax.vmap(jax.random.fold_in, in_axes=(None, 0)), in_axes=(0, None))
+    return fold_in(keys, jnp.arange(num_texts)).reshape(-1)

@@ -1,0 +1,163 @@
+"""Scores candidates for users: the probability that a user likes, clicks or buys (paper section 2).
+
+    scorer = Scorer(bundle.model, bundle.variables, bundle.vocabulary, source_length=256, ...)
+    scorer.score_requests([history], [candidates])      # text in, one probability per candidate out
+    bank.scorer().score_requests(histories, candidates, ["ctr", "stars"])      # a task per request
+
+A history is encoded once, however many candidates it has; candidates are packed into decoder rows.
+Shapes come from a few buckets, so a new request compiles nothing once each bucket has been seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gin
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from m6rec_jax.data.negatives import corrected_probability
+from m6rec_jax.engine.candidate_scoring import DEFAULT_BATCH_SIZES, CandidateScorer
+from m6rec_jax.engine.task_settings import TaskSettings
+from m6rec_jax.errors import ConfigError
+from m6rec_jax.model import M6Rec
+from m6rec_jax.sharding import LogicalRules
+from m6rec_jax.text.vocabulary import Vocabulary
+
+Array = jax.Array
+Variables = Mapping[str, Any]
+
+
+def class_log_probabilities(
+    model: M6Rec, variables: Variables, features: Mapping[str, Array]
+) -> Array:
+    """Log probability of every class at every decoder position, `[batch, target, classes]`.
+
+    Only positions whose input token is `[EOS]` mean anything. For use inside jit.
+    """
+    outputs = model.apply(variables, features)
+    logits = model.apply(
+        variables, outputs.hidden, features["task_ids"], method=model.option_logits
+    )
+    return jax.nn.log_softmax(logits, axis=-1)
+
+
+def positive_probability(
+    log_probabilities: jax.Array, positive_classes: tuple[int, ...]
+) -> jax.Array:
+    """Sum of the positive classes' probabilities, `[..., classes]` to `[...]`.
+
+    With two classes that is class 1. With one class per rating value it is, say, 4 and 5 stars, so
+    that richer labels than yes and no can be trained on.
+
+    Raises:
+      ConfigError: a class that the head does not have, or no class or all of them.
+    """
+    chosen = chosen_classes(positive_classes, log_probabilities.shape[-1])
+    return _summed_probability(log_probabilities, jnp.asarray(chosen))
+
+
+def chosen_classes(positive_classes: Sequence[int], num_classes: int) -> np.ndarray:
+    """Which classes are positive, bool `[classes]`.
+
+    Raises:
+      ConfigError: a class that the head does not have, or no class or all of them.
+    """
+    chosen = sorted(set(positive_classes))
+    if not chosen or chosen[0] < 0 or chosen[-1] >= num_classes or len(chosen) == num_classes:
+        raise ConfigError(
+            f"positive_classes = {tuple(positive_classes)} must be some, but not all, of the "
+            f"classes 0 to {num_classes - 1} (PromptConfig.num_options = {num_classes})"
+        )
+    return np.isin(np.arange(num_classes), chosen)
+
+
+def _summed_probability(log_probabilities: Array, chosen: Array) -> Array:
+    """Σ probability of the chosen classes; chosen bool, broadcast to `[..., classes]`."""
+    total = jax.nn.logsumexp(jnp.where(chosen, log_probabilities, -jnp.inf), axis=-1)
+    return jnp.exp(jnp.minimum(total, 0.0))  # several classes may round to a little above 1
+
+
+@gin.configurable(denylist=["model", "variables", "vocabulary", "mesh", "tasks"])
+class Scorer(CandidateScorer):
+    """Probability of the positive classes for rows or for requests in text.
+
+    Args:
+      model: with an option or linear head.
+      variables, vocabulary: as `CandidateScorer`, which has the other arguments, too.
+      task_id: row of the prompt bank, for rows that name none.
+      positive_classes: classes whose probabilities are added up.
+      sampling_rate: share of the negatives that training saw, see
+        `data.negatives.corrected_probability`; 1 where none were sampled.
+      tasks: settings of tasks that requests may name; they take the place of the three before.
+      task: which of `tasks` a request has that names none; empty: the only one.
+
+    Raises:
+      ConfigError: the model has no head, or lengths that do not fit together.
+    """
+
+    needed_part = "classes"
+
+    def __init__(
+        self,
+        model: M6Rec,
+        variables: Variables,
+        vocabulary: Vocabulary,
+        *,
+        source_length: int,
+        target_length: int,
+        task_id: int = 0,
+        positive_classes: tuple[int, ...] = (1,),
+        sampling_rate: float = 1.0,
+        tasks: Mapping[str, TaskSettings] | None = None,
+        task: str = "",
+        candidate_length: int | None = None,
+        batch_sizes: Sequence[int] = DEFAULT_BATCH_SIZES,
+        source_buckets: Sequence[int] | None = None,
+        target_buckets: Sequence[int] | None = None,
+        mesh: Mesh | None = None,
+        rules: LogicalRules = (),
+    ) -> None:
+        if model.config.prompts.head == "none":
+            raise ConfigError(
+                "scoring needs a head: this model was built with PromptConfig.head = 'none'. Was "
+                "it tuned for scoring?"
+            )
+        if tasks is None:
+            tasks = {"": TaskSettings(task_id, tuple(positive_classes), sampling_rate)}
+        super().__init__(
+            model,
+            variables,
+            vocabulary,
+            source_length=source_length,
+            target_length=target_length,
+            tasks=tasks,
+            task=task,
+            candidate_length=candidate_length,
+            batch_sizes=batch_sizes,
+            source_buckets=source_buckets,
+            target_buckets=target_buckets,
+            mesh=mesh,
+            rules=rules,
+        )
+
+    def read(self, variables: Variables, hidden: Array, features: Mapping[str, Array]) -> Array:
+        logits = self.model.apply(
+            variables, hidden, features["task_ids"], method=self.model.option_logits
+        )
+        chosen = features["positive_classes"][:, None] > 0
+        return _summed_probability(jax.nn.log_softmax(logits, axis=-1), chosen)
+
+    def task_features(self, settings: Sequence[TaskSettings], size: int) -> dict[str, np.ndarray]:
+        capacity = self.model.config.prompts.num_options
+        positive = np.zeros((size, capacity), np.int32)
+        for row, own in enumerate(settings):
+            chosen = chosen_classes(own.positive_classes, own.num_options or capacity)
+            positive[row, : len(chosen)] = chosen
+        return {"positive_classes": positive}
+
+    def finish(self, values: np.ndarray, settings: TaskSettings) -> np.ndarray:
+        return corrected_probability(values, settings.sampling_rate)

@@ -1,0 +1,95 @@
+"""How written texts are decoded, for evaluation, files of requests and conversation alike.
+
+Decoding.method = 'beam_search'        # in gin; greedy unless said otherwise
+Decoding.num_beams = 4
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import gin
+import numpy as np
+
+from m6rec_jax.engine.generated_texts import GeneratedText
+from m6rec_jax.engine.generation import Generator
+from m6rec_jax.errors import ConfigError
+
+METHODS = ("greedy", "beam_search", "sample")
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class Decoding:
+    """How texts are decoded.
+
+    Attributes:
+      method: 'greedy', 'beam_search' or 'sample'.
+      num_beams, length_penalty: of beam search, whose best text counts.
+      temperature, top_k, top_p, seed: of sampling, one text for each source, drawn with a seed of
+        its own.
+    """
+
+    method: str = "greedy"
+    num_beams: int = 4
+    length_penalty: float = 0.6
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise ConfigError(
+                f"Decoding.method = {self.method!r} is none of {', '.join(map(repr, METHODS))}"
+            )
+
+    def write(
+        self,
+        generator: Generator,
+        sources: Sequence[Sequence[str]],
+        prefixes: Sequence[str] | None = None,
+        tasks: Sequence[str] | None = None,
+        places: Sequence[Sequence[int]] | None = None,
+    ) -> list[GeneratedText]:
+        """One text for each source.
+
+        Args:
+          generator: of the model.
+          sources, prefixes, tasks: errors, too, as of `Generator`'s verbs.
+          places: numbers that tell each source from all others, however they come to share calls;
+            with the seed they decide what is sampled. None: its place among the sources.
+        """
+        if self.method == "greedy":
+            return generator.greedy(sources, prefixes, tasks=tasks)
+        if self.method == "beam_search":
+            found = generator.beam_search(
+                sources,
+                prefixes,
+                num_beams=self.num_beams,
+                length_penalty=self.length_penalty,
+                tasks=tasks,
+            )
+        else:
+            found = generator.sample(
+                sources,
+                prefixes,
+                temperature=self.temperature,
+                top_k=self.top_k,
+                top_p=self.top_p,
+                seed=self._seeds(len(sources), places),
+                tasks=tasks,
+            )
+        return [texts[0] for texts in found]
+
+    def _seeds(self, number: int, places: Sequence[Sequence[int]] | None) -> list[int]:
+        if places is None:
+            return [self.seed + place for place in range(number)]
+        return [_mixed(self.seed, *place) for place in places]
+
+
+def _mixed(*numbers: int) -> int:
+    """A seed, uint32, that looks like no other numbers' seed; the same on every machine."""
+    words = np.array(numbers, np.int64).view(np.uint32)
+    return int(np.random.SeedSequence(words.tolist()).generate_state(1)[0])

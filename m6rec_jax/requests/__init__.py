@@ -1,0 +1,1 @@
+"""Requests of a served model: checking, rendering as text, files of them. No tensorflow."""

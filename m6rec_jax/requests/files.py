@@ -1,0 +1,363 @@
+"""Files of requests, read in chunks of bounded memory, and files of the same rows with results.
+
+Two formats, chosen by the ending: JSON lines (`.jsonl`) and Parquet (`.parquet`). Results have the
+format of the requests; a row keeps what it had, to the byte in JSON lines. Rows are counted from 0;
+in JSON lines that is the number of the line, and blank lines are no rows.
+
+A row that is no object at all (not JSON, not UTF-8) is handed on with the reason, not raised.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from m6rec_jax.data.files import column_names, open_parquet, parquet_damage, takeable
+from m6rec_jax.data.values import without_nanoseconds
+from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.requests.request import RejectedRow
+
+# A longer line is no request: it would have to fit in memory.
+MAX_LINE_BYTES = 16 << 20
+# A chunk of long lines ends before it has all its rows.
+_MAX_CHUNK_BYTES = 64 << 20
+_MAX_SHOWN = 10_000
+
+
+class Position(NamedTuple):
+    """Where a chunk begins.
+
+    Attributes:
+      row: number of the next row.
+      offset: bytes before it (JSON lines).
+    """
+
+    row: int = 0
+    offset: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ReadRow:
+    """One row of a file.
+
+    Attributes:
+      number: from 0.
+      values: the object; None where it could not be read.
+      problem: why not.
+      raw: the row as it stands in the file: bytes of a line; None in Parquet.
+    """
+
+    number: int
+    values: Mapping[str, Any] | None
+    problem: RejectedRow | None = None
+    raw: bytes | None = None
+
+    def shown(self) -> str:
+        """The row for people, as far as it can be shown."""
+        if self.raw is None:
+            text = json.dumps(self.values, ensure_ascii=False, default=_as_text)
+        else:
+            text = self.raw[: _MAX_SHOWN + 1].decode("utf-8", errors="backslashreplace")
+        if len(text) <= _MAX_SHOWN:
+            return text
+        return f"{text[:_MAX_SHOWN]}… (cut)"
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Some consecutive rows.
+
+    Attributes:
+      rows: blank lines left out.
+      end: where the next chunk begins.
+      table: the same rows in Arrow (Parquet only).
+    """
+
+    rows: Sequence[ReadRow]
+    end: Position
+    table: pa.Table | None = None
+
+
+class RequestFile(Protocol):
+    """A file of requests, and how results are written in its format.
+
+    Attributes:
+      path: the file.
+      suffix: of files of results.
+    """
+
+    path: Path
+    suffix: str
+
+    def extent(self) -> tuple[int, str]:
+        """How long the file is, and in which unit: 'rows' or 'bytes'."""
+
+    def chunks(self, start: Position, size: int) -> Iterator[Chunk]:
+        """The rows from `start` on, at most `size` at a time.
+
+        Raises:
+          DataError: the file is damaged.
+        """
+
+    def progress(self, start: Position, end: Position) -> int:
+        """How much of the extent lies between two positions."""
+
+    def write_part(
+        self, path: Path, chunk: Chunk, kept: Sequence[int], results: Mapping[str, Any]
+    ) -> None:
+        """Writes rows with their results.
+
+        Args:
+          path: of the new file.
+          chunk: that has the rows.
+          kept: which of `chunk.rows`.
+          results: column -> one float32 array or list of ids per kept row.
+        """
+
+    def join(self, parts: Iterable[Path], path: Path) -> None:
+        """Writes all parts, in order, to one file; at least one of them."""
+
+
+ResultTypes = Mapping[str, pa.DataType]
+
+
+def open_requests(path: str | Path, result_types: ResultTypes) -> RequestFile:
+    """Opens a file of requests.
+
+    Args:
+      path: `.jsonl` or `.parquet`.
+      result_types: columns that will be added; a row that has one of them already is rejected.
+
+    Raises:
+      ConfigError: another ending.
+      DataError: no such file, a damaged one, or one whose columns have a result's name.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"there is no file {path}")
+    if path.suffix == ".jsonl":
+        return JsonLines(path, result_types)
+    if path.suffix == ".parquet":
+        return ParquetRows(path, result_types)
+    raise ConfigError(f"{path}: requests are read from .jsonl or .parquet files")
+
+
+class JsonLines:
+    """See `RequestFile`."""
+
+    suffix = ".jsonl"
+
+    def __init__(self, path: Path, result_types: ResultTypes) -> None:
+        self.path = path
+        self._names = tuple(result_types)
+
+    def extent(self) -> tuple[int, str]:
+        """See `RequestFile`."""
+        return self.path.stat().st_size, "bytes"
+
+    def chunks(self, start: Position, size: int) -> Iterator[Chunk]:
+        """See `RequestFile`."""
+        with self.path.open("rb") as file:
+            file.seek(start.offset)
+            rows: list[ReadRow] = []
+            number, begun = start.row, start.offset
+            while line := file.readline(MAX_LINE_BYTES + 1):
+                too_long = len(line) > MAX_LINE_BYTES and not line.endswith(b"\n")
+                if too_long:
+                    _skip_line(file)
+                if number == 0:
+                    line = line.removeprefix(b"\xef\xbb\xbf")
+                if line.strip():
+                    rows.append(self._read(number, line.strip(), too_long))
+                number += 1
+                if len(rows) == size or file.tell() - begun > _MAX_CHUNK_BYTES:
+                    begun = file.tell()
+                    yield Chunk(rows, Position(number, begun))
+                    rows = []
+            if rows:
+                yield Chunk(rows, Position(number, file.tell()))
+
+    def progress(self, start: Position, end: Position) -> int:
+        """See `RequestFile`."""
+        return end.offset - start.offset
+
+    def write_part(
+        self, path: Path, chunk: Chunk, kept: Sequence[int], results: Mapping[str, Any]
+    ) -> None:
+        """See `RequestFile`."""
+        with path.open("wb") as file:
+            for place, index in enumerate(kept):
+                raw = chunk.rows[index].raw
+                assert raw is not None
+                added = {name: _plain(values[place]) for name, values in results.items()}
+                # Into the row's own text, of which not a byte changes: it ends with a brace.
+                text = json.dumps(added, ensure_ascii=False)[1:].encode()
+                comma = b", " if chunk.rows[index].values else b""
+                file.write(raw[:-1].rstrip() + comma + text + b"\n")
+
+    def join(self, parts: Iterable[Path], path: Path) -> None:
+        """See `RequestFile`."""
+        with path.open("wb") as target:
+            for part in parts:
+                with part.open("rb") as source:
+                    shutil.copyfileobj(source, target, 1 << 20)
+
+    def _read(self, number: int, line: bytes, too_long: bool) -> ReadRow:
+        try:
+            if too_long:
+                raise RejectedRow("too_long", f"the line has more than {MAX_LINE_BYTES:,} bytes")
+            values = json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
+            if not isinstance(values, dict):
+                raise RejectedRow("not_an_object", "the line is JSON, but not an object")
+            _check_names(values, self._names)
+        except RejectedRow as problem:
+            return ReadRow(number, None, problem, line[: 4 * _MAX_SHOWN])
+        except UnicodeDecodeError as error:
+            reason = f"byte 0x{line[error.start]:02x} at offset {error.start} is not UTF-8"
+            return ReadRow(number, None, RejectedRow("invalid_utf8", reason), line)
+        except (ValueError, RecursionError) as error:
+            return ReadRow(number, None, RejectedRow("invalid_json", f"not JSON: {error}"), line)
+        return ReadRow(number, values, None, line)
+
+
+class ParquetRows:
+    """See `RequestFile`."""
+
+    suffix = ".parquet"
+
+    def __init__(self, path: Path, result_types: ResultTypes) -> None:
+        self.path = path
+        self._types = result_types
+        names = column_names(path)
+        with open_parquet(path) as file:
+            metadata = file.metadata
+            self._group_rows = [metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
+        for name in result_types:
+            if name in names:
+                raise DataError(
+                    f"{path} has a column {name!r} already, which results would have; rename it"
+                )
+
+    def extent(self) -> tuple[int, str]:
+        """See `RequestFile`."""
+        return sum(self._group_rows), "rows"
+
+    def chunks(self, start: Position, size: int) -> Iterator[Chunk]:
+        """See `RequestFile`."""
+        ends = np.cumsum([0, *self._group_rows])
+        first = int(np.searchsorted(ends, start.row, side="right")) - 1
+        row = int(ends[first])
+        groups = list(range(first, len(self._group_rows)))
+        if not groups:
+            return
+        with open_parquet(self.path) as file:
+            try:
+                for batch in file.iter_batches(size, row_groups=groups):
+                    skipped = min(max(0, start.row - row), batch.num_rows)
+                    row += batch.num_rows
+                    if skipped < batch.num_rows:
+                        rest = batch.slice(skipped)
+                        number = row - rest.num_rows
+                        table = pa.Table.from_batches([takeable(rest)])
+                        yield Chunk(_read_batch(rest, number), Position(row), table)
+            except (pa.ArrowException, OSError) as error:
+                raise parquet_damage(self.path, error) from error
+
+    def progress(self, start: Position, end: Position) -> int:
+        """See `RequestFile`."""
+        return end.row - start.row
+
+    def write_part(
+        self, path: Path, chunk: Chunk, kept: Sequence[int], results: Mapping[str, Any]
+    ) -> None:
+        """See `RequestFile`."""
+        assert chunk.table is not None
+        table = chunk.table.take(pa.array(kept, pa.int64()))
+        for name, values in results.items():
+            kind = self._types[name]
+            table = table.append_column(name, pa.array([list(row) for row in values], kind))
+        pq.write_table(table, path, compression="zstd")
+
+    def join(self, parts: Iterable[Path], path: Path) -> None:
+        """See `RequestFile`."""
+        writer: pq.ParquetWriter | None = None
+        for part in parts:
+            table = pq.read_table(part)
+            if writer is None:
+                writer = pq.ParquetWriter(path, table.schema, compression="zstd")
+            writer.write_table(table)
+        assert writer is not None
+        writer.close()
+
+
+def _skip_line(file: Any) -> None:
+    while (rest := file.readline(1 << 20)) and not rest.endswith(b"\n"):
+        pass
+
+
+def _refuse_constant(name: str) -> Any:
+    raise RejectedRow("nan", f"{name} is no JSON; write null where a value is not known")
+
+
+def _check_names(values: Mapping[str, Any], names: Iterable[str]) -> None:
+    for name in names:
+        if name in values:
+            raise RejectedRow(
+                "field_taken", f"the row has a field {name!r} already, which results would have"
+            )
+
+
+def _read_batch(batch: pa.RecordBatch, first: int) -> list[ReadRow]:
+    """Rows of Arrow as Python objects. Arrow does not look whether strings are UTF-8."""
+    batch = pa.RecordBatch.from_arrays(
+        [without_nanoseconds(column) for column in batch.columns], names=batch.schema.names
+    )
+    try:
+        return [ReadRow(first + i, values) for i, values in enumerate(batch.to_pylist())]
+    except (UnicodeDecodeError, ValueError, OverflowError):
+        return [_read_arrow_row(batch.slice(i, 1), first + i) for i in range(batch.num_rows)]
+
+
+def _read_arrow_row(row: pa.RecordBatch, number: int) -> ReadRow:
+    try:
+        return ReadRow(number, row.to_pylist()[0])
+    except UnicodeDecodeError as error:
+        reason = f"byte 0x{error.object[error.start]:02x} of a text is not UTF-8"
+        problem = RejectedRow("invalid_utf8", reason)
+    except (ValueError, OverflowError) as error:
+        problem = RejectedRow("wrong_type", f"a value cannot be read: {error}")
+    return ReadRow(number, None, problem, _without_utf8(row))
+
+
+def _without_utf8(row: pa.RecordBatch) -> bytes:
+    """What can be shown of a row with values that Python cannot hold."""
+    shown: dict[str, Any] = {}
+    for name in row.schema.names:
+        column = row.column(name)
+        try:
+            shown[name] = column.to_pylist()[0]
+        except (ValueError, OverflowError):
+            plain = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
+            shown[name] = column.cast(pa.large_binary())[0].as_py() if plain else "(unreadable)"
+    return json.dumps(shown, ensure_ascii=False, default=_as_text).encode()
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, bytes):
+        return value.decode("utf-8", errors="backslashreplace")
+    return str(value)
+
+
+def _plain(values: Any) -> list[Any]:
+    """A result for JSON; float32 in its shortest form, not with the digits of a float64."""
+    if isinstance(values, np.ndarray) and values.dtype == np.float32:
+        return [float(str(value)) for value in values]
+    return list(values)

@@ -1,0 +1,103 @@
+"""Requests in words: the history and the candidates, as training would have told them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from m6rec_jax.data.render import Teller
+from m6rec_jax.data.statistics import Statistics
+from m6rec_jax.errors import DataError
+from m6rec_jax.requests.request import RejectedRow, Request
+from m6rec_jax.text.records import Event, Item
+from m6rec_jax.text.templates import DatasetTemplate
+
+
+class RequestText(NamedTuple):
+    """Segments of the history, and one text per candidate."""
+
+    history: list[str]
+    candidates: list[str]
+
+
+class RequestRenderer:
+    """Turns requests into the text that a model reads.
+
+    What is told of a user: the statistics know by the id what was counted, and count the request's
+    later behaviours on top. A user without an id, or a new one, is told by the request's behaviours
+    alone. Statistics of items are looked up by their ids.
+
+    Args:
+      template: of the data set.
+      statistics: those that serving is given; None: requests bring all that is to be told.
+      max_events: behaviours of a history, the latest ones, as in training; None: all.
+      tell_candidates: False where candidates are not scored, and may lack what that needs.
+    """
+
+    def __init__(
+        self,
+        template: DatasetTemplate,
+        statistics: Statistics | None,
+        max_events: int | None = None,
+        tell_candidates: bool = True,
+    ) -> None:
+        self._statistics = statistics
+        self._tell_candidates = tell_candidates
+        self._teller = Teller(template, statistics)
+        self._max_events = max_events
+
+    def render(self, request: Request) -> RequestText:
+        """Tells a request.
+
+        Raises:
+          RejectedRow: the statistics hold events of the request's moment or later ones, or a field
+            that the template cannot do without has no value.
+        """
+        state = None
+        if self._statistics is not None:
+            if request.time <= self._statistics.last_time:
+                raise RejectedRow(
+                    "too_early",
+                    f"'time' is {request.time!r}, and the statistics hold events until "
+                    f"{self._statistics.last_time!r}: they would tell the future",
+                )
+            state = self._statistics.fold_in(request.user.id, request.behaviours)
+        latest = request.behaviours
+        if self._max_events is not None:
+            latest = latest[max(0, len(latest) - self._max_events) :]
+        events, items = _by_id(latest)
+        try:
+            history = self._teller.history(
+                request.user, events, items, request.time, state=state, given=request.statistics
+            )
+            if not self._tell_candidates:
+                return RequestText(history, [])
+            given = [
+                {**request.statistics, **own} if request.statistics else own
+                for own in request.candidate_statistics
+            ]
+            candidates = self._teller.candidates(
+                request.user.id, request.candidates, request.time, state=state, given=given
+            )
+        except DataError as error:
+            raise RejectedRow("no_text", str(error)) from None
+        return RequestText(history, candidates)
+
+
+def _by_id(behaviours: Sequence[tuple[Event, Item]]) -> tuple[list[Event], dict[str, Item]]:
+    """Events, and their items by id.
+
+    Items without an id, and one that a request tells in two ways, get an id of their own: it never
+    reaches the text.
+    """
+    events: list[Event] = []
+    items: dict[str, Item] = {}
+    for place, (event, item) in enumerate(behaviours):
+        key = event.item_id
+        if not key or items.setdefault(key, item) is not item:
+            key = f"behaviours[{place}]"
+            items[key] = item
+            event = dataclasses.replace(event, item_id=key)
+        events.append(event)
+    return events, items

@@ -1,0 +1,1 @@
+"""Answering requests: the service, files of requests, chat, indexes. No tensorflow."""

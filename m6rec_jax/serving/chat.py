@@ -1,0 +1,227 @@
+"""`m6rec chat`: a dialogue with a model in a terminal, or line by line from a file.
+
+What is said is printed as it would be in the training dialogues; below it stand the items that are
+recommended, by writing their titles and by the two towers.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+import gin
+
+from m6rec_jax.data.prepared import MANIFEST, read_catalogue
+from m6rec_jax.data.sources import default_cache_dir
+from m6rec_jax.engine.bundle import Bundle, load_model
+from m6rec_jax.engine.task_settings import dialogue_part
+from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.jobs.conversation import Answer, Conversation, ConversationCatalogue
+from m6rec_jax.requests.rendering import RequestRenderer
+from m6rec_jax.requests.request import RejectedRow, RequestParser
+from m6rec_jax.requests.serving_data import ServingData, prepared_dataset_spec
+from m6rec_jax.sharding import LogicalRules, make_mesh
+from m6rec_jax.text.dialogue import SYSTEM
+from m6rec_jax.text.format_strings import Template
+
+HELP = "Say something; /new starts anew, /quit (or the end of input) ends."
+_PROMPT = "> "
+_SHAPES: dict[str, Any] = {"batch_sizes": (1,)}
+
+
+@gin.configurable(denylist=["user", "lines", "out"])
+def chat(
+    model_dir: str | Path = gin.REQUIRED,
+    *,
+    prepared: str | None = None,
+    titles: str = "",
+    step: int | None = None,
+    load: Callable[..., Bundle] = load_model,
+    rules: LogicalRules | None = None,
+    user: Path | None = None,
+    lines: Iterable[str] | None = None,
+    out: TextIO | None = None,
+) -> Conversation:
+    """Talks until the user ends it.
+
+    The model's tasks say what it can do: a task of replies, one of titles, one of retrieval; at
+    least one of them (`pipeline.dialogue_registration`).
+
+    Args:
+      model_dir: of a training run.
+      prepared: folder of prepared data with the catalogue; None: what the model was trained on.
+      titles: how items of another catalogue are called, as in '{title}[ ({year})]': as the model
+        was trained to write them. Empty: by the texts of the catalogue.
+      step: which checkpoint; None: the newest.
+      load: `load_model`, or what takes its arguments (`bank.bundle.load_with_bank`).
+      rules: logical-axis rules, by which the model lies over the mesh of `make_mesh` (gin); None:
+        it is on the default device.
+      user: JSON file with what is known of the user, a request without candidates
+        (`tables.requests`); the prepared data must then be of users, items and events.
+      lines: what the user says; None: standard input.
+      out: where answers go; None: standard output.
+
+    Returns:
+      The conversation as it ended.
+
+    Raises:
+      CheckpointError: no model.
+      ConfigError: a model without such tasks, or settings that do not fit the data.
+      DataError: data or the user's file are missing or wrong.
+    """
+    mesh = None if rules is None else make_mesh()
+    bundle = load(model_dir, step=step, mesh=mesh, rules=tuple(rules or ()))
+    tasks = _tasks(bundle)
+    folder = _folder(bundle, tasks.values(), prepared)
+    conversation = Conversation(
+        read_conversation_catalogue(folder, titles),
+        **_parts(bundle, tasks),
+        history=[] if user is None else read_history(user, folder),
+        trained_turns=_turns(bundle, tasks.values()),
+    )
+    out = out or sys.stdout
+    print(HELP, file=out)
+    for line in _typed(out) if lines is None else lines:
+        text = line.strip()
+        if text == "/quit":
+            break
+        if text == "/new":
+            conversation.restart()
+            print("(a new dialogue)", file=out)
+        elif text.startswith("/"):
+            print(HELP, file=out)
+        elif text:
+            print(_shown(conversation.answer(text)), file=out, flush=True)
+    return conversation
+
+
+def read_conversation_catalogue(folder: Path, titles: str = "") -> ConversationCatalogue:
+    """The items of a folder of prepared data; arguments and errors as `chat`."""
+    catalogue = read_catalogue(folder)
+    written: Sequence[str] = catalogue.texts
+    if titles:
+        template = Template.parse(titles, "chat.titles")
+        template.validate(catalogue.items[0].attributes)
+        written = [template.render(item.attributes) for item in catalogue.items]
+    names = [
+        str(item.attributes.get("title") or text)
+        for item, text in zip(catalogue.items, written, strict=True)
+    ]
+    return ConversationCatalogue(written, catalogue.texts, names)
+
+
+def read_history(user: Path, folder: Path) -> list[str]:
+    """What is known of a user, in words.
+
+    Args:
+      user: JSON file, see `chat`.
+      folder: of prepared data of users, items and events.
+
+    Raises:
+      ConfigError: data of another kind.
+      DataError: the file is missing or wrong.
+    """
+    data = ServingData.open(prepared_dataset_spec(folder), folder)
+    parser = RequestParser(data.spec, data.items, data.statistics_names(), None)
+    try:
+        values = json.loads(user.read_text("utf-8"))
+        if not isinstance(values, dict):
+            raise DataError(f"{user} must hold an object, a request")
+        request = parser.parse(values)
+        return RequestRenderer(data.template, data.statistics).render(request).history
+    except (OSError, ValueError) as error:
+        raise DataError(f"{user} cannot be read: {error}") from error
+    except RejectedRow as problem:
+        raise DataError(f"{user}: {problem}") from None
+
+
+def _folder(bundle: Bundle, tasks: Iterable[str], prepared: str | None) -> Path:
+    """Where the catalogue lies: what the tasks were trained on, or what the user names."""
+    if not prepared:
+        own = {bundle.settings.tasks[task].prepared for task in tasks}
+        if len(own) > 1:
+            raise ConfigError(
+                f"the model's tasks were trained on several catalogues: {', '.join(sorted(own))}; "
+                "name one of these folders with --gin.PREPARED=FOLDER"
+            )
+        name = own.pop()
+        if not name:
+            raise ConfigError(
+                "the model folder does not say which prepared data its tasks of dialogues were "
+                "trained on; name the folder with the catalogue with --gin.PREPARED=FOLDER"
+            )
+        prepared = str(default_cache_dir() / name)
+    folder = Path(prepared).expanduser()
+    if not (folder / MANIFEST).is_file():
+        raise ConfigError(
+            f"there is no prepared data in {folder}, so no catalogue; name the folder that `m6rec "
+            "data prepare` printed with --gin.PREPARED=FOLDER"
+        )
+    return folder
+
+
+def _tasks(bundle: Bundle) -> dict[str, str]:
+    """Part of the dialogue -> name of the model's task for it.
+
+    Raises:
+      ConfigError: none, or several of one part.
+    """
+    found: dict[str, str] = {}
+    for name, settings in bundle.settings.tasks.items():
+        part = dialogue_part(settings)
+        if part in found:
+            raise ConfigError(
+                f"{name} is the model's second task of {part}; chat needs one of each (of a bank's "
+                "tasks --gin.load_bank.tasks=\"['NAME', ...]\" takes some)"
+            )
+        if part:
+            found[part] = name
+    if not found:
+        known = ", ".join(bundle.settings.tasks) or "none"
+        raise ConfigError(
+            f"the model has no task to converse with (its tasks: {known}); train it on tasks of "
+            "register_dialogue_tasks, such as inspired_conversation"
+        )
+    return found
+
+
+def _parts(bundle: Bundle, tasks: Mapping[str, str]) -> dict[str, Any]:
+    """Generators and the retriever of the model's tasks."""
+    return {
+        part: bundle.retriever(name, batch_sizes=(1, 32))
+        if part == "retrieval"
+        else bundle.generator(name, **_SHAPES)
+        for part, name in tasks.items()
+    }
+
+
+def _turns(bundle: Bundle, tasks: Iterable[str]) -> int | None:
+    """Turns of dialogues that all of these tasks were trained on, at most; None: all."""
+    known = [bundle.settings.tasks[name].max_events for name in tasks]
+    return min((turns for turns in known if turns is not None), default=None)
+
+
+def _typed(out: TextIO) -> Iterable[str]:
+    """Lines of standard input, with a prompt where somebody types them."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        # What is not UTF-8 is read as \ufffd; it would end the dialogue.
+        sys.stdin.reconfigure(errors="replace")
+    while True:
+        if sys.stdin.isatty():
+            print(_PROMPT, end="", file=out, flush=True)
+        line = sys.stdin.readline()
+        if not line:
+            return
+        yield line
+
+
+def _shown(answer: Answer) -> str:
+    lines = [f"{SYSTEM}: {answer.reply}"] if answer.reply else []
+    for name, found in (("written", answer.written), ("retrieved", answer.retrieved)):
+        if found is not None:
+            lines.append(f"  {name}: {' · '.join(found.titles) or 'nothing is left'}")
+    return "\n".join(lines) or "(nothing to say)"

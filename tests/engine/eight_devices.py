@@ -1,0 +1,137 @@
+"""Run by test_several_devices.py in a process with 8 virtual CPU devices; prints one JSON object.
+
+Answers to the same requests per rule set, spread over a mesh. The first mesh has its devices in no
+order.
+"""
+
+import json
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from flax import linen as nn
+from jax.sharding import Mesh
+
+from m6rec_jax.engine.bundle import variable_targets
+from m6rec_jax.engine.generation import Generator
+from m6rec_jax.engine.retrieval import Retriever
+from m6rec_jax.engine.scoring import Scorer
+from m6rec_jax.engine.shared_titles import SharedTitles
+from m6rec_jax.engine.task_settings import TaskSettings
+from m6rec_jax.engine.title_trie import TitleTrie
+from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
+from m6rec_jax.model.m6rec import initial_features
+from m6rec_jax.sharding import LogicalRules, data_parallel, fully_sharded_2d, make_mesh
+from m6rec_jax.text.vocabulary import Vocabulary
+
+HISTORIES = [["likes comedy", f"liked Film {name}"] for name in "ABC"]
+TITLES = [f"Film {name}, drama" for name in "ABCDEFGAA"]
+
+
+def make_model(vocabulary: Vocabulary) -> tuple[M6Rec, Mapping[str, Any]]:
+    """A random model without zeros, the same in every process; its variables are on the host."""
+    prompts = PromptConfig(
+        num_prompts=2,
+        num_options=2,
+        head="option",
+        adapter_rank=2,
+        embedding_rank=1,
+        retrieval_dim=4,
+        special_token_ids=vocabulary.special_ids,
+    )
+    config = ModelConfig(
+        vocab_size=vocabulary.size,
+        embed_dim=16,
+        num_encoder_layers=2,
+        num_decoder_layers=2,
+        num_heads=2,
+        head_dim=8,
+        mlp_dim=32,
+        late_layers_start=1,
+        prompts=prompts,
+    )
+    model, key = M6Rec(config), jax.random.key(0)
+    init = jax.jit(lambda key: nn.meta.unbox(model.init(key, initial_features())))
+    variables = init({"params": key, "prompts": key})
+    variables = jax.tree.map(lambda leaf: np.asarray(leaf) * 2, variables)
+    rng = np.random.default_rng(0)
+    # Half of an adapter or an update starts at zero, where no placement of it could be wrong.
+    moved = jax.tree.map(
+        lambda leaf: leaf + 0.1 * rng.standard_normal(leaf.shape, np.float32), variables["prompts"]
+    )
+    return model, {**variables, "prompts": moved}
+
+
+def answers(
+    model: M6Rec,
+    variables: Mapping[str, Any],
+    vocabulary: Vocabulary,
+    mesh: Mesh | None,
+    rules: LogicalRules,
+) -> dict[str, Any]:
+    """What a mesh answers; with several processes, in each of them."""
+    placed = variables
+    if mesh is not None:
+        targets = variable_targets(model, mesh, rules)
+        placed = jax.tree.map(
+            lambda leaf, target: jax.device_put(leaf, target.sharding), variables, targets
+        )
+    shapes: dict[str, Any] = {
+        "source_length": 16,
+        "target_length": 16,
+        "batch_sizes": (2, 5),  # which no mesh divides
+        "source_buckets": (16,),
+        "mesh": mesh,
+        "rules": rules,
+    }
+    generator = Generator(model, placed, vocabulary, **shapes)
+    trie = TitleTrie(vocabulary, TITLES)
+    titles = generator.recommend(HISTORIES, trie, 3)
+    texts = [f"{title}, {place} percent" for place, title in enumerate(TITLES)]
+    retriever = Retriever(model, placed, vocabulary, **shapes)
+    shared = SharedTitles(retriever, trie, texts)
+    told = generator.recommend(
+        HISTORIES,
+        trie,
+        7,
+        lead_ins=["likes", "user", "liked it,"],
+        seen=[[1], [], [7]],
+        item_scores=shared.item_scores(HISTORIES),
+    )
+    samples = generator.sample(HISTORIES, num_samples=2, seed=3)
+    users, index = retriever.embed_users(HISTORIES), retriever.index(texts)
+    tasks = {"": TaskSettings(0)}
+    scorer = Scorer(model, placed, vocabulary, tasks=tasks, **shapes)
+    return {
+        "titles": [[one.title for one in row] for row in titles],
+        "scores": [[one.score for one in row] for row in titles],
+        "places": [[one.places for one in row] for row in told],
+        "samples": [[one.text for one in row] for row in samples],
+        "users": users.tolist(),
+        "items": retriever.embed_items(texts).tolist(),
+        "found": index.top_k(users, 4).scores.tolist(),
+        "ranks": index.ranks(users, np.array([[0], [4], [8]])).tolist(),
+        "probabilities": [
+            row.tolist() for row in scorer.score_requests(HISTORIES, [TITLES, TITLES[:1], TITLES])
+        ],
+    }
+
+
+def main() -> None:
+    vocabulary = Vocabulary(sys.argv[1])
+    model, variables = make_model(vocabulary)
+    shuffled = np.random.default_rng(0).permutation(np.array(jax.devices())).tolist()
+    found = {
+        name: answers(model, variables, vocabulary, mesh, rules)
+        for name, mesh, rules in (
+            ("data_parallel", make_mesh(8, 1, 1, devices=shuffled), data_parallel()),
+            ("fully_sharded_2d", make_mesh(2, 2, 2), fully_sharded_2d()),
+        )
+    }
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""A model folder is loaded as it was saved."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from m6rec_jax.checkpoints.manifest import RunDescription
+from m6rec_jax.checkpoints.store import CheckpointStore
+from m6rec_jax.engine.bundle import InferenceSettings, load_model, save_assets
+from m6rec_jax.engine.scoring import Scorer
+from m6rec_jax.engine.task_settings import TaskSettings
+from m6rec_jax.errors import CheckpointError, ConfigError
+from m6rec_jax.sharding import data_parallel, make_mesh
+from tests.pipeline import shop_rows
+
+EXAMPLE = shop_rows.rows_of("test")["groups"][0]
+TEMPLATE = {
+    "event": "{outcome} {title}",
+    "candidate": "{title}",
+    "item": "{title}",
+    "outcomes": [{"text": "liked"}],
+}
+
+
+@pytest.fixture(scope="module")
+def model_dir(tiny, tmp_path_factory):
+    model, variables, vocabulary = tiny
+    folder = tmp_path_factory.mktemp("model")
+    run = RunDescription(model.config, vocabulary.fingerprint, "prompts", 4)
+    with CheckpointStore(folder / "checkpoints") as store:
+        store.save(7, dict(variables), data={}, run=run, frozen=("params",))
+    task = TaskSettings(1, positive_classes=(1, 2), prepared="shop.by_time")
+    spec = {"name": "shop", "template": TEMPLATE}
+    settings = InferenceSettings(96, 64, {"shop_ctr": task})
+    save_assets(folder, vocabulary, settings, {"shop.by_time": spec})
+    return folder
+
+
+@pytest.mark.parametrize("meshed", [False, True])
+def test_loaded_model_scores_as_before(tiny, model_dir, meshed):
+    mesh = make_mesh(1, 1, 1, devices=jax.devices()[:1]) if meshed else None
+    bundle = load_model(model_dir, mesh=mesh, rules=data_parallel())
+    assert bundle.step == 7
+    assert bundle.model.config == tiny[0].config
+    assert bundle.vocabulary == tiny[2]
+    template = bundle.template()
+    assert template is not None
+    assert template.outcome(1.0) == "liked"
+    direct = Scorer(*tiny, source_length=96, target_length=64, positive_classes=(1, 2), task_id=1)
+    for a, b in zip(jax.tree.leaves(bundle.variables), jax.tree.leaves(tiny[1]), strict=True):
+        np.testing.assert_array_equal(a, b)
+    history, texts = [EXAMPLE["history"]], [EXAMPLE["candidates"]]
+    np.testing.assert_allclose(
+        bundle.scorer("shop_ctr").score_requests(history, texts)[0],
+        direct.score_requests(history, texts)[0],
+        atol=1e-6,
+    )
+    assert bundle.retriever().embed_users(history).shape == (1, 16)
+    with pytest.raises(ConfigError, match="knows no task 'shop_cvr': shop_ctr"):
+        bundle.scorer("shop_cvr")
+
+
+def test_a_fingerprint_tells_models_apart_and_not_meshes(model_dir):
+    bundle = load_model(model_dir)
+    mesh = make_mesh(1, 1, 1, devices=jax.devices()[:1])
+    on_mesh = load_model(model_dir, mesh=mesh, rules=data_parallel())
+    assert bundle.fingerprint() == on_mesh.fingerprint("shop_ctr")
+    changed = jax.tree.map(lambda leaf: leaf, bundle.variables)
+    flat, tree = jax.tree.flatten(changed)
+    flat[-1] = flat[-1].at[(0,) * flat[-1].ndim].add(1e-3)
+    others = [
+        dataclasses.replace(bundle, variables=jax.tree.unflatten(tree, flat)),
+        dataclasses.replace(
+            bundle, settings=dataclasses.replace(bundle.settings, tasks={"": TaskSettings()})
+        ),
+        dataclasses.replace(bundle, dataset_specs={}),
+    ]
+    assert len({bundle.fingerprint(), *(other.fingerprint() for other in others)}) == 4
+
+
+def test_clear_errors(model_dir, tmp_path):
+    with pytest.raises(CheckpointError, match="no such folder"):
+        load_model(tmp_path / "nothing")
+    (tmp_path / "checkpoints").symlink_to(model_dir / "checkpoints")
+    with pytest.raises(CheckpointError, match=r"vocabulary\.model is missing"):
+        load_model(tmp_path)
+    other = shop_rows.make_vocabulary(tmp_path, size=320)
+    save_assets(tmp_path, other, InferenceSettings(96, 64))
+    with pytest.raises(CheckpointError, match="another vocabulary"):
+        load_model(tmp_path)
+    (tmp_path / "inference" / "settings.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"settings\.json is damaged"):
+        load_model(tmp_path)

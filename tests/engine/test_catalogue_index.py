@@ -1,0 +1,144 @@
+"""Exact search: against a sort, on one device and on eight."""
+
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from m6rec_jax.engine.catalogue_index import CatalogueIndex
+from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.metrics import ranking
+from m6rec_jax.sharding import make_mesh
+
+
+def unit(rng, number, width=8):
+    x = rng.normal(size=(number, width)).astype(np.float32)
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+def brute_top_k(users, items, k, seen):
+    scores = users.astype(np.float64) @ items.T.astype(np.float64)
+    for i, places in enumerate(seen):
+        scores[i, places] = -np.inf
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    return order, np.take_along_axis(scores, order, axis=1)
+
+
+@pytest.mark.parametrize("meshed", [False, True])
+@pytest.mark.parametrize("number", [1, 37])
+def test_top_k_equals_a_sort(number, meshed):
+    rng = np.random.default_rng(number)
+    users, items = unit(rng, number), unit(rng, 53)
+    seen = [rng.choice(53, size=rng.integers(0, 9), replace=False) for _ in range(number)]
+    index = CatalogueIndex(items, make_mesh() if meshed else None, users_per_step=16)
+    found = index.top_k(users, 10, seen)
+    ids, scores = brute_top_k(users, items, 10, seen)
+    np.testing.assert_array_equal(found.ids, ids)
+    np.testing.assert_allclose(found.scores, scores, atol=1e-6)
+    # Off TPUs `approx_max_k` is exact, so its places must be the same.
+    approximate = CatalogueIndex(items, make_mesh() if meshed else None, recall_target=0.9)
+    np.testing.assert_array_equal(approximate.top_k(users, 10, seen).ids, ids)
+    for places, row in zip(seen, found.ids, strict=True):
+        assert not set(places.tolist()) & set(row.tolist())
+
+
+def test_fewer_items_left_than_asked_for():
+    index = CatalogueIndex(unit(np.random.default_rng(0), 4))
+    found = index.top_k(unit(np.random.default_rng(1), 1), 4, [np.array([0, 2, 3])])
+    assert found.ids[0].tolist() == [1, -1, -1, -1]
+    assert np.isneginf(found.scores[0, 1:]).all()
+
+
+def test_ranks_equal_those_of_the_scores():
+    rng = np.random.default_rng(5)
+    users, items = unit(rng, 30), unit(rng, 40)
+    items[7] = items[3]  # a tie
+    targets = rng.integers(-1, 40, (30, 2))
+    targets[:3, 0] = [7, 3, 7]
+    seen = [np.setdiff1d(rng.choice(40, 6, replace=False), targets[i]) for i in range(30)]
+    excluded = np.zeros((30, 40), bool)
+    for i, places in enumerate(seen):
+        excluded[i, places] = True
+    # The similarities of equal vectors are equal bit by bit only within one matrix product.
+    index = CatalogueIndex(items, users_per_step=8)
+    expected = ranking.ranks_by_score((users @ items.T).round(6), targets, excluded)
+    found = index.ranks(users, targets, seen)
+    np.testing.assert_array_equal(found, expected)
+    top = index.top_k(users, 40, seen)
+    np.testing.assert_array_equal(found, ranking.target_ranks(top.ids, targets))
+
+
+def test_a_seen_target_still_has_a_rank():
+    index = CatalogueIndex(np.eye(3, 4, dtype=np.float32))
+    users = np.array([[0.1, 0.9, 0.3, 0]], np.float32)
+    assert index.ranks(users, np.array([[1]]), [np.array([1])]).tolist() == [[1]]
+
+
+def test_whole_catalogue_for_all_users_takes_seconds():
+    rng = np.random.default_rng(0)
+    users, items = unit(rng, 10_000, 128), unit(rng, 10_000, 128)
+    index = CatalogueIndex(items)
+    seen = [rng.integers(0, 10_000, 50) for _ in range(len(users))]
+    # Of the processors, not of the clock on the wall: what else the machine does is no matter.
+    start = time.process_time()
+    index.top_k(users, 10, seen)
+    assert time.process_time() - start < 30
+
+
+def test_sharded_search_on_eight_devices():
+    """The same ids and scores when eight devices hold an eighth of the items each."""
+    code = """
+import jax, numpy as np
+jax.config.update("jax_num_cpu_devices", 8)
+from m6rec_jax.engine.catalogue_index import CatalogueIndex
+from m6rec_jax.sharding import make_mesh
+rng = np.random.default_rng(0)
+users = rng.normal(size=(20, 8)).astype(np.float32)
+items = rng.normal(size=(61, 8)).astype(np.float32)
+items[40] = items[3]
+seen = [rng.choice(61, 5, replace=False) for _ in users]
+targets = rng.integers(0, 61, (20, 1))
+plain = CatalogueIndex(items)
+sharded = CatalogueIndex(items, make_mesh(data=2, fsdp=2, tensor=2))
+assert len(sharded._items.sharding.device_set) == 8
+assert sharded._items.addressable_shards[0].data.shape[0] == 8
+a, b = plain.top_k(users, 30, seen), sharded.top_k(users, 30, seen)
+np.testing.assert_array_equal(a.ids, b.ids)
+np.testing.assert_allclose(a.scores, b.scores, atol=1e-5)
+np.testing.assert_array_equal(plain.ranks(users, targets), sharded.ranks(users, targets))
+approximate = CatalogueIndex(items, make_mesh(data=8), recall_target=0.9)
+np.testing.assert_array_equal(approximate.top_k(users, 30, seen).ids, a.ids)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_no_number_has_no_rank(value):
+    """Nothing would stand before it, so a model that has diverged would find everything first."""
+    vectors = np.eye(3, dtype=np.float32)
+    broken = vectors.copy()
+    broken[1, 2] = value
+    with pytest.raises(DataError, match=r"1 of 3 item vectors hold NaN or infinity, .* place 1"):
+        CatalogueIndex(broken)
+    index = CatalogueIndex(vectors)
+    with pytest.raises(DataError, match="1 of 3 user vectors hold NaN"):
+        index.ranks(broken, np.array([[0], [1], [2]]))
+    with pytest.raises(DataError, match="1 of 3 user vectors hold NaN"):
+        index.top_k(broken, 2)
+
+
+def test_clear_errors():
+    index = CatalogueIndex(np.eye(3, dtype=np.float32))
+    users = np.eye(3, dtype=np.float32)[:2]
+    with pytest.raises(ConfigError, match="k = 4 must be between 1 and the 3 items"):
+        index.top_k(users, 4)
+    with pytest.raises(DataError, match="user 1 has seen an item outside the catalogue of 3"):
+        index.top_k(users, 1, [np.array([0]), np.array([3])])
+    with pytest.raises(DataError, match="1 lists of seen items for 2 users"):
+        index.top_k(users, 1, [np.array([0])])
+    with pytest.raises(ConfigError, match=r"recall_target = 1\.5 must be above 0"):
+        CatalogueIndex(np.eye(3, dtype=np.float32), recall_target=1.5)
+    with pytest.raises(DataError, match="target 5 is outside"):
+        index.ranks(users, np.array([[5], [0]]))

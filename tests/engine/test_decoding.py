@@ -1,0 +1,241 @@
+"""The loop against decoding without a cache, in plain Python; early ends; rows on their own."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks.decoding import Uncached, uncached_step, without_cache
+from m6rec_jax.engine.beam_search import beam_search
+from m6rec_jax.engine.constraints import AllowedTokens, any_text
+from m6rec_jax.engine.decoding import Decoded, decode, greedy, model_step
+from m6rec_jax.engine.sampling import SamplingOptions, sampler
+from m6rec_jax.engine.token_trie import build_trie
+from m6rec_jax.model.cached_decoding import start_decoding
+from m6rec_jax.text import rows
+from m6rec_jax.text.vocabulary import EOS_ID
+from tests.engine.tiny_model import make_model
+from tests.engine.toy_language import (
+    VOCAB,
+    Language,
+    all_but_pad,
+    keys,
+    random_language,
+    until_end,
+)
+from tests.pipeline import shop_rows
+
+LENGTH = 9
+HISTORIES = [row["history"] for row in shop_rows.rows_of("test")["groups"][:3]]
+TASKS = np.array([[0], [1], [0]], np.int32)
+
+
+@functools.partial(jax.jit, static_argnames="sampled")
+def toy(
+    language: Language,
+    forced: Any,
+    constraint: Any,
+    options: Any = None,
+    seed: int = 0,
+    *,
+    sampled: bool = False,
+) -> Decoded:
+    number = forced.shape[0]
+    choose = sampler(keys(number, seed), options) if sampled else greedy
+    return decode(language.step, language.start(number), forced, constraint, choose)
+
+
+def plain_greedy(language: Language, source: int, prefix: tuple[int, ...], length: int) -> tuple:
+    text = prefix
+    while len(text) < length and text[-1:] != (EOS_ID,):
+        text += (
+            max(
+                range(1, VOCAB), key=lambda token: language.log_probability(source, (*text, token))
+            ),
+        )
+    return text
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_greedy_equals_a_plain_loop(seed: int) -> None:
+    language, number = random_language(seed), 20
+    forced = np.zeros((number, LENGTH), np.int32)
+    forced[3, :2] = [4, 3]
+    forced[4, :1] = [2]
+    found = toy(language, forced, all_but_pad())
+    for row in range(number):
+        prefix = until_end(forced[row])
+        expected = plain_greedy(language, row, prefix, LENGTH)
+        assert until_end(found.tokens[row]) == expected
+        assert found.ended[row] == (expected[-1] == EOS_ID)
+        score = language.log_probability(row, expected, len(prefix))
+        np.testing.assert_allclose(found.log_probability[row], score, rtol=1e-5)
+    assert 0 < found.ended.sum() <= number
+    assert found.num_steps == max(map(len, map(until_end, found.tokens)))
+
+
+def test_ends_with_the_last_row() -> None:
+    language = random_language(0, end=3.0)
+    found = toy(language, np.zeros((5, 200), np.int32), all_but_pad())
+    longest = max(len(until_end(row)) for row in found.tokens)
+    assert found.ended.all()
+    assert found.num_steps == longest < 200
+    padding = np.zeros((6, 200), np.int32)
+    padding[5, 0] = EOS_ID  # a row of padding
+    again = toy(language, padding, all_but_pad())
+    assert again.num_steps == longest
+    assert again.log_probability[5] == 0
+
+
+def test_nothing_allowed_ends_a_row() -> None:
+    language = random_language(1)
+    nothing = AllowedTokens(jnp.zeros(VOCAB, bool))
+    found = toy(language, np.zeros((2, LENGTH), np.int32), nothing)
+    assert np.isneginf(found.log_probability).all()
+    assert found.num_steps == 1
+    sampled = toy(
+        language, np.zeros((2, LENGTH), np.int32), nothing, SamplingOptions(), sampled=True
+    )
+    assert np.isneginf(sampled.log_probability).all()
+
+
+@pytest.mark.parametrize("sampled", [False, True])
+def test_rows_that_end_early_keep_their_entry(sampled: bool) -> None:
+    """Sequences of unlike lengths: the first rows to end wait for the others."""
+    sequences = [(2,), (3, 3), (4, 2, 2), (2, 4, 3, 2, 2), (3, 2), (4, 4, 4, 4)]
+    trie = build_trie(sequences)
+    found = toy(
+        random_language(6),
+        np.zeros((200, LENGTH), np.int32),
+        trie,
+        SamplingOptions(),
+        sampled=sampled,
+    )
+    entries = np.asarray(trie.entries(found.state))
+    assert [until_end(row) for row in found.tokens] == [(*sequences[i], EOS_ID) for i in entries]
+    assert set(entries.tolist()) == set(range(6))
+    assert found.ended.all()
+
+
+def test_sampled_texts_come_as_often_as_they_are_likely() -> None:
+    language, number, length = random_language(2), 8000, 3
+    same = Language(jnp.asarray(language.logits))
+    start = same.start(1, number)
+    found = jax.jit(
+        lambda: decode(
+            same.step,
+            start,
+            jnp.zeros((number, length), jnp.int32),
+            all_but_pad(),
+            sampler(keys(number), SamplingOptions()),
+        )
+    )()
+    texts = [until_end(tokens) for tokens in found.tokens]
+    for text in set(texts):
+        # The pad id is never drawn; what it had falls to the others, token by token.
+        weight = 1.0
+        for size in range(1, len(text) + 1):
+            part = text[:size]
+            options = [
+                np.exp(language.log_probability(0, (*part[:-1], token), size - 1))
+                for token in range(1, VOCAB)
+            ]
+            weight *= options[part[-1] - 1] / sum(options)
+        assert texts.count(text) / number == pytest.approx(weight, abs=0.02)
+    row = 17
+    score = language.log_probability(0, texts[row])
+    np.testing.assert_allclose(found.log_probability[row], score, rtol=1e-4)
+
+
+def test_a_row_does_not_depend_on_its_neighbours() -> None:
+    language, options = random_language(5), SamplingOptions(1.0, 3, 0.95)
+    free = np.zeros((6, LENGTH), np.int32)
+    forced = free.copy()
+    forced[[0, 1, 3, 4, 5], :2] = [[2, 2], [3, 4], [4, 4], [2, 4], [3, 3]]
+    a = toy(language, free, all_but_pad(), options, sampled=True)
+    b = toy(language, forced, all_but_pad(), options, sampled=True)
+    assert a.tokens[2].tolist() == b.tokens[2].tolist()
+    assert a.tokens.tolist() != b.tokens.tolist()
+    assert (
+        a.tokens.tolist()
+        != toy(language, free, all_but_pad(), options, 1, sampled=True).tokens.tolist()
+    )
+
+
+# --- the model ---------------------------------------------------------------------------------
+
+
+def livelier(variables: Any) -> Any:
+    """A new model writes the same word for ever, for everybody: let every variable be random."""
+    rng = np.random.default_rng(0)
+
+    def fill(path: Any, leaf: Any) -> Any:
+        name = jax.tree_util.keystr(path)
+        values = rng.normal(size=leaf.shape) * (1.0 if "embedding" in name else 0.4)
+        return jnp.asarray(values + ("scale" in name), jnp.float32)
+
+    return jax.tree_util.tree_map_with_path(fill, variables)
+
+
+@pytest.fixture(scope="module", params=[{}, {"late_layers_start": 1, "scan_unroll": 0}], ids=str)
+def setup(request: Any, shop_vocabulary: Any) -> Any:
+    """(model, variables, encoded histories, constraint)"""
+    model, variables = make_model(shop_vocabulary, **request.param)
+    made = [rows.source_row(shop_vocabulary, history, 96) for history in HISTORIES]
+    batch = rows.pad_batch(made, {"encoder_input_tokens": 96, "encoder_block_ids": 96})
+    variables = livelier(variables)
+    encoded = jax.jit(lambda *args: model.apply(*args, method=model.encode))(
+        variables, batch["encoder_input_tokens"], batch["encoder_block_ids"], TASKS
+    )
+    return model, variables, encoded, any_text(shop_vocabulary, model.config.vocab_size)
+
+
+def test_cached_greedy_equals_uncached(setup: Any) -> None:
+    model, variables, encoded, constraint = setup
+    forced = jnp.zeros((3, LENGTH), jnp.int32)
+    whole = without_cache(encoded, LENGTH)
+
+    @jax.jit
+    def cached(variables: Any, encoded: Any) -> Decoded:
+        cache = model.apply(variables, encoded, TASKS, max_length=LENGTH, method=start_decoding)
+        return decode(model_step(model, variables, TASKS), cache, forced, constraint)
+
+    @jax.jit
+    def uncached(variables: Any, whole: Uncached) -> Decoded:
+        return decode(uncached_step(model, variables, TASKS), whole, forced, constraint)
+
+    actual, expected = cached(variables, encoded), uncached(variables, whole)
+    np.testing.assert_array_equal(actual.tokens, expected.tokens)
+    np.testing.assert_allclose(actual.log_probability, expected.log_probability, rtol=1e-4)
+    written = np.asarray(actual.tokens).tolist()
+    assert len({tuple(row) for row in written}) == 3
+    assert max(len(set(row)) for row in written) > LENGTH // 2
+
+
+def test_cached_beam_search_equals_uncached(setup: Any) -> None:
+    model, variables, encoded, constraint = setup
+    forced, beams = jnp.zeros((3, LENGTH), jnp.int32), 3
+    whole = without_cache(encoded, LENGTH, beams)
+
+    @jax.jit
+    def cached(variables: Any, encoded: Any) -> Any:
+        cache: Any = model.apply(
+            *(variables, encoded, TASKS),
+            max_length=LENGTH,
+            rows_per_source=beams,
+            method=start_decoding,
+        )
+        step = model_step(model, variables, TASKS)
+        return beam_search(step, cache, forced, constraint, num_beams=beams, length_penalty=0.6)
+
+    @jax.jit
+    def uncached(variables: Any, whole: Uncached) -> Any:
+        step = uncached_step(model, variables, np.repeat(TASKS, beams, axis=0))
+        return beam_search(step, whole, forced, constraint, num_beams=beams, length_penalty=0.6)
+
+    actual, expected = cached(variables, encoded), uncached(variables, whole)
+    np.testing.assert_array_equal(actual.tokens, expected.tokens)
+    np.testing.assert_allclose(actual.scores, expected.scores, rtol=1e-4)

@@ -1,0 +1,320 @@
+"""The verbs: text in, text out, whatever else is asked for in the same call."""
+
+import jax
+import numpy as np
+import pytest
+
+from m6rec_jax.engine.bundle import Bundle, InferenceSettings
+from m6rec_jax.engine.generation import Generator
+from m6rec_jax.engine.generation_program import write
+from m6rec_jax.engine.likelihood import token_sums
+from m6rec_jax.engine.retrieval import Retriever
+from m6rec_jax.engine.sampling import SamplingOptions
+from m6rec_jax.engine.task_settings import TaskSettings
+from m6rec_jax.engine.title_trie import TitleTrie
+from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.sharding import data_parallel, make_mesh
+from m6rec_jax.text import rows
+from m6rec_jax.text.vocabulary import EOS_ID
+from tests.pipeline import shop_rows
+
+S, T = 96, 24
+HISTORIES = [row["history"] for row in shop_rows.rows_of("test")["groups"][:5]]
+# Two titles belong to two and three items.
+TITLES = [*shop_rows.ITEMS, shop_rows.ITEMS[0], shop_rows.ITEMS[4], shop_rows.ITEMS[4]]
+
+
+def lengths(**changes):
+    return {"source_length": S, "target_length": T, **changes}
+
+
+@pytest.fixture(scope="module")
+def generator(tiny):
+    return Generator(*tiny, **lengths(batch_sizes=(4,)))
+
+
+@pytest.fixture(scope="module")
+def trie(shop_vocabulary):
+    return TitleTrie(shop_vocabulary, TITLES)
+
+
+def likelihood(tiny, history, text, given=0):
+    """Log probability of a whole text by teacher forcing, without its first `given` tokens."""
+    model, variables, vocabulary = tiny
+    row = rows.generation_row(vocabulary, history, text, S, T)
+    row["decoder_loss_weights"][:given] = 0
+    names = [name for name in row if not name.startswith("num_")]
+    sizes = {name: S if name.startswith("encoder_") else T for name in names}
+    batch = rows.pad_batch([row], sizes)
+    batch["task_ids"] = np.zeros((1, 1), np.int32)
+    sums = jax.jit(token_sums, static_argnums=0)(model, variables, batch)
+    return -float(sums.negative_log_likelihood[0])
+
+
+def test_scores_are_the_likelihoods_of_training(tiny, generator, trie):
+    for found, history in zip(generator.greedy(HISTORIES, trie=trie), HISTORIES, strict=True):
+        assert found.ended
+        assert found.text == trie.titles[found.entry]
+        assert found.score == pytest.approx(likelihood(tiny, history, found.text), rel=1e-4)
+
+
+def test_scores_of_beams_are_normalised_and_log_probabilities_are_not(tiny, generator, trie):
+    found = generator.beam_search(HISTORIES[:2], num_beams=4, length_penalty=0.7, trie=trie)
+    for history, beams in zip(HISTORIES[:2], found, strict=True):
+        for beam in beams:
+            expected = likelihood(tiny, history, beam.text)
+            written = len(tiny[2].encode(beam.text)) + 1
+            assert beam.log_probability == pytest.approx(expected, rel=1e-4)
+            assert beam.score == pytest.approx(expected / ((5 + written) / 6) ** 0.7, rel=1e-4)
+    (sampled,) = generator.sample(HISTORIES[:1], trie=trie, seed=3)
+    assert sampled[0].log_probability == sampled[0].score
+
+
+def test_recommendations_are_the_likeliest_titles(tiny, generator, trie):
+    """With as many beams as titles, search equals scoring every title."""
+    results = generator.recommend(HISTORIES[:2], trie, len(trie), num_beams=16)
+    for history, found in zip(HISTORIES[:2], results, strict=True):
+        scores = [likelihood(tiny, history, title) for title in trie.titles]
+        order = np.argsort(scores)[::-1]
+        assert [one.title for one in found] == [trie.titles[i] for i in order]
+        np.testing.assert_allclose([one.score for one in found], np.array(scores)[order], rtol=1e-4)
+        assert sorted(place for one in found for place in one.places) == list(range(len(TITLES)))
+        shared = {one.title: one.places for one in found if len(one.places) > 1}
+        assert shared == {TITLES[0]: [0, 12], TITLES[4]: [4, 13, 14]}
+    first = generator.recommend(HISTORIES[:2], trie, 3, num_beams=16)
+    assert first[0] == results[0][:3]
+
+
+@pytest.mark.parametrize("num_beams", [3, 16])
+def test_seen_items_are_never_recommended(tiny, generator, trie, num_beams):
+    """Though the likeliest titles are seen, three beams are enough to find the next ones."""
+    everything = generator.recommend(HISTORIES[:3], trie, len(trie), num_beams=16)
+    seen = [
+        [place for one in everything[0][:7] for place in one.places],
+        [4, 13],  # one item of this title is left
+        [place for one in everything[2][:-2] for place in one.places],
+    ]
+    found = generator.recommend(HISTORIES[:3], trie, 3, num_beams=num_beams, seen=seen)
+    for own, known, whole in zip(found, seen, everything, strict=True):
+        left = [one for one in whole if set(one.places) - set(known)]
+        assert not {place for one in own for place in one.places} & set(known)
+        if num_beams == 16:
+            assert [one.title for one in own] == [one.title for one in left[:3]]
+            np.testing.assert_allclose(
+                [one.score for one in own], [one.score for one in left[:3]], rtol=1e-4
+            )
+    assert [len(row) for row in found] == [3, 3, 2]
+    shared = generator.recommend(HISTORIES[1:2], trie, 12, num_beams=16, seen=[[4, 13]])[0]
+    assert {one.title: one.places for one in shared}[TITLES[4]] == [14]
+    nothing = [list(range(len(TITLES))), []]
+    assert [len(row) for row in generator.recommend(HISTORIES[:2], trie, 2, seen=nothing)] == [0, 2]
+    prefix = TITLES[5][:6]
+    by_prefix = generator.recommend(HISTORIES[:1], trie, 4, [prefix], seen=[[5]])
+    assert all(one.title.startswith(prefix) for one in by_prefix[0])
+    assert 5 not in [place for one in by_prefix[0] for place in one.places]
+
+
+@pytest.mark.parametrize("seen", [None, [[0, 3], [12]]])
+def test_lead_ins_stand_before_titles_of_the_trie(tiny, generator, trie, seen):
+    """They are given to the model as they are; titles are as likely as after them in training."""
+    lead_ins = ["horror. title:", "likes"]
+    given = [len(tiny[2].encode(text)) for text in lead_ins]
+    assert given[0] != given[1]
+    found = generator.recommend(HISTORIES[:2], trie, 12, num_beams=16, lead_ins=lead_ins, seen=seen)
+    for request, (history, titles) in enumerate(zip(HISTORIES[:2], found, strict=True)):
+        out = set() if seen is None else set(seen[request])
+        left = [t for t in range(len(trie)) if set(trie.places(t)) - out]
+        assert len(titles) == len(left) < 13
+        scores = {
+            trie.titles[t]: after(tiny, history, lead_ins[request], trie.titles[t]) for t in left
+        }
+        assert [one.title for one in titles] == sorted(scores, key=lambda t: -scores[t])
+        np.testing.assert_allclose(
+            [one.score for one in titles], [scores[one.title] for one in titles], rtol=1e-4
+        )
+    by_prefix = generator.recommend(HISTORIES[:1], trie, 4, [TITLES[5][:6]], lead_ins=lead_ins[:1])
+    assert {one.title[:6] for one in by_prefix[0]} == {TITLES[5][:6]}
+
+
+def after(tiny, history, lead_in, title):
+    """Log probability of a title after what is cut into tokens by itself, by teacher forcing."""
+    vocabulary = tiny[2]
+    given = vocabulary.encode(lead_in)
+    row = rows.source_row(vocabulary, history, S)
+    row |= rows.packed_tokens(vocabulary, [np.array([*given, *vocabulary.encode(title)])])[0]
+    row["decoder_loss_weights"][: len(given)] = 0
+    names = [name for name in row if not name.startswith("num_")]
+    sizes = {name: S if name.startswith("encoder_") else T for name in names}
+    batch = rows.pad_batch([row], sizes) | {"task_ids": np.zeros((1, 1), np.int32)}
+    sums = jax.jit(token_sums, static_argnums=0)(tiny[0], tiny[1], batch)
+    return -float(sums.negative_log_likelihood[0])
+
+
+def test_item_scores_order_what_shares_a_title(generator, trie):
+    upward = np.arange(len(TITLES), dtype=np.float32)
+    found = generator.recommend(
+        HISTORIES[:2], trie, 12, num_beams=16, item_scores=[upward, lambda places: -upward[places]]
+    )
+    shared = [{one.title: one.places for one in row if len(one.places) > 1} for row in found]
+    assert shared[0] == {TITLES[0]: [12, 0], TITLES[4]: [14, 13, 4]}
+    assert shared[1] == {TITLES[0]: [0, 12], TITLES[4]: [4, 13, 14]}
+
+
+def test_the_retriever_orders_what_shares_a_title(tiny, generator, trie):
+    # Items of one title, told apart by what the retriever reads of them.
+    texts = [f"{title}, {place} percent" for place, title in enumerate(TITLES)]
+    retriever = Retriever(*tiny, **lengths(batch_sizes=(8,)))
+    index, users = retriever.index(texts), retriever.embed_users(HISTORIES[:2])
+    scores = users @ retriever.embed_items(texts).T
+    found = generator.recommend(
+        HISTORIES[:2], trie, 12, num_beams=16, item_scores=[index.scores_of(u) for u in users]
+    )
+    for row, own in zip(found, scores, strict=True):
+        places = next(one.places for one in row if one.title == TITLES[4])
+        assert places == sorted([4, 13, 14], key=lambda place: -own[place])
+        by_score = index.scores_of(users[0])(np.array([3, 14]))
+        np.testing.assert_allclose(by_score, scores[0][[3, 14]], rtol=1e-4, atol=1e-6)
+
+
+def test_programs_to_export_have_no_sort(tiny, trie):
+    model, variables, _ = tiny
+    features = {
+        "encoder_input_tokens": np.ones((2, 8), np.int32),
+        "encoder_block_ids": np.ones((2, 8), np.int32),
+        "task_ids": np.zeros((2, 1), np.int32),
+        "forced": np.zeros((2, 6), np.int32),
+        "seeds": np.zeros((2, 1), np.uint32),
+    }
+
+    def primitives(verb, by_argmax, options):
+        features_on_device = jax.tree.map(jax.numpy.asarray, features)
+        program = jax.make_jaxpr(
+            lambda *args: write(model, *args, verb=verb, num_texts=12, by_argmax=by_argmax)
+        )(variables, features_on_device, trie.arrays, options)
+        return {name for name in ("top_k", "sort") if f" {name}[" in str(program)}
+
+    assert primitives("beam_search", True, 0.6) == set()
+    assert primitives("sample", None, SamplingOptions(1.0, 3, 0.9)) == set()
+    assert primitives("beam_search", None, 0.6) == {"top_k"}  # 12 beams are not few
+
+
+def test_a_thousand_samples_are_all_in_the_catalogue(generator, trie):
+    found = generator.sample(
+        HISTORIES[:4], num_samples=250, temperature=3.0, trie=trie, seed=[0, 1, 2, 3]
+    )
+    texts = [text for row in found for text in row]
+    assert len(texts) == 1000
+    assert all(text.ended and np.isfinite(text.score) for text in texts)
+    assert {text.text for text in texts} == set(shop_rows.ITEMS)
+    assert all(text.text == trie.titles[text.entry] for text in texts)
+
+
+def test_control_ids_are_never_written(tiny, shop_vocabulary):
+    seen = []
+
+    class Spy(type(shop_vocabulary)):
+        def decode(self, ids):
+            seen.append(np.asarray(ids))
+            return super().decode(ids)
+
+    spy = Spy(shop_vocabulary.model_file)
+    generator = Generator(tiny[0], tiny[1], spy, **lengths(batch_sizes=(1,)))
+    generator.sample(HISTORIES[:1], num_samples=300, temperature=10.0)
+    tokens = np.concatenate(seen)
+    written = set(tokens[tokens > 0].tolist())
+    assert written <= {*spy.text_ids.tolist(), EOS_ID}
+    assert len(written) > 0.9 * len(spy.text_ids)
+    also = Generator(
+        tiny[0], tiny[1], spy, **lengths(batch_sizes=(1,)), also_allowed=[spy.sentinel_ids[0]]
+    )
+    seen.clear()
+    also.sample(HISTORIES[:1], num_samples=300, temperature=10.0)
+    assert spy.sentinel_ids[0] in np.concatenate(seen)
+
+
+def test_prefixes_begin_the_text_and_do_not_count(tiny, generator, trie):
+    prefix = "Film B"
+    given = len(tiny[2].encode(prefix))
+    prefixes = ["", prefix]
+    found = generator.greedy(HISTORIES[:2], prefixes, trie=trie)
+    assert found[0] == generator.greedy(HISTORIES[:1], trie=trie)[0]
+    assert found[1].text.startswith(prefix)
+    expected = likelihood(tiny, HISTORIES[1], found[1].text, given)
+    assert found[1].score == pytest.approx(expected, rel=1e-4)
+    for beams in generator.beam_search(HISTORIES[:2], [prefix, prefix], num_beams=3):
+        assert len(beams) == 3
+        assert all(beam.text.startswith(prefix) for beam in beams)
+
+
+def test_the_same_request_gives_the_same_text_whatever_stands_beside_it(generator):
+    settings = {"num_samples": 3, "top_p": 0.95}
+    together = generator.sample(HISTORIES, seed=[7, 8, 7, 9, 10], **settings)
+    for i, seed in enumerate([7, 8, 7, 9, 10]):
+        alone = generator.sample([HISTORIES[i]], seed=seed, **settings)[0]
+        assert [text.text for text in alone] == [text.text for text in together[i]]
+    assert len({text.text for text in together[0]}) == 3
+    again = generator.sample(HISTORIES[:1], seed=8, **settings)[0]
+    assert [text.text for text in again] != [text.text for text in together[0]]
+    likeliest = generator.sample(HISTORIES, temperature=0.0)
+    greedy = generator.greedy(HISTORIES)
+    assert [row[0].text for row in likeliest] == [text.text for text in greedy]
+
+
+def test_further_requests_compile_nothing(tiny, trie):
+    generator = Generator(*tiny, **lengths(batch_sizes=(2,), source_buckets=(S,)))
+    for number, history in enumerate(HISTORIES):
+        generator.sample([history], temperature=0.5 + number, top_k=number, top_p=0.9, seed=number)
+    assert generator.num_compilations == 1
+    for number in range(1, 5):
+        generator.beam_search(HISTORIES[:number], length_penalty=0.1 * number)
+        generator.recommend(HISTORIES[:number], trie, 4)
+    assert generator.num_compilations == 3
+    generator.greedy(HISTORIES, ["liked"] * 5)
+    generator.greedy(HISTORIES[:3])
+    assert generator.num_compilations == 4
+
+
+def test_bundle_and_mesh_give_the_same(tiny, generator):
+    model, variables, vocabulary = tiny
+    mesh = make_mesh(1, 1, 1, devices=jax.devices()[:1])
+    settings = InferenceSettings(S, T, {"shop": TaskSettings(0)})
+    bundle = Bundle(model, variables, vocabulary, settings, 0, mesh, data_parallel())
+    on_mesh = bundle.generator(batch_sizes=(4,)).beam_search(HISTORIES[:2], num_beams=2)
+    for a, b in zip(on_mesh, generator.beam_search(HISTORIES[:2], num_beams=2), strict=True):
+        assert [text.text for text in a] == [text.text for text in b]
+        np.testing.assert_allclose([t.score for t in a], [t.score for t in b], rtol=1e-4)
+
+
+def test_clear_errors(tiny, generator, trie, shop_vocabulary):
+    with pytest.raises(ConfigError, match="target_length = 2 has no room"):
+        Generator(*tiny, source_length=S, target_length=2)
+    with pytest.raises(ConfigError, match="temperature = -1"):
+        generator.sample(HISTORIES, temperature=-1)
+    with pytest.raises(ConfigError, match=r"length_penalty = -0\.5"):
+        generator.beam_search(HISTORIES, length_penalty=-0.5)
+    with pytest.raises(ConfigError, match="k = 3 must be at least 1 and at most num_beams = 2"):
+        generator.recommend(HISTORIES, trie, 3, num_beams=2)
+    with pytest.raises(ConfigError, match=r"TitleTrie\(max_tokens=23\) cuts it"):
+        generator.greedy(HISTORIES, trie=TitleTrie(shop_vocabulary, ["Film A, " * 20]))
+    with pytest.raises(DataError, match="1 prefixes for 5 histories"):
+        generator.greedy(HISTORIES, ["x"])
+    with pytest.raises(DataError, match="2 seeds for 5 histories"):
+        generator.sample(HISTORIES, seed=[0, 1])
+    with pytest.raises(DataError, match=r"prefix 0 has \d+ tokens and leaves no room in 23"):
+        generator.greedy(HISTORIES[:1], ["Film A, comedy, " * 8])
+    with pytest.raises(DataError, match="no title begins as prefix 1 does: 'likes'"):
+        generator.greedy(HISTORIES[:2], ["Film", "likes"], trie=trie)
+    with pytest.raises(DataError, match="1 lists of seen items for 2 histories"):
+        generator.recommend(HISTORIES[:2], trie, 1, seen=[[0]])
+    with pytest.raises(DataError, match="a seen item is outside the catalogue of 15 items"):
+        generator.recommend(HISTORIES[:1], trie, 1, seen=[[15]])
+    with pytest.raises(ConfigError, match="of a trie only"):
+        generator.beam_search(HISTORIES[:1], seen=[[0]])
+    with pytest.raises(ConfigError, match="of a trie only"):
+        generator.beam_search(HISTORIES[:1], lead_ins=["title:"])
+    with pytest.raises(DataError, match="1 lead-ins for 2 histories"):
+        generator.recommend(HISTORIES[:2], trie, 1, lead_ins=["title:"])
+    with pytest.raises(DataError, match=r"lead-in 0 has \d+ tokens and leaves no room in 23"):
+        generator.recommend(HISTORIES[:1], trie, 1, lead_ins=["Film A, comedy, " * 7])
+    with pytest.raises(DataError, match="1 item scores for 2 histories"):
+        generator.recommend(HISTORIES[:2], trie, 1, item_scores=[np.zeros(15)])

@@ -1,0 +1,164 @@
+"""An index on disk: what is in it, who may open it, and builds that are killed."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from m6rec_jax.engine.index_files import open_index, write_index
+from m6rec_jax.errors import CheckpointError, DataError
+from m6rec_jax.sharding import make_mesh
+
+TEXTS = {f"id {n}": f"text {n}" for n in range(23)}
+RNG = np.random.default_rng(0)
+VECTORS = RNG.normal(size=(23, 8)).astype(np.float32)
+USERS = RNG.normal(size=(5, 8)).astype(np.float32)
+
+
+def embed(texts: Any) -> np.ndarray:
+    return VECTORS[[int(text.split()[1]) for text in texts]]
+
+
+def build(folder: Path, texts: dict[str, str] = TEXTS, **changes: Any) -> Any:
+    settings = {"model": "a", "dim": 8, "block": 5, "progress": False} | changes
+    return write_index(folder, texts, settings.pop("embed", embed), **settings)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    build(tmp_path / "index", extra={"step": 7})
+    return tmp_path / "index"
+
+
+@pytest.mark.parametrize("meshed", [False, True])
+def test_ids_and_scores_without_what_was_seen(folder: Path, meshed: bool) -> None:
+    index = open_index(folder, "a", mesh=make_mesh() if meshed else None)
+    assert index.manifest.extra == {"step": 7}
+    assert (index.manifest.count, index.manifest.dim) == (23, 8)
+    scores = USERS @ VECTORS.T
+    seen = [["id 3", "not in the catalogue"], [], ["id 1"] * 3, list(TEXTS)[:21], list(TEXTS)]
+    found = index.top_k(USERS, 4, seen)
+    for user, (ids, values) in enumerate(found):
+        left = [n for n in range(23) if f"id {n}" not in seen[user]]
+        order = sorted(left, key=lambda n: -scores[user, n])[:4]
+        assert ids == [f"id {n}" for n in order]
+        np.testing.assert_allclose(values, scores[user, order], atol=1e-6)
+    assert [len(ids) for ids, _ in found] == [4, 4, 4, 2, 0]
+
+
+def test_only_the_model_that_built_it_may_open_it(folder: Path) -> None:
+    with pytest.raises(CheckpointError, match="was built by another model"):
+        open_index(folder, "b")
+
+
+def test_the_same_build_again_does_nothing_and_another_is_refused(folder: Path) -> None:
+    before = (folder / "manifest.json").read_text()
+    build(folder, embed=None)
+    assert (folder / "manifest.json").read_text() == before
+    with pytest.raises(DataError, match="is an index of another model or catalogue"):
+        build(folder, model="b")
+    with pytest.raises(DataError, match="of another model or catalogue"):
+        build(folder, TEXTS | {"id 1": "new words"})
+    with pytest.raises(DataError, match="is an index without a graph"):
+        build(folder, graph=True)
+
+
+def test_an_empty_folder_is_as_good_as_new(tmp_path: Path) -> None:
+    (tmp_path / "index").mkdir()
+    build(tmp_path / "index")
+    open_index(tmp_path / "index", "a")
+    assert [path.name for path in tmp_path.iterdir()] == ["index"]
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "notes.txt").write_text("mine")
+    for folder in (other, other / "notes.txt"):
+        with pytest.raises(DataError, match="exists and is no index; name a new folder"):
+            build(folder)
+    assert [path.name for path in other.iterdir()] == ["notes.txt"]
+
+
+def test_a_killed_build_goes_on(tmp_path: Path) -> None:
+    class Killed(Exception):
+        pass
+
+    asked: list[str] = []
+
+    def dies(texts: Any) -> np.ndarray:
+        if len(asked) >= 12:
+            raise Killed
+        asked.extend(texts)
+        return embed(texts)
+
+    with pytest.raises(Killed):
+        build(tmp_path / "index", embed=dies)
+    assert not (tmp_path / "index").exists()
+
+    def goes_on(texts: Any) -> np.ndarray:
+        asked.extend(texts)
+        return embed(texts)
+
+    build(tmp_path / "index", embed=goes_on)
+    assert asked == list(TEXTS.values())
+    assert not list(tmp_path.glob("*.unfinished"))
+    np.testing.assert_array_equal(np.load(tmp_path / "index" / "embeddings.npy"), VECTORS)
+    open_index(tmp_path / "index", "a")
+
+
+@pytest.mark.parametrize("changes", [{"model": "b"}, {"texts": TEXTS | {"id 0": "text 9"}}])
+def test_what_another_build_left_is_not_used(tmp_path: Path, changes: dict[str, Any]) -> None:
+    def dies(texts: Any) -> np.ndarray:
+        if texts[0] == "text 5":
+            raise KeyboardInterrupt
+        return embed(texts) + 1
+
+    with pytest.raises(KeyboardInterrupt):
+        build(tmp_path / "index", embed=dies)
+    build(tmp_path / "index", **changes)
+    found = np.load(tmp_path / "index" / "embeddings.npy")
+    np.testing.assert_array_equal(found, embed((changes.get("texts") or TEXTS).values()))
+
+
+def test_one_process_at_a_time_builds_an_index(tmp_path: Path) -> None:
+    def while_another_tries(texts: Any) -> np.ndarray:
+        with pytest.raises(DataError, match=r"another process is building .*index; wait for it"):
+            build(tmp_path / "index", model="b")
+        return embed(texts)
+
+    build(tmp_path / "index", embed=while_another_tries)
+    open_index(tmp_path / "index", "a")
+    assert [path.name for path in tmp_path.iterdir()] == ["index"]
+    assert not (tmp_path / "index" / "lock").exists()
+
+
+def test_approximate_search_behind_the_same_interface(tmp_path: Path, folder: Path) -> None:
+    pytest.importorskip("usearch", reason="needs the extra of that name")
+    build(tmp_path / "with graph", graph=True)
+    graph = open_index(tmp_path / "with graph", "a", approximate=True)
+    exact = open_index(tmp_path / "with graph", "a")
+    seen = [["id 3"], [], ["id 1"], list(TEXTS)[:21], list(TEXTS)]
+    for a, b in zip(graph.top_k(USERS, 4, seen), exact.top_k(USERS, 4, seen), strict=True):
+        assert a[0] == b[0]
+        np.testing.assert_allclose(a[1], b[1], atol=1e-6)
+    with pytest.raises(CheckpointError, match="was built without a graph"):
+        open_index(folder, "a", approximate=True)
+
+
+def test_damage_and_absence(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="is no index"):
+        open_index(tmp_path, "a")
+    with pytest.raises(DataError, match="the catalogue is empty"):
+        build(tmp_path / "other", {})
+    content = bytearray((folder / "embeddings.npy").read_bytes())
+    content[-1] ^= 1
+    (folder / "embeddings.npy").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"embeddings\.npy is missing or damaged"):
+        open_index(folder, "a")
+    values = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(values | {"format": 99}))
+    with pytest.raises(CheckpointError, match="written by a newer"):
+        open_index(folder, "a")
+    (folder / "manifest.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"manifest\.json is damaged"):
+        open_index(folder, "a")

@@ -1,0 +1,111 @@
+"""Zero-shot scores against brute force: one forward pass, log-softmax in numpy, by hand."""
+
+import jax
+import numpy as np
+import pytest
+
+from m6rec_jax.engine.likelihood_scoring import LikelihoodScorer
+from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.text import rows
+from tests.pipeline import shop_rows
+
+S, T = 96, 64
+EXAMPLES = shop_rows.rows_of("test")["groups"]
+HISTORIES = [example["history"] for example in EXAMPLES[:4]]
+TEXTS = [[t for e in EXAMPLES for t in e["candidates"]][: 3 * n] for n in range(4)]
+
+
+def forward(model, variables, features):
+    outputs = model.apply(variables, features)
+    return model.apply(variables, outputs.hidden, method=model.token_logits)
+
+
+FORWARD = jax.jit(forward, static_argnums=0)
+
+
+def brute_force(tiny, history, text, before="", after="", counts="candidate", task_id=0):
+    """Mean of log p(token | history, tokens before it), the counted ones told by their words."""
+    model, variables, vocab = tiny
+    ids = vocab.encode(before + text + after)
+    # The counted tokens: those of the whole sentence but the ones of the words around.
+    head, tail = len(vocab.encode(before)), len(vocab.encode(after))
+    chosen = {
+        "candidate": range(head, len(ids) - tail),
+        "after": range(len(ids) - tail, len(ids)),
+        "all": range(len(ids) + 1),
+    }[counts]
+    row = rows.source_row(vocab, history, S)
+    inputs = np.array([vocab.bos_id, *ids, vocab.eos_id])
+    row |= {"decoder_input_tokens": inputs, "decoder_block_ids": np.ones_like(inputs)}
+    row["task_ids"] = np.array([task_id])
+    lengths = {"encoder_input_tokens": S, "encoder_block_ids": S, "task_ids": 1}
+    lengths |= {"decoder_input_tokens": T, "decoder_block_ids": T}
+    logits = np.asarray(FORWARD(model, variables, rows.pad_batch([row], lengths)), np.float64)[0]
+    log_p = logits - np.log(np.exp(logits - logits.max(-1, keepdims=True)).sum(-1, keepdims=True))
+    log_p -= logits.max(-1, keepdims=True)
+    targets = [*ids, vocab.eos_id]
+    return float(np.mean([log_p[place, targets[place]] for place in chosen]))
+
+
+@pytest.mark.parametrize(
+    ("sentence", "counted", "arguments"),
+    [
+        ("{item}", ("candidate",), {}),
+        ("{item}", ("candidate", "end"), {"counts": "all"}),
+        ("loves {item}", ("candidate",), {"before": "loves "}),
+        ("{candidate} a lot", ("after",), {"after": " a lot", "counts": "after"}),
+    ],
+)
+def test_scores_equal_brute_force(tiny, sentence, counted, arguments):
+    scorer = LikelihoodScorer(
+        *tiny, source_length=S, target_length=T, sentence=sentence, counted=counted
+    )
+    scored = scorer.score_requests(HISTORIES, TEXTS)
+    assert [len(s) for s in scored] == [len(t) for t in TEXTS]
+    for history, texts, found in zip(HISTORIES, TEXTS, scored, strict=True):
+        expected = [brute_force(tiny, history, text, **arguments) for text in texts]
+        # float32 sums in another order, over batches of another shape.
+        np.testing.assert_allclose(found, expected, atol=3e-5)
+    assert max(map(max, filter(len, scored))) < 0
+
+
+def test_task_ids_pick_their_prompts(tiny):
+    scorer = LikelihoodScorer(*tiny, source_length=S, target_length=T, task_id=1)
+    found = scorer.score_requests(HISTORIES[:1], [TEXTS[1][:1]])[0][0]
+    assert found == pytest.approx(brute_force(tiny, HISTORIES[0], TEXTS[1][0], task_id=1), abs=3e-5)
+
+
+def test_warm_scorer_compiles_nothing_more(tiny):
+    scorer = LikelihoodScorer(
+        *tiny, source_length=S, target_length=T, batch_sizes=(2,), source_buckets=(S,)
+    )
+    number = scorer.warm_up()
+    scorer.score_requests(HISTORIES, TEXTS)
+    assert scorer.num_compilations == number
+
+
+def test_no_head_is_needed(tiny):
+    import dataclasses
+
+    model, variables, vocab = tiny
+    prompts = dataclasses.replace(model.config.prompts, head="none", num_options=0)
+    bare = type(model)(dataclasses.replace(model.config, prompts=prompts))
+    scorer = LikelihoodScorer(bare, variables, vocab, source_length=S, target_length=T)
+    found = scorer.score_requests(HISTORIES[:1], [TEXTS[1]])[0]
+    np.testing.assert_allclose(
+        found,
+        LikelihoodScorer(*tiny, source_length=S, target_length=T).score_requests(
+            HISTORIES[:1], [TEXTS[1]]
+        )[0],
+        atol=3e-5,
+    )
+
+
+def test_bad_arguments_are_named(tiny):
+    with pytest.raises(ConfigError, match="exactly one field"):
+        LikelihoodScorer(*tiny, source_length=S, target_length=T, sentence="liked")
+    with pytest.raises(ConfigError, match=r"LikelihoodScorer\.source_buckets"):
+        LikelihoodScorer(*tiny, source_length=S, target_length=T, source_buckets=(3,))
+    scorer = LikelihoodScorer(*tiny, source_length=S, target_length=T)
+    with pytest.raises(DataError, match="1 histories for 2 lists"):
+        scorer.score_requests(HISTORIES[:1], TEXTS[:2])

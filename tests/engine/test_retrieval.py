@@ -1,0 +1,78 @@
+"""Retrieval: towers against single forward passes, text in and ids with scores out."""
+
+import weakref
+
+import jax
+import numpy as np
+import pytest
+
+from m6rec_jax.engine.retrieval import Retriever
+from m6rec_jax.errors import ConfigError
+from m6rec_jax.text import rows
+from tests.pipeline import shop_rows
+
+S, T = 96, 64
+
+
+def test_towers_do_not_depend_on_batch_mates(tiny):
+    model, variables, vocabulary = tiny
+    retriever = Retriever(*tiny, source_length=S, target_length=T)
+    alone = Retriever(*tiny, source_length=S, target_length=T, batch_sizes=(1,))
+    histories = [row["history"] for row in shop_rows.rows_of("test")["next_items"]]
+    users = retriever.embed_users(histories)
+    items = retriever.embed_items(shop_rows.ITEMS)
+    np.testing.assert_allclose(np.linalg.norm(users, axis=1), 1, atol=1e-5)
+    for i in (0, 7, 19):
+        np.testing.assert_allclose(alone.embed_users([histories[i]])[0], users[i], atol=1e-5)
+    for i in (0, 11):
+        np.testing.assert_allclose(alone.embed_items([shop_rows.ITEMS[i]])[0], items[i], atol=1e-5)
+    # The item tower is the model's forward pass over a retrieval row, whatever user is in it.
+    row = rows.source_row(vocabulary, histories[0], S)
+    row |= rows.packed_candidates(vocabulary, [shop_rows.ITEMS[4]], T)
+    lengths = {"encoder_input_tokens": S, "encoder_block_ids": S}
+    size = len(row["decoder_input_tokens"])
+    lengths |= {"decoder_input_tokens": size, "decoder_block_ids": size}
+    batch = rows.pad_batch([row], lengths) | {"retrieval": np.ones((1, 1), np.int32)}
+    batch["task_ids"] = np.zeros((1, 1), np.int32)
+    outputs = jax.jit(model.apply)(variables, batch)
+    vectors = model.apply(variables, outputs.hidden, batch["task_ids"], method=model.item_embedding)
+    np.testing.assert_allclose(vectors[0, -1], items[4], atol=1e-5)
+    user = model.apply(variables, outputs.encoded, batch["task_ids"], method=model.user_embedding)
+    np.testing.assert_allclose(user[0], users[0], atol=1e-5)
+
+
+def test_a_catalogue_of_any_size_takes_bounded_memory(tiny, monkeypatch):
+    """Vectors of all positions lie on the device, so few batches may be there at a time."""
+    texts = [f"{text} {i}" for i, text in enumerate(shop_rows.ITEMS * 8)]
+    expected = Retriever(*tiny, source_length=S, target_length=T).embed_items(texts)
+    retriever = Retriever(*tiny, source_length=S, target_length=T, batch_sizes=(1,))
+    embed, vectors, most = retriever._items, [], 0
+
+    def watched(variables, features):
+        nonlocal most
+        most = max(most, sum(vector() is not None for vector in vectors))
+        found = embed(variables, features)
+        vectors.append(weakref.ref(found))
+        return found
+
+    monkeypatch.setattr(retriever, "_items", watched)
+    np.testing.assert_allclose(retriever.embed_items(texts), expected, atol=1e-5)
+    assert len(vectors) > 8
+    assert most <= 3
+
+
+def test_recommends_ids_and_scores_from_text(tiny):
+    retriever = Retriever(*tiny, source_length=S, target_length=T)
+    index = retriever.index(shop_rows.ITEMS)
+    users = retriever.embed_users([["user 1, likes drama", "Monday"]])
+    found = index.top_k(users, 3, [np.array([0, 1])])
+    expected = retriever.embed_items(shop_rows.ITEMS) @ users[0]
+    np.testing.assert_allclose(found.scores[0], expected[found.ids[0]], atol=1e-5)
+
+
+def test_a_model_without_projections(tiny):
+    model, variables, vocabulary = tiny
+    prompts = type(model.config.prompts)(num_prompts=2, num_options=2, head="option")
+    scorer_only = type(model)(model.config.replace(prompts=prompts))
+    with pytest.raises(ConfigError, match="retrieval_dim > 0"):
+        Retriever(scorer_only, variables, vocabulary, source_length=S, target_length=T)

@@ -1,0 +1,114 @@
+"""Top-k, top-p and temperature against numpy; keys that make each row's draw its own."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from m6rec_jax.engine.sampling import SamplingOptions, keep_likeliest, sampler
+from tests.engine.toy_language import keys
+
+VOCAB = 12
+# Unlike by at least 1/16, so that their probabilities are unlike in float32, too.
+LOGITS = arrays.arrays(np.int32, (3, VOCAB), elements=st.integers(-160, 160), unique=True).map(
+    lambda sixteenths: (sixteenths / 16).astype(np.float32)
+)
+
+
+def kept_by_sorting(logits: np.ndarray, top_k: int, top_p: float) -> list[int]:
+    """Places kept, by sorting one row of unlike logits in float64."""
+    order = np.argsort(-logits, kind="stable")
+    if top_k:
+        order = order[:top_k]
+    wide = logits[order].astype(np.float64)
+    probabilities = np.exp(wide - wide.max())
+    before = np.cumsum(probabilities) - probabilities
+    if top_p < 1:
+        order = order[before < top_p * probabilities.sum()]
+    return sorted(order.tolist())
+
+
+@settings(max_examples=200, deadline=None)
+@given(LOGITS, st.integers(0, VOCAB + 2), st.sampled_from([0.05, 0.3, 0.5, 0.83, 0.97, 1.0]))
+def test_kept_tokens_equal_sorting(logits: np.ndarray, top_k: int, top_p: float) -> None:
+    kept = np.asarray(jax.jit(keep_likeliest)(logits, top_k, np.float32(top_p)))
+    for row in range(3):
+        found = np.flatnonzero(np.isfinite(kept[row])).tolist()
+        expected = kept_by_sorting(logits[row], top_k, top_p)
+        if found != expected:  # only where a mass is p but for float32's rounding
+            probabilities = np.exp(logits[row].astype(np.float64) - logits[row].max())
+            probabilities /= probabilities.sum()
+            odd = sorted(set(found) ^ set(expected))
+            assert probabilities[odd].sum() < 1e-5, (found, expected)
+        np.testing.assert_array_equal(kept[row][found], logits[row][found])
+
+
+def test_ties_with_the_last_one_are_kept() -> None:
+    log_probs = jnp.log(jnp.array([[0.4, 0.2, 0.2, 0.1, 0.1]]))
+    assert np.isfinite(keep_likeliest(log_probs, 2, 1.0)).tolist() == [[True] * 3 + [False] * 2]
+    assert np.isfinite(keep_likeliest(log_probs, 0, 0.5)).tolist() == [[True] * 3 + [False] * 2]
+    assert np.isfinite(keep_likeliest(log_probs, 0, 0.39)).tolist() == [[True] + [False] * 4]
+
+
+def test_probabilities_that_hardly_differ_are_told_apart() -> None:
+    log_probs = jnp.arange(100, dtype=jnp.float32)[None] * 1e-5
+    for top_k in (1, 2, 50, 99):
+        kept = np.flatnonzero(np.isfinite(keep_likeliest(log_probs, top_k, 1.0)))
+        assert kept.tolist() == list(range(100 - top_k, 100))
+    assert np.isfinite(keep_likeliest(log_probs, 0, 0.305)).sum() == 31
+
+
+def test_top_p_is_taken_of_what_top_k_left() -> None:
+    log_probs = jnp.log(jnp.array([[0.5, 0.3, 0.1, 0.1]]))
+    # Of the best two the first has 0.625.
+    assert np.isfinite(keep_likeliest(log_probs, 2, 0.6)).tolist() == [[True, False, False, False]]
+    assert np.isfinite(keep_likeliest(log_probs, 0, 0.6)).tolist() == [[True, True, False, False]]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (SamplingOptions(), [0.5, 0.3, 0.15, 0.05]),
+        (SamplingOptions(temperature=0.5), np.array([0.25, 0.09, 0.0225, 0.0025]) / 0.365),
+        (SamplingOptions(top_k=2), [0.625, 0.375, 0, 0]),
+        (SamplingOptions(top_p=0.9), np.array([0.5, 0.3, 0.15, 0]) / 0.95),
+        (SamplingOptions(temperature=0.0), [1, 0, 0, 0]),
+        (SamplingOptions(top_k=1), [1, 0, 0, 0]),
+    ],
+)
+def test_frequencies(options: SamplingOptions, expected: Any) -> None:
+    number = 20_000
+    log_probs = jnp.tile(jnp.log(jnp.array([0.5, 0.3, 0.15, 0.05])), (number, 1))
+    tokens = jax.jit(lambda x, position: sampler(keys(number), options)(x, position))(log_probs, 3)
+    frequencies = np.bincount(tokens, minlength=4) / number
+    np.testing.assert_allclose(frequencies, expected, atol=0.015)
+    assert not frequencies[np.asarray(expected) == 0].any()
+
+
+def test_every_row_may_have_options_of_its_own() -> None:
+    log_probs = jnp.tile(jnp.log(jnp.array([0.4, 0.3, 0.2, 0.1])), (3000, 1))
+    options = SamplingOptions(
+        jnp.tile(jnp.array([0.0, 1.0, 1.0]), 1000),
+        jnp.tile(jnp.array([0, 2, 0]), 1000),
+        jnp.tile(jnp.array([1.0, 1.0, 0.8]), 1000),
+    )
+    tokens = np.asarray(sampler(keys(3000), options)(log_probs, jnp.int32(0)))
+    assert [set(tokens[row::3].tolist()) for row in range(3)] == [{0}, {0, 1}, {0, 1, 2}]
+
+
+def test_a_draw_depends_on_its_row_and_position_alone() -> None:
+    rng = np.random.default_rng(0)
+    log_probs = jnp.asarray(rng.normal(size=(6, 500)), jnp.float32)
+    draw = sampler(keys(6), SamplingOptions(top_p=0.99))
+    tokens = np.asarray(draw(log_probs, jnp.int32(4)))
+    others = jnp.asarray(rng.normal(size=(6, 500)), jnp.float32).at[2].set(log_probs[2])
+    assert draw(others, jnp.int32(4))[2] == tokens[2]
+    alone = sampler(keys(6)[2:3], SamplingOptions(top_p=0.99))
+    assert alone(log_probs[2:3], jnp.int32(4))[0] == tokens[2]
+    assert (np.asarray(draw(log_probs, jnp.int32(5))) != tokens).any()
+    assert len(set(np.asarray(draw(jnp.tile(log_probs[:1], (6, 1)), jnp.int32(4))).tolist())) > 1

@@ -1,0 +1,155 @@
+"""Scoring: equals the plain forward pass whatever the buckets, batches and packing."""
+
+import jax
+import numpy as np
+import pytest
+
+from m6rec_jax.engine.candidate_rows import pack_texts, text_ends
+from m6rec_jax.engine.runtime import in_buckets, length_buckets
+from m6rec_jax.engine.scoring import Scorer, class_log_probabilities, positive_probability
+from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.sharding import data_parallel, make_mesh
+from m6rec_jax.text import rows
+from tests.pipeline import shop_rows
+
+S, T = 96, 64
+FORWARD = jax.jit(class_log_probabilities, static_argnums=0)
+EXAMPLES = shop_rows.rows_of("test")["groups"]
+
+
+@pytest.fixture(scope="module")
+def scorer(tiny):
+    return Scorer(*tiny, source_length=S, target_length=T, positive_classes=(1, 2))
+
+
+def one_by_one(tiny, history, candidate, task_id=0):
+    """Probability of classes 1 and 2 by a forward pass over one history and one candidate."""
+    model, variables, vocabulary = tiny
+    row = rows.source_row(vocabulary, history, S)
+    row |= rows.packed_candidates(vocabulary, [candidate], T)
+    row["task_ids"] = np.array([task_id])
+    end = len(row["decoder_input_tokens"]) - 1
+    lengths = {"encoder_input_tokens": S, "encoder_block_ids": S, "task_ids": 1}
+    lengths |= {"decoder_input_tokens": T, "decoder_block_ids": T}
+    logp = FORWARD(model, variables, rows.pad_batch([row], lengths))
+    return float(np.exp(logp[0, end, 1:]).sum())
+
+
+def test_requests_equal_one_forward_pass_each(tiny, scorer):
+    histories = [example["history"] for example in EXAMPLES[:6]]
+    # Different numbers of candidates, up to more than one decoder row holds, and none at all.
+    texts = [[t for e in EXAMPLES for t in e["candidates"]][: 3 * n] for n in range(6)]
+    scored = scorer.score_requests(histories, texts)
+    assert [len(s) for s in scored] == [len(t) for t in texts]
+    for history, candidates, probabilities in zip(histories, texts, scored, strict=True):
+        expected = [one_by_one(tiny, history, text) for text in candidates[:4]]
+        np.testing.assert_allclose(probabilities[:4], expected, atol=2e-6)
+        assert probabilities.dtype == np.float32
+
+
+def test_rows_equal_requests(scorer, tiny):
+    vocabulary = tiny[2]
+    made = [
+        rows.source_row(vocabulary, e["history"], S)
+        | rows.packed_candidates(vocabulary, e["candidates"], T)
+        for e in EXAMPLES
+    ]
+    by_rows = scorer.score(made)
+    by_requests = scorer.score_requests(
+        [e["history"] for e in EXAMPLES], [e["candidates"] for e in EXAMPLES]
+    )
+    for a, b in zip(by_rows, by_requests, strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-6)
+
+
+def test_task_ids_pick_their_prompts(scorer, tiny):
+    vocabulary, example = tiny[2], EXAMPLES[0]
+    row = rows.source_row(vocabulary, example["history"], S)
+    row |= rows.packed_candidates(vocabulary, example["candidates"][:1], T)
+    row["task_ids"] = np.array([1], np.int32)
+    expected = one_by_one(tiny, example["history"], example["candidates"][0], task_id=1)
+    assert scorer.score([row])[0][0] == pytest.approx(expected, abs=2e-6)
+    assert scorer.score([row | {"task_ids": np.array([0])}])[0][0] != pytest.approx(expected)
+
+
+def test_warm_scorer_compiles_nothing_more(tiny):
+    scorer = Scorer(
+        *tiny,
+        source_length=S,
+        target_length=T,
+        batch_sizes=(2,),
+        source_buckets=(S,),
+        target_buckets=(32, T),
+    )
+    assert scorer.warm_up() == 3
+    scorer.score_requests([e["history"] for e in EXAMPLES], [e["candidates"] for e in EXAMPLES])
+    scorer.score_requests([EXAMPLES[0]["history"]], [["Film A", "Film B"]])
+    assert scorer.num_compilations == 3
+
+
+def test_mesh_gives_the_same_scores(tiny, scorer):
+    mesh = make_mesh(1, 1, 1, devices=jax.devices()[:1])
+    on_mesh = Scorer(
+        *tiny,
+        source_length=S,
+        target_length=T,
+        positive_classes=(1, 2),
+        mesh=mesh,
+        rules=data_parallel(),
+    )
+    history, texts = [EXAMPLES[0]["history"]], [EXAMPLES[0]["candidates"]]
+    np.testing.assert_allclose(
+        on_mesh.score_requests(history, texts)[0], scorer.score_requests(history, texts)[0], 1e-5
+    )
+
+
+def test_sampled_negatives_are_corrected(tiny, scorer):
+    corrected = Scorer(
+        *tiny, source_length=S, target_length=T, positive_classes=(1, 2), sampling_rate=0.1
+    )
+    history, texts = [EXAMPLES[0]["history"]], [EXAMPLES[0]["candidates"]]
+    plain = scorer.score_requests(history, texts)[0]
+    np.testing.assert_allclose(
+        corrected.score_requests(history, texts)[0], plain / (plain + (1 - plain) * 10), rtol=1e-5
+    )
+
+
+def test_clear_errors(tiny, scorer):
+    model, variables, vocabulary = tiny
+    with pytest.raises(ConfigError, match=r"positive_classes = \(3,\) must be some"):
+        positive_probability(np.log(np.full((1, 3), 1 / 3)), (3,))
+    with pytest.raises(ConfigError, match="must end with the length 96"):
+        Scorer(*tiny, source_length=S, target_length=T, source_buckets=(32,))
+    with pytest.raises(DataError, match="1 histories for 2 lists"):
+        scorer.score_requests([[]], [["a"], ["b"]])
+    with pytest.raises(DataError, match="lacks 'encoder_input_tokens'"):
+        scorer.score([{"decoder_input_tokens": np.zeros(3, np.int32)}])
+    config = model.config.replace(prompts=type(model.config.prompts)(num_prompts=2, head="none"))
+    with pytest.raises(ConfigError, match="scoring needs a head"):
+        Scorer(type(model)(config), variables, vocabulary, source_length=S, target_length=T)
+
+
+def test_packing_wastes_little_and_cuts_only_what_is_too_long(tiny):
+    vocabulary = tiny[2]
+    texts = [shop_rows.ITEMS[i % 12] for i in range(50)] + [" ".join(shop_rows.ITEMS)]
+    packed = pack_texts(vocabulary, texts, 48, 40)
+    assert sorted(i for places in packed.places for i in places) == list(range(51))
+    found = {}
+    for row, places in zip(packed.rows, packed.places, strict=True):
+        ends = text_ends(row["decoder_block_ids"])
+        assert (row["decoder_input_tokens"][ends] == vocabulary.eos_id).all()
+        starts = [0, *(ends[:-1] + 1)]
+        for place, start, end in zip(places, starts, ends, strict=True):
+            found[place] = row["decoder_input_tokens"][start + 1 : end].tolist()
+    for place, text in enumerate(texts):
+        assert found[place] == vocabulary.encode(text)[:38]
+    tokens = sum(len(ids) + 2 for ids in found.values())
+    assert len(packed.rows) <= 2 * -(-tokens // 48)
+
+
+def test_buckets():
+    assert length_buckets(256) == (64, 128, 256)
+    assert length_buckets(100) == (32, 56, 100)
+    assert length_buckets(8) == (8,)
+    batches = in_buckets([5, 9, 16, 1, 2], (8, 16), (1, 2))
+    assert batches == [(8, 2, [0, 3]), (8, 1, [4]), (16, 2, [1, 2])]

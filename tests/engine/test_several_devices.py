@@ -1,0 +1,51 @@
+"""Requests answered on a mesh, in one process and in two, as one device answers them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.engine import eight_devices
+from tests.several_devices import free_port, result, start
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def one_device(shop_vocabulary) -> dict[str, Any]:
+    model, variables = eight_devices.make_model(shop_vocabulary)
+    found = eight_devices.answers(model, variables, shop_vocabulary, None, ())
+    assert len({tuple(row) for row in found["samples"]}) == 3
+    told = [sorted(place for places in row for place in places) for row in found["places"]]
+    assert told == [[0, *range(2, 9)], [*range(9)], [*range(7), 8]]
+    return found
+
+
+def assert_same(found: dict[str, Any], expected: dict[str, Any], name: str) -> None:
+    for part in ("titles", "samples", "places", "ranks"):
+        assert found[part] == expected[part], f"{name}: {part}"
+    for part in ("scores", "users", "items", "found"):
+        np.testing.assert_allclose(found[part], expected[part], 1e-4, 1e-5, err_msg=name)
+    for own, wanted in zip(found["probabilities"], expected["probabilities"], strict=True):
+        np.testing.assert_allclose(own, wanted, 1e-4, err_msg=name)
+
+
+def test_eight_devices_answer_as_one(shop_vocabulary, one_device: dict[str, Any]) -> None:
+    for name, found in result(
+        start(HERE / "eight_devices.py", shop_vocabulary.model_file, devices=8)
+    ).items():
+        assert_same(found, one_device, name)
+
+
+def test_two_processes_answer_as_one(shop_vocabulary, one_device: dict[str, Any]) -> None:
+    """Every process asks for the same rows, whosever devices hold the first of them."""
+    port, script = str(free_port()), HERE / "two_processes.py"
+    two = [
+        start(script, shop_vocabulary.model_file, str(index), port, devices=2) for index in (0, 1)
+    ]
+    for index, process in enumerate(two):
+        for name, found in result(process).items():
+            assert_same(found, one_device, f"{name}, process {index}")

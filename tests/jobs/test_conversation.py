@@ -1,0 +1,214 @@
+"""Conversation: what is read, what is left out, what is shown; stubs stand in for models."""
+
+import io
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from m6rec_jax.engine.catalogue_index import TopK
+from m6rec_jax.engine.generation import GeneratedText, RecommendedTitle
+from m6rec_jax.engine.task_settings import TaskSettings
+from m6rec_jax.errors import ConfigError
+from m6rec_jax.jobs.conversation import Conversation, ConversationCatalogue
+from m6rec_jax.serving import chat as chat_module
+
+TITLES = ["Fargo (1996)", "Heat (1995)", "Heat (1986)", "Alien (1979)", "Big (1988)"]
+CATALOGUE = ConversationCatalogue(TITLES, TITLES, [title[:-7] for title in TITLES])
+
+
+class Vocabulary:
+    def encode(self, text):
+        return [ord(letter) for letter in text]
+
+
+class Model:
+    """Replies with a fixed text, recommends the first items that were not seen; keeps the calls."""
+
+    vocabulary, max_tokens = Vocabulary(), 40
+
+    def __init__(self, reply="Try Heat."):
+        self.reply, self.sources, self.seen = reply, [], []
+
+    def greedy(self, sources, prefixes, *, tasks):
+        self.sources += sources
+        assert tasks is None
+        assert prefixes == ["SYSTEM:"]
+        return [GeneratedText(f"SYSTEM: {self.reply}", -1.0, -1.0, True, None, self.reply)]
+
+    def _left(self, seen):
+        self.seen.append(set(seen))
+        return [place for place in range(len(TITLES)) if place not in seen]
+
+    def recommend(self, sources, trie, k, *, num_beams, item_scores, seen):
+        self.sources += sources
+        self.item_scores = item_scores
+        assert num_beams <= len(trie)
+        return [[RecommendedTitle(TITLES[i], -float(i), [i]) for i in self._left(seen[0])[:k]]]
+
+    def index(self, texts):
+        assert texts == TITLES
+        return self
+
+    def embed_users(self, sources):
+        self.sources += sources
+        return np.zeros((1, 2), np.float32)
+
+    def scores_of(self, user):
+        return lambda places: -np.asarray(places, np.float32)
+
+    def top_k(self, users, k, seen):
+        places = (self._left(seen[0]) + [-1] * k)[:k]
+        return TopK(np.array([places]), np.zeros((1, k), np.float32))
+
+
+def test_replies_read_the_turns_so_far():
+    model = Model()
+    conversation = Conversation(CATALOGUE, replies=model, history=["24 years old", "", "liked X"])
+    assert conversation.answer("Hello  there").reply == "Try Heat."
+    conversation.answer("More?")
+    assert model.sources[0] == ["24 years old", "liked X", "USER: Hello there"]
+    assert model.sources[1] == [
+        *("24 years old", "liked X", "USER: Hello there", "SYSTEM: Try Heat.", "USER: More?")
+    ]
+    assert conversation.answer("?").written is None
+
+
+def test_only_the_latest_turns_are_read():
+    model = Model()
+    for limits in ({"max_turns": 2}, {"trained_turns": 2}, {"max_turns": 2, "trained_turns": 9}):
+        conversation = Conversation(CATALOGUE, replies=model, **limits)
+        for text in ("a", "b"):
+            conversation.answer(text)
+        assert model.sources[-1] == ["", "SYSTEM: Try Heat.", "USER: b"]
+    conversation = Conversation(CATALOGUE, replies=model)
+    for text in ("a", "b"):
+        conversation.answer(text)
+    assert model.sources[-1] == ["", "USER: a", "SYSTEM: Try Heat.", "USER: b"]
+
+
+def test_what_was_named_is_not_recommended():
+    titles, retrieval = Model(), Model()
+    conversation = Conversation(
+        CATALOGUE, replies=Model(), titles=titles, retrieval=retrieval, num_items=1
+    )
+    answer = conversation.answer("I liked Fargo (1996), not big ones")
+    # The user named Fargo; "big" is no title, for want of its capital.
+    assert titles.seen == retrieval.seen == [{0}]
+    assert answer.written.titles == answer.retrieved.titles == ["Heat (1995)"]
+    # Films of one title are ordered by the towers, where the model has them.
+    assert titles.item_scores[0](np.array([4])) == -4
+    assert titles.sources[0][-1] == "SYSTEM recommends"
+    # The reply named both films of one name, and the recommendation one of them.
+    answer = conversation.answer("And else?")
+    assert titles.seen[1] == {0, 1, 2}
+    assert answer.written.places == [3]
+    answer = conversation.answer("And else?")
+    answer = conversation.answer("And else?")
+    assert answer.written.titles == answer.retrieved.titles == []
+    conversation.restart()
+    assert conversation.answer("Hi").written.places == [0]
+
+
+@pytest.mark.parametrize(
+    ("said", "named"),
+    [
+        ("i loved the big heat", {0}),  # several words: in any case
+        ("THE BIG HEAT", {0}),
+        ("big is fine", set()),  # one word: with its own capitals
+        ("Big is fine", {1}),
+        ("heat and HEAT", {2, 3, 4}),  # one spelling names all films of these words
+        ("Heat", {2, 3, 4}),
+        ("the big lebowski", set()),
+    ],
+)
+def test_names_are_found_in_a_dialogue(said, named):
+    names = ["The Big Heat", "Big", "Heat", "HEAT", "Heat"]
+    catalogue = ConversationCatalogue(names, names, names)
+    conversation = Conversation(catalogue, replies=Model(reply="Yes"))
+    conversation.answer(said)
+    assert conversation.named == named
+
+
+def test_impossible_conversations_are_told():
+    with pytest.raises(ConfigError, match="nothing to converse with"):
+        Conversation(CATALOGUE)
+    with pytest.raises(ConfigError, match="num_beams = 2"):
+        Conversation(CATALOGUE, titles=Model(), num_items=3, num_beams=2)
+
+
+# ---- the terminal
+
+
+def bundle(**kinds):
+    tasks = {
+        name: TaskSettings(
+            kind=kind,
+            writing="replies" if kind == "generation" else "",
+            prepared=f"{name}.by_group",
+        )
+        for name, kind in kinds.items()
+    }
+    settings = SimpleNamespace(tasks=tasks)
+    made = SimpleNamespace(settings=settings)
+    made.generator = made.retriever = lambda name, **shapes: Model()
+    return made
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Prepared data in name only: the catalogue is given."""
+    (tmp_path / "prepare.json").write_text('{"dataset": "talks", "dialogue_spec": {}}')
+    monkeypatch.setattr(chat_module, "read_conversation_catalogue", lambda *_: CATALOGUE)
+    return tmp_path
+
+
+def said(folder, lines, **kinds):
+    out = io.StringIO()
+    prepared = None if folder is None else str(folder)
+    load = lambda *_, **__: bundle(**kinds)  # noqa: E731
+    chat_module.chat("run", prepared=prepared, load=load, lines=lines, out=out)
+    return out.getvalue().splitlines()
+
+
+def test_a_talk_in_the_terminal(folder):
+    kinds = {"r": "generation", "t": "title_recommendation", "i": "item_recommendation"}
+    lines = ["I liked Fargo\n", "\n", "/help\n", "/new\n", "Hi\n", "/quit\n", "never said\n"]
+    assert said(folder, lines, **kinds) == [
+        chat_module.HELP,
+        "SYSTEM: Try Heat.",
+        "  written: Heat (1995) · Heat (1986) · Alien (1979)",
+        "  retrieved: Heat (1995) · Heat (1986) · Alien (1979)",
+        chat_module.HELP,
+        "(a new dialogue)",
+        "SYSTEM: Try Heat.",
+        "  written: Fargo (1996) · Heat (1995) · Heat (1986)",
+        "  retrieved: Fargo (1996) · Heat (1995) · Heat (1986)",
+    ]
+
+
+def test_models_that_cannot_talk_are_told(folder, monkeypatch):
+    with pytest.raises(ConfigError, match=r"no task to converse with .*: ctr"):
+        said(folder, [], ctr="scoring")
+    with pytest.raises(ConfigError, match="b is the model's second task of replies"):
+        said(folder, [], a="generation", b="generation")
+    with pytest.raises(ConfigError, match=r"no prepared data in .*gin\.PREPARED=FOLDER"):
+        said(folder / "none", [], a="generation")
+    # Data are those of the tasks that talk, whatever else the model was trained on.
+    monkeypatch.setenv("M6REC_DATA_DIR", str(folder))
+    kinds = {"a": "generation", "b": "title_recommendation", "c": "scoring"}
+    with pytest.raises(ConfigError, match=r"several catalogues: a\.by_group, b\.by_group; name"):
+        said(None, [], **kinds)
+    with pytest.raises(ConfigError, match=r"no prepared data in .*/b\.by_group"):
+        said(None, [], b="title_recommendation", c="scoring")
+    user = folder / "me.json"
+    user.write_text("{}")
+    with pytest.raises(ConfigError, match="holds no users, items and events"):
+        chat_module.read_history(user, folder)
+
+
+def test_a_line_that_is_not_utf8_does_not_end_the_talk(folder, monkeypatch):
+    raw = io.BytesIO(b"I liked Fargo\ncaf\xe9\n/quit\n")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(raw, "utf-8", errors="strict"))
+    told = said(folder, None, r="generation")
+    assert sum(line.startswith("SYSTEM: ") for line in told) == 2

@@ -1,0 +1,173 @@
+"""Zero-shot scores of requests, against a direct computation: one forward pass per sentence."""
+
+import gin
+import jax
+import numpy as np
+import pytest
+
+from m6rec_jax.engine import likelihood_scoring
+from m6rec_jax.errors import ConfigError
+from m6rec_jax.jobs.likelihood_job import LikelihoodJob
+from m6rec_jax.jobs.request_data import open_serving_data
+from m6rec_jax.requests.rendering import RequestRenderer
+from m6rec_jax.requests.request import RejectedRow, RequestParser
+from m6rec_jax.text import rows
+from tests.serving import served_films
+from tests.serving.served_films import MAX_EVENTS, NOW, S, T, request
+
+CANDIDATE, ITEM = "{candidate} liked", "likes {item}"
+
+
+@pytest.fixture(autouse=True)
+def clean():
+    gin.clear_config()
+    yield
+    gin.clear_config()
+
+
+def configure(sentence, counted):
+    gin.clear_config()
+    gin.bind_parameter("LikelihoodScorer.sentence", sentence)
+    gin.bind_parameter("LikelihoodScorer.counted", counted)
+
+
+def forward(model, variables, features):
+    outputs = model.apply(variables, features)
+    return model.apply(variables, outputs.hidden, method=model.token_logits)
+
+
+FORWARD = jax.jit(forward, static_argnums=0)
+
+
+def directly(bundle, history, before, text, after, counted, task_id=1):
+    """Mean of log p(token | history, tokens before) over the tokens of the counted words."""
+    vocabulary = bundle.vocabulary
+    ids = vocabulary.encode(before + text + after)
+    first, last = len(vocabulary.encode(before)), len(ids) - len(vocabulary.encode(after))
+    chosen = range(first, last) if counted == "candidate" else range(last, len(ids))
+    inputs = np.array([vocabulary.bos_id, *ids])
+    row = rows.source_row(vocabulary, history, S) | {"task_ids": np.array([task_id])}
+    row |= {"decoder_input_tokens": inputs, "decoder_block_ids": np.ones_like(inputs)}
+    lengths = {"encoder_input_tokens": S, "encoder_block_ids": S, "task_ids": 1}
+    lengths |= {"decoder_input_tokens": T, "decoder_block_ids": T}
+    batch = rows.pad_batch([row], lengths)
+    logits = np.asarray(FORWARD(bundle.model, bundle.variables, batch), np.float64)[0]
+    logits -= logits.max(axis=-1, keepdims=True)
+    log_p = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+    return float(np.mean([log_p[place, ids[place]] for place in chosen]))
+
+
+def told(bundle, asked):
+    """(history, texts as scoring has them, texts as the catalogue has them) of each request."""
+    data = open_serving_data(bundle, "plausible")
+    parser = RequestParser(data.spec, data.items, data.statistics_names())
+    renderer = RequestRenderer(data.template, data.statistics, MAX_EVENTS)
+    for row in asked:
+        parsed = parser.parse(row)
+        text = renderer.render(parsed)
+        yield text.history, text.candidates, [data.template.item(i) for i in parsed.candidates]
+
+
+@pytest.mark.parametrize(
+    ("sentence", "counted", "before", "after"),
+    [(CANDIDATE, "after", "", " liked"), (ITEM, "candidate", "likes ", "")],
+)
+def test_scores_equal_a_direct_computation(infer, served_bundle, sentence, counted, before, after):
+    configure(sentence, (counted,))
+    asked = [request(number) for number in range(9)]
+    found, rejected = infer(asked, "plausible", chunk_size=4)
+    assert not rejected
+    as_item = sentence == ITEM
+    compared = 0
+    for row, (history, candidates, items) in zip(found, told(served_bundle, asked), strict=True):
+        expected = [
+            directly(served_bundle, history, before, text, after, counted)
+            for text in (items if as_item else candidates)
+        ]
+        np.testing.assert_allclose(row["mean_log_probabilities"], expected, atol=3e-5)
+        scores = row["mean_log_probabilities"]
+        assert row["ranking"] == sorted(range(len(scores)), key=lambda i: -scores[i])
+        compared += len(scores)
+    assert compared > 15
+
+
+def test_items_need_no_statistics_where_none_are_told(infer):
+    """The catalogue's words, as `{item}` has them, tell no statistics; scoring's need them."""
+    configure(ITEM, ("candidate",))
+    asked = [{"time": NOW, "user": {"taste": "drama"}, "behaviours": [], "candidates": []}]
+    asked[0]["candidates"] = [{"title": "Film Z", "genre": "drama"}, {"title": "Film Z"}, "f1"]
+    found, rejected = infer(asked, "plausible")
+    assert not found
+    assert "genre" in rejected[0]["reason"]
+    del asked[0]["candidates"][1]
+    found, _ = infer(asked, "plausible", "two")
+    assert sorted(found[0]["ranking"]) == [0, 1]
+
+
+def test_a_trained_task_of_another_kind_can_be_asked(infer):
+    """The job is named, as for a foundation; what counts is part of what the output depends on."""
+    configure(CANDIDATE, ("after",))
+    asked = [request(1), request(2)]
+    by_job, _ = infer(asked, "next", "next", job="likelihood")
+    by_kind, _ = infer(asked, "plausible", "plausible")
+    for a, b in zip(by_job, by_kind, strict=True):
+        np.testing.assert_allclose(a["mean_log_probabilities"], b["mean_log_probabilities"])
+    configure(CANDIDATE, ("candidate",))
+    other, _ = infer(asked, "plausible", "other")
+    assert other != by_kind
+
+
+def test_a_data_set_that_the_model_never_saw(infer, served, served_bundle):
+    """PREPARED brings the columns and the template; the task brings the prompts."""
+    configure("{item}", ("candidate",))
+    books = str(served / "cache" / served_films.BOOKS_PREPARED)
+    asked = [
+        {
+            "time": NOW,
+            "behaviours": [
+                {"item": f"b{n % 4}", "time": 900_000 + n, "value": 5} for n in range(5)
+            ],
+            "candidates": ["b3", "b0"],
+        }
+    ]
+    found, _ = infer(asked, "plausible", prepared=books)
+    history = ["", *(f"liked Book {n % 4}" for n in (2, 3, 4)), ""]  # MAX_EVENTS of five
+    expected = [
+        directly(served_bundle, history, "", f"Book {n}, a book", "", "candidate") for n in (3, 0)
+    ]
+    np.testing.assert_allclose(found[0]["mean_log_probabilities"], expected, atol=3e-5)
+    with pytest.raises(ConfigError, match="holds the data set 'books'"):
+        infer(asked, "ctr", "scored", prepared=books)
+
+
+def test_all_requests_run_the_same_programs(infer, monkeypatch):
+    made = []
+    init = likelihood_scoring.LikelihoodScorer.__init__
+
+    def kept(self, *args, **kwargs):
+        made.append(self)
+        init(self, *args, **kwargs)
+
+    monkeypatch.setattr(likelihood_scoring.LikelihoodScorer, "__init__", kept)
+    infer([request(number) for number in range(21)], "plausible", chunk_size=8)
+    (scorer,) = made
+    assert scorer.num_compilations == 2  # histories, sentences
+
+
+def test_what_cannot_be_scored_is_refused(served_bundle):
+    scorer = served_bundle.likelihood_scorer("plausible", sentence=CANDIDATE, counted=("after",))
+
+    class Renderer:
+        def render(self, asked):
+            from m6rec_jax.requests.rendering import RequestText
+
+            return RequestText(["profile"], ["Film A", "\u200b"])
+
+    job = LikelihoodJob(scorer, Renderer(), None)
+    with pytest.raises(RejectedRow, match=r"'candidates\[1\]' cannot be scored: .* no text"):
+        job.accept(None, 0)
+    narrow = served_bundle.likelihood_scorer(
+        "plausible", sentence="this user, as we know, likes {item}", target_length=8
+    )
+    with pytest.raises(ConfigError, match="do not fit the target length 8"):
+        narrow.check("Film A")

@@ -1,0 +1,245 @@
+"""Titles for requests, against scoring every title of the catalogue by teacher forcing."""
+
+import json
+
+import gin
+import jax
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from m6rec_jax.engine import generation
+from m6rec_jax.engine.likelihood import token_sums
+from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.jobs.recommendation_job import RecommendationJob
+from m6rec_jax.jobs.request_data import open_serving_data
+from m6rec_jax.requests.rendering import RequestRenderer
+from m6rec_jax.requests.request import RequestParser
+from m6rec_jax.serving import batch_inference
+from m6rec_jax.text import rows
+from m6rec_jax.text.records import Item
+from tests.serving import served_films
+from tests.serving.served_films import ITEMS, MAX_EVENTS, NOW, SPEC, S, T, request
+
+# Two titles belong to several films, which differ in what only the item tower reads.
+FILMS = [
+    *ITEMS,
+    Item("f12", {"title": "Film A", "genre": "horror"}),
+    Item("f13", {"title": "Film E", "genre": "comedy"}),
+    Item("f14", {"title": "Film E", "genre": "horror"}),
+]
+TITLES = {item.id: item.attributes["title"] for item in FILMS}
+ALL = "RecommendationJob.k = 12\nRecommendationJob.max_k = 12\n"
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory):
+    return str(served_films.write_data(tmp_path_factory.mktemp("films") / "data", items=FILMS))
+
+
+@pytest.fixture(autouse=True)
+def configure():
+    def parse(text):
+        gin.clear_config()
+        gin.parse_config(text)
+
+    parse("")
+    yield parse
+    gin.clear_config()
+
+
+@pytest.fixture
+def recommend(infer, films):
+    """Answers requests by writing titles."""
+
+    def run(asked, task="titles", name="out", **changes):
+        settings = {"job": "recommendation", "prepared": films} | changes
+        return infer(asked, task, name, **settings)
+
+    return run
+
+
+def history_of(bundle, films, asked):
+    data = open_serving_data(bundle, "titles", films)
+    parser = RequestParser(data.spec, data.items, data.statistics_names(), None)
+    renderer = RequestRenderer(data.template, data.statistics, MAX_EVENTS, tell_candidates=False)
+    return renderer.render(parser.parse(asked)).history
+
+
+def log_probability(bundle, history, lead_in, title):
+    """Of a title after what is cut into tokens by itself, by teacher forcing."""
+    vocabulary = bundle.vocabulary
+    given = vocabulary.encode(lead_in)
+    row = rows.source_row(vocabulary, history, S)
+    row |= rows.packed_tokens(vocabulary, [np.array([*given, *vocabulary.encode(title)])])[0]
+    row["decoder_loss_weights"][: len(given)] = 0
+    names = [name for name in row if not name.startswith("num_")]
+    sizes = {name: S if name.startswith("encoder_") else T for name in names}
+    batch = rows.pad_batch([row], sizes) | {"task_ids": np.zeros((1, 1), np.int32)}
+    sums = jax.jit(token_sums, static_argnums=0)(bundle.model, bundle.variables, batch)
+    return -float(sums.negative_log_likelihood[0])
+
+
+def seen_by(asked, text="{title}"):
+    """What a user has seen: by id, or where a film that is told without one is called the same."""
+    seen = set(asked.get("exclude", ()))
+    for entry in (behaviour["item"] for behaviour in asked["behaviours"]):
+        if isinstance(entry, dict):
+            called = text.format(**entry)
+            seen |= {film.id for film in FILMS if text.format(**film.attributes) == called}
+        else:
+            seen.add(entry)
+    return seen
+
+
+@pytest.mark.parametrize("task", ["titles", "contents"])
+def test_the_likeliest_titles_of_the_catalogue(recommend, configure, served_bundle, films, task):
+    """With as many beams as titles, search equals scoring every title."""
+    configure(ALL.replace("12", "15") if task == "contents" else ALL)
+    asked = [request(number) for number in range(5)]
+    asked[1] |= {"exclude": ["f0", "f13", "unknown"]}
+    asked[2]["behaviours"] = [
+        {"item": {"title": "Film E", "genre": "drama"}, "time": NOW - 5, "value": 5}
+    ]
+    if task == "titles":
+        asked[3] |= {"about": {"genre": "horror"}}
+        asked[4] |= {"about": "f1"}
+    lead_ins = {"titles": ["", "", "", "horror:", "drama:"], "contents": ["film"] * 5}[task]
+    found, _ = recommend(asked, task)
+    for row, own, lead_in in zip(found, asked, lead_ins, strict=True):
+        text = "{title}" if task == "titles" else "{title}, {genre}"
+        of_id = {item.id: text.format(**item.attributes) for item in FILMS}
+        left = [id_ for id_ in of_id if id_ not in seen_by(own, text)]
+        history = history_of(served_bundle, films, own)
+        scores = {
+            title: log_probability(served_bundle, history, lead_in, title)
+            for title in {of_id[id_] for id_ in left}
+        }
+        assert set(row["item_ids"]) == set(left)
+        assert len(row["item_ids"]) == len(left)
+        assert row["titles"] == [of_id[id_] for id_ in row["item_ids"]]
+        np.testing.assert_allclose(
+            row["log_probabilities"], [scores[title] for title in row["titles"]], rtol=1e-4
+        )
+        assert row["log_probabilities"] == sorted(row["log_probabilities"], reverse=True)
+
+
+def test_films_of_one_title_are_ordered_by_the_retriever(
+    recommend, configure, served, served_bundle, films, tmp_path
+):
+    configure(ALL)
+    asked = [request(number) | {"behaviours": [], "time": NOW + number} for number in range(12)]
+    found, _ = recommend(asked)
+    retriever = served_bundle.retriever("next")
+    histories = [history_of(served_bundle, films, one) for one in asked]
+    template = served_bundle.template("next")
+    vectors = retriever.embed_items([template.item(item) for item in FILMS])
+    similarities = retriever.embed_users(histories) @ vectors.T
+    place = {item.id: n for n, item in enumerate(FILMS)}
+    for row, own in zip(found, similarities, strict=True):
+        for title in ("Film A", "Film E"):
+            ids = [id_ for id_ in row["item_ids"] if TITLES[id_] == title]
+            assert ids == sorted(
+                (id_ for id_ in TITLES if TITLES[id_] == title), key=lambda id_: -own[place[id_]]
+            )
+    # Without a task of two towers they stand in the catalogue's order.
+    alone = tmp_path / "run"
+    served_films.copy_run(served / "run", alone, ["titles", "books_next"])
+    plain, _ = recommend(asked, name="alone", model_dir=alone)
+    orders = set()
+    for row, other in zip(found, plain, strict=True):
+        assert [id_ for id_ in other["item_ids"] if TITLES[id_] == "Film E"] == ["f4", "f13", "f14"]
+        assert other["titles"] == row["titles"]
+        orders.add(row["item_ids"] == other["item_ids"])
+    assert False in orders
+
+
+def test_as_many_titles_as_are_asked_for(recommend, configure):
+    configure("RecommendationJob.k = 2\nRecommendationJob.max_k = 5\n")
+    asked = [request(1) | {"k": k} for k in (None, 1, 5, 6)]
+    found, rejected = recommend(asked)
+    assert [len(set(row["titles"])) for row in found] == [2, 1, 5]
+    assert [row["kind"] for row in rejected] == ["k_too_large"]
+    for row in found:
+        # All films of each title.
+        assert len(row["item_ids"]) >= len(set(row["titles"]))
+        assert not set(row["item_ids"]) & seen_by(asked[0])
+    configure(ALL + "RecommendationJob.exclude_seen = False\n")
+    (everything,), _ = recommend([request(1)], name="seen")
+    assert set(everything["item_ids"]) == set(TITLES)
+
+
+def test_parquet_in_and_out(recommend, served, films, tmp_path):
+    asked = [request(number) | {"k": 3, "about": None} for number in (1, 2, 4, 5)]
+    asked[2]["about"] = {"genre": "horror"}
+    for row in asked:
+        del row["candidates"]
+    expected, _ = recommend(asked)
+    pq.write_table(pa.Table.from_pylist(asked), tmp_path / "requests.parquet")
+    batch_inference.infer_requests(
+        *(tmp_path / "requests.parquet", tmp_path / "found.parquet", served / "run"),
+        task="titles",
+        job="recommendation",
+        prepared=films,
+        batch_size=4,
+        progress=False,
+    )
+    found = pq.read_table(tmp_path / "found.parquet").to_pylist()
+    for row, other in zip(found, expected, strict=True):
+        assert row["item_ids"] == other["item_ids"]
+        assert row["titles"] == other["titles"]
+        np.testing.assert_allclose(row["log_probabilities"], other["log_probabilities"], rtol=1e-5)
+
+
+def test_a_thousand_titles_all_exist_and_are_new(recommend, configure):
+    """With few beams, and requests that have seen almost everything."""
+    configure("RecommendationJob.k = 4\nRecommendationJob.max_k = 4\n")
+    asked = [request(number) for number in range(260)]
+    for row in asked[::7]:
+        row["exclude"] = [id_ for id_ in TITLES if id_ not in ("f3", "f13", "f14")]
+    found, _ = recommend(asked, chunk_size=100, batch_size=16)
+    titles = 0
+    for row, own in zip(found, asked, strict=True):
+        assert {TITLES[id_] for id_ in row["item_ids"]} == set(row["titles"])
+        assert not set(row["item_ids"]) & seen_by(own)
+        titles += len(row["titles"])
+    assert titles >= 1000
+
+
+def test_all_requests_run_the_same_programs(recommend, monkeypatch):
+    made = []
+    init = generation.Generator.__init__
+
+    def kept(self, *args, **kwargs):
+        made.append(self)
+        init(self, *args, **kwargs)
+
+    monkeypatch.setattr(generation.Generator, "__init__", kept)
+    asked = [request(number) for number in range(21)]
+    for number, row in enumerate(asked):
+        row |= {"k": 1 + number % 4, "about": {"genre": "horror"} if number % 3 else None}
+    recommend(asked, chunk_size=8)
+    assert made[0].num_compilations == 1
+
+
+def test_clear_errors(recommend, configure, served, served_bundle, films, tmp_path):
+    with pytest.raises(ConfigError, match=r"titles or contents of .* this one writes nothing"):
+        recommend([request(0)], "ctr")
+    with pytest.raises(ConfigError, match=r"RecommendationJob\.k = 0"):
+        RecommendationJob(None, None, None, "titles", {}, k=0)
+    with pytest.raises(DataError, match="the catalogue is empty"):
+        recommend([request(0)], prepared="")
+    # What a title begins with needs a genre, and nobody gives one.
+    needy = json.loads(json.dumps(SPEC))
+    needy["template"]["writing"]["titles"]["prefix"] = "{genre}:"
+    folder = tmp_path / "run"
+    served_films.copy_run(served / "run", folder, ["titles"], needy)
+    asked = [request(1), request(2) | {"about": {"genre": "drama"}}, request(3) | {"about": "x"}]
+    asked.append(request(4) | {"about": {"genre": "drama, " * 20}})
+    found, rejected = recommend(asked, name="needy", model_dir=folder)
+    assert [row["number"] for row in found] == [2]
+    reasons = [row["reason"] for row in rejected]
+    assert "'about' says too little" in reasons[0]
+    assert "'about' is 'x', which the catalogue does not have" in reasons[1]
+    assert "leave no room for the longest one" in reasons[2]

@@ -1,0 +1,109 @@
+"""Texts for requests: the same row gives the same text, with the probability that it has."""
+
+import collections
+
+import gin
+import numpy as np
+import pytest
+
+from m6rec_jax.jobs.request_data import open_serving_data
+from m6rec_jax.jobs.writing_job import WritingJob
+from m6rec_jax.requests.rendering import RequestRenderer
+from m6rec_jax.requests.request import RequestParser
+from tests.serving.served_films import (
+    MAX_EVENTS,
+    S,
+    request,
+)
+
+SAMPLING = "Decoding.method = 'sample'\nDecoding.temperature = 1.5\nDecoding.seed = 3\n"
+BEAMS = "Decoding.method = 'beam_search'\nDecoding.num_beams = 3\nDecoding.length_penalty = 1.0\n"
+
+
+@pytest.fixture
+def configured():
+    def configure(text):
+        gin.clear_config()
+        gin.parse_config(text)
+
+    yield configure
+    gin.clear_config()
+
+
+def asking(number, candidates=2):
+    return request(number) | {"candidates": [f"f{(number + n) % 12}" for n in range(candidates)]}
+
+
+def texts(found):
+    return {row["number"]: row["texts"] for row in found}
+
+
+def test_a_sampled_text_depends_on_its_row_alone(infer, configured):
+    """Neither chunks nor what stands before a row, rejected or not, changes what is drawn."""
+    configured(SAMPLING)
+    plain = [asking(n) for n in range(9)]
+    whole = texts(infer(plain, "titles", "whole")[0])
+    for size in (1, 4):
+        assert texts(infer(plain, "titles", f"chunks{size}", chunk_size=size)[0]) == whole
+    # Others of the file ask for more, for nothing, or cannot be answered.
+    among = [*plain]
+    among[1], among[2], among[4] = asking(1, 5), asking(2, 0), asking(4) | {"time": "then"}
+    found, rejected = infer(among, "titles", "among")
+    assert [row["row"] for row in rejected] == [4]
+    others = texts(found)
+    assert {n: others[n] for n in (0, 3, 5, 6, 7, 8)} == {n: whole[n] for n in (0, 3, 5, 6, 7, 8)}
+    assert others[1][:2] == whole[1]
+    # Rows and candidates draw by themselves, though some ask for the same.
+    drawn = collections.Counter(text for row in whole.values() for text in row)
+    assert drawn.most_common(1)[0][1] < 3
+    same = [asking(3, 0) | {"candidates": ["f0", "f0"]}] * 2
+    first, second = (row["texts"] for row in infer(same, "titles", "same")[0])
+    assert len({*first, *second}) == 4
+
+
+def test_going_on_with_other_chunks_changes_no_text(infer, configured, monkeypatch, tmp_path):
+    configured(SAMPLING)
+    plain = [asking(n) for n in range(9)]
+    whole, _ = infer(plain, "titles", "whole")
+    answer, calls = WritingJob.answer, []
+
+    def dies(self, accepted):
+        calls.append(len(accepted))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return answer(self, accepted)
+
+    monkeypatch.setattr(WritingJob, "answer", dies)
+    with pytest.raises(KeyboardInterrupt):
+        infer(plain, "titles", "killed", chunk_size=4)
+    monkeypatch.setattr(WritingJob, "answer", answer)
+    resumed, _ = infer(plain, "titles", "killed", chunk_size=2)
+    assert resumed == whole
+    configured(SAMPLING.replace("seed = 3", "seed = 4"))
+    assert texts(infer(plain, "titles", "other")[0]) != texts(whole)
+
+
+def test_log_probabilities_are_no_scores(infer, configured, served_bundle):
+    """Beam search orders by scores that are normalised by length; what is written is not."""
+    configured(BEAMS)
+    asked = [asking(n) for n in range(4)]
+    found, _ = infer(asked, "titles")
+    data = open_serving_data(served_bundle, "titles")
+    parser = RequestParser(data.spec, data.items, data.statistics_names())
+    renderer = RequestRenderer(data.template, data.statistics, MAX_EVENTS, tell_candidates=False)
+    generator = served_bundle.generator("titles", batch_sizes=(4,), source_buckets=(S,))
+    for row, answer in zip(asked, found, strict=True):
+        told = parser.parse(row)
+        template = data.template.writing["titles"]
+        beams = generator.beam_search(
+            [renderer.render(told).history] * 2,
+            [template.beginning(item) for item in told.candidates],
+            num_beams=3,
+            length_penalty=1.0,
+        )
+        assert answer["texts"] == [texts[0].written for texts in beams]
+        # Of the tokens themselves, see test_generation.
+        expected = [texts[0].log_probability for texts in beams]
+        np.testing.assert_allclose(answer["log_probabilities"], expected, rtol=1e-5)
+        scores = [texts[0].score for texts in beams]
+        assert all(2 * p < score for p, score in zip(expected, scores, strict=True))

@@ -1,0 +1,213 @@
+"""Files of requests: any chunks, from any position, give every row once; rows keep their bytes."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.requests import files as request_files
+from m6rec_jax.requests.files import Position, open_requests
+
+SCORES = {"scores": pa.list_(pa.float32()), "ids": pa.list_(pa.string())}
+LINES = [
+    b'{"n": 0}',
+    b"",
+    b'  {"n": 2, "text": "caf\xc3\xa9 \\ud83d\\ude00", "deep": {"a": [1.50, 1e3]}}  ',
+    b"{not json",
+    b'{"n": 4, "text": "caf\xe9"}',
+    b"[5]",
+    b'{"n": NaN}',
+    b'{"n": 7, "scores": 1}',
+    b'{"n": 8, "n": 9}\r',
+    b"[" * 100_000,
+    b"\x00\xff",
+    b'{"n": 11}',
+]
+KINDS = {
+    3: "invalid_json",
+    4: "invalid_utf8",
+    5: "not_an_object",
+    6: "nan",
+    7: "field_taken",
+    9: "invalid_json",
+    10: "invalid_utf8",
+}
+
+
+@pytest.fixture
+def lines(tmp_path: Path) -> Path:
+    path = tmp_path / "requests.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + b"\n".join(LINES))
+    return path
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    path = tmp_path / "requests.parquet"
+    rows = [{"n": n, "items": [{"id": str(n), "price": None}]} for n in range(20)]
+    writer = pq.ParquetWriter(path, pa.Table.from_pylist(rows).schema)
+    for first, end in ((0, 7), (7, 7), (7, 8), (8, 20)):
+        writer.write_table(pa.Table.from_pylist(rows[first:end], writer.schema))
+    writer.close()
+    return path
+
+
+def test_lines_that_are_no_objects_are_handed_on_with_the_reason(lines: Path) -> None:
+    (chunk,) = open_requests(lines, SCORES).chunks(Position(), 100)
+    assert [row.number for row in chunk.rows] == [0, *range(2, 12)]
+    assert {r.number: r.problem.kind for r in chunk.rows if r.problem is not None} == KINDS
+    assert chunk.rows[0].values == {"n": 0}
+    shown = {row.number: row.shown() for row in chunk.rows}
+    assert shown[3] == "{not json"
+    assert shown[4] == '{"n": 4, "text": "caf\\xe9"}'
+    assert shown[10] == "\x00\\xff"
+    assert len(shown[9]) < 10_100
+    assert shown[9].endswith("(cut)")
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 50])
+@pytest.mark.parametrize("kind", ["lines", "table"])
+def test_every_row_once_from_any_position(
+    kind: str, size: int, request: pytest.FixtureRequest
+) -> None:
+    file = open_requests(request.getfixturevalue(kind), SCORES)
+    starts, found = [Position()], []
+    for chunk in file.chunks(Position(), size):
+        assert 0 < len(chunk.rows) <= size
+        starts.append(chunk.end)
+        found += chunk.rows
+    numbers = [0, *range(2, 12)] if kind == "lines" else list(range(20))
+    assert [row.number for row in found] == numbers
+    extent, _ = file.extent()
+    assert file.progress(Position(), starts[-1]) == extent
+    for start in starts:
+        rest = [row for chunk in file.chunks(start, 4) for row in chunk.rows]
+        assert [row.number for row in rest] == [n for n in numbers if n >= start.row]
+        wanted = [row.values for row in found if row.number >= start.row]
+        assert [row.values for row in rest] == wanted
+
+
+def test_results_go_into_the_rows_own_text(lines: Path, tmp_path: Path) -> None:
+    file = open_requests(lines, SCORES)
+    parts = []
+    for number, chunk in enumerate(file.chunks(Position(), 5)):
+        kept = [i for i, row in enumerate(chunk.rows) if row.values is not None]
+        results = {
+            "scores": [np.array([0.1, 1e-9], np.float32) for _ in kept],
+            "ids": [["é"] for _ in kept],
+        }
+        parts.append(tmp_path / f"{number}.jsonl")
+        file.write_part(parts[-1], chunk, kept, results)
+    file.join(parts, tmp_path / "joined.jsonl")
+    added = ', "scores": [0.1, 1e-09], "ids": ["é"]}\n'.encode()
+    expected = b"".join(LINES[n].strip()[:-1] + added for n in (0, 2, 8, 11))
+    assert (tmp_path / "joined.jsonl").read_bytes() == expected
+    for line in expected.splitlines():
+        json.loads(line)
+
+
+def test_an_empty_object_gets_no_comma(tmp_path: Path) -> None:
+    path = tmp_path / "requests.jsonl"
+    path.write_text("{ }\n")
+    file = open_requests(path, SCORES)
+    (chunk,) = file.chunks(Position(), 5)
+    file.write_part(tmp_path / "part.jsonl", chunk, [0], {"ids": [[]]})
+    assert json.loads((tmp_path / "part.jsonl").read_text()) == {"ids": []}
+
+
+def test_parquet_rows_keep_their_columns_and_types(table: Path, tmp_path: Path) -> None:
+    file = open_requests(table, SCORES)
+    parts = []
+    for number, chunk in enumerate(file.chunks(Position(), 6)):
+        kept = [i for i, row in enumerate(chunk.rows) if row.number % 3 == 0 and row.number > 5]
+        results = {
+            "scores": [np.arange(row % 2, dtype=np.float32) for row in kept],
+            "ids": [["a", "b"][: row % 3] for row in kept],
+        }
+        parts.append(tmp_path / f"{number}.parquet")
+        file.write_part(parts[-1], chunk, kept, results)
+    file.join(parts, tmp_path / "joined.parquet")
+    original, joined = pq.read_table(table), pq.read_table(tmp_path / "joined.parquet")
+    assert joined.column("n").to_pylist() == [6, 9, 12, 15, 18]
+    assert joined.select(["n", "items"]).schema == original.schema
+    assert joined.schema.field("scores").type == pa.list_(pa.float32())
+    assert joined.schema.field("ids").type == pa.list_(pa.string())
+
+
+def test_parquet_text_that_is_not_utf8(tmp_path: Path) -> None:
+    path = tmp_path / "requests.parquet"
+    raw = pa.array([b"good", b"caf\xe9", b"fine"]).view(pa.string())
+    nested = pa.StructArray.from_arrays(
+        [pa.array([b"x", b"y", b"\xff"]).view(pa.string())], ["title"]
+    )
+    pq.write_table(pa.table({"text": raw, "n": [0, 1, 2], "item": nested}), path)
+    file = open_requests(path, SCORES)
+    (chunk,) = file.chunks(Position(), 10)
+    assert [row.values is None for row in chunk.rows] == [False, True, True]
+    assert {row.problem.kind for row in chunk.rows[1:] if row.problem} == {"invalid_utf8"}
+    shown = chunk.rows[1].shown()
+    assert '"n": 1' in shown
+    assert "caf\\\\xe9" in shown
+    assert '"n": 2' in chunk.rows[2].shown()
+    file.write_part(tmp_path / "part.parquet", chunk, [0], {"ids": [["a"]]})
+    assert pq.read_table(tmp_path / "part.parquet").column("text").to_pylist() == ["good"]
+
+
+def test_a_line_longer_than_memory_allows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(request_files, "MAX_LINE_BYTES", 100)
+    monkeypatch.setattr(request_files, "_MAX_CHUNK_BYTES", 150)
+    path = tmp_path / "requests.jsonl"
+    whole = b'{"a": "' + b"x" * 90 + b'"}'
+    path.write_bytes(b"\n".join([whole, b'{"b": "' + b"x" * 5000 + b'"}', b'{"c": 1}']))
+    chunks = list(open_requests(path, SCORES).chunks(Position(), 10))
+    assert len(chunks) == 2  # the first ends by its bytes
+    rows = [row for chunk in chunks for row in chunk.rows]
+    assert [row.problem.kind if row.problem else "" for row in rows] == ["", "too_long", ""]
+    assert rows[2].values == {"c": 1}
+
+
+def test_clear_errors(tmp_path: Path, table: Path) -> None:
+    with pytest.raises(DataError, match="there is no file"):
+        open_requests(tmp_path / "none.jsonl", SCORES)
+    other = tmp_path / "requests.csv"
+    other.write_text("a\n")
+    with pytest.raises(ConfigError, match=r"requests are read from \.jsonl or \.parquet"):
+        open_requests(other, SCORES)
+    with pytest.raises(DataError, match="has a column 'n' already"):
+        open_requests(table, {"n": pa.string()})
+    (tmp_path / "cut.parquet").write_bytes(table.read_bytes()[:-50])
+    with pytest.raises(DataError, match="not a whole Parquet file"):
+        open_requests(tmp_path / "cut.parquet", SCORES)
+    content = bytearray(table.read_bytes())
+    content[4:200] = b"\xff" * 196
+    (tmp_path / "damaged.parquet").write_bytes(content)
+    with pytest.raises(DataError, match=r"damaged\.parquet"):
+        list(open_requests(tmp_path / "damaged.parquet", SCORES).chunks(Position(), 5))
+
+
+def test_parquet_types_that_arrow_or_python_lack(tmp_path: Path) -> None:
+    """Views cannot be picked from, and Python has no nanoseconds; nobody asks for these columns."""
+    path = tmp_path / "requests.parquet"
+    columns = {
+        "n": pa.array([0, 1, 2]),
+        "view": pa.array(["a", "b", None], pa.string_view()),
+        "bytes": pa.array([b"a", b"b", None], pa.binary_view()),
+        "at": pa.array([1_000_000_001, 2, None], pa.timestamp("ns", "UTC")),
+        "clock": pa.array([1_001, 2, None], pa.time64("ns")),
+        "lasted": pa.array([1_001, 2, None], pa.duration("ns")),
+    }
+    pq.write_table(pa.table(columns), path)
+    file = open_requests(path, SCORES)
+    (chunk,) = file.chunks(Position(), 10)
+    assert [row.problem for row in chunk.rows] == [None] * 3
+    assert chunk.rows[1].values is not None
+    assert chunk.rows[1].values["view"] == "b"
+    file.write_part(tmp_path / "part.parquet", chunk, [0, 2], {"ids": [["a"], []]})
+    kept = pq.read_table(tmp_path / "part.parquet")
+    assert kept.column("view").to_pylist() == ["a", None]
+    # As they were, to the nanosecond.
+    assert kept.column("at").cast(pa.int64()).to_pylist() == [1_000_000_001, None]

@@ -1,0 +1,232 @@
+"""Requests: what is accepted, what is refused and why; nothing else ever happens."""
+
+import json
+import string
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from m6rec_jax.data.schema import DatasetSpec
+from m6rec_jax.errors import ConfigError
+from m6rec_jax.requests.request import RejectedRow, RequestParser
+from m6rec_jax.text.records import Event, Item, User
+
+SPEC = DatasetSpec.from_dict(
+    {
+        "name": "films",
+        "users": {"id": "who", "columns": {"age": "int", "student": "bool"}},
+        "items": {
+            "id": "sku",
+            "columns": {"title": "string", "genres": "list<string>", "price": "float"},
+        },
+        "events": {"user": "who", "item": "sku", "time": "at", "value": "stars"},
+        "label": {"at_least": 4},
+    }
+)
+FARGO = Item("1", {"title": "Fargo", "genres": ("crime",), "price": 3.5})
+CATALOGUE = {"1": FARGO, "2": Item("2", {"title": "Heat"})}
+NAMES = ("item_count", "user_count")
+
+
+def parser(**changes: Any) -> RequestParser:
+    return RequestParser(SPEC, CATALOGUE, NAMES, **changes)
+
+
+def request(**changes: Any) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "user": {"id": "ana", "age": 31},
+        "time": 2000,
+        "behaviours": [{"item": "1", "time": 1000, "value": 5}],
+        "candidates": ["2"],
+    }
+    return {name: value for name, value in (row | changes).items() if value is not ...}
+
+
+def test_ids_are_looked_up_and_own_columns_go_before() -> None:
+    found = parser().parse(
+        request(
+            behaviours=[
+                {"item": 1, "time": "1970-01-01T00:10:00", "value": "4"},
+                {"item": {"title": "New", "genres": ["a", "b"]}, "time": 600.0, "value": 1},
+            ],
+            candidates=[
+                "2",
+                {"id": "1", "price": 9, "statistics": {"item_count": "about 500"}},
+                {"id": "new", "title": "Unseen", "genres": None},
+            ],
+            statistics={"user_count": 2, "item_count": None},  # null: as good as nothing
+            k=3,
+            exclude=["1", 7],
+        )
+    )
+    assert found.user == User("ana", {"age": 31})
+    assert found.time == 2000.0
+    assert [event for event, _ in found.behaviours] == [
+        Event("ana", "1", 600.0, 4.0),
+        Event("ana", "", 600.0, 1.0),
+    ]
+    assert [item for _, item in found.behaviours] == [
+        FARGO,
+        Item("", {"title": "New", "genres": ("a", "b")}),
+    ]
+    assert found.candidates == (
+        CATALOGUE["2"],
+        Item("1", {**FARGO.attributes, "price": 9.0}),
+        Item("new", {"title": "Unseen"}),
+    )
+    assert found.candidate_statistics == ({}, {"item_count": "about 500"}, {})
+    assert found.statistics == {"user_count": 2}
+    assert (found.k, found.exclude) == (3, ("1", "7"))
+
+
+def test_new_users_and_retrieval_need_less() -> None:
+    found = parser(candidates_field=None).parse(
+        {"time": 5, "behaviours": [], "candidates": "anything"}
+    )
+    assert (found.user, found.behaviours, found.candidates) == (User(""), (), ())
+    assert found.k is None
+    assert parser(candidates_field="found").parse(request(found=["1"])).candidates == (FARGO,)
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "words"),
+    [
+        ({"time": ...}, "missing_field", "'time' is missing"),
+        ({"time": "noon"}, "bad_time", "'noon' is neither"),
+        ({"time": True}, "wrong_type", "'time' does not fit"),
+        ({"time": float("nan")}, "nan", "'time' does not fit: the value is NaN"),
+        ({"time": 1_700_000_000_000}, "bad_time", "milliseconds"),
+        ({"time": -5}, "bad_time", "before 1970"),
+        ({"time": 999}, "time_out_of_order", "later than the request itself"),
+        ({"user": "ana"}, "wrong_type", "'user' must be an object, not 'ana'"),
+        ({"user": {"age": "old"}}, "wrong_type", "'user.age' .* 'old' is not a whole number"),
+        ({"user": {"age": 1.5}}, "wrong_type", "1.5 is not a whole number"),
+        ({"user": {"age": float("nan")}}, "nan", "'user.age'"),
+        ({"user": {"id": [1]}}, "wrong_type", "'user.id' .* not an id"),
+        ({"behaviours": ...}, "missing_field", "'behaviours' is missing"),
+        ({"behaviours": {}}, "wrong_type", "must be a list"),
+        ({"behaviours": ["1"]}, "wrong_type", r"behaviours\[0\]' must be an object"),
+        ({"behaviours": [{"time": 1, "value": 1}]}, "missing_field", r"\[0\]\.item' is missing"),
+        (
+            {"behaviours": [{"item": "1", "value": 1}]},
+            "missing_field",
+            r"\[0\]\.time' is missing",
+        ),
+        (
+            {"behaviours": [{"item": "1", "time": 1}]},
+            "missing_field",
+            r"\[0\]\.value' is missing",
+        ),
+        (
+            {"behaviours": [{"item": "9", "time": 1, "value": 1}]},
+            "unknown_item",
+            "'9', which the catalogue does not have",
+        ),
+        (
+            {"behaviours": [{"item": "1", "time": t, "value": 1} for t in (20, 10)]},
+            "time_out_of_order",
+            r"'behaviours\[1\].time' is 10.0, earlier than the one before \(20.0\)",
+        ),
+        ({"candidates": ...}, "missing_field", "'candidates' is missing"),
+        ({"candidates": ["1", "7"]}, "unknown_item", r"'candidates\[1\]' is '7'"),
+        ({"candidates": [{"id": "7"}]}, "unknown_item", "give the item's columns"),
+        ({"candidates": [{}]}, "missing_field", r"candidates\[0\]"),
+        ({"candidates": [{"title": 1.5}]}, "wrong_type", r"candidates\[0\].title"),
+        ({"candidates": [{"title": "x", "genres": "['a']"}]}, "bad_list", "printed list"),
+        ({"candidates": [{"title": "x", "price": 1e999}]}, "wrong_type", "infinite"),
+        ({"k": 0}, "wrong_type", "at least 1"),
+        ({"exclude": [None]}, "missing_field", r"exclude\[0\]"),
+        ({"statistics": 3}, "wrong_type", "'statistics' must be an object"),
+        ({"statistics": {"user_count": {}}}, "wrong_type", "statistics.user_count"),
+    ],
+)
+def test_what_is_wrong_is_named(change: dict[str, Any], kind: str, words: str) -> None:
+    with pytest.raises(RejectedRow, match=words) as caught:
+        parser().parse(request(**change))
+    assert caught.value.kind == kind
+
+
+def test_what_a_title_is_about_is_read_where_it_is_asked_for() -> None:
+    row = request(about={"genres": ["crime"], "prize": 1})
+    assert parser().parse(row).about is None
+    asking = parser(about_field="about")
+    assert asking.parse(row).about == Item("", {"genres": ("crime",)})
+    assert dict(asking.ignored) == {"about.prize": 1}
+    assert asking.parse(request(about="1")).about == FARGO
+    assert asking.parse(request()).about is None
+    with pytest.raises(RejectedRow, match="'about' is '9', which the catalogue does not have"):
+        asking.parse(request(about="9"))
+
+
+def test_fields_the_data_set_does_not_have_are_counted() -> None:
+    read = parser()
+    row = request(
+        user={"age": 3, "agee": 4, "gone": None},
+        behaviours=[
+            {"item": {"id": "1", "prize": 3}, "time": 1, "value": 1, "where": "home"},
+            {"item": {"id": "1", "prize": 4}, "time": 2, "value": 1},
+        ],
+        statistics={"item_cuont": 3},
+        mine="own",
+    )
+    read.parse(row)
+    read.parse(row)
+    assert read.ignored == {
+        "user.agee": 2,
+        "behaviours.item.prize": 2,
+        "behaviours.where": 2,
+        "statistics.item_cuont": 2,
+    }
+
+
+def test_any_number_of_unknown_fields_takes_bounded_memory() -> None:
+    read = parser()
+    for number in range(200):
+        read.parse(request(user={f"field {number}": 1}))
+    assert len(read.ignored) == 50
+
+
+def test_columns_that_requests_need_for_themselves() -> None:
+    raw = SPEC.to_dict()
+    raw["items"]["columns"]["statistics"] = "string"
+    with pytest.raises(ConfigError, match="items table of 'films' has a column 'statistics'"):
+        RequestParser(DatasetSpec.from_dict(raw), {})
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(string.printable, max_size=5)
+    | st.sampled_from(
+        ["1", "2", "1999-01-01", "nan", "9" * 400, "9" * 5000, 10**400, 1e308, "\ud800"]
+    ),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from([*"abc", "id", "item", "time", "value", "title", "genres", "age"]),
+            inner,
+            max_size=3,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.dictionaries(
+        st.sampled_from(["user", "time", "behaviours", "candidates", "k", "exclude", "statistics"]),
+        JSON,
+    ),
+    st.booleans(),
+)
+def test_any_row_is_a_request_or_refused(row: dict[str, Any], whole: bool) -> None:
+    """Whatever stands in a row, parsing gives a request or a reason that can be written down."""
+    try:
+        parser().parse(request(**row) if whole else row)
+    except RejectedRow as problem:
+        json.dumps([problem.kind, str(problem)], ensure_ascii=False).encode()

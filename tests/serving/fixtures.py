@@ -1,0 +1,62 @@
+"""Fixtures of a served model: the tiny shop's films, a folder to load, requests answered."""
+
+import functools
+
+import pytest
+
+from m6rec_jax.engine.bundle import load_model
+from m6rec_jax.serving import batch_inference
+from tests.engine.tiny_model import make_model
+from tests.pipeline import shop_rows
+from tests.serving import served_films
+
+
+@pytest.fixture(scope="session")
+def shop_vocabulary(tmp_path_factory):
+    return shop_rows.make_vocabulary(tmp_path_factory.mktemp("vocabulary"))
+
+
+@pytest.fixture(scope="session")
+def tiny(shop_vocabulary):
+    """(model, variables, vocabulary)"""
+    return (*make_model(shop_vocabulary), shop_vocabulary)
+
+
+@pytest.fixture(scope="session")
+def served(tiny, tmp_path_factory):
+    """A folder with the model `run`, and `cache` with the data that it was trained on."""
+    folder = tmp_path_factory.mktemp("served")
+    served_films.write_model(folder / "run", *tiny)
+    served_films.write_data(folder / "cache" / served_films.PREPARED)
+    books = (served_films.BOOKS_SPEC, served_films.BOOKS)
+    served_films.write_data(folder / "cache" / served_films.BOOKS_PREPARED, *books)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def served_bundle(served):
+    return load_model(served / "run")
+
+
+@pytest.fixture
+def infer(served, tmp_path, monkeypatch):
+    """Answers requests for a task of `run`: (rows with results, rejected rows)."""
+    monkeypatch.setenv("M6REC_DATA_DIR", str(served / "cache"))
+
+    def run(rows, task, name="out", **changes):
+        requests = served_films.write_rows(tmp_path / f"{name}.requests.jsonl", rows)
+        output = tmp_path / f"{name}.jsonl"
+        settings = {"task": task, "batch_size": 4, "chunk_size": 10, "progress": False}
+        # The model is the same in all tests, and loading it most of their time.
+        load = lambda path, step, **_: _load(path, step)  # noqa: E731
+        settings |= {"model_dir": served / "run", "load": load} | changes
+        batch_inference.infer_requests(requests, output, **settings)
+        rejected = output.with_name(f"{name}.rejected.jsonl")
+        return served_films.read_rows(output), served_films.read_rows(rejected)
+
+    return run
+
+
+@functools.cache
+def _load(path, step):
+    return load_model(path, step=step)

@@ -1,0 +1,183 @@
+"""Parts of an output: whatever moment a run dies at, going on gives every row once."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from m6rec_jax.errors import DataError
+from m6rec_jax.requests.files import Position
+from m6rec_jax.serving import part_files
+from m6rec_jax.serving.part_files import PartFiles, Totals
+
+JOB = {"requests": "a", "k": 10}
+ROWS = 17
+
+
+def join(parts: Iterable[Path], path: Path) -> None:
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+
+
+def write(output: Path, job: dict[str, Any] = JOB) -> PartFiles:
+    """Rows 0 to 16, five a part; every row but each seventh has a result."""
+    with PartFiles(output, ".jsonl", job) as parts:
+        while not parts.finished and parts.start.row < ROWS:
+            rows = range(parts.start.row, min(parts.start.row + 5, ROWS))
+            good = [row for row in rows if row % 7]
+            parts.part.write_text("".join(f"{row}\n" for row in good))
+            bad = [{"row": row} for row in rows if not row % 7]
+            totals = Totals(len(good), Counter(bad=len(bad)), Counter(x=1))
+            parts.commit(Position(rows[-1] + 1, 0), totals, bad)
+        if not parts.finished:
+            parts.finish(join)
+    return parts
+
+
+def check(output: Path, parts: PartFiles) -> None:
+    assert output.read_text().split() == [str(row) for row in range(ROWS) if row % 7]
+    rejected = [json.loads(line)["row"] for line in parts.rejected.open()]
+    assert rejected == [0, 7, 14]
+    assert parts.totals == Totals(14, Counter(bad=3), Counter(x=4))
+    names = sorted(path.name for path in output.parent.iterdir())
+    assert names == ["out.jsonl", "out.rejected.jsonl", "out.summary.json"]
+
+
+class Killed(BaseException):
+    """As SIGKILL: nothing is cleaned up."""
+
+
+class Life:
+    """How many operations on files are left until a run is killed; None: it is not."""
+
+    left: int | None = None
+
+    def limited(self, original: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if self.left is not None:
+                if not self.left:
+                    raise Killed
+                self.left -= 1
+            return original(*args, **kwargs)
+
+        return call
+
+
+def test_killed_at_any_moment_and_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dies before every single operation in turn, and once more while going on."""
+    life = Life()
+    monkeypatch.setattr(part_files, "to_disk", life.limited(part_files.to_disk))
+    monkeypatch.setattr(Path, "replace", life.limited(Path.replace))
+    monkeypatch.setattr(PartFiles, "commit", life.limited(PartFiles.commit))
+    monkeypatch.setattr(PartFiles, "_remove_parts", life.limited(PartFiles._remove_parts))
+    operations, died = 0, True
+    while died:
+        output = tmp_path / str(operations) / "out.jsonl"
+        output.parent.mkdir()
+        died = False
+        for life.left in (operations, operations // 2, None):
+            try:
+                parts = write(output)
+            except Killed:
+                died = True
+        check(output, parts)
+        operations += 1
+    assert operations > 20
+
+
+def test_a_torn_line_of_progress_does_not_count(tmp_path: Path) -> None:
+    with PartFiles(tmp_path / "out.jsonl", ".jsonl", JOB) as parts:
+        parts.part.write_text("0\n")
+        parts.commit(Position(1, 9), Totals(1), [])
+    progress = tmp_path / "out.jsonl.parts" / "progress.jsonl"
+    whole = progress.read_bytes()
+    for size in range(1, len(whole)):
+        progress.write_bytes(whole + whole[:size])
+        with PartFiles(tmp_path / "out.jsonl", ".jsonl", JOB) as parts:
+            assert parts.start == Position(1, 9)
+            assert parts.totals.answered == 1
+        assert progress.read_bytes() == whole
+    progress.write_bytes(whole + b"{}\n")
+    with (
+        pytest.raises(DataError, match="is damaged"),
+        PartFiles(tmp_path / "out.jsonl", ".jsonl", JOB),
+    ):
+        pass
+
+
+def test_a_finished_output_is_not_made_again(tmp_path: Path) -> None:
+    write(tmp_path / "out.jsonl")
+    before = (tmp_path / "out.jsonl").stat().st_mtime_ns
+    check(tmp_path / "out.jsonl", write(tmp_path / "out.jsonl"))
+    assert (tmp_path / "out.jsonl").stat().st_mtime_ns == before
+
+
+def test_other_jobs_and_other_processes(tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    with PartFiles(output, ".jsonl", JOB) as parts:
+        parts.part.write_text("")
+        parts.commit(Position(1, 0), Totals(0, Counter(bad=1)), [{"row": 0}])
+        with pytest.raises(DataError, match=r"another process is writing .*out\.jsonl; wait for"):
+            write(output)
+    with pytest.raises(DataError, match=r"out\.jsonl\.parts holds .* differs in: k \(10 there\)"):
+        write(output, JOB | {"k": 11})
+    write(output)
+    with pytest.raises(DataError, match=r"out\.jsonl holds results of another job"):
+        write(output, JOB | {"requests": "b"})
+    (tmp_path / "out.summary.json").unlink()
+    with pytest.raises(DataError, match=r"exists already, and was not written by this command"):
+        write(output)
+
+
+def test_outputs_that_differ_in_their_endings_alone(tmp_path: Path) -> None:
+    """They would share the side files, whichever is finished first."""
+    first, second = tmp_path / "out.jsonl", tmp_path / "out.other"
+    with PartFiles(second, ".jsonl", JOB) as late:
+        late.part.write_text("1\n")
+        late.commit(Position(1, 0), Totals(1), [])
+        before = write(first).rejected.read_text()
+        with pytest.raises(DataError, match=r"out\.summary\.json is that of out\.jsonl, "):
+            late.finish(join)
+    with pytest.raises(DataError, match=r"rejected rows .*out\.other would overwrite; remove it"):
+        write(second)
+    assert late.rejected.read_text() == before
+    # As written before the output's name was in it: of whichever output asks.
+    summary = json.loads((tmp_path / "out.summary.json").read_text())
+    assert summary.pop("output") == "out.jsonl"
+    (tmp_path / "out.summary.json").write_text(json.dumps(summary))
+    assert write(first).totals.rejected == Counter(bad=3)
+
+
+@pytest.mark.parametrize("progress", [None, b"", b'{"part": 0, "en'])
+def test_an_attempt_that_committed_nothing_blocks_nobody(
+    tmp_path: Path, progress: bytes | None
+) -> None:
+    output, folder = tmp_path / "out.jsonl", tmp_path / "out.jsonl.parts"
+    with PartFiles(output, ".jsonl", JOB | {"requests": "an empty file"}) as parts:
+        parts.part.write_text("half a r")
+    if progress is not None:
+        (folder / "progress.jsonl").write_bytes(progress)
+    with PartFiles(output, ".jsonl", JOB):
+        assert json.loads((folder / "job.json").read_text()) == JOB
+    check(output, write(output))
+
+
+def test_parts_of_which_nobody_knows_the_job(tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    with PartFiles(output, ".jsonl", JOB) as parts:
+        parts.part.write_text("")
+        parts.commit(Position(1, 0), Totals(0, Counter(bad=1)), [{"row": 0}])
+    (tmp_path / "out.jsonl.parts" / "job.json").unlink()
+    with pytest.raises(DataError, match=r"job\.json is damaged .*; remove .*parts to start anew"):
+        write(output)
+
+
+def test_any_number_of_ignored_names_takes_bounded_memory() -> None:
+    totals = Totals()
+    for number in range(200):
+        totals.add(Totals(0, Counter(), Counter({str(number): 1})))
+    assert len(totals.ignored) == 50
