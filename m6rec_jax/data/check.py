@@ -23,7 +23,7 @@ from m6rec_jax.data.quarantine import Quarantine
 from m6rec_jax.data.report import Findings, Report
 from m6rec_jax.data.schema import SPEC_FILE, DatasetSpec, TableSpec
 from m6rec_jax.data.splits import Split
-from m6rec_jax.data.template_needs import TemplateNeeds, may_be_silent, silent_items
+from m6rec_jax.data.template_needs import TemplateNeeds, items_without_text, optional_item_templates
 from m6rec_jax.data.values import FIRST_TIME, LAST_TIME, out_of_range
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.text.format_strings import text_of
@@ -150,14 +150,14 @@ class _Check:
     def _silent(self, rows: CheckedRows) -> None:
         """Rejects items of which a template tells nothing."""
         template, spec = self.needs.template, self.spec.items
-        if template is None or not may_be_silent(template):
+        if template is None or not optional_item_templates(template):
             return
         told = {name: rows.values[name].to_pylist() for name in spec.columns if name in rows.values}
         items = [
             Item(str(offset), {name: values[offset] for name, values in told.items()})
             for offset in np.flatnonzero(rows.good()).tolist()
         ]
-        for name, silent in silent_items(template, items).items():
+        for name, silent in items_without_text(template, items).items():
             reason = f"template '{name}' says nothing of it"
             rows.reject("missing_words", list(map(int, silent)), spec.id, reason)
 

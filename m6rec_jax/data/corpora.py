@@ -26,11 +26,9 @@ from __future__ import annotations
 import dataclasses
 import html
 import json
-import logging
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,19 +37,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from m6rec_jax.data import columns, files, splits, views
-from m6rec_jax.data.grouping import part_name
+from m6rec_jax.data import columns, files, splits
 from m6rec_jax.data.prepared import Prepared
 from m6rec_jax.data.schema import Section, closest_match, load_json
-from m6rec_jax.data.splits import EXCLUDED, Split
-from m6rec_jax.data.text_views import TextViews, ViewRow, files_fingerprint
+from m6rec_jax.data.splits import EXCLUDED, PARTS, Split
+from m6rec_jax.data.text_views import ViewRow, prepare_texts
+from m6rec_jax.data.views import TEXT_VIEWS
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.text.passages import passages
 
 CORPUS_FILE = "corpus.json"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class CorpusSpec:
     """The parsed `corpus.json`. See the module's docstring.
 
@@ -77,7 +75,7 @@ class CorpusSpec:
     file: str | None = None
     description: str = ""
     licence: str = ""
-    provenance: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def load(cls, directory: str | Path) -> CorpusSpec:
@@ -149,7 +147,7 @@ class CorpusSpec:
         return tuple(name for name in names if name is not None)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Text:
     """One text.
 
@@ -168,7 +166,7 @@ class Text:
     label: int | None = None
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Corpus:
     """A corpus folder. Make it with `Corpus.open`.
 
@@ -314,9 +312,6 @@ def _converted(raw: files.RawBatch, name: str, kind: str) -> list[Any]:
     return found
 
 
-log = logging.getLogger(__name__)
-
-
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class CorpusOptions:
@@ -325,18 +320,16 @@ class CorpusOptions:
     Attributes:
       passage_words: words of a passage or turn, at most; longer ones are cut.
       context_parts: how many passages or turns before a document stand in its source, at most.
-      rows_per_file: rows of one rendered file.
     """
 
     passage_words: int = 40
     context_parts: int = 3
-    rows_per_file: int = 100_000
 
     def __post_init__(self) -> None:
-        if self.passage_words < 1 or self.context_parts < 0 or self.rows_per_file < 1:
+        if self.passage_words < 1 or self.context_parts < 0:
             raise ConfigError(
-                "CorpusOptions need passage_words and rows_per_file of at least 1 and no negative "
-                f"context_parts, not {self}"
+                "CorpusOptions need passage_words of at least 1 and no negative context_parts, not "
+                f"{self}"
             )
 
 
@@ -366,7 +359,6 @@ def prepare_corpus(
       ConfigError: an option has an impossible value.
     """
     options = options or CorpusOptions()
-    out = Path(out)
     corpus = Corpus.open(corpus_dir)
     parsed = Split.parse(split)
     if parsed.kind not in ("by_group", "few_shot"):
@@ -374,59 +366,43 @@ def prepare_corpus(
             f"split {parsed.name!r} needs users and times; {corpus.directory} holds texts: use "
             "'by_group' or 'few_shot'"
         )
-    wanted = views.TEXT_VIEWS if corpus.spec.label else views.TEXT_VIEWS[:1]
-    settings = [parsed.kind, dict(parsed.options), dataclasses.asdict(options)]
+
+    def render(_: Path) -> tuple[Iterator[ViewRow], dict[str, Any]]:
+        codes = _assign(corpus, parsed)
+        counts = {"texts": splits.part_counts(codes)}
+        manifest = {"corpus_spec": corpus.spec.to_dict(), "counts": counts}
+        return _rows(corpus, codes, options), manifest
+
+    wanted = TEXT_VIEWS if corpus.spec.label else TEXT_VIEWS[:1]
     files = (corpus.directory / CORPUS_FILE, *corpus.files)
-    made = TextViews(out, corpus.spec.name, parsed.name, wanted, files_fingerprint(files, settings))
-    if made.is_done():
-        log.info("%s is prepared already", made.folder)
-        return made.open()
-    codes = _assign(corpus, parsed)
-    manifest = {
-        "corpus_spec": corpus.spec.to_dict(),
-        "split": {"name": parsed.name, "kind": parsed.kind, "options": dict(parsed.options)},
-        "options": dataclasses.asdict(options),
-        "counts": {"texts": splits.part_counts(codes)},
-    }
-    return made.write(_rows(corpus, codes, options), manifest, options.rows_per_file, progress)
+    return prepare_texts(out, corpus.spec.name, parsed, wanted, files, options, render, progress)
 
 
 def _rows(corpus: Corpus, codes: np.ndarray, options: CorpusOptions) -> Iterator[ViewRow]:
     for index, (text, code) in enumerate(zip(corpus.texts(), codes.tolist(), strict=True)):
         if code == EXCLUDED:
             continue
-        part = part_name(code)
         for document in documents(text, options):
-            yield ViewRow("documents", part, document)
+            yield ViewRow("documents", PARTS[code], document)
         if text.label is not None:
-            row = labelled_text(index, text, corpus.spec.question)
-            yield ViewRow("labelled_texts", part, row)
+            # What the text is about is left out: the class is to be read off the text alone.
+            row = {
+                "text_id": text.id,
+                "text_index": index,
+                "group": text.group,
+                "source": list(text.parts),
+                "question": corpus.spec.question,
+                "label": text.label,
+            }
+            yield ViewRow("labelled_texts", PARTS[code], row)
 
 
 def documents(text: Text, options: CorpusOptions) -> Iterator[dict[str, Any]]:
     """The documents of a text: rows of the view 'documents'."""
     parts = [piece for part in text.parts for piece in passages(part, options.passage_words)]
-    for place, target in enumerate(parts):
-        before = parts[max(0, place - options.context_parts) : place]
+    for index, target in enumerate(parts):
+        before = parts[max(0, index - options.context_parts) : index]
         yield {"kind": "text", "source": [text.about, *before], "target": target}
-
-
-def labelled_text(index: int, text: Text, question: str) -> dict[str, Any]:
-    """A row of the view 'labelled_texts': what the text is about is not told, only what it says.
-
-    Args:
-      index: place of the text in the table.
-      text: with a label.
-      question: about it.
-    """
-    return {
-        "text_id": text.id,
-        "text_index": index,
-        "group": text.group,
-        "source": list(text.parts),
-        "question": question,
-        "label": text.label,
-    }
 
 
 def _assign(corpus: Corpus, split: Split) -> np.ndarray:

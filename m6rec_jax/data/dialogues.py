@@ -1,6 +1,6 @@
 """`m6rec data prepare` for dialogues: replies to write, and items to recommend.
 
-A folder with the files (see `dialogue_formats`) and a `dialogues.json`:
+A folder with the files and a `dialogues.json`:
 
     {"name": "inspired", "format": "inspired",
      "files": {"train": "train.tsv", "validation": "dev.tsv", "test": "test.tsv"}}
@@ -9,18 +9,21 @@ Without a file for 'validation' it is drawn from the training dialogues; `"files
 file for everything, draws all parts. A dialogue is in one part as a whole, by a hash of its id.
 Optional: `description`, `licence`.
 
-The catalogue holds every item that any dialogue names. What SYSTEM names is what it recommends.
+Two formats are read: `inspired` (Hayati et al., 2020), a tab-separated file with a row per message
+(`dialog_id`, `speaker`, `text`, `movies`), and `redial` (Li et al., 2018), JSON lines with a
+dialogue each. Whoever seeks is USER, whoever recommends SYSTEM; what SYSTEM names is what it
+recommends. Which items a message names is taken from the files' own annotation: in INSPIRED titles
+were found by their words, so that "the future" may be "The Future (2011)". The catalogue holds
+every item that any dialogue names.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +36,11 @@ from m6rec_jax.data.corpora import repaired
 from m6rec_jax.data.prepared import CATALOGUE, Prepared, write_catalogue
 from m6rec_jax.data.schema import Section, closest_match, load_json
 from m6rec_jax.data.splits import PARTS, TRAIN, VALIDATION, Split
-from m6rec_jax.data.text_views import TextViews, ViewRow, files_fingerprint
-from m6rec_jax.data.views import COLUMNS, DIALOGUE_VIEWS
+from m6rec_jax.data.text_views import ViewRow, prepare_texts
+from m6rec_jax.data.views import DIALOGUE_VIEWS
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.text.dialogue import RECOMMENDS, SYSTEM, USER, reply_source
 from m6rec_jax.text.records import Item
-
-log = logging.getLogger(__name__)
 
 DIALOGUES_FILE = "dialogues.json"
 _TITLE = re.compile(r"^(.*\S)\s*\((\d{4})\)$")
@@ -51,7 +52,7 @@ class DialogueSpec:
 
     Attributes:
       name: of the data set.
-      format: one of `dialogue_formats.FORMATS`.
+      format: one of `FORMATS`.
       files: part to file name; "" for one file of all parts.
     """
 
@@ -63,11 +64,7 @@ class DialogueSpec:
 
     @classmethod
     def load(cls, directory: str | Path) -> DialogueSpec:
-        """Reads `directory/dialogues.json`.
-
-        Raises:
-          DataError: it is missing, is not JSON, or does not fit.
-        """
+        """Reads `directory/dialogues.json`; raises DataError where it does not fit."""
         path = Path(directory) / DIALOGUES_FILE
         top = Section(load_json(path), str(path), "")
         name, form, files = top.text("name"), top.text("format"), top.require("files")
@@ -98,7 +95,7 @@ class DialogueSpec:
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class DialogueOptions:
-    """How dialogues are told. Set in gin: `DialogueOptions.max_turns = 10`.
+    """How dialogues are rendered. Set in gin: `DialogueOptions.max_turns = 10`.
 
     Attributes:
       max_turns: turns before a reply, at most; the latest ones.
@@ -150,7 +147,7 @@ def prepare_dialogues(
     Raises:
       DataError: something is wrong with the folder, or a part is empty.
     """
-    folder, out, options = Path(folder), Path(out), options or DialogueOptions()
+    folder, options = Path(folder), options or DialogueOptions()
     spec, parsed = DialogueSpec.load(folder), Split.parse(split)
     if parsed.kind != "by_group":
         raise DataError(f"split {split!r} needs users and times; dialogues have 'by_group'")
@@ -158,26 +155,18 @@ def prepare_dialogues(
     for path in paths:
         if not path.is_file():
             raise DataError(f"{path} does not exist ({DIALOGUES_FILE} names it)")
-    columns = {view: list(COLUMNS[view]) for view in DIALOGUE_VIEWS}
-    settings = [dict(parsed.options), dataclasses.asdict(options), columns]
-    fingerprint = files_fingerprint([folder / DIALOGUES_FILE, *paths], settings)
-    made = TextViews(out, spec.name, parsed.name, DIALOGUE_VIEWS, fingerprint)
-    if made.is_done() and (made.folder / CATALOGUE).is_file():
-        log.info("%s is prepared already", made.folder)
-        return made.open()
-    found = _read(folder, spec)
-    parts = _parts(found, parsed)
-    items = _Items([dialogue for _, dialogue in found], parts)
-    made.folder.mkdir(parents=True, exist_ok=True)
-    items.write(made.folder / CATALOGUE)
-    manifest = {
-        "dialogue_spec": dataclasses.asdict(spec),
-        "split": {"name": parsed.name, "kind": parsed.kind, "options": dict(parsed.options)},
-        "options": dataclasses.asdict(options),
-        "counts": {"dialogues": dict(Counter(parts)), "items": len(items.places)},
-    }
-    dialogues = [dialogue for _, dialogue in found]
-    return made.write(_rows(dialogues, parts, items, options), manifest, progress=progress)
+
+    def render(prepared: Path) -> tuple[Iterator[ViewRow], dict[str, Any]]:
+        found = _read(folder, spec)
+        parts, dialogues = _parts(found, parsed), [dialogue for _, dialogue in found]
+        items = _Items(dialogues, parts)
+        items.write(prepared / CATALOGUE)
+        counts = {"dialogues": dict(Counter(parts)), "items": len(items.index)}
+        manifest = {"dialogue_spec": dataclasses.asdict(spec), "counts": counts}
+        return _rows(dialogues, parts, items, options), manifest
+
+    files = [folder / DIALOGUES_FILE, *paths]
+    return prepare_texts(out, spec.name, parsed, DIALOGUE_VIEWS, files, options, render, progress)
 
 
 class _Items:
@@ -196,7 +185,7 @@ class _Items:
                 self.counts.update(turn.items if _recommends(turn) else ())
         if not self.titles:
             raise DataError("no dialogue names an item: there is nothing to recommend")
-        self.places = {item: place for place, item in enumerate(self.titles)}
+        self.index = {item: index for index, item in enumerate(self.titles)}
 
     def write(self, path: Path) -> None:
         columns: dict[str, list[Any]] = {"title": [], "year": []}
@@ -222,15 +211,11 @@ def _rows(
     counts: Counter[str] = Counter()
     for dialogue, part in zip(dialogues, parts, strict=True):
         named: dict[int, None] = {}
-        told: list[str] = []
+        rendered: list[str] = []
         for number, turn in enumerate(dialogue.turns):
-            here = [items.places[item] for item in turn.items]
-            shared = {
-                "user_id": dialogue.id,
-                "seen_indices": sorted(named),
-                "features": [],
-            }
-            before = told[-options.max_turns :]
+            here = [items.index[item] for item in turn.items]
+            shared = {"user_id": dialogue.id, "seen_indices": sorted(named), "features": []}
+            before = rendered[-options.max_turns :]
             if turn.speaker == SYSTEM:
                 row = {
                     "text_id": f"{dialogue.id}/{number}",
@@ -242,12 +227,12 @@ def _rows(
                 }
                 counts["replies"] += 1
                 yield ViewRow("replies", part, row | shared)
-            for item, place in zip(turn.items if _recommends(turn) else (), here, strict=False):
+            for item, index in zip(turn.items if _recommends(turn) else (), here, strict=False):
                 row = {
                     "text_id": f"{dialogue.id}/{number}/{item}",
                     "text_index": counts["recommendations"],
                     "turn_index": counts["turns"],
-                    "item_indices": [place],
+                    "item_indices": [index],
                     "source": [*reply_source(before), RECOMMENDS],
                     "prefix": "",
                     "target": items.titles[item],
@@ -256,7 +241,7 @@ def _rows(
                 yield ViewRow("recommendations", part, row | shared)
             counts["turns"] += 1
             named |= dict.fromkeys(here)
-            told.append(turn.told())
+            rendered.append(turn.render())
 
 
 def _recommends(turn: Turn) -> bool:
@@ -304,7 +289,7 @@ _QUOTE = "QUOTATION_MARK"
 _MENTION = re.compile(r"@(\d+)")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Turn:
     """What one side says until the other one answers.
 
@@ -318,12 +303,12 @@ class Turn:
     text: str
     items: tuple[str, ...] = ()
 
-    def told(self) -> str:
+    def render(self) -> str:
         """The turn as a model reads it."""
         return f"{self.speaker}: {self.text}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Dialogue:
     """A dialogue.
 

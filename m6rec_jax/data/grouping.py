@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from m6rec_jax.data.assignment import UserEvents
-from m6rec_jax.data.splits import EXCLUDED, PARTS, TEST, TRAIN, VALIDATION, VISIBLE_PARTS
+from m6rec_jax.data.splits import EXCLUDED, TEST, TRAIN, VALIDATION, VISIBLE_PARTS
 from m6rec_jax.errors import ConfigError
 
 
@@ -214,11 +214,6 @@ def groups_of(batch: pa.RecordBatch) -> Iterator[Group]:
     """The groups of a batch of `SCHEMA`."""
     for values in zip(*(column.to_pylist() for column in batch.columns), strict=True):
         yield Group(*values)
-
-
-def part_name(code: int) -> str:
-    """Name of a part code."""
-    return PARTS[code]
 
 
 def _to_batch(groups: list[Group]) -> pa.RecordBatch:

@@ -15,7 +15,6 @@ Who may see what is defined in `data.splits`.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import logging
 import shutil
@@ -27,23 +26,23 @@ import gin
 import pyarrow as pa
 
 from m6rec_jax import __version__
-from m6rec_jax.data import views
+from m6rec_jax.data import co_occurrence, statistics_files, views
 from m6rec_jax.data.assignment import Assignment, assign, train_counts, users_in_order
-from m6rec_jax.data.co_occurrence import FILE as NEARNESS
-from m6rec_jax.data.co_occurrence import FORMAT as NEARNESS_FORMAT
-from m6rec_jax.data.co_occurrence import CountedTogether, NearCandidates, Nearness, NearnessOptions
+from m6rec_jax.data.co_occurrence import CoOccurrence, CoOccurrenceOptions, RerankingCandidates
 from m6rec_jax.data.grouping import SORT_KEYS, Grouping, group_batches, groups_of
 from m6rec_jax.data.negatives import NegativeSampler
 from m6rec_jax.data.prepared import (
     CATALOGUE,
     MANIFEST,
+    STATISTICS,
     Prepared,
+    fingerprint,
     folder_of,
     write_catalogue,
     write_manifest,
 )
 from m6rec_jax.data.reading import Dataset
-from m6rec_jax.data.render import Renderer, RowWriter, part_of, told_events
+from m6rec_jax.data.render import RowRenderer, events_for_statistics
 from m6rec_jax.data.schema import SPEC_FILE
 from m6rec_jax.data.sorting import sorted_batches
 from m6rec_jax.data.splits import (
@@ -51,27 +50,67 @@ from m6rec_jax.data.splits import (
     PARTS,
     STATISTICS_PARTS,
     USER_STATISTICS_PARTS,
-    VISIBLE_PARTS,
     Split,
     part_counts,
 )
-from m6rec_jax.data.statistics import Statistics, StatisticsOptions, TakesEvents, as_of
-from m6rec_jax.data.statistics_files import FORMAT as STATISTICS_FORMAT
-from m6rec_jax.data.template_needs import checked_template, silent_items
-from m6rec_jax.data.views import build_view
+from m6rec_jax.data.statistics import Statistics, StatisticsOptions, as_of
+from m6rec_jax.data.template_needs import checked_template, items_without_text
+from m6rec_jax.data.views import RowWriter, build_view
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.progress import progress_bar
 from m6rec_jax.text.records import Event, Item
 from m6rec_jax.text.templates import DatasetTemplate
 
-__all__ = ["PrepareOptions", "dataset_fingerprint", "prepare"]
-
 log = logging.getLogger(__name__)
 # Views whose rows a model scores candidate by candidate.
 _OF_CANDIDATES = ("groups", "reranking")
+DEFAULT_NEGATIVES = 4
 
 # Raise it when the rendering changes, so that data prepared before are rendered again.
 FORMAT = 1
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class PrepareOptions:
+    """What is rendered and how. Set in gin: `PrepareOptions.group_size = 8`.
+
+    Attributes:
+      views: of `views.VIEWS` and `views.FURTHER_VIEWS`; and of `views.WRITING`, those that the
+        template has.
+      template: entries in place of those of the data set's own template, such as
+        `{"candidate": "{title}[, {awards}]"}`: see `DatasetTemplate`.
+      group_size: candidates of a row of 'groups', at most.
+      max_events: behaviours of a history, at most; the latest ones.
+      next_items_size: items of a row of 'next_items', at most; a row of 'reranking' is about the
+        first of as many.
+      document_events: behaviours in the target of a document, at most.
+      document_statistics: whether candidates in documents come with their statistics.
+      max_seconds: a row later than its group's first one by more starts a new group; None: never.
+      negatives: negatives sampled per positive; None: 4 where all events are positive, else 0.
+      negative_power: 0 samples all items alike, 1 by popularity.
+      reranking_negatives: candidates of a row of 'reranking' beside the wanted one.
+      reranking_depth: they are drawn from so many of the items that occur most with its last ones.
+      seed: of the negatives.
+      keep_rendered: keep the rendered Parquet files.
+      sort_rows: groups that are sorted in memory at a time, at most.
+    """
+
+    views: Sequence[str] = views.VIEWS
+    template: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    group_size: int = 8
+    max_events: int = 50
+    next_items_size: int = 4
+    document_events: int = 4
+    document_statistics: bool = True
+    max_seconds: float | None = None
+    negatives: int | None = None
+    negative_power: float = 0.5
+    reranking_negatives: int = 11
+    reranking_depth: int = 200
+    seed: int = 0
+    keep_rendered: bool = False
+    sort_rows: int = 200_000
 
 
 @gin.configurable
@@ -93,9 +132,6 @@ def prepare(
       statistics_options: None for gin's `StatisticsOptions` or the defaults.
       progress: whether to show a bar.
 
-    Returns:
-      what was written.
-
     Raises:
       DataError: something is wrong with the folder, there is no such split or view, a part is
         empty, a record lacks what its template needs, or the template says nothing of an item.
@@ -107,42 +143,31 @@ def prepare(
     wanted = tuple(views.check_view(view, known) for view in options.views)
     dataset = with_template(Dataset.open(dataset_dir), options.template)
     parsed = Split.parse(split, dataset.spec.splits)
-    job = _Job(dataset, Path(out), parsed, options, statistics_options, progress)
+    renderer = ViewRenderer(dataset, assign(dataset, parsed), options, statistics_options, progress)
+    preparation = _Preparation(renderer, Path(out), progress)
+    preparation.check(wanted)
     for view in wanted:
-        if view in views.WRITING and view not in job.job.template.writing:
-            raise ConfigError(
-                f"{dataset.directory / SPEC_FILE}: 'template.writing' has no {view!r}, so there is "
-                f"no text to prepare (it has: {', '.join(job.job.template.writing) or 'none'})"
-            )
-    for view in wanted:
-        job.make(view)
-    return job.finish()
+        preparation.make(view)
+    return preparation.finish()
 
 
-class _Job:
-    """One run of `prepare`."""
+class _Preparation:
+    """One run of `prepare`: what of it is on disk, and its manifest."""
 
-    def __init__(
-        self,
-        dataset: Dataset,
-        out: Path,
-        split: Split,
-        options: PrepareOptions,
-        statistics_options: StatisticsOptions | None,
-        progress: bool,
-    ) -> None:
-        self.out, self.split, self.progress = out, split, progress
-        self.keep_rendered = options.keep_rendered
-        self.job = RenderJob(dataset, assign(dataset, split), options, statistics_options, progress)
+    def __init__(self, renderer: ViewRenderer, out: Path, progress: bool) -> None:
+        self.renderer, self.out, self.progress = renderer, out, progress
+        self.dataset, self.split = renderer.dataset, renderer.assignment.split
+        dataset, split, options = self.dataset, self.split, renderer.options
         self.item_texts = self._item_texts()
-        self.source = _fingerprint(
+        self.dataset_fingerprint = dataset_fingerprint(dataset)
+        self.source = fingerprint(
             FORMAT,
             __version__,
-            dataset_fingerprint(dataset),
+            self.dataset_fingerprint,
             split.kind,
             dict(split.options),
-            *([options.template] if options.template else []),
-            *([split.visible_parts] if split.visible_parts != VISIBLE_PARTS else []),
+            dict(options.template),
+            sorted(split.visible_parts.items()),
         )
         self.folder = folder_of(out, dataset.spec.name, split.name)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -151,7 +176,7 @@ class _Job:
         same = old.get("source") == self.source
         if not same:
             # Views of other data must not be read beside it; `finish` writes it anew.
-            for name in (CATALOGUE, NEARNESS):
+            for name in (CATALOGUE, co_occurrence.FILE):
                 (self.folder / name).unlink(missing_ok=True)
         self.manifest: dict[str, Any] = {
             **self._description(),
@@ -160,19 +185,26 @@ class _Job:
             "statistics": dict(old["statistics"]) if same else {},
         }
 
-    # ---- steps
+    def check(self, wanted: Sequence[str]) -> None:
+        """Raises an error where a view has no text, before any is made."""
+        template, path = self.renderer.template, self.dataset.directory / SPEC_FILE
+        for view in wanted:
+            if view in views.WRITING and view not in template.writing:
+                raise ConfigError(
+                    f"{path}: 'template.writing' has no {view!r}, so there is no text to prepare "
+                    f"(it has: {', '.join(template.writing) or 'none'})"
+                )
+            if view in _OF_CANDIDATES and not template.candidate_template.source.strip():
+                raise DataError(
+                    f"{path}: the template 'candidate' is empty, and the view '{view}' is of "
+                    "candidates: leave it out of PrepareOptions.views, or give them a text"
+                )
 
     def make(self, view: str) -> None:
         """Renders and builds one view, unless that is done."""
-        if view in _OF_CANDIDATES and not self.job.template.candidate_template.source.strip():
-            raise DataError(
-                f"{self.job.dataset.directory / SPEC_FILE}: the template 'candidate' is empty, and "
-                f"the view '{view}' is of candidates: leave it out of PrepareOptions.views, or say "
-                "how they are told"
-            )
-        fingerprint = _fingerprint(self.source, *self.job.settings(view))
-        target = views.tfds_folder(self.out, self.job.dataset.spec.name, self.split.name, view)
-        done = self.manifest["views"].get(view, {}).get("fingerprint") == fingerprint
+        wanted = fingerprint(self.source, *self.renderer.settings(view))
+        target = views.tfds_folder(self.out, self.dataset.spec.name, self.split.name, view)
+        done = self.manifest["views"].get(view, {}).get("fingerprint") == wanted
         if done and (target / "dataset_info.json").is_file():
             log.info("%s is prepared already", target)
             return
@@ -182,67 +214,65 @@ class _Job:
         rendered = self.folder / "rendered" / view
         mark = rendered / "done.json"
         entry = _read_json(mark)
-        if entry is None or entry["fingerprint"] != fingerprint:
+        if entry is None or entry["fingerprint"] != wanted:
             shutil.rmtree(rendered, ignore_errors=True)
             rendered.mkdir(parents=True)
-            described, statistics = self.job.render(view, rendered)
+            described, statistics = self.renderer.render(view, rendered)
             if statistics is not None:
                 self._save_statistics(statistics)
-            entry = {"fingerprint": fingerprint, **described}
+            entry = {"fingerprint": wanted, **described}
             scratch = mark.with_name(f"{mark.name}.partial")
             scratch.write_text(json.dumps(entry), "utf-8")
             scratch.replace(mark)
         build_view(self.out, rendered, target, self.progress)
-        if (rendered / NEARNESS).is_file():  # what serving ranks candidates by
-            (rendered / NEARNESS).replace(self.folder / NEARNESS)
+        counts = rendered / co_occurrence.FILE
+        if counts.is_file():  # what serving ranks candidates by
+            counts.replace(self.folder / counts.name)
         self.manifest["views"][view] = entry
         write_manifest(self.folder, self.manifest)
-        if not self.keep_rendered:
+        if not self.renderer.options.keep_rendered:
             shutil.rmtree(rendered)
 
     def finish(self) -> Prepared:
         """Writes what all views share."""
-        fingerprint = self._statistics_fingerprint()
-        path = self.folder / "statistics"
         entry = self.manifest["statistics"]
-        if entry.get("fingerprint") != fingerprint or not (path / "statistics.json").is_file():
-            statistics = self.job.new_statistics()
-            for event, item, of_user_only in self.job.told_events():
-                statistics.update(event, item, of_user_only=of_user_only)
+        there = (self.folder / STATISTICS / "statistics.json").is_file()
+        if entry.get("fingerprint") != self._statistics_fingerprint() or not there:
+            statistics = self.renderer.new_statistics()
+            for event in self.renderer.events_for_statistics():
+                statistics.update(*event)
             self._save_statistics(statistics)
-        items = self.job.dataset.item_records
-        columns = list(self.job.dataset.spec.items.columns)
         write_catalogue(
             self.folder / CATALOGUE,
-            items,
-            self.job.dataset.items().select(columns),
+            self.dataset.item_records,
+            self.dataset.items().select(list(self.dataset.spec.items.columns)),
             self.item_texts,
-            self.job.assignment.held_out,
-            train_counts(self.job.dataset, self.job.assignment.codes),
+            self.renderer.assignment.held_out,
+            train_counts(self.dataset, self.renderer.assignment.codes),
         )
         rendered = self.folder / "rendered"
         if rendered.is_dir() and not any(rendered.iterdir()):
             rendered.rmdir()
         write_manifest(self.folder, self.manifest)
-        return Prepared.open(self.out, self.job.dataset.spec.name, self.split.name)
+        return Prepared.open(self.out, self.dataset.spec.name, self.split.name)
 
     def _item_texts(self) -> list[str]:
         """What the template says of each item; a model can read no empty text."""
-        dataset = self.job.dataset
-        for name, silent in silent_items(self.job.template, dataset.item_records).items():
+        template, items = self.renderer.template, self.dataset.item_records
+        for name, empty in items_without_text(template, items).items():
             raise DataError(
-                f"{dataset.directory / SPEC_FILE}: the template '{name}' says nothing of "
-                f"{len(silent)} items, the first of which is {silent[0]!r}: let it name a column "
+                f"{self.dataset.directory / SPEC_FILE}: the template '{name}' says nothing of "
+                f"{len(empty)} items, the first of which is {empty[0]!r}: let it name a column "
                 f"that all items have, or begin with a word"
             )
-        return [self.job.template.item(item) for item in dataset.item_records]
+        return [template.item(item) for item in items]
 
     def _save_statistics(self, statistics: Statistics) -> None:
-        fingerprint = self._statistics_fingerprint()
-        if self.manifest["statistics"].get("fingerprint") == fingerprint:
+        wanted = self._statistics_fingerprint()
+        if self.manifest["statistics"].get("fingerprint") == wanted:
             return
-        statistics.save(self.folder / "statistics")
-        self.manifest["statistics"] = {"fingerprint": fingerprint, "events": statistics.count}
+        statistics.save(self.folder / STATISTICS)
+        self.manifest["statistics"] = {"fingerprint": wanted, "events": statistics.count}
         write_manifest(self.folder, self.manifest)
 
     def _description(self) -> dict[str, Any]:
@@ -251,23 +281,23 @@ class _Job:
         return {
             "format": FORMAT,
             "version": __version__,
-            "dataset": self.job.dataset.spec.name,
-            "dataset_spec": self.job.dataset.spec.to_dict(),
-            "dataset_fingerprint": dataset_fingerprint(self.job.dataset),
+            "dataset": self.dataset.spec.name,
+            "dataset_spec": self.dataset.spec.to_dict(),
+            "dataset_fingerprint": self.dataset_fingerprint,
             "split": {
                 "name": self.split.name,
                 "kind": self.split.kind,
                 "options": dict(self.split.options),
             },
-            "options": dataclasses.asdict(self.job.options)
-            | {"views": list(self.job.options.views)},
-            "statistics_options": dataclasses.asdict(self.job.statistics_options),
+            "options": dataclasses.asdict(self.renderer.options)
+            | {"views": list(self.renderer.options.views)},
+            "statistics_options": dataclasses.asdict(self.renderer.statistics_options),
             "counts": {
-                "users": len(self.job.dataset.user_records),
-                "items": len(self.job.dataset.item_records),
-                "events": part_counts(self.job.assignment.codes),
-                "held_out_items": int(self.job.assignment.held_out.sum()),
-                "cold_users": self.job.assignment.num_cold_users,
+                "users": len(self.dataset.user_records),
+                "items": len(self.dataset.item_records),
+                "events": part_counts(self.renderer.assignment.codes),
+                "held_out_items": int(self.renderer.assignment.held_out.sum()),
+                "cold_users": self.renderer.assignment.num_cold_users,
             },
             "visible": {
                 "history": {
@@ -290,86 +320,12 @@ class _Job:
         }
 
     def _statistics_fingerprint(self) -> str:
-        options = dataclasses.asdict(self.job.statistics_options)
-        return _fingerprint(self.source, STATISTICS_FORMAT, options)
+        options = dataclasses.asdict(self.renderer.statistics_options)
+        return fingerprint(self.source, statistics_files.FORMAT, options)
 
 
-def _fingerprint(*parts: Any) -> str:
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def dataset_fingerprint(dataset: Dataset) -> str:
-    """SHA-256 over dataset.json and the content of all files of a data set."""
-    digest = hashlib.sha256()
-    files = (*dataset.user_files, *dataset.item_files, *dataset.event_files)
-    for path in (dataset.directory / SPEC_FILE, *files):
-        digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
-
-
-def _read_json(path: Path) -> Mapping[str, Any] | None:
-    try:
-        found: Mapping[str, Any] = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise DataError(f"{path} is damaged ({error}); remove it and prepare again") from error
-    return found
-
-
-DEFAULT_NEGATIVES = 4
-
-
-@gin.configurable
-@dataclasses.dataclass(frozen=True)
-class PrepareOptions:
-    """What is rendered and how. Set in gin: `PrepareOptions.group_size = 8`.
-
-    Attributes:
-      views: which of `views.VIEWS` and `views.FURTHER_VIEWS`; and of `views.WRITING`, those that
-        the template tells.
-      template: entries in place of those of the data set's own template, such as
-        `{"candidate": "{title}[, {awards}]"}`: see `DatasetTemplate`.
-      group_size: candidates of a row of 'groups', at most.
-      max_events: behaviours of a history, at most; the latest ones.
-      next_items_size: items of a row of 'next_items', at most; a row of 'reranking' is about the
-        first of as many.
-      document_events: behaviours told in the target of a document, at most.
-      document_statistics: whether candidates in documents are told with their statistics.
-      max_seconds: a row later than its group's first one by more starts a new group; None: never.
-      negatives: negatives sampled per positive; None: 4 where all events are positive, else 0.
-      negative_power: 0 samples all items alike, 1 by popularity.
-      reranking_negatives: candidates of a row of 'reranking' beside the wanted one.
-      reranking_depth: they are drawn from so many of the items nearest to the history's last ones.
-      seed: of the negatives.
-      rows_per_file: rows of one rendered file.
-      keep_rendered: keep the rendered Parquet files.
-      sort_rows: groups that are sorted in memory at a time, at most.
-    """
-
-    views: Sequence[str] = views.VIEWS
-    template: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    group_size: int = 8
-    max_events: int = 50
-    next_items_size: int = 4
-    document_events: int = 4
-    document_statistics: bool = True
-    max_seconds: float | None = None
-    negatives: int | None = None
-    negative_power: float = 0.5
-    reranking_negatives: int = 11
-    reranking_depth: int = 200
-    seed: int = 0
-    rows_per_file: int = 100_000
-    keep_rendered: bool = False
-    sort_rows: int = 200_000
-
-
-class RenderJob:
-    """Renders views of one data set under one assignment of its events.
+class ViewRenderer:
+    """Renders views of one data set under one assignment of its events to Parquet files.
 
     Args:
       dataset: an open data set.
@@ -397,16 +353,16 @@ class RenderJob:
         self._progress = progress
 
     def new_statistics(self, of_history: bool = False) -> Statistics:
-        """Statistics that hold no event yet; with `of_history` only what a history may tell."""
+        """Statistics that hold no event yet; with `of_history` only those of a history."""
         options = self.statistics_options
         if of_history:
-            options = _told_only(options, self.template.profile_template.fields)
+            options = _needed_only(options, self.template.profile_template.fields)
         return Statistics.for_dataset(self.dataset.spec, options)
 
-    def told_events(self) -> Iterator[tuple[Event, Item, bool]]:
+    def events_for_statistics(self) -> Iterator[tuple[Event, Item, bool]]:
         """What statistics may hold, in the order of time."""
         visible = self.assignment.split.visible_parts
-        return told_events(self.dataset, self.assignment.codes, visible)
+        return events_for_statistics(self.dataset, self.assignment.codes, visible)
 
     def grouping(self, view: str) -> Grouping:
         """How the rows of a view are grouped."""
@@ -431,7 +387,7 @@ class RenderJob:
             return [view]
         found: list[Any] = [
             view,
-            STATISTICS_FORMAT,
+            statistics_files.FORMAT,
             dataclasses.asdict(self.statistics_options),
             dataclasses.asdict(self.grouping(view)),
         ]
@@ -441,8 +397,8 @@ class RenderJob:
             found.append(self.options.document_statistics)
         if view == "reranking":
             drawn = (self.options.reranking_negatives, self.options.reranking_depth)
-            near = dataclasses.asdict(NearnessOptions())
-            found.append([NEARNESS_FORMAT, near, *drawn, self.options.seed])
+            counting = dataclasses.asdict(CoOccurrenceOptions())
+            found.append([co_occurrence.FORMAT, counting, *drawn, self.options.seed])
         return found
 
     def render(self, view: str, folder: Path) -> tuple[dict[str, Any], Statistics | None]:
@@ -450,7 +406,7 @@ class RenderJob:
 
         Returns:
           what the manifest says about the view, and the statistics after the last training event
-          (None for the catalogue and for texts to write, which tell few or none of them).
+          (None for the catalogue and for texts to write, which need few or none of them).
 
         Raises:
           DataError: a record lacks what its template needs, or no row is to be made.
@@ -458,19 +414,17 @@ class RenderJob:
         of_history = view in views.WRITING or view == "reranking"
         statistics = self.new_statistics(of_history)
         sampler = self._sampler() if view == "groups" else None
-        near = self._near_candidates() if view == "reranking" else None
-        renderer = Renderer(
-            self.dataset.user_records,
-            self.dataset.item_records,
+        reranking = self._reranking_candidates() if view == "reranking" else None
+        renderer = RowRenderer(
+            self.dataset,
             self.template,
-            self.dataset.spec.label,
             statistics,
             sampler,
             self.negatives,
             self.options.document_statistics,
-            near,
+            reranking,
         )
-        writer = RowWriter(folder, view, self.options.rows_per_file)
+        writer = RowWriter(folder, view)
         entry: dict[str, Any] = {}
         if view == "catalogue":
             for row in renderer.catalogue_rows():
@@ -483,17 +437,15 @@ class RenderJob:
                         writer.write("train", renderer.item_document(item))
             grouping = self.grouping(view)
             entry["grouping"] = dataclasses.asdict(grouping)
-            counted: TakesEvents = statistics
-            if near is not None:
-                counted = CountedTogether(statistics, near.nearness, self.dataset.item_records)
-            self._render_groups(view, grouping, counted, renderer, writer)
-        if near is not None:
-            near.nearness.save(folder)
+            counts = None if reranking is None else reranking.counts
+            self._render_groups(view, grouping, statistics, counts, renderer, writer)
+            if counts is not None:
+                counts.save(folder)
         writer.close()
         if not writer.num_rows:
             raise DataError(
                 f"{self.dataset.spec.name!r} has no row for the view {view!r}: nothing that a user "
-                "liked has what the template wants to tell"
+                "liked has what the template asks for"
             )
         entry["rows"] = writer.num_rows
         if sampler is not None and sampler.sampling_rate is not None:
@@ -509,11 +461,12 @@ class RenderJob:
         self,
         view: str,
         grouping: Grouping,
-        statistics: TakesEvents,
-        renderer: Renderer,
+        statistics: Statistics,
+        counts: CoOccurrence | None,
+        renderer: RowRenderer,
         writer: RowWriter,
     ) -> None:
-        codes = self.assignment.codes
+        codes, visible = self.assignment.codes, self.assignment.split.visible_parts
         total = 0
 
         def counted(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -522,15 +475,14 @@ class RenderJob:
                 total += batch.num_rows
                 yield batch
 
+        def update(event: Event, item: Item, of_user_only: bool) -> None:
+            statistics.update(event, item, of_user_only)
+            if counts is not None and not of_user_only:
+                counts.update(event.user_id, self.dataset.item_index[item.id])
+
+        users = users_in_order(self.dataset)
         batches = sorted_batches(
-            counted(
-                group_batches(
-                    users_in_order(self.dataset),
-                    codes,
-                    grouping,
-                    visible_parts=self.assignment.split.visible_parts,
-                )
-            ),
+            counted(group_batches(users, codes, grouping, visible_parts=visible)),
             SORT_KEYS,
             batch_size=1_024,
             memory_rows=self.options.sort_rows,
@@ -538,18 +490,18 @@ class RenderJob:
         groups = (group for batch in batches for group in groups_of(batch))
         bar = progress_bar(desc=f"rendering {view}", unit=" rows", disable=not self._progress)
         with bar:
-            for group in as_of(statistics, self.told_events(), groups, lambda g: g.time):
+            for group in as_of(update, self.events_for_statistics(), groups, lambda g: g.time):
                 row = renderer.row(view, group)
                 if row is not None:
-                    writer.write(part_of(group), row)
+                    writer.write(PARTS[group.part], row)
                 if bar.total is None:  # sorting has read all groups by now
                     bar.total = total
                 bar.update()
 
-    def _near_candidates(self) -> NearCandidates:
+    def _reranking_candidates(self) -> RerankingCandidates:
         items = self.dataset.item_records
-        return NearCandidates(
-            Nearness(len(items)),
+        return RerankingCandidates(
+            CoOccurrence(len(items)),
             [self.template.item(item) for item in items],
             self.assignment.held_out.nonzero()[0].tolist(),
             negatives=self.options.reranking_negatives,
@@ -591,7 +543,7 @@ def num_negatives(dataset: Dataset, options: PrepareOptions) -> int:
 def _checked_template(
     dataset: Dataset, options: StatisticsOptions | None
 ) -> tuple[DatasetTemplate, StatisticsOptions]:
-    """The data set's template, and the statistics that it can tell.
+    """The data set's template, and the options of the statistics that it asks for.
 
     Pairs of items are not counted, and factors not fitted, for a template that does not ask for
     them: they are most of the work.
@@ -600,15 +552,31 @@ def _checked_template(
     where = str(dataset.directory / SPEC_FILE)
     statistics = Statistics.for_dataset(spec, options)
     template = checked_template(spec, statistics, where)
-    told = (*template.candidate_template.fields, *template.profile_template.fields)
-    return template, _told_only(statistics.options, told)
+    wanted = (*template.candidate_template.fields, *template.profile_template.fields)
+    return template, _needed_only(statistics.options, wanted)
 
 
-def _told_only(options: StatisticsOptions, told: Collection[str]) -> StatisticsOptions:
-    """Options without what costs most of the work, unless it is told."""
+def _needed_only(options: StatisticsOptions, wanted: Collection[str]) -> StatisticsOptions:
+    """Options without what costs most of the work, unless it is wanted."""
     of_neighbours = {"user_neighbours_percent", "user_taste_difference", "user_neighbours_times"}
     return dataclasses.replace(
         options,
-        neighbours=options.neighbours and not of_neighbours.isdisjoint(told),
-        factors=options.factors if "user_expected_value" in told else 0,
+        neighbours=options.neighbours and not of_neighbours.isdisjoint(wanted),
+        factors=options.factors if "user_expected_value" in wanted else 0,
     )
+
+
+def dataset_fingerprint(dataset: Dataset) -> str:
+    """SHA-256 over dataset.json and the content of all files of a data set."""
+    files = (*dataset.user_files, *dataset.item_files, *dataset.event_files)
+    return fingerprint(files=(dataset.directory / SPEC_FILE, *files))
+
+
+def _read_json(path: Path) -> Mapping[str, Any] | None:
+    try:
+        found: Mapping[str, Any] = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise DataError(f"{path} is damaged ({error}); remove it and prepare again") from error
+    return found

@@ -3,7 +3,7 @@
     DATA_DIR/
       <dataset>.<split>/prepare.json       options, counts, fingerprints, who may see what
       <dataset>.<split>/statistics/        state after the last training event
-      <dataset>.<split>/nearness.parquet   with the view 'reranking': which items stand near which
+      <dataset>.<split>/co_occurrence.parquet   with the view 'reranking'
       <dataset>.<split>/catalogue.parquet  item_index, item_id, text, held_out, attributes
       recommender_text/<dataset>.<split>.<view>/1.0.0/   TFRecord shards, read by seqio and TFDS
 
@@ -13,9 +13,10 @@ Light: serving opens it without tensorflow.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from m6rec_jax.data import views
-from m6rec_jax.data.co_occurrence import Nearness
+from m6rec_jax.data.co_occurrence import CoOccurrence
 from m6rec_jax.data.schema import closest_match
 from m6rec_jax.data.statistics import Statistics
 from m6rec_jax.errors import DataError
@@ -128,18 +129,18 @@ class Prepared:
         """The statistics after the last training event."""
         return Statistics.load(self.folder / STATISTICS)
 
-    def nearness(self) -> Nearness:
-        """Which items stand near which, after the last training event.
+    def co_occurrence(self) -> CoOccurrence:
+        """Which items occur together, after the last training event.
 
         Raises:
           DataError: the view 'reranking' is not prepared.
         """
         if "reranking" not in self.manifest["views"]:
             raise DataError(
-                f"{self.folder}: the view 'reranking', with what items stand near, is not prepared "
-                "(PrepareOptions.views)"
+                f"{self.folder}: the view 'reranking', with co-occurrences of items, is not "
+                "prepared (PrepareOptions.views)"
             )
-        return Nearness.load(self.folder)
+        return CoOccurrence.load(self.folder)
 
     def template(self) -> DatasetTemplate:
         """The template that all text was rendered with."""
@@ -173,11 +174,6 @@ def read_catalogue(folder: str | os.PathLike[str]) -> Catalogue:
         Item(identifier, {name: _value(value) for name, value in (values or {}).items()})
         for identifier, values in zip(ids, attributes, strict=True)
     ]
-    if "train_count" not in table.column_names:
-        raise DataError(
-            f"{path} was written by an older version (it has no column 'train_count'); prepare "
-            "the data set again"
-        )
     held_out, counts = (table.column(c).to_numpy() for c in ("held_out", "train_count"))
     return Catalogue(items, texts, held_out, counts)
 
@@ -215,6 +211,18 @@ def write_catalogue(
     scratch = path.with_name(path.name + ".partial")
     pq.write_table(table, scratch, compression="zstd")
     scratch.replace(path)
+
+
+def fingerprint(*settings: Any, files: Iterable[Path] = ()) -> str:
+    """SHA-256 over settings that JSON can hold, and over names and content of files."""
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    digest.update(json.dumps(settings, sort_keys=True).encode())
+    return digest.hexdigest()
 
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:

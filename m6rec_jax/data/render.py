@@ -1,82 +1,142 @@
-"""Renders groups as rows of the views: the only place where a prepared data set's text is made."""
+"""Text of users, candidates and rows: the only place where a prepared data set's text is made.
+
+`Renderer` renders the rows of a data set and the requests of a served model, so that what a model
+reads when it is used cannot drift from what it was trained on.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from m6rec_jax.data import views
-from m6rec_jax.data.co_occurrence import NearCandidates
-from m6rec_jax.data.grouping import Group, part_name
+from m6rec_jax.data.co_occurrence import RerankingCandidates
+from m6rec_jax.data.grouping import Group
 from m6rec_jax.data.negatives import NegativeSampler
 from m6rec_jax.data.reading import Dataset
-from m6rec_jax.data.schema import LabelSpec
 from m6rec_jax.data.splits import STATISTICS_PARTS, USER_STATISTICS_PARTS, VISIBLE_PARTS
 from m6rec_jax.data.statistics import Statistics
 from m6rec_jax.data.statistics_state import UserState
+from m6rec_jax.data.views import Row
 from m6rec_jax.text.format_strings import text_of
 from m6rec_jax.text.records import Event, Item, User, Value
 from m6rec_jax.text.templates import DatasetTemplate
 from m6rec_jax.text.writing_templates import WRITING, common_values
 
-Row = dict[str, Any]
+Features = Mapping[str, Value]
 
 
 class Renderer:
+    """Text as of the moment the statistics stand at.
+
+    Args:
+      template: of the data set.
+      statistics: features of users and items; None: only what a call brings.
+    """
+
+    def __init__(self, template: DatasetTemplate, statistics: Statistics | None) -> None:
+        self._template = template
+        self._statistics = statistics
+
+    def history(
+        self,
+        user: User,
+        events: Sequence[Event],
+        items: Mapping[str, Item],
+        time: float,
+        *,
+        ahead: bool = False,
+        state: UserState | None = None,
+        given: Features | None = None,
+    ) -> list[str]:
+        """The segments of a history: see `DatasetTemplate.history_segments`.
+
+        Args:
+          user, events, items: see there.
+          time: the moment, unix seconds.
+          ahead, state: see `Statistics.user_features`.
+          given: features of the user and the moment that go before those looked up.
+
+        Raises:
+          DataError: as there, or the statistics hold events of the moment or later ones.
+        """
+        found: Features = {}
+        if self._statistics is not None:
+            found = self._statistics.user_features(user.id, time, ahead=ahead, state=state)
+        return self._template.history_segments(
+            user, events, items, time, {**found, **(given or {})}
+        )
+
+    def candidates(
+        self,
+        user_id: str,
+        items: Sequence[Item],
+        time: float,
+        *,
+        ahead: bool = False,
+        state: UserState | None = None,
+        given: Sequence[Features] | None = None,
+    ) -> list[str]:
+        """The text of each item that is to be scored for a user.
+
+        Args:
+          user_id, items: may be unknown to the statistics.
+          time, ahead, state: see `history`.
+          given: per item, features that go before those looked up.
+
+        Raises:
+          DataError: as in `history`.
+        """
+        found: Sequence[Features] = [{} for _ in items]
+        if self._statistics is not None:
+            found = self._statistics.group_features(user_id, items, time, ahead=ahead, state=state)
+        if given is not None:
+            found = [{**one, **own} for one, own in zip(found, given, strict=True)]
+        return list(map(self._template.candidate, items, found))
+
+
+class RowRenderer:
     """Rows of the views, as of the moment the statistics stand at.
 
     Args:
-      users: in the order of the users table.
-      items: in the order of the items table.
-      template: of the data set.
-      label: which values are positive.
+      dataset: an open data set.
+      template: its checked template.
       statistics: as of the moment of the group that is rendered.
       sampler: draws negatives; None for data with logged outcomes.
       negatives: negatives per positive row.
-      document_statistics: whether documents tell candidates with their statistics.
-      near: draws the candidates of 'reranking', which is not rendered without.
+      document_statistics: whether candidates in documents come with their statistics.
+      reranking: draws the candidates of 'reranking', which is not rendered without.
     """
 
     def __init__(
         self,
-        users: Sequence[User],
-        items: Sequence[Item],
+        dataset: Dataset,
         template: DatasetTemplate,
-        label: LabelSpec,
         statistics: Statistics,
         sampler: NegativeSampler | None = None,
         negatives: int = 0,
         document_statistics: bool = True,
-        near: NearCandidates | None = None,
+        reranking: RerankingCandidates | None = None,
     ) -> None:
-        self._users = users
-        self._items = items
-        self._items_by_id: Mapping[str, Item] = {item.id: item for item in items}
-        self._template = template
-        self._label = label
+        self._users, self._items = dataset.user_records, dataset.item_records
+        self._items_by_id: Mapping[str, Item] = {item.id: item for item in self._items}
+        self._template, self._label = template, dataset.spec.label
         self._statistics = statistics
-        self._teller = Teller(template, statistics)
-        self._sampler = sampler
-        self._negatives = negatives
+        self._renderer = Renderer(template, statistics)
+        self._sampler, self._negatives = sampler, negatives
         self._document_statistics = document_statistics
-        self._near = near
+        self._reranking = reranking
         self._common = {
-            kind: common_values(items, entry.shared) for kind, entry in template.writing.items()
+            kind: common_values(self._items, entry.shared)
+            for kind, entry in template.writing.items()
         }
 
     def row(self, view: str, group: Group) -> Row | None:
-        """The row of `view` that a group becomes; None where there is none to be made of it.
+        """The row of `view` that a group becomes, None where it becomes none.
 
-        Args:
-          view: 'groups', 'next_items', 'reranking', 'documents' or one of
-            `writing_templates.WRITING`.
-          group: of one event where texts are to be written.
+        Groups have one event where the view is one of `writing_templates.WRITING`.
         """
         if view in WRITING:
             return self.writing_row(view, group)
@@ -94,11 +154,8 @@ class Renderer:
         if self._sampler is not None:
             items, values, labels = self._with_negatives(group)
         return {
+            **self._of_user(group),
             "group_id": group.group_id,
-            "user_id": self._users[group.user].id,
-            "user_index": group.user,
-            "time": group.time,
-            "history": self._history(group),
             "candidates": self._candidates(group, items),
             "item_indices": items,
             "labels": labels,
@@ -106,29 +163,23 @@ class Renderer:
         }
 
     def next_items_row(self, group: Group) -> Row:
-        """A row of the view 'next_items'; items are told without statistics, the same for all."""
+        """A row of the view 'next_items'; the text of an item is the same for all users."""
         return {
-            "user_id": self._users[group.user].id,
-            "user_index": group.user,
-            "time": group.time,
-            "history": self._history(group),
+            **self._of_user(group),
             "items": [self._template.item(self._items[index]) for index in group.items],
             "item_indices": group.items,
         }
 
     def reranking_row(self, group: Group) -> Row | None:
-        """A row of the view 'reranking'; None where `NearCandidates.draw` gives none."""
-        assert self._near is not None
-        drawn = self._near.draw(group)
+        """A row of the view 'reranking'; None where `RerankingCandidates.draw` gives none."""
+        assert self._reranking is not None
+        drawn = self._reranking.draw(group)
         if drawn is None:
             return None
         items, texts = drawn
-        recent = group.history_items[-self._near.nearness.options.recent :]
+        recent = group.history_items[-self._reranking.counts.options.recent :]
         return {
-            "user_id": self._users[group.user].id,
-            "user_index": group.user,
-            "time": group.time,
-            "history": self._history(group),
+            **self._of_user(group),
             "recent_indices": recent,
             "candidates": texts,
             "item_indices": items,
@@ -181,18 +232,26 @@ class Renderer:
     def item_document(self, item: Item) -> Row:
         """A document: the item in the wording of the catalogue, then every other attribute."""
         named = self._template.item_template.fields
-        told = [
+        others = [
             sentence(f"{name.replace('_', ' ')}: {text_of(value)}")
             for name, value in item.attributes.items()
             if name not in named and text_of(value)
         ]
-        target = " ".join([sentence(self._template.item(item)), *told])
+        target = " ".join([sentence(self._template.item(item)), *others])
         return {"kind": "item", "source": [], "target": target}
 
     def catalogue_rows(self) -> Iterator[Row]:
         """The rows of the view 'catalogue'."""
         for index, item in enumerate(self._items):
             yield {"item_id": item.id, "item_index": index, "text": self._template.item(item)}
+
+    def _of_user(self, group: Group) -> Row:
+        return {
+            "user_id": self._users[group.user].id,
+            "user_index": group.user,
+            "time": group.time,
+            "history": self._history(group),
+        }
 
     def _history(self, group: Group) -> list[str]:
         user = self._users[group.user]
@@ -202,14 +261,14 @@ class Renderer:
                 group.history_items, group.history_times, group.history_values, strict=True
             )
         ]
-        return self._teller.history(
+        return self._renderer.history(
             user, events, self._items_by_id, group.time, ahead=_sees_ahead(group)
         )
 
     def _candidates(self, group: Group, indices: Sequence[int]) -> list[str]:
         items = [self._items[index] for index in indices]
         user_id = self._users[group.user].id
-        return self._teller.candidates(user_id, items, group.time, ahead=_sees_ahead(group))
+        return self._renderer.candidates(user_id, items, group.time, ahead=_sees_ahead(group))
 
     def _with_negatives(self, group: Group) -> tuple[list[int], list[float], list[int]]:
         assert self._sampler is not None
@@ -236,13 +295,13 @@ def sentence(text: str) -> str:
     return text if not text or text[-1] in ".!?" else f"{text}."
 
 
-def told_events(
+def events_for_statistics(
     dataset: Dataset,
     codes: np.ndarray,
     visible_parts: Mapping[int, tuple[int, ...]] = VISIBLE_PARTS,
     **sorting: Any,
 ) -> Iterator[tuple[Event, Item, bool]]:
-    """What statistics may hold, in the order of time and streamed: see `statistics.as_of`.
+    """Streams what statistics may hold, in the order of time: see `statistics.as_of`.
 
     Args:
       dataset: an open data set.
@@ -269,132 +328,3 @@ def told_events(
 def _sees_ahead(group: Group) -> bool:
     """Whether a group's history may hold more than statistics do."""
     return not set(VISIBLE_PARTS[group.part]).isdisjoint(USER_STATISTICS_PARTS)
-
-
-class RowWriter:
-    """Writes rows of one view to `<part>-<number>.parquet` files of a folder.
-
-    Args:
-      folder: must exist.
-      view: gives the columns.
-      rows_per_file: a file is closed at this many rows.
-      buffer_rows: rows in memory per part.
-    """
-
-    def __init__(
-        self, folder: Path, view: str, rows_per_file: int = 100_000, buffer_rows: int = 1_000
-    ) -> None:
-        self._folder = folder
-        self._schema = views.arrow_schema(view)
-        self._rows_per_file = rows_per_file
-        self._buffer_rows = min(buffer_rows, rows_per_file)
-        self._buffers: dict[str, list[Row]] = {}
-        self._files: dict[str, pq.ParquetWriter] = {}
-        self.num_rows: dict[str, int] = {}
-
-    def write(self, part: str, row: Row) -> None:
-        """Adds a row to a part."""
-        buffer = self._buffers.setdefault(part, [])
-        buffer.append(row)
-        self.num_rows[part] = self.num_rows.get(part, 0) + 1
-        full = self.num_rows[part] % self._rows_per_file == 0
-        if full or len(buffer) >= self._buffer_rows:
-            self._flush(part)
-        if full:
-            self._files.pop(part).close()
-
-    def close(self) -> None:
-        """Writes what is held and closes all files."""
-        for part in self._buffers:
-            self._flush(part)
-        for file in self._files.values():
-            file.close()
-        self._files = {}
-
-    def _flush(self, part: str) -> None:
-        if not self._buffers[part]:
-            return
-        if part not in self._files:
-            number = (self.num_rows[part] - 1) // self._rows_per_file
-            path = self._folder / f"{part}-{number:05d}.parquet"
-            self._files[part] = pq.ParquetWriter(path, self._schema, compression="zstd")
-        self._files[part].write_table(pa.Table.from_pylist(self._buffers[part], self._schema))
-        self._buffers[part] = []
-
-
-def part_of(group: Group) -> str:
-    """Name of the part that a group's rows belong to."""
-    return part_name(group.part)
-
-
-Told = Mapping[str, Value]
-
-
-class Teller:
-    """Text as of the moment the statistics stand at.
-
-    Args:
-      template: of the data set.
-      statistics: what templates tell of users and items; None: only what a call brings.
-    """
-
-    def __init__(self, template: DatasetTemplate, statistics: Statistics | None) -> None:
-        self._template = template
-        self._statistics = statistics
-
-    def history(
-        self,
-        user: User,
-        events: Sequence[Event],
-        items: Mapping[str, Item],
-        time: float,
-        *,
-        ahead: bool = False,
-        state: UserState | None = None,
-        given: Told | None = None,
-    ) -> list[str]:
-        """The segments of a history: see `DatasetTemplate.history_segments`.
-
-        Args:
-          user, events, items: see there.
-          time: the moment, unix seconds.
-          ahead, state: see `Statistics.user_features`.
-          given: statistics of the user and the moment that go before those looked up.
-
-        Raises:
-          DataError: as there, or the statistics hold events of the moment or later ones.
-        """
-        told: dict[str, Value] = {}
-        if self._statistics is not None:
-            told = self._statistics.user_features(user.id, time, ahead=ahead, state=state)
-        return self._template.history_segments(user, events, items, time, told | dict(given or {}))
-
-    def candidates(
-        self,
-        user_id: str,
-        items: Sequence[Item],
-        time: float,
-        *,
-        ahead: bool = False,
-        state: UserState | None = None,
-        given: Sequence[Told] | None = None,
-    ) -> list[str]:
-        """The text of each item that is to be scored for a user.
-
-        Args:
-          user_id, items: may be unknown to the statistics.
-          time, ahead, state: see `history`.
-          given: per item, statistics that go before those looked up.
-
-        Raises:
-          DataError: as in `history`.
-        """
-        told: list[dict[str, Value]] = [{} for _ in items]
-        if self._statistics is not None:
-            told = self._statistics.group_features(user_id, items, time, ahead=ahead, state=state)
-        if given is not None:
-            told = [found | dict(own) for found, own in zip(told, given, strict=True)]
-        return [
-            self._template.candidate(item, statistics)
-            for item, statistics in zip(items, told, strict=True)
-        ]

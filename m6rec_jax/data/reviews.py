@@ -1,47 +1,55 @@
-"""`m6rec data prepare` for reviews in PETER's format: explanations to write.
+"""`m6rec data prepare` for reviews in PETER's format (Li et al., 2021): explanations to write.
 
-A folder with the files (see `review_format`) and a `reviews.json`:
+A folder with the files and a `reviews.json`:
 
     {"name": "tripadvisor", "file": "reviews.pickle", "index": "1"}
 
-`index` is the folder of `train.index`, `validation.index` and `test.index`; without it every review
-goes to a part by a hash of its row. Optional: `description`, `licence`.
+The file holds one record per review:
 
-Users and items have no text of their own, so they are told by their *training* reviews: what a user
-writes of, and what others say of an item. A training review is told without itself. What is to be
-written is the sentence about one feature, which is given as PETER+ and M6-Rec give it; with
-`ReviewOptions.tell_feature = False` it is not, as in PETER.
+    {"user": "u1", "item": "i1", "rating": 4,
+     "template": ["pool", "great", "the pool is great", 1]}
+
+`template` is (feature, opinion, sentence, sentiment): the sentence of the review that says
+something of a feature, and whether it is meant well (1) or not (-1). In the wild it is a pickle of
+a list of such dictionaries; JSON lines of the same records (`reviews.jsonl`) are to be preferred. A
+bad row is left out and counted with its reason, never mended.
+
+`index` is a folder of `train.index`, `validation.index` and `test.index` with the rows (from 0) of
+each part, as integers with white space between them; without it every review goes to a part by a
+hash of its row. Optional: `description`, `licence`.
+
+Users and items have no text of their own, so they are described by their *training* reviews: what a
+user writes of, and what others say of an item. A training review is rendered without itself. What
+is to be written is the sentence about one feature, which is given as PETER+ and M6-Rec give it;
+with `ReviewOptions.name_feature = False` it is not, as in PETER.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import logging
 import math
 import pickle
 import reprlib
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import gin
 import numpy as np
-import numpy.typing as npt
 
 from m6rec_jax.data import splits
 from m6rec_jax.data.prepared import Prepared
 from m6rec_jax.data.schema import Section, load_json
 from m6rec_jax.data.splits import PARTS, Split
-from m6rec_jax.data.text_views import TextViews, ViewRow, files_fingerprint
+from m6rec_jax.data.text_views import ViewRow, prepare_texts
 from m6rec_jax.errors import ConfigError, DataError
-
-log = logging.getLogger(__name__)
 
 REVIEWS_FILE = "reviews.json"
 VIEW = "explanations"
+PICKLE_SUFFIXES = (".pickle", ".pkl")
+JSON_SUFFIXES = (".jsonl", ".json")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -62,11 +70,7 @@ class ReviewSpec:
 
     @classmethod
     def load(cls, directory: str | Path) -> ReviewSpec:
-        """Reads `directory/reviews.json`.
-
-        Raises:
-          DataError: it is missing, is not JSON, or does not fit.
-        """
+        """Reads `directory/reviews.json`; raises DataError where it is missing or does not fit."""
         path = Path(directory) / REVIEWS_FILE
         top = Section(load_json(path), str(path), "")
         spec = cls(
@@ -83,14 +87,14 @@ class ReviewSpec:
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class ReviewOptions:
-    """How reviews are told. Set in gin: `ReviewOptions.tell_feature = False`.
+    """How reviews are rendered. Set in gin: `ReviewOptions.name_feature = False`.
 
     Attributes:
-      tell_feature: whether a text begins with the feature that it is about.
+      name_feature: whether a text begins with the feature that it is about.
       most: features of a user, and words about an item, at most.
     """
 
-    tell_feature: bool = True
+    name_feature: bool = True
     most: int = 5
 
     def __post_init__(self) -> None:
@@ -99,21 +103,16 @@ class ReviewOptions:
 
 
 def review_summary(folder: str | Path) -> str:
-    """Reads all reviews and says how many there are and what was left out.
-
-    Raises:
-      DataError: as `review_format.read_reviews`.
-    """
-    spec, report = ReviewSpec.load(folder), ReviewReport()
-    _read(Path(folder), spec, report)
-    given = ", ".join(
-        f"{count:,} {part or 'without a split'}" for part, count in report.num_given.items()
-    )
+    """Reads all reviews and says how many there are and what was left out."""
+    spec = ReviewSpec.load(folder)
+    reviews, report = _read(Path(folder), spec)
+    counts = Counter(review.part for review in reviews)
+    given = ", ".join(f"{count:,} {part or 'without a split'}" for part, count in counts.items())
     left_out = "".join(
         f"; left out: {count:,} ({reason}; {report.examples[reason]})"
         for reason, count in report.num_rejected.items()
     )
-    return f"{spec.name}: {sum(report.num_given.values()):,} reviews ({given}){left_out}"
+    return f"{spec.name}: {len(reviews):,} reviews ({given}){left_out}"
 
 
 @gin.configurable
@@ -124,7 +123,7 @@ def prepare_reviews(
     options: ReviewOptions | None = None,
     progress: bool = True,
 ) -> Prepared:
-    """Renders reviews as texts to write.
+    """Renders reviews as texts to write: the view 'explanations'.
 
     Args:
       folder: with `reviews.json`.
@@ -132,9 +131,6 @@ def prepare_reviews(
       split: 'by_group', with options where there are no index files (`by_group:seed=1`).
       options: None for gin's `ReviewOptions` or the defaults.
       progress: whether to show bars.
-
-    Returns:
-      what was written: the view 'explanations'.
 
     Raises:
       DataError: something is wrong with the folder, or a part is empty.
@@ -146,35 +142,24 @@ def prepare_reviews(
             f"{folder / REVIEWS_FILE}: split {split!r} is impossible; the index files say which "
             "review is where, and without them 'by_group' draws it"
         )
-    settings = [dict(parsed.options), dataclasses.asdict(options)]
     files = [folder / REVIEWS_FILE, folder / spec.file]
     if spec.index:
-        files += [folder / spec.index / f"{part}.index" for part in SPLITS]
+        files += [folder / spec.index / f"{part}.index" for part in PARTS]
     for path in files:
         if not path.is_file():
             raise DataError(f"{path} does not exist ({REVIEWS_FILE} names it)")
-    made = TextViews(Path(out), spec.name, parsed.name, (VIEW,), files_fingerprint(files, settings))
-    if made.is_done():
-        log.info("%s is prepared already", made.folder)
-        return made.open()
-    report = ReviewReport()
-    reviews = _read(folder, spec, report)
-    parts = _parts(reviews, parsed)
-    manifest = {
-        "review_spec": dataclasses.asdict(spec),
-        "split": {"name": parsed.name, "kind": parsed.kind, "options": dict(parsed.options)},
-        "options": dataclasses.asdict(options),
-        "left_out": dict(report.num_rejected),
-    }
-    return made.write(_rows(reviews, parts, options), manifest, progress=progress)
+
+    def render(_: Path) -> tuple[Iterator[ViewRow], dict[str, Any]]:
+        reviews, report = _read(folder, spec)
+        left_out = dict(report.num_rejected)
+        manifest = {"review_spec": dataclasses.asdict(spec), "left_out": left_out}
+        return _rows(reviews, _parts(reviews, parsed), options), manifest
+
+    return prepare_texts(out, spec.name, parsed, (VIEW,), files, options, render, progress)
 
 
 class TrainingReviews:
-    """What training reviews say of users and items.
-
-    Args:
-      reviews: of the training part.
-    """
+    """What the reviews of the training part say of users and items."""
 
     def __init__(self, reviews: list[Review]) -> None:
         self._of_user: dict[str, Counter[str]] = defaultdict(Counter)
@@ -188,7 +173,7 @@ class TrainingReviews:
 
         Args:
           review: of the user about the item.
-          is_own: whether it is one of the training reviews; then it is told without itself.
+          is_own: whether it is one of the training reviews; then it is left out.
           most: see `ReviewOptions`.
 
         Returns:
@@ -199,33 +184,27 @@ class TrainingReviews:
         if is_own:
             features[review.feature] -= 1
             remarks[_remark(review)] -= 1
-        return [
-            _told("writes of", features, most),
-            _told("others say", remarks, most),
-        ]
+        return [_listed("writes of", features, most), _listed("others say", remarks, most)]
 
 
 def _remark(review: Review) -> str:
     return f"{review.opinion} {review.feature}".strip()
 
 
-def _told(words: str, counts: Counter[str], most: int) -> str:
+def _listed(words: str, counts: Counter[str], most: int) -> str:
     # Of equals the first that was met, so that the order of the file decides, not hashing.
     found = [name for name, count in counts.most_common() if count > 0][:most]
     return f"{words} {', '.join(found)}" if found else ""
 
 
-def _read(folder: Path, spec: ReviewSpec, report: ReviewReport) -> list[Review]:
-    index = folder / spec.index if spec.index else None
-    return list(read_reviews(folder / spec.file, index, report=report))
+def _read(folder: Path, spec: ReviewSpec) -> tuple[list[Review], ReviewReport]:
+    return read_reviews(folder / spec.file, folder / spec.index if spec.index else None)
 
 
 def _parts(reviews: list[Review], split: Split) -> list[str]:
-    if reviews[0].split is not None:
-        found = [str(review.split) for review in reviews]
-    else:
-        codes = splits.by_group([str(review.row) for review in reviews], **split.arguments())
-        found = [PARTS[code] for code in codes.tolist()]
+    codes = splits.by_group([str(review.row) for review in reviews], **split.arguments())
+    drawn = zip(reviews, codes.tolist(), strict=True)
+    found = [review.part or PARTS[code] for review, code in drawn]
     for part in PARTS:
         if part not in found:
             raise DataError(f"part {part!r} of the {len(reviews):,} reviews is empty")
@@ -236,37 +215,30 @@ def _rows(reviews: list[Review], parts: list[str], options: ReviewOptions) -> It
     pairs = list(zip(reviews, parts, strict=True))
     training = TrainingReviews([review for review, part in pairs if part == "train"])
     for review, part in pairs:
-        yield ViewRow(VIEW, part, _row(review, part, training, options))
+        row = {
+            "text_id": str(review.row),
+            "text_index": review.row,
+            "user_id": review.user,
+            "item_indices": [],
+            "seen_indices": [],
+            "source": training.source(review, part == "train", options.most),
+            "prefix": f"{review.feature}:" if options.name_feature else "",
+            "target": review.sentence,
+            "features": [review.feature],
+        }
+        yield ViewRow(VIEW, part, row)
 
 
-def _row(
-    review: Review, part: str, training: TrainingReviews, options: ReviewOptions
-) -> dict[str, Any]:
-    return {
-        "text_id": str(review.row),
-        "text_index": review.row,
-        "user_id": review.user,
-        "item_indices": [],
-        "seen_indices": [],
-        "source": training.source(review, part == "train", options.most),
-        "prefix": f"{review.feature}:" if options.tell_feature else "",
-        "target": review.sentence,
-        "features": [review.feature],
-    }
+# ---- reading
 
 
-SPLITS = ("train", "validation", "test")
-PICKLE_SUFFIXES = (".pickle", ".pkl")
-JSON_SUFFIXES = (".jsonl", ".json")
-
-
-@dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Review:
     """One review.
 
     Attributes:
-      row: its place in the file, from 0.
-      split: 'train', 'validation' or 'test'; None when read without index files.
+      row: its index in the file, from 0.
+      part: 'train', 'validation' or 'test'; None without index files.
       user, item: ids, as texts.
       rating: as the file has it, often 1 to 5.
       feature: what the sentence speaks of.
@@ -276,7 +248,7 @@ class Review:
     """
 
     row: int
-    split: str | None
+    part: str | None
     user: str
     item: str
     rating: float
@@ -286,25 +258,12 @@ class Review:
     sentiment: int
 
 
-@dataclass
+@dataclasses.dataclass
 class ReviewReport:
-    """What `read_reviews` met; complete once its stream has ended.
+    """What was left out: how many rows, or entries of index files, by reason, and the first one."""
 
-    Attributes:
-      num_rows: rows of the file.
-      num_given: split -> reviews handed out; the key is None without index files.
-      num_other_splits: good or bad rows of splits that were not asked for.
-      num_unlisted: rows that no index file names; they are left out.
-      num_rejected: reason -> rows (or entries of index files) that were left out for it.
-      examples: reason -> where it was met first.
-    """
-
-    num_rows: int = 0
-    num_given: Counter[str | None] = field(default_factory=Counter)
-    num_other_splits: int = 0
-    num_unlisted: int = 0
-    num_rejected: Counter[str] = field(default_factory=Counter)
-    examples: dict[str, str] = field(default_factory=dict)
+    num_rejected: Counter[str] = dataclasses.field(default_factory=Counter)
+    examples: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def reject(self, reason: str, example: str, times: int = 1) -> None:
         """Counts something that was left out."""
@@ -322,32 +281,20 @@ class _BadRow(Exception):
 
 
 def read_reviews(
-    path: str | Path,
-    index_dir: str | Path | None = None,
-    *,
-    splits: Collection[str] = SPLITS,
-    report: ReviewReport | None = None,
-) -> Iterator[Review]:
-    """Streams the reviews of a file, in its order.
-
-    The arguments and the index files are checked at once, the rows as they are asked for.
+    path: str | Path, index_dir: str | Path | None = None
+) -> tuple[list[Review], ReviewReport]:
+    """The reviews of a file, in its order, and what was left out.
 
     Args:
       path: `.pickle`, `.pkl`, `.jsonl` or `.json` (JSON lines, UTF-8; blank lines are no rows).
-      index_dir: the folder of the three index files; None gives all rows, with `split=None`.
-      splits: which splits to give; all three index files are read in any case.
-      report: is filled while the stream is read.
+      index_dir: the folder of the three index files; None gives all rows, with `part=None`.
 
     Raises:
       DataError: a file is missing, damaged or of another format; a pickle asks for more than
         builtin containers and scalars; an index file holds something that is not a row number; a
-        row is in two splits (that would leak); at the end, when there was no review to give.
-      ValueError: an unknown split.
+        row is in two parts (that would leak); there is no review to give.
     """
-    path = Path(path)
-    unknown = sorted(set(splits) - set(SPLITS))
-    if unknown:
-        raise ValueError(f"splits must be among {', '.join(SPLITS)}, got {', '.join(unknown)}")
+    path, report = Path(path), ReviewReport()
     if path.suffix.lower() not in (*PICKLE_SUFFIXES, *JSON_SUFFIXES):
         raise DataError(
             f"{path}: the name of a file of reviews must end in "
@@ -355,55 +302,36 @@ def read_reviews(
         )
     if not path.is_file():
         raise DataError(f"{path} does not exist")
-    report = ReviewReport() if report is None else report
-    index = None if index_dir is None else _SplitIndex.read(Path(index_dir), report)
-    return _stream(path, index, frozenset(splits), report)
-
-
-def _stream(
-    path: Path, index: _SplitIndex | None, splits: frozenset[str], report: ReviewReport
-) -> Iterator[Review]:
+    parts = None if index_dir is None else _read_index(Path(index_dir), report)
     rows = _pickle_rows(path) if path.suffix.lower() in PICKLE_SUFFIXES else _json_rows(path)
-    num_given = 0
+    reviews, num_rows = [], 0
     for row, record in enumerate(rows):
-        report.num_rows += 1
-        split = None
-        if index is not None:
-            split = index.split_of(row)
-            if split is None:
-                report.num_unlisted += 1
-                continue
-            if split not in splits:
-                report.num_other_splits += 1
-                continue
+        num_rows += 1
+        part = None if parts is None else parts.pop(row, None)
         try:
+            if parts is not None and part is None:
+                raise _BadRow("in no index file")
             if isinstance(record, _BadRow):
                 raise record
-            review = _review(row, split, record)
+            reviews.append(_review(row, part, record))
         except _BadRow as bad:
             found = "" if bad.found is None else f": {_shown(bad.found)}"
             report.reject(bad.reason, f"{path.name}, row {row}{found}")
-            continue
-        num_given += 1
-        report.num_given[split] += 1
-        yield review
-    if index is not None:
-        index.reject_beyond(report.num_rows, report)
-    if not report.num_rows:
+    if parts:
+        row = min(parts)
+        example = f"{parts[row]}.index: {row}, but the file has {num_rows} rows"
+        report.reject("no such row", example, len(parts))
+    if not num_rows:
         raise DataError(f"{path} has no rows")
-    if not num_given:
+    if not reviews:
         reasons = [
             f"{reason} ({times}; {report.examples[reason]})"
             for reason, times in report.num_rejected.most_common()
         ]
-        wanted = "" if index is None else f" of {', '.join(s for s in SPLITS if s in splits)}"
         raise DataError(
-            f"{path} has {report.num_rows} rows, but none gives a review{wanted}: "
-            f"{'; '.join(reasons) or 'the index files name none'}"
+            f"{path} has {num_rows} rows, but none gives a review: {'; '.join(reasons)}"
         )
-
-
-# ---- rows of files
+    return reviews, report
 
 
 def _pickle_rows(path: Path) -> Iterator[Any]:
@@ -427,10 +355,7 @@ def _json_rows(path: Path) -> Iterator[Any]:
                 yield _BadRow("not JSON", line[:60].decode("utf-8", "replace").rstrip())
 
 
-# ---- one record
-
-
-def _review(row: int, split: str | None, record: Any) -> Review:
+def _review(row: int, part: str | None, record: Any) -> Review:
     if not isinstance(record, dict):
         raise _BadRow("not a dictionary", _kind(record))
     template = _value(record, "template")
@@ -439,7 +364,7 @@ def _review(row: int, split: str | None, record: Any) -> Review:
     feature, opinion, sentence, sentiment = template
     return Review(
         row=row,
-        split=split,
+        part=part,
         user=_identifier(record, "user"),
         item=_identifier(record, "item"),
         rating=_number(_value(record, "rating"), "rating"),
@@ -508,88 +433,56 @@ def _kind(value: Any) -> str:
     return type(value).__name__
 
 
-# ---- index files
+def _read_index(directory: Path, report: ReviewReport) -> dict[int, str]:
+    """Row -> part. Counts rows that one file repeats; raises DataError for rows of two files."""
+    found: dict[int, str] = {}
+    twice: dict[int, tuple[str, str]] = {}
+    for part in PARTS:
+        path = directory / f"{part}.index"
+        rows, counts = np.unique(_index_rows(path), return_counts=True)
+        if len(repeated := rows[counts > 1]):
+            times = int((counts - 1).sum())
+            report.reject("repeated in an index file", f"{path.name}: {repeated[0]}", times)
+        if len(negative := rows[rows < 0]):
+            # Python would count them from the end.
+            report.reject("no such row", f"{path.name}: {negative[0]}", len(negative))
+        for row in rows[rows >= 0].tolist():
+            if row in found:
+                twice[row] = (found[row], part)
+            found[row] = part
+    if twice:
+        row = min(twice)
+        raise DataError(
+            f"{directory}: {len(twice)} rows are in two splits, which lets a test be learnt by "
+            f"heart; the first is row {row}, in {twice[row][0]}.index and {twice[row][1]}.index"
+        )
+    if not found:
+        raise DataError(f"{directory}: the index files name no row")
+    return found
 
 
-class _SplitIndex:
-    """Which split each row is in; rows are asked for in ascending order."""
-
-    def __init__(self, rows: npt.NDArray[np.int64], codes: npt.NDArray[np.int64]):
-        self._rows = rows  # ascending, each once
-        self._codes = codes  # places in SPLITS
-        self._next = 0
-
-    @classmethod
-    def read(cls, directory: Path, report: ReviewReport) -> _SplitIndex:
-        """Reads the three files, counts rows that one file repeats, refuses rows of two files."""
-        parts = []
-        for split in SPLITS:
-            path = directory / f"{split}.index"
-            rows, counts = np.unique(_index_rows(path), return_counts=True)
-            repeated = np.flatnonzero(counts > 1)
-            if repeated.size:
-                report.reject(
-                    "repeated in an index file",
-                    f"{path.name}: {rows[repeated[0]]}",
-                    int((counts - 1).sum()),
-                )
-            negative = int((rows < 0).sum())
-            if negative:
-                # Python would count them from the end.
-                report.reject("no such row", f"{path.name}: {rows[0]}", negative)
-            parts.append(rows[rows >= 0])
-        rows = np.concatenate(parts)
-        codes = np.repeat(np.arange(len(SPLITS)), [part.size for part in parts])
-        order = np.argsort(rows, kind="stable")
-        rows, codes = rows[order], codes[order]
-        twice = np.flatnonzero(rows[1:] == rows[:-1])
-        if twice.size:
-            place = twice[0]
-            raise DataError(
-                f"{directory}: {twice.size} rows are in two splits, which lets a test be learnt by "
-                f"heart; the first is row {rows[place]}, in {SPLITS[codes[place]]}.index and "
-                f"{SPLITS[codes[place + 1]]}.index"
-            )
-        if not rows.size:
-            raise DataError(f"{directory}: the index files name no row")
-        return cls(rows, codes)
-
-    def split_of(self, row: int) -> str | None:
-        if self._next < self._rows.size and self._rows[self._next] == row:
-            self._next += 1
-            return SPLITS[self._codes[self._next - 1]]
-        return None
-
-    def reject_beyond(self, num_rows: int, report: ReviewReport) -> None:
-        beyond = self._rows.size - self._next
-        if beyond:
-            name = f"{SPLITS[self._codes[self._next]]}.index"
-            example = f"{name}: {self._rows[self._next]}, but the file has {num_rows} rows"
-            report.reject("no such row", example, beyond)
-
-
-def _index_rows(path: Path) -> npt.NDArray[np.int64]:
+def _index_rows(path: Path) -> np.ndarray:
     try:
         tokens = path.read_text(encoding="ascii").split()
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path} must hold row numbers with spaces between them") from error
-    try:
-        return np.array([int(token) for token in tokens], dtype=np.int64)
-    except (ValueError, OverflowError):
-        bad = next(token for token in tokens if not _is_row_number(token))
-        raise DataError(
-            f"{path} must hold row numbers with spaces between them, but holds {bad[:40]!r}"
-        ) from None
+    rows = []
+    for token in tokens:
+        try:
+            rows.append(np.int64(int(token)))
+        except (ValueError, OverflowError):
+            raise DataError(
+                f"{path} must hold row numbers with spaces between them, but holds {token[:40]!r}"
+            ) from None
+    return np.asarray(rows, np.int64)
 
 
-def _is_row_number(token: str) -> bool:
-    try:
-        return abs(int(token)) < 2**63
-    except ValueError:
-        return False
-
+# ---- pickles of strangers: a pickle is a program, which may import any function and call it. Here
+# it may build Python's own containers and scalars; any other name that it asks for is refused
+# before it is looked up. (Bytes in protocols before 3 are refused, too: they call a function.) A
+# hostile file can still take much memory or time, but it can run nothing.
 
 # What builtin containers need by name: in older protocols sets are called for, and Python 2's name
 # of the module stands in them. All else (dict, list, str, int, ...) has operations of its own.

@@ -44,7 +44,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol, Self, TypeVar
+from typing import Self, TypeVar
 
 import numpy as np
 
@@ -288,26 +288,19 @@ class Statistics(StatisticsState):
             )
 
 
-class TakesEvents(Protocol):
-    """What can be told as of a time: `Statistics`, or several things that count together."""
-
-    def update(self, event: Event, item: Item, *, of_user_only: bool = False) -> None:
-        """See `Statistics.update`."""
-
-
 def as_of(
-    statistics: TakesEvents,
+    update: Callable[[Event, Item, bool], None],
     events: Iterable[tuple[Event, Item, bool]],
     queries: Iterable[Query],
     time_of: Callable[[Query], float],
 ) -> Iterator[Query]:
-    """Folds `events` into `statistics`, stopping at each query's moment.
+    """Folds `events` into statistics, stopping at each query's moment.
 
     While a query is given out, the statistics hold exactly the events before its time. After the
     last query they take in the events that remain.
 
     Args:
-      statistics: updated in place.
+      update: takes the next event, as `Statistics.update`.
       events: in the order of time, with their items and whether they tell of their user only (see
         `Statistics.update`).
       queries: in the order of time; infinity means "after all events".
@@ -328,12 +321,11 @@ def as_of(
             raise DataError(f"a query at {time} comes after one at {previous}")
         previous = time
         while following is not None and following[0].time < time:
-            event, item, of_user_only = following
-            statistics.update(event, item, of_user_only=of_user_only)
+            update(*following)
             following = next(pending, None)
         yield query
-    for event, item, of_user_only in itertools.chain([following] if following else [], pending):
-        statistics.update(event, item, of_user_only=of_user_only)
+    for event in itertools.chain([following] if following else [], pending):
+        update(*event)
 
 
 def _standing(values: dict[str, Value], name: str, population: np.ndarray, value: float) -> None:

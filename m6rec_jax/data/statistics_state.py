@@ -211,7 +211,7 @@ class StatisticsState:
         """Whether an event counts as positive."""
         return self.at_least is None or (event.value is not None and event.value >= self.at_least)
 
-    def update(self, event: Event, item: Item, *, of_user_only: bool = False) -> None:
+    def update(self, event: Event, item: Item, of_user_only: bool = False) -> None:
         """Counts the next event.
 
         Args:

@@ -46,7 +46,7 @@ def checked_template(spec: DatasetSpec, statistics: Statistics, where: str) -> D
     return template
 
 
-def may_be_silent(template: DatasetTemplate) -> list[Template]:
+def optional_item_templates(template: DatasetTemplate) -> list[Template]:
     """Templates, of those that must say something of every item, that may say nothing of one."""
     told = [template.item_template]
     # A candidate that is empty altogether: rows of candidates are not wanted.
@@ -55,7 +55,7 @@ def may_be_silent(template: DatasetTemplate) -> list[Template]:
     return [one for one in told if one.may_be_empty]
 
 
-def silent_items(template: DatasetTemplate, items: Sequence[Item]) -> dict[str, list[str]]:
+def items_without_text(template: DatasetTemplate, items: Sequence[Item]) -> dict[str, list[str]]:
     """Items of which a template may tell nothing at all, which no model can read.
 
     Args:
@@ -66,7 +66,7 @@ def silent_items(template: DatasetTemplate, items: Sequence[Item]) -> dict[str, 
       Name of the template -> ids of such items; none where there are none.
     """
     found: dict[str, list[str]] = {}
-    for told in may_be_silent(template):
+    for told in optional_item_templates(template):
         silent = [item.id for item in items if not told.render(item.attributes).strip()]
         found |= {told.name: silent} if silent else {}
     return found

@@ -108,7 +108,7 @@ class Reranking:
                 scorer = bundle.scorer(**lengths)
             prepared = task.prepared()
             self._rerankers[task.name] = Reranker(
-                prepared.nearness(), prepared.catalogue().texts, scorer
+                prepared.co_occurrence(), prepared.catalogue().texts, scorer
             )
         return self._rerankers[task.name]
 

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from m6rec_jax.data.render import Teller
+from m6rec_jax.data.render import Renderer
 from m6rec_jax.data.statistics import Statistics
 from m6rec_jax.errors import DataError
 from m6rec_jax.requests.request import RejectedRow, Request
@@ -44,7 +44,7 @@ class RequestRenderer:
     ) -> None:
         self._statistics = statistics
         self._tell_candidates = tell_candidates
-        self._teller = Teller(template, statistics)
+        self._teller = Renderer(template, statistics)
         self._max_events = max_events
 
     def render(self, request: Request) -> RequestText:

@@ -29,8 +29,8 @@ def log() -> list[tuple[int, int, float, float]]:
 
 
 def rows_of(prepared: Prepared, view: str, part: str) -> list[dict]:
-    paths = views.rendered_files(prepared.folder / "rendered" / view, part)
-    return [row for path in paths for row in pq.read_table(path).to_pylist()]
+    path = prepared.folder / "rendered" / view / f"{part}.parquet"
+    return pq.read_table(path).to_pylist() if path.is_file() else []
 
 
 def plain(value: object) -> object:

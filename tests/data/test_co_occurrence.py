@@ -1,4 +1,4 @@
-"""Nearness of items in sequences, against counting by hand, and the rows drawn by it."""
+"""CoOccurrence of items in sequences, against counting by hand, and the rows drawn by it."""
 
 import numpy as np
 import pytest
@@ -6,12 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m6rec_jax.data.co_occurrence import (
-    NearCandidates,
-    NearItems,
-    Nearness,
-    NearnessOptions,
-    near_texts,
-    near_words,
+    CoOccurrence,
+    CoOccurrenceOptions,
+    RelatedItems,
+    RerankingCandidates,
+    rank_words,
+    ranked_texts,
 )
 from m6rec_jax.data.grouping import Group
 from m6rec_jax.data.splits import TEST, TRAIN
@@ -21,14 +21,14 @@ NUM_ITEMS = 8
 EVENTS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, NUM_ITEMS - 1)), max_size=40)
 
 
-def counted(events, options: NearnessOptions) -> Nearness:
-    nearness = Nearness(NUM_ITEMS, options)
+def counted(events, options: CoOccurrenceOptions) -> CoOccurrence:
+    counts = CoOccurrence(NUM_ITEMS, options)
     for user, item in events:
-        nearness.update(f"u{user}", item)
-    return nearness
+        counts.update(f"u{user}", item)
+    return counts
 
 
-def shares_by_hand(events, recent, options: NearnessOptions) -> np.ndarray:
+def shares_by_hand(events, recent, options: CoOccurrenceOptions) -> np.ndarray:
     """The definition, over a square array."""
     near = np.zeros((NUM_ITEMS, NUM_ITEMS))
     for user in range(4):
@@ -53,8 +53,8 @@ def shares_by_hand(events, recent, options: NearnessOptions) -> np.ndarray:
     last=st.integers(1, 3),
 )
 def test_ranking_equals_counting_by_hand(events, recent, seen, window, last) -> None:
-    options = NearnessOptions(window=window, recent=last, smoothing=2.0)
-    found = counted(events, options).near(recent, seen)
+    options = CoOccurrenceOptions(window=window, recent=last, smoothing=2.0)
+    found = counted(events, options).related(recent, seen)
     shares = shares_by_hand(events, recent, options)
     left = [i for i in range(NUM_ITEMS) if shares[i] > 0 and i not in {*recent, *seen}]
     expected = sorted(left, key=lambda item: (-round(shares[item], 12), item))
@@ -66,37 +66,38 @@ def test_ranking_equals_counting_by_hand(events, recent, seen, window, last) -> 
 @settings(deadline=None, max_examples=20)
 @given(events=EVENTS)
 def test_files_give_back_what_was_counted(tmp_path_factory, events) -> None:
-    folder = tmp_path_factory.mktemp("nearness")
-    nearness = counted(events, NearnessOptions(window=3, recent=4, smoothing=1.0))
-    nearness.save(folder)
-    loaded = Nearness.load(folder)
-    assert (loaded.options, loaded.num_items) == (nearness.options, NUM_ITEMS)
+    folder = tmp_path_factory.mktemp("counts")
+    counts = counted(events, CoOccurrenceOptions(window=3, recent=4, smoothing=1.0))
+    counts.save(folder)
+    loaded = CoOccurrence.load(folder)
+    assert (loaded.options, loaded.num_items) == (counts.options, NUM_ITEMS)
     for item in range(NUM_ITEMS):
         assert (
-            loaded.near([item, 0, 1]).items.tolist() == nearness.near([item, 0, 1]).items.tolist()
+            loaded.related([item, 0, 1]).items.tolist()
+            == counts.related([item, 0, 1]).items.tolist()
         )
 
 
 def test_missing_and_damaged_files_say_what_to_do(tmp_path) -> None:
     with pytest.raises(DataError, match="view 'reranking'"):
-        Nearness.load(tmp_path)
-    (tmp_path / "nearness.parquet").write_bytes(b"PAR1")
+        CoOccurrence.load(tmp_path)
+    (tmp_path / "co_occurrence.parquet").write_bytes(b"PAR1")
     with pytest.raises(DataError, match=r"damaged.*prepare the data set again"):
-        Nearness.load(tmp_path)
+        CoOccurrence.load(tmp_path)
     with pytest.raises(ConfigError, match="window=0"):
-        NearnessOptions(window=0)
+        CoOccurrenceOptions(window=0)
 
 
 def test_words_are_few_and_in_order() -> None:
-    words = [near_words(rank) for rank in range(1, 1682)]
+    words = [rank_words(rank) for rank in range(1, 1682)]
     assert words[:3] == ["near 1", "near 2", "near 3"]
     assert words[20] == words[21] == "near 22"
     assert words[-1] == "near 1000"
     assert len(set(words)) < 70
     numbers = [int(word.split()[1]) for word in words]
     assert numbers == sorted(numbers)
-    assert near_texts(
-        ["Alpha", "Beta", "Gamma"], NearItems(np.array([2, 0]), np.ones(2)), [0, 1, 2]
+    assert ranked_texts(
+        ["Alpha", "Beta", "Gamma"], RelatedItems(np.array([2, 0]), np.ones(2)), [0, 1, 2]
     ) == [
         "near 2: Alpha",
         "not near: Beta",
@@ -108,18 +109,18 @@ def group(items, history, part=TRAIN) -> Group:
     return Group(0, part, 0, 0.0, items, [5.0] * len(items), history, [], [], history)
 
 
-def drawn_from(never=(), depth=4) -> NearCandidates:
+def drawn_from(never=(), depth=4) -> RerankingCandidates:
     # 0 stands next to 1 twice, to 2 and 3 once; 4 is two places away.
     sequences = [(0, [1, 0]), (1, [1, 0, 2]), (2, [3, 0]), (3, [0, 5, 4])]
     events = [(user, item) for user, items in sequences for item in items]
-    nearness = counted(events, NearnessOptions())
+    counts = counted(events, CoOccurrenceOptions())
     texts = [f"Thing {item}" for item in range(NUM_ITEMS)]
-    return NearCandidates(nearness, texts, never, negatives=2, depth=depth, seed=0)
+    return RerankingCandidates(counts, texts, never, negatives=2, depth=depth, seed=0)
 
 
 def test_rows_hold_the_wanted_item_and_some_that_are_near() -> None:
     candidates = drawn_from()
-    assert candidates.nearness.near([0]).items.tolist() == [1, 2, 3, 5, 4]
+    assert candidates.counts.related([0]).items.tolist() == [1, 2, 3, 5, 4]
     items, texts = candidates.draw(group([2, 1], [0]))
     assert items[0] == 2
     assert texts[0] == "near 2: Thing 2"

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from m6rec_jax.data import splits
 from m6rec_jax.data.assignment import Assignment
-from m6rec_jax.data.prepare import PrepareOptions, RenderJob
+from m6rec_jax.data.prepare import PrepareOptions, ViewRenderer
 from m6rec_jax.data.reading import Dataset
 from m6rec_jax.data.splits import EXCLUDED, PARTS, TEST, TRAIN, VALIDATION, Split
 from m6rec_jax.data.statistics import StatisticsOptions
@@ -80,7 +80,7 @@ def render(write_shop, tmp_path: Path) -> Callable[..., dict]:
         labelled = options.pop("labelled", True)
         folder = write_shop(log.events, num_users=NUM_USERS, num_items=NUM_ITEMS, labelled=labelled)
         dataset = Dataset.open(folder)
-        job = RenderJob(
+        job = ViewRenderer(
             dataset,
             Assignment(
                 Split.parse("per_user_temporal"),
@@ -97,9 +97,9 @@ def render(write_shop, tmp_path: Path) -> Callable[..., dict]:
             path.unlink()
         job.render(view, out)
         found = {}
-        for path in sorted(out.glob("*-*.parquet")):
-            part = PARTS.index(path.name.split("-")[0])
-            for row in pq.read_table(path).to_pylist():
+        paths = [out / f"{part}.parquet" for part in PARTS]
+        for part, path in enumerate(paths):
+            for row in pq.read_table(path).to_pylist() if path.is_file() else []:
                 if view == "reranking":
                     # The first item is the wanted one; all others were drawn.
                     told = (row["history"], row["candidates"], row["recent_indices"])

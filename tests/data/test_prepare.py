@@ -14,11 +14,12 @@ from m6rec_jax.data import prepare as prepare_module
 from m6rec_jax.data.assignment import UserEvents
 from m6rec_jax.data.grouping import Grouping, groups_of_user
 from m6rec_jax.data.negatives import NegativeSampler, corrected_probability
-from m6rec_jax.data.prepare import PrepareOptions, RenderJob, prepare
+from m6rec_jax.data.prepare import PrepareOptions, ViewRenderer, prepare
 from m6rec_jax.data.prepared import Prepared
-from m6rec_jax.data.render import RowWriter, sentence
+from m6rec_jax.data.render import sentence
 from m6rec_jax.data.splits import CONTEXT, EXCLUDED, TEST, TRAIN, VALIDATION
 from m6rec_jax.data.statistics import Statistics, StatisticsOptions, as_of
+from m6rec_jax.data.views import RowWriter
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.text.records import Event, Item
 
@@ -47,7 +48,7 @@ def log(num_users: int = 4, per_user: int = 10) -> list[tuple[int, int, float, f
 def rows_of(prepared: Prepared, view: str, part: str) -> list[dict]:
     """Rendered rows of a part, or of all parts for "*"."""
     folder = prepared.folder / "rendered" / view
-    paths = sorted(folder.glob(f"{part}-*.parquet"))
+    paths = sorted(folder.glob(f"{part}.parquet"))
     return [row for path in paths for row in pq.read_table(path).to_pylist()]
 
 
@@ -202,9 +203,9 @@ def test_pairs_are_counted_only_for_templates_that_tell_them(write_shop, tmp_pat
 
 def test_the_same_input_gives_the_same_rows(write_shop, tmp_path: Path) -> None:
     folder = write_shop(log())
-    one = run(folder, tmp_path / "one", rows_per_file=7)
+    one = run(folder, tmp_path / "one")
     # Sorting through disk in runs of five rows changes nothing.
-    two = run(folder, tmp_path / "two", rows_per_file=7, sort_rows=5)
+    two = run(folder, tmp_path / "two", sort_rows=5)
     files = sorted(path.relative_to(one.folder) for path in one.folder.rglob("*.parquet"))
     assert len(files) > 8
     for file in files:
@@ -214,13 +215,13 @@ def test_the_same_input_gives_the_same_rows(write_shop, tmp_path: Path) -> None:
 def test_restart_does_only_what_is_missing(write_shop, tmp_path, monkeypatch) -> None:
     folder, out = write_shop(log()), tmp_path / "out"
     rendered: list[str] = []
-    render = RenderJob.render
+    render = ViewRenderer.render
 
-    def counting(self: RenderJob, view: str, where: Path):
+    def counting(self: ViewRenderer, view: str, where: Path):
         rendered.append(view)
         return render(self, view, where)
 
-    monkeypatch.setattr(RenderJob, "render", counting)
+    monkeypatch.setattr(ViewRenderer, "render", counting)
 
     def fail(out: Path, where: Path, target: Path, progress: bool) -> None:
         raise KeyboardInterrupt
@@ -260,13 +261,13 @@ def test_restart_does_only_what_is_missing(write_shop, tmp_path, monkeypatch) ->
     assert back.manifest["views"]["groups"] == changed.manifest["views"]["groups"]
     assert back.num_rows("groups")["train"] == 16
     # Other data: nothing that was there before counts.
-    (back.folder / "nearness.parquet").touch()  # as of the view 'reranking'
+    (back.folder / "co_occurrence.parquet").touch()  # as of the view 'reranking'
     write_shop(log(per_user=11))
     prepared = run(folder, out, views=("groups",))
     assert set(prepared.manifest["views"]) == {"groups"}
-    assert not (prepared.folder / "nearness.parquet").exists()
-    with pytest.raises(DataError, match="view 'reranking', with what items stand near"):
-        prepared.nearness()
+    assert not (prepared.folder / "co_occurrence.parquet").exists()
+    with pytest.raises(DataError, match="view 'reranking', with co-occurrences of items"):
+        prepared.co_occurrence()
     again = Prepared.open(out, "shop", "per_user_temporal")
     assert again.manifest == prepared.manifest
     assert again.manifest["counts"]["events"] == {"train": 32, "validation": 4, "test": 8}
@@ -425,13 +426,17 @@ def test_sentence() -> None:
     assert [sentence(text) for text in ("a", "a.", "a?", " a ", "")] == ["a.", "a.", "a?", "a.", ""]
 
 
-def test_rows_are_written_in_files_of_the_asked_size(tmp_path: Path) -> None:
-    writer = RowWriter(tmp_path, "catalogue", rows_per_file=3)
+def test_rows_of_each_part_are_in_one_file_in_their_order(tmp_path: Path) -> None:
+    writer = RowWriter(tmp_path, "catalogue", buffer_rows=3)
     for index in range(7):
-        writer.write("train", {"item_id": str(index), "item_index": index, "text": ""})
+        part = "test" if index == 4 else "train"
+        writer.write(part, {"item_id": str(index), "item_index": index, "text": ""})
     writer.close()
-    paths = sorted(tmp_path.iterdir())
-    assert [pq.read_table(path).num_rows for path in paths] == [3, 3, 1]
+    found = {
+        path.stem: pq.read_table(path)["item_index"].to_pylist() for path in tmp_path.iterdir()
+    }
+    assert found == {"train": [0, 1, 2, 3, 5, 6], "test": [4]}
+    assert writer.num_rows == {"train": 6, "test": 1}
 
 
 def test_errors(write_shop, tmp_path: Path) -> None:
@@ -488,7 +493,9 @@ def test_served_features_equal_trained_ones(write_shop, tmp_path: Path) -> None:
 def test_as_of_takes_in_what_remains() -> None:
     statistics = Statistics()
     events = [(Event("u", "i", float(time)), Item("i", {}), False) for time in range(5)]
-    seen = [statistics.count for _ in as_of(statistics, events, [0.0, 2.5, 2.5], lambda t: t)]
+    seen = [
+        statistics.count for _ in as_of(statistics.update, events, [0.0, 2.5, 2.5], lambda t: t)
+    ]
     assert seen == [0, 3, 3]
     assert statistics.count == 5
 
@@ -498,7 +505,6 @@ def test_statistics_of_another_format_are_made_again(
 ) -> None:
     shop = write_shop(log())
     with monkeypatch.context() as changed:
-        changed.setattr("m6rec_jax.data.prepare.STATISTICS_FORMAT", "m6rec-statistics-0")
         changed.setattr("m6rec_jax.data.statistics_files.FORMAT", "m6rec-statistics-0")
         prepared = run(shop, tmp_path / "out", views=("groups",))
     with pytest.raises(DataError, match="prepare the data set again"):
@@ -513,11 +519,3 @@ def test_validation_events_are_not_in_the_saved_statistics(write_shop, tmp_path:
     times = [row["time"] for row in rows_of(prepared, "groups", "validation")]
     assert statistics.last_time < min(times)
     statistics.update(Event("u0", "i0", min(times), 5.0), Item("i0", {}))
-
-
-def test_a_catalogue_of_an_older_version(write_shop, tmp_path: Path) -> None:
-    prepared = run(write_shop(log()), tmp_path / "out", views=("groups",))
-    path = prepared.folder / "catalogue.parquet"
-    pq.write_table(pq.read_table(path).drop_columns(["train_count"]), path)
-    with pytest.raises(DataError, match="no column 'train_count'"):
-        prepared.catalogue()

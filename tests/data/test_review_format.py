@@ -2,13 +2,12 @@
 
 import json
 import pickle
-from collections import Counter
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from m6rec_jax.data.reviews import Review, ReviewReport, read_reviews
+from m6rec_jax.data.reviews import Review, read_reviews
 from m6rec_jax.errors import DataError
 
 
@@ -46,14 +45,13 @@ def form(request):
     return request.param
 
 
-def test_reviews_of_all_splits(tmp_path, form):
+def test_reviews_of_all_parts(tmp_path, form):
     path = write(tmp_path, RECORDS, form)
-    report = ReviewReport()
-    reviews = list(read_reviews(path, write_index(tmp_path / "1", INDEX), report=report))
+    reviews, report = read_reviews(path, write_index(tmp_path / "1", INDEX))
     assert [review.row for review in reviews] == list(range(10))
     assert reviews[6] == Review(
         row=6,
-        split="validation",
+        part="validation",
         user="u6",
         item="i0",
         rating=2.0,
@@ -62,29 +60,15 @@ def test_reviews_of_all_splits(tmp_path, form):
         sentence="the feature6 is good",
         sentiment=-1,
     )
-    for split, rows in INDEX.items():
-        assert {review.row for review in reviews if review.split == split} == set(rows)
-    assert report == ReviewReport(
-        num_rows=10, num_given=Counter({"train": 6, "validation": 2, "test": 2})
-    )
-
-
-def test_one_split(tmp_path, form):
-    path = write(tmp_path, RECORDS, form)
-    report = ReviewReport()
-    folder = write_index(tmp_path / "1", INDEX)
-    reviews = list(read_reviews(path, folder, splits=["test"], report=report))
-    assert [(review.row, review.split) for review in reviews] == [(7, "test"), (8, "test")]
-    assert report.num_other_splits == 8
-    assert report.num_given == {"test": 2}
+    for part, rows in INDEX.items():
+        assert {review.row for review in reviews if review.part == part} == set(rows)
+    assert not report.num_rejected
 
 
 def test_without_index_files(tmp_path, form):
-    report = ReviewReport()
-    reviews = list(read_reviews(write(tmp_path, RECORDS, form), report=report))
+    reviews, _ = read_reviews(write(tmp_path, RECORDS, form))
     assert len(reviews) == 10
-    assert {review.split for review in reviews} == {None}
-    assert report.num_given == {None: 10}
+    assert {review.part for review in reviews} == {None}
 
 
 BAD = {
@@ -109,11 +93,9 @@ BAD = {
 def test_every_bad_row_is_counted_with_its_reason(tmp_path, form):
     records = [record(i, **changes) for i, changes in enumerate(BAD.values())]
     records += [["not", "a", "dictionary"], record(99)]
-    report = ReviewReport()
-    reviews = list(read_reviews(write(tmp_path, records, form), report=report))
+    reviews, report = read_reviews(write(tmp_path, records, form))
     assert [review.row for review in reviews] == [len(records) - 1]
     assert report.num_rejected == dict.fromkeys([*BAD, "not a dictionary"], 1)
-    assert report.num_rows == len(records)
     assert report.examples["rating is not a number"] == f"reviews.{form}, row 5: '5'"
 
 
@@ -124,21 +106,21 @@ def test_bad_lines_are_rows(tmp_path):
     surrogate = json.dumps(record(1, user="\ud800")).encode()
     lines = [b"\xef\xbb\xbf" + good, b"", b"{", b'{"user": "\xff"}', deep, surrogate, good]
     path.write_bytes(b"\n".join(lines))
-    report = ReviewReport()
     # The blank line is no row.
-    assert [review.row for review in read_reviews(path, report=report)] == [0, 5]
+    reviews, report = read_reviews(path)
+    assert [review.row for review in reviews] == [0, 5]
     assert report.num_rejected == {"not JSON": 2, "not UTF-8": 1, "user is not valid Unicode": 1}
 
 
 def test_ids_may_be_numbers(tmp_path, form):
     path = write(tmp_path, [record(0, user=17, item=0)], form)
-    (review,) = read_reviews(path)
+    ((review,), _) = read_reviews(path)
     assert (review.user, review.item) == ("17", "0")
 
 
 def test_an_opinion_may_be_empty(tmp_path, form):
     path = write(tmp_path, [record(0, template=["a", "", "c", 1.0])], form)
-    (review,) = read_reviews(path)
+    ((review,), _) = read_reviews(path)
     assert (review.opinion, review.sentiment) == ("", 1)
 
 
@@ -151,19 +133,21 @@ def test_values_that_cannot_be_written_out(tmp_path):
         record(2, rating=10**400),
         record(3),
     ]
-    report = ReviewReport()
-    assert len(list(read_reviews(write(tmp_path, records, "pickle"), report=report))) == 1
+    reviews, report = read_reviews(write(tmp_path, records, "pickle"))
+    assert len(reviews) == 1
     assert report.num_rejected == {"user is not a text": 2, "rating is not a finite number": 1}
 
 
 def test_faults_of_index_files_are_counted(tmp_path, form):
     index = {"train": [0, 1, 1, 1, 12], "validation": [2, -1], "test": [3, 10, 11]}
-    report = ReviewReport()
     folder = write_index(tmp_path / "1", index)
-    reviews = list(read_reviews(write(tmp_path, RECORDS, form), folder, report=report))
+    reviews, report = read_reviews(write(tmp_path, RECORDS, form), folder)
     assert [review.row for review in reviews] == [0, 1, 2, 3]
-    assert report.num_unlisted == 6
-    assert report.num_rejected == {"repeated in an index file": 2, "no such row": 4}
+    assert report.num_rejected == {
+        "repeated in an index file": 2,
+        "no such row": 4,
+        "in no index file": 6,
+    }
     assert report.examples["repeated in an index file"] == "train.index: 1"
 
 
@@ -184,25 +168,12 @@ def test_any_assignment_comes_back(tmp_path_factory, splits):
         with pytest.raises(DataError, match="name no row"):
             read_reviews(path, write_index(folder, index))
         return
-    reviews = read_reviews(path, write_index(folder, index))
-    assert {review.row: review.split for review in reviews} == wanted
-
-
-def test_rows_are_streamed(tmp_path):
-    path = write(tmp_path, RECORDS, "jsonl")
-    with path.open("a") as file:
-        file.write("broken\n")
-    report = ReviewReport()
-    stream = read_reviews(path, report=report)
-    next(stream)
-    assert report.num_rows == 1
-    assert not report.num_rejected
+    reviews, _ = read_reviews(path, write_index(folder, index))
+    assert {review.row: review.part for review in reviews} == wanted
 
 
 def test_refusals_before_anything_is_read(tmp_path):
     path = write(tmp_path, RECORDS, "jsonl")
-    with pytest.raises(ValueError, match="got valid"):
-        read_reviews(path, splits=["valid"])
     with pytest.raises(DataError, match="must end in"):
         read_reviews(tmp_path / "reviews.csv")
     with pytest.raises(DataError, match=r"none\.jsonl does not exist"):
@@ -219,23 +190,20 @@ def test_refusals_before_anything_is_read(tmp_path):
 
 def test_a_file_without_any_review_is_refused(tmp_path, form):
     with pytest.raises(DataError, match="has no rows"):
-        list(read_reviews(write(tmp_path, [], form)))
+        read_reviews(write(tmp_path, [], form))
     bad = [record(0, user=None), record(1, user=None), 3]
     with pytest.raises(DataError, match=r"3 rows, but none gives a review: user is missing \(2; "):
-        list(read_reviews(write(tmp_path, bad, form)))
+        read_reviews(write(tmp_path, bad, form))
     folder = write_index(tmp_path / "1", {"train": [3, 4], "validation": [], "test": []})
-    with pytest.raises(DataError, match=r"of train, validation, test: no such row \(2; "):
-        list(read_reviews(write(tmp_path, [record(0)], form), folder))
-    write_index(folder, {"train": [0]})
-    with pytest.raises(DataError, match="of test: the index files name none"):
-        list(read_reviews(write(tmp_path, [record(0)], form), folder, splits=["test"]))
+    with pytest.raises(DataError, match=r"none gives a review: no such row \(2; "):
+        read_reviews(write(tmp_path, [record(0)], form), folder)
 
 
 def test_a_pickle_must_hold_a_list_and_no_program(tmp_path):
     path = tmp_path / "reviews.pickle"
     path.write_bytes(pickle.dumps(record(0)))
     with pytest.raises(DataError, match="must hold a list of reviews, but holds a dict"):
-        list(read_reviews(path))
+        read_reviews(path)
     path.write_bytes(pickle.dumps([record(0, user=print)]))
     with pytest.raises(DataError, match=r"asks for builtins\.print"):
-        list(read_reviews(path))
+        read_reviews(path)

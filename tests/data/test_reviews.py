@@ -67,7 +67,7 @@ def test_later_parts_are_told_by_training_reviews_alone(tmp_path):
 
 
 def test_the_feature_may_be_kept_back(tmp_path):
-    options = ReviewOptions(tell_feature=False, most=1)
+    options = ReviewOptions(name_feature=False, most=1)
     folder = write_reviews(tmp_path / "hotels")
     prepared = prepare_reviews(folder, tmp_path, options=options, progress=False)
     (row,) = read_rows(prepared, "explanations", "validation")

@@ -246,7 +246,7 @@ def test_every_answer_equals_a_recount(
     # Three users, one of them unknown, and all items at every moment, also between events.
     moments = sorted({*(event.time for event in events), 4.5, 100.0})
     differences = 0
-    for time in as_of(statistics, pairs, moments, lambda moment: moment):
+    for time in as_of(statistics.update, pairs, moments, lambda moment: moment):
         before = [event for event in events if event.time < time]
         for user_id in ("u0", "u1", "nobody"):
             answers = statistics.group_features(user_id, ITEMS, time)
@@ -451,7 +451,7 @@ def test_the_future_is_refused() -> None:
     with pytest.raises(DataError, match="in the order of time"):
         statistics.update(Event("u0", "i0", 4.0, 4.0), ITEMS[0])
     with pytest.raises(DataError, match="comes after one at"):
-        list(as_of(statistics, [], [7.0, 6.0], lambda time: time))
+        list(as_of(statistics.update, [], [7.0, 6.0], lambda time: time))
 
 
 def test_neighbours_can_be_switched_off() -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from m6rec_jax.data import splits
 from m6rec_jax.data.assignment import Assignment
-from m6rec_jax.data.prepare import PrepareOptions, RenderJob
+from m6rec_jax.data.prepare import PrepareOptions, ViewRenderer
 from m6rec_jax.data.prepared import MANIFEST, STATISTICS, write_catalogue
 from m6rec_jax.data.reading import Dataset
 from m6rec_jax.data.splits import TEST, Split
@@ -71,7 +71,7 @@ def test_served_text_is_training_text(
     folder = write_shop(log, num_users=NUM_USERS, num_items=NUM_ITEMS, labelled=labelled)
     dataset = Dataset.open(folder)
     codes = splits.global_temporal(np.array([time for *_, time, _ in log]))
-    job = RenderJob(
+    job = ViewRenderer(
         dataset,
         Assignment(Split.parse("global_temporal"), codes, np.zeros(NUM_ITEMS, bool), 0),
         PrepareOptions(group_size=3, max_events=MAX_EVENTS, negatives=None if labelled else 0),
@@ -86,9 +86,7 @@ def test_served_text_is_training_text(
     data = ServingData.open(dataset.spec.to_dict(), save(tmp_path, dataset, statistics))
     parser = RequestParser(data.spec, data.items, data.statistics_names())
     renderer = RequestRenderer(data.template, data.statistics, MAX_EVENTS)
-    rendered = [
-        row for path in out.glob("test-*.parquet") for row in pq.read_table(path).to_pylist()
-    ]
+    rendered = [row for path in out.glob("test.parquet") for row in pq.read_table(path).to_pylist()]
     assert rendered
     for row in rendered:
         user, now = row["user_index"], row["time"]

@@ -8,7 +8,7 @@ import pytest
 from m6rec_jax.data import splits
 from m6rec_jax.data.prepare import PrepareOptions, prepare
 from m6rec_jax.data.reading import Dataset
-from m6rec_jax.data.render import told_events
+from m6rec_jax.data.render import events_for_statistics
 from m6rec_jax.data.statistics import Statistics
 from m6rec_jax.data.statistics_state import StatisticsOptions
 from m6rec_jax.errors import DataError
@@ -178,7 +178,7 @@ def test_statistics_tell_nothing_of_their_own_row_where_leave_one_out_does(tmp_p
     statistics = Statistics.for_dataset(dataset.spec, options)
     codes = np.zeros(len(labels), np.int8)
     drawn, told, of_item = [], [], []
-    for event, item, _ in told_events(dataset, codes):
+    for event, item, _ in events_for_statistics(dataset, codes):
         known = statistics.features(event.user_id, item, event.time)
         told.append(float(known["item_positive_percent"] or 50))
         drawn.append(event.value >= 8)
@@ -237,4 +237,4 @@ def test_test_rows_are_in_no_history_and_no_statistics(tmp_path):
         raw.events["rating"][row] = 9.0 - raw.events["rating"][row]
     write_canonical(raw, tmp_path / "flips", "flips")
     assert rendered(tmp_path / "flips", tmp_path / "b") == before
-    assert isinstance(next(told_events(dataset, codes))[0], Event)
+    assert isinstance(next(events_for_statistics(dataset, codes))[0], Event)

@@ -32,7 +32,7 @@ class RecommenderTextConfig(tfds.core.BuilderConfig):
 
     Attributes:
       name: `<dataset>.<split>.<view>`.
-      rendered: folder of `<part>-<number>.parquet` files with the columns of the view.
+      rendered: folder of `<part>.parquet` files with the columns of the view.
     """
 
     rendered: str = ""
@@ -67,22 +67,18 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[int, Any]]]:
         folder = Path(self.builder_config.rendered)
-        parts = {part: views.rendered_files(folder, part) for part in views.PARTS}
-        found = {part: files for part, files in parts.items() if files}
+        paths = {part: folder / f"{part}.parquet" for part in views.PARTS}
+        found = {part: path for part, path in paths.items() if path.is_file()}
         if not self.builder_config.rendered or not found:
             raise DataError(
                 f"{self.builder_config.name}: no rendered Parquet files in "
                 f"{self.builder_config.rendered or '(no folder given)'}; run `m6rec data prepare`"
             )
-        return {part: self._generate_examples(files) for part, files in found.items()}
+        return {part: self._generate_examples(path) for part, path in found.items()}
 
-    def _generate_examples(self, files: list[Path]) -> Iterator[tuple[int, dict[str, Any]]]:
-        key = 0
-        for path in files:
-            for batch in pq.ParquetFile(path).iter_batches(batch_size=1024):
-                for row in batch.to_pylist():
-                    yield key, row
-                    key += 1
+    def _generate_examples(self, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+        batches = pq.ParquetFile(path).iter_batches(batch_size=1024)
+        yield from enumerate(row for batch in batches for row in batch.to_pylist())
 
 
 def _feature(kind: str, is_list: bool) -> Any:
