@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help install test slow lint types parity results accept demo clean
+.PHONY: help install test slow lint types docs parity results accept demo clean
 help:  ## This list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -22,7 +22,10 @@ lint: install  ## ruff: style and formatting
 types: install  ## mypy
 	$(BIN)/mypy
 
-test: install lint types  ## Everything CI runs: style, types, results up to date, tests
+docs: install  ## The site with the API reference, in build/site; a link that leads nowhere fails
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+test: install lint types docs  ## Everything CI runs: style, types, docs, results up to date, tests
 	$(BIN)/python -m benchmarks.render_results --check
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m 'not slow'
 

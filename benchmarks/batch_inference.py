@@ -171,7 +171,8 @@ def save_model(folder: Path, prepared: Path, model_file: str) -> None:
     from m6rec_jax.checkpoints.manifest import RunDescription
     from m6rec_jax.checkpoints.store import CheckpointStore
     from m6rec_jax.data.prepared import read_catalogue
-    from m6rec_jax.engine.bundle import InferenceSettings, save_assets
+    from m6rec_jax.engine.loaded_model import InferenceSettings
+    from m6rec_jax.engine.model_folder import save_assets
     from m6rec_jax.engine.task_settings import TaskSettings
     from m6rec_jax.model.m6rec import initial_features
     from m6rec_jax.text.vocabulary import Vocabulary

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from m6rec_jax.engine.bundle import load_model
 from m6rec_jax.engine.generation import GeneratedText, Generator
+from m6rec_jax.engine.model_folder import load_model
 from m6rec_jax.engine.title_trie import TitleTrie
 from m6rec_jax.errors import DataError, M6RecError
 from m6rec_jax.pipeline import locations, prepared_rows

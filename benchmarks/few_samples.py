@@ -35,7 +35,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from benchmarks.baselines.exported_splits import number_of_samples
 from benchmarks.locks import locked
@@ -46,6 +45,7 @@ from benchmarks.tuned_run import backbone_of, conditions_of, refuse_others, tune
 from m6rec_jax.data.prepared import Prepared, folder_of
 from m6rec_jax.data.splits import Split
 from m6rec_jax.errors import DataError, M6RecError
+from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.metrics.classification import auc, log_loss, user_averaged_auc
 
 RESULTS = "few_samples"
@@ -296,7 +296,8 @@ def study(
             if row["model"] == model and (row["split"], row["seed"]) not in again
         ]
         refuse_others(path, own, foundation, conditions)
-    for sample in tqdm(samples, unit="sample", desc="few samples"):
+    bar = progress_bar(samples, unit="sample", desc="few samples")
+    for sample in bar:
         done = set() if force else read_results(path).runs
         missing = [
             method
@@ -321,7 +322,7 @@ def study(
                     rows = of_references(method, sample, prepared)
                 add_rows(path, rows)
                 told = ", ".join(f"{row['metric']} {row['value']:.4f}" for row in rows)
-                tqdm.write(f"{sample.label}, seed {sample.seed}, {names[method]}: {told}")
+                bar.write(f"{sample.label}, seed {sample.seed}, {names[method]}: {told}")
     return list(read_results(path).rows)
 
 

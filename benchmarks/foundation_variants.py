@@ -23,13 +23,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from benchmarks.foundation import EVALUATE, NAME, VOCABULARY, pretrain_file
 from benchmarks.movielens import m6rec
 from benchmarks.provenance import ROOT
 from benchmarks.results_file import Row, add_rows, metric_rows, read_results, results_path
 from m6rec_jax.errors import DataError, M6RecError
+from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.pipeline.locations import shared_vocabulary
 from m6rec_jax.text.vocabulary import Vocabulary
 
@@ -194,7 +193,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     study, path = Study(options.minutes, options.output.resolve()), results_path(RESULTS)
     try:
-        for name in tqdm(options.variants, unit="variant", desc="foundation"):
+        for name in progress_bar(options.variants, unit="variant", desc="foundation"):
             made = {row["model"] for row in read_results(path).rows}
             if VARIANTS[name].model not in made:
                 add_rows(path, study.run(name))

@@ -27,11 +27,10 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from tqdm import tqdm
-
 from benchmarks.provenance import ROOT
 from benchmarks.results_file import add_rows, metric_rows, results_path
 from m6rec_jax.errors import M6RecError
+from m6rec_jax.io.progress import progress_bar
 
 MODEL_FILE = "gin_configs/examples/foundation_model.gin"
 KEEP = {
@@ -110,7 +109,7 @@ def measure(processors: str, options: argparse.Namespace) -> dict[str, dict[str,
       M6RecError: a turn failed, or losses differ.
     """
     turns: dict[str, list[Turn]] = {name: [] for name in ENVIRONMENTS}
-    for _ in tqdm(range(options.turns), unit="turn", desc=f"processors: {processors}"):
+    for _ in progress_bar(range(options.turns), unit="turn", desc=f"processors: {processors}"):
         for name, found in turns.items():
             found.append(turn_of(name, processors, options))
     if len(losses := {turn["loss"] for found in turns.values() for turn in found}) > 1:

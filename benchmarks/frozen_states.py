@@ -35,7 +35,7 @@ from benchmarks.results_file import add_rows, metric_rows, results_path
 from benchmarks.tuned_run import backbone_of
 from benchmarks.tuning import files_of
 from m6rec_jax import configuration
-from m6rec_jax.engine.bundle import restore_model
+from m6rec_jax.engine.model_folder import restore_model
 from m6rec_jax.errors import DataError, M6RecError
 from m6rec_jax.metrics.multiclass import multiclass_metrics
 from m6rec_jax.pipeline.evaluation_batches import EvaluationBatches

@@ -37,7 +37,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import hashlib
 import itertools
 import json
 import os
@@ -66,6 +65,7 @@ from m6rec_jax.data import views
 from m6rec_jax.data.prepared import Prepared
 from m6rec_jax.data.sources import default_cache_dir
 from m6rec_jax.errors import DataError, M6RecError
+from m6rec_jax.io.hashing import sha256
 
 RESULTS = "jobs"
 SIZE = "M6-Rec mini"
@@ -162,7 +162,7 @@ class Study:
         self.foundation, self.bindings = foundation, bindings
         self.fingerprint = backbone_of(foundation)
         # What was trained with other bindings is not taken for what is missing here.
-        other = f"-{hashlib.sha256(repr(list(bindings)).encode()).hexdigest()[:8]}"
+        other = f"-{sha256(repr(list(bindings)))[:8]}"
         self.output = output / (self.fingerprint + (other if bindings else ""))
         self.path = results_path(RESULTS)
 

@@ -1,14 +1,16 @@
-"""Locks between commands that run side by side. Standard library only, as `results_file`."""
+"""Locks between commands that run side by side."""
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from m6rec_jax.io.hashing import sha256
 
 
 @contextmanager
@@ -20,14 +22,17 @@ def locked(path: Path, waiting: str | None = None) -> Iterator[None]:
         have locks of their own.
       waiting: what is said when it has to wait; None: nothing.
     """
-    of = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:12]
+    of = sha256(os.fsencode(path.resolve()))[:12]
     # Outside of all folders that are kept, or under version control.
-    place = Path(tempfile.gettempdir()) / f"m6rec-{path.name}-{of}-{os.getuid()}.lock"
-    with place.open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if waiting is not None:
-                print(waiting, flush=True)
-            fcntl.flock(handle, fcntl.LOCK_EX)
+    name = f"m6rec-{path.name}-{of}-{os.getuid()}.lock"
+    lock = FileLock(Path(tempfile.gettempdir()) / name)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        if waiting is not None:
+            print(waiting, flush=True)
+        lock.acquire()
+    try:
         yield
+    finally:
+        lock.release()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-import hashlib
 import io
 import json
 import math
@@ -13,6 +12,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+
+from m6rec_jax.io.hashing import sha256
 
 # Told apart without colours, too: markers differ.
 _COLOURS = (
@@ -43,8 +44,7 @@ class Picture(abc.ABC):
         Whether a picture is stale must not depend on the version of matplotlib that drew it.
         """
         drawn = [getattr(self, field.name) for field in dataclasses.fields(self)]  # type: ignore[arg-type]
-        digest = hashlib.sha256(json.dumps(drawn).encode()).hexdigest()
-        return f"<!-- data {digest[:16]} -->"
+        return f"<!-- data {sha256(json.dumps(drawn))[:16]} -->"
 
     @abc.abstractmethod
     def _draw(self, pyplot: Any) -> Any:

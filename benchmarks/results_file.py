@@ -18,7 +18,7 @@ A row names the `gin_file` that made it, or, where there is none, the baseline's
 carry `command`, `commit`, `hardware` and `date` of its own: those of the file hold for rows that
 do not. `seed` is null for what has no randomness. Further keys are kept as they are.
 
-Standard library only: the baselines' environments import this file too.
+No jax, numpy or etils: the baselines' environments import this file too.
 """
 
 from __future__ import annotations
@@ -26,9 +26,7 @@ from __future__ import annotations
 import datetime
 import json
 import math
-import os
 import re
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +40,7 @@ from benchmarks.provenance import (
     hardware_description,
 )
 from m6rec_jax.errors import DataError
+from m6rec_jax.io.atomic import write_atomically
 
 RESULTS = ROOT / "benchmarks" / "results"
 
@@ -237,7 +236,7 @@ def add_rows(
             merged = derive(merged)
         text = _to_json(merged, provenance)
         results = parse_results(text, path.stem)
-        _write_atomically(path, text)
+        write_atomically(path, text, durable=True)
     return results
 
 
@@ -290,18 +289,3 @@ def _to_json(rows: Sequence[Row], provenance: Mapping[str, str]) -> str:
     )
     body = ",\n".join("    " + line for line in lines)
     return "{\n" + head + '  "rows": [\n' + body + "\n  ]\n}\n"
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp makes files only the owner can read; a result file is an ordinary one.
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

@@ -24,12 +24,12 @@ from typing import Any
 import jax
 import numpy as np
 import optax
-from tqdm import tqdm
 
 from benchmarks.provenance import ROOT
 from benchmarks.results_file import add_rows, metric_rows, results_path
 from m6rec_jax import configuration
 from m6rec_jax.errors import M6RecError
+from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.model import M6Rec, ModelConfig
 from m6rec_jax.pipeline.features import MODEL_FEATURES, feature_lengths
 from m6rec_jax.sharding import data_parallel, make_mesh, place_batch
@@ -247,7 +247,7 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         check_installed()
         turns: dict[str, list[float]] = {name: [] for name in names}
-        for _ in tqdm(range(options.turns), unit="turn"):
+        for _ in progress_bar(range(options.turns), unit="turn"):
             for name in names:
                 turns[name].append(seconds_of_turn(name, options))
     except M6RecError as error:

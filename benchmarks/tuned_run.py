@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import hashlib
 import json
 import shutil
 import time
@@ -14,6 +13,7 @@ from typing import Any
 
 from benchmarks.provenance import portable
 from m6rec_jax.errors import DataError
+from m6rec_jax.io.hashing import sha256
 
 SPLIT = "test"
 
@@ -92,7 +92,7 @@ def tune(
     import jax
 
     from m6rec_jax import configuration
-    from m6rec_jax.engine.bundle import restore_model
+    from m6rec_jax.engine.model_folder import restore_model
     from m6rec_jax.evaluation.evaluator import Evaluator
     from m6rec_jax.training.loop import train
     from m6rec_jax.training.parameter_table import count_parameters
@@ -146,7 +146,7 @@ def backbone_of(foundation: Path) -> str:
       CheckpointError: there is none.
     """
     from m6rec_jax.checkpoints.fingerprint import backbone_fingerprint
-    from m6rec_jax.engine.bundle import restore_model
+    from m6rec_jax.engine.model_folder import restore_model
 
     return backbone_fingerprint(restore_model(foundation).variables["params"])[:16]
 
@@ -182,7 +182,7 @@ def conditions_of(
         steps = int(configuration.macro("TRAIN_STEPS"))
         lines = filter(None, gin.config_str().splitlines())
         settings = "\n".join(line for line in lines if not line.startswith(("import ", "#")))
-        told = hashlib.sha256(settings.encode()).hexdigest()[:16]
+        told = sha256(settings)[:16]
     finally:
         gin.clear_config()
     return {

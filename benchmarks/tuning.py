@@ -42,8 +42,6 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from tqdm import tqdm
-
 from benchmarks.locks import locked
 from benchmarks.provenance import ROOT
 from benchmarks.results_file import Row, add_rows, metric_rows, read_results, results_path
@@ -57,6 +55,7 @@ from benchmarks.tuned_run import (
     tune,
 )
 from m6rec_jax.errors import DataError, M6RecError
+from m6rec_jax.io.progress import progress_bar
 
 RESULTS = "tuning"
 STUDY = "gin_configs/studies/tuning"
@@ -205,7 +204,8 @@ def study(
       M6RecError: a run failed.
     """
     path, fingerprint = results_path(RESULTS), backbone_of(foundation)
-    for task, method, seed in tqdm(runs, unit="run", desc="tuning"):
+    bar = progress_bar(runs, unit="run", desc="tuning")
+    for task, method, seed in bar:
         name = f"{task}-{method}-{seed}"
         # Another command of this table would make the same run, and remove this one's folder.
         lock = path.with_name(f"{RESULTS}-{name}")
@@ -225,7 +225,7 @@ def study(
             if any(row["seed"] == seed for row in alike):
                 continue
             run = make_run(task, method, seed, foundation, output / name, bindings)
-            tqdm.write(f"{task}, {method}, seed {seed}: AUC {run.figures['auc']:.4f}")
+            bar.write(f"{task}, {method}, seed {seed}: AUC {run.figures['auc']:.4f}")
             add_rows(path, rows_of(run, task, method, seed, conditions), derive=with_what_follows)
     return list(read_results(path).rows)
 

@@ -26,14 +26,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from benchmarks.locks import locked
 from benchmarks.provenance import ROOT
 from benchmarks.results_file import add_rows, metric_rows, read_results, results_path
 from benchmarks.tuned_run import backbone_of, conditions_of, refuse_others, tune
 from benchmarks.tuning import METHODS, STUDY, TASKS, files_of
 from m6rec_jax.errors import M6RecError
+from m6rec_jax.io.progress import progress_bar
 
 RESULTS = "tuning_variants"
 SPLIT = "validation"
@@ -123,7 +122,8 @@ def study(foundation: Path, tasks: Sequence[str], variants: Sequence[str], outpu
         # Every class is a soft prompt.
         if VARIANTS[name].setting != "TASK_PROMPTS" or int(value) >= num_classes(task)
     ]
-    for variant, value, task in tqdm(runs, unit="run", desc="variants"):
+    bar = progress_bar(runs, unit="run", desc="variants")
+    for variant, value, task in bar:
         model, files = model_name(variant, value), files_of(task, variant.method)
         changed = f"{variant.setting}={value}"
         conditions = conditions_of(fingerprint, files, own_bindings=[changed])
@@ -156,7 +156,7 @@ def study(foundation: Path, tasks: Sequence[str], variants: Sequence[str], outpu
             )
             known = {"task": task, "method": variant.method, **conditions, **run.known()}
             add_rows(path, [row | known | named for row in new])
-            tqdm.write(f"{task}, {model}: AUC {best:.4f}")
+            bar.write(f"{task}, {model}: AUC {best:.4f}")
 
 
 def main(arguments: list[str] | None = None) -> int:

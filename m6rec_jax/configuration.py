@@ -18,13 +18,12 @@ statements are walked here, checked one by one, and then bound through gin's own
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import logging
 import os
 import re
 import tokenize
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +33,7 @@ from gin import config as gin_config
 from gin import config_parser
 
 from m6rec_jax.errors import ConfigError
+from m6rec_jax.io.closest import did_you_mean
 
 # Macros that mean the same in all files, whether or not one mentions them.
 MACROS: Mapping[str, str] = {
@@ -106,7 +106,7 @@ def find_file(name: str, origin: Origin | None = None) -> Path:
     for place in places:
         if (place / asked).is_file():
             return place / asked
-    near = _closest(str(asked), _existing_files(asked, places))
+    near = did_you_mean(str(asked), _existing_files(asked, places))
     searched = ", ".join(str(p) for p in ([asked.parent] if asked.is_absolute() else places))
     raise ConfigError(
         f"{_prefix(origin)}no gin file '{name}'{near}. Searched: {searched}"
@@ -142,7 +142,7 @@ def parse_config(files: Sequence[str | Path] = (), bindings: Sequence[str] = ())
     for macro, origin in given.items():
         if macro not in known and macro not in uses:
             raise ConfigError(
-                f"{origin}: no gin file uses a macro '{macro}'{_closest(macro, known)}. "
+                f"{origin}: no gin file uses a macro '{macro}'{did_you_mean(macro, known)}. "
                 f"Known macros: {', '.join(sorted(known))}"
             )
     for macro, origin in given.items():
@@ -301,9 +301,9 @@ def _check_configurable(selector: str, origin: Origin, mark: str = "") -> None:
     registered = [full for full, _ in gin_config._REGISTRY.items()]
     names = {name for full in registered for name in (full, full.rsplit(".", 1)[-1])}
     raise ConfigError(
-        f"{origin}: nothing configurable is called '{mark}{selector}'{_closest(selector, names)}. "
-        "If it lives in a module of yours, put `import that.module` above it"
-        f"{_quote(origin)}"
+        f"{origin}: nothing configurable is called '{mark}{selector}'"
+        f"{did_you_mean(selector, names)}. If it lives in a module of yours, put "
+        f"`import that.module` above it{_quote(origin)}"
     )
 
 
@@ -314,7 +314,8 @@ def _check_parameter(selector: str, parameter: str, origin: Origin) -> None:
     names = [name for name in parameters if name != "self"]
     if parameter not in names:
         raise ConfigError(
-            f"{origin}: '{selector}' has no parameter '{parameter}'{_closest(parameter, names)}. "
+            f"{origin}: '{selector}' has no parameter '{parameter}'"
+            f"{did_you_mean(parameter, names)}. "
             f"Its parameters: {', '.join(names)}{_quote(origin)}"
         )
 
@@ -324,7 +325,7 @@ def _check_macros(parsed: ParsedConfig) -> None:
     for name, origin in parsed.macro_uses.items():
         if name not in parsed.macros:
             raise ConfigError(
-                f"{origin}: macro '%{name}' is not defined{_closest(name, parsed.macros)}. "
+                f"{origin}: macro '%{name}' is not defined{did_you_mean(name, parsed.macros)}. "
                 f"Set it in a gin file or with --gin.{name}=VALUE{_quote(origin)}"
             )
     unset = [name for name in parsed.macros if _is_required(name)]
@@ -357,11 +358,6 @@ def _unset(names: Sequence[str]) -> ConfigError:
         "these settings are required and not set; give them in a gin file or as\n"
         + "\n".join(lines)
     )
-
-
-def _closest(name: str, candidates: Iterable[str]) -> str:
-    matches = difflib.get_close_matches(name, list(candidates), n=1, cutoff=0.6)
-    return f" (did you mean '{matches[0]}'?)" if matches else ""
 
 
 def _existing_files(asked: Path, places: Sequence[Path]) -> list[str]:

@@ -8,7 +8,7 @@ and whole runs, prompts included, to and from runs of the same model under t5x:
     m6rec convert --from runs/foundation --to t5x_bridge:t5x/foundation
 
 Training takes the result as INITIAL_CHECKPOINT_PATH. With a vocabulary, which a Hugging Face folder
-brings as `spiece.model`, `engine.bundle.load_model` loads it, too.
+brings as `spiece.model`, `engine.model_folder.load_model` loads it, too.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from m6rec_jax.checkpoints.buckets import in_bucket
 from m6rec_jax.checkpoints.huggingface import (
     SPIECE_FILE,
     huggingface_mapping,
@@ -34,7 +33,6 @@ from m6rec_jax.checkpoints.huggingface import (
 from m6rec_jax.checkpoints.huggingface_config import from_model_config
 from m6rec_jax.checkpoints.location import CHECKPOINTS_FOLDER, list_steps, locate, read_manifest
 from m6rec_jax.checkpoints.manifest import RunDescription
-from m6rec_jax.checkpoints.new_folder import check_new
 from m6rec_jax.checkpoints.restore import PARAMS, PROMPTS, restore_params
 from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.checkpoints.t5_tensors import Weights, leaf_shapes, plain_config, with_rows
@@ -42,7 +40,7 @@ from m6rec_jax.checkpoints.t5x import plan_t5x, read_t5x, t5x_mapping, write_t5x
 from m6rec_jax.checkpoints.t5x_files import checkpoint_of_step
 from m6rec_jax.checkpoints.trees import flatten, nested
 from m6rec_jax.config_file import CONFIG_FILE
-from m6rec_jax.engine.bundle import (
+from m6rec_jax.engine.model_folder import (
     ASSETS_FOLDER,
     VOCABULARY_FILE,
     InferenceSettings,
@@ -50,6 +48,8 @@ from m6rec_jax.engine.bundle import (
     variable_targets,
 )
 from m6rec_jax.errors import CheckpointError, ConfigError
+from m6rec_jax.io.atomic import check_new
+from m6rec_jax.io.buckets import in_bucket
 from m6rec_jax.model import M6Rec, ModelConfig
 from m6rec_jax.t5x_bridge.checkpoints import from_t5x, to_t5x
 from m6rec_jax.text.vocabulary import Vocabulary

@@ -5,7 +5,7 @@ import platform
 from collections.abc import Callable
 
 from m6rec_jax import __version__
-from m6rec_jax.checkpoints import buckets
+from m6rec_jax.io import buckets
 
 PACKAGES = (
     "jax",

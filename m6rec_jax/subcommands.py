@@ -11,7 +11,7 @@ import contextlib
 from pathlib import Path
 
 from m6rec_jax.errors import CheckpointError, ConfigError, DataError
-from m6rec_jax.json_text import json_text
+from m6rec_jax.io.json_text import json_text
 
 EXIT_DOES_NOT_FIT = 1
 # Of a listing that is complete but for tasks which cannot be read.
@@ -178,8 +178,8 @@ def _alone_in(model_dir: str) -> contextlib.AbstractContextManager[None]:
     """
     import jax
 
-    from m6rec_jax.checkpoints.buckets import in_bucket
-    from m6rec_jax.tables.locked_folder import locked_folder
+    from m6rec_jax.io.buckets import in_bucket
+    from m6rec_jax.io.locks import locked_folder
 
     if not model_dir or in_bucket(model_dir) or jax.process_index() != 0:
         return contextlib.nullcontext()

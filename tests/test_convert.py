@@ -28,7 +28,7 @@ from m6rec_jax.checkpoints.t5_tensors import Weights, leaf_shapes
 from m6rec_jax.checkpoints.t5x import read_t5x, write_t5x
 from m6rec_jax.checkpoints.trees import flatten
 from m6rec_jax.convert import convert, gin_lines
-from m6rec_jax.engine.bundle import load_model, variable_targets
+from m6rec_jax.engine.model_folder import load_model, variable_targets
 from m6rec_jax.errors import CheckpointError, ConfigError
 from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
 from m6rec_jax.model.m6rec import initial_features

@@ -8,5 +8,5 @@
       genres/
 
 `bank.export` takes tasks out of a training run, `bank.loading` stacks a folder's tasks for
-serving (`bank.loaded`, and as what commands answer requests with `bank.bundle`).
+serving (`bank.loaded`, and as what commands answer requests with `bank.loading`).
 """

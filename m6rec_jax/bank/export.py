@@ -20,15 +20,15 @@ from m6rec_jax.checkpoints.fingerprint import backbone_fingerprint, fingerprint
 from m6rec_jax.checkpoints.location import CHECKPOINTS_FOLDER, locate, read_manifest
 from m6rec_jax.checkpoints.manifest import Manifest, tell_of_a_better_step, tensor_specs
 from m6rec_jax.checkpoints.trees import flatten
-from m6rec_jax.engine.bundle import (
-    InferenceSettings,
+from m6rec_jax.engine.loaded_model import InferenceSettings
+from m6rec_jax.engine.model_folder import (
     RestoredModel,
-    dataset_spec_of,
     read_dataset_specs,
     read_settings,
     restore_model,
 )
 from m6rec_jax.errors import CheckpointError, ConfigError
+from m6rec_jax.jobs.job import job_of
 from m6rec_jax.model.config import PromptConfig
 
 METRICS_FILE, EVALUATION_FOLDER, VALIDATION = "metrics.jsonl", "evaluation", "validation/"
@@ -104,7 +104,7 @@ def _task_prompts(
     model_dir: str | Path,
 ) -> TaskPrompts:
     config, task = restored.model.config, settings.tasks[name]
-    own = _own_prompts(config.prompts.of_task(task.task_id), task.kind)
+    own = _own_prompts(config.prompts.of_task(task.task_id), job_of(task.kind).needs)
     tensors = take_task(flatten(restored.variables.get("prompts", {})), config, task.task_id, own)
     if not tensors:
         raise ConfigError(
@@ -112,7 +112,7 @@ def _task_prompts(
             "(PromptConfig)"
         )
     assert manifest.vocabulary_fingerprint is not None
-    spec = dataset_spec_of(settings, read_dataset_specs(model_dir), name)
+    spec = read_dataset_specs(model_dir).get(task.prepared)
     described = PromptManifest(
         task=name,
         method=method_of(own, manifest.trainable),
@@ -140,15 +140,14 @@ def _task_prompts(
     return TaskPrompts(described, tensors, spec)
 
 
-def _own_prompts(prompts: PromptConfig, kind: str) -> PromptConfig:
-    """What a task of that kind trains; all there is where the kind is not known."""
-    has_classes = prompts.head != "none" and kind in ("scoring", "classification", "")
-    retrieves = kind in ("retrieval", "item_recommendation", "")
+def _own_prompts(prompts: PromptConfig, needs: str) -> PromptConfig:
+    """What a task trains whose job needs this part of the model."""
+    has_classes = prompts.head != "none" and needs == "classes"
     return dataclasses.replace(
         prompts,
         head=prompts.head if has_classes else "none",
         num_options=prompts.num_options if has_classes else 0,
-        retrieval_dim=prompts.retrieval_dim if retrieves else 0,
+        retrieval_dim=prompts.retrieval_dim if needs == "retrieval projections" else 0,
     )
 
 

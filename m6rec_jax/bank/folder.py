@@ -21,13 +21,13 @@ from m6rec_jax.bank.manifest import (
     owner_of,
     parse_prompt_manifest,
 )
-from m6rec_jax.checkpoints.buckets import in_bucket
 from m6rec_jax.checkpoints.fingerprint import fingerprint
 from m6rec_jax.checkpoints.host_tensors import read_tensors, write_tensors
 from m6rec_jax.checkpoints.location import CHECKPOINTS_FOLDER
-from m6rec_jax.checkpoints.new_folder import new_folder
 from m6rec_jax.errors import CheckpointError, ConfigError
-from m6rec_jax.tables.locked_folder import LOCK_FILE, locked_folder
+from m6rec_jax.io.atomic import new_folder
+from m6rec_jax.io.buckets import in_bucket
+from m6rec_jax.io.locks import LOCK_FILE, locked_folder
 
 MANIFEST_FILE, TENSORS_FOLDER, DATASET_FILE = "manifest.json", "prompts", "dataset.json"
 # A lock is what older versions left that took a task's folder for a bank.

@@ -27,23 +27,22 @@ from m6rec_jax.bank.layout import fit_task, prompt_leaves
 from m6rec_jax.bank.manifest import Owner, PromptManifest, check_owner
 from m6rec_jax.checkpoints.fingerprint import on_host
 from m6rec_jax.checkpoints.trees import PyTree, flatten, unflatten
-from m6rec_jax.engine.bundle import variable_targets
-from m6rec_jax.engine.generation import Generator
+from m6rec_jax.engine.loaded_model import InferenceSettings, LoadedModel
+from m6rec_jax.engine.model_folder import digest, variable_targets
 from m6rec_jax.engine.retrieval import Retriever
 from m6rec_jax.engine.scoring import Scorer
-from m6rec_jax.engine.task_settings import TaskSettings
+from m6rec_jax.engine.task_settings import TaskSettings, task_name
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.model import M6Rec
 from m6rec_jax.model.config import ModelConfig
 from m6rec_jax.model.prompts import SIZES_COLLECTION
 from m6rec_jax.sharding import LogicalRules, make_mesh, replicated
-from m6rec_jax.text.templates import DatasetTemplate
 from m6rec_jax.text.vocabulary import Vocabulary
 
 _COUNTS = ("num_prompts", "num_options")
 
 
-class LoadedBank:
+class LoadedBank(LoadedModel):
     """Tasks by name, over one backbone; see the module's docstring.
 
     Tasks may be added and removed while other threads serve. No array is changed in place, and a
@@ -52,11 +51,12 @@ class LoadedBank:
 
     Args:
       config: of the model, with the bank's capacity as its prompts.
-      params: the backbone, placed as `engine.bundle.variable_targets` says.
+      params: the backbone, placed as `engine.model_folder.variable_targets` says.
       fingerprint: of the backbone (`checkpoints.fingerprint.backbone_fingerprint`).
       vocabulary: the backbone's.
       folder: where `add` finds tasks by name; None: nowhere.
       source_length, target_length: most tokens of a history and a decoder row, of any task.
+      step: of the backbone's checkpoint.
       mesh, rules: where variables lie; None: the default device.
 
     Attributes:
@@ -76,14 +76,15 @@ class LoadedBank:
         *,
         source_length: int,
         target_length: int,
+        step: int = 0,
         folder: BankFolder | None = None,
         mesh: Mesh | None = None,
         rules: LogicalRules = (),
     ) -> None:
-        self.model, self.vocabulary, self.folder = M6Rec(config), vocabulary, folder
-        self.source_length, self.target_length = source_length, target_length
-        self.mesh, self.rules = mesh, tuple(rules)
         self.tasks: dict[str, TaskSettings] = {}
+        settings = InferenceSettings(source_length, target_length, self.tasks)
+        super().__init__(M6Rec(config), {"params": params}, vocabulary, settings, step, mesh, rules)
+        self.folder = folder
         self.manifests: dict[str, PromptManifest] = {}
         self._specs: dict[str, Mapping[str, Any] | None] = {}
         self._owner = Owner("the loaded bank", fingerprint, vocabulary.fingerprint, config)
@@ -94,7 +95,6 @@ class LoadedBank:
         target_mesh = make_mesh(1, 1, 1, devices=jax.local_devices()[:1]) if mesh is None else mesh
         self._everywhere = replicated(target_mesh)
         self._counts = {name: np.zeros(config.prompts.num_tasks, np.int32) for name in _COUNTS}
-        self.variables: dict[str, PyTree] = {"params": params}
         self._put(self._empty())
         self._write = self._compiled_write()
 
@@ -142,75 +142,52 @@ class LoadedBank:
             del self.manifests[name], self._specs[name]
             self._free.append(row)
 
-    def template(self, name: str) -> DatasetTemplate | None:
-        """What renders a task's users, behaviours and candidates; None where nobody knows.
+    def dataset_spec(self, task: str = "") -> Mapping[str, Any] | None:
+        """See `LoadedModel`; every task of a bank has its own data set."""
+        return self._specs[task_name(self.tasks, task)]
 
-        Raises:
-          ConfigError: no such task, or a template that cannot be read.
+    def fingerprint(self, task: str = "") -> str:
+        """See `LoadedModel`; the other tasks of the bank have no part in it.
+
+        Except in the width of vectors, which is that of the widest: an index has to be built anew
+        when a task with wider ones joins.
         """
-        spec = self.dataset_spec(name)
-        if spec is None or not spec.get("template"):
-            return None
-        return DatasetTemplate.parse(spec["template"], f"dataset.json of '{name}'")
-
-    def dataset_spec(self, name: str) -> Mapping[str, Any] | None:
-        """What the `dataset.json` of a task's data set holds; None where nobody knows.
-
-        Raises:
-          ConfigError: no such task.
-        """
-        if name not in self._specs:
-            raise ConfigError(f"the loaded bank has no task '{name}'")
-        return self._specs[name]
-
-    def scorer(self, task: str = "", **changes: Any) -> Scorer:
-        """A `Scorer` for all tasks with classes.
-
-        Args:
-          task: which one a request has that names none; empty: requests name theirs.
-          changes: other arguments of `Scorer`.
-
-        Raises:
-          ConfigError: no task has classes, nor is there room for one that has.
-        """
-        self._check_room("classes", "num_options")
-        return Scorer(self.model, self.variables, self.vocabulary, **(self._shared(task) | changes))
-
-    def retriever(self, task: str = "", **changes: Any) -> Retriever:
-        """A `Retriever` for all tasks with projections; arguments and errors as `scorer`."""
-        self._check_room("retrieval projections", "retrieval_dim")
-        return Retriever(
-            self.model, self.variables, self.vocabulary, **(self._shared(task) | changes)
+        name = task_name(self.tasks, task)
+        manifest, template = self.manifests[name], self.template(name)
+        own = dataclasses.asdict(manifest.settings)
+        del own["prepared"]  # where the data lie changes no result
+        width = self.model.config.prompts.retrieval_dim if manifest.prompts.retrieval_dim else 0
+        return digest(
+            {
+                "config": dataclasses.asdict(self.model.config.replace(prompts=manifest.prompts)),
+                "vocabulary": self.vocabulary.fingerprint,
+                "retrieval_dim": width,
+                "task": own,
+                "template": None if template is None else template.to_spec(),
+                "backbone": self._backbone_checksums,
+                "prompts": manifest.prompts_fingerprint,
+            }
         )
 
-    def generator(self, task: str = "", **changes: Any) -> Generator:
-        """A `Generator` for all tasks; arguments as `scorer`.
+    def scorer(self, task: str = "", **changes: Any) -> Scorer:
+        """See `LoadedModel`; raises ConfigError where the bank has no room for classes."""
+        self._check_room(task, "classes", "num_options")
+        return super().scorer(task, **changes)
 
-        Its texts are at most as long as those that `task` was trained on; where it is empty, as
-        those of the longest task.
-        """
-        own = self.tasks[task].target_length if task in self.tasks else None
-        length = min(own or self.target_length, self.target_length)
-        arguments = self._shared(task) | {"target_length": length}
-        return Generator(self.model, self.variables, self.vocabulary, **(arguments | changes))
+    def retriever(self, task: str = "", **changes: Any) -> Retriever:
+        """See `LoadedModel`; raises ConfigError where the bank has no room for projections."""
+        self._check_room(task, "retrieval projections", "retrieval_dim")
+        return super().retriever(task, **changes)
 
-    def _check_room(self, what: str, size: str) -> None:
+    def _check_room(self, task: str, what: str, size: str) -> None:
+        if task:
+            task_name(self.tasks, task)  # there is such a task
         if not getattr(self.model.config.prompts, size):
             tasks = ", ".join(sorted(self.tasks)) or "it has none"
             raise ConfigError(
                 f"no task of the loaded bank ({tasks}) has {what}, nor was it loaded with "
                 f"room for one that has: BankCapacity.{size}"
             )
-
-    def _shared(self, task: str) -> dict[str, Any]:
-        return {
-            "tasks": self.tasks,
-            "task": task,
-            "source_length": self.source_length,
-            "target_length": self.target_length,
-            "mesh": self.mesh,
-            "rules": self.rules,
-        }
 
     def _read(self, name: str) -> TaskPrompts:
         if self.folder is None:
@@ -222,7 +199,7 @@ class LoadedBank:
         check_owner(manifest, self._owner)
         check_capacity(manifest.model_config, self.model.config, manifest.task)
         for name in ("source_length", "target_length"):
-            own, room = getattr(manifest.settings, name), getattr(self, name)
+            own, room = getattr(manifest.settings, name), getattr(self.settings, name)
             if own is not None and own > room:
                 raise ConfigError(
                     f"'{manifest.task}' has {name} = {own}, but the bank was loaded for {room}: "

@@ -16,7 +16,13 @@ from m6rec_jax.checkpoints.fingerprint import backbone_fingerprint
 from m6rec_jax.checkpoints.location import locate, read_manifest
 from m6rec_jax.checkpoints.manifest import check_vocabulary
 from m6rec_jax.checkpoints.restore import PARAMS, restore_item
-from m6rec_jax.engine.bundle import read_settings, read_vocabulary, variable_targets
+from m6rec_jax.engine.loaded_model import LoadedModel
+from m6rec_jax.engine.model_folder import (
+    load_model,
+    read_settings,
+    read_vocabulary,
+    variable_targets,
+)
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.model import M6Rec
 from m6rec_jax.model.frozen_backbone import held_in
@@ -97,9 +103,33 @@ def load_bank(
         vocabulary,
         source_length=source_length or max(s.source_length or 0 for s in lengths),
         target_length=target_length or max(s.target_length or 0 for s in lengths),
+        step=location.step,
         folder=folder,
         mesh=mesh,
         rules=rules,
     )
     loaded.add_all(read)
     return loaded
+
+
+def load_with_bank(
+    model_dir: str | Path,
+    *,
+    bank: str | Path | None = None,
+    step: int | None = None,
+    mesh: Mesh | None = None,
+    rules: LogicalRules = (),
+) -> LoadedModel:
+    """The model of a run, or the tasks of a bank on the run's backbone.
+
+    Args:
+      model_dir: of a run; with a bank, of one that has its tasks' backbone.
+      bank: its folder; None: the run's own tasks. `load_bank` (gin) has its other settings.
+      step, mesh, rules: as for `load_model`.
+
+    Raises:
+      CheckpointError, ConfigError: as `load_model` and `load_bank`.
+    """
+    if bank is None:
+        return load_model(model_dir, step=step, mesh=mesh, rules=rules)
+    return load_bank(bank, model_dir, step=step, mesh=mesh, rules=rules)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ import numpy as np
 from m6rec_jax.checkpoints.manifest import TensorSpec, library_versions, read_model_config
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.errors import CheckpointError, M6RecError
+from m6rec_jax.io.hashing import sha256
 from m6rec_jax.model.config import ModelConfig, PromptConfig
 
 # 2: `manifest_fingerprint`, 3: `dataset_fingerprint`. What older files have not is not checked.
@@ -87,8 +87,7 @@ class PromptManifest:
 
 def _fingerprint(values: Mapping[str, Any]) -> str:
     """SHA-256 of a JSON object, however it is laid out."""
-    text = json.dumps(values, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+    return sha256(json.dumps(values, sort_keys=True, separators=(",", ":")))
 
 
 def dataset_fingerprint(spec: Mapping[str, Any] | None) -> str | None:

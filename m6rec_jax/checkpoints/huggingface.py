@@ -28,7 +28,6 @@ from m6rec_jax.checkpoints.huggingface_config import (
     to_model_config,
 )
 from m6rec_jax.checkpoints.manifest import TensorSpec
-from m6rec_jax.checkpoints.new_folder import new_folder
 from m6rec_jax.checkpoints.t5_names import HEAD, Entry, huggingface_entries
 from m6rec_jax.checkpoints.t5_tensors import (
     Weights,
@@ -38,6 +37,7 @@ from m6rec_jax.checkpoints.t5_tensors import (
     mapping_table,
 )
 from m6rec_jax.errors import CheckpointError
+from m6rec_jax.io.atomic import new_folder
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 INDEX_FILE = f"{WEIGHTS_FILE}.index.json"

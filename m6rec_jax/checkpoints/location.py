@@ -8,9 +8,9 @@ from pathlib import Path
 import orbax.checkpoint as ocp
 from etils import epath
 
-from m6rec_jax.checkpoints.buckets import check_bucket, in_bucket
 from m6rec_jax.checkpoints.manifest import Manifest, parse_manifest
 from m6rec_jax.errors import CheckpointError
+from m6rec_jax.io.buckets import check_bucket, in_bucket
 
 CHECKPOINTS_FOLDER = "checkpoints"
 MANIFEST_ITEM = "manifest"

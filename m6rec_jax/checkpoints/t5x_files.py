@@ -25,9 +25,9 @@ from flax import serialization
 
 from m6rec_jax.checkpoints.failures import write_failure
 from m6rec_jax.checkpoints.manifest import TensorSpec
-from m6rec_jax.checkpoints.new_folder import new_folder
 from m6rec_jax.checkpoints.t5x_orbax import STATE_FOLDER, T5xOrbaxFiles
 from m6rec_jax.errors import CheckpointError
+from m6rec_jax.io.atomic import new_folder
 
 INDEX_FILE = "checkpoint"
 TARGET = "target."  # what every parameter's name begins with

@@ -24,6 +24,7 @@ from m6rec_jax.compilation.compile_report import CompileReport, describe_topolog
 from m6rec_jax.compilation.step_report import Memory, StepReport
 from m6rec_jax.compilation.topologies import Topology, parse_topology
 from m6rec_jax.errors import ConfigError
+from m6rec_jax.io.progress import progress_bar
 
 STEPS = ("train", "score", "decode")
 EVENT = "m6rec-compile-event "
@@ -83,12 +84,11 @@ def compile_run(
     name = " ".join(filter(None, (model, tuning))) or Path(gin_files[-1]).stem
     collected = _Collected(target, steps)
     made = _made()
-    with tqdm(
+    with progress_bar(
         total=len(steps),
         unit="step",
         disable=None if progress else True,  # None: not where nobody looks
         bar_format="{desc} {bar} {n}/{total} [{elapsed}]",
-        dynamic_ncols=True,
     ) as bar:
         for event in _events(request, collected, bar):
             collected.add(event, bar)

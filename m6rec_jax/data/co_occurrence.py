@@ -32,6 +32,7 @@ import pyarrow.parquet as pq
 from m6rec_jax.data.grouping import Group
 from m6rec_jax.data.splits import TRAIN
 from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.io.atomic import atomic_file
 
 FILE = "co_occurrence.parquet"
 # Raise it when counts or words change, so that data prepared before are prepared again.
@@ -147,10 +148,8 @@ class CoOccurrence:
         described = {"num_items": self.num_items, "options": dataclasses.asdict(self.options)}
         schema = pa.schema(list(_COLUMNS.items()), {"counts": json.dumps(described)})
         table = pa.table([list(values) for values in columns], schema=schema)
-        path = Path(folder) / FILE
-        scratch = path.with_name(path.name + ".partial")
-        pq.write_table(table, scratch, compression="zstd")
-        scratch.replace(path)
+        with atomic_file(Path(folder) / FILE) as scratch:
+            pq.write_table(table, scratch, compression="zstd")
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Self:

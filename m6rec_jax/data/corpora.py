@@ -39,11 +39,12 @@ import pyarrow.parquet as pq
 
 from m6rec_jax.data import columns, files, splits
 from m6rec_jax.data.prepared import Prepared
-from m6rec_jax.data.schema import Section, closest_match, load_json
+from m6rec_jax.data.schema import Section, load_json
 from m6rec_jax.data.splits import EXCLUDED, PARTS, Split
 from m6rec_jax.data.text_views import ViewRow, prepare_texts
 from m6rec_jax.data.views import TEXT_VIEWS
 from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.io.closest import did_you_mean
 from m6rec_jax.text.passages import passages
 
 CORPUS_FILE = "corpus.json"
@@ -239,7 +240,7 @@ class Corpus:
                 if label is not None and label not in numbers:
                     raise DataError(
                         f"{where}, column {spec.label!r}: {label!r} is none of the classes"
-                        f"{closest_match(label, numbers)} ({', '.join(numbers)})"
+                        f"{did_you_mean(label, numbers)} ({', '.join(numbers)})"
                     )
                 number = None if label is None else numbers[label]
                 yield Text(identifier, group, about or "", parts, number)

@@ -34,11 +34,12 @@ import pyarrow as pa
 from m6rec_jax.data import splits
 from m6rec_jax.data.corpora import repaired
 from m6rec_jax.data.prepared import CATALOGUE, Prepared, write_catalogue
-from m6rec_jax.data.schema import Section, closest_match, load_json
+from m6rec_jax.data.schema import Section, load_json
 from m6rec_jax.data.splits import PARTS, TRAIN, VALIDATION, Split
 from m6rec_jax.data.text_views import ViewRow, prepare_texts
 from m6rec_jax.data.views import DIALOGUE_VIEWS
 from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.io.closest import did_you_mean
 from m6rec_jax.text.dialogue import RECOMMENDS, SYSTEM, USER, reply_source
 from m6rec_jax.text.records import Item
 
@@ -70,7 +71,7 @@ class DialogueSpec:
         name, form, files = top.text("name"), top.text("format"), top.require("files")
         if form not in FORMATS:
             raise top.error(
-                "format", f"is {form!r}{closest_match(form, FORMATS)} (known: {', '.join(FORMATS)})"
+                "format", f"is {form!r}{did_you_mean(form, FORMATS)} (known: {', '.join(FORMATS)})"
             )
         if isinstance(files, str):
             files = {"": files}

@@ -19,8 +19,9 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from m6rec_jax.data.schema import SPEC_FILE, closest_match
+from m6rec_jax.data.schema import SPEC_FILE
 from m6rec_jax.errors import DataError
+from m6rec_jax.io.closest import did_you_mean
 
 SUFFIXES = (".parquet", ".csv")
 DEFAULT_BATCH_SIZE = 65_536
@@ -82,7 +83,7 @@ def table_files(directory: Path, table: str, file: str | None) -> list[Path]:
             names = sorted(path.name for path in directory.iterdir() if path.is_file())
             raise DataError(
                 f"{found[0]} does not exist ({table}.file in {SPEC_FILE})"
-                f"{closest_match(file, names)}"
+                f"{did_you_mean(file, names)}"
             )
     suffixes = {path.suffix.lower() for path in found}
     for suffix in suffixes:
@@ -124,7 +125,7 @@ def require_columns(path: Path, wanted: Sequence[str]) -> None:
 
 def missing_column_message(path: Path, column: str, names: Sequence[str]) -> str:
     """The message for a column that a file lacks."""
-    hint = closest_match(column, names)
+    hint = did_you_mean(column, names)
     if len(names) == 1 and any(sign in names[0] for sign in ";\t"):
         hint = "; the header is one column: separate the columns with commas"
     return f"{path} has no column {column!r} (its columns: {', '.join(names)}){hint}"

@@ -57,7 +57,8 @@ from m6rec_jax.data.statistics import Statistics, StatisticsOptions, as_of
 from m6rec_jax.data.template_needs import checked_template, items_without_text
 from m6rec_jax.data.views import RowWriter, build_view
 from m6rec_jax.errors import ConfigError, DataError
-from m6rec_jax.progress import progress_bar
+from m6rec_jax.io.atomic import write_atomically
+from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.text.records import Event, Item
 from m6rec_jax.text.templates import DatasetTemplate
 
@@ -221,9 +222,7 @@ class _Preparation:
             if statistics is not None:
                 self._save_statistics(statistics)
             entry = {"fingerprint": wanted, **described}
-            scratch = mark.with_name(f"{mark.name}.partial")
-            scratch.write_text(json.dumps(entry), "utf-8")
-            scratch.replace(mark)
+            write_atomically(mark, json.dumps(entry))
         build_view(self.out, rendered, target, self.progress)
         counts = rendered / co_occurrence.FILE
         if counts.is_file():  # what serving ranks candidates by

@@ -13,7 +13,6 @@ Light: serving opens it without tensorflow.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Sequence
@@ -26,9 +25,11 @@ import pyarrow.parquet as pq
 
 from m6rec_jax.data import views
 from m6rec_jax.data.co_occurrence import CoOccurrence
-from m6rec_jax.data.schema import closest_match
 from m6rec_jax.data.statistics import Statistics
 from m6rec_jax.errors import DataError
+from m6rec_jax.io.atomic import atomic_file, write_atomically
+from m6rec_jax.io.closest import did_you_mean
+from m6rec_jax.io.hashing import hash_files
 from m6rec_jax.text.records import Item
 from m6rec_jax.text.templates import DatasetTemplate
 
@@ -90,7 +91,7 @@ class Prepared:
             found = sorted(str(p.parent.name) for p in Path(data_dir).glob(f"*/{MANIFEST}"))
             wanted = path.parent.name
             raise DataError(
-                f"{data_dir} holds no prepared {wanted!r}{closest_match(wanted, found)} "
+                f"{data_dir} holds no prepared {wanted!r}{did_you_mean(wanted, found)} "
                 f"(there: {', '.join(found) or 'nothing'}); run `m6rec data prepare`"
             )
         try:
@@ -208,19 +209,13 @@ def write_catalogue(
             "attributes": struct,
         }
     )
-    scratch = path.with_name(path.name + ".partial")
-    pq.write_table(table, scratch, compression="zstd")
-    scratch.replace(path)
+    with atomic_file(path) as scratch:
+        pq.write_table(table, scratch, compression="zstd")
 
 
 def fingerprint(*settings: Any, files: Iterable[Path] = ()) -> str:
     """SHA-256 over settings that JSON can hold, and over names and content of files."""
-    digest = hashlib.sha256()
-    for path in files:
-        digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
+    digest = hash_files(files)
     digest.update(json.dumps(settings, sort_keys=True).encode())
     return digest.hexdigest()
 
@@ -228,9 +223,7 @@ def fingerprint(*settings: Any, files: Iterable[Path] = ()) -> str:
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     """Replaces `prepare.json` in one step."""
     text = json.dumps(manifest, indent=2, ensure_ascii=False, sort_keys=True)
-    scratch = folder / f"{MANIFEST}.partial"
-    scratch.write_text(text + "\n", "utf-8")
-    scratch.replace(folder / MANIFEST)
+    write_atomically(folder / MANIFEST, text + "\n")
 
 
 def _value(value: Any) -> Any:

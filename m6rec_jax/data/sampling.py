@@ -20,7 +20,7 @@ from m6rec_jax.data.prepare import dataset_fingerprint
 from m6rec_jax.data.reading import Dataset
 from m6rec_jax.data.schema import LabelSpec
 from m6rec_jax.errors import ConfigError, DataError
-from m6rec_jax.progress import progress_bar
+from m6rec_jax.io.progress import progress_bar
 
 log = logging.getLogger(__name__)
 

@@ -18,9 +18,8 @@ without it `users.parquet` or `users.csv` is looked for, and so on).
 
 from __future__ import annotations
 
-import difflib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,21 +27,11 @@ from typing import Any
 import numpy as np
 
 from m6rec_jax.errors import DataError
+from m6rec_jax.io.closest import did_you_mean
 
 SPEC_FILE = "dataset.json"
 COLUMN_TYPES = ("string", "int", "float", "bool", "list<string>")
 LIST_SEPARATOR = "|"
-
-
-def closest_match(word: str, options: Iterable[str]) -> str:
-    """Returns `"; did you mean 'title'?"` for the nearest of `options`, or `""`."""
-    found = difflib.get_close_matches(word.lower(), list(options), n=1, cutoff=0.6)
-    if not found:
-        folded = {option.lower(): option for option in options}
-        found = [
-            folded[name] for name in difflib.get_close_matches(word.lower(), folded, 1, cutoff=0.6)
-        ]
-    return f"; did you mean {found[0]!r}?" if found else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,7 +246,7 @@ class Section:
         value = self.get(key)
         if value is None:
             # A misspelt key is both missing and unknown: name the misspelling here.
-            hint = closest_match(key, [name for name in self.raw if name not in self.known])
+            hint = did_you_mean(key, [name for name in self.raw if name not in self.known])
             has = ", ".join(map(repr, self.raw)) or "nothing"
             raise self.error(key, f"is missing (found {has}){hint}")
         return value
@@ -287,7 +276,7 @@ class Section:
         known = list(dict.fromkeys(self.known))
         for key in self.raw:
             if key not in known:
-                hint = closest_match(key, known)
+                hint = did_you_mean(key, known)
                 raise self.error(key, f"is not a known key (known: {', '.join(known)}){hint}")
 
 
@@ -299,7 +288,7 @@ def _table(section: Section) -> TableSpec:
     for name, kind in columns.items():
         key = f"columns.{name}"
         if not isinstance(kind, str) or kind not in COLUMN_TYPES:
-            hint = closest_match(str(kind), COLUMN_TYPES)
+            hint = did_you_mean(str(kind), COLUMN_TYPES)
             raise section.error(
                 key, f"has type {kind!r}, which is none of {', '.join(COLUMN_TYPES)}{hint}"
             )
@@ -338,7 +327,7 @@ def _statistics(top: Section, items: TableSpec) -> StatisticsSpec:
         raise section.error("by", f"must be a list of item columns, not {fields!r}")
     for name in fields:
         if name not in items.columns:
-            hint = closest_match(name, items.columns)
+            hint = did_you_mean(name, items.columns)
             declared = ", ".join(items.columns) or "none"
             raise section.error("by", f"names {name!r}, not an item column ({declared}){hint}")
     section.finish()

@@ -15,7 +15,6 @@ the packages around them, which register seqio tasks, are not imported.
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import importlib.util
 import json
@@ -23,20 +22,22 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import urllib.error
 import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import gin
 
-from m6rec_jax.data.schema import SPEC_FILE, closest_match
+from m6rec_jax.data.schema import SPEC_FILE
 from m6rec_jax.errors import DataError
-from m6rec_jax.progress import progress_bar
+from m6rec_jax.io.atomic import replaced_folder
+from m6rec_jax.io.closest import did_you_mean
+from m6rec_jax.io.hashing import file_digest, file_sha256
+from m6rec_jax.io.progress import progress_bar
 
 DATA_DIR_VARIABLE = "M6REC_DATA_DIR"
 _CHUNK = 1 << 16
@@ -202,7 +203,7 @@ def public_dataset(name: str) -> PublicDataset:
     if name not in _registered and name not in available():
         known = sorted(_registered)
         raise DataError(
-            f"no public data set {name!r} (known: {', '.join(known)}){closest_match(name, known)}"
+            f"no public data set {name!r} (known: {', '.join(known)}){did_you_mean(name, known)}"
         )
     return _registered[name]
 
@@ -283,10 +284,9 @@ def fetch(
         for source in dataset.sources
     }
     echo(f"building {target}")
-    with _new_folder(target) as folder:
+    with _replaced_folder(target) as folder:
         echo(dataset.build(folders, folder))
         _stamp(folder, dataset, folders)
-        _replace(folder, target)
     return target
 
 
@@ -303,7 +303,7 @@ def _stamp(folder: Path, dataset: PublicDataset, sources: Mapping[str, Path]) ->
     path = folder / dataset.spec_file
     raw = json.loads(path.read_text("utf-8"))
     files = {
-        f"{name}/{path.name}": _digest(path, "sha256")
+        f"{name}/{path.name}": file_sha256(path)
         for name, source in sources.items()
         for path in sorted(source.iterdir())
     }
@@ -331,9 +331,8 @@ def _fetch_source(
     for route in source.routes:
         echo(f"fetching {source.title} from {route}")
         try:
-            with _new_folder(target) as folder:
+            with _replaced_folder(target) as folder:
                 _unpack(route.download(folder, timeout=timeout, progress=progress), route, folder)
-                _replace(folder, target)
             return target
         except RouteError as error:
             failures.append(f"  {route}: {error}")
@@ -348,34 +347,17 @@ def _fetch_source(
 
 
 @contextmanager
-def _new_folder(target: Path) -> Iterator[Path]:
-    """A temporary folder beside `target`, on the same disk so that it can be renamed to it."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        path = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    except OSError as error:
-        raise DataError(
-            f"{target.parent} cannot be written to ({error.strerror}); set "
-            f"{DATA_DIR_VARIABLE} to a folder that can"
-        ) from error
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
-
-
-def _replace(folder: Path, target: Path) -> None:
-    """Gives the finished folder its name; what was there before goes away."""
-    folder.chmod(0o755)
-    with tempfile.TemporaryDirectory(prefix=".old-", dir=target.parent) as old:
-        # Another process may have put it there, or taken it away, a moment ago.
-        with suppress(FileNotFoundError):
-            target.rename(Path(old) / target.name)
+def _replaced_folder(target: Path) -> Iterator[Path]:
+    """`replaced_folder`, with an error that names the setting where it cannot be made."""
+    with ExitStack() as stack:
         try:
-            folder.rename(target)
-        except OSError:
-            if not target.is_dir():
-                raise
+            folder = stack.enter_context(replaced_folder(target))
+        except OSError as error:
+            raise DataError(
+                f"{target.parent} cannot be written to ({error.strerror}); set "
+                f"{DATA_DIR_VARIABLE} to a folder that can"
+            ) from error
+        yield folder
 
 
 def _unpack(archive: Path, route: Route, folder: Path) -> None:
@@ -415,15 +397,10 @@ def _kept(folder: Path, path: str) -> Path:
     return folder / path.rsplit("/", 1)[-1]
 
 
-def _digest(path: Path, kind: str) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, kind).hexdigest()
-
-
 def _difference(path: Path, expected: str) -> str:
     """What distinguishes a file from the pinned one, "" where nothing does."""
     name, kind = ("MD5", "md5") if expected.startswith(_MD5) else ("SHA-256", "sha256")
-    found, wanted = _digest(path, kind), expected.removeprefix(_MD5)
+    found, wanted = file_digest(path, kind), expected.removeprefix(_MD5)
     return "" if found == wanted else f"{name} {found}, expected {wanted}"
 
 

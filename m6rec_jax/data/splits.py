@@ -34,8 +34,8 @@ from typing import Any
 
 import numpy as np
 
-from m6rec_jax.data.schema import closest_match
 from m6rec_jax.errors import DataError
+from m6rec_jax.io.closest import did_you_mean
 
 PARTS = ("train", "validation", "test")
 TRAIN, VALIDATION, TEST = 0, 1, 2
@@ -273,8 +273,7 @@ class Split:
         if name not in KINDS and name not in declared:
             known = list(dict.fromkeys([*KINDS, *declared]))
             raise DataError(
-                f"there is no split {name!r}{closest_match(name, known)} "
-                f"(known: {', '.join(known)})"
+                f"there is no split {name!r}{did_you_mean(name, known)} (known: {', '.join(known)})"
             )
         entry = declared.get(name) or {}
         if not isinstance(entry, Mapping):
@@ -283,7 +282,7 @@ class Split:
         kind = options.pop("kind", name)
         if kind not in KINDS:
             raise DataError(
-                f"dataset.json: 'splits.{name}.kind' is {kind!r}{closest_match(str(kind), KINDS)} "
+                f"dataset.json: 'splits.{name}.kind' is {kind!r}{did_you_mean(str(kind), KINDS)} "
                 f"(known: {', '.join(KINDS)})"
             )
         given: dict[str, Any] = {}
@@ -351,7 +350,7 @@ def _check_options(kind: str, options: Mapping[str, Any], text: str) -> None:
     for name in options:
         if name not in known:
             raise DataError(
-                f"split {text!r}: {kind} has no option {name!r}{closest_match(name, known)} "
+                f"split {text!r}: {kind} has no option {name!r}{did_you_mean(name, known)} "
                 f"(known: {', '.join(known) or 'none'})"
             )
     kinds = {p.name: _OPTION_KINDS[str(p.annotation)] for p in parameters if p.name in options}

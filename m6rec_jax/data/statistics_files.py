@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import shutil
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +20,7 @@ from m6rec_jax.data.statistics_state import (
     UserState,
 )
 from m6rec_jax.errors import DataError
+from m6rec_jax.io.atomic import replaced_folder
 
 # Raise the number when the same events give other words, too: then text is rendered anew.
 FORMAT = "m6rec-statistics-8"
@@ -44,12 +44,6 @@ def save(state: StatisticsState, path: str | Path) -> None:
 
     What was counted `of_user_only` is not kept.
     """
-    path = Path(path)
-    scratch = path.with_name(path.name + ".partial")
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
-    for name, table in _tables(state).items():
-        pq.write_table(table, scratch / f"{name}.parquet", compression="zstd")
     scalars = {name: getattr(state, name) for name in _SCALARS}
     scalars["factors_mean"] = state.factors.mean
     settings = {"by": list(state.by), "at_least": state.at_least, "has_values": state.has_values}
@@ -58,9 +52,10 @@ def save(state: StatisticsState, path: str | Path) -> None:
     last = state.last_counted_time
     scalars["last_time"] = None if math.isinf(last) else last
     raw = {"format": FORMAT, "settings": settings, "options": options, "state": scalars}
-    (scratch / "statistics.json").write_text(json.dumps(raw, indent=2) + "\n", "utf-8")
-    shutil.rmtree(path, ignore_errors=True)
-    scratch.rename(path)
+    with replaced_folder(Path(path)) as folder:
+        for name, table in _tables(state).items():
+            pq.write_table(table, folder / f"{name}.parquet", compression="zstd")
+        (folder / "statistics.json").write_text(json.dumps(raw, indent=2) + "\n", "utf-8")
 
 
 def load(kind: type[State], path: str | Path) -> State:

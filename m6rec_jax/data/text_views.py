@@ -15,7 +15,7 @@ from m6rec_jax.data import views
 from m6rec_jax.data.prepared import MANIFEST, Prepared, fingerprint, folder_of, write_manifest
 from m6rec_jax.data.splits import Split
 from m6rec_jax.data.views import RowWriter, build_view
-from m6rec_jax.progress import progress_bar
+from m6rec_jax.io.progress import progress_bar
 
 # Raise it when the rendering changes, so that data prepared before are rendered again.
 FORMAT = 1

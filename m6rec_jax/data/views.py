@@ -17,10 +17,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from m6rec_jax.data.schema import closest_match
 from m6rec_jax.data.splits import PARTS
 from m6rec_jax.errors import DataError
-from m6rec_jax.progress import progress_bar
+from m6rec_jax.io.closest import did_you_mean
+from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.text.writing_templates import WRITING
 
 __all__ = ["COLUMNS", "DESCRIPTIONS", "DIALOGUE_VIEWS", "FURTHER_VIEWS", "PARTS", "WRITING"]
@@ -106,7 +106,7 @@ def check_view(view: str, known: Sequence[str] = tuple(COLUMNS)) -> str:
     """Returns `view`; raises DataError, naming the closest one, where it is none of `known`."""
     if view not in known:
         raise DataError(
-            f"there is no view {view!r}{closest_match(view, known)} (known: {', '.join(known)})"
+            f"there is no view {view!r}{did_you_mean(view, known)} (known: {', '.join(known)})"
         )
     return view
 

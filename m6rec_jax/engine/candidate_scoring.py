@@ -4,89 +4,35 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from m6rec_jax.engine.candidate_rows import PackedTexts, pack_texts, text_ends
-from m6rec_jax.engine.runtime import Runtime, checked_buckets, in_buckets
-from m6rec_jax.engine.task_settings import RequestedTasks, TaskSettings
+from m6rec_jax.engine.engine import Engine, EngineOptions, Variables
+from m6rec_jax.engine.runtime import in_buckets
+from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.errors import DataError
 from m6rec_jax.model import Encoded, M6Rec
-from m6rec_jax.sharding import LogicalRules
 from m6rec_jax.text import rows
 from m6rec_jax.text.rows import Row
 from m6rec_jax.text.vocabulary import Vocabulary
 
 Array = jax.Array
-Variables = Mapping[str, Any]
-DEFAULT_BATCH_SIZES = (1, 8, 32)
 
 
-class CandidateScorer(abc.ABC):
-    """A number for every candidate of a history; what it means is a subclass's business.
-
-    Requests of unlike tasks may share a call, and then share batches.
-
-    Args:
-      model: the model.
-      variables: its parameters and prompts; may be replaced between calls.
-      vocabulary: the one it was trained with.
-      source_length: most tokens of a history, S; older behaviours are dropped as in training.
-      target_length: most tokens of a decoder row, T.
-      tasks: settings of tasks that requests may name.
-      task: which of `tasks` a request has that names none; empty: the only one.
-      candidate_length: most tokens of a candidate, `[BOS]` and `[EOS]` included; None: T.
-      batch_sizes: numbers of rows to pad to, ascending.
-      source_buckets, target_buckets: lengths to pad to; None: S, S/2, S/4 and T, T/2, T/4.
-      mesh: devices to spread rows over; None: the default device.
-      rules: logical-axis rules, with a mesh.
-
-    Raises:
-      ConfigError: lengths that do not fit together.
-    """
+class CandidateScorer(Engine, abc.ABC):
+    """A number for every candidate of a history; subclasses say what it means."""
 
     # Decoder features that the jitted function sees.
     decoder_features: tuple[str, ...] = ("decoder_input_tokens", "decoder_block_ids")
-    # What a task must have, see `RequestedTasks`.
-    needed_part: str = ""
 
     def __init__(
-        self,
-        model: M6Rec,
-        variables: Variables,
-        vocabulary: Vocabulary,
-        *,
-        source_length: int,
-        target_length: int,
-        tasks: Mapping[str, TaskSettings],
-        task: str = "",
-        candidate_length: int | None = None,
-        batch_sizes: Sequence[int] = DEFAULT_BATCH_SIZES,
-        source_buckets: Sequence[int] | None = None,
-        target_buckets: Sequence[int] | None = None,
-        mesh: Mesh | None = None,
-        rules: LogicalRules = (),
+        self, model: M6Rec, variables: Variables, vocabulary: Vocabulary, options: EngineOptions
     ) -> None:
-        self.model, self.variables, self.vocabulary = model, variables, vocabulary
-        self.source_length, self.target_length = source_length, target_length
-        self.candidate_length = min(candidate_length or target_length, target_length)
-        self._tasks = RequestedTasks(tasks, task, part=self.needed_part)
-        self._runtime = Runtime(mesh, rules)
-        self._batch_sizes = self._runtime.batch_sizes(batch_sizes)
-        kind = type(self).__name__
-        self._source_buckets = checked_buckets(
-            f"{kind}.source_buckets", source_buckets, source_length
-        )
-        self._target_buckets = checked_buckets(
-            f"{kind}.target_buckets", target_buckets, target_length
-        )
-        self.num_compilations = 0
+        super().__init__(model, variables, vocabulary, options)
 
         def encode(variables: Variables, features: Mapping[str, Array]) -> Encoded:
-            self.num_compilations += 1
             encoded: Encoded = model.apply(
                 variables,
                 features["encoder_input_tokens"],
@@ -97,7 +43,6 @@ class CandidateScorer(abc.ABC):
             return encoded
 
         def decode(variables: Variables, encoded: Encoded, features: Mapping[str, Array]) -> Array:
-            self.num_compilations += 1
             source = features["source_of_row"][:, 0]
             of_rows = Encoded(encoded.hidden[source], encoded.mask[source])
             blocks, task_ids = features["decoder_block_ids"], features["task_ids"]
@@ -105,7 +50,7 @@ class CandidateScorer(abc.ABC):
             hidden = model.apply(variables, of_rows, tokens, blocks, task_ids, method=model.decode)
             return self.read(variables, hidden, features)
 
-        self._encode, self._decode = self._runtime.jit(encode), self._runtime.jit(decode)
+        self._encode, self._decode = self._jit(encode), self._jit(decode)
 
     @abc.abstractmethod
     def read(self, variables: Variables, hidden: Array, features: Mapping[str, Array]) -> Array:
@@ -122,7 +67,7 @@ class CandidateScorer(abc.ABC):
 
     def pack(self, texts: Sequence[str], candidate_length: int) -> PackedTexts:
         """Lays out the candidates of one request, each of so many tokens at most."""
-        return pack_texts(self.vocabulary, texts, self.target_length, candidate_length)
+        return pack_texts(self.vocabulary, texts, self.options.target_length, candidate_length)
 
     def task_features(self, settings: Sequence[TaskSettings], size: int) -> dict[str, np.ndarray]:
         """What `read` must know of each row's task: arrays `[size, n]`, also where rows end."""
@@ -183,7 +128,7 @@ class CandidateScorer(abc.ABC):
             raise DataError(f"{len(histories)} histories for {len(candidates)} lists of candidates")
         variables, settings = self._tasks.with_variables(self.variables, tasks, len(histories))
         sources = [
-            _with_task(rows.source_row(self.vocabulary, segments, self._source_length(own)), own)
+            _with_task(self._source_row(segments, own), own)
             for segments, own in zip(histories, settings, strict=True)
         ]
         targets: list[Row] = []
@@ -259,8 +204,8 @@ class CandidateScorer(abc.ABC):
     def _encode_batch(
         self, variables: Variables, part: Sequence[Row], length: int, size: int
     ) -> Encoded:
-        lengths = {"encoder_input_tokens": length, "encoder_block_ids": length, "task_ids": 1}
-        batch = rows.pad_batch(part, lengths, size)
+        task_ids = [row["task_ids"][0] for row in part]
+        batch = self._source_batch(part, task_ids, length, size)
         encoded: Encoded = self._encode(variables, self._runtime.place_shared(batch))
         return encoded
 
@@ -281,9 +226,6 @@ class CandidateScorer(abc.ABC):
         batch["source_of_row"][: len(places), 0] = places
         found: Array = self._decode(variables, encoded, self._runtime.place_shared(batch))
         return found
-
-    def _source_length(self, settings: TaskSettings) -> int:
-        return min(settings.source_length or self.source_length, self.source_length)
 
 
 def _with_task(row: Row, settings: TaskSettings) -> Row:

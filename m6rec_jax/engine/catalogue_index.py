@@ -28,8 +28,9 @@ NO_ITEM = -1
 
 # Of `approx_max_k` on TPUs, whose units sort slowly and find maxima of bins fast.
 TPU_RECALL_TARGET = 0.99
-# Fewest places per user that may be excluded in one program: fewer shapes are compiled.
-_LEAST_EXCLUDED = 32
+# Most items per user that may be excluded in the smallest program, and how much larger the next one
+# is: few shapes are compiled, and `warm_up` can compile all of them.
+_LEAST_EXCLUDED, _EXCLUDED_GROWTH = 32, 8
 
 
 class TopK(NamedTuple):
@@ -66,6 +67,9 @@ class ItemSearch(Protocol):
           ConfigError: k out of range.
           DataError: another number of users in `seen`, or a place outside the catalogue.
         """
+
+    def warm_up(self, num_users: int, k: int) -> None:
+        """Compiles every program that `top_k` of so many users and items may run."""
 
 
 @gin.configurable(allowlist=["users_per_step", "recall_target"])
@@ -138,6 +142,13 @@ class CatalogueIndex:
             np.concatenate([np.asarray(s) for s in scores])[:number],
         )
 
+    def warm_up(self, num_users: int, k: int) -> None:
+        """See `ItemSearch`."""
+        users = np.zeros((num_users, self._items.shape[1]), np.float32)
+        for width in excluded_widths(self.num_items):
+            excluded = np.arange(min(width, self.num_items))
+            self.top_k(users, k, [excluded] * num_users)
+
     def scores_of(self, user: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
         """A function from places to one user's similarities to them; user `[retrieval]`.
 
@@ -197,7 +208,7 @@ class CatalogueIndex:
         longest = max((len(items) for items in seen), default=0) if seen is not None else 0
         # Powers of two, so that few shapes are compiled.
         step = min(self._users_per_step, _power_of_two(number))
-        width = _power_of_two(max(longest, _LEAST_EXCLUDED))
+        width = next(width for width in excluded_widths(self.num_items) if width >= longest)
         outside = self._items.shape[0]
         for start in range(0, number, step):
             part = np.zeros((step, users.shape[1]), np.float32)
@@ -237,6 +248,14 @@ def check_seen(seen: Sequence[np.ndarray] | None, num_users: int, num_items: int
                 f"user {user} has seen an item outside the catalogue of {num_items} items: "
                 f"{np.min(items)} or {np.max(items)}"
             )
+
+
+def excluded_widths(num_items: int) -> list[int]:
+    """Numbers of excluded items that programs are compiled for, ascending; the last fits all."""
+    widths = [_LEAST_EXCLUDED]
+    while widths[-1] < num_items:
+        widths.append(widths[-1] * _EXCLUDED_GROWTH)
+    return widths
 
 
 def _power_of_two(number: int) -> int:

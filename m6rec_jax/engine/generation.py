@@ -1,6 +1,6 @@
 """Writes text for users: explanations, titles, answers (paper section 2: generation).
 
-    generator = Generator(model, variables, vocabulary, source_length=256, target_length=64)
+    generator = Generator(model, variables, vocabulary, EngineOptions(256, 64))
     generator.greedy(histories)                                  # one text per history
     generator.sample(histories, num_samples=4, top_p=0.9)        # several
     generator.beam_search(histories, prefixes, num_beams=4)      # that go on from a prefix
@@ -16,39 +16,27 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import gin
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from m6rec_jax.engine.constraints import AfterGiven, Constraint, any_text
 from m6rec_jax.engine.decoding import FREE
+from m6rec_jax.engine.engine import Engine, EngineOptions, Variables
 from m6rec_jax.engine.generated_texts import GeneratedText, RecommendedTitle, WrittenTexts
 from m6rec_jax.engine.generation_program import WrittenBatch, write
 from m6rec_jax.engine.prefixes import beginnings
-from m6rec_jax.engine.runtime import (
-    Runtime,
-    checked_buckets,
-    in_buckets,
-    length_buckets,
-    smallest_that_fits,
-)
+from m6rec_jax.engine.runtime import in_buckets, length_buckets, smallest_that_fits
 from m6rec_jax.engine.sampling import SamplingOptions
-from m6rec_jax.engine.task_settings import RequestedTasks, TaskSettings
 from m6rec_jax.engine.title_trie import ItemScores, TitleTrie
 from m6rec_jax.engine.unseen_trie import NO_RANK, UnseenTrie, excluded_ranks
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.model import M6Rec
-from m6rec_jax.sharding import LogicalRules
-from m6rec_jax.text import rows
 from m6rec_jax.text.vocabulary import EOS_ID, Vocabulary
 
 Array = jax.Array
-Variables = Mapping[str, Any]
 
 
-@gin.configurable(denylist=["model", "variables", "vocabulary", "mesh", "tasks"])
-class Generator:
+class Generator(Engine):
     """Text for histories given as text segments.
 
     Every verb takes `histories` (per request, segments as `DatasetTemplate.history_segments` gives
@@ -62,20 +50,8 @@ class Generator:
         model.
 
     Args:
-      model: any.
-      variables: its parameters and prompts; may be replaced between calls.
-      vocabulary: the one it was trained with.
-      source_length: most tokens of a history, S; older behaviours are dropped as in training.
-      target_length: most tokens of a decoder row, T; a text has up to T - 2 and `[EOS]`.
-      task_id: row of the prompt bank.
-      tasks: settings of tasks that requests may name; they take the place of `task_id`.
-      task: which of `tasks` a request has that names none; empty: the only one.
+      model, variables, vocabulary, options: as `Engine`. A text has up to T - 2 tokens and `[EOS]`.
       also_allowed: control ids and sentinels that may be written beside text.
-      batch_sizes: numbers of histories to pad to, ascending.
-      source_buckets: lengths to pad histories to; None: S, S/2, S/4.
-      by_argmax: see `top_k`.
-      mesh: devices to spread rows over; None: the default device.
-      rules: logical-axis rules, with a mesh.
 
     Raises:
       ConfigError: no room for a word, or buckets that do not end with S.
@@ -86,37 +62,18 @@ class Generator:
         model: M6Rec,
         variables: Variables,
         vocabulary: Vocabulary,
+        options: EngineOptions,
         *,
-        source_length: int,
-        target_length: int,
-        task_id: int = 0,
-        tasks: Mapping[str, TaskSettings] | None = None,
-        task: str = "",
         also_allowed: Sequence[int] = (),
-        batch_sizes: Sequence[int] = (1, 8, 32),
-        source_buckets: Sequence[int] | None = None,
-        by_argmax: bool | None = None,
-        mesh: Mesh | None = None,
-        rules: LogicalRules = (),
     ) -> None:
-        if target_length < 3:
+        if options.target_length < 3:
             raise ConfigError(
-                f"target_length = {target_length} has no room for [BOS], a word and [EOS]"
+                f"target_length = {options.target_length} has no room for [BOS], a word and [EOS]"
             )
-        self.model, self.variables, self.vocabulary = model, variables, vocabulary
-        self.source_length = source_length
-        self.max_tokens = target_length - 1  # [EOS] is the last token written, never an input
-        if tasks is None:
-            tasks = {"": TaskSettings(task_id)}
-        self._tasks, self._by_argmax = RequestedTasks(tasks, task), by_argmax
-        self._runtime = Runtime(mesh, rules)
-        self._batch_sizes = self._runtime.batch_sizes(batch_sizes)
-        self._source_buckets = checked_buckets(
-            "Generator.source_buckets", source_buckets, source_length
-        )
+        super().__init__(model, variables, vocabulary, options)
+        self.max_tokens = options.target_length - 1  # [EOS] is the last token, never an input
         self._any_text = any_text(vocabulary, model.config.vocab_size, also_allowed)
         self._programs: dict[tuple[str, int], Callable[..., Any]] = {}
-        self.num_compilations = 0
 
     def greedy(
         self,
@@ -284,18 +241,12 @@ class Generator:
             excluded = excluded_ranks(trie, seen, len(histories))
         run = self._program(verb, num_texts)
         variables, settings = self._tasks.with_variables(self.variables, tasks, len(histories))
-        longest = [min(s.source_length or self.source_length, self.source_length) for s in settings]
-        sources = [
-            rows.source_row(self.vocabulary, segments, most)
-            for segments, most in zip(histories, longest, strict=True)
-        ]
+        sources = list(map(self._source_row, histories, settings))
         lengths = [len(row["encoder_input_tokens"]) for row in sources]
         pending = []
         for bucket, size, members in in_buckets(lengths, self._source_buckets, self._batch_sizes):
-            names = {"encoder_input_tokens": bucket, "encoder_block_ids": bucket}
-            batch = rows.pad_batch([sources[i] for i in members], names, size)
-            batch["task_ids"] = np.zeros((size, 1), np.int32)
-            batch["task_ids"][: len(members), 0] = [settings[i].task_id for i in members]
+            task_ids = [settings[i].task_id for i in members]
+            batch = self._source_batch([sources[i] for i in members], task_ids, bucket, size)
             batch["forced"] = np.full((size, length), FREE, np.int32)
             batch["forced"][:, 0] = EOS_ID  # rows of padding have nothing to write
             batch["seeds"] = np.zeros((size, 1), np.uint32)
@@ -348,7 +299,6 @@ class Generator:
                 constraint: Constraint,
                 options: Any,
             ) -> WrittenBatch:
-                self.num_compilations += 1
                 return write(
                     self.model,
                     variables,
@@ -357,8 +307,7 @@ class Generator:
                     options,
                     verb=verb,
                     num_texts=num_texts,
-                    by_argmax=self._by_argmax,
                 )
 
-            self._programs[verb, num_texts] = self._runtime.jit(run)
+            self._programs[verb, num_texts] = self._jit(run)
         return self._programs[verb, num_texts]

@@ -91,6 +91,9 @@ class GraphIndex:
             ids[user, : len(order)], scores[user, : len(order)] = places[order], own[order]
         return TopK(ids, scores)
 
+    def warm_up(self, num_users: int, k: int) -> None:
+        """See `ItemSearch`: nothing is compiled."""
+
     def _found(
         self, users: np.ndarray, k: int, seen: Sequence[np.ndarray] | None
     ) -> list[np.ndarray]:

@@ -28,13 +28,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from jax.sharding import Mesh
-from tqdm import tqdm
 
 from m6rec_jax import __version__
-from m6rec_jax.engine.catalogue_index import CatalogueIndex, ItemSearch
+from m6rec_jax.engine.catalogue_index import CatalogueIndex, ItemSearch, TopK
 from m6rec_jax.engine.graph_index import GraphIndex
+from m6rec_jax.engine.runtime import smallest_that_fits
 from m6rec_jax.errors import CheckpointError, DataError
-from m6rec_jax.tables.locked_folder import LOCK_FILE, locked_folder
+from m6rec_jax.io.atomic import write_atomically
+from m6rec_jax.io.hashing import file_sha256
+from m6rec_jax.io.locks import LOCK_FILE, locked_folder
+from m6rec_jax.io.progress import progress_bar
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +55,7 @@ class IndexManifest:
     """What `manifest.json` holds.
 
     Attributes:
-      model: fingerprint (`Bundle.fingerprint`).
+      model: fingerprint (`LoadedModel.fingerprint`).
       catalogue: fingerprint of ids and texts.
       dim: width of the embeddings.
       count: number of items.
@@ -78,41 +81,55 @@ class StoredIndex:
 
     Attributes:
       manifest: of its folder.
-      ids: of the items, by place.
-      place: of each id.
-      search: answers with places.
+      ids: of the items, by index.
+      index_of: each id.
+      search: answers with indices.
     """
 
     manifest: IndexManifest
     ids: Sequence[str]
-    place: Mapping[str, int]
+    index_of: Mapping[str, int]
     search: ItemSearch
 
-    def places(self, ids: Sequence[str]) -> np.ndarray:
-        """Places of those ids that the index has, int64; others cannot be recommended anyway."""
-        known = {self.place[id_] for id_ in ids if id_ in self.place}
+    def indices(self, ids: Sequence[str]) -> np.ndarray:
+        """Indices of those ids that the index has, int64; others cannot be recommended anyway."""
+        known = {self.index_of[id_] for id_ in ids if id_ in self.index_of}
         return np.fromiter(known, np.int64, len(known))
 
     def top_k(
-        self, users: np.ndarray, k: int, seen: Sequence[Sequence[str]] | None = None
-    ) -> list[tuple[list[str], np.ndarray]]:
-        """Ids *and* scores of the best items of each user, best first; fewer where fewer are left.
+        self,
+        users: np.ndarray,
+        k: int,
+        excluded: Sequence[Sequence[str]],
+        batch_sizes: Sequence[int],
+    ) -> TopK:
+        """The best items of each user, as indices into `ids`.
+
+        Users are searched for in batches of few sizes, so that no number of them compiles anything.
 
         Args:
           users: float32 `[users, retrieval]`.
-          k: how many; at most as many as there are items.
-          seen: per user, ids of items that must not be recommended.
+          k: how many; fewer where the catalogue has fewer.
+          excluded: per user, ids of items that must not be found.
+          batch_sizes: numbers of users to pad to, ascending.
 
         Raises:
-          ConfigError, DataError: as `ItemSearch.top_k`.
+          DataError: there are no users, or vectors that hold NaN.
         """
-        places = None if seen is None else [self.places(ids) for ids in seen]
-        found = self.search.top_k(users, k, places)
-        results = []
-        for own, scores in zip(found.ids, found.scores, strict=True):
-            left = own >= 0
-            results.append(([self.ids[place] for place in own[left]], scores[left]))
-        return results
+        parts, k = [], min(k, len(self.ids))
+        for start in range(0, len(users), batch_sizes[-1]):
+            own = users[start : start + batch_sizes[-1]]
+            size = smallest_that_fits(len(own), batch_sizes)
+            padded = np.pad(own, ((0, size - len(own)), (0, 0)))
+            ids = [*excluded[start : start + len(own)], *[()] * (size - len(own))]
+            found = self.search.top_k(padded, k, [*map(self.indices, ids)])
+            parts.append(TopK(found.ids[: len(own)], found.scores[: len(own)]))
+        return TopK(*(np.concatenate(values) for values in zip(*parts, strict=True)))
+
+    def warm_up(self, k: int, batch_sizes: Sequence[int]) -> None:
+        """Compiles every program of `top_k`."""
+        for size in batch_sizes:
+            self.search.warm_up(size, min(k, len(self.ids)))
 
 
 def write_index(
@@ -167,7 +184,7 @@ def write_index(
             catalogue,
             dim,
             len(texts),
-            {name: _checksum(unfinished / name) for name in files},
+            {name: file_sha256(unfinished / name) for name in files},
             datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             __version__,
             dict(extra or {}),
@@ -209,7 +226,7 @@ def open_index(
         )
     for name, checksum in manifest.checksums.items():
         path = folder / name
-        if not path.is_file() or _checksum(path) != checksum:
+        if not path.is_file() or file_sha256(path) != checksum:
             raise CheckpointError(f"{path} is missing or damaged; build the index anew")
     ids = pq.read_table(folder / IDS).column("item_id").to_pylist()
     embeddings = np.load(folder / EMBEDDINGS, mmap_mode="r")
@@ -260,7 +277,7 @@ def _embed_all(
     vectors = np.lib.format.open_memmap(
         folder / EMBEDDINGS, "r+" if done else "w+", np.float32, (len(wanted), dim)
     )
-    with tqdm(
+    with progress_bar(
         total=len(wanted), initial=done, desc="embedding", unit=" items", disable=not progress
     ) as bar:
         for start in range(done, len(wanted), block):
@@ -283,9 +300,7 @@ def _done(folder: Path, made_of: tuple[str, str], shape: tuple[int, int]) -> int
 
 
 def _write_progress(folder: Path, made_of: tuple[str, str], done: int) -> None:
-    scratch = folder / f"{_PROGRESS}.partial"
-    scratch.write_text(json.dumps({"made_of": made_of, "done": done}), "utf-8")
-    scratch.replace(folder / _PROGRESS)
+    write_atomically(folder / _PROGRESS, json.dumps({"made_of": made_of, "done": done}))
 
 
 def _same_index(folder: Path, model: str, catalogue: str, graph: bool) -> IndexManifest:
@@ -305,8 +320,3 @@ def _fingerprint_of(texts: Mapping[str, str]) -> str:
     for id_, text in texts.items():
         digest.update(json.dumps([id_, text]).encode())
     return digest.hexdigest()
-
-
-def _checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

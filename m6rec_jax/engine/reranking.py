@@ -5,7 +5,7 @@
     best = reranker.rerank(histories, recent, seen, found)          # ids *and* scores, best first
 
 Three things are weighed: the retriever's similarity, how near a candidate stands to the history's
-last items in what others did (`data.co_occurrence`), and, where there is a model, the scorer's
+last items in what others did (`tables.nearness`), and, where there is a model for it, the scorer's
 probability that the candidate comes next; it reads the candidate together with the history, and
 that nearness in words.
 """
@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import gin
 import numpy as np
 
-from m6rec_jax.data.co_occurrence import RelatedItems, CoOccurrence, ranked_texts
+from m6rec_jax.data.co_occurrence import CoOccurrence, RelatedItems, ranked_texts
 from m6rec_jax.engine.catalogue_index import NO_ITEM, TopK
 from m6rec_jax.engine.scoring import Scorer
 from m6rec_jax.errors import DataError
@@ -32,7 +32,8 @@ class Reranker:
 
     Args:
       nearness: of the training events.
-      texts: of the catalogue, in the order of the items table.
+      texts: of the catalogue, in the order of the items table; items that are newer than the
+        counts may follow.
       scorer: of a model trained on the view 'reranking'; None: the other two alone.
       similarity_weight: what the retriever's cosine similarity is multiplied with before it is
         added to the log probability: the scorer was trained on what stands near, the towers
@@ -50,7 +51,7 @@ class Reranker:
         similarity_weight: float = 5.0,
         nearness_weight: float = 1.0,
     ) -> None:
-        if nearness.num_items != len(texts):
+        if nearness.num_items > len(texts):
             raise DataError(
                 f"nearness was counted over {nearness.num_items} items, the catalogue has "
                 f"{len(texts)}: they belong to different data"
@@ -65,6 +66,7 @@ class Reranker:
         recent: Sequence[Sequence[int]],
         seen: Sequence[Sequence[int] | np.ndarray],
         found: TopK,
+        tasks: Sequence[str] | None = None,
     ) -> TopK:
         """The same items in another order.
 
@@ -73,6 +75,7 @@ class Reranker:
           recent: per user, the last items of the history, oldest first, as places in the catalogue.
           seen: per user, items that are not ranked by nearness, for they cannot come next.
           found: the retriever's; equally good items stay in its order.
+          tasks: of the scorer, per user; None: its default task.
 
         Returns:
           Items and their scores: the weighted sums of the three; -inf at `NO_ITEM`.
@@ -102,7 +105,7 @@ class Reranker:
                 ranked_texts(self._texts, around, items.tolist())
                 for around, items in zip(near, candidates, strict=True)
             ]
-            probabilities = self._scorer.score_requests(histories, texts)
+            probabilities = self._scorer.score_requests(histories, texts, tasks)
             # Float32 probabilities can be 0.
             least = np.finfo(np.float32).tiny
             scores[present] += np.log(np.maximum(np.concatenate(probabilities), least))
@@ -112,8 +115,15 @@ class Reranker:
             np.take_along_axis(scores, order, axis=1),
         )
 
+    def describe(self) -> dict[str, float]:
+        """What the order depends on beside models and data, for JSON."""
+        return {
+            "similarity_weight": self._similarity_weight,
+            "nearness_weight": self._nearness_weight,
+        }
+
     def _shares(self, near: RelatedItems, items: np.ndarray) -> np.ndarray:
         """Share of nearness of each item, float64 `[items]`."""
-        of_all = np.full(self._nearness.num_items, _LEAST_SHARE)
+        of_all = np.full(len(self._texts), _LEAST_SHARE)
         of_all[near.items] += near.shares
         return of_all[items]

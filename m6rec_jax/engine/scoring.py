@@ -1,6 +1,6 @@
 """Scores candidates for users: the probability that a user likes, clicks or buys (paper section 2).
 
-    scorer = Scorer(bundle.model, bundle.variables, bundle.vocabulary, source_length=256, ...)
+    scorer = Scorer(model, variables, vocabulary, EngineOptions(source_length=256, ...))
     scorer.score_requests([history], [candidates])      # text in, one probability per candidate out
     bank.scorer().score_requests(histories, candidates, ["ctr", "stars"])      # a task per request
 
@@ -11,24 +11,20 @@ Shapes come from a few buckets, so a new request compiles nothing once each buck
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-import gin
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
 from m6rec_jax.data.negatives import corrected_probability
-from m6rec_jax.engine.candidate_scoring import DEFAULT_BATCH_SIZES, CandidateScorer
+from m6rec_jax.engine.candidate_scoring import CandidateScorer
+from m6rec_jax.engine.engine import EngineOptions, Variables
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.model import M6Rec
-from m6rec_jax.sharding import LogicalRules
 from m6rec_jax.text.vocabulary import Vocabulary
 
 Array = jax.Array
-Variables = Mapping[str, Any]
 
 
 def class_log_probabilities(
@@ -81,19 +77,11 @@ def _summed_probability(log_probabilities: Array, chosen: Array) -> Array:
     return jnp.exp(jnp.minimum(total, 0.0))  # several classes may round to a little above 1
 
 
-@gin.configurable(denylist=["model", "variables", "vocabulary", "mesh", "tasks"])
 class Scorer(CandidateScorer):
     """Probability of the positive classes for rows or for requests in text.
 
-    Args:
-      model: with an option or linear head.
-      variables, vocabulary: as `CandidateScorer`, which has the other arguments, too.
-      task_id: row of the prompt bank, for rows that name none.
-      positive_classes: classes whose probabilities are added up.
-      sampling_rate: share of the negatives that training saw, see
-        `data.negatives.corrected_probability`; 1 where none were sampled.
-      tasks: settings of tasks that requests may name; they take the place of the three before.
-      task: which of `tasks` a request has that names none; empty: the only one.
+    The settings of a task name its positive classes and the share of the negatives that training
+    saw (`TaskSettings.sampling_rate`), by which probabilities are corrected.
 
     Raises:
       ConfigError: the model has no head, or lengths that do not fit together.
@@ -102,47 +90,14 @@ class Scorer(CandidateScorer):
     needed_part = "classes"
 
     def __init__(
-        self,
-        model: M6Rec,
-        variables: Variables,
-        vocabulary: Vocabulary,
-        *,
-        source_length: int,
-        target_length: int,
-        task_id: int = 0,
-        positive_classes: tuple[int, ...] = (1,),
-        sampling_rate: float = 1.0,
-        tasks: Mapping[str, TaskSettings] | None = None,
-        task: str = "",
-        candidate_length: int | None = None,
-        batch_sizes: Sequence[int] = DEFAULT_BATCH_SIZES,
-        source_buckets: Sequence[int] | None = None,
-        target_buckets: Sequence[int] | None = None,
-        mesh: Mesh | None = None,
-        rules: LogicalRules = (),
+        self, model: M6Rec, variables: Variables, vocabulary: Vocabulary, options: EngineOptions
     ) -> None:
         if model.config.prompts.head == "none":
             raise ConfigError(
                 "scoring needs a head: this model was built with PromptConfig.head = 'none'. Was "
                 "it tuned for scoring?"
             )
-        if tasks is None:
-            tasks = {"": TaskSettings(task_id, tuple(positive_classes), sampling_rate)}
-        super().__init__(
-            model,
-            variables,
-            vocabulary,
-            source_length=source_length,
-            target_length=target_length,
-            tasks=tasks,
-            task=task,
-            candidate_length=candidate_length,
-            batch_sizes=batch_sizes,
-            source_buckets=source_buckets,
-            target_buckets=target_buckets,
-            mesh=mesh,
-            rules=rules,
-        )
+        super().__init__(model, variables, vocabulary, options)
 
     def read(self, variables: Variables, hidden: Array, features: Mapping[str, Array]) -> Array:
         logits = self.model.apply(

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from m6rec_jax.engine.catalogue_index import excluded_widths
 from m6rec_jax.engine.token_trie import build_trie
 from m6rec_jax.errors import DataError
 from m6rec_jax.text.vocabulary import Vocabulary
@@ -102,6 +103,11 @@ class TitleTrie:
         entries, counts = np.unique(self._entry_of_place[items], return_counts=True)
         whole = [len(self._places[entry]) == n for entry, n in zip(entries, counts, strict=True)]
         return np.sort(self._rank[entries[np.asarray(whole, bool)]])
+
+    def warm_up_seen(self) -> list[list[int]]:
+        """Seen items for each of the shapes that `unseen_trie.excluded_ranks` may have."""
+        widths = excluded_widths(len(self))
+        return [[int(i) for items in self._places[:width] for i in items] for width in widths]
 
     def shared_places(self) -> np.ndarray:
         """Places of all items that share their title with another one, ascending, int64."""

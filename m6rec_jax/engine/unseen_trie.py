@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from m6rec_jax.engine.catalogue_index import excluded_widths
 from m6rec_jax.engine.title_trie import TitleTrie
 from m6rec_jax.engine.token_trie import TokenTrie
 from m6rec_jax.errors import DataError
@@ -22,8 +23,6 @@ Array = jax.Array
 
 # Above all ranks: fills up rows that exclude less than others.
 NO_RANK = np.iinfo(np.int32).max
-# Fewest ranks of a row: fewer shapes are compiled.
-_LEAST_WIDTH = 32
 
 
 class UnseenTrie(NamedTuple):
@@ -69,7 +68,7 @@ class UnseenTrie(NamedTuple):
 def excluded_ranks(trie: TitleTrie, seen: Sequence[Sequence[int]], number: int) -> np.ndarray:
     """Ranks that each history excludes, int32 `[histories, width]`, for `UnseenTrie`.
 
-    The width is a power of two, so that few shapes are compiled.
+    The width is one of `excluded_widths`, so that few shapes are compiled.
 
     Args:
       trie: of the catalogue.
@@ -82,8 +81,9 @@ def excluded_ranks(trie: TitleTrie, seen: Sequence[Sequence[int]], number: int) 
     if len(seen) != number:
         raise DataError(f"{len(seen)} lists of seen items for {number} histories")
     ranks = [trie.seen_ranks(places) for places in seen]
-    longest = max([_LEAST_WIDTH, *map(len, ranks)])
-    found = np.full((number, 1 << (longest - 1).bit_length()), NO_RANK, np.int32)
+    longest = max(map(len, ranks), default=0)
+    width = next(width for width in excluded_widths(len(trie)) if width >= longest)
+    found = np.full((number, width), NO_RANK, np.int32)
     for row, own in enumerate(ranks):
         found[row, : len(own)] = own
     return found

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from m6rec_jax.engine.bundle import InferenceSettings, save_assets
+from m6rec_jax.engine.loaded_model import InferenceSettings
+from m6rec_jax.engine.model_folder import save_assets
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.evaluation.task_facts import sampling_rate, task_vocabulary
 from m6rec_jax.pipeline.prompt_rows import prompt_row
@@ -17,7 +18,7 @@ def save_task_assets(
     mixture_or_task_name: str,
     task_feature_lengths: Mapping[str, int],
 ) -> InferenceSettings:
-    """Writes `MODEL_DIR/inference`, so that `engine.bundle.load_model(MODEL_DIR)` works.
+    """Writes `MODEL_DIR/inference`, so that `engine.model_folder.load_model(MODEL_DIR)` works.
 
     How long a candidate may be is what gin sets for the rows of its task, such as
     `scoring_rows.candidate_length`, so that it is cut in use as it was in training.

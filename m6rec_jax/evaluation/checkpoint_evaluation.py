@@ -9,13 +9,14 @@ import gin
 import jax
 from etils import epath
 
-from m6rec_jax.engine.bundle import restore_model
+from m6rec_jax.engine.model_folder import restore_model
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.evaluation.evaluator import Evaluator
 from m6rec_jax.evaluation.named_columns import named_columns
 from m6rec_jax.evaluation.predictions import check_ending, write_predictions
 from m6rec_jax.evaluation.task_facts import task_vocabulary
-from m6rec_jax.json_text import json_text
+from m6rec_jax.io.atomic import write_atomically
+from m6rec_jax.io.json_text import json_text
 
 
 @gin.configurable
@@ -54,9 +55,7 @@ def evaluate(
     _prepare(path)
     figures = evaluator(restored.model, restored.variables, restored.step)
     if jax.process_index() == 0:
-        scratch = path.with_name(path.name + ".partial")
-        scratch.write_text(json_text(figures, indent=2) + "\n")
-        scratch.replace(path)
+        write_atomically(path, json_text(figures, indent=2) + "\n")
     return figures
 
 

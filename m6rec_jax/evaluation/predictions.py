@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 from etils import epath
 
 from m6rec_jax.errors import ConfigError
-from m6rec_jax.json_text import json_text
+from m6rec_jax.io.atomic import atomic_file
+from m6rec_jax.io.json_text import json_text
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -244,7 +245,6 @@ def write_predictions(path: str | epath.Path, columns: Mapping[str, np.ndarray])
     """
     check_ending(path)
     path = epath.Path(path)
-    scratch = path.with_name(path.name + ".partial")
     if path.suffix == ".parquet":
         # Files of a bucket are no files to pyarrow.
         sink = pa.BufferOutputStream()
@@ -253,10 +253,9 @@ def write_predictions(path: str | epath.Path, columns: Mapping[str, np.ndarray])
     else:
         contents = (line.encode() for line in json_lines(columns))
     path.parent.mkdir(parents=True, exist_ok=True)
-    with scratch.open("wb") as file:
+    with atomic_file(path) as scratch, scratch.open("wb") as file:
         for part in contents:
             file.write(part)
-    scratch.replace(path)
     return path
 
 

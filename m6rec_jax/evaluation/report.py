@@ -8,8 +8,6 @@ phone. All text that comes from data is escaped.
 from __future__ import annotations
 
 import math
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +20,7 @@ import numpy.typing as npt
 
 from m6rec_jax.errors import DataError
 from m6rec_jax.evaluation import report_figures
+from m6rec_jax.io.atomic import write_atomically
 
 TEMPLATE = Path(__file__).with_name("report_template.html")
 
@@ -236,16 +235,7 @@ def write_report(path: str | Path, data: ReportData) -> Path:
     page = render_report(data)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(page)
-        # mkstemp lets only the owner read; a report is an ordinary file.
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_atomically(path, page)
     return path
 
 

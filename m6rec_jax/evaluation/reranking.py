@@ -15,8 +15,8 @@ from typing import Any
 import gin
 import numpy as np
 
-from m6rec_jax.engine.bundle import load_model
 from m6rec_jax.engine.catalogue_index import TopK
+from m6rec_jax.engine.model_folder import load_model
 from m6rec_jax.engine.reranking import Reranker
 from m6rec_jax.engine.runtime import Runtime
 from m6rec_jax.errors import DataError
@@ -31,7 +31,7 @@ VIEW = "reranking"
 class Reranking:
     """Reranks the best of what a retrieval task's model found.
 
-    Nearness is told as `prepare` leaves it, after the last training event: by what a served model
+    Co-occurrence is as `prepare` leaves it, after the last training event: by what a served model
     would know, and by what towers, and models of ids, have been trained on. In training it was told
     as of each row's moment.
 

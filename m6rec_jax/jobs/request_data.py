@@ -1,4 +1,4 @@
-"""The data that the requests of a task are told with: columns, template, catalogue, statistics."""
+"""The data that requests of a task are rendered with: columns, template, catalogue, statistics."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from m6rec_jax.data.sources import default_cache_dir
-from m6rec_jax.engine.bundle import DATASETS_FOLDER, Bundle
-from m6rec_jax.engine.task_settings import dialogue_part, task_name
+from m6rec_jax.engine.loaded_model import LoadedModel
+from m6rec_jax.engine.model_folder import DATASETS_FOLDER
+from m6rec_jax.engine.task_settings import task_name
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.requests.serving_data import ServingData, prepared_dataset_spec
 
 
 def open_serving_data(
-    bundle: Bundle,
+    model: LoadedModel,
     task: str = "",
     prepared: str | None = None,
     items: str | None = None,
@@ -25,7 +26,7 @@ def open_serving_data(
     """Catalogue and statistics for a task of a model.
 
     Args:
-      bundle: of the model.
+      model: of the model.
       task: name; there is no need to name the only one.
       prepared: folder with the catalogue and the statistics; None: what the task was trained on, in
         the data folder; '': neither, requests bring all of it.
@@ -39,12 +40,12 @@ def open_serving_data(
         say which data it was trained on.
       DataError: the data are missing or damaged.
     """
-    task = task_name(bundle.settings.tasks, task)
+    task = task_name(model.settings.tasks, task)
     folder = Path(prepared).expanduser() if prepared else None
-    own = bundle.settings.tasks[task].prepared
-    spec = _spec(bundle, task, folder, any_data_set)
+    own = model.settings.tasks[task].prepared
+    spec = _spec(model, task, folder, any_data_set)
     if spec is None:
-        raise ConfigError(_without_data_set(bundle, task))
+        raise ConfigError(_without_data_set(model, task))
     if prepared is None:
         if not own:
             raise ConfigError(
@@ -56,35 +57,23 @@ def open_serving_data(
     return ServingData.open(spec, folder, file, with_statistics=with_statistics)
 
 
-def refuse_dialogues(bundle: Bundle, task: str = "") -> None:
-    """Raises ConfigError for a task of dialogues, and where there is no such task."""
-    task = task_name(bundle.settings.tasks, task)
-    part = dialogue_part(bundle.settings.tasks[task])
-    if part:
-        raise ConfigError(
-            f"'{task}' is a task of dialogues ({part}), for which there is no job of requests: it "
-            "reads turns, not behaviours. `m6rec chat --gin.MODEL_DIR=...` talks with the model, "
-            "and needs no index"
-        )
-
-
 def _spec(
-    bundle: Bundle, task: str, folder: Path | None, any_data_set: bool
+    model: LoadedModel, task: str, folder: Path | None, any_data_set: bool
 ) -> Mapping[str, Any] | None:
-    own = bundle.settings.tasks[task].prepared
+    own = model.settings.tasks[task].prepared
     if folder is not None and (any_data_set or not own):
-        known, there = bundle.saved_dataset_spec(task), prepared_dataset_spec(folder)
-        # Told as in training, where the model was trained on this data set.
+        known, there = model.dataset_spec(task), prepared_dataset_spec(folder)
+        # Rendered as in training, where the model was trained on this data set.
         if known is not None and known.get("name") == there.get("name"):
             return known
         if any_data_set:
             return there
-    return bundle.dataset_spec(task)
+    return model.dataset_spec(task)
 
 
-def _without_data_set(bundle: Bundle, task: str) -> str:
-    others = [name for name in bundle.settings.tasks if bundle.saved_dataset_spec(name)]
-    own = bundle.settings.tasks[task].prepared
+def _without_data_set(model: LoadedModel, task: str) -> str:
+    others = [name for name in model.settings.tasks if model.dataset_spec(name)]
+    own = model.settings.tasks[task].prepared
     return (
         f"'{task}' was trained on no data set of users, items and events (there is no "
         f"inference/{DATASETS_FOLDER}/{own or 'NAME'}.json in the model folder, or no dataset.json "

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 import gin
 import seqio
 
-from m6rec_jax.data.schema import closest_match
 from m6rec_jax.errors import ConfigError
+from m6rec_jax.io.closest import did_you_mean
 
 
 @gin.configurable
@@ -27,7 +27,7 @@ def mixture_rates(rates: Mapping[str, float] | None = None) -> Mapping[str, floa
     rates = rates or {}
     for name, rate in rates.items():
         if name not in seqio.TaskRegistry.names():
-            hint = closest_match(name, seqio.TaskRegistry.names())
+            hint = did_you_mean(name, seqio.TaskRegistry.names())
             raise ConfigError(f"mixture_rates.rates names '{name}', which is no task{hint}")
         if not rate > 0:
             raise ConfigError(

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import gin
 import seqio
 
-from m6rec_jax.data.schema import closest_match
 from m6rec_jax.errors import ConfigError
+from m6rec_jax.io.closest import did_you_mean
 
 
 @gin.configurable
@@ -73,7 +73,7 @@ def check_prompt_rows(tasks: Sequence[str], num_tasks: int) -> None:
     for name in sorted(set(ids) - {*tasks, *seqio.TaskRegistry.names()}):
         raise ConfigError(
             f"prompt_task_ids.ids names '{name}', but no seqio task is called so"
-            f"{closest_match(name, tasks)}. Tasks of this run: {', '.join(tasks)}"
+            f"{did_you_mean(name, tasks)}. Tasks of this run: {', '.join(tasks)}"
         )
     by_row: dict[int, list[str]] = {}
     for task in tasks:

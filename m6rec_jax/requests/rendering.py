@@ -1,4 +1,4 @@
-"""Requests in words: the history and the candidates, as training would have told them."""
+"""Requests as text: the history and the candidates, rendered as in training."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ class RequestText(NamedTuple):
 class RequestRenderer:
     """Turns requests into the text that a model reads.
 
-    What is told of a user: the statistics know by the id what was counted, and count the request's
-    later behaviours on top. A user without an id, or a new one, is told by the request's behaviours
-    alone. Statistics of items are looked up by their ids.
+    Statistics of a user are looked up by the id, and the request's later behaviours are counted on
+    top. A user without an id, or a new one, has the request's behaviours alone. Statistics of items
+    are looked up by their ids.
 
     Args:
       template: of the data set.
-      statistics: those that serving is given; None: requests bring all that is to be told.
+      statistics: those that serving is given; None: requests bring their own.
       max_events: behaviours of a history, the latest ones, as in training; None: all.
-      tell_candidates: False where candidates are not scored, and may lack what that needs.
+      render_candidates: False where candidates are not scored, and may lack what that needs.
     """
 
     def __init__(
@@ -40,15 +40,15 @@ class RequestRenderer:
         template: DatasetTemplate,
         statistics: Statistics | None,
         max_events: int | None = None,
-        tell_candidates: bool = True,
+        render_candidates: bool = True,
     ) -> None:
         self._statistics = statistics
-        self._tell_candidates = tell_candidates
+        self._render_candidates = render_candidates
         self._teller = Renderer(template, statistics)
         self._max_events = max_events
 
     def render(self, request: Request) -> RequestText:
-        """Tells a request.
+        """Renders a request.
 
         Raises:
           RejectedRow: the statistics hold events of the request's moment or later ones, or a field
@@ -71,7 +71,7 @@ class RequestRenderer:
             history = self._teller.history(
                 request.user, events, items, request.time, state=state, given=request.statistics
             )
-            if not self._tell_candidates:
+            if not self._render_candidates:
                 return RequestText(history, [])
             given = [
                 {**request.statistics, **own} if request.statistics else own

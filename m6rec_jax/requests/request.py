@@ -18,7 +18,6 @@ Everything else in a row is the caller's own.
 
 from __future__ import annotations
 
-import collections
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -33,8 +32,6 @@ from m6rec_jax.text.records import Event, Item, User, Value
 # Names within users and items that are no columns.
 _ID, _STATISTICS = "id", "statistics"
 _BEHAVIOUR = ("item", "time", "value")
-# Names of fields to remember: rows may have any number of them.
-_MOST_IGNORED = 50
 
 
 class RejectedRow(DataError):
@@ -62,7 +59,8 @@ class Request:
       candidate_statistics: likewise, per candidate.
       k: how many items are wanted, None where it does not say.
       exclude: ids of items that must not be recommended.
-      about: what a title to be written begins with tells of, None where it does not say.
+      about: the item that the prefix of a generated title is about, None where it does not say.
+      ignored: fields of users, behaviours, items and statistics that the data set does not have.
     """
 
     user: User
@@ -74,6 +72,7 @@ class Request:
     k: int | None = None
     exclude: tuple[str, ...] = ()
     about: Item | None = None
+    ignored: frozenset[str] = frozenset()
 
 
 class RequestParser:
@@ -85,10 +84,6 @@ class RequestParser:
       statistics: names that `statistics` may have.
       candidates_field: where candidates stand; None: they are not read.
       about_field: where the item stands that a title's beginning is about; None: likewise.
-
-    Attributes:
-      ignored: fields of users, behaviours, items and statistics that the data set does not have,
-        and how many rows had them (of the first `_MOST_IGNORED` names).
 
     Raises:
       ConfigError: a table has a column of a name that has another meaning in requests.
@@ -113,7 +108,6 @@ class RequestParser:
         self._catalogue = catalogue
         self._statistics = frozenset(statistics)
         self._candidates_field, self._about_field = candidates_field, about_field
-        self.ignored: collections.Counter[str] = collections.Counter()
 
     def parse(self, row: Mapping[str, Any]) -> Request:
         """Makes a request of a row.
@@ -121,17 +115,19 @@ class RequestParser:
         Raises:
           RejectedRow: something is missing or wrong; says what and where.
         """
-        ignored: set[str] = set()
         try:
-            request = self._parse(row, ignored)
+            return self._parse(row, set())
         except _Problem as problem:
             raise RejectedRow(problem.kind, problem.text()) from None
         except RecursionError:
             raise RejectedRow("wrong_type", "the row is nested too deeply") from None
-        for name in ignored:
-            if name in self.ignored or len(self.ignored) < _MOST_IGNORED:
-                self.ignored[name] += 1
-        return request
+
+    def items(self, entries: Iterable[Any]) -> list[Item]:
+        """Items that are named by id or described, as in a request; raises as `parse`."""
+        try:
+            return [self._item(entry, f"items[{i}]", set()) for i, entry in enumerate(entries)]
+        except _Problem as problem:
+            raise RejectedRow(problem.kind, problem.text()) from None
 
     def _parse(self, row: Mapping[str, Any], ignored: set[str]) -> Request:
         user = self._user(row.get("user"), ignored)
@@ -142,14 +138,14 @@ class RequestParser:
         )
         _check_order([event.time for event, _ in behaviours], now)
         candidates: list[Item] = []
-        told: list[Mapping[str, Value]] = []
+        given: list[Mapping[str, Value]] = []
         if self._candidates_field is not None:
             name = self._candidates_field
             for place, entry in enumerate(_list(row.get(name), name, required=True)):
                 path = f"{name}[{place}]"
                 candidates.append(self._item(entry, path, ignored))
                 own = entry.get(_STATISTICS) if isinstance(entry, Mapping) else None
-                told.append(self._given(own, f"{path}.{_STATISTICS}", ignored))
+                given.append(self._given(own, f"{path}.{_STATISTICS}", ignored))
         about = None
         if self._about_field is not None and row.get(self._about_field) is not None:
             about = self._item(row[self._about_field], self._about_field, ignored)
@@ -159,13 +155,14 @@ class RequestParser:
             behaviours,
             tuple(candidates),
             self._given(row.get(_STATISTICS), _STATISTICS, ignored),
-            tuple(told),
+            tuple(given),
             _count(row.get("k"), "k"),
             tuple(
                 _required(entry, ID, f"exclude[{place}]")
                 for place, entry in enumerate(_list(row.get("exclude"), "exclude"))
             ),
             about,
+            frozenset(ignored),
         )
 
     def _user(self, entry: Any, ignored: set[str]) -> User:

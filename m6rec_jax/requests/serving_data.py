@@ -38,6 +38,7 @@ class ServingData:
       max_events: behaviours of a history, at most, when rows for scoring were prepared there; None
         where none were.
       fingerprint: of everything above: equal ones give equal text.
+      folder: of the prepared data; None where requests bring all.
     """
 
     spec: DatasetSpec
@@ -46,6 +47,7 @@ class ServingData:
     statistics: Statistics | None
     fingerprint: str
     max_events: int | None = None
+    folder: Path | None = None
 
     @classmethod
     def open(
@@ -88,7 +90,8 @@ class ServingData:
         elif folder is not None:
             items = list(read_catalogue(folder).items)
         by_id = {item.id: item for item in items}
-        return cls(spec, template, by_id, statistics, digest.hexdigest(), max_events)
+        where = None if folder is None else Path(folder)
+        return cls(spec, template, by_id, statistics, digest.hexdigest(), max_events, where)
 
     def item_texts(self) -> dict[str, str]:
         """By id, the text of each item as the item tower reads it.

@@ -2,40 +2,41 @@
 
 Requests are read in chunks, so memory does not grow with the file; all batches have one shape, so
 each program is compiled once. What is finished survives being killed: the same command goes on
-(`tables.part_files`). Rows that cannot be answered go to a side file with the reason.
+(`part_files`). Rows that cannot be answered go to a side file with the reason.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
-import hashlib
 import logging
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import gin
 import jax
-import numpy as np
-from tqdm import tqdm
+import pyarrow as pa
 
-from m6rec_jax.checkpoints.buckets import in_bucket
-from m6rec_jax.engine.bundle import Bundle, load_model
-from m6rec_jax.engine.task_settings import task_name
 from m6rec_jax.errors import ConfigError, DataError
-from m6rec_jax.jobs.request_data import open_serving_data, refuse_dialogues
-from m6rec_jax.jobs.request_jobs import Accepted, RequestJob
-from m6rec_jax.jobs.requested_job import JobParts, job_of, make_job
-from m6rec_jax.requests.files import Chunk, Position, RequestFile, open_requests
-from m6rec_jax.requests.request import RejectedRow, RequestParser
+from m6rec_jax.io.buckets import in_bucket
+from m6rec_jax.io.hashing import file_sha256
+from m6rec_jax.io.progress import progress_bar
+from m6rec_jax.jobs.answering import Accepted
+from m6rec_jax.requests.files import Chunk, Position, open_requests
 from m6rec_jax.serving.part_files import PartFiles, Totals, side_files
+from m6rec_jax.serving.service import Service, ServiceOptions
 from m6rec_jax.sharding import LogicalRules, data_parallel, make_mesh
 
 log = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
+
+_ARROW_TYPES = {
+    "float": pa.list_(pa.float32()),
+    "int": pa.list_(pa.int32()),
+    "string": pa.list_(pa.string()),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,10 +74,10 @@ def infer_requests(
     output: str | Path = gin.REQUIRED,
     model_dir: str | Path = gin.REQUIRED,
     *,
+    bank: str | None = None,
     task: str = "",
     job: str | None = None,
     step: int | None = None,
-    load: Callable[..., Bundle] = load_model,
     prepared: str | None = None,
     items: str | None = None,
     index: str | None = None,
@@ -88,25 +89,17 @@ def infer_requests(
     rules: LogicalRules | None = None,
     progress: bool = True,
 ) -> BatchReport:
-    """Answers a file of requests (`tables.requests` says what one looks like).
+    """Answers a file of requests (`requests.request` says what one looks like).
 
     Args:
       requests: `.jsonl` or `.parquet`.
       output: of the same format. `NAME.rejected.jsonl` and `NAME.summary.json` go beside it.
-      model_dir: of a training run.
-      task: which of the model's tasks, where it has several.
-      job: of `requested_job.JOBS`; None: what the task is for.
-      step: which checkpoint; None: the newest.
-      load: `load_model`, or what takes its arguments (`bank.bundle.load_with_bank`).
-      prepared: folder with the catalogue and the statistics (`tables.serving_data`); None: what the
-        task was trained on, in the data folder; '': neither, requests bring all of it. For
-        'likelihood' it may be of a data set that the model was not trained on.
-      items: Parquet or CSV file of a newer catalogue.
-      index: folder of `m6rec index build`, for retrieval.
-      approximate: search the index's graph.
+      model_dir, bank, step: see `Service.open`.
+      task, job: see `Service.accept`.
+      prepared, items, index, approximate, source_buckets, target_buckets: see `ServiceOptions`. For
+        'likelihood' `prepared` may be of a data set that the model was not trained on.
       batch_size: rows of a batch, over all devices.
       chunk_size: requests read, answered and committed at a time.
-      source_buckets, target_buckets: lengths to pad to; None: the longest alone, one program.
       rules: logical-axis rules; None: `data_parallel`. The mesh comes from `make_mesh` (gin).
       progress: whether to show a bar.
 
@@ -124,56 +117,35 @@ def infer_requests(
             "m6rec infer --requests runs in one process, on all of its devices; split the file, "
             "and start one for each part"
         )
-    rules = data_parallel() if rules is None else tuple(rules)
-    bundle = load(model_dir, step=step, mesh=make_mesh(), rules=rules)
-    task = task_name(bundle.settings.tasks, task)
-    if job != "likelihood":
-        refuse_dialogues(bundle, task)
-    job = job_of(bundle, task, job)
-    data = open_serving_data(bundle, task, prepared, items, any_data_set=job == "likelihood")
-    shapes = {
-        "batch_sizes": (batch_size,),
-        "source_buckets": source_buckets or (bundle.settings.source_length,),
-        "target_buckets": target_buckets or (bundle.settings.target_length,),
-    }
-    wanted = make_job(job, JobParts(bundle, data, task, shapes, index, approximate))
-    parser = RequestParser(
-        data.spec,
-        data.items,
-        data.statistics_names(),
-        wanted.candidates_field,
-        wanted.about_field,
+    options = ServiceOptions(
+        prepared, items, index, approximate, (batch_size,), source_buckets, target_buckets
     )
-    file = open_requests(requests, wanted.result_types)
-    described = {
-        "requests": _file_fingerprint(requests),
-        "model": bundle.fingerprint(task),
-        "data": data.fingerprint,
-        **wanted.describe(),
-    }
-    return run_job(wanted, parser, file, output, described, chunk_size, progress)
+    service = Service.open(
+        model_dir,
+        bank=bank,
+        step=step,
+        mesh=make_mesh(),
+        rules=data_parallel() if rules is None else tuple(rules),
+        options=options,
+    )
+    return answer_file(service, requests, output, task, job, chunk_size, progress)
 
 
-def run_job(
-    job: RequestJob,
-    parser: RequestParser,
-    file: RequestFile,
+def answer_file(
+    service: Service,
+    requests: Path,
     output: Path,
-    described: Mapping[str, Any],
+    task: str = "",
+    job: str | None = None,
     chunk_size: int = 1024,
     progress: bool = True,
 ) -> BatchReport:
-    """Answers all requests of a file that have no answer yet.
-
-    Args:
-      job, parser, file: what to do, and with what.
-      output: see `infer_requests`.
-      described: what the output depends on.
-      chunk_size, progress: see `infer_requests`.
-
-    Raises:
-      DataError: there are no requests, the output is another job's, or the model answers with NaN.
-    """
+    """Answers all requests of a file that have no answer yet; see `infer_requests`."""
+    task = service.task(task, job)
+    job = service.job(task, job)
+    types = service.answerer(job).result.column_types
+    file = open_requests(requests, {name: _ARROW_TYPES[kind] for name, kind in types.items()})
+    described = {"requests": file_sha256(requests), **service.describe(task, job)}
     output.parent.mkdir(parents=True, exist_ok=True)
     with PartFiles(output, file.suffix, described) as parts:
         if parts.finished:
@@ -182,8 +154,10 @@ def run_job(
         if parts.start != Position():
             log.info("going on at row %s", f"{parts.start.row:,}")
         total, unit = file.extent()
-        told = (_tell(job, parser, chunk) for chunk in file.chunks(parts.start, chunk_size))
-        with tqdm(
+        checked = (
+            _checked(service, chunk, task, job) for chunk in file.chunks(parts.start, chunk_size)
+        )
+        with progress_bar(
             total=total,
             initial=file.progress(Position(), parts.start),
             unit="B" if unit == "bytes" else " rows",
@@ -191,11 +165,11 @@ def run_job(
             desc="requests",
             disable=not progress,
         ) as bar:
-            for chunk in _one_ahead(told):
-                results = job.answer(chunk.accepted) if chunk.accepted else {}
-                results = results or {name: [] for name in job.result_types}
-                _check_finite(results, chunk, file.path)
-                file.write_part(parts.part, chunk.chunk, chunk.kept, results)
+            for chunk in _one_ahead(checked):
+                results = service.answer(chunk.accepted)
+                rows = [result.columns() for result in results]
+                columns = {name: [row[name] for row in rows] for name in types}
+                file.write_part(parts.part, chunk.chunk, chunk.kept, columns)
                 bar.update(file.progress(parts.start, chunk.chunk.end))
                 parts.commit(chunk.chunk.end, chunk.totals, chunk.rejected)
         if parts.start == Position():
@@ -205,7 +179,7 @@ def run_job(
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class _Told:
+class _Checked:
     """A chunk, and what of it can be answered.
 
     Attributes:
@@ -220,20 +194,21 @@ class _Told:
     totals: Totals
 
 
-def _tell(job: RequestJob, parser: RequestParser, chunk: Chunk) -> _Told:
-    told = _Told(chunk, [], [], [], Totals())
-    for place, row in enumerate(chunk.rows):
+def _checked(service: Service, chunk: Chunk, task: str, job: str) -> _Checked:
+    found = _Checked(chunk, [], [], [], Totals())
+    for index, row in enumerate(chunk.rows):
         problem = row.problem
         if row.values is not None:
-            try:
-                told.accepted.append(job.accept(parser.parse(row.values), row.number))
-                told.kept.append(place)
+            answer = service.accept(row.values, task=task, job=job, number=row.number)
+            if isinstance(answer, Accepted):
+                found.accepted.append(answer)
+                found.kept.append(index)
+                found.totals.count_ignored(answer.request.ignored)
                 continue
-            except RejectedRow as error:
-                problem = error
+            problem = answer
         assert problem is not None
-        told.totals.rejected[problem.kind] += 1
-        told.rejected.append(
+        found.totals.rejected[problem.kind] += 1
+        found.rejected.append(
             {
                 "row": row.number,
                 "kind": problem.kind,
@@ -241,21 +216,8 @@ def _tell(job: RequestJob, parser: RequestParser, chunk: Chunk) -> _Told:
                 "raw": _plain(row.shown()),
             }
         )
-    told.totals.answered = len(told.kept)
-    told.totals.ignored.update(parser.ignored)
-    parser.ignored.clear()
-    return told
-
-
-def _check_finite(results: Mapping[str, Sequence[Any]], told: _Told, path: Path) -> None:
-    """Refuses answers that are not numbers: no row's fault, and no reader takes them."""
-    for name, values in results.items():
-        for place, row in zip(told.kept, values, strict=True):
-            if any(isinstance(v, float | np.floating) and not math.isfinite(v) for v in row):
-                raise DataError(
-                    f"{path}, row {told.chunk.rows[place].number}: the model's {name} hold "
-                    "numbers that are not finite; has its training diverged?"
-                )
+    found.totals.answered = len(found.kept)
+    return found
 
 
 def _one_ahead(values: Iterator[Item]) -> Iterator[Item]:
@@ -287,14 +249,6 @@ def _checked_files(requests: str | Path, output: str | Path) -> tuple[Path, Path
                 "overwrite; name another output"
             )
     return requests, output
-
-
-def _file_fingerprint(path: Path) -> str:
-    """SHA-256 of all that it holds: a file that was edited anywhere is another one."""
-    if not path.is_file():
-        return ""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _plain(text: str) -> str:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import gin
 import jax
 
-from m6rec_jax.checkpoints.buckets import in_bucket
-from m6rec_jax.engine.bundle import Bundle, load_model
+from m6rec_jax.bank.loading import load_with_bank
 from m6rec_jax.engine.index_files import DEFAULT_BLOCK, IndexManifest, write_index
 from m6rec_jax.engine.task_settings import task_name
 from m6rec_jax.errors import ConfigError, DataError
-from m6rec_jax.jobs.request_data import open_serving_data, refuse_dialogues
+from m6rec_jax.io.buckets import in_bucket
+from m6rec_jax.jobs.request_data import open_serving_data
 from m6rec_jax.sharding import LogicalRules, data_parallel, make_mesh
 
 
@@ -22,9 +21,9 @@ def build_index(
     output: str | Path = gin.REQUIRED,
     model_dir: str | Path = gin.REQUIRED,
     *,
+    bank: str | None = None,
     task: str = "",
     step: int | None = None,
-    load: Callable[..., Bundle] = load_model,
     prepared: str | None = None,
     items: str | None = None,
     graph: bool = False,
@@ -38,7 +37,7 @@ def build_index(
     Args:
       output: a new or empty folder; a run that was killed goes on by the same command.
       model_dir: of a training run for retrieval.
-      task, step, load, prepared, items, batch_size, rules, progress: see
+      bank, task, step, prepared, items, batch_size, rules, progress: see
         `batch_inference.infer_requests`.
       graph: also make what approximate search needs (usearch).
       block: items embedded between two records of progress.
@@ -54,25 +53,25 @@ def build_index(
     if jax.process_count() > 1:
         raise ConfigError("m6rec index build runs in one process, on all of its devices")
     rules = data_parallel() if rules is None else tuple(rules)
-    bundle = load(model_dir, step=step, mesh=make_mesh(), rules=rules)
-    task = task_name(bundle.settings.tasks, task)
-    refuse_dialogues(bundle, task)
-    retriever = bundle.retriever(
-        task, batch_sizes=(batch_size,), target_buckets=(bundle.settings.target_length,)
+    model = load_with_bank(model_dir, bank=bank, step=step, mesh=make_mesh(), rules=rules)
+    task = task_name(model.settings.tasks, task)
+    retriever = model.retriever(
+        task, batch_sizes=(batch_size,), target_buckets=(model.settings.target_length,)
     )
-    data = open_serving_data(bundle, task, prepared, items, with_statistics=False)
+    retriever.check_task(task)
+    data = open_serving_data(model, task, prepared, items, with_statistics=False)
     texts = data.item_texts()
     for id_, text in texts.items():
-        if not len(bundle.vocabulary.encode_array(text)):
+        if not len(model.vocabulary.encode_array(text)):
             raise DataError(f"item {id_!r} has no text to embed: {text!r}")
     return write_index(
         output,
         texts,
         retriever.embed_items,
-        model=bundle.fingerprint(task),
-        dim=bundle.model.config.prompts.retrieval_dim,
+        model=model.fingerprint(task),
+        dim=model.model.config.prompts.retrieval_dim,
         graph=graph,
         block=block,
-        extra={"step": bundle.step, "task": task},
+        extra={"step": model.step, "task": task},
         progress=progress,
     )

@@ -9,15 +9,16 @@ from __future__ import annotations
 import io
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 import gin
 
+from m6rec_jax.bank.loading import load_with_bank
 from m6rec_jax.data.prepared import MANIFEST, read_catalogue
 from m6rec_jax.data.sources import default_cache_dir
-from m6rec_jax.engine.bundle import Bundle, load_model
+from m6rec_jax.engine.loaded_model import LoadedModel
 from m6rec_jax.engine.task_settings import dialogue_part
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.jobs.conversation import Answer, Conversation, ConversationCatalogue
@@ -37,10 +38,10 @@ _SHAPES: dict[str, Any] = {"batch_sizes": (1,)}
 def chat(
     model_dir: str | Path = gin.REQUIRED,
     *,
+    bank: str | None = None,
     prepared: str | None = None,
     titles: str = "",
     step: int | None = None,
-    load: Callable[..., Bundle] = load_model,
     rules: LogicalRules | None = None,
     user: Path | None = None,
     lines: Iterable[str] | None = None,
@@ -48,20 +49,13 @@ def chat(
 ) -> Conversation:
     """Talks until the user ends it.
 
-    The model's tasks say what it can do: a task of replies, one of titles, one of retrieval; at
-    least one of them (`pipeline.dialogue_registration`).
-
     Args:
-      model_dir: of a training run.
-      prepared: folder of prepared data with the catalogue; None: what the model was trained on.
-      titles: how items of another catalogue are called, as in '{title}[ ({year})]': as the model
-        was trained to write them. Empty: by the texts of the catalogue.
-      step: which checkpoint; None: the newest.
-      load: `load_model`, or what takes its arguments (`bank.bundle.load_with_bank`).
+      model_dir, bank, step: see `Service.open`.
+      prepared, titles: see `open_conversation`.
       rules: logical-axis rules, by which the model lies over the mesh of `make_mesh` (gin); None:
         it is on the default device.
       user: JSON file with what is known of the user, a request without candidates
-        (`tables.requests`); the prepared data must then be of users, items and events.
+        (`requests.request`); the prepared data must then be of users, items and events.
       lines: what the user says; None: standard input.
       out: where answers go; None: standard output.
 
@@ -70,19 +64,12 @@ def chat(
 
     Raises:
       CheckpointError: no model.
-      ConfigError: a model without such tasks, or settings that do not fit the data.
-      DataError: data or the user's file are missing or wrong.
+      ConfigError, DataError: as `open_conversation`; or the user's file is missing or wrong.
     """
     mesh = None if rules is None else make_mesh()
-    bundle = load(model_dir, step=step, mesh=mesh, rules=tuple(rules or ()))
-    tasks = _tasks(bundle)
-    folder = _folder(bundle, tasks.values(), prepared)
-    conversation = Conversation(
-        read_conversation_catalogue(folder, titles),
-        **_parts(bundle, tasks),
-        history=[] if user is None else read_history(user, folder),
-        trained_turns=_turns(bundle, tasks.values()),
-    )
+    model = load_with_bank(model_dir, bank=bank, step=step, mesh=mesh, rules=tuple(rules or ()))
+    known = None if user is None else _read_user(user)
+    conversation = open_conversation(model, prepared, titles, known)
     out = out or sys.stdout
     print(HELP, file=out)
     for line in _typed(out) if lines is None else lines:
@@ -99,8 +86,40 @@ def chat(
     return conversation
 
 
+def open_conversation(
+    model: LoadedModel,
+    prepared: str | None = None,
+    titles: str = "",
+    user: Mapping[str, Any] | None = None,
+) -> Conversation:
+    """A dialogue with a model.
+
+    The model's tasks say what it can do: a task of replies, one of titles, one of retrieval; at
+    least one of them (`pipeline.dialogue_registration`).
+
+    Args:
+      model: of a run or a bank.
+      prepared: folder of prepared data with the catalogue; None: what the model was trained on.
+      titles: how items of another catalogue are called, as in '{title}[ ({year})]': as the model
+        was trained to write them. Empty: by the texts of the catalogue.
+      user: what is known of the user, a request without candidates (`requests.request`).
+
+    Raises:
+      ConfigError: a model without such tasks, or settings that do not fit the data.
+      DataError: data are missing or wrong, or what is known of the user is.
+    """
+    tasks = _tasks(model)
+    folder = _folder(model, tasks.values(), prepared)
+    return Conversation(
+        read_conversation_catalogue(folder, titles),
+        **_parts(model, tasks),
+        history=[] if user is None else _history(user, folder),
+        trained_turns=_turns(model, tasks.values()),
+    )
+
+
 def read_conversation_catalogue(folder: Path, titles: str = "") -> ConversationCatalogue:
-    """The items of a folder of prepared data; arguments and errors as `chat`."""
+    """The items of a folder of prepared data; arguments and errors as `open_conversation`."""
     catalogue = read_catalogue(folder)
     written: Sequence[str] = catalogue.texts
     if titles:
@@ -114,35 +133,31 @@ def read_conversation_catalogue(folder: Path, titles: str = "") -> ConversationC
     return ConversationCatalogue(written, catalogue.texts, names)
 
 
-def read_history(user: Path, folder: Path) -> list[str]:
-    """What is known of a user, in words.
+def _read_user(path: Path) -> Mapping[str, Any]:
+    try:
+        values = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+    if not isinstance(values, dict):
+        raise DataError(f"{path} must hold an object, a request")
+    return values
 
-    Args:
-      user: JSON file, see `chat`.
-      folder: of prepared data of users, items and events.
 
-    Raises:
-      ConfigError: data of another kind.
-      DataError: the file is missing or wrong.
-    """
+def _history(user: Mapping[str, Any], folder: Path) -> list[str]:
+    """What is known of a user as text; errors as `open_conversation`."""
     data = ServingData.open(prepared_dataset_spec(folder), folder)
     parser = RequestParser(data.spec, data.items, data.statistics_names(), None)
+    renderer = RequestRenderer(data.template, data.statistics, data.max_events)
     try:
-        values = json.loads(user.read_text("utf-8"))
-        if not isinstance(values, dict):
-            raise DataError(f"{user} must hold an object, a request")
-        request = parser.parse(values)
-        return RequestRenderer(data.template, data.statistics).render(request).history
-    except (OSError, ValueError) as error:
-        raise DataError(f"{user} cannot be read: {error}") from error
+        return renderer.render(parser.parse(user)).history
     except RejectedRow as problem:
-        raise DataError(f"{user}: {problem}") from None
+        raise DataError(f"what is known of the user: {problem}") from None
 
 
-def _folder(bundle: Bundle, tasks: Iterable[str], prepared: str | None) -> Path:
+def _folder(model: LoadedModel, tasks: Iterable[str], prepared: str | None) -> Path:
     """Where the catalogue lies: what the tasks were trained on, or what the user names."""
     if not prepared:
-        own = {bundle.settings.tasks[task].prepared for task in tasks}
+        own = {model.settings.tasks[task].prepared for task in tasks}
         if len(own) > 1:
             raise ConfigError(
                 f"the model's tasks were trained on several catalogues: {', '.join(sorted(own))}; "
@@ -164,14 +179,14 @@ def _folder(bundle: Bundle, tasks: Iterable[str], prepared: str | None) -> Path:
     return folder
 
 
-def _tasks(bundle: Bundle) -> dict[str, str]:
+def _tasks(model: LoadedModel) -> dict[str, str]:
     """Part of the dialogue -> name of the model's task for it.
 
     Raises:
       ConfigError: none, or several of one part.
     """
     found: dict[str, str] = {}
-    for name, settings in bundle.settings.tasks.items():
+    for name, settings in model.settings.tasks.items():
         part = dialogue_part(settings)
         if part in found:
             raise ConfigError(
@@ -181,7 +196,7 @@ def _tasks(bundle: Bundle) -> dict[str, str]:
         if part:
             found[part] = name
     if not found:
-        known = ", ".join(bundle.settings.tasks) or "none"
+        known = ", ".join(model.settings.tasks) or "none"
         raise ConfigError(
             f"the model has no task to converse with (its tasks: {known}); train it on tasks of "
             "register_dialogue_tasks, such as inspired_conversation"
@@ -189,19 +204,19 @@ def _tasks(bundle: Bundle) -> dict[str, str]:
     return found
 
 
-def _parts(bundle: Bundle, tasks: Mapping[str, str]) -> dict[str, Any]:
+def _parts(model: LoadedModel, tasks: Mapping[str, str]) -> dict[str, Any]:
     """Generators and the retriever of the model's tasks."""
     return {
-        part: bundle.retriever(name, batch_sizes=(1, 32))
+        part: model.retriever(name, batch_sizes=(1, 32))
         if part == "retrieval"
-        else bundle.generator(name, **_SHAPES)
+        else model.generator(name, **_SHAPES)
         for part, name in tasks.items()
     }
 
 
-def _turns(bundle: Bundle, tasks: Iterable[str]) -> int | None:
+def _turns(model: LoadedModel, tasks: Iterable[str]) -> int | None:
     """Turns of dialogues that all of these tasks were trained on, at most; None: all."""
-    known = [bundle.settings.tasks[name].max_events for name in tasks]
+    known = [model.settings.tasks[name].max_events for name in tasks]
     return min((turns for turns in known if turns is not None), default=None)
 
 

@@ -26,9 +26,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from m6rec_jax.errors import DataError
+from m6rec_jax.io.atomic import to_disk, write_atomically
+from m6rec_jax.io.locks import locked_folder
 from m6rec_jax.requests.files import Position
-from m6rec_jax.tables.locked_folder import locked_folder
-from m6rec_jax.tables.power_cuts import to_disk
 
 _JOB, _PROGRESS = "job.json", "progress.jsonl"
 _REJECTED = ".rejected"
@@ -59,6 +59,10 @@ class Totals:
         for name, count in other.ignored.items():
             if name in self.ignored or len(self.ignored) < _MOST_NAMES:
                 self.ignored[name] += count
+
+    def count_ignored(self, names: Iterable[str]) -> None:
+        """Counts the ignored fields of one row."""
+        self.add(Totals(ignored=collections.Counter(names)))
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object, which `from_json` reads."""
@@ -172,7 +176,7 @@ class PartFiles:
         to_disk(whole)
         to_disk(side)
         summary = {"output": self._output.name, "job": self._job, "totals": self.totals.to_json()}
-        _write_safely(self._summary, json.dumps(summary, indent=2) + "\n")
+        write_atomically(self._summary, json.dumps(summary, indent=2) + "\n", durable=True)
         side.replace(self.rejected)
         whole.replace(self._output)  # last: when it is there, everything is
         to_disk(self._output.parent)
@@ -183,7 +187,7 @@ class PartFiles:
         path = self._folder / _JOB
         self._read_progress()
         if not self._number:  # an earlier attempt that got nowhere stands in nobody's way
-            _write_safely(path, json.dumps(self._job, indent=2))
+            write_atomically(path, json.dumps(self._job, indent=2), durable=True)
             return
         try:
             found = json.loads(path.read_text("utf-8"))
@@ -250,10 +254,3 @@ class PartFiles:
 
     def _damaged(self, path: Path, error: Exception) -> DataError:
         return DataError(f"{path} is damaged ({error}); remove {self._folder} to start anew")
-
-
-def _write_safely(path: Path, text: str) -> None:
-    scratch = path.with_name(f"{path.name}.partial")
-    scratch.write_text(text, "utf-8")
-    to_disk(scratch)
-    scratch.replace(path)

@@ -18,8 +18,8 @@ from flax import linen as nn
 from flax.core import meta
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from m6rec_jax.data.schema import closest_match
 from m6rec_jax.errors import ConfigError
+from m6rec_jax.io.closest import did_you_mean
 from m6rec_jax.sharding.rules import LOGICAL_AXES, MeshAxes
 
 logger = logging.getLogger(__name__)
@@ -227,7 +227,7 @@ def _check_rules(rules: Rules, mesh: Mesh) -> None:
             raise ConfigError(
                 f"sharding rule {logical!r} -> {mesh_axes!r} splits nothing: no variable or "
                 f"activation has that logical axis (there are {', '.join(LOGICAL_AXES)})"
-                f"{closest_match(logical, LOGICAL_AXES)}"
+                f"{did_you_mean(logical, LOGICAL_AXES)}"
             )
         for axis in _as_tuple(mesh_axes):
             if axis not in mesh.shape:

@@ -27,7 +27,7 @@ from m6rec_jax.checkpoints.t5x_files import (
     write_t5x_files,
 )
 from m6rec_jax.checkpoints.trees import flatten, nested
-from m6rec_jax.engine.bundle import ASSETS_FOLDER, restore_model, variable_targets
+from m6rec_jax.engine.model_folder import ASSETS_FOLDER, restore_model, variable_targets
 from m6rec_jax.errors import CheckpointError
 from m6rec_jax.model import M6Rec, ModelConfig
 from m6rec_jax.t5x_bridge.description import read_description, write_description

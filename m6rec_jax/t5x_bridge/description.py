@@ -1,7 +1,7 @@
 """What model a t5x run is of: a file beside its checkpoints, which themselves do not say.
 
 MODEL_DIR/m6rec.json        a manifest without tensors: model, vocabulary, what trained
-MODEL_DIR/inference/        as in runs of ours, see `engine.bundle`
+MODEL_DIR/inference/        as in runs of ours, see `engine.model_folder`
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from etils import epath
 from t5x import gin_utils
 
 from m6rec_jax.checkpoints.manifest import RunDescription
-from m6rec_jax.engine.bundle import ASSETS_FOLDER
+from m6rec_jax.engine.model_folder import ASSETS_FOLDER
 from m6rec_jax.evaluation.assets import save_task_assets
 from m6rec_jax.pipeline.prompt_rows import check_prompt_rows
 from m6rec_jax.pipeline.registration import is_registered

@@ -17,13 +17,13 @@ template, the field and the record, because a silent gap would train the model o
 from __future__ import annotations
 
 import decimal
-import difflib
 import math
 import numbers
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.io.closest import did_you_mean
 from m6rec_jax.text.records import Value
 
 _ESCAPABLE = "[]{}\\"
@@ -157,7 +157,7 @@ class Template:
             if field.name not in names:
                 raise ConfigError(
                     f"template '{self.name}', character {field.position}: there is no field "
-                    f"{{{field.name}}}{closest(field.name, names)}; "
+                    f"{{{field.name}}}{did_you_mean(field.name, names)}; "
                     f"known here: {', '.join(names) or 'none'}"
                 )
 
@@ -259,9 +259,3 @@ def _render_clause(clause: _Clause, values: Mapping[str, Value]) -> str:
         has_content = has_content or bool(text)
         texts.append(text)
     return "".join(texts) if has_content else ""
-
-
-def closest(name: str, known: Iterable[str]) -> str:
-    """Returns " (did you mean '...'?)" for error messages, "" when nothing is similar."""
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f" (did you mean '{close[0]}'?)" if close else ""

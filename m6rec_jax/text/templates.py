@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.io.closest import did_you_mean
 from m6rec_jax.text import verbalize
-from m6rec_jax.text.format_strings import Template, closest
+from m6rec_jax.text.format_strings import Template
 from m6rec_jax.text.records import Event, Item, User, Value
 from m6rec_jax.text.writing_templates import WritingTemplate, parse_writing
 
@@ -94,7 +95,7 @@ class DatasetTemplate:
         for key in spec:
             if key not in known:
                 raise ConfigError(
-                    f"{where}: 'template' has no entry '{key}'{closest(str(key), known)}; "
+                    f"{where}: 'template' has no entry '{key}'{did_you_mean(str(key), known)}; "
                     f"known: {', '.join(known)}"
                 )
         for name in ("event", "candidate", "item"):

@@ -19,7 +19,6 @@ a space) it misses most whole words, and across spaces it proposes pieces such a
 from __future__ import annotations
 
 import collections
-import hashlib
 import io
 import itertools
 import json
@@ -37,6 +36,8 @@ import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
 
 from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.io.atomic import write_atomically
+from m6rec_jax.io.hashing import sha256
 from m6rec_jax.text.phrase_cuts import (
     MAX_CUT_CHARS,
     NORMALIZATION,
@@ -208,7 +209,7 @@ def train_vocabulary(
     output.parent.mkdir(parents=True, exist_ok=True)
     summary = TrainedVocabulary(
         model_file=str(output),
-        sha256=hashlib.sha256(content).hexdigest(),
+        sha256=sha256(content),
         num_pieces=len(model.pieces),
         num_texts=cuts.num_texts,
         num_empty_texts=cuts.num_empty,
@@ -228,8 +229,8 @@ def train_vocabulary(
         sentencepiece_version=sentencepiece.__version__,
     )
     description = asdict(summary) | {"model_file": output.name}
-    _write(output, content)
-    _write(output.with_suffix(".json"), (json.dumps(description, indent=2) + "\n").encode())
+    write_atomically(output, content)
+    write_atomically(output.with_suffix(".json"), json.dumps(description, indent=2) + "\n")
     return summary
 
 
@@ -379,10 +380,3 @@ def _mix(model: _ModelProto, spelling: _ModelProto, size: int) -> None:
     for text, probability in ranked:
         model.pieces.add(piece=text, score=math.log(probability), type=_NORMAL)
     model.trainer_spec.vocab_size = len(model.pieces)
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(content)
-    temporary.replace(path)

@@ -23,7 +23,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from m6rec_jax.errors import ConfigError, DataError
-from m6rec_jax.text.format_strings import Template, closest, text_of
+from m6rec_jax.io.closest import did_you_mean
+from m6rec_jax.text.format_strings import Template, text_of
 from m6rec_jax.text.records import Item, Value
 
 # Kinds of texts, as `template.writing` and the views of prepared data call them.
@@ -78,7 +79,7 @@ class WritingTemplate:
         """
         if kind not in WRITING:
             raise ConfigError(
-                f"'writing' has no kind '{kind}'{closest(kind, WRITING)}; known: "
+                f"'writing' has no kind '{kind}'{did_you_mean(kind, WRITING)}; known: "
                 f"{', '.join(WRITING)}"
             )
         if not isinstance(spec, Mapping) or not {"text"} <= set(spec) <= set(_ENTRIES):

@@ -13,16 +13,16 @@ import jax
 import optax
 from etils import epath
 
-from m6rec_jax.checkpoints.buckets import check_bucket
 from m6rec_jax.checkpoints.location import CHECKPOINTS_FOLDER
 from m6rec_jax.checkpoints.manifest import RunDescription
 from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.config_file import CONFIG_FILE, write_config
 from m6rec_jax.errors import ConfigError
+from m6rec_jax.io.buckets import check_bucket
+from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.model.config import ModelConfig
 from m6rec_jax.model.m6rec import M6Rec
 from m6rec_jax.objectives import total_loss
-from m6rec_jax.progress import progress_bar
 from m6rec_jax.sharding import (
     LogicalRules,
     check_rows,

@@ -9,7 +9,8 @@ from typing import Any, Self
 
 from etils import epath
 
-from m6rec_jax.checkpoints.buckets import in_bucket
+from m6rec_jax.io.atomic import write_atomically
+from m6rec_jax.io.buckets import in_bucket
 
 METRICS_FILE = "metrics.jsonl"
 logger = logging.getLogger(__name__)
@@ -83,12 +84,7 @@ class MetricLog:
     def _write_all(self) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         text = "".join(line + "\n" for line in self._lines)
-        if self._in_bucket:  # an object is there whole or as it was
-            self._path.write_text(text)
-            return
-        scratch = self._path.with_name(f"{METRICS_FILE}.partial")
-        scratch.write_text(text)
-        scratch.replace(self._path)
+        write_atomically(self._path, text)
 
 
 def read_metrics(folder: str | epath.Path) -> list[dict[str, float]]:

@@ -246,14 +246,14 @@ def save_inference_assets(
         return
     # Beneath it are things that gin configures; runs/train.gin imports it before gin is locked.
     with gin.unlock_config():
-        from m6rec_jax.engine.bundle import ASSETS_FOLDER, SETTINGS_FILE
+        from m6rec_jax.engine.model_folder import ASSETS_FOLDER, SETTINGS_FILE
         from m6rec_jax.evaluation.assets import save_task_assets
         from m6rec_jax.pipeline.registration import is_registered
 
     if not is_registered(name):
         logger.warning(
             "'%s' was not registered by register_recommendation_tasks: what inference needs beside "
-            "the checkpoint is not written; `engine.bundle.save_assets` does it",
+            "the checkpoint is not written; `engine.model_folder.save_assets` does it",
             name,
         )
         return

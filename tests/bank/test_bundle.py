@@ -12,12 +12,12 @@ import gin
 import numpy as np
 import pytest
 
-from m6rec_jax.bank.bundle import BankBundle, load_with_bank
 from m6rec_jax.bank.folder import BankFolder, TaskPrompts
+from m6rec_jax.bank.loading import BankBundle, load_with_bank
 from m6rec_jax.bank.manifest import dataset_fingerprint
-from m6rec_jax.engine.bundle import Bundle
 from m6rec_jax.engine.generation import Generator
 from m6rec_jax.engine.likelihood_scoring import LikelihoodScorer
+from m6rec_jax.engine.model_folder import TrainedModel
 from m6rec_jax.engine.scoring import Scorer
 from m6rec_jax.errors import ConfigError
 from tests.bank.conftest import Alone, Backbone, S, T, make_prompts
@@ -80,7 +80,7 @@ def test_tasks_by_name(
 
 
 def test_a_run_without_a_bank(backbone_dir: Path) -> None:
-    assert type(load_with_bank(backbone_dir)) is Bundle
+    assert type(load_with_bank(backbone_dir)) is TrainedModel
 
 
 def test_what_a_fingerprint_depends_on(

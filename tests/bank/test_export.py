@@ -21,13 +21,14 @@ from m6rec_jax.bank.layout import prompt_leaves
 from m6rec_jax.bank.manifest import PromptManifest
 from m6rec_jax.checkpoints.fingerprint import backbone_fingerprint, fingerprint
 from m6rec_jax.checkpoints.manifest import RunDescription, tensor_specs
-from m6rec_jax.checkpoints.new_folder import new_folder
 from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.checkpoints.trees import flatten, nested
 from m6rec_jax.cli import main
-from m6rec_jax.engine.bundle import InferenceSettings, restore_model, save_assets
+from m6rec_jax.engine.loaded_model import InferenceSettings
+from m6rec_jax.engine.model_folder import restore_model, save_assets
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.errors import CheckpointError, ConfigError
+from m6rec_jax.io.atomic import new_folder
 from m6rec_jax.model import ModelConfig, PromptConfig
 from tests.bank.conftest import Backbone, random_params
 
@@ -143,7 +144,7 @@ def test_the_right_rows_and_places(run: Path) -> None:
 
 
 def stacked_prompts(run: Path) -> dict[str, np.ndarray]:
-    from m6rec_jax.engine.bundle import restore_model
+    from m6rec_jax.engine.model_folder import restore_model
 
     return jax.tree.map(np.asarray, restore_model(run).variables["prompts"])
 

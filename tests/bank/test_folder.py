@@ -20,8 +20,8 @@ from m6rec_jax.bank.manifest import PromptManifest, method_of, parse_prompt_mani
 from m6rec_jax.bank.report import inspect_task, read_manifests, tasks_table
 from m6rec_jax.cli import main
 from m6rec_jax.errors import CheckpointError, ConfigError, DataError
+from m6rec_jax.io.locks import locked_folder
 from m6rec_jax.model import PromptConfig
-from m6rec_jax.tables.locked_folder import locked_folder
 from tests.bank.conftest import Backbone, make_prompts
 
 NAMES = ["ctr", "genres", "near", "next", "probe", "stars", "titles"]

@@ -26,7 +26,6 @@ import jax
 import jaxlib
 from jax.sharding import Mesh
 
-from m6rec_jax.compilation.hlo_diff import Accepted, write_accepted
 from m6rec_jax.compilation.step_report import StepReport, measure
 from m6rec_jax.compilation.steps import Program, StepSettings, make_program
 from m6rec_jax.compilation.topologies import parse_topology
@@ -39,6 +38,7 @@ from m6rec_jax.sharding import (
     make_mesh,
 )
 from m6rec_jax.training.optimizers import adafactor
+from tests.compilation.hlo_diff import Accepted, write_accepted
 
 ACCEPTED = Path(__file__).with_name("accepted.json")
 CONFIG = ModelConfig(

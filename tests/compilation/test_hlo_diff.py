@@ -15,14 +15,14 @@ import jax
 import jaxlib
 import pytest
 
-from m6rec_jax.compilation.hlo_diff import (
+from m6rec_jax.compilation.step_report import StepReport
+from m6rec_jax.errors import DataError
+from tests.compilation.hlo_diff import (
     Accepted,
     read_accepted,
     regressions,
     write_accepted,
 )
-from m6rec_jax.compilation.step_report import StepReport
-from m6rec_jax.errors import DataError
 
 HERE = Path(__file__).resolve().parent
 ACCEPTED = HERE / "accepted.json"

@@ -135,7 +135,7 @@ def test_the_same_input_gives_the_same_records(prepared: Prepared, tmp_path: Pat
 def test_clear_errors(tmp_path: Path) -> None:
     from m6rec_jax.data.recommender_text import recommender_text_dataset_builder as module
 
-    with pytest.raises(DataError, match="no view 'group'; did you mean 'groups'"):
+    with pytest.raises(DataError, match=r"no view 'group' \(did you mean 'groups'"):
         module.Builder(
             config=module.RecommenderTextConfig(name="shop.leave_one_out.group"),
             data_dir=str(tmp_path),

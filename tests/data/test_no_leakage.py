@@ -4,6 +4,7 @@ Every test renders a random log, changes the future of one row (values of other 
 removed, events added, test events relabelled), renders again, and compares that row to the letter.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ from m6rec_jax.data.prepare import PrepareOptions, ViewRenderer
 from m6rec_jax.data.reading import Dataset
 from m6rec_jax.data.splits import EXCLUDED, PARTS, TEST, TRAIN, VALIDATION, Split
 from m6rec_jax.data.statistics import StatisticsOptions
+from m6rec_jax.errors import DataError
 
 NUM_USERS, NUM_ITEMS = 4, 10
 
@@ -186,8 +188,13 @@ def test_reranking_rows_ignore_the_future(render, data: st.DataObject) -> None:
     """Neither ranks by nearness nor which candidates are drawn, nor whether there is a row."""
     log, other, key = data.draw(futures(by_order=True))
     options = {"reranking_negatives": 2, "reranking_depth": 6}
-    found, changed = (render(one, "reranking", **options) for one in (log, other))
-    assert found.get(key) == changed.get(key)
+    found = []
+    for one in (log, other):
+        row = None
+        with contextlib.suppress(DataError):  # a log of which no row teaches anything
+            row = render(one, "reranking", **options).get(key)
+        found.append(row)
+    assert found[0] == found[1]
 
 
 @SETTINGS

@@ -441,7 +441,7 @@ def test_rows_of_each_part_are_in_one_file_in_their_order(tmp_path: Path) -> Non
 
 def test_errors(write_shop, tmp_path: Path) -> None:
     folder, out = write_shop(log()), tmp_path / "out"
-    with pytest.raises(DataError, match=r"no view 'group'; did you mean 'groups'"):
+    with pytest.raises(DataError, match=r"no view 'group' \(did you mean 'groups'"):
         run(folder, out, views=("group",))
     with pytest.raises(DataError, match=r"no split 'per_user'"):
         run(folder, out, "per_user")

@@ -153,7 +153,7 @@ def test_missing_column_names_file_columns_and_closest(shop):
     edit(shop / "items.csv", b"name", b"nmae")
     message = error_of(shop)
     assert "items.csv has no column 'name'" in message
-    assert "(its columns: sku, nmae, price, kinds, in_stock); did you mean 'nmae'?" in message
+    assert "(its columns: sku, nmae, price, kinds, in_stock) (did you mean 'nmae'?)" in message
 
 
 def test_wrong_separator_is_recognised(shop):

@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 
-from m6rec_jax.data.schema import DatasetSpec, LabelSpec, StatisticsSpec, closest_match
+from m6rec_jax.data.schema import DatasetSpec, LabelSpec, StatisticsSpec
 from m6rec_jax.errors import DataError
 
 RAW = {
@@ -130,9 +130,3 @@ def test_load_accepts_a_byte_order_mark(tmp_path):
     text = "\ufeff" + json.dumps(RAW)
     (tmp_path / "dataset.json").write_text(text, encoding="utf-8")
     assert DatasetSpec.load(tmp_path).name == "shop"
-
-
-def test_closest_match_ignores_case_and_stays_silent_when_nothing_is_close():
-    assert closest_match("Title", ["title", "year"]) == "; did you mean 'title'?"
-    assert closest_match("USERID", ["UserId"]) == "; did you mean 'UserId'?"
-    assert closest_match("zzz", ["title"]) == ""

@@ -119,7 +119,7 @@ def test_parse() -> None:
 @pytest.mark.parametrize(
     ("text", "declared", "message"),
     [
-        ("leave_one_oud", {}, "no split 'leave_one_oud'; did you mean 'leave_one_out'"),
+        ("leave_one_oud", {}, "no split 'leave_one_oud' \\(did you mean 'leave_one_out'"),
         ("mine", {"mine": {"kind": "few_shots"}}, "did you mean 'few_shot'"),
         ("few_shot:m=3", {}, "few_shot has no option 'm'"),
         ("few_shot:3", {}, "not of the form key=value"),

@@ -14,8 +14,8 @@ import numpy as np
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from m6rec_jax.engine.bundle import variable_targets
 from m6rec_jax.engine.generation import Generator
+from m6rec_jax.engine.model_folder import variable_targets
 from m6rec_jax.engine.retrieval import Retriever
 from m6rec_jax.engine.scoring import Scorer
 from m6rec_jax.engine.shared_titles import SharedTitles

@@ -4,10 +4,11 @@ import jax
 import numpy as np
 import pytest
 
-from m6rec_jax.engine.bundle import Bundle, InferenceSettings
 from m6rec_jax.engine.generation import Generator
 from m6rec_jax.engine.generation_program import write
 from m6rec_jax.engine.likelihood import token_sums
+from m6rec_jax.engine.loaded_model import InferenceSettings
+from m6rec_jax.engine.model_folder import TrainedModel
 from m6rec_jax.engine.retrieval import Retriever
 from m6rec_jax.engine.sampling import SamplingOptions
 from m6rec_jax.engine.task_settings import TaskSettings
@@ -278,7 +279,7 @@ def test_bundle_and_mesh_give_the_same(tiny, generator):
     model, variables, vocabulary = tiny
     mesh = make_mesh(1, 1, 1, devices=jax.devices()[:1])
     settings = InferenceSettings(S, T, {"shop": TaskSettings(0)})
-    bundle = Bundle(model, variables, vocabulary, settings, 0, mesh, data_parallel())
+    bundle = TrainedModel(model, variables, vocabulary, settings, 0, mesh, data_parallel())
     on_mesh = bundle.generator(batch_sizes=(4,)).beam_search(HISTORIES[:2], num_beams=2)
     for a, b in zip(on_mesh, generator.beam_search(HISTORIES[:2], num_beams=2), strict=True):
         assert [text.text for text in a] == [text.text for text in b]

@@ -20,7 +20,7 @@ from m6rec_jax.configuration import bound, parse_config
 from m6rec_jax.data.co_occurrence import ranked_texts
 from m6rec_jax.data.prepare import PrepareOptions, prepare
 from m6rec_jax.data.sources import DATA_DIR_VARIABLE
-from m6rec_jax.engine.bundle import load_model
+from m6rec_jax.engine.model_folder import load_model
 from m6rec_jax.engine.retrieval import Retriever
 from m6rec_jax.engine.scoring import Scorer
 from m6rec_jax.errors import CheckpointError, ConfigError, DataError

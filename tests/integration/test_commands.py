@@ -10,8 +10,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from m6rec_jax.engine.bundle import load_model
-from m6rec_jax.tables.locked_folder import locked_folder
+from m6rec_jax.engine.model_folder import load_model
+from m6rec_jax.io.locks import locked_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 SHOP = ROOT / "tests" / "data" / "shop"

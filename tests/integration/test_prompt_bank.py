@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from m6rec_jax.bank.loading import load_bank
-from m6rec_jax.engine.bundle import load_model
+from m6rec_jax.engine.model_folder import load_model
 from tests.integration.test_commands import PREPARE, SHOP, failed, m6rec, succeeded
 
 TASK = """

@@ -7,10 +7,9 @@ import pytest
 
 from m6rec_jax.engine import likelihood_scoring
 from m6rec_jax.errors import ConfigError
-from m6rec_jax.jobs.likelihood_job import LikelihoodJob
 from m6rec_jax.jobs.request_data import open_serving_data
 from m6rec_jax.requests.rendering import RequestRenderer
-from m6rec_jax.requests.request import RejectedRow, RequestParser
+from m6rec_jax.requests.request import RequestParser
 from m6rec_jax.text import rows
 from tests.serving import served_films
 from tests.serving.served_films import MAX_EVENTS, NOW, S, T, request
@@ -39,9 +38,9 @@ def forward(model, variables, features):
 FORWARD = jax.jit(forward, static_argnums=0)
 
 
-def directly(bundle, history, before, text, after, counted, task_id=1):
+def directly(model, history, before, text, after, counted, task_id=1):
     """Mean of log p(token | history, tokens before) over the tokens of the counted words."""
-    vocabulary = bundle.vocabulary
+    vocabulary = model.vocabulary
     ids = vocabulary.encode(before + text + after)
     first, last = len(vocabulary.encode(before)), len(ids) - len(vocabulary.encode(after))
     chosen = range(first, last) if counted == "candidate" else range(last, len(ids))
@@ -51,15 +50,15 @@ def directly(bundle, history, before, text, after, counted, task_id=1):
     lengths = {"encoder_input_tokens": S, "encoder_block_ids": S, "task_ids": 1}
     lengths |= {"decoder_input_tokens": T, "decoder_block_ids": T}
     batch = rows.pad_batch([row], lengths)
-    logits = np.asarray(FORWARD(bundle.model, bundle.variables, batch), np.float64)[0]
+    logits = np.asarray(FORWARD(model.model, model.variables, batch), np.float64)[0]
     logits -= logits.max(axis=-1, keepdims=True)
     log_p = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
     return float(np.mean([log_p[place, ids[place]] for place in chosen]))
 
 
-def told(bundle, asked):
+def told(model, asked):
     """(history, texts as scoring has them, texts as the catalogue has them) of each request."""
-    data = open_serving_data(bundle, "plausible")
+    data = open_serving_data(model, "plausible")
     parser = RequestParser(data.spec, data.items, data.statistics_names())
     renderer = RequestRenderer(data.template, data.statistics, MAX_EVENTS)
     for row in asked:
@@ -72,16 +71,16 @@ def told(bundle, asked):
     ("sentence", "counted", "before", "after"),
     [(CANDIDATE, "after", "", " liked"), (ITEM, "candidate", "likes ", "")],
 )
-def test_scores_equal_a_direct_computation(infer, served_bundle, sentence, counted, before, after):
+def test_scores_equal_a_direct_computation(infer, served_model, sentence, counted, before, after):
     configure(sentence, (counted,))
     asked = [request(number) for number in range(9)]
     found, rejected = infer(asked, "plausible", chunk_size=4)
     assert not rejected
     as_item = sentence == ITEM
     compared = 0
-    for row, (history, candidates, items) in zip(found, told(served_bundle, asked), strict=True):
+    for row, (history, candidates, items) in zip(found, told(served_model, asked), strict=True):
         expected = [
-            directly(served_bundle, history, before, text, after, counted)
+            directly(served_model, history, before, text, after, counted)
             for text in (items if as_item else candidates)
         ]
         np.testing.assert_allclose(row["mean_log_probabilities"], expected, atol=3e-5)
@@ -117,7 +116,7 @@ def test_a_trained_task_of_another_kind_can_be_asked(infer):
     assert other != by_kind
 
 
-def test_a_data_set_that_the_model_never_saw(infer, served, served_bundle):
+def test_a_data_set_that_the_model_never_saw(infer, served, served_model):
     """PREPARED brings the columns and the template; the task brings the prompts."""
     configure("{item}", ("candidate",))
     books = str(served / "cache" / served_films.BOOKS_PREPARED)
@@ -133,7 +132,7 @@ def test_a_data_set_that_the_model_never_saw(infer, served, served_bundle):
     found, _ = infer(asked, "plausible", prepared=books)
     history = ["", *(f"liked Book {n % 4}" for n in (2, 3, 4)), ""]  # MAX_EVENTS of five
     expected = [
-        directly(served_bundle, history, "", f"Book {n}, a book", "", "candidate") for n in (3, 0)
+        directly(served_model, history, "", f"Book {n}, a book", "", "candidate") for n in (3, 0)
     ]
     np.testing.assert_allclose(found[0]["mean_log_probabilities"], expected, atol=3e-5)
     with pytest.raises(ConfigError, match="holds the data set 'books'"):
@@ -154,20 +153,14 @@ def test_all_requests_run_the_same_programs(infer, monkeypatch):
     assert scorer.num_compilations == 2  # histories, sentences
 
 
-def test_what_cannot_be_scored_is_refused(served_bundle):
-    scorer = served_bundle.likelihood_scorer("plausible", sentence=CANDIDATE, counted=("after",))
-
-    class Renderer:
-        def render(self, asked):
-            from m6rec_jax.requests.rendering import RequestText
-
-            return RequestText(["profile"], ["Film A", "\u200b"])
-
-    job = LikelihoodJob(scorer, Renderer(), None)
-    with pytest.raises(RejectedRow, match=r"'candidates\[1\]' cannot be scored: .* no text"):
-        job.accept(None, 0)
-    narrow = served_bundle.likelihood_scorer(
-        "plausible", sentence="this user, as we know, likes {item}", target_length=8
-    )
+def test_what_cannot_be_scored_is_refused(infer, served_model):
+    configure(CANDIDATE, ("after",))
+    gin.bind_parameter("LikelihoodScorer.sentence", ITEM)
+    asked = [request(1) | {"candidates": [{"title": "\u200b", "genre": "\u200b"}]}]
+    found, rejected = infer(asked, "plausible")
+    assert not found
+    assert "'candidates[0]' cannot be scored" in rejected[0]["reason"]
+    configure("this user, as we know, likes {item}", ("candidate",))
+    narrow = served_model.likelihood_scorer("plausible", target_length=8)
     with pytest.raises(ConfigError, match="do not fit the target length 8"):
         narrow.check("Film A")

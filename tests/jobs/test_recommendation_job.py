@@ -8,11 +8,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from m6rec_jax.jobs.titles import TitlesAnswers
 
 from m6rec_jax.engine import generation
 from m6rec_jax.engine.likelihood import token_sums
 from m6rec_jax.errors import ConfigError, DataError
-from m6rec_jax.jobs.recommendation_job import RecommendationJob
 from m6rec_jax.jobs.request_data import open_serving_data
 from m6rec_jax.requests.rendering import RequestRenderer
 from m6rec_jax.requests.request import RequestParser
@@ -30,7 +30,7 @@ FILMS = [
     Item("f14", {"title": "Film E", "genre": "horror"}),
 ]
 TITLES = {item.id: item.attributes["title"] for item in FILMS}
-ALL = "RecommendationJob.k = 12\nRecommendationJob.max_k = 12\n"
+ALL = "TitlesAnswers.k = 12\nTitlesAnswers.max_k = 12\n"
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def recommend(infer, films):
     """Answers requests by writing titles."""
 
     def run(asked, task="titles", name="out", **changes):
-        settings = {"job": "recommendation", "prepared": films} | changes
+        settings = {"job": "title_recommendation", "prepared": films} | changes
         return infer(asked, task, name, **settings)
 
     return run
@@ -63,7 +63,7 @@ def recommend(infer, films):
 def history_of(bundle, films, asked):
     data = open_serving_data(bundle, "titles", films)
     parser = RequestParser(data.spec, data.items, data.statistics_names(), None)
-    renderer = RequestRenderer(data.template, data.statistics, MAX_EVENTS, tell_candidates=False)
+    renderer = RequestRenderer(data.template, data.statistics, MAX_EVENTS, render_candidates=False)
     return renderer.render(parser.parse(asked)).history
 
 
@@ -94,7 +94,7 @@ def seen_by(asked, text="{title}"):
 
 
 @pytest.mark.parametrize("task", ["titles", "contents"])
-def test_the_likeliest_titles_of_the_catalogue(recommend, configure, served_bundle, films, task):
+def test_the_likeliest_titles_of_the_catalogue(recommend, configure, served_model, films, task):
     """With as many beams as titles, search equals scoring every title."""
     configure(ALL.replace("12", "15") if task == "contents" else ALL)
     asked = [request(number) for number in range(5)]
@@ -111,9 +111,9 @@ def test_the_likeliest_titles_of_the_catalogue(recommend, configure, served_bund
         text = "{title}" if task == "titles" else "{title}, {genre}"
         of_id = {item.id: text.format(**item.attributes) for item in FILMS}
         left = [id_ for id_ in of_id if id_ not in seen_by(own, text)]
-        history = history_of(served_bundle, films, own)
+        history = history_of(served_model, films, own)
         scores = {
-            title: log_probability(served_bundle, history, lead_in, title)
+            title: log_probability(served_model, history, lead_in, title)
             for title in {of_id[id_] for id_ in left}
         }
         assert set(row["item_ids"]) == set(left)
@@ -126,14 +126,14 @@ def test_the_likeliest_titles_of_the_catalogue(recommend, configure, served_bund
 
 
 def test_films_of_one_title_are_ordered_by_the_retriever(
-    recommend, configure, served, served_bundle, films, tmp_path
+    recommend, configure, served, served_model, films, tmp_path
 ):
     configure(ALL)
     asked = [request(number) | {"behaviours": [], "time": NOW + number} for number in range(12)]
     found, _ = recommend(asked)
-    retriever = served_bundle.retriever("next")
-    histories = [history_of(served_bundle, films, one) for one in asked]
-    template = served_bundle.template("next")
+    retriever = served_model.retriever("next")
+    histories = [history_of(served_model, films, one) for one in asked]
+    template = served_model.template("next")
     vectors = retriever.embed_items([template.item(item) for item in FILMS])
     similarities = retriever.embed_users(histories) @ vectors.T
     place = {item.id: n for n, item in enumerate(FILMS)}
@@ -156,7 +156,7 @@ def test_films_of_one_title_are_ordered_by_the_retriever(
 
 
 def test_as_many_titles_as_are_asked_for(recommend, configure):
-    configure("RecommendationJob.k = 2\nRecommendationJob.max_k = 5\n")
+    configure("TitlesAnswers.k = 2\nTitlesAnswers.max_k = 5\n")
     asked = [request(1) | {"k": k} for k in (None, 1, 5, 6)]
     found, rejected = recommend(asked)
     assert [len(set(row["titles"])) for row in found] == [2, 1, 5]
@@ -165,7 +165,7 @@ def test_as_many_titles_as_are_asked_for(recommend, configure):
         # All films of each title.
         assert len(row["item_ids"]) >= len(set(row["titles"]))
         assert not set(row["item_ids"]) & seen_by(asked[0])
-    configure(ALL + "RecommendationJob.exclude_seen = False\n")
+    configure(ALL + "TitlesAnswers.exclude_seen = False\n")
     (everything,), _ = recommend([request(1)], name="seen")
     assert set(everything["item_ids"]) == set(TITLES)
 
@@ -180,7 +180,7 @@ def test_parquet_in_and_out(recommend, served, films, tmp_path):
     batch_inference.infer_requests(
         *(tmp_path / "requests.parquet", tmp_path / "found.parquet", served / "run"),
         task="titles",
-        job="recommendation",
+        job="title_recommendation",
         prepared=films,
         batch_size=4,
         progress=False,
@@ -194,7 +194,7 @@ def test_parquet_in_and_out(recommend, served, films, tmp_path):
 
 def test_a_thousand_titles_all_exist_and_are_new(recommend, configure):
     """With few beams, and requests that have seen almost everything."""
-    configure("RecommendationJob.k = 4\nRecommendationJob.max_k = 4\n")
+    configure("TitlesAnswers.k = 4\nTitlesAnswers.max_k = 4\n")
     asked = [request(number) for number in range(260)]
     for row in asked[::7]:
         row["exclude"] = [id_ for id_ in TITLES if id_ not in ("f3", "f13", "f14")]
@@ -223,11 +223,11 @@ def test_all_requests_run_the_same_programs(recommend, monkeypatch):
     assert made[0].num_compilations == 1
 
 
-def test_clear_errors(recommend, configure, served, served_bundle, films, tmp_path):
-    with pytest.raises(ConfigError, match=r"titles or contents of .* this one writes nothing"):
+def test_clear_errors(recommend, configure, served, served_model, films, tmp_path):
+    with pytest.raises(ConfigError, match=r"titles or contents of .* 'ctr' writes nothing"):
         recommend([request(0)], "ctr")
-    with pytest.raises(ConfigError, match=r"RecommendationJob\.k = 0"):
-        RecommendationJob(None, None, None, "titles", {}, k=0)
+    with pytest.raises(ConfigError, match=r"TitlesAnswers\.k = 0"):
+        TitlesAnswers(None, k=0)
     with pytest.raises(DataError, match="the catalogue is empty"):
         recommend([request(0)], prepared="")
     # What a title begins with needs a genre, and nobody gives one.

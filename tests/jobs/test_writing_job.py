@@ -5,9 +5,9 @@ import collections
 import gin
 import numpy as np
 import pytest
+from m6rec_jax.jobs.generation import GenerationAnswers
 
 from m6rec_jax.jobs.request_data import open_serving_data
-from m6rec_jax.jobs.writing_job import WritingJob
 from m6rec_jax.requests.rendering import RequestRenderer
 from m6rec_jax.requests.request import RequestParser
 from tests.serving.served_films import (
@@ -65,7 +65,7 @@ def test_going_on_with_other_chunks_changes_no_text(infer, configured, monkeypat
     configured(SAMPLING)
     plain = [asking(n) for n in range(9)]
     whole, _ = infer(plain, "titles", "whole")
-    answer, calls = WritingJob.answer, []
+    answer, calls = GenerationAnswers.answer, []
 
     def dies(self, accepted):
         calls.append(len(accepted))
@@ -73,31 +73,31 @@ def test_going_on_with_other_chunks_changes_no_text(infer, configured, monkeypat
             raise KeyboardInterrupt
         return answer(self, accepted)
 
-    monkeypatch.setattr(WritingJob, "answer", dies)
+    monkeypatch.setattr(GenerationAnswers, "answer", dies)
     with pytest.raises(KeyboardInterrupt):
         infer(plain, "titles", "killed", chunk_size=4)
-    monkeypatch.setattr(WritingJob, "answer", answer)
+    monkeypatch.setattr(GenerationAnswers, "answer", answer)
     resumed, _ = infer(plain, "titles", "killed", chunk_size=2)
     assert resumed == whole
     configured(SAMPLING.replace("seed = 3", "seed = 4"))
     assert texts(infer(plain, "titles", "other")[0]) != texts(whole)
 
 
-def test_log_probabilities_are_no_scores(infer, configured, served_bundle):
+def test_log_probabilities_are_no_scores(infer, configured, served_model):
     """Beam search orders by scores that are normalised by length; what is written is not."""
     configured(BEAMS)
     asked = [asking(n) for n in range(4)]
     found, _ = infer(asked, "titles")
-    data = open_serving_data(served_bundle, "titles")
+    data = open_serving_data(served_model, "titles")
     parser = RequestParser(data.spec, data.items, data.statistics_names())
-    renderer = RequestRenderer(data.template, data.statistics, MAX_EVENTS, tell_candidates=False)
-    generator = served_bundle.generator("titles", batch_sizes=(4,), source_buckets=(S,))
+    renderer = RequestRenderer(data.template, data.statistics, MAX_EVENTS, render_candidates=False)
+    generator = served_model.generator("titles", batch_sizes=(4,), source_buckets=(S,))
     for row, answer in zip(asked, found, strict=True):
-        told = parser.parse(row)
+        parsed = parser.parse(row)
         template = data.template.writing["titles"]
         beams = generator.beam_search(
-            [renderer.render(told).history] * 2,
-            [template.beginning(item) for item in told.candidates],
+            [renderer.render(parsed).history] * 2,
+            [template.beginning(item) for item in parsed.candidates],
             num_beams=3,
             length_penalty=1.0,
         )

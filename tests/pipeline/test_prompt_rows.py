@@ -54,7 +54,7 @@ def test_a_task_that_was_forgotten() -> None:
 
 
 def test_a_name_that_no_task_has() -> None:
-    with pytest.raises(ConfigError, match=r"names 'shop_nxt', but .*; did you mean 'shop_next'\?"):
+    with pytest.raises(ConfigError, match=r"names 'shop_nxt', but .* \(did you mean 'shop_next'"):
         check({"shop_ctr": 0, "shop_stars": 1, "shop_next": 2, "shop_nxt": 2}, 3)
 
 

@@ -4,8 +4,8 @@ import functools
 
 import pytest
 
-from m6rec_jax.engine.bundle import load_model
-from m6rec_jax.serving import batch_inference
+from m6rec_jax.engine.model_folder import load_model
+from m6rec_jax.serving import batch_inference, service
 from tests.engine.tiny_model import make_model
 from tests.pipeline import shop_rows
 from tests.serving import served_films
@@ -34,7 +34,7 @@ def served(tiny, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def served_bundle(served):
+def served_model(served):
     return load_model(served / "run")
 
 
@@ -47,9 +47,9 @@ def infer(served, tmp_path, monkeypatch):
         requests = served_films.write_rows(tmp_path / f"{name}.requests.jsonl", rows)
         output = tmp_path / f"{name}.jsonl"
         settings = {"task": task, "batch_size": 4, "chunk_size": 10, "progress": False}
+        settings |= {"model_dir": served / "run"} | changes
         # The model is the same in all tests, and loading it most of their time.
-        load = lambda path, step, **_: _load(path, step)  # noqa: E731
-        settings |= {"model_dir": served / "run", "load": load} | changes
+        monkeypatch.setattr(service, "load_with_bank", lambda path, step, **_: _load(path, step))
         batch_inference.infer_requests(requests, output, **settings)
         rejected = output.with_name(f"{name}.rejected.jsonl")
         return served_films.read_rows(output), served_films.read_rows(rejected)

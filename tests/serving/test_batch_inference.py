@@ -1,8 +1,7 @@
 """Files of requests: results equal those of one request at a time, whatever happens meanwhile."""
 
-import collections
 import contextlib
-import dataclasses
+import copy
 import functools
 import json
 from collections.abc import Iterator
@@ -15,24 +14,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from m6rec_jax.jobs.retrieval import RetrievalAnswers
+from m6rec_jax.jobs.scoring import ScoringAnswers
 
 from m6rec_jax.engine import catalogue_index
-from m6rec_jax.engine.bundle import Bundle, InferenceSettings, load_model
-from m6rec_jax.engine.index_files import open_index
-from m6rec_jax.engine.task_settings import TaskSettings
+from m6rec_jax.engine.model_folder import TrainedModel, load_model
 from m6rec_jax.errors import CheckpointError, ConfigError, DataError
 from m6rec_jax.jobs.request_data import open_serving_data
-from m6rec_jax.jobs.request_jobs import RetrievalJob, ScoringJob
-from m6rec_jax.jobs.requested_job import JobParts, job_of, make_job
-from m6rec_jax.requests.files import open_requests
-from m6rec_jax.requests.rendering import RequestRenderer, RequestText
-from m6rec_jax.requests.request import RejectedRow, RequestParser
+from m6rec_jax.requests.rendering import RequestRenderer
+from m6rec_jax.requests.request import RequestParser
 from m6rec_jax.requests.serving_data import ServingData
-from m6rec_jax.serving import batch_inference
-from m6rec_jax.serving.batch_inference import infer_requests, run_job
+from m6rec_jax.serving import service
+from m6rec_jax.serving.batch_inference import answer_file, infer_requests
 from m6rec_jax.serving.build_index import build_index
+from m6rec_jax.serving.service import Service, ServiceOptions
 from tests.serving import served_films
-from tests.serving.served_films import MAX_EVENTS, S, T, read_rows, request, write_requests
+from tests.serving.served_films import MAX_EVENTS, read_rows, request, write_requests
 
 NUMBER = 45
 BAD_ROWS = (3, 11, 12, 30, 44)
@@ -61,14 +58,12 @@ def loaded_once() -> Iterator[None]:
     """The model is the same in all tests, and loading it most of their time."""
     with pytest.MonkeyPatch.context() as patch:
         cached = functools.cache(load_model)
-        patch.setattr(
-            batch_inference, "load_model", lambda path, step, **_: cached(path, step=step)
-        )
+        patch.setattr(service, "load_with_bank", lambda path, step, **_: cached(path, step=step))
         yield
 
 
 @pytest.fixture(scope="module")
-def bundle(folder: Path) -> Bundle:
+def bundle(folder: Path) -> TrainedModel:
     return load_model(folder / "run")
 
 
@@ -81,7 +76,7 @@ def scored(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def data(bundle: Bundle, folder: Path) -> ServingData:
+def data(bundle: TrainedModel, folder: Path) -> ServingData:
     return open_serving_data(bundle, "ctr", str(folder / "data"))
 
 
@@ -115,7 +110,7 @@ GOOD = [row for row in range(NUMBER) if row not in BAD_ROWS]
 
 
 def test_scores_equal_those_of_one_request_at_a_time(
-    folder: Path, bundle: Bundle, data: ServingData, scored: Path
+    folder: Path, bundle: TrainedModel, data: ServingData, scored: Path
 ) -> None:
     report = infer(folder, scored)  # reports what was done before
     found = read_rows(scored)
@@ -146,27 +141,22 @@ def test_scores_equal_those_of_one_request_at_a_time(
 
 
 def test_all_batches_run_the_same_programs(
-    folder: Path, bundle: Bundle, data: ServingData, tmp_path: Path
+    folder: Path, bundle: TrainedModel, tmp_path: Path
 ) -> None:
     """Three chunks, the last one smaller, and requests of all sizes."""
-    renderer = RequestRenderer(data.template, data.statistics, MAX_EVENTS)
-    shapes = {"batch_sizes": (4,), "source_buckets": (S,), "target_buckets": (T,)}
-    scorer, retriever = bundle.scorer("ctr", **shapes), bundle.retriever("next", **shapes)
-    index = open_index(folder / "index", bundle.fingerprint("next"))
+    options = ServiceOptions(str(folder / "data"), index=str(folder / "index"), batch_sizes=(4,))
     searches = catalogue_index._top_k._cache_size()
-    for job in (ScoringJob(scorer, renderer), RetrievalJob(retriever, index, renderer)):
-        parser = RequestParser(data.spec, data.items, (), job.candidates_field)
-        file = open_requests(folder / "requests.jsonl", job.result_types)
-        output = tmp_path / f"{type(job).__name__}.jsonl"
-        run_job(job, parser, file, output, job.describe(), 20, progress=False)
-    assert scorer.num_compilations == 2  # histories, candidates
-    assert retriever.num_compilations == 1
+    for task, programs in (("ctr", 2), ("next", 1)):  # histories and candidates; users
+        answering = Service(bundle, options)
+        output = tmp_path / f"{task}.jsonl"
+        answer_file(answering, folder / "requests.jsonl", output, task, None, 20, progress=False)
+        assert answering.num_compilations == programs
     assert catalogue_index._top_k._cache_size() == searches + 1
 
 
 @pytest.mark.parametrize("exclude_seen", [True, False])
 def test_retrieval_gives_ids_and_scores(
-    folder: Path, bundle: Bundle, data: ServingData, tmp_path: Path, exclude_seen: bool
+    folder: Path, bundle: TrainedModel, data: ServingData, tmp_path: Path, exclude_seen: bool
 ) -> None:
     rows = [request(number) for number in range(12)]
     rows[2] |= {"k": 12}
@@ -174,7 +164,7 @@ def test_retrieval_gives_ids_and_scores(
     rows[4] |= {"k": 101}
     path = tmp_path / "requests.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    bound = f"RetrievalJob.exclude_seen = {exclude_seen}\nRetrievalJob.k = 5"
+    bound = f"RetrievalAnswers.exclude_seen = {exclude_seen}\nRetrievalAnswers.k = 5"
     with gin_config(bound):
         report = infer(
             folder,
@@ -212,7 +202,7 @@ def gin_config(text: str) -> Iterator[None]:
 def test_what_was_found_can_be_scored(folder: Path, tmp_path: Path) -> None:
     """The output of retrieval is the input of scoring: the scorer ranks the retriever's best."""
     infer(folder, tmp_path / "found.jsonl", "next", index=str(folder / "index"))
-    with gin_config("ScoringJob.candidates_field = 'item_ids'"):
+    with gin_config("ScoringAnswers.candidates_field = 'item_ids'"):
         infer(folder, tmp_path / "ranked.jsonl", requests=tmp_path / "found.jsonl")
     rows = read_rows(tmp_path / "ranked.jsonl")
     assert len(rows) == len(GOOD)
@@ -253,16 +243,16 @@ def test_going_on_after_an_interruption(
     folder: Path, scored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies_at: int
 ) -> None:
     asked: list[int] = []
-    answer = ScoringJob.answer
+    answer = ScoringAnswers.answer
 
-    def counted(self: ScoringJob, requests: Any) -> Any:
+    def counted(self: ScoringAnswers, requests: Any) -> Any:
         if len(asked) == dies_at:
             asked.append(-1)
             raise KeyboardInterrupt
         asked.append(len(requests))
         return answer(self, requests)
 
-    monkeypatch.setattr(ScoringJob, "answer", counted)
+    monkeypatch.setattr(ScoringAnswers, "answer", counted)
     with pytest.raises(KeyboardInterrupt):
         infer(folder, tmp_path / "out.jsonl")
     assert not (tmp_path / "out.jsonl").exists()
@@ -277,7 +267,7 @@ def test_going_on_after_an_interruption(
     assert sides[0].read_text() == sides[1].read_text()
     assert report.totals.rejected.total() == len(BAD_ROWS)
     # Once complete, it is only reported.
-    monkeypatch.setattr(ScoringJob, "answer", None)
+    monkeypatch.setattr(ScoringAnswers, "answer", None)
     assert infer(folder, tmp_path / "out.jsonl") == report
 
 
@@ -306,17 +296,20 @@ def whole(data: ServingData, entry: Any) -> Any:
     return entry if isinstance(entry, dict) else dict(data.items[entry].attributes)
 
 
-def test_candidates_of_which_no_token_is_left_are_refused(bundle: Bundle) -> None:
-    class Renderer:
-        def render(self, asked: Any) -> RequestText:
-            return RequestText(["profile"], ["Film A", "\u200b"])
+def test_candidates_of_which_no_token_is_left_are_refused(folder: Path, tmp_path: Path) -> None:
+    """The template renders the two fields, and the vocabulary normalises all of it away."""
+    spec = json.loads(json.dumps(served_films.SPEC))
+    spec["template"]["candidate"] = "{title}"
+    served_films.copy_run(folder / "run", tmp_path / "run", ["ctr"], spec)
+    rows = [request(1) | {"candidates": ["f1", {"title": "\u200b"}]}]
+    requests = served_films.write_rows(tmp_path / "requests.jsonl", rows)
+    infer(folder, tmp_path / "out.jsonl", requests=requests, model_dir=tmp_path / "run")
+    (rejected,) = read_rows(tmp_path / "out.rejected.jsonl")
+    assert rejected["kind"] == "no_text"
+    assert rejected["reason"].startswith("'candidates[1]' has no text to score")
 
-    job = ScoringJob(bundle.scorer("ctr"), Renderer())  # type: ignore[arg-type]
-    with pytest.raises(RejectedRow, match=r"'candidates\[1\]' has no text to score"):
-        job.accept(None, 0)  # type: ignore[arg-type]
 
-
-def test_clear_errors(folder: Path, tmp_path: Path, bundle: Bundle) -> None:
+def test_clear_errors(folder: Path, tmp_path: Path, bundle: TrainedModel) -> None:
     out = tmp_path / "out.jsonl"
     with pytest.raises(ConfigError, match=r"in the format of the requests, '\.jsonl'"):
         infer(folder, tmp_path / "out.parquet")
@@ -330,7 +323,7 @@ def test_clear_errors(folder: Path, tmp_path: Path, bundle: Bundle) -> None:
         build_index("gs://bucket/index", "run")
     with pytest.raises(ConfigError, match=r"make one with `m6rec index build`"):
         infer(folder, out, "next")
-    with pytest.raises(ConfigError, match=r"answered by scoring, retrieval, .*, not by 'chat'"):
+    with pytest.raises(ConfigError, match=r"answered by .*retrieval, scoring.*, not by 'chat'"):
         infer(folder, out, job="chat")
     with pytest.raises(ConfigError, match="several tasks; name one: books_next, contents, ctr"):
         infer(folder, out, "")
@@ -341,43 +334,14 @@ def test_clear_errors(folder: Path, tmp_path: Path, bundle: Bundle) -> None:
     (tmp_path / "empty.jsonl").write_text("\n\n")
     with pytest.raises(DataError, match=r"empty\.jsonl has no rows"):
         infer(folder, out, requests=tmp_path / "empty.jsonl")
-    with pytest.raises(ConfigError, match=r"RetrievalJob\.k = 0"):
-        RetrievalJob(None, None, None, k=0)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"RetrievalAnswers\.k = 0"):
+        RetrievalAnswers(None, k=0)  # type: ignore[arg-type]
     # Nothing was committed, so once there are rows they are answered.
     (tmp_path / "empty.jsonl").write_text("{}\n")
     assert infer(folder, out, requests=tmp_path / "empty.jsonl").totals.rejected.total() == 1
     (tmp_path / "two.jsonl").write_text("{}\n{}\n")
     with pytest.raises(DataError, match=r"another job, which differs in: requests"):
         infer(folder, out, requests=tmp_path / "two.jsonl")
-
-
-def test_a_job_without_a_kind_is_what_the_model_is_built_for(bundle: Bundle) -> None:
-    kinds = collections.Counter()
-    prompts = type(bundle.model.config.prompts)
-    for head, dim in (("option", 0), ("none", 8), ("option", 8), ("none", 0)):
-        options = {"num_options": 2} if head == "option" else {}
-        config = bundle.model.config.replace(
-            prompts=prompts(num_prompts=2, head=head, retrieval_dim=dim, **options)
-        )
-        settings = InferenceSettings(
-            S, T, {"": TaskSettings(), "like": TaskSettings(kind="scoring")}
-        )
-        model = type(bundle.model)(config)
-        other = dataclasses.replace(bundle, model=model, settings=settings)
-        try:
-            kinds[job_of(other, "")] += 1
-        except ConfigError:
-            kinds["unknown"] += 1
-        assert job_of(other, "like") == "scoring"
-    assert kinds == {"scoring": 1, "retrieval": 1, "unknown": 2}
-
-
-def test_reranking_answers_no_requests(bundle: Bundle, data: ServingData) -> None:
-    """Its candidates' texts are of another kind than a request's renderer tells."""
-    task = TaskSettings(kind="scoring", view="reranking")
-    other = dataclasses.replace(bundle, settings=InferenceSettings(S, T, {"near": task}))
-    with pytest.raises(ConfigError, match="tasks of reranking answer no requests"):
-        make_job(job_of(other, "near"), JobParts(other, data, "near", {}))
 
 
 def test_a_value_that_no_words_can_tell_is_a_rejected_row(folder: Path, tmp_path: Path) -> None:
@@ -391,11 +355,12 @@ def test_a_value_that_no_words_can_tell_is_a_rejected_row(folder: Path, tmp_path
 
 
 def test_a_model_that_answers_nan_answers_nobody(
-    folder: Path, bundle: Bundle, tmp_path: Path
+    folder: Path, bundle: TrainedModel, tmp_path: Path
 ) -> None:
-    broken = dataclasses.replace(
-        bundle, variables=jax.tree.map(lambda leaf: leaf * np.nan, bundle.variables)
-    )
-    with pytest.raises(DataError, match=r"jsonl, row 0: the model's probabilities hold numbers"):
-        infer(folder, tmp_path / "out.jsonl", load=lambda *_, **__: broken)
-    assert not (tmp_path / "out.jsonl").exists()
+    broken = copy.copy(bundle)
+    broken.variables = jax.tree.map(lambda leaf: leaf * np.nan, bundle.variables)
+    answering = Service(broken, ServiceOptions(str(folder / "data")))
+    output = tmp_path / "out.jsonl"
+    with pytest.raises(DataError, match=r"request 0: the model's answer to 'ctr' holds numbers"):
+        answer_file(answering, folder / "requests.jsonl", output, "ctr", progress=False)
+    assert not output.exists()

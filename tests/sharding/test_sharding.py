@@ -66,7 +66,7 @@ def test_errors_name_the_sizes(eight: dict[str, Any]) -> None:
     assert "'tokens' has 12 rows on this process" in errors["rows"]
     assert "names mesh axis 'model'; the mesh has 'data', 'fsdp', 'tensor'" in errors["rule"]
     assert "sharding rule 'embd' -> 'fsdp' splits nothing" in errors["logical"]
-    assert "; did you mean 'embed'?" in errors["logical"]
+    assert "(did you mean 'embed'?)" in errors["logical"]
 
 
 def test_initial_values_do_not_depend_on_the_mesh(eight: dict[str, Any]) -> None:

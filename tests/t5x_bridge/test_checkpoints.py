@@ -16,7 +16,7 @@ from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.checkpoints.t5x_files import write_t5x_files
 from m6rec_jax.checkpoints.trees import flatten, nested, unflatten
 from m6rec_jax.convert import convert
-from m6rec_jax.engine.bundle import (
+from m6rec_jax.engine.model_folder import (
     InferenceSettings,
     load_model,
     restore_model,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from m6rec_jax.engine.bundle import ASSETS_FOLDER, SETTINGS_FILE
+from m6rec_jax.engine.model_folder import ASSETS_FOLDER, SETTINGS_FILE
 from m6rec_jax.evaluation import assets
 from m6rec_jax.pipeline import registration
 from m6rec_jax.training import task_data

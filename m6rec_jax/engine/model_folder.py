@@ -15,7 +15,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import tempfile
 from collections.abc import Mapping
@@ -31,165 +30,57 @@ from m6rec_jax.checkpoints.location import locate, read_manifest
 from m6rec_jax.checkpoints.manifest import check_vocabulary, tell_of_a_better_step
 from m6rec_jax.checkpoints.restore import PARAMS, PROMPTS, restore_item
 from m6rec_jax.checkpoints.trees import flatten
-from m6rec_jax.engine.generation import Generator
-from m6rec_jax.engine.likelihood_scoring import LikelihoodScorer
-from m6rec_jax.engine.retrieval import Retriever
-from m6rec_jax.engine.scoring import Scorer
-from m6rec_jax.engine.task_settings import TaskSettings, dialogue_part, task_settings
-from m6rec_jax.errors import CheckpointError, ConfigError
+from m6rec_jax.engine.loaded_model import InferenceSettings, LoadedModel, template_of
+from m6rec_jax.engine.task_settings import TaskSettings, task_settings
+from m6rec_jax.errors import CheckpointError
+from m6rec_jax.io.hashing import sha256
 from m6rec_jax.model import M6Rec
 from m6rec_jax.model.m6rec import initial_features
 from m6rec_jax.sharding import LogicalRules, make_mesh, unboxed_shapes, variable_shardings
-from m6rec_jax.text.templates import DatasetTemplate
 from m6rec_jax.text.vocabulary import Vocabulary
 
 ASSETS_FOLDER = "inference"
 VOCABULARY_FILE, SETTINGS_FILE, DATASETS_FOLDER = "vocabulary.model", "settings.json", "datasets"
-# Older versions had one data set for all tasks, whichever came first.
-_OLD_DATASET_FILE = "dataset.json"
 
 DatasetSpecs = Mapping[str, Mapping[str, Any]]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class InferenceSettings:
-    """What inference must know beside the weights.
+class TrainedModel(LoadedModel):
+    """The model of a training run.
 
-    Attributes:
-      source_length, target_length: S and T of training.
-      tasks: seqio task name to its settings.
-      candidate_length: most tokens of one candidate, of any task; None: no other limit than T and
-        the tasks' own.
-    """
-
-    source_length: int
-    target_length: int
-    tasks: Mapping[str, TaskSettings] = dataclasses.field(default_factory=dict)
-    candidate_length: int | None = None
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Bundle:
-    """A loaded model.
-
-    Attributes:
-      model: built from the checkpoint's own configuration.
-      variables: `{'params': ..., 'prompts': ...}` on the devices.
-      vocabulary: checked against the checkpoint's fingerprint.
-      settings: see `InferenceSettings`.
-      step: of the checkpoint.
-      mesh, rules: where the variables lie.
+    Args:
       dataset_specs: by the `prepared` of tasks, what the data set's `dataset.json` holds.
+      **loaded: see `LoadedModel`.
     """
 
-    model: M6Rec
-    variables: Mapping[str, Any]
-    vocabulary: Vocabulary
-    settings: InferenceSettings
-    step: int
-    mesh: Mesh | None = None
-    rules: LogicalRules = ()
-    dataset_specs: DatasetSpecs = dataclasses.field(default_factory=dict)
+    def __init__(self, *, dataset_specs: DatasetSpecs, **loaded: Any) -> None:
+        super().__init__(**loaded)
+        self._dataset_specs = dataset_specs
 
     def dataset_spec(self, task: str = "") -> Mapping[str, Any] | None:
-        """See `dataset_spec_of`; there is no need to name the only task."""
-        return dataset_spec_of(self.settings, self.dataset_specs, task)
-
-    def saved_dataset_spec(self, task: str = "") -> Mapping[str, Any] | None:
-        """As `dataset_spec`, but of a folder of an older version its only one, whoever's it is."""
-        return self.dataset_specs.get(task_settings(self.settings.tasks, task).prepared)
-
-    def template(self, task: str = "") -> DatasetTemplate | None:
-        """What renders users, behaviours and candidates of a task; errors as `dataset_spec_of`."""
-        spec = self.dataset_spec(task)
-        return None if spec is None else _template(spec)
-
-    def scorer(self, task: str = "", **changes: Any) -> Scorer:
-        """A `Scorer` whose requests have this task, or any other of the model's that they name.
-
-        Args:
-          task: name; there is no need to name the only one.
-          changes: other arguments of `Scorer`.
-
-        Raises:
-          ConfigError: no such task.
-        """
-        arguments: dict[str, Any] = {
-            **self._shared(task),
-            "candidate_length": self.settings.candidate_length,
-        }
-        return Scorer(self.model, self.variables, self.vocabulary, **(arguments | changes))
-
-    def retriever(self, task: str = "", **changes: Any) -> Retriever:
-        """A `Retriever`; arguments and errors as `scorer`."""
-        arguments: dict[str, Any] = {
-            **self._shared(task),
-            "item_length": self.settings.candidate_length,
-        }
-        return Retriever(self.model, self.variables, self.vocabulary, **(arguments | changes))
-
-    def generator(self, task: str = "", **changes: Any) -> Generator:
-        """A `Generator`; arguments and errors as `scorer`."""
-        arguments = self._shared(task)
-        return Generator(self.model, self.variables, self.vocabulary, **(arguments | changes))
-
-    def likelihood_scorer(self, task: str = "", **changes: Any) -> LikelihoodScorer:
-        """A `LikelihoodScorer`, which needs no task: with none, row 0 of the prompt bank is used.
-
-        Args:
-          task: whose prompts are used.
-          **changes: arguments of `LikelihoodScorer`, such as its sentence.
-
-        Raises:
-          ConfigError: no such task.
-        """
-        tasks = self.settings.tasks if task else {"": TaskSettings()}
-        arguments = {
-            **self._shared(task, tasks),
-            "candidate_length": self.settings.candidate_length,
-        }
-        return LikelihoodScorer(
-            self.model, self.variables, self.vocabulary, **(arguments | changes)
-        )
+        """See `LoadedModel`."""
+        return self._dataset_specs.get(task_settings(self.settings.tasks, task).prepared)
 
     def fingerprint(self, task: str = "") -> str:
-        """What a task's results depend on beside the request: SHA-256 (hex).
-
-        Two models that give other vectors or scores have other fingerprints, whatever their folders
-        are called; of one model it is the same on any mesh. Arguments and errors as `scorer`.
-        """
-        settings = task_settings(self.settings.tasks, task)
-        spec = self.dataset_specs.get(settings.prepared)
-        template = None if spec is None else _template(spec)
-        own = dataclasses.asdict(settings)
+        """See `LoadedModel`."""
+        template = self.template(task)
+        own = dataclasses.asdict(task_settings(self.settings.tasks, task))
         del own["prepared"]  # where the data lie changes no result
         described = {
             "config": dataclasses.asdict(self.model.config),
             "vocabulary": self.vocabulary.fingerprint,
-            "lengths": dataclasses.asdict(self.settings) | dict.fromkeys(("tasks", "prepared")),
+            "lengths": dataclasses.asdict(self.settings) | {"tasks": None},
             "task": own,
             "template": None if template is None else template.to_spec(),
-            "checksums": checksums(flatten(dict(self.variables))),
+            "backbone": self._backbone_checksums,
+            "prompts": checksums(flatten(dict(self.variables.get("prompts", {})))),
         }
         return digest(described)
-
-    def _shared(self, task: str, tasks: Mapping[str, TaskSettings] | None = None) -> dict[str, Any]:
-        tasks = self.settings.tasks if tasks is None else tasks
-        task_settings(tasks, task)  # there is such a task
-        return {
-            "tasks": tasks,
-            "task": task,
-            "source_length": self.settings.source_length,
-            "target_length": self.settings.target_length,
-            "mesh": self.mesh,
-            "rules": self.rules,
-        }
 
 
 def digest(described: Mapping[str, Any]) -> str:
     """SHA-256 (hex) of what results depend on."""
-    text = json.dumps(described, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return sha256(json.dumps(described, sort_keys=True, default=str))
 
 
 def save_assets(
@@ -268,7 +159,7 @@ def load_model(
     step: int | None = None,
     mesh: Mesh | None = None,
     rules: LogicalRules = (),
-) -> Bundle:
+) -> TrainedModel:
     """Loads a model folder: checkpoint, vocabulary, templates and settings.
 
     Args and errors as `restore_model`; besides:
@@ -280,7 +171,7 @@ def load_model(
     vocabulary, settings = read_vocabulary(model_dir), read_settings(model_dir)
     dataset_specs = read_dataset_specs(model_dir)
     for spec in dataset_specs.values():
-        _template(spec)  # raises where it is none
+        template_of(spec)  # raises where it is none
     restored = restore_model(
         model_dir,
         step=step,
@@ -288,15 +179,15 @@ def load_model(
         mesh=mesh,
         rules=rules,
     )
-    return Bundle(
-        restored.model,
-        restored.variables,
-        vocabulary,
-        settings,
-        restored.step,
-        mesh,
-        tuple(rules),
-        dataset_specs,
+    return TrainedModel(
+        model=restored.model,
+        variables=dict(restored.variables),
+        vocabulary=vocabulary,
+        settings=settings,
+        step=restored.step,
+        mesh=mesh,
+        rules=rules,
+        dataset_specs=dataset_specs,
     )
 
 
@@ -334,10 +225,6 @@ def read_settings(model_dir: str | Path) -> InferenceSettings:
         for name, task in values.pop("tasks").items():
             classes = tuple(task.pop("positive_classes"))
             tasks[name] = TaskSettings(**task, positive_classes=classes)
-        # An older version's, of the first task: which others it is of is known of dialogues only.
-        prepared = values.pop("prepared", "")
-        if prepared and (len(tasks) == 1 or all(map(dialogue_part, tasks.values()))):
-            tasks = {n: dataclasses.replace(own, prepared=prepared) for n, own in tasks.items()}
         return InferenceSettings(**values, tasks=tasks)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error
@@ -346,57 +233,17 @@ def read_settings(model_dir: str | Path) -> InferenceSettings:
 def read_dataset_specs(model_dir: str | Path) -> dict[str, dict[str, Any]]:
     """What `MODEL_DIR/inference/datasets` holds, by the `prepared` of tasks.
 
-    In a folder of an older version the only data set is that of the only task, or nobody's: its key
-    is then empty.
-
     Raises:
       CheckpointError: a file is damaged.
     """
-    folder = epath.Path(model_dir) / ASSETS_FOLDER
-    datasets, old = folder / DATASETS_FOLDER, folder / _OLD_DATASET_FILE
-    if datasets.exists():
-        files = {path.stem: path for path in sorted(datasets.glob("*.json"))}
-    elif old.exists():
-        own = {settings.prepared for settings in read_settings(model_dir).tasks.values()}
-        files = {own.pop() if len(own) == 1 else "": old}
-    else:
-        files = {}
+    folder = epath.Path(model_dir) / ASSETS_FOLDER / DATASETS_FOLDER
     found = {}
-    for name, path in files.items():
+    for path in sorted(folder.glob("*.json")) if folder.exists() else ():
         try:
-            found[name] = dict(json.loads(path.read_text()))
+            found[path.stem] = dict(json.loads(path.read_text()))
         except (ValueError, TypeError) as error:
             raise CheckpointError(f"{path} is damaged: {error}") from error
     return found
-
-
-def dataset_spec_of(
-    settings: InferenceSettings, dataset_specs: DatasetSpecs, task: str = ""
-) -> Mapping[str, Any] | None:
-    """What the `dataset.json` of a task's data set holds; None for tasks of texts.
-
-    Args:
-      settings, dataset_specs: of a model folder.
-      task: name; there is no need to name the only one.
-
-    Raises:
-      ConfigError: no such task, or nobody knows which of the tasks the data set is of.
-    """
-    prepared = task_settings(settings.tasks, task).prepared
-    if not prepared and len(settings.tasks) > 1 and "" in dataset_specs:
-        raise ConfigError(
-            f"the model folder was written by an older version, which kept one data set for all of "
-            f"its tasks ({', '.join(sorted(settings.tasks))}), so nobody knows whether it is that "
-            f"of '{task}'. Remove MODEL_DIR/{ASSETS_FOLDER} and start the run's training command "
-            "again: it writes the folder anew, and trains nothing more"
-        )
-    return dataset_specs.get(prepared)
-
-
-def _template(spec: Mapping[str, Any]) -> DatasetTemplate | None:
-    if not spec.get("template"):
-        return None
-    return DatasetTemplate.parse(spec["template"], f"the model's data set {spec.get('name')!r}")
 
 
 def read_vocabulary(model_dir: str | Path) -> Vocabulary:
@@ -419,6 +266,6 @@ def _asset(model_dir: str | Path, name: str) -> epath.Path:
     if not path.exists():
         raise CheckpointError(
             f"{path} is missing: {model_dir} has a checkpoint, but not what inference needs beside "
-            "it. `m6rec_jax.engine.bundle.save_assets` writes it"
+            "it. `m6rec_jax.engine.model_folder.save_assets` writes it"
         )
     return path

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from m6rec_jax.errors import DataError
-from m6rec_jax.tables.locked_folder import locked_folder
+from m6rec_jax.io.locks import locked_folder
 
 
 def test_the_second_is_kept_out_until_the_first_has_left(tmp_path: Path) -> None:

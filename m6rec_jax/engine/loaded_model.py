@@ -1,0 +1,154 @@
+"""A model in memory, ready to answer: a training run (`model_folder`) or a bank of tasks.
+
+model = load_model("runs/ctr")
+model.scorer("movielens_100k_ctr").score_requests(histories, candidates)
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+from jax.sharding import Mesh
+
+from m6rec_jax.checkpoints.fingerprint import checksums
+from m6rec_jax.checkpoints.trees import flatten
+from m6rec_jax.engine.engine import EngineOptions
+from m6rec_jax.engine.generation import Generator
+from m6rec_jax.engine.likelihood_scoring import LikelihoodScorer
+from m6rec_jax.engine.retrieval import Retriever
+from m6rec_jax.engine.scoring import Scorer
+from m6rec_jax.engine.task_settings import TaskSettings, task_settings
+from m6rec_jax.model import M6Rec
+from m6rec_jax.sharding import LogicalRules
+from m6rec_jax.text.templates import DatasetTemplate
+from m6rec_jax.text.vocabulary import Vocabulary
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class InferenceSettings:
+    """What inference must know beside the weights.
+
+    Attributes:
+      source_length, target_length: S and T of training.
+      tasks: seqio task name to its settings. Those of a bank come and go.
+      candidate_length: most tokens of one candidate, of any task; None: no other limit than T and
+        the tasks' own.
+    """
+
+    source_length: int
+    target_length: int
+    tasks: Mapping[str, TaskSettings] = dataclasses.field(default_factory=dict)
+    candidate_length: int | None = None
+
+
+class LoadedModel(abc.ABC):
+    """Args and attributes:
+
+    model: built from the checkpoint's own configuration.
+    variables: `{'params': ..., 'prompts': ...}` on the devices.
+    vocabulary: checked against the checkpoint's fingerprint.
+    settings: see `InferenceSettings`.
+    step: of the checkpoint.
+    mesh, rules: where the variables lie; None: the default device.
+    """
+
+    def __init__(
+        self,
+        model: M6Rec,
+        variables: dict[str, Any],
+        vocabulary: Vocabulary,
+        settings: InferenceSettings,
+        step: int,
+        mesh: Mesh | None = None,
+        rules: LogicalRules = (),
+    ) -> None:
+        self.model, self.variables, self.vocabulary = model, variables, vocabulary
+        self.settings, self.step = settings, step
+        self.mesh, self.rules = mesh, tuple(rules)
+
+    @abc.abstractmethod
+    def dataset_spec(self, task: str = "") -> Mapping[str, Any] | None:
+        """What the `dataset.json` of a task's data set holds; None for tasks of texts.
+
+        Args:
+          task: name; there is no need to name the only one.
+
+        Raises:
+          ConfigError: no such task.
+        """
+
+    @abc.abstractmethod
+    def fingerprint(self, task: str = "") -> str:
+        """What a task's results depend on beside the request: SHA-256 (hex).
+
+        Two models that give other vectors or scores have other fingerprints, whatever their folders
+        are called; of one model it is the same on any mesh. Arguments and errors: `dataset_spec`.
+        """
+
+    def template(self, task: str = "") -> DatasetTemplate | None:
+        """What renders users, behaviours and candidates of a task; errors as `dataset_spec`."""
+        spec = self.dataset_spec(task)
+        return None if spec is None else template_of(spec)
+
+    def options(self, task: str = "", **changes: Any) -> EngineOptions:
+        """Options of an engine whose requests may name any task of the model.
+
+        Args:
+          task: which task a request has that names none; empty: the only one.
+          changes: other fields of `EngineOptions`.
+
+        Raises:
+          ConfigError: no such task.
+        """
+        if task:
+            task_settings(self.settings.tasks, task)
+        fields: dict[str, Any] = {
+            "tasks": self.settings.tasks,
+            "task": task,
+            "source_length": self.settings.source_length,
+            "target_length": self.settings.target_length,
+            "candidate_length": self.settings.candidate_length,
+            "mesh": self.mesh,
+            "rules": self.rules,
+        }
+        return EngineOptions(**(fields | changes))
+
+    def scorer(self, task: str = "", **changes: Any) -> Scorer:
+        """A `Scorer` for all tasks with classes; arguments and errors as `options`."""
+        return Scorer(self.model, self.variables, self.vocabulary, self.options(task, **changes))
+
+    def retriever(self, task: str = "", **changes: Any) -> Retriever:
+        """A `Retriever` for all tasks with projections; arguments and errors as `options`."""
+        return Retriever(self.model, self.variables, self.vocabulary, self.options(task, **changes))
+
+    def generator(self, task: str = "", **changes: Any) -> Generator:
+        """A `Generator`; arguments and errors as `options`.
+
+        Its texts are at most as long as those that `task` was trained on.
+        """
+        if task:
+            room = self.settings.target_length
+            own = task_settings(self.settings.tasks, task).target_length
+            changes = {"target_length": min(own or room, room)} | changes
+        return Generator(self.model, self.variables, self.vocabulary, self.options(task, **changes))
+
+    def likelihood_scorer(self, task: str = "", **changes: Any) -> LikelihoodScorer:
+        """A `LikelihoodScorer`, by the prompts of the task; arguments and errors as `options`."""
+        return LikelihoodScorer(
+            self.model, self.variables, self.vocabulary, self.options(task, **changes)
+        )
+
+    @functools.cached_property
+    def _backbone_checksums(self) -> Any:
+        return checksums(flatten(self.variables["params"]))
+
+
+def template_of(spec: Mapping[str, Any]) -> DatasetTemplate | None:
+    """The template in a `dataset.json`; None where it has none."""
+    if not spec.get("template"):
+        return None
+    return DatasetTemplate.parse(spec["template"], f"the model's data set {spec.get('name')!r}")

@@ -1,0 +1,1 @@
+"""Files, folders, locks, hashes and progress bars: what every other layer may use."""

@@ -1,0 +1,41 @@
+"""Hashes in hexadecimal of text, JSON values and files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+
+def sha256(content: str | bytes) -> str:
+    """Of bytes, or of text in UTF-8."""
+    return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()
+
+
+def json_sha256(value: Any) -> str:
+    """Of a value that JSON can hold, whatever the order of its keys."""
+    return sha256(json.dumps(value, sort_keys=True))
+
+
+def file_digest(path: Path, kind: str) -> str:
+    """Of what a file holds; `kind` is the name of the hash function, as "sha256" or "md5"."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, kind).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """Of what a file holds."""
+    return file_digest(path, "sha256")
+
+
+def hash_files(paths: Iterable[Path]) -> hashlib._Hash:
+    """The SHA-256 object of the names, sizes and contents of files, to be added to."""
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest

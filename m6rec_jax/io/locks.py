@@ -1,0 +1,55 @@
+"""Folders that one process at a time may write to."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from m6rec_jax.errors import DataError
+
+LOCK_FILE = "lock"
+
+_NO_LOCKS = {errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL}
+
+logger = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def locked_folder(folder: Path, doing: str) -> Iterator[None]:
+    """Makes a folder and keeps others out of it until the block, or this process, ends.
+
+    Args:
+      folder: may exist. `LOCK_FILE` stays in it.
+      doing: what the folder is for; the message to the others says it.
+
+    Raises:
+      DataError: another process has locked it.
+      OSError: it cannot be written to.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK_FILE)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        raise DataError(
+            f"another process is {doing}; wait for it, or name another output"
+        ) from error
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        # Some network disks have no locks; work goes on as it would without this one.
+        logger.warning(
+            "%s cannot be locked (%s): see that no other process is %s",
+            folder,
+            error.strerror,
+            doing,
+        )
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,333 @@
+"""How jobs answer requests: checked and rendered one by one, answered together.
+
+    answerer = job_of("scoring").answerer(parts)
+    text = answerer.accept(request, "ctr")                       # on the host
+    results = answerer.answer([Accepted("scoring", "ctr", request, text)])    # on the devices
+
+An `Answerer` serves all tasks of its job. It keeps nothing of a request, so several threads may use
+it at once.
+"""
+
+from __future__ import annotations
+
+import abc
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
+
+import numpy as np
+
+from m6rec_jax.engine.engine import Engine
+from m6rec_jax.engine.generation import Generator
+from m6rec_jax.engine.index_files import StoredIndex, open_index
+from m6rec_jax.engine.likelihood_scoring import LikelihoodScorer
+from m6rec_jax.engine.loaded_model import LoadedModel
+from m6rec_jax.engine.retrieval import Retriever
+from m6rec_jax.engine.scoring import Scorer
+from m6rec_jax.engine.task_settings import TaskSettings, task_settings
+from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.jobs.request_data import open_serving_data
+from m6rec_jax.requests.rendering import RequestRenderer, RequestText
+from m6rec_jax.requests.request import RejectedRow, Request
+from m6rec_jax.requests.serving_data import ServingData
+from m6rec_jax.text.records import Item
+
+T = TypeVar("T")
+TaskState = TypeVar("TaskState")
+
+
+class Accepted(NamedTuple):
+    """A request that can be answered.
+
+    Attributes:
+      job, task: by name.
+      request, text: as it was checked, and as the model reads it.
+      number: of the request in its file, from 0: what is drawn at random depends on no other.
+    """
+
+    job: str
+    task: str
+    request: Request
+    text: RequestText
+    number: int = 0
+
+
+class ScoredItem(NamedTuple):
+    """An item of a result.
+
+    Attributes:
+      id: empty where the request described an item without one.
+      title: its attribute of that name, else the id.
+      score: what the job orders items by.
+    """
+
+    id: str
+    title: str
+    score: float
+
+
+class Result(Protocol):
+    """An answer. Every job has a dataclass of its own.
+
+    Attributes:
+      column_types: columns that it adds to a row of a file, 'float', 'int' or 'string': a list of
+        them each.
+    """
+
+    column_types: ClassVar[Mapping[str, str]]
+
+    def columns(self) -> Mapping[str, Any]:
+        """The values of these columns."""
+
+
+class RequestFields(NamedTuple):
+    """Where requests have what a job reads.
+
+    Attributes:
+      candidates: field of the candidates; None: none are read.
+      about: field of the item that a title's prefix is about; None: none is read.
+    """
+
+    candidates: str | None = None
+    about: str | None = None
+
+
+class Answerer(abc.ABC, Generic[TaskState]):
+    """Answers the requests of one job, for all tasks.
+
+    Args:
+      parts: what it is made of.
+
+    Attributes:
+      result: type of the results.
+    """
+
+    result: type[Any]
+    # Whether requests may be rendered with data of another data set than the task's.
+    any_data_set: ClassVar[bool] = False
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
+        self._states: dict[str, TaskState] = {}
+        self._lock = threading.Lock()
+
+    def of_task(self, task: str) -> TaskState:
+        """What answering a task takes, made once; errors as `open_task`."""
+        if task not in self._states:
+            with self._lock:
+                if task not in self._states:
+                    self._states[task] = self.open_task(task)
+        return self._states[task]
+
+    @abc.abstractmethod
+    def open_task(self, task: str) -> TaskState:
+        """Makes what answering a task takes.
+
+        Raises:
+          ConfigError: the task is none for this job, or something is missing.
+          CheckpointError: an index of another model.
+          DataError: a catalogue without what the job needs.
+        """
+
+    def fields(self, task: str) -> RequestFields:
+        """Which fields of a request are read."""
+        del task
+        return RequestFields()
+
+    @abc.abstractmethod
+    def accept(self, request: Request, task: str) -> RequestText:
+        """Renders a request.
+
+        Raises:
+          RejectedRow: it cannot be answered.
+        """
+
+    @abc.abstractmethod
+    def answer(self, accepted: Sequence[Accepted]) -> list[Any]:
+        """One `Result` per request, of any tasks, in their order."""
+
+    def describe(self, task: str) -> Mapping[str, Any]:
+        """What results depend on beside the model and the data, for JSON."""
+        del task
+        return {}
+
+    def warm_up(self, tasks: Iterable[str]) -> None:
+        """Compiles every program that requests of these tasks may run."""
+
+
+class Parts:
+    """What answerers are made of; engines and data are shared among jobs and tasks.
+
+    Args:
+      model: of a run or a bank.
+      prepared: folder with the catalogue and the statistics; None: what a task was trained on, in
+        the data folder; '': neither, requests bring all of it.
+      items: Parquet or CSV file of a newer catalogue.
+      index: folder of an index of the catalogue, or one for each task by name; None: none.
+      approximate: search the index's graph.
+      batch_sizes: numbers of rows to pad to.
+      source_buckets, target_buckets: lengths to pad to; None: the longest alone.
+    """
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        *,
+        prepared: str | None = None,
+        items: str | None = None,
+        index: str | Mapping[str, str] | None = None,
+        approximate: bool = False,
+        batch_sizes: Sequence[int] = (1, 32),
+        source_buckets: Sequence[int] | None = None,
+        target_buckets: Sequence[int] | None = None,
+    ) -> None:
+        self.model = model
+        self.approximate = approximate
+        self._prepared, self._items, self._index = prepared, items, index
+        self._shapes: dict[str, Any] = {
+            "batch_sizes": tuple(batch_sizes),
+            "source_buckets": source_buckets or (model.settings.source_length,),
+            "target_buckets": target_buckets or (model.settings.target_length,),
+        }
+        self._made: dict[Any, Any] = {}
+        self._lock = threading.RLock()
+
+    @property
+    def batch_sizes(self) -> Sequence[int]:
+        """Numbers of rows to pad to, ascending."""
+        sizes: Sequence[int] = self._shapes["batch_sizes"]
+        return sizes
+
+    def settings(self, task: str) -> TaskSettings:
+        """Of a task; raises ConfigError where there is no such task."""
+        return task_settings(self.model.settings.tasks, task)
+
+    def once(self, key: Any, make: Callable[[], T]) -> T:
+        """What `make` gives, made once."""
+        with self._lock:
+            if key not in self._made:
+                self._made[key] = make()
+            found: T = self._made[key]
+        return found
+
+    def num_compilations(self) -> int:
+        """Programs that the engines have traced so far."""
+        with self._lock:
+            return sum(e.num_compilations for e in self._made.values() if isinstance(e, Engine))
+
+    def data(self, task: str, *, any_data_set: bool = False) -> ServingData:
+        """What a task's requests are rendered with; errors as `open_serving_data`."""
+        own = self.settings(task).prepared if self._prepared is None else self._prepared
+        return self.once(
+            ("data", own, task if any_data_set or not own else None, any_data_set),
+            lambda: open_serving_data(
+                self.model, task, self._prepared, self._items, any_data_set=any_data_set
+            ),
+        )
+
+    def renderer(
+        self, task: str, *, candidates: bool = True, any_data_set: bool = False
+    ) -> RequestRenderer:
+        """Renders requests as the task was trained to read them."""
+        data = self.data(task, any_data_set=any_data_set)
+        spec = self.model.dataset_spec(task) or {}
+        # A data set that the task was not trained on has a history length of its own.
+        own = data.spec.name == spec.get("name")
+        max_events = self.settings(task).max_events if own else data.max_events
+        return RequestRenderer(
+            data.template, data.statistics, max_events, render_candidates=candidates
+        )
+
+    def scorer(self) -> Scorer:
+        """For all tasks."""
+        return self.once("scorer", lambda: self.model.scorer(**self._shapes))
+
+    def retriever(self) -> Retriever:
+        """For all tasks."""
+        return self.once("retriever", lambda: self.model.retriever(**self._shapes))
+
+    def likelihood_scorer(self) -> LikelihoodScorer:
+        """For all tasks."""
+        return self.once("likelihood", lambda: self.model.likelihood_scorer(**self._shapes))
+
+    def generator(self, task: str) -> Generator:
+        """For tasks whose texts are as long as this one's."""
+        shapes = {name: sizes for name, sizes in self._shapes.items() if name != "target_buckets"}
+        length = self.settings(task).target_length
+        return self.once(("generator", length), lambda: self.model.generator(task, **shapes))
+
+    def index(self, task: str) -> StoredIndex:
+        """The catalogue's index for a task.
+
+        Raises:
+          ConfigError: none is named. CheckpointError: it is one of another model.
+        """
+        folder = self._index.get(task) if isinstance(self._index, Mapping) else self._index
+        if folder is None:
+            raise ConfigError(
+                f"'{task}' needs an index of the catalogue: make one with `m6rec index build`, and "
+                "name it with --index FOLDER"
+            )
+        return self.once(
+            ("index", folder, task),
+            lambda: open_index(
+                folder,
+                self.model.fingerprint(task),
+                approximate=self.approximate,
+                mesh=self.model.mesh,
+            ),
+        )
+
+    def has_index(self, task: str) -> bool:
+        """Whether an index is named for a task."""
+        return self._index is not None and (
+            not isinstance(self._index, Mapping) or task in self._index
+        )
+
+    def beside(self, task: str, kind: str) -> str | None:
+        """The one task of a kind that was trained on the same data; None: none, or several."""
+        own = self.settings(task).prepared
+        tasks = self.model.settings.tasks
+        names = [name for name, s in tasks.items() if s.kind == kind and s.prepared == own]
+        return names[0] if len(names) == 1 else None
+
+
+def title_of(item: Item) -> str:
+    """What a person calls an item."""
+    return str(item.attributes.get("title") or item.id)
+
+
+def by_task(accepted: Sequence[Accepted]) -> dict[str, list[int]]:
+    """Indices of the requests of each task."""
+    found: dict[str, list[int]] = {}
+    for index, one in enumerate(accepted):
+        found.setdefault(one.task, []).append(index)
+    return found
+
+
+def excluded_ids(request: Request, exclude_seen: bool) -> list[str]:
+    """Ids of items that must not be recommended."""
+    seen = [item.id for _, item in request.behaviours] if exclude_seen else []
+    return [*seen, *request.exclude]
+
+
+def check_k(request: Request, max_k: int, setting: str) -> None:
+    """Raises RejectedRow where a request asks for too many items."""
+    if request.k is not None and request.k > max_k:
+        raise RejectedRow("k_too_large", f"'k' is {request.k}, more than {setting} = {max_k}")
+
+
+def check_default_k(k: int, max_k: int, name: str) -> None:
+    """Raises ConfigError where the settings of a job contradict each other."""
+    if not 1 <= k <= max_k:
+        raise ConfigError(f"{name}.k = {k} must be between 1 and max_k = {max_k}")
+
+
+def check_finite(accepted: Sequence[Accepted], values: Iterable[np.ndarray]) -> None:
+    """Raises DataError for numbers that no reader takes; that is no request's fault."""
+    for one, numbers in zip(accepted, values, strict=True):
+        if not np.isfinite(numbers).all():
+            raise DataError(
+                f"request {one.number}: the model's answer to '{one.task}' holds numbers that are "
+                "not finite; has its training diverged?"
+            )

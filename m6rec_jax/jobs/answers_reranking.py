@@ -1,0 +1,167 @@
+"""Requests answered with what retrieval finds, ordered anew by co-occurrence and a scorer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import gin
+import numpy as np
+
+from m6rec_jax.data.co_occurrence import CoOccurrence
+from m6rec_jax.data.prepared import read_catalogue
+from m6rec_jax.engine.catalogue_index import TopK
+from m6rec_jax.engine.reranking import Reranker
+from m6rec_jax.errors import ConfigError
+from m6rec_jax.jobs.answering import (
+    Accepted,
+    Answerer,
+    Parts,
+    by_task,
+    check_default_k,
+    check_finite,
+    check_k,
+    excluded_ids,
+)
+from m6rec_jax.jobs.answers_retrieval import RetrievalTask, Retrieved
+from m6rec_jax.requests.rendering import RequestText
+from m6rec_jax.requests.request import Request
+
+
+class _RerankingTask(NamedTuple):
+    retrieval: str
+    found: RetrievalTask
+    reranker: Reranker
+    scorer: str | None
+    # Index of each item of the index among the reranker's texts, and of each id.
+    of_found: np.ndarray
+    index_of: Mapping[str, int]
+
+
+@gin.configurable(allowlist=["k", "max_k", "depth", "exclude_seen"])
+class RerankingAnswers(Answerer[_RerankingTask]):
+    """Items of an index in the order of `Reranker`: the best ranking that there is.
+
+    Asked of a task of retrieval; where the model has one task of reranking on the same data, its
+    scores count too. Asked of that task, retrieval is the one beside it.
+
+    Args:
+      parts: see `Answerer`.
+      k: how many items, for requests that do not say.
+      max_k: the most a request may ask for, at most `depth`.
+      depth: how many of the most similar items are ordered anew.
+      exclude_seen: leave out the items of a request's behaviours, beside those of its `exclude`.
+
+    Raises:
+      ConfigError: k, max_k and depth do not ascend.
+    """
+
+    result = Retrieved
+
+    def __init__(
+        self,
+        parts: Parts,
+        k: int = 10,
+        max_k: int = 100,
+        depth: int = 100,
+        exclude_seen: bool = True,
+    ) -> None:
+        check_default_k(k, max_k, "RerankingAnswers")
+        if max_k > depth:
+            raise ConfigError(f"RerankingAnswers.max_k = {max_k} is more than depth = {depth}")
+        super().__init__(parts)
+        self._k, self._max_k, self._depth, self._exclude_seen = k, max_k, depth, exclude_seen
+
+    def open_task(self, task: str) -> _RerankingTask:
+        """See `Answerer`."""
+        parts = self.parts
+        is_scorer = parts.settings(task).kind == "reranking"
+        retrieval = parts.beside(task, "retrieval") if is_scorer else task
+        scorer = task if is_scorer else parts.beside(task, "reranking")
+        if retrieval is None:
+            raise ConfigError(
+                f"'{task}' scores what retrieval finds, and the model has not one task of "
+                "retrieval on the same data: serve both from a bank (`m6rec prompts add`)"
+            )
+        parts.retriever().check_task(retrieval)
+        data = parts.data(retrieval)
+        found = RetrievalTask(parts.renderer(retrieval), parts.index(retrieval), data.items)
+        if data.folder is None:
+            raise ConfigError("reranking needs prepared data, which hold the items' co-occurrence")
+        catalogue = read_catalogue(data.folder)
+        known = {item.id: index for index, item in enumerate(catalogue.items)}
+        # Items that are newer than the prepared data co-occur with nothing, and stand at the end.
+        new = [id_ for id_ in found.index.ids if id_ not in known]
+        index_of = known | {id_: len(known) + index for index, id_ in enumerate(new)}
+        texts = [*catalogue.texts, *(data.template.item(data.items[id_]) for id_ in new)]
+        return _RerankingTask(
+            retrieval,
+            found,
+            Reranker(
+                CoOccurrence.load(data.folder), texts, None if scorer is None else parts.scorer()
+            ),
+            scorer,
+            np.array([index_of[id_] for id_ in found.index.ids]),
+            index_of,
+        )
+
+    def accept(self, request: Request, task: str) -> RequestText:
+        """See `Answerer`."""
+        check_k(request, self._max_k, "RerankingAnswers.max_k")
+        return self.of_task(task).found.renderer.render(request)
+
+    def answer(self, accepted: Sequence[Accepted]) -> list[Retrieved]:
+        """See `Answerer`."""
+        states = [self.of_task(one.task) for one in accepted]
+        users = self.parts.retriever().embed_users(
+            [one.text.history for one in accepted], [own.retrieval for own in states]
+        )
+        check_finite(accepted, users)
+        results: dict[int, Retrieved] = {}
+        for task, members in by_task(accepted).items():
+            own, asked = self.of_task(task), [accepted[i] for i in members]
+            ids = [excluded_ids(one.request, self._exclude_seen) for one in asked]
+            found = own.found.index.top_k(users[members], self._depth, ids, self.parts.batch_sizes)
+            best = own.reranker.rerank(
+                [one.text.history for one in asked],
+                [self._indices(own, [i.id for _, i in one.request.behaviours]) for one in asked],
+                [self._indices(own, seen) for seen in ids],
+                TopK(np.where(found.ids >= 0, own.of_found[found.ids], found.ids), found.scores),
+                None if own.scorer is None else [own.scorer] * len(asked),
+            )
+            names = list(own.index_of)
+            for i, one, items, scores in zip(members, asked, best.ids, best.scores, strict=True):
+                k = one.request.k or self._k
+                left = items[:k][items[:k] >= 0]
+                results[i] = Retrieved(
+                    [names[item] for item in left], scores[: len(left)], own.found.catalogue
+                )
+        return [results[i] for i in range(len(accepted))]
+
+    def describe(self, task: str) -> Mapping[str, Any]:
+        """See `Answerer`."""
+        own = self.of_task(task)
+        manifest = own.found.index.manifest
+        return {
+            "index": [manifest.model, manifest.catalogue],
+            "search": type(own.found.index.search).__name__,
+            "scorer": None if own.scorer is None else self.parts.model.fingerprint(own.scorer),
+            "reranker": own.reranker.describe(),
+            "k": self._k,
+            "max_k": self._max_k,
+            "depth": self._depth,
+            "exclude_seen": self._exclude_seen,
+        }
+
+    def warm_up(self, tasks: Iterable[str]) -> None:
+        """See `Answerer`."""
+        for task in tasks:
+            own = self.of_task(task)
+            self.parts.retriever().warm_up()
+            own.found.index.warm_up(self._depth, self.parts.batch_sizes)
+            if own.scorer is not None:
+                self.parts.scorer().warm_up()
+
+    @staticmethod
+    def _indices(own: _RerankingTask, ids: Iterable[str]) -> list[int]:
+        return [own.index_of[id_] for id_ in ids if id_ in own.index_of]

@@ -1,0 +1,227 @@
+"""What a job is: one thing that the model does for a recommender, in one file of this folder.
+
+A job says what it computes on the devices, how that becomes predictions and metrics, and how it
+answers requests. `JOBS` finds jobs by the kind of a registered task; evaluation, the t5x bridge,
+requests and the bank read it. A new job needs a new file here and nothing else.
+"""
+
+from __future__ import annotations
+
+import abc
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+import jax
+import numpy as np
+
+from m6rec_jax.data.prepared import Prepared
+from m6rec_jax.engine.catalogue_index import CatalogueIndex
+from m6rec_jax.engine.generation import Generator
+from m6rec_jax.engine.retrieval import Retriever
+from m6rec_jax.errors import ConfigError
+from m6rec_jax.model import M6Rec
+
+if TYPE_CHECKING:
+    from m6rec_jax.jobs.answering import Answerer, Parts
+
+Array = jax.Array
+Variables = Mapping[str, Any]
+# Outputs of all rows of a part, `{name: [rows, ...]}`.
+Found = Mapping[str, np.ndarray]
+Columns = dict[str, np.ndarray]
+Row = Mapping[str, Any]
+
+
+class TaskData(Protocol):
+    """A registered task, and the prepared rows of one part of it.
+
+    Attributes:
+      name, view: of the task.
+      part: 'train', 'validation' or 'test'.
+      positive_classes: classes whose probabilities a score adds up.
+    """
+
+    name: str
+    view: str
+    part: str
+    positive_classes: tuple[int, ...]
+
+    def prepared(self) -> Prepared:
+        """The prepared data set; raises DataError where it is not there."""
+
+    def rows(
+        self, columns: Sequence[str] | None = None, *, view: str = "", part: str = ""
+    ) -> Iterator[dict[str, Any]]:
+        """Rows in their order; of another view or part where one is named."""
+
+    def user_names(self) -> Mapping[int, str]:
+        """Ids of the part's users, by index in the users table."""
+
+    def seen_items(self) -> Mapping[int, np.ndarray]:
+        """By user, items of the parts before this one, which are not recommended again."""
+
+    def interactions(self, part: str) -> Any:
+        """Events of a part, `pipeline.prepared_rows.Interactions`."""
+
+
+class Evaluation(Protocol):
+    """One task being evaluated with one model.
+
+    Attributes:
+      data: see `TaskData`.
+      ks: cut-offs of ranked lists; the longest is the length of the lists.
+      limit: at most so many rows (per process); 0: all.
+    """
+
+    data: TaskData
+    ks: tuple[int, ...]
+    limit: int
+
+    def outputs(self) -> Found:
+        """The job's outputs for all rows of the part, of all processes."""
+
+    def retriever(self) -> Retriever:
+        """The two towers, by the task's prompts."""
+
+    def index(self) -> CatalogueIndex:
+        """The catalogue, embedded by the item tower."""
+
+    def generator(self) -> Generator:
+        """Writes texts; the task is named in each call."""
+
+    def beside(self, kind: str) -> Evaluation | None:
+        """The evaluated task of that kind that reads the same rows; None where there is none."""
+
+    def once(self, key: str, make: Callable[[], Any]) -> Any:
+        """What `make` gives, made once for the task and kept from one validation to the next."""
+
+    def reranked(self, predictions: Any) -> Any:
+        """Retrieval predictions in the order of the reranker that the evaluation is set up with."""
+
+
+class Job(abc.ABC):
+    """One kind of task.
+
+    Attributes:
+      kind: name in the registry, and of registered tasks.
+      needs: part of a model that it reads: 'classes', 'retrieval projections' or ''.
+      identity: features that come back beside the outputs, to say what each is of.
+    """
+
+    kind: ClassVar[str]
+    needs: ClassVar[str] = ""
+    identity: ClassVar[tuple[str, ...]] = ()
+    # Whether `t5x.infer` in 'score' mode has numbers of it, see `scores`.
+    has_scores: ClassVar[bool] = False
+    # Whether `metrics.generation` is needed, with its libraries.
+    needs_text_metrics: ClassVar[bool] = False
+
+    # On the devices.
+
+    def outputs(
+        self, model: M6Rec, variables: Variables, features: Mapping[str, Array]
+    ) -> dict[str, Array]:
+        """What is computed of a batch, `{name: [rows, ...]}`; for use inside jit.
+
+        Args:
+          model, variables: the model.
+          features: a batch of the task's rows, and `row_features`.
+        """
+        raise NotImplementedError(self.kind)
+
+    def row_features(self, data: TaskData, num_rows: int, model: M6Rec) -> dict[str, np.ndarray]:
+        """What `outputs` must know of the task, `{name: [rows, n]}`."""
+        del data, num_rows, model
+        return {}
+
+    def scores(
+        self, model: M6Rec, variables: Variables, features: Mapping[str, Array]
+    ) -> dict[str, Array]:
+        """As `outputs`, for `t5x.infer`, where a batch does not say which task its rows are of."""
+        return self.outputs(model, variables, features)
+
+    # Evaluation.
+
+    @abc.abstractmethod
+    def predict(self, evaluation: Evaluation) -> Any:
+        """Predictions, example by example.
+
+        Raises:
+          DataError: there are no rows, or they are not of this job.
+        """
+
+    @abc.abstractmethod
+    def metrics(self, evaluation: Evaluation, predictions: Any) -> dict[str, float]:
+        """Metrics of predictions.
+
+        Raises:
+          DataError: they are undefined, such as AUC of one class.
+        """
+
+    @abc.abstractmethod
+    def columns(self, data: TaskData, predictions: Any) -> Columns:
+        """Columns of a file of predictions, `[n]` or `[n, m]`: ids and names in front."""
+
+    def score_columns(self, data: TaskData, found: Found) -> Columns:
+        """Columns of a file of `scores`."""
+        raise NotImplementedError(self.kind)
+
+    # Requests.
+
+    def answerer(self, parts: Parts) -> Answerer:
+        """Answers requests, see `answering`.
+
+        Raises:
+          ConfigError: this job answers none, or the model or the data lack what it needs.
+        """
+        del parts
+        raise ConfigError(
+            f"tasks of kind '{self.kind}' answer no requests; the jobs that do: "
+            f"{', '.join(name for name, job in jobs().items() if job.answers())}"
+        )
+
+    @property
+    def asked_of(self) -> tuple[str, ...]:
+        """Kinds of tasks that requests for this job may name."""
+        return (self.kind,)
+
+    @classmethod
+    def answers(cls) -> bool:
+        """Whether it answers requests."""
+        return cls.answerer is not Job.answerer
+
+
+_JOBS: dict[str, Job] = {}
+
+
+def register(job: type[Job]) -> type[Job]:
+    """Class decorator: adds a job under its kind."""
+    _JOBS[job.kind] = job()
+    return job
+
+
+def jobs() -> Mapping[str, Job]:
+    """All jobs by kind; the modules of this folder register theirs."""
+    from m6rec_jax import jobs as package
+
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"{package.__name__}.{module.name}")
+    return dict(sorted(_JOBS.items()))
+
+
+def job_of(kind: str) -> Job:
+    """The job of a kind.
+
+    Raises:
+      ConfigError: no such job; names the nearest one.
+    """
+    found = jobs()
+    if kind not in found:
+        from m6rec_jax.io.closest import did_you_mean
+
+        raise ConfigError(
+            f"there is no job '{kind}'{did_you_mean(kind, found)}: {', '.join(found)}"
+        )
+    return found[kind]

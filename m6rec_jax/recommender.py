@@ -1,0 +1,295 @@
+"""A trained model in a notebook or a program: `m6rec_jax.load` and what it returns.
+
+    rec = m6.load("runs/ctr", bank="runs/bank", index="runs/films.index")
+    rec.score(user={"age": 24}, history=[{"item": "50", "time": 881250949, "value": 5}],
+              candidates=["181", {"title": "A new film", "genres": ["drama"]}])
+
+Users, behaviours and items are dictionaries, dataclasses or data frames with the columns of the
+data set's tables; an item is its id, too. Every method may be called from several threads.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time as clock
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from m6rec_jax.errors import ConfigError
+from m6rec_jax.jobs.answering import Accepted, ScoredItem, title_of
+from m6rec_jax.jobs.conversation import Conversation
+from m6rec_jax.requests.request import RejectedRow, RequestParser
+from m6rec_jax.serving.chat import open_conversation
+from m6rec_jax.serving.service import Service, ServiceOptions
+from m6rec_jax.text.records import Item
+
+# A mapping, a dataclass, or None.
+Record = Any
+# Records or ids, or a data frame of pandas, polars or pyarrow.
+Records = Any
+
+
+class GeneratedText(NamedTuple):
+    """A text that the model generated.
+
+    Attributes:
+      id, title: of the item that it is about; empty where it is about none.
+      text: without its prefix.
+      log_probability: of the text.
+    """
+
+    id: str
+    title: str
+    text: str
+    log_probability: float
+
+
+def load(
+    model_dir: str | Path,
+    *,
+    bank: str | Path | None = None,
+    index: str | Path | Mapping[str, str] | None = None,
+    prepared: str | Path | None = None,
+    items: str | Path | None = None,
+    step: int | None = None,
+    warm_up: bool = False,
+) -> Recommender:
+    """Loads a trained model, on the default device.
+
+    Args:
+      model_dir: of a training run; with a bank, of one that has its tasks' backbone.
+      bank: folder of a prompt bank; None: the run's own tasks.
+      index: folder of `m6rec index build`, for retrieval; or one for each task by name.
+      prepared: folder with catalogue and statistics; None: what each task was trained on; '':
+        neither, requests bring all of it.
+      items: Parquet or CSV file of a newer catalogue.
+      step: which checkpoint; None: the newest.
+      warm_up: compile every program now, so that no call does later.
+
+    Raises:
+      CheckpointError: no model, or a bank or an index of another one.
+    """
+    options = ServiceOptions(
+        prepared=None if prepared is None else str(prepared),
+        items=None if items is None else str(items),
+        index=index if index is None or isinstance(index, Mapping) else str(index),
+    )
+    recommender = Recommender(Service.open(model_dir, bank=bank, step=step, options=options))
+    if warm_up:
+        recommender.service.warm_up()
+    return recommender
+
+
+class Recommender:
+    """Everything that a model's tasks can do; make it with `load`.
+
+    Methods share these arguments, a request's fields (`requests.request`):
+
+      user: columns of the users table, and `id` to look statistics up; None: nothing is known.
+      history: what the user did, oldest first: records with `item`, `time` and, where the data
+        set's events have one, `value`.
+      time: the moment that is asked about, unix seconds or ISO 8601; None: now.
+      task: which of the model's tasks; None: the only one that fits.
+      **fields: further fields of a request, such as `statistics`.
+
+    All raise
+
+      RejectedRow: the request cannot be answered; says what is missing or wrong.
+      ConfigError: no such task, or something that it needs is missing, such as an index.
+
+    Args:
+      service: answers the requests.
+    """
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+
+    @property
+    def tasks(self) -> dict[str, str]:
+        """Name and kind of every task."""
+        return {name: s.kind for name, s in self.service.model.settings.tasks.items()}
+
+    def score(
+        self,
+        candidates: Records,
+        *,
+        history: Records = (),
+        user: Record = None,
+        time: Any = None,
+        task: str | None = None,
+        **fields: Any,
+    ) -> list[ScoredItem]:
+        """How likely the user likes, clicks or buys each candidate, in their order."""
+        return self._ask("scoring", task, user, history, time, candidates, fields).items
+
+    def likelihood(
+        self,
+        candidates: Records,
+        *,
+        history: Records = (),
+        user: Record = None,
+        time: Any = None,
+        task: str | None = None,
+        **fields: Any,
+    ) -> list[ScoredItem]:
+        """How plausible a sentence about each candidate is, in their order: needs no training."""
+        return self._ask("likelihood", task, user, history, time, candidates, fields).items
+
+    def retrieve(
+        self,
+        *,
+        history: Records = (),
+        user: Record = None,
+        k: int = 10,
+        time: Any = None,
+        task: str | None = None,
+        **fields: Any,
+    ) -> list[ScoredItem]:
+        """The k items of the index that are most similar to the user, best first."""
+        return self._ask("retrieval", task, user, history, time, None, {"k": k} | fields).items
+
+    def recommend(
+        self,
+        *,
+        history: Records = (),
+        user: Record = None,
+        k: int = 10,
+        by: str = "reranking",
+        time: Any = None,
+        task: str | None = None,
+        **fields: Any,
+    ) -> list[ScoredItem]:
+        """The k items that the user is likeliest to want next, best first.
+
+        Args:
+          by: 'reranking', retrieved items in the order of co-occurrence and, where the model was
+            trained for it, a scorer; or 'titles', generated titles of the catalogue.
+        """
+        job = {"titles": "title_recommendation"}.get(by, by)
+        return self._ask(job, task, user, history, time, None, {"k": k} | fields).items
+
+    def explain(
+        self,
+        candidates: Records,
+        *,
+        history: Records = (),
+        user: Record = None,
+        time: Any = None,
+        task: str | None = None,
+        **fields: Any,
+    ) -> list[GeneratedText]:
+        """Why the user may like each candidate, in their order."""
+        return self.write(candidates, history=history, user=user, time=time, task=task, **fields)
+
+    def write(
+        self,
+        candidates: Records = (),
+        *,
+        history: Records = (),
+        user: Record = None,
+        time: Any = None,
+        task: str | None = None,
+        **fields: Any,
+    ) -> list[GeneratedText]:
+        """What a task of generation writes: about each candidate, or one text about none."""
+        accepted = self._accept("generation", task, user, history, time, candidates, fields)
+        (found,) = self.service.answer([accepted])
+        about = accepted.request.candidates or (Item("", {}),)
+        rows = zip(about, found.texts, found.log_probabilities, strict=True)
+        return [GeneratedText(item.id, title_of(item), text, score) for item, text, score in rows]
+
+    def chat(
+        self, *, user: Record = None, prepared: str | None = None, titles: str = ""
+    ) -> Conversation:
+        """A dialogue: `rec.chat().answer("I liked Fargo. What else?")`.
+
+        Args:
+          user, prepared, titles: see `serving.chat.open_conversation`.
+        """
+        known = None if user is None else _record(user)
+        return open_conversation(self.service.model, prepared, titles, known)
+
+    def embed_items(
+        self, items: Records = None, *, task: str | None = None
+    ) -> tuple[list[str], np.ndarray]:
+        """Unit vectors of items by the item tower.
+
+        Args:
+          items: records or ids; None: the whole catalogue.
+          task: of retrieval.
+
+        Returns:
+          Ids, and float32 `[items, retrieval]`.
+        """
+        name = self.service.task(task, "retrieval")
+        data = self.service.parts.data(name)
+        found = [*data.items.values()]
+        if items is not None:
+            found = RequestParser(data.spec, data.items).items(_records(items))
+        texts = [data.template.item(item) for item in found]
+        return [item.id for item in found], self.service.parts.retriever().embed_items(texts, name)
+
+    def answer(self, rows: Iterable[Mapping[str, Any]], **asked: Any) -> list[Any]:
+        """Many requests at once: a result or a `RejectedRow` for each, in their order.
+
+        Args:
+          rows: see `requests.request`.
+          asked: `task` and `job`, see `Service.accept`.
+        """
+        checked = [self.service.accept(row, number=i, **asked) for i, row in enumerate(rows)]
+        results = iter(self.service.answer([one for one in checked if isinstance(one, Accepted)]))
+        return [next(results) if isinstance(one, Accepted) else one for one in checked]
+
+    def _ask(self, job: str, *request: Any) -> Any:
+        (found,) = self.service.answer([self._accept(job, *request)])
+        return found
+
+    def _accept(
+        self,
+        job: str,
+        task: str | None,
+        user: Record,
+        history: Records,
+        time: Any,
+        candidates: Records,
+        fields: Mapping[str, Any],
+    ) -> Accepted:
+        row: dict[str, Any] = {
+            "user": None if user is None else _record(user),
+            "behaviours": _records(history),
+            "time": clock.time() if time is None else time,
+            **fields,
+        }
+        if candidates is not None:
+            row["candidates"] = _records(candidates)
+        accepted = self.service.accept(row, task=task, job=job)
+        if isinstance(accepted, RejectedRow):
+            raise accepted
+        return accepted
+
+
+def _record(value: Any) -> Any:
+    """A mapping of what a dataclass holds; anything else as it is."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    return value
+
+
+def _records(values: Any) -> list[Any]:
+    """Rows of a data frame, or what a sequence holds."""
+    for method, arguments in (("to_pylist", ()), ("to_dicts", ()), ("to_dict", ("records",))):
+        if hasattr(values, method) and not isinstance(values, Mapping):
+            return [_without_missing(row) for row in getattr(values, method)(*arguments)]
+    if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
+        raise ConfigError(f"{values!r} is no list of records or ids, and no data frame")
+    return [_record(value) for value in values]
+
+
+def _without_missing(row: Any) -> Any:
+    """pandas writes NaN where a value is missing."""
+    if not isinstance(row, Mapping):
+        return row
+    return {k: v for k, v in row.items() if not (isinstance(v, float) and v != v)}

@@ -1,0 +1,240 @@
+"""Answers requests: the one way in for files, the chat, notebooks and servers.
+
+    service = Service.open("runs/ctr", bank="runs/bank", index="runs/films.index")
+    service.warm_up()
+    accepted = service.accept({"time": ..., "behaviours": [...], "candidates": [...]}, task="ctr")
+    results = service.answer([accepted])
+
+A batch may hold requests of several tasks and jobs. Nothing is kept of a request, so threads may
+share a service; after `warm_up` nothing is compiled.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jax.sharding import Mesh
+
+from m6rec_jax.bank.loading import load_with_bank
+from m6rec_jax.engine.loaded_model import LoadedModel
+from m6rec_jax.engine.task_settings import dialogue_part, task_name
+from m6rec_jax.errors import ConfigError
+from m6rec_jax.io.closest import did_you_mean
+from m6rec_jax.jobs.answering import Accepted, Answerer, Parts, RequestFields, Result
+from m6rec_jax.jobs.job import job_of, jobs
+from m6rec_jax.requests.request import RejectedRow, RequestParser
+from m6rec_jax.sharding import LogicalRules
+
+
+@dataclasses.dataclass(frozen=True)
+class ServiceOptions:
+    """What a service answers with, and in which shapes.
+
+    Attributes:
+      prepared: folder with the catalogue and the statistics; None: what each task was trained on,
+        in the data folder; '': neither, requests bring all of it.
+      items: Parquet or CSV file of a newer catalogue.
+      index: folder of `m6rec index build`, or one for each task by name.
+      approximate: search the index's graph.
+      batch_sizes: numbers of rows to pad to, over all devices.
+      source_buckets, target_buckets: lengths to pad to; None: the longest alone.
+    """
+
+    prepared: str | None = None
+    items: str | None = None
+    index: str | Mapping[str, str] | None = None
+    approximate: bool = False
+    batch_sizes: Sequence[int] = (1, 32)
+    source_buckets: Sequence[int] | None = None
+    target_buckets: Sequence[int] | None = None
+
+
+class Service:
+    """Answers requests with a loaded model; `open` loads one.
+
+    Args:
+      model: of a run or a bank.
+      options: see `ServiceOptions`.
+    """
+
+    def __init__(self, model: LoadedModel, options: ServiceOptions | None = None) -> None:
+        self.model = model
+        options = options or ServiceOptions()
+        self.parts = Parts(
+            model, **{f.name: getattr(options, f.name) for f in dataclasses.fields(options)}
+        )
+
+    @classmethod
+    def open(
+        cls,
+        model_dir: str | Path,
+        *,
+        bank: str | Path | None = None,
+        step: int | None = None,
+        mesh: Mesh | None = None,
+        rules: LogicalRules = (),
+        options: ServiceOptions | None = None,
+    ) -> Service:
+        """Loads a run, or the tasks of a bank on the backbone of a run.
+
+        Args:
+          model_dir: of a training run; with a bank, of one that has its tasks' backbone.
+          bank: folder of a prompt bank; None: the run's own tasks.
+          step: which checkpoint; None: the newest.
+          mesh, rules: devices to spread the model over; None: the default device.
+          options: see `ServiceOptions`.
+
+        Raises:
+          CheckpointError: no model, or a bank of another backbone.
+        """
+        loaded = load_with_bank(model_dir, bank=bank, step=step, mesh=mesh, rules=rules)
+        return cls(loaded, options)
+
+    def task(self, name: str | None = None, job: str | None = None) -> str:
+        """The task that is meant: the one named, or the only one that the job can be asked of.
+
+        Raises:
+          ConfigError: no such task, or several; names the nearest one.
+        """
+        tasks = self.model.settings.tasks
+        if name and name not in tasks:
+            raise ConfigError(
+                f"the model has no task '{name}'{did_you_mean(name, tasks)}: "
+                f"{', '.join(sorted(tasks)) or 'none'}"
+            )
+        if name or len(tasks) == 1 or job is None:
+            return task_name(tasks, name or "")
+        asked = job_of(job).asked_of
+        fitting = [task for task, settings in tasks.items() if settings.kind in asked]
+        if len(fitting) != 1:
+            raise ConfigError(
+                f"{len(fitting) or 'none'} of the model's tasks can be asked for '{job}'; name one "
+                f"of them: {', '.join(sorted(fitting or tasks))}"
+            )
+        return fitting[0]
+
+    def job(self, task: str, job: str | None = None) -> str:
+        """The job that is meant: the one named, or what the task is for.
+
+        Raises:
+          ConfigError: no such job, or one that answers no requests; names the nearest one.
+        """
+        settings = self.parts.settings(task)
+        part = dialogue_part(settings)
+        if part:
+            raise ConfigError(
+                f"'{task}' is a task of dialogues ({part}): it reads turns, not behaviours. `m6rec "
+                "chat` talks with the model"
+            )
+        name = job or settings.kind
+        known = [kind for kind, found in jobs().items() if found.answers()]
+        if name not in known:
+            raise ConfigError(
+                f"requests are answered by {', '.join(known)}, not by '{name}'"
+                f"{did_you_mean(name, known)}; name one of these jobs (--gin.JOB=NAME)"
+            )
+        return name
+
+    def accept(
+        self,
+        row: Mapping[str, Any],
+        *,
+        task: str | None = None,
+        job: str | None = None,
+        number: int = 0,
+    ) -> Accepted | RejectedRow:
+        """Checks and renders a request.
+
+        Args:
+          row: see `requests.request`.
+          task, job: which are asked; None: the only one, and what the task is for.
+          number: of the row in its file, from 0; what is drawn at random depends on it.
+
+        Returns:
+          What `answer` takes, or why the request cannot be answered.
+
+        Raises:
+          ConfigError, CheckpointError, DataError: there is no such task or job, or something that
+            it needs is missing; no request for it could be answered.
+        """
+        task = self.task(task, job)
+        job = self.job(task, job)
+        parser = self.parts.once(("parser", job, task), lambda: self._parser(job, task))
+        try:
+            request = parser.parse(row)
+            text = self.answerer(job).accept(request, task)
+        except RejectedRow as problem:
+            return problem
+        return Accepted(job, task, request, text, number)
+
+    def answer(self, accepted: Sequence[Accepted]) -> list[Result]:
+        """Answers requests of any tasks and jobs, in their order.
+
+        Raises:
+          DataError: the model answers with NaN.
+        """
+        members: dict[str, list[int]] = {}
+        for index, one in enumerate(accepted):
+            members.setdefault(one.job, []).append(index)
+        results: dict[int, Result] = {}
+        for job, indices in members.items():
+            found = self.answerer(job).answer([accepted[i] for i in indices])
+            results.update(zip(indices, found, strict=True))
+        return [results[i] for i in range(len(accepted))]
+
+    def answerer(self, job: str) -> Answerer[Any]:
+        """What answers a job's requests; errors as `Job.answerer`."""
+        return self.parts.once(("answerer", job), lambda: job_of(job).answerer(self.parts))
+
+    def describe(self, task: str, job: str) -> dict[str, Any]:
+        """What the results of a task depend on, for JSON."""
+        answerer = self.answerer(job)
+        data = self.parts.data(task, any_data_set=answerer.any_data_set)
+        return {
+            "model": self.model.fingerprint(task),
+            "data": data.fingerprint,
+            "job": job,
+            **answerer.describe(task),
+        }
+
+    def warm_up(self, asked: Iterable[tuple[str, str]] | None = None) -> int:
+        """Compiles every program that requests may run.
+
+        Args:
+          asked: (task, job) pairs; None: each task with what it is for, as far as that answers
+            requests and all that it needs is there.
+
+        Returns:
+          How many programs the engines hold.
+        """
+        pairs = self._answerable() if asked is None else list(asked)
+        for job in dict.fromkeys(job for _, job in pairs):
+            self.answerer(job).warm_up([task for task, own in pairs if own == job])
+        return self.num_compilations
+
+    @property
+    def num_compilations(self) -> int:
+        """Programs that the engines have traced so far."""
+        return self.parts.num_compilations()
+
+    def _answerable(self) -> list[tuple[str, str]]:
+        kinds = {name for name, job in jobs().items() if job.answers()}
+        return [
+            (task, settings.kind)
+            for task, settings in self.model.settings.tasks.items()
+            if settings.kind in kinds
+            and not dialogue_part(settings)
+            and (settings.kind not in ("retrieval", "reranking") or self.parts.has_index(task))
+        ]
+
+    def _parser(self, job: str, task: str) -> RequestParser:
+        answerer = self.answerer(job)
+        answerer.of_task(task)
+        data = self.parts.data(task, any_data_set=answerer.any_data_set)
+        fields: RequestFields = answerer.fields(task)
+        return RequestParser(
+            data.spec, data.items, data.statistics_names(), fields.candidates, fields.about
+        )

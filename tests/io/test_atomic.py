@@ -1,0 +1,67 @@
+"""Files and folders that appear whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from m6rec_jax.errors import CheckpointError
+from m6rec_jax.io import atomic
+from m6rec_jax.io.atomic import atomic_file, new_folder, replaced_folder, write_atomically
+
+
+def test_a_power_cut_finds_all_files_or_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: list[tuple[str, bool]] = []
+    target = tmp_path / "task"
+    monkeypatch.setattr(
+        atomic, "to_disk", lambda path: flushed.append((path.name, target.exists()))
+    )
+    with new_folder(target) as folder:
+        (folder / "prompts").mkdir()
+        (folder / "prompts" / "weights").write_text("0.5")
+        (folder / "manifest.json").write_text("{}")
+    before = {name for name, is_there in flushed if not is_there}
+    assert before == {"prompts", "weights", "manifest.json", "task.unfinished"}
+    assert [name for name, is_there in flushed if is_there] == [tmp_path.name]
+
+
+def test_an_error_leaves_nothing(tmp_path: Path) -> None:
+    def write() -> None:
+        with new_folder(tmp_path / "task") as folder:
+            (folder / "manifest.json").write_text("{}")
+            raise OSError("disk full")
+
+    with pytest.raises(CheckpointError, match=r"task could not be written: disk full"):
+        write()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_is_replaced_whole_or_stays(tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    write_atomically(path, "old")
+
+    def fail() -> None:
+        with atomic_file(path) as scratch:
+            scratch.write_text("half a rep")
+            raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert path.read_text() == "old"
+    write_atomically(path, "new é", durable=True)
+    assert path.read_text("utf-8") == "new é"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_a_folder_is_replaced_also_while_another_makes_it(tmp_path: Path) -> None:
+    target = tmp_path / "statistics"
+    with replaced_folder(target) as first:
+        (first / "one").touch()
+        with replaced_folder(target) as second:
+            (second / "two").touch()
+        assert [path.name for path in target.iterdir()] == ["two"]
+    assert [path.name for path in target.iterdir()] == ["one"]
+    assert list(tmp_path.iterdir()) == [target]

@@ -1,0 +1,160 @@
+"""The service: batches of unlike tasks, threads, warm-up, reranking, nearest names."""
+
+import concurrent.futures
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from m6rec_jax.bank.adding import add_prompts
+from m6rec_jax.data.co_occurrence import CoOccurrence
+from m6rec_jax.engine import catalogue_index
+from m6rec_jax.engine.reranking import Reranker
+from m6rec_jax.errors import ConfigError
+from m6rec_jax.jobs.answering import Accepted
+from m6rec_jax.requests.request import RejectedRow
+from m6rec_jax.serving.build_index import build_index
+from m6rec_jax.serving.service import Service, ServiceOptions
+from tests.serving import served_films
+from tests.serving.served_films import ITEMS, request
+
+# One shape: what is asked alone and together runs the same program, up to the order of sums.
+SAME = {"rtol": 0, "atol": 2e-6}
+
+
+@pytest.fixture(scope="module")
+def folder(served: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with two tasks of scoring, its data with co-occurrence, a bank and an index."""
+    folder = tmp_path_factory.mktemp("service")
+    run = served_films.copy_run(served / "run", folder / "run", ["ctr", "next", "titles"])
+    settings = json.loads((run / "inference" / "settings.json").read_text())
+    ctr = settings["tasks"]["ctr"]
+    settings["tasks"]["stars"] = ctr | {"task_id": 1, "positive_classes": [2]}
+    (run / "inference" / "settings.json").write_text(json.dumps(settings))
+    data = served_films.write_data(folder / "data")
+    counted = CoOccurrence(len(ITEMS))
+    rng = np.random.default_rng(0)
+    for n in range(200):
+        counted.update(f"u{n % 9}", int(rng.integers(len(ITEMS))))
+    counted.save(data)
+    add_prompts(folder / "bank", run)
+    build_index(folder / "index", run, bank=str(folder / "bank"), task="next", prepared=str(data))
+    return folder
+
+
+def options(folder: Path, **changes: Any) -> ServiceOptions:
+    shapes: dict[str, Any] = {"prepared": str(folder / "data"), "index": str(folder / "index")}
+    return ServiceOptions(**(shapes | {"batch_sizes": (8,)} | changes))
+
+
+@pytest.fixture(scope="module")
+def service(folder: Path) -> Service:
+    """Serves the bank's four tasks."""
+    return Service.open(folder / "run", bank=folder / "bank", options=options(folder))
+
+
+def accept(service: Service, number: int, task: str, **asked: Any) -> Accepted:
+    accepted = service.accept(request(number), task=task, number=number, **asked)
+    assert isinstance(accepted, Accepted)
+    return accepted
+
+
+def numbers(result: Any) -> list[Any]:
+    """All columns of a result, texts and numbers."""
+    return [np.asarray(values).tolist() for values in result.columns().values()]
+
+
+def assert_same(found: Any, expected: Any) -> None:
+    for a, b in zip(numbers(found), numbers(expected), strict=True):
+        if a and isinstance(a[0], str):
+            assert a == b
+        else:
+            np.testing.assert_allclose(a, b, **SAME)
+
+
+def test_one_batch_mixes_tasks_and_jobs(service: Service) -> None:
+    asked = [
+        accept(service, number, task)
+        for number, task in enumerate(["ctr", "stars", "next", "ctr", "titles", "stars", "next"])
+    ]
+    asked.append(accept(service, 7, "next", job="reranking"))
+    together = service.answer(asked)
+    for one, found in zip(asked, together, strict=True):
+        (alone,) = service.answer([one])
+        assert_same(found, alone)
+    # The tasks do differ.
+    ctr, stars = (service.answer([accept(service, 1, t)])[0] for t in ("ctr", "stars"))
+    assert not np.allclose(ctr.probabilities, stars.probabilities, atol=1e-3)
+
+
+def test_a_bank_answers_as_the_run_that_it_came_from(service: Service, folder: Path) -> None:
+    own = Service.open(folder / "run", options=options(folder, index=None))
+    for task in ("ctr", "stars"):
+        found, expected = (s.answer([accept(s, 3, task)])[0] for s in (service, own))
+        # The bank pads prompts to its capacity, and adds up in another order.
+        np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=2e-5)
+
+
+def test_threads_get_the_answers_of_one_after_the_other(folder: Path) -> None:
+    """And nothing is compiled once the service is warm, whatever the requests' sizes."""
+    service = Service.open(
+        folder / "run", bank=folder / "bank", options=options(folder, batch_sizes=(1, 8))
+    )
+    service.warm_up()
+    programs = service.num_compilations, catalogue_index._top_k._cache_size()
+    asked = [accept(service, n, ("ctr", "next", "stars", "titles")[n % 4]) for n in range(24)]
+    batches = [asked[n : n + 1 + n % 5] for n in range(0, 24, 3)]
+    expected = [service.answer(batch) for batch in batches]
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(service.answer, batches * 2))
+    for results, others in zip(found, expected * 2, strict=True):
+        for result, other in zip(results, others, strict=True):
+            assert_same(result, other)
+    assert (service.num_compilations, catalogue_index._top_k._cache_size()) == programs
+
+
+def test_reranking_orders_what_was_found_as_the_evaluated_reranker_does(
+    service: Service, folder: Path
+) -> None:
+    for number in range(6):
+        accepted = accept(service, number, "next", job="reranking")
+        (found,) = service.answer([accepted])
+        behaviours = [item.id for _, item in accepted.request.behaviours if item.id]
+        places = {item.id: n for n, item in enumerate(ITEMS)}
+        seen = [places[id_] for id_ in behaviours]
+        retriever = service.model.retriever("next")
+        data = service.parts.data("next")
+        index = retriever.index(list(data.item_texts().values()))
+        users = retriever.embed_users([accepted.text.history])
+        reranker = Reranker(CoOccurrence.load(folder / "data"), list(data.item_texts().values()))
+        top = index.top_k(users, len(ITEMS), [np.unique(seen).astype(int)])
+        best = reranker.rerank([accepted.text.history], [seen], [seen], top)
+        expected = [ITEMS[n].id for n in best.ids[0][:10] if n >= 0]
+        assert list(found.item_ids) == expected
+        np.testing.assert_allclose(found.scores, best.scores[0][: len(expected)], atol=1e-4)
+        assert found.items[0].title == ITEMS[best.ids[0][0]].attributes["title"]
+
+
+def test_a_request_that_cannot_be_answered_is_returned_with_the_reason(service: Service) -> None:
+    problem = service.accept(request(1) | {"time": "then"}, task="ctr")
+    assert isinstance(problem, RejectedRow)
+    assert problem.kind == "bad_time"
+    unknown = service.accept(request(1) | {"candidates": ["f99"]}, task="ctr")
+    assert isinstance(unknown, RejectedRow)
+    assert "'candidates[0]' is 'f99', which the catalogue does not have" in str(unknown)
+
+
+def test_names_that_nobody_has(service: Service, folder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no task 'cttr' \(did you mean 'ctr'\?\): ctr, next"):
+        service.accept(request(1), task="cttr")
+    with pytest.raises(ConfigError, match=r"not by 'retreival' \(did you mean 'retrieval'\?\)"):
+        service.accept(request(1), task="next", job="retreival")
+    with pytest.raises(ConfigError, match=r"2 of the model's tasks .* name one of them: ctr, sta"):
+        service.accept(request(1), job="scoring")
+    with pytest.raises(ConfigError, match=r"'next'.* has no classes"):
+        service.accept(request(1), task="next", job="scoring")
+    without = Service(service.model, options(folder, index=None))
+    with pytest.raises(ConfigError, match="'next' needs an index of the catalogue: make one with"):
+        without.accept(request(1), task="next")

@@ -1,0 +1,102 @@
+"""The public face: `m6rec_jax.load`, in a notebook's words."""
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+import m6rec_jax as m6
+from m6rec_jax.errors import CheckpointError, ConfigError
+from m6rec_jax.requests.request import RejectedRow
+from m6rec_jax.serving.build_index import build_index
+from tests.serving.served_films import ITEMS, NOW, PREPARED
+
+HISTORY = [{"item": f"f{n}", "time": NOW - 10 + n, "value": 5} for n in range(3)]
+ASKED = {"user": {"taste": "comedy"}, "history": HISTORY, "time": NOW}
+
+
+@dataclasses.dataclass
+class Taste:
+    taste: str
+
+
+@pytest.fixture(scope="module")
+def rec(served: Path, tmp_path_factory: pytest.TempPathFactory) -> m6.Recommender:
+    prepared = served / "cache" / PREPARED
+    index = tmp_path_factory.mktemp("face") / "index"
+    build_index(index, served / "run", task="next", prepared=str(prepared), progress=False)
+    return m6.load(served / "run", index=index, prepared=prepared)
+
+
+def test_scores_of_candidates(rec: m6.Recommender) -> None:
+    new = {"title": "Film Z", "genre": "drama"}
+    found = rec.score(["f4", new], **ASKED)
+    assert [(item.id, item.title) for item in found] == [("f4", "Film E"), ("", "")]
+    assert all(0 < item.score < 1 for item in found)
+    # Data frames, dataclasses and records are the same request.
+    again = rec.score(
+        pa.Table.from_pylist([{"id": "f4", "title": None}, {"title": "Film Z", "genre": "drama"}])
+        .select(["title"])
+        .append_column("genre", pa.array([None, "drama"]))
+        .append_column("id", pa.array(["f4", None])),
+        user=Taste("comedy"),
+        history=pa.Table.from_pylist(HISTORY),
+        time=NOW,
+        task="ctr",
+    )
+    np.testing.assert_allclose([i.score for i in again], [i.score for i in found], atol=1e-6)
+
+
+def test_what_was_retrieved_is_not_in_the_history(rec: m6.Recommender) -> None:
+    found = rec.retrieve(k=4, task="next", **ASKED)
+    assert len(found) == 4
+    assert not {item.id for item in found} & {"f0", "f1", "f2"}
+    assert [item.score for item in found] == sorted((i.score for i in found), reverse=True)
+    ids, vectors = rec.embed_items(task="next")
+    assert ids == [item.id for item in ITEMS]
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
+    np.testing.assert_allclose(rec.embed_items(["f3"], task="next")[1][0], vectors[3], atol=1e-6)
+
+
+def test_texts_and_titles(rec: m6.Recommender) -> None:
+    (text,) = rec.write(["f4"], task="titles", **ASKED)
+    assert (text.id, text.title) == ("f4", "Film E")
+    assert text.log_probability < 0
+    titles = {item.attributes["title"] for item in ITEMS}
+    assert {i.title for i in rec.recommend(by="titles", task="titles", k=3, **ASKED)} <= titles
+
+
+def test_many_requests_at_once(rec: m6.Recommender) -> None:
+    rows = [
+        {"user": {"taste": "x"}, "time": NOW, "behaviours": HISTORY, "candidates": [f"f{n}"]}
+        for n in range(3)
+    ]
+    rows[1]["candidates"] = ["nothing"]
+    found = rec.answer(rows, task="ctr")
+    assert isinstance(found[1], RejectedRow)
+    assert len(found[0].items) == len(found[2].items) == 1
+
+
+def test_clear_errors(rec: m6.Recommender, served: Path, tmp_path: Path) -> None:
+    with pytest.raises(RejectedRow, match=r"'behaviours\[0\]\.time' is missing"):
+        rec.score(["f1"], history=[{"item": "f1", "value": 3}], user={"taste": "x"}, task="ctr")
+    with pytest.raises(ConfigError, match=r"'f1' is no list of records or ids"):
+        rec.score("f1", task="ctr", **ASKED)
+    with pytest.raises(ConfigError, match=r"did you mean 'next'"):
+        rec.retrieve(task="nxt", **ASKED)
+    with pytest.raises(CheckpointError):
+        m6.load(tmp_path)
+    assert rec.tasks["ctr"] == "scoring"
+
+
+def test_the_face_is_light() -> None:
+    """jax loads when a model does, tensorflow never."""
+    code = (
+        "import sys, m6rec_jax; assert 'jax' not in sys.modules; m6rec_jax.load; "
+        "assert 'jax' in sys.modules and 'tensorflow' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
