@@ -78,8 +78,8 @@ def export(
         columns[name] = _names(drawn[events.column("row").to_numpy()])
     output.mkdir(parents=True, exist_ok=True)
     for table, own_id, name in (
-        (dataset.users(), dataset.spec.users.id, "user"),
-        (dataset.items(), dataset.spec.items.id, "item"),
+        (dataset.users, dataset.spec.users.id, "user"),
+        (dataset.items, dataset.spec.items.id, "item"),
     ):
         names = [f"{name}_id" if column == own_id else column for column in table.column_names]
         pq.write_table(table.rename_columns(names), output / f"{name}s.parquet")

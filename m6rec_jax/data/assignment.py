@@ -17,7 +17,7 @@ from m6rec_jax.errors import DataError
 
 @dataclasses.dataclass(frozen=True)
 class UserEvents:
-    """All events of one user in the user's order (time, then place in the file), each `[n]`."""
+    """All events of one user in the user's order (time, then position in the file), each `[n]`."""
 
     user: int
     rows: np.ndarray
@@ -96,7 +96,7 @@ def assign(dataset: Dataset, split: Split, **sorting: Any) -> Assignment:
             f"{dataset.directory} holds users, items and events"
         )
     codes, cold = _assign_plain(dataset, base or split, **sorting)
-    held_out = np.zeros(dataset.items().num_rows, bool)
+    held_out = np.zeros(dataset.items.num_rows, bool)
     if split.kind == "held_out_items":
         ids = [item.id for item in dataset.item_records]
         held_out = splits.is_held_out(ids, **split.arguments())
@@ -113,7 +113,7 @@ def assign(dataset: Dataset, split: Split, **sorting: Any) -> Assignment:
 
 def train_counts(dataset: Dataset, codes: np.ndarray) -> np.ndarray:
     """Training events of each item `[items]` int64, under part codes `[rows]`."""
-    counts = np.zeros(dataset.items().num_rows, np.int64)
+    counts = np.zeros(dataset.items.num_rows, np.int64)
     for batch in dataset.iter_events(with_ids=False):
         training = codes[batch.column("row").to_numpy()] == TRAIN
         np.add.at(counts, batch.column("item_index").to_numpy()[training], 1)

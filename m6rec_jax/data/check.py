@@ -148,13 +148,15 @@ class _Check:
         return ids
 
     def _silent(self, rows: CheckedRows) -> None:
-        """Rejects items of which a template tells nothing."""
+        """Rejects items of which a template says nothing."""
         template, spec = self.needs.template, self.spec.items
         if template is None or not optional_item_templates(template):
             return
-        told = {name: rows.values[name].to_pylist() for name in spec.columns if name in rows.values}
+        there = {
+            name: rows.values[name].to_pylist() for name in spec.columns if name in rows.values
+        }
         items = [
-            Item(str(offset), {name: values[offset] for name, values in told.items()})
+            Item(str(offset), {name: values[offset] for name, values in there.items()})
             for offset in np.flatnonzero(rows.good()).tolist()
         ]
         for name, silent in items_without_text(template, items).items():
@@ -215,14 +217,14 @@ class _Check:
             rows.require(column, "missing_id")
             rows.note_whitespace(column)
             if table is None:
-                places = [hash(identifier) % 2**52 for identifier in ids]
+                indices = [hash(identifier) % 2**52 for identifier in ids]
             else:
-                places = [-1 if i is None else table.get(i, -1) for i in ids]
-                for offset, (place, identifier) in enumerate(zip(places, ids, strict=True)):
-                    if place < 0 and identifier is not None:
+                indices = [-1 if i is None else table.get(i, -1) for i in ids]
+                for offset, (index, identifier) in enumerate(zip(indices, ids, strict=True)):
+                    if index < 0 and identifier is not None:
                         text = f"{identifier!r} is not in the {kind[8:]}s table, or rejected there"
                         rows.reject(kind, [offset], column, text)
-            numbers.append(np.asarray(places, np.float64))
+            numbers.append(np.asarray(indices, np.float64))
         rows.convert(spec.time, columns.TIME)
         rows.require(spec.time, "missing_time")
         times = _floats(rows.values[spec.time])
@@ -407,7 +409,7 @@ class CheckedRows:
         self.reject(kind, offsets, column, "nothing there")
 
     def require_words(self, column: str, template: str) -> None:
-        """Rejects rows of whose value a template that needs it could tell nothing."""
+        """Rejects rows without a value that a template needs."""
         texts = map(text_of, self.values[column].to_pylist())
         offsets = [
             offset

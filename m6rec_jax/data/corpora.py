@@ -260,8 +260,8 @@ def corpus_summary(folder: str | Path) -> str:
         seen.add(text.group)
         if text.label is not None:
             counts[corpus.spec.classes[text.label]] += 1
-    told = ", ".join(f"{counts[name]:,} {name}" for name in corpus.spec.classes)
-    return f"{corpus.spec.name}: {texts:,} texts of {groups:,} groups{told and f'; {told}'}"
+    labels = ", ".join(f"{counts[name]:,} {name}" for name in corpus.spec.classes)
+    return f"{corpus.spec.name}: {texts:,} texts of {groups:,} groups{labels and f'; {labels}'}"
 
 
 def write_corpus(folder: Path, spec: CorpusSpec, texts: Sequence[Text]) -> None:

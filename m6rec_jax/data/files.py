@@ -149,7 +149,7 @@ def raw_batches(
     Args:
       paths: the files, all Parquet or all CSV.
       columns: the columns to read, in this order; None for all of the file.
-      on_ragged: told of CSV rows with too many or too few columns, which are then left out;
+      on_ragged: called for CSV rows with too many or too few columns, which are then left out;
         without it such a row is an error.
 
     Raises:
@@ -187,10 +187,10 @@ def open_parquet(path: Path) -> pq.ParquetFile:
 def takeable(batch: pa.RecordBatch) -> pa.RecordBatch:
     """Views of texts and bytes as these themselves: Arrow cannot pick rows of views."""
     plain = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
-    for place, field in enumerate(batch.schema):
+    for index, field in enumerate(batch.schema):
         if field.type in plain:
-            column = batch.column(place).cast(plain[field.type])
-            batch = batch.set_column(place, field.with_type(column.type), column)
+            column = batch.column(index).cast(plain[field.type])
+            batch = batch.set_column(index, field.with_type(column.type), column)
     return batch
 
 

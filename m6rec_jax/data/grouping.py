@@ -54,7 +54,7 @@ class Group:
     Attributes:
       group_id: counted over all users, in the order of the users table and then the user's.
       part: part code of all its rows.
-      user: place in the users table.
+      user: index in the users table.
       time: of the first row, unix seconds; statistics hold events before it.
       items, values: of the rows (NaN for no value), in the user's order.
       history_items, history_times, history_values: visible events before, oldest first.
@@ -119,8 +119,8 @@ def groups_of_user(
     # Found once: a user whom many share, or a bot, has as many groups as events.
     visible = {part: np.flatnonzero(np.isin(codes, visible_parts[part])) for part in grouping.parts}
     seen = {
-        part: _FirstSeen.of(items, places) if grouping.with_seen else None
-        for part, places in visible.items()
+        part: _FirstSeen.of(items, positions) if grouping.with_seen else None
+        for part, positions in visible.items()
     }
     start = 0
     while start < len(codes):
@@ -140,9 +140,9 @@ def groups_of_user(
             cut = int(np.searchsorted(times, time, "left"))
             # What came at the same moment, as in one basket, is in no history, and no negative.
             seen_cut = int(np.searchsorted(times, time, "right"))
-        places, of_part = visible[part], seen[part]
-        last = int(np.searchsorted(places, cut, "left"))
-        history = places[max(0, last - grouping.max_events) : last]
+        positions, of_part = visible[part], seen[part]
+        last = int(np.searchsorted(positions, cut, "left"))
+        history = positions[max(0, last - grouping.max_events) : last]
         yield Group(
             group_id=first_id,
             part=part,
@@ -164,18 +164,20 @@ class _FirstSeen:
     """A user's distinct items in the order in which they came, and where: `[distinct]`."""
 
     items: np.ndarray
-    places: np.ndarray
+    positions: np.ndarray
 
     @classmethod
-    def of(cls, items: np.ndarray, places: np.ndarray) -> _FirstSeen:
-        """Args: the user's items `[n]`, and the places of those that may be known."""
-        distinct, first = np.unique(items[places], return_index=True)
+    def of(cls, items: np.ndarray, positions: np.ndarray) -> _FirstSeen:
+        """Args: the user's items `[n]`, and the positions of those that may be known."""
+        distinct, first = np.unique(items[positions], return_index=True)
         order = np.argsort(first)
-        return cls(distinct[order], places[first[order]])
+        return cls(distinct[order], positions[first[order]])
 
     def before(self, cut: int) -> list[int]:
-        """Items that came before a place, in ascending order."""
-        found: list[int] = np.sort(self.items[: np.searchsorted(self.places, cut, "left")]).tolist()
+        """Items that came before a position, in ascending order."""
+        found: list[int] = np.sort(
+            self.items[: np.searchsorted(self.positions, cut, "left")]
+        ).tolist()
         return found
 
 

@@ -47,7 +47,7 @@ class NegativeSampler:
       item_ids: all items of the items table.
       power: 0 draws all items alike, 1 by popularity.
       seed: of all draws.
-      never: items that are never drawn, as places in the table (held-out items).
+      never: items that are never drawn, as indices in the table (held-out items).
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class NegativeSampler:
         self._power = power
         self._seed = seed
         self._never = frozenset(never)
-        # Place in the statistics -> place in the table.
+        # Place in the statistics -> index in the table.
         self._table_index: list[int] = []
         self._next_refresh = -1
         self._cumulative = np.zeros(0)
@@ -77,12 +77,12 @@ class NegativeSampler:
         Args:
           statistics: as of the moment of the draw.
           key: names the draw, such as user and time.
-          acted_on: items the user acted on, as places in the table; they are not drawn.
+          acted_on: items the user acted on, as indices in the table; they are not drawn.
           count: items per draw; fewer where not enough are left.
           draws: how many draws (one per positive row of a group).
 
         Returns:
-          `[draws][count]` places in the items table.
+          `[draws][count]` indices in the items table.
         """
         if statistics.count >= self._next_refresh:
             self._refresh(statistics)
@@ -114,13 +114,13 @@ class NegativeSampler:
                 if index not in acted and index not in never and index not in chosen
             ]
             picked = random.choice(len(left), count - len(chosen), replace=False)
-            chosen.update(dict.fromkeys(left[place] for place in picked))
+            chosen.update(dict.fromkeys(left[index] for index in picked))
         return list(chosen)
 
     def _refresh(self, statistics: Statistics) -> None:
-        places = statistics.items.place
-        if len(self._table_index) < len(places):
-            new = list(places)[len(self._table_index) :]
+        indices = statistics.items.index
+        if len(self._table_index) < len(indices):
+            new = list(indices)[len(self._table_index) :]
             self._table_index += [self._index[item_id] for item_id in new]
         counts = np.zeros(len(self._index))
         counts[self._table_index] = statistics.items.count

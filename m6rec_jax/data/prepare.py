@@ -244,7 +244,7 @@ class _Preparation:
         write_catalogue(
             self.folder / CATALOGUE,
             self.dataset.item_records,
-            self.dataset.items().select(list(self.dataset.spec.items.columns)),
+            self.dataset.items.select(list(self.dataset.spec.items.columns)),
             self.item_texts,
             self.renderer.assignment.held_out,
             train_counts(self.dataset, self.renderer.assignment.codes),

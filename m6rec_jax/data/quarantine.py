@@ -107,14 +107,14 @@ class Quarantine:
         rows = []
         taken = raw.batch.take(pa.array(list(reasons), pa.int64()))
         columns = {
-            name: python_values(taken.column(place))
-            for place, name in enumerate(taken.schema.names)
+            name: python_values(taken.column(index))
+            for index, name in enumerate(taken.schema.names)
         }
-        for place, (offset, reason) in enumerate(reasons.items()):
+        for index, (offset, reason) in enumerate(reasons.items()):
             row = dict(
                 zip(_OWN, (table, raw.path.name, int(raw.rows[offset]), reason), strict=True)
             )
-            row |= {name: _as_text(values[place]) for name, values in columns.items()}
+            row |= {name: _as_text(values[index]) for name, values in columns.items()}
             rows.append(row)
         self._write(rows)
 

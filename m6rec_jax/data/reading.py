@@ -73,60 +73,55 @@ class Dataset:
         """
         directory = Path(directory)
         spec = DatasetSpec.load(directory)
-        users = files.table_files(directory, "users", spec.users.file)
-        items = files.table_files(directory, "items", spec.items.file)
-        events = files.table_files(directory, "events", spec.events.file)
-        for path in users:
-            files.require_columns(path, (spec.users.id, *spec.users.columns))
-        for path in items:
-            files.require_columns(path, (spec.items.id, *spec.items.columns))
-        for path in events:
-            files.require_columns(path, spec.events.columns)
-        return cls(directory, spec, tuple(users), tuple(items), tuple(events))
+        found = []
+        for table, file, wanted in (
+            ("users", spec.users.file, (spec.users.id, *spec.users.columns)),
+            ("items", spec.items.file, (spec.items.id, *spec.items.columns)),
+            ("events", spec.events.file, spec.events.columns),
+        ):
+            paths = files.table_files(directory, table, file)
+            for path in paths:
+                files.require_columns(path, wanted)
+            found.append(tuple(paths))
+        return cls(directory, spec, *found)
 
     # ---- users and items
 
+    @cached_property
     def users(self) -> pa.Table:
         """The users table `[users]`: id (string) and declared columns, in the order of the files.
 
         Raises:
           DataError: an empty table, a null or repeated id, or a value that does not fit its type.
         """
-        return self._users
-
-    def items(self) -> pa.Table:
-        """The items table `[items]`, as `users`."""
-        return self._items
-
-    @cached_property
-    def _users(self) -> pa.Table:
         return _read_table(self.user_files, self.spec.users)
 
     @cached_property
-    def _items(self) -> pa.Table:
+    def items(self) -> pa.Table:
+        """The items table `[items]`, as `users`."""
         return _read_table(self.item_files, self.spec.items)
 
     @cached_property
     def user_index(self) -> Mapping[str, int]:
-        """User id -> place in the users table."""
-        return _index(self._users.column(self.spec.users.id))
+        """User id -> index in the users table."""
+        return _index(self.users.column(self.spec.users.id))
 
     @cached_property
     def item_index(self) -> Mapping[str, int]:
-        """Item id -> place in the items table."""
-        return _index(self._items.column(self.spec.items.id))
+        """Item id -> index in the items table."""
+        return _index(self.items.column(self.spec.items.id))
 
     @cached_property
     def user_records(self) -> Sequence[User]:
         """The users in the order of the table; lists are tuples, missing values None or ()."""
         spec = self.spec.users
-        return [User(identifier, row) for identifier, row in _records(self._users, spec)]
+        return [User(identifier, row) for identifier, row in _records(self.users, spec)]
 
     @cached_property
     def item_records(self) -> Sequence[Item]:
         """The items in the order of the table; lists are tuples, missing values None or ()."""
         spec = self.spec.items
-        return [Item(identifier, row) for identifier, row in _records(self._items, spec)]
+        return [Item(identifier, row) for identifier, row in _records(self.items, spec)]
 
     # ---- events
 
@@ -203,8 +198,8 @@ class Dataset:
             raise DataError(f"{_names(self.event_files)} has no rows")
 
     def _add_ids(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        users = self._users.column(self.spec.users.id).chunk(0).take(batch.column("user_index"))
-        items = self._items.column(self.spec.items.id).chunk(0).take(batch.column("item_index"))
+        users = self.users.column(self.spec.users.id).chunk(0).take(batch.column("user_index"))
+        items = self.items.column(self.spec.items.id).chunk(0).take(batch.column("item_index"))
         return pa.RecordBatch.from_arrays([*batch.columns, users, items], schema=EVENT_SCHEMA)
 
 
@@ -289,8 +284,8 @@ def _lookup(
 ) -> pa.Array:
     """Places of the ids `[n]` in the users or items table, looking each distinct id up once."""
     encoded = ids.dictionary_encode()
-    places = [index.get(identifier, -1) for identifier in encoded.dictionary.to_pylist()]
-    found = np.asarray(places, np.int64)[encoded.indices.to_numpy()]
+    indices = [index.get(identifier, -1) for identifier in encoded.dictionary.to_pylist()]
+    found = np.asarray(indices, np.int64)[encoded.indices.to_numpy()]
     if (found < 0).any():
         offset = int(np.argmax(found < 0))
         raise DataError(

@@ -23,7 +23,7 @@ KINDS: Mapping[str, tuple[Severity, str]] = {
     "invalid_utf8": ("error", "invalid UTF-8"),
     "wrong_type": ("error", "value of another type than declared"),
     "template": ("error", "the template of dataset.json does not fit"),
-    "missing_words": ("error", "no value that the template can tell, and it needs one"),
+    "missing_words": ("error", "no value that the template has words for, and it needs one"),
     "bad_list": ("error", "list that cannot be read"),
     "bad_time": ("error", "time that cannot be read"),
     "nan": ("error", "value is not a number"),

@@ -94,9 +94,11 @@ def sample_dataset(
     of_values = {"min_value": (min_value, None), "value_scale": (value_scale, 1.0)}
     changed = {name: given for name, (given, unset) in of_values.items() if given != unset}
     if changed and dataset.spec.events.value is None:
-        told = ", ".join(f"sample_dataset.{name} = {given}" for name, given in changed.items())
+        given_text = ", ".join(
+            f"sample_dataset.{name} = {given}" for name, given in changed.items()
+        )
         raise ConfigError(
-            f"{told}, but the events of {dataset.directory} have no "
+            f"{given_text}, but the events of {dataset.directory} have no "
             "values: its dataset.json names no events.value"
         )
     made = {
@@ -146,8 +148,8 @@ class _Sampler:
         self._dataset = dataset
         self._least, self._min_value = least, min_value
         self._progress = progress
-        self.users = np.ones(dataset.users().num_rows, bool)
-        self.items = np.ones(dataset.items().num_rows, bool)
+        self.users = np.ones(dataset.users.num_rows, bool)
+        self.items = np.ones(dataset.items.num_rows, bool)
         self.kept = np.zeros(0, bool)
 
     def leave_out_rare(self) -> None:
@@ -165,9 +167,9 @@ class _Sampler:
 
     def draw_users(self, number: int, seed: int) -> None:
         """Keeps `number` of the users that are left, or all where there are fewer."""
-        places = np.flatnonzero(self.users)
-        ids = self._dataset.users().column(self._dataset.spec.users.id).to_pylist()
-        drawn = sorted(places.tolist(), key=lambda place: _hash(f"{seed}:{ids[place]}"))[:number]
+        indices = np.flatnonzero(self.users)
+        ids = self._dataset.users.column(self._dataset.spec.users.id).to_pylist()
+        drawn = sorted(indices.tolist(), key=lambda index: _hash(f"{seed}:{ids[index]}"))[:number]
         self.users[:] = False
         self.users[drawn] = True
 
@@ -201,8 +203,8 @@ def _write(
     # Last comes dataset.json: without it the folder is no data set.
     (folder / "dataset.json").unlink(missing_ok=True)
     for file, table, mask in (
-        (_FILES[0], dataset.users(), sampler.users),
-        (_FILES[1], dataset.items(), sampler.items),
+        (_FILES[0], dataset.users, sampler.users),
+        (_FILES[1], dataset.items, sampler.items),
     ):
         pq.write_table(table.filter(pa.array(mask)), folder / file, compression="zstd")
     names = {spec.events.user: "user_id", spec.events.item: "item_id", spec.events.time: "time"}
@@ -223,7 +225,7 @@ def _write(
     assert writer is not None
     writer.close()
     counts = (int(sampler.users.sum()), int(sampler.items.sum()), int(sampler.kept.sum()))
-    told = "{:,} users, {:,} items and {:,} events".format(*counts)
+    counted = "{:,} users, {:,} items and {:,} events".format(*counts)
     dataclasses.replace(
         spec,
         name=name,
@@ -232,10 +234,10 @@ def _write(
         events=dataclasses.replace(spec.events, file=_FILES[2]),
         label=_scaled_label(spec.label, value_scale),
         template=_scaled_outcomes(spec.template, value_scale),
-        description=f"A sample of {spec.name}: {told}",
+        description=f"A sample of {spec.name}: {counted}",
         provenance={**spec.provenance, "sample": dict(made)},
     ).save(folder)
-    log.info("%s: %s", folder, told)
+    log.info("%s: %s", folder, counted)
 
 
 def _scaled_label(label: LabelSpec, scale: float) -> LabelSpec:

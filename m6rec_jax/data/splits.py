@@ -1,9 +1,10 @@
 """Splits: which part (train, validation, test) each row of the events table belongs to.
 
-The functions take columns of the events table in the order of the file and return one part code
-per row (`[rows]` int8). "A user's order" is always by time, and among equal times by the row's
-place in the file: in MovieLens-100k 76% of the rows share user and time with another row, so the
-tie-break is part of the definition.
+The functions take columns of the events table in the order of the file (users, unix seconds,
+groups, each `[rows]`) and return one part code per row (`[rows]` int8). `train` and `validation`
+are shares; decimal fractions are taken exactly (0.8 is 4/5). "A user's order" is always by time, and
+among equal times by the row's position in the file: in MovieLens-100k 76% of the rows share user
+and time with another row, so the tie-break is part of the definition.
 
 The per-user splits look at one user at a time. `assign` uses that: it streams a data set of any
 size in user order and keeps one byte per event.
@@ -52,7 +53,7 @@ VISIBLE_PARTS: Mapping[int, tuple[int, ...]] = {
 }
 # Parts whose events statistics may hold.
 STATISTICS_PARTS = (TRAIN, CONTEXT)
-# Parts whose events are told of their user, in rows whose history may hold them.
+# Parts whose events count in statistics of their user, in rows whose history may hold them.
 USER_STATISTICS_PARTS = (VALIDATION,)
 
 
@@ -80,25 +81,16 @@ def per_user_temporal(
 ) -> np.ndarray:
     """The first ⌊train·n⌋ of a user's n events train, up to ⌊(train+validation)·n⌋ validation.
 
-    Args:
-      users: user of each event `[rows]`.
-      times: unix seconds `[rows]`.
-      train: share of a user's events; decimal fractions are taken exactly (0.8 is 4/5).
-      validation: share of a user's events.
-
-    Returns:
-      part codes `[rows]` int8.
-
     Raises:
       DataError: shares that are not positive or leave nothing for test.
     """
     first, second = _shares("per_user_temporal", train, validation)
-    order, place, length = _user_order(users, times)
+    order, position, length = _user_order(users, times)
     codes = np.full(len(users), TEST, np.int8)
     train_end = length * first.numerator // first.denominator
     validation_end = length * second.numerator // second.denominator
-    codes[order[place < validation_end]] = VALIDATION
-    codes[order[place < train_end]] = TRAIN
+    codes[order[position < validation_end]] = VALIDATION
+    codes[order[position < train_end]] = TRAIN
     return codes
 
 
@@ -106,19 +98,12 @@ def leave_one_out(users: np.ndarray, times: np.ndarray) -> np.ndarray:
     """A user's last event is test, the one before validation, all earlier ones train.
 
     Users with fewer than three events have no history to predict from: theirs all train.
-
-    Args:
-      users: user of each event `[rows]`.
-      times: unix seconds `[rows]`.
-
-    Returns:
-      part codes `[rows]` int8.
     """
-    order, place, length = _user_order(users, times)
+    order, position, length = _user_order(users, times)
     codes = np.full(len(users), TRAIN, np.int8)
     enough = length >= 3
-    codes[order[enough & (place == length - 2)]] = VALIDATION
-    codes[order[enough & (place == length - 1)]] = TEST
+    codes[order[enough & (position == length - 2)]] = VALIDATION
+    codes[order[enough & (position == length - 1)]] = TEST
     return codes
 
 
@@ -140,14 +125,6 @@ def global_temporal(
     """Cuts all events at two moments, the time quantiles `train` and `train + validation`.
 
     Events at a cut belong to the later part, so no two parts share a moment.
-
-    Args:
-      times: unix seconds `[rows]`.
-      train: share of all events.
-      validation: share of all events.
-
-    Returns:
-      part codes `[rows]` int8.
     """
     if not len(times):
         return np.zeros(0, np.int8)
@@ -162,21 +139,12 @@ def by_group(
     A group's part comes from a hash of its name and the seed alone, so it is the same in every
     corpus and does not change when a corpus grows.
 
-    Args:
-      groups: group of each text `[rows]`.
-      train: expected share of the groups.
-      validation: expected share of the groups.
-      seed: of the draw.
-
-    Returns:
-      part codes `[rows]` int8.
-
     Raises:
       DataError: shares that are not positive or leave nothing for test.
     """
     cuts = [float(cut) for cut in _shares("by_group", train, validation)]
-    places = {group: _uniform(f"{seed}:{group}") for group in set(groups)}
-    drawn = np.asarray([places[group] for group in groups], np.float64)
+    positions = {group: _uniform(f"{seed}:{group}") for group in set(groups)}
+    drawn = np.asarray([positions[group] for group in groups], np.float64)
     return np.searchsorted(cuts, drawn, side="right").astype(np.int8)
 
 
@@ -199,14 +167,7 @@ def is_held_out(item_ids: Sequence[str], *, fraction: float, seed: int) -> np.nd
 def without_held_out(codes: np.ndarray, held_out: np.ndarray) -> np.ndarray:
     """Excludes the train and validation rows of held-out items from a split.
 
-    Their test rows stay, beside those of other items: `held_out` tells the two kinds apart.
-
-    Args:
-      codes: part codes of the underlying split `[rows]`.
-      held_out: whether the row's item is held out `[rows]`.
-
-    Returns:
-      part codes `[rows]` int8.
+    Their test rows stay, beside those of other items: `held_out` `[rows]` says which is which.
     """
     return np.where(held_out & (codes != TEST), EXCLUDED, codes).astype(np.int8)
 
@@ -222,9 +183,6 @@ def few_shot(codes: np.ndarray, *, n: int, seed: int, history: str = "all") -> n
         statistics (code CONTEXT), only the number of *trained* rows is small, as in TALLRec.
         "sampled": they are excluded, and `Split.visible_parts` keeps validation events out of the
         histories and statistics of test rows, so that nothing but the n rows is known.
-
-    Returns:
-      part codes `[rows]` int8.
 
     Raises:
       DataError: fewer than `n` training rows, or an unknown `history`.
@@ -354,10 +312,10 @@ def _check_options(kind: str, options: Mapping[str, Any], text: str) -> None:
                 f"(known: {', '.join(known) or 'none'})"
             )
     kinds = {p.name: _OPTION_KINDS[str(p.annotation)] for p in parameters if p.name in options}
-    for name, (types, told) in kinds.items():
+    for name, (types, wanted) in kinds.items():
         value: Any = options[name]
         if isinstance(value, bool) or not isinstance(value, types):
-            raise DataError(f"split {text!r}: {name} must be {told}, not {value!r}")
+            raise DataError(f"split {text!r}: {name} must be {wanted}, not {value!r}")
         if isinstance(value, int) and name in ("seed", "n") and value < 0:
             raise DataError(f"split {text!r}: {name} must not be negative, not {value!r}")
 
@@ -391,7 +349,7 @@ def _between(times: np.ndarray, cuts: tuple[float, float]) -> np.ndarray:
 
 
 def _user_order(users: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows in user order; each one's place among its user's events, and their number."""
+    """Rows in user order; each one's position among its user's events, and their number."""
     order = np.lexsort((times, users))  # stable: equal times stay in the order of the file
     if not len(order):
         return order, order, order
@@ -399,8 +357,8 @@ def _user_order(users: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.nd
     starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
     lengths = np.diff(np.r_[starts, len(order)])
     length = np.repeat(lengths, lengths)
-    place = np.arange(len(order)) - np.repeat(starts, lengths)
-    return order, place, length
+    position = np.arange(len(order)) - np.repeat(starts, lengths)
+    return order, position, length
 
 
 def _uniform(text: str) -> float:

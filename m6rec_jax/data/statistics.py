@@ -1,12 +1,12 @@
 """Statistics as of a time, put into words (paper, section 2: "among the top 5%", "4 times").
 
-`Statistics` is an incremental state: `update` takes the next event, `features` tells what the
+`Statistics` is an incremental state: `update` takes the next event, `features` gives what the
 events so far say about a user and an item. Training text and served text both come from it, so
 they cannot drift apart. When a data set is prepared, `as_of` folds the events in time order, and
 everything asked about a moment is answered before the events of that moment are counted: a row's
 own outcome is never in its statistics (leave-one-out statistics leak it, and a model finds that).
 
-Names of the features (None where there is nothing to tell, so that a template drops the clause):
+Names of the features (None where there is nothing to say, so that a template drops the clause):
 
   of the item       item_count               users' events with it: "about 250"
                     item_positive_percent    share liked, smoothed: "72"
@@ -154,11 +154,11 @@ class Statistics(StatisticsState):
         Args:
           user_id: may be unknown.
           item: may be unknown.
-          time: the moment the features are told at, unix seconds; None for "after all events".
+          time: the moment, unix seconds; None for "after all events".
           ahead: with the events that were counted `of_user_only`.
 
         Raises:
-          DataError: an event at `time` or later was counted already, so they would tell the future.
+          DataError: an event at `time` or later was counted already, so they would leak the future.
         """
         return self.group_features(user_id, [item], time, ahead=ahead)[0]
 
@@ -190,16 +190,16 @@ class Statistics(StatisticsState):
             found.append(values)
         if user is not None and user.window:
             known = [
-                (values, self.items.place[item.id])
+                (values, self.items.index[item.id])
                 for values, item in zip(found, items, strict=True)
-                if item.id in self.items.place
+                if item.id in self.items.index
             ]
             if known and self.options.neighbours:
-                tell = self._tell_alike if self.has_values else self._tell_times
-                tell(user, known)
+                add = self._add_taste if self.has_values else self._add_times
+                add(user, known)
             if self.has_factors and self.factors.fitted:
-                places = [self.items.place.get(item.id, -1) for item in items]
-                expected = self.factors.expected(places, user.window, user.window_value)
+                indices = [self.items.index.get(item.id, -1) for item in items]
+                expected = self.factors.expected(indices, user.window, user.window_value)
                 for values, value in zip(found, expected.tolist(), strict=True):
                     values["user_expected_value"] = verbalize.rounded(value, self.spread())
         return found
@@ -209,52 +209,52 @@ class Statistics(StatisticsState):
         return self.users_ahead.get(user_id, known) if ahead else known
 
     def _item_features(self, item_id: str, values: dict[str, Value]) -> None:
-        place = self.items.place.get(item_id)
-        if place is None:
+        index = self.items.index.get(item_id)
+        if index is None:
             return
-        count = self.items.count[place]
+        count = self.items.count[index]
         values["item_count"] = verbalize.count(count)
         _standing(values, "item_popularity", self.sorted_counts, count)
         if self.has_labels:
-            share = self.smoothed(self.items.positive[place], count, self.share())
+            share = self.smoothed(self.items.positive[index], count, self.share())
             values["item_positive_percent"] = _percent(share)
             _standing(values, "item_liked", self.sorted_shares, share)
         if self.has_values:
-            mean = self.smoothed(self.items.value[place], count, self.mean())
+            mean = self.smoothed(self.items.value[index], count, self.mean())
             values["item_mean_value"] = verbalize.rounded(mean, self.spread())
 
     def _by_features(self, user: UserState, item: Item, values: dict[str, Value]) -> None:
         for field, counts in zip(self.by, user.by, strict=True):
-            told = [(name, *counts[name]) for name in values_of(item, field) if name in counts]
-            if not told:
+            found = [(name, *counts[name]) for name in values_of(item, field) if name in counts]
+            if not found:
                 continue
             if not self.has_labels:
-                values[f"user_{field}_counts"] = tuple(f"{n} {name}" for name, n, _ in told)
+                values[f"user_{field}_counts"] = tuple(f"{n} {name}" for name, n, _ in found)
                 continue
-            values[f"user_{field}_counts"] = tuple(f"{p} of {n} {name}" for name, n, p in told)
+            values[f"user_{field}_counts"] = tuple(f"{p} of {n} {name}" for name, n, p in found)
             own = self.smoothed(user.positive, user.count, self.share())
-            share = self.smoothed(sum(p for *_, p in told), sum(n for _, n, _ in told), own)
+            share = self.smoothed(sum(p for *_, p in found), sum(n for _, n, _ in found), own)
             values[f"user_{field}_percent"] = _percent(share)
 
-    def _tell_alike(self, user: UserState, known: Sequence[tuple[dict[str, Value], int]]) -> None:
-        """Tells items (their features so far, and their places) by the items valued like them."""
-        places, window = np.asarray([place for _, place in known]), np.asarray(user.window)
+    def _add_taste(self, user: UserState, known: Sequence[tuple[dict[str, Value], int]]) -> None:
+        """Adds features by the items valued alike to items (features so far, index)."""
+        indices, window = np.asarray([index for _, index in known]), np.asarray(user.window)
         given = np.asarray(user.window_value)
         items = self.items
         # Of these items alone: the whole lists would be made arrays for every group.
-        square = np.asarray([items.square[place] for place in (*places, *user.window)])
-        _, products = self.pairs.get(places, window)
-        scale = np.sqrt(np.outer(square[: len(places)], square[len(places) :]))
+        square = np.asarray([items.square[index] for index in (*indices, *user.window)])
+        _, products = self.pairs.get(indices, window)
+        scale = np.sqrt(np.outer(square[: len(indices)], square[len(indices) :]))
         # [known, window]
         alike = products / (scale + self.options.similarity_smoothing)
         means = self.smoothed(
-            np.asarray([items.value[place] for place in user.window]),
-            np.asarray([items.count[place] for place in user.window]),
+            np.asarray([items.value[index] for index in user.window]),
+            np.asarray([items.count[index] for index in user.window]),
             self.mean(),
         )
         # The 1 stands for an item valued just alike that the user gave its mean.
-        told = alike @ (given - means) / (np.abs(alike).sum(axis=1) + 1.0)
-        for (values, _), difference in zip(known, told.tolist(), strict=True):
+        above = alike @ (given - means) / (np.abs(alike).sum(axis=1) + 1.0)
+        for (values, _), difference in zip(known, above.tolist(), strict=True):
             values["user_taste_difference"] = verbalize.rounded(
                 difference, self.spread(), signed=True
             )
@@ -268,14 +268,14 @@ class Statistics(StatisticsState):
         ):
             values["user_neighbours_percent"] = _percent(share)
 
-    def _tell_times(self, user: UserState, known: Sequence[tuple[dict[str, Value], int]]) -> None:
-        """Tells items by how much likelier what the user acted on makes them."""
-        places, window = np.asarray([place for _, place in known]), np.asarray(user.window)
-        together, _ = self.pairs.get(places, window)
+    def _add_times(self, user: UserState, known: Sequence[tuple[dict[str, Value], int]]) -> None:
+        """Adds how much likelier items are made by what the user acted on."""
+        indices, window = np.asarray([index for _, index in known]), np.asarray(user.window)
+        together, _ = self.pairs.get(indices, window)
         weight = self.options.neighbour_smoothing
-        holders = np.asarray([self.items.holders[place] for place in (*places, *user.window)])
-        own = holders[: len(places), None] / len(self.users)
-        times = (together + weight * own) / (holders[None, len(places) :] + weight) / own
+        holders = np.asarray([self.items.holders[index] for index in (*indices, *user.window)])
+        own = holders[: len(indices), None] / len(self.users)
+        times = (together + weight * own) / (holders[None, len(indices) :] + weight) / own
         # Summed in sorted order, so that the order of the window cannot change a digit.
         for (values, _), row in zip(known, np.sort(times, axis=1), strict=True):
             values["user_neighbours_times"] = f"{row.mean():.1f}"
@@ -283,8 +283,8 @@ class Statistics(StatisticsState):
     def _check_time(self, time: float | None) -> None:
         if time is not None and time <= self.last_time:
             raise DataError(
-                f"statistics hold an event at {self.last_time}, so they cannot be told as of "
-                f"{time}: that would be the future"
+                f"statistics hold an event at {self.last_time}, so there are none as of "
+                f"{time}: that would leak the future"
             )
 
 
@@ -301,7 +301,7 @@ def as_of(
 
     Args:
       update: takes the next event, as `Statistics.update`.
-      events: in the order of time, with their items and whether they tell of their user only (see
+      events: in the order of time, with their items and whether they count for their user only (see
         `Statistics.update`).
       queries: in the order of time; infinity means "after all events".
       time_of: the time of a query.
@@ -329,7 +329,7 @@ def as_of(
 
 
 def _standing(values: dict[str, Value], name: str, population: np.ndarray, value: float) -> None:
-    """Tells how high `value` stands in the sorted `population` `[items]`, in words and percent."""
+    """Adds how high `value` stands in the sorted `population` `[items]`, in words and percent."""
     if not len(population):
         return
     # A share must not fall below itself by the rounding of another order of operations.

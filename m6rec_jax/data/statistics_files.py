@@ -93,8 +93,8 @@ def load(kind: type[State], path: str | Path) -> State:
 def _tables(state: StatisticsState) -> dict[str, pa.Table]:
     items, users = state.items, list(state.users.values())
     counted: list[tuple[Any, ...]] = [
-        (place, column, name, *entry)
-        for place, user in enumerate(users)
+        (index, column, name, *entry)
+        for index, user in enumerate(users)
         for column, counts in enumerate(user.by)
         for name, entry in counts.items()
     ]
@@ -104,7 +104,7 @@ def _tables(state: StatisticsState) -> dict[str, pa.Table]:
     return {
         "items": pa.table(
             {
-                "item_id": pa.array(list(items.place), pa.string()),
+                "item_id": pa.array(list(items.index), pa.string()),
                 "count": pa.array(items.count, pa.int64()),
                 "positive": pa.array(items.positive, pa.int64()),
                 "value": pa.array(items.value, pa.float64()),
@@ -152,7 +152,7 @@ def _fill(state: StatisticsState, tables: dict[str, pa.Table]) -> None:
     }
     of_items = columns["items"]
     state.items = ItemStates(
-        {item_id: place for place, item_id in enumerate(of_items["item_id"])},
+        {item_id: index for index, item_id in enumerate(of_items["item_id"])},
         *(of_items[name] for name in ("count", "positive", "value", "holders", "square")),
     )
     of_users = columns["users"]
@@ -164,10 +164,10 @@ def _fill(state: StatisticsState, tables: dict[str, pa.Table]) -> None:
         by: tuple[dict[str, list[int]], ...] = tuple({} for _ in state.by)
         state.users[user_id] = UserState(count, positive, value, last_time, by, *window)
     users = list(state.users.values())
-    for place, column, name, count, positive in zip(
+    for index, column, name, count, positive in zip(
         *(columns["by"][name] for name in _BY_COLUMNS), strict=True
     ):
-        users[place].by[column][name] = [count, positive]
+        users[index].by[column][name] = [count, positive]
     key, *counters = (tables["pairs"].column(c).to_numpy() for c in _PAIR_COLUMNS)
     state.pairs.load(key, np.stack(counters, axis=1))
     state.sorted_counts = np.asarray(columns["ranks"]["count"][0], np.float64)

@@ -75,7 +75,7 @@ class UserState:
       count, positive, value: events, positive ones, sum of values.
       last_time: of the user's last event.
       by: for each column of `by`, value -> [events, positive ones].
-      window: places of the user's last distinct items, oldest first.
+      window: indices of the user's last distinct items, oldest first.
       window_value: the value the user gave each of them (at its first event in the window).
       window_difference: by how much that was above the mean of all events then.
     """
@@ -102,9 +102,9 @@ class UserState:
             list(self.window_difference),
         )
 
-    def remember(self, place: int, value: float, difference: float, limit: int) -> None:
+    def remember(self, index: int, value: float, difference: float, limit: int) -> None:
         """Appends an item to the window, which forgets its oldest one beyond `limit`."""
-        self.window.append(place)
+        self.window.append(index)
         self.window_value.append(value)
         self.window_difference.append(difference)
         if len(self.window) > limit:
@@ -113,32 +113,32 @@ class UserState:
 
 @dataclasses.dataclass(slots=True)
 class ItemStates:
-    """What is known of every item, by its place (the order in which items first occurred).
+    """What is known of every item, by its index (the order in which items first occurred).
 
     Attributes:
-      place: item id -> place.
+      index: item id -> index.
       count, positive, value: events, positive ones, sum of values `[items]`.
       holders: how often the item entered a user's window `[items]`.
       square: sum of squared differences of the values that entered windows `[items]`.
     """
 
-    place: dict[str, int] = dataclasses.field(default_factory=dict)
+    index: dict[str, int] = dataclasses.field(default_factory=dict)
     count: list[int] = dataclasses.field(default_factory=list)
     positive: list[int] = dataclasses.field(default_factory=list)
     value: list[float] = dataclasses.field(default_factory=list)
     holders: list[int] = dataclasses.field(default_factory=list)
     square: list[float] = dataclasses.field(default_factory=list)
 
-    def place_of(self, item_id: str) -> int:
-        """The place of an item, a new one if need be."""
-        place = self.place.get(item_id)
-        if place is None:
-            place = self.place[item_id] = len(self.count)
+    def index_of(self, item_id: str) -> int:
+        """The index of an item, a new one if need be."""
+        index = self.index.get(item_id)
+        if index is None:
+            index = self.index[item_id] = len(self.count)
             for counts in (self.count, self.positive, self.holders):
                 counts.append(0)
             for sums in (self.value, self.square):
                 sums.append(0.0)
-        return place
+        return index
 
 
 class StatisticsState:
@@ -170,7 +170,7 @@ class StatisticsState:
         self.last_time = self.last_counted_time = -math.inf
         self.items = ItemStates()
         self.users: dict[str, UserState] = {}
-        # The users of whom more is known than the items are told of, see `update`.
+        # The users of whom more is known than counts for everybody, see `update`.
         self.users_ahead: dict[str, UserState] = {}
         # (users who acted on both, sum over them of the products of their differences).
         self.pairs = PairCounts(self.options.dense_items)
@@ -192,7 +192,7 @@ class StatisticsState:
 
     @property
     def keeps_windows(self) -> bool:
-        """Whether something is told from the items that a user acted on last."""
+        """Whether some feature needs the items that a user acted on last."""
         return self.options.neighbours or self.has_factors
 
     @property
@@ -217,7 +217,7 @@ class StatisticsState:
         Args:
           event: not earlier than the ones before.
           item: the item of the event, for its columns of `by`.
-          of_user_only: the event tells of its user, and nothing of the item: it counts in what is
+          of_user_only: the event counts for its user, and not for the item: it counts in what is
             asked `ahead`, and not otherwise. So is an event of the validation part known to the
             same user's rows of the test part, and to nobody else.
 
@@ -250,20 +250,20 @@ class StatisticsState:
         self.value += value
         self.square += difference * difference
         items = self.items
-        place = items.place_of(event.item_id)
-        items.count[place] += 1
-        items.positive[place] += liked
-        items.value[place] += value
+        index = items.index_of(event.item_id)
+        items.count[index] += 1
+        items.positive[index] += liked
+        items.value[index] += value
         user = self.users.get(event.user_id)
         if user is None:
             user = self.users[event.user_id] = self._new_user()
         self._count_user(user, event, item)
-        if self.keeps_windows and place not in user.window:
+        if self.keeps_windows and index not in user.window:
             if self.options.neighbours:
-                self._count_pairs(user, place, difference)
-            user.remember(place, value, difference, self.options.neighbour_window)
-            items.holders[place] += 1
-            items.square[place] += difference * difference
+                self._count_pairs(user, index, difference)
+            user.remember(index, value, difference, self.options.neighbour_window)
+            items.holders[index] += 1
+            items.square[index] += difference * difference
         if self.count >= self.next_refresh:
             self._refresh()
         if self.has_factors and self.count >= self.next_fit:
@@ -272,8 +272,8 @@ class StatisticsState:
     def fold_in(self, user_id: str, behaviours: Sequence[tuple[Event, Item]]) -> UserState | None:
         """A user's state with behaviours that these statistics do not hold, which stay as they are.
 
-        So are served users told: new ones by what a request says of them, known ones by that and
-        by what was counted before. It is what `update(..., of_user_only=True)` would make of them.
+        For served users: of new ones a request says all that is known, of known ones what came
+        since. It is what `update(..., of_user_only=True)` would make of them.
 
         Args:
           user_id: may be unknown, or empty.
@@ -313,15 +313,15 @@ class StatisticsState:
         value = _value_of(event)
         self._count_user(user, event, item)
         # An item of which nothing else is known resembles no other.
-        place = self.items.place.get(item.id)
-        if self.keeps_windows and place is not None and place not in user.window:
-            user.remember(place, value, value - self.mean(), self.options.neighbour_window)
+        index = self.items.index.get(item.id)
+        if self.keeps_windows and index is not None and index not in user.window:
+            user.remember(index, value, value - self.mean(), self.options.neighbour_window)
 
-    def _count_pairs(self, user: UserState, place: int, difference: float) -> None:
+    def _count_pairs(self, user: UserState, index: int, difference: float) -> None:
         if not user.window:
             return
         others = np.asarray(user.window)
-        this = np.full(len(others), place)
+        this = np.full(len(others), index)
         products = difference * np.asarray(user.window_difference)
         amounts = np.stack([np.ones_like(products), products], axis=1)
         self.pairs.add(this, others, amounts)

@@ -26,7 +26,7 @@ def checked_template(spec: DatasetSpec, statistics: Statistics, where: str) -> D
 
     Raises:
       ConfigError: it does not parse, asks for a field that does not exist, or for a statistic
-        outside brackets; or items have no columns, so that there is nothing to tell of them.
+        outside brackets; or items have no columns, so that nothing can be said of them.
     """
     template = DatasetTemplate.parse(spec.template, where)
     if not spec.items.columns:
@@ -36,11 +36,11 @@ def checked_template(spec: DatasetSpec, statistics: Statistics, where: str) -> D
         template.validate(spec.users.columns, spec.items.columns, names, of_user)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
-    for told in (template.profile_template, template.context_template, template.candidate_template):
-        for name in told.required:
+    for part in (template.profile_template, template.context_template, template.candidate_template):
+        for name in part.required:
             if name in names:
                 raise ConfigError(
-                    f"{where}: template '{told.name}' needs a value for {{{name}}}, and a new user "
+                    f"{where}: template '{part.name}' needs a value for {{{name}}}, and a new user "
                     "or item has no statistics: put it and its words in an optional clause [ ... ]"
                 )
     return template
@@ -48,15 +48,15 @@ def checked_template(spec: DatasetSpec, statistics: Statistics, where: str) -> D
 
 def optional_item_templates(template: DatasetTemplate) -> list[Template]:
     """Templates, of those that must say something of every item, that may say nothing of one."""
-    told = [template.item_template]
+    found = [template.item_template]
     # A candidate that is empty altogether: rows of candidates are not wanted.
     if template.candidate_template.source.strip():
-        told.append(template.candidate_template)
-    return [one for one in told if one.may_be_empty]
+        found.append(template.candidate_template)
+    return [one for one in found if one.may_be_empty]
 
 
 def items_without_text(template: DatasetTemplate, items: Sequence[Item]) -> dict[str, list[str]]:
-    """Items of which a template may tell nothing at all, which no model can read.
+    """Items of which a template may say nothing at all, which no model can read.
 
     Args:
       template: of the data set.
@@ -66,15 +66,15 @@ def items_without_text(template: DatasetTemplate, items: Sequence[Item]) -> dict
       Name of the template -> ids of such items; none where there are none.
     """
     found: dict[str, list[str]] = {}
-    for told in optional_item_templates(template):
-        silent = [item.id for item in items if not told.render(item.attributes).strip()]
-        found |= {told.name: silent} if silent else {}
+    for part in optional_item_templates(template):
+        empty = [item.id for item in items if not part.render(item.attributes).strip()]
+        found |= {part.name: empty} if empty else {}
     return found
 
 
 @dataclass(frozen=True)
 class TemplateNeeds:
-    """Values without which some row could not be told.
+    """Values without which some row could not be rendered.
 
     Attributes:
       users, items: column -> name of the template that needs it.
@@ -104,7 +104,7 @@ class TemplateNeeds:
         """Which of the events' values `[n]` no outcome has words for, though each needs some."""
         if self.template is None or not self.template.needs_outcome:
             return np.zeros(len(values), bool)
-        distinct, places = np.unique(values, return_inverse=True)
+        distinct, indices = np.unique(values, return_inverse=True)
         outcome = self.template.outcome
         lacking = [math.isfinite(value) and not outcome(value) for value in distinct.tolist()]
-        return np.asarray(lacking, bool)[places]
+        return np.asarray(lacking, bool)[indices]

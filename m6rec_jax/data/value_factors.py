@@ -5,7 +5,7 @@
 Items are fitted by alternating least squares (Zhou et al., 2008, the plain λ·I form), anew whenever
 the events have grown by a few percent, starting from the fit before. Users are folded in when they
 are asked about, from what they valued until that moment: nothing is kept of them, and a user of a
-minute ago is told as well as an old one.
+minute ago is known as well as an old one.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ class ValueFactors:
         """Fits all items anew.
 
         Args:
-          windows: for each user, places of the items they valued.
+          windows: for each user, indices of the items they valued.
           values: for each user, the values they gave them.
-          num_items: places are below this.
+          num_items: indices are below this.
         """
         lengths = np.fromiter(map(len, windows), np.int64, len(windows))
         total = int(lengths.sum())
@@ -79,30 +79,30 @@ class ValueFactors:
         self.item_factors = factors
 
     def expected(
-        self, places: Sequence[int], window: Sequence[int], values: Sequence[float]
+        self, indices: Sequence[int], window: Sequence[int], values: Sequence[float]
     ) -> np.ndarray:
         """What a user will probably value items.
 
-        Items that the last fit did not know (by their places, or -1) have no bias and no factors:
+        Items that the last fit did not know (by their indices, or -1) have no bias and no factors:
         they are expected to get what the user gives on average.
 
         Args:
-          places: of the items asked about.
+          indices: of the items asked about.
           window, values: what the user valued so far, and how.
 
         Returns:
           float64, a value for each item.
         """
         num_known = len(self.item_bias)
-        met = [(place, value) for place, value in zip(window, values, strict=True)]
-        met = [(place, value) for place, value in met if place < num_known]
-        seen = np.asarray([place for place, _ in met], np.int64)
+        met = [(index, value) for index, value in zip(window, values, strict=True)]
+        met = [(index, value) for index, value in met if index < num_known]
+        seen = np.asarray([index for index, _ in met], np.int64)
         rest = np.asarray([value for _, value in met]) - self.mean - self.item_bias[seen]
         user_bias = rest.sum() / (len(met) + self._smoothing)
         factors = self.item_factors[seen]
         gram = factors.T @ factors + self._regularization * np.eye(self._rank)
         taste = np.linalg.solve(gram, factors.T @ (rest - user_bias))
-        asked = np.asarray(places, np.int64)
+        asked = np.asarray(indices, np.int64)
         known = (asked >= 0) & (asked < num_known)
         found = np.full(len(asked), self.mean + user_bias)
         found[known] += self.item_bias[asked[known]] + self.item_factors[asked[known]] @ taste

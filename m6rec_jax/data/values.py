@@ -188,7 +188,7 @@ def without_plain_dates(
     dates = [None if second is None else _plain_date(second) for second in seconds.to_pylist()]
     if "" in dates:
         return seconds, bad
-    told = [
+    dated = [
         BadValue(
             offset,
             "bad_time",
@@ -198,7 +198,7 @@ def without_plain_dates(
         for offset, date in enumerate(dates)
         if date
     ]
-    return pa.nulls(len(seconds), seconds.type), bad + told
+    return pa.nulls(len(seconds), seconds.type), bad + dated
 
 
 def _plain_date(number: float) -> str:

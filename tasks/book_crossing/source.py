@@ -11,14 +11,14 @@ What follows:
 
   * `per_user_temporal` is a random split of each reader's rows, `leave_one_out` leaves out one or
     two at random. A history holds training rows drawn earlier, in no order that means anything, and
-    the template tells no ages and no dates.
+    the template has no ages and no dates.
   * Statistics of a training row hold the training rows drawn before it, never itself. (This is
     what CatBoost's ordered target statistics do.) Had they been taken over all other rows, leaving
     the row itself out, a book's share would be lower just where its row converts, and a model would
-    read the label off the difference. Rows drawn early are told of less than later ones, and
+    read the label off the difference. Rows drawn early have statistics of less than later ones, and
     those of the test part of nearly everything, as in data sets with times.
 
-What times would tell (seasons, trends, sequels) does not exist here; results say nothing about it.
+What times would show (seasons, trends, sequels) does not exist here; results say nothing about it.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ _GENRES: Mapping[str, str] = {
 
 
 class Overview(NamedTuple):
-    """What the file tells of a film.
+    """What the file says of a film.
 
     Attributes:
       title, overview: repaired; the overview may be empty.

@@ -160,7 +160,7 @@ class Consensus(NamedTuple):
       number: place among the rows.
       title, year: of the film.
       sentence: the text.
-      meter: how many of a hundred critics liked it, None where that is not told.
+      meter: how many of a hundred critics liked it, None where that is not known.
     """
 
     number: int

@@ -18,7 +18,7 @@ Texts to write, of TEMPORAL (gin_configs/examples/movielens_writing_prepare.gin 
     movielens_100k_contents, _titles  category and title of a film to like next, or the title alone
     movielens_100k_queries            what the user searches for
 
-and movielens_100k_content, a mixture of the last three: their beginnings tell them apart.
+and movielens_100k_content, a mixture of the last three: their prefixes tell them apart.
 """
 
 import seqio

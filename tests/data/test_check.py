@@ -217,8 +217,8 @@ def test_every_kind_of_bad_row_is_found_and_set_aside(tmp_path, table, lines, pr
     assert row["quarantine_reason"]
     # What is left is what the folder was before, and reads strictly.
     clean, before = Dataset.open(report.clean), Dataset.open(write(tmp_path / "before"))
-    assert clean.users().equals(before.users())
-    assert clean.items().equals(before.items())
+    assert clean.users.equals(before.users)
+    assert clean.items.equals(before.items)
     assert clean.events().equals(before.events())
 
 
@@ -500,8 +500,8 @@ def test_folders_and_patterns_elsewhere(tmp_path):
 def test_clean_folder_of_a_good_data_set_equals_it(tmp_path):
     report = check_dataset(SHOP, tmp_path / "rejected.parquet")
     clean, shop = Dataset.open(report.clean), Dataset.open(SHOP)
-    assert clean.users().equals(shop.users())
-    assert clean.items().equals(shop.items())
+    assert clean.users.equals(shop.users)
+    assert clean.items.equals(shop.items)
     assert clean.events().equals(shop.events())
     assert clean.spec.template == shop.spec.template
     assert pq.read_table(report.quarantine).num_rows == 0
@@ -553,8 +553,8 @@ def test_any_bytes_are_survived_and_the_clean_folder_reads(tmp_path_factory, use
         return
     clean = Dataset.open(report.clean)
     for table, rows in (
-        ("users", clean.users()),
-        ("items", clean.items()),
+        ("users", clean.users),
+        ("items", clean.items),
         ("events", clean.events()),
     ):
         assert len(rows) == report.num_rows[table] - report.num_rejected[table]

@@ -29,7 +29,7 @@ def edit(path, old, new):
 
 def read_all(folder):
     dataset = Dataset.open(folder)
-    return dataset.users(), dataset.items(), dataset.events()
+    return dataset.users, dataset.items, dataset.events()
 
 
 def error_of(folder):
@@ -40,7 +40,7 @@ def error_of(folder):
 
 def test_users_and_items_of_the_shop():
     dataset = Dataset.open(SHOP)
-    assert dataset.users().column_names == ["customer", "age", "city", "interests"]
+    assert dataset.users.column_names == ["customer", "age", "city", "interests"]
     assert dataset.user_records == [
         User("ana", {"age": 34, "city": "Lisbon", "interests": ("coffee", "travel")}),
         User("ben", {"age": 51, "city": "Leeds", "interests": ("tea",)}),
@@ -100,8 +100,8 @@ def test_sorted_events(memory_rows):
 
 def test_parquet_gives_the_same_as_csv(shop):
     dataset = Dataset.open(SHOP)
-    pq.write_table(dataset.users(), shop / "users.parquet")
-    pq.write_table(dataset.items(), shop / "items.parquet", row_group_size=2)
+    pq.write_table(dataset.users, shop / "users.parquet")
+    pq.write_table(dataset.items, shop / "items.parquet", row_group_size=2)
     times = pa.array(dataset.events().column("time").to_numpy().astype("datetime64[s]"))
     events = pa.table(
         {

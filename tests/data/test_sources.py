@@ -4,8 +4,10 @@ import io
 import json
 import stat
 import subprocess
+import sys
 import threading
 import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -352,6 +354,23 @@ def test_unknown_names_are_told_the_closest():
     with pytest.raises(DataError, match=r"no public data set 'movielens100k'.*'movielens-100k'\?"):
         sources.fetch("movielens100k")
     assert "movielens-100k" in sources.available()
+
+
+def test_data_sets_of_any_tasks_folder_are_found_without_tensorflow(tmp_path):
+    folder = tmp_path / "tasks" / "mine"
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").write_text("raise AssertionError('the tasks are imported')\n")
+    (folder / "source.py").write_text(
+        "from m6rec_jax.data.sources import PublicDataset, register_dataset\n"
+        "register_dataset(PublicDataset('my-shop', '', (), print))\n"
+    )
+    code = (
+        "import sys; from m6rec_jax.data import sources; found = sources.available()\n"
+        "assert {'my-shop', 'movielens-100k'} <= {*found}, found\n"
+        "assert not {'tensorflow', 'seqio', 'tensorflow_datasets'} & {*sys.modules}"
+    )
+    path = f"{tmp_path}:{Path(__file__).resolve().parents[2]}"
+    subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": path})
 
 
 def test_every_known_data_set_is_pinned():

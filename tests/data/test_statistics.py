@@ -445,7 +445,7 @@ def test_load_errors(tmp_path: Path) -> None:
 
 def test_the_future_is_refused() -> None:
     statistics = fold([Event("u0", "i0", 5.0, 4.0)], StatisticsOptions())
-    with pytest.raises(DataError, match="that would be the future"):
+    with pytest.raises(DataError, match="that would leak the future"):
         statistics.features("u0", ITEMS[0], 5.0)
     assert statistics.features("u0", ITEMS[0], 5.5)["item_count"] == "1"
     with pytest.raises(DataError, match="in the order of time"):

@@ -50,7 +50,7 @@ def save(folder: Path, dataset: Dataset, statistics: Statistics) -> Path:
     out.mkdir(exist_ok=True)
     statistics.save(out / STATISTICS)
     items, number = dataset.item_records, len(dataset.item_records)
-    attributes = dataset.items().select(list(dataset.spec.items.columns))
+    attributes = dataset.items.select(list(dataset.spec.items.columns))
     held_out, counts = np.zeros(number, bool), np.zeros(number, np.int64)
     write_catalogue(out / "catalogue.parquet", items, attributes, [""] * number, held_out, counts)
     (out / MANIFEST).write_text(json.dumps({"dataset": dataset.spec.name}))
