@@ -170,11 +170,11 @@ def save_model(folder: Path, prepared: Path, model_file: str) -> None:
     from m6rec_jax import configuration
     from m6rec_jax.checkpoints.manifest import RunDescription
     from m6rec_jax.checkpoints.store import CheckpointStore
+    from m6rec_jax.data.prepared import read_catalogue
     from m6rec_jax.engine.loaded_model import InferenceSettings
     from m6rec_jax.engine.model_folder import save_assets
     from m6rec_jax.engine.task_settings import TaskSettings
     from m6rec_jax.model.m6rec import initial_features
-    from m6rec_jax.tables.prepared import read_catalogue
     from m6rec_jax.text.vocabulary import Vocabulary
     from m6rec_jax.text.vocabulary_training import train_vocabulary
 
@@ -317,7 +317,7 @@ def measure(job: str, folder: Path, prepared: Path, options: argparse.Namespace)
 
 def study(options: argparse.Namespace) -> list[Row]:
     """Result rows of all jobs."""
-    from m6rec_jax.tables.preparation import PrepareOptions, prepare
+    from m6rec_jax.data.prepare import PrepareOptions, prepare
 
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as scratch:

@@ -42,11 +42,11 @@ from benchmarks.movielens import DATASET, EXAMPLES, m6rec
 from benchmarks.provenance import ROOT
 from benchmarks.results_file import Row, add_rows, metric_rows, read_results, results_path
 from benchmarks.tuned_run import backbone_of, conditions_of, refuse_others, tune
+from m6rec_jax.data.prepared import Prepared, folder_of
+from m6rec_jax.data.splits import Split
 from m6rec_jax.errors import DataError, M6RecError
 from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.metrics.classification import auc, log_loss, user_averaged_auc
-from m6rec_jax.tables.prepared import Prepared, folder_of
-from m6rec_jax.tables.splits import Split
 
 RESULTS = "few_samples"
 PREPARE = f"{EXAMPLES}/movielens_few_samples_prepare.gin"

@@ -61,11 +61,11 @@ from benchmarks.movielens import m6rec, train
 from benchmarks.provenance import ROOT
 from benchmarks.results_file import Row, add_rows, metric_rows, read_results, results_path
 from benchmarks.tuned_run import backbone_of, conditions_of, refuse_others
+from m6rec_jax.data import views
+from m6rec_jax.data.prepared import Prepared
+from m6rec_jax.data.sources import default_cache_dir
 from m6rec_jax.errors import DataError, M6RecError
 from m6rec_jax.io.hashing import sha256
-from m6rec_jax.tables import views
-from m6rec_jax.tables.prepared import Prepared
-from m6rec_jax.tables.sources import default_cache_dir
 
 RESULTS = "jobs"
 SIZE = "M6-Rec mini"

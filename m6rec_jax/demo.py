@@ -17,6 +17,10 @@ import numpy as np
 
 from m6rec_jax import configuration
 from m6rec_jax.checkpoints.location import CHECKPOINTS_FOLDER
+from m6rec_jax.data.prepare import prepare
+from m6rec_jax.data.prepared import Prepared
+from m6rec_jax.data.sources import fetch
+from m6rec_jax.data.vocabulary_text import train_on_prepared
 from m6rec_jax.demo_report import DemoResult, report_data
 from m6rec_jax.evaluation.evaluator import Evaluator
 from m6rec_jax.evaluation.report import write_report
@@ -25,10 +29,6 @@ from m6rec_jax.jobs.scoring import ScoringPredictions
 from m6rec_jax.metrics.baselines import MeanBaselines, popularity_ranks
 from m6rec_jax.pipeline import prepared_rows
 from m6rec_jax.pipeline.locations import data_dir
-from m6rec_jax.tables.preparation import prepare
-from m6rec_jax.tables.prepared import Prepared
-from m6rec_jax.tables.sources import fetch
-from m6rec_jax.tables.vocabulary_text import train_on_prepared
 from m6rec_jax.training.loop import TrainResult, train
 from m6rec_jax.training.parameter_table import count_parameters
 from m6rec_jax.training.step_loop import EARLY_STOPPING

@@ -54,7 +54,7 @@ def _make_room(file: Path | None) -> None:
 
 
 def run_data_fetch(args: argparse.Namespace) -> None:
-    from m6rec_jax.tables.sources import fetch
+    from m6rec_jax.data.sources import fetch
 
     print(fetch(args.name))
 
@@ -65,10 +65,10 @@ def _description(folder: Path) -> str:
     Raises:
       DataError: none does.
     """
-    from m6rec_jax.tables.corpora import CORPUS_FILE
-    from m6rec_jax.tables.dialogue_preparation import DIALOGUES_FILE
-    from m6rec_jax.tables.review_preparation import REVIEWS_FILE
-    from m6rec_jax.tables.schema import SPEC_FILE
+    from m6rec_jax.data.corpora import CORPUS_FILE
+    from m6rec_jax.data.dialogues import DIALOGUES_FILE
+    from m6rec_jax.data.reviews import REVIEWS_FILE
+    from m6rec_jax.data.schema import SPEC_FILE
 
     contents = {
         CORPUS_FILE: "texts",
@@ -91,10 +91,10 @@ def _description(folder: Path) -> str:
 
 
 def run_data_check(args: argparse.Namespace) -> None:
-    from m6rec_jax.tables.checking import check_dataset
-    from m6rec_jax.tables.corpora import CORPUS_FILE, corpus_summary
-    from m6rec_jax.tables.dialogue_preparation import DIALOGUES_FILE, dialogue_summary
-    from m6rec_jax.tables.review_preparation import REVIEWS_FILE, review_summary
+    from m6rec_jax.data.check import check_dataset
+    from m6rec_jax.data.corpora import CORPUS_FILE, corpus_summary
+    from m6rec_jax.data.dialogues import DIALOGUES_FILE, dialogue_summary
+    from m6rec_jax.data.reviews import REVIEWS_FILE, review_summary
 
     summaries = {
         CORPUS_FILE: corpus_summary,
@@ -120,13 +120,12 @@ def run_data_check(args: argparse.Namespace) -> None:
 
 
 def run_data_prepare(args: argparse.Namespace) -> None:
+    from m6rec_jax.data import vocabulary_text  # noqa: F401  # settings may be of both commands
+    from m6rec_jax.data.corpora import CORPUS_FILE, prepare_corpus
+    from m6rec_jax.data.dialogues import DIALOGUES_FILE, prepare_dialogues
+    from m6rec_jax.data.prepare import prepare
+    from m6rec_jax.data.reviews import REVIEWS_FILE, prepare_reviews
     from m6rec_jax.pipeline.locations import data_dir, dataset_folder
-    from m6rec_jax.tables import vocabulary_text  # noqa: F401  # settings may be of both commands
-    from m6rec_jax.tables.corpora import CORPUS_FILE
-    from m6rec_jax.tables.corpus_preparation import prepare_corpus
-    from m6rec_jax.tables.dialogue_preparation import DIALOGUES_FILE, prepare_dialogues
-    from m6rec_jax.tables.preparation import prepare
-    from m6rec_jax.tables.review_preparation import REVIEWS_FILE, prepare_reviews
 
     _configure(args)
     folder = dataset_folder(args.folder)
@@ -140,22 +139,22 @@ def run_data_prepare(args: argparse.Namespace) -> None:
 
 
 def run_data_sample(args: argparse.Namespace) -> None:
+    from m6rec_jax.data.sampling import sample_dataset
     from m6rec_jax.pipeline.locations import data_dir, dataset_folder
-    from m6rec_jax.tables.sampling import sample_dataset
 
     _configure(args)
     print(sample_dataset(dataset_folder(args.folder), data_dir()))
 
 
 def run_vocab_train(args: argparse.Namespace) -> None:
-    from m6rec_jax.pipeline.locations import data_dir
-    from m6rec_jax.tables import (  # noqa: F401  # settings may be of both commands
-        corpus_preparation,
-        dialogue_preparation,
-        preparation,
-        review_preparation,
+    from m6rec_jax.data import (  # noqa: F401  # settings may be of both commands
+        corpora,
+        dialogues,
+        prepare,
+        reviews,
     )
-    from m6rec_jax.tables.vocabulary_text import train_on_prepared
+    from m6rec_jax.data.vocabulary_text import train_on_prepared
+    from m6rec_jax.pipeline.locations import data_dir
 
     _configure(args)
     print(train_on_prepared(data_dir()).model_file)

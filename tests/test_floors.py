@@ -14,7 +14,7 @@ PACKAGE = ROOT / "m6rec_jax"
 FLOORS = [
     "io",
     "text",
-    "tables",
+    "data",
     "requests",
     "metrics",
     "model",
@@ -46,7 +46,7 @@ HEAVY = {
 MAY_IMPORT = {
     "io": set(),
     "text": set(),
-    "tables": {"tensorflow_datasets", "tensorflow"},
+    "data": {"tensorflow_datasets", "tensorflow"},
     "metrics": set(),
     "model": {"jax", "flax"},
     "sharding": {"jax", "flax"},

@@ -3,7 +3,7 @@
     python -m benchmarks.baselines.export_splits [--output runs/baselines/movielens-100k]
         [--samples 64 256 1024 4096 16384 all] [--seeds 0 1 2]
 
-Runs in the project's own environment: rows and splits come from `m6rec_jax.tables`, so that the
+Runs in the project's own environment: rows and splits come from `m6rec_jax.data`, so that the
 baselines train and are measured on the very rows our models see. The format is described in
 `exported_splits.py`. The data set's terms forbid redistribution: the output stays out of the
 repository (`runs/` is ignored).
@@ -23,10 +23,10 @@ import pyarrow.parquet as pq
 
 from benchmarks.baselines.exported_splits import few_shot_column, number_of_samples
 from benchmarks.provenance import ROOT
+from m6rec_jax.data import splits
+from m6rec_jax.data.reading import Dataset
+from m6rec_jax.data.sources import fetch
 from m6rec_jax.errors import M6RecError
-from m6rec_jax.tables import splits
-from m6rec_jax.tables.reading import Dataset
-from m6rec_jax.tables.sources import fetch
 
 NAME = "movielens-100k"
 
@@ -78,8 +78,8 @@ def export(
         columns[name] = _names(drawn[events.column("row").to_numpy()])
     output.mkdir(parents=True, exist_ok=True)
     for table, own_id, name in (
-        (dataset.users(), dataset.spec.users.id, "user"),
-        (dataset.items(), dataset.spec.items.id, "item"),
+        (dataset.users, dataset.spec.users.id, "user"),
+        (dataset.items, dataset.spec.items.id, "item"),
     ):
         names = [f"{name}_id" if column == own_id else column for column in table.column_names]
         pq.write_table(table.rename_columns(names), output / f"{name}s.parquet")

@@ -1,4 +1,4 @@
-"""Reads what `export_splits` wrote: rows and split assignments, without m6rec_jax.tables.
+"""Reads what `export_splits` wrote: rows and split assignments, without m6rec_jax.data.
 
 The folder has three Parquet files; every row number below is an index into them:
 

@@ -1,6 +1,6 @@
 """Reranks what a retriever found, by what the two towers cannot know or say in one number.
 
-    reranker = Reranker(prepared.nearness(), catalogue.texts, bundle.scorer())
+    reranker = Reranker(prepared.co_occurrence(), catalogue.texts, bundle.scorer())
     found = index.top_k(retriever.embed_users(histories), 100, seen)
     best = reranker.rerank(histories, recent, seen, found)          # ids *and* scores, best first
 
@@ -17,10 +17,10 @@ from collections.abc import Sequence
 import gin
 import numpy as np
 
+from m6rec_jax.data.co_occurrence import CoOccurrence, RelatedItems, ranked_texts
 from m6rec_jax.engine.catalogue_index import NO_ITEM, TopK
 from m6rec_jax.engine.scoring import Scorer
 from m6rec_jax.errors import DataError
-from m6rec_jax.tables.nearness import NearItems, Nearness, near_texts
 
 # What an item that stands near nothing has for its share.
 _LEAST_SHARE = 1e-4
@@ -44,7 +44,7 @@ class Reranker:
 
     def __init__(
         self,
-        nearness: Nearness,
+        nearness: CoOccurrence,
         texts: Sequence[str],
         scorer: Scorer | None = None,
         *,
@@ -91,7 +91,7 @@ class Reranker:
         present = found.ids != NO_ITEM
         candidates = [ids[kept] for ids, kept in zip(found.ids, present, strict=True)]
         near = [
-            self._nearness.near(list(last), np.asarray(out).tolist())
+            self._nearness.related(list(last), np.asarray(out).tolist())
             for last, out in zip(recent, seen, strict=True)
         ]
         scores = np.full(found.ids.shape, -np.inf, np.float32)
@@ -102,7 +102,7 @@ class Reranker:
         scores[present] += self._nearness_weight * np.log(shares)
         if self._scorer is not None:
             texts = [
-                near_texts(self._texts, around, items.tolist())
+                ranked_texts(self._texts, around, items.tolist())
                 for around, items in zip(near, candidates, strict=True)
             ]
             probabilities = self._scorer.score_requests(histories, texts, tasks)
@@ -122,7 +122,7 @@ class Reranker:
             "nearness_weight": self._nearness_weight,
         }
 
-    def _shares(self, near: NearItems, items: np.ndarray) -> np.ndarray:
+    def _shares(self, near: RelatedItems, items: np.ndarray) -> np.ndarray:
         """Share of nearness of each item, float64 `[items]`."""
         of_all = np.full(len(self._texts), _LEAST_SHARE)
         of_all[near.items] += near.shares

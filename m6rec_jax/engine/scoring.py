@@ -16,12 +16,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from m6rec_jax.data.negatives import corrected_probability
 from m6rec_jax.engine.candidate_scoring import CandidateScorer
 from m6rec_jax.engine.engine import EngineOptions, Variables
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.model import M6Rec
-from m6rec_jax.tables.negatives import corrected_probability
 from m6rec_jax.text.vocabulary import Vocabulary
 
 Array = jax.Array

@@ -105,7 +105,7 @@ class Reranking:
                 scorer = loaded.scorer(**lengths)
             prepared = data.prepared()
             self._rerankers[data.name] = Reranker(
-                prepared.nearness(), prepared.catalogue().texts, scorer
+                prepared.co_occurrence(), prepared.catalogue().texts, scorer
             )
         return self._rerankers[data.name]
 

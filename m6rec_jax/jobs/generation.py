@@ -15,6 +15,8 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from m6rec_jax.data.prepared import Prepared
+from m6rec_jax.data.views import WRITING
 from m6rec_jax.engine.likelihood import token_sums
 from m6rec_jax.engine.text_decoding import Decoding
 from m6rec_jax.errors import ConfigError, DataError
@@ -36,8 +38,6 @@ from m6rec_jax.metrics.text_metrics import GeneratedTexts, ItemFacts
 from m6rec_jax.model import M6Rec
 from m6rec_jax.requests.rendering import RequestRenderer, RequestText
 from m6rec_jax.requests.request import RejectedRow, Request
-from m6rec_jax.tables.prepared import Prepared
-from m6rec_jax.tables.views import WRITING
 from m6rec_jax.text.records import Item
 from m6rec_jax.text.writing_templates import WritingTemplate, attribute_values
 

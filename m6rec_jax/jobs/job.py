@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 import jax
 import numpy as np
 
+from m6rec_jax.data.prepared import Prepared
 from m6rec_jax.engine.catalogue_index import CatalogueIndex
 from m6rec_jax.engine.generation import Generator
 from m6rec_jax.engine.retrieval import Retriever
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.model import M6Rec
-from m6rec_jax.tables.prepared import Prepared
 
 if TYPE_CHECKING:
     from m6rec_jax.jobs.answering import Answerer, Parts

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from m6rec_jax.data.sources import default_cache_dir
 from m6rec_jax.engine.loaded_model import LoadedModel
 from m6rec_jax.engine.model_folder import DATASETS_FOLDER
 from m6rec_jax.engine.task_settings import task_name
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.requests.serving_data import ServingData, prepared_dataset_spec
-from m6rec_jax.tables.sources import default_cache_dir
 
 
 def open_serving_data(

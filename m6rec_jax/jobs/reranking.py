@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import gin
 import numpy as np
 
+from m6rec_jax.data.co_occurrence import CoOccurrence
+from m6rec_jax.data.prepared import read_catalogue
 from m6rec_jax.engine.catalogue_index import TopK
 from m6rec_jax.engine.reranking import Reranker
 from m6rec_jax.errors import ConfigError
@@ -29,8 +31,6 @@ from m6rec_jax.jobs.retrieval import RetrievalTask, Retrieved
 from m6rec_jax.jobs.scoring import ScoringJob
 from m6rec_jax.requests.rendering import RequestText
 from m6rec_jax.requests.request import Request
-from m6rec_jax.tables.nearness import Nearness
-from m6rec_jax.tables.prepared import read_catalogue
 
 
 @register
@@ -119,7 +119,9 @@ class RerankingAnswers(Answerer[_RerankingTask]):
         return _RerankingTask(
             retrieval,
             found,
-            Reranker(Nearness.load(data.folder), texts, None if scorer is None else parts.scorer()),
+            Reranker(
+                CoOccurrence.load(data.folder), texts, None if scorer is None else parts.scorer()
+            ),
             scorer,
             np.array([index_of[id_] for id_ in found.index.ids]),
             index_of,

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import gin
 
+from m6rec_jax.data.prepared import VOCABULARY, Prepared, folder_of
+from m6rec_jax.data.sources import DATA_DIR_VARIABLE, default_cache_dir
+from m6rec_jax.data.splits import KINDS
 from m6rec_jax.errors import ConfigError, DataError
-from m6rec_jax.tables.prepared import VOCABULARY, Prepared, folder_of
-from m6rec_jax.tables.sources import DATA_DIR_VARIABLE, default_cache_dir
-from m6rec_jax.tables.splits import KINDS
 from m6rec_jax.text.vocabulary import Vocabulary
 
 VOCABULARY_VARIABLE = "M6REC_VOCABULARY"

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from m6rec_jax.data.prepared import Prepared
 from m6rec_jax.pipeline.registration import TaskInfo
 from m6rec_jax.pipeline.source import PreparedSource, steady_options
-from m6rec_jax.tables.prepared import Prepared
 
 PARTS = ("train", "validation", "test")
 
@@ -41,7 +41,7 @@ def read_rows(
 
     Args:
       prepared: the prepared data set.
-      view: one of `tables.views.VIEWS`.
+      view: one of `data.views.VIEWS`.
       part: 'train', 'validation' or 'test'.
       columns: which columns; None: all.
 

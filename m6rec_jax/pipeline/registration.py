@@ -32,6 +32,7 @@ import seqio
 import tensorflow as tf
 
 from m6rec_jax import configuration
+from m6rec_jax.data.prepared import Prepared
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.jobs.job import Job, job_of, jobs
 from m6rec_jax.pipeline import locations, preprocessors
@@ -40,7 +41,6 @@ from m6rec_jax.pipeline.likelihood_rows import likelihood_rows
 from m6rec_jax.pipeline.source import SHUFFLE_BUFFER_SIZE, PreparedSource
 from m6rec_jax.pipeline.task_rows import find_provider
 from m6rec_jax.pipeline.vocabulary import SeqioVocabulary
-from m6rec_jax.tables.prepared import Prepared
 from m6rec_jax.text.vocabulary import Vocabulary
 
 

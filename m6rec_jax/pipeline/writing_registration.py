@@ -18,13 +18,13 @@ import gin
 import numpy as np
 import tensorflow as tf
 
+from m6rec_jax.data.views import WRITING
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.pipeline import locations
 from m6rec_jax.pipeline.preprocessors import Example, Lengths, map_rows, rows_may_vary, with_ids
 from m6rec_jax.pipeline.registration import add_task
 from m6rec_jax.pipeline.text_registration import SHUFFLE_BUFFER_SIZE
 from m6rec_jax.pipeline.vocabulary import SeqioVocabulary
-from m6rec_jax.tables.views import WRITING
 from m6rec_jax.text.rows import Row
 from m6rec_jax.text.vocabulary import SubwordSampling, Vocabulary
 from m6rec_jax.text.writing_rows import writing_row
@@ -46,7 +46,7 @@ def register_writing_tasks(
       name: prefix of the task names: letters, digits, `_`.
       dataset: name of the data set, as in its dataset.json or corpus.json.
       split: name of the prepared split; texts of corpora have 'by_group'.
-      views: of `tables.views.WRITING`, those that are prepared.
+      views: of `data.views.WRITING`, those that are prepared.
       vocabulary, vocabulary_split, shuffle_buffer_size: see `register_text_tasks`.
 
     Returns:

@@ -20,10 +20,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from m6rec_jax.data.files import column_names, open_parquet, parquet_damage, takeable
+from m6rec_jax.data.values import without_nanoseconds
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.requests.request import RejectedRow
-from m6rec_jax.tables.arrow_values import without_nanoseconds
-from m6rec_jax.tables.files import column_names, open_parquet, parquet_damage, takeable
 
 # A longer line is no request: it would have to fit in memory.
 MAX_LINE_BYTES = 16 << 20

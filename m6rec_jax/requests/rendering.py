@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from m6rec_jax.data.render import Renderer
+from m6rec_jax.data.statistics import Statistics
 from m6rec_jax.errors import DataError
 from m6rec_jax.requests.request import RejectedRow, Request
-from m6rec_jax.tables.statistics import Statistics
-from m6rec_jax.tables.telling import Teller
 from m6rec_jax.text.records import Event, Item
 from m6rec_jax.text.templates import DatasetTemplate
 
@@ -44,7 +44,7 @@ class RequestRenderer:
     ) -> None:
         self._statistics = statistics
         self._render_candidates = render_candidates
-        self._teller = Teller(template, statistics)
+        self._teller = Renderer(template, statistics)
         self._max_events = max_events
 
     def render(self, request: Request) -> RequestText:

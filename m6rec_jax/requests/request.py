@@ -23,11 +23,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from m6rec_jax.data.columns import ID, TIME, VALUE, parse_value
+from m6rec_jax.data.schema import DatasetSpec
+from m6rec_jax.data.values import FIRST_TIME, LAST_TIME, UnfitValue
 from m6rec_jax.errors import ConfigError, DataError
-from m6rec_jax.tables.arrow_values import UnfitValue
-from m6rec_jax.tables.columns import ID, TIME, VALUE, parse_value
-from m6rec_jax.tables.schema import DatasetSpec
-from m6rec_jax.tables.times import FIRST_TIME, LAST_TIME
 from m6rec_jax.text.records import Event, Item, User, Value
 
 # Names within users and items that are no columns.

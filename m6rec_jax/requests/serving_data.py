@@ -17,11 +17,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from m6rec_jax.data.prepared import MANIFEST, STATISTICS, read_catalogue
+from m6rec_jax.data.reading import read_items
+from m6rec_jax.data.schema import DatasetSpec
+from m6rec_jax.data.statistics import Statistics
 from m6rec_jax.errors import ConfigError, DataError
-from m6rec_jax.tables.prepared import MANIFEST, STATISTICS, read_catalogue
-from m6rec_jax.tables.reading import read_items
-from m6rec_jax.tables.schema import DatasetSpec
-from m6rec_jax.tables.statistics import Statistics
 from m6rec_jax.text.records import Item
 from m6rec_jax.text.templates import DatasetTemplate
 

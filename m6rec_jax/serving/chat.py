@@ -16,6 +16,8 @@ from typing import Any, TextIO
 import gin
 
 from m6rec_jax.bank.loading import load_with_bank
+from m6rec_jax.data.prepared import MANIFEST, read_catalogue
+from m6rec_jax.data.sources import default_cache_dir
 from m6rec_jax.engine.loaded_model import LoadedModel
 from m6rec_jax.engine.task_settings import dialogue_part
 from m6rec_jax.errors import ConfigError, DataError
@@ -24,8 +26,6 @@ from m6rec_jax.requests.rendering import RequestRenderer
 from m6rec_jax.requests.request import RejectedRow, RequestParser
 from m6rec_jax.requests.serving_data import ServingData, prepared_dataset_spec
 from m6rec_jax.sharding import LogicalRules, make_mesh
-from m6rec_jax.tables.prepared import MANIFEST, read_catalogue
-from m6rec_jax.tables.sources import default_cache_dir
 from m6rec_jax.text.dialogue import SYSTEM
 from m6rec_jax.text.format_strings import Template
 

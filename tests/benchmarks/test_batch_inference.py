@@ -16,11 +16,11 @@ from benchmarks.batch_inference import (
     write_data_set,
     write_requests,
 )
+from m6rec_jax.data.reading import Dataset
+from m6rec_jax.data.schema import DatasetSpec
 from m6rec_jax.errors import DataError
 from m6rec_jax.requests.files import Position, open_requests
 from m6rec_jax.requests.request import RejectedRow, RequestParser
-from m6rec_jax.tables.reading import Dataset
-from m6rec_jax.tables.schema import DatasetSpec
 from m6rec_jax.text.records import Item
 
 ITEMS = {f"f{n}": Item(f"f{n}", {"title": f"Film {n}"}) for n in range(9)}

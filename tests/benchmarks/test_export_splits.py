@@ -8,11 +8,11 @@ import pytest
 
 from benchmarks.baselines.export_splits import export
 from benchmarks.baselines.exported_splits import read_exported
+from m6rec_jax.data import splits
+from m6rec_jax.data.assignment import assign
+from m6rec_jax.data.reading import Dataset
+from m6rec_jax.data.splits import Split
 from m6rec_jax.errors import DataError
-from m6rec_jax.tables import splits
-from m6rec_jax.tables.assignment import assign
-from m6rec_jax.tables.reading import Dataset
-from m6rec_jax.tables.splits import Split
 
 
 def write_shop(folder: Path, num_events: int) -> Dataset:

@@ -14,8 +14,8 @@ from benchmarks.provenance import ROOT
 from benchmarks.results_file import read_results
 from benchmarks.tuned_run import Run
 from m6rec_jax import configuration
+from m6rec_jax.data.splits import Split
 from m6rec_jax.metrics.classification import auc
-from m6rec_jax.tables.splits import Split
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import pytest
 
 from benchmarks import foundation, movielens
 from benchmarks.provenance import ROOT
+from m6rec_jax.data import sources
 from m6rec_jax.errors import DataError
-from m6rec_jax.tables import sources
 
 FIGURES = {"chitchat_infilling/perplexity": 9.5, "chitchat_infilling/loss": 2.3}
 

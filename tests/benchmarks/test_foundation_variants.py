@@ -11,8 +11,8 @@ from benchmarks import foundation_variants as variants
 from benchmarks.provenance import ROOT
 from benchmarks.results_file import read_results
 from m6rec_jax import configuration
+from m6rec_jax.data import sources
 from m6rec_jax.errors import DataError
-from m6rec_jax.tables import sources
 
 
 @pytest.fixture

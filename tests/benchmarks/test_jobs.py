@@ -13,10 +13,10 @@ from benchmarks.metric_names import describe_metric
 from benchmarks.provenance import ROOT
 from benchmarks.results_file import add_rows, read_results
 from m6rec_jax import configuration
+from m6rec_jax.data.prepared import folder_of, write_manifest
+from m6rec_jax.data.sources import DATA_DIR_VARIABLE
 from m6rec_jax.errors import DataError
 from m6rec_jax.pipeline.registration import evaluated_tasks
-from m6rec_jax.tables.prepared import folder_of, write_manifest
-from m6rec_jax.tables.sources import DATA_DIR_VARIABLE
 
 
 def bindings_of(call: tuple[str, ...]) -> dict[str, str]:

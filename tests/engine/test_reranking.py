@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from m6rec_jax.data.co_occurrence import CoOccurrence
 from m6rec_jax.engine.catalogue_index import NO_ITEM, TopK
 from m6rec_jax.engine.reranking import Reranker
 from m6rec_jax.errors import DataError
-from m6rec_jax.tables.nearness import Nearness
 
 TEXTS = ["Alpha", "Beta", "Gamma", "Delta"]
 HISTORIES = [["30 years", "liked Alpha"], ["40 years", "liked Delta"]]
@@ -30,8 +30,8 @@ def by_scorer(nearness, scorer, similarity_weight=0.0) -> Reranker:
 
 
 @pytest.fixture
-def nearness() -> Nearness:
-    found = Nearness(len(TEXTS))
+def nearness() -> CoOccurrence:
+    found = CoOccurrence(len(TEXTS))
     for user, items in enumerate([(0, 2), (0, 2, 1)]):
         for item in items:
             found.update(str(user), item)

@@ -17,6 +17,9 @@ from jax.sharding import AbstractMesh
 from m6rec_jax.checkpoints.manifest import RunDescription
 from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.configuration import bound, parse_config
+from m6rec_jax.data.co_occurrence import ranked_texts
+from m6rec_jax.data.prepare import PrepareOptions, prepare
+from m6rec_jax.data.sources import DATA_DIR_VARIABLE
 from m6rec_jax.engine.engine import EngineOptions
 from m6rec_jax.engine.model_folder import load_model
 from m6rec_jax.engine.retrieval import Retriever
@@ -32,9 +35,6 @@ from m6rec_jax.model.m6rec import initial_features
 from m6rec_jax.pipeline.prepared_rows import interactions, read_rows, seen_items
 from m6rec_jax.pipeline.registration import register_recommendation_tasks, task_info, unregister
 from m6rec_jax.sharding import MESH_AXES, fully_sharded
-from m6rec_jax.tables.nearness import near_texts
-from m6rec_jax.tables.preparation import PrepareOptions, prepare
-from m6rec_jax.tables.sources import DATA_DIR_VARIABLE
 from tests.tasks import shop
 
 LENGTHS = {"inputs": 64, "targets": 24}
@@ -188,15 +188,15 @@ def test_reranked_lists_equal_reranking_by_hand(world):
 
     scorer = Scorer(model, variables, vocabulary, OPTIONS)
     rows = {row["user_index"]: row for row in read_rows(prepared, "reranking", "test")}
-    nearness, texts = prepared.nearness(), prepared.catalogue().texts
+    nearness, texts = prepared.co_occurrence(), prepared.catalogue().texts
     seen = seen_items(prepared, "test")
     for i, user in enumerate(predictions.users.tolist()):
         row = rows[user]
         assert row["item_indices"][0] == predictions.targets[i, 0]
         assert set(row["recent_indices"].tolist()) == set(seen[user].tolist())
-        near = nearness.near(row["recent_indices"].tolist(), seen[user].tolist())
+        near = nearness.related(row["recent_indices"].tolist(), seen[user].tolist())
         items = [item for item in towers.top_items[i, :4].tolist() if item >= 0]
-        told = near_texts(texts, near, items)
+        told = ranked_texts(texts, near, items)
         (scores,) = np.log(scorer.score_requests([row["history"]], [told]))
         shares = dict(zip(near.items.tolist(), near.shares.tolist(), strict=True))
         scores += np.log([shares.get(item, 0) + 1e-4 for item in items])

@@ -11,6 +11,9 @@ from flax import linen as nn
 
 from m6rec_jax.checkpoints.manifest import RunDescription
 from m6rec_jax.checkpoints.store import CheckpointStore
+from m6rec_jax.data.dialogues import prepare_dialogues
+from m6rec_jax.data.prepare import PrepareOptions, prepare
+from m6rec_jax.data.sources import DATA_DIR_VARIABLE
 from m6rec_jax.engine.engine import EngineOptions
 from m6rec_jax.engine.generation import Generator
 from m6rec_jax.engine.model_folder import load_model
@@ -38,13 +41,10 @@ from m6rec_jax.pipeline.mixtures import register_mixture
 from m6rec_jax.pipeline.prepared_rows import PARTS, TaskPart, read_rows
 from m6rec_jax.pipeline.registration import task_info, unregister
 from m6rec_jax.pipeline.writing_registration import register_writing_tasks, writing_rows
-from m6rec_jax.tables.dialogue_preparation import prepare_dialogues
-from m6rec_jax.tables.preparation import PrepareOptions, prepare
-from m6rec_jax.tables.sources import DATA_DIR_VARIABLE
 from m6rec_jax.text.vocabulary import Vocabulary
 from m6rec_jax.text.vocabulary_training import train_vocabulary
-from tests.tables.dialogue_files import FILMS, write_inspired_folder
-from tests.tables.test_writing_views import VIEWS, write_shop
+from tests.data.dialogue_files import FILMS, write_inspired_folder
+from tests.data.test_writing_views import VIEWS, write_shop
 from tests.tasks import shop
 
 LENGTHS = {"inputs": 64, "targets": 24}

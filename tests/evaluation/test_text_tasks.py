@@ -11,6 +11,8 @@ from flax import linen as nn
 from benchmarks.frozen_states import frozen_states
 from m6rec_jax.checkpoints.manifest import RunDescription
 from m6rec_jax.checkpoints.store import CheckpointStore
+from m6rec_jax.data.corpora import CorpusSpec, Text, prepare_corpus, write_corpus
+from m6rec_jax.data.sources import DATA_DIR_VARIABLE
 from m6rec_jax.engine.engine import EngineOptions
 from m6rec_jax.engine.likelihood_scoring import LikelihoodScorer
 from m6rec_jax.engine.model_folder import load_model
@@ -29,9 +31,6 @@ from m6rec_jax.pipeline.mixtures import register_mixture
 from m6rec_jax.pipeline.prepared_rows import TaskPart, interactions, read_rows
 from m6rec_jax.pipeline.registration import register_recommendation_tasks, task_info, unregister
 from m6rec_jax.pipeline.text_registration import register_text_tasks
-from m6rec_jax.tables.corpora import CorpusSpec, Text, write_corpus
-from m6rec_jax.tables.corpus_preparation import prepare_corpus
-from m6rec_jax.tables.sources import DATA_DIR_VARIABLE
 from tests.tasks import shop
 
 LENGTHS = {"inputs": 48, "targets": 48}

@@ -24,8 +24,8 @@ register_recommendation_tasks("corner_shop", dataset="corner-shop")
 """
 
 PREPARE = """
-import m6rec_jax.tables.preparation
-import m6rec_jax.tables.vocabulary_text
+import m6rec_jax.data.prepare
+import m6rec_jax.data.vocabulary_text
 
 PrepareOptions.group_size = 2
 train_on_prepared.dataset = 'corner-shop'

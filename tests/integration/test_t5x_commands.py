@@ -33,8 +33,8 @@ register_recommendation_tasks("corner_shop", dataset="corner-shop")
 register_writing_tasks("corner_shop", "corner-shop", views=("titles",))
 """
 PREPARE = """
-import m6rec_jax.tables.preparation
-import m6rec_jax.tables.vocabulary_text
+import m6rec_jax.data.prepare
+import m6rec_jax.data.vocabulary_text
 
 PrepareOptions.group_size = 2
 PrepareOptions.views = ('groups', 'next_items', 'documents', 'catalogue', 'titles')

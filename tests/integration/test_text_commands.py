@@ -24,7 +24,7 @@ register_mixture("both", ["shop_infilling", "shop_retrieval", "letters_generatio
 """
 
 VOCABULARY = """
-import m6rec_jax.tables.vocabulary_text
+import m6rec_jax.data.vocabulary_text
 
 train_on_prepared.shared = 'both'
 train_on_prepared.sources = (
@@ -221,7 +221,7 @@ def test_texts_are_classified(pretrained: Path) -> None:
 
 def test_a_sample_of_a_shop_is_a_shop(pretrained: Path) -> None:
     (pretrained / "sample.gin").write_text(
-        "import m6rec_jax.tables.sampling\nsample_dataset.users = 3\n"
+        "import m6rec_jax.data.sampling\nsample_dataset.users = 3\n"
     )
     out = succeeded(m6rec(pretrained, "data", "sample", "shop", "--gin_file", "sample.gin"))
     checked = succeeded(m6rec(pretrained, "data", "check", out.strip()))

@@ -18,6 +18,8 @@ assert configuration.__file__.startswith({installed!r}), configuration.__file__
 print(configuration.find_file("gin_configs/models/mini.gin"))
 import tasks
 print(list(tasks.__path__) if hasattr(tasks, "__path__") else tasks.__file__)
+from m6rec_jax.data import sources
+print("movielens-100k" in sources.available())
 """
 
 
@@ -50,19 +52,20 @@ def run(installed: Path, cwd: Path) -> list[str]:
 
 
 def test_finds_its_gin_files_from_any_directory(installed: Path, tmp_path: Path) -> None:
-    found, _ = run(installed, tmp_path)
+    found, _, knows_movielens = run(installed, tmp_path)
+    assert knows_movielens == "True"
     assert found == str(installed / "m6rec_jax" / "gin_configs" / "models" / "mini.gin")
 
 
 def test_merges_with_a_folder_of_tasks(installed: Path, tmp_path: Path) -> None:
     (tmp_path / "tasks").mkdir()
     (tmp_path / "tasks" / "own.py").write_text("")
-    _, paths = run(installed, tmp_path)
+    _, paths, _ = run(installed, tmp_path)
     assert str(tmp_path / "tasks") in paths
     assert str(installed / "tasks") in paths
 
 
 def test_a_users_own_tasks_module_wins(installed: Path, tmp_path: Path) -> None:
     (tmp_path / "tasks.py").write_text("")
-    _, path = run(installed, tmp_path)
+    _, path, _ = run(installed, tmp_path)
     assert path == str(tmp_path / "tasks.py")

@@ -14,8 +14,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from tests.tables.dialogue_files import write_inspired_folder
-from tests.tables.test_review_preparation import write_reviews
+from tests.data.dialogue_files import write_inspired_folder
+from tests.data.test_reviews import write_reviews
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -37,8 +37,8 @@ register_mixture("jobs", {JOBS})
 """
 
 PREPARE = """
-import m6rec_jax.tables.preparation
-import m6rec_jax.tables.vocabulary_text
+import m6rec_jax.data.prepare
+import m6rec_jax.data.vocabulary_text
 
 PrepareOptions.group_size = 2
 PrepareOptions.views = (

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from m6rec_jax.data.schema import DatasetSpec
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.requests.request import RejectedRow, RequestParser
-from m6rec_jax.tables.schema import DatasetSpec
 from m6rec_jax.text.records import Event, Item, User
 
 SPEC = DatasetSpec.from_dict(

@@ -14,12 +14,12 @@ import pyarrow as pa
 
 from m6rec_jax.checkpoints.manifest import RunDescription
 from m6rec_jax.checkpoints.store import CheckpointStore
+from m6rec_jax.data.prepared import CATALOGUE, MANIFEST, STATISTICS, write_catalogue
+from m6rec_jax.data.schema import DatasetSpec
+from m6rec_jax.data.statistics import Statistics
 from m6rec_jax.engine.loaded_model import InferenceSettings
 from m6rec_jax.engine.model_folder import save_assets
 from m6rec_jax.engine.task_settings import TaskSettings
-from m6rec_jax.tables.prepared import CATALOGUE, MANIFEST, STATISTICS, write_catalogue
-from m6rec_jax.tables.schema import DatasetSpec
-from m6rec_jax.tables.statistics import Statistics
 from m6rec_jax.text.records import Event, Item
 from m6rec_jax.text.templates import DatasetTemplate
 from tests.pipeline import shop_rows

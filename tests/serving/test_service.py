@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from m6rec_jax.bank.adding import add_prompts
+from m6rec_jax.data.co_occurrence import CoOccurrence
 from m6rec_jax.engine import catalogue_index
 from m6rec_jax.engine.reranking import Reranker
 from m6rec_jax.errors import ConfigError
@@ -16,7 +17,6 @@ from m6rec_jax.jobs.answering import Accepted
 from m6rec_jax.requests.request import RejectedRow
 from m6rec_jax.serving.build_index import build_index
 from m6rec_jax.serving.service import Service, ServiceOptions
-from m6rec_jax.tables.nearness import Nearness
 from tests.serving import served_films
 from tests.serving.served_films import ITEMS, request
 
@@ -34,7 +34,7 @@ def folder(served: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings["tasks"]["stars"] = ctr | {"task_id": 1, "positive_classes": [2]}
     (run / "inference" / "settings.json").write_text(json.dumps(settings))
     data = served_films.write_data(folder / "data")
-    counted = Nearness(len(ITEMS))
+    counted = CoOccurrence(len(ITEMS))
     rng = np.random.default_rng(0)
     for n in range(200):
         counted.update(f"u{n % 9}", int(rng.integers(len(ITEMS))))
@@ -128,7 +128,7 @@ def test_reranking_orders_what_was_found_as_the_evaluated_reranker_does(
         data = service.parts.data("next")
         index = retriever.index(list(data.item_texts().values()))
         users = retriever.embed_users([accepted.text.history])
-        reranker = Reranker(Nearness.load(folder / "data"), list(data.item_texts().values()))
+        reranker = Reranker(CoOccurrence.load(folder / "data"), list(data.item_texts().values()))
         top = index.top_k(users, len(ITEMS), [np.unique(seen).astype(int)])
         best = reranker.rerank([accepted.text.history], [seen], [seen], top)
         expected = [ITEMS[n].id for n in best.ids[0][:10] if n >= 0]

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from m6rec_jax.data.sources import DATA_DIR_VARIABLE
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.pipeline.batches import BatchIterator
 from m6rec_jax.pipeline.features import MODEL_FEATURES
 from m6rec_jax.pipeline.registration import register_recommendation_tasks, unregister
-from m6rec_jax.tables.sources import DATA_DIR_VARIABLE
 from tests.t5x_bridge.needs_t5x import REASON
 from tests.tasks import shop
 

@@ -4,9 +4,9 @@ import os
 
 import pytest
 
+from m6rec_jax.data.sources import DATA_DIR_VARIABLE
+from m6rec_jax.data.views import FURTHER_VIEWS, VIEWS
 from m6rec_jax.pipeline.registration import register_recommendation_tasks, unregister
-from m6rec_jax.tables.sources import DATA_DIR_VARIABLE
-from m6rec_jax.tables.views import FURTHER_VIEWS, VIEWS
 from tests.tasks import shop
 
 NAME = "tiny_shop"

@@ -5,9 +5,9 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from m6rec_jax.tables.preparation import PrepareOptions, prepare
-from m6rec_jax.tables.prepared import Prepared
-from m6rec_jax.tables.views import VIEWS
+from m6rec_jax.data.prepare import PrepareOptions, prepare
+from m6rec_jax.data.prepared import Prepared
+from m6rec_jax.data.views import VIEWS
 from m6rec_jax.text.vocabulary import Vocabulary
 from m6rec_jax.text.vocabulary_training import train_vocabulary
 

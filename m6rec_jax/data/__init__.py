@@ -1,0 +1,1 @@
+"""Data set folders: schema, reading, checking, splits, statistics, and the text made of them."""

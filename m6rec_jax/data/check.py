@@ -1,0 +1,454 @@
+"""Checks a data set folder and reports every problem with its row numbers, in bounded memory.
+
+Nothing stops at the first problem. The tables are streamed; what is held in memory are the ids of
+users and items and eight bytes per event (to find repeated events).
+
+With a quarantine file, rows with errors go there, and everything else goes into a clean folder
+beside it that `Dataset.open` reads.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from m6rec_jax.data import columns, files
+from m6rec_jax.data.quarantine import Quarantine
+from m6rec_jax.data.report import Findings, Report
+from m6rec_jax.data.schema import SPEC_FILE, DatasetSpec, TableSpec
+from m6rec_jax.data.splits import Split
+from m6rec_jax.data.template_needs import TemplateNeeds, items_without_text, optional_item_templates
+from m6rec_jax.data.values import FIRST_TIME, LAST_TIME, out_of_range
+from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.text.format_strings import text_of
+from m6rec_jax.text.records import Item
+
+__all__ = ["Report", "check_dataset"]
+
+
+def check_dataset(
+    directory: str | Path,
+    quarantine: str | Path | None = None,
+    *,
+    max_rows: int = 10,
+    batch_size: int = files.DEFAULT_BATCH_SIZE,
+) -> Report:
+    """Checks schema, ids, references, times, values and encodings of a data set folder.
+
+    So that all of it can be rendered, rows are checked for what the template needs, too.
+
+    Args:
+      directory: the folder.
+      quarantine: a .csv or .parquet file for the rejected rows: all columns of their file as text,
+        before them `quarantine_table`, `_file`, `_row` and `_reason`. The other rows are written
+        to the folder of the same name with "-clean" at its end, as declared in `dataset.json`.
+      max_rows: row numbers kept of each kind of problem.
+      batch_size: rows in memory at a time.
+
+    Raises:
+      DataError: the quarantine file is neither .csv nor .parquet or cannot be written. Problems of
+        the data set itself are never raised.
+    """
+    directory = Path(directory)
+    report = Report(directory)
+    findings = Findings(max_rows)
+    try:
+        spec = DatasetSpec.load(directory)
+    except DataError as error:
+        findings.add("schema", "", SPEC_FILE, example=str(error))
+        report.problems = findings.problems()
+        return report
+    report.name = spec.name
+    store = Quarantine(Path(quarantine), spec, directory) if quarantine is not None else None
+    try:
+        check = _Check(directory, spec, findings, batch_size, store, report)
+        users = check.table("users", spec.users, check.needs.users)
+        items = check.table("items", spec.items, check.needs.items)
+        check.events(users, items)
+    finally:
+        if store is not None:
+            store.close()
+    if store is not None:
+        report.quarantine, report.clean = store.path, store.clean
+    report.problems = findings.problems()
+    return report
+
+
+class _Check:
+    def __init__(
+        self,
+        directory: Path,
+        spec: DatasetSpec,
+        findings: Findings,
+        batch_size: int,
+        store: Quarantine | None,
+        report: Report,
+    ) -> None:
+        self.directory, self.spec, self.findings = directory, spec, findings
+        self.batch_size, self.store, self.report = batch_size, store, report
+        for name in spec.splits:
+            try:
+                Split.parse(name, spec.splits).base(spec.splits)
+            except DataError as error:
+                findings.add("schema", "", SPEC_FILE, f"splits.{name}", example=str(error))
+        try:
+            self.needs = TemplateNeeds.of(spec, str(directory / SPEC_FILE))
+        except ConfigError as error:
+            findings.add("template", "", SPEC_FILE, example=str(error))
+            self.needs = TemplateNeeds({}, {}, None)
+
+    # ---- users and items
+
+    def table(self, table: str, spec: TableSpec, needs: Mapping[str, str]) -> dict[str, int] | None:
+        """Checks users or items; returns the ids of the good rows, or None without the file."""
+        paths = self._files(table, spec.file, [spec.id], list(spec.columns))
+        if paths is None:
+            return None
+        kinds = {spec.id: columns.ID, **spec.columns}
+        ids: dict[str, int] = {}
+        seen: dict[str, int] = {}
+        filled: set[str] = set()
+        for rows in self._batches(table, paths, kinds):
+            values = rows.convert(spec.id, columns.ID)
+            rows.require(spec.id, "missing_id")
+            rows.note_whitespace(spec.id)
+            first = rows.raw.first_row
+            for offset, identifier in enumerate(values.to_pylist()):
+                if identifier is None:
+                    continue
+                if identifier in seen:
+                    text = f"{identifier!r} stands in row {seen[identifier]} already"
+                    rows.reject("duplicate_id", [offset], spec.id, text)
+                else:
+                    seen[identifier] = first + int(rows.raw.rows[offset])
+            for name, kind in spec.columns.items():
+                if name in rows.raw.batch.schema.names:
+                    values = rows.convert(name, kind)
+                    if values.null_count < len(values):
+                        filled.add(name)
+                    rows.note_text(name)
+                    if name in needs:
+                        rows.require_words(name, needs[name])
+            if table == "items":
+                self._silent(rows)
+            good = rows.good()
+            for identifier in rows.values[spec.id].filter(pa.array(good)).to_pylist():
+                ids[identifier] = len(ids)
+            self._write(rows, good)
+        if self.report.num_rows[table]:
+            for name in spec.columns:
+                if name not in filled and not self._missing(table, name):
+                    self.findings.add("empty_column", table, paths[0].name, name)
+        return ids
+
+    def _silent(self, rows: CheckedRows) -> None:
+        """Rejects items of which a template says nothing."""
+        template, spec = self.needs.template, self.spec.items
+        if template is None or not optional_item_templates(template):
+            return
+        there = {
+            name: rows.values[name].to_pylist() for name in spec.columns if name in rows.values
+        }
+        items = [
+            Item(str(offset), {name: values[offset] for name, values in there.items()})
+            for offset in np.flatnonzero(rows.good()).tolist()
+        ]
+        for name, silent in items_without_text(template, items).items():
+            reason = f"template '{name}' says nothing of it"
+            rows.reject("missing_words", list(map(int, silent)), spec.id, reason)
+
+    # ---- events
+
+    def events(self, users: dict[str, int] | None, items: dict[str, int] | None) -> None:
+        """Checks the events; without a users or items table, references to it are not checked."""
+        spec = self.spec.events
+        paths = self._files("events", spec.file, list(spec.columns), [])
+        if paths is None:
+            return
+        repeated = self._repeated(paths, users, items)
+        first_seen: dict[tuple[float, ...], int] = {}
+        latest = -math.inf
+        labels: set[int] = set()
+        for rows in self._batches("events", paths, dict.fromkeys(spec.columns)):
+            keys = self._event_columns(rows, users, items)
+            good = rows.good()
+            hashes = _hashes(keys)
+            for offset in np.flatnonzero(good & np.isin(hashes, repeated)).tolist():
+                key = tuple(keys[offset].tolist())
+                row = rows.raw.first_row + int(rows.raw.rows[offset])
+                if key in first_seen:
+                    text = f"the same event stands in row {first_seen[key]} already"
+                    rows.reject("duplicate_event", [offset], spec.user, text)
+                else:
+                    first_seen[key] = row
+            good = rows.good()
+            kept = np.flatnonzero(good)
+            times = np.concatenate([[latest], keys[kept, 2]])
+            rows.note("not_sorted", kept[times[1:] < times[:-1]], spec.time)
+            latest = float(times[-1])
+            if spec.value is not None:
+                labels.update(np.unique(self.spec.label.labels(keys[good, 3])).tolist())
+            self._write(rows, good)
+        if len(labels) == 1 and self.report.num_rows["events"] > 1:
+            which = "positive" if labels == {1} else "negative"
+            text = f"every value is {which} with label.at_least = {self.spec.label.at_least:g}"
+            self.findings.add("one_label", "events", paths[0].name, spec.value or "", example=text)
+
+    def _event_columns(
+        self, rows: CheckedRows, users: dict[str, int] | None, items: dict[str, int] | None
+    ) -> np.ndarray:
+        """Converts a batch of events, rejecting bad rows; returns user, item, time, value `[n, 4]`.
+
+        Without a users (items) table, equal ids still get equal numbers.
+        """
+        spec = self.spec.events
+        numbers = []
+        for column, table, kind in (
+            (spec.user, users, "unknown_user"),
+            (spec.item, items, "unknown_item"),
+        ):
+            ids = rows.convert(column, columns.ID).to_pylist()
+            rows.require(column, "missing_id")
+            rows.note_whitespace(column)
+            if table is None:
+                indices = [hash(identifier) % 2**52 for identifier in ids]
+            else:
+                indices = [-1 if i is None else table.get(i, -1) for i in ids]
+                for offset, (index, identifier) in enumerate(zip(indices, ids, strict=True)):
+                    if index < 0 and identifier is not None:
+                        text = f"{identifier!r} is not in the {kind[8:]}s table, or rejected there"
+                        rows.reject(kind, [offset], column, text)
+            numbers.append(np.asarray(indices, np.float64))
+        rows.convert(spec.time, columns.TIME)
+        rows.require(spec.time, "missing_time")
+        times = _floats(rows.values[spec.time])
+        for offset in np.flatnonzero((times < FIRST_TIME) | (times > LAST_TIME)).tolist():
+            text = out_of_range(times[offset])
+            rows.reject("time_out_of_range", [offset], spec.time, text)
+        values = np.full(len(times), np.nan)
+        if spec.value is not None:
+            rows.convert(spec.value, columns.VALUE)
+            rows.require(spec.value, "missing_value")
+            values = _floats(rows.values[spec.value])
+            text = "no entry of the template's 'outcomes' has words for this value"
+            offsets = np.flatnonzero(self.needs.without_words(values))
+            rows.reject("missing_words", offsets, spec.value, text)
+        # NaN would not equal itself as a key.
+        return np.stack([*numbers, times, np.nan_to_num(values, nan=0.0)], axis=1)
+
+    def _repeated(
+        self,
+        paths: Sequence[Path],
+        users: dict[str, int] | None,
+        items: dict[str, int] | None,
+    ) -> np.ndarray:
+        """Hashes that more than one good event has: a first pass over the events."""
+        silent = Findings(0)
+        hashes = []
+        try:
+            for raw in files.raw_batches(
+                paths, self.spec.events.columns, self.batch_size, lambda *_: None
+            ):
+                rows = CheckedRows(raw, "events", silent)
+                keys = self._event_columns(rows, users, items)
+                hashes.append(_hashes(keys)[rows.good()])
+        except DataError:  # reported by the second pass
+            pass
+        if not hashes:
+            return np.empty(0, np.uint64)
+        joined = np.sort(np.concatenate(hashes))
+        return np.unique(joined[1:][joined[1:] == joined[:-1]])
+
+    # ---- shared
+
+    def _files(
+        self, table: str, file: str | None, required: list[str], optional: list[str]
+    ) -> list[Path] | None:
+        """The files of a table that can be read at all; None when there are none."""
+        self.report.num_rows[table] = self.report.num_rejected[table] = 0
+        try:
+            paths = files.table_files(self.directory, table, file)
+        except DataError as error:
+            self.findings.add("missing_file", table, file or table, example=str(error))
+            return None
+        usable = []
+        for path in paths:
+            try:
+                names = files.column_names(path)
+            except DataError as error:
+                self.findings.add("damaged_file", table, path.name, example=str(error))
+                continue
+            for column in (*required, *optional):
+                if column not in names:
+                    text = files.missing_column_message(path, column, names)
+                    self.findings.add("missing_column", table, path.name, column, example=text)
+            for name in names:
+                if name not in (*required, *optional):
+                    self.findings.add("undeclared_column", table, path.name, name)
+            if all(column in names for column in required):
+                usable.append(path)
+        return usable or None
+
+    def _missing(self, table: str, column: str) -> bool:
+        return any(
+            problem.kind == "missing_column" and (problem.table, problem.column) == (table, column)
+            for problem in self.findings.problems()
+        )
+
+    def _batches(
+        self, table: str, paths: Sequence[Path], wanted: dict[str, str] | dict[str, None]
+    ) -> Iterator[CheckedRows]:
+        """Streams batches of all columns; reports damage and rows with too many or few columns."""
+        counts = self.report.num_rows
+        for path in paths:
+            try:
+                for raw in files.raw_batches([path], None, self.batch_size, self._ragged(table)):
+                    counts[table] += raw.batch.num_rows
+                    rows = CheckedRows(raw, table, self.findings)
+                    yield rows
+                    self.report.num_rejected[table] += len(rows.reasons)
+            except DataError as error:
+                self.findings.add("damaged_file", table, path.name, example=str(error))
+                return
+        if not counts[table]:
+            self.findings.add("empty_table", table, paths[0].name)
+
+    def _ragged(self, table: str) -> files.RaggedRow:
+        def report(path: Path, row: int, expected: int, found: int, text: str) -> None:
+            reason = f"{found} columns, not {expected}: {text[:80]!r}"
+            self.findings.add("ragged_row", table, path.name, rows=[row], example=reason)
+            self.report.num_rows[table] += 1
+            self.report.num_rejected[table] += 1
+            if self.store is not None:
+                self.store.reject_text(table, path.name, row, reason, text)
+
+        return report
+
+    def _write(self, rows: CheckedRows, good: np.ndarray) -> None:
+        if self.store is None:
+            return
+        self.store.keep(rows.table, rows.values, good)
+        reasons = {offset: "; ".join(texts) for offset, texts in sorted(rows.reasons.items())}
+        self.store.reject(rows.table, rows.raw, reasons)
+
+
+def _floats(values: pa.Array) -> np.ndarray:
+    """Float64 `[n]` with NaN for null."""
+    return np.asarray(values.to_numpy(zero_copy_only=False), np.float64)
+
+
+def _hashes(keys: np.ndarray) -> np.ndarray:
+    """A 64-bit hash of each row of `keys` `[n, 4]` float64; equal rows have equal hashes."""
+    bits = (np.ascontiguousarray(keys, np.float64) + 0.0).view(np.uint64)  # -0.0 becomes 0.0
+    hashes = np.zeros(len(keys), np.uint64)
+    for column in bits.T:
+        # Multiply and fold, as in splitmix64; overflow is the point.
+        hashes = (hashes ^ column) * np.uint64(0x9E3779B97F4A7C15)
+        hashes ^= hashes >> np.uint64(29)
+    return hashes
+
+
+_CONTROL = r"[\x00-\x08\x0B\x0C\x0E-\x1F\x7F-\x{9F}]"
+# U+FFFD, or UTF-8 that was read as Latin-1 or Windows-1252 (é as Ã©, an apostrophe as â€™).
+_WRONG_ENCODING = r"\x{FFFD}|[\x{C2}\x{C3}][\x{80}-\x{BF}]|\x{E2}\x{20AC}"
+_TEXT_NOTES = {"control_characters": _CONTROL, "wrong_encoding": _WRONG_ENCODING}
+
+
+@dataclass(slots=True)
+class CheckedRows:
+    """A batch under inspection: converted columns, and why rows are rejected."""
+
+    raw: files.RawBatch
+    table: str
+    findings: Findings
+    values: dict[str, pa.Array] = field(default_factory=dict)
+    reasons: dict[int, list[str]] = field(default_factory=dict)
+
+    def reject(
+        self, kind: str, offsets: Sequence[int] | np.ndarray, column: str, reason: str = ""
+    ) -> None:
+        """Reports rows (offsets in the batch, ascending) and marks them as rejected."""
+        if not len(offsets):
+            return
+        self._add(kind, offsets, column, reason)
+        for offset in offsets:
+            self.reasons.setdefault(int(offset), []).append(f"{column}: {reason or kind}")
+
+    def note(
+        self, kind: str, offsets: Sequence[int] | np.ndarray, column: str, example: str = ""
+    ) -> None:
+        """Reports rows without rejecting them."""
+        if len(offsets):
+            self._add(kind, offsets, column, example)
+
+    def _add(
+        self, kind: str, offsets: Sequence[int] | np.ndarray, column: str, example: str
+    ) -> None:
+        rows = self.raw.rows[np.asarray(offsets, np.int64)]
+        name = self.raw.path.name
+        self.findings.add(kind, self.table, name, column, rows=rows.tolist(), example=example)
+
+    def convert(self, column: str, kind: str) -> pa.Array:
+        """Converts a column, rejecting the rows whose value does not fit."""
+        values, bad = columns.convert(self.raw.batch.column(column), kind)
+        for value in bad:
+            self.reject(value.kind, [value.offset], column, value.reason)
+        self.values[column] = values
+        return values
+
+    def require(self, column: str, kind: str) -> None:
+        """Rejects rows without a value, unless something worse was said about them already."""
+        missing = np.flatnonzero(self.values[column].is_null().to_numpy(zero_copy_only=False))
+        offsets = [offset for offset in missing.tolist() if not self._says(offset, column)]
+        self.reject(kind, offsets, column, "nothing there")
+
+    def require_words(self, column: str, template: str) -> None:
+        """Rejects rows without a value that a template needs."""
+        texts = map(text_of, self.values[column].to_pylist())
+        offsets = [
+            offset
+            for offset, text in enumerate(texts)
+            if not text and not self._says(offset, column)
+        ]
+        reason = f"nothing there, and template '{template}' needs {{{column}}}"
+        self.reject("missing_words", offsets, column, reason)
+
+    def note_whitespace(self, column: str) -> None:
+        """Reports ids that begin or end with a space."""
+        values = self.values[column]
+        trimmed = pc.utf8_trim_whitespace(values)
+        self.note("outer_whitespace", _where(pc.not_equal(values, trimmed)), column)
+
+    def note_text(self, column: str) -> None:
+        """Reports texts, also in lists, with control characters or of a wrong encoding."""
+        values = self.values[column]
+        owners = np.arange(len(values))
+        if pa.types.is_list(values.type):
+            owners, values = pc.list_parent_indices(values).to_numpy(), values.flatten()
+        if not pa.types.is_string(values.type):
+            return
+        for kind, pattern in _TEXT_NOTES.items():
+            found = _where(pc.match_substring_regex(values, pattern))
+            if len(found):
+                example = repr(values[int(found[0])].as_py())[:80]
+                self.note(kind, np.unique(owners[found]), column, example)
+
+    def _says(self, offset: int, column: str) -> bool:
+        return any(reason.startswith(f"{column}: ") for reason in self.reasons.get(offset, ()))
+
+    def good(self) -> np.ndarray:
+        """Which rows have no errors so far, `[n]` bool."""
+        good = np.ones(self.raw.batch.num_rows, bool)
+        good[list(self.reasons)] = False
+        return good
+
+
+def _where(mask: pa.Array) -> np.ndarray:
+    """Offsets at which a mask is true (null is not)."""
+    return np.flatnonzero(pc.fill_null(mask, False).to_numpy(zero_copy_only=False))

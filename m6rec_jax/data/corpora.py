@@ -1,0 +1,450 @@
+"""Corpora: folders of texts for language modelling and classification.
+
+A corpus is a folder with one table, `texts`, and a `corpus.json`:
+
+    {
+      "name": "film-reviews",
+      "texts": {"id": "text_id", "group": "film", "text": "text", "about": "title",
+                "label": "verdict"},
+      "classes": ["rotten", "fresh"],
+      "question": "What does the critic say?"
+    }
+
+`text` names a column of strings; `turns` in its place one of lists of strings, such as the turns of
+a dialogue. `group` says which texts must stay in one part of a split (all about one film),
+`about` what stands before a text (a title). Optional: `about`; `label` with `classes` and
+`question` (texts without a label have no class and are used for language alone); `file` in `texts`
+(as in `dataset.json`); `description`, `licence`, `provenance`.
+
+`prepare_corpus` cuts a long text into passages of whole sentences, a dialogue into its turns. Each
+is a document: what the text is about and the parts before it are the source, the part itself the
+target. Texts with a class are rows of 'labelled_texts', each whole.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import gin
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from m6rec_jax.data import columns, files, splits
+from m6rec_jax.data.prepared import Prepared
+from m6rec_jax.data.schema import Section, load_json
+from m6rec_jax.data.splits import EXCLUDED, PARTS, Split
+from m6rec_jax.data.text_views import ViewRow, prepare_texts
+from m6rec_jax.data.views import TEXT_VIEWS
+from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.io.closest import did_you_mean
+from m6rec_jax.text.passages import passages
+
+CORPUS_FILE = "corpus.json"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CorpusSpec:
+    """The parsed `corpus.json`. See the module's docstring.
+
+    Attributes:
+      name: of the corpus.
+      id, group, text: columns of the table; `text` holds lists of strings where `has_turns`.
+      has_turns: whether texts come in parts.
+      about, label: columns of the table, or None.
+      classes: names of the classes, in the order of their numbers; empty without a label.
+      question: what is asked about a text whose class is wanted.
+      file: file name or pattern inside the folder; None: `texts.parquet` or `texts.csv`.
+    """
+
+    name: str
+    id: str
+    group: str
+    text: str
+    has_turns: bool = False
+    about: str | None = None
+    label: str | None = None
+    classes: tuple[str, ...] = ()
+    question: str = ""
+    file: str | None = None
+    description: str = ""
+    licence: str = ""
+    provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def load(cls, directory: str | Path) -> CorpusSpec:
+        """Reads `directory/corpus.json`.
+
+        Raises:
+          DataError: the folder or file is missing, is not JSON, or does not fit the schema.
+        """
+        path = Path(directory) / CORPUS_FILE
+        return cls.from_dict(load_json(path), str(path))
+
+    @classmethod
+    def from_dict(cls, raw: Any, source: str = CORPUS_FILE) -> CorpusSpec:
+        """Checks and parses the object of `corpus.json`; `source` is named in errors.
+
+        Raises:
+          DataError: an unknown or missing key, a wrong type, or classes that do not fit.
+        """
+        top = Section(raw, source, "")
+        texts = top.section("texts")
+        text, turns = texts.optional_text("text"), texts.optional_text("turns")
+        if (text is None) == (turns is None):
+            raise texts.error("text", "or 'texts.turns' must name a column, one of the two")
+        label = texts.optional_text("label")
+        spec = cls(
+            name=top.text("name"),
+            id=texts.text("id"),
+            group=texts.text("group"),
+            text=str(text or turns),
+            has_turns=turns is not None,
+            about=texts.optional_text("about"),
+            label=label,
+            classes=_classes(top, label),
+            question=top.text("question") if label else top.optional_text("question") or "",
+            file=texts.optional_text("file"),
+            description=top.optional_text("description") or "",
+            licence=top.optional_text("licence") or "",
+            provenance=top.mapping("provenance"),
+        )
+        texts.finish()
+        top.finish()
+        return spec
+
+    def to_dict(self) -> dict[str, Any]:
+        """The object that `from_dict` parses back into an equal spec."""
+        texts = {
+            "id": self.id,
+            "group": self.group,
+            "turns" if self.has_turns else "text": self.text,
+            "about": self.about,
+            "label": self.label,
+            "file": self.file,
+        }
+        raw: dict[str, Any] = {
+            "name": self.name,
+            "description": self.description,
+            "licence": self.licence,
+            "texts": {key: value for key, value in texts.items() if value},
+            "classes": list(self.classes),
+            "question": self.question,
+            "provenance": dict(self.provenance),
+        }
+        return {key: value for key, value in raw.items() if value}
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that the texts file must have."""
+        names = (self.id, self.group, self.text, self.about, self.label)
+        return tuple(name for name in names if name is not None)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Text:
+    """One text.
+
+    Attributes:
+      id: unique in the corpus.
+      group: texts of one group stay in one part of a split.
+      about: what it is about, "" where nothing is said.
+      parts: its turns, or the text as the only one; never empty.
+      label: number of its class, None where it has none.
+    """
+
+    id: str
+    group: str
+    about: str
+    parts: tuple[str, ...]
+    label: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Corpus:
+    """A corpus folder. Make it with `Corpus.open`.
+
+    Attributes:
+      directory: the folder.
+      spec: its parsed `corpus.json`.
+      files: of the texts.
+    """
+
+    directory: Path
+    spec: CorpusSpec
+    files: tuple[Path, ...]
+
+    @classmethod
+    def open(cls, directory: str | Path) -> Corpus:
+        """Opens a folder and checks that its files exist and have the declared columns.
+
+        Raises:
+          DataError: no or a wrong `corpus.json`, a missing file or column, a damaged file.
+        """
+        directory = Path(directory)
+        spec = CorpusSpec.load(directory)
+        found = files.table_files(directory, "texts", spec.file)
+        for path in found:
+            files.require_columns(path, spec.columns)
+        return cls(directory, spec, tuple(found))
+
+    def texts(self) -> Iterator[Text]:
+        """Streams the texts in the order of the files.
+
+        Raises:
+          DataError: a null or repeated id, a null group, a text without words, a label that is
+            none of the classes, or no texts at all; the message names file and row.
+        """
+        spec = self.spec
+        kinds = {
+            spec.id: columns.ID,
+            spec.group: "string",
+            spec.text: "list<string>" if spec.has_turns else "string",
+        }
+        for name in (spec.about, spec.label):
+            if name is not None:
+                kinds[name] = "string"
+        numbers = {name: number for number, name in enumerate(spec.classes)}
+        seen: set[str] = set()
+        for raw in files.raw_batches(self.files, list(kinds)):
+            found = {name: _converted(raw, name, kind) for name, kind in kinds.items()}
+            empty = [None] * raw.batch.num_rows
+            rows = zip(
+                raw.rows.tolist(),
+                found[spec.id],
+                found[spec.group],
+                found[spec.text],
+                found[spec.about] if spec.about else empty,
+                found[spec.label] if spec.label else empty,
+                strict=True,
+            )
+            for row, identifier, group, text, about, label in rows:
+                where = f"{raw.path}, row {row}"
+                for name, value in ((spec.id, identifier), (spec.group, group)):
+                    if value is None:
+                        raise DataError(f"{where}, column {name!r}: the value is missing")
+                if identifier in seen:
+                    raise DataError(f"{where}: the {spec.id} {identifier!r} occurs twice")
+                seen.add(identifier)
+                given = text if spec.has_turns else [text]
+                parts = tuple(part for part in given or () if part and not part.isspace())
+                if not parts:
+                    raise DataError(f"{where}, column {spec.text!r}: the text has no words")
+                if label is not None and label not in numbers:
+                    raise DataError(
+                        f"{where}, column {spec.label!r}: {label!r} is none of the classes"
+                        f"{did_you_mean(label, numbers)} ({', '.join(numbers)})"
+                    )
+                number = None if label is None else numbers[label]
+                yield Text(identifier, group, about or "", parts, number)
+        if not seen:
+            raise DataError(f"{self.files[0]} has no rows")
+
+
+def corpus_summary(folder: str | Path) -> str:
+    """Reads a whole corpus and says what is in it; raises DataError at the first bad row."""
+    corpus = Corpus.open(folder)
+    texts = groups = 0
+    seen: set[str] = set()
+    counts: Counter[str] = Counter()
+    for text in corpus.texts():
+        texts += 1
+        groups += text.group not in seen
+        seen.add(text.group)
+        if text.label is not None:
+            counts[corpus.spec.classes[text.label]] += 1
+    labels = ", ".join(f"{counts[name]:,} {name}" for name in corpus.spec.classes)
+    return f"{corpus.spec.name}: {texts:,} texts of {groups:,} groups{labels and f'; {labels}'}"
+
+
+def write_corpus(folder: Path, spec: CorpusSpec, texts: Sequence[Text]) -> None:
+    """Writes a corpus folder: `corpus.json` and `texts.parquet`.
+
+    Args:
+      folder: exists.
+      spec: names the columns; its `file` must be `texts.parquet` or None.
+      texts: in the order of the table.
+    """
+    kind = pa.list_(pa.string()) if spec.has_turns else pa.string()
+    arrays = {
+        spec.id: pa.array([text.id for text in texts], pa.string()),
+        spec.group: pa.array([text.group for text in texts], pa.string()),
+        spec.text: pa.array(
+            [list(text.parts) if spec.has_turns else text.parts[0] for text in texts], kind
+        ),
+    }
+    if spec.about is not None:
+        arrays[spec.about] = pa.array([text.about or None for text in texts], pa.string())
+    if spec.label is not None:
+        names = [None if text.label is None else spec.classes[text.label] for text in texts]
+        arrays[spec.label] = pa.array(names, pa.string())
+    pq.write_table(pa.table(arrays), folder / "texts.parquet", compression="zstd")
+    content = json.dumps(spec.to_dict(), indent=2, ensure_ascii=False)
+    (folder / CORPUS_FILE).write_text(content + "\n", "utf-8")
+
+
+def _classes(top: Section, label: str | None) -> tuple[str, ...]:
+    if label is None:
+        if top.get("classes") is not None:
+            raise top.error("classes", "are given, but 'texts.label' names no column")
+        return ()
+    names = top.require("classes")
+    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+        raise top.error("classes", f"must be a list of names, not {names!r}")
+    if len(names) < 2 or len(set(names)) < len(names):
+        raise top.error("classes", f"must be two different names or more, not {names!r}")
+    return tuple(names)
+
+
+def _converted(raw: files.RawBatch, name: str, kind: str) -> list[Any]:
+    values, bad = columns.convert(raw.batch.column(name), kind)
+    if bad:
+        raise DataError(
+            f"{raw.path}, row {raw.rows[bad[0].offset]}, column {name!r}: {bad[0].reason}"
+        )
+    found: list[Any] = values.to_pylist()
+    return found
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class CorpusOptions:
+    """How texts are cut into documents. Set in gin: `CorpusOptions.passage_words = 60`.
+
+    Attributes:
+      passage_words: words of a passage or turn, at most; longer ones are cut.
+      context_parts: how many passages or turns before a document stand in its source, at most.
+    """
+
+    passage_words: int = 40
+    context_parts: int = 3
+
+    def __post_init__(self) -> None:
+        if self.passage_words < 1 or self.context_parts < 0:
+            raise ConfigError(
+                "CorpusOptions need passage_words of at least 1 and no negative context_parts, not "
+                f"{self}"
+            )
+
+
+@gin.configurable
+def prepare_corpus(
+    corpus_dir: str | Path = gin.REQUIRED,
+    out: str | Path = gin.REQUIRED,
+    split: str = "by_group",
+    options: CorpusOptions | None = None,
+    progress: bool = True,
+) -> Prepared:
+    """Renders a split of a corpus.
+
+    Args:
+      corpus_dir: the corpus folder.
+      out: the TFDS data_dir to write to; may hold other data sets and splits.
+      split: 'by_group', with options where wanted (`by_group:seed=1`), or 'few_shot:n=64,seed=0',
+        which keeps n training rows with a label.
+      options: None for gin's `CorpusOptions` or the defaults.
+      progress: whether to show bars.
+
+    Returns:
+      what was written: the view 'documents' and, where texts have labels, 'labelled_texts'.
+
+    Raises:
+      DataError: something is wrong with the folder, or a part is empty.
+      ConfigError: an option has an impossible value.
+    """
+    options = options or CorpusOptions()
+    corpus = Corpus.open(corpus_dir)
+    parsed = Split.parse(split)
+    if parsed.kind not in ("by_group", "few_shot"):
+        raise DataError(
+            f"split {parsed.name!r} needs users and times; {corpus.directory} holds texts: use "
+            "'by_group' or 'few_shot'"
+        )
+
+    def render(_: Path) -> tuple[Iterator[ViewRow], dict[str, Any]]:
+        codes = _assign(corpus, parsed)
+        counts = {"texts": splits.part_counts(codes)}
+        manifest = {"corpus_spec": corpus.spec.to_dict(), "counts": counts}
+        return _rows(corpus, codes, options), manifest
+
+    wanted = TEXT_VIEWS if corpus.spec.label else TEXT_VIEWS[:1]
+    files = (corpus.directory / CORPUS_FILE, *corpus.files)
+    return prepare_texts(out, corpus.spec.name, parsed, wanted, files, options, render, progress)
+
+
+def _rows(corpus: Corpus, codes: np.ndarray, options: CorpusOptions) -> Iterator[ViewRow]:
+    for index, (text, code) in enumerate(zip(corpus.texts(), codes.tolist(), strict=True)):
+        if code == EXCLUDED:
+            continue
+        for document in documents(text, options):
+            yield ViewRow("documents", PARTS[code], document)
+        if text.label is not None:
+            # What the text is about is left out: the class is to be read off the text alone.
+            row = {
+                "text_id": text.id,
+                "text_index": index,
+                "group": text.group,
+                "source": list(text.parts),
+                "question": corpus.spec.question,
+                "label": text.label,
+            }
+            yield ViewRow("labelled_texts", PARTS[code], row)
+
+
+def documents(text: Text, options: CorpusOptions) -> Iterator[dict[str, Any]]:
+    """The documents of a text: rows of the view 'documents'."""
+    parts = [piece for part in text.parts for piece in passages(part, options.passage_words)]
+    for index, target in enumerate(parts):
+        before = parts[max(0, index - options.context_parts) : index]
+        yield {"kind": "text", "source": [text.about, *before], "target": target}
+
+
+def _assign(corpus: Corpus, split: Split) -> np.ndarray:
+    """Part code of every text `[texts]`."""
+    found = [(text.group, text.label is not None) for text in corpus.texts()]
+    groups = [group for group, _ in found]
+    if split.kind == "by_group":
+        codes = splits.by_group(groups, **split.arguments())
+    else:
+        base = Split.parse(str(split.options.get("of", "by_group")))
+        if base.kind != "by_group":
+            raise DataError(
+                f"split {split.name!r} of texts starts from 'by_group', not from {base.name!r}"
+            )
+        codes = splits.by_group(groups, **base.arguments())
+        # A sample of texts without a class would be none.
+        labelled = np.asarray([has_label for _, has_label in found])
+        codes[(codes == splits.TRAIN) & ~labelled] = EXCLUDED
+        # Texts have no history: what is not sampled is not seen.
+        codes = splits.few_shot(codes, **{**split.arguments(), "history": "sampled"})
+    splits.check_parts(codes, split.name, "texts")
+    return codes
+
+
+_C1 = re.compile("[\x80-\x9f]")
+
+
+def repaired(text: str) -> str:
+    """A text as it was meant: HTML entities resolved, encodings put right, single spaces.
+
+    UTF-8 that was read as Latin-1 ("CafÃ©") is read again. Control characters that Windows-1252 has
+    letters and quotation marks for become those. Text that is neither stays as it is.
+    """
+    try:
+        # Latin-1 text with an accent is hardly ever valid UTF-8 by chance.
+        text = text.encode("latin-1").decode("utf-8")
+    except UnicodeError:
+        text = _C1.sub(_windows, text)
+    return " ".join(html.unescape(text).split())
+
+
+def _windows(match: re.Match[str]) -> str:
+    # Five codes of Windows-1252 mean nothing.
+    return match[0].encode("latin-1").decode("cp1252", errors="ignore")

@@ -1,0 +1,433 @@
+"""`m6rec data prepare` for dialogues: replies to write, and items to recommend.
+
+A folder with the files and a `dialogues.json`:
+
+    {"name": "inspired", "format": "inspired",
+     "files": {"train": "train.tsv", "validation": "dev.tsv", "test": "test.tsv"}}
+
+Without a file for 'validation' it is drawn from the training dialogues; `"files": "dev.tsv"`, one
+file for everything, draws all parts. A dialogue is in one part as a whole, by a hash of its id.
+Optional: `description`, `licence`.
+
+Two formats are read: `inspired` (Hayati et al., 2020), a tab-separated file with a row per message
+(`dialog_id`, `speaker`, `text`, `movies`), and `redial` (Li et al., 2018), JSON lines with a
+dialogue each. Whoever seeks is USER, whoever recommends SYSTEM; what SYSTEM names is what it
+recommends. Which items a message names is taken from the files' own annotation: in INSPIRED titles
+were found by their words, so that "the future" may be "The Future (2011)". The catalogue holds
+every item that any dialogue names.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import gin
+import numpy as np
+import pyarrow as pa
+
+from m6rec_jax.data import splits
+from m6rec_jax.data.corpora import repaired
+from m6rec_jax.data.prepared import CATALOGUE, Prepared, write_catalogue
+from m6rec_jax.data.schema import Section, load_json
+from m6rec_jax.data.splits import PARTS, TRAIN, VALIDATION, Split
+from m6rec_jax.data.text_views import ViewRow, prepare_texts
+from m6rec_jax.data.views import DIALOGUE_VIEWS
+from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.io.closest import did_you_mean
+from m6rec_jax.text.dialogue import RECOMMENDS, SYSTEM, USER, reply_source
+from m6rec_jax.text.records import Item
+
+DIALOGUES_FILE = "dialogues.json"
+_TITLE = re.compile(r"^(.*\S)\s*\((\d{4})\)$")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class DialogueSpec:
+    """The parsed `dialogues.json`.
+
+    Attributes:
+      name: of the data set.
+      format: one of `FORMATS`.
+      files: part to file name; "" for one file of all parts.
+    """
+
+    name: str
+    format: str
+    files: Mapping[str, str]
+    description: str = ""
+    licence: str = ""
+
+    @classmethod
+    def load(cls, directory: str | Path) -> DialogueSpec:
+        """Reads `directory/dialogues.json`; raises DataError where it does not fit."""
+        path = Path(directory) / DIALOGUES_FILE
+        top = Section(load_json(path), str(path), "")
+        name, form, files = top.text("name"), top.text("format"), top.require("files")
+        if form not in FORMATS:
+            raise top.error(
+                "format", f"is {form!r}{did_you_mean(form, FORMATS)} (known: {', '.join(FORMATS)})"
+            )
+        if isinstance(files, str):
+            files = {"": files}
+        known = isinstance(files, dict) and all(isinstance(file, str) for file in files.values())
+        if not known or not (set(files) == {""} or {"train", "test"} <= set(files) <= set(PARTS)):
+            raise top.error(
+                "files",
+                "must be a file, or an object with a file for 'train', for 'test' and, where there "
+                f"is one, for 'validation', not {files!r}",
+            )
+        spec = cls(
+            name,
+            form,
+            files,
+            top.optional_text("description") or "",
+            top.optional_text("licence") or "",
+        )
+        top.finish()
+        return spec
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class DialogueOptions:
+    """How dialogues are rendered. Set in gin: `DialogueOptions.max_turns = 10`.
+
+    Attributes:
+      max_turns: turns before a reply, at most; the latest ones.
+    """
+
+    max_turns: int = 20
+
+    def __post_init__(self) -> None:
+        if self.max_turns < 1:
+            raise ConfigError(f"DialogueOptions.max_turns = {self.max_turns} must be at least 1")
+
+
+def dialogue_summary(folder: str | Path) -> str:
+    """Reads all dialogues and says what is in them; raises DataError at the first broken row."""
+    spec = DialogueSpec.load(folder)
+    found = _read(Path(folder), spec)
+    turns = sum(len(dialogue.turns) for _, dialogue in found)
+    items = {item for _, dialogue in found for item in dialogue.titles}
+    named = sum(
+        len(turn.items) for _, dialogue in found for turn in dialogue.turns if _recommends(turn)
+    )
+    return (
+        f"{spec.name}: {len(found):,} dialogues, {turns:,} turns; {len(items):,} items, "
+        f"recommended {named:,} times"
+    )
+
+
+@gin.configurable
+def prepare_dialogues(
+    folder: str | Path,
+    out: str | Path,
+    split: str = "by_group",
+    options: DialogueOptions | None = None,
+    progress: bool = True,
+) -> Prepared:
+    """Renders dialogues.
+
+    Args:
+      folder: with `dialogues.json`.
+      out: the TFDS data_dir to write to.
+      split: 'by_group', with options where wanted (`by_group:seed=1`); it decides where the files
+        do not.
+      options: None for gin's `DialogueOptions` or the defaults.
+      progress: whether to show bars.
+
+    Returns:
+      what was written: the views 'replies' and 'recommendations', and the catalogue.
+
+    Raises:
+      DataError: something is wrong with the folder, or a part is empty.
+    """
+    folder, options = Path(folder), options or DialogueOptions()
+    spec, parsed = DialogueSpec.load(folder), Split.parse(split)
+    if parsed.kind != "by_group":
+        raise DataError(f"split {split!r} needs users and times; dialogues have 'by_group'")
+    paths = [folder / file for file in spec.files.values()]
+    for path in paths:
+        if not path.is_file():
+            raise DataError(f"{path} does not exist ({DIALOGUES_FILE} names it)")
+
+    def render(prepared: Path) -> tuple[Iterator[ViewRow], dict[str, Any]]:
+        found = _read(folder, spec)
+        parts, dialogues = _parts(found, parsed), [dialogue for _, dialogue in found]
+        items = _Items(dialogues, parts)
+        items.write(prepared / CATALOGUE)
+        counts = {"dialogues": dict(Counter(parts)), "items": len(items.index)}
+        manifest = {"dialogue_spec": dataclasses.asdict(spec), "counts": counts}
+        return _rows(dialogues, parts, items, options), manifest
+
+    files = [folder / DIALOGUES_FILE, *paths]
+    return prepare_texts(out, spec.name, parsed, DIALOGUE_VIEWS, files, options, render, progress)
+
+
+class _Items:
+    """Every item that any dialogue names, in the order in which they are first named."""
+
+    def __init__(self, dialogues: list[Dialogue], parts: list[str]) -> None:
+        self.titles: dict[str, str] = {}
+        self.trained: set[str] = set()
+        self.counts: Counter[str] = Counter()
+        for dialogue, part in zip(dialogues, parts, strict=True):
+            self.titles |= {k: v for k, v in dialogue.titles.items() if k not in self.titles}
+            if part != "train":
+                continue
+            self.trained |= set(dialogue.titles)
+            for turn in dialogue.turns:
+                self.counts.update(turn.items if _recommends(turn) else ())
+        if not self.titles:
+            raise DataError("no dialogue names an item: there is nothing to recommend")
+        self.index = {item: index for index, item in enumerate(self.titles)}
+
+    def write(self, path: Path) -> None:
+        columns: dict[str, list[Any]] = {"title": [], "year": []}
+        for title in self.titles.values():
+            found = _TITLE.match(title)
+            columns["title"].append(found[1] if found else title)
+            columns["year"].append(int(found[2]) if found else None)
+        types = {"title": pa.string(), "year": pa.int64()}
+        attributes = pa.table({name: pa.array(columns[name], types[name]) for name in columns})
+        write_catalogue(
+            path,
+            [Item(item) for item in self.titles],
+            attributes,
+            list(self.titles.values()),
+            np.array([item not in self.trained for item in self.titles], bool),
+            np.array([self.counts[item] for item in self.titles], np.int64),
+        )
+
+
+def _rows(
+    dialogues: list[Dialogue], parts: list[str], items: _Items, options: DialogueOptions
+) -> Iterator[ViewRow]:
+    counts: Counter[str] = Counter()
+    for dialogue, part in zip(dialogues, parts, strict=True):
+        named: dict[int, None] = {}
+        rendered: list[str] = []
+        for number, turn in enumerate(dialogue.turns):
+            here = [items.index[item] for item in turn.items]
+            shared = {"user_id": dialogue.id, "seen_indices": sorted(named), "features": []}
+            before = rendered[-options.max_turns :]
+            if turn.speaker == SYSTEM:
+                row = {
+                    "text_id": f"{dialogue.id}/{number}",
+                    "text_index": counts["replies"],
+                    "item_indices": here,
+                    "source": reply_source(before),
+                    "prefix": f"{SYSTEM}:",
+                    "target": turn.text,
+                }
+                counts["replies"] += 1
+                yield ViewRow("replies", part, row | shared)
+            for item, index in zip(turn.items if _recommends(turn) else (), here, strict=False):
+                row = {
+                    "text_id": f"{dialogue.id}/{number}/{item}",
+                    "text_index": counts["recommendations"],
+                    "turn_index": counts["turns"],
+                    "item_indices": [index],
+                    "source": [*reply_source(before), RECOMMENDS],
+                    "prefix": "",
+                    "target": items.titles[item],
+                }
+                counts["recommendations"] += 1
+                yield ViewRow("recommendations", part, row | shared)
+            counts["turns"] += 1
+            named |= dict.fromkeys(here)
+            rendered.append(turn.render())
+
+
+def _recommends(turn: Turn) -> bool:
+    return bool(turn.speaker == SYSTEM and turn.items)
+
+
+def _read(folder: Path, spec: DialogueSpec) -> list[tuple[str, Dialogue]]:
+    """(part that the file is of, dialogue) of all files."""
+    found = [
+        (part, dialogue)
+        for part, file in spec.files.items()
+        for dialogue in FORMATS[spec.format](folder / file)
+    ]
+    if not found:
+        raise DataError(f"{folder}: the files of {DIALOGUES_FILE} hold no dialogue")
+    seen: dict[str, str] = {}
+    for part, dialogue in found:
+        if seen.setdefault(dialogue.id, part) != part:
+            raise DataError(
+                f"{folder}: dialogue {dialogue.id!r} is in the files of {seen[dialogue.id]!r} and "
+                f"{part!r}, which lets a test be learnt by heart"
+            )
+    return found
+
+
+def _parts(found: list[tuple[str, Dialogue]], split: Split) -> list[str]:
+    drawn = splits.by_group([dialogue.id for _, dialogue in found], **split.arguments())
+    given = {part for part, _ in found}
+    parts = []
+    for (part, _), code in zip(found, drawn.tolist(), strict=True):
+        if not part:
+            part = PARTS[code]
+        elif part == PARTS[TRAIN] and PARTS[VALIDATION] not in given and code == VALIDATION:
+            part = PARTS[VALIDATION]
+        parts.append(part)
+    for part in PARTS:
+        if part not in parts:
+            raise DataError(f"part {part!r} of the {len(parts):,} dialogues is empty")
+    return parts
+
+
+_INSPIRED_COLUMNS = ("dialog_id", "speaker", "text", "movies")
+_INSPIRED_SPEAKERS = {"SEEKER": USER, "RECOMMENDER": SYSTEM}
+_QUOTE = "QUOTATION_MARK"
+_MENTION = re.compile(r"@(\d+)")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Turn:
+    """What one side says until the other one answers.
+
+    Attributes:
+      speaker: `USER` or `SYSTEM`.
+      text: its messages, joined by spaces.
+      items: ids of the items that it names, each once, in order.
+    """
+
+    speaker: str
+    text: str
+    items: tuple[str, ...] = ()
+
+    def render(self) -> str:
+        """The turn as a model reads it."""
+        return f"{self.speaker}: {self.text}"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Dialogue:
+    """A dialogue.
+
+    Attributes:
+      id: of the dialogue.
+      turns: at least one; speakers take turns.
+      titles: item id to its title, of all items that the turns name.
+    """
+
+    id: str
+    turns: tuple[Turn, ...]
+    titles: Mapping[str, str]
+
+
+def read_inspired(path: Path) -> Iterator[Dialogue]:
+    """The dialogues of an INSPIRED file, in its order; an item's id is its title.
+
+    Raises:
+      DataError: the file cannot be read, lacks a column, or a row is broken; names the row.
+    """
+    messages: dict[str, list[tuple[str, str, list[str]]]] = {}
+    header: list[str] = []
+    for number, line in _lines(path):
+        fields = line.split("\t")
+        if not header:
+            header = fields
+            missing = [name for name in _INSPIRED_COLUMNS if name not in header]
+            if missing:
+                raise DataError(
+                    f"{path} has no column {missing[0]!r}; is it a file of INSPIRED, with its "
+                    "header?"
+                )
+            continue
+        if len(fields) != len(header):
+            raise DataError(
+                f"{path}, line {number}: {len(fields)} columns, where the header has {len(header)}"
+            )
+        row = dict(zip(header, fields, strict=True))
+        speaker = _INSPIRED_SPEAKERS.get(row["speaker"])
+        if speaker is None:
+            raise DataError(
+                f"{path}, line {number}: the speaker is {row['speaker']!r}, not "
+                f"{' or '.join(_INSPIRED_SPEAKERS)}"
+            )
+        titles = [title.strip() for title in row["movies"].split(";") if title.strip()]
+        text = row["text"].replace(_QUOTE, '"')
+        messages.setdefault(row["dialog_id"], []).append((speaker, text, titles))
+    for identifier, said in messages.items():
+        names = {title: title for _, _, named in said for title in named}
+        dialogue = _dialogue(identifier, said, names)
+        if dialogue is not None:
+            yield dialogue
+
+
+def read_redial(path: Path) -> Iterator[Dialogue]:
+    """The dialogues of a ReDial file, in its order; films are named by their titles in the text.
+
+    Raises:
+      DataError: the file cannot be read, or a line is broken; names the line.
+    """
+    for number, line in _lines(path):
+        try:
+            raw = json.loads(line)
+            # Where no film is named, the files have an empty list in place of an object.
+            named_films = dict(raw["movieMentions"] or {})
+            mentions = {str(key): repaired(title or "") for key, title in named_films.items()}
+            seeker = raw["initiatorWorkerId"]
+            said = []
+            for message in raw["messages"]:
+                speaker = USER if message["senderWorkerId"] == seeker else SYSTEM
+                named = [key for key in _MENTION.findall(message["text"]) if mentions.get(key)]
+                text = message["text"]
+                for key in named:
+                    # In two steps: a title must not be read as a pattern's replacement.
+                    text = mentions[key].join(re.split(rf"@{key}(?!\d)", text))
+                said.append((speaker, text, named))
+            identifier = str(raw["conversationId"])
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise DataError(f"{path}, line {number} is no dialogue of ReDial ({reason})") from error
+        dialogue = _dialogue(identifier, said, mentions)
+        if dialogue is not None:
+            yield dialogue
+
+
+FORMATS: Mapping[str, Callable[[Path], Iterator[Dialogue]]] = {
+    "inspired": read_inspired,
+    "redial": read_redial,
+}
+
+
+def _dialogue(
+    identifier: str, said: list[tuple[str, str, list[str]]], titles: Mapping[str, str]
+) -> Dialogue | None:
+    """Messages of one side that follow each other are one turn; None where nothing is said."""
+    turns: list[Turn] = []
+    for speaker, raw, items in said:
+        text = repaired(raw)
+        if not text:
+            continue
+        if turns and turns[-1].speaker == speaker:
+            last = turns.pop()
+            text, items = f"{last.text} {text}", [*last.items, *items]
+        turns.append(Turn(speaker, text, tuple(dict.fromkeys(items))))
+    if not turns:
+        return None
+    named = {item: titles[item] for turn in turns for item in turn.items}
+    return Dialogue(identifier, tuple(turns), named)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Lines that are not blank, with their numbers from 1."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="\n") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield number, line.rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 ({error.reason})") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror})") from error

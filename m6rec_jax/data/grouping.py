@@ -1,0 +1,225 @@
+"""Groups: consecutive rows of one user, with the history they all share.
+
+One encoding of the history then serves every candidate of the group. The price is that the history
+ends before the group's first row, so `size` trades speed against freshness.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping
+
+import numpy as np
+import pyarrow as pa
+
+from m6rec_jax.data.assignment import UserEvents
+from m6rec_jax.data.splits import EXCLUDED, TEST, TRAIN, VALIDATION, VISIBLE_PARTS
+from m6rec_jax.errors import ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class Grouping:
+    """How rows are grouped.
+
+    Attributes:
+      size: rows per group, at most.
+      max_events: events of history, at most; the latest ones.
+      strict: history ends strictly before the *time* of the group's first row (scoring); otherwise
+        before that row in the user's order, so that events of the same moment are in (retrieval).
+      max_seconds: a row later than the group's first one by more than this starts a new group;
+        None for no limit.
+      parts: parts whose rows are grouped.
+      with_seen: keep all items the user acted on so far (for sampling negatives).
+    """
+
+    size: int
+    max_events: int
+    strict: bool = True
+    max_seconds: float | None = None
+    parts: tuple[int, ...] = (TRAIN, VALIDATION, TEST)
+    with_seen: bool = False
+
+    def __post_init__(self) -> None:
+        if self.size < 1 or self.max_events < 0:
+            raise ConfigError(
+                f"a group needs at least one row and no negative number of events, not "
+                f"size={self.size}, max_events={self.max_events}"
+            )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Group:
+    """Rows of one user that share a history.
+
+    Attributes:
+      group_id: counted over all users, in the order of the users table and then the user's.
+      part: part code of all its rows.
+      user: index in the users table.
+      time: of the first row, unix seconds; statistics hold events before it.
+      items, values: of the rows (NaN for no value), in the user's order.
+      history_items, history_times, history_values: visible events before, oldest first.
+      seen: items of all visible events before and, where `strict`, of the same moment; or nothing.
+    """
+
+    group_id: int
+    part: int
+    user: int
+    time: float
+    items: list[int]
+    values: list[float]
+    history_items: list[int]
+    history_times: list[float]
+    history_values: list[float]
+    seen: list[int]
+
+
+_INTS, _FLOATS = pa.list_(pa.int64()), pa.list_(pa.float64())
+SCHEMA = pa.schema(
+    [
+        ("group_id", pa.int64()),
+        ("part", pa.int64()),
+        ("user", pa.int64()),
+        ("time", pa.float64()),
+        ("items", _INTS),
+        ("values", _FLOATS),
+        ("history_items", _INTS),
+        ("history_times", _FLOATS),
+        ("history_values", _FLOATS),
+        ("seen", _INTS),
+    ]
+)
+# The order in which statistics can answer them.
+SORT_KEYS = ("time", "group_id")
+# Items that the groups of a batch hold, histories and all: some tens of megabytes in Python.
+_ITEMS_AT_A_TIME = 500_000
+
+
+def groups_of_user(
+    events: UserEvents,
+    codes: np.ndarray,
+    grouping: Grouping,
+    first_id: int = 0,
+    visible_parts: Mapping[int, tuple[int, ...]] = VISIBLE_PARTS,
+) -> Iterator[Group]:
+    """Groups one user's rows.
+
+    Rows of one part that follow each other directly in the user's order go together; excluded rows
+    do not count, all others separate.
+
+    Args:
+      events: all events of the user, `[n]`.
+      codes: their part codes `[n]`.
+      grouping: how.
+      first_id: id of the first group.
+      visible_parts: part of a row -> parts whose events its history may hold.
+    """
+    known = codes != EXCLUDED
+    times, values = events.times[known], events.values[known]
+    items, codes = events.items[known], codes[known]
+    # Found once: a user whom many share, or a bot, has as many groups as events.
+    visible = {part: np.flatnonzero(np.isin(codes, visible_parts[part])) for part in grouping.parts}
+    seen = {
+        part: _FirstSeen.of(items, positions) if grouping.with_seen else None
+        for part, positions in visible.items()
+    }
+    start = 0
+    while start < len(codes):
+        part, time = int(codes[start]), float(times[start])
+        if part not in grouping.parts:
+            start += 1
+            continue
+        end = start + 1
+        while (
+            end < min(len(codes), start + grouping.size)
+            and codes[end] == part
+            and (grouping.max_seconds is None or times[end] - time <= grouping.max_seconds)
+        ):
+            end += 1
+        cut = seen_cut = start
+        if grouping.strict:
+            cut = int(np.searchsorted(times, time, "left"))
+            # What came at the same moment, as in one basket, is in no history, and no negative.
+            seen_cut = int(np.searchsorted(times, time, "right"))
+        positions, of_part = visible[part], seen[part]
+        last = int(np.searchsorted(positions, cut, "left"))
+        history = positions[max(0, last - grouping.max_events) : last]
+        yield Group(
+            group_id=first_id,
+            part=part,
+            user=events.user,
+            time=time,
+            items=items[start:end].tolist(),
+            values=values[start:end].tolist(),
+            history_items=items[history].tolist(),
+            history_times=times[history].tolist(),
+            history_values=values[history].tolist(),
+            seen=[] if of_part is None else of_part.before(seen_cut),
+        )
+        first_id += 1
+        start = end
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _FirstSeen:
+    """A user's distinct items in the order in which they came, and where: `[distinct]`."""
+
+    items: np.ndarray
+    positions: np.ndarray
+
+    @classmethod
+    def of(cls, items: np.ndarray, positions: np.ndarray) -> _FirstSeen:
+        """Args: the user's items `[n]`, and the positions of those that may be known."""
+        distinct, first = np.unique(items[positions], return_index=True)
+        order = np.argsort(first)
+        return cls(distinct[order], positions[first[order]])
+
+    def before(self, cut: int) -> list[int]:
+        """Items that came before a position, in ascending order."""
+        found: list[int] = np.sort(
+            self.items[: np.searchsorted(self.positions, cut, "left")]
+        ).tolist()
+        return found
+
+
+def group_batches(
+    users: Iterable[UserEvents],
+    codes: np.ndarray,
+    grouping: Grouping,
+    batch_size: int = 2_048,
+    visible_parts: Mapping[int, tuple[int, ...]] = VISIBLE_PARTS,
+) -> Iterator[pa.RecordBatch]:
+    """Streams the groups of all users as `SCHEMA`.
+
+    Args:
+      users: every user once.
+      codes: part codes of all rows of the events table `[rows]`.
+      grouping: how.
+      batch_size: groups per batch, at most; fewer where they hold many items.
+      visible_parts: part of a row -> parts whose events its history may hold.
+    """
+    held: list[Group] = []
+    next_id = num_items = 0
+    for events in users:
+        for group in groups_of_user(events, codes[events.rows], grouping, next_id, visible_parts):
+            held.append(group)
+            next_id = group.group_id + 1
+            # A group late in a long history may hold all of it.
+            num_items += len(group.seen) + len(group.history_items)
+            if len(held) == batch_size or num_items >= _ITEMS_AT_A_TIME:
+                yield _to_batch(held)
+                held, num_items = [], 0
+    if held:
+        yield _to_batch(held)
+
+
+def groups_of(batch: pa.RecordBatch) -> Iterator[Group]:
+    """The groups of a batch of `SCHEMA`."""
+    for values in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+        yield Group(*values)
+
+
+def _to_batch(groups: list[Group]) -> pa.RecordBatch:
+    arrays = [
+        pa.array([getattr(group, field.name) for group in groups], field.type) for field in SCHEMA
+    ]
+    return pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)

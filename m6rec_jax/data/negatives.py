@@ -1,0 +1,128 @@
+"""Sampled negatives for shops that log what was bought but not what was shown, and their mending.
+
+A model trained on all positives and a share `w` of the negatives predicts odds that are 1/w too
+high. `corrected_probability` takes that back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Sequence
+
+import numpy as np
+
+from m6rec_jax.data.statistics import Statistics
+from m6rec_jax.errors import ConfigError
+
+
+def corrected_probability(probability: np.ndarray | float, sampling_rate: float) -> np.ndarray:
+    """Probability in the world where all negatives count: p' = p / (p + (1 - p) / w).
+
+    One w for all items: exact where negatives are drawn alike (`NegativeSampler` with power 0).
+    Drawn by popularity, popular items stand for fewer negatives than w says, so that their odds
+    come out too low beside those of rare ones.
+
+    Args:
+      probability: predicted by a model trained on sampled negatives, any shape.
+      sampling_rate: w, the share of the negatives that were sampled (`prepare.json` records it),
+        above 0 and at most 1.
+
+    Raises:
+      ConfigError: a sampling rate outside (0, 1].
+    """
+    if not 0 < sampling_rate <= 1:
+        raise ConfigError(f"a sampling rate lies above 0 and not above 1, not {sampling_rate}")
+    p = np.asarray(probability, np.float64)
+    return p / (p + (1 - p) / sampling_rate)
+
+
+class NegativeSampler:
+    """Draws items a user did not act on, in proportion to (events so far + 1) ** power.
+
+    Popularity is taken from as-of-time statistics, so a draw cannot depend on the future; it is
+    refreshed when 2% more events came. Each draw has its own random numbers, from the seed and its
+    `key`.
+
+    Args:
+      item_ids: all items of the items table.
+      power: 0 draws all items alike, 1 by popularity.
+      seed: of all draws.
+      never: items that are never drawn, as indices in the table (held-out items).
+    """
+
+    def __init__(
+        self, item_ids: Sequence[str], power: float, seed: int, never: Collection[int] = ()
+    ) -> None:
+        self._index = {item_id: index for index, item_id in enumerate(item_ids)}
+        self._power = power
+        self._seed = seed
+        self._never = frozenset(never)
+        # Place in the statistics -> index in the table.
+        self._table_index: list[int] = []
+        self._next_refresh = -1
+        self._cumulative = np.zeros(0)
+        self.num_sampled = 0
+        self.num_eligible = 0
+
+    @property
+    def sampling_rate(self) -> float | None:
+        """Share of the items that could have been drawn that were; None before the first draw."""
+        return self.num_sampled / self.num_eligible if self.num_eligible else None
+
+    def sample(
+        self, statistics: Statistics, key: str, acted_on: Collection[int], count: int, draws: int
+    ) -> list[list[int]]:
+        """Draws `draws` times `count` distinct items for one user.
+
+        Args:
+          statistics: as of the moment of the draw.
+          key: names the draw, such as user and time.
+          acted_on: items the user acted on, as indices in the table; they are not drawn.
+          count: items per draw; fewer where not enough are left.
+          draws: how many draws (one per positive row of a group).
+
+        Returns:
+          `[draws][count]` indices in the items table.
+        """
+        if statistics.count >= self._next_refresh:
+            self._refresh(statistics)
+        digest = hashlib.blake2b(f"{self._seed}:{key}".encode("utf-8", "surrogatepass")).digest()
+        random = np.random.default_rng(list(digest))
+        acted = frozenset(acted_on)
+        # No union: held-out items may be many, and are the same at every call.
+        eligible = len(self._index) - len(self._never) - len(acted - self._never)
+        count = min(count, eligible)
+        found = [self._draw(random, acted, count) for _ in range(draws)]
+        self.num_sampled += draws * count
+        self.num_eligible += draws * eligible
+        return found
+
+    def _draw(self, random: np.random.Generator, acted: frozenset[int], count: int) -> list[int]:
+        never = self._never
+        chosen: dict[int, None] = {}
+        for _ in range(8):
+            if len(chosen) >= count:
+                break
+            points = random.random(2 * count + 8) * self._cumulative[-1]
+            for index in np.searchsorted(self._cumulative, points, side="right").tolist():
+                if index not in acted and index not in never and len(chosen) < count:
+                    chosen[index] = None
+        if len(chosen) < count:  # the user acted on nearly everything that is popular
+            left = [
+                index
+                for index in range(len(self._index))
+                if index not in acted and index not in never and index not in chosen
+            ]
+            picked = random.choice(len(left), count - len(chosen), replace=False)
+            chosen.update(dict.fromkeys(left[index] for index in picked))
+        return list(chosen)
+
+    def _refresh(self, statistics: Statistics) -> None:
+        indices = statistics.items.index
+        if len(self._table_index) < len(indices):
+            new = list(indices)[len(self._table_index) :]
+            self._table_index += [self._index[item_id] for item_id in new]
+        counts = np.zeros(len(self._index))
+        counts[self._table_index] = statistics.items.count
+        self._cumulative = np.cumsum((counts + 1) ** self._power)
+        self._next_refresh = statistics.count + max(1, statistics.count // 50)

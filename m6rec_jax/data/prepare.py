@@ -1,0 +1,581 @@
+"""`m6rec data prepare`: a data set folder becomes a TFDS data set of rendered text.
+
+For every view: group the rows of each user, sort the groups by time, fold the training events into
+the statistics in the order of time and render each group when the fold reaches its moment, write
+the rows as Parquet, and let the TFDS builder turn these into shards.
+
+Events are streamed and sorted through disk; in memory are the users and items tables, one byte per
+event, the statistics, and a few thousand rows. Each finished step is on disk with the fingerprint
+of everything it depends on, so a run that was killed goes on from the last one, and a run with
+other options does again only what they change. The same input gives the same bytes of records.
+
+Who may see what is defined in `data.splits`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import shutil
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import gin
+import pyarrow as pa
+
+from m6rec_jax import __version__
+from m6rec_jax.data import co_occurrence, statistics_files, views
+from m6rec_jax.data.assignment import Assignment, assign, train_counts, users_in_order
+from m6rec_jax.data.co_occurrence import CoOccurrence, CoOccurrenceOptions, RerankingCandidates
+from m6rec_jax.data.grouping import SORT_KEYS, Grouping, group_batches, groups_of
+from m6rec_jax.data.negatives import NegativeSampler
+from m6rec_jax.data.prepared import (
+    CATALOGUE,
+    MANIFEST,
+    STATISTICS,
+    Prepared,
+    fingerprint,
+    folder_of,
+    write_catalogue,
+    write_manifest,
+)
+from m6rec_jax.data.reading import Dataset
+from m6rec_jax.data.render import RowRenderer, events_for_statistics
+from m6rec_jax.data.schema import SPEC_FILE
+from m6rec_jax.data.sorting import sorted_batches
+from m6rec_jax.data.splits import (
+    CONTEXT,
+    PARTS,
+    STATISTICS_PARTS,
+    USER_STATISTICS_PARTS,
+    Split,
+    part_counts,
+)
+from m6rec_jax.data.statistics import Statistics, StatisticsOptions, as_of
+from m6rec_jax.data.template_needs import checked_template, items_without_text
+from m6rec_jax.data.views import RowWriter, build_view
+from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.io.atomic import write_atomically
+from m6rec_jax.io.progress import progress_bar
+from m6rec_jax.text.records import Event, Item
+from m6rec_jax.text.templates import DatasetTemplate
+
+log = logging.getLogger(__name__)
+# Views whose rows a model scores candidate by candidate.
+_OF_CANDIDATES = ("groups", "reranking")
+DEFAULT_NEGATIVES = 4
+
+# Raise it when the rendering changes, so that data prepared before are rendered again.
+FORMAT = 1
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class PrepareOptions:
+    """What is rendered and how. Set in gin: `PrepareOptions.group_size = 8`.
+
+    Attributes:
+      views: of `views.VIEWS` and `views.FURTHER_VIEWS`; and of `views.WRITING`, those that the
+        template has.
+      template: entries in place of those of the data set's own template, such as
+        `{"candidate": "{title}[, {awards}]"}`: see `DatasetTemplate`.
+      group_size: candidates of a row of 'groups', at most.
+      max_events: behaviours of a history, at most; the latest ones.
+      next_items_size: items of a row of 'next_items', at most; a row of 'reranking' is about the
+        first of as many.
+      document_events: behaviours in the target of a document, at most.
+      document_statistics: whether candidates in documents come with their statistics.
+      max_seconds: a row later than its group's first one by more starts a new group; None: never.
+      negatives: negatives sampled per positive; None: 4 where all events are positive, else 0.
+      negative_power: 0 samples all items alike, 1 by popularity.
+      reranking_negatives: candidates of a row of 'reranking' beside the wanted one.
+      reranking_depth: they are drawn from so many of the items that occur most with its last ones.
+      seed: of the negatives.
+      keep_rendered: keep the rendered Parquet files.
+      sort_rows: groups that are sorted in memory at a time, at most.
+    """
+
+    views: Sequence[str] = views.VIEWS
+    template: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    group_size: int = 8
+    max_events: int = 50
+    next_items_size: int = 4
+    document_events: int = 4
+    document_statistics: bool = True
+    max_seconds: float | None = None
+    negatives: int | None = None
+    negative_power: float = 0.5
+    reranking_negatives: int = 11
+    reranking_depth: int = 200
+    seed: int = 0
+    keep_rendered: bool = False
+    sort_rows: int = 200_000
+
+
+@gin.configurable
+def prepare(
+    dataset_dir: str | Path = gin.REQUIRED,
+    out: str | Path = gin.REQUIRED,
+    split: str = "per_user_temporal",
+    options: PrepareOptions | None = None,
+    statistics_options: StatisticsOptions | None = None,
+    progress: bool = True,
+) -> Prepared:
+    """Renders a split of a data set.
+
+    Args:
+      dataset_dir: the data set folder.
+      out: the TFDS data_dir to write to; may hold other data sets and splits.
+      split: name of a split, with options where wanted: see `splits.Split.parse`.
+      options: what is rendered; None for gin's `PrepareOptions` or the defaults.
+      statistics_options: None for gin's `StatisticsOptions` or the defaults.
+      progress: whether to show a bar.
+
+    Raises:
+      DataError: something is wrong with the folder, there is no such split or view, a part is
+        empty, a record lacks what its template needs, or the template says nothing of an item.
+      ConfigError: the template has an entry or names a field that does not exist (the message
+        names those that do), or an option has an impossible value.
+    """
+    options = options or PrepareOptions()
+    known = (*views.VIEWS, *views.FURTHER_VIEWS, *views.WRITING)
+    wanted = tuple(views.check_view(view, known) for view in options.views)
+    dataset = with_template(Dataset.open(dataset_dir), options.template)
+    parsed = Split.parse(split, dataset.spec.splits)
+    renderer = ViewRenderer(dataset, assign(dataset, parsed), options, statistics_options, progress)
+    preparation = _Preparation(renderer, Path(out), progress)
+    preparation.check(wanted)
+    for view in wanted:
+        preparation.make(view)
+    return preparation.finish()
+
+
+class _Preparation:
+    """One run of `prepare`: what of it is on disk, and its manifest."""
+
+    def __init__(self, renderer: ViewRenderer, out: Path, progress: bool) -> None:
+        self.renderer, self.out, self.progress = renderer, out, progress
+        self.dataset, self.split = renderer.dataset, renderer.assignment.split
+        dataset, split, options = self.dataset, self.split, renderer.options
+        self.item_texts = self._item_texts()
+        self.dataset_fingerprint = dataset_fingerprint(dataset)
+        self.source = fingerprint(
+            FORMAT,
+            __version__,
+            self.dataset_fingerprint,
+            split.kind,
+            dict(split.options),
+            dict(options.template),
+            sorted(split.visible_parts.items()),
+        )
+        self.folder = folder_of(out, dataset.spec.name, split.name)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        old = _read_json(self.folder / MANIFEST) or {}
+        # What an earlier run left is of use only if it came from the same data.
+        same = old.get("source") == self.source
+        if not same:
+            # Views of other data must not be read beside it; `finish` writes it anew.
+            for name in (CATALOGUE, co_occurrence.FILE):
+                (self.folder / name).unlink(missing_ok=True)
+        self.manifest: dict[str, Any] = {
+            **self._description(),
+            "source": self.source,
+            "views": dict(old["views"]) if same else {},
+            "statistics": dict(old["statistics"]) if same else {},
+        }
+
+    def check(self, wanted: Sequence[str]) -> None:
+        """Raises an error where a view has no text, before any is made."""
+        template, path = self.renderer.template, self.dataset.directory / SPEC_FILE
+        for view in wanted:
+            if view in views.WRITING and view not in template.writing:
+                raise ConfigError(
+                    f"{path}: 'template.writing' has no {view!r}, so there is no text to prepare "
+                    f"(it has: {', '.join(template.writing) or 'none'})"
+                )
+            if view in _OF_CANDIDATES and not template.candidate_template.source.strip():
+                raise DataError(
+                    f"{path}: the template 'candidate' is empty, and the view '{view}' is of "
+                    "candidates: leave it out of PrepareOptions.views, or give them a text"
+                )
+
+    def make(self, view: str) -> None:
+        """Renders and builds one view, unless that is done."""
+        wanted = fingerprint(self.source, *self.renderer.settings(view))
+        target = views.tfds_folder(self.out, self.dataset.spec.name, self.split.name, view)
+        done = self.manifest["views"].get(view, {}).get("fingerprint") == wanted
+        if done and (target / "dataset_info.json").is_file():
+            log.info("%s is prepared already", target)
+            return
+        if self.manifest["views"].pop(view, None) is not None:
+            # Before its rows are replaced: killed in between, it counts as not prepared.
+            write_manifest(self.folder, self.manifest)
+        rendered = self.folder / "rendered" / view
+        mark = rendered / "done.json"
+        entry = _read_json(mark)
+        if entry is None or entry["fingerprint"] != wanted:
+            shutil.rmtree(rendered, ignore_errors=True)
+            rendered.mkdir(parents=True)
+            described, statistics = self.renderer.render(view, rendered)
+            if statistics is not None:
+                self._save_statistics(statistics)
+            entry = {"fingerprint": wanted, **described}
+            write_atomically(mark, json.dumps(entry))
+        build_view(self.out, rendered, target, self.progress)
+        counts = rendered / co_occurrence.FILE
+        if counts.is_file():  # what serving ranks candidates by
+            counts.replace(self.folder / counts.name)
+        self.manifest["views"][view] = entry
+        write_manifest(self.folder, self.manifest)
+        if not self.renderer.options.keep_rendered:
+            shutil.rmtree(rendered)
+
+    def finish(self) -> Prepared:
+        """Writes what all views share."""
+        entry = self.manifest["statistics"]
+        there = (self.folder / STATISTICS / "statistics.json").is_file()
+        if entry.get("fingerprint") != self._statistics_fingerprint() or not there:
+            statistics = self.renderer.new_statistics()
+            for event in self.renderer.events_for_statistics():
+                statistics.update(*event)
+            self._save_statistics(statistics)
+        write_catalogue(
+            self.folder / CATALOGUE,
+            self.dataset.item_records,
+            self.dataset.items.select(list(self.dataset.spec.items.columns)),
+            self.item_texts,
+            self.renderer.assignment.held_out,
+            train_counts(self.dataset, self.renderer.assignment.codes),
+        )
+        rendered = self.folder / "rendered"
+        if rendered.is_dir() and not any(rendered.iterdir()):
+            rendered.rmdir()
+        write_manifest(self.folder, self.manifest)
+        return Prepared.open(self.out, self.dataset.spec.name, self.split.name)
+
+    def _item_texts(self) -> list[str]:
+        """What the template says of each item; a model can read no empty text."""
+        template, items = self.renderer.template, self.dataset.item_records
+        for name, empty in items_without_text(template, items).items():
+            raise DataError(
+                f"{self.dataset.directory / SPEC_FILE}: the template '{name}' says nothing of "
+                f"{len(empty)} items, the first of which is {empty[0]!r}: let it name a column "
+                f"that all items have, or begin with a word"
+            )
+        return [template.item(item) for item in items]
+
+    def _save_statistics(self, statistics: Statistics) -> None:
+        wanted = self._statistics_fingerprint()
+        if self.manifest["statistics"].get("fingerprint") == wanted:
+            return
+        statistics.save(self.folder / STATISTICS)
+        self.manifest["statistics"] = {"fingerprint": wanted, "events": statistics.count}
+        write_manifest(self.folder, self.manifest)
+
+    def _description(self) -> dict[str, Any]:
+        """What the manifest says beside views and statistics."""
+        names = dict(enumerate(PARTS)) | {CONTEXT: "context"}
+        return {
+            "format": FORMAT,
+            "version": __version__,
+            "dataset": self.dataset.spec.name,
+            "dataset_spec": self.dataset.spec.to_dict(),
+            "dataset_fingerprint": self.dataset_fingerprint,
+            "split": {
+                "name": self.split.name,
+                "kind": self.split.kind,
+                "options": dict(self.split.options),
+            },
+            "options": dataclasses.asdict(self.renderer.options)
+            | {"views": list(self.renderer.options.views)},
+            "statistics_options": dataclasses.asdict(self.renderer.statistics_options),
+            "counts": {
+                "users": len(self.dataset.user_records),
+                "items": len(self.dataset.item_records),
+                "events": part_counts(self.renderer.assignment.codes),
+                "held_out_items": int(self.renderer.assignment.held_out.sum()),
+                "cold_users": self.renderer.assignment.num_cold_users,
+            },
+            "visible": {
+                "history": {
+                    names[part]: [names[code] for code in seen]
+                    for part, seen in self.split.visible_parts.items()
+                },
+                "history_until": "strictly before the time of a group's first row; in "
+                "'next_items' before that row in the user's order",
+                "statistics": [names[code] for code in STATISTICS_PARTS],
+                "user_statistics": {
+                    names[part]: [
+                        names[code]
+                        for code in seen
+                        if code in STATISTICS_PARTS + USER_STATISTICS_PARTS
+                    ]
+                    for part, seen in self.split.visible_parts.items()
+                },
+                "statistics_until": "strictly before the time of a group's first row",
+            },
+        }
+
+    def _statistics_fingerprint(self) -> str:
+        options = dataclasses.asdict(self.renderer.statistics_options)
+        return fingerprint(self.source, statistics_files.FORMAT, options)
+
+
+class ViewRenderer:
+    """Renders views of one data set under one assignment of its events to Parquet files.
+
+    Args:
+      dataset: an open data set.
+      assignment: part of every event.
+      options: what is rendered.
+      statistics_options: None for gin's or the defaults.
+      progress: whether to show a bar.
+
+    Raises:
+      ConfigError: the template names a field that does not exist, or negatives are asked for where
+        events have labels.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        assignment: Assignment,
+        options: PrepareOptions,
+        statistics_options: StatisticsOptions | None = None,
+        progress: bool = False,
+    ) -> None:
+        self.dataset, self.assignment, self.options = dataset, assignment, options
+        self.template, self.statistics_options = _checked_template(dataset, statistics_options)
+        self.negatives = num_negatives(dataset, options)
+        self._progress = progress
+
+    def new_statistics(self, of_history: bool = False) -> Statistics:
+        """Statistics that hold no event yet; with `of_history` only those of a history."""
+        options = self.statistics_options
+        if of_history:
+            options = _needed_only(options, self.template.profile_template.fields)
+        return Statistics.for_dataset(self.dataset.spec, options)
+
+    def events_for_statistics(self) -> Iterator[tuple[Event, Item, bool]]:
+        """What statistics may hold, in the order of time."""
+        visible = self.assignment.split.visible_parts
+        return events_for_statistics(self.dataset, self.assignment.codes, visible)
+
+    def grouping(self, view: str) -> Grouping:
+        """How the rows of a view are grouped."""
+        options = self.options
+        size = {
+            "groups": max(1, options.group_size // (1 + self.negatives)),
+            "next_items": options.next_items_size,
+            "reranking": options.next_items_size,
+            "documents": options.document_events,
+        }.get(view, 1)
+        return Grouping(
+            size=size,
+            max_events=options.max_events,
+            strict=view not in ("next_items", "reranking"),
+            max_seconds=options.max_seconds,
+            with_seen=view == "reranking" or (view == "groups" and self.negatives > 0),
+        )
+
+    def settings(self, view: str) -> list[Any]:
+        """All that the rows of a view depend on beside the data set and its split (for JSON)."""
+        if view == "catalogue":
+            return [view]
+        found: list[Any] = [
+            view,
+            statistics_files.FORMAT,
+            dataclasses.asdict(self.statistics_options),
+            dataclasses.asdict(self.grouping(view)),
+        ]
+        if view == "groups" and self.negatives:
+            found.append([self.negatives, self.options.negative_power, self.options.seed])
+        if view == "documents":
+            found.append(self.options.document_statistics)
+        if view == "reranking":
+            drawn = (self.options.reranking_negatives, self.options.reranking_depth)
+            counting = dataclasses.asdict(CoOccurrenceOptions())
+            found.append([co_occurrence.FORMAT, counting, *drawn, self.options.seed])
+        return found
+
+    def render(self, view: str, folder: Path) -> tuple[dict[str, Any], Statistics | None]:
+        """Writes the rows of a view to Parquet files in `folder`.
+
+        Returns:
+          what the manifest says about the view, and the statistics after the last training event
+          (None for the catalogue and for texts to write, which need few or none of them).
+
+        Raises:
+          DataError: a record lacks what its template needs, or no row is to be made.
+        """
+        of_history = view in views.WRITING or view == "reranking"
+        statistics = self.new_statistics(of_history)
+        sampler = self._sampler() if view == "groups" else None
+        reranking = self._reranking_candidates() if view == "reranking" else None
+        renderer = RowRenderer(
+            self.dataset,
+            self.template,
+            statistics,
+            sampler,
+            self.negatives,
+            self.options.document_statistics,
+            reranking,
+        )
+        writer = RowWriter(folder, view)
+        entry: dict[str, Any] = {}
+        if view == "catalogue":
+            for row in renderer.catalogue_rows():
+                writer.write("train", row)
+        else:
+            if view == "documents":
+                held_out = self.assignment.held_out
+                for item, held in zip(self.dataset.item_records, held_out, strict=True):
+                    if not held:
+                        writer.write("train", renderer.item_document(item))
+            grouping = self.grouping(view)
+            entry["grouping"] = dataclasses.asdict(grouping)
+            counts = None if reranking is None else reranking.counts
+            self._render_groups(view, grouping, statistics, counts, renderer, writer)
+            if counts is not None:
+                counts.save(folder)
+        writer.close()
+        if not writer.num_rows:
+            raise DataError(
+                f"{self.dataset.spec.name!r} has no row for the view {view!r}: nothing that a user "
+                "liked has what the template asks for"
+            )
+        entry["rows"] = writer.num_rows
+        if sampler is not None and sampler.sampling_rate is not None:
+            entry["negatives"] = {
+                "per_positive": self.negatives,
+                "power": self.options.negative_power,
+                "seed": self.options.seed,
+                "sampling_rate": sampler.sampling_rate,
+            }
+        return entry, None if view == "catalogue" or of_history else statistics
+
+    def _render_groups(
+        self,
+        view: str,
+        grouping: Grouping,
+        statistics: Statistics,
+        counts: CoOccurrence | None,
+        renderer: RowRenderer,
+        writer: RowWriter,
+    ) -> None:
+        codes, visible = self.assignment.codes, self.assignment.split.visible_parts
+        total = 0
+
+        def counted(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+            nonlocal total
+            for batch in batches:
+                total += batch.num_rows
+                yield batch
+
+        def update(event: Event, item: Item, of_user_only: bool) -> None:
+            statistics.update(event, item, of_user_only)
+            if counts is not None and not of_user_only:
+                counts.update(event.user_id, self.dataset.item_index[item.id])
+
+        users = users_in_order(self.dataset)
+        batches = sorted_batches(
+            counted(group_batches(users, codes, grouping, visible_parts=visible)),
+            SORT_KEYS,
+            batch_size=1_024,
+            memory_rows=self.options.sort_rows,
+        )
+        groups = (group for batch in batches for group in groups_of(batch))
+        bar = progress_bar(desc=f"rendering {view}", unit=" rows", disable=not self._progress)
+        with bar:
+            for group in as_of(update, self.events_for_statistics(), groups, lambda g: g.time):
+                row = renderer.row(view, group)
+                if row is not None:
+                    writer.write(PARTS[group.part], row)
+                if bar.total is None:  # sorting has read all groups by now
+                    bar.total = total
+                bar.update()
+
+    def _reranking_candidates(self) -> RerankingCandidates:
+        items = self.dataset.item_records
+        return RerankingCandidates(
+            CoOccurrence(len(items)),
+            [self.template.item(item) for item in items],
+            self.assignment.held_out.nonzero()[0].tolist(),
+            negatives=self.options.reranking_negatives,
+            depth=self.options.reranking_depth,
+            seed=self.options.seed,
+        )
+
+    def _sampler(self) -> NegativeSampler | None:
+        if not self.negatives:
+            return None
+        ids = [item.id for item in self.dataset.item_records]
+        never = self.assignment.held_out.nonzero()[0].tolist()
+        return NegativeSampler(ids, self.options.negative_power, self.options.seed, never)
+
+
+def with_template(dataset: Dataset, entries: Mapping[str, Any]) -> Dataset:
+    """The data set with some entries of its template replaced."""
+    template = {**dataset.spec.template, **entries}
+    return dataclasses.replace(dataset, spec=dataclasses.replace(dataset.spec, template=template))
+
+
+def num_negatives(dataset: Dataset, options: PrepareOptions) -> int:
+    """Negatives per positive: as asked for, or 4 where every event is positive, else none.
+
+    Raises:
+      ConfigError: fewer than none, or some where events have labels.
+    """
+    labelled = dataset.spec.label.at_least is not None
+    if options.negatives is None:
+        return 0 if labelled else DEFAULT_NEGATIVES
+    if options.negatives < 0 or (options.negatives and labelled):
+        raise ConfigError(
+            f"negatives={options.negatives} is impossible for {dataset.spec.name!r}: "
+            + ("its events have labels, use those" if labelled else "give 0 or more")
+        )
+    return options.negatives
+
+
+def _checked_template(
+    dataset: Dataset, options: StatisticsOptions | None
+) -> tuple[DatasetTemplate, StatisticsOptions]:
+    """The data set's template, and the options of the statistics that it asks for.
+
+    Pairs of items are not counted, and factors not fitted, for a template that does not ask for
+    them: they are most of the work.
+    """
+    spec = dataset.spec
+    where = str(dataset.directory / SPEC_FILE)
+    statistics = Statistics.for_dataset(spec, options)
+    template = checked_template(spec, statistics, where)
+    wanted = (*template.candidate_template.fields, *template.profile_template.fields)
+    return template, _needed_only(statistics.options, wanted)
+
+
+def _needed_only(options: StatisticsOptions, wanted: Collection[str]) -> StatisticsOptions:
+    """Options without what costs most of the work, unless it is wanted."""
+    of_neighbours = {"user_neighbours_percent", "user_taste_difference", "user_neighbours_times"}
+    return dataclasses.replace(
+        options,
+        neighbours=options.neighbours and not of_neighbours.isdisjoint(wanted),
+        factors=options.factors if "user_expected_value" in wanted else 0,
+    )
+
+
+def dataset_fingerprint(dataset: Dataset) -> str:
+    """SHA-256 over dataset.json and the content of all files of a data set."""
+    files = (*dataset.user_files, *dataset.item_files, *dataset.event_files)
+    return fingerprint(files=(dataset.directory / SPEC_FILE, *files))
+
+
+def _read_json(path: Path) -> Mapping[str, Any] | None:
+    try:
+        found: Mapping[str, Any] = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise DataError(f"{path} is damaged ({error}); remove it and prepare again") from error
+    return found

@@ -1,0 +1,230 @@
+"""A prepared data set on disk: the manifest, the statistics, the catalogue, the TFDS folders.
+
+    DATA_DIR/
+      <dataset>.<split>/prepare.json       options, counts, fingerprints, who may see what
+      <dataset>.<split>/statistics/        state after the last training event
+      <dataset>.<split>/co_occurrence.parquet   with the view 'reranking'
+      <dataset>.<split>/catalogue.parquet  item_index, item_id, text, held_out, attributes
+      recommender_text/<dataset>.<split>.<view>/1.0.0/   TFRecord shards, read by seqio and TFDS
+
+Light: serving opens it without tensorflow.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from m6rec_jax.data import views
+from m6rec_jax.data.co_occurrence import CoOccurrence
+from m6rec_jax.data.statistics import Statistics
+from m6rec_jax.errors import DataError
+from m6rec_jax.io.atomic import atomic_file, write_atomically
+from m6rec_jax.io.closest import did_you_mean
+from m6rec_jax.io.hashing import hash_files
+from m6rec_jax.text.records import Item
+from m6rec_jax.text.templates import DatasetTemplate
+
+MANIFEST = "prepare.json"
+CATALOGUE = "catalogue.parquet"
+STATISTICS = "statistics"
+VOCABULARY = "vocabulary.model"
+
+
+@dataclasses.dataclass(frozen=True)
+class Catalogue:
+    """All items in the order of the items table.
+
+    Attributes:
+      items: with their attributes.
+      texts: as the item tower reads them.
+      held_out: which items no training text mentions `[items]` bool.
+      train_counts: training events of each item `[items]` int64.
+    """
+
+    items: Sequence[Item]
+    texts: Sequence[str]
+    held_out: np.ndarray
+    train_counts: np.ndarray
+
+    @property
+    def log_frequency(self) -> np.ndarray:
+        """Log of each item's share of the training events, one added to each, `[items]` float32."""
+        counts = self.train_counts + 1.0
+        return np.log(counts / counts.sum()).astype(np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A prepared split of a data set. Make it with `Prepared.open`.
+
+    Attributes:
+      data_dir: the TFDS data_dir.
+      manifest: what `prepare.json` holds.
+    """
+
+    data_dir: Path
+    manifest: dict[str, Any]
+
+    @classmethod
+    def open(cls, data_dir: str | os.PathLike[str], dataset: str, split: str) -> Prepared:
+        """Opens what `prepare` wrote.
+
+        Args:
+          data_dir: the TFDS data_dir.
+          dataset: name of the data set.
+          split: name of the split, as in TFDS config names.
+
+        Raises:
+          DataError: this split is not prepared there; the message names those that are.
+        """
+        path = folder_of(data_dir, dataset, split) / MANIFEST
+        if not path.is_file():
+            found = sorted(str(p.parent.name) for p in Path(data_dir).glob(f"*/{MANIFEST}"))
+            wanted = path.parent.name
+            raise DataError(
+                f"{data_dir} holds no prepared {wanted!r}{did_you_mean(wanted, found)} "
+                f"(there: {', '.join(found) or 'nothing'}); run `m6rec data prepare`"
+            )
+        try:
+            return cls(Path(data_dir), json.loads(path.read_text("utf-8")))
+        except ValueError as error:
+            raise DataError(f"{path} is damaged: {error}; prepare the data set again") from error
+
+    @property
+    def folder(self) -> Path:
+        """Where manifest, statistics and catalogue lie."""
+        return folder_of(self.data_dir, self.manifest["dataset"], self.manifest["split"]["name"])
+
+    @property
+    def vocabulary_file(self) -> Path:
+        """Where the data set's tasks look for their vocabulary; `prepare` does not make it."""
+        return self.folder / VOCABULARY
+
+    def tfds_folder(self, view: str) -> Path:
+        """Folder of a view's TFRecord shards."""
+        names = (self.manifest["dataset"], self.manifest["split"]["name"])
+        return views.tfds_folder(self.data_dir, *names, view)
+
+    def num_rows(self, view: str) -> dict[str, int]:
+        """Rows of each part of a view.
+
+        Raises:
+          DataError: the view is not prepared.
+        """
+        if view not in self.manifest["views"]:
+            known = ", ".join(self.manifest["views"]) or "none"
+            raise DataError(f"{self.folder}: view {view!r} is not prepared (prepared: {known})")
+        rows: dict[str, int] = self.manifest["views"][view]["rows"]
+        return rows
+
+    def statistics(self) -> Statistics:
+        """The statistics after the last training event."""
+        return Statistics.load(self.folder / STATISTICS)
+
+    def co_occurrence(self) -> CoOccurrence:
+        """Which items occur together, after the last training event.
+
+        Raises:
+          DataError: the view 'reranking' is not prepared.
+        """
+        if "reranking" not in self.manifest["views"]:
+            raise DataError(
+                f"{self.folder}: the view 'reranking', with co-occurrences of items, is not "
+                "prepared (PrepareOptions.views)"
+            )
+        return CoOccurrence.load(self.folder)
+
+    def template(self) -> DatasetTemplate:
+        """The template that all text was rendered with."""
+        spec = self.manifest["dataset_spec"]["template"]
+        return DatasetTemplate.parse(spec, str(self.folder / MANIFEST))
+
+    def catalogue(self) -> Catalogue:
+        """All items.
+
+        Raises:
+          DataError: the file is missing or damaged.
+        """
+        return read_catalogue(self.folder)
+
+
+def read_catalogue(folder: str | os.PathLike[str]) -> Catalogue:
+    """The catalogue in a folder that `prepare` wrote, wherever it was moved or copied to.
+
+    Raises:
+      DataError: the file is missing or damaged.
+    """
+    path = Path(folder) / CATALOGUE
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{path}: {error}; prepare the data set again") from error
+    ids, texts, attributes = (
+        table.column(name).to_pylist() for name in ("item_id", "text", "attributes")
+    )
+    items = [
+        Item(identifier, {name: _value(value) for name, value in (values or {}).items()})
+        for identifier, values in zip(ids, attributes, strict=True)
+    ]
+    held_out, counts = (table.column(c).to_numpy() for c in ("held_out", "train_count"))
+    return Catalogue(items, texts, held_out, counts)
+
+
+def folder_of(data_dir: str | os.PathLike[str], dataset: str, split: str) -> Path:
+    """Where a prepared split keeps its manifest."""
+    return Path(data_dir) / views.config_prefix(dataset, split)
+
+
+def write_catalogue(
+    path: Path,
+    items: Sequence[Item],
+    attributes: pa.Table,
+    texts: Sequence[str],
+    held: np.ndarray,
+    train_counts: np.ndarray,
+) -> None:
+    """Writes `catalogue.parquet`; `attributes` are the declared columns of the items table."""
+    columns = [attributes.column(name).combine_chunks() for name in attributes.column_names]
+    struct: pa.Array = (
+        pa.StructArray.from_arrays(columns, names=attributes.column_names)
+        if columns
+        else pa.nulls(len(items), pa.struct([]))
+    )
+    table = pa.table(
+        {
+            "item_index": pa.array(range(len(items)), pa.int64()),
+            "item_id": pa.array([item.id for item in items], pa.string()),
+            "text": pa.array(texts, pa.string()),
+            "held_out": pa.array(held),
+            "train_count": pa.array(train_counts, pa.int64()),
+            "attributes": struct,
+        }
+    )
+    with atomic_file(path) as scratch:
+        pq.write_table(table, scratch, compression="zstd")
+
+
+def fingerprint(*settings: Any, files: Iterable[Path] = ()) -> str:
+    """SHA-256 over settings that JSON can hold, and over names and content of files."""
+    digest = hash_files(files)
+    digest.update(json.dumps(settings, sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    """Replaces `prepare.json` in one step."""
+    text = json.dumps(manifest, indent=2, ensure_ascii=False, sort_keys=True)
+    write_atomically(folder / MANIFEST, text + "\n")
+
+
+def _value(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

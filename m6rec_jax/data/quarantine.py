@@ -1,0 +1,186 @@
+"""Writes rejected rows to one file and the remaining rows to a clean data set folder beside it."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import fnmatch
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from m6rec_jax.data.columns import ARROW_TYPES, ID, TIME, VALUE
+from m6rec_jax.data.files import SUFFIXES, RawBatch, column_names, table_files
+from m6rec_jax.data.schema import SPEC_FILE, DatasetSpec
+from m6rec_jax.data.values import Unreadable, python_values
+from m6rec_jax.errors import DataError
+
+_OWN = ("quarantine_table", "quarantine_file", "quarantine_row", "quarantine_reason")
+_TEXT = "quarantine_text"
+# Among the provenance of a clean folder: only such a one is written over.
+_CLEANED = "cleaned_from"
+
+
+class Quarantine:
+    """Open files for rejected rows and for the clean folder. Call `close` at the end.
+
+    Rejected rows of all tables share one file: its columns are those of all tables together, as
+    text. A CSV row with the wrong number of columns is kept whole in `quarantine_text`.
+    """
+
+    def __init__(self, path: Path, spec: DatasetSpec, directory: Path) -> None:
+        if path.suffix.lower() not in (".csv", ".parquet"):
+            raise DataError(f"{path} must end in .csv or .parquet: rejected rows are written to it")
+        self.path = path
+        self.clean = path.with_name(f"{path.stem}-clean")
+        self.spec = spec
+        self._columns = [*_OWN, *_all_columns(directory, spec), _TEXT]
+        self._schema = pa.schema(
+            [
+                (name, pa.int64() if name == "quarantine_row" else pa.string())
+                for name in self._columns
+            ]
+        )
+        self._tables: dict[str, pq.ParquetWriter] = {}
+        self._csv: IO[str] | None = None
+        self._parquet: pq.ParquetWriter | None = None
+        try:
+            self._check_free(directory)
+            self.clean.mkdir(parents=True, exist_ok=True)
+            if path.suffix.lower() == ".csv":
+                self._csv = path.open("w", encoding="utf-8", newline="")
+                csv.writer(self._csv).writerow(self._columns)
+            else:
+                self._parquet = pq.ParquetWriter(path, self._schema)
+        except OSError as error:
+            raise DataError(f"{path} cannot be written ({error.strerror})") from error
+        self._schemas = _clean_schemas(spec)
+
+    def _check_free(self, directory: Path) -> None:
+        """Raises DataError where something that no quarantine wrote would be written over."""
+        if self.clean.resolve() == directory.resolve():
+            raise DataError(f"{self.clean} is the data set itself; name another file")
+        for table in ("users", "items", "events"):
+            file = getattr(self.spec, table).file
+            path = self.path.resolve()
+            names = [file] if file else [f"{table}{suffix}" for suffix in SUFFIXES]
+            patterns = [str(directory.resolve() / name) for name in names]
+            # As a pattern '*' takes folders in as well, so '**' needs no meaning of its own.
+            if any(fnmatch.fnmatchcase(str(path), pattern) for pattern in patterns):
+                raise DataError(
+                    f"{self.path} is, or would be read as, a file of the data set's {table}; name "
+                    "another file, best in another folder"
+                )
+        there = self.clean / SPEC_FILE
+        if there.exists():
+            try:
+                mine = _CLEANED in DatasetSpec.load(self.clean).provenance
+            except DataError:
+                mine = False
+            if not mine:
+                raise DataError(
+                    f"{self.clean} holds another data set, which the rows without errors would "
+                    "write over; name another file, or remove the folder"
+                )
+
+    def keep(self, table: str, values: Mapping[str, pa.Array], good: np.ndarray) -> None:
+        """Writes the good rows of a batch, given as converted columns `[n]` and mask `[n]`."""
+        schema = self._schemas[table]
+        arrays = [
+            values.get(name, pa.nulls(len(good), schema.field(name).type)) for name in schema.names
+        ]
+        batch = pa.RecordBatch.from_arrays(arrays, schema=schema).filter(pa.array(good))
+        if table not in self._tables:
+            self._tables[table] = pq.ParquetWriter(self.clean / f"{table}.parquet", schema)
+        if batch.num_rows:
+            self._tables[table].write_batch(batch)
+
+    def reject(self, table: str, raw: RawBatch, reasons: Mapping[int, str]) -> None:
+        """Writes rows of a raw batch, given as offset -> reason."""
+        if not reasons:
+            return
+        rows = []
+        taken = raw.batch.take(pa.array(list(reasons), pa.int64()))
+        columns = {
+            name: python_values(taken.column(index))
+            for index, name in enumerate(taken.schema.names)
+        }
+        for index, (offset, reason) in enumerate(reasons.items()):
+            row = dict(
+                zip(_OWN, (table, raw.path.name, int(raw.rows[offset]), reason), strict=True)
+            )
+            row |= {name: _as_text(values[index]) for name, values in columns.items()}
+            rows.append(row)
+        self._write(rows)
+
+    def reject_text(self, table: str, file: str, row: int, reason: str, text: str) -> None:
+        """Writes a CSV row that could not be split into columns."""
+        own = dict(zip(_OWN, (table, file, row, reason), strict=True))
+        self._write([{**own, _TEXT: text}])
+
+    def close(self) -> None:
+        """Finishes all files; writes the clean folder's `dataset.json`."""
+        if self._csv is not None:
+            self._csv.close()
+        if self._parquet is not None:
+            self._parquet.close()
+        for writer in self._tables.values():
+            writer.close()
+        spec = self.spec
+        replace(
+            spec,
+            users=replace(spec.users, file="users.parquet"),
+            items=replace(spec.items, file="items.parquet"),
+            events=replace(spec.events, file="events.parquet"),
+            provenance={**spec.provenance, _CLEANED: spec.name},
+        ).save(self.clean)
+
+    def _write(self, rows: list[dict[str, Any]]) -> None:
+        if self._csv is not None:
+            csv.DictWriter(self._csv, self._columns, restval="").writerows(rows)
+        elif self._parquet is not None:
+            self._parquet.write_table(pa.Table.from_pylist(rows, schema=self._schema))
+
+
+def _all_columns(directory: Path, spec: DatasetSpec) -> list[str]:
+    names: dict[str, None] = {}
+    for table in ("users", "items", "events"):
+        # What cannot be read is reported by the check.
+        with contextlib.suppress(DataError):
+            for path in table_files(directory, table, getattr(spec, table).file):
+                with contextlib.suppress(DataError):
+                    names |= dict.fromkeys(column_names(path))
+    return list(names)
+
+
+def _clean_schemas(spec: DatasetSpec) -> dict[str, pa.Schema]:
+    events = {spec.events.user: ID, spec.events.item: ID, spec.events.time: TIME}
+    if spec.events.value is not None:
+        events[spec.events.value] = VALUE
+    kinds = {
+        "users": {spec.users.id: ID, **spec.users.columns},
+        "items": {spec.items.id: ID, **spec.items.columns},
+        "events": events,
+    }
+    return {
+        table: pa.schema([(name, ARROW_TYPES[kind]) for name, kind in columns.items()])
+        for table, columns in kinds.items()
+    }
+
+
+def _as_text(value: Any) -> str | None:
+    if value is None:
+        return None
+    if isinstance(value, Unreadable):
+        return f"(unreadable: {value.reason})"
+    if isinstance(value, list):
+        odd = (bytes, Unreadable, list)
+        return str([_as_text(member) if isinstance(member, odd) else member for member in value])
+    if isinstance(value, bytes):
+        return value.decode("utf-8", errors="backslashreplace")
+    return str(value)

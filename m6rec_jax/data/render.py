@@ -1,0 +1,330 @@
+"""Text of users, candidates and rows: the only place where a prepared data set's text is made.
+
+`Renderer` renders the rows of a data set and the requests of a served model, so that what a model
+reads when it is used cannot drift from what it was trained on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from m6rec_jax.data.co_occurrence import RerankingCandidates
+from m6rec_jax.data.grouping import Group
+from m6rec_jax.data.negatives import NegativeSampler
+from m6rec_jax.data.reading import Dataset
+from m6rec_jax.data.splits import STATISTICS_PARTS, USER_STATISTICS_PARTS, VISIBLE_PARTS
+from m6rec_jax.data.statistics import Statistics
+from m6rec_jax.data.statistics_state import UserState
+from m6rec_jax.data.views import Row
+from m6rec_jax.text.format_strings import text_of
+from m6rec_jax.text.records import Event, Item, User, Value
+from m6rec_jax.text.templates import DatasetTemplate
+from m6rec_jax.text.writing_templates import WRITING, common_values
+
+Features = Mapping[str, Value]
+
+
+class Renderer:
+    """Text as of the moment the statistics stand at.
+
+    Args:
+      template: of the data set.
+      statistics: features of users and items; None: only what a call brings.
+    """
+
+    def __init__(self, template: DatasetTemplate, statistics: Statistics | None) -> None:
+        self._template = template
+        self._statistics = statistics
+
+    def history(
+        self,
+        user: User,
+        events: Sequence[Event],
+        items: Mapping[str, Item],
+        time: float,
+        *,
+        ahead: bool = False,
+        state: UserState | None = None,
+        given: Features | None = None,
+    ) -> list[str]:
+        """The segments of a history: see `DatasetTemplate.history_segments`.
+
+        Args:
+          user, events, items: see there.
+          time: the moment, unix seconds.
+          ahead, state: see `Statistics.user_features`.
+          given: features of the user and the moment that go before those looked up.
+
+        Raises:
+          DataError: as there, or the statistics hold events of the moment or later ones.
+        """
+        found: Features = {}
+        if self._statistics is not None:
+            found = self._statistics.user_features(user.id, time, ahead=ahead, state=state)
+        return self._template.history_segments(
+            user, events, items, time, {**found, **(given or {})}
+        )
+
+    def candidates(
+        self,
+        user_id: str,
+        items: Sequence[Item],
+        time: float,
+        *,
+        ahead: bool = False,
+        state: UserState | None = None,
+        given: Sequence[Features] | None = None,
+    ) -> list[str]:
+        """The text of each item that is to be scored for a user.
+
+        Args:
+          user_id, items: may be unknown to the statistics.
+          time, ahead, state: see `history`.
+          given: per item, features that go before those looked up.
+
+        Raises:
+          DataError: as in `history`.
+        """
+        found: Sequence[Features] = [{} for _ in items]
+        if self._statistics is not None:
+            found = self._statistics.group_features(user_id, items, time, ahead=ahead, state=state)
+        if given is not None:
+            found = [{**one, **own} for one, own in zip(found, given, strict=True)]
+        return list(map(self._template.candidate, items, found))
+
+
+class RowRenderer:
+    """Rows of the views, as of the moment the statistics stand at.
+
+    Args:
+      dataset: an open data set.
+      template: its checked template.
+      statistics: as of the moment of the group that is rendered.
+      sampler: draws negatives; None for data with logged outcomes.
+      negatives: negatives per positive row.
+      document_statistics: whether candidates in documents come with their statistics.
+      reranking: draws the candidates of 'reranking', which is not rendered without.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        template: DatasetTemplate,
+        statistics: Statistics,
+        sampler: NegativeSampler | None = None,
+        negatives: int = 0,
+        document_statistics: bool = True,
+        reranking: RerankingCandidates | None = None,
+    ) -> None:
+        self._users, self._items = dataset.user_records, dataset.item_records
+        self._items_by_id: Mapping[str, Item] = {item.id: item for item in self._items}
+        self._template, self._label = template, dataset.spec.label
+        self._statistics = statistics
+        self._renderer = Renderer(template, statistics)
+        self._sampler, self._negatives = sampler, negatives
+        self._document_statistics = document_statistics
+        self._reranking = reranking
+        self._common = {
+            kind: common_values(self._items, entry.shared)
+            for kind, entry in template.writing.items()
+        }
+
+    def row(self, view: str, group: Group) -> Row | None:
+        """The row of `view` that a group becomes, None where it becomes none.
+
+        Groups have one event where the view is one of `writing_templates.WRITING`.
+        """
+        if view in WRITING:
+            return self.writing_row(view, group)
+        return {
+            "groups": self.scoring_row,
+            "next_items": self.next_items_row,
+            "reranking": self.reranking_row,
+            "documents": self.behaviour_document,
+        }[view](group)
+
+    def scoring_row(self, group: Group) -> Row:
+        """A row of the view 'groups'. Sampled negatives stand after the positive they go with."""
+        items, values = group.items, group.values
+        labels = self._label.labels(np.asarray(values)).tolist()
+        if self._sampler is not None:
+            items, values, labels = self._with_negatives(group)
+        return {
+            **self._of_user(group),
+            "group_id": group.group_id,
+            "candidates": self._candidates(group, items),
+            "item_indices": items,
+            "labels": labels,
+            "ratings": values,
+        }
+
+    def next_items_row(self, group: Group) -> Row:
+        """A row of the view 'next_items'; the text of an item is the same for all users."""
+        return {
+            **self._of_user(group),
+            "items": [self._template.item(self._items[index]) for index in group.items],
+            "item_indices": group.items,
+        }
+
+    def reranking_row(self, group: Group) -> Row | None:
+        """A row of the view 'reranking'; None where `RerankingCandidates.draw` gives none."""
+        assert self._reranking is not None
+        drawn = self._reranking.draw(group)
+        if drawn is None:
+            return None
+        items, texts = drawn
+        recent = group.history_items[-self._reranking.counts.options.recent :]
+        return {
+            **self._of_user(group),
+            "recent_indices": recent,
+            "candidates": texts,
+            "item_indices": items,
+            "labels": [1] + [0] * (len(items) - 1),
+        }
+
+    def behaviour_document(self, group: Group) -> Row:
+        """A document: the history, and what the user did next, each with its outcome in words."""
+        if self._document_statistics:
+            candidates = self._candidates(group, group.items)
+        else:
+            candidates = [self._template.candidate(self._items[index]) for index in group.items]
+        texts = [
+            sentence(sentence(candidate) + " " + self._template.outcome(value))
+            for candidate, value in zip(candidates, group.values, strict=True)
+        ]
+        return {"kind": "behaviour", "source": self._history(group), "target": " ".join(texts)}
+
+    def writing_row(self, kind: str, group: Group) -> Row | None:
+        """A text about an item that the user liked, from what stood in the history before.
+
+        Returns:
+          None where the user did not like it, or the template has nothing to say.
+        """
+        (index,), (value,) = group.items, group.values
+        if not self._label.is_positive(value):
+            return None
+        template, item = self._template.writing[kind], self._items[index]
+        liked = [
+            self._items[past]
+            for past, worth in zip(group.history_items, group.history_values, strict=True)
+            if self._label.is_positive(worth)
+        ]
+        written = template.written(item, liked, self._common[kind])
+        if written is None:
+            return None
+        user_id = self._users[group.user].id
+        return {
+            "text_id": f"{user_id}/{item.id}",
+            "text_index": group.group_id,
+            "user_id": user_id,
+            "item_indices": [index],
+            "seen_indices": [],
+            "source": template.source(self._history(group), item),
+            "prefix": template.beginning(item),
+            "target": written.text,
+            "features": list(written.features),
+        }
+
+    def item_document(self, item: Item) -> Row:
+        """A document: the item in the wording of the catalogue, then every other attribute."""
+        named = self._template.item_template.fields
+        others = [
+            sentence(f"{name.replace('_', ' ')}: {text_of(value)}")
+            for name, value in item.attributes.items()
+            if name not in named and text_of(value)
+        ]
+        target = " ".join([sentence(self._template.item(item)), *others])
+        return {"kind": "item", "source": [], "target": target}
+
+    def catalogue_rows(self) -> Iterator[Row]:
+        """The rows of the view 'catalogue'."""
+        for index, item in enumerate(self._items):
+            yield {"item_id": item.id, "item_index": index, "text": self._template.item(item)}
+
+    def _of_user(self, group: Group) -> Row:
+        return {
+            "user_id": self._users[group.user].id,
+            "user_index": group.user,
+            "time": group.time,
+            "history": self._history(group),
+        }
+
+    def _history(self, group: Group) -> list[str]:
+        user = self._users[group.user]
+        events = [
+            Event(user.id, self._items[item].id, time, value)
+            for item, time, value in zip(
+                group.history_items, group.history_times, group.history_values, strict=True
+            )
+        ]
+        return self._renderer.history(
+            user, events, self._items_by_id, group.time, ahead=_sees_ahead(group)
+        )
+
+    def _candidates(self, group: Group, indices: Sequence[int]) -> list[str]:
+        items = [self._items[index] for index in indices]
+        user_id = self._users[group.user].id
+        return self._renderer.candidates(user_id, items, group.time, ahead=_sees_ahead(group))
+
+    def _with_negatives(self, group: Group) -> tuple[list[int], list[float], list[int]]:
+        assert self._sampler is not None
+        drawn = self._sampler.sample(
+            self._statistics,
+            key=f"{self._users[group.user].id}:{group.time}:{self._items[group.items[0]].id}",
+            acted_on={*group.seen, *group.items},
+            count=self._negatives,
+            draws=len(group.items),
+        )
+        items: list[int] = []
+        values: list[float] = []
+        labels: list[int] = []
+        for positive, value, negatives in zip(group.items, group.values, drawn, strict=True):
+            items += [positive, *negatives]
+            values += [value] + [math.nan] * len(negatives)
+            labels += [1] + [0] * len(negatives)
+        return items, values, labels
+
+
+def sentence(text: str) -> str:
+    """Ends a text with a full stop, unless it ends a sentence already or is empty."""
+    text = text.strip()
+    return text if not text or text[-1] in ".!?" else f"{text}."
+
+
+def events_for_statistics(
+    dataset: Dataset,
+    codes: np.ndarray,
+    visible_parts: Mapping[int, tuple[int, ...]] = VISIBLE_PARTS,
+    **sorting: Any,
+) -> Iterator[tuple[Event, Item, bool]]:
+    """Streams what statistics may hold, in the order of time: see `statistics.as_of`.
+
+    Args:
+      dataset: an open data set.
+      codes: part codes of all rows of the events table `[rows]`.
+      visible_parts: part of a row -> parts whose events its history may hold.
+      **sorting: of `Dataset.events_sorted`.
+    """
+    seen = {part for parts in visible_parts.values() for part in parts}
+    of_users = tuple(part for part in USER_STATISTICS_PARTS if part in seen)
+    items = dataset.item_records
+    ids = [user.id for user in dataset.user_records]
+    for batch in dataset.events_sorted("time", with_ids=False, **sorting):
+        parts = codes[batch.column("row").to_numpy()]
+        wanted = np.isin(parts, STATISTICS_PARTS + of_users)
+        of_user_only = np.isin(parts[wanted], of_users).tolist()
+        columns = (
+            batch.column(name).to_numpy(zero_copy_only=False)[wanted].tolist()
+            for name in ("user_index", "item_index", "time", "value")
+        )
+        for user, item, time, value, only in zip(*columns, of_user_only, strict=True):
+            yield Event(ids[user], items[item].id, time, value), items[item], only
+
+
+def _sees_ahead(group: Group) -> bool:
+    """Whether a group's history may hold more than statistics do."""
+    return not set(VISIBLE_PARTS[group.part]).isdisjoint(USER_STATISTICS_PARTS)

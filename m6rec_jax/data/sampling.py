@@ -1,0 +1,267 @@
+"""`m6rec data sample`: a smaller data set folder, of some users and the items they met often."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import logging
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import gin
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from m6rec_jax.data.prepare import dataset_fingerprint
+from m6rec_jax.data.reading import Dataset
+from m6rec_jax.data.schema import LabelSpec
+from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.io.progress import progress_bar
+
+log = logging.getLogger(__name__)
+
+_FILES = ("users.parquet", "items.parquet", "events.parquet")
+
+
+@gin.configurable
+def sample_dataset(
+    dataset_dir: str | Path = gin.REQUIRED,
+    out: str | Path = gin.REQUIRED,
+    name: str | None = None,
+    users: int | None = None,
+    min_user_events: int = 1,
+    min_item_events: int = 1,
+    min_value: float | None = None,
+    value_scale: float = 1.0,
+    seed: int = 0,
+    progress: bool = True,
+) -> Path:
+    """Writes a data set folder with a part of another one's users, items and events.
+
+    First everything is left out that is too rare: users and items with too few events, over and
+    over until none is left (what is called a k-core). Then some of the users are drawn, and with
+    them alone the same is done again. Events of too small a value count for nothing in this.
+    Whether a user is drawn depends on their id and the seed, not on the order of the tables.
+
+    Events are streamed, several times over; in memory are the tables of users and items, and one
+    byte per event.
+
+    Args:
+      dataset_dir: the folder to draw from.
+      out: where the new folder goes, under its name.
+      name: of the new data set; None: the old name with `-small` at its end.
+      users: how many users are drawn; None: all.
+      min_user_events: events of a user, at least.
+      min_item_events: events of an item, at least.
+      min_value: value of an event, at least, such as 1 where 0 means that none was given;
+        None: any.
+      value_scale: what values are multiplied by, and with them the one from which an event is a
+        like and those of the template's outcomes, so that data sets share a scale.
+      seed: of the draw.
+      progress: whether to show a bar.
+
+    Returns:
+      the new folder: three Parquet files and `dataset.json`, whose provenance says how it was made.
+      If it is there already, made in the same way from the same data, it is left alone.
+
+    Raises:
+      DataError: something is wrong with the folder, or nothing would be left.
+      ConfigError: an impossible number, something about values where events have none, or the
+        new folder has a data set that is no sample.
+    """
+    for option, value in (
+        ("users", users),
+        ("min_user_events", min_user_events),
+        ("min_item_events", min_item_events),
+    ):
+        if value is not None and value < 1:
+            raise ConfigError(f"sample_dataset.{option} = {value} must be at least 1")
+    if not 0 < value_scale < math.inf:
+        raise ConfigError(f"sample_dataset.value_scale = {value_scale} must be above 0")
+    dataset = Dataset.open(dataset_dir)
+    name = name or f"{dataset.spec.name}-small"
+    if name == dataset.spec.name:
+        raise ConfigError(f"sample_dataset.name = {name!r} is the name of the data set itself")
+    folder = Path(out) / name
+    if folder.resolve() == Path(dataset_dir).resolve():
+        raise ConfigError(
+            f"sample_dataset.name = {name!r} is the folder of the data set itself, {folder}"
+        )
+    of_values = {"min_value": (min_value, None), "value_scale": (value_scale, 1.0)}
+    changed = {name: given for name, (given, unset) in of_values.items() if given != unset}
+    if changed and dataset.spec.events.value is None:
+        given_text = ", ".join(
+            f"sample_dataset.{name} = {given}" for name, given in changed.items()
+        )
+        raise ConfigError(
+            f"{given_text}, but the events of {dataset.directory} have no "
+            "values: its dataset.json names no events.value"
+        )
+    made = {
+        "from": dataset.spec.name,
+        "fingerprint": dataset_fingerprint(dataset),
+        "users": users,
+        "min_user_events": min_user_events,
+        "min_item_events": min_item_events,
+        "seed": seed,
+        # Not named where unset: samples of before these options are the same.
+        **changed,
+    }
+    if (there := _made_of(folder)) == made:
+        log.info("%s is there already", folder)
+        return folder
+    if there is None and (folder / "dataset.json").exists():
+        raise ConfigError(
+            f"{folder} is a data set that was not made by sampling; it stays as it is. Give "
+            "another sample_dataset.name"
+        )
+    sampler = _Sampler(dataset, (min_user_events, min_item_events), min_value, progress)
+    sampler.leave_out_rare()
+    if users is not None:
+        sampler.draw_users(users, seed)
+        sampler.leave_out_rare()
+    if not sampler.kept.any():
+        raise DataError(
+            f"{dataset.directory}: nothing is left of {len(sampler.kept):,} events with "
+            f"min_user_events={min_user_events}, min_item_events={min_item_events}, "
+            f"min_value={min_value}, users={users}; lower them"
+        )
+    _write(dataset, sampler, folder, name, value_scale, made)
+    return folder
+
+
+class _Sampler:
+    """Which users, items and events are kept.
+
+    Attributes:
+      users, items: bool, in the order of their tables.
+      kept: bool `[events]`, in the order of the events table.
+    """
+
+    def __init__(
+        self, dataset: Dataset, least: tuple[int, int], min_value: float | None, progress: bool
+    ) -> None:
+        self._dataset = dataset
+        self._least, self._min_value = least, min_value
+        self._progress = progress
+        self.users = np.ones(dataset.users.num_rows, bool)
+        self.items = np.ones(dataset.items.num_rows, bool)
+        self.kept = np.zeros(0, bool)
+
+    def leave_out_rare(self) -> None:
+        """Leaves out users and items with too few events, until that changes nothing."""
+        title = "leaving out what is rare"
+        with progress_bar(desc=title, unit=" passes", disable=not self._progress) as bar:
+            while True:
+                counts = self._count()
+                bar.update()
+                enough = [c >= least for c, least in zip(counts, self._least, strict=True)]
+                if (enough[0] == self.users).all() and (enough[1] == self.items).all():
+                    return
+                self.users &= enough[0]
+                self.items &= enough[1]
+
+    def draw_users(self, number: int, seed: int) -> None:
+        """Keeps `number` of the users that are left, or all where there are fewer."""
+        indices = np.flatnonzero(self.users)
+        ids = self._dataset.users.column(self._dataset.spec.users.id).to_pylist()
+        drawn = sorted(indices.tolist(), key=lambda index: _hash(f"{seed}:{ids[index]}"))[:number]
+        self.users[:] = False
+        self.users[drawn] = True
+
+    def _count(self) -> tuple[np.ndarray, np.ndarray]:
+        """Events of every user and item, counting those that are kept as of now."""
+        users, items = np.zeros(len(self.users), np.int64), np.zeros(len(self.items), np.int64)
+        kept = []
+        for batch in self._dataset.iter_events(with_ids=False):
+            of_user = batch.column("user_index").to_numpy()
+            of_item = batch.column("item_index").to_numpy()
+            chosen = self.users[of_user] & self.items[of_item]
+            if self._min_value is not None:
+                chosen &= batch.column("value").to_numpy() >= self._min_value
+            kept.append(chosen)
+            users += np.bincount(of_user[chosen], minlength=len(users))
+            items += np.bincount(of_item[chosen], minlength=len(items))
+        self.kept = np.concatenate(kept)
+        return users, items
+
+
+def _write(
+    dataset: Dataset,
+    sampler: _Sampler,
+    folder: Path,
+    name: str,
+    value_scale: float,
+    made: Mapping[str, object],
+) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    spec = dataset.spec
+    # Last comes dataset.json: without it the folder is no data set.
+    (folder / "dataset.json").unlink(missing_ok=True)
+    for file, table, mask in (
+        (_FILES[0], dataset.users, sampler.users),
+        (_FILES[1], dataset.items, sampler.items),
+    ):
+        pq.write_table(table.filter(pa.array(mask)), folder / file, compression="zstd")
+    names = {spec.events.user: "user_id", spec.events.item: "item_id", spec.events.time: "time"}
+    if spec.events.value is not None:
+        names[spec.events.value] = "value"
+    writer: pq.ParquetWriter | None = None
+    first = 0
+    for batch in dataset.iter_events():
+        mask = pa.array(sampler.kept[first : first + batch.num_rows])
+        first += batch.num_rows
+        columns = {new: batch.column(old) for new, old in names.items()}
+        if spec.events.value is not None and value_scale != 1:
+            columns[spec.events.value] = pc.multiply(batch.column("value"), value_scale)
+        part = pa.table(columns).filter(mask)
+        if writer is None:
+            writer = pq.ParquetWriter(folder / _FILES[2], part.schema, compression="zstd")
+        writer.write_table(part)
+    assert writer is not None
+    writer.close()
+    counts = (int(sampler.users.sum()), int(sampler.items.sum()), int(sampler.kept.sum()))
+    counted = "{:,} users, {:,} items and {:,} events".format(*counts)
+    dataclasses.replace(
+        spec,
+        name=name,
+        users=dataclasses.replace(spec.users, file=_FILES[0]),
+        items=dataclasses.replace(spec.items, file=_FILES[1]),
+        events=dataclasses.replace(spec.events, file=_FILES[2]),
+        label=_scaled_label(spec.label, value_scale),
+        template=_scaled_outcomes(spec.template, value_scale),
+        description=f"A sample of {spec.name}: {counted}",
+        provenance={**spec.provenance, "sample": dict(made)},
+    ).save(folder)
+    log.info("%s: %s", folder, counted)
+
+
+def _scaled_label(label: LabelSpec, scale: float) -> LabelSpec:
+    if label.at_least is None or scale == 1:
+        return label
+    return dataclasses.replace(label, at_least=label.at_least * scale)
+
+
+def _scaled_outcomes(template: Mapping[str, Any], scale: float) -> Mapping[str, Any]:
+    if scale == 1 or "outcomes" not in template:
+        return template
+    outcomes = [
+        {**outcome, "at_least": outcome["at_least"] * scale} if "at_least" in outcome else outcome
+        for outcome in template["outcomes"]
+    ]
+    return {**template, "outcomes": outcomes}
+
+
+def _made_of(folder: Path) -> object:
+    try:
+        return Dataset.open(folder).spec.provenance.get("sample")
+    except DataError:
+        return None
+
+
+def _hash(text: str) -> bytes:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()

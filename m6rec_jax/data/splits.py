@@ -1,0 +1,367 @@
+"""Splits: which part (train, validation, test) each row of the events table belongs to.
+
+The functions take columns of the events table in the order of the file (users, unix seconds,
+groups, each `[rows]`) and return one part code per row (`[rows]` int8). `train` and `validation`
+are shares; decimal fractions are taken exactly (0.8 is 4/5). "A user's order" is always by time, and
+among equal times by the row's position in the file: in MovieLens-100k 76% of the rows share user
+and time with another row, so the tie-break is part of the definition.
+
+The per-user splits look at one user at a time. `assign` uses that: it streams a data set of any
+size in user order and keeps one byte per event.
+
+Who may see what:
+
+  * A row's history holds events of the same user only, of the parts in `VISIBLE_PARTS[part]`:
+    training and validation rows see training events, test rows see training and validation events.
+    No row sees a test event. For scoring they must lie *strictly* before the first impression of
+    the row's group; for retrieval ("next items") they come before it in the user's order.
+  * Statistics of items hold training events only, strictly before the first impression of the
+    group. So do those of the user, but in rows of the test part they hold that user's validation
+    events, too: whatever the history may hold.
+
+A few-shot split with `history=sampled` is stricter: its validation events are seen by no row
+(`Split.visible_parts`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import inspect
+import re
+from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from m6rec_jax.errors import DataError
+from m6rec_jax.io.closest import did_you_mean
+
+PARTS = ("train", "validation", "test")
+TRAIN, VALIDATION, TEST = 0, 1, 2
+# Seen in histories and statistics, as a training row is, but not trained on (few-shot splits).
+CONTEXT = 3
+# Seen by nothing.
+EXCLUDED = -1
+
+# Part of a row -> parts whose events its history may hold.
+VISIBLE_PARTS: Mapping[int, tuple[int, ...]] = {
+    TRAIN: (TRAIN, CONTEXT),
+    VALIDATION: (TRAIN, CONTEXT),
+    TEST: (TRAIN, CONTEXT, VALIDATION),
+}
+# Parts whose events statistics may hold.
+STATISTICS_PARTS = (TRAIN, CONTEXT)
+# Parts whose events count in statistics of their user, in rows whose history may hold them.
+USER_STATISTICS_PARTS = (VALIDATION,)
+
+
+def part_counts(codes: np.ndarray) -> dict[str, int]:
+    """Rows of each part, and of "context" and "excluded" where there are any."""
+    named = {**dict(enumerate(PARTS)), CONTEXT: "context", EXCLUDED: "excluded"}
+    counts = {name: int((codes == code).sum()) for code, name in named.items()}
+    return {name: count for name, count in counts.items() if count or name in PARTS}
+
+
+def check_parts(codes: np.ndarray, split: str, rows: str = "events") -> None:
+    """Raises DataError where a part has no rows; names the split, the part and the `rows`."""
+    counts = part_counts(codes)
+    for part in PARTS:
+        if not counts[part]:
+            others = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+            raise DataError(
+                f"split {split!r}: part {part!r} is empty ({len(codes):,} {rows}: {others}); the "
+                "data set is too small for this split, or its fractions leave nothing for it"
+            )
+
+
+def per_user_temporal(
+    users: np.ndarray, times: np.ndarray, *, train: float = 0.8, validation: float = 0.1
+) -> np.ndarray:
+    """The first ⌊train·n⌋ of a user's n events train, up to ⌊(train+validation)·n⌋ validation.
+
+    Raises:
+      DataError: shares that are not positive or leave nothing for test.
+    """
+    first, second = _shares("per_user_temporal", train, validation)
+    order, position, length = _user_order(users, times)
+    codes = np.full(len(users), TEST, np.int8)
+    train_end = length * first.numerator // first.denominator
+    validation_end = length * second.numerator // second.denominator
+    codes[order[position < validation_end]] = VALIDATION
+    codes[order[position < train_end]] = TRAIN
+    return codes
+
+
+def leave_one_out(users: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """A user's last event is test, the one before validation, all earlier ones train.
+
+    Users with fewer than three events have no history to predict from: theirs all train.
+    """
+    order, position, length = _user_order(users, times)
+    codes = np.full(len(users), TRAIN, np.int8)
+    enough = length >= 3
+    codes[order[enough & (position == length - 2)]] = VALIDATION
+    codes[order[enough & (position == length - 1)]] = TEST
+    return codes
+
+
+def time_cuts(
+    times_sorted: Sequence[float] | np.ndarray, train: float, validation: float
+) -> tuple[float, float]:
+    """The times at which validation and test begin: those of the ⌊share·n⌋-th events."""
+    first, second = _shares("global_temporal", train, validation)
+    n = len(times_sorted)
+    return (
+        float(times_sorted[n * first.numerator // first.denominator]),
+        float(times_sorted[n * second.numerator // second.denominator]),
+    )
+
+
+def global_temporal(
+    times: np.ndarray, *, train: float = 0.8, validation: float = 0.1
+) -> np.ndarray:
+    """Cuts all events at two moments, the time quantiles `train` and `train + validation`.
+
+    Events at a cut belong to the later part, so no two parts share a moment.
+    """
+    if not len(times):
+        return np.zeros(0, np.int8)
+    return _between(times, time_cuts(np.sort(times), train, validation))
+
+
+def by_group(
+    groups: Sequence[str], *, train: float = 0.8, validation: float = 0.1, seed: int = 0
+) -> np.ndarray:
+    """Splits texts: all texts of a group (a film, a dialogue) go to one part.
+
+    A group's part comes from a hash of its name and the seed alone, so it is the same in every
+    corpus and does not change when a corpus grows.
+
+    Raises:
+      DataError: shares that are not positive or leave nothing for test.
+    """
+    cuts = [float(cut) for cut in _shares("by_group", train, validation)]
+    positions = {group: _uniform(f"{seed}:{group}") for group in set(groups)}
+    drawn = np.asarray([positions[group] for group in groups], np.float64)
+    return np.searchsorted(cuts, drawn, side="right").astype(np.int8)
+
+
+def is_held_out(item_ids: Sequence[str], *, fraction: float, seed: int) -> np.ndarray:
+    """Draws the held-out items `[items]` bool, each by a hash of its own id and the seed.
+
+    So an item is held out or not whatever else the table holds and in whatever order.
+    """
+    if not 0 < fraction < 1:
+        raise DataError(f"split 'held_out_items': fraction must be between 0 and 1, not {fraction}")
+    held = np.asarray([_uniform(f"{seed}:{item}") < fraction for item in item_ids], bool)
+    if not held.any():
+        raise DataError(
+            f"split 'held_out_items': a fraction of {fraction} with seed={seed} holds out none of "
+            f"{len(held)} items; give a larger fraction or another seed"
+        )
+    return held
+
+
+def without_held_out(codes: np.ndarray, held_out: np.ndarray) -> np.ndarray:
+    """Excludes the train and validation rows of held-out items from a split.
+
+    Their test rows stay, beside those of other items: `held_out` `[rows]` says which is which.
+    """
+    return np.where(held_out & (codes != TEST), EXCLUDED, codes).astype(np.int8)
+
+
+def few_shot(codes: np.ndarray, *, n: int, seed: int, history: str = "all") -> np.ndarray:
+    """Keeps `n` training rows of a split, drawn without replacement.
+
+    Args:
+      codes: part codes of the underlying split `[rows]`.
+      n: training rows to keep.
+      seed: of the draw.
+      history: what becomes of the other training rows. "all": they stay visible in histories and
+        statistics (code CONTEXT), only the number of *trained* rows is small, as in TALLRec.
+        "sampled": they are excluded, and `Split.visible_parts` keeps validation events out of the
+        histories and statistics of test rows, so that nothing but the n rows is known.
+
+    Raises:
+      DataError: fewer than `n` training rows, or an unknown `history`.
+    """
+    if history not in ("all", "sampled"):
+        raise DataError(f"split 'few_shot': history must be 'all' or 'sampled', not {history!r}")
+    rows = np.flatnonzero(codes == TRAIN)
+    if not 0 < n <= len(rows):
+        raise DataError(f"split 'few_shot': n={n} of {len(rows):,} training rows is impossible")
+    kept = np.random.default_rng(seed).choice(rows, n, replace=False)
+    codes = codes.copy()
+    codes[rows] = CONTEXT if history == "all" else EXCLUDED
+    codes[kept] = TRAIN
+    return codes
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """A split by name, with its options: what `prepare(split=...)` and `dataset.json` name.
+
+    Attributes:
+      kind: one of `KINDS`.
+      options: keyword arguments of the split's function; for 'held_out_items' and 'few_shot' also
+        `of`, the split they start from (default 'per_user_temporal').
+      name: what the prepared data set is called after.
+    """
+
+    kind: str
+    options: Mapping[str, Any]
+    name: str
+
+    @classmethod
+    def parse(cls, text: str, declared: Mapping[str, Any] | None = None) -> Split:
+        """Reads a split's name, with options where wanted: `few_shot:n=256,seed=1`.
+
+        Args:
+          text: the name of a kind, or of an entry of `declared`, perhaps with `:key=value,...`.
+          declared: `splits` of dataset.json, such as {"small": {"kind": "few_shot", "n": 256,
+            "seed": 0}}; an entry called like a kind gives that kind its options.
+
+        Raises:
+          DataError: no such split (the message names the closest one), or no such option.
+        """
+        declared = declared or {}
+        name, _, tail = text.partition(":")
+        if name not in KINDS and name not in declared:
+            known = list(dict.fromkeys([*KINDS, *declared]))
+            raise DataError(
+                f"there is no split {name!r}{did_you_mean(name, known)} (known: {', '.join(known)})"
+            )
+        entry = declared.get(name) or {}
+        if not isinstance(entry, Mapping):
+            raise DataError(f"dataset.json: 'splits.{name}' must be an object, not {entry!r}")
+        options = dict(entry)
+        kind = options.pop("kind", name)
+        if kind not in KINDS:
+            raise DataError(
+                f"dataset.json: 'splits.{name}.kind' is {kind!r}{did_you_mean(str(kind), KINDS)} "
+                f"(known: {', '.join(KINDS)})"
+            )
+        given: dict[str, Any] = {}
+        for pair in filter(None, tail.split(",")):
+            key, equals, value = pair.partition("=")
+            if not equals:
+                raise DataError(f"split {text!r}: {pair!r} is not of the form key=value")
+            given[key.strip()] = _number_or_text(value.strip())
+        options = {**_DEFAULTS.get(kind, {}), **options, **given}
+        _check_options(kind, options, text)
+        suffix = "".join(f"-{key}{value}" for key, value in given.items())
+        # The name becomes part of a TFDS config name, "<dataset>.<split>.<view>".
+        label = re.sub(r"[^\w\-]", "_", name + suffix)
+        return cls(kind, options, label)
+
+    def base(self, declared: Mapping[str, Any] | None = None) -> Split | None:
+        """The split that a held-out or few-shot split starts from; None for the others."""
+        if self.kind not in _DERIVED:
+            return None
+        base = Split.parse(str(self.options.get("of", "per_user_temporal")), declared)
+        if base.kind in _DERIVED:
+            raise DataError(f"split {self.name!r} cannot start from {base.name!r}, also derived")
+        return base
+
+    @property
+    def visible_parts(self) -> Mapping[int, tuple[int, ...]]:
+        """Part of a row -> parts whose events its history may hold."""
+        if self.kind == "few_shot" and self.options.get("history") == "sampled":
+            return dict.fromkeys(VISIBLE_PARTS, STATISTICS_PARTS)
+        return VISIBLE_PARTS
+
+    def arguments(self) -> dict[str, Any]:
+        """The options without `of`: keyword arguments of the function."""
+        return {key: value for key, value in self.options.items() if key != "of"}
+
+
+KINDS: Mapping[str, Callable[..., np.ndarray]] = {
+    "per_user_temporal": per_user_temporal,
+    "global_temporal": global_temporal,
+    "leave_one_out": leave_one_out,
+    "held_out_items": is_held_out,
+    "few_shot": few_shot,
+    "by_group": by_group,
+}
+_DERIVED = ("held_out_items", "few_shot")
+_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    "held_out_items": {"fraction": 0.05, "seed": 0},
+    "few_shot": {"n": 256, "seed": 0},
+}
+
+
+# By the annotation of a split function's argument: what a value may be, and its name.
+_OPTION_KINDS: Mapping[str, tuple[tuple[type, ...], str]] = {
+    "int": ((int,), "a whole number"),
+    "float": ((int, float), "a number"),
+    "str": ((str,), "a word"),
+}
+
+
+def _check_options(kind: str, options: Mapping[str, Any], text: str) -> None:
+    parameters = tuple(inspect.signature(KINDS[kind]).parameters.values())
+    known = [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
+    if kind in _DERIVED:
+        known.append("of")
+    for name in options:
+        if name not in known:
+            raise DataError(
+                f"split {text!r}: {kind} has no option {name!r}{did_you_mean(name, known)} "
+                f"(known: {', '.join(known) or 'none'})"
+            )
+    kinds = {p.name: _OPTION_KINDS[str(p.annotation)] for p in parameters if p.name in options}
+    for name, (types, wanted) in kinds.items():
+        value: Any = options[name]
+        if isinstance(value, bool) or not isinstance(value, types):
+            raise DataError(f"split {text!r}: {name} must be {wanted}, not {value!r}")
+        if isinstance(value, int) and name in ("seed", "n") and value < 0:
+            raise DataError(f"split {text!r}: {name} must not be negative, not {value!r}")
+
+
+def _number_or_text(value: str) -> int | float | str:
+    for convert in (int, float):
+        try:
+            return convert(value)
+        except ValueError:
+            continue
+    return value
+
+
+def _shares(split: str, train: float, validation: float) -> tuple[Fraction, Fraction]:
+    """Cumulative shares as exact decimal fractions: in floats 0.7 of 10 rows could be 6."""
+    try:
+        first = Fraction(str(train))
+        second = first + Fraction(str(validation))
+    except ValueError as error:
+        raise DataError(f"split {split!r}: {error}") from error
+    if not (0 < first < second < 1):
+        raise DataError(
+            f"split {split!r}: train={train} and validation={validation} must be positive and "
+            "leave something for test"
+        )
+    return first, second
+
+
+def _between(times: np.ndarray, cuts: tuple[float, float]) -> np.ndarray:
+    return np.searchsorted(np.asarray(cuts), times, side="right").astype(np.int8)
+
+
+def _user_order(users: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows in user order; each one's position among its user's events, and their number."""
+    order = np.lexsort((times, users))  # stable: equal times stay in the order of the file
+    if not len(order):
+        return order, order, order
+    ordered = np.asarray(users)[order]
+    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
+    lengths = np.diff(np.r_[starts, len(order)])
+    length = np.repeat(lengths, lengths)
+    position = np.arange(len(order)) - np.repeat(starts, lengths)
+    return order, position, length
+
+
+def _uniform(text: str) -> float:
+    """A number in [0, 1) from a text, the same on every machine and in every run."""
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64

@@ -1,0 +1,183 @@
+"""The files of statistics: a folder of Parquet tables and one JSON description."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from m6rec_jax.data.pair_counts import PairCounts
+from m6rec_jax.data.statistics_state import (
+    ItemStates,
+    StatisticsOptions,
+    StatisticsState,
+    UserState,
+)
+from m6rec_jax.errors import DataError
+from m6rec_jax.io.atomic import replaced_folder
+
+# Raise the number when the same events give other words, too: then text is rendered anew.
+FORMAT = "m6rec-statistics-8"
+
+State = TypeVar("State", bound=StatisticsState)
+
+_SCALARS = ("count", "positive", "value", "square", "last_time", "next_refresh", "next_fit")
+_TABLES = ("items", "users", "by", "pairs", "ranks", "factors")
+_BY_COLUMNS = {
+    "user": pa.int64(),
+    "column": pa.int8(),
+    "name": pa.string(),
+    "count": pa.int64(),
+    "positive": pa.int64(),
+}
+_PAIR_COLUMNS = ("key", "together", "products")
+
+
+def save(state: StatisticsState, path: str | Path) -> None:
+    """Writes a state to a folder; an older one there is replaced.
+
+    What was counted `of_user_only` is not kept.
+    """
+    scalars = {name: getattr(state, name) for name in _SCALARS}
+    scalars["factors_mean"] = state.factors.mean
+    settings = {"by": list(state.by), "at_least": state.at_least, "has_values": state.has_values}
+    options = dataclasses.asdict(state.options)
+    # No event yet: minus infinity is not JSON.
+    last = state.last_counted_time
+    scalars["last_time"] = None if math.isinf(last) else last
+    raw = {"format": FORMAT, "settings": settings, "options": options, "state": scalars}
+    with replaced_folder(Path(path)) as folder:
+        for name, table in _tables(state).items():
+            pq.write_table(table, folder / f"{name}.parquet", compression="zstd")
+        (folder / "statistics.json").write_text(json.dumps(raw, indent=2) + "\n", "utf-8")
+
+
+def load(kind: type[State], path: str | Path) -> State:
+    """Reads what `save` wrote: the same features, and the same after further updates.
+
+    Raises:
+      DataError: the folder is missing, of another format, or damaged.
+    """
+    path = Path(path)
+    for file in ("statistics.json", *(f"{name}.parquet" for name in _TABLES)):
+        if not (path / file).is_file():
+            raise DataError(
+                f"{path} holds no statistics ({file} is missing); `m6rec data prepare` writes them"
+            )
+    try:
+        raw = json.loads((path / "statistics.json").read_text("utf-8"))
+        if raw.get("format") != FORMAT:
+            raise DataError(
+                f"{path}: format {raw.get('format')!r}, expected {FORMAT!r}; prepare the "
+                "data set again"
+            )
+        found = kind(**raw["settings"], options=StatisticsOptions(**raw["options"]))
+        for name in _SCALARS:
+            setattr(found, name, raw["state"][name])
+        if found.last_time is None:
+            found.last_time = -math.inf
+        found.last_counted_time = found.last_time
+        found.factors.mean = raw["state"]["factors_mean"]
+        _fill(found, {name: pq.read_table(path / f"{name}.parquet") for name in _TABLES})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException) as e:
+        raise DataError(f"{path}: the statistics are damaged: {e}") from e
+    return found
+
+
+def _tables(state: StatisticsState) -> dict[str, pa.Table]:
+    items, users = state.items, list(state.users.values())
+    counted: list[tuple[Any, ...]] = [
+        (index, column, name, *entry)
+        for index, user in enumerate(users)
+        for column, counts in enumerate(user.by)
+        for name, entry in counts.items()
+    ]
+    kinds = {name: pa.int64() for name in ("count", "positive")}
+    kinds |= {name: pa.float64() for name in ("value", "last_time")}
+    floats = pa.list_(pa.float64())
+    return {
+        "items": pa.table(
+            {
+                "item_id": pa.array(list(items.index), pa.string()),
+                "count": pa.array(items.count, pa.int64()),
+                "positive": pa.array(items.positive, pa.int64()),
+                "value": pa.array(items.value, pa.float64()),
+                "holders": pa.array(items.holders, pa.int64()),
+                "square": pa.array(items.square, pa.float64()),
+            }
+        ),
+        "users": pa.table(
+            {"user_id": pa.array(list(state.users), pa.string())}
+            | {
+                name: pa.array([getattr(user, name) for user in users], kind)
+                for name, kind in kinds.items()
+            }
+            | {"window": pa.array([user.window for user in users], pa.list_(pa.int32()))}
+            | {
+                name: pa.array([getattr(user, name) for user in users], floats)
+                for name in ("window_value", "window_difference")
+            }
+        ),
+        "by": pa.table(
+            {
+                name: pa.array([row[index] for row in counted], kind)
+                for index, (name, kind) in enumerate(_BY_COLUMNS.items())
+            }
+        ),
+        "pairs": _pairs_table(state.pairs),
+        "ranks": pa.table(
+            {
+                "count": pa.array([state.sorted_counts.tolist()]),
+                "share": pa.array([state.sorted_shares.tolist()]),
+            }
+        ),
+        "factors": pa.table(
+            {
+                "bias": pa.array(state.factors.item_bias, pa.float64()),
+                "factors": pa.array(state.factors.item_factors.tolist(), floats),
+            }
+        ),
+    }
+
+
+def _fill(state: StatisticsState, tables: dict[str, pa.Table]) -> None:
+    columns: dict[str, dict[str, list[Any]]] = {
+        name: tables[name].to_pydict() for name in _TABLES if name != "pairs"
+    }
+    of_items = columns["items"]
+    state.items = ItemStates(
+        {item_id: index for index, item_id in enumerate(of_items["item_id"])},
+        *(of_items[name] for name in ("count", "positive", "value", "holders", "square")),
+    )
+    of_users = columns["users"]
+    counts = ("count", "positive", "value", "last_time")
+    windows = ("window", "window_value", "window_difference")
+    for user_id, count, positive, value, last_time, *window in zip(
+        of_users["user_id"], *(of_users[name] for name in (*counts, *windows)), strict=True
+    ):
+        by: tuple[dict[str, list[int]], ...] = tuple({} for _ in state.by)
+        state.users[user_id] = UserState(count, positive, value, last_time, by, *window)
+    users = list(state.users.values())
+    for index, column, name, count, positive in zip(
+        *(columns["by"][name] for name in _BY_COLUMNS), strict=True
+    ):
+        users[index].by[column][name] = [count, positive]
+    key, *counters = (tables["pairs"].column(c).to_numpy() for c in _PAIR_COLUMNS)
+    state.pairs.load(key, np.stack(counters, axis=1))
+    state.sorted_counts = np.asarray(columns["ranks"]["count"][0], np.float64)
+    state.sorted_shares = np.asarray(columns["ranks"]["share"][0], np.float64)
+    of_factors = columns["factors"]
+    state.factors.item_bias = np.asarray(of_factors["bias"], np.float64)
+    shape = (len(state.factors.item_bias), state.factors.item_factors.shape[1])
+    state.factors.item_factors = np.asarray(of_factors["factors"], np.float64).reshape(shape)
+
+
+def _pairs_table(counts: PairCounts) -> pa.Table:
+    keys, values = counts.to_arrays()
+    return pa.table(dict(zip(_PAIR_COLUMNS, (keys, values[:, 0], values[:, 1]), strict=True)))

@@ -1,0 +1,377 @@
+"""What `data.statistics` counts: the incremental state behind the words."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Self
+
+import gin
+import numpy as np
+
+from m6rec_jax.data.pair_counts import DENSE_ITEMS, PairCounts
+from m6rec_jax.data.schema import DatasetSpec
+from m6rec_jax.data.value_factors import ValueFactors
+from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.text.format_strings import text_of
+from m6rec_jax.text.records import Event, Item
+
+# Events before the first fit of the factors, and the fewest between two fits.
+FIRST_FIT = 10
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class StatisticsOptions:
+    """How statistics are computed; saved with them.
+
+    Attributes:
+      smoothing: shares and means are pulled towards the overall one as if by this many events.
+      neighbours: whether to count pairs of items. Costs most of the time and memory of large
+        catalogues: at most `2 * neighbour_window` pairs per event.
+      neighbour_window: how many of a user's last items are paired with a new one.
+      neighbour_smoothing: pulls how much likelier one item makes another towards "no likelier".
+      similarity_smoothing: pulls the similarity of each pair of items towards zero, in the unit of
+        squared values.
+      dense_items: up to this many items, pairs are kept as square arrays.
+      factors: hidden factors of items and tastes that explain values, see `value_factors`; 0: none.
+        They are fitted to the users' windows, whether or not pairs are counted.
+      factor_regularization: weight of the factors' squares.
+      factor_growth: they are fitted anew when this share more events came.
+    """
+
+    smoothing: float = 5.0
+    neighbours: bool = True
+    neighbour_window: int = 1000
+    neighbour_smoothing: float = 5.0
+    similarity_smoothing: float = 10.0
+    dense_items: int = DENSE_ITEMS
+    factors: int = 16
+    factor_regularization: float = 10.0
+    factor_growth: float = 0.03
+
+    def __post_init__(self) -> None:
+        for name in (
+            "smoothing",
+            "neighbour_smoothing",
+            "neighbour_window",
+            "similarity_smoothing",
+            "factor_regularization",
+            "factor_growth",
+        ):
+            value = getattr(self, name)
+            if value <= 0:
+                raise ConfigError(f"StatisticsOptions.{name} must be positive, not {value}")
+        if self.factors < 0:
+            raise ConfigError(f"StatisticsOptions.factors must be 0 or more, not {self.factors}")
+
+
+@dataclasses.dataclass(slots=True)
+class UserState:
+    """What is known of one user.
+
+    Attributes:
+      count, positive, value: events, positive ones, sum of values.
+      last_time: of the user's last event.
+      by: for each column of `by`, value -> [events, positive ones].
+      window: indices of the user's last distinct items, oldest first.
+      window_value: the value the user gave each of them (at its first event in the window).
+      window_difference: by how much that was above the mean of all events then.
+    """
+
+    count: int
+    positive: int
+    value: float
+    last_time: float
+    by: tuple[dict[str, list[int]], ...]
+    window: list[int] = dataclasses.field(default_factory=list)
+    window_value: list[float] = dataclasses.field(default_factory=list)
+    window_difference: list[float] = dataclasses.field(default_factory=list)
+
+    def copy(self) -> UserState:
+        """A copy that can be counted on by itself."""
+        return UserState(
+            self.count,
+            self.positive,
+            self.value,
+            self.last_time,
+            tuple({name: list(entry) for name, entry in counts.items()} for counts in self.by),
+            list(self.window),
+            list(self.window_value),
+            list(self.window_difference),
+        )
+
+    def remember(self, index: int, value: float, difference: float, limit: int) -> None:
+        """Appends an item to the window, which forgets its oldest one beyond `limit`."""
+        self.window.append(index)
+        self.window_value.append(value)
+        self.window_difference.append(difference)
+        if len(self.window) > limit:
+            del self.window[0], self.window_value[0], self.window_difference[0]
+
+
+@dataclasses.dataclass(slots=True)
+class ItemStates:
+    """What is known of every item, by its index (the order in which items first occurred).
+
+    Attributes:
+      index: item id -> index.
+      count, positive, value: events, positive ones, sum of values `[items]`.
+      holders: how often the item entered a user's window `[items]`.
+      square: sum of squared differences of the values that entered windows `[items]`.
+    """
+
+    index: dict[str, int] = dataclasses.field(default_factory=dict)
+    count: list[int] = dataclasses.field(default_factory=list)
+    positive: list[int] = dataclasses.field(default_factory=list)
+    value: list[float] = dataclasses.field(default_factory=list)
+    holders: list[int] = dataclasses.field(default_factory=list)
+    square: list[float] = dataclasses.field(default_factory=list)
+
+    def index_of(self, item_id: str) -> int:
+        """The index of an item, a new one if need be."""
+        index = self.index.get(item_id)
+        if index is None:
+            index = self.index[item_id] = len(self.count)
+            for counts in (self.count, self.positive, self.holders):
+                counts.append(0)
+            for sums in (self.value, self.square):
+                sums.append(0.0)
+        return index
+
+
+class StatisticsState:
+    """Counts over the events so far.
+
+    Args:
+      by: item columns by which a user's behaviour is counted.
+      at_least: events with at least this value are positive; None where all are.
+      has_values: whether events have values.
+      options: see `StatisticsOptions`; None for gin's or the defaults.
+    """
+
+    def __init__(
+        self,
+        by: Sequence[str] = (),
+        at_least: float | None = None,
+        has_values: bool = False,
+        options: StatisticsOptions | None = None,
+    ) -> None:
+        self.by = tuple(by)
+        self.at_least = at_least
+        self.has_values = has_values
+        self.options = options or StatisticsOptions()
+        self.count = 0
+        self.positive = 0
+        self.value = 0.0
+        self.square = 0.0
+        # Of all events, and of those that are counted for everybody (what `save` keeps).
+        self.last_time = self.last_counted_time = -math.inf
+        self.items = ItemStates()
+        self.users: dict[str, UserState] = {}
+        # The users of whom more is known than counts for everybody, see `update`.
+        self.users_ahead: dict[str, UserState] = {}
+        # (users who acted on both, sum over them of the products of their differences).
+        self.pairs = PairCounts(self.options.dense_items)
+        # Sorted counts and shares liked of all items, as they were at the last refresh `[items]`.
+        self.sorted_counts = np.zeros(0)
+        self.sorted_shares = np.zeros(0)
+        self.next_refresh = 1
+        factors = self.options.factors if has_values else 0
+        self.factors = ValueFactors(
+            factors, self.options.smoothing, self.options.factor_regularization
+        )
+        self.next_fit = FIRST_FIT
+
+    @classmethod
+    def for_dataset(cls, spec: DatasetSpec, options: StatisticsOptions | None = None) -> Self:
+        """Empty statistics for the data set that `spec` declares."""
+        at_least = spec.label.at_least
+        return cls(spec.statistics.by, at_least, spec.events.value is not None, options)
+
+    @property
+    def keeps_windows(self) -> bool:
+        """Whether some feature needs the items that a user acted on last."""
+        return self.options.neighbours or self.has_factors
+
+    @property
+    def has_factors(self) -> bool:
+        """Whether values are explained by factors."""
+        return self.has_values and self.options.factors > 0
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether some events can be negative."""
+        return self.at_least is not None
+
+    # ---- update
+
+    def is_positive(self, event: Event) -> bool:
+        """Whether an event counts as positive."""
+        return self.at_least is None or (event.value is not None and event.value >= self.at_least)
+
+    def update(self, event: Event, item: Item, of_user_only: bool = False) -> None:
+        """Counts the next event.
+
+        Args:
+          event: not earlier than the ones before.
+          item: the item of the event, for its columns of `by`.
+          of_user_only: the event counts for its user, and not for the item: it counts in what is
+            asked `ahead`, and not otherwise. So is an event of the validation part known to the
+            same user's rows of the test part, and to nobody else.
+
+        Raises:
+          DataError: the event is earlier than one that was counted before.
+        """
+        if event.time < self.last_time:
+            raise DataError(
+                f"an event of user {event.user_id!r} at {event.time} comes after one at "
+                f"{self.last_time}: statistics take events in the order of time"
+            )
+        self.last_time = event.time
+        value = _value_of(event)
+        # Before this event counts: its own value must not pull the mean that it is compared with.
+        difference = value - self.mean()
+        liked = self.is_positive(event)
+        ahead = self.users_ahead.get(event.user_id)
+        if of_user_only and ahead is None:
+            known = self.users.get(event.user_id)
+            ahead = self._new_user() if known is None else known.copy()
+            self.users_ahead[event.user_id] = ahead
+        if ahead is not None:
+            self._count_ahead(ahead, event, item)
+        if of_user_only:
+            return
+
+        self.last_counted_time = event.time
+        self.count += 1
+        self.positive += liked
+        self.value += value
+        self.square += difference * difference
+        items = self.items
+        index = items.index_of(event.item_id)
+        items.count[index] += 1
+        items.positive[index] += liked
+        items.value[index] += value
+        user = self.users.get(event.user_id)
+        if user is None:
+            user = self.users[event.user_id] = self._new_user()
+        self._count_user(user, event, item)
+        if self.keeps_windows and index not in user.window:
+            if self.options.neighbours:
+                self._count_pairs(user, index, difference)
+            user.remember(index, value, difference, self.options.neighbour_window)
+            items.holders[index] += 1
+            items.square[index] += difference * difference
+        if self.count >= self.next_refresh:
+            self._refresh()
+        if self.has_factors and self.count >= self.next_fit:
+            self._fit_factors()
+
+    def fold_in(self, user_id: str, behaviours: Sequence[tuple[Event, Item]]) -> UserState | None:
+        """A user's state with behaviours that these statistics do not hold, which stay as they are.
+
+        For served users: of new ones a request says all that is known, of known ones what came
+        since. It is what `update(..., of_user_only=True)` would make of them.
+
+        Args:
+          user_id: may be unknown, or empty.
+          behaviours: the user's events, oldest first, with their items. Of a known user only those
+            later than the last one that was counted of it; the others are held already.
+
+        Returns:
+          For `state` of `Statistics.group_features`; None where nothing is known.
+        """
+        known = self.users.get(user_id)
+        if known is not None:
+            behaviours = [pair for pair in behaviours if pair[0].time > known.last_time]
+        if not behaviours:
+            return known
+        state = self._new_user() if known is None else known.copy()
+        for event, item in behaviours:
+            self._count_ahead(state, event, item)
+        return state
+
+    def _new_user(self) -> UserState:
+        return UserState(0, 0, 0.0, -math.inf, tuple({} for _ in self.by))
+
+    def _count_user(self, user: UserState, event: Event, item: Item) -> None:
+        liked = self.is_positive(event)
+        user.count += 1
+        user.positive += liked
+        user.value += _value_of(event)
+        user.last_time = event.time
+        for field, counts in zip(self.by, user.by, strict=True):
+            for name in values_of(item, field):
+                entry = counts.setdefault(name, [0, 0])
+                entry[0] += 1
+                entry[1] += liked
+
+    def _count_ahead(self, user: UserState, event: Event, item: Item) -> None:
+        """Counts an event in its user's state alone."""
+        value = _value_of(event)
+        self._count_user(user, event, item)
+        # An item of which nothing else is known resembles no other.
+        index = self.items.index.get(item.id)
+        if self.keeps_windows and index is not None and index not in user.window:
+            user.remember(index, value, value - self.mean(), self.options.neighbour_window)
+
+    def _count_pairs(self, user: UserState, index: int, difference: float) -> None:
+        if not user.window:
+            return
+        others = np.asarray(user.window)
+        this = np.full(len(others), index)
+        products = difference * np.asarray(user.window_difference)
+        amounts = np.stack([np.ones_like(products), products], axis=1)
+        self.pairs.add(this, others, amounts)
+        self.pairs.add(others, this, amounts)
+
+    def _refresh(self) -> None:
+        """Ranks all items anew. At every event at first, then whenever 2% more events came."""
+        counts = np.asarray(self.items.count, np.float64)
+        self.sorted_counts = np.sort(counts)
+        if self.has_labels:
+            positive = np.asarray(self.items.positive, np.float64)
+            self.sorted_shares = np.sort(self.smoothed(positive, counts, self.share()))
+        self.next_refresh = self.count + max(1, self.count // 50)
+
+    def _fit_factors(self) -> None:
+        users = self.users.values()
+        self.factors.fit(
+            [user.window for user in users],
+            [user.window_value for user in users],
+            len(self.items.count),
+        )
+        self.next_fit = self.count + max(
+            FIRST_FIT, math.ceil(self.options.factor_growth * self.count)
+        )
+
+    def share(self) -> float:
+        """Share of positive events; 0 before the first."""
+        return self.positive / self.count if self.count else 0.0
+
+    def mean(self) -> float:
+        """Mean value; 0 before the first."""
+        return self.value / self.count if self.count else 0.0
+
+    def spread(self) -> float:
+        """How far values lie from their mean (root mean square); 1 before two of them differ."""
+        return math.sqrt(self.square / self.count) if self.square else 1.0
+
+    def smoothed(self, amount, count, towards):  # type: ignore[no-untyped-def]
+        """Share or mean of numbers or arrays, as if `smoothing` more events had the overall one."""
+        return (amount + self.options.smoothing * towards) / (count + self.options.smoothing)
+
+
+def _value_of(event: Event) -> float:
+    return 0.0 if event.value is None or math.isnan(event.value) else event.value
+
+
+def values_of(item: Item, field: str) -> tuple[str, ...]:
+    """The distinct values an item has in a column, as text."""
+    value = item.attributes.get(field)
+    if isinstance(value, tuple):
+        return tuple(dict.fromkeys(value))
+    text = text_of(value)
+    return (text,) if text else ()

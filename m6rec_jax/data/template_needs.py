@@ -1,0 +1,110 @@
+"""What a data set's template asks of its tables, known before anything is rendered."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from m6rec_jax.data.schema import DatasetSpec
+from m6rec_jax.data.statistics import Statistics
+from m6rec_jax.errors import ConfigError
+from m6rec_jax.text.format_strings import Template
+from m6rec_jax.text.records import Item
+from m6rec_jax.text.templates import DatasetTemplate
+
+
+def checked_template(spec: DatasetSpec, statistics: Statistics, where: str) -> DatasetTemplate:
+    """The data set's template, all of whose fields exist.
+
+    Args:
+      spec: of the data set.
+      statistics: of its events.
+      where: the file it stands in, for error messages.
+
+    Raises:
+      ConfigError: it does not parse, asks for a field that does not exist, or for a statistic
+        outside brackets; or items have no columns, so that nothing can be said of them.
+    """
+    template = DatasetTemplate.parse(spec.template, where)
+    if not spec.items.columns:
+        raise ConfigError(f"{where}: items.columns is empty, and nothing is known of any item")
+    names, of_user = statistics.names(), statistics.user_names()
+    try:
+        template.validate(spec.users.columns, spec.items.columns, names, of_user)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
+    for part in (template.profile_template, template.context_template, template.candidate_template):
+        for name in part.required:
+            if name in names:
+                raise ConfigError(
+                    f"{where}: template '{part.name}' needs a value for {{{name}}}, and a new user "
+                    "or item has no statistics: put it and its words in an optional clause [ ... ]"
+                )
+    return template
+
+
+def optional_item_templates(template: DatasetTemplate) -> list[Template]:
+    """Templates, of those that must say something of every item, that may say nothing of one."""
+    found = [template.item_template]
+    # A candidate that is empty altogether: rows of candidates are not wanted.
+    if template.candidate_template.source.strip():
+        found.append(template.candidate_template)
+    return [one for one in found if one.may_be_empty]
+
+
+def items_without_text(template: DatasetTemplate, items: Sequence[Item]) -> dict[str, list[str]]:
+    """Items of which a template may say nothing at all, which no model can read.
+
+    Args:
+      template: of the data set.
+      items: with their attributes; of a new one there are no statistics.
+
+    Returns:
+      Name of the template -> ids of such items; none where there are none.
+    """
+    found: dict[str, list[str]] = {}
+    for part in optional_item_templates(template):
+        empty = [item.id for item in items if not part.render(item.attributes).strip()]
+        found |= {part.name: empty} if empty else {}
+    return found
+
+
+@dataclass(frozen=True)
+class TemplateNeeds:
+    """Values without which some row could not be rendered.
+
+    Attributes:
+      users, items: column -> name of the template that needs it.
+      template: for `outcome`; None for a data set that has no template.
+    """
+
+    users: Mapping[str, str]
+    items: Mapping[str, str]
+    template: DatasetTemplate | None
+
+    @classmethod
+    def of(cls, spec: DatasetSpec, where: str) -> TemplateNeeds:
+        """Reads them off a data set's template; arguments and errors as `checked_template`."""
+        if not spec.template:
+            return cls({}, {}, None)
+        statistics = Statistics.for_dataset(spec)
+        template = checked_template(spec, statistics, where)
+        if spec.events.value is None and template.needs_outcome and not template.outcome(None):
+            raise ConfigError(
+                f"{where}: template 'event' needs a value for {{outcome}}, and events without a "
+                "value have no words but an outcome that is alone and has no 'at_least'"
+            )
+        users, items = template.required(statistics.names())
+        return cls(users, items, template)
+
+    def without_words(self, values: np.ndarray) -> np.ndarray:
+        """Which of the events' values `[n]` no outcome has words for, though each needs some."""
+        if self.template is None or not self.template.needs_outcome:
+            return np.zeros(len(values), bool)
+        distinct, indices = np.unique(values, return_inverse=True)
+        outcome = self.template.outcome
+        lacking = [math.isfinite(value) and not outcome(value) for value in distinct.tolist()]
+        return np.asarray(lacking, bool)[indices]

@@ -1,0 +1,103 @@
+"""Writes and builds the views of a data set of texts: what its readers' preparations share."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from m6rec_jax import __version__
+from m6rec_jax.data import views
+from m6rec_jax.data.prepared import MANIFEST, Prepared, fingerprint, folder_of, write_manifest
+from m6rec_jax.data.splits import Split
+from m6rec_jax.data.views import RowWriter, build_view
+from m6rec_jax.io.progress import progress_bar
+
+# Raise it when the rendering changes, so that data prepared before are rendered again.
+FORMAT = 1
+
+log = logging.getLogger(__name__)
+
+
+class ViewRow(NamedTuple):
+    """A row, the view and the part that it belongs to."""
+
+    view: str
+    part: str
+    row: dict[str, Any]
+
+
+Render = Callable[[Path], tuple[Iterable[ViewRow], Mapping[str, Any]]]
+"""Called with the folder of the prepared split; gives rows and what the manifest says of them."""
+
+
+def prepare_texts(
+    out: str | Path,
+    dataset: str,
+    split: Split,
+    wanted: Sequence[str],
+    files: Iterable[Path],
+    options: Any,
+    render: Render,
+    progress: bool,
+) -> Prepared:
+    """Writes the views of a split, unless they are on disk, made from the same.
+
+    Args:
+      out: the TFDS data_dir.
+      dataset: its name.
+      split: of the data set.
+      wanted: the views that are made.
+      files: that the rows are made from.
+      options: a dataclass; rows depend on it, too.
+      render: makes the rows, in any order.
+      progress: whether to show bars.
+    """
+    folder = folder_of(out, dataset, split.name)
+    targets = {view: views.tfds_folder(out, dataset, split.name, view) for view in wanted}
+    settings = dataclasses.asdict(options)
+    columns = {view: views.COLUMNS[view] for view in wanted}
+    described = {"name": split.name, "kind": split.kind, "options": dict(split.options)}
+    source = fingerprint(FORMAT, __version__, described, settings, columns, files=files)
+    built = all((target / "dataset_info.json").is_file() for target in targets.values())
+    if built and _fingerprint_of(folder) == source:
+        log.info("%s is prepared already", folder)
+        return Prepared.open(out, dataset, split.name)
+    rendered = folder / "rendered"
+    shutil.rmtree(rendered, ignore_errors=True)
+    writers = {}
+    for view in wanted:
+        (rendered / view).mkdir(parents=True)
+        writers[view] = RowWriter(rendered / view, view)
+    rows, manifest = render(folder)
+    with progress_bar(desc=f"rendering {dataset}", unit=" rows", disable=not progress) as bar:
+        for view, part, row in rows:
+            writers[view].write(part, row)
+            bar.update()
+    for view, target in targets.items():
+        writers[view].close()
+        build_view(Path(out), rendered / view, target, progress)
+    own = {
+        "format": FORMAT,
+        "version": __version__,
+        "dataset": dataset,
+        "split": described,
+        "options": settings,
+        "fingerprint": source,
+        "views": {view: {"rows": writer.num_rows} for view, writer in writers.items()},
+    }
+    write_manifest(folder, {**manifest, **own})
+    shutil.rmtree(rendered)
+    return Prepared.open(out, dataset, split.name)
+
+
+def _fingerprint_of(folder: Path) -> str | None:
+    try:
+        found: str | None = json.loads((folder / MANIFEST).read_text("utf-8")).get("fingerprint")
+    except (OSError, ValueError):
+        return None
+    return found

@@ -1,0 +1,215 @@
+"""The views of a prepared data set: which columns each has, where its files lie, how they are made.
+
+Light: tensorflow is imported when a view is built, so serving may ask where things are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from m6rec_jax.data.splits import PARTS
+from m6rec_jax.errors import DataError
+from m6rec_jax.io.closest import did_you_mean
+from m6rec_jax.io.progress import progress_bar
+from m6rec_jax.text.writing_templates import WRITING
+
+__all__ = ["COLUMNS", "DESCRIPTIONS", "DIALOGUE_VIEWS", "FURTHER_VIEWS", "PARTS", "WRITING"]
+__all__ += ["TEXT_VIEWS", "TFDS_NAME", "VERSION", "VIEWS"]
+
+Row = dict[str, Any]
+TFDS_NAME = "recommender_text"
+VERSION = "1.0.0"
+
+# Of users, items and events, unless others are asked for.
+VIEWS = ("groups", "next_items", "documents", "catalogue")
+# Of them, too, but only where they are asked for.
+FURTHER_VIEWS = ("reranking",)
+# Of a corpus of texts.
+TEXT_VIEWS = ("documents", "labelled_texts")
+# Of dialogues: what is said next, and what is recommended next.
+DIALOGUE_VIEWS = ("replies", "recommendations")
+
+
+def _columns(text: str) -> Mapping[str, tuple[str, bool]]:
+    """`"user_id str, history str[]"` -> column -> (kind, whether it is a list)."""
+    found = {}
+    for column in text.split(","):
+        name, kind = column.split()
+        found[name] = (kind.removesuffix("[]"), kind.endswith("[]"))
+    return found
+
+
+_OF_USER = "user_id str, user_index int, time time, history str[]"
+_GENERATED = (
+    "text_id str, text_index int, user_id str, item_indices int[], seen_indices int[], "
+    "source str[], prefix str, target str, features str[]"
+)
+# View -> column -> (kind, whether it is a list); kinds: str, int (int64), time (float64, unix
+# seconds), value (float32).
+COLUMNS: Mapping[str, Mapping[str, tuple[str, bool]]] = {
+    "groups": _columns(
+        f"group_id int, {_OF_USER}, candidates str[], item_indices int[], labels int[], "
+        "ratings value[]"
+    ),
+    "next_items": _columns(f"{_OF_USER}, items str[], item_indices int[]"),
+    "reranking": _columns(
+        f"{_OF_USER}, recent_indices int[], candidates str[], item_indices int[], labels int[]"
+    ),
+    "documents": _columns("kind str, source str[], target str"),
+    "catalogue": _columns("item_id str, item_index int, text str"),
+    "labelled_texts": _columns(
+        "text_id str, text_index int, group str, source str[], question str, label int"
+    ),
+    **dict.fromkeys((*WRITING, "replies"), _columns(_GENERATED)),
+    # Rows of the items of one turn read the same and want different items; they have one number.
+    "recommendations": _columns(f"{_GENERATED}, turn_index int"),
+}
+
+DESCRIPTIONS: Mapping[str, str] = {
+    "groups": "Scoring: a user's history and the candidates shown to them next, with outcomes "
+    "(labels 0 or 1; ratings NaN where an event has no value or is a sampled negative).",
+    "next_items": "Retrieval: a user's history and the items that follow in the user's order.",
+    "reranking": "Reranking: a user's history, the item that came next (label 1, first) "
+    "and items that occur with its last ones in other users' sequences (label 0), each with its "
+    "rank by co-occurrence in words; recent_indices are the history's items that this is counted "
+    "from, oldest first.",
+    "documents": "Pretraining: kind 'behaviour' (source: history, target: the next behaviours with "
+    "their outcomes in words), kind 'item' (no source, target: the item described) and, of a "
+    "corpus, kind 'text' (source: what the text is about and what stands before, target: what "
+    "follows).",
+    "catalogue": "All items in the order of the items table, in one split called 'train'.",
+    "labelled_texts": "Classification: a text, a question about it, and the class it has.",
+    "explanations": "Generation: why a user may like an item (source: history and item), and the "
+    "features that the explanation names.",
+    "contents": "Generation: category and title of what a user likes next, two blanks to fill in.",
+    "titles": "Generation: the title of what a user likes next, given its category.",
+    "queries": "Generation: what a user searches for.",
+    "replies": "Generation: what SYSTEM says next in a dialogue (source: the turns before).",
+    "recommendations": "What SYSTEM recommends next in a dialogue: one item, its title as target; "
+    "seen_indices are the items named before, turn_index is one number for the items of a turn.",
+}
+
+_ARROW = {"str": pa.string(), "int": pa.int64(), "time": pa.float64(), "value": pa.float32()}
+
+
+def check_view(view: str, known: Sequence[str] = tuple(COLUMNS)) -> str:
+    """Returns `view`; raises DataError, naming the closest one, where it is none of `known`."""
+    if view not in known:
+        raise DataError(
+            f"there is no view {view!r}{did_you_mean(view, known)} (known: {', '.join(known)})"
+        )
+    return view
+
+
+def config_prefix(dataset: str, split: str) -> str:
+    """What the TFDS config names of a split's views have in common.
+
+    Characters of the data set's name that TFDS refuses become underscores.
+    """
+    refused = r"[^\w\-.]"
+    return f"{re.sub(refused, '_', dataset)}.{split}"
+
+
+def tfds_folder(data_dir: str | Path, dataset: str, split: str, view: str) -> Path:
+    """Folder that holds a view's shards and `dataset_info.json`."""
+    config = f"{config_prefix(dataset, split)}.{check_view(view)}"
+    return Path(data_dir) / TFDS_NAME / config / VERSION
+
+
+class RowWriter:
+    """Writes rows of one view to a file `<part>.parquet` for each part.
+
+    Args:
+      folder: must exist.
+      view: gives the columns.
+      buffer_rows: rows in memory per part.
+    """
+
+    def __init__(self, folder: Path, view: str, buffer_rows: int = 1_000) -> None:
+        self._folder = folder
+        columns = COLUMNS[check_view(view)].items()
+        self._schema = pa.schema(
+            [
+                (name, pa.list_(_ARROW[kind]) if many else _ARROW[kind])
+                for name, (kind, many) in columns
+            ]
+        )
+        self._buffer_rows = buffer_rows
+        self._buffers: dict[str, list[Row]] = {}
+        self._files: dict[str, pq.ParquetWriter] = {}
+        self.num_rows: dict[str, int] = {}
+
+    def write(self, part: str, row: Row) -> None:
+        """Adds a row to a part."""
+        buffer = self._buffers.setdefault(part, [])
+        buffer.append(row)
+        self.num_rows[part] = self.num_rows.get(part, 0) + 1
+        if len(buffer) >= self._buffer_rows:
+            self._flush(part)
+
+    def close(self) -> None:
+        """Writes what is held and closes all files."""
+        for part in self._buffers:
+            self._flush(part)
+            self._files[part].close()
+
+    def _flush(self, part: str) -> None:
+        if part not in self._files:
+            path = self._folder / f"{part}.parquet"
+            self._files[part] = pq.ParquetWriter(path, self._schema, compression="zstd")
+        rows, self._buffers[part] = self._buffers[part], []
+        self._files[part].write_table(pa.Table.from_pylist(rows, self._schema))
+
+
+def build_view(out: Path, rendered: Path, target: Path, progress: bool) -> None:
+    """Turns what `RowWriter` wrote into TFRecord shards, in place of what is there.
+
+    Args:
+      out: the TFDS data_dir.
+      rendered: folder of the Parquet files.
+      target: the view's folder, of `tfds_folder`.
+      progress: whether to show a bar.
+    """
+    # Imported here: tensorflow_datasets takes seconds to import.
+    import tensorflow_datasets as tfds
+
+    from m6rec_jax.data.recommender_text import recommender_text_dataset_builder as module
+
+    shutil.rmtree(target, ignore_errors=True)
+    for left_over in target.parent.glob(f"{target.name}.incomplete*"):
+        shutil.rmtree(left_over, ignore_errors=True)
+    config = module.RecommenderTextConfig(name=target.parent.name, rendered=str(rendered))
+    view = config.view
+    with progress_bar(desc=f"writing {view}", total=1, disable=not progress) as bar:
+        with _quiet(tfds):
+            builder = module.Builder(config=config, data_dir=str(out))
+            builder.download_and_prepare(
+                download_dir=str(rendered / "downloads"),  # stays empty
+                download_config=tfds.download.DownloadConfig(try_download_gcs=False),
+            )
+        bar.update()
+
+
+@contextlib.contextmanager
+def _quiet(tfds: Any) -> Iterator[None]:
+    """Keeps TFDS from printing: it announces downloads that do not happen."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    tfds.disable_progress_bar()
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        tfds.enable_progress_bar()
+        logger.setLevel(level)

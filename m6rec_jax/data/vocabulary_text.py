@@ -1,0 +1,108 @@
+"""The training text of a prepared data set, to train a vocabulary on (`m6rec vocab train`)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import gin
+
+from m6rec_jax.data.prepared import VOCABULARY, Prepared
+from m6rec_jax.data.views import COLUMNS, check_view
+from m6rec_jax.errors import ConfigError
+from m6rec_jax.text.vocabulary_training import TrainedVocabulary, train_vocabulary
+
+DEFAULT_VIEWS = ("groups", "documents")
+# Ids never reach a model; features are words of the target.
+_NOT_READ = ("user_id", "item_id", "text_id", "group", "kind", "features")
+
+
+def training_texts(prepared: Prepared, views: Sequence[str] = DEFAULT_VIEWS) -> Iterator[str]:
+    """Every segment of text of the views' training parts, as often as a model reads it.
+
+    Items held out of training occur in none of them.
+
+    Raises:
+      DataError: a view is unknown or not prepared.
+    """
+    import tensorflow_datasets as tfds
+
+    for view in views:
+        texts = [c for c, (kind, _) in COLUMNS[check_view(view)].items() if kind == "str"]
+        texts = [c for c in texts if c not in _NOT_READ]
+        prepared.num_rows(view)
+        rows = tfds.builder_from_directory(str(prepared.tfds_folder(view))).as_dataset(
+            split="train",
+            read_config=tfds.ReadConfig(add_tfds_id=False),
+            decoders=tfds.decode.PartialDecoding(texts),
+        )
+        for row in tfds.as_numpy(rows):
+            for column in texts:
+                values = row[column]
+                for value in [values] if isinstance(values, bytes) else values:
+                    yield value.decode("utf-8")
+
+
+@gin.configurable
+def train_on_prepared(
+    data_dir: str | os.PathLike[str] = gin.REQUIRED,
+    dataset: str | None = None,
+    split: str = "per_user_temporal",
+    output: str | os.PathLike[str] | None = None,
+    views: Sequence[str] = DEFAULT_VIEWS,
+    sources: Sequence[tuple[str, str, Sequence[str]]] = (),
+    shared: str | None = None,
+) -> TrainedVocabulary:
+    """Trains a vocabulary on the training parts of prepared data; see `train_vocabulary`.
+
+    The words for outcomes are kept apart from the titles beside them. Phrases are learnt of what
+    templates write; of corpora, words.
+
+        train_on_prepared.dataset = 'movielens-100k'
+
+    or, for tasks of several data sets, which then find it by `vocabulary_file.shared`:
+
+        train_on_prepared.sources = (('movielens-100k', 'per_user_temporal', ('groups',)),
+                                     ('film-plots', 'by_group', ('documents',)))
+        train_on_prepared.shared = 'foundation'
+
+    Args:
+      data_dir: the TFDS data_dir that `m6rec data prepare` wrote to.
+      dataset, split, views: name of the data set, of the split, and whose views' text is read, each
+        with its own frequencies.
+      output: where the model file goes; None: where the data set's tasks look for it.
+      sources: (data set, split, views) of each of several data sets, in place of one.
+      shared: name of the vocabulary that is trained, a folder in `data_dir`; with `sources`.
+
+    Raises:
+      ConfigError: neither a data set nor sources are named, or both, or sources without a name.
+      DataError: something is not prepared.
+    """
+    if bool(sources) == bool(dataset):
+        raise ConfigError(
+            "train_on_prepared needs either a dataset or sources, not "
+            f"dataset={dataset!r} and sources={tuple(sources)!r}"
+        )
+    if (shared and not sources) or (sources and not (shared or output)):
+        raise ConfigError(
+            "train_on_prepared.sources and train_on_prepared.shared belong together, not "
+            f"sources={tuple(sources)!r} and shared={shared!r}"
+        )
+    wanted = sources or [(str(dataset), split, views)]
+    opened = [(Prepared.open(data_dir, name, part), of) for name, part, of in wanted]
+    outcomes: dict[str, None] = {}
+    for prepared, _ in opened:
+        # Texts have no template.
+        if "dataset_spec" in prepared.manifest:
+            outcomes |= dict.fromkeys(outcome.text for outcome in prepared.template().outcomes)
+    path = output or opened[0][0].vocabulary_file
+    if shared and output is None:
+        path = Path(data_dir) / shared / VOCABULARY
+
+    def texts(has_template: bool) -> Iterator[str]:
+        for prepared, of in opened:
+            if ("dataset_spec" in prepared.manifest) == has_template:
+                yield from training_texts(prepared, of)
+
+    return train_vocabulary(texts(True), path, prose=texts(False), keep_apart=list(outcomes))

@@ -1,1 +1,0 @@
-"""Users, items and events: reading and checking tables, public data sets, statistics and splits."""

@@ -1,0 +1,561 @@
+import csv
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from m6rec_jax.data.check import check_dataset
+from m6rec_jax.data.reading import Dataset
+from m6rec_jax.data.report import KINDS
+from m6rec_jax.errors import DataError
+
+SHOP = Path(__file__).parents[1] / "data" / "shop"
+
+SPEC = {
+    "name": "tiny",
+    "users": {"id": "user", "columns": {"age": "int"}},
+    "items": {"id": "item", "columns": {"title": "string", "tags": "list<string>"}},
+    "events": {"user": "user", "item": "item", "time": "time", "value": "rating"},
+    "label": {"at_least": 4},
+}
+USERS = ["user,age", "a,1", "b,2"]
+ITEMS = ["item,title,tags", "x,Fargo,crime|drama", "y,Emma,"]
+EVENTS = ["user,item,time,rating", "a,x,10,5", "b,y,20,1"]
+
+
+def write(folder, users=USERS, items=ITEMS, events=EVENTS, spec=SPEC):
+    folder.mkdir(exist_ok=True)
+    (folder / "dataset.json").write_text(json.dumps(spec))
+    for name, lines in (("users", users), ("items", items), ("events", events)):
+        raw = [line if isinstance(line, bytes) else line.encode() for line in lines]
+        (folder / f"{name}.csv").write_bytes(b"\n".join(raw) + b"\n")
+    return folder
+
+
+def found(report):
+    """{(kind, table, column): (count, rows)} of a report."""
+    return {
+        (problem.kind, problem.table, problem.column): (problem.count, problem.rows)
+        for problem in report.problems
+    }
+
+
+def test_a_good_folder_has_no_problems(tmp_path):
+    report = check_dataset(write(tmp_path))
+    assert report.problems == []
+    assert report.ok
+    assert report.num_rows == {"users": 2, "items": 2, "events": 2}
+    assert "No errors." in report.render()
+    shop = check_dataset(SHOP)
+    assert shop.problems == []
+    assert shop.num_rows == {"users": 4, "items": 7, "events": 20}
+
+
+TEMPLATE = {
+    "profile": "[{age} years old]",
+    "event": "{outcome} {title}, {ago}",
+    "candidate": "{title}[, {tags}]",
+    "item": "{title}[, {tags}]",
+    "outcomes": [{"at_least": 4, "text": "liked"}, {"text": "disliked"}],
+}
+
+
+# Events without values.
+VISITS = {name: entry for name, entry in SPEC.items() if name != "label"} | {
+    "events": {"user": "user", "item": "item", "time": "time"}
+}
+
+
+def told(of=SPEC, **changed):
+    return {**of, "template": {**TEMPLATE, **changed}}
+
+
+def test_rows_that_a_template_could_not_tell_are_errors(tmp_path):
+    assert check_dataset(write(tmp_path / "good", spec=told())).problems == []
+    users, items = [*USERS, "c,", "d,many"], [*ITEMS, "z, ,drama"]
+    events = [*EVENTS, "c,x,30,5", "a,z,40,5", "a,y,50,3.5", "b,x,60,2"]
+    outcomes = [{"at_least": 4, "text": "liked"}, {"at_least": 2, "text": "disliked"}]
+    spec = told(profile="{age} years old", outcomes=outcomes, item="{title}, {tags}")
+    report = check_dataset(write(tmp_path / "bad", users, items, events, spec))
+    assert found(report) == {
+        ("missing_words", "users", "age"): (1, [2]),
+        ("wrong_type", "users", "age"): (1, [3]),  # said once
+        ("missing_words", "items", "title"): (1, [2]),
+        ("missing_words", "items", "tags"): (1, [1]),
+        # Of a rejected user, of rejected items.
+        ("unknown_user", "events", "user"): (1, [2]),
+        ("unknown_item", "events", "item"): (3, [1, 3, 4]),
+        ("missing_words", "events", "rating"): (1, [1]),
+    }
+    [problem] = [p for p in report.problems if p.column == "age" and p.kind == "missing_words"]
+    assert problem.example == "nothing there, and template 'profile' needs {age}"
+
+
+def test_statistics_and_moments_are_not_asked_of_a_table(tmp_path):
+    spec = told(
+        profile="[Gave {user_count} ratings]",
+        candidate="{title}[, {item_count} ratings]",
+        context="{weekday}",
+    )
+    assert check_dataset(write(tmp_path, spec=spec)).problems == []
+
+
+def test_items_of_which_nothing_is_told_are_errors(tmp_path):
+    spec = told(event="[{title}] {ago}", item="[{title}]", candidate="[{tags}]")
+    items = ["item,title,tags", "x,Fargo,crime|drama", "y,,comedy", "z,Emma,"]
+    report = check_dataset(write(tmp_path, items=items, events=EVENTS[:2], spec=spec))
+    assert found(report) == {("missing_words", "items", "item"): (2, [1, 2])}
+    assert report.of_kind("missing_words")[0].example == "template 'item' says nothing of it"
+
+
+def test_a_data_set_may_have_no_rows_of_candidates(tmp_path):
+    assert check_dataset(write(tmp_path, spec=told(candidate=""))).problems == []
+
+
+def test_what_is_written_needs_its_values_too(tmp_path):
+    writing = {
+        "titles": {"prefix": "[{tags}:]", "text": "{title} {tags}"},
+        # Of an item that shares nothing there is no text.
+        "explanations": {"about": "{tags}", "text": "[like {shared_tags_in}]", "liked": "{tags}"},
+        "contents": {"text": "{title}", "liked": "{tags}"},
+    }
+    report = check_dataset(write(tmp_path, events=EVENTS[:2], spec=told(writing=writing)))
+    assert found(report) == {("missing_words", "items", "tags"): (1, [1])}
+
+
+def test_splits_of_ones_own_are_read(tmp_path):
+    splits = {"small": {"kind": "few_shot", "n": "many"}, "mine": {"kind": "leave_two_out"}}
+    report = check_dataset(write(tmp_path, spec={**SPEC, "splits": splits}))
+    assert found(report) == {
+        ("schema", "", "splits.small"): (1, []),
+        ("schema", "", "splits.mine"): (1, []),
+    }
+    assert "n must be a whole number, not 'many'" in report.problems[0].example
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        (told(item="{titel}"), r"there is no field {titel} \(did you mean 'title'\?\)"),
+        (told(item="[{title}"), r"'\[' is never closed"),
+        (told(profile="{user_count} films"), r"'profile' needs .* {user_count}, and a new user"),
+        (told(candidate="{title} {item_count}"), r"'candidate' needs a value for {item_count}"),
+        (told(context="[{item_count} times]"), r"there is no field {item_count}"),
+        (
+            told({**SPEC, "items": {"id": "item", "columns": {}}}, event="{ago}"),
+            "items.columns is empty",
+        ),
+        (
+            told(VISITS, outcomes=[{"at_least": 4, "text": "liked"}]),
+            "no words but an outcome that is alone",
+        ),
+    ],
+)
+def test_a_template_that_does_not_fit_is_an_error(tmp_path, template, message):
+    report = check_dataset(write(tmp_path, spec=template))
+    [problem] = report.of_kind("template")
+    assert re.search(message, problem.example)
+    assert "dataset.json" in problem.example
+    assert not report.ok
+
+
+USER_CASES = [
+    (["c,x"], ("wrong_type", "users", "age")),
+    (["a,3"], ("duplicate_id", "users", "user")),
+    ([",3"], ("missing_id", "users", "user")),
+    ([b"c\xff,3"], ("invalid_utf8", "users", "user")),
+    (["c,3,4"], ("ragged_row", "users", "")),
+    ([b"c,\xff,4"], ("ragged_row", "users", "")),
+    (["c"], ("ragged_row", "users", "")),
+]
+ITEM_CASES = [
+    (["z,T,a||b"], ("bad_list", "items", "tags")),
+    (["z,T,['a']"], ("bad_list", "items", "tags")),
+    ([b"z,caf\xe9,"], ("invalid_utf8", "items", "title")),
+]
+EVENT_CASES = [
+    (["a,x,10,5"], ("duplicate_event", "events", "user")),
+    (["c,x,30,5"], ("unknown_user", "events", "user")),
+    (["a,z,30,5"], ("unknown_item", "events", "item")),
+    ([",x,30,5"], ("missing_id", "events", "user")),
+    (["a,,30,5"], ("missing_id", "events", "item")),
+    (["a,x,,5"], ("missing_time", "events", "time")),
+    (["a,x,soon,5"], ("bad_time", "events", "time")),
+    (["a,x,-1,5"], ("time_out_of_range", "events", "time")),
+    (["a,x,1700000000000,5"], ("time_out_of_range", "events", "time")),
+    (["a,x,30,nan"], ("nan", "events", "rating")),
+    (["a,x,30,"], ("missing_value", "events", "rating")),
+    (["a,x,30,good"], ("wrong_type", "events", "rating")),
+    (["a,x"], ("ragged_row", "events", "")),
+]
+
+
+@pytest.mark.parametrize(
+    ("table", "lines", "problem"),
+    [("users", *case) for case in USER_CASES]
+    + [("items", *case) for case in ITEM_CASES]
+    + [("events", *case) for case in EVENT_CASES],
+)
+def test_every_kind_of_bad_row_is_found_and_set_aside(tmp_path, table, lines, problem):
+    good = {"users": USERS, "items": ITEMS, "events": EVENTS}
+    folder = write(tmp_path / "data", **{table: [*good[table], *lines]})
+    report = check_dataset(folder, tmp_path / "rejected.csv")
+    assert found(report) == {problem: (1, [2])}
+    assert not report.ok
+    assert report.num_rejected[table] == 1
+    with (tmp_path / "rejected.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert (row["quarantine_table"], row["quarantine_row"]) == (table, "2")
+    assert row["quarantine_file"] == f"{table}.csv"
+    assert row["quarantine_reason"]
+    # What is left is what the folder was before, and reads strictly.
+    clean, before = Dataset.open(report.clean), Dataset.open(write(tmp_path / "before"))
+    assert clean.users.equals(before.users)
+    assert clean.items.equals(before.items)
+    assert clean.events().equals(before.events())
+
+
+def test_original_columns_are_kept_in_quarantine(tmp_path):
+    users = ["user,age,note", "a,1,", "b,2,", "c,old,said hello", b"d\xff,4,"]
+    report = check_dataset(write(tmp_path / "data", users=users), tmp_path / "r.parquet")
+    rows = pq.read_table(tmp_path / "r.parquet").to_pylist()
+    assert [row["quarantine_row"] for row in rows] == [2, 3]
+    assert (rows[0]["user"], rows[0]["age"], rows[0]["note"]) == ("c", "old", "said hello")
+    assert rows[0]["quarantine_reason"] == "age: 'old' is not a whole number"
+    assert rows[1]["user"] == "d\\xff"
+    assert found(report)[("undeclared_column", "users", "note")][0] == 1
+
+
+def test_a_ragged_row_is_kept_whole(tmp_path):
+    folder = write(tmp_path / "data", users=[*USERS, "c,3,4,5"])
+    check_dataset(folder, tmp_path / "r.csv")
+    with (tmp_path / "r.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert row["quarantine_text"] == "c,3,4,5"
+
+
+def test_everything_at_once(tmp_path):
+    folder = write(
+        tmp_path,
+        users=[*USERS, "a,x", "c,9"],
+        items=[*ITEMS, b"z,caf\xe9,a||b"],
+        events=[*EVENTS, "a,x,10,5", "q,q,soon,nan", "a,z,30,5", "c,x,5,5", "a,x,10,5"],
+    )
+    report = check_dataset(folder)
+    assert found(report) == {
+        ("duplicate_id", "users", "user"): (1, [2]),
+        ("wrong_type", "users", "age"): (1, [2]),
+        ("invalid_utf8", "items", "title"): (1, [2]),
+        ("bad_list", "items", "tags"): (1, [2]),
+        ("unknown_user", "events", "user"): (1, [3]),
+        ("unknown_item", "events", "item"): (2, [3, 4]),
+        ("bad_time", "events", "time"): (1, [3]),
+        ("nan", "events", "rating"): (1, [3]),
+        ("duplicate_event", "events", "user"): (2, [2, 6]),
+        ("not_sorted", "events", "time"): (1, [5]),
+    }
+    assert report.num_rejected == {"users": 1, "items": 1, "events": 4}
+    # A row that was rejected counts once; errors come before notes.
+    assert report.problems[-1].kind == "not_sorted"
+    text = report.render()
+    assert "error: events.csv, column 'item': item is not in the items table: 2 rows (3, 4)" in text
+    assert "first: 'q' is not in the items table, or rejected there" in text
+    assert "6 rows have errors (1 of users, 1 of items, 4 of events)" in text
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 1000])
+def test_batches_make_no_difference(tmp_path, batch_size):
+    events = [*EVENTS, "a,x,10,5", "b,y,20,1", "b,x,15,3", "b,x,soon,3", "a,x,10,5", "b,x,15,3"]
+    folder = write(tmp_path, events=events)
+    report = check_dataset(folder, batch_size=batch_size)
+    assert found(report) == {
+        ("bad_time", "events", "time"): (1, [5]),
+        ("duplicate_event", "events", "user"): (4, [2, 3, 6, 7]),
+        ("not_sorted", "events", "time"): (1, [4]),
+    }
+
+
+def test_first_rows_and_total_count(tmp_path):
+    folder = write(tmp_path, events=[*EVENTS, *[f"nobody{row},x,30,5" for row in range(100)]])
+    report = check_dataset(folder, max_rows=3, batch_size=7)
+    assert found(report) == {("unknown_user", "events", "user"): (100, [2, 3, 4])}
+    assert "100 rows (2, 3, 4, ...)" in report.render()
+
+
+def test_events_of_a_rejected_user_are_rejected_too(tmp_path):
+    events = ["user,item,time,rating", "a,x,10,5", "a,y,11,2", "b,y,20,1"]
+    folder = write(tmp_path / "data", users=["user,age", "a,1", "b,old"], events=events)
+    report = check_dataset(folder, tmp_path / "r.csv")
+    assert set(found(report)) == {
+        ("wrong_type", "users", "age"),
+        ("unknown_user", "events", "user"),
+    }
+    clean = Dataset.open(report.clean)
+    assert clean.events().column("user_id").to_pylist() == ["a", "a"]
+
+
+def test_notes_about_text_and_ids(tmp_path):
+    folder = write(
+        tmp_path,
+        users=["user,age", "a ,", "b,"],
+        items=["item,title,tags", "x,a\x07b,ok|\x1b", "y,cafÃ© â€™,fine", "z,caf\ufffd,"],
+        events=["user,item,time,rating", "a ,x,10,5", "b,y,20,4"],
+    )
+    report = check_dataset(folder)
+    assert report.ok
+    assert found(report) == {
+        ("outer_whitespace", "users", "user"): (1, [0]),
+        ("empty_column", "users", "age"): (1, []),
+        ("control_characters", "items", "title"): (1, [0]),
+        ("control_characters", "items", "tags"): (1, [0]),
+        ("wrong_encoding", "items", "title"): (2, [1, 2]),
+        ("outer_whitespace", "events", "user"): (1, [0]),
+        ("one_label", "events", "rating"): (1, []),
+    }
+
+
+def test_good_text_in_many_languages_is_not_suspected(tmp_path):
+    titles = ["Ão Ãs", "Pâté à la crème", "Ñandú", "東京物語", "Ирония", "🎬 “x” – ‘y’…", "naïve"]
+    items = ["item,title,tags", *[f'{"xyzuvwt"[n]},"{title}",' for n, title in enumerate(titles)]]
+    report = check_dataset(write(tmp_path, items=items))
+    assert {problem.kind for problem in report.problems} == {"empty_column"}
+
+
+# ---- problems of whole files
+
+
+def test_spec_problems_are_reported(tmp_path):
+    report = check_dataset(tmp_path)
+    assert [problem.kind for problem in report.problems] == ["schema"]
+    write(tmp_path, spec={**SPEC, "lable": {}})
+    report = check_dataset(tmp_path)
+    assert "did you mean 'label'?" in report.problems[0].example
+    assert not report.ok
+
+
+def test_missing_columns_do_not_stop_the_check(tmp_path):
+    folder = write(
+        tmp_path, users=["user,aeg", "a,1", "b,2", "a,3"], items=["itm,title,tags", "x,y,"]
+    )
+    report = check_dataset(folder, tmp_path / "r.csv")
+    problems = found(report)
+    assert problems[("missing_column", "users", "age")] == (1, [])
+    assert problems[("duplicate_id", "users", "user")] == (1, [2])
+    assert problems[("missing_column", "items", "item")] == (1, [])
+    assert ("empty_column", "users", "age") not in problems
+    # References cannot be checked against a table that cannot be read.
+    assert not report.of_kind("unknown_item")
+    assert "did you mean 'aeg'?" in report.of_kind("missing_column")[0].example
+
+
+def test_missing_ambiguous_empty_and_damaged_files(tmp_path):
+    folder = write(tmp_path, events=EVENTS[:1])
+    (folder / "users.csv").unlink()
+    (folder / "items.parquet").write_bytes(b"PAR1 and nothing more")
+    report = check_dataset(folder)
+    assert set(found(report)) == {
+        ("missing_file", "users", ""),
+        ("missing_file", "items", ""),
+        ("empty_table", "events", ""),
+    }
+    (folder / "items.csv").unlink()
+    report = check_dataset(folder)
+    assert ("damaged_file", "items", "") in found(report)
+
+
+def test_a_parquet_file_damaged_in_the_middle(tmp_path):
+    folder = write(tmp_path)
+    (folder / "events.csv").unlink()
+    table = pa.table(
+        {
+            "user": ["a"] * 9000,
+            "item": ["x"] * 9000,
+            "time": np.arange(9000.0),
+            "rating": [5.0, 1.0] * 4500,
+        }
+    )
+    path = folder / "events.parquet"
+    pq.write_table(table, path, row_group_size=3000, compression="none", use_dictionary=False)
+    start = pq.ParquetFile(path).metadata.row_group(1).column(0).data_page_offset
+    raw = bytearray(path.read_bytes())
+    raw[start : start + 30] = b"\xff" * 30
+    path.write_bytes(raw)
+    report = check_dataset(folder)
+    assert set(found(report)) == {("damaged_file", "events", "")}
+    assert report.num_rows["events"] == 3000
+
+
+def test_values_without_label_threshold_and_no_value_column(tmp_path):
+    spec = {key: value for key, value in SPEC.items() if key != "label"}
+    spec["events"] = {key: name for key, name in SPEC["events"].items() if key != "value"}
+    events = ["user,item,time,rating", "a,x,10,5", "a,x,10,4"]
+    report = check_dataset(write(tmp_path, events=events, spec=spec))
+    assert found(report) == {
+        ("undeclared_column", "events", "rating"): (1, []),
+        ("duplicate_event", "events", "user"): (1, [1]),
+    }
+
+
+# ---- quarantine and forms of the report
+
+
+@pytest.mark.parametrize("name", ["r.txt", "r"])
+def test_quarantine_needs_a_known_suffix(tmp_path, name):
+    with pytest.raises(DataError, match=r"must end in \.csv or \.parquet"):
+        check_dataset(SHOP, tmp_path / name)
+
+
+def test_quarantine_never_writes_into_the_data_set(tmp_path):
+    folder = Path(shutil.copytree(SHOP, tmp_path / "x-clean"))
+    with pytest.raises(DataError, match="is the data set itself"):
+        check_dataset(folder, tmp_path / "x.csv")
+    assert Dataset.open(folder).users().num_rows == 4
+
+
+@pytest.mark.parametrize("name", ["events.csv", "users.parquet", "more-1.csv"])
+def test_quarantine_is_no_file_of_the_data_set(tmp_path, name):
+    spec = {**SPEC, "items": {**SPEC["items"], "file": "more-*.csv"}}
+    folder = write(tmp_path / "own", spec=spec)
+    (folder / "items.csv").rename(folder / "more-0.csv")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(DataError, match=r"would be read as, a file of the data set's"):
+        check_dataset(folder, folder / name)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    # Beside them, under a name that is nobody's.
+    check_dataset(folder, folder / "events.rejected.csv")
+
+
+def test_quarantine_writes_over_nothing_but_its_own(tmp_path):
+    folder = write(tmp_path / "own", events=[*EVENTS, "c,x,30,5"])
+    for _ in range(2):  # over what it wrote before
+        assert check_dataset(folder, tmp_path / "r.csv").clean == tmp_path / "r-clean"
+    other = write(tmp_path / "other-clean")
+    with pytest.raises(DataError, match="other-clean holds another data set"):
+        check_dataset(folder, tmp_path / "other.csv")
+    assert (other / "users.csv").read_text() == "\n".join(USERS) + "\n"
+    assert not (tmp_path / "other.csv").exists()
+
+
+def parquet(folder, table, **columns):
+    (folder / f"{table}.csv").unlink()
+    pq.write_table(pa.table(columns), folder / f"{table}.parquet")
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_rejected_rows_may_hold_what_python_cannot(tmp_path, suffix):
+    folder = write(tmp_path / "own")
+    wrong = pa.array([b"x", b"y", b"caf\xe9"]).view(pa.string())
+    tags = pa.ListArray.from_arrays([0, 1, 2, 3], wrong)
+    parquet(
+        *(folder, "items"),
+        item=pa.array(["x", "y", "z"], pa.string_view()),
+        title=wrong,
+        tags=tags,
+        seen=pa.array([1, 2, 3], pa.timestamp("ns")),
+        late=pa.array([1, 2, 10**18], pa.timestamp("us")),
+    )
+    report = check_dataset(folder, tmp_path / f"r{suffix}")
+    problems = found(report)
+    assert problems["invalid_utf8", "items", "title"] == (1, [2])
+    assert problems["invalid_utf8", "items", "tags"] == (1, [2])
+    assert {kind for kind, *_ in problems} == {"invalid_utf8", "undeclared_column"}
+    assert Dataset.open(report.clean).items().num_rows == 2
+    if suffix == ".csv":
+        text = report.quarantine.read_text()
+    else:
+        text = str(pq.read_table(report.quarantine).to_pylist())
+    assert "xe9" in text
+    assert "unreadable" in text
+
+
+def test_rows_beside_a_damaged_file_keep_their_columns(tmp_path):
+    spec = {**SPEC, "events": {**SPEC["events"], "file": "part-*.csv"}}
+    folder = write(tmp_path / "own", events=[*EVENTS, "c,x,30,5"], spec=spec)
+    (folder / "events.csv").rename(folder / "part-1.csv")
+    (folder / "part-0.csv").write_bytes(b"")
+    check_dataset(folder, tmp_path / "r.csv")
+    with (tmp_path / "r.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["time"] for row in rows] == ["30"]
+
+
+def test_folders_and_patterns_elsewhere(tmp_path):
+    folder = write(tmp_path / "own")
+    (folder / "events.csv").rename(tmp_path / "part-0.csv")
+    (folder / "events.csv").mkdir()
+    (problem,) = check_dataset(folder).of_kind("missing_file")
+    assert 'name the files in it as "events": {"file": "events.csv/*.csv"}' in problem.example
+    spec = {**SPEC, "events": {**SPEC["events"], "file": f"{tmp_path}/part-*.csv"}}
+    (folder / "dataset.json").write_text(json.dumps(spec))
+    assert check_dataset(folder).problems == []
+
+
+def test_clean_folder_of_a_good_data_set_equals_it(tmp_path):
+    report = check_dataset(SHOP, tmp_path / "rejected.parquet")
+    clean, shop = Dataset.open(report.clean), Dataset.open(SHOP)
+    assert clean.users.equals(shop.users)
+    assert clean.items.equals(shop.items)
+    assert clean.events().equals(shop.events())
+    assert clean.spec.template == shop.spec.template
+    assert pq.read_table(report.quarantine).num_rows == 0
+
+
+def test_json_form(tmp_path):
+    report = check_dataset(write(tmp_path, events=[*EVENTS, "c,x,30,5"]))
+    raw = json.loads(report.to_json())
+    assert raw["ok"] is False
+    assert raw["num_rows"] == {"users": 2, "items": 2, "events": 3}
+    (problem,) = raw["problems"]
+    assert problem == {
+        "severity": "error",
+        "kind": "unknown_user",
+        "table": "events",
+        "file": "events.csv",
+        "column": "user",
+        "count": 1,
+        "rows": [2],
+        "example": "'c' is not in the users table, or rejected there",
+    }
+
+
+LINE = st.lists(
+    st.one_of(
+        st.sampled_from([b"a", b"b", b"x", b"y", b"10", b"5", b"", b'"', b"nan", b"\xff", b"a|b"]),
+        st.binary(max_size=5),
+    ),
+    max_size=5,
+).map(b",".join)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(LINE, max_size=5), st.lists(LINE, max_size=5), st.lists(LINE, max_size=8))
+def test_any_bytes_are_survived_and_the_clean_folder_reads(tmp_path_factory, users, items, events):
+    base = tmp_path_factory.mktemp("any")
+    folder = write(
+        base / "data",
+        users=[*USERS, *users],
+        items=[*ITEMS, *items],
+        events=[*EVENTS, *events],
+    )
+    report = check_dataset(folder, base / "r.parquet")
+    assert {problem.kind for problem in report.problems} <= set(KINDS)
+    rejected = pq.read_table(base / "r.parquet").column("quarantine_table").to_pylist()
+    for table in ("users", "items", "events"):
+        assert rejected.count(table) == report.num_rejected[table]
+    if report.of_kind("damaged_file"):
+        return
+    clean = Dataset.open(report.clean)
+    for table, rows in (
+        ("users", clean.users),
+        ("items", clean.items),
+        ("events", clean.events()),
+    ):
+        assert len(rows) == report.num_rows[table] - report.num_rejected[table]
+    shutil.rmtree(base)

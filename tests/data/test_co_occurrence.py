@@ -1,0 +1,146 @@
+"""CoOccurrence of items in sequences, against counting by hand, and the rows drawn by it."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from m6rec_jax.data.co_occurrence import (
+    CoOccurrence,
+    CoOccurrenceOptions,
+    RelatedItems,
+    RerankingCandidates,
+    rank_words,
+    ranked_texts,
+)
+from m6rec_jax.data.grouping import Group
+from m6rec_jax.data.splits import TEST, TRAIN
+from m6rec_jax.errors import ConfigError, DataError
+
+NUM_ITEMS = 8
+EVENTS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, NUM_ITEMS - 1)), max_size=40)
+
+
+def counted(events, options: CoOccurrenceOptions) -> CoOccurrence:
+    counts = CoOccurrence(NUM_ITEMS, options)
+    for user, item in events:
+        counts.update(f"u{user}", item)
+    return counts
+
+
+def shares_by_hand(events, recent, options: CoOccurrenceOptions) -> np.ndarray:
+    """The definition, over a square array."""
+    near = np.zeros((NUM_ITEMS, NUM_ITEMS))
+    for user in range(4):
+        sequence = [item for other, item in events if other == user]
+        for first, a in enumerate(sequence):
+            for distance, b in enumerate(sequence[first + 1 : first + 1 + options.window], 1):
+                if a != b:
+                    near[a, b] += 1 / distance
+                    near[b, a] += 1 / distance
+    shares, last = np.zeros(NUM_ITEMS), recent[::-1][: options.recent]
+    for place, item in enumerate(last, 1):
+        shares += near[item] / (near[item].sum() + options.smoothing) / place
+    return shares / sum(1 / place for place in range(1, len(last) + 1)) if last else shares
+
+
+@settings(deadline=None)
+@given(
+    events=EVENTS,
+    recent=st.lists(st.integers(0, NUM_ITEMS - 1), max_size=5),
+    seen=st.lists(st.integers(0, NUM_ITEMS - 1), max_size=3),
+    window=st.integers(1, 4),
+    last=st.integers(1, 3),
+)
+def test_ranking_equals_counting_by_hand(events, recent, seen, window, last) -> None:
+    options = CoOccurrenceOptions(window=window, recent=last, smoothing=2.0)
+    found = counted(events, options).related(recent, seen)
+    shares = shares_by_hand(events, recent, options)
+    left = [i for i in range(NUM_ITEMS) if shares[i] > 0 and i not in {*recent, *seen}]
+    expected = sorted(left, key=lambda item: (-round(shares[item], 12), item))
+    assert found.items.tolist() == expected
+    # Sums in another order.
+    np.testing.assert_allclose(found.shares, shares[expected], atol=1e-11)
+
+
+@settings(deadline=None, max_examples=20)
+@given(events=EVENTS)
+def test_files_give_back_what_was_counted(tmp_path_factory, events) -> None:
+    folder = tmp_path_factory.mktemp("counts")
+    counts = counted(events, CoOccurrenceOptions(window=3, recent=4, smoothing=1.0))
+    counts.save(folder)
+    loaded = CoOccurrence.load(folder)
+    assert (loaded.options, loaded.num_items) == (counts.options, NUM_ITEMS)
+    for item in range(NUM_ITEMS):
+        assert (
+            loaded.related([item, 0, 1]).items.tolist()
+            == counts.related([item, 0, 1]).items.tolist()
+        )
+
+
+def test_missing_and_damaged_files_say_what_to_do(tmp_path) -> None:
+    with pytest.raises(DataError, match="view 'reranking'"):
+        CoOccurrence.load(tmp_path)
+    (tmp_path / "co_occurrence.parquet").write_bytes(b"PAR1")
+    with pytest.raises(DataError, match=r"damaged.*prepare the data set again"):
+        CoOccurrence.load(tmp_path)
+    with pytest.raises(ConfigError, match="window=0"):
+        CoOccurrenceOptions(window=0)
+
+
+def test_words_are_few_and_in_order() -> None:
+    words = [rank_words(rank) for rank in range(1, 1682)]
+    assert words[:3] == ["near 1", "near 2", "near 3"]
+    assert words[20] == words[21] == "near 22"
+    assert words[-1] == "near 1000"
+    assert len(set(words)) < 70
+    numbers = [int(word.split()[1]) for word in words]
+    assert numbers == sorted(numbers)
+    assert ranked_texts(
+        ["Alpha", "Beta", "Gamma"], RelatedItems(np.array([2, 0]), np.ones(2)), [0, 1, 2]
+    ) == [
+        "near 2: Alpha",
+        "not near: Beta",
+        "near 1: Gamma",
+    ]
+
+
+def group(items, history, part=TRAIN) -> Group:
+    return Group(0, part, 0, 0.0, items, [5.0] * len(items), history, [], [], history)
+
+
+def drawn_from(never=(), depth=4) -> RerankingCandidates:
+    # 0 stands next to 1 twice, to 2 and 3 once; 4 is two places away.
+    sequences = [(0, [1, 0]), (1, [1, 0, 2]), (2, [3, 0]), (3, [0, 5, 4])]
+    events = [(user, item) for user, items in sequences for item in items]
+    counts = counted(events, CoOccurrenceOptions())
+    texts = [f"Thing {item}" for item in range(NUM_ITEMS)]
+    return RerankingCandidates(counts, texts, never, negatives=2, depth=depth, seed=0)
+
+
+def test_rows_hold_the_wanted_item_and_some_that_are_near() -> None:
+    candidates = drawn_from()
+    assert candidates.counts.related([0]).items.tolist() == [1, 2, 3, 5, 4]
+    items, texts = candidates.draw(group([2, 1], [0]))
+    assert items[0] == 2
+    assert texts[0] == "near 2: Thing 2"
+    # What comes later may be drawn, the wanted item and what is beyond the list may not.
+    assert len(set(items)) == 3
+    assert set(items[1:]) <= {1, 3, 5}
+    assert candidates.draw(group([2, 1], [0])) == (items, texts)
+
+
+def test_rows_that_teach_nothing_are_left_out_of_training_only() -> None:
+    candidates = drawn_from()
+    assert candidates.draw(group([7], [0])) is None  # stood near nothing
+    assert candidates.draw(group([4], [0])) is None  # beyond the list
+    assert candidates.draw(group([2], [7])) is None  # nothing to compare it with
+    items, texts = candidates.draw(group([7], [0], TEST))
+    assert texts[0] == "not near: Thing 7"
+    assert len(items) == 3
+    assert candidates.draw(group([7], [], TEST)) == ([7], ["not near: Thing 7"])
+
+
+def test_held_out_items_are_never_drawn() -> None:
+    items, _ = drawn_from(never=(1, 3)).draw(group([2], [0]))
+    assert items == [2, 5]

@@ -1,0 +1,139 @@
+"""Dialogues prepared: what a reply may read, what was named before, which part is which."""
+
+import json
+
+import pytest
+
+from m6rec_jax.data.dialogues import (
+    DialogueOptions,
+    dialogue_summary,
+    prepare_dialogues,
+)
+from m6rec_jax.data.splits import by_group
+from m6rec_jax.errors import DataError
+from m6rec_jax.pipeline.prepared_rows import PARTS, read_rows
+from tests.data import dialogue_files as files
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    return prepare_dialogues(files.write_inspired_folder(folder / "talks"), folder, progress=False)
+
+
+def rows_of(prepared, view):
+    return {row["text_id"]: row for part in PARTS for row in read_rows(prepared, view, part)}
+
+
+def test_replies_read_what_was_said_before(prepared):
+    rows = rows_of(prepared, "replies")
+    assert len(rows) == 60 * 3
+    first, second, third = (rows[f"d0/{number}"] for number in (0, 2, 4))
+    assert first["source"] == [""]
+    assert (first["prefix"], first["target"]) == ("SYSTEM:", "Hello. What do you like?")
+    assert second["source"] == [
+        "",
+        "SYSTEM: Hello. What do you like?",
+        "USER: I liked Fargo (1996)",
+    ]
+    titles = prepared.catalogue().texts
+    assert [titles[i] for i in second["item_indices"]] == ["Heat (1995)", "Alien (1979)"]
+    assert sorted(titles[i] for i in third["seen_indices"]) == [
+        "Alien (1979)",
+        "Fargo (1996)",
+        "Heat (1995)",
+    ]
+
+
+def test_every_recommended_item_is_a_row(prepared):
+    rows = rows_of(prepared, "recommendations")
+    assert len(rows) == 60 * 3
+    titles = prepared.catalogue().texts
+    heat, again = rows["d0/2/Heat (1995)"], rows["d0/4/Fargo (1996)"]
+    assert heat["source"][-1] == "SYSTEM recommends"
+    assert heat["target"] == titles[heat["item_indices"][0]] == "Heat (1995)"
+    # What the same turn names is not known before it.
+    assert [titles[i] for i in heat["seen_indices"]] == ["Fargo (1996)"]
+    assert again["item_indices"][0] in again["seen_indices"]
+    indices = [row["text_index"] for row in rows.values()]
+    assert len(set(indices)) == len(indices)
+    # Rows of one turn have one number, which no other turn has.
+    turns: dict[int, set[str]] = {}
+    for text_id, row in rows.items():
+        turns.setdefault(row["turn_index"], set()).add(text_id.rpartition("/")[0])
+    assert len(turns) == 60 * 2
+    assert all(len(told) == 1 for told in turns.values())
+    assert heat["turn_index"] == rows["d0/2/Alien (1979)"]["turn_index"]
+
+
+def test_a_dialogue_is_in_one_part(prepared):
+    codes = by_group([f"d{number}" for number in range(60)])
+    for view in ("replies", "recommendations"):
+        for code, part in enumerate(PARTS):
+            found = {row["user_id"] for row in read_rows(prepared, view, part)}
+            assert found == {f"d{n}" for n in range(60) if codes[n] == code}
+
+
+def test_the_catalogue_counts_training_recommendations(prepared):
+    catalogue = prepared.catalogue()
+    expected = dict.fromkeys(catalogue.texts, 0)
+    for row in read_rows(prepared, "recommendations", "train"):
+        expected[row["target"]] += 1
+    assert dict(zip(catalogue.texts, catalogue.train_counts.tolist(), strict=True)) == expected
+    assert catalogue.items[0].attributes == {"title": "Fargo", "year": 1996}
+    assert not catalogue.held_out.any()
+
+
+def test_files_of_parts(tmp_path):
+    folder = tmp_path / "talks"
+    folder.mkdir()
+    files.write_redial(folder / "train.jsonl", [files.redial(n) for n in range(40)])
+    last = files.redial(99, movieMentions={"5": "Only Here (2001)"})
+    last["messages"] = [{"senderWorkerId": 9, "text": "@5"}]
+    files.write_redial(folder / "test.jsonl", [last])
+    spec = {"name": "talks", "format": "redial", "files": {"train": "train.jsonl"}}
+    (folder / "dialogues.json").write_text(json.dumps(spec))
+    with pytest.raises(DataError, match="'files' must be a file, or an object"):
+        prepare_dialogues(folder, tmp_path)
+    spec["files"]["test"] = "test.jsonl"
+    (folder / "dialogues.json").write_text(json.dumps(spec))
+    assert dialogue_summary(folder) == (
+        "talks: 41 dialogues, 81 turns; 3 items, recommended 41 times"
+    )
+    prepared = prepare_dialogues(folder, tmp_path, options=DialogueOptions(1), progress=False)
+    assert {row["user_id"] for row in read_rows(prepared, "replies", "test")} == {"99"}
+    assert prepared.num_rows("replies")["train"] + prepared.num_rows("replies")["validation"] == 40
+    catalogue = prepared.catalogue()
+    held = dict(zip([item.id for item in catalogue.items], catalogue.held_out, strict=True))
+    assert held == {"111": False, "11": False, "5": True}
+    # Another option makes other rows, the same ones are not made again.
+    changed = (prepared.folder / "prepare.json").stat().st_mtime_ns
+    prepare_dialogues(folder, tmp_path, options=DialogueOptions(1), progress=False)
+    assert (prepared.folder / "prepare.json").stat().st_mtime_ns == changed
+    files.write_redial(folder / "test.jsonl", [files.redial(3)])
+    with pytest.raises(DataError, match="dialogue '3' is in the files of 'train' and 'test'"):
+        prepare_dialogues(folder, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format": "inspire"}, "did you mean 'inspired'"),
+        ({"files": "none.tsv"}, r"none\.tsv does not exist"),
+        ({"file": "dev.tsv"}, "did you mean 'files'"),
+    ],
+)
+def test_a_wrong_description_is_told(tmp_path, changes, message):
+    folder = files.write_inspired_folder(tmp_path / "talks", 3)
+    spec = json.loads((folder / "dialogues.json").read_text()) | changes
+    (folder / "dialogues.json").write_text(json.dumps(spec))
+    with pytest.raises(DataError, match=message):
+        prepare_dialogues(folder, tmp_path)
+
+
+def test_too_few_dialogues_are_told(tmp_path):
+    folder = files.write_inspired_folder(tmp_path / "talks", 1)
+    with pytest.raises(DataError, match="of the 1 dialogues is empty"):
+        prepare_dialogues(folder, tmp_path)
+    with pytest.raises(DataError, match="dialogues have 'by_group'"):
+        prepare_dialogues(folder, tmp_path, "leave_one_out")

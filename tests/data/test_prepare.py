@@ -1,0 +1,521 @@
+"""`prepare` from folder to manifest: rows, texts, restarts, negatives and errors."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import gin
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from m6rec_jax.data import prepare as prepare_module
+from m6rec_jax.data.assignment import UserEvents
+from m6rec_jax.data.grouping import Grouping, groups_of_user
+from m6rec_jax.data.negatives import NegativeSampler, corrected_probability
+from m6rec_jax.data.prepare import PrepareOptions, ViewRenderer, prepare
+from m6rec_jax.data.prepared import Prepared
+from m6rec_jax.data.render import sentence
+from m6rec_jax.data.splits import CONTEXT, EXCLUDED, TEST, TRAIN, VALIDATION
+from m6rec_jax.data.statistics import Statistics, StatisticsOptions, as_of
+from m6rec_jax.data.views import RowWriter
+from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.text.records import Event, Item
+
+DAY = 86_400.0
+
+
+@pytest.fixture(autouse=True)
+def no_builder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These tests look at the rendered rows; test_builder.py covers the TFDS step."""
+
+    def build(out: Path, rendered: Path, target: Path, progress: bool) -> None:
+        target.mkdir(parents=True, exist_ok=True)
+        (target / "dataset_info.json").write_text("{}")
+
+    monkeypatch.setattr(prepare_module, "build_view", build)
+
+
+def log(num_users: int = 4, per_user: int = 10) -> list[tuple[int, int, float, float]]:
+    return [
+        (user, (3 * user + place) % 12, DAY * place + user, 1.0 + (user + place) % 5)
+        for place in range(per_user)
+        for user in range(num_users)
+    ]
+
+
+def rows_of(prepared: Prepared, view: str, part: str) -> list[dict]:
+    """Rendered rows of a part, or of all parts for "*"."""
+    folder = prepared.folder / "rendered" / view
+    paths = sorted(folder.glob(f"{part}.parquet"))
+    return [row for path in paths for row in pq.read_table(path).to_pylist()]
+
+
+def run(folder: Path, out: Path, split: str = "per_user_temporal", **options) -> Prepared:
+    return prepare(
+        folder, out, split, PrepareOptions(keep_rendered=True, **options), progress=False
+    )
+
+
+def test_every_view_of_a_shop(write_shop, tmp_path: Path) -> None:
+    prepared = run(write_shop(log()), tmp_path / "out", group_size=3)
+    assert prepared.manifest["counts"] == {
+        "users": 8,
+        "items": 12,
+        "events": {"train": 32, "validation": 4, "test": 4},
+        "held_out_items": 0,
+        "cold_users": 0,
+    }
+    assert prepared.num_rows("groups") == {"train": 12, "validation": 4, "test": 4}
+    assert prepared.num_rows("next_items") == {"train": 8, "validation": 4, "test": 4}
+    assert prepared.num_rows("documents") == {"train": 20, "validation": 4, "test": 4}
+    assert prepared.num_rows("catalogue") == {"train": 12}
+
+    groups = rows_of(prepared, "groups", "*")
+    assert sorted(row["group_id"] for row in groups) == list(range(20))
+    assert sum(len(row["candidates"]) for row in groups) == 40
+    for row in groups:
+        assert row["user_id"] == f"u{row['user_index']}"
+        assert row["labels"] == [int(rating >= 4) for rating in row["ratings"]]
+        for index, text in zip(row["item_indices"], row["candidates"], strict=True):
+            assert text.startswith(f"Thing {index}")
+
+    last = next(row for row in rows_of(prepared, "groups", "test") if row["user_id"] == "u1")
+    assert last["history"] == [
+        # 4 of 9 liked, sum 29, the validation event included; of all 32 training events 13 and
+        # 97: (4 + 5 * 13/32) / (9 + 5).
+        "21 years, 9 events, 43 percent, mean 3.15",
+        *(
+            f"{'liked' if (1 + place) % 5 >= 3 else 'disliked'} Thing {(3 + place) % 12}, "
+            f"{9 - place} day{'s' if place < 8 else ''} ago"
+            for place in range(9)
+        ),
+        "Saturday",
+    ]
+    assert last["time"] == 9 * DAY + 1
+    assert last["candidates"][0].startswith("Thing 0 by maker 0, 3, ")
+
+    following = next(
+        row for row in rows_of(prepared, "next_items", "test") if row["user_id"] == "u1"
+    )
+    assert following["items"] == ["Thing 0 by maker 0"]
+    assert following["history"] == last["history"]
+
+    documents = rows_of(prepared, "documents", "train")
+    items = [row for row in documents if row["kind"] == "item"]
+    assert len(items) == 12
+    assert items[0]["source"] == []
+    assert items[0]["target"] == "Thing 0 by maker 0. tags: red, green."
+    behaviours = [row for row in documents if row["kind"] == "behaviour"]
+    assert all(len(row["source"]) >= 2 for row in behaviours)
+    first = behaviours[0]["target"]
+    assert first.startswith("Thing 0 by maker 0. disliked. Thing 1 by maker 1")
+    assert first.count("liked.") == 4
+
+    catalogue = prepared.catalogue()
+    trained = np.concatenate([r["item_indices"] for r in rows_of(prepared, "next_items", "train")])
+    assert catalogue.train_counts.tolist() == np.bincount(trained, minlength=12).tolist()
+    assert np.exp(catalogue.log_frequency).sum() == pytest.approx(1.0)
+    tags = ("red", "green", "blue", "soft")
+    assert catalogue.items[4] == Item("i4", {"title": "Thing 4", "maker": None, "tags": tags})
+    assert catalogue.texts == [row["text"] for row in rows_of(prepared, "catalogue", "train")]
+    assert not catalogue.held_out.any()
+    assert prepared.template().item(catalogue.items[0]) == catalogue.texts[0]
+
+
+@pytest.mark.parametrize("history", ["all", "sampled"])
+def test_a_sample_alone_is_known(write_shop, tmp_path: Path, history: str) -> None:
+    """Rows of every part, whose users' validation events and other rows are left out or not."""
+    prepared = run(
+        write_shop(log()),
+        tmp_path / "out",
+        f"few_shot:n=6,seed=1,history={history}",
+        views=("groups",),
+    )
+    rows = {part: rows_of(prepared, "groups", part) for part in ("train", "validation", "test")}
+    drawn = {(row["user_index"], item) for row in rows["train"] for item in row["item_indices"]}
+    assert len(drawn) == 6
+    told = {
+        (row["user_index"], int(text.split()[2].rstrip(",")))
+        for row in rows["test"]
+        for text in row["history"]
+        if " Thing " in text
+    }
+    validated = {(row["user_index"], i) for row in rows["validation"] for i in row["item_indices"]}
+    if history == "sampled":
+        # Test rows come last: they may tell of the whole sample, and of nothing else.
+        assert told == drawn
+        assert prepared.manifest["visible"]["history"]["test"] == ["train", "context"]
+        for row in rows["test"]:
+            count = sum(user == row["user_index"] for user, _ in drawn)
+            assert (f", {count} event" in row["history"][0]) == bool(count)
+    else:
+        assert told > validated
+        assert told > drawn
+    assert prepared.statistics().count == (6 if history == "sampled" else 32)
+
+
+def test_entries_of_the_template_can_be_replaced(write_shop, tmp_path: Path) -> None:
+    folder, out = write_shop(log()), tmp_path / "out"
+    own = run(folder, out, views=("groups",))
+    told = {"candidate": "{title}[ ({maker})]"}
+    other = run(folder, out, views=("groups",), template=told)
+    assert own.manifest["source"] != other.manifest["source"]
+    assert rows_of(other, "groups", "train")[0]["candidates"][0] == "Thing 0 (maker 0)"
+    # What serving reads of the template is what the rows were written with.
+    assert other.template().candidate(other.catalogue().items[0]) == "Thing 0 (maker 0)"
+    with pytest.raises(ConfigError, match="has no entry 'candidat'"):
+        run(folder, out, views=("groups",), template={"candidat": "{title}"})
+
+
+def test_documents_without_statistics(write_shop, tmp_path: Path) -> None:
+    prepared = run(
+        write_shop(log()), tmp_path / "out", views=("documents",), document_statistics=False
+    )
+    targets = [row["target"] for row in rows_of(prepared, "documents", "train")]
+    assert (
+        "Thing 9. liked. Thing 10 by maker 1. liked. "
+        "Thing 11 by maker 2. disliked. Thing 0 by maker 0. disliked."
+    ) in targets
+    assert not any("%" in target for target in targets)
+
+
+def test_the_artifact_is_the_state_after_training(write_shop, tmp_path: Path) -> None:
+    """Whether a view's fold leaves it behind or it is folded by itself."""
+    folder = write_shop(log())
+    saved = []
+    for name, views in (("a", ("groups",)), ("b", ("catalogue",))):
+        prepared = run(folder, tmp_path / name, views=views)
+        assert prepared.manifest["statistics"]["events"] == 32
+        files = sorted((prepared.folder / "statistics").iterdir())
+        saved.append({path.name: path.read_bytes() for path in files})
+        assert prepared.statistics().count == 32
+    assert saved[0] == saved[1]
+
+
+def test_pairs_are_counted_only_for_templates_that_tell_them(write_shop, tmp_path: Path) -> None:
+    template = {"event": "{title}", "candidate": "{title}[, {item_count}]", "item": "{title}"}
+    prepared = run(write_shop(log(), template=template), tmp_path / "out", views=("groups",))
+    assert prepared.manifest["statistics_options"]["neighbours"] is False
+    assert not len(prepared.statistics().pairs.to_arrays()[0])
+
+
+def test_the_same_input_gives_the_same_rows(write_shop, tmp_path: Path) -> None:
+    folder = write_shop(log())
+    one = run(folder, tmp_path / "one")
+    # Sorting through disk in runs of five rows changes nothing.
+    two = run(folder, tmp_path / "two", sort_rows=5)
+    files = sorted(path.relative_to(one.folder) for path in one.folder.rglob("*.parquet"))
+    assert len(files) > 8
+    for file in files:
+        assert (one.folder / file).read_bytes() == (two.folder / file).read_bytes(), file
+
+
+def test_restart_does_only_what_is_missing(write_shop, tmp_path, monkeypatch) -> None:
+    folder, out = write_shop(log()), tmp_path / "out"
+    rendered: list[str] = []
+    render = ViewRenderer.render
+
+    def counting(self: ViewRenderer, view: str, where: Path):
+        rendered.append(view)
+        return render(self, view, where)
+
+    monkeypatch.setattr(ViewRenderer, "render", counting)
+
+    def fail(out: Path, where: Path, target: Path, progress: bool) -> None:
+        raise KeyboardInterrupt
+
+    build = prepare_module.build_view
+    monkeypatch.setattr(prepare_module, "build_view", fail)
+    with pytest.raises(KeyboardInterrupt):
+        run(folder, out, views=("groups", "catalogue"))
+    assert rendered == ["groups"]
+    monkeypatch.setattr(prepare_module, "build_view", build)
+    run(folder, out, views=("groups", "catalogue"))
+    assert rendered == ["groups", "catalogue"]  # groups was rendered before the kill
+    run(folder, out, views=("groups", "catalogue"))
+    assert rendered == ["groups", "catalogue"]
+    # Another option renders again what it changes, and nothing else.
+    changed = run(folder, out, views=("groups", "catalogue"), group_size=2)
+    assert rendered == ["groups", "catalogue", "groups"]
+    assert changed.num_rows("groups")["train"] == 16
+    # A view of a killed render is started afresh.
+    (changed.folder / "rendered" / "groups" / "done.json").unlink()
+    (changed.tfds_folder("groups") / "dataset_info.json").unlink()
+    run(folder, out, views=("groups", "catalogue"), group_size=2)
+    assert rendered[-1] == "groups"
+    # Killed when the rows were there and the manifest not: it does not speak of other rows.
+    written = prepare_module.write_manifest
+
+    def killed(where: Path, manifest: dict[str, Any]) -> None:
+        if "groups" in manifest["views"]:
+            raise KeyboardInterrupt
+        written(where, manifest)
+
+    monkeypatch.setattr(prepare_module, "write_manifest", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(folder, out, views=("groups", "catalogue"), group_size=3)
+    monkeypatch.setattr(prepare_module, "write_manifest", written)
+    back = run(folder, out, views=("groups", "catalogue"), group_size=2)
+    assert back.manifest["views"]["groups"] == changed.manifest["views"]["groups"]
+    assert back.num_rows("groups")["train"] == 16
+    # Other data: nothing that was there before counts.
+    (back.folder / "co_occurrence.parquet").touch()  # as of the view 'reranking'
+    write_shop(log(per_user=11))
+    prepared = run(folder, out, views=("groups",))
+    assert set(prepared.manifest["views"]) == {"groups"}
+    assert not (prepared.folder / "co_occurrence.parquet").exists()
+    with pytest.raises(DataError, match="view 'reranking', with co-occurrences of items"):
+        prepared.co_occurrence()
+    again = Prepared.open(out, "shop", "per_user_temporal")
+    assert again.manifest == prepared.manifest
+    assert again.manifest["counts"]["events"] == {"train": 32, "validation": 4, "test": 8}
+
+
+def test_views_of_candidates_need_a_template_of_them(write_shop, tmp_path: Path) -> None:
+    template = {"event": "{title}", "item": "{title}", "candidate": ""}
+    folder, out = write_shop(log(), template=template), tmp_path / "out"
+    assert run(folder, out, views=("next_items", "catalogue")).num_rows("next_items")["train"]
+    for view in ("groups", "reranking"):
+        with pytest.raises(DataError, match=f"'candidate' is empty, and the view '{view}' is of"):
+            run(folder, out, views=(view,))
+
+
+def test_held_out_items_are_in_no_training_text(write_shop, tmp_path: Path) -> None:
+    prepared = run(write_shop(log()), tmp_path / "out", "held_out_items:fraction=0.3,seed=1")
+    held_out = prepared.catalogue().held_out
+    titles = [f"Thing {index}" for index in np.flatnonzero(held_out)]
+    assert titles
+    assert prepared.manifest["counts"]["held_out_items"] == len(titles)
+    text = (
+        " ".join(
+            " ".join([*row.get("history", row.get("source", [])), *row.get("candidates", [])])
+            + " ".join(row.get("items", []))
+            + row.get("target", "")
+            for view in ("groups", "next_items", "documents")
+            for part in ("train", "validation")
+            for row in rows_of(prepared, view, part)
+        )
+        .replace(",", " ")
+        .replace(".", " ")
+        + " "
+    )
+    for title in titles:
+        assert f"{title} " not in text
+    assert "Thing 1 " in text or held_out[1]
+
+
+def test_purchases_get_sampled_negatives(write_shop, tmp_path: Path) -> None:
+    folder = write_shop(log(per_user=6), labelled=False)
+    prepared = run(folder, tmp_path / "out", views=("groups",), group_size=10)
+    rows = rows_of(prepared, "groups", "*")
+    eligible = sampled = 0
+    for row in rows:
+        positives = row["item_indices"][::5]
+        history = {int(text.split(",")[0].split()[-1]) for text in row["history"][1:-1]}
+        assert len(row["labels"]) == 5 * len(positives) <= 10
+        assert all(math.isnan(rating) for rating in row["ratings"])
+        for start in range(0, len(row["labels"]), 5):
+            assert row["labels"][start : start + 5] == [1, 0, 0, 0, 0]
+            negatives = row["item_indices"][start + 1 : start + 5]
+            assert len(set(negatives)) == 4
+            assert not set(negatives) & {*positives, *history}
+        eligible += len(positives) * (12 - len({*positives, *history}))
+        sampled += 4 * len(positives)
+    entry = prepared.manifest["views"]["groups"]["negatives"]
+    assert entry["per_positive"] == 4
+    assert entry["sampling_rate"] == pytest.approx(sampled / eligible)
+    again = run(folder, tmp_path / "again", views=("groups",), group_size=10)
+    other = run(folder, tmp_path / "other", views=("groups",), group_size=10, seed=1)
+    # As JSON, where one missing rating (NaN) equals another.
+    texts = [json.dumps(rows_of(found, "groups", "*")) for found in (prepared, again, other)]
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_negatives_by_popularity() -> None:
+    ids = [f"i{index}" for index in range(50)]
+    statistics = Statistics(options=StatisticsOptions(neighbours=False))
+    for number in range(200):
+        bought = f"i{8 - number % 2}"
+        statistics.update(Event(f"u{number}", bought, float(number)), Item(bought, {}))
+
+    def share(power: float) -> float:
+        sampler = NegativeSampler(ids, power, seed=0)
+        drawn = [sampler.sample(statistics, str(n), [8], 1, 1)[0][0] for n in range(300)]
+        assert 8 not in drawn
+        return sum(item == 7 for item in drawn) / 300
+
+    assert share(0.0) == pytest.approx(1 / 49, abs=0.03)
+    assert share(1.0) == pytest.approx(101 / 149, abs=0.08)
+    # Whoever acted on nearly everything gets what is left.
+    sampler = NegativeSampler(ids, 1.0, 0, never=[49])
+    assert sorted(sampler.sample(statistics, "k", range(46), 5, 1)[0]) == [46, 47, 48]
+
+
+def test_correction_undoes_the_sampling() -> None:
+    random = np.random.default_rng(0)
+    truth = random.uniform(0.01, 0.3, 400_000)
+    label = random.random(400_000) < truth
+    kept = label | (random.random(400_000) < 0.1)
+    # What a perfect model of the kept rows predicts: positives all, negatives a tenth.
+    predicted = truth / (truth + (1 - truth) * 0.1)
+    assert predicted[kept].mean() == pytest.approx(label[kept].mean(), abs=0.005)
+    assert corrected_probability(predicted, 0.1) == pytest.approx(truth)
+    assert corrected_probability(0.3, 1.0) == pytest.approx(0.3)
+    with pytest.raises(ConfigError, match="not 0"):
+        corrected_probability(0.3, 0)
+
+
+def user(codes: list[int], times: list[float]) -> tuple[UserEvents, np.ndarray]:
+    n = len(codes)
+    columns = (np.arange(n), np.arange(100, 100 + n), np.asarray(times), np.full(n, 5.0))
+    return UserEvents(0, *columns), np.asarray(codes, np.int8)
+
+
+def grouped(events: tuple[UserEvents, np.ndarray], **options) -> list[tuple]:
+    found = groups_of_user(*events, Grouping(**options))
+    return [(group.part, group.items, group.history_items) for group in found]
+
+
+def test_grouping() -> None:
+    events = user(
+        [TRAIN, TRAIN, TRAIN, EXCLUDED, TRAIN, CONTEXT, TRAIN, VALIDATION, TEST],
+        [0, 1, 1, 2, 3, 4, 5, 6, 7],
+    )
+    assert grouped(events, size=3, max_events=2) == [
+        (TRAIN, [100, 101, 102], []),
+        (TRAIN, [104], [101, 102]),  # the excluded row does not separate, the full group does
+        (TRAIN, [106], [104, 105]),
+        (VALIDATION, [107], [105, 106]),
+        (TEST, [108], [106, 107]),
+    ]
+    assert grouped(events, size=9, max_events=9, parts=(TRAIN,)) == [
+        (TRAIN, [100, 101, 102, 104], []),
+        (TRAIN, [106], [100, 101, 102, 104, 105]),
+    ]
+    assert grouped(events, size=9, max_events=9, max_seconds=1.0, parts=(TRAIN,))[:2] == [
+        (TRAIN, [100, 101, 102], []),
+        (TRAIN, [104], [100, 101, 102]),
+    ]
+    with pytest.raises(ConfigError, match="size=0"):
+        Grouping(size=0, max_events=3)
+
+
+def test_gin_sets_options(write_shop, tmp_path: Path) -> None:
+    gin.clear_config()
+    try:
+        gin.parse_config(
+            f"""
+            prepare.dataset_dir = '{write_shop(log())}'
+            prepare.out = '{tmp_path / "out"}'
+            prepare.progress = False
+            PrepareOptions.views = ('groups',)
+            PrepareOptions.group_size = 2
+            StatisticsOptions.smoothing = 3.0
+            """
+        )
+        manifest = prepare().manifest
+    finally:
+        gin.clear_config()
+    assert manifest["views"]["groups"]["grouping"]["size"] == 2
+    assert manifest["statistics_options"]["smoothing"] == 3.0
+
+
+def test_sentence() -> None:
+    assert [sentence(text) for text in ("a", "a.", "a?", " a ", "")] == ["a.", "a.", "a?", "a.", ""]
+
+
+def test_rows_of_each_part_are_in_one_file_in_their_order(tmp_path: Path) -> None:
+    writer = RowWriter(tmp_path, "catalogue", buffer_rows=3)
+    for index in range(7):
+        part = "test" if index == 4 else "train"
+        writer.write(part, {"item_id": str(index), "item_index": index, "text": ""})
+    writer.close()
+    found = {
+        path.stem: pq.read_table(path)["item_index"].to_pylist() for path in tmp_path.iterdir()
+    }
+    assert found == {"train": [0, 1, 2, 3, 5, 6], "test": [4]}
+    assert writer.num_rows == {"train": 6, "test": 1}
+
+
+def test_errors(write_shop, tmp_path: Path) -> None:
+    folder, out = write_shop(log()), tmp_path / "out"
+    with pytest.raises(DataError, match=r"no view 'group' \(did you mean 'groups'"):
+        run(folder, out, views=("group",))
+    with pytest.raises(DataError, match=r"no split 'per_user'"):
+        run(folder, out, "per_user")
+    with pytest.raises(ConfigError, match="its events have labels"):
+        run(folder, out, negatives=3)
+    with pytest.raises(DataError, match=r"split 'per_user_temporal': part 'validation' is empty"):
+        run(write_shop(log(per_user=4), folder="small"), out)
+    template = {"event": "{title}", "candidate": "{title} {item_cuont}", "item": "{title}"}
+    wrong = write_shop(log(), folder="wrong", template=template)
+    with pytest.raises(
+        ConfigError, match=r"wrong/dataset.json.*item_cuont.*known here: .*item_count"
+    ):
+        run(wrong, out)
+    template = {"event": "{title}", "candidate": "{title} {maker}", "item": "{title}"}
+    gaps = write_shop(log(), folder="gaps", template=template)
+    with pytest.raises(DataError, match=r"item 'i\d+'.*maker"):
+        run(gaps, out)
+    with pytest.raises(DataError, match=r"dataset\.json: .* says nothing of \d+ items, .*'i\d+'"):
+        run(folder, out, template={"item": "[{maker}]"})
+    assert not list(out.glob("recommender_text/*"))
+    with pytest.raises(DataError, match=r"holds no prepared 'shop.leave_one_out'.*there: nothing"):
+        Prepared.open(tmp_path / "nothing", "shop", "leave_one_out")
+    prepared = run(folder, out, views=("catalogue",))
+    with pytest.raises(DataError, match=r"view 'groups' is not prepared \(prepared: catalogue\)"):
+        prepared.num_rows("groups")
+    with pytest.raises(DataError, match=r"did you mean 'shop\.per_user_temporal'"):
+        Prepared.open(out, "shop", "per_user_tempral")
+    (prepared.folder / "catalogue.parquet").write_bytes(b"PAR1")
+    with pytest.raises(DataError, match=r"catalogue\.parquet"):
+        prepared.catalogue()
+    (prepared.folder / "prepare.json").write_text("{")
+    with pytest.raises(DataError, match="damaged"):
+        Prepared.open(out, "shop", "per_user_temporal")
+
+
+def test_served_features_equal_trained_ones(write_shop, tmp_path: Path) -> None:
+    """Where training ends at a time, later rows' text can be made again from the artifact alone."""
+    prepared = run(write_shop(log()), tmp_path / "out", "global_temporal", views=("groups",))
+    statistics, template = prepared.statistics(), prepared.template()
+    catalogue = prepared.catalogue()
+    rows = rows_of(prepared, "groups", "validation")
+    assert rows
+    for row in rows:
+        for index, text in zip(row["item_indices"], row["candidates"], strict=True):
+            item = catalogue.items[index]
+            assert template.candidate(item, statistics.features(row["user_id"], item)) == text
+
+
+def test_as_of_takes_in_what_remains() -> None:
+    statistics = Statistics()
+    events = [(Event("u", "i", float(time)), Item("i", {}), False) for time in range(5)]
+    seen = [
+        statistics.count for _ in as_of(statistics.update, events, [0.0, 2.5, 2.5], lambda t: t)
+    ]
+    assert seen == [0, 3, 3]
+    assert statistics.count == 5
+
+
+def test_statistics_of_another_format_are_made_again(
+    write_shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = write_shop(log())
+    with monkeypatch.context() as changed:
+        changed.setattr("m6rec_jax.data.statistics_files.FORMAT", "m6rec-statistics-0")
+        prepared = run(shop, tmp_path / "out", views=("groups",))
+    with pytest.raises(DataError, match="prepare the data set again"):
+        prepared.statistics()
+    run(shop, tmp_path / "out", views=("groups",)).statistics()
+
+
+def test_validation_events_are_not_in_the_saved_statistics(write_shop, tmp_path: Path) -> None:
+    """So a server may still count them."""
+    prepared = run(write_shop(log()), tmp_path / "out", "global_temporal", views=("groups",))
+    statistics = prepared.statistics()
+    times = [row["time"] for row in rows_of(prepared, "groups", "validation")]
+    assert statistics.last_time < min(times)
+    statistics.update(Event("u0", "i0", min(times), 5.0), Item("i0", {}))

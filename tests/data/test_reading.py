@@ -1,0 +1,310 @@
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from m6rec_jax.data import files
+from m6rec_jax.data.reading import EVENT_SCHEMA, Dataset
+from m6rec_jax.errors import DataError
+from m6rec_jax.text.records import Item, User
+
+SHOP = Path(__file__).parents[1] / "data" / "shop"
+
+
+@pytest.fixture
+def shop(tmp_path):
+    """A copy of the example shop, to be damaged."""
+    return Path(shutil.copytree(SHOP, tmp_path / "shop"))
+
+
+def edit(path, old, new):
+    raw = path.read_bytes()
+    assert old in raw
+    path.write_bytes(raw.replace(old, new, 1))
+
+
+def read_all(folder):
+    dataset = Dataset.open(folder)
+    return dataset.users, dataset.items, dataset.events()
+
+
+def error_of(folder):
+    with pytest.raises(DataError) as error:
+        read_all(folder)
+    return str(error.value)
+
+
+def test_users_and_items_of_the_shop():
+    dataset = Dataset.open(SHOP)
+    assert dataset.users.column_names == ["customer", "age", "city", "interests"]
+    assert dataset.user_records == [
+        User("ana", {"age": 34, "city": "Lisbon", "interests": ("coffee", "travel")}),
+        User("ben", {"age": 51, "city": "Leeds", "interests": ("tea",)}),
+        User("chi", {"age": 27, "city": None, "interests": ("ceramics", "coffee")}),
+        User("dee", {"age": None, "city": "Porto", "interests": ()}),
+    ]
+    assert dataset.item_records[1] == Item(
+        "0002",
+        {
+            "name": "Filter beans, light roast",
+            "price": 11.0,
+            "kinds": ("coffee",),
+            "in_stock": True,
+        },
+    )
+    assert dataset.item_records[4].attributes["name"] == 'Mug "Good morning"'
+    assert dataset.item_index["0007"] == 6
+    assert dict(dataset.user_index) == {"ana": 0, "ben": 1, "chi": 2, "dee": 3}
+
+
+def test_events_of_the_shop():
+    table = Dataset.open(SHOP).events()
+    assert table.schema == EVENT_SCHEMA
+    assert table.column("row").to_pylist() == list(range(20))
+    third = table.slice(2, 1).to_pylist()[0]
+    assert [third[name] for name in ("user_id", "item_id", "time", "value")] == [
+        "chi", "0005", 1709373600.0, None
+    ]  # fmt: skip
+    assert table.column("user_index").to_pylist()[:4] == [0, 1, 2, 0]
+    assert table.column("item_index").to_pylist()[:4] == [0, 2, 4, 4]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 20, 100])
+def test_batches_have_the_size_asked_for_and_lose_nothing(batch_size):
+    dataset = Dataset.open(SHOP)
+    batches = list(dataset.iter_events(batch_size))
+    assert all(batch.num_rows <= batch_size for batch in batches)
+    assert pa.Table.from_batches(batches).equals(dataset.events())
+    without = next(dataset.iter_events(batch_size, with_ids=False))
+    assert without.schema.names == ["row", "user_index", "item_index", "time", "value"]
+
+
+@pytest.mark.parametrize("memory_rows", [3, 1000])
+def test_sorted_events(memory_rows):
+    dataset = Dataset.open(SHOP)
+    rows = dataset.events().to_pylist()
+    for order, key in (
+        ("user", lambda row: (row["user_index"], row["time"], row["row"])),
+        ("time", lambda row: (row["time"], row["row"])),
+    ):
+        batches = dataset.events_sorted(order, 4, memory_rows=memory_rows)
+        found = [row for batch in batches for row in batch.to_pylist()]
+        assert found == sorted(rows, key=key)
+    with pytest.raises(ValueError, match="order must be one of user, time"):
+        dataset.events_sorted("item")
+
+
+def test_parquet_gives_the_same_as_csv(shop):
+    dataset = Dataset.open(SHOP)
+    pq.write_table(dataset.users, shop / "users.parquet")
+    pq.write_table(dataset.items, shop / "items.parquet", row_group_size=2)
+    times = pa.array(dataset.events().column("time").to_numpy().astype("datetime64[s]"))
+    events = pa.table(
+        {
+            "bought_at": times,
+            "extra": [0] * 20,
+            "sku": dataset.events().column("item_id"),
+            "customer": dataset.events().column("user_id").dictionary_encode(),
+        }
+    )
+    pq.write_table(events, shop / "events.parquet", row_group_size=7)
+    for table in ("users", "items", "events"):
+        (shop / f"{table}.csv").unlink()
+    for found, expected in zip(read_all(shop), read_all(SHOP), strict=True):
+        assert found.equals(expected)
+
+
+def test_a_table_in_several_files_is_numbered_on(shop):
+    lines = (shop / "events.csv").read_text().splitlines(keepends=True)
+    (shop / "events.csv").unlink()
+    (shop / "events-1.csv").write_text("".join(lines[:8]))
+    (shop / "events-2.csv").write_text("".join([lines[0], *lines[8:]]))
+    edit(shop / "dataset.json", b'"time": "bought_at"', b'"time": "bought_at", "file": "events-*"')
+    assert Dataset.open(shop).events().equals(Dataset.open(SHOP).events())
+    edit(shop / "events-2.csv", b"dee", b"eve")
+    assert "events-2.csv, row 2, column 'customer': 'eve'" in error_of(shop)
+
+
+def test_values_are_read(shop):
+    raw = json.loads((shop / "dataset.json").read_text())
+    raw["events"]["value"] = "stars"
+    raw["label"] = {"at_least": 4}
+    (shop / "dataset.json").write_text(json.dumps(raw))
+    lines = (shop / "events.csv").read_text().splitlines()
+    stars = [str(row % 5 + 1) for row in range(20)]
+    lines = [f"{line},{star}" for line, star in zip(lines, ["stars", *stars], strict=True)]
+    (shop / "events.csv").write_text("\n".join(lines))
+    values = Dataset.open(shop).events().column("value").to_numpy()
+    assert values.tolist() == [float(star) for star in stars]
+    edit(shop / "events.csv", b"Z,3", b"Z,nan")
+    assert "events.csv, row 2, column 'stars': the value is NaN" in error_of(shop)
+    edit(shop / "events.csv", b"Z,nan", b"Z,")
+    assert "events.csv, row 2, column 'stars': the value is missing" in error_of(shop)
+
+
+# ---- what is wrong, and where
+
+
+def test_missing_column_names_file_columns_and_closest(shop):
+    edit(shop / "items.csv", b"name", b"nmae")
+    message = error_of(shop)
+    assert "items.csv has no column 'name'" in message
+    assert "(its columns: sku, nmae, price, kinds, in_stock) (did you mean 'nmae'?)" in message
+
+
+def test_wrong_separator_is_recognised(shop):
+    edit(shop / "users.csv", b"customer,age,city,interests", b"customer;age;city;interests")
+    assert "separate the columns with commas" in error_of(shop)
+
+
+def test_missing_and_ambiguous_files(shop):
+    (shop / "users.parquet").write_bytes(b"")
+    assert "has both users.parquet and users.csv" in error_of(shop)
+    (shop / "users.parquet").unlink()
+    (shop / "users.csv").unlink()
+    assert "has neither users.parquet nor users.csv" in error_of(shop)
+
+
+def test_declared_file_that_does_not_exist(shop):
+    edit(shop / "dataset.json", b'"id": "sku"', b'"id": "sku", "file": "item.csv"')
+    message = error_of(shop)
+    assert "item.csv does not exist" in message
+    assert "did you mean 'items.csv'?" in message
+
+
+@pytest.mark.parametrize("keep", [0, 3, 200, -1])
+def test_truncated_parquet(shop, keep):
+    pq.write_table(Dataset.open(SHOP).users(), shop / "users.parquet")
+    (shop / "users.csv").unlink()
+    whole = (shop / "users.parquet").read_bytes()
+    (shop / "users.parquet").write_bytes(whole[:keep])
+    message = error_of(shop)
+    assert f"users.parquet ({len(whole[:keep])} bytes) is not a whole Parquet file" in message
+
+
+def test_parquet_damaged_in_the_middle(shop):
+    events = pa.table(
+        {"customer": ["ana"] * 9000, "sku": ["0001"] * 9000, "bought_at": np.arange(9000.0)}
+    )
+    pq.write_table(events, shop / "events.parquet", compression="zstd", use_dictionary=False)
+    (shop / "events.csv").unlink()
+    raw = bytearray((shop / "events.parquet").read_bytes())
+    raw[200:-2500] = b"\xff" * (len(raw) - 2700)
+    (shop / "events.parquet").write_bytes(raw)
+    assert "is not a whole Parquet file" in error_of(shop)
+
+
+def test_invalid_utf8_names_row_and_byte(shop):
+    edit(shop / "users.csv", b"Leeds", b"Le\xe9ds")
+    message = error_of(shop)
+    assert "users.csv, row 1, column 'city': invalid UTF-8: byte 0xe9 at offset 2" in message
+
+
+def test_invalid_utf8_in_the_header(shop):
+    edit(shop / "users.csv", b"city", b"cit\xe9")
+    assert "users.csv: invalid UTF-8 in the header (byte 0xe9)" in error_of(shop)
+
+
+def test_a_file_in_utf16_is_refused(shop):
+    text = (shop / "users.csv").read_text()
+    (shop / "users.csv").write_text(text, encoding="utf-16")
+    assert "users.csv: invalid UTF-8 in the header" in error_of(shop)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_column(shop):
+    (shop / "users.csv").write_bytes(b"\xef\xbb\xbf" + (shop / "users.csv").read_bytes())
+    assert len(Dataset.open(shop).users()) == 4
+
+
+@pytest.mark.parametrize("table", ["users", "items", "events"])
+def test_empty_tables(shop, table):
+    path = shop / f"{table}.csv"
+    path.write_text(path.read_text().splitlines()[0] + "\n")
+    assert f"{table}.csv has no rows" in error_of(shop)
+    path.write_text("")
+    assert f"{table}.csv is empty" in error_of(shop)
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "message"),
+    [
+        ("events.csv", b"2024-03-03T16:45:00Z", b"soon", "row 4, column 'bought_at': 'soon'"),
+        ("events.csv", b"2024-03-03T16:45:00Z", b"", "row 4, column 'bought_at': the value is m"),
+        (
+            "events.csv",
+            b"2024-03-03T16:45:00Z",
+            b"1709484300000",
+            "'bought_at': 1.70948e+12 is bef",
+        ),
+        ("events.csv", b"ben,0004", b"ben,9999", "row 4, column 'sku': '9999' is not in the items"),
+        ("events.csv", b"ben,0004", b",0004", "row 4, column 'customer': the value is missing"),
+        ("users.csv", b"51", b"old", "row 1, column 'age': 'old' is not a whole number"),
+        ("users.csv", b"dee", b"ana", "row 3: the customer 'ana' stands in row 0 of users.csv"),
+        ("users.csv", b"coffee|travel", b"['coffee']", "row 0, column 'interests': \"['coffee']\""),
+        ("items.csv", b"11,coffee", b"11,coffee||tea", "has an empty member"),
+        ("items.csv", b'"Filter beans, light roast"', b"Filter, beans", "row 1: 6 columns, not 5"),
+        ("items.csv", b"0004,", b"", "row 3: 4 columns, not 5"),
+        ("items.csv", b"sku,name", b"sku,sku", "has two columns named 'sku'"),
+    ],
+)
+def test_bad_rows_are_named(shop, file, old, new, message):
+    edit(shop / file, old, new)
+    found = error_of(shop)
+    assert file in found
+    assert message in found
+
+
+def test_unclosed_quote(shop):
+    edit(shop / "events.csv", b"dee,0004", b'dee,"0004')
+    message = error_of(shop)
+    assert "events.csv, row 9: 2 columns, not 3" in message
+    assert "most likely a double quote is never closed" in message
+
+
+def test_a_row_longer_than_a_block(shop, monkeypatch):
+    monkeypatch.setattr(files, "_CSV_BLOCK_BYTES", 256)
+    edit(shop / "items.csv", b"Sencha", b"Sencha" * 200)
+    assert "items.csv: a row is longer than 256 bytes" in error_of(shop)
+
+
+def test_bytes_come_out_of_a_file_that_is_not_utf8_as_they_are(tmp_path):
+    rows = [b"1,caf\xe9", "2,žluť".encode(), b"3,\xff\x00,x", b"4,plain"]
+    path = tmp_path / "t.csv"
+    path.write_bytes(b"\xef\xbb\xbfa,\xc3\xa9\n" + b"\n".join(rows))
+    assert files.column_names(path) == ["a", "é"]
+    ragged = []
+    (raw,) = files.raw_batches([path], ["é", "a"], 10, lambda *found: ragged.append(found[1:]))
+    assert raw.batch.to_pydict() == {
+        "é": [b"caf\xe9", "žluť".encode(), b"plain"],
+        "a": [b"1", b"2", b"4"],
+    }
+    assert raw.rows.tolist() == [0, 1, 3]
+    assert ragged == [(2, 2, 3, "3,\\xff\x00,x")]
+
+
+def test_row_numbers_skip_blank_lines_and_count_line_breaks_in_quotes(shop):
+    edit(shop / "users.csv", b"ben,51,Leeds,tea\n", b'ben,51,"Le\neds",tea\n\n\n')
+    edit(shop / "users.csv", b"27", b"x")
+    assert "users.csv, row 2, column 'age': 'x'" in error_of(shop)
+    assert Dataset.open(SHOP).users().num_rows == 4
+
+
+@pytest.mark.parametrize("block", [64, 1 << 20])
+def test_row_numbers_after_ragged_rows(tmp_path, monkeypatch, block):
+    monkeypatch.setattr(files, "_CSV_BLOCK_BYTES", block)
+    rows = [f"{row},{row}" for row in range(50)]
+    for row in (0, 7, 8, 30, 49):
+        rows[row] += ",more"
+    path = tmp_path / "t.csv"
+    path.write_text("a,b\n" + "\n".join(rows) + "\n")
+    ragged = []
+    numbers, values = [], []
+    for raw in files.raw_batches([path], None, 4, lambda *found: ragged.append(found)):
+        numbers += raw.rows.tolist()
+        values += [int(value) for value in raw.batch.column("a").to_pylist()]
+    assert [row for _, row, *_ in ragged] == [0, 7, 8, 30, 49]
+    assert numbers == values == [row for row in range(50) if row not in (0, 7, 8, 30, 49)]

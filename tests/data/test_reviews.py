@@ -1,0 +1,107 @@
+"""Reviews as explanations to write: told by training reviews alone, never by themselves."""
+
+import json
+
+import pytest
+
+from m6rec_jax.data.reviews import (
+    ReviewOptions,
+    prepare_reviews,
+    review_summary,
+)
+from m6rec_jax.errors import DataError
+from m6rec_jax.pipeline.prepared_rows import read_rows
+
+
+def review(user, item, feature, opinion):
+    sentence = f"the {feature} is {opinion}"
+    template = [feature, opinion, sentence, 1]
+    return {"user": user, "item": item, "rating": 4, "template": template}
+
+
+REVIEWS = [
+    review("u1", "i1", "pool", "great"),
+    review("u1", "i2", "pool", "cold"),
+    review("u2", "i1", "staff", "kind"),
+    review("u1", "i1", "bar", "loud"),  # validation
+    review("u1", "i1", "roof", "nice"),  # test
+    review("u3", "i3", "bed", "soft"),  # test
+]
+INDEX = {"train": "0 1 2", "validation": "3", "test": "4 5"}
+
+
+def write_reviews(folder, records=REVIEWS, **changes):
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = "".join(json.dumps(record) + "\n" for record in records)
+    (folder / "reviews.jsonl").write_text(lines)
+    spec = {"name": "hotels", "file": "reviews.jsonl", "index": "1"} | changes
+    (folder / "1").mkdir(exist_ok=True)
+    for part, rows in INDEX.items():
+        (folder / "1" / f"{part}.index").write_text(rows)
+    spec = {name: value for name, value in spec.items() if value is not None}
+    (folder / "reviews.json").write_text(json.dumps(spec))
+    return folder
+
+
+def sources(prepared, part):
+    return {row["text_id"]: row["source"] for row in read_rows(prepared, "explanations", part)}
+
+
+def test_a_training_review_is_told_without_itself(tmp_path):
+    prepared = prepare_reviews(write_reviews(tmp_path / "hotels"), tmp_path, progress=False)
+    assert sources(prepared, "train") == {
+        "0": ["writes of pool", "others say kind staff"],
+        "1": ["writes of pool", ""],
+        "2": ["", "others say great pool"],
+    }
+
+
+def test_later_parts_are_told_by_training_reviews_alone(tmp_path):
+    prepared = prepare_reviews(write_reviews(tmp_path / "hotels"), tmp_path, progress=False)
+    told = ["writes of pool", "others say great pool, kind staff"]
+    assert sources(prepared, "validation") == {"3": told}
+    assert sources(prepared, "test") == {"4": told, "5": ["", ""]}
+    (row,) = read_rows(prepared, "explanations", "validation")
+    assert (row["prefix"], row["target"]) == ("bar:", "the bar is loud")
+    assert row["features"] == ["bar"]
+
+
+def test_the_feature_may_be_kept_back(tmp_path):
+    options = ReviewOptions(name_feature=False, most=1)
+    folder = write_reviews(tmp_path / "hotels")
+    prepared = prepare_reviews(folder, tmp_path, options=options, progress=False)
+    (row,) = read_rows(prepared, "explanations", "validation")
+    assert row["prefix"] == ""
+    assert row["source"] == ["writes of pool", "others say great pool"]
+
+
+def test_without_index_files_parts_are_drawn(tmp_path):
+    records = [review(f"u{n}", "i", "pool", "great") for n in range(60)]
+    folder = write_reviews(tmp_path / "hotels", records, index=None)
+    prepared = prepare_reviews(folder, tmp_path, progress=False)
+    assert sum(prepared.num_rows("explanations").values()) == 60
+
+
+def test_what_is_left_out_is_told(tmp_path):
+    records = [*REVIEWS, {"user": "u"}]
+    folder = write_reviews(tmp_path / "hotels", records)
+    (folder / "1" / "test.index").write_text("4 5 6")
+    summary = review_summary(folder)
+    assert "6 reviews (3 train, 1 validation, 2 test); left out: 1 (template is missing" in summary
+    prepared = prepare_reviews(folder, tmp_path, progress=False)
+    assert prepared.manifest["left_out"] == {"template is missing": 1}
+
+
+@pytest.mark.parametrize(
+    ("changes", "split", "message"),
+    [
+        ({"file": "none.pickle"}, "by_group", r"none\.pickle does not exist"),
+        ({"index": "2"}, "by_group", r"train\.index does not exist"),
+        ({}, "by_group:seed=1", "the index files say which review is where"),
+        ({}, "leave_one_out", "is impossible"),
+        ({"idnex": "1"}, "by_group", "did you mean 'index'"),
+    ],
+)
+def test_a_wrong_description_is_told(tmp_path, changes, split, message):
+    with pytest.raises(DataError, match=message):
+        prepare_reviews(write_reviews(tmp_path / "hotels", **changes), tmp_path, split)

@@ -1,0 +1,216 @@
+"""Every split against a plain restatement of its definition, on random logs full of ties."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from m6rec_jax.data import splits
+from m6rec_jax.data.assignment import assign, users_in_order
+from m6rec_jax.data.reading import Dataset
+from m6rec_jax.data.splits import CONTEXT, EXCLUDED, TEST, TRAIN, VALIDATION, Split
+from m6rec_jax.errors import DataError
+
+LOGS = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 6)), max_size=60)
+
+
+def columns(log: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
+    users = np.asarray([user for user, _ in log], np.int64)
+    return users, np.asarray([time for _, time in log], np.float64)
+
+
+def rows_of_users(log: list[tuple[int, int]]) -> dict[int, list[int]]:
+    """Rows of each user in the user's order: by time, then place in the file."""
+    found: dict[int, list[int]] = {}
+    for row in sorted(range(len(log)), key=lambda row: (log[row][1], row)):
+        found.setdefault(log[row][0], []).append(row)
+    return found
+
+
+@given(LOGS)
+def test_per_user_temporal_is_80_10_10_of_each_user(log: list[tuple[int, int]]) -> None:
+    codes = splits.per_user_temporal(*columns(log))
+    assert codes.dtype == np.int8
+    for rows in rows_of_users(log).values():
+        n = len(rows)
+        train, validation = 8 * n // 10, 9 * n // 10
+        expected = [TRAIN] * train + [VALIDATION] * (validation - train) + [TEST] * (n - validation)
+        assert codes[rows].tolist() == expected
+
+
+def test_shares_are_exact_decimals() -> None:
+    # In floats 0.7 + 0.1 is 0.7999999999999999, and 10 rows would give 7, 0 and 3.
+    users, times = np.zeros(10, int), np.arange(10.0)
+    codes = splits.per_user_temporal(users, times, train=0.7, validation=0.1)
+    assert splits.part_counts(codes) == {"train": 7, "validation": 1, "test": 2}
+
+
+@given(LOGS)
+def test_leave_one_out(log: list[tuple[int, int]]) -> None:
+    codes = splits.leave_one_out(*columns(log))
+    for rows in rows_of_users(log).values():
+        n = len(rows)
+        tail = [VALIDATION, TEST] if n >= 3 else []
+        assert codes[rows].tolist() == [TRAIN] * (n - len(tail)) + tail
+
+
+@given(LOGS.filter(lambda log: len(log) > 0))
+def test_global_temporal_cuts_at_quantiles(log: list[tuple[int, int]]) -> None:
+    _, times = columns(log)
+    codes = splits.global_temporal(times)
+    ordered = sorted(times)
+    cuts = (ordered[math.floor(0.8 * len(log))], ordered[math.floor(0.9 * len(log))])
+    for time, code in zip(times, codes, strict=True):
+        assert code == int(time >= cuts[0]) + int(time >= cuts[1])
+
+
+def test_held_out_items_leave_training_and_validation() -> None:
+    ids = [f"item {index}" for index in range(400)]
+    held_out = splits.is_held_out(ids, fraction=0.25, seed=3)
+    assert 60 < held_out.sum() < 140
+    # An item is drawn by its own id: neither the others nor the order matter.
+    assert splits.is_held_out(ids[::-1][:50], fraction=0.25, seed=3).tolist() == (
+        held_out[::-1][:50].tolist()
+    )
+    assert (splits.is_held_out(ids, fraction=0.25, seed=4) != held_out).any()
+    codes = np.resize(np.asarray([TRAIN, VALIDATION, TEST], np.int8), 400)
+    after = splits.without_held_out(codes, held_out)
+    assert (after[held_out & (codes != TEST)] == EXCLUDED).all()
+    assert (after[~held_out] == codes[~held_out]).all()
+    assert (after[codes == TEST] == TEST).all()
+
+
+def test_few_shot_keeps_n_rows() -> None:
+    codes = np.asarray([TRAIN] * 50 + [VALIDATION] * 5 + [TEST] * 5, np.int8)
+    kept = splits.few_shot(codes, n=7, seed=1)
+    assert splits.part_counts(kept) == {"train": 7, "validation": 5, "test": 5, "context": 43}
+    assert (kept == splits.few_shot(codes, n=7, seed=1)).all()
+    assert (kept != splits.few_shot(codes, n=7, seed=2)).any()
+    alone = splits.few_shot(codes, n=7, seed=1, history="sampled")
+    assert splits.part_counts(alone)["excluded"] == 43
+    with pytest.raises(DataError, match="n=51 of 50"):
+        splits.few_shot(codes, n=51, seed=1)
+
+
+def test_empty_part_names_split_and_part() -> None:
+    codes = splits.leave_one_out(np.asarray([0, 0, 1]), np.asarray([1.0, 2.0, 3.0]))
+    with pytest.raises(DataError, match=r"'leave_one_out': part 'validation' is empty.*train 3"):
+        splits.check_parts(codes, "leave_one_out")
+
+
+def test_parse() -> None:
+    assert Split.parse("leave_one_out").name == "leave_one_out"
+    few = Split.parse("few_shot:n=256,seed=1")
+    assert (few.kind, few.name) == ("few_shot", "few_shot-n256-seed1")
+    assert few.options == {"n": 256, "seed": 1}
+    assert Split.parse("held_out_items").options == {"fraction": 0.05, "seed": 0}
+    declared = {"per_user_temporal": {"train": 0.6}, "tiny": {"kind": "few_shot", "n": 3}}
+    assert Split.parse("per_user_temporal", declared).options == {"train": 0.6}
+    tiny = Split.parse("tiny:seed=2", declared)
+    assert (tiny.kind, tiny.name, tiny.options) == ("few_shot", "tiny-seed2", {"n": 3, "seed": 2})
+    assert tiny.base(declared) == Split.parse("per_user_temporal", declared)
+    assert Split.parse("global_temporal").base() is None
+    # Characters that TFDS refuses in a config name, and dots, which separate its parts, are mended.
+    assert Split.parse("held_out_items:fraction=0.1").name == "held_out_items-fraction0_1"
+
+
+@pytest.mark.parametrize(
+    ("text", "declared", "message"),
+    [
+        ("leave_one_oud", {}, "no split 'leave_one_oud' \\(did you mean 'leave_one_out'"),
+        ("mine", {"mine": {"kind": "few_shots"}}, "did you mean 'few_shot'"),
+        ("few_shot:m=3", {}, "few_shot has no option 'm'"),
+        ("few_shot:3", {}, "not of the form key=value"),
+        ("leave_one_out:n=3", {}, "known: none"),
+        ("mine", {"mine": 3}, "must be an object"),
+        ("few_shot:n=abc", {}, "n must be a whole number, not 'abc'"),
+        ("few_shot:n=2.5", {}, r"n must be a whole number, not 2\.5"),
+        ("few_shot:seed=-1", {}, "seed must not be negative, not -1"),
+        ("few_shot:history=3", {}, "history must be a word, not 3"),
+        ("held_out_items:fraction=x", {}, "fraction must be a number, not 'x'"),
+        ("per_user_temporal:train=1/0", {}, "train must be a number, not '1/0'"),
+        ("by_group", {"by_group": {"seed": True}}, "seed must be a whole number, not True"),
+    ],
+)
+def test_parse_errors(text: str, declared: dict, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        Split.parse(text, declared)
+
+
+def test_some_item_is_held_out() -> None:
+    ids = ["a", "b", "c"]
+    assert splits.is_held_out(ids, fraction=0.99, seed=0).any()
+    with pytest.raises(DataError, match="with seed=0 holds out none of 3 items"):
+        splits.is_held_out(ids, fraction=1e-6, seed=0)
+
+
+@pytest.mark.parametrize("shares", [(0.0, 0.1), (0.9, 0.1), (0.5, -0.1), (1.2, 0.1)])
+def test_impossible_shares(shares: tuple[float, float]) -> None:
+    with pytest.raises(DataError, match="must be positive"):
+        splits.per_user_temporal(
+            np.zeros(3, int), np.zeros(3), train=shares[0], validation=shares[1]
+        )
+
+
+@pytest.mark.parametrize(
+    "split", ["per_user_temporal", "global_temporal", "leave_one_out", "few_shot:n=5"]
+)
+def test_streamed_assignment_equals_the_functions(split, write_shop) -> None:
+    random = np.random.default_rng(0)
+    n = 300
+    # Every (user, item, time) at most once, many at equal times.
+    users, items, times = np.unravel_index(random.choice(6 * 12 * 40, n, False), (6, 12, 40))
+    times = times.astype(float)
+    events = list(zip(users.tolist(), items.tolist(), times.tolist(), [4.0] * n, strict=True))
+    dataset = Dataset.open(write_shop(events))
+    parsed = Split.parse(split)
+    # Runs of 16 rows: every user spans several of them.
+    found = assign(dataset, parsed, memory_rows=16, batch_size=7)
+    expected = {
+        "per_user_temporal": lambda: splits.per_user_temporal(users, times),
+        "global_temporal": lambda: splits.global_temporal(times),
+        "leave_one_out": lambda: splits.leave_one_out(users, times),
+        "few_shot": lambda: splits.few_shot(splits.per_user_temporal(users, times), n=5, seed=0),
+    }[parsed.kind]()
+    assert (found.codes == expected).all()
+    known = set(users[(expected == TRAIN) | (expected == CONTEXT)])
+    assert found.num_cold_users == len(set(users[expected == TEST]) - known)
+
+
+@pytest.mark.parametrize(
+    ("value", "labelled", "twice"), [(4.0, True, True), (1.0, True, False), (1.0, False, True)]
+)
+def test_an_event_that_is_there_twice(
+    value: float, labelled: bool, twice: bool, write_shop
+) -> None:
+    log = [(0, 2, 5.0, 1.0), (1, 3, 9.0, 4.0), (1, 3, 8.0, 4.0), (0, 3, 9.0, 4.0)]
+    log += [(1, 3, 9.0, value), (0, 1, 7.0, 4.0)]
+    dataset = Dataset.open(write_shop(log, labelled=labelled))
+    split = Split.parse("global_temporal:train=0.4,validation=0.2")
+    if not twice:
+        assign(dataset, split)
+        return
+    told = r"rows 1 and 4 of the events are the same event \(user 'u1', item 'i3', time and value"
+    with pytest.raises(DataError, match=told):
+        assign(dataset, split)
+
+
+def test_users_in_order(write_shop) -> None:
+    log = [(1, 3, 9.0, 4.0), (0, 2, 5.0, 1.0), (1, 1, 9.0, 2.0), (1, 0, 3.0, 5.0)]
+    users = list(users_in_order(Dataset.open(write_shop(log)), batch_size=1))
+    assert [user.user for user in users] == [0, 1]
+    assert users[1].rows.tolist() == [3, 0, 2]
+    assert users[1].items.tolist() == [0, 3, 1]
+    assert users[1].times.tolist() == [3.0, 9.0, 9.0]
+    assert users[1].values.tolist() == [5.0, 4.0, 2.0]
+
+
+def test_held_out_assignment(write_shop) -> None:
+    log = [(user, item, float(item), 4.0) for user in range(4) for item in range(12)]
+    dataset = Dataset.open(write_shop(log))
+    found = assign(dataset, Split.parse("held_out_items:fraction=0.4,seed=2"))
+    assert 0 < found.held_out.sum() < 12
+    held_rows = found.held_out[[item for _, item, *_ in log]]
+    assert set(found.codes[held_rows].tolist()) <= {TEST, EXCLUDED}

@@ -1,0 +1,93 @@
+"""The tasks of public data sets: registered without data, in short files of a namespace package."""
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import gin
+import pytest
+import seqio
+
+from m6rec_jax import configuration
+from m6rec_jax.pipeline.registration import task_info
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = sorted((ROOT / "gin_configs" / "examples").glob("*.gin"))
+
+
+@pytest.fixture(autouse=True)
+def nowhere(tmp_path, monkeypatch):
+    monkeypatch.setenv("M6REC_DATA_DIR", str(tmp_path / "nowhere"))
+    yield
+    gin.clear_config()
+
+
+@pytest.mark.parametrize(
+    ("module", "names", "kind"),
+    [
+        ("film_reviews", ["film_reviews_sentiment"], "classification"),
+        ("film_plots", ["film_plots_genre"], "classification"),
+        ("film_notes", ["film_attributes_infilling", "film_consensus_generation"], "language"),
+        ("film_notes", ["film_consensus_verdict", "film_overviews_genre"], "classification"),
+        ("film_notes", ["film_tones_tone"], "classification"),
+        ("foundation_answers", ["film_tones_tone_in_words", "film_reviews_infilling"], "language"),
+        ("chitchat", ["chitchat_infilling", "chitchat_generation"], "language"),
+        ("book_crossing", ["book_crossing_ctr", "book_crossing_small_ctr"], "scoring"),
+        ("book_crossing", ["book_crossing_small_leave_one_out_retrieval"], "retrieval"),
+        ("book_crossing", ["book_crossing_small_zero_shot"], "likelihood"),
+        ("movielens", ["movielens_100k_explanations", "movielens_100k_queries"], "generation"),
+        ("movielens", ["movielens_100k_leave_one_out_retrieval"], "retrieval"),
+        ("movielens_unseen_items", ["movielens_100k_unseen_items_retrieval"], "retrieval"),
+        ("reviews", ["tripadvisor_explanations", "yelp_explanations"], "generation"),
+        ("inspired", ["inspired_replies"], "generation"),
+        ("redial", ["redial_titles"], "title_recommendation"),
+        ("redial", ["redial_retrieval"], "item_recommendation"),
+        ("all_jobs", ["movielens_100k_titles", "inspired_replies"], "generation"),
+    ],
+)
+def test_modules_register_their_tasks(module, names, kind):
+    importlib.import_module(f"tasks.{module}")
+    for name in names:
+        assert seqio.get_mixture_or_task(name).name == name
+        assert task_info(name).kind == kind
+
+
+MODULES = [*(ROOT / "tasks").glob("*.py"), *(ROOT / "tasks").glob("*/__init__.py")]
+
+
+@pytest.mark.parametrize("path", sorted(MODULES), ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_data_set_takes_thirty_lines(path):
+    code = [line for line in path.read_text().split('"""', 2)[2].splitlines() if line.strip()]
+    assert len(code) <= 30
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_every_example_parses(path):
+    """With what its header asks for; its task exists."""
+    macros = ["MODEL_DIR = 'x'", "INITIAL_CHECKPOINT_PATH = 'y'"]
+    if "%gin.REQUIRED" in path.read_text() and "reranking" in path.stem:
+        macros.append("RERANKER = 'z'")
+    configuration.parse_config([path], macros)
+    name = configuration.macro("MIXTURE_OR_TASK_NAME", None)
+    if name is not None:
+        assert seqio.get_mixture_or_task(name).name == name
+
+
+def test_tasks_is_no_package_of_ours(tmp_path):
+    assert not (ROOT / "tasks" / "__init__.py").exists()
+    for packaged in (False, True):
+        own = tmp_path / str(packaged) / "tasks"
+        own.mkdir(parents=True)
+        (own / "my_shop.py").write_text("VALUE = 1\n")
+        if packaged:
+            (own / "__init__.py").write_text("")
+        code = (
+            f"import sys; sys.path[:0] = [{str(own.parent)!r}, {str(ROOT)!r}]\n"
+            "import tasks.my_shop, importlib.util\n"
+            "assert tasks.my_shop.VALUE == 1\n"
+            f"found = importlib.util.find_spec('tasks.movielens') is not None\n"
+            # A namespace package merges with ours; a regular one hides it.
+            f"assert found == {not packaged}, found\n"
+        )
+        subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
