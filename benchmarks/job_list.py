@@ -114,7 +114,7 @@ JOBS: dict[str, Job] = {
         measured=(
             "movielens_retrieval",
             "leave_one_out",
-            ("popularity", "ItemKNN", "EASE", "SASRec", "nearness"),
+            ("popularity", "ItemKNN", "EASE", "SASRec", "co_occurrence"),
         ),
         own_baselines=False,
         untuned=True,

@@ -99,10 +99,10 @@ JOBS: Mapping[str, Job] = {
         "leave_one_out",
         _RETRIEVAL,
     ),
-    "nearness": Job(
-        "M6-Rec mini, all parameters; nearness reranks",
+    "co_occurrence": Job(
+        "M6-Rec mini, all parameters; co-occurrence reranks",
         f"{EXAMPLES}/movielens_retrieval_full.gin",
-        f"{EXAMPLES}/movielens_nearness_eval.gin",
+        f"{EXAMPLES}/movielens_co_occurrence_eval.gin",
         "movielens_retrieval",
         "leave_one_out",
         _RETRIEVAL,
@@ -110,7 +110,7 @@ JOBS: Mapping[str, Job] = {
         trains=False,
     ),
     "reranking": Job(
-        "M6-Rec mini, all parameters; scorer and nearness rerank",
+        "M6-Rec mini, all parameters; scorer and co-occurrence rerank",
         f"{EXAMPLES}/movielens_reranking.gin",
         f"{EXAMPLES}/movielens_reranking_eval.gin",
         "movielens_retrieval",

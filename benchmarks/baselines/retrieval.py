@@ -5,7 +5,8 @@
 
 A user's last event is the test item, the one before it the validation item. All 1,682 items are
 ranked but those the user has seen; at test the validation item is part of the history. Popularity,
-ItemKNN, EASE and nearness are a few lines of numpy each and have no randomness; SASRec is RecBole's
+ItemKNN, EASE and co-occurrence are a few lines of numpy each and have no randomness; SASRec is
+RecBole's
 module.
 Rows go to `benchmarks/results/movielens_retrieval.json` as each run ends.
 """
@@ -71,7 +72,7 @@ def ease(train: np.ndarray, history: np.ndarray, penalty: float = 100.0) -> np.n
     return history @ weights
 
 
-def nearness(
+def co_occurrence(
     data: ExportedSplits,
     history_parts: Sequence[str],
     window: int = 10,
@@ -113,7 +114,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--data", type=Path, default=ROOT / "runs" / "baselines" / DATASET, help="exported splits"
     )
-    parser.add_argument("--models", nargs="+", default=[*CLOSED_FORM, "nearness", "SASRec"])
+    parser.add_argument("--models", nargs="+", default=[*CLOSED_FORM, "co_occurrence", "SASRec"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument(
@@ -121,7 +122,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--force", action="store_true", help="run again what has rows already")
     options = parser.parse_args(arguments)
-    known = (*CLOSED_FORM, "nearness", "SASRec")
+    known = (*CLOSED_FORM, "co_occurrence", "SASRec")
     if unknown := [name for name in options.models if name not in known]:
         parser.error(f"unknown models {unknown}; known: {list(known)}")
 
@@ -139,8 +140,8 @@ def main(arguments: list[str] | None = None) -> None:
             if model in CLOSED_FORM:
                 score, config = CLOSED_FORM[model]
                 scores = score(train, history)
-            elif model == "nearness":
-                scores = nearness(data, ("train", "validation"))
+            elif model == "co_occurrence":
+                scores = co_occurrence(data, ("train", "validation"))
                 config = "places apart <= 10, the last 10 items, smoothed with 20"
             else:
                 # Imported late: the closed forms and the tests do without RecBole and torch.

@@ -1,13 +1,13 @@
 """Reranks what a retriever found, by what the two towers cannot know or say in one number.
 
-    reranker = Reranker(prepared.co_occurrence(), catalogue.texts, bundle.scorer())
+    reranker = Reranker(prepared.co_occurrence(), catalogue.texts, model.scorer())
     found = index.top_k(retriever.embed_users(histories), 100, seen)
     best = reranker.rerank(histories, recent, seen, found)          # ids *and* scores, best first
 
 Three things are weighed: the retriever's similarity, how near a candidate stands to the history's
-last items in what others did (`tables.nearness`), and, where there is a model for it, the scorer's
-probability that the candidate comes next; it reads the candidate together with the history, and
-that nearness in words.
+last items in what others did (`data.co_occurrence`), and, where there is a model for it, the
+scorer's probability that the candidate comes next; it reads the candidate together with the history, and
+that co-occurrence in words.
 """
 
 from __future__ import annotations
@@ -26,39 +26,39 @@ from m6rec_jax.errors import DataError
 _LEAST_SHARE = 1e-4
 
 
-@gin.configurable(allowlist=["similarity_weight", "nearness_weight"])
+@gin.configurable(allowlist=["similarity_weight", "co_occurrence_weight"])
 class Reranker:
-    """Orders candidates by the scorer's log probability, their similarity and their nearness.
+    """Orders candidates by the scorer's log probability, their similarity and their co-occurrence.
 
     Args:
-      nearness: of the training events.
+      co_occurrence: of the training events.
       texts: of the catalogue, in the order of the items table; items that are newer than the
         counts may follow.
       scorer: of a model trained on the view 'reranking'; None: the other two alone.
       similarity_weight: what the retriever's cosine similarity is multiplied with before it is
         added to the log probability: the scorer was trained on what stands near, the towers
         on everything.
-      nearness_weight: what the log of the share of nearness is multiplied with. A scorer has read
-        its rank.
+      co_occurrence_weight: what the log of the share of co-occurrence is multiplied with. A scorer
+        has read its rank.
     """
 
     def __init__(
         self,
-        nearness: CoOccurrence,
+        co_occurrence: CoOccurrence,
         texts: Sequence[str],
         scorer: Scorer | None = None,
         *,
         similarity_weight: float = 5.0,
-        nearness_weight: float = 1.0,
+        co_occurrence_weight: float = 1.0,
     ) -> None:
-        if nearness.num_items > len(texts):
+        if co_occurrence.num_items > len(texts):
             raise DataError(
-                f"nearness was counted over {nearness.num_items} items, the catalogue has "
+                f"co-occurrence was counted over {co_occurrence.num_items} items, the catalogue has "
                 f"{len(texts)}: they belong to different data"
             )
-        self._scorer, self._nearness, self._texts = scorer, nearness, texts
+        self._scorer, self._co_occurrence, self._texts = scorer, co_occurrence, texts
         self._similarity_weight = similarity_weight
-        self._nearness_weight = nearness_weight
+        self._co_occurrence_weight = co_occurrence_weight
 
     def rerank(
         self,
@@ -73,7 +73,7 @@ class Reranker:
         Args:
           histories: per user, segments as the retriever read them.
           recent: per user, the last items of the history, oldest first, as places in the catalogue.
-          seen: per user, items that are not ranked by nearness, for they cannot come next.
+          seen: per user, items that are not ranked by co-occurrence, for they cannot come next.
           found: the retriever's; equally good items stay in its order.
           tasks: of the scorer, per user; None: its default task.
 
@@ -91,7 +91,7 @@ class Reranker:
         present = found.ids != NO_ITEM
         candidates = [ids[kept] for ids, kept in zip(found.ids, present, strict=True)]
         near = [
-            self._nearness.related(list(last), np.asarray(out).tolist())
+            self._co_occurrence.related(list(last), np.asarray(out).tolist())
             for last, out in zip(recent, seen, strict=True)
         ]
         scores = np.full(found.ids.shape, -np.inf, np.float32)
@@ -99,7 +99,7 @@ class Reranker:
         shares = np.concatenate(
             [self._shares(*pair) for pair in zip(near, candidates, strict=True)]
         )
-        scores[present] += self._nearness_weight * np.log(shares)
+        scores[present] += self._co_occurrence_weight * np.log(shares)
         if self._scorer is not None:
             texts = [
                 ranked_texts(self._texts, around, items.tolist())
@@ -119,11 +119,11 @@ class Reranker:
         """What the order depends on beside models and data, for JSON."""
         return {
             "similarity_weight": self._similarity_weight,
-            "nearness_weight": self._nearness_weight,
+            "co_occurrence_weight": self._co_occurrence_weight,
         }
 
     def _shares(self, near: RelatedItems, items: np.ndarray) -> np.ndarray:
-        """Share of nearness of each item, float64 `[items]`."""
+        """Share of co-occurrence of each item, float64 `[items]`."""
         of_all = np.full(len(self._texts), _LEAST_SHARE)
         of_all[near.items] += near.shares
         return of_all[items]

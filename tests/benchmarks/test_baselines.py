@@ -88,10 +88,10 @@ def test_item_knn_sums_cosines_of_the_nearest() -> None:
     np.testing.assert_allclose(scores[:, target], expected, rtol=1e-5)
 
 
-def test_nearness_is_the_packages() -> None:
+def test_co_occurrence_is_the_packages() -> None:
     """Two implementations of one definition: over a square array, and event by event."""
     data = small()
-    scores = retrieval.nearness(data, ("train", "validation"), 3, 4, 2.0)
+    scores = retrieval.co_occurrence(data, ("train", "validation"), 3, 4, 2.0)
     counted = CoOccurrence(
         data.items.num_rows, CoOccurrenceOptions(window=3, recent=4, smoothing=2.0)
     )

@@ -185,7 +185,7 @@ def test_next_item_text_ignores_the_future(render, data: st.DataObject) -> None:
 @SETTINGS
 @given(data=st.data())
 def test_reranking_rows_ignore_the_future(render, data: st.DataObject) -> None:
-    """Neither ranks by nearness nor which candidates are drawn, nor whether there is a row."""
+    """Neither ranks by co-occurrence nor which candidates are drawn, nor whether there is a row."""
     log, other, key = data.draw(futures(by_order=True))
     options = {"reranking_negatives": 2, "reranking_depth": 6}
     found = []

@@ -1,4 +1,4 @@
-"""Reranking: the order of candidates by a scorer that reads them with their nearness."""
+"""Reranking: the order of candidates by a scorer that reads them with their co-occurrence."""
 
 import numpy as np
 import pytest
@@ -24,13 +24,13 @@ class FakeScorer:
         return [np.array([self.probabilities[t] for t in own], np.float32) for own in candidates]
 
 
-def by_scorer(nearness, scorer, similarity_weight=0.0) -> Reranker:
-    weights = {"similarity_weight": similarity_weight, "nearness_weight": 0.0}
-    return Reranker(nearness, TEXTS, scorer, **weights)
+def by_scorer(co_occurrence, scorer, similarity_weight=0.0) -> Reranker:
+    weights = {"similarity_weight": similarity_weight, "co_occurrence_weight": 0.0}
+    return Reranker(co_occurrence, TEXTS, scorer, **weights)
 
 
 @pytest.fixture
-def nearness() -> CoOccurrence:
+def co_occurrence() -> CoOccurrence:
     found = CoOccurrence(len(TEXTS))
     for user, items in enumerate([(0, 2), (0, 2, 1)]):
         for item in items:
@@ -46,7 +46,7 @@ def found() -> TopK:
     )
 
 
-def test_the_scorer_orders_and_reads_nearness(nearness, found):
+def test_the_scorer_orders_and_reads_co_occurrence(co_occurrence, found):
     scorer = FakeScorer(
         {
             "near 2: Beta": 0.1,
@@ -56,38 +56,38 @@ def test_the_scorer_orders_and_reads_nearness(nearness, found):
             "not near: Gamma": 0.6,
         }
     )
-    best = by_scorer(nearness, scorer).rerank(HISTORIES, [[0], [3]], [[0], [3]], found)
+    best = by_scorer(co_occurrence, scorer).rerank(HISTORIES, [[0], [3]], [[0], [3]], found)
     assert best.ids.tolist() == [[2, 3, 1], [2, 0, NO_ITEM]]
     np.testing.assert_allclose(np.exp(best.scores), [[0.4, 0.2, 0.1], [0.6, 0.3, 0]], rtol=1e-6)
     assert scorer.asked[0] == (HISTORIES[0], ["near 2: Beta", "near 1: Gamma", "not near: Delta"])
     assert scorer.asked[1] == (HISTORIES[1], ["not near: Alpha", "not near: Gamma"])
 
 
-def test_seen_items_take_no_rank(nearness, found):
+def test_seen_items_take_no_rank(co_occurrence, found):
     scorer = FakeScorer(dict.fromkeys(["near 1: Beta", "not near: Gamma", "not near: Delta"], 0.5))
     scorer.probabilities["not near: Alpha"] = 0.5
-    by_scorer(nearness, scorer).rerank(HISTORIES, [[0], [3]], [[2], []], found)
+    by_scorer(co_occurrence, scorer).rerank(HISTORIES, [[0], [3]], [[2], []], found)
     assert scorer.asked[0][1][0] == "near 1: Beta"
 
 
-def test_equal_candidates_stay_in_order_and_similarity_counts(nearness, found):
+def test_equal_candidates_stay_in_order_and_similarity_counts(co_occurrence, found):
     scorer = FakeScorer({})
     scorer.probabilities = {
         f"{words}: {text}": 0.25 for words in ("near 1", "near 2", "not near") for text in TEXTS
     }
     scorer.probabilities["not near: Delta"] = 0.5
     arguments = (HISTORIES, [[0], [3]], [[], []], found)
-    best = by_scorer(nearness, scorer).rerank(*arguments)
+    best = by_scorer(co_occurrence, scorer).rerank(*arguments)
     assert best.ids[0].tolist() == [3, 1, 2]
     # log 2 is .69: less than 10 times the .2 by which Beta is more similar.
-    weighted = by_scorer(nearness, scorer, 10.0).rerank(*arguments)
+    weighted = by_scorer(co_occurrence, scorer, 10.0).rerank(*arguments)
     assert weighted.ids[0].tolist() == [1, 2, 3]
     assert weighted.scores[0, 0] == pytest.approx(np.log(0.25) + 9.0)
     assert weighted.scores[1, 2] == -np.inf
 
 
-def test_without_a_scorer_nearness_and_similarity_decide(nearness, found):
-    reranker = Reranker(nearness, TEXTS, similarity_weight=2.0, nearness_weight=3.0)
+def test_without_a_scorer_co_occurrence_and_similarity_decide(co_occurrence, found):
+    reranker = Reranker(co_occurrence, TEXTS, similarity_weight=2.0, co_occurrence_weight=3.0)
     best = reranker.rerank(HISTORIES, [[0], [3]], [[0], [3]], found)
     # Alpha stood next to Gamma twice, two places from Beta once: 2.5 and the smoothing of 20.
     near = {1: 0.5 / 22.5, 2: 2.0 / 22.5, 3: 0.0}
@@ -96,8 +96,8 @@ def test_without_a_scorer_nearness_and_similarity_decide(nearness, found):
     np.testing.assert_allclose(best.scores[0], expected, rtol=1e-6)
 
 
-def test_what_does_not_belong_together_is_refused(nearness, found):
+def test_what_does_not_belong_together_is_refused(co_occurrence, found):
     with pytest.raises(DataError, match="4 items, the catalogue has 2"):
-        Reranker(nearness, TEXTS[:2])
+        Reranker(co_occurrence, TEXTS[:2])
     with pytest.raises(DataError, match="1 histories, 2 lists of recent items"):
-        Reranker(nearness, TEXTS).rerank(HISTORIES[:1], [[0], [3]], [[], []], found)
+        Reranker(co_occurrence, TEXTS).rerank(HISTORIES[:1], [[0], [3]], [[], []], found)

@@ -188,13 +188,13 @@ def test_reranked_lists_equal_reranking_by_hand(world):
 
     scorer = Scorer(model, variables, vocabulary, OPTIONS)
     rows = {row["user_index"]: row for row in read_rows(prepared, "reranking", "test")}
-    nearness, texts = prepared.co_occurrence(), prepared.catalogue().texts
+    co_occurrence, texts = prepared.co_occurrence(), prepared.catalogue().texts
     seen = seen_items(prepared, "test")
     for i, user in enumerate(predictions.users.tolist()):
         row = rows[user]
         assert row["item_indices"][0] == predictions.targets[i, 0]
         assert set(row["recent_indices"].tolist()) == set(seen[user].tolist())
-        near = nearness.related(row["recent_indices"].tolist(), seen[user].tolist())
+        near = co_occurrence.related(row["recent_indices"].tolist(), seen[user].tolist())
         items = [item for item in towers.top_items[i, :4].tolist() if item >= 0]
         told = ranked_texts(texts, near, items)
         (scores,) = np.log(scorer.score_requests([row["history"]], [told]))
