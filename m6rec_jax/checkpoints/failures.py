@@ -1,4 +1,4 @@
-"""What Orbax and TensorStore raise when they cannot read or write, told as what it is.
+"""What Orbax and TensorStore raise when they cannot read or write, as errors for the user.
 
 Both raise many types: `ValueError` for a place that does not answer as for a file that is damaged.
 What sets them apart are the status names in their texts (gRPC's, which TensorStore uses, too).
@@ -20,14 +20,10 @@ _NO_DAMAGE = re.compile(r"\b(RESOURCE_EXHAUSTED|PERMISSION_DENIED|UNAUTHENTICATE
 
 
 def write_failure(what: str, error: BaseException) -> M6RecError:
-    """The error to raise where something could not be written.
+    """The error to raise where something could not be written: UnreachableError if another try may
+    do.
 
-    Args:
-      what: what was to be written, and where to: "step 3 could not be saved to /runs/a".
-      error: what was raised.
-
-    Returns:
-      UnreachableError where another try may do, else CheckpointError.
+    `what` says what was to be written, and where: "step 3 could not be saved to /runs/a".
     """
     kind = UnreachableError if _PASSING.search(_whole_text(error)) else CheckpointError
     return kind(f"{what}: {first_line(error)}")

@@ -20,8 +20,7 @@ from m6rec_jax.errors import CheckpointError
 def write_tensors(folder: Path, flat: Mapping[str, np.ndarray]) -> None:
     """Writes `{name: array}`, at least one, to a folder that does not exist yet.
 
-    Raises:
-      CheckpointError: it exists, or cannot be written to.
+    Raises CheckpointError if it exists, or cannot be written to.
     """
     try:
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:

@@ -102,7 +102,7 @@ def restore_item(
     target: PyTree,
     model_config: ModelConfig | None = None,
 ) -> PyTree:
-    """One item, in the target's structure, types and shardings, proved intact.
+    """One item, in the target's structure, types and shardings, its checksums compared.
 
     Raises:
       CheckpointError: the item is missing, has other tensors or shapes, is damaged, or cannot be

@@ -135,7 +135,7 @@ class CheckpointStore:
           trees: item (`params`, `prompts`, `optimizer`) → tree of arrays.
           data: iterator states of this process's shards, by name.
           run: goes to the manifest.
-          metrics: validation figures at this step.
+          metrics: validation metrics at this step.
           frozen: items that never change in this run: written once, beside the steps.
 
         Raises:
@@ -200,11 +200,7 @@ class CheckpointStore:
         return Restored(location.step, trees, data, manifest)
 
     def wait(self) -> None:
-        """Blocks until all saves are finished.
-
-        Raises:
-          CheckpointError, UnreachableError: one failed.
-        """
+        """Blocks until all saves are finished; raises as `save` if one failed."""
         try:
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
@@ -226,8 +222,8 @@ class CheckpointStore:
     def _remove_unfinished(self) -> None:
         """Removes what a killed run left half written.
 
-        Orbax can do it too, but in the background, where it might meet a frozen item that is just
-        being written.
+        Orbax would do it in the background, where it might meet a frozen item that is just being
+        written.
         """
         if jax.process_index() == 0 and self.folder.is_dir():
             for path in self.folder.iterdir():

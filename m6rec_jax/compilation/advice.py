@@ -23,12 +23,9 @@ class Setup:
     Attributes:
       mesh: sizes of its axes.
       rows: of a step on all devices.
-      accumulation_steps: parts of a training step.
-      remat: of the model.
-      trainable: 'all' or 'prompts'.
-      frozen_dtype: of a frozen backbone.
-      logits_bytes: of the vocabulary logits of one device and part, if they are made at once; 0
-        where they are not.
+      accumulation_steps, remat, trainable, frozen_dtype: as of the run.
+      logits_bytes: of the vocabulary logits of one device and part, if they are made at once, else
+        0.
       shards_parameters: no device holds all of them.
     """
 

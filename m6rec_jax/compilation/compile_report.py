@@ -22,8 +22,7 @@ class CompileReport:
 
     Attributes:
       topology: name, slices, chips and chip.
-      run: what was compiled: model, gin files, bindings, mesh, rules, batch, lengths, compiler
-        options.
+      run: model, gin files, bindings, mesh, rules, batch, lengths, compiler options.
       made: versions, processor, the machine's load.
       steps: a report per step.
       left_out: steps that the run does not have, and why.
@@ -43,11 +42,7 @@ class CompileReport:
         return all(step.fits for step in self.steps)
 
     def step(self, name: str) -> StepReport:
-        """The report of one step.
-
-        Raises:
-          DataError: it was not compiled.
-        """
+        """The report of one step; raises DataError if it was not compiled."""
         for one in self.steps:
             if one.step == name:
                 return one
@@ -83,11 +78,7 @@ class CompileReport:
 
 
 def read_report(path: Path) -> CompileReport:
-    """Reads a report's JSON file.
-
-    Raises:
-      DataError: it is none, or of another format.
-    """
+    """Reads a report's JSON file; raises DataError if it is none, or of another format."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -124,8 +124,8 @@ class Topology:
     def devices(self) -> list[Any]:
         """JAX's descriptions of the chips, slice by slice. Needs libtpu, but no TPU.
 
-        Raises:
-          ConfigError: libtpu does not know such a slice. (Some it does not refuse, but abort.)
+        Raises ConfigError if libtpu does not know such a slice. (Some it does not refuse, but
+        abort.)
         """
         from jax.experimental import topologies
 

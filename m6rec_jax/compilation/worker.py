@@ -46,10 +46,7 @@ from m6rec_jax.sharding import compiler_options, make_mesh
 
 
 def main(arguments: list[str]) -> int:
-    """Returns the exit status: 0, 2 for an error the user can mend, 1 for any other.
-
-    Errors are told; what comes from libtpu ends the process before it can be.
-    """
+    """Returns the exit status: 0, 2 for an error the user can mend, 1 for any other."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     request = json.loads(Path(arguments[0]).read_text(encoding="utf-8"))
     logging.getLogger("m6rec_jax").addHandler(_Telling(logging.WARNING))
@@ -92,9 +89,6 @@ def run(request: dict[str, Any]) -> None:
       request: `topology`, `slices`, `gin_files`, `default_sharding` (a gin file that is read after
         those if they leave RULES None; or None), `bindings`, `steps`, and `hlo`, the folder to
         write the optimised text to (or None).
-
-    Raises:
-      M6RecError: whatever does not fit.
     """
     tell("stage", text="settings")
     files, default = request["gin_files"], request["default_sharding"]
@@ -139,7 +133,7 @@ def _compile(
     *,
     hlo_folder: str | None,
 ) -> StepReport:
-    """Figures of a step; of one that is too large, what it would need."""
+    """The report of a step; of one that is too large, what it would need."""
     tell("stage", text=f"tracing {program.name}")
     begin = time.perf_counter()
     lowered = program.lower(mesh, rules_of(settings))

@@ -20,7 +20,7 @@ from m6rec_jax.evaluation.predictions import (
 )
 from m6rec_jax.inference.catalogue_index import CatalogueIndex
 from m6rec_jax.inference.runtime import Runtime
-from m6rec_jax.metrics import classification, language, multiclass, ranking
+from m6rec_jax.metrics import classification, generation, ranking
 
 DEFAULT_KS = (1, 5, 10, 50)
 Variables = Mapping[str, Any]
@@ -94,9 +94,9 @@ def scoring_metrics(predictions: ScoringPredictions) -> dict[str, float]:
     figures = {
         "auc": classification.auc(labels, probabilities),
         "log_loss": classification.log_loss(labels, probabilities),
-        "calibration_error": classification.expected_calibration_error(
-            labels, probabilities, bins="quantile"
-        ),
+        "calibration_error": classification.calibration_table(
+            labels, probabilities
+        ).expected_calibration_error,
         "num_examples": float(len(labels)),
     }
     per_user = classification.per_user_auc(predictions.users, labels, probabilities)
@@ -209,7 +209,7 @@ def language_metrics(predictions: LanguagePredictions) -> dict[str, float]:
     nll = float(predictions.negative_log_likelihood.sum())
     tokens = float(predictions.weight.sum())
     return {
-        "perplexity": language.perplexity_from_sums(nll, tokens),
+        "perplexity": generation.perplexity_from_sums(nll, tokens),
         "loss": nll / tokens,
         "token_accuracy": float(predictions.correct.sum()) / tokens,
         "num_tokens": tokens,
@@ -238,8 +238,8 @@ def classification_predictions(found: Found) -> ClassificationPredictions:
 
 
 def classification_metrics(predictions: ClassificationPredictions) -> dict[str, float]:
-    """Figures of `metrics.multiclass`, and `num_examples`; raises DataError as those do."""
-    figures = multiclass.multiclass_metrics(predictions.labels, predictions.probabilities)
+    """Figures of `multiclass_metrics`, and `num_examples`; raises DataError as those do."""
+    figures = classification.multiclass_metrics(predictions.labels, predictions.probabilities)
     return figures | {"num_examples": float(len(predictions.labels))}
 
 

@@ -113,7 +113,7 @@ class RecommendationJob:
         about = _about(request)
         try:
             source = self._template.source(text.history, about)
-            number = len(self._generator.vocabulary.encode(self._template.beginning(about)))
+            number = len(self._generator.vocabulary.encode(self._template.render_prefix(about)))
         except DataError as error:
             raise RejectedRow("no_text", f"'{self.about_field}' says too little: {error}") from None
         if number + self._trie.length > self._generator.max_tokens:
@@ -131,7 +131,7 @@ class RecommendationJob:
             histories,
             self._trie,
             self._num_beams,
-            lead_ins=[self._template.beginning(_about(one.request)) for one in accepted],
+            lead_ins=[self._template.render_prefix(_about(one.request)) for one in accepted],
             seen=[self._excluded(one.request) for one in accepted],
             item_scores=None if self._shared is None else self._shared.item_scores(histories),
         )
@@ -168,7 +168,7 @@ class RecommendationJob:
         for item in items:
             # What an item lacks for its own beginning, a request may give.
             with contextlib.suppress(DataError):
-                beginnings.add(self._template.beginning(item))
+                beginnings.add(self._template.render_prefix(item))
         room = self._generator.max_tokens - max(len(vocabulary.encode(b)) for b in beginnings)
         if room < 2:
             raise ConfigError(

@@ -50,7 +50,7 @@ class WritingJob:
         try:
             for item in self._items(request):
                 self._template.source(text.history, item)
-                self._check_room(self._template.beginning(item))
+                self._check_room(self._template.render_prefix(item))
         except DataError as error:
             raise RejectedRow("no_text", str(error)) from None
         return Accepted(request, text, row)
@@ -65,7 +65,7 @@ class WritingJob:
         found = self._decoding.write(
             self._generator,
             [self._template.source(one.text.history, item) for one, _, item in asked],
-            [self._template.beginning(item) for *_, item in asked],
+            [self._template.render_prefix(item) for *_, item in asked],
             # The same row is drawn the same text whatever stands beside it, in whatever chunk.
             places=[(one.row, place) for one, place, _ in asked],
         )

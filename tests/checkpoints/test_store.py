@@ -13,13 +13,13 @@ import optax
 import pytest
 
 from m6rec_jax import doctor
-from m6rec_jax.checkpoints import buckets
 from m6rec_jax.checkpoints.fingerprint import fingerprint
 from m6rec_jax.checkpoints.location import list_steps, locate, read_manifest
 from m6rec_jax.checkpoints.manifest import RunDescription
 from m6rec_jax.checkpoints.restore import restore_params, restore_prompts
 from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.errors import CheckpointError, ConfigError
+from m6rec_jax.io import buckets
 from m6rec_jax.io.buckets import check_bucket
 from m6rec_jax.model.config import ModelConfig, PromptConfig
 

@@ -9,8 +9,7 @@ import pytest
 from m6rec_jax.compilation.collectives import Collective, collectives
 from m6rec_jax.compilation.hlo_execution import executions
 from m6rec_jax.compilation.hlo_text import parse_module
-from m6rec_jax.compilation.roofline import roofline
-from m6rec_jax.compilation.step_report import group, too_large
+from m6rec_jax.compilation.step_report import group, roofline, too_large
 from m6rec_jax.compilation.topologies import GIB, parse_topology
 
 HLO = Path(__file__).with_name("hlo")

@@ -17,6 +17,7 @@ from m6rec_jax.inference.request_data import open_serving_data
 from m6rec_jax.tables.request_text import RequestRenderer
 from m6rec_jax.tables.requests import RequestParser
 from m6rec_jax.text import rows
+from m6rec_jax.text.layout import decoder_features
 from m6rec_jax.text.records import Item
 from tests.inference import served_films
 from tests.inference.served_films import ITEMS, MAX_EVENTS, NOW, SPEC, S, T, request
@@ -71,7 +72,9 @@ def log_probability(bundle, history, lead_in, title):
     vocabulary = bundle.vocabulary
     given = vocabulary.encode(lead_in)
     row = rows.source_row(vocabulary, history, S)
-    row |= rows.packed_tokens(vocabulary, [np.array([*given, *vocabulary.encode(title)])])[0]
+    row |= decoder_features(
+        vocabulary.special_ids, [np.array([*given, *vocabulary.encode(title)])]
+    )[0]
     row["decoder_loss_weights"][: len(given)] = 0
     names = [name for name in row if not name.startswith("num_")]
     sizes = {name: S if name.startswith("encoder_") else T for name in names}

@@ -97,7 +97,7 @@ def test_log_probabilities_are_no_scores(infer, configured, served_bundle):
         template = data.template.writing["titles"]
         beams = generator.beam_search(
             [renderer.render(told).history] * 2,
-            [template.beginning(item) for item in told.candidates],
+            [template.render_prefix(item) for item in told.candidates],
             num_beams=3,
             length_penalty=1.0,
         )
