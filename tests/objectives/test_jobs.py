@@ -11,7 +11,7 @@ import pytest
 
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.model.m6rec import M6Rec
-from m6rec_jax.objectives import is_by_job, job_losses, total_loss
+from m6rec_jax.objectives import job_losses, total_loss
 from tests.objectives.conftest import CONFIG, ROWS, TARGET, Features
 
 WEIGHTS = {
@@ -94,11 +94,6 @@ def test_a_window_weighs_every_example_alike(
         by_job(variables, of_two_jobs)["loss/first"], rel=1e-6
     )
     assert "loss/absent" not in figures
-
-
-def test_nothing_is_added_without_jobs(variables: dict[str, Any], of_two_jobs: Features) -> None:
-    _, metrics = total_loss(M6Rec(CONFIG), variables, of_two_jobs, **WEIGHTS)
-    assert not [name for name in metrics if is_by_job(name)]
 
 
 def test_jobs_are_no_part_of_the_gradient(variables: dict[str, Any], of_two_jobs: Features) -> None:

@@ -6,23 +6,19 @@ import logging
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jax.sharding import PartitionSpec
 
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
 from m6rec_jax.objectives import total_loss
 from m6rec_jax.sharding import (
     axis_rules,
-    batch_reader,
     data_parallel,
     fully_sharded,
     fully_sharded_2d,
     make_mesh,
     place_batch,
-    unboxed_shapes,
     variable_shardings,
 )
 
@@ -185,9 +181,6 @@ def main() -> None:
     assert jax.device_count() == 8
     one = make_mesh(devices=jax.devices()[:1])
     stepped = make_mesh(fsdp=2, tensor=2)
-    accumulated = place_batch({"x": np.zeros((3, 8, 5))}, stepped, leading=1)["x"]
-    shapes = jax.eval_shape(M6Rec(CONFIG).init, jax.random.key(0), batch())
-    factored = nn.LogicallyPartitioned(jnp.zeros((7,)), ("layers", "embed"))
     print(
         json.dumps(
             {
@@ -198,12 +191,6 @@ def main() -> None:
                 "sharded_init": sharded_initial_values_are_equal(),
                 "uneven": uneven(),
                 "errors": errors(),
-                "accumulated_shard": list(accumulated.addressable_shards[0].data.shape),
-                "reader": list(batch_reader(stepped)),
-                "factored": list(variable_shardings(factored, stepped, fully_sharded()).spec),
-                "scalar": variable_shardings(jnp.zeros(()), stepped, fully_sharded()).spec
-                == PartitionSpec(),
-                "unboxed": unboxed_shapes(shapes)["params"]["logits_head"]["kernel"].shape,
             }
         )
     )

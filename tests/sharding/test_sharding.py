@@ -48,12 +48,8 @@ def test_an_uneven_dimension_is_replicated_with_a_warning(eight: dict[str, Any])
     assert sum("axis 'heads' of 2" in m for m in uneven["messages"]) == 1
     assert uneven["query"] == [None, "fsdp", None, None]
     assert uneven["mlp"] == [None, "fsdp", "tensor"]
+    assert "change the mesh (make_mesh)" in uneven["error"]
     assert uneven["loss"] == pytest.approx(eight["one"]["losses"][0], rel=1e-5)
-
-
-def test_an_uneven_dimension_is_an_error_when_asked(eight: dict[str, Any]) -> None:
-    assert "axis 'heads' of 2" in eight["uneven"]["error"]
-    assert "change the mesh (make_mesh)" in eight["uneven"]["error"]
 
 
 def test_errors_name_the_sizes(eight: dict[str, Any]) -> None:
@@ -71,14 +67,6 @@ def test_errors_name_the_sizes(eight: dict[str, Any]) -> None:
 
 def test_initial_values_do_not_depend_on_the_mesh(eight: dict[str, Any]) -> None:
     assert eight["sharded_init"] is True
-
-
-def test_odds_and_ends(eight: dict[str, Any]) -> None:
-    assert eight["accumulated_shard"] == [3, 2, 5]
-    assert eight["reader"] == [0, 1]
-    assert eight["factored"] == []
-    assert eight["scalar"] is True
-    assert eight["unboxed"] == [16, 64]
 
 
 def test_two_processes_put_their_rows_together() -> None:
