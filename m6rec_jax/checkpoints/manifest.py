@@ -281,7 +281,7 @@ def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
     return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
 
 
-def tell_of_a_better_step(step: int, manifest: Manifest) -> None:
+def warn_of_a_better_step(step: int, manifest: Manifest) -> None:
     """Warns that a run followed `train.best_metric` and its newest checkpoint is not the best."""
     best = manifest.extra.get("best") or {}
     if best.get("best_step") not in (None, step):

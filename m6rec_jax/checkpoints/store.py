@@ -75,7 +75,7 @@ class CheckpointStore:
         # item -> (fingerprint, specs), of frozen items: they never change while this object lives.
         self._frozen: dict[str, tuple[str, dict[str, TensorSpec]]] = {}
 
-        def figure(metrics: Mapping[str, float]) -> float:
+        def metric_of(metrics: Mapping[str, float]) -> float:
             # Steps that were saved while another metric was followed do not have it.
             return worst if best_metric is None else metrics.get(best_metric, worst)
 
@@ -83,7 +83,7 @@ class CheckpointStore:
         if best_metric is not None:
             policies.append(
                 checkpoint_managers.BestN(
-                    get_metric_fn=figure,
+                    get_metric_fn=metric_of,
                     reverse=best_mode == "min",
                     n=1,
                     keep_checkpoints_without_metrics=False,
@@ -93,7 +93,7 @@ class CheckpointStore:
             preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
             enable_async_checkpointing=asynchronous,
             # Not for preservation, which the policy decides: without it metrics are not stored.
-            best_fn=None if best_metric is None else figure,
+            best_fn=None if best_metric is None else metric_of,
             best_mode=best_mode,
         )
         self._remove_unfinished()

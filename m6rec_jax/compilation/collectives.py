@@ -225,7 +225,7 @@ def replica_groups(attributes: str, num_devices: int) -> np.ndarray:
 
     Returns:
       int64 `[groups, devices of a group]`, numbers of devices in the order of the mesh. Everyone is
-      one group where the text does not tell. Pairs of a permutation are groups of two.
+      one group where the text does not say. Pairs of a permutation are groups of two.
     """
     pairs = _PAIRS.search(attributes)
     if pairs:

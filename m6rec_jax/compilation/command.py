@@ -139,7 +139,7 @@ def default_sharding(model: str | None, sharding: str | None, slices: int) -> st
 
 
 class _Collected:
-    """What the worker has told so far."""
+    """What the worker has reported so far."""
 
     def __init__(self, topology: Topology, steps: Sequence[str]) -> None:
         self.topology = topology
@@ -190,8 +190,8 @@ class _Collected:
         died = status < 0
         how = f"signal {signal.Signals(-status).name}" if died else f"exit status {status}"
         ended = f"the TPU compiler ended itself ({how})" if died else f"compiling ended with {how}"
-        told = {report.step for report in self.reports} | self.left_out.keys()
-        if not set(self.steps) - told:
+        known = {report.step for report in self.reports} | self.left_out.keys()
+        if not set(self.steps) - known:
             return
         if self.step is None or not self.run:
             guess = ": no such slice, most likely" if died else ""
@@ -204,7 +204,7 @@ class _Collected:
 def _events(
     request: Mapping[str, Any], collected: _Collected, bar: tqdm
 ) -> Iterator[Mapping[str, Any]]:
-    """Starts the worker and yields what it tells, until it ends."""
+    """Starts the worker and yields its events, until it ends."""
     with tempfile.TemporaryDirectory(prefix="m6rec-compile-") as folder:
         file, log = Path(folder) / "request.json", Path(folder) / "log"
         file.write_text(json.dumps(request), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What a report says of one compiled step: figures that serialise to JSON and back."""
+"""What a report says of one compiled step: values that serialise to JSON and back."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ class StepReport:
       seconds: the roofline's parts, and `step`.
       utilisation: model FLOPs utilisation at the roofline.
       bound: 'compute', 'memory' or 'communication'.
-      unknown_loops: loops whose trips the program does not tell.
+      unknown_loops: loops whose trips the program does not say.
       trace_seconds, compile_seconds: elapsed.
       compile_cpu_seconds: of all threads; on a machine that others use it says more.
       advice: what to change.
@@ -197,7 +197,7 @@ class StepReport:
         return hidden / self.layer_bytes if self.layer_bytes else 1.0
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, the derived figures included."""
+        """Plain values, derived ones included."""
         derived = ("total_model_flops", "flops_ratio", "fits", "layer_bytes", "asynchronous_share")
         return dataclasses.asdict(self) | {name: getattr(self, name) for name in derived}
 
@@ -230,11 +230,11 @@ def measure(
       compiled: for the devices of `topology`.
       topology: where it would run.
       flops: the model's own.
-      loop_trips: of loops whose trips the program does not tell.
+      loop_trips: of loops whose trips the program does not say.
       arguments: bytes of one device's arguments, by what they are.
 
     Raises:
-      M6RecError: XLA's backend for these devices does not tell what it made.
+      M6RecError: XLA's backend for these devices does not say what it made.
     """
     module = parse_module(program_text(compiled))
     executed = list(executions(module, unknown_trips=loop_trips))
@@ -273,7 +273,7 @@ def memory_of(
     """Of one device, by the compiler's own account; raises M6RecError as `measure`."""
     found = compiled.memory_analysis()
     if found is None:
-        raise M6RecError("XLA's backend for these devices does not tell what a program needs")
+        raise M6RecError("XLA's backend for these devices does not say what a program needs")
     held = (
         found.argument_size_in_bytes
         + found.output_size_in_bytes

@@ -93,7 +93,7 @@ class Program:
     Attributes:
       name: 'train', 'score' or 'decode'.
       flops: the model's own.
-      loop_trips: how often a loop runs, at most, whose bound the compiled text does not tell.
+      loop_trips: how often a loop runs, at most, whose bound the compiled text does not say.
       jitted: with shardings and donated arguments.
       arguments: abstract.
       argument_bytes: of each argument on one device: what state and batch take, by name.

@@ -11,7 +11,7 @@ from m6rec_jax.errors import DataError
 def checked(texts: Sequence[str], metric: str, name: str = "texts") -> Sequence[str]:
     """Returns the texts; raises DataError for a str, an empty list or an entry that is no str."""
     if isinstance(texts, str):
-        # A str is a sequence of texts of one letter: without this, figures would come out.
+        # A str is a sequence of texts of one letter: without this, metrics would come out.
         raise DataError(f"{metric}: {name} must be a list of texts, got one text")
     if len(texts) == 0:
         raise DataError(f"{metric}: there are no {name}; is the split empty?")

@@ -145,9 +145,9 @@ def peter_figures(
       ConfigError: sacrebleu is not installed.
     """
     ours, theirs = ([peter_form(text, known) for text in of] for of in (generated, references))
-    figures = {f"bleu_{n}": bleu(ours, theirs, n, tokens="none") for n in (1, 4)}
-    figures |= {"rouge_1": peter_rouge(ours, theirs, 1), "rouge_2": peter_rouge(ours, theirs, 2)}
-    return figures | {"usr": unique_sentence_ratio(ours)}
+    values = {f"bleu_{n}": bleu(ours, theirs, n, tokens="none") for n in (1, 4)}
+    values |= {"rouge_1": peter_rouge(ours, theirs, 1), "rouge_2": peter_rouge(ours, theirs, 2)}
+    return values | {"usr": unique_sentence_ratio(ours)}
 
 
 def _ngrams(text: str, order: int) -> set[tuple[str, ...]]:

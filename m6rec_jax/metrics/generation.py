@@ -111,7 +111,7 @@ def rouge(
 
     Of one text: precision = matching n-grams / n-grams of the text, recall = matching n-grams /
     n-grams of the reference, F = 2PR / (P + R), 0 where there are none. Words are those of any
-    script (`phrases.words`), so figures differ from PETER's (`peter_rouge`).
+    script (`phrases.words`), so values differ from PETER's (`peter_rouge`).
 
     Raises:
       DataError: no texts, or numbers of texts that differ.

@@ -144,7 +144,7 @@ def language_modelling_loss(
 def _on_one_device() -> bool:
     """Rows that lie on several devices would have to be sent around to be sorted."""
     mesh = jax.sharding.get_abstract_mesh()
-    # Under t5x, whose mesh is none that JAX tells of here, all devices may be in it.
+    # Under t5x, whose mesh JAX does not know of here, all devices may be in it.
     return (jax.device_count() if mesh.empty else mesh.size) == 1
 
 

@@ -105,9 +105,9 @@ def job_losses(jobs: Sequence[str], window: Sequence[Mapping[str, Any]]) -> dict
       window: metrics of one or more batches, on the host; those by job are taken.
 
     Returns:
-      A figure for each job of which the window holds an example.
+      A loss for each job of which the window holds an example.
     """
-    figures: dict[str, float] = {}
+    losses: dict[str, float] = {}
     objectives = sorted({name for metrics in window for name in metrics if is_by_job(name)})
     for objective in objectives:
         sums = [metrics[objective] for metrics in window if objective in metrics]
@@ -116,5 +116,5 @@ def job_losses(jobs: Sequence[str], window: Sequence[Mapping[str, Any]]) -> dict
         for job, total, count in zip(jobs, totals, counts, strict=True):
             if count:
                 name = f"loss/{job}"
-                figures[name] = figures.get(name, 0.0) + float(total / count)
-    return figures
+                losses[name] = losses.get(name, 0.0) + float(total / count)
+    return losses

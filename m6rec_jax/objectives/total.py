@@ -73,7 +73,7 @@ def total_loss(
       rngs: {'dropout': key} unless deterministic.
       deterministic: no dropout.
       denominators: of `loss_denominators`; None: this batch's own.
-      jobs: numbers of the jobs whose losses are told apart, see `job_losses`.
+      jobs: numbers of the jobs whose losses are summed apart, see `job_losses`.
       language_modelling_weight, classification_weight, contrastive_weight: set these in gin.
 
     Returns:

@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 CLUSTERS: Mapping[str, str | None] = {
     "auto": None,
     "none": None,
-    "tpu": None,  # JAX tells Compute Engine from Kubernetes by itself
+    "tpu": None,  # JAX knows Compute Engine from Kubernetes by itself
     "slurm": "slurm",
     "ompi": "ompi",
     "mpi4py": "mpi4py",
@@ -51,13 +51,13 @@ _VARIABLES = {
     "process_id": "JAX_PROCESS_ID",
 }
 # What errors say when it is another process that failed: of Gloo (CPU), NCCL (GPU), and of the
-# coordinator, which every process tells that it is alive.
+# coordinator, to which every process reports that it is alive.
 _SIGNS_OF_LOSS = re.compile(
     r"\b(gloo|nccl)\b|coordination|heartbeat|(connection (closed|reset) by peer)|socket closed"
     r"|barrier timed out",
     re.IGNORECASE,
 )
-# The coordinator's end ends all others at once; they get this time to tell their own story.
+# The coordinator's end ends all others at once; they get this time to report their own errors.
 _COORDINATOR_LINGERS = 2.0  # seconds
 # Network file systems show what another host wrote with a delay.
 _SHARED_WITHIN = 10.0  # seconds

@@ -135,7 +135,7 @@ def count_neighbours(
 
 
 def neighbour_vectors(counts: sparse.csr_matrix, width: int, seed: int = 0) -> np.ndarray:
-    """Vectors whose dot products tell how much more often than by chance pieces are neighbours.
+    """Vectors whose dot products say how much more often than by chance pieces are neighbours.
 
     Args:
       counts: of `count_neighbours`.
@@ -158,11 +158,11 @@ def neighbour_vectors(counts: sparse.csr_matrix, width: int, seed: int = 0) -> n
     context /= context.sum()
     information = np.log(pairs.data / (totals[pairs.row] * context[pairs.col]))
     belief = np.sqrt(pairs.data / (pairs.data + _HALF_BELIEVED))
-    told = sparse.csr_matrix(
+    kept = sparse.csr_matrix(
         (np.maximum(information, 0.0) * belief, (pairs.row, pairs.col)), shape=counts.shape
     )
     rank = min(width, num_pieces - 1)
-    left, values, _ = randomized_svd(told, rank, n_iter=5, random_state=seed)
+    left, values, _ = randomized_svd(kept, rank, n_iter=5, random_state=seed)
     turn, _ = np.linalg.qr(np.random.default_rng([seed, 0xC0]).normal(size=(width, width)))
     vectors = (left * np.sqrt(values)) @ turn[:rank]
     scale = np.sqrt(np.mean(np.square(vectors[totals > 0])))

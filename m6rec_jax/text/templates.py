@@ -167,13 +167,13 @@ class DatasetTemplate:
         Returns:
           Attribute -> name of the first template that needs it.
         """
-        told = frozenset(statistics)
+        given = frozenset(statistics)
         users: dict[str, str] = {}
         items: dict[str, str] = {}
         for needs, template, others in (
-            (users, self.profile_template, told),
+            (users, self.profile_template, given),
             (items, self.event_template, EVENT_FIELDS),
-            (items, self.candidate_template, told),
+            (items, self.candidate_template, given),
             (items, self.item_template, ()),
             *(
                 (items, template, ())
@@ -223,7 +223,7 @@ class DatasetTemplate:
             if event.time > now:
                 raise DataError(
                     f"the event of user '{event.user_id}' with item '{event.item_id}' at "
-                    f"{event.time} lies after the moment {now} it is told at; "
+                    f"{event.time} lies after the moment {now} it is rendered for; "
                     "history may only hold the past"
                 )
             if "ago" in self.event_template.fields:
@@ -262,7 +262,7 @@ class DatasetTemplate:
         """Renders a user's past as `[profile, behaviour, ..., behaviour, context]`.
 
         Behaviours that render to nothing are left out. The profile and the context are always
-        there, perhaps empty: the length budget tells them from behaviours by their place.
+        there, perhaps empty: the length budget knows them by their position.
 
         Args:
           user: whose past.

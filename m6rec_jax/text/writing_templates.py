@@ -103,7 +103,7 @@ class WritingTemplate:
             # {shared_made_in} would be the item that shares 'made'.
             if name.endswith(_IN) and f"{_SHARED}{name}" in self.text.fields:
                 raise ConfigError(
-                    f"'writing.{self.kind}.text' may not tell what is shared of {name!r}: names "
+                    f"'writing.{self.kind}.text' may not ask what is shared of {name!r}: names "
                     f"that end in {_IN!r} mean the item; rename the column"
                 )
         for template in (self.about, self.prefix, self.liked):
@@ -167,7 +167,7 @@ class WritingTemplate:
 
     def _render(self, template: Template, item: Item | None) -> str:
         if item is None and template.fields:
-            raise DataError(f"'{template.name}' tells of an item, and none is given")
+            raise DataError(f"'{template.name}' needs an item, and none is given")
         return _rendered(template, {} if item is None else item.attributes, item)
 
 

@@ -90,7 +90,7 @@ def test_source_and_beginning():
     template = WritingTemplate.parse("explanations", SPEC)
     assert template.source(["p", "b"], FARGO) == ["p", "b", "Fargo, crime, drama, comedy"]
     assert template.render_prefix(FARGO) == "because"
-    with pytest.raises(DataError, match="tells of an item, and none is given"):
+    with pytest.raises(DataError, match="needs an item, and none is given"):
         template.source([], None)
     with pytest.raises(DataError, match=r"needs a value for \{title\}"):
         template.source([], Item("x", {}))

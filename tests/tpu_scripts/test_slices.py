@@ -9,6 +9,7 @@ from tests.tpu_scripts.calls import (
     QUEUED,
     V5E,
     WHERE,
+    refused,
     succeeded,
 )
 from tests.tpu_scripts.world import World
