@@ -66,7 +66,7 @@ def render(now: Mapping[str, Mapping[str, Count]], then: Mapping[str, Mapping[st
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--since", metavar="REV", help="a git revision to compare with")
     since = parser.parse_args(arguments).since
     try:

@@ -21,7 +21,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -41,7 +41,7 @@ _TARGET = "target/"
 
 
 class T5xOrbaxFiles:
-    """The parameters of a checkpoint in Orbax's format; see `T5xTensors`."""
+    """The parameters of a checkpoint in Orbax's format; see `T5xFiles`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -79,25 +79,7 @@ _CHUNK_BYTES = 64 * 2**20
 _BFLOAT16_BITS = "uint16"
 
 
-class T5xTensors(Protocol):
-    """The parameters of a t5x checkpoint (not its optimizer's state), however they are stored.
-
-    The constructors and `read` raise CheckpointError for what is missing or damaged.
-    """
-
-    @property
-    def folder(self) -> Path:
-        """The checkpoint's."""
-
-    @property
-    def found(self) -> Mapping[str, TensorSpec]:
-        """Name ('target.…') → shape and type."""
-
-    def read(self, name: str) -> np.ndarray:
-        """The values of a parameter."""
-
-
-def open_t5x(path: Path) -> T5xTensors:
+def open_t5x(path: Path) -> T5xFiles | T5xOrbaxFiles:
     """A t5x checkpoint in either format: its folder, or one of such folders (then the newest
     step's).
 
@@ -108,7 +90,10 @@ def open_t5x(path: Path) -> T5xTensors:
 
 
 class T5xFiles:
-    """The parameters of a checkpoint in t5x's own format; see `T5xTensors`."""
+    """The parameters of a checkpoint in t5x's own format, not its optimizer's state.
+
+    `found` is name ('target.…') → shape and type. What is missing or damaged is a CheckpointError.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

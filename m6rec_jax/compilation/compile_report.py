@@ -13,8 +13,6 @@ from m6rec_jax.compilation.step_report import StepReport
 from m6rec_jax.compilation.topologies import GIB, Topology
 from m6rec_jax.errors import DataError
 
-FORMAT = 1
-
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class CompileReport:
@@ -52,7 +50,6 @@ class CompileReport:
     def to_json(self) -> str:
         """Text that `read_report` reads."""
         values = {
-            "format": FORMAT,
             "topology": dict(self.topology),
             "run": dict(self.run),
             "made": dict(self.made),
@@ -78,25 +75,13 @@ class CompileReport:
 
 
 def read_report(path: Path) -> CompileReport:
-    """Reads a report's JSON file; raises DataError if it is none, or of another format."""
+    """Reads a report's JSON file; raises DataError if it is none."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as a report of m6rec compile: {error}") from error
-    if not isinstance(values, dict) or values.get("format") != FORMAT:
-        raise DataError(f"{path}: not a report of m6rec compile of format {FORMAT}")
-    try:
-        steps = tuple(StepReport.from_json(step) for step in values["steps"])
-        return CompileReport(
-            values["topology"],
-            values["run"],
-            values["made"],
-            steps,
-            values["left_out"],
-            values.get("warnings", ()),
-        )
-    except (KeyError, TypeError) as error:
-        raise DataError(f"{path}: the report is damaged: {error!r}") from error
+        steps = tuple(StepReport.from_json(step) for step in values.pop("steps"))
+        return CompileReport(steps=steps, **values)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path}: no report of m6rec compile: {error!r}") from error
 
 
 def describe_topology(topology: Topology) -> dict[str, Any]:

@@ -119,8 +119,6 @@ class Faithfulness:
       num_all_true: those that name some, all of them true.
       num_named: values named, over all explanations.
       num_true: those of them that hold for the item.
-      by_attribute: attribute -> (named, true). A value of several attributes counts for the first
-        that holds, or for the first of the dictionary where none does.
     """
 
     num_explanations: int
@@ -128,7 +126,6 @@ class Faithfulness:
     num_all_true: int
     num_named: int
     num_true: int
-    by_attribute: Mapping[str, tuple[int, int]]
 
     @property
     def true_share(self) -> float:
@@ -175,9 +172,7 @@ def faithfulness(
     """
     checked(explanations, "faithfulness", "explanations")
     same_length(explanations, item_values, "faithfulness", "items")
-    silent = all_true = 0
-    named = dict.fromkeys(dictionary.attributes, 0)
-    true = dict.fromkeys(dictionary.attributes, 0)
+    silent = all_true = named = true = 0
     for text, item in zip(explanations, item_values, strict=True):
         # By folded words, so that a repeated value is one.
         mentions = {mention.key: mention for mention in dictionary.mentions(text)}
@@ -189,23 +184,19 @@ def faithfulness(
             for attribute in dictionary.attributes
             if attribute in item
         }
-        num_false = 0
-        for key, mention in mentions.items():
-            holding = [attribute for attribute in mention.values if key in own.get(attribute, ())]
-            counted = (holding or list(mention.values))[0]
-            named[counted] += 1
-            true[counted] += bool(holding)
-            num_false += not holding
-        all_true += not num_false
+        holding = sum(
+            any(key in own.get(attribute, ()) for attribute in mention.values)
+            for key, mention in mentions.items()
+        )
+        named += len(mentions)
+        true += holding
+        all_true += holding == len(mentions)
     return Faithfulness(
         num_explanations=len(explanations),
         num_silent=silent,
         num_all_true=all_true,
-        num_named=sum(named.values()),
-        num_true=sum(true.values()),
-        by_attribute={
-            attribute: (named[attribute], true[attribute]) for attribute in dictionary.attributes
-        },
+        num_named=named,
+        num_true=true,
     )
 
 

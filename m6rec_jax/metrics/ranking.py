@@ -1,4 +1,4 @@
-"""Metrics of ranked lists: hit rate, recall, NDCG, MRR, catalogue coverage.
+"""Metrics of ranked lists: hit rate, NDCG, MRR, catalogue coverage.
 
 Everything starts from the *ranks* of the wanted items: 1 is the top of the list. `ranks` is `[n]`
 (one wanted item per user) or `[n, m]` (up to `m`; `NO_TARGET` fills short rows). A wanted item that
@@ -145,12 +145,6 @@ def chance_hit_rate(num_ranked: npt.ArrayLike, num_wanted: npt.ArrayLike, k: int
         left = ranked - place
         missed *= np.where(left > 0, np.maximum(left - wanted, 0) / np.maximum(left, 1), 1.0)
     return float((1 - missed).mean())
-
-
-def recall(ranks: npt.ArrayLike, k: int) -> float:
-    """Recall@k: mean share of a row's wanted items among the first k."""
-    array = _ranks(ranks, f"Recall@{k}")
-    return float((_found(array, _cutoff(k)).sum(axis=1) / (array != NO_TARGET).sum(axis=1)).mean())
 
 
 def ndcg(ranks: npt.ArrayLike, k: int) -> float:

@@ -48,8 +48,6 @@ def nonzero(count: Array) -> Array:
     return jnp.where(count == 0, 1.0, count)
 
 
-Array = jax.Array
-
 # The metric of each objective that holds its sums by job.
 _BY_JOB = "/loss_by_job"
 
