@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 
-import gin
 import numpy as np
 
 from m6rec_jax.errors import ConfigError, DataError
@@ -18,14 +17,10 @@ from m6rec_jax.text.layout import (
 )
 from m6rec_jax.text.vocabulary import Vocabulary
 
-# The ids of one text, or of each of its segments.
-Tokens = np.ndarray | Sequence[int] | Sequence[Sequence[int]] | Sequence[np.ndarray]
 
-
-@gin.configurable
 def text_infilling_row(
     vocab: Vocabulary,
-    tokens: Tokens,
+    segments: Sequence[np.ndarray],
     source_length: int,
     target_length: int,
     rng: np.random.Generator,
@@ -47,7 +42,7 @@ def text_infilling_row(
 
     Args:
       vocab: the vocabulary; its number of sentinels bounds the number of spans.
-      tokens: the token ids of one text, or of each of its segments.
+      segments: the token ids of each.
       source_length, target_length: the most tokens, at least 3 and 4.
       rng: where the spans come from.
       noise_density: share of the tokens to mask, between 0 and 1.
@@ -72,7 +67,6 @@ def text_infilling_row(
             "1 and a vocabulary with sentinels; got "
             f"{noise_density}, {mean_span_length} and {len(vocab.sentinel_ids)} sentinels"
         )
-    segments = _as_segments(tokens)
     if not any(map(len, segments)):
         raise DataError("there is no text to mask spans of")
     shape = (noise_density, mean_span_length, len(vocab.sentinel_ids))
@@ -171,9 +165,3 @@ def _composition(total: int, parts: int, rng: np.random.Generator) -> np.ndarray
     """Draws `parts` numbers of at least 1 that add up to `total`: int64 [parts]."""
     cuts = np.sort(rng.choice(total - 1, parts - 1, replace=False)) + 1
     return np.diff(cuts, prepend=0, append=total)
-
-
-def _as_segments(tokens: Tokens) -> list[np.ndarray]:
-    if len(tokens) and np.ndim(tokens[0]) == 0:
-        return [np.asarray(tokens, np.int32)]
-    return [np.asarray(segment, np.int32) for segment in tokens]

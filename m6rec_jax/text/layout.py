@@ -19,7 +19,7 @@ Nothing here reads text; `m6rec_jax.text.rows` makes the ids. `special_ids` are
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol, TypeVar, cast
+from typing import NamedTuple
 
 import numpy as np
 
@@ -288,20 +288,9 @@ def check_source_length(source_length: int) -> None:
         )
 
 
-class _Sliceable(Protocol):
-    """A list or an array of token ids."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: slice, /) -> _Sliceable: ...
-
-
-Tokens = TypeVar("Tokens", bound=_Sliceable)
-
-
 def fit_to_budget(
-    segments: Sequence[Tokens], budget: int, keep_first: int = 1, keep_last: int = 1
-) -> tuple[list[Tokens], int]:
+    segments: Sequence[np.ndarray], budget: int, keep_first: int = 1, keep_last: int = 1
+) -> tuple[list[np.ndarray], int]:
     """Drops whole oldest segments until the rest fits; shortens the kept ones only if it must.
 
     The behaviours that stay are the newest ones, without a gap. None is cut: half a title is
@@ -330,10 +319,7 @@ def fit_to_budget(
     kept = [*segments[:middle_start], *segments[oldest:]]
     if total > budget:
         limits = _common_limits([len(segment) for segment in kept], budget)
-        kept = [
-            segment if len(segment) <= limit else cast(Tokens, segment[:limit])
-            for segment, limit in zip(kept, limits, strict=True)
-        ]
+        kept = [segment[:limit] for segment, limit in zip(kept, limits, strict=True)]
     return kept, oldest - middle_start
 
 
@@ -342,16 +328,12 @@ def _common_limits(lengths: Sequence[int], budget: int) -> list[int]:
 
     Earlier segments get the tokens that an even division leaves over.
     """
-    limits = [0] * len(lengths)
-    by_length = sorted(range(len(lengths)), key=lambda i: lengths[i])
-    for position, index in enumerate(by_length):
-        share = budget // (len(lengths) - position)
-        if lengths[index] > share:
-            too_long = sorted(by_length[position:])
-            for place, other in enumerate(too_long):
-                extra = place < budget - share * len(too_long)
-                limits[other] = share + extra
-            break
-        limits[index] = lengths[index]
-        budget -= lengths[index]
+    level = max(lengths)
+    while (held := sum(min(length, level) for length in lengths)) > budget:
+        level -= 1
+    spare = budget - held
+    limits = []
+    for length in lengths:
+        limits.append(level + (length > level and spare > 0))
+        spare -= length > level
     return limits

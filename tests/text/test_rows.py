@@ -205,7 +205,8 @@ def test_infilling_restores_the_text(
     seed: int,
 ) -> None:
     row = text_infilling_row(
-        vocab, segments, source_length, target_length, np.random.default_rng(seed),
+        vocab, [np.array(segment, np.int32) for segment in segments], source_length,
+        target_length, np.random.default_rng(seed),
         noise_density=density, mean_span_length=mean,
     )  # fmt: skip
     check(row)
@@ -225,7 +226,7 @@ def test_infilling_restores_the_text(
 
 
 def test_infilling_keeps_segments_in_their_blocks(vocab: Vocabulary) -> None:
-    segments = [[300 + 10 * i + j for j in range(8)] for i in range(6)]
+    segments = [300 + 10 * i + np.arange(8) for i in range(6)]
     row = text_infilling_row(vocab, segments, 64, 64, np.random.default_rng(0))
     tokens, blocks = row["encoder_input_tokens"], row["encoder_block_ids"]
     assert blocks.max() == 7
@@ -238,7 +239,7 @@ def test_infilling_keeps_segments_in_their_blocks(vocab: Vocabulary) -> None:
 def test_infilling_is_repeatable_and_moves(vocab: Vocabulary) -> None:
     def tokens(seed: int) -> list[int]:
         text = np.arange(300, 500)
-        row = text_infilling_row(vocab, text, 64, 64, np.random.default_rng(seed))
+        row = text_infilling_row(vocab, [text], 64, 64, np.random.default_rng(seed))
         return row["encoder_input_tokens"].tolist()
 
     assert tokens(1) == tokens(1)
@@ -248,18 +249,17 @@ def test_infilling_is_repeatable_and_moves(vocab: Vocabulary) -> None:
 
 def test_infilling_errors(vocab: Vocabulary, model_file: str) -> None:
     rng = np.random.default_rng(0)
-    nothing: list[list[list[int]]] = [[], [[], []]]
-    for empty in nothing:
+    for empty in ([], [np.array([], np.int32)] * 2):
         with pytest.raises(DataError, match="no text to mask"):
             text_infilling_row(vocab, empty, 16, 16, rng)
     with pytest.raises(ConfigError, match="source_length 2"):
-        text_infilling_row(vocab, [5], 2, 16, rng)
+        text_infilling_row(vocab, [np.array([5])], 2, 16, rng)
     with pytest.raises(ConfigError, match="target_length 3"):
-        text_infilling_row(vocab, [5], 16, 3, rng)
+        text_infilling_row(vocab, [np.array([5])], 16, 3, rng)
     with pytest.raises(ConfigError, match="noise_density"):
-        text_infilling_row(vocab, [5], 16, 16, rng, noise_density=0.0)
+        text_infilling_row(vocab, [np.array([5])], 16, 16, rng, noise_density=0.0)
     with pytest.raises(ConfigError, match="0 sentinels"):
-        text_infilling_row(Vocabulary(model_file, num_sentinels=0), [5], 16, 16, rng)
+        text_infilling_row(Vocabulary(model_file, num_sentinels=0), [np.array([5])], 16, 16, rng)
 
 
 def test_pad_batch(vocab: Vocabulary) -> None:
