@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from m6rec_jax.errors import CheckpointError, M6RecError, UnreachableError, causes
+from m6rec_jax.errors import CheckpointError, M6RecError, UnreachableError, causes, first_line
 
 # Another start may mend it: a bucket that does not answer now.
 _PASSING = re.compile(
@@ -39,12 +39,6 @@ def read_failure(where: str, error: BaseException) -> M6RecError | None:
     if _NO_DAMAGE.search(text) or isinstance(error, PermissionError | MemoryError):
         return CheckpointError(f"{where} could not be read: {first_line(error)}")
     return None
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, in short."""
-    text = str(error).strip()
-    return text.splitlines()[0][:300] if text else type(error).__name__
 
 
 def _whole_text(error: BaseException) -> str:

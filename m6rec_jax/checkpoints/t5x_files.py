@@ -33,7 +33,7 @@ from m6rec_jax.checkpoints.failures import write_failure
 from m6rec_jax.checkpoints.host_tensors import read_tensors
 from m6rec_jax.checkpoints.manifest import TensorSpec
 from m6rec_jax.checkpoints.trees import flatten
-from m6rec_jax.errors import CheckpointError
+from m6rec_jax.errors import CheckpointError, first_line
 from m6rec_jax.io.atomic import new_folder
 
 STATE_FOLDER = "state"
@@ -133,8 +133,7 @@ class T5xFiles:
             self._check_chunks(name, folder, array)
             values: np.ndarray = array.read().result()
         except (ValueError, OSError) as error:
-            reason = str(error).splitlines()[0][:300]
-            raise CheckpointError(f"{folder} is missing or damaged: {reason}") from error
+            raise CheckpointError(f"{folder} is missing or damaged: {first_line(error)}") from error
         return values
 
     def _check_chunks(self, name: str, folder: Path, array: tensorstore.TensorStore) -> None:
