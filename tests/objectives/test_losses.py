@@ -382,14 +382,12 @@ def test_total_is_the_weighted_sum_of_means(
         mean(loss(model, variables, outputs, features)[0])
         for loss in (language_modelling_loss, classification_loss, contrastive_loss)
     ]
-    total, metrics = total_loss(
-        model,
-        variables,
-        features,
-        language_modelling_weight=0.5,
-        classification_weight=2.0,
-        contrastive_weight=3.0,
-    )
+    weights = {
+        "language_modelling_weight": 0.5,
+        "classification_weight": 2.0,
+        "contrastive_weight": 3.0,
+    }
+    total, metrics = jax.jit(lambda v: total_loss(model, v, features, **weights))(variables)
     assert float(total) == pytest.approx(np.dot(parts, [0.5, 2.0, 3.0]), rel=1e-5)
     assert {name.split("/")[0] for name in metrics} == {
         "language_modelling",
