@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help install test slow lint types docs parity results accept demo clean
+.PHONY: help install test slow lint types docs parity results accept stats demo clean
 help:  ## This list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -42,6 +42,9 @@ results: install  ## Render docs/results.md from benchmarks/results/*.json
 
 accept: install  ## Accept what the compiled training step sends and holds now (tests/compilation)
 	$(BIN)/python -m tests.compilation.eight_devices --accept
+
+stats: install  ## Lines and files by folder; SINCE=REV compares with a revision
+	$(BIN)/python -m benchmarks.stats $(if $(SINCE),--since $(SINCE))
 
 demo: install  ## MovieLens-100k from nothing to runs/demo/report.html
 	$(BIN)/m6rec demo

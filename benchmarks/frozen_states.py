@@ -37,7 +37,7 @@ from benchmarks.tuning import files_of
 from m6rec_jax import configuration
 from m6rec_jax.engine.model_folder import restore_model
 from m6rec_jax.errors import DataError, M6RecError
-from m6rec_jax.metrics.multiclass import multiclass_metrics
+from m6rec_jax.metrics.classification import multiclass_metrics
 from m6rec_jax.pipeline.evaluation_batches import EvaluationBatches
 
 RESULTS = "frozen_states"

@@ -25,12 +25,12 @@ from etils import epath
 
 from m6rec_jax.checkpoints.huggingface import (
     SPIECE_FILE,
+    from_model_config,
     huggingface_mapping,
     plan_huggingface,
     read_huggingface,
     write_huggingface,
 )
-from m6rec_jax.checkpoints.huggingface_config import from_model_config
 from m6rec_jax.checkpoints.location import CHECKPOINTS_FOLDER, list_steps, locate, read_manifest
 from m6rec_jax.checkpoints.manifest import RunDescription
 from m6rec_jax.checkpoints.restore import PARAMS, PROMPTS, restore_params

@@ -27,6 +27,12 @@ class UnreachableError(M6RecError):
     """Other processes of the run, who knows about them, or a bucket do not answer (yet)."""
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says, in short."""
+    text = str(error).strip()
+    return text.splitlines()[0][:300] if text else type(error).__name__
+
+
 def causes(error: BaseException) -> Iterator[BaseException]:
     """An error and those that it came from."""
     found: BaseException | None = error

@@ -18,8 +18,7 @@ import pytest
 from flax import linen as nn
 
 from m6rec_jax import cli, configuration
-from m6rec_jax.checkpoints.huggingface import read_huggingface, write_huggingface
-from m6rec_jax.checkpoints.huggingface_config import to_model_config
+from m6rec_jax.checkpoints.huggingface import read_huggingface, to_model_config, write_huggingface
 from m6rec_jax.checkpoints.location import locate, read_manifest
 from m6rec_jax.checkpoints.manifest import RunDescription
 from m6rec_jax.checkpoints.restore import restore_params

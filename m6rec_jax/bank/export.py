@@ -18,7 +18,7 @@ from m6rec_jax.bank.layout import take_task
 from m6rec_jax.bank.manifest import PromptManifest, dataset_fingerprint, method_of
 from m6rec_jax.checkpoints.fingerprint import backbone_fingerprint, fingerprint
 from m6rec_jax.checkpoints.location import CHECKPOINTS_FOLDER, locate, read_manifest
-from m6rec_jax.checkpoints.manifest import Manifest, tell_of_a_better_step, tensor_specs
+from m6rec_jax.checkpoints.manifest import Manifest, tensor_specs, warn_of_a_better_step
 from m6rec_jax.checkpoints.trees import flatten
 from m6rec_jax.engine.loaded_model import InferenceSettings
 from m6rec_jax.engine.model_folder import (
@@ -65,7 +65,7 @@ def export_prompts(
             "tell where its prompts fit"
         )
     if step is None:
-        tell_of_a_better_step(location.step, manifest)
+        warn_of_a_better_step(location.step, manifest)
     if not (epath.Path(model_dir) / CHECKPOINTS_FOLDER).exists():
         raise ConfigError(
             f"{model_dir} lies in a run's folder: name MODEL_DIR itself, and a step by --step"

@@ -9,11 +9,10 @@ A run's folder looks like this:
         optimizer/              optimizer state, of what trains only
         data/                   one file per data shard: position of its iterator
         manifest/               JSON: model config, vocabulary, shapes, checksums, versions
-        metrics/                validation figures of that step, if any
+        metrics/                validation metrics of that step, if any
       params-3f2a…/             a frozen backbone, named by its fingerprint, written once
 
 A frozen backbone is the same at every step, so it lies beside the steps and their manifests say
-where (`locations`). The `checkpoints` folder is therefore complete on its own and may be copied or
-moved; deleting old steps never deletes the backbone. A single step folder copied away from a run
-with a frozen backbone needs its `params-…` neighbour; restoring says so.
+where (`locations`). The `checkpoints` folder is complete on its own and may be copied or moved;
+a single step folder copied away needs its `params-…` neighbour, and restoring says so.
 """

@@ -49,11 +49,7 @@ class BytesRestore(ocp.args.CheckpointArgs):
 
 
 def read_bytes_item(directory: epath.Path) -> dict[str, bytes]:
-    """`{name: content}` of a saved item.
-
-    Raises:
-      CheckpointError: a file is truncated or altered.
-    """
+    """`{name: content}` of a saved item; raises CheckpointError for a truncated or altered file."""
     contents = {}
     for path in sorted(directory.iterdir()):
         if not path.name.endswith(_SUFFIX):

@@ -1,4 +1,4 @@
-"""What Orbax and TensorStore raise when they cannot read or write, told as what it is.
+"""What Orbax and TensorStore raise when they cannot read or write, as errors for the user.
 
 Both raise many types: `ValueError` for a place that does not answer as for a file that is damaged.
 What sets them apart are the status names in their texts (gRPC's, which TensorStore uses, too).
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from m6rec_jax.errors import CheckpointError, M6RecError, UnreachableError, causes
+from m6rec_jax.errors import CheckpointError, M6RecError, UnreachableError, causes, first_line
 
 # Another start may mend it: a bucket that does not answer now.
 _PASSING = re.compile(
@@ -20,14 +20,10 @@ _NO_DAMAGE = re.compile(r"\b(RESOURCE_EXHAUSTED|PERMISSION_DENIED|UNAUTHENTICATE
 
 
 def write_failure(what: str, error: BaseException) -> M6RecError:
-    """The error to raise where something could not be written.
+    """The error to raise where something could not be written: UnreachableError if another try may
+    do.
 
-    Args:
-      what: what was to be written, and where to: "step 3 could not be saved to /runs/a".
-      error: what was raised.
-
-    Returns:
-      UnreachableError where another try may do, else CheckpointError.
+    `what` says what was to be written, and where: "step 3 could not be saved to /runs/a".
     """
     kind = UnreachableError if _PASSING.search(_whole_text(error)) else CheckpointError
     return kind(f"{what}: {first_line(error)}")
@@ -43,12 +39,6 @@ def read_failure(where: str, error: BaseException) -> M6RecError | None:
     if _NO_DAMAGE.search(text) or isinstance(error, PermissionError | MemoryError):
         return CheckpointError(f"{where} could not be read: {first_line(error)}")
     return None
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, in short."""
-    text = str(error).strip()
-    return text.splitlines()[0][:300] if text else type(error).__name__
 
 
 def _whole_text(error: BaseException) -> str:

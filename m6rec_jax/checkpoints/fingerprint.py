@@ -21,10 +21,8 @@ _UNSIGNED = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
 
 
 def fingerprint(tree: PyTree) -> str:
-    """SHA-256 (hex) of all names, types, shapes and values.
-
-    Brings one leaf after another to the host, so it suits what is hashed once: a frozen backbone,
-    prompts to be served.
+    """SHA-256 (hex) of all names, types, shapes and values; brings one leaf after another to the
+    host.
     """
     flat = flatten(tree)
     total = hashlib.sha256()
@@ -38,9 +36,8 @@ def fingerprint(tree: PyTree) -> str:
 def backbone_fingerprint(params: PyTree) -> str:
     """SHA-256 (hex) of a backbone's names, shapes and values, these rounded to bfloat16.
 
-    What says whether prompts fit a backbone. A backbone stays the same one whether it is held in
-    float32 or, frozen, in bfloat16; another training changes far more than what rounding hides.
-    Brings one leaf after another to the host.
+    What says whether prompts fit a backbone: it stays the same one whether it is held in float32
+    or, frozen, in bfloat16. Brings one leaf after another to the host.
     """
     total = hashlib.sha256()
     for name, leaf in sorted(flatten(params).items()):
@@ -58,15 +55,12 @@ def on_host(leaf: Any) -> np.ndarray:
 
 
 def checksums(flat: Mapping[str, Any]) -> dict[str, int]:
-    """A 32-bit checksum per leaf, computed on the device without gathering anything.
+    """A 32-bit checksum per leaf of `{name: array}`, computed on the device without gathering
+    anything.
 
-    Sum of (bit pattern × odd weight of its position) modulo 2^32: integer sums do not depend on
-    the order of summation, so any sharding gives the same number; any single flipped bit and
-    almost any exchange of values changes it. Orbax does not notice flipped bits in array chunks
-    by itself.
-
-    Args:
-      flat: `{name: array}`; arrays of at most 4 bytes per value.
+    Sum of (bit pattern × odd weight of its position) modulo 2^32: integer sums do not depend on the
+    order of summation, so any sharding gives the same number; any single flipped bit and almost any
+    exchange of values changes it. Orbax does not notice flipped bits in array chunks by itself.
     """
     names = list(flat)
     return dict(zip(names, map(int, _checksums([flat[name] for name in names])), strict=True))

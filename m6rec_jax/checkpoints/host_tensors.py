@@ -14,14 +14,13 @@ import orbax.checkpoint as ocp
 
 from m6rec_jax.checkpoints.manifest import TensorSpec
 from m6rec_jax.checkpoints.trees import flatten, nested
-from m6rec_jax.errors import CheckpointError
+from m6rec_jax.errors import CheckpointError, first_line
 
 
 def write_tensors(folder: Path, flat: Mapping[str, np.ndarray]) -> None:
     """Writes `{name: array}`, at least one, to a folder that does not exist yet.
 
-    Raises:
-      CheckpointError: it exists, or cannot be written to.
+    Raises CheckpointError if it exists, or cannot be written to.
     """
     try:
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
@@ -60,10 +59,7 @@ def read_tensors(
                 checkpointer.restore(folder.absolute(), args=args)
             )
     except Exception as error:  # Orbax and TensorStore raise many kinds, plain Exception included
-        reason = str(error).strip().splitlines()
-        raise CheckpointError(
-            f"{folder} is truncated or damaged: {reason[0][:300] if reason else type(error)}"
-        ) from error
+        raise CheckpointError(f"{folder} is truncated or damaged: {first_line(error)}") from error
     for name, spec in specs.items():
         if found[name].shape != spec.shape or found[name].dtype != np.dtype(spec.dtype):
             there = TensorSpec(found[name].shape, found[name].dtype.name)

@@ -18,11 +18,7 @@ _MANIFEST_FILE = "metadata"  # the name Orbax's JSON handler gives it
 
 
 def absolute(path: str | Path | epath.Path) -> epath.Path:
-    """A local path made absolute, which Orbax insists on; a bucket address as it is.
-
-    Raises:
-      CheckpointError: as `check_bucket`.
-    """
+    """A local path made absolute, which Orbax insists on; a bucket address as it is, checked."""
     check_bucket(path)
     return epath.Path(path) if in_bucket(path) else epath.Path(Path(path).absolute())
 
@@ -37,8 +33,7 @@ class StepLocation:
     def item_folder(self, manifest: Manifest, item: str) -> epath.Path:
         """Where an item of this step lies (a frozen item lies beside the step's folder).
 
-        Raises:
-          CheckpointError: the checkpoint has no such item, or its folder is gone.
+        Raises CheckpointError if the checkpoint has no such item, or its folder is gone.
         """
         if item not in manifest.locations:
             known = ", ".join(sorted(manifest.locations)) or "none"
@@ -72,7 +67,8 @@ def locate(path: str | Path | epath.Path, step: int | None = None) -> StepLocati
       step: that step instead of the newest.
 
     Raises:
-      CheckpointError: there is none (lists the steps there are), or as `absolute`.
+      CheckpointError: there is none (lists the steps there are), or the package for buckets is
+        missing.
     """
     folder = absolute(path)
     if not folder.is_dir():
@@ -99,11 +95,7 @@ def locate(path: str | Path | epath.Path, step: int | None = None) -> StepLocati
 
 
 def read_manifest(location: StepLocation) -> Manifest:
-    """The manifest of a checkpoint.
-
-    Raises:
-      CheckpointError: it is missing or damaged.
-    """
+    """The manifest of a checkpoint; raises CheckpointError if it is missing or damaged."""
     path = location.folder / MANIFEST_ITEM / _MANIFEST_FILE
     if not path.exists():
         raise CheckpointError(f"{path} is missing: not a checkpoint of m6rec, or a damaged one")

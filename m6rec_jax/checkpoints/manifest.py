@@ -87,8 +87,7 @@ class Manifest:
     def build_model_config(self) -> ModelConfig:
         """The `ModelConfig` the checkpoint was trained with.
 
-        Raises:
-          CheckpointError: the checkpoint does not say, or was written by another version.
+        Raises CheckpointError if the checkpoint does not say, or was written by another version.
         """
         if self.model_config is None:
             raise CheckpointError(f"the checkpoint of step {self.step} records no model config")
@@ -96,14 +95,9 @@ class Manifest:
 
 
 def read_model_config(values: Mapping[str, Any], version: str) -> ModelConfig:
-    """The `ModelConfig` that a manifest has as a dict.
+    """The `ModelConfig` that a manifest, written by a version of m6rec_jax, has as a dict.
 
-    Args:
-      values: of `dataclasses.asdict`, lists in place of tuples.
-      version: of m6rec_jax, by which it was written.
-
-    Raises:
-      CheckpointError: it does not fit this version.
+    Raises CheckpointError if it does not fit this version.
     """
     values = dict(values)
     try:
@@ -149,15 +143,7 @@ def make_manifest(
 
 
 def parse_manifest(text: str, where: str) -> Manifest:
-    """Reads a manifest.
-
-    Args:
-      text: JSON.
-      where: the file, for errors.
-
-    Raises:
-      CheckpointError: damaged, or written in a newer format.
-    """
+    """Reads a manifest's JSON; raises CheckpointError if it is damaged or of a newer format."""
     try:
         values = json.loads(text)
         if values.pop("format") > FORMAT:
@@ -195,8 +181,7 @@ def check_tensors(
 ) -> None:
     """The saved tensors must have the wanted names and shapes (types are converted).
 
-    Raises:
-      CheckpointError: naming the first tensor that differs, both shapes and the likely cause.
+    Raises CheckpointError, naming the first tensor that differs, both shapes and the likely cause.
     """
     saved = manifest.tensors[item]
     for name, spec in wanted.items():
@@ -233,10 +218,9 @@ def same_task_sizes(manifest: Manifest, config: ModelConfig) -> bool:
 
 
 def check_task_sizes(manifest: Manifest, config: ModelConfig | None, where: str) -> None:
-    """Every task of a bank must have the size that it was saved with.
+    """Raises CheckpointError unless every task of a bank has the size that it was saved with.
 
-    Raises:
-      CheckpointError: another one: what a task has not would take part in what it computes.
+    What a task does not have would otherwise take part in what it computes.
     """
     if config is None or same_task_sizes(manifest, config):
         return
@@ -248,11 +232,7 @@ def check_task_sizes(manifest: Manifest, config: ModelConfig | None, where: str)
 
 
 def check_vocabulary(manifest: Manifest, fingerprint: str | None, where: str) -> None:
-    """The checkpoint must have been trained with the vocabulary in use (None: not checked).
-
-    Raises:
-      CheckpointError: another vocabulary: every token id would mean something else.
-    """
+    """Raises CheckpointError for another vocabulary than the one in use (None: not checked)."""
     saved = manifest.vocabulary_fingerprint
     if saved is not None and fingerprint is not None and saved != fingerprint:
         raise CheckpointError(
@@ -301,7 +281,7 @@ def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
     return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
 
 
-def tell_of_a_better_step(step: int, manifest: Manifest) -> None:
+def warn_of_a_better_step(step: int, manifest: Manifest) -> None:
     """Warns that a run followed `train.best_metric` and its newest checkpoint is not the best."""
     best = manifest.extra.get("best") or {}
     if best.get("best_step") not in (None, step):

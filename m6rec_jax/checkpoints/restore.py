@@ -9,7 +9,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from m6rec_jax.checkpoints.failures import first_line, read_failure
+from m6rec_jax.checkpoints.failures import read_failure
 from m6rec_jax.checkpoints.fingerprint import checksums
 from m6rec_jax.checkpoints.location import StepLocation, list_steps, locate, read_manifest
 from m6rec_jax.checkpoints.manifest import (
@@ -20,7 +20,7 @@ from m6rec_jax.checkpoints.manifest import (
     tensor_specs,
 )
 from m6rec_jax.checkpoints.trees import PyTree, flatten, nested, unflatten
-from m6rec_jax.errors import CheckpointError
+from m6rec_jax.errors import CheckpointError, first_line
 from m6rec_jax.model.config import ModelConfig
 
 PARAMS, PROMPTS, OPTIMIZER, DATA = "params", "prompts", "optimizer", "data"
@@ -102,7 +102,7 @@ def restore_item(
     target: PyTree,
     model_config: ModelConfig | None = None,
 ) -> PyTree:
-    """One item, in the target's structure, types and shardings, proved intact.
+    """One item, in the target's structure, types and shardings, its checksums compared.
 
     Raises:
       CheckpointError: the item is missing, has other tensors or shapes, is damaged, or cannot be

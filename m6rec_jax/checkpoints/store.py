@@ -75,7 +75,7 @@ class CheckpointStore:
         # item -> (fingerprint, specs), of frozen items: they never change while this object lives.
         self._frozen: dict[str, tuple[str, dict[str, TensorSpec]]] = {}
 
-        def figure(metrics: Mapping[str, float]) -> float:
+        def metric_of(metrics: Mapping[str, float]) -> float:
             # Steps that were saved while another metric was followed do not have it.
             return worst if best_metric is None else metrics.get(best_metric, worst)
 
@@ -83,7 +83,7 @@ class CheckpointStore:
         if best_metric is not None:
             policies.append(
                 checkpoint_managers.BestN(
-                    get_metric_fn=figure,
+                    get_metric_fn=metric_of,
                     reverse=best_mode == "min",
                     n=1,
                     keep_checkpoints_without_metrics=False,
@@ -93,7 +93,7 @@ class CheckpointStore:
             preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
             enable_async_checkpointing=asynchronous,
             # Not for preservation, which the policy decides: without it metrics are not stored.
-            best_fn=None if best_metric is None else figure,
+            best_fn=None if best_metric is None else metric_of,
             best_mode=best_mode,
         )
         self._remove_unfinished()
@@ -135,7 +135,7 @@ class CheckpointStore:
           trees: item (`params`, `prompts`, `optimizer`) → tree of arrays.
           data: iterator states of this process's shards, by name.
           run: goes to the manifest.
-          metrics: validation figures at this step.
+          metrics: validation metrics at this step.
           frozen: items that never change in this run: written once, beside the steps.
 
         Raises:
@@ -200,11 +200,7 @@ class CheckpointStore:
         return Restored(location.step, trees, data, manifest)
 
     def wait(self) -> None:
-        """Blocks until all saves are finished.
-
-        Raises:
-          CheckpointError, UnreachableError: one failed.
-        """
+        """Blocks until all saves are finished; raises as `save` if one failed."""
         try:
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
@@ -226,8 +222,8 @@ class CheckpointStore:
     def _remove_unfinished(self) -> None:
         """Removes what a killed run left half written.
 
-        Orbax can do it too, but in the background, where it might meet a frozen item that is just
-        being written.
+        Orbax would do it in the background, where it might meet a frozen item that is just being
+        written.
         """
         if jax.process_index() == 0 and self.folder.is_dir():
             for path in self.folder.iterdir():

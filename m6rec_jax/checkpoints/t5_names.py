@@ -79,12 +79,7 @@ class Entry:
 
 
 def huggingface_entries(config: ModelConfig, shapes: Mapping[str, Shape]) -> list[Entry]:
-    """What Hugging Face's `T5ForConditionalGeneration` (mT5, UMT5 too) has for a model of ours.
-
-    Args:
-      config: of the model.
-      shapes: of all its leaves.
-    """
+    """What Hugging Face's `T5ForConditionalGeneration` (mT5, UMT5 too) has for a model of ours."""
     return [_huggingface_entry(slot, shapes[slot.leaf]) for slot in _slots(config, shapes)]
 
 

@@ -59,13 +59,7 @@ def leaf_shapes(config: ModelConfig) -> Mapping[str, Shape]:
 def check_match(entries: Sequence[Entry], found: Mapping[str, TensorSpec], where: str) -> None:
     """Every tensor must be asked for, be there, and have its shape and a float type.
 
-    Args:
-      entries: what the model needs.
-      found: what the files hold.
-      where: the files, for errors.
-
-    Raises:
-      CheckpointError: naming every tensor that does not fit, with both shapes.
+    Raises CheckpointError, naming every tensor that does not fit, with both shapes.
     """
     wanted = {entry.name: entry for entry in entries}
     problems = [
@@ -100,13 +94,7 @@ def check_match(entries: Sequence[Entry], found: Mapping[str, TensorSpec], where
 def gather(
     entries: Iterable[Entry], shapes: Mapping[str, Shape], read: Callable[[str], np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """Our leaves, read one foreign tensor at a time.
-
-    Args:
-      entries: of a model with these leaves.
-      shapes: of all leaves.
-      read: foreign name → values.
-    """
+    """Our leaves, read one foreign tensor at a time by `read` (foreign name → values)."""
     leaves: dict[str, np.ndarray] = {}
     for entry in entries:
         shape = shapes[entry.leaf]
@@ -118,15 +106,10 @@ def gather(
 
 
 def with_rows(weights: Weights, rows: int, num_text: int) -> Weights:
-    """The same model with more rows in its vocabulary.
+    """The same model with more rows in its vocabulary, of which the first `num_text` are text.
 
-    Rows that are there stay as they are, whether trained or not. New ones start as the mean of the
-    text's rows: a control token then begins as an average word, in the head too, where a row of
-    zeros would make it likelier than most words.
-
-    Args:
-      rows: at least as many as there are.
-      num_text: how many of the first rows are text.
+    New rows start as the mean of the text's: a control token then begins as an average word, in the
+    head too, where a row of zeros would make it likelier than most words.
     """
     old = weights.config.vocab_size
     if rows == old:

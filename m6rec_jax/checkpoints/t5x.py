@@ -32,10 +32,7 @@ _SCANNED = re.compile(r"target\.(encoder\.encoder|decoder\.decoder)\.")
 
 
 def read_t5x(path: Path) -> Weights:
-    """A backbone from a t5x checkpoint.
-
-    Args:
-      path: the checkpoint's folder, or a folder of several (then the newest).
+    """A backbone from a t5x checkpoint's folder, or a folder of several (then the newest).
 
     Raises:
       CheckpointError: none there, damaged, another kind of model, or a tensor that has no place, is
@@ -46,11 +43,7 @@ def read_t5x(path: Path) -> Weights:
 
 
 def plan_t5x(path: Path) -> tuple[Weights, str]:
-    """What `read_t5x` would do: the model without its tensors, and the mapping as text.
-
-    Raises:
-      CheckpointError: as `read_t5x`.
-    """
+    """What `read_t5x` would do: the model without its tensors, and the mapping as text."""
     return _read(path, with_values=False)
 
 

@@ -1,12 +1,17 @@
-"""The files of a t5x checkpoint in t5x's own format: an index in msgpack, a zarr folder per array.
+"""The files of a t5x checkpoint, in t5x's own format or Orbax's.
+
+Its own: an index in msgpack, a zarr folder per array.
 
     checkpoint_1000000/
       checkpoint                                     {'version': 3, 'optimizer': {'target': …}}
       target.encoder.layers_0.mlp.wi_0.kernel/       zarr: .zarray and compressed chunks
 
 The index holds a TensorStore spec in place of every array that has a folder, with a path relative
-to the checkpoint's, and small arrays themselves. Today's t5x reads this format and writes Orbax's
-(`t5x_orbax`); `open_t5x` takes either.
+to the checkpoint's, and small arrays themselves. Today's t5x reads this format and writes Orbax's:
+
+    checkpoint_1000000/
+      state/             an Orbax item: {'target': parameters, 'state': the optimizer's}
+      dataset/           the position in the data, if t5x was asked to keep it
 """
 
 from __future__ import annotations
@@ -16,18 +21,52 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import tensorstore
 from flax import serialization
 
 from m6rec_jax.checkpoints.failures import write_failure
+from m6rec_jax.checkpoints.host_tensors import read_tensors
 from m6rec_jax.checkpoints.manifest import TensorSpec
-from m6rec_jax.checkpoints.t5x_orbax import STATE_FOLDER, T5xOrbaxFiles
-from m6rec_jax.errors import CheckpointError
+from m6rec_jax.checkpoints.trees import flatten
+from m6rec_jax.errors import CheckpointError, first_line
 from m6rec_jax.io.atomic import new_folder
+
+STATE_FOLDER = "state"
+_TARGET = "target/"
+
+
+class T5xOrbaxFiles:
+    """The parameters of a checkpoint in Orbax's format; see `T5xFiles`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._state = folder / STATE_FOLDER
+        try:
+            with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+                metadata = checkpointer.metadata(self._state.absolute()).item_metadata
+            leaves = flatten(metadata.tree) if metadata is not None else {}
+        except Exception as error:  # Orbax raises many kinds, plain Exception included
+            raise CheckpointError(f"{self._state} is damaged: {error}") from error
+        self._specs = {
+            name: TensorSpec(tuple(leaf.shape), np.dtype(leaf.dtype).name)
+            for name, leaf in leaves.items()
+            if name.startswith(_TARGET)
+        }
+        if not self._specs:
+            raise CheckpointError(
+                f"{self._state} is damaged, or no item of t5x: it has no 'target'"
+            )
+        self.found = {name.replace("/", "."): spec for name, spec in self._specs.items()}
+
+    def read(self, name: str) -> np.ndarray:
+        path = name.replace(".", "/")
+        return read_tensors(self._state, {path: self._specs[path]}, partial=True)[path]
+
 
 INDEX_FILE = "checkpoint"
 TARGET = "target."  # what every parameter's name begins with
@@ -40,62 +79,29 @@ _CHUNK_BYTES = 64 * 2**20
 _BFLOAT16_BITS = "uint16"
 
 
-class T5xTensors(Protocol):
-    """The parameters of a t5x checkpoint, however they are stored; see `T5xFiles`."""
+def open_t5x(path: Path) -> T5xFiles | T5xOrbaxFiles:
+    """A t5x checkpoint in either format: its folder, or one of such folders (then the newest
+    step's).
 
-    @property
-    def folder(self) -> Path:
-        """The checkpoint's."""
-
-    @property
-    def found(self) -> Mapping[str, TensorSpec]:
-        """Name ('target.…') → shape and type."""
-
-    def read(self, name: str) -> np.ndarray:
-        """The values of a parameter."""
-
-
-def open_t5x(path: Path) -> T5xTensors:
-    """A t5x checkpoint in either format.
-
-    Args:
-      path: the checkpoint's folder, or one of such folders (then the newest step's).
-
-    Raises:
-      CheckpointError: none there, or a damaged one.
+    Raises CheckpointError for none there, or a damaged one.
     """
     folder = checkpoint_folder(path)
     return T5xOrbaxFiles(folder) if (folder / STATE_FOLDER).is_dir() else T5xFiles(folder)
 
 
 class T5xFiles:
-    """The parameters of a t5x checkpoint (not its optimizer's state).
+    """The parameters of a checkpoint in t5x's own format, not its optimizer's state.
 
-    Attributes:
-      folder: the checkpoint's.
-      found: name ('target.…') → shape and type.
+    `found` is name ('target.…') → shape and type. What is missing or damaged is a CheckpointError.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Reads the index.
-
-        Args:
-          folder: the checkpoint's.
-
-        Raises:
-          CheckpointError: no index, or a damaged one.
-        """
         self.folder = folder
         index = _read_index(self.folder / INDEX_FILE)
         self._values = dict(_leaves(index, "target"))
         self.found = {name: self._spec(name, value) for name, value in self._values.items()}
 
     def read(self, name: str) -> np.ndarray:
-        """The values of a parameter.
-
-        Raises:
-          CheckpointError: its folder is missing or damaged.
-        """
         value = self._values[name]
         array = value if isinstance(value, np.ndarray) else self._read_zarr(name, value)
         return array.view(jnp.bfloat16) if array.dtype == _BFLOAT16_BITS else array
@@ -127,8 +133,7 @@ class T5xFiles:
             self._check_chunks(name, folder, array)
             values: np.ndarray = array.read().result()
         except (ValueError, OSError) as error:
-            reason = str(error).splitlines()[0][:300]
-            raise CheckpointError(f"{folder} is missing or damaged: {reason}") from error
+            raise CheckpointError(f"{folder} is missing or damaged: {first_line(error)}") from error
         return values
 
     def _check_chunks(self, name: str, folder: Path, array: tensorstore.TensorStore) -> None:
@@ -153,17 +158,11 @@ class T5xFiles:
 
 
 def write_t5x_files(arrays: Mapping[str, np.ndarray], path: Path, step: int) -> Path:
-    """Writes parameters as t5x does; returns the checkpoint's folder.
+    """Writes parameters (name, 'target.…' → values) as t5x does; returns the checkpoint's folder.
 
     The optimizer's state is left out: what reads the result starts with a fresh one.
 
-    Args:
-      arrays: name ('target.…') → values.
-      path: the folder `checkpoint_STEP` is made in it.
-      step: of the checkpoint.
-
-    Raises:
-      CheckpointError: it exists, or cannot be written to.
+    Raises CheckpointError if `checkpoint_STEP` exists in `path`, or cannot be written to.
     """
     folder = checkpoint_of_step(path, step)
     with new_folder(folder) as unfinished:
@@ -213,8 +212,7 @@ def _open_spec(folder: Path) -> dict[str, Any]:
 def checkpoint_folder(path: Path) -> Path:
     """The folder of a checkpoint: the path, or that of the newest step in it.
 
-    Raises:
-      CheckpointError: no checkpoint there.
+    Raises CheckpointError for no checkpoint there.
     """
     if (path / INDEX_FILE).is_file() or (path / STATE_FOLDER).is_dir():
         return path

@@ -23,12 +23,9 @@ class Setup:
     Attributes:
       mesh: sizes of its axes.
       rows: of a step on all devices.
-      accumulation_steps: parts of a training step.
-      remat: of the model.
-      trainable: 'all' or 'prompts'.
-      frozen_dtype: of a frozen backbone.
-      logits_bytes: of the vocabulary logits of one device and part, if they are made at once; 0
-        where they are not.
+      accumulation_steps, remat, trainable, frozen_dtype: as of the run.
+      logits_bytes: of the vocabulary logits of one device and part, if they are made at once, else
+        0.
       shards_parameters: no device holds all of them.
     """
 
@@ -53,23 +50,23 @@ def _memory(report: StepReport, setup: Setup) -> Iterator[str]:
         return
     state = sum(size for name, size in memory.arguments.items() if name != "batch")
     if state > memory.available / 4:
-        told = ", ".join(
+        held = ", ".join(
             f"{name} {size / GIB:.1f} GiB"
             for name, size in memory.arguments.items()
             if name != "batch" and size
         )
         if not setup.shards_parameters:
             yield (
-                f"every device holds {told}: split them with "
+                f"every device holds {held}: split them with "
                 "--gin_file gin_configs/sharding/fully_sharded.gin"
             )
         elif setup.mesh["data"] > 1:
             yield (
-                f"a device holds {told} although data = {setup.mesh['data']}: give fsdp more "
+                f"a device holds {held} although data = {setup.mesh['data']}: give fsdp more "
                 "devices (make_mesh.largest_fsdp)"
             )
         else:
-            yield f"a device holds {told} with all devices sharing: take a larger slice"
+            yield f"a device holds {held} with all devices sharing: take a larger slice"
         if setup.trainable == "prompts" and setup.frozen_dtype is None:
             yield "hold the frozen backbone in half the bytes: FROZEN_DTYPE = 'bfloat16'"
     if report.step != "train":

@@ -53,8 +53,7 @@ def compile_run(
       model, tuning, sharding: names of files in `gin_configs/models`, `tuning` and `sharding`.
         Where a model is named and nothing else sets RULES, sharding is 'fully_sharded', or
         'multi_slice' with several slices.
-      gin_files, bindings: as for `m6rec train`; read after model and tuning. The sharding file
-        comes after the former, for a run's own files set RULES.
+      gin_files, bindings: as for `m6rec train`; read after model and tuning, before sharding.
       steps: of `STEPS`.
       hlo_folder: where to write the optimised programs as text (None: nowhere).
       progress: show a bar.
@@ -113,11 +112,8 @@ def gin_files_of(
 ) -> list[str]:
     """Which gin files a request reads, in order.
 
-    With files of a run, the default of sharding is none of them: `worker.run` adds it where they
-    do not set RULES.
-
-    Raises:
-      ConfigError: neither a model nor a gin file.
+    With files of a run, the default of sharding is none of them: `worker.run` adds it where they do
+    not set RULES. Raises ConfigError for neither a model nor a gin file.
     """
     if model is None and not gin_files:
         raise ConfigError("m6rec compile needs --model NAME or --gin_file FILE")
@@ -143,7 +139,7 @@ def default_sharding(model: str | None, sharding: str | None, slices: int) -> st
 
 
 class _Collected:
-    """What the worker has told so far."""
+    """What the worker has reported so far."""
 
     def __init__(self, topology: Topology, steps: Sequence[str]) -> None:
         self.topology = topology
@@ -189,14 +185,13 @@ class _Collected:
     def ended(self, status: int, log: str) -> None:
         """The worker ended on its own. Before its time, that is the report of the step it was at.
 
-        Raises:
-          ConfigError: no step had begun.
+        Raises ConfigError if no step had begun.
         """
         died = status < 0
         how = f"signal {signal.Signals(-status).name}" if died else f"exit status {status}"
         ended = f"the TPU compiler ended itself ({how})" if died else f"compiling ended with {how}"
-        told = {report.step for report in self.reports} | self.left_out.keys()
-        if not set(self.steps) - told:
+        known = {report.step for report in self.reports} | self.left_out.keys()
+        if not set(self.steps) - known:
             return
         if self.step is None or not self.run:
             guess = ": no such slice, most likely" if died else ""
@@ -209,7 +204,7 @@ class _Collected:
 def _events(
     request: Mapping[str, Any], collected: _Collected, bar: tqdm
 ) -> Iterator[Mapping[str, Any]]:
-    """Starts the worker and yields what it tells, until it ends."""
+    """Starts the worker and yields its events, until it ends."""
     with tempfile.TemporaryDirectory(prefix="m6rec-compile-") as folder:
         file, log = Path(folder) / "request.json", Path(folder) / "log"
         file.write_text(json.dumps(request), encoding="utf-8")

@@ -13,8 +13,6 @@ from m6rec_jax.compilation.step_report import StepReport
 from m6rec_jax.compilation.topologies import GIB, Topology
 from m6rec_jax.errors import DataError
 
-FORMAT = 1
-
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class CompileReport:
@@ -22,8 +20,7 @@ class CompileReport:
 
     Attributes:
       topology: name, slices, chips and chip.
-      run: what was compiled: model, gin files, bindings, mesh, rules, batch, lengths, compiler
-        options.
+      run: model, gin files, bindings, mesh, rules, batch, lengths, compiler options.
       made: versions, processor, the machine's load.
       steps: a report per step.
       left_out: steps that the run does not have, and why.
@@ -43,11 +40,7 @@ class CompileReport:
         return all(step.fits for step in self.steps)
 
     def step(self, name: str) -> StepReport:
-        """The report of one step.
-
-        Raises:
-          DataError: it was not compiled.
-        """
+        """The report of one step; raises DataError if it was not compiled."""
         for one in self.steps:
             if one.step == name:
                 return one
@@ -57,7 +50,6 @@ class CompileReport:
     def to_json(self) -> str:
         """Text that `read_report` reads."""
         values = {
-            "format": FORMAT,
             "topology": dict(self.topology),
             "run": dict(self.run),
             "made": dict(self.made),
@@ -83,29 +75,13 @@ class CompileReport:
 
 
 def read_report(path: Path) -> CompileReport:
-    """Reads a report's JSON file.
-
-    Raises:
-      DataError: it is none, or of another format.
-    """
+    """Reads a report's JSON file; raises DataError if it is none."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as a report of m6rec compile: {error}") from error
-    if not isinstance(values, dict) or values.get("format") != FORMAT:
-        raise DataError(f"{path}: not a report of m6rec compile of format {FORMAT}")
-    try:
-        steps = tuple(StepReport.from_json(step) for step in values["steps"])
-        return CompileReport(
-            values["topology"],
-            values["run"],
-            values["made"],
-            steps,
-            values["left_out"],
-            values.get("warnings", ()),
-        )
-    except (KeyError, TypeError) as error:
-        raise DataError(f"{path}: the report is damaged: {error!r}") from error
+        steps = tuple(StepReport.from_json(step) for step in values.pop("steps"))
+        return CompileReport(steps=steps, **values)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path}: no report of m6rec compile: {error!r}") from error
 
 
 def describe_topology(topology: Topology) -> dict[str, Any]:

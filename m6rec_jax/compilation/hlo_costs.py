@@ -24,11 +24,8 @@ _VIEWS = ("bitcast", "reshape", "transpose", "copy", "convert")
 
 
 class Costs(NamedTuple):
-    """Of one device.
-
-    Attributes:
-      product_flops: of matrix products and convolutions, two for a multiplication and an addition.
-      memory_bytes: read from and written to main memory, as far as buffers tell.
+    """Of one device: operations of matrix products and convolutions (two for a multiplication and
+    an addition), and bytes read from and written to main memory.
     """
 
     product_flops: int

@@ -18,12 +18,8 @@ _TRANSPARENT = ("copy", "bitcast", "convert", "reshape", "copy-start", "copy-don
 
 
 class Loop(NamedTuple):
-    """A `while` that an instruction runs in.
-
-    Attributes:
-      name: the instruction's.
-      op_name: JAX's path of it.
-      trips: how often the body runs, at most; None where the text does not tell.
+    """A `while` that an instruction runs in: its name, JAX's path of it, and how often the body
+    runs, at most (None where the text does not say).
     """
 
     name: str
@@ -57,9 +53,7 @@ class Execution(NamedTuple):
 def executions(module: Module, *, unknown_trips: int = 1) -> Iterator[Execution]:
     """Every instruction that runs, loops and fusions followed.
 
-    Args:
-      module: the program.
-      unknown_trips: how often a loop runs whose trips the text does not tell.
+    `unknown_trips` is how often a loop runs whose trips the text does not say.
     """
     yield from _within(module, module.entry, 1, (), (), unknown_trips)
 
@@ -94,7 +88,7 @@ def _within(
 
 
 def trip_count(module: Module, computation: Computation, loop: Instruction) -> int | None:
-    """How often a `while` of a computation runs its body, at most; None where that is not told."""
+    """How often a `while` of a computation runs its body, at most; None if unknown."""
     known = re.search(r'"?known_trip_count"?\s*:?\s*\{"?n"?\s*:\s*"?(\d+)', loop.attributes)
     if known:
         return int(known.group(1))

@@ -117,10 +117,7 @@ class Module:
 
 
 def parse_module(text: str) -> Module:
-    """Reads a module.
-
-    Args:
-      text: `compiled.as_text()`, or several computations of it, one of them marked ENTRY.
+    """Reads a module, or several computations of it, one of them marked ENTRY.
 
     Raises:
       DataError: the text has no entry computation, or a line is not an instruction.

@@ -1,4 +1,4 @@
-"""What a report says of one compiled step: figures that serialise to JSON and back."""
+"""What a report says of one compiled step: values that serialise to JSON and back."""
 
 from __future__ import annotations
 
@@ -6,16 +6,76 @@ import dataclasses
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from m6rec_jax.compilation.collectives import LAYERS, Collective, collectives
 from m6rec_jax.compilation.hlo_costs import costs
 from m6rec_jax.compilation.hlo_execution import executions
 from m6rec_jax.compilation.hlo_text import parse_module
-from m6rec_jax.compilation.roofline import roofline
 from m6rec_jax.compilation.topologies import GIB, Topology
 from m6rec_jax.errors import M6RecError
 from m6rec_jax.model.flops import ModelFlops
+
+
+class Roofline(NamedTuple):
+    """Seconds of one step.
+
+    Attributes:
+      compute: all products at the peak rate.
+      memory: all bytes of main memory at its bandwidth.
+      links: all bytes between chips of a slice.
+      slices: all bytes between slices.
+      exposed: of links and slices what is not asynchronous, so that nothing hides it.
+      step: the longest of compute, memory and hidden communication, and the exposed one on top.
+    """
+
+    compute: float
+    memory: float
+    links: float
+    slices: float
+    exposed: float
+    step: float
+
+    def utilisation(self, model_flops: int, topology: Topology) -> float:
+        """Model FLOPs utilisation, were this the time of a step."""
+        peak = topology.num_chips * topology.chip.flops
+        return model_flops / (peak * self.step) if self.step else 0.0
+
+    @property
+    def bound(self) -> str:
+        """What takes longest."""
+        parts = {
+            "compute": self.compute,
+            "memory": self.memory,
+            "communication": max(self.links, self.slices),
+        }
+        return max(parts, key=lambda name: parts[name])
+
+
+def roofline(
+    topology: Topology, product_flops: int, memory_bytes: int, sent: Sequence[Collective]
+) -> Roofline:
+    """Times of one device's work: its products, its bytes of main memory, and what it sends."""
+    chip = topology.chip
+    seconds = {(place, hidden): 0.0 for place in (False, True) for hidden in (False, True)}
+    for one in sent:
+        if one.between_slices:
+            bandwidth = chip.slice_bandwidth
+        else:
+            bandwidth = topology.links(one.group_size) * chip.link_bandwidth
+        seconds[one.between_slices, one.asynchronous] += one.moved_bytes / bandwidth
+    compute, memory = product_flops / chip.flops, memory_bytes / chip.hbm_bandwidth
+    exposed = seconds[False, False] + seconds[True, False]
+    hidden = max(seconds[False, True], seconds[True, True])
+    return Roofline(
+        compute=compute,
+        memory=memory,
+        links=seconds[False, False] + seconds[False, True],
+        slices=seconds[True, False] + seconds[True, True],
+        exposed=exposed,
+        step=max(compute, memory, hidden) + exposed,
+    )
+
 
 if TYPE_CHECKING:
     import jax
@@ -31,7 +91,7 @@ class Memory:
       available: what a program may use.
       needed: the most that the program holds at a time, its code included; by the compiler's error
         message where it did not fit.
-      peak: the compiler's figure of that, without code and without gaps between buffers.
+      peak: the compiler's own number of that, without code and without gaps between buffers.
       temporary: all that is neither argument nor result.
       code: of the program.
       arguments: by what they are (params, prompts, optimizer, batch).
@@ -52,13 +112,8 @@ class Memory:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class CollectiveGroup:
-    """Collectives of one kind, place and manner.
-
-    Attributes:
-      kind, place, asynchronous, between_slices: as in `collectives.Collective`.
-      executions: of all of them in one step.
-      payload_bytes: of all executions.
-      moved_bytes: what one device sends.
+    """Collectives of equal kind, place and manner (see `Collective`): sums over all executions of a
+    step.
     """
 
     kind: str
@@ -72,7 +127,7 @@ class CollectiveGroup:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class StepReport:
-    """Figures of one step.
+    """What is known of one step.
 
     Attributes:
       step: 'train', 'score' or 'decode'.
@@ -86,7 +141,7 @@ class StepReport:
       seconds: the roofline's parts, and `step`.
       utilisation: model FLOPs utilisation at the roofline.
       bound: 'compute', 'memory' or 'communication'.
-      unknown_loops: loops whose trips the program does not tell.
+      unknown_loops: loops whose trips the program does not say.
       trace_seconds, compile_seconds: elapsed.
       compile_cpu_seconds: of all threads; on a machine that others use it says more.
       advice: what to change.
@@ -142,13 +197,13 @@ class StepReport:
         return hidden / self.layer_bytes if self.layer_bytes else 1.0
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, the derived figures included."""
+        """Plain values, derived ones included."""
         derived = ("total_model_flops", "flops_ratio", "fits", "layer_bytes", "asynchronous_share")
         return dataclasses.asdict(self) | {name: getattr(self, name) for name in derived}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> StepReport:
-        """Of `to_json`; derived figures are derived anew."""
+        """Of `to_json`; derived values are derived anew."""
         names = {field.name for field in dataclasses.fields(cls)}
         kept = {name: value for name, value in values.items() if name in names}
         kept["memory"] = Memory(**values["memory"])
@@ -168,18 +223,18 @@ def measure(
     loop_trips: int,
     arguments: Mapping[str, int],
 ) -> StepReport:
-    """Figures of a compiled step, without advice and times of compilation.
+    """What is known of a compiled step, without advice and times of compilation.
 
     Args:
       step: its name.
       compiled: for the devices of `topology`.
       topology: where it would run.
       flops: the model's own.
-      loop_trips: of loops whose trips the program does not tell.
+      loop_trips: of loops whose trips the program does not say.
       arguments: bytes of one device's arguments, by what they are.
 
     Raises:
-      M6RecError: XLA's backend for these devices does not tell what it made.
+      M6RecError: XLA's backend for these devices does not say what it made.
     """
     module = parse_module(program_text(compiled))
     executed = list(executions(module, unknown_trips=loop_trips))
@@ -205,11 +260,7 @@ def measure(
 
 
 def program_text(compiled: jax.stages.Compiled) -> str:
-    """The optimised program.
-
-    Raises:
-      M6RecError: the backend does not tell.
-    """
+    """The optimised program; raises M6RecError as `measure`."""
     text = compiled.as_text()
     if text is None:
         raise M6RecError("XLA's backend for these devices has no text of what it compiled")
@@ -219,14 +270,10 @@ def program_text(compiled: jax.stages.Compiled) -> str:
 def memory_of(
     compiled: jax.stages.Compiled, topology: Topology, arguments: Mapping[str, int]
 ) -> Memory:
-    """Of one device, by the compiler's own account.
-
-    Raises:
-      M6RecError: the backend does not tell.
-    """
+    """Of one device, by the compiler's own account; raises M6RecError as `measure`."""
     found = compiled.memory_analysis()
     if found is None:
-        raise M6RecError("XLA's backend for these devices does not tell what a program needs")
+        raise M6RecError("XLA's backend for these devices does not say what a program needs")
     held = (
         found.argument_size_in_bytes
         + found.output_size_in_bytes

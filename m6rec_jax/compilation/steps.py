@@ -80,11 +80,7 @@ class StepSettings:
         return configuration.bound("total_loss.language_modelling_weight", 1.0) != 0
 
     def rows(self, mesh: Mesh) -> int:
-        """Rows of a step.
-
-        Raises:
-          ConfigError: they do not divide over the devices that share the batch.
-        """
+        """Rows of a step; raises ConfigError as `check_rows`."""
         rows = self.batch_size or self.rows_per_device * mesh.size
         check_rows(rows, mesh, self.accumulation_steps)
         return rows
@@ -97,7 +93,7 @@ class Program:
     Attributes:
       name: 'train', 'score' or 'decode'.
       flops: the model's own.
-      loop_trips: how often a loop runs, at most, whose bound the compiled text does not tell.
+      loop_trips: how often a loop runs, at most, whose bound the compiled text does not say.
       jitted: with shardings and donated arguments.
       arguments: abstract.
       argument_bytes: of each argument on one device: what state and batch take, by name.
@@ -121,8 +117,7 @@ class Program:
 def make_program(name: str, settings: StepSettings, mesh: Mesh) -> Program | str:
     """A step of a run, or why the run has no such step.
 
-    Raises:
-      ConfigError: settings that do not fit each other or the mesh.
+    Raises ConfigError for settings that do not fit each other or the mesh.
     """
     if name == "train":
         return _train(settings, mesh)

@@ -15,7 +15,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from m6rec_jax.errors import ConfigError
+from m6rec_jax.errors import ConfigError, first_line
 
 GIB = 2**30
 
@@ -124,8 +124,8 @@ class Topology:
     def devices(self) -> list[Any]:
         """JAX's descriptions of the chips, slice by slice. Needs libtpu, but no TPU.
 
-        Raises:
-          ConfigError: libtpu does not know such a slice. (Some it does not refuse, but abort.)
+        Raises ConfigError if libtpu does not know such a slice. (Some it does not refuse, but
+        abort.)
         """
         from jax.experimental import topologies
 
@@ -141,7 +141,7 @@ class Topology:
                 platform="tpu", topology_name=self.name, **settings
             )
         except Exception as error:  # JAX raises XLA's status as it comes
-            raise ConfigError(f"no TPU slice is {self.name}: {_first_line(error)}") from error
+            raise ConfigError(f"no TPU slice is {self.name}: {first_line(error)}") from error
         return sorted(described.devices, key=lambda device: getattr(device, "slice_index", 0) or 0)
 
 
@@ -187,7 +187,3 @@ def parse_topology(name: str, num_slices: int = 1) -> Topology:
 
 def _example(chip: Chip) -> str:
     return "4x4" if chip.dimensions == 2 else "2x2x4"
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:300]

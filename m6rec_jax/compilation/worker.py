@@ -3,8 +3,8 @@
     python -m m6rec_jax.compilation.worker REQUEST.json
 
 `compilation.command` starts it: libtpu ends the process for some impossible slices, and nothing
-here may touch devices that the machine does have. What happens is told on the standard output, an
-event a line, each a JSON object after `EVENT`; a step's report is told as soon as it is made.
+here may touch devices that the machine does have. What happens is reported on the standard output,
+an event a line, each a JSON object after `EVENT`; a step's report as soon as it is made.
 """
 
 from __future__ import annotations
@@ -46,30 +46,27 @@ from m6rec_jax.sharding import compiler_options, make_mesh
 
 
 def main(arguments: list[str]) -> int:
-    """Returns the exit status: 0, 2 for an error the user can mend, 1 for any other.
-
-    Errors are told; what comes from libtpu ends the process before it can be.
-    """
+    """Returns the exit status: 0, 2 for an error the user can mend, 1 for any other."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     request = json.loads(Path(arguments[0]).read_text(encoding="utf-8"))
-    logging.getLogger("m6rec_jax").addHandler(_Telling(logging.WARNING))
+    logging.getLogger("m6rec_jax").addHandler(_WarningEvents(logging.WARNING))
     try:
         run(request)
     except M6RecError as error:
-        tell("error", message=str(error))
+        report_event("error", message=str(error))
         return 2
     except Exception as error:
         words = f"{type(error).__name__}: {error}"
-        tell("error", message=words, traceback=traceback.format_exc())
+        report_event("error", message=words, traceback=traceback.format_exc())
         return 1
     return 0
 
 
-class _Telling(logging.Handler):
-    """Tells the package's warnings, for nobody reads this process's standard error."""
+class _WarningEvents(logging.Handler):
+    """Reports the package's warnings, for nobody reads this process's standard error."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tell("warning", text=record.getMessage())
+        report_event("warning", text=record.getMessage())
 
 
 def _end_with_parent() -> None:
@@ -80,8 +77,8 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def tell(event: str, **values: Any) -> None:
-    """Tells the parent process."""
+def report_event(event: str, **values: Any) -> None:
+    """Reports to the parent process."""
     print(EVENT + json.dumps({"event": event, **values}), flush=True)
 
 
@@ -92,11 +89,8 @@ def run(request: dict[str, Any]) -> None:
       request: `topology`, `slices`, `gin_files`, `default_sharding` (a gin file that is read after
         those if they leave RULES None; or None), `bindings`, `steps`, and `hlo`, the folder to
         write the optimised text to (or None).
-
-    Raises:
-      M6RecError: whatever does not fit.
     """
-    tell("stage", text="settings")
+    report_event("stage", text="settings")
     files, default = request["gin_files"], request["default_sharding"]
     configuration.parse_config(files, request["bindings"])
     if default is not None and default not in files and configuration.macro("RULES", None) is None:
@@ -104,10 +98,10 @@ def run(request: dict[str, Any]) -> None:
         configuration.parse_config(files, request["bindings"])
     settings = StepSettings()
     topology = parse_topology(request["topology"], request["slices"])
-    tell("stage", text=str(topology))
+    report_event("stage", text=str(topology))
     mesh = make_mesh(devices=topology.devices())
     rules = rules_of(settings)
-    tell(
+    report_event(
         "run",
         gin_files=files,
         mesh=dict(mesh.shape),
@@ -121,14 +115,14 @@ def run(request: dict[str, Any]) -> None:
         versions={name: _version(name) for name in ("jax", "jaxlib", "libtpu", "flax")},
     )
     for name in request["steps"]:
-        tell("step", step=name)
+        report_event("step", step=name)
         program = make_program(name, settings, mesh)
         if isinstance(program, str):
-            tell("left_out", step=name, why=program)
+            report_event("left_out", step=name, why=program)
             continue
         report = _compile(program, settings, topology, mesh, hlo_folder=request["hlo"])
         report = dataclasses.replace(report, advice=advise(report, _setup(settings, mesh, program)))
-        tell("report", report=report.to_json())
+        report_event("report", report=report.to_json())
 
 
 def _compile(
@@ -139,12 +133,12 @@ def _compile(
     *,
     hlo_folder: str | None,
 ) -> StepReport:
-    """Figures of a step; of one that is too large, what it would need."""
-    tell("stage", text=f"tracing {program.name}")
+    """The report of a step; of one that is too large, what it would need."""
+    report_event("stage", text=f"tracing {program.name}")
     begin = time.perf_counter()
     lowered = program.lower(mesh, rules_of(settings))
     traced, traced_cpu = time.perf_counter(), time.process_time()
-    tell("stage", text=f"compiling {program.name}")
+    report_event("stage", text=f"compiling {program.name}")
     compiled, message = _compiled(lowered)
     seconds, cpu_seconds = time.perf_counter() - traced, time.process_time() - traced_cpu
     if compiled is None:
@@ -162,7 +156,7 @@ def _compile(
             else "it needs more memory than a device has",
         )
     else:
-        tell("stage", text=f"reading {program.name}")
+        report_event("stage", text=f"reading {program.name}")
         if hlo_folder is not None:
             file = Path(hlo_folder) / f"{program.name}.hlo"
             file.parent.mkdir(parents=True, exist_ok=True)

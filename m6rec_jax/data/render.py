@@ -224,7 +224,7 @@ class RowRenderer:
             "item_indices": [index],
             "seen_indices": [],
             "source": template.source(self._history(group), item),
-            "prefix": template.beginning(item),
+            "prefix": template.render_prefix(item),
             "target": written.text,
             "features": list(written.features),
         }

@@ -27,7 +27,7 @@ from jax.sharding import Mesh
 
 from m6rec_jax.checkpoints.fingerprint import checksums
 from m6rec_jax.checkpoints.location import locate, read_manifest
-from m6rec_jax.checkpoints.manifest import check_vocabulary, tell_of_a_better_step
+from m6rec_jax.checkpoints.manifest import check_vocabulary, warn_of_a_better_step
 from m6rec_jax.checkpoints.restore import PARAMS, PROMPTS, restore_item
 from m6rec_jax.checkpoints.trees import flatten
 from m6rec_jax.engine.loaded_model import InferenceSettings, LoadedModel, template_of
@@ -141,7 +141,7 @@ def restore_model(
     manifest = read_manifest(location)
     check_vocabulary(manifest, vocabulary_fingerprint, str(location.folder))
     if step is None:
-        tell_of_a_better_step(location.step, manifest)
+        warn_of_a_better_step(location.step, manifest)
     config = manifest.build_model_config()
     model = M6Rec(config)
     target = variable_targets(model, mesh, rules)

@@ -6,8 +6,8 @@
 
 Three things are weighed: the retriever's similarity, how near a candidate stands to the history's
 last items in what others did (`data.co_occurrence`), and, where there is a model for it, the
-scorer's probability that the candidate comes next; it reads the candidate together with the history, and
-that co-occurrence in words.
+scorer's probability that the candidate comes next; it reads the candidate together with the
+history, and that co-occurrence in words.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class Reranker:
     ) -> None:
         if co_occurrence.num_items > len(texts):
             raise DataError(
-                f"co-occurrence was counted over {co_occurrence.num_items} items, the catalogue has "
-                f"{len(texts)}: they belong to different data"
+                f"co-occurrence was counted over {co_occurrence.num_items} items, the catalogue "
+                f"has {len(texts)}: they belong to different data"
             )
         self._scorer, self._co_occurrence, self._texts = scorer, co_occurrence, texts
         self._similarity_weight = similarity_weight

@@ -195,7 +195,7 @@ def calibration(
     Raises:
       DataError: probabilities outside [0, 1], NaN, or lengths that differ.
     """
-    table = calibration_table(labels, probabilities, num_bins=10, bins="quantile")
+    table = calibration_table(labels, probabilities)
     share = np.asarray(table.mean_observed)
     # Twice the standard error of a share.
     error = 2 * np.sqrt(share * (1 - share) / table.counts)

@@ -1,6 +1,6 @@
 """Classification: the class of a text.
 
-Metrics: `accuracy`, `macro_f1`, `auc` and the others of `metrics.multiclass`.
+Metrics: `accuracy`, `macro_f1`, `auc` and the others of `multiclass_metrics`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from m6rec_jax.jobs.job import (
     labelled,
     register,
 )
-from m6rec_jax.metrics import multiclass
+from m6rec_jax.metrics import classification
 from m6rec_jax.model import M6Rec
 
 
@@ -66,8 +66,8 @@ class ClassificationJob(Job):
     def metrics(
         self, evaluation: Evaluation, predictions: ClassificationPredictions
     ) -> dict[str, float]:
-        """Those of `metrics.multiclass`, and `num_examples`; raises DataError as those do."""
-        metrics = multiclass.multiclass_metrics(predictions.labels, predictions.probabilities)
+        """Those of `multiclass_metrics`, and `num_examples`; raises DataError as those do."""
+        metrics = classification.multiclass_metrics(predictions.labels, predictions.probabilities)
         return metrics | {"num_examples": float(len(predictions.labels))}
 
     def columns(self, data: TaskData, predictions: ClassificationPredictions) -> Columns:

@@ -249,7 +249,7 @@ class GenerationAnswers(Answerer[_GenerationTask]):
         try:
             for item in own.items(request):
                 own.template.source(text.history, item)
-                prefix = own.template.beginning(item)
+                prefix = own.template.render_prefix(item)
                 number = len(generator.vocabulary.encode(prefix))
                 if number >= generator.max_tokens:
                     raise DataError(
@@ -273,7 +273,7 @@ class GenerationAnswers(Answerer[_GenerationTask]):
             found = self._decoding.write(
                 self.parts.generator(task),
                 [own.template.source(accepted[i].text.history, item) for i, _, item in asked],
-                [own.template.beginning(item) for *_, item in asked],
+                [own.template.render_prefix(item) for *_, item in asked],
                 [task] * len(asked),
                 # A request is drawn the same text whatever shares its batch.
                 places=[(accepted[i].number, index) for i, index, _ in asked],

@@ -22,7 +22,7 @@ from m6rec_jax.jobs.job import (
     Variables,
     register,
 )
-from m6rec_jax.metrics import language
+from m6rec_jax.metrics import generation
 from m6rec_jax.model import M6Rec
 
 
@@ -56,7 +56,7 @@ def language_metrics(predictions: LanguagePredictions) -> dict[str, float]:
     nll = float(predictions.negative_log_likelihood.sum())
     tokens = float(predictions.weight.sum())
     return {
-        "perplexity": language.perplexity_from_sums(nll, tokens),
+        "perplexity": generation.perplexity_from_sums(nll, tokens),
         "loss": nll / tokens,
         "token_accuracy": float(predictions.correct.sum()) / tokens,
         "num_tokens": tokens,

@@ -139,9 +139,9 @@ def scoring_metrics(predictions: ScoringPredictions) -> dict[str, float]:
     metrics = {
         "auc": classification.auc(labels, probabilities),
         "log_loss": classification.log_loss(labels, probabilities),
-        "calibration_error": classification.expected_calibration_error(
-            labels, probabilities, bins="quantile"
-        ),
+        "calibration_error": classification.calibration_table(
+            labels, probabilities
+        ).expected_calibration_error,
         "num_examples": float(len(labels)),
     }
     per_user = classification.per_user_auc(predictions.users, labels, probabilities)

@@ -250,7 +250,7 @@ class TitlesAnswers(Answerer[_TitlesTask]):
         text, about = own.renderer.render(request), _about(request)
         try:
             source = own.template.source(text.history, about)
-            number = len(generator.vocabulary.encode(own.template.beginning(about)))
+            number = len(generator.vocabulary.encode(own.template.render_prefix(about)))
         except DataError as error:
             raise RejectedRow("no_text", f"'about' says too little: {error}") from None
         if number + own.trie.length > generator.max_tokens:
@@ -271,7 +271,7 @@ class TitlesAnswers(Answerer[_TitlesTask]):
                 histories,
                 own.trie,
                 min(self._max_k, len(own.trie)),
-                lead_ins=[own.template.beginning(_about(one.request)) for one in asked],
+                lead_ins=[own.template.render_prefix(_about(one.request)) for one in asked],
                 seen=[own.excluded(one.request, self._exclude_seen) for one in asked],
                 item_scores=None if own.shared is None else own.shared.item_scores(histories),
                 tasks=[task] * len(asked),
@@ -334,7 +334,7 @@ def _room(template: WritingTemplate, items: Iterable[Item], generator: Generator
     for item in items:
         # What an item lacks for its own prefix, a request may give.
         with contextlib.suppress(DataError):
-            prefixes.add(template.beginning(item))
+            prefixes.add(template.render_prefix(item))
     longest = max(len(generator.vocabulary.encode(prefix)) for prefix in prefixes)
     if generator.max_tokens - longest < 2:
         raise ConfigError(

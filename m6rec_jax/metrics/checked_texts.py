@@ -1,4 +1,4 @@
-"""Lists of texts as the text metrics take them: not empty, of one length, texts throughout."""
+"""Checks of the lists of texts that the text metrics take."""
 
 from __future__ import annotations
 
@@ -9,11 +9,7 @@ from m6rec_jax.errors import DataError
 
 
 def checked(texts: Sequence[str], metric: str, name: str = "texts") -> Sequence[str]:
-    """The texts, unchanged.
-
-    Raises:
-      DataError: one text instead of a list, nothing at all, or an entry that is not a text.
-    """
+    """Returns the texts; raises DataError for a str, an empty list or an entry that is no str."""
     if isinstance(texts, str):
         # A str is a sequence of texts of one letter: without this, metrics would come out.
         raise DataError(f"{metric}: {name} must be a list of texts, got one text")
@@ -29,10 +25,6 @@ def checked(texts: Sequence[str], metric: str, name: str = "texts") -> Sequence[
 
 
 def same_length(texts: Sequence[str], others: Sequence[Any], metric: str, name: str) -> None:
-    """Checks that there is one of `others` for every text.
-
-    Raises:
-      DataError: their numbers differ.
-    """
+    """Raises DataError unless there is one of `others` for every text."""
     if len(texts) != len(others):
         raise DataError(f"{metric}: {len(texts)} texts, but {len(others)} {name}")

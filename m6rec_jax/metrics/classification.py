@@ -1,14 +1,14 @@
-"""Metrics of scored impressions: AUC, user-averaged AUC, log loss, calibration.
+"""Metrics of scored impressions and of classifiers: AUC, log loss, calibration, accuracy, F1.
 
-`labels` are 0 or 1, `scores` are any real numbers that order the examples, `probabilities` lie in
-[0, 1]. Degenerate input (nothing at all, one class only, NaN) raises `DataError` with what was
-found, because a silent 0.5 or NaN in a results table is worse than no figure.
+`labels` are 0 or 1, `scores` any real numbers that order the examples, `probabilities` lie in
+[0, 1]; all are `[n]`. Every function raises DataError for no examples, NaN, values out of range or
+shapes that differ: a silent 0.5 or NaN in a results table is worse than no value.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,9 @@ from sklearn import metrics as sklearn_metrics
 from m6rec_jax.errors import DataError
 
 FloatArray = npt.NDArray[np.float64]
+
+# Keeps one confident mistake from being infinite.
+_EPSILON = 1e-7
 
 
 def _labels(labels: npt.ArrayLike, metric: str) -> npt.NDArray[np.int64]:
@@ -55,19 +58,8 @@ def _probabilities(values: npt.ArrayLike, size: int, metric: str) -> FloatArray:
     return array
 
 
-def auc(
-    labels: npt.ArrayLike, scores: npt.ArrayLike, weights: npt.ArrayLike | None = None
-) -> float:
-    """Area under the ROC curve; ties count one half.
-
-    Args:
-      labels: `[n]`, 0 or 1.
-      scores: `[n]`, higher means more likely 1.
-      weights: `[n]`, optional example weights.
-
-    Raises:
-      DataError: no examples, one class only, NaN scores, or shapes that differ.
-    """
+def auc(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
+    """Area under the ROC curve; ties count one half. Raises DataError also for one class only."""
     y = _labels(labels, "AUC")
     s = _values(scores, y.size, "AUC", "scores")
     present = np.unique(y)
@@ -76,8 +68,7 @@ def auc(
             f"AUC is undefined: all {y.size} labels are {int(present[0])}; it needs examples of "
             "both classes"
         )
-    w = None if weights is None else _values(weights, y.size, "AUC", "weights")
-    return float(sklearn_metrics.roc_auc_score(y, s, sample_weight=w))
+    return float(sklearn_metrics.roc_auc_score(y, s))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,19 +91,7 @@ class PerUserAuc:
 def per_user_auc(
     user_ids: npt.ArrayLike, labels: npt.ArrayLike, scores: npt.ArrayLike
 ) -> PerUserAuc:
-    """AUC within each user, by the rank-sum formula, for all users in one sort.
-
-    Args:
-      user_ids: `[n]`, integers or strings.
-      labels: `[n]`, 0 or 1.
-      scores: `[n]`.
-
-    Returns:
-      The users with both labels. There may be none.
-
-    Raises:
-      DataError: no examples, NaN scores, or shapes that differ.
-    """
+    """AUC within each user that has both labels, by the rank-sum formula, in one sort."""
     y = _labels(labels, "user-averaged AUC")
     s = _values(scores, y.size, "user-averaged AUC", "scores")
     ids = np.asarray(user_ids)
@@ -144,13 +123,7 @@ def per_user_auc(
 def user_averaged_auc(
     user_ids: npt.ArrayLike, labels: npt.ArrayLike, scores: npt.ArrayLike
 ) -> float:
-    """GAUC: the plain (unweighted) mean of AUC over the users with both labels.
-
-    Shapes and errors as `per_user_auc`; besides:
-
-    Raises:
-      DataError: no user has both labels.
-    """
+    """GAUC: the plain mean of `per_user_auc`. Raises DataError also if no user has both labels."""
     result = per_user_auc(user_ids, labels, scores)
     if not result.values.size:
         raise DataError(
@@ -160,31 +133,22 @@ def user_averaged_auc(
     return float(result.values.mean())
 
 
-def log_loss(labels: npt.ArrayLike, probabilities: npt.ArrayLike, epsilon: float = 1e-7) -> float:
-    """Mean negative log likelihood of the labels, in nats.
-
-    Args:
-      labels: `[n]`, 0 or 1. One class only is fine here.
-      probabilities: `[n]`, probability of label 1; clipped to `[epsilon, 1 - epsilon]`.
-      epsilon: keeps one confident mistake from being infinite.
-
-    Raises:
-      DataError: no examples, NaN, values outside [0, 1], or shapes that differ.
-    """
+def log_loss(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> float:
+    """Mean negative log likelihood of the labels, in nats."""
     y = _labels(labels, "log loss")
-    p = np.clip(_probabilities(probabilities, y.size, "log loss"), epsilon, 1.0 - epsilon)
+    p = np.clip(_probabilities(probabilities, y.size, "log loss"), _EPSILON, 1.0 - _EPSILON)
     return float(-np.where(y == 1, np.log(p), np.log1p(-p)).mean())
 
 
 @dataclasses.dataclass(frozen=True)
 class CalibrationTable:
-    """Predicted against observed frequency; empty bins are left out.
+    """Predicted against observed frequency, `[b]` each; empty bins are left out.
 
     Attributes:
-      lower, upper: `[b]`, edges of each bin.
-      counts: `[b]`, examples in the bin.
-      mean_predicted: `[b]`, mean probability in the bin.
-      mean_observed: `[b]`, share of label 1 in the bin.
+      lower, upper: edges of each bin.
+      counts: examples in the bin.
+      mean_predicted: mean probability in the bin.
+      mean_observed: share of label 1 in the bin.
     """
 
     lower: FloatArray
@@ -204,39 +168,21 @@ def calibration_table(
     labels: npt.ArrayLike,
     probabilities: npt.ArrayLike,
     num_bins: int = 10,
-    bins: Literal["uniform", "quantile"] = "uniform",
 ) -> CalibrationTable:
-    """Groups examples by predicted probability and compares with what happened.
+    """Groups examples by predicted probability, in bins of about equal counts.
 
-    Args:
-      labels: `[n]`, 0 or 1.
-      probabilities: `[n]`, probability of label 1.
-      num_bins: how many bins.
-      bins: 'uniform' (equal width) or 'quantile' (about equal counts; equal probabilities always
-        share a bin, so there may be fewer bins).
-
-    Raises:
-      DataError: no examples, NaN, values outside [0, 1], or shapes that differ.
-      ValueError: unknown `bins` or `num_bins` below 1.
+    Equal probabilities always share a bin, so there may be fewer bins than `num_bins`.
     """
     y = _labels(labels, "calibration")
     p = _probabilities(probabilities, y.size, "calibration")
-    if num_bins < 1:
-        raise ValueError(f"num_bins must be at least 1, got {num_bins}")
-    if bins == "uniform":
-        edges, closed = np.linspace(0.0, 1.0, num_bins + 1), "left"
-    elif bins == "quantile":
-        inner, times = np.unique(
-            np.quantile(p, np.linspace(0.0, 1.0, num_bins + 1)[1:-1]), return_counts=True
-        )
-        # One that more than a bin's worth of examples share has a bin of its own.
-        inner = np.union1d(inner, np.nextafter(inner[times > 1], 0.0))
-        edges = np.concatenate([[p.min()], inner[inner >= p.min()], [p.max()]])
-        closed = "right"
-    else:
-        raise ValueError(f"bins must be 'uniform' or 'quantile', got {bins!r}")
+    inner, times = np.unique(
+        np.quantile(p, np.linspace(0.0, 1.0, num_bins + 1)[1:-1]), return_counts=True
+    )
+    # One that more than a bin's worth of examples share has a bin of its own.
+    inner = np.union1d(inner, np.nextafter(inner[times > 1], 0.0))
+    edges = np.concatenate([[p.min()], inner[inner >= p.min()], [p.max()]])
     # Interior edges only: the first and last bin are closed at the outer end.
-    index = np.searchsorted(edges[1:-1], p, side="right" if closed == "left" else "left")
+    index = np.searchsorted(edges[1:-1], p, side="left")
     size = edges.size - 1
     counts = np.bincount(index, minlength=size)
     used = counts > 0
@@ -247,11 +193,64 @@ def calibration_table(
     )
 
 
-def expected_calibration_error(
-    labels: npt.ArrayLike,
-    probabilities: npt.ArrayLike,
-    num_bins: int = 10,
-    bins: Literal["uniform", "quantile"] = "uniform",
-) -> float:
-    """`calibration_table(...).expected_calibration_error`; arguments and errors as there."""
-    return calibration_table(labels, probabilities, num_bins, bins).expected_calibration_error
+def multiclass_metrics(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> dict[str, float]:
+    """Metrics of a classifier with C classes.
+
+    Args:
+      labels: `[n]`, class numbers below C.
+      probabilities: `[n, C]`, rows sum to 1.
+
+    Returns:
+      `accuracy`; `macro_f1`, the plain mean of F1 over the classes that occur among labels or
+      predictions; `auc`: with two classes that of the second, with more the plain mean over the
+      classes that occur of each against all others; `log_loss`, in nats; and `majority_share`, the
+      accuracy of always saying the commonest class.
+
+    Raises:
+      DataError: as above, a label outside the classes, or labels of one class only.
+    """
+    y, p = _classes_checked(labels, probabilities)
+    predicted = p.argmax(axis=1)
+    counts = np.bincount(y, minlength=p.shape[1])
+    return {
+        "accuracy": float((predicted == y).mean()),
+        "macro_f1": float(sklearn_metrics.f1_score(y, predicted, average="macro")),
+        "auc": multiclass_auc(y, p),
+        "log_loss": float(-np.log(np.clip(p[np.arange(y.size), y], _EPSILON, 1.0)).mean()),
+        "majority_share": float(counts.max() / y.size),
+    }
+
+
+def multiclass_auc(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> float:
+    """AUC as `multiclass_metrics` has it."""
+    y, p = _classes_checked(labels, probabilities)
+    present = np.unique(y)
+    if present.size < 2:
+        raise DataError(
+            f"AUC is undefined: all {y.size} labels are {int(present[0])}; it needs two classes"
+        )
+    if p.shape[1] == 2:
+        return float(sklearn_metrics.roc_auc_score(y, p[:, 1]))
+    return float(np.mean([sklearn_metrics.roc_auc_score(y == k, p[:, k]) for k in present]))
+
+
+def _classes_checked(
+    labels: npt.ArrayLike, probabilities: npt.ArrayLike
+) -> tuple[npt.NDArray[np.int64], FloatArray]:
+    y, p = np.asarray(labels), np.asarray(probabilities, np.float64)
+    if y.ndim != 1 or p.ndim != 2 or len(y) != len(p) or p.shape[1] < 2:
+        raise DataError(
+            f"classification: labels {y.shape} and probabilities {p.shape} must be [n] and "
+            "[n, classes]"
+        )
+    if not y.size:
+        raise DataError("classification: there are no examples; is the split empty?")
+    if np.isnan(p).any():
+        raise DataError(f"classification: {int(np.isnan(p).sum())} probabilities are NaN")
+    bad = np.flatnonzero((y < 0) | (y >= p.shape[1]))
+    if bad.size:
+        raise DataError(
+            f"classification: label {y[bad[0]]} at position {bad[0]} is none of the "
+            f"{p.shape[1]} classes; is PromptConfig.num_options too small?"
+        )
+    return y.astype(np.int64), p

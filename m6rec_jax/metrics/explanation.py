@@ -1,35 +1,36 @@
-"""Explanations: are they varied, do they speak of the right feature (USR, FMR, FCR, DIV of PETER).
+"""Metrics of explanations as PETER (Li et al., 2021) reports them: USR, FMR, FCR, DIV, likeness.
 
 A *feature* is what a record's user wrote about ("pool", "ending"); each record has one. The
-definitions are those of NETE (Li et al., 2020) and PETER (Li et al., 2021), which compare words
-between spaces of text that is tokenised already. Here features are found as whole words by
-`phrases.PhraseFinder`: case, hyphens and punctuation are no obstacle ("Pool." has "pool", "wi-fi"
-has the feature "wi") and a feature may be of several words. On the lower-case tokenised text of
-PETER's data the two agree wherever no hyphen or apostrophe stands inside a word. PETER also cuts
-texts after 15 words and writes rare words, and so rare features, as one and the same `<unk>`.
+definitions are those of NETE (Li et al., 2020) and PETER, which compare words between spaces of
+tokenised text. Here features are found as whole words by `phrases.PhraseFinder`: case, hyphens and
+punctuation are no obstacle, and a feature may have several words. On PETER's lower-case tokenised
+text the two agree wherever no hyphen or apostrophe stands inside a word.
 
-All four are shares or counts as PETER reports them, not percentages. Whether what an explanation
-names is true of its item is `faithfulness`' business.
+PETER cuts texts after 15 words and writes all but the most frequent words as `<unk>`. M6-Rec
+compares itself with such values (paper, section 4), so `peter_metrics` first gives texts that form.
+USR, FMR, FCR and DIV are shares or counts, not percentages. All functions raise DataError for no
+texts, numbers that differ, or a feature without a word.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence, Set
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
+from typing import Literal
 
 from m6rec_jax.errors import DataError
 from m6rec_jax.metrics.checked_texts import checked, same_length
+from m6rec_jax.metrics.generation import bleu
 from m6rec_jax.metrics.phrases import PhraseFinder, phrase_key
 
 Feature = tuple[str, ...]
 
+# What PETER writes for a rare word, and how many words of a text it takes.
+UNKNOWN, MAX_WORDS = "<unk>", 15
+
 
 def feature_key(feature: str, metric: str = "features") -> Feature:
-    """The feature's folded words, as `feature_sets` gives them.
-
-    Raises:
-      DataError: the feature has no word that could be found.
-    """
+    """The feature's folded words, as `feature_sets` gives them."""
     if not isinstance(feature, str):
         raise DataError(f"{metric}: a feature must be a text, got a {type(feature).__name__}")
     key = phrase_key(feature)
@@ -39,15 +40,7 @@ def feature_key(feature: str, metric: str = "features") -> Feature:
 
 
 def feature_sets(explanations: Sequence[str], features: Iterable[str]) -> list[frozenset[Feature]]:
-    """The features that each explanation contains; one inside a longer one counts too.
-
-    Args:
-      explanations: the generated texts; empty ones are allowed.
-      features: all features that are looked for.
-
-    Raises:
-      DataError: no texts, or a feature without a word.
-    """
+    """The features that each explanation contains; one inside a longer one counts too."""
     checked(explanations, "features", "explanations")
     wanted = {feature_key(feature): feature for feature in features}
     finder = PhraseFinder(wanted.values())
@@ -57,10 +50,7 @@ def feature_sets(explanations: Sequence[str], features: Iterable[str]) -> list[f
 def unique_sentence_ratio(explanations: Sequence[str]) -> float:
     """USR: distinct explanations / explanations.
 
-    |E| / N. Two are the same when all their words between spaces are, in their case, as in PETER.
-
-    Raises:
-      DataError: no texts.
+    Two are the same when all their words between spaces are, in their case, as in PETER.
     """
     checked(explanations, "USR", "explanations")
     return len({tuple(text.split()) for text in explanations}) / len(explanations)
@@ -69,15 +59,7 @@ def unique_sentence_ratio(explanations: Sequence[str]) -> float:
 def feature_matching_ratio(explanations: Sequence[str], features: Sequence[str]) -> float:
     """FMR: share of explanations that contain the feature of their own record.
 
-    1/N × Σ δ(f_ui ∈ Ê_ui). A model that is handed the feature (PETER+, M6-Rec) starts far ahead of
-    one that is not: compare like with like.
-
-    Args:
-      explanations: the generated texts.
-      features: the feature of each record.
-
-    Raises:
-      DataError: no texts, numbers that differ, or a feature without a word.
+    A model that is given the feature (PETER+, M6-Rec) starts far ahead of one that is not.
     """
     checked(explanations, "FMR", "explanations")
     same_length(explanations, features, "FMR", "features")
@@ -93,15 +75,10 @@ def feature_matching_ratio(explanations: Sequence[str], features: Sequence[str])
 
 
 def feature_coverage_ratio(explanations: Sequence[str], features: Collection[str]) -> float:
-    """FCR: share of all features that any explanation contains, N_g / |F|.
+    """FCR: share of all features that any explanation contains.
 
-    Args:
-      explanations: the generated texts.
-      features: all features: PETER takes those of the whole data set, training included. Spellings
-        that fold to the same words are one feature.
-
-    Raises:
-      DataError: no texts, no features, or a feature without a word.
+    `features` are those of the whole data set, training included, as in PETER. Spellings that fold
+    to the same words are one feature.
     """
     if not features:
         raise DataError("FCR: there are no features")
@@ -114,18 +91,65 @@ def feature_coverage_ratio(explanations: Sequence[str], features: Collection[str
 def feature_diversity(sets: Sequence[Set[object]]) -> float:
     """DIV: mean number of features that two explanations share; lower is more varied.
 
-    2 / (N(N-1)) × Σ over pairs of |F̂ ∩ F̂'|. A feature that c explanations name is shared by
-    c(c-1)/2 pairs, so one count of the features does what PETER's code does pair by pair.
-
-    Args:
-      sets: the features of each explanation (`feature_sets`, with the features of the whole data
-        set).
-
-    Raises:
-      DataError: fewer than two explanations.
+    A feature that c explanations contain is shared by c(c-1)/2 pairs, so one count of the features
+    does what PETER's code does pair by pair. `sets` are of `feature_sets`, at least two.
     """
     if len(sets) < 2:
         raise DataError(f"DIV compares pairs of explanations, but there are {len(sets)}")
     counts = Counter(feature for named in sets for feature in named)
     shared = sum(count * (count - 1) // 2 for count in counts.values())
     return shared / (len(sets) * (len(sets) - 1) // 2)
+
+
+def frequent_words(texts: Iterable[str], number: int) -> frozenset[str]:
+    """The most frequent words between spaces; of equally frequent ones those that come first.
+
+    PETER takes 20,000 words of the explanations of all parts.
+    """
+    counts = Counter(word for text in texts for word in text.split())
+    return frozenset(word for word, _ in counts.most_common(number))
+
+
+def peter_form(text: str, known: Set[str], max_words: int = MAX_WORDS) -> str:
+    """The first words of a text with single spaces; one that is not known is `<unk>`."""
+    return " ".join(word if word in known else UNKNOWN for word in text.split()[:max_words])
+
+
+def peter_rouge(
+    generated: Sequence[str], references: Sequence[str], order: Literal[1, 2] = 1
+) -> float:
+    """Mean F of ROUGE-n over *sets* of n-grams, a percentage: one said twice counts once.
+
+    Texts and references are in `peter_form`.
+    """
+    checked(generated, "ROUGE", "generated texts")
+    same_length(generated, checked(references, "ROUGE", "references"), "ROUGE", "references")
+    total = 0.0
+    for text, reference in zip(generated, references, strict=True):
+        got, wanted = _ngrams(text, order), _ngrams(reference, order)
+        if both := len(got & wanted):
+            total += 2 * both / (len(got) + len(wanted))
+    return 100.0 * total / len(generated)
+
+
+def peter_metrics(
+    generated: Sequence[str], references: Sequence[str], known: Set[str]
+) -> Mapping[str, float]:
+    """`bleu_1`, `bleu_4`, `rouge_1`, `rouge_2` (percentages) and `usr` of texts in `peter_form`.
+
+    Args:
+      generated, references: plain texts, one reference for each.
+      known: words of PETER's vocabulary, `frequent_words`.
+
+    Raises:
+      ConfigError: sacrebleu is not installed.
+    """
+    ours, theirs = ([peter_form(text, known) for text in of] for of in (generated, references))
+    values = {f"bleu_{n}": bleu(ours, theirs, n, tokens="none") for n in (1, 4)}
+    values |= {"rouge_1": peter_rouge(ours, theirs, 1), "rouge_2": peter_rouge(ours, theirs, 2)}
+    return values | {"usr": unique_sentence_ratio(ours)}
+
+
+def _ngrams(text: str, order: int) -> set[tuple[str, ...]]:
+    words = text.split()
+    return {tuple(words[i : i + order]) for i in range(len(words) - order + 1)}

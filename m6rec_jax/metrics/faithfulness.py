@@ -1,21 +1,20 @@
 """Is what explanations name true of their items: attribute values found in text and looked up.
 
-A dictionary holds the attribute values of the whole catalogue (directors, cast, genres, countries).
-Every value that an explanation names is held against the item's own. A text that names nothing
-cannot be untrue and proves nothing: such texts are counted apart.
+A dictionary holds the attribute values of the whole catalogue (directors, cast, genres). Every
+value that an explanation names is compared with the item's own. A text that names nothing cannot be
+untrue and proves nothing: such texts are counted apart.
 
-Rules of finding, from the left of the text to the right:
+Values are found from left to right:
 
-- whole words only, and the longest match first: "New York" does not also name "York", and
-  "Romantic Comedy" not also "Comedy". Words that one match has taken no other can have.
-- Case does not count, unless the attribute is named in `cased`: then the words must be written with
-  the capitals of the catalogue, so that "will" is not the actor "Will". (Of "Will" at the start
-  of a sentence no rule can tell.)
+- Whole words only, and the longest match first: "New York" does not also name "York". Words that
+  one match has taken no other can have.
+- Case does not count, unless the attribute is in `cased`: then the words need the capitals of the
+  catalogue, so that "will" is not the actor "Will".
 - One phrase may be a value of several attributes (a director who also acts). It is true when it
   holds for any of them.
-- `neutral` phrases (film titles) take their words and count for nothing: an explanation that names
-  "Fargo" or "American Beauty" as films of the user's past says nothing of a country. Where a
-  neutral phrase and a value are the same words, the value counts.
+- `neutral` phrases (film titles) take their words and count for nothing: "American Beauty" as a
+  film of the user's past says nothing of a country. Where a neutral phrase and a value are the same
+  words, the value counts.
 """
 
 from __future__ import annotations
@@ -32,11 +31,8 @@ Key = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Mention:
-    """One phrase of a text that is an attribute value.
-
-    Attributes:
-      key: its folded words.
-      values: attribute -> the value as the catalogue spells it, for every attribute that has it.
+    """A phrase of a text that is an attribute value: its folded words, and attribute -> the value
+    as the catalogue spells it, for every attribute that has it.
     """
 
     key: Key
@@ -115,9 +111,7 @@ class AttributeDictionary:
 
 @dataclass(frozen=True)
 class Faithfulness:
-    """Counts of `faithfulness`.
-
-    A value that one explanation repeats counts once for it.
+    """Counts of `faithfulness`; a value that one explanation repeats counts once for it.
 
     Attributes:
       num_explanations: all of them.
@@ -125,8 +119,6 @@ class Faithfulness:
       num_all_true: those that name some, all of them true.
       num_named: values named, over all explanations.
       num_true: those of them that hold for the item.
-      by_attribute: attribute -> (named, true). A value of several attributes counts for the first
-        that holds, or for the first of the dictionary where none does.
     """
 
     num_explanations: int
@@ -134,24 +126,17 @@ class Faithfulness:
     num_all_true: int
     num_named: int
     num_true: int
-    by_attribute: Mapping[str, tuple[int, int]]
 
     @property
     def true_share(self) -> float:
-        """Share of the named values that hold, over all explanations.
-
-        Raises:
-          DataError: no explanation names anything.
-        """
+        """Share of the named values that hold; raises DataError if nothing is named."""
         self._must_name()
         return self.num_true / self.num_named
 
     @property
     def all_true_share(self) -> float:
-        """Share of the explanations that name something in which every named value holds.
-
-        Raises:
-          DataError: no explanation names anything.
+        """Share of the explanations that name something in which all of it holds; raises as
+        `true_share`.
         """
         self._must_name()
         return self.num_all_true / (self.num_explanations - self.num_silent)
@@ -174,24 +159,20 @@ def faithfulness(
     item_values: Sequence[Mapping[str, Iterable[str]]],
     dictionary: AttributeDictionary,
 ) -> Faithfulness:
-    """Holds what explanations name against their items.
+    """Compares what explanations name with their items.
 
     Args:
       explanations: the generated texts; empty ones are allowed.
-      item_values: for each, attribute -> the values of its item. Attributes that are missing have
-        none; attributes that the dictionary does not know are left out. Spelling counts as little
-        as in the text.
-      dictionary: the values of the whole catalogue. A value of the item that it lacks is never
-        found.
+      item_values: for each, attribute -> the values of its item. Attributes that the dictionary
+        does not know are left out.
+      dictionary: the values of the whole catalogue.
 
     Raises:
       DataError: no texts, numbers that differ, or one text where a list of values should be.
     """
     checked(explanations, "faithfulness", "explanations")
     same_length(explanations, item_values, "faithfulness", "items")
-    silent = all_true = 0
-    named = dict.fromkeys(dictionary.attributes, 0)
-    true = dict.fromkeys(dictionary.attributes, 0)
+    silent = all_true = named = true = 0
     for text, item in zip(explanations, item_values, strict=True):
         # By folded words, so that a repeated value is one.
         mentions = {mention.key: mention for mention in dictionary.mentions(text)}
@@ -203,23 +184,19 @@ def faithfulness(
             for attribute in dictionary.attributes
             if attribute in item
         }
-        num_false = 0
-        for key, mention in mentions.items():
-            holding = [attribute for attribute in mention.values if key in own.get(attribute, ())]
-            counted = (holding or list(mention.values))[0]
-            named[counted] += 1
-            true[counted] += bool(holding)
-            num_false += not holding
-        all_true += not num_false
+        holding = sum(
+            any(key in own.get(attribute, ()) for attribute in mention.values)
+            for key, mention in mentions.items()
+        )
+        named += len(mentions)
+        true += holding
+        all_true += holding == len(mentions)
     return Faithfulness(
         num_explanations=len(explanations),
         num_silent=silent,
         num_all_true=all_true,
-        num_named=sum(named.values()),
-        num_true=sum(true.values()),
-        by_attribute={
-            attribute: (named[attribute], true[attribute]) for attribute in dictionary.attributes
-        },
+        num_named=named,
+        num_true=true,
     )
 
 

@@ -66,11 +66,8 @@ def _is_word(piece: str) -> bool:
 class PhraseFinder:
     """Finds the phrases of a dictionary in texts, by whole words and without regard to case.
 
-    A text of w words costs at most w × (words of the longest phrase) look-ups, however many phrases
-    there are.
-
-    Args:
-      phrases: any number; phrases that fold to the same words are one.
+    A text of w words costs at most w × (words of the longest phrase) look-ups. Phrases that fold to
+    the same words are one.
     """
 
     def __init__(self, phrases: Iterable[str]):
@@ -109,7 +106,7 @@ class PhraseFinder:
 
 
 def phrase_key(phrase: str) -> tuple[str, ...]:
-    """What two spellings of one phrase have in common: its folded pieces; () when it has no word.
+    """Folded pieces of a phrase, equal for all its spellings; () when it has no word.
 
     Pieces are folded one by one, after the split, so that places in a text's pieces and in its
     folded pieces are the same.

@@ -1,9 +1,9 @@
-"""Metrics of ranked lists: hit rate, recall, NDCG, MRR, catalogue coverage.
+"""Metrics of ranked lists: hit rate, NDCG, MRR, catalogue coverage.
 
-Everything starts from the *ranks* of the wanted items: 1 is the top of the list. `ranks` has shape
-`[n]` (one wanted item per user: leave-one-out) or `[n, m]` (up to `m`; `NO_TARGET` fills short
-rows). A wanted item that is not on the list has rank `NOT_RANKED`. `target_ranks` makes ranks from
-top-k ids, `ranks_by_score` from scores.
+Everything starts from the *ranks* of the wanted items: 1 is the top of the list. `ranks` is `[n]`
+(one wanted item per user) or `[n, m]` (up to `m`; `NO_TARGET` fills short rows). A wanted item that
+is not on the list has rank `NOT_RANKED`. `target_ranks` makes ranks from top-k ids,
+`ranks_by_score` from scores. Metrics raise DataError for no rows or a row without a wanted item.
 """
 
 from __future__ import annotations
@@ -28,9 +28,6 @@ def target_ranks(top_ids: npt.ArrayLike, targets: npt.ArrayLike) -> Ranks:
 
     Returns:
       Ranks shaped like `targets`: 1 to k, `NOT_RANKED`, or `NO_TARGET` for padding.
-
-    Raises:
-      DataError: the shapes do not fit.
     """
     top = np.asarray(top_ids)
     wanted = np.asarray(targets)
@@ -54,14 +51,14 @@ def ranks_by_score(
 ) -> Ranks:
     """Ranks of the wanted items when all items are ordered by score.
 
-    Ties are broken by the smaller item index, as a stable sort would; a model that gives every
-    item the same score therefore gains nothing.
+    Of equal scores the smaller index comes first, so that a model that gives every item the same
+    score gains nothing.
 
     Args:
       scores: `[n, items]`.
       targets: `[n]` or `[n, m]` item indices; negative ids are padding.
-      excluded: `[n, items]` bool, items that must not be ranked (already seen). A wanted item
-        that is excluded gets `NOT_RANKED`.
+      excluded: `[n, items]` bool, items that must not be ranked (already seen). A wanted item that
+        is excluded gets `NOT_RANKED`.
 
     Returns:
       Ranks shaped like `targets`.
@@ -127,11 +124,7 @@ def _found(ranks: Ranks, k: int) -> npt.NDArray[np.bool_]:
 
 
 def hit_rate(ranks: npt.ArrayLike, k: int) -> float:
-    """HR@k: share of rows with at least one wanted item among the first k.
-
-    Raises:
-      DataError: no rows, or a row without a wanted item.
-    """
+    """HR@k: share of rows with at least one wanted item among the first k."""
     return float(_found(_ranks(ranks, f"HR@{k}"), _cutoff(k)).any(axis=1).mean())
 
 
@@ -139,12 +132,9 @@ def chance_hit_rate(num_ranked: npt.ArrayLike, num_wanted: npt.ArrayLike, k: int
     """HR@k that a random order is expected to have.
 
     Args:
-      num_ranked: `[rows]` how many items are ranked for each row, the wanted ones among them.
-      num_wanted: `[rows]` how many are wanted.
+      num_ranked: `[rows]`, how many items are ranked, the wanted ones among them.
+      num_wanted: `[rows]`, how many are wanted.
       k: the cut-off.
-
-    Raises:
-      DataError: no rows, or a row that wants nothing or more than is ranked.
     """
     ranked, wanted = np.asarray(num_ranked, np.int64), np.asarray(num_wanted, np.int64)
     if not len(ranked) or (wanted < 1).any() or (wanted > ranked).any():
@@ -157,17 +147,8 @@ def chance_hit_rate(num_ranked: npt.ArrayLike, num_wanted: npt.ArrayLike, k: int
     return float((1 - missed).mean())
 
 
-def recall(ranks: npt.ArrayLike, k: int) -> float:
-    """Recall@k: mean share of a row's wanted items among the first k. Errors as `hit_rate`."""
-    array = _ranks(ranks, f"Recall@{k}")
-    return float((_found(array, _cutoff(k)).sum(axis=1) / (array != NO_TARGET).sum(axis=1)).mean())
-
-
 def ndcg(ranks: npt.ArrayLike, k: int) -> float:
-    """NDCG@k with binary gains 1 / log2(1 + rank), divided by the best the row could reach.
-
-    Errors as `hit_rate`.
-    """
+    """NDCG@k with binary gains 1 / log2(1 + rank), divided by the best the row could reach."""
     array = _ranks(ranks, f"NDCG@{k}")
     gains = np.where(_found(array, _cutoff(k)), 1.0 / np.log2(1.0 + np.maximum(array, 1.0)), 0.0)
     best = np.cumsum(1.0 / np.log2(2.0 + np.arange(k)))
@@ -175,28 +156,15 @@ def ndcg(ranks: npt.ArrayLike, k: int) -> float:
     return float((gains.sum(axis=1) / best[wanted - 1]).mean())
 
 
-def mean_reciprocal_rank(ranks: npt.ArrayLike, k: int | None = None) -> float:
-    """MRR: mean of 1 / (best rank of the row), 0 when nothing is found (within k, if given).
-
-    Errors as `hit_rate`.
-    """
+def mean_reciprocal_rank(ranks: npt.ArrayLike) -> float:
+    """MRR: mean of 1 / (best rank of the row), 0 when nothing is found."""
     array = _ranks(ranks, "MRR")
     found = (array != NO_TARGET) & (array != NOT_RANKED)
-    if k is not None:
-        found &= array <= _cutoff(k)
     return float(np.where(found, 1.0 / np.maximum(array, 1.0), 0.0).max(axis=1).mean())
 
 
 def coverage(top_ids: npt.ArrayLike, num_items: int) -> float:
-    """Share of the catalogue that is recommended to anybody.
-
-    Args:
-      top_ids: `[n, k]` item indices; negative ids are ignored.
-      num_items: size of the catalogue.
-
-    Raises:
-      DataError: an id outside the catalogue, or an empty catalogue.
-    """
+    """Share of the catalogue's `num_items` in `top_ids` `[n, k]`; negative ids are ignored."""
     ids = np.asarray(top_ids).ravel()
     if num_items < 1:
         raise DataError(f"coverage: the catalogue has {num_items} items")
@@ -206,7 +174,7 @@ def coverage(top_ids: npt.ArrayLike, num_items: int) -> float:
 
 
 def ranking_metrics(ranks: npt.ArrayLike, ks: tuple[int, ...] = (1, 5, 10, 50)) -> dict[str, float]:
-    """`hit_rate@k`, `ndcg@k` for every k, and `mrr`. Errors as `hit_rate`."""
+    """`hit_rate@k`, `ndcg@k` for every k, and `mrr`."""
     values: dict[str, float] = {}
     for k in ks:
         values[f"hit_rate@{k}"] = hit_rate(ranks, k)

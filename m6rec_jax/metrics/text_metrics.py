@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import gin
 
-from m6rec_jax.metrics import diversity, explanation, generation, peter
+from m6rec_jax.metrics import diversity, explanation, generation
 from m6rec_jax.metrics.faithfulness import AttributeDictionary, faithfulness
 from m6rec_jax.metrics.phrases import phrase_key
 from m6rec_jax.text.records import Item
@@ -94,8 +94,8 @@ def explanation_metrics(found: GeneratedTexts, peter_words: int | None = None) -
     Args:
       found: the texts.
       peter_words: size of PETER's vocabulary, 20,000 there; given, `peter/bleu_1` and the like are
-        metrics in its protocol (`metrics.peter`), its words counted in the training texts and the
-        references.
+        metrics in its protocol (`metrics.explanation`), its words counted in the training texts
+        and the references.
     """
     texts = found.texts
     metrics = _likeness(texts, found.references, (1, 4))
@@ -113,8 +113,8 @@ def explanation_metrics(found: GeneratedTexts, peter_words: int | None = None) -
             sets = explanation.feature_sets(texts, every)
             metrics["div"] = explanation.feature_diversity(sets)
     if peter_words is not None:
-        known = peter.frequent_words([*found.training(), *found.references], peter_words)
-        of_peter = peter.peter_metrics(texts, found.references, known)
+        known = explanation.frequent_words([*found.training(), *found.references], peter_words)
+        of_peter = explanation.peter_metrics(texts, found.references, known)
         metrics |= {f"peter/{name}": value for name, value in of_peter.items()}
     if found.facts is not None:
         counts = faithfulness(texts, found.facts.of_items, found.facts.dictionary)
@@ -152,8 +152,8 @@ def conversation_metrics(found: GeneratedTexts) -> Metrics:
 
 def _likeness(texts: Sequence[str], references: Sequence[str], orders: Iterable[int]) -> Metrics:
     metrics = {f"bleu_{n}": generation.bleu(texts, references, n) for n in orders}
-    scores = generation.rouge(texts, references, (1, 2), tokens="unicode")
-    return metrics | {f"rouge_{n}": score.f for n, score in scores.items()}
+    scores = generation.rouge(texts, references, (1, 2))
+    return metrics | {f"rouge_{n}": score for n, score in scores.items()}
 
 
 def _distinct(texts: Sequence[str], orders: Iterable[int]) -> Metrics:

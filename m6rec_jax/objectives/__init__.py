@@ -2,9 +2,8 @@
 
 from m6rec_jax.objectives.classification import classification_loss
 from m6rec_jax.objectives.contrastive import contrastive_loss
-from m6rec_jax.objectives.jobs import is_by_job, job_losses
 from m6rec_jax.objectives.language_modelling import language_modelling_loss
-from m6rec_jax.objectives.sums import Metrics, Sum
+from m6rec_jax.objectives.sums import Metrics, Sum, is_by_job, job_losses
 from m6rec_jax.objectives.total import loss_denominators, total_loss
 
 __all__ = [

@@ -9,8 +9,7 @@ import jax.numpy as jnp
 
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.model.m6rec import M6Rec, Outputs
-from m6rec_jax.objectives.jobs import sums_by_job
-from m6rec_jax.objectives.sums import Features, Metrics, Sum, weighted_sum
+from m6rec_jax.objectives.sums import Features, Metrics, Sum, sums_by_job, weighted_sum
 
 Array = jax.Array
 NAME = "classification"
@@ -28,19 +27,16 @@ def soft_targets(
     soft_labels: Array | None = None,
     num_options: Array | None = None,
 ) -> Array:
-    """What the classes' probabilities should be, `[...]` → `[..., classes]`, rows sum to 1.
+    """What the classes' probabilities should be: `[...]` → `[..., classes]`, rows sum to 1.
 
     Args:
-      labels: int32 class of each position; negative ones give some row, to be masked.
+      labels: int32 `[...]`, the class; negative ones give some row, to be masked.
+      num_classes: of the result.
       ordinal_spread: 0: all on the label. Otherwise classes share in proportion to
-        exp(-(distance from the label)² / (2 spread²)): for ordered classes such as star ratings,
-        where a miss by one is not a miss by four.
-      soft_labels: float32 `[...]`, a position between classes in [0, classes - 1], used in place
-        of `labels`: 3.25 puts three quarters on class 3 and one on class 4. With two classes it is
-        the probability of class 1.
-      num_options: `[...]` or broadcastable to it, classes that exist where that is fewer than
-        `num_classes`; the others get nothing. (Of a task without any, whose labels do not count,
-        the first is taken to exist.)
+        exp(-(distance from the label)² / (2 spread²)): for ordered classes such as star ratings.
+      soft_labels: float32 `[...]`, a position between classes in [0, classes - 1], used in place of
+        `labels`: 3.25 puts three quarters on class 3 and one on class 4.
+      num_options: broadcastable to `[...]`, how many classes exist; the others get nothing.
     """
     classes = jnp.arange(num_classes, dtype=jnp.float32)
     centre = (labels if soft_labels is None else soft_labels).astype(jnp.float32)
@@ -77,7 +73,7 @@ def classification_loss(
       The loss' sum, and metrics: loss, accuracy and the losses by job.
 
     Raises:
-      ConfigError: if the model has no head.
+      ConfigError: the model has no head.
     """
     prompts = model.config.prompts
     if prompts.head == "none":

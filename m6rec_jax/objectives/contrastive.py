@@ -2,10 +2,9 @@
 
 A retrieval row's encoder holds a user, its decoder (which does not see the encoder) packs one or
 more items the user chose next. Each is a positive; the items of all other retrieval rows of the
-same job (the seqio task, by `decoder_job_ids`) in the *global* batch are its negatives. Numbers of
-users and items mean something within a job only: others have another catalogue, or other prompts.
-The arrays are global under `jax.jit`, so that holds on any number of devices without a collective
-in this file.
+same job (the seqio task, by `decoder_job_ids`) in the *global* batch are its negatives. Rows of
+different jobs have different catalogues or prompts, so they are never compared. The arrays are
+global under `jax.jit`, so no collective is needed here.
 """
 
 import functools
@@ -18,8 +17,7 @@ import jax.numpy as jnp
 
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.model.m6rec import M6Rec, Outputs
-from m6rec_jax.objectives.jobs import sums_by_job
-from m6rec_jax.objectives.sums import Features, Metrics, Sum, weighted_sum
+from m6rec_jax.objectives.sums import Features, Metrics, Sum, sums_by_job, weighted_sum
 
 Array = jax.Array
 NAME = "contrastive"
@@ -55,11 +53,10 @@ def retrieval_items(
     Args:
       features: `decoder_item_ids` int32 `[batch, target]` (-1: no item ends here), `retrieval`
         int32 `[batch, 1]`.
-      max_items_per_row: N. 0: target // 2, which always suffices (an item has a `[BOS]` and an
-        `[EOS]`). A tighter bound saves work in large batches: the similarities are
-        `[batch, batch · N]`.
-      order_discount: the k-th item of a row counts k^-order_discount: what a user chose right after
-        the history tells more of what is wanted next than what was chosen later. 0: all alike.
+      max_items_per_row: N. 0: target // 2, which always suffices. A tighter bound saves work: the
+        similarities are `[batch, batch · N]`.
+      order_discount: the k-th item of a row counts k^-order_discount: what a user chose first says
+        more of what is wanted next. 0: all alike.
     """
     item_ids = features["decoder_item_ids"]
     length = item_ids.shape[1]
@@ -81,17 +78,13 @@ def contrastive_count(features: Features) -> Array:
 
 
 def known_positives(items: RetrievalItems, user_ids: Array, job_ids: Array) -> Array:
-    """Items that must not be a user's negatives because the user chose them, here or elsewhere.
+    """Items that must not be a user's negatives because the user chose them: bool `[batch, batch ·
+    N]`.
 
     Args:
       items: of the batch.
-      user_ids: int32 `[batch]`; rows of a job with equal ids (0 or more) are one user, -1 is nobody
-        else.
+      user_ids: int32 `[batch]`; rows of a job with equal ids are one user, -1 is nobody else.
       job_ids: int32 `[batch]`.
-
-    Returns:
-      bool `[batch, batch · N]`: row b's user has chosen item m in some row of the batch. It says
-      nothing of items of other jobs.
     """
     batch, places = items.ids.shape
     every_id = items.ids.reshape(1, -1)
@@ -106,7 +99,7 @@ def known_positives(items: RetrievalItems, user_ids: Array, job_ids: Array) -> A
 
 
 def _of_other_jobs(items: RetrievalItems, job_ids: Array) -> Array:
-    """Items of other catalogues or prompts, where a user has no place: `[batch, batch · N]`."""
+    """Items of other jobs: bool `[batch, batch · N]`."""
     places = items.ids.shape[1]
     return job_ids[:, None] != jnp.repeat(job_ids, places)[None, :]
 
@@ -130,9 +123,8 @@ def info_nce(
       valid: bool `[batch, N]`.
       known: bool `[batch, batch · N]`, not to be used as negatives.
       temperature: divides the similarities.
-      log_frequency: float32 `[batch, N]`, log of the chance that an item is drawn as a negative
-        (its share of the events), subtracted from all logits: without it frequent items are pushed
-        down for being frequent.
+      log_frequency: float32 `[batch, N]`, log of the chance that an item is drawn as a negative,
+        subtracted from all logits: without it frequent items are pushed down for being frequent.
 
     Returns:
       Loss `[batch, N]` (meaningless where not valid), and whether the positive beats all negatives.
@@ -165,21 +157,19 @@ def contrastive_loss(
     Args:
       model, variables: to project with.
       outputs: the model's for `features`.
-      features: `retrieval`, `decoder_item_ids` (see `retrieval_items`), `task_ids`, `user_ids`
-        int32 `[batch, 1]` and `decoder_job_ids` int32 `[batch, target]` (both optional; without the
-        latter, rows of one prompt are of one job); `decoder_item_log_frequency` float32
-        `[batch, target]` for `correct_frequency`, at the positions of `decoder_item_ids`.
+      features: those of `retrieval_items`, `task_ids`, and optionally `user_ids` int32 `[batch, 1]`
+        and `decoder_job_ids` int32 `[batch, target]` (without it, rows of one prompt are of one
+        job); `decoder_item_log_frequency` float32 `[batch, target]` for `correct_frequency`.
       temperature: 0.07 in the paper.
       correct_frequency: logQ correction, see `info_nce`.
       jobs: see `sums_by_job`.
 
     Returns:
       The loss' sum, and metrics: loss, accuracy (the positive beats all in-batch negatives),
-      dropped_items (a sum for each part that a batch is computed in: items for which
-      `max_items_per_row` left no place) and the losses by job.
+      dropped_items (items for which `max_items_per_row` left no place) and the losses by job.
 
     Raises:
-      ConfigError: if the model has no retrieval projections, or features are missing.
+      ConfigError: the model has no retrieval projections, or features are missing.
     """
     if not model.config.prompts.retrieval_dim:
         raise ConfigError(

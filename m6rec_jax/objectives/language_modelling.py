@@ -10,8 +10,7 @@ import jax.numpy as jnp
 
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.model.m6rec import M6Rec, Outputs
-from m6rec_jax.objectives.jobs import sums_by_job
-from m6rec_jax.objectives.sums import Features, Metrics, Sum, weighted_sum
+from m6rec_jax.objectives.sums import Features, Metrics, Sum, sums_by_job, weighted_sum
 
 Array = jax.Array
 NAME = "language_modelling"
@@ -26,18 +25,15 @@ def language_modelling_count(features: Features) -> Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def token_cross_entropy(logits: Array, targets: Array, z_loss: float = 0.0) -> Array:
-    """-log softmax(logits)[target] + z_loss · (log Σ exp logits)², per token.
+    """-log softmax(logits)[target] + z_loss · (log Σ exp logits)² per token: float32 `[...]`.
 
-    One pass over the logits forward and one backward: no gather (whose transpose would scatter
-    into an array as large as the logits) and no stored softmax.
+    One pass over the logits forward and one backward: no gather (whose transpose would scatter into
+    an array as large as the logits) and no stored softmax.
 
     Args:
       logits: float32 `[..., vocab]`.
       targets: int32 `[...]`.
       z_loss: keeps the logits' normaliser near 1, for bfloat16 (T5 uses 1e-4).
-
-    Returns:
-      float32 `[...]`.
     """
     return _token_cross_entropy_forward(logits, targets, z_loss)[0]
 
@@ -100,18 +96,17 @@ def language_modelling_loss(
     Args:
       model, variables: to make logits with.
       outputs: the model's for `features`.
-      features: `decoder_target_tokens` int32 and `decoder_loss_weights` float32,
-        `[batch, target]`.
+      features: `decoder_target_tokens` int32 and `decoder_loss_weights` float32, `[batch, target]`.
       z_loss: see `token_cross_entropy`.
-      chunk_length: target positions of a row (on one device: times the batch, of any rows) whose
-        logits exist at a time; the backward pass makes them again. 0: all at once. `[batch, target,
-        vocab]` is by far the largest array of a small model. On one device, positions of weight 0
-        (padding, prefixes, what only other objectives read) then need no logits at all.
+      chunk_length: target positions whose logits `[batch, chunk, vocab]` exist at a time; the
+        backward pass makes them again. 0: all at once. On one device, positions of weight 0
+        (padding, prefixes) then need no logits at all.
       jobs: see `sums_by_job`.
 
     Returns:
       The loss' sum, and metrics: loss (without z_loss, so that exp(loss) is the perplexity),
-      accuracy (a tie with the largest logit counts as right) and the losses by job.
+        accuracy
+      (a tie with the largest logit counts as right) and the losses by job.
     """
     if chunk_length < 0:
         raise ConfigError(f"language_modelling_loss.chunk_length = {chunk_length} is negative")
@@ -149,7 +144,7 @@ def language_modelling_loss(
 def _on_one_device() -> bool:
     """Rows that lie on several devices would have to be sent around to be sorted."""
     mesh = jax.sharding.get_abstract_mesh()
-    # Under t5x, whose mesh is none that JAX tells of here, all devices may be in it.
+    # Under t5x, whose mesh JAX does not know of here, all devices may be in it.
     return (jax.device_count() if mesh.empty else mesh.size) == 1
 
 

@@ -5,10 +5,14 @@ a mesh the sums here are global already; over accumulation steps they are added.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from m6rec_jax.errors import ConfigError
 
 Array = jax.Array
 
@@ -42,3 +46,73 @@ def weighted_sum(values: Array, weights: Array) -> Sum:
 def nonzero(count: Array) -> Array:
     """count, or 1 where it is 0: a denominator for an empty sum."""
     return jnp.where(count == 0, 1.0, count)
+
+
+# The metric of each objective that holds its sums by job.
+_BY_JOB = "/loss_by_job"
+
+
+def sums_by_job(
+    objective: str, values: Array, weights: Array, job_ids: Array | None, jobs: Sequence[int]
+) -> Metrics:
+    """The metric `<objective>/loss_by_job`; none without jobs.
+
+    Args:
+      objective: its name.
+      values: losses, `[batch, places]`. Where the weight is 0 they do not matter, even NaN.
+      weights: `[batch, places]`.
+      job_ids: int32 `[batch, places]`, or `[batch, 1]` where a row is of one job; not read without
+        jobs.
+      jobs: numbers of the jobs (`pipeline.preprocessors.job_id`). Rows of others are left out.
+
+    Returns:
+      Σ values · weights and Σ weights of each job, `[jobs]`.
+
+    Raises:
+      ConfigError: there are jobs but no `job_ids`.
+    """
+    if not jobs:
+        return {}
+    if job_ids is None:
+        raise ConfigError("losses by job need the feature 'decoder_job_ids'")
+    of_job = job_ids[..., None] == jnp.asarray(jobs, jnp.int32)
+    weights = jax.lax.stop_gradient(weights).astype(jnp.float32)[..., None] * of_job
+    values = jax.lax.stop_gradient(values)[..., None]
+    losses = jnp.where(weights != 0, values * weights, 0.0)
+    return {objective + _BY_JOB: Sum(jnp.sum(losses, (0, 1)), jnp.sum(weights, (0, 1)))}
+
+
+def is_by_job(name: str) -> bool:
+    """Whether a metric is one of `sums_by_job`."""
+    return name.endswith(_BY_JOB)
+
+
+def weighted(metrics: Metrics, weight: Array | float) -> Metrics:
+    """An objective's metrics, those by job times its weight in the total loss."""
+    return {
+        name: Sum(weight * value.total, value.count) if is_by_job(name) else value
+        for name, value in metrics.items()
+    }
+
+
+def job_losses(jobs: Sequence[str], window: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """`loss/<job>`: what the total loss would be of the job's examples alone.
+
+    Args:
+      jobs: names, in the order of their numbers in `sums_by_job`.
+      window: metrics of one or more batches, on the host; those by job are taken.
+
+    Returns:
+      A loss for each job of which the window holds an example.
+    """
+    losses: dict[str, float] = {}
+    objectives = sorted({name for metrics in window for name in metrics if is_by_job(name)})
+    for objective in objectives:
+        sums = [metrics[objective] for metrics in window if objective in metrics]
+        totals = np.sum([np.asarray(part.total, np.float64) for part in sums], axis=0)
+        counts = np.sum([np.asarray(part.count, np.float64) for part in sums], axis=0)
+        for job, total, count in zip(jobs, totals, counts, strict=True):
+            if count:
+                name = f"loss/{job}"
+                losses[name] = losses.get(name, 0.0) + float(total / count)
+    return losses

@@ -10,8 +10,7 @@ import jax.numpy as jnp
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.model.m6rec import M6Rec
 from m6rec_jax.objectives import classification, contrastive, language_modelling
-from m6rec_jax.objectives.jobs import weighted
-from m6rec_jax.objectives.sums import Features, Metrics, nonzero
+from m6rec_jax.objectives.sums import Features, Metrics, nonzero, weighted
 
 Array = jax.Array
 
@@ -35,10 +34,9 @@ _NEEDS = {
 def loss_denominators(features: Features) -> dict[str, Array]:
     """How many tokens, labels and items a batch holds, by objective; float32 scalars.
 
-    They depend on the features alone. With gradient accumulation, take them over *all* steps'
-    examples first (they add up) and hand them to `total_loss` in every step: the steps' losses and
-    gradients then simply add up to those of the large batch. (Contrastive negatives come from the
-    step's own rows.)
+    With gradient accumulation, add them up over all steps first and pass them to `total_loss` in
+    every step: the steps' losses and gradients then add up to those of the large batch.
+    (Contrastive negatives come from the step's own rows.)
     """
     return {
         name: count(features)
@@ -70,19 +68,19 @@ def total_loss(
 
     Args:
       model: the model.
-      variables: {'params': ..., 'prompts': ...}; differentiate with respect to what trains.
+      variables: {'params': ..., 'prompts': ...}.
       features: the batch; see `M6Rec.__call__` and each objective.
       rngs: {'dropout': key} unless deterministic.
       deterministic: no dropout.
       denominators: of `loss_denominators`; None: this batch's own.
-      jobs: numbers of the jobs whose losses are told apart, see `job_losses`.
+      jobs: numbers of the jobs whose losses are summed apart, see `job_losses`.
       language_modelling_weight, classification_weight, contrastive_weight: set these in gin.
 
     Returns:
       The loss, a float32 scalar, and every objective's metrics as sums and counts.
 
     Raises:
-      ConfigError: if no weight is positive, one is negative, or features are missing.
+      ConfigError: no weight is positive, one is negative, or features are missing.
     """
     weights = {
         language_modelling.NAME: language_modelling_weight,

@@ -25,9 +25,8 @@ from m6rec_jax.pipeline.outcomes import outcomes_in_words, with_outcomes
 from m6rec_jax.pipeline.prompt_rows import prompt_row
 from m6rec_jax.pipeline.vocabulary import SeqioVocabulary
 from m6rec_jax.text import rows
-from m6rec_jax.text.rows import Row
+from m6rec_jax.text.rows import Row, drop_words
 from m6rec_jax.text.vocabulary import SubwordSampling
-from m6rec_jax.text.word_dropout import drop_words
 
 Example = Mapping[str, Any]
 Lengths = Mapping[str, int]
@@ -128,7 +127,7 @@ def retrieval_rows(
       sequence_length, vocabulary, task_name, candidate_length, language_weight, subword_sampling:
         as in `scoring_rows`.
       item_word_dropout: share of the words of items' texts that training leaves out, each time
-        others, see `text.word_dropout`: for items that were never trained on.
+        others, see `text.rows.drop_words`: for items that were never trained on.
 
     Raises:
       ConfigError: `item_word_dropout` is no share.

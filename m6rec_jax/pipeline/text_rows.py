@@ -13,9 +13,8 @@ from m6rec_jax.pipeline.outcomes import with_outcomes
 from m6rec_jax.pipeline.preprocessors import Example, Lengths, map_rows, rows_may_vary, with_ids
 from m6rec_jax.pipeline.vocabulary import SeqioVocabulary
 from m6rec_jax.text import rows
-from m6rec_jax.text.rows import Row
+from m6rec_jax.text.rows import Row, drop_words
 from m6rec_jax.text.vocabulary import SubwordSampling
-from m6rec_jax.text.word_dropout import drop_words
 
 
 @gin.configurable
@@ -81,7 +80,7 @@ def class_word_rows(
       words: of each class.
       outcome_weight: loss weight of the word.
       word_dropout: share of the words of the text that training leaves out, each time others, see
-        `text.word_dropout`.
+        `text.rows.drop_words`.
 
     Raises:
       ConfigError: `word_dropout` is no share.

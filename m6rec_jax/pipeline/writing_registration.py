@@ -25,9 +25,8 @@ from m6rec_jax.pipeline.preprocessors import Example, Lengths, map_rows, rows_ma
 from m6rec_jax.pipeline.registration import add_task
 from m6rec_jax.pipeline.text_registration import SHUFFLE_BUFFER_SIZE
 from m6rec_jax.pipeline.vocabulary import SeqioVocabulary
-from m6rec_jax.text.rows import Row
+from m6rec_jax.text.rows import Row, generation_row
 from m6rec_jax.text.vocabulary import SubwordSampling, Vocabulary
-from m6rec_jax.text.writing_rows import writing_row
 
 
 def register_writing_tasks(
@@ -88,13 +87,13 @@ def writing_rows(
         raise ConfigError(f"writing_rows.loss_weight = {loss_weight} must be above 0")
 
     def make(example: Example, rng: np.random.Generator | None) -> Row:
-        row = writing_row(
+        row = generation_row(
             vocabulary.text,
             example["source"],
-            example["prefix"],
             example["target"],
             sequence_length["inputs"],
             sequence_length["targets"],
+            prefix=example["prefix"],
             text_index=example["text_index"],
             sampling=None if rng is None else SubwordSampling(rng),
         )

@@ -1,12 +1,8 @@
-"""What XLA's compiler is told beside the program, by platform.
+"""XLA's compiler options by platform, for the training step and `m6rec compile`. In gin:
 
-In gin:
+from m6rec_jax.sharding import compiler_options
 
-    from m6rec_jax.sharding import compiler_options
-
-    compiler_options.tpu = {'xla_tpu_enable_latency_hiding_scheduler': True}
-
-The training step is compiled with them, and so is what `m6rec compile` reports on.
+compiler_options.tpu = {'xla_tpu_enable_latency_hiding_scheduler': True}
 """
 
 from __future__ import annotations
@@ -22,11 +18,8 @@ Options = Mapping[str, bool | int | float | str]
 def compiler_options(
     platform: str, *, tpu: Options | None = None, gpu: Options | None = None
 ) -> dict[str, bool | int | float | str]:
-    """Options for `jax.stages.Lowered.compile(compiler_options=...)`.
-
-    Args:
-      platform: of the devices: 'tpu', 'gpu', 'cuda', 'cpu', ...
-      tpu, gpu: options of XLA for these; other platforms get none.
+    """Options for `jax.stages.Lowered.compile(compiler_options=...)` on a platform ('tpu', 'gpu',
+    ...).
     """
     options = {"tpu": tpu, "gpu": gpu, "cuda": gpu}.get(platform)
     return dict(options or {})

@@ -38,20 +38,20 @@ def make_mesh(
     devices: Sequence[jax.Device] | None = None,
     largest_fsdp: int | None = None,
 ) -> Mesh:
-    """A mesh over all devices of all processes.
+    """A mesh over all devices of all processes; use it with `jax.set_mesh(mesh)`.
 
-    Use it with `jax.set_mesh(mesh)`. The axes are `AxisType.Auto`: JAX's default, Explicit, refuses
-    sharding constraints by logical name.
+    The axes are `AxisType.Auto`: JAX's default, Explicit, refuses sharding constraints by logical
+    name.
 
     Args:
       data, fsdp, tensor: sizes of the axes within a slice (everywhere but on several TPU slices:
         within all devices); at most one may be -1, which takes what remains.
       devices: those to use; None: all of them.
-      largest_fsdp: with fsdp = -1, the most that it takes; `data` is multiplied by what remains
-        then. More devices that share parameters save memory, but wait for more neighbours.
+      largest_fsdp: with fsdp = -1, the most that it takes; `data` is multiplied by what remains.
+        More devices that share parameters save memory, but wait for more neighbours.
 
     Raises:
-      ConfigError: if the sizes do not multiply to the number of devices.
+      ConfigError: the sizes do not multiply to the number of devices.
     """
     devices = jax.devices() if devices is None else devices
     num_slices = _num_slices(devices)
@@ -98,8 +98,8 @@ def make_mesh(
 def _num_slices(devices: Sequence[jax.Device]) -> int:
     """Slices that the devices belong to; 1 on anything but TPUs.
 
-    XLA gives the GPUs of every host a slice index of their own, but they are no slice of anything:
-    parameters may be split over all of them.
+    XLA gives the GPUs of every host a slice index of their own, but parameters may be split over
+    all.
     """
     tpus = [device for device in devices if device.platform == "tpu"]
     return len({getattr(device, "slice_index", None) for device in tpus}) or 1

@@ -35,21 +35,20 @@ def variable_shardings(
 
     Args:
       variables: arrays or `jax.ShapeDtypeStruct`s, boxed with their logical axis names as
-        `model.init` (or `jax.eval_shape` of it, or of an optimizer's `init` over it) gives them.
-        Leaves without names, or whose names do not fit their rank (factored optimizer state),
-        are replicated.
+        `model.init` (or `jax.eval_shape` of it, or an optimizer's `init` over it) gives them.
+        Leaves without names, or whose names do not fit their rank (factored optimizer state), are
+        replicated.
       mesh: of `make_mesh`.
       rules: of `sharding.rules`.
-      uneven: what to do with a dimension that its mesh axes do not divide: 'replicate' copies it
-        to every device with a warning (one per axis, with all its arrays), 'error' raises. In gin:
-        `variable_shardings.uneven`.
+      uneven: what to do with a dimension that its mesh axes do not divide: 'replicate' copies it to
+        every device with a warning, 'error' raises.
 
     Returns:
       The tree without boxes, a `NamedSharding` per leaf.
 
     Raises:
-      ConfigError: for an uneven dimension (`uneven` 'error'), or rules that name a mesh axis which
-        the mesh lacks or a logical axis which nothing has.
+      ConfigError: for an uneven dimension (`uneven` 'error'), or rules that name a mesh axis or a
+        logical axis which does not exist.
     """
     if uneven not in ("replicate", "error"):
         raise ConfigError(
@@ -98,26 +97,13 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def batch_sharding(mesh: Mesh, *, leading: int = 0) -> NamedSharding:
-    """Examples over data and fsdp.
-
-    Args:
-      leading: axes in front of the batch axis, not split (1 for accumulation steps).
-    """
+    """Examples over data and fsdp, after `leading` axes that are not split (accumulation steps)."""
     return NamedSharding(mesh, PartitionSpec(*(None,) * leading, ("data", "fsdp")))
 
 
 def check_rows(rows: int, mesh: Mesh, accumulation_steps: int = 1) -> None:
-    """A batch must divide over the devices that share it, in every accumulation step.
-
-    Every process then reads a multiple of `accumulation_steps` rows.
-
-    Args:
-      rows: of the global batch.
-      mesh: of `make_mesh`.
-      accumulation_steps: parts that a batch is computed in.
-
-    Raises:
-      ConfigError: it does not.
+    """Raises ConfigError unless a global batch divides over its devices, in every accumulation
+    step.
     """
     shares = mesh.shape["data"] * mesh.shape["fsdp"]
     parts = shares * accumulation_steps
@@ -136,14 +122,14 @@ def place_batch(
     """Puts this process's rows of a batch on the mesh, as one global array per feature.
 
     Args:
-      batch: each `[rows, ...]` (after `leading` axes). With several processes each gives its own,
-        equally many rows, and the global batch is all of them in the mesh's order; processes of
-        one stream (`batch_reader`) give the same rows.
+      batch: each `[rows, ...]` (after `leading` axes). Each process gives its own, equally many
+        rows, and the global batch is all of them in the mesh's order; processes of one stream
+        (`batch_reader`) give the same rows.
       mesh: of `make_mesh`.
       leading: as in `batch_sharding`.
 
     Raises:
-      ConfigError: if the rows do not divide into this process's parts of the batch.
+      ConfigError: the rows do not divide into this process's parts of the batch.
     """
     sharding = batch_sharding(mesh, leading=leading)
     local_parts = len(_parts_of_processes(mesh)[jax.process_index()])
@@ -163,15 +149,10 @@ def place_batch(
 def place_shared_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """Puts a batch that every process has whole on the mesh, each its devices' part of it.
 
-    Unlike after `place_batch`, row i of the global batch is row i of `batch`, in whatever order the
-    mesh has the devices.
-
-    Args:
-      batch: each `[rows, ...]`, equal in all processes.
-      mesh: of `make_mesh`.
+    Unlike after `place_batch`, row i of the global batch is row i of `batch`, each `[rows, ...]`.
 
     Raises:
-      ConfigError: if the rows do not divide over the devices that share a batch.
+      ConfigError: the rows do not divide over the devices that share a batch.
     """
     sharding = batch_sharding(mesh)
     shares = mesh.shape["data"] * mesh.shape["fsdp"]
@@ -190,11 +171,10 @@ def place_shared_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str,
 def batch_reader(mesh: Mesh) -> tuple[int, int]:
     """Which stream of rows this process reads: (index, number of streams).
 
-    One stream per process, unless `tensor` spans processes: those then hold the same rows and must
-    read the same stream.
+    One stream per process, unless `tensor` spans processes: those then read the same stream.
 
     Raises:
-      ConfigError: if the mesh gives two processes some rows in common and others not.
+      ConfigError: the mesh gives two processes some rows in common and others not.
     """
     parts = _parts_of_processes(mesh)
     streams = sorted(set(parts.values()), key=min)

@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 CLUSTERS: Mapping[str, str | None] = {
     "auto": None,
     "none": None,
-    "tpu": None,  # JAX tells Compute Engine from Kubernetes by itself
+    "tpu": None,  # JAX knows Compute Engine from Kubernetes by itself
     "slurm": "slurm",
     "ompi": "ompi",
     "mpi4py": "mpi4py",
@@ -51,13 +51,13 @@ _VARIABLES = {
     "process_id": "JAX_PROCESS_ID",
 }
 # What errors say when it is another process that failed: of Gloo (CPU), NCCL (GPU), and of the
-# coordinator, which every process tells that it is alive.
+# coordinator, to which every process reports that it is alive.
 _SIGNS_OF_LOSS = re.compile(
     r"\b(gloo|nccl)\b|coordination|heartbeat|(connection (closed|reset) by peer)|socket closed"
     r"|barrier timed out",
     re.IGNORECASE,
 )
-# The coordinator's end ends all others at once; they get this time to tell their own story.
+# The coordinator's end ends all others at once; they get this time to report their own errors.
 _COORDINATOR_LINGERS = 2.0  # seconds
 # Network file systems show what another host wrote with a delay.
 _SHARED_WITHIN = 10.0  # seconds
@@ -76,7 +76,7 @@ def join_processes(
     shutdown_timeout_seconds: int = 300,
     heed_preemption: bool = False,
 ) -> None:
-    """Joins the other processes of this run, if it has any; to be called before JAX has devices.
+    """Joins the other processes of this run, if it has any; call it before JAX has devices.
 
     Args:
       coordinator_address: 'HOST:PORT' of process 0; None: of `JAX_COORDINATOR_ADDRESS`, or found.
@@ -93,8 +93,8 @@ def join_processes(
         them; else it ends this process, as usual.
 
     Raises:
-      ConfigError: settings that are incomplete, or do not fit each other or the place.
-      UnreachableError: the others, or the metadata of a TPU that tell about them, do not answer.
+      ConfigError: settings that are incomplete, or do not fit each other or the cluster.
+      UnreachableError: the others, or the metadata of a TPU that lists them, do not answer.
     """
     if cluster not in CLUSTERS:
         raise ConfigError(
@@ -151,13 +151,8 @@ def join_processes(
 def find_cluster(environment: Mapping[str, str], wanted: str, platforms: str) -> str:
     """Who knows about the other processes: a name of `CLUSTERS` other than 'auto'.
 
-    Args:
-      environment: variables of this process.
-      wanted: `join_processes.cluster`.
-      platforms: `jax.config.jax_platforms`, which begins with 'tpu' where there are TPUs.
-
-    Returns:
-      'none' also where the cluster has given this job one process only.
+    `platforms` is `jax.config.jax_platforms`, which begins with 'tpu' where there are TPUs. 'none'
+    also where the cluster has given this job one process only.
     """
     if wanted != "auto":
         return wanted
@@ -173,7 +168,7 @@ def find_cluster(environment: Mapping[str, str], wanted: str, platforms: str) ->
 def slurm_arguments(environment: Mapping[str, str]) -> dict[str, Any]:
     """What of Slurm's variables JAX would read otherwise, for `jax.distributed.initialize`.
 
-    JAX gives each process one GPU. Where a host has one process, that one is to have all of them.
+    JAX gives each process one GPU; the only process of a host is to have all of them.
     """
     arguments: dict[str, Any] = {}
     if "SLURM_STEP_NUM_TASKS" in environment:
@@ -209,14 +204,7 @@ def sum_over_processes(*numbers: int) -> list[int]:
 
 
 def check_shared(path: epath.Path) -> None:
-    """All processes must see what process 0 has written.
-
-    Args:
-      path: of a file that process 0 has just written or found.
-
-    Raises:
-      ConfigError: in all processes, if one of them does not see it.
-    """
+    """Raises ConfigError in all processes unless all see a file that process 0 has just written."""
     if jax.process_count() == 1:
         return
     multihost_utils.sync_global_devices("written")
@@ -236,7 +224,7 @@ def check_shared(path: epath.Path) -> None:
 def speaks_of_a_lost_process(error: BaseException) -> bool:
     """Whether an error, or what caused it, is that another process has gone.
 
-    Errors for the user are not asked, what they come from is: they quote titles and addresses.
+    The texts of errors for the user are not searched: they quote titles and addresses.
     """
     return any(
         _SIGNS_OF_LOSS.search(str(one)) for one in causes(error) if not isinstance(one, M6RecError)
@@ -246,8 +234,7 @@ def speaks_of_a_lost_process(error: BaseException) -> bool:
 def leave_at_once(status: int) -> None:
     """Ends this process of several without waiting for the others, which notice it and end, too.
 
-    An ordinary exit would wait for all processes to come to their end, and those wait for this one
-    in a collective operation.
+    An ordinary exit would wait for all processes, and those wait for this one in a collective.
     """
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError):  # nobody may be listening any more

@@ -192,7 +192,8 @@ def prompts_traversal() -> traverse_util.ModelParamTraversal:
 def _given(batch: Batch) -> Array:
     """What a text must begin with: the tokens before the first with a loss, `[rows, target - 1]`.
 
-    So tasks lay out beginnings (`text.writing_rows`); rows without any loss ask for no text.
+    So tasks lay out prefixes (`text.layout.generation_layout`); rows without any loss ask for no
+    text.
     """
     has_loss = batch["decoder_loss_weights"] > 0
     before = jnp.cumsum(has_loss, axis=1) == 0

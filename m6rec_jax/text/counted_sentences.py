@@ -2,7 +2,7 @@
 
 The paper scores a candidate by the mean log probability of its sentence's tokens given the user's
 text (section 2). Which tokens count is a choice: those of the item ask how plausible the item is,
-those of "liked" after it how plausible that the user likes it.
+those of "liked" after it how plausible it is that the user likes it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from m6rec_jax.errors import ConfigError, DataError
-from m6rec_jax.text.rows import Row, packed_tokens
+from m6rec_jax.text.layout import Row, decoder_features
 from m6rec_jax.text.vocabulary import Vocabulary
 
 PARTS = ("before", "candidate", "after", "end")
@@ -27,8 +27,7 @@ class CountedSentence:
 
     Attributes:
       before, after: the words around the candidate's text.
-      as_item: whether that text is the item's own, as the catalogue has it, instead of the
-        candidate as it is told to scoring, with statistics.
+      as_item: that text is the item's own, as in the catalogue, not the candidate with statistics.
       counted: which of `PARTS` count; 'end' is `[EOS]`.
     """
 
@@ -39,11 +38,7 @@ class CountedSentence:
 
     @classmethod
     def parse(cls, sentence: str, counted: Collection[str]) -> CountedSentence:
-        """Reads a sentence such as "{item}. liked.".
-
-        Args:
-          sentence: with one field, `{item}` or `{candidate}`.
-          counted: names of `PARTS`.
+        """Reads a sentence such as "{item}. liked.", with one field, `{item}` or `{candidate}`.
 
         Raises:
           ConfigError: no field or several, an unknown one, or parts that do not exist.
@@ -70,8 +65,8 @@ class CountedSentence:
     def tokens(self, vocab: Vocabulary, text: str) -> tuple[np.ndarray, np.ndarray]:
         """Token ids of the sentence, and the part of `PARTS` that each belongs to, `[n]` both.
 
-        The sentence is encoded as a whole, as a model has read its like; a token that reaches from
-        one part into the next belongs to the later one.
+        The sentence is encoded as a whole; a token that reaches from one part into the next belongs
+        to the later one.
         """
         ids, places = vocab.encode_with_places(self.render(text))
         # A lone surrogate is read as U+FFFD, which takes as many bytes.
@@ -100,9 +95,7 @@ def counted_candidates(
       texts: of the candidates.
       sentence: what is said about them, or about each.
       target_length: the most tokens the row may have.
-      labels, item_ids: as in `rows.packed_candidates`.
-      candidate_length: the most tokens of one sentence, [BOS] and [EOS] included; None: an even
-        share.
+      labels, item_ids, candidate_length: as in `layout.candidates_layout`.
 
     Returns:
       What `rows.packed_candidates` returns, with weight 1 at the tokens that count and 0 elsewhere.
@@ -137,7 +130,7 @@ def counted_candidates(
         kept.append(ids)
         # Where the input is [EOS] nothing is predicted.
         weights += [counted, np.zeros(1, np.float32)]
-    row, ends = packed_tokens(vocab, kept)
+    row, ends = decoder_features(vocab.special_ids, kept)
     row["decoder_loss_weights"] = np.concatenate(weights)
     for name, values in (("decoder_labels", labels), ("decoder_item_ids", item_ids)):
         if values is not None:

@@ -11,12 +11,11 @@ RECOMMENDS = f"{SYSTEM} recommends"
 
 
 def reply_source(turns: Sequence[str], history: Sequence[str] = ()) -> list[str]:
-    """Source segments: what is known of the user, then the turns, oldest first.
+    """Source segments: profile, behaviours, then the turns ("USER: ...", "SYSTEM: ..."), oldest
+    first.
 
-    Args:
-      turns: "USER: ...", "SYSTEM: ...".
-      history: of `DatasetTemplate.history_segments`, of a user who is known; its empty segments
-        are left out. The length budget keeps the first segment, the profile, and the last turn.
+    `history` is of `DatasetTemplate.history_segments`; its empty segments are left out. The length
+    budget keeps the first segment, the profile, and the last turn.
     """
     profile, *behaviours = history or ("",)
     return [profile, *filter(None, behaviours), *turns]

@@ -91,11 +91,7 @@ class Template:
 
     @classmethod
     def parse(cls, source: str, name: str = "text") -> Template:
-        """Reads a format string.
-
-        Args:
-          source: the format string.
-          name: what error messages call this template.
+        """Reads a format string; `name` is what error messages call it.
 
         Raises:
           ConfigError: an unbalanced bracket or brace, an empty field name, an optional clause that
@@ -117,10 +113,7 @@ class Template:
         )
 
     def render(self, values: Mapping[str, Value]) -> str:
-        """Fills in the values.
-
-        Args:
-          values: by field name; names the template does not mention are ignored.
+        """Fills in the values by field name; names the template does not mention are ignored.
 
         Raises:
           DataError: a field outside every optional clause has no value.
@@ -143,14 +136,8 @@ class Template:
         return "".join(texts)
 
     def validate(self, known: Iterable[str]) -> None:
-        """Checks the field names against those that can have a value.
-
-        Args:
-          known: every name that may be asked for.
-
-        Raises:
-          ConfigError: an unknown name; the message gives its position, the closest known name, and
-            all known names.
+        """Raises ConfigError, with the position and the closest known name, for an unknown field
+        name.
         """
         names = sorted(set(known))
         for field in _fields(self._parts):

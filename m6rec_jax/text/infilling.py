@@ -1,26 +1,111 @@
-"""Which spans of a text are masked for text infilling (paper, section 1: pretraining, part i)."""
+"""Text infilling: spans of a text are masked, to be restored (paper, section 1)."""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 import numpy as np
+
+from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.text.layout import (
+    Row,
+    check_source_length,
+    decoder_features,
+    encoder_features,
+    fit_to_budget,
+)
+from m6rec_jax.text.vocabulary import Vocabulary
+
+
+def text_infilling_row(
+    vocab: Vocabulary,
+    segments: Sequence[np.ndarray],
+    source_length: int,
+    target_length: int,
+    rng: np.random.Generator,
+    *,
+    noise_density: float = 0.15,
+    mean_span_length: float = 3.0,
+) -> Row:
+    """Masks short spans, to be restored one after the other (paper, section 1: text infilling).
+
+    As in T5, a span becomes one sentinel in the source, and the target is every sentinel followed
+    by the tokens it stands for:
+
+        source  [BOS'] liked <extra_id_0> , 3 <extra_id_1> ago [EOS']
+        target  <extra_id_0> Fargo (1996) <extra_id_1> days
+
+    A text too long for either side is shortened first: of one segment a random stretch is taken,
+    of several whole oldest behaviours are dropped (`fit_to_budget`). A span may reach over the end
+    of a segment; the sentinel stands where it begins.
+
+    Args:
+      vocab: the vocabulary; its number of sentinels bounds the number of spans.
+      segments: the token ids of each.
+      source_length, target_length: the most tokens, at least 3 and 4.
+      rng: where the spans come from.
+      noise_density: share of the tokens to mask, between 0 and 1.
+      mean_span_length: tokens of a span on average, at least 1.
+
+    Returns:
+      The features of `source_row` (num_dropped counts segments) and of `packed_candidates`.
+
+    Raises:
+      DataError: there are no tokens.
+      ConfigError: a length, density or span length out of range, or no sentinels.
+    """
+    check_source_length(source_length)
+    if target_length < 4:
+        raise ConfigError(
+            f"target_length {target_length} has no room for [BOS], a sentinel, a token and [EOS]; "
+            "it must be at least 4"
+        )
+    if not 0 < noise_density < 1 or mean_span_length < 1 or not vocab.sentinel_ids:
+        raise ConfigError(
+            "text infilling needs a noise_density between 0 and 1, a mean_span_length of at least "
+            "1 and a vocabulary with sentinels; got "
+            f"{noise_density}, {mean_span_length} and {len(vocab.sentinel_ids)} sentinels"
+        )
+    if not any(map(len, segments)):
+        raise DataError("there is no text to mask spans of")
+    shape = (noise_density, mean_span_length, len(vocab.sentinel_ids))
+    room = longest_text(source_length - 2, target_length - 2, *shape)
+    kept, num_dropped = fit_to_budget(segments, room)
+    if len(segments) == 1 or not any(map(len, kept)):
+        # A long text, or a behaviour that alone is longer than the row: any stretch of it will do.
+        newest = max(place for place, ids in enumerate(segments) if len(ids))
+        ids = segments[newest]
+        start = int(rng.integers(max(len(ids) - room, 0) + 1))
+        kept, num_dropped = [ids[start : start + room]], len(segments) - 1
+
+    text = np.concatenate(kept)
+    masked, starts = draw_spans(len(text), *span_counts(len(text), *shape), rng)
+    sentinels = np.array(vocab.sentinel_ids[: np.count_nonzero(starts)], np.int32)
+    source = text.copy()
+    source[starts] = sentinels
+    left = ~masked | starts
+    # What is left of each segment; one that a span swallowed is empty and gets no block.
+    bounds = np.cumsum([len(segment) for segment in kept])[:-1]
+    blocks = [
+        part[keep]
+        for part, keep in zip(np.split(source, bounds), np.split(left, bounds), strict=True)
+    ]
+    target = np.insert(text[masked], np.flatnonzero(starts[masked]), sentinels)
+    row = encoder_features(vocab.special_ids, blocks)
+    row |= decoder_features(vocab.special_ids, [target])[0]
+    return row | {
+        "num_dropped": np.array([num_dropped], np.int32),
+        "num_truncated": np.zeros(1, np.int32),
+    }
 
 
 def span_counts(
     length: int, noise_density: float, mean_span_length: float, max_spans: int
 ) -> tuple[int, int]:
-    """Says how many tokens of a text are masked, and in how many spans.
+    """How many tokens of a text are masked, and in how many spans: (num_masked, num_spans).
 
-    Args:
-      length: tokens of the text, at least 1.
-      noise_density: share of the tokens to mask, between 0 and 1. At least one token is masked and,
-        where there are two, at least one is not.
-      mean_span_length: tokens per span, on average.
-      max_spans: the most spans, at least 1: there are only so many sentinels.
-
-    Returns:
-      (num_masked, num_spans).
+    At least one token is masked and, if there are two, at least one is not.
     """
     num_masked = min(max(round(length * noise_density), 1), max(length - 1, 1))
     num_spans = max(round(num_masked / mean_span_length), 1)
@@ -36,15 +121,12 @@ def longest_text(
     mean_span_length: float,
     max_spans: int,
 ) -> int:
-    """Says how long a text may be for both sides of its infilling task to fit.
+    """The most tokens of a text for which both sides fit, 0 when not even one does.
 
     Args:
       source_room: tokens for what is left of the text and one sentinel per span.
       target_room: tokens for the masked ones and one sentinel per span.
       noise_density, mean_span_length, max_spans: as for `span_counts`.
-
-    Returns:
-      The most tokens, 0 when not even one fits.
     """
     length = source_room + target_room
     while length > 0:
@@ -60,14 +142,10 @@ def draw_spans(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draws which tokens are masked; every arrangement of that many spans is equally likely.
 
-    Args:
-      length: tokens of the text.
-      num_masked: how many to mask.
-      num_spans: in how many spans; no two spans touch.
-      rng: where the draw comes from.
-
     Returns:
-      (masked, starts): bool [length] each; `starts` marks the first token of every span.
+      (masked, starts): bool [length] each; `starts` marks the first token of every span. No two
+        spans
+      touch.
     """
     span_lengths = _composition(num_masked, num_spans, rng)
     # The text may begin or end with a span, so the outer two gaps may be empty.

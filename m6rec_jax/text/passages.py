@@ -12,10 +12,7 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])(?<!\b[A-Z]\.)[\"'”’)\]]*\s+(?=[\"'�
 
 
 def sentences(text: str) -> list[str]:
-    """Splits a text after each sentence; whitespace becomes single spaces.
-
-    A full stop after a single capital ("J. Smith") ends no sentence.
-    """
+    """Splits a text after each sentence; whitespace becomes single spaces."""
     text = " ".join(text.split())
     found, start = [], 0
     for match in _SENTENCE_END.finditer(text):
@@ -26,17 +23,10 @@ def sentences(text: str) -> list[str]:
 
 
 def passages(text: str, max_words: int) -> list[str]:
-    """Groups whole sentences into passages of at most `max_words` words.
+    """Groups whole sentences into passages of at most `max_words` words, without losing a word.
 
-    Nothing is lost: the passages' words, one after the other, are those of the text. A sentence
-    longer than that is cut after every `max_words` words.
-
-    Args:
-      text: any text; without words there are no passages.
-      max_words: at least 1.
-
-    Raises:
-      ConfigError: `max_words` below 1.
+    A longer sentence is cut after every `max_words` words. Raises ConfigError for `max_words` below
+    1.
     """
     if max_words < 1:
         raise ConfigError(f"a passage needs at least one word, not max_words = {max_words}")

@@ -53,13 +53,11 @@ class PhraseCuts:
         separate_punctuation: bool = True,
         separate_numbers: bool = True,
     ) -> None:
-        """Prepares the cuts.
-
-        Args:
-          keep_apart: words or phrases that are always cut out.
-          words: cut phrases further, into words.
-          separate_punctuation: False leaves punctuation at the start of the phrase after it.
-          separate_numbers: False leaves numbers in the phrase around them.
+        """Args:
+        keep_apart: words or phrases that are always cut out.
+        words: cut phrases further, into words.
+        separate_punctuation: False leaves punctuation at the start of the phrase after it.
+        separate_numbers: False leaves numbers in the phrase around them.
         """
         self.counts: collections.Counter[str] = collections.Counter()
         self.num_texts = self.num_empty = self.num_sanitised = 0

@@ -12,12 +12,7 @@ Value = str | int | float | bool | tuple[str, ...] | None
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """One user. Ids identify rows; they never reach the text (paper, section 2: no ids, only text).
-
-    Attributes:
-      id: the id in the users table.
-      attributes: what the profile template may name, such as {"age": 24, "occupation": "writer"}.
-    """
+    """One user. Its id never reaches the text (paper, section 2: no ids, only text)."""
 
     id: str
     attributes: Mapping[str, Value] = field(default_factory=dict)
@@ -25,12 +20,7 @@ class User:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One item that can be recommended.
-
-    Attributes:
-      id: the id in the items table.
-      attributes: what item templates may name, such as {"title": "Fargo", "genres": ("crime",)}.
-    """
+    """One item that can be recommended; item templates name its attributes."""
 
     id: str
     attributes: Mapping[str, Value] = field(default_factory=dict)
@@ -41,9 +31,8 @@ class Event:
     """One thing a user did with an item.
 
     Attributes:
-      user_id: who.
-      item_id: with what.
-      time: when, in unix seconds (UTC).
+      user_id, item_id: who, and with what.
+      time: unix seconds (UTC).
       value: how strongly, such as a rating; None where the event has no degree (a click).
     """
 

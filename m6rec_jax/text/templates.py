@@ -61,10 +61,10 @@ class DatasetTemplate:
 
     `profile` sees the user's attributes and statistics; `event` the item's attributes, {outcome}
     and {ago}; `candidate` the item's attributes and statistics; `item` the item's attributes alone
-    (it is what retrieval and the catalogue encode once for everybody); `context` the statistics
-    and the moment's {date}, {weekday}, {month}, {year} and {part_of_day} (UTC). Where a statistic
-    and an attribute share a name, the statistic is meant. `writing` holds what is written about
-    items (`writing_templates`).
+    (it is what retrieval and the catalogue encode once for everybody); `context` the statistics and
+    the moment's {date}, {weekday}, {month}, {year} and {part_of_day} (UTC). Where a statistic and
+    an attribute share a name, the statistic is meant. `writing` holds the texts that are generated
+    about items (`writing_templates`). Rendering raises DataError where a required value is missing.
     """
 
     profile_template: Template
@@ -80,8 +80,7 @@ class DatasetTemplate:
         """Reads the `template` object.
 
         Args:
-          spec: the object, as json.load gives it. `event`, `candidate` and `item` are required;
-            `profile`, `context`, `outcomes` and `writing` are empty when left out.
+          spec: the object. `event`, `candidate` and `item` are required.
           where: the file it stands in, for error messages.
 
         Raises:
@@ -134,10 +133,9 @@ class DatasetTemplate:
         """Checks every field name of every template.
 
         Args:
-          user_attributes: attribute names of the users table.
-          item_attributes: attribute names of the items table.
-          statistics: names that the statistics handed to the methods can have.
-          user_statistics: those among them that the profile and the context can tell; None: all.
+          user_attributes, item_attributes: columns of the tables.
+          statistics: names that the statistics given to the methods can have.
+          user_statistics: those among them that the profile and the context can use; None: all.
 
         Raises:
           ConfigError: a template asks for a name that does not exist, the event template asks for
@@ -164,21 +162,24 @@ class DatasetTemplate:
     def required(self, statistics: Iterable[str] = ()) -> tuple[dict[str, str], dict[str, str]]:
         """What every user and every item must have a value of: (of users, of items).
 
-        Args:
-          statistics: as for `validate`; what they tell is not asked of a table.
+        `statistics` as for `validate`: a table need not have them.
 
         Returns:
           Attribute -> name of the first template that needs it.
         """
-        told = frozenset(statistics)
+        given = frozenset(statistics)
         users: dict[str, str] = {}
         items: dict[str, str] = {}
         for needs, template, others in (
-            (users, self.profile_template, told),
+            (users, self.profile_template, given),
             (items, self.event_template, EVENT_FIELDS),
-            (items, self.candidate_template, told),
+            (items, self.candidate_template, given),
             (items, self.item_template, ()),
-            *((items, template, ()) for entry in self.writing.values() for template in entry.told),
+            *(
+                (items, template, ())
+                for entry in self.writing.values()
+                for template in entry.item_templates
+            ),
         ):
             for name in template.required:
                 if name not in others:
@@ -186,7 +187,7 @@ class DatasetTemplate:
         return users, items
 
     def outcome(self, value: float | None) -> str:
-        """Returns the words for an event's value, "" where no words fit.
+        """The words for an event's value, "" where no words fit.
 
         An event without a value has the words that hold for all events, if there are no others:
         every purchase was "bought", but who knows whether an unrated film was liked.
@@ -201,24 +202,19 @@ class DatasetTemplate:
 
     @property
     def needs_outcome(self) -> bool:
-        """Whether no event can be told without words for its value."""
+        """Whether no event can be rendered without words for its value."""
         return "outcome" in self.event_template.required
 
     def profile(self, user: User, statistics: Mapping[str, Value] | None = None) -> str:
-        """Renders the profile segment. Raises DataError where a required value is missing."""
+        """Renders the profile segment."""
         values = {**user.attributes, **statistics} if statistics else user.attributes
         return _render(self.profile_template, values, "user", user.id)
 
     def event(self, event: Event, item: Item, now: float | None) -> str:
-        """Renders one past behaviour.
-
-        Args:
-          event: what happened.
-          item: the item it happened with.
-          now: the moment from which the reader looks back, unix seconds; None leaves out {ago}.
+        """Renders one past behaviour at the moment `now`, in unix seconds; None leaves out {ago}.
 
         Raises:
-          DataError: the event lies after `now`, or a required value is missing.
+          DataError: also for an event after `now`.
         """
         values: dict[str, Value] = dict(item.attributes)
         values["outcome"] = self.outcome(event.value)
@@ -227,7 +223,7 @@ class DatasetTemplate:
             if event.time > now:
                 raise DataError(
                     f"the event of user '{event.user_id}' with item '{event.item_id}' at "
-                    f"{event.time} lies after the moment {now} it is told at; "
+                    f"{event.time} lies after the moment {now} it is rendered for; "
                     "history may only hold the past"
                 )
             if "ago" in self.event_template.fields:
@@ -235,26 +231,24 @@ class DatasetTemplate:
         return _render(self.event_template, values, "item", item.id)
 
     def context(self, now: float, statistics: Mapping[str, Value] | None = None) -> str:
-        """Renders the context segment, "" for a data set that has none.
+        """Renders the context segment of the moment `now`, "" for a data set that has none.
 
-        Args:
-          now: the moment of the request, unix seconds; its date is told in UTC.
-          statistics: anything else the template may name, such as {"place": "Lisbon"}.
+        `statistics` may hold anything else that the template names, such as {"place": "Lisbon"}.
 
         Raises:
-          DataError: `now` is no date between the years 1 and 9999, or a required value is missing.
+          DataError: also if `now` is no date between the years 1 and 9999.
         """
         if not self.context_template.fields:
             return self.context_template.render({})
         return _render(self.context_template, _moment(now) | dict(statistics or {}), "moment", now)
 
     def candidate(self, item: Item, statistics: Mapping[str, Value] | None = None) -> str:
-        """Renders an item to be scored. Raises DataError where a required value is missing."""
+        """Renders an item to be scored."""
         values = {**item.attributes, **statistics} if statistics else item.attributes
         return _render(self.candidate_template, values, "item", item.id)
 
     def item(self, item: Item) -> str:
-        """Renders an item by itself. Raises DataError where a required value is missing."""
+        """Renders an item by itself."""
         return _render(self.item_template, item.attributes, "item", item.id)
 
     def history_segments(
@@ -268,17 +262,17 @@ class DatasetTemplate:
         """Renders a user's past as `[profile, behaviour, ..., behaviour, context]`.
 
         Behaviours that render to nothing are left out. The profile and the context are always
-        there, perhaps empty: the length budget tells them from behaviours by their place.
+        there, perhaps empty: the length budget knows them by their position.
 
         Args:
           user: whose past.
           events: oldest first, none after `now`.
           items: by id, at least those of the events.
-          now: the moment from which the past is told, unix seconds.
+          now: the moment of the request, unix seconds.
           statistics: of the user and the moment, for the profile and the context.
 
         Raises:
-          DataError: events out of order, an unknown item id, or a required value is missing.
+          DataError: also for events out of order, or an unknown item id.
         """
         segments = [self.profile(user, statistics)]
         previous = -math.inf

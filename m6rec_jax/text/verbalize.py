@@ -35,14 +35,9 @@ _TOP_SHARES = (0.01, 0.05, 0.1, 0.25, 0.5)
 def ago(seconds: float) -> str:
     """Says how long ago something happened: "just now", "19 minutes ago", "1 year ago".
 
-    Whole units, rounded down: minutes below an hour, hours below a day, days below two weeks,
-    weeks below two months, months below two years, then years.
-
-    Args:
-      seconds: age in seconds.
-
-    Raises:
-      DataError: the age is negative (the event would lie in the future) or not a finite number.
+    Whole units, rounded down: minutes below an hour, hours below a day, days below two weeks, weeks
+    below two months, months below two years, then years. Raises DataError for a negative or
+    infinite number of seconds.
     """
     if not 0 <= seconds < math.inf:
         raise DataError(
@@ -57,13 +52,9 @@ def ago(seconds: float) -> str:
 
 
 def percent(share: float) -> str:
-    """Writes a share as whole percent without the sign: 0.724 becomes "72".
+    """Writes a share between 0 and 1 as whole percent without the sign: 0.724 becomes "72".
 
-    Args:
-      share: between 0 and 1. Halves round up, so 0.125 becomes "13" (not to even).
-
-    Raises:
-      DataError: the share is outside [0, 1] or not a number.
+    Halves round up, so 0.125 becomes "13". Raises DataError outside [0, 1].
     """
     _check_share(share)
     # The rounding before floor takes 0.285 * 100 = 28.499999999999996 for the 28.5 it stands for.
@@ -73,13 +64,8 @@ def percent(share: float) -> str:
 def count(number: float) -> str:
     """Writes a count with two significant digits: "42", "about 250", "about 1.2 million".
 
-    Counts below 100 are exact.
-
-    Args:
-      number: how many; a fraction (a decayed or weighted count) is rounded to a whole first.
-
-    Raises:
-      DataError: the count is negative or not a finite number.
+    Counts below 100 are exact; a fraction (a decayed count) is rounded to a whole first. Raises
+    DataError for a negative or infinite number.
     """
     if not 0 <= number < math.inf:
         raise DataError(f"a count cannot be {number}")
@@ -106,8 +92,7 @@ def rounded(number: float, spread: float, *, signed: bool = False) -> str:
       signed: write the sign of positive numbers, too.
 
     Raises:
-      DataError: a number that is not finite or as good as infinite beside its spread, or a spread
-        that is not positive.
+      DataError: a number that is not finite or too large beside its spread, or no positive spread.
     """
     if not (math.isfinite(number) and 0 < spread < math.inf):
         raise DataError(f"numbers and their spread must be finite, not {number} and {spread}")
@@ -123,12 +108,8 @@ def rounded(number: float, spread: float, *, signed: bool = False) -> str:
 def percentile(rank: float) -> str:
     """Says how high something stands: "among the top 5%", "among the bottom 25%".
 
-    Args:
-      rank: the share of the population that does not stand higher, between 0 and 1; 1 is the best.
-        0.95 and above is "among the top 5%". Steps are 1, 5, 10, 25 and 50 percent.
-
-    Raises:
-      DataError: the rank is outside [0, 1] or not a number.
+    `rank` is the share of the population that does not stand higher; 1 is the best. Steps are 1, 5,
+    10, 25 and 50 percent. Raises DataError outside [0, 1].
     """
     _check_share(rank)
     for share in _TOP_SHARES:

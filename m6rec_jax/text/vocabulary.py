@@ -49,13 +49,8 @@ class SubwordSampling:
     """Sub-word regularisation: training sees a text cut into pieces in several ways.
 
     One of the `nbest_size` likeliest segmentations is drawn, with probabilities proportional to
-    their own to the power `alpha`. The draw comes from `rng`, so it can be repeated (SentencePiece
-    itself samples from a generator of its own that cannot be saved). Unigram models only.
-
-    Attributes:
-      rng: where the draws come from.
-      alpha: 0 draws evenly, large values nearly always take the best segmentation.
-      nbest_size: how many segmentations take part, at least 1.
+    their own to the power `alpha`. The draw comes from `rng`, so it can be repeated
+    (SentencePiece's own generator cannot be saved). Unigram models only.
     """
 
     rng: np.random.Generator
@@ -72,7 +67,7 @@ class Vocabulary:
       num_pieces: how many pieces the file holds.
       size: rows of the embedding table, a multiple of 128; every id is below it.
       pad_id, eos_id, unk_id: 0, 1 and 2, as in T5.
-      bos_id: [BOS], what every target starts with; T5 uses the pad id for it, and so do we.
+      bos_id: [BOS], what every target starts with: the pad id, as in T5.
       source_bos_id, source_eos_id: [BOS'] and [EOS'] around the user's text (paper, section 1).
       user_id, system_id: open a turn of a dialogue.
       blank_id: the "___" that the model is asked to fill in.
@@ -94,8 +89,8 @@ class Vocabulary:
         Args:
           model_file: a SentencePiece file made by `train_vocabulary`, or T5's spiece.model.
           num_sentinels: how many sentinels to lay out; ids of T5 weights fit with 100.
-          cache_size: how many encoded texts to remember; 0 remembers none. Titles and behaviours
-            repeat a lot, so this saves nearly all encoding (about 0.3 KiB each).
+          cache_size: how many encoded texts to remember (about 0.3 KiB each). Titles and behaviours
+            repeat, so this saves nearly all encoding.
 
         Raises:
           ConfigError: the file is missing or no SentencePiece model, or its ids are not T5's
@@ -138,10 +133,9 @@ class Vocabulary:
 
     @functools.cached_property
     def text_ids(self) -> np.ndarray:
-        """Ids that texts are made of, int32, ascending: what generation may write beside [EOS].
+        """Ids that texts are made of, int32, ascending: what generation may produce beside [EOS].
 
-        No control ids, no sentinels and no spare rows; nor the unknown id, which stands for text
-        that it does not tell.
+        No control ids, no sentinels, no spare rows, and not the unknown id.
         """
         ids = set(range(self.num_pieces)) - self._control_pieces
         return np.array(sorted(ids - {self.pad_id, self.eos_id, self.unk_id}), np.int32)
@@ -162,20 +156,19 @@ class Vocabulary:
         return ids
 
     def encode_array(self, text: str, *, sampling: SubwordSampling | None = None) -> np.ndarray:
-        """Encodes any text, without ever giving a control id.
+        """Encodes any text to int32 [num_tokens], without ever giving a control id.
 
         Lone surrogates, which are not valid Unicode, become U+FFFD. Then the normalisation of the
-        model file applies; T5's and our own is NFKC, where every run of whitespace (line breaks
-        and U+FFFD too) counts as one space. What no piece covers becomes bytes where the model has
-        them, else the unknown id.
+        model file applies; T5's and our own is NFKC, where every run of whitespace (line breaks and
+        U+FFFD too) counts as one space. What no piece covers becomes bytes if the model has them,
+        else the unknown id.
 
         Args:
           text: any string.
           sampling: cut the text into pieces at random; None takes the likeliest pieces.
 
         Returns:
-          int32 [num_tokens], read-only (it is shared with the cache); empty for a text of nothing
-          but whitespace and characters that normalisation removes.
+          A read-only array (it is shared with the cache).
 
         Raises:
           ConfigError: sampling from a model that is not a unigram model.
@@ -189,15 +182,11 @@ class Vocabulary:
         return choices[sampling.rng.choice(len(choices), p=weights / weights.sum())]
 
     def encode_with_places(self, text: str) -> tuple[np.ndarray, np.ndarray]:
-        """Encodes a text, and says where in it each token comes from.
+        """The ids of `encode_array`, and where in the text each comes from, int32 [num_tokens]
+        both.
 
-        Args:
-          text: any string.
-
-        Returns:
-          (ids, places): the ids of `encode_array` and the last UTF-8 byte of the text that each
-          stands for (the next one for a token that stands for none, such as a lone "\u2581"), both
-          int32 [num_tokens].
+        A place is the last UTF-8 byte that a token stands for (the next one for a token that stands
+        for none, such as a lone "▁").
         """
         clean = _LONE_SURROGATE.sub("\ufffd", text)
         pieces = self._processor.encode_as_proto(clean).pieces
@@ -208,12 +197,8 @@ class Vocabulary:
     def decode(self, ids: Iterable[int]) -> str:
         """Turns ids back into text, leaving out every control id, sentinel and spare row.
 
-        Args:
-          ids: token ids of a list or an array. The unknown id gives " \u2047 ", bytes that are no
-            UTF-8 give U+FFFD.
-
-        Raises:
-          DataError: an id is negative, or not below `size`.
+        The unknown id gives " ⁇ ", bytes that are no UTF-8 give U+FFFD. Raises DataError for an id
+        that is negative or not below `size`.
         """
         kept = []
         for id_ in map(int, ids):

@@ -51,7 +51,9 @@ from m6rec_jax.text.vocabulary import BUILT_IN_SENTINEL
 _NUM_RESERVED = 3 + 256  # pad, eos, unk; bytes
 _SPELLING_WEIGHT = 0.02  # of the mixture: enough for unseen words, too little to break up seen ones
 _EXPECTED_OVERLAP = 0.8  # share of the parts of words that the phrase model holds, too
-_MAX_PART_CHARS = 16
+# Share of the pieces set aside for parts of words, so that unseen words are spelled sensibly.
+_SPELLING_SHARE = 0.25
+_MAX_PART_CHARS, _MAX_PHRASE_CHARS = 16, 80
 _MAX_SEEDS = 1_000_000
 _MAX_COUNTED = 4_000_000
 _RUN = re.compile(r"\d+|[^\W\d_]+|(?:[^\w\s]|_)+")
@@ -65,15 +67,10 @@ class TrainedVocabulary:
     """What training made; also written as JSON beside the model.
 
     Attributes:
-      model_file: the SentencePiece file.
-      sha256: of that file, in hex.
-      num_pieces: pieces in the file, byte and control pieces included; at most the size asked for.
-      num_texts: texts read.
-      num_empty_texts: texts without anything to learn from.
-      num_sanitised_texts: texts in which a lone surrogate, NUL or U+2585 was replaced by U+FFFD.
-      num_long_cuts: how often an unbroken stretch was cut because SentencePiece would have skipped
-        it for its length.
-      num_forgotten: distinct phrases dropped as the rarest because there were too many to hold.
+      model_file, sha256: the SentencePiece file and its hash.
+      num_pieces: in the file, byte and control pieces included; at most the size asked for.
+      num_texts, num_empty_texts: texts read, and those without anything to learn from.
+      num_sanitised_texts, num_long_cuts, num_forgotten: see `PhraseCuts`.
       options: the options trained with.
       sentencepiece_version: the library that trained it.
     """
@@ -98,63 +95,42 @@ def train_vocabulary(
     *,
     prose: Iterable[str] = (),
     split_by_whitespace: bool = True,
-    split_digits: bool = False,
     keep_apart: Sequence[str] = (),
     separate_punctuation: bool = True,
     separate_numbers: bool = True,
-    spelling_share: float = 0.25,
     min_count: int = 2,
-    max_piece_length: int | None = None,
-    character_coverage: float = 0.9999,
-    num_threads: int = 4,
 ) -> TrainedVocabulary:
     """Trains a unigram model and writes it, with a JSON file of the same name beside it.
 
-    The same texts and options always give the same file, byte for byte; nothing is sampled or
-    shuffled. The model has T5's ids (pad 0, eos 1, unk 2, no bos) and 256 byte pieces, keeps case,
-    and normalises with NFKC.
+    The same texts and options always give the same file, byte for byte. The model has T5's ids (pad
+    0, eos 1, unk 2, no bos) and 256 byte pieces, keeps case, and normalises with NFKC.
 
     Args:
       texts: the text to learn from, in the proportions in which the model will see it. Read once.
-        Leave out items that the model is to meet as new ones: a title with a piece of its own that
-        training never shows has an embedding that means nothing.
+        Leave out items that the model is to meet as new ones: a piece of its own that training
+        never shows has an embedding that means nothing.
       output: where the model goes, by custom ending in ".model".
       size: pieces in the file, byte pieces included; fewer come out when the text has no more.
         With the control tokens, the default fits the 8,192 rows of `gin_configs/models/mini.gin`.
-      prose: more text, read after `texts`; its words become pieces, but no phrases of several. Free
-        text has so many of those, each seen a few times, that they would fill the memory.
+      prose: more text, read after `texts`; its words become pieces, but no phrases of several, of
+        which free text has so many that they would fill the memory.
       split_by_whitespace: False lets phrases such as titles become single pieces.
-      split_digits: every digit is a piece of its own; numbers and years are then spelled.
       keep_apart: words or phrases that never share a piece with their neighbours. Name a template's
         outcome words here, or they grow onto titles ("liked Fargo (1996)" as one piece).
       separate_punctuation: False lets a piece begin with the punctuation before it (", comedy"),
         which saves about another third of the tokens.
       separate_numbers: False lets phrases hold numbers (", 72% like it" as one piece): shorter
         still, where numbers are rounded to few values and follow the same words.
-      spelling_share: share of the pieces set aside for parts of words, so that unseen words and
-        titles are spelled in sensible parts; between 0 and 1.
       min_count: how often a phrase, word or part must occur to become a piece, at least 2. Raise it
         so that rare titles are spelled in words the model knows from other titles.
-      max_piece_length: longest piece in characters; None is 16, or 80 for phrases.
-      character_coverage: share of all characters that get a piece; the rest are spelled in bytes.
-      num_threads: a fixed number, because sums over threads are rounded differently for another.
-
-    Returns:
-      A summary of what was read and made.
 
     Raises:
       ConfigError: an option out of range, or a size too small for the characters of the text.
       DataError: there is no text at all.
     """
-    if not 0 <= spelling_share < 1 or not 0 < character_coverage <= 1:
-        raise ConfigError(
-            "spelling_share must be in [0, 1) and character_coverage in (0, 1], "
-            f"got {spelling_share} and {character_coverage}"
-        )
     if min_count < 2:
         raise ConfigError(f"min_count must be at least 2, got {min_count}")
-    if max_piece_length is None:
-        max_piece_length = _MAX_PART_CHARS if split_by_whitespace else 80
+    max_piece_length = _MAX_PART_CHARS if split_by_whitespace else _MAX_PHRASE_CHARS
     cuts = PhraseCuts(
         keep_apart,
         words=split_by_whitespace,
@@ -169,12 +145,6 @@ def train_vocabulary(
         raise DataError(
             f"there is nothing to train a vocabulary on: {cuts.num_texts} texts, all empty"
         )
-    options: dict[str, Any] = {
-        "max_sentencepiece_length": max_piece_length,
-        "character_coverage": character_coverage,
-        "split_digits": split_digits,
-        "num_threads": num_threads,
-    }
     words: collections.Counter[str] = collections.Counter()
     distinct: collections.Counter[str] = collections.Counter()
     for cut, number in cuts.counts.items():
@@ -182,23 +152,18 @@ def train_vocabulary(
             words[word] += number
             distinct[word] += 1
 
-    spelling: _ModelProto | None = None
-    size_left = size
-    if spelling_share > 0:
-        num_characters = len(set().union(*words))
-        spelling_size = _NUM_RESERVED + num_characters
-        spelling_size += int(spelling_share * max(0, size - spelling_size))
-        seeds = _seed_pieces(collections.Counter(), distinct, max_piece_length, min_count=2)
-        spelling = _train(distinct, seeds, min(size, spelling_size), options)
-        num_parts = sum(p.type == _NORMAL and len(p.piece) > 1 for p in spelling.pieces)
-        size_left -= int(num_parts * (1 - _EXPECTED_OVERLAP))
+    spelling_size = _NUM_RESERVED + len(set().union(*words))
+    spelling_size += int(_SPELLING_SHARE * max(0, size - spelling_size))
+    seeds = _seed_pieces(collections.Counter(), distinct, max_piece_length, min_count=2)
+    spelling = _train(distinct, seeds, min(size, spelling_size), max_piece_length)
+    num_parts = sum(p.type == _NORMAL and len(p.piece) > 1 for p in spelling.pieces)
+    size_left = size - int(num_parts * (1 - _EXPECTED_OVERLAP))
     phrases = collections.Counter[str]()
     if not split_by_whitespace:
         phrases = _phrases(cuts.counts, max_piece_length, min_count)
     seeds = _seed_pieces(phrases, words, max_piece_length, min_count)
-    model = _train(cuts.counts, seeds, size_left, options)
-    if spelling is not None:
-        _mix(model, spelling, size)
+    model = _train(cuts.counts, seeds, size_left, max_piece_length)
+    _mix(model, spelling, size)
     # Spelled so in some text, it would be taken for a sentinel that the file brings.
     ordinary = [piece for piece in model.pieces if not BUILT_IN_SENTINEL.fullmatch(piece.piece)]
     del model.pieces[:]
@@ -216,14 +181,12 @@ def train_vocabulary(
         num_sanitised_texts=cuts.num_sanitised,
         num_long_cuts=cuts.num_long,
         num_forgotten=cuts.num_forgotten,
-        options=options
-        | {
+        options={
             "size": size,
             "split_by_whitespace": split_by_whitespace,
             "keep_apart": list(keep_apart),
             "separate_punctuation": separate_punctuation,
             "separate_numbers": separate_numbers,
-            "spelling_share": spelling_share,
             "min_count": min_count,
         },
         sentencepiece_version=sentencepiece.__version__,
@@ -311,7 +274,7 @@ def _train(
     counts: Mapping[str, int],
     seeds: Iterable[tuple[str, int]],
     size: int,
-    options: Mapping[str, Any],
+    max_piece_length: int,
 ) -> _ModelProto:
     """Runs SentencePiece's EM on counted cuts."""
     # Sorted: the order of sentences decides how sums are rounded.
@@ -346,7 +309,11 @@ def _train(
                 split_by_number=False,
                 shuffle_input_sentence=False,
                 minloglevel=2,
-                **options,
+                split_digits=False,
+                max_sentencepiece_length=max_piece_length,
+                character_coverage=0.9999,  # the rest is spelled in bytes
+                # Fixed: sums over another number of threads are rounded differently.
+                num_threads=4,
             )
         except (RuntimeError, OSError, ValueError) as error:
             raise ConfigError(

@@ -1,4 +1,4 @@
-"""Texts written for a user about an item: explanations, titles, queries (paper, section 2).
+"""Texts generated for a user about an item: explanations, titles, queries (paper, section 2).
 
 One entry of a data set's `template.writing` says how training rows of one kind are made:
 
@@ -9,10 +9,11 @@ One entry of a data set's `template.writing` says how training rows of one kind 
       "liked":  "{title}"
     }
 
-`about` is told last in the source (an empty one tells nothing), `prefix` is how the text begins and
-is given to the model, `text` is what it learns to write. All see the item's attributes. `text` may
+`about` comes last in the source (an empty one adds nothing), `prefix` is how the text begins and is
+given to the model, `text` is what it learns to generate. All see the item's attributes. `text` may
 also ask what the item has in common with what the user liked before: {shared_COLUMN}, the values of
 a column that it shares with one liked item, and {shared_COLUMN_in}, that item, named by `liked`.
+Rendering raises DataError where the item lacks what a template needs.
 """
 
 from __future__ import annotations
@@ -38,11 +39,8 @@ _MOST_SHARED = 2
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """A text that is to be written.
-
-    Attributes:
-      text: without its prefix.
-      features: the values that it says are shared, in the order of the template.
+    """A text to learn, without its prefix, and the shared values it names, in the order of the
+    template.
     """
 
     text: str
@@ -68,11 +66,7 @@ class WritingTemplate:
 
     @classmethod
     def parse(cls, kind: str, spec: object) -> WritingTemplate:
-        """Reads one entry.
-
-        Args:
-          kind: its key.
-          spec: the object: `text` is required, and `liked` where a shared value's item is named.
+        """Reads one entry; `text` is required, and `liked` where a shared value's item is named.
 
         Raises:
           ConfigError: an unknown kind or key, a missing one, or a template that does not parse.
@@ -103,13 +97,13 @@ class WritingTemplate:
         return {name: getattr(self, name).source for name in _ENTRIES if getattr(self, name).source}
 
     def validate(self, item_attributes: Iterable[str]) -> None:
-        """Checks every field's name; raises ConfigError for one that does not exist."""
+        """Raises ConfigError for a field's name that does not exist."""
         items = list(item_attributes)
         for name in items:
             # {shared_made_in} would be the item that shares 'made'.
             if name.endswith(_IN) and f"{_SHARED}{name}" in self.text.fields:
                 raise ConfigError(
-                    f"'writing.{self.kind}.text' may not tell what is shared of {name!r}: names "
+                    f"'writing.{self.kind}.text' may not ask what is shared of {name!r}: names "
                     f"that end in {_IN!r} mean the item; rename the column"
                 )
         for template in (self.about, self.prefix, self.liked):
@@ -118,28 +112,20 @@ class WritingTemplate:
         self.text.validate([*items, *shared])
 
     @property
-    def told(self) -> tuple[Template, ...]:
-        """Templates that are rendered of every item that something is written about.
+    def item_templates(self) -> tuple[Template, ...]:
+        """Templates that are rendered for every item that something is generated about.
 
-        Where shared values are told, items that share none have no text, and need none.
+        Items that share nothing with what the user liked have no text, and need none.
         """
         return () if self.shared else (self.about, self.prefix, self.text)
 
     def source(self, history: Sequence[str], item: Item | None) -> list[str]:
-        """A history's segments, and what the text is to be about.
-
-        Args:
-          history: of `DatasetTemplate.history_segments`.
-          item: None where no item is known, for texts about nothing.
-
-        Raises:
-          DataError: the item lacks what the template needs.
-        """
+        """A history's segments and what the text is to be about; `item` None if none is known."""
         about = self._render(self.about, item)
         return [*history, about] if about else list(history)
 
-    def beginning(self, item: Item | None) -> str:
-        """How the text begins; arguments and errors as `source`."""
+    def render_prefix(self, item: Item | None) -> str:
+        """How the text begins; `item` as for `source`."""
         return self._render(self.prefix, item)
 
     @property
@@ -150,21 +136,15 @@ class WritingTemplate:
     def written(
         self, item: Item, liked: Sequence[Item], common: Mapping[str, frozenset[str]]
     ) -> Written | None:
-        """The text to learn from.
+        """The text to learn from; None if the template asks for shared values and there is none.
 
         Of the liked items the one that shares most values of a column is named, of equals the
-        latest; all that share as many as are told count as equals.
+        latest.
 
         Args:
           item: that the text is about.
           liked: what the user liked before, oldest first.
-          common: of `common_values`; they are not told as shared.
-
-        Returns:
-          None where there is nothing to say: the template asks for shared values and there is none.
-
-        Raises:
-          DataError: the item lacks what the template needs.
+          common: of `common_values`; they do not count as shared.
         """
         values: dict[str, Value] = dict(item.attributes)
         features: list[str] = []
@@ -187,16 +167,12 @@ class WritingTemplate:
 
     def _render(self, template: Template, item: Item | None) -> str:
         if item is None and template.fields:
-            raise DataError(f"'{template.name}' tells of an item, and none is given")
+            raise DataError(f"'{template.name}' needs an item, and none is given")
         return _rendered(template, {} if item is None else item.attributes, item)
 
 
 def parse_writing(spec: object) -> dict[str, WritingTemplate]:
-    """Reads the `writing` object of a template, `WritingTemplate.parse` for each of its entries.
-
-    Raises:
-      ConfigError: as there, or it is no object.
-    """
+    """Reads the `writing` object of a template; raises ConfigError as `WritingTemplate.parse`."""
     if not isinstance(spec, Mapping):
         raise ConfigError(f"'writing' must be an object, not {spec!r}")
     return {str(kind): WritingTemplate.parse(str(kind), entry) for kind, entry in spec.items()}

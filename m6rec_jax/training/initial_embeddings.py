@@ -11,8 +11,12 @@ from jax.experimental import multihost_utils
 
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.model.config import ModelConfig
-from m6rec_jax.text.co_occurrence import Rows, count_neighbours, neighbour_vectors
-from m6rec_jax.text.piece_vectors import composed_vectors
+from m6rec_jax.text.piece_vectors import (
+    Rows,
+    composed_vectors,
+    count_neighbours,
+    neighbour_vectors,
+)
 from m6rec_jax.training.task_data import MakeBatches, pieces_of
 from m6rec_jax.training.train_state import TrainState
 
@@ -49,7 +53,7 @@ def with_initial_embeddings(
       config: of the model.
       choice: 'random'; 'pieces': what pieces are written of (`text.piece_vectors`); 'neighbours':
         that, and which pieces stand near each other in the sources of the training data
-        (`text.co_occurrence`).
+        (`text.piece_vectors`).
       mixture_or_task_name, task_feature_lengths, batch_size, make_batches: what is trained on; the
         data are read from their beginning, on every process alike.
       seed: of all random vectors.

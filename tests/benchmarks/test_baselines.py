@@ -11,7 +11,6 @@ from benchmarks.baselines import ctr, retrieval
 from benchmarks.baselines.exported_splits import ExportedSplits, read_exported
 from m6rec_jax.data.co_occurrence import CoOccurrence, CoOccurrenceOptions
 from m6rec_jax.errors import DataError
-from m6rec_jax.metrics.ranking import ranks_by_score
 
 
 def small(num_users: int = 6, num_items: int = 12, per_user: int = 10) -> ExportedSplits:
@@ -106,29 +105,11 @@ def test_co_occurrence_is_the_packages() -> None:
         np.testing.assert_allclose(scores[user, left], expected[left], atol=1e-9)
 
 
-def test_seen_items_are_not_ranked() -> None:
-    data = small()
-    history = retrieval.interactions(data, "train", "validation")
-    target = retrieval.targets(data, "test")
-    assert not history[np.arange(len(target)), target].any()
-    # 12 items less 9 seen leave 3 to rank.
-    ranks = ranks_by_score(-history, target, history > 0)
-    assert ranks.max() <= 3
-
-
 def write_export(folder: Path, data: ExportedSplits) -> None:
     pq.write_table(data.users, folder / "users.parquet")
     pq.write_table(data.items, folder / "items.parquet")
     names = ("user", "item", "time", "value", "per_user_temporal", "leave_one_out")
     pq.write_table(pa.table({n: getattr(data, n) for n in names}), folder / "events.parquet")
-
-
-def test_reads_what_was_exported(tmp_path: Path) -> None:
-    data = small()
-    write_export(tmp_path, data)
-    back = read_exported(tmp_path)
-    for name in ("user", "item", "value", "label", "per_user_temporal", "leave_one_out"):
-        np.testing.assert_array_equal(getattr(back, name), getattr(data, name))
 
 
 def test_export_out_of_order_or_absent_is_refused(tmp_path: Path) -> None:

@@ -13,10 +13,8 @@ from benchmarks.batch_inference import (
     check_output,
     memory_growth,
     watch,
-    write_data_set,
     write_requests,
 )
-from m6rec_jax.data.reading import Dataset
 from m6rec_jax.data.schema import DatasetSpec
 from m6rec_jax.errors import DataError
 from m6rec_jax.requests.files import Position, open_requests
@@ -24,12 +22,6 @@ from m6rec_jax.requests.request import RejectedRow, RequestParser
 from m6rec_jax.text.records import Item
 
 ITEMS = {f"f{n}": Item(f"f{n}", {"title": f"Film {n}"}) for n in range(9)}
-
-
-def test_the_data_set_can_be_read(tmp_path: Path) -> None:
-    dataset = Dataset.open(write_data_set(tmp_path / "films", 30))
-    assert len(dataset.item_records) == 30
-    assert len(dataset.user_records) == 200
 
 
 def test_malformed_rows_have_the_reasons_that_are_expected(tmp_path: Path) -> None:

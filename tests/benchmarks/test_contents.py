@@ -2,12 +2,7 @@
 
 import numpy as np
 
-from benchmarks.baselines.contents import description, factor_scores
-
-
-def test_all_that_is_known_is_told() -> None:
-    known = {"title": "Seven", "other_title": None, "year": 1995, "genres": ("crime", "thriller")}
-    assert description(known | {"cast": ()}) == "Seven, 1995, crime, thriller"
+from benchmarks.baselines.contents import factor_scores
 
 
 def test_words_tell_whom_an_unseen_item_is_for() -> None:

@@ -10,7 +10,6 @@ from benchmarks.efficiency import (
     TUNED,
     TUNED_BFLOAT16,
     Models,
-    fastest,
     measured,
     one_candidate_per_row,
     tuning_programs,
@@ -64,17 +63,6 @@ def test_candidates_in_rows_of_their_own_score_the_same() -> None:
 
     # Sums over a row of another length are rounded in another order.
     np.testing.assert_allclose(logits(single), logits(batch), rtol=1e-4, atol=1e-5)
-
-
-def test_fastest_takes_the_best_turn() -> None:
-    calls = {"a": 0, "b": 0}
-
-    def program(name: str) -> None:
-        calls[name] += 1
-
-    found = fastest({name: lambda name=name: program(name) for name in calls}, turns=3)
-    assert calls == {"a": 4, "b": 4}
-    assert all(0 <= seconds < 1 for seconds in found.values())
 
 
 def test_what_full_and_frozen_tuning_hold() -> None:

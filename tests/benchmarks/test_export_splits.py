@@ -89,9 +89,3 @@ def test_few_shot_splits_keep_the_rows_that_ours_learn_from(tmp_path: Path) -> N
     assert (data.rows("few_shot_all_0", "train") == data.rows("per_user_temporal", "train")).all()
     with pytest.raises(DataError, match="'few_shot_7_4' was not exported"):
         data.rows("few_shot_7_4", "train")
-
-
-def test_an_empty_part_is_refused(tmp_path: Path) -> None:
-    dataset = write_shop(tmp_path, 2)
-    with pytest.raises(DataError, match="empty"):
-        export(dataset, tmp_path / "out")

@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 
 from benchmarks import few_samples
@@ -15,7 +14,6 @@ from benchmarks.results_file import read_results
 from benchmarks.tuned_run import Run
 from m6rec_jax import configuration
 from m6rec_jax.data.splits import Split
-from m6rec_jax.metrics.classification import auc
 
 
 @pytest.fixture
@@ -102,34 +100,6 @@ def test_rows_under_one_name_are_of_one_foundation(made, tmp_path: Path, capsys)
     assert {row["model"] for row in rows} == {MEANS, REGRESSION, few_samples.TUNED, "of another"}
 
 
-def test_rows_under_one_name_are_of_one_budget(made, tmp_path: Path, capsys) -> None:
-    arguments = ["--samples", "64", "--foundation", str(tmp_path / "base"), "--seeds"]
-    assert few_samples.main([*arguments, "0"]) == 0
-    done, longer = len(made), "--gin.TRAIN_STEPS=960"
-    for seed in "01":
-        assert few_samples.main([*arguments, seed, longer]) == 2
-        assert "made with no gin bindings, but this study is given" in capsys.readouterr().err
-    assert len(made) == done
-    # All rows of that name are made again: nothing of the old budget stays.
-    assert few_samples.main([*arguments, "0", longer, "--force"]) == 0
-    assert few_samples.main([*arguments, "0", "--force"]) == 0
-    assert few_samples.main([*arguments, "0", longer, "--model", "longer"]) == 0
-    rows = read_results(tmp_path / "few_samples.json").rows
-    found = {(r["model"], tuple(r["bindings"]), r["train_steps"]) for r in rows if "bindings" in r}
-    assert found == {
-        (few_samples.TUNED, (), 480),
-        ("longer", ("TRAIN_STEPS=960",), 960),
-    }
-
-
-@pytest.mark.parametrize("text", ["0", "-3", "many"])
-def test_numbers_of_samples(made, text: str, capsys) -> None:
-    with pytest.raises(SystemExit):
-        few_samples.main(["--samples", text])
-    assert "neither a positive number nor 'all'" in capsys.readouterr().err
-    assert not made
-
-
 def test_a_sample_knows_nothing_else(made) -> None:
     split = Split.parse(Sample(256, 2).split())
     assert split.options == {"n": 256, "seed": 2, "history": "sampled"}
@@ -151,11 +121,3 @@ def test_files_of_the_study_fit_together() -> None:
     finally:
         gin.clear_config()
     assert "{awards}" in candidate
-
-
-def test_figures_are_those_of_the_metrics() -> None:
-    rng = np.random.default_rng(0)
-    labels, scores = rng.integers(0, 2, 50), rng.random(50)
-    found = few_samples.figures_of(rng.integers(0, 5, 50), labels, scores)
-    assert tuple(found) == few_samples.METRICS
-    assert found["auc"] == auc(labels, scores)

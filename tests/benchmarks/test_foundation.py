@@ -133,12 +133,6 @@ def test_the_vocabulary_reads_what_the_foundation_reads():
     assert {task.kind for task in tasks} == {"language", "retrieval", "generation"}
 
 
-def test_unknown_arguments_are_refused(calls, tmp_path, capsys):
-    assert foundation.main(["--output", str(tmp_path), "--trian"]) == 2
-    assert "unrecognized argument: --trian" in capsys.readouterr().err
-    assert calls == []
-
-
 @pytest.mark.parametrize(
     ("flag", "name", "more"),
     [

@@ -1,13 +1,10 @@
 """Memory kept between steps: what rows say of turns, and that a turn is a training step's."""
 
-import json
-import os
 from typing import Any
 
 import pytest
 
 from benchmarks import freed_memory, results_file
-from benchmarks.provenance import ROOT
 
 
 @pytest.fixture
@@ -50,22 +47,3 @@ def test_another_loss_is_an_error(turns, tmp_path, capsys) -> None:
     assert freed_memory.main(["--turns=1"]) == 2
     assert "changes what is computed: losses are" in capsys.readouterr().err
     assert not (tmp_path / "freed_memory.json").exists()
-
-
-def test_the_page_names_what_was_measured() -> None:
-    page = (ROOT / "benchmarks/results/freed_memory.md").read_text()
-    assert " ".join(f"{name}={value}" for name, value in freed_memory.KEEP.items()) in page
-
-
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only Linux binds processes")
-def test_a_turn_on_one_processor(capsys) -> None:
-    processors = os.sched_getaffinity(0)
-    try:
-        arguments = ["--turn-on=one", "--model_file=gin_configs/models/tiny.gin", "--batch=1"]
-        assert freed_memory.main(arguments) == 0
-        assert len(os.sched_getaffinity(0)) == 1
-    finally:
-        os.sched_setaffinity(0, processors)
-    found = json.loads(capsys.readouterr().out)
-    assert set(found) == {"seconds", "faults", "mib", "loss"}
-    assert found["seconds"] > 0

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from scipy import sparse
 
 from benchmarks import frozen_states
 
@@ -32,14 +31,6 @@ def test_what_is_there_is_found(classes):
     assert abs(frozen_states.linear_model(features, labels)["auc"] - 0.5) < 0.12
 
 
-def test_sparse_features_stay_sparse_and_classes_may_be_missing_in_training():
-    features, labels = drawn(3, informative=True)
-    labels["test"][:5] = 3  # a class that is nowhere else
-    positive = {part: sparse.csr_matrix(values > 2) * 1.0 for part, values in features.items()}
-    figures = frozen_states.linear_model(positive, labels)
-    assert 0.8 < figures["auc"] < 1
-
-
 def test_the_penalty_is_chosen_by_validation_rows(monkeypatch):
     features, labels = drawn(2, informative=True)
     chosen = frozen_states.linear_model(features, labels)["inverse_penalty"]
@@ -48,9 +39,3 @@ def test_the_penalty_is_chosen_by_validation_rows(monkeypatch):
     features["test"] = rng.normal(size=features["test"].shape)
     labels["test"] = rng.integers(0, 2, SIZES["test"])
     assert frozen_states.linear_model(features, labels)["inverse_penalty"] == chosen
-
-
-def test_two_foundations_of_one_name_are_refused(tmp_path, capsys):
-    folders = [str(tmp_path / parent / "foundation") for parent in "ab"]
-    assert frozen_states.main(["--foundations", *folders]) == 2
-    assert "names of their own, not foundation, foundation" in capsys.readouterr().err

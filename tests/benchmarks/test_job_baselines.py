@@ -8,8 +8,6 @@ import pytest
 from benchmarks import job_baselines
 from benchmarks.baselines import neighbours
 from benchmarks.job_list import JOBS
-from benchmarks.results_file import add_rows, metric_rows
-from m6rec_jax.errors import DataError
 
 
 def row(source, target="", item=0, seen=(), prefix=""):
@@ -74,45 +72,6 @@ def test_named_items_are_out_of_the_way_of_new_ones(monkeypatch) -> None:
     # The most popular item is what the second row wants; the first's comes second, 3 being named.
     assert (found["popularity"]["recall@1"], found["popularity"]["new/recall@1"]) == (0.5, 0.0)
     assert found["popularity"]["recall@5"] == 1.0
-
-
-def test_closed_forms_rank_what_was_not_seen(monkeypatch) -> None:
-    def of(user, *items):
-        return {"user_index": user, "item_indices": np.array(items)}
-
-    # Who took 0 and 1 took 2; user 3 took 0 and, in validation, 1.
-    parts = {
-        "train": [of(0, 0, 1), of(0, 2), of(1, 0, 1, 2), of(2, 3), of(3, 0)],
-        "validation": [of(3, 1)],
-        "test": [of(3, 2), of(2, 0)],
-    }
-
-    def read_rows(prepared, view, part, columns=None):
-        assert view == "next_items"
-        return iter(parts[part])
-
-    monkeypatch.setattr(job_baselines.prepared_rows, "read_rows", read_rows)
-    prepared = SimpleNamespace(manifest={"counts": {"users": 4, "items": 5}})
-    task = SimpleNamespace(prepared=lambda: prepared, view="next_items")
-    found = job_baselines._closed_forms(task, 0)
-    assert set(found) == {"popularity", "ItemKNN", "EASE"}
-    # User 3 has seen 0 and 1; user 2 has seen 3: of the rest 0 is the most popular.
-    assert found["popularity"]["hit_rate@1"] == 1.0
-    assert found["EASE"]["hit_rate@1"] >= 0.5
-
-
-def test_figures_of_other_result_files_are_means_over_seeds(tmp_path, monkeypatch) -> None:
-    path = tmp_path / "movielens_ctr.json"
-    for seed, value in ((1, 0.7), (2, 0.8)):
-        rows = metric_rows(
-            {"auc": value}, model="FM", config="c", dataset="d", split="s", seed=seed
-        )
-        add_rows(path, rows, command="c", commit="0", hardware="h", date="2026-11-25")
-    monkeypatch.setattr(job_baselines, "results_path", lambda name: tmp_path / f"{name}.json")
-    found = job_baselines.measured_before("movielens_ctr", "s", ("FM",))
-    assert found == {"FM": {"auc": pytest.approx(0.75)}}
-    with pytest.raises(DataError, match=r"no rows of 'DIN' \(s\)"):
-        job_baselines.measured_before("movielens_ctr", "s", ("FM", "DIN"))
 
 
 def test_models_that_are_named_as_measured_are_measured() -> None:

@@ -7,14 +7,12 @@ import gin
 import pytest
 
 from benchmarks import foundation, job_baselines, jobs, movielens
-from benchmarks.comparison_table import comparison_table, strongest
+from benchmarks.comparison_table import comparison_table
 from benchmarks.job_list import JOBS, SINGLES, ZERO_SHOT
 from benchmarks.metric_names import describe_metric
 from benchmarks.provenance import ROOT
 from benchmarks.results_file import add_rows, read_results
 from m6rec_jax import configuration
-from m6rec_jax.data.prepared import folder_of, write_manifest
-from m6rec_jax.data.sources import DATA_DIR_VARIABLE
 from m6rec_jax.errors import DataError
 from m6rec_jax.pipeline.registration import evaluated_tasks
 
@@ -212,38 +210,6 @@ def test_baselines_that_were_measured_anew_are_read_anew(monkeypatch) -> None:
     ]
 
 
-def test_dialogues_that_are_not_there_are_told(calls, tmp_path: Path, capsys) -> None:
-    assert run(tmp_path, "--jobs", "conversation", "movielens_zero_shot", "--seeds", "0") == 0
-    assert "left out: conversation: INSPIRED is not prepared" in capsys.readouterr().out
-    assert {row["split"] for row in rows_in(tmp_path)} == {"movielens_100k_zero_shot"}
-    inspired = ("--inspired", str(tmp_path))
-    assert run(tmp_path, "--jobs", "conversation", "--seeds", "0", *inspired) == 0
-    assert "inspired_replies" in {row["split"] for row in rows_in(tmp_path)}
-
-
-def test_data_are_prepared_where_they_are_missing(tmp_path: Path, monkeypatch) -> None:
-    made: list[tuple[str, ...]] = []
-    monkeypatch.setenv(DATA_DIR_VARIABLE, str(tmp_path))
-    monkeypatch.setattr(jobs, "m6rec", lambda *call: made.append(tuple(map(str, call))))
-    monkeypatch.setattr(foundation, "prepare_data", lambda: made.append(("everything",)))
-    assert not jobs.prepare_data(None)
-    assert made == [("everything",)]
-    for (dataset, split), wanted in jobs.VIEWS.items():
-        folder = folder_of(tmp_path, dataset, split)
-        folder.mkdir()
-        write_manifest(folder, {"views": {view: {} for view in wanted}})
-    made.clear()
-    assert not jobs.prepare_data(tmp_path / "talks")
-    assert made == [("data", "prepare", str(tmp_path / "talks"))]
-
-
-def test_one_study_is_of_one_foundation(calls, tmp_path: Path, capsys) -> None:
-    assert run(tmp_path, "--jobs", "movielens_zero_shot", "--seeds", "0") == 0
-    other = ["--foundation", str(tmp_path / "other"), "--output", str(tmp_path / "runs")]
-    assert jobs.main([*other, "--jobs", "explanation"]) == 2
-    assert "a study is of one foundation" in capsys.readouterr().err
-
-
 def test_one_table_is_of_one_budget(calls, tmp_path: Path, capsys) -> None:
     job = ("--jobs", "explanation", "--seeds")
     assert run(tmp_path, *job, "0", "--gin.TRAIN_STEPS=5") == 0
@@ -272,20 +238,6 @@ def test_one_table_is_of_one_budget(calls, tmp_path: Path, capsys) -> None:
     assert "has rows of 7 steps, but the gin files now say" in capsys.readouterr().err
 
 
-def test_unknown_arguments_are_refused(calls, tmp_path: Path, capsys) -> None:
-    assert run(tmp_path, "TRAIN_STEPS=3") == 2
-    assert "unrecognized argument: TRAIN_STEPS=3" in capsys.readouterr().err
-    assert not calls
-
-
-@pytest.mark.parametrize(
-    ("metric", "best"), [("auc", "b"), ("perplexity", "a"), ("novelty", "a"), ("div", "a")]
-)
-def test_the_strongest_baseline(metric: str, best: str) -> None:
-    assert strongest(metric, {"a": 1.0, "b": 2.0}) == best
-    assert strongest(metric, {}) is None
-
-
 def test_a_line_compares_means_over_seeds(tmp_path: Path) -> None:
     row = {"model": "ours", "gin_file": "a.gin", "dataset": "d", "split": "t", "job": "j"}
     rows = [
@@ -307,20 +259,6 @@ def test_a_line_compares_means_over_seeds(tmp_path: Path) -> None:
         "| perplexity | 9.00 ± 1.41 | kNN 12.00 | +25.0% | foundation 18.00 ± 1.41 |",
         "| novelty | 0.500 ± 0.000 | – |  | – |",
     ]
-
-
-def test_tasks_with_a_figure_each_share_a_table(tmp_path: Path) -> None:
-    row = {"model": "ours", "gin_file": "a.gin", "dataset": "d", "job": "j", "seed": 0}
-    rows = [
-        {**row, "split": task, "metric": "auc", "value": 0.6, "ours": 0.6, "baselines": {"x": 0.5}}
-        for task in ("one", "other")
-    ]
-    path = tmp_path / "r.json"
-    add_rows(path, rows, command="c", commit="0", hardware="h", date="2026-11-25")
-    same, _, head, _, *lines = comparison_table(read_results(path).rows).splitlines()
-    assert same == "[`a.gin`](../a.gin), ours; one seed, 2026-11-25."
-    assert head.startswith("| data set | task | figure |")
-    assert [line.split(" | ")[1] for line in lines] == ["`one`", "`other`"]
 
 
 def test_every_figure_that_is_kept_has_a_name() -> None:

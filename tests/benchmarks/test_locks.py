@@ -27,11 +27,3 @@ def test_the_second_waits_until_the_first_is_done(
     with locked(path, "never said"):
         pass
     assert not capsys.readouterr().out
-
-
-def test_another_folder_has_locks_of_its_own(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Tests of a study do not wait for one that runs meanwhile."""
-    with locked(tmp_path / "a" / "run"), locked(tmp_path / "b" / "run", "waiting"):
-        assert not capsys.readouterr().out

@@ -6,9 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import movielens
-from benchmarks.provenance import ROOT
 from benchmarks.results_file import read_results
-from m6rec_jax.errors import DataError
 
 
 @pytest.fixture
@@ -32,14 +30,6 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ..
     monkeypatch.setattr(movielens, "m6rec", m6rec)
     monkeypatch.setattr(movielens, "results_path", lambda name: tmp_path / f"{name}.json")
     return made
-
-
-def test_the_gin_files_exist() -> None:
-    for job in movielens.JOBS.values():
-        assert (ROOT / job.gin_file).is_file()
-        assert (ROOT / job.eval_gin_file).is_file()
-    assert (ROOT / movielens.FOUNDATION).is_file()
-    assert (ROOT / movielens.PREPARE).is_file()
 
 
 def test_every_seed_starts_from_one_foundation(calls, tmp_path: Path) -> None:
@@ -85,15 +75,6 @@ def test_rerankers_are_tested_with_the_towers_of_their_seed(calls, tmp_path: Pat
     assert seconds[movielens.JOBS["reranking"].model] is not None
 
 
-def test_unseen_items_are_learnt_without_the_foundation(calls, tmp_path: Path) -> None:
-    arguments = ["--jobs", "unseen_items", "--seeds", "0", "--output", str(tmp_path / "runs")]
-    assert movielens.main(arguments) == 0
-    (training,) = (call for call in calls if call[0] == "train")
-    assert not any("INITIAL_CHECKPOINT_PATH" in text for text in training)
-    prepared = [call[4] for call in calls if call[:2] == ("data", "prepare")]
-    assert prepared == [movielens.PREPARE_UNSEEN_ITEMS]
-
-
 def test_seconds_of_an_interrupted_run_are_not_told(calls, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     (folder / "other").mkdir(parents=True)
@@ -103,11 +84,3 @@ def test_seconds_of_an_interrupted_run_are_not_told(calls, tmp_path: Path) -> No
     (interrupted / "checkpoints").mkdir(parents=True)
     assert [call[0] for call in calls] == ["train"]
     assert movielens.train("a.gin", interrupted) is None
-
-
-def test_a_failing_command_ends_the_study(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def fail(*arguments: object) -> None:
-        raise DataError("`m6rec data fetch` ended with status 2")
-
-    monkeypatch.setattr(movielens, "m6rec", fail)
-    assert movielens.main(["--output", str(tmp_path)]) == 2

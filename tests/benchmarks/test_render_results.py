@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import render_results, results_chart, results_file
+from benchmarks import render_results, results_file
 
 STAMP = {"command": "python -m x", "commit": "abc", "hardware": "a CPU", "date": "2026-01-02"}
 
@@ -72,12 +72,6 @@ def test_mean_and_spread_over_seeds(folder: Path) -> None:
     assert cells[2].startswith("**0.2800")
 
 
-def test_seconds_are_counted_once_a_run(folder: Path) -> None:
-    add(folder, "x", {"FM": [0.7, 0.8]})
-    (folder / "x.md").write_text('# X\n\n{{ table(["auc", "seconds"]) }}')
-    assert line(page(folder), "FM")[2] == f"10 ± {statistics.stdev([10, 11]):.0f}"
-
-
 def test_a_metric_by_a_key_of_the_rows(folder: Path) -> None:
     for samples, values in ((64, [0.5, 0.6]), (1024, [0.7])):
         for model, more in (("FM", 0.0), ("LR", 0.01)):
@@ -105,15 +99,6 @@ def test_a_metric_by_a_key_of_the_rows(folder: Path) -> None:
     assert run(folder) == 2
 
 
-def test_lines_that_start_far_below_flatten_no_others() -> None:
-    level = [(step, 0.80 + step / 10_000) for step in range(0, 101, 10)]
-    climbing = [(step, min(0.5 + step / 50, 0.8)) for step in range(0, 101, 10)]
-    assert results_chart._bottom([level]) is None
-    bottom = results_chart._bottom([level, climbing])
-    assert bottom is not None
-    assert 0.79 < bottom < 0.80
-
-
 def test_curves_and_trade_offs_are_pictures_that_go_stale(folder: Path) -> None:
     for seed in (0, 1):
         curve = [[10, 0.6 + seed / 10], [20, 0.8]]
@@ -137,28 +122,6 @@ def test_curves_and_trade_offs_are_pictures_that_go_stale(folder: Path) -> None:
         assert path.read_text().startswith("<?xml")
         path.unlink()
     assert run(folder, "--check") == 1
-
-
-def test_what_has_no_curve_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    add(folder, "x", {"FM": [0.7]})
-    (folder / "x.md").write_text('# X\n\n{{ curves("auc") }}')
-    assert run(folder) == 2
-    assert "no row of 'auc' has a curve" in capsys.readouterr().err
-
-
-def test_rows_name_gin_file_and_date(folder: Path) -> None:
-    add(folder, "x", {"M6": [0.7]}, config=None, gin_file="gin_configs/examples/a.gin")
-    assert line(page(folder), "M6")[-2:] == [
-        "[`gin_configs/examples/a.gin`](../gin_configs/examples/a.gin)",
-        "2026-01-02",
-    ]
-
-
-def test_notes_become_footnotes(folder: Path) -> None:
-    add(folder, "x", {"DIN": [0.7]}, note="cut off after 3 epochs")
-    text = page(folder)
-    assert "| DIN<sup>1</sup> |" in text
-    assert "<sup>1</sup> DIN: cut off after 3 epochs (seed 0)" in text
 
 
 def test_prose_orders_sections_and_names_figures(folder: Path) -> None:
@@ -230,14 +193,6 @@ def test_check_finds_what_is_stale(folder: Path, capsys: pytest.CaptureFixture[s
     assert run(folder) == 0
     (docs / "results.md").write_text((docs / "results.md").read_text() + "a figure by hand\n")
     assert run(folder, "--check") == 1
-
-
-def test_a_damaged_result_file_is_an_error(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (folder / "x.json").write_text("{}")
-    assert run(folder) == 2
-    assert "x.json: 'command' must be a text" in capsys.readouterr().err
 
 
 def test_prose_may_become_a_page_of_its_own(folder: Path) -> None:

@@ -82,13 +82,6 @@ def test_a_bad_row_is_refused_and_nothing_is_written(
     assert not path.exists()
 
 
-def test_a_missing_key_is_named() -> None:
-    bad = row()
-    del bad["metric"]
-    with pytest.raises(DataError, match=r"x\.json, row 0: the key 'metric' is missing"):
-        results_file.parse_results(json.dumps({**STAMP, "rows": [bad]}), "x")
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -117,30 +110,6 @@ def test_studies_side_by_side_lose_nothing(tmp_path: Path) -> None:
         pool.map(_add_seed, [(path, seed) for seed in range(24)], chunksize=1)
     assert {r["seed"] for r in results_file.read_results(path).rows} == set(range(24))
     assert [file.name for file in tmp_path.iterdir()] == ["x.json"]
-
-
-def test_metric_rows_pass_the_schema(tmp_path: Path) -> None:
-    rows = results_file.metric_rows(
-        {"auc": 0.5, "log_loss": 0.7},
-        model="M",
-        dataset="d",
-        split="s",
-        seed=None,
-        gin_file="gin_configs/examples/x.gin",
-        seconds=1.26,
-        note="cut off",
-    )
-    results = add(tmp_path / "x.json", *rows)
-    assert [(r["metric"], r["seconds"], r["note"]) for r in results.rows] == [
-        ("auc", 1.3, "cut off"),
-        ("log_loss", 1.3, "cut off"),
-    ]
-
-
-def test_result_file_names() -> None:
-    assert results_file.results_path("movielens_ctr").name == "movielens_ctr.json"
-    with pytest.raises(DataError, match="lower case"):
-        results_file.results_path("../x")
 
 
 def test_hardware_names_the_machine_but_not_whose_it_is() -> None:

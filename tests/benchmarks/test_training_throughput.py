@@ -11,23 +11,6 @@ from m6rec_jax import configuration
 from m6rec_jax.model import ModelConfig
 
 
-def test_a_turn_times_whole_training_steps(capsys):
-    assert throughput.main(["--turn-of", throughput.OWN, "--model=tiny", "--batch=2"]) == 0
-    assert float(capsys.readouterr().out.split()[-1]) > 0
-
-
-def test_rows_have_no_padding():
-    lengths = throughput.LENGTHS
-    batch = throughput.random_batch(3, 50)
-    assert batch["encoder_input_tokens"].shape == (3, lengths["inputs"])
-    assert batch["decoder_target_tokens"].shape == (3, lengths["targets"])
-    for name, values in batch.items():
-        if name.endswith("_tokens"):
-            assert values.min() >= 2, name
-            assert values.max() < 50, name
-    assert (batch["decoder_loss_weights"] == 1).all()
-
-
 def test_our_own_step_learns_the_batch():
     """What is timed updates the parameters: the loss of a batch seen again and again falls."""
     configuration.parse_config(["gin_configs/models/tiny.gin"], [])

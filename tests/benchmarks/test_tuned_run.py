@@ -44,14 +44,6 @@ def test_rows_made_otherwise_are_refused(
         tuned_run.refuse_others(path, [OWN, OWN | other], tmp_path, asked)
 
 
-def test_rows_of_older_versions_were_made_without_bindings(tmp_path: Path) -> None:
-    rows = [{"foundation": "aa"}]
-    plain = {"foundation": "aa", "bindings": [], "train_steps": 240}
-    tuned_run.refuse_others(tmp_path / "x.json", rows, tmp_path, plain)
-    with pytest.raises(DataError, match="made with no gin bindings"):
-        tuned_run.refuse_others(tmp_path / "x.json", rows, tmp_path, OWN)
-
-
 def test_conditions_are_those_of_the_files_and_bindings(tmp_path: Path) -> None:
     name = str(tmp_path / "run.gin")
     Path(name).write_text("TRAIN_STEPS = 240\nRATE = 1.0\n")
@@ -61,15 +53,6 @@ def test_conditions_are_those_of_the_files_and_bindings(tmp_path: Path) -> None:
     found = tuned_run.conditions_of("aa", [name], ["--gin.TRAIN_STEPS=480"], ["--gin.RATE=2.0"])
     assert found.pop("configuration") != first
     assert found == OWN
-
-
-def test_a_module_that_a_file_imports_is_no_setting(tmp_path: Path) -> None:
-    name = str(tmp_path / "run.gin")
-    found = []
-    for begin in ("", "import m6rec_jax.objectives\n"):
-        Path(name).write_text(begin + "TRAIN_STEPS = 240\nRATE = 1.0\n")
-        found.append(tuned_run.conditions_of("aa", [name]))
-    assert found[0] == found[1]
 
 
 def test_a_models_name_is_not_that_of_what_has_no_foundation(tmp_path: Path) -> None:

@@ -80,13 +80,6 @@ def test_runs_are_made_once_and_compared(made, tmp_path: Path) -> None:
     assert len(made) == 2 * 3 * (len(tuning.TASKS) + 1)
 
 
-def test_one_study_is_of_one_foundation(made, tmp_path: Path, capsys) -> None:
-    assert tuning.main(["--foundation", str(tmp_path / "base"), "--seeds", "0"]) == 0
-    assert tuning.main(["--foundation", str(tmp_path / "other"), "--seeds", "1"]) == 2
-    assert "a study is of one foundation" in capsys.readouterr().err
-    assert all(seed == 0 for _, _, seed in made)
-
-
 def test_commands_side_by_side_leave_nothing_out(made, tmp_path: Path, monkeypatch) -> None:
     """What follows from all rows is made of those that another command wrote meanwhile, too."""
     tasks = list(tuning.TASKS)
@@ -106,26 +99,6 @@ def test_commands_side_by_side_leave_nothing_out(made, tmp_path: Path, monkeypat
     assert [row["method"] for row in means] == ["full"]
 
 
-def test_rows_of_older_settings_are_no_seeds_of_new_ones(
-    made, tmp_path: Path, capsys, monkeypatch
-) -> None:
-    arguments = ["--foundation", str(tmp_path / "base"), "--tasks", "movielens_ctr"]
-    arguments += ["--methods", "option", "prompt", "--seeds"]
-    assert tuning.main([*arguments, "0"]) == 0
-    files_of = tuning.files_of
-    (tmp_path / "later.gin").write_text("LEARNING_RATE = 0.5\n")
-
-    def later(task: str, method: str) -> list[str]:
-        return files_of(task, method) + [str(tmp_path / "later.gin")] * (method == "prompt")
-
-    monkeypatch.setattr(tuning, "files_of", later)
-    # That of option tuning is as it was.
-    assert tuning.main([*arguments, "1"]) == 2
-    assert "made before a gin file of theirs changed" in capsys.readouterr().err
-    assert made[2:] == [("movielens_ctr", "option", 1)]
-    assert tuning.main([*arguments, "0", "--force"]) == 0
-
-
 def test_one_table_is_of_one_budget(made, tmp_path: Path, capsys) -> None:
     arguments = ["--foundation", str(tmp_path / "base"), "--tasks", "movielens_ctr"]
     arguments += ["--methods", "option", "--seeds"]
@@ -142,37 +115,6 @@ def test_one_table_is_of_one_budget(made, tmp_path: Path, capsys) -> None:
     assert tuning.main([*arguments, "1", "--gin.TRAIN_STEPS=480"]) == 0
     (row, *_) = read_results(tmp_path / "tuning.json").rows
     assert (row["bindings"], row["train_steps"]) == (["TRAIN_STEPS=480"], 480)
-
-
-def test_steps_that_the_files_no_longer_have(made, tmp_path: Path, capsys, monkeypatch) -> None:
-    arguments = ["--foundation", str(tmp_path / "base"), "--tasks", "movielens_ctr"]
-    arguments += ["--methods", "option", "--seeds"]
-    assert tuning.main([*arguments, "0"]) == 0
-    files_of = tuning.files_of
-    (tmp_path / "later.gin").write_text("TRAIN_STEPS = 300\n")
-    later = lambda *run: [*files_of(*run), str(tmp_path / "later.gin")]  # noqa: E731
-    monkeypatch.setattr(tuning, "files_of", later)
-    assert tuning.main([*arguments, "1"]) == 2
-    said = "has rows of 160 steps, but the gin files now say TRAIN_STEPS = 300"
-    assert said in capsys.readouterr().err
-    # Methods of a task are compared by steps.
-    arguments[arguments.index("option")] = "prompt"
-    assert tuning.main([*arguments, "0"]) == 2
-    assert said in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("curve", "steps"),
-    [([(10, 0.6), (20, 0.861)], 20), ([(10, 0.861), (20, 0.5)], 10), ([(10, 0.859)], None)],
-)
-def test_steps_to_90_percent(curve: tuning.Curve, steps: int | None) -> None:
-    assert tuning.steps_to_share(curve, full=0.9) == steps
-
-
-def test_unknown_arguments_are_refused(made, capsys) -> None:
-    assert tuning.main(["TRAIN_STEPS=3"]) == 2
-    assert "unrecognized argument: TRAIN_STEPS=3" in capsys.readouterr().err
-    assert not made
 
 
 def test_steps_to_a_share_of_what_full_fine_tuning_gains() -> None:

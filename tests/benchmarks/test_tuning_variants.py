@@ -93,20 +93,6 @@ def test_a_run_that_stands_under_another_setting_is_not_made_again(
     assert differing == {"model", "setting", "at"}
 
 
-def test_any_value_of_gin_has_a_folder(made: Made, tmp_path: Path) -> None:
-    arguments = ["--foundation", str(tmp_path / "base"), "--output", str(tmp_path / "runs")]
-    arguments += ["--tasks", "movielens_ctr", "--variants", "embeddings_full", "start_option"]
-    assert variants.main(arguments) == 0
-    assert len(made) == 6
-
-
-def test_soft_prompts_are_at_least_as_many_as_classes(made: Made, tmp_path: Path) -> None:
-    arguments = ["--foundation", str(tmp_path / "base"), "--output", str(tmp_path / "runs")]
-    arguments += ["--tasks", "film_plots_genre", "--variants", "prompts_option"]
-    assert variants.main(arguments) == 0
-    assert [bindings for _, bindings in made] == [["TASK_PROMPTS=32"]]
-
-
 def test_what_a_run_starts_from_is_not_its_best(
     made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

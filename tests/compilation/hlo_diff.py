@@ -11,10 +11,8 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from m6rec_jax.compilation.step_report import StepReport
-from m6rec_jax.errors import DataError
 
 # Layouts and fusions move a few bytes from one release of XLA to the next.
 TOLERANCE = 0.02
@@ -59,37 +57,19 @@ def regressions(accepted: Accepted, now: Accepted) -> list[str]:
 
 
 def write_accepted(path: Path, steps: Mapping[str, Accepted], versions: Mapping[str, str]) -> None:
-    """Writes the file that `read_accepted` reads.
-
-    Args:
-      path: the file.
-      steps: by name.
-      versions: of what compiled them.
-    """
-    values = {
-        "versions": dict(versions),
-        "steps": {name: dataclasses.asdict(step) for name, step in steps.items()},
-    }
-    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    """Writes steps by name, and versions of what compiled them."""
+    named = {name: dataclasses.asdict(step) for name, step in steps.items()}
+    path.write_text(json.dumps({"versions": versions, "steps": named}, indent=2) + "\n")
 
 
 def read_accepted(path: Path) -> tuple[dict[str, Accepted], dict[str, str]]:
-    """Steps by name, and versions of what compiled them.
-
-    Raises:
-      DataError: no such file, or it holds something else.
-    """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        steps = {name: _accepted(step) for name, step in values["steps"].items()}
-        return steps, dict(values["versions"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: no accepted figures: {error}") from error
-
-
-def _accepted(values: Mapping[str, Any]) -> Accepted:
-    sent = {key: (int(count), int(size)) for key, (count, size) in values["sent"].items()}
-    return Accepted(int(values["memory_bytes"]), sent)
+    """What `write_accepted` was given."""
+    values = json.loads(path.read_text())
+    steps = {
+        name: Accepted(step["memory_bytes"], {key: tuple(v) for key, v in step["sent"].items()})
+        for name, step in values["steps"].items()
+    }
+    return steps, values["versions"]
 
 
 def _worse(before: int, after: int) -> bool:

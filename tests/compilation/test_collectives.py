@@ -9,8 +9,7 @@ import pytest
 from m6rec_jax.compilation.collectives import Collective, collectives
 from m6rec_jax.compilation.hlo_execution import executions
 from m6rec_jax.compilation.hlo_text import parse_module
-from m6rec_jax.compilation.roofline import roofline
-from m6rec_jax.compilation.step_report import group, too_large
+from m6rec_jax.compilation.step_report import roofline, too_large
 from m6rec_jax.compilation.topologies import GIB, parse_topology
 
 HLO = Path(__file__).with_name("hlo")
@@ -146,17 +145,6 @@ def test_bytes_that_a_device_sends() -> None:
     assert collective("all-to-all", 400).moved_bytes == 3 * 300
     assert collective("all-reduce", 400).moved_bytes == 3 * 600
     assert collective("collective-permute", 400).moved_bytes == 3 * 400
-
-
-def test_groups_add_up() -> None:
-    sent = [
-        collective("all-gather", 400),
-        collective("all-gather", 800),
-        collective("all-gather", 800, asynchronous=False),
-    ]
-    first, second = group(sent)
-    assert (first.executions, first.payload_bytes, first.moved_bytes) == (6, 3600, 2700)
-    assert (second.asynchronous, second.moved_bytes) == (False, 1800)
 
 
 def test_roofline_takes_the_longest_part_and_adds_what_is_exposed() -> None:

@@ -16,12 +16,10 @@ import jaxlib
 import pytest
 
 from m6rec_jax.compilation.step_report import StepReport
-from m6rec_jax.errors import DataError
 from tests.compilation.hlo_diff import (
     Accepted,
     read_accepted,
     regressions,
-    write_accepted,
 )
 
 HERE = Path(__file__).resolve().parent
@@ -84,17 +82,6 @@ def test_what_each_rule_set_sends(compiled: dict[str, StepReport]) -> None:
     assert peak["fully sharded"] < peak["data parallel"] / 4
 
 
-def test_which_rule_sets_split_parameters(told: dict[str, Any]) -> None:
-    """`data_parallel` has a rule for look-ups, which splits no parameter."""
-    assert told["sharded"] == {
-        "data parallel": False,
-        "fully sharded": True,
-        "fully sharded, two copies": True,
-        "2-D with tensor": True,
-        TUNED: True,
-    }
-
-
 def test_a_frozen_backbone_has_no_gradients(compiled: dict[str, StepReport]) -> None:
     tuned, whole = compiled[TUNED], compiled["fully sharded"]
 
@@ -148,14 +135,3 @@ def test_regressions_name_what_got_worse() -> None:
         "all-to-all, layer loop: executed 0 -> 2 times a step",
         "all-to-all, layer loop: 0 -> 10 bytes sent a device",
     ]
-
-
-def test_accepted_figures_are_read_as_written(tmp_path: Path) -> None:
-    path = tmp_path / "accepted.json"
-    write_accepted(path, {"a": step()}, {"jax": "1"})
-    assert read_accepted(path) == ({"a": step()}, {"jax": "1"})
-    path.write_text('{"steps": {"a": {}}}')
-    with pytest.raises(DataError, match=r"accepted\.json: no accepted figures"):
-        read_accepted(path)
-    with pytest.raises(DataError, match="no accepted figures"):
-        read_accepted(tmp_path / "none.json")

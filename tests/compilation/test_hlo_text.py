@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from m6rec_jax.compilation.collectives import replica_groups
 from m6rec_jax.compilation.hlo_costs import costs, memory_bytes, product_flops
 from m6rec_jax.compilation.hlo_execution import executions, trip_count
 from m6rec_jax.compilation.hlo_text import Buffer, Module, parse_module
-from m6rec_jax.compilation.replica_groups import replica_groups
 from m6rec_jax.errors import DataError
 
 ASYNC_FUSION = Path(__file__).with_name("hlo") / "async_fusion.hlo"

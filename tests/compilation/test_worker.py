@@ -124,17 +124,6 @@ def test_a_step_that_xla_refuses_is_a_report(
     assert "GiB" not in text
 
 
-def test_the_worker_tells_the_packages_warnings(
-    run_worker: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def run(request: Any) -> None:
-        logging.getLogger("m6rec_jax.sharding.placement").warning("axis %r is uneven", "heads")
-        logging.getLogger("m6rec_jax.sharding.placement").info("all is well")
-
-    monkeypatch.setattr(worker, "run", run)
-    assert run_worker() == (0, [{"event": "warning", "text": "axis 'heads' is uneven"}])
-
-
 def test_the_compiler_ends_with_whoever_asked(tmp_path: Path) -> None:
     """Even one that is killed without a chance to stop it."""
     request = tmp_path / "request.json"

@@ -17,6 +17,7 @@ from m6rec_jax.engine.title_trie import TitleTrie
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.sharding import data_parallel, make_mesh
 from m6rec_jax.text import rows
+from m6rec_jax.text.layout import decoder_features
 from m6rec_jax.text.vocabulary import EOS_ID
 from tests.pipeline import shop_rows
 
@@ -139,7 +140,9 @@ def after(tiny, history, lead_in, title):
     vocabulary = tiny[2]
     given = vocabulary.encode(lead_in)
     row = rows.source_row(vocabulary, history, S)
-    row |= rows.packed_tokens(vocabulary, [np.array([*given, *vocabulary.encode(title)])])[0]
+    row |= decoder_features(
+        vocabulary.special_ids, [np.array([*given, *vocabulary.encode(title)])]
+    )[0]
     row["decoder_loss_weights"][: len(given)] = 0
     names = [name for name in row if not name.startswith("num_")]
     sizes = {name: S if name.startswith("encoder_") else T for name in names}

@@ -97,7 +97,7 @@ def test_log_probabilities_are_no_scores(infer, configured, served_model):
         template = data.template.writing["titles"]
         beams = generator.beam_search(
             [renderer.render(parsed).history] * 2,
-            [template.beginning(item) for item in parsed.candidates],
+            [template.render_prefix(item) for item in parsed.candidates],
             num_beams=3,
             length_penalty=1.0,
         )

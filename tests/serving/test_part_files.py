@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from m6rec_jax.errors import DataError
+from m6rec_jax.io import atomic
 from m6rec_jax.requests.files import Position
 from m6rec_jax.serving import part_files
 from m6rec_jax.serving.part_files import PartFiles, Totals
@@ -70,7 +71,8 @@ def test_killed_at_any_moment_and_started_again(
 ) -> None:
     """Dies before every single operation in turn, and once more while going on."""
     life = Life()
-    monkeypatch.setattr(part_files, "to_disk", life.limited(part_files.to_disk))
+    for module in (part_files, atomic):
+        monkeypatch.setattr(module, "to_disk", life.limited(module.to_disk))
     monkeypatch.setattr(Path, "replace", life.limited(Path.replace))
     monkeypatch.setattr(PartFiles, "commit", life.limited(PartFiles.commit))
     monkeypatch.setattr(PartFiles, "_remove_parts", life.limited(PartFiles._remove_parts))

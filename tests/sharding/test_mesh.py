@@ -70,11 +70,6 @@ def test_parameters_are_split_over_the_gpus_of_all_hosts() -> None:
     ]
 
 
-def test_gpu_hosts_are_no_slices_in_errors_either() -> None:
-    with pytest.raises(ConfigError, match="but there are 8 devices; set"):
-        make_mesh(data=1, fsdp=4, devices=gpus(hosts=2))
-
-
 def test_tpu_slices_lie_along_data() -> None:
     found: Any = make_mesh(data=1, fsdp=-1, devices=tpus(slices=2))
     assert found.shape == (2, 4, 1)

@@ -173,8 +173,7 @@ def test_slurm_tasks_join_one_run() -> None:
     assert run("join", *tasks) == ["process 0 of 2", "process 1 of 2"]
 
 
-@pytest.mark.parametrize("count", [2, 1])
-@pytest.mark.parametrize("scenario", ["before", "during"])
+@pytest.mark.parametrize(("scenario", "count"), [("before", 2), ("during", 2), ("during", 1)])
 def test_a_signal_to_one_process_stops_all(scenario: str, count: int) -> None:
     """At one call of `should_stop` in all: the first, or soon after the tenth."""
     number = {"JAX_NUM_PROCESSES": str(count)}

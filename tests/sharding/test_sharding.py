@@ -9,7 +9,6 @@ import pytest
 from tests.several_devices import free_port, result, start
 
 HERE = Path(__file__).resolve().parent
-MESHES = ["data 8", "fsdp 8", "fsdp 2 x tensor 2 x data 2"]
 
 
 @pytest.fixture(scope="module")
@@ -17,9 +16,9 @@ def eight() -> dict[str, Any]:
     return result(start(HERE / "eight_devices.py", devices=8))
 
 
-@pytest.mark.parametrize("mesh", MESHES)
-def test_losses_equal_those_of_one_device(eight: dict[str, Any], mesh: str) -> None:
-    one, many = eight["one"], eight[mesh]
+def test_losses_and_metrics_equal_those_of_one_device(eight: dict[str, Any]) -> None:
+    """Of all objectives and prompts; `tests/training/test_meshes.py` has the other rule sets."""
+    one, many = eight["one"], eight["many"]
     assert many["losses"] == pytest.approx(one["losses"], rel=1e-5)
     assert one["losses"][0] > one["losses"][-1]
     assert many["metrics"].keys() == one["metrics"].keys()
@@ -29,11 +28,10 @@ def test_losses_equal_those_of_one_device(eight: dict[str, Any], mesh: str) -> N
 
 def test_parameters_and_batches_are_split_as_the_rules_say(eight: dict[str, Any]) -> None:
     # The kernel is [layers 2, embed 16, mlp 32], the tokens [batch 16, source 12].
-    shards = {name: (eight[name]["kernel_shard"], eight[name]["tokens_shard"]) for name in MESHES}
-    assert shards == {
-        "data 8": ([2, 16, 32], [2, 12]),
-        "fsdp 8": ([2, 2, 32], [2, 12]),
-        "fsdp 2 x tensor 2 x data 2": ([2, 8, 16], [4, 12]),
+    assert eight["shards"] == {
+        "data 8": [[2, 16, 32], [2, 12]],
+        "fsdp 8": [[2, 2, 32], [2, 12]],
+        "fsdp 2 x tensor 2 x data 2": [[2, 8, 16], [4, 12]],
     }
 
 
@@ -48,12 +46,8 @@ def test_an_uneven_dimension_is_replicated_with_a_warning(eight: dict[str, Any])
     assert sum("axis 'heads' of 2" in m for m in uneven["messages"]) == 1
     assert uneven["query"] == [None, "fsdp", None, None]
     assert uneven["mlp"] == [None, "fsdp", "tensor"]
+    assert "change the mesh (make_mesh)" in uneven["error"]
     assert uneven["loss"] == pytest.approx(eight["one"]["losses"][0], rel=1e-5)
-
-
-def test_an_uneven_dimension_is_an_error_when_asked(eight: dict[str, Any]) -> None:
-    assert "axis 'heads' of 2" in eight["uneven"]["error"]
-    assert "change the mesh (make_mesh)" in eight["uneven"]["error"]
 
 
 def test_errors_name_the_sizes(eight: dict[str, Any]) -> None:
@@ -67,18 +61,6 @@ def test_errors_name_the_sizes(eight: dict[str, Any]) -> None:
     assert "names mesh axis 'model'; the mesh has 'data', 'fsdp', 'tensor'" in errors["rule"]
     assert "sharding rule 'embd' -> 'fsdp' splits nothing" in errors["logical"]
     assert "(did you mean 'embed'?)" in errors["logical"]
-
-
-def test_initial_values_do_not_depend_on_the_mesh(eight: dict[str, Any]) -> None:
-    assert eight["sharded_init"] is True
-
-
-def test_odds_and_ends(eight: dict[str, Any]) -> None:
-    assert eight["accumulated_shard"] == [3, 2, 5]
-    assert eight["reader"] == [0, 1]
-    assert eight["factored"] == []
-    assert eight["scalar"] is True
-    assert eight["unboxed"] == [16, 64]
 
 
 def test_two_processes_put_their_rows_together() -> None:

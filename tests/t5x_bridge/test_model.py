@@ -17,8 +17,8 @@ from m6rec_jax.errors import ConfigError
 from m6rec_jax.model.config import ModelConfig, PromptConfig
 from m6rec_jax.model.m6rec import M6Rec
 from m6rec_jax.sharding import data_parallel, make_mesh, place_batch
+from m6rec_jax.text.rows import generation_row
 from m6rec_jax.text.vocabulary import Vocabulary
-from m6rec_jax.text.writing_rows import writing_row
 from m6rec_jax.training.initialization import initial_state
 from m6rec_jax.training.optimizers import adamw
 from m6rec_jax.training.step_loop import window_means
@@ -159,7 +159,7 @@ def test_texts_are_the_generators(prefix: str, task: str, vocabulary: Vocabulary
     generator = Generator(model, variables.split(params), vocabulary, EngineOptions(16, 6))
     history = ["liked x up", "liked z me"]
     # What stands after the beginning is what the task would have written: it must not be seen.
-    row = writing_row(vocabulary, history, prefix, "z x", 16, 6)
+    row = generation_row(vocabulary, history, "z x", 16, 6, prefix=prefix)
     rows = {
         name: np.pad(value, (0, (16 if name.startswith("encoder") else 6) - len(value)))[None]
         for name, value in row.items()

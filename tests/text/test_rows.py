@@ -6,9 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.text.layout import fit_to_budget
 from m6rec_jax.text.rows import (
     FEATURES,
     Row,
+    drop_words,
     generation_row,
     packed_candidates,
     pad_batch,
@@ -166,23 +168,6 @@ def test_broken_rows(vocab: Vocabulary) -> None:
         generation_row(vocab, [], "", 16, 16)
 
 
-def test_generation_row(vocab: Vocabulary) -> None:
-    row = generation_row(vocab, [PROFILE], "liked Fargo (1996)", 16, 16)
-    check(row)
-    words = vocab.encode("liked Fargo (1996)")
-    assert row["decoder_target_tokens"].tolist() == [*words, 1, 0]
-    assert row["decoder_loss_weights"].tolist() == [1] * (len(words) + 1) + [0]
-    assert row["encoder_input_tokens"][1:-1].tolist() == vocab.encode(PROFILE)
-
-
-def test_a_cut_target_is_not_taught_to_end(vocab: Vocabulary) -> None:
-    words = vocab.encode("liked Fargo (1996)")
-    assert len(words) == 2
-    row = generation_row(vocab, [], "liked Fargo (1996)", 16, 3)
-    assert row["decoder_target_tokens"].tolist() == [words[0], 1, 0]
-    assert row["decoder_loss_weights"].tolist() == [1, 0, 0]
-
-
 def restored(vocab: Vocabulary, row: Row) -> list[int]:
     """Puts the target's spans back where their sentinels stand in the source."""
     spans: dict[int, list[int]] = {}
@@ -220,7 +205,8 @@ def test_infilling_restores_the_text(
     seed: int,
 ) -> None:
     row = text_infilling_row(
-        vocab, segments, source_length, target_length, np.random.default_rng(seed),
+        vocab, [np.array(segment, np.int32) for segment in segments], source_length,
+        target_length, np.random.default_rng(seed),
         noise_density=density, mean_span_length=mean,
     )  # fmt: skip
     check(row)
@@ -240,7 +226,7 @@ def test_infilling_restores_the_text(
 
 
 def test_infilling_keeps_segments_in_their_blocks(vocab: Vocabulary) -> None:
-    segments = [[300 + 10 * i + j for j in range(8)] for i in range(6)]
+    segments = [300 + 10 * i + np.arange(8) for i in range(6)]
     row = text_infilling_row(vocab, segments, 64, 64, np.random.default_rng(0))
     tokens, blocks = row["encoder_input_tokens"], row["encoder_block_ids"]
     assert blocks.max() == 7
@@ -253,7 +239,7 @@ def test_infilling_keeps_segments_in_their_blocks(vocab: Vocabulary) -> None:
 def test_infilling_is_repeatable_and_moves(vocab: Vocabulary) -> None:
     def tokens(seed: int) -> list[int]:
         text = np.arange(300, 500)
-        row = text_infilling_row(vocab, text, 64, 64, np.random.default_rng(seed))
+        row = text_infilling_row(vocab, [text], 64, 64, np.random.default_rng(seed))
         return row["encoder_input_tokens"].tolist()
 
     assert tokens(1) == tokens(1)
@@ -263,18 +249,17 @@ def test_infilling_is_repeatable_and_moves(vocab: Vocabulary) -> None:
 
 def test_infilling_errors(vocab: Vocabulary, model_file: str) -> None:
     rng = np.random.default_rng(0)
-    nothing: list[list[list[int]]] = [[], [[], []]]
-    for empty in nothing:
+    for empty in ([], [np.array([], np.int32)] * 2):
         with pytest.raises(DataError, match="no text to mask"):
             text_infilling_row(vocab, empty, 16, 16, rng)
     with pytest.raises(ConfigError, match="source_length 2"):
-        text_infilling_row(vocab, [5], 2, 16, rng)
+        text_infilling_row(vocab, [np.array([5])], 2, 16, rng)
     with pytest.raises(ConfigError, match="target_length 3"):
-        text_infilling_row(vocab, [5], 16, 3, rng)
+        text_infilling_row(vocab, [np.array([5])], 16, 3, rng)
     with pytest.raises(ConfigError, match="noise_density"):
-        text_infilling_row(vocab, [5], 16, 16, rng, noise_density=0.0)
+        text_infilling_row(vocab, [np.array([5])], 16, 16, rng, noise_density=0.0)
     with pytest.raises(ConfigError, match="0 sentinels"):
-        text_infilling_row(Vocabulary(model_file, num_sentinels=0), [5], 16, 16, rng)
+        text_infilling_row(Vocabulary(model_file, num_sentinels=0), [np.array([5])], 16, 16, rng)
 
 
 def test_pad_batch(vocab: Vocabulary) -> None:
@@ -317,3 +302,84 @@ def test_sampling_reaches_the_rows(vocab: Vocabulary) -> None:
     assert len({row["encoder_input_tokens"].tobytes() for row in rows}) > 1
     plain = generation_row(vocab, [], "liked Fargo (1996)", 16, 40, sampling=sampling)
     assert plain["decoder_target_tokens"][:-2].tolist() == vocab.encode("liked Fargo (1996)")
+
+
+def test_only_what_follows_the_prefix_counts(vocab: Vocabulary) -> None:
+    row = generation_row(vocab, [PROFILE], "Fargo (1996)", 16, 16, prefix="liked", text_index=7)
+    check(row)
+    given, words = vocab.encode("liked"), vocab.encode("Fargo (1996)")
+    assert row["encoder_input_tokens"][1:-1].tolist() == vocab.encode(PROFILE)
+    assert row["decoder_input_tokens"].tolist() == [0, *given, *words, 1]
+    assert row["decoder_target_tokens"].tolist() == [*given, *words, 1, 0]
+    weights = [0] * len(given) + [1] * (len(words) + 1) + [0]
+    assert row["decoder_loss_weights"].tolist() == weights
+    assert row["decoder_item_ids"].tolist() == [-1] * (len(weights) - 1) + [7]
+    assert row["num_truncated"].tolist() == [0]
+
+
+@pytest.mark.parametrize("prefix", ["", "liked"])
+def test_a_cut_text_is_not_taught_to_end(vocab: Vocabulary, prefix: str) -> None:
+    given, words = vocab.encode(prefix), vocab.encode("Fargo (1996) disliked")
+    assert len(words) > 1
+    row = generation_row(vocab, [], "Fargo (1996) disliked", 16, len(given) + 3, prefix=prefix)
+    assert row["decoder_target_tokens"].tolist() == [*given, words[0], 1, 0]
+    assert row["decoder_loss_weights"].tolist() == [0] * len(given) + [1, 0, 0]
+    assert row["num_truncated"].tolist() == [1]
+    with pytest.raises(ConfigError, match="leaves no room"):
+        generation_row(vocab, [], "Fargo", 16, len(given) + 2, prefix=prefix)
+
+
+def test_drops_whole_oldest_behaviours() -> None:
+    segments = [[1, 1], [2, 2, 2], [3], [4, 4], [5]]
+    assert fit_to_budget(segments, 9) == (segments, 0)
+    assert fit_to_budget(segments, 8) == ([[1, 1], [3], [4, 4], [5]], 1)
+    assert fit_to_budget(segments, 3) == ([[1, 1], [5]], 3)
+    # A short old behaviour does not outlive a longer newer one.
+    assert fit_to_budget([[1], [2], [3, 3, 3], [4]], 4) == ([[1], [4]], 2)
+    # Protected segments that are too long are cut to a common length.
+    assert fit_to_budget([[1] * 9, [2], [3] * 5], 11) == ([[1] * 6, [3] * 5], 1)
+    assert fit_to_budget([[1] * 9, [2], [3] * 5], 7) == ([[1] * 4, [3] * 3], 1)
+
+
+@given(
+    st.lists(st.integers(0, 8), max_size=12),
+    st.integers(0, 40),
+    st.integers(0, 3),
+    st.integers(0, 3),
+)
+def test_budget_promises(lengths: list[int], budget: int, first: int, last: int) -> None:
+    segments = [[place] * length for place, length in enumerate(lengths)]
+    kept, num_dropped = fit_to_budget(segments, budget, first, last)
+    assert sum(map(len, kept)) <= budget
+    assert len(kept) + num_dropped == len(segments)
+    start = min(first, len(segments))
+    survivors = segments[:start] + segments[start + num_dropped :]
+    protected = min(len(segments), first + last)
+    assert len(kept) >= protected
+    cut = [len(a) - len(b) for a, b in zip(survivors, kept, strict=True)]
+    assert all(a[: len(b)] == b for a, b in zip(survivors, kept, strict=True))
+    if any(cut):
+        # Only when nothing but protected segments is left, and not a token more than needed.
+        assert len(kept) == protected
+        assert sum(map(len, kept)) == budget
+        longest = max(map(len, kept))
+        assert all(len(b) >= longest - 1 for b, c in zip(kept, cut, strict=True) if c)
+    elif num_dropped:
+        one_more = len(segments[start + num_dropped - 1]) + sum(map(len, kept))
+        assert one_more > budget
+
+
+@given(st.text(), st.floats(0, 0.99), st.integers(0, 2**32 - 1))
+def test_words_that_are_left_are_of_the_text(text: str, share: float, seed: int) -> None:
+    left = drop_words(text, share, np.random.default_rng(seed))
+    rest = iter(text.split())
+    assert all(word in rest for word in left.split())
+    assert bool(left.split()) == bool(text.split())
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6])
+def test_share_of_dropped_words(share: float) -> None:
+    words = [str(number) for number in range(10_000)]
+    left = drop_words(" ".join(words), share, np.random.default_rng(0)).split()
+    # Four standard deviations of a binomial draw.
+    assert len(left) / len(words) == pytest.approx(1 - share, abs=4 * 0.5 / 100)

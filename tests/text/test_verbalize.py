@@ -154,12 +154,8 @@ def test_percentile(rank: float, text: str) -> None:
 )
 def test_rounded(number: float, spread: float, text: str) -> None:
     assert verbalize.rounded(number, spread) == text
-
-
-def test_signs() -> None:
-    assert verbalize.rounded(0.171, 1.1, signed=True) == "+0.15"
-    assert verbalize.rounded(-0.01, 1.1, signed=True) == "+0.00"
-    assert verbalize.rounded(-2.4, 25.0, signed=True) == "-2.5"
+    signed = verbalize.rounded(number, spread, signed=True)
+    assert signed == (text if text[0] == "-" else "+" + text)
 
 
 @given(st.floats(-1e12, 1e12), st.floats(1e-6, 1e12))
@@ -176,8 +172,3 @@ def test_rounded_is_within_a_tenth_of_the_spread(number: float, spread: float) -
 def test_numbers_must_be_finite(number: float, spread: float) -> None:
     with pytest.raises(DataError, match="must be finite"):
         verbalize.rounded(number, spread)
-
-
-def test_a_number_beyond_all_steps_is_refused() -> None:
-    with pytest.raises(DataError, match=r"1e\+308 is too large to be written in steps of 0\.05"):
-        verbalize.rounded(1e308, 1.0)

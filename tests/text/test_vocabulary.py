@@ -155,20 +155,6 @@ def test_plain_text_survives(vocab: Vocabulary, text: str) -> None:
     assert vocab.decode(vocab.encode(text)) == " ".join(text.split())
 
 
-@pytest.mark.parametrize(
-    ("text", "decoded"),
-    [
-        ("caf\u00e9 \U0001f600 \u4f60\u597d", "caf\u00e9 \U0001f600 \u4f60\u597d"),
-        ("a\ud800b\ufffdc", "a b c"),
-        ("</s><pad> <extra_id_0>[EOS]", "</s><pad> <extra_id_0>[EOS]"),
-        ("two\nlines\t ", "two lines"),
-        ("", ""),
-    ],
-)
-def test_unusual_text(vocab: Vocabulary, text: str, decoded: str) -> None:
-    assert vocab.decode(vocab.encode(text)) == decoded
-
-
 def test_decode_skips_what_is_no_text(vocab: Vocabulary, strange: Vocabulary) -> None:
     fargo = vocab.encode("Fargo (1996)")
     mixed = [vocab.bos_id, vocab.source_bos_id, *fargo, vocab.sentinel_ids[3], vocab.blank_id]
@@ -179,12 +165,6 @@ def test_decode_skips_what_is_no_text(vocab: Vocabulary, strange: Vocabulary) ->
     for wrong in (-1, vocab.size):
         with pytest.raises(DataError, match=f"token id {wrong} is outside"):
             vocab.decode([wrong])
-
-
-@given(st.data())
-def test_decode_takes_any_ids(vocab: Vocabulary, data: st.DataObject) -> None:
-    text = vocab.decode(data.draw(st.lists(st.integers(0, vocab.size - 1))))
-    text.encode()  # valid Unicode
 
 
 def test_text_ids_are_what_is_neither_special_nor_unknown(
@@ -222,14 +202,6 @@ def test_cached_tokens_cannot_be_changed(vocab: Vocabulary) -> None:
         vocab.encode_array("Fargo (1996)")[0] = 5
     assert vocab.decode(vocab.encode("Fargo (1996)")) == "Fargo (1996)"
     assert vocab.encode_array("Fargo (1996)").dtype == np.int32
-
-
-def test_cache_size(model_file: str, vocab: Vocabulary, behaviours: list[str]) -> None:
-    texts = behaviours[:20] * 2
-    expected = [vocab.encode(text) for text in texts]
-    for size in (0, 1, 1000):
-        other = Vocabulary(model_file, cache_size=size)
-        assert [other.encode(text) for text in texts] == expected
 
 
 def test_threads(model_file: str, vocab: Vocabulary, behaviours: list[str]) -> None:
@@ -347,18 +319,3 @@ def test_t5_layout() -> None:
     assert vocabulary.encode("translate English to German: That is good.") == [
         13959, 1566, 12, 2968, 10, 466, 19, 207, 5
     ]  # fmt: skip
-
-
-@needs_t5
-@given(nasty_text)
-def test_t5_gives_no_control_id(text: str) -> None:
-    assert T5_SPIECE
-    vocabulary = _t5()
-    assert special_ids(vocabulary).isdisjoint(vocabulary.encode(text))
-
-
-def _t5(cache: list[Vocabulary] = []) -> Vocabulary:  # noqa: B006
-    if not cache:
-        assert T5_SPIECE
-        cache.append(Vocabulary(T5_SPIECE))
-    return cache[0]

@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import pytest
 import sentencepiece
 
 from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.text import vocabulary_training
 from m6rec_jax.text.vocabulary import Vocabulary
 from m6rec_jax.text.vocabulary_training import train_vocabulary
 
@@ -59,13 +59,6 @@ def test_a_sentinels_name_in_a_text_is_no_sentinel(
     assert vocabulary.decode(vocabulary.encode("<extra_id_0>")) == "<extra_id_0>"
 
 
-def test_words_stay_words_by_default(behaviours: list[str], tmp_path: Path) -> None:
-    vocabulary = train(behaviours, tmp_path)
-    assert pieces(vocabulary, BEHAVIOUR) == [
-        " liked", " Star", " Wars", " (1977)", ",", " sci-fi", ",", " 12", " days", " ago"
-    ]  # fmt: skip
-
-
 def test_punctuation_can_belong_to_the_phrase(behaviours: list[str], tmp_path: Path) -> None:
     vocabulary = train(
         behaviours,
@@ -79,19 +72,6 @@ def test_punctuation_can_belong_to_the_phrase(behaviours: list[str], tmp_path: P
     ]  # fmt: skip
 
 
-def test_split_digits(behaviours: list[str], tmp_path: Path) -> None:
-    vocabulary = train(behaviours, tmp_path, split_digits=True, split_by_whitespace=False)
-    for text in (BEHAVIOUR, "24 year old writer", "2001"):
-        for piece in pieces(vocabulary, text):
-            assert len(piece) == 1 or not any(map(str.isdigit, piece)), piece
-
-
-def test_max_piece_length(behaviours: list[str], tmp_path: Path) -> None:
-    vocabulary = train(behaviours, tmp_path, split_by_whitespace=False, max_piece_length=10)
-    lengths = [len(piece) for piece in vocabulary.pieces(range(259, vocabulary.num_pieces))]
-    assert max(lengths) == 10
-
-
 def test_rare_phrases_are_spelled_in_words(behaviours: list[str], tmp_path: Path) -> None:
     texts = [*behaviours, *["loved The Star Student (1996)"] * 5]
     often = train(texts, tmp_path, 1200, split_by_whitespace=False, keep_apart=OUTCOMES)
@@ -103,19 +83,16 @@ def test_rare_phrases_are_spelled_in_words(behaviours: list[str], tmp_path: Path
     assert pieces(rare, TITLE) == [" " + TITLE]
 
 
-def test_unseen_words_are_spelled_in_parts(behaviours: list[str], tmp_path: Path) -> None:
-    """Without the spelling half, parts of words vanish and unseen words are spelled in letters."""
+def test_unseen_words_are_spelled_in_parts(
+    behaviours: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     unseen = "The Holland Student: Fish of the Empire (1996)"
     options: dict[str, Any] = {"split_by_whitespace": False, "keep_apart": OUTCOMES}
     with_spelling = len(pieces(train(behaviours, tmp_path, **options), unseen))
-    without = len(pieces(train(behaviours, tmp_path, spelling_share=0.0, **options), unseen))
+    # Without the spelling model, parts of words vanish and unseen words are spelled in letters.
+    monkeypatch.setattr(vocabulary_training, "_SPELLING_SHARE", 0.0)
+    without = len(pieces(train(behaviours, tmp_path, **options), unseen))
     assert with_spelling < 0.7 * without
-
-
-def test_same_input_same_file(behaviours: list[str], tmp_path: Path, model_file: str) -> None:
-    again = tmp_path / "elsewhere" / "again.model"
-    train_vocabulary(iter(behaviours), again, 700, split_by_whitespace=False, keep_apart=OUTCOMES)
-    assert again.read_bytes() == Path(model_file).read_bytes()
 
 
 def test_same_file_in_another_process(behaviours: list[str], tmp_path: Path) -> None:
@@ -179,19 +156,10 @@ def test_many_alphabets(tmp_path: Path) -> None:
         assert len(vocabulary.encode(text)) <= 3
 
 
-def test_texts_are_read_once(behaviours: list[str], tmp_path: Path) -> None:
-    def texts() -> Iterator[str]:
-        yield from behaviours
-
-    assert train_vocabulary(texts(), tmp_path / "v.model", 600).num_texts == len(behaviours)
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"size": 100}, "cannot train 100 pieces"),
-        ({"spelling_share": 1.0}, "spelling_share must be in"),
-        ({"character_coverage": 0.0}, "character_coverage in"),
         ({"min_count": 1}, "min_count must be at least 2"),
     ],
 )

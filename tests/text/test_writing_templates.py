@@ -80,7 +80,7 @@ def test_what_most_items_have_explains_nothing():
 def test_texts_that_share_nothing_need_no_liked_item():
     template = WritingTemplate.parse("titles", {"prefix": "[{genres}: ]", "text": "{title}"})
     assert template.written(ALIEN, [], {}) == Written("Alien", ())
-    assert template.beginning(ALIEN) == "horror: "
+    assert template.render_prefix(ALIEN) == "horror: "
     assert template.source(["profile"], ALIEN) == ["profile"]
     assert template.needs_item
     assert not WritingTemplate.parse("contents", {"text": "{title}"}).needs_item
@@ -89,8 +89,8 @@ def test_texts_that_share_nothing_need_no_liked_item():
 def test_source_and_beginning():
     template = WritingTemplate.parse("explanations", SPEC)
     assert template.source(["p", "b"], FARGO) == ["p", "b", "Fargo, crime, drama, comedy"]
-    assert template.beginning(FARGO) == "because"
-    with pytest.raises(DataError, match="tells of an item, and none is given"):
+    assert template.render_prefix(FARGO) == "because"
+    with pytest.raises(DataError, match="needs an item, and none is given"):
         template.source([], None)
     with pytest.raises(DataError, match=r"needs a value for \{title\}"):
         template.source([], Item("x", {}))

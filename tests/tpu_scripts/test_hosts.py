@@ -91,14 +91,6 @@ def test_install_fetches_a_python_that_hosts_lack(world: World) -> None:
     assert package["argv"][-1] == ".[tpu]"
 
 
-def test_install_again_replaces_the_code(pod: World) -> None:
-    stale = pod.folder / "hosts/pod-0/m6rec/stale.py"
-    stale.write_text("")
-    succeeded(pod.run("install", "--extra", "tpu,text-metrics"))
-    assert not stale.exists()
-    assert pod.lines("pip.jsonl")[-1]["argv"][-1] == ".[tpu,text-metrics]"
-
-
 def test_install_refuses_during_a_run(pod: World) -> None:
     succeeded(pod.run("launch", *TRAIN))
     run = pod.run("install")
@@ -175,20 +167,6 @@ def test_several_slices(world: World) -> None:
     assert world.calls()[-1] == ssh(
         "bash m6rec/tpu_scripts/on_host.sh logs m6rec 100 1", node="pod-1", worker="0"
     )
-
-
-def test_one_slice_that_fails_is_an_error(world: World) -> None:
-    failure = {"words": ["pod-0"], "times": 1, "stderr": "ERROR: Connection refused"}
-    world.write("failures.json", [failure])
-    run = world.run("launch", "--node-count=2", *TRAIN)
-    assert run.returncode == 1
-    assert "Connection refused" in run.stderr
-
-
-def test_a_folder_of_its_own_for_each_host_is_warned_of(world: World) -> None:
-    arguments = ("--", "train", "--gin_file=x", "--gin.MODEL_DIR='runs/x'")
-    assert "share no disk" in world.run("launch", *arguments).stderr
-    assert "warning" not in world.run("launch", *TRAIN).stderr
 
 
 NASTY = [

@@ -183,8 +183,3 @@ def test_errors_name_the_value_and_the_cure(
     for word in words:
         assert word in message
     assert world.calls() == []
-
-
-def test_missing_gcloud(world: World) -> None:
-    (world.bin / "gcloud").unlink()
-    assert "Google Cloud CLI" in refused(world.run("delete"))

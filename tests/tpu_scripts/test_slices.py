@@ -50,21 +50,6 @@ def test_create_several_spot_slices_with_flags_of_gcloud(world: World) -> None:
     assert len(world.calls()) == 2
 
 
-def test_create_when_it_exists(world: World) -> None:
-    world.write("states.json", ["PROVISIONING", "ACTIVE"])
-    run = world.run("create", V5E)
-    succeeded(run)
-    assert world.verbs() == ["describe", "describe"]
-    assert "nothing was created" in run.stderr
-
-
-def test_create_when_a_dead_one_exists(world: World) -> None:
-    world.write("states.json", ["SUSPENDED"])
-    message = refused(world.run("create", V5E))
-    assert "SUSPENDED" in message
-    assert "delete.sh" in message
-
-
 def test_create_that_fails_while_waiting(world: World) -> None:
     world.write("creations.json", [["PROVISIONING", "FAILED"]])
     run = world.run("create", V5E)
@@ -81,13 +66,6 @@ def test_create_looks_again_where_gcloud_fails(world: World, times: int, status:
     run = world.run("create", V5E, "--poll=0")
     assert run.returncode == status, run.stderr
     assert ("cannot tell; the request stays" in run.stderr) == bool(status)
-
-
-def test_create_gives_up_waiting(world: World) -> None:
-    world.write("creations.json", [["WAITING_FOR_RESOURCES"]])
-    run = world.run("create", V5E, "--timeout", "1")
-    assert run.returncode == 1
-    assert "still WAITING_FOR_RESOURCES" in run.stderr
 
 
 def test_errors_of_gcloud_come_through(world: World) -> None:
@@ -107,8 +85,16 @@ def test_delete(world: World) -> None:
     assert world.calls() == [DESCRIBE, [*QUEUED, "delete", "pod", *WHERE, "--force", "--quiet"]]
 
 
-def test_delete_when_there_is_none(world: World) -> None:
-    run = world.run("delete")
+def test_create_when_it_exists(world: World) -> None:
+    world.write("states.json", ["PROVISIONING", "ACTIVE"])
+    run = world.run("create", V5E)
     succeeded(run)
-    assert world.calls() == [DESCRIBE]
-    assert "nothing was deleted" in run.stderr
+    assert world.verbs() == ["describe", "describe"]
+    assert "nothing was created" in run.stderr
+
+
+def test_create_when_a_dead_one_exists(world: World) -> None:
+    world.write("states.json", ["SUSPENDED"])
+    message = refused(world.run("create", V5E))
+    assert "SUSPENDED" in message
+    assert "delete.sh" in message

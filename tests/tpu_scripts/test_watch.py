@@ -92,14 +92,6 @@ def test_watch_gives_up(world: World) -> None:
     assert [seconds for seconds in world.sleeps() if seconds != "0"] == ["4", "8", "10"]
 
 
-def test_watch_does_not_repeat_what_m6rec_refuses(world: World) -> None:
-    world.write("behaviours.json", {"*": ["exit 2"]})
-    run = watched(world)
-    assert run.returncode == 2
-    assert "logs.sh" in run.stderr
-    assert len(world.received()) == 2
-
-
 @pytest.mark.parametrize("before", ["refused", "stopped"])
 def test_watch_starts_what_ended_before_it_began(pod: World, before: str) -> None:
     """A user mended the settings, or wants to go on."""
@@ -115,15 +107,6 @@ def test_watch_starts_what_ended_before_it_began(pod: World, before: str) -> Non
     assert "has finished" in run.stderr
     assert len(pod.received()) == 4
     assert "retry" not in run.stderr
-
-
-def test_watch_retries_an_installation_that_fails(world: World) -> None:
-    world.write("behaviours.json", {"*": ["exit 0"]})
-    failure = {"words": ["scp"], "times": 2, "stderr": "ERROR: Connection reset"}
-    world.write("failures.json", [failure])
-    run = watched(world)
-    succeeded(run)
-    assert run.stderr.count("could not be started; retry") == 2
 
 
 def test_watch_replaces_hosts_that_do_not_answer(world: World) -> None:
@@ -152,9 +135,9 @@ def test_watch_is_slower_to_replace_hosts_that_are_said_to_be_healthy(world: Wor
     assert world.verbs().count("delete") == 1
 
 
-def test_watch_counts_from_0_after_a_healthy_run(world: World) -> None:
-    world.write("creations.json", [[*["ACTIVE"] * 4, "SUSPENDED"]] * 3 + [["ACTIVE"]])
-    world.write("behaviours.json", {"*": ["wait", "wait", "wait", "exit 0"]})
-    run = watched(world, "--max-retries=1", "--healthy-after=0")
-    succeeded(run)
-    assert run.stderr.count("retry 1 of 1 in 4 s") == 3
+def test_watch_does_not_repeat_what_m6rec_refuses(world: World) -> None:
+    world.write("behaviours.json", {"*": ["exit 2"]})
+    run = watched(world)
+    assert run.returncode == 2
+    assert "logs.sh" in run.stderr
+    assert len(world.received()) == 2

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractMesh
 
-from m6rec_jax.checkpoints import buckets
 from m6rec_jax.checkpoints.location import list_steps, locate, read_manifest
 from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.checkpoints.trees import flatten
 from m6rec_jax.errors import CheckpointError, ConfigError, DataError, M6RecError
+from m6rec_jax.io import buckets
 from m6rec_jax.model.config import PromptConfig
 from m6rec_jax.objectives.sums import Sum
 from m6rec_jax.sharding import MESH_AXES

@@ -1,0 +1,339 @@
+"""Lays out token ids as rows: which id, block, target and weight stands where.
+
+A row is a dictionary of rank-1 arrays, not yet padded; `pad_batch` makes the fixed shapes that the
+jitted step sees. `FEATURES` lists every feature with its type and its padding.
+
+    encoder   block 1                    2..              last
+              [BOS'] profile w1 .. wn    behaviour ..     [EOS']      (paper, section 1)
+    decoder   input    [BOS] w1 .. wn [EOS]               one block per candidate
+              target   w1 .. wn [EOS] pad
+              weights  1  ..   1   1   0                  nothing follows the input [EOS]
+
+The state where the decoder *input* is [EOS] is what a candidate is judged by, so labels and item
+indices stand there and are -1 everywhere else.
+
+Nothing here reads text; `m6rec_jax.text.rows` makes the ids. `special_ids` are
+`Vocabulary.special_ids`: [BOS'], [EOS'], [BOS], [EOS].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from m6rec_jax.errors import ConfigError, DataError
+
+Row = dict[str, np.ndarray]
+SpecialIds = tuple[int, int, int, int]
+
+
+class Feature(NamedTuple):
+    """What a feature is made of: its type, and the value that fills it up."""
+
+    dtype: type[np.generic]
+    padding: int | float
+
+
+FEATURES: Mapping[str, Feature] = {
+    "encoder_input_tokens": Feature(np.int32, 0),
+    "encoder_block_ids": Feature(np.int32, 0),
+    "encoder_segment_ids": Feature(np.int32, 0),
+    "decoder_input_tokens": Feature(np.int32, 0),
+    "decoder_target_tokens": Feature(np.int32, 0),
+    "decoder_loss_weights": Feature(np.float32, 0.0),
+    "decoder_block_ids": Feature(np.int32, 0),
+    "decoder_segment_ids": Feature(np.int32, 0),
+    "decoder_labels": Feature(np.int32, -1),
+    "decoder_item_ids": Feature(np.int32, -1),
+    "decoder_item_log_frequency": Feature(np.float32, 0),
+    "decoder_job_ids": Feature(np.int32, -1),
+    "task_ids": Feature(np.int32, 0),
+    "retrieval": Feature(np.int32, 0),
+    "user_ids": Feature(np.int32, -1),
+    # Bookkeeping; no model feature.
+    "num_dropped": Feature(np.int32, 0),
+    "num_truncated": Feature(np.int32, 0),
+}
+
+
+def source_layout(
+    special_ids: SpecialIds,
+    segments: Sequence[np.ndarray],
+    source_length: int,
+    *,
+    keep_first: int = 1,
+    keep_last: int = 2,
+) -> Row:
+    """Lays out the encoder's side: [BOS'] profile | behaviour | ... | context | [EOS'].
+
+    Oldest behaviours are dropped until everything fits; see `fit_to_budget`. Segments without a
+    token get no block, but an empty profile leaves [BOS'] alone in block 1.
+
+    Args:
+      special_ids: see the module.
+      segments: ids of profile, behaviours (oldest first), context; may be empty.
+      source_length: the most tokens the row may have, at least 3.
+      keep_first, keep_last: segments at the start and end that are never dropped.
+
+    Returns:
+      encoder_input_tokens and encoder_block_ids int32 [n], with n <= source_length; num_dropped
+      int32 [1]: how many behaviours did not fit.
+
+    Raises:
+      ConfigError: source_length has no room for [BOS'], [EOS'] and a token between them.
+    """
+    check_source_length(source_length)
+    kept, num_dropped = fit_to_budget(segments, source_length - 2, keep_first, keep_last)
+    return encoder_features(special_ids, kept) | {"num_dropped": np.array([num_dropped], np.int32)}
+
+
+def candidates_layout(
+    special_ids: SpecialIds,
+    candidates: Sequence[np.ndarray],
+    target_length: int,
+    labels: Sequence[int] | np.ndarray | None = None,
+    item_ids: Sequence[int] | np.ndarray | None = None,
+    item_log_frequency: Sequence[float] | np.ndarray | None = None,
+    *,
+    candidate_length: int | None = None,
+) -> Row:
+    """Packs candidates for one history into one decoder row, one block each.
+
+    A candidate longer than its share of the row loses its end, never its [EOS].
+
+    Args:
+      special_ids: see the module.
+      candidates: ids of each.
+      target_length: the most tokens the row may have.
+      labels: class of each candidate; -1 or None where there is none.
+      item_ids: row of each candidate in the items table; -1 or None where there is none.
+      item_log_frequency: log of each candidate's share of the events; None where none is needed.
+      candidate_length: the most tokens of one candidate, [BOS] and [EOS] included. None is an even
+        share, target_length // len(candidates). Name it where rows hold different numbers of
+        candidates and a long text must be cut alike in all of them.
+
+    Returns:
+      The features of `decoder_features` and num_truncated int32 [1]: how many were cut.
+
+    Raises:
+      DataError: no candidates, one without ids, or labels or item_ids of another number.
+      ConfigError: the row is too short for that many candidates.
+    """
+    number = len(candidates)
+    if number == 0:
+        raise DataError("a row needs at least one candidate")
+    share = target_length // number if candidate_length is None else candidate_length
+    if share < 3 or share * number > target_length:
+        raise ConfigError(
+            f"{number} candidates of {share} tokens do not fit target_length {target_length} with "
+            "[BOS], [EOS] and a word for each; raise target_length or lower the group size"
+        )
+    num_truncated = sum(len(ids) > share - 2 for ids in candidates)
+    row, ends = decoder_features(special_ids, [ids[: share - 2] for ids in candidates])
+    for name, values in (
+        ("decoder_labels", labels),
+        ("decoder_item_ids", item_ids),
+        ("decoder_item_log_frequency", item_log_frequency),
+    ):
+        if values is not None:
+            if len(values) != number:
+                raise DataError(
+                    f"{len(values)} {name.removeprefix('decoder_')} for {number} candidates"
+                )
+            row[name][ends] = values
+    return row | {"num_truncated": np.array([num_truncated], np.int32)}
+
+
+def generation_layout(
+    special_ids: SpecialIds,
+    prefix: np.ndarray,
+    text: np.ndarray,
+    target_length: int,
+    *,
+    text_index: int = -1,
+) -> Row:
+    """Lays out a text to be generated after a prefix (paper, section 2).
+
+        input    [BOS] g1 .. gm w1 .. wn [EOS]
+        target   g1 .. gm w1 .. wn [EOS] pad
+        weights  0  ..  0 1  ..  1  1    0
+
+    A text too long for the row is cut; the model is then not trained to predict [EOS] there.
+
+    Args:
+      special_ids: see the module.
+      prefix: ids of loss weight 0; may be empty.
+      text: ids to learn.
+      target_length: the most tokens.
+      text_index: of the text in its table, put where the input is [EOS].
+
+    Raises:
+      DataError: no ids to learn.
+      ConfigError: no room for a token after the prefix.
+    """
+    room = target_length - 2 - len(prefix)
+    if room < 1:
+        raise ConfigError(
+            f"the prefix has {len(prefix)} tokens and leaves no room for a text in target_length "
+            f"{target_length}"
+        )
+    if not len(text):
+        raise DataError("there is no text to generate")
+    row, ends = decoder_features(special_ids, [np.concatenate([prefix, text[:room]])])
+    row["decoder_loss_weights"][: len(prefix)] = 0
+    is_cut = len(text) > room
+    if is_cut:
+        # The place whose target is [EOS] is the last but one.
+        row["decoder_loss_weights"][-2] = 0
+    row["decoder_item_ids"][ends] = text_index
+    return row | {"num_truncated": np.array([is_cut], np.int32)}
+
+
+def encoder_features(special_ids: SpecialIds, segments: Sequence[np.ndarray]) -> Row:
+    """Joins segments into the encoder's features; an empty one after the first gets no block."""
+    first, later = segments[:1], [ids for ids in segments[1:] if len(ids)]
+    lengths = [1 + sum(map(len, first)), *map(len, later), 1]
+    bos, eos = (np.array([id_], np.int32) for id_ in special_ids[:2])
+    return {
+        "encoder_input_tokens": np.concatenate([bos, *first, *later, eos]),
+        "encoder_block_ids": np.repeat(np.arange(1, len(lengths) + 1, dtype=np.int32), lengths),
+    }
+
+
+def decoder_features(
+    special_ids: SpecialIds, candidates: Sequence[np.ndarray]
+) -> tuple[Row, np.ndarray]:
+    """Joins texts, none of them empty, into the decoder's features.
+
+    Returns:
+      decoder_input_tokens, decoder_target_tokens, decoder_block_ids, decoder_labels and
+      decoder_item_ids (all -1) int32 [n], decoder_item_log_frequency and decoder_loss_weights
+      float32 [n]; and the place of each text's input [EOS], int [candidates].
+    """
+    bos_id, eos_id = special_ids[2:]
+    between = np.array([eos_id, bos_id], np.int32)
+    parts = [np.array([bos_id], np.int32)]
+    for ids in candidates:
+        parts += (ids, between)
+    # Targets are the inputs one place on. After an input [EOS] that is the [BOS] of the next text
+    # (of none, for the last), and [BOS] is the pad id: nothing is to be predicted there.
+    joined = np.concatenate(parts)
+    inputs, targets = joined[:-1], joined[1:].copy()
+    lengths = np.array([len(ids) + 2 for ids in candidates])
+    ends = np.cumsum(lengths) - 1
+    weights = np.ones(len(inputs), np.float32)
+    weights[ends] = 0
+    row = {
+        "decoder_input_tokens": inputs,
+        "decoder_target_tokens": targets,
+        "decoder_loss_weights": weights,
+        "decoder_block_ids": np.repeat(np.arange(1, len(lengths) + 1, dtype=np.int32), lengths),
+        "decoder_labels": np.full(len(inputs), -1, np.int32),
+        "decoder_item_ids": np.full(len(inputs), -1, np.int32),
+        "decoder_item_log_frequency": np.zeros(len(inputs), np.float32),
+    }
+    return row, ends
+
+
+def pad_batch(
+    rows: Sequence[Mapping[str, np.ndarray]],
+    lengths: Mapping[str, int],
+    batch_size: int | None = None,
+) -> Row:
+    """Fills rows up to fixed lengths and stacks them.
+
+    Args:
+      rows: features of each row, each of rank 1.
+      lengths: the length of each feature to return.
+      batch_size: rows of padding are added up to this number; None adds none.
+
+    Returns:
+      The features of `lengths`, each [batch, length], in the types of `FEATURES`.
+
+    Raises:
+      DataError: a feature is missing, unknown, not of rank 1, or longer than its length; or there
+        are more rows than batch_size.
+    """
+    size = len(rows) if batch_size is None else batch_size
+    if len(rows) > size:
+        raise DataError(f"{len(rows)} rows do not fit a batch of {size}")
+    batch: Row = {}
+    for name, length in lengths.items():
+        if name not in FEATURES:
+            raise DataError(f"there is no feature '{name}'; known: {', '.join(FEATURES)}")
+        dtype, padding = FEATURES[name]
+        padded = np.full((size, length), padding, dtype)
+        for place, row in enumerate(rows):
+            values = row.get(name)
+            if values is None:
+                raise DataError(f"row {place} lacks the feature '{name}'")
+            if values.ndim != 1 or len(values) > length:
+                raise DataError(
+                    f"feature '{name}' of row {place} has shape {list(values.shape)}, "
+                    f"which does not fit [{length}]"
+                )
+            padded[place, : len(values)] = values
+        batch[name] = padded
+    return batch
+
+
+def check_source_length(source_length: int) -> None:
+    """Raises ConfigError for fewer than 3 tokens: [BOS'], [EOS'] and one between them."""
+    if source_length < 3:
+        raise ConfigError(
+            f"source_length {source_length} has no room for [BOS'], [EOS'] and a token between "
+            "them; it must be at least 3"
+        )
+
+
+def fit_to_budget(
+    segments: Sequence[np.ndarray], budget: int, keep_first: int = 1, keep_last: int = 1
+) -> tuple[list[np.ndarray], int]:
+    """Drops whole oldest segments until the rest fits; shortens the kept ones only if it must.
+
+    The behaviours that stay are the newest ones, without a gap. None is cut: half a title is
+    worse than none, and a cut segment would miss the cache of encoded segments. When the protected
+    segments alone are too long, all behaviours go and the longest protected segments are cut at
+    their end, down to a common length.
+
+    Args:
+      segments: token ids of each, oldest first.
+      budget: the most tokens of the kept segments together.
+      keep_first, keep_last: how many segments at the start and end are never dropped.
+
+    Returns:
+      (kept, num_dropped): the kept segments in their order, and how many were dropped.
+    """
+    lengths = [len(segment) for segment in segments]
+    total = sum(lengths)
+    if total <= budget:
+        return list(segments), 0
+    middle_start = min(keep_first, len(segments))
+    middle_end = max(middle_start, len(segments) - keep_last)
+    oldest = middle_start
+    while oldest < middle_end and total > budget:
+        total -= lengths[oldest]
+        oldest += 1
+    kept = [*segments[:middle_start], *segments[oldest:]]
+    if total > budget:
+        limits = _common_limits([len(segment) for segment in kept], budget)
+        kept = [segment[:limit] for segment, limit in zip(kept, limits, strict=True)]
+    return kept, oldest - middle_start
+
+
+def _common_limits(lengths: Sequence[int], budget: int) -> list[int]:
+    """Shares `budget` so that short segments stay whole and long ones end up equally long.
+
+    Earlier segments get the tokens that an even division leaves over.
+    """
+    level = max(lengths)
+    while (held := sum(min(length, level) for length in lengths)) > budget:
+        level -= 1
+    spare = budget - held
+    limits = []
+    for length in lengths:
+        limits.append(level + (length > level and spare > 0))
+        spare -= length > level
+    return limits
