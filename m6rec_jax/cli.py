@@ -15,10 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import absl.logging
-
 from m6rec_jax import __version__, subcommands
 from m6rec_jax.errors import ConfigError, M6RecError, UnreachableError
+from m6rec_jax.quiet_start import keep_quiet
 
 EXIT_USER_ERROR = 2
 EXIT_LOST_PROCESS = 3
@@ -113,19 +112,8 @@ def _told(error: BaseException) -> str:
 
 
 def _set_up_logging() -> None:
-    """Shows this package's messages, and of tensorflow's only what a user can do something about.
-
-    Tensorflow reads data here and computes nothing: that it finds no GPU, or could be compiled
-    otherwise, is no news. With `TF_CPP_MIN_LOG_LEVEL=0` in the environment everything is shown.
-
-    What cannot be silenced: tensorflow 2.21's two libraries say "All log messages before
-    absl::InitializeLog() ..." and something about oneDNN and CUDA each, while the system loads
-    them and before they look at any setting of logging. (`TF_ENABLE_ONEDNN_OPTS=0` takes the line
-    about oneDNN away, and changes how tensorflow computes.)
-    """
-    if "TF_CPP_MIN_LOG_LEVEL" not in os.environ:
-        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-        absl.logging.set_verbosity(absl.logging.ERROR)
+    """Shows this package's messages, and of other libraries' only what a user can act on."""
+    keep_quiet()
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger = logging.getLogger("m6rec_jax")
