@@ -11,7 +11,7 @@ from gin import config_parser
 
 CONFIG_FILE = "config.gin"
 # Where a run lies and what it shows change nothing of what it computes.
-_NO_SETTINGS = ("MODEL_DIR", "train.model_dir", "train.progress", "train.tensorboard")
+_NO_SETTINGS = ("MODEL_DIR", "train.model_dir", "Logging.progress", "Logging.tensorboard")
 
 
 def write_config(directory: str | Path, *, operative: bool) -> None:

@@ -6,12 +6,21 @@ They need no model and no text; reports and results tables show them beside the 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from m6rec_jax.errors import DataError
-from m6rec_jax.metrics import classification, ranking
+from m6rec_jax.evaluation.predictions import (
+    ClassificationPredictions,
+    LikelihoodPredictions,
+    Predictions,
+    RetrievalPredictions,
+    ScoringPredictions,
+)
+from m6rec_jax.metrics import classification, multiclass, ranking
+from m6rec_jax.pipeline import prepared_rows
+from m6rec_jax.pipeline.registration import TaskInfo
 
 SMOOTHING = 5.0
 
@@ -144,3 +153,69 @@ def popularity_ranks(
         scores = np.broadcast_to(counts, hidden.shape)
         ranks[part] = ranking.ranks_by_score(scores, targets[part], hidden)
     return ranks
+
+
+def mean_baselines(task: TaskInfo) -> MeanBaselines:
+    """Popularity and means of the training part of a task's data.
+
+    Raises:
+      DataError: the data are not there, or have no view 'groups'.
+    """
+    prepared = task.prepared()
+    train, catalogue = prepared_rows.interactions(prepared, "train"), prepared.catalogue()
+    fitted = MeanBaselines.fit(
+        train.users,
+        train.items,
+        train.labels,
+        prepared.manifest["counts"]["users"],
+        len(catalogue.items),
+    )
+    # Sampled negatives are no sign of popularity.
+    return dataclasses.replace(fitted, item_counts=catalogue.train_counts)
+
+
+def popularity_ranks_of(
+    task: TaskInfo, split: str, predictions: RetrievalPredictions
+) -> np.ndarray:
+    """Ranks `[n, m]` of what rows want when popular items come first, as `predictions.ranks`."""
+    prepared = task.prepared()
+    seen = prepared_rows.seen_items(prepared, split)
+    counts = prepared.catalogue().train_counts
+    return popularity_ranks(counts, predictions.users, predictions.targets, seen)
+
+
+def baseline_metrics(
+    task: TaskInfo, split: str, predictions: Predictions, ks: Sequence[int]
+) -> dict[str, dict[str, float]]:
+    """What needs no model reaches on the rows of `predictions`: baseline -> metric -> value.
+
+    Scoring and zero-shot scoring have popularity, item mean, and user and item mean; retrieval has
+    popularity; classification the shares of the classes in the training part. Other kinds have
+    none here.
+
+    Args:
+      task, split: what the predictions are of.
+      predictions: of the model.
+      ks: cut-offs of retrieval.
+    """
+    if isinstance(predictions, ScoringPredictions | LikelihoodPredictions):
+        if "groups" not in task.prepared().manifest["views"]:  # rows for reranking may be alone
+            return {}
+        known = mean_baselines(task).scoring_metrics(
+            predictions.users, predictions.items, predictions.labels
+        )
+        if isinstance(predictions, LikelihoodPredictions):  # a score is no probability
+            for metrics in known.values():
+                metrics.pop("log_loss", None)
+        return known
+    if isinstance(predictions, RetrievalPredictions):
+        ks = [k for k in ks if k <= len(task.prepared().catalogue().items)]
+        ranks = popularity_ranks_of(task, split, predictions)
+        return {"popularity": ranking.ranking_metrics(ranks, ks)}
+    if isinstance(predictions, ClassificationPredictions):
+        rows = prepared_rows.read_rows(task.prepared(), task.view, "train", ("label",))
+        labels = np.array([row["label"] for row in rows])
+        shares = np.bincount(labels, minlength=predictions.probabilities.shape[1]) / len(labels)
+        constant = np.broadcast_to(shares, predictions.probabilities.shape)
+        return {"class shares": multiclass.multiclass_metrics(predictions.labels, constant)}
+    return {}

@@ -2,10 +2,10 @@
 
 In gin, for figures at every validation of a training run:
 
-    train.evaluate = @Evaluator()
+    Validation.evaluate = @Evaluator()
     Evaluator.mixture_or_task_name = "movielens_100k_ctr"
     Evaluator.task_feature_lengths = %TASK_FEATURE_LENGTHS
-    train.best_metric = "validation/auc"
+    Validation.best_metric = "validation/auc"
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from m6rec_jax.evaluation import programs, tasks
-from m6rec_jax.evaluation.baselines import MeanBaselines
+from m6rec_jax.evaluation.baselines import MeanBaselines, mean_baselines
 from m6rec_jax.evaluation.generation import generation_metrics
 from m6rec_jax.evaluation.predictions import (
     ClassificationPredictions,
@@ -45,6 +45,7 @@ from m6rec_jax.pipeline import prepared_rows
 from m6rec_jax.pipeline.evaluation_batches import EvaluationBatches
 from m6rec_jax.pipeline.prompt_rows import prompt_row
 from m6rec_jax.pipeline.registration import TaskInfo, evaluated_tasks
+from m6rec_jax.pipeline.task_rows import find_provider, rows_per_task, sample_sizes
 from m6rec_jax.sharding import LogicalRules, batch_reader, data_parallel, make_mesh
 from m6rec_jax.sharding.processes import sum_over_processes
 
@@ -80,6 +81,8 @@ class Evaluator:
         processes need, with a message: figures do not depend on it.
       split: 'train', 'validation' or 'test'.
       limit: at most so many rows of each task (per process); 0: all.
+      sample: so many rows of all tasks together, drawn at random once (`EvaluationBatches.sample`);
+        0: all. A training run sets the attribute `sample` (`Validation.rows`).
       ks: cut-offs of retrieval; the longest is the length of the lists.
       reranking: orders the best of retrieval tasks anew, by another model; None: by similarity.
       rules: logical-axis rules; None: `data_parallel`.
@@ -94,6 +97,7 @@ class Evaluator:
         *,
         split: str = "validation",
         limit: int = 0,
+        sample: int = 0,
         ks: Sequence[int] = tasks.DEFAULT_KS,
         reranking: Reranking | None = None,
         rules: LogicalRules | None = None,
@@ -103,8 +107,8 @@ class Evaluator:
         if any(task.kind == "generation" for task in self.tasks):
             require_text_metrics()  # not after an hour of training
         self._lengths = dict(task_feature_lengths)
-        self._split, self._limit = split, limit
-        self._ks = tuple(ks)
+        self._split, self._limit, self.sample = split, limit, sample
+        self.ks = tuple(ks)
         self._reranking = reranking
         mesh = make_mesh() if mesh is None else mesh
         self.runtime = Runtime(mesh, data_parallel() if rules is None else tuple(rules))
@@ -164,7 +168,8 @@ class Evaluator:
                 self._program(task, model), variables, batches, runtime
             )
             towers = self._towers_beside(task, model, variables)
-            return self._writers.predict(task, model, variables, language, max(self._ks), towers)
+            k, sample = max(self.ks), batches.sampled_rows
+            return self._writers.predict(task, model, variables, language, k, towers, sample)
         if task.kind == "item_recommendation":
             return recommend_items(
                 self._program(task, model),
@@ -173,7 +178,7 @@ class Evaluator:
                 runtime,
                 self._index(task, model, variables),
                 self._writers.rows(task),
-                max(self._ks),
+                max(self.ks),
             )
         if task.kind in _PREDICT:
             return _PREDICT[task.kind](self._program(task, model), variables, batches, runtime)
@@ -187,13 +192,13 @@ class Evaluator:
             runtime,
             self._index(task, model, variables),
             self._seen[task.name],
-            k=max(*self._ks, reranking.k if reranking else 1),
+            k=max(*self.ks, reranking.k if reranking else 1),
         )
         if reranking is None:
             return predictions
         seen = self._seen[task.name]
         predictions = reranking(task, self._split, predictions, seen, runtime)
-        length = max(self._ks)
+        length = max(self.ks)
         return dataclasses.replace(
             predictions,
             top_items=predictions.top_items[:, :length],
@@ -215,13 +220,13 @@ class Evaluator:
             figures = generation_metrics(task, predictions)
         elif isinstance(predictions, RecommendationPredictions):
             counts = task.prepared().catalogue().train_counts
-            figures = recommendation_metrics(predictions, counts, self._ks)
+            figures = recommendation_metrics(predictions, counts, self.ks)
         elif isinstance(predictions, LikelihoodPredictions):
             figures = tasks.likelihood_metrics(predictions, self._mean_baselines(task))
         else:
             catalogue = task.prepared().catalogue()
             figures = tasks.retrieval_metrics(
-                predictions, len(catalogue.texts), self._ks, catalogue.held_out
+                predictions, len(catalogue.texts), self.ks, catalogue.held_out
             )
         batches = self._task_batches(task)
         shortened, num_rows = sum_over_processes(
@@ -234,6 +239,9 @@ class Evaluator:
     def _task_batches(self, task: TaskInfo) -> EvaluationBatches:
         if task.name not in self._batches:
             index, count = self._reader
+            rows: dict[str, int] = {}
+            for other in self.tasks if self.sample else ():
+                rows |= rows_per_task(find_provider(other.name), self._split)
             self._batches[task.name] = EvaluationBatches(
                 task.name,
                 self._lengths,
@@ -242,25 +250,13 @@ class Evaluator:
                 process_index=index,
                 process_count=count,
                 limit=self._limit,
+                sample=sample_sizes(rows, self.sample).get(task.name, 0),
             )
         return self._batches[task.name]
 
     def _mean_baselines(self, task: TaskInfo) -> MeanBaselines:
         if task.name not in self._baselines:
-            prepared = task.prepared()
-            train = prepared_rows.interactions(prepared, "train")
-            catalogue = prepared.catalogue()
-            fitted = MeanBaselines.fit(
-                train.users,
-                train.items,
-                train.labels,
-                prepared.manifest["counts"]["users"],
-                len(catalogue.items),
-            )
-            # Sampled negatives are no sign of popularity.
-            self._baselines[task.name] = dataclasses.replace(
-                fitted, item_counts=catalogue.train_counts
-            )
+            self._baselines[task.name] = mean_baselines(task)
         return self._baselines[task.name]
 
     def _towers_beside(

@@ -23,6 +23,7 @@ from m6rec_jax.model import M6Rec
 from m6rec_jax.pipeline import prepared_rows
 from m6rec_jax.pipeline.prompt_rows import prompt_row
 from m6rec_jax.pipeline.registration import TaskInfo
+from m6rec_jax.pipeline.task_rows import sampled_places
 
 
 class Writers:
@@ -61,6 +62,7 @@ class Writers:
         language: LanguagePredictions,
         k: int,
         retriever: Retriever | None = None,
+        sample: int | None = None,
     ) -> GenerationPredictions | RecommendationPredictions:
         """What the model writes for every row of a task.
 
@@ -70,9 +72,10 @@ class Writers:
           language: how likely the model finds the references.
           k: length of the lists of titles.
           retriever: two towers of the same data, which order the items of one title.
+          sample: rows of the sample that `language` is of; None: all.
         """
         generator = self._generator(task, model, variables)
-        rows = self.rows(task)[: self._limit or None]
+        rows = self.rows(task, sample)[: self._limit or None]
         if task.kind == "generation":
             return predict_generation(generator, task.name, rows, language)
         trie = self._trie(task, generator)
@@ -81,12 +84,15 @@ class Writers:
             shared = SharedTitles(retriever, trie, task.prepared().catalogue().texts)
         return recommend_titles(generator, task.name, trie, rows, language, k, shared)
 
-    def rows(self, task: TaskInfo) -> list[dict[str, Any]]:
-        """All rows of a task's view."""
+    def rows(self, task: TaskInfo, sample: int | None = None) -> list[dict[str, Any]]:
+        """Rows of a task's view: all, or a sample of so many (`EvaluationBatches.sample`)."""
         if task.name not in self._rows:
             found = prepared_rows.read_rows(task.prepared(), task.view, self._split)
             self._rows[task.name] = list(found)
-        return self._rows[task.name]
+        rows = self._rows[task.name]
+        if sample is None or sample >= len(rows):
+            return rows
+        return [rows[place] for place in sampled_places(len(rows), sample)]
 
     def _trie(self, task: TaskInfo, generator: Generator) -> TitleTrie:
         if task.name not in self._tries:

@@ -27,7 +27,7 @@ from m6rec_jax.training.parameter_sizes import parameter_sizes
 from m6rec_jax.training.preemption import PreemptionGuard
 from m6rec_jax.training.train_state import TrainState, trainable_groups
 from m6rec_jax.training.train_step import CompiledStep
-from m6rec_jax.training.validation import Validation
+from m6rec_jax.training.validation import Validator
 
 EARLY_STOPPING = "early stopping"
 
@@ -41,15 +41,15 @@ class StepLoop:
       abstract: state with shardings.
       description: for the manifests.
       store: where checkpoints go.
-      best: follows a validation figure.
+      best: follows a validation metric.
       clock: sums seconds by part.
       train_steps: steps in all.
       batch_size: rows of a step.
       jobs: names of the jobs whose losses are told apart.
       trainable: 'prompts' or 'all'.
-      checkpoint_period, log_period, eval_period: in steps.
+      checkpoint_period, log_period, validation_period: in steps; the last may be None: never.
       validate_first: whether a new run is validated before its first step, too.
-      validate: called every `eval_period` steps.
+      validate: called every `validation_period` steps and after the last.
     """
 
     mesh: Mesh
@@ -65,9 +65,9 @@ class StepLoop:
     trainable: str
     checkpoint_period: int
     log_period: int
-    eval_period: int | None
+    validation_period: int | None
     validate_first: bool
-    validate: Validation
+    validate: Validator
 
     def run(
         self,
@@ -131,8 +131,8 @@ class StepLoop:
                 is_best = False
                 # A signal leaves little time: it is for the checkpoint.
                 if (
-                    self.eval_period
-                    and (step % self.eval_period == 0 or is_last)
+                    self.validation_period
+                    and (step % self.validation_period == 0 or is_last)
                     and stopped_by is None
                 ):
                     try:
