@@ -208,6 +208,25 @@ def _parser() -> argparse.ArgumentParser:
         _takes_gin(command, required=True)
         command.set_defaults(run=run)
 
+    report = commands.add_parser(
+        "report", help="one page about a run: metrics beside baselines, curves, examples"
+    )
+    report.add_argument("folder", type=_local_path, metavar="RUN", help="MODEL_DIR of a run")
+    report.add_argument(
+        "--output", type=_local_path, metavar="FILE", help="the page (default RUN/report.html)"
+    )
+    report.add_argument(
+        "--split", default="test", help="part of the data that is evaluated (default test)"
+    )
+    report.add_argument(
+        "--rows",
+        type=int,
+        default=0,
+        help="evaluate so many rows of each task, drawn at random (default: all)",
+    )
+    _takes_gin(report)
+    report.set_defaults(run=subcommands.run_report)
+
     infer = commands.add_parser(
         "infer",
         help="write a checkpoint's predictions to a file: for a task, or for a file of requests",
@@ -275,6 +294,26 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_prompts(commands)
     _add_compile(commands)
+
+    quickstart = commands.add_parser(
+        "quickstart",
+        help="a data set folder to a tuned scorer and retriever and a report about them; run the "
+        "same command again to resume",
+    )
+    quickstart.add_argument(
+        "folder", type=_local_path, help="of users, items and events, with a dataset.json"
+    )
+    quickstart.add_argument(
+        "--output", type=_local_path, help="where everything goes (default runs/NAME)"
+    )
+    quickstart.add_argument(
+        "--minutes",
+        type=float,
+        default=12.0,
+        help="what it should take on this machine; more is better (default 12)",
+    )
+    quickstart.add_argument("--seed", type=int, default=0)
+    quickstart.set_defaults(run=subcommands.run_quickstart)
 
     demo = commands.add_parser("demo", help="MovieLens-100k from nothing to an HTML report")
     demo.add_argument("--output", type=_local_path, default=Path("runs/demo"))

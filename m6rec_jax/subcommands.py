@@ -194,6 +194,22 @@ def run_eval(args: argparse.Namespace) -> None:
     _print_once(json_text(evaluate(), indent=2))
 
 
+def run_report(args: argparse.Namespace) -> None:
+    from m6rec_jax.run_report import report_on_run
+
+    _make_room(args.output)
+    print(
+        report_on_run(
+            args.folder,
+            args.output,
+            gin_files=args.gin_file,
+            bindings=args.gin_bindings,
+            split=args.split,
+            rows=args.rows,
+        )
+    )
+
+
 def run_infer(args: argparse.Namespace) -> None:
     if args.requests is not None:
         _infer_requests(args)
@@ -309,6 +325,15 @@ def run_demo(args: argparse.Namespace) -> None:
     demo.run_demo(args.output, seed=args.seed)
 
 
+def run_quickstart(args: argparse.Namespace) -> None:
+    from m6rec_jax.quickstart import run_quickstart as run
+
+    output = args.output or Path("runs") / args.folder.resolve().name
+    output.mkdir(parents=True, exist_ok=True)
+    with _alone_in(str(output)):
+        run(args.folder, output, minutes=args.minutes, seed=args.seed)
+
+
 def run_params(args: argparse.Namespace) -> None:
     from m6rec_jax import configuration
     from m6rec_jax.training.parameter_table import count_parameters
@@ -318,7 +343,7 @@ def run_params(args: argparse.Namespace) -> None:
     table = count_parameters(
         model.config,
         configuration.macro("TRAINABLE", "all"),
-        configuration.bound("train.frozen_dtype"),
+        configuration.bound("Step.frozen_dtype"),
     )
     print(table.render())
 

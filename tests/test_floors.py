@@ -33,7 +33,16 @@ FLOORS = [
 # Modules beside the folders: errors, progress and configuration (it knows only gin) lie under every
 # floor; the command line stands on the roof.
 BELOW_ALL = {"errors", "configuration", "config_file", "json_text", "progress"}
-ROOF = {"cli", "convert", "demo", "demo_report", "doctor", "subcommands"}
+ROOF = {
+    "cli",
+    "convert",
+    "demo",
+    "doctor",
+    "quickstart",
+    "quiet_start",
+    "run_report",
+    "subcommands",
+}
 
 HEAVY = {
     *("jax", "flax", "optax", "orbax", "tensorflow", "tensorflow_datasets", "seqio", "clu"),

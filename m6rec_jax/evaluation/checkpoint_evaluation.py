@@ -10,6 +10,7 @@ import jax
 from etils import epath
 
 from m6rec_jax.errors import ConfigError
+from m6rec_jax.evaluation.baselines import baseline_metrics
 from m6rec_jax.evaluation.evaluator import Evaluator
 from m6rec_jax.evaluation.named_columns import named_columns
 from m6rec_jax.evaluation.predictions import check_ending, write_predictions
@@ -30,7 +31,9 @@ def evaluate(
     limit: int = 0,
     output: str | None = None,
 ) -> dict[str, float]:
-    """`m6rec eval`: figures of a checkpoint, printed and written.
+    """`m6rec eval`: metrics of a checkpoint and of baselines, printed and written.
+
+    Those of a baseline are named `<baseline>/<metric>`; see `baselines.baseline_metrics`.
 
     Args:
       model_dir: of the run. The model is built as the checkpoint says, not as gin says.
@@ -52,7 +55,14 @@ def evaluate(
     name = _name(mixture_or_task_name, split, restored.step, limit)
     path = epath.Path(output or epath.Path(model_dir) / "evaluation" / f"{name}.json")
     _prepare(path)
-    figures = evaluator(restored.model, restored.variables, restored.step)
+    figures: dict[str, float] = {}
+    for task in evaluator.tasks:
+        predictions = evaluator.predict(task, restored.model, restored.variables)
+        found = evaluator.metrics(task, predictions)
+        for baseline, metrics in baseline_metrics(task, split, predictions, evaluator.ks).items():
+            found |= {f"{baseline}/{name}": value for name, value in metrics.items()}
+        prefix = f"{task.name}/" if len(evaluator.tasks) > 1 else ""
+        figures |= {f"{prefix}{name}": value for name, value in found.items()}
     if jax.process_index() == 0:
         scratch = path.with_name(path.name + ".partial")
         scratch.write_text(json_text(figures, indent=2) + "\n")
