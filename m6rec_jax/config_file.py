@@ -63,7 +63,7 @@ def changed_settings(directory: str | Path) -> list[str]:
 
 
 def _bindings(text: str) -> dict[str, str]:
-    """Name to value, both as one writes them; modules, which may be told or not, are left out."""
+    """Name to value, both as one writes them; modules are left out."""
     found = {}
     delegate = gin_config.ParserDelegate(skip_unknown=True)
     for statement in config_parser.ConfigParser(text, delegate):

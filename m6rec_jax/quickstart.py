@@ -320,6 +320,7 @@ def _option_words(spec: Mapping[str, Any], vocabulary: Vocabulary) -> list[str]:
 
 def _measure(seed: int) -> tuple[float, float]:
     """Seconds of compiling, and of a step of pretraining, on this machine."""
+    print("\nmeasuring a few steps on this machine", flush=True)
     folder = Path("measured")
     shutil.rmtree(folder, ignore_errors=True)
     try:
@@ -415,6 +416,7 @@ BatchIterator.num_shards = {sizes.num_shards}
     def schedule(name: str) -> str:
         steps = sizes.steps[name]
         text = f"TRAIN_STEPS = {steps}\nWARMUP_STEPS = {max(1, min(100, steps // 10))}\n"
+        text += f"Checkpoints.period = {max(50, steps // 5)}\nLogging.period = {-(-steps // 40)}\n"
         if name != FOUNDATION:
             text += f"INITIAL_CHECKPOINT_PATH = '{FOUNDATION}'\nEVAL_PERIOD = {-(-steps // 3)}\n"
         return text

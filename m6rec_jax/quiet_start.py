@@ -51,18 +51,26 @@ def keep_quiet() -> None:
 class _TensorflowFinder(importlib.abc.MetaPathFinder):
     """Lets the first import of tensorflow run with its notes held back."""
 
+    def __init__(self) -> None:
+        self._asks = False
+
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
         del path, target
-        if fullname != "tensorflow":
+        if fullname != "tensorflow" or self._asks:
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(fullname)
+        self._asks = True
+        try:
+            spec = importlib.util.find_spec(fullname)
+        finally:
+            self._asks = False
+        # Others only ask whether it is there; so this finder stays until it is loaded.
         if spec is not None and spec.loader is not None:
             load = spec.loader.exec_module
 
             def exec_module(module: ModuleType) -> None:
+                sys.meta_path.remove(self)
                 with _without_notes():
                     load(module)
 

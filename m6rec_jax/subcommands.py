@@ -83,9 +83,9 @@ def _description(folder: Path) -> str:
     for name in contents:
         if (folder / name).is_file():
             return name
-    told = ", ".join(f"{name} ({what})" for name, what in contents.items())
+    known = ", ".join(f"{name} ({what})" for name, what in contents.items())
     raise DataError(
-        f"{folder} has no file that says what is in it: {told}. tasks/README.md and "
+        f"{folder} has no file that says what is in it: {known}. tasks/README.md and "
         "docs/data_sets.md show them"
     )
 

@@ -15,7 +15,14 @@ FAKE = f"""
 import os
 os.write(2, {NOTES.encode()!r} + b"E0000 00:00:1.2 32 a.cc:1] something is broken\\n")
 """
-START = "from m6rec_jax.quiet_start import keep_quiet; keep_quiet(); import tensorflow; "
+# Some libraries ask whether tensorflow is there before they import it.
+START = """
+import importlib.util
+from m6rec_jax.quiet_start import keep_quiet
+keep_quiet()
+assert importlib.util.find_spec("tensorflow")
+import tensorflow
+"""
 
 
 def stderr_of(folder: Path, tensorflow: str, **environment: str) -> subprocess.CompletedProcess:

@@ -1,4 +1,4 @@
-"""One self-contained HTML page about one run: figures, curves, and what the model read and said.
+"""One self-contained HTML page about runs: metrics, curves, and what the model read and answered.
 
 `write_report(path, data)` renders `ReportData` with the jinja2 template beside this file. The page
 needs no network and no script, follows the reader's light or dark setting, prints, and fits a
@@ -32,8 +32,8 @@ class Comparison:
     Attributes:
       task: what was asked, such as "Will the user like the film?".
       metric: such as "AUC".
-      model: the model's figure on the test part.
-      baselines: name -> figure; None where the baseline has no such figure. The columns of the
+      model: the model's value on the test part.
+      baselines: name -> value; None where the baseline has none. The columns of the
         table are the names of all lines, in order.
       higher_is_better: False for losses.
       decimals: how many are shown.
@@ -48,7 +48,7 @@ class Comparison:
 
     @property
     def strongest(self) -> float | None:
-        """The best baseline's figure, or None."""
+        """The best baseline's value, or None."""
         values = [value for value in self.baselines.values() if value is not None]
         if not values:
             return None
@@ -84,7 +84,7 @@ class ScoredExamples:
       scores: `[n]`, the model's.
       baseline_scores: name -> `[n]`, any scale; drawn in the ROC plot.
       are_probabilities: whether `scores` are; only then they are drawn against the labels.
-      title: what is told of in the drawings' titles, or "".
+      title: what the drawings' titles name, or "".
     """
 
     labels: npt.ArrayLike
@@ -184,7 +184,7 @@ class ReportData:
       users, texts: examples. score_name: what the users' scores are.
       parameters: while tuning; the trained share is worked out from these.
       facts: name -> value: gin file, date, hardware, seconds and the like.
-      notes: what a reader must know to judge the figures.
+      notes: what a reader must know to judge the metrics.
     """
 
     title: str
@@ -223,7 +223,7 @@ def render_report(data: ReportData) -> str:
     """Returns the page.
 
     Raises:
-      DataError: a figure is not finite, lengths do not fit, or labels are not 0 and 1.
+      DataError: a metric is not finite, lengths do not fit, or labels are not 0 and 1.
     """
     _check(data)
     environment = jinja2.Environment(
@@ -268,21 +268,21 @@ def write_report(path: str | Path, data: ReportData) -> Path:
 
 def _figures(data: ReportData) -> list[tuple[str, str, markupsafe.Markup]]:
     """Title, caption and drawing of each figure. The drawings are ours, so they are not escaped."""
-    figures: list[tuple[str, str, str]] = []
+    drawings: list[tuple[str, str, str]] = []
     for number, curve in enumerate(data.curves):
         drawing = report_figures.curves(curve.series, name=f"curve{number}")
-        figures.append((curve.title, "", drawing))
+        drawings.append((curve.title, "", drawing))
     for number, ranked in enumerate(data.ranked):
         drawing = report_figures.hit_rates(ranked.ranks, ranked.longest, name=f"ranks{number}")
         caption = "Share of the test rows with an item the user chose among the first k."
-        figures.append((_titled("Hit rate by length of the list", ranked.title), caption, drawing))
+        drawings.append((_titled("Hit rate by length of the list", ranked.title), caption, drawing))
     for number, scored in enumerate(data.scored):
         labels, scores = np.asarray(scored.labels), np.asarray(scored.scores, np.float64)
         drawing = report_figures.roc_curves(
             labels, {"this model": scores, **scored.baseline_scores}, name=f"roc{number}"
         )
         caption = f"{len(labels):,} test impressions, {labels.mean():.0%} of them positive."
-        figures.append((_titled("ROC", scored.title), caption, drawing))
+        drawings.append((_titled("ROC", scored.title), caption, drawing))
         if not scored.are_probabilities:
             continue
         drawing, error = report_figures.calibration(labels, scores, name=f"calibration{number}")
@@ -290,8 +290,8 @@ def _figures(data: ReportData) -> list[tuple[str, str, markupsafe.Markup]]:
             "Tenths of the test impressions by predicted probability, against the share that was "
             f"positive. Mean distance from the diagonal: {error:.3f}."
         )
-        figures.append((_titled("Calibration", scored.title), caption, drawing))
-    return [(title, caption, markupsafe.Markup(svg)) for title, caption, svg in figures]
+        drawings.append((_titled("Calibration", scored.title), caption, drawing))
+    return [(title, caption, markupsafe.Markup(svg)) for title, caption, svg in drawings]
 
 
 def _titled(what: str, title: str) -> str:

@@ -348,7 +348,7 @@ def _new_state(
 def _validation_plan(
     validation: Validation, data: TrainingData, step: Step, train_steps: int
 ) -> ValidationPlan | None:
-    """How often and on how many rows a run is validated; tells `evaluate`, too. None: never."""
+    """How often and on how many rows a run is validated; `evaluate` gets the rows. None: never."""
     if validation.period is None:
         return None
     plan = ValidationPlan(validation.period, validation.rows or 0)

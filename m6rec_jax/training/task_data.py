@@ -202,9 +202,9 @@ def refuse_larger_vocabulary(name: str, text: Vocabulary, config: ModelConfig) -
 
 
 def jobs_of(name: str, batches: ResumableBatches) -> dict[str, int]:
-    """The jobs whose losses a run tells apart: seqio tasks of a mixture and their numbers.
+    """The jobs whose losses a run logs apart: seqio tasks of a mixture and their numbers.
 
-    None where there is but one task, whose loss is the run's, or batches are not the pipeline's.
+    Empty where there is one task, whose loss is the run's, or batches are not the pipeline's.
     """
     if vocabulary_of(name, batches) is None:
         return {}

@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 Evaluate = Callable[[M6Rec, Mapping[str, Any], int], Mapping[str, float]]
 _NOT_FOR_THE_MODEL = ("example_weights",)
 MOST_ROWS = 2048
-# Costs are told in forward passes of a row. Training takes at least two: forwards, and backwards
+# Costs are counted in forward passes of a row. Training takes at least two: forwards, and backwards
 # through a frozen backbone.
 TRAINING_COST = 2
 LARGEST_SHARE = 0.2
@@ -100,7 +100,7 @@ class Validator:
 
     Args:
       model, mesh, rules, loss: of the run.
-      jobs: name to number of each job whose losses are told apart.
+      jobs: name to number of each job whose losses are logged apart.
       abstract: state with shardings.
       make_batches: one pass of validation batches (None: no validation loss).
       evaluate: further metrics, or None.
@@ -121,7 +121,7 @@ class Validator:
         self._loss, self._make_batches, self._evaluate = loss, make_batches, evaluate
         self._jobs = jobs
         self._compiled: CompiledStep | None = None
-        self._told = False
+        self._logged = False
 
     def __call__(
         self, state: TrainState, step: int, should_stop: Callable[[], bool] = lambda: False
@@ -162,9 +162,9 @@ class Validator:
             if should_stop():
                 return None
             metrics = dict(self._evaluate(self._model, state.variables, step)) | metrics
-        rows = getattr(batches, "read_rows", None)  # those of the pipeline tell
-        if rows is not None and not self._told:
-            self._told = True
+        rows = getattr(batches, "read_rows", None)  # of the pipeline's batches
+        if rows is not None and not self._logged:
+            self._logged = True
             logger.info(
                 "validation on %s of %s rows%s",
                 f"{rows:,}",

@@ -124,6 +124,7 @@ def test_eval_and_infer(trained: Path) -> None:
     figures = json.loads(out[out.index("{") :])
     assert 0.0 <= figures["auc"] <= 1.0
     assert figures["log_loss"] > 0.0
+    assert {"popularity/auc", "item_mean/log_loss", "user_and_item_mean/auc"} <= figures.keys()
     succeeded(m6rec(trained, "infer", "--gin_file", "eval.gin", "--gin.MODEL_DIR=run"))
     (path,) = (trained / "run" / "predictions").glob("*.parquet")
     table = pq.read_table(path)
