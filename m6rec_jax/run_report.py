@@ -176,7 +176,7 @@ def report_on_run(
         evaluate_task(task, lengths, restored.model, restored.variables, split=split, sample=rows)
         for task in tasks
     ]
-    trainable = read_manifest(location).trainable
+    trainable = read_manifest(location).trainable or "all"
     data = report_data(
         results,
         {run.name or str(run): run},

@@ -209,9 +209,10 @@ def baseline_metrics(
                 metrics.pop("log_loss", None)
         return known
     if isinstance(predictions, RetrievalPredictions):
-        ks = [k for k in ks if k <= len(task.prepared().catalogue().items)]
+        num_items = len(task.prepared().catalogue().items)
         ranks = popularity_ranks_of(task, split, predictions)
-        return {"popularity": ranking.ranking_metrics(ranks, ks)}
+        shown = tuple(k for k in ks if k <= num_items)
+        return {"popularity": ranking.ranking_metrics(ranks, shown)}
     if isinstance(predictions, ClassificationPredictions):
         rows = prepared_rows.read_rows(task.prepared(), task.view, "train", ("label",))
         labels = np.array([row["label"] for row in rows])

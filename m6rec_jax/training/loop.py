@@ -7,6 +7,7 @@ import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import gin
 import jax
@@ -300,7 +301,7 @@ def _new_state(
     seed: int,
 ) -> TrainState:
     """The state at step 0, started as `start` says."""
-    trainable = run.trainable
+    trainable = run.trainable or "all"
     if start.checkpoint:
         state = state_from_checkpoint(
             model,
@@ -369,8 +370,9 @@ def _validation_plan(
                 plan.period,
                 validation.period,
             )
-    if plan.rows and hasattr(validation.evaluate, "sample"):
-        validation.evaluate.sample = plan.rows
+    evaluate: Any = validation.evaluate
+    if plan.rows and hasattr(evaluate, "sample"):
+        evaluate.sample = plan.rows
     return plan
 
 
