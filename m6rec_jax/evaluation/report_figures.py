@@ -123,7 +123,8 @@ def curves(
                 width = max(len(y) // 25, 3)
                 smooth = np.convolve(y, np.ones(width) / width, mode="valid")
                 axes.plot(x, y, color=colour, alpha=0.25, linewidth=0.9)
-                axes.plot(x[width - 1 :], smooth, color=colour, label=f"\u200b{label}")
+                middles = x[(width - 1) // 2 :][: len(smooth)]
+                axes.plot(middles, smooth, color=colour, label=f"\u200b{label}")
             else:
                 style = {"marker": "o", "markersize": 3}
                 axes.plot(x, y, color=colour, label=f"\u200b{label}", **style)
