@@ -75,9 +75,7 @@ VARIANTS: Mapping[str, Variant] = {
     "rsqrt_rate": Variant("rate by 1/sqrt(step)", ("warmup_schedule.decay='rsqrt'",)),
     "half_rate": Variant("half the rate", ("LEARNING_RATE=5e-3",)),
     "double_rate": Variant("twice the rate", ("LEARNING_RATE=2e-2",)),
-    "random_embeddings": Variant(
-        "embeddings start at random", ("train.initial_embeddings='random'",)
-    ),
+    "random_embeddings": Variant("embeddings start at random", ("Start.embeddings='random'",)),
     "no_dropout": Variant("no dropout", ("DROPOUT_RATE=0.0",)),
 }
 
@@ -164,8 +162,8 @@ class Study:
             *("train", "--gin_file", pretrain_file(NAME), f"--gin.MODEL_DIR='{folder}'"),
             *(f"--gin.{binding}" for binding in bindings),
             *(f"--gin.TRAIN_STEPS={steps}", f"--gin.WARMUP_STEPS={max(steps // 20, 1)}"),
-            *(f"--gin.EVAL_PERIOD={steps + 1}", f"--gin.train.log_period={period}"),
-            *("--gin.train.checkpoint_period=1000000", "--gin.train.tensorboard=False"),
+            *(f"--gin.EVAL_PERIOD={steps + 1}", f"--gin.Logging.period={period}"),
+            *("--gin.Checkpoints.period=1000000", "--gin.Logging.tensorboard=False"),
         )
         return folder
 

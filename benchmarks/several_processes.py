@@ -119,9 +119,9 @@ def main() -> int:
             "BATCH_SIZE": options.batch,
             "WARMUP_STEPS": options.steps // 2,
             "BatchIterator.num_shards": 4,
-            "train.log_period": 1,
-            "train.checkpoint_period": options.steps // 3,
-            "train.tensorboard": False,
+            "Logging.period": 1,
+            "Checkpoints.period": options.steps // 3,
+            "Logging.tensorboard": False,
             "join_processes.heartbeat_timeout_seconds": 30,
         }
         return ["--gin_file", GIN_FILE, *(f"--gin.{k}={v}" for k, v in bindings.items())]

@@ -15,10 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import absl.logging
-
 from m6rec_jax import __version__, subcommands
 from m6rec_jax.errors import ConfigError, M6RecError, UnreachableError
+from m6rec_jax.quiet_start import keep_quiet
 
 EXIT_USER_ERROR = 2
 EXIT_LOST_PROCESS = 3
@@ -113,19 +112,8 @@ def _told(error: BaseException) -> str:
 
 
 def _set_up_logging() -> None:
-    """Shows this package's messages, and of tensorflow's only what a user can do something about.
-
-    Tensorflow reads data here and computes nothing: that it finds no GPU, or could be compiled
-    otherwise, is no news. With `TF_CPP_MIN_LOG_LEVEL=0` in the environment everything is shown.
-
-    What cannot be silenced: tensorflow 2.21's two libraries say "All log messages before
-    absl::InitializeLog() ..." and something about oneDNN and CUDA each, while the system loads
-    them and before they look at any setting of logging. (`TF_ENABLE_ONEDNN_OPTS=0` takes the line
-    about oneDNN away, and changes how tensorflow computes.)
-    """
-    if "TF_CPP_MIN_LOG_LEVEL" not in os.environ:
-        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-        absl.logging.set_verbosity(absl.logging.ERROR)
+    """Shows this package's messages, and of other libraries' only what a user can act on."""
+    keep_quiet()
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger = logging.getLogger("m6rec_jax")
@@ -220,6 +208,25 @@ def _parser() -> argparse.ArgumentParser:
         _takes_gin(command, required=True)
         command.set_defaults(run=run)
 
+    report = commands.add_parser(
+        "report", help="one page about a run: metrics beside baselines, curves, examples"
+    )
+    report.add_argument("folder", type=_local_path, metavar="RUN", help="MODEL_DIR of a run")
+    report.add_argument(
+        "--output", type=_local_path, metavar="FILE", help="the page (default RUN/report.html)"
+    )
+    report.add_argument(
+        "--split", default="test", help="part of the data that is evaluated (default test)"
+    )
+    report.add_argument(
+        "--rows",
+        type=int,
+        default=0,
+        help="evaluate so many rows of each task, drawn at random (default: all)",
+    )
+    _takes_gin(report)
+    report.set_defaults(run=subcommands.run_report)
+
     infer = commands.add_parser(
         "infer",
         help="write a checkpoint's predictions to a file: for a task, or for a file of requests",
@@ -287,6 +294,26 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_prompts(commands)
     _add_compile(commands)
+
+    quickstart = commands.add_parser(
+        "quickstart",
+        help="a data set folder to a tuned scorer and retriever and a report about them; run the "
+        "same command again to resume",
+    )
+    quickstart.add_argument(
+        "folder", type=_local_path, help="of users, items and events, with a dataset.json"
+    )
+    quickstart.add_argument(
+        "--output", type=_local_path, help="where everything goes (default runs/NAME)"
+    )
+    quickstart.add_argument(
+        "--minutes",
+        type=float,
+        default=12.0,
+        help="what it should take on this machine; more is better (default 12)",
+    )
+    quickstart.add_argument("--seed", type=int, default=0)
+    quickstart.set_defaults(run=subcommands.run_quickstart)
 
     demo = commands.add_parser("demo", help="MovieLens-100k from nothing to an HTML report")
     demo.add_argument("--output", type=_local_path, default=Path("runs/demo"))

@@ -11,7 +11,7 @@ from gin import config_parser
 
 CONFIG_FILE = "config.gin"
 # Where a run lies and what it shows change nothing of what it computes.
-_NO_SETTINGS = ("MODEL_DIR", "train.model_dir", "train.progress", "train.tensorboard")
+_NO_SETTINGS = ("MODEL_DIR", "train.model_dir", "Logging.progress", "Logging.tensorboard")
 
 
 def write_config(directory: str | Path, *, operative: bool) -> None:
@@ -63,7 +63,7 @@ def changed_settings(directory: str | Path) -> list[str]:
 
 
 def _bindings(text: str) -> dict[str, str]:
-    """Name to value, both as one writes them; modules, which may be told or not, are left out."""
+    """Name to value, both as one writes them; modules are left out."""
     found = {}
     delegate = gin_config.ParserDelegate(skip_unknown=True)
     for statement in config_parser.ConfigParser(text, delegate):

@@ -18,11 +18,14 @@ statements are walked here, checked one by one, and then bound through gin's own
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
 import inspect
 import logging
 import os
 import re
 import tokenize
+import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -308,16 +311,35 @@ def _check_configurable(selector: str, origin: Origin, mark: str = "") -> None:
 
 
 def _check_parameter(selector: str, parameter: str, origin: Origin) -> None:
-    parameters = inspect.signature(gin.get_configurable(selector)).parameters
+    configurable = gin.get_configurable(selector)
+    parameters = inspect.signature(configurable).parameters
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
         return
     names = [name for name in parameters if name != "self"]
     if parameter not in names:
+        own = difflib.get_close_matches(parameter, names, n=1, cutoff=0.85)
+        hint = "" if own else _closest_in_groups(parameter, configurable)
         raise ConfigError(
             f"{origin}: '{selector}' has no parameter '{parameter}'"
-            f"{did_you_mean(parameter, names)}. "
-            f"Its parameters: {', '.join(names)}{_quote(origin)}"
+            f"{hint or did_you_mean(parameter, names)}. Its parameters: {', '.join(names)}"
+            f"{_quote(origin)}"
         )
+
+
+def _closest_in_groups(parameter: str, configurable: Any) -> str:
+    """A hint at a setting of one of the dataclasses that a configurable takes, such as `train`."""
+    try:
+        hints = typing.get_type_hints(inspect.unwrap(configurable))
+    except (NameError, TypeError):  # annotations that only a type checker resolves
+        return ""
+    settings: dict[str, str] = {}
+    for part in (part for hint in hints.values() for part in (hint, *typing.get_args(hint))):
+        for setting in dataclasses.fields(part) if dataclasses.is_dataclass(part) else ():
+            group, name = part.__name__, setting.name
+            for key in (name, f"{group.lower()}_{name}", f"{name}_{group.lower()}"):
+                settings.setdefault(key, f"{group}.{name}")
+    matches = difflib.get_close_matches(parameter, settings, n=1, cutoff=0.55)
+    return f" (did you mean '{settings[matches[0]]}'?)" if matches else ""
 
 
 def _check_macros(parsed: ParsedConfig) -> None:

@@ -363,5 +363,5 @@ def _type_notes(weights: Weights, there: Place) -> list[str]:
     if there.format != HUGGING_FACE:
         return []
     model_type = from_model_config(weights.config, weights.model_type)["model_type"]
-    told = "" if weights.model_type else " (--model-type says otherwise, of mT5 for instance)"
-    return [f"transformers' Auto classes take it for {model_type!r}{told}"]
+    hint = "" if weights.model_type else " (--model-type says otherwise, of mT5 for instance)"
+    return [f"transformers' Auto classes take it for {model_type!r}{hint}"]

@@ -83,9 +83,9 @@ def _description(folder: Path) -> str:
     for name in contents:
         if (folder / name).is_file():
             return name
-    told = ", ".join(f"{name} ({what})" for name, what in contents.items())
+    known = ", ".join(f"{name} ({what})" for name, what in contents.items())
     raise DataError(
-        f"{folder} has no file that says what is in it: {told}. tasks/README.md and "
+        f"{folder} has no file that says what is in it: {known}. tasks/README.md and "
         "docs/data_sets.md show them"
     )
 
@@ -191,6 +191,22 @@ def run_eval(args: argparse.Namespace) -> None:
 
     _configure_together(args)
     _print_once(json_text(evaluate(), indent=2))
+
+
+def run_report(args: argparse.Namespace) -> None:
+    from m6rec_jax.run_report import report_on_run
+
+    _make_room(args.output)
+    print(
+        report_on_run(
+            args.folder,
+            args.output,
+            gin_files=args.gin_file,
+            bindings=args.gin_bindings,
+            split=args.split,
+            rows=args.rows,
+        )
+    )
 
 
 def run_infer(args: argparse.Namespace) -> None:
@@ -308,6 +324,15 @@ def run_demo(args: argparse.Namespace) -> None:
     demo.run_demo(args.output, seed=args.seed)
 
 
+def run_quickstart(args: argparse.Namespace) -> None:
+    from m6rec_jax.quickstart import run_quickstart as run
+
+    output = args.output or Path("runs") / args.folder.resolve().name
+    output.mkdir(parents=True, exist_ok=True)
+    with _alone_in(str(output)):
+        run(args.folder, output, minutes=args.minutes, seed=args.seed)
+
+
 def run_params(args: argparse.Namespace) -> None:
     from m6rec_jax import configuration
     from m6rec_jax.training.parameter_table import count_parameters
@@ -317,7 +342,7 @@ def run_params(args: argparse.Namespace) -> None:
     table = count_parameters(
         model.config,
         configuration.macro("TRAINABLE", "all"),
-        configuration.bound("train.frozen_dtype"),
+        configuration.bound("Step.frozen_dtype"),
     )
     print(table.render())
 

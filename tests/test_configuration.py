@@ -16,6 +16,8 @@ from m6rec_jax import configuration
 from m6rec_jax.config_file import changed_settings, write_config
 from m6rec_jax.configuration import bound, macro, parse_config
 from m6rec_jax.errors import ConfigError
+from m6rec_jax.training import loop  # noqa: F401  # what it configures is looked for
+from tests.training.toy_run import SETTINGS
 
 
 @gin.configurable(module="tests_configuration")
@@ -341,3 +343,9 @@ def test_not_text() -> None:
 @pytest.mark.parametrize("binding", ["TRAIN_STEPS", "--gin.=3", "TRAIN_STEPS="])
 def test_bindings_without_name_or_value(binding: str) -> None:
     assert "expected --gin.NAME=VALUE" in error([], [binding])
+
+
+@pytest.mark.parametrize(("former", "setting"), sorted(SETTINGS.items()))
+def test_a_setting_of_a_group_is_found_by_what_it_may_be_called(former: str, setting: str) -> None:
+    with pytest.raises(ConfigError, match=f"did you mean '{setting}'"):
+        parse_config([], [f"train.{former}=1"])

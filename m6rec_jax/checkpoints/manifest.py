@@ -282,7 +282,7 @@ def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def warn_of_a_better_step(step: int, manifest: Manifest) -> None:
-    """Warns that a run followed `train.best_metric` and its newest checkpoint is not the best."""
+    """Warns where the newest checkpoint is not the best by `Validation.best_metric`."""
     best = manifest.extra.get("best") or {}
     if best.get("best_step") not in (None, step):
         logger.warning(

@@ -30,7 +30,9 @@ def evaluate(
     limit: int = 0,
     output: str | None = None,
 ) -> dict[str, float]:
-    """`m6rec eval`: metrics of a checkpoint, printed and written.
+    """`m6rec eval`: metrics of a checkpoint and of baselines, printed and written.
+
+    Those of a baseline are named `<baseline>/<metric>`; see `Job.baselines`.
 
     Args:
       model_dir: of the run. The model is built as the checkpoint says, not as gin says.
@@ -52,7 +54,14 @@ def evaluate(
     name = _name(mixture_or_task_name, split, restored.step, limit)
     path = epath.Path(output or epath.Path(model_dir) / "evaluation" / f"{name}.json")
     _prepare(path)
-    metrics = evaluator(restored.model, restored.variables, restored.step)
+    metrics: dict[str, float] = {}
+    for task in evaluator.tasks:
+        predictions = evaluator.predict(task, restored.model, restored.variables)
+        found = evaluator.metrics(task, predictions)
+        for baseline, values in evaluator.baselines(task, predictions).items():
+            found |= {f"{baseline}/{name}": value for name, value in values.items()}
+        prefix = f"{task.name}/" if len(evaluator.tasks) > 1 else ""
+        metrics |= {f"{prefix}{name}": value for name, value in found.items()}
     if jax.process_index() == 0:
         write_atomically(path, json_text(metrics, indent=2) + "\n")
     return metrics

@@ -2,10 +2,10 @@
 
 In gin, for metrics at every validation of a training run:
 
-    train.evaluate = @Evaluator()
+    Validation.evaluate = @Evaluator()
     Evaluator.mixture_or_task_name = "movielens_100k_ctr"
     Evaluator.task_feature_lengths = %TASK_FEATURE_LENGTHS
-    train.best_metric = "validation/auc"
+    Validation.best_metric = "validation/auc"
 """
 
 from __future__ import annotations
@@ -28,7 +28,15 @@ from m6rec_jax.engine.retrieval import Retriever
 from m6rec_jax.engine.runtime import Runtime, read_back
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.evaluation.reranking import Reranking
-from m6rec_jax.jobs.job import Array, Columns, Features, Job, TaskData, Variables
+from m6rec_jax.jobs.job import (
+    Array,
+    Columns,
+    Evaluation,
+    Features,
+    Job,
+    TaskData,
+    Variables,
+)
 from m6rec_jax.jobs.retrieval import DEFAULT_KS, RetrievalPredictions
 from m6rec_jax.metrics.generation import require_text_metrics
 from m6rec_jax.model import M6Rec
@@ -36,7 +44,13 @@ from m6rec_jax.pipeline.evaluation_batches import EvaluationBatches
 from m6rec_jax.pipeline.prepared_rows import TaskPart
 from m6rec_jax.pipeline.prompt_rows import prompt_row
 from m6rec_jax.pipeline.registration import TaskInfo, evaluated_tasks
-from m6rec_jax.pipeline.task_rows import task_vocabulary
+from m6rec_jax.pipeline.task_rows import (
+    find_provider,
+    rows_per_task,
+    sample_sizes,
+    sampled_places,
+    task_vocabulary,
+)
 from m6rec_jax.sharding import LogicalRules, batch_reader, data_parallel, make_mesh
 from m6rec_jax.sharding.processes import sum_over_processes
 
@@ -59,6 +73,8 @@ class Evaluator:
         processes need, with a message: metrics do not depend on it.
       split: 'train', 'validation' or 'test'.
       limit: at most so many rows of each task (per process); 0: all.
+      sample: so many rows of all tasks together, drawn at random once (`EvaluationBatches.sample`);
+        0: all. A training run sets the attribute `sample` (`Validation.rows`).
       ks: cut-offs of retrieval; the longest is the length of the lists.
       reranking: orders the best of retrieval tasks anew, by another model; None: by similarity.
       rules: logical-axis rules; None: `data_parallel`.
@@ -73,6 +89,7 @@ class Evaluator:
         *,
         split: str = "validation",
         limit: int = 0,
+        sample: int = 0,
         ks: Sequence[int] = DEFAULT_KS,
         reranking: Reranking | None = None,
         rules: LogicalRules | None = None,
@@ -82,7 +99,7 @@ class Evaluator:
         if any(task.job.needs_text_metrics for task in self.tasks):
             require_text_metrics()  # not after an hour of training
         self.lengths = dict(task_feature_lengths)
-        self.split, self.limit, self.ks = split, limit, tuple(ks)
+        self.split, self.limit, self.sample, self.ks = split, limit, sample, tuple(ks)
         self.reranking = reranking
         mesh = make_mesh() if mesh is None else mesh
         self.runtime = Runtime(mesh, data_parallel() if rules is None else tuple(rules))
@@ -141,6 +158,14 @@ class Evaluator:
             metrics["share_with_dropped_behaviours"] = shortened / num_rows
         return metrics
 
+    def baselines(self, task: TaskInfo, predictions: Any) -> dict[str, dict[str, float]]:
+        """What needs no model reaches on the same rows, see `Job.baselines`."""
+        return task.job.baselines(self.evaluation(task), predictions)
+
+    def evaluation(self, task: TaskInfo) -> Evaluation:
+        """What metrics of a task are computed with, where no model is needed."""
+        return _TaskEvaluation(self, task)
+
     def columns(self, task: TaskInfo, predictions: Any) -> Columns:
         """Predictions as columns of a file, with ids and names in front."""
         return task.job.columns(TaskPart(task, self.split), predictions)
@@ -150,6 +175,9 @@ class Evaluator:
         index, count = self.reader
 
         def make() -> EvaluationBatches:
+            rows: dict[str, int] = {}
+            for other in self.tasks if self.sample else ():
+                rows |= rows_per_task(find_provider(other.name), self.split)
             return EvaluationBatches(
                 task.name,
                 self.lengths,
@@ -158,6 +186,7 @@ class Evaluator:
                 process_index=index,
                 process_count=count,
                 limit=self.limit,
+                sample=sample_sizes(rows, self.sample).get(task.name, 0),
             )
 
         found: EvaluationBatches = _TaskEvaluation(self, task).once("batches", make)
@@ -173,8 +202,15 @@ class _TaskEvaluation:
         self._evaluator, self._task = evaluator, task
         self.model, self.variables = model, variables
         self.data: TaskData = TaskPart(task, evaluator.split)
-        self.ks, self.limit = evaluator.ks, evaluator.limit
+        self.ks = evaluator.ks
         self.depth = max(*self.ks, evaluator.reranking.k if evaluator.reranking else 1)
+
+    def rows(self) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = self.once("rows", lambda: list(self.data.rows()))
+        sampled = self._evaluator.batches(self._task).sampled_rows
+        if sampled < len(rows):
+            rows = [rows[index] for index in sampled_places(len(rows), sampled)]
+        return rows[: self._evaluator.limit or None]
 
     def outputs(self) -> dict[str, np.ndarray]:
         evaluator, task, model = self._evaluator, self._task, self.model

@@ -1,4 +1,4 @@
-"""One self-contained HTML page about one run: figures, curves, and what the model read and said.
+"""One self-contained HTML page about runs: metrics, curves, and what the model read and answered.
 
 `write_report(path, data)` renders `ReportData` with the jinja2 template beside this file. The page
 needs no network and no script, follows the reader's light or dark setting, prints, and fits a
@@ -11,7 +11,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import jinja2
 import markupsafe
@@ -24,8 +23,6 @@ from m6rec_jax.io.atomic import write_atomically
 
 TEMPLATE = Path(__file__).with_name("report_template.html")
 
-Verdict = Literal["liked", "disliked", "unknown"]
-
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
@@ -34,8 +31,8 @@ class Comparison:
     Attributes:
       task: what was asked, such as "Will the user like the film?".
       metric: such as "AUC".
-      model: the model's figure on the test part.
-      baselines: name -> figure; None where the baseline has no such figure. The columns of the
+      model: the model's value on the test part.
+      baselines: name -> value; None where the baseline has none. The columns of the
         table are the names of all lines, in order.
       higher_is_better: False for losses.
       decimals: how many are shown.
@@ -50,7 +47,7 @@ class Comparison:
 
     @property
     def strongest(self) -> float | None:
-        """The best baseline's figure, or None."""
+        """The best baseline's value, or None."""
         values = [value for value in self.baselines.values() if value is not None]
         if not values:
             return None
@@ -65,14 +62,16 @@ class Comparison:
 
 
 @dataclass(frozen=True, slots=True)
-class LossCurve:
-    """Loss over steps of one phase of training; validation may have other steps."""
+class Curve:
+    """One metric over the steps of a run.
 
-    name: str
-    steps: Sequence[int]
-    losses: Sequence[float]
-    validation_steps: Sequence[int] = ()
-    validation_losses: Sequence[float] = ()
+    Attributes:
+      title: of the drawing, such as "Loss: tuning".
+      series: name -> (steps, values).
+    """
+
+    title: str
+    series: Mapping[str, tuple[Sequence[int], Sequence[float]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,49 +80,59 @@ class ScoredExamples:
 
     Attributes:
       labels: `[n]`, 0 or 1.
-      probabilities: `[n]`, the model's.
+      scores: `[n]`, the model's.
       baseline_scores: name -> `[n]`, any scale; drawn in the ROC plot.
+      are_probabilities: whether `scores` are; only then they are drawn against the labels.
+      title: what the drawings' titles name, or "".
     """
 
     labels: npt.ArrayLike
-    probabilities: npt.ArrayLike
+    scores: npt.ArrayLike
     baseline_scores: Mapping[str, npt.ArrayLike] = field(default_factory=dict)
+    are_probabilities: bool = True
+    title: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Behaviour:
-    """One past behaviour: the item, how long ago, and what the user did (in words)."""
+class RankedTargets:
+    """Ranks of what test rows want, for the plot of hit rates.
 
-    item: str
-    when: str
-    outcome: str
-    verdict: Verdict = "unknown"
+    Attributes:
+      ranks: name -> int `[n, m]`, from 1; 0 is padding. The model comes first.
+      longest: the longest list that is drawn.
+      title: as in `ScoredExamples`.
+    """
+
+    ranks: Mapping[str, npt.NDArray[np.int64]]
+    longest: int = 50
+    title: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Recommendation:
-    """One item of a user's list, and what is known of it from the test part."""
+    """One item of a list, as the model reads it, and whether the user chose it later."""
 
     item: str
     score: float
-    outcome: str = ""
-    verdict: Verdict = "unknown"
+    is_hit: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class UserPanel:
-    """One user: profile, past behaviour (newest first) and the list made for them (best first).
+    """One user: what the model read, profile first and newest last, and the list made for them.
 
     Attributes:
       name: such as "User 405".
-      profile: one line, or "".
-      history_length: behaviours the user really has, if `history` shows fewer.
+      history: texts.
+      recommendations: best first.
+      wanted: what the user chose later.
+      history_length: behaviours that were there, if `history` shows fewer.
     """
 
     name: str
-    profile: str
-    history: Sequence[Behaviour]
+    history: Sequence[str]
     recommendations: Sequence[Recommendation]
+    wanted: Sequence[str] = ()
     history_length: int | None = None
 
 
@@ -138,12 +147,19 @@ class TextPiece:
 
 @dataclass(frozen=True, slots=True)
 class ModelText:
-    """The input of one example: source segments for the encoder, candidates for the decoder."""
+    """The input of one example: source segments for the encoder, what it answered for the decoder.
+
+    Attributes:
+      title: of the example.
+      segments: of the source.
+      answers: candidates, or texts, with what the model made of them as remarks.
+      task: whose example it is, or "".
+    """
 
     title: str
     segments: Sequence[TextPiece]
-    candidates: Sequence[TextPiece] = ()
-    num_dropped: int = 0
+    answers: Sequence[TextPiece] = ()
+    task: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,18 +179,19 @@ class ReportData:
       title: usually the data set.
       summary: a sentence or two under the title.
       comparisons: the headline table.
-      scored: test impressions. losses: one curve per phase.
+      curves: of training. scored, ranked: of test rows, one for each task.
       users, texts: examples. score_name: what the users' scores are.
       parameters: while tuning; the trained share is worked out from these.
       facts: name -> value: gin file, date, hardware, seconds and the like.
-      notes: what a reader must know to judge the figures.
+      notes: what a reader must know to judge the metrics.
     """
 
     title: str
     summary: str = ""
     comparisons: Sequence[Comparison] = ()
-    scored: ScoredExamples | None = None
-    losses: Sequence[LossCurve] = ()
+    curves: Sequence[Curve] = ()
+    scored: Sequence[ScoredExamples] = ()
+    ranked: Sequence[RankedTargets] = ()
     users: Sequence[UserPanel] = ()
     score_name: str = "score"
     texts: Sequence[ModelText] = ()
@@ -205,7 +222,7 @@ def render_report(data: ReportData) -> str:
     """Returns the page.
 
     Raises:
-      DataError: a figure is not finite, lengths do not fit, or labels are not 0 and 1.
+      DataError: a metric is not finite, lengths do not fit, or labels are not 0 and 1.
     """
     _check(data)
     environment = jinja2.Environment(
@@ -241,31 +258,34 @@ def write_report(path: str | Path, data: ReportData) -> Path:
 
 def _figures(data: ReportData) -> list[tuple[str, str, markupsafe.Markup]]:
     """Title, caption and drawing of each figure. The drawings are ours, so they are not escaped."""
-    figures: list[tuple[str, str, str]] = []
-    for number, curve in enumerate(data.losses):
-        drawing = report_figures.loss_curve(
-            curve.steps,
-            curve.losses,
-            curve.validation_steps,
-            curve.validation_losses,
-            name=f"loss{number}",
-        )
-        figures.append((f"Loss: {curve.name}", "", drawing))
-    if data.scored is not None:
-        labels = np.asarray(data.scored.labels)
-        probabilities = np.asarray(data.scored.probabilities, np.float64)
+    drawings: list[tuple[str, str, str]] = []
+    for number, curve in enumerate(data.curves):
+        drawing = report_figures.curves(curve.series, name=f"curve{number}")
+        drawings.append((curve.title, "", drawing))
+    for number, ranked in enumerate(data.ranked):
+        drawing = report_figures.hit_rates(ranked.ranks, ranked.longest, name=f"ranks{number}")
+        caption = "Share of the test rows with an item the user chose among the first k."
+        drawings.append((_titled("Hit rate by length of the list", ranked.title), caption, drawing))
+    for number, scored in enumerate(data.scored):
+        labels, scores = np.asarray(scored.labels), np.asarray(scored.scores, np.float64)
         drawing = report_figures.roc_curves(
-            labels, {"this model": probabilities, **data.scored.baseline_scores}
+            labels, {"this model": scores, **scored.baseline_scores}, name=f"roc{number}"
         )
-        caption = f"{len(labels):,} test impressions, {labels.mean():.0%} of them liked."
-        figures.append(("ROC", caption, drawing))
-        drawing, error = report_figures.calibration(labels, probabilities)
+        caption = f"{len(labels):,} test impressions, {labels.mean():.0%} of them positive."
+        drawings.append((_titled("ROC", scored.title), caption, drawing))
+        if not scored.are_probabilities:
+            continue
+        drawing, error = report_figures.calibration(labels, scores, name=f"calibration{number}")
         caption = (
             "Tenths of the test impressions by predicted probability, against the share that was "
-            f"liked. Mean distance from the diagonal: {error:.3f}."
+            f"positive. Mean distance from the diagonal: {error:.3f}."
         )
-        figures.append(("Calibration", caption, drawing))
-    return [(title, caption, markupsafe.Markup(svg)) for title, caption, svg in figures]
+        drawings.append((_titled("Calibration", scored.title), caption, drawing))
+    return [(title, caption, markupsafe.Markup(svg)) for title, caption, svg in drawings]
+
+
+def _titled(what: str, title: str) -> str:
+    return f"{what}: {title}" if title else what
 
 
 def _check(data: ReportData) -> None:
@@ -276,13 +296,12 @@ def _check(data: ReportData) -> None:
                 raise DataError(
                     f"report: {line.metric} of {name!r} is {value}; leave it out (None)"
                 )
-    for curve in data.losses:
-        pairs = [(curve.steps, curve.losses), (curve.validation_steps, curve.validation_losses)]
-        for steps, losses in pairs:
-            if len(steps) != len(losses):
+    for curve in data.curves:
+        for name, (steps, values_of) in curve.series.items():
+            if len(steps) != len(values_of):
                 raise DataError(
-                    f"report: loss curve {curve.name!r} has {len(steps)} steps and "
-                    f"{len(losses)} losses"
+                    f"report: {name!r} of {curve.title!r} has {len(steps)} steps and "
+                    f"{len(values_of)} values"
                 )
     for group in data.parameters:
         if group.count < 0:

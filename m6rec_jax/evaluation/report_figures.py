@@ -18,13 +18,14 @@ from sklearn.metrics import roc_curve
 from m6rec_jax.metrics.classification import auc, calibration_table
 
 # matplotlib wants real colours: these stand for CSS variables and occur nowhere else.
-_INK, _MUTED, _GRID, _ACCENT, _SECOND, _THIRD = (
+_INK, _MUTED, _GRID, _ACCENT, _SECOND, _THIRD, _FOURTH = (
     "#010203",
     "#010204",
     "#010205",
     "#010206",
     "#010207",
     "#010208",
+    "#010209",
 )
 _VARIABLES = {
     _INK: "var(--ink)",
@@ -33,6 +34,7 @@ _VARIABLES = {
     _ACCENT: "var(--accent)",
     _SECOND: "var(--second)",
     _THIRD: "var(--third)",
+    _FOURTH: "var(--fourth)",
 }
 _STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
@@ -55,7 +57,9 @@ _STYLE: dict[str, Any] = {
     "legend.frameon": False,
     "lines.linewidth": 1.8,
 }
-_SIZE = (4.6, 3.1)
+_SIZE = (4.6, 3.3)
+_LINES = (_ACCENT, _SECOND, _THIRD, _FOURTH)
+_DASHES = ("-", (0, (5, 2)), (0, (2, 1.5)), (0, (6, 2, 1.5, 2)))
 
 
 def _axes(size: tuple[float, float] = _SIZE) -> tuple[Any, Any]:
@@ -92,58 +96,99 @@ def _svg(figure: Any, description: str) -> str:
     return f"{head}>{rest}".replace("*{stroke-linejoin", "svg *{stroke-linejoin").strip()
 
 
-def loss_curve(
-    steps: Sequence[int],
-    losses: Sequence[float],
-    validation_steps: Sequence[int] = (),
-    validation_losses: Sequence[float] = (),
-    *,
-    name: str = "loss",
+def _legend(figure: Any, handles: Sequence[Any] | None = None) -> None:
+    """Above the axes, where it covers no line."""
+    options = {} if handles is None else {"handles": handles}
+    figure.legend(loc="outside upper left", ncols=2, borderaxespad=0.0, **options)
+
+
+def curves(
+    series: Mapping[str, tuple[Sequence[int], Sequence[float]]], *, name: str = "curve"
 ) -> str:
-    """Loss over steps; beside the raw values, when there are many, their moving average.
+    """Values over steps; of many values, their moving average beside them.
 
     Args:
-      steps, losses: `[n]` of training. validation_steps, validation_losses: `[m]`, may be empty.
+      series: name -> (steps, values), at most three.
       name: tells the drawings of a page apart.
 
     Returns:
       SVG.
     """
-    x, y = np.asarray(steps, np.float64), np.asarray(losses, np.float64)
+    shown = []
     with _style(name):
         figure, axes = _axes()
-        if len(y) >= 20:
-            width = max(len(y) // 25, 3)
-            smooth = np.convolve(y, np.ones(width) / width, mode="valid")
-            axes.plot(x, y, color=_ACCENT, alpha=0.25, linewidth=0.9)
-            axes.plot(x[width - 1 :], smooth, color=_ACCENT, label="training")
-        else:
-            axes.plot(x, y, color=_ACCENT, label="training", marker="o", markersize=3)
-        if len(validation_steps):
-            axes.plot(
-                validation_steps,
-                validation_losses,
-                color=_SECOND,
-                label="validation",
-                marker="o",
-                markersize=3.5,
-            )
-        # The first few losses, from random weights, would squeeze the rest into a line.
-        shown = np.concatenate([y[len(y) // 20 :], np.asarray(validation_losses, np.float64)])
-        if shown.size and np.ptp(shown) > 0:
-            low, high = float(shown.min()), float(shown.max())
+        for (label, (steps, values)), colour in zip(series.items(), _LINES, strict=False):
+            x, y = np.asarray(steps, np.float64), np.asarray(values, np.float64)
+            if len(y) >= 20:
+                width = max(len(y) // 25, 3)
+                smooth = np.convolve(y, np.ones(width) / width, mode="valid")
+                axes.plot(x, y, color=colour, alpha=0.25, linewidth=0.9)
+                middles = x[(width - 1) // 2 :][: len(smooth)]
+                axes.plot(middles, smooth, color=colour, label=f"\u200b{label}")
+            else:
+                style = {"marker": "o", "markersize": 3}
+                axes.plot(x, y, color=colour, label=f"\u200b{label}", **style)
+            # The first few values, from random weights, would squeeze the rest into a line.
+            shown.append(y[len(y) // 20 :])
+        values_shown = np.concatenate(shown)
+        if values_shown.size and np.ptp(values_shown) > 0:
+            low, high = float(values_shown.min()), float(values_shown.max())
             axes.set_ylim(low - 0.05 * (high - low), high + 0.08 * (high - low))
         axes.set_xlabel("step")
-        axes.set_ylabel("loss")
-        axes.legend(loc="upper right")
-        return _svg(figure, "Loss over training steps")
+        if len(series) > 1:
+            _legend(figure)
+        return _svg(figure, "Values over training steps")
 
 
-def roc_curves(labels: npt.NDArray[Any], scores: Mapping[str, npt.ArrayLike]) -> str:
+def hit_rates(
+    ranks: Mapping[str, npt.NDArray[np.int64]], longest: int, *, name: str = "ranks"
+) -> str:
+    """Hit rate at every length of the list, on a logarithmic axis.
+
+    Args:
+      ranks: name -> int `[n, m]`, of what rows want, from 1; 0 is padding.
+      longest: the longest list.
+      name: tells the drawings of a page apart.
+
+    Returns:
+      SVG.
+    """
+    lengths = np.arange(1, longest + 1)
+    with _style(name):
+        figure, axes = _axes()
+        for (label, of), colour, dash in zip(ranks.items(), _LINES, _DASHES, strict=False):
+            axes.plot(
+                lengths,
+                hit_rate_at(of, lengths),
+                color=colour,
+                linestyle=dash,
+                label=f"\u200b{label}",
+            )
+        axes.set_xscale("log")
+        ticks = [k for k in (1, 2, 5, 10, 20, 50, 100) if k <= longest]
+        axes.set_xticks(ticks, [str(k) for k in ticks])
+        axes.set_xticks([], minor=True)
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("length of the list")
+        axes.set_ylabel("hit rate")
+        _legend(figure)
+        return _svg(figure, "Hit rate by length of the list")
+
+
+def hit_rate_at(ranks: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> list[float]:
+    """Share of the rows `[n, m]` with a rank within each length; 0 is padding."""
+    best = np.where(ranks > 0, ranks, np.iinfo(np.int64).max).min(axis=1)
+    return [float((best <= length).mean()) for length in lengths]
+
+
+def roc_curves(
+    labels: npt.NDArray[Any], scores: Mapping[str, npt.ArrayLike], *, name: str = "roc"
+) -> str:
     """True against false positive rate; the first of `scores` is the model.
 
     Args:
       labels: `[n]`, 0 or 1, both present. scores: name -> `[n]`, any scale.
+      name: tells the drawings of a page apart.
 
     Returns:
       SVG. The AUC stands in the legend.
@@ -151,30 +196,28 @@ def roc_curves(labels: npt.NDArray[Any], scores: Mapping[str, npt.ArrayLike]) ->
     Raises:
       DataError: one class only, NaN, or lengths that differ.
     """
-    colours = (_ACCENT, _SECOND, _THIRD)
-    dashes = ("-", (0, (5, 2)), (0, (2, 1.5)))
-    with _style("roc"):
+    with _style(name):
         figure, axes = _axes()
         axes.plot([0, 1], [0, 1], color=_GRID, linewidth=1)
-        curves = []
-        for number, (name, values) in enumerate(scores.items()):
+        lines = []
+        for number, (label, values) in enumerate(scores.items()):
             area = auc(labels, values)
             false_positive, true_positive, _ = roc_curve(labels, np.asarray(values, np.float64))
-            (curve,) = axes.plot(
+            (line,) = axes.plot(
                 *_thinned(false_positive, true_positive),
-                color=colours[number % 3],
-                linestyle=dashes[number % 3],
+                color=_LINES[number % len(_LINES)],
+                linestyle=_DASHES[number % len(_DASHES)],
                 linewidth=1.9 if number == 0 else 1.3,
                 # A label that starts with "_" would be left out of the legend.
-                label=f"\u200b{name}  {area:.3f}",
+                label=f"\u200b{label}  {area:.3f}",
                 zorder=10 - number,
             )
-            curves.append(curve)
+            lines.append(line)
         axes.set_xlim(-0.01, 1.01)
         axes.set_ylim(-0.01, 1.01)
         axes.set_xlabel("false positive rate")
         axes.set_ylabel("true positive rate")
-        axes.legend(handles=curves, loc="lower right")
+        _legend(figure, lines)
         return _svg(figure, "ROC curves")
 
 
@@ -185,9 +228,9 @@ def _thinned(x: npt.NDArray[Any], y: npt.NDArray[Any]) -> tuple[Any, Any]:
 
 
 def calibration(
-    labels: npt.NDArray[Any], probabilities: npt.NDArray[np.float64]
+    labels: npt.NDArray[Any], probabilities: npt.NDArray[np.float64], *, name: str = "calibration"
 ) -> tuple[str, float]:
-    """Share of likes against predicted probability, in tenths of the examples.
+    """Share of positives against predicted probability, in tenths of the examples.
 
     Returns:
       SVG and the expected calibration error over these tenths.
@@ -199,7 +242,7 @@ def calibration(
     share = np.asarray(table.mean_observed)
     # Twice the standard error of a share.
     error = 2 * np.sqrt(share * (1 - share) / table.counts)
-    with _style("calibration"):
+    with _style(name):
         figure, axes = _axes()
         axes.plot([0, 1], [0, 1], color=_GRID, linewidth=1)
         axes.errorbar(
@@ -214,6 +257,6 @@ def calibration(
         )
         axes.set_xlim(-0.01, 1.01)
         axes.set_ylim(-0.01, 1.01)
-        axes.set_xlabel("predicted probability of a like")
-        axes.set_ylabel("share that was liked")
+        axes.set_xlabel("predicted probability")
+        axes.set_ylabel("share that was positive")
         return _svg(figure, "Calibration"), table.expected_calibration_error

@@ -70,6 +70,15 @@ class ClassificationJob(Job):
         metrics = classification.multiclass_metrics(predictions.labels, predictions.probabilities)
         return metrics | {"num_examples": float(len(predictions.labels))}
 
+    def baselines(
+        self, evaluation: Evaluation, predictions: ClassificationPredictions
+    ) -> dict[str, dict[str, float]]:
+        """The shares of the classes in the training part, for every text."""
+        labels = np.array([row["label"] for row in evaluation.data.rows(("label",), part="train")])
+        shares = np.bincount(labels, minlength=predictions.probabilities.shape[1]) / len(labels)
+        constant = np.broadcast_to(shares, predictions.probabilities.shape)
+        return {"class_shares": classification.multiclass_metrics(predictions.labels, constant)}
+
     def columns(self, data: TaskData, predictions: ClassificationPredictions) -> Columns:
         """Text, class, predicted class and all probabilities."""
         ids = {row["text_index"]: row["text_id"] for row in data.rows(("text_index", "text_id"))}

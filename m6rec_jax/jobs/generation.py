@@ -84,7 +84,7 @@ class GenerationJob(Job):
     def predict(self, evaluation: Evaluation) -> GenerationPredictions:
         """Raises DataError where there are no rows."""
         language = LanguagePredictions.of(evaluation.outputs())
-        rows = evaluated_rows(evaluation)
+        rows = evaluation.rows()
         if not rows:
             raise DataError("there are no texts to write; is the split empty?")
         texts = Decoding().write(
@@ -127,12 +127,6 @@ class GenerationJob(Job):
     def answerer(self, parts: Parts) -> Answerer[Any]:
         """See `Job`."""
         return GenerationAnswers(parts)
-
-
-def evaluated_rows(evaluation: Evaluation) -> list[dict[str, Any]]:
-    """Rows of the view, those of all processes: generated texts must be the same everywhere."""
-    rows: list[dict[str, Any]] = evaluation.once("rows", lambda: list(evaluation.data.rows()))
-    return rows[: evaluation.limit or None]
 
 
 def row_columns(rows: Sequence[Row], names: Sequence[str]) -> Columns:

@@ -88,13 +88,14 @@ class Evaluation(Protocol):
       data: see `TaskData`.
       ks: cut-offs of ranked lists; the longest is the length of the lists.
       depth: how many items to retrieve: the longest list, or more where `reranked` wants them.
-      limit: at most so many rows (per process); 0: all.
     """
 
     data: TaskData
     ks: tuple[int, ...]
     depth: int
-    limit: int
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The evaluated rows, those of all processes: generated texts are the same everywhere."""
 
     def outputs(self) -> Found:
         """The job's outputs and identity for all rows of the part, of all processes."""
@@ -182,6 +183,11 @@ class Job(abc.ABC):
         Raises:
           DataError: they are undefined, such as AUC of one class.
         """
+
+    def baselines(self, evaluation: Evaluation, predictions: Any) -> dict[str, dict[str, float]]:
+        """What needs no model reaches on the same rows: baseline to metrics; none by default."""
+        del evaluation, predictions
+        return {}
 
     @abc.abstractmethod
     def columns(self, data: TaskData, predictions: Any) -> Columns:

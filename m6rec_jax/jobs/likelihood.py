@@ -41,7 +41,7 @@ from m6rec_jax.jobs.job import (
     labelled,
     register,
 )
-from m6rec_jax.jobs.scoring import candidate_names
+from m6rec_jax.jobs.scoring import candidate_names, mean_baselines
 from m6rec_jax.metrics import classification
 from m6rec_jax.metrics.baselines import MeanBaselines
 from m6rec_jax.model import M6Rec
@@ -95,8 +95,7 @@ class LikelihoodJob(Job):
         self, evaluation: Evaluation, predictions: LikelihoodPredictions
     ) -> dict[str, float]:
         """See `likelihood_metrics`."""
-        fitted = evaluation.once("baselines", lambda: training_baselines(evaluation.data))
-        return likelihood_metrics(predictions, fitted)
+        return likelihood_metrics(predictions, mean_baselines(evaluation))
 
     def columns(self, data: TaskData, predictions: LikelihoodPredictions) -> Columns:
         """User, item, label and score of each candidate."""
@@ -108,16 +107,6 @@ class LikelihoodJob(Job):
     def answerer(self, parts: Parts) -> Answerer[Any]:
         """See `Job`."""
         return LikelihoodAnswers(parts)
-
-
-def training_baselines(data: TaskData) -> MeanBaselines:
-    """Fitted to the training part, popularity without sampled negatives."""
-    train, catalogue = data.interactions("train"), data.prepared().catalogue()
-    num_users = data.prepared().manifest["counts"]["users"]
-    fitted = MeanBaselines.fit(
-        train.users, train.items, train.labels, num_users, len(catalogue.items)
-    )
-    return dataclasses.replace(fitted, item_counts=catalogue.train_counts)
 
 
 def likelihood_metrics(

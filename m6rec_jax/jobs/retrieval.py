@@ -41,6 +41,7 @@ from m6rec_jax.jobs.job import (
     register,
 )
 from m6rec_jax.metrics import ranking
+from m6rec_jax.metrics.baselines import popularity_ranks
 from m6rec_jax.model import M6Rec
 from m6rec_jax.requests.rendering import RequestRenderer, RequestText
 from m6rec_jax.requests.request import Request
@@ -129,6 +130,14 @@ class RetrievalJob(Job):
             predictions, len(catalogue.texts), evaluation.ks, catalogue.held_out
         )
 
+    def baselines(
+        self, evaluation: Evaluation, predictions: RetrievalPredictions
+    ) -> dict[str, dict[str, float]]:
+        """Popularity."""
+        num_items = len(evaluation.data.prepared().catalogue().items)
+        ks = tuple(k for k in evaluation.ks if k <= num_items)
+        return {"popularity": ranking.ranking_metrics(popular_ranks(evaluation, predictions), ks)}
+
     def columns(self, data: TaskData, predictions: RetrievalPredictions) -> Columns:
         """User, wanted items with their ranks, and the best items with their scores."""
         users = data.user_names()
@@ -158,6 +167,13 @@ class RetrievalJob(Job):
     def answerer(self, parts: Parts) -> Answerer[Any]:
         """See `Job`."""
         return RetrievalAnswers(parts)
+
+
+def popular_ranks(evaluation: Evaluation, predictions: RetrievalPredictions) -> np.ndarray:
+    """Ranks `[n, m]` of the wanted items when popular ones come first, as `predictions.ranks`."""
+    counts = evaluation.data.prepared().catalogue().train_counts
+    seen = evaluation.once("seen", evaluation.data.seen_items)
+    return popularity_ranks(counts, predictions.users, predictions.targets, seen)
 
 
 def retrieval_metrics(

@@ -40,6 +40,7 @@ from m6rec_jax.jobs.job import (
     register,
 )
 from m6rec_jax.metrics import classification
+from m6rec_jax.metrics.baselines import MeanBaselines
 from m6rec_jax.model import M6Rec
 from m6rec_jax.requests.rendering import RequestRenderer, RequestText
 from m6rec_jax.requests.request import RejectedRow, Request
@@ -107,6 +108,16 @@ class ScoringJob(Job):
         """See `scoring_metrics`."""
         return scoring_metrics(predictions)
 
+    def baselines(
+        self, evaluation: Evaluation, predictions: ScoringPredictions
+    ) -> dict[str, dict[str, float]]:
+        """Popularity, the item's mean, and the user's and the item's."""
+        if "groups" not in evaluation.data.prepared().manifest["views"]:  # rows for reranking alone
+            return {}
+        return mean_baselines(evaluation).scoring_metrics(
+            predictions.users, predictions.items, predictions.labels
+        )
+
     def columns(self, data: TaskData, predictions: ScoringPredictions) -> Columns:
         """User, item, label, class and probability of each candidate."""
         return candidate_names(data, predictions.users, predictions.items) | {
@@ -148,6 +159,25 @@ def scoring_metrics(predictions: ScoringPredictions) -> dict[str, float]:
     if per_user.values.size:
         metrics["user_averaged_auc"] = float(per_user.values.mean())
     return metrics | {"num_users": float(per_user.values.size)}
+
+
+def mean_baselines(evaluation: Evaluation) -> MeanBaselines:
+    """Fitted to the training part, popularity without sampled negatives.
+
+    Raises:
+      DataError: the view 'groups' is not prepared.
+    """
+
+    def fit() -> MeanBaselines:
+        train, prepared = evaluation.data.interactions("train"), evaluation.data.prepared()
+        num_users, catalogue = prepared.manifest["counts"]["users"], prepared.catalogue()
+        fitted = MeanBaselines.fit(
+            train.users, train.items, train.labels, num_users, len(catalogue.items)
+        )
+        return dataclasses.replace(fitted, item_counts=catalogue.train_counts)
+
+    found: MeanBaselines = evaluation.once("baselines", fit)
+    return found
 
 
 def candidate_names(data: TaskData, users: np.ndarray, items: np.ndarray) -> Columns:

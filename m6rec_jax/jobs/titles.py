@@ -35,7 +35,6 @@ from m6rec_jax.jobs.dialogue_items import (
     named_items,
     target_items,
 )
-from m6rec_jax.jobs.generation import evaluated_rows
 from m6rec_jax.jobs.job import Array, Evaluation, Features, Variables, register
 from m6rec_jax.jobs.language import LanguagePredictions
 from m6rec_jax.metrics import ranking
@@ -67,7 +66,7 @@ class TitleRecommendationJob(RecommendationJob):
         trie = evaluation.once(
             "titles", lambda: TitleTrie(generator.vocabulary, texts, generator.max_tokens)
         )
-        rows = evaluated_rows(evaluation)
+        rows = evaluation.rows()
         check_rows(rows)
         sources = [row["source"] for row in rows]
         towers = evaluation.beside("item_recommendation")

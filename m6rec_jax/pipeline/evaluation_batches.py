@@ -12,13 +12,15 @@ import tensorflow as tf
 from m6rec_jax.errors import DataError
 from m6rec_jax.pipeline.feature_converter import M6RecFeatureConverter
 from m6rec_jax.pipeline.features import COUNT_FEATURES, TASK_FEATURES, feature_lengths
-from m6rec_jax.pipeline.source import steady_options
+from m6rec_jax.pipeline.source import SampledSource, steady_options
 from m6rec_jax.pipeline.task_rows import (
     Batch,
     find_provider,
     next_rows,
     require_multiple,
     rows_per_task,
+    sample_sizes,
+    sampled_places,
     task_dataset,
 )
 
@@ -36,8 +38,14 @@ class EvaluationBatches:
       mixture_or_task_name, feature_lengths, split: as for `BatchIterator`.
       batch_size: rows of a global batch; a multiple of `process_count`.
       process_index, process_count: of this process.
-      limit: stop after so many rows of this process (0: all); for quick looks during training.
+      limit: stop after so many rows of this process (0: all).
+      sample: read so many rows in all (0: all), drawn at random once: the same ones at every pass
+        and however many processes read them. A mixture's tasks have their share.
       seed: decides masking where a task masks at random.
+
+    Attributes:
+      available_rows, sampled_rows, read_rows: rows of the split, of the sample, and of a pass,
+        which `limit` may shorten; of all processes together.
 
     Raises:
       ConfigError: unknown task, or sizes that do not divide.
@@ -54,6 +62,7 @@ class EvaluationBatches:
         process_index: int = 0,
         process_count: int = 1,
         limit: int = 0,
+        sample: int = 0,
         seed: int = 0,
     ) -> None:
         require_multiple("the evaluation batch size", batch_size, "process count", process_count)
@@ -62,8 +71,12 @@ class EvaluationBatches:
         self._rows = batch_size // process_count
         self._split, self._limit, self._seed = split, limit, seed
         self._shard = seqio.ShardInfo(process_index, process_count) if process_count > 1 else None
-        per_task = self._per_task = rows_per_task(self._provider, split)
-        if not sum(per_task.values()):
+        available = rows_per_task(self._provider, split)
+        per_task = self._per_task = sample_sizes(available, sample)
+        self.available_rows, self.sampled_rows = sum(available.values()), sum(per_task.values())
+        most = limit * process_count or self.sampled_rows
+        self.read_rows = min(self.sampled_rows, most)
+        if not self.available_rows:
             raise DataError(f"split '{split}' of '{mixture_or_task_name}' has no rows")
         # PreparedSource gives the last shard of a task the largest share.
         largest = sum(-(-rows // process_count) for rows in per_task.values())
@@ -104,7 +117,7 @@ class EvaluationBatches:
         names = set(self._provider.output_features)
         parts = [
             task_dataset(
-                task,
+                self._sampled(task),
                 self._lengths,
                 split=self._split,
                 shuffle=False,
@@ -117,6 +130,20 @@ class EvaluationBatches:
         ]
         turns = tf.data.Dataset.range(len(parts)).repeat()
         return tf.data.Dataset.choose_from_datasets(parts, turns, stop_on_empty_dataset=False)
+
+    def _sampled(self, task: seqio.Task) -> seqio.Task:
+        """The task, reading only the rows of the sample."""
+        available = int(task.num_input_examples(self._split) or 0)
+        rows = self._per_task[task.name]
+        if rows == available:
+            return task
+        return seqio.Task(
+            task.name,
+            SampledSource(task.source, sampled_places(available, rows)),
+            task.output_features,
+            task.preprocessors,
+            shuffle_buffer_size=None,
+        )
 
     def _filled(self, part: Batch) -> Batch:
         real = len(part["num_dropped"]) if part else 0

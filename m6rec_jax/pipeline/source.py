@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import seqio
 import tensorflow as tf
 import tensorflow_datasets as tfds
@@ -155,3 +156,52 @@ class PreparedSource(seqio.DataSource):
                 reshuffle_each_iteration=True,
             )
         return dataset.take(0) if nothing else dataset
+
+
+class SampledSource(seqio.DataSource):
+    """Some rows of another source, in their order, cut into contiguous shards.
+
+    Args:
+      source: where the rows are.
+      rows: int `[n]`, their places, ascending (`task_rows.sampled_places`).
+    """
+
+    def __init__(self, source: seqio.DataSource, rows: np.ndarray) -> None:
+        super().__init__(splits=tuple(source.splits), caching_permitted=False)
+        self._source, self._rows = source, rows
+
+    @property
+    def supports_arbitrary_sharding(self) -> bool:
+        return True
+
+    def num_input_examples(self, split: str) -> int:
+        del split
+        return len(self._rows)
+
+    def list_shards(self, split: str) -> Sequence[str]:
+        return list(self._source.list_shards(split))
+
+    def get_dataset(
+        self,
+        split: str = "validation",
+        shuffle: bool = False,
+        seed: int | None = None,
+        shard_info: seqio.ShardInfo | None = None,
+    ) -> tf.data.Dataset:
+        """The rows of a shard, never shuffled."""
+        del shuffle
+        rows = self._rows
+        if shard_info is not None:
+            first, end = (
+                len(rows) * place // shard_info.num_shards
+                for place in (shard_info.index, shard_info.index + 1)
+            )
+            rows = rows[first:end]
+        dataset = self._source.get_dataset(split=split, shuffle=False, seed=seed)
+        if not len(rows):
+            return dataset.take(0)
+        chosen = np.zeros(rows[-1] + 1, bool)
+        chosen[rows] = True
+        table = tf.constant(chosen)
+        dataset = dataset.take(len(chosen)).enumerate()
+        return dataset.filter(lambda place, _: table[place]).map(lambda _, row: row)

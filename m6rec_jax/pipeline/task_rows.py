@@ -58,6 +58,26 @@ def rows_per_task(provider: seqio.Task | seqio.Mixture, split: str) -> dict[str,
     return {task.name: int(task.num_input_examples(split) or 0) for task in tasks}
 
 
+def sampled_places(rows: int, sample: int) -> np.ndarray:
+    """Places of `sample` of `rows` rows, ascending: drawn at random, always the same ones."""
+    if sample >= rows:
+        return np.arange(rows)
+    return np.sort(np.random.default_rng(0).choice(rows, sample, replace=False))
+
+
+def sample_sizes(per_task: Mapping[str, int], sample: int) -> dict[str, int]:
+    """How many rows of each task a sample has: their share of all, at least one.
+
+    Args:
+      per_task: rows of each task.
+      sample: rows in all; 0 or more than there are: all of them.
+    """
+    total = sum(per_task.values())
+    if not sample or sample >= total:
+        return dict(per_task)
+    return {name: min(rows, max(1, rows * sample // total)) for name, rows in per_task.items()}
+
+
 def _has_split(task: seqio.Task, split: str) -> bool:
     # Which splits a prepared data set has is known when it is read: its source names all.
     source = task.source

@@ -8,7 +8,7 @@ In gin:
 
     from m6rec_jax.sharding import rules
 
-    train.rules = @fully_sharded()
+    Step.rules = @fully_sharded()
 
 A logical axis that no rule names is not split; `LOGICAL_AXES` are those that there are.
 `lookup_batch` is the batch while embeddings are looked up: split as `batch`, but not over what

@@ -1,4 +1,4 @@
-"""Training: state, optimizers, the jitted step, the loop, resuming.
+"""Training: options, state, optimizers, the jitted step, the loop, resuming.
 
     from m6rec_jax.training.loop import train
 

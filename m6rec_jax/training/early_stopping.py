@@ -1,4 +1,4 @@
-"""The best validation figure so far, and when to stop waiting for a better one."""
+"""The best validation metric so far, and when to stop waiting for a better one."""
 
 from __future__ import annotations
 
@@ -19,12 +19,6 @@ class BestMetric:
     """
 
     def __init__(self, name: str | None, mode: str, patience: int | None) -> None:
-        if mode not in ("min", "max"):
-            raise ConfigError(f"train.best_mode = {mode!r} is neither 'min' nor 'max'")
-        if patience is not None and name is None:
-            raise ConfigError("train.early_stopping_patience needs train.best_metric")
-        if patience is not None and patience < 1:
-            raise ConfigError(f"train.early_stopping_patience = {patience} must be at least 1")
         self.name, self._mode, self._patience = name, mode, patience
         self._sign = 1 if mode == "max" else -1
         self.best: float | None = None
@@ -35,7 +29,7 @@ class BestMetric:
         """Raises ConfigError where a validation did not report the metric."""
         if self.name is not None and self.name not in metrics:
             raise ConfigError(
-                f"train.best_metric = {self.name!r} is not among the validation figures: "
+                f"Validation.best_metric = {self.name!r} is not among the validation metrics: "
                 + ", ".join(sorted(metrics))
             )
 
@@ -88,9 +82,9 @@ class BestMetric:
             return
         if followed != (self.name, self._mode):
             raise CheckpointError(
-                f"the run has followed {followed[0]} ({followed[1]}) so far, and train.best_metric "
-                f"is {self.name} ({self._mode}) now: keep it, or start a new MODEL_DIR with "
-                "INITIAL_CHECKPOINT_PATH = this one"
+                f"the run has followed {followed[0]} ({followed[1]}) so far, and "
+                f"Validation.best_metric is {self.name} ({self._mode}) now: keep it, or start "
+                "a new MODEL_DIR with INITIAL_CHECKPOINT_PATH = this one"
             )
         self.best, self.best_step = state.get("best"), state.get("best_step")
         self.waited = int(state.get("waited", 0))

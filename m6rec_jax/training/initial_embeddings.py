@@ -24,10 +24,10 @@ INITIAL_EMBEDDINGS = ("random", "pieces", "neighbours")
 
 
 def check_initial_embeddings(choice: str) -> None:
-    """Raises ConfigError where `train.initial_embeddings` is none of the choices."""
+    """Raises ConfigError where `Start.embeddings` is none of the choices."""
     if choice not in INITIAL_EMBEDDINGS:
         raise ConfigError(
-            f"train.initial_embeddings = {choice!r} is not one of " + ", ".join(INITIAL_EMBEDDINGS)
+            f"Start.embeddings = {choice!r} is not one of " + ", ".join(INITIAL_EMBEDDINGS)
         )
 
 
@@ -46,7 +46,7 @@ def with_initial_embeddings(
     max_distance: int = 6,
     neighbours_share: float = 0.5,
 ) -> TrainState:
-    """Starts token embeddings as `train.initial_embeddings` says.
+    """Starts token embeddings as `Start.embeddings` says.
 
     Args:
       state: at step 0, with random embeddings.

@@ -32,11 +32,11 @@ def check_initial_prompts(
     """Refuses settings that do not fit, before anything is computed.
 
     Args:
-      choice: `train.initial_soft_prompts`.
+      choice: `Start.soft_prompts`.
       config: of the model.
       initial_prompts: what a checkpoint's prompts are taken for; see `state_from_checkpoint`.
-      labels: `train.class_labels`.
-      options: `train.initial_options`.
+      labels: `Start.class_labels`.
+      options: `Start.options`.
 
     Raises:
       ConfigError: an unknown choice, a model without soft prompts, labels that are not there, or
@@ -44,38 +44,37 @@ def check_initial_prompts(
     """
     if initial_prompts == "all" and options:
         raise ConfigError(
-            "train.initial_options would overwrite the head that train.initial_prompts = 'all' "
+            "Start.options would overwrite the head that Start.prompts = 'all' "
             "takes over from the checkpoint: set INITIAL_OPTIONS = () to keep it, or "
-            "train.initial_options = () where a file binds that"
+            "Start.options = () where a file binds that"
         )
     if choice not in INITIAL_SOFT_PROMPTS:
         raise ConfigError(
-            f"train.initial_soft_prompts = {choice!r} is not one of "
-            + ", ".join(INITIAL_SOFT_PROMPTS)
+            f"Start.soft_prompts = {choice!r} is not one of " + ", ".join(INITIAL_SOFT_PROMPTS)
         )
     if choice == "random":
         return
     if not config.prompts.num_prompts:
         raise ConfigError(
-            f"train.initial_soft_prompts = {choice!r}, but the model has no soft prompts "
+            f"Start.soft_prompts = {choice!r}, but the model has no soft prompts "
             "(PromptConfig.num_prompts = 0)"
         )
     if choice == "class_labels" and not labels:
         raise ConfigError(
-            "train.initial_soft_prompts = 'class_labels', but train.class_labels is empty: give a "
+            "Start.soft_prompts = 'class_labels', but Start.class_labels is empty: give a "
             "text for each class (the macro OPTION_WORDS of gin_configs/tuning/)"
         )
     if choice == "class_labels" and config.prompts.head == "option" and _meet(labels, options):
         raise ConfigError(
-            "train.initial_soft_prompts = 'class_labels' and train.initial_options are both given, "
+            "Start.soft_prompts = 'class_labels' and Start.options are both given, "
             "but with options the last soft prompts are the head, which can start from one of them "
             "only: set INITIAL_OPTIONS = () to start from the labels' text, or "
-            "train.initial_options = () where a file binds that"
+            "Start.options = () where a file binds that"
         )
     if initial_prompts == "all":
         raise ConfigError(
-            f"train.initial_soft_prompts = {choice!r} would overwrite the soft prompts that "
-            "train.initial_prompts = 'all' takes over from the checkpoint; leave one of them out"
+            f"Start.soft_prompts = {choice!r} would overwrite the soft prompts that "
+            "Start.prompts = 'all' takes over from the checkpoint; leave one of them out"
         )
 
 
@@ -153,7 +152,7 @@ def with_prompts_of_tokens(
     prompts, candidates = config.prompts, np.asarray(tokens, np.int32)
     if len(candidates) < prompts.num_prompts:
         raise ConfigError(
-            f"train.initial_soft_prompts = 'vocabulary' draws PromptConfig.num_prompts = "
+            f"Start.soft_prompts = 'vocabulary' draws PromptConfig.num_prompts = "
             f"{prompts.num_prompts} different tokens, but the vocabulary offers {len(candidates)}"
         )
     if candidates.size and candidates.max() >= config.vocab_size:
@@ -197,13 +196,13 @@ def with_prompts_of_labels(
       ConfigError: another number of labels than classes, fewer soft prompts than labels, or a label
         without tokens.
     """
-    _check_classes("train.class_labels", labels, config, task_id)
+    _check_classes("Start.class_labels", labels, config, task_id)
     prompts = config.prompts
     rows = range(prompts.num_tasks) if task_id is None else [task_id]
     least = min(prompts.of_task(row).num_prompts for row in rows)
     if len(labels) > least:
         raise ConfigError(
-            f"train.class_labels has {len(labels)} labels, but there are {least} soft prompts to "
+            f"Start.class_labels has {len(labels)} labels, but there are {least} soft prompts to "
             "start from them: raise PromptConfig.num_prompts (the macro TASK_PROMPTS)"
         )
 
@@ -241,14 +240,14 @@ def with_options_of_words(
     head = config.prompts.head
     if head == "none":
         raise ConfigError(
-            "train.initial_options names words of classes, but the model has none "
+            "Start.options names words of classes, but the model has none "
             "(PromptConfig.head = 'none')"
         )
-    _check_classes("train.initial_options", words, config, task_id)
+    _check_classes("Start.options", words, config, task_id)
     first = np.asarray([ids[0] for ids in words])
     if len(set(first.tolist())) < len(first):
         raise ConfigError(
-            "train.initial_options: two classes begin with the same token of this vocabulary, so "
+            "Start.options: two classes begin with the same token of this vocabulary, so "
             "the language model cannot tell them apart; choose other words"
         )
     tied = config.logits_via_embedding

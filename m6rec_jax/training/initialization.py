@@ -98,8 +98,7 @@ def state_from_checkpoint(
     """
     if initial_prompts not in INITIAL_PROMPTS:
         raise ConfigError(
-            f"train.initial_prompts = {initial_prompts!r} is not one of "
-            + ", ".join(INITIAL_PROMPTS)
+            f"Start.prompts = {initial_prompts!r} is not one of " + ", ".join(INITIAL_PROMPTS)
         )
     location = locate(path)  # once: the other run may still be saving
     params = restore_params(
@@ -115,7 +114,7 @@ def state_from_checkpoint(
     if initial_prompts == "all":
         if changed := _other_meanings(read_manifest(location), model.config):
             raise CheckpointError(
-                f"train.initial_prompts = 'all', but the prompts of {location.folder} would mean "
+                f"Start.prompts = 'all', but the prompts of {location.folder} would mean "
                 f"something else here (checkpoint -> model): {'; '.join(changed.values())}. Give "
                 "the same settings, or take over those that 'matching' can"
             )

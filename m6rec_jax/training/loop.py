@@ -7,22 +7,22 @@ import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import gin
 import jax
 import optax
 from etils import epath
+from jax.sharding import Mesh
 
 from m6rec_jax.checkpoints.location import CHECKPOINTS_FOLDER
 from m6rec_jax.checkpoints.manifest import RunDescription
 from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.config_file import CONFIG_FILE, write_config
-from m6rec_jax.errors import ConfigError
 from m6rec_jax.io.buckets import check_bucket
 from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.model.config import ModelConfig
 from m6rec_jax.model.m6rec import M6Rec
-from m6rec_jax.objectives import total_loss
 from m6rec_jax.sharding import (
     LogicalRules,
     check_rows,
@@ -38,19 +38,21 @@ from m6rec_jax.training.initial_embeddings import (
     check_initial_embeddings,
     with_initial_embeddings,
 )
-from m6rec_jax.training.initial_prompts import (
-    Words,
-    check_initial_prompts,
-    with_initial_prompts,
-)
+from m6rec_jax.training.initial_prompts import check_initial_prompts, with_initial_prompts
 from m6rec_jax.training.initialization import initial_state, state_from_checkpoint
 from m6rec_jax.training.input_feed import InputFeed
 from m6rec_jax.training.metric_log import MetricLog
+from m6rec_jax.training.options import (
+    Checkpoints,
+    Logging,
+    Start,
+    Step,
+    TrainingData,
+    Validation,
+)
 from m6rec_jax.training.resumption import resumed_state
 from m6rec_jax.training.step_loop import EARLY_STOPPING, StepLoop
 from m6rec_jax.training.task_data import (
-    MakeBatches,
-    MakeEvaluationBatches,
     check_labels,
     check_prompt_rows,
     check_vocabulary_rows,
@@ -61,8 +63,13 @@ from m6rec_jax.training.task_data import (
     vocabulary_of,
 )
 from m6rec_jax.training.train_state import TrainState, abstract_state
-from m6rec_jax.training.train_step import LossFunction, make_train_step
-from m6rec_jax.training.validation import Evaluate, Validation
+from m6rec_jax.training.train_step import make_train_step
+from m6rec_jax.training.validation import (
+    ValidationPlan,
+    Validator,
+    catalogue_cost,
+    plan_validation,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +84,7 @@ class TrainResult:
       model: the model.
       metrics: the last scalars written.
       goodput: seconds by part and the share of time in steps, of this launch.
-      best_step: step with the best validation figure, when one is followed.
+      best_step: step with the best validation metric, when one is followed.
       stopped_by: 'SIGTERM', 'SIGINT', 'early stopping', or None after all steps.
     """
 
@@ -93,40 +100,18 @@ class TrainResult:
 @gin.configurable
 def train(
     model: M6Rec | ModelConfig,
-    mixture_or_task_name: str,
-    task_feature_lengths: Mapping[str, int],
+    data: TrainingData,
     model_dir: str,
     train_steps: int,
-    batch_size: int,
     optimizer: optax.GradientTransformation,
     *,
     trainable: str = "all",
     seed: int = 0,
-    accumulation_steps: int = 1,
-    frozen_dtype: str | None = None,
-    initial_checkpoint_path: str | None = None,
-    initial_prompts: str = "none",
-    initial_soft_prompts: str = "random",
-    class_labels: Words = (),
-    initial_options: Words = (),
-    initial_embeddings: str = "random",
-    rules: LogicalRules | None = None,
-    checkpoint_period: int = 1000,
-    keep_checkpoints: int | None = 3,
-    log_period: int = 50,
-    eval_period: int | None = None,
-    validate_first: bool = False,
-    batches: MakeBatches | None = None,
-    validation: MakeEvaluationBatches | None = None,
-    evaluate: Evaluate | None = None,
-    best_metric: str | None = None,
-    best_mode: str = "min",
-    early_stopping_patience: int | None = None,
-    prefetch: int = 2,
-    tensorboard: bool = True,
-    progress: bool = True,
-    vocabulary_fingerprint: str | None = None,
-    loss: LossFunction = total_loss,
+    start: Start | None = None,
+    step: Step | None = None,
+    checkpoints: Checkpoints | None = None,
+    validation: Validation | None = None,
+    log: Logging | None = None,
 ) -> TrainResult:
     """Trains until `train_steps`, resuming from the newest checkpoint in `model_dir` if any.
 
@@ -134,63 +119,22 @@ def train(
     processes, continues the run: on the same machine bit for bit.
 
         train.model = %MODEL
-        train.mixture_or_task_name = %MIXTURE_OR_TASK_NAME
-        train.task_feature_lengths = %TASK_FEATURE_LENGTHS
+        train.data = @TrainingData()
         train.model_dir = %MODEL_DIR
         train.train_steps = %TRAIN_STEPS
-        train.batch_size = %BATCH_SIZE
         train.optimizer = @adamw()
-        train.initial_checkpoint_path = %INITIAL_CHECKPOINT_PATH
+        Start.checkpoint = %INITIAL_CHECKPOINT_PATH
 
     Args:
       model: the model, or its config.
-      mixture_or_task_name: as registered in `tasks/`.
-      task_feature_lengths: `{"inputs": S, "targets": T}`, tokens.
+      data: what is read.
       model_dir: folder of everything the run writes; may be a bucket address.
       train_steps: optimizer steps in all.
-      batch_size: rows of one optimizer step, over all devices and accumulation steps.
       optimizer: of `training.optimizers` (or any optax transformation over `trainable_groups`).
       trainable: 'prompts' (the backbone is frozen) or 'all'.
       seed: of initialisation and dropout (data have their own).
-      accumulation_steps: parts that a batch is computed in.
-      frozen_dtype: type in which a frozen backbone is held ('bfloat16' or None for float32).
-      initial_checkpoint_path: MODEL_DIR, `checkpoints` folder or step folder whose backbone a new
-        run starts from.
-      initial_prompts: whether its prompts are taken over as well: 'none', 'all', or 'matching'
-        (tensors of equal name and shape, e.g. special tokens of pretraining; those of a single task
-        go to every task of a bank that has them in the same size).
-      initial_soft_prompts: of a new run: 'random'; 'vocabulary', embeddings of frequent pieces
-        drawn by `seed`; or 'class_labels', the last ones as the text of the classes and the others
-        as 'vocabulary' (`initial_prompts.with_prompts_of_labels`). The latter two replace soft
-        prompts that 'matching' took over.
-      class_labels: that text, one for each class, or by the name of the seqio task. Read where
-        `initial_soft_prompts` is 'class_labels'.
-      initial_options: a word for each class, whose output vectors the options (or the columns of a
-        linear head) of a new run start from, or such words by the name of the seqio task; see
-        `initial_prompts.with_options_of_words`. Empty: they start as soft prompts do. They replace
-        a head that 'matching' took over.
-      initial_embeddings: of a new backbone: 'random', 'pieces' (what the vocabulary's pieces are
-        written of), or 'neighbours' (that, and what stands near what in the training data); see
-        `with_initial_embeddings`.
-      rules: sharding rules; None: `data_parallel`. The mesh comes from `make_mesh` (gin).
-      checkpoint_period: steps between checkpoints.
-      keep_checkpoints: newest checkpoints kept (None: all); the best one is kept besides.
-      log_period: steps between lines of the log.
-      eval_period: steps between validations (None: never).
-      validate_first: validate a new run before its first step, too: what it starts from, untuned.
-        That is never the best.
-      batches: makes training batches; None: `pipeline.BatchIterator`.
-      validation: makes one pass of validation batches; None: `pipeline.EvaluationBatches`.
-      evaluate: further figures at every validation, (model, variables, step) → `{name: value}`.
-      best_metric: figure by which a checkpoint is best, e.g. 'validation/loss'; that checkpoint
-        is kept (None: none is best).
-      best_mode: 'min' or 'max'.
-      early_stopping_patience: validations without a new best before training ends (None: never).
-      prefetch: batches read ahead and held on the devices.
-      tensorboard: write TensorBoard files.
-      progress: show a progress bar.
-      vocabulary_fingerprint: recorded and compared; None: that of the task's vocabulary.
-      loss: the objectives.
+      start, step, checkpoints, validation, log: see `training.options`; None: as gin sets them,
+        or their defaults.
 
     Raises:
       ConfigError: settings that do not fit each other.
@@ -200,107 +144,61 @@ def train(
       M6RecError: the loss is not a number any more.
     """
     clock = Goodput()
-    _check_periods(checkpoint_period, log_period, eval_period, batch_size, accumulation_steps)
-    best = BestMetric(best_metric, best_mode, early_stopping_patience)
-    if best_metric is not None and eval_period is None:
-        raise ConfigError("train.best_metric needs train.eval_period")
-    check_initial_embeddings(initial_embeddings)
+    start, step = start or Start(), step or Step()
+    checkpoints, validation = checkpoints or Checkpoints(), validation or Validation()
+    log = log or Logging()
     if isinstance(model, ModelConfig):
         model = M6Rec(model)
+    check_initial_embeddings(start.embeddings)
     check_initial_prompts(
-        initial_soft_prompts, model.config, initial_prompts, class_labels, initial_options
+        start.soft_prompts, model.config, start.prompts, start.class_labels, start.options
     )
-    rules = data_parallel() if rules is None else tuple(rules)
-    for path in filter(None, (model_dir, initial_checkpoint_path)):
+    for path in filter(None, (model_dir, start.checkpoint)):
         check_bucket(path)  # nothing else may take time, or write, before
     folder = epath.Path(model_dir)
     is_main = jax.process_index() == 0
-    config_file = folder / CONFIG_FILE
-    # That of a run that is there stays until this one has proved to be its continuation.
-    if is_main and not config_file.exists():
+    # What an earlier launch wrote stays until this one has proved to be its continuation.
+    if is_main and not (folder / CONFIG_FILE).exists():
         write_config(model_dir, operative=False)
-    check_shared(config_file)
+    check_shared(folder / CONFIG_FILE)
 
     with clock.measure("startup"):
         mesh = make_mesh()
-        check_rows(batch_size, mesh, accumulation_steps)
+        rules = data_parallel() if step.rules is None else tuple(step.rules)
+        check_rows(data.batch_size, mesh, step.accumulation_steps)
         abstract = abstract_state(
-            model, optimizer, mesh, rules, trainable=trainable, frozen_dtype=frozen_dtype
+            model, optimizer, mesh, rules, trainable=trainable, frozen_dtype=step.frozen_dtype
         )
-        source = training_batches(
-            mixture_or_task_name, task_feature_lengths, batch_size, batches, mesh
-        )
-        check_vocabulary_rows(mixture_or_task_name, source, model.config)
-        check_prompt_rows(mixture_or_task_name, source, model.config)
-        jobs = jobs_of(mixture_or_task_name, source)
+        name, lengths = data.mixture_or_task_name, data.task_feature_lengths
+        source = training_batches(name, lengths, data.batch_size, data.batches, mesh)
+        check_vocabulary_rows(name, source, model.config)
+        check_prompt_rows(name, source, model.config)
+        jobs = jobs_of(name, source)
         run = RunDescription(
             model_config=model.config,
-            vocabulary_fingerprint=vocabulary_fingerprint
-            or vocabulary_of(mixture_or_task_name, source),
+            vocabulary_fingerprint=data.vocabulary_fingerprint or vocabulary_of(name, source),
             trainable=trainable,
-            extra={"seed": seed, "batch_size": batch_size},
+            extra={"seed": seed, "batch_size": data.batch_size},
         )
+        best = BestMetric(validation.best_metric, validation.best_mode, validation.patience)
         store = CheckpointStore(
             folder / CHECKPOINTS_FOLDER,
-            keep=keep_checkpoints,
-            best_metric=best_metric,
-            best_mode=best_mode,
+            keep=checkpoints.keep,
+            best_metric=validation.best_metric,
+            best_mode=validation.best_mode,
         )
-        if store.latest_step() is not None:
+        resumed = store.latest_step() is not None
+        if resumed:
             state = resumed_state(store, abstract, source, run, best, mesh)
-        elif initial_checkpoint_path:
-            state = state_from_checkpoint(
-                model,
-                optimizer,
-                abstract,
-                mesh,
-                rules,
-                trainable=trainable,
-                seed=seed,
-                path=initial_checkpoint_path,
-                run=run,
-                initial_prompts=initial_prompts,
-            )
         else:
-            if trainable == "prompts":
-                logger.warning(
-                    "training prompts on a random backbone: INITIAL_CHECKPOINT_PATH is not set"
-                )
-            state = initial_state(
-                model, optimizer, abstract, mesh, rules, trainable=trainable, seed=seed
+            state = _new_state(
+                start, data, model, optimizer, abstract, mesh, rules, run=run, seed=seed
             )
-            with jax.set_mesh(mesh):
-                state = with_initial_embeddings(
-                    state,
-                    model.config,
-                    initial_embeddings,
-                    mixture_or_task_name,
-                    task_feature_lengths,
-                    batch_size,
-                    batches,
-                    seed,
-                )
-        if store.latest_step() is None:
-            with jax.set_mesh(mesh):
-                state = with_initial_prompts(
-                    state,
-                    model.config,
-                    mixture_or_task_name,
-                    soft_prompts=initial_soft_prompts,
-                    labels=class_labels,
-                    options=initial_options,
-                    seed=seed,
-                )
         first_step = int(state.step)
+        plan = _validation_plan(validation, data, step, train_steps)
         if is_main:
             write_config(model_dir, operative=False)
-            save_inference_assets(
-                mixture_or_task_name,
-                task_feature_lengths,
-                model_dir,
-                source,
-                resumed=store.latest_step() is not None,
-            )
+            save_inference_assets(name, lengths, model_dir, source, resumed=resumed)
 
     loop = StepLoop(
         mesh=mesh,
@@ -311,27 +209,28 @@ def train(
         best=best,
         clock=clock,
         train_steps=train_steps,
-        batch_size=batch_size,
+        batch_size=data.batch_size,
         jobs=tuple(jobs),
         trainable=trainable,
-        checkpoint_period=checkpoint_period,
-        log_period=log_period,
-        eval_period=eval_period,
-        validate_first=validate_first,
-        validate=Validation(
+        checkpoint_period=checkpoints.period,
+        log_period=log.period,
+        validation_period=None if plan is None else plan.period,
+        validate_first=validation.first,
+        validate=Validator(
             model,
             abstract,
             mesh,
             rules,
-            loss,
+            step.loss,
             lambda: validation_batches(
-                mixture_or_task_name,
-                task_feature_lengths,
-                batch_size // accumulation_steps,
-                validation,
+                name,
+                lengths,
+                data.batch_size // step.accumulation_steps,
+                validation.batches,
                 mesh,
+                sample=0 if plan is None else plan.rows,
             ),
-            evaluate,
+            validation.evaluate,
             jobs,
         ),
     )
@@ -340,30 +239,25 @@ def train(
         optimizer,
         trainable=trainable,
         seed=seed,
-        accumulation_steps=accumulation_steps,
-        loss=loss,
+        accumulation_steps=step.accumulation_steps,
+        loss=step.loss,
         jobs=tuple(jobs.values()),
     )
 
     def place(batch: Batch) -> dict[str, jax.Array]:
         check_labels(batch, model.config.prompts)
-        if accumulation_steps == 1:
-            return place_batch(batch, mesh)
-        # Part a holds the rows a, a + A, ...: the same rows however many processes read them.
-        parts = {
-            name: rows.reshape(-1, accumulation_steps, *rows.shape[1:]).swapaxes(0, 1)
-            for name, rows in batch.items()
-        }
-        return place_batch(parts, mesh, leading=1)
+        return _placed(batch, mesh, step.accumulation_steps)
 
     with (
         store,
-        MetricLog(folder, first_step=first_step, tensorboard=tensorboard, active=is_main) as log,
+        MetricLog(
+            folder, first_step=first_step, tensorboard=log.tensorboard, active=is_main
+        ) as metric_log,
         progress_bar(
             total=train_steps,
             initial=first_step,
             unit="step",
-            disable=not (progress and is_main),
+            disable=not (log.progress and is_main),
         ) as bar,
     ):
         if first_step >= train_steps or best.should_stop:
@@ -375,14 +269,14 @@ def train(
                 source,
                 place,
                 first_batch=first_step,
-                snapshot_period=checkpoint_period,
-                depth=prefetch,
+                snapshot_period=checkpoints.period,
+                depth=data.prefetch,
             ) as feed:
-                state, metrics, stopped_by = loop.run(state, feed, step_function, log, bar)
+                state, metrics, stopped_by = loop.run(state, feed, step_function, metric_log, bar)
         with clock.measure("checkpoint"):
             store.wait()
         report = clock.report()
-        log.write(int(state.step), report)
+        metric_log.write(int(state.step), report)
     if is_main:
         logger.info("%s", clock.summary())
     # gin's operative configuration is that of functions which were called: where no step was
@@ -394,22 +288,104 @@ def train(
     return TrainResult(int(state.step), state, model, metrics, report, best.best_step, stopped_by)
 
 
-def _check_periods(
-    checkpoint_period: int,
-    log_period: int,
-    eval_period: int | None,
-    batch_size: int,
-    accumulation_steps: int,
-) -> None:
-    for name, value in (
-        ("checkpoint_period", checkpoint_period),
-        ("log_period", log_period),
-        ("eval_period", eval_period),
-        ("batch_size", batch_size),
-        ("accumulation_steps", accumulation_steps),
-    ):
-        if value is not None and value < 1:
-            raise ConfigError(f"train.{name} = {value} must be at least 1")
+def _new_state(
+    start: Start,
+    data: TrainingData,
+    model: M6Rec,
+    optimizer: optax.GradientTransformation,
+    abstract: TrainState,
+    mesh: Mesh,
+    rules: LogicalRules,
+    *,
+    run: RunDescription,
+    seed: int,
+) -> TrainState:
+    """The state at step 0, started as `start` says."""
+    trainable = run.trainable or "all"
+    if start.checkpoint:
+        state = state_from_checkpoint(
+            model,
+            optimizer,
+            abstract,
+            mesh,
+            rules,
+            trainable=trainable,
+            seed=seed,
+            path=start.checkpoint,
+            run=run,
+            initial_prompts=start.prompts,
+        )
+    else:
+        if trainable == "prompts":
+            logger.warning(
+                "training prompts on a random backbone: INITIAL_CHECKPOINT_PATH is not set"
+            )
+        state = initial_state(
+            model, optimizer, abstract, mesh, rules, trainable=trainable, seed=seed
+        )
+        with jax.set_mesh(mesh):
+            state = with_initial_embeddings(
+                state,
+                model.config,
+                start.embeddings,
+                data.mixture_or_task_name,
+                data.task_feature_lengths,
+                data.batch_size,
+                data.batches,
+                seed,
+            )
+    with jax.set_mesh(mesh):
+        return with_initial_prompts(
+            state,
+            model.config,
+            data.mixture_or_task_name,
+            soft_prompts=start.soft_prompts,
+            labels=start.class_labels,
+            options=start.options,
+            seed=seed,
+        )
+
+
+def _validation_plan(
+    validation: Validation, data: TrainingData, step: Step, train_steps: int
+) -> ValidationPlan | None:
+    """How often and on how many rows a run is validated; `evaluate` gets the rows. None: never."""
+    if validation.period is None:
+        return None
+    plan = ValidationPlan(validation.period, validation.rows or 0)
+    if validation.rows is None:
+        plan = plan_validation(
+            validation.period,
+            train_steps,
+            data.batch_size,
+            passes=1 + (validation.evaluate is not None),
+            fixed_cost=catalogue_cost(validation.evaluate, data.task_feature_lengths),
+            first=validation.first,
+            least_rows=data.batch_size // step.accumulation_steps,
+        )
+        if plan.period != validation.period:
+            logger.info(
+                "validation every %d steps instead of %d: it computes the vectors of all items "
+                "(Validation.rows = 0: as often as asked for, on all rows)",
+                plan.period,
+                validation.period,
+            )
+    evaluate: Any = validation.evaluate
+    if plan.rows and hasattr(evaluate, "sample"):
+        evaluate.sample = plan.rows
+    return plan
+
+
+def _placed(batch: Batch, mesh: Mesh, accumulation_steps: int) -> dict[str, jax.Array]:
+    """A batch on the devices, `[rows, length]`, or `[accumulation_steps, rows, length]`."""
+    if accumulation_steps == 1:
+        return place_batch(batch, mesh)
+    # Part a holds the rows a, a + A, ...: the same rows however many processes read them.
+    parts = {
+        name: rows.reshape(-1, accumulation_steps, *rows.shape[1:]).swapaxes(0, 1)
+        for name, rows in batch.items()
+    }
+    return place_batch(parts, mesh, leading=1)
 
 
 def _say_how_to_resume(signal_name: str, step: int, train_steps: int, folder: epath.Path) -> None:

@@ -39,9 +39,9 @@ def resumed_state(
     Args:
       store: the run's checkpoints, at least one.
       abstract: of `abstract_state`.
-      source: training batches, at their beginning.
+      source: training batches, at their start.
       run: what is trained now.
-      best: the validation figure that is followed.
+      best: the validation metric that is followed.
       mesh: where the state goes.
 
     Raises:

@@ -27,7 +27,7 @@ from m6rec_jax.training.parameter_sizes import parameter_sizes
 from m6rec_jax.training.preemption import PreemptionGuard
 from m6rec_jax.training.train_state import TrainState, trainable_groups
 from m6rec_jax.training.train_step import CompiledStep
-from m6rec_jax.training.validation import Validation
+from m6rec_jax.training.validation import Validator
 
 EARLY_STOPPING = "early stopping"
 
@@ -41,15 +41,15 @@ class StepLoop:
       abstract: state with shardings.
       description: for the manifests.
       store: where checkpoints go.
-      best: follows a validation figure.
+      best: follows a validation metric.
       clock: sums seconds by part.
       train_steps: steps in all.
       batch_size: rows of a step.
-      jobs: names of the jobs whose losses are told apart.
+      jobs: names of the jobs whose losses are logged apart.
       trainable: 'prompts' or 'all'.
-      checkpoint_period, log_period, eval_period: in steps.
+      checkpoint_period, log_period, validation_period: in steps; the last may be None: never.
       validate_first: whether a new run is validated before its first step, too.
-      validate: called every `eval_period` steps.
+      validate: called every `validation_period` steps and after the last.
     """
 
     mesh: Mesh
@@ -65,9 +65,9 @@ class StepLoop:
     trainable: str
     checkpoint_period: int
     log_period: int
-    eval_period: int | None
+    validation_period: int | None
     validate_first: bool
-    validate: Validation
+    validate: Validator
 
     def run(
         self,
@@ -77,68 +77,49 @@ class StepLoop:
         log: MetricLog,
         bar: Any,
     ) -> tuple[TrainState, dict[str, float], str | None]:
-        """Steps until the end, early stopping or a signal; a checkpoint is written at the end."""
+        """Steps until the end, early stopping or a signal; a checkpoint is written at the end.
+
+        Returns:
+          The last state, the last scalars, and what stopped the run before its end.
+        """
         step = int(state.step)
         compiled: CompiledStep | None = None
-        window: list[Mapping[str, Any]] = []
+        window = _Window(self.clock, self.jobs, self.batch_size)
         scalars: dict[str, float] = {}
-        figures: dict[str, float] = {}
-        stopped_by = None
-        window_begin = self._busy_seconds()
+        validated: dict[str, float] = {}
         with PreemptionGuard() as guard:
             # The notice may have come while the run was starting, and compiling takes minutes.
-            if guard.should_stop():
-                stopped_by = guard.signal_name
+            stopped_by = guard.signal_name if guard.should_stop() else None
             if self.validate_first and step == 0 and stopped_by is None:
-                figures, stopped_by = self._validated(state, step, guard, log)
+                validated, stopped_by = self._validated(state, step, guard, log)
                 if stopped_by is None:
-                    self.best.check(figures)
+                    self.best.check(validated)
             while step < self.train_steps and stopped_by is None:
                 with self.clock.measure("input_wait"):
                     features = feed.next()
                 if compiled is None:
-                    with self.clock.measure("compile"):
-                        compiled = CompiledStep(
-                            step_function,
-                            self.abstract,
-                            features,
-                            mesh=self.mesh,
-                            rules=self.rules,
-                            updates_state=True,
-                        )
-                    window_begin = self._busy_seconds()
+                    compiled = self._compiled(step_function, features)
+                    window.begin()
                 with self.clock.measure("step"):
                     state, metrics = compiled(state, features)
-                    if window:
-                        # One step stays in flight; more would only queue up batches.
-                        jax.block_until_ready(window[-1]["loss"])
-                window.append(metrics)
+                    window.add(metrics)
                 step += 1
                 bar.update(1)
                 is_last = step == self.train_steps
                 if guard.should_stop():
                     stopped_by = guard.signal_name
                 if step % self.log_period == 0 or is_last or stopped_by:
-                    with self.clock.measure("step"):
-                        scalars = window_means(jax.device_get(window), self.jobs)
-                    seconds = self._busy_seconds() - window_begin
-                    scalars |= _rates(scalars.pop("tokens"), len(window), self.batch_size, seconds)
-                    window, window_begin = [], self._busy_seconds()
+                    scalars = window.close()
                     self._check_finite("loss", scalars["loss"], step)
                     log.write(step, scalars | self.clock.report())
                     bar.set_postfix(_shown(scalars), refresh=False)
-                figures = {}
-                is_best = False
+                validated, is_best = {}, False
                 # A signal leaves little time: it is for the checkpoint.
-                if (
-                    self.eval_period
-                    and (step % self.eval_period == 0 or is_last)
-                    and stopped_by is None
-                ):
+                if self._is_validated(step) and stopped_by is None:
                     try:
-                        figures, stopped_by = self._validated(state, step, guard, log)
+                        validated, stopped_by = self._validated(state, step, guard, log)
                         if stopped_by is None:
-                            is_best = self.best.update(step, figures)
+                            is_best = self.best.update(step, validated)
                     except M6RecError:
                         # What was trained is not lost. Of several processes others may not have
                         # failed, and a checkpoint takes all of them.
@@ -149,7 +130,7 @@ class StepLoop:
                         stopped_by = EARLY_STOPPING
                 if step % self.checkpoint_period == 0 or is_last or stopped_by or is_best:
                     with self.clock.measure("checkpoint"):
-                        self._save(state, step, feed, figures, metrics)
+                        self._save(state, step, feed, validated, metrics)
                         # A signal leaves little time here, too.
                         if stopped_by in (None, EARLY_STOPPING):
                             trained = trainable_groups(state.variables, self.trainable)
@@ -158,28 +139,43 @@ class StepLoop:
         traces = (0 if compiled is None else compiled.num_traces, self.validate.num_traces)
         if max(traces) > 1:
             raise AssertionError("a step was traced more than once")
-        return state, {**scalars, **figures}, stopped_by
+        return state, {**scalars, **validated}, stopped_by
+
+    def _compiled(self, step_function: Callable[..., Any], features: Any) -> CompiledStep:
+        with self.clock.measure("compile"):
+            return CompiledStep(
+                step_function,
+                self.abstract,
+                features,
+                mesh=self.mesh,
+                rules=self.rules,
+                updates_state=True,
+            )
+
+    def _is_validated(self, step: int) -> bool:
+        period = self.validation_period
+        return period is not None and (step % period == 0 or step == self.train_steps)
 
     def _validated(
         self, state: TrainState, step: int, guard: PreemptionGuard, log: MetricLog
     ) -> tuple[dict[str, float], str | None]:
-        """Figures of a validation, logged, and the signal that ended it before it had any."""
+        """Metrics of a validation, logged, and the signal that ended it before it had any."""
         with self.clock.measure("evaluation"):
-            figures = self.validate(state, step, guard.should_stop)
-        if figures is None:
+            metrics = self.validate(state, step, guard.should_stop)
+        if metrics is None:
             return {}, guard.signal_name
-        log.write(step, figures)
-        return figures, None
+        log.write(step, metrics)
+        return metrics, None
 
     def _save(
         self,
         state: TrainState,
         step: int,
         feed: InputFeed,
-        figures: Mapping[str, float],
+        validated: Mapping[str, float],
         metrics: Mapping[str, Any],
     ) -> None:
-        """Saves a step with its figures, unless its metrics say that training has diverged."""
+        """Saves a step with its validation, unless its metrics say that training has diverged."""
         for name in ("loss", "gradient_norm"):
             self._check_finite(name, float(metrics[name]), step)
         position = feed.position()
@@ -193,7 +189,7 @@ class StepLoop:
             {"params": state.params, "prompts": state.prompts, "optimizer": state.opt_state},
             data=position.to_item(jax.process_index()) if leads_stream(self.mesh) else {},
             run=run,
-            metrics=figures,
+            metrics=validated,
             frozen=("params",) if self.trainable == "prompts" else (),  # never changes
         )
 
@@ -207,9 +203,40 @@ class StepLoop:
             + "Lower the learning rate, lengthen the warm-up, or clip gradients (clip_norm)"
         )
 
+
+class _Window:
+    """The steps between two lines of the log."""
+
+    def __init__(self, clock: Goodput, jobs: Sequence[str], batch_size: int) -> None:
+        self._clock, self._jobs, self._batch_size = clock, jobs, batch_size
+        self.begin()
+
+    def begin(self) -> None:
+        """Starts anew."""
+        self._steps: list[Mapping[str, Any]] = []
+        self._begin = self._busy_seconds()
+
+    def add(self, metrics: Mapping[str, Any]) -> None:
+        """Takes what a step gave. One step stays in flight; more would only queue up batches."""
+        if self._steps:
+            jax.block_until_ready(self._steps[-1]["loss"])
+        self._steps.append(metrics)
+
+    def close(self) -> dict[str, float]:
+        """Means and throughput of the steps; the next ones form the next window."""
+        with self._clock.measure("step"):
+            scalars = window_means(jax.device_get(self._steps), self._jobs)
+        per_second = len(self._steps) / max(self._busy_seconds() - self._begin, 1e-9)
+        scalars |= {
+            "examples_per_second": self._batch_size * per_second,
+            "tokens_per_second": scalars.pop("tokens") * per_second,
+        }
+        self.begin()
+        return scalars
+
     def _busy_seconds(self) -> float:
         """Time in training proper, for rates that validation and checkpoints do not blur."""
-        return self.clock.seconds("input_wait", "step")
+        return self._clock.seconds("input_wait", "step")
 
 
 def window_means(window: list[Mapping[str, Any]], jobs: Sequence[str]) -> dict[str, float]:
@@ -217,7 +244,7 @@ def window_means(window: list[Mapping[str, Any]], jobs: Sequence[str]) -> dict[s
 
     Args:
       window: what the steps gave (`train_step.make_train_step`), on the host.
-      jobs: as for `job_losses`, whose figures are among them.
+      jobs: as for `job_losses`, whose metrics are among them.
 
     Returns:
       Means; those of the objectives' metrics are over all that was counted, and a metric of which
@@ -233,15 +260,6 @@ def window_means(window: list[Mapping[str, Any]], jobs: Sequence[str]) -> dict[s
         elif count := sum(float(value.count) for value in values):
             means[name] = sum(float(value.total) for value in values) / count
     return means | job_losses(jobs, window)
-
-
-def _rates(tokens: float, steps: int, batch_size: int, seconds: float) -> dict[str, float]:
-    """Throughput of a window; `tokens`: mean of a step."""
-    per_second = steps / max(seconds, 1e-9)
-    return {
-        "examples_per_second": batch_size * per_second,
-        "tokens_per_second": tokens * per_second,
-    }
 
 
 def _shown(scalars: Mapping[str, float]) -> dict[str, str]:

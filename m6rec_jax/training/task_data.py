@@ -47,13 +47,18 @@ def validation_batches(
     batch_size: int,
     make: MakeEvaluationBatches | None,
     mesh: Mesh,
+    *,
+    sample: int,
 ) -> Iterable[Batch]:
-    """This process's part of one pass; `make` None: `pipeline.EvaluationBatches`."""
+    """This process's part of one pass over `sample` rows (0: all).
+
+    `make` None: `pipeline.EvaluationBatches`.
+    """
     if make is None:
         from m6rec_jax.pipeline.evaluation_batches import EvaluationBatches
 
         make = EvaluationBatches
-    return make(name, feature_lengths, batch_size, **_stream(mesh))
+    return make(name, feature_lengths, batch_size, sample=sample, **_stream(mesh))
 
 
 def vocabulary_of(name: str, batches: ResumableBatches) -> str | None:
@@ -197,9 +202,9 @@ def refuse_larger_vocabulary(name: str, text: Vocabulary, config: ModelConfig) -
 
 
 def jobs_of(name: str, batches: ResumableBatches) -> dict[str, int]:
-    """The jobs whose losses a run tells apart: seqio tasks of a mixture and their numbers.
+    """The jobs whose losses a run logs apart: seqio tasks of a mixture and their numbers.
 
-    None where there is but one task, whose loss is the run's, or batches are not the pipeline's.
+    Empty where there is one task, whose loss is the run's, or batches are not the pipeline's.
     """
     if vocabulary_of(name, batches) is None:
         return {}

@@ -80,7 +80,7 @@ def make_train_step(
       accumulation_steps: A. The step then takes features `[A, rows, length]` instead of
         `[rows, length]`.
       loss: the objectives.
-      jobs: numbers of the jobs whose losses are told apart.
+      jobs: numbers of the jobs whose losses are logged apart.
 
     Returns:
       A function (state, features) → (next state, scalars: `loss`, `gradient_norm`, `tokens`,

@@ -115,7 +115,7 @@ def test_files_of_the_study_fit_together() -> None:
             [few_samples.TUNING], ["MODEL_DIR='x'", "INITIAL_CHECKPOINT_PATH='y'"]
         )
         assert configuration.macro("NUM_OPTIONS") == len(few_samples.RATINGS)
-        assert gin.query_parameter("train.best_metric") == "validation/auc"
+        assert gin.query_parameter("Validation.best_metric") == "validation/auc"
         configuration.parse_config([few_samples.PREPARE])
         candidate = gin.query_parameter("PrepareOptions.template")["candidate"]
     finally:

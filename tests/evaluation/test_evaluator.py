@@ -425,7 +425,7 @@ def test_the_sharding_file_reaches_validation(job, parse):
             *(["NUM_OPTIONS=2"] if job in ("scoring", "mixture") else []),
         ],
     )
-    assert bound("Evaluator.rules") == bound("train.rules") == fully_sharded()
+    assert bound("Evaluator.rules") == bound("Step.rules") == fully_sharded()
 
 
 def test_another_vocabulary_is_refused(world, tmp_path):

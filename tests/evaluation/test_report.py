@@ -14,11 +14,11 @@ import pytest
 from m6rec_jax.errors import DataError
 from m6rec_jax.evaluation import report_figures
 from m6rec_jax.evaluation.report import (
-    Behaviour,
     Comparison,
-    LossCurve,
+    Curve,
     ModelText,
     ParameterGroup,
+    RankedTargets,
     Recommendation,
     ReportData,
     ScoredExamples,
@@ -27,8 +27,10 @@ from m6rec_jax.evaluation.report import (
     render_report,
     write_report,
 )
+from m6rec_jax.metrics import ranking
 
 HOSTILE = """<script>alert("1")</script> & 'x' $y$ "><img src=x onerror=alert(1)>"""
+RANKS = np.array([[1, 0], [4, 30], [2, 9]])
 VOID = {"meta", "br", "img", "link", "input", "hr"}
 
 
@@ -48,17 +50,21 @@ def full(word: str = "a word") -> ReportData:
             Comparison("like?", f"AUC {word}", 0.79, {"popularity": 0.66, f"mean {word}": 0.73}),
             Comparison("sure?", "log loss", 0.58, {"popularity": 0.65}, False),
         ],
-        scored=scored(f"mean {word}"),
-        losses=[
-            LossCurve(f"pretraining {word}", range(50), np.linspace(3, 2, 50).tolist(), [49], [2]),
-            LossCurve("tuning", [1, 2], [0.7, 0.6]),
+        scored=[scored(f"mean {word}")],
+        ranked=[RankedTargets({"this model": RANKS, f"popular {word}": RANKS + 3}, 20)],
+        curves=[
+            Curve(
+                f"pretraining {word}",
+                {"training": (range(50), np.linspace(3, 2, 50)), "validation": ([49], [2.0])},
+            ),
+            Curve("tuning", {"training": ([1, 2], [0.7, 0.6])}),
         ],
         users=[
             UserPanel(
                 f"User {word}",
-                f"profile {word}",
-                [Behaviour(f"film {word}", f"ago {word}", f"stars {word}", "liked")],
-                [Recommendation(f"top {word}", 0.875, f"not rated {word}", "disliked")],
+                [f"profile {word}", f"film {word}"],
+                [Recommendation(f"top {word}", 0.875, is_hit=True), Recommendation("b", 0.5)],
+                [f"wanted {word}"],
                 history_length=12345,
             )
         ],
@@ -68,7 +74,7 @@ def full(word: str = "a word") -> ReportData:
                 f"example {word}",
                 [TextPiece(f"segment {word}", 7), TextPiece("second", 4)],
                 [TextPiece(f"candidate {word}", 9, f"remark {word}")],
-                num_dropped=31,
+                task=f"task {word}",
             )
         ],
         parameters=[
@@ -129,10 +135,10 @@ def test_hostile_text_stays_text() -> None:
         "User",
         "profile",
         "film",
-        "ago",
-        "stars",
         "top",
-        "not rated",
+        "wanted",
+        "popular",
+        "task",
         "probability",
         "example",
         "segment",
@@ -179,7 +185,7 @@ def test_identifiers_of_the_drawings_do_not_clash() -> None:
 
 def test_figures_stand_in_the_page() -> None:
     page = Page(render_report(full()))
-    assert sum(tag == "svg" for tag, _ in page.elements) == 4
+    assert sum(tag == "svg" for tag, _ in page.elements) == 5
     for figure in (
         "0.7900",
         "+0.0600",  # over the better baseline
@@ -189,7 +195,6 @@ def test_figures_stand_in_the_page() -> None:
         "12,345",
         "0.875",
         "2 segments, 11 tokens",
-        "31 older behaviours",
     ):
         assert figure in page.text, figure
 
@@ -210,9 +215,11 @@ def test_empty_parts_are_left_out() -> None:
     assert "Only a title" in page.text
 
 
-@pytest.mark.parametrize("part", ["users", "texts", "parameters", "facts", "losses", "scored"])
+@pytest.mark.parametrize(
+    "part", ["users", "texts", "parameters", "facts", "curves", "scored", "ranked"]
+)
 def test_each_part_can_be_missing(part: str) -> None:
-    empty: Any = None if part == "scored" else {} if part == "facts" else ()
+    empty: Any = {} if part == "facts" else ()
     Page(render_report(dataclasses.replace(full(), **{part: empty})))
 
 
@@ -224,10 +231,13 @@ def test_each_part_can_be_missing(part: str) -> None:
             {"comparisons": [Comparison("t", "AUC", 0.5, {"p": float("inf")})]},
             "AUC of 'p' is inf",
         ),
-        ({"losses": [LossCurve("tuning", [1, 2], [0.5])]}, "'tuning' has 2 steps and 1 losses"),
+        (
+            {"curves": [Curve("tuning", {"training": ([1, 2], [0.5])})]},
+            "'training' of 'tuning' has 2 steps and 1 values",
+        ),
         ({"parameters": [ParameterGroup("x", -1, True)]}, "'x' has -1 parameters"),
-        ({"scored": ScoredExamples([1, 1], [0.5, 0.6])}, "AUC is undefined"),
-        ({"scored": ScoredExamples([0, 1], [0.5, 1.6])}, r"lie in \[0, 1\]"),
+        ({"scored": [ScoredExamples([1, 1], [0.5, 0.6])]}, "AUC is undefined"),
+        ({"scored": [ScoredExamples([0, 1], [0.5, 1.6])]}, r"lie in \[0, 1\]"),
     ],
 )
 def test_what_cannot_be_shown_is_an_error(change: dict[str, Any], message: str) -> None:
@@ -240,7 +250,7 @@ def test_a_failed_report_leaves_the_old_one(tmp_path: Path) -> None:
     assert write_report(path, full()) == path
     before = path.read_text()
     with pytest.raises(DataError):
-        write_report(path, dataclasses.replace(full(), losses=[LossCurve("x", [1], [])]))
+        write_report(path, dataclasses.replace(full(), curves=[Curve("x", {"a": ([1], [])})]))
     assert path.read_text() == before
     assert [file.name for file in path.parent.iterdir()] == ["report.html"]
 
@@ -250,7 +260,7 @@ def test_same_data_same_page() -> None:
 
 
 def test_large_test_sets_do_not_make_large_pages() -> None:
-    text = render_report(ReportData("x", scored=scored(count=100_000)))
+    text = render_report(ReportData("x", scored=[scored(count=100_000)]))
     assert len(text) < 120_000
 
 
@@ -265,3 +275,10 @@ def test_importing_the_report_is_light() -> None:
     code = "import sys, m6rec_jax.evaluation.report; print('matplotlib' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "False"
+
+
+def test_rates_of_hits_are_those_of_the_metrics() -> None:
+    lengths = np.array([1, 5, 10])
+    metrics = ranking.ranking_metrics(RANKS, lengths.tolist())
+    expected = [metrics[f"hit_rate@{length}"] for length in lengths]
+    assert report_figures.hit_rate_at(RANKS, lengths) == pytest.approx(expected)

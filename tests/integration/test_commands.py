@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -49,7 +50,7 @@ WARMUP_STEPS = 1
 BATCH_SIZE = 4
 EVAL_PERIOD = 3
 BatchIterator.num_shards = 1
-train.tensorboard = False
+Logging.tensorboard = False
 """
 
 EVAL = """
@@ -65,11 +66,12 @@ BATCH_SIZE = 4
 
 def m6rec(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
     """Runs the command in `folder`, the way the console script does."""
+    environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
     code = "import sys; from m6rec_jax.cli import main; sys.path.pop(0); sys.exit(main())"
     return subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],
         cwd=folder,
-        env=os.environ | {"M6REC_DATA_DIR": str(folder / "cache"), "PYTHONPATH": str(ROOT)},
+        env=environment | {"M6REC_DATA_DIR": str(folder / "cache"), "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=300,
@@ -90,10 +92,25 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "tasks" / "corner_shop.py").write_text(TASK)
     for name, text in (("prepare", PREPARE), ("train", TRAIN), ("eval", EVAL)):
         (folder / f"{name}.gin").write_text(text)
-    succeeded(m6rec(folder, "data", "prepare", "shop", "--gin_file", "prepare.gin"))
-    succeeded(m6rec(folder, "vocab", "train", "--gin_file", "prepare.gin"))
-    succeeded(m6rec(folder, "train", "--gin_file", "train.gin", "--gin.MODEL_DIR=run"))
+    runs = {
+        "prepare": ("data", "prepare", "shop", "--gin_file", "prepare.gin"),
+        "vocabulary": ("vocab", "train", "--gin_file", "prepare.gin"),
+        "train": ("train", "--gin_file", "train.gin", "--gin.MODEL_DIR=run"),
+    }
+    for name, arguments in runs.items():
+        run = m6rec(folder, *arguments)
+        succeeded(run)
+        (folder / f"{name}.stderr").write_text(run.stderr)
     return folder
+
+
+def test_commands_say_nothing_that_is_not_about_the_users_work(trained: Path) -> None:
+    """Tensorflow's notes on every start, absl's and grpc's."""
+    of_others = re.compile(r"absl|oneDNN|cuda|grpc|tensorflow|^[IWE]\d{4} ", re.I | re.M)
+    for name in ("prepare", "vocabulary", "train"):
+        text = (trained / f"{name}.stderr").read_text()
+        assert not of_others.search(text), text
+    assert "validation on " in (trained / "train.stderr").read_text()
 
 
 def test_check_accepts_the_shop() -> None:
@@ -107,6 +124,7 @@ def test_eval_and_infer(trained: Path) -> None:
     figures = json.loads(out[out.index("{") :])
     assert 0.0 <= figures["auc"] <= 1.0
     assert figures["log_loss"] > 0.0
+    assert {"popularity/auc", "item_mean/log_loss", "user_and_item_mean/auc"} <= figures.keys()
     succeeded(m6rec(trained, "infer", "--gin_file", "eval.gin", "--gin.MODEL_DIR=run"))
     (path,) = (trained / "run" / "predictions").glob("*.parquet")
     table = pq.read_table(path)

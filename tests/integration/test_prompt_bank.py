@@ -36,8 +36,8 @@ PromptConfig.num_tasks = 2
 PromptConfig.task_num_options = (2, 0)
 PromptConfig.task_num_prompts = (4, 3)
 prompt_task_ids.ids = {'corner_shop_ctr': 0, 'corner_shop_retrieval': 1}
-train.initial_options = {'corner_shop_ctr': ('city', 'years')}
-train.initial_prompts = 'matching'
+Start.options = {'corner_shop_ctr': ('city', 'years')}
+Start.prompts = 'matching'
 VOCAB_SIZE = 640
 TASK_FEATURE_LENGTHS = {'inputs': 96, 'targets': 96}
 TRAIN_STEPS = 2
@@ -45,7 +45,7 @@ WARMUP_STEPS = 1
 BATCH_SIZE = 8
 EVAL_PERIOD = 2
 BatchIterator.num_shards = 1
-train.tensorboard = False
+Logging.tensorboard = False
 """
 
 

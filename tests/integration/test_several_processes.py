@@ -31,17 +31,17 @@ import m6rec_jax.training.optimizers
 import tests.integration.watched_rows
 
 train.model = @small_model()
-train.mixture_or_task_name = 'toy'
-train.task_feature_lengths = {'inputs': 8, 'targets': 4}
+TrainingData.mixture_or_task_name = 'toy'
+TrainingData.task_feature_lengths = {'inputs': 8, 'targets': 4}
 train.model_dir = %MODEL_DIR
 train.train_steps = %TRAIN_STEPS
-train.batch_size = %BATCH_SIZE
+TrainingData.batch_size = %BATCH_SIZE
 train.optimizer = @adamw()
-train.batches = @WatchedBatches
+TrainingData.batches = @WatchedBatches
 train.seed = 3
-train.checkpoint_period = 4
-train.log_period = 1
-train.tensorboard = False
+Checkpoints.period = 4
+Logging.period = 1
+Logging.tensorboard = False
 adamw.learning_rate = 3e-3
 adamw.weight_decay = 0.01
 WatchedBatches.folder = '.'

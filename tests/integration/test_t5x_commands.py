@@ -57,7 +57,7 @@ EVAL_PERIOD = 100
 """
 BUILT_IN = """
 BatchIterator.num_shards = 1
-train.tensorboard = False
+Logging.tensorboard = False
 """
 FOUNDATION = """
 TRAINABLE = 'all'
@@ -66,8 +66,8 @@ TRAIN_STEPS = 2
 TUNED_HERE = """
 TRAIN_STEPS = 1
 WARMUP_STEPS = 0
-train.initial_prompts = 'all'
-train.log_period = 1
+Start.prompts = 'all'
+Logging.period = 1
 """
 TUNED_THERE = """
 INITIAL_PROMPTS = 'all'

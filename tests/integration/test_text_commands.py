@@ -61,11 +61,11 @@ BatchIterator.pack = True
 mixture_rates.rates = {'letters_generation': 2.0}
 PromptConfig.retrieval_dim = 8
 total_loss.contrastive_weight = 0.3
-train.eval_period = 3
-train.evaluate = @Evaluator()
+Validation.period = 3
+Validation.evaluate = @Evaluator()
 Evaluator.mixture_or_task_name = 'letters_pretrain'
 Evaluator.task_feature_lengths = %TASK_FEATURE_LENGTHS
-train.tensorboard = False
+Logging.tensorboard = False
 """
 
 MOOD = """
@@ -83,7 +83,7 @@ WARMUP_STEPS = 1
 BATCH_SIZE = 4
 EVAL_PERIOD = 2
 BatchIterator.num_shards = 1
-train.tensorboard = False
+Logging.tensorboard = False
 """
 
 EVAL = """

@@ -76,8 +76,8 @@ BatchIterator.num_shards = 1
 total_loss.language_modelling_weight = 1.0
 scoring_rows.language_weight = 0.0
 retrieval_rows.language_weight = 0.0
-train.evaluate = None
-train.tensorboard = False
+Validation.evaluate = None
+Logging.tensorboard = False
 """
 
 EVAL = """

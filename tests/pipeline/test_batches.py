@@ -234,6 +234,48 @@ def test_evaluation_limit(number_tasks):
     assert batches.num_rows == 6
 
 
+def test_a_sample_is_the_same_in_every_layout_and_at_every_pass(number_tasks):
+    """Against rows picked by hand out of a pass over all of them."""
+
+    def seen(sample, processes=1, name=number_tasks[2]):
+        parts = [
+            EvaluationBatches(
+                name,
+                LENGTHS,
+                6,
+                split="train",
+                sample=sample,
+                process_index=p,
+                process_count=processes,
+            )
+            for p in range(processes)
+        ]
+        assert {batches.available_rows for batches in parts} == {74}
+        passes = [
+            [b["user_ids"][b["example_weights"] > 0, 0] for batches in parts for b in batches]
+            for _ in range(2)
+        ]
+        assert len({len(batches) for batches in parts}) == 1
+        first, second = (np.concatenate(rows).tolist() for rows in passes)
+        assert first == second
+        assert parts[0].sampled_rows == len(first)
+        return sorted(first)
+
+    everything = seen(0)
+    places = np.sort(np.random.default_rng(0).choice(37, 10, replace=False))
+    picked = []
+    for name in number_tasks[:2]:
+        rows = [
+            b["user_ids"][b["example_weights"] > 0, 0]
+            for b in EvaluationBatches(name, LENGTHS, 6, split="train")
+        ]
+        picked += np.concatenate(rows)[places].tolist()
+    assert seen(20) == sorted(picked)
+    assert seen(20, processes=2) == seen(20, processes=3) == sorted(picked)
+    assert seen(74) == seen(1000) == everything
+    assert seen(1) == sorted(rows for rows in seen(2)), "every task has a row"
+
+
 def test_a_state_of_other_features(number_tasks, monkeypatch: pytest.MonkeyPatch):
     """A version of the package that makes other features says so, not tf.data."""
     states = make(number_tasks[0]).state_dict()

@@ -28,7 +28,7 @@ from m6rec_jax.text.vocabulary import Vocabulary
 from m6rec_jax.training.loop import train
 from m6rec_jax.training.optimizers import adamw
 from tests.pipeline import prepared_shop, shop_rows
-from tests.training.toy_run import toy_config
+from tests.training.toy_run import grouped, toy_config
 
 MIXTURE = "training_shop_mixture"
 LENGTHS = {"inputs": 48, "targets": 48}
@@ -94,21 +94,24 @@ def shop_train(
         made.append(NotedBatches(*args, **kwargs))
         return made[-1]
 
+    settings: dict[str, Any] = {
+        "mixture_or_task_name": MIXTURE,
+        "task_feature_lengths": LENGTHS,
+        "batch_size": 4,
+        "batches": make,
+        "evaluate": evaluate,
+        "validation": (lambda *a, **k: []) if evaluate else None,
+        "eval_period": 1 if evaluate else steps,
+        "checkpoint_period": 5,
+        "tensorboard": False,
+        "progress": False,
+    }
     result = train(
-        toy_config(vocab_size=text.size + spare_rows),
-        MIXTURE,
-        LENGTHS,
-        str(model_dir),
-        steps,
-        4,
-        adamw(1e-3),
-        batches=make,
-        evaluate=evaluate,
-        validation=(lambda *a, **k: []) if evaluate else None,
-        eval_period=1 if evaluate else steps,
-        checkpoint_period=5,
-        tensorboard=False,
-        progress=False,
+        model=toy_config(vocab_size=text.size + spare_rows),
+        model_dir=str(model_dir),
+        train_steps=steps,
+        optimizer=adamw(1e-3),
+        **grouped(settings),
     )
     return result, made[-1]
 

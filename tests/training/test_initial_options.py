@@ -20,9 +20,9 @@ from m6rec_jax.training.initial_prompts import (
     with_prompts_of_tokens,
 )
 from m6rec_jax.training.initialization import initial_state
-from m6rec_jax.training.loop import train
 from m6rec_jax.training.optimizers import adamw
 from m6rec_jax.training.train_state import abstract_state
+from tests.training.toy_run import toy_config, toy_train
 
 CONFIG = ModelConfig(
     vocab_size=32,
@@ -148,7 +148,6 @@ def test_tokens_must_fit_the_soft_prompts() -> None:
 
 def test_soft_prompts_of_a_run(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run draws once: resuming goes on from its checkpoint. Labels' text comes last."""
-    from tests.training.toy_run import toy_train
 
     calls = []
 
@@ -178,7 +177,6 @@ def test_soft_prompts_of_a_run(tmp_path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_class_labels_of_a_run(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Prompt tuning: two labels of several tokens last, pieces of the vocabulary before them."""
-    from tests.training.toy_run import toy_config, toy_train
 
     ids = {"no": [25, 27], "yes": [26]}
     monkeypatch.setattr(initial_prompts, "frequent_tokens_of", lambda *_: list(range(3, 20)))
@@ -216,17 +214,17 @@ def test_class_labels_of_a_run(tmp_path, monkeypatch: pytest.MonkeyPatch) -> Non
         (
             CONFIG,
             {"initial_soft_prompts": "vocabulary", "initial_prompts": "all"},
-            "would overwrite the soft prompts that train.initial_prompts = 'all' takes over",
+            "would overwrite the soft prompts that Start.prompts = 'all' takes over",
         ),
         (
             CONFIG,
             {"initial_options": ("bad", "fair", "good"), "initial_prompts": "all"},
-            "would overwrite the head that train.initial_prompts = 'all' takes .* INITIAL_OPTIONS",
+            "would overwrite the head that Start.prompts = 'all' takes .* INITIAL_OPTIONS",
         ),
         (
             CONFIG,
             {"initial_soft_prompts": "class_labels"},
-            r"train.class_labels is empty: .* OPTION_WORDS",
+            r"Start.class_labels is empty: .* OPTION_WORDS",
         ),
         (
             CONFIG,
@@ -243,7 +241,7 @@ def test_initial_soft_prompts_that_do_not_fit(
     tmp_path, config: ModelConfig, options: dict[str, str], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        train(config, "task", {}, str(tmp_path), 1, 1, adamw(1e-3), **options)
+        toy_train(tmp_path, 1, model=config, **options)
 
 
 def test_embeddings_start_from_pieces() -> None:
@@ -286,5 +284,5 @@ def test_embeddings_start_from_neighbours(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_unknown_initial_embeddings(tmp_path) -> None:
-    with pytest.raises(ConfigError, match="initial_embeddings = 'words' is not one of random, pie"):
-        train(CONFIG, "task", {}, str(tmp_path), 1, 1, adamw(1e-3), initial_embeddings="words")
+    with pytest.raises(ConfigError, match=r"Start\.embeddings = 'words' is not one of random, pie"):
+        toy_train(tmp_path, 1, initial_embeddings="words")

@@ -328,7 +328,7 @@ def test_operative_config_is_written(tmp_path: Path) -> None:
         gin.clear_config()
     assert "operative" in text
     assert "adamw.b2 = 0.97" in text
-    assert "train.accumulation_steps = 1" in text, "defaults are part of the record"
+    assert "Step.accumulation_steps = 1" in text, "defaults are part of the record"
     assert "total_loss.language_modelling_weight = 1.0" in text
 
 

@@ -189,7 +189,7 @@ def test_resume_refuses_other_sizes_of_tasks(tmp_path: Path) -> None:
 def test_resume_refuses_another_choice_of_what_trains(unbroken: Any) -> None:
     _, _, folder = unbroken
     config = (folder / "config.gin").read_text()
-    gin.bind_parameter("train.log_period", 7)
+    gin.bind_parameter("Logging.period", 7)
     try:
         with pytest.raises(CheckpointError, match="trainable = 'all', now it is 'prompts'"):
             toy_train(folder, STEPS + 1, trainable="prompts")

@@ -116,9 +116,9 @@ def test_initial_values_are_set_by_macros(file: Path) -> None:
                 *(f"{name} = None" for name in ("MODEL_DIR", "TRAIN_STEPS")),
             ],
         )
-        assert configuration.bound("train.initial_soft_prompts") == "class_labels"
-        assert configuration.bound("train.class_labels") == words
-        assert configuration.bound("train.initial_options") == words
+        assert configuration.bound("Start.soft_prompts") == "class_labels"
+        assert configuration.bound("Start.class_labels") == words
+        assert configuration.bound("Start.options") == words
         gin.clear_config()
 
 

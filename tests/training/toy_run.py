@@ -133,6 +133,60 @@ def toy_validation(*_: Any, **__: Any) -> list[dict[str, np.ndarray]]:
     return [toy_batch(rng, ROWS) for _ in range(2)]
 
 
+# How tests name settings, and the groups of `training.options` they are of.
+SETTINGS = {
+    "mixture_or_task_name": "TrainingData.mixture_or_task_name",
+    "task_feature_lengths": "TrainingData.task_feature_lengths",
+    "batch_size": "TrainingData.batch_size",
+    "batches": "TrainingData.batches",
+    "vocabulary_fingerprint": "TrainingData.vocabulary_fingerprint",
+    "initial_checkpoint_path": "Start.checkpoint",
+    "initial_prompts": "Start.prompts",
+    "initial_soft_prompts": "Start.soft_prompts",
+    "class_labels": "Start.class_labels",
+    "initial_options": "Start.options",
+    "initial_embeddings": "Start.embeddings",
+    "accumulation_steps": "Step.accumulation_steps",
+    "frozen_dtype": "Step.frozen_dtype",
+    "checkpoint_period": "Checkpoints.period",
+    "keep_checkpoints": "Checkpoints.keep",
+    "log_period": "Logging.period",
+    "tensorboard": "Logging.tensorboard",
+    "progress": "Logging.progress",
+    "eval_period": "Validation.period",
+    "validate_first": "Validation.first",
+    "evaluate": "Validation.evaluate",
+    "best_metric": "Validation.best_metric",
+    "best_mode": "Validation.best_mode",
+    "early_stopping_patience": "Validation.patience",
+    "validation": "Validation.batches",
+}
+ARGUMENTS = {
+    "TrainingData": "data",
+    "Start": "start",
+    "Step": "step",
+    "Checkpoints": "checkpoints",
+    "Logging": "log",
+    "Validation": "validation",
+}
+
+
+def grouped(settings: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of `train`: those of `SETTINGS` in their groups, the others as they are."""
+    from m6rec_jax.training import options
+
+    groups: dict[str, dict[str, Any]] = {}
+    arguments = {}
+    for name, value in settings.items():
+        if name in SETTINGS:
+            group, field = SETTINGS[name].split(".")
+            groups.setdefault(group, {})[field] = value
+        else:
+            arguments[name] = value
+    made = {ARGUMENTS[group]: getattr(options, group)(**values) for group, values in groups.items()}
+    return arguments | made
+
+
 def toy_train(model_dir: str | Path, steps: int, **changes: Any) -> Any:
     """`train` with the toy's settings; `result, batches`."""
     from m6rec_jax.training.loop import train
@@ -156,18 +210,11 @@ def toy_train(model_dir: str | Path, steps: int, **changes: Any) -> Any:
         "validation": toy_validation,
         "tensorboard": False,
         "progress": False,
+        "mixture_or_task_name": "toy",
+        "task_feature_lengths": {"inputs": SOURCE, "targets": TARGET},
     }
-    settings |= changes
-    result = train(
-        settings.pop("model"),
-        "toy",
-        {"inputs": SOURCE, "targets": TARGET},
-        str(model_dir),
-        steps,
-        settings.pop("batch_size"),
-        settings.pop("optimizer"),
-        **settings,
-    )
+    arguments = grouped(settings | changes)
+    result = train(model_dir=str(model_dir), train_steps=steps, **arguments)
     return result, made[-1]
 
 

@@ -1,0 +1,511 @@
+"""`m6rec quickstart FOLDER`: from a data set folder to a tuned scorer and retriever, and a report.
+
+    check, prepare, vocabulary, pretrain, tune a scorer, tune a retriever, index, evaluate, report
+
+Each step is what a command of `m6rec` does with a gin file that is written to the output folder, so
+that one can go on from there. Run again after an interruption, it goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib
+import json
+import re
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from m6rec_jax import configuration
+from m6rec_jax.data.check import check_dataset
+from m6rec_jax.data.prepare import prepare
+from m6rec_jax.data.prepared import Prepared
+from m6rec_jax.data.report import Report
+from m6rec_jax.data.schema import SPEC_FILE
+from m6rec_jax.data.vocabulary_text import train_on_prepared
+from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.evaluation.report import write_report
+from m6rec_jax.io.json_text import json_text
+from m6rec_jax.pipeline import prepared_rows
+from m6rec_jax.pipeline.locations import data_dir
+from m6rec_jax.pipeline.registration import evaluated_tasks
+from m6rec_jax.run_report import (
+    TaskResult,
+    evaluate_task,
+    parameter_groups,
+    report_data,
+    sample_notes,
+)
+from m6rec_jax.serving.build_index import build_index
+from m6rec_jax.text.vocabulary import Vocabulary
+from m6rec_jax.training.loop import TrainResult, train
+from m6rec_jax.training.step_loop import EARLY_STOPPING
+
+SIZES_FILE = "quickstart.json"
+VOCABULARY = "vocabulary.model"
+PREPARE, FOUNDATION, SCORER, RETRIEVER = "prepare", "foundation", "scorer", "retriever"
+OF_LEAVE_ONE_OUT = ("SPLIT='leave_one_out'", "VIEWS=('next_items', 'catalogue')")
+_STEPS = (
+    "check",
+    "prepare",
+    "vocabulary",
+    "pretrain",
+    "tune the scorer",
+    "tune the retriever",
+    "index",
+    "evaluate",
+    "report",
+)
+# Shares of the time: of pretraining, of tuning the scorer and the retriever.
+_SHARES = {FOUNDATION: 0.45, SCORER: 0.2, RETRIEVER: 0.25}
+_EVALUATION_SHARE = 0.05
+_LEAST_STEPS, _MOST_STEPS = 20, {FOUNDATION: 1500, SCORER: 600, RETRIEVER: 600}
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """What the data and the time decide.
+
+    Attributes:
+      dataset: name of the data set. task: what its tasks' names begin with.
+      model: a file of `gin_configs/models`.
+      max_events: behaviours of a history that are kept.
+      vocab_size: rows of the embedding.
+      inputs, targets: tokens of a row.
+      batch_size, num_shards: of training.
+      option_words: a word for each class, or nothing.
+      steps: of each run.
+      rows_read: training rows that embeddings are started from.
+      rows: that are evaluated of a test part (0: all).
+    """
+
+    dataset: str
+    task: str
+    model: str
+    max_events: int
+    vocab_size: int
+    inputs: int
+    targets: int
+    batch_size: int
+    num_shards: int
+    option_words: Sequence[str]
+    steps: Mapping[str, int]
+    rows_read: int
+    rows: int
+
+
+def run_quickstart(folder: Path, output: Path, *, minutes: float = 12.0, seed: int = 0) -> Path:
+    """Makes everything below `output`; returns the report.
+
+    Args:
+      folder: of users, items and events, with a `dataset.json`.
+      output: what an earlier, unfinished call left there is used.
+      minutes: what all of it should take on this machine; decides steps and sizes.
+      seed: of initialisation, dropout and the order of the data.
+
+    Raises:
+      DataError: the data have errors (with the check's report), or the output is of other data.
+      ConfigError: `minutes` is not positive.
+      KeyboardInterrupt: a signal stopped one of the runs.
+    """
+    if not minutes > 0:
+        raise ConfigError(f"--minutes {minutes} must be positive")
+    begin = time.monotonic()
+    folder, output = folder.resolve(), output.resolve()
+    _tell(0)
+    report = check_dataset(folder)
+    print(report.render())
+    if not report.ok:
+        raise DataError(f"{folder} has errors: mend them first; m6rec data check says the same")
+    spec = json.loads((folder / SPEC_FILE).read_text(encoding="utf-8"))
+    output.mkdir(parents=True, exist_ok=True)
+    with contextlib.chdir(output), _importable(output):
+        saved = _saved_sizes(spec["name"], output)
+        _write_data_files(spec["name"], saved, report)
+        _tell(1)
+        scoring = prepare_both(folder, f"{PREPARE}.gin", Path(VOCABULARY), before=lambda: _tell(2))
+        sizes = saved or _sizes(spec, scoring, minutes, begin, seed)
+        if saved is None:
+            _write_training_files(sizes)
+            Path(SIZES_FILE).write_text(json_text(dataclasses.asdict(sizes), indent=2) + "\n")
+        _show(sizes)
+        results, config = {}, None
+        for number, name in enumerate((FOUNDATION, SCORER, RETRIEVER), start=3):
+            _tell(number)
+            trained = run_phase(f"{name}.gin", Path(name), _seeds(seed))
+            if name != FOUNDATION:
+                results[name] = trained
+            if name == SCORER:
+                config = trained.model.config
+        assert config is not None
+        _tell(6)
+        configuration.parse_config(
+            ["gin_configs/runs/build_index.gin", "data.gin"], [f"MODEL_DIR='{RETRIEVER}'"]
+        )
+        build_index("items.index")
+        _tell(7)
+        tested = []
+        for name, trained in results.items():
+            configuration.parse_config([f"{name}.gin"], [f"MODEL_DIR='{name}'"])
+            tested.append(evaluate_phase(trained, sizes.rows))
+            print_metrics(tested[-1])
+        _tell(8)
+        data = report_data(
+            tested,
+            {name: Path(name) for name in (FOUNDATION, SCORER, RETRIEVER)},
+            title=spec["name"],
+            summary="One encoder-decoder that reads nothing but text: pretrained on these data, "
+            "then tuned for scoring and for retrieval with the backbone frozen.",
+            parameters=parameter_groups(config, "prompts"),
+            facts={
+                "Folder": str(output),
+                "Events": f"{report.num_rows['events']:,}",
+                "Steps": ", ".join(f"{name} {count:,}" for name, count in sizes.steps.items()),
+                "Tokens of a row": f"inputs {sizes.inputs}, targets {sizes.targets}",
+                "Date": datetime.now(UTC).strftime("%Y-%m-%d"),
+                "Minutes of this call": f"{(time.monotonic() - begin) / 60:.1f}",
+            },
+            notes=[
+                "Scoring: each user's first events train, the last ones test; without labels "
+                "in the data every event is positive, and negatives are sampled.",
+                "Retrieval: each user's last item, among all items the user has not had before.",
+                *sample_notes(tested),
+            ],
+        )
+        page = write_report(output / "report.html", data)
+    print(_what_next(output, page))
+    return page
+
+
+def prepare_both(
+    folder: Path, gin_file: str, vocabulary: Path, before: Callable[[], None] = lambda: None
+) -> Prepared:
+    """Prepares a data set for scoring and for retrieval, and trains a vocabulary, once.
+
+    Args:
+      folder: of users, items and events.
+      gin_file: settings; its split is that of scoring.
+      vocabulary: the file to make.
+      before: called before the vocabulary is trained.
+
+    Returns:
+      What is prepared for scoring.
+    """
+    configuration.parse_config([gin_file], list(OF_LEAVE_ONE_OUT))
+    prepare(folder, data_dir())
+    configuration.parse_config([gin_file])
+    prepared = prepare(folder, data_dir())
+    before()
+    if not vocabulary.is_file():
+        train_on_prepared(data_dir(), output=vocabulary)
+    return prepared
+
+
+def run_phase(gin_file: str, folder: Path, bindings: Sequence[str]) -> TrainResult:
+    """Trains as a gin file says, or goes on with what is in the folder.
+
+    Raises:
+      KeyboardInterrupt: a signal stopped it.
+    """
+    print(f"{folder.name}: {gin_file}", flush=True)
+    configuration.parse_config([gin_file], [f"MODEL_DIR='{folder}'", *bindings])
+    result = train()
+    if result.stopped_by not in (None, EARLY_STOPPING):
+        raise KeyboardInterrupt
+    return result
+
+
+def evaluate_phase(result: TrainResult, sample: int = 0) -> TaskResult:
+    """A run's last state on the test part of the task that gin is configured for."""
+    (task,) = evaluated_tasks(configuration.macro("MIXTURE_OR_TASK_NAME"))
+    lengths = configuration.macro("TASK_FEATURE_LENGTHS")
+    return evaluate_task(task, lengths, result.model, result.state.variables, sample=sample)
+
+
+def print_metrics(result: TaskResult) -> None:
+    """The metrics that baselines have, too, side by side."""
+    shared = [m for m in result.metrics if any(m in of for of in result.baselines.values())]
+    width = max(map(len, [result.task.name, *shared]))
+    print(f"{result.task.name.ljust(width)}  this model  " + "  ".join(result.baselines))
+    for metric in shared:
+        values = [f"{result.metrics[metric]:10.4f}"]
+        for name, of in result.baselines.items():
+            values.append(f"{of[metric]:{len(name)}.4f}" if metric in of else "–".rjust(len(name)))
+        print(f"{metric.ljust(width)}  {'  '.join(values)}")
+
+
+# --- sizes ------------------------------------------------------------------------------------
+
+
+def _saved_sizes(dataset: str, output: Path) -> Sizes | None:
+    """Those of an earlier call, so that it is gone on with as it began."""
+    if not Path(SIZES_FILE).is_file():
+        return None
+    sizes = Sizes(**json.loads(Path(SIZES_FILE).read_text(encoding="utf-8")))
+    if sizes.dataset != dataset:
+        raise DataError(
+            f"{output} was made of the data set '{sizes.dataset}', and this one is '{dataset}': "
+            "give another --output"
+        )
+    return sizes
+
+
+def _sizes(
+    spec: Mapping[str, Any], prepared: Prepared, minutes: float, begin: float, seed: int
+) -> Sizes:
+    """Measures the prepared text, and a few steps on this machine."""
+    vocabulary = Vocabulary(Path(VOCABULARY))
+    inputs, targets = _token_lengths(prepared, vocabulary)
+    rows = min(prepared.num_rows(view)["train"] for view in ("groups", "documents"))
+    num_shards = 4 if rows >= 64 else 1
+    batch_size = max(4, min(64, rows // 4 // 4 * 4))
+    draft = Sizes(
+        dataset=spec["name"],
+        task=_task_name(spec["name"]),
+        model="mini" if minutes >= 4 else "tiny",
+        max_events=configuration.bound("PrepareOptions.max_events"),
+        vocab_size=-(-vocabulary.size // 128) * 128,
+        inputs=inputs,
+        targets=targets,
+        batch_size=batch_size,
+        num_shards=num_shards,
+        option_words=_option_words(spec, vocabulary),
+        steps=dict.fromkeys(_SHARES, 3),
+        rows_read=min(5000, 4 * rows),
+        rows=0,
+    )
+    _write_training_files(draft)
+    compiling, per_step = _measure(seed)
+    seconds = 60 * minutes
+    left = max(seconds - (time.monotonic() - begin) - 3 * compiling, 0.2 * seconds)
+    steps = {
+        name: int(np.clip(share * left / per_step, _LEAST_STEPS, _MOST_STEPS[name]))
+        for name, share in _SHARES.items()
+    }
+    # A forward pass is about a third of a step.
+    tested = int(_EVALUATION_SHARE * seconds / (per_step / batch_size / 3))
+    return dataclasses.replace(draft, steps=steps, rows=max(tested, 100))
+
+
+def _token_lengths(
+    prepared: Prepared, vocabulary: Vocabulary, most_rows: int = 400
+) -> tuple[int, int]:
+    """Tokens of a row's history and of its candidates that nine of ten rows need at most."""
+    histories, candidates = [], []
+    rows = prepared_rows.read_rows(prepared, "groups", "train", ("history", "candidates"))
+    for _, row in zip(range(most_rows), rows, strict=False):
+        histories.append(2 + sum(len(vocabulary.encode(text)) for text in row["history"]))
+        candidates.append(sum(2 + len(vocabulary.encode(text)) for text in row["candidates"]))
+    found = []
+    for lengths, share, least, most in ((histories, 90, 32, 256), (candidates, 98, 32, 160)):
+        needed = int(np.ceil(np.percentile(lengths, share) / 8)) * 8
+        found.append(int(np.clip(needed, least, most)))
+    return found[0], found[1]
+
+
+def _option_words(spec: Mapping[str, Any], vocabulary: Vocabulary) -> list[str]:
+    """Words for 'negative' and 'positive', where the template has two that begin differently."""
+    outcomes = [entry["text"] for entry in spec["template"].get("outcomes", ())]
+    words = outcomes[::-1]
+    first = {tuple(vocabulary.encode(word)[:1]) for word in words}
+    return words if len(words) == 2 and len(first) == 2 else []
+
+
+def _measure(seed: int) -> tuple[float, float]:
+    """Seconds of compiling, and of a step of pretraining, on this machine."""
+    print("\nmeasuring a few steps on this machine", flush=True)
+    folder = Path("measured")
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        # Where embeddings start changes no step.
+        settings = ["Start.embeddings='random'", "Logging.progress=False", *_seeds(seed)]
+        result = run_phase(f"{FOUNDATION}.gin", folder, settings)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    spent = {part: result.goodput[f"seconds/{part}"] for part in ("compile", "input_wait", "step")}
+    overhead = spent["compile"] + result.goodput["seconds/startup"]
+    return overhead, max(spent["input_wait"] + spent["step"], 1e-3) / result.step
+
+
+# --- files ------------------------------------------------------------------------------------
+
+
+def _task_name(dataset: str) -> str:
+    return "own_" + re.sub(r"\W+", "_", dataset).strip("_").lower()
+
+
+def _write_data_files(dataset: str, saved: Sizes | None, report: Report) -> None:
+    """How data are prepared and found, and the module that registers their tasks."""
+    if saved is not None:
+        return
+    name = _task_name(dataset)
+    counts = report.num_rows
+    per_user = counts.get("events", 0) / max(counts.get("users", 1), 1)
+    Path("tasks").mkdir(exist_ok=True)
+    Path("tasks", f"{name}.py").write_text(f'''"""Tasks of {dataset}."""
+
+import seqio
+
+from m6rec_jax.pipeline.registration import register_recommendation_tasks
+
+register_recommendation_tasks({name!r}, dataset={dataset!r})
+register_recommendation_tasks(
+    "{name}_leave_one_out",
+    dataset={dataset!r},
+    split="leave_one_out",
+    vocabulary_split="per_user_temporal",
+)
+# Pretraining: masked spans, what comes next in words, and which item that is.
+seqio.MixtureRegistry.add(
+    "{name}_backbone",
+    [("{name}_infilling", 1.0), ("{name}_generation", 1.0), ("{name}_retrieval", 1.0)],
+)
+''')
+    Path("data.gin").write_text(f"""# Where everything lies, seen from this folder.
+import m6rec_jax.pipeline.locations
+
+data_dir.path = 'data'
+vocabulary_file.path = '{VOCABULARY}'
+""")
+    Path(f"{PREPARE}.gin").write_text(f"""# How text and vocabulary are prepared.
+#   m6rec data prepare FOLDER --gin_file {PREPARE}.gin
+
+include 'data.gin'
+import m6rec_jax.data.prepare
+import m6rec_jax.data.vocabulary_text
+
+SPLIT = 'per_user_temporal'
+VIEWS = ('groups', 'next_items', 'documents', 'catalogue')
+
+prepare.split = %SPLIT
+PrepareOptions.views = %VIEWS
+PrepareOptions.group_size = 4
+# Users have {per_user:.0f} events on average.
+PrepareOptions.max_events = {int(np.clip(2 * per_user, 5, 30))}
+PrepareOptions.next_items_size = 4
+PrepareOptions.document_statistics = False
+
+train_on_prepared.dataset = {dataset!r}
+train_on_prepared.split = %SPLIT
+train_vocabulary.size = 8000
+train_vocabulary.split_by_whitespace = False
+train_vocabulary.separate_punctuation = False
+train_vocabulary.separate_numbers = False
+""")
+
+
+def _write_training_files(sizes: Sizes) -> None:
+    """Gin files of the three runs and of their evaluation."""
+    lengths = f"{{'inputs': {sizes.inputs}, 'targets': {sizes.targets}}}"
+    common = f"""include 'data.gin'
+import tasks.{sizes.task}
+
+VOCAB_SIZE = {sizes.vocab_size}
+TASK_FEATURE_LENGTHS = {lengths}
+BATCH_SIZE = {sizes.batch_size}
+BatchIterator.num_shards = {sizes.num_shards}
+"""
+
+    def schedule(name: str) -> str:
+        steps = sizes.steps[name]
+        text = f"TRAIN_STEPS = {steps}\nWARMUP_STEPS = {max(1, min(100, steps // 10))}\n"
+        text += f"Checkpoints.period = {max(50, steps // 5)}\nLogging.period = {-(-steps // 40)}\n"
+        if name != FOUNDATION:
+            text += f"INITIAL_CHECKPOINT_PATH = '{FOUNDATION}'\nEVAL_PERIOD = {-(-steps // 3)}\n"
+        return text
+
+    retrieval = """contrastive_loss.correct_frequency = True
+retrieval_items.order_discount = 1.0
+"""
+    files = {
+        FOUNDATION: f"""include 'gin_configs/models/{sizes.model}.gin'
+include 'gin_configs/runs/pretrain.gin'
+{common}
+MIXTURE_OR_TASK_NAME = '{sizes.task}_backbone'
+{schedule(FOUNDATION)}Start.embeddings = 'neighbours'
+with_initial_embeddings.rows = {sizes.rows_read}
+RATE_FACTORS = {{'relative_bias/': 5.0, 'token_embedder/': 0.2}}
+PromptConfig.retrieval_dim = 64
+total_loss.contrastive_weight = 0.3
+{retrieval}""",
+        SCORER: f"""include 'gin_configs/models/{sizes.model}.gin'
+include 'gin_configs/tuning/option_adapter.gin'
+include 'gin_configs/runs/finetune_scoring.gin'
+{common}
+MIXTURE_OR_TASK_NAME = '{sizes.task}_ctr'
+NUM_OPTIONS = 2
+OPTION_WORDS = {tuple(sizes.option_words)!r}
+{schedule(SCORER)}""",
+        RETRIEVER: f"""include 'gin_configs/models/{sizes.model}.gin'
+include 'gin_configs/tuning/option_adapter.gin'
+include 'gin_configs/runs/finetune_retrieval.gin'
+{common}
+MIXTURE_OR_TASK_NAME = '{sizes.task}_leave_one_out_retrieval'
+RETRIEVAL_DIM = 64
+Start.prompts = 'matching'
+{schedule(RETRIEVER)}{retrieval}""",
+    }
+    for name, text in files.items():
+        Path(f"{name}.gin").write_text(
+            f"#   m6rec train --gin_file {name}.gin --gin.MODEL_DIR={name}\n\n{text}"
+        )
+    for name, task in ((SCORER, "ctr"), (RETRIEVER, "leave_one_out_retrieval")):
+        Path(f"{name}_eval.gin").write_text(f"""# Tests the run.
+#   m6rec eval --gin_file {name}_eval.gin --gin.MODEL_DIR={name}
+
+include 'gin_configs/runs/eval.gin'
+include 'data.gin'
+import tasks.{sizes.task}
+
+MIXTURE_OR_TASK_NAME = '{sizes.task}_{task}'
+TASK_FEATURE_LENGTHS = {lengths}
+""")
+
+
+@contextlib.contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    """Lets gin files import the `tasks` of a folder."""
+    sys.path.append(str(folder))
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+
+
+def _seeds(seed: int) -> list[str]:
+    return [f"train.seed={seed}", f"BatchIterator.seed={seed}"]
+
+
+def _tell(number: int) -> None:
+    print(f"\n[{number + 1}/{len(_STEPS)}] {_STEPS[number]}", flush=True)
+
+
+def _show(sizes: Sizes) -> None:
+    print(
+        f"chosen: model {sizes.model}, {sizes.vocab_size:,} pieces, histories of up to "
+        f"{sizes.max_events} events, rows of {sizes.inputs} + {sizes.targets} tokens, "
+        f"{sizes.batch_size} rows a step; steps: "
+        + ", ".join(f"{name} {count:,}" for name, count in sizes.steps.items())
+        + f"\n        (all of it in the *.gin files beside {SIZES_FILE})"
+    )
+
+
+def _what_next(output: Path, page: Path) -> str:
+    return f"""
+report: {page}
+
+To go on, from that folder:
+  cd {output}
+  m6rec eval --gin_file {SCORER}_eval.gin --gin.MODEL_DIR={SCORER}
+  m6rec infer --gin_file data.gin --gin.MODEL_DIR={SCORER} \\
+      --requests requests.jsonl --output scores.jsonl
+  m6rec infer --gin_file data.gin --gin.MODEL_DIR={RETRIEVER} --index items.index \\
+      --requests requests.jsonl --output found.jsonl"""

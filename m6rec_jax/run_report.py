@@ -1,0 +1,435 @@
+"""`m6rec report RUN`: test metrics of a run beside baselines, its curves, what the model read."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from m6rec_jax import configuration
+from m6rec_jax.checkpoints.location import locate, read_manifest
+from m6rec_jax.config_file import CONFIG_FILE
+from m6rec_jax.engine.model_folder import restore_model
+from m6rec_jax.errors import CheckpointError, ConfigError
+from m6rec_jax.evaluation.evaluator import Evaluator
+from m6rec_jax.evaluation.report import (
+    Comparison,
+    Curve,
+    ModelText,
+    ParameterGroup,
+    RankedTargets,
+    Recommendation,
+    ReportData,
+    ScoredExamples,
+    TextPiece,
+    UserPanel,
+    write_report,
+)
+from m6rec_jax.jobs.classification import ClassificationPredictions
+from m6rec_jax.jobs.generation import GenerationPredictions
+from m6rec_jax.jobs.job import Evaluation
+from m6rec_jax.jobs.language import LanguagePredictions
+from m6rec_jax.jobs.likelihood import LikelihoodPredictions
+from m6rec_jax.jobs.retrieval import RetrievalPredictions, popular_ranks
+from m6rec_jax.jobs.scoring import ScoringPredictions, mean_baselines
+from m6rec_jax.model.config import ModelConfig
+from m6rec_jax.model.m6rec import M6Rec
+from m6rec_jax.pipeline import prepared_rows
+from m6rec_jax.pipeline.evaluation_batches import EvaluationBatches
+from m6rec_jax.pipeline.registration import TaskInfo, evaluated_tasks
+from m6rec_jax.pipeline.task_rows import task_vocabulary
+from m6rec_jax.text.vocabulary import Vocabulary
+from m6rec_jax.training.metric_log import read_metrics
+from m6rec_jax.training.parameter_table import count_parameters
+
+NUM_USERS, NUM_RECOMMENDED, SHOWN_TEXTS, SHOWN_ANSWERS = 4, 10, 10, 8
+_QUESTIONS = {
+    "scoring": "How likely is it that the user acts on an item?",
+    "likelihood": "How plausible is an item, without any tuning?",
+    "retrieval": "Which item comes next, of all of them?",
+    "classification": "Which class does a text have?",
+    "language": "How well is text foretold?",
+    "generation": "What does the model write?",
+}
+# Metric -> what it is called; the headline table has those that an evaluation gives.
+_METRICS = {
+    "auc": "AUC",
+    "user_averaged_auc": "AUC within users",
+    "log_loss": "log loss",
+    "hit_rate@10": "hit rate @ 10",
+    "hit_rate@5": "hit rate @ 5",
+    "ndcg@10": "NDCG @ 10",
+    "ndcg@5": "NDCG @ 5",
+    "mrr": "MRR",
+    "recall@10": "recall @ 10",
+    "accuracy": "accuracy",
+    "macro_f1": "macro F1",
+    "perplexity": "perplexity",
+    "token_accuracy": "token accuracy",
+    "bleu-2": "BLEU-2",
+    "rouge-l": "ROUGE-L",
+}
+_LOWER_IS_BETTER = ("log_loss", "perplexity")
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskResult:
+    """A task on a part of its data, and what baselines reach there.
+
+    Attributes:
+      task, split: what was evaluated. lengths: of its rows, in tokens.
+      sample: rows that were evaluated, drawn at random (0: all).
+      evaluation: that made the metrics.
+      predictions, metrics: of the model.
+      baselines: name -> metric -> value.
+    """
+
+    task: TaskInfo
+    split: str
+    lengths: Mapping[str, int]
+    sample: int
+    evaluation: Evaluation
+    predictions: Any
+    metrics: Mapping[str, float]
+    baselines: Mapping[str, Mapping[str, float]]
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Of the task."""
+        return task_vocabulary(self.task.name)
+
+
+def evaluate_task(
+    task: TaskInfo,
+    lengths: Mapping[str, int],
+    model: M6Rec,
+    variables: Mapping[str, Any],
+    *,
+    split: str = "test",
+    batch_size: int = 64,
+    sample: int = 0,
+) -> TaskResult:
+    """Predictions, metrics and baselines of one task; arguments as of `Evaluator`."""
+    evaluator = Evaluator(task.name, lengths, batch_size, split=split, sample=sample)
+    predictions = evaluator.predict(task, model, variables)
+    return TaskResult(
+        task,
+        split,
+        lengths,
+        sample,
+        evaluator.evaluation(task),
+        predictions,
+        evaluator.metrics(task, predictions),
+        evaluator.baselines(task, predictions),
+    )
+
+
+def report_on_run(
+    run: Path,
+    output: Path | None = None,
+    *,
+    gin_files: Sequence[str] = (),
+    bindings: Sequence[str] = (),
+    split: str = "test",
+    rows: int = 0,
+) -> Path:
+    """Evaluates the newest checkpoint of a run on its task and writes the page.
+
+    Args:
+      run: MODEL_DIR of a training run, on this machine.
+      output: the page; None: `report.html` in the run.
+      gin_files, bindings: settings beside those that the run was trained with.
+      split: which part is evaluated.
+      rows: of each task, at most, drawn at random (0: all).
+
+    Raises:
+      ConfigError: the run has no configuration, or it names no task.
+      CheckpointError: the run has no checkpoint.
+      DataError: its data are not on this machine; says how to prepare them.
+    """
+    location = locate(run)
+    if not (run / CONFIG_FILE).is_file():
+        raise CheckpointError(
+            f"{run} has no {CONFIG_FILE}, which says what the run was trained on: a report needs "
+            "the MODEL_DIR of `m6rec train`"
+        )
+    configuration.parse_config([run / CONFIG_FILE, *gin_files], bindings)
+    name = configuration.bound("TrainingData.mixture_or_task_name")
+    lengths = configuration.bound("TrainingData.task_feature_lengths")
+    if name is None or lengths is None:
+        raise ConfigError(
+            f"{run / CONFIG_FILE} names no task: TrainingData.mixture_or_task_name and "
+            "task_feature_lengths are not set; give them with --gin_file or --gin.NAME=VALUE"
+        )
+    tasks = evaluated_tasks(name)
+    datasets = {task.dataset: task.prepared() for task in tasks}  # raises where they are not here
+    restored = restore_model(run, vocabulary_fingerprint=task_vocabulary(name).fingerprint)
+    results = [
+        evaluate_task(task, lengths, restored.model, restored.variables, split=split, sample=rows)
+        for task in tasks
+    ]
+    trainable = read_manifest(location).trainable or "all"
+    data = report_data(
+        results,
+        {run.name or str(run): run},
+        title=", ".join(datasets),
+        summary=f"{run}, after step {restored.step}, on the {split} part.",
+        parameters=parameter_groups(restored.model.config, trainable),
+        facts={
+            "Run": str(run),
+            "Task": name,
+            "Checkpoint": f"step {restored.step}",
+            "Trained": "the prompts; the backbone is frozen" if trainable == "prompts" else "all",
+            "Tokens of a row": ", ".join(f"{kind} {n}" for kind, n in lengths.items()),
+            "Date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        },
+        notes=sample_notes(results),
+    )
+    return write_report(output or run / "report.html", data)
+
+
+def report_data(
+    results: Sequence[TaskResult], folders: Mapping[str, Path], **others: Any
+) -> ReportData:
+    """What the page shows of tasks and of the runs that made them.
+
+    Args:
+      results: of `evaluate_task`.
+      folders: what a run is called -> MODEL_DIR.
+      others: fields of `ReportData`: title, summary, parameters, facts, notes.
+    """
+    several = len(results) > 1
+    return ReportData(
+        comparisons=[line for result in results for line in _comparisons(result, several)],
+        curves=[curve for name, folder in folders.items() for curve in _curves(name, folder)],
+        scored=[drawn for result in results for drawn in _scored(result, several)],
+        ranked=[drawn for result in results for drawn in _ranked(result, several)],
+        users=[panel for result in results for panel in _users(result)],
+        score_name="cosine similarity",
+        texts=[text for result in results for text in _texts(result, several)],
+        **others,
+    )
+
+
+def parameter_groups(config: ModelConfig, trainable: str) -> list[ParameterGroup]:
+    """Rows of the table of parameters; none where everything trains."""
+    if trainable == "all":
+        return []
+    groups = count_parameters(config, trainable).groups
+    return [ParameterGroup(f"{g.part}: {g.name}", g.count, g.trains) for g in groups]
+
+
+def sample_notes(results: Sequence[TaskResult]) -> list[str]:
+    """Says where metrics are of some rows only."""
+    return [
+        f"{result.task.name}: on {result.sample:,} of {total:,} rows, drawn at random."
+        for result in results
+        if 0
+        < result.sample
+        < (total := result.task.prepared().num_rows(result.task.view)[result.split])
+    ]
+
+
+def _title(result: TaskResult, several: bool) -> str:
+    return result.task.name if several else ""
+
+
+def _comparisons(result: TaskResult, several: bool) -> Iterator[Comparison]:
+    metrics = result.metrics
+    known = {name: dict(values) for name, values in result.baselines.items()}
+    # Recommendations in dialogues and zero-shot scores come with theirs.
+    for name, value in metrics.items():
+        baseline, _, metric = name.partition("/")
+        if baseline in ("popularity", "chance") and metric:
+            known.setdefault(baseline, {})[metric] = value
+    question = _QUESTIONS.get(result.task.kind, "")
+    if several:
+        question = f"{result.task.name}: {question}"
+    for metric, shown in _METRICS.items():
+        shorter = metric.replace("@5", "@10")
+        if metric not in metrics or (shorter != metric and shorter in metrics):
+            continue
+        yield Comparison(
+            question,
+            shown,
+            metrics[metric],
+            {name.replace("_", " "): values.get(metric) for name, values in known.items()},
+            higher_is_better=metric not in _LOWER_IS_BETTER,
+        )
+
+
+def _curves(name: str, folder: Path) -> Iterator[Curve]:
+    """Losses and validation metrics of a run; values of unlike scale have axes of their own."""
+    lines = read_metrics(folder)
+
+    def series(metric: str) -> tuple[list[int], list[float]]:
+        found = [(int(line["step"]), line[metric]) for line in lines if metric in line]
+        return [step for step, _ in found], [value for _, value in found]
+
+    training, validation = series("loss"), series("validation/loss")
+    if training[0] and validation[0] and _alike(training[1], validation[1]):
+        yield Curve(f"Loss: {name}", {"training": training, "validation": validation})
+    else:
+        for what, of in (("Loss", training), ("Validation loss", validation)):
+            if of[0]:
+                yield Curve(f"{what}: {name}", {what.lower(): of})
+    for metric in sorted({key for line in lines for key in line if key.startswith("loss/")})[:6]:
+        yield Curve(f"Loss of {metric.removeprefix('loss/')}: {name}", {"training": series(metric)})
+    for metric in ("auc", "ndcg@10", "accuracy", "perplexity"):
+        of = series(f"validation/{metric}")
+        if len(of[0]) > 1:
+            yield Curve(f"Validation {_METRICS[metric]}: {name}", {metric: of})
+
+
+def _alike(one: Sequence[float], two: Sequence[float]) -> bool:
+    """Whether two losses can share an axis and both still show how they change."""
+    middles = sorted(abs(float(np.median(values))) for values in (one, two))
+    return middles[1] <= 1.5 * middles[0]
+
+
+def _scored(result: TaskResult, several: bool) -> Iterator[ScoredExamples]:
+    found = result.predictions
+    if not isinstance(found, ScoringPredictions | LikelihoodPredictions):
+        return
+    baselines: dict[str, np.ndarray] = {}
+    if "groups" in result.task.prepared().manifest["views"]:
+        fitted = mean_baselines(result.evaluation)
+        baselines = {
+            "popularity": fitted.popularity(found.items),
+            "item mean": fitted.item_mean(found.items),
+            "user and item mean": fitted.user_and_item_mean(found.users, found.items),
+        }
+    probable = isinstance(found, ScoringPredictions)
+    yield ScoredExamples(
+        found.labels,
+        found.probabilities if isinstance(found, ScoringPredictions) else found.scores,
+        baselines,
+        are_probabilities=probable,
+        title=_title(result, several),
+    )
+
+
+def _ranked(result: TaskResult, several: bool) -> Iterator[RankedTargets]:
+    found = result.predictions
+    if isinstance(found, RetrievalPredictions):
+        popular = popular_ranks(result.evaluation, found)
+        longest = min(50, int(found.num_ranked.max()))
+        yield RankedTargets(
+            {"this model": found.ranks, "popularity": popular}, longest, _title(result, several)
+        )
+
+
+def _first_rows(result: TaskResult, count: int) -> dict[str, np.ndarray]:
+    """The first rows that were evaluated, as the model read them. TFDS writes them in no order."""
+    batches = EvaluationBatches(
+        result.task.name,
+        result.lengths,
+        count,
+        split=result.split,
+        sample=result.sample,
+        limit=count,
+    )
+    batch = next(iter(batches))
+    return {name: rows[batch["example_weights"] > 0] for name, rows in batch.items()}
+
+
+def _pieces(
+    vocabulary: Vocabulary, tokens: np.ndarray, blocks: np.ndarray
+) -> Iterator[tuple[int, str, int]]:
+    """Number, text and tokens of each block of a row."""
+    for block in np.unique(blocks[blocks > 0]):
+        ids = tokens[blocks == block]
+        yield int(block), vocabulary.decode(ids), len(ids)
+
+
+def _source(result: TaskResult, rows: Mapping[str, np.ndarray], row: int) -> list[TextPiece]:
+    tokens, blocks = rows["encoder_input_tokens"][row], rows["encoder_block_ids"][row]
+    found = _pieces(result.vocabulary, tokens, blocks)
+    return [TextPiece(text, count) for _, text, count in found if text]
+
+
+def _user_name(result: TaskResult, rows: Mapping[str, np.ndarray], row: int) -> str:
+    names = prepared_rows.user_names(result.task.prepared(), result.task.view, result.split)
+    return f"User {names.get(int(rows['user_ids'][row, 0]), row + 1)}"
+
+
+def _users(result: TaskResult) -> Iterator[UserPanel]:
+    found = result.predictions
+    if not isinstance(found, RetrievalPredictions):
+        return
+    texts = result.task.prepared().catalogue().texts
+    rows = _first_rows(result, NUM_USERS)
+    for row in range(len(rows["user_ids"])):
+        history = [piece.text for piece in _source(result, rows, row)]
+        wanted = set(found.targets[row][found.targets[row] >= 0].tolist())
+        pairs = zip(found.top_items[row].tolist(), found.scores[row].tolist(), strict=True)
+        yield UserPanel(
+            _user_name(result, rows, row),
+            [*history[:1], *history[1:][-SHOWN_TEXTS:]],
+            [
+                Recommendation(texts[item], score, item in wanted)
+                for item, score in pairs
+                if item >= 0
+            ][:NUM_RECOMMENDED],
+            [texts[item] for item in sorted(wanted)],
+            len(history),
+        )
+
+
+def _texts(result: TaskResult, several: bool) -> Iterator[ModelText]:
+    """Two rows: all segments that the model read, and what it made of the texts it judged."""
+    rows = _first_rows(result, 2)
+    labelled = 0
+    for row in range(len(rows["user_ids"])):
+        positions = np.flatnonzero(rows["decoder_labels"][row] >= 0)
+        blocks = rows["decoder_block_ids"][row]
+        remarks = {
+            int(blocks[position]): _remark(result, labelled + number)
+            for number, position in enumerate(positions)
+        }
+        labelled += len(positions)
+        yield ModelText(
+            _user_name(result, rows, row)
+            if rows["user_ids"][row, 0] >= 0
+            and not isinstance(result.predictions, GenerationPredictions)
+            else f"Row {row + 1} of the {result.split} part",
+            _source(result, rows, row),
+            _answers(result, rows, row, remarks)[:SHOWN_ANSWERS],
+            task=_title(result, several),
+        )
+
+
+def _answers(
+    result: TaskResult, rows: Mapping[str, np.ndarray], row: int, remarks: Mapping[int, str]
+) -> list[TextPiece]:
+    found, vocabulary = result.predictions, result.vocabulary
+    if isinstance(found, GenerationPredictions):
+        texts = {"written": found.texts[row], "reference": str(found.rows[row]["target"])}
+        return [TextPiece(text, len(vocabulary.encode(text)), what) for what, text in texts.items()]
+    remark = ""
+    if isinstance(found, RetrievalPredictions):
+        remark = f"rank {', '.join(f'{rank:,}' for rank in found.ranks[row] if rank > 0)}"
+    if isinstance(found, LanguagePredictions) and found.weight[row]:
+        remark = f"{found.negative_log_likelihood[row] / found.weight[row]:.2f} nats per token"
+    blocks = _pieces(vocabulary, rows["decoder_input_tokens"][row], rows["decoder_block_ids"][row])
+    return [
+        TextPiece(text, count, remarks.get(block, remark)) for block, text, count in blocks if text
+    ]
+
+
+def _remark(result: TaskResult, number: int) -> str:
+    """What the model made of the labelled text with this number, in the order of the rows."""
+    found = result.predictions
+    if isinstance(found, ScoringPredictions):
+        return f"{found.probabilities[number]:.2f}, was {found.labels[number]}"
+    if isinstance(found, LikelihoodPredictions):
+        return f"{found.scores[number]:.2f}, was {found.labels[number]}"
+    if isinstance(found, ClassificationPredictions):
+        best = int(found.probabilities[number].argmax())
+        share = found.probabilities[number, best]
+        return f"class {best} ({share:.2f}), was {found.labels[number]}"
+    return ""

@@ -1,0 +1,190 @@
+"""The groups of settings of `train`, each set in gin under its own name.
+
+    TrainingData.batch_size = 32
+    Start.checkpoint = 'runs/foundation'
+    Checkpoints.period = 500
+    Validation.best_metric = 'validation/auc'
+
+What gin does not name has the default written here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import gin
+
+from m6rec_jax.errors import ConfigError
+from m6rec_jax.objectives import total_loss
+from m6rec_jax.sharding import LogicalRules
+from m6rec_jax.training.initial_prompts import Words
+from m6rec_jax.training.task_data import MakeBatches, MakeEvaluationBatches
+from m6rec_jax.training.train_step import LossFunction
+from m6rec_jax.training.validation import Evaluate
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class TrainingData:
+    """What a run reads.
+
+    Attributes:
+      mixture_or_task_name: as registered in `tasks/`.
+      task_feature_lengths: `{"inputs": S, "targets": T}`, tokens.
+      batch_size: rows of one optimizer step, over all devices and accumulation steps.
+      batches: makes training batches; None: `pipeline.BatchIterator`.
+      prefetch: batches read ahead and held on the devices.
+      vocabulary_fingerprint: recorded and compared; None: that of the task's vocabulary.
+    """
+
+    mixture_or_task_name: str
+    task_feature_lengths: Mapping[str, int]
+    batch_size: int
+    batches: MakeBatches | None = None
+    prefetch: int = 2
+    vocabulary_fingerprint: str | None = None
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "batch_size", "prefetch")
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """What the parameters of a new run start from; a resumed run goes on with its own.
+
+    Attributes:
+      checkpoint: MODEL_DIR, `checkpoints` folder or step folder whose backbone is taken over.
+      prompts: whether its prompts are taken over as well: 'none', 'all', or 'matching' (tensors of
+        equal name and shape, e.g. special tokens of pretraining; those of a single task go to every
+        task of a bank that has them in the same size).
+      soft_prompts: 'random'; 'vocabulary', embeddings of frequent pieces drawn by the seed; or
+        'class_labels', the last ones as the text of the classes and the others as 'vocabulary'
+        (`initial_prompts.with_prompts_of_labels`). The latter two replace soft prompts that
+        'matching' took over.
+      class_labels: that text, one for each class, or by the name of the seqio task. Read where
+        `soft_prompts` is 'class_labels'.
+      options: a word for each class, whose output vectors the options (or the columns of a linear
+        head) start from, or such words by the name of the seqio task; see
+        `initial_prompts.with_options_of_words`. Empty: they start as soft prompts do. They replace
+        a head that 'matching' took over.
+      embeddings: of a new backbone: 'random', 'pieces' (what the vocabulary's pieces are written
+        of), or 'neighbours' (that, and what stands near what in the training data); see
+        `with_initial_embeddings`.
+    """
+
+    checkpoint: str | None = None
+    prompts: str = "none"
+    soft_prompts: str = "random"
+    class_labels: Words = ()
+    options: Words = ()
+    embeddings: str = "random"
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """How one optimizer step is computed.
+
+    Attributes:
+      accumulation_steps: parts that a batch is computed in.
+      frozen_dtype: type in which a frozen backbone is held ('bfloat16' or None for float32).
+      rules: sharding rules; None: `data_parallel`. The mesh comes from `make_mesh`.
+      loss: the objectives.
+    """
+
+    accumulation_steps: int = 1
+    frozen_dtype: str | None = None
+    rules: LogicalRules | None = None
+    loss: LossFunction = total_loss
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "accumulation_steps")
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class Checkpoints:
+    """When checkpoints are written, and which stay.
+
+    Attributes:
+      period: steps between checkpoints.
+      keep: newest checkpoints kept (None: all); the best one is kept besides.
+    """
+
+    period: int = 1000
+    keep: int | None = 3
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "period", "keep")
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class Validation:
+    """When a run is validated, on what, and what follows from it.
+
+    Attributes:
+      period: steps between validations (None: never).
+      rows: at most so many rows each time, the same ones, drawn at random once (0: all). None: up
+        to 2,048, and so few that validations take about a fifth of the run at most; see
+        `validation.plan_validation`.
+      first: validate a new run before its first step, too: what it starts from, untuned. That is
+        never the best.
+      evaluate: further metrics, (model, variables, step) → `{name: value}`.
+      best_metric: metric by which a checkpoint is best, e.g. 'validation/loss'; that checkpoint is
+        kept (None: none is best).
+      best_mode: 'min' or 'max'.
+      patience: validations without a new best before training ends (None: never).
+      batches: makes one pass of validation batches; None: `pipeline.EvaluationBatches`.
+    """
+
+    period: int | None = None
+    rows: int | None = None
+    first: bool = False
+    evaluate: Evaluate | None = None
+    best_metric: str | None = None
+    best_mode: str = "min"
+    patience: int | None = None
+    batches: MakeEvaluationBatches | None = None
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "period", "patience")
+        if self.rows is not None and self.rows < 0:
+            raise ConfigError(f"Validation.rows = {self.rows} must be at least 1, or 0 for all")
+        if self.best_mode not in ("min", "max"):
+            raise ConfigError(
+                f"Validation.best_mode = {self.best_mode!r} is neither 'min' nor 'max'"
+            )
+        if self.patience is not None and self.best_metric is None:
+            raise ConfigError("Validation.patience needs Validation.best_metric")
+        if self.best_metric is not None and self.period is None:
+            raise ConfigError("Validation.best_metric needs Validation.period")
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class Logging:
+    """What a run shows of itself.
+
+    Attributes:
+      period: steps between lines of the log.
+      tensorboard: write TensorBoard files.
+      progress: show a progress bar.
+    """
+
+    period: int = 50
+    tensorboard: bool = True
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "period")
+
+
+def _require_positive(options: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise ConfigError(f"{type(options).__name__}.{name} = {value} must be at least 1")

@@ -1,0 +1,136 @@
+"""A shop's tables to tuned models and a report, and what one can do from there."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import gin
+import pytest
+
+from m6rec_jax import quickstart
+from m6rec_jax.errors import CheckpointError, DataError
+from m6rec_jax.pipeline.registration import unregister
+from m6rec_jax.run_report import report_on_run
+
+SHOP = Path(__file__).resolve().parents[1] / "data" / "shop"
+KINDS = ("coffee", "tea", "cake")
+
+
+def enlarged_shop(folder: Path, users: int = 60, events: int = 2000) -> Path:
+    """The shop of the tests with more of everything; customers keep to the kinds they like."""
+    rng = random.Random(0)
+    folder.mkdir()
+    spec = json.loads((SHOP / "dataset.json").read_text()) | {"name": "enlarged-shop"}
+    (folder / "dataset.json").write_text(json.dumps(spec))
+    items = [
+        (f"{number:03d}", f"{name} {kind}", number % 7 + 1.5, kind, "true")
+        for number, (name, kind) in enumerate(
+            (name, kind) for kind in KINDS for name in ("dark", "light", "old", "green", "plain")
+        )
+    ]
+    likes = {user: rng.choice(KINDS) for user in range(users)}
+    tables = {
+        "users": [("customer", "age", "city", "interests")]
+        + [(f"u{user}", 20 + user, "Lisbon", kind) for user, kind in likes.items()],
+        "items": [("sku", "name", "price", "kinds", "in_stock"), *items],
+        "events": [("customer", "sku", "bought_at")],
+    }
+    for number in range(events):
+        user = rng.randrange(users)
+        of_kind = [item for item in items if item[3] == likes[user] or rng.random() < 0.1]
+        row = (f"u{user}", rng.choice(of_kind)[0], 1_700_000_000 + 1000 * number)
+        tables["events"].append(row)
+    for name, rows in tables.items():
+        with (folder / f"{name}.csv").open("w", newline="") as file:
+            csv.writer(file).writerows(rows)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """What quickstart makes, with hardly any training."""
+    folder = tmp_path_factory.mktemp("quickstart")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(quickstart, "_LEAST_STEPS", 4)
+        page = quickstart.run_quickstart(
+            enlarged_shop(folder / "shop"), folder / "out", minutes=0.02
+        )
+    assert page == folder / "out" / "report.html"
+    yield folder
+    gin.clear_config()
+    name = "own_enlarged_shop"
+    unregister([f"{name}_backbone"])
+
+
+def test_everything_lies_in_one_folder(made: Path) -> None:
+    out = made / "out"
+    names = {path.name for path in out.iterdir()}
+    assert {"data.gin", "prepare.gin", "foundation.gin", "scorer.gin", "retriever.gin"} <= names
+    assert {"foundation", "scorer", "retriever", "items.index", "vocabulary.model"} <= names
+    assert "measured" not in names
+    sizes = json.loads((out / "quickstart.json").read_text())
+    assert sizes["steps"] == {"foundation": 4, "scorer": 4, "retriever": 4}
+    assert sizes["model"] == "tiny"
+    text = (out / "report.html").read_text()
+    for part in ("AUC", "log loss", "hit rate @ 10", "item mean", "popularity", "4 users"):
+        assert part in text, part
+    assert text.count(">chosen<") < 15, "only what the users chose is marked"
+
+
+def test_the_same_command_goes_on(
+    made: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed while the retriever was tuned: what was there stays, the rest is made."""
+    out = made / "out"
+    shutil.rmtree(out / "retriever")
+    before = (out / "scorer" / "metrics.jsonl").read_text()
+    sizes = (out / "quickstart.json").read_text()
+    monkeypatch.setattr(quickstart, "_measure", None)
+    quickstart.run_quickstart(made / "shop", out, minutes=5)
+    assert (out / "quickstart.json").read_text() == sizes
+    lines = (out / "scorer" / "metrics.jsonl").read_text()
+    assert [json.loads(line)["step"] for line in lines.splitlines()][-1] == 4
+    assert lines.startswith(before)
+    assert "[9/9] report" in capsys.readouterr().out
+
+
+def test_a_report_of_any_run(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the scorer on its own, elsewhere than it was made, on some of the rows."""
+    monkeypatch.chdir(made / "out")
+    page = report_on_run(Path("scorer"), tmp_path / "page.html", rows=20)
+    text = page.read_text()
+    assert "on 20 of " in text
+    assert "user and item mean" in text
+    # The text that was read, and the answers to it.
+    assert "bought " in text
+    assert re.search(r"<b>0\.\d\d, was [01]</b>", text)
+    page = report_on_run(Path("foundation"), tmp_path / "foundation.html", rows=8)
+    assert "perplexity" in page.read_text()
+
+
+def test_a_report_of_no_run(made: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no checkpoint at"):
+        report_on_run(tmp_path)
+
+
+def test_other_data_are_not_mixed_in(made: Path) -> None:
+    with pytest.raises(DataError, match=r"made of the data set 'enlarged-shop', .* 'corner-shop'"):
+        quickstart.run_quickstart(SHOP, made / "out")
+
+
+def test_data_with_errors_are_refused(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(SHOP, tmp_path / "shop")
+    with (tmp_path / "shop" / "events.csv").open("a") as file:
+        file.write("nobody,0001,2024-03-09T10:00:00Z\n")
+    with pytest.raises(DataError, match="has errors: mend them first"):
+        quickstart.run_quickstart(tmp_path / "shop", tmp_path / "out")
+    assert "nobody" in capsys.readouterr().out
+    assert not (tmp_path / "out").exists()

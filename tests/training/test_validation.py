@@ -1,0 +1,92 @@
+"""How much of a run validations take, and on which rows they are."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from m6rec_jax.errors import ConfigError
+from m6rec_jax.training.metric_log import read_metrics
+from m6rec_jax.training.options import Validation
+from m6rec_jax.training.validation import MOST_ROWS, TRAINING_COST, plan_validation
+from tests.training import shop_run
+from tests.training.toy_run import ROWS, toy_train, toy_validation
+
+
+def test_validations_are_at_most_a_fifth_of_a_run() -> None:
+    """Every validation of the steps of a run is counted, at every size."""
+    choices = ([1, 7, 100, 500], [1, 99, 100, 101, 1000, 1999], [4, 32], [1, 2], [0.0, 40.0, 3e3])
+    affordable = 0
+    for period, steps, batch, passes, fixed, first in itertools.product(*choices, [False, True]):
+        plan = plan_validation(
+            period, steps, batch, passes=passes, fixed_cost=fixed, first=first, least_rows=1
+        )
+        times = sum(step % plan.period == 0 or step == steps for step in range(1, steps + 1))
+        cost = (times + first) * (plan.rows * passes + fixed)
+        work = TRAINING_COST * steps * batch
+        assert plan.period % period == 0
+        assert 1 <= plan.rows <= MOST_ROWS
+        assert plan.rows == 1 or cost <= 0.2 * (cost + work), (period, steps, batch, plan)
+        affordable += plan.rows > 1
+    assert affordable > 300
+
+
+def test_large_runs_are_validated_as_asked_for() -> None:
+    assert plan_validation(500, 100_000, 256, passes=2).period == 500
+    assert plan_validation(500, 100_000, 256, passes=2).rows == MOST_ROWS
+    assert plan_validation(500, 5000, 32, passes=2).rows == 2000
+    # A catalogue of 100,000 short items costs as much as 8,000 rows.
+    assert plan_validation(500, 100_000, 32, passes=2, fixed_cost=8000.0).period == 2000
+
+
+def test_the_rows_asked_for_reach_both_passes(tmp_path: Path) -> None:
+    class Metrics:
+        sample = 0
+
+        def __call__(self, *_: object) -> dict[str, float]:
+            return {"seen": float(self.sample)}
+
+    asked: list[int] = []
+
+    def batches(*arguments: object, sample: int, **options: object) -> list[dict[str, np.ndarray]]:
+        asked.append(sample)
+        return toy_validation()
+
+    given = {"validation": batches, "evaluate": Metrics(), "eval_period": 4}
+    toy_train(tmp_path, 4, **given)
+    assert asked == [ROWS]  # the least; a fifth of 4 steps is less
+    seen = [line["validation/seen"] for line in read_metrics(tmp_path) if "validation/seen" in line]
+    assert seen == [ROWS]
+
+
+def test_a_run_says_on_how_many_rows_it_is_validated(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shop_run.write_shop(tmp_path)
+    with caplog.at_level(logging.INFO, "m6rec_jax"):
+        shop_run.shop_train(tmp_path, tmp_path / "run", 2)
+    (rows,) = (
+        line["validation/rows"]
+        for line in read_metrics(tmp_path / "run")
+        if "validation/rows" in line
+    )
+    assert f"validation on {rows:.0f} of " in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"period": 0}, r"Validation\.period = 0 must be at least 1"),
+        ({"rows": -1}, r"Validation\.rows = -1 must be at least 1, or 0 for all"),
+        ({"best_metric": "validation/loss"}, "best_metric needs Validation.period"),
+        ({"patience": 2}, "patience needs Validation.best_metric"),
+        ({"best_mode": "most"}, "'most' is neither 'min' nor 'max'"),
+    ],
+)
+def test_settings_that_do_not_fit(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Validation(**settings)  # type: ignore[arg-type]
