@@ -47,9 +47,7 @@ def own_task(
             prefix, dataset=dataset, split=split, vocabulary_split=vocabulary_split
         )
     names = (*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names())
-    kinds = [
-        name.removeprefix(f"{prefix}_") for name in names if name.startswith(f"{prefix}_")
-    ]
+    kinds = [name.removeprefix(f"{prefix}_") for name in names if name.startswith(f"{prefix}_")]
     if kind not in kinds:
         raise ConfigError(
             f"own_task.kind = {kind!r} is no kind of task{closest_match(kind, kinds)} (known: "

@@ -21,24 +21,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from m6rec_jax.data.columns import ID, TIME, VALUE
-from m6rec_jax.data.imports.lines import (
-    Lines,
-    Report,
-    convert_field,
-    first_line,
-    line_batches,
-    read_table,
-    split_fields,
-)
-from m6rec_jax.data.imports.records import (
-    ITEM,
-    LINE,
-    POSITION,
-    RATING,
-    TIMESTAMP,
-    USER,
-    Imported,
-)
+from m6rec_jax.data.imports import lines as text
+from m6rec_jax.data.imports.records import ITEM, LINE, POSITION, RATING, TIMESTAMP, USER, Imported
 from m6rec_jax.data.schema import closest_match
 from m6rec_jax.data.values import FIRST_TIME, LAST_TIME, out_of_range
 from m6rec_jax.errors import DataError
@@ -48,7 +32,7 @@ _KINDS = {"token": "string", "token_seq": "list<string>", "float": "float", "flo
 _TEXT = re.compile(r"title|name|text|descr|summary|headline|abstract|review", re.IGNORECASE)
 
 
-def read_atomic_files(folder: Path, report: Report) -> Imported:
+def read_atomic_files(folder: Path, report: text.Report) -> Imported:
     """Reads a folder with the atomic files of one data set.
 
     Args:
@@ -92,10 +76,10 @@ def read_atomic_files(folder: Path, report: Report) -> Imported:
     )
 
 
-def _header(path: Path, report: Report) -> dict[str, str | None]:
+def _header(path: Path, report: text.Report) -> dict[str, str | None]:
     """Field -> type of column; None for those that are not used."""
     kinds: dict[str, str | None] = {}
-    for field in first_line(path).split("\t"):
+    for field in text.first_line(path).split("\t"):
         name, colon, kind = field.strip().rpartition(":")
         if not colon or kind not in _KINDS:
             hint = closest_match(kind, _KINDS) if colon else "; write field:type"
@@ -120,23 +104,25 @@ def _require(path: Path, header: Mapping[str, str | None], name: str) -> None:
         )
 
 
-def _attributes(path: Path, identifier: str, report: Report) -> tuple[dict[str, str], pa.Table]:
+def _attributes(
+    path: Path, identifier: str, report: text.Report
+) -> tuple[dict[str, str], pa.Table]:
     header = _header(path, report)
     _require(path, header, identifier)
     kinds = {name: kind for name, kind in header.items() if kind and name != identifier}
-    return kinds, read_table(path, report, list(header), kinds, identifier)
+    return kinds, text.read_table(path, report, list(header), kinds, identifier)
 
 
 def _events(
-    path: Path, header: Mapping[str, str | None], report: Report
+    path: Path, header: Mapping[str, str | None], report: text.Report
 ) -> Iterator[pa.RecordBatch]:
     kinds = {USER: ID, ITEM: ID, TIMESTAMP: TIME, RATING: VALUE}
     kinds = {name: kind for name, kind in kinds.items() if name in header}
     if unused := [name for name, kind in header.items() if kind and name not in kinds]:
         report.notes.append(f"{path.name}: not used: {', '.join(unused)}")
-    for lines in line_batches(path, report, skip=1):
-        fields = split_fields(lines, list(header))
-        batch = {name: convert_field(lines, fields[name], name, kinds[name]) for name in kinds}
+    for lines in text.line_batches(path, report, skip=1):
+        fields = text.split_fields(lines, list(header))
+        batch = {name: text.convert_field(lines, fields[name], name, kinds[name]) for name in kinds}
         if TIMESTAMP not in batch:
             batch[POSITION] = pa.array(lines.numbers.astype(np.float64))
         else:
@@ -151,7 +137,7 @@ def _events(
         yield made.filter(pa.array(whole))
 
 
-def _check_times(lines: Lines, times: pa.Array) -> None:
+def _check_times(lines: text.Lines, times: pa.Array) -> None:
     wrong = pc.or_(pc.less(times, FIRST_TIME), pc.greater(times, LAST_TIME)).fill_null(False)
     offsets = np.flatnonzero(wrong.to_numpy(zero_copy_only=False))
     if offsets.size:

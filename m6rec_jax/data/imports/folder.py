@@ -138,7 +138,7 @@ def _write(
         name=name or imported.name,
         users=TableSpec(USER, imported.user_columns, FILES["users"]),
         items=TableSpec(ITEM, imported.item_columns, FILES["items"]),
-        events=EventsSpec(USER, ITEM, when, threshold and RATING, FILES["events"]),
+        events=EventsSpec(USER, ITEM, when, None if threshold is None else RATING, FILES["events"]),
         label=LabelSpec(threshold),
         template=_template(imported, texts, threshold),
         provenance=provenance,
@@ -177,7 +177,7 @@ def _text_columns(imported: Imported) -> list[str]:
 def _write_events(
     imported: Imported, items: pa.ChunkedArray, folder: Path, report: Report
 ) -> tuple[list[str], int, Counter[float]]:
-    """Writes the events of known items; their users, how many they are, and how often each rating."""
+    """Writes the events of known items; their users, their number, and each rating's number."""
     kinds = {USER: ID, ITEM: ID, (TIMESTAMP if imported.has_times else POSITION): TIME}
     kinds |= {RATING: VALUE} if imported.has_ratings else {}
     schema = pa.schema([(name, ARROW_TYPES[kind]) for name, kind in kinds.items()])
@@ -223,15 +223,14 @@ def _write_users(imported: Imported, seen: list[str], folder: Path, report: Repo
     return users.num_rows
 
 
-def _threshold(
-    ratings: Counter[float], at_least: float | None, report: Report
-) -> float | None:
+def _threshold(ratings: Counter[float], at_least: float | None, report: Report) -> float | None:
     """From which rating an event is a positive; None where all have the same.
 
     Raises:
       ConfigError: a threshold by which all events, or none, would be positives.
     """
-    values, total = sorted(ratings), ratings.total()
+    values = np.array(sorted(ratings))
+    counts = np.array([ratings[value] for value in values.tolist()])
     if len(values) == 1:
         report.notes.append(f"every rating is {values[0]:g}, so ratings are left out")
         return None
@@ -240,14 +239,17 @@ def _threshold(
             f"--at-least {at_least:g} divides nothing: ratings go from {values[0]:g} to "
             f"{values[-1]:g}"
         )
-    shares = {
-        value: sum(n for other, n in ratings.items() if other >= value) / total
-        for value in (values[1:] if at_least is None else [at_least])
-    }
-    chosen = min(shares, key=lambda value: abs(shares[value] - 0.5))
-    how = "--at-least" if at_least is not None else "nearest to half; --at-least sets another"
+    reach = counts[::-1].cumsum()[::-1]  # events whose rating is at least that value
+    if at_least is None:
+        uneven = np.abs(2 * reach - reach[0])
+        place = int(np.flatnonzero(uneven == uneven[1:].min())[-1])
+        chosen, how = float(values[place]), "nearest to half; --at-least sets another"
+    else:
+        place = int(np.searchsorted(values, at_least))
+        chosen, how = at_least, "--at-least"
     report.notes.append(
-        f"positives are ratings of at least {chosen:g}: {shares[chosen]:.0%} of events ({how})"
+        f"positives are ratings of at least {chosen:g}: {reach[place] / reach[0]:.0%} of "
+        f"{reach[0]:,} events ({how})"
     )
     return chosen
 
@@ -270,6 +272,5 @@ def _template(imported: Imported, texts: list[str], threshold: float | None) -> 
     if imported.has_times:
         template["context"] = "{weekday} {part_of_day}"
     if threshold is not None:
-        liked = {"at_least": threshold, "text": "liked"}
-        template["outcomes"] = [liked, {"text": "disliked"}]
+        template["outcomes"] = [{"at_least": threshold, "text": "liked"}, {"text": "disliked"}]
     return template

@@ -66,7 +66,9 @@ class Lines:
         """An error about one of the lines."""
         cut = self.unfinished and offset == len(self.numbers) - 1
         hint = ". The file ends there without a line break: if it was cut off, copy it again"
-        return DataError(f"{self.path}, line {self.numbers[offset]}: {message}{hint if cut else ''}")
+        return DataError(
+            f"{self.path}, line {self.numbers[offset]}: {message}{hint if cut else ''}"
+        )
 
 
 def first_line(path: Path) -> str:
@@ -147,7 +149,7 @@ def split_fields(lines: Lines, names: Sequence[str]) -> dict[str, pa.Array]:
     if (wrong := np.flatnonzero(widths != len(names))).size:
         raise lines.error(
             int(wrong[0]),
-            f"{widths[wrong[0]]} fields, not the {len(names)} that line 1 has ({', '.join(names)}); "
+            f"{widths[wrong[0]]} fields, not the {len(names)} of line 1 ({', '.join(names)}); "
             "one tab stands between two fields, and none inside of one",
         )
     flat = fields.flatten()

@@ -42,7 +42,9 @@ def read_sequences(folder: Path, report: Report) -> Imported:
       DataError: a file is missing, or a line of it is not as this module's docstring says.
     """
     sequences = _file(folder, SEQUENCES, "a line `user item item ...` for each user")
-    path = _file(folder, ITEMS, "a line for each item: its id, a tab, its text. The model reads text")
+    path = _file(
+        folder, ITEMS, "a line for each item: its id, a tab, its text. The model reads text"
+    )
     first = first_line(path).split("\t")
     header = re.sub(r"[\W_]", "", first[0].lower()) in _NAMES_OF_IDS
     if len(first) < 2:
