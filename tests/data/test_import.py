@@ -55,11 +55,11 @@ def spec_of(folder: Path) -> dict[str, Any]:
 
 def test_atomic_files(tmp_path: Path) -> None:
     source = write(tmp_path / "in", shop_inter=INTER, shop_item=ITEMS, shop_user=USERS)
-    told = "\n".join(import_dataset("recbole", source, tmp_path / "out"))
-    assert "shop: 2 users, 2 items, 4 events" in told
-    assert "ratings of at least 4: 50% of 4 events" in told
-    assert "shop.item: not used, as float_seq: vector" in told
-    assert "users without a row of their own: 1, first 'u2'" in told
+    printed = "\n".join(import_dataset("recbole", source, tmp_path / "out"))
+    assert "shop: 2 users, 2 items, 4 events" in printed
+    assert "ratings of at least 4: 50% of 4 events" in printed
+    assert "shop.item: not used, as float_seq: vector" in printed
+    assert "users without a row of their own: 1, first 'u2'" in printed
     assert rows(tmp_path / "out", "items") == [
         {
             "item_id": "i1",
@@ -158,8 +158,8 @@ def test_threshold(tmp_path: Path, ratings: list[int], at_least: int, share: str
     head = "user_id:token\titem_id:token\trating:float\n"
     events = head + "".join(f"u{i}\ti1\t{rating}\n" for i, rating in enumerate(ratings))
     source = write(tmp_path / "in", a_inter=events, a_item="item_id:token\tname:token\ni1\tMug\n")
-    told = "\n".join(import_dataset("recbole", source, tmp_path / "out"))
-    assert f"at least {at_least}: {share} of {len(ratings)} events" in told
+    printed = "\n".join(import_dataset("recbole", source, tmp_path / "out"))
+    assert f"at least {at_least}: {share} of {len(ratings)} events" in printed
     assert spec_of(tmp_path / "out")["label"] == {"at_least": at_least}
 
 
@@ -173,8 +173,8 @@ def test_ratings_that_are_all_the_same_are_no_label(tmp_path: Path) -> None:
 def test_without_times_the_order_of_the_file_is_kept(tmp_path: Path) -> None:
     events = "user_id:token\titem_id:token\nu\ti2\nu\ti1\nv\ti1\nu\ti2\n"
     source = write(tmp_path / "in", a_inter=events, a_item=ITEMS)
-    told = "\n".join(import_dataset("recbole", source, tmp_path / "out"))
-    assert "no times: 'position' is the place of an event in a.inter" in told
+    printed = "\n".join(import_dataset("recbole", source, tmp_path / "out"))
+    assert "no times: 'position' is the place of an event in a.inter" in printed
     spec = spec_of(tmp_path / "out")
     assert spec["events"]["time"] == "position"
     assert spec["template"]["event"] == "{title}"
@@ -246,11 +246,11 @@ def test_mistakes_in_atomic_files(
 def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
     events = INTER + "\nu9\ti7\t5\t100\nu9\ti3\t5\t100\nu9\ti1\t\t100\n"
     source = write(tmp_path / "in", a_inter=events, a_item=ITEMS + "i3\t\tdrama\t1\t\n")
-    told = "\n".join(import_dataset("recbole", source, tmp_path / "out"))
-    assert "empty lines: 1, first in a.inter, line 6" in told
-    assert "events of unknown items, or of such without text, left out: 2" in told
-    assert "items without 'title', left out: 1, first in a.item, line 4" in told
-    assert "events without rating, left out: 1, first in a.inter, line 9" in told
+    printed = "\n".join(import_dataset("recbole", source, tmp_path / "out"))
+    assert "empty lines: 1, first in a.inter, line 6" in printed
+    assert "events of unknown items, or of such without text, left out: 2" in printed
+    assert "items without 'title', left out: 1, first in a.item, line 4" in printed
+    assert "events without rating, left out: 1, first in a.inter, line 9" in printed
     assert spec_of(tmp_path / "out")["provenance"]["notes"]
     assert len(rows(tmp_path / "out", "events")) == 4
     assert check_dataset(tmp_path / "out").ok
@@ -285,11 +285,11 @@ def test_sequences_as_a_loop_reads_them(
     with tempfile.TemporaryDirectory() as scratch, pytest.MonkeyPatch.context() as patch:
         patch.setattr(lines, "_BLOCK_BYTES", block)
         source = write(Path(scratch) / "in", sequences_txt=text, items_tsv=products)
-        told = "\n".join(import_dataset("sequences", source, Path(scratch) / "out", name="x"))
+        printed = "\n".join(import_dataset("sequences", source, Path(scratch) / "out", name="x"))
         assert rows(Path(scratch) / "out", "events") == expected
         unknown = sum(items.count("7") for items in made.values())
-        assert (f"without text, left out: {unknown}" in told) == bool(unknown)
-        assert ("items.tsv: a header" in told) == header
+        assert (f"without text, left out: {unknown}" in printed) == bool(unknown)
+        assert ("items.tsv: a header" in printed) == header
         assert check_dataset(Path(scratch) / "out").ok
 
 
@@ -343,10 +343,10 @@ def test_mistakes_in_sequences(tmp_path: Path, files: dict[str, str | bytes], me
 
 def test_a_file_that_may_be_cut_off_is_told(tmp_path: Path) -> None:
     source = write(tmp_path / "in", sequences_txt=SEQUENCES + "\nu4\nu5 1", items_tsv=PRODUCTS)
-    told = "\n".join(import_dataset("sequences", source, tmp_path / "out"))
-    assert "sequences.txt: the last line has no line break; is it whole?" in told
-    assert "users without items: 1, first in sequences.txt, line 5" in told
-    assert "empty lines: 1, first in sequences.txt, line 4" in told
+    printed = "\n".join(import_dataset("sequences", source, tmp_path / "out"))
+    assert "sequences.txt: the last line has no line break; is it whole?" in printed
+    assert "users without items: 1, first in sequences.txt, line 5" in printed
+    assert "empty lines: 1, first in sequences.txt, line 4" in printed
 
 
 # ---- the command

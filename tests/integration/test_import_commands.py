@@ -8,6 +8,8 @@ import gin
 import pytest
 
 from m6rec_jax import cli
+from m6rec_jax.data.prepared import Prepared
+from m6rec_jax.data.vocabulary_text import training_texts
 from m6rec_jax.errors import ConfigError
 
 GIN = "gin_configs/examples/next_item"
@@ -67,9 +69,9 @@ def test_sequences_to_retrieval(
     metrics = json.loads(out[out.index("{") :])
     assert 0.0 <= metrics["ndcg@10"] <= 1.0
     assert metrics["num_examples"] == 24  # every user's last item
-    # What a model is told of a history are words alone, no place in a sequence as a time.
-    saved = json.loads((tmp_path / "imported" / "dataset.json").read_text())
-    assert saved["template"] == {"event": "{text}", "candidate": "{text}", "item": "{text}"}
+    # A model reads what items are, and never a place in a sequence as a time.
+    prepared = Prepared.open(tmp_path / "cache", "bath-room", "leave_one_out")
+    assert set(training_texts(prepared, ("next_items",))) == set(words)
 
 
 def test_kinds_of_tasks_are_named() -> None:

@@ -37,7 +37,7 @@ def read_atomic_files(folder: Path, report: text.Report) -> Imported:
 
     Args:
       folder: holds one `.inter` file; those beside it have its name.
-      report: told of what is left out.
+      report: collects what is left out.
 
     Raises:
       DataError: a file or a field is missing, or a line is not as its header says.
@@ -87,7 +87,7 @@ def _header(path: Path, report: text.Report) -> dict[str, str | None]:
                 f"{path}, line 1: {field[:60]!r} has none of the types {', '.join(_KINDS)}{hint}"
             )
         name = re.sub(r"\W+", "_", name)
-        if name in kinds or name == LINE:
+        if name in (*kinds, LINE, ""):
             raise DataError(f"{path}, line 1: the field {name!r} is there twice, or is no name")
         is_text = kind == "token_seq" and _TEXT.search(name)
         kinds[name] = "string" if is_text else _KINDS[kind]

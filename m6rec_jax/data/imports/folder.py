@@ -42,7 +42,7 @@ FILES = {"users": "users.parquet", "items": "items.parquet", "events": "events.p
 # The text of an item, best first. Names of columns that hold no words a model could use.
 _TEXTS = ("title", "name", "text", "headline", "summary", "description")
 _NO_WORDS = re.compile(r"url|link|image|img|asin|isbn|(^|_)id$", re.IGNORECASE)
-# Further columns that a drafted template tells of an item.
+# Further columns of an item that a drafted template names.
 _MORE_COLUMNS = 4
 # So many distinct ratings are counted to choose a threshold.
 _MOST_RATINGS = 10_000
@@ -157,7 +157,7 @@ def _says(values: pa.ChunkedArray) -> np.ndarray:
 
 
 def _text_columns(imported: Imported) -> list[str]:
-    """Columns of items that a template tells, the one that every item must have first."""
+    """Columns of items that the template renders; every item must have the first one."""
     columns = [
         name
         for kind in ("string", "list<string>")

@@ -36,7 +36,7 @@ def read_sequences(folder: Path, report: Report) -> Imported:
 
     Args:
       folder: holds them.
-      report: told of what is left out.
+      report: collects what is left out.
 
     Raises:
       DataError: a file is missing, or a line of it is not as this module's docstring says.
