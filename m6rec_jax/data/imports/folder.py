@@ -88,9 +88,10 @@ def import_dataset(
         raise DataError(f"{output} is there already; name a new folder")
     report = Report()
     imported = reader(source, report)
-    output.absolute().parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.absolute().parent, prefix=".import-") as scratch:
-        folder = Path(scratch) / output.name
+    parent = output.absolute().parent
+    parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=parent, prefix=".import-") as scratch:
+        folder = Path(scratch) / "folder"
         folder.mkdir()
         counts, spec = _write(imported, folder, report, name, at_least)
         spec.save(folder)
