@@ -6,11 +6,13 @@ from pathlib import Path
 
 import gin
 import pytest
+import seqio
 
 from m6rec_jax import cli
+from m6rec_jax.configuration import macro, parse_config
 from m6rec_jax.data.prepared import Prepared
 from m6rec_jax.data.vocabulary_text import training_texts
-from m6rec_jax.errors import ConfigError
+from m6rec_jax.errors import ConfigError, DataError
 
 GIN = "gin_configs/examples/next_item"
 SMALL = """
@@ -56,10 +58,10 @@ def test_sequences_to_retrieval(
     size = "--gin.train_vocabulary.size=300"
     m6rec("vocab", "train", "--gin_file", f"{GIN}_prepare.gin", data, size)
     small = ("--gin_file", "small.gin", data)
-    m6rec("train", "--gin_file", f"{GIN}_pretrain.gin", *small, "--gin.MODEL_DIR=backbone")
     m6rec(
         *("train", "--gin_file", f"{GIN}_retrieval.gin", *small, "--gin.MODEL_DIR=tuned"),
-        "--gin.INITIAL_CHECKPOINT_PATH=backbone",
+        # Evaluated once, below.
+        *("--gin.train.evaluate=None", "--gin.train.best_metric=None", "--gin.EVAL_PERIOD=None"),
     )
     capsys.readouterr()
     lengths = "--gin.TASK_FEATURE_LENGTHS={'inputs': 64, 'targets': 32}"
@@ -72,6 +74,15 @@ def test_sequences_to_retrieval(
     # A model reads what items are, and never a place in a sequence as a time.
     prepared = Prepared.open(tmp_path / "cache", "bath-room", "leave_one_out")
     assert set(training_texts(prepared, ("next_items",))) == set(words)
+
+
+def test_pretraining_reads_the_same_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("M6REC_DATA_DIR", str(tmp_path))
+    parse_config([f"{GIN}_pretrain.gin"], ["DATA=bath-room", "MODEL_DIR=runs/backbone"])
+    assert macro("MIXTURE_OR_TASK_NAME") == "bath_room_leave_one_out_pretrain"
+    source = seqio.TaskRegistry.get("bath_room_leave_one_out_generation").source
+    with pytest.raises(DataError, match="m6rec data prepare bath-room --gin"):
+        source.num_input_examples("train")
 
 
 def test_kinds_of_tasks_are_named() -> None:
