@@ -169,6 +169,28 @@ def _parser() -> argparse.ArgumentParser:
     fetch = actions.add_parser("fetch", help="download a public data set into a canonical folder")
     fetch.add_argument("name", help="for instance movielens-100k; a wrong name lists them all")
     fetch.set_defaults(run=subcommands.run_data_fetch)
+    imported = actions.add_parser(
+        "import", help="make a data set folder of files in another format (recbole, sequences)"
+    )
+    imported.add_argument(
+        "format",
+        metavar="FORMAT",
+        help="recbole (NAME.inter, NAME.item, perhaps NAME.user) or sequences (sequences.txt with "
+        "a line 'user item item ...' for each user, and items.tsv)",
+    )
+    imported.add_argument(
+        "source", type=_local_path, metavar="SOURCE", help="the folder that holds these files"
+    )
+    imported.add_argument("output", type=_local_path, metavar="OUTPUT", help="a new folder")
+    imported.add_argument("--name", help="of the data set (default: what the source is called)")
+    imported.add_argument(
+        "--at-least",
+        type=float,
+        metavar="RATING",
+        help="from which rating an event is a positive (default: the one that divides the events "
+        "most evenly; it is printed)",
+    )
+    imported.set_defaults(run=subcommands.run_data_import)
     check = actions.add_parser("check", help="report the problems of a data set folder")
     check.add_argument("folder", type=_local_path)
     check.add_argument("--quarantine", type=_local_path, help="write rejected rows to this file")

@@ -59,6 +59,15 @@ def run_data_fetch(args: argparse.Namespace) -> None:
     print(fetch(args.name))
 
 
+def run_data_import(args: argparse.Namespace) -> None:
+    from m6rec_jax.data.imports.folder import import_dataset
+
+    for line in import_dataset(
+        args.format, args.source, args.output, name=args.name, at_least=args.at_least
+    ):
+        print(line)
+
+
 def _description(folder: Path) -> str:
     """Which file describes a folder of data.
 

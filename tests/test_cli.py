@@ -10,6 +10,7 @@ from m6rec_jax import cli, subcommands
 
 WITHOUT_GIN = {
     "data fetch": ["movielens-100k"],
+    "data import": ["recbole", "folder", "output"],
     "data check": ["folder"],
     "convert": ["--from", "huggingface:a", "--to", "b"],
     "prompts list": ["bank"],

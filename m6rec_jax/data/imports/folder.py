@@ -1,0 +1,277 @@
+"""`m6rec data import`: files of another format become a data set folder with a drafted template.
+
+Readers are `atomic_files` and `sequences`; another format is one more function in `FORMATS`. Events
+are streamed; in memory are the tables of users and items.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from m6rec_jax.data.columns import ARROW_TYPES, ID, TIME, VALUE
+from m6rec_jax.data.imports.atomic_files import read_atomic_files
+from m6rec_jax.data.imports.lines import Report
+from m6rec_jax.data.imports.records import (
+    ITEM,
+    LINE,
+    POSITION,
+    RATING,
+    TIMESTAMP,
+    USER,
+    Imported,
+)
+from m6rec_jax.data.imports.sequences import read_sequences
+from m6rec_jax.data.schema import DatasetSpec, EventsSpec, LabelSpec, TableSpec, closest_match
+from m6rec_jax.errors import ConfigError, DataError
+
+FORMATS: Mapping[str, Callable[[Path, Report], Imported]] = {
+    "recbole": read_atomic_files,
+    "sequences": read_sequences,
+}
+FILES = {"users": "users.parquet", "items": "items.parquet", "events": "events.parquet"}
+# The text of an item, best first. Names of columns that hold no words a model could use.
+_TEXTS = ("title", "name", "text", "headline", "summary", "description")
+_NO_WORDS = re.compile(r"url|link|image|img|asin|isbn|(^|_)id$", re.IGNORECASE)
+# Further columns of an item that a drafted template names.
+_MORE_COLUMNS = 4
+# So many distinct ratings are counted to choose a threshold.
+_MOST_RATINGS = 10_000
+
+
+def import_dataset(
+    format_name: str,
+    source: Path,
+    output: Path,
+    *,
+    name: str | None = None,
+    at_least: float | None = None,
+) -> list[str]:
+    """Reads `source` and writes a data set folder that `m6rec data check` accepts.
+
+    Items without text are left out, and events with items that are left out or unknown; all that
+    is left out is counted. Nothing is there under `output` until all of it is.
+
+    Args:
+      format_name: one of `FORMATS`.
+      source: a folder in that format.
+      output: a new folder.
+      name: of the data set; None: what the source is called.
+      at_least: from which rating an event is a positive; None: the rating that divides the events
+        most evenly.
+
+    Returns:
+      lines for the user: what was written, decided and left out.
+
+    Raises:
+      ConfigError: no such format, or a threshold that divides nothing.
+      DataError: a file is missing or a line of it is wrong, or `output` is there already.
+    """
+    reader = FORMATS.get(format_name)
+    if reader is None:
+        raise ConfigError(
+            f"there is no format {format_name!r}{closest_match(format_name, FORMATS)} "
+            f"(known: {', '.join(FORMATS)})"
+        )
+    if not source.is_dir():
+        raise DataError(f"{source} is not a folder; give the one that holds the files")
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise DataError(f"{output} is there already; name a new folder")
+    report = Report()
+    imported = reader(source, report)
+    parent = output.absolute().parent
+    parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=parent, prefix=".import-") as scratch:
+        folder = Path(scratch) / "folder"
+        folder.mkdir()
+        counts, spec = _write(imported, folder, report, name, at_least)
+        spec.save(folder)
+        if output.exists():
+            output.rmdir()
+        folder.rename(output)
+    sizes = ", ".join(f"{count:,} {table}" for table, count in counts.items())
+    return [f"{spec.name}: {sizes} in {output}", *report.render()]
+
+
+def _write(
+    imported: Imported, folder: Path, report: Report, name: str | None, at_least: float | None
+) -> tuple[dict[str, int], DatasetSpec]:
+    """Writes the three tables; their sizes, and what describes them."""
+    texts = _text_columns(imported)
+    items = imported.items
+    silent = np.logical_not(_says(items[texts[0]]))
+    report.count(
+        f"items without {texts[0]!r}, left out",
+        imported.item_file,
+        items[LINE].to_numpy()[silent],
+    )
+    items = items.filter(pa.array(~silent)).drop_columns([LINE])
+    pq.write_table(items, folder / FILES["items"], compression="zstd")
+    users, num_events, ratings = _write_events(imported, items[ITEM], folder, report)
+    num_users = _write_users(imported, users, folder, report)
+    threshold = None
+    if imported.has_ratings:
+        threshold = _threshold(ratings, at_least, report)
+    elif at_least is not None:
+        raise ConfigError(f"{imported.event_file} has no ratings that a threshold could divide")
+    when = TIMESTAMP if imported.has_times else POSITION
+    provenance = {
+        "format": "m6rec data import",
+        "files": [imported.event_file.name, imported.item_file.name],
+        "notes": report.render(),
+    }
+    if not imported.has_times:
+        provenance["times"] = (
+            f"There are none. '{POSITION}' is {imported.order}, so that splits and histories keep "
+            "the order; templates must not name {ago}, {weekday}, or the like"
+        )
+        report.notes.append(f"no times: {POSITION!r} is {imported.order}; the template names none")
+    spec = DatasetSpec(
+        name=name or imported.name,
+        users=TableSpec(USER, imported.user_columns, FILES["users"]),
+        items=TableSpec(ITEM, imported.item_columns, FILES["items"]),
+        events=EventsSpec(USER, ITEM, when, None if threshold is None else RATING, FILES["events"]),
+        label=LabelSpec(threshold),
+        template=_template(imported, texts, threshold),
+        provenance=provenance,
+    )
+    return {"users": num_users, "items": items.num_rows, "events": num_events}, spec
+
+
+def _says(values: pa.ChunkedArray) -> np.ndarray:
+    """Which of the values `[n]` have words."""
+    if pa.types.is_list(values.type):
+        says = pc.greater(pc.list_value_length(values), 0)
+    else:
+        says = pc.not_equal(pc.utf8_trim_whitespace(values), "")
+    found: np.ndarray = says.fill_null(False).to_numpy()
+    return found
+
+
+def _text_columns(imported: Imported) -> list[str]:
+    """Columns of items that the template renders; every item must have the first one."""
+    columns = [
+        name
+        for kind in ("string", "list<string>")
+        for name, of in imported.item_columns.items()
+        if of == kind and not _NO_WORDS.search(name)
+    ]
+    if not columns:
+        raise DataError(
+            f"{imported.item_file} has no column of text (its columns: "
+            f"{', '.join(imported.item_columns) or 'none'}): the model reads items as text, so it "
+            "needs their titles or other words"
+        )
+    named = [name for word in _TEXTS for name in columns if word in name.lower()]
+    return list(dict.fromkeys([*named[:1], *columns]))[: 1 + _MORE_COLUMNS]
+
+
+def _write_events(
+    imported: Imported, items: pa.ChunkedArray, folder: Path, report: Report
+) -> tuple[list[str], int, Counter[float]]:
+    """Writes the events of known items; their users, their number, and each rating's number."""
+    kinds = {USER: ID, ITEM: ID, (TIMESTAMP if imported.has_times else POSITION): TIME}
+    kinds |= {RATING: VALUE} if imported.has_ratings else {}
+    schema = pa.schema([(name, ARROW_TYPES[kind]) for name, kind in kinds.items()])
+    known = items.combine_chunks()
+    users: dict[str, None] = {}
+    ratings: Counter[float] = Counter()
+    count = 0
+    with pq.ParquetWriter(folder / FILES["events"], schema, compression="zstd") as writer:
+        for batch in imported.events:
+            there = pc.is_in(batch[ITEM], value_set=known)
+            unknown = batch.filter(pc.invert(there))
+            what = "events of unknown items, or of such without text, left out"
+            report.count(what, imported.event_file, unknown[LINE].to_numpy())
+            batch = batch.filter(there)
+            count += len(batch)
+            users |= dict.fromkeys(pc.unique(batch[USER]).to_pylist())
+            if imported.has_ratings and len(ratings) < _MOST_RATINGS:
+                for pair in pc.value_counts(batch[RATING]).to_pylist():
+                    ratings[pair["values"]] += pair["counts"]
+            writer.write_batch(batch.select(schema.names))
+    if not count:
+        raise DataError(
+            f"{imported.event_file} has no event with an item of {imported.item_file}: are ids "
+            "written alike in both?"
+        )
+    return list(users), count, ratings
+
+
+def _write_users(imported: Imported, seen: list[str], folder: Path, report: Report) -> int:
+    """Writes those of the users' file, then those of events that it lacks; returns how many."""
+    users = pa.table({USER: pa.array(seen, pa.string())})
+    if imported.users is not None:
+        known = imported.users.drop_columns([LINE])
+        users = users.filter(pc.invert(pc.is_in(users[USER], value_set=known[USER])))
+        if users.num_rows:
+            first = users[USER][0].as_py()
+            report.notes.append(
+                f"users without a row of their own: {users.num_rows:,}, first {first!r}; they "
+                "have no attributes"
+            )
+        users = pa.concat_tables([known, users], promote_options="default")
+    pq.write_table(users, folder / FILES["users"], compression="zstd")
+    return users.num_rows
+
+
+def _threshold(ratings: Counter[float], at_least: float | None, report: Report) -> float | None:
+    """From which rating an event is a positive; None where all have the same.
+
+    Raises:
+      ConfigError: a threshold by which all events, or none, would be positives.
+    """
+    values = np.array(sorted(ratings))
+    counts = np.array([ratings[value] for value in values.tolist()])
+    if len(values) == 1:
+        report.notes.append(f"every rating is {values[0]:g}, so ratings are left out")
+        return None
+    if at_least is not None and not values[0] < at_least <= values[-1]:
+        raise ConfigError(
+            f"--at-least {at_least:g} divides nothing: ratings go from {values[0]:g} to "
+            f"{values[-1]:g}"
+        )
+    reach = counts[::-1].cumsum()[::-1]  # events whose rating is at least that value
+    if at_least is None:
+        uneven = np.abs(2 * reach - reach[0])
+        place = int(np.flatnonzero(uneven == uneven[1:].min())[-1])
+        chosen, how = float(values[place]), "nearest to half; --at-least sets another"
+    else:
+        place = int(np.searchsorted(values, at_least))
+        chosen, how = at_least, "--at-least"
+    report.notes.append(
+        f"positives are ratings of at least {chosen:g}: {reach[place] / reach[0]:.0%} of "
+        f"{reach[0]:,} events ({how})"
+    )
+    return chosen
+
+
+def _template(imported: Imported, texts: list[str], threshold: float | None) -> dict[str, Any]:
+    """A draft: every item by its text, times and statistics only where there are times."""
+    item = f"{{{texts[0]}}}" + "".join(f"[, {{{name}}}]" for name in texts[1:])
+    event, candidate = f"{{{texts[0]}}}", item
+    if threshold is not None:
+        event = f"{{outcome}} {event}"
+    if imported.has_times:
+        event += ", {ago}"
+        liked = "[, {item_positive_percent}% of {item_count} liked it]"
+        candidate += "[, {item_popularity_top}]" if threshold is None else liked
+    template: dict[str, Any] = {"event": event, "candidate": candidate, "item": item}
+    about = [name for name in imported.user_columns if not _NO_WORDS.search(name)]
+    if about:
+        clauses = [f"[, {name.replace('_', ' ')} {{{name}}}]" for name in about]
+        template["profile"] = "user" + "".join(clauses)
+    if imported.has_times:
+        template["context"] = "{weekday} {part_of_day}"
+    if threshold is not None:
+        template["outcomes"] = [{"at_least": threshold, "text": "liked"}, {"text": "disliked"}]
+    return template

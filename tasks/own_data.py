@@ -1,0 +1,56 @@
+"""Tasks of any data set of yours by its name: gin in place of a module of your own.
+
+    import tasks.own_data
+
+    MIXTURE_OR_TASK_NAME = @own_task()
+    own_task.dataset = 'corner-shop'
+    own_task.kind = 'retrieval'
+    own_task.split = 'leave_one_out'
+
+registers what `register_recommendation_tasks` does and names one of them,
+`corner_shop_leave_one_out_retrieval`. Of the default split the names go without it.
+"""
+
+import re
+
+import gin
+import seqio
+
+from m6rec_jax.data.schema import closest_match
+from m6rec_jax.errors import ConfigError
+from m6rec_jax.pipeline.registration import register_recommendation_tasks
+
+_DEFAULT_SPLIT = "per_user_temporal"
+
+
+@gin.configurable
+def own_task(
+    dataset: str = gin.REQUIRED,
+    kind: str = gin.REQUIRED,
+    split: str = _DEFAULT_SPLIT,
+    vocabulary_split: str | None = None,
+) -> str:
+    """The name of a task or mixture of a prepared data set; registers them all the first time.
+
+    Args:
+      dataset: as in its dataset.json.
+      kind: what `pipeline.registration` has: 'ctr', 'retrieval', 'pretrain', ...
+      split: name of the prepared split.
+      vocabulary_split: beside which split the vocabulary lies; None: `split`.
+
+    Raises:
+      ConfigError: no such kind.
+    """
+    prefix = re.sub(r"\W", "_", dataset if split == _DEFAULT_SPLIT else f"{dataset}_{split}")
+    if f"{prefix}_infilling" not in seqio.TaskRegistry.names():
+        register_recommendation_tasks(
+            prefix, dataset=dataset, split=split, vocabulary_split=vocabulary_split
+        )
+    names = (*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names())
+    kinds = [name.removeprefix(f"{prefix}_") for name in names if name.startswith(f"{prefix}_")]
+    if kind not in kinds:
+        raise ConfigError(
+            f"own_task.kind = {kind!r} is no kind of task{closest_match(kind, kinds)} (known: "
+            f"{', '.join(kinds)})"
+        )
+    return f"{prefix}_{kind}"

@@ -1,0 +1,374 @@
+"""`m6rec data import`: tables come back whole from files of other formats, mistakes are named."""
+
+from __future__ import annotations
+
+import json
+import string
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from m6rec_jax import cli
+from m6rec_jax.data.check import check_dataset
+from m6rec_jax.data.imports import lines
+from m6rec_jax.data.imports.folder import import_dataset
+from m6rec_jax.data.reading import Dataset
+from m6rec_jax.errors import ConfigError, DataError
+
+INTER = (
+    "user_id:token\titem_id:token\trating:float\ttimestamp:float\n"
+    "u1\ti1\t5\t100\nu1\ti2\t1\t200\nu2\ti1\t4\t150\nu2\ti2\t3\t150\n"
+)
+ITEMS = (
+    "item_id:token\ttitle:token_seq\tgenre:token_seq\tprice:float\tvector:float_seq\n"
+    "i1\tToy Story\tcomedy children\t2.5\t0.1 0.2\ni2\tHeat\t\t\t\n"
+)
+USERS = "user_id:token\tage:token\nu1\t24\n"
+
+
+def write(folder: Path, **files: str | bytes) -> Path:
+    """A folder with files `a.inter`, `sequences.txt`, ... from names with `_` for the dot."""
+    folder.mkdir(exist_ok=True, parents=True)
+    for name, content in files.items():
+        data = content if isinstance(content, bytes) else content.encode()
+        (folder / ".".join(name.rsplit("_", 1))).write_bytes(data)
+    return folder
+
+
+def rows(folder: Path, table: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = pq.read_table(folder / f"{table}.parquet").to_pylist()
+    return found
+
+
+def spec_of(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "dataset.json").read_text())
+    return found
+
+
+# ---- atomic files
+
+
+def test_atomic_files(tmp_path: Path) -> None:
+    source = write(tmp_path / "in", shop_inter=INTER, shop_item=ITEMS, shop_user=USERS)
+    printed = "\n".join(import_dataset("recbole", source, tmp_path / "out"))
+    assert "shop: 2 users, 2 items, 4 events" in printed
+    assert "ratings of at least 4: 50% of 4 events" in printed
+    assert "shop.item: not used, as float_seq: vector" in printed
+    assert "users without a row of their own: 1, first 'u2'" in printed
+    assert rows(tmp_path / "out", "items") == [
+        {
+            "item_id": "i1",
+            "title": "Toy Story",
+            "genre": ["comedy", "children"],
+            "price": 2.5,
+        },
+        {"item_id": "i2", "title": "Heat", "genre": None, "price": None},
+    ]
+    assert rows(tmp_path / "out", "users") == [
+        {"user_id": "u1", "age": "24"},
+        {"user_id": "u2", "age": None},
+    ]
+    spec = spec_of(tmp_path / "out")
+    assert spec["label"] == {"at_least": 4.0}
+    assert spec["template"] == {
+        "event": "{outcome} {title}, {ago}",
+        "candidate": "{title}[, {genre}][, {item_positive_percent}% of {item_count} liked it]",
+        "item": "{title}[, {genre}]",
+        "profile": "user[, age {age}]",
+        "context": "{weekday} {part_of_day}",
+        "outcomes": [{"at_least": 4.0, "text": "liked"}, {"text": "disliked"}],
+    }
+    assert check_dataset(tmp_path / "out").ok
+
+
+ids = st.text(string.ascii_letters + string.digits + "-é|\"',", min_size=1, max_size=5)
+words = st.text(string.ascii_letters + "é'\"{}[],|", min_size=1, max_size=6)
+tables = st.fixed_dictionaries(
+    {
+        "items": st.dictionaries(
+            ids,
+            st.tuples(
+                st.lists(words, min_size=1, max_size=3),  # title
+                st.lists(words, max_size=3),  # genre
+                st.none() | st.floats(-1e6, 1e6),  # price
+            ),
+            min_size=1,
+            max_size=6,
+        ),
+        "users": st.dictionaries(ids, st.none() | words, min_size=1, max_size=5),
+    }
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(tables, st.data(), st.sampled_from(["\n", "\r\n"]), st.sampled_from([16, 64, 1 << 20]))
+def test_tables_come_back_from_atomic_files(
+    made: dict[str, Any], data: st.DataObject, end: str, block: int
+) -> None:
+    event = st.tuples(
+        st.sampled_from(sorted(made["users"])),
+        st.sampled_from(sorted(made["items"])),
+        st.sampled_from([1.0, 2.5, 5.0]),
+        st.integers(0, 4_000_000_000),
+    )
+    events = data.draw(st.lists(event, min_size=1, max_size=20))
+    item_rows = ["item_id:token\ttitle:token_seq\tgenre:token_seq\tprice:float"] + [
+        f"{item}\t{' '.join(title)}\t{' '.join(genre)}\t{'' if price is None else repr(price)}"
+        for item, (title, genre, price) in made["items"].items()
+    ]
+    user_rows = ["user_id:token\tcity:token"] + [
+        f"{user}\t{city or ''}" for user, city in made["users"].items()
+    ]
+    event_rows = ["timestamp:float\trating:float\titem_id:token\tuser_id:token"] + [
+        f"{time}\t{rating}\t{item}\t{user}" for user, item, rating, time in events
+    ]
+    with tempfile.TemporaryDirectory() as scratch, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lines, "_BLOCK_BYTES", block)  # rows fall across blocks
+        files = {"inter": event_rows, "item": item_rows, "user": user_rows}
+        texts = {f"a_{kind}": end.join(made) + end for kind, made in files.items()}
+        source = write(Path(scratch) / "in", **texts)
+        out = Path(scratch) / "out"
+        import_dataset("recbole", source, out)
+        assert rows(out, "items") == [
+            {"item_id": item, "title": " ".join(title), "genre": genre or None, "price": price}
+            for item, (title, genre, price) in made["items"].items()
+        ]
+        assert rows(out, "users") == [
+            {"user_id": user, "city": city} for user, city in made["users"].items()
+        ]
+        assert rows(out, "events") == [
+            {"user_id": user, "item_id": item, "timestamp": float(time), "rating": rating}
+            for user, item, rating, time in events
+        ]
+        # Titles of braces alone and the like are for `data check` to judge; ids and times are not.
+        kinds = {problem.kind for problem in check_dataset(out).problems}
+        assert not kinds & {"unknown_item", "unknown_user", "bad_time", "duplicate_id"}
+
+
+@pytest.mark.parametrize(
+    ("ratings", "at_least", "share"),
+    [([1, 2, 3, 4, 5], 4, "40%"), ([5, 5, 5, 5, 1], 5, "80%"), ([-1, 0, 0], 0, "67%")],
+)
+def test_threshold(tmp_path: Path, ratings: list[int], at_least: int, share: str) -> None:
+    head = "user_id:token\titem_id:token\trating:float\n"
+    events = head + "".join(f"u{i}\ti1\t{rating}\n" for i, rating in enumerate(ratings))
+    source = write(tmp_path / "in", a_inter=events, a_item="item_id:token\tname:token\ni1\tMug\n")
+    printed = "\n".join(import_dataset("recbole", source, tmp_path / "out"))
+    assert f"at least {at_least}: {share} of {len(ratings)} events" in printed
+    assert spec_of(tmp_path / "out")["label"] == {"at_least": at_least}
+
+
+def test_ratings_that_are_all_the_same_are_no_label(tmp_path: Path) -> None:
+    events = "user_id:token\titem_id:token\trating:float\nu\ti1\t1\nu\ti1\t1\n"
+    source = write(tmp_path / "in", a_inter=events, a_item="item_id:token\tname:token\ni1\tMug\n")
+    assert "every rating is 1" in "\n".join(import_dataset("recbole", source, tmp_path / "out"))
+    assert "label" not in spec_of(tmp_path / "out")
+
+
+def test_without_times_the_order_of_the_file_is_kept(tmp_path: Path) -> None:
+    events = "user_id:token\titem_id:token\nu\ti2\nu\ti1\nv\ti1\nu\ti2\n"
+    source = write(tmp_path / "in", a_inter=events, a_item=ITEMS)
+    printed = "\n".join(import_dataset("recbole", source, tmp_path / "out"))
+    assert "no times: 'position' is the place of an event in a.inter" in printed
+    spec = spec_of(tmp_path / "out")
+    assert spec["events"]["time"] == "position"
+    assert spec["template"]["event"] == "{title}"
+    assert "context" not in spec["template"]
+    [batch] = Dataset.open(tmp_path / "out").events_sorted("user")
+    assert batch["item_id"].to_pylist() == ["i2", "i1", "i2", "i1"]
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"a_inter": INTER}, r"a\.item is missing: the model reads items as text"),
+        ({"a_item": ITEMS}, r"must hold one \.inter file \(found: none\)"),
+        ({"a_inter": INTER, "b_inter": INTER}, r"found: a\.inter, b\.inter"),
+        (
+            {"a_inter": INTER.replace("item_id", "item"), "a_item": ITEMS},
+            r"a\.inter, line 1: no field 'item_id' .*did you mean 'item'",
+        ),
+        (
+            {"a_inter": INTER, "a_item": ITEMS.replace("token_seq", "tokens", 1)},
+            r"a\.item, line 1: 'title:tokens' has none of the types .*did you mean 'token",
+        ),
+        (
+            {"a_inter": INTER, "a_item": ITEMS.replace("title:token_seq", "title")},
+            r"line 1: 'title' has none of the types .*write field:type",
+        ),
+        (
+            {"a_inter": INTER, "a_item": "item_id:token\tprice:float\ni1\t2\n"},
+            r"a\.item has no column of text \(its columns: price\)",
+        ),
+        (
+            {"a_inter": INTER, "a_item": ITEMS + "i1\tAgain\t\t\t\n"},
+            r"a\.item, line 4: 'i1' is on line 2 already",
+        ),
+        (
+            {"a_inter": INTER, "a_item": ITEMS.encode() + b"i3\tCaf\xe9\t\t\t\n"},
+            r"a\.item, line 4: invalid UTF-8 \(byte 0xe9\)",
+        ),
+        (
+            {"a_inter": INTER + "u1\ti1\t5", "a_item": ITEMS},
+            r"a\.inter, line 6: 3 fields, not the 4 .*cut off, copy it again",
+        ),
+        (
+            {"a_inter": INTER + "u1\ti1\tgood\t5\n", "a_item": ITEMS},
+            r"a\.inter, line 6: column 'rating': 'good' is not a number",
+        ),
+        (
+            {"a_inter": INTER + "u1\ti1\t5\t1700000000000\n", "a_item": ITEMS},
+            r"line 6: column 'timestamp': 1\.7e\+12 .*milliseconds\? divide by 1000",
+        ),
+        ({"a_inter": INTER, "a_item": ITEMS.replace("i1", "")}, r"line 2: column 'item_id' is emp"),
+        ({"a_inter": INTER, "a_item": ""}, r"a\.item, line 1: nothing there"),
+        ({"a_inter": INTER, "a_item": ITEMS[: ITEMS.index("i1")]}, r"a\.item has no rows"),
+        (
+            {"a_inter": INTER, "a_item": ITEMS.replace("i1", "j1").replace("i2", "j2")},
+            r"no event with an item of .*a\.item: are ids written alike",
+        ),
+    ],
+)
+def test_mistakes_in_atomic_files(
+    tmp_path: Path, files: dict[str, str | bytes], message: str
+) -> None:
+    source = write(tmp_path / "in", **files)
+    with pytest.raises(DataError, match=message):
+        import_dataset("recbole", source, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
+    events = INTER + "\nu9\ti7\t5\t100\nu9\ti3\t5\t100\nu9\ti1\t\t100\n"
+    source = write(tmp_path / "in", a_inter=events, a_item=ITEMS + "i3\t\tdrama\t1\t\n")
+    printed = "\n".join(import_dataset("recbole", source, tmp_path / "out"))
+    assert "empty lines: 1, first in a.inter, line 6" in printed
+    assert "events of unknown items, or of such without text, left out: 2" in printed
+    assert "items without 'title', left out: 1, first in a.item, line 4" in printed
+    assert "events without rating, left out: 1, first in a.inter, line 9" in printed
+    assert spec_of(tmp_path / "out")["provenance"]["notes"]
+    assert len(rows(tmp_path / "out", "events")) == 4
+    assert check_dataset(tmp_path / "out").ok
+
+
+# ---- sequences
+
+SEQUENCES = "u1 1 2 3\nu2 3\nu3 2 1 1 2\n"
+PRODUCTS = "item_id\ttext\n1\tsoap\n2\tbrush\n3\tcomb\n"
+
+sequences = st.dictionaries(
+    ids.filter(lambda name: name.isalnum()),
+    st.lists(st.sampled_from(["1", "2", "3", "7"]), min_size=1, max_size=8),
+    min_size=1,
+    max_size=6,
+).filter(lambda made: any({"1", "2", "3"} & set(items) for items in made.values()))
+
+
+@settings(max_examples=40, deadline=None)
+@given(sequences, st.sampled_from([" ", "\t", "  "]), st.booleans(), st.sampled_from([8, 1 << 20]))
+def test_sequences_as_a_loop_reads_them(
+    made: dict[str, list[str]], blank: str, header: bool, block: int
+) -> None:
+    text = "".join(blank.join([user, *items]) + "\n" for user, items in made.items())
+    products = PRODUCTS if header else PRODUCTS.split("\n", 1)[1]
+    expected = [
+        {"user_id": user, "item_id": item, "position": float(place)}
+        for user, items in made.items()
+        for place, item in enumerate(items)
+        if item != "7"  # not in the items file
+    ]
+    with tempfile.TemporaryDirectory() as scratch, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lines, "_BLOCK_BYTES", block)
+        source = write(Path(scratch) / "in", sequences_txt=text, items_tsv=products)
+        printed = "\n".join(import_dataset("sequences", source, Path(scratch) / "out", name="x"))
+        assert rows(Path(scratch) / "out", "events") == expected
+        unknown = sum(items.count("7") for items in made.values())
+        assert (f"without text, left out: {unknown}" in printed) == bool(unknown)
+        assert ("items.tsv: a header" in printed) == header
+        assert check_dataset(Path(scratch) / "out").ok
+
+
+def test_splits_and_templates_of_sequences_know_no_time(tmp_path: Path) -> None:
+    source = write(tmp_path / "soaps", sequences_txt=SEQUENCES, items_tsv=PRODUCTS)
+    import_dataset("sequences", source, tmp_path / "out")
+    spec = spec_of(tmp_path / "out")
+    assert spec["name"] == "soaps"
+    assert spec["template"] == {"event": "{text}", "candidate": "{text}", "item": "{text}"}
+    assert spec["provenance"]["times"].startswith("There are none")
+    [batch] = Dataset.open(tmp_path / "out").events_sorted("user")
+    assert batch["item_id"].to_pylist() == ["1", "2", "3", "3", "2", "1", "1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"sequences_txt": SEQUENCES}, r"has no items\.tsv: .*The model reads text"),
+        (
+            {"sequence_txt": SEQUENCES, "items_tsv": PRODUCTS},
+            r"has no sequences\.txt.*did you mean 'sequence\.txt'",
+        ),
+        (
+            {"sequences_txt": SEQUENCES + "u1 2\n", "items_tsv": PRODUCTS},
+            r"sequences\.txt, line 4: user 'u1' is on line 1 already; join",
+        ),
+        (
+            {"sequences_txt": SEQUENCES, "items_tsv": PRODUCTS + "1\tagain\n"},
+            r"items\.tsv, line 5: '1' is on line 2 already",
+        ),
+        (
+            {"sequences_txt": SEQUENCES, "items_tsv": "1\n2\n"},
+            r"items\.tsv, line 1: one field, '1'; a tab and the text",
+        ),
+        (
+            {"sequences_txt": SEQUENCES, "items_tsv": PRODUCTS + "4"},
+            r"items\.tsv, line 5: 1 fields, not the 2 .*cut off, copy it again",
+        ),
+        (
+            {"sequences_txt": SEQUENCES.encode() + b"u\xff 1\n", "items_tsv": PRODUCTS},
+            r"sequences\.txt, line 4: invalid UTF-8",
+        ),
+    ],
+)
+def test_mistakes_in_sequences(tmp_path: Path, files: dict[str, str | bytes], message: str) -> None:
+    source = write(tmp_path / "in", **files)
+    with pytest.raises(DataError, match=message):
+        import_dataset("sequences", source, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_a_file_that_may_be_cut_off_is_told(tmp_path: Path) -> None:
+    source = write(tmp_path / "in", sequences_txt=SEQUENCES + "\nu4\nu5 1", items_tsv=PRODUCTS)
+    printed = "\n".join(import_dataset("sequences", source, tmp_path / "out"))
+    assert "sequences.txt: the last line has no line break; is it whole?" in printed
+    assert "users without items: 1, first in sequences.txt, line 5" in printed
+    assert "empty lines: 1, first in sequences.txt, line 4" in printed
+
+
+# ---- the command
+
+
+def test_settings_that_fit_nothing(tmp_path: Path) -> None:
+    source = write(tmp_path / "in", a_inter=INTER, a_item=ITEMS)
+    with pytest.raises(ConfigError, match="'recbol'; did you mean 'recbole'"):
+        import_dataset("recbol", source, tmp_path / "out")
+    with pytest.raises(ConfigError, match="--at-least 6 divides nothing: ratings go from 1 to 5"):
+        import_dataset("recbole", source, tmp_path / "out", at_least=6)
+    with pytest.raises(DataError, match="in is there already; name a new folder"):
+        import_dataset("recbole", source, source)
+    with pytest.raises(DataError, match="nowhere is not a folder"):
+        import_dataset("recbole", tmp_path / "nowhere", tmp_path / "out")
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = write(tmp_path / "in", a_inter=INTER, a_item=ITEMS)
+    words = ["data", "import", "recbole", str(source), str(tmp_path / "out")]
+    assert cli.main([*words, "--name", "shop", "--at-least", "5"]) == 0
+    assert capsys.readouterr().out.startswith("shop: 2 users, 2 items, 4 events in ")
+    assert spec_of(tmp_path / "out")["label"] == {"at_least": 5.0}
+    assert cli.main(words) == cli.EXIT_USER_ERROR
+    assert "is there already" in capsys.readouterr().err
