@@ -2,9 +2,9 @@
 
 The functions take columns of the events table in the order of the file (users, unix seconds,
 groups, each `[rows]`) and return one part code per row (`[rows]` int8). `train` and `validation`
-are shares; decimal fractions are taken exactly (0.8 is 4/5). "A user's order" is always by time, and
-among equal times by the row's position in the file: in MovieLens-100k 76% of the rows share user
-and time with another row, so the tie-break is part of the definition.
+are shares; decimal fractions are taken exactly (0.8 is 4/5). "A user's order" is always by time,
+and among equal times by the row's position in the file: in MovieLens-100k 76% of the rows share
+user and time with another row, so the tie-break is part of the definition.
 
 The per-user splits look at one user at a time. `assign` uses that: it streams a data set of any
 size in user order and keeps one byte per event.
