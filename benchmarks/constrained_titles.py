@@ -43,12 +43,12 @@ def title_shares(
     """
     prepared = locations.prepared(dataset, "by_group")
     sources = _sources(prepared, -(-titles // beams))
-    bundle = load_model(model_dir)
+    loaded = load_model(model_dir)
     # One program each way: beams of many lengths would compile for longer than they run.
-    generator = bundle.generator(
+    generator = loaded.generator(
         f"{dataset}_titles",
         batch_sizes=(20,),
-        source_buckets=(bundle.settings.source_length,),
+        source_buckets=(loaded.settings.source_length,),
     )
     vocabulary, known = generator.vocabulary, prepared.catalogue().texts
     exists = {vocabulary.decode(vocabulary.encode(title)) for title in known}

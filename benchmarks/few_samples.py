@@ -149,7 +149,7 @@ def figures_of(users: np.ndarray, labels: np.ndarray, scores: np.ndarray) -> dic
 
 def means(prepared: Prepared) -> dict[str, float]:
     """Test figures of the user's mean plus the item's mean."""
-    from m6rec_jax.evaluation.baselines import MeanBaselines
+    from m6rec_jax.metrics.baselines import MeanBaselines
     from m6rec_jax.pipeline.prepared_rows import interactions
 
     train, test = (interactions(prepared, part) for part in ("train", "test"))

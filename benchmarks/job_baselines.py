@@ -19,12 +19,11 @@ from benchmarks.baselines.retrieval import CLOSED_FORM
 from benchmarks.results_file import read_results, results_path
 from m6rec_jax import configuration
 from m6rec_jax.errors import DataError
-from m6rec_jax.evaluation.baselines import MeanBaselines
-from m6rec_jax.evaluation.generation import text_metrics
-from m6rec_jax.evaluation.predictions import RecommendationPredictions
-from m6rec_jax.evaluation.recommendation import recommendation_metrics
-from m6rec_jax.evaluation.tasks import DEFAULT_KS
+from m6rec_jax.jobs.dialogue_items import RecommendationPredictions, recommendation_metrics
+from m6rec_jax.jobs.generation import metrics_of_texts
+from m6rec_jax.jobs.retrieval import DEFAULT_KS
 from m6rec_jax.metrics import ranking
+from m6rec_jax.metrics.baselines import MeanBaselines
 from m6rec_jax.pipeline import prepared_rows
 from m6rec_jax.pipeline.registration import TaskInfo, evaluated_tasks
 
@@ -99,7 +98,7 @@ def _rows(task: TaskInfo, part: str, limit: int = 0) -> list[dict[str, Any]]:
 def _texts(task: TaskInfo, limit: int) -> dict[str, Figures]:
     rows = _rows(task, "test", limit)
     texts = neighbours.nearest_texts(_rows(task, "train"), rows)
-    return {NEAREST: text_metrics(task, rows, texts)}
+    return {NEAREST: metrics_of_texts(prepared_rows.TaskPart(task, "test"), rows, texts)}
 
 
 def _recommendations(task: TaskInfo, limit: int) -> dict[str, Figures]:
@@ -109,7 +108,7 @@ def _recommendations(task: TaskInfo, limit: int) -> dict[str, Figures]:
     named = np.zeros(scores.shape, bool)
     for place, row in enumerate(rows):
         named[place, np.asarray(row["seen_indices"], int)] = True
-    # As in `recommend_items`: a row whose item was named before has no part in `new/...`.
+    # As in `jobs.dialogue_items`: a row whose item was named before has no part in `new/...`.
     named[np.arange(len(rows)), targets] = False
     top = np.argsort(-scores, axis=1, kind="stable")[:, : max(DEFAULT_KS)]
     predictions = RecommendationPredictions(

@@ -1,7 +1,7 @@
 """What the site needs beyond the pages: links to files of the repository that are no pages.
 
-On a forge such links open the file. The site has the pages alone, so there the path is shown as code;
-a link to a file that does not exist is an error.
+On a forge such links open the file. The site has the pages alone, so there the path is shown as
+code; a link to a file that does not exist is an error.
 """
 
 from __future__ import annotations

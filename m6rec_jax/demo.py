@@ -22,10 +22,11 @@ from m6rec_jax.data.prepared import Prepared
 from m6rec_jax.data.sources import fetch
 from m6rec_jax.data.vocabulary_text import train_on_prepared
 from m6rec_jax.demo_report import DemoResult, report_data
-from m6rec_jax.evaluation.baselines import MeanBaselines, popularity_ranks
 from m6rec_jax.evaluation.evaluator import Evaluator
-from m6rec_jax.evaluation.predictions import RetrievalPredictions, ScoringPredictions
 from m6rec_jax.evaluation.report import write_report
+from m6rec_jax.jobs.retrieval import RetrievalPredictions
+from m6rec_jax.jobs.scoring import ScoringPredictions
+from m6rec_jax.metrics.baselines import MeanBaselines, popularity_ranks
 from m6rec_jax.pipeline import prepared_rows
 from m6rec_jax.pipeline.locations import data_dir
 from m6rec_jax.training.loop import TrainResult, train

@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 
 from m6rec_jax.data.prepared import Prepared
-from m6rec_jax.evaluation.baselines import MeanBaselines
-from m6rec_jax.evaluation.predictions import RetrievalPredictions, ScoringPredictions
 from m6rec_jax.evaluation.report import (
     Behaviour,
     Comparison,
@@ -25,6 +23,9 @@ from m6rec_jax.evaluation.report import (
     UserPanel,
     Verdict,
 )
+from m6rec_jax.jobs.retrieval import RetrievalPredictions
+from m6rec_jax.jobs.scoring import ScoringPredictions
+from m6rec_jax.metrics.baselines import MeanBaselines
 from m6rec_jax.pipeline import prepared_rows
 from m6rec_jax.text.vocabulary import Vocabulary
 from m6rec_jax.training.metric_log import read_metrics

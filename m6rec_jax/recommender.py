@@ -196,7 +196,7 @@ class Recommender:
     ) -> list[GeneratedText]:
         """What a task of generation writes: about each candidate, or one text about none."""
         accepted = self._accept("generation", task, user, history, time, candidates, fields)
-        (found,) = self.service.answer([accepted])
+        found: Any = self.service.answer([accepted])[0]
         about = accepted.request.candidates or (Item("", {}),)
         rows = zip(about, found.texts, found.log_probabilities, strict=True)
         return [GeneratedText(item.id, title_of(item), text, score) for item, text, score in rows]

@@ -129,9 +129,9 @@ def test_a_model_with_all_rows_keeps_them(vocabulary: Vocabulary, tmp_path: Path
     first = vocabulary.num_pieces + 100
     assert f"control tokens take rows {first} to {first + 4}" in report
     assert "are new" not in report
-    bundle = load_model(tmp_path / "ours")
-    assert bundle.vocabulary == vocabulary
-    assert bundle.model.config == weights.config
+    loaded = load_model(tmp_path / "ours")
+    assert loaded.vocabulary == vocabulary
+    assert loaded.model.config == weights.config
     assert_same_leaves(read_ours(tmp_path / "ours"), weights)
     convert(str(tmp_path / "ours"), f"huggingface:{tmp_path / 'back'}")
     assert (tmp_path / "back" / "spiece.model").read_bytes() == Path(

@@ -36,7 +36,7 @@ FLOORS = [
 # Modules beside the folders: errors and configuration (it knows only gin) lie under every
 # floor; the command line stands on the roof.
 BELOW_ALL = {"errors", "configuration", "config_file"}
-ROOF = {"cli", "convert", "demo", "demo_report", "doctor", "subcommands"}
+ROOF = {"cli", "convert", "demo", "demo_report", "doctor", "recommender", "subcommands"}
 
 HEAVY = {
     *("jax", "flax", "optax", "orbax", "tensorflow", "tensorflow_datasets", "seqio", "clu"),

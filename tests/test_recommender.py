@@ -35,14 +35,11 @@ def rec(served: Path, tmp_path_factory: pytest.TempPathFactory) -> m6.Recommende
 def test_scores_of_candidates(rec: m6.Recommender) -> None:
     new = {"title": "Film Z", "genre": "drama"}
     found = rec.score(["f4", new], **ASKED)
-    assert [(item.id, item.title) for item in found] == [("f4", "Film E"), ("", "")]
+    assert [(item.id, item.title) for item in found] == [("f4", "Film E"), ("", "Film Z")]
     assert all(0 < item.score < 1 for item in found)
     # Data frames, dataclasses and records are the same request.
     again = rec.score(
-        pa.Table.from_pylist([{"id": "f4", "title": None}, {"title": "Film Z", "genre": "drama"}])
-        .select(["title"])
-        .append_column("genre", pa.array([None, "drama"]))
-        .append_column("id", pa.array(["f4", None])),
+        pa.table({"id": ["f4", None], "title": [None, "Film Z"], "genre": [None, "drama"]}),
         user=Taste("comedy"),
         history=pa.Table.from_pylist(HISTORY),
         time=NOW,

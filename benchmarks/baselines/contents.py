@@ -26,8 +26,7 @@ from sklearn.linear_model import Ridge
 from benchmarks.movielens import DATASET, JOBS
 from benchmarks.results_file import add_rows, metric_rows, results_path
 from m6rec_jax.errors import M6RecError
-from m6rec_jax.evaluation.predictions import RetrievalPredictions
-from m6rec_jax.evaluation.tasks import retrieval_metrics
+from m6rec_jax.jobs.retrieval import RetrievalPredictions, retrieval_metrics
 from m6rec_jax.metrics.ranking import ranks_by_score
 from m6rec_jax.pipeline import locations, prepared_rows
 

@@ -91,15 +91,15 @@ def mean_log_probabilities(
 
 
 def mean_target_log_probabilities(
-    model: M6Rec, variables: Mapping[str, Any], features: Mapping[str, Array]
+    model: M6Rec, variables: Mapping[str, Any], hidden: Array, features: Mapping[str, Array]
 ) -> Array:
     """`mean_log_probabilities` of a whole batch, `[batch, target]`; for use inside jit.
 
     Args:
       model, variables: the model.
+      hidden: the decoder's final states, `[batch, target, embed]`.
       features: of rows laid out by `text.counted_sentences`.
     """
-    hidden = model.apply(variables, features).hidden
     targets = features["decoder_target_tokens"]
     log_p, _ = target_log_probabilities(model, variables, hidden, targets)
     return mean_log_probabilities(

@@ -19,7 +19,7 @@ import jax
 from m6rec_jax.engine.candidate_rows import PackedTexts, pack
 from m6rec_jax.engine.candidate_scoring import CandidateScorer
 from m6rec_jax.engine.engine import EngineOptions, Variables
-from m6rec_jax.engine.likelihood import mean_log_probabilities, target_log_probabilities
+from m6rec_jax.engine.likelihood import mean_target_log_probabilities
 from m6rec_jax.errors import DataError
 from m6rec_jax.model import M6Rec
 from m6rec_jax.text.counted_sentences import CountedSentence, counted_candidates
@@ -61,11 +61,7 @@ class LikelihoodScorer(CandidateScorer):
         super().__init__(model, variables, vocabulary, options)
 
     def read(self, variables: Variables, hidden: Array, features: Mapping[str, Array]) -> Array:
-        targets = features["decoder_target_tokens"]
-        log_p, _ = target_log_probabilities(self.model, variables, hidden, targets)
-        return mean_log_probabilities(
-            log_p, features["decoder_loss_weights"], features["decoder_block_ids"]
-        )
+        return mean_target_log_probabilities(self.model, variables, hidden, features)
 
     def check(self, text: str, task: str | None = None) -> None:
         """Makes sure that a candidate can be scored.

@@ -34,26 +34,31 @@ def class_log_probabilities(
 
     Only positions whose input token is `[EOS]` mean anything. For use inside jit.
     """
-    outputs = model.apply(variables, features)
-    logits = model.apply(
-        variables, outputs.hidden, features["task_ids"], method=model.option_logits
-    )
+    hidden = model.apply(variables, features).hidden
+    return read_log_probabilities(model, variables, hidden, features["task_ids"])
+
+
+def read_log_probabilities(
+    model: M6Rec, variables: Variables, hidden: Array, task_ids: Array
+) -> Array:
+    """`class_log_probabilities` of the decoder's final states, `[batch, target, embed]`."""
+    logits = model.apply(variables, hidden, task_ids, method=model.option_logits)
     return jax.nn.log_softmax(logits, axis=-1)
 
 
-def positive_probability(
-    log_probabilities: jax.Array, positive_classes: tuple[int, ...]
-) -> jax.Array:
-    """Sum of the positive classes' probabilities, `[..., classes]` to `[...]`.
+def positive_probability(log_probabilities: Array, positive: Array) -> Array:
+    """Sum of the positive classes' probabilities, `[batch, target, classes]` to `[batch, target]`.
 
     With two classes that is class 1. With one class per rating value it is, say, 4 and 5 stars, so
     that richer labels than yes and no can be trained on.
 
-    Raises:
-      ConfigError: a class that the head does not have, or no class or all of them.
+    Args:
+      log_probabilities: of all classes.
+      positive: of each row, `[batch, classes]`, above 0 for its positive classes.
     """
-    chosen = chosen_classes(positive_classes, log_probabilities.shape[-1])
-    return _summed_probability(log_probabilities, jnp.asarray(chosen))
+    chosen = jnp.where(positive[:, None] > 0, log_probabilities, -jnp.inf)
+    # Several classes may round to a little above 1.
+    return jnp.exp(jnp.minimum(jax.nn.logsumexp(chosen, axis=-1), 0.0))
 
 
 def chosen_classes(positive_classes: Sequence[int], num_classes: int) -> np.ndarray:
@@ -69,12 +74,6 @@ def chosen_classes(positive_classes: Sequence[int], num_classes: int) -> np.ndar
             f"classes 0 to {num_classes - 1} (PromptConfig.num_options = {num_classes})"
         )
     return np.isin(np.arange(num_classes), chosen)
-
-
-def _summed_probability(log_probabilities: Array, chosen: Array) -> Array:
-    """Σ probability of the chosen classes; chosen bool, broadcast to `[..., classes]`."""
-    total = jax.nn.logsumexp(jnp.where(chosen, log_probabilities, -jnp.inf), axis=-1)
-    return jnp.exp(jnp.minimum(total, 0.0))  # several classes may round to a little above 1
 
 
 class Scorer(CandidateScorer):
@@ -100,11 +99,8 @@ class Scorer(CandidateScorer):
         super().__init__(model, variables, vocabulary, options)
 
     def read(self, variables: Variables, hidden: Array, features: Mapping[str, Array]) -> Array:
-        logits = self.model.apply(
-            variables, hidden, features["task_ids"], method=self.model.option_logits
-        )
-        chosen = features["positive_classes"][:, None] > 0
-        return _summed_probability(jax.nn.log_softmax(logits, axis=-1), chosen)
+        found = read_log_probabilities(self.model, variables, hidden, features["task_ids"])
+        return positive_probability(found, features["positive_classes"])
 
     def task_features(self, settings: Sequence[TaskSettings], size: int) -> dict[str, np.ndarray]:
         capacity = self.model.config.prompts.num_options

@@ -8,9 +8,9 @@ from pathlib import Path
 from m6rec_jax.engine.loaded_model import InferenceSettings
 from m6rec_jax.engine.model_folder import save_assets
 from m6rec_jax.engine.task_settings import TaskSettings
-from m6rec_jax.evaluation.task_facts import sampling_rate, task_vocabulary
 from m6rec_jax.pipeline.prompt_rows import prompt_row
 from m6rec_jax.pipeline.registration import TaskInfo, evaluated_tasks
+from m6rec_jax.pipeline.task_rows import task_vocabulary
 
 
 def save_task_assets(
@@ -44,7 +44,7 @@ def save_task_assets(
             task.name: TaskSettings(
                 task_id=prompt_row(task.name),
                 positive_classes=task.positive_classes,
-                sampling_rate=sampling_rate(task),
+                sampling_rate=_sampling_rate(task),
                 kind=task.kind,
                 max_events=_max_events(task),
                 candidate_length=task.candidate_length(),
@@ -63,6 +63,12 @@ def save_task_assets(
     }
     save_assets(model_dir, task_vocabulary(mixture_or_task_name), settings, specs)
     return settings
+
+
+def _sampling_rate(task: TaskInfo) -> float:
+    """Share of the negatives that a scoring task's data hold; 1 for logged impressions."""
+    view = task.prepared().manifest["views"].get(task.view, {})
+    return float(view.get("negatives", {}).get("sampling_rate", 1.0))
 
 
 def _max_events(task: TaskInfo) -> int | None:

@@ -1,4 +1,4 @@
-"""`m6rec eval` and `m6rec infer`: figures and predictions of a checkpoint."""
+"""`m6rec eval` and `m6rec infer`: metrics and predictions of a checkpoint."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from etils import epath
 from m6rec_jax.engine.model_folder import restore_model
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.evaluation.evaluator import Evaluator
-from m6rec_jax.evaluation.named_columns import named_columns
-from m6rec_jax.evaluation.predictions import check_ending, write_predictions
-from m6rec_jax.evaluation.task_facts import task_vocabulary
+from m6rec_jax.evaluation.prediction_files import check_ending, write_predictions
 from m6rec_jax.io.atomic import write_atomically
 from m6rec_jax.io.json_text import json_text
+from m6rec_jax.pipeline.task_rows import task_vocabulary
 
 
 @gin.configurable
@@ -31,13 +30,13 @@ def evaluate(
     limit: int = 0,
     output: str | None = None,
 ) -> dict[str, float]:
-    """`m6rec eval`: figures of a checkpoint, printed and written.
+    """`m6rec eval`: metrics of a checkpoint, printed and written.
 
     Args:
       model_dir: of the run. The model is built as the checkpoint says, not as gin says.
       mixture_or_task_name, task_feature_lengths, batch_size, split, limit: see `Evaluator`.
       step: which checkpoint; None: the newest.
-      output: JSON file for the figures; None:
+      output: JSON file for the metrics; None:
         `MODEL_DIR/evaluation/<task>-<split>-<step>.json` (`...-first<limit>.json` with a limit).
 
     Raises:
@@ -53,10 +52,10 @@ def evaluate(
     name = _name(mixture_or_task_name, split, restored.step, limit)
     path = epath.Path(output or epath.Path(model_dir) / "evaluation" / f"{name}.json")
     _prepare(path)
-    figures = evaluator(restored.model, restored.variables, restored.step)
+    metrics = evaluator(restored.model, restored.variables, restored.step)
     if jax.process_index() == 0:
-        write_atomically(path, json_text(figures, indent=2) + "\n")
-    return figures
+        write_atomically(path, json_text(metrics, indent=2) + "\n")
+    return metrics
 
 
 @gin.configurable
@@ -74,11 +73,9 @@ def infer(
 ) -> list[epath.Path]:
     """`m6rec infer`: writes predictions of a checkpoint, one file per task.
 
-    Scoring gives user_id, item_id, label and probability per candidate; retrieval gives user_id
-    and the ids *and* scores of the k best items per row; language the likelihood of each row;
-    classification text_id, the class' name and all probabilities per text; zero-shot tasks user_id,
-    item_id, label and score per candidate; generation tasks source, prefix, reference and what was
-    written, per text.
+    Which columns there are is said by the task's job (`Job.columns`): scoring gives user_id,
+    item_id, label and probability per candidate, retrieval user_id and the ids *and* scores of the
+    k best items per row.
 
     Args:
       model_dir, mixture_or_task_name, task_feature_lengths, split, batch_size, step, limit: as in
@@ -105,7 +102,7 @@ def infer(
     paths = []
     for task in evaluator.tasks:
         predictions = evaluator.predict(task, restored.model, restored.variables)
-        columns = named_columns(task, split, predictions)
+        columns = evaluator.columns(task, predictions)
         name = _name(task.name, split, restored.step, limit)
         path = epath.Path(model_dir) / "predictions" / f"{name}.parquet"
         if output is not None:
@@ -118,7 +115,7 @@ def infer(
 
 
 def _name(task: str, split: str, step: int, limit: int) -> str:
-    """What a file is called by itself: figures of some rows do not replace those of all."""
+    """What a file is called by itself: metrics of some rows do not replace those of all."""
     return f"{task}-{split}-{step}" + (f"-first{limit}" if limit else "")
 
 

@@ -1,6 +1,6 @@
 """Evaluation of tasks with a model at hand; of a checkpoint, see `checkpoint_evaluation`.
 
-In gin, for figures at every validation of a training run:
+In gin, for metrics at every validation of a training run:
 
     train.evaluate = @Evaluator()
     Evaluator.mixture_or_task_name = "movielens_100k_ctr"
@@ -13,71 +13,50 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import gin
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
 from m6rec_jax.engine.catalogue_index import CatalogueIndex
+from m6rec_jax.engine.engine import EngineOptions
+from m6rec_jax.engine.generation import Generator
 from m6rec_jax.engine.retrieval import Retriever
-from m6rec_jax.engine.runtime import Runtime
-from m6rec_jax.evaluation import programs, tasks
-from m6rec_jax.evaluation.baselines import MeanBaselines
-from m6rec_jax.evaluation.generation import generation_metrics
-from m6rec_jax.evaluation.predictions import (
-    ClassificationPredictions,
-    GenerationPredictions,
-    LanguagePredictions,
-    LikelihoodPredictions,
-    Predictions,
-    RecommendationPredictions,
-    ScoringPredictions,
-)
-from m6rec_jax.evaluation.recommendation import recommend_items, recommendation_metrics
+from m6rec_jax.engine.runtime import Runtime, read_back
+from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.evaluation.reranking import Reranking
-from m6rec_jax.evaluation.task_facts import task_vocabulary
-from m6rec_jax.evaluation.writers import Writers
+from m6rec_jax.jobs.job import Array, Columns, Features, Job, TaskData, Variables
+from m6rec_jax.jobs.retrieval import DEFAULT_KS, RetrievalPredictions
 from m6rec_jax.metrics.generation import require_text_metrics
 from m6rec_jax.model import M6Rec
-from m6rec_jax.pipeline import prepared_rows
 from m6rec_jax.pipeline.evaluation_batches import EvaluationBatches
+from m6rec_jax.pipeline.prepared_rows import TaskPart
 from m6rec_jax.pipeline.prompt_rows import prompt_row
 from m6rec_jax.pipeline.registration import TaskInfo, evaluated_tasks
+from m6rec_jax.pipeline.task_rows import task_vocabulary
 from m6rec_jax.sharding import LogicalRules, batch_reader, data_parallel, make_mesh
 from m6rec_jax.sharding.processes import sum_over_processes
 
-Variables = Mapping[str, Any]
+Program = Callable[[Variables, Features], dict[str, Array]]
 
 logger = logging.getLogger(__name__)
-
-# Kinds for which the model writes.
-_WRITTEN = ("generation", "title_recommendation")
-# Kinds whose predictions take a program and batches, and nothing else.
-_PREDICT: Mapping[str, Callable[..., Predictions]] = {
-    "language": tasks.predict_language,
-    "classification": tasks.predict_classification,
-    "likelihood": tasks.predict_likelihood,
-}
 
 
 @gin.configurable
 class Evaluator:
-    """Figures of a task, or of every task of a mixture, over one split.
+    """Metrics of a task, or of every task of a mixture, over one split.
 
-    Scoring tasks give `auc`, `user_averaged_auc`, `log_loss`, `calibration_error`; retrieval tasks
-    `hit_rate@k`, `ndcg@k`, `mrr` over the whole catalogue without the items already seen; language
-    tasks `perplexity`, `token_accuracy`; classification tasks `accuracy`, `macro_f1`, `auc`;
-    zero-shot tasks `auc` and `user_averaged_auc`, beside those of popularity and chance; generation
-    tasks what their field reports of texts (`writing_figures`), written as `Decoding` says. With
-    several tasks, names are `<task>/<figure>`.
+    Which metrics there are is said by the task's job, see `m6rec_jax.jobs`. With several tasks,
+    names are `<task>/<metric>`.
 
     Args:
       mixture_or_task_name: registered with `register_recommendation_tasks`.
       task_feature_lengths: `{"inputs": S, "targets": T}`.
       batch_size: rows of a step, over all devices; raised to a multiple of what these and the
-        processes need, with a message: figures do not depend on it.
+        processes need, with a message: metrics do not depend on it.
       split: 'train', 'validation' or 'test'.
       limit: at most so many rows of each task (per process); 0: all.
       ks: cut-offs of retrieval; the longest is the length of the lists.
@@ -94,221 +73,215 @@ class Evaluator:
         *,
         split: str = "validation",
         limit: int = 0,
-        ks: Sequence[int] = tasks.DEFAULT_KS,
+        ks: Sequence[int] = DEFAULT_KS,
         reranking: Reranking | None = None,
         rules: LogicalRules | None = None,
         mesh: Mesh | None = None,
     ) -> None:
         self.tasks = evaluated_tasks(mixture_or_task_name)
-        if any(task.kind == "generation" for task in self.tasks):
+        if any(task.job.needs_text_metrics for task in self.tasks):
             require_text_metrics()  # not after an hour of training
-        self._lengths = dict(task_feature_lengths)
-        self._split, self._limit = split, limit
-        self._ks = tuple(ks)
-        self._reranking = reranking
+        self.lengths = dict(task_feature_lengths)
+        self.split, self.limit, self.ks = split, limit, tuple(ks)
+        self.reranking = reranking
         mesh = make_mesh() if mesh is None else mesh
         self.runtime = Runtime(mesh, data_parallel() if rules is None else tuple(rules))
-        self._reader = batch_reader(mesh)
-        multiple = math.lcm(self._reader[1], self.runtime.batch_multiple)
-        self._batch_size = -(-batch_size // multiple) * multiple
-        if self._batch_size != batch_size:
+        self.reader = batch_reader(mesh)
+        multiple = math.lcm(self.reader[1], self.runtime.batch_multiple)
+        self.batch_size = -(-batch_size // multiple) * multiple
+        if self.batch_size != batch_size:
             logger.info(
                 "evaluation has %d rows a step instead of %d: a multiple of %d divides over the "
                 "devices and processes",
-                self._batch_size,
+                self.batch_size,
                 batch_size,
                 multiple,
             )
-        # One program per kind of task and model: validating again compiles nothing.
-        self._programs: dict[tuple[Any, ...], programs.Program] = {}
-        self._baselines: dict[str, MeanBaselines] = {}
-        self._retrievers: dict[tuple[str, Any], Retriever] = {}
-        self._writers = Writers(self._lengths, self._batch_size, split, limit, self.runtime)
-        self._batches: dict[str, EvaluationBatches] = {}
-        self._seen: dict[str, Mapping[int, np.ndarray]] = {}
+        # Kept: validating again compiles nothing and reads nothing twice. A program is that of a
+        # kind and a model's configuration, a generator that of a vocabulary and a configuration.
+        self.programs: dict[tuple[str, Any], Program] = {}
+        self.generators: dict[tuple[str, Any], Generator] = {}
+        self.kept: dict[str, dict[Hashable, Any]] = {task.name: {} for task in self.tasks}
 
     def __call__(self, model: M6Rec, variables: Variables, step: int = 0) -> dict[str, float]:
-        """Figures of the model; `step` is for the caller's log only.
+        """Metrics of the model; `step` is for the caller's log only.
 
         Raises:
           ConfigError: as `predict`.
           DataError: data not prepared, an empty split, or one class only.
         """
         del step
-        figures: dict[str, float] = {}
+        metrics: dict[str, float] = {}
         for task in self.tasks:
             found = self.metrics(task, self.predict(task, model, variables))
             prefix = f"{task.name}/" if len(self.tasks) > 1 else ""
-            figures |= {f"{prefix}{name}": value for name, value in found.items()}
-        return figures
+            metrics |= {f"{prefix}{name}": value for name, value in found.items()}
+        return metrics
 
-    def predict(self, task: TaskInfo, model: M6Rec, variables: Variables) -> Predictions:
-        """Predictions of one of the tasks, example by example.
+    def predict(self, task: TaskInfo, model: M6Rec, variables: Variables) -> Any:
+        """Predictions of one of the tasks, example by example, as its job has them.
 
         Raises:
           ConfigError: gin does not say which of several rows of prompts the task has.
         """
         prompt_row(task.name, model.config.prompts.num_tasks)
-        batches = self._task_batches(task)
-        runtime = self.runtime
-        if task.kind == "scoring":
-            return tasks.predict_scoring(
-                self._program(task, model),
-                variables,
-                batches,
-                runtime,
-                positive_classes=task.positive_classes,
-            )
-        if task.kind in _WRITTEN:
-            language = tasks.predict_language(
-                self._program(task, model), variables, batches, runtime
-            )
-            towers = self._towers_beside(task, model, variables)
-            return self._writers.predict(task, model, variables, language, max(self._ks), towers)
-        if task.kind == "item_recommendation":
-            return recommend_items(
-                self._program(task, model),
-                variables,
-                batches,
-                runtime,
-                self._index(task, model, variables),
-                self._writers.rows(task),
-                max(self._ks),
-            )
-        if task.kind in _PREDICT:
-            return _PREDICT[task.kind](self._program(task, model), variables, batches, runtime)
-        if task.name not in self._seen:
-            self._seen[task.name] = prepared_rows.seen_items(task.prepared(), self._split)
-        reranking = self._reranking
-        predictions = tasks.predict_retrieval(
-            self._program(task, model),
-            variables,
-            batches,
-            runtime,
-            self._index(task, model, variables),
-            self._seen[task.name],
-            k=max(*self._ks, reranking.k if reranking else 1),
-        )
-        if reranking is None:
-            return predictions
-        seen = self._seen[task.name]
-        predictions = reranking(task, self._split, predictions, seen, runtime)
-        length = max(self._ks)
-        return dataclasses.replace(
-            predictions,
-            top_items=predictions.top_items[:, :length],
-            scores=predictions.scores[:, :length],
-        )
+        return task.job.predict(_TaskEvaluation(self, task, model, variables))
 
-    def metrics(self, task: TaskInfo, predictions: Predictions) -> dict[str, float]:
-        """Figures of predictions; also the share of rows that lost behaviours to the length budget.
+    def metrics(self, task: TaskInfo, predictions: Any) -> dict[str, float]:
+        """Metrics of predictions; also the share of rows that lost behaviours to the length budget.
 
         Every process calls it, and gets the same.
         """
-        if isinstance(predictions, ScoringPredictions):
-            figures = tasks.scoring_metrics(predictions)
-        elif isinstance(predictions, LanguagePredictions):
-            figures = tasks.language_metrics(predictions)
-        elif isinstance(predictions, ClassificationPredictions):
-            figures = tasks.classification_metrics(predictions)
-        elif isinstance(predictions, GenerationPredictions):
-            figures = generation_metrics(task, predictions)
-        elif isinstance(predictions, RecommendationPredictions):
-            counts = task.prepared().catalogue().train_counts
-            figures = recommendation_metrics(predictions, counts, self._ks)
-        elif isinstance(predictions, LikelihoodPredictions):
-            figures = tasks.likelihood_metrics(predictions, self._mean_baselines(task))
-        else:
-            catalogue = task.prepared().catalogue()
-            figures = tasks.retrieval_metrics(
-                predictions, len(catalogue.texts), self._ks, catalogue.held_out
-            )
-        batches = self._task_batches(task)
+        metrics = task.job.metrics(_TaskEvaluation(self, task), predictions)
+        batches = self.batches(task)
         shortened, num_rows = sum_over_processes(
             batches.num_rows_with_dropped_behaviours, batches.num_rows
         )
         if num_rows:
-            figures["share_with_dropped_behaviours"] = shortened / num_rows
-        return figures
+            metrics["share_with_dropped_behaviours"] = shortened / num_rows
+        return metrics
 
-    def _task_batches(self, task: TaskInfo) -> EvaluationBatches:
-        if task.name not in self._batches:
-            index, count = self._reader
-            self._batches[task.name] = EvaluationBatches(
+    def columns(self, task: TaskInfo, predictions: Any) -> Columns:
+        """Predictions as columns of a file, with ids and names in front."""
+        return task.job.columns(TaskPart(task, self.split), predictions)
+
+    def batches(self, task: TaskInfo) -> EvaluationBatches:
+        """Rows of one of the tasks, those of this process; they count what they have dropped."""
+        index, count = self.reader
+
+        def make() -> EvaluationBatches:
+            return EvaluationBatches(
                 task.name,
-                self._lengths,
-                self._batch_size,
-                split=self._split,
+                self.lengths,
+                self.batch_size,
+                split=self.split,
                 process_index=index,
                 process_count=count,
-                limit=self._limit,
+                limit=self.limit,
             )
-        return self._batches[task.name]
 
-    def _mean_baselines(self, task: TaskInfo) -> MeanBaselines:
-        if task.name not in self._baselines:
-            prepared = task.prepared()
-            train = prepared_rows.interactions(prepared, "train")
-            catalogue = prepared.catalogue()
-            fitted = MeanBaselines.fit(
-                train.users,
-                train.items,
-                train.labels,
-                prepared.manifest["counts"]["users"],
-                len(catalogue.items),
-            )
-            # Sampled negatives are no sign of popularity.
-            self._baselines[task.name] = dataclasses.replace(
-                fitted, item_counts=catalogue.train_counts
-            )
-        return self._baselines[task.name]
+        found: EvaluationBatches = _TaskEvaluation(self, task).once("batches", make)
+        return found
 
-    def _towers_beside(
-        self, task: TaskInfo, model: M6Rec, variables: Variables
-    ) -> Retriever | None:
-        """Two towers that read the same rows, where one of the tasks has them."""
-        for other in self.tasks:
-            same = (other.dataset, other.split, other.view) == (task.dataset, task.split, task.view)
-            if other.kind == "item_recommendation" and same:
-                return self._retriever(other, model, variables)
+
+class _TaskEvaluation:
+    """`jobs.job.Evaluation` of a task, by a model where one is needed."""
+
+    def __init__(
+        self, evaluator: Evaluator, task: TaskInfo, model: Any = None, variables: Any = None
+    ) -> None:
+        self._evaluator, self._task = evaluator, task
+        self.model, self.variables = model, variables
+        self.data: TaskData = TaskPart(task, evaluator.split)
+        self.ks, self.limit = evaluator.ks, evaluator.limit
+        self.depth = max(*self.ks, evaluator.reranking.k if evaluator.reranking else 1)
+
+    def outputs(self) -> dict[str, np.ndarray]:
+        evaluator, task, model = self._evaluator, self._task, self.model
+        key = (task.kind, model.config)
+        if key not in evaluator.programs:
+            evaluator.programs[key] = evaluator.runtime.jit(_program(task.job, model))
+        rows = evaluator.batch_size // evaluator.reader[1]
+        extra = task.job.row_features(self.data, rows, model)
+        batches = (batch | extra for batch in evaluator.batches(task))
+        return run_program(evaluator.programs[key], self.variables, batches, evaluator.runtime)
+
+    def retriever(self) -> Retriever:
+        def make() -> Retriever:
+            return Retriever(
+                self.model,
+                self.variables,
+                task_vocabulary(self._task.name),
+                self._options(
+                    tasks={"": TaskSettings(prompt_row(self._task.name))},
+                    candidate_length=self._task.candidate_length(),
+                ),
+            )
+
+        found: Retriever = self.once(("retriever", self.model.config), make)
+        found.variables = self.variables
+        return found
+
+    def index(self) -> CatalogueIndex:
+        return self.retriever().index(self.data.prepared().catalogue().texts)
+
+    def generator(self) -> Generator:
+        evaluator, vocabulary = self._evaluator, task_vocabulary(self._task.name)
+        key = (vocabulary.fingerprint, self.model.config)
+        if key not in evaluator.generators:
+            options = self._options(
+                tasks={task.name: TaskSettings(prompt_row(task.name)) for task in evaluator.tasks},
+                batch_sizes=(evaluator.batch_size,),
+                source_buckets=(evaluator.lengths["inputs"],),
+            )
+            evaluator.generators[key] = Generator(self.model, self.variables, vocabulary, options)
+        found = evaluator.generators[key]
+        found.variables = self.variables
+        return found
+
+    def beside(self, kind: str) -> _TaskEvaluation | None:
+        own = (self._task.dataset, self._task.split, self._task.view)
+        for task in self._evaluator.tasks:
+            if task.kind == kind and (task.dataset, task.split, task.view) == own:
+                return _TaskEvaluation(self._evaluator, task, self.model, self.variables)
         return None
 
-    def _index(self, task: TaskInfo, model: M6Rec, variables: Variables) -> CatalogueIndex:
-        retriever = self._retriever(task, model, variables)
-        return retriever.index(task.prepared().catalogue().texts)
+    def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        kept = self._evaluator.kept[self._task.name]
+        if key not in kept:
+            kept[key] = make()
+        return kept[key]
 
-    def _retriever(self, task: TaskInfo, model: M6Rec, variables: Variables) -> Retriever:
-        key = (task.name, model.config)
-        if key not in self._retrievers:
-            self._retrievers[key] = Retriever(
-                model,
-                variables,
-                task_vocabulary(task.name),
-                source_length=self._lengths["inputs"],
-                target_length=self._lengths["targets"],
-                task_id=prompt_row(task.name),
-                item_length=task.candidate_length(),
-                mesh=self.runtime.mesh,
-                rules=self.runtime.rules,
-            )
-        retriever = self._retrievers[key]
-        retriever.variables = variables
-        return retriever
+    def reranked(self, predictions: RetrievalPredictions) -> RetrievalPredictions:
+        reranking = self._evaluator.reranking
+        if reranking is None:
+            return predictions
+        seen = self.once("seen", self.data.seen_items)
+        found = reranking(self.data, predictions, seen, self._evaluator.runtime)
+        length = max(self.ks)
+        return dataclasses.replace(
+            found, top_items=found.top_items[:, :length], scores=found.scores[:, :length]
+        )
 
-    def _program(self, task: TaskInfo, model: M6Rec) -> programs.Program:
-        key = (task.kind, task.positive_classes, model.config)
-        if key not in self._programs:
-            make = {
-                "language": lambda: programs.language_program(model, self.runtime),
-                "generation": lambda: programs.language_program(model, self.runtime),
-                "title_recommendation": lambda: programs.language_program(model, self.runtime),
-                "item_recommendation": lambda: programs.retrieval_program(model, self.runtime),
-                "retrieval": lambda: programs.retrieval_program(model, self.runtime),
-                "classification": lambda: programs.classification_program(model, self.runtime),
-                "likelihood": lambda: programs.likelihood_program(model, self.runtime),
-                "scoring": lambda: programs.scoring_program(
-                    model, self.runtime, task.positive_classes
-                ),
-            }
-            self._programs[key] = make[task.kind]()
-        return self._programs[key]
+    def _options(self, **options: Any) -> EngineOptions:
+        lengths, runtime = self._evaluator.lengths, self._evaluator.runtime
+        return EngineOptions(
+            lengths["inputs"],
+            lengths["targets"],
+            mesh=runtime.mesh,
+            rules=runtime.rules,
+            **options,
+        )
+
+
+def _program(job: Job, model: M6Rec) -> Program:
+    """What a job computes, and the features that say what it is of."""
+
+    def run(variables: Variables, features: Features) -> dict[str, Array]:
+        names = ("example_weights", *job.identity)
+        identity = {name: jnp.asarray(features[name]) for name in names}
+        return job.outputs(model, variables, features) | identity
+
+    return run
+
+
+def run_program(
+    program: Program,
+    variables: Variables,
+    batches: Iterable[Mapping[str, np.ndarray]],
+    runtime: Runtime,
+) -> dict[str, np.ndarray]:
+    """Runs a program over batches; returns its results for all rows that are not filling.
+
+    With several processes each gives its own rows, and every process gets the results of all.
+
+    Returns:
+      `{name: [rows, ...]}`.
+    """
+    results = (program(variables, runtime.place(batch)) for batch in batches)
+    parts: dict[str, list[np.ndarray]] = {}
+    for values in read_back(results):
+        real = values.pop("example_weights") > 0
+        for name, value in values.items():
+            parts.setdefault(name, []).append(value[real])
+    return {name: np.concatenate(values) for name, values in parts.items()}

@@ -20,9 +20,8 @@ from m6rec_jax.engine.model_folder import load_model
 from m6rec_jax.engine.reranking import Reranker
 from m6rec_jax.engine.runtime import Runtime
 from m6rec_jax.errors import DataError
-from m6rec_jax.evaluation.predictions import RetrievalPredictions
-from m6rec_jax.pipeline.prepared_rows import read_rows
-from m6rec_jax.pipeline.registration import TaskInfo
+from m6rec_jax.jobs.job import TaskData
+from m6rec_jax.jobs.retrieval import RetrievalPredictions
 
 VIEW = "reranking"
 
@@ -31,13 +30,13 @@ VIEW = "reranking"
 class Reranking:
     """Reranks the best of what a retrieval task's model found.
 
-    Co-occurrence is as `prepare` leaves it, after the last training event: by what a served model
-    would know, and by what towers, and models of ids, have been trained on. In training it was told
-    as of each row's moment.
+    Co-occurrence is counted as `prepare` leaves it, after the last training event: by what a served
+    model would know, and by what towers, and models of ids, have been trained on. In training it
+    was counted as of each row's moment.
 
     Args:
       model_dir: of a run on the view 'reranking' of the same prepared data; None: no scorer, by
-        similarity and nearness alone.
+        similarity and co-occurrence alone.
       k: how many items are reranked; all others stay behind them, in their order.
       candidate_length: most tokens of a candidate, as in training; None: the model's settings.
       step: which checkpoint; None: the newest.
@@ -56,8 +55,7 @@ class Reranking:
 
     def __call__(
         self,
-        task: TaskInfo,
-        split: str,
+        data: TaskData,
         predictions: RetrievalPredictions,
         seen: Mapping[int, np.ndarray],
         runtime: Runtime,
@@ -65,8 +63,7 @@ class Reranking:
         """The predictions with the first k items of every list in the reranker's order.
 
         Args:
-          task: of the retriever.
-          split: that was predicted.
+          data: of the retriever's task.
           predictions: lists of at least k items.
           seen: by user, items that are not recommended.
           runtime: where to run.
@@ -75,19 +72,19 @@ class Reranking:
           DataError: the view 'reranking' is not prepared, or has other rows.
           CheckpointError: no such model, or one that lacks what inference needs.
         """
-        rows = self._rows(task, split, predictions)
+        rows = _rows(data, predictions)
         nothing = np.zeros(0, np.int64)
         k = min(self.k, predictions.top_items.shape[1])
-        best = self._reranker(task, runtime).rerank(
+        best = self._reranker(data, runtime).rerank(
             [row["history"] for row in rows],
             [row["recent_indices"] for row in rows],
             [seen.get(user, nothing) for user in predictions.users.tolist()],
             TopK(predictions.top_items[:, :k], predictions.scores[:, :k]),
         )
         # [n, m, k]: where each wanted item stands among the reranked.
-        places = predictions.targets[:, :, None] == best.ids[:, None, :]
-        places &= predictions.targets[:, :, None] >= 0
-        ranks = np.where(places.any(axis=2), places.argmax(axis=2) + 1, predictions.ranks)
+        same = predictions.targets[:, :, None] == best.ids[:, None, :]
+        same &= predictions.targets[:, :, None] >= 0
+        ranks = np.where(same.any(axis=2), same.argmax(axis=2) + 1, predictions.ranks)
         return dataclasses.replace(
             predictions,
             ranks=ranks,
@@ -95,41 +92,37 @@ class Reranking:
             scores=np.concatenate([best.scores, predictions.scores[:, k:]], axis=1),
         )
 
-    def _reranker(self, task: TaskInfo, runtime: Runtime) -> Reranker:
-        if task.name not in self._rerankers:
+    def _reranker(self, data: TaskData, runtime: Runtime) -> Reranker:
+        if data.name not in self._rerankers:
             scorer = None
             if self._model_dir is not None:
-                bundle = load_model(
+                loaded = load_model(
                     self._model_dir, step=self._step, mesh=runtime.mesh, rules=runtime.rules
                 )
                 lengths: dict[str, Any] = {}
                 if self._candidate_length:
                     lengths["candidate_length"] = self._candidate_length
-                scorer = bundle.scorer(**lengths)
-            prepared = task.prepared()
-            self._rerankers[task.name] = Reranker(
+                scorer = loaded.scorer(**lengths)
+            prepared = data.prepared()
+            self._rerankers[data.name] = Reranker(
                 prepared.co_occurrence(), prepared.catalogue().texts, scorer
             )
-        return self._rerankers[task.name]
+        return self._rerankers[data.name]
 
-    @staticmethod
-    def _rows(
-        task: TaskInfo, split: str, predictions: RetrievalPredictions
-    ) -> list[dict[str, Any]]:
-        """The rows of the view 'reranking' that are about the predictions' users and items."""
-        columns = ("user_index", "item_indices", "history", "recent_indices")
-        known = {
-            (row["user_index"], int(row["item_indices"][0])): row
-            for row in read_rows(task.prepared(), VIEW, split, columns)
-        }
-        wanted = list(
-            zip(predictions.users.tolist(), predictions.targets[:, 0].tolist(), strict=True)
+
+def _rows(data: TaskData, predictions: RetrievalPredictions) -> list[dict[str, Any]]:
+    """The rows of the view 'reranking' that are about the predictions' users and items."""
+    columns = ("user_index", "item_indices", "history", "recent_indices")
+    known = {
+        (row["user_index"], int(row["item_indices"][0])): row
+        for row in data.rows(columns, view=VIEW)
+    }
+    wanted = list(zip(predictions.users.tolist(), predictions.targets[:, 0].tolist(), strict=True))
+    missing = [key for key in wanted if key not in known]
+    if missing:
+        raise DataError(
+            f"{data.prepared().folder}: the view '{VIEW}' lacks {len(missing)} of the "
+            f"{len(wanted)} rows of 'next_items' ({data.part}): prepare both with one setting of "
+            "PrepareOptions.next_items_size and max_events"
         )
-        missing = [key for key in wanted if key not in known]
-        if missing:
-            raise DataError(
-                f"{task.prepared().folder}: the view '{VIEW}' lacks {len(missing)} of the "
-                f"{len(wanted)} rows of 'next_items' ({split}): prepare both with one setting of "
-                "PrepareOptions.next_items_size and max_events"
-            )
-        return [known[key] for key in wanted]
+    return [known[key] for key in wanted]

@@ -10,8 +10,8 @@ from __future__ import annotations
 import abc
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -20,7 +20,7 @@ from m6rec_jax.data.prepared import Prepared
 from m6rec_jax.engine.catalogue_index import CatalogueIndex
 from m6rec_jax.engine.generation import Generator
 from m6rec_jax.engine.retrieval import Retriever
-from m6rec_jax.errors import ConfigError
+from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.model import M6Rec
 
 if TYPE_CHECKING:
@@ -28,10 +28,25 @@ if TYPE_CHECKING:
 
 Array = jax.Array
 Variables = Mapping[str, Any]
+Features = Mapping[str, Array]
 # Outputs of all rows of a part, `{name: [rows, ...]}`.
 Found = Mapping[str, np.ndarray]
 Columns = dict[str, np.ndarray]
 Row = Mapping[str, Any]
+
+
+class TaskRows(NamedTuple):
+    """A task that every data set of users, items and events gets.
+
+    Attributes:
+      suffix: of its name, `<name>_<suffix>`.
+      view: of the prepared data that its rows come from.
+      rows: the function that lays them out, of `pipeline.registration.ROWS`.
+    """
+
+    suffix: str
+    view: str
+    rows: str
 
 
 class TaskData(Protocol):
@@ -72,15 +87,17 @@ class Evaluation(Protocol):
     Attributes:
       data: see `TaskData`.
       ks: cut-offs of ranked lists; the longest is the length of the lists.
+      depth: how many items to retrieve: the longest list, or more where `reranked` wants them.
       limit: at most so many rows (per process); 0: all.
     """
 
     data: TaskData
     ks: tuple[int, ...]
+    depth: int
     limit: int
 
     def outputs(self) -> Found:
-        """The job's outputs for all rows of the part, of all processes."""
+        """The job's outputs and identity for all rows of the part, of all processes."""
 
     def retriever(self) -> Retriever:
         """The two towers, by the task's prompts."""
@@ -94,11 +111,11 @@ class Evaluation(Protocol):
     def beside(self, kind: str) -> Evaluation | None:
         """The evaluated task of that kind that reads the same rows; None where there is none."""
 
-    def once(self, key: str, make: Callable[[], Any]) -> Any:
+    def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
         """What `make` gives, made once for the task and kept from one validation to the next."""
 
     def reranked(self, predictions: Any) -> Any:
-        """Retrieval predictions in the order of the reranker that the evaluation is set up with."""
+        """Retrieval predictions, by the reranker that the evaluation has, if any, and cut to ks."""
 
 
 class Job(abc.ABC):
@@ -107,22 +124,22 @@ class Job(abc.ABC):
     Attributes:
       kind: name in the registry, and of registered tasks.
       needs: part of a model that it reads: 'classes', 'retrieval projections' or ''.
+      tasks: registered for every data set, see `TaskRows`.
       identity: features that come back beside the outputs, to say what each is of.
+      has_scores: whether `t5x.infer` in 'score' mode has numbers of it, see `scores`.
+      needs_text_metrics: whether its metrics need the libraries of `metrics.generation`.
     """
 
     kind: ClassVar[str]
     needs: ClassVar[str] = ""
+    tasks: ClassVar[tuple[TaskRows, ...]] = ()
     identity: ClassVar[tuple[str, ...]] = ()
-    # Whether `t5x.infer` in 'score' mode has numbers of it, see `scores`.
     has_scores: ClassVar[bool] = False
-    # Whether `metrics.generation` is needed, with its libraries.
     needs_text_metrics: ClassVar[bool] = False
 
     # On the devices.
 
-    def outputs(
-        self, model: M6Rec, variables: Variables, features: Mapping[str, Array]
-    ) -> dict[str, Array]:
+    def outputs(self, model: M6Rec, variables: Variables, features: Features) -> dict[str, Array]:
         """What is computed of a batch, `{name: [rows, ...]}`; for use inside jit.
 
         Args:
@@ -132,25 +149,31 @@ class Job(abc.ABC):
         raise NotImplementedError(self.kind)
 
     def row_features(self, data: TaskData, num_rows: int, model: M6Rec) -> dict[str, np.ndarray]:
-        """What `outputs` must know of the task, `{name: [rows, n]}`."""
+        """What `outputs` must know of the task, `{name: [rows, n]}`, the same in every row."""
         del data, num_rows, model
         return {}
 
-    def scores(
-        self, model: M6Rec, variables: Variables, features: Mapping[str, Array]
-    ) -> dict[str, Array]:
+    def scores(self, model: M6Rec, variables: Variables, features: Features) -> dict[str, Array]:
         """As `outputs`, for `t5x.infer`, where a batch does not say which task its rows are of."""
         return self.outputs(model, variables, features)
 
     # Evaluation.
 
-    @abc.abstractmethod
-    def predict(self, evaluation: Evaluation) -> Any:
-        """Predictions, example by example.
+    def predictions(self, data: TaskData, found: Found) -> Any:
+        """What `found`, outputs and identity of all rows, says example by example.
 
         Raises:
           DataError: there are no rows, or they are not of this job.
         """
+        raise NotImplementedError(self.kind)
+
+    def predict(self, evaluation: Evaluation) -> Any:
+        """Predictions, example by example; overridden where outputs are not all they are made of.
+
+        Raises:
+          DataError: as `predictions`.
+        """
+        return self.predictions(evaluation.data, evaluation.outputs())
 
     @abc.abstractmethod
     def metrics(self, evaluation: Evaluation, predictions: Any) -> dict[str, float]:
@@ -166,11 +189,11 @@ class Job(abc.ABC):
 
     def score_columns(self, data: TaskData, found: Found) -> Columns:
         """Columns of a file of `scores`."""
-        raise NotImplementedError(self.kind)
+        return self.columns(data, self.predictions(data, found))
 
     # Requests.
 
-    def answerer(self, parts: Parts) -> Answerer:
+    def answerer(self, parts: Parts) -> Answerer[Any]:
         """Answers requests, see `answering`.
 
         Raises:
@@ -191,6 +214,18 @@ class Job(abc.ABC):
     def answers(cls) -> bool:
         """Whether it answers requests."""
         return cls.answerer is not Job.answerer
+
+
+def labelled(found: Found, job: str) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and decoder positions that have a label.
+
+    Raises:
+      DataError: there are none; the message asks whether the task is one of `job`.
+    """
+    rows, positions = np.nonzero(found["decoder_labels"] >= 0)
+    if not len(rows):
+        raise DataError(f"none of the rows has a label; is this a {job} task?")
+    return rows, positions
 
 
 _JOBS: dict[str, Job] = {}

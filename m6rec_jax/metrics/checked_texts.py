@@ -15,7 +15,7 @@ def checked(texts: Sequence[str], metric: str, name: str = "texts") -> Sequence[
       DataError: one text instead of a list, nothing at all, or an entry that is not a text.
     """
     if isinstance(texts, str):
-        # A str is a sequence of texts of one letter: without this, figures would come out.
+        # A str is a sequence of texts of one letter: without this, metrics would come out.
         raise DataError(f"{metric}: {name} must be a list of texts, got one text")
     if len(texts) == 0:
         raise DataError(f"{metric}: there are no {name}; is the split empty?")

@@ -1,6 +1,6 @@
 """Generated text against reference text: BLEU and ROUGE.
 
-All figures are percentages (0 to 100), as tables of results print them, save that of
+All metrics are percentages (0 to 100), as tables of results print them, save that of
 `bigram_precision_bleu`, which is a share as its source prints it. sacrebleu and rouge-score come
 with the extra `text-metrics` and are imported when first needed.
 """
@@ -64,11 +64,11 @@ def bleu(
     exp(1 - r/c) where the generated texts are shorter (c words) than the references (r), else 1.
     BLEU-1, BLEU-2 and BLEU-4 are N = 1, 2 and 4.
 
-    How PETER's figures (Li et al., 2021) differ: PETER counts the words of its vocabulary between
+    How PETER's metrics (Li et al., 2021) differ: PETER counts the words of its vocabulary between
     spaces, cut after 15, with every rare word of text and reference alike replaced by `<unk>`
     (two `<unk>` match), and does not smooth. On text so prepared, `tokens="none"` gives the figure
     it reports; M6-Rec compares itself with those. On plain text '13a' parts punctuation from words,
-    so that "good." finds "good": such figures are not comparable with PETER's.
+    so that "good." finds "good": such numbers are not comparable with PETER's.
 
     Args:
       generated: the texts; empty ones are allowed.
@@ -164,7 +164,7 @@ def rouge(
     the texts of each of the three, so F is not the harmonic mean of the precision and recall beside
     it.
 
-    How PETER's figures (Li et al., 2021) differ: it takes the *set* of a text's n-grams, so that
+    How PETER's metrics (Li et al., 2021) differ: it takes the *set* of a text's n-grams, so that
     one said twice counts once, and words are what stands between spaces, punctuation with them.
 
     Args:

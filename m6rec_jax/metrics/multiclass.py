@@ -15,7 +15,7 @@ FloatArray = npt.NDArray[np.float64]
 
 
 def multiclass_metrics(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> dict[str, float]:
-    """All figures of a classifier.
+    """All metrics of a classifier.
 
     Args:
       labels: `[n]`, class numbers below C.

@@ -1,7 +1,7 @@
 """Likeness of explanations as PETER reports it (Li et al., 2021), to stand in the paper's table.
 
 PETER compares what its model can say: words between spaces, of which all but the most frequent are
-`<unk>`, the first 15 of each text. M6-Rec compares itself with those figures (paper, section 4), so
+`<unk>`, the first 15 of each text. M6-Rec compares itself with those metrics (paper, section 4), so
 texts of another model need the same form before they are measured.
 """
 
@@ -58,7 +58,7 @@ def peter_rouge(
     return 100.0 * total / len(generated)
 
 
-def peter_figures(
+def peter_metrics(
     generated: Sequence[str], references: Sequence[str], known: Set[str]
 ) -> Mapping[str, float]:
     """`bleu_1`, `bleu_4`, `rouge_1`, `rouge_2` (percentages) and `usr` of texts in `peter_form`.
@@ -72,9 +72,9 @@ def peter_figures(
       ConfigError: sacrebleu is not installed.
     """
     ours, theirs = ([peter_form(text, known) for text in of] for of in (generated, references))
-    figures = {f"bleu_{n}": generation.bleu(ours, theirs, n, tokens="none") for n in (1, 4)}
-    figures |= {"rouge_1": peter_rouge(ours, theirs, 1), "rouge_2": peter_rouge(ours, theirs, 2)}
-    return figures | {"usr": unique_sentence_ratio(ours)}
+    metrics = {f"bleu_{n}": generation.bleu(ours, theirs, n, tokens="none") for n in (1, 4)}
+    metrics |= {"rouge_1": peter_rouge(ours, theirs, 1), "rouge_2": peter_rouge(ours, theirs, 2)}
+    return metrics | {"usr": unique_sentence_ratio(ours)}
 
 
 def _ngrams(text: str, order: int) -> set[tuple[str, ...]]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 from m6rec_jax.data.prepared import Prepared
+from m6rec_jax.pipeline.registration import TaskInfo
 from m6rec_jax.pipeline.source import PreparedSource, steady_options
 
 PARTS = ("train", "validation", "test")
@@ -21,7 +22,7 @@ class Interactions:
     """Events of a part, in no particular order.
 
     Attributes:
-      users, items: int64 `[n]`, places in the users and the items table.
+      users, items: int64 `[n]`, indices into the users and the items table.
       labels: int64 `[n]`, 0 or 1.
     """
 
@@ -79,9 +80,41 @@ def seen_items(prepared: Prepared, part: str) -> dict[int, np.ndarray]:
 
 
 def user_names(prepared: Prepared, view: str, part: str) -> dict[int, str]:
-    """Ids of the users of a part, by place in the users table."""
+    """Ids of the users of a part, by index into the users table."""
     rows = read_rows(prepared, view, part, ("user_index", "user_id"))
     return {int(row["user_index"]): row["user_id"] for row in rows}
+
+
+class TaskPart:
+    """A registered task and one part of its data: `jobs.job.TaskData`, which see.
+
+    Args:
+      task: as registered.
+      part: 'train', 'validation' or 'test'.
+    """
+
+    def __init__(self, task: TaskInfo, part: str) -> None:
+        self.name, self.view, self.part = task.name, task.view, part
+        self.positive_classes = task.positive_classes
+        self.prepared = task.prepared
+
+    def rows(
+        self, columns: Sequence[str] | None = None, *, view: str = "", part: str = ""
+    ) -> Iterator[dict[str, Any]]:
+        """See `read_rows`."""
+        return read_rows(self.prepared(), view or self.view, part or self.part, columns)
+
+    def user_names(self) -> Mapping[int, str]:
+        """See `user_names`."""
+        return user_names(self.prepared(), self.view, self.part)
+
+    def seen_items(self) -> Mapping[int, np.ndarray]:
+        """See `seen_items`."""
+        return seen_items(self.prepared(), self.part)
+
+    def interactions(self, part: str) -> Interactions:
+        """See `interactions`."""
+        return interactions(self.prepared(), part)
 
 
 def _python(value: Any) -> Any:

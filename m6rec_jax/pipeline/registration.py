@@ -9,21 +9,22 @@ registers
     movielens_100k_outcomes      groups       candidates, then outcomes in words (pretraining)
     movielens_100k_ctr           groups       the class of each candidate (scoring)
     movielens_100k_retrieval     next_items   the two towers
-    movielens_100k_reranking     reranking    which of the items near by comes next (scoring)
+    movielens_100k_reranking     reranking    which of the items near by comes next
     movielens_100k_zero_shot     groups       the likelihood of sentences about candidates
     movielens_100k_pretrain            mixture of infilling and generation
     movielens_100k_foundation          the same, outcomes and retrieval; see `foundation_rates`
 
-Nothing is read before a task is used; see `pipeline.locations` for where data are looked for.
-Tasks of texts are registered by `pipeline.text_registration`.
+and one for whatever else jobs ask for (`jobs.job.Job.tasks`). Nothing is read before a task is
+used; see `pipeline.locations` for where data are looked for. Tasks of texts are registered by
+`pipeline.text_registration`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import gin
 import numpy as np
@@ -33,6 +34,7 @@ import tensorflow as tf
 from m6rec_jax import configuration
 from m6rec_jax.data.prepared import Prepared
 from m6rec_jax.errors import ConfigError
+from m6rec_jax.jobs.job import Job, job_of, jobs
 from m6rec_jax.pipeline import locations, preprocessors
 from m6rec_jax.pipeline.features import TASK_FEATURES
 from m6rec_jax.pipeline.likelihood_rows import likelihood_rows
@@ -41,17 +43,6 @@ from m6rec_jax.pipeline.task_rows import find_provider
 from m6rec_jax.pipeline.vocabulary import SeqioVocabulary
 from m6rec_jax.text.vocabulary import Vocabulary
 
-Kind = Literal[
-    "language",
-    "scoring",
-    "retrieval",
-    "classification",
-    "likelihood",
-    "generation",
-    "title_recommendation",
-    "item_recommendation",
-]
-
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class TaskInfo:
@@ -59,11 +50,7 @@ class TaskInfo:
 
     Attributes:
       name: of the seqio task.
-      kind: 'language' (perplexity), 'scoring' (AUC and the like), 'retrieval' (hit rate, NDCG),
-        'classification' (accuracy, F1 and the like), 'likelihood' (AUC beside baselines) or
-        'generation' (BLEU and the like of the texts that are written); in dialogues also
-        'title_recommendation' and 'item_recommendation' (recall), by writing titles and by the two
-        towers.
+      kind: of its job, such as 'scoring', see `m6rec_jax.jobs`.
       view: of the prepared data set.
       dataset, split: names of the prepared data set.
       positive_classes: for scoring, the classes whose probabilities a score adds up.
@@ -71,12 +58,17 @@ class TaskInfo:
     """
 
     name: str
-    kind: Kind
+    kind: str
     view: str
     dataset: str
     split: str
     positive_classes: tuple[int, ...] = (1,)
     rows: str = ""
+
+    @property
+    def job(self) -> Job:
+        """What is done with its rows."""
+        return job_of(self.kind)
 
     def candidate_length(self) -> int | None:
         """Most tokens of a candidate in the task's rows, as gin sets it; None: they share T."""
@@ -155,46 +147,34 @@ def register_recommendation_tasks(
     Raises:
       ConfigError: `rating_values` without a `positive_rating` that divides them in two.
     """
+    values = tuple(sorted(rating_values))
+    positive_classes = _positive_classes(values, positive_rating) if values else ()
     loaded = SeqioVocabulary(
         vocabulary
         or functools.partial(locations.load_vocabulary, dataset, vocabulary_split or split)
     )
-    outcome = functools.partial(_outcome, dataset, split)
     add = functools.partial(add_task, loaded, dataset, split, shuffle_buffer_size)
-    add(f"{name}_infilling", "language", "documents", preprocessors.infilling_rows)
-    add(f"{name}_generation", "language", "documents", preprocessors.generation_rows)
-    add(f"{name}_outcomes", "language", "groups", preprocessors.outcome_rows, outcome=outcome)
-    add(f"{name}_ctr", "scoring", "groups", preprocessors.scoring_rows)
-    add(
-        f"{name}_retrieval",
-        "retrieval",
-        "next_items",
-        preprocessors.retrieval_rows,
-        item_log_frequency=functools.partial(item_log_frequency, dataset, split),
-    )
-    add(f"{name}_reranking", "scoring", "reranking", preprocessors.scoring_rows)
-    add(
-        f"{name}_zero_shot",
-        "likelihood",
-        "groups",
-        likelihood_rows,
-        item_texts=functools.partial(_item_texts, dataset, split),
-        outcome_of=outcome,
-    )
-    kinds = ("infilling", "generation", "outcomes", "ctr", "retrieval", "reranking", "zero_shot")
-    names = [f"{name}_{kind}" for kind in kinds]
-    if rating_values:
-        values = tuple(sorted(rating_values))
+    names = []
+    for kind, job in jobs().items():
+        for suffix, view, rows in job.tasks:
+            names.append(f"{name}_{suffix}")
+            make, options = ROWS[rows]
+            own: dict[str, Any] = {
+                key: functools.partial(of, dataset, split) for key, of in options.items()
+            }
+            add(names[-1], kind, view, make, **own)
+    if values:
+        names.append(f"{name}_ctr_ratings")
         add(
-            f"{name}_ctr_ratings",
+            names[-1],
             "scoring",
             "groups",
             preprocessors.scoring_rows,
-            positive_classes=_positive_classes(values, positive_rating),
+            positive_classes=positive_classes,
             rating_values=values,
         )
-        names.append(f"{name}_ctr_ratings")
-    seqio.MixtureRegistry.add(f"{name}_pretrain", names[:2], default_rate=1.0)
+    language = [f"{name}_infilling", f"{name}_generation"]
+    seqio.MixtureRegistry.add(f"{name}_pretrain", language, default_rate=1.0)
     seqio.MixtureRegistry.add(
         f"{name}_foundation",
         [
@@ -250,7 +230,7 @@ def add_task(
     split: str,
     shuffle_buffer_size: int,
     name: str,
-    kind: Kind,
+    kind: str,
     view: str,
     preprocessor: Callable[..., tf.data.Dataset],
     positive_classes: tuple[int, ...] = (1,),
@@ -266,7 +246,11 @@ def add_task(
       preprocessor: from the view's columns to rows; called with the data set, `sequence_length`,
         `vocabulary`, `task_name` and `options`.
       **options: of the preprocessor.
+
+    Raises:
+      ConfigError: no job is of that kind.
     """
+    job_of(kind)
     seqio.TaskRegistry.add(
         name,
         source=PreparedSource(
@@ -312,3 +296,18 @@ def _outcome(dataset: str, split: str, value: float) -> str:
 def _template_outcome(folder: Any, dataset: str, split: str) -> Callable[[float | None], str]:
     del folder  # part of the key: where `prepared` looks
     return locations.prepared(dataset, split).template().outcome
+
+
+# Functions that lay out rows for `Job.tasks`, and what each must know of the data set: functions of
+# its name and split.
+ROWS: Mapping[str, tuple[Callable[..., tf.data.Dataset], Mapping[str, Callable[..., Any]]]] = {
+    "infilling_rows": (preprocessors.infilling_rows, {}),
+    "generation_rows": (preprocessors.generation_rows, {}),
+    "outcome_rows": (preprocessors.outcome_rows, {"outcome": _outcome}),
+    "scoring_rows": (preprocessors.scoring_rows, {}),
+    "retrieval_rows": (
+        preprocessors.retrieval_rows,
+        {"item_log_frequency": item_log_frequency},
+    ),
+    "likelihood_rows": (likelihood_rows, {"item_texts": _item_texts, "outcome_of": _outcome}),
+}

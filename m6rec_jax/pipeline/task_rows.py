@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.pipeline.source import PreparedSource
+from m6rec_jax.text.vocabulary import Vocabulary
 
 Batch = dict[str, np.ndarray]
 
@@ -35,6 +36,13 @@ def find_provider(mixture_or_task_name: str) -> seqio.Task | seqio.Mixture:
 def tasks_of(mixture_or_task_name: str) -> list[str]:
     """Names of a mixture's tasks (or of the task itself); raises ConfigError as `find_provider`."""
     return [task.name for task in seqio.get_subtasks(find_provider(mixture_or_task_name))]
+
+
+def task_vocabulary(mixture_or_task_name: str) -> Vocabulary:
+    """The vocabulary of a task or mixture; raises ConfigError as `find_provider`."""
+    features = find_provider(mixture_or_task_name).output_features
+    vocabulary: Vocabulary = features["encoder_input_tokens"].vocabulary.text
+    return vocabulary
 
 
 def rows_per_task(provider: seqio.Task | seqio.Mixture, split: str) -> dict[str, int]:

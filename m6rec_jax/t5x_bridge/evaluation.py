@@ -1,10 +1,10 @@
-"""The figures of `m6rec eval`, by `t5x.eval` and while `t5x.train` runs.
+"""The metrics of `m6rec eval`, by `t5x.eval` and while `t5x.train` runs.
 
     evaluate.inference_evaluator_cls = @T5xEvaluator
     T5xEvaluator.model = %MODEL
     T5xEvaluator.task_feature_lengths = %TASK_FEATURE_LENGTHS
 
-seqio's own evaluator compares each row's prediction with its target. Figures such as a ranking over
+seqio's own evaluator compares each row's prediction with its target. Metrics such as a ranking over
 the whole catalogue cannot be had so: items are embedded once, and a row has several candidates.
 """
 
@@ -30,7 +30,7 @@ from m6rec_jax.t5x_bridge.model import M6RecModel
 # Ours by t5x's. Rows are split over 'data' there, and slices are 'replica'.
 _AXES = {"replica": "data", "data": "fsdp", "model": "tensor"}
 
-Figures = dict[str, dict[str, float]]
+Metrics = dict[str, dict[str, float]]
 
 
 @gin.configurable
@@ -83,8 +83,8 @@ class T5xEvaluator:
 
     def evaluate(
         self, *, compute_metrics: bool, step: int | None = None, score_fn: Any, **unused: Any
-    ) -> tuple[Future[Figures], dict[str, Any]]:
-        """Figures by task.
+    ) -> tuple[Future[Metrics], dict[str, Any]]:
+        """Metrics by task.
 
         Args:
           compute_metrics: write them (t5x says so on process 0).
@@ -93,7 +93,7 @@ class T5xEvaluator:
           unused: the other functions that t5x offers.
 
         Returns:
-          The figures, and no predictions.
+          The metrics, and no predictions.
         """
         params = _params_of(score_fn)
         mesh = _own_mesh(params)
@@ -107,18 +107,18 @@ class T5xEvaluator:
                 mesh=mesh,
             )
         own = variables.split(jax.tree.map(lambda leaf: _moved(leaf, mesh), dict(params)))
-        figures: Figures = {}
+        metrics: Metrics = {}
         for task in self._evaluator.tasks:
             predicted = self._evaluator.predict(task, self._model, own)
             # By all processes: rows are counted over them.
-            figures[task.name] = self._evaluator.metrics(task, predicted)
+            metrics[task.name] = self._evaluator.metrics(task, predicted)
             if not compute_metrics:
                 continue
-            scalars = {k: seqio.metrics.Scalar(v) for k, v in figures[task.name].items()}
+            scalars = {k: seqio.metrics.Scalar(v) for k, v in metrics[task.name].items()}
             for logger in self._loggers:
                 logger(task.name, step, scalars, None, None, None)
-        future: Future[Figures] = Future()
-        future.set_result(figures)
+        future: Future[Metrics] = Future()
+        future.set_result(metrics)
         return future, {}
 
     def close(self) -> None:

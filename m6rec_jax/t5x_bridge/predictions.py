@@ -14,16 +14,12 @@ import gin
 import numpy as np
 import tensorflow as tf
 
-from m6rec_jax.engine.scoring import chosen_classes
 from m6rec_jax.errors import ConfigError
-from m6rec_jax.evaluation import tasks
-from m6rec_jax.evaluation.named_columns import named_columns
-from m6rec_jax.evaluation.predictions import json_lines
-from m6rec_jax.evaluation.task_facts import task_vocabulary
-from m6rec_jax.pipeline import prepared_rows
+from m6rec_jax.evaluation.prediction_files import json_lines
+from m6rec_jax.jobs.job import Columns
+from m6rec_jax.pipeline.prepared_rows import TaskPart
 from m6rec_jax.pipeline.registration import TaskInfo, task_info
-
-Columns = dict[str, np.ndarray]
+from m6rec_jax.pipeline.task_rows import task_vocabulary
 
 
 @gin.configurable
@@ -65,38 +61,13 @@ def write_predictions(
 
 
 def _scores(task: TaskInfo, split: str, values: Mapping[str, Any]) -> Columns:
-    found = {name: np.asarray(rows) for name, rows in values.items()}
-    if task.kind == "retrieval":
-        return _similarities(task, split, found)
-    if task.kind == "scoring":
-        probabilities = np.exp(found["log_probabilities"].astype(np.float64))
-        chosen = chosen_classes(task.positive_classes, probabilities.shape[-1])
-        found["probability"] = probabilities @ chosen
-        predicted: Any = tasks.scoring_predictions(found, task.positive_classes)
-    elif task.kind == "classification":
-        predicted = tasks.classification_predictions(found)
-    elif task.kind == "likelihood":
-        predicted = tasks.likelihood_predictions(found)
-    elif task.kind == "language":
-        predicted = tasks.language_predictions(found)
-    else:
+    if not task.job.has_scores:
         raise ConfigError(
             f"task '{task.name}' ({task.kind}) has no scores in t5x: set MODE = 'predict' for its "
             "texts, or use `m6rec eval`"
         )
-    return named_columns(task, split, predicted)
-
-
-def _similarities(task: TaskInfo, split: str, found: Columns) -> Columns:
-    rows, places = np.nonzero(found["decoder_item_ids"] >= 0)
-    prepared = task.prepared()
-    users = prepared_rows.user_names(prepared, task.view, split)
-    items = np.array([item.id for item in prepared.catalogue().items], object)
-    return {
-        "user_id": np.array([users[int(user)] for user in found["user_ids"][rows, 0]], object),
-        "item_id": items[found["decoder_item_ids"][rows, places]],
-        "similarity": found["similarity"][rows, places],
-    }
+    found = {name: np.asarray(rows) for name, rows in values.items()}
+    return task.job.score_columns(TaskPart(task, split), found)
 
 
 def _texts(name: str, predictions: Sequence[Any], task_ds: tf.data.Dataset) -> Columns:

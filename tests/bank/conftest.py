@@ -20,6 +20,7 @@ from m6rec_jax.checkpoints.fingerprint import backbone_fingerprint, fingerprint
 from m6rec_jax.checkpoints.manifest import RunDescription, tensor_specs
 from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.checkpoints.trees import nested
+from m6rec_jax.engine.engine import EngineOptions
 from m6rec_jax.engine.loaded_model import InferenceSettings
 from m6rec_jax.engine.model_folder import save_assets
 from m6rec_jax.engine.task_settings import TaskSettings
@@ -30,7 +31,7 @@ from tests.pipeline import shop_rows
 
 S, T = 48, 24
 # One shape, so that whatever is asked for together is one batch.
-SHAPES: dict[str, Any] = {"source_length": S, "target_length": T, "batch_sizes": (8,)}
+OPTIONS = EngineOptions(S, T, batch_sizes=(8,))
 # For any of the tasks.
 ROOM = BankCapacity(
     num_tasks=6,

@@ -24,7 +24,7 @@ from m6rec_jax.engine.scoring import Scorer
 from m6rec_jax.errors import CheckpointError, ConfigError, DataError
 from m6rec_jax.model import M6Rec, PromptConfig
 from m6rec_jax.text import rows
-from tests.bank.conftest import ROOM, SHAPES, Alone, Backbone, make_prompts, save_backbone
+from tests.bank.conftest import OPTIONS, ROOM, Alone, Backbone, make_prompts, save_backbone
 from tests.pipeline import shop_rows
 
 EXAMPLES = shop_rows.rows_of("test")["groups"]
@@ -107,15 +107,11 @@ def test_scores_of_a_mixed_batch(bank: LoadedBank, alone: Alone, backbone: Backb
     mixed = scorer.score_requests(HISTORIES, CANDIDATES, SCORING)
     assert scorer.num_compilations == 2  # one encoder, one decoder: it was one batch
     for request, name in list(enumerate(SCORING))[1:3]:
-        settings = bank.tasks[name]
-        own = Scorer(
-            *(*alone(name), backbone.vocabulary),
-            **SHAPES,
-            positive_classes=settings.positive_classes,
-            sampling_rate=settings.sampling_rate,
-            source_buckets=(48,),
-            target_buckets=(24,),
+        settings = dataclasses.replace(bank.tasks[name], task_id=0)
+        options = dataclasses.replace(
+            OPTIONS, tasks={"": settings}, source_buckets=(48,), target_buckets=(24,)
         )
+        own = Scorer(*alone(name), backbone.vocabulary, options)
         expected = own.score_requests([HISTORIES[request]], [CANDIDATES[request]])[0]
         np.testing.assert_allclose(mixed[request], expected, **CLOSE)
         assert expected.min() > 1e-6
@@ -128,7 +124,7 @@ def test_retrieval_of_a_mixed_batch(bank: LoadedBank, alone: Alone, backbone: Ba
     retriever, names = bank.retriever(batch_sizes=(8,)), ("next", "near", "near", "next")
     mixed = retriever.embed_users(HISTORIES, names)
     for name, width in (("next", 8), ("near", 5)):
-        own = Retriever(*(*alone(name), backbone.vocabulary), **SHAPES)
+        own = Retriever(*alone(name), backbone.vocabulary, OPTIONS)
         its = [i for i, there in enumerate(names) if there == name]
         expected = own.embed_users([HISTORIES[i] for i in its])
         np.testing.assert_allclose(mixed[its, :width], expected, **CLOSE)
@@ -142,7 +138,7 @@ def test_texts_of_a_mixed_batch(bank: LoadedBank, alone: Alone, backbone: Backbo
     names = ("titles", "stars", "titles", "next")
     written = bank.generator(batch_sizes=(8,)).greedy(HISTORIES, tasks=names)
     for row, name in enumerate(names[:3]):
-        own = Generator(*(*alone(name), backbone.vocabulary), **SHAPES)
+        own = Generator(*alone(name), backbone.vocabulary, OPTIONS)
         (expected,) = own.greedy([HISTORIES[row]])
         assert written[row].text == expected.text
         assert written[row].score == pytest.approx(expected.score, rel=1e-3)

@@ -14,12 +14,12 @@ import numpy as np
 from flax import linen as nn
 from jax.sharding import Mesh
 
+from m6rec_jax.engine.engine import EngineOptions
 from m6rec_jax.engine.generation import Generator
 from m6rec_jax.engine.model_folder import variable_targets
 from m6rec_jax.engine.retrieval import Retriever
 from m6rec_jax.engine.scoring import Scorer
 from m6rec_jax.engine.shared_titles import SharedTitles
-from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.engine.title_trie import TitleTrie
 from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
 from m6rec_jax.model.m6rec import initial_features
@@ -78,19 +78,19 @@ def answers(
         placed = jax.tree.map(
             lambda leaf, target: jax.device_put(leaf, target.sharding), variables, targets
         )
-    shapes: dict[str, Any] = {
-        "source_length": 16,
-        "target_length": 16,
-        "batch_sizes": (2, 5),  # which no mesh divides
-        "source_buckets": (16,),
-        "mesh": mesh,
-        "rules": rules,
-    }
-    generator = Generator(model, placed, vocabulary, **shapes)
+    options = EngineOptions(
+        source_length=16,
+        target_length=16,
+        batch_sizes=(2, 5),  # which no mesh divides
+        source_buckets=(16,),
+        mesh=mesh,
+        rules=rules,
+    )
+    generator = Generator(model, placed, vocabulary, options)
     trie = TitleTrie(vocabulary, TITLES)
     titles = generator.recommend(HISTORIES, trie, 3)
     texts = [f"{title}, {place} percent" for place, title in enumerate(TITLES)]
-    retriever = Retriever(model, placed, vocabulary, **shapes)
+    retriever = Retriever(model, placed, vocabulary, options)
     shared = SharedTitles(retriever, trie, texts)
     told = generator.recommend(
         HISTORIES,
@@ -102,8 +102,7 @@ def answers(
     )
     samples = generator.sample(HISTORIES, num_samples=2, seed=3)
     users, index = retriever.embed_users(HISTORIES), retriever.index(texts)
-    tasks = {"": TaskSettings(0)}
-    scorer = Scorer(model, placed, vocabulary, tasks=tasks, **shapes)
+    scorer = Scorer(model, placed, vocabulary, options)
     return {
         "titles": [[one.title for one in row] for row in titles],
         "scores": [[one.score for one in row] for row in titles],

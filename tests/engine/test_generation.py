@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from m6rec_jax.engine.engine import EngineOptions
 from m6rec_jax.engine.generation import Generator
 from m6rec_jax.engine.generation_program import write
 from m6rec_jax.engine.likelihood import token_sums
@@ -25,13 +26,9 @@ HISTORIES = [row["history"] for row in shop_rows.rows_of("test")["groups"][:5]]
 TITLES = [*shop_rows.ITEMS, shop_rows.ITEMS[0], shop_rows.ITEMS[4], shop_rows.ITEMS[4]]
 
 
-def lengths(**changes):
-    return {"source_length": S, "target_length": T, **changes}
-
-
 @pytest.fixture(scope="module")
 def generator(tiny):
-    return Generator(*tiny, **lengths(batch_sizes=(4,)))
+    return Generator(*tiny, EngineOptions(S, T, batch_sizes=(4,)))
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +161,7 @@ def test_item_scores_order_what_shares_a_title(generator, trie):
 def test_the_retriever_orders_what_shares_a_title(tiny, generator, trie):
     # Items of one title, told apart by what the retriever reads of them.
     texts = [f"{title}, {place} percent" for place, title in enumerate(TITLES)]
-    retriever = Retriever(*tiny, **lengths(batch_sizes=(8,)))
+    retriever = Retriever(*tiny, EngineOptions(S, T, batch_sizes=(8,)))
     index, users = retriever.index(texts), retriever.embed_users(HISTORIES[:2])
     scores = users @ retriever.embed_items(texts).T
     found = generator.recommend(
@@ -219,14 +216,18 @@ def test_control_ids_are_never_written(tiny, shop_vocabulary):
             return super().decode(ids)
 
     spy = Spy(shop_vocabulary.model_file)
-    generator = Generator(tiny[0], tiny[1], spy, **lengths(batch_sizes=(1,)))
+    generator = Generator(tiny[0], tiny[1], spy, EngineOptions(S, T, batch_sizes=(1,)))
     generator.sample(HISTORIES[:1], num_samples=300, temperature=10.0)
     tokens = np.concatenate(seen)
     written = set(tokens[tokens > 0].tolist())
     assert written <= {*spy.text_ids.tolist(), EOS_ID}
     assert len(written) > 0.9 * len(spy.text_ids)
     also = Generator(
-        tiny[0], tiny[1], spy, **lengths(batch_sizes=(1,)), also_allowed=[spy.sentinel_ids[0]]
+        tiny[0],
+        tiny[1],
+        spy,
+        EngineOptions(S, T, batch_sizes=(1,)),
+        also_allowed=[spy.sentinel_ids[0]],
     )
     seen.clear()
     also.sample(HISTORIES[:1], num_samples=300, temperature=10.0)
@@ -262,7 +263,7 @@ def test_the_same_request_gives_the_same_text_whatever_stands_beside_it(generato
 
 
 def test_further_requests_compile_nothing(tiny, trie):
-    generator = Generator(*tiny, **lengths(batch_sizes=(2,), source_buckets=(S,)))
+    generator = Generator(*tiny, EngineOptions(S, T, batch_sizes=(2,), source_buckets=(S,)))
     for number, history in enumerate(HISTORIES):
         generator.sample([history], temperature=0.5 + number, top_k=number, top_p=0.9, seed=number)
     assert generator.num_compilations == 1
@@ -275,12 +276,21 @@ def test_further_requests_compile_nothing(tiny, trie):
     assert generator.num_compilations == 4
 
 
-def test_bundle_and_mesh_give_the_same(tiny, generator):
+def test_a_loaded_model_and_a_mesh_give_the_same(tiny, generator):
     model, variables, vocabulary = tiny
     mesh = make_mesh(1, 1, 1, devices=jax.devices()[:1])
     settings = InferenceSettings(S, T, {"shop": TaskSettings(0)})
-    bundle = TrainedModel(model, variables, vocabulary, settings, 0, mesh, data_parallel())
-    on_mesh = bundle.generator(batch_sizes=(4,)).beam_search(HISTORIES[:2], num_beams=2)
+    loaded = TrainedModel(
+        model=model,
+        variables=variables,
+        vocabulary=vocabulary,
+        settings=settings,
+        step=0,
+        mesh=mesh,
+        rules=data_parallel(),
+        dataset_specs={},
+    )
+    on_mesh = loaded.generator(batch_sizes=(4,)).beam_search(HISTORIES[:2], num_beams=2)
     for a, b in zip(on_mesh, generator.beam_search(HISTORIES[:2], num_beams=2), strict=True):
         assert [text.text for text in a] == [text.text for text in b]
         np.testing.assert_allclose([t.score for t in a], [t.score for t in b], rtol=1e-4)
@@ -288,7 +298,7 @@ def test_bundle_and_mesh_give_the_same(tiny, generator):
 
 def test_clear_errors(tiny, generator, trie, shop_vocabulary):
     with pytest.raises(ConfigError, match="target_length = 2 has no room"):
-        Generator(*tiny, source_length=S, target_length=2)
+        Generator(*tiny, EngineOptions(S, 2))
     with pytest.raises(ConfigError, match="temperature = -1"):
         generator.sample(HISTORIES, temperature=-1)
     with pytest.raises(ConfigError, match=r"length_penalty = -0\.5"):

@@ -4,7 +4,9 @@ import jax
 import numpy as np
 import pytest
 
+from m6rec_jax.engine.engine import EngineOptions
 from m6rec_jax.engine.likelihood_scoring import LikelihoodScorer
+from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.text import rows
 from tests.pipeline import shop_rows
@@ -57,9 +59,7 @@ def brute_force(tiny, history, text, before="", after="", counts="candidate", ta
     ],
 )
 def test_scores_equal_brute_force(tiny, sentence, counted, arguments):
-    scorer = LikelihoodScorer(
-        *tiny, source_length=S, target_length=T, sentence=sentence, counted=counted
-    )
+    scorer = LikelihoodScorer(*tiny, EngineOptions(S, T), sentence=sentence, counted=counted)
     scored = scorer.score_requests(HISTORIES, TEXTS)
     assert [len(s) for s in scored] == [len(t) for t in TEXTS]
     for history, texts, found in zip(HISTORIES, TEXTS, scored, strict=True):
@@ -70,15 +70,13 @@ def test_scores_equal_brute_force(tiny, sentence, counted, arguments):
 
 
 def test_task_ids_pick_their_prompts(tiny):
-    scorer = LikelihoodScorer(*tiny, source_length=S, target_length=T, task_id=1)
+    scorer = LikelihoodScorer(*tiny, EngineOptions(S, T, tasks={"": TaskSettings(1)}))
     found = scorer.score_requests(HISTORIES[:1], [TEXTS[1][:1]])[0][0]
     assert found == pytest.approx(brute_force(tiny, HISTORIES[0], TEXTS[1][0], task_id=1), abs=3e-5)
 
 
 def test_warm_scorer_compiles_nothing_more(tiny):
-    scorer = LikelihoodScorer(
-        *tiny, source_length=S, target_length=T, batch_sizes=(2,), source_buckets=(S,)
-    )
+    scorer = LikelihoodScorer(*tiny, EngineOptions(S, T, batch_sizes=(2,), source_buckets=(S,)))
     number = scorer.warm_up()
     scorer.score_requests(HISTORIES, TEXTS)
     assert scorer.num_compilations == number
@@ -90,22 +88,20 @@ def test_no_head_is_needed(tiny):
     model, variables, vocab = tiny
     prompts = dataclasses.replace(model.config.prompts, head="none", num_options=0)
     bare = type(model)(dataclasses.replace(model.config, prompts=prompts))
-    scorer = LikelihoodScorer(bare, variables, vocab, source_length=S, target_length=T)
+    scorer = LikelihoodScorer(bare, variables, vocab, EngineOptions(S, T))
     found = scorer.score_requests(HISTORIES[:1], [TEXTS[1]])[0]
     np.testing.assert_allclose(
         found,
-        LikelihoodScorer(*tiny, source_length=S, target_length=T).score_requests(
-            HISTORIES[:1], [TEXTS[1]]
-        )[0],
+        LikelihoodScorer(*tiny, EngineOptions(S, T)).score_requests(HISTORIES[:1], [TEXTS[1]])[0],
         atol=3e-5,
     )
 
 
 def test_bad_arguments_are_named(tiny):
     with pytest.raises(ConfigError, match="exactly one field"):
-        LikelihoodScorer(*tiny, source_length=S, target_length=T, sentence="liked")
-    with pytest.raises(ConfigError, match=r"LikelihoodScorer\.source_buckets"):
-        LikelihoodScorer(*tiny, source_length=S, target_length=T, source_buckets=(3,))
-    scorer = LikelihoodScorer(*tiny, source_length=S, target_length=T)
+        LikelihoodScorer(*tiny, EngineOptions(S, T), sentence="liked")
+    with pytest.raises(ConfigError, match="source_buckets"):
+        LikelihoodScorer(*tiny, EngineOptions(S, T, source_buckets=(3,)))
+    scorer = LikelihoodScorer(*tiny, EngineOptions(S, T))
     with pytest.raises(DataError, match="1 histories for 2 lists"):
         scorer.score_requests(HISTORIES[:1], TEXTS[:2])

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from m6rec_jax.engine.engine import EngineOptions
 from m6rec_jax.engine.retrieval import Retriever
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.text import rows
@@ -16,8 +17,8 @@ S, T = 96, 64
 
 def test_towers_do_not_depend_on_batch_mates(tiny):
     model, variables, vocabulary = tiny
-    retriever = Retriever(*tiny, source_length=S, target_length=T)
-    alone = Retriever(*tiny, source_length=S, target_length=T, batch_sizes=(1,))
+    retriever = Retriever(*tiny, EngineOptions(S, T))
+    alone = Retriever(*tiny, EngineOptions(S, T, batch_sizes=(1,)))
     histories = [row["history"] for row in shop_rows.rows_of("test")["next_items"]]
     users = retriever.embed_users(histories)
     items = retriever.embed_items(shop_rows.ITEMS)
@@ -44,8 +45,8 @@ def test_towers_do_not_depend_on_batch_mates(tiny):
 def test_a_catalogue_of_any_size_takes_bounded_memory(tiny, monkeypatch):
     """Vectors of all positions lie on the device, so few batches may be there at a time."""
     texts = [f"{text} {i}" for i, text in enumerate(shop_rows.ITEMS * 8)]
-    expected = Retriever(*tiny, source_length=S, target_length=T).embed_items(texts)
-    retriever = Retriever(*tiny, source_length=S, target_length=T, batch_sizes=(1,))
+    expected = Retriever(*tiny, EngineOptions(S, T)).embed_items(texts)
+    retriever = Retriever(*tiny, EngineOptions(S, T, batch_sizes=(1,)))
     embed, vectors, most = retriever._items, [], 0
 
     def watched(variables, features):
@@ -62,7 +63,7 @@ def test_a_catalogue_of_any_size_takes_bounded_memory(tiny, monkeypatch):
 
 
 def test_recommends_ids_and_scores_from_text(tiny):
-    retriever = Retriever(*tiny, source_length=S, target_length=T)
+    retriever = Retriever(*tiny, EngineOptions(S, T))
     index = retriever.index(shop_rows.ITEMS)
     users = retriever.embed_users([["user 1, likes drama", "Monday"]])
     found = index.top_k(users, 3, [np.array([0, 1])])
@@ -75,4 +76,4 @@ def test_a_model_without_projections(tiny):
     prompts = type(model.config.prompts)(num_prompts=2, num_options=2, head="option")
     scorer_only = type(model)(model.config.replace(prompts=prompts))
     with pytest.raises(ConfigError, match="retrieval_dim > 0"):
-        Retriever(scorer_only, variables, vocabulary, source_length=S, target_length=T)
+        Retriever(scorer_only, variables, vocabulary, EngineOptions(S, T))

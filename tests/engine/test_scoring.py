@@ -1,12 +1,16 @@
 """Scoring: equals the plain forward pass whatever the buckets, batches and packing."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 
 from m6rec_jax.engine.candidate_rows import pack_texts, text_ends
+from m6rec_jax.engine.engine import EngineOptions
 from m6rec_jax.engine.runtime import in_buckets, length_buckets
-from m6rec_jax.engine.scoring import Scorer, class_log_probabilities, positive_probability
+from m6rec_jax.engine.scoring import Scorer, chosen_classes, class_log_probabilities
+from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.sharding import data_parallel, make_mesh
 from m6rec_jax.text import rows
@@ -14,12 +18,13 @@ from tests.pipeline import shop_rows
 
 S, T = 96, 64
 FORWARD = jax.jit(class_log_probabilities, static_argnums=0)
+LIKED = TaskSettings(positive_classes=(1, 2))
 EXAMPLES = shop_rows.rows_of("test")["groups"]
 
 
 @pytest.fixture(scope="module")
 def scorer(tiny):
-    return Scorer(*tiny, source_length=S, target_length=T, positive_classes=(1, 2))
+    return Scorer(*tiny, EngineOptions(S, T, tasks={"": LIKED}))
 
 
 def one_by_one(tiny, history, candidate, task_id=0):
@@ -73,14 +78,8 @@ def test_task_ids_pick_their_prompts(scorer, tiny):
 
 
 def test_warm_scorer_compiles_nothing_more(tiny):
-    scorer = Scorer(
-        *tiny,
-        source_length=S,
-        target_length=T,
-        batch_sizes=(2,),
-        source_buckets=(S,),
-        target_buckets=(32, T),
-    )
+    buckets = {"source_buckets": (S,), "target_buckets": (32, T)}
+    scorer = Scorer(*tiny, EngineOptions(S, T, batch_sizes=(2,), **buckets))
     assert scorer.warm_up() == 3
     scorer.score_requests([e["history"] for e in EXAMPLES], [e["candidates"] for e in EXAMPLES])
     scorer.score_requests([EXAMPLES[0]["history"]], [["Film A", "Film B"]])
@@ -89,14 +88,8 @@ def test_warm_scorer_compiles_nothing_more(tiny):
 
 def test_mesh_gives_the_same_scores(tiny, scorer):
     mesh = make_mesh(1, 1, 1, devices=jax.devices()[:1])
-    on_mesh = Scorer(
-        *tiny,
-        source_length=S,
-        target_length=T,
-        positive_classes=(1, 2),
-        mesh=mesh,
-        rules=data_parallel(),
-    )
+    options = EngineOptions(S, T, tasks={"": LIKED}, mesh=mesh, rules=data_parallel())
+    on_mesh = Scorer(*tiny, options)
     history, texts = [EXAMPLES[0]["history"]], [EXAMPLES[0]["candidates"]]
     np.testing.assert_allclose(
         on_mesh.score_requests(history, texts)[0], scorer.score_requests(history, texts)[0], 1e-5
@@ -104,9 +97,8 @@ def test_mesh_gives_the_same_scores(tiny, scorer):
 
 
 def test_sampled_negatives_are_corrected(tiny, scorer):
-    corrected = Scorer(
-        *tiny, source_length=S, target_length=T, positive_classes=(1, 2), sampling_rate=0.1
-    )
+    sampled = dataclasses.replace(LIKED, sampling_rate=0.1)
+    corrected = Scorer(*tiny, EngineOptions(S, T, tasks={"": sampled}))
     history, texts = [EXAMPLES[0]["history"]], [EXAMPLES[0]["candidates"]]
     plain = scorer.score_requests(history, texts)[0]
     np.testing.assert_allclose(
@@ -117,16 +109,16 @@ def test_sampled_negatives_are_corrected(tiny, scorer):
 def test_clear_errors(tiny, scorer):
     model, variables, vocabulary = tiny
     with pytest.raises(ConfigError, match=r"positive_classes = \(3,\) must be some"):
-        positive_probability(np.log(np.full((1, 3), 1 / 3)), (3,))
+        chosen_classes((3,), 3)
     with pytest.raises(ConfigError, match="must end with the length 96"):
-        Scorer(*tiny, source_length=S, target_length=T, source_buckets=(32,))
+        Scorer(*tiny, EngineOptions(S, T, source_buckets=(32,)))
     with pytest.raises(DataError, match="1 histories for 2 lists"):
         scorer.score_requests([[]], [["a"], ["b"]])
     with pytest.raises(DataError, match="lacks 'encoder_input_tokens'"):
         scorer.score([{"decoder_input_tokens": np.zeros(3, np.int32)}])
     config = model.config.replace(prompts=type(model.config.prompts)(num_prompts=2, head="none"))
     with pytest.raises(ConfigError, match="scoring needs a head"):
-        Scorer(type(model)(config), variables, vocabulary, source_length=S, target_length=T)
+        Scorer(type(model)(config), variables, vocabulary, EngineOptions(S, T))
 
 
 def test_packing_wastes_little_and_cuts_only_what_is_too_long(tiny):

@@ -20,6 +20,7 @@ from m6rec_jax.configuration import bound, parse_config
 from m6rec_jax.data.co_occurrence import ranked_texts
 from m6rec_jax.data.prepare import PrepareOptions, prepare
 from m6rec_jax.data.sources import DATA_DIR_VARIABLE
+from m6rec_jax.engine.engine import EngineOptions
 from m6rec_jax.engine.model_folder import load_model
 from m6rec_jax.engine.retrieval import Retriever
 from m6rec_jax.engine.scoring import Scorer
@@ -37,6 +38,7 @@ from m6rec_jax.sharding import MESH_AXES, fully_sharded
 from tests.tasks import shop
 
 LENGTHS = {"inputs": 64, "targets": 24}
+OPTIONS = EngineOptions(64, 24)
 
 
 @pytest.fixture(scope="module")
@@ -100,31 +102,31 @@ class _FolderAsBucket(epath.backend._OsPathBackend):
 
 def test_scoring_equals_the_scorer(world):
     prepared, vocabulary, model, variables, model_dir = world
-    figures = of_checkpoint.evaluate(str(model_dir), "eval_shop_ctr", LENGTHS, batch_size=3)
+    metrics = of_checkpoint.evaluate(str(model_dir), "eval_shop_ctr", LENGTHS, batch_size=3)
     rows = list(read_rows(prepared, "groups", "test"))
-    scorer = Scorer(model, variables, vocabulary, source_length=64, target_length=24)
+    scorer = Scorer(model, variables, vocabulary, OPTIONS)
     scores = scorer.score_requests([r["history"] for r in rows], [r["candidates"] for r in rows])
     labels = np.concatenate([r["labels"] for r in rows])
-    assert figures["num_examples"] == len(labels) == 4
-    assert figures["auc"] == classification.auc(labels, np.concatenate(scores))
-    assert figures["log_loss"] == pytest.approx(
+    assert metrics["num_examples"] == len(labels) == 4
+    assert metrics["auc"] == classification.auc(labels, np.concatenate(scores))
+    assert metrics["log_loss"] == pytest.approx(
         classification.log_loss(labels, np.concatenate(scores)), abs=1e-5
     )
     file = model_dir / "evaluation" / "eval_shop_ctr-test-3.json"
-    assert json.loads(file.read_text()) == figures
+    assert json.loads(file.read_text()) == metrics
     of_checkpoint.evaluate(str(model_dir), "eval_shop_ctr", LENGTHS, batch_size=3, limit=3)
-    assert json.loads(file.read_text()) == figures  # of all rows still
+    assert json.loads(file.read_text()) == metrics  # of all rows still
     of_three = json.loads(file.with_name("eval_shop_ctr-test-3-first3.json").read_text())
-    assert of_three["num_examples"] < figures["num_examples"]
+    assert of_three["num_examples"] < metrics["num_examples"]
 
 
 def test_retrieval_equals_a_ranking_by_hand(world):
     prepared, vocabulary, model, variables, model_dir = world
-    figures = of_checkpoint.evaluate(
+    metrics = of_checkpoint.evaluate(
         str(model_dir), "eval_shop_retrieval", LENGTHS, split="validation", batch_size=3
     )
     rows = list(read_rows(prepared, "next_items", "validation"))
-    retriever = Retriever(model, variables, vocabulary, source_length=64, target_length=24)
+    retriever = Retriever(model, variables, vocabulary, OPTIONS)
     users = retriever.embed_users([r["history"] for r in rows])
     scores = users @ retriever.embed_items(prepared.catalogue().texts).T
     hidden = np.zeros(scores.shape, bool)
@@ -136,9 +138,9 @@ def test_retrieval_equals_a_ranking_by_hand(world):
     targets = np.array([r["item_indices"][0] for r in rows])
     ranks = ranking.ranks_by_score(scores, targets, hidden)
     assert set(ranks.tolist()) <= {1, 2}
-    assert figures["hit_rate@1"] == ranking.hit_rate(ranks, 1)
-    assert figures["mrr"] == ranking.mean_reciprocal_rank(ranks)
-    assert figures["hit_rate@5"] == 1
+    assert metrics["hit_rate@1"] == ranking.hit_rate(ranks, 1)
+    assert metrics["mrr"] == ranking.mean_reciprocal_rank(ranks)
+    assert metrics["hit_rate@5"] == 1
 
 
 def test_lengths_of_lists_come_from_gin(world):
@@ -146,10 +148,10 @@ def test_lengths_of_lists_come_from_gin(world):
     with gin.unlock_config():
         gin.bind_parameter("Evaluator.ks", (2,))
     try:
-        figures = of_checkpoint.evaluate(str(model_dir), "eval_shop_retrieval", LENGTHS)
+        metrics = of_checkpoint.evaluate(str(model_dir), "eval_shop_retrieval", LENGTHS)
     finally:
         gin.clear_config()
-    assert [name for name in figures if name.startswith("hit_rate@")] == ["hit_rate@2"]
+    assert [name for name in metrics if name.startswith("hit_rate@")] == ["hit_rate@2"]
 
 
 def test_rows_of_a_bank_are_never_guessed(world):
@@ -184,7 +186,7 @@ def test_reranked_lists_equal_reranking_by_hand(world):
     prepared = prepare(shop_folder, folder, "leave_one_out", options=options, progress=False)
     predictions = evaluator.predict(task, model, variables)
 
-    scorer = Scorer(model, variables, vocabulary, source_length=64, target_length=24)
+    scorer = Scorer(model, variables, vocabulary, OPTIONS)
     rows = {row["user_index"]: row for row in read_rows(prepared, "reranking", "test")}
     nearness, texts = prepared.co_occurrence(), prepared.catalogue().texts
     seen = seen_items(prepared, "test")
@@ -203,8 +205,8 @@ def test_reranked_lists_equal_reranking_by_hand(world):
         left = predictions.top_items[i].tolist()
         assert left == expected + [-1] * (len(left) - len(expected))
         assert predictions.ranks[i, 0] == expected.index(predictions.targets[i, 0]) + 1
-    figures = evaluator.metrics(task, predictions)
-    assert figures["hit_rate@1"] == (predictions.ranks == 1).mean()
+    metrics = evaluator.metrics(task, predictions)
+    assert metrics["hit_rate@1"] == (predictions.ranks == 1).mean()
     # More are reranked than the lists are long.
     short = evaluation.Evaluator(
         "eval_shop_retrieval",
@@ -231,19 +233,19 @@ def test_shortened_rows_are_counted_in_all_processes(world, monkeypatch):
         return [3, 12]  # of two processes more
 
     monkeypatch.setattr(evaluation, "sum_over_processes", sums)
-    figures = of_checkpoint.evaluate(str(world[4]), "eval_shop_ctr", LENGTHS)
-    assert figures["share_with_dropped_behaviours"] == 0.25
+    metrics = of_checkpoint.evaluate(str(world[4]), "eval_shop_ctr", LENGTHS)
+    assert metrics["share_with_dropped_behaviours"] == 0.25
 
 
-def test_mixtures_give_figures_per_task(world):
+def test_mixtures_give_metrics_per_task(world):
     model_dir = world[4]
-    figures = of_checkpoint.evaluate(
+    metrics = of_checkpoint.evaluate(
         str(model_dir), "eval_shop_pretrain", LENGTHS, split="validation", batch_size=2
     )
     for task in ("eval_shop_infilling", "eval_shop_generation"):
         # Random weights guess about evenly among all pieces.
-        assert 50 < figures[f"{task}/perplexity"] < 5000
-        assert figures[f"{task}/perplexity"] == pytest.approx(np.exp(figures[f"{task}/loss"]))
+        assert 50 < metrics[f"{task}/perplexity"] < 5000
+        assert metrics[f"{task}/perplexity"] == pytest.approx(np.exp(metrics[f"{task}/loss"]))
 
 
 def test_evaluator_is_what_the_train_loop_calls(world):
@@ -251,7 +253,7 @@ def test_evaluator_is_what_the_train_loop_calls(world):
     during = evaluation.Evaluator("eval_shop_ctr", LENGTHS, 2, split="test")
     first = during(model, variables, 10)
     assert during(model, variables, 20) == first
-    assert len(during._programs) == 1
+    assert len(during.programs) == 1
     assert first == pytest.approx(of_checkpoint.evaluate(str(model_dir), "eval_shop_ctr", LENGTHS))
 
 
@@ -262,26 +264,13 @@ def test_batches_divide_over_devices_and_processes(world, monkeypatch, caplog):
     with caplog.at_level("INFO"):
         evaluator = evaluation.Evaluator("eval_shop_ctr", LENGTHS, 5, split="test", mesh=mesh)
     assert "16 rows a step instead of 5: a multiple of 16" in caplog.text
-    batch = next(iter(evaluator._task_batches(evaluator.tasks[0])))
+    batch = next(iter(evaluator.batches(evaluator.tasks[0])))
     assert batch["example_weights"].shape == (4,)
-
-
-def test_model_folder_serves_after_its_assets_are_saved(world):
-    prepared, vocabulary, model, variables, model_dir = world
-    save_task_assets(model_dir, "eval_shop_ctr", LENGTHS)
-    bundle = load_model(model_dir)
-    assert bundle.template() == prepared.template()
-    scorer = Scorer(model, variables, vocabulary, source_length=64, target_length=24)
-    request = ([["20 years old", "Monday"]], [["Alpha, comedy", "Beta, drama"]])
-    np.testing.assert_allclose(
-        bundle.scorer().score_requests(*request)[0], scorer.score_requests(*request)[0], atol=1e-6
-    )
 
 
 def test_texts_are_cut_in_use_as_in_training(world, tmp_path):
     """By the length that gin gave the rows of the task when the folder was written."""
     prepared, vocabulary, model, variables, model_dir = world
-    lengths = {"source_length": 64, "target_length": 24}
     longest = max(len(vocabulary.encode(text)) for text in prepared.catalogue().texts)
     short = longest + 1  # with [BOS] and [EOS] one token is lost
     try:
@@ -298,15 +287,17 @@ def test_texts_are_cut_in_use_as_in_training(world, tmp_path):
     finally:
         gin.clear_config()
     scoring, retrieval = (load_model(folder) for folder in folders)
+    assert scoring.template() == prepared.template()
     rows = list(read_rows(prepared, "groups", "train"))
     requests = ([r["history"] for r in rows], [r["candidates"] for r in rows])
     probabilities = np.concatenate(scoring.scorer().score_requests(*requests))
     np.testing.assert_allclose(probabilities, found.probabilities, atol=1e-6)
-    uncut = Scorer(model, variables, vocabulary, **lengths).score_requests(*requests)
+    uncut = Scorer(model, variables, vocabulary, OPTIONS).score_requests(*requests)
     assert np.abs(np.concatenate(uncut) - probabilities).max() > 1e-5
 
     texts = prepared.catalogue().texts
-    cut = Retriever(model, variables, vocabulary, **lengths, item_length=short - 1)
+    options = dataclasses.replace(OPTIONS, candidate_length=short - 1)
+    cut = Retriever(model, variables, vocabulary, options)
     np.testing.assert_allclose(
         retrieval.retriever().embed_items(texts), cut.embed_items(texts), atol=1e-6
     )
@@ -345,6 +336,8 @@ def test_infer_writes_ids_and_scores(world, tmp_path):
     [
         ("preds.csv", r"preds\.csv: predictions are written as \.parquet or \.jsonl"),
         ("file/preds.jsonl", r"file/preds\.jsonl: its folder cannot be made .*; name another"),
+        ("", "is a folder; name a file"),
+        ("file/metrics.json", "its folder cannot be made"),
     ],
 )
 def test_an_output_that_cannot_be_written_is_refused_at_once(
@@ -352,23 +345,9 @@ def test_an_output_that_cannot_be_written_is_refused_at_once(
 ):
     monkeypatch.setattr(of_checkpoint, "Evaluator", None)  # nothing is loaded
     (tmp_path / "file").touch()
+    run = of_checkpoint.infer if "preds" in output else of_checkpoint.evaluate
     with pytest.raises(ConfigError, match=message):
-        of_checkpoint.infer(str(world[4]), "eval_shop_ctr", LENGTHS, output=str(tmp_path / output))
-
-
-@pytest.mark.parametrize(
-    ("output", "message"),
-    [("", "is a folder; name a file"), ("file/figures.json", "its folder cannot be made")],
-)
-def test_figures_that_cannot_be_written_are_refused_at_once(
-    world, tmp_path, monkeypatch, output, message
-):
-    monkeypatch.setattr(of_checkpoint, "Evaluator", None)
-    (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match=message):
-        of_checkpoint.evaluate(
-            str(world[4]), "eval_shop_ctr", LENGTHS, output=str(tmp_path / output)
-        )
+        run(str(world[4]), "eval_shop_ctr", LENGTHS, output=str(tmp_path / output))
 
 
 @pytest.mark.parametrize("given", [True, False])

@@ -118,9 +118,9 @@ def test_eval_and_infer(trained: Path) -> None:
 def test_a_model_folder_is_loaded_by_itself(trained: Path, tmp_path: Path) -> None:
     """Moved to another place, without the data it was trained on."""
     shutil.copytree(trained / "run", tmp_path / "moved")
-    bundle = load_model(tmp_path / "moved")
-    assert bundle.template() is not None
-    assert bundle.settings.tasks["corner_shop_ctr"].positive_classes == (1,)
+    loaded = load_model(tmp_path / "moved")
+    assert loaded.template() is not None
+    assert loaded.settings.tasks["corner_shop_ctr"].positive_classes == (1,)
 
 
 def test_same_command_resumes(trained: Path) -> None:

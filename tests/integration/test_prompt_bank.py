@@ -75,19 +75,19 @@ def test_from_a_run_to_a_served_bank(trained: Path) -> None:
     assert "validation/log_loss" in report
     assert "(intact)" in report
 
-    bank, bundle = load_bank(trained / "bank", trained / "run"), load_model(trained / "run")
+    bank, loaded = load_bank(trained / "bank", trained / "run"), load_model(trained / "run")
     template = bank.template("corner_shop_ctr")
     assert template is not None
     history, candidates = [["ann, 30 years old"]] * 2, [["Bread", "Tea, hot"]] * 2
     both = ["corner_shop_ctr"] * 2
     np.testing.assert_allclose(
         bank.scorer().score_requests(history, candidates, both),
-        bundle.scorer("corner_shop_ctr").score_requests(history, candidates),
+        loaded.scorer("corner_shop_ctr").score_requests(history, candidates),
         rtol=1e-4,
     )
     np.testing.assert_allclose(
         bank.retriever("corner_shop_retrieval").embed_users(history),
-        bundle.retriever("corner_shop_retrieval").embed_users(history),
+        loaded.retriever("corner_shop_retrieval").embed_users(history),
         atol=1e-4,
     )
 

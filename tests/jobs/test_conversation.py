@@ -140,7 +140,7 @@ def test_impossible_conversations_are_told():
 # ---- the terminal
 
 
-def bundle(**kinds):
+def model_of(**kinds):
     tasks = {
         name: TaskSettings(
             kind=kind,
@@ -166,8 +166,9 @@ def folder(tmp_path, monkeypatch):
 def said(folder, lines, **kinds):
     out = io.StringIO()
     prepared = None if folder is None else str(folder)
-    load = lambda *_, **__: bundle(**kinds)  # noqa: E731
-    chat_module.chat("run", prepared=prepared, load=load, lines=lines, out=out)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(chat_module, "load_with_bank", lambda *_, **__: model_of(**kinds))
+        chat_module.chat("run", prepared=prepared, lines=lines, out=out)
     return out.getvalue().splitlines()
 
 
@@ -201,10 +202,8 @@ def test_models_that_cannot_talk_are_told(folder, monkeypatch):
         said(None, [], **kinds)
     with pytest.raises(ConfigError, match=r"no prepared data in .*/b\.by_group"):
         said(None, [], b="title_recommendation", c="scoring")
-    user = folder / "me.json"
-    user.write_text("{}")
     with pytest.raises(ConfigError, match="holds no users, items and events"):
-        chat_module.read_history(user, folder)
+        chat_module.open_conversation(model_of(a="generation"), str(folder), user={})
 
 
 def test_a_line_that_is_not_utf8_does_not_end_the_talk(folder, monkeypatch):

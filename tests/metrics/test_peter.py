@@ -39,12 +39,12 @@ def test_without_repeated_words_it_is_plain_rouge(pairs):
 
 def test_two_unknown_words_match_and_punctuation_belongs_to_words():
     known = {"the", "pool", "good"}
-    found = peter.peter_figures(["the lobby", "good."], ["the terrace", "good"], known)
+    found = peter.peter_metrics(["the lobby", "good."], ["the terrace", "good"], known)
     # "good." is not "good", and unknown.
     assert found["rouge_1"] == pytest.approx(50.0)
     assert found["bleu_1"] == pytest.approx(100 * 2 / 3)
     assert found["usr"] == 1.0
-    assert peter.peter_figures(["a b", "c d"], ["a", "c"], known)["usr"] == 0.5
+    assert peter.peter_metrics(["a b", "c d"], ["a", "c"], known)["usr"] == 0.5
 
 
 def test_numbers_of_texts_must_agree():

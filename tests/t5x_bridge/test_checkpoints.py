@@ -111,9 +111,9 @@ def test_there_and_back_is_bit_exact(vocabulary: Vocabulary, tmp_path: Path) -> 
     assert (manifest.step, manifest.trainable) == (70, "prompts")
     # Vocabulary, lengths and templates came along.
     assert (tmp_path / "back" / "inference" / "datasets" / "shop.json").is_file()
-    bundle = load_model(tmp_path / "back")
-    assert bundle.model.config == config
-    assert bundle.settings.source_length == 16
+    loaded = load_model(tmp_path / "back")
+    assert loaded.model.config == config
+    assert loaded.settings.source_length == 16
 
 
 def test_what_t5x_writes_through_orbax(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from m6rec_jax.checkpoints.trees import flatten
+from m6rec_jax.engine.engine import EngineOptions
 from m6rec_jax.engine.generation import Generator
 from m6rec_jax.engine.scoring import class_log_probabilities
 from m6rec_jax.errors import ConfigError
@@ -155,9 +156,7 @@ def test_texts_are_the_generators(prefix: str, task: str, vocabulary: Vocabulary
     made = jax.jit(bridged(config, task, "all").get_initial_variables)
     params = jax.eval_shape(made, jax.random.PRNGKey(0), {})["params"]  # traceable
     params = bridged(config, task, "all").get_initial_variables(jax.random.PRNGKey(0), {})["params"]
-    generator = Generator(
-        model, variables.split(params), vocabulary, source_length=16, target_length=6
-    )
+    generator = Generator(model, variables.split(params), vocabulary, EngineOptions(16, 6))
     history = ["liked x up", "liked z me"]
     # What stands after the beginning is what the task would have written: it must not be seen.
     row = writing_row(vocabulary, history, prefix, "z x", 16, 6)

@@ -1,4 +1,7 @@
-"""Requests answered with what retrieval finds, ordered anew by co-occurrence and a scorer."""
+"""Reranking: scoring of candidates that stand near the last items of a history.
+
+Its rows name that co-occurrence in words; `engine.reranking` orders a retriever's best items by it.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +26,28 @@ from m6rec_jax.jobs.answering import (
     check_k,
     excluded_ids,
 )
-from m6rec_jax.jobs.answers_retrieval import RetrievalTask, Retrieved
+from m6rec_jax.jobs.job import TaskRows, register
+from m6rec_jax.jobs.retrieval import RetrievalTask, Retrieved
+from m6rec_jax.jobs.scoring import ScoringJob
 from m6rec_jax.requests.rendering import RequestText
 from m6rec_jax.requests.request import Request
+
+
+@register
+class RerankingJob(ScoringJob):
+    """The probability that a candidate comes next; everything else as scoring."""
+
+    kind = "reranking"
+    tasks = (TaskRows("reranking", "reranking", "scoring_rows"),)
+
+    def answerer(self, parts: Parts) -> Answerer[Any]:
+        """See `Job`."""
+        return RerankingAnswers(parts)
+
+    @property
+    def asked_of(self) -> tuple[str, ...]:
+        """See `Job`."""
+        return ("retrieval", "reranking")
 
 
 class _RerankingTask(NamedTuple):

@@ -8,8 +8,9 @@ import pytest
 
 from m6rec_jax.checkpoints.manifest import RunDescription
 from m6rec_jax.checkpoints.store import CheckpointStore
+from m6rec_jax.engine.engine import EngineOptions
 from m6rec_jax.engine.loaded_model import InferenceSettings
-from m6rec_jax.engine.model_folder import load_model, save_assets
+from m6rec_jax.engine.model_folder import TrainedModel, load_model, save_assets
 from m6rec_jax.engine.scoring import Scorer
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.errors import CheckpointError, ConfigError
@@ -23,6 +24,7 @@ TEMPLATE = {
     "item": "{title}",
     "outcomes": [{"text": "liked"}],
 }
+SHOP, SPEC = "shop.by_time", {"name": "shop", "template": TEMPLATE}
 
 
 @pytest.fixture(scope="module")
@@ -32,53 +34,55 @@ def model_dir(tiny, tmp_path_factory):
     run = RunDescription(model.config, vocabulary.fingerprint, "prompts", 4)
     with CheckpointStore(folder / "checkpoints") as store:
         store.save(7, dict(variables), data={}, run=run, frozen=("params",))
-    task = TaskSettings(1, positive_classes=(1, 2), prepared="shop.by_time")
-    spec = {"name": "shop", "template": TEMPLATE}
+    task = TaskSettings(1, positive_classes=(1, 2), prepared=SHOP)
     settings = InferenceSettings(96, 64, {"shop_ctr": task})
-    save_assets(folder, vocabulary, settings, {"shop.by_time": spec})
+    save_assets(folder, vocabulary, settings, {SHOP: SPEC})
     return folder
 
 
 @pytest.mark.parametrize("meshed", [False, True])
 def test_loaded_model_scores_as_before(tiny, model_dir, meshed):
     mesh = make_mesh(1, 1, 1, devices=jax.devices()[:1]) if meshed else None
-    bundle = load_model(model_dir, mesh=mesh, rules=data_parallel())
-    assert bundle.step == 7
-    assert bundle.model.config == tiny[0].config
-    assert bundle.vocabulary == tiny[2]
-    template = bundle.template()
+    loaded = load_model(model_dir, mesh=mesh, rules=data_parallel())
+    assert loaded.step == 7
+    assert loaded.model.config == tiny[0].config
+    assert loaded.vocabulary == tiny[2]
+    template = loaded.template()
     assert template is not None
     assert template.outcome(1.0) == "liked"
-    direct = Scorer(*tiny, source_length=96, target_length=64, positive_classes=(1, 2), task_id=1)
-    for a, b in zip(jax.tree.leaves(bundle.variables), jax.tree.leaves(tiny[1]), strict=True):
+    task = TaskSettings(1, positive_classes=(1, 2))
+    direct = Scorer(*tiny, EngineOptions(96, 64, tasks={"": task}))
+    for a, b in zip(jax.tree.leaves(loaded.variables), jax.tree.leaves(tiny[1]), strict=True):
         np.testing.assert_array_equal(a, b)
     history, texts = [EXAMPLE["history"]], [EXAMPLE["candidates"]]
     np.testing.assert_allclose(
-        bundle.scorer("shop_ctr").score_requests(history, texts)[0],
+        loaded.scorer("shop_ctr").score_requests(history, texts)[0],
         direct.score_requests(history, texts)[0],
         atol=1e-6,
     )
-    assert bundle.retriever().embed_users(history).shape == (1, 16)
+    assert loaded.retriever().embed_users(history).shape == (1, 16)
     with pytest.raises(ConfigError, match="knows no task 'shop_cvr': shop_ctr"):
-        bundle.scorer("shop_cvr")
+        loaded.scorer("shop_cvr")
 
 
 def test_a_fingerprint_tells_models_apart_and_not_meshes(model_dir):
-    bundle = load_model(model_dir)
+    loaded = load_model(model_dir)
     mesh = make_mesh(1, 1, 1, devices=jax.devices()[:1])
     on_mesh = load_model(model_dir, mesh=mesh, rules=data_parallel())
-    assert bundle.fingerprint() == on_mesh.fingerprint("shop_ctr")
-    changed = jax.tree.map(lambda leaf: leaf, bundle.variables)
-    flat, tree = jax.tree.flatten(changed)
+    assert loaded.fingerprint() == on_mesh.fingerprint("shop_ctr")
+    flat, tree = jax.tree.flatten(loaded.variables)
     flat[-1] = flat[-1].at[(0,) * flat[-1].ndim].add(1e-3)
+    own = {name: getattr(loaded, name) for name in ("model", "variables", "vocabulary", "settings")}
+    settings = dataclasses.replace(loaded.settings, tasks={"": TaskSettings()})
     others = [
-        dataclasses.replace(bundle, variables=jax.tree.unflatten(tree, flat)),
-        dataclasses.replace(
-            bundle, settings=dataclasses.replace(bundle.settings, tasks={"": TaskSettings()})
-        ),
-        dataclasses.replace(bundle, dataset_specs={}),
+        TrainedModel(**{**own, "step": 7, "dataset_specs": {SHOP: SPEC}, **change})
+        for change in (
+            {"variables": jax.tree.unflatten(tree, flat)},
+            {"settings": settings},
+            {"dataset_specs": {}},
+        )
     ]
-    assert len({bundle.fingerprint(), *(other.fingerprint() for other in others)}) == 4
+    assert len({loaded.fingerprint(), *(other.fingerprint() for other in others)}) == 4
 
 
 def test_clear_errors(model_dir, tmp_path):

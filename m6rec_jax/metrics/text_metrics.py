@@ -1,7 +1,7 @@
-"""Figures of written texts, as each job's field reports them.
+"""Metrics of generated texts, as each field reports them.
 
 Names: `bleu_n` and `rouge_n` (F) are percentages, all others shares or counts; `usr`, `fmr`, `fcr`
-and `div` are PETER's, `peter/...` figures in its protocol, `kgsf_...` those of KGSF (see
+and `div` are PETER's, `peter/...` metrics in its protocol, `kgsf_...` those of KGSF (see
 `metrics`). What is undefined for the texts at hand, such as distinct-4 of texts of three words, is
 left out.
 """
@@ -19,12 +19,12 @@ from m6rec_jax.metrics.phrases import phrase_key
 from m6rec_jax.text.records import Item
 from m6rec_jax.text.writing_templates import WritingTemplate, attribute_values
 
-Figures = dict[str, float]
+Metrics = dict[str, float]
 
 
 @dataclasses.dataclass(frozen=True)
-class WrittenTexts:
-    """What was written, and what it is compared with.
+class GeneratedTexts:
+    """Generated texts, and what they are compared with.
 
     Attributes:
       texts, references: without their prefixes.
@@ -56,7 +56,7 @@ class ItemFacts:
 
 
 def attribute_dictionary(template: WritingTemplate, items: Sequence[Item]) -> AttributeDictionary:
-    """All values of the columns that a kind of text may tell; liked items' names are neutral.
+    """All values of the columns that a kind of text may name; liked items' names are neutral.
 
     Columns whose values are mostly written with capitals (names) must be found with them.
 
@@ -65,7 +65,7 @@ def attribute_dictionary(template: WritingTemplate, items: Sequence[Item]) -> At
     """
     values = {
         column: sorted({v for item in items for v in attribute_values(item, [column])[column]})
-        for column in told_columns(template, items)
+        for column in rendered_columns(template, items)
     }
     cased = [
         column
@@ -76,7 +76,7 @@ def attribute_dictionary(template: WritingTemplate, items: Sequence[Item]) -> At
     return AttributeDictionary(values, cased=cased, neutral=names)
 
 
-def told_columns(template: WritingTemplate, items: Sequence[Item]) -> list[str]:
+def rendered_columns(template: WritingTemplate, items: Sequence[Item]) -> list[str]:
     """Columns of the items whose values the texts name, shared ones first."""
     known = items[0].attributes if items else {}
     plain = [name for name in template.text.fields if name in known]
@@ -84,7 +84,7 @@ def told_columns(template: WritingTemplate, items: Sequence[Item]) -> list[str]:
 
 
 @gin.configurable(allowlist=["peter_words"])
-def explanation_figures(found: WrittenTexts, peter_words: int | None = None) -> Figures:
+def explanation_metrics(found: GeneratedTexts, peter_words: int | None = None) -> Metrics:
     """`bleu_1`, `bleu_4`, `rouge_1`, `rouge_2`, `usr`; with features `fmr`, `fcr`, `div`.
 
     `fmr` looks for the first feature of each record. With facts also `true_share` (of the attribute
@@ -94,12 +94,12 @@ def explanation_figures(found: WrittenTexts, peter_words: int | None = None) -> 
     Args:
       found: the texts.
       peter_words: size of PETER's vocabulary, 20,000 there; given, `peter/bleu_1` and the like are
-        figures in its protocol (`metrics.peter`), its words counted in the training texts and the
+        metrics in its protocol (`metrics.peter`), its words counted in the training texts and the
         references.
     """
     texts = found.texts
-    figures = _likeness(texts, found.references, (1, 4))
-    figures["usr"] = explanation.unique_sentence_ratio(texts)
+    metrics = _likeness(texts, found.references, (1, 4))
+    metrics["usr"] = explanation.unique_sentence_ratio(texts)
     pairs = [
         (text, own[0])
         for text, own in zip(texts, map(_findable, found.features), strict=True)
@@ -107,66 +107,56 @@ def explanation_figures(found: WrittenTexts, peter_words: int | None = None) -> 
     ]
     if pairs:
         every = sorted(set(_findable(found.all_features())))
-        figures["fmr"] = explanation.feature_matching_ratio(*map(list, zip(*pairs, strict=True)))
-        figures["fcr"] = explanation.feature_coverage_ratio(texts, every)
+        metrics["fmr"] = explanation.feature_matching_ratio(*map(list, zip(*pairs, strict=True)))
+        metrics["fcr"] = explanation.feature_coverage_ratio(texts, every)
         if len(texts) > 1:
             sets = explanation.feature_sets(texts, every)
-            figures["div"] = explanation.feature_diversity(sets)
+            metrics["div"] = explanation.feature_diversity(sets)
     if peter_words is not None:
         known = peter.frequent_words([*found.training(), *found.references], peter_words)
-        of_peter = peter.peter_figures(texts, found.references, known)
-        figures |= {f"peter/{name}": value for name, value in of_peter.items()}
+        of_peter = peter.peter_metrics(texts, found.references, known)
+        metrics |= {f"peter/{name}": value for name, value in of_peter.items()}
     if found.facts is not None:
         counts = faithfulness(texts, found.facts.of_items, found.facts.dictionary)
-        figures["silent_share"] = counts.silent_share
+        metrics["silent_share"] = counts.silent_share
         if counts.num_named:
-            figures |= {"true_share": counts.true_share, "all_true_share": counts.all_true_share}
-    return figures
+            metrics |= {"true_share": counts.true_share, "all_true_share": counts.all_true_share}
+    return metrics
 
 
-def content_figures(found: WrittenTexts) -> Figures:
+def content_metrics(found: GeneratedTexts) -> Metrics:
     """`bleu_1`, `bleu_2`, `bleu_4`, `rouge_1`, `rouge_2`, `distinct_1` to `distinct_4`, `novelty`.
 
     `novelty` is the share of the texts that no training text says; `exact_match` that of those that
     say what their reference says.
     """
     texts, references = found.texts, found.references
-    figures = _likeness(texts, references, (1, 2, 4))
-    figures |= _distinct(texts, (1, 2, 3, 4))
-    figures["novelty"] = diversity.novelty(texts, found.training())
+    metrics = _likeness(texts, references, (1, 2, 4))
+    metrics |= _distinct(texts, (1, 2, 3, 4))
+    metrics["novelty"] = diversity.novelty(texts, found.training())
     same = map(_say_the_same, texts, references)
-    figures["exact_match"] = sum(same) / len(texts)
-    return figures
+    metrics["exact_match"] = sum(same) / len(texts)
+    return metrics
 
 
-def conversation_figures(found: WrittenTexts) -> Figures:
+def conversation_metrics(found: GeneratedTexts) -> Metrics:
     """`bleu_2`, `kgsf_bleu_2`, `distinct_3`, `distinct_4`, `kgsf_distinct_3`, `kgsf_distinct_4`."""
     texts = found.texts
-    figures = {"bleu_2": generation.bleu(texts, found.references, 2)}
-    figures["kgsf_bleu_2"] = generation.bigram_precision_bleu(texts, found.references)
-    figures |= _distinct(texts, (3, 4))
+    metrics = {"bleu_2": generation.bleu(texts, found.references, 2)}
+    metrics["kgsf_bleu_2"] = generation.bigram_precision_bleu(texts, found.references)
+    metrics |= _distinct(texts, (3, 4))
     for n in (3, 4):
-        figures[f"kgsf_distinct_{n}"] = diversity.distinct_per_text(texts, n)
-    return figures
+        metrics[f"kgsf_distinct_{n}"] = diversity.distinct_per_text(texts, n)
+    return metrics
 
 
-# By the view that the texts come from.
-FIGURES: Mapping[str, Callable[[WrittenTexts], Figures]] = {
-    "explanations": explanation_figures,
-    "contents": content_figures,
-    "titles": content_figures,
-    "queries": content_figures,
-    "replies": conversation_figures,
-}
-
-
-def _likeness(texts: Sequence[str], references: Sequence[str], orders: Iterable[int]) -> Figures:
-    figures = {f"bleu_{n}": generation.bleu(texts, references, n) for n in orders}
+def _likeness(texts: Sequence[str], references: Sequence[str], orders: Iterable[int]) -> Metrics:
+    metrics = {f"bleu_{n}": generation.bleu(texts, references, n) for n in orders}
     scores = generation.rouge(texts, references, (1, 2), tokens="unicode")
-    return figures | {f"rouge_{n}": score.f for n, score in scores.items()}
+    return metrics | {f"rouge_{n}": score.f for n, score in scores.items()}
 
 
-def _distinct(texts: Sequence[str], orders: Iterable[int]) -> Figures:
+def _distinct(texts: Sequence[str], orders: Iterable[int]) -> Metrics:
     longest = max(len(text.split()) for text in texts)
     return {f"distinct_{n}": diversity.corpus_distinct(texts, n) for n in orders if n <= longest}
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from m6rec_jax.errors import DataError
-from m6rec_jax.evaluation.baselines import MeanBaselines, popularity_ranks
 from m6rec_jax.metrics import classification, ranking
+from m6rec_jax.metrics.baselines import MeanBaselines, popularity_ranks
 
 
 @pytest.fixture
@@ -33,11 +33,11 @@ def test_smoothed_means_equal_loops(events):
 def test_scoring_metrics(events):
     users, items, labels = events
     fitted = MeanBaselines.fit(users, items, labels, 10, 8)
-    figures = fitted.scoring_metrics(users, items, labels)
-    assert set(figures) == {"popularity", "item_mean", "user_and_item_mean"}
-    assert figures["item_mean"]["auc"] == classification.auc(labels, fitted.item_means[items])
-    assert "log_loss" not in figures["popularity"]
-    assert figures["user_and_item_mean"]["auc"] > figures["popularity"]["auc"]
+    metrics = fitted.scoring_metrics(users, items, labels)
+    assert set(metrics) == {"popularity", "item_mean", "user_and_item_mean"}
+    assert metrics["item_mean"]["auc"] == classification.auc(labels, fitted.item_means[items])
+    assert "log_loss" not in metrics["popularity"]
+    assert metrics["user_and_item_mean"]["auc"] > metrics["popularity"]["auc"]
 
 
 def test_popularity_ranks_leave_out_what_was_seen():

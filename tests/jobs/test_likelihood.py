@@ -154,8 +154,7 @@ def test_all_requests_run_the_same_programs(infer, monkeypatch):
 
 
 def test_what_cannot_be_scored_is_refused(infer, served_model):
-    configure(CANDIDATE, ("after",))
-    gin.bind_parameter("LikelihoodScorer.sentence", ITEM)
+    configure(ITEM, ("candidate",))
     asked = [request(1) | {"candidates": [{"title": "\u200b", "genre": "\u200b"}]}]
     found, rejected = infer(asked, "plausible")
     assert not found

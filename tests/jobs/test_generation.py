@@ -5,8 +5,8 @@ import collections
 import gin
 import numpy as np
 import pytest
-from m6rec_jax.jobs.generation import GenerationAnswers
 
+from m6rec_jax.jobs.generation import GenerationAnswers
 from m6rec_jax.jobs.request_data import open_serving_data
 from m6rec_jax.requests.rendering import RequestRenderer
 from m6rec_jax.requests.request import RequestParser

@@ -13,12 +13,15 @@ import numpy as np
 import pytest
 
 from m6rec_jax.bank.folder import BankFolder, TaskPrompts
-from m6rec_jax.bank.loading import BankBundle, load_with_bank
+from m6rec_jax.bank.loaded import LoadedBank
+from m6rec_jax.bank.loading import load_with_bank
 from m6rec_jax.bank.manifest import dataset_fingerprint
+from m6rec_jax.engine.engine import EngineOptions
 from m6rec_jax.engine.generation import Generator
 from m6rec_jax.engine.likelihood_scoring import LikelihoodScorer
 from m6rec_jax.engine.model_folder import TrainedModel
 from m6rec_jax.engine.scoring import Scorer
+from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.errors import ConfigError
 from tests.bank.conftest import Alone, Backbone, S, T, make_prompts
 
@@ -26,57 +29,58 @@ from tests.bank.conftest import Alone, Backbone, S, T, make_prompts
 CLOSE = {"rtol": 2e-4, "atol": 2e-5}
 
 
-def bundle_of(backbone: Path, bank: Path, *tasks: str) -> BankBundle:
+def loaded_bank(backbone: Path, bank: Path, *tasks: str) -> LoadedBank:
     gin.bind_parameter("load_bank.tasks", tasks)
-    bundle = load_with_bank(backbone, bank=bank)
-    assert isinstance(bundle, BankBundle)
-    return bundle
+    loaded = load_with_bank(backbone, bank=bank)
+    assert isinstance(loaded, LoadedBank)
+    return loaded
 
 
 def test_tasks_by_name(
     bank_path: Path, backbone_dir: Path, backbone: Backbone, alone: Alone
 ) -> None:
-    bundle = bundle_of(backbone_dir, bank_path, "ctr", "titles")
-    assert sorted(bundle.settings.tasks) == ["ctr", "titles"]
-    assert bundle.step == 3
-    template = bundle.template("ctr")
+    loaded = loaded_bank(backbone_dir, bank_path, "ctr", "titles")
+    assert sorted(loaded.settings.tasks) == ["ctr", "titles"]
+    assert loaded.step == 3
+    template = loaded.template("ctr")
     assert template is not None
     assert template.outcome(1.0) == "liked"
     histories, candidates = [["likes comedy"]], [["Film A", "Film B"]]
 
     def by_itself(kind: Callable[..., Any], name: str, length: int, **settings: Any) -> Any:
-        shapes = {"source_length": S, "target_length": length, "batch_sizes": (1,)}
-        return kind(*alone(name), backbone.vocabulary, **shapes, **settings)
+        tasks = {"": TaskSettings(**settings)}
+        options = EngineOptions(S, length, tasks=tasks, batch_sizes=(1,))
+        return kind(*alone(name), backbone.vocabulary, options)
 
     np.testing.assert_allclose(
-        bundle.scorer("ctr").score_requests(histories, candidates),
+        loaded.scorer("ctr").score_requests(histories, candidates),
         by_itself(Scorer, "ctr", T, sampling_rate=0.5).score_requests(histories, candidates),
         **CLOSE,
     )
     # Of the second row, and shorter than what the bank has room for.
     np.testing.assert_allclose(
-        bundle.likelihood_scorer("titles").score_requests(histories, candidates),
+        loaded.likelihood_scorer("titles").score_requests(histories, candidates),
         by_itself(LikelihoodScorer, "titles", 12).score_requests(histories, candidates),
         **CLOSE,
     )
     (text,), (expected,) = (
         generator.greedy(histories)
-        for generator in (bundle.generator("titles"), by_itself(Generator, "titles", 12))
+        for generator in (loaded.generator("titles"), by_itself(Generator, "titles", 12))
     )
     assert text.text == expected.text
     assert text.score == pytest.approx(expected.score, rel=1e-3)
     (longer,) = by_itself(Generator, "titles", T).greedy(histories)
     assert longer.text != expected.text
-    for served in (bundle.scorer, bundle.likelihood_scorer):  # no row is nobody's
+    for served in (loaded.scorer, loaded.likelihood_scorer):  # no row is nobody's
         with pytest.raises(ConfigError, match="several tasks; name one: ctr, titles"):
             served()
     with pytest.raises(ConfigError, match="no task 'next': ctr, titles"):
-        bundle.retriever("next")
+        loaded.retriever("next")
     with pytest.raises(ConfigError, match="retrieval projections, nor was it loaded with room"):
-        bundle.retriever("ctr")
-    bundle.bank.remove("titles")  # no other task's prompts are taken for it
+        loaded.retriever("ctr")
+    loaded.remove("titles")  # no other task's prompts are taken for it
     with pytest.raises(ConfigError, match="no task 'titles': ctr"):
-        bundle.generator("titles")
+        loaded.generator("titles")
 
 
 def test_a_run_without_a_bank(backbone_dir: Path) -> None:
@@ -91,25 +95,25 @@ def test_what_a_fingerprint_depends_on(
     tmp_path: Path,
 ) -> None:
     near, next_ = (
-        bundle_of(backbone_dir, bank_path, name).fingerprint(name) for name in ("near", "next")
+        loaded_bank(backbone_dir, bank_path, name).fingerprint(name) for name in ("near", "next")
     )
     assert near != next_
-    others = bundle_of(backbone_dir, bank_path, "ctr", "genres", "next", "titles")
+    others = loaded_bank(backbone_dir, bank_path, "ctr", "genres", "next", "titles")
     assert others.fingerprint("next") == next_
     # Those of 'near' are narrower: its vectors are filled up to the width of those of 'next'.
-    assert bundle_of(backbone_dir, bank_path, "near", "next").fingerprint("near") != near
+    assert loaded_bank(backbone_dir, bank_path, "near", "next").fingerprint("near") != near
     gin.bind_parameter("load_bank.frozen_dtype", "bfloat16")
-    assert bundle_of(backbone_dir, bank_path, "next").fingerprint() != next_
+    assert loaded_bank(backbone_dir, bank_path, "next").fingerprint() != next_
     gin.bind_parameter("load_bank.frozen_dtype", "bf16")
     with pytest.raises(ConfigError, match="'bf16' is not one of float32, bfloat16"):
-        bundle_of(backbone_dir, bank_path, "next")
+        loaded_bank(backbone_dir, bank_path, "next")
     gin.clear_config()
 
     changed = BankFolder(shutil.copytree(bank_path, tmp_path / "bank"))
     changed.remove("next")
     own = all_prompts["next"].manifest
     changed.add(make_prompts(backbone, "next", own.prompts, own.settings, 99))
-    assert bundle_of(backbone_dir, changed.path, "next").fingerprint() != next_
+    assert loaded_bank(backbone_dir, changed.path, "next").fingerprint() != next_
 
 
 def test_every_task_has_its_own_data_set(
@@ -124,7 +128,7 @@ def test_every_task_has_its_own_data_set(
         ctr.manifest, task="newer", dataset_fingerprint=dataset_fingerprint(spec)
     )
     bank.add(dataclasses.replace(ctr, manifest=manifest, dataset_spec=spec))
-    bundle = bundle_of(backbone_dir, bank.path, "ctr", "newer")
-    assert bundle.dataset_spec("ctr") == ctr.dataset_spec
-    assert bundle.dataset_spec("newer") == spec
-    assert bundle.fingerprint("ctr") != bundle.fingerprint("newer")
+    loaded = loaded_bank(backbone_dir, bank.path, "ctr", "newer")
+    assert loaded.dataset_spec("ctr") == ctr.dataset_spec
+    assert loaded.dataset_spec("newer") == spec
+    assert loaded.fingerprint("ctr") != loaded.fingerprint("newer")

@@ -1,4 +1,4 @@
-"""Texts that are written and items recommended in dialogues: figures against other ways to them."""
+"""Generated texts and items recommended in dialogues: metrics against other ways to them."""
 
 import json
 
@@ -8,14 +8,13 @@ import numpy as np
 import pytest
 import seqio
 from flax import linen as nn
-from tests.tables.dialogue_files import FILMS, write_inspired_folder
-from tests.tables.test_writing_views import VIEWS, write_shop
 
 from m6rec_jax.checkpoints.manifest import RunDescription
 from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.data.dialogues import prepare_dialogues
 from m6rec_jax.data.prepare import PrepareOptions, prepare
 from m6rec_jax.data.sources import DATA_DIR_VARIABLE
+from m6rec_jax.engine.engine import EngineOptions
 from m6rec_jax.engine.generation import Generator
 from m6rec_jax.engine.model_folder import load_model
 from m6rec_jax.engine.retrieval import Retriever
@@ -23,28 +22,29 @@ from m6rec_jax.engine.text_decoding import Decoding
 from m6rec_jax.engine.title_trie import TitleTrie
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.evaluation import evaluator as evaluation
-from m6rec_jax.evaluation import writers
 from m6rec_jax.evaluation.assets import save_task_assets
-from m6rec_jax.evaluation.generation import item_facts
-from m6rec_jax.evaluation.named_columns import named_columns
-from m6rec_jax.evaluation.writing_figures import (
-    WrittenTexts,
-    content_figures,
-    explanation_figures,
-)
+from m6rec_jax.jobs import titles as titles_job
+from m6rec_jax.jobs.generation import item_facts
 from m6rec_jax.jobs.request_data import open_serving_data
 from m6rec_jax.metrics import diversity, explanation, faithfulness, generation
+from m6rec_jax.metrics.text_metrics import (
+    GeneratedTexts,
+    content_metrics,
+    explanation_metrics,
+)
 from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
 from m6rec_jax.model.m6rec import initial_features
 from m6rec_jax.objectives import contrastive_loss
 from m6rec_jax.pipeline.dialogue_registration import register_dialogue_tasks
 from m6rec_jax.pipeline.evaluation_batches import EvaluationBatches
 from m6rec_jax.pipeline.mixtures import register_mixture
-from m6rec_jax.pipeline.prepared_rows import PARTS, read_rows
+from m6rec_jax.pipeline.prepared_rows import PARTS, TaskPart, read_rows
 from m6rec_jax.pipeline.registration import task_info, unregister
 from m6rec_jax.pipeline.writing_registration import register_writing_tasks, writing_rows
 from m6rec_jax.text.vocabulary import Vocabulary
 from m6rec_jax.text.vocabulary_training import train_vocabulary
+from tests.data.dialogue_files import FILMS, write_inspired_folder
+from tests.data.test_writing_views import VIEWS, write_shop
 from tests.tasks import shop
 
 LENGTHS = {"inputs": 64, "targets": 24}
@@ -94,7 +94,7 @@ def world(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def found(world):
-    """Task name to (its predictions, its figures), by one evaluator over the training parts."""
+    """Task name to (its predictions, its metrics), by one evaluator over the training parts."""
     evaluator = evaluation.Evaluator("all_written", LENGTHS, 8, split="train", limit=LIMIT)
     results = {}
     for task in evaluator.tasks:
@@ -106,15 +106,8 @@ def found(world):
 @pytest.fixture(scope="module")
 def generator(world):
     vocabulary, model, variables, _ = world
-    return Generator(
-        model,
-        variables,
-        vocabulary,
-        source_length=LENGTHS["inputs"],
-        target_length=LENGTHS["targets"],
-        batch_sizes=(LIMIT,),
-        source_buckets=(LENGTHS["inputs"],),
-    )
+    options = EngineOptions(64, 24, batch_sizes=(LIMIT,), source_buckets=(64,))
+    return Generator(model, variables, vocabulary, options)
 
 
 def rows_of(task, part="train"):
@@ -124,16 +117,13 @@ def rows_of(task, part="train"):
     return list(read_rows(task_info(task).prepared(), task_info(task).view, part))
 
 
+def columns_of(task, predictions):
+    found = task_info(task)
+    return found.job.columns(TaskPart(found, "train"), predictions)
+
+
 def sources_of(rows):
     return [row["source"] for row in rows], [row["prefix"] for row in rows]
-
-
-def test_kinds(world):
-    assert task_info("shop_explanations").kind == "generation"
-    kinds = [task_info(f"talks_{name}").kind for name in ("replies", "titles", "retrieval")]
-    assert kinds == ["generation", "title_recommendation", "item_recommendation"]
-    tasks = seqio.MixtureRegistry.get("talks_conversation").tasks
-    assert {task.name for task in tasks} == {"talks_replies", "talks_titles", "talks_retrieval"}
 
 
 def test_rows_go_on_from_their_prefix(world):
@@ -147,14 +137,14 @@ def test_rows_go_on_from_their_prefix(world):
 
 
 def test_explanations(found, generator):
-    predictions, figures = found["shop_explanations"]
+    predictions, metrics = found["shop_explanations"]
     rows = rows_of("shop_explanations")
     texts = [text.written for text in generator.greedy(*sources_of(rows))]
     references = [row["target"] for row in rows]
-    told = named_columns(task_info("shop_explanations"), "train", predictions)
-    assert told["written"].tolist() == texts
-    assert told["reference"].tolist() == references
-    assert told["source"][0].endswith(rows[0]["source"][-1])
+    columns = columns_of("shop_explanations", predictions)
+    assert columns["written"].tolist() == texts
+    assert columns["reference"].tolist() == references
+    assert columns["source"][0].endswith(rows[0]["source"][-1])
     everywhere = [row for part in PARTS for row in rows_of("shop_explanations", part)]
     expected = {
         "bleu_1": generation.bleu(texts, references, 1),
@@ -166,17 +156,17 @@ def test_explanations(found, generator):
         ),
         "num_examples": len(rows),
     }
-    assert {name: figures[name] for name in expected} == pytest.approx(expected)
-    assert figures["perplexity"] > 1
+    assert {name: metrics[name] for name in expected} == pytest.approx(expected)
+    assert metrics["perplexity"] > 1
     items = task_info("shop_explanations").prepared().catalogue().items
     facts = [{"genres": items[row["item_indices"][0]].attributes["genres"]} for row in rows]
     genres = {"genres": ["comedy", "drama", "horror"]}
     titles = [item.attributes["title"] for item in items]
     dictionary = faithfulness.AttributeDictionary(genres, neutral=titles)
     counts = faithfulness.faithfulness(texts, facts, dictionary)
-    assert figures["silent_share"] == counts.silent_share
-    assert figures.get("true_share") == (counts.true_share if counts.num_named else None)
-    json.dumps(figures)
+    assert metrics["silent_share"] == counts.silent_share
+    assert metrics.get("true_share") == (counts.true_share if counts.num_named else None)
+    json.dumps(metrics)
 
 
 def test_references_are_true_of_their_items(world):
@@ -189,31 +179,31 @@ def test_references_are_true_of_their_items(world):
     assert (counts.true_share, counts.silent_share) == (1, 0)
 
 
-def test_figures_of_content():
+def test_metrics_of_content():
     """Of texts that are known: the model above may write none."""
-    told = WrittenTexts(
+    texts = GeneratedTexts(
         texts=["Alpha Beta", "alpha", "Gamma", "Gamma"],
         references=["Alpha", "Alpha", "Delta", "Gamma"],
         features=[[]] * 4,
         all_features=list,
         training=lambda: ["Gamma."],
     )
-    figures = content_figures(told)
-    assert figures["novelty"] == 0.5
-    assert figures["exact_match"] == 0.5
-    assert figures["distinct_1"] == 4 / 5
-    assert figures["distinct_2"] == 1
-    assert "distinct_3" not in figures
-    assert figures["bleu_1"] == pytest.approx(100 * 2 / 5)
+    metrics = content_metrics(texts)
+    assert metrics["novelty"] == 0.5
+    assert metrics["exact_match"] == 0.5
+    assert metrics["distinct_1"] == 4 / 5
+    assert metrics["distinct_2"] == 1
+    assert "distinct_3" not in metrics
+    assert metrics["bleu_1"] == pytest.approx(100 * 2 / 5)
 
 
 def test_titles(found, generator):
-    predictions, figures = found["shop_titles"]
+    predictions, metrics = found["shop_titles"]
     rows = rows_of("shop_titles")[:LIMIT]
     texts = [text.written for text in generator.greedy(*sources_of(rows))]
     assert list(predictions.texts) == texts
     training = [row["target"] for row in rows_of("shop_titles")]
-    assert figures["novelty"] == diversity.novelty(texts, training)
+    assert metrics["novelty"] == diversity.novelty(texts, training)
 
 
 def test_decoding_is_set_in_gin(world, generator):
@@ -236,13 +226,13 @@ def test_decoding_is_set_in_gin(world, generator):
 
 
 def test_replies(found):
-    predictions, figures = found["talks_replies"]
+    predictions, metrics = found["talks_replies"]
     texts, references = predictions.texts, [row["target"] for row in predictions.rows]
     assert references == [row["target"] for row in rows_of("talks_replies")[:LIMIT]]
-    assert figures["bleu_2"] == pytest.approx(generation.bleu(texts, references, 2))
-    assert figures["kgsf_bleu_2"] == generation.bigram_precision_bleu(texts, references)
-    assert figures["kgsf_distinct_3"] == diversity.distinct_per_text(texts, 3)
-    assert figures["perplexity"] > 1
+    assert metrics["bleu_2"] == pytest.approx(generation.bleu(texts, references, 2))
+    assert metrics["kgsf_bleu_2"] == generation.bigram_precision_bleu(texts, references)
+    assert metrics["kgsf_distinct_3"] == diversity.distinct_per_text(texts, 3)
+    assert metrics["perplexity"] > 1
 
 
 def recall(lists, targets, k):
@@ -261,7 +251,7 @@ def expected_recall(rows, lists, new_lists, k=1):
 
 
 def test_written_titles_are_recommendations(world, found, generator):
-    predictions, figures = found["talks_titles"]
+    predictions, metrics = found["talks_titles"]
     rows = rows_of("talks_titles")[:LIMIT]
     titles = task_info("talks_titles").prepared().catalogue().texts
     sources, _ = sources_of(rows)
@@ -274,24 +264,22 @@ def test_written_titles_are_recommendations(world, found, generator):
         for seen in ([()] * LIMIT, [row["seen_indices"] for row in rows])
     ]
     expected = expected_recall(rows, *lists)
-    assert {name: figures[name] for name in expected} == expected
+    assert {name: metrics[name] for name in expected} == expected
     # The catalogue has four titles, so cut-offs above are left out.
-    assert not any(name.endswith("@5") for name in figures)
-    told = named_columns(task_info("talks_titles"), "train", predictions)
-    assert set(told["title"]) <= set(titles)
-    for row, one in zip(told["top_titles"], lists[1], strict=True):
+    assert not any(name.endswith("@5") for name in metrics)
+    columns = columns_of("talks_titles", predictions)
+    assert set(columns["title"]) <= set(titles)
+    for row, one in zip(columns["top_titles"], lists[1], strict=True):
         assert [title for title in row if title] == [titles[i] for i in one]
 
 
 def test_retrieved_items_are_recommendations(world, found):
     vocabulary, model, variables, _ = world
-    predictions, figures = found["talks_retrieval"]
+    predictions, metrics = found["talks_retrieval"]
     rows = rows_of("talks_retrieval")[:LIMIT]
     assert [row["text_id"] for row in predictions.rows] == [row["text_id"] for row in rows]
     catalogue = task_info("talks_retrieval").prepared().catalogue()
-    retriever = Retriever(
-        model, variables, vocabulary, source_length=64, target_length=24, batch_sizes=(LIMIT,)
-    )
+    retriever = Retriever(model, variables, vocabulary, EngineOptions(64, 24, batch_sizes=(LIMIT,)))
     users = retriever.embed_users([row["source"] for row in rows])
     scores = users @ retriever.embed_items(catalogue.texts).T
     named = np.zeros(scores.shape, bool)
@@ -306,8 +294,8 @@ def test_retrieved_items_are_recommendations(world, found):
         f"popularity/{name}": value
         for name, value in expected_recall(rows, [popular] * len(rows), new).items()
     }
-    assert {name: figures[name] for name in expected} == expected
-    assert figures["new/num_examples"] < figures["num_examples"] == len(rows)
+    assert {name: metrics[name] for name in expected} == expected
+    assert metrics["new/num_examples"] < metrics["num_examples"] == len(rows)
 
 
 def test_films_of_one_title_are_ordered_by_the_two_towers(world, monkeypatch):
@@ -315,7 +303,7 @@ def test_films_of_one_title_are_ordered_by_the_two_towers(world, monkeypatch):
     vocabulary, model, variables, _ = world
     rows = rows_of("talks_titles")[:LIMIT]
     catalogue = task_info("talks_titles").prepared().catalogue().texts
-    retriever = Retriever(model, variables, vocabulary, source_length=64, target_length=24)
+    retriever = Retriever(model, variables, vocabulary, EngineOptions(64, 24))
     users = retriever.embed_users([row["source"] for row in rows])
     similarities = users @ retriever.embed_items(catalogue).T
     # Two films that the towers do not put in the catalogue's order.
@@ -323,7 +311,9 @@ def test_films_of_one_title_are_ordered_by_the_two_towers(world, monkeypatch):
     first, second = max(pairs, key=lambda p: (similarities[:, p[1]] > similarities[:, p[0]]).sum())
     titles = list(catalogue)
     titles[second] = titles[first]
-    monkeypatch.setattr(writers, "TitleTrie", lambda words, _, most: TitleTrie(words, titles, most))
+    monkeypatch.setattr(
+        titles_job, "TitleTrie", lambda words, _, most: TitleTrie(words, titles, most)
+    )
 
     def both(row):
         return {first, second} <= set(row)
@@ -336,9 +326,9 @@ def test_films_of_one_title_are_ordered_by_the_two_towers(world, monkeypatch):
     expected = (similarities[:, first] >= similarities[:, second]).tolist()
     by_towers, alone = orders("talks_conversation"), orders("talks_titles")
     assert [place is not None for place in by_towers] == [place is not None for place in alone]
-    told = [(a, b) for a, b in zip(by_towers, expected, strict=True) if a is not None]
-    assert all(a == b for a, b in told)
-    assert not all(a for a, _ in told)
+    both_known = [(a, b) for a, b in zip(by_towers, expected, strict=True) if a is not None]
+    assert all(a == b for a, b in both_known)
+    assert not all(a for a, _ in both_known)
     assert all(place in (None, True) for place in alone)
 
 
@@ -365,8 +355,8 @@ def test_the_model_folder_says_what_is_written_and_with_which_data(world):
     """Of every task its own: those of the first task in the alphabet were once everybody's."""
     model_dir = world[3]
     save_task_assets(model_dir, "all_written", LENGTHS)
-    bundle = load_model(model_dir)
-    settings = bundle.settings.tasks
+    loaded = load_model(model_dir)
+    settings = loaded.settings.tasks
     assert settings["shop_explanations"].writing == "explanations"
     assert settings["shop_explanations"].kind == "generation"
     assert {name: own.prepared for name, own in settings.items()} == {
@@ -380,13 +370,13 @@ def test_the_model_folder_says_what_is_written_and_with_which_data(world):
     turns = task_info("talks_replies").prepared().manifest["options"]["max_turns"]
     assert {settings[f"talks_{of}"].max_events for of in ("replies", "titles")} == {turns}
     prepared = task_info("shop_titles").prepared()
-    assert bundle.dataset_spec("shop_titles") == prepared.manifest["dataset_spec"]
-    assert bundle.dataset_spec("talks_titles") is None
-    data = open_serving_data(bundle, "shop_titles")
+    assert loaded.dataset_spec("shop_titles") == prepared.manifest["dataset_spec"]
+    assert loaded.dataset_spec("talks_titles") is None
+    data = open_serving_data(loaded, "shop_titles")
     assert list(data.items) == [item.id for item in prepared.catalogue().items]
 
 
-def test_missing_metrics_are_told_before_training(world, monkeypatch):
+def test_missing_metrics_are_named_before_training(world, monkeypatch):
     def missing(name):
         raise ModuleNotFoundError(name=name.split(".")[0])
 
@@ -395,15 +385,15 @@ def test_missing_metrics_are_told_before_training(world, monkeypatch):
         evaluation.Evaluator("shop_titles", LENGTHS, 4)
 
 
-def test_figures_in_peters_protocol_are_asked_for():
+def test_metrics_in_peters_protocol_are_asked_for():
     texts, references = ["the pool was good", "the bar"], ["the pool was nice", "the bar"]
-    found = WrittenTexts(texts, references, [(), ()], list, lambda: ["the pool was warm"])
-    assert not any(name.startswith("peter/") for name in explanation_figures(found))
-    figures = explanation_figures(found, peter_words=4)
+    found = GeneratedTexts(texts, references, [(), ()], list, lambda: ["the pool was warm"])
+    assert not any(name.startswith("peter/") for name in explanation_metrics(found))
+    metrics = explanation_metrics(found, peter_words=4)
     # "the", "pool", "was", "bar" are known; "good" and "nice" are the same unknown word.
-    assert figures["peter/bleu_1"] == pytest.approx(100.0)
-    assert figures["peter/rouge_2"] == pytest.approx(100.0)
-    assert figures["bleu_1"] < 100
+    assert metrics["peter/bleu_1"] == pytest.approx(100.0)
+    assert metrics["peter/rouge_2"] == pytest.approx(100.0)
+    assert metrics["bleu_1"] < 100
 
 
 def test_texts_to_write_may_weigh_more(world):

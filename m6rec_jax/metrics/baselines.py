@@ -45,27 +45,27 @@ class MeanBaselines:
         """Counts the training part.
 
         Args:
-          users, items: int `[n]`, places in the users and items tables.
+          users, items: int `[n]`, indices into the users and items tables.
           labels: int `[n]`, 0 or 1.
           num_users, num_items: of the tables.
           smoothing: how many events of the global mean every user and item starts with.
 
         Raises:
-          DataError: no events, or a place outside its table.
+          DataError: no events, or an index outside its table.
         """
         if not len(labels):
             raise DataError("baselines: the training part is empty")
-        for name, places, size in (("user", users, num_users), ("item", items, num_items)):
-            if int(places.min()) < 0 or int(places.max()) >= size:
+        for name, indices, size in (("user", users, num_users), ("item", items, num_items)):
+            if int(indices.min()) < 0 or int(indices.max()) >= size:
                 raise DataError(
-                    f"baselines: {name} {int(places.max())} is outside a table of {size}"
+                    f"baselines: {name} {int(indices.max())} is outside a table of {size}"
                 )
         mean = float(labels.mean())
 
-        def means(places: np.ndarray, size: int) -> np.ndarray:
-            sums = np.bincount(places, weights=labels, minlength=size)
-            counts = np.bincount(places, minlength=size)
-            # An unseen place with no smoothing has no mean of its own.
+        def means(indices: np.ndarray, size: int) -> np.ndarray:
+            sums = np.bincount(indices, weights=labels, minlength=size)
+            counts = np.bincount(indices, minlength=size)
+            # An unseen index with no smoothing has no mean of its own.
             empty = (counts == 0) & (smoothing == 0)
             total = np.where(empty, 1.0, counts + smoothing)
             return np.where(empty, mean, (sums + smoothing * mean) / total)
@@ -94,7 +94,7 @@ class MeanBaselines:
     def scoring_metrics(
         self, users: np.ndarray, items: np.ndarray, labels: np.ndarray
     ) -> dict[str, dict[str, float]]:
-        """Figures of every baseline on other events, named as `evaluation.tasks.scoring_metrics`.
+        """Metrics of every baseline on other events, named as those of scoring.
 
         Returns:
           `popularity` (no log loss: it is no probability), `item_mean`, `user_and_item_mean`.
@@ -107,15 +107,15 @@ class MeanBaselines:
             "item_mean": self.item_mean(items),
             "user_and_item_mean": self.user_and_item_mean(users, items),
         }
-        figures = {}
+        metrics = {}
         for name, score in scores.items():
-            figures[name] = {"auc": classification.auc(labels, score)}
+            metrics[name] = {"auc": classification.auc(labels, score)}
             per_user = classification.per_user_auc(users, labels, score).values
             if per_user.size:
-                figures[name]["user_averaged_auc"] = float(per_user.mean())
+                metrics[name]["user_averaged_auc"] = float(per_user.mean())
             if name != "popularity":
-                figures[name]["log_loss"] = classification.log_loss(labels, score)
-        return figures
+                metrics[name]["log_loss"] = classification.log_loss(labels, score)
+        return metrics
 
 
 def popularity_ranks(

@@ -8,12 +8,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from m6rec_jax.jobs.titles import TitlesAnswers
 
 from m6rec_jax.engine import generation
 from m6rec_jax.engine.likelihood import token_sums
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.jobs.request_data import open_serving_data
+from m6rec_jax.jobs.titles import TitlesAnswers
 from m6rec_jax.requests.rendering import RequestRenderer
 from m6rec_jax.requests.request import RequestParser
 from m6rec_jax.serving import batch_inference

@@ -1,0 +1,164 @@
+"""Items recommended in dialogues, by the similarity of dialogue and item (the two towers).
+
+Every recommended item of the data is one example, as in the literature (Chen et al., 2019). Metrics
+are given twice: `recall@k` over all examples and all items, and `new/recall@k` over those items
+that nobody had named before, with the named ones left out: repeating what was said is otherwise the
+easiest way to a good recall. `popularity/...` are those of the most popular items.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from m6rec_jax.engine.retrieval import user_embeddings
+from m6rec_jax.errors import DataError
+from m6rec_jax.jobs.generation import row_columns, source_column
+from m6rec_jax.jobs.job import (
+    Array,
+    Columns,
+    Evaluation,
+    Features,
+    Job,
+    Row,
+    TaskData,
+    Variables,
+    register,
+)
+from m6rec_jax.jobs.language import LanguagePredictions, language_metrics
+from m6rec_jax.jobs.retrieval import pad_targets
+from m6rec_jax.metrics import ranking
+from m6rec_jax.model import M6Rec
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RecommendationPredictions:
+    """One entry per recommended item of a dialogue.
+
+    Attributes:
+      rows: of the view 'recommendations'.
+      top_items: int64 `[n, k]`, best first, without items named before; -1 where fewer are left.
+      scores: float32 `[n, k]`, log probabilities of titles or cosine similarities.
+      ranks: int64 `[n]`, of the item among all items.
+      new_ranks: int64 `[n]`, of the item among those that were not named before.
+      language: how likely the titles are, where they are generated.
+    """
+
+    rows: Sequence[Row]
+    top_items: np.ndarray
+    scores: np.ndarray
+    ranks: np.ndarray
+    new_ranks: np.ndarray
+    language: LanguagePredictions | None = None
+
+
+class RecommendationJob(Job):
+    """What both ways to recommend in a dialogue share."""
+
+    def metrics(
+        self, evaluation: Evaluation, predictions: RecommendationPredictions
+    ) -> dict[str, float]:
+        """See `recommendation_metrics`."""
+        counts = evaluation.data.prepared().catalogue().train_counts
+        return recommendation_metrics(predictions, counts, evaluation.ks)
+
+    def columns(self, data: TaskData, predictions: RecommendationPredictions) -> Columns:
+        """The title that was recommended, its ranks, the best items and the dialogue."""
+        titles = np.array([*data.prepared().catalogue().texts, ""], object)
+        return row_columns(predictions.rows, ("text_id", "user_id")) | {
+            "title": row_columns(predictions.rows, ("target",))["target"],
+            "ranks": predictions.ranks,
+            "new_ranks": predictions.new_ranks,
+            "top_item_indices": predictions.top_items,
+            "scores": predictions.scores,
+            "source": source_column(predictions.rows),
+            "top_titles": titles[predictions.top_items],
+        }
+
+
+@register
+class ItemRecommendationJob(RecommendationJob):
+    """Ranks the catalogue for each dialogue by the two towers."""
+
+    kind = "item_recommendation"
+    needs = "retrieval projections"
+    identity = ("decoder_item_ids", "user_ids")
+
+    def outputs(self, model: M6Rec, variables: Variables, features: Features) -> dict[str, Array]:
+        """`user`, the embedding of each row's dialogue, `[rows, retrieval]`."""
+        return {"user": user_embeddings(model, variables, features)}
+
+    def predict(self, evaluation: Evaluation) -> RecommendationPredictions:
+        """Raises DataError where there are no rows."""
+        rows = evaluation.once("rows", lambda: list(evaluation.data.rows()))
+        check_rows(rows)
+        found = evaluation.outputs()
+        # A turn has a row for each of its items.
+        by_turn = {(row["turn_index"], int(row["item_indices"][0])): row for row in rows}
+        turns, items = found["user_ids"][:, 0], pad_targets(found["decoder_item_ids"])[:, 0]
+        ordered = [by_turn[one] for one in zip(turns.tolist(), items.tolist(), strict=True)]
+        targets = target_items(ordered)[:, None]
+        named = [named_items(row) for row in ordered]
+        nobody = [np.zeros(0, np.int64)] * len(ordered)
+        # A target that was named before is left in here; `new/...` leaves its row out.
+        others = [np.setdiff1d(seen, wanted) for seen, wanted in zip(named, targets, strict=True)]
+        index = evaluation.index()
+        top = index.top_k(found["user"], min(max(evaluation.ks), index.num_items), named)
+        return RecommendationPredictions(
+            rows=ordered,
+            top_items=top.ids.astype(np.int64),
+            scores=top.scores,
+            ranks=index.ranks(found["user"], targets, nobody)[:, 0],
+            new_ranks=index.ranks(found["user"], targets, others)[:, 0],
+        )
+
+
+def recommendation_metrics(
+    predictions: RecommendationPredictions, train_counts: np.ndarray, ks: Sequence[int]
+) -> dict[str, float]:
+    """`recall@k` and `new/recall@k`, the same of `popularity/...`, and how many examples.
+
+    Args:
+      predictions: of dialogues.
+      train_counts: how often each item is recommended in training `[items]`.
+      ks: cut-offs; larger ones than the catalogue are left out.
+    """
+    rows = predictions.rows
+    targets = target_items(rows)
+    is_new = np.array([t not in row["seen_indices"] for t, row in zip(targets, rows, strict=True)])
+    # Of equally popular items the earlier one comes first, as a stable sort has it.
+    order = np.argsort(-train_counts, kind="stable")
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    popular = rank[targets] + 1
+    ahead = [(rank[named_items(row)] < rank[t]).sum() for t, row in zip(targets, rows, strict=True)]
+    ranks = {"": predictions.ranks, "popularity/": popular}
+    new = {"new/": predictions.new_ranks, "popularity/new/": popular - np.array(ahead)}
+    metrics = {"num_examples": float(len(rows)), "new/num_examples": float(is_new.sum())}
+    for k in (k for k in ks if k <= len(train_counts)):
+        for prefix, found in ranks.items():
+            metrics[f"{prefix}recall@{k}"] = ranking.hit_rate(found, k)
+        if is_new.any():
+            for prefix, found in new.items():
+                metrics[f"{prefix}recall@{k}"] = ranking.hit_rate(found[is_new], k)
+    if predictions.language is not None:
+        metrics |= language_metrics(predictions.language)
+    return metrics
+
+
+def check_rows(rows: Sequence[Row]) -> None:
+    """Raises DataError where there are no rows."""
+    if not rows:
+        raise DataError("no item is recommended in these dialogues; is the split empty?")
+
+
+def target_items(rows: Sequence[Row]) -> np.ndarray:
+    """The item that each row recommends, `[n]`."""
+    return np.array([int(row["item_indices"][0]) for row in rows], np.int64)
+
+
+def named_items(row: Row) -> np.ndarray:
+    """Items that the dialogue has named before."""
+    return np.asarray(row["seen_indices"], np.int64)

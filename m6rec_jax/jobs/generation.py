@@ -1,0 +1,301 @@
+"""Generation: texts for users, such as explanations, titles, queries and replies (section 2).
+
+Metrics: those that each field reports of its texts (`metrics.text_metrics`), the likelihood of the
+references, and `ended_share`. How texts are decoded is set in gin; greedily unless said otherwise:
+
+    Decoding.method = 'beam_search'
+    Decoding.num_beams = 4
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from m6rec_jax.data.prepared import Prepared
+from m6rec_jax.data.views import WRITING
+from m6rec_jax.engine.likelihood import token_sums
+from m6rec_jax.engine.text_decoding import Decoding
+from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.jobs.answering import Accepted, Answerer, Parts, RequestFields, by_task
+from m6rec_jax.jobs.job import (
+    Array,
+    Columns,
+    Evaluation,
+    Features,
+    Job,
+    Row,
+    TaskData,
+    Variables,
+    register,
+)
+from m6rec_jax.jobs.language import LanguagePredictions, language_metrics
+from m6rec_jax.metrics import text_metrics
+from m6rec_jax.metrics.text_metrics import GeneratedTexts, ItemFacts
+from m6rec_jax.model import M6Rec
+from m6rec_jax.requests.rendering import RequestRenderer, RequestText
+from m6rec_jax.requests.request import RejectedRow, Request
+from m6rec_jax.text.records import Item
+from m6rec_jax.text.writing_templates import WritingTemplate, attribute_values
+
+# By the view that the texts come from.
+_METRICS = {
+    "explanations": text_metrics.explanation_metrics,
+    "contents": text_metrics.content_metrics,
+    "titles": text_metrics.content_metrics,
+    "queries": text_metrics.content_metrics,
+    "replies": text_metrics.conversation_metrics,
+}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class GenerationPredictions:
+    """One entry per text.
+
+    Attributes:
+      rows: of the view, in its order.
+      texts: what was generated, without the prefix.
+      log_probabilities: float64 `[n]`, of the generated tokens.
+      ended: bool `[n]`, False where a text was cut off at the longest length.
+      language: how likely the references are.
+    """
+
+    rows: Sequence[Row]
+    texts: Sequence[str]
+    log_probabilities: np.ndarray
+    ended: np.ndarray
+    language: LanguagePredictions
+
+
+@register
+class GenerationJob(Job):
+    """A text for every row, and how likely its reference is."""
+
+    kind = "generation"
+    needs_text_metrics = True
+
+    def outputs(self, model: M6Rec, variables: Variables, features: Features) -> dict[str, Array]:
+        """`TokenSums` of the references, `[rows]`."""
+        return token_sums(model, variables, features)._asdict()
+
+    def predict(self, evaluation: Evaluation) -> GenerationPredictions:
+        """Raises DataError where there are no rows."""
+        language = LanguagePredictions.of(evaluation.outputs())
+        rows = evaluated_rows(evaluation)
+        if not rows:
+            raise DataError("there are no texts to write; is the split empty?")
+        texts = Decoding().write(
+            evaluation.generator(),
+            [row["source"] for row in rows],
+            [row["prefix"] for row in rows],
+            [evaluation.data.name] * len(rows),
+        )
+        return GenerationPredictions(
+            rows=rows,
+            texts=[text.written for text in texts],
+            log_probabilities=np.array([text.log_probability for text in texts], np.float64),
+            ended=np.array([text.ended for text in texts], bool),
+            language=language,
+        )
+
+    def metrics(
+        self, evaluation: Evaluation, predictions: GenerationPredictions
+    ) -> dict[str, float]:
+        """`metrics_of_texts`, those of the references as language, `ended_share`, `num_examples`.
+
+        `ended_share` is how many texts ended by themselves.
+        """
+        rows = predictions.rows
+        metrics = metrics_of_texts(evaluation.data, rows, predictions.texts)
+        metrics |= language_metrics(predictions.language)
+        metrics["ended_share"] = float(predictions.ended.mean())
+        return metrics | {"num_examples": float(len(rows))}
+
+    def columns(self, data: TaskData, predictions: GenerationPredictions) -> Columns:
+        """Prefix, reference, text and source, to be read."""
+        return row_columns(predictions.rows, ("text_id", "user_id", "prefix")) | {
+            "reference": row_columns(predictions.rows, ("target",))["target"],
+            "written": np.array(predictions.texts, object),
+            "log_probability": predictions.log_probabilities,
+            "ended": predictions.ended,
+            "source": source_column(predictions.rows),
+        }
+
+    def answerer(self, parts: Parts) -> Answerer[Any]:
+        """See `Job`."""
+        return GenerationAnswers(parts)
+
+
+def evaluated_rows(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """Rows of the view, those of all processes: generated texts must be the same everywhere."""
+    rows: list[dict[str, Any]] = evaluation.once("rows", lambda: list(evaluation.data.rows()))
+    return rows[: evaluation.limit or None]
+
+
+def row_columns(rows: Sequence[Row], names: Sequence[str]) -> Columns:
+    """Columns of texts, as the rows have them."""
+    return {name: np.array([row[name] for row in rows], object) for name in names}
+
+
+def source_column(rows: Sequence[Row]) -> np.ndarray:
+    """Sources as one text each, a segment a line."""
+    return np.array(["\n".join(filter(None, row["source"])) for row in rows], object)
+
+
+def metrics_of_texts(data: TaskData, rows: Sequence[Row], texts: Sequence[str]) -> dict[str, float]:
+    """Metrics of texts, whoever wrote them.
+
+    Args:
+      data: of a task of kind 'generation'.
+      rows: of its view.
+      texts: one for each row, without its prefix.
+    """
+    prepared = data.prepared()
+    known = prepared.num_rows(data.view)
+
+    def of_parts(column: str, parts: Iterable[str]) -> Iterable[Any]:
+        for part in parts:
+            if part in known:
+                for row in data.rows((column,), part=part):
+                    yield row[column]
+
+    every = ("train", "validation", "test")
+    found = GeneratedTexts(
+        texts=texts,
+        references=[row["target"] for row in rows],
+        features=[row["features"] for row in rows],
+        all_features=lambda: (name for names in of_parts("features", every) for name in names),
+        training=lambda: of_parts("target", ("train",)),
+        facts=item_facts(prepared, data.view, rows),
+    )
+    return _METRICS[data.view](found)
+
+
+def item_facts(prepared: Prepared, view: str, rows: Sequence[Row]) -> ItemFacts | None:
+    """What holds of each row's item; None where items are not known by attributes."""
+    if view not in WRITING or "dataset_spec" not in prepared.manifest:
+        return None
+    template = prepared.template().writing[view]
+    items = prepared.catalogue().items
+    columns = text_metrics.rendered_columns(template, items)
+    if not template.shared or not columns:
+        return None
+    return ItemFacts(
+        text_metrics.attribute_dictionary(template, items),
+        [attribute_values(items[row["item_indices"][0]], columns) for row in rows],
+    )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Texts:
+    """One text about each candidate, or a single one where the task writes about no item.
+
+    Attributes:
+      texts: what was generated, without the prefix.
+      log_probabilities: of the texts, `[EOS]` included.
+    """
+
+    column_types: ClassVar[Mapping[str, str]] = {"texts": "string", "log_probabilities": "float"}
+    texts: Sequence[str]
+    log_probabilities: Sequence[float]
+
+    def columns(self) -> Mapping[str, Any]:
+        """See `Result`."""
+        return {"texts": self.texts, "log_probabilities": self.log_probabilities}
+
+
+class _GenerationTask(NamedTuple):
+    renderer: RequestRenderer
+    template: WritingTemplate
+
+    def items(self, request: Request) -> Sequence[Item | None]:
+        """What texts are written about."""
+        return request.candidates if self.template.needs_item else (None,)
+
+
+class GenerationAnswers(Answerer[_GenerationTask]):
+    """Texts as `Decoding` (gin) says."""
+
+    result = Texts
+
+    def __init__(self, parts: Parts) -> None:
+        super().__init__(parts)
+        self._decoding = Decoding()
+
+    def open_task(self, task: str) -> _GenerationTask:
+        """See `Answerer`."""
+        data, kind = self.parts.data(task), self.parts.settings(task).writing
+        known = data.template.writing
+        if kind not in known:
+            raise ConfigError(
+                f"the template of {data.spec.name!r} says nothing of {kind or 'texts'!r} in "
+                f"'writing' (it has: {', '.join(known) or 'none'}); is the task one of "
+                "register_writing_tasks?"
+            )
+        return _GenerationTask(self.parts.renderer(task, candidates=False), known[kind])
+
+    def fields(self, task: str) -> RequestFields:
+        """See `Answerer`."""
+        needs_item = self.of_task(task).template.needs_item
+        return RequestFields(candidates="candidates" if needs_item else None)
+
+    def accept(self, request: Request, task: str) -> RequestText:
+        """See `Answerer`."""
+        own, generator = self.of_task(task), self.parts.generator(task)
+        text = own.renderer.render(request)
+        try:
+            for item in own.items(request):
+                own.template.source(text.history, item)
+                prefix = own.template.beginning(item)
+                number = len(generator.vocabulary.encode(prefix))
+                if number >= generator.max_tokens:
+                    raise DataError(
+                        f"the text would begin with {number} tokens, which leaves no room in "
+                        f"{generator.max_tokens}: {prefix!r}"
+                    )
+        except DataError as error:
+            raise RejectedRow("no_text", str(error)) from None
+        return text
+
+    def answer(self, accepted: Sequence[Accepted]) -> list[Texts]:
+        """See `Answerer`."""
+        results: dict[int, Texts] = {}
+        for task, members in by_task(accepted).items():
+            own = self.of_task(task)
+            asked = [
+                (i, index, item)
+                for i in members
+                for index, item in enumerate(own.items(accepted[i].request))
+            ]
+            found = self._decoding.write(
+                self.parts.generator(task),
+                [own.template.source(accepted[i].text.history, item) for i, _, item in asked],
+                [own.template.beginning(item) for *_, item in asked],
+                [task] * len(asked),
+                # A request is drawn the same text whatever shares its batch.
+                places=[(accepted[i].number, index) for i, index, _ in asked],
+            )
+            for i in members:
+                texts = [t for (j, *_), t in zip(asked, found, strict=True) if j == i]
+                results[i] = Texts(
+                    [text.written for text in texts], [text.log_probability for text in texts]
+                )
+        return [results[i] for i in range(len(accepted))]
+
+    def describe(self, task: str) -> Mapping[str, Any]:
+        """See `Answerer`."""
+        return {
+            "template": self.of_task(task).template.to_spec(),
+            "decoding": dataclasses.asdict(self._decoding),
+        }
+
+    def warm_up(self, tasks: Iterable[str]) -> None:
+        """See `Answerer`."""
+        for task in tasks:
+            generator = self.parts.generator(task)
+            for history in generator.warm_up_histories():
+                for size in self.parts.batch_sizes:
+                    self._decoding.write(generator, [history] * size, None, [task] * size)

@@ -1,0 +1,331 @@
+"""Retrieval: the items of the whole catalogue that fit a user best, by the two towers.
+
+Metrics: `hit_rate@k`, `ndcg@k`, `mrr`, `coverage@k`; the same over items never trained on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import gin
+import jax.numpy as jnp
+import numpy as np
+
+from m6rec_jax.engine.index_files import StoredIndex
+from m6rec_jax.engine.retrieval import item_embeddings, user_embeddings
+from m6rec_jax.errors import DataError
+from m6rec_jax.jobs.answering import (
+    Accepted,
+    Answerer,
+    Parts,
+    ScoredItem,
+    by_task,
+    check_default_k,
+    check_finite,
+    check_k,
+    excluded_ids,
+    title_of,
+)
+from m6rec_jax.jobs.job import (
+    Array,
+    Columns,
+    Evaluation,
+    Features,
+    Found,
+    Job,
+    TaskData,
+    TaskRows,
+    Variables,
+    register,
+)
+from m6rec_jax.metrics import ranking
+from m6rec_jax.model import M6Rec
+from m6rec_jax.requests.rendering import RequestRenderer, RequestText
+from m6rec_jax.requests.request import Request
+from m6rec_jax.text.records import Item
+
+DEFAULT_KS = (1, 5, 10, 50)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RetrievalPredictions:
+    """One entry per row of the task.
+
+    Attributes:
+      users: int64 `[n]`, indices into the users table.
+      targets: int64 `[n, m]`, wanted items; -1 is padding.
+      ranks: int64 `[n, m]`, their ranks from 1 among all items but the seen ones; 0 is padding.
+      top_items: int64 `[n, k]`, best first; -1 where fewer are left.
+      scores: float32 `[n, k]`, cosine similarities, or what a reranker ordered by.
+      num_ranked: int64 `[n]`, how many items were ranked, all but the seen ones.
+    """
+
+    users: np.ndarray
+    targets: np.ndarray
+    ranks: np.ndarray
+    top_items: np.ndarray
+    scores: np.ndarray
+    num_ranked: np.ndarray
+
+
+@register
+class RetrievalJob(Job):
+    """Ranks the whole catalogue for each user."""
+
+    kind = "retrieval"
+    needs = "retrieval projections"
+    tasks = (TaskRows("retrieval", "next_items", "retrieval_rows"),)
+    identity = ("decoder_item_ids", "user_ids")
+    has_scores = True
+
+    def outputs(self, model: M6Rec, variables: Variables, features: Features) -> dict[str, Array]:
+        """`user`, the embedding of each row's user, `[rows, retrieval]`."""
+        return {"user": user_embeddings(model, variables, features)}
+
+    def scores(self, model: M6Rec, variables: Variables, features: Features) -> dict[str, Array]:
+        """`similarity` `[rows, target]` of the row's user and the item that ends there."""
+        users = user_embeddings(model, variables, features)
+        items = item_embeddings(model, variables, features)
+        return {"similarity": jnp.einsum("br,btr->bt", users, items)}
+
+    def predict(self, evaluation: Evaluation) -> RetrievalPredictions:
+        """Leaves out items already seen, but never a wanted one.
+
+        Raises:
+          DataError: there are no rows, or one wants nothing.
+        """
+        found = evaluation.outputs()
+        if "user" not in found or not len(found["user"]):
+            raise DataError("there are no rows to retrieve for; is the split empty?")
+        seen = evaluation.once("seen", evaluation.data.seen_items)
+        users = found["user_ids"][:, 0].astype(np.int64)
+        targets = pad_targets(found["decoder_item_ids"])
+        nothing = np.zeros(0, np.int64)
+        excluded = [
+            np.setdiff1d(seen.get(int(user), nothing), wanted)
+            for user, wanted in zip(users, targets, strict=True)
+        ]
+        index = evaluation.index()
+        top = index.top_k(found["user"], min(evaluation.depth, index.num_items), excluded)
+        predictions = RetrievalPredictions(
+            users=users,
+            targets=targets,
+            ranks=index.ranks(found["user"], targets, excluded),
+            top_items=top.ids.astype(np.int64),
+            scores=top.scores,
+            num_ranked=index.num_items - np.array([len(items) for items in excluded], np.int64),
+        )
+        reranked: RetrievalPredictions = evaluation.reranked(predictions)
+        return reranked
+
+    def metrics(
+        self, evaluation: Evaluation, predictions: RetrievalPredictions
+    ) -> dict[str, float]:
+        """See `retrieval_metrics`."""
+        catalogue = evaluation.data.prepared().catalogue()
+        return retrieval_metrics(
+            predictions, len(catalogue.texts), evaluation.ks, catalogue.held_out
+        )
+
+    def columns(self, data: TaskData, predictions: RetrievalPredictions) -> Columns:
+        """User, wanted items with their ranks, and the best items with their scores."""
+        users = data.user_names()
+        ids = np.array([item.id for item in data.prepared().catalogue().items] + [""], object)
+        return {
+            "user_id": np.array([users[int(user)] for user in predictions.users], object),
+            "target_item_ids": ids[predictions.targets],  # -1 is the empty id at the end
+            "top_item_ids": ids[predictions.top_items],
+            "user_index": predictions.users,
+            "targets": predictions.targets,
+            "ranks": predictions.ranks,
+            "top_item_indices": predictions.top_items,
+            "scores": predictions.scores,
+        }
+
+    def score_columns(self, data: TaskData, found: Found) -> Columns:
+        """User, item and similarity for each item of the rows."""
+        rows, positions = np.nonzero(found["decoder_item_ids"] >= 0)
+        users = data.user_names()
+        ids = np.array([item.id for item in data.prepared().catalogue().items], object)
+        return {
+            "user_id": np.array([users[int(user)] for user in found["user_ids"][rows, 0]], object),
+            "item_id": ids[found["decoder_item_ids"][rows, positions]],
+            "similarity": found["similarity"][rows, positions],
+        }
+
+    def answerer(self, parts: Parts) -> Answerer[Any]:
+        """See `Job`."""
+        return RetrievalAnswers(parts)
+
+
+def retrieval_metrics(
+    predictions: RetrievalPredictions,
+    num_items: int,
+    ks: Sequence[int] = DEFAULT_KS,
+    held_out: np.ndarray | None = None,
+) -> dict[str, float]:
+    """`hit_rate@k`, `ndcg@k`, `mrr`, `coverage@k` of the lists, `num_examples`.
+
+    Args:
+      predictions: of users.
+      num_items: of the catalogue; larger k than that are left out.
+      ks: cut-offs.
+      held_out: bool `[items]`: items never trained on. Given and wanted by some row, the same
+        metrics over those rows alone are added as `held_out/...`, with `held_out/chance@k`, the
+        hit rate of a random order of the items that were ranked.
+    """
+    ks = tuple(k for k in ks if k <= num_items)
+    metrics = ranking.ranking_metrics(predictions.ranks, ks)
+    length = predictions.top_items.shape[1]
+    metrics[f"coverage@{length}"] = ranking.coverage(predictions.top_items, num_items)
+    metrics["num_examples"] = float(len(predictions.users))
+    if held_out is not None:
+        wanted = predictions.targets >= 0
+        unseen = held_out[np.where(wanted, predictions.targets, 0)] & wanted
+        rows = unseen.any(axis=1)
+        if rows.any():
+            ranks = np.where(unseen, predictions.ranks, ranking.NO_TARGET)[rows]
+            of_unseen = ranking.ranking_metrics(ranks, ks) | {"num_examples": float(rows.sum())}
+            ranked, wanted_by_row = predictions.num_ranked[rows], unseen[rows].sum(axis=1)
+            for k in ks:
+                of_unseen[f"chance@{k}"] = ranking.chance_hit_rate(ranked, wanted_by_row, k)
+            metrics |= {f"held_out/{name}": value for name, value in of_unseen.items()}
+    return metrics
+
+
+def pad_targets(item_ids: np.ndarray) -> np.ndarray:
+    """Wanted items of each row, first come first: `[n, target]` with -1 between, to `[n, m]`.
+
+    An item that a row wants twice (a repeated purchase) is wanted once: it has one rank in a list.
+
+    Raises:
+      DataError: a row has none.
+    """
+    found = _in_front(item_ids)
+    order = np.argsort(found, axis=1, kind="stable")  # of equal ones the first stays first
+    ascending = np.take_along_axis(found, order, axis=1)
+    repeated = np.zeros(found.shape, bool)
+    np.put_along_axis(repeated, order[:, 1:], ascending[:, 1:] == ascending[:, :-1], axis=1)
+    return _in_front(np.where(repeated, -1, found))
+
+
+def _in_front(item_ids: np.ndarray) -> np.ndarray:
+    """Without the -1 between: `[n, target]` to `[n, m]`, -1 at the ends of shorter rows."""
+    present = item_ids >= 0
+    counts = present.sum(axis=1)
+    if (counts == 0).any():
+        raise DataError(f"{int((counts == 0).sum())} rows want no item; is this a retrieval task?")
+    order = np.argsort(~present, axis=1, kind="stable")[:, : int(counts.max())]
+    return np.take_along_axis(item_ids, order, axis=1).astype(np.int64)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Retrieved:
+    """Items of the catalogue, best first.
+
+    Attributes:
+      item_ids: of the items.
+      scores: cosine similarities, or what a reranker orders by, float32 `[items]`.
+      catalogue: items by id, for their titles.
+    """
+
+    column_types: ClassVar[Mapping[str, str]] = {"item_ids": "string", "scores": "float"}
+    item_ids: Sequence[str]
+    scores: np.ndarray
+    catalogue: Mapping[str, Item] = dataclasses.field(repr=False)
+
+    @property
+    def items(self) -> list[ScoredItem]:
+        """Items with their scores."""
+        known = [self.catalogue.get(id_) for id_ in self.item_ids]
+        return [
+            ScoredItem(id_, id_ if item is None else title_of(item), score)
+            for id_, item, score in zip(self.item_ids, known, self.scores.tolist(), strict=True)
+        ]
+
+    def columns(self) -> Mapping[str, Any]:
+        """See `Result`."""
+        return {"item_ids": self.item_ids, "scores": self.scores}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RetrievalTask:
+    """What answering one task takes."""
+
+    renderer: RequestRenderer
+    index: StoredIndex
+    catalogue: Mapping[str, Item]
+
+
+@gin.configurable(allowlist=["k", "max_k", "exclude_seen"])
+class RetrievalAnswers(Answerer[RetrievalTask]):
+    """Ids *and* scores of the items that fit best.
+
+    Args:
+      parts: see `Answerer`.
+      k: how many items, for requests that do not say.
+      max_k: the most a request may ask for; as many are searched for in any case, so that all
+        requests run the same program.
+      exclude_seen: leave out the items of a request's behaviours, beside those of its `exclude`.
+
+    Raises:
+      ConfigError: k is not between 1 and max_k.
+    """
+
+    result = Retrieved
+
+    def __init__(
+        self, parts: Parts, k: int = 10, max_k: int = 100, exclude_seen: bool = True
+    ) -> None:
+        check_default_k(k, max_k, "RetrievalAnswers")
+        super().__init__(parts)
+        self._k, self._max_k, self._exclude_seen = k, max_k, exclude_seen
+
+    def open_task(self, task: str) -> RetrievalTask:
+        """See `Answerer`."""
+        self.parts.retriever().check_task(task)
+        index = self.parts.index(task)
+        return RetrievalTask(self.parts.renderer(task), index, self.parts.data(task).items)
+
+    def accept(self, request: Request, task: str) -> RequestText:
+        """See `Answerer`."""
+        check_k(request, self._max_k, "RetrievalAnswers.max_k")
+        return self.of_task(task).renderer.render(request)
+
+    def answer(self, accepted: Sequence[Accepted]) -> list[Retrieved]:
+        """See `Answerer`."""
+        users = self.parts.retriever().embed_users(
+            [one.text.history for one in accepted], [one.task for one in accepted]
+        )
+        check_finite(accepted, users)
+        results: dict[int, Retrieved] = {}
+        for task, members in by_task(accepted).items():
+            own = self.of_task(task)
+            seen = [excluded_ids(accepted[i].request, self._exclude_seen) for i in members]
+            found = own.index.top_k(users[members], self._max_k, seen, self.parts.batch_sizes)
+            for i, ids, scores in zip(members, found.ids, found.scores, strict=True):
+                k = accepted[i].request.k or self._k
+                left = ids[:k][ids[:k] >= 0]
+                results[i] = Retrieved(
+                    [own.index.ids[item] for item in left], scores[: len(left)], own.catalogue
+                )
+        return [results[i] for i in range(len(accepted))]
+
+    def describe(self, task: str) -> Mapping[str, Any]:
+        """See `Answerer`."""
+        index = self.of_task(task).index
+        return {
+            "index": [index.manifest.model, index.manifest.catalogue],
+            "search": type(index.search).__name__,
+            "k": self._k,
+            "max_k": self._max_k,
+            "exclude_seen": self._exclude_seen,
+        }
+
+    def warm_up(self, tasks: Iterable[str]) -> None:
+        """See `Answerer`."""
+        for task in tasks:
+            self.parts.retriever().warm_up()
+            self.of_task(task).index.warm_up(self._max_k, self.parts.batch_sizes)

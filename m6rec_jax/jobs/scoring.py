@@ -1,0 +1,246 @@
+"""Scoring: the probability that a user likes, clicks or buys a candidate (paper section 2).
+
+Metrics: `auc`, `user_averaged_auc`, `log_loss`, `calibration_error`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import gin
+import numpy as np
+
+from m6rec_jax.engine.scoring import (
+    chosen_classes,
+    class_log_probabilities,
+    positive_probability,
+)
+from m6rec_jax.jobs.answering import (
+    Accepted,
+    Answerer,
+    Parts,
+    RequestFields,
+    ScoredItem,
+    check_finite,
+    title_of,
+)
+from m6rec_jax.jobs.job import (
+    Array,
+    Columns,
+    Evaluation,
+    Features,
+    Found,
+    Job,
+    TaskData,
+    TaskRows,
+    Variables,
+    labelled,
+    register,
+)
+from m6rec_jax.metrics import classification
+from m6rec_jax.model import M6Rec
+from m6rec_jax.requests.rendering import RequestRenderer, RequestText
+from m6rec_jax.requests.request import RejectedRow, Request
+from m6rec_jax.text.records import Item
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ScoringPredictions:
+    """One entry per scored candidate.
+
+    Where negatives were sampled the probabilities are those among the rows as sampled, as their
+    labels are; served ones are corrected (`tables.negatives.corrected_probability`).
+
+    Attributes:
+      users, items: int64 `[n]`, indices into the users and the items table.
+      labels: int64 `[n]`, 1 where the class is one of the positive ones.
+      classes: int64 `[n]`, the class itself.
+      probabilities: float64 `[n]`, of the positive classes.
+    """
+
+    users: np.ndarray
+    items: np.ndarray
+    labels: np.ndarray
+    classes: np.ndarray
+    probabilities: np.ndarray
+
+
+@register
+class ScoringJob(Job):
+    """The probability of a task's positive classes for each candidate."""
+
+    kind = "scoring"
+    needs = "classes"
+    tasks = (TaskRows("ctr", "groups", "scoring_rows"),)
+    identity = ("decoder_labels", "decoder_item_ids", "user_ids")
+    has_scores = True
+
+    def outputs(self, model: M6Rec, variables: Variables, features: Features) -> dict[str, Array]:
+        """`probability` at every decoder position, `[rows, target]`."""
+        found = class_log_probabilities(model, variables, features)
+        return {"probability": positive_probability(found, features["positive_classes"])}
+
+    def row_features(self, data: TaskData, num_rows: int, model: M6Rec) -> dict[str, np.ndarray]:
+        """`positive_classes` `[rows, classes]`."""
+        chosen = chosen_classes(data.positive_classes, model.config.prompts.num_options)
+        return {"positive_classes": np.tile(chosen.astype(np.int32), (num_rows, 1))}
+
+    def scores(self, model: M6Rec, variables: Variables, features: Features) -> dict[str, Array]:
+        """`log_probabilities` of all classes, `[rows, target, classes]`."""
+        return {"log_probabilities": class_log_probabilities(model, variables, features)}
+
+    def predictions(self, data: TaskData, found: Found) -> ScoringPredictions:
+        """Raises DataError where no candidate has a label."""
+        rows, positions = labelled(found, "scoring")
+        classes = found["decoder_labels"][rows, positions].astype(np.int64)
+        return ScoringPredictions(
+            users=found["user_ids"][rows, 0].astype(np.int64),
+            items=found["decoder_item_ids"][rows, positions].astype(np.int64),
+            labels=np.isin(classes, data.positive_classes).astype(np.int64),
+            classes=classes,
+            probabilities=found["probability"][rows, positions].astype(np.float64),
+        )
+
+    def metrics(self, evaluation: Evaluation, predictions: ScoringPredictions) -> dict[str, float]:
+        """See `scoring_metrics`."""
+        return scoring_metrics(predictions)
+
+    def columns(self, data: TaskData, predictions: ScoringPredictions) -> Columns:
+        """User, item, label, class and probability of each candidate."""
+        return candidate_names(data, predictions.users, predictions.items) | {
+            "label": predictions.labels,
+            "class": predictions.classes,
+            "probability": predictions.probabilities,
+        }
+
+    def score_columns(self, data: TaskData, found: Found) -> Columns:
+        """As `columns`, summing probabilities on the host."""
+        probabilities = np.exp(found["log_probabilities"].astype(np.float64))
+        chosen = chosen_classes(data.positive_classes, probabilities.shape[-1])
+        return super().score_columns(data, {**found, "probability": probabilities @ chosen})
+
+    def answerer(self, parts: Parts) -> Answerer[Any]:
+        """See `Job`."""
+        return ScoringAnswers(parts)
+
+
+def scoring_metrics(predictions: ScoringPredictions) -> dict[str, float]:
+    """`auc`, `user_averaged_auc`, `log_loss`, `calibration_error`, `num_examples`, `num_users`.
+
+    `num_users` is how many users have both labels. Where nobody has (one row per user, as in
+    leave-one-out splits), there is no `user_averaged_auc`.
+
+    Raises:
+      DataError: all labels are the same.
+    """
+    labels, probabilities = predictions.labels, predictions.probabilities
+    metrics = {
+        "auc": classification.auc(labels, probabilities),
+        "log_loss": classification.log_loss(labels, probabilities),
+        "calibration_error": classification.expected_calibration_error(
+            labels, probabilities, bins="quantile"
+        ),
+        "num_examples": float(len(labels)),
+    }
+    per_user = classification.per_user_auc(predictions.users, labels, probabilities)
+    if per_user.values.size:
+        metrics["user_averaged_auc"] = float(per_user.values.mean())
+    return metrics | {"num_users": float(per_user.values.size)}
+
+
+def candidate_names(data: TaskData, users: np.ndarray, items: np.ndarray) -> Columns:
+    """Ids and indices of users and candidates `[n]`: the first columns of their files."""
+    known = data.user_names()
+    ids = np.array([item.id for item in data.prepared().catalogue().items], object)
+    return {
+        "user_id": np.array([known[int(user)] for user in users], object),
+        "item_id": ids[items],
+        "user_index": users,
+        "item_index": items,
+    }
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Scores:
+    """Probabilities of a request's candidates, in their order.
+
+    Attributes:
+      candidates: of the request.
+      probabilities: float32 `[candidates]`.
+    """
+
+    column_types: ClassVar[Mapping[str, str]] = {"probabilities": "float"}
+    candidates: Sequence[Item]
+    probabilities: np.ndarray
+
+    @property
+    def items(self) -> list[ScoredItem]:
+        """Candidates with their probabilities."""
+        pairs = zip(self.candidates, self.probabilities.tolist(), strict=True)
+        return [ScoredItem(item.id, title_of(item), score) for item, score in pairs]
+
+    def columns(self) -> Mapping[str, Any]:
+        """See `Result`."""
+        return {"probabilities": self.probabilities}
+
+
+@gin.configurable(allowlist=["candidates_field"])
+class ScoringAnswers(Answerer[RequestRenderer]):
+    """The probability of each candidate; one batch may mix tasks.
+
+    Args:
+      parts: see `Answerer`.
+      candidates_field: where a request has its candidates. 'item_ids' scores what retrieval found.
+    """
+
+    result = Scores
+
+    def __init__(self, parts: Parts, candidates_field: str = "candidates") -> None:
+        super().__init__(parts)
+        self._field = candidates_field
+
+    def open_task(self, task: str) -> RequestRenderer:
+        """See `Answerer`."""
+        self.parts.scorer().check_task(task)
+        return self.parts.renderer(task)
+
+    def fields(self, task: str) -> RequestFields:
+        """See `Answerer`."""
+        del task
+        return RequestFields(candidates=self._field)
+
+    def accept(self, request: Request, task: str) -> RequestText:
+        """See `Answerer`."""
+        text = self.of_task(task).render(request)
+        vocabulary = self.parts.model.vocabulary
+        for index, candidate in enumerate(text.candidates):
+            if not len(vocabulary.encode_array(candidate)):
+                raise RejectedRow(
+                    "no_text", f"'{self._field}[{index}]' has no text to score: {candidate!r}"
+                )
+        return text
+
+    def answer(self, accepted: Sequence[Accepted]) -> list[Scores]:
+        """See `Answerer`."""
+        found = self.parts.scorer().score_requests(
+            [one.text.history for one in accepted],
+            [one.text.candidates for one in accepted],
+            [one.task for one in accepted],
+        )
+        check_finite(accepted, found)
+        return [
+            Scores(one.request.candidates, values)
+            for one, values in zip(accepted, found, strict=True)
+        ]
+
+    def describe(self, task: str) -> Mapping[str, Any]:
+        """See `Answerer`."""
+        del task
+        return {"candidates_field": self._field}
+
+    def warm_up(self, tasks: Iterable[str]) -> None:
+        """See `Answerer`."""
+        if list(tasks):
+            self.parts.scorer().warm_up()
