@@ -16,8 +16,8 @@ import re
 import gin
 import seqio
 
-from m6rec_jax.data.schema import closest_match
 from m6rec_jax.errors import ConfigError
+from m6rec_jax.io.closest import did_you_mean
 from m6rec_jax.pipeline.registration import register_recommendation_tasks
 
 _DEFAULT_SPLIT = "per_user_temporal"
@@ -50,7 +50,7 @@ def own_task(
     kinds = [name.removeprefix(f"{prefix}_") for name in names if name.startswith(f"{prefix}_")]
     if kind not in kinds:
         raise ConfigError(
-            f"own_task.kind = {kind!r} is no kind of task{closest_match(kind, kinds)} (known: "
+            f"own_task.kind = {kind!r} is no kind of task{did_you_mean(kind, kinds)} (known: "
             f"{', '.join(kinds)})"
         )
     return f"{prefix}_{kind}"

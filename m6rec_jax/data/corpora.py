@@ -80,11 +80,7 @@ class CorpusSpec:
 
     @classmethod
     def load(cls, directory: str | Path) -> CorpusSpec:
-        """Reads `directory/corpus.json`.
-
-        Raises:
-          DataError: the folder or file is missing, is not JSON, or does not fit the schema.
-        """
+        """Reads `directory/corpus.json`; raises DataError as `from_dict` does."""
         path = Path(directory) / CORPUS_FILE
         return cls.from_dict(load_json(path), str(path))
 

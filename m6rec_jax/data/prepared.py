@@ -76,12 +76,7 @@ class Prepared:
 
     @classmethod
     def open(cls, data_dir: str | os.PathLike[str], dataset: str, split: str) -> Prepared:
-        """Opens what `prepare` wrote.
-
-        Args:
-          data_dir: the TFDS data_dir.
-          dataset: name of the data set.
-          split: name of the split, as in TFDS config names.
+        """Opens what `prepare` wrote below the TFDS data_dir.
 
         Raises:
           DataError: this split is not prepared there; the message names those that are.
@@ -149,20 +144,12 @@ class Prepared:
         return DatasetTemplate.parse(spec, str(self.folder / MANIFEST))
 
     def catalogue(self) -> Catalogue:
-        """All items.
-
-        Raises:
-          DataError: the file is missing or damaged.
-        """
+        """All items; raises DataError where the file is missing or damaged."""
         return read_catalogue(self.folder)
 
 
 def read_catalogue(folder: str | os.PathLike[str]) -> Catalogue:
-    """The catalogue in a folder that `prepare` wrote, wherever it was moved or copied to.
-
-    Raises:
-      DataError: the file is missing or damaged.
-    """
+    """`Prepared.catalogue` of a folder that `prepare` wrote, wherever it was copied to."""
     path = Path(folder) / CATALOGUE
     try:
         table = pq.read_table(path)

@@ -110,11 +110,7 @@ class DatasetSpec:
 
     @classmethod
     def load(cls, directory: str | Path) -> DatasetSpec:
-        """Reads `directory/dataset.json`.
-
-        Raises:
-          DataError: the folder or file is missing, or is not JSON, or does not fit the schema.
-        """
+        """Reads `directory/dataset.json`; raises DataError as `from_dict` does."""
         path = Path(directory) / SPEC_FILE
         return cls.from_dict(load_json(path), str(path))
 

@@ -416,7 +416,7 @@ def test_quarantine_never_writes_into_the_data_set(tmp_path):
     folder = Path(shutil.copytree(SHOP, tmp_path / "x-clean"))
     with pytest.raises(DataError, match="is the data set itself"):
         check_dataset(folder, tmp_path / "x.csv")
-    assert Dataset.open(folder).users().num_rows == 4
+    assert Dataset.open(folder).users.num_rows == 4
 
 
 @pytest.mark.parametrize("name", ["events.csv", "users.parquet", "more-1.csv"])
@@ -466,7 +466,7 @@ def test_rejected_rows_may_hold_what_python_cannot(tmp_path, suffix):
     assert problems["invalid_utf8", "items", "title"] == (1, [2])
     assert problems["invalid_utf8", "items", "tags"] == (1, [2])
     assert {kind for kind, *_ in problems} == {"invalid_utf8", "undeclared_column"}
-    assert Dataset.open(report.clean).items().num_rows == 2
+    assert Dataset.open(report.clean).items.num_rows == 2
     if suffix == ".csv":
         text = report.quarantine.read_text()
     else:

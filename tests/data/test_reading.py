@@ -178,7 +178,7 @@ def test_declared_file_that_does_not_exist(shop):
 
 @pytest.mark.parametrize("keep", [0, 3, 200, -1])
 def test_truncated_parquet(shop, keep):
-    pq.write_table(Dataset.open(SHOP).users(), shop / "users.parquet")
+    pq.write_table(Dataset.open(SHOP).users, shop / "users.parquet")
     (shop / "users.csv").unlink()
     whole = (shop / "users.parquet").read_bytes()
     (shop / "users.parquet").write_bytes(whole[:keep])
@@ -217,7 +217,7 @@ def test_a_file_in_utf16_is_refused(shop):
 
 def test_a_byte_order_mark_is_no_part_of_the_first_column(shop):
     (shop / "users.csv").write_bytes(b"\xef\xbb\xbf" + (shop / "users.csv").read_bytes())
-    assert len(Dataset.open(shop).users()) == 4
+    assert len(Dataset.open(shop).users) == 4
 
 
 @pytest.mark.parametrize("table", ["users", "items", "events"])
@@ -290,7 +290,7 @@ def test_row_numbers_skip_blank_lines_and_count_line_breaks_in_quotes(shop):
     edit(shop / "users.csv", b"ben,51,Leeds,tea\n", b'ben,51,"Le\neds",tea\n\n\n')
     edit(shop / "users.csv", b"27", b"x")
     assert "users.csv, row 2, column 'age': 'x'" in error_of(shop)
-    assert Dataset.open(SHOP).users().num_rows == 4
+    assert Dataset.open(SHOP).users.num_rows == 4
 
 
 @pytest.mark.parametrize("block", [64, 1 << 20])

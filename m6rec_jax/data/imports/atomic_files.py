@@ -23,9 +23,9 @@ import pyarrow.compute as pc
 from m6rec_jax.data.columns import ID, TIME, VALUE
 from m6rec_jax.data.imports import lines as text
 from m6rec_jax.data.imports.records import ITEM, LINE, POSITION, RATING, TIMESTAMP, USER, Imported
-from m6rec_jax.data.schema import closest_match
 from m6rec_jax.data.values import FIRST_TIME, LAST_TIME, out_of_range
 from m6rec_jax.errors import DataError
+from m6rec_jax.io.closest import did_you_mean
 
 _KINDS = {"token": "string", "token_seq": "list<string>", "float": "float", "float_seq": None}
 # Fields whose words make one text, though they are declared as a sequence of tokens.
@@ -82,7 +82,7 @@ def _header(path: Path, report: text.Report) -> dict[str, str | None]:
     for field in text.first_line(path).split("\t"):
         name, colon, kind = field.strip().rpartition(":")
         if not colon or kind not in _KINDS:
-            hint = closest_match(kind, _KINDS) if colon else "; write field:type"
+            hint = did_you_mean(kind, _KINDS) if colon else "; write field:type"
             raise DataError(
                 f"{path}, line 1: {field[:60]!r} has none of the types {', '.join(_KINDS)}{hint}"
             )
@@ -100,7 +100,7 @@ def _require(path: Path, header: Mapping[str, str | None], name: str) -> None:
     if name not in header:
         raise DataError(
             f"{path}, line 1: no field {name!r} (its fields: {', '.join(header)})"
-            f"{closest_match(name, header)}"
+            f"{did_you_mean(name, header)}"
         )
 
 

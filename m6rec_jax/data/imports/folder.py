@@ -31,8 +31,9 @@ from m6rec_jax.data.imports.records import (
     Imported,
 )
 from m6rec_jax.data.imports.sequences import read_sequences
-from m6rec_jax.data.schema import DatasetSpec, EventsSpec, LabelSpec, TableSpec, closest_match
+from m6rec_jax.data.schema import DatasetSpec, EventsSpec, LabelSpec, TableSpec
 from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.io.closest import did_you_mean
 
 FORMATS: Mapping[str, Callable[[Path, Report], Imported]] = {
     "recbole": read_atomic_files,
@@ -79,7 +80,7 @@ def import_dataset(
     reader = FORMATS.get(format_name)
     if reader is None:
         raise ConfigError(
-            f"there is no format {format_name!r}{closest_match(format_name, FORMATS)} "
+            f"there is no format {format_name!r}{did_you_mean(format_name, FORMATS)} "
             f"(known: {', '.join(FORMATS)})"
         )
     if not source.is_dir():

@@ -24,8 +24,8 @@ from m6rec_jax.data.imports.lines import (
     split_words,
 )
 from m6rec_jax.data.imports.records import ITEM, LINE, POSITION, USER, Imported
-from m6rec_jax.data.schema import closest_match
 from m6rec_jax.errors import DataError
+from m6rec_jax.io.closest import did_you_mean
 
 SEQUENCES, ITEMS = "sequences.txt", "items.tsv"
 _NAMES_OF_IDS = frozenset(("id", "item", "itemid", "iid", "movieid", "productid", "sku", "asin"))
@@ -77,7 +77,7 @@ def _file(folder: Path, name: str, content: str) -> Path:
     if not (folder / name).is_file():
         there = sorted(path.name for path in folder.iterdir() if path.is_file())
         raise DataError(
-            f"{folder} has no {name}: {content}{closest_match(name, there)} "
+            f"{folder} has no {name}: {content}{did_you_mean(name, there)} "
             f"(there: {', '.join(there[:10]) or 'nothing'})"
         )
     return folder / name
