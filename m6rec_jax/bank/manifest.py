@@ -15,6 +15,7 @@ from m6rec_jax.checkpoints.manifest import TensorSpec, library_versions, read_mo
 from m6rec_jax.errors import CheckpointError, M6RecError
 from m6rec_jax.inference.task_settings import TaskSettings
 from m6rec_jax.model.config import ModelConfig, PromptConfig
+from m6rec_jax.model.tuning import METHODS
 
 # 2: `manifest_fingerprint`, 3: `dataset_fingerprint`. What older files have not is not checked.
 FORMAT = 3
@@ -146,25 +147,15 @@ def parse_prompt_manifest(text: str, where: str) -> PromptManifest:
 
 
 def method_of(prompts: PromptConfig, trainable: str | None) -> str:
-    """The name of a tuning method, as its file in `gin_configs/tuning/` is called.
+    """The name of a task's tuning method, as its file in `gin_configs/tuning/` is called.
 
-    Soft prompts that are options: 'option', others, as all are where there are no classes:
-    'prompt'; then 'adapter', 'lora' and
-    'embedding', joined by '_'. With none of these 'linear_probe'; 'full' where the backbone trained
-    as well.
+    Names of methods joined by '_', such as 'option_adapter': soft prompts are 'option' where they
+    are options, else 'prompt'. With none 'linear_probe'; 'full' where the backbone trained as well.
     """
     if trainable == "all":
         return "full"
-    parts = []
-    if prompts.num_prompts:
-        parts.append("option" if prompts.head == "option" else "prompt")
-    if prompts.adapter_rank:
-        parts.append("adapter")
-    if prompts.lora_rank:
-        parts.append("lora")
-    if prompts.embedding_rank:
-        parts.append("embedding")
-    return "_".join(parts) or "linear_probe"
+    used = [method.label(prompts) for method in METHODS if method.used(prompts)]
+    return "_".join(filter(None, used)) or "linear_probe"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -230,10 +221,15 @@ def check_owner(manifest: PromptManifest, owner: Owner) -> None:
                 f"has {its_value!r}: the same backbone then computes something else"
             )
     own, there = manifest.prompts, owner.model_config.prompts
-    both = own.adapter_rank and there.adapter_rank
-    if both and own.adapter_activation != there.adapter_activation:
-        raise CheckpointError(
-            f"{whose} have adapters with PromptConfig.adapter_activation = "
-            f"{own.adapter_activation!r}, but {owner.name} has {there.adapter_activation!r}: one "
-            "bank has one (BankCapacity.adapter_activation, where none of its tasks has adapters)"
-        )
+    for method in METHODS:
+        if not method.used(own) or not method.used(there):
+            continue
+        for field in dataclasses.fields(method.settings):
+            mine, its = getattr(own, field.name), getattr(there, field.name)
+            if field.metadata.get("kind") == "shared" and mine != its:
+                what = " and ".join(method.groups.values())
+                raise CheckpointError(
+                    f"{whose} have {what} with PromptConfig.{field.name} = {mine!r}, but "
+                    f"{owner.name} has {its!r}: one bank has one (BankCapacity.{field.name}, where "
+                    f"none of its tasks has {what})"
+                )

@@ -10,20 +10,10 @@ from typing import Any
 from m6rec_jax.bank.folder import BankFolder
 from m6rec_jax.bank.manifest import PromptManifest
 from m6rec_jax.errors import CheckpointError
+from m6rec_jax.model.config import PromptConfig, default_settings
+from m6rec_jax.model.tuning import METHODS
 
 _COLUMNS = ("task", "kind", "method", "prompts", "classes", "parameters", "of backbone", "date")
-# What of a configuration tells prompts apart, in this order.
-_SIZES = (
-    "num_prompts",
-    "num_options",
-    "head",
-    "adapter_rank",
-    "lora_rank",
-    "embedding_rank",
-    "retrieval_dim",
-)
-
-
 Manifests = Mapping[str, PromptManifest | CheckpointError]
 
 
@@ -92,7 +82,7 @@ def inspect_task(bank: BankFolder, name: str) -> str:
         f"kind        {manifest.settings.kind or 'not known'}",
         f"method      {manifest.method}",
         f"parameters  {manifest.size:,} ({share:.2%} of the backbone's {manifest.backbone_size:,})",
-        f"sizes       {_pairs({size: getattr(prompts, size) for size in _SIZES})}",
+        f"sizes       {_pairs(_sizes(prompts))}",
         f"settings    {_pairs(_settings(manifest))}",
         f"metrics     {_pairs(manifest.metrics) or 'none'}",
         f"from        {_pairs(manifest.source)}",
@@ -116,6 +106,18 @@ def manifests_json(found: Manifests) -> str:
         for name, manifest in found.items()
     }
     return json.dumps(values, indent=2)
+
+
+def _sizes(prompts: PromptConfig) -> dict[str, Any]:
+    """All sizes, and other settings that are not what they are by default."""
+    defaults = default_settings(PromptConfig)
+    return {
+        field.name: getattr(prompts, field.name)
+        for method in METHODS
+        for field in dataclasses.fields(method.settings)
+        if field.metadata.get("kind") == "size"
+        or (method.used(prompts) and getattr(prompts, field.name) != defaults[field.name])
+    }
 
 
 def _settings(manifest: PromptManifest) -> dict[str, Any]:

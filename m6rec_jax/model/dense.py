@@ -9,6 +9,7 @@ all three products.
 
 import functools
 import string
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -18,6 +19,14 @@ from jax.ad_checkpoint import checkpoint_name
 
 Array = jax.Array
 
+# By their names in a config. 'gelu' is the tanh approximation of T5 1.1.
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu": lambda x: nn.gelu(x, approximate=True),
+    "relu": nn.relu,
+    "silu": nn.silu,
+    "linear": lambda x: x,
+    "tanh": jnp.tanh,
+}
 # What a backward pass that recomputes the rest may keep: results of weight products, as rounded.
 PRODUCT = "weight product"
 

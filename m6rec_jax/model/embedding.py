@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from m6rec_jax.errors import ConfigError
 from m6rec_jax.model.config import ModelConfig
 from m6rec_jax.model.dense import Projection, dot, materialised_on_cpu
 
@@ -57,12 +56,3 @@ def logits_head(config: ModelConfig) -> Projection:
         operand_dtype=config.operand_dtype,
         out_dtype="float32",
     )
-
-
-def require_equal_shapes(side: str, tokens: Array, block_ids: Array) -> None:
-    """Raises ConfigError where tokens and block ids of a tower are unlike in shape."""
-    if tokens.shape != block_ids.shape:
-        raise ConfigError(
-            f"{side} tokens are {list(tokens.shape)} but {side}_block_ids are "
-            f"{list(block_ids.shape)}; both are [batch, length]"
-        )

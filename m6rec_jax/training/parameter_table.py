@@ -15,6 +15,7 @@ from m6rec_jax.checkpoints.trees import flatten
 from m6rec_jax.model.config import ModelConfig, PromptConfig
 from m6rec_jax.model.frozen_backbone import held_in
 from m6rec_jax.model.m6rec import M6Rec, initial_features
+from m6rec_jax.model.tuning import METHODS
 
 BACKBONE, PROMPTS = "backbone", "prompts"
 # The first substring found in a leaf's name decides its group.
@@ -25,16 +26,7 @@ _GROUPS = {
         "decoder": "decoder",
         "logits_head": "head",
     },
-    PROMPTS: {
-        "adapter": "adapters",
-        "lora_": "LoRA",
-        "soft_prompts": "soft prompts",
-        "embedding_update": "embedding updates",
-        "special_token": "special tokens",
-        "segment": "segment embeddings",
-        "projection": "projections",
-        "head_": "task head",
-    },
+    PROMPTS: {part: row for method in METHODS for part, row in method.groups.items()},
 }
 
 

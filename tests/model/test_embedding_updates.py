@@ -11,7 +11,6 @@ from flax import linen as nn
 
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
-from m6rec_jax.model.cached_decoding import decode_step, start_decoding
 
 Make = Callable[..., dict[str, Any]]
 Features = dict[str, np.ndarray]
@@ -60,12 +59,12 @@ def test_decoding_step_by_step_has_them_too(
         model, tasks = M6Rec(config), np.zeros((3,), np.int32)
         source = (features["encoder_input_tokens"], features["encoder_block_ids"], tasks)
         encoded = model.apply(variables, *source, method="encode")
-        cache = model.apply(variables, encoded, tasks, max_length=3, method=start_decoding)
+        cache = model.apply(variables, encoded, tasks, max_length=3, method=M6Rec.start_decoding)
         states = []
         for position, token in enumerate((5, 11, 29)):
             tokens = np.full((3,), token, np.int32)
             state, cache = model.apply(
-                *(variables, cache, tokens, position, tasks), method=decode_step
+                *(variables, cache, tokens, position, tasks), method=M6Rec.decode_step
             )
             states.append(state)
         return np.stack(states)

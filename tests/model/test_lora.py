@@ -12,8 +12,7 @@ from flax import linen as nn
 
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
-from m6rec_jax.model.cached_decoding import decode_step, start_decoding
-from m6rec_jax.model.config import LORA_TARGETS
+from m6rec_jax.model.tuning.lora import TARGETS as LORA_TARGETS
 
 Make = Callable[..., dict[str, Any]]
 Features = dict[str, np.ndarray]
@@ -250,13 +249,14 @@ def test_cached_decoding_equals_teacher_forcing(
             *(variables, encoded, task_ids),
             max_length=6,
             rows_per_source=beams,
-            method=start_decoding,
+            method=M6Rec.start_decoding,
         )
 
         def step(cache: Any, inputs: Any) -> Any:
             position, column = inputs
             written, cache = model.apply(
-                *(variables, cache, column, position, jnp.asarray(task_ids)), method=decode_step
+                *(variables, cache, column, position, jnp.asarray(task_ids)),
+                method=M6Rec.decode_step,
             )
             return cache, written
 
