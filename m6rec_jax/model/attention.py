@@ -61,16 +61,7 @@ class Attention(nn.Module):
         }
         sites = attention_sites(config)
         self.projections = {
-            name: Projection(
-                in_shape=site.in_shape,
-                out_shape=site.out_shape,
-                axes=site.axes,
-                stddev=stddevs[name],
-                operand_dtype=config.operand_dtype,
-                out_dtype=config.dtype,
-                name=name,
-            )
-            for name, site in sites.items()
+            name: Projection(config, site, stddevs[name], name=name) for name, site in sites.items()
         }
         self.changes = {name: changes(config, site) for name, site in sites.items()}
         self.dropout = nn.Dropout(config.dropout_rate, broadcast_dims=(-1,))

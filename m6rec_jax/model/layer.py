@@ -7,7 +7,7 @@ from flax import linen as nn
 from m6rec_jax.model.attention import Attention, KeyValue
 from m6rec_jax.model.config import ModelConfig
 from m6rec_jax.model.decoder_cache import LayerCache
-from m6rec_jax.model.dense import ACTIVATIONS, Projection
+from m6rec_jax.model.dense import ACTIVATIONS, Projection, Site
 from m6rec_jax.model.relative_bias import RelativeBias
 from m6rec_jax.model.tuning import apply, changes
 from m6rec_jax.model.tuning.method import feed_forward_sites
@@ -57,29 +57,18 @@ class FeedForward(nn.Module):
         """
         config, sites = self.config, feed_forward_sites(self.config)
 
-        def projection(name: str, **dims: int) -> Projection:
-            (rows, columns), axes = dims.values(), tuple(dims)
-            return Projection(
-                in_shape=(rows,),
-                out_shape=(columns,),
-                axes=axes,
-                stddev=rows**-0.5,
-                operand_dtype=config.operand_dtype,
-                out_dtype=config.dtype,
-                name=name,
-            )
-
         hidden: Array | None = None
         for index, name in enumerate(config.mlp_activations):
-            branch = projection(f"wi_{index}", embed=config.embed_dim, mlp=config.mlp_dim)(x)
-            branch = ACTIVATIONS[name](branch)
+            wi = Projection(config, sites["hidden"], config.embed_dim**-0.5, name=f"wi_{index}")
+            branch = ACTIVATIONS[name](wi(x))
             hidden = branch if hidden is None else hidden * branch
         assert hidden is not None  # ModelConfig refuses an empty list
         if tuned:
             hidden = apply(changes(config, sites["hidden"]), x, hidden, task_ids)
         hidden = nn.with_logical_constraint(hidden, ("batch", "length", "mlp"))
         hidden = dropout(config)(hidden, deterministic=deterministic)
-        out = projection("wo", mlp=config.mlp_dim, embed=config.embed_dim)(hidden)
+        back = Site("wo", (config.mlp_dim,), (config.embed_dim,), ("mlp", "embed"))
+        out = Projection(config, back, config.mlp_dim**-0.5, name="wo")(hidden)
         return apply(changes(config, sites["mlp"]), x, out, task_ids) if tuned else out
 
 

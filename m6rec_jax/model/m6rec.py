@@ -36,7 +36,7 @@ from m6rec_jax.model.layer import dropout
 from m6rec_jax.model.prompts import SIZES_COLLECTION, prompt_variable
 from m6rec_jax.model.tower import Decoder, Tower
 from m6rec_jax.model.tuning import METHODS
-from m6rec_jax.model.tuning.heads import class_logits, project
+from m6rec_jax.model.tuning.heads import class_logits, of_own_classes, project
 from m6rec_jax.model.tuning.segment_embeddings import segment_embeddings
 from m6rec_jax.model.tuning.soft_prompts import prompt_embeddings
 
@@ -440,8 +440,9 @@ class M6Rec(nn.Module):
         The state that counts is the one at `[EOS]`; see `tuning.heads.class_logits`. Classes that a
         task does not have score -1e9.
         """
+        logits = class_logits(self.config, self.bank.tensors, hidden, task_ids.reshape(-1))
         own = self.num_options(task_ids)
-        return class_logits(self.config, self.bank.tensors, hidden, task_ids.reshape(-1), own)
+        return logits if own is None else of_own_classes(self.config, logits, own)
 
     def num_options(self, task_ids: Array) -> Array | None:
         """Classes of each example's task, `[batch]`; None where all have the bank's capacity."""

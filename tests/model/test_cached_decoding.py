@@ -20,9 +20,9 @@ TASKS = np.array([[1], [0], [2]], np.int32)
 
 
 @pytest.fixture(scope="module")
-def many_tasks(config: ModelConfig) -> ModelConfig:
-    """A bank of three tasks: every row has adapters, soft prompts and special tokens of its own."""
-    return config.replace(prompts=dataclasses.replace(config.prompts, num_tasks=3))
+def many_tasks(every_method: ModelConfig) -> ModelConfig:
+    """A bank of three tasks: every row has its own of all that tuning methods change."""
+    return every_method.replace(prompts=dataclasses.replace(every_method.prompts, num_tasks=3))
 
 
 def targets(rows: int) -> np.ndarray:
@@ -108,8 +108,9 @@ def test_steps_equal_teacher_forcing(
 def test_adapters_late_only(
     many_tasks: ModelConfig, make_variables: Make, features: Features
 ) -> None:
-    prompts = dataclasses.replace(many_tasks.prompts, adapters_late_only=True)
-    config = many_tasks.replace(prompts=prompts)
+    bank = dataclasses.replace(many_tasks.prompts, embedding_rank=0)
+    many_tasks = many_tasks.replace(prompts=bank)
+    config = many_tasks.replace(prompts=dataclasses.replace(bank, adapters_late_only=True))
     model, variables = M6Rec(config), make_variables(config)
     encoded, tokens = encode(model, variables, features), targets(3)
     expected = at_once(model, variables, encoded, tokens)

@@ -4,13 +4,20 @@ Every module of this package is imported, and every subclass of `Method` is a me
 needs its file here, a gin file that sets it and a test (docs/tuning.md).
 """
 
+from __future__ import annotations
+
 import importlib
 import pkgutil
+from typing import TYPE_CHECKING
 
 from flax import linen as nn
 from jax import Array
 
-from m6rec_jax.model.tuning.method import Method, Site
+from m6rec_jax.model.dense import Site
+from m6rec_jax.model.tuning.method import Method
+
+if TYPE_CHECKING:
+    from m6rec_jax.model.config import ModelConfig
 
 for _module in pkgutil.iter_modules(__path__, f"{__name__}."):
     importlib.import_module(_module.name)
@@ -25,7 +32,7 @@ def owner(leaf: str) -> Method:
     return next(method for method in METHODS if method.owns(leaf))
 
 
-def changes(config, site: Site) -> list[nn.Module]:  # type: ignore[no-untyped-def]
+def changes(config: ModelConfig, site: Site) -> list[nn.Module]:
     """What a task changes at a site, as submodules of the module that asks."""
     return [
         method.change(config, site)

@@ -91,35 +91,27 @@ class Heads(Method):
         return found
 
 
-def class_logits(
-    config: ModelConfig,
-    tensors: Tensors,
-    hidden: Array,
-    task_ids: Array,
-    num_options: Array | None,
-) -> Array:
-    """Class scores, `[batch, length, embed]` → `[batch, length, classes]`, float32.
+def class_logits(config: ModelConfig, tensors: Tensors, hidden: Array, task_ids: Array) -> Array:
+    """Scores of all classes, `[batch, length, embed]` → `[batch, length, classes]`, float32.
 
     'option': hidden · (the last soft prompts) / sqrt(embed). The scale keeps the first logits near
     the soft prompts' own size, whatever the width. 'linear': hidden W / sqrt(embed) + b.
-
-    Args:
-      num_options: `[batch]`, classes of each example's task, the others of which score -1e9; None:
-        all have the capacity.
     """
-    prompts = config.prompts
-    linear, capacity = prompts.head == "linear", prompts.num_options
-    if linear:
-        kernel = tensors["head_kernel"]
-    else:
-        kernel = tensors[SOFT_PROMPTS][:, -capacity:].transpose(0, 2, 1)
-    logits = task_dot(hidden, kernel, task_ids, **EXACT) * config.embed_dim**-0.5
-    if linear:
-        logits = logits + task_rows(tensors["head_bias"], task_ids)[:, None]
-    if num_options is None:
-        return logits
-    # A task's options are the last ones of the capacity, its columns of a linear head the first.
-    shift = 0 if linear else 1
+    if config.prompts.head == "linear":
+        logits = task_dot(hidden, tensors["head_kernel"], task_ids, **EXACT)
+        logits = logits * config.embed_dim**-0.5
+        return logits + task_rows(tensors["head_bias"], task_ids)[:, None]
+    options = tensors[SOFT_PROMPTS][:, -config.prompts.num_options :].transpose(0, 2, 1)
+    return task_dot(hidden, options, task_ids, **EXACT) * config.embed_dim**-0.5
+
+
+def of_own_classes(config: ModelConfig, logits: Array, num_options: Array) -> Array:
+    """Logits `[batch, length, classes]` of num_options `[batch]` classes first, -1e9 behind them.
+
+    A task's options are the last ones of the capacity, its columns of a linear head the first.
+    """
+    capacity = config.prompts.num_options
+    shift = 0 if config.prompts.head == "linear" else 1
     classes, count = jnp.arange(capacity), num_options[:, None]
     column = jnp.minimum(classes + shift * (capacity - count), capacity - 1)
     logits = jnp.take_along_axis(logits, column[:, None], axis=-1)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
 import numpy as np
 from flax import linen as nn
 
+from m6rec_jax.model.dense import Site
 from m6rec_jax.model.prompts import Variable
 
 if TYPE_CHECKING:
@@ -47,22 +48,6 @@ def choice(default: str, known: Sequence[str], *, one_per_bank: bool = False) ->
     """A setting: one of the `known` names, which all tasks of a bank may have to share."""
     kind = "shared" if one_per_bank else ""
     return dataclasses.field(default=default, metadata={"kind": kind, "known": tuple(known)})
-
-
-class Site(NamedTuple):
-    """A place in a layer that methods may change: a map from `in_shape` to `out_shape`.
-
-    Attributes:
-      name: 'query', 'key', 'value' or 'out' of an attention; 'hidden' (up to the activations) or
-        'mlp' (the whole) of a feed-forward layer.
-      in_shape, out_shape: such as `(embed,)` and `(heads, head_dim)`.
-      axes: logical axes of both, `in_shape` first.
-    """
-
-    name: str
-    in_shape: tuple[int, ...]
-    out_shape: tuple[int, ...]
-    axes: tuple[str, ...]
 
 
 def attention_sites(config: ModelConfig) -> dict[str, Site]:
