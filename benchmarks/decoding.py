@@ -31,7 +31,6 @@ from m6rec_jax.engine.constraints import AllowedTokens
 from m6rec_jax.engine.decoding import Step, decode, model_step
 from m6rec_jax.errors import M6RecError
 from m6rec_jax.model import Encoded, M6Rec, ModelConfig
-from m6rec_jax.model.cached_decoding import start_decoding
 from m6rec_jax.model.m6rec import initial_features
 from m6rec_jax.text.vocabulary import EOS_ID, PAD_ID
 
@@ -56,7 +55,7 @@ class Uncached(NamedTuple):
 
 
 def without_cache(encoded: Encoded, length: int, rows_per_source: int = 1) -> Uncached:
-    """In place of `start_decoding`."""
+    """In place of `M6Rec.start_decoding`."""
     many = jax.tree.map(lambda leaf: jnp.repeat(leaf, rows_per_source, axis=0), encoded)
     return Uncached(jnp.zeros((many.mask.shape[0], length), jnp.int32), many)
 
@@ -108,7 +107,7 @@ def programs(
             task_ids,
             max_length=length,
             rows_per_source=num_beams,
-            method=start_decoding,
+            method=model.start_decoding,
         )
         return model_step(model, variables, task_ids), cache
 

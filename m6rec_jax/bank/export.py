@@ -14,7 +14,6 @@ import jax
 from etils import epath
 
 from m6rec_jax.bank.folder import TaskPrompts
-from m6rec_jax.bank.layout import take_task
 from m6rec_jax.bank.manifest import PromptManifest, dataset_fingerprint, method_of
 from m6rec_jax.checkpoints.fingerprint import backbone_fingerprint, fingerprint
 from m6rec_jax.checkpoints.location import CHECKPOINTS_FOLDER, locate, read_manifest
@@ -30,6 +29,7 @@ from m6rec_jax.engine.model_folder import (
 from m6rec_jax.errors import CheckpointError, ConfigError
 from m6rec_jax.jobs.job import job_of
 from m6rec_jax.model.config import PromptConfig
+from m6rec_jax.model.layout import take_task
 
 METRICS_FILE, EVALUATION_FOLDER, VALIDATION = "metrics.jsonl", "evaluation", "validation/"
 logger = logging.getLogger(__name__)

@@ -23,7 +23,6 @@ from jax.sharding import Mesh
 
 from m6rec_jax.bank.capacity import check_capacity
 from m6rec_jax.bank.folder import BankFolder, TaskPrompts
-from m6rec_jax.bank.layout import fit_task, prompt_leaves
 from m6rec_jax.bank.manifest import Owner, PromptManifest, check_owner
 from m6rec_jax.checkpoints.fingerprint import on_host
 from m6rec_jax.checkpoints.trees import PyTree, flatten, unflatten
@@ -35,6 +34,7 @@ from m6rec_jax.engine.task_settings import TaskSettings, task_name
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.model import M6Rec
 from m6rec_jax.model.config import ModelConfig
+from m6rec_jax.model.layout import fit_task, prompt_leaves
 from m6rec_jax.model.prompts import SIZES_COLLECTION
 from m6rec_jax.sharding import LogicalRules, make_mesh, replicated
 from m6rec_jax.text.vocabulary import Vocabulary

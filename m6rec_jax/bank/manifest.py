@@ -1,4 +1,4 @@
-"""What a task's prompts say of themselves: whose they are, and the one model that they fit."""
+"""The manifest of a task's prompts: what they are, and the one model that they fit."""
 
 from __future__ import annotations
 
@@ -8,18 +8,16 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from m6rec_jax.checkpoints.manifest import TensorSpec, library_versions, read_model_config
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.errors import CheckpointError, M6RecError
 from m6rec_jax.io.hashing import sha256
 from m6rec_jax.model.config import ModelConfig, PromptConfig
+from m6rec_jax.model.tuning import METHODS
 
-# 2: `manifest_fingerprint`, 3: `dataset_fingerprint`. What older files have not is not checked.
 FORMAT = 3
 _FINGERPRINT = "manifest_fingerprint"
-# Settings of the model that change how it is computed, not what: prompts need not care.
+# Settings of the model that change how it is computed, not what.
 _HOW = {
     "prompts",
     "dropout_rate",
@@ -46,12 +44,11 @@ class PromptManifest:
       prompts_fingerprint: `checkpoints.fingerprint.fingerprint` of the tensors.
       model_config: of the model with this task alone.
       settings: what inference must know; its task_id is 0.
-      metrics: figures by split and name, such as 'validation/auc'.
+      metrics: by split and name, such as 'validation/auc'.
       source: where the prompts come from: `run`, `task` (of seqio) and `step`.
       tensors: name to spec; of the task alone, so without the axis of tasks.
       versions: of m6rec_jax and libraries.
-      dataset_fingerprint: of what `dataset.json` beside it holds; None where there is none, or the
-        prompts were saved before manifests told.
+      dataset_fingerprint: of the contents of `dataset.json` beside it; None without one.
     """
 
     task: str
@@ -103,67 +100,45 @@ def parse_prompt_manifest(text: str, where: str) -> PromptManifest:
       where: the file, for errors.
 
     Raises:
-      CheckpointError: damaged, changed since it was written, or written in a newer format.
+      CheckpointError: damaged, changed since it was written, or written in another format.
     """
     try:
         values = json.loads(text)
-        written = values.pop(_FINGERPRINT, None)
-        changed = written != _fingerprint(values) if written or values["format"] > 1 else False
-        newer = values.pop("format") > FORMAT
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{where} is damaged: {error}") from error
-    if newer:
-        raise CheckpointError(f"{where} was written by a newer m6rec_jax; update it")
-    if changed:
-        raise CheckpointError(
-            f"{where} is damaged: it is not what was written ({_FINGERPRINT} does not fit). To "
-            "change a task's settings, tune or export it anew: remove it from the bank and add it"
-        )
-    try:
-        versions = {str(k): str(v) for k, v in values.pop("versions").items()}
-        config = read_model_config(values.pop("model_config"), str(versions.get("m6rec_jax")))
-        settings = values.pop("settings")
-        dataset = values.pop("dataset_fingerprint", None)
-        classes = tuple(int(value) for value in settings.pop("positive_classes"))
+        changed = values.pop(_FINGERPRINT) != _fingerprint(values)
+        written_in = values.pop("format")
+        if written_in > FORMAT:
+            raise CheckpointError(f"{where} was written by a newer m6rec_jax; update it")
+        if changed or written_in < FORMAT:
+            raise CheckpointError(
+                f"{where} is damaged: it is not what was written ({_FINGERPRINT} does not fit). To "
+                "change a task's settings, tune or export it anew: remove it from the bank and add "
+                "it"
+            )
+        settings = values["settings"]
+        settings["positive_classes"] = tuple(settings["positive_classes"])
         tensors = {
-            str(name): TensorSpec(tuple(map(int, spec["shape"])), np.dtype(spec["dtype"]).name)
-            for name, spec in values.pop("tensors").items()
+            name: TensorSpec(tuple(spec["shape"]), spec["dtype"])
+            for name, spec in values["tensors"].items()
         }
-        return PromptManifest(
-            backbone_size=int(values.pop("backbone_size")),
-            model_config=config,
-            settings=TaskSettings(**settings, positive_classes=classes),
-            metrics={str(k): float(v) for k, v in values.pop("metrics").items()},
-            source=dict(values.pop("source")),
-            tensors=tensors,
-            versions=versions,
-            dataset_fingerprint=None if dataset is None else str(dataset),
-            **{name: str(value) for name, value in values.items()},
-        )
-    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, M6RecError) as error:
+        model = read_model_config(values["model_config"], str(values["versions"]["m6rec_jax"]))
+        read = {"settings": TaskSettings(**settings), "tensors": tensors, "model_config": model}
+        return PromptManifest(**(values | read))
+    except CheckpointError:
+        raise
+    except (ValueError, LookupError, TypeError, AttributeError, M6RecError) as error:
         raise CheckpointError(f"{where} is damaged: {error}") from error
 
 
 def method_of(prompts: PromptConfig, trainable: str | None) -> str:
-    """The name of a tuning method, as its file in `gin_configs/tuning/` is called.
+    """The name of a task's tuning method, as its file in `gin_configs/tuning/` is called.
 
-    Soft prompts that are options: 'option', others, as all are where there are no classes:
-    'prompt'; then 'adapter', 'lora' and
-    'embedding', joined by '_'. With none of these 'linear_probe'; 'full' where the backbone trained
-    as well.
+    Names of methods joined by '_', such as 'option_adapter': soft prompts are 'option' where they
+    are options, else 'prompt'. With none 'linear_probe'; 'full' where the backbone trained as well.
     """
     if trainable == "all":
         return "full"
-    parts = []
-    if prompts.num_prompts:
-        parts.append("option" if prompts.head == "option" else "prompt")
-    if prompts.adapter_rank:
-        parts.append("adapter")
-    if prompts.lora_rank:
-        parts.append("lora")
-    if prompts.embedding_rank:
-        parts.append("embedding")
-    return "_".join(parts) or "linear_probe"
+    used = [method.label(prompts) for method in METHODS if method.used(prompts)]
+    return "_".join(filter(None, used)) or "linear_probe"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -193,10 +168,10 @@ def owner_of(manifest: PromptManifest) -> Owner:
 
 
 def check_owner(manifest: PromptManifest, owner: Owner) -> None:
-    """Prompts mean something on the backbone, with the vocabulary, they were trained on only.
+    """Prompts mean something only with the backbone and vocabulary that they were trained on.
 
     Raises:
-      CheckpointError: another vocabulary or backbone, or one that is run otherwise.
+      CheckpointError: another vocabulary or backbone, or one that computes something else.
     """
     whose = f"the prompts of '{manifest.task}'"
     mine, its = manifest.vocabulary_fingerprint, owner.vocabulary_fingerprint
@@ -229,10 +204,15 @@ def check_owner(manifest: PromptManifest, owner: Owner) -> None:
                 f"has {its_value!r}: the same backbone then computes something else"
             )
     own, there = manifest.prompts, owner.model_config.prompts
-    both = own.adapter_rank and there.adapter_rank
-    if both and own.adapter_activation != there.adapter_activation:
-        raise CheckpointError(
-            f"{whose} have adapters with PromptConfig.adapter_activation = "
-            f"{own.adapter_activation!r}, but {owner.name} has {there.adapter_activation!r}: one "
-            "bank has one (BankCapacity.adapter_activation, where none of its tasks has adapters)"
-        )
+    for method in METHODS:
+        if not method.used(own) or not method.used(there):
+            continue
+        for field in dataclasses.fields(method.settings):
+            mine, its = getattr(own, field.name), getattr(there, field.name)
+            if field.metadata.get("kind") == "shared" and mine != its:
+                what = " and ".join(method.groups.values())
+                raise CheckpointError(
+                    f"{whose} have {what} with PromptConfig.{field.name} = {mine!r}, but "
+                    f"{owner.name} has {its!r}: one bank has one (BankCapacity.{field.name}, where "
+                    f"none of its tasks has {what})"
+                )

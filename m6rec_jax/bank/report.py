@@ -10,27 +10,15 @@ from typing import Any
 from m6rec_jax.bank.folder import BankFolder
 from m6rec_jax.bank.manifest import PromptManifest
 from m6rec_jax.errors import CheckpointError
+from m6rec_jax.model.config import PromptConfig, default_settings
+from m6rec_jax.model.tuning import METHODS
 
 _COLUMNS = ("task", "kind", "method", "prompts", "classes", "parameters", "of backbone", "date")
-# What of a configuration tells prompts apart, in this order.
-_SIZES = (
-    "num_prompts",
-    "num_options",
-    "head",
-    "adapter_rank",
-    "lora_rank",
-    "embedding_rank",
-    "retrieval_dim",
-)
-
-
 Manifests = Mapping[str, PromptManifest | CheckpointError]
 
 
 def read_manifests(bank: BankFolder) -> dict[str, PromptManifest | CheckpointError]:
-    """The manifest of every task by its name; of a damaged one, what is wrong with it.
-
-    Tensors are not read, only looked for.
+    """The manifest of every task by its name; of a damaged one the error. Reads no tensors.
 
     Raises:
       CheckpointError: there is no such folder.
@@ -45,33 +33,18 @@ def read_manifests(bank: BankFolder) -> dict[str, PromptManifest | CheckpointErr
 
 
 def tasks_table(found: Manifests, where: str) -> str:
-    """A table with a line per task; a damaged one says so.
-
-    Args:
-      found: of `read_manifests`.
-      where: the bank, in case it is empty.
-    """
+    """A table with a line per task of `read_manifests`; `where` names a bank without any."""
+    if not found:
+        return f"{where} has no tasks"
     rows, problems = [_COLUMNS], []
     for name, manifest in found.items():
         if isinstance(manifest, CheckpointError):
             problems.append(f"{name}: {manifest}")
             continue
-        prompts = manifest.prompts
-        rows.append(
-            (
-                name,
-                manifest.settings.kind or "-",
-                manifest.method,
-                str(prompts.num_prompts),
-                str(prompts.num_options),
-                f"{manifest.size:,}",
-                f"{manifest.size / max(manifest.backbone_size, 1):.2%}",
-                manifest.date,
-            )
-        )
-    if not found:
-        return f"{where} has no tasks"
-    widths = [max(len(row[i]) for row in rows) for i in range(len(_COLUMNS))]
+        prompts, kind = manifest.prompts, manifest.settings.kind or "-"
+        sizes = (str(prompts.num_prompts), str(prompts.num_options), f"{manifest.size:,}")
+        rows.append((name, kind, manifest.method, *sizes, _share(manifest), manifest.date))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows
     ]
@@ -79,20 +52,19 @@ def tasks_table(found: Manifests, where: str) -> str:
 
 
 def inspect_task(bank: BankFolder, name: str) -> str:
-    """A task's manifest for people, after its tensors were proved intact.
+    """A task's manifest for people, after a check of its tensors.
 
     Raises:
       CheckpointError: no such task, or it is truncated or damaged.
     """
     manifest = bank.read(name).manifest
-    prompts = manifest.prompts
-    share = manifest.size / max(manifest.backbone_size, 1)
+    size, whole = f"{manifest.size:,}", f"{manifest.backbone_size:,}"
     lines = [
         f"task        {name}",
         f"kind        {manifest.settings.kind or 'not known'}",
         f"method      {manifest.method}",
-        f"parameters  {manifest.size:,} ({share:.2%} of the backbone's {manifest.backbone_size:,})",
-        f"sizes       {_pairs({size: getattr(prompts, size) for size in _SIZES})}",
+        f"parameters  {size} ({_share(manifest)} of the backbone's {whole})",
+        f"sizes       {_pairs(_sizes(manifest.prompts))}",
         f"settings    {_pairs(_settings(manifest))}",
         f"metrics     {_pairs(manifest.metrics) or 'none'}",
         f"from        {_pairs(manifest.source)}",
@@ -100,7 +72,7 @@ def inspect_task(bank: BankFolder, name: str) -> str:
         f"backbone    {manifest.backbone_fingerprint}",
         f"vocabulary  {manifest.vocabulary_fingerprint}",
         f"prompts     {manifest.prompts_fingerprint} (intact)",
-        f"data set    {manifest.dataset_fingerprint or 'not told'}",
+        f"data set    {manifest.dataset_fingerprint or 'none'}",
         "tensors",
     ]
     lines += [f"  {tensor}  {spec}" for tensor, spec in sorted(manifest.tensors.items())]
@@ -118,15 +90,29 @@ def manifests_json(found: Manifests) -> str:
     return json.dumps(values, indent=2)
 
 
+def _share(manifest: PromptManifest) -> str:
+    return f"{manifest.size / max(manifest.backbone_size, 1):.2%}"
+
+
+def _sizes(prompts: PromptConfig) -> dict[str, Any]:
+    """All sizes, and other settings that are not what they are by default."""
+    defaults = default_settings(PromptConfig)
+    return {
+        field.name: getattr(prompts, field.name)
+        for method in METHODS
+        for field in dataclasses.fields(method.settings)
+        if field.metadata.get("kind") == "size"
+        or (method.used(prompts) and getattr(prompts, field.name) != defaults[field.name])
+    }
+
+
 def _settings(manifest: PromptManifest) -> dict[str, Any]:
-    """Those that say something."""
-    values = dataclasses.asdict(manifest.settings)
-    shown = {n: v for n, v in values.items() if v is not None}
-    for name in ("task_id", "kind", "num_options", "retrieval_dim"):
-        shown.pop(name, None)
+    """Settings that are there, matter, and are not shown elsewhere."""
+    hidden = {"task_id", "kind", "num_options", "retrieval_dim"}
     if not manifest.prompts.num_options:
-        shown.pop("positive_classes"), shown.pop("sampling_rate")
-    return shown
+        hidden |= {"positive_classes", "sampling_rate"}
+    values = dataclasses.asdict(manifest.settings)
+    return {n: v for n, v in values.items() if v is not None and n not in hidden}
 
 
 def _pairs(values: Mapping[str, Any]) -> str:

@@ -20,7 +20,6 @@ import jax.numpy as jnp
 
 from m6rec_jax.engine.constraints import Constraint
 from m6rec_jax.model import M6Rec
-from m6rec_jax.model.cached_decoding import decode_step
 from m6rec_jax.text.vocabulary import EOS_ID, PAD_ID
 
 Array = jax.Array
@@ -70,7 +69,7 @@ def model_step(model: M6Rec, variables: Mapping[str, Any], task_ids: Array) -> S
 
     def step(cache: Any, tokens: Array, position: Array) -> tuple[Array, Any]:
         hidden, cache = model.apply(
-            variables, cache, tokens, position, task_ids, method=decode_step
+            variables, cache, tokens, position, task_ids, method=model.decode_step
         )
         return model.apply(variables, hidden, method=model.token_logits), cache
 

@@ -15,7 +15,6 @@ from m6rec_jax.engine.sampling import sampler
 from m6rec_jax.engine.token_trie import NO_ENTRY, TokenTrie
 from m6rec_jax.engine.unseen_trie import UnseenTrie
 from m6rec_jax.model import M6Rec
-from m6rec_jax.model.cached_decoding import start_decoding
 
 Array = jax.Array
 Variables = Mapping[str, Any]
@@ -79,7 +78,7 @@ def write(
         task_ids,
         max_length=forced.shape[1],
         rows_per_source=num_texts,
-        method=start_decoding,
+        method=model.start_decoding,
     )
     step = model_step(model, variables, task_ids)
     result: Beams | Decoded

@@ -1,6 +1,6 @@
 """Multi-head attention as in T5: no biases, no 1/sqrt(head_dim) scale, softmax in float32.
 
-A task may have LoRA updates beside the projections.
+Tuning methods may change the projections.
 """
 
 from typing import NamedTuple
@@ -12,7 +12,8 @@ from flax import linen as nn
 from m6rec_jax.model.config import ModelConfig
 from m6rec_jax.model.dense import Projection
 from m6rec_jax.model.dot_product_attention import dot_product_attention
-from m6rec_jax.model.lora import LowRankUpdate
+from m6rec_jax.model.tuning import apply, changes
+from m6rec_jax.model.tuning.method import attention_sites
 
 Array = jax.Array
 
@@ -51,37 +52,18 @@ class Attention(nn.Module):
 
     def setup(self) -> None:
         config = self.config
-        shape = (config.num_heads, config.head_dim)
-        axes = ("embed", "heads", "kv")
-
-        def inward(stddev: float) -> Projection:
-            return Projection(
-                in_shape=(config.embed_dim,),
-                out_shape=shape,
-                axes=axes,
-                stddev=stddev,
-                operand_dtype=config.operand_dtype,
-                out_dtype=config.dtype,
-            )
-
         # T5 has no 1/sqrt(head_dim) in the attention; its effect sits in the queries' start.
-        self.query = inward((config.embed_dim * config.head_dim) ** -0.5)
-        self.key = inward(config.embed_dim**-0.5)
-        self.value = inward(config.embed_dim**-0.5)
-        self.out = Projection(
-            in_shape=shape,
-            out_shape=(config.embed_dim,),
-            axes=("heads", "kv", "embed"),
-            stddev=(config.num_heads * config.head_dim) ** -0.5,
-            operand_dtype=config.operand_dtype,
-            out_dtype=config.dtype,
-        )
-        prompts = config.prompts
-        # Named lora_query and so on in the collection of prompts.
-        self.lora = {
-            name: self._update(getattr(self, name))
-            for name in (prompts.lora_targets if prompts.lora_rank else ())
+        stddevs = {
+            "query": (config.embed_dim * config.head_dim) ** -0.5,
+            "key": config.embed_dim**-0.5,
+            "value": config.embed_dim**-0.5,
+            "out": (config.num_heads * config.head_dim) ** -0.5,
         }
+        sites = attention_sites(config)
+        self.projections = {
+            name: Projection(config, site, stddevs[name], name=name) for name, site in sites.items()
+        }
+        self.changes = {name: changes(config, site) for name, site in sites.items()}
         self.dropout = nn.Dropout(config.dropout_rate, broadcast_dims=(-1,))
 
     def __call__(
@@ -92,7 +74,7 @@ class Attention(nn.Module):
         mask: Array,
         task_ids: Array,
         *,
-        with_lora: bool,
+        tuned: bool,
         deterministic: bool,
     ) -> Array:
         """Attend from `inputs` to `source`.
@@ -103,45 +85,38 @@ class Attention(nn.Module):
           position_bias: float32 `[1, heads, query, key]`, or None.
           mask: additive float32 `[batch, 1, 1 or query, key]`, of `mask_bias`.
           task_ids: `[batch]`.
-          with_lora: False leaves out updates that exist (`adapters_late_only`).
+          tuned: False leaves out what tasks change (`adapters_late_only`).
           deterministic: no dropout.
 
         Returns:
           `[batch, query, embed]`.
         """
-        query = self._project("query", inputs, task_ids, with_lora)
+        query = self._project("query", inputs, task_ids, tuned)
         query = nn.with_logical_constraint(query, _HEADS)
         if not isinstance(source, KeyValue):
-            source = self.keys_and_values(source, task_ids, with_lora=with_lora)
+            source = self.keys_and_values(source, task_ids, tuned=tuned)
         key, value = source
         # T5 drops attention weights with one mask for all queries. Such a mask depends on the key
         # alone, so dropping the value instead is the same, on an array far smaller.
         value = self.dropout(value, deterministic=deterministic)
         mixed = dot_product_attention(query, key, value, position_bias, mask)
-        return self._project("out", mixed, task_ids, with_lora)
+        return self._project("out", mixed, task_ids, tuned)
 
-    def keys_and_values(self, source: Array, task_ids: Array, *, with_lora: bool) -> KeyValue:
+    def keys_and_values(self, source: Array, task_ids: Array, *, tuned: bool) -> KeyValue:
         """Projects a sequence once for any number of queries.
 
         Args:
           source: `[batch, key, embed]`.
           task_ids: `[batch]`; whoever reads the result has the same task.
-          with_lora: as in `__call__`.
+          tuned: as in `__call__`.
         """
-        key = self._project("key", source, task_ids, with_lora)
-        value = self._project("value", source, task_ids, with_lora)
+        key = self._project("key", source, task_ids, tuned)
+        value = self._project("value", source, task_ids, tuned)
         return KeyValue(
             nn.with_logical_constraint(key, _HEADS), nn.with_logical_constraint(value, _HEADS)
         )
 
-    def _update(self, projection: Projection) -> LowRankUpdate:
-        return LowRankUpdate(
-            self.config, projection.in_shape, projection.out_shape, projection.axes
-        )
-
-    def _project(self, name: str, x: Array, task_ids: Array, with_lora: bool) -> Array:
-        """The projection of that name, with the task's update where there is one."""
-        out: Array = getattr(self, name)(x)
-        if with_lora and name in self.lora:
-            out = out + self.lora[name](x, task_ids)
-        return out
+    def _project(self, name: str, x: Array, task_ids: Array, tuned: bool) -> Array:
+        """The projection of that name, as the task changes it."""
+        out: Array = self.projections[name](x)
+        return apply(self.changes[name], x, out, task_ids) if tuned else out

@@ -14,175 +14,104 @@ Defaults are those of public T5 1.1 wherever T5 has the notion.
 """
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gin
 
 from m6rec_jax.errors import ConfigError
+from m6rec_jax.model.dense import ACTIVATIONS
+from m6rec_jax.model.tuning import METHODS
 
-HEADS = ("option", "linear", "none")
+if TYPE_CHECKING:
+    from m6rec_jax.model.tuning import (
+        adapter,
+        embedding_update,
+        heads,
+        lora,
+        segment_embeddings,
+        soft_prompts,
+        special_tokens,
+    )
+
+    class _Settings(
+        soft_prompts.Settings,
+        adapter.Settings,
+        lora.Settings,
+        embedding_update.Settings,
+        special_tokens.Settings,
+        segment_embeddings.Settings,
+        heads.Settings,
+    ):
+        """What the type checker knows of `PromptConfig`; a method's own file knows its own."""
+else:
+    # Fields of the last base come first.
+    _Settings = type("_Settings", tuple(method.settings for method in METHODS[::-1]), {})
+
 REMAT_POLICIES = ("none", "dots", "full")
 FLOAT_TYPES = ("float32", "bfloat16")
-ACTIVATIONS = ("gelu", "relu", "silu", "linear", "tanh")
-LORA_TARGETS = ("query", "key", "value", "out")
-# What tasks may have less of than the bank has room for: {sizes of the tasks: capacity}.
-TASK_SIZES = {
-    "task_num_prompts": "num_prompts",
-    "task_num_options": "num_options",
-    "task_adapter_ranks": "adapter_rank",
-    "task_lora_ranks": "lora_rank",
-}
 
 
 def default_settings(of: type) -> dict[str, Any]:
-    """What a configuration has where nothing is said, whatever gin binds.
+    """Defaults of a configuration, whatever gin binds.
 
-    For configurations that come from elsewhere, such as a checkpoint: settings of a run that
-    happens to be configured must not become part of them. Fields without a plain default are
-    `dataclasses.MISSING` and have to be given.
+    For configurations that come from elsewhere, such as a checkpoint: they must not take settings
+    of the run that is configured now. Fields without a plain default are `dataclasses.MISSING`.
     """
     return {field.name: field.default for field in dataclasses.fields(of)}
 
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
-class PromptConfig:
+class PromptConfig(_Settings):
     """What is trained per task while the backbone stays frozen (paper section 3).
 
-    Everything here lives in the Flax collection `prompts`; each leaf has a leading axis `tasks`
-    (after `layers` inside a layer stack), so one set of variables is a bank of tasks.
+    The variables live in the Flax collection `prompts`; each leaf has an axis `tasks`, so one set
+    of variables is a bank of tasks. Most settings are those of the methods: see `Settings` of each
+    file in `m6rec_jax/model/tuning/`.
 
     Attributes:
       num_tasks: capacity T of the bank. 1 takes a path without any gather.
-      num_prompts: P, soft prompts in front of the encoder input, options included (0: none).
-      num_options: C, classes. The last C soft prompts are also the rows of the softmax layer when
-        `head` is 'option', so then C <= P.
-      head: 'option' (rows shared with the soft prompts), 'linear' (a matrix and bias of its own,
-        for plain prompt tuning) or 'none'.
-      adapter_rank: r of the adapters parallel to each feed-forward layer (0: none).
-      adapter_activation: σ between the adapter's two matrices.
-      adapter_scale: λ at the start. W2 starts at zero, so an adapter starts as the identity
-        whatever λ is.
-      lora_rank: r of the updates W + lora_scale · A B to attention projections, in self and cross
-        attention alike (0: none). B starts at zero.
-      lora_scale: the factor itself, which LoRA's authors write alpha / r. It is no multiple of
-        1 / r here, so that a task of a smaller rank, padded into a bank, keeps its scale.
-      lora_targets: which projections: any of 'query', 'key', 'value', 'out'.
-      adapters_late_only: only layers at or above L' have their adapters and LoRA updates applied.
-        What the early layers compute then depends on the task only in blocks that hold a special
-        token, and all tasks share one segment cache.
-      embedding_rank: r of the updates E + A B to the token embedding that both towers read (0:
-        none); vocabulary logits keep the backbone's. A, a row for each token, starts at zero. Where
-        frozen vectors of words do not tell a task's classes apart, this can. Early layers then
-        depend on the task in every block, so it does not go with `adapters_late_only`.
-      special_token_ids: ids whose embeddings may move with the task. The bank holds deltas, zero
-        at the start, added to the backbone's rows.
-      retrieval_dim: width of the two retrieval projections (0: none).
-      num_segment_embeddings: rows added by min(block id, rows - 1) between the early and the late
-        encoder layers, zero at the start, in use only when late interaction is on (0: none).
-      init_stddev: standard deviation of soft prompts, and of a linear head, at the start.
-      task_num_prompts, task_num_options, task_adapter_ranks, task_lora_ranks: the sizes of each
-        task where tasks of one run are unlike, one number per task and at most the capacity of the
-        same name. Empty: every task has the capacity. A task without classes has 0 options.
+      adapters_late_only: only layers at or above L' are changed (adapters, LoRA). What the early
+        layers compute then depends on the task only in blocks that hold a special token, and all
+        tasks share one segment cache.
     """
 
     num_tasks: int = 1
-    num_prompts: int = 0
-    num_options: int = 0
-    head: str = "none"
-    adapter_rank: int = 0
-    adapter_activation: str = "gelu"
-    adapter_scale: float = 1.0
-    lora_rank: int = 0
-    lora_scale: float = 1.0
-    lora_targets: tuple[str, ...] = ("query", "value")
     adapters_late_only: bool = False
-    embedding_rank: int = 0
-    special_token_ids: tuple[int, ...] = ()
-    retrieval_dim: int = 0
-    num_segment_embeddings: int = 0
-    init_stddev: float = 0.5
-    task_num_prompts: tuple[int, ...] = ()
-    task_num_options: tuple[int, ...] = ()
-    task_adapter_ranks: tuple[int, ...] = ()
-    task_lora_ranks: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "special_token_ids", tuple(self.special_token_ids))
-        if isinstance(self.lora_targets, str):  # tuple('out') would be three letters
-            object.__setattr__(self, "lora_targets", (self.lora_targets,))
-        object.__setattr__(self, "lora_targets", tuple(self.lora_targets))
         _require_at_least("PromptConfig", self, 1, "num_tasks")
-        _require_at_least(
-            "PromptConfig",
-            self,
-            0,
-            *("num_prompts", "num_options", "adapter_rank", "lora_rank", "retrieval_dim"),
-            *("embedding_rank", "num_segment_embeddings"),
-        )
-        if self.embedding_rank and self.adapters_late_only:
-            raise ConfigError(
-                f"PromptConfig.embedding_rank = {self.embedding_rank} changes what the early "
-                "layers read of every word, which adapters_late_only is to keep the same for all "
-                "tasks: set one of the two to 0 or False"
-            )
-        for name in self.lora_targets:
-            if name not in LORA_TARGETS:
-                raise ConfigError(
-                    f"PromptConfig.lora_targets has unknown {name!r}; known: "
-                    + ", ".join(LORA_TARGETS)
-                )
-        if self.lora_rank and not self.lora_targets:
-            raise ConfigError(
-                f"PromptConfig.lora_rank = {self.lora_rank}, but lora_targets is empty; usual are "
-                "('query', 'value')"
-            )
-        _require_one_of("PromptConfig", self, "head", HEADS)
-        _require_one_of("PromptConfig", self, "adapter_activation", ACTIVATIONS)
-        if self.head != "none" and self.num_options < 2:
-            raise ConfigError(
-                f"PromptConfig.head = {self.head!r} needs PromptConfig.num_options >= 2, "
-                f"got {self.num_options}"
-            )
-        if self.head == "option" and self.num_options > self.num_prompts:
-            raise ConfigError(
-                f"PromptConfig.num_options = {self.num_options} exceeds num_prompts = "
-                f"{self.num_prompts}: the options are the last soft prompts. Raise num_prompts "
-                "or set PromptConfig.head = 'linear'"
-            )
+        for field in dataclasses.fields(self):
+            kind, known = field.metadata.get("kind"), field.metadata.get("known", ())
+            value = getattr(self, field.name)
+            if kind == "size":
+                _require_at_least("PromptConfig", self, 0, field.name)
+            elif kind in ("set", "sizes"):
+                value = (value,) if isinstance(value, str) else tuple(value)
+                object.__setattr__(self, field.name, value)
+                for name in value if known else ():
+                    _require_known(f"PromptConfig.{field.name}", name, known)
+            elif known:
+                _require_one_of("PromptConfig", self, field.name, known)
         self._check_task_sizes()
+        for method in METHODS:
+            method.check(self)
 
     def _check_task_sizes(self) -> None:
-        for name, capacity in TASK_SIZES.items():
-            # At rank 0 an adapter's last bias would still train, and belong to nothing.
-            least = 1 if name.endswith("ranks") else 0
-            sizes, most = tuple(getattr(self, name)), getattr(self, capacity)
-            object.__setattr__(self, name, sizes)
+        for field in _TASK_SIZES:
+            capacity, least = field.metadata["of"], field.metadata["least"]
+            sizes, most = getattr(self, field.name), getattr(self, capacity)
             if sizes and len(sizes) != self.num_tasks:
                 raise ConfigError(
-                    f"PromptConfig.{name} = {sizes} has {len(sizes)} sizes for num_tasks = "
+                    f"PromptConfig.{field.name} = {sizes} has {len(sizes)} sizes for num_tasks = "
                     f"{self.num_tasks}"
                 )
             for size in sizes:
                 if not isinstance(size, int) or not least <= size <= most:
                     raise ConfigError(
-                        f"PromptConfig.{name} = {sizes}: {size!r} is no whole number from {least} "
-                        f"to {capacity} = {most}"
+                        f"PromptConfig.{field.name} = {sizes}: {size!r} is no whole number from "
+                        f"{least} to {capacity} = {most}"
                     )
-        if 1 in self.task_num_options:
-            raise ConfigError(
-                f"PromptConfig.task_num_options = {self.task_num_options}: one class alone is "
-                "nothing to choose from; 0 says that a task has none"
-            )
-        of_tasks = self.task_sizes
-        prompts, options = of_tasks["task_num_prompts"], of_tasks["task_num_options"]
-        for task, (num_prompts, num_options) in enumerate(zip(prompts, options, strict=True)):
-            if self.head == "option" and num_options > num_prompts:
-                raise ConfigError(
-                    f"task {task} of PromptConfig has {num_options} options (task_num_options) but "
-                    f"{num_prompts} soft prompts (task_num_prompts), the last of which the options "
-                    "are"
-                )
 
     @property
     def task_sizes(self) -> dict[str, tuple[int, ...]]:
@@ -202,18 +131,21 @@ class PromptConfig:
             raise ConfigError(
                 f"there is no task {task_id}: PromptConfig.num_tasks = {self.num_tasks}"
             )
-
-        own: dict[str, Any] = {
-            TASK_SIZES[name]: sizes[task_id] for name, sizes in self.task_sizes.items()
-        }
+        sizes = self.task_sizes
+        own: dict[str, Any] = {TASK_SIZES[name]: sizes[name][task_id] for name in TASK_SIZES}
         own |= dict.fromkeys(TASK_SIZES, ())
         head = self.head if own["num_options"] else "none"
         return dataclasses.replace(self, num_tasks=1, head=head, **own)
 
     @property
     def in_layers(self) -> bool:
-        """Whether the layers themselves hold prompts: adapters or LoRA updates."""
-        return self.adapter_rank > 0 or self.lora_rank > 0
+        """Whether methods change the layers themselves, as adapters and LoRA do."""
+        return any(method.sites(self) for method in METHODS)
+
+
+_TASK_SIZES = [f for f in dataclasses.fields(PromptConfig) if f.metadata.get("kind") == "sizes"]
+# What tasks may have less of than the bank has room for: {sizes of the tasks: capacity}.
+TASK_SIZES: dict[str, str] = {field.name: field.metadata["of"] for field in _TASK_SIZES}
 
 
 @gin.configurable
@@ -306,11 +238,7 @@ class ModelConfig:
         if not self.mlp_activations:
             raise ConfigError("ModelConfig.mlp_activations is empty; T5 1.1 has ('gelu', 'linear')")
         for name in self.mlp_activations:
-            if name not in ACTIVATIONS:
-                raise ConfigError(
-                    f"ModelConfig.mlp_activations has unknown {name!r}; known: "
-                    + ", ".join(ACTIVATIONS)
-                )
+            _require_known("ModelConfig.mlp_activations", name, tuple(ACTIVATIONS))
         if not 0.0 <= self.dropout_rate < 1.0:
             raise ConfigError(
                 f"ModelConfig.dropout_rate = {self.dropout_rate} must be at least 0 and below 1"
@@ -327,12 +255,8 @@ class ModelConfig:
                 f"ModelConfig.decoder_late_start = {self.decoder_late_start} must lie between 0 "
                 f"and num_decoder_layers = {self.num_decoder_layers}"
             )
-        for token in self.prompts.special_token_ids:
-            if not 0 <= token < self.vocab_size:
-                raise ConfigError(
-                    f"PromptConfig.special_token_ids has {token}, outside the vocabulary of "
-                    f"{self.vocab_size}"
-                )
+        for method in METHODS:
+            method.check_model(self)
 
     @property
     def operand_dtype(self) -> str:
@@ -365,3 +289,8 @@ def _require_one_of(owner: str, config: object, name: str, known: tuple[str, ...
     value = getattr(config, name)
     if value not in known:
         raise ConfigError(f"{owner}.{name} = {value!r} is not one of {', '.join(known)}")
+
+
+def _require_known(setting: str, name: str, known: tuple[str, ...]) -> None:
+    if name not in known:
+        raise ConfigError(f"{setting} has unknown {name!r}; known: {', '.join(known)}")

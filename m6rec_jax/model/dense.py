@@ -9,7 +9,8 @@ all three products.
 
 import functools
 import string
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,14 @@ from jax.ad_checkpoint import checkpoint_name
 
 Array = jax.Array
 
+# By their names in a config. 'gelu' is the tanh approximation of T5 1.1.
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu": lambda x: nn.gelu(x, approximate=True),
+    "relu": nn.relu,
+    "silu": nn.silu,
+    "linear": lambda x: x,
+    "tanh": jnp.tanh,
+}
 # What a backward pass that recomputes the rest may keep: results of weight products, as rounded.
 PRODUCT = "weight product"
 
@@ -136,36 +145,50 @@ def _backward(
 _rounded_dot.defvjp(_forward, _backward)
 
 
+class Site(NamedTuple):
+    """A map from `in_shape` to `out_shape` in a layer, which tuning methods may change.
+
+    Attributes:
+      name: 'query', 'key', 'value' or 'out' of an attention; 'hidden' (up to the activations) or
+        'mlp' (the whole) of a feed-forward layer.
+      in_shape, out_shape: such as `(embed,)` and `(heads, head_dim)`.
+      axes: logical axes of both, `in_shape` first.
+    """
+
+    name: str
+    in_shape: tuple[int, ...]
+    out_shape: tuple[int, ...]
+    axes: tuple[str, ...]
+
+
 class Projection(nn.Module):
     """A linear map without bias, `[..., in dims]` → `[..., out dims]`.
 
     Attributes:
-      in_shape, out_shape: the dimensions summed over and those made.
-      axes: logical axis names of the kernel, `in_shape` first.
+      config: types of operands and result.
+      site: shapes and axes of the kernel.
       stddev: of the normal distribution that the kernel starts from.
-      operand_dtype: type to which operands are rounded.
-      out_dtype: type of the result.
+      out_dtype: type of the result; None: the activations'.
     """
 
-    in_shape: tuple[int, ...]
-    out_shape: tuple[int, ...]
-    axes: tuple[str, ...]
+    config: Any
+    site: Site
     stddev: float
-    operand_dtype: str
-    out_dtype: str
+    out_dtype: str | None = None
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
+        site = self.site
         kernel = self.param(
             "kernel",
-            nn.with_logical_partitioning(nn.initializers.normal(self.stddev), self.axes),
-            self.in_shape + self.out_shape,
+            nn.with_logical_partitioning(nn.initializers.normal(self.stddev), site.axes),
+            site.in_shape + site.out_shape,
             jnp.float32,
         )
         return dot(
             x,
             kernel,
-            operand_dtype=self.operand_dtype,
-            out_dtype=self.out_dtype,
-            num_contracted=len(self.in_shape),
+            operand_dtype=self.config.operand_dtype,
+            out_dtype=self.out_dtype or self.config.dtype,
+            num_contracted=len(site.in_shape),
         )

@@ -4,9 +4,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from m6rec_jax.errors import ConfigError
 from m6rec_jax.model.config import ModelConfig
-from m6rec_jax.model.dense import Projection, dot, materialised_on_cpu
+from m6rec_jax.model.dense import Projection, Site, dot, materialised_on_cpu
 
 Array = jax.Array
 
@@ -49,20 +48,5 @@ class TokenEmbedding(nn.Module):
 
 def logits_head(config: ModelConfig) -> Projection:
     """T5 1.1's own output matrix: `[..., embed]` → `[..., vocab]`, float32."""
-    return Projection(
-        in_shape=(config.embed_dim,),
-        out_shape=(config.vocab_size,),
-        axes=("embed", "vocab"),
-        stddev=config.embed_dim**-0.5,
-        operand_dtype=config.operand_dtype,
-        out_dtype="float32",
-    )
-
-
-def require_equal_shapes(side: str, tokens: Array, block_ids: Array) -> None:
-    """Raises ConfigError where tokens and block ids of a tower are unlike in shape."""
-    if tokens.shape != block_ids.shape:
-        raise ConfigError(
-            f"{side} tokens are {list(tokens.shape)} but {side}_block_ids are "
-            f"{list(block_ids.shape)}; both are [batch, length]"
-        )
+    site = Site("logits", (config.embed_dim,), (config.vocab_size,), ("embed", "vocab"))
+    return Projection(config, site, config.embed_dim**-0.5, "float32")

@@ -14,9 +14,11 @@ this.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from m6rec_jax.model.config import ModelConfig
+from m6rec_jax.model.tuning import METHODS
+from m6rec_jax.model.tuning.method import Site, attention_sites, feed_forward_sites
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -27,7 +29,7 @@ class ModelFlops:
       towers: of the encoder's parameters over source tokens and the decoder's over target tokens.
       attention: queries with keys, weights with values.
       head: vocabulary logits.
-      prompts: of adapters, LoRA and embedding updates and option heads.
+      prompts: of what tasks have of their own: adapters, LoRA and so on, and class heads.
     """
 
     towers: int
@@ -90,21 +92,21 @@ def decode_flops(
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Sublayer:
-    """An attention or a feed-forward layer.
+    """An attention or a feed-forward layer, as tasks change it.
 
     Attributes:
-      parameters: of its products.
+      parameters: of the backbone's products.
+      own: of the task's products.
       pairs: of queries and keys.
-      trains_inside: it has LoRA updates. With nothing below that trains, gradients pass the last
-        of an attention's four products alone.
-      trains_beside: gradients go past its products to an adapter.
+      behind: of the products that gradients pass on their way to the lowest thing of the task's in
+        it; None: nothing of it is the task's.
       reads_source: it is cross attention.
     """
 
     parameters: int
+    own: int = 0
     pairs: int = 0
-    trains_inside: bool = False
-    trains_beside: bool = False
+    behind: int | None = None
     reads_source: bool = False
 
 
@@ -112,7 +114,7 @@ def _encoder(config: ModelConfig, source: int) -> list[_Sublayer]:
     sublayers = []
     for layer in range(config.num_encoder_layers):
         if layer and layer == config.late_layers_start and config.prompts.num_segment_embeddings:
-            sublayers.append(_Sublayer(0, trains_beside=True))
+            sublayers.append(_Sublayer(0, behind=0))
         sublayers += _layer(config, layer >= config.late_layers_start, source**2)
     return sublayers
 
@@ -128,25 +130,30 @@ def _decoder(config: ModelConfig, source: int, target: int) -> list[_Sublayer]:
 def _layer(
     config: ModelConfig, is_late: bool, pairs: int, cross_pairs: int | None = None
 ) -> list[_Sublayer]:
-    prompts = config.prompts
-    has_prompts = is_late or not prompts.adapters_late_only
-    updated, adapted = (
-        has_prompts and rank > 0 for rank in (prompts.lora_rank, prompts.adapter_rank)
+    projection = config.embed_dim * config.num_heads * config.head_dim
+    matrix = config.embed_dim * config.mlp_dim
+    tuned = is_late or not config.prompts.adapters_late_only
+
+    def changed(sites: Mapping[str, Site], behind: Mapping[str, int]) -> tuple[int, int | None]:
+        """The task's own products, and those on the way to the lowest of its sites."""
+        found = [
+            (method.site_products(config, sites[name]), behind[name])
+            for method in METHODS
+            for name in method.sites(config.prompts)
+            if tuned and name in sites
+        ]
+        return sum(own for own, _ in found), max((way for _, way in found), default=None)
+
+    # With nothing below that trains, gradients pass the last of an attention's four products alone.
+    own, behind = changed(
+        attention_sites(config), dict.fromkeys(attention_sites(config), projection)
     )
-    attention, mlp = _sublayer_parameters(config)
-    sublayers = [_Sublayer(attention, pairs, trains_inside=updated)]
+    sublayers = [_Sublayer(4 * projection, own, pairs, behind)]
     if cross_pairs is not None:
-        sublayers.append(
-            _Sublayer(attention, cross_pairs, trains_inside=updated, reads_source=True)
-        )
-    return [*sublayers, _Sublayer(mlp, trains_beside=adapted)]
-
-
-def _sublayer_parameters(config: ModelConfig) -> tuple[int, int]:
-    """Of an attention and of a feed-forward layer."""
-    heads = config.num_heads * config.head_dim
-    mlp = (len(config.mlp_activations) + 1) * config.embed_dim * config.mlp_dim
-    return 4 * config.embed_dim * heads, mlp
+        sublayers.append(_Sublayer(4 * projection, own, cross_pairs, behind, reads_source=True))
+    own, behind = changed(feed_forward_sites(config), {"hidden": matrix, "mlp": 0})
+    mlp = (len(config.mlp_activations) + 1) * matrix
+    return [*sublayers, _Sublayer(mlp, own, behind=behind)]
 
 
 def _towers(
@@ -157,27 +164,28 @@ def _towers(
     decoder: Sequence[_Sublayer],
 ) -> ModelFlops:
     """One pass through sublayers of both towers."""
-    parameters = (sum(one.parameters for one in tower) for tower in (encoder, decoder))
+
+    def met(attribute: str) -> int:
+        """Parameters, as often as tokens meet them."""
+        towers = zip((encoder, decoder), lengths, strict=True)
+        return sum(getattr(one, attribute) * length for tower, length in towers for one in tower)
+
     pairs = sum(one.pairs for one in (*encoder, *decoder))
-    met = sum(count * length for count, length in zip(parameters, lengths, strict=True))
     heads = config.num_heads * config.head_dim
-    return ModelFlops(2 * rows * met, rows * 2 * 2 * heads * pairs, head=0, prompts=0)
+    attention = rows * 2 * 2 * heads * pairs
+    return ModelFlops(2 * rows * met("parameters"), attention, 0, 2 * rows * met("own"))
 
 
 def _forward(config: ModelConfig, rows: int, source_length: int, target_length: int) -> ModelFlops:
-    lengths = source_length + config.prompts.num_prompts, target_length
-    towers = _towers(
-        config, rows, lengths, _encoder(config, lengths[0]), _decoder(config, *lengths)
-    )
-    in_encoder, in_decoder = _prompt_parameters(config)
-    in_embedding = config.embed_dim * config.prompts.embedding_rank
-    products = in_encoder * lengths[0] + in_decoder * lengths[1]
-    products += in_embedding * (source_length + target_length)
-    return dataclasses.replace(
-        towers,
-        head=2 * rows * target_length * config.embed_dim * config.vocab_size,
-        prompts=2 * rows * products,
-    )
+    prompts, embed = config.prompts, config.embed_dim
+    lengths = source_length + prompts.num_prompts, target_length
+    encoder, decoder = _encoder(config, lengths[0]), _decoder(config, *lengths)
+    towers = _towers(config, rows, lengths, encoder, decoder)
+    per_token = sum(method.token_products(config) for method in METHODS)
+    products = per_token * (source_length + target_length)
+    products += target_length * embed * (prompts.num_options if prompts.head != "none" else 0)
+    head = 2 * rows * target_length * embed * config.vocab_size
+    return dataclasses.replace(towers, head=head, prompts=towers.prompts + 2 * rows * products)
 
 
 def _passed_back(
@@ -189,8 +197,7 @@ def _passed_back(
     """
     prompts = config.prompts
     lengths = source_length + prompts.num_prompts, target_length
-    # Tokens of either tower.
-    embeddings = bool(prompts.special_token_ids) or prompts.embedding_rank > 0
+    embeddings = any(method.in_embeddings and method.used(prompts) for method in METHODS)
     encoder, source_trains = _reached(
         _encoder(config, lengths[0]), embeddings or prompts.num_prompts > 0
     )
@@ -209,25 +216,7 @@ def _reached(
         trains_below |= one.reads_source and source_trains
         if trains_below:
             passed.append(one)
-        elif one.trains_inside:
-            passed.append(dataclasses.replace(one, parameters=one.parameters // 4))
-        trains_below |= one.trains_inside or one.trains_beside
+        elif one.behind:
+            passed.append(dataclasses.replace(one, parameters=one.behind))
+        trains_below |= one.behind is not None
     return passed, trains_below
-
-
-def _prompt_parameters(config: ModelConfig) -> tuple[int, int]:
-    """What a token of either tower meets in layers and heads of its task's own, in products."""
-    prompts, embed = config.prompts, config.embed_dim
-    late_only = prompts.adapters_late_only
-    encoder_layers = config.num_encoder_layers - (config.late_layers_start if late_only else 0)
-    skipped = config.first_cross_layer if late_only else 0
-    decoder_layers = config.num_decoder_layers - skipped
-    with_source = config.num_decoder_layers - config.first_cross_layer
-    adapter = 2 * embed * prompts.adapter_rank
-    heads = config.num_heads * config.head_dim
-    lora = len(prompts.lora_targets) * prompts.lora_rank * (embed + heads)
-    options = embed * prompts.num_options if prompts.head != "none" else 0
-    return (
-        encoder_layers * (adapter + lora),
-        decoder_layers * (adapter + lora) + with_source * lora + options,
-    )

@@ -12,14 +12,9 @@ from m6rec_jax.model.config import FLOAT_TYPES
 
 
 def held_in(params: Any, frozen_dtype: str | None) -> Any:
-    """Shapes of a backbone in the type that it is held in while it is frozen.
+    """A tree of `jax.ShapeDtypeStruct` in the type that a frozen backbone is held in.
 
-    Args:
-      params: tree of `jax.ShapeDtypeStruct`.
-      frozen_dtype: 'bfloat16' halves the memory; None or 'float32': as it trained.
-
-    Returns:
-      The same tree with that type.
+    'bfloat16' halves the memory; None or 'float32' is the type that it trained in.
 
     Raises:
       ConfigError: another type.

@@ -13,28 +13,51 @@ interaction attention stays inside one block, whose tokens are contiguous, so th
 row gives every block the same bias as if it stood alone. In the late layers (and in all layers when
 L' = 0) positions are those of the concatenation: soft prompts at 0 … P-1, tokens from P on. The
 decoder's packed candidates are contiguous blocks too, so their positions restart by themselves.
+
+Everywhere below `task_ids` are int32 `[batch]` or `[batch, 1]`, `deterministic` means no dropout,
+and block ids are int32 `[batch, length]`: contiguous blocks from 1, 0 is padding.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import gin
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from m6rec_jax.errors import ConfigError
+from m6rec_jax.model import masks
+from m6rec_jax.model.attention import mask_bias
 from m6rec_jax.model.config import ModelConfig
-from m6rec_jax.model.decoder import Decoder
-from m6rec_jax.model.dropout import dropout
+from m6rec_jax.model.decoder_cache import DecoderCache
 from m6rec_jax.model.embedding import TokenEmbedding, logits_head
-from m6rec_jax.model.encoder import Encoder
-from m6rec_jax.model.heads import Heads
-from m6rec_jax.model.prompts import PromptBank
-from m6rec_jax.model.source_side import Encoded, SourceSide
-from m6rec_jax.model.target_side import TargetSide
+from m6rec_jax.model.layer import dropout
+from m6rec_jax.model.prompts import SIZES_COLLECTION, prompt_variable
+from m6rec_jax.model.tower import Decoder, Tower
+from m6rec_jax.model.tuning import METHODS
+from m6rec_jax.model.tuning.heads import class_logits, of_own_classes, project
+from m6rec_jax.model.tuning.segment_embeddings import segment_embeddings
+from m6rec_jax.model.tuning.soft_prompts import prompt_embeddings
 
 Array = jax.Array
 Features = Mapping[str, Array]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """What the decoder attends to.
+
+    Attributes:
+      hidden: `[batch, prompts + source, embed]`, after the final norm.
+      mask: `[batch, prompts + source]` bool, False at padding.
+      segment_ids: `[batch, prompts + source]` int32 of packed documents (soft prompts 0), or None.
+    """
+
+    hidden: Array
+    mask: Array
+    segment_ids: Array | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -51,8 +74,32 @@ class Outputs:
     hidden: Array
 
 
+class PromptBank(nn.Module):
+    """What tasks have outside of layers: `tensors`, by name, `[tasks, ...]`."""
+
+    config: ModelConfig
+
+    def setup(self) -> None:
+        tasks = self.config.prompts.num_tasks
+        self.tensors = {
+            name: prompt_variable(self, tasks, name, *variable)
+            for method in METHODS
+            for name, variable in method.variables(self.config).items()
+        }
+
+    def sizes(self, name: str, configured: Sequence[int], task_ids: Array) -> Array | None:
+        """Each example's number of that name; None where all tasks have the capacity."""
+        if self.has_variable(SIZES_COLLECTION, name):
+            sizes = self.get_variable(SIZES_COLLECTION, name)
+        elif configured:
+            sizes = jnp.asarray(configured, jnp.int32)
+        else:
+            return None
+        return jnp.take(sizes, task_ids, axis=0)
+
+
 @gin.configurable
-class M6Rec(SourceSide, TargetSide, Heads):
+class M6Rec(nn.Module):
     """Encoder, decoder, heads and the task bank; see the module's docstring."""
 
     config: ModelConfig
@@ -60,8 +107,8 @@ class M6Rec(SourceSide, TargetSide, Heads):
     def setup(self) -> None:
         config = self.config
         self.token_embedder = TokenEmbedding(config)
-        self.encoder = Encoder(config)
-        self.decoder = Decoder(config)
+        self.encoder = Tower(config, config.num_encoder_layers, config.late_layers_start, True)
+        self.decoder = Decoder(config, config.num_decoder_layers, config.first_cross_layer, False)
         self.bank = PromptBank(config)
         if not config.logits_via_embedding:
             self.logits_head = logits_head(config)
@@ -96,26 +143,340 @@ class M6Rec(SourceSide, TargetSide, Heads):
             use_source=None if retrieval is None else retrieval.reshape(-1) == 0,
             deterministic=deterministic,
         )
-        if self.is_initializing():
-            self._touch_heads(encoded, hidden[:, :1], task_ids)
+        if self.is_initializing():  # a head of its own has variables, too
+            self.token_logits(hidden[:, :1])
         return Outputs(encoded, hidden)
-
-    def _touch_heads(self, encoded: Encoded, hidden: Array, task_ids: Array) -> None:
-        self.token_logits(hidden)
-        if self.config.prompts.head != "none":
-            self.option_logits(hidden, task_ids)
-        if self.config.prompts.retrieval_dim:
-            self.user_embedding(encoded, task_ids)
 
     def embed(self, tokens: Array, task_ids: Array) -> Array:
         """Tokens of either tower, `[batch, length]`, as the task sees them: `[..., embed]`."""
         x = self.token_embedder(tokens)
-        for of_task in (self.bank.embedding_updates, self.bank.special_token_deltas):
-            deltas = of_task(tokens, task_ids)
-            if deltas is not None:
-                x = x + deltas
+        for method in METHODS:
+            added = method.embedding(self.config, self.bank.tensors, tokens, task_ids)
+            if added is not None:
+                x = x + added
         x = x.astype(self.config.dtype)
         return nn.with_logical_constraint(x, ("batch", "length", "embed"))
+
+    # The encoder: source text and soft prompts to states, at once or in parts.
+
+    def encode(
+        self,
+        encoder_input_tokens: Array,
+        encoder_block_ids: Array,
+        task_ids: Array,
+        *,
+        segment_ids: Array | None = None,
+        deterministic: bool = True,
+    ) -> Encoded:
+        """The encoder in one pass, soft prompts in front.
+
+        Args:
+          encoder_input_tokens: int32 `[batch, source]`.
+          encoder_block_ids: int32 `[batch, source]`.
+          segment_ids: int32 `[batch, source]` of packed documents from 1; None: one per row.
+        """
+        _require_equal_shapes("encoder", encoder_input_tokens, encoder_block_ids)
+        task_ids = task_ids.reshape(-1)
+        tokens = self.embed(encoder_input_tokens, task_ids)
+        prompts = prompt_embeddings(self.config, self.bank.tensors, task_ids)
+        x = self.dropout(jnp.concatenate([prompts, tokens], axis=1), deterministic=deterministic)
+        blocks = self._with_prompts(encoder_block_ids, task_ids)
+        if segment_ids is not None:
+            segment_ids = jnp.pad(segment_ids, ((0, 0), (prompts.shape[1], 0)))
+        x = self._early(x, blocks, segment_ids, task_ids, deterministic=deterministic)
+        return self._late(x, blocks, segment_ids, task_ids, deterministic=deterministic)
+
+    def encode_segments(
+        self,
+        encoder_input_tokens: Array,
+        encoder_block_ids: Array,
+        task_ids: Array,
+        *,
+        deterministic: bool = True,
+    ) -> Array:
+        """The early layers alone, without soft prompts: what a segment cache holds.
+
+        Each block is computed by itself, whether it has a row of its own or shares one, and
+        whatever its id.
+
+        Returns:
+          `[batch, source, embed]`, to be gathered into rows and given to `encode_late`.
+        """
+        task_ids = task_ids.reshape(-1)
+        x = self.dropout(self.embed(encoder_input_tokens, task_ids), deterministic=deterministic)
+        return self._early(x, encoder_block_ids, None, task_ids, deterministic=deterministic)
+
+    def encode_prompts(self, task_ids: Array, *, deterministic: bool = True) -> Array:
+        """The early layers over the soft prompts alone: `[batch, prompts, embed]`."""
+        task_ids = task_ids.reshape(-1)
+        x = prompt_embeddings(self.config, self.bank.tensors, task_ids)
+        if not x.shape[1]:
+            return x
+        x = self.dropout(x, deterministic=deterministic)
+        blocks = self._with_prompts(jnp.zeros((x.shape[0], 0), jnp.int32), task_ids)
+        return self._early(x, blocks, None, task_ids, deterministic=deterministic)
+
+    def encode_late(
+        self,
+        prompt_hidden: Array,
+        segment_hidden: Array,
+        encoder_block_ids: Array,
+        task_ids: Array,
+        *,
+        deterministic: bool = True,
+    ) -> Encoded:
+        """The late layers over cached segments; equals `encode` within float tolerance.
+
+        Args:
+          prompt_hidden: `[batch, prompts, embed]` of `encode_prompts`.
+          segment_hidden: `[batch, source, embed]`, the blocks of a row one after the other, of
+            `encode_segments`.
+          encoder_block_ids: int32 `[batch, source]`, as `encode` would get them.
+        """
+        _require_equal_shapes("encoder", segment_hidden[..., 0], encoder_block_ids)
+        task_ids = task_ids.reshape(-1)
+        blocks = self._with_prompts(encoder_block_ids, task_ids)
+        x = jnp.concatenate([prompt_hidden, segment_hidden], axis=1)
+        return self._late(x, blocks, None, task_ids, deterministic=deterministic)
+
+    def _with_prompts(self, block_ids: Array, task_ids: Array) -> Array:
+        prompts = self.config.prompts
+        own = self.bank.sizes("num_prompts", prompts.task_num_prompts, task_ids)
+        return masks.with_prompt_blocks(block_ids, prompts.num_prompts, own)
+
+    def _early(
+        self,
+        x: Array,
+        blocks: Array,
+        segment_ids: Array | None,
+        task_ids: Array,
+        *,
+        deterministic: bool,
+    ) -> Array:
+        stop = self.config.late_layers_start
+        if stop == 0:
+            return x
+        mask = mask_bias(masks.block_mask(blocks, segment_ids))[:, None]
+        return self.encoder.run(x, mask, task_ids, start=0, stop=stop, deterministic=deterministic)
+
+    def _late(
+        self,
+        x: Array,
+        blocks: Array,
+        segment_ids: Array | None,
+        task_ids: Array,
+        *,
+        deterministic: bool,
+    ) -> Encoded:
+        config = self.config
+        start, stop = config.late_layers_start, config.num_encoder_layers
+        if start > 0:
+            added = segment_embeddings(config, self.bank.tensors, blocks, task_ids)
+            if added is not None:
+                x = x + added.astype(x.dtype)
+        mask = mask_bias(masks.source_mask(blocks, segment_ids))[:, None]
+        x = self.encoder.run(x, mask, task_ids, start=start, stop=stop, deterministic=deterministic)
+        hidden = self.encoder.finish(x, deterministic=deterministic)
+        return Encoded(hidden, blocks != 0, segment_ids)
+
+    # The decoder: packed candidates or target text to states.
+
+    def decode(
+        self,
+        encoded: Encoded,
+        decoder_input_tokens: Array,
+        decoder_block_ids: Array,
+        task_ids: Array,
+        *,
+        segment_ids: Array | None = None,
+        use_source: Array | None = None,
+        deterministic: bool = True,
+    ) -> Array:
+        """The decoder in one pass (teacher forcing).
+
+        Args:
+          encoded: of the same rows.
+          decoder_input_tokens: int32 `[batch, target]`.
+          decoder_block_ids: int32 `[batch, target]`: candidates, which do not see one another.
+          segment_ids: int32 `[batch, target]` of packed documents, or None.
+          use_source: bool `[batch]`; False: the row sees nothing of the encoder. None: all True.
+
+        Returns:
+          `[batch, target, embed]`, after the final norm.
+        """
+        x = self.decode_early(
+            decoder_input_tokens,
+            decoder_block_ids,
+            task_ids,
+            segment_ids=segment_ids,
+            deterministic=deterministic,
+        )
+        return self.decode_late(
+            encoded,
+            x,
+            decoder_block_ids,
+            task_ids,
+            segment_ids=segment_ids,
+            use_source=use_source,
+            deterministic=deterministic,
+        )
+
+    def decode_early(
+        self,
+        decoder_input_tokens: Array,
+        decoder_block_ids: Array,
+        task_ids: Array,
+        *,
+        segment_ids: Array | None = None,
+        deterministic: bool = True,
+    ) -> Array:
+        """Embedding and the decoder layers without cross attention: cacheable per candidate.
+
+        Returns:
+          `[batch, target, embed]`; just the embeddings when late interaction is off.
+        """
+        _require_equal_shapes("decoder", decoder_input_tokens, decoder_block_ids)
+        task_ids = task_ids.reshape(-1)
+        x = self.dropout(self.embed(decoder_input_tokens, task_ids), deterministic=deterministic)
+        stop = self.config.first_cross_layer
+        if stop == 0:
+            return x
+        mask = mask_bias(masks.causal_mask(decoder_block_ids, segment_ids))[:, None]
+        no_source = (None, None, None)
+        return self.decoder.run(
+            x, mask, task_ids, *no_source, start=0, stop=stop, deterministic=deterministic
+        )
+
+    def decode_late(
+        self,
+        encoded: Encoded,
+        hidden: Array,
+        decoder_block_ids: Array,
+        task_ids: Array,
+        *,
+        segment_ids: Array | None = None,
+        use_source: Array | None = None,
+        deterministic: bool = True,
+    ) -> Array:
+        """The decoder layers with cross attention over `decode_early`'s result; see `decode`."""
+        mask = mask_bias(masks.causal_mask(decoder_block_ids, segment_ids))[:, None]
+        cross = masks.cross_mask(encoded.mask, encoded.segment_ids, segment_ids)
+        source = (encoded.hidden, mask_bias(cross)[:, None], use_source)
+        x = self.decoder.run(
+            hidden,
+            mask,
+            task_ids.reshape(-1),
+            *source,
+            start=self.config.first_cross_layer,
+            stop=self.config.num_decoder_layers,
+            deterministic=deterministic,
+        )
+        return self.decoder.finish(x, deterministic=deterministic)
+
+    # One token after the other with a cache: what generation loops over. Step for step this gives
+    # what `decode` gives, within float tolerance. Every shape is fixed, so the loop may be a
+    # `lax.while_loop` and may be exported.
+
+    def start_decoding(
+        self, encoded: Encoded, task_ids: Array, *, max_length: int, rows_per_source: int = 1
+    ) -> DecoderCache:
+        """An empty cache for targets of up to max_length input tokens, `[BOS]` included.
+
+        Args:
+          encoded: one document per row.
+          task_ids: int32 `[sources]` or `[sources, 1]`, the tasks whose keys and values are wanted.
+          max_length: the cache's length.
+          rows_per_source: decoder rows (beams, samples) for each of the encoder's, next to one
+            another.
+
+        Raises:
+          ConfigError: packed documents, or a length below 1.
+        """
+        if encoded.segment_ids is not None:
+            raise ConfigError(
+                "generation takes one document per row, not packed ones (segment_ids)"
+            )
+        if max_length < 1 or rows_per_source < 1:
+            raise ConfigError(
+                f"max_length = {max_length} and rows_per_source = {rows_per_source} must be at "
+                "least 1"
+            )
+        num_rows = encoded.mask.shape[0] * rows_per_source
+        return self.decoder.start(
+            encoded.hidden, encoded.mask, task_ids.reshape(-1), num_rows, max_length
+        )
+
+    def decode_step(
+        self, cache: DecoderCache, tokens: Array, position: Array, task_ids: Array
+    ) -> tuple[Array, DecoderCache]:
+        """The state after one more input token per row.
+
+        Args:
+          cache: holds the positions before.
+          tokens: int32 `[rows]`; `[BOS]` at position 0.
+          position: int32 scalar, the same for all rows.
+          task_ids: int32 `[sources]` or `[sources, 1]`.
+
+        Returns:
+          `[rows, embed]` after the final norm, and the cache with this position.
+        """
+        task_ids = jnp.repeat(task_ids.reshape(-1), cache.rows_per_source)
+        x = self.embed(tokens[:, None], task_ids)
+        x, cache = self.decoder.step(x, cache, jnp.asarray(position, jnp.int32), task_ids)
+        return self.decoder.finish(x, deterministic=True)[:, 0], cache
+
+    # What is read off the states.
+
+    def token_logits(self, hidden: Array) -> Array:
+        """Vocabulary logits, `[..., embed]` → `[..., vocab]`, float32."""
+        tied = self.config.logits_via_embedding
+        logits = self.token_embedder.logits(hidden) if tied else self.logits_head(hidden)
+        names = ("batch", "length", "vocab") if hidden.ndim == 3 else None
+        return nn.with_logical_constraint(logits, names)
+
+    def option_logits(self, hidden: Array, task_ids: Array) -> Array:
+        """Class logits, `[batch, length, embed]` → `[batch, length, classes]`, float32.
+
+        The state that counts is the one at `[EOS]`; see `tuning.heads.class_logits`. Classes that a
+        task does not have score -1e9.
+        """
+        logits = class_logits(self.config, self.bank.tensors, hidden, task_ids.reshape(-1))
+        own = self.num_options(task_ids)
+        return logits if own is None else of_own_classes(self.config, logits, own)
+
+    def num_options(self, task_ids: Array) -> Array | None:
+        """Classes of each example's task, `[batch]`; None where all have the bank's capacity."""
+        configured = self.config.prompts.task_num_options
+        return self.bank.sizes("num_options", configured, task_ids.reshape(-1))
+
+    def user_embedding(self, encoded: Encoded, task_ids: Array) -> Array:
+        """Users for retrieval: the state at `[EOS']`, the last token of each row, projected.
+
+        Returns:
+          `[batch, retrieval]` of unit length, float32.
+        """
+        length = encoded.mask.shape[1]
+        last = jnp.max(jnp.where(encoded.mask, jnp.arange(length), 0), axis=1)
+        state = jnp.take_along_axis(encoded.hidden, last[:, None, None], axis=1)
+        return project(self.bank.tensors["user_projection"], state, task_ids.reshape(-1))[:, 0]
+
+    def item_embedding(self, hidden: Array, task_ids: Array) -> Array:
+        """Items for retrieval: decoder states `[batch, length, embed]`, projected.
+
+        Meaningful at `[EOS]`, in rows decoded with `use_source` False.
+
+        Returns:
+          `[batch, length, retrieval]` of unit length, float32.
+        """
+        return project(self.bank.tensors["item_projection"], hidden, task_ids.reshape(-1))
+
+
+def _require_equal_shapes(side: str, tokens: Array, block_ids: Array) -> None:
+    if tokens.shape != block_ids.shape:
+        raise ConfigError(
+            f"{side} tokens are {list(tokens.shape)} but {side}_block_ids are "
+            f"{list(block_ids.shape)}; both are [batch, length]"
+        )
 
 
 def initial_features() -> dict[str, Array]:

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 from flax.core import meta
 
@@ -161,8 +160,3 @@ def _rematerialised(step: Callable[..., Any], policy: str) -> Callable[..., Any]
         # By name rather than `dots_saveable`, which would keep the products' float32 sums.
         policy=jax.checkpoint_policies.save_only_these_names(PRODUCT),
     )
-
-
-def example_hidden(config: ModelConfig, length: int = 1) -> Array:
-    """Zeros `[1, length, embed]` in the activations' type, to initialise a layer with."""
-    return jnp.zeros((1, length, config.embed_dim), config.dtype)

@@ -42,6 +42,7 @@ def check_initial_prompts(
       ConfigError: an unknown choice, a model without soft prompts, labels that are not there, or
         two origins for soft prompts or for the head.
     """
+    setting = f"Start.soft_prompts = {choice!r}"
     if initial_prompts == "all" and options:
         raise ConfigError(
             "Start.options would overwrite the head that Start.prompts = 'all' "
@@ -49,32 +50,28 @@ def check_initial_prompts(
             "Start.options = () where a file binds that"
         )
     if choice not in INITIAL_SOFT_PROMPTS:
-        raise ConfigError(
-            f"Start.soft_prompts = {choice!r} is not one of " + ", ".join(INITIAL_SOFT_PROMPTS)
-        )
+        raise ConfigError(f"{setting} is not one of {', '.join(INITIAL_SOFT_PROMPTS)}")
     if choice == "random":
         return
     if not config.prompts.num_prompts:
         raise ConfigError(
-            f"Start.soft_prompts = {choice!r}, but the model has no soft prompts "
-            "(PromptConfig.num_prompts = 0)"
+            f"{setting}, but the model has no soft prompts (PromptConfig.num_prompts = 0)"
         )
     if choice == "class_labels" and not labels:
         raise ConfigError(
-            "Start.soft_prompts = 'class_labels', but Start.class_labels is empty: give a "
-            "text for each class (the macro OPTION_WORDS of gin_configs/tuning/)"
+            f"{setting}, but Start.class_labels is empty: give a text for each class (the macro "
+            "OPTION_WORDS of gin_configs/tuning/)"
         )
     if choice == "class_labels" and config.prompts.head == "option" and _meet(labels, options):
         raise ConfigError(
-            "Start.soft_prompts = 'class_labels' and Start.options are both given, "
-            "but with options the last soft prompts are the head, which can start from one of them "
-            "only: set INITIAL_OPTIONS = () to start from the labels' text, or "
-            "Start.options = () where a file binds that"
+            f"{setting} and Start.options are both given, but with options the last soft "
+            "prompts are the head, which can start from one of them only: set INITIAL_OPTIONS = () "
+            "to start from the labels' text, or Start.options = () where a file binds that"
         )
     if initial_prompts == "all":
         raise ConfigError(
-            f"Start.soft_prompts = {choice!r} would overwrite the soft prompts that "
-            "Start.prompts = 'all' takes over from the checkpoint; leave one of them out"
+            f"{setting} would overwrite the soft prompts that Start.prompts = 'all' takes "
+            "over from the checkpoint; leave one of them out"
         )
 
 
@@ -95,7 +92,7 @@ def with_initial_prompts(
     options: Words,
     seed: int,
 ) -> TrainState:
-    """Soft prompts, then options, as `train` is told to start them.
+    """Starts soft prompts, then options, as `train` is told to.
 
     Args:
       state: at step 0.
@@ -137,14 +134,7 @@ def with_prompts_of_tokens(
 ) -> TrainState:
     """Starts soft prompts, options included, as the backbone's embeddings of tokens.
 
-    Each task of a bank draws for itself, without repeating a token. The draws depend on the seed
-    alone.
-
-    Args:
-      state: at step 0.
-      config: of the model.
-      tokens: ids to draw from.
-      seed: of the draws.
+    Each task of a bank draws for itself, without repeating a token, by the seed alone.
 
     Raises:
       ConfigError: fewer tokens than soft prompts, or one outside the model's vocabulary.
@@ -183,8 +173,8 @@ def with_prompts_of_labels(
     """Starts the last soft prompts as the text of the classes, one each, in their order.
 
     A label is the mean of the backbone's embeddings of its tokens (Lester et al. 2021, section
-    3.1, whose prompts beyond the labels start from the vocabulary, too). With the option head these
-    are the options, which `with_options_of_words` may start otherwise.
+    3.1). With the option head these are the options, which `with_options_of_words` may start
+    otherwise.
 
     Args:
       state: at step 0.
@@ -198,8 +188,7 @@ def with_prompts_of_labels(
     """
     _check_classes("Start.class_labels", labels, config, task_id)
     prompts = config.prompts
-    rows = range(prompts.num_tasks) if task_id is None else [task_id]
-    least = min(prompts.of_task(row).num_prompts for row in rows)
+    least = min(prompts.of_task(row).num_prompts for row in _rows(config, task_id))
     if len(labels) > least:
         raise ConfigError(
             f"Start.class_labels has {len(labels)} labels, but there are {least} soft prompts to "
@@ -220,12 +209,11 @@ def with_options_of_words(
     words: Sequence[Sequence[int]],
     task_id: int | None = None,
 ) -> TrainState:
-    """Starts the head's classes as the backbone's own output vectors of words: their label's text.
+    """Starts the head's classes as the backbone's own output vectors of their words.
 
     Those are the options, or the columns of a linear head. The logit of a class is then that of its
-    word's first token in the language model, which is what a backbone that writes these words after
-    `[EOS]` predicts there: it scores before its tuning begins. (Of the word's further tokens it
-    says nothing there, so they are left out.)
+    word's first token in the language model: a backbone that has learnt to write these words after
+    `[EOS]` scores before its tuning begins.
 
     Args:
       state: at step 0.
@@ -237,8 +225,7 @@ def with_options_of_words(
       ConfigError: another number of words than classes, a word without tokens, two that begin with
         the same one, or no head.
     """
-    head = config.prompts.head
-    if head == "none":
+    if config.prompts.head == "none":
         raise ConfigError(
             "Start.options names words of classes, but the model has none "
             "(PromptConfig.head = 'none')"
@@ -250,38 +237,37 @@ def with_options_of_words(
             "Start.options: two classes begin with the same token of this vocabulary, so "
             "the language model cannot tell them apart; choose other words"
         )
-    tied = config.logits_via_embedding
+    linear, tied = config.prompts.head == "linear", config.logits_via_embedding
+    places = slice(None) if task_id is None else task_id
 
     def put(old: jax.Array, table: jax.Array) -> jax.Array:
         # The logits of the language model's own matrix lack the scale that those of classes have.
         options = table[first] if tied else table[:, first].T * config.embed_dim**0.5
         options = options.astype(old.dtype)
-        places = slice(None) if task_id is None else task_id
-        if head == "linear":
+        if linear:
             return old.at[places, :, : len(words)].set(options.T)
         return old.at[places, -len(words) :].set(options)
 
     def unbiased(old: jax.Array, _: jax.Array) -> jax.Array:
-        places = slice(None) if task_id is None else task_id
         return old.at[places, : len(words)].set(0)
 
-    table = (
-        state.params["token_embedder"]["embedding"]
-        if tied
-        else state.params["logits_head"]["kernel"]
-    )
-    if head == "linear":  # `initial_prompts='matching'` may have taken over a bias
+    params = state.params
+    table = params["token_embedder"]["embedding"] if tied else params["logits_head"]["kernel"]
+    if linear:  # `initial_prompts='matching'` may have taken over a bias
         state = _with_tensor(state, "head_bias", unbiased, table)
-    return _with_tensor(state, "head_kernel" if head == "linear" else "soft_prompts", put, table)
+    return _with_tensor(state, "head_kernel" if linear else "soft_prompts", put, table)
+
+
+def _rows(config: ModelConfig, task_id: int | None) -> Sequence[int]:
+    return range(config.prompts.num_tasks) if task_id is None else [task_id]
 
 
 def _check_classes(
     setting: str, words: Sequence[Sequence[int]], config: ModelConfig, task_id: int | None
 ) -> None:
-    """Every class must have a word, and every word be a class's."""
-    prompts = config.prompts
-    rows = range(prompts.num_tasks) if task_id is None else [task_id]
-    numbers = sorted({prompts.of_task(row).num_options for row in rows})
+    """Every class must have a word, and every word a class."""
+    rows = _rows(config, task_id)
+    numbers = sorted({config.prompts.of_task(row).num_options for row in rows})
     if numbers != [len(words)]:
         whose = "the model" if task_id is None else f"task {task_id}"
         raise ConfigError(

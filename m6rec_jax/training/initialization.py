@@ -11,7 +11,6 @@ import optax
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from m6rec_jax.bank.layout import TASKS, prompt_leaves, tasks_with_whole_slice
 from m6rec_jax.checkpoints.location import StepLocation, locate, read_manifest
 from m6rec_jax.checkpoints.manifest import Manifest, RunDescription, same_task_sizes
 from m6rec_jax.checkpoints.restore import (
@@ -23,7 +22,9 @@ from m6rec_jax.checkpoints.restore import (
 from m6rec_jax.checkpoints.trees import PyTree, flatten, unflatten
 from m6rec_jax.errors import CheckpointError, ConfigError
 from m6rec_jax.model.config import ModelConfig
+from m6rec_jax.model.layout import TASKS, prompt_leaves, tasks_with_whole_slice
 from m6rec_jax.model.m6rec import M6Rec, initial_features
+from m6rec_jax.model.tuning import METHODS
 from m6rec_jax.sharding import LogicalRules, axis_rules, replicated
 from m6rec_jax.training.train_state import TrainState, trainable_groups
 
@@ -184,16 +185,14 @@ def _other_meanings(manifest: Manifest, config: ModelConfig) -> dict[str, str]:
     except CheckpointError:
         return {}
     own = config.prompts
-    there = {
-        "special_token": ("special_token_ids", saved.special_token_ids and own.special_token_ids),
-        "lora_": ("lora_scale", saved.lora_rank and own.lora_rank),
-        "adapter": ("adapter_activation", saved.adapter_rank and own.adapter_rank),
-    }
-    return {
-        part: f"PromptConfig.{name}: {getattr(saved, name)} -> {getattr(own, name)}"
-        for part, (name, have_some) in there.items()
-        if have_some and getattr(saved, name) != getattr(own, name)
-    }
+    changed: dict[str, str] = {}
+    for method in METHODS:
+        for name in method.meanings if method.used(saved) and method.used(own) else ():
+            before, now = getattr(saved, name), getattr(own, name)
+            if before != now:
+                text = f"PromptConfig.{name}: {before} -> {now}"
+                changed |= dict.fromkeys(method.groups, text)
+    return changed
 
 
 def _as(tree: PyTree, like: PyTree) -> PyTree:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from m6rec_jax.checkpoints.trees import flatten
 from m6rec_jax.model.config import ModelConfig, PromptConfig
 from m6rec_jax.model.frozen_backbone import held_in
 from m6rec_jax.model.m6rec import M6Rec, initial_features
+from m6rec_jax.model.tuning import METHODS
 
 BACKBONE, PROMPTS = "backbone", "prompts"
 # The first substring found in a leaf's name decides its group.
@@ -25,16 +27,7 @@ _GROUPS = {
         "decoder": "decoder",
         "logits_head": "head",
     },
-    PROMPTS: {
-        "adapter": "adapters",
-        "lora_": "LoRA",
-        "soft_prompts": "soft prompts",
-        "embedding_update": "embedding updates",
-        "special_token": "special tokens",
-        "segment": "segment embeddings",
-        "projection": "projections",
-        "head_": "task head",
-    },
+    PROMPTS: {part: row for method in METHODS for part, row in method.groups.items()},
 }
 
 
@@ -83,52 +76,47 @@ class ParameterTable:
 
     @property
     def trainable_share(self) -> float:
-        """Parameters that train for one task, as a share of the backbone (paper: about 1%).
+        """Parameters that train for the largest task, as a share of the backbone (paper: about 1%).
 
-        Of the task that has most. When the backbone trains itself the share exceeds 1.
+        When the backbone trains itself the share exceeds 1.
         """
         return self._share(max(self.of_tasks))
 
     def _share(self, prompts: int) -> float:
         backbone = self.count(BACKBONE)
-        return (prompts + (backbone if self._backbone_trains() else 0)) / backbone
+        trains = any(group.trains for group in self.groups if group.part == BACKBONE)
+        return (prompts + (backbone if trains else 0)) / backbone
 
     def render(self) -> str:
         """The table as text."""
-        rows = [("part", "group", "parameters", "of backbone", "bytes", "trains")]
         backbone = self.count(BACKBONE)
-        for group in self.groups:
-            rows.append(
-                (
-                    group.part,
-                    group.name,
-                    f"{group.count:,}",
-                    f"{group.count / backbone:.2%}",
-                    f"{group.num_bytes:,}",
-                    "yes" if group.trains else "no",
-                )
-            )
-        sums = [
-            (part, "all", [group for group in self.groups if group.part == part])
-            for part in (BACKBONE, PROMPTS)
-        ]
-        sums.append(("both", "all", list(self.groups)))
-        sums.append(("both", "trains", [group for group in self.groups if group.trains]))
-        for part, name, groups in sums:
+
+        def row(part: str, name: str, groups: Sequence[Group], trains: str) -> tuple[str, ...]:
             count = sum(group.count for group in groups)
             size = sum(group.num_bytes for group in groups)
-            rows.append((part, name, f"{count:,}", f"{count / backbone:.2%}", f"{size:,}", ""))
-        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-        left = (True, True, False, False, False, True)
+            return part, name, f"{count:,}", f"{count / backbone:.2%}", f"{size:,}", trains
+
+        of_parts = {
+            part: [group for group in self.groups if group.part == part]
+            for part in (BACKBONE, PROMPTS)
+        }
+        rows = [
+            ("part", "group", "parameters", "of backbone", "bytes", "trains"),
+            *(row(g.part, g.name, [g], "yes" if g.trains else "no") for g in self.groups),
+            *(row(part, "all", groups, "") for part, groups in of_parts.items()),
+            row("both", "all", self.groups, ""),
+            row("both", "trains", [group for group in self.groups if group.trains], ""),
+        ]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = [
             "  ".join(
-                cell.ljust(width) if is_left else cell.rjust(width)
-                for cell, width, is_left in zip(row, widths, left, strict=True)
+                cell.rjust(width) if 2 <= i <= 4 else cell.ljust(width)
+                for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
             ).rstrip()
-            for row in rows
+            for cells in rows
         ]
         lines.insert(1, "-" * max(map(len, lines)))
-        lines.insert(-len(sums), lines[1])
+        lines.insert(-4, lines[1])
         share = f"trains per task: {self.trainable_share:.2%} of the backbone"
         if len(self.of_tasks) > 1:
             if (least := min(self.of_tasks)) < max(self.of_tasks):
@@ -138,39 +126,6 @@ class ParameterTable:
                 share += f"; {room:,} of its parameters are room that smaller ones leave"
             share += ")"
         return "\n".join([*lines, share])
-
-    def _backbone_trains(self) -> bool:
-        return any(group.trains for group in self.groups if group.part == BACKBONE)
-
-
-def parameter_table(
-    variables: dict[str, Any], trainable: str, of_tasks: tuple[int, ...]
-) -> ParameterTable:
-    """Counts a model's variables.
-
-    Args:
-      variables: `{'params': ..., 'prompts': ...}` of arrays or `jax.ShapeDtypeStruct`.
-      trainable: 'prompts' or 'all'.
-      of_tasks: see `ParameterTable`.
-    """
-    sums: dict[tuple[str, str], tuple[int, int]] = {}
-    for collection, part in (("params", BACKBONE), ("prompts", PROMPTS)):
-        for name, leaf in flatten(variables.get(collection, {})).items():
-            group = next((g for key, g in _GROUPS[part].items() if key in name), "other")
-            count = math.prod(leaf.shape)
-            total, size = sums.get((part, group), (0, 0))
-            sums[part, group] = total + count, size + count * np.dtype(leaf.dtype).itemsize
-    order = {
-        (part, group): i
-        for i, (part, group) in enumerate(
-            (part, group) for part, names in _GROUPS.items() for group in (*names.values(), "other")
-        )
-    }
-    groups = tuple(
-        Group(part, name, *sums[part, name], trains=trainable == "all" or part == PROMPTS)
-        for part, name in sorted(sums, key=order.__getitem__)
-    )
-    return ParameterTable(groups, of_tasks)
 
 
 def count_parameters(
@@ -186,7 +141,24 @@ def count_parameters(
     variables = abstract_variables(M6Rec(config))
     if trainable != "all":
         variables = {**variables, "params": held_in(variables["params"], frozen_dtype)}
-    return parameter_table(variables, trainable, _of_tasks(config))
+    groups = []
+    for collection, part in (("params", BACKBONE), ("prompts", PROMPTS)):
+        leaves = flatten(variables.get(collection, {}))
+        row_of = {
+            name: next((row for key, row in _GROUPS[part].items() if key in name), "other")
+            for name in leaves
+        }
+        for row in dict.fromkeys((*_GROUPS[part].values(), "other")):
+            own = [leaf for name, leaf in leaves.items() if row_of[name] == row]
+            if own:
+                sizes = [math.prod(leaf.shape) for leaf in own]
+                num_bytes = sum(
+                    size * np.dtype(leaf.dtype).itemsize
+                    for size, leaf in zip(sizes, own, strict=True)
+                )
+                trains = trainable == "all" or part == PROMPTS
+                groups.append(Group(part, row, sum(sizes), num_bytes, trains))
+    return ParameterTable(tuple(groups), _of_tasks(config))
 
 
 def _of_tasks(config: ModelConfig) -> tuple[int, ...]:

@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from m6rec_jax.bank.layout import Leaf, prompt_leaves, tasks_with_whole_slice
 from m6rec_jax.checkpoints.trees import flatten, unflatten
 from m6rec_jax.model.config import TASK_SIZES, ModelConfig
+from m6rec_jax.model.layout import Leaf, prompt_leaves, tasks_with_whole_slice
 from m6rec_jax.model.prompts import COLLECTION, task_axis
 
 _START = f"{COLLECTION}/"

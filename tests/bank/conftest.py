@@ -14,7 +14,6 @@ from flax import linen as nn
 
 from m6rec_jax.bank.capacity import BankCapacity
 from m6rec_jax.bank.folder import BankFolder, TaskPrompts
-from m6rec_jax.bank.layout import prompt_leaves
 from m6rec_jax.bank.manifest import PromptManifest, dataset_fingerprint, method_of
 from m6rec_jax.checkpoints.fingerprint import backbone_fingerprint, fingerprint
 from m6rec_jax.checkpoints.manifest import RunDescription, tensor_specs
@@ -25,6 +24,7 @@ from m6rec_jax.engine.loaded_model import InferenceSettings
 from m6rec_jax.engine.model_folder import save_assets
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
+from m6rec_jax.model.layout import prompt_leaves
 from m6rec_jax.model.m6rec import initial_features
 from m6rec_jax.text.vocabulary import Vocabulary
 from tests.pipeline import shop_rows

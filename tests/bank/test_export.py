@@ -17,7 +17,6 @@ import pytest
 from m6rec_jax.bank.adding import add_prompts
 from m6rec_jax.bank.export import export_prompts
 from m6rec_jax.bank.folder import BankFolder, TaskPrompts
-from m6rec_jax.bank.layout import prompt_leaves
 from m6rec_jax.bank.manifest import PromptManifest
 from m6rec_jax.checkpoints.fingerprint import backbone_fingerprint, fingerprint
 from m6rec_jax.checkpoints.manifest import RunDescription, tensor_specs
@@ -30,6 +29,7 @@ from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.errors import CheckpointError, ConfigError
 from m6rec_jax.io.atomic import new_folder
 from m6rec_jax.model import ModelConfig, PromptConfig
+from m6rec_jax.model.layout import prompt_leaves
 from tests.bank.conftest import Backbone, random_params
 
 PROMPTS = PromptConfig(

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from m6rec_jax.bank import folder as folders
 from m6rec_jax.bank.adding import add_prompts
 from m6rec_jax.bank.folder import BankFolder, TaskPrompts, read_prompts
-from m6rec_jax.bank.manifest import PromptManifest, method_of, parse_prompt_manifest
+from m6rec_jax.bank.manifest import method_of, parse_prompt_manifest
 from m6rec_jax.bank.report import inspect_task, read_manifests, tasks_table
 from m6rec_jax.cli import main
 from m6rec_jax.errors import CheckpointError, ConfigError, DataError
@@ -346,22 +346,15 @@ def test_a_changed_manifest_is_refused(
     assert not (tmp_path / "other").exists()
 
 
-def test_a_bank_of_the_first_format(bank: BankFolder, all_prompts: dict[str, TaskPrompts]) -> None:
-    """Written before manifests had a fingerprint: read as it is; without one, format 2 is not."""
+def test_the_layout_of_a_manifest_does_not_matter(bank: BankFolder) -> None:
     file = bank.path / "stars" / "manifest.json"
     values = json.loads(file.read_text())
-    file.write_text(json.dumps(values, sort_keys=True))  # laid out otherwise, it says the same
+    file.write_text(json.dumps(values, sort_keys=True))
     bank.read("stars")
     del values["manifest_fingerprint"]
     file.write_text(json.dumps(values))
     with pytest.raises(CheckpointError, match="is damaged"):
         bank.read("stars")
-    del values["dataset_fingerprint"]
-    file.write_text(json.dumps(values | {"format": 1}))
-    expected = dataclasses.replace(all_prompts["stars"].manifest, dataset_fingerprint=None)
-    assert bank.read("stars").manifest == expected
-    (bank.path / "stars" / "dataset.json").unlink()
-    assert bank.read("stars").dataset_spec is None
 
 
 def test_report(bank: BankFolder, tmp_path: Path) -> None:
@@ -437,19 +430,13 @@ def paths_in(values: Any, prefix: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]
     return found
 
 
-@pytest.mark.parametrize("fingerprinted", [True, False])
 @settings(max_examples=80, deadline=None)
 @given(data=st.data())
 def test_any_damage_to_a_manifest_is_an_error_of_ours(
-    fingerprinted: bool, data: st.DataObject, all_prompts: dict[str, TaskPrompts]
+    data: st.DataObject, all_prompts: dict[str, TaskPrompts]
 ) -> None:
-    """Of the first format no fingerprint tells: what it says is parsed, whatever it is."""
     manifest = all_prompts["ctr"].manifest
     values = json.loads(json.dumps(manifest.to_json()))
-    if not fingerprinted:
-        values["format"] = 1
-        del values["manifest_fingerprint"], values["dataset_fingerprint"]
-        manifest = dataclasses.replace(manifest, dataset_fingerprint=None)
     assert parse_prompt_manifest(json.dumps(values), "here") == manifest
     path = data.draw(st.sampled_from(paths_in(values)))
     inner = values
@@ -462,13 +449,9 @@ def test_any_damage_to_a_manifest_is_an_error_of_ours(
     text = json.dumps(values)
     if data.draw(st.booleans()):
         text = text[: data.draw(st.integers(0, len(text)))]
+    message = ""
     try:
-        message = ""
         parsed = parse_prompt_manifest(text, "here")
     except CheckpointError as error:
         message = str(error)
-    if not message:
-        # Without a fingerprint a value may pass that is another one of its type.
-        assert parsed == manifest if fingerprinted else isinstance(parsed, PromptManifest)
-    else:
-        assert message.startswith("here ")
+    assert message.startswith("here ") if message else parsed == manifest

@@ -14,7 +14,6 @@ from m6rec_jax.engine.constraints import AllowedTokens, any_text
 from m6rec_jax.engine.decoding import Decoded, decode, greedy, model_step
 from m6rec_jax.engine.sampling import SamplingOptions, sampler
 from m6rec_jax.engine.token_trie import build_trie
-from m6rec_jax.model.cached_decoding import start_decoding
 from m6rec_jax.text import rows
 from m6rec_jax.text.vocabulary import EOS_ID
 from tests.engine.tiny_model import make_model
@@ -200,7 +199,9 @@ def test_cached_greedy_equals_uncached(setup: Any) -> None:
 
     @jax.jit
     def cached(variables: Any, encoded: Any) -> Decoded:
-        cache = model.apply(variables, encoded, TASKS, max_length=LENGTH, method=start_decoding)
+        cache = model.apply(
+            variables, encoded, TASKS, max_length=LENGTH, method=model.start_decoding
+        )
         return decode(model_step(model, variables, TASKS), cache, forced, constraint)
 
     @jax.jit
@@ -226,7 +227,7 @@ def test_cached_beam_search_equals_uncached(setup: Any) -> None:
             *(variables, encoded, TASKS),
             max_length=LENGTH,
             rows_per_source=beams,
-            method=start_decoding,
+            method=model.start_decoding,
         )
         step = model_step(model, variables, TASKS)
         return beam_search(step, cache, forced, constraint, num_beams=beams, length_penalty=0.6)

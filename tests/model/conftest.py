@@ -1,5 +1,6 @@
 """A tiny model, a batch with padding everywhere, and variables without a single zero."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from flax import linen as nn
 
 from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
+from m6rec_jax.model.tuning.lora import TARGETS
 
 Variables = dict[str, Any]
 Features = Mapping[str, np.ndarray]
@@ -43,6 +45,13 @@ def config(prompt_config: PromptConfig) -> ModelConfig:
         late_layers_start=2,
         prompts=prompt_config,
     )
+
+
+@pytest.fixture(scope="session")
+def every_method(config: ModelConfig) -> ModelConfig:
+    """LoRA and updates of the embedding beside what `config` has."""
+    methods = {"lora_rank": 2, "lora_scale": 0.7, "lora_targets": TARGETS, "embedding_rank": 1}
+    return config.replace(prompts=dataclasses.replace(config.prompts, **methods))
 
 
 def _row(lengths: list[int], total: int) -> np.ndarray:

@@ -11,7 +11,6 @@ import pytest
 
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.model import Encoded, M6Rec, ModelConfig
-from m6rec_jax.model.cached_decoding import decode_step, start_decoding
 
 Make = Callable[..., dict[str, Any]]
 Features = dict[str, np.ndarray]
@@ -21,9 +20,9 @@ TASKS = np.array([[1], [0], [2]], np.int32)
 
 
 @pytest.fixture(scope="module")
-def many_tasks(config: ModelConfig) -> ModelConfig:
-    """A bank of three tasks: every row has adapters, soft prompts and special tokens of its own."""
-    return config.replace(prompts=dataclasses.replace(config.prompts, num_tasks=3))
+def many_tasks(every_method: ModelConfig) -> ModelConfig:
+    """A bank of three tasks: every row has its own of all that tuning methods change."""
+    return every_method.replace(prompts=dataclasses.replace(every_method.prompts, num_tasks=3))
 
 
 def targets(rows: int) -> np.ndarray:
@@ -58,13 +57,13 @@ def stepwise(
             TASKS,
             max_length=max_length,
             rows_per_source=tokens.shape[0] // encoded.mask.shape[0],
-            method=start_decoding,
+            method=M6Rec.start_decoding,
         )
 
         def step(cache: Any, inputs: Any) -> Any:
             position, column = inputs
             hidden, cache = model.apply(
-                variables, cache, column, position, jnp.asarray(TASKS), method=decode_step
+                variables, cache, column, position, jnp.asarray(TASKS), method=M6Rec.decode_step
             )
             return cache, hidden
 
@@ -109,8 +108,9 @@ def test_steps_equal_teacher_forcing(
 def test_adapters_late_only(
     many_tasks: ModelConfig, make_variables: Make, features: Features
 ) -> None:
-    prompts = dataclasses.replace(many_tasks.prompts, adapters_late_only=True)
-    config = many_tasks.replace(prompts=prompts)
+    bank = dataclasses.replace(many_tasks.prompts, embedding_rank=0)
+    many_tasks = many_tasks.replace(prompts=bank)
+    config = many_tasks.replace(prompts=dataclasses.replace(bank, adapters_late_only=True))
     model, variables = M6Rec(config), make_variables(config)
     encoded, tokens = encode(model, variables, features), targets(3)
     expected = at_once(model, variables, encoded, tokens)
@@ -165,13 +165,13 @@ def test_cache_shapes_and_rows(
 ) -> None:
     model, variables = M6Rec(many_tasks), make_variables(many_tasks)
     encoded = encode(model, variables, features)
-    start = {"max_length": 7, "rows_per_source": 2, "method": start_decoding}
+    start = {"max_length": 7, "rows_per_source": 2, "method": M6Rec.start_decoding}
     cache: Any = model.apply(variables, encoded, TASKS, **start)
     assert cache.past.key.shape == cache.past.value.shape == (2, 6, 7, 2, 5)
     assert cache.source.key.shape == (1, 3, 15, 2, 5)  # one late layer; 4 soft prompts, 11 tokens
     assert (cache.length, cache.num_rows, cache.rows_per_source) == (7, 6, 2)
     tokens = targets(6)[:, 0] + np.arange(6, dtype=np.int32)
-    stepped: Any = model.apply(variables, cache, tokens, 3, TASKS, method=decode_step)[1]
+    stepped: Any = model.apply(variables, cache, tokens, 3, TASKS, method=M6Rec.decode_step)[1]
     written = np.abs(np.asarray(stepped.past.key)).sum((0, 1, 3, 4)) > 0
     assert written.tolist() == [False] * 3 + [True] + [False] * 3
     swapped = stepped.take_rows(jnp.array([1, 0, 3, 3, 4, 5]))
@@ -185,6 +185,6 @@ def test_clear_errors(many_tasks: ModelConfig, make_variables: Make, features: F
     encoded = encode(model, variables, features)
     packed = Encoded(encoded.hidden, encoded.mask, jnp.ones(encoded.mask.shape, jnp.int32))
     with pytest.raises(ConfigError, match="one document per row"):
-        model.apply(variables, packed, TASKS, max_length=4, method=start_decoding)
+        model.apply(variables, packed, TASKS, max_length=4, method=M6Rec.start_decoding)
     with pytest.raises(ConfigError, match="max_length = 0"):
-        model.apply(variables, encoded, TASKS, max_length=0, method=start_decoding)
+        model.apply(variables, encoded, TASKS, max_length=0, method=M6Rec.start_decoding)

@@ -11,7 +11,6 @@ from flax import linen as nn
 
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
-from m6rec_jax.model.cached_decoding import decode_step, start_decoding
 
 Make = Callable[..., dict[str, Any]]
 Features = dict[str, np.ndarray]
@@ -30,11 +29,11 @@ def hidden(config: ModelConfig, variables: Any, features: Features) -> np.ndarra
     return np.asarray(jax.jit(M6Rec(config).apply)(variables, features).hidden)
 
 
-def merged(variables: Any, task: int = 0) -> dict[str, Any]:
+def merged(variables: Any) -> dict[str, Any]:
     """The backbone with E + A B in place of E, summed in float64."""
     params = jax.tree.map(np.copy, variables["params"])
     bank = variables["prompts"]["bank"]
-    a, b = (np.asarray(bank[f"embedding_update_{key}"][task], np.float64) for key in "ab")
+    a, b = (np.asarray(bank[f"embedding_update_{key}"][0], np.float64) for key in "ab")
     table = params["token_embedder"]["embedding"]
     params["token_embedder"]["embedding"] = (table + a @ b).astype(np.float32)
     return {"params": params, "prompts": variables["prompts"]}
@@ -48,45 +47,6 @@ def test_equals_a_merged_table(
     actual = hidden(tuned, variables, features)
     np.testing.assert_allclose(actual, hidden(plain, merged(variables), features), **TOLERANCE)
     assert np.abs(actual - hidden(plain, variables, features)).max() > 1e-2
-
-
-def test_decoding_step_by_step_has_them_too(
-    config: ModelConfig, make_variables: Make, features: Features
-) -> None:
-    tuned, plain = with_updates(config), with_updates(config, rank=0)
-    variables = make_variables(tuned)
-
-    def steps(config: ModelConfig, variables: Any) -> np.ndarray:
-        model, tasks = M6Rec(config), np.zeros((3,), np.int32)
-        source = (features["encoder_input_tokens"], features["encoder_block_ids"], tasks)
-        encoded = model.apply(variables, *source, method="encode")
-        cache = model.apply(variables, encoded, tasks, max_length=3, method=start_decoding)
-        states = []
-        for position, token in enumerate((5, 11, 29)):
-            tokens = np.full((3,), token, np.int32)
-            state, cache = model.apply(
-                *(variables, cache, tokens, position, tasks), method=decode_step
-            )
-            states.append(state)
-        return np.stack(states)
-
-    np.testing.assert_allclose(
-        steps(tuned, variables), steps(plain, merged(variables)), **TOLERANCE
-    )
-
-
-def test_each_example_has_its_tasks(
-    config: ModelConfig, make_variables: Make, features: Features
-) -> None:
-    tuned = with_updates(config, num_tasks=3)
-    variables = make_variables(tuned)
-    tasks = np.array([[2], [0], [1]], np.int32)
-    together = hidden(tuned, variables, {**features, "task_ids": tasks})
-    for row, task in enumerate(tasks[:, 0]):
-        plain = with_updates(tuned, rank=0)
-        same = {**features, "task_ids": np.full_like(tasks, task)}
-        alone = hidden(plain, merged(variables, task), same)
-        np.testing.assert_allclose(together[row], alone[row], **TOLERANCE)
 
 
 def test_vocabulary_logits_keep_the_backbones_table(

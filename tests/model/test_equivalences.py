@@ -179,10 +179,12 @@ def test_a_retrieval_row_ignores_its_source(
     assert np.abs(before[0] - after[0])[real[0]].max() > 1e-3
 
 
+@pytest.mark.parametrize("changes", [{}, {"share_layers": True, "scan_unroll": 0}], ids=str)
 def test_mixed_tasks_equal_each_alone(
-    config: ModelConfig, make_variables: Make, features: Features
+    every_method: ModelConfig, make_variables: Make, features: Features, changes: dict[str, Any]
 ) -> None:
     """Three tasks in one batch of a bank of three = three banks of one."""
+    config = every_method.replace(**changes)
     bank_config = config.replace(prompts=dataclasses.replace(config.prompts, num_tasks=3))
     variables = make_variables(bank_config)
     task_ids = np.array([[2], [0], [1]], np.int32)

@@ -12,8 +12,7 @@ from flax import linen as nn
 
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
-from m6rec_jax.model.cached_decoding import decode_step, start_decoding
-from m6rec_jax.model.config import LORA_TARGETS
+from m6rec_jax.model.tuning.lora import TARGETS as LORA_TARGETS
 
 Make = Callable[..., dict[str, Any]]
 Features = dict[str, np.ndarray]
@@ -73,31 +72,6 @@ def test_equals_merged_weights(
     assert np.abs(actual - hidden(plain, variables, features)).max() > 1e-2
 
 
-def test_equals_the_numpy_reference(
-    config: ModelConfig, make_variables: Make, features: Features
-) -> None:
-    from tests.model.test_numpy_reference import Reference
-
-    tuned = with_lora(config)
-    variables = make_variables(tuned)
-    reference = Reference(with_lora(config, lora_rank=0), merged(tuned, variables))
-    actual = hidden(tuned, variables, features)
-    for row in range(3):
-        source, present = reference.encode(
-            features["encoder_input_tokens"][row], features["encoder_block_ids"][row]
-        )
-        expected = reference.decode(
-            source,
-            present,
-            features["decoder_input_tokens"][row],
-            features["decoder_block_ids"][row],
-            features["retrieval"][row, 0] == 0,
-            first_cross=1,
-        )
-        real = features["decoder_block_ids"][row] > 0
-        np.testing.assert_allclose(actual[row][real], expected[real], rtol=3e-5, atol=3e-5)
-
-
 @pytest.mark.parametrize("changes", [{}, {"matmul_dtype": "bfloat16", "share_layers": True}])
 def test_a_new_task_starts_from_the_backbone_exactly(
     config: ModelConfig, features: Features, changes: dict[str, Any]
@@ -137,33 +111,6 @@ def test_variables(config: ModelConfig, features: Features) -> None:
         M6Rec(tuned.replace(prompts=PromptConfig())).init, jax.random.key(0), features
     )
     assert jax.tree.map(jnp.shape, boxed["params"]) == jax.tree.map(jnp.shape, bare["params"])
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {},
-        {"share_layers": True, "scan_unroll": 0},
-        {"dtype": "bfloat16"},
-    ],
-    ids=str,
-)
-def test_mixed_tasks_equal_each_alone(
-    config: ModelConfig, make_variables: Make, features: Features, changes: dict[str, Any]
-) -> None:
-    bank = with_lora(config, num_tasks=3).replace(**changes)
-    variables, task_ids = make_variables(bank), np.array([[2], [0], [1]], np.int32)
-    mixed = hidden(bank, variables, {**features, "task_ids": task_ids})
-    tolerance = 3e-2 if "dtype" in changes else 2e-5
-    alone_config = with_lora(config).replace(**changes)
-    for row, task in enumerate(task_ids[:, 0]):
-
-        def only(path: Any, leaf: np.ndarray, task: int = task) -> np.ndarray:
-            return leaf[:, task : task + 1] if "layers" in str(path) else leaf[task : task + 1]
-
-        prompts = jax.tree_util.tree_map_with_path(only, variables["prompts"])
-        alone = hidden(alone_config, {"params": variables["params"], "prompts": prompts}, features)
-        np.testing.assert_allclose(mixed[row], alone[row], rtol=tolerance, atol=tolerance)
 
 
 def test_a_small_task_in_a_large_bank(
@@ -213,63 +160,6 @@ def test_late_layers_only(config: ModelConfig, make_variables: Make, features: F
 
     assert [changed("encoder", layer) > 1e-3 for layer in range(3)] == [False, False, True]
     assert [changed("decoder", layer) > 1e-3 for layer in range(2)] == [False, True]
-
-
-@pytest.mark.parametrize(
-    ("changes", "beams", "late_only"),
-    [
-        ({}, 2, False),
-        ({}, 1, True),
-        ({"late_layers_start": 0, "scan_unroll": 0}, 1, False),
-        ({"share_layers": True, "per_layer_relative_bias": True}, 2, False),
-        ({"decoder_late_start": 2}, 1, False),  # no layer attends to the source at all
-        ({"matmul_dtype": "bfloat16", "scan_unroll": 0}, 2, False),
-    ],
-    ids=str,
-)
-def test_cached_decoding_equals_teacher_forcing(
-    config: ModelConfig,
-    make_variables: Make,
-    features: Features,
-    changes: dict[str, Any],
-    beams: int,
-    late_only: bool,
-) -> None:
-    """Three tasks, whose keys and values of the source are projected once, by their own updates."""
-    bank = with_lora(config, num_tasks=3, adapters_late_only=late_only).replace(**changes)
-    model, variables = M6Rec(bank), make_variables(bank)
-    task_ids = np.array([[1], [0], [2]], np.int32)
-    tokens = np.random.default_rng(1).integers(0, 32, (3 * beams, 6)).astype(np.int32)
-    encoded = jax.jit(lambda *args: model.apply(*args, method=model.encode))(
-        variables, features["encoder_input_tokens"], features["encoder_block_ids"], task_ids
-    )
-
-    @jax.jit
-    def stepwise(variables: Any, encoded: Any) -> Any:
-        cache: Any = model.apply(
-            *(variables, encoded, task_ids),
-            max_length=6,
-            rows_per_source=beams,
-            method=start_decoding,
-        )
-
-        def step(cache: Any, inputs: Any) -> Any:
-            position, column = inputs
-            written, cache = model.apply(
-                *(variables, cache, column, position, jnp.asarray(task_ids)), method=decode_step
-            )
-            return cache, written
-
-        _, written = jax.lax.scan(step, cache, (jnp.arange(6), jnp.asarray(tokens.T)))
-        return jnp.moveaxis(written, 0, 1)
-
-    actual = np.asarray(stepwise(variables, encoded))
-    at_once = jax.jit(lambda *args: model.apply(*args, method=model.decode))
-    tolerance = 2e-2 if "matmul_dtype" in changes else 3e-5
-    for beam in range(beams):
-        rows = tokens[beam::beams]
-        expected = at_once(variables, encoded, rows, np.ones_like(rows), task_ids)
-        np.testing.assert_allclose(actual[beam::beams], expected, rtol=tolerance, atol=tolerance)
 
 
 def test_config_errors() -> None:

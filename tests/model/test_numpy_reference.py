@@ -10,8 +10,7 @@ import pytest
 
 from m6rec_jax.model import M6Rec, ModelConfig
 from m6rec_jax.model.attention import mask_bias
-from m6rec_jax.model.decoder import DecoderLayer
-from m6rec_jax.model.encoder import EncoderLayer
+from m6rec_jax.model.layer import Layer
 from m6rec_jax.model.relative_bias import relative_position_bucket, spread_by_distance
 
 
@@ -247,7 +246,7 @@ def test_one_encoder_layer(config: ModelConfig, make_variables: Any) -> None:
         ],
         np.float32,
     )[None]
-    actual = EncoderLayer(config).apply(
+    actual = Layer(config, bidirectional=True).apply(
         {"params": params, "prompts": {"mlp": {"adapter": adapter}}},
         x,
         mask_bias(jnp.asarray(visible))[:, None],
@@ -274,7 +273,7 @@ def test_one_decoder_layer(config: ModelConfig, make_variables: Any, use_source:
         ],
         np.float32,
     )[None]
-    actual = DecoderLayer(config).apply(
+    actual = Layer(config, bidirectional=False).apply(
         {"params": params, "prompts": {"mlp": {"adapter": adapter}}},
         x,
         mask_bias(jnp.asarray(visible))[:, None],

@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from m6rec_jax.bank.layout import prompt_leaves, take_task
 from m6rec_jax.checkpoints.manifest import RunDescription
 from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.checkpoints.trees import flatten
 from m6rec_jax.errors import CheckpointError, ConfigError
 from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
+from m6rec_jax.model.layout import prompt_leaves, take_task
 from m6rec_jax.sharding import data_parallel, make_mesh
 from m6rec_jax.training import initial_prompts
 from m6rec_jax.training.initial_prompts import with_initial_prompts, with_options_of_words

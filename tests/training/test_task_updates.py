@@ -13,9 +13,9 @@ import numpy as np
 import optax
 import pytest
 
-from m6rec_jax.bank.layout import prompt_leaves, take_task
 from m6rec_jax.checkpoints.trees import flatten, nested
 from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
+from m6rec_jax.model.layout import prompt_leaves, take_task
 from m6rec_jax.model.prompts import task_axis
 from m6rec_jax.sharding import data_parallel, make_mesh
 from m6rec_jax.training.initialization import initial_state

@@ -1,14 +1,10 @@
 """One task's tensors in the shapes of a bank, and out of it: axes are known by their names.
 
 A task of any method fits one layout, in which it computes what it does alone (within float
-tolerance):
-
-- Soft prompts stand last, all else stands first along an axis that is longer in the bank.
-- Options become the kernel of a linear head: hidden · P / sqrt(embed) = hidden Pᵀ / sqrt(embed).
-- The scale of a LoRA update goes into its second matrix.
-- Updates that apply in late layers only are zero in the early ones.
-- Blocks beyond a task's segment embeddings share its last one, so that one is repeated.
-- What a task does not have is zero, which is a head, an adapter or an update that adds nothing.
+tolerance). Soft prompts stand last along an axis that is longer in the bank, all else first.
+Methods say what they change (`Method.for_bank`): options become the kernel of a linear head, the
+scale of LoRA goes into its matrices. What a task does not have, or not in early layers, is neutral:
+it changes nothing.
 """
 
 from __future__ import annotations
@@ -22,14 +18,12 @@ import jax
 import numpy as np
 from flax import linen as nn
 
-from m6rec_jax.checkpoints.trees import flatten
 from m6rec_jax.model.config import ModelConfig, PromptConfig
 from m6rec_jax.model.m6rec import M6Rec, initial_features
 from m6rec_jax.model.prompts import COLLECTION
+from m6rec_jax.model.tuning import METHODS, owner
 
 TASKS, PROMPTS = "tasks", "prompts"
-_SOFT_PROMPTS = "bank/soft_prompts"
-_KERNEL, _BIAS = "bank/head_kernel", "bank/head_bias"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -41,7 +35,7 @@ class Leaf:
 
     @property
     def task_axis(self) -> int:
-        """Where the axis of tasks is: after that of layers."""
+        """The axis of tasks: after that of layers."""
         return self.axes.index(TASKS)
 
     def of_task(self) -> Leaf:
@@ -52,7 +46,7 @@ class Leaf:
         )
 
     def places(self, shape: tuple[int, ...]) -> tuple[slice, ...]:
-        """Where less of it stands, of that shape: soft prompts last, all else first."""
+        """Where a smaller tensor of that shape stands: soft prompts last, all else first."""
         return tuple(
             slice(length - own, length) if axis == PROMPTS else slice(0, own)
             for axis, length, own in zip(self.axes, self.shape, shape, strict=True)
@@ -63,12 +57,15 @@ class Leaf:
 def prompt_leaves(config: ModelConfig) -> Mapping[str, Leaf]:
     """`{name: leaf}` of a model's prompts; nothing is computed."""
     boxed = jax.eval_shape(M6Rec(config).init, jax.random.key(0), initial_features())
-
-    def leaf(box: Any) -> Leaf:
-        return Leaf(tuple(box.names), tuple(box.value.shape))
-
-    is_box = lambda node: isinstance(node, nn.meta.Partitioned)  # noqa: E731
-    return flatten(jax.tree.map(leaf, boxed.get(COLLECTION, {}), is_leaf=is_box))
+    boxes = jax.tree_util.tree_leaves_with_path(
+        boxed.get(COLLECTION, {}), is_leaf=lambda node: isinstance(node, nn.meta.Partitioned)
+    )
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): Leaf(
+            tuple(box.names), tuple(box.value.shape)
+        )
+        for path, box in boxes
+    }
 
 
 def tasks_with_whole_slice(config: ModelConfig) -> dict[str, list[bool]]:
@@ -118,43 +115,30 @@ def fit_task(
     Returns:
       `{name: array}` for every tensor of the bank, without the axis of tasks.
     """
-    same = _in_terms_of_the_bank(dict(tensors), task, bank)
+    own = dict(tensors)
+    for method in METHODS:
+        own |= method.for_bank(own, task, bank)
+    if task.prompts.adapters_late_only and not bank.prompts.adapters_late_only:
+        own |= _without_early_layers(own, task)
     row = {}
     for name, leaf in prompt_leaves(bank).items():
-        part = leaf.of_task()
-        values = same.pop(name, None)
-        if values is None:
-            row[name] = np.zeros(part.shape, np.float32)
-            continue
-        places = zip(part.places(values.shape), part.shape, strict=True)
-        widths = [(place.start, length - place.stop) for place, length in places]
-        mode = "edge" if "segments" in part.axes else "constant"
-        row[name] = np.pad(values, widths, mode=mode)  # type: ignore[call-overload]
-    assert not same, f"no room for {sorted(same)}"
+        part, neutral = leaf.of_task(), owner(name).neutral
+        row[name] = np.full(part.shape, neutral, np.float32)
+        if name in own:
+            values = own.pop(name)
+            row[name][part.places(values.shape)] = values
+    assert not own, f"no room for {sorted(own)}"
     return row
 
 
-def _in_terms_of_the_bank(
-    tensors: dict[str, np.ndarray], task: ModelConfig, bank: ModelConfig
+def _without_early_layers(
+    tensors: Mapping[str, np.ndarray], task: ModelConfig
 ) -> dict[str, np.ndarray]:
-    own, room = task.prompts, bank.prompts
-    if own.head == "option":
-        options = tensors[_SOFT_PROMPTS][-own.num_options :]
-        tensors[_KERNEL] = options.T
-        tensors[_BIAS] = np.zeros(own.num_options, np.float32)
-    if own.special_token_ids:
-        deltas = tensors["bank/special_token_deltas"]
-        spread = np.zeros((len(room.special_token_ids), task.embed_dim), np.float32)
-        spread[[room.special_token_ids.index(i) for i in own.special_token_ids]] = deltas
-        tensors["bank/special_token_deltas"] = spread
     early = {"encoder": task.late_layers_start, "decoder": task.first_cross_layer}
-    for name in tensors:
-        tower, *parts = name.split("/")
-        is_update = len(parts) > 1 and parts[-2].startswith("lora_") and parts[-1] == "b"
-        is_adapter = len(parts) > 1 and parts[-2] == "adapter" and parts[-1] in ("wo", "wo_bias")
-        if is_update:
-            tensors[name] = tensors[name] * np.float32(own.lora_scale / room.lora_scale)
-        if (is_update or is_adapter) and own.adapters_late_only and not room.adapters_late_only:
-            tensors[name] = tensors[name].copy()
-            tensors[name][: early[tower]] = 0.0
-    return tensors
+    switched = {}
+    for name, values in tensors.items():
+        (tower, *_, last), method = name.split("/"), owner(name)
+        if tower in early and last in method.switches:
+            switched[name] = values.copy()
+            switched[name][: early[tower]] = method.neutral
+    return switched
