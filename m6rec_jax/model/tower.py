@@ -66,7 +66,8 @@ class Tower(nn.Module):
         length = x.shape[1]
         position_bias = self._position_bias(length, length)
         return self.layers(
-            *(x, mask, position_bias, task_ids, *source),
+            x,
+            *(mask, position_bias, task_ids, *source),
             start=start,
             stop=stop,
             deterministic=deterministic,
