@@ -10,6 +10,8 @@ import jax
 import numpy as np
 import pytest
 from flax import linen as nn
+from m6rec_jax.inference.scoring import Scorer
+from m6rec_jax.inference.task_settings import TaskSettings
 
 from m6rec_jax import configuration
 from m6rec_jax.bank.capacity import BankCapacity
@@ -17,8 +19,6 @@ from m6rec_jax.bank.folder import BankFolder
 from m6rec_jax.bank.loading import load_bank
 from m6rec_jax.bank.manifest import method_of
 from m6rec_jax.errors import ConfigError
-from m6rec_jax.inference.scoring import Scorer
-from m6rec_jax.inference.task_settings import TaskSettings
 from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
 from m6rec_jax.training.parameter_table import count_parameters
 from tests.bank import conftest as banks
