@@ -115,9 +115,7 @@ class BankCapacity:
 def _union(name: str, used: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:
     """All values, in the order of the known ones."""
     values = {value for own in used for value in own}
-    known = next(f for f in dataclasses.fields(PromptConfig) if f.name == name).metadata.get(
-        "known"
-    )
+    known = PromptConfig.__dataclass_fields__[name].metadata.get("known")
     return tuple(sorted(values, key=known.index if known else None))
 
 
