@@ -17,6 +17,7 @@ WITHOUT_GIN = {
     "prompts remove": ["bank", "task"],
     "prompts inspect": ["bank", "task"],
     "demo": [],
+    "quickstart": ["folder"],
     "doctor": [],
 }
 
