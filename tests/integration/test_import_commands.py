@@ -71,9 +71,10 @@ def test_sequences_to_retrieval(
     metrics = json.loads(out[out.index("{") :])
     assert 0.0 <= metrics["ndcg@10"] <= 1.0
     assert metrics["num_examples"] == 24  # every user's last item
-    # A model reads what items are, and never a place in a sequence as a time.
+    # A model reads what items are, and never a place in a sequence as a time. Profile and context
+    # are empty.
     prepared = Prepared.open(tmp_path / "cache", "bath-room", "leave_one_out")
-    assert set(training_texts(prepared, ("next_items",))) == set(words)
+    assert set(training_texts(prepared, ("next_items",))) == {"", *words}
 
 
 def test_pretraining_reads_the_same_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
