@@ -23,7 +23,7 @@ TRAIN_STEPS = 2
 WARMUP_STEPS = 1
 BATCH_SIZE = 8
 BatchIterator.num_shards = 1
-train.tensorboard = False
+Logging.tensorboard = False
 """
 
 
@@ -61,7 +61,9 @@ def test_sequences_to_retrieval(
     m6rec(
         *("train", "--gin_file", f"{GIN}_retrieval.gin", *small, "--gin.MODEL_DIR=tuned"),
         # Evaluated once, below.
-        *("--gin.train.evaluate=None", "--gin.train.best_metric=None", "--gin.EVAL_PERIOD=None"),
+        "--gin.Validation.evaluate=None",
+        "--gin.Validation.best_metric=None",
+        "--gin.EVAL_PERIOD=None",
     )
     capsys.readouterr()
     lengths = "--gin.TASK_FEATURE_LENGTHS={'inputs': 64, 'targets': 32}"
