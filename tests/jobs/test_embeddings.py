@@ -1,0 +1,88 @@
+"""Embeddings: from a registered task, from requests, and metrics against a loop over pairs."""
+
+import itertools
+import math
+
+import jax
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from m6rec_jax.data.sources import DATA_DIR_VARIABLE
+from m6rec_jax.engine.model_folder import load_model
+from m6rec_jax.errors import DataError
+from m6rec_jax.evaluation.evaluator import Evaluator
+from m6rec_jax.jobs.embeddings import EmbeddingPredictions, EmbeddingsJob, uniformity
+from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
+from m6rec_jax.model.m6rec import initial_features
+from m6rec_jax.pipeline.registration import register_recommendation_tasks, task_info, unregister
+from tests.serving.served_films import request
+from tests.tasks import shop
+
+LENGTHS = {"inputs": 64, "targets": 24}
+
+
+def test_a_registered_task_gives_users_and_items(tmp_path, monkeypatch):
+    """The vectors are those of the two towers; ids are those of the tables."""
+    (prepared,) = shop.prepare_shop(tmp_path)
+    vocabulary = shop.shop_vocabulary(prepared.folder / "vocabulary.model")
+    sizes = {"embed_dim": 16, "num_heads": 2, "head_dim": 8, "mlp_dim": 32}
+    layers = {"num_encoder_layers": 1, "num_decoder_layers": 1}
+    prompts = PromptConfig(retrieval_dim=8)
+    model = M6Rec(ModelConfig(vocab_size=vocabulary.size, prompts=prompts, **sizes, **layers))
+    variables = nn.meta.unbox(jax.jit(model.init)(jax.random.key(1), initial_features()))
+    monkeypatch.setenv(DATA_DIR_VARIABLE, str(tmp_path))
+    names = register_recommendation_tasks("embedded", "tiny-shop", split="leave_one_out")
+    try:
+        check(model, variables)
+    finally:
+        unregister(names)
+
+
+def check(model, variables):
+    evaluator = Evaluator("embedded_embeddings", LENGTHS, 4, split="test")
+    (task,) = evaluator.tasks
+    assert task_info(task.name).kind == "embeddings"
+    predictions = evaluator.predict(task, model, variables)
+    columns = evaluator.columns(task, predictions)
+    catalogue = task.prepared().catalogue()
+    num_users = len(predictions.users)
+    assert columns["id"][num_users:].tolist() == [item.id for item in catalogue.items]
+    assert columns["kind"].tolist() == ["user"] * num_users + ["item"] * len(catalogue.items)
+    np.testing.assert_allclose(np.linalg.norm(columns["embedding"], axis=1), 1, rtol=1e-5)
+    retrieval = Evaluator("embedded_retrieval", LENGTHS, 4, split="test")
+    ranked = retrieval.predict(retrieval.tasks[0], model, variables)
+    similarity = predictions.user_vectors @ predictions.item_vectors.T
+    best = np.take_along_axis(similarity, ranked.top_items[:, :1], axis=1)
+    np.testing.assert_allclose(best, ranked.scores[:, :1], atol=1e-6)
+    metrics = evaluator.metrics(task, predictions)
+    assert metrics["num_items"] == len(catalogue.items)
+
+
+def test_metrics_equal_a_loop_over_pairs():
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(9, 4))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    distances = [np.sum((x - y) ** 2) for x, y in itertools.combinations(vectors, 2)]
+    expected = math.log(sum(math.exp(-2 * d) for d in distances) / len(distances))
+    assert uniformity(vectors) == pytest.approx(expected, rel=1e-12)
+    predictions = EmbeddingPredictions(
+        np.arange(2), vectors[:2], np.array([[3, -1], [4, 5]]), vectors
+    )
+    wanted = [(0, 3), (1, 4), (1, 5)]
+    alignment = np.mean([np.sum((vectors[u] - vectors[i]) ** 2) for u, i in wanted])
+    found = EmbeddingsJob().metrics(None, predictions)
+    assert found["alignment"] == pytest.approx(alignment, rel=1e-12)
+    with pytest.raises(DataError, match="at least two items"):
+        uniformity(vectors[:1])
+
+
+def test_requests_are_answered_with_the_users_vector(infer, served):
+    rows = [request(n) for n in range(5)]
+    found, rejected = infer(rows, "next", job="embeddings")
+    assert not rejected
+    model = load_model(served / "run")
+    assert len(found[0]["embedding"]) == model.model.config.prompts.retrieval_dim
+    np.testing.assert_allclose(
+        np.linalg.norm([row["embedding"] for row in found], axis=1), 1, rtol=1e-5
+    )
