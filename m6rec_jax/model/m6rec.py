@@ -20,6 +20,7 @@ and block ids are int32 `[batch, length]`: contiguous blocks from 1, 0 is paddin
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import gin
 import jax
@@ -186,58 +187,44 @@ class M6Rec(nn.Module):
         x = self._early(x, blocks, segment_ids, task_ids, deterministic=deterministic)
         return self._late(x, blocks, segment_ids, task_ids, deterministic=deterministic)
 
-    def encode_segments(
-        self,
-        encoder_input_tokens: Array,
-        encoder_block_ids: Array,
-        task_ids: Array,
-        *,
-        deterministic: bool = True,
-    ) -> Array:
-        """The early layers alone, without soft prompts: what a segment cache holds.
+    def encode_segments(self, tokens: Array, block_ids: Array, task_ids: Array) -> Array:
+        """The early layers alone, without soft prompts or dropout: what a segment cache holds.
 
-        Each block is computed by itself, whether it has a row of its own or shares one, and
-        whatever its id.
+        Each block of tokens `[batch, source]` is computed by itself, whether it has a row of its
+        own or shares one, and whatever its id.
 
         Returns:
           `[batch, source, embed]`, to be gathered into rows and given to `encode_late`.
         """
         task_ids = task_ids.reshape(-1)
-        x = self.dropout(self.embed(encoder_input_tokens, task_ids), deterministic=deterministic)
-        return self._early(x, encoder_block_ids, None, task_ids, deterministic=deterministic)
+        x = self.embed(tokens, task_ids)
+        return self._early(x, block_ids, None, task_ids, deterministic=True)
 
-    def encode_prompts(self, task_ids: Array, *, deterministic: bool = True) -> Array:
+    def encode_prompts(self, task_ids: Array) -> Array:
         """The early layers over the soft prompts alone: `[batch, prompts, embed]`."""
         task_ids = task_ids.reshape(-1)
         x = prompt_embeddings(self.config, self.bank.tensors, task_ids)
         if not x.shape[1]:
             return x
-        x = self.dropout(x, deterministic=deterministic)
         blocks = self._with_prompts(jnp.zeros((x.shape[0], 0), jnp.int32), task_ids)
-        return self._early(x, blocks, None, task_ids, deterministic=deterministic)
+        return self._early(x, blocks, None, task_ids, deterministic=True)
 
     def encode_late(
-        self,
-        prompt_hidden: Array,
-        segment_hidden: Array,
-        encoder_block_ids: Array,
-        task_ids: Array,
-        *,
-        deterministic: bool = True,
+        self, prompt_hidden: Array, segment_hidden: Array, block_ids: Array, task_ids: Array
     ) -> Encoded:
         """The late layers over cached segments; equals `encode` within float tolerance.
 
         Args:
           prompt_hidden: `[batch, prompts, embed]` of `encode_prompts`.
-          segment_hidden: `[batch, source, embed]`, the blocks of a row one after the other, of
-            `encode_segments`.
-          encoder_block_ids: int32 `[batch, source]`, as `encode` would get them.
+          segment_hidden: `[batch, source, embed]` of `encode_segments`, the blocks of a row one
+            after the other.
+          block_ids: int32 `[batch, source]`, as `encode` would get them.
         """
-        _require_equal_shapes("encoder", segment_hidden[..., 0], encoder_block_ids)
+        _require_equal_shapes("encoder", segment_hidden[..., 0], block_ids)
         task_ids = task_ids.reshape(-1)
-        blocks = self._with_prompts(encoder_block_ids, task_ids)
+        blocks = self._with_prompts(block_ids, task_ids)
         x = jnp.concatenate([prompt_hidden, segment_hidden], axis=1)
-        return self._late(x, blocks, None, task_ids, deterministic=deterministic)
+        return self._late(x, blocks, None, task_ids, deterministic=True)
 
     def _with_prompts(self, block_ids: Array, task_ids: Array) -> Array:
         prompts = self.config.prompts
@@ -245,28 +232,16 @@ class M6Rec(nn.Module):
         return masks.with_prompt_blocks(block_ids, prompts.num_prompts, own)
 
     def _early(
-        self,
-        x: Array,
-        blocks: Array,
-        segment_ids: Array | None,
-        task_ids: Array,
-        *,
-        deterministic: bool,
+        self, x: Array, blocks: Array, segment_ids: Array | None, task_ids: Array, **options: bool
     ) -> Array:
         stop = self.config.late_layers_start
         if stop == 0:
             return x
         mask = mask_bias(masks.block_mask(blocks, segment_ids))[:, None]
-        return self.encoder.run(x, mask, task_ids, start=0, stop=stop, deterministic=deterministic)
+        return self.encoder.run(x, mask, task_ids, start=0, stop=stop, **options)
 
     def _late(
-        self,
-        x: Array,
-        blocks: Array,
-        segment_ids: Array | None,
-        task_ids: Array,
-        *,
-        deterministic: bool,
+        self, x: Array, blocks: Array, segment_ids: Array | None, task_ids: Array, **options: bool
     ) -> Encoded:
         config = self.config
         start, stop = config.late_layers_start, config.num_encoder_layers
@@ -275,9 +250,8 @@ class M6Rec(nn.Module):
             if added is not None:
                 x = x + added.astype(x.dtype)
         mask = mask_bias(masks.source_mask(blocks, segment_ids))[:, None]
-        x = self.encoder.run(x, mask, task_ids, start=start, stop=stop, deterministic=deterministic)
-        hidden = self.encoder.finish(x, deterministic=deterministic)
-        return Encoded(hidden, blocks != 0, segment_ids)
+        x = self.encoder.run(x, mask, task_ids, start=start, stop=stop, **options)
+        return Encoded(self.encoder.finish(x, **options), blocks != 0, segment_ids)
 
     # The decoder: packed candidates or target text to states.
 
@@ -304,22 +278,10 @@ class M6Rec(nn.Module):
         Returns:
           `[batch, target, embed]`, after the final norm.
         """
-        x = self.decode_early(
-            decoder_input_tokens,
-            decoder_block_ids,
-            task_ids,
-            segment_ids=segment_ids,
-            deterministic=deterministic,
-        )
-        return self.decode_late(
-            encoded,
-            x,
-            decoder_block_ids,
-            task_ids,
-            segment_ids=segment_ids,
-            use_source=use_source,
-            deterministic=deterministic,
-        )
+        options: dict[str, Any] = {"segment_ids": segment_ids, "deterministic": deterministic}
+        inputs = (decoder_input_tokens, decoder_block_ids, task_ids)
+        x = self.decode_early(*inputs, **options)
+        return self.decode_late(encoded, x, *inputs[1:], use_source=use_source, **options)
 
     def decode_early(
         self,

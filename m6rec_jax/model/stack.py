@@ -139,11 +139,7 @@ class LayerStack(nn.Module):
         unroll = min(config.scan_unroll or num_layers, num_layers)
         # Shared layers without prompts or dropout leave nothing in `slices` to tell their number.
         return jax.lax.scan(
-            _rematerialised(step, remat),
-            carry,
-            (*slices, own),
-            length=num_layers,
-            unroll=unroll,
+            _rematerialised(step, remat), carry, (*slices, own), length=num_layers, unroll=unroll
         )
 
 

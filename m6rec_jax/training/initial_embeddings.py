@@ -115,11 +115,7 @@ def with_piece_vectors(state: TrainState, config: ModelConfig, vectors: np.ndarr
 
 
 def _sources(
-    name: str,
-    lengths: Mapping[str, int],
-    batch_size: int,
-    make: MakeBatches | None,
-    rows: int,
+    name: str, lengths: Mapping[str, int], batch_size: int, make: MakeBatches | None, rows: int
 ) -> Iterator[Rows]:
     """The encoder's side of the first training batches."""
     if make is None:

@@ -23,11 +23,7 @@ _DRAWS = 0x50505
 
 
 def check_initial_prompts(
-    choice: str,
-    config: ModelConfig,
-    initial_prompts: str,
-    labels: Words = (),
-    options: Words = (),
+    choice: str, config: ModelConfig, initial_prompts: str, labels: Words = (), options: Words = ()
 ) -> None:
     """Refuses settings that do not fit, before anything is computed.
 
@@ -280,10 +276,7 @@ def _check_classes(
 
 
 def _with_tensor(
-    state: TrainState,
-    name: str,
-    put: Callable[[jax.Array, jax.Array], jax.Array],
-    table: jax.Array,
+    state: TrainState, name: str, put: Callable[[jax.Array, jax.Array], jax.Array], table: jax.Array
 ) -> TrainState:
     """The state with put(tensor, table) as that tensor of the bank, `[tasks, ...]`."""
     bank = state.prompts["bank"]

@@ -13,12 +13,7 @@ from jax.sharding import Mesh
 
 from m6rec_jax.checkpoints.location import StepLocation, locate, read_manifest
 from m6rec_jax.checkpoints.manifest import Manifest, RunDescription, same_task_sizes
-from m6rec_jax.checkpoints.restore import (
-    PROMPTS,
-    restore_matching,
-    restore_params,
-    restore_prompts,
-)
+from m6rec_jax.checkpoints.restore import PROMPTS, restore_matching, restore_params, restore_prompts
 from m6rec_jax.checkpoints.trees import PyTree, flatten, unflatten
 from m6rec_jax.errors import CheckpointError, ConfigError
 from m6rec_jax.model.config import ModelConfig

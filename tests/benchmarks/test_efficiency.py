@@ -52,14 +52,17 @@ def test_candidates_in_rows_of_their_own_score_the_same() -> None:
         prompts=PromptConfig(num_prompts=2, num_options=2, head="option"),
     )
     model = M6Rec(config)
-    variables = model.init(jax.random.key(0), {k: jnp.asarray(v) for k, v in batch.items()})
+    variables = jax.jit(model.init)(
+        jax.random.key(0), {k: jnp.asarray(v) for k, v in batch.items()}
+    )
+
+    @jax.jit
+    def options(features: dict[str, jax.Array]) -> jax.Array:
+        hidden = model.apply(variables, features).hidden
+        return model.apply(variables, hidden, features["task_ids"], method=model.option_logits)
 
     def logits(features: dict[str, np.ndarray]) -> np.ndarray:
-        outputs = model.apply(variables, features)
-        options = model.apply(
-            variables, outputs.hidden, features["task_ids"], method=model.option_logits
-        )
-        return np.asarray(options)[features["decoder_labels"] >= 0]
+        return np.asarray(options(features))[features["decoder_labels"] >= 0]
 
     # Sums over a row of another length are rounded in another order.
     np.testing.assert_allclose(logits(single), logits(batch), rtol=1e-4, atol=1e-5)

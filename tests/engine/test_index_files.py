@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from m6rec_jax.engine.index_files import open_index, write_index
+from m6rec_jax.engine.index_files import StoredIndex, open_index, write_index
 from m6rec_jax.errors import CheckpointError, DataError
 from m6rec_jax.sharding import make_mesh
 
@@ -26,6 +26,16 @@ def build(folder: Path, texts: dict[str, str] = TEXTS, **changes: Any) -> Any:
     return write_index(folder, texts, settings.pop("embed", embed), **settings)
 
 
+def lists(index: StoredIndex, k: int, seen: list[list[str]]) -> list[tuple[list[str], np.ndarray]]:
+    """Ids and scores of each user, without the fillers; in batches of two, the last one padded."""
+    top = index.top_k(USERS, k, seen, (2,))
+    found = []
+    for items, scores in zip(top.ids, top.scores, strict=True):
+        left = items >= 0
+        found.append(([index.ids[item] for item in items[left]], scores[left]))
+    return found
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     build(tmp_path / "index", extra={"step": 7})
@@ -39,7 +49,7 @@ def test_ids_and_scores_without_what_was_seen(folder: Path, meshed: bool) -> Non
     assert (index.manifest.count, index.manifest.dim) == (23, 8)
     scores = USERS @ VECTORS.T
     seen = [["id 3", "not in the catalogue"], [], ["id 1"] * 3, list(TEXTS)[:21], list(TEXTS)]
-    found = index.top_k(USERS, 4, seen)
+    found = lists(index, 4, seen)
     for user, (ids, values) in enumerate(found):
         left = [n for n in range(23) if f"id {n}" not in seen[user]]
         order = sorted(left, key=lambda n: -scores[user, n])[:4]
@@ -138,7 +148,7 @@ def test_approximate_search_behind_the_same_interface(tmp_path: Path, folder: Pa
     graph = open_index(tmp_path / "with graph", "a", approximate=True)
     exact = open_index(tmp_path / "with graph", "a")
     seen = [["id 3"], [], ["id 1"], list(TEXTS)[:21], list(TEXTS)]
-    for a, b in zip(graph.top_k(USERS, 4, seen), exact.top_k(USERS, 4, seen), strict=True):
+    for a, b in zip(lists(graph, 4, seen), lists(exact, 4, seen), strict=True):
         assert a[0] == b[0]
         np.testing.assert_allclose(a[1], b[1], atol=1e-6)
     with pytest.raises(CheckpointError, match="was built without a graph"):

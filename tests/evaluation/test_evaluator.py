@@ -34,6 +34,7 @@ from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
 from m6rec_jax.model.m6rec import initial_features
 from m6rec_jax.pipeline.prepared_rows import interactions, read_rows, seen_items
 from m6rec_jax.pipeline.registration import register_recommendation_tasks, task_info, unregister
+from m6rec_jax.pipeline.task_rows import sampled_places
 from m6rec_jax.sharding import MESH_AXES, fully_sharded
 from tests.tasks import shop
 
@@ -141,6 +142,23 @@ def test_retrieval_equals_a_ranking_by_hand(world):
     assert metrics["hit_rate@1"] == ranking.hit_rate(ranks, 1)
     assert metrics["mrr"] == ranking.mean_reciprocal_rank(ranks)
     assert metrics["hit_rate@5"] == 1
+    counts = np.broadcast_to(prepared.catalogue().train_counts.astype(float), scores.shape)
+    popular = ranking.ranks_by_score(counts, targets, hidden)
+    assert metrics["popularity/mrr"] == ranking.mean_reciprocal_rank(popular)
+
+
+def test_a_sample_gives_what_the_whole_part_gives_for_its_rows(world):
+    _, _, model, variables, _ = world
+    evaluator = evaluation.Evaluator("eval_shop_retrieval", LENGTHS, 3)
+    (task,) = evaluator.tasks
+    whole = evaluator.predict(task, model, variables)
+    sampling = evaluation.Evaluator("eval_shop_retrieval", LENGTHS, 3)
+    sampling.sample = 2
+    found = sampling.predict(task, model, variables)
+    places = sampled_places(len(whole.users), 2)
+    assert len(places) == 2 < len(whole.users)
+    np.testing.assert_array_equal(found.users, whole.users[places])
+    np.testing.assert_array_equal(found.ranks, whole.ranks[places])
 
 
 def test_lengths_of_lists_come_from_gin(world):

@@ -32,9 +32,9 @@ def targets(rows: int) -> np.ndarray:
 
 
 def encode(model: M6Rec, variables: Any, features: Features) -> Encoded:
-    encoded: Encoded = jax.jit(
-        lambda *args: model.apply(*args, method=model.encode),
-    )(variables, features["encoder_input_tokens"], features["encoder_block_ids"], TASKS)
+    encoded: Encoded = jax.jit(lambda *args: model.apply(*args, method=model.encode))(
+        variables, features["encoder_input_tokens"], features["encoder_block_ids"], TASKS
+    )
     return encoded
 
 

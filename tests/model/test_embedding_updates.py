@@ -71,8 +71,7 @@ def test_a_new_task_starts_from_the_backbone_exactly(
     assert not np.any(bank["embedding_update_a"])
     assert np.all(bank["embedding_update_b"])
     np.testing.assert_array_equal(
-        hidden(tuned, variables, features),
-        hidden(bare, {"params": variables["params"]}, features),
+        hidden(tuned, variables, features), hidden(bare, {"params": variables["params"]}, features)
     )
 
 

@@ -85,8 +85,7 @@ def test_a_new_task_starts_from_the_backbone_exactly(
         if jax.tree_util.keystr(path).endswith("['a']")
     )
     np.testing.assert_array_equal(
-        hidden(tuned, variables, features),
-        hidden(bare, {"params": variables["params"]}, features),
+        hidden(tuned, variables, features), hidden(bare, {"params": variables["params"]}, features)
     )
 
 
@@ -128,10 +127,7 @@ def test_a_small_task_in_a_large_bank(
     prompts = jax.tree.map(pad, variables["prompts"], like)
     padded = {"params": variables["params"], "prompts": prompts}
     np.testing.assert_allclose(
-        hidden(large, padded, features),
-        hidden(small, variables, features),
-        rtol=3e-5,
-        atol=3e-5,
+        hidden(large, padded, features), hidden(small, variables, features), rtol=3e-5, atol=3e-5
     )
 
     @jax.jit

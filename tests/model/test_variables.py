@@ -280,12 +280,7 @@ def test_variables_of_another_config_are_refused(
         (PromptConfig, {"num_options": 3, "task_num_options": (1,)}, "nothing to choose from"),
         (
             PromptConfig,
-            {
-                "num_prompts": 4,
-                "num_options": 3,
-                "head": "option",
-                "task_num_prompts": (2,),
-            },
+            {"num_prompts": 4, "num_options": 3, "head": "option", "task_num_prompts": (2,)},
             "has 3 options (task_num_options) but 2 soft prompts",
         ),
     ],
