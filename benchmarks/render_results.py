@@ -24,7 +24,7 @@ HEAD = """\
 <!-- Written by `make results` from benchmarks/results/*.json. Change those, not this file. -->
 # Results
 
-Every figure below was measured by a command of this repository and stands in
+Every number below was measured by a command of this repository and stands in
 [`benchmarks/results/`](../benchmarks/results) with that command, the commit (*uncommitted*: there
 was none yet; *dirty*: with changes on top), the hardware and the date; this page is rendered from
 those files, and a test fails when it is stale. A row names the gin file that made it, or the

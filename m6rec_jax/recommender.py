@@ -88,17 +88,16 @@ class Recommender:
 
     Methods share these arguments, a request's fields (`requests.request`):
 
-      user: columns of the users table, and `id` to look statistics up; None: nothing is known.
-      history: what the user did, oldest first: records with `item`, `time` and, where the data
-        set's events have one, `value`.
-      time: the moment that is asked about, unix seconds or ISO 8601; None: now.
-      task: which of the model's tasks; None: the only one that fits.
-      **fields: further fields of a request, such as `statistics`.
+    - `user`: columns of the users table, and `id` to look statistics up; None: nothing is known.
+    - `history`: what the user did, oldest first: records with `item`, `time` and, where the data
+      set's events have one, `value`.
+    - `time`: the moment that is asked about, unix seconds or ISO 8601; None: now.
+    - `task`: which of the model's tasks; None: the only one that fits.
+    - `**fields`: further fields of a request, such as `statistics`.
 
-    All raise
-
-      RejectedRow: the request cannot be answered; says what is missing or wrong.
-      ConfigError: no such task, or something that it needs is missing, such as an index.
+    All raise `RejectedRow` where the request cannot be answered, which says what is missing or
+    wrong, and `ConfigError` where there is no such task or something that it needs is missing,
+    such as an index.
 
     Args:
       service: answers the requests.
