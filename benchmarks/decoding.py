@@ -95,7 +95,7 @@ def programs(
     encoded = jax.jit(lambda *args: model.apply(*args, method=model.encode))(
         variables, jnp.asarray(source, jnp.int32), jnp.ones_like(source, jnp.int32), task_ids
     )
-    forced = jnp.zeros((batch, length), jnp.int32)
+    prefix_ids = jnp.zeros((batch, length), jnp.int32)
 
     def start(variables: Any, encoded: Encoded, num_beams: int, cached: bool) -> tuple[Step, Any]:
         if not cached:
@@ -113,11 +113,11 @@ def programs(
 
     def greedy(variables: Any, encoded: Encoded, cached: bool) -> Any:
         step, cache = start(variables, encoded, 1, cached)
-        return decode(step, cache, forced, constraint).tokens
+        return decode(step, cache, prefix_ids, constraint).tokens
 
     def beams(variables: Any, encoded: Encoded, cached: bool) -> Any:
         step, cache = start(variables, encoded, NUM_BEAMS, cached)
-        return beam_search(step, cache, forced, constraint, num_beams=NUM_BEAMS).tokens
+        return beam_search(step, cache, prefix_ids, constraint, num_beams=NUM_BEAMS).tokens
 
     found: dict[str, tuple[Callable[[], None], int]] = {}
     for name, function, rows in (

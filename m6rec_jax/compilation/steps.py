@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 
 from m6rec_jax import configuration
 from m6rec_jax.engine.constraints import AllowedTokens
-from m6rec_jax.engine.generation_program import write
+from m6rec_jax.engine.generation_program import generate
 from m6rec_jax.engine.scoring import class_log_probabilities
 from m6rec_jax.model.config import ModelConfig
 from m6rec_jax.model.flops import ModelFlops, decode_flops, score_flops, train_flops
@@ -195,14 +195,14 @@ def _decode(settings: StepSettings, mesh: Mesh) -> Program:
     names = ("encoder_input_tokens", "encoder_block_ids", "task_ids")
     by_rows = batch_sharding(mesh)
     features = _features(settings, mesh, rows, names)
-    features["forced"] = jax.ShapeDtypeStruct((rows, target), jnp.int32, sharding=by_rows)
+    features["prefix_ids"] = jax.ShapeDtypeStruct((rows, target), jnp.int32, sharding=by_rows)
     any_token: Any = jax.ShapeDtypeStruct(  # stands for the array that a call passes
         (settings.config.vocab_size,), jnp.bool_, sharding=replicated(mesh)
     )
     allowed = AllowedTokens(any_token)
 
     def decode(variables: Any, features: Mapping[str, jax.Array], allowed: AllowedTokens) -> Any:
-        return write(model, variables, features, allowed, None, verb="greedy", num_texts=1)
+        return generate(model, variables, features, allowed, None, verb="greedy", num_texts=1)
 
     return Program(
         name="decode",

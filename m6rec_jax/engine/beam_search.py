@@ -8,7 +8,7 @@ Finished texts are ranked by their length-normalised score (GNMT's penalty, as i
 
     score = log probability / ((5 + length) / 6) ^ length_penalty
 
-where length counts the tokens written, `[EOS]` included and forced ones not. 0 ranks by
+where length counts the generated tokens, `[EOS]` included and those of the prefix not. 0 ranks by
 probability; larger values favour longer texts. The search ends when no living beam of any row can
 still beat the worst finished text, which changes no result: log probabilities only fall, so the
 best a beam can hope for is to keep what it has up to the full length.
@@ -24,10 +24,12 @@ from jax.typing import ArrayLike
 
 from m6rec_jax.engine.constraints import Constraint
 from m6rec_jax.engine.decoding import FREE, Step
-from m6rec_jax.engine.top_k import top_k
 from m6rec_jax.text.vocabulary import EOS_ID, PAD_ID
 
 Array = jax.Array
+
+# Up to here repeated argmax is about as fast as a sort, and one program then serves all ends.
+_FEW = 8
 
 
 class ReorderedCache(Protocol):
@@ -43,7 +45,7 @@ class Beams(NamedTuple):
     Attributes:
       tokens: int32 `[sources, beams, length]`, `[EOS]` included, then padding.
       scores: float32 `[sources, beams]`, length-normalised; -inf where there is no text.
-      log_probability: float32 `[sources, beams]`, of the tokens that were not forced.
+      log_probability: float32 `[sources, beams]`, of the tokens after the prefix.
       ended: bool `[sources, beams]`; False: cut off.
       state: the constraint's after the last token, leaves `[sources, beams, ...]`.
       num_steps: int32 scalar, steps that the loop took.
@@ -66,8 +68,8 @@ class _Texts(NamedTuple):
     state: Any
 
     def best(self, k: int, by_argmax: bool | None) -> _Texts:
-        _, places = top_k(self.scores, k, by_argmax=by_argmax)
-        return _take_beams(self, places)
+        _, indices = top_k(self.scores, k, by_argmax=by_argmax)
+        return _take_beams(self, indices)
 
 
 class _Progress(NamedTuple):
@@ -80,7 +82,7 @@ class _Progress(NamedTuple):
 def beam_search(
     step: Step,
     cache: ReorderedCache,
-    forced: Array,
+    prefix_ids: Array,
     constraint: Constraint,
     *,
     num_beams: int,
@@ -91,35 +93,35 @@ def beam_search(
 
     Args:
       step: gives logits for `[sources * beams]` rows, those of a source next to one another.
-      cache: of no position yet, of as many rows, with room for the length of `forced`.
-      forced: int32 `[sources, length]`, see `decoding.decode`.
-      constraint: what may be written.
+      cache: of no position yet, of as many rows, with room for the length of `prefix_ids`.
+      prefix_ids: int32 `[sources, length]`, see `decoding.decode`.
+      constraint: which tokens may come.
       num_beams: how many texts live at a time, and how many are returned.
       length_penalty: at least 0.
       by_argmax: see `top_k`.
     """
-    num_sources, length = forced.shape
-    num_forced = jnp.sum(forced != FREE, axis=1)[:, None]
+    num_sources, length = prefix_ids.shape
+    prefix_length = jnp.sum(prefix_ids != FREE, axis=1)[:, None]
     shape = (num_sources, num_beams)
     source = jnp.arange(num_sources)[:, None]
 
     def normalised(log_probability: Array, position: Array | int) -> Array:
         """Scores of texts whose last token stands at `position`."""
-        written = jnp.maximum(position + 1 - num_forced, 0)
-        return log_probability / ((5.0 + written) / 6.0) ** length_penalty
+        generated = jnp.maximum(position + 1 - prefix_length, 0)
+        return log_probability / ((5.0 + generated) / 6.0) ** length_penalty
 
     def unfinished(now: _Progress) -> Array:
         hoped_for = normalised(now.living.log_probability[:, :1], length - 1)
         worst = jnp.min(now.finished.scores, axis=1, keepdims=True)
         return (now.position < length) & jnp.any(hoped_for > worst)
 
-    def write(now: _Progress) -> _Progress:
+    def advance(now: _Progress) -> _Progress:
         position, living = now.position, now.living
         last = living.tokens[:, :, jnp.maximum(position - 1, 0)].reshape(-1)
         logits, cache = step(now.cache, last, position)
         state = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), living.state)
         log_probs = constraint.mask(state, jax.nn.log_softmax(logits, axis=-1))
-        log_probs = _with_forced(log_probs, jnp.repeat(forced[:, position], num_beams))
+        log_probs = _with_prefix(log_probs, jnp.repeat(prefix_ids[:, position], num_beams))
         total = living.log_probability[..., None] + log_probs.reshape(*shape, -1)
 
         ending = total[..., EOS_ID]
@@ -134,8 +136,8 @@ def beam_search(
 
         vocab = total.shape[-1]
         total = total.at[..., EOS_ID].set(-jnp.inf).reshape(num_sources, -1)
-        log_probability, places = top_k(total, num_beams, by_argmax=by_argmax)
-        parents, tokens = places // vocab, (places % vocab).astype(jnp.int32)
+        log_probability, indices = top_k(total, num_beams, by_argmax=by_argmax)
+        parents, tokens = indices // vocab, (indices % vocab).astype(jnp.int32)
         rows = (source * num_beams + parents).reshape(-1)
         state = jax.tree.map(lambda leaf: leaf[rows], state)
         state = constraint.advance(state, tokens.reshape(-1))
@@ -154,30 +156,30 @@ def beam_search(
     empty = jnp.full((*shape, length), PAD_ID, jnp.int32)
     living = _Texts(empty, none, jnp.broadcast_to(alone, shape).astype(jnp.float32), start)
     begin = _Progress(jnp.int32(0), living, _Texts(empty, none, none, start), cache)
-    end = jax.lax.while_loop(unfinished, write, begin)
+    end = jax.lax.while_loop(unfinished, advance, begin)
 
-    # Finished texts stand first already, so the living ones fill the places after them.
+    # Finished texts stand first already, and the living ones follow them.
     number = jnp.sum(end.finished.scores > -jnp.inf, axis=1, keepdims=True)
-    place = jnp.arange(num_beams)
-    chosen = jnp.where(place < number, place, num_beams + place - number)
+    beam = jnp.arange(num_beams)
+    chosen = jnp.where(beam < number, beam, num_beams + beam - number)
     texts = _take_beams(_joined(end.finished, end.living), chosen)
     return Beams(
         texts.tokens,
         texts.scores,
         texts.log_probability,
-        jnp.broadcast_to(place < number, shape),
+        jnp.broadcast_to(beam < number, shape),
         texts.state,
         end.position,
     )
 
 
-def _with_forced(log_probs: Array, forced: Array) -> Array:
-    """log_probs `[rows, vocab]`, certain of the tokens `[rows]` that are forced (not `FREE`).
+def _with_prefix(log_probs: Array, tokens: Array) -> Array:
+    """log_probs `[rows, vocab]`, certain of the prefixes' tokens `[rows]` (those not `FREE`).
 
-    A forced token thus comes whatever the constraint says of it, and adds nothing to a score.
+    They come whatever the constraint says of them, and add nothing to a score.
     """
-    one_hot = jnp.arange(log_probs.shape[-1]) == forced[:, None]
-    return jnp.where((forced == FREE)[:, None], log_probs, jnp.where(one_hot, 0.0, -jnp.inf))
+    one_hot = jnp.arange(log_probs.shape[-1]) == tokens[:, None]
+    return jnp.where((tokens == FREE)[:, None], log_probs, jnp.where(one_hot, 0.0, -jnp.inf))
 
 
 def _joined(first: Any, second: Any) -> Any:
@@ -185,12 +187,43 @@ def _joined(first: Any, second: Any) -> Any:
     return jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), first, second)
 
 
-def _take_beams(tree: Any, places: Array) -> Any:
-    """Beams `places` `[sources, k]` of a tree of arrays `[sources, beams, ...]`."""
-    source = jnp.arange(places.shape[0])[:, None]
-    return jax.tree.map(lambda leaf: leaf[source, places], tree)
+def _take_beams(tree: Any, beams: Array) -> Any:
+    """Beams `[sources, k]` of a tree of arrays `[sources, beams, ...]`."""
+    source = jnp.arange(beams.shape[0])[:, None]
+    return jax.tree.map(lambda leaf: leaf[source, beams], tree)
 
 
 def _grouped(tree: Any, shape: tuple[int, int]) -> Any:
     """`[sources * beams, ...]` to `[sources, beams, ...]`."""
     return jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), tree)
+
+
+def top_k(x: Array, k: int, *, by_argmax: bool | None = None) -> tuple[Array, Array]:
+    """The k largest of the last axis, largest first; of equals the one with the smaller index.
+
+    Args:
+      x: float `[..., n]`, n at least k.
+      k: how many.
+      by_argmax: take one maximum after the other, k passes without a sort: `lax.top_k` and sorts
+        have no counterpart in exported programs. None: where k is small.
+
+    Returns:
+      Values and indices, both `[..., k]`; no index comes twice.
+    """
+    if by_argmax is None:
+        by_argmax = k <= _FEW
+    if not by_argmax:
+        values, indices = jax.lax.top_k(x, k)
+        return values, indices
+
+    def take(taken: Array, _: Any) -> tuple[Array, tuple[Array, Array]]:
+        rest = jnp.where(taken, -jnp.inf, x)
+        value = jnp.max(rest, axis=-1)
+        # When only -inf is left, what was taken looks no worse than what was not.
+        left = jnp.where(jnp.isneginf(value)[..., None], ~taken, rest == value[..., None])
+        index = jnp.argmax(left, axis=-1)
+        taken |= jnp.arange(x.shape[-1]) == index[..., None]
+        return taken, (value, index.astype(jnp.int32))
+
+    _, (values, indices) = jax.lax.scan(take, jnp.zeros(x.shape, bool), length=k)
+    return jnp.moveaxis(values, 0, -1), jnp.moveaxis(indices, 0, -1)

@@ -1,4 +1,4 @@
-"""What decoding may write next: masks over the vocabulary that depend on what was written.
+"""Which tokens may come next: masks over the vocabulary that depend on the tokens before.
 
 A constraint is a tree of arrays (so that it is an argument of the compiled program, not a part of
 it) with a state per row, itself a tree of arrays `[rows, ...]`, which beam search can reorder.
@@ -28,7 +28,7 @@ class Constraint(Protocol):
         """log_probs `[rows, vocab]` with -inf at every token that must not come next."""
 
     def advance(self, state: Any, tokens: Array) -> Any:
-        """The state after tokens `[rows]`; any token may come, forced ones too."""
+        """The state after tokens `[rows]`; any token may come, those of a prefix too."""
 
 
 class AllowedTokens(NamedTuple):
@@ -53,39 +53,34 @@ class AllowedTokens(NamedTuple):
         return state
 
 
-class AfterGiven(NamedTuple):
-    """Another constraint on what comes after each source's given tokens, which are free of it.
+class AfterPrefix(NamedTuple):
+    """Another constraint, which holds only after the first tokens of each source.
 
-    The state is that of the constraint, and how many given tokens are still to come, int32
+    The state is that of the constraint, and how many of the first tokens are still to come, int32
     `[rows]`; rows of one source lie next to one another.
 
     Attributes:
       constraint: of what comes after.
-      num_given: int32 `[sources]`.
+      length: int32 `[sources]`, how many tokens are free of it.
     """
 
     constraint: Any
-    num_given: Array
+    length: Array
 
     def start(self, num_rows: int) -> tuple[Any, Array]:
         """The constraint's own start."""
-        rows_per_source = num_rows // self.num_given.shape[0]
-        return self.constraint.start(num_rows), jnp.repeat(self.num_given, rows_per_source)
+        rows_per_source = num_rows // self.length.shape[0]
+        return self.constraint.start(num_rows), jnp.repeat(self.length, rows_per_source)
 
     def mask(self, state: tuple[Any, Array], log_probs: Array) -> Array:
-        """See `Constraint`; means nothing where a given token comes next."""
+        """See `Constraint`; means nothing within the first tokens."""
         return self.constraint.mask(state[0], log_probs)
 
     def advance(self, state: tuple[Any, Array], tokens: Array) -> tuple[Any, Array]:
         """See `Constraint`."""
         own, to_come = state
         moved = self.constraint.advance(own, tokens)
-        kept = jax.tree.map(
-            lambda old, new: jnp.where(to_come.reshape(-1, *(1,) * (new.ndim - 1)) > 0, old, new),
-            own,
-            moved,
-        )
-        return kept, jnp.maximum(to_come - 1, 0)
+        return where_rows(to_come > 0, own, moved), jnp.maximum(to_come - 1, 0)
 
     def entries(self, state: tuple[Any, Array]) -> Array:
         """See `TokenTrie.entries`, where the constraint is a trie."""
@@ -104,3 +99,12 @@ def any_text(vocabulary: Vocabulary, vocab_size: int, also: Sequence[int] = ()) 
     allowed = np.zeros(vocab_size, bool)
     allowed[[*vocabulary.text_ids, EOS_ID, *also]] = True
     return AllowedTokens(jnp.asarray(allowed))
+
+
+def where_rows(condition: Array, then: Any, otherwise: Any) -> Any:
+    """`jnp.where` with a condition `[rows]` over trees of arrays `[rows, ...]`."""
+
+    def choose(a: Array, b: Array) -> Array:
+        return jnp.where(condition.reshape(-1, *(1,) * (a.ndim - 1)), a, b)
+
+    return jax.tree.map(choose, then, otherwise)

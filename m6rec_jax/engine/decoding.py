@@ -1,13 +1,13 @@
 """The decoding loop, one token per row and step: greedy or sampled, compiled, ends early.
 
     step = model_step(model, variables, task_ids)
-    decoded = decode(step, cache, forced, constraint, greedy)
+    decoded = decode(step, cache, prefix_ids, constraint, greedy)
 
 Everything here is for use inside jit. Shapes are fixed; the loop is a `lax.while_loop` that ends
-when every row has written `[EOS]`. A row's result does not depend on the rows beside it.
+when every row has generated `[EOS]`. A row's result does not depend on the rows beside it.
 
 Scores are the model's own log probabilities, over its whole vocabulary: masks, temperature, top-k
-and top-p decide what may be written but do not make it likelier.
+and top-p decide what may come but do not make it likelier.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from m6rec_jax.engine.constraints import Constraint
+from m6rec_jax.engine.constraints import Constraint, where_rows
 from m6rec_jax.model import M6Rec
 from m6rec_jax.text.vocabulary import EOS_ID, PAD_ID
 
 Array = jax.Array
 
-# `[BOS]`, the first input, is the pad id, which is never written. So it also says "nothing here".
+# `[BOS]`, the first input, is the pad id, which is never generated. So it also says "nothing here".
 FREE = PAD_ID
 
 
@@ -39,12 +39,12 @@ Choose = Callable[[Array, Array], Array]
 
 
 class Decoded(NamedTuple):
-    """What was written.
+    """What was generated.
 
     Attributes:
       tokens: int32 `[rows, length]`, `[EOS]` included, then padding.
-      log_probability: float32 `[rows]`, of the tokens that were not forced; -inf where the
-        constraint left nothing to write.
+      log_probability: float32 `[rows]`, of the tokens after the prefix; -inf where the
+        constraint left no token.
       ended: bool `[rows]`; False where the text was cut off at the length.
       state: the constraint's, after the last token.
       num_steps: int32 scalar, steps that the loop took.
@@ -82,33 +82,33 @@ def greedy(log_probs: Array, position: Array) -> Array:
 
 
 def decode(
-    step: Step, cache: Any, forced: Array, constraint: Constraint, choose: Choose = greedy
+    step: Step, cache: Any, prefix_ids: Array, constraint: Constraint, choose: Choose = greedy
 ) -> Decoded:
-    """Writes until every row has ended or the length is reached.
+    """Generates until every row has ended or the length is reached.
 
     Args:
       step: gives logits.
-      cache: of no position yet, with room for the length of `forced`.
-      forced: int32 `[rows, length]`, tokens that a row must begin with, then `FREE`. A row of
+      cache: of no position yet, with room for the length of `prefix_ids`.
+      prefix_ids: int32 `[rows, length]`, tokens that a row begins with, then `FREE`. A row of
         nothing but padding is given `[EOS]` and ends at once.
-      constraint: what may be written.
+      constraint: which tokens may come.
       choose: (log_probs `[rows, vocab]`, position) → tokens `[rows]`.
     """
-    num_rows, length = forced.shape
+    num_rows, length = prefix_ids.shape
 
     def unfinished(now: _Progress) -> Array:
         return (now.position < length) & ~jnp.all(now.decoded.ended)
 
-    def write(now: _Progress) -> _Progress:
+    def advance(now: _Progress) -> _Progress:
         position, done = now.position, now.decoded
         logits, cache = step(now.cache, now.last, position)
         log_probs = constraint.mask(done.state, jax.nn.log_softmax(logits, axis=-1))
         token = choose(log_probs, position).astype(jnp.int32)
         gained = jnp.take_along_axis(log_probs, token[:, None], axis=-1)[:, 0]
-        # Nothing may be written: the row ends here, without any probability.
+        # No token may come: the row ends here, without any probability.
         token = jnp.where(jnp.isneginf(gained), EOS_ID, token)
-        # What is forced comes whatever the constraint says of it, and adds nothing to the score.
-        given = forced[:, position]
+        # A prefix comes whatever the constraint says of it, and adds nothing to the score.
+        given = prefix_ids[:, position]
         token = jnp.where(given == FREE, token, given)
         token = jnp.where(done.ended, PAD_ID, token)
         counts = (given == FREE) & ~done.ended
@@ -130,13 +130,4 @@ def decode(
     )
     first = jnp.full((num_rows,), PAD_ID, jnp.int32)  # [BOS]
     begin = _Progress(jnp.int32(0), first, nothing, cache)
-    return jax.lax.while_loop(unfinished, write, begin).decoded
-
-
-def where_rows(condition: Array, then: Any, otherwise: Any) -> Any:
-    """`jnp.where` with a condition `[rows]` over trees of arrays `[rows, ...]`."""
-
-    def choose(a: Array, b: Array) -> Array:
-        return jnp.where(condition.reshape(-1, *(1,) * (a.ndim - 1)), a, b)
-
-    return jax.tree.map(choose, then, otherwise)
+    return jax.lax.while_loop(unfinished, advance, begin).decoded

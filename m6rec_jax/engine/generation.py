@@ -1,4 +1,4 @@
-"""Writes text for users: explanations, titles, answers (paper section 2: generation).
+"""Generates text for users: explanations, titles, answers (paper section 2: generation).
 
     generator = Generator(model, variables, vocabulary, EngineOptions(256, 64))
     generator.greedy(histories)                                  # one text per history
@@ -14,21 +14,19 @@ each bucket has been seen.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from m6rec_jax.engine.constraints import AfterGiven, Constraint, any_text
+from m6rec_jax.engine.constraints import AfterPrefix, Constraint, any_text
 from m6rec_jax.engine.decoding import FREE
 from m6rec_jax.engine.engine import Engine, EngineOptions, Variables
-from m6rec_jax.engine.generated_texts import GeneratedText, RecommendedTitle, WrittenTexts
-from m6rec_jax.engine.generation_program import WrittenBatch, write
-from m6rec_jax.engine.prefixes import beginnings
+from m6rec_jax.engine.generation_program import GeneratedBatch, generate
 from m6rec_jax.engine.runtime import in_buckets, length_buckets, smallest_that_fits
 from m6rec_jax.engine.sampling import SamplingOptions
 from m6rec_jax.engine.title_trie import ItemScores, TitleTrie
-from m6rec_jax.engine.unseen_trie import NO_RANK, UnseenTrie, excluded_ranks
+from m6rec_jax.engine.token_trie import NO_ENTRY, NO_RANK, UnseenTrie
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.model import M6Rec
 from m6rec_jax.text.vocabulary import EOS_ID, Vocabulary
@@ -36,13 +34,48 @@ from m6rec_jax.text.vocabulary import EOS_ID, Vocabulary
 Array = jax.Array
 
 
+class GeneratedText(NamedTuple):
+    """A text that the model generated.
+
+    Attributes:
+      text: with its prefix.
+      score: what texts are ordered by: of beam search the log probability normalised by the length
+        (`beam_search`), else the log probability.
+      log_probability: of what comes after the prefix.
+      ended: False where the text was cut off at the longest length.
+      entry: which title of the trie it is, where there was one.
+      continuation: the text without its prefix.
+    """
+
+    text: str
+    score: float
+    log_probability: float
+    ended: bool
+    entry: int | None = None
+    continuation: str = ""
+
+
+class RecommendedTitle(NamedTuple):
+    """A title of the catalogue.
+
+    Attributes:
+      title: as the catalogue has it.
+      score: log probability of the title, normalised by its length where there is a length penalty.
+      indices: into the catalogue, of all items that have the title and were not seen, best first.
+    """
+
+    title: str
+    score: float
+    indices: list[int]
+
+
 class Generator(Engine):
     """Text for histories given as text segments.
 
-    Every verb takes `histories` (per request, segments as `DatasetTemplate.history_segments` gives
-    them), `prefixes` (per request, how its text must begin; a prefix is cut into tokens by itself,
-    so end it where a word ends), `trie` (write only titles of it) and `tasks` (per request, the
-    name of its task; None: the default one). All raise
+    Every method takes `histories` (per request, segments as of `DatasetTemplate.history_segments`),
+    `prefixes` (per request, how its text begins; a prefix is cut into tokens by itself, so end it
+    where a word ends), `trie` (generate only its titles) and `tasks` (per request, the name of its
+    task; None: the default one). All raise
 
       DataError: another number of prefixes or tasks than of histories, or a prefix that leaves no
         room or that no title of the trie has.
@@ -51,7 +84,7 @@ class Generator(Engine):
 
     Args:
       model, variables, vocabulary, options: as `Engine`. A text has up to T - 2 tokens and `[EOS]`.
-      also_allowed: control ids and sentinels that may be written beside text.
+      also_allowed: control ids and sentinels that may come beside text.
 
     Raises:
       ConfigError: no room for a word, or buckets that do not end with S.
@@ -84,8 +117,8 @@ class Generator(Engine):
         tasks: Sequence[str] | None = None,
     ) -> list[GeneratedText]:
         """The text whose every token is the likeliest one, per history."""
-        written = self._write("greedy", 1, histories, prefixes, trie, tasks, {})
-        return [one.texts(self.vocabulary, trie is not None)[0] for one in written]
+        found = self._generate("greedy", 1, None, histories, prefixes, trie, tasks)
+        return [texts[0] for texts in found]
 
     def sample(
         self,
@@ -115,10 +148,9 @@ class Generator(Engine):
                 f"{top_p} above 0 and at most 1"
             )
         options = SamplingOptions(np.float32(temperature), np.int32(top_k), np.float32(top_p))
-        written = self._write(
-            "sample", num_samples, histories, prefixes, trie, tasks, options, seed
+        return self._generate(
+            "sample", num_samples, options, histories, prefixes, trie, tasks, seed=seed
         )
-        return [one.texts(self.vocabulary, trie is not None) for one in written]
 
     def beam_search(
         self,
@@ -130,7 +162,7 @@ class Generator(Engine):
         trie: TitleTrie | None = None,
         tasks: Sequence[str] | None = None,
         seen: Sequence[Sequence[int]] | None = None,
-        lead_ins: Sequence[str] | None = None,
+        before_titles: Sequence[str] | None = None,
     ) -> list[list[GeneratedText]]:
         """Up to `num_beams` of the likeliest texts per history, best first.
 
@@ -138,28 +170,26 @@ class Generator(Engine):
           histories, prefixes, trie, tasks: see the class.
           num_beams: see `beam_search.beam_search`.
           length_penalty: see there; at least 0.
-          seen: per history, places in the trie's catalogue that must not be recommended: no beam is
-            spent on titles all of whose items are among them.
-          lead_ins: per history, what stands before a title of the trie without being part of it,
-            such as "title:"; it is given to the model, as a prefix is.
+          seen: per history, indices into the trie's catalogue that must not be recommended: no beam
+            is spent on titles all of whose items are among them.
+          before_titles: per history, the text before a title of the trie, such as "title:". It is
+            given to the model as a prefix is, but is no part of the title.
         """
         if length_penalty < 0:
             raise ConfigError(f"length_penalty = {length_penalty} must be at least 0")
-        if trie is None and (seen is not None or lead_ins is not None):
-            raise ConfigError("seen items and lead-ins are for titles of a trie only")
-        options = np.float32(length_penalty)
-        written = self._write(
+        if trie is None and (seen is not None or before_titles is not None):
+            raise ConfigError("seen items and texts before titles are for titles of a trie only")
+        return self._generate(
             "beam_search",
             num_beams,
+            np.float32(length_penalty),
             histories,
             prefixes,
             trie,
             tasks,
-            options,
             seen=seen,
-            lead_ins=lead_ins,
+            before_titles=before_titles,
         )
-        return [one.texts(self.vocabulary, trie is not None) for one in written]
 
     def recommend(
         self,
@@ -173,7 +203,7 @@ class Generator(Engine):
         item_scores: Sequence[ItemScores] | None = None,
         tasks: Sequence[str] | None = None,
         seen: Sequence[Sequence[int]] | None = None,
-        lead_ins: Sequence[str] | None = None,
+        before_titles: Sequence[str] | None = None,
     ) -> list[list[RecommendedTitle]]:
         """The k likeliest titles of a catalogue per history; fewer where the trie has fewer.
 
@@ -184,8 +214,7 @@ class Generator(Engine):
           length_penalty: 0, and titles are ranked by their probability.
           item_scores: per history, what orders items that share a title, such as the retriever's
             similarities; None: the catalogue's order.
-          seen: per history, places in the catalogue that must not be recommended.
-          lead_ins: see `beam_search`.
+          seen, before_titles: see `beam_search`.
         """
         if item_scores is not None and len(item_scores) != len(histories):
             raise DataError(f"{len(item_scores)} item scores for {len(histories)} histories")
@@ -199,7 +228,7 @@ class Generator(Engine):
             trie=trie,
             tasks=tasks,
             seen=seen,
-            lead_ins=lead_ins,
+            before_titles=before_titles,
         )
         results = []
         for request, texts in enumerate(found):
@@ -208,74 +237,135 @@ class Generator(Engine):
             titles = []
             for text in texts[:k]:
                 if text.entry is not None:
-                    places = trie.places(text.entry, scores)
-                    left = [place for place in places if place not in excluded]
+                    indices = trie.indices(text.entry, scores)
+                    left = [index for index in indices if index not in excluded]
                     titles.append(RecommendedTitle(trie.titles[text.entry], text.score, left))
             results.append(titles)
         return results
 
-    def _write(
+    def _generate(
         self,
         verb: str,
         num_texts: int,
+        options: Any,
         histories: Sequence[Sequence[str]],
         prefixes: Sequence[str] | None,
         trie: TitleTrie | None,
         tasks: Sequence[str] | None,
-        options: Any,
+        *,
         seed: int | Sequence[int] = 0,
         seen: Sequence[Sequence[int]] | None = None,
-        lead_ins: Sequence[str] | None = None,
-    ) -> list[WrittenTexts]:
+        before_titles: Sequence[str] | None = None,
+    ) -> list[list[GeneratedText]]:
         if num_texts < 1:
             raise ConfigError(f"{num_texts} texts per history were asked for")
-        seeds = [seed] * len(histories) if isinstance(seed, int | np.integer) else list(seed)
-        if len(seeds) != len(histories):
-            raise DataError(f"{len(seeds)} seeds for {len(histories)} histories")
-        # One length for lead-ins of all lengths: few shapes are compiled.
-        length = self.max_tokens if lead_ins is not None else self._length(trie)
-        begun = beginnings(self.vocabulary, len(histories), length, prefixes, trie, lead_ins)
-        anything: Constraint = self._any_text if trie is None else trie.arrays
+        number = len(histories)
+        seeds = [seed] * number if isinstance(seed, int | np.integer) else list(seed)
+        if len(seeds) != number:
+            raise DataError(f"{len(seeds)} seeds for {number} histories")
+        # One length for texts of all lengths before titles: few shapes are compiled.
+        length = self.max_tokens if before_titles is not None else self._length(trie)
+        prefix_ids, num_before = self._prefix_ids(number, length, prefixes, trie, before_titles)
         excluded = None
         if trie is not None and seen is not None:
-            excluded = excluded_ranks(trie, seen, len(histories))
+            excluded = trie.excluded_ranks(seen, number)
         run = self._program(verb, num_texts)
-        variables, settings = self._tasks.with_variables(self.variables, tasks, len(histories))
+        variables, settings = self._tasks.with_variables(self.variables, tasks, number)
         sources = list(map(self._source_row, histories, settings))
         lengths = [len(row["encoder_input_tokens"]) for row in sources]
         pending = []
         for bucket, size, members in in_buckets(lengths, self._source_buckets, self._batch_sizes):
             task_ids = [settings[i].task_id for i in members]
             batch = self._source_batch([sources[i] for i in members], task_ids, bucket, size)
-            batch["forced"] = np.full((size, length), FREE, np.int32)
-            batch["forced"][:, 0] = EOS_ID  # rows of padding have nothing to write
+            filled = slice(len(members))
+            batch["prefix_ids"] = np.full((size, length), FREE, np.int32)
+            batch["prefix_ids"][:, 0] = EOS_ID  # rows of padding end at once
+            batch["prefix_ids"][filled] = prefix_ids[members]
             batch["seeds"] = np.zeros((size, 1), np.uint32)
-            for k, i in enumerate(members):
-                batch["forced"][k] = begun.forced[i]
-                batch["seeds"][k] = seeds[i] % 2**32
+            batch["seeds"][filled, 0] = [seeds[i] % 2**32 for i in members]
             if excluded is not None:
                 # Rows of padding have seen nothing.
                 batch["seen"] = np.full((size, excluded.shape[1]), NO_RANK, np.int32)
-                batch["seen"][: len(members)] = excluded[members]
-            if lead_ins is not None:
+                batch["seen"][filled] = excluded[members]
+            if before_titles is not None:
                 batch["num_before"] = np.zeros((size, 1), np.int32)
-                batch["num_before"][: len(members), 0] = begun.num_before[members]
+                batch["num_before"][filled, 0] = num_before[members]
             placed = self._runtime.place_shared(batch)
-            constraint = anything
+            constraint: Constraint = self._any_text if trie is None else trie.arrays
             if trie is not None and excluded is not None:
                 constraint = UnseenTrie(trie.arrays, placed.pop("seen"))
-            if lead_ins is not None:
-                constraint = AfterGiven(constraint, placed.pop("num_before")[:, 0])
+            if before_titles is not None:
+                constraint = AfterPrefix(constraint, placed.pop("num_before")[:, 0])
             # Not read back here: the devices go on while Python prepares the next batch.
             pending.append((members, run(variables, placed, constraint, options)))
-        results: dict[int, WrittenTexts] = {}
-        for members, written in pending:
-            values = [np.asarray(value) for value in written]
+        results: dict[int, list[GeneratedText]] = {}
+        for members, generated in pending:
+            values = [np.asarray(value) for value in generated]
             for k, i in enumerate(members):
-                given = int((begun.forced[i] != FREE).sum())
-                tokens, scores, log_probability, ended, entries = (value[k] for value in values)
-                results[i] = WrittenTexts(tokens, scores, log_probability, ended, entries, given)
-        return [results[i] for i in range(len(histories))]
+                found = GeneratedBatch(*(value[k] for value in values))
+                num_given = int((prefix_ids[i] != FREE).sum())
+                results[i] = self._texts(found, num_given, trie is not None)
+        return [results[i] for i in range(number)]
+
+    def _prefix_ids(
+        self,
+        number: int,
+        length: int,
+        prefixes: Sequence[str] | None,
+        trie: TitleTrie | None,
+        before_titles: Sequence[str] | None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The first tokens of each request, and how many of them come before a title.
+
+        Returns:
+          int32 `[number, length]`, the prefixes' tokens and then `FREE`; int32 `[number]`.
+        """
+        prefixes = [""] * number if prefixes is None else prefixes
+        before_titles = [""] * number if before_titles is None else before_titles
+        for name, texts in (("prefixes", prefixes), ("texts before titles", before_titles)):
+            if len(texts) != number:
+                raise DataError(f"{len(texts)} {name} for {number} histories")
+        prefix_ids = np.full((number, length), FREE, np.int32)
+        num_before = np.zeros(number, np.int32)
+        encode = self.vocabulary.encode
+        for request, (text, prefix) in enumerate(zip(before_titles, prefixes, strict=True)):
+            before, own = encode(text), encode(prefix)
+            if trie is not None and len(before) + trie.length > length:
+                raise DataError(
+                    f"the text before title {request} has {len(before)} tokens and leaves no room "
+                    f"in {length} for the longest title, of {trie.length}: {text!r}"
+                )
+            if len(before) + len(own) >= length:
+                raise DataError(
+                    f"prefix {request} has {len(own)} tokens and leaves no room in "
+                    f"{length - len(before)}: {prefix!r}"
+                )
+            if trie is not None and not trie.has_prefix(own):
+                raise DataError(f"no title begins as prefix {request} does: {prefix!r}")
+            prefix_ids[request, : len(before) + len(own)] = [*before, *own]
+            num_before[request] = len(before)
+        return prefix_ids, num_before
+
+    def _texts(self, found: GeneratedBatch, num_given: int, of_trie: bool) -> list[GeneratedText]:
+        """The texts of one request, without beams for which there was none."""
+        texts = []
+        for tokens, score, log_probability, ended, entry in zip(*found, strict=True):
+            if np.isneginf(score):
+                continue
+            text = after = self.vocabulary.decode(tokens)
+            if num_given:
+                after = self.vocabulary.decode(tokens[num_given:]).strip()
+            texts.append(
+                GeneratedText(
+                    text,
+                    float(score),
+                    float(log_probability),
+                    bool(ended),
+                    int(entry) if of_trie and entry != NO_ENTRY else None,
+                    after,
+                )
+            )
+        return texts
 
     def _length(self, trie: TitleTrie | None) -> int:
         """Tokens to make room for, `[EOS]` included."""
@@ -284,8 +374,8 @@ class Generator(Engine):
         if trie.length > self.max_tokens:
             raise ConfigError(
                 f"the longest title has {trie.length} tokens with [EOS], more than the "
-                f"{self.max_tokens} that the model writes; TitleTrie(max_tokens={self.max_tokens}) "
-                "cuts it"
+                f"{self.max_tokens} that the model generates; "
+                f"TitleTrie(max_tokens={self.max_tokens}) cuts it"
             )
         return smallest_that_fits(trie.length, length_buckets(self.max_tokens))
 
@@ -298,8 +388,8 @@ class Generator(Engine):
                 features: Mapping[str, Array],
                 constraint: Constraint,
                 options: Any,
-            ) -> WrittenBatch:
-                return write(
+            ) -> GeneratedBatch:
+                return generate(
                     self.model,
                     variables,
                     features,

@@ -1,4 +1,4 @@
-"""One program that reads histories and writes texts: encoder, cache, then a decoding loop."""
+"""One program that reads histories and generates texts: encoder, cache, then a decoding loop."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from m6rec_jax.engine.beam_search import Beams, beam_search
-from m6rec_jax.engine.constraints import AfterGiven, Constraint
+from m6rec_jax.engine.constraints import AfterPrefix, Constraint
 from m6rec_jax.engine.decoding import Choose, Decoded, decode, greedy, model_step
 from m6rec_jax.engine.sampling import sampler
-from m6rec_jax.engine.token_trie import NO_ENTRY, TokenTrie
-from m6rec_jax.engine.unseen_trie import UnseenTrie
+from m6rec_jax.engine.token_trie import NO_ENTRY, TokenTrie, UnseenTrie
 from m6rec_jax.model import M6Rec
 
 Array = jax.Array
@@ -22,14 +21,14 @@ Variables = Mapping[str, Any]
 VERBS = ("greedy", "sample", "beam_search")
 
 
-class WrittenBatch(NamedTuple):
-    """What was written, best first where that has a meaning.
+class GeneratedBatch(NamedTuple):
+    """Texts of each source, best first where that has a meaning.
 
     Attributes:
       tokens: int32 `[sources, texts, length]`.
       scores: float32 `[sources, texts]`, what texts are ordered by: of beam search the
         length-normalised log probability, else the log probability.
-      log_probability: float32 `[sources, texts]`, of the tokens that were not forced.
+      log_probability: float32 `[sources, texts]`, of the tokens after the prefix.
       ended: bool `[sources, texts]`.
       entries: int32 `[sources, texts]`, of the trie; `NO_ENTRY` without one.
     """
@@ -41,7 +40,7 @@ class WrittenBatch(NamedTuple):
     entries: Array
 
 
-def write(
+def generate(
     model: M6Rec,
     variables: Variables,
     features: Mapping[str, Array],
@@ -51,20 +50,20 @@ def write(
     verb: str,
     num_texts: int,
     by_argmax: bool | None = None,
-) -> WrittenBatch:
+) -> GeneratedBatch:
     """Encodes and decodes a batch; for use inside jit.
 
     Args:
       model, variables: the model.
       features: `encoder_input_tokens`, `encoder_block_ids` `[sources, source]`, `task_ids`
-        `[sources, 1]`, `forced` `[sources, length]`, `seeds` uint32 `[sources, 1]`.
-      constraint: what may be written.
+        `[sources, 1]`, `prefix_ids` `[sources, length]`, `seeds` uint32 `[sources, 1]`.
+      constraint: which tokens may come.
       options: `SamplingOptions` of 'sample', the length penalty of 'beam_search'.
       verb: one of `VERBS`.
       num_texts: per source.
-      by_argmax: see `top_k`.
+      by_argmax: see `beam_search.top_k`.
     """
-    forced, task_ids = features["forced"], features["task_ids"]
+    prefix_ids, task_ids = features["prefix_ids"], features["task_ids"]
     encoded = model.apply(
         variables,
         features["encoder_input_tokens"],
@@ -76,7 +75,7 @@ def write(
         variables,
         encoded,
         task_ids,
-        max_length=forced.shape[1],
+        max_length=prefix_ids.shape[1],
         rows_per_source=num_texts,
         method=model.start_decoding,
     )
@@ -86,7 +85,7 @@ def write(
         beams = beam_search(
             step,
             cache,
-            forced,
+            prefix_ids,
             constraint,
             num_beams=num_texts,
             length_penalty=options,
@@ -97,13 +96,13 @@ def write(
         choose: Choose = greedy
         if verb == "sample":
             choose = sampler(_keys(features["seeds"][:, 0], num_texts), options)
-        result = decode(step, cache, jnp.repeat(forced, num_texts, axis=0), constraint, choose)
+        result = decode(step, cache, jnp.repeat(prefix_ids, num_texts, axis=0), constraint, choose)
         scores = result.log_probability
     entries = jnp.full_like(scores, NO_ENTRY, jnp.int32)
-    if isinstance(constraint, TokenTrie | UnseenTrie | AfterGiven):
+    if isinstance(constraint, TokenTrie | UnseenTrie | AfterPrefix):
         entries = constraint.entries(result.state)
-    shape = (forced.shape[0], num_texts)
-    return WrittenBatch(
+    shape = (prefix_ids.shape[0], num_texts)
+    return GeneratedBatch(
         result.tokens.reshape(*shape, -1),
         scores.reshape(shape),
         result.log_probability.reshape(shape),

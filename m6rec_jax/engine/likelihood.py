@@ -1,14 +1,31 @@
-"""How likely a model finds given target tokens: perplexity, and zero-shot scores."""
+"""How likely a model finds given tokens: perplexity, and zero-shot scores (paper section 2).
+
+    scorer = LikelihoodScorer(
+        model, variables, vocabulary, options, sentence="{item}. liked.", counted=("candidate",)
+    )
+    scorer.score_requests([history], [candidates])      # a mean log probability per candidate
+
+A candidate's score says how plausible a sentence about it is. No head is needed and nothing is
+trained for the task. Histories are encoded once and candidates packed into rows, as in
+`engine.scoring`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
 
+import gin
 import jax
 import jax.numpy as jnp
 
+from m6rec_jax.engine.candidate_rows import PackedTexts, pack
+from m6rec_jax.engine.candidate_scoring import CandidateScorer
+from m6rec_jax.engine.engine import EngineOptions, Variables
+from m6rec_jax.errors import DataError
 from m6rec_jax.model import M6Rec
+from m6rec_jax.text.counted_sentences import CountedSentence, counted_candidates
+from m6rec_jax.text.vocabulary import Vocabulary
 
 Array = jax.Array
 
@@ -27,9 +44,7 @@ class TokenSums(NamedTuple):
     weight: Array
 
 
-def token_sums(
-    model: M6Rec, variables: Mapping[str, Any], features: Mapping[str, Array]
-) -> TokenSums:
+def token_sums(model: M6Rec, variables: Variables, features: Mapping[str, Array]) -> TokenSums:
     """Sums of the target tokens' likelihood; for use inside jit.
 
     Args:
@@ -48,7 +63,7 @@ def token_sums(
 
 
 def target_log_probabilities(
-    model: M6Rec, variables: Mapping[str, Any], hidden: Array, targets: Array
+    model: M6Rec, variables: Variables, hidden: Array, targets: Array
 ) -> tuple[Array, Array]:
     """Log probability of each target token; for use inside jit.
 
@@ -91,7 +106,7 @@ def mean_log_probabilities(
 
 
 def mean_target_log_probabilities(
-    model: M6Rec, variables: Mapping[str, Any], hidden: Array, features: Mapping[str, Array]
+    model: M6Rec, variables: Variables, hidden: Array, features: Mapping[str, Array]
 ) -> Array:
     """`mean_log_probabilities` of a whole batch, `[batch, target]`; for use inside jit.
 
@@ -105,3 +120,70 @@ def mean_target_log_probabilities(
     return mean_log_probabilities(
         log_p, features["decoder_loss_weights"], features["decoder_block_ids"]
     )
+
+
+@gin.configurable(allowlist=["sentence", "counted"])
+class LikelihoodScorer(CandidateScorer):
+    """Mean log probability, in nats, of the tokens that count in a sentence about a candidate.
+
+    Args:
+      model, variables, vocabulary, options: as `Engine`.
+      sentence: with one field, `{item}` or `{candidate}`, in whose place each text goes.
+      counted: which parts of it count, see `text.counted_sentences.PARTS`.
+
+    Raises:
+      ConfigError: a sentence that does not parse, or lengths that do not fit together.
+    """
+
+    decoder_features = (
+        *CandidateScorer.decoder_features,
+        "decoder_target_tokens",
+        "decoder_loss_weights",
+    )
+
+    def __init__(
+        self,
+        model: M6Rec,
+        variables: Variables,
+        vocabulary: Vocabulary,
+        options: EngineOptions,
+        *,
+        sentence: str = "{item}",
+        counted: Collection[str] = ("candidate",),
+    ) -> None:
+        self.sentence = CountedSentence.parse(sentence, counted)
+        super().__init__(model, variables, vocabulary, options)
+
+    def read(self, variables: Variables, hidden: Array, features: Mapping[str, Array]) -> Array:
+        return mean_target_log_probabilities(self.model, variables, hidden, features)
+
+    def check(self, text: str, task: str | None = None) -> None:
+        """Makes sure that a candidate can be scored.
+
+        Args:
+          text: of the candidate.
+          task: by whose prompts; None: the default one.
+
+        Raises:
+          DataError: it has no words, or nothing of its sentence counts.
+          ConfigError: there is no room for the words around it.
+        """
+        if not len(self.vocabulary.encode_array(text)):
+            raise DataError(f"there is no text to score: {text!r}")
+        length = self._tasks.one(task).text_length(self.candidate_length)
+        counted_candidates(self.vocabulary, [text], self.sentence, length, candidate_length=length)
+
+    def pack(self, texts: Sequence[str], candidate_length: int) -> PackedTexts:
+        rendered = [self.sentence.render(text) for text in texts]
+        return pack(
+            [len(self.vocabulary.encode_array(text)) + 2 for text in rendered],
+            self.options.target_length,
+            candidate_length,
+            lambda members, share: counted_candidates(
+                self.vocabulary,
+                [texts[i] for i in members],
+                self.sentence,
+                self.options.target_length,
+                candidate_length=share,
+            ),
+        )

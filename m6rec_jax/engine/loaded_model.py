@@ -18,7 +18,7 @@ from m6rec_jax.checkpoints.fingerprint import checksums
 from m6rec_jax.checkpoints.trees import flatten
 from m6rec_jax.engine.engine import EngineOptions
 from m6rec_jax.engine.generation import Generator
-from m6rec_jax.engine.likelihood_scoring import LikelihoodScorer
+from m6rec_jax.engine.likelihood import LikelihoodScorer
 from m6rec_jax.engine.retrieval import Retriever
 from m6rec_jax.engine.scoring import Scorer
 from m6rec_jax.engine.task_settings import TaskSettings, task_settings

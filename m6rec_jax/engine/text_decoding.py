@@ -1,4 +1,4 @@
-"""How written texts are decoded, for evaluation, files of requests and conversation alike.
+"""How generated texts are decoded, for evaluation, files of requests and conversation alike.
 
 Decoding.method = 'beam_search'        # in gin; greedy unless said otherwise
 Decoding.num_beams = 4
@@ -12,8 +12,7 @@ from collections.abc import Sequence
 import gin
 import numpy as np
 
-from m6rec_jax.engine.generated_texts import GeneratedText
-from m6rec_jax.engine.generation import Generator
+from m6rec_jax.engine.generation import GeneratedText, Generator
 from m6rec_jax.errors import ConfigError
 
 METHODS = ("greedy", "beam_search", "sample")
@@ -45,21 +44,21 @@ class Decoding:
                 f"Decoding.method = {self.method!r} is none of {', '.join(map(repr, METHODS))}"
             )
 
-    def write(
+    def generate(
         self,
         generator: Generator,
         sources: Sequence[Sequence[str]],
         prefixes: Sequence[str] | None = None,
         tasks: Sequence[str] | None = None,
-        places: Sequence[Sequence[int]] | None = None,
+        keys: Sequence[Sequence[int]] | None = None,
     ) -> list[GeneratedText]:
         """One text for each source.
 
         Args:
           generator: of the model.
-          sources, prefixes, tasks: errors, too, as of `Generator`'s verbs.
-          places: numbers that tell each source from all others, however they come to share calls;
-            with the seed they decide what is sampled. None: its place among the sources.
+          sources, prefixes, tasks: errors, too, as of `Generator`.
+          keys: numbers that distinguish each source from all others, whichever share a call; with
+            the seed they decide what is sampled. None: its index among the sources.
         """
         if self.method == "greedy":
             return generator.greedy(sources, prefixes, tasks=tasks)
@@ -78,15 +77,15 @@ class Decoding:
                 temperature=self.temperature,
                 top_k=self.top_k,
                 top_p=self.top_p,
-                seed=self._seeds(len(sources), places),
+                seed=self._seeds(len(sources), keys),
                 tasks=tasks,
             )
         return [texts[0] for texts in found]
 
-    def _seeds(self, number: int, places: Sequence[Sequence[int]] | None) -> list[int]:
-        if places is None:
-            return [self.seed + place for place in range(number)]
-        return [_mixed(self.seed, *place) for place in places]
+    def _seeds(self, number: int, keys: Sequence[Sequence[int]] | None) -> list[int]:
+        if keys is None:
+            return [self.seed + index for index in range(number)]
+        return [_mixed(self.seed, *key) for key in keys]
 
 
 def _mixed(*numbers: int) -> int:

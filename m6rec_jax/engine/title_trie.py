@@ -1,7 +1,7 @@
 """The titles of a catalogue, so that what the model recommends always exists.
 
     trie = TitleTrie(vocabulary, titles)                # once
-    generator.recommend(histories, trie, 10)            # titles, scores *and* places
+    generator.recommend(histories, trie, 10)            # titles, scores *and* indices of items
 
 A title may belong to several items: films are remade and re-released, and texts that differ only
 in what the vocabulary normalises away have the same tokens. All of them are returned, in an order
@@ -15,11 +15,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from m6rec_jax.engine.catalogue_index import excluded_widths
-from m6rec_jax.engine.token_trie import build_trie
+from m6rec_jax.engine.token_trie import NO_RANK, build_trie
 from m6rec_jax.errors import DataError
 from m6rec_jax.text.vocabulary import Vocabulary
 
-# Scores of the whole catalogue, or a function from places in it to their scores.
+# Scores of the whole catalogue, or a function from indices into it to their scores.
 ItemScores = np.ndarray | Callable[[np.ndarray], np.ndarray]
 
 
@@ -28,7 +28,7 @@ class TitleTrie:
 
     Args:
       vocabulary: the model's.
-      titles: of each item, in the catalogue's order: what generation was trained to write.
+      titles: of each item, in the catalogue's order: what the model was trained to generate.
       max_tokens: longest title in tokens, `[EOS]` included; longer ones lose their end, as training
         cuts them, and may come to share it. None: no limit.
 
@@ -45,27 +45,27 @@ class TitleTrie:
     def __init__(
         self, vocabulary: Vocabulary, titles: Sequence[str], max_tokens: int | None = None
     ) -> None:
-        places: dict[tuple[int, ...], list[int]] = {}
-        for place, title in enumerate(titles):
+        items_of: dict[tuple[int, ...], list[int]] = {}
+        for index, title in enumerate(titles):
             tokens = vocabulary.encode(title)
             if not tokens:
-                raise DataError(f"item {place} has no title to write: {title!r}")
+                raise DataError(f"item {index} has no title to generate: {title!r}")
             kept = tokens if max_tokens is None else tokens[: max_tokens - 1]
-            places.setdefault(tuple(kept), []).append(place)
-        sequences = list(places)
+            items_of.setdefault(tuple(kept), []).append(index)
+        sequences = list(items_of)
         self.arrays = build_trie(sequences)
         # On the host as well, to check prefixes without a round trip.
         self._first_child = np.asarray(self.arrays.first_child)
         self._token = np.asarray(self.arrays.token)
-        self._places = [np.array(items, np.int64) for items in places.values()]
-        self._entry_of_place = np.zeros(len(titles), np.int64)
-        for entry, items in enumerate(self._places):
-            self._entry_of_place[items] = entry
+        self._items = [np.array(items, np.int64) for items in items_of.values()]
+        self._entry_of_item = np.zeros(len(titles), np.int64)
+        for entry, items in enumerate(self._items):
+            self._entry_of_item[items] = entry
         ending, first_rank = np.asarray(self.arrays.entry), np.asarray(self.arrays.first_rank)
         leaves = np.flatnonzero(ending >= 0)
         self._rank = np.zeros(len(sequences), np.int64)
         self._rank[ending[leaves]] = first_rank[leaves]
-        self.titles = [titles[items[0]] for items in places.values()]
+        self.titles = [titles[items[0]] for items in items_of.values()]
         self.num_items = len(titles)
         self.length = 1 + max(map(len, sequences))
 
@@ -79,53 +79,68 @@ class TitleTrie:
         for token in tokens:
             first, end = self._first_child[node : node + 2]
             children = self._token[first:end]
-            place = int(np.searchsorted(children, token))
-            if place == len(children) or children[place] != token:
+            child = int(np.searchsorted(children, token))
+            if child == len(children) or children[child] != token:
                 return False
-            node = int(first) + place
+            node = int(first) + child
         return True
 
-    def seen_ranks(self, seen: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Ranks (see `TokenTrie`) of the titles all of whose items were seen, ascending.
+    def excluded_ranks(self, seen: Sequence[Sequence[int]], number: int) -> np.ndarray:
+        """Ranks that each history excludes, int32 `[histories, width]`, for `UnseenTrie`.
+
+        The width is one of `excluded_widths`, so that few shapes are compiled.
 
         Args:
-          seen: places in the catalogue.
+          seen: per history, indices into the catalogue.
+          number: of histories.
 
         Raises:
-          DataError: a place outside the catalogue.
+          DataError: another number of lists than of histories, or an item outside the catalogue.
         """
+        if len(seen) != number:
+            raise DataError(f"{len(seen)} lists of seen items for {number} histories")
+        ranks = list(map(self._seen_ranks, seen))
+        longest = max(map(len, ranks), default=0)
+        width = next(width for width in excluded_widths(len(self)) if width >= longest)
+        found = np.full((number, width), NO_RANK, np.int32)
+        for row, own in enumerate(ranks):
+            found[row, : len(own)] = own
+        return found
+
+    def _seen_ranks(self, seen: Sequence[int]) -> np.ndarray:
+        """Ranks (see `TokenTrie`) of the titles all of whose items were seen, ascending."""
         items = np.unique(np.asarray(seen, np.int64))
         if len(items) and not 0 <= items[0] <= items[-1] < self.num_items:
             raise DataError(
                 f"a seen item is outside the catalogue of {self.num_items} items: {items[0]} or "
                 f"{items[-1]}"
             )
-        entries, counts = np.unique(self._entry_of_place[items], return_counts=True)
-        whole = [len(self._places[entry]) == n for entry, n in zip(entries, counts, strict=True)]
+        entries, counts = np.unique(self._entry_of_item[items], return_counts=True)
+        whole = [len(self._items[entry]) == n for entry, n in zip(entries, counts, strict=True)]
         return np.sort(self._rank[entries[np.asarray(whole, bool)]])
 
     def warm_up_seen(self) -> list[list[int]]:
-        """Seen items for each of the shapes that `unseen_trie.excluded_ranks` may have."""
+        """Seen items for each of the shapes that `excluded_ranks` may have."""
         widths = excluded_widths(len(self))
-        return [[int(i) for items in self._places[:width] for i in items] for width in widths]
+        return [[int(i) for items in self._items[:width] for i in items] for width in widths]
 
-    def shared_places(self) -> np.ndarray:
-        """Places of all items that share their title with another one, ascending, int64."""
-        shared = [items for items in self._places if len(items) > 1]
+    def shared_indices(self) -> np.ndarray:
+        """Indices of all items that share their title with another one, ascending, int64."""
+        shared = [items for items in self._items if len(items) > 1]
         return np.sort(np.concatenate(shared)) if shared else np.zeros(0, np.int64)
 
-    def places(self, entry: int, scores: ItemScores | None = None) -> list[int]:
-        """Places in the catalogue of all items that have this title.
+    def indices(self, entry: int, scores: ItemScores | None = None) -> list[int]:
+        """Indices into the catalogue of all items that have this title.
 
         Args:
           entry: of `TokenTrie.entries`.
-          scores: best first by these, float `[items]` or a function from places to scores; equal
+          scores: best first by these, float `[items]` or a function from indices to scores; equal
             ones, and None, leave the catalogue's order.
 
         Raises:
           DataError: scores of another number of items.
         """
-        items = self._places[entry]
+        items = self._items[entry]
         if scores is None or len(items) == 1:
             return [int(item) for item in items]
         if callable(scores):

@@ -1,11 +1,11 @@
-"""A trie of token sequences as arrays on the device: a constraint that only lets these be written.
+"""A trie of token sequences as arrays on the device: a constraint that allows only these.
 
 Nodes are numbered level by level, the children of a node by ascending token. A node's children are
 then consecutive, and the edge that leads to node n can be called n itself, so three arrays hold all
 (compressed sparse rows whose target column is implied):
 
     children of n     nodes first_child[n] … first_child[n + 1] - 1
-    token[n]          what is written on the way to n
+    token[n]          the token on the way to n
     entry[n]          which sequence ends at n, or NO_ENTRY
     below n           the sequences of ranks first_rank[n] … end_rank[n] - 1, sorted by their tokens
 
@@ -34,6 +34,8 @@ from m6rec_jax.text.vocabulary import EOS_ID
 Array = jax.Array
 
 NO_ENTRY = -1
+# Above all ranks: fills up sources that exclude less than others.
+NO_RANK = np.iinfo(np.int32).max
 
 
 class TokenTrie(NamedTuple):
@@ -41,7 +43,7 @@ class TokenTrie(NamedTuple):
 
     Their lengths are rounded up to powers of two, so that a catalogue which grows a little compiles
     nothing anew. The last node is always such a spare one, without children: that is where a row
-    stands that wrote what no sequence has.
+    stands whose tokens no sequence has.
 
     Attributes:
       first_child: int32 `[nodes + 1]`.
@@ -86,7 +88,7 @@ class TokenTrie(NamedTuple):
         return jnp.where(found < 0, self.token.shape[0] - 1, found)
 
     def entries(self, state: Array) -> Array:
-        """Which sequence each row has written, `NO_ENTRY` where none is complete."""
+        """Which sequence each row has generated, `NO_ENTRY` where none is complete."""
         return self.entry[state]
 
     def children(self, state: Array) -> tuple[Array, Array]:
@@ -95,6 +97,50 @@ class TokenTrie(NamedTuple):
         children = first[:, None] + self.slots
         present = children < end[:, None]
         return jnp.where(present, children, 0), present
+
+
+class UnseenTrie(NamedTuple):
+    """A `TokenTrie` without the sequences that each source excludes, a `constraints.Constraint`.
+
+    A branch is dead when all sequences below it are excluded. Those below a node have consecutive
+    ranks, so two binary searches in a source's sorted excluded ranks tell how many of them are. No
+    beam is spent on a sequence that would have to be thrown away.
+
+    The state is the node of each row and its source, int32 `[rows]` each; rows of one source lie
+    next to one another.
+
+    Attributes:
+      trie: of all sequences.
+      excluded: int32 `[sources, width]`, ascending ranks, filled up with `NO_RANK`.
+    """
+
+    trie: TokenTrie
+    excluded: Array
+
+    def start(self, num_rows: int) -> tuple[Array, Array]:
+        """The root, before the first token."""
+        rows_per_source = num_rows // self.excluded.shape[0]
+        source = jnp.arange(num_rows, dtype=jnp.int32) // rows_per_source
+        return self.trie.start(num_rows), source
+
+    def mask(self, state: tuple[Array, Array], log_probs: Array) -> Array:
+        """See `constraints.Constraint`."""
+        node, source = state
+        children, present = self.trie.children(node)
+        first, end = self.trie.first_rank[children], self.trie.end_rank[children]
+        search = jax.vmap(jnp.searchsorted)
+        own = self.excluded[source]
+        dead = search(own, end) - search(own, first) == end - first
+        return self.trie.mask_of(children, present & ~dead, log_probs)
+
+    def advance(self, state: tuple[Array, Array], tokens: Array) -> tuple[Array, Array]:
+        """See `constraints.Constraint`."""
+        node, source = state
+        return self.trie.advance(node, tokens), source
+
+    def entries(self, state: tuple[Array, Array]) -> Array:
+        """See `TokenTrie.entries`."""
+        return self.trie.entries(state[0])
 
 
 def build_trie(sequences: Sequence[Sequence[int] | np.ndarray]) -> TokenTrie:

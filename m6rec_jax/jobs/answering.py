@@ -20,7 +20,7 @@ import numpy as np
 from m6rec_jax.engine.engine import Engine
 from m6rec_jax.engine.generation import Generator
 from m6rec_jax.engine.index_files import StoredIndex, open_index
-from m6rec_jax.engine.likelihood_scoring import LikelihoodScorer
+from m6rec_jax.engine.likelihood import LikelihoodScorer
 from m6rec_jax.engine.loaded_model import LoadedModel
 from m6rec_jax.engine.retrieval import Retriever
 from m6rec_jax.engine.scoring import Scorer

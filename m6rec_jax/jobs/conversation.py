@@ -151,8 +151,8 @@ class Conversation:
             source = reply_source(self._latest(), self._history)
             # Every turn draws anew, and the same dialogue gives the same replies.
             drawn = [(len(self.turns),)]
-            (said,) = self._decoding.write(self._replies, [source], [f"{SYSTEM}:"], places=drawn)
-            reply = said.written
+            (said,) = self._decoding.generate(self._replies, [source], [f"{SYSTEM}:"], keys=drawn)
+            reply = said.continuation
         user = None if self._retrieval is None else self._retrieval.embed_users([self._source()])
         written, retrieved = self._by_title(user), self._by_retrieval(user)
         if reply:
@@ -186,7 +186,7 @@ class Conversation:
             item_scores=known,
             seen=[sorted(self.named)],
         )
-        pairs = [(place, title.score) for title in found for place in title.places]
+        pairs = [(place, title.score) for title in found for place in title.indices]
         return self._recommended(pairs[: self._num_items])
 
     def _by_retrieval(self, user: np.ndarray | None) -> Recommended | None:

@@ -87,7 +87,7 @@ class GenerationJob(Job):
         rows = evaluation.rows()
         if not rows:
             raise DataError("there are no texts to write; is the split empty?")
-        texts = Decoding().write(
+        texts = Decoding().generate(
             evaluation.generator(),
             [row["source"] for row in rows],
             [row["prefix"] for row in rows],
@@ -95,7 +95,7 @@ class GenerationJob(Job):
         )
         return GenerationPredictions(
             rows=rows,
-            texts=[text.written for text in texts],
+            texts=[text.continuation for text in texts],
             log_probabilities=np.array([text.log_probability for text in texts], np.float64),
             ended=np.array([text.ended for text in texts], bool),
             language=language,
@@ -264,18 +264,18 @@ class GenerationAnswers(Answerer[_GenerationTask]):
                 for i in members
                 for index, item in enumerate(own.items(accepted[i].request))
             ]
-            found = self._decoding.write(
+            found = self._decoding.generate(
                 self.parts.generator(task),
                 [own.template.source(accepted[i].text.history, item) for i, _, item in asked],
                 [own.template.render_prefix(item) for *_, item in asked],
                 [task] * len(asked),
                 # A request is drawn the same text whatever shares its batch.
-                places=[(accepted[i].number, index) for i, index, _ in asked],
+                keys=[(accepted[i].number, index) for i, index, _ in asked],
             )
             for i in members:
                 texts = [t for (j, *_), t in zip(asked, found, strict=True) if j == i]
                 results[i] = Texts(
-                    [text.written for text in texts], [text.log_probability for text in texts]
+                    [text.continuation for text in texts], [text.log_probability for text in texts]
                 )
         return [results[i] for i in range(len(accepted))]
 
@@ -292,4 +292,4 @@ class GenerationAnswers(Answerer[_GenerationTask]):
             generator = self.parts.generator(task)
             for history in generator.warm_up_histories():
                 for size in self.parts.batch_sizes:
-                    self._decoding.write(generator, [history] * size, None, [task] * size)
+                    self._decoding.generate(generator, [history] * size, None, [task] * size)

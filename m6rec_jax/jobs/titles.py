@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import gin
@@ -15,8 +15,8 @@ import numpy as np
 
 from m6rec_jax.engine.generation import Generator
 from m6rec_jax.engine.likelihood import token_sums
-from m6rec_jax.engine.shared_titles import SharedTitles
-from m6rec_jax.engine.title_trie import TitleTrie
+from m6rec_jax.engine.retrieval import Retriever
+from m6rec_jax.engine.title_trie import ItemScores, TitleTrie
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.jobs.answering import (
     Accepted,
@@ -108,9 +108,45 @@ class TitleRecommendationJob(RecommendationJob):
 
 def _items(titles: Sequence[Any], k: int) -> tuple[list[int], list[float]]:
     """k items of titles in their order, all that share one; -1 where there are fewer."""
-    found = [(item, title.score) for title in titles for item in title.places][:k]
+    found = [(item, title.score) for title in titles for item in title.indices][:k]
     found += [(-1, -np.inf)] * (k - len(found))
     return [item for item, _ in found], [score for _, score in found]
+
+
+class SharedTitles:
+    """Similarities of histories and items that share a title, for `Generator.recommend`.
+
+    Only those items are embedded: a large catalogue with few shared titles costs next to nothing.
+
+    Args:
+      retriever: of the two towers.
+      trie: of the catalogue.
+      texts: of the catalogue, as the item tower reads them.
+      task: by whose prompts users and items are embedded; None: the retriever's default one.
+    """
+
+    def __init__(
+        self, retriever: Retriever, trie: TitleTrie, texts: Sequence[str], task: str | None = None
+    ) -> None:
+        self._retriever, self._task = retriever, task
+        self._shared = trie.shared_indices()
+        if len(self._shared):
+            self._index = retriever.index([texts[index] for index in self._shared], task)
+
+    def item_scores(self, histories: Sequence[Sequence[str]]) -> list[ItemScores] | None:
+        """Per history what orders items of one title; None where no title is shared.
+
+        Args:
+          histories: as for `Retriever.embed_users`.
+        """
+        if not len(self._shared) or not histories:
+            return None
+        tasks = None if self._task is None else [self._task] * len(histories)
+        return [self._scores(user) for user in self._retriever.embed_users(histories, tasks)]
+
+    def _scores(self, user: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+        of_shared = self._index.scores_of(user)
+        return lambda indices: of_shared(np.searchsorted(self._shared, indices))
 
 
 # What a task writes whose texts name an item, see `text.writing_templates`.
@@ -223,7 +259,7 @@ class TitlesAnswers(Answerer[_TitlesTask]):
         room = _room(template, data.items.values(), generator)
         trie = TitleTrie(generator.vocabulary, titles, room)
         shared, towers = None, self._towers(task)
-        if towers is not None and len(trie.shared_places()):
+        if towers is not None and len(trie.shared_indices()):
             texts = [data.template.item(item) for item in data.items.values()]
             shared = SharedTitles(self.parts.retriever(), trie, texts, towers)
         ids = list(data.items)
@@ -270,14 +306,14 @@ class TitlesAnswers(Answerer[_TitlesTask]):
                 histories,
                 own.trie,
                 min(self._max_k, len(own.trie)),
-                lead_ins=[own.template.render_prefix(_about(one.request)) for one in asked],
+                before_titles=[own.template.render_prefix(_about(one.request)) for one in asked],
                 seen=[own.excluded(one.request, self._exclude_seen) for one in asked],
                 item_scores=None if own.shared is None else own.shared.item_scores(histories),
                 tasks=[task] * len(asked),
             )
             for i, one, titles in zip(members, asked, found, strict=True):
                 k = one.request.k or self._k
-                rows = [(item, title) for title in titles[:k] for item in title.places]
+                rows = [(item, title) for title in titles[:k] for item in title.indices]
                 results[i] = RecommendedTitles(
                     [own.ids[item] for item, _ in rows],
                     [title.title for _, title in rows],
@@ -308,7 +344,7 @@ class TitlesAnswers(Answerer[_TitlesTask]):
                             [history] * size,
                             own.trie,
                             min(self._max_k, len(own.trie)),
-                            lead_ins=[""] * size,
+                            before_titles=[""] * size,
                             seen=[seen] * size,
                             tasks=[task] * size,
                         )

@@ -22,7 +22,7 @@ from t5x import models, optimizers
 
 from m6rec_jax.engine.constraints import any_text
 from m6rec_jax.engine.decoding import FREE
-from m6rec_jax.engine.generation_program import write
+from m6rec_jax.engine.generation_program import generate
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.model.m6rec import M6Rec, initial_features
 from m6rec_jax.objectives import Metrics, total_loss
@@ -159,8 +159,8 @@ class M6RecModel(models.BaseTransformerModel):
           `engine.decoding` and `engine.beam_search`.
         """
         del rng
-        features = {**batch, "forced": _given(batch)}
-        written = write(
+        features = {**batch, "prefix_ids": _given(batch)}
+        written = generate(
             self.module,
             variables.split(params),
             features,

@@ -19,8 +19,8 @@ from m6rec_jax.engine.generation import Generator
 from m6rec_jax.engine.model_folder import variable_targets
 from m6rec_jax.engine.retrieval import Retriever
 from m6rec_jax.engine.scoring import Scorer
-from m6rec_jax.engine.shared_titles import SharedTitles
 from m6rec_jax.engine.title_trie import TitleTrie
+from m6rec_jax.jobs.titles import SharedTitles
 from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
 from m6rec_jax.model.m6rec import initial_features
 from m6rec_jax.sharding import LogicalRules, data_parallel, fully_sharded_2d, make_mesh
@@ -89,14 +89,14 @@ def answers(
     generator = Generator(model, placed, vocabulary, options)
     trie = TitleTrie(vocabulary, TITLES)
     titles = generator.recommend(HISTORIES, trie, 3)
-    texts = [f"{title}, {place} percent" for place, title in enumerate(TITLES)]
+    texts = [f"{title}, {i} percent" for i, title in enumerate(TITLES)]
     retriever = Retriever(model, placed, vocabulary, options)
     shared = SharedTitles(retriever, trie, texts)
-    told = generator.recommend(
+    ordered = generator.recommend(
         HISTORIES,
         trie,
         7,
-        lead_ins=["likes", "user", "liked it,"],
+        before_titles=["likes", "user", "liked it,"],
         seen=[[1], [], [7]],
         item_scores=shared.item_scores(HISTORIES),
     )
@@ -106,7 +106,7 @@ def answers(
     return {
         "titles": [[one.title for one in row] for row in titles],
         "scores": [[one.score for one in row] for row in titles],
-        "places": [[one.places for one in row] for row in told],
+        "indices": [[one.indices for one in row] for row in ordered],
         "samples": [[one.text for one in row] for row in samples],
         "users": users.tolist(),
         "items": retriever.embed_items(texts).tolist(),

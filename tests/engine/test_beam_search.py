@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from m6rec_jax.engine.beam_search import Beams, beam_search
+from m6rec_jax.engine.beam_search import Beams, beam_search, top_k
 from m6rec_jax.engine.token_trie import build_trie
-from m6rec_jax.engine.top_k import top_k
 from m6rec_jax.text.vocabulary import EOS_ID
 from tests.engine.toy_language import (
     NUM_CODES,
@@ -30,7 +29,7 @@ SOURCES = 2
 @functools.partial(jax.jit, static_argnames=("num_beams", "by_argmax"))
 def search(
     language: Language,
-    forced: Any,
+    prefix_ids: Any,
     constraint: Any,
     length_penalty: float,
     *,
@@ -39,8 +38,8 @@ def search(
 ) -> Beams:
     return beam_search(
         language.step,
-        language.start(forced.shape[0], num_beams),
-        forced,
+        language.start(prefix_ids.shape[0], num_beams),
+        prefix_ids,
         constraint,
         num_beams=num_beams,
         length_penalty=length_penalty,
@@ -121,9 +120,9 @@ def test_a_narrow_beam_equals_a_plain_search(
 ) -> None:
     """Also: ending early changes nothing."""
     language, length = random_language(seed, end), 6
-    forced = free(length)
-    forced[1, : len(prefix)] = prefix
-    found = search(language, forced, all_but_pad(), penalty, num_beams=num_beams)
+    prefix_ids = free(length)
+    prefix_ids[1, : len(prefix)] = prefix
+    found = search(language, prefix_ids, all_but_pad(), penalty, num_beams=num_beams)
     for source, beginning in ((0, ()), (1, tuple(prefix))):
         expected = plain_search(language, source, beginning, num_beams, penalty, length)
         number = len(expected)
@@ -160,10 +159,10 @@ def test_a_longer_text_may_still_win_when_all_beams_have_finished() -> None:
 
 def test_rows_of_padding_hold_nothing_up() -> None:
     language = random_language(0, end=12.0)
-    forced = free(50)
-    forced[1, 0] = EOS_ID
-    alone = search(language, forced[:1], all_but_pad(), 0.0, num_beams=2)
-    found = search(language, forced, all_but_pad(), 0.0, num_beams=2)
+    prefix_ids = free(50)
+    prefix_ids[1, 0] = EOS_ID
+    alone = search(language, prefix_ids[:1], all_but_pad(), 0.0, num_beams=2)
+    found = search(language, prefix_ids, all_but_pad(), 0.0, num_beams=2)
     assert found.num_steps == alone.num_steps
     np.testing.assert_array_equal(found.tokens[:1], alone.tokens)
     assert found.scores[1].tolist() == [0.0, -np.inf]

@@ -35,16 +35,16 @@ TASKS = np.array([[0], [1], [0]], np.int32)
 @functools.partial(jax.jit, static_argnames="sampled")
 def toy(
     language: Language,
-    forced: Any,
+    prefix_ids: Any,
     constraint: Any,
     options: Any = None,
     seed: int = 0,
     *,
     sampled: bool = False,
 ) -> Decoded:
-    number = forced.shape[0]
+    number = prefix_ids.shape[0]
     choose = sampler(keys(number, seed), options) if sampled else greedy
-    return decode(language.step, language.start(number), forced, constraint, choose)
+    return decode(language.step, language.start(number), prefix_ids, constraint, choose)
 
 
 def plain_greedy(language: Language, source: int, prefix: tuple[int, ...], length: int) -> tuple:
@@ -61,12 +61,12 @@ def plain_greedy(language: Language, source: int, prefix: tuple[int, ...], lengt
 @pytest.mark.parametrize("seed", range(4))
 def test_greedy_equals_a_plain_loop(seed: int) -> None:
     language, number = random_language(seed), 20
-    forced = np.zeros((number, LENGTH), np.int32)
-    forced[3, :2] = [4, 3]
-    forced[4, :1] = [2]
-    found = toy(language, forced, all_but_pad())
+    prefix_ids = np.zeros((number, LENGTH), np.int32)
+    prefix_ids[3, :2] = [4, 3]
+    prefix_ids[4, :1] = [2]
+    found = toy(language, prefix_ids, all_but_pad())
     for row in range(number):
-        prefix = until_end(forced[row])
+        prefix = until_end(prefix_ids[row])
         expected = plain_greedy(language, row, prefix, LENGTH)
         assert until_end(found.tokens[row]) == expected
         assert found.ended[row] == (expected[-1] == EOS_ID)
@@ -152,10 +152,10 @@ def test_sampled_texts_come_as_often_as_they_are_likely() -> None:
 def test_a_row_does_not_depend_on_its_neighbours() -> None:
     language, options = random_language(5), SamplingOptions(1.0, 3, 0.95)
     free = np.zeros((6, LENGTH), np.int32)
-    forced = free.copy()
-    forced[[0, 1, 3, 4, 5], :2] = [[2, 2], [3, 4], [4, 4], [2, 4], [3, 3]]
+    prefix_ids = free.copy()
+    prefix_ids[[0, 1, 3, 4, 5], :2] = [[2, 2], [3, 4], [4, 4], [2, 4], [3, 3]]
     a = toy(language, free, all_but_pad(), options, sampled=True)
-    b = toy(language, forced, all_but_pad(), options, sampled=True)
+    b = toy(language, prefix_ids, all_but_pad(), options, sampled=True)
     assert a.tokens[2].tolist() == b.tokens[2].tolist()
     assert a.tokens.tolist() != b.tokens.tolist()
     assert (
@@ -194,7 +194,7 @@ def setup(request: Any, shop_vocabulary: Any) -> Any:
 
 def test_cached_greedy_equals_uncached(setup: Any) -> None:
     model, variables, encoded, constraint = setup
-    forced = jnp.zeros((3, LENGTH), jnp.int32)
+    prefix_ids = jnp.zeros((3, LENGTH), jnp.int32)
     whole = without_cache(encoded, LENGTH)
 
     @jax.jit
@@ -202,11 +202,11 @@ def test_cached_greedy_equals_uncached(setup: Any) -> None:
         cache = model.apply(
             variables, encoded, TASKS, max_length=LENGTH, method=model.start_decoding
         )
-        return decode(model_step(model, variables, TASKS), cache, forced, constraint)
+        return decode(model_step(model, variables, TASKS), cache, prefix_ids, constraint)
 
     @jax.jit
     def uncached(variables: Any, whole: Uncached) -> Decoded:
-        return decode(uncached_step(model, variables, TASKS), whole, forced, constraint)
+        return decode(uncached_step(model, variables, TASKS), whole, prefix_ids, constraint)
 
     actual, expected = cached(variables, encoded), uncached(variables, whole)
     np.testing.assert_array_equal(actual.tokens, expected.tokens)
@@ -218,7 +218,7 @@ def test_cached_greedy_equals_uncached(setup: Any) -> None:
 
 def test_cached_beam_search_equals_uncached(setup: Any) -> None:
     model, variables, encoded, constraint = setup
-    forced, beams = jnp.zeros((3, LENGTH), jnp.int32), 3
+    prefix_ids, beams = jnp.zeros((3, LENGTH), jnp.int32), 3
     whole = without_cache(encoded, LENGTH, beams)
 
     @jax.jit
@@ -230,12 +230,12 @@ def test_cached_beam_search_equals_uncached(setup: Any) -> None:
             method=model.start_decoding,
         )
         step = model_step(model, variables, TASKS)
-        return beam_search(step, cache, forced, constraint, num_beams=beams, length_penalty=0.6)
+        return beam_search(step, cache, prefix_ids, constraint, num_beams=beams, length_penalty=0.6)
 
     @jax.jit
     def uncached(variables: Any, whole: Uncached) -> Any:
         step = uncached_step(model, variables, np.repeat(TASKS, beams, axis=0))
-        return beam_search(step, whole, forced, constraint, num_beams=beams, length_penalty=0.6)
+        return beam_search(step, whole, prefix_ids, constraint, num_beams=beams, length_penalty=0.6)
 
     actual, expected = cached(variables, encoded), uncached(variables, whole)
     np.testing.assert_array_equal(actual.tokens, expected.tokens)

@@ -6,7 +6,7 @@ import pytest
 
 from m6rec_jax.engine.engine import EngineOptions
 from m6rec_jax.engine.generation import Generator
-from m6rec_jax.engine.generation_program import write
+from m6rec_jax.engine.generation_program import generate
 from m6rec_jax.engine.likelihood import token_sums
 from m6rec_jax.engine.loaded_model import InferenceSettings
 from m6rec_jax.engine.model_folder import TrainedModel
@@ -77,8 +77,8 @@ def test_recommendations_are_the_likeliest_titles(tiny, generator, trie):
         order = np.argsort(scores)[::-1]
         assert [one.title for one in found] == [trie.titles[i] for i in order]
         np.testing.assert_allclose([one.score for one in found], np.array(scores)[order], rtol=1e-4)
-        assert sorted(place for one in found for place in one.places) == list(range(len(TITLES)))
-        shared = {one.title: one.places for one in found if len(one.places) > 1}
+        assert sorted(index for one in found for index in one.indices) == list(range(len(TITLES)))
+        shared = {one.title: one.indices for one in found if len(one.indices) > 1}
         assert shared == {TITLES[0]: [0, 12], TITLES[4]: [4, 13, 14]}
     first = generator.recommend(HISTORIES[:2], trie, 3, num_beams=16)
     assert first[0] == results[0][:3]
@@ -89,14 +89,14 @@ def test_seen_items_are_never_recommended(tiny, generator, trie, num_beams):
     """Though the likeliest titles are seen, three beams are enough to find the next ones."""
     everything = generator.recommend(HISTORIES[:3], trie, len(trie), num_beams=16)
     seen = [
-        [place for one in everything[0][:7] for place in one.places],
+        [index for one in everything[0][:7] for index in one.indices],
         [4, 13],  # one item of this title is left
-        [place for one in everything[2][:-2] for place in one.places],
+        [index for one in everything[2][:-2] for index in one.indices],
     ]
     found = generator.recommend(HISTORIES[:3], trie, 3, num_beams=num_beams, seen=seen)
     for own, known, whole in zip(found, seen, everything, strict=True):
-        left = [one for one in whole if set(one.places) - set(known)]
-        assert not {place for one in own for place in one.places} & set(known)
+        left = [one for one in whole if set(one.indices) - set(known)]
+        assert not {index for one in own for index in one.indices} & set(known)
         if num_beams == 16:
             assert [one.title for one in own] == [one.title for one in left[:3]]
             np.testing.assert_allclose(
@@ -104,41 +104,46 @@ def test_seen_items_are_never_recommended(tiny, generator, trie, num_beams):
             )
     assert [len(row) for row in found] == [3, 3, 2]
     shared = generator.recommend(HISTORIES[1:2], trie, 12, num_beams=16, seen=[[4, 13]])[0]
-    assert {one.title: one.places for one in shared}[TITLES[4]] == [14]
+    assert {one.title: one.indices for one in shared}[TITLES[4]] == [14]
     nothing = [list(range(len(TITLES))), []]
     assert [len(row) for row in generator.recommend(HISTORIES[:2], trie, 2, seen=nothing)] == [0, 2]
     prefix = TITLES[5][:6]
     by_prefix = generator.recommend(HISTORIES[:1], trie, 4, [prefix], seen=[[5]])
     assert all(one.title.startswith(prefix) for one in by_prefix[0])
-    assert 5 not in [place for one in by_prefix[0] for place in one.places]
+    assert 5 not in [index for one in by_prefix[0] for index in one.indices]
 
 
 @pytest.mark.parametrize("seen", [None, [[0, 3], [12]]])
-def test_lead_ins_stand_before_titles_of_the_trie(tiny, generator, trie, seen):
+def test_texts_before_titles_of_the_trie(tiny, generator, trie, seen):
     """They are given to the model as they are; titles are as likely as after them in training."""
-    lead_ins = ["horror. title:", "likes"]
-    given = [len(tiny[2].encode(text)) for text in lead_ins]
+    before_titles = ["horror. title:", "likes"]
+    given = [len(tiny[2].encode(text)) for text in before_titles]
     assert given[0] != given[1]
-    found = generator.recommend(HISTORIES[:2], trie, 12, num_beams=16, lead_ins=lead_ins, seen=seen)
+    found = generator.recommend(
+        HISTORIES[:2], trie, 12, num_beams=16, before_titles=before_titles, seen=seen
+    )
     for request, (history, titles) in enumerate(zip(HISTORIES[:2], found, strict=True)):
         out = set() if seen is None else set(seen[request])
-        left = [t for t in range(len(trie)) if set(trie.places(t)) - out]
+        left = [t for t in range(len(trie)) if set(trie.indices(t)) - out]
         assert len(titles) == len(left) < 13
         scores = {
-            trie.titles[t]: after(tiny, history, lead_ins[request], trie.titles[t]) for t in left
+            trie.titles[t]: after(tiny, history, before_titles[request], trie.titles[t])
+            for t in left
         }
         assert [one.title for one in titles] == sorted(scores, key=lambda t: -scores[t])
         np.testing.assert_allclose(
             [one.score for one in titles], [scores[one.title] for one in titles], rtol=1e-4
         )
-    by_prefix = generator.recommend(HISTORIES[:1], trie, 4, [TITLES[5][:6]], lead_ins=lead_ins[:1])
+    by_prefix = generator.recommend(
+        HISTORIES[:1], trie, 4, [TITLES[5][:6]], before_titles=before_titles[:1]
+    )
     assert {one.title[:6] for one in by_prefix[0]} == {TITLES[5][:6]}
 
 
-def after(tiny, history, lead_in, title):
+def after(tiny, history, before, title):
     """Log probability of a title after what is cut into tokens by itself, by teacher forcing."""
     vocabulary = tiny[2]
-    given = vocabulary.encode(lead_in)
+    given = vocabulary.encode(before)
     row = rows.source_row(vocabulary, history, S)
     row |= decoder_features(
         vocabulary.special_ids, [np.array([*given, *vocabulary.encode(title)])]
@@ -154,9 +159,13 @@ def after(tiny, history, lead_in, title):
 def test_item_scores_order_what_shares_a_title(generator, trie):
     upward = np.arange(len(TITLES), dtype=np.float32)
     found = generator.recommend(
-        HISTORIES[:2], trie, 12, num_beams=16, item_scores=[upward, lambda places: -upward[places]]
+        HISTORIES[:2],
+        trie,
+        12,
+        num_beams=16,
+        item_scores=[upward, lambda indices: -upward[indices]],
     )
-    shared = [{one.title: one.places for one in row if len(one.places) > 1} for row in found]
+    shared = [{one.title: one.indices for one in row if len(one.indices) > 1} for row in found]
     assert shared[0] == {TITLES[0]: [12, 0], TITLES[4]: [14, 13, 4]}
     assert shared[1] == {TITLES[0]: [0, 12], TITLES[4]: [4, 13, 14]}
 
@@ -171,7 +180,7 @@ def test_the_retriever_orders_what_shares_a_title(tiny, generator, trie):
         HISTORIES[:2], trie, 12, num_beams=16, item_scores=[index.scores_of(u) for u in users]
     )
     for row, own in zip(found, scores, strict=True):
-        places = next(one.places for one in row if one.title == TITLES[4])
+        places = next(one.indices for one in row if one.title == TITLES[4])
         assert places == sorted([4, 13, 14], key=lambda place: -own[place])
         by_score = index.scores_of(users[0])(np.array([3, 14]))
         np.testing.assert_allclose(by_score, scores[0][[3, 14]], rtol=1e-4, atol=1e-6)
@@ -183,14 +192,14 @@ def test_programs_to_export_have_no_sort(tiny, trie):
         "encoder_input_tokens": np.ones((2, 8), np.int32),
         "encoder_block_ids": np.ones((2, 8), np.int32),
         "task_ids": np.zeros((2, 1), np.int32),
-        "forced": np.zeros((2, 6), np.int32),
+        "prefix_ids": np.zeros((2, 6), np.int32),
         "seeds": np.zeros((2, 1), np.uint32),
     }
 
     def primitives(verb, by_argmax, options):
         features_on_device = jax.tree.map(jax.numpy.asarray, features)
         program = jax.make_jaxpr(
-            lambda *args: write(model, *args, verb=verb, num_texts=12, by_argmax=by_argmax)
+            lambda *args: generate(model, *args, verb=verb, num_texts=12, by_argmax=by_argmax)
         )(variables, features_on_device, trie.arrays, options)
         return {name for name in ("top_k", "sort") if f" {name}[" in str(program)}
 
@@ -325,10 +334,12 @@ def test_clear_errors(tiny, generator, trie, shop_vocabulary):
     with pytest.raises(ConfigError, match="of a trie only"):
         generator.beam_search(HISTORIES[:1], seen=[[0]])
     with pytest.raises(ConfigError, match="of a trie only"):
-        generator.beam_search(HISTORIES[:1], lead_ins=["title:"])
-    with pytest.raises(DataError, match="1 lead-ins for 2 histories"):
-        generator.recommend(HISTORIES[:2], trie, 1, lead_ins=["title:"])
-    with pytest.raises(DataError, match=r"lead-in 0 has \d+ tokens and leaves no room in 23"):
-        generator.recommend(HISTORIES[:1], trie, 1, lead_ins=["Film A, comedy, " * 7])
+        generator.beam_search(HISTORIES[:1], before_titles=["title:"])
+    with pytest.raises(DataError, match="1 texts before titles for 2 histories"):
+        generator.recommend(HISTORIES[:2], trie, 1, before_titles=["title:"])
+    with pytest.raises(
+        DataError, match=r"text before title 0 has \d+ tokens and leaves no room in 23"
+    ):
+        generator.recommend(HISTORIES[:1], trie, 1, before_titles=["Film A, comedy, " * 7])
     with pytest.raises(DataError, match="1 item scores for 2 histories"):
         generator.recommend(HISTORIES[:2], trie, 1, item_scores=[np.zeros(15)])

@@ -19,13 +19,13 @@ def one_device(shop_vocabulary) -> dict[str, Any]:
     model, variables = eight_devices.make_model(shop_vocabulary)
     found = eight_devices.answers(model, variables, shop_vocabulary, None, ())
     assert len({tuple(row) for row in found["samples"]}) == 3
-    told = [sorted(place for places in row for place in places) for row in found["places"]]
-    assert told == [[0, *range(2, 9)], [*range(9)], [*range(7), 8]]
+    items = [sorted(index for one in row for index in one) for row in found["indices"]]
+    assert items == [[0, *range(2, 9)], [*range(9)], [*range(7), 8]]
     return found
 
 
 def assert_same(found: dict[str, Any], expected: dict[str, Any], name: str) -> None:
-    for part in ("titles", "samples", "places", "ranks"):
+    for part in ("titles", "samples", "indices", "ranks"):
         assert found[part] == expected[part], f"{name}: {part}"
     for part in ("scores", "users", "items", "found"):
         np.testing.assert_allclose(found[part], expected[part], 1e-4, 1e-5, err_msg=name)

@@ -7,7 +7,7 @@ from m6rec_jax.engine.title_trie import TitleTrie
 from m6rec_jax.errors import DataError
 from tests.pipeline import shop_rows
 
-TITLES = [*shop_rows.ITEMS, shop_rows.ITEMS[2], "  " + shop_rows.ITEMS[2]]  # places 2, 12 and 13
+TITLES = [*shop_rows.ITEMS, shop_rows.ITEMS[2], "  " + shop_rows.ITEMS[2]]  # indices 2, 12 and 13
 
 
 @pytest.fixture(scope="module")
@@ -18,8 +18,8 @@ def trie(shop_vocabulary):
 def test_every_item_is_under_its_title(trie, shop_vocabulary):
     assert len(trie) == 12
     assert trie.num_items == 14
-    assert [trie.places(entry) for entry in range(12)] == [
-        [2, 12, 13] if place == 2 else [place] for place in range(12)
+    assert [trie.indices(entry) for entry in range(12)] == [
+        [2, 12, 13] if index == 2 else [index] for index in range(12)
     ]
     assert trie.titles == shop_rows.ITEMS
     assert trie.length == 1 + max(len(shop_vocabulary.encode(title)) for title in TITLES)
@@ -27,15 +27,15 @@ def test_every_item_is_under_its_title(trie, shop_vocabulary):
 
 def test_scores_order_items_that_share_a_title(trie):
     scores = np.zeros(14)
-    assert trie.places(2, scores) == [2, 12, 13]
+    assert trie.indices(2, scores) == [2, 12, 13]
     scores[[2, 12, 13]] = [0.1, 0.3, 0.2]
-    assert trie.places(2, scores) == [12, 13, 2]
-    assert trie.places(2, lambda places: scores[places]) == [12, 13, 2]
-    assert trie.places(3, scores) == [3]
+    assert trie.indices(2, scores) == [12, 13, 2]
+    assert trie.indices(2, lambda indices: scores[indices]) == [12, 13, 2]
+    assert trie.indices(3, scores) == [3]
     with pytest.raises(DataError, match="3 scores for 14 items"):
-        trie.places(2, np.zeros(3))
+        trie.indices(2, np.zeros(3))
     with pytest.raises(DataError, match=r"scores of shape \[2\] for 3 items"):
-        trie.places(2, lambda places: np.zeros(2))
+        trie.indices(2, lambda indices: np.zeros(2))
 
 
 def test_prefixes(trie, shop_vocabulary):
@@ -52,11 +52,11 @@ def test_long_titles_are_cut_and_may_then_be_shared(shop_vocabulary):
     assert len(TitleTrie(shop_vocabulary, titles)) == 3
     cut = TitleTrie(shop_vocabulary, titles, max_tokens=length)
     assert cut.length == length
-    assert [cut.places(entry) for entry in range(len(cut))] == [[0, 1], [2]]
+    assert [cut.indices(entry) for entry in range(len(cut))] == [[0, 1], [2]]
 
 
 def test_clear_errors(shop_vocabulary):
-    with pytest.raises(DataError, match="item 1 has no title to write: ' '"):
+    with pytest.raises(DataError, match="item 1 has no title to generate: ' '"):
         TitleTrie(shop_vocabulary, ["Film A", " "])
     with pytest.raises(DataError, match="at least one sequence"):
         TitleTrie(shop_vocabulary, [])

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from m6rec_jax.engine.token_trie import NO_ENTRY, TokenTrie, build_trie
-from m6rec_jax.engine.unseen_trie import NO_RANK, UnseenTrie
+from m6rec_jax.engine.token_trie import NO_ENTRY, NO_RANK, TokenTrie, UnseenTrie, build_trie
 from m6rec_jax.errors import DataError
 from m6rec_jax.text.vocabulary import EOS_ID
 

@@ -139,7 +139,7 @@ def test_rows_go_on_from_their_prefix(world):
 def test_explanations(found, generator):
     predictions, metrics = found["shop_explanations"]
     rows = rows_of("shop_explanations")
-    texts = [text.written for text in generator.greedy(*sources_of(rows))]
+    texts = [text.continuation for text in generator.greedy(*sources_of(rows))]
     references = [row["target"] for row in rows]
     columns = columns_of("shop_explanations", predictions)
     assert columns["written"].tolist() == texts
@@ -200,7 +200,7 @@ def test_metrics_of_content():
 def test_titles(found, generator):
     predictions, metrics = found["shop_titles"]
     rows = rows_of("shop_titles")[:LIMIT]
-    texts = [text.written for text in generator.greedy(*sources_of(rows))]
+    texts = [text.continuation for text in generator.greedy(*sources_of(rows))]
     assert list(predictions.texts) == texts
     training = [row["target"] for row in rows_of("shop_titles")]
     assert metrics["novelty"] == diversity.novelty(texts, training)
@@ -216,7 +216,7 @@ def test_decoding_is_set_in_gin(world, generator):
         decoding = Decoding()
         gin.clear_config()
         gin.bind_parameter("vocabulary_file.shared", "everything")
-    assert decoding.write(generator, sources, prefixes) == [texts[0] for texts in beams]
+    assert decoding.generate(generator, sources, prefixes) == [texts[0] for texts in beams]
     # A sampled text does not depend on how many others are asked for.
     sampling = Decoding("sample", seed=5)
     few = sampling.write(generator, sources[:2], prefixes[:2])
@@ -258,7 +258,7 @@ def test_written_titles_are_recommendations(world, found, generator):
     trie = TitleTrie(world[0], titles)
     lists = [
         [
-            [title.places[0] for title in one]
+            [title.indices[0] for title in one]
             for one in generator.recommend(sources, trie, 4, seen=seen)
         ]
         for seen in ([()] * LIMIT, [row["seen_indices"] for row in rows])

@@ -94,7 +94,7 @@ evaluate.limit = 8
 """
 
 ZERO_SHOT = """
-import m6rec_jax.engine.likelihood_scoring
+import m6rec_jax.engine.likelihood
 
 TASK = 'shop_ctr'
 JOB = 'likelihood'

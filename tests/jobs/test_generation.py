@@ -101,7 +101,7 @@ def test_log_probabilities_are_no_scores(infer, configured, served_model):
             num_beams=3,
             length_penalty=1.0,
         )
-        assert answer["texts"] == [texts[0].written for texts in beams]
+        assert answer["texts"] == [texts[0].continuation for texts in beams]
         # Of the tokens themselves, see test_generation.
         expected = [texts[0].log_probability for texts in beams]
         np.testing.assert_allclose(answer["log_probabilities"], expected, rtol=1e-5)

@@ -5,7 +5,7 @@ import jax
 import numpy as np
 import pytest
 
-from m6rec_jax.engine import likelihood_scoring
+from m6rec_jax.engine import likelihood
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.jobs.request_data import open_serving_data
 from m6rec_jax.requests.rendering import RequestRenderer
@@ -141,13 +141,13 @@ def test_a_data_set_that_the_model_never_saw(infer, served, served_model):
 
 def test_all_requests_run_the_same_programs(infer, monkeypatch):
     made = []
-    init = likelihood_scoring.LikelihoodScorer.__init__
+    init = likelihood.LikelihoodScorer.__init__
 
     def kept(self, *args, **kwargs):
         made.append(self)
         init(self, *args, **kwargs)
 
-    monkeypatch.setattr(likelihood_scoring.LikelihoodScorer, "__init__", kept)
+    monkeypatch.setattr(likelihood.LikelihoodScorer, "__init__", kept)
     infer([request(number) for number in range(21)], "plausible", chunk_size=8)
     (scorer,) = made
     assert scorer.num_compilations == 2  # histories, sentences

@@ -68,10 +68,10 @@ def history_of(bundle, films, asked):
     return renderer.render(parser.parse(asked)).history
 
 
-def log_probability(bundle, history, lead_in, title):
+def log_probability(bundle, history, prefix, title):
     """Of a title after what is cut into tokens by itself, by teacher forcing."""
     vocabulary = bundle.vocabulary
-    given = vocabulary.encode(lead_in)
+    given = vocabulary.encode(prefix)
     row = rows.source_row(vocabulary, history, S)
     row |= decoder_features(
         vocabulary.special_ids, [np.array([*given, *vocabulary.encode(title)])]
@@ -108,15 +108,15 @@ def test_the_likeliest_titles_of_the_catalogue(recommend, configure, served_mode
     if task == "titles":
         asked[3] |= {"about": {"genre": "horror"}}
         asked[4] |= {"about": "f1"}
-    lead_ins = {"titles": ["", "", "", "horror:", "drama:"], "contents": ["film"] * 5}[task]
+    prefixes = {"titles": ["", "", "", "horror:", "drama:"], "contents": ["film"] * 5}[task]
     found, _ = recommend(asked, task)
-    for row, own, lead_in in zip(found, asked, lead_ins, strict=True):
+    for row, own, prefix in zip(found, asked, prefixes, strict=True):
         text = "{title}" if task == "titles" else "{title}, {genre}"
         of_id = {item.id: text.format(**item.attributes) for item in FILMS}
         left = [id_ for id_ in of_id if id_ not in seen_by(own, text)]
         history = history_of(served_model, films, own)
         scores = {
-            title: log_probability(served_model, history, lead_in, title)
+            title: log_probability(served_model, history, prefix, title)
             for title in {of_id[id_] for id_ in left}
         }
         assert set(row["item_ids"]) == set(left)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from m6rec_jax.engine.engine import EngineOptions
-from m6rec_jax.engine.likelihood_scoring import LikelihoodScorer
+from m6rec_jax.engine.likelihood import LikelihoodScorer
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.text import rows
