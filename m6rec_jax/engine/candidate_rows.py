@@ -13,10 +13,10 @@ from m6rec_jax.text.vocabulary import Vocabulary
 
 
 class PackedTexts(NamedTuple):
-    """Decoder rows, and for each row the places of its texts in the list they came from."""
+    """Decoder rows, and for each row the indices of its texts in the list they came from."""
 
     rows: list[Row]
-    places: list[list[int]]
+    indices: list[list[int]]
 
 
 def pack_texts(
@@ -60,19 +60,19 @@ def pack(
       lengths: tokens of each text, `[BOS]` and `[EOS]` included.
       target_length: most tokens of a row.
       text_length: most tokens of a text; longer ones will be cut.
-      lay_out: makes a row of the texts at the given places, each with at most so many tokens.
+      lay_out: makes a row of the texts with these indices, each of at most so many tokens.
     """
     limit = min(text_length, target_length)
     cut = [min(length, limit) for length in lengths]
-    places: list[list[int]] = []
+    indices: list[list[int]] = []
     for i in sorted(range(len(cut)), key=lambda i: cut[i]):
         # Ascending, so this text is the longest so far and sets the share.
-        if places and cut[i] * (len(places[-1]) + 1) <= target_length:
-            places[-1].append(i)
+        if indices and cut[i] * (len(indices[-1]) + 1) <= target_length:
+            indices[-1].append(i)
         else:
-            places.append([i])
-    packed = [lay_out(members, min(limit, target_length // len(members))) for members in places]
-    return PackedTexts(packed, places)
+            indices.append([i])
+    packed = [lay_out(members, min(limit, target_length // len(members))) for members in indices]
+    return PackedTexts(packed, indices)
 
 
 def text_ends(decoder_block_ids: np.ndarray) -> np.ndarray:

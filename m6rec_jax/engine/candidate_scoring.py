@@ -133,17 +133,16 @@ class CandidateScorer(Engine, abc.ABC):
         ]
         targets: list[Row] = []
         source_of: list[int] = []
-        places: list[list[int]] = []
+        indices: list[list[int]] = []
         for request, texts in enumerate(candidates):
             own = settings[request]
-            limit = own.text_length(self.candidate_length)
-            packed = self.pack(texts, limit)
+            packed = self.pack(texts, own.text_length(self.candidate_length))
             targets += [_with_task(row, own) for row in packed.rows]
-            places += packed.places
+            indices += packed.indices
             source_of += [request] * len(packed.rows)
         scored = self._score(variables, sources, targets, np.asarray(source_of, np.int64), settings)
         results = [np.zeros(len(texts), np.float32) for texts in candidates]
-        for request, chosen, values in zip(source_of, places, scored, strict=True):
+        for request, chosen, values in zip(source_of, indices, scored, strict=True):
             results[request][chosen] = values
         return results
 
@@ -183,13 +182,13 @@ class CandidateScorer(Engine, abc.ABC):
             for target_bucket, target_size, chosen in in_buckets(
                 [target_lengths[t] for _, t in own], self._target_buckets, self._batch_sizes
             ):
-                places = [own[j][0] for j in chosen]
+                source_rows = [own[j][0] for j in chosen]
                 indices = [own[j][1] for j in chosen]
                 part = [targets[t] for t in indices]
                 asked = [settings[source_of[t]] for t in indices]
                 # Not read back here: the devices go on while Python prepares the next batch.
                 found = self._decode_batch(
-                    variables, encoded, part, places, asked, target_bucket, target_size
+                    variables, encoded, part, source_rows, asked, target_bucket, target_size
                 )
                 pending.append((indices, found))
         results: list[np.ndarray] = [np.zeros(0, np.float32)] * len(targets)
@@ -214,7 +213,7 @@ class CandidateScorer(Engine, abc.ABC):
         variables: Variables,
         encoded: Encoded,
         part: Sequence[Row],
-        places: Sequence[int],
+        source_rows: Sequence[int],
         settings: Sequence[TaskSettings],
         length: int,
         size: int,
@@ -223,7 +222,7 @@ class CandidateScorer(Engine, abc.ABC):
         batch = rows.pad_batch(part, lengths, size)
         batch |= self.task_features(settings, size)
         batch["source_of_row"] = np.zeros((size, 1), np.int32)
-        batch["source_of_row"][: len(places), 0] = places
+        batch["source_of_row"][: len(source_rows), 0] = source_rows
         found: Array = self._decode(variables, encoded, self._runtime.place_shared(batch))
         return found
 

@@ -1,7 +1,7 @@
 """Exact search in a catalogue's embeddings, which lie on the devices.
 
     index = CatalogueIndex(embeddings, mesh)
-    found = index.top_k(users, 10, seen)        # places in the catalogue *and* scores
+    found = index.top_k(users, 10, seen)        # indices into the catalogue *and* scores
 
 With a mesh the items are split over its devices: each ranks its own, then the winners meet. Seen
 items are masked there too, so ranking everything for everybody is a few matrix products.
@@ -37,7 +37,7 @@ class TopK(NamedTuple):
     """The best items of each user.
 
     Attributes:
-      ids: int32 `[users, k]`, places in the catalogue, best first; `NO_ITEM` where fewer than k
+      ids: int32 `[users, k]`, indices into the catalogue, best first; `NO_ITEM` where fewer than k
         items are left.
       scores: float32 `[users, k]`, cosine similarities; -inf at `NO_ITEM`.
     """
@@ -61,11 +61,11 @@ class ItemSearch(Protocol):
         Args:
           users: float32 `[users, retrieval]`.
           k: how many; at most as many as there are items.
-          seen: per user, places in the catalogue that must not be recommended.
+          seen: per user, indices into the catalogue that must not be recommended.
 
         Raises:
           ConfigError: k out of range.
-          DataError: another number of users in `seen`, or a place outside the catalogue.
+          DataError: another number of users in `seen`, or an item outside the catalogue.
         """
 
     def warm_up(self, num_users: int, k: int) -> None:
@@ -108,8 +108,8 @@ class CatalogueIndex:
         self.num_items = len(embeddings)
         self._users_per_step = users_per_step
         self._mesh = mesh
-        self._parts = 1 if mesh is None else mesh.size
-        padded = -(-self.num_items // self._parts) * self._parts
+        parts = 1 if mesh is None else mesh.size
+        padded = -(-self.num_items // parts) * parts
         filled = np.zeros((padded, embeddings.shape[1]), np.float32)
         filled[: self.num_items] = embeddings
         if mesh is None:
@@ -125,7 +125,7 @@ class CatalogueIndex:
         check_k(k, self.num_items)
         ids, scores = [], []
         for _, part, excluded in self._steps(users, seen):
-            found = _top_k(
+            best, own = _top_k(
                 part,
                 self._items,
                 excluded,
@@ -134,13 +134,9 @@ class CatalogueIndex:
                 recall_target=self._recall_target,
                 mesh=self._mesh,
             )
-            ids.append(found[1])
-            scores.append(found[0])
-        number = len(users)
-        return TopK(
-            np.concatenate([np.asarray(i) for i in ids])[:number],
-            np.concatenate([np.asarray(s) for s in scores])[:number],
-        )
+            ids.append(own)
+            scores.append(best)
+        return TopK(*(np.concatenate(parts)[: len(users)] for parts in (ids, scores)))
 
     def warm_up(self, num_users: int, k: int) -> None:
         """See `ItemSearch`."""
@@ -150,13 +146,13 @@ class CatalogueIndex:
             self.top_k(users, k, [excluded] * num_users)
 
     def scores_of(self, user: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-        """A function from places to one user's similarities to them; user `[retrieval]`.
+        """A function from indices to one user's similarities to them; user `[retrieval]`.
 
         Orders the items that share a generated title (`Generator.recommend`).
         """
 
-        def scores(places: np.ndarray) -> np.ndarray:
-            own = self._items[jnp.asarray(places)]
+        def scores(indices: np.ndarray) -> np.ndarray:
+            own = self._items[jnp.asarray(indices)]
             # Exact, as in `top_k`.
             return np.asarray(jnp.matmul(own, user, precision=jax.lax.Precision.HIGHEST))
 
@@ -165,11 +161,11 @@ class CatalogueIndex:
     def ranks(
         self, users: np.ndarray, targets: np.ndarray, seen: Sequence[np.ndarray] | None = None
     ) -> np.ndarray:
-        """Rank of wanted items among the whole catalogue, from 1; ties go to the smaller place.
+        """Rank of wanted items among the whole catalogue, from 1; ties go to the smaller index.
 
         Args:
           users: float32 `[users, retrieval]`.
-          targets: int `[users, m]`, places in the catalogue; -1 is padding and gets rank 0. A
+          targets: int `[users, m]`, indices into the catalogue; -1 is padding and gets rank 0. A
             target counts even when it is among `seen`, as a repeated purchase does.
           seen: as in `top_k`.
 
@@ -193,15 +189,15 @@ class CatalogueIndex:
             found.append(
                 _ranks(part, self._items, excluded, jnp.asarray(wanted), num_items=self.num_items)
             )
-        ranks = np.concatenate([np.asarray(r) for r in found])[: len(users)].astype(np.int64)
+        ranks = np.concatenate(found)[: len(users)].astype(np.int64)
         return np.where(targets >= 0, ranks, 0)
 
     def _steps(
         self, users: np.ndarray, seen: Sequence[np.ndarray] | None
     ) -> Iterator[tuple[int, Array, Array]]:
-        """(first user, users, excluded places) in steps of one shape, padded."""
+        """(first user, users, excluded items) in steps of one shape, padded."""
         number = len(users)
-        if number == 0:
+        if not number:
             raise DataError("there are no users to rank for")
         _check_finite("user", users)
         check_seen(seen, number, self.num_items)
@@ -225,7 +221,7 @@ def _check_finite(what: str, vectors: np.ndarray) -> None:
     bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
     if bad.size:
         raise DataError(
-            f"{bad.size} of {len(vectors)} {what} vectors hold NaN or infinity, the first in place "
+            f"{bad.size} of {len(vectors)} {what} vectors hold NaN or infinity, the first at index "
             f"{bad[0]}: has training diverged?"
         )
 
@@ -263,9 +259,9 @@ def _power_of_two(number: int) -> int:
 
 
 def _scores(users: Array, items: Array, excluded: Array, first: Array, num_items: int) -> Array:
-    """Similarities `[users, items here]`; -inf for excluded places and for padding.
+    """Similarities `[users, items here]`; -inf for excluded items and for padding.
 
-    `items` are places first .. first + len(items) of the catalogue.
+    `items` are first .. first + len(items) of the catalogue.
     """
     # Exact: a TPU would otherwise multiply in bfloat16 and change the order of close items.
     scores = jnp.matmul(users, items.T, precision=jax.lax.Precision.HIGHEST)
@@ -276,10 +272,10 @@ def _scores(users: Array, items: Array, excluded: Array, first: Array, num_items
 
 def _best(scores: Array, k: int, recall_target: float) -> tuple[Array, Array]:
     if recall_target < 1:
-        values, places = jax.lax.approx_max_k(scores, k, recall_target=recall_target)
+        values, indices = jax.lax.approx_max_k(scores, k, recall_target=recall_target)
     else:
-        values, places = jax.lax.top_k(scores, k)
-    return values, places
+        values, indices = jax.lax.top_k(scores, k)
+    return values, indices
 
 
 @functools.partial(jax.jit, static_argnames=("k", "num_items", "recall_target", "mesh"))
@@ -297,8 +293,8 @@ def _top_k(
 
     def local(users: Array, items: Array, excluded: Array, first: Array) -> tuple[Array, Array]:
         scores = _scores(users, items, excluded, first, num_items)
-        best, places = _best(scores, min(k, items.shape[0]), recall_target)
-        return best, places + first
+        best, indices = _best(scores, min(k, items.shape[0]), recall_target)
+        return best, indices + first
 
     if mesh is None:
         best, ids = local(users, items, excluded, jnp.int32(0))
@@ -320,8 +316,8 @@ def _top_k(
         # [devices, users, k] to [users, devices * k]; devices in order keep ties in order.
         best = jnp.moveaxis(best, 0, 1).reshape(users.shape[0], -1)
         ids = jnp.moveaxis(ids, 0, 1).reshape(users.shape[0], -1)
-        best, places = jax.lax.top_k(best, k)
-        ids = jnp.take_along_axis(ids, places, axis=1)
+        best, indices = jax.lax.top_k(best, k)
+        ids = jnp.take_along_axis(ids, indices, axis=1)
     return best, jnp.where(jnp.isneginf(best), NO_ITEM, ids)
 
 
@@ -329,12 +325,12 @@ def _top_k(
 def _ranks(users: Array, items: Array, excluded: Array, targets: Array, *, num_items: int) -> Array:
     """1 + how many items stand before each target, `[users, m]`."""
     scores = _scores(users, items, excluded, jnp.int32(0), num_items)
-    place = jnp.arange(items.shape[0])
+    index = jnp.arange(items.shape[0])
     own = _scores(users, items, jnp.full_like(excluded, items.shape[0]), jnp.int32(0), num_items)
 
     def rank(target: Array) -> Array:
         score = jnp.take_along_axis(own, jnp.maximum(target, 0)[:, None], axis=1)
-        before = (scores > score) | ((scores == score) & (place[None] < target[:, None]))
+        before = (scores > score) | ((scores == score) & (index[None] < target[:, None]))
         return 1 + jnp.sum(before, axis=1)
 
     return jax.lax.map(rank, targets.T).T

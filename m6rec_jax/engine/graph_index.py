@@ -78,17 +78,17 @@ class GraphIndex:
         self._graph.save(str(path))
 
     def top_k(self, users: np.ndarray, k: int, seen: Sequence[np.ndarray] | None = None) -> TopK:
-        """See `ItemSearch`. Of equals the smaller place goes first, among those found."""
+        """See `ItemSearch`. Of equals the smaller index goes first, among those found."""
         check_k(k, self.num_items)
         if not len(users):
             raise DataError("there are no users to rank for")
         check_seen(seen, len(users), self.num_items)
         ids = np.full((len(users), k), NO_ITEM, np.int32)
         scores = np.full((len(users), k), -np.inf, np.float32)
-        for user, places in enumerate(self._found(users, k, seen)):
-            own = self._embeddings[places] @ users[user]
-            order = np.lexsort((places, -own))[:k]
-            ids[user, : len(order)], scores[user, : len(order)] = places[order], own[order]
+        for user, items in enumerate(self._found(users, k, seen)):
+            own = self._embeddings[items] @ users[user]
+            order = np.lexsort((items, -own))[:k]
+            ids[user, : len(order)], scores[user, : len(order)] = items[order], own[order]
         return TopK(ids, scores)
 
     def warm_up(self, num_users: int, k: int) -> None:
@@ -97,7 +97,7 @@ class GraphIndex:
     def _found(
         self, users: np.ndarray, k: int, seen: Sequence[np.ndarray] | None
     ) -> list[np.ndarray]:
-        """Per user, the places found without the seen ones."""
+        """Per user, the items found without the seen ones."""
         users = np.ascontiguousarray(users, np.float32)
         longest = max((len(set(map(int, items))) for items in seen or ()), default=0)
         matches = self._graph.search(users, min(k + longest, self.num_items))
@@ -107,11 +107,11 @@ class GraphIndex:
         found = []
         for user, (row, count) in enumerate(zip(keys, counts, strict=True)):
             excluded = np.unique(seen[user]) if seen is not None else np.zeros(0, np.int64)
-            places = np.setdiff1d(row[:count].astype(np.int64), excluded)
-            if len(places) < min(k, self.num_items - len(excluded)):
+            items = np.setdiff1d(row[:count].astype(np.int64), excluded)
+            if len(items) < min(k, self.num_items - len(excluded)):
                 # The graph gave fewer than there are: the rest is ranked in full.
-                places = np.setdiff1d(np.arange(self.num_items), excluded)
-            found.append(places)
+                items = np.setdiff1d(np.arange(self.num_items), excluded)
+            found.append(items)
         return found
 
 

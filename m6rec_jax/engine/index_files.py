@@ -231,13 +231,13 @@ def open_index(
     ids = pq.read_table(folder / IDS).column("item_id").to_pylist()
     embeddings = np.load(folder / EMBEDDINGS, mmap_mode="r")
     if embeddings.shape != (manifest.count, manifest.dim) or len(ids) != manifest.count:
-        raise CheckpointError(f"{folder / MANIFEST} tells of other files; build the index anew")
+        raise CheckpointError(f"{folder / MANIFEST} describes other files; build the index anew")
     search: ItemSearch
     if approximate:
         search = GraphIndex(embeddings, folder / GRAPH)
     else:
         search = CatalogueIndex(embeddings, mesh)
-    return StoredIndex(manifest, ids, {id_: place for place, id_ in enumerate(ids)}, search)
+    return StoredIndex(manifest, ids, {id_: index for index, id_ in enumerate(ids)}, search)
 
 
 def read_manifest(folder: str | Path) -> IndexManifest:

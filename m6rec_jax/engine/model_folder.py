@@ -194,7 +194,7 @@ def load_model(
 def variable_targets(
     model: M6Rec, mesh: Mesh | None = None, rules: LogicalRules = ()
 ) -> dict[str, Any]:
-    """Shapes, types and places of a model's variables, without computing any.
+    """Shapes, types and shardings of a model's variables, without computing any.
 
     Returns:
       `{'params': ..., 'prompts': ...}` of `jax.ShapeDtypeStruct` with shardings.

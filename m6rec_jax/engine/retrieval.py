@@ -98,7 +98,7 @@ class Retriever(Engine):
         """
         variables, (settings,) = self._tasks.with_variables(self.variables, [task or ""], 1)
         result = np.zeros((len(texts), self.model.config.prompts.retrieval_dim), np.float32)
-        item_rows, places = pack_texts(
+        item_rows, indices = pack_texts(
             self.vocabulary,
             texts,
             self.options.target_length,
@@ -118,7 +118,7 @@ class Retriever(Engine):
         for (*_, members), values in zip(batches, read_back(started()), strict=True):
             for k, member in enumerate(members):
                 ends = text_ends(item_rows[member]["decoder_block_ids"])
-                result[places[member]] = values[k, ends]
+                result[indices[member]] = values[k, ends]
         return result
 
     def warm_up(self) -> None:

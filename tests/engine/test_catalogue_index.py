@@ -20,8 +20,8 @@ def unit(rng, number, width=8):
 
 def brute_top_k(users, items, k, seen):
     scores = users.astype(np.float64) @ items.T.astype(np.float64)
-    for i, places in enumerate(seen):
-        scores[i, places] = -np.inf
+    for i, items in enumerate(seen):
+        scores[i, items] = -np.inf
     order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     return order, np.take_along_axis(scores, order, axis=1)
 
@@ -37,11 +37,11 @@ def test_top_k_equals_a_sort(number, meshed):
     ids, scores = brute_top_k(users, items, 10, seen)
     np.testing.assert_array_equal(found.ids, ids)
     np.testing.assert_allclose(found.scores, scores, atol=1e-6)
-    # Off TPUs `approx_max_k` is exact, so its places must be the same.
+    # Off TPUs `approx_max_k` is exact, so its indices must be the same.
     approximate = CatalogueIndex(items, make_mesh() if meshed else None, recall_target=0.9)
     np.testing.assert_array_equal(approximate.top_k(users, 10, seen).ids, ids)
-    for places, row in zip(seen, found.ids, strict=True):
-        assert not set(places.tolist()) & set(row.tolist())
+    for items, row in zip(seen, found.ids, strict=True):
+        assert not set(items.tolist()) & set(row.tolist())
 
 
 def test_fewer_items_left_than_asked_for():
@@ -59,8 +59,8 @@ def test_ranks_equal_those_of_the_scores():
     targets[:3, 0] = [7, 3, 7]
     seen = [np.setdiff1d(rng.choice(40, 6, replace=False), targets[i]) for i in range(30)]
     excluded = np.zeros((30, 40), bool)
-    for i, places in enumerate(seen):
-        excluded[i, places] = True
+    for i, items in enumerate(seen):
+        excluded[i, items] = True
     # The similarities of equal vectors are equal bit by bit only within one matrix product.
     index = CatalogueIndex(items, users_per_step=8)
     expected = ranking.ranks_by_score((users @ items.T).round(6), targets, excluded)
@@ -120,7 +120,7 @@ def test_what_is_no_number_has_no_rank(value):
     vectors = np.eye(3, dtype=np.float32)
     broken = vectors.copy()
     broken[1, 2] = value
-    with pytest.raises(DataError, match=r"1 of 3 item vectors hold NaN or infinity, .* place 1"):
+    with pytest.raises(DataError, match=r"1 of 3 item vectors hold NaN or infinity, .* index 1"):
         CatalogueIndex(broken)
     index = CatalogueIndex(vectors)
     with pytest.raises(DataError, match="1 of 3 user vectors hold NaN"):

@@ -125,16 +125,16 @@ def test_packing_wastes_little_and_cuts_only_what_is_too_long(tiny):
     vocabulary = tiny[2]
     texts = [shop_rows.ITEMS[i % 12] for i in range(50)] + [" ".join(shop_rows.ITEMS)]
     packed = pack_texts(vocabulary, texts, 48, 40)
-    assert sorted(i for places in packed.places for i in places) == list(range(51))
+    assert sorted(i for indices in packed.indices for i in indices) == list(range(51))
     found = {}
-    for row, places in zip(packed.rows, packed.places, strict=True):
+    for row, indices in zip(packed.rows, packed.indices, strict=True):
         ends = text_ends(row["decoder_block_ids"])
         assert (row["decoder_input_tokens"][ends] == vocabulary.eos_id).all()
         starts = [0, *(ends[:-1] + 1)]
-        for place, start, end in zip(places, starts, ends, strict=True):
-            found[place] = row["decoder_input_tokens"][start + 1 : end].tolist()
-    for place, text in enumerate(texts):
-        assert found[place] == vocabulary.encode(text)[:38]
+        for index, start, end in zip(indices, starts, ends, strict=True):
+            found[index] = row["decoder_input_tokens"][start + 1 : end].tolist()
+    for index, text in enumerate(texts):
+        assert found[index] == vocabulary.encode(text)[:38]
     tokens = sum(len(ids) + 2 for ids in found.values())
     assert len(packed.rows) <= 2 * -(-tokens // 48)
 

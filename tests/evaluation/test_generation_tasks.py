@@ -219,8 +219,8 @@ def test_decoding_is_set_in_gin(world, generator):
     assert decoding.generate(generator, sources, prefixes) == [texts[0] for texts in beams]
     # A sampled text does not depend on how many others are asked for.
     sampling = Decoding("sample", seed=5)
-    few = sampling.write(generator, sources[:2], prefixes[:2])
-    assert few == sampling.write(generator, sources, prefixes)[:2]
+    few = sampling.generate(generator, sources[:2], prefixes[:2])
+    assert few == sampling.generate(generator, sources, prefixes)[:2]
     with pytest.raises(ConfigError, match="'sampling' is none of"):
         Decoding("sampling")
 
