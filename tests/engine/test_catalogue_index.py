@@ -20,8 +20,8 @@ def unit(rng, number, width=8):
 
 def brute_top_k(users, items, k, seen):
     scores = users.astype(np.float64) @ items.T.astype(np.float64)
-    for i, items in enumerate(seen):
-        scores[i, items] = -np.inf
+    for i, own in enumerate(seen):
+        scores[i, own] = -np.inf
     order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     return order, np.take_along_axis(scores, order, axis=1)
 
@@ -40,8 +40,8 @@ def test_top_k_equals_a_sort(number, meshed):
     # Off TPUs `approx_max_k` is exact, so its indices must be the same.
     approximate = CatalogueIndex(items, make_mesh() if meshed else None, recall_target=0.9)
     np.testing.assert_array_equal(approximate.top_k(users, 10, seen).ids, ids)
-    for items, row in zip(seen, found.ids, strict=True):
-        assert not set(items.tolist()) & set(row.tolist())
+    for own, row in zip(seen, found.ids, strict=True):
+        assert not set(own.tolist()) & set(row.tolist())
 
 
 def test_fewer_items_left_than_asked_for():
@@ -59,8 +59,8 @@ def test_ranks_equal_those_of_the_scores():
     targets[:3, 0] = [7, 3, 7]
     seen = [np.setdiff1d(rng.choice(40, 6, replace=False), targets[i]) for i in range(30)]
     excluded = np.zeros((30, 40), bool)
-    for i, items in enumerate(seen):
-        excluded[i, items] = True
+    for i, own in enumerate(seen):
+        excluded[i, own] = True
     # The similarities of equal vectors are equal bit by bit only within one matrix product.
     index = CatalogueIndex(items, users_per_step=8)
     expected = ranking.ranks_by_score((users @ items.T).round(6), targets, excluded)
