@@ -283,7 +283,7 @@ def run_prompts_list(args: argparse.Namespace) -> int:
 
 
 def run_prompts_add(args: argparse.Namespace) -> None:
-    from m6rec_jax.bank.adding import add_prompts
+    from m6rec_jax.bank.export import add_prompts
 
     for folder in add_prompts(
         args.bank, args.source, tasks=args.task, name=args.name, step=args.step

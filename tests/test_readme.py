@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from m6rec_jax.bank.adding import add_prompts
+from m6rec_jax.bank.export import add_prompts
 from m6rec_jax.serving.build_index import build_index
 from m6rec_jax.text.records import Item
 from tests.serving import served_films

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Sequence
 from typing import Any
 
 import gin
 
 from m6rec_jax.errors import ConfigError
+from m6rec_jax.io.closest import did_you_mean
 from m6rec_jax.model.config import ModelConfig, PromptConfig, default_settings
 from m6rec_jax.model.tuning import METHODS
 
@@ -58,9 +58,10 @@ class BankCapacity:
     ) -> None:
         for name in room:
             if name not in _ROOM:
-                near = difflib.get_close_matches(name, _ROOM, 1)
-                hint = f"; did you mean {near[0]}?" if near else ""
-                raise ConfigError(f"BankCapacity has no {name!r}: it has {', '.join(_ROOM)}{hint}")
+                raise ConfigError(
+                    f"BankCapacity has no {name!r}{did_you_mean(name, _ROOM)}: it has "
+                    f"{', '.join(_ROOM)}"
+                )
         self.num_tasks, self.adapters_late_only = num_tasks, adapters_late_only
         self.room = {name: value for name, value in room.items() if value is not None}
 

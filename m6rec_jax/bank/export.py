@@ -1,4 +1,4 @@
-"""Takes tasks' prompts out of a training run, which may have trained several at once."""
+"""`m6rec prompts add`: tasks' prompts out of a training run, or another bank, into a bank."""
 
 from __future__ import annotations
 
@@ -13,10 +13,23 @@ from typing import Any
 import jax
 from etils import epath
 
-from m6rec_jax.bank.folder import TaskPrompts
+from m6rec_jax.bank.folder import (
+    DATASET_FILE,
+    MANIFEST_FILE,
+    TENSORS_FOLDER,
+    BankFolder,
+    TaskPrompts,
+    read_prompt_manifest,
+    read_prompts,
+)
 from m6rec_jax.bank.manifest import PromptManifest, dataset_fingerprint, method_of
 from m6rec_jax.checkpoints.fingerprint import backbone_fingerprint, fingerprint
-from m6rec_jax.checkpoints.location import CHECKPOINTS_FOLDER, locate, read_manifest
+from m6rec_jax.checkpoints.location import (
+    CHECKPOINTS_FOLDER,
+    MANIFEST_ITEM,
+    locate,
+    read_manifest,
+)
 from m6rec_jax.checkpoints.manifest import Manifest, tensor_specs, warn_of_a_better_step
 from m6rec_jax.checkpoints.trees import flatten
 from m6rec_jax.engine.loaded_model import InferenceSettings
@@ -35,6 +48,81 @@ METRICS_FILE, EVALUATION_FOLDER, VALIDATION = "metrics.jsonl", "evaluation", "va
 logger = logging.getLogger(__name__)
 
 
+def add_prompts(
+    bank: str | Path,
+    source: str | Path,
+    *,
+    tasks: Sequence[str] = (),
+    name: str | None = None,
+    step: int | None = None,
+) -> list[Path]:
+    """Adds tasks to a bank, which is made when missing: all that were asked for, or none.
+
+    Args:
+      bank: its folder.
+      source: MODEL_DIR of a training run, or one task's folder of another bank.
+      tasks: of the run, by their seqio names; empty: all.
+      name: another name in the bank, for one task.
+      step: checkpoint of the run; None: the newest.
+
+    Returns:
+      The tasks' folders in the bank.
+
+    Raises:
+      ConfigError: arguments that do not fit each other, a name that is taken, a run without
+        tasks, or a bank that is none (`BankFolder`).
+      CheckpointError: truncated or damaged files; prompts of another backbone or vocabulary than
+        the bank's. The bank is then as it was, and so it is after Ctrl-C.
+      DataError: another process is changing the bank.
+    """
+    folder = BankFolder(bank)
+    if (Path(source) / MANIFEST_FILE).exists():
+        if tasks or step is not None:
+            raise ConfigError(
+                f"{source} is a task's folder of a bank, which has no other tasks or steps: leave "
+                "out --task and --step"
+            )
+        # A copied or linked folder is called what its owner called it.
+        folder_name = Path(source).absolute().name
+        if folder_name in ("", ".."):
+            folder_name = Path(source).resolve().name
+        found = [_named(read_prompts(source), folder_name)]
+    else:
+        _refuse_bank(Path(source))
+        found = export_prompts(source, tasks, step=step)
+    if name is not None:
+        if len(found) != 1:
+            raise ConfigError(
+                f"--name {name} is for one task, but {source} has {len(found)}: "
+                f"{', '.join(p.manifest.task for p in found)}; choose one by --task"
+            )
+        found = [_named(found[0], name)]
+    return folder.add_all(found)
+
+
+def _refuse_bank(source: Path) -> None:
+    """What lies in a bank is no run: say so, rather than that it has no checkpoints.
+
+    Raises:
+      CheckpointError: a task's folder that has lost its manifest.
+      ConfigError: a whole bank.
+    """
+    if (source / CHECKPOINTS_FOLDER).exists() or (source / MANIFEST_ITEM).exists():
+        return
+    if (source / TENSORS_FOLDER).exists() or (source / DATASET_FILE).exists():
+        read_prompt_manifest(source)
+    names = sorted(path.parent.name for path in source.glob(f"*/{MANIFEST_FILE}"))
+    if names:
+        raise ConfigError(
+            f"{source} is a bank: name the folder of one of its tasks, "
+            + " or ".join(str(source / name) for name in names)
+        )
+
+
+def _named(prompts: TaskPrompts, name: str) -> TaskPrompts:
+    return dataclasses.replace(prompts, manifest=dataclasses.replace(prompts.manifest, task=name))
+
+
 def export_prompts(
     model_dir: str | Path, tasks: Sequence[str] = (), *, step: int | None = None
 ) -> list[TaskPrompts]:
@@ -46,7 +134,7 @@ def export_prompts(
     Args:
       model_dir: MODEL_DIR of a training run; may be a bucket address.
       tasks: names of seqio tasks; empty: all that the run trained.
-      step: which checkpoint; None: the newest. Where the run followed a figure by which another
+      step: which checkpoint; None: the newest. Where the run followed a metric by which another
         step was best, the log says so.
 
     Returns:
@@ -54,15 +142,14 @@ def export_prompts(
 
     Raises:
       CheckpointError: no checkpoint, or a damaged one; it does not say which vocabulary it has.
-      ConfigError: the run has no such task, or the task nothing of its own; a run of an older
-        version does not say which data set the task is of.
+      ConfigError: the run has no such task, or the task nothing of its own.
     """
     location = locate(model_dir, step)
     manifest = read_manifest(location)
     if manifest.vocabulary_fingerprint is None:
         raise CheckpointError(
-            f"{location.folder} does not say which vocabulary it was trained with, so nobody could "
-            "tell where its prompts fit"
+            f"{location.folder} does not say which vocabulary it was trained with, so nobody "
+            "knows where its prompts fit"
         )
     if step is None:
         warn_of_a_better_step(location.step, manifest)
@@ -152,12 +239,12 @@ def _own_prompts(prompts: PromptConfig, needs: str) -> PromptConfig:
 
 
 def _metrics(folder: epath.Path, task: str, step: int, num_tasks: int) -> dict[str, float]:
-    """Figures of a task at a step: of validation, and of `m6rec eval` where it has been run."""
+    """Metrics of a task at a step: of validation, and of `m6rec eval` where it has been run."""
     found: dict[str, float] = {}
     for line in _lines(folder / METRICS_FILE):
         if line.get("step") == step:
-            figures = {n.removeprefix(VALIDATION): v for n, v in line.items() if VALIDATION in n}
-            own = _of_task(figures, task) or (figures if num_tasks == 1 else {})
+            metrics = {n.removeprefix(VALIDATION): v for n, v in line.items() if VALIDATION in n}
+            own = _of_task(metrics, task) or (metrics if num_tasks == 1 else {})
             found |= {f"{VALIDATION}{name}": value for name, value in own.items()}
     evaluations = folder / EVALUATION_FOLDER
     for path in sorted(evaluations.iterdir()) if evaluations.is_dir() else ():
@@ -170,22 +257,22 @@ def _metrics(folder: epath.Path, task: str, step: int, num_tasks: int) -> dict[s
         except ValueError:
             evaluated = None
         if not isinstance(evaluated, dict):
-            logger.warning("%s is no JSON object; its figures are left out", path)
+            logger.warning("%s is no JSON object; its metrics are left out", path)
             continue
         own = evaluated if name == task else _of_task(evaluated, task)
-        found |= {f"{split}/{figure}": value for figure, value in own.items()}
+        found |= {f"{split}/{metric}": value for metric, value in own.items()}
     # Infinity and NaN are written as null, and are no JSON.
     return {
-        figure: float(value)
-        for figure, value in found.items()
+        metric: float(value)
+        for metric, value in found.items()
         if isinstance(value, int | float) and math.isfinite(value)
     }
 
 
-def _of_task(figures: Mapping[str, float], task: str) -> dict[str, float]:
-    """Figures of one task among those of a mixture, which are called `<task>/<figure>`."""
+def _of_task(metrics: Mapping[str, float], task: str) -> dict[str, float]:
+    """Metrics of one task among those of a mixture, which are called `<task>/<metric>`."""
     prefix = f"{task}/"
-    return {n.removeprefix(prefix): v for n, v in figures.items() if n.startswith(prefix)}
+    return {n.removeprefix(prefix): v for n, v in metrics.items() if n.startswith(prefix)}
 
 
 def _lines(path: epath.Path) -> list[dict[str, Any]]:

@@ -30,8 +30,7 @@ from m6rec_jax.io.buckets import in_bucket
 from m6rec_jax.io.locks import LOCK_FILE, locked_folder
 
 MANIFEST_FILE, TENSORS_FOLDER, DATASET_FILE = "manifest.json", "prompts", "dataset.json"
-# A lock is what older versions left that took a task's folder for a bank.
-_FILES = {MANIFEST_FILE, TENSORS_FOLDER, DATASET_FILE, LOCK_FILE}
+_FILES = {MANIFEST_FILE, TENSORS_FOLDER, DATASET_FILE}
 _OF_TENSORS = f"{TENSORS_FOLDER}/_METADATA"  # Orbax's
 # No dots: 'ctr.unfinished' and 'ctr.removed' are on their way in and out.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -47,7 +46,7 @@ class TaskPrompts:
       manifest: see `PromptManifest`.
       tensors: `{name: array}` without the axis of tasks.
       dataset_spec: what the data set's `dataset.json` holds, whose template renders requests; None
-        where nobody knows.
+        for tasks of texts.
     """
 
     manifest: PromptManifest
@@ -131,7 +130,6 @@ class BankFolder:
                 f"{path} is a training run, since it has '{CHECKPOINTS_FOLDER}', and no bank: "
                 "`m6rec prompts add BANK --from RUN` takes prompts out of a run"
             )
-
         if (self.path / MANIFEST_FILE).is_file() or (self.path / _OF_TENSORS).is_file():
             raise ConfigError(
                 f"{path} is the folder of one task and no bank: name the folder that it lies in, "
@@ -296,18 +294,16 @@ def _write_json(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def _read_dataset(path: Path, manifest: PromptManifest) -> Mapping[str, Any] | None:
-    """What `dataset.json` holds, proved to be what was written where the manifest can tell."""
-    if not path.exists():
-        if manifest.dataset_fingerprint:
-            raise CheckpointError(f"{path} is missing: {path.parent} does not hold all its files")
+    """What `dataset.json` holds, proved to be what was written; None for tasks without one."""
+    if manifest.dataset_fingerprint is None:
         return None
+    if not path.exists():
+        raise CheckpointError(f"{path} is missing: {path.parent} does not hold all its files")
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path} is damaged: it holds no JSON object")
-    if manifest.dataset_fingerprint not in (None, dataset_fingerprint(values)):
+    if manifest.dataset_fingerprint != dataset_fingerprint(values):
         raise CheckpointError(
             f"{path} is damaged: it is not what was written, and its template decides what the "
             "model reads. Export the task anew: remove it from the bank and add it"

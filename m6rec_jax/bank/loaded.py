@@ -11,7 +11,6 @@ bank.remove("ctr")
 from __future__ import annotations
 
 import dataclasses
-import functools
 import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -95,7 +94,8 @@ class LoadedBank(LoadedModel):
         target_mesh = make_mesh(1, 1, 1, devices=jax.local_devices()[:1]) if mesh is None else mesh
         self._everywhere = replicated(target_mesh)
         self._counts = {name: np.zeros(config.prompts.num_tasks, np.int32) for name in _COUNTS}
-        self._put(self._empty())
+        self._put({name: np.zeros(leaf.shape, np.float32) for name, leaf in self._leaves.items()})
+        self._put_counts()
         self._write = self._compiled_write()
 
     def add(self, task: str | TaskPrompts) -> None:
@@ -120,11 +120,11 @@ class LoadedBank(LoadedModel):
         with self._lock:
             rows = self._rows_for([prompts.manifest.task for prompts in read])
             fitted = [fit_task(p.tensors, p.manifest.model_config, self.model.config) for p in read]
-            if len(read) > 1:
-                self._put(self._stacked(rows, fitted))
+            if len(read) == 1:
+                self._write_row(rows[0], fitted[0])
             else:
-                self._write_rows(rows, fitted)
-            self._tell(rows, read)
+                self._put(self._stacked(rows, fitted))
+            self._publish(rows, read)
 
     def remove(self, name: str) -> None:
         """Takes a task out; its row is free then. (Its folder stays.)
@@ -219,26 +219,19 @@ class LoadedBank(LoadedModel):
             )
         return [self._free[i] for i in range(len(names))]
 
-    def _tell(self, rows: Sequence[int], added: Sequence[TaskPrompts]) -> None:
+    def _publish(self, rows: Sequence[int], added: Sequence[TaskPrompts]) -> None:
         """Sizes first, names last: nobody finds a task before all of it is there."""
         for row, prompts in zip(rows, added, strict=True):
             own = prompts.manifest.prompts
             self._counts["num_prompts"][row] = own.num_prompts
             self._counts["num_options"][row] = own.num_options
-        counts = {
-            name: jax.device_put(values.copy(), self._everywhere)
-            for name, values in self._counts.items()
-        }
-        self.variables[SIZES_COLLECTION] = {"bank": counts}
+        self._put_counts()
         for row, prompts in zip(rows, added, strict=True):
             name, settings = prompts.manifest.task, prompts.manifest.settings
             self._free.remove(row)
             self._specs[name] = prompts.dataset_spec
             self.manifests[name] = prompts.manifest
             self.tasks[name] = dataclasses.replace(settings, task_id=row)
-
-    def _empty(self) -> dict[str, np.ndarray]:
-        return {name: np.zeros(leaf.shape, np.float32) for name, leaf in self._leaves.items()}
 
     def _stacked(
         self, rows: Sequence[int], fitted: Sequence[Mapping[str, np.ndarray]]
@@ -255,20 +248,18 @@ class LoadedBank(LoadedModel):
         targets = flatten(self._targets)
         placed = {
             name: jax.make_array_from_callback(
-                values.shape, targets[name].sharding, functools.partial(_part, values)
+                values.shape, targets[name].sharding, values.__getitem__
             )
             for name, values in stacked.items()
         }
         self.variables["prompts"] = unflatten(placed, self._targets)
-        self.variables.setdefault(
-            SIZES_COLLECTION,
-            {
-                "bank": {
-                    name: jax.device_put(values.copy(), self._everywhere)
-                    for name, values in self._counts.items()
-                }
-            },
-        )
+
+    def _put_counts(self) -> None:
+        counts = {
+            name: jax.device_put(values.copy(), self._everywhere)
+            for name, values in self._counts.items()
+        }
+        self.variables[SIZES_COLLECTION] = {"bank": counts}
 
     def _compiled_write(self) -> Any:
         """A program that puts one task into one row, compiled now and never again."""
@@ -292,12 +283,7 @@ class LoadedBank(LoadedModel):
         # Not donated: requests that have begun go on with the old arrays.
         return jax.jit(write, out_shardings=shardings).lower(stacked, task, row).compile()
 
-    def _write_rows(self, rows: Sequence[int], fitted: Sequence[Mapping[str, np.ndarray]]) -> None:
-        for row, task in zip(rows, fitted, strict=True):
-            placed = jax.device_put((dict(task), np.int32(row)), self._everywhere)
-            written = self._write(flatten(self.variables["prompts"]), *placed)
-            self.variables["prompts"] = unflatten(written, self._targets)
-
-
-def _part(values: np.ndarray, index: tuple[slice, ...]) -> np.ndarray:
-    return values[index]
+    def _write_row(self, row: int, task: Mapping[str, np.ndarray]) -> None:
+        placed = jax.device_put((dict(task), np.int32(row)), self._everywhere)
+        written = self._write(flatten(self.variables["prompts"]), *placed)
+        self.variables["prompts"] = unflatten(written, self._targets)

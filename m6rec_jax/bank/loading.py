@@ -85,8 +85,8 @@ def load_bank(
     for prompts in read:
         check_owner(prompts.manifest, owner)
     if read:
-        # What the tasks were tuned with may differ from the foundation where no weight tells, as
-        # in where late interaction begins.
+        # The tasks may have been tuned with other settings than the foundation's that change no
+        # weight, such as where late interaction begins.
         first = read[0].manifest.model_config
         config = config.replace(**{name: getattr(first, name) for name in WHAT})
     room = (capacity or BankCapacity()).prompt_config([p.manifest.prompts for p in read])

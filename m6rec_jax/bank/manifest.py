@@ -100,7 +100,7 @@ def parse_prompt_manifest(text: str, where: str) -> PromptManifest:
       where: the file, for errors.
 
     Raises:
-      CheckpointError: damaged, changed since it was written, or written in another format.
+      CheckpointError: damaged, changed since it was written, or of a newer version.
     """
     try:
         values = json.loads(text)
@@ -110,7 +110,7 @@ def parse_prompt_manifest(text: str, where: str) -> PromptManifest:
         raise CheckpointError(f"{where} is damaged: {error}") from error
     if format_ > FORMAT:
         raise CheckpointError(f"{where} was written by a newer m6rec_jax; update it")
-    if changed or format_ < FORMAT:
+    if changed:
         raise CheckpointError(
             f"{where} is damaged: it is not what was written ({_FINGERPRINT} does not fit). To "
             "change a task's settings, tune or export it anew: remove it from the bank and add it"

@@ -41,7 +41,7 @@ def tasks_table(found: Manifests, where: str) -> str:
         if isinstance(manifest, CheckpointError):
             problems.append(f"{name}: {manifest}")
             continue
-        prompts, kind = manifest.prompts, manifest.settings.kind or "-"
+        prompts, kind = manifest.prompts, manifest.settings.kind
         sizes = (str(prompts.num_prompts), str(prompts.num_options), f"{manifest.size:,}")
         rows.append((name, kind, manifest.method, *sizes, _share(manifest), manifest.date))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -61,7 +61,7 @@ def inspect_task(bank: BankFolder, name: str) -> str:
     size, whole = f"{manifest.size:,}", f"{manifest.backbone_size:,}"
     lines = [
         f"task        {name}",
-        f"kind        {manifest.settings.kind or 'not known'}",
+        f"kind        {manifest.settings.kind}",
         f"method      {manifest.method}",
         f"parameters  {size} ({_share(manifest)} of the backbone's {whole})",
         f"sizes       {_pairs(_sizes(manifest.prompts))}",
@@ -91,7 +91,7 @@ def manifests_json(found: Manifests) -> str:
 
 
 def _share(manifest: PromptManifest) -> str:
-    return f"{manifest.size / max(manifest.backbone_size, 1):.2%}"
+    return f"{manifest.size / manifest.backbone_size:.2%}"
 
 
 def _sizes(prompts: PromptConfig) -> dict[str, Any]:

@@ -79,30 +79,6 @@ class CandidateScorer(Engine, abc.ABC):
         del settings
         return values
 
-    def score(
-        self, rows_to_score: Sequence[Row], tasks: Sequence[str] | None = None
-    ) -> list[np.ndarray]:
-        """Scores rows laid out by `m6rec_jax.text.rows` (`source_row | packed_candidates`).
-
-        Args:
-          rows_to_score: each with the encoder's features and `decoder_features`, at most S and T
-            long; optionally `task_ids` `[1]`, the row of the prompt bank.
-          tasks: the task of each row; None: the default one.
-
-        Returns:
-          For each row the score of each of its candidates, float32 `[candidates]`.
-
-        Raises:
-          DataError: a row lacks a feature or is too long, or another number of tasks than of rows.
-          ConfigError: no such task, or one without what is needed.
-        """
-        variables, chosen = self._tasks.with_variables(self.variables, tasks, len(rows_to_score))
-        own = [
-            row if "task_ids" in row else _with_task(row, settings)
-            for row, settings in zip(rows_to_score, chosen, strict=True)
-        ]
-        return self._score(variables, own, own, np.arange(len(own)), chosen)
-
     def score_requests(
         self,
         histories: Sequence[Sequence[str]],
@@ -127,20 +103,16 @@ class CandidateScorer(Engine, abc.ABC):
         if len(histories) != len(candidates):
             raise DataError(f"{len(histories)} histories for {len(candidates)} lists of candidates")
         variables, settings = self._tasks.with_variables(self.variables, tasks, len(histories))
-        sources = [
-            _with_task(self._source_row(segments, own), own)
-            for segments, own in zip(histories, settings, strict=True)
-        ]
+        sources = list(map(self._source_row, histories, settings))
         targets: list[Row] = []
         source_of: list[int] = []
         indices: list[list[int]] = []
-        for request, texts in enumerate(candidates):
-            own = settings[request]
+        for request, (texts, own) in enumerate(zip(candidates, settings, strict=True)):
             packed = self.pack(texts, own.text_length(self.candidate_length))
-            targets += [_with_task(row, own) for row in packed.rows]
+            targets += packed.rows
             indices += packed.indices
             source_of += [request] * len(packed.rows)
-        scored = self._score(variables, sources, targets, np.asarray(source_of, np.int64), settings)
+        scored = self._score(variables, sources, targets, source_of, settings)
         results = [np.zeros(len(texts), np.float32) for texts in candidates]
         for request, chosen, values in zip(source_of, indices, scored, strict=True):
             results[request][chosen] = values
@@ -151,7 +123,7 @@ class CandidateScorer(Engine, abc.ABC):
         variables = dict(self.variables)
         for source_bucket in self._source_buckets:
             for size in self._batch_sizes:
-                encoded = self._encode_batch(variables, [], source_bucket, size)
+                encoded = self._encode_batch(variables, [], [], source_bucket, size)
                 for target_bucket in self._target_buckets:
                     for target_size in self._batch_sizes:
                         self._decode_batch(
@@ -164,23 +136,26 @@ class CandidateScorer(Engine, abc.ABC):
         variables: Variables,
         sources: Sequence[Row],
         targets: Sequence[Row],
-        source_of: np.ndarray,
+        source_of: Sequence[int],
         settings: Sequence[TaskSettings],
     ) -> list[np.ndarray]:
         """Scores of each target's candidates; `settings` are the sources'."""
         pending: list[tuple[list[int], Array]] = []
         targets_of: dict[int, list[int]] = {}
-        for target, source in enumerate(source_of.tolist()):
+        for target, source in enumerate(source_of):
             targets_of.setdefault(source, []).append(target)
-        source_lengths = [_length(row, "encoder_input_tokens") for row in sources]
-        target_lengths = [_length(row, "decoder_input_tokens") for row in targets]
+        source_lengths = [len(row["encoder_input_tokens"]) for row in sources]
         for bucket, size, members in in_buckets(
             source_lengths, self._source_buckets, self._batch_sizes
         ):
-            encoded = self._encode_batch(variables, [sources[i] for i in members], bucket, size)
+            task_ids = [settings[i].task_id for i in members]
+            part = [sources[i] for i in members]
+            encoded = self._encode_batch(variables, part, task_ids, bucket, size)
             own = [(k, t) for k, i in enumerate(members) for t in targets_of.get(i, [])]
             for target_bucket, target_size, chosen in in_buckets(
-                [target_lengths[t] for _, t in own], self._target_buckets, self._batch_sizes
+                [len(targets[t]["decoder_input_tokens"]) for _, t in own],
+                self._target_buckets,
+                self._batch_sizes,
             ):
                 source_rows = [own[j][0] for j in chosen]
                 indices = [own[j][1] for j in chosen]
@@ -201,9 +176,13 @@ class CandidateScorer(Engine, abc.ABC):
         return results
 
     def _encode_batch(
-        self, variables: Variables, part: Sequence[Row], length: int, size: int
+        self,
+        variables: Variables,
+        part: Sequence[Row],
+        task_ids: Sequence[int],
+        length: int,
+        size: int,
     ) -> Encoded:
-        task_ids = [row["task_ids"][0] for row in part]
         batch = self._source_batch(part, task_ids, length, size)
         encoded: Encoded = self._encode(variables, self._runtime.place_shared(batch))
         return encoded
@@ -218,20 +197,10 @@ class CandidateScorer(Engine, abc.ABC):
         length: int,
         size: int,
     ) -> Array:
-        lengths = dict.fromkeys(self.decoder_features, length) | {"task_ids": 1}
-        batch = rows.pad_batch(part, lengths, size)
+        batch = rows.pad_batch(part, dict.fromkeys(self.decoder_features, length), size)
         batch |= self.task_features(settings, size)
-        batch["source_of_row"] = np.zeros((size, 1), np.int32)
-        batch["source_of_row"][: len(source_rows), 0] = source_rows
+        batch |= {name: np.zeros((size, 1), np.int32) for name in ("task_ids", "source_of_row")}
+        batch["task_ids"][: len(part), 0] = [own.task_id for own in settings]
+        batch["source_of_row"][: len(part), 0] = source_rows
         found: Array = self._decode(variables, encoded, self._runtime.place_shared(batch))
         return found
-
-
-def _with_task(row: Row, settings: TaskSettings) -> Row:
-    return row | {"task_ids": np.array([settings.task_id])}
-
-
-def _length(row: Row, name: str) -> int:
-    if name not in row:
-        raise DataError(f"a row to score lacks '{name}'; it has {', '.join(row)}")
-    return len(row[name])

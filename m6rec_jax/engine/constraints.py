@@ -6,7 +6,6 @@ it) with a state per row, itself a tree of arrays `[rows, ...]`, which beam sear
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -88,16 +87,10 @@ class AfterPrefix(NamedTuple):
         return entries
 
 
-def any_text(vocabulary: Vocabulary, vocab_size: int, also: Sequence[int] = ()) -> AllowedTokens:
-    """Text and `[EOS]`: of control ids, sentinels and spare rows only those in `also`.
-
-    Args:
-      vocabulary: says which ids are text.
-      vocab_size: rows of the model's embedding, at least the vocabulary's.
-      also: further ids, such as sentinels for filling in blanks.
-    """
+def any_text(vocabulary: Vocabulary, vocab_size: int) -> AllowedTokens:
+    """Text and `[EOS]`, no control ids, sentinels or spare rows of the embedding `[vocab_size]`."""
     allowed = np.zeros(vocab_size, bool)
-    allowed[[*vocabulary.text_ids, EOS_ID, *also]] = True
+    allowed[[*vocabulary.text_ids, EOS_ID]] = True
     return AllowedTokens(jnp.asarray(allowed))
 
 

@@ -82,22 +82,14 @@ class Generator(Engine):
       ConfigError: a number out of range, no such task, or a trie with titles too long for the
         model.
 
-    Args:
-      model, variables, vocabulary, options: as `Engine`. A text has up to T - 2 tokens and `[EOS]`.
-      also_allowed: control ids and sentinels that may come beside text.
+    A text has up to T - 2 tokens and `[EOS]`.
 
     Raises:
       ConfigError: no room for a word, or buckets that do not end with S.
     """
 
     def __init__(
-        self,
-        model: M6Rec,
-        variables: Variables,
-        vocabulary: Vocabulary,
-        options: EngineOptions,
-        *,
-        also_allowed: Sequence[int] = (),
+        self, model: M6Rec, variables: Variables, vocabulary: Vocabulary, options: EngineOptions
     ) -> None:
         if options.target_length < 3:
             raise ConfigError(
@@ -105,7 +97,7 @@ class Generator(Engine):
             )
         super().__init__(model, variables, vocabulary, options)
         self.max_tokens = options.target_length - 1  # [EOS] is the last token, never an input
-        self._any_text = any_text(vocabulary, model.config.vocab_size, also_allowed)
+        self._any_text = any_text(vocabulary, model.config.vocab_size)
         self._programs: dict[tuple[str, int], Callable[..., Any]] = {}
 
     def greedy(

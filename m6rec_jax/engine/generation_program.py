@@ -18,8 +18,6 @@ from m6rec_jax.model import M6Rec
 Array = jax.Array
 Variables = Mapping[str, Any]
 
-VERBS = ("greedy", "sample", "beam_search")
-
 
 class GeneratedBatch(NamedTuple):
     """Texts of each source, best first where that has a meaning.
@@ -59,7 +57,7 @@ def generate(
         `[sources, 1]`, `prefix_ids` `[sources, length]`, `seeds` uint32 `[sources, 1]`.
       constraint: which tokens may come.
       options: `SamplingOptions` of 'sample', the length penalty of 'beam_search'.
-      verb: one of `VERBS`.
+      verb: 'greedy', 'sample' or 'beam_search'.
       num_texts: per source.
       by_argmax: see `beam_search.top_k`.
     """

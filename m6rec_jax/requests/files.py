@@ -194,10 +194,10 @@ class JsonLines:
     ) -> None:
         """See `RequestFile`."""
         with path.open("wb") as file:
-            for place, index in enumerate(kept):
+            for i, index in enumerate(kept):
                 raw = chunk.rows[index].raw
                 assert raw is not None
-                added = {name: _plain(values[place]) for name, values in results.items()}
+                added = {name: _plain(values[i]) for name, values in results.items()}
                 # Into the row's own text, of which not a byte changes: it ends with a brace.
                 text = json.dumps(added, ensure_ascii=False)[1:].encode()
                 comma = b", " if chunk.rows[index].values else b""

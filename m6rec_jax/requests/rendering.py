@@ -44,7 +44,7 @@ class RequestRenderer:
     ) -> None:
         self._statistics = statistics
         self._render_candidates = render_candidates
-        self._teller = Renderer(template, statistics)
+        self._renderer = Renderer(template, statistics)
         self._max_events = max_events
 
     def render(self, request: Request) -> RequestText:
@@ -60,7 +60,7 @@ class RequestRenderer:
                 raise RejectedRow(
                     "too_early",
                     f"'time' is {request.time!r}, and the statistics hold events until "
-                    f"{self._statistics.last_time!r}: they would tell the future",
+                    f"{self._statistics.last_time!r}: they would leak the future",
                 )
             state = self._statistics.fold_in(request.user.id, request.behaviours)
         latest = request.behaviours
@@ -68,7 +68,7 @@ class RequestRenderer:
             latest = latest[max(0, len(latest) - self._max_events) :]
         events, items = _by_id(latest)
         try:
-            history = self._teller.history(
+            history = self._renderer.history(
                 request.user, events, items, request.time, state=state, given=request.statistics
             )
             if not self._render_candidates:
@@ -77,7 +77,7 @@ class RequestRenderer:
                 {**request.statistics, **own} if request.statistics else own
                 for own in request.candidate_statistics
             ]
-            candidates = self._teller.candidates(
+            candidates = self._renderer.candidates(
                 request.user.id, request.candidates, request.time, state=state, given=given
             )
         except DataError as error:
@@ -88,15 +88,15 @@ class RequestRenderer:
 def _by_id(behaviours: Sequence[tuple[Event, Item]]) -> tuple[list[Event], dict[str, Item]]:
     """Events, and their items by id.
 
-    Items without an id, and one that a request tells in two ways, get an id of their own: it never
-    reaches the text.
+    Items without an id, and one that a request describes in two ways, get an id of their own: it
+    never reaches the text.
     """
     events: list[Event] = []
     items: dict[str, Item] = {}
-    for place, (event, item) in enumerate(behaviours):
+    for index, (event, item) in enumerate(behaviours):
         key = event.item_id
         if not key or items.setdefault(key, item) is not item:
-            key = f"behaviours[{place}]"
+            key = f"behaviours[{index}]"
             items[key] = item
             event = dataclasses.replace(event, item_id=key)
         events.append(event)

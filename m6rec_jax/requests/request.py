@@ -10,10 +10,10 @@
 
 `user` and items have the columns of the data set's tables. An item is its id in the catalogue, or
 an object of its own columns (with the id, they go before the catalogue's). A user needs no id: with
-one, statistics are looked up. `statistics` name what the template may tell and go before what is
-looked up. Scoring needs `candidates`; retrieval takes `k` and `exclude`, recommendation of titles
-also `about`, an item that says what their beginning tells. Behaviours stand in the order of time.
-Everything else in a row is the caller's own.
+one, statistics are looked up. `statistics` are those that the template may render; they go before
+what is looked up. Scoring needs `candidates`; retrieval takes `k` and `exclude`, recommendation of
+titles also `about`, an item that their prefix is rendered from. Behaviours stand in the order of
+time. Everything else in a row is the caller's own.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class RequestParser:
       catalogue: items by id.
       statistics: names that `statistics` may have.
       candidates_field: where candidates stand; None: they are not read.
-      about_field: where the item stands that a title's beginning is about; None: likewise.
+      about_field: where the item stands that a title's prefix is about; None: likewise.
 
     Raises:
       ConfigError: a table has a column of a name that has another meaning in requests.
@@ -133,16 +133,16 @@ class RequestParser:
         user = self._user(row.get("user"), ignored)
         now = _time(row.get("time"), "time")
         behaviours = tuple(
-            self._behaviour(entry, user.id, f"behaviours[{place}]", ignored)
-            for place, entry in enumerate(_list(row.get("behaviours"), "behaviours", required=True))
+            self._behaviour(entry, user.id, f"behaviours[{index}]", ignored)
+            for index, entry in enumerate(_list(row.get("behaviours"), "behaviours", required=True))
         )
         _check_order([event.time for event, _ in behaviours], now)
         candidates: list[Item] = []
         given: list[Mapping[str, Value]] = []
         if self._candidates_field is not None:
             name = self._candidates_field
-            for place, entry in enumerate(_list(row.get(name), name, required=True)):
-                path = f"{name}[{place}]"
+            for index, entry in enumerate(_list(row.get(name), name, required=True)):
+                path = f"{name}[{index}]"
                 candidates.append(self._item(entry, path, ignored))
                 own = entry.get(_STATISTICS) if isinstance(entry, Mapping) else None
                 given.append(self._given(own, f"{path}.{_STATISTICS}", ignored))
@@ -158,8 +158,8 @@ class RequestParser:
             tuple(given),
             _count(row.get("k"), "k"),
             tuple(
-                _required(entry, ID, f"exclude[{place}]")
-                for place, entry in enumerate(_list(row.get("exclude"), "exclude"))
+                _required(entry, ID, f"exclude[{index}]")
+                for index, entry in enumerate(_list(row.get("exclude"), "exclude"))
             ),
             about,
             frozenset(ignored),
@@ -228,12 +228,12 @@ class RequestParser:
                 continue
             if value is None:  # in a column of structs, what is not given
                 continue
-            found[name] = _told(value, f"{path}.{name}")
+            found[name] = _statistic(value, f"{path}.{name}")
         return found
 
 
 class _Problem(Exception):
-    """Something wrong at a place within a request."""
+    """Something wrong with a field of a request."""
 
     def __init__(self, kind: str, path: str, words: str) -> None:
         super().__init__(kind, path, words)
@@ -267,8 +267,8 @@ def _time(value: Any, path: str) -> float:
 
 def _check_order(times: list[float], now: float) -> None:
     previous = -math.inf
-    for place, time in enumerate(times):
-        path = f"behaviours[{place}].time"
+    for index, time in enumerate(times):
+        path = f"behaviours[{index}].time"
         if time < previous:
             raise _Problem(
                 "time_out_of_order", path, f"is {time!r}, earlier than the one before ({previous})"
@@ -310,8 +310,8 @@ def _attributes(
         if value is None or name in others:
             continue
         if name not in columns:
-            # Without places: behaviours[3].item.prize is ignored as behaviours.item.prize.
-            ignored.add(f"{_without_places(path)}.{name}")
+            # Without indices: behaviours[3].item.prize is ignored as behaviours.item.prize.
+            ignored.add(f"{_without_indices(path)}.{name}")
             continue
         parsed = _value(value, columns[name], f"{path}.{name}")
         if parsed is not None:
@@ -319,7 +319,7 @@ def _attributes(
     return found
 
 
-def _told(value: Any, path: str) -> Value:
+def _statistic(value: Any, path: str) -> Value:
     """A statistic: words, a number, or a list of words."""
     if isinstance(value, list):
         parsed: Value = _value(value, "list<string>", path)
@@ -332,7 +332,7 @@ def _told(value: Any, path: str) -> Value:
     raise _Problem("wrong_type", path, f"must be a text, a number or a list, not {_shown(value)}")
 
 
-def _without_places(path: str) -> str:
+def _without_indices(path: str) -> str:
     return ".".join(part.partition("[")[0] for part in path.split("."))
 
 

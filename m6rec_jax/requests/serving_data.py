@@ -34,7 +34,7 @@ class ServingData:
       spec: of the data set the model was trained on.
       template: the model's.
       items: the catalogue by id, in its order.
-      statistics: None where requests bring what is to be told, or nothing is.
+      statistics: None where requests bring their own, or none are rendered.
       max_events: behaviours of a history, at most, when rows for scoring were prepared there; None
         where none were.
       fingerprint: of everything above: equal ones give equal text.
@@ -68,30 +68,34 @@ class ServingData:
 
         Raises:
           DataError: something is missing or damaged.
-          ConfigError: it belongs to another data set, or lacks statistics that the template tells.
+          ConfigError: another data set, or one without statistics that the template renders.
         """
         spec = DatasetSpec.from_dict(dataset_spec, "the model's dataset.json")
         template = DatasetTemplate.parse(spec.template, "the model's dataset.json")
         digest = hashlib.sha256(json.dumps(spec.to_dict(), sort_keys=True).encode())
+        folder = None if folder is None else Path(folder)
         items: list[Item] = []
         statistics, max_events = None, None
         if folder is not None:
-            text, manifest = _read_manifest(Path(folder))
-            _check_name(manifest, spec, Path(folder))
+            text, manifest = _read_manifest(folder)
+            if manifest["dataset"] != spec.name:
+                raise ConfigError(
+                    f"{folder} holds the data set {manifest['dataset']!r}, and the model was "
+                    f"trained on {spec.name!r}"
+                )
             digest.update(text.encode())
             grouping = manifest.get("views", {}).get("groups", {}).get("grouping", {})
             max_events = grouping.get("max_events")
             if with_statistics:
-                statistics = Statistics.load(Path(folder) / STATISTICS)
-                _check_template(template, spec, statistics, Path(folder))
+                statistics = Statistics.load(folder / STATISTICS)
+                _check_template(template, spec, statistics, folder)
         if items_file is not None:
             items = read_items(items_file, spec)
             digest.update(Path(items_file).read_bytes())
         elif folder is not None:
             items = list(read_catalogue(folder).items)
         by_id = {item.id: item for item in items}
-        where = None if folder is None else Path(folder)
-        return cls(spec, template, by_id, statistics, digest.hexdigest(), max_events, where)
+        return cls(spec, template, by_id, statistics, digest.hexdigest(), max_events, folder)
 
     def item_texts(self) -> dict[str, str]:
         """By id, the text of each item as the item tower reads it.
@@ -104,7 +108,7 @@ class ServingData:
         return {id_: self.template.item(item) for id_, item in self.items.items()}
 
     def statistics_names(self) -> tuple[str, ...]:
-        """Names of the statistics that a template may tell, and a request may bring."""
+        """Names of the statistics that a template may render, and a request may bring."""
         known = self.statistics or Statistics.for_dataset(self.spec)
         return known.names()
 
@@ -120,18 +124,10 @@ def prepared_dataset_spec(folder: str | Path) -> Mapping[str, Any]:
     found = manifest.get("dataset_spec")
     if not isinstance(found, Mapping):
         raise ConfigError(
-            f"{folder} holds no users, items and events, so a user's history cannot be told; name "
-            "prepared data that do with --gin.PREPARED=FOLDER"
+            f"{folder} holds no users, items and events, so a user's history cannot be rendered; "
+            "name prepared data that do with --gin.PREPARED=FOLDER"
         )
     return found
-
-
-def _check_name(manifest: Mapping[str, Any], spec: DatasetSpec, folder: Path) -> None:
-    if manifest["dataset"] != spec.name:
-        raise ConfigError(
-            f"{folder} holds the data set {manifest['dataset']!r}, and the model was trained on "
-            f"{spec.name!r}"
-        )
 
 
 def _read_manifest(folder: Path) -> tuple[str, dict[str, Any]]:
@@ -153,7 +149,7 @@ def _read_manifest(folder: Path) -> tuple[str, dict[str, Any]]:
 def _check_template(
     template: DatasetTemplate, spec: DatasetSpec, statistics: Statistics, folder: Path
 ) -> None:
-    """Every clause that training could tell can be told: none may be left out in silence."""
+    """Every clause that training could render can be rendered: none is left out in silence."""
     try:
         template.validate(spec.users.columns, spec.items.columns, statistics.names())
     except ConfigError as error:

@@ -1,7 +1,7 @@
 """`m6rec chat`: a dialogue with a model in a terminal, or line by line from a file.
 
-What is said is printed as it would be in the training dialogues; below it stand the items that are
-recommended, by writing their titles and by the two towers.
+Replies are printed as in the training dialogues; below them stand the items that are recommended,
+by generating their titles and by the two towers.
 """
 
 from __future__ import annotations

@@ -197,9 +197,8 @@ class PartFiles:
 
     def _check_summary(self) -> None:
         try:
-            found = json.loads(self._summary.read_text("utf-8"))
-            owner = found.get("output", self._output.name)  # older summaries do not say
-        except (OSError, ValueError, AttributeError):
+            owner = json.loads(self._summary.read_text("utf-8"))["output"]
+        except (OSError, ValueError, KeyError, TypeError):
             return
         if owner != self._output.name:
             raise DataError(
@@ -226,10 +225,10 @@ class PartFiles:
     def _check_job(self, found: Mapping[str, Any], where: Path) -> None:
         names = [name for name in self._job if found.get(name) != self._job[name]]
         if names or set(found) != set(self._job):
-            told = ", ".join(f"{name} ({found.get(name)} there)" for name in names)
+            differs = ", ".join(f"{name} ({found.get(name)} there)" for name in names)
             raise DataError(
-                f"{where} holds results of another job, which differs in: {told or 'its settings'}"
-                "; remove it, or name another output"
+                f"{where} holds results of another job, which differs in: "
+                f"{differs or 'its settings'}; remove it, or name another output"
             )
 
     def _read_progress(self) -> None:
@@ -243,7 +242,7 @@ class PartFiles:
             for line in whole.splitlines():
                 entry = json.loads(line)
                 if entry["part"] != self._number:
-                    raise ValueError(f"part {entry['part']} stands in place of {self._number}")
+                    raise ValueError(f"part {entry['part']} instead of {self._number}")
                 self.start = Position(*entry["end"])
                 self.totals.add(Totals.from_json(entry))
                 self._number += 1

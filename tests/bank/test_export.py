@@ -14,8 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from m6rec_jax.bank.adding import add_prompts
-from m6rec_jax.bank.export import export_prompts
+from m6rec_jax.bank.export import add_prompts, export_prompts
 from m6rec_jax.bank.folder import BankFolder, TaskPrompts
 from m6rec_jax.bank.manifest import PromptManifest
 from m6rec_jax.checkpoints.fingerprint import backbone_fingerprint, fingerprint
@@ -53,7 +52,7 @@ STEP = 40
 
 @pytest.fixture(scope="module")
 def run(backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that trained three tasks at once, with its figures."""
+    """A run that trained three tasks at once, with its metrics."""
     folder = tmp_path_factory.mktemp("run")
     config = backbone.config.replace(prompts=PROMPTS)
     rng = np.random.default_rng(5)
@@ -79,12 +78,12 @@ def run(backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)) + '\n{"step": 4')
     (folder / "evaluation").mkdir()
-    for name, figures in (
+    for name, metrics in (
         (f"shop_ctr-test-{STEP}", {"auc": 0.7}),
         (f"shop_mixture-validation-{STEP}", {"shop_ctr/log_loss": 0.4, "shop_stars/auc": 0.1}),
         ("shop_ctr-test-20", {"auc": 0.1}),
     ):
-        (folder / "evaluation" / f"{name}.json").write_text(json.dumps(figures))
+        (folder / "evaluation" / f"{name}.json").write_text(json.dumps(metrics))
     return folder
 
 
@@ -131,7 +130,7 @@ def test_a_task_that_is_named_twice_comes_once(run: Path) -> None:
     assert [prompts.manifest.task for prompts in found] == ["shop_next", "shop_ctr"]
 
 
-def test_the_right_rows_and_places(run: Path) -> None:
+def test_the_right_rows_and_slices(run: Path) -> None:
     stacked = flatten(stacked_prompts(run))
     (prompts,) = export_prompts(run, ["shop_ctr"])
     own = prompts.tensors
@@ -165,12 +164,12 @@ def test_a_step_that_was_better_is_told(
     with caplog.at_level(logging.WARNING, logger="m6rec_jax.checkpoints"):
         (found,) = export_prompts(copied, ["shop_ctr"])
     assert found.manifest.source["step"] == STEP + 20
-    told = f"took step {STEP + 20}, the newest; by validation/auc step {STEP} was better (0.75)"
-    assert caplog.text.count(told) == 1
+    said = f"took step {STEP + 20}, the newest; by validation/auc step {STEP} was better (0.75)"
+    assert caplog.text.count(said) == 1
     caplog.clear()
     with caplog.at_level(logging.WARNING, logger="m6rec_jax.checkpoints"):
         restore_model(copied)  # as evaluation and inference do
-    assert caplog.text.count(told) == 1
+    assert caplog.text.count(said) == 1
     caplog.clear()
     (found,) = export_prompts(copied, ["shop_ctr"], step=STEP)
     assert found.manifest.source["step"] == STEP
@@ -265,7 +264,7 @@ def test_clear_errors(run: Path, tmp_path: Path, backbone: Backbone) -> None:
         with CheckpointStore(folder / "checkpoints") as store:
             trees = {"params": random_params(config, 0), "prompts": {}}
             store.save(1, trees, data={}, run=description)
-        settings = InferenceSettings(48, 24, {"plain": TaskSettings()})
+        settings = InferenceSettings(48, 24, {"plain": TaskSettings(kind="language")})
         save_assets(folder, backbone.vocabulary, settings)
         with pytest.raises((CheckpointError, ConfigError), match=message):
             export_prompts(folder)
@@ -276,15 +275,15 @@ def test_clear_errors(run: Path, tmp_path: Path, backbone: Backbone) -> None:
     assert not (tmp_path / "bank").exists()
 
 
-def test_figures_that_are_no_numbers_are_left_out(
+def test_metrics_that_are_no_numbers_are_left_out(
     run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Infinity is written as null; a file may also have been put there by hand."""
     copied = shutil.copytree(run, tmp_path / "run", symlinks=True)
     folder = copied / "evaluation"
     folder.mkdir(exist_ok=True)
-    figures = '{"auc": null, "log_loss": 0.5, "note": "mine"}'
-    (folder / f"shop_ctr-mine-{STEP}.json").write_text(figures)
+    metrics = '{"auc": null, "log_loss": 0.5, "note": "mine"}'
+    (folder / f"shop_ctr-mine-{STEP}.json").write_text(metrics)
     (folder / f"shop_ctr-list-{STEP}.json").write_text("[1]")
     (prompts,) = export_prompts(copied, ["shop_ctr"])
     mine = {

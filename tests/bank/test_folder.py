@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m6rec_jax.bank import folder as folders
-from m6rec_jax.bank.adding import add_prompts
+from m6rec_jax.bank.export import add_prompts
 from m6rec_jax.bank.folder import BankFolder, TaskPrompts, read_prompts
 from m6rec_jax.bank.manifest import method_of, parse_prompt_manifest
 from m6rec_jax.bank.report import inspect_task, read_manifests, tasks_table
@@ -252,7 +252,6 @@ def test_a_task_is_no_bank(bank: BankFolder, capsys: pytest.CaptureFixture[str])
     (bank.path / "ctr" / "manifest.json").unlink()
     with pytest.raises(ConfigError, match="the folder of one task and no bank"):
         BankFolder(one)
-    (bank.path / "ctr" / "lock").touch()  # as older versions left it
     bank.remove("ctr")
     assert "ctr" not in bank.names()
 
@@ -299,7 +298,7 @@ def test_a_damaged_task_hides_no_other(
     all_prompts: dict[str, TaskPrompts],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The table and the JSON tell of every task, and exit alike."""
+    """The table and the JSON show every task, and exit alike."""
     list_ = ["prompts", "list", str(bank.path)]
     assert main(list_) == main([*list_, "--json"]) == 0
     (bank.path / "ctr" / "manifest.json").write_text('{"format": 1')  # the first of them

@@ -52,29 +52,14 @@ def test_requests_equal_one_forward_pass_each(tiny, scorer):
         assert probabilities.dtype == np.float32
 
 
-def test_rows_equal_requests(scorer, tiny):
-    vocabulary = tiny[2]
-    made = [
-        rows.source_row(vocabulary, e["history"], S)
-        | rows.packed_candidates(vocabulary, e["candidates"], T)
-        for e in EXAMPLES
-    ]
-    by_rows = scorer.score(made)
-    by_requests = scorer.score_requests(
-        [e["history"] for e in EXAMPLES], [e["candidates"] for e in EXAMPLES]
-    )
-    for a, b in zip(by_rows, by_requests, strict=True):
-        np.testing.assert_allclose(a, b, atol=2e-6)
-
-
-def test_task_ids_pick_their_prompts(scorer, tiny):
-    vocabulary, example = tiny[2], EXAMPLES[0]
-    row = rows.source_row(vocabulary, example["history"], S)
-    row |= rows.packed_candidates(vocabulary, example["candidates"][:1], T)
-    row["task_ids"] = np.array([1], np.int32)
-    expected = one_by_one(tiny, example["history"], example["candidates"][0], task_id=1)
-    assert scorer.score([row])[0][0] == pytest.approx(expected, abs=2e-6)
-    assert scorer.score([row | {"task_ids": np.array([0])}])[0][0] != pytest.approx(expected)
+def test_task_ids_pick_their_prompts(tiny):
+    tasks = {f"task {i}": dataclasses.replace(LIKED, task_id=i) for i in range(2)}
+    scorer = Scorer(*tiny, EngineOptions(S, T, tasks=tasks))
+    history, texts = EXAMPLES[0]["history"], EXAMPLES[0]["candidates"][:1]
+    found = scorer.score_requests([history] * 2, [texts] * 2, list(tasks))
+    expected = [one_by_one(tiny, history, texts[0], task_id=i) for i in range(2)]
+    np.testing.assert_allclose(np.concatenate(found), expected, atol=2e-6)
+    assert abs(expected[0] - expected[1]) > 1e-4
 
 
 def test_warm_scorer_compiles_nothing_more(tiny):
@@ -114,8 +99,6 @@ def test_clear_errors(tiny, scorer):
         Scorer(*tiny, EngineOptions(S, T, source_buckets=(32,)))
     with pytest.raises(DataError, match="1 histories for 2 lists"):
         scorer.score_requests([[]], [["a"], ["b"]])
-    with pytest.raises(DataError, match="lacks 'encoder_input_tokens'"):
-        scorer.score([{"decoder_input_tokens": np.zeros(3, np.int32)}])
     config = model.config.replace(prompts=type(model.config.prompts)(num_prompts=2, head="none"))
     with pytest.raises(ConfigError, match="scoring needs a head"):
         Scorer(type(model)(config), variables, vocabulary, EngineOptions(S, T))

@@ -188,7 +188,7 @@ def test_the_statistics_stay_as_they_are(data: ServingData) -> None:
 
 def test_requests_that_cannot_be_told(data: ServingData) -> None:
     renderer = RequestRenderer(data.template, data.statistics)
-    with pytest.raises(RejectedRow, match="they would tell the future") as caught:
+    with pytest.raises(RejectedRow, match="they would leak the future") as caught:
         renderer.render(ask(data, time=3600.0 * 29))
     assert caught.value.kind == "too_early"
     with pytest.raises(RejectedRow, match=r"'profile' needs a value for \{age\}") as caught:

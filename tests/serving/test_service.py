@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from m6rec_jax.bank.adding import add_prompts
+from m6rec_jax.bank.export import add_prompts
 from m6rec_jax.data.co_occurrence import CoOccurrence
 from m6rec_jax.engine import catalogue_index
 from m6rec_jax.engine.reranking import Reranker
