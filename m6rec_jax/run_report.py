@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -73,6 +74,8 @@ _METRICS = {
     "bleu-2": "BLEU-2",
     "rouge-l": "ROUGE-L",
 }
+# Views whose rows have users.
+_OF_USERS = ("groups", "next_items", "reranking")
 _LOWER_IS_BETTER = ("log_loss", "perplexity")
 
 
@@ -101,6 +104,13 @@ class TaskResult:
     def vocabulary(self) -> Vocabulary:
         """Of the task."""
         return task_vocabulary(self.task.name)
+
+    @functools.cached_property
+    def user_names(self) -> dict[int, str]:
+        """Ids of users by their place in the users table; none where rows are not of users."""
+        if self.task.view not in _OF_USERS:
+            return {}
+        return prepared_rows.user_names(self.task.prepared(), self.task.view, self.split)
 
 
 def evaluate_task(
@@ -352,9 +362,9 @@ def _source(result: TaskResult, rows: Mapping[str, np.ndarray], row: int) -> lis
     return [TextPiece(text, count) for _, text, count in found if text]
 
 
-def _user_name(result: TaskResult, rows: Mapping[str, np.ndarray], row: int) -> str:
-    names = prepared_rows.user_names(result.task.prepared(), result.task.view, result.split)
-    return f"User {names.get(int(rows['user_ids'][row, 0]), row + 1)}"
+def _row_name(result: TaskResult, rows: Mapping[str, np.ndarray], row: int) -> str:
+    user = result.user_names.get(int(rows["user_ids"][row, 0]))
+    return f"User {user}" if user is not None else f"Row {row + 1} of the {result.split} part"
 
 
 def _users(result: TaskResult) -> Iterator[UserPanel]:
@@ -368,7 +378,7 @@ def _users(result: TaskResult) -> Iterator[UserPanel]:
         wanted = set(found.targets[row][found.targets[row] >= 0].tolist())
         pairs = zip(found.top_items[row].tolist(), found.scores[row].tolist(), strict=True)
         yield UserPanel(
-            _user_name(result, rows, row),
+            _row_name(result, rows, row),
             [*history[:1], *history[1:][-SHOWN_TEXTS:]],
             [
                 Recommendation(texts[item], score, item in wanted)
@@ -393,10 +403,7 @@ def _texts(result: TaskResult, several: bool) -> Iterator[ModelText]:
         }
         labelled += len(positions)
         yield ModelText(
-            _user_name(result, rows, row)
-            if rows["user_ids"][row, 0] >= 0
-            and not isinstance(result.predictions, GenerationPredictions)
-            else f"Row {row + 1} of the {result.split} part",
+            _row_name(result, rows, row),
             _source(result, rows, row),
             _answers(result, rows, row, remarks)[:SHOWN_ANSWERS],
             task=_title(result, several),

@@ -18,6 +18,7 @@ WITHOUT_GIN = {
     "prompts remove": ["bank", "task"],
     "prompts inspect": ["bank", "task"],
     "demo": [],
+    "quickstart": ["folder"],
     "doctor": [],
 }
 

@@ -115,9 +115,7 @@ class BankCapacity:
 def _union(name: str, used: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:
     """All values, in the order of the known ones."""
     values = {value for own in used for value in own}
-    known = next(f for f in dataclasses.fields(PromptConfig) if f.name == name).metadata.get(
-        "known"
-    )
+    known = PromptConfig.__dataclass_fields__[name].metadata.get("known")
     return tuple(sorted(values, key=known.index if known else None))
 
 
@@ -133,20 +131,21 @@ def check_capacity(task: ModelConfig, bank: ModelConfig, name: str) -> None:
       ConfigError: naming what is too small.
     """
     own, room = task.prompts, bank.prompts
-    for size in _SIZES:
-        if getattr(own, size) > getattr(room, size):
-            raise ConfigError(
-                f"'{name}' has {size} = {getattr(own, size)}, but the bank was loaded with room "
-                f"for {getattr(room, size)}: raise BankCapacity.{size}"
-            )
+    if small := [size for size in _SIZES if getattr(own, size) > getattr(room, size)]:
+        sizes = ", ".join(f"{size} = {getattr(own, size)}" for size in small)
+        there = ", ".join(str(getattr(room, size)) for size in small)
+        raise ConfigError(
+            f"'{name}' has {sizes}, but the bank was loaded with room for {there}: raise "
+            + ", ".join(f"BankCapacity.{size}" for size in small)
+        )
     for setting, method in _SETS.items():
-        there = getattr(room, setting)
+        known = getattr(room, setting)
         wanted = getattr(own, setting) if method.used(own) else ()
-        missing = sorted(set(wanted) - set(there), key=str)
+        missing = sorted(set(wanted) - set(known), key=str)
         if missing:
             raise ConfigError(
                 f"'{name}' has {missing} among its {setting}, but the bank was loaded for "
-                f"{list(there)}: set BankCapacity.{setting}"
+                f"{list(known)}: set BankCapacity.{setting}"
             )
     late_only_matters = own.in_layers and bank.late_layers_start > 0
     if late_only_matters and room.adapters_late_only and not own.adapters_late_only:

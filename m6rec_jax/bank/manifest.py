@@ -105,15 +105,17 @@ def parse_prompt_manifest(text: str, where: str) -> PromptManifest:
     try:
         values = json.loads(text)
         changed = values.pop(_FINGERPRINT) != _fingerprint(values)
-        written_in = values.pop("format")
-        if written_in > FORMAT:
-            raise CheckpointError(f"{where} was written by a newer m6rec_jax; update it")
-        if changed or written_in < FORMAT:
-            raise CheckpointError(
-                f"{where} is damaged: it is not what was written ({_FINGERPRINT} does not fit). To "
-                "change a task's settings, tune or export it anew: remove it from the bank and add "
-                "it"
-            )
+        format_ = int(values.pop("format"))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{where} is damaged: {error}") from error
+    if format_ > FORMAT:
+        raise CheckpointError(f"{where} was written by a newer m6rec_jax; update it")
+    if changed or format_ < FORMAT:
+        raise CheckpointError(
+            f"{where} is damaged: it is not what was written ({_FINGERPRINT} does not fit). To "
+            "change a task's settings, tune or export it anew: remove it from the bank and add it"
+        )
+    try:
         settings = values["settings"]
         settings["positive_classes"] = tuple(settings["positive_classes"])
         tensors = {
@@ -123,10 +125,8 @@ def parse_prompt_manifest(text: str, where: str) -> PromptManifest:
         model = read_model_config(values["model_config"], str(values["versions"]["m6rec_jax"]))
         read = {"settings": TaskSettings(**settings), "tensors": tensors, "model_config": model}
         return PromptManifest(**(values | read))
-    except CheckpointError:
-        raise
-    except (ValueError, LookupError, TypeError, AttributeError, M6RecError) as error:
-        raise CheckpointError(f"{where} is damaged: {error}") from error
+    except (LookupError, TypeError, AttributeError, M6RecError) as error:
+        raise CheckpointError(f"{where} does not fit this version: {error}") from error
 
 
 def method_of(prompts: PromptConfig, trainable: str | None) -> str:

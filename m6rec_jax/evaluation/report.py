@@ -22,6 +22,8 @@ from m6rec_jax.evaluation import report_figures
 from m6rec_jax.io.atomic import write_atomically
 
 TEMPLATE = Path(__file__).with_name("report_template.html")
+# Tenths of fewer impressions say nothing.
+LEAST_CALIBRATED = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,7 +275,7 @@ def _figures(data: ReportData) -> list[tuple[str, str, markupsafe.Markup]]:
         )
         caption = f"{len(labels):,} test impressions, {labels.mean():.0%} of them positive."
         drawings.append((_titled("ROC", scored.title), caption, drawing))
-        if not scored.are_probabilities:
+        if not scored.are_probabilities or len(labels) < LEAST_CALIBRATED:
             continue
         drawing, error = report_figures.calibration(labels, scores, name=f"calibration{number}")
         caption = (

@@ -108,8 +108,10 @@ class M6Rec(nn.Module):
     def setup(self) -> None:
         config = self.config
         self.token_embedder = TokenEmbedding(config)
-        self.encoder = Tower(config, config.num_encoder_layers, config.late_layers_start, True)
-        self.decoder = Decoder(config, config.num_decoder_layers, config.first_cross_layer, False)
+        depth, late = config.num_encoder_layers, config.late_layers_start
+        self.encoder = Tower(config, num_layers=depth, first_late=late, bidirectional=True)
+        depth, late = config.num_decoder_layers, config.first_cross_layer
+        self.decoder = Decoder(config, num_layers=depth, first_late=late, bidirectional=False)
         self.bank = PromptBank(config)
         if not config.logits_via_embedding:
             self.logits_head = logits_head(config)

@@ -21,7 +21,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import gin
@@ -70,10 +70,8 @@ def join_processes(
     process_id: int | None = None,
     *,
     cluster: str = "auto",
-    local_device_ids: Sequence[int] | None = None,
     initialization_timeout_seconds: int = 300,
     heartbeat_timeout_seconds: int = 100,
-    shutdown_timeout_seconds: int = 300,
     heed_preemption: bool = False,
 ) -> None:
     """Joins the other processes of this run, if it has any; call it before JAX has devices.
@@ -84,11 +82,8 @@ def join_processes(
       process_id: this one's, from 0; None: of `JAX_PROCESS_ID`, or found.
       cluster: who knows about the others: 'tpu', 'slurm', 'ompi', 'mpi4py'; 'auto': whichever of
         the first three is there; 'none': nobody, the process is alone unless the above are given.
-      local_device_ids: GPUs of this process; None: of `JAX_LOCAL_DEVICE_IDS`; else all, but under
-        Slurm and Open MPI with several processes on a host one each.
       initialization_timeout_seconds: how long to wait for all processes to start.
       heartbeat_timeout_seconds: a process that is silent for so long is lost, and with it the run.
-      shutdown_timeout_seconds: how long a process that is done waits for the others.
       heed_preemption: SIGTERM to one process is then for `training.preemption` to act on, in all of
         them; else it ends this process, as usual.
 
@@ -114,8 +109,6 @@ def join_processes(
         _check_complete(given)
     elif place == "slurm":
         given |= {k: v for k, v in slurm_arguments(os.environ).items() if given.get(k) is None}
-    if local_device_ids is not None:
-        given["local_device_ids"] = list(local_device_ids)
     jax.config.update("jax_enable_preemption_service", heed_preemption)
     logger.info(
         "joining %s (cluster: %s); gives up after %d s",
@@ -130,7 +123,6 @@ def join_processes(
             cluster_detection_method="deactivate" if place == "none" else CLUSTERS[place],
             initialization_timeout=initialization_timeout_seconds,
             heartbeat_timeout_seconds=heartbeat_timeout_seconds,
-            shutdown_timeout_seconds=shutdown_timeout_seconds,
         )
     except (ValueError, RuntimeError, OSError) as error:
         kind = UnreachableError if _may_pass(error, place) else ConfigError

@@ -62,9 +62,6 @@ def source_layout(
     special_ids: SpecialIds,
     segments: Sequence[np.ndarray],
     source_length: int,
-    *,
-    keep_first: int = 1,
-    keep_last: int = 2,
 ) -> Row:
     """Lays out the encoder's side: [BOS'] profile | behaviour | ... | context | [EOS'].
 
@@ -75,7 +72,6 @@ def source_layout(
       special_ids: see the module.
       segments: ids of profile, behaviours (oldest first), context; may be empty.
       source_length: the most tokens the row may have, at least 3.
-      keep_first, keep_last: segments at the start and end that are never dropped.
 
     Returns:
       encoder_input_tokens and encoder_block_ids int32 [n], with n <= source_length; num_dropped
@@ -85,7 +81,7 @@ def source_layout(
       ConfigError: source_length has no room for [BOS'], [EOS'] and a token between them.
     """
     check_source_length(source_length)
-    kept, num_dropped = fit_to_budget(segments, source_length - 2, keep_first, keep_last)
+    kept, num_dropped = fit_to_budget(segments, source_length - 2, keep_last=2)
     return encoder_features(special_ids, kept) | {"num_dropped": np.array([num_dropped], np.int32)}
 
 
@@ -289,7 +285,7 @@ def check_source_length(source_length: int) -> None:
 
 
 def fit_to_budget(
-    segments: Sequence[np.ndarray], budget: int, keep_first: int = 1, keep_last: int = 1
+    segments: Sequence[np.ndarray], budget: int, keep_last: int = 1
 ) -> tuple[list[np.ndarray], int]:
     """Drops whole oldest segments until the rest fits; shortens the kept ones only if it must.
 
@@ -301,7 +297,7 @@ def fit_to_budget(
     Args:
       segments: token ids of each, oldest first.
       budget: the most tokens of the kept segments together.
-      keep_first, keep_last: how many segments at the start and end are never dropped.
+      keep_last: how many segments at the end are never dropped; at the start it is one.
 
     Returns:
       (kept, num_dropped): the kept segments in their order, and how many were dropped.
@@ -310,17 +306,15 @@ def fit_to_budget(
     total = sum(lengths)
     if total <= budget:
         return list(segments), 0
-    middle_start = min(keep_first, len(segments))
-    middle_end = max(middle_start, len(segments) - keep_last)
-    oldest = middle_start
-    while oldest < middle_end and total > budget:
+    oldest = 1
+    while oldest < len(segments) - keep_last and total > budget:
         total -= lengths[oldest]
         oldest += 1
-    kept = [*segments[:middle_start], *segments[oldest:]]
+    kept = [*segments[:1], *segments[oldest:]]
     if total > budget:
         limits = _common_limits([len(segment) for segment in kept], budget)
         kept = [segment[:limit] for segment, limit in zip(kept, limits, strict=True)]
-    return kept, oldest - middle_start
+    return kept, oldest - 1
 
 
 def _common_limits(lengths: Sequence[int], budget: int) -> list[int]:

@@ -33,8 +33,6 @@ def source_row(
     segments: Sequence[str],
     source_length: int,
     *,
-    keep_first: int = 1,
-    keep_last: int = 2,
     sampling: SubwordSampling | None = None,
 ) -> Row:
     """Tokenises and lays out the encoder's side; see `layout.source_layout`.
@@ -42,13 +40,11 @@ def source_row(
     Args:
       vocab: the vocabulary.
       segments: profile, behaviours (oldest first), context; what `history_segments` returns.
-      source_length, keep_first, keep_last: as there.
+      source_length: as there.
       sampling: cut words into pieces at random (training only).
     """
     tokens = [vocab.encode_array(segment, sampling=sampling) for segment in segments]
-    return layout.source_layout(
-        vocab.special_ids, tokens, source_length, keep_first=keep_first, keep_last=keep_last
-    )
+    return layout.source_layout(vocab.special_ids, tokens, source_length)
 
 
 def packed_candidates(

@@ -383,7 +383,7 @@ def test_what_does_not_fit_leaves_the_bank_as_it_was(
         bank.add("titles")
     with pytest.raises(CheckpointError, match="has no task 'nothing'; its tasks: ctr, genres"):
         bank.add("nothing")
-    with pytest.raises(ConfigError, match=r"'genres' has num_options = 18, .* room for 2: raise"):
+    with pytest.raises(ConfigError, match=r"'genres' has .*num_options = 18, .* room for 0, 2, 2"):
         bank.add("genres")
     with pytest.raises(ConfigError, match=r"'near' has lora_rank = 3"):
         bank.add_all(["near"])

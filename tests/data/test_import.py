@@ -18,7 +18,7 @@ from m6rec_jax.data.check import check_dataset
 from m6rec_jax.data.imports import lines
 from m6rec_jax.data.imports.folder import import_dataset
 from m6rec_jax.data.reading import Dataset
-from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.errors import CheckpointError, ConfigError, DataError
 
 INTER = (
     "user_id:token\titem_id:token\trating:float\ttimestamp:float\n"
@@ -354,11 +354,11 @@ def test_a_file_that_may_be_cut_off_is_told(tmp_path: Path) -> None:
 
 def test_settings_that_fit_nothing(tmp_path: Path) -> None:
     source = write(tmp_path / "in", a_inter=INTER, a_item=ITEMS)
-    with pytest.raises(ConfigError, match="'recbol'; did you mean 'recbole'"):
+    with pytest.raises(ConfigError, match=r"'recbol' \(did you mean 'recbole'\?\)"):
         import_dataset("recbol", source, tmp_path / "out")
     with pytest.raises(ConfigError, match="--at-least 6 divides nothing: ratings go from 1 to 5"):
         import_dataset("recbole", source, tmp_path / "out", at_least=6)
-    with pytest.raises(DataError, match="in is there already; name a new folder"):
+    with pytest.raises(CheckpointError, match="in exists already; name a new folder"):
         import_dataset("recbole", source, source)
     with pytest.raises(DataError, match="nowhere is not a folder"):
         import_dataset("recbole", tmp_path / "nowhere", tmp_path / "out")
@@ -371,4 +371,4 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert capsys.readouterr().out.startswith("shop: 2 users, 2 items, 4 events in ")
     assert spec_of(tmp_path / "out")["label"] == {"at_least": 5.0}
     assert cli.main(words) == cli.EXIT_USER_ERROR
-    assert "is there already" in capsys.readouterr().err
+    assert "exists already" in capsys.readouterr().err

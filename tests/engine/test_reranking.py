@@ -19,7 +19,7 @@ class FakeScorer:
         self.probabilities = probabilities
         self.asked: list = []
 
-    def score_requests(self, histories, candidates):
+    def score_requests(self, histories, candidates, tasks=None):
         self.asked += zip(histories, candidates, strict=True)
         return [np.array([self.probabilities[t] for t in own], np.float32) for own in candidates]
 

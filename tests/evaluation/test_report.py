@@ -237,7 +237,7 @@ def test_each_part_can_be_missing(part: str) -> None:
         ),
         ({"parameters": [ParameterGroup("x", -1, True)]}, "'x' has -1 parameters"),
         ({"scored": [ScoredExamples([1, 1], [0.5, 0.6])]}, "AUC is undefined"),
-        ({"scored": [ScoredExamples([0, 1], [0.5, 1.6])]}, r"lie in \[0, 1\]"),
+        ({"scored": [ScoredExamples([0, 1] * 50, [0.5, 1.6] * 50)]}, r"lie in \[0, 1\]"),
     ],
 )
 def test_what_cannot_be_shown_is_an_error(change: dict[str, Any], message: str) -> None:

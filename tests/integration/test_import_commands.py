@@ -23,7 +23,7 @@ TRAIN_STEPS = 2
 WARMUP_STEPS = 1
 BATCH_SIZE = 8
 BatchIterator.num_shards = 1
-train.tensorboard = False
+Logging.tensorboard = False
 """
 
 
@@ -61,7 +61,9 @@ def test_sequences_to_retrieval(
     m6rec(
         *("train", "--gin_file", f"{GIN}_retrieval.gin", *small, "--gin.MODEL_DIR=tuned"),
         # Evaluated once, below.
-        *("--gin.train.evaluate=None", "--gin.train.best_metric=None", "--gin.EVAL_PERIOD=None"),
+        "--gin.Validation.evaluate=None",
+        "--gin.Validation.best_metric=None",
+        "--gin.EVAL_PERIOD=None",
     )
     capsys.readouterr()
     lengths = "--gin.TASK_FEATURE_LENGTHS={'inputs': 64, 'targets': 32}"
@@ -71,9 +73,10 @@ def test_sequences_to_retrieval(
     metrics = json.loads(out[out.index("{") :])
     assert 0.0 <= metrics["ndcg@10"] <= 1.0
     assert metrics["num_examples"] == 24  # every user's last item
-    # A model reads what items are, and never a place in a sequence as a time.
+    # A model reads what items are, and never a place in a sequence as a time. Profile and context
+    # are empty.
     prepared = Prepared.open(tmp_path / "cache", "bath-room", "leave_one_out")
-    assert set(training_texts(prepared, ("next_items",))) == set(words)
+    assert set(training_texts(prepared, ("next_items",))) == {"", *words}
 
 
 def test_pretraining_reads_the_same_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

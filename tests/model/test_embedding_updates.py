@@ -75,14 +75,6 @@ def test_a_new_task_starts_from_the_backbone_exactly(
     )
 
 
-def test_variables(config: ModelConfig, features: Features) -> None:
-    tuned = with_updates(config, num_tasks=3)
-    boxed = jax.eval_shape(M6Rec(tuned).init, jax.random.key(0), features)["prompts"]["bank"]
-    a, b = boxed["embedding_update_a"], boxed["embedding_update_b"]
-    assert (a.value.shape, a.names) == ((3, 32, 2), ("tasks", "vocab", "rank"))
-    assert (b.value.shape, b.names) == ((3, 2, 12), ("tasks", "rank", "embed"))
-
-
 def test_not_with_early_layers_that_all_tasks_share() -> None:
     with pytest.raises(ConfigError, match=r"embedding_rank = 1 .* adapters_late_only"):
         PromptConfig(embedding_rank=1, adapters_late_only=True)

@@ -10,14 +10,15 @@ import jax
 import numpy as np
 import pytest
 from flax import linen as nn
-from m6rec_jax.inference.scoring import Scorer
-from m6rec_jax.inference.task_settings import TaskSettings
 
 from m6rec_jax import configuration
 from m6rec_jax.bank.capacity import BankCapacity
 from m6rec_jax.bank.folder import BankFolder
 from m6rec_jax.bank.loading import load_bank
 from m6rec_jax.bank.manifest import method_of
+from m6rec_jax.engine.engine import EngineOptions
+from m6rec_jax.engine.scoring import Scorer
+from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
 from m6rec_jax.training.parameter_table import count_parameters
@@ -129,7 +130,9 @@ def test_served_from_a_bank_beside_option_adapter_tasks(tmp_path: Path) -> None:
         tensors = bank.folder.read(name).tensors
         variables = {"params": backbone.params, "prompts": stacked(tensors)}
         model = M6Rec(config.replace(prompts=own))
-        scorer = Scorer(model, variables, vocabulary, **banks.SHAPES, sampling_rate=0.5)
+        task = TaskSettings(sampling_rate=0.5)
+        options = EngineOptions(**banks.SHAPES, tasks={"": task})
+        scorer = Scorer(model, variables, vocabulary, options)
         (expected,) = scorer.score_requests([histories[row]], [candidates[row]])
         np.testing.assert_allclose(mixed[row], expected, rtol=2e-4, atol=2e-5)
     others = bank.scorer("ctr", batch_sizes=(4,)).score_requests(histories, candidates)

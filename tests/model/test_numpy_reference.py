@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 
 from m6rec_jax.model import M6Rec, ModelConfig
-from m6rec_jax.model.attention import mask_bias
-from m6rec_jax.model.layer import Layer
 from m6rec_jax.model.relative_bias import relative_position_bucket, spread_by_distance
 
 
@@ -229,71 +227,6 @@ def test_spread_by_distance(queries: int, keys: int) -> None:
     for i in range(queries):
         for j in range(keys):
             np.testing.assert_array_equal(actual[:, i, j], values[:, j - i + queries - 1])
-
-
-def test_one_encoder_layer(config: ModelConfig, make_variables: Any) -> None:
-    reference = Reference(config, make_variables(config))
-    params, adapter = reference.stack("encoder", 1)
-    rng = np.random.default_rng(1)
-    x = rng.normal(size=(1, 6, config.embed_dim)).astype(np.float32)
-    visible = rng.random((1, 6, 6)) < 0.6
-    visible |= np.eye(6, dtype=bool)
-    table = reference.table("encoder", params)
-    position_bias = np.array(
-        [
-            [[reference.bias(table, j - i, h, True) for j in range(6)] for i in range(6)]
-            for h in range(config.num_heads)
-        ],
-        np.float32,
-    )[None]
-    actual = Layer(config, bidirectional=True).apply(
-        {"params": params, "prompts": {"mlp": {"adapter": adapter}}},
-        x,
-        mask_bias(jnp.asarray(visible))[:, None],
-        position_bias,
-        np.zeros((1,), np.int32),
-    )
-    close(actual[0], reference.layer(params, adapter, x[0], visible[0], table, True))
-
-
-@pytest.mark.parametrize("use_source", [True, False])
-def test_one_decoder_layer(config: ModelConfig, make_variables: Any, use_source: bool) -> None:
-    reference = Reference(config, make_variables(config))
-    params, adapter = reference.stack("decoder", 0)
-    rng = np.random.default_rng(2)
-    x = rng.normal(size=(1, 5, config.embed_dim)).astype(np.float32)
-    source = rng.normal(size=(1, 7, config.embed_dim)).astype(np.float32)
-    visible = np.tril(np.ones((1, 5, 5), bool))
-    present = np.array([[True, True, False, True, True, True, False]])
-    table = reference.table("decoder", params)
-    position_bias = np.array(
-        [
-            [[reference.bias(table, j - i, h, False) for j in range(5)] for i in range(5)]
-            for h in range(config.num_heads)
-        ],
-        np.float32,
-    )[None]
-    actual = Layer(config, bidirectional=False).apply(
-        {"params": params, "prompts": {"mlp": {"adapter": adapter}}},
-        x,
-        mask_bias(jnp.asarray(visible))[:, None],
-        position_bias,
-        np.zeros((1,), np.int32),
-        source,
-        mask_bias(jnp.asarray(present[:, None]))[:, None],
-        np.array([use_source]),
-    )
-    expected = reference.layer(
-        params,
-        adapter,
-        x[0],
-        visible[0],
-        table,
-        False,
-        source[0] if use_source else None,
-        np.tile(present[0], (5, 1)),
-    )
-    close(actual[0], expected)
 
 
 @pytest.mark.parametrize(

@@ -41,13 +41,14 @@ def names(tree: Any) -> dict[str, Any]:
     }
 
 
-def test_every_leaf_has_logical_axes(config: ModelConfig, features: Features) -> None:
+def test_every_leaf_has_logical_axes(every_method: ModelConfig, features: Features) -> None:
     known = {
         *("embed", "mlp", "heads", "kv", "vocab", "layers", "relpos_buckets", "tasks", "prompts"),
         *("rank", "classes", "retrieval", "special_tokens", "segments"),
     }
     for per_layer in (False, True):
-        leaves = names(shapes(config.replace(per_layer_relative_bias=per_layer), features))
+        config = every_method.replace(per_layer_relative_bias=per_layer)
+        leaves = names(shapes(config, features))
         for name, leaf in leaves.items():
             assert isinstance(leaf, nn.LogicallyPartitioned), name
             assert len(leaf.names) == leaf.value.ndim, name

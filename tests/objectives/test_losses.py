@@ -153,45 +153,22 @@ def test_chunks_save_memory(features: Features) -> None:
     assert memory(9) < 0.3 * memory(0)
 
 
-@pytest.mark.parametrize("ordinal_spread", [0.0, 0.7])
-@pytest.mark.parametrize("soft", [False, True])
-def test_classification(
-    variables: dict[str, Any],
-    outputs: Outputs,
-    features: Features,
-    ordinal_spread: float,
-    soft: bool,
-) -> None:
+def test_classification(variables: dict[str, Any], outputs: Outputs, features: Features) -> None:
     prompts = variables["prompts"]["bank"]["soft_prompts"][0].astype(np.float64)
     hidden = np.asarray(outputs.hidden, np.float64)
-    centres = {(1, 4): 1.25 if soft else 2, (1, 8): 0}
     total, right = 0.0, 0
-    for (row, place), centre in centres.items():
+    for row, place, label in ((1, 4, 2), (1, 8, 0)):
         logits = hidden[row, place] @ prompts[-3:].T / math.sqrt(8)
-        log_probabilities = logits - math.log(np.exp(logits).sum())
-        if ordinal_spread:
-            target = np.exp(-((np.arange(3) - centre) ** 2) / (2 * ordinal_spread**2))
-            target /= target.sum()
-        else:
-            target = {1.25: [0, 0.75, 0.25], 2: [0, 0, 1], 0: [1, 0, 0]}[centre]
-        total -= float(np.dot(target, log_probabilities))
-        right += int(np.argmax(logits) == features["decoder_labels"][row, place])
-    given = dict(features)
-    if soft:
-        soft_labels = np.zeros((ROWS, TARGET), np.float32)
-        soft_labels[1, 4] = 1.25
-        given["decoder_soft_labels"] = soft_labels
-    loss, metrics = classification_loss(
-        M6Rec(CONFIG), variables, outputs, given, ordinal_spread=ordinal_spread
-    )
+        total += math.log(np.exp(logits).sum()) - float(logits[label])
+        right += int(np.argmax(logits) == label)
+    loss, metrics = classification_loss(M6Rec(CONFIG), variables, outputs, features)
     assert float(loss.total) == pytest.approx(total, rel=1e-5)
-    assert float(loss.count) == float(loss_denominators(given)["classification"]) == 2
+    assert float(loss.count) == float(loss_denominators(features)["classification"]) == 2
     assert mean(metrics["classification/accuracy"]) == right / 2
 
 
-@pytest.mark.parametrize("ordinal_spread", [0.0, 0.7])
 def test_a_task_with_fewer_classes(
-    variables: dict[str, Any], outputs: Outputs, features: Features, ordinal_spread: float
+    variables: dict[str, Any], outputs: Outputs, features: Features
 ) -> None:
     """With two of three classes the options are the last two prompts and the loss is theirs."""
     labels = np.minimum(features["decoder_labels"], 1)
@@ -200,15 +177,13 @@ def test_a_task_with_fewer_classes(
         M6Rec(CONFIG.replace(prompts=dataclasses.replace(CONFIG.prompts, **sizes)))
         for sizes in ({"num_options": 2}, {"task_num_options": (2,)})
     )
-    options = {"ordinal_spread": ordinal_spread}
-    loss, _ = classification_loss(of_three, variables, outputs, given, **options)
-    expected, _ = classification_loss(two, variables, outputs, given, **options)
+    loss, _ = classification_loss(of_three, variables, outputs, given)
+    expected, _ = classification_loss(two, variables, outputs, given)
     assert float(loss.total) == pytest.approx(float(expected.total), rel=1e-5)
 
 
-@pytest.mark.parametrize("ordinal_spread", [0.0, 0.7])
 def test_a_task_without_classes(
-    variables: dict[str, Any], outputs: Outputs, features: Features, ordinal_spread: float
+    variables: dict[str, Any], outputs: Outputs, features: Features
 ) -> None:
     """Beside scoring tasks in a batch: it adds nothing, and no NaN to the gradient."""
     prompts = dataclasses.replace(CONFIG.prompts, task_num_options=(0,))
@@ -220,7 +195,6 @@ def test_a_task_without_classes(
             {**variables, "prompts": prompts_of},
             outputs,
             given,
-            ordinal_spread=ordinal_spread,
         )
         return loss.total
 

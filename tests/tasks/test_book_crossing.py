@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 
-from m6rec_jax.data import splits
 from m6rec_jax.data.prepare import PrepareOptions, prepare
 from m6rec_jax.data.reading import Dataset
 from m6rec_jax.data.render import events_for_statistics
@@ -13,7 +12,6 @@ from m6rec_jax.data.statistics import Statistics
 from m6rec_jax.data.statistics_state import StatisticsOptions
 from m6rec_jax.errors import DataError
 from m6rec_jax.metrics.classification import user_averaged_auc
-from m6rec_jax.text.records import Event
 from tasks.book_crossing import source as book_crossing
 from tasks.book_crossing.source import draw_order, read_raw, write_canonical
 
@@ -192,9 +190,7 @@ def test_statistics_tell_nothing_of_their_own_row_where_leave_one_out_does(tmp_p
 
 
 def rendered(folder, out):
-    options = PrepareOptions(
-        views=("groups", "documents"), group_size=3, max_events=5, keep_rendered=True
-    )
+    options = PrepareOptions(views=("groups",), group_size=3, max_events=5)
     prepared = prepare(folder, out, options=options, progress=False)
     import tensorflow_datasets as tfds
 
@@ -226,15 +222,3 @@ def test_a_label_changes_no_text_of_its_own_row_or_of_earlier_draws(tmp_path):
             changed += 1
             assert first > draws[row], key
     assert changed  # later rows are told of it
-
-
-def test_test_rows_are_in_no_history_and_no_statistics(tmp_path):
-    dataset, raw = coin_flips(tmp_path, num_users=20)
-    before = rendered(tmp_path / "flips", tmp_path / "a")
-    users = np.asarray(raw.events["user_id"])
-    codes = splits.per_user_temporal(users, np.asarray(raw.events["draw"]))
-    for row in np.flatnonzero(codes == splits.TEST):
-        raw.events["rating"][row] = 9.0 - raw.events["rating"][row]
-    write_canonical(raw, tmp_path / "flips", "flips")
-    assert rendered(tmp_path / "flips", tmp_path / "b") == before
-    assert isinstance(next(events_for_statistics(dataset, codes))[0], Event)

@@ -345,16 +345,15 @@ def test_drops_whole_oldest_behaviours() -> None:
     st.lists(st.integers(0, 8), max_size=12),
     st.integers(0, 40),
     st.integers(0, 3),
-    st.integers(0, 3),
 )
-def test_budget_promises(lengths: list[int], budget: int, first: int, last: int) -> None:
+def test_budget_promises(lengths: list[int], budget: int, last: int) -> None:
     segments = [[place] * length for place, length in enumerate(lengths)]
-    kept, num_dropped = fit_to_budget(segments, budget, first, last)
+    kept, num_dropped = fit_to_budget(segments, budget, last)
     assert sum(map(len, kept)) <= budget
     assert len(kept) + num_dropped == len(segments)
-    start = min(first, len(segments))
+    start = min(1, len(segments))
     survivors = segments[:start] + segments[start + num_dropped :]
-    protected = min(len(segments), first + last)
+    protected = min(len(segments), 1 + last)
     assert len(kept) >= protected
     cut = [len(a) - len(b) for a, b in zip(survivors, kept, strict=True)]
     assert all(a[: len(b)] == b for a, b in zip(survivors, kept, strict=True))

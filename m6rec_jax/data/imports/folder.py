@@ -7,7 +7,6 @@ are streamed; in memory are the tables of users and items.
 from __future__ import annotations
 
 import re
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -33,6 +32,7 @@ from m6rec_jax.data.imports.records import (
 from m6rec_jax.data.imports.sequences import read_sequences
 from m6rec_jax.data.schema import DatasetSpec, EventsSpec, LabelSpec, TableSpec
 from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.io.atomic import check_new, new_folder
 from m6rec_jax.io.closest import did_you_mean
 
 FORMATS: Mapping[str, Callable[[Path, Report], Imported]] = {
@@ -75,7 +75,8 @@ def import_dataset(
 
     Raises:
       ConfigError: no such format, or a threshold that divides nothing.
-      DataError: a file is missing or a line of it is wrong, or `output` is there already.
+      DataError: a file is missing or a line of it is wrong.
+      CheckpointError: `output` is there already, or cannot be written.
     """
     reader = FORMATS.get(format_name)
     if reader is None:
@@ -85,20 +86,12 @@ def import_dataset(
         )
     if not source.is_dir():
         raise DataError(f"{source} is not a folder; give the one that holds the files")
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise DataError(f"{output} is there already; name a new folder")
+    check_new(output)
     report = Report()
     imported = reader(source, report)
-    parent = output.absolute().parent
-    parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=parent, prefix=".import-") as scratch:
-        folder = Path(scratch) / "folder"
-        folder.mkdir()
+    with new_folder(output) as folder:
         counts, spec = _write(imported, folder, report, name, at_least)
         spec.save(folder)
-        if output.exists():
-            output.rmdir()
-        folder.rename(output)
     sizes = ", ".join(f"{count:,} {table}" for table, count in counts.items())
     return [f"{spec.name}: {sizes} in {output}", *report.render()]
 
