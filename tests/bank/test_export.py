@@ -148,7 +148,7 @@ def stacked_prompts(run: Path) -> dict[str, np.ndarray]:
     return jax.tree.map(np.asarray, restore_model(run).variables["prompts"])
 
 
-def test_a_step_that_was_better_is_told(
+def test_a_step_that_was_better_is_named(
     run: Path, backbone: Backbone, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Of a run that ended by patience, the last step is not the one that was tested."""
@@ -264,7 +264,7 @@ def test_clear_errors(run: Path, tmp_path: Path, backbone: Backbone) -> None:
         with CheckpointStore(folder / "checkpoints") as store:
             trees = {"params": random_params(config, 0), "prompts": {}}
             store.save(1, trees, data={}, run=description)
-        settings = InferenceSettings(48, 24, {"plain": TaskSettings(kind="language")})
+        settings = InferenceSettings(48, 24, {"plain": TaskSettings(kind="scoring")})
         save_assets(folder, backbone.vocabulary, settings)
         with pytest.raises((CheckpointError, ConfigError), match=message):
             export_prompts(folder)
