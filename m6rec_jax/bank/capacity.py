@@ -121,12 +121,7 @@ def _union(name: str, used: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:
 
 
 def check_capacity(task: ModelConfig, bank: ModelConfig, name: str) -> None:
-    """A task must find room in a loaded bank.
-
-    Args:
-      task: of the model with that task alone.
-      bank: of the bank's model.
-      name: of the task, for errors.
+    """A task (of a model with that task alone) must find room in a loaded bank.
 
     Raises:
       ConfigError: naming what is too small.

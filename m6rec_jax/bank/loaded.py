@@ -51,19 +51,15 @@ class LoadedBank(LoadedModel):
     Args:
       config: of the model, with the bank's capacity as its prompts.
       params: the backbone, placed as `engine.model_folder.variable_targets` says.
-      fingerprint: of the backbone (`checkpoints.fingerprint.backbone_fingerprint`).
-      vocabulary: the backbone's.
+      fingerprint, vocabulary, step: the backbone's; see `checkpoints.fingerprint`.
       folder: where `add` finds tasks by name; None: nowhere.
       source_length, target_length: most tokens of a history and a decoder row, of any task.
-      step: of the backbone's checkpoint.
       mesh, rules: where variables lie; None: the default device.
 
     Attributes:
-      model: for all tasks.
-      variables: `{'params', 'prompts', 'task_sizes'}` as they are now. Scorers and the like hold
-        this very dict, so they see what is added.
-      tasks: name to settings, as they are now.
-      manifests: name to manifest, as they are now.
+      variables: `{'params', 'prompts', 'task_sizes'}` as they are now. Engines hold this very dict,
+        so they see what is added.
+      tasks, manifests: by name, as they are now.
     """
 
     def __init__(

@@ -122,10 +122,7 @@ def load_with_bank(
 ) -> LoadedModel:
     """The model of a run, or the tasks of a bank on the run's backbone.
 
-    Args:
-      model_dir: of a run; with a bank, of one that has its tasks' backbone.
-      bank: its folder; None: the run's own tasks. `load_bank` (gin) has its other settings.
-      step, mesh, rules: as for `load_model`.
+    The other settings of `load_bank` come from gin; arguments are as for `load_model`.
 
     Raises:
       CheckpointError, ConfigError: as `load_model` and `load_bank`.

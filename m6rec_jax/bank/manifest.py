@@ -35,13 +35,11 @@ class PromptManifest:
     """`manifest.json` of a task's folder.
 
     Attributes:
-      task: name in the bank.
-      method: how it was tuned, see `method_of`.
+      task, method: name in the bank; how it was tuned (`method_of`).
       date: of the checkpoint that the prompts were taken from; UTC, ISO 8601.
-      backbone_fingerprint: see `checkpoints.fingerprint.backbone_fingerprint`.
+      backbone_fingerprint, prompts_fingerprint: see `checkpoints.fingerprint`.
       backbone_size: parameters of the backbone.
       vocabulary_fingerprint: `text.Vocabulary.fingerprint`.
-      prompts_fingerprint: `checkpoints.fingerprint.fingerprint` of the tensors.
       model_config: of the model with this task alone.
       settings: what inference must know; its task_id is 0.
       metrics: by split and name, such as 'validation/auc'.
@@ -93,11 +91,7 @@ def dataset_fingerprint(spec: Mapping[str, Any] | None) -> str | None:
 
 
 def parse_prompt_manifest(text: str, where: str) -> PromptManifest:
-    """Reads a manifest.
-
-    Args:
-      text: JSON.
-      where: the file, for errors.
+    """Reads a manifest's JSON; `where` names the file in errors.
 
     Raises:
       CheckpointError: damaged, changed since it was written, or of a newer version.

@@ -28,8 +28,7 @@ def pack_texts(
     share a row. A text's result does not depend on its neighbours: attention stops at its block.
 
     Args:
-      vocab: the vocabulary.
-      texts: candidates or items.
+      vocab, texts: the vocabulary; candidates or items.
       target_length: most tokens of a row.
       text_length: most tokens of a text, `[BOS]` and `[EOS]` included; None: a whole row.
 
@@ -54,13 +53,12 @@ def pack(
     text_length: int,
     lay_out: Callable[[Sequence[int], int], Row],
 ) -> PackedTexts:
-    """Packs texts of given lengths as `pack_texts` does.
+    """Packs texts as `pack_texts` does, given their lengths and what makes a row of some of them.
 
     Args:
       lengths: tokens of each text, `[BOS]` and `[EOS]` included.
-      target_length: most tokens of a row.
-      text_length: most tokens of a text; longer ones will be cut.
-      lay_out: makes a row of the texts with these indices, each of at most so many tokens.
+      target_length, text_length: as `pack_texts`.
+      lay_out: from indices of texts and the most tokens of each to a row.
     """
     limit = min(text_length, target_length)
     cut = [min(length, limit) for length in lengths]

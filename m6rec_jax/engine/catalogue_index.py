@@ -121,7 +121,6 @@ class CatalogueIndex:
             )
 
     def top_k(self, users: np.ndarray, k: int, seen: Sequence[np.ndarray] | None = None) -> TopK:
-        """See `ItemSearch`."""
         check_k(k, self.num_items)
         ids, scores = [], []
         for _, part, excluded in self._steps(users, seen):
@@ -139,7 +138,6 @@ class CatalogueIndex:
         return TopK(*(np.concatenate(parts)[: len(users)] for parts in (ids, scores)))
 
     def warm_up(self, num_users: int, k: int) -> None:
-        """See `ItemSearch`."""
         users = np.zeros((num_users, self._items.shape[1]), np.float32)
         for width in excluded_widths(self.num_items):
             excluded = np.arange(min(width, self.num_items))

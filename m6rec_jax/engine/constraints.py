@@ -44,11 +44,9 @@ class AllowedTokens(NamedTuple):
         return jnp.zeros((num_rows,), jnp.int32)
 
     def mask(self, state: Array, log_probs: Array) -> Array:
-        """See `Constraint`."""
         return jnp.where(self.allowed, log_probs, -jnp.inf)
 
     def advance(self, state: Array, tokens: Array) -> Array:
-        """See `Constraint`."""
         return state
 
 
@@ -76,7 +74,6 @@ class AfterPrefix(NamedTuple):
         return self.constraint.mask(state[0], log_probs)
 
     def advance(self, state: tuple[Any, Array], tokens: Array) -> tuple[Any, Array]:
-        """See `Constraint`."""
         own, to_come = state
         moved = self.constraint.advance(own, tokens)
         return where_rows(to_come > 0, own, moved), jnp.maximum(to_come - 1, 0)

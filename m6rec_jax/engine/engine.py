@@ -62,10 +62,8 @@ class Engine:
     """Requests of unlike tasks may share a call, and then share batches.
 
     Args:
-      model: the model.
-      variables: its parameters and prompts; may be replaced between calls.
-      vocabulary: the one it was trained with.
-      options: see `EngineOptions`.
+      model, vocabulary, options: the model, the vocabulary it was trained with, how to run both.
+      variables: parameters and prompts; may be replaced between calls.
 
     Attributes:
       num_compilations: programs traced so far.

@@ -78,7 +78,7 @@ class GraphIndex:
         self._graph.save(str(path))
 
     def top_k(self, users: np.ndarray, k: int, seen: Sequence[np.ndarray] | None = None) -> TopK:
-        """See `ItemSearch`. Of equals the smaller index goes first, among those found."""
+        """See `ItemSearch`; of equals the smaller index goes first, among those found."""
         check_k(k, self.num_items)
         if not len(users):
             raise DataError("there are no users to rank for")

@@ -55,14 +55,11 @@ class IndexManifest:
     """What `manifest.json` holds.
 
     Attributes:
-      model: fingerprint (`LoadedModel.fingerprint`).
-      catalogue: fingerprint of ids and texts.
-      dim: width of the embeddings.
-      count: number of items.
+      model, catalogue: fingerprints: `LoadedModel.fingerprint`; of ids and texts.
+      dim, count: width of the embeddings; number of items.
       checksums: file -> SHA-256.
-      date: UTC, ISO 8601.
-      version: of m6rec_jax.
-      extra: anything else, such as where the model lay.
+      date, version: UTC, ISO 8601; of m6rec_jax.
+      extra: anything else, such as the model's step.
     """
 
     model: str
@@ -81,8 +78,7 @@ class StoredIndex:
 
     Attributes:
       manifest: of its folder.
-      ids: of the items, by index.
-      index_of: each id.
+      ids, index_of: id of each item; index of each id.
       search: answers with indices.
     """
 
@@ -203,8 +199,7 @@ def open_index(
     """Opens an index for the model that built it.
 
     Args:
-      folder: of `write_index`.
-      model: fingerprint of the model that embeds the users.
+      folder, model: of `write_index`; the model is the one that embeds the users.
       approximate: search the index's graph instead of all items.
       mesh: devices to split the items over, for exact search; None: the default device.
 

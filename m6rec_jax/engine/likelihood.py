@@ -47,10 +47,7 @@ class TokenSums(NamedTuple):
 def token_sums(model: M6Rec, variables: Variables, features: Mapping[str, Array]) -> TokenSums:
     """Sums of the target tokens' likelihood; for use inside jit.
 
-    Args:
-      model, variables: the model.
-      features: a batch, with `decoder_target_tokens` and `decoder_loss_weights`
-        `[batch, target]`.
+    `features` have `decoder_target_tokens` and `decoder_loss_weights` `[batch, target]`.
     """
     outputs = model.apply(variables, features)
     targets, weights = features["decoder_target_tokens"], features["decoder_loss_weights"]
@@ -69,8 +66,7 @@ def target_log_probabilities(
 
     Args:
       model, variables: the model.
-      hidden: the decoder's final states, `[batch, target, embed]`.
-      targets: int32 `[batch, target]`.
+      hidden, targets: the decoder's final states `[batch, target, embed]`; int32 `[batch, target]`.
 
     Returns:
       (log p, whether the target is the likeliest token), `[batch, target]`.
@@ -108,12 +104,9 @@ def mean_log_probabilities(
 def mean_target_log_probabilities(
     model: M6Rec, variables: Variables, hidden: Array, features: Mapping[str, Array]
 ) -> Array:
-    """`mean_log_probabilities` of a whole batch, `[batch, target]`; for use inside jit.
+    """`mean_log_probabilities` of rows of `text.counted_sentences`; for use inside jit.
 
-    Args:
-      model, variables: the model.
-      hidden: the decoder's final states, `[batch, target, embed]`.
-      features: of rows laid out by `text.counted_sentences`.
+    `hidden` are the decoder's final states, `[batch, target, embed]`.
     """
     targets = features["decoder_target_tokens"]
     log_p, _ = target_log_probabilities(model, variables, hidden, targets)
@@ -158,11 +151,7 @@ class LikelihoodScorer(CandidateScorer):
         return mean_target_log_probabilities(self.model, variables, hidden, features)
 
     def check(self, text: str, task: str | None = None) -> None:
-        """Makes sure that a candidate can be scored.
-
-        Args:
-          text: of the candidate.
-          task: by whose prompts; None: the default one.
+        """Makes sure that a candidate's text can be scored by a task (None: the default one).
 
         Raises:
           DataError: it has no words, or nothing of its sentence counts.

@@ -58,11 +58,9 @@ class TrainedModel(LoadedModel):
         self._dataset_specs = dataset_specs
 
     def dataset_spec(self, task: str = "") -> Mapping[str, Any] | None:
-        """See `LoadedModel`."""
         return self._dataset_specs.get(task_settings(self.settings.tasks, task).prepared)
 
     def fingerprint(self, task: str = "") -> str:
-        """See `LoadedModel`."""
         template = self.template(task)
         own = dataclasses.asdict(task_settings(self.settings.tasks, task))
         del own["prepared"]  # where the data lie changes no result
@@ -93,18 +91,17 @@ def save_assets(
 
     Args:
       model_dir: may be a bucket address.
-      vocabulary: its SentencePiece file is copied.
-      settings: see `InferenceSettings`.
+      vocabulary, settings: its SentencePiece file is copied; see `InferenceSettings`.
       dataset_specs: by the `prepared` of tasks, what the data set's `dataset.json` holds; its
         template renders requests.
     """
     folder = epath.Path(model_dir) / ASSETS_FOLDER
+    datasets = folder / DATASETS_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     (folder / VOCABULARY_FILE).write_bytes(Path(vocabulary.model_file).read_bytes())
     for name, spec in (dataset_specs or {}).items():
-        (folder / DATASETS_FOLDER).mkdir(exist_ok=True)
-        path = folder / DATASETS_FOLDER / f"{name}.json"
-        path.write_text(json.dumps(dict(spec), indent=2) + "\n")
+        datasets.mkdir(exist_ok=True)
+        (datasets / f"{name}.json").write_text(json.dumps(dict(spec), indent=2) + "\n")
     values = dataclasses.asdict(settings)
     (folder / SETTINGS_FILE).write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
 

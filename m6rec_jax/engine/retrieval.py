@@ -89,9 +89,7 @@ class Retriever(Engine):
     def embed_items(self, texts: Sequence[str], task: str | None = None) -> np.ndarray:
         """Item texts (`DatasetTemplate.item`) to unit vectors, float32 `[items, retrieval]`.
 
-        Args:
-          texts: of the items.
-          task: by whose prompts; None: the default one.
+        The task, by whose prompts they are embedded, is the default one where there is none.
 
         Raises:
           DataError: a text without words. ConfigError: no such task, or one without projections.

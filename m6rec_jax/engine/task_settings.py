@@ -112,11 +112,7 @@ class RequestedTasks:
         return settings
 
     def each(self, names: Sequence[str] | None, number: int) -> list[TaskSettings]:
-        """Settings of every request.
-
-        Args:
-          names: one per request; None: all have the default.
-          number: of requests.
+        """Settings of `number` requests by the names of their tasks; None: all have the default.
 
         Raises:
           DataError: another number of names. ConfigError: as `one`.
@@ -133,15 +129,10 @@ class RequestedTasks:
     def with_variables(
         self, variables: Mapping[str, Any], names: Sequence[str] | None, number: int
     ) -> tuple[dict[str, Any], list[TaskSettings]]:
-        """The variables and settings of every request, both of one moment.
+        """The variables and settings of every request, both of one moment; errors as `each`.
 
-        Args:
-          variables: of the model; may be replaced, key by key, by other threads.
-          names, number: as `each`, which says what is raised, too.
-
-        Returns:
-          A copy of the mapping, with which a request ends whatever comes and goes meanwhile, and
-          the settings.
+        Other threads may replace variables, key by key. A request ends with the copy that is
+        returned, whatever comes and goes meanwhile.
         """
         settings = self.each(names, number)
         while True:

@@ -86,13 +86,10 @@ class TitleTrie:
         return True
 
     def excluded_ranks(self, seen: Sequence[Sequence[int]], number: int) -> np.ndarray:
-        """Ranks that each history excludes, int32 `[histories, width]`, for `UnseenTrie`.
+        """Ranks that each of `number` histories excludes, int32 `[histories, width]`.
 
-        The width is one of `excluded_widths`, so that few shapes are compiled.
-
-        Args:
-          seen: per history, indices into the catalogue.
-          number: of histories.
+        For `UnseenTrie`. The width is one of `excluded_widths`, so that few shapes are compiled.
+        `seen` are, per history, indices into the catalogue.
 
         Raises:
           DataError: another number of lists than of histories, or an item outside the catalogue.

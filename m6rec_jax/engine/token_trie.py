@@ -64,7 +64,6 @@ class TokenTrie(NamedTuple):
         return jnp.zeros((num_rows,), jnp.int32)
 
     def mask(self, state: Array, log_probs: Array) -> Array:
-        """See `constraints.Constraint`."""
         return self.mask_of(*self.children(state), log_probs)
 
     def mask_of(self, children: Array, present: Array, log_probs: Array) -> Array:
@@ -81,7 +80,6 @@ class TokenTrie(NamedTuple):
         return jnp.full_like(log_probs, -jnp.inf).at[rows, tokens].set(own, mode="drop")
 
     def advance(self, state: Array, tokens: Array) -> Array:
-        """See `constraints.Constraint`."""
         children, present = self.children(state)
         taken = present & (self.token[children] == tokens[:, None])
         found = jnp.max(jnp.where(taken, children, -1), axis=-1)
@@ -124,7 +122,6 @@ class UnseenTrie(NamedTuple):
         return self.trie.start(num_rows), source
 
     def mask(self, state: tuple[Array, Array], log_probs: Array) -> Array:
-        """See `constraints.Constraint`."""
         node, source = state
         children, present = self.trie.children(node)
         first, end = self.trie.first_rank[children], self.trie.end_rank[children]
@@ -134,12 +131,10 @@ class UnseenTrie(NamedTuple):
         return self.trie.mask_of(children, present & ~dead, log_probs)
 
     def advance(self, state: tuple[Array, Array], tokens: Array) -> tuple[Array, Array]:
-        """See `constraints.Constraint`."""
         node, source = state
         return self.trie.advance(node, tokens), source
 
     def entries(self, state: tuple[Array, Array]) -> Array:
-        """See `TokenTrie.entries`."""
         return self.trie.entries(state[0])
 
 

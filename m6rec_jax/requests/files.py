@@ -33,12 +33,7 @@ _MAX_SHOWN = 10_000
 
 
 class Position(NamedTuple):
-    """Where a chunk begins.
-
-    Attributes:
-      row: number of the next row.
-      offset: bytes before it (JSON lines).
-    """
+    """Where a chunk begins: number of its first row, and (JSON lines) bytes before it."""
 
     row: int = 0
     offset: int = 0
@@ -50,8 +45,7 @@ class ReadRow:
 
     Attributes:
       number: from 0.
-      values: the object; None where it could not be read.
-      problem: why not.
+      values, problem: the object; None where it could not be read, and why not.
       raw: the row as it stands in the file: bytes of a line; None in Parquet.
     """
 
@@ -113,13 +107,9 @@ class RequestFile(Protocol):
     def write_part(
         self, path: Path, chunk: Chunk, kept: Sequence[int], results: Mapping[str, Any]
     ) -> None:
-        """Writes rows with their results.
+        """Writes the rows `kept` of a chunk to a new file, with their results.
 
-        Args:
-          path: of the new file.
-          chunk: that has the rows.
-          kept: which of `chunk.rows`.
-          results: column -> one float32 array or list of ids per kept row.
+        `results` hold, by column, one float32 array or list of ids per kept row.
         """
 
     def join(self, parts: Iterable[Path], path: Path) -> None:
@@ -151,7 +141,7 @@ def open_requests(path: str | Path, result_types: ResultTypes) -> RequestFile:
 
 
 class JsonLines:
-    """See `RequestFile`."""
+    """A `RequestFile` of one JSON object per line."""
 
     suffix = ".jsonl"
 
@@ -160,11 +150,9 @@ class JsonLines:
         self._names = tuple(result_types)
 
     def extent(self) -> tuple[int, str]:
-        """See `RequestFile`."""
         return self.path.stat().st_size, "bytes"
 
     def chunks(self, start: Position, size: int) -> Iterator[Chunk]:
-        """See `RequestFile`."""
         with self.path.open("rb") as file:
             file.seek(start.offset)
             rows: list[ReadRow] = []
@@ -186,13 +174,11 @@ class JsonLines:
                 yield Chunk(rows, Position(number, file.tell()))
 
     def progress(self, start: Position, end: Position) -> int:
-        """See `RequestFile`."""
         return end.offset - start.offset
 
     def write_part(
         self, path: Path, chunk: Chunk, kept: Sequence[int], results: Mapping[str, Any]
     ) -> None:
-        """See `RequestFile`."""
         with path.open("wb") as file:
             for i, index in enumerate(kept):
                 raw = chunk.rows[index].raw
@@ -204,7 +190,6 @@ class JsonLines:
                 file.write(raw[:-1].rstrip() + comma + text + b"\n")
 
     def join(self, parts: Iterable[Path], path: Path) -> None:
-        """See `RequestFile`."""
         with path.open("wb") as target:
             for part in parts:
                 with part.open("rb") as source:
@@ -229,7 +214,7 @@ class JsonLines:
 
 
 class ParquetRows:
-    """See `RequestFile`."""
+    """A `RequestFile` in Parquet."""
 
     suffix = ".parquet"
 
@@ -247,11 +232,9 @@ class ParquetRows:
                 )
 
     def extent(self) -> tuple[int, str]:
-        """See `RequestFile`."""
         return sum(self._group_rows), "rows"
 
     def chunks(self, start: Position, size: int) -> Iterator[Chunk]:
-        """See `RequestFile`."""
         ends = np.cumsum([0, *self._group_rows])
         first = int(np.searchsorted(ends, start.row, side="right")) - 1
         row = int(ends[first])
@@ -272,13 +255,11 @@ class ParquetRows:
                 raise parquet_damage(self.path, error) from error
 
     def progress(self, start: Position, end: Position) -> int:
-        """See `RequestFile`."""
         return end.row - start.row
 
     def write_part(
         self, path: Path, chunk: Chunk, kept: Sequence[int], results: Mapping[str, Any]
     ) -> None:
-        """See `RequestFile`."""
         assert chunk.table is not None
         table = chunk.table.take(pa.array(kept, pa.int64()))
         for name, values in results.items():
@@ -287,7 +268,6 @@ class ParquetRows:
         pq.write_table(table, path, compression="zstd")
 
     def join(self, parts: Iterable[Path], path: Path) -> None:
-        """See `RequestFile`."""
         writer: pq.ParquetWriter | None = None
         for part in parts:
             table = pq.read_table(part)

@@ -31,8 +31,7 @@ class ServingData:
     """Make it with `ServingData.open`.
 
     Attributes:
-      spec: of the data set the model was trained on.
-      template: the model's.
+      spec, template: of the data set the model was trained on; the model's.
       items: the catalogue by id, in its order.
       statistics: None where requests bring their own, or none are rendered.
       max_events: behaviours of a history, at most, when rows for scoring were prepared there; None

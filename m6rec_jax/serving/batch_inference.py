@@ -43,10 +43,8 @@ _ARROW_TYPES = {
 class BatchReport:
     """What became of a file of requests.
 
-    Attributes:
-      output: rows with results, in the order of the requests.
-      rejected: the side file, JSON lines: `row`, `kind`, `reason`, `raw`.
-      totals: how many of each.
+    `output` has rows with results, in the order of the requests, and `rejected`, the side file,
+    JSON lines of `row`, `kind`, `reason`, `raw`; `totals` say how many of each.
     """
 
     output: Path
@@ -208,13 +206,9 @@ def _checked(service: Service, chunk: Chunk, task: str, job: str) -> _Checked:
             problem = answer
         assert problem is not None
         found.totals.rejected[problem.kind] += 1
+        reason, raw = _plain(str(problem)), _plain(row.shown())
         found.rejected.append(
-            {
-                "row": row.number,
-                "kind": problem.kind,
-                "reason": _plain(str(problem)),
-                "raw": _plain(row.shown()),
-            }
+            {"row": row.number, "kind": problem.kind, "reason": reason, "raw": raw}
         )
     found.totals.answered = len(found.kept)
     return found

@@ -31,7 +31,6 @@ from m6rec_jax.text.format_strings import Template
 
 HELP = "Say something; /new starts anew, /quit (or the end of input) ends."
 _PROMPT = "> "
-_SHAPES: dict[str, Any] = {"batch_sizes": (1,)}
 
 
 @gin.configurable(denylist=["user", "lines", "out"])
@@ -63,8 +62,8 @@ def chat(
       The conversation as it ended.
 
     Raises:
-      CheckpointError: no model.
-      ConfigError, DataError: as `open_conversation`; or the user's file is missing or wrong.
+      CheckpointError: no model. ConfigError, DataError: as `open_conversation`; or the user's file
+        is missing or wrong.
     """
     mesh = None if rules is None else make_mesh()
     model = load_with_bank(model_dir, bank=bank, step=step, mesh=mesh, rules=tuple(rules or ()))
@@ -110,11 +109,18 @@ def open_conversation(
     """
     tasks = _tasks(model)
     folder = _folder(model, tasks.values(), prepared)
+    engines: dict[str, Any] = {
+        part: model.retriever(name, batch_sizes=(1, 32))
+        if part == "retrieval"
+        else model.generator(name, batch_sizes=(1,))
+        for part, name in tasks.items()
+    }
+    turns = [model.settings.tasks[name].max_events for name in tasks.values()]
     return Conversation(
         read_conversation_catalogue(folder, titles),
-        **_parts(model, tasks),
+        **engines,
         history=[] if user is None else _history(user, folder),
-        trained_turns=_turns(model, tasks.values()),
+        trained_turns=min((number for number in turns if number is not None), default=None),
     )
 
 
@@ -202,22 +208,6 @@ def _tasks(model: LoadedModel) -> dict[str, str]:
             "register_dialogue_tasks, such as inspired_conversation"
         )
     return found
-
-
-def _parts(model: LoadedModel, tasks: Mapping[str, str]) -> dict[str, Any]:
-    """Generators and the retriever of the model's tasks."""
-    return {
-        part: model.retriever(name, batch_sizes=(1, 32))
-        if part == "retrieval"
-        else model.generator(name, **_SHAPES)
-        for part, name in tasks.items()
-    }
-
-
-def _turns(model: LoadedModel, tasks: Iterable[str]) -> int | None:
-    """Turns of dialogues that all of these tasks were trained on, at most; None: all."""
-    known = [model.settings.tasks[name].max_events for name in tasks]
-    return min((turns for turns in known if turns is not None), default=None)
 
 
 def _typed(out: TextIO) -> Iterable[str]:
