@@ -8,14 +8,10 @@ from m6rec_jax.engine.engine import EngineOptions
 from m6rec_jax.engine.generation import Generator
 from m6rec_jax.engine.generation_program import generate
 from m6rec_jax.engine.likelihood import token_sums
-from m6rec_jax.engine.loaded_model import InferenceSettings
-from m6rec_jax.engine.model_folder import TrainedModel
 from m6rec_jax.engine.retrieval import Retriever
 from m6rec_jax.engine.sampling import SamplingOptions
-from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.engine.title_trie import TitleTrie
 from m6rec_jax.errors import ConfigError, DataError
-from m6rec_jax.sharding import data_parallel, make_mesh
 from m6rec_jax.text import rows
 from m6rec_jax.text.layout import decoder_features
 from m6rec_jax.text.vocabulary import EOS_ID
@@ -37,15 +33,19 @@ def trie(shop_vocabulary):
     return TitleTrie(shop_vocabulary, TITLES)
 
 
-def likelihood(tiny, history, text, given=0):
-    """Log probability of a whole text by teacher forcing, without its first `given` tokens."""
+def likelihood(tiny, history, text, given=0, before=""):
+    """Log probability of a whole text by teacher forcing, without its first `given` tokens.
+
+    What comes before the text is cut into tokens by itself, and does not count either.
+    """
     model, variables, vocabulary = tiny
-    row = rows.generation_row(vocabulary, history, text, S, T)
-    row["decoder_loss_weights"][:given] = 0
+    first = vocabulary.encode(before)
+    row = rows.source_row(vocabulary, history, S)
+    row |= decoder_features(vocabulary.special_ids, [np.array(first + vocabulary.encode(text))])[0]
+    row["decoder_loss_weights"][: len(first) + given] = 0
     names = [name for name in row if not name.startswith("num_")]
     sizes = {name: S if name.startswith("encoder_") else T for name in names}
-    batch = rows.pad_batch([row], sizes)
-    batch["task_ids"] = np.zeros((1, 1), np.int32)
+    batch = rows.pad_batch([row], sizes) | {"task_ids": np.zeros((1, 1), np.int32)}
     sums = jax.jit(token_sums, static_argnums=0)(model, variables, batch)
     return -float(sums.negative_log_likelihood[0])
 
@@ -127,7 +127,7 @@ def test_texts_before_titles_of_the_trie(tiny, generator, trie, seen):
         left = [t for t in range(len(trie)) if set(trie.indices(t)) - out]
         assert len(titles) == len(left) < 13
         scores = {
-            trie.titles[t]: after(tiny, history, before_titles[request], trie.titles[t])
+            trie.titles[t]: likelihood(tiny, history, trie.titles[t], before=before_titles[request])
             for t in left
         }
         assert [one.title for one in titles] == sorted(scores, key=lambda t: -scores[t])
@@ -138,36 +138,6 @@ def test_texts_before_titles_of_the_trie(tiny, generator, trie, seen):
         HISTORIES[:1], trie, 4, [TITLES[5][:6]], before_titles=before_titles[:1]
     )
     assert {one.title[:6] for one in by_prefix[0]} == {TITLES[5][:6]}
-
-
-def after(tiny, history, before, title):
-    """Log probability of a title after what is cut into tokens by itself, by teacher forcing."""
-    vocabulary = tiny[2]
-    given = vocabulary.encode(before)
-    row = rows.source_row(vocabulary, history, S)
-    row |= decoder_features(
-        vocabulary.special_ids, [np.array([*given, *vocabulary.encode(title)])]
-    )[0]
-    row["decoder_loss_weights"][: len(given)] = 0
-    names = [name for name in row if not name.startswith("num_")]
-    sizes = {name: S if name.startswith("encoder_") else T for name in names}
-    batch = rows.pad_batch([row], sizes) | {"task_ids": np.zeros((1, 1), np.int32)}
-    sums = jax.jit(token_sums, static_argnums=0)(tiny[0], tiny[1], batch)
-    return -float(sums.negative_log_likelihood[0])
-
-
-def test_item_scores_order_what_shares_a_title(generator, trie):
-    upward = np.arange(len(TITLES), dtype=np.float32)
-    found = generator.recommend(
-        HISTORIES[:2],
-        trie,
-        12,
-        num_beams=16,
-        item_scores=[upward, lambda indices: -upward[indices]],
-    )
-    shared = [{one.title: one.indices for one in row if len(one.indices) > 1} for row in found]
-    assert shared[0] == {TITLES[0]: [12, 0], TITLES[4]: [14, 13, 4]}
-    assert shared[1] == {TITLES[0]: [0, 12], TITLES[4]: [4, 13, 14]}
 
 
 def test_the_retriever_orders_what_shares_a_title(tiny, generator, trie):
@@ -276,26 +246,6 @@ def test_further_requests_compile_nothing(tiny, trie):
     generator.greedy(HISTORIES, ["liked"] * 5)
     generator.greedy(HISTORIES[:3])
     assert generator.num_compilations == 4
-
-
-def test_a_loaded_model_and_a_mesh_give_the_same(tiny, generator):
-    model, variables, vocabulary = tiny
-    mesh = make_mesh(1, 1, 1, devices=jax.devices()[:1])
-    settings = InferenceSettings(S, T, {"shop": TaskSettings(0)})
-    loaded = TrainedModel(
-        model=model,
-        variables=variables,
-        vocabulary=vocabulary,
-        settings=settings,
-        step=0,
-        mesh=mesh,
-        rules=data_parallel(),
-        dataset_specs={},
-    )
-    on_mesh = loaded.generator(batch_sizes=(4,)).beam_search(HISTORIES[:2], num_beams=2)
-    for a, b in zip(on_mesh, generator.beam_search(HISTORIES[:2], num_beams=2), strict=True):
-        assert [text.text for text in a] == [text.text for text in b]
-        np.testing.assert_allclose([t.score for t in a], [t.score for t in b], rtol=1e-4)
 
 
 def test_clear_errors(tiny, generator, trie, shop_vocabulary):

@@ -62,15 +62,6 @@ def test_a_catalogue_of_any_size_takes_bounded_memory(tiny, monkeypatch):
     assert most <= 3
 
 
-def test_recommends_ids_and_scores_from_text(tiny):
-    retriever = Retriever(*tiny, EngineOptions(S, T))
-    index = retriever.index(shop_rows.ITEMS)
-    users = retriever.embed_users([["user 1, likes drama", "Monday"]])
-    found = index.top_k(users, 3, [np.array([0, 1])])
-    expected = retriever.embed_items(shop_rows.ITEMS) @ users[0]
-    np.testing.assert_allclose(found.scores[0], expected[found.ids[0]], atol=1e-5)
-
-
 def test_a_model_without_projections(tiny):
     model, variables, vocabulary = tiny
     prompts = type(model.config.prompts)(num_prompts=2, num_options=2, head="option")

@@ -12,7 +12,6 @@ from m6rec_jax.engine.runtime import in_buckets, length_buckets
 from m6rec_jax.engine.scoring import Scorer, chosen_classes, class_log_probabilities
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.errors import ConfigError, DataError
-from m6rec_jax.sharding import data_parallel, make_mesh
 from m6rec_jax.text import rows
 from tests.pipeline import shop_rows
 
@@ -69,16 +68,6 @@ def test_warm_scorer_compiles_nothing_more(tiny):
     scorer.score_requests([e["history"] for e in EXAMPLES], [e["candidates"] for e in EXAMPLES])
     scorer.score_requests([EXAMPLES[0]["history"]], [["Film A", "Film B"]])
     assert scorer.num_compilations == 3
-
-
-def test_mesh_gives_the_same_scores(tiny, scorer):
-    mesh = make_mesh(1, 1, 1, devices=jax.devices()[:1])
-    options = EngineOptions(S, T, tasks={"": LIKED}, mesh=mesh, rules=data_parallel())
-    on_mesh = Scorer(*tiny, options)
-    history, texts = [EXAMPLES[0]["history"]], [EXAMPLES[0]["candidates"]]
-    np.testing.assert_allclose(
-        on_mesh.score_requests(history, texts)[0], scorer.score_requests(history, texts)[0], 1e-5
-    )
 
 
 def test_sampled_negatives_are_corrected(tiny, scorer):
