@@ -58,7 +58,7 @@ class Runtime:
         return _on_default_device(batch) if self.mesh is None else place_batch(batch, self.mesh)
 
     def place_shared(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-        """Puts a batch on the devices that every process has whole; rows keep their places."""
+        """Puts a batch on the devices that every process has whole; rows keep their order."""
         if self.mesh is None:
             return _on_default_device(batch)
         return place_shared_batch(batch, self.mesh)

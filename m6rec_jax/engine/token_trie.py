@@ -101,7 +101,7 @@ class UnseenTrie(NamedTuple):
     """A `TokenTrie` without the sequences that each source excludes, a `constraints.Constraint`.
 
     A branch is dead when all sequences below it are excluded. Those below a node have consecutive
-    ranks, so two binary searches in a source's sorted excluded ranks tell how many of them are. No
+    ranks, so two binary searches in a source's sorted excluded ranks count them. No
     beam is spent on a sequence that would have to be thrown away.
 
     The state is the node of each row and its source, int32 `[rows]` each; rows of one source lie
