@@ -48,7 +48,7 @@ from m6rec_jax.pipeline.task_rows import (
     find_provider,
     rows_per_task,
     sample_sizes,
-    sampled_places,
+    sampled_indices,
     task_vocabulary,
 )
 from m6rec_jax.sharding import LogicalRules, batch_reader, data_parallel, make_mesh
@@ -209,7 +209,7 @@ class _TaskEvaluation:
         rows: list[dict[str, Any]] = self.once("rows", lambda: list(self.data.rows()))
         sampled = self._evaluator.batches(self._task).sampled_rows
         if sampled < len(rows):
-            rows = [rows[index] for index in sampled_places(len(rows), sampled)]
+            rows = [rows[index] for index in sampled_indices(len(rows), sampled)]
         return rows[: self._evaluator.limit or None]
 
     def outputs(self) -> dict[str, np.ndarray]:

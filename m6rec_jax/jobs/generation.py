@@ -227,7 +227,7 @@ class GenerationAnswers(Answerer[_GenerationTask]):
             raise ConfigError(
                 f"the template of {data.spec.name!r} says nothing of {kind or 'texts'!r} in "
                 f"'writing' (it has: {', '.join(known) or 'none'}); is the task one of "
-                "register_writing_tasks?"
+                "register_generation_tasks?"
             )
         return _GenerationTask(self.parts.renderer(task, candidates=False), known[kind])
 

@@ -26,7 +26,7 @@ class T5xFeatureConverter(M6RecFeatureConverter):
     were too long is gone, since t5x would hand it to the model.
 
     Args:
-      pack: pack documents, see `m6rec_jax.pipeline.packing`.
+      pack: pack documents, see `m6rec_jax.pipeline.feature_converter`.
       use_custom_packing_ops: t5x says it; packing is our own in either case.
     """
 

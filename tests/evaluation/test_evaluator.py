@@ -34,7 +34,7 @@ from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
 from m6rec_jax.model.m6rec import initial_features
 from m6rec_jax.pipeline.prepared_rows import interactions, read_rows, seen_items
 from m6rec_jax.pipeline.registration import register_recommendation_tasks, task_info, unregister
-from m6rec_jax.pipeline.task_rows import sampled_places
+from m6rec_jax.pipeline.task_rows import sampled_indices
 from m6rec_jax.sharding import MESH_AXES, fully_sharded
 from tests.tasks import shop
 
@@ -155,7 +155,7 @@ def test_a_sample_gives_what_the_whole_part_gives_for_its_rows(world):
     sampling = evaluation.Evaluator("eval_shop_retrieval", LENGTHS, 3)
     sampling.sample = 2
     found = sampling.predict(task, model, variables)
-    places = sampled_places(len(whole.users), 2)
+    places = sampled_indices(len(whole.users), 2)
     assert len(places) == 2 < len(whole.users)
     np.testing.assert_array_equal(found.users, whole.users[places])
     np.testing.assert_array_equal(found.ranks, whole.ranks[places])

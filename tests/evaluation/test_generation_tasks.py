@@ -35,12 +35,16 @@ from m6rec_jax.metrics.text_metrics import (
 from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
 from m6rec_jax.model.m6rec import initial_features
 from m6rec_jax.objectives import contrastive_loss
-from m6rec_jax.pipeline.dialogue_registration import register_dialogue_tasks
 from m6rec_jax.pipeline.evaluation_batches import EvaluationBatches
-from m6rec_jax.pipeline.mixtures import register_mixture
 from m6rec_jax.pipeline.prepared_rows import PARTS, TaskPart, read_rows
-from m6rec_jax.pipeline.registration import task_info, unregister
-from m6rec_jax.pipeline.writing_registration import register_writing_tasks, writing_rows
+from m6rec_jax.pipeline.registration import (
+    register_dialogue_tasks,
+    register_generation_tasks,
+    register_mixture,
+    task_info,
+    unregister,
+)
+from m6rec_jax.pipeline.text_preprocessors import text_generation_rows
 from m6rec_jax.text.vocabulary import Vocabulary
 from m6rec_jax.text.vocabulary_training import train_vocabulary
 from tests.data.dialogue_files import FILMS, write_inspired_folder
@@ -83,7 +87,7 @@ def world(tmp_path_factory):
     patch.setenv(DATA_DIR_VARIABLE, str(folder))
     with gin.unlock_config():
         gin.bind_parameter("vocabulary_file.shared", "everything")
-    names = register_writing_tasks("shop", "tiny-shop", split="leave_one_out", views=VIEWS)
+    names = register_generation_tasks("shop", "tiny-shop", split="leave_one_out", views=VIEWS)
     names += register_dialogue_tasks("talks", "talks")
     names.append(register_mixture("all_written", names[:-1]))
     yield vocabulary, model, variables, model_dir
@@ -403,13 +407,13 @@ def test_texts_to_write_may_weigh_more(world):
 
     plain = weights()
     with gin.unlock_config():
-        gin.bind_parameter("writing_rows.loss_weight", 3.0)
+        gin.bind_parameter("text_generation_rows.loss_weight", 3.0)
     try:
         for once, thrice in zip(plain, weights(), strict=True):
             assert once.max() == 1
             np.testing.assert_array_equal(thrice, 3 * once)
     finally:
         with gin.unlock_config():
-            gin.bind_parameter("writing_rows.loss_weight", 1.0)
+            gin.bind_parameter("text_generation_rows.loss_weight", 1.0)
     with pytest.raises(ConfigError, match=r"loss_weight = 0"):
-        writing_rows(None, LENGTHS, vocabulary=None, task_name="x", loss_weight=0)
+        text_generation_rows(None, LENGTHS, vocabulary=None, task_name="x", loss_weight=0)

@@ -27,10 +27,14 @@ from m6rec_jax.model.m6rec import initial_features
 from m6rec_jax.pipeline import locations, preprocessors
 from m6rec_jax.pipeline.batches import BatchIterator
 from m6rec_jax.pipeline.evaluation_batches import EvaluationBatches
-from m6rec_jax.pipeline.mixtures import register_mixture
 from m6rec_jax.pipeline.prepared_rows import TaskPart, interactions, read_rows
-from m6rec_jax.pipeline.registration import register_recommendation_tasks, task_info, unregister
-from m6rec_jax.pipeline.text_registration import register_text_tasks
+from m6rec_jax.pipeline.registration import (
+    register_mixture,
+    register_recommendation_tasks,
+    register_text_tasks,
+    task_info,
+    unregister,
+)
 from tests.tasks import shop
 
 LENGTHS = {"inputs": 48, "targets": 48}

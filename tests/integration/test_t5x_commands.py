@@ -27,10 +27,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 TASK = """
 from m6rec_jax.pipeline.registration import register_recommendation_tasks
-from m6rec_jax.pipeline.writing_registration import register_writing_tasks
+from m6rec_jax.pipeline.registration import register_generation_tasks
 
 register_recommendation_tasks("corner_shop", dataset="corner-shop")
-register_writing_tasks("corner_shop", "corner-shop", views=("titles",))
+register_generation_tasks("corner_shop", "corner-shop", views=("titles",))
 """
 PREPARE = """
 import m6rec_jax.data.prepare

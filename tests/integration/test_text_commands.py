@@ -14,9 +14,9 @@ ROOT = Path(__file__).resolve().parents[2]
 SHOP = ROOT / "tests" / "data" / "shop"
 
 TASKS = """
-from m6rec_jax.pipeline.mixtures import register_mixture
+from m6rec_jax.pipeline.registration import register_mixture
 from m6rec_jax.pipeline.registration import register_recommendation_tasks
-from m6rec_jax.pipeline.text_registration import register_text_tasks
+from m6rec_jax.pipeline.registration import register_text_tasks
 
 register_recommendation_tasks("shop", dataset="corner-shop")
 register_text_tasks("letters", corpus="letters", label_task="mood")
@@ -48,7 +48,7 @@ include 'model.gin'
 include 'gin_configs/runs/pretrain.gin'
 
 import m6rec_jax.evaluation.evaluator
-import m6rec_jax.pipeline.mixtures
+import m6rec_jax.pipeline.registration
 import tasks.own
 
 MIXTURE_OR_TASK_NAME = 'both'
@@ -90,7 +90,7 @@ EVAL = """
 include 'model.gin'
 include 'gin_configs/runs/eval.gin'
 
-import m6rec_jax.pipeline.likelihood_rows
+import m6rec_jax.pipeline.preprocessors
 import tasks.own
 
 BATCH_SIZE = 4

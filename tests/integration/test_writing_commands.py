@@ -24,14 +24,14 @@ JOBS = (
     *("hotels_explanations", "talks_replies", "talks_titles", "talks_retrieval"),
 )
 TASKS = f"""
-from m6rec_jax.pipeline.dialogue_registration import register_dialogue_tasks
-from m6rec_jax.pipeline.mixtures import register_mixture
+from m6rec_jax.pipeline.registration import register_dialogue_tasks
+from m6rec_jax.pipeline.registration import register_mixture
 from m6rec_jax.pipeline.registration import register_recommendation_tasks
-from m6rec_jax.pipeline.writing_registration import register_writing_tasks
+from m6rec_jax.pipeline.registration import register_generation_tasks
 
 register_recommendation_tasks("shop", dataset="corner-shop")
-register_writing_tasks("shop", "corner-shop", views=("explanations", "titles", "contents"))
-register_writing_tasks("hotels", "hotels", split="by_group", views=("explanations",))
+register_generation_tasks("shop", "corner-shop", views=("explanations", "titles", "contents"))
+register_generation_tasks("hotels", "hotels", split="by_group", views=("explanations",))
 register_dialogue_tasks("talks", "talks")
 register_mixture("jobs", {JOBS})
 """

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from m6rec_jax.pipeline import packing
+from m6rec_jax.pipeline import feature_converter as packing
 from m6rec_jax.pipeline.features import MODEL_FEATURES, TASK_FEATURES, feature_lengths
 
 LENGTHS = feature_lengths({"inputs": 12, "targets": 8})

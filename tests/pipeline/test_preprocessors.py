@@ -11,7 +11,7 @@ import tensorflow as tf
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.pipeline import preprocessors
 from m6rec_jax.pipeline.features import MODEL_FEATURES, TASK_FEATURES
-from m6rec_jax.pipeline.outcomes import outcomes_in_words, with_outcomes
+from m6rec_jax.pipeline.preprocessors import outcomes_in_words, with_outcomes
 from m6rec_jax.pipeline.source import PreparedSource
 from m6rec_jax.pipeline.vocabulary import SeqioVocabulary
 from m6rec_jax.text import rows
