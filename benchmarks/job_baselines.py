@@ -171,5 +171,6 @@ _OF_KIND: Mapping[str, Callable[[TaskInfo, int], dict[str, Figures]]] = {
     "title_recommendation": _recommendations,
     "item_recommendation": _recommendations,
     "scoring": _means,
+    "reranking": _means,
     "retrieval": _closed_forms,
 }

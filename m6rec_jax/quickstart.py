@@ -147,7 +147,8 @@ def run_quickstart(folder: Path, output: Path, *, minutes: float = 12.0, seed: i
         assert config is not None
         _tell(6)
         configuration.parse_config(
-            ["gin_configs/runs/build_index.gin", "data.gin"], [f"MODEL_DIR='{RETRIEVER}'"]
+            ["gin_configs/runs/build_index.gin", "data.gin"],
+            [f"MODEL_DIR='{RETRIEVER}'", f"PREPARED='data/{spec['name']}.leave_one_out'"],
         )
         build_index("items.index")
         _tell(7)
@@ -180,7 +181,7 @@ def run_quickstart(folder: Path, output: Path, *, minutes: float = 12.0, seed: i
             ],
         )
         page = write_report(output / "report.html", data)
-    print(_what_next(output, page))
+    print(_what_next(output, page, spec["name"]))
     return page
 
 
@@ -498,14 +499,14 @@ def _show(sizes: Sizes) -> None:
     )
 
 
-def _what_next(output: Path, page: Path) -> str:
+def _what_next(output: Path, page: Path, dataset: str) -> str:
     return f"""
 report: {page}
 
 To go on, from that folder:
   cd {output}
   m6rec eval --gin_file {SCORER}_eval.gin --gin.MODEL_DIR={SCORER}
-  m6rec infer --gin_file data.gin --gin.MODEL_DIR={SCORER} \\
+  m6rec infer --gin.MODEL_DIR={SCORER} --gin.PREPARED=data/{dataset}.per_user_temporal \\
       --requests requests.jsonl --output scores.jsonl
-  m6rec infer --gin_file data.gin --gin.MODEL_DIR={RETRIEVER} --index items.index \\
-      --requests requests.jsonl --output found.jsonl"""
+  m6rec infer --gin.MODEL_DIR={RETRIEVER} --gin.PREPARED=data/{dataset}.leave_one_out \\
+      --index items.index --requests requests.jsonl --output found.jsonl"""

@@ -137,9 +137,13 @@ class LoadedModel(abc.ABC):
         return Generator(self.model, self.variables, self.vocabulary, self.options(task, **changes))
 
     def likelihood_scorer(self, task: str = "", **changes: Any) -> LikelihoodScorer:
-        """A `LikelihoodScorer`, by the prompts of the task; arguments and errors as `options`."""
+        """A `LikelihoodScorer`, by the prompts of the task.
+
+        Arguments and errors as `options`; also its own `sentence` and `counted`.
+        """
+        own = {name: changes.pop(name) for name in ("sentence", "counted") if name in changes}
         return LikelihoodScorer(
-            self.model, self.variables, self.vocabulary, self.options(task, **changes)
+            self.model, self.variables, self.vocabulary, self.options(task, **changes), **own
         )
 
     @functools.cached_property

@@ -8,6 +8,7 @@ requests and the bank read it. A new job needs a new file here and nothing else.
 from __future__ import annotations
 
 import abc
+import functools
 import importlib
 import pkgutil
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -245,11 +246,16 @@ def register(job: type[Job]) -> type[Job]:
 
 def jobs() -> Mapping[str, Job]:
     """All jobs by kind; the modules of this folder register theirs."""
+    _import_all()
+    return dict(sorted(_JOBS.items()))
+
+
+@functools.cache
+def _import_all() -> None:
     from m6rec_jax import jobs as package
 
     for module in pkgutil.iter_modules(package.__path__):
         importlib.import_module(f"{package.__name__}.{module.name}")
-    return dict(sorted(_JOBS.items()))
 
 
 def job_of(kind: str) -> Job:

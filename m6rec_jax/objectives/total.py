@@ -1,4 +1,4 @@
-"""The weighted sum of the objectives over one forward pass (design decision 7)."""
+"""The weighted sum of the objectives over one forward pass."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

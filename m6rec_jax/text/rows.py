@@ -1,4 +1,4 @@
-"""Text to rows: the one preprocessor that training and serving share (design decisions 1, 3, 9).
+"""Text to rows: the one preprocessor that training and serving share.
 
 Each function tokenises text with a `Vocabulary` and lays the ids out as `m6rec_jax.text.layout`
 describes.

@@ -265,7 +265,7 @@ def test_clear_errors(run: Path, tmp_path: Path, backbone: Backbone) -> None:
         with CheckpointStore(folder / "checkpoints") as store:
             trees = {"params": random_params(config, 0), "prompts": {}}
             store.save(1, trees, data={}, run=description)
-        settings = InferenceSettings(48, 24, {"plain": TaskSettings()})
+        settings = InferenceSettings(48, 24, {"plain": TaskSettings(kind="scoring")})
         save_assets(folder, backbone.vocabulary, settings)
         with pytest.raises((CheckpointError, ConfigError), match=message):
             export_prompts(folder)

@@ -73,7 +73,7 @@ def test_tasks_by_name(
     assert longer.text != expected.text
     for served in (loaded.scorer, loaded.likelihood_scorer):  # no row is nobody's
         with pytest.raises(ConfigError, match="several tasks; name one: ctr, titles"):
-            served()
+            served().score_requests(histories, candidates)
     with pytest.raises(ConfigError, match="no task 'next': ctr, titles"):
         loaded.retriever("next")
     with pytest.raises(ConfigError, match="retrieval projections, nor was it loaded with room"):

@@ -21,7 +21,7 @@ from m6rec_jax.evaluation import checkpoint_evaluation as of_checkpoint
 from m6rec_jax.evaluation import evaluator as evaluation
 from m6rec_jax.evaluation.assets import save_task_assets
 from m6rec_jax.jobs.classification import ClassificationPredictions
-from m6rec_jax.metrics import classification, multiclass
+from m6rec_jax.metrics import classification
 from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
 from m6rec_jax.model.m6rec import initial_features
 from m6rec_jax.pipeline import locations, preprocessors
@@ -214,7 +214,9 @@ def test_metrics_equal_those_of_the_predictions(world, tmp_path):
     probabilities = np.array([row["probabilities"] for row in rows])
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
     labels = np.array([row["label"] for row in rows])
-    expected = multiclass.multiclass_metrics(labels, probabilities) | {"num_examples": len(texts)}
+    expected = classification.multiclass_metrics(labels, probabilities) | {
+        "num_examples": len(texts)
+    }
     assert {name: metrics[name] for name in expected} == pytest.approx(expected)
     assert rows[0]["predicted_class"] == CLASSES[int(probabilities[0].argmax())]
 

@@ -14,13 +14,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from m6rec_jax.jobs.retrieval import RetrievalAnswers
-from m6rec_jax.jobs.scoring import ScoringAnswers
 
 from m6rec_jax.engine import catalogue_index
 from m6rec_jax.engine.model_folder import TrainedModel, load_model
 from m6rec_jax.errors import CheckpointError, ConfigError, DataError
 from m6rec_jax.jobs.request_data import open_serving_data
+from m6rec_jax.jobs.retrieval import RetrievalAnswers
+from m6rec_jax.jobs.scoring import ScoringAnswers
 from m6rec_jax.requests.rendering import RequestRenderer
 from m6rec_jax.requests.request import RequestParser
 from m6rec_jax.requests.serving_data import ServingData

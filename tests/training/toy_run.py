@@ -148,6 +148,7 @@ SETTINGS = {
     "initial_embeddings": "Start.embeddings",
     "accumulation_steps": "Step.accumulation_steps",
     "frozen_dtype": "Step.frozen_dtype",
+    "loss": "Step.loss",
     "checkpoint_period": "Checkpoints.period",
     "keep_checkpoints": "Checkpoints.keep",
     "log_period": "Logging.period",

@@ -1,4 +1,4 @@
-"""The house has floors: a package imports only what lies below it (docs/architecture.md)."""
+"""A layer imports only layers below it (docs/architecture.md), and light libraries only."""
 
 import ast
 import subprocess
@@ -10,8 +10,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "m6rec_jax"
 
-# Ground floor first. A folder may import itself and the folders before it.
-FLOORS = [
+# Lowest first. A folder may import itself and the folders before it.
+LAYERS = [
     "io",
     "text",
     "data",
@@ -33,10 +33,10 @@ FLOORS = [
     "export",
     "t5x_bridge",
 ]
-# Modules beside the folders: errors and configuration (it knows only gin) lie under every
-# floor; the command line stands on the roof.
+# Modules beside the folders: errors and configuration (it knows only gin) lie below every layer,
+# the command line and the public face above.
 BELOW_ALL = {"errors", "configuration", "config_file"}
-ROOF = {
+ABOVE_ALL = {
     "cli",
     "convert",
     "demo",
@@ -52,7 +52,7 @@ HEAVY = {
     *("jax", "flax", "optax", "orbax", "tensorflow", "tensorflow_datasets", "seqio", "clu"),
     "t5x",  # in t5x_bridge alone
 }
-# What each floor may import of the heavy libraries (anywhere in the file, lazily or not).
+# What each layer may import of the heavy libraries (anywhere in the file, lazily or not).
 MAY_IMPORT = {
     "io": set(),
     "text": set(),
@@ -90,28 +90,28 @@ def imported_modules(path: Path) -> set[str]:
     return names
 
 
-def floor_files() -> list[tuple[str, Path]]:
-    return [(floor, path) for floor in FLOORS for path in sorted((PACKAGE / floor).rglob("*.py"))]
+def layer_files() -> list[tuple[str, Path]]:
+    return [(layer, path) for layer in LAYERS for path in sorted((PACKAGE / layer).rglob("*.py"))]
 
 
-def test_every_folder_has_a_floor() -> None:
+def test_every_folder_has_a_layer() -> None:
     folders = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
-    assert folders <= set(FLOORS), f"name the floor of {folders - set(FLOORS)} here"
+    assert folders <= set(LAYERS), f"name the layer of {folders - set(LAYERS)} here"
     modules = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "__main__"}
-    assert modules <= BELOW_ALL | ROOF
+    assert modules <= BELOW_ALL | ABOVE_ALL
 
 
 @pytest.mark.parametrize(
-    ("floor", "path"), floor_files(), ids=lambda value: value if isinstance(value, str) else None
+    ("layer", "path"), layer_files(), ids=lambda value: value if isinstance(value, str) else None
 )
-def test_imports_only_lower_floors(floor: str, path: Path) -> None:
-    allowed = set(FLOORS[: FLOORS.index(floor) + 1]) | BELOW_ALL
+def test_imports_only_lower_layers(layer: str, path: Path) -> None:
+    allowed = set(LAYERS[: LAYERS.index(layer) + 1]) | BELOW_ALL
     for name in imported_modules(path):
         parts = name.split(".")
         if parts[0] == "m6rec_jax" and len(parts) > 1 and parts[1] != "__version__":
-            assert parts[1] in allowed, f"{path.relative_to(ROOT)} ({floor}) imports {name}"
-        if floor in MAY_IMPORT and parts[0] in HEAVY:
-            assert parts[0] in MAY_IMPORT[floor], f"{path.relative_to(ROOT)} imports {name}"
+            assert parts[1] in allowed, f"{path.relative_to(ROOT)} ({layer}) imports {name}"
+        if layer in MAY_IMPORT and parts[0] in HEAVY:
+            assert parts[0] in MAY_IMPORT[layer], f"{path.relative_to(ROOT)} imports {name}"
 
 
 @pytest.mark.parametrize(
