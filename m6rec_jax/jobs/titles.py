@@ -97,12 +97,10 @@ class TitleRecommendationJob(RecommendationJob):
         )
 
     def answerer(self, parts: Parts) -> Answerer[Any]:
-        """See `Job`."""
         return TitlesAnswers(parts)
 
     @property
     def asked_of(self) -> tuple[str, ...]:
-        """See `Job`."""
         return ("generation",)
 
 
@@ -113,7 +111,7 @@ def _items(titles: Sequence[Any], k: int) -> tuple[list[int], list[float]]:
     return [item for item, _ in found], [score for _, score in found]
 
 
-# What a task writes whose texts name an item, see `text.writing_templates`.
+# Kinds of texts that name an item, see `text.writing_templates`.
 NAMING = ("titles", "contents")
 
 
@@ -142,7 +140,6 @@ class RecommendedTitles:
         return [ScoredItem(*row) for row in rows]
 
     def columns(self) -> Mapping[str, Any]:
-        """See `Result`."""
         return {name: getattr(self, name) for name in self.column_types}
 
 
@@ -204,7 +201,6 @@ class TitlesAnswers(Answerer[_TitlesTask]):
         self._k, self._max_k, self._exclude_seen = k, max_k, exclude_seen
 
     def open_task(self, task: str) -> _TitlesTask:
-        """See `Answerer`."""
         data, kind = self.parts.data(task), self.parts.settings(task).writing
         writing = data.template.writing
         if kind not in NAMING or kind not in writing:
@@ -238,12 +234,10 @@ class TitlesAnswers(Answerer[_TitlesTask]):
         )
 
     def fields(self, task: str) -> RequestFields:
-        """See `Answerer`."""
         del task
         return RequestFields(about="about")
 
     def accept(self, request: Request, task: str) -> RequestText:
-        """See `Answerer`."""
         check_k(request, self._max_k, "TitlesAnswers.max_k")
         own, generator = self.of_task(task), self.parts.generator(task)
         text, about = own.renderer.render(request), _about(request)
@@ -261,7 +255,6 @@ class TitlesAnswers(Answerer[_TitlesTask]):
         return text._replace(history=source)
 
     def answer(self, accepted: Sequence[Accepted]) -> list[RecommendedTitles]:
-        """See `Answerer`."""
         results: dict[int, RecommendedTitles] = {}
         for task, members in by_task(accepted).items():
             own, asked = self.of_task(task), [accepted[i] for i in members]
@@ -286,7 +279,6 @@ class TitlesAnswers(Answerer[_TitlesTask]):
         return [results[i] for i in range(len(accepted))]
 
     def describe(self, task: str) -> Mapping[str, Any]:
-        """See `Answerer`."""
         own = self.of_task(task)
         towers = None if own.shared is None else self._towers(task)
         return {
@@ -298,7 +290,6 @@ class TitlesAnswers(Answerer[_TitlesTask]):
         }
 
     def warm_up(self, tasks: Iterable[str]) -> None:
-        """See `Answerer`."""
         for task in tasks:
             own, generator = self.of_task(task), self.parts.generator(task)
             for history in generator.warm_up_histories():

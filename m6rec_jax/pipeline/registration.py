@@ -97,7 +97,7 @@ class TaskInfo:
       kind: of its job, such as 'scoring', see `m6rec_jax.jobs`.
       view: of the prepared data set.
       dataset, split: names of the prepared data set.
-      positive_classes: for scoring, the classes whose probabilities a score adds up.
+      positive_classes: for scoring, the classes whose probabilities add up to the score.
       rows: name of the function that makes its rows, as gin knows it: 'scoring_rows'.
     """
 

@@ -361,7 +361,10 @@ def test_infer_writes_ids_and_scores(world, tmp_path):
     ("output", "message"),
     [
         ("preds.csv", r"preds\.csv: predictions are written as \.parquet or \.jsonl"),
-        ("file/preds.jsonl", r"file/preds\.jsonl: its folder cannot be made .*; name another"),
+        (
+            "file/preds.jsonl",
+            r"file/preds\.jsonl cannot be written: its folder cannot be made .*; name another",
+        ),
         ("", "is a folder; name a file"),
         ("file/metrics.json", "its folder cannot be made"),
     ],

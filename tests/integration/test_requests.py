@@ -14,19 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.integration.test_commands import (
-    PREPARE,
-    ROOT,
-    SHOP,
-    TASK,
-    TRAIN,
-    failed,
-    m6rec,
-    succeeded,
-)
+from tests.integration.commands import ROOT, failed, m6rec, succeeded
 
-# One model for both jobs: it has a head and projections.
-BOTH = TRAIN + "\nPromptConfig.retrieval_dim = 8\n"
 SKUS = [f"000{n}" for n in range(1, 8)]
 NUMBER = 400
 MALFORMED = {
@@ -56,17 +45,9 @@ def request(number: int) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(shop_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a model of the shop and a file of requests."""
-    folder = tmp_path_factory.mktemp("user")
-    shutil.copytree(SHOP, folder / "shop")
-    (folder / "tasks").mkdir()
-    (folder / "tasks" / "corner_shop.py").write_text(TASK)
-    (folder / "prepare.gin").write_text(PREPARE)
-    (folder / "train.gin").write_text(BOTH)
-    succeeded(m6rec(folder, "data", "prepare", "shop", "--gin_file", "prepare.gin"))
-    succeeded(m6rec(folder, "vocab", "train", "--gin_file", "prepare.gin"))
-    succeeded(m6rec(folder, "train", "--gin_file", "train.gin", "--gin.MODEL_DIR=run"))
+    folder = shutil.copytree(shop_run, tmp_path_factory.mktemp("user") / "shop_run")
     with (folder / "requests.jsonl").open("wb") as file:
         for number in range(NUMBER):
             file.write(MALFORMED.get(number) or json.dumps(request(number)).encode())
