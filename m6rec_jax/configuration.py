@@ -35,7 +35,7 @@ import gin
 from gin import config as gin_config
 from gin import config_parser
 
-from m6rec_jax.errors import ConfigError
+from m6rec_jax.errors import ConfigError, first_line
 from m6rec_jax.io.closest import did_you_mean
 
 # Macros that mean the same in all files, whether or not one mentions them.
@@ -155,7 +155,7 @@ def parse_config(files: Sequence[str | Path] = (), bindings: Sequence[str] = ())
     try:
         gin.finalize()
     except (ValueError, RuntimeError) as error:
-        raise ConfigError(f"gin: {_first_line(error)}") from error
+        raise ConfigError(f"gin: {first_line(error)}") from error
     return parsed
 
 
@@ -276,7 +276,7 @@ def _apply(statement: Any, origin: Origin, parsed: ParsedConfig) -> None:
     try:
         gin.bind_parameter(key, value)
     except (ValueError, TypeError) as error:
-        raise ConfigError(f"{origin}: {_first_line(error)}{_quote(origin)}") from error
+        raise ConfigError(f"{origin}: {first_line(error)}{_quote(origin)}") from error
 
 
 def _import(statement: Any, origin: Origin) -> None:
@@ -289,7 +289,7 @@ def _import(statement: Any, origin: Origin) -> None:
         gin.parse_config(statement.format())  # gin keeps the import for the dumped file
     except ImportError as error:
         raise ConfigError(
-            f"{origin}: cannot import '{statement.module}': {_first_line(error)}{_quote(origin)}"
+            f"{origin}: cannot import '{statement.module}': {first_line(error)}{_quote(origin)}"
         ) from error
 
 
@@ -423,7 +423,3 @@ def _prefix(origin: Origin | None) -> str:
 
 def _quote(origin: Origin) -> str:
     return f"\n    {origin.text}" if origin.text else ""
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -26,7 +26,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from m6rec_jax.errors import CheckpointError, ConfigError
+from m6rec_jax.errors import CheckpointError, ConfigError, first_line
 from m6rec_jax.pipeline.feature_converter import M6RecFeatureConverter
 from m6rec_jax.pipeline.features import MODEL_FEATURES, SEGMENT_FEATURES, TASK_FEATURES
 from m6rec_jax.pipeline.preprocessors import training_rows
@@ -320,8 +320,8 @@ def _restore_iterator(iterator: Iterator[Any], state: bytes, name: str) -> None:
             checkpoint = tf.train.Checkpoint(iterator=iterator)
             checkpoint.read(str(Path(folder) / _NAME)).assert_consumed()
         except (tf.errors.OpError, AssertionError, ValueError) as error:
-            first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise CheckpointError(
-                f"the data state of {name} does not fit the present pipeline ({first_line}). It "
-                "was saved by other preprocessors; start a new MODEL_DIR or restore that code"
+                f"the data state of {name} does not fit the present pipeline "
+                f"({first_line(error)}). It was saved by other preprocessors; start a new "
+                "MODEL_DIR or restore that code"
             ) from error

@@ -75,7 +75,7 @@ from m6rec_jax.jobs.job import Job, job_of, jobs
 from m6rec_jax.pipeline import locations, preprocessors, text_preprocessors
 from m6rec_jax.pipeline.features import TASK_FEATURES
 from m6rec_jax.pipeline.source import SHUFFLE_BUFFER_SIZE, PreparedSource
-from m6rec_jax.pipeline.task_rows import find_provider
+from m6rec_jax.pipeline.task_rows import tasks_of
 from m6rec_jax.pipeline.vocabulary import SeqioVocabulary
 from m6rec_jax.text.vocabulary import Vocabulary
 
@@ -95,10 +95,9 @@ class TaskInfo:
     Attributes:
       name: of the seqio task.
       kind: of its job, such as 'scoring', see `m6rec_jax.jobs`.
-      view: of the prepared data set.
-      dataset, split: names of the prepared data set.
+      view, dataset, split: of the prepared data.
       positive_classes: for scoring, the classes whose probabilities add up to the score.
-      rows: name of the function that makes its rows, as gin knows it: 'scoring_rows'.
+      rows: gin's name of the function that makes its rows: 'scoring_rows'.
     """
 
     name: str
@@ -111,11 +110,10 @@ class TaskInfo:
 
     @property
     def job(self) -> Job:
-        """What is done with its rows."""
         return job_of(self.kind)
 
     def candidate_length(self) -> int | None:
-        """Most tokens of a candidate in the task's rows, as gin sets it; None: they share T."""
+        """Most tokens of a candidate in the task's rows, as set in gin; None: they share T."""
         length: int | None = configuration.bound(f"{self.rows}.candidate_length")
         return length
 
@@ -144,8 +142,7 @@ def task_info(name: str) -> TaskInfo:
 
 def is_registered(mixture_or_task_name: str) -> bool:
     """Whether all tasks of a mixture (or the task itself) were registered by this module."""
-    provider = find_provider(mixture_or_task_name)
-    return all(task.name in _TASKS for task in seqio.get_subtasks(provider))
+    return all(name in _TASKS for name in tasks_of(mixture_or_task_name))
 
 
 def evaluated_tasks(mixture_or_task_name: str) -> list[TaskInfo]:
@@ -154,8 +151,7 @@ def evaluated_tasks(mixture_or_task_name: str) -> list[TaskInfo]:
     Raises:
       ConfigError: nothing is registered under the name, or not by this module.
     """
-    provider = find_provider(mixture_or_task_name)
-    return [task_info(task.name) for task in seqio.get_subtasks(provider)]
+    return [task_info(name) for name in tasks_of(mixture_or_task_name)]
 
 
 def register_recommendation_tasks(
@@ -222,8 +218,8 @@ def register_text_tasks(
     Args:
       label_task: what the class of a text is called; None for a corpus without classes.
       class_words: a word for each class, to be written when asked: `<name>_<label_task>_in_words`.
-      every_word_counts: a text without some of its words may be of another class, so that
-        `class_word_rows.word_dropout` leaves none out.
+      every_word_counts: `class_word_rows.word_dropout` is off, since a text without some of its
+        words may be of another class.
     """
     add = _Registrar(name, corpus, split, vocabulary, vocabulary_split, shuffle_buffer_size)
     add("infilling", "language", "documents", preprocessors.infilling_rows)
@@ -351,7 +347,7 @@ def _require_positive(name: str, rate: float) -> None:
 
 
 def unregister(names: Sequence[str]) -> None:
-    """Takes tasks and mixtures out of seqio's registries again (tests, notebooks)."""
+    """Removes tasks and mixtures from seqio's registries (tests, notebooks)."""
     for name in reversed(names):
         if name in seqio.MixtureRegistry.names():
             seqio.MixtureRegistry.remove(name)

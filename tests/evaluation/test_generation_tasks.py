@@ -3,14 +3,10 @@
 import json
 
 import gin
-import jax
 import numpy as np
 import pytest
 import seqio
-from flax import linen as nn
 
-from m6rec_jax.checkpoints.manifest import RunDescription
-from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.data.dialogues import prepare_dialogues
 from m6rec_jax.data.prepare import PrepareOptions, prepare
 from m6rec_jax.data.sources import DATA_DIR_VARIABLE
@@ -32,8 +28,6 @@ from m6rec_jax.metrics.text_metrics import (
     content_metrics,
     explanation_metrics,
 )
-from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
-from m6rec_jax.model.m6rec import initial_features
 from m6rec_jax.objectives import contrastive_loss
 from m6rec_jax.pipeline.evaluation_batches import EvaluationBatches
 from m6rec_jax.pipeline.prepared_rows import PARTS, TaskPart, read_rows
@@ -49,6 +43,7 @@ from m6rec_jax.text.vocabulary import Vocabulary
 from m6rec_jax.text.vocabulary_training import train_vocabulary
 from tests.data.dialogue_files import FILMS, write_inspired_folder
 from tests.data.test_writing_views import VIEWS, write_shop
+from tests.evaluation.small_model import small_model
 from tests.tasks import shop
 
 LENGTHS = {"inputs": 64, "targets": 24}
@@ -66,23 +61,9 @@ def world(tmp_path_factory):
     path = folder / "everything" / "vocabulary.model"
     train_vocabulary([*shop.shop_texts(), *talk * 3, "because", "SYSTEM recommends"], path, 420)
     vocabulary = Vocabulary(path)
-    prompts = PromptConfig(num_prompts=4, num_options=0, head="none", retrieval_dim=8)
-    config = ModelConfig(
-        vocab_size=vocabulary.size,
-        embed_dim=16,
-        num_encoder_layers=1,
-        num_decoder_layers=1,
-        num_heads=2,
-        head_dim=8,
-        mlp_dim=32,
-        prompts=prompts,
-    )
-    model = M6Rec(config)
-    variables = nn.meta.unbox(jax.jit(model.init)(jax.random.key(3), initial_features()))
     model_dir = tmp_path_factory.mktemp("model")
-    run = RunDescription(config, vocabulary.fingerprint, "all", 1)
-    with CheckpointStore(model_dir / "checkpoints") as store:
-        store.save(3, dict(variables), data={}, run=run)
+    prompts = {"num_prompts": 4, "num_options": 0, "head": "none", "retrieval_dim": 8}
+    model, variables = small_model(vocabulary, model_dir, 3, **prompts)
     patch = pytest.MonkeyPatch()
     patch.setenv(DATA_DIR_VARIABLE, str(folder))
     with gin.unlock_config():
@@ -337,7 +318,7 @@ def test_films_of_one_title_are_ordered_by_the_two_towers(world, monkeypatch):
 
 
 def test_items_of_one_turn_are_no_negatives_of_each_other(world):
-    """Alone in a batch, the two films that a turn recommends have nothing to be told from."""
+    """Alone in a batch, the two films that a turn recommends have no negatives."""
     _, model, variables, _ = world
     batches = EvaluationBatches("talks_retrieval", LENGTHS, LIMIT, split="train")
     batch = next(iter(batches))
