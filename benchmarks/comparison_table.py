@@ -9,7 +9,7 @@ from benchmarks.metric_names import describe_metric
 from benchmarks.results_file import Row
 from benchmarks.table_cells import Cell, made_by
 
-FIGURES = ("figure", "ours", "best baseline", "against it", "other baselines")
+FIGURES = ("metric", "ours", "best baseline", "against it", "other baselines")
 _ALIGNED = ("---", "---:", "---", "---:", "---")
 
 

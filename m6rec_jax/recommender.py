@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import dataclasses
 import time as clock
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict, Unpack
 
 import numpy as np
 
 from m6rec_jax.errors import ConfigError
+from m6rec_jax.io.closest import did_you_mean
 from m6rec_jax.jobs.answering import Accepted, ScoredItem, title_of
 from m6rec_jax.jobs.conversation import Conversation
 from m6rec_jax.requests.request import RejectedRow, RequestParser
@@ -83,21 +84,36 @@ def load(
     return recommender
 
 
+class Asked(TypedDict, total=False):
+    """Fields of a request, see `requests.request`.
+
+    Attributes:
+      user: columns of the users table, and `id` to look statistics up; without it nothing is known.
+      history: what the user did, oldest first: records with `item`, `time` and, where the data
+        set's events have one, `value`.
+      time: the moment that is asked about, unix seconds or ISO 8601; without it now.
+      exclude: ids of items that must not be recommended, beside those of the history.
+      about: the item that a generated title's prefix is about.
+      statistics: of the user and the moment, in place of what is looked up.
+      task: which of the model's tasks; without it the only one that fits.
+    """
+
+    user: Record
+    history: Records
+    time: Any
+    exclude: Sequence[str]
+    about: Record
+    statistics: Mapping[str, Any]
+    task: str
+
+
 class Recommender:
     """Everything that a model's tasks can do; make it with `load`.
 
-    Methods share these arguments, a request's fields (`requests.request`):
+    Methods take the fields of `Asked` by name. All raise
 
-    - `user`: columns of the users table, and `id` to look statistics up; None: nothing is known.
-    - `history`: what the user did, oldest first: records with `item`, `time` and, where the data
-      set's events have one, `value`.
-    - `time`: the moment that is asked about, unix seconds or ISO 8601; None: now.
-    - `task`: which of the model's tasks; None: the only one that fits.
-    - `**fields`: further fields of a request, such as `statistics`.
-
-    All raise `RejectedRow` where the request cannot be answered, which says what is missing or
-    wrong, and `ConfigError` where there is no such task or something that it needs is missing,
-    such as an index.
+      RejectedRow: the request cannot be answered; says what is missing or wrong.
+      ConfigError: no such task or field, or something is missing, such as an index.
 
     Args:
       service: answers the requests.
@@ -111,91 +127,39 @@ class Recommender:
         """Name and kind of every task."""
         return {name: s.kind for name, s in self.service.model.settings.tasks.items()}
 
-    def score(
-        self,
-        candidates: Records,
-        *,
-        history: Records = (),
-        user: Record = None,
-        time: Any = None,
-        task: str | None = None,
-        **fields: Any,
-    ) -> list[ScoredItem]:
+    def score(self, candidates: Records, **asked: Unpack[Asked]) -> list[ScoredItem]:
         """How likely the user likes, clicks or buys each candidate, in their order."""
-        return self._ask("scoring", task, user, history, time, candidates, fields).items
+        return self._answer("scoring", asked, candidates=candidates)[1].items
 
-    def likelihood(
-        self,
-        candidates: Records,
-        *,
-        history: Records = (),
-        user: Record = None,
-        time: Any = None,
-        task: str | None = None,
-        **fields: Any,
-    ) -> list[ScoredItem]:
+    def likelihood(self, candidates: Records, **asked: Unpack[Asked]) -> list[ScoredItem]:
         """How plausible a sentence about each candidate is, in their order: needs no training."""
-        return self._ask("likelihood", task, user, history, time, candidates, fields).items
+        return self._answer("likelihood", asked, candidates=candidates)[1].items
 
-    def retrieve(
-        self,
-        *,
-        history: Records = (),
-        user: Record = None,
-        k: int = 10,
-        time: Any = None,
-        task: str | None = None,
-        **fields: Any,
-    ) -> list[ScoredItem]:
+    def retrieve(self, k: int = 10, **asked: Unpack[Asked]) -> list[ScoredItem]:
         """The k items of the index that are most similar to the user, best first."""
-        return self._ask("retrieval", task, user, history, time, None, {"k": k} | fields).items
+        return self._answer("retrieval", asked, k=k)[1].items
 
     def recommend(
-        self,
-        *,
-        history: Records = (),
-        user: Record = None,
-        k: int = 10,
-        by: str = "reranking",
-        time: Any = None,
-        task: str | None = None,
-        **fields: Any,
+        self, k: int = 10, by: str = "reranking", **asked: Unpack[Asked]
     ) -> list[ScoredItem]:
         """The k items that the user is likeliest to want next, best first.
 
         Args:
+          k: how many.
           by: 'reranking', retrieved items in the order of co-occurrence and, where the model was
             trained for it, a scorer; or 'titles', generated titles of the catalogue.
+          **asked: see `Asked`.
         """
         job = {"titles": "title_recommendation"}.get(by, by)
-        return self._ask(job, task, user, history, time, None, {"k": k} | fields).items
+        return self._answer(job, asked, k=k)[1].items
 
-    def explain(
-        self,
-        candidates: Records,
-        *,
-        history: Records = (),
-        user: Record = None,
-        time: Any = None,
-        task: str | None = None,
-        **fields: Any,
-    ) -> list[GeneratedText]:
+    def explain(self, candidates: Records, **asked: Unpack[Asked]) -> list[GeneratedText]:
         """Why the user may like each candidate, in their order."""
-        return self.write(candidates, history=history, user=user, time=time, task=task, **fields)
+        return self.write(candidates, **asked)
 
-    def write(
-        self,
-        candidates: Records = (),
-        *,
-        history: Records = (),
-        user: Record = None,
-        time: Any = None,
-        task: str | None = None,
-        **fields: Any,
-    ) -> list[GeneratedText]:
+    def write(self, candidates: Records = (), **asked: Unpack[Asked]) -> list[GeneratedText]:
         """What a task of generation writes: about each candidate, or one text about none."""
-        accepted = self._accept("generation", task, user, history, time, candidates, fields)
-        found: Any = self.service.answer([accepted])[0]
+        accepted, found = self._answer("generation", asked, candidates=candidates)
         about = accepted.request.candidates or (Item("", {}),)
         rows = zip(about, found.texts, found.log_probabilities, strict=True)
         return [GeneratedText(item.id, title_of(item), text, score) for item, text, score in rows]
@@ -242,32 +206,23 @@ class Recommender:
         results = iter(self.service.answer([one for one in checked if isinstance(one, Accepted)]))
         return [next(results) if isinstance(one, Accepted) else one for one in checked]
 
-    def _ask(self, job: str, *request: Any) -> Any:
-        (found,) = self.service.answer([self._accept(job, *request)])
-        return found
-
-    def _accept(
-        self,
-        job: str,
-        task: str | None,
-        user: Record,
-        history: Records,
-        time: Any,
-        candidates: Records,
-        fields: Mapping[str, Any],
-    ) -> Accepted:
-        row: dict[str, Any] = {
-            "user": None if user is None else _record(user),
-            "behaviours": _records(history),
-            "time": clock.time() if time is None else time,
-            **fields,
-        }
-        if candidates is not None:
-            row["candidates"] = _records(candidates)
+    def _answer(self, job: str, asked: Asked, **fields: Any) -> tuple[Accepted, Any]:
+        """A request and its result; fields that are records or lists of them become such."""
+        known = Asked.__annotations__
+        for name in asked:
+            if name not in known:
+                hint = did_you_mean(name, known)
+                raise ConfigError(f"a request has no field '{name}'{hint}: {', '.join(known)}")
+        given: dict[str, Any] = {"history": (), "time": clock.time(), **asked, **fields}
+        task = given.pop("task", None)
+        row = {"behaviours": _records(given.pop("history")), **given}
+        row |= {name: _record(row[name]) for name in ("user", "about") if name in row}
+        if "candidates" in row:
+            row["candidates"] = _records(row["candidates"])
         accepted = self.service.accept(row, task=task, job=job)
         if isinstance(accepted, RejectedRow):
             raise accepted
-        return accepted
+        return accepted, self.service.answer([accepted])[0]
 
 
 def _record(value: Any) -> Any:

@@ -18,12 +18,9 @@ import seqio
 
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.io.closest import did_you_mean
-from m6rec_jax.jobs.job import jobs
 from m6rec_jax.pipeline.registration import register_recommendation_tasks
 
 _DEFAULT_SPLIT = "per_user_temporal"
-# Jobs have settings, which gin must know before it locks them; tasks are registered after that.
-jobs()
 
 
 @gin.configurable

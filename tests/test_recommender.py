@@ -83,6 +83,8 @@ def test_clear_errors(rec: m6.Recommender, served: Path, tmp_path: Path) -> None
         rec.score(["f1"], history=[{"item": "f1", "value": 3}], user={"taste": "x"}, task="ctr")
     with pytest.raises(ConfigError, match=r"'f1' is no list of records or ids"):
         rec.score("f1", task="ctr", **ASKED)
+    with pytest.raises(ConfigError, match=r"no field 'histroy' \(did you mean 'history'\?\)"):
+        rec.score(["f1"], histroy=HISTORY, task="ctr")  # type: ignore[call-arg]
     with pytest.raises(ConfigError, match=r"did you mean 'next'"):
         rec.retrieve(task="nxt", **ASKED)
     with pytest.raises(CheckpointError):

@@ -8,9 +8,6 @@ requests and the bank read it. A new job needs a new file here and nothing else.
 from __future__ import annotations
 
 import abc
-import functools
-import importlib
-import pkgutil
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
@@ -22,6 +19,7 @@ from m6rec_jax.engine.catalogue_index import CatalogueIndex
 from m6rec_jax.engine.generation import Generator
 from m6rec_jax.engine.retrieval import Retriever
 from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.io.closest import did_you_mean
 from m6rec_jax.model import M6Rec
 
 if TYPE_CHECKING:
@@ -246,16 +244,7 @@ def register(job: type[Job]) -> type[Job]:
 
 def jobs() -> Mapping[str, Job]:
     """All jobs by kind; the modules of this folder register theirs."""
-    _import_all()
     return dict(sorted(_JOBS.items()))
-
-
-@functools.cache
-def _import_all() -> None:
-    from m6rec_jax import jobs as package
-
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"{package.__name__}.{module.name}")
 
 
 def job_of(kind: str) -> Job:
@@ -266,8 +255,6 @@ def job_of(kind: str) -> Job:
     """
     found = jobs()
     if kind not in found:
-        from m6rec_jax.io.closest import did_you_mean
-
         raise ConfigError(
             f"there is no job '{kind}'{did_you_mean(kind, found)}: {', '.join(found)}"
         )

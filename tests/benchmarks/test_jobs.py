@@ -253,7 +253,7 @@ def test_a_line_compares_means_over_seeds(tmp_path: Path) -> None:
     add_rows(path, rows, command="c", commit="0", hardware="h", date="2026-11-25")
     same, _, head, _, *lines = comparison_table(read_results(path).rows).splitlines()
     assert same == "d, `t`: [`a.gin`](../a.gin), ours; 2 seeds, 2026-11-25."
-    assert head.startswith("| figure | ours | best baseline |")
+    assert head.startswith("| metric | ours | best baseline |")
     # A baseline that was measured once has no spread.
     assert lines == [
         "| perplexity | 9.00 ± 1.41 | kNN 12.00 | +25.0% | foundation 18.00 ± 1.41 |",
