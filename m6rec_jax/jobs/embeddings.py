@@ -6,7 +6,7 @@
         --requests users.jsonl --output vectors.jsonl
     rec.answer(rows, job="embeddings"); rec.embed_items()
 
-Metrics: `alignment` and `uniformity` of Wang and Isola (2020), which need no ranking: how near
+Metrics: `alignment` and `uniformity` of Wang and Isola (2020), which need no ranking: how close
 users are to the items they want, and how evenly items fill the sphere. Lower is better for both.
 """
 

@@ -164,7 +164,7 @@ class _TitlesTask(NamedTuple):
             if item.id:
                 found += [self.index_of[item.id]] if item.id in self.index_of else []
                 continue
-            # One that lacks what a title needs has none of the catalogue's.
+            # An item without what a title needs has no title of the catalogue.
             with contextlib.suppress(DataError):
                 found += self.items_of_title.get(self.title(item), [])
         return sorted(set(found))
@@ -174,12 +174,12 @@ class _TitlesTask(NamedTuple):
 class TitlesAnswers(Answerer[_TitlesTask]):
     """Ids of items whose titles the model finds likeliest.
 
-    Titles are generated over a trie of the catalogue, so each of them exists, and none of which all
-    items were seen. A title leads to all of its items: where some share one, the two towers order
-    them, if one of the model's tasks trains them on the same data.
+    Titles are generated over a trie of the catalogue, so all of them exist; those of which all
+    items were seen are left out. A title stands for all of its items. Where several share one, the
+    two towers order them, if a task of the model trains them on the same data.
 
-    A task may put a prefix about the item before its titles, such as its category: a request says
-    what it tells with `about`, an item of its own; what nobody says is left out.
+    A task may put a prefix about the item before its titles, such as its category. A request gives
+    the prefix's attributes in `about`; missing ones are left out.
 
     Args:
       parts: see `Answerer`.
@@ -305,7 +305,7 @@ class TitlesAnswers(Answerer[_TitlesTask]):
                         )
 
     def _towers(self, task: str) -> str | None:
-        """The task with two towers of the same data; None: none, or nobody knows which."""
+        """The one task with two towers on the same data; None: none or several."""
         if not self.parts.model.model.config.prompts.retrieval_dim:
             return None
         return self.parts.beside(task, "retrieval")
@@ -322,7 +322,7 @@ def _room(template: WritingTemplate, items: Iterable[Item], generator: Generator
     """Most tokens of a title, after the prefix of any item; as training cuts it."""
     prefixes = {""}
     for item in items:
-        # What an item lacks for its own prefix, a request may give.
+        # A request may give what an item lacks for its own prefix.
         with contextlib.suppress(DataError):
             prefixes.add(template.render_prefix(item))
     longest = max(len(generator.vocabulary.encode(prefix)) for prefix in prefixes)

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.integration.commands import ROOT, failed, m6rec, succeeded
+from tests.integration.commands import ROOT, failed, m6rec, m6rec_each, succeeded
 
 SKUS = [f"000{n}" for n in range(1, 8)]
 NUMBER = 400
@@ -107,30 +107,30 @@ def test_killed_half_way_and_started_again(trained: Path) -> None:
 
 
 def test_an_index_and_what_it_finds(trained: Path) -> None:
-    # A file of one's own is read beside the command's.
-    sharded = ("--gin_file", "gin_configs/sharding/fully_sharded.gin")
-    build = ("index", "build", "--gin.MODEL_DIR=run", "--output", "shop.index", *sharded)
-    assert "shop.index: 7 items, 8 numbers each" in succeeded(m6rec(trained, *build))
-    assert "is built already" in m6rec(trained, *build).stderr
     rows = [request(number) | {"k": None, "exclude": None} for number in range(20)]
     rows[3] |= {"k": 7, "exclude": ["0001"]}
     for row in rows:
         del row["candidates"]
     pq.write_table(pa.Table.from_pylist(rows), trained / "requests.parquet")
+    # A file of one's own is read beside the command's.
+    sharded = ("--gin_file", "gin_configs/sharding/fully_sharded.gin")
+    build = ["index", "build", "--gin.MODEL_DIR=run", "--output", "shop.index", *sharded]
     arguments = infer(
         *("--requests", "requests.parquet", "--output", "found.parquet", "--index", "shop.index"),
         "--gin.infer_requests.job=retrieval",
         *sharded,
     )
-    out = succeeded(m6rec(trained, *arguments))
-    assert "20 requests: 20 answered (found.parquet), 0 rejected" in out
+    (trained / "run2").symlink_to("run")  # the same model by another name
+    again = [a.replace("found.", "again.").replace("DIR=run", "DIR=run2") for a in arguments]
+    built, second, answered, renamed = m6rec_each(trained, build, build, [*arguments], again)
+    assert "shop.index: 7 items, 8 numbers each" in succeeded(built)
+    assert "is built already" in second.stderr
+    assert "20 requests: 20 answered (found.parquet), 0 rejected" in succeeded(answered)
     for row, found in zip(rows, pq.read_table(trained / "found.parquet").to_pylist(), strict=True):
         seen = {behaviour["item"] for behaviour in row["behaviours"]} | set(row["exclude"] or ())
         assert set(found["item_ids"]) == set(SKUS) - seen
         assert found["scores"] == sorted(found["scores"], reverse=True)
-    (trained / "run2").symlink_to("run")  # the same model by another name
-    again = [a.replace("found.", "again.").replace("DIR=run", "DIR=run2") for a in arguments]
-    succeeded(m6rec(trained, *again))
+    succeeded(renamed)
 
 
 def test_no_tensorflow(trained: Path) -> None:
@@ -154,14 +154,15 @@ def test_no_tensorflow(trained: Path) -> None:
 
 
 def test_how_it_fails(trained: Path) -> None:
-    requests = ("--requests", "requests.jsonl")
-    assert "--gin_file FILE" in failed(m6rec(trained, "infer"))
-    assert "needs --output FILE" in failed(m6rec(trained, *infer(*requests)))
-    assert "--gin.MODEL_DIR" in failed(m6rec(trained, "infer", *requests, "--output", "o.jsonl"))
+    requests = ["--requests", "requests.jsonl"]
+    output = ["--output", "o.jsonl"]
     shutil.copytree(trained / "run", trained / "moved", symlinks=True)
-    moved = m6rec(
-        trained,
-        *infer(*requests, "--output", "o.jsonl", "--gin.MODEL_DIR=moved"),
-        "--gin.PREPARED=nowhere",
-    )
-    assert "nowhere holds no prepared data" in failed(moved)
+    moved = infer(*requests, *output, "--gin.MODEL_DIR=moved", "--gin.PREPARED=nowhere")
+    commands = {
+        "--gin_file FILE": ["infer"],
+        "needs --output FILE": [*infer(*requests)],
+        "--gin.MODEL_DIR": ["infer", *requests, *output],
+        "nowhere holds no prepared data": [*moved],
+    }
+    for said, run in zip(commands, m6rec_each(trained, *commands.values()), strict=True):
+        assert said in failed(run)
