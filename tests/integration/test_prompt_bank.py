@@ -120,7 +120,7 @@ def test_commands_answer_from_a_bank(trained: Path) -> None:
     out = [succeeded(run) for run in ran]
     assert "2 requests: 2 answered" in out[1]
     assert "2 requests: 2 answered" in out[4]
-    assert "knows no task 'corner_shop_ctr': corner_shop_retrieval" in failed(gone)
+    assert "has no task 'corner_shop_ctr' (did you mean 'corner_shop_retrieval'?)" in failed(gone)
 
     def answers(name: str) -> list[dict]:
         return [json.loads(line) for line in (trained / f"{name}.jsonl").open()]
