@@ -144,7 +144,7 @@ COMMANDS = {
     ],
     "recommended": [
         *("infer", "--requests", "requests.jsonl", "--output", "wares.jsonl", RUN),
-        *("--gin.TASK=shop_contents", "--gin.JOB=recommendation", "--gin.BATCH_SIZE=2"),
+        *("--gin.TASK=shop_contents", "--gin.JOB=title_recommendation", "--gin.BATCH_SIZE=2"),
     ],
     "chat": ["chat", RUN],
 }
