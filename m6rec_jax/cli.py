@@ -1,7 +1,7 @@
-"""The command line `m6rec`: its arguments, what becomes of errors, exit statuses.
+"""The command line `m6rec`: its arguments, how it shows errors, exit statuses.
 
-What a sub-command runs stands in `subcommands`. Settings live in gin files; the flags here only
-name files and folders.
+`subcommands` has what a sub-command runs. Settings live in gin files; the flags here only name
+files and folders.
 """
 
 import argparse
@@ -22,8 +22,8 @@ from m6rec_jax.quiet_start import keep_quiet
 EXIT_USER_ERROR = 2
 EXIT_LOST_PROCESS = 3
 
-# What the system answers to paths and disks that are not as the command wants them.
-_MENDABLE = frozenset(
+# The system's errors about paths and disks.
+_FIXABLE = frozenset(
     {
         errno.EACCES,
         errno.EDQUOT,
@@ -43,11 +43,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one sub-command; returns the exit status.
 
     1 is for a report that found something wrong (a run that does not fit, a damaged task in a
-    bank), 2 for an error the user can mend, 3 for other processes of the run that are lost, or
-    which do not answer, as a bucket may not either: another start may mend it.
+    bank), 2 for an error that the user can fix, 3 for other processes of the run, or a bucket, that
+    do not answer: another start may help.
     """
-    # A console script does not look for modules in the current directory, where a user's own tasks/
-    # are. They go last, so that nothing there can shadow a library.
+    # A console script does not look for modules in the current directory, where a user's own tasks
+    # are. It goes last, so that nothing there can shadow a library.
     sys.path.append(os.getcwd())
     parser = _parser()
     args, rest = parser.parse_known_args(argv)
@@ -62,19 +62,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _failed(error: Exception | KeyboardInterrupt) -> int:
-    """Says what went wrong; the exit status. A process of several ends here, at once.
+    """Prints what went wrong; returns the exit status. One of several processes ends here, at once.
 
     Raises:
-      error: where it is nothing that a user could mend, and there are no other processes.
+      error: where a user cannot fix it, and there are no other processes.
     """
     processes = sys.modules.get("m6rec_jax.sharding.processes")
     if processes is None or not processes.are_joined():
         if isinstance(error, KeyboardInterrupt):
             print("m6rec: stopped", file=sys.stderr)
             return subcommands.EXIT_OF_SIGNALS["SIGINT"]
-        if not _is_mendable(error):
+        if not _is_fixable(error):
             raise error
-        print(f"m6rec: {_told(error)}", file=sys.stderr)
+        print(f"m6rec: {_message(error)}", file=sys.stderr)
         return _status(error)
     status = 1
     try:
@@ -86,9 +86,9 @@ def _failed(error: Exception | KeyboardInterrupt) -> int:
                 f"the newest checkpoint. Seen here: {type(error).__name__}: {error}",
                 file=sys.stderr,
             )
-        elif _is_mendable(error):
+        elif _is_fixable(error):
             status = _status(error)
-            print(f"m6rec: {_told(error)}", file=sys.stderr)
+            print(f"m6rec: {_message(error)}", file=sys.stderr)
         else:
             traceback.print_exception(error)
     finally:
@@ -96,18 +96,16 @@ def _failed(error: Exception | KeyboardInterrupt) -> int:
     return status
 
 
-def _is_mendable(error: BaseException) -> bool:
-    return isinstance(error, M6RecError) or (
-        isinstance(error, OSError) and error.errno in _MENDABLE
-    )
+def _is_fixable(error: BaseException) -> bool:
+    return isinstance(error, M6RecError) or (isinstance(error, OSError) and error.errno in _FIXABLE)
 
 
 def _status(error: BaseException) -> int:
     return EXIT_LOST_PROCESS if isinstance(error, UnreachableError) else EXIT_USER_ERROR
 
 
-def _told(error: BaseException) -> str:
-    """What an error says, without what gin adds: which function's settings it was about."""
+def _message(error: BaseException) -> str:
+    """An error's message without gin's addition: the configurable that it was about."""
     return re.sub(r"\n  In call to configurable .*", "", str(error))
 
 

@@ -10,7 +10,7 @@ from gin import config as gin_config
 from gin import config_parser
 
 CONFIG_FILE = "config.gin"
-# Where a run lies and what it shows change nothing of what it computes.
+# These change nothing of what a run computes.
 _NO_SETTINGS = ("MODEL_DIR", "train.model_dir", "Logging.progress", "Logging.tensorboard")
 
 
@@ -34,8 +34,8 @@ def write_config(directory: str | Path, *, operative: bool) -> None:
 def changed_settings(directory: str | Path) -> list[str]:
     """Settings that are not what `DIRECTORY/config.gin` says, as `name: saved -> now`.
 
-    Only those are compared that both say something of: a file written at a run's end has defaults,
-    too, and lacks what was never used.
+    Only settings that both have are compared: a file written at a run's end has defaults, too, and
+    lacks what was never used.
 
     Raises:
       ValueError: the file is not gin.
@@ -51,7 +51,7 @@ def changed_settings(directory: str | Path) -> list[str]:
         raise ValueError(f"{path} cannot be read: {error}") from error
     changed = []
     for name, value in sorted(now.items()):
-        # At a run's end a setting stands under the scopes that it was used in.
+        # At a run's end settings have the scopes in which they were used.
         before = [
             used
             for key, used in saved.items()
@@ -63,7 +63,7 @@ def changed_settings(directory: str | Path) -> list[str]:
 
 
 def _bindings(text: str) -> dict[str, str]:
-    """Name to value, both as one writes them; modules are left out."""
+    """Name to value as written in gin, without modules."""
     found = {}
     delegate = gin_config.ParserDelegate(skip_unknown=True)
     for statement in config_parser.ConfigParser(text, delegate):

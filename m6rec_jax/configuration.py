@@ -35,7 +35,7 @@ import gin
 from gin import config as gin_config
 from gin import config_parser
 
-from m6rec_jax.errors import ConfigError
+from m6rec_jax.errors import ConfigError, first_line
 from m6rec_jax.io.closest import did_you_mean
 
 # Macros that mean the same in all files, whether or not one mentions them.
@@ -52,7 +52,7 @@ MACROS: Mapping[str, str] = {
     "INITIAL_CHECKPOINT_PATH": "checkpoint whose backbone training starts from",
 }
 
-# Those that commands and benchmarks ask for by name, not by way of a file.
+# Read by commands and benchmarks directly, not through a file.
 READ_BY_COMMANDS = {
     *("MODEL", "MIXTURE_OR_TASK_NAME", "TASK_FEATURE_LENGTHS", "MODEL_DIR", "BATCH_SIZE"),
     *("TRAINABLE", "TRAIN_STEPS", "RULES", "VOCAB_SIZE"),
@@ -64,7 +64,7 @@ _BARE_STRING = re.compile(r"[A-Za-z_./~][\w./~:+=-]*")
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a statement stands: `file` (or the command line, then `line` is 0)."""
+    """Where a statement is: `file`, or the command line with `line` 0."""
 
     file: str
     line: int
@@ -102,15 +102,15 @@ def find_file(name: str, origin: Origin | None = None) -> Path:
     """Resolves a gin file name against the current directory, then the shipped files.
 
     Raises:
-      ConfigError: no such file; names the places searched and the closest existing file.
+      ConfigError: no such file; names the folders searched and the closest existing file.
     """
     asked = Path(name).expanduser()
-    places = [Path()] if asked.is_absolute() else search_path()
-    for place in places:
-        if (place / asked).is_file():
-            return place / asked
-    near = did_you_mean(str(asked), _existing_files(asked, places))
-    searched = ", ".join(str(p) for p in ([asked.parent] if asked.is_absolute() else places))
+    folders = [Path()] if asked.is_absolute() else search_path()
+    for folder in folders:
+        if (folder / asked).is_file():
+            return folder / asked
+    near = did_you_mean(str(asked), _existing_files(asked, folders))
+    searched = ", ".join(str(p) for p in ([asked.parent] if asked.is_absolute() else folders))
     raise ConfigError(
         f"{_prefix(origin)}no gin file '{name}'{near}. Searched: {searched}"
         + ("" if shipped_root() else " (this installation ships no gin_configs)")
@@ -122,9 +122,9 @@ def parse_config(files: Sequence[str | Path] = (), bindings: Sequence[str] = ())
 
     Args:
       files: gin files, later ones override earlier ones.
-      bindings: `"MACRO=value"` or `"configurable.parameter=value"`, with or without the
-        command line's `--gin.`; they override the files. Values are gin values; a path or a name
-        may be written without quotes (`--gin.MODEL_DIR=runs/a`).
+      bindings: `"MACRO=value"` or `"configurable.parameter=value"`, with or without `--gin.` in
+        front; they override the files. Values are gin values; paths and names need no quotes
+        (`--gin.MODEL_DIR=runs/a`).
 
     Raises:
       ConfigError: unknown file, configurable, parameter or macro (with the closest match and
@@ -140,7 +140,7 @@ def parse_config(files: Sequence[str | Path] = (), bindings: Sequence[str] = ())
         macro = _read_binding(binding, parsed)
         if macro is not None:
             given[macro] = Origin(f"--gin.{macro}", 0, binding)
-    # A macro on the command line that no file mentions has no effect: surely a slip of the pen.
+    # A macro on the command line that no file mentions has no effect: surely a misspelling.
     uses = set(parsed.macro_uses)
     for macro, origin in given.items():
         if macro not in known and macro not in uses:
@@ -155,7 +155,7 @@ def parse_config(files: Sequence[str | Path] = (), bindings: Sequence[str] = ())
     try:
         gin.finalize()
     except (ValueError, RuntimeError) as error:
-        raise ConfigError(f"gin: {_first_line(error)}") from error
+        raise ConfigError(f"gin: {first_line(error)}") from error
     return parsed
 
 
@@ -178,7 +178,7 @@ def macro(name: str, default: Any = gin.REQUIRED) -> Any:
 
 
 def bound(parameter: str, default: Any = None) -> Any:
-    """What the configuration binds to `configurable.parameter`, with macros replaced; else default.
+    """The value bound to `configurable.parameter`, with macros replaced, or `default`.
 
     The configurable need not have been imported.
     """
@@ -276,7 +276,7 @@ def _apply(statement: Any, origin: Origin, parsed: ParsedConfig) -> None:
     try:
         gin.bind_parameter(key, value)
     except (ValueError, TypeError) as error:
-        raise ConfigError(f"{origin}: {_first_line(error)}{_quote(origin)}") from error
+        raise ConfigError(f"{origin}: {first_line(error)}{_quote(origin)}") from error
 
 
 def _import(statement: Any, origin: Origin) -> None:
@@ -289,7 +289,7 @@ def _import(statement: Any, origin: Origin) -> None:
         gin.parse_config(statement.format())  # gin keeps the import for the dumped file
     except ImportError as error:
         raise ConfigError(
-            f"{origin}: cannot import '{statement.module}': {_first_line(error)}{_quote(origin)}"
+            f"{origin}: cannot import '{statement.module}': {first_line(error)}{_quote(origin)}"
         ) from error
 
 
@@ -382,14 +382,14 @@ def _unset(names: Sequence[str]) -> ConfigError:
     )
 
 
-def _existing_files(asked: Path, places: Sequence[Path]) -> list[str]:
+def _existing_files(asked: Path, folders: Sequence[Path]) -> list[str]:
     """Names one could have meant: the shipped files, and files beside the one asked for."""
     names = []
     root = shipped_root()
     if root is not None:
         names += [str(p.relative_to(root)) for p in sorted((root / "gin_configs").rglob("*.gin"))]
-    for place in places:
-        names += [str(asked.parent / p.name) for p in sorted((place / asked.parent).glob("*.gin"))]
+    for folder in folders:
+        names += [str(asked.parent / p.name) for p in sorted((folder / asked.parent).glob("*.gin"))]
     return names
 
 
@@ -423,7 +423,3 @@ def _prefix(origin: Origin | None) -> str:
 
 def _quote(origin: Origin) -> str:
     return f"\n    {origin.text}" if origin.text else ""
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -76,14 +76,14 @@ _PREFIX = re.compile(r"([A-Za-z0-9_]+):(?!//)(.*)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Location:
     """A folder and the format of what is, or will be, in it."""
 
     format: str
     folder: Path | epath.Path
 
     @staticmethod
-    def parse(text: str) -> Place:
+    def parse(text: str) -> Location:
         """Reads 'FORMAT:FOLDER'; without a format it is this project's own.
 
         Raises:
@@ -97,10 +97,10 @@ class Place:
                 + ", ".join(FORMATS)
             )
         if name == OURS:
-            return Place(name, epath.Path(folder))
+            return Location(name, epath.Path(folder))
         if in_bucket(folder):
             raise ConfigError(f"{text}: only m6rec's own checkpoints may lie in a bucket; copy it")
-        return Place(name, Path(folder))
+        return Location(name, Path(folder))
 
 
 def convert(
@@ -111,25 +111,25 @@ def convert(
     model_type: str | None = None,
     dry_run: bool = False,
 ) -> str:
-    """Converts a backbone and returns what there is to say about it.
+    """Converts a backbone and returns a summary.
 
     Args:
       source: 'FORMAT:FOLDER', see `FORMATS`; a folder alone is a run of ours, or its checkpoint.
       target: likewise; a new folder.
-      vocabulary_file: SentencePiece file of the model; None: the one in the source, if any. Of
-        ours, a model gets as many rows as it needs. Formats of t5x have no place for it, and a run
-        under t5x brings its own.
-      model_type: what a Hugging Face target is called: 't5', 'mt5' or 'umt5'; None: as it was
-        called there, where the source came from Hugging Face, else by its arithmetic.
-      dry_run: only say what would be done, tensor by tensor.
+      vocabulary_file: SentencePiece file of the model; None: the one in the source, if any. A
+        model of ours gets as many rows as it needs. Formats of t5x hold none, and a run under t5x
+        brings its own.
+      model_type: of a Hugging Face target: 't5', 'mt5' or 'umt5'; None: that of the source, if it
+        came from Hugging Face, else by its arithmetic.
+      dry_run: only list what would be done, tensor by tensor.
 
     Raises:
-      ConfigError: an unknown format, twice the same, a model that the target has no notion of, or
-        a vocabulary that is missing or would not be used.
+      ConfigError: an unknown format, twice the same, a model that the target cannot hold, or a
+        vocabulary that is missing or would not be used.
       CheckpointError: the source is no such checkpoint, is damaged or does not fit; the target
         exists.
     """
-    here, there = Place.parse(source), Place.parse(target)
+    here, there = Location.parse(source), Location.parse(target)
     if here.format == there.format:
         raise ConfigError(f"{source} and {target} are both of the format {here.format}")
     if model_type is not None and there.format != HUGGING_FACE:
@@ -151,7 +151,7 @@ def convert(
     else:
         vocabulary = None
     if there.format != OURS:
-        # Raises where the target has no notion of the model: a dry run is to say so, too.
+        # Raises where the target cannot hold the model, in a dry run, too.
         mapping = "\n\n".join(filter(None, (mapping, _mapping(weights, there))))
     if not dry_run:
         _write(weights, there, step, vocabulary, vocabulary_file, source)
@@ -167,7 +167,7 @@ def convert(
     return "\n".join([mapping, ""] * dry_run + summary)
 
 
-def _check_vocabulary(file: Path, here: Place, there: Place) -> None:
+def _check_vocabulary(file: Path, here: Location, there: Location) -> None:
     if here.format == T5X_BRIDGE or there.format not in (OURS, HUGGING_FACE):
         raise ConfigError(
             f"--vocabulary {file} would not be used from {here.format} to {there.format}; leave it "
@@ -177,7 +177,7 @@ def _check_vocabulary(file: Path, here: Place, there: Place) -> None:
         raise ConfigError(f"--vocabulary {file}: there is no such file")
 
 
-def _exchanged(here: Place, there: Place, dry_run: bool) -> str:
+def _exchanged(here: Location, there: Location, dry_run: bool) -> str:
     """Moves a run to or from t5x."""
     if OURS not in (here.format, there.format):
         raise ConfigError(
@@ -195,10 +195,10 @@ def _exchanged(here: Place, there: Place, dry_run: bool) -> str:
 
 
 def gin_lines(config: ModelConfig) -> list[str]:
-    """A model's settings as a model file in gin has them, below architecture.gin.
+    """A model's settings as in a model file in gin, below architecture.gin.
 
-    Sizes are written out, the rest where it differs from `ModelConfig`'s defaults. Dropout and late
-    interaction are a run's own choice.
+    Sizes, and what differs from `ModelConfig`'s defaults; no dropout or late interaction, which
+    each run chooses.
     """
     lines = [f"VOCAB_SIZE = {config.vocab_size}"]
     for field in dataclasses.fields(config):
@@ -208,14 +208,14 @@ def gin_lines(config: ModelConfig) -> list[str]:
     return lines
 
 
-def _read(place: Place, dry_run: bool) -> tuple[Weights, int, str]:
+def _read(place: Location, dry_run: bool) -> tuple[Weights, int, str]:
     """A backbone (without values in a dry run), its step, and the mapping in a dry run."""
     if place.format == OURS:
         return *_read_ours(place.folder, dry_run), ""
     plan, read = {
         HUGGING_FACE: (plan_huggingface, read_huggingface),
         T5X: (plan_t5x, read_t5x),
-        SCALABLE_T5: (plan_t5x, read_t5x),  # both layouts tell themselves apart
+        SCALABLE_T5: (plan_t5x, read_t5x),  # they recognise both layouts
     }[place.format]
     if dry_run:
         weights, mapping = plan(place.folder)
@@ -246,7 +246,7 @@ def _read_ours(folder: Path, dry_run: bool) -> tuple[Weights, int]:
     return Weights(plain, leaves, tuple(notes), model_type), location.step
 
 
-def _mapping(weights: Weights, there: Place) -> str:
+def _mapping(weights: Weights, there: Location) -> str:
     if there.format == HUGGING_FACE:
         return huggingface_mapping(weights)
     return t5x_mapping(weights, scanned=there.format == SCALABLE_T5)
@@ -254,7 +254,7 @@ def _mapping(weights: Weights, there: Place) -> str:
 
 def _write(
     weights: Weights,
-    there: Place,
+    there: Location,
     step: int,
     vocabulary: Vocabulary | None,
     vocabulary_file: Path | None,
@@ -268,7 +268,7 @@ def _write(
         write_t5x(weights, there.folder, step=step, scanned=there.format == SCALABLE_T5)
 
 
-def _check_target(there: Place) -> None:
+def _check_target(there: Location) -> None:
     """Raises CheckpointError where something would be overwritten."""
     if there.format == HUGGING_FACE:
         check_new(there.folder)
@@ -299,8 +299,8 @@ def _write_ours(weights: Weights, folder: Path, vocabulary: Vocabulary | None, s
         save_assets(folder, vocabulary, _LENGTHS)
 
 
-def _vocabulary_of(place: Place) -> Path | None:
-    """The vocabulary that lies in a source; of ours also where a step of a run is named."""
+def _vocabulary_of(place: Location) -> Path | None:
+    """The vocabulary in a source; for a step's folder, that of its run."""
     if place.format == HUGGING_FACE:
         candidates = [place.folder / SPIECE_FILE]
     elif place.format == OURS:
@@ -339,7 +339,7 @@ def _for_vocabulary(weights: Weights, vocabulary: Vocabulary) -> Weights:
 
 
 def _vocabulary_notes(
-    config: ModelConfig, there: Place, vocabulary: Vocabulary | None, file: Path | None
+    config: ModelConfig, there: Location, vocabulary: Vocabulary | None, file: Path | None
 ) -> list[str]:
     if there.format == HUGGING_FACE and file is None:
         return ["no vocabulary found or given (--vocabulary): the model goes without a tokenizer"]
@@ -354,12 +354,8 @@ def _vocabulary_notes(
     return [f"{spare} rows beyond the vocabulary's {vocabulary.size} are kept"] if spare else []
 
 
-def _type_notes(weights: Weights, there: Place) -> list[str]:
-    """As what a Hugging Face model is written; in a dry run, too, whether it can be.
-
-    Raises:
-      ConfigError: see `from_model_config`.
-    """
+def _type_notes(weights: Weights, there: Location) -> list[str]:
+    """The type of a Hugging Face target; raises ConfigError as `from_model_config`."""
     if there.format != HUGGING_FACE:
         return []
     model_type = from_model_config(weights.config, weights.model_type)["model_type"]

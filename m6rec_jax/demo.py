@@ -1,7 +1,7 @@
 """`m6rec demo`: MovieLens-100k from nothing to a tuned, evaluated model and an HTML report.
 
 Each part is what the commands `m6rec data`, `vocab` and `train` do with the gin files named here,
-in one process so that libraries are loaded once. Run again after an interruption, it goes on where
+in one process so that libraries are loaded once. Run again after an interruption, it resumes where
 it stopped.
 """
 
@@ -41,10 +41,10 @@ def run_demo(output: Path, seed: int = 0) -> dict[str, float]:
 
     Raises:
       DataError: the data set cannot be had.
-      KeyboardInterrupt: a signal stopped one of the runs; what comes after it needs all of it.
+      KeyboardInterrupt: a signal stopped one of the runs.
     """
     started = time.monotonic()
-    # The demo's own: what lies beside the prepared text may be another one.
+    # The demo's own; there may be another one beside the prepared text.
     vocabulary = output / "vocabulary.model"
     prepare_both(fetch(DATASET), PREPARE, vocabulary)
     folders = {name: output / name for name in PHASES}

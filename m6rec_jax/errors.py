@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 
 class M6RecError(Exception):
-    """Base of all errors a user can cause and mend."""
+    """Base of all errors that a user can cause and fix."""
 
 
 class DataError(M6RecError):
@@ -24,11 +24,11 @@ class CheckpointError(M6RecError):
 
 
 class UnreachableError(M6RecError):
-    """Other processes of the run, who knows about them, or a bucket do not answer (yet)."""
+    """Other processes of the run, their coordinator or a bucket do not answer (yet)."""
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in short."""
+    """The first line of an error's message, at most 300 characters."""
     text = str(error).strip()
     return text.splitlines()[0][:300] if text else type(error).__name__
 

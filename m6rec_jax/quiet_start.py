@@ -34,10 +34,10 @@ for line in sys.stdin.buffer:
 
 
 def keep_quiet() -> None:
-    """Silences what is no news: tensorflow only reads data here, and computes nothing.
+    """Silences tensorflow's notes: it only reads data here, and computes nothing.
 
-    Errors of loading it are shown as ever. A `TF_CPP_MIN_LOG_LEVEL` in the environment is kept, and
-    0 shows everything.
+    Errors while it loads are shown. A `TF_CPP_MIN_LOG_LEVEL` in the environment is kept, and 0
+    shows everything.
     """
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     if "TF_CPP_MIN_LOG_LEVEL" not in os.environ:
@@ -65,7 +65,7 @@ class _TensorflowFinder(importlib.abc.MetaPathFinder):
             spec = importlib.util.find_spec(fullname)
         finally:
             self._asks = False
-        # Others only ask whether it is there; so this finder stays until it is loaded.
+        # Some libraries only ask for the spec, so this finder stays until the module is loaded.
         if spec is not None and spec.loader is not None:
             load = spec.loader.exec_module
 

@@ -53,7 +53,7 @@ _QUESTIONS = {
     "likelihood": "How plausible is an item, without any tuning?",
     "retrieval": "Which item comes next, of all of them?",
     "classification": "Which class does a text have?",
-    "language": "How well is text foretold?",
+    "language": "How well is text predicted?",
     "generation": "What does the model write?",
 }
 # Metric -> what it is called; the headline table has those that an evaluation gives.
@@ -107,7 +107,7 @@ class TaskResult:
 
     @functools.cached_property
     def user_names(self) -> dict[int, str]:
-        """Ids of users by their place in the users table; none where rows are not of users."""
+        """Ids of users by index in the users table; none where rows are not of users."""
         if self.task.view not in _OF_USERS:
             return {}
         return prepared_rows.user_names(self.task.prepared(), self.task.view, self.split)
@@ -123,7 +123,7 @@ def evaluate_task(
     batch_size: int = 64,
     sample: int = 0,
 ) -> TaskResult:
-    """Predictions, metrics and baselines of one task; arguments as of `Evaluator`."""
+    """Predictions, metrics and baselines of one task; for arguments see `Evaluator`."""
     evaluator = Evaluator(task.name, lengths, batch_size, split=split, sample=sample)
     predictions = evaluator.predict(task, model, variables)
     return TaskResult(
@@ -234,7 +234,7 @@ def parameter_groups(config: ModelConfig, trainable: str) -> list[ParameterGroup
 
 
 def sample_notes(results: Sequence[TaskResult]) -> list[str]:
-    """Says where metrics are of some rows only."""
+    """Notes on metrics of a sample of rows."""
     return [
         f"{result.task.name}: on {result.sample:,} of {total:,} rows, drawn at random."
         for result in results
@@ -273,7 +273,7 @@ def _comparisons(result: TaskResult, several: bool) -> Iterator[Comparison]:
 
 
 def _curves(name: str, folder: Path) -> Iterator[Curve]:
-    """Losses and validation metrics of a run; values of unlike scale have axes of their own."""
+    """Losses and validation metrics of a run; values of different scales have their own axes."""
     lines = read_metrics(folder)
 
     def series(metric: str) -> tuple[list[int], list[float]]:
@@ -296,7 +296,7 @@ def _curves(name: str, folder: Path) -> Iterator[Curve]:
 
 
 def _alike(one: Sequence[float], two: Sequence[float]) -> bool:
-    """Whether two losses can share an axis and both still show how they change."""
+    """Whether two losses change visibly on one axis."""
     middles = sorted(abs(float(np.median(values))) for values in (one, two))
     return middles[1] <= 1.5 * middles[0]
 
@@ -429,7 +429,7 @@ def _answers(
 
 
 def _remark(result: TaskResult, number: int) -> str:
-    """What the model made of the labelled text with this number, in the order of the rows."""
+    """The model's answer to the labelled text with this number, in the order of the rows."""
     found = result.predictions
     if isinstance(found, ScoringPredictions):
         return f"{found.probabilities[number]:.2f}, was {found.labels[number]}"

@@ -8,10 +8,16 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 from m6rec_jax.errors import CheckpointError, ConfigError, DataError
+from m6rec_jax.io.atomic import check_output
 from m6rec_jax.io.json_text import json_text
+
+if TYPE_CHECKING:
+    from m6rec_jax.data.prepared import Prepared
 
 EXIT_DOES_NOT_FIT = 1
 # Of a listing that is complete but for tasks which cannot be read.
@@ -34,23 +40,11 @@ def _configure_together(args: argparse.Namespace, *, heed_preemption: bool = Fal
 
 
 def _print_once(result: object) -> None:
-    """Prints what all processes of a run have found, in one of them."""
+    """Prints in one of the run's processes."""
     import jax
 
     if jax.process_index() == 0:
         print(result)
-
-
-def _make_room(file: Path | None) -> None:
-    """Makes the folder of a file that is written last, so that no work is lost for want of it."""
-    if file is None:
-        return
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{file} cannot be written: {error}") from error
-    if file.is_dir():
-        raise ConfigError(f"{file} is a folder; give the name of a file")
 
 
 def run_data_fetch(args: argparse.Namespace) -> None:
@@ -68,31 +62,39 @@ def run_data_import(args: argparse.Namespace) -> None:
         print(line)
 
 
-def _description(folder: Path) -> str:
-    """Which file describes a folder of data.
+class _DataKind(NamedTuple):
+    """What a folder of data may hold; without a summary `check` takes it for a data set."""
 
-    Raises:
-      DataError: none does.
-    """
-    from m6rec_jax.data.corpora import CORPUS_FILE
-    from m6rec_jax.data.dialogues import DIALOGUES_FILE
-    from m6rec_jax.data.reviews import REVIEWS_FILE
-    from m6rec_jax.data.schema import SPEC_FILE
+    contents: str
+    prepare: Callable[[Path, Path], Prepared]
+    summary: Callable[[Path], str] | None
 
-    contents = {
-        CORPUS_FILE: "texts",
-        REVIEWS_FILE: "reviews",
-        DIALOGUES_FILE: "dialogues",
-        SPEC_FILE: "users, items and events",
+
+def _data_kinds() -> dict[str, _DataKind]:
+    """By the file that describes the folder. Their settings are known to gin from then on."""
+    from m6rec_jax.data import corpora, dialogues, prepare, reviews, schema
+
+    return {
+        corpora.CORPUS_FILE: _DataKind("texts", corpora.prepare_corpus, corpora.corpus_summary),
+        reviews.REVIEWS_FILE: _DataKind("reviews", reviews.prepare_reviews, reviews.review_summary),
+        dialogues.DIALOGUES_FILE: _DataKind(
+            "dialogues", dialogues.prepare_dialogues, dialogues.dialogue_summary
+        ),
+        schema.SPEC_FILE: _DataKind("users, items and events", prepare.prepare, None),
     }
+
+
+def _data_kind(folder: Path) -> _DataKind:
+    """The kind of data in a folder; raises DataError where no file describes them."""
     if not folder.is_dir():
         raise DataError(
             f"{folder} is not a folder; `m6rec data fetch` makes those of public data sets"
         )
-    for name in contents:
+    kinds = _data_kinds()
+    for name, kind in kinds.items():
         if (folder / name).is_file():
-            return name
-    known = ", ".join(f"{name} ({what})" for name, what in contents.items())
+            return kind
+    known = ", ".join(f"{name} ({kind.contents})" for name, kind in kinds.items())
     raise DataError(
         f"{folder} has no file that says what is in it: {known}. tasks/README.md and "
         "docs/data_sets.md show them"
@@ -101,22 +103,15 @@ def _description(folder: Path) -> str:
 
 def run_data_check(args: argparse.Namespace) -> None:
     from m6rec_jax.data.check import check_dataset
-    from m6rec_jax.data.corpora import CORPUS_FILE, corpus_summary
-    from m6rec_jax.data.dialogues import DIALOGUES_FILE, dialogue_summary
-    from m6rec_jax.data.reviews import REVIEWS_FILE, review_summary
 
-    summaries = {
-        CORPUS_FILE: corpus_summary,
-        REVIEWS_FILE: review_summary,
-        DIALOGUES_FILE: dialogue_summary,
-    }
-    summary = summaries.get(_description(args.folder))
+    summary = _data_kind(args.folder).summary
     if summary is not None:
         if args.quarantine is not None or args.json is not None:
             raise ConfigError("--quarantine and --json are for users, items and events, not texts")
         print(summary(args.folder))
         return
-    _make_room(args.json)
+    if args.json is not None:
+        check_output(args.json)
     report = check_dataset(args.folder, args.quarantine)
     print(report.render())
     if args.json is not None:
@@ -129,22 +124,20 @@ def run_data_check(args: argparse.Namespace) -> None:
 
 
 def run_data_prepare(args: argparse.Namespace) -> None:
-    from m6rec_jax.data import vocabulary_text  # noqa: F401  # settings may be of both commands
-    from m6rec_jax.data.corpora import CORPUS_FILE, prepare_corpus
-    from m6rec_jax.data.dialogues import DIALOGUES_FILE, prepare_dialogues
-    from m6rec_jax.data.prepare import prepare
-    from m6rec_jax.data.reviews import REVIEWS_FILE, prepare_reviews
+    _configure_data(args)
     from m6rec_jax.pipeline.locations import data_dir, dataset_folder
 
-    _configure(args)
     folder = dataset_folder(args.folder)
-    kinds = {
-        CORPUS_FILE: prepare_corpus,
-        REVIEWS_FILE: prepare_reviews,
-        DIALOGUES_FILE: prepare_dialogues,
-    }
-    make = kinds.get(_description(folder), prepare)
-    print(make(folder, data_dir()).folder)
+    print(_data_kind(folder).prepare(folder, data_dir()).folder)
+
+
+def _configure_data(args: argparse.Namespace) -> None:
+    """`_configure` for `data prepare` and `vocab train`, which may share a gin file."""
+    from m6rec_jax.data import vocabulary_text  # noqa: F401
+    from m6rec_jax.pipeline import locations  # noqa: F401
+
+    _data_kinds()
+    _configure(args)
 
 
 def run_data_sample(args: argparse.Namespace) -> None:
@@ -156,16 +149,10 @@ def run_data_sample(args: argparse.Namespace) -> None:
 
 
 def run_vocab_train(args: argparse.Namespace) -> None:
-    from m6rec_jax.data import (  # noqa: F401  # settings may be of both commands
-        corpora,
-        dialogues,
-        prepare,
-        reviews,
-    )
+    _configure_data(args)
     from m6rec_jax.data.vocabulary_text import train_on_prepared
     from m6rec_jax.pipeline.locations import data_dir
 
-    _configure(args)
     print(train_on_prepared(data_dir()).model_file)
 
 
@@ -176,14 +163,14 @@ def run_train(args: argparse.Namespace) -> int:
     _configure_together(args, heed_preemption=True)
     with _alone_in(macro("MODEL_DIR", "")):
         result = train()
-    # What comes after a run that was told to stop must not take it for finished.
+    # Scripts must not take a run that a signal stopped for finished.
     return EXIT_OF_SIGNALS.get(result.stopped_by, 0)
 
 
 def _alone_in(model_dir: str) -> contextlib.AbstractContextManager[None]:
-    """Keeps a second run out of a folder, whose unfinished checkpoints it would remove.
+    """Keeps a second run out of a folder: it would remove unfinished checkpoints.
 
-    A bucket has no locks; there `tpu_scripts` see to it that a host starts one run alone.
+    A bucket has no locks; there `tpu_scripts` start one run per host.
     """
     import jax
 
@@ -205,7 +192,8 @@ def run_eval(args: argparse.Namespace) -> None:
 def run_report(args: argparse.Namespace) -> None:
     from m6rec_jax.run_report import report_on_run
 
-    _make_room(args.output)
+    if args.output is not None:
+        check_output(args.output)
     print(
         report_on_run(
             args.folder,
@@ -309,7 +297,8 @@ def run_prompts_inspect(args: argparse.Namespace) -> None:
 def run_compile(args: argparse.Namespace) -> int:
     from m6rec_jax.compilation.command import compile_run
 
-    _make_room(args.json)
+    if args.json is not None:
+        check_output(args.json)
     report = compile_run(
         args.topology,
         slices=args.slices,

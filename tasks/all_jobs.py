@@ -6,7 +6,7 @@
 All are of parts that the foundation may be followed by (MovieLens by users and time).
 """
 
-from m6rec_jax.pipeline.mixtures import register_mixture
+from m6rec_jax.pipeline.registration import register_mixture
 from tasks import chitchat, inspired, movielens
 
 _JOBS = ("ctr", "retrieval", "explanations", "contents", "titles", "queries")

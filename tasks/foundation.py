@@ -15,7 +15,7 @@ nothing; `tasks/foundation_answers.py` is its second stage.
     foundation_books       the texts, and what readers thought of books; no rating of a film
 """
 
-from m6rec_jax.pipeline.mixtures import register_mixture
+from m6rec_jax.pipeline.registration import register_mixture
 from tasks import book_crossing, chitchat, film_notes, film_plots, film_reviews, movielens
 
 _BEHAVIOUR = ("movielens_100k", "book_crossing_small")

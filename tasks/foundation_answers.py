@@ -9,7 +9,7 @@ and plots. `python -m benchmarks.foundation --answers` makes it.
     foundation_answers     what the foundation reads, overviews, and those questions
 """
 
-from m6rec_jax.pipeline.mixtures import register_mixture
+from m6rec_jax.pipeline.registration import register_mixture
 from tasks import film_notes, foundation
 
 _OVERVIEWS = ["film_overviews_infilling", "film_overviews_generation"]

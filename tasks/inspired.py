@@ -8,6 +8,6 @@ dialogues.json, then
 Tasks: inspired_replies, inspired_titles, inspired_retrieval; inspired_conversation, all three.
 """
 
-from m6rec_jax.pipeline.dialogue_registration import register_dialogue_tasks
+from m6rec_jax.pipeline.registration import register_dialogue_tasks
 
 TASKS = register_dialogue_tasks("inspired", dataset="inspired")

@@ -8,6 +8,6 @@ dialogues.json, then
 Tasks: redial_replies, redial_titles, redial_retrieval; redial_conversation, all three.
 """
 
-from m6rec_jax.pipeline.dialogue_registration import register_dialogue_tasks
+from m6rec_jax.pipeline.registration import register_dialogue_tasks
 
 TASKS = register_dialogue_tasks("redial", dataset="redial")

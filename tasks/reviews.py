@@ -8,12 +8,12 @@ A folder with reviews.pickle, the index files and a reviews.json named after the
 Tasks: tripadvisor_explanations, yelp_explanations, amazon_explanations.
 """
 
-from m6rec_jax.pipeline.writing_registration import register_writing_tasks
+from m6rec_jax.pipeline.registration import register_generation_tasks
 
 TASKS = [
     task
     for name in ("tripadvisor", "yelp", "amazon")
-    for task in register_writing_tasks(
+    for task in register_generation_tasks(
         name, dataset=name, split="by_group", views=("explanations",)
     )
 ]

@@ -66,8 +66,8 @@ def test_a_bucket_is_no_local_folder(
     with pytest.raises(SystemExit) as ended:
         cli.main(words)
     assert ended.value.code == cli.EXIT_USER_ERROR
-    assert "gs://bucket/" in (told := capsys.readouterr().err)
-    assert "on a local disk only" in told
+    assert "gs://bucket/" in (message := capsys.readouterr().err)
+    assert "on a local disk only" in message
     assert not list(tmp_path.iterdir())
 
 
@@ -89,7 +89,7 @@ def test_outputs_may_be_below_home_or_in_a_bucket(
     assert found == [str(tmp_path / "out.jsonl"), "gs://bucket/out.jsonl"]
 
 
-def test_paths_that_cannot_be_written_are_told_without_a_traceback(
+def test_paths_that_cannot_be_written_are_named_without_a_traceback(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("no folder")
@@ -97,10 +97,10 @@ def test_paths_that_cannot_be_written_are_told_without_a_traceback(
         subcommands, "run_params", lambda args: (tmp_path / "file" / "report").write_text("")
     )
     assert cli.main(["params", "--gin_file", "a.gin"]) == cli.EXIT_USER_ERROR
-    told = capsys.readouterr().err
-    assert told.startswith("m6rec: ")
-    assert "Not a directory" in told
-    assert "file/report" in told
+    message = capsys.readouterr().err
+    assert message.startswith("m6rec: ")
+    assert "Not a directory" in message
+    assert "file/report" in message
 
 
 def test_other_errors_of_the_system_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

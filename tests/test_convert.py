@@ -88,7 +88,7 @@ def model_type_of(folder: Path) -> str:
 
 
 def test_an_mt5_stays_one(tmp_path: Path) -> None:
-    """Remembered through a checkpoint of ours, where nothing but its origin tells."""
+    """Remembered through a checkpoint of ours, where only its origin says so."""
     weights = dataclasses.replace(random_weights(T5_1_1), model_type="mt5")
     write_huggingface(weights, tmp_path / "theirs")
     convert(f"huggingface:{tmp_path / 'theirs'}", str(tmp_path / "ours"))
@@ -174,7 +174,7 @@ def test_another_models_vocabulary_is_refused(vocabulary: Vocabulary, tmp_path: 
         )
 
 
-def test_more_rows_than_the_vocabulary_are_kept_and_told(
+def test_more_rows_than_the_vocabulary_are_kept_and_named(
     vocabulary: Vocabulary, tmp_path: Path
 ) -> None:
     write_huggingface(model_of(vocabulary.size + 256), tmp_path / "theirs")
@@ -261,14 +261,14 @@ def test_a_step_of_a_run_brings_the_runs_vocabulary(vocabulary: Vocabulary, tmp_
     weights = model_of(vocabulary.size)
     write_huggingface(weights, tmp_path / "theirs", vocabulary_file=Path(vocabulary.model_file))
     convert(f"huggingface:{tmp_path / 'theirs'}", str(tmp_path / "ours"))
-    for number, place in enumerate(("ours", "ours/checkpoints", "ours/checkpoints/0")):
+    for number, folder in enumerate(("ours", "ours/checkpoints", "ours/checkpoints/0")):
         target = tmp_path / f"back{number}"
-        told = convert(str(tmp_path / place), f"huggingface:{target}")
+        report = convert(str(tmp_path / folder), f"huggingface:{target}")
         assert (target / "spiece.model").read_bytes() == Path(vocabulary.model_file).read_bytes()
-        assert "without a tokenizer" not in told
+        assert "without a tokenizer" not in report
     shutil.rmtree(tmp_path / "ours" / "inference")
-    told = convert(str(tmp_path / "ours"), f"huggingface:{tmp_path / 'bare'}")
-    assert "the model goes without a tokenizer" in told
+    report = convert(str(tmp_path / "ours"), f"huggingface:{tmp_path / 'bare'}")
+    assert "the model goes without a tokenizer" in report
 
 
 def test_a_dry_run_refuses_what_would_be_refused(
@@ -291,7 +291,7 @@ def test_a_dry_run_refuses_what_would_be_refused(
 
 
 @pytest.mark.parametrize("target", ["huggingface", "t5x"])
-def test_a_full_disk_is_told(target: str, tmp_path: Path) -> None:
+def test_a_full_disk_is_named(target: str, tmp_path: Path) -> None:
     """Of the libraries that write, none raises OSError. A limit on file sizes stands in for it."""
     write_huggingface(random_weights(T5_1_1), tmp_path / "theirs")
     convert(f"huggingface:{tmp_path / 'theirs'}", str(tmp_path / "ours"))

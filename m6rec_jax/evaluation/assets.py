@@ -20,12 +20,11 @@ def save_task_assets(
 ) -> InferenceSettings:
     """Writes `MODEL_DIR/inference`, so that `engine.model_folder.load_model(MODEL_DIR)` works.
 
-    How long a candidate may be is what gin sets for the rows of its task, such as
-    `scoring_rows.candidate_length`, so that it is cut in use as it was in training.
+    Candidates are cut in use as in training: their length is the one that gin sets for the rows of
+    the task, such as `scoring_rows.candidate_length`.
 
     Args:
-      model_dir: of the training run.
-      mixture_or_task_name: that the model is trained on.
+      model_dir, mixture_or_task_name: of the training run.
       task_feature_lengths: `{"inputs": S, "targets": T}` of training.
 
     Returns:
@@ -72,11 +71,10 @@ def _sampling_rate(task: TaskInfo) -> float:
 
 
 def _max_events(task: TaskInfo) -> int | None:
-    """Behaviours of the histories that a task is trained on, or turns of its dialogues, at most."""
+    """Most behaviours of a history, or turns of a dialogue, that a task is trained on."""
     manifest = task.prepared().manifest
     if "dialogue_spec" in manifest:
-        turns: int = manifest["options"]["max_turns"]
-        return turns
-    view = manifest["views"].get(task.view, {})
-    found: int | None = view.get("grouping", {}).get("max_events")
+        found: int | None = manifest["options"]["max_turns"]
+    else:
+        found = manifest["views"].get(task.view, {}).get("grouping", {}).get("max_events")
     return found

@@ -10,10 +10,9 @@ import jax
 from etils import epath
 
 from m6rec_jax.engine.model_folder import restore_model
-from m6rec_jax.errors import ConfigError
 from m6rec_jax.evaluation.evaluator import Evaluator
 from m6rec_jax.evaluation.prediction_files import check_ending, write_predictions
-from m6rec_jax.io.atomic import write_atomically
+from m6rec_jax.io.atomic import check_output, write_atomically
 from m6rec_jax.io.json_text import json_text
 from m6rec_jax.pipeline.task_rows import task_vocabulary
 
@@ -30,9 +29,7 @@ def evaluate(
     limit: int = 0,
     output: str | None = None,
 ) -> dict[str, float]:
-    """`m6rec eval`: metrics of a checkpoint and of baselines, printed and written.
-
-    Those of a baseline are named `<baseline>/<metric>`; see `Job.baselines`.
+    """`m6rec eval`: metrics of a checkpoint and, as `<baseline>/<metric>`, of `Job.baselines`.
 
     Args:
       model_dir: of the run. The model is built as the checkpoint says, not as gin says.
@@ -42,18 +39,18 @@ def evaluate(
         `MODEL_DIR/evaluation/<task>-<split>-<step>.json` (`...-first<limit>.json` with a limit).
 
     Raises:
-      ConfigError: the output is a folder, or its folder cannot be made; said before any work.
+      ConfigError: the output is a folder or its folder cannot be made; raised before any work.
       CheckpointError: no checkpoint, or another vocabulary.
       DataError, ConfigError: as `Evaluator`.
     """
     if output is not None:
-        _prepare(output)
+        _check_output(output)
     evaluator, restored = _restored(
         model_dir, mixture_or_task_name, task_feature_lengths, split, batch_size, step, limit
     )
     name = _name(mixture_or_task_name, split, restored.step, limit)
     path = epath.Path(output or epath.Path(model_dir) / "evaluation" / f"{name}.json")
-    _prepare(path)
+    _check_output(path)
     metrics: dict[str, float] = {}
     for task in evaluator.tasks:
         predictions = evaluator.predict(task, restored.model, restored.variables)
@@ -82,9 +79,8 @@ def infer(
 ) -> list[epath.Path]:
     """`m6rec infer`: writes predictions of a checkpoint, one file per task.
 
-    Which columns there are is said by the task's job (`Job.columns`): scoring gives user_id,
-    item_id, label and probability per candidate, retrieval user_id and the ids *and* scores of the
-    k best items per row.
+    The task's job names the columns (`Job.columns`): scoring gives user_id, item_id, label and
+    probability per candidate, retrieval user_id and the ids and scores of the k best items per row.
 
     Args:
       model_dir, mixture_or_task_name, task_feature_lengths, split, batch_size, step, limit: as in
@@ -98,13 +94,13 @@ def infer(
       The files that this process has written: all in process 0, none in others.
 
     Raises:
-      ConfigError: the output has another ending, or its folder cannot be made; said before anything
-        is loaded.
+      ConfigError: the output has another ending or its folder cannot be made; raised before
+        anything is loaded.
       CheckpointError, DataError, ConfigError: as `evaluate`.
     """
     if output is not None:
         check_ending(output)
-        _prepare(output)
+        _check_output(output)
     evaluator, restored = _restored(
         model_dir, mixture_or_task_name, task_feature_lengths, split, batch_size, step, limit, k
     )
@@ -124,21 +120,13 @@ def infer(
 
 
 def _name(task: str, split: str, step: int, limit: int) -> str:
-    """What a file is called by itself: metrics of some rows do not replace those of all."""
+    """A file's default name; metrics of some rows do not replace those of all."""
     return f"{task}-{split}-{step}" + (f"-first{limit}" if limit else "")
 
 
-def _prepare(output: str | epath.Path) -> None:
-    path = epath.Path(output)
+def _check_output(output: str | epath.Path) -> None:
     if jax.process_index() == 0:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(
-                f"{output}: its folder cannot be made ({error}); name another output"
-            ) from error
-        if path.is_dir():
-            raise ConfigError(f"{output} is a folder; name a file")
+        check_output(epath.Path(output))
 
 
 def _restored(
@@ -151,7 +139,7 @@ def _restored(
     limit: int,
     k: int | None = None,
 ) -> tuple[Evaluator, Any]:
-    # An argument that is given beats gin: without a length of lists, `Evaluator.ks` is gin's.
+    # Without `k` gin sets `Evaluator.ks`; an argument would override it.
     lists: dict[str, Any] = {} if k is None else {"ks": (k,)}
     evaluator = Evaluator(name, lengths, batch_size, split=split, limit=limit, **lists)
     restored = restore_model(

@@ -28,15 +28,7 @@ from m6rec_jax.engine.retrieval import Retriever
 from m6rec_jax.engine.runtime import Runtime, read_back
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.evaluation.reranking import Reranking
-from m6rec_jax.jobs.job import (
-    Array,
-    Columns,
-    Evaluation,
-    Features,
-    Job,
-    TaskData,
-    Variables,
-)
+from m6rec_jax.jobs.job import Array, Columns, Evaluation, Features, Job, TaskData, Variables
 from m6rec_jax.jobs.retrieval import DEFAULT_KS, RetrievalPredictions
 from m6rec_jax.metrics.generation import require_text_metrics
 from m6rec_jax.model import M6Rec
@@ -48,7 +40,7 @@ from m6rec_jax.pipeline.task_rows import (
     find_provider,
     rows_per_task,
     sample_sizes,
-    sampled_places,
+    sampled_indices,
     task_vocabulary,
 )
 from m6rec_jax.sharding import LogicalRules, batch_reader, data_parallel, make_mesh
@@ -63,20 +55,20 @@ logger = logging.getLogger(__name__)
 class Evaluator:
     """Metrics of a task, or of every task of a mixture, over one split.
 
-    Which metrics there are is said by the task's job, see `m6rec_jax.jobs`. With several tasks,
-    names are `<task>/<metric>`.
+    The task's job defines the metrics, see `m6rec_jax.jobs`. With several tasks, names are
+    `<task>/<metric>`.
 
     Args:
       mixture_or_task_name: registered with `register_recommendation_tasks`.
       task_feature_lengths: `{"inputs": S, "targets": T}`.
-      batch_size: rows of a step, over all devices; raised to a multiple of what these and the
-        processes need, with a message: metrics do not depend on it.
+      batch_size: rows of a step, over all devices; raised to a multiple of what devices and
+        processes need, with a message. Metrics do not depend on it.
       split: 'train', 'validation' or 'test'.
       limit: at most so many rows of each task (per process); 0: all.
       sample: so many rows of all tasks together, drawn at random once (`EvaluationBatches.sample`);
         0: all. A training run sets the attribute `sample` (`Validation.rows`).
       ks: cut-offs of retrieval; the longest is the length of the lists.
-      reranking: orders the best of retrieval tasks anew, by another model; None: by similarity.
+      reranking: reorders the best items of retrieval tasks by another model; None: nothing does.
       rules: logical-axis rules; None: `data_parallel`.
       mesh: where to run; None: that of `make_mesh` (gin).
     """
@@ -114,8 +106,8 @@ class Evaluator:
                 batch_size,
                 multiple,
             )
-        # Kept: validating again compiles nothing and reads nothing twice. A program is that of a
-        # kind and a model's configuration, a generator that of a vocabulary and a configuration.
+        # Validating again compiles nothing and reads nothing twice. Keys: kind and configuration;
+        # vocabulary and configuration.
         self.programs: dict[tuple[str, Any], Program] = {}
         self.generators: dict[tuple[str, Any], Generator] = {}
         self.kept: dict[str, dict[Hashable, Any]] = {task.name: {} for task in self.tasks}
@@ -136,10 +128,10 @@ class Evaluator:
         return metrics
 
     def predict(self, task: TaskInfo, model: M6Rec, variables: Variables) -> Any:
-        """Predictions of one of the tasks, example by example, as its job has them.
+        """Predictions of one of the tasks, example by example, see `Job.predict`.
 
         Raises:
-          ConfigError: gin does not say which of several rows of prompts the task has.
+          ConfigError: gin does not give the task one of several rows of prompts.
         """
         prompt_row(task.name, model.config.prompts.num_tasks)
         return task.job.predict(_TaskEvaluation(self, task, model, variables))
@@ -159,11 +151,11 @@ class Evaluator:
         return metrics
 
     def baselines(self, task: TaskInfo, predictions: Any) -> dict[str, dict[str, float]]:
-        """What needs no model reaches on the same rows, see `Job.baselines`."""
+        """See `Job.baselines`."""
         return task.job.baselines(self.evaluation(task), predictions)
 
     def evaluation(self, task: TaskInfo) -> Evaluation:
-        """What metrics of a task are computed with, where no model is needed."""
+        """What metrics of a task are computed with; it has no model."""
         return _TaskEvaluation(self, task)
 
     def columns(self, task: TaskInfo, predictions: Any) -> Columns:
@@ -171,7 +163,7 @@ class Evaluator:
         return task.job.columns(TaskPart(task, self.split), predictions)
 
     def batches(self, task: TaskInfo) -> EvaluationBatches:
-        """Rows of one of the tasks, those of this process; they count what they have dropped."""
+        """This process's rows of one of the tasks; they count what they have dropped."""
         index, count = self.reader
 
         def make() -> EvaluationBatches:
@@ -209,7 +201,7 @@ class _TaskEvaluation:
         rows: list[dict[str, Any]] = self.once("rows", lambda: list(self.data.rows()))
         sampled = self._evaluator.batches(self._task).sampled_rows
         if sampled < len(rows):
-            rows = [rows[index] for index in sampled_places(len(rows), sampled)]
+            rows = [rows[index] for index in sampled_indices(len(rows), sampled)]
         return rows[: self._evaluator.limit or None]
 
     def outputs(self) -> dict[str, np.ndarray]:
@@ -291,7 +283,7 @@ class _TaskEvaluation:
 
 
 def _program(job: Job, model: M6Rec) -> Program:
-    """What a job computes, and the features that say what it is of."""
+    """A job's outputs, and the features that say what they are of."""
 
     def run(variables: Variables, features: Features) -> dict[str, Array]:
         names = ("example_weights", *job.identity)
@@ -307,12 +299,9 @@ def run_program(
     batches: Iterable[Mapping[str, np.ndarray]],
     runtime: Runtime,
 ) -> dict[str, np.ndarray]:
-    """Runs a program over batches; returns its results for all rows that are not filling.
+    """Results of a program for all rows of the batches but padding, `{name: [rows, ...]}`.
 
     With several processes each gives its own rows, and every process gets the results of all.
-
-    Returns:
-      `{name: [rows, ...]}`.
     """
     results = (program(variables, runtime.place(batch)) for batch in batches)
     parts: dict[str, list[np.ndarray]] = {}

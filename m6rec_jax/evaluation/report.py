@@ -57,7 +57,7 @@ class Comparison:
 
     @property
     def lead(self) -> float | None:
-        """How far the model is ahead of the best baseline: positive is better, whatever the way."""
+        """How far the model is ahead of the best baseline; positive is better."""
         if self.strongest is None:
             return None
         return (self.model - self.strongest) * (1 if self.higher_is_better else -1)
@@ -233,24 +233,19 @@ def render_report(data: ReportData) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"decimals": _decimals, "signed": _signed, "count": _count}
-    environment.filters |= {"compact": _compact, "percent": _percent}
+    environment.filters |= {
+        "decimals": _decimals,
+        "signed": _signed,
+        "count": "{:,}".format,
+        "compact": _compact,
+        "percent": "{:.2%}".format,
+    }
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     return template.render(data=data, figures=_figures(data))
 
 
 def write_report(path: str | Path, data: ReportData) -> Path:
-    """Renders the page and writes it, whole or not at all.
-
-    Args:
-      path: the `.html` file; its folder is made if need be.
-
-    Returns:
-      The path.
-
-    Raises:
-      DataError: as `render_report`.
-    """
+    """Renders the page and writes it, whole or not at all; raises as `render_report`."""
     page = render_report(data)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -310,19 +305,15 @@ def _check(data: ReportData) -> None:
             raise DataError(f"report: {group.name!r} has {group.count} parameters")
 
 
-def _decimals(value: float | None, places: int = 4) -> str:
-    return "–" if value is None else f"{value:,.{places}f}"
+def _decimals(value: float | None, decimals: int = 4) -> str:
+    return "–" if value is None else f"{value:,.{decimals}f}"
 
 
-def _signed(value: float | None, places: int = 4) -> str:
+def _signed(value: float | None, decimals: int = 4) -> str:
     if value is None:
         return "–"
-    text = f"{value:+,.{places}f}"
+    text = f"{value:+,.{decimals}f}"
     return text.replace("-", "−")
-
-
-def _count(value: int) -> str:
-    return f"{value:,}"
 
 
 def _compact(value: int) -> str:
@@ -330,7 +321,3 @@ def _compact(value: int) -> str:
         if value >= size:
             return f"{value / size:.3g}{letter}"
     return str(value)
-
-
-def _percent(value: float, places: int = 2) -> str:
-    return f"{100 * value:.{places}f}%"

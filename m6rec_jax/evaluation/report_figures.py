@@ -18,24 +18,9 @@ from sklearn.metrics import roc_curve
 from m6rec_jax.metrics.classification import auc, calibration_table
 
 # matplotlib wants real colours: these stand for CSS variables and occur nowhere else.
-_INK, _MUTED, _GRID, _ACCENT, _SECOND, _THIRD, _FOURTH = (
-    "#010203",
-    "#010204",
-    "#010205",
-    "#010206",
-    "#010207",
-    "#010208",
-    "#010209",
-)
-_VARIABLES = {
-    _INK: "var(--ink)",
-    _MUTED: "var(--muted)",
-    _GRID: "var(--line)",
-    _ACCENT: "var(--accent)",
-    _SECOND: "var(--second)",
-    _THIRD: "var(--third)",
-    _FOURTH: "var(--fourth)",
-}
+_NAMES = ("ink", "muted", "line", "accent", "second", "third", "fourth")
+_VARIABLES = {f"#01020{3 + number}": f"var(--{name})" for number, name in enumerate(_NAMES)}
+_INK, _MUTED, _GRID, _ACCENT, _SECOND, _THIRD, _FOURTH = _VARIABLES
 _STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
@@ -81,7 +66,7 @@ def _style(name: str) -> Any:
 
 
 def _svg(figure: Any, description: str) -> str:
-    """The `<svg>` element alone, as wide as its place on the page."""
+    """The `<svg>` element alone, as wide as its container."""
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
@@ -105,14 +90,11 @@ def _legend(figure: Any, handles: Sequence[Any] | None = None) -> None:
 def curves(
     series: Mapping[str, tuple[Sequence[int], Sequence[float]]], *, name: str = "curve"
 ) -> str:
-    """Values over steps; of many values, their moving average beside them.
+    """SVG of values over steps; of many values, their moving average beside them.
 
     Args:
       series: name -> (steps, values), at most three.
-      name: tells the drawings of a page apart.
-
-    Returns:
-      SVG.
+      name: of the drawing, unique on its page.
     """
     shown = []
     with _style(name):
@@ -143,15 +125,12 @@ def curves(
 def hit_rates(
     ranks: Mapping[str, npt.NDArray[np.int64]], longest: int, *, name: str = "ranks"
 ) -> str:
-    """Hit rate at every length of the list, on a logarithmic axis.
+    """SVG of the hit rate at every length of the list, on a logarithmic axis.
 
     Args:
       ranks: name -> int `[n, m]`, of what rows want, from 1; 0 is padding.
       longest: the longest list.
-      name: tells the drawings of a page apart.
-
-    Returns:
-      SVG.
+      name: of the drawing, unique on its page.
     """
     lengths = np.arange(1, longest + 1)
     with _style(name):
@@ -188,7 +167,7 @@ def roc_curves(
 
     Args:
       labels: `[n]`, 0 or 1, both present. scores: name -> `[n]`, any scale.
-      name: tells the drawings of a page apart.
+      name: of the drawing, unique on its page.
 
     Returns:
       SVG. The AUC stands in the legend.

@@ -1,9 +1,9 @@
-"""Evaluation of a retriever whose best items a reranker orders anew.
+"""Evaluation of a retriever whose best items a reranker reorders.
 
 In gin, with MODEL_DIR the retriever's:
 
     Evaluator.reranking = @Reranking()
-    Reranking.model_dir = "runs/reranking"        # of the scorer; None does without
+    Reranking.model_dir = "runs/reranking"        # of the scorer; None: no scorer
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ VIEW = "reranking"
 class Reranking:
     """Reranks the best of what a retrieval task's model found.
 
-    Co-occurrence is counted as `prepare` leaves it, after the last training event: by what a served
-    model would know, and by what towers, and models of ids, have been trained on. In training it
-    was counted as of each row's moment.
+    Co-occurrence is counted after the last training event, as `prepare` leaves it: what a served
+    model knows, and what towers and models of ids are trained on. In training it was counted at
+    each row's time.
 
     Args:
-      model_dir: of a run on the view 'reranking' of the same prepared data; None: no scorer, by
-        similarity and co-occurrence alone.
-      k: how many items are reranked; all others stay behind them, in their order.
+      model_dir: of a run on the view 'reranking' of the same prepared data; None: no scorer, only
+        similarity and co-occurrence.
+      k: how many items are reranked; all others follow in their order.
       candidate_length: most tokens of a candidate, as in training; None: the model's settings.
       step: which checkpoint; None: the newest.
     """
@@ -99,9 +99,8 @@ class Reranking:
                 loaded = load_model(
                     self._model_dir, step=self._step, mesh=runtime.mesh, rules=runtime.rules
                 )
-                lengths: dict[str, Any] = {}
-                if self._candidate_length:
-                    lengths["candidate_length"] = self._candidate_length
+                length = self._candidate_length
+                lengths: dict[str, Any] = {"candidate_length": length} if length else {}
                 scorer = loaded.scorer(**lengths)
             prepared = data.prepared()
             self._rerankers[data.name] = Reranker(

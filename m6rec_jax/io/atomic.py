@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from m6rec_jax.errors import CheckpointError
+from m6rec_jax.errors import CheckpointError, ConfigError
 from m6rec_jax.io.buckets import in_bucket
 
 
@@ -50,6 +50,22 @@ def write_atomically(path: Path, content: str | bytes, *, durable: bool = False)
     """Writes a file, in UTF-8 if it is text, as `atomic_file` does."""
     with atomic_file(path, durable=durable) as scratch:
         scratch.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def check_output(file: Path) -> None:
+    """Makes the folder of a file that is written last, so that no work is lost for want of it.
+
+    Raises:
+      ConfigError: it cannot be made, or the file is a folder.
+    """
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"{file} cannot be written: its folder cannot be made ({error}); name another file"
+        ) from error
+    if file.is_dir():
+        raise ConfigError(f"{file} is a folder; name a file")
 
 
 def check_new(folder: Path) -> None:

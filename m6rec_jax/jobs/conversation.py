@@ -3,9 +3,9 @@
     conversation = Conversation(catalogue, replies=..., titles=..., retrieval=...)
     answer = conversation.answer("I liked Fargo. What else?")
 
-Whatever was named in the dialogue is not recommended any more. A name of several words is found in
-any case, one of a single word with its own capitals alone: "it" is no film, and whether "It" is one
-at the start of a sentence no rule can tell, so that it counts.
+What was named in the dialogue is not recommended again. A name of several words is found in any
+case, a name of one word only with its own capitals: "it" is no film. "It" at the start of a
+sentence counts as one, since no rule can decide.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Recommended(NamedTuple):
     """Items that are recommended, best first.
 
     Attributes:
-      places: in the catalogue.
+      places: their indices in the catalogue.
       titles: of the items.
       scores: log probabilities of titles, or cosine similarities.
     """
@@ -75,18 +75,18 @@ class Answer(NamedTuple):
 
 @gin.configurable(allowlist=["num_items", "num_beams", "max_turns"])
 class Conversation:
-    """A dialogue that goes on.
+    """A dialogue with one user.
 
     Args:
       catalogue: what may be recommended.
       replies: generator whose default task writes replies; None: nothing is said.
-      titles: likewise, titles; None: none are written.
+      titles: generator of titles; None: none are generated.
       retrieval: retriever whose default task embeds dialogues and items; None: nothing is searched.
       history: segments of what is known of the user, `DatasetTemplate.history_segments`.
       num_items: recommended at a time, by each of the two ways.
       num_beams: of titles, at least `num_items`.
-      trained_turns: of dialogues that the model was trained on, at most; None: all.
-      max_turns: of the dialogue that are read, the latest ones; None: as many as in training.
+      trained_turns: most turns of a dialogue in training; None: all.
+      max_turns: how many of the latest turns are read; None: as many as in training.
 
     Raises:
       ConfigError: numbers that are impossible, or none of the three is given.
@@ -140,11 +140,7 @@ class Conversation:
         self.named: set[int] = set()
 
     def answer(self, text: str) -> Answer:
-        """Says the next thing after what the user says.
-
-        Args:
-          text: of the user.
-        """
+        """The system's next turn after the user's `text`."""
         self._hear(USER, text)
         reply = ""
         if self._replies is not None:

@@ -6,7 +6,7 @@
         --requests users.jsonl --output vectors.jsonl
     rec.answer(rows, job="embeddings"); rec.embed_items()
 
-Metrics: `alignment` and `uniformity` of Wang and Isola (2020), which need no ranking: how near
+Metrics: `alignment` and `uniformity` of Wang and Isola (2020), which need no ranking: how close
 users are to the items they want, and how evenly items fill the sphere. Lower is better for both.
 """
 
@@ -111,12 +111,10 @@ class EmbeddingsJob(Job):
         }
 
     def answerer(self, parts: Parts) -> Answerer[Any]:
-        """See `Job`."""
         return EmbeddingAnswers(parts)
 
     @property
     def asked_of(self) -> tuple[str, ...]:
-        """See `Job`."""
         return ("retrieval", "embeddings")
 
 
@@ -150,7 +148,6 @@ class Embedding:
     vector: np.ndarray
 
     def columns(self) -> Mapping[str, Any]:
-        """See `Result`."""
         return {"embedding": self.vector}
 
 
@@ -160,16 +157,13 @@ class EmbeddingAnswers(Answerer[RequestRenderer]):
     result = Embedding
 
     def open_task(self, task: str) -> RequestRenderer:
-        """See `Answerer`."""
         self.parts.retriever().check_task(task)
         return self.parts.renderer(task, candidates=False)
 
     def accept(self, request: Request, task: str) -> RequestText:
-        """See `Answerer`."""
         return self.of_task(task).render(request)
 
     def answer(self, accepted: Sequence[Accepted]) -> list[Embedding]:
-        """See `Answerer`."""
         vectors = self.parts.retriever().embed_users(
             [one.text.history for one in accepted], [one.task for one in accepted]
         )
@@ -177,6 +171,5 @@ class EmbeddingAnswers(Answerer[RequestRenderer]):
         return [Embedding(vector) for vector in vectors]
 
     def warm_up(self, tasks: Iterable[str]) -> None:
-        """See `Answerer`."""
         if list(tasks):
             self.parts.retriever().warm_up()

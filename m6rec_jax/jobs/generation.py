@@ -125,7 +125,6 @@ class GenerationJob(Job):
         }
 
     def answerer(self, parts: Parts) -> Answerer[Any]:
-        """See `Job`."""
         return GenerationAnswers(parts)
 
 
@@ -140,7 +139,7 @@ def source_column(rows: Sequence[Row]) -> np.ndarray:
 
 
 def metrics_of_texts(data: TaskData, rows: Sequence[Row], texts: Sequence[str]) -> dict[str, float]:
-    """Metrics of texts, whoever wrote them.
+    """Metrics of texts, of a model or a baseline.
 
     Args:
       data: of a task of kind 'generation'.
@@ -197,7 +196,6 @@ class Texts:
     log_probabilities: Sequence[float]
 
     def columns(self) -> Mapping[str, Any]:
-        """See `Result`."""
         return {"texts": self.texts, "log_probabilities": self.log_probabilities}
 
 
@@ -220,24 +218,21 @@ class GenerationAnswers(Answerer[_GenerationTask]):
         self._decoding = Decoding()
 
     def open_task(self, task: str) -> _GenerationTask:
-        """See `Answerer`."""
         data, kind = self.parts.data(task), self.parts.settings(task).writing
         known = data.template.writing
         if kind not in known:
             raise ConfigError(
                 f"the template of {data.spec.name!r} says nothing of {kind or 'texts'!r} in "
                 f"'writing' (it has: {', '.join(known) or 'none'}); is the task one of "
-                "register_writing_tasks?"
+                "register_generation_tasks?"
             )
         return _GenerationTask(self.parts.renderer(task, candidates=False), known[kind])
 
     def fields(self, task: str) -> RequestFields:
-        """See `Answerer`."""
         needs_item = self.of_task(task).template.needs_item
         return RequestFields(candidates="candidates" if needs_item else None)
 
     def accept(self, request: Request, task: str) -> RequestText:
-        """See `Answerer`."""
         own, generator = self.of_task(task), self.parts.generator(task)
         text = own.renderer.render(request)
         try:
@@ -255,7 +250,6 @@ class GenerationAnswers(Answerer[_GenerationTask]):
         return text
 
     def answer(self, accepted: Sequence[Accepted]) -> list[Texts]:
-        """See `Answerer`."""
         results: dict[int, Texts] = {}
         for task, members in by_task(accepted).items():
             own = self.of_task(task)
@@ -280,14 +274,12 @@ class GenerationAnswers(Answerer[_GenerationTask]):
         return [results[i] for i in range(len(accepted))]
 
     def describe(self, task: str) -> Mapping[str, Any]:
-        """See `Answerer`."""
         return {
             "template": self.of_task(task).template.to_spec(),
             "decoding": dataclasses.asdict(self._decoding),
         }
 
     def warm_up(self, tasks: Iterable[str]) -> None:
-        """See `Answerer`."""
         for task in tasks:
             generator = self.parts.generator(task)
             for history in generator.warm_up_histories():

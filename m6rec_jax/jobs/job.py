@@ -54,7 +54,7 @@ class TaskData(Protocol):
     Attributes:
       name, view: of the task.
       part: 'train', 'validation' or 'test'.
-      positive_classes: classes whose probabilities a score adds up.
+      positive_classes: classes whose probabilities add up to the score.
     """
 
     name: str
@@ -125,7 +125,7 @@ class Job(abc.ABC):
       kind: name in the registry, and of registered tasks.
       needs: part of a model that it reads: 'classes', 'retrieval projections' or ''.
       tasks: registered for every data set, see `TaskRows`.
-      identity: features that come back beside the outputs, to say what each is of.
+      identity: features returned beside the outputs, to say what each is of.
       has_scores: whether `t5x.infer` in 'score' mode has numbers of it, see `scores`.
       needs_text_metrics: whether its metrics need the libraries of `metrics.generation`.
     """
@@ -160,7 +160,7 @@ class Job(abc.ABC):
     # Evaluation.
 
     def predictions(self, data: TaskData, found: Found) -> Any:
-        """What `found`, outputs and identity of all rows, says example by example.
+        """Predictions, example by example, of the outputs and identity of all rows.
 
         Raises:
           DataError: there are no rows, or they are not of this job.
@@ -168,7 +168,7 @@ class Job(abc.ABC):
         raise NotImplementedError(self.kind)
 
     def predict(self, evaluation: Evaluation) -> Any:
-        """Predictions, example by example; overridden where outputs are not all they are made of.
+        """Predictions, example by example; overridden where they need more than the outputs.
 
         Raises:
           DataError: as `predictions`.
@@ -184,7 +184,7 @@ class Job(abc.ABC):
         """
 
     def baselines(self, evaluation: Evaluation, predictions: Any) -> dict[str, dict[str, float]]:
-        """What needs no model reaches on the same rows: baseline to metrics; none by default."""
+        """Baseline to metrics on the same rows, without a model; none by default."""
         del evaluation, predictions
         return {}
 

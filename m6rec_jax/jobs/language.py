@@ -80,7 +80,6 @@ class LanguageJob(Job):
         return token_sums(model, variables, features)._asdict()
 
     def predictions(self, data: TaskData, found: Found) -> LanguagePredictions:
-        """See `Job`."""
         return LanguagePredictions.of(found)
 
     def metrics(self, evaluation: Evaluation, predictions: LanguagePredictions) -> dict[str, float]:

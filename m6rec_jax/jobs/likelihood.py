@@ -105,7 +105,6 @@ class LikelihoodJob(Job):
         }
 
     def answerer(self, parts: Parts) -> Answerer[Any]:
-        """See `Job`."""
         return LikelihoodAnswers(parts)
 
 
@@ -177,7 +176,6 @@ class Likelihoods:
         return [ScoredItem(item.id, title_of(item), score) for item, score in pairs]
 
     def columns(self) -> Mapping[str, Any]:
-        """See `Result`."""
         return {
             "mean_log_probabilities": self.mean_log_probabilities,
             "ranking": self.ranking,
@@ -209,18 +207,15 @@ class LikelihoodAnswers(Answerer[_LikelihoodTask]):
         self._field = candidates_field
 
     def open_task(self, task: str) -> _LikelihoodTask:
-        """See `Answerer`."""
         as_item = self.parts.likelihood_scorer().sentence.as_item
         renderer = self.parts.renderer(task, candidates=not as_item, any_data_set=True)
         return _LikelihoodTask(renderer, self.parts.data(task, any_data_set=True).template)
 
     def fields(self, task: str) -> RequestFields:
-        """See `Answerer`."""
         del task
         return RequestFields(candidates=self._field)
 
     def accept(self, request: Request, task: str) -> RequestText:
-        """See `Answerer`."""
         own, scorer = self.of_task(task), self.parts.likelihood_scorer()
         text = own.renderer.render(request)
         if scorer.sentence.as_item:
@@ -238,7 +233,6 @@ class LikelihoodAnswers(Answerer[_LikelihoodTask]):
         return text
 
     def answer(self, accepted: Sequence[Accepted]) -> list[Likelihoods]:
-        """See `Answerer`."""
         found = self.parts.likelihood_scorer().score_requests(
             [one.text.history for one in accepted],
             [one.text.candidates for one in accepted],
@@ -251,7 +245,6 @@ class LikelihoodAnswers(Answerer[_LikelihoodTask]):
         ]
 
     def describe(self, task: str) -> Mapping[str, Any]:
-        """See `Answerer`."""
         del task
         sentence = self.parts.likelihood_scorer().sentence
         return {
@@ -261,6 +254,5 @@ class LikelihoodAnswers(Answerer[_LikelihoodTask]):
         }
 
     def warm_up(self, tasks: Iterable[str]) -> None:
-        """See `Answerer`."""
         if list(tasks):
             self.parts.likelihood_scorer().warm_up()

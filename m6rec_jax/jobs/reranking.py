@@ -41,12 +41,10 @@ class RerankingJob(ScoringJob):
     tasks = (TaskRows("reranking", "reranking", "scoring_rows"),)
 
     def answerer(self, parts: Parts) -> Answerer[Any]:
-        """See `Job`."""
         return RerankingAnswers(parts)
 
     @property
     def asked_of(self) -> tuple[str, ...]:
-        """See `Job`."""
         return ("retrieval", "reranking")
 
 
@@ -95,7 +93,6 @@ class RerankingAnswers(Answerer[_RerankingTask]):
         self._k, self._max_k, self._depth, self._exclude_seen = k, max_k, depth, exclude_seen
 
     def open_task(self, task: str) -> _RerankingTask:
-        """See `Answerer`."""
         parts = self.parts
         is_scorer = parts.settings(task).kind == "reranking"
         retrieval = parts.beside(task, "retrieval") if is_scorer else task
@@ -128,12 +125,10 @@ class RerankingAnswers(Answerer[_RerankingTask]):
         )
 
     def accept(self, request: Request, task: str) -> RequestText:
-        """See `Answerer`."""
         check_k(request, self._max_k, "RerankingAnswers.max_k")
         return self.of_task(task).found.renderer.render(request)
 
     def answer(self, accepted: Sequence[Accepted]) -> list[Retrieved]:
-        """See `Answerer`."""
         states = [self.of_task(one.task) for one in accepted]
         users = self.parts.retriever().embed_users(
             [one.text.history for one in accepted], [own.retrieval for own in states]
@@ -161,7 +156,6 @@ class RerankingAnswers(Answerer[_RerankingTask]):
         return [results[i] for i in range(len(accepted))]
 
     def describe(self, task: str) -> Mapping[str, Any]:
-        """See `Answerer`."""
         own = self.of_task(task)
         manifest = own.found.index.manifest
         return {
@@ -176,7 +170,6 @@ class RerankingAnswers(Answerer[_RerankingTask]):
         }
 
     def warm_up(self, tasks: Iterable[str]) -> None:
-        """See `Answerer`."""
         for task in tasks:
             own = self.of_task(task)
             self.parts.retriever().warm_up()

@@ -165,7 +165,6 @@ class RetrievalJob(Job):
         }
 
     def answerer(self, parts: Parts) -> Answerer[Any]:
-        """See `Job`."""
         return RetrievalAnswers(parts)
 
 
@@ -262,7 +261,6 @@ class Retrieved:
         ]
 
     def columns(self) -> Mapping[str, Any]:
-        """See `Result`."""
         return {"item_ids": self.item_ids, "scores": self.scores}
 
 
@@ -300,18 +298,15 @@ class RetrievalAnswers(Answerer[RetrievalTask]):
         self._k, self._max_k, self._exclude_seen = k, max_k, exclude_seen
 
     def open_task(self, task: str) -> RetrievalTask:
-        """See `Answerer`."""
         self.parts.retriever().check_task(task)
         index = self.parts.index(task)
         return RetrievalTask(self.parts.renderer(task), index, self.parts.data(task).items)
 
     def accept(self, request: Request, task: str) -> RequestText:
-        """See `Answerer`."""
         check_k(request, self._max_k, "RetrievalAnswers.max_k")
         return self.of_task(task).renderer.render(request)
 
     def answer(self, accepted: Sequence[Accepted]) -> list[Retrieved]:
-        """See `Answerer`."""
         users = self.parts.retriever().embed_users(
             [one.text.history for one in accepted], [one.task for one in accepted]
         )
@@ -330,7 +325,6 @@ class RetrievalAnswers(Answerer[RetrievalTask]):
         return [results[i] for i in range(len(accepted))]
 
     def describe(self, task: str) -> Mapping[str, Any]:
-        """See `Answerer`."""
         index = self.of_task(task).index
         return {
             "index": [index.manifest.model, index.manifest.catalogue],
@@ -341,7 +335,6 @@ class RetrievalAnswers(Answerer[RetrievalTask]):
         }
 
     def warm_up(self, tasks: Iterable[str]) -> None:
-        """See `Answerer`."""
         for task in tasks:
             self.parts.retriever().warm_up()
             self.of_task(task).index.warm_up(self._max_k, self.parts.batch_sizes)

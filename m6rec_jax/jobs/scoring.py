@@ -133,7 +133,6 @@ class ScoringJob(Job):
         return super().score_columns(data, {**found, "probability": probabilities @ chosen})
 
     def answerer(self, parts: Parts) -> Answerer[Any]:
-        """See `Job`."""
         return ScoringAnswers(parts)
 
 
@@ -212,7 +211,6 @@ class Scores:
         return [ScoredItem(item.id, title_of(item), score) for item, score in pairs]
 
     def columns(self) -> Mapping[str, Any]:
-        """See `Result`."""
         return {"probabilities": self.probabilities}
 
 
@@ -232,17 +230,14 @@ class ScoringAnswers(Answerer[RequestRenderer]):
         self._field = candidates_field
 
     def open_task(self, task: str) -> RequestRenderer:
-        """See `Answerer`."""
         self.parts.scorer().check_task(task)
         return self.parts.renderer(task)
 
     def fields(self, task: str) -> RequestFields:
-        """See `Answerer`."""
         del task
         return RequestFields(candidates=self._field)
 
     def accept(self, request: Request, task: str) -> RequestText:
-        """See `Answerer`."""
         text = self.of_task(task).render(request)
         vocabulary = self.parts.model.vocabulary
         for index, candidate in enumerate(text.candidates):
@@ -253,7 +248,6 @@ class ScoringAnswers(Answerer[RequestRenderer]):
         return text
 
     def answer(self, accepted: Sequence[Accepted]) -> list[Scores]:
-        """See `Answerer`."""
         found = self.parts.scorer().score_requests(
             [one.text.history for one in accepted],
             [one.text.candidates for one in accepted],
@@ -266,11 +260,9 @@ class ScoringAnswers(Answerer[RequestRenderer]):
         ]
 
     def describe(self, task: str) -> Mapping[str, Any]:
-        """See `Answerer`."""
         del task
         return {"candidates_field": self._field}
 
     def warm_up(self, tasks: Iterable[str]) -> None:
-        """See `Answerer`."""
         if list(tasks):
             self.parts.scorer().warm_up()

@@ -97,12 +97,10 @@ class TitleRecommendationJob(RecommendationJob):
         )
 
     def answerer(self, parts: Parts) -> Answerer[Any]:
-        """See `Job`."""
         return TitlesAnswers(parts)
 
     @property
     def asked_of(self) -> tuple[str, ...]:
-        """See `Job`."""
         return ("generation",)
 
 
@@ -149,7 +147,7 @@ class SharedTitles:
         return lambda indices: of_shared(np.searchsorted(self._shared, indices))
 
 
-# What a task writes whose texts name an item, see `text.writing_templates`.
+# Kinds of texts that name an item, see `text.writing_templates`.
 NAMING = ("titles", "contents")
 
 
@@ -178,7 +176,6 @@ class RecommendedTitles:
         return [ScoredItem(*row) for row in rows]
 
     def columns(self) -> Mapping[str, Any]:
-        """See `Result`."""
         return {name: getattr(self, name) for name in self.column_types}
 
 
@@ -203,7 +200,7 @@ class _TitlesTask(NamedTuple):
             if item.id:
                 found += [self.index_of[item.id]] if item.id in self.index_of else []
                 continue
-            # One that lacks what a title needs has none of the catalogue's.
+            # An item without what a title needs has no title of the catalogue.
             with contextlib.suppress(DataError):
                 found += self.items_of_title.get(self.title(item), [])
         return sorted(set(found))
@@ -213,12 +210,12 @@ class _TitlesTask(NamedTuple):
 class TitlesAnswers(Answerer[_TitlesTask]):
     """Ids of items whose titles the model finds likeliest.
 
-    Titles are generated over a trie of the catalogue, so each of them exists, and none of which all
-    items were seen. A title leads to all of its items: where some share one, the two towers order
-    them, if one of the model's tasks trains them on the same data.
+    Titles are generated over a trie of the catalogue, so all of them exist; those of which all
+    items were seen are left out. A title stands for all of its items. Where several share one, the
+    two towers order them, if a task of the model trains them on the same data.
 
-    A task may put a prefix about the item before its titles, such as its category: a request says
-    what it tells with `about`, an item of its own; what nobody says is left out.
+    A task may put a prefix about the item before its titles, such as its category. A request gives
+    the prefix's attributes in `about`; missing ones are left out.
 
     Args:
       parts: see `Answerer`.
@@ -240,7 +237,6 @@ class TitlesAnswers(Answerer[_TitlesTask]):
         self._k, self._max_k, self._exclude_seen = k, max_k, exclude_seen
 
     def open_task(self, task: str) -> _TitlesTask:
-        """See `Answerer`."""
         data, kind = self.parts.data(task), self.parts.settings(task).writing
         writing = data.template.writing
         if kind not in NAMING or kind not in writing:
@@ -274,12 +270,10 @@ class TitlesAnswers(Answerer[_TitlesTask]):
         )
 
     def fields(self, task: str) -> RequestFields:
-        """See `Answerer`."""
         del task
         return RequestFields(about="about")
 
     def accept(self, request: Request, task: str) -> RequestText:
-        """See `Answerer`."""
         check_k(request, self._max_k, "TitlesAnswers.max_k")
         own, generator = self.of_task(task), self.parts.generator(task)
         text, about = own.renderer.render(request), _about(request)
@@ -297,7 +291,6 @@ class TitlesAnswers(Answerer[_TitlesTask]):
         return text._replace(history=source)
 
     def answer(self, accepted: Sequence[Accepted]) -> list[RecommendedTitles]:
-        """See `Answerer`."""
         results: dict[int, RecommendedTitles] = {}
         for task, members in by_task(accepted).items():
             own, asked = self.of_task(task), [accepted[i] for i in members]
@@ -322,7 +315,6 @@ class TitlesAnswers(Answerer[_TitlesTask]):
         return [results[i] for i in range(len(accepted))]
 
     def describe(self, task: str) -> Mapping[str, Any]:
-        """See `Answerer`."""
         own = self.of_task(task)
         towers = None if own.shared is None else self._towers(task)
         return {
@@ -334,7 +326,6 @@ class TitlesAnswers(Answerer[_TitlesTask]):
         }
 
     def warm_up(self, tasks: Iterable[str]) -> None:
-        """See `Answerer`."""
         for task in tasks:
             own, generator = self.of_task(task), self.parts.generator(task)
             for history in generator.warm_up_histories():
@@ -350,7 +341,7 @@ class TitlesAnswers(Answerer[_TitlesTask]):
                         )
 
     def _towers(self, task: str) -> str | None:
-        """The task with two towers of the same data; None: none, or nobody knows which."""
+        """The one task with two towers on the same data; None: none or several."""
         if not self.parts.model.model.config.prompts.retrieval_dim:
             return None
         return self.parts.beside(task, "retrieval")
@@ -367,7 +358,7 @@ def _room(template: WritingTemplate, items: Iterable[Item], generator: Generator
     """Most tokens of a title, after the prefix of any item; as training cuts it."""
     prefixes = {""}
     for item in items:
-        # What an item lacks for its own prefix, a request may give.
+        # A request may give what an item lacks for its own prefix.
         with contextlib.suppress(DataError):
             prefixes.add(template.render_prefix(item))
     longest = max(len(generator.vocabulary.encode(prefix)) for prefix in prefixes)

@@ -1,15 +1,24 @@
 """Batches of model features for training: endless, sharded, resumable.
 
-The data of a run is cut into a fixed number of shards, each with its own tf.data pipeline, seed
-and saved state. A global batch is the rows of all shards, so the set of its rows does not depend on
-how many processes load it: process p of P loads shards [p * S / P, (p + 1) * S / P), one after
-another. In what order the processes' rows stand is the mesh's to say (`sharding.place_batch`).
+The data of a run are cut into a fixed number of shards, each with its own tf.data pipeline, seed
+and saved state. A global batch is the rows of all shards, so its rows do not depend on how many
+processes load it: process p of P loads shards [p * S / P, (p + 1) * S / P), one after another. The
+mesh decides in which order the processes' rows stand (`sharding.place_batch`).
+
+tf.data writes iterator states only through `tf.train.Checkpoint`, to files. Here the files go to a
+temporary folder and travel on as one zip archive, so the caller decides where states are stored:
+with the checkpoint of their step.
 """
 
 from __future__ import annotations
 
+import io
+import json
+import tempfile
 import weakref
+import zipfile
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import gin
@@ -17,14 +26,9 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from m6rec_jax.errors import CheckpointError, ConfigError
-from m6rec_jax.pipeline import iterator_state
+from m6rec_jax.errors import CheckpointError, ConfigError, first_line
 from m6rec_jax.pipeline.feature_converter import M6RecFeatureConverter
-from m6rec_jax.pipeline.features import (
-    MODEL_FEATURES,
-    SEGMENT_FEATURES,
-    TASK_FEATURES,
-)
+from m6rec_jax.pipeline.features import MODEL_FEATURES, SEGMENT_FEATURES, TASK_FEATURES
 from m6rec_jax.pipeline.preprocessors import training_rows
 from m6rec_jax.pipeline.source import steady_options
 from m6rec_jax.pipeline.task_rows import (
@@ -41,7 +45,7 @@ from m6rec_jax.pipeline.task_rows import (
 class BatchIterator(Iterator[Batch]):
     """Endless training batches of a seqio task or mixture, deterministic and resumable.
 
-    Every epoch of a task holds each of its rows exactly once per shard, in another order.
+    Every epoch of a shard holds each of its rows exactly once, in another order.
 
         BatchIterator.num_shards = 8
         BatchIterator.pack = True
@@ -60,10 +64,10 @@ class BatchIterator(Iterator[Batch]):
         `encoder_segment_ids` and `decoder_segment_ids`.
 
     Attributes:
-      num_batches: batches so far, those before a resumption included.
-      num_rows: rows read by this object. Of these, `num_rows_with_dropped_behaviours` had a
-        history too long for S (`num_dropped_behaviours` in all), and
-        `num_rows_with_truncated_texts` a text too long for its share of T.
+      num_batches: batches so far, including those before a resumption.
+      num_rows: rows read by this object. `num_rows_with_dropped_behaviours` of them had a history
+        too long for S (`num_dropped_behaviours` in all), `num_rows_with_truncated_texts` a text
+        too long for its share of T.
 
     Raises:
       ConfigError: unknown task, or sizes that do not divide.
@@ -97,7 +101,7 @@ class BatchIterator(Iterator[Batch]):
             "seed": seed,
             "num_shards": num_shards,
             "pack": pack,
-            # Other versions of the package may make other ones.
+            # Other versions of the package may have other ones.
             "features": sorted(TASK_FEATURES),
             "rows": rows_per_task(self._provider, split),
         }
@@ -107,11 +111,8 @@ class BatchIterator(Iterator[Batch]):
         self._iterators = {shard: iter(self._pipeline(shard)) for shard in self.shards}
         # tf.data's threads call Python; they must be gone before the interpreter shuts down.
         self._stop = weakref.finalize(self, self._iterators.clear)
-        self.num_batches = 0
-        self.num_rows = 0
-        self.num_rows_with_dropped_behaviours = 0
-        self.num_dropped_behaviours = 0
-        self.num_rows_with_truncated_texts = 0
+        self.num_batches = self.num_rows = self.num_dropped_behaviours = 0
+        self.num_rows_with_dropped_behaviours = self.num_rows_with_truncated_texts = 0
 
     @property
     def num_shards(self) -> int:
@@ -119,7 +120,7 @@ class BatchIterator(Iterator[Batch]):
         return int(self._settings["num_shards"])
 
     def close(self) -> None:
-        """Ends the threads that read ahead. Happens by itself when the object goes away."""
+        """Ends the threads that read ahead, as the garbage collector does."""
         self._stop()
 
     def _pipeline(self, shard: int) -> tf.data.Dataset:
@@ -166,12 +167,12 @@ class BatchIterator(Iterator[Batch]):
     def state_dict(self) -> dict[str, bytes]:
         """States of this process's shards after the last batch that `next` returned.
 
-        Rows that tf.data has prefetched but nobody has seen are part of the state, so nothing is
-        lost or repeated. The union over all processes is the state of the run.
+        They include rows that tf.data has prefetched, so nothing is lost or repeated. The union
+        over all processes is the state of the run.
         """
         settings = {**self._settings, "num_batches": self.num_batches}
         return {
-            self._shard_key(shard): iterator_state.save_iterator(iterator, settings)
+            self._shard_key(shard): _save_iterator(iterator, settings)
             for shard, iterator in self._iterators.items()
         }
 
@@ -187,7 +188,7 @@ class BatchIterator(Iterator[Batch]):
         if not states:
             raise CheckpointError("the checkpoint holds no data state; was it saved by training?")
         any_key = min(states)
-        saved = iterator_state.read_settings(states[any_key], any_key)
+        saved = _read_settings(states[any_key], any_key)
         for name, value in self._settings.items():
             if saved.get(name) != value:
                 raise CheckpointError(
@@ -199,13 +200,13 @@ class BatchIterator(Iterator[Batch]):
             key = self._shard_key(shard)
             if key not in states:
                 raise CheckpointError(f"the data state lacks {key}; it has {sorted(states)}")
-            num_batches = iterator_state.read_settings(states[key], key)["num_batches"]
+            num_batches = _read_settings(states[key], key)["num_batches"]
             if num_batches != saved["num_batches"]:
                 raise CheckpointError(
                     f"the data states belong to different steps: {any_key} to batch "
                     f"{saved['num_batches']}, {key} to batch {num_batches}"
                 )
-            iterator_state.restore_iterator(self._iterators[shard], states[key], key)
+            _restore_iterator(self._iterators[shard], states[key], key)
         self.num_batches = int(saved["num_batches"])
 
     def _shard_key(self, shard: int) -> str:
@@ -223,13 +224,9 @@ def training_shard(
     num_shards: int,
     pack: bool,
 ) -> tf.data.Dataset:
-    """Endless batches of one shard, shuffled: what `BatchIterator` is made of.
+    """Endless shuffled batches of one shard; `batch_size` is the shard's own, see `BatchIterator`.
 
-    Args:
-      provider: of `find_provider`.
-      feature_lengths, split, seed, pack: see `BatchIterator`.
-      batch_size: rows of this shard's batch.
-      shard, num_shards: which part of the rows.
+    t5x reads these, too.
     """
     # One number per (seed, shard): neighbouring seeds would share their map seeds in seqio.
     seed = int(np.random.SeedSequence([seed, shard]).generate_state(1)[0] >> 1)
@@ -262,3 +259,69 @@ def _check_sharding(provider: seqio.Task | seqio.Mixture, split: str, num_shards
                 f"BatchIterator.num_shards = {num_shards}; lower it, or read the data through "
                 "m6rec_jax.pipeline.source.PreparedSource"
             )
+
+
+_NAME = "iterator"
+_SETTINGS = "settings.json"
+
+
+def _save_iterator(iterator: Iterator[Any], settings: Mapping[str, Any]) -> bytes:
+    """State of a tf.data iterator after its last consumed element, and JSON `settings` with it.
+
+    Raises:
+      CheckpointError: a step of the pipeline keeps state that cannot be saved (a stateful
+        function, a Python generator).
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            tf.train.Checkpoint(iterator=iterator).write(str(Path(folder) / _NAME))
+        except tf.errors.OpError as error:
+            raise CheckpointError(
+                f"the data pipeline cannot be saved, so a run could not resume: {error.message}. "
+                "Use tf.numpy_function(..., stateful=False) and no from_generator"
+            ) from error
+        contents = {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
+    contents[_SETTINGS] = json.dumps(settings, sort_keys=True).encode()
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", compresslevel=1) as archive:
+        for name, content in contents.items():
+            # ZipInfo's fixed date keeps equal states equal bytes.
+            archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)
+    return buffer.getvalue()
+
+
+def _read_settings(state: bytes, name: str) -> dict[str, Any]:
+    """The settings that were saved with a state, which errors call `name`.
+
+    Raises:
+      CheckpointError: the bytes are damaged.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(state)) as archive:
+            settings: dict[str, Any] = json.loads(archive.read(_SETTINGS))
+    except (zipfile.BadZipFile, OSError, KeyError, ValueError) as error:
+        raise CheckpointError(f"the data state of {name} is damaged: {error}") from error
+    return settings
+
+
+def _restore_iterator(iterator: Iterator[Any], state: bytes, name: str) -> None:
+    """Moves an iterator of an equal pipeline to a saved position; errors call the state `name`.
+
+    Raises:
+      CheckpointError: the bytes are damaged, or the pipeline is another one.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            with zipfile.ZipFile(io.BytesIO(state)) as archive:
+                archive.extractall(folder)
+        except (zipfile.BadZipFile, OSError) as error:
+            raise CheckpointError(f"the data state of {name} is damaged: {error}") from error
+        try:
+            checkpoint = tf.train.Checkpoint(iterator=iterator)
+            checkpoint.read(str(Path(folder) / _NAME)).assert_consumed()
+        except (tf.errors.OpError, AssertionError, ValueError) as error:
+            raise CheckpointError(
+                f"the data state of {name} does not fit the present pipeline "
+                f"({first_line(error)}). It was saved by other preprocessors; start a new "
+                "MODEL_DIR or restore that code"
+            ) from error

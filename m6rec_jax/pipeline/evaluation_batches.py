@@ -20,7 +20,7 @@ from m6rec_jax.pipeline.task_rows import (
     require_multiple,
     rows_per_task,
     sample_sizes,
-    sampled_places,
+    sampled_indices,
     task_dataset,
 )
 
@@ -30,9 +30,9 @@ class EvaluationBatches:
     """One pass over a split in batches of one shape; iterating again starts anew.
 
     Nothing is dropped: the last batch is filled with padding rows, and `example_weights` `[rows]`
-    float32 is 1 for real rows and 0 for filling. With several processes each one reads its part of
-    the rows, and all yield the same number of batches (jitted steps wait for one another), those
-    without rows of their own filling alone. Rows of a mixture's tasks come by turns.
+    float32 is 1 for real rows and 0 for padding. Each process reads its part of the rows, and all
+    yield the same number of batches, of padding where they have no rows left, because jitted steps
+    wait for one another. Rows of a mixture's tasks come by turns.
 
     Args:
       mixture_or_task_name, feature_lengths, split: as for `BatchIterator`.
@@ -40,7 +40,7 @@ class EvaluationBatches:
       process_index, process_count: of this process.
       limit: stop after so many rows of this process (0: all).
       sample: read so many rows in all (0: all), drawn at random once: the same ones at every pass
-        and however many processes read them. A mixture's tasks have their share.
+        and for any number of processes. A mixture's tasks have their share.
       seed: decides masking where a task masks at random.
 
     Attributes:
@@ -74,17 +74,18 @@ class EvaluationBatches:
         available = rows_per_task(self._provider, split)
         per_task = self._per_task = sample_sizes(available, sample)
         self.available_rows, self.sampled_rows = sum(available.values()), sum(per_task.values())
-        most = limit * process_count or self.sampled_rows
-        self.read_rows = min(self.sampled_rows, most)
+        self.read_rows = min(self.sampled_rows, limit * process_count or self.sampled_rows)
         if not self.available_rows:
             raise DataError(f"split '{split}' of '{mixture_or_task_name}' has no rows")
         # PreparedSource gives the last shard of a task the largest share.
         largest = sum(-(-rows // process_count) for rows in per_task.values())
         largest = min(largest, limit) if limit else largest
         self.num_batches = -(-largest // self._rows)
+        self._reset_counts()
+
+    def _reset_counts(self) -> None:
         self.num_rows = 0
-        self.num_rows_with_dropped_behaviours = 0
-        self.num_rows_with_truncated_texts = 0
+        self.num_rows_with_dropped_behaviours = self.num_rows_with_truncated_texts = 0
 
     def __len__(self) -> int:
         return self.num_batches
@@ -95,12 +96,11 @@ class EvaluationBatches:
             dataset = dataset.take(self._limit)
         dataset = dataset.batch(self._rows).prefetch(2).with_options(steady_options())
         iterator = iter(dataset)
-        self.num_rows = 0
-        self.num_rows_with_dropped_behaviours = self.num_rows_with_truncated_texts = 0
+        self._reset_counts()
         for _ in range(self.num_batches):
             yield self._filled(next_rows(iterator, end={}))
         rest = bool(next_rows(iterator, end={}))
-        # How many are this process's, where there are several, is the sources' to say.
+        # With several processes the sources decide how many rows are this one's.
         counts_all = not self._limit and self._shard is None
         if rest or (counts_all and self.num_rows != sum(self._per_task.values())):
             raise DataError(
@@ -139,7 +139,7 @@ class EvaluationBatches:
             return task
         return seqio.Task(
             task.name,
-            SampledSource(task.source, sampled_places(available, rows)),
+            SampledSource(task.source, sampled_indices(available, rows)),
             task.output_features,
             task.preprocessors,
             shuffle_buffer_size=None,

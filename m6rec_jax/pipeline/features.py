@@ -2,7 +2,7 @@
 
 Types and padding are those of `m6rec_jax.text.rows.FEATURES`. Every feature is rank 1 (seqio
 refuses ragged ones, and `[candidates, length]` fails its length checks), so several candidates
-share one decoder row and are told apart by `decoder_block_ids`. Lengths follow t5x's macro:
+share one decoder row; `decoder_block_ids` numbers them. Lengths follow t5x's macro:
 `TASK_FEATURE_LENGTHS = {"inputs": 256, "targets": 64}` gives every `encoder_*` feature 256
 positions, every `decoder_*` feature 64, and every per-row feature one.
 """
@@ -59,8 +59,8 @@ MODEL_FEATURES: Mapping[str, Feature] = _features(
         "user_ids": "row",
     }
 )
-# Bookkeeping that the batches add up and take out before the model sees them: how many behaviours
-# of a row did not fit, how many of its texts were cut.
+# How many behaviours of a row did not fit, and how many of its texts were cut. Batches count them
+# and take them out before the model sees the row.
 COUNT_FEATURES: Mapping[str, Feature] = _features({"num_dropped": "row", "num_truncated": "row"})
 TASK_FEATURES: Mapping[str, Feature] = {**MODEL_FEATURES, **COUNT_FEATURES}
 # Only in packed rows (several documents in one row): 1, 2, ... per document, 0 for padding.
@@ -73,8 +73,7 @@ def feature_lengths(lengths: Mapping[str, int]) -> dict[str, int]:
     """Length of every task feature.
 
     Args:
-      lengths: `{"inputs": S, "targets": T}` as in gin, or a mapping that already names every task
-        feature.
+      lengths: `{"inputs": S, "targets": T}` as in gin, or of every task feature already.
 
     Raises:
       ConfigError: a key is missing or unknown, or a length is not a positive integer.

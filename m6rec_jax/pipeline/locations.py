@@ -78,8 +78,7 @@ def prepared(dataset: str, split: str) -> Prepared:
     try:
         return Prepared.open(folder, dataset, split)
     except DataError as error:
-        # Texts have one split, which is the default. Names of splits with settings say these in
-        # another way than the binding.
+        # Texts have one split, the default. Names of splits with settings are no bindings.
         if split == "by_group":
             binding = ""
         elif split in KINDS:

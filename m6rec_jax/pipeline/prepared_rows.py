@@ -37,13 +37,7 @@ class Interactions:
 def read_rows(
     prepared: Prepared, view: str, part: str, columns: Sequence[str] | None = None
 ) -> Iterator[dict[str, Any]]:
-    """Rows of a view as Python values: str, int, float, lists of str, numpy arrays.
-
-    Args:
-      prepared: the prepared data set.
-      view: one of `data.views.VIEWS`.
-      part: 'train', 'validation' or 'test'.
-      columns: which columns; None: all.
+    """Rows of a view (of `data.views.VIEWS`) as str, int, float, lists of str, numpy arrays.
 
     Raises:
       DataError: the view or the part is not prepared, or has no such column.
@@ -68,9 +62,8 @@ def interactions(prepared: Prepared, part: str) -> Interactions:
 def seen_items(prepared: Prepared, part: str) -> dict[int, np.ndarray]:
     """Items that a user acted on in the parts before this one, by user, each once.
 
-    They are what whole-catalogue ranking leaves out: training items for 'validation', training and
-    validation items for 'test'. From the view 'next_items', which holds every event of these parts
-    (but no event that a few-shot split keeps for histories only).
+    Whole-catalogue ranking leaves them out. They come from the view 'next_items', which holds every
+    event of these parts (but no event that a few-shot split keeps for histories only).
     """
     found: dict[int, list[np.ndarray]] = {}
     for earlier in PARTS[: PARTS.index(part)]:
@@ -86,12 +79,7 @@ def user_names(prepared: Prepared, view: str, part: str) -> dict[int, str]:
 
 
 class TaskPart:
-    """A registered task and one part of its data: `jobs.job.TaskData`, which see.
-
-    Args:
-      task: as registered.
-      part: 'train', 'validation' or 'test'.
-    """
+    """The `jobs.job.TaskData` of a registered task and one part of its data."""
 
     def __init__(self, task: TaskInfo, part: str) -> None:
         self.name, self.view, self.part = task.name, task.view, part
@@ -101,19 +89,15 @@ class TaskPart:
     def rows(
         self, columns: Sequence[str] | None = None, *, view: str = "", part: str = ""
     ) -> Iterator[dict[str, Any]]:
-        """See `read_rows`."""
         return read_rows(self.prepared(), view or self.view, part or self.part, columns)
 
     def user_names(self) -> Mapping[int, str]:
-        """See `user_names`."""
         return user_names(self.prepared(), self.view, self.part)
 
     def seen_items(self) -> Mapping[int, np.ndarray]:
-        """See `seen_items`."""
         return seen_items(self.prepared(), self.part)
 
     def interactions(self, part: str) -> Interactions:
-        """See `interactions`."""
         return interactions(self.prepared(), part)
 
 

@@ -1,18 +1,28 @@
-"""seqio preprocessors: a prepared data set's columns become rows of tokens.
+"""seqio preprocessors: the columns of a prepared view become rows of tokens.
 
-All of them call `m6rec_jax.text.rows` through `tf.numpy_function(stateful=False)`, so training runs
-the very code that serving runs, and tf.data can still save its iterators. Each takes the columns of
-one view of the prepared data set (`groups`, `next_items` or `documents`) and yields every feature
-of `pipeline.features.TASK_FEATURES`.
+All of them call `m6rec_jax.text.rows` through `tf.numpy_function(stateful=False)`: training runs
+the code that serving runs, and tf.data can save its iterators. They yield every feature of
+`pipeline.features.TASK_FEATURES`. Those of texts are in `text_preprocessors`.
+
+Arguments that they share:
+
+    ds                 rows with the columns that each function names
+    sequence_length    `{"inputs": S, "targets": T}`
+    vocabulary         of the task
+    task_name          its row of the prompt bank is used, see `prompt_rows`
+    subword_sampling   cut words at random in training, see `text.vocabulary.SubwordSampling`
+    candidate_length   most tokens of one candidate; None shares T among those of a row
 """
 
 from __future__ import annotations
 
 import contextlib
 import contextvars
+import functools
+import math
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any
 
 import gin
 import numpy as np
@@ -21,16 +31,17 @@ import tensorflow as tf
 
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.pipeline.features import TASK_FEATURES
-from m6rec_jax.pipeline.outcomes import outcomes_in_words, with_outcomes
 from m6rec_jax.pipeline.prompt_rows import prompt_row
 from m6rec_jax.pipeline.vocabulary import SeqioVocabulary
 from m6rec_jax.text import rows
+from m6rec_jax.text.counted_sentences import CountedSentence, counted_candidates
 from m6rec_jax.text.rows import Row, drop_words
-from m6rec_jax.text.vocabulary import SubwordSampling
+from m6rec_jax.text.vocabulary import SubwordSampling, Vocabulary
 
 Example = Mapping[str, Any]
 Lengths = Mapping[str, int]
-T = TypeVar("T")
+
+_OUTCOME = "{outcome}"
 
 _FOR_TRAINING = contextvars.ContextVar("rows are made for training", default=False)
 
@@ -66,27 +77,20 @@ def scoring_rows(
 
     Args:
       ds: rows with `history`, `candidates`, `labels`, `ratings`, `item_indices`, `user_index`.
-      sequence_length: `{"inputs": S, "targets": T}`.
-      vocabulary: of the task.
-      task_name: whose row of the prompt bank is used, see `prompt_rows`.
-      rating_values: empty: the class is the label, 0 or 1. Otherwise the class is the place of
+      rating_values: empty: the class is the label, 0 or 1. Otherwise the class is the index of
         the candidate's rating among these values, so that the head learns from finer labels.
-      candidate_length: most tokens of one candidate; None shares T among those of a group. Set it
-        in gin where texts may be longer than their share: in use, where a candidate may have all of
-        T, they are then cut as in training, by what `evaluation.assets` saves.
+      candidate_length: set it where texts may be longer than their share of T. In use a candidate
+        may have all of T; with this it is cut as in training, by what `evaluation.assets` saves.
       language_weight: weight of the candidates' own words in the language modelling loss.
-      subword_sampling: cut words at random in training, see `text.vocabulary.SubwordSampling`.
     """
 
     def make(example: Example, rng: np.random.Generator | None) -> Row:
         sampling = None if rng is None else SubwordSampling(rng)
-        text = vocabulary.text
+        text, source_length = vocabulary.text, sequence_length["inputs"]
         labels = example["labels"]
         if rating_values:
             labels = rating_classes(example["ratings"], rating_values)
-        row = rows.source_row(
-            text, example["history"], sequence_length["inputs"], sampling=sampling
-        )
+        row = rows.source_row(text, example["history"], source_length, sampling=sampling)
         row |= rows.packed_candidates(
             text,
             example["candidates"],
@@ -122,12 +126,11 @@ def retrieval_rows(
 
     Args:
       ds: rows with `history`, `items`, `item_indices`, `user_index`.
-      item_log_frequency: returns the log of the share of the training events that each item has
-        `[items]`, for the contrastive loss' `correct_frequency`.
-      sequence_length, vocabulary, task_name, candidate_length, language_weight, subword_sampling:
-        as in `scoring_rows`.
-      item_word_dropout: share of the words of items' texts that training leaves out, each time
-        others, see `text.rows.drop_words`: for items that were never trained on.
+      item_log_frequency: returns the log of each item's share of the training events, `[items]`,
+        for the contrastive loss' `correct_frequency`.
+      language_weight: as in `scoring_rows`.
+      item_word_dropout: share of the words of items' texts that training drops, drawn anew each
+        time (`text.rows.drop_words`): for items that were never trained on.
 
     Raises:
       ConfigError: `item_word_dropout` is no share.
@@ -176,9 +179,7 @@ def generation_rows(
 ) -> tf.data.Dataset:
     """`documents` view: the target is generated from the source (paper section 1, pretraining ii).
 
-    Args:
-      ds: rows with `source` (segments, none for a description of an item) and `target`.
-      sequence_length, vocabulary, task_name, subword_sampling: as in `scoring_rows`.
+    Rows have `source` (segments, none for a description of an item) and `target`.
     """
 
     def make(example: Example, rng: np.random.Generator | None) -> Row:
@@ -211,7 +212,6 @@ def infilling_rows(
 
     Args:
       ds: rows with `source` and `target`.
-      sequence_length, vocabulary, task_name, subword_sampling: as in `scoring_rows`.
       noise_density: share of the tokens that is masked.
       mean_span_length: tokens per span, on average.
     """
@@ -247,16 +247,14 @@ def outcome_rows(
     outcome_weight: float = 1.0,
     subword_sampling: bool = False,
 ) -> tf.data.Dataset:
-    """`groups` view as a document to generate: each candidate is followed by what came of it.
+    """`groups` view as a document to generate: each candidate is followed by its outcome in words.
 
-    After every packed candidate, statistics and all, the outcome's words are to be predicted, from
-    the state at `[EOS]` on: where scoring has its classes. A backbone pretrained this way has seen
-    the form of the scoring task before it is frozen.
+    The outcome is predicted from the candidate's `[EOS]` on, where scoring has its classes. So a
+    backbone pretrained this way has seen the form of the scoring task before it is frozen.
 
     Args:
       ds: rows with `history`, `candidates`, `ratings`, `labels`.
-      sequence_length, vocabulary, task_name, subword_sampling: as in `scoring_rows`.
-      outcome: words for an event's value ("liked"); of the data set's template.
+      outcome: words for an event's value ("liked"), from the data set's template.
       candidate_weight: loss weight of the candidates' own words.
       outcome_weight: loss weight of the outcome words.
     """
@@ -282,6 +280,175 @@ def outcome_rows(
     return map_rows(ds, make, columns, random=subword_sampling and rows_may_vary())
 
 
+@gin.configurable
+def likelihood_rows(
+    ds: tf.data.Dataset,
+    sequence_length: Lengths,
+    *,
+    vocabulary: SeqioVocabulary,
+    task_name: str,
+    item_texts: Callable[[], Sequence[str]],
+    outcome_of: Callable[[float], str],
+    sentence: str = "{item}",
+    outcome: str = "",
+    counted: Collection[str] = ("candidate",),
+    candidate_length: int | None = None,
+) -> tf.data.Dataset:
+    """`groups` view, zero-shot scoring: a history, and a sentence about each of its candidates.
+
+        likelihood_rows.sentence = '{candidate}. {outcome}.'
+        likelihood_rows.outcome = 'liked'
+        likelihood_rows.counted = ('after',)
+
+    Args:
+      ds: rows with `history`, `candidates`, `labels`, `item_indices`, `user_index`; in training
+        with `{outcome}` also `ratings`.
+      item_texts: returns the catalogue's texts, in the order of the items table.
+      outcome_of: words for an event's value ("liked"), from the data set's template.
+      sentence: has one field: `{candidate}`, rendered with its statistics as in scoring, or
+        `{item}`, rendered as in the catalogue. It may also have `{outcome}`.
+      outcome: what `{outcome}` stands for when candidates are scored. Validation scores, too, so
+        its loss is none to choose a step by. In training the rows are samples of language:
+        `{outcome}` is each candidate's own outcome, and candidates without one are left out.
+      counted: which parts of the sentence count, of `text.counted_sentences.PARTS`: the words
+        'before' the field, the 'candidate' itself, those 'after' it, and the 'end' ([EOS]).
+
+    Raises:
+      ConfigError: a sentence that does not parse, or `{outcome}` without `outcome`.
+    """
+    if _OUTCOME in sentence and not outcome:
+        raise ConfigError(
+            f"the sentence {sentence!r} asks for an outcome: set likelihood_rows.outcome, for "
+            "instance to 'liked'"
+        )
+
+    @functools.cache
+    def of_outcome(words: str) -> CountedSentence:
+        return CountedSentence.parse(sentence.replace(_OUTCOME, words), counted)
+
+    asked = of_outcome(outcome)
+    of_items = item_texts() if asked.as_item else ()
+    own_outcomes = _OUTCOME in sentence and rows_may_vary()
+
+    def make(example: Example, rng: np.random.Generator | None) -> Row:
+        del rng
+        text = vocabulary.text
+        indices, labels = example["item_indices"], example["labels"]
+        texts = [of_items[i] for i in indices] if asked.as_item else example["candidates"]
+        sentences = [asked] * len(texts)
+        if own_outcomes:
+            words = outcomes_in_words(example["ratings"], labels, outcome_of)
+            known = [index for index, word in enumerate(words) if word]
+            if not known:
+                raise DataError("none of the candidates of a row has an outcome in words")
+            texts, sentences = [texts[i] for i in known], [of_outcome(words[i]) for i in known]
+            indices, labels = indices[known], labels[known]
+        row = rows.source_row(text, example["history"], sequence_length["inputs"])
+        row |= counted_candidates(
+            text,
+            texts,
+            sentences,
+            sequence_length["targets"],
+            labels,
+            indices,
+            candidate_length=candidate_length,
+        )
+        return with_ids(row, task_name, user=example["user_index"])
+
+    columns = ["history", "candidates", "labels", "item_indices", "user_index"]
+    return map_rows(ds, make, [*columns, "ratings"] if own_outcomes else columns, random=False)
+
+
+def outcomes_in_words(
+    ratings: Sequence[float], labels: Sequence[int], outcome: Callable[[float], str]
+) -> list[str]:
+    """The outcome of each candidate; "" for sampled negatives, which are no events.
+
+    Args:
+      ratings: values of the events; NaN for events without one and for sampled negatives.
+      labels: 0 or 1 of each.
+      outcome: words for an event's value, NaN included.
+    """
+    return [
+        "" if math.isnan(rating) and not label else outcome(float(rating))
+        for rating, label in zip(ratings, labels, strict=True)
+    ]
+
+
+def with_outcomes(
+    vocab: Vocabulary,
+    candidates: Sequence[str],
+    outcomes: Sequence[str],
+    target_length: int,
+    *,
+    candidate_weight: float = 0.0,
+    outcome_weight: float = 1.0,
+    sampling: SubwordSampling | None = None,
+) -> rows.Row:
+    """Lays out `[BOS] candidate [EOS] outcome` for every candidate, one block each.
+
+    The outcome is tokenised by itself, so its tokens are the same after every candidate. The last
+    one is predicted but never read, so with outcomes of one token the rows look as scoring's do.
+    A candidate too long for its share of the row is cut, never its outcome.
+
+    Args:
+      vocab: the vocabulary.
+      candidates: texts.
+      outcomes: words for each; a candidate whose outcome is empty is left out.
+      target_length: most tokens of the row.
+      candidate_weight: loss weight of the candidates' words and of `[EOS]` after them.
+      outcome_weight: loss weight of the outcome's words.
+      sampling: cut the candidates' words at random (training only).
+
+    Returns:
+      The decoder features of `rows.packed_candidates`, without labels.
+
+    Raises:
+      DataError: no candidate has an outcome.
+      ConfigError: the row is too short.
+    """
+    pairs = [(text, words) for text, words in zip(candidates, outcomes, strict=True) if words]
+    if not pairs:
+        raise DataError("none of the candidates of a row has an outcome in words")
+    endings = [vocab.encode_array(words) for _, words in pairs]
+    longest = max(map(len, endings))
+    share = target_length // len(pairs)
+    if share < longest + 2:
+        raise ConfigError(
+            f"{len(pairs)} candidates with outcomes of {longest} tokens do not fit the target "
+            f"length {target_length}; raise it or lower the group size"
+        )
+    texts = [text for text, _ in pairs]
+    row = rows.packed_candidates(
+        vocab, texts, target_length, candidate_length=share - longest + 1, sampling=sampling
+    )
+    ends = np.flatnonzero(np.diff(row["decoder_block_ids"], append=0))
+    # All but the last token of an outcome are read, after the `[EOS]` of their candidate.
+    read = [ids[:-1] for ids in endings]
+    lengths = [len(ids) for ids in read]
+    at = np.repeat(ends + 1, lengths)
+    inputs = np.insert(row["decoder_input_tokens"], at, np.concatenate(read))
+    block_ids = np.insert(
+        row["decoder_block_ids"], at, np.repeat(np.arange(len(read)) + 1, lengths)
+    )
+    targets = np.insert(row["decoder_target_tokens"], at, 0)
+    weights = np.insert(row["decoder_loss_weights"] * candidate_weight, at, 0.0)
+    # `[EOS]` moved with the tokens put in before it.
+    starts = ends + np.cumsum([0, *lengths[:-1]])
+    for start, ids in zip(starts, endings, strict=True):
+        targets[start : start + len(ids)] = ids
+        weights[start : start + len(ids)] = outcome_weight
+    return row | {
+        "decoder_input_tokens": inputs,
+        "decoder_target_tokens": targets,
+        "decoder_loss_weights": weights.astype(np.float32),
+        "decoder_block_ids": block_ids,
+        "decoder_labels": np.full(len(inputs), -1, np.int32),
+        "decoder_item_ids": np.full(len(inputs), -1, np.int32),
+        "decoder_item_log_frequency": np.zeros(len(inputs), np.float32),
+    }
+
+
 def map_rows(
     ds: tf.data.Dataset,
     make: Callable[[Example, np.random.Generator | None], Row],
@@ -293,9 +460,8 @@ def map_rows(
 
     Args:
       ds: examples, dictionaries of tensors.
-      make: from the wanted columns (strings decoded, lists of strings as lists) and a random
-        generator to a row with every task feature.
-      columns: which columns `make` reads.
+      make: from columns (strings decoded) and a random generator to a row of all task features.
+      columns: those that `make` reads.
       random: give `make` a generator, seeded by seqio's seed for this row; otherwise None.
 
     Raises:
@@ -335,16 +501,16 @@ def map_rows(
 
 
 def job_id(task_name: str) -> int:
-    """The number by which the rows of a seqio task are told from those of others.
+    """The number that marks the rows of a seqio task.
 
-    It depends on the name alone (CRC-32, without the sign's bit): it is the same in every mixture,
-    process and launch.
+    It is the CRC-32 of the name without the sign bit: the same in every mixture, process and
+    launch.
     """
     return zlib.crc32(task_name.encode("utf-8")) & 0x7FFFFFFF
 
 
 def with_ids(row: Row, task_name: str, *, user: int = -1, retrieval: int = 0) -> Row:
-    """A row and whose it is: `task_ids`, `retrieval`, `user_ids` `[1]`, `decoder_job_ids` `[n]`."""
+    """The row with `task_ids`, `retrieval`, `user_ids` `[1]` and `decoder_job_ids` `[n]`."""
     positions = len(row["decoder_input_tokens"])
     return row | {
         "task_ids": np.array([prompt_row(task_name)], np.int32),
@@ -355,24 +521,24 @@ def with_ids(row: Row, task_name: str, *, user: int = -1, retrieval: int = 0) ->
 
 
 def rating_classes(ratings: np.ndarray, values: Sequence[float]) -> np.ndarray:
-    """Class of each rating `[n]`: its place among the sorted `values`.
+    """Class of each rating `[n]`: its index among the sorted `values`.
 
     Raises:
       DataError: a rating is none of the values.
     """
     known = np.sort(np.asarray(values, np.float64))
     # The nearest: ratings were written in float32, where 0.2 lies above 0.2.
-    places = np.abs(known[None] - np.asarray(ratings, np.float64)[:, None]).argmin(axis=1)
-    bad = np.flatnonzero(~np.isclose(known[places], ratings))
+    classes = np.abs(known[None] - np.asarray(ratings, np.float64)[:, None]).argmin(axis=1)
+    bad = np.flatnonzero(~np.isclose(known[classes], ratings))
     if bad.size:
         raise DataError(
             f"the rating {ratings[bad[0]]} is none of rating_values = {tuple(known.tolist())}"
         )
-    return places
+    return classes
 
 
 def _python(value: Any) -> Any:
-    """bytes to str, arrays of bytes to lists of str; numbers stay as they are."""
+    """Bytes to str, arrays of bytes to lists of str; numbers stay as they are."""
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value.item()
     if isinstance(value, bytes):

@@ -1,4 +1,4 @@
-"""Which row of the prompt bank each seqio task uses, looked up and checked in one place."""
+"""Which row of the prompt bank each seqio task uses."""
 
 from __future__ import annotations
 
@@ -17,11 +17,8 @@ def prompt_task_ids(ids: Mapping[str, int] | None = None) -> Mapping[str, int]:
 
         prompt_task_ids.ids = {"movielens_100k_ctr": 0, "movielens_100k_retrieval": 1}
 
-    With one set of prompts for all tasks (`PromptConfig.num_tasks` 1) nothing need be said. Tasks
-    share one of several rows by having its number, both of them.
-
-    Args:
-      ids: seqio task name to row, below `PromptConfig.num_tasks`.
+    Not needed with one set of prompts for all tasks (`PromptConfig.num_tasks` 1). Tasks with the
+    same number share its row.
     """
     return ids or {}
 
@@ -31,7 +28,7 @@ def prompt_row(task: str, num_tasks: int | None = None) -> int:
 
     Args:
       task: its name.
-      num_tasks: rows of the model's bank; None: not known here.
+      num_tasks: rows of the model's bank; None: not checked.
 
     Raises:
       ConfigError: `prompt_task_ids.ids` has no row for the task, though it has some or the bank
@@ -59,15 +56,11 @@ def prompt_row(task: str, num_tasks: int | None = None) -> int:
 
 
 def check_prompt_rows(tasks: Sequence[str], num_tasks: int) -> None:
-    """Every task of a run must have a row, and every name that has one must be a task's.
-
-    Args:
-      tasks: seqio tasks that are trained.
-      num_tasks: rows of the model's bank.
+    """Checks `prompt_task_ids` for the tasks of a run and the `num_tasks` rows of its bank.
 
     Raises:
       ConfigError: as `prompt_row`; a name that no task has; or tasks that share a row while
-        another one is nobody's, which is more likely a wrong number than meant.
+        another row is nobody's, which is more likely a wrong number than meant.
     """
     ids = prompt_task_ids()
     for name in sorted(set(ids) - {*tasks, *seqio.TaskRegistry.names()}):

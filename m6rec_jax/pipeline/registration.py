@@ -1,4 +1,4 @@
-"""Registers the seqio tasks of a prepared data set, so that `tasks/<data set>.py` stays short.
+"""Registers the seqio tasks of prepared data, so that the modules of `tasks/` stay short.
 
     register_recommendation_tasks("movielens_100k", dataset="movielens-100k")
 
@@ -9,14 +9,49 @@ registers
     movielens_100k_outcomes      groups       candidates, then outcomes in words (pretraining)
     movielens_100k_ctr           groups       the class of each candidate (scoring)
     movielens_100k_retrieval     next_items   the two towers
-    movielens_100k_reranking     reranking    which of the items near by comes next
+    movielens_100k_reranking     reranking    which of the co-occurring items comes next
     movielens_100k_zero_shot     groups       the likelihood of sentences about candidates
     movielens_100k_pretrain            mixture of infilling and generation
     movielens_100k_foundation          the same, outcomes and retrieval; see `foundation_rates`
 
-and one for whatever else jobs ask for (`jobs.job.Job.tasks`). Nothing is read before a task is
-used; see `pipeline.locations` for where data are looked for. Tasks of texts are registered by
-`pipeline.text_registration`.
+and one for whatever else jobs ask for (`jobs.job.Job.tasks`).
+
+    register_text_tasks("film_reviews", corpus="film-reviews", label_task="sentiment")
+
+registers
+
+    film_reviews_infilling           documents       spans restored (pretraining)
+    film_reviews_generation          documents       what comes next (pretraining)
+    film_reviews_sentiment           labelled_texts  the class of each text
+    film_reviews_sentiment_in_words  labelled_texts  the class in words (pretraining)
+    film_reviews_pretrain            mixture of infilling and generation
+
+    register_generation_tasks("movielens_100k", dataset="movielens-100k", views=("explanations",))
+
+registers `movielens_100k_explanations`: for every view a task of kind 'generation', trained as
+language and evaluated by the texts that it writes.
+
+    register_dialogue_tasks("inspired", dataset="inspired")
+
+registers
+
+    inspired_replies      replies          what SYSTEM says (BLEU-2, distinct-n, perplexity)
+    inspired_titles       recommendations  the title it recommends, written (recall)
+    inspired_retrieval    recommendations  the same by the two towers (recall)
+    inspired_conversation mixture of all three
+
+`register_mixture` mixes any of them. Nothing is read before a task is used; see
+`pipeline.locations` for where data are looked for. The functions share these arguments:
+
+    name                  prefix of the task names: letters, digits, `_`
+    dataset or corpus     its name, as in dataset.json, dialogues.json or corpus.json
+    split                 name of the prepared split
+    vocabulary            returns the vocabulary; None: the file of `locations.vocabulary_file`
+    vocabulary_split      beside which split that file lies; None: `split`. Splits that are tuned
+                          from one foundation need its vocabulary
+    shuffle_buffer_size   see `PreparedSource`
+
+and return the names registered, tasks before mixtures.
 """
 
 from __future__ import annotations
@@ -33,15 +68,24 @@ import tensorflow as tf
 
 from m6rec_jax import configuration
 from m6rec_jax.data.prepared import Prepared
+from m6rec_jax.data.views import WRITING
 from m6rec_jax.errors import ConfigError
+from m6rec_jax.io.closest import did_you_mean
 from m6rec_jax.jobs.job import Job, job_of, jobs
-from m6rec_jax.pipeline import locations, preprocessors
+from m6rec_jax.pipeline import locations, preprocessors, text_preprocessors
 from m6rec_jax.pipeline.features import TASK_FEATURES
-from m6rec_jax.pipeline.likelihood_rows import likelihood_rows
 from m6rec_jax.pipeline.source import SHUFFLE_BUFFER_SIZE, PreparedSource
-from m6rec_jax.pipeline.task_rows import find_provider
+from m6rec_jax.pipeline.task_rows import tasks_of
 from m6rec_jax.pipeline.vocabulary import SeqioVocabulary
 from m6rec_jax.text.vocabulary import Vocabulary
+
+LoadVocabulary = Callable[[], Vocabulary]
+
+# For texts: in training the buffers of many corpora are held at a time, in every shard. TFDS has
+# shuffled the rows already.
+TEXT_SHUFFLE_BUFFER_SIZE = 256
+
+FOUNDATION = ("infilling", "generation", "outcomes", "retrieval")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -51,10 +95,9 @@ class TaskInfo:
     Attributes:
       name: of the seqio task.
       kind: of its job, such as 'scoring', see `m6rec_jax.jobs`.
-      view: of the prepared data set.
-      dataset, split: names of the prepared data set.
-      positive_classes: for scoring, the classes whose probabilities a score adds up.
-      rows: name of the function that makes its rows, as gin knows it: 'scoring_rows'.
+      view, dataset, split: of the prepared data.
+      positive_classes: for scoring, the classes whose probabilities add up to the score.
+      rows: gin's name of the function that makes its rows: 'scoring_rows'.
     """
 
     name: str
@@ -67,11 +110,10 @@ class TaskInfo:
 
     @property
     def job(self) -> Job:
-        """What is done with its rows."""
         return job_of(self.kind)
 
     def candidate_length(self) -> int | None:
-        """Most tokens of a candidate in the task's rows, as gin sets it; None: they share T."""
+        """Most tokens of a candidate in the task's rows, as set in gin; None: they share T."""
         length: int | None = configuration.bound(f"{self.rows}.candidate_length")
         return length
 
@@ -100,8 +142,7 @@ def task_info(name: str) -> TaskInfo:
 
 def is_registered(mixture_or_task_name: str) -> bool:
     """Whether all tasks of a mixture (or the task itself) were registered by this module."""
-    provider = find_provider(mixture_or_task_name)
-    return all(task.name in _TASKS for task in seqio.get_subtasks(provider))
+    return all(name in _TASKS for name in tasks_of(mixture_or_task_name))
 
 
 def evaluated_tasks(mixture_or_task_name: str) -> list[TaskInfo]:
@@ -110,8 +151,7 @@ def evaluated_tasks(mixture_or_task_name: str) -> list[TaskInfo]:
     Raises:
       ConfigError: nothing is registered under the name, or not by this module.
     """
-    provider = find_provider(mixture_or_task_name)
-    return [task_info(task.name) for task in seqio.get_subtasks(provider)]
+    return [task_info(name) for name in tasks_of(mixture_or_task_name)]
 
 
 def register_recommendation_tasks(
@@ -119,7 +159,7 @@ def register_recommendation_tasks(
     dataset: str,
     *,
     split: str = "per_user_temporal",
-    vocabulary: Callable[[], Vocabulary] | None = None,
+    vocabulary: LoadVocabulary | None = None,
     vocabulary_split: str | None = None,
     rating_values: Sequence[float] = (),
     positive_rating: float | None = None,
@@ -128,61 +168,120 @@ def register_recommendation_tasks(
     """Registers all tasks and mixtures of one split of a data set; see the module's docstring.
 
     Args:
-      name: prefix of the task names: letters, digits, `_`.
-      dataset: name of the data set, as in its dataset.json.
-      split: name of the prepared split.
-      vocabulary: returns the vocabulary; None: the file of `locations.vocabulary_file`.
-      vocabulary_split: beside which split that file lies; None: `split`. Splits that are tuned from
-        one foundation need its vocabulary.
       rating_values: all values that events have, such as (1, 2, 3, 4, 5). Given,
         `<name>_ctr_ratings` is registered, too: one class per value instead of like and dislike,
         so that the model learns from the finer label. PromptConfig.num_options must fit.
       positive_rating: the least value that counts as liked; a score is the sum of the
         probabilities of these classes. Needed with `rating_values`.
-      shuffle_buffer_size: see `PreparedSource`.
-
-    Returns:
-      The names registered, tasks before mixtures.
 
     Raises:
       ConfigError: `rating_values` without a `positive_rating` that divides them in two.
     """
     values = tuple(sorted(rating_values))
     positive_classes = _positive_classes(values, positive_rating) if values else ()
-    loaded = SeqioVocabulary(
-        vocabulary
-        or functools.partial(locations.load_vocabulary, dataset, vocabulary_split or split)
-    )
-    add = functools.partial(add_task, loaded, dataset, split, shuffle_buffer_size)
-    names = []
+    add = _Registrar(name, dataset, split, vocabulary, vocabulary_split, shuffle_buffer_size)
     for kind, job in jobs().items():
         for suffix, view, rows in job.tasks:
-            names.append(f"{name}_{suffix}")
             make, options = ROWS[rows]
             own: dict[str, Any] = {
                 key: functools.partial(of, dataset, split) for key, of in options.items()
             }
-            add(names[-1], kind, view, make, **own)
+            add(suffix, kind, view, make, **own)
     if values:
-        names.append(f"{name}_ctr_ratings")
         add(
-            names[-1],
+            "ctr_ratings",
             "scoring",
             "groups",
             preprocessors.scoring_rows,
             positive_classes=positive_classes,
             rating_values=values,
         )
-    language = [f"{name}_infilling", f"{name}_generation"]
-    seqio.MixtureRegistry.add(f"{name}_pretrain", language, default_rate=1.0)
-    seqio.MixtureRegistry.add(
-        f"{name}_foundation",
-        [
-            (f"{name}_{kind}", functools.partial(_foundation_rate, kind))
-            for kind in ("infilling", "generation", "outcomes", "retrieval")
-        ],
+    add.mixture("pretrain", ("infilling", "generation"))
+    add.mixture("foundation", FOUNDATION, _foundation_rate)
+    return add.names
+
+
+def register_text_tasks(
+    name: str,
+    corpus: str,
+    *,
+    split: str = "by_group",
+    label_task: str | None = None,
+    class_words: Sequence[str] = (),
+    every_word_counts: bool = False,
+    vocabulary: LoadVocabulary | None = None,
+    vocabulary_split: str | None = None,
+    shuffle_buffer_size: int = TEXT_SHUFFLE_BUFFER_SIZE,
+) -> list[str]:
+    """Registers all tasks and mixtures of one split of a corpus; see the module's docstring.
+
+    Args:
+      label_task: what the class of a text is called; None for a corpus without classes.
+      class_words: a word for each class, to be written when asked: `<name>_<label_task>_in_words`.
+      every_word_counts: `class_word_rows.word_dropout` is off, since a text without some of its
+        words may be of another class.
+    """
+    add = _Registrar(name, corpus, split, vocabulary, vocabulary_split, shuffle_buffer_size)
+    add("infilling", "language", "documents", preprocessors.infilling_rows)
+    add("generation", "language", "documents", preprocessors.generation_rows)
+    if label_task is not None:
+        if class_words:
+            settings: dict[str, Any] = {"words": class_words}
+            if every_word_counts:
+                settings["word_dropout"] = 0.0
+            rows = text_preprocessors.class_word_rows
+            add(f"{label_task}_in_words", "language", "labelled_texts", rows, **settings)
+        rows = text_preprocessors.classification_rows
+        add(label_task, "classification", "labelled_texts", rows)
+    add.mixture("pretrain", ("infilling", "generation"))
+    return add.names
+
+
+def register_generation_tasks(
+    name: str,
+    dataset: str,
+    *,
+    split: str = "per_user_temporal",
+    views: Sequence[str] = WRITING,
+    vocabulary: LoadVocabulary | None = None,
+    vocabulary_split: str | None = None,
+    shuffle_buffer_size: int = TEXT_SHUFFLE_BUFFER_SIZE,
+) -> list[str]:
+    """Registers a task for every kind of text that a data set has; see the module's docstring.
+
+    Args:
+      split: texts of corpora have 'by_group'.
+      views: of `data.views.WRITING`, those that are prepared.
+    """
+    add = _Registrar(name, dataset, split, vocabulary, vocabulary_split, shuffle_buffer_size)
+    for view in views:
+        add(view, "generation", view, text_preprocessors.text_generation_rows)
+    return add.names
+
+
+def register_dialogue_tasks(
+    name: str,
+    dataset: str,
+    *,
+    split: str = "by_group",
+    vocabulary: LoadVocabulary | None = None,
+    vocabulary_split: str | None = None,
+    shuffle_buffer_size: int = TEXT_SHUFFLE_BUFFER_SIZE,
+) -> list[str]:
+    """Registers the tasks of one data set of dialogues; see the module's docstring."""
+    add = _Registrar(name, dataset, split, vocabulary, vocabulary_split, shuffle_buffer_size)
+    texts = text_preprocessors.text_generation_rows
+    add("replies", "generation", "replies", texts)
+    add("titles", "title_recommendation", "recommendations", texts)
+    add(
+        "retrieval",
+        "item_recommendation",
+        "recommendations",
+        text_preprocessors.recommendation_rows,
+        log_frequency=functools.partial(_item_log_frequency, dataset, split),
     )
-    return [*names, f"{name}_pretrain", f"{name}_foundation"]
+    add.mixture("conversation", ("replies", "titles", "retrieval"))
+    return add.names
 
 
 @gin.configurable
@@ -194,18 +293,9 @@ def foundation_rates(
     Raises:
       ConfigError: a rate that is not positive; a mixture's tasks all take part.
     """
-    rates = {
-        "infilling": infilling,
-        "generation": generation,
-        "outcomes": outcomes,
-        "retrieval": retrieval,
-    }
+    rates = dict(zip(FOUNDATION, (infilling, generation, outcomes, retrieval), strict=True))
     for kind, rate in rates.items():
-        if not rate > 0:
-            raise ConfigError(
-                f"foundation_rates.{kind} = {rate} must be positive; leave a task out by naming "
-                "another mixture"
-            )
+        _require_positive(f"foundation_rates.{kind}", rate)
     return rates
 
 
@@ -214,8 +304,50 @@ def _foundation_rate(kind: str, task: seqio.Task) -> float:
     return foundation_rates()[kind]
 
 
+@gin.configurable
+def mixture_rates(rates: Mapping[str, float] | None = None) -> Mapping[str, float]:
+    """How often a mixture of `register_mixture` draws from each task, relative to the others.
+
+        mixture_rates.rates = {"movielens_100k_outcomes": 3.0, "chitchat_infilling": 0.5}
+
+    Args:
+      rates: task name to rate; 1 for tasks that are not named.
+
+    Raises:
+      ConfigError: a name that is no task, or a rate that is not positive.
+    """
+    rates = rates or {}
+    for name, rate in rates.items():
+        if name not in seqio.TaskRegistry.names():
+            hint = did_you_mean(name, seqio.TaskRegistry.names())
+            raise ConfigError(f"mixture_rates.rates names '{name}', which is no task{hint}")
+        _require_positive(f"mixture_rates.rates['{name}']", rate)
+    return rates
+
+
+def register_mixture(name: str, tasks: Sequence[str]) -> str:
+    """Registers a mixture of registered tasks at the rates of `mixture_rates`; returns its name.
+
+    All tasks must share a vocabulary, `vocabulary_file.shared` in gin.
+    """
+    seqio.MixtureRegistry.add(name, [(task, functools.partial(_rate, task)) for task in tasks])
+    return name
+
+
+def _rate(name: str, task: seqio.Task) -> float:
+    del task  # seqio gives it
+    return mixture_rates().get(name, 1.0)
+
+
+def _require_positive(name: str, rate: float) -> None:
+    if not rate > 0:
+        raise ConfigError(
+            f"{name} = {rate} must be positive; leave a task out by naming another mixture"
+        )
+
+
 def unregister(names: Sequence[str]) -> None:
-    """Takes tasks and mixtures out of seqio's registries again (tests, notebooks)."""
+    """Removes tasks and mixtures from seqio's registries (tests, notebooks)."""
     for name in reversed(names):
         if name in seqio.MixtureRegistry.names():
             seqio.MixtureRegistry.remove(name)
@@ -224,50 +356,89 @@ def unregister(names: Sequence[str]) -> None:
         _TASKS.pop(name, None)
 
 
-def add_task(
-    vocabulary: SeqioVocabulary,
-    dataset: str,
-    split: str,
-    shuffle_buffer_size: int,
-    name: str,
-    kind: str,
-    view: str,
-    preprocessor: Callable[..., tf.data.Dataset],
-    positive_classes: tuple[int, ...] = (1,),
-    **options: Any,
-) -> None:
-    """Registers one seqio task over a view of a prepared data set.
+class _Registrar:
+    """Registers tasks and mixtures over the views of one prepared split.
 
-    Args:
-      vocabulary: of its features.
-      dataset, split: names of the prepared data set.
-      shuffle_buffer_size: see `PreparedSource`.
-      name, kind, view, positive_classes: see `TaskInfo`.
-      preprocessor: from the view's columns to rows; called with the data set, `sequence_length`,
-        `vocabulary`, `task_name` and `options`.
-      **options: of the preprocessor.
-
-    Raises:
-      ConfigError: no job is of that kind.
+    Attributes:
+      names: registered so far.
     """
-    job_of(kind)
-    seqio.TaskRegistry.add(
-        name,
-        source=PreparedSource(
-            functools.partial(locations.prepared_view, dataset, split, view),
-            shuffle_buffer_size=shuffle_buffer_size,
-        ),
-        preprocessors=[
-            functools.partial(preprocessor, vocabulary=vocabulary, task_name=name, **options)
-        ],
-        output_features={
-            feature: seqio.Feature(vocabulary, add_eos=False, dtype=tf.as_dtype(spec.dtype))
-            for feature, spec in TASK_FEATURES.items()
-        },
-        shuffle_buffer_size=None,  # the source shuffles, before it repeats
-    )
-    rows = preprocessor.__name__
-    _TASKS[name] = TaskInfo(name, kind, view, dataset, split, positive_classes, rows)
+
+    def __init__(
+        self,
+        name: str,
+        dataset: str,
+        split: str,
+        vocabulary: LoadVocabulary | None,
+        vocabulary_split: str | None,
+        shuffle_buffer_size: int,
+    ) -> None:
+        self.names: list[str] = []
+        self._name, self._dataset, self._split = name, dataset, split
+        self._vocabulary = SeqioVocabulary(
+            vocabulary
+            or functools.partial(locations.load_vocabulary, dataset, vocabulary_split or split)
+        )
+        self._shuffle_buffer_size = shuffle_buffer_size
+
+    def __call__(
+        self,
+        suffix: str,
+        kind: str,
+        view: str,
+        preprocessor: Callable[..., tf.data.Dataset],
+        positive_classes: tuple[int, ...] = (1,),
+        **options: Any,
+    ) -> None:
+        """Registers the task `<name>_<suffix>`.
+
+        Args:
+          kind, view, positive_classes: see `TaskInfo`.
+          preprocessor: from the view's columns to rows; called with the data set,
+            `sequence_length`, `vocabulary`, `task_name` and `options`.
+          **options: of the preprocessor.
+
+        Raises:
+          ConfigError: no job is of that kind.
+        """
+        job_of(kind)
+        name, dataset, split = f"{self._name}_{suffix}", self._dataset, self._split
+        rows = functools.partial(
+            preprocessor, vocabulary=self._vocabulary, task_name=name, **options
+        )
+        seqio.TaskRegistry.add(
+            name,
+            source=PreparedSource(
+                functools.partial(locations.prepared_view, dataset, split, view),
+                shuffle_buffer_size=self._shuffle_buffer_size,
+            ),
+            preprocessors=[rows],
+            output_features={
+                feature: seqio.Feature(self._vocabulary, add_eos=False, dtype=tf.as_dtype(f.dtype))
+                for feature, f in TASK_FEATURES.items()
+            },
+            shuffle_buffer_size=None,  # the source shuffles, before it repeats
+        )
+        self.names.append(name)
+        _TASKS[name] = TaskInfo(
+            name, kind, view, dataset, split, positive_classes, preprocessor.__name__
+        )
+
+    def mixture(
+        self,
+        suffix: str,
+        of: Sequence[str],
+        rate: Callable[[str, seqio.Task], float] | None = None,
+    ) -> None:
+        """Registers a mixture of tasks by their suffixes; `rate` of a suffix, otherwise 1."""
+        name = f"{self._name}_{suffix}"
+        seqio.MixtureRegistry.add(
+            name,
+            [
+                (f"{self._name}_{kind}", functools.partial(rate, kind) if rate else 1.0)
+                for kind in of
+            ],
+        )
+        self.names.append(name)
 
 
 def _positive_classes(values: Sequence[float], positive: float | None) -> tuple[int, ...]:
@@ -279,7 +450,7 @@ def _positive_classes(values: Sequence[float], positive: float | None) -> tuple[
     return tuple(i for i, value in enumerate(values) if value >= positive)
 
 
-def item_log_frequency(dataset: str, split: str) -> np.ndarray:
+def _item_log_frequency(dataset: str, split: str) -> np.ndarray:
     """`Catalogue.log_frequency` of a prepared split, `[items]`."""
     return locations.prepared(dataset, split).catalogue().log_frequency
 
@@ -298,8 +469,8 @@ def _template_outcome(folder: Any, dataset: str, split: str) -> Callable[[float 
     return locations.prepared(dataset, split).template().outcome
 
 
-# Functions that lay out rows for `Job.tasks`, and what each must know of the data set: functions of
-# its name and split.
+# Functions that lay out rows for `Job.tasks`, and what each must know of the data set, as functions
+# of its name and split.
 ROWS: Mapping[str, tuple[Callable[..., tf.data.Dataset], Mapping[str, Callable[..., Any]]]] = {
     "infilling_rows": (preprocessors.infilling_rows, {}),
     "generation_rows": (preprocessors.generation_rows, {}),
@@ -307,7 +478,10 @@ ROWS: Mapping[str, tuple[Callable[..., tf.data.Dataset], Mapping[str, Callable[.
     "scoring_rows": (preprocessors.scoring_rows, {}),
     "retrieval_rows": (
         preprocessors.retrieval_rows,
-        {"item_log_frequency": item_log_frequency},
+        {"item_log_frequency": _item_log_frequency},
     ),
-    "likelihood_rows": (likelihood_rows, {"item_texts": _item_texts, "outcome_of": _outcome}),
+    "likelihood_rows": (
+        preprocessors.likelihood_rows,
+        {"item_texts": _item_texts, "outcome_of": _outcome},
+    ),
 }

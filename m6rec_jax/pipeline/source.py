@@ -35,14 +35,14 @@ class PreparedSource(seqio.DataSource):
       * a shard is a contiguous range of rows, so any number of shards works with any number of
         files, every row is in exactly one shard, and each shard may shuffle with its own seed;
       * rows are shuffled before they are repeated: an epoch holds every row exactly once;
-      * nothing is cached in memory, since a cache would be written with every iterator state;
+      * nothing is cached in memory: a cache would be written with every iterator state;
       * the folder is looked up late, so that a task can be registered before its data exist.
 
     Args:
       locate: returns the folder that holds `dataset_info.json`; may raise `DataError`.
       splits: names of the splits that exist.
-      shuffle_buffer_size: rows held for shuffling. TFDS writes rows in a shuffled order already,
-        so this only has to differ from epoch to epoch; it is saved with the iterator state.
+      shuffle_buffer_size: rows held for shuffling, and saved with the iterator state. It can be
+        small: TFDS has shuffled the rows, only epochs must differ.
     """
 
     def __init__(
@@ -124,8 +124,8 @@ class PreparedSource(seqio.DataSource):
 
         Raises:
           DataError: the data set, the split or a column is missing, the split has no rows, or a
-            shard to be shuffled has none. (One pass in order, for evaluation, may have none; rows
-            that are shuffled are repeated, and none would be waited for without end.)
+            shard to be shuffled has none (it is repeated, so its reader would wait forever; a
+            pass in order, for evaluation, may have none).
         """
         known = tuple(self.builder.info.features)
         for column in columns or ():
@@ -163,7 +163,7 @@ class SampledSource(seqio.DataSource):
 
     Args:
       source: where the rows are.
-      rows: int `[n]`, their places, ascending (`task_rows.sampled_places`).
+      rows: int `[n]`, their indices, ascending (`task_rows.sampled_indices`).
     """
 
     def __init__(self, source: seqio.DataSource, rows: np.ndarray) -> None:
@@ -193,8 +193,8 @@ class SampledSource(seqio.DataSource):
         rows = self._rows
         if shard_info is not None:
             first, end = (
-                len(rows) * place // shard_info.num_shards
-                for place in (shard_info.index, shard_info.index + 1)
+                len(rows) * index // shard_info.num_shards
+                for index in (shard_info.index, shard_info.index + 1)
             )
             rows = rows[first:end]
         dataset = self._source.get_dataset(split=split, shuffle=False, seed=seed)
@@ -204,4 +204,4 @@ class SampledSource(seqio.DataSource):
         chosen[rows] = True
         table = tf.constant(chosen)
         dataset = dataset.take(len(chosen)).enumerate()
-        return dataset.filter(lambda place, _: table[place]).map(lambda _, row: row)
+        return dataset.filter(lambda index, _: table[index]).map(lambda _, row: row)

@@ -58,20 +58,15 @@ def rows_per_task(provider: seqio.Task | seqio.Mixture, split: str) -> dict[str,
     return {task.name: int(task.num_input_examples(split) or 0) for task in tasks}
 
 
-def sampled_places(rows: int, sample: int) -> np.ndarray:
-    """Places of `sample` of `rows` rows, ascending: drawn at random, always the same ones."""
+def sampled_indices(rows: int, sample: int) -> np.ndarray:
+    """Indices of `sample` of `rows` rows, ascending: drawn at random, always the same ones."""
     if sample >= rows:
         return np.arange(rows)
     return np.sort(np.random.default_rng(0).choice(rows, sample, replace=False))
 
 
 def sample_sizes(per_task: Mapping[str, int], sample: int) -> dict[str, int]:
-    """How many rows of each task a sample has: their share of all, at least one.
-
-    Args:
-      per_task: rows of each task.
-      sample: rows in all; 0 or more than there are: all of them.
-    """
+    """Rows of each task in a sample: their share, at least one; all where `sample` is 0."""
     total = sum(per_task.values())
     if not sample or sample >= total:
         return dict(per_task)
@@ -79,7 +74,7 @@ def sample_sizes(per_task: Mapping[str, int], sample: int) -> dict[str, int]:
 
 
 def _has_split(task: seqio.Task, split: str) -> bool:
-    # Which splits a prepared data set has is known when it is read: its source names all.
+    # The splits of a prepared data set are known when it is read; its source names all.
     source = task.source
     return split in task.splits and (
         not isinstance(source, PreparedSource) or source.has_split(split)
@@ -111,11 +106,7 @@ def task_dataset(
 
 
 def next_rows(iterator: Iterator[Mapping[str, tf.Tensor]], end: Any = None) -> Batch:
-    """The next element in host memory.
-
-    Args:
-      iterator: of a data set.
-      end: what to return where there is none; None: that is an error.
+    """The next element of a data set in host memory; at its end `end`, or an error for None.
 
     Raises:
       DataError: a row cannot be read or preprocessed, or the data have ended.
@@ -131,6 +122,6 @@ def next_rows(iterator: Iterator[Mapping[str, tf.Tensor]], end: Any = None) -> B
 
 
 def require_multiple(name: str, value: int, of_name: str, of: int) -> None:
-    """Raises ConfigError where a number of rows is no multiple of what shares them."""
+    """Raises ConfigError unless a number of rows is a positive multiple of `of`."""
     if of < 1 or value < 1 or value % of:
         raise ConfigError(f"{name} = {value} must be a positive multiple of {of_name} = {of}")

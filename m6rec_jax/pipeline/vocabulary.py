@@ -15,12 +15,9 @@ from m6rec_jax.text.vocabulary import Vocabulary
 class SeqioVocabulary(seqio.Vocabulary):
     """Adapts a text `Vocabulary`, which is loaded when it is first used.
 
-    Registering a task must neither read files nor fail on a machine that only lists tasks, so the
-    adapter holds a function. Two adapters are equal when their vocabularies are, which is what
-    seqio compares when tasks are mixed.
-
-    Args:
-      load: returns the vocabulary; called at most once.
+    Registering a task must not read files, so the adapter takes a function, which is called at
+    most once. Two adapters are equal when their vocabularies are: seqio compares them when it
+    mixes tasks.
     """
 
     def __init__(self, load: Callable[[], Vocabulary]) -> None:

@@ -1,11 +1,17 @@
 """Checkpoints of runs under t5x become runs of ours, and back: backbone and prompts, bit by bit.
 
 t5x's tree has our names, with the prompts in a branch of it (see `variables`), so nothing is
-mapped. Here t5x is not needed.
+mapped. t5x's checkpoints do not say what model they are of; files beside them do:
+
+    MODEL_DIR/m6rec.json   a manifest without tensors: model, vocabulary, what trained
+    MODEL_DIR/inference/   as in runs of ours, see `engine.model_folder`
+
+t5x is not needed here.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +22,13 @@ import numpy as np
 from etils import epath
 
 from m6rec_jax.checkpoints.location import CHECKPOINTS_FOLDER, list_steps, locate, read_manifest
-from m6rec_jax.checkpoints.manifest import RunDescription, TensorSpec
+from m6rec_jax.checkpoints.manifest import (
+    Manifest,
+    RunDescription,
+    TensorSpec,
+    make_manifest,
+    parse_manifest,
+)
 from m6rec_jax.checkpoints.restore import PARAMS, PROMPTS
 from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.checkpoints.t5x_files import (
@@ -30,7 +42,8 @@ from m6rec_jax.checkpoints.trees import flatten, nested
 from m6rec_jax.engine.model_folder import ASSETS_FOLDER, restore_model, variable_targets
 from m6rec_jax.errors import CheckpointError
 from m6rec_jax.model import M6Rec, ModelConfig
-from m6rec_jax.t5x_bridge.description import read_description, write_description
+
+DESCRIPTION_FILE = "m6rec.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +139,30 @@ def from_t5x(source: Path, target: epath.Path, *, dry_run: bool = False) -> Exch
         store.save(exchanged.step, trained, data={}, run=run)
     _copy_assets(epath.Path(folder.parent), target)
     return exchanged
+
+
+def write_description(folder: str | Path | epath.Path, run: RunDescription) -> None:
+    """Writes the description of the checkpoints in a folder (MODEL_DIR of t5x)."""
+    path = epath.Path(folder) / DESCRIPTION_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    manifest = make_manifest(0, run, {}, {}, {})
+    path.write_text(json.dumps(manifest.to_json(), indent=2) + "\n")
+
+
+def read_description(checkpoint: str | Path | epath.Path) -> Manifest:
+    """The description of a checkpoint, beside it or in it.
+
+    Raises:
+      CheckpointError: there is none, or it is damaged.
+    """
+    folder = epath.Path(checkpoint)
+    for path in (folder / DESCRIPTION_FILE, folder.parent / DESCRIPTION_FILE):
+        if path.exists():
+            return parse_manifest(path.read_text(), str(path))
+    raise CheckpointError(
+        f"neither {folder} nor {folder.parent} has a file {DESCRIPTION_FILE}, which says what "
+        "model the checkpoint is of. Runs of gin_configs/t5x/ write it; copy it, too"
+    )
 
 
 def _shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:

@@ -1,11 +1,17 @@
 """What t5x reads: the feature converter of its data sets, and the rows of training.
 
-train.get_dataset_fn = @training_dataset
+    train.get_dataset_fn = @training_dataset
+
+Exported models take rows of tokens, which `m6rec_jax.text.rows` makes of text in Python:
+
+    save.create_preprocessor_fn = @row_inputs
+    save.inference_mode = @CustomInferenceMode()     # of t5x.export_lib
+    CustomInferenceMode.model_fn_name = 'scores'
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import gin
@@ -15,19 +21,14 @@ from t5x import utils
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.pipeline.batches import training_shard
 from m6rec_jax.pipeline.feature_converter import M6RecFeatureConverter
-from m6rec_jax.pipeline.features import COUNT_FEATURES
+from m6rec_jax.pipeline.features import COUNT_FEATURES, MODEL_FEATURES
 from m6rec_jax.pipeline.task_rows import find_provider
 
 
 class T5xFeatureConverter(M6RecFeatureConverter):
-    """Rows of model features, as t5x asks for them.
+    """Rows of model features without the counts of rows that were too long.
 
-    Differs from the one that our own training uses in what t5x needs: the bookkeeping of rows that
-    were too long is gone, since t5x would hand it to the model.
-
-    Args:
-      pack: pack documents, see `m6rec_jax.pipeline.packing`.
-      use_custom_packing_ops: t5x says it; packing is our own in either case.
+    t5x would hand these to the model. Packing is our own whatever `use_custom_packing_ops` says.
     """
 
     MODEL_FEATURES: ClassVar[Mapping[str, Any]] = {
@@ -59,10 +60,10 @@ def training_dataset(
     num_epochs: int | None = None,
     continue_from_last_checkpoint: bool = False,
 ) -> tf.data.Dataset:
-    """The batches of `m6rec train`: with the same seed, and as many shards, the very same ones.
+    """The batches of `m6rec train`, the very same ones with the same seed and number of shards.
 
-    t5x's own `get_dataset` would keep small data sets in memory, and therefore in every checkpoint
-    of the position in the data, and knows no rows that vary at random (sub-word sampling).
+    t5x's own `get_dataset` would keep small data sets in memory, and so in every checkpoint of the
+    position in the data, and knows no rows that vary at random (sub-word sampling).
 
     Args:
       cfg: t5x's `DatasetConfig`; its `seed` must be set, and `shuffle` is taken to be.
@@ -92,6 +93,36 @@ def training_dataset(
         pack=cfg.pack,
     )
     return _without_counts(batches)
+
+
+@gin.configurable
+def row_inputs(
+    batch_size: int | None,
+    output_features: Any,
+    task_feature_lengths: Mapping[str, int],
+    tokenized_inputs: bool,
+) -> tuple[Callable[..., dict[str, tf.Tensor]], Sequence[tf.TensorSpec]]:
+    """Inputs of the exported function, by the features' own names.
+
+    Args:
+      batch_size: None: any.
+      output_features, tokenized_inputs: of t5x; unused, tokens are the only inputs.
+      task_feature_lengths: `{"inputs": S, "targets": T}`.
+
+    Returns:
+      A function of the inputs that names them, and their specs, `[batch, length]` each.
+    """
+    del output_features, tokenized_inputs
+    lengths = T5xFeatureConverter().get_model_feature_lengths(task_feature_lengths)
+    specs = [
+        tf.TensorSpec([batch_size, lengths[name]], tf.as_dtype(feature.dtype), name=name)
+        for name, feature in MODEL_FEATURES.items()
+    ]
+
+    def named(*inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        return dict(zip(MODEL_FEATURES, inputs, strict=True))
+
+    return named, specs
 
 
 def _without_counts(rows: tf.data.Dataset) -> tf.data.Dataset:

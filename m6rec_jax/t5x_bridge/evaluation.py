@@ -4,8 +4,8 @@
     T5xEvaluator.model = %MODEL
     T5xEvaluator.task_feature_lengths = %TASK_FEATURE_LENGTHS
 
-seqio's own evaluator compares each row's prediction with its target. Metrics such as a ranking over
-the whole catalogue cannot be had so: items are embedded once, and a row has several candidates.
+seqio's own evaluator compares each row's prediction with its target. That gives no ranking over
+the whole catalogue, where items are embedded once and a row has several candidates.
 """
 
 from __future__ import annotations
@@ -38,12 +38,9 @@ class T5xEvaluator:
     """Stands where t5x expects `seqio.Evaluator`.
 
     Args:
-      mixture_or_task_name, eval_split, log_dir, logger_cls: as t5x gives them.
+      mixture_or_task_name, eval_split, log_dir, logger_cls, unused: as t5x gives them.
       model: of the run.
-      task_feature_lengths: `{"inputs": S, "targets": T}`.
-      batch_size: rows of a step, over all devices.
-      limit: at most so many rows of each task (per process); 0: all.
-      unused: what seqio's evaluator needs besides.
+      task_feature_lengths, batch_size, limit: see `evaluation.evaluator.Evaluator`.
     """
 
     def __init__(
@@ -84,16 +81,9 @@ class T5xEvaluator:
     def evaluate(
         self, *, compute_metrics: bool, step: int | None = None, score_fn: Any, **unused: Any
     ) -> tuple[Future[Metrics], dict[str, Any]]:
-        """Metrics by task.
+        """Metrics by task, and no predictions; the parameters are taken from t5x's `score_fn`.
 
-        Args:
-          compute_metrics: write them (t5x says so on process 0).
-          step: of the checkpoint.
-          score_fn: t5x's; the parameters are taken from it.
-          unused: the other functions that t5x offers.
-
-        Returns:
-          The metrics, and no predictions.
+        `compute_metrics` (true on process 0) says whether they are written, at `step`.
         """
         params = _params_of(score_fn)
         mesh = _own_mesh(params)

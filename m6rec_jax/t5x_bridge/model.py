@@ -24,13 +24,14 @@ from m6rec_jax.engine.constraints import any_text
 from m6rec_jax.engine.decoding import FREE
 from m6rec_jax.engine.generation_program import generate
 from m6rec_jax.errors import ConfigError
+from m6rec_jax.jobs.job import job_of
 from m6rec_jax.model.m6rec import M6Rec, initial_features
 from m6rec_jax.objectives import Metrics, total_loss
 from m6rec_jax.pipeline.registration import evaluated_tasks
 from m6rec_jax.pipeline.task_rows import find_provider
-from m6rec_jax.t5x_bridge import scores, variables
-from m6rec_jax.t5x_bridge.checkpoint_manager import mend_checkpoint_manager
+from m6rec_jax.t5x_bridge import variables
 from m6rec_jax.t5x_bridge.data import T5xFeatureConverter
+from m6rec_jax.t5x_bridge.restoring import mend_checkpoint_manager
 from m6rec_jax.t5x_bridge.trainer import without_denominators
 from m6rec_jax.training.task_data import refuse_larger_vocabulary
 from m6rec_jax.training.train_state import TRAINABLE
@@ -39,19 +40,20 @@ Array = jax.Array
 Batch = Mapping[str, Array]
 Params = Mapping[str, Any]
 
+_IDENTITY = ("decoder_labels", "decoder_item_ids", "user_ids")
 _SIZED = ("encoder_input_tokens", "decoder_input_tokens")
 
 
 @gin.configurable
 class M6RecModel(models.BaseTransformerModel):
-    """`M6Rec` with the objectives of `m6rec_jax.objectives`, whose weights gin sets as ever.
+    """`M6Rec` with the objectives of `m6rec_jax.objectives`.
 
     Args:
       module: the model.
-      mixture_or_task_name: of the data. It names the vocabulary, and what scores are.
+      mixture_or_task_name: of the data; it decides the vocabulary and what scores are.
       optimizer_def: t5x's, of what trains.
-      trainable: 'all', or 'prompts': the backbone is frozen. Then the optimizer holds state for
-        `params/prompts` alone, and the backbone is a constant to the gradient.
+      trainable: 'all', or 'prompts': the backbone is frozen, that is a constant to the gradient,
+        and the optimizer holds state for `params/prompts` alone.
       verb: how `predict_batch` writes: 'greedy' or 'beam_search'.
       num_decodes: beams.
       length_penalty: of beam search.
@@ -136,30 +138,42 @@ class M6RecModel(models.BaseTransformerModel):
     def score_batch(
         self, params: Params, batch: Batch, return_intermediates: bool = False
     ) -> tuple[Array, dict[str, Array]]:
-        """What the kinds of the mixture's tasks ask for, see `t5x_bridge.scores`.
-
-        Returns:
-          The places of the rows' users `[rows]`, and the scores by name.
-        """
+        """The indices of the rows' users `[rows]`, and `scores` by name."""
         del return_intermediates
         return batch["user_ids"][:, 0], self.scores(params, batch)
 
     def scores(self, params: Params, batch: Batch) -> dict[str, Array]:
-        """`score_batch`'s scores alone, for exported models."""
-        kinds = {task.kind for task in evaluated_tasks(self.mixture_or_task_name)}
-        return scores.scores(self.module, variables.split(params), batch, kinds)
+        """`score_batch`'s scores alone, for exported models: those of the tasks' jobs.
+
+        See `jobs.job.Job.scores`. `decoder_labels` and `decoder_item_ids` `[rows, target]` and
+        `user_ids` `[rows, 1]` stand beside them and say what each score is of.
+
+        Raises:
+          ConfigError: no job has scores (all write texts, or recommend in a dialogue).
+        """
+        kinds = sorted({task.kind for task in evaluated_tasks(self.mixture_or_task_name)})
+        jobs = [job for job in map(job_of, kinds) if job.has_scores]
+        if not jobs:
+            raise ConfigError(
+                f"tasks of the kind {' or '.join(kinds)} have no scores in t5x: set MODE = "
+                "'predict' for texts, or use `m6rec eval` and `m6rec infer`"
+            )
+        found = {name: jnp.asarray(batch[name]) for name in _IDENTITY}
+        for job in jobs:
+            found |= job.scores(self.module, variables.split(params), batch)
+        return found
 
     def predict_batch_with_aux(
         self, params: Params, batch: Batch, rng: Array | None = None
     ) -> tuple[Array, dict[str, Array]]:
-        """Writes text for the sources of the batch, after what the tasks give of each text.
+        """Writes text for the sources of the batch, after the prefixes that the tasks give.
 
         Returns:
           Tokens `[rows, target - 1]` of the best text, and `{'scores': [rows]}`, see
           `engine.decoding` and `engine.beam_search`.
         """
         del rng
-        features = {**batch, "prefix_ids": _given(batch)}
+        features = {**batch, "prefix_ids": _prefixes(batch)}
         written = generate(
             self.module,
             variables.split(params),
@@ -189,11 +203,10 @@ def prompts_traversal() -> traverse_util.ModelParamTraversal:
     )
 
 
-def _given(batch: Batch) -> Array:
-    """What a text must begin with: the tokens before the first with a loss, `[rows, target - 1]`.
+def _prefixes(batch: Batch) -> Array:
+    """Prefixes of texts: the tokens before the first with a loss, `[rows, target - 1]`.
 
-    So tasks lay out prefixes (`text.layout.generation_layout`); rows without any loss ask for no
-    text.
+    See `text.layout.generation_layout`. Rows without any loss ask for no text.
     """
     has_loss = batch["decoder_loss_weights"] > 0
     before = jnp.cumsum(has_loss, axis=1) == 0

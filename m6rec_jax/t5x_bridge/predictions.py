@@ -35,8 +35,8 @@ def write_predictions(
     """Writes one chunk of rows.
 
     In mode 'score' a line is a candidate (scoring, zero-shot, retrieval: `similarity` of the row's
-    own items), a text (classification) or a row (language). In the modes that predict it is a row:
-    `source`, `target` and the `prediction`.
+    own items), a text (classification) or a row (language). Otherwise it is a row with `source`,
+    `target` and `prediction`.
 
     Args:
       path: `FOLDER/<task>-<mode>...`, as t5x names it.

@@ -21,7 +21,7 @@ from m6rec_jax.evaluation.assets import save_task_assets
 from m6rec_jax.pipeline.prompt_rows import check_prompt_rows
 from m6rec_jax.pipeline.registration import is_registered
 from m6rec_jax.pipeline.task_rows import tasks_of
-from m6rec_jax.t5x_bridge.description import write_description
+from m6rec_jax.t5x_bridge.checkpoints import write_description
 from m6rec_jax.t5x_bridge.model import M6RecModel
 
 

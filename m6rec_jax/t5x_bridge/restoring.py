@@ -1,22 +1,31 @@
-"""What a new run takes over from INITIAL_CHECKPOINT_PATH.
+"""What a run under t5x takes from checkpoints, its own and INITIAL_CHECKPOINT_PATH.
 
     utils.RestoreCheckpointConfig.state_transformation_fns = [@take_over]
     utils.RestoreCheckpointConfig.fallback_to_scratch = True
     take_over.options = %INITIAL_OPTIONS
 
-t5x makes up whatever a checkpoint lacks, with a warning, once it may make up anything, and prompts
-of a new task must be made up. So the backbone is checked here. What `m6rec train` makes of values
-(options from words, one task's prompts for every task of a bank) has no counterpart: t5x reads them
-later. It is refused, lest it be left out without a word.
+A new task's prompts are not in the checkpoint, so t5x must be allowed to make up what is missing.
+It then makes up anything, with a warning, so `take_over` checks the backbone. What `m6rec train`
+computes from values (options from words, one task's prompts for every task of a bank) is refused:
+t5x reads values only later, and would leave it out without a word.
+
+`mend_checkpoint_manager` closes two gaps of t5x's checkpoint manager that have no setting:
+
+- where the position in the data is part of checkpoints, it takes that of
+  INITIAL_CHECKPOINT_PATH, too, which is of other data;
+- what `MultiOptimizer` leaves alone has no state (None), which is saved but never found again, so
+  a run with a frozen backbone could not resume.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+import os
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gin
-from t5x import state_utils
+from t5x import checkpoints, state_utils
 
 from m6rec_jax.checkpoints.trees import nested
 from m6rec_jax.errors import CheckpointError, ConfigError
@@ -41,7 +50,7 @@ def take_over(
     Args:
       checkpoint: as t5x read it, without values.
       state: of the new run.
-      is_resuming: the run goes on with its own checkpoint: everything is taken.
+      is_resuming: the run resumes from its own checkpoint: everything is taken.
       prompts: 'none', 'all', or 'matching' (those of equal name and shape; none may be there for a
         single task where the run has a bank of several).
       options: the words that options would start from in `m6rec train`; there must be none.
@@ -102,3 +111,63 @@ def _shape(leaf: Any) -> tuple[int, ...] | None:
         return tuple(leaf["metadata"]["shape"])
     shape = getattr(leaf, "shape", None)
     return None if shape is None else tuple(shape)
+
+
+def mended(restore: Callable[..., Any]) -> Callable[..., Any]:
+    """`restore` of `t5x.checkpoints.OrbaxCheckpointManagerInterface` without the two gaps."""
+
+    @functools.wraps(restore)
+    def restore_state(
+        self: Any,
+        step: int | None = None,
+        path: str | None = None,
+        fallback_state: State | None = None,
+        state_transformation_fns: Sequence[Callable[..., State]] = (),
+        **options: Any,
+    ) -> Any:
+        state = state_utils.flatten_state_dict(self._train_state.state_dict())
+        nothing = {name: None for name, leaf in state.items() if leaf is None}
+        if nothing:
+            drop = functools.partial(_without, names=nothing)
+            state_transformation_fns = (*state_transformation_fns, drop)
+            fallback_state = state_utils.merge_state(fallback_state or {}, nested(nothing))
+        keeps_position = self._should_write_dataset_ckpt
+        self._should_write_dataset_ckpt = keeps_position and _is_own(self.directory, path)
+        try:
+            return restore(
+                self,
+                step=step,
+                path=path,
+                fallback_state=fallback_state,
+                state_transformation_fns=state_transformation_fns,
+                **options,
+            )
+        finally:
+            self._should_write_dataset_ckpt = keeps_position
+
+    return restore_state
+
+
+def _without(checkpoint: State, state: State, *, names: Mapping[str, None]) -> State:
+    """A checkpoint (as t5x read it, without values) without some of its names."""
+    del state
+    found = state_utils.flatten_state_dict(checkpoint)
+    return nested({name: leaf for name, leaf in found.items() if name not in names})
+
+
+def _is_own(directory: str | os.PathLike[str], path: str | None) -> bool:
+    """Whether a checkpoint is of the run whose folder this is."""
+    if path is None:
+        return True
+    folder = os.path.dirname(os.path.normpath(path))
+    return os.path.abspath(folder) == os.path.abspath(directory)
+
+
+_MANAGER = checkpoints.OrbaxCheckpointManagerInterface
+_RESTORE = _MANAGER.restore
+
+
+def mend_checkpoint_manager() -> None:
+    """Puts the mended `restore` in t5x's place, once."""
+    if _MANAGER.restore is _RESTORE:
+        _MANAGER.restore = mended(_RESTORE)

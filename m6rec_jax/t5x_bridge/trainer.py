@@ -1,8 +1,8 @@
 """Gradient accumulation that equals the whole batch's step.
 
-t5x adds up the gradients of microbatches and leaves it to the loss to be a sum. Ours is a mean over
-tokens, labels or items, of which microbatches have unequal numbers. So the denominators of the
-whole batch go along with every row, and the parts' losses add up to that of the whole.
+t5x adds up the gradients of microbatches, as if losses were sums. Ours are means over tokens,
+labels or items, of which microbatches have unequal numbers. So the denominators of the whole batch
+go along with every row, and the losses of the microbatches add up to that of the whole.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Our two trees as the one that t5x has, and the names of their axes.
 
-t5x trains one tree, `params`. The backbone lies in it under its own names, and what belongs to the
-tasks in a branch of it:
+t5x trains one tree, `params`: the backbone under its own names, and what belongs to the tasks in a
+branch of it:
 
     params = {"encoder": ..., "decoder": ..., "token_embedder": ..., "prompts": {"bank": ..., ...}}
 
@@ -27,7 +27,7 @@ from m6rec_jax.checkpoints.trees import PyTree, nested
 PROMPTS = "prompts"
 _AXES = "_axes"
 
-# Axes that t5x's own models have not. None of them is split over devices: they are short.
+# Axes that t5x's own models do not have. They are short, so none is split over devices.
 PROMPT_AXES = ("tasks", "prompts", "rank", "classes", "retrieval", "special_tokens", "segments")
 
 Rules = Sequence[tuple[str, Any]]
@@ -40,11 +40,7 @@ def joined(variables: Mapping[str, PyTree]) -> dict[str, Any]:
 
 
 def split(params: Mapping[str, PyTree], *, frozen: bool = False) -> dict[str, Any]:
-    """t5x's `params` as `{'params': ..., 'prompts': ...}`.
-
-    Args:
-      frozen: the backbone is a constant to whoever differentiates what comes of it.
-    """
+    """t5x's `params` as `{'params': ..., 'prompts': ...}`; `frozen`: the backbone is constant."""
     backbone = unfreeze(params)
     prompts = backbone.pop(PROMPTS, {})
     if frozen:
@@ -53,14 +49,7 @@ def split(params: Mapping[str, PyTree], *, frozen: bool = False) -> dict[str, An
 
 
 def with_axes(variables: Mapping[str, PyTree]) -> dict[str, Any]:
-    """What t5x calls the initial variables.
-
-    Args:
-      variables: as `model.init` gives them, boxed with the names of their axes.
-
-    Returns:
-      `{'params': arrays, 'params_axes': AxisMetadata}`.
-    """
+    """`{'params': arrays, 'params_axes': AxisMetadata}` of variables as `model.init` boxes them."""
     boxed = joined(variables)
     boxes, _ = jax.tree_util.tree_flatten_with_path(boxed, is_leaf=_is_named)
     axes = {

@@ -6,6 +6,6 @@
 Tasks: chitchat_infilling, chitchat_generation (the next turn), chitchat_pretrain.
 """
 
-from m6rec_jax.pipeline.text_registration import register_text_tasks
+from m6rec_jax.pipeline.registration import register_text_tasks
 
 TASKS = register_text_tasks("chitchat", corpus="chitchat")

@@ -6,6 +6,6 @@
 Tasks: film_attributes_infilling, _generation, _pretrain.
 """
 
-from m6rec_jax.pipeline.text_registration import register_text_tasks
+from m6rec_jax.pipeline.registration import register_text_tasks
 
 TASKS = register_text_tasks("film_attributes", corpus="film-attributes")

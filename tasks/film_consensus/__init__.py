@@ -7,7 +7,7 @@ Tasks: film_consensus_verdict, and film_consensus_verdict_in_words, where the an
 film_consensus_infilling, _generation, _pretrain.
 """
 
-from m6rec_jax.pipeline.text_registration import register_text_tasks
+from m6rec_jax.pipeline.registration import register_text_tasks
 
 TASKS = register_text_tasks(
     "film_consensus", corpus="film-consensus", label_task="verdict", class_words=("bad", "good")

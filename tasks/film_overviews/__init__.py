@@ -7,7 +7,7 @@ Tasks: film_overviews_genre, and film_overviews_genre_in_words, where the answer
 film_overviews_infilling, _generation, _pretrain.
 """
 
-from m6rec_jax.pipeline.text_registration import register_text_tasks
+from m6rec_jax.pipeline.registration import register_text_tasks
 from tasks.films.texts import GENRE_CLASSES
 
 TASKS = register_text_tasks(

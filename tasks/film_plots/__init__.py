@@ -7,6 +7,6 @@ Tasks: film_plots_genre; film_plots_infilling, _generation, _pretrain. A film's 
 of its genres (`tasks.film_plots.source`).
 """
 
-from m6rec_jax.pipeline.text_registration import register_text_tasks
+from m6rec_jax.pipeline.registration import register_text_tasks
 
 TASKS = register_text_tasks("film_plots", corpus="film-plots", label_task="genre")

@@ -7,7 +7,7 @@ Tasks: film_tones_tone, which a small model has not read enough to know, and
 film_tones_tone_in_words, where the answer is written; film_tones_infilling, _generation, _pretrain.
 """
 
-from m6rec_jax.pipeline.text_registration import register_text_tasks
+from m6rec_jax.pipeline.registration import register_text_tasks
 from tasks.film_tones.source import CLASSES
 
 TASKS = register_text_tasks(

@@ -23,8 +23,7 @@ and movielens_100k_content, a mixture of the last three: their prefixes tell the
 
 import seqio
 
-from m6rec_jax.pipeline.registration import register_recommendation_tasks
-from m6rec_jax.pipeline.writing_registration import register_writing_tasks
+from m6rec_jax.pipeline.registration import register_generation_tasks, register_recommendation_tasks
 
 # Scoring, and the foundation: a user's first 80% of ratings train, 10% validate, 10% test.
 TEMPORAL = register_recommendation_tasks(
@@ -35,7 +34,7 @@ TEMPORAL = register_recommendation_tasks(
     positive_rating=4,
 )
 
-WRITING = register_writing_tasks("movielens_100k", dataset="movielens-100k")
+WRITING = register_generation_tasks("movielens_100k", dataset="movielens-100k")
 
 # Retrieval: a user's last rating tests, the one before validates. The foundation is the one above,
 # and so is its vocabulary.

@@ -63,7 +63,7 @@ def test_gin_files_of_a_model_come_before_a_runs_own() -> None:
             ["--topology", "v5e:4x4", "--model", "xl", "--steps", ","],
             "--steps names none; known are train, score, decode",
         ),
-        (["--topology", "v5e:4x4", "--model", "xl", "--json", "."], "is a folder; give the name"),
+        (["--topology", "v5e:4x4", "--model", "xl", "--json", "."], "is a folder; name a file"),
         (
             ["--topology", "v5e:4x4", "--model", "xl", "--json", f"{__file__}/report.json"],
             "report.json cannot be written",

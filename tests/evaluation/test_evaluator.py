@@ -6,16 +6,12 @@ import json
 import shutil
 
 import gin
-import jax
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from etils import epath
-from flax import linen as nn
 from jax.sharding import AbstractMesh
 
-from m6rec_jax.checkpoints.manifest import RunDescription
-from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.configuration import bound, parse_config
 from m6rec_jax.data.co_occurrence import ranked_texts
 from m6rec_jax.data.prepare import PrepareOptions, prepare
@@ -30,12 +26,12 @@ from m6rec_jax.evaluation import evaluator as evaluation
 from m6rec_jax.evaluation.assets import save_task_assets
 from m6rec_jax.evaluation.reranking import Reranking
 from m6rec_jax.metrics import classification, ranking
-from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
-from m6rec_jax.model.m6rec import initial_features
+from m6rec_jax.model import M6Rec
 from m6rec_jax.pipeline.prepared_rows import interactions, read_rows, seen_items
 from m6rec_jax.pipeline.registration import register_recommendation_tasks, task_info, unregister
-from m6rec_jax.pipeline.task_rows import sampled_places
+from m6rec_jax.pipeline.task_rows import sampled_indices
 from m6rec_jax.sharding import MESH_AXES, fully_sharded
+from tests.evaluation.small_model import small_model
 from tests.tasks import shop
 
 LENGTHS = {"inputs": 64, "targets": 24}
@@ -48,25 +44,9 @@ def world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     (prepared,) = shop.prepare_shop(folder)
     vocabulary = shop.shop_vocabulary(prepared.folder / "vocabulary.model")
-    prompts = PromptConfig(num_prompts=3, num_options=2, head="option", retrieval_dim=8)
-    model = M6Rec(
-        ModelConfig(
-            vocab_size=vocabulary.size,
-            embed_dim=16,
-            num_encoder_layers=1,
-            num_decoder_layers=1,
-            num_heads=2,
-            head_dim=8,
-            mlp_dim=32,
-            prompts=prompts,
-        )
-    )
-    key = jax.random.key(1)
-    variables = nn.meta.unbox(jax.jit(model.init)(key, initial_features()))
     model_dir = tmp_path_factory.mktemp("model")
-    run = RunDescription(model.config, vocabulary.fingerprint, "all", 1)
-    with CheckpointStore(model_dir / "checkpoints") as store:
-        store.save(3, dict(variables), data={}, run=run)
+    prompts = {"num_prompts": 3, "num_options": 2, "head": "option", "retrieval_dim": 8}
+    model, variables = small_model(vocabulary, model_dir, 1, **prompts)
     patch = pytest.MonkeyPatch()
     patch.setenv(DATA_DIR_VARIABLE, str(folder))
     names = register_recommendation_tasks("eval_shop", "tiny-shop", split="leave_one_out")
@@ -155,7 +135,7 @@ def test_a_sample_gives_what_the_whole_part_gives_for_its_rows(world):
     sampling = evaluation.Evaluator("eval_shop_retrieval", LENGTHS, 3)
     sampling.sample = 2
     found = sampling.predict(task, model, variables)
-    places = sampled_places(len(whole.users), 2)
+    places = sampled_indices(len(whole.users), 2)
     assert len(places) == 2 < len(whole.users)
     np.testing.assert_array_equal(found.users, whole.users[places])
     np.testing.assert_array_equal(found.ranks, whole.ranks[places])
@@ -214,8 +194,8 @@ def test_reranked_lists_equal_reranking_by_hand(world):
         assert set(row["recent_indices"].tolist()) == set(seen[user].tolist())
         near = co_occurrence.related(row["recent_indices"].tolist(), seen[user].tolist())
         items = [item for item in towers.top_items[i, :4].tolist() if item >= 0]
-        told = ranked_texts(texts, near, items)
-        (scores,) = np.log(scorer.score_requests([row["history"]], [told]))
+        rendered = ranked_texts(texts, near, items)
+        (scores,) = np.log(scorer.score_requests([row["history"]], [rendered]))
         shares = dict(zip(near.items.tolist(), near.shares.tolist(), strict=True))
         scores += np.log([shares.get(item, 0) + 1e-4 for item in items])
         scores += 5.0 * towers.scores[i, : len(items)]
@@ -272,14 +252,14 @@ def test_evaluator_is_what_the_train_loop_calls(world):
     first = during(model, variables, 10)
     assert during(model, variables, 20) == first
     assert len(during.programs) == 1
-    figures = of_checkpoint.evaluate(str(model_dir), "eval_shop_ctr", LENGTHS)
-    of_baselines = {name for name in figures if "/" in name}
+    metrics = of_checkpoint.evaluate(str(model_dir), "eval_shop_ctr", LENGTHS)
+    of_baselines = {name for name in metrics if "/" in name}
     assert {name.split("/")[0] for name in of_baselines} == {
         "popularity",
         "item_mean",
         "user_and_item_mean",
     }
-    own = {name: value for name, value in figures.items() if name not in of_baselines}
+    own = {name: value for name, value in metrics.items() if name not in of_baselines}
     assert first == pytest.approx(own)
 
 
@@ -361,7 +341,10 @@ def test_infer_writes_ids_and_scores(world, tmp_path):
     ("output", "message"),
     [
         ("preds.csv", r"preds\.csv: predictions are written as \.parquet or \.jsonl"),
-        ("file/preds.jsonl", r"file/preds\.jsonl: its folder cannot be made .*; name another"),
+        (
+            "file/preds.jsonl",
+            r"file/preds\.jsonl cannot be written: its folder cannot be made .*; name another",
+        ),
         ("", "is a folder; name a file"),
         ("file/metrics.json", "its folder cannot be made"),
     ],
@@ -419,7 +402,8 @@ def test_the_sharding_file_reaches_evaluation(world, parse, monkeypatch):
         "predict",
         lambda self, task, model, variables: restored.append(variables),
     )
-    monkeypatch.setattr(evaluation.Evaluator, "metrics", lambda *_: {})
+    for name in ("metrics", "baselines"):
+        monkeypatch.setattr(evaluation.Evaluator, name, lambda *_: {})
     of_checkpoint.evaluate()
     embedding = restored[0]["params"]["token_embedder"]["embedding"]
     assert "fsdp" in embedding.sharding.spec

@@ -3,14 +3,10 @@
 import json
 
 import gin
-import jax
 import numpy as np
 import pytest
 import seqio
-from flax import linen as nn
 
-from m6rec_jax.checkpoints.manifest import RunDescription
-from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.data.dialogues import prepare_dialogues
 from m6rec_jax.data.prepare import PrepareOptions, prepare
 from m6rec_jax.data.sources import DATA_DIR_VARIABLE
@@ -32,19 +28,22 @@ from m6rec_jax.metrics.text_metrics import (
     content_metrics,
     explanation_metrics,
 )
-from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
-from m6rec_jax.model.m6rec import initial_features
 from m6rec_jax.objectives import contrastive_loss
-from m6rec_jax.pipeline.dialogue_registration import register_dialogue_tasks
 from m6rec_jax.pipeline.evaluation_batches import EvaluationBatches
-from m6rec_jax.pipeline.mixtures import register_mixture
 from m6rec_jax.pipeline.prepared_rows import PARTS, TaskPart, read_rows
-from m6rec_jax.pipeline.registration import task_info, unregister
-from m6rec_jax.pipeline.writing_registration import register_writing_tasks, writing_rows
+from m6rec_jax.pipeline.registration import (
+    register_dialogue_tasks,
+    register_generation_tasks,
+    register_mixture,
+    task_info,
+    unregister,
+)
+from m6rec_jax.pipeline.text_preprocessors import text_generation_rows
 from m6rec_jax.text.vocabulary import Vocabulary
 from m6rec_jax.text.vocabulary_training import train_vocabulary
 from tests.data.dialogue_files import FILMS, write_inspired_folder
 from tests.data.test_writing_views import VIEWS, write_shop
+from tests.evaluation.small_model import small_model
 from tests.tasks import shop
 
 LENGTHS = {"inputs": 64, "targets": 24}
@@ -62,28 +61,14 @@ def world(tmp_path_factory):
     path = folder / "everything" / "vocabulary.model"
     train_vocabulary([*shop.shop_texts(), *talk * 3, "because", "SYSTEM recommends"], path, 420)
     vocabulary = Vocabulary(path)
-    prompts = PromptConfig(num_prompts=4, num_options=0, head="none", retrieval_dim=8)
-    config = ModelConfig(
-        vocab_size=vocabulary.size,
-        embed_dim=16,
-        num_encoder_layers=1,
-        num_decoder_layers=1,
-        num_heads=2,
-        head_dim=8,
-        mlp_dim=32,
-        prompts=prompts,
-    )
-    model = M6Rec(config)
-    variables = nn.meta.unbox(jax.jit(model.init)(jax.random.key(3), initial_features()))
     model_dir = tmp_path_factory.mktemp("model")
-    run = RunDescription(config, vocabulary.fingerprint, "all", 1)
-    with CheckpointStore(model_dir / "checkpoints") as store:
-        store.save(3, dict(variables), data={}, run=run)
+    prompts = {"num_prompts": 4, "num_options": 0, "head": "none", "retrieval_dim": 8}
+    model, variables = small_model(vocabulary, model_dir, 3, **prompts)
     patch = pytest.MonkeyPatch()
     patch.setenv(DATA_DIR_VARIABLE, str(folder))
     with gin.unlock_config():
         gin.bind_parameter("vocabulary_file.shared", "everything")
-    names = register_writing_tasks("shop", "tiny-shop", split="leave_one_out", views=VIEWS)
+    names = register_generation_tasks("shop", "tiny-shop", split="leave_one_out", views=VIEWS)
     names += register_dialogue_tasks("talks", "talks")
     names.append(register_mixture("all_written", names[:-1]))
     yield vocabulary, model, variables, model_dir
@@ -333,7 +318,7 @@ def test_films_of_one_title_are_ordered_by_the_two_towers(world, monkeypatch):
 
 
 def test_items_of_one_turn_are_no_negatives_of_each_other(world):
-    """Alone in a batch, the two films that a turn recommends have nothing to be told from."""
+    """Alone in a batch, the two films that a turn recommends have no negatives."""
     _, model, variables, _ = world
     batches = EvaluationBatches("talks_retrieval", LENGTHS, LIMIT, split="train")
     batch = next(iter(batches))
@@ -403,13 +388,13 @@ def test_texts_to_write_may_weigh_more(world):
 
     plain = weights()
     with gin.unlock_config():
-        gin.bind_parameter("writing_rows.loss_weight", 3.0)
+        gin.bind_parameter("text_generation_rows.loss_weight", 3.0)
     try:
         for once, thrice in zip(plain, weights(), strict=True):
             assert once.max() == 1
             np.testing.assert_array_equal(thrice, 3 * once)
     finally:
         with gin.unlock_config():
-            gin.bind_parameter("writing_rows.loss_weight", 1.0)
+            gin.bind_parameter("text_generation_rows.loss_weight", 1.0)
     with pytest.raises(ConfigError, match=r"loss_weight = 0"):
-        writing_rows(None, LENGTHS, vocabulary=None, task_name="x", loss_weight=0)
+        text_generation_rows(None, LENGTHS, vocabulary=None, task_name="x", loss_weight=0)

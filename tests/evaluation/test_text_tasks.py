@@ -1,16 +1,12 @@
 """Tasks of texts and zero-shot tasks, from prepared folders to metrics and predictions."""
 
 import gin
-import jax
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import seqio
-from flax import linen as nn
 
 from benchmarks.frozen_states import frozen_states
-from m6rec_jax.checkpoints.manifest import RunDescription
-from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.data.corpora import CorpusSpec, Text, prepare_corpus, write_corpus
 from m6rec_jax.data.sources import DATA_DIR_VARIABLE
 from m6rec_jax.engine.engine import EngineOptions
@@ -22,15 +18,19 @@ from m6rec_jax.evaluation import evaluator as evaluation
 from m6rec_jax.evaluation.assets import save_task_assets
 from m6rec_jax.jobs.classification import ClassificationPredictions
 from m6rec_jax.metrics import classification
-from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
-from m6rec_jax.model.m6rec import initial_features
+from m6rec_jax.model import M6Rec
 from m6rec_jax.pipeline import locations, preprocessors
 from m6rec_jax.pipeline.batches import BatchIterator
 from m6rec_jax.pipeline.evaluation_batches import EvaluationBatches
-from m6rec_jax.pipeline.mixtures import register_mixture
 from m6rec_jax.pipeline.prepared_rows import TaskPart, interactions, read_rows
-from m6rec_jax.pipeline.registration import register_recommendation_tasks, task_info, unregister
-from m6rec_jax.pipeline.text_registration import register_text_tasks
+from m6rec_jax.pipeline.registration import (
+    register_mixture,
+    register_recommendation_tasks,
+    register_text_tasks,
+    task_info,
+    unregister,
+)
+from tests.evaluation.small_model import small_model
 from tests.tasks import shop
 
 LENGTHS = {"inputs": 48, "targets": 48}
@@ -62,24 +62,10 @@ def world(tmp_path_factory):
     write_corpus(folder / "notes", spec, texts)
     prepare_corpus(folder / "notes", folder, progress=False)
     vocabulary = shop.shop_vocabulary(folder / "everything" / "vocabulary.model")
-    prompts = PromptConfig(num_prompts=4, num_options=3, head="option")
-    model = M6Rec(
-        ModelConfig(
-            vocab_size=vocabulary.size,
-            embed_dim=16,
-            num_encoder_layers=1,
-            num_decoder_layers=1,
-            num_heads=2,
-            head_dim=8,
-            mlp_dim=32,
-            prompts=prompts,
-        )
-    )
-    variables = nn.meta.unbox(jax.jit(model.init)(jax.random.key(1), initial_features()))
     model_dir = tmp_path_factory.mktemp("model")
-    run = RunDescription(model.config, vocabulary.fingerprint, "all", 1)
-    with CheckpointStore(model_dir / "checkpoints") as store:
-        store.save(3, dict(variables), data={}, run=run)
+    model, variables = small_model(
+        vocabulary, model_dir, 1, num_prompts=4, num_options=3, head="option"
+    )
     patch = pytest.MonkeyPatch()
     patch.setenv(DATA_DIR_VARIABLE, str(folder))
     with gin.unlock_config():
@@ -245,7 +231,7 @@ def test_frozen_states_are_those_that_a_probe_is_given(world):
         np.testing.assert_allclose(states["train"][row], hidden[row, end], atol=1e-5)
 
 
-def test_too_few_options_are_told(world):
+def test_too_few_options_are_refused(world):
     model, variables = world[2], world[3]
     import dataclasses
 
@@ -344,7 +330,7 @@ def test_which_tokens_count_is_set_in_gin(world, bound):
         assert row["score"] == pytest.approx(expected[row["user_id"], row["item_id"]], abs=3e-5)
 
 
-def test_samples_of_language_tell_what_came_of_each_candidate(world, bound):
+def test_samples_of_language_have_the_outcome_of_each_candidate(world, bound):
     """Trained on the outcomes of the rows, asked for one outcome; unknown outcomes are left out."""
     vocabulary = world[1]
     bound("likelihood_rows.sentence", "{candidate}. {outcome}.")
@@ -359,7 +345,7 @@ def test_samples_of_language_tell_what_came_of_each_candidate(world, bound):
         if words(float(rating))
     ]
 
-    def told(batches):
+    def counted_words(batches):
         for batch in batches:
             weights = batch["decoder_loss_weights"] > 0
             for targets, blocks, counted in zip(
@@ -369,17 +355,19 @@ def test_samples_of_language_tell_what_came_of_each_candidate(world, bound):
                     yield vocabulary.decode(targets[(blocks == block) & counted])
 
     with preprocessors.training_rows():
-        trained = list(told(EvaluationBatches("zero_shop_zero_shot", LENGTHS, 4, split="train")))
+        trained = list(
+            counted_words(EvaluationBatches("zero_shop_zero_shot", LENGTHS, 4, split="train"))
+        )
     assert sorted(trained) == sorted(expected)
     assert len(set(trained)) > 1
-    asked = set(told(EvaluationBatches("zero_shop_zero_shot", LENGTHS, 4, split="test")))
+    asked = set(counted_words(EvaluationBatches("zero_shop_zero_shot", LENGTHS, 4, split="test")))
     assert asked == {". liked."}
     bound("likelihood_rows.outcome", "")
     with pytest.raises(ConfigError, match=r"set likelihood_rows\.outcome"):
         zero_shot(world[4])
 
 
-def test_an_impossible_sentence_is_told(world, bound):
+def test_an_impossible_sentence_is_refused(world, bound):
     bound("likelihood_rows.sentence", "{film}")
     with pytest.raises(ConfigError, match="exactly one field"):
         zero_shot(world[4])

@@ -1,57 +1,20 @@
 """Whole commands on a user's own shop: from CSV files to predictions, and how they fail."""
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import gin
 import pyarrow.parquet as pq
 import pytest
+from pyarrow import csv
 
+from m6rec_jax import cli
 from m6rec_jax.engine.model_folder import load_model
 from m6rec_jax.io.locks import locked_folder
-
-ROOT = Path(__file__).resolve().parents[2]
-SHOP = ROOT / "tests" / "data" / "shop"
-
-# What a user writes: a task module of their own, in a folder `tasks` of their own.
-TASK = """
-from m6rec_jax.pipeline.registration import register_recommendation_tasks
-
-register_recommendation_tasks("corner_shop", dataset="corner-shop")
-"""
-
-PREPARE = """
-import m6rec_jax.data.prepare
-import m6rec_jax.data.vocabulary_text
-
-PrepareOptions.group_size = 2
-train_on_prepared.dataset = 'corner-shop'
-train_vocabulary.size = 400
-"""
-
-TRAIN = """
-include 'gin_configs/models/tiny.gin'
-include 'gin_configs/tuning/option_adapter.gin'
-include 'gin_configs/runs/finetune_scoring.gin'
-
-import tasks.corner_shop
-
-MIXTURE_OR_TASK_NAME = 'corner_shop_ctr'
-NUM_OPTIONS = 2
-VOCAB_SIZE = 640
-TASK_FEATURE_LENGTHS = {'inputs': 96, 'targets': 96}
-TRAINABLE = 'all'
-TRAIN_STEPS = 3
-WARMUP_STEPS = 1
-BATCH_SIZE = 4
-EVAL_PERIOD = 3
-BatchIterator.num_shards = 1
-Logging.tensorboard = False
-"""
+from tests.integration.commands import SHOP, Finished, failed, m6rec, m6rec_each, succeeded
 
 EVAL = """
 include 'gin_configs/runs/eval.gin'
@@ -62,134 +25,122 @@ MIXTURE_OR_TASK_NAME = 'corner_shop_ctr'
 TASK_FEATURE_LENGTHS = {'inputs': 96, 'targets': 96}
 BATCH_SIZE = 4
 """
-
-
-def m6rec(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """Runs the command in `folder`, the way the console script does."""
-    environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
-    code = "import sys; from m6rec_jax.cli import main; sys.path.pop(0); sys.exit(main())"
-    return subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        cwd=folder,
-        env=environment | {"M6REC_DATA_DIR": str(folder / "cache"), "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-
-
-def succeeded(run: subprocess.CompletedProcess[str]) -> str:
-    assert run.returncode == 0, run.stdout + run.stderr
-    return run.stdout
+RUN = "--gin.MODEL_DIR=run"
+COMMANDS = {
+    "check": ["data", "check", "shop"],
+    "doctor": ["doctor"],
+    "params": ["params", "--gin_file", "train.gin", "--gin.MODEL_DIR=x"],
+    "eval": ["eval", "--gin_file", "eval.gin", RUN],
+    "infer": ["infer", "--gin_file", "eval.gin", RUN],
+    "resumed": ["train", "--gin_file", "train.gin", RUN, "--gin.TRAIN_STEPS=5"],
+    "misspelt": ["train", "--gin_file", "train.gin", "--gin.train.train_step=5"],
+    "missing": ["train", "--gin_file", "trian.gin"],
+    "other size": [
+        *("train", "--gin_file", "train.gin", "--gin.MODEL_DIR=other"),
+        *("--gin.INITIAL_CHECKPOINT_PATH=run", "--gin.ModelConfig.embed_dim=48"),
+    ],
+}
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the shop prepared, a vocabulary, and a model trained for three steps."""
-    folder = tmp_path_factory.mktemp("user")
-    shutil.copytree(SHOP, folder / "shop")
-    (folder / "tasks").mkdir()
-    (folder / "tasks" / "corner_shop.py").write_text(TASK)
-    for name, text in (("prepare", PREPARE), ("train", TRAIN), ("eval", EVAL)):
-        (folder / f"{name}.gin").write_text(text)
-    runs = {
-        "prepare": ("data", "prepare", "shop", "--gin_file", "prepare.gin"),
-        "vocabulary": ("vocab", "train", "--gin_file", "prepare.gin"),
-        "train": ("train", "--gin_file", "train.gin", "--gin.MODEL_DIR=run"),
-    }
-    for name, arguments in runs.items():
-        run = m6rec(folder, *arguments)
-        succeeded(run)
-        (folder / f"{name}.stderr").write_text(run.stderr)
+def folder(shop_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The user's."""
+    folder = shutil.copytree(shop_run, tmp_path_factory.mktemp("user") / "shop_run")
+    (folder / "eval.gin").write_text(EVAL)
     return folder
 
 
-def test_commands_say_nothing_that_is_not_about_the_users_work(trained: Path) -> None:
+@pytest.fixture(scope="module")
+def ran(folder: Path) -> dict[str, Finished]:
+    """What each command printed."""
+    return dict(zip(COMMANDS, m6rec_each(folder, *COMMANDS.values()), strict=True))
+
+
+def test_commands_say_nothing_that_is_not_about_the_users_work(shop_run: Path) -> None:
     """Tensorflow's notes on every start, absl's and grpc's."""
     of_others = re.compile(r"absl|oneDNN|cuda|grpc|tensorflow|^[IWE]\d{4} ", re.I | re.M)
-    for name in ("prepare", "vocabulary", "train"):
-        text = (trained / f"{name}.stderr").read_text()
+    for name in ("prepare", "train"):
+        text = (shop_run / f"{name}.stderr").read_text()
         assert not of_others.search(text), text
-    assert "validation on " in (trained / "train.stderr").read_text()
+    assert "validation on " in (shop_run / "train.stderr").read_text()
 
 
-def test_check_accepts_the_shop() -> None:
-    out = succeeded(m6rec(SHOP.parent, "data", "check", "shop"))
+def test_what_is_there_is_reported(ran: dict[str, Finished]) -> None:
+    out = succeeded(ran["check"])
     assert "20 events" in out
     assert "No errors." in out
+    assert "devices" in succeeded(ran["doctor"])
+    out = succeeded(ran["params"])
+    assert "soft prompts" in out
+    assert "of the backbone" in out
 
 
-def test_eval_and_infer(trained: Path) -> None:
-    out = succeeded(m6rec(trained, "eval", "--gin_file", "eval.gin", "--gin.MODEL_DIR=run"))
-    figures = json.loads(out[out.index("{") :])
-    assert 0.0 <= figures["auc"] <= 1.0
-    assert figures["log_loss"] > 0.0
-    assert {"popularity/auc", "item_mean/log_loss", "user_and_item_mean/auc"} <= figures.keys()
-    succeeded(m6rec(trained, "infer", "--gin_file", "eval.gin", "--gin.MODEL_DIR=run"))
-    (path,) = (trained / "run" / "predictions").glob("*.parquet")
+def test_eval_and_infer(folder: Path, ran: dict[str, Finished]) -> None:
+    out = succeeded(ran["eval"])
+    metrics = json.loads(out[out.index("{") :])
+    assert 0.0 <= metrics["auc"] <= 1.0
+    assert metrics["log_loss"] > 0.0
+    assert {"popularity/auc", "item_mean/log_loss", "user_and_item_mean/auc"} <= metrics.keys()
+    succeeded(ran["infer"])
+    (path,) = (folder / "run" / "predictions").glob("*.parquet")
     table = pq.read_table(path)
     assert {"user_id", "item_id", "label", "probability"} <= set(table.column_names)
     assert set(table.column("user_id").to_pylist()) <= {"ana", "ben", "chi", "dee", "eli"}
     assert all(0.0 <= p <= 1.0 for p in table.column("probability").to_pylist())
 
 
-def test_a_model_folder_is_loaded_by_itself(trained: Path, tmp_path: Path) -> None:
-    """Moved to another place, without the data it was trained on."""
-    shutil.copytree(trained / "run", tmp_path / "moved")
+def test_a_model_folder_is_loaded_by_itself(shop_run: Path, tmp_path: Path) -> None:
+    """Moved to another folder, without the data it was trained on."""
+    shutil.copytree(shop_run / "run", tmp_path / "moved")
     loaded = load_model(tmp_path / "moved")
     assert loaded.template() is not None
     assert loaded.settings.tasks["corner_shop_ctr"].positive_classes == (1,)
 
 
-def test_same_command_resumes(trained: Path) -> None:
-    arguments = ("train", "--gin_file", "train.gin", "--gin.MODEL_DIR=run", "--gin.TRAIN_STEPS=5")
-    run = m6rec(trained, *arguments)
-    succeeded(run)
-    assert "(saved -> now): TRAIN_STEPS: 3 -> 5\n" in run.stderr
-    steps = [json.loads(line)["step"] for line in (trained / "run/metrics.jsonl").open()]
+def test_same_command_resumes(folder: Path, ran: dict[str, Finished]) -> None:
+    succeeded(ran["resumed"])
+    assert "(saved -> now): TRAIN_STEPS: 3 -> 5\n" in ran["resumed"].stderr
+    steps = [json.loads(line)["step"] for line in (folder / "run/metrics.jsonl").open()]
     assert max(steps) == 5
     assert steps == sorted(steps)
 
 
-def test_a_second_run_stays_out_of_a_folder(trained: Path) -> None:
-    with locked_folder(trained / "run", "here"):
-        message = failed(m6rec(trained, "train", "--gin_file", "train.gin", "--gin.MODEL_DIR=run"))
+def test_a_second_run_stays_out_of_a_folder(folder: Path) -> None:
+    with locked_folder(folder / "run", "here"):
+        message = failed(m6rec(folder, "train", "--gin_file", "train.gin", RUN))
     assert "another process is training in run" in message
 
 
-def test_params(trained: Path) -> None:
-    out = succeeded(m6rec(trained, "params", "--gin_file", "train.gin", "--gin.MODEL_DIR=x"))
-    assert "soft prompts" in out
-    assert "of the backbone" in out
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("misspelt", ("train_step", "train_steps")),  # the closest name that exists
+        ("missing", ("trian.gin",)),
+        ("other size", ("32", "48")),
+    ],
+)
+def test_wrong_settings(ran: dict[str, Finished], command: str, words: tuple[str, ...]) -> None:
+    message = failed(ran[command])
+    for word in words:
+        assert word in message
 
 
-def failed(run: subprocess.CompletedProcess[str]) -> str:
-    assert run.returncode == 2, run.stdout + run.stderr
-    assert "Traceback" not in run.stderr
-    return run.stderr
+# ---- bad data, in the process of the tests: nothing of the user's is imported
 
 
-def test_unknown_gin_binding(trained: Path) -> None:
-    message = failed(m6rec(trained, "train", "--gin_file", "train.gin", "--gin.train.train_step=5"))
-    assert "train_step" in message
-    assert "train_steps" in message  # the closest name that exists
+@pytest.fixture
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A copy of the shop in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("M6REC_DATA_DIR", str(tmp_path / "cache"))
+    yield shutil.copytree(SHOP, tmp_path / "shop")
+    gin.clear_config()
 
 
-def test_missing_gin_file(trained: Path) -> None:
-    assert "trian.gin" in failed(m6rec(trained, "train", "--gin_file", "trian.gin"))
-
-
-def test_checkpoint_of_another_size(trained: Path) -> None:
-    message = failed(
-        m6rec(
-            trained,
-            "train",
-            *("--gin_file", "train.gin", "--gin.MODEL_DIR=other"),
-            *("--gin.INITIAL_CHECKPOINT_PATH=run", "--gin.ModelConfig.embed_dim=48"),
-        )
-    )
-    assert "32" in message
-    assert "48" in message
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    gin.clear_config()
+    assert cli.main(["data", *arguments]) == cli.EXIT_USER_ERROR
+    return capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -202,40 +153,38 @@ def test_checkpoint_of_another_size(trained: Path) -> None:
     ids=["missing column", "invalid UTF-8", "empty split"],
 )
 def test_bad_data(
-    tmp_path: Path, file: str, old: bytes, new: bytes, words: tuple[str, ...]
+    shop: Path,
+    capsys: pytest.CaptureFixture[str],
+    file: str,
+    old: bytes,
+    new: bytes,
+    words: tuple[str, ...],
 ) -> None:
-    shutil.copytree(SHOP, tmp_path / "shop")
-    path = tmp_path / "shop" / file
-    content = path.read_bytes()
+    content = (shop / file).read_bytes()
     assert old in content
-    path.write_bytes(content.replace(old, new, 1))
-    message = failed(m6rec(tmp_path, "data", "prepare", "shop"))
+    (shop / file).write_bytes(content.replace(old, new, 1))
+    message = refused(capsys, "prepare", "shop")
     for word in words:
         assert word in message
     assert "configurable" not in message  # whose settings it was about helps nobody
 
 
+def test_truncated_parquet(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = csv.read_csv(shop / "events.csv")
+    (shop / "events.csv").unlink()
+    path = shop / "events.parquet"
+    pq.write_table(table, path)
+    path.write_bytes(path.read_bytes()[:-100])
+    assert "events.parquet" in refused(capsys, "prepare", "shop")
+
+
 @pytest.mark.parametrize("action", ["check", "prepare"])
-def test_a_folder_that_nothing_describes(tmp_path: Path, action: str) -> None:
-    message = failed(m6rec(tmp_path, "data", action, tmp_path))
+def test_a_folder_that_nothing_describes(
+    shop: Path, capsys: pytest.CaptureFixture[str], action: str
+) -> None:
+    (shop / "dataset.json").unlink()
+    message = refused(capsys, action, "shop")
     for name in ("dataset.json", "corpus.json", "dialogues.json", "reviews.json"):
         assert name in message
     assert "--quarantine" not in message
-    assert "nothing is not a folder" in failed(m6rec(tmp_path, "data", action, "nothing"))
-
-
-def test_truncated_parquet(tmp_path: Path) -> None:
-    shutil.copytree(SHOP, tmp_path / "shop")
-    from pyarrow import csv
-
-    table = csv.read_csv(tmp_path / "shop" / "events.csv")
-    (tmp_path / "shop" / "events.csv").unlink()
-    path = tmp_path / "shop" / "events.parquet"
-    pq.write_table(table, path)
-    path.write_bytes(path.read_bytes()[:-100])
-    assert "events.parquet" in failed(m6rec(tmp_path, "data", "prepare", "shop"))
-
-
-def test_help_is_quick_and_doctor_reports() -> None:
-    assert "data" in succeeded(m6rec(ROOT, "--help"))
-    assert "devices" in succeeded(m6rec(ROOT, "doctor"))
+    assert "nothing is not a folder" in refused(capsys, action, "nothing")

@@ -9,17 +9,7 @@ import pytest
 
 from m6rec_jax.bank.loading import load_bank
 from m6rec_jax.engine.model_folder import load_model
-from tests.integration.test_commands import PREPARE, SHOP, failed, m6rec, succeeded
-
-TASK = """
-import seqio
-from m6rec_jax.pipeline.registration import register_recommendation_tasks
-
-register_recommendation_tasks("corner_shop", dataset="corner-shop")
-seqio.MixtureRegistry.add(
-    "corner_shop_tasks", ["corner_shop_ctr", "corner_shop_retrieval"], default_rate=1.0
-)
-"""
+from tests.integration.commands import failed, m6rec, m6rec_each, succeeded
 
 TRAIN = """
 include 'gin_configs/models/tiny.gin'
@@ -50,30 +40,31 @@ Logging.tensorboard = False
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("user")
-    shutil.copytree(SHOP, folder / "shop")
-    (folder / "tasks").mkdir()
-    (folder / "tasks" / "corner_shop.py").write_text(TASK)
-    (folder / "prepare.gin").write_text(PREPARE)
+def trained(shop_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("user") / "shop_run"
+    shutil.copytree(shop_run, folder, ignore=shutil.ignore_patterns("run"))
     (folder / "train.gin").write_text(TRAIN)
-    succeeded(m6rec(folder, "data", "prepare", "shop", "--gin_file", "prepare.gin"))
-    succeeded(m6rec(folder, "vocab", "train", "--gin_file", "prepare.gin"))
     succeeded(m6rec(folder, "train", "--gin_file", "train.gin", "--gin.MODEL_DIR=run"))
     return folder
 
 
 def test_from_a_run_to_a_served_bank(trained: Path) -> None:
-    out = succeeded(m6rec(trained, "prompts", "add", "bank", "--from", "run"))
-    assert out.splitlines() == ["bank/corner_shop_ctr", "bank/corner_shop_retrieval"]
-    table = succeeded(m6rec(trained, "prompts", "list", "bank"))
-    assert "option_adapter" in table
-    assert "prompt_adapter" in table
-    listed = json.loads(succeeded(m6rec(trained, "prompts", "list", "bank", "--json")))
-    assert listed["corner_shop_retrieval"]["settings"]["retrieval_dim"] == 8
-    report = succeeded(m6rec(trained, "prompts", "inspect", "bank", "corner_shop_ctr"))
-    assert "validation/log_loss" in report
-    assert "(intact)" in report
+    added, listing, as_json, inspected = map(
+        succeeded,
+        m6rec_each(
+            trained,
+            ["prompts", "add", "bank", "--from", "run"],
+            ["prompts", "list", "bank"],
+            ["prompts", "list", "bank", "--json"],
+            ["prompts", "inspect", "bank", "corner_shop_ctr"],
+        ),
+    )
+    assert added.splitlines() == ["bank/corner_shop_ctr", "bank/corner_shop_retrieval"]
+    assert "option_adapter" in listing
+    assert "prompt_adapter" in listing
+    assert json.loads(as_json)["corner_shop_retrieval"]["settings"]["retrieval_dim"] == 8
+    assert "validation/log_loss" in inspected
+    assert "(intact)" in inspected
 
     bank, loaded = load_bank(trained / "bank", trained / "run"), load_model(trained / "run")
     template = bank.template("corner_shop_ctr")
@@ -94,7 +85,6 @@ def test_from_a_run_to_a_served_bank(trained: Path) -> None:
 
 def test_commands_answer_from_a_bank(trained: Path) -> None:
     """As from the run, whose prompts they are; tasks that are not asked for do not matter."""
-    succeeded(m6rec(trained, "prompts", "add", "served", "--from", "run"))
     rows = [
         {
             "user": {"city": "Faro"},
@@ -105,53 +95,71 @@ def test_commands_answer_from_a_bank(trained: Path) -> None:
         for number in (0, 1)
     ]
     (trained / "requests.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    of_run, of_bank = ("--gin.MODEL_DIR=run",), ("--gin.MODEL_DIR=run", "--gin.BANK=served")
-    found = {}
-    for where, arguments in (("of_run", of_run), ("of_bank", of_bank)):
-        asked = ("infer", *arguments, "--requests", "requests.jsonl")
-        output, index = f"{where}.jsonl", f"{where}.index"
-        out = succeeded(m6rec(trained, *asked, "--gin.TASK=corner_shop_ctr", "--output", output))
-        assert "2 requests: 2 answered" in out
-        task = "--gin.TASK=corner_shop_retrieval"
-        succeeded(m6rec(trained, "index", "build", *arguments, task, "--output", index))
-        if where == "of_bank":
-            succeeded(m6rec(trained, "prompts", "remove", "served", "corner_shop_ctr"))
-        items = (task, "--index", index, "--output", f"{where}_items.jsonl")
-        succeeded(m6rec(trained, *asked, *items))
-        files = (trained / output, trained / f"{where}_items.jsonl")
-        scored, retrieved = ([json.loads(line) for line in file.open()] for file in files)
-        found[where] = (
-            [row["probabilities"] for row in scored],
-            [row["item_ids"] for row in retrieved],
-            [row["scores"] for row in retrieved],
-        )
-    assert found["of_bank"][1] == found["of_run"][1]
-    for part in (0, 2):
-        for own, expected in zip(found["of_bank"][part], found["of_run"][part], strict=True):
-            np.testing.assert_allclose(own, expected, rtol=1e-4)
-    gone = (*of_bank, "--gin.TASK=corner_shop_ctr", "--requests", "requests.jsonl")
-    said = failed(m6rec(trained, "infer", *gone, "--output", "gone.jsonl"))
-    assert "knows no task 'corner_shop_ctr': corner_shop_retrieval" in said
+    ctr, retrieval = "--gin.TASK=corner_shop_ctr", "--gin.TASK=corner_shop_retrieval"
+    asked = ["infer", "--requests", "requests.jsonl", "--gin.MODEL_DIR=run"]
+
+    def commands(name: str, *where: str) -> list[list[str]]:
+        model = ["--gin.MODEL_DIR=run", *where]
+        return [
+            [*asked, *where, ctr, "--output", f"{name}.jsonl"],
+            ["index", "build", *model, retrieval, "--output", f"{name}.index"],
+            *([["prompts", "remove", "served", "corner_shop_ctr"]] if where else []),
+            [
+                *(*asked, *where, retrieval, "--index", f"{name}.index"),
+                *("--output", f"{name}_items.jsonl"),
+            ],
+        ]
+
+    *ran, gone = m6rec_each(
+        trained,
+        ["prompts", "add", "served", "--from", "run"],
+        *commands("run_answers"),
+        *commands("bank_answers", "--gin.BANK=served"),
+        [*asked, "--gin.BANK=served", ctr, "--output", "gone.jsonl"],
+    )
+    out = [succeeded(run) for run in ran]
+    assert "2 requests: 2 answered" in out[1]
+    assert "2 requests: 2 answered" in out[4]
+    assert "has no task 'corner_shop_ctr' (did you mean 'corner_shop_retrieval'?)" in failed(gone)
+
+    def answers(name: str) -> list[dict]:
+        return [json.loads(line) for line in (trained / f"{name}.jsonl").open()]
+
+    for own, expected in zip(answers("bank_answers"), answers("run_answers"), strict=True):
+        np.testing.assert_allclose(own["probabilities"], expected["probabilities"], rtol=1e-4)
+    both = zip(answers("bank_answers_items"), answers("run_answers_items"), strict=True)
+    for own, expected in both:
+        assert own["item_ids"] == expected["item_ids"]
+        np.testing.assert_allclose(own["scores"], expected["scores"], rtol=1e-4)
 
 
 def test_what_goes_wrong_is_said(trained: Path) -> None:
-    succeeded(m6rec(trained, "prompts", "add", "other", "--from", "run"))
-    again = failed(m6rec(trained, "prompts", "add", "other", "--from", "run"))
-    assert "already" in again
-    succeeded(m6rec(trained, "prompts", "remove", "other", "corner_shop_ctr"))
-    assert "corner_shop_ctr" not in succeeded(m6rec(trained, "prompts", "list", "other"))
-    missing = failed(m6rec(trained, "prompts", "remove", "other", "corner_shop_ctr"))
-    assert "its tasks: corner_shop_retrieval" in missing
+    add = ["prompts", "add", "other", "--from", "run"]
+    remove = ["prompts", "remove", "other", "corner_shop_ctr"]
+    first, again, removed, listing, missing = m6rec_each(
+        trained, add, add, remove, ["prompts", "list", "other"], remove
+    )
+    succeeded(first)
+    assert "already" in failed(again)
+    succeeded(removed)
+    assert "corner_shop_ctr" not in succeeded(listing)
+    assert "its tasks: corner_shop_retrieval" in failed(missing)
     manifest = trained / "other" / "corner_shop_retrieval" / "manifest.json"
     manifest.write_text(manifest.read_text()[:-200])
-    broken = failed(m6rec(trained, "prompts", "inspect", "other", "corner_shop_retrieval"))
-    assert "manifest.json is damaged" in broken
-    assert "no bank at" in failed(m6rec(trained, "prompts", "list", "nowhere"))
-    again = ("train", "--gin_file", "train.gin", "--gin.MODEL_DIR=bad")
-    for ids, said in (
-        ({"corner_shop_ctr": 2, "corner_shop_retrieval": 1}, "row 2 of the prompt bank, but"),
-        ({"corner_shop_ctr": 0}, "no row of the prompt bank for 'corner_shop_retrieval'"),
-        ({"corner_shop_ctr": 0, "corner_shop_retreval": 1}, "did you mean 'corner_shop_retrieval'"),
-    ):
-        assert said in failed(m6rec(trained, *again, f"--gin.prompt_task_ids.ids={ids}"))
+    rows = {
+        "row 2 of the prompt bank, but": {"corner_shop_ctr": 2, "corner_shop_retrieval": 1},
+        "no row of the prompt bank for 'corner_shop_retrieval'": {"corner_shop_ctr": 0},
+        "did you mean 'corner_shop_retrieval'": {"corner_shop_ctr": 0, "corner_shop_retreval": 1},
+    }
+    train = ["train", "--gin_file", "train.gin", "--gin.MODEL_DIR=bad"]
+    broken, nowhere, *trains = m6rec_each(
+        trained,
+        ["prompts", "inspect", "other", "corner_shop_retrieval"],
+        ["prompts", "list", "nowhere"],
+        *([*train, f"--gin.prompt_task_ids.ids={ids}"] for ids in rows.values()),
+    )
+    assert "manifest.json is damaged" in failed(broken)
+    assert "no bank at" in failed(nowhere)
+    for said, run in zip(rows, trains, strict=True):
+        assert said in failed(run)
     assert not (trained / "bad" / "checkpoints").exists()

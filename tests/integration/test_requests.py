@@ -14,19 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.integration.test_commands import (
-    PREPARE,
-    ROOT,
-    SHOP,
-    TASK,
-    TRAIN,
-    failed,
-    m6rec,
-    succeeded,
-)
+from tests.integration.commands import ROOT, failed, m6rec, m6rec_each, succeeded
 
-# One model for both jobs: it has a head and projections.
-BOTH = TRAIN + "\nPromptConfig.retrieval_dim = 8\n"
 SKUS = [f"000{n}" for n in range(1, 8)]
 NUMBER = 400
 MALFORMED = {
@@ -56,17 +45,9 @@ def request(number: int) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(shop_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a model of the shop and a file of requests."""
-    folder = tmp_path_factory.mktemp("user")
-    shutil.copytree(SHOP, folder / "shop")
-    (folder / "tasks").mkdir()
-    (folder / "tasks" / "corner_shop.py").write_text(TASK)
-    (folder / "prepare.gin").write_text(PREPARE)
-    (folder / "train.gin").write_text(BOTH)
-    succeeded(m6rec(folder, "data", "prepare", "shop", "--gin_file", "prepare.gin"))
-    succeeded(m6rec(folder, "vocab", "train", "--gin_file", "prepare.gin"))
-    succeeded(m6rec(folder, "train", "--gin_file", "train.gin", "--gin.MODEL_DIR=run"))
+    folder = shutil.copytree(shop_run, tmp_path_factory.mktemp("user") / "shop_run")
     with (folder / "requests.jsonl").open("wb") as file:
         for number in range(NUMBER):
             file.write(MALFORMED.get(number) or json.dumps(request(number)).encode())
@@ -126,30 +107,30 @@ def test_killed_half_way_and_started_again(trained: Path) -> None:
 
 
 def test_an_index_and_what_it_finds(trained: Path) -> None:
-    # A file of one's own is read beside the command's.
-    sharded = ("--gin_file", "gin_configs/sharding/fully_sharded.gin")
-    build = ("index", "build", "--gin.MODEL_DIR=run", "--output", "shop.index", *sharded)
-    assert "shop.index: 7 items, 8 numbers each" in succeeded(m6rec(trained, *build))
-    assert "is built already" in m6rec(trained, *build).stderr
     rows = [request(number) | {"k": None, "exclude": None} for number in range(20)]
     rows[3] |= {"k": 7, "exclude": ["0001"]}
     for row in rows:
         del row["candidates"]
     pq.write_table(pa.Table.from_pylist(rows), trained / "requests.parquet")
+    # A file of one's own is read beside the command's.
+    sharded = ("--gin_file", "gin_configs/sharding/fully_sharded.gin")
+    build = ["index", "build", "--gin.MODEL_DIR=run", "--output", "shop.index", *sharded]
     arguments = infer(
         *("--requests", "requests.parquet", "--output", "found.parquet", "--index", "shop.index"),
         "--gin.infer_requests.job=retrieval",
         *sharded,
     )
-    out = succeeded(m6rec(trained, *arguments))
-    assert "20 requests: 20 answered (found.parquet), 0 rejected" in out
+    (trained / "run2").symlink_to("run")  # the same model by another name
+    again = [a.replace("found.", "again.").replace("DIR=run", "DIR=run2") for a in arguments]
+    built, second, answered, renamed = m6rec_each(trained, build, build, [*arguments], again)
+    assert "shop.index: 7 items, 8 numbers each" in succeeded(built)
+    assert "is built already" in second.stderr
+    assert "20 requests: 20 answered (found.parquet), 0 rejected" in succeeded(answered)
     for row, found in zip(rows, pq.read_table(trained / "found.parquet").to_pylist(), strict=True):
         seen = {behaviour["item"] for behaviour in row["behaviours"]} | set(row["exclude"] or ())
         assert set(found["item_ids"]) == set(SKUS) - seen
         assert found["scores"] == sorted(found["scores"], reverse=True)
-    (trained / "run2").symlink_to("run")  # the same model by another name
-    again = [a.replace("found.", "again.").replace("DIR=run", "DIR=run2") for a in arguments]
-    succeeded(m6rec(trained, *again))
+    succeeded(renamed)
 
 
 def test_no_tensorflow(trained: Path) -> None:
@@ -173,14 +154,15 @@ def test_no_tensorflow(trained: Path) -> None:
 
 
 def test_how_it_fails(trained: Path) -> None:
-    requests = ("--requests", "requests.jsonl")
-    assert "--gin_file FILE" in failed(m6rec(trained, "infer"))
-    assert "needs --output FILE" in failed(m6rec(trained, *infer(*requests)))
-    assert "--gin.MODEL_DIR" in failed(m6rec(trained, "infer", *requests, "--output", "o.jsonl"))
+    requests = ["--requests", "requests.jsonl"]
+    output = ["--output", "o.jsonl"]
     shutil.copytree(trained / "run", trained / "moved", symlinks=True)
-    moved = m6rec(
-        trained,
-        *infer(*requests, "--output", "o.jsonl", "--gin.MODEL_DIR=moved"),
-        "--gin.PREPARED=nowhere",
-    )
-    assert "nowhere holds no prepared data" in failed(moved)
+    moved = infer(*requests, *output, "--gin.MODEL_DIR=moved", "--gin.PREPARED=nowhere")
+    commands = {
+        "--gin_file FILE": ["infer"],
+        "needs --output FILE": [*infer(*requests)],
+        "--gin.MODEL_DIR": ["infer", *requests, *output],
+        "nowhere holds no prepared data": [*moved],
+    }
+    for said, run in zip(commands, m6rec_each(trained, *commands.values()), strict=True):
+        assert said in failed(run)

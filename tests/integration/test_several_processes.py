@@ -114,7 +114,7 @@ def losses(folder: Path) -> dict[int, float]:
 def test_killed_stopped_and_resumed_by_ever_fewer(
     started: list[subprocess.Popen[str]], tmp_path: Path
 ) -> None:
-    """Four processes, one of which dies; two, one of which is told to stop; then one."""
+    """Four processes, one of which dies; two, one of which a signal stops; then one."""
     (tmp_path / "train.gin").write_text(TRAIN)
     checkpoints = tmp_path / "run" / "checkpoints"
 

@@ -1,4 +1,4 @@
-"""t5x's own commands on the corner shop: train, go on, evaluate, infer; runs that cross over.
+"""t5x's own commands on the corner shop: train, resume, evaluate, infer; runs that cross over.
 
 Every process imports t5x, seqio and tensorflow, so what can be asserted of one is.
 """
@@ -19,18 +19,19 @@ import numpy as np
 import pytest
 
 from m6rec_jax.checkpoints.t5x_files import open_t5x
+from tests.integration.commands import ROOT, SHOP, m6rec_each, succeeded
 from tests.t5x_bridge.needs_t5x import REASON
 
 pytest.importorskip("t5x", reason=REASON, exc_type=ImportError)
 
-ROOT = Path(__file__).resolve().parents[2]
-
 TASK = """
-from m6rec_jax.pipeline.registration import register_recommendation_tasks
-from m6rec_jax.pipeline.writing_registration import register_writing_tasks
+from m6rec_jax.pipeline.registration import (
+    register_generation_tasks,
+    register_recommendation_tasks,
+)
 
 register_recommendation_tasks("corner_shop", dataset="corner-shop")
-register_writing_tasks("corner_shop", "corner-shop", views=("titles",))
+register_generation_tasks("corner_shop", "corner-shop", views=("titles",))
 """
 PREPARE = """
 import m6rec_jax.data.prepare
@@ -100,8 +101,8 @@ lengths = {"inputs": 96, "targets": 96}
 found = []
 for batch in EvaluationBatches("corner_shop_ctr", lengths, 3, split="test"):
     out = score(**{name: tf.constant(batch[name]) for name in MODEL_FEATURES})
-    places = np.nonzero(batch["decoder_labels"] >= 0)
-    found += np.exp(out["log_probabilities"].numpy().astype(float))[(*places, 1)].tolist()
+    positions = np.nonzero(batch["decoder_labels"] >= 0)
+    found += np.exp(out["log_probabilities"].numpy().astype(float))[(*positions, 1)].tolist()
 print(json.dumps(found))
 """
 
@@ -123,18 +124,6 @@ FILES = {
 }
 
 
-# Several commands of ours in one process.
-M6REC = """
-import ast, sys
-import gin
-from m6rec_jax.cli import main
-for arguments in sys.argv[1:]:
-    gin.clear_config()  # locked once a command has read its files
-    if status := main(ast.literal_eval(arguments)):
-        sys.exit(status)
-"""
-
-
 def run(folder: Path, code: list[str], *arguments: object, fails: bool = False) -> tuple[str, str]:
     """What a program printed, and its log."""
     finished = subprocess.run(
@@ -154,7 +143,7 @@ def run(folder: Path, code: list[str], *arguments: object, fails: bool = False) 
 
 
 def m6rec(folder: Path, *commands: list[str]) -> str:
-    return run(folder, ["-c", M6REC], *commands)[0]
+    return "".join(map(succeeded, m6rec_each(folder, *commands)))
 
 
 def t5x_command(folder: Path, command: str, **settings: str) -> None:
@@ -165,7 +154,7 @@ def t5x_command(folder: Path, command: str, **settings: str) -> None:
 def t5x_train(
     folder: Path, name: str, steps: int, *further: str, file: str = "train", fails: bool = False
 ) -> str:
-    """Starts from step 2 of the foundation, or goes on. Returns the log."""
+    """Starts from step 2 of the foundation, or resumes. Returns the log."""
     _, log = run(
         folder,
         ["-m", "t5x.train"],
@@ -184,7 +173,7 @@ def t5x_train(
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shop, a foundation of the built-in trainer, and the step that follows there."""
     folder = tmp_path_factory.mktemp("user")
-    shutil.copytree(ROOT / "tests" / "data" / "shop", folder / "shop")
+    shutil.copytree(SHOP, folder / "shop")
     spec = json.loads((folder / "shop" / "dataset.json").read_text())
     spec["template"]["writing"] = TITLES
     (folder / "shop" / "dataset.json").write_text(json.dumps(spec))
@@ -260,7 +249,7 @@ def test_a_run_that_goes_on_is_the_unbroken_one(folder: Path, log: str) -> None:
         np.testing.assert_array_equal(broken[name], values, err_msg=name)
 
 
-def test_figures_and_predictions_are_those_of_m6rec(
+def test_metrics_and_predictions_are_those_of_m6rec(
     folder: Path, probabilities: list[dict[str, Any]]
 ) -> None:
     checkpoint = str(folder / "run" / f"checkpoint_{WHOLE}")
@@ -291,10 +280,10 @@ def test_a_task_that_writes(folder: Path) -> None:
     """Trained as language, evaluated by what it writes."""
     t5x_train(folder, "writes", 4, file="write")
     (path,) = (folder / "writes" / "inference_eval").glob("corner_shop_titles-metrics.jsonl")
-    figures = json.loads(path.read_text().splitlines()[-1])
-    assert figures["step"] == 4
-    assert 1 < figures["perplexity"] < 1e6
-    assert "bleu" in " ".join(figures)
+    metrics = json.loads(path.read_text().splitlines()[-1])
+    assert metrics["step"] == 4
+    assert 1 < metrics["perplexity"] < 1e6
+    assert "bleu" in " ".join(metrics)
 
 
 def test_words_that_options_would_start_from_are_refused(folder: Path) -> None:

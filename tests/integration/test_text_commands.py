@@ -1,22 +1,21 @@
 """Whole commands on a user's own texts and shop, with one vocabulary for both."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-SHOP = ROOT / "tests" / "data" / "shop"
+from m6rec_jax.data.check import check_dataset
+from tests.integration.commands import SHOP, Finished, failed, m6rec_each, succeeded
 
 TASKS = """
-from m6rec_jax.pipeline.mixtures import register_mixture
-from m6rec_jax.pipeline.registration import register_recommendation_tasks
-from m6rec_jax.pipeline.text_registration import register_text_tasks
+from m6rec_jax.pipeline.registration import (
+    register_mixture,
+    register_recommendation_tasks,
+    register_text_tasks,
+)
 
 register_recommendation_tasks("shop", dataset="corner-shop")
 register_text_tasks("letters", corpus="letters", label_task="mood")
@@ -48,7 +47,7 @@ include 'model.gin'
 include 'gin_configs/runs/pretrain.gin'
 
 import m6rec_jax.evaluation.evaluator
-import m6rec_jax.pipeline.mixtures
+import m6rec_jax.pipeline.registration
 import tasks.own
 
 MIXTURE_OR_TASK_NAME = 'both'
@@ -90,7 +89,7 @@ EVAL = """
 include 'model.gin'
 include 'gin_configs/runs/eval.gin'
 
-import m6rec_jax.pipeline.likelihood_rows
+import m6rec_jax.pipeline.preprocessors
 import tasks.own
 
 BATCH_SIZE = 4
@@ -98,39 +97,54 @@ TASK_FEATURE_LENGTHS = {'inputs': 64, 'targets': 48}
 """
 
 
-def m6rec(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    code = "import sys; from m6rec_jax.cli import main; sys.path.pop(0); sys.exit(main())"
-    return subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        cwd=folder,
-        env=os.environ | {"M6REC_DATA_DIR": str(folder / "cache"), "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+SAMPLE = """
+import m6rec_jax.data.sampling
 
+sample_dataset.users = 3
+"""
 
-def succeeded(run: subprocess.CompletedProcess[str]) -> str:
-    assert run.returncode == 0, run.stdout + run.stderr
-    return run.stdout
-
-
-def evaluated(folder: Path, model: str, task: str, *bindings: str) -> dict[str, float]:
-    out = succeeded(
-        m6rec(
-            folder,
-            *("eval", "--gin_file", "eval.gin", f"--gin.MODEL_DIR='{model}'"),
-            f"--gin.MIXTURE_OR_TASK_NAME='{task}'",
-            *bindings,
-        )
-    )
-    figures: dict[str, float] = json.loads(out[out.index("{") :])
-    return figures
+VOCAB = ["vocab", "train", "--gin_file", "vocabulary.gin"]
+SHORT = "--gin.TASK_FEATURE_LENGTHS={'inputs': 64, 'targets': 16}"
+ZERO_SHOT = [
+    *("eval", "--gin_file", "eval.gin", "--gin.MODEL_DIR=run"),
+    "--gin.MIXTURE_OR_TASK_NAME=shop_zero_shot",
+]
+OF_MOOD = [
+    *("--gin_file", "eval.gin", "--gin.MODEL_DIR=mood", SHORT),
+    "--gin.MIXTURE_OR_TASK_NAME=letters_mood",
+]
+COMMANDS = {
+    "shop": ["data", "prepare", "shop"],
+    "letters": ["data", "prepare", "letters"],
+    "check": ["data", "check", "letters"],
+    "vocabulary": VOCAB,
+    "not shared": [*VOCAB, "--gin.train_on_prepared.shared=None"],
+    "two ways": [*VOCAB, "--gin.train_on_prepared.dataset='corner-shop'"],
+    "misspelt": [
+        *VOCAB,
+        "--gin.train_on_prepared.sources=(('lettres', 'by_group', ('documents',)),)",
+    ],
+    "sample": ["data", "sample", "shop", "--gin_file", "sample.gin"],
+    "train": ["train", "--gin_file", "pretrain.gin", "--gin.MODEL_DIR=run"],
+    "zero-shot": ZERO_SHOT,
+    "sentence": [
+        *ZERO_SHOT,
+        "--gin.likelihood_rows.sentence='{item} bought'",
+        "--gin.likelihood_rows.counted=('after',)",
+    ],
+    "no sentence": [*ZERO_SHOT, "--gin.likelihood_rows.sentence='{title}'"],
+    "mood": [
+        *("train", "--gin_file", "mood.gin", "--gin.MODEL_DIR=mood"),
+        "--gin.INITIAL_CHECKPOINT_PATH=run",
+    ],
+    "eval": ["eval", *OF_MOOD],
+    "infer": ["infer", *OF_MOOD],
+}
 
 
 @pytest.fixture(scope="module")
-def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with shop and letters prepared, a vocabulary of both and a model of three steps."""
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The user's, with a shop and letters."""
     folder = tmp_path_factory.mktemp("user")
     shutil.copytree(SHOP, folder / "shop")
     (folder / "letters").mkdir()
@@ -156,91 +170,71 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "pretrain": PRETRAIN,
         "mood": MOOD,
         "eval": EVAL,
+        "sample": SAMPLE,
     }
     for name, text in files.items():
         (folder / f"{name}.gin").write_text(text)
-    for name in ("shop", "letters"):
-        succeeded(m6rec(folder, "data", "prepare", name))
-    out = succeeded(m6rec(folder, "vocab", "train", "--gin_file", "vocabulary.gin"))
-    assert out.strip().endswith("cache/both/vocabulary.model")
-    succeeded(m6rec(folder, "train", "--gin_file", "pretrain.gin", "--gin.MODEL_DIR='run'"))
     return folder
 
 
-def test_texts_are_checked(pretrained: Path) -> None:
-    out = succeeded(m6rec(pretrained, "data", "check", "letters"))
-    assert "letters: 80 texts of 80 groups; 40 sad, 40 merry" in out
+@pytest.fixture(scope="module")
+def ran(folder: Path) -> dict[str, Finished]:
+    """What each command printed."""
+    return dict(zip(COMMANDS, m6rec_each(folder, *COMMANDS.values()), strict=True))
 
 
-def test_validation_tells_the_perplexity_of_each_source(pretrained: Path) -> None:
-    lines = [json.loads(line) for line in (pretrained / "run/metrics.jsonl").open()]
-    told = {name for line in lines for name in line}
-    assert "validation/letters_generation/perplexity" in told
-    assert "validation/letters_infilling/perplexity" in told
+def metrics_of(run: Finished) -> dict[str, float]:
+    out = succeeded(run)
+    metrics: dict[str, float] = json.loads(out[out.index("{") :])
+    return metrics
 
 
-def test_zero_shot_needs_no_training(pretrained: Path) -> None:
-    figures = evaluated(pretrained, "run", "shop_zero_shot")
-    assert {"auc", "popularity/auc", "chance/auc", "num_examples"} <= set(figures)
-    counted = "--gin.likelihood_rows.counted=('after',)"
-    sentence = "--gin.likelihood_rows.sentence='{item} bought'"
-    evaluated(pretrained, "run", "shop_zero_shot", sentence, counted)
-    run = m6rec(
-        pretrained,
-        *("eval", "--gin_file", "eval.gin", "--gin.MODEL_DIR='run'"),
-        "--gin.MIXTURE_OR_TASK_NAME='shop_zero_shot'",
-        "--gin.likelihood_rows.sentence='{title}'",
-    )
-    assert run.returncode == 2
-    assert "exactly one field" in run.stderr
+def test_texts_are_checked_and_share_a_vocabulary(ran: dict[str, Finished]) -> None:
+    assert "letters: 80 texts of 80 groups; 40 sad, 40 merry" in succeeded(ran["check"])
+    assert succeeded(ran["vocabulary"]).strip().endswith("cache/both/vocabulary.model")
 
 
-def test_texts_are_classified(pretrained: Path) -> None:
-    succeeded(
-        m6rec(
-            pretrained,
-            *("train", "--gin_file", "mood.gin", "--gin.MODEL_DIR='mood'"),
-            "--gin.INITIAL_CHECKPOINT_PATH='run'",
-        )
-    )
-    lengths = "--gin.TASK_FEATURE_LENGTHS={'inputs': 64, 'targets': 16}"
-    figures = evaluated(pretrained, "mood", "letters_mood", lengths)
-    assert {"accuracy", "macro_f1", "auc", "majority_share"} <= set(figures)
-    succeeded(
-        m6rec(
-            pretrained,
-            *("infer", "--gin_file", "eval.gin", "--gin.MODEL_DIR='mood'", lengths),
-            "--gin.MIXTURE_OR_TASK_NAME='letters_mood'",
-        )
-    )
-    (path,) = (pretrained / "mood" / "predictions").glob("*.parquet")
+def test_validation_gives_the_perplexity_of_each_source(
+    folder: Path, ran: dict[str, Finished]
+) -> None:
+    succeeded(ran["train"])
+    lines = [json.loads(line) for line in (folder / "run/metrics.jsonl").open()]
+    names = {name for line in lines for name in line}
+    assert "validation/letters_generation/perplexity" in names
+    assert "validation/letters_infilling/perplexity" in names
+
+
+def test_zero_shot_needs_no_training(ran: dict[str, Finished]) -> None:
+    metrics = metrics_of(ran["zero-shot"])
+    assert {"auc", "popularity/auc", "chance/auc", "num_examples"} <= set(metrics)
+    assert metrics_of(ran["sentence"])["auc"] >= 0
+    assert "exactly one field" in failed(ran["no sentence"])
+
+
+def test_texts_are_classified(folder: Path, ran: dict[str, Finished]) -> None:
+    succeeded(ran["mood"])
+    metrics = metrics_of(ran["eval"])
+    assert {"accuracy", "macro_f1", "auc", "majority_share"} <= set(metrics)
+    succeeded(ran["infer"])
+    (path,) = (folder / "mood" / "predictions").glob("*.parquet")
     rows = pq.read_table(path).to_pylist()
     assert {row["class"] for row in rows} <= {"sad", "merry"}
     assert all(row["text_id"].startswith("l") for row in rows)
 
 
-def test_a_sample_of_a_shop_is_a_shop(pretrained: Path) -> None:
-    (pretrained / "sample.gin").write_text(
-        "import m6rec_jax.data.sampling\nsample_dataset.users = 3\n"
-    )
-    out = succeeded(m6rec(pretrained, "data", "sample", "shop", "--gin_file", "sample.gin"))
-    checked = succeeded(m6rec(pretrained, "data", "check", out.strip()))
-    assert "No errors." in checked
+def test_a_sample_of_a_shop_is_a_shop(ran: dict[str, Finished]) -> None:
+    assert check_dataset(succeeded(ran["sample"]).strip()).ok
 
 
 @pytest.mark.parametrize(
-    ("binding", "words"),
+    ("command", "words"),
     [
-        ("--gin.train_on_prepared.shared=None", "belong together"),
-        ("--gin.train_on_prepared.dataset='corner-shop'", "either a dataset or sources"),
-        (
-            "--gin.train_on_prepared.sources=(('lettres', 'by_group', ('documents',)),)",
-            "'letters.by_group'",
-        ),
+        ("not shared", "belong together"),
+        ("two ways", "either a dataset or sources"),
+        ("misspelt", "'letters.by_group'"),
     ],
 )
-def test_a_vocabulary_of_nothing_is_refused(pretrained: Path, binding: str, words: str) -> None:
-    run = m6rec(pretrained, "vocab", "train", "--gin_file", "vocabulary.gin", binding)
-    assert run.returncode == 2
-    assert words in run.stderr
-    assert "Traceback" not in run.stderr
+def test_a_vocabulary_of_nothing_is_refused(
+    ran: dict[str, Finished], command: str, words: str
+) -> None:
+    assert words in failed(ran[command])

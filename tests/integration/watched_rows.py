@@ -1,6 +1,6 @@
 """Toy data for whole commands in several processes; imported by the gin file of the test.
 
-They note the rows they give, and get into trouble when told to: the environment variable TROUBLE
+They note the rows they give, and get into trouble on demand: the environment variable TROUBLE
 may say 'kill 2 9', SIGKILL for process 2 as it reads batch 9, or 'term 0 6', SIGTERM for process 0
 ('term all 6': for all).
 """

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from m6rec_jax.pipeline import packing
+from m6rec_jax.errors import ConfigError
+from m6rec_jax.pipeline.feature_converter import first_fit, pack_rows
 from m6rec_jax.pipeline.features import MODEL_FEATURES, TASK_FEATURES, feature_lengths
 
 LENGTHS = feature_lengths({"inputs": 12, "targets": 8})
@@ -38,7 +39,7 @@ DOCUMENTS = st.lists(
 @settings(max_examples=80, deadline=None)
 def test_every_document_survives_whole_and_in_bounds(documents):
     window = window_of(documents)
-    packed = packing.pack_rows(window, LENGTHS)
+    packed = pack_rows(window, LENGTHS)
     assert set(packed) == {*TASK_FEATURES, "encoder_segment_ids", "decoder_segment_ids"}
     found = []
     for r in range(len(packed["task_ids"])):
@@ -71,17 +72,15 @@ def test_every_document_survives_whole_and_in_bounds(documents):
 
 
 def test_short_documents_share_rows():
-    packed = packing.pack_rows(window_of([(4, 2, 0, 0)] * 9), LENGTHS)
+    packed = pack_rows(window_of([(4, 2, 0, 0)] * 9), LENGTHS)
     assert len(packed["task_ids"]) == 3
 
 
 def test_first_fit_uses_both_dimensions():
-    assert packing.first_fit([(5, 1), (5, 8), (2, 1)], (12, 8)) == [[1], [0, 2]]
+    assert first_fit([(5, 1), (5, 8), (2, 1)], (12, 8)) == [[1], [0, 2]]
 
 
 def test_lengths_are_checked():
-    from m6rec_jax.errors import ConfigError
-
     assert feature_lengths({"inputs": 5, "targets": 3})["decoder_labels"] == 3
     with pytest.raises(ConfigError, match="must name 'inputs' and 'targets'"):
         feature_lengths({"inputs": 5})

@@ -10,8 +10,8 @@ import tensorflow as tf
 
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.pipeline import preprocessors
-from m6rec_jax.pipeline.features import MODEL_FEATURES, TASK_FEATURES
-from m6rec_jax.pipeline.outcomes import outcomes_in_words, with_outcomes
+from m6rec_jax.pipeline.features import TASK_FEATURES
+from m6rec_jax.pipeline.preprocessors import outcomes_in_words, with_outcomes
 from m6rec_jax.pipeline.source import PreparedSource
 from m6rec_jax.pipeline.vocabulary import SeqioVocabulary
 from m6rec_jax.text import rows
@@ -87,12 +87,23 @@ def test_rating_classes(shop_views, shop_vocabulary, vocabulary):
         preprocessors.rating_classes(np.array([1.0, 2.5]), (1, 2))
     # As they are written: in float32, where some lie above their values and some below.
     tenths = [tenth / 10 for tenth in range(1, 10)]
-    places = preprocessors.rating_classes(np.array(tenths, np.float32), tenths)
-    assert places.tolist() == list(range(9))
+    classes = preprocessors.rating_classes(np.array(tenths, np.float32), tenths)
+    assert classes.tolist() == list(range(9))
 
 
 def test_retrieval_rows(shop_views, shop_vocabulary, vocabulary):
-    for row in run(shop_views, "next_items", preprocessors.retrieval_rows, vocabulary=vocabulary):
+    frequencies = -np.arange(1, 50, dtype=np.float32)
+    rows_of_frequency, plain = (
+        run(
+            shop_views,
+            "next_items",
+            preprocessors.retrieval_rows,
+            vocabulary=vocabulary,
+            item_log_frequency=given,
+        )
+        for given in (lambda: frequencies, None)
+    )
+    for row in plain:
         example = by_key("next_items")[int(row["user_ids"][0])]
         assert row["retrieval"].tolist() == [1]
         at = row["decoder_input_tokens"] == shop_vocabulary.eos_id
@@ -101,21 +112,11 @@ def test_retrieval_rows(shop_views, shop_vocabulary, vocabulary):
         assert (row["decoder_labels"] == -1).all()
         text = shop_vocabulary.decode(row["decoder_input_tokens"])
         assert text == example["items"][0]
-
-
-def test_retrieval_rows_tell_how_frequent_items_are(shop_views, shop_vocabulary, vocabulary):
-    told = -np.arange(1, 50, dtype=np.float32)
-    for row in run(
-        shop_views,
-        "next_items",
-        preprocessors.retrieval_rows,
-        vocabulary=vocabulary,
-        item_log_frequency=lambda: told,
-    ):
+    for row in rows_of_frequency:
         at = row["decoder_input_tokens"] == shop_vocabulary.eos_id
-        frequency = row["decoder_item_log_frequency"]
-        assert (frequency[at] == told[row["decoder_item_ids"][at]]).all()
-        assert not frequency[~at].any()
+        found = row["decoder_item_log_frequency"]
+        assert (found[at] == frequencies[row["decoder_item_ids"][at]]).all()
+        assert not found[~at].any()
 
 
 def test_generation_rows(shop_views, shop_vocabulary, vocabulary):
@@ -269,8 +270,8 @@ def test_budget_is_counted(shop_views, vocabulary):
     assert any(row["num_dropped"][0] for row in found)
 
 
-def test_jobs_are_told_apart_by_their_names():
-    """Not by their places in a mixture: rows in saved positions outlive changes of it."""
+def test_jobs_differ_by_their_names():
+    """Not by their index in a mixture: rows in saved states outlive changes of it."""
     assert preprocessors.job_id("movielens_100k_retrieval") == 338482795
     for known in ("book_crossing_retrieval", "movielens_100k_ctr"):
         assert preprocessors.job_id(known) >= 0
@@ -294,7 +295,3 @@ def test_seqio_vocabulary(shop_vocabulary, vocabulary):
     assert vocabulary == SeqioVocabulary(vocabulary._load)
     assert vocabulary == SeqioVocabulary(lambda: shop_vocabulary)
     assert vocabulary != seqio.PassThroughVocabulary(10)
-
-
-def test_model_features_are_rank_one(vocabulary):
-    assert {"encoder_block_ids", "decoder_item_ids", "user_ids"} <= set(MODEL_FEATURES)

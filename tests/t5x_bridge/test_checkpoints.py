@@ -25,8 +25,7 @@ from m6rec_jax.engine.model_folder import (
 )
 from m6rec_jax.errors import CheckpointError, ConfigError
 from m6rec_jax.model import M6Rec, ModelConfig
-from m6rec_jax.t5x_bridge.checkpoints import from_t5x, to_t5x
-from m6rec_jax.t5x_bridge.description import DESCRIPTION_FILE, write_description
+from m6rec_jax.t5x_bridge.checkpoints import DESCRIPTION_FILE, from_t5x, to_t5x, write_description
 from m6rec_jax.text.vocabulary import Vocabulary
 from tests.training.toy_run import toy_config
 

@@ -14,8 +14,7 @@ from tests.t5x_bridge.needs_t5x import REASON
 
 pytest.importorskip("t5x", reason=REASON, exc_type=ImportError)
 
-from m6rec_jax.t5x_bridge.checkpoint_manager import mended
-from m6rec_jax.t5x_bridge.restoring import take_over
+from m6rec_jax.t5x_bridge.restoring import mended, take_over
 
 
 def state(**shapes: tuple[int, ...]) -> dict[str, Any]:

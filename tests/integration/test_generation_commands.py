@@ -5,10 +5,7 @@ All commands run in one process of their own, since importing takes most of a co
 
 import csv
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -16,22 +13,23 @@ import pytest
 
 from tests.data.dialogue_files import write_inspired_folder
 from tests.data.test_reviews import write_reviews
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.integration.commands import SHOP, m6rec_each, succeeded
 
 JOBS = (
     *("shop_ctr", "shop_retrieval", "shop_explanations", "shop_titles", "shop_contents"),
     *("hotels_explanations", "talks_replies", "talks_titles", "talks_retrieval"),
 )
 TASKS = f"""
-from m6rec_jax.pipeline.dialogue_registration import register_dialogue_tasks
-from m6rec_jax.pipeline.mixtures import register_mixture
-from m6rec_jax.pipeline.registration import register_recommendation_tasks
-from m6rec_jax.pipeline.writing_registration import register_writing_tasks
+from m6rec_jax.pipeline.registration import (
+    register_dialogue_tasks,
+    register_generation_tasks,
+    register_mixture,
+    register_recommendation_tasks,
+)
 
 register_recommendation_tasks("shop", dataset="corner-shop")
-register_writing_tasks("shop", "corner-shop", views=("explanations", "titles", "contents"))
-register_writing_tasks("hotels", "hotels", split="by_group", views=("explanations",))
+register_generation_tasks("shop", "corner-shop", views=("explanations", "titles", "contents"))
+register_generation_tasks("hotels", "hotels", split="by_group", views=("explanations",))
 register_dialogue_tasks("talks", "talks")
 register_mixture("jobs", {JOBS})
 """
@@ -103,7 +101,7 @@ LikelihoodScorer.sentence = '{item}. bought.'
 LikelihoodScorer.counted = ('after', 'end')
 """
 
-WRITING = {
+TEMPLATES = {
     "explanations": {
         "about": "{name}",
         "prefix": "because",
@@ -113,18 +111,6 @@ WRITING = {
     "titles": {"prefix": "{kinds}:", "text": "{name}"},
     "contents": {"prefix": "next", "text": "{name}"},
 }
-
-# Each command's output stands between two lines of its number.
-SCRIPT = """
-import json, sys
-import gin
-from m6rec_jax.cli import main
-for number, arguments in enumerate(json.load(open("commands.json"))):
-    print(f"== {number}", flush=True)
-    gin.clear_config()  # of the command before, which also locked it
-    if main(arguments):
-        sys.exit(f"{arguments} failed")
-"""
 
 REQUESTS = [
     {"user": {"city": "Faro"}, "time": "2024-06-01T10:00:00Z", "candidates": ["0001", "0003"],
@@ -158,7 +144,7 @@ COMMANDS = {
     ],
     "recommended": [
         *("infer", "--requests", "requests.jsonl", "--output", "wares.jsonl", RUN),
-        *("--gin.TASK=shop_contents", "--gin.JOB=recommendation", "--gin.BATCH_SIZE=2"),
+        *("--gin.TASK=shop_contents", "--gin.JOB=title_recommendation", "--gin.BATCH_SIZE=2"),
     ],
     "chat": ["chat", RUN],
 }
@@ -168,9 +154,9 @@ COMMANDS = {
 def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
     """The user's folder, and what each command printed."""
     folder = tmp_path_factory.mktemp("user")
-    shutil.copytree(ROOT / "tests" / "data" / "shop", folder / "shop")
+    shutil.copytree(SHOP, folder / "shop")
     spec = json.loads((folder / "shop" / "dataset.json").read_text())
-    spec["template"]["writing"] = WRITING
+    spec["template"]["writing"] = TEMPLATES
     (folder / "shop" / "dataset.json").write_text(json.dumps(spec))
     write_inspired_folder(folder / "talks", 40)
     write_reviews(folder / "hotels")
@@ -183,20 +169,8 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]
         (folder / f"{name}.gin").write_text(text)
     lines = "".join(json.dumps(request) + "\n" for request in REQUESTS)
     (folder / "requests.jsonl").write_text(lines)
-    (folder / "commands.json").write_text(json.dumps(list(COMMANDS.values())))
-    run = subprocess.run(
-        [sys.executable, "-c", SCRIPT],
-        cwd=folder,
-        env=os.environ | {"M6REC_DATA_DIR": str(folder / "cache"), "PYTHONPATH": str(ROOT)},
-        input="I liked Heat (1995)\n/quit\n",
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert run.returncode == 0, run.stdout + run.stderr
-    parts = run.stdout.split("== ")[1:]
-    outputs = [part.partition("\n")[2] for part in parts]
-    return folder, dict(zip(COMMANDS, outputs, strict=True))
+    runs = m6rec_each(folder, *COMMANDS.values(), stdin="I liked Heat (1995)\n/quit\n")
+    return folder, dict(zip(COMMANDS, map(succeeded, runs), strict=True))
 
 
 def test_the_folders_are_described(ran: tuple[Path, dict[str, str]]) -> None:
@@ -204,9 +178,9 @@ def test_the_folders_are_described(ran: tuple[Path, dict[str, str]]) -> None:
     assert ran[1]["prepare"].strip().endswith("cache/talks.by_group")
 
 
-def test_every_job_has_its_figures(ran: tuple[Path, dict[str, str]]) -> None:
+def test_every_job_has_its_metrics(ran: tuple[Path, dict[str, str]]) -> None:
     out = ran[1]["eval"]
-    figures = json.loads(out[out.index("{") :])
+    metrics = json.loads(out[out.index("{") :])
     expected = {
         "shop_ctr/auc",
         "shop_retrieval/hit_rate@1",
@@ -219,7 +193,7 @@ def test_every_job_has_its_figures(ran: tuple[Path, dict[str, str]]) -> None:
         "talks_titles/new/recall@1",
         "talks_retrieval/popularity/new/recall@1",
     }
-    assert expected <= set(figures)
+    assert expected <= set(metrics)
 
 
 def test_every_loss_is_logged(ran: tuple[Path, dict[str, str]]) -> None:
@@ -256,7 +230,7 @@ def test_every_task_is_served_with_its_own_data(ran: tuple[Path, dict[str, str]]
     ranked = [json.loads(line) for line in (folder / "ranked.jsonl").open()]
     assert [sorted(row["ranking"]) for row in ranked] == [[0, 1], []]
     for row in ranked:
-        scores = [row["mean_log_probabilities"][place] for place in row["ranking"]]
+        scores = [row["mean_log_probabilities"][index] for index in row["ranking"]]
         assert scores == sorted(scores, reverse=True)
         assert all(score < 0 for score in scores)
     with (folder / "shop" / "items.csv").open() as file:
