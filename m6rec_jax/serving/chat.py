@@ -94,7 +94,7 @@ def open_conversation(
     """A dialogue with a model.
 
     The model's tasks say what it can do: a task of replies, one of titles, one of retrieval; at
-    least one of them (`pipeline.dialogue_registration`).
+    least one of them (`pipeline.registration`).
 
     Args:
       model: of a run or a bank.
