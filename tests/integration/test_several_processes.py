@@ -31,6 +31,7 @@ import m6rec_jax.training.optimizers
 import tests.integration.watched_rows
 
 train.model = @small_model()
+train.data = @TrainingData()
 TrainingData.mixture_or_task_name = 'toy'
 TrainingData.task_feature_lengths = {'inputs': 8, 'targets': 4}
 train.model_dir = %MODEL_DIR

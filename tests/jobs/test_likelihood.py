@@ -1,5 +1,7 @@
 """Zero-shot scores of requests, against a direct computation: one forward pass per sentence."""
 
+import json
+
 import gin
 import jax
 import numpy as np
@@ -153,10 +155,13 @@ def test_all_requests_run_the_same_programs(infer, monkeypatch):
     assert scorer.num_compilations == 2  # histories, sentences
 
 
-def test_what_cannot_be_scored_is_refused(infer, served_model):
+def test_what_cannot_be_scored_is_refused(infer, served, served_model, tmp_path):
     configure(ITEM, ("candidate",))
-    asked = [request(1) | {"candidates": [{"title": "\u200b", "genre": "\u200b"}]}]
-    found, rejected = infer(asked, "plausible")
+    spec = json.loads(json.dumps(served_films.SPEC))
+    spec["template"]["item"] = "{title}"
+    run = served_films.copy_run(served / "run", tmp_path / "run", ["plausible"], spec)
+    asked = [request(1) | {"candidates": [{"title": "\u200b", "genre": "drama"}]}]
+    found, rejected = infer(asked, "plausible", model_dir=run)
     assert not found
     assert "'candidates[0]' cannot be scored" in rejected[0]["reason"]
     configure("this user, as we know, likes {item}", ("candidate",))

@@ -16,7 +16,6 @@ from m6rec_jax.bank.capacity import BankCapacity
 from m6rec_jax.bank.folder import BankFolder
 from m6rec_jax.bank.loading import load_bank
 from m6rec_jax.bank.manifest import method_of
-from m6rec_jax.engine.engine import EngineOptions
 from m6rec_jax.engine.scoring import Scorer
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.errors import ConfigError
@@ -131,7 +130,7 @@ def test_served_from_a_bank_beside_option_adapter_tasks(tmp_path: Path) -> None:
         variables = {"params": backbone.params, "prompts": stacked(tensors)}
         model = M6Rec(config.replace(prompts=own))
         task = TaskSettings(sampling_rate=0.5)
-        options = EngineOptions(**banks.SHAPES, tasks={"": task})
+        options = dataclasses.replace(banks.OPTIONS, tasks={"": task})
         scorer = Scorer(model, variables, vocabulary, options)
         (expected,) = scorer.score_requests([histories[row]], [candidates[row]])
         np.testing.assert_allclose(mixed[row], expected, rtol=2e-4, atol=2e-5)

@@ -76,6 +76,7 @@ def test_names(shop_tasks):
         "retrieval": "retrieval",
         "reranking": "reranking",
         "zero_shot": "likelihood",
+        "embeddings": "embeddings",
     }
     assert {name: task_info(name).kind for name in shop_tasks[:-2]} == {
         f"tiny_shop_{suffix}": kind for suffix, kind in kinds.items()

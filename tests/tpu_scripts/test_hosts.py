@@ -41,7 +41,12 @@ def test_install(world: World) -> None:
     for index in (0, 1):
         home = world.folder / "hosts" / f"pod-{index}"
         assert f"m6rec-host pod-{index} installed m6rec_jax 0.0" in out
-        for path in ("tasks/corner_shop.py", "tasks/movielens.py", "my run.gin", "pyproject.toml"):
+        for path in (
+            "tasks/corner_shop.py",
+            "tasks/movielens/__init__.py",
+            "my run.gin",
+            "pyproject.toml",
+        ):
             assert (home / "m6rec" / path).is_file()
         assert (home / "m6rec-env/bin/python").is_file()
     (pip, _) = world.lines("pip.jsonl")
