@@ -192,8 +192,8 @@ class Texts:
     """
 
     column_types: ClassVar[Mapping[str, str]] = {"texts": "string", "log_probabilities": "float"}
-    texts: Sequence[str]
-    log_probabilities: Sequence[float]
+    texts: list[str]
+    log_probabilities: list[float]
 
     def columns(self) -> Mapping[str, Any]:
         return {"texts": self.texts, "log_probabilities": self.log_probabilities}
@@ -266,11 +266,10 @@ class GenerationAnswers(Answerer[_GenerationTask]):
                 # A request is drawn the same text whatever shares its batch.
                 keys=[(accepted[i].number, index) for i, index, _ in asked],
             )
-            for i in members:
-                texts = [t for (j, *_), t in zip(asked, found, strict=True) if j == i]
-                results[i] = Texts(
-                    [text.continuation for text in texts], [text.log_probability for text in texts]
-                )
+            results |= {i: Texts([], []) for i in members}
+            for (i, *_), text in zip(asked, found, strict=True):
+                results[i].texts.append(text.continuation)
+                results[i].log_probabilities.append(text.log_probability)
         return [results[i] for i in range(len(accepted))]
 
     def describe(self, task: str) -> Mapping[str, Any]:

@@ -56,6 +56,7 @@ class _RerankingTask(NamedTuple):
     # Index of each item of the index among the reranker's texts, and of each id.
     of_found: np.ndarray
     index_of: Mapping[str, int]
+    ids: Sequence[str]
 
 
 @gin.configurable(allowlist=["k", "max_k", "depth", "exclude_seen"])
@@ -122,6 +123,7 @@ class RerankingAnswers(Answerer[_RerankingTask]):
             scorer,
             np.array([index_of[id_] for id_ in found.index.ids]),
             index_of,
+            list(index_of),
         )
 
     def accept(self, request: Request, task: str) -> RequestText:
@@ -146,12 +148,11 @@ class RerankingAnswers(Answerer[_RerankingTask]):
                 TopK(np.where(found.ids >= 0, own.of_found[found.ids], found.ids), found.scores),
                 None if own.scorer is None else [own.scorer] * len(asked),
             )
-            names = list(own.index_of)
             for i, one, items, scores in zip(members, asked, best.ids, best.scores, strict=True):
                 k = one.request.k or self._k
                 left = items[:k][items[:k] >= 0]
                 results[i] = Retrieved(
-                    [names[item] for item in left], scores[: len(left)], own.found.catalogue
+                    [own.ids[item] for item in left], scores[: len(left)], own.found.catalogue
                 )
         return [results[i] for i in range(len(accepted))]
 
@@ -170,9 +171,8 @@ class RerankingAnswers(Answerer[_RerankingTask]):
         }
 
     def warm_up(self, tasks: Iterable[str]) -> None:
-        for task in tasks:
-            own = self.of_task(task)
-            self.parts.retriever().warm_up()
+        self.parts.retriever().warm_up()
+        for own in map(self.of_task, tasks):
             own.found.index.warm_up(self._depth, self.parts.batch_sizes)
             if own.scorer is not None:
                 self.parts.scorer().warm_up()
