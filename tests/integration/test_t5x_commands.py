@@ -265,7 +265,9 @@ def test_metrics_and_predictions_are_those_of_m6rec(
     )
     ours = json.loads(out[out.index("{") :])
     assert theirs.pop("step") == WHOLE
-    assert theirs == pytest.approx(ours, abs=1e-6)
+    # t5x has no place for baselines, which `m6rec eval` prints beside its metrics.
+    metrics = {name: value for name, value in ours.items() if "/" not in name}
+    assert theirs == pytest.approx(metrics, abs=1e-6)
 
     assert len(probabilities) == ours["num_examples"]
     losses = [
