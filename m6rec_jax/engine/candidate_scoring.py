@@ -12,7 +12,8 @@ import numpy as np
 
 from m6rec_jax.engine.candidate_rows import PackedTexts, pack_texts, text_ends
 from m6rec_jax.engine.engine import Engine, EngineOptions, Variables
-from m6rec_jax.engine.runtime import smallest_that_fits
+from m6rec_jax.engine.runtime import length_buckets, smallest_that_fits
+from m6rec_jax.engine.segment_cache import gathered_ends
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.errors import DataError
 from m6rec_jax.model import M6Rec
@@ -44,27 +45,40 @@ class CandidateScorer(Engine, abc.ABC):
         self, model: M6Rec, variables: Variables, vocabulary: Vocabulary, options: EngineOptions
     ) -> None:
         super().__init__(model, variables, vocabulary, options)
-        most = max(options.batch_sizes)
+        # Scored at its end alone, a candidate is a row of its own.
+        self._ends = self._segments is not None and self._segments.scores_ends
+        if self._ends:
+            self._target_buckets = length_buckets(self.candidate_length)
+        share = self.options.target_length // self.candidate_length if self._ends else 1
+        self._sizes = [size * share for size in options.batch_sizes]
+        most = self._sizes[-1]
         # Powers of two up to the largest batch: rows of a request.
         self._row_sizes = [
             *itertools.takewhile(lambda n: n < most, (2**i for i in range(32))),
             most,
         ]
 
-        def score(variables: Variables, features: Mapping[str, Array]) -> Array:
-            encoded = model.apply(
-                variables,
-                features["encoder_input_tokens"],
-                features["encoder_block_ids"],
-                features["task_ids"],
-                method=model.encode,
-            )
-            blocks, task_ids = features["decoder_block_ids"], features["row_task_ids"]
-            tokens = features["decoder_input_tokens"]
-            hidden = model.apply(variables, encoded, tokens, blocks, task_ids, method=model.decode)
-            return self.read(variables, hidden, {**features, "task_ids": task_ids})
+        self._score_batch = self._jit(self._score_ends if self._ends else self._score_rows)
 
-        self._score_batch = self._jit(score)
+    def _score_rows(self, variables: Variables, features: Mapping[str, Array]) -> Array:
+        """float32 `[rows, target]`."""
+        model, encoded = self.model, self._encoded(variables, features)
+        blocks, task_ids = features["decoder_block_ids"], features["row_task_ids"]
+        if self._segments:
+            early = features["candidate_pool"][features["candidate_slots"]]
+            early = early.astype(model.config.dtype)
+        else:
+            tokens = features["decoder_input_tokens"]
+            early = model.apply(variables, tokens, blocks, task_ids, method=model.decode_early)
+        hidden = model.apply(variables, encoded, early, blocks, task_ids, method=model.decode_late)
+        return self.read(variables, hidden, {**features, "task_ids": task_ids})
+
+    def _score_ends(self, variables: Variables, features: Mapping[str, Array]) -> Array:
+        """float32 `[rows, 1]`: every row is a candidate, of which the end alone is computed."""
+        encoded = self._encoded(variables, features)
+        hidden = gathered_ends(self.model, encoded, variables, features)
+        task_ids = features["row_task_ids"]
+        return self.read(variables, hidden[:, None], {**features, "task_ids": task_ids})
 
     @abc.abstractmethod
     def read(self, variables: Variables, hidden: Array, features: Mapping[str, Array]) -> Array:
@@ -119,7 +133,7 @@ class CandidateScorer(Engine, abc.ABC):
         variables, settings = self._tasks.with_variables(self.variables, tasks, len(histories))
         sources = list(map(self._source_row, histories, settings))
         packed = [
-            self.pack(texts, own.text_length(self.candidate_length))
+            self._packed(texts, own.text_length(self.candidate_length))
             for texts, own in zip(candidates, settings, strict=True)
         ]
         targets = [found.rows for found in packed]
@@ -130,9 +144,17 @@ class CandidateScorer(Engine, abc.ABC):
                 result[chosen] = own
         return results
 
+    def _packed(self, texts: Sequence[str], candidate_length: int) -> PackedTexts:
+        if not self._ends:
+            return self.pack(texts, candidate_length)
+        alone = [self.pack([text], candidate_length).rows[0] for text in texts]
+        return PackedTexts(alone, [[index] for index in range(len(texts))])
+
     def warm_up(self) -> int:
         """Compiles every shape that a request can have; returns how many programs there are."""
         variables = dict(self.variables)
+        if self._segments:
+            self._segments.warm_up(variables)
         for length in self._source_buckets:
             for target_length in self._target_buckets:
                 for num_rows in self._row_sizes:
@@ -143,7 +165,7 @@ class CandidateScorer(Engine, abc.ABC):
 
     def _numbers_of_sources(self, num_rows: int) -> list[int]:
         """Requests of a batch, ascending, where each has so many rows."""
-        sizes = {max(1, size // num_rows) for size in self.options.batch_sizes}
+        sizes = {max(1, size // num_rows) for size in self._sizes}
         return self._runtime.batch_sizes(sizes)
 
     def _score(
@@ -186,7 +208,8 @@ class CandidateScorer(Engine, abc.ABC):
             values = np.asarray(found)
             for place, part in enumerate(batch):
                 for k, r in enumerate(part.rows):
-                    ends = text_ends(targets[part.request][r]["decoder_block_ids"])
+                    blocks = targets[part.request][r]["decoder_block_ids"]
+                    ends = [0] if self._ends else text_ends(blocks)
                     own = values[place * num_rows + k, ends]
                     results[part.request][r] = self.finish(own, settings[part.request]).astype(
                         np.float32
@@ -212,22 +235,41 @@ class CandidateScorer(Engine, abc.ABC):
           float32 `[requests * rows, target]`.
         """
         length, target_length, num_rows, size = shape
-        batch = self._source_batch(sources, [own.task_id for own in settings], length, size)
-        batch |= self._target_batch(targets, target_length, num_rows, size)
-        batch |= {
-            name: np.repeat(values, num_rows, axis=0)
-            for name, values in {
-                "row_task_ids": batch["task_ids"],
-                **self.task_features(settings, size),
-            }.items()
-        }
-        found: Array = self._score_batch(variables, self._runtime.place_shared(batch))
-        return found
+
+        def make_batch() -> dict[str, np.ndarray]:
+            batch = self._history_batch(variables, sources, settings, length, size)
+            features = {"row_task_ids": batch["task_ids"], **self.task_features(settings, size)}
+            batch |= {name: np.repeat(own, num_rows, axis=0) for name, own in features.items()}
+            return batch | self._target_batch(
+                variables, targets, settings, target_length, num_rows, size
+            )
+
+        return self._start(self._score_batch, variables, make_batch)
 
     def _target_batch(
-        self, targets: Sequence[Sequence[Row]], length: int, num_rows: int, size: int
+        self,
+        variables: Variables,
+        targets: Sequence[Sequence[Row]],
+        settings: Sequence[TaskSettings],
+        length: int,
+        num_rows: int,
+        size: int,
     ) -> dict[str, np.ndarray]:
         """Decoder features `[size * rows, length]`, the rows of a request one after the other."""
-        padding: Row = {name: np.zeros(0, np.int32) for name in self.decoder_features}
-        filled = [row for own in targets for row in (*own, *[padding] * (num_rows - len(own)))]
-        return rows.pad_batch(filled, dict.fromkeys(self.decoder_features, length), size * num_rows)
+        names = dict.fromkeys(self.decoder_features, length)
+        nothing: Row = {name: np.zeros(0, np.int32) for name in names}
+        filled = [row for own in targets for row in (*own, *[nothing] * (num_rows - len(own)))]
+        batch = rows.pad_batch(filled, names, size * num_rows)
+        if self._segments is None:
+            return batch
+        present = [(k, row) for k, row in enumerate(filled) if row is not nothing]
+        of_rows = [own for own, part in zip(settings, targets, strict=True) for _ in part]
+        found = self._segments.candidate_slots(variables, [row for _, row in present], of_rows)
+        slots = np.zeros((size * num_rows, length), np.int32)
+        visible = np.zeros(slots.shape, bool)
+        for (k, _), own in zip(present, found, strict=True):
+            place = slice(length - len(own), None) if self._ends else slice(len(own))
+            slots[k, place], visible[k, place] = own, True
+        if self._ends:
+            return {"candidate_slots": slots, "candidate_visible": visible}
+        return batch | {"candidate_slots": slots}

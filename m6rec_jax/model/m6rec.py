@@ -190,43 +190,40 @@ class M6Rec(nn.Module):
         return self._late(x, blocks, segment_ids, task_ids, deterministic=deterministic)
 
     def encode_segments(self, tokens: Array, block_ids: Array, task_ids: Array) -> Array:
-        """The early layers alone, without soft prompts or dropout: what a segment cache holds.
+        """The early layers alone, without dropout: what a segment cache holds.
 
         Each block of tokens `[batch, source]` is computed by itself, whether it has a row of its
-        own or shares one, and whatever its id.
+        own or shares one, and whatever its id. Token -1 - i is soft prompt i of the row's task; all
+        of them make one block.
 
         Returns:
           `[batch, source, embed]`, to be gathered into rows and given to `encode_late`.
         """
         task_ids = task_ids.reshape(-1)
-        x = self.embed(tokens, task_ids)
+        x = self.embed(jnp.maximum(tokens, 0), task_ids)
+        prompts = prompt_embeddings(self.config, self.bank.tensors, task_ids)
+        if number := prompts.shape[1]:
+            index, is_prompt = -1 - tokens, tokens < 0
+            soft = jnp.take_along_axis(prompts, jnp.clip(index, 0, number - 1)[..., None], axis=1)
+            x = jnp.where(is_prompt[..., None], soft, x)
+            given = jnp.take_along_axis(
+                self._with_prompts(block_ids, task_ids), jnp.clip(index, 0, number - 1), axis=1
+            )
+            block_ids = jnp.where(is_prompt & (given == 0), 0, block_ids)
         return self._early(x, block_ids, None, task_ids, deterministic=True)
 
-    def encode_prompts(self, task_ids: Array) -> Array:
-        """The early layers over the soft prompts alone: `[batch, prompts, embed]`."""
-        task_ids = task_ids.reshape(-1)
-        x = prompt_embeddings(self.config, self.bank.tensors, task_ids)
-        if not x.shape[1]:
-            return x
-        blocks = self._with_prompts(jnp.zeros((x.shape[0], 0), jnp.int32), task_ids)
-        return self._early(x, blocks, None, task_ids, deterministic=True)
-
-    def encode_late(
-        self, prompt_hidden: Array, segment_hidden: Array, block_ids: Array, task_ids: Array
-    ) -> Encoded:
+    def encode_late(self, hidden: Array, block_ids: Array, task_ids: Array) -> Encoded:
         """The late layers over cached segments; equals `encode` within float tolerance.
 
         Args:
-          prompt_hidden: `[batch, prompts, embed]` of `encode_prompts`.
-          segment_hidden: `[batch, source, embed]` of `encode_segments`, the blocks of a row one
-            after the other.
+          hidden: `[batch, prompts + source, embed]` of `encode_segments`: the soft prompts of a
+            row, then its blocks, one after the other.
           block_ids: int32 `[batch, source]`, as `encode` would get them.
         """
-        _require_equal_shapes("encoder", segment_hidden[..., 0], block_ids)
+        _require_equal_shapes("encoder", hidden[:, self.config.prompts.num_prompts :, 0], block_ids)
         task_ids = task_ids.reshape(-1)
         blocks = self._with_prompts(block_ids, task_ids)
-        x = jnp.concatenate([prompt_hidden, segment_hidden], axis=1)
-        return self._late(x, blocks, None, task_ids, deterministic=True)
+        return self._late(hidden, blocks, None, task_ids, deterministic=True)
 
     def _with_prompts(self, block_ids: Array, task_ids: Array) -> Array:
         prompts = self.config.prompts
