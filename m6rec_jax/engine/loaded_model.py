@@ -20,7 +20,9 @@ from m6rec_jax.engine.engine import EngineOptions
 from m6rec_jax.engine.generation import Generator
 from m6rec_jax.engine.likelihood import LikelihoodScorer
 from m6rec_jax.engine.retrieval import Retriever
+from m6rec_jax.engine.runtime import Runtime
 from m6rec_jax.engine.scoring import Scorer
+from m6rec_jax.engine.segment_cache import SegmentCache
 from m6rec_jax.engine.task_settings import TaskSettings, task_settings
 from m6rec_jax.model import M6Rec
 from m6rec_jax.sharding import LogicalRules
@@ -114,6 +116,7 @@ class LoadedModel(abc.ABC):
             "candidate_length": self.settings.candidate_length,
             "mesh": self.mesh,
             "rules": self.rules,
+            "segments": self.segments,
         }
         return EngineOptions(**(fields | changes))
 
@@ -144,6 +147,18 @@ class LoadedModel(abc.ABC):
         own = {name: changes.pop(name) for name in ("sentence", "counted") if name in changes}
         return LikelihoodScorer(
             self.model, self.variables, self.vocabulary, self.options(task, **changes), **own
+        )
+
+    @functools.cached_property
+    def segments(self) -> SegmentCache | None:
+        """What all engines share of early layers' work; None: late interaction is off."""
+        if not self.model.config.late_layers_start:
+            return None
+        return SegmentCache(
+            self.model,
+            source_length=self.settings.source_length,
+            target_length=self.settings.target_length,
+            runtime=Runtime(self.mesh, self.rules),
         )
 
     @functools.cached_property

@@ -20,9 +20,10 @@ from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
 from m6rec_jax.model.m6rec import initial_features
 from tests.pipeline import shop_rows
 
-S, T = 96, 64
+S, T = 64, 64
 EXAMPLES = shop_rows.rows_of("test")["groups"]
 HISTORIES = [example["history"] for example in EXAMPLES[:5]]
+MANY = HISTORIES + [[text and f"{text} too" for text in history] for history in HISTORIES]
 TITLES = sorted({text for example in EXAMPLES for text in example["candidates"]})
 TITLES += [f"{title} again" for title in TITLES]
 TASKS = {f"task {i}": TaskSettings(task_id=i) for i in range(2)}
@@ -73,7 +74,7 @@ def engines(engine, model, variables, vocabulary, tasks=TASKS, **cache):
         tasks=tasks,
         task="task 0",
         candidate_length=32,
-        batch_sizes=(1, 4),
+        batch_sizes=(4,),
         source_buckets=(S,),
         target_buckets=(T,),
     )
@@ -82,13 +83,13 @@ def engines(engine, model, variables, vocabulary, tasks=TASKS, **cache):
     return [engine(model, variables, vocabulary, own) for own in (options, with_cache)] + [kept]
 
 
-KINDS = [{}, {"late_only": False}, {"ends": True}]
+@pytest.fixture(scope="module")
+def late_only(shop_vocabulary):
+    return engines(Scorer, *make(shop_vocabulary), shop_vocabulary, dict(TASKS))
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=str)
-def test_scores_are_those_of_one_pass(shop_vocabulary, kind):
-    plain, cached, kept = engines(Scorer, *make(shop_vocabulary, **kind), shop_vocabulary)
-    candidates = [TITLES[:7], TITLES[3:5], TITLES[:1], [], TITLES * 2]
+def check_scores(plain, cached, kept):
+    candidates = [TITLES[:7], TITLES[3:5], TITLES[:1], [], TITLES]
     tasks = ["task 0", "task 1", "task 0", "task 1", "task 1"]
     expected = plain.score_requests(HISTORIES, candidates, tasks)
     for _ in range(2):
@@ -101,8 +102,18 @@ def test_scores_are_those_of_one_pass(shop_vocabulary, kind):
     assert [counts.computed for counts in kept.counts().values()] == computed
 
 
-def test_only_what_is_new_is_computed(shop_vocabulary):
-    _, cached, kept = engines(Scorer, *make(shop_vocabulary), shop_vocabulary)
+def test_scores_are_those_of_one_pass(late_only):
+    check_scores(*late_only)
+
+
+@pytest.mark.parametrize("kind", [{"late_only": False}, {"ends": True}], ids=str)
+def test_scores_of_other_models_are_those_of_one_pass(shop_vocabulary, kind):
+    check_scores(*engines(Scorer, *make(shop_vocabulary, **kind), shop_vocabulary))
+
+
+def test_only_what_is_new_is_computed(late_only):
+    _, cached, kept = late_only
+    kept.clear()
     counts = kept.counts()["source"]
 
     def computed(history, task):
@@ -120,10 +131,9 @@ def test_only_what_is_new_is_computed(shop_vocabulary):
     assert computed([profile, *behaviours, "a new one", context], "task 1") == 1
 
 
-def test_prompts_that_are_replaced_are_not_mixed_up(shop_vocabulary):
-    model, variables = make(shop_vocabulary)
-    tasks = dict(TASKS)
-    plain, cached, _ = engines(Scorer, model, variables, shop_vocabulary, tasks)
+def test_prompts_that_are_replaced_are_not_mixed_up(late_only):
+    plain, cached, _ = late_only
+    tasks, variables = plain.options.tasks, plain.variables
     asked = ([HISTORIES[0]], [TITLES[:3]], ["task 0"])
     before = cached.score_requests(*asked)[0]
     # As a bank does: other prompts in the same row, and settings that look the same.
@@ -146,35 +156,35 @@ def test_users_of_retrieval_are_those_of_one_pass(shop_vocabulary):
 def streams(shop_vocabulary):
     """A scorer with a pool that holds one batch and little more, and all right answers."""
     model, variables = make(shop_vocabulary)
-    # One batch: 4 histories of 96 tokens and 4 rows of 64, in pages of 4 slots.
-    sizes = {"source_slots": 700, "candidate_slots": 280}
+    # Little more than one batch takes: 4 histories of 64 tokens and 4 rows of 64, in pages.
+    sizes = {"source_slots": 360, "candidate_slots": 280}
     found = {}
-    for host_bytes in (0, 4000):
+    for host_bytes in (0, 20000):
         plain, cached, kept = engines(
             Scorer, model, variables, shop_vocabulary, **sizes, host_bytes=host_bytes
         )
         cached.warm_up()
         found[host_bytes] = cached, kept
-    right = {task: plain.score_requests(HISTORIES, [TITLES] * 5, [task] * 5) for task in TASKS}
+    right = {task: plain.score_requests(MANY, [TITLES] * 10, [task] * 10) for task in TASKS}
     return found, right
 
 
 REQUEST = st.tuples(
-    st.integers(0, 4),
+    st.integers(0, 9),
     st.lists(st.integers(0, len(TITLES) - 1), max_size=12),
     st.sampled_from([*TASKS]),
 )
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.lists(REQUEST, min_size=1, max_size=6), max_size=4), st.sampled_from([0, 4000]))
+@given(st.lists(st.lists(REQUEST, min_size=1, max_size=6), max_size=4), st.sampled_from([0, 20000]))
 def test_any_stream_of_requests_under_a_pool_too_small(streams, stream, host_bytes):
     engines, right = streams
     cached, kept = engines[host_bytes]
     compiled = cached.num_compilations
     for batch in stream:
         found = cached.score_requests(
-            [HISTORIES[user] for user, _, _ in batch],
+            [MANY[user] for user, _, _ in batch],
             [[TITLES[i] for i in items] for _, items, _ in batch],
             [task for *_, task in batch],
         )
@@ -189,8 +199,8 @@ def test_any_stream_of_requests_under_a_pool_too_small(streams, stream, host_byt
 
 
 def test_the_stream_did_evict_and_bring_back(streams):
-    counts = streams[0][4000][1].counts()
-    assert all(pool.evicted and pool.host_hits for pool in counts.values())
+    counts = streams[0][20000][1].counts()
+    assert all(pool.evicted and pool.host_hits for pool in counts.values()), counts
 
 
 def test_clear_errors(shop_vocabulary):
