@@ -210,10 +210,9 @@ class CandidateScorer(Engine, abc.ABC):
                 for k, r in enumerate(part.rows):
                     blocks = targets[part.request][r]["decoder_block_ids"]
                     ends = [0] if self._ends else text_ends(blocks)
-                    own = values[place * num_rows + k, ends]
-                    results[part.request][r] = self.finish(own, settings[part.request]).astype(
-                        np.float32
-                    )
+                    of_row = values[place * num_rows + k, ends]
+                    finished = self.finish(of_row, settings[part.request])
+                    results[part.request][r] = finished.astype(np.float32)
         return results
 
     def _run(

@@ -10,6 +10,7 @@ import abc
 import dataclasses
 import functools
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from jax.sharding import Mesh
@@ -23,7 +24,9 @@ from m6rec_jax.engine.retrieval import Retriever
 from m6rec_jax.engine.runtime import Runtime
 from m6rec_jax.engine.scoring import Scorer
 from m6rec_jax.engine.segment_cache import SegmentCache
+from m6rec_jax.engine.segment_store import SegmentStore, read_manifest
 from m6rec_jax.engine.task_settings import TaskSettings, task_settings
+from m6rec_jax.errors import ConfigError
 from m6rec_jax.model import M6Rec
 from m6rec_jax.sharding import LogicalRules
 from m6rec_jax.text.templates import DatasetTemplate
@@ -154,12 +157,28 @@ class LoadedModel(abc.ABC):
         """What all engines share of early layers' work; None: late interaction is off."""
         if not self.model.config.late_layers_start:
             return None
-        return SegmentCache(
+        found: SegmentCache = SegmentCache(
             self.model,
             source_length=self.settings.source_length,
             target_length=self.settings.target_length,
             runtime=Runtime(self.mesh, self.rules),
         )
+        return found
+
+    def use_segments(self, folder: str | Path) -> None:
+        """Lets the cache read candidates of `m6rec index segments`.
+
+        Raises:
+          ConfigError: late interaction is off. CheckpointError: see `SegmentStore`.
+        """
+        if self.segments is None:
+            raise ConfigError(
+                f"{folder} holds cached segments, but the model was trained without late "
+                "interaction (ModelConfig.late_layers_start = 0)"
+            )
+        task = read_manifest(folder).task
+        store = SegmentStore(folder, self.fingerprint(task))
+        self.segments.use_store(store, task_settings(self.settings.tasks, task))
 
     @functools.cached_property
     def _backbone_checksums(self) -> Any:

@@ -14,7 +14,7 @@ free of tasks, and all tasks then share their segments.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import gin
@@ -23,7 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from m6rec_jax.engine.runtime import Runtime
-from m6rec_jax.engine.segment_pool import PoolCounts, Segment, SegmentPool
+from m6rec_jax.engine.segment_pool import PAGE, PoolCounts, Segment, SegmentPool
+from m6rec_jax.engine.segment_store import SegmentStore
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.model import Encoded, M6Rec
@@ -63,7 +64,6 @@ class SegmentCache:
       source_slots, candidate_slots: tokens that there is room for on the device, each.
       dtype: of the states kept; None: that of the model's activations. 'bfloat16' halves them.
       host_bytes: most bytes of states in the host's memory, of either kind; 0: none.
-      store: folder of `m6rec index segments`; None: there is none.
 
     Attributes:
       lock: to be held from asking for slots until the program that reads them has started.
@@ -84,7 +84,6 @@ class SegmentCache:
         candidate_slots: int = 32768,
         dtype: str | None = None,
         host_bytes: int = 0,
-        store: str | None = None,
     ) -> None:
         config = model.config
         if not config.late_layers_start:
@@ -173,6 +172,29 @@ class SegmentCache:
         """As `source_slots`, of rows of packed candidates: int32 `[length]` each."""
         return self._slots(self._candidates, "decoder", variables, rows, settings)
 
+    def use_store(self, store: SegmentStore, settings: TaskSettings) -> None:
+        """Reads candidates from a store that was made for the task of these settings."""
+        self._candidates.store, self._candidates.store_task = store, _Prompts(settings)
+
+    @property
+    def candidate_width(self) -> int:
+        """Numbers of the state of a candidate's token."""
+        return self._candidates.width
+
+    def candidate_states(
+        self, variables: Variables, tokens: Sequence[np.ndarray], settings: TaskSettings
+    ) -> list[np.ndarray]:
+        """What is kept of candidates, `[length, width]` each; tokens with `[BOS]` and `[EOS]`."""
+        found: list[np.ndarray] = []
+        room = self._candidates.capacity // 2  # pages are larger than the tokens in them
+        with self.lock:
+            for part in _parts(tokens, room):
+                segments = [self._segment(one, settings, "decoder") for one in part]
+                slots = self._candidates.slots(variables, segments)
+                states = self._candidates.read(np.concatenate(slots))
+                found += np.split(states, np.cumsum([len(own) for own in slots])[:-1])
+        return found
+
     def warm_up(self, variables: Variables) -> None:
         """Compiles what computes and copies states."""
         with self.lock:
@@ -260,6 +282,20 @@ def gathered_ends(
         method=model.decode_ends,
     )
     return states
+
+
+def _parts(tokens: Sequence[np.ndarray], room: int) -> Iterator[list[np.ndarray]]:
+    """Candidates of so many tokens at a time, at most."""
+    part: list[np.ndarray] = []
+    taken = 0
+    for own in tokens:
+        if part and taken + len(own) + PAGE > room:
+            yield part
+            part, taken = [], 0
+        part.append(own)
+        taken += len(own) + PAGE
+    if part:
+        yield part
 
 
 def _row_lengths(limit: int) -> tuple[int, ...]:

@@ -6,7 +6,7 @@
 
 A slot holds the state of one token. Segments take slots in pages, so nothing ever has to be moved.
 The segments longest unused make room for new ones; with `host_bytes` their states go to the host's
-memory first. Beneath both may lie a `SegmentStore` of a whole catalogue.
+memory first. Beneath both may lie a `segment_store.SegmentStore` of a whole catalogue.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ from __future__ import annotations
 import collections
 import dataclasses
 import itertools
-from collections.abc import Hashable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from m6rec_jax.engine.runtime import Runtime, smallest_that_fits
+from m6rec_jax.engine.segment_store import SegmentStore
 from m6rec_jax.errors import ConfigError
 
 Array = jax.Array
@@ -52,18 +53,9 @@ class Segment(NamedTuple):
         return self.task, self.tokens.tobytes()
 
 
-class Compute(Protocol):
-    """States of packed segments, for use inside jit."""
-
-    def __call__(self, variables: Any, tokens: Array, block_ids: Array, task_ids: Array) -> Array:
-        """int32 `[rows, length]`, `[rows, length]`, `[rows, 1]` to `[rows, length, width]`."""
-
-
-class Lookup(Protocol):
-    """States that were computed before, such as `segment_store.SegmentStore`."""
-
-    def get(self, key: bytes) -> np.ndarray | None:
-        """`[length, width]` of tokens' bytes, or None."""
+# States of packed segments, inside jit: variables, tokens and block ids `[rows, length]`, task ids
+# `[rows, 1]` to `[rows, length, width]`.
+Compute = Callable[[Any, Array, Array, Array], Array]
 
 
 @dataclasses.dataclass
@@ -102,11 +94,12 @@ class SegmentPool:
       runtime: where programs run.
       dtype: of the states kept.
       host_bytes: most bytes of states in the host's memory; 0: none are kept there.
-      store: of segments that are the same for all tasks; None: there is none.
 
     Attributes:
       states: `[capacity, width]`. Replaced by every call of `slots`, which donates the one before.
       counts: see `PoolCounts`.
+      store: states computed before; None: there is none.
+      store_task: the task of its states, where they depend on one.
     """
 
     def __init__(
@@ -120,11 +113,12 @@ class SegmentPool:
         runtime: Runtime,
         dtype: str = "float32",
         host_bytes: int = 0,
-        store: Lookup | None = None,
     ) -> None:
         self.name, self.width, self.capacity = name, width, capacity // PAGE * PAGE
         self.counts = PoolCounts()
-        self._dtype, self._runtime, self._store = jnp.dtype(dtype), runtime, store
+        self._dtype, self._runtime = jnp.dtype(dtype), runtime
+        self.store: SegmentStore | None = None
+        self.store_task: Hashable = None
         self._row_lengths, self._host_bytes = tuple(row_lengths), host_bytes
         self._row_sizes = runtime.batch_sizes(ROW_SIZES)
         self._time = itertools.count(1)
@@ -187,12 +181,21 @@ class SegmentPool:
                 raise
         return [self._entries[key].slots for key in keys]
 
+    def read(self, slots: np.ndarray) -> np.ndarray:
+        """The states in slots int32 `[n]`, `[n, width]`."""
+        parts = []
+        for start, size in _batches(len(slots), COPY_SIZES):
+            own = slots[start : start + size]
+            padded = np.pad(own, (0, size - len(own)))
+            parts.append((self._read(self.states, padded), len(own)))
+        return np.concatenate([np.asarray(found)[:number] for found, number in parts])
+
     def warm_up(self, variables: Any) -> None:
         """Compiles every program that `slots` may run."""
         for length in self._row_lengths:
             for size in self._row_sizes:
                 self._fill_rows(variables, [], length, size)
-        if self._host_bytes or self._store is not None:
+        if self._host_bytes or self.store is not None:
             for size in COPY_SIZES:
                 nowhere = np.full(size, self.capacity, np.int32)
                 self._read(self.states, nowhere)
@@ -236,14 +239,7 @@ class SegmentPool:
     def _to_host(self, evicted: Sequence[tuple[Hashable, np.ndarray]]) -> None:
         if not self._host_bytes or not evicted:
             return
-        slots = np.concatenate([slots for _, slots in evicted])
-        parts = []
-        for start, size in _batches(len(slots), COPY_SIZES):
-            padded = np.zeros(size, np.int32)
-            own = slots[start : start + size]
-            padded[: len(own)] = own
-            parts.append((self._read(self.states, padded), len(own)))
-        values = np.concatenate([np.asarray(found)[:number] for found, number in parts])
+        values = self.read(np.concatenate([slots for _, slots in evicted]))
         start = 0
         for key, own in evicted:
             # A copy, or one segment would keep all of them in memory.
@@ -261,8 +257,8 @@ class SegmentPool:
         if found is not None:
             self.host_bytes_used -= found.nbytes
             self.counts.host_hits += 1
-        elif self._store is not None and segment.task is None:
-            found = self._store.get(segment.tokens.tobytes())
+        elif self.store is not None and segment.task in (None, self.store_task):
+            found = self.store.get(segment.tokens.tobytes())
             self.counts.store_hits += found is not None
         return found
 
