@@ -9,11 +9,13 @@ from flax import linen as nn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from m6rec_jax.engine.candidate_rows import pack_texts
 from m6rec_jax.engine.engine import EngineOptions
 from m6rec_jax.engine.retrieval import Retriever
 from m6rec_jax.engine.runtime import Runtime
 from m6rec_jax.engine.scoring import Scorer
 from m6rec_jax.engine.segment_cache import SegmentCache
+from m6rec_jax.engine.segment_store import SegmentStore, write_segments
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
@@ -150,6 +152,33 @@ def test_users_of_retrieval_are_those_of_one_pass(shop_vocabulary):
     tasks = ["task 0", "task 1"] * 2
     expected = plain.embed_users(HISTORIES[:4], tasks)
     np.testing.assert_allclose(cached.embed_users(HISTORIES[:4], tasks), expected, atol=5e-6)
+
+
+@pytest.mark.parametrize("kind", [{}, {"ends": True}], ids=str)
+def test_a_store_is_read_by_its_task(shop_vocabulary, tmp_path, kind):
+    plain, cached, kept = engines(Scorer, *make(shop_vocabulary, **kind), shop_vocabulary)
+    own = TASKS["task 0"]
+    rows = [pack_texts(shop_vocabulary, [title], T, 32).rows[0] for title in TITLES[:6]]
+    write_segments(
+        tmp_path / "store",
+        [row["decoder_input_tokens"] for row in rows],
+        lambda tokens: kept.candidate_states(cached.variables, tokens, own),
+        **{"model": "a", "task": "task 0", "width": kept.candidate_width, "dtype": "float32"},
+        progress=False,
+    )
+    kept.clear()
+    kept.use_store(SegmentStore(tmp_path / "store", "a"), own)
+    counts = kept.counts()["candidate"]
+    for task in TASKS:
+        before = dataclasses.replace(counts)
+        asked = ([HISTORIES[0]], [TITLES[:8]], [task])
+        found = cached.score_requests(*asked)[0]
+        np.testing.assert_allclose(found, plain.score_requests(*asked)[0], atol=2e-6)
+        read = 6 if task == "task 0" else 0
+        assert counts.store_hits - before.store_hits == read
+        # Candidates at their ends are another task's own; else they are on the device by now.
+        again = 8 if kind else 0
+        assert counts.computed - before.computed == (2 if task == "task 0" else again)
 
 
 @pytest.fixture(scope="module")
