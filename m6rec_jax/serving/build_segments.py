@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import gin
@@ -69,7 +70,7 @@ def build_segments(
         found.append(row["decoder_input_tokens"])
     cache, variables = model.segments, dict(model.variables)
 
-    def compute(tokens: list[np.ndarray]) -> list[np.ndarray]:
+    def compute(tokens: Sequence[np.ndarray]) -> list[np.ndarray]:
         return cache.candidate_states(variables, tokens, settings)
 
     return write_segments(
