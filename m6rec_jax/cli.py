@@ -278,20 +278,29 @@ def _parser() -> argparse.ArgumentParser:
     _takes_gin(chat)
     chat.set_defaults(run=subcommands.run_chat)
 
-    index = commands.add_parser("index", help="embed a catalogue for retrieval")
+    index = commands.add_parser("index", help="compute what serving needs of a catalogue")
     actions = index.add_subparsers(dest="action", required=True, metavar="ACTION")
     build = actions.add_parser(
-        "build", help="embed a catalogue; run the same command again to resume"
+        "build", help="embed it for retrieval; run the same command again to resume"
     )
-    build.add_argument(
-        "--output",
-        type=_path_or_address,
-        required=True,
-        metavar="FOLDER",
-        help="on a local disk",
+    segments = actions.add_parser(
+        "segments",
+        help="run its items through the early layers of a model with late interaction; run the "
+        "same command again to resume",
     )
-    _takes_gin(build)
-    build.set_defaults(run=subcommands.run_index_build)
+    for action, run in (
+        (build, subcommands.run_index_build),
+        (segments, subcommands.run_index_segments),
+    ):
+        action.add_argument(
+            "--output",
+            type=_path_or_address,
+            required=True,
+            metavar="FOLDER",
+            help="on a local disk",
+        )
+        _takes_gin(action)
+        action.set_defaults(run=run)
 
     convert = commands.add_parser(
         "convert", help="take weights from T5, mT5, UMT5 or t5x checkpoints, or give them back"

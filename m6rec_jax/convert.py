@@ -71,7 +71,8 @@ _SIZES = (
     "head_dim",
     "mlp_dim",
 )
-_ELSEWHERE = ("vocab_size", "dropout_rate", "late_layers_start", "decoder_late_start", "prompts")
+_LATE = ("late_layers_start", "decoder_late_start", "cross_attention_at")
+_ELSEWHERE = ("vocab_size", "dropout_rate", *_LATE, "prompts")
 _PREFIX = re.compile(r"([A-Za-z0-9_]+):(?!//)(.*)", re.DOTALL)
 
 
@@ -235,8 +236,13 @@ def _read_ours(folder: Path, dry_run: bool) -> tuple[Weights, int]:
             f"late interaction (L' = {config.late_layers_start}) stays behind: without it outputs "
             "differ"
         )
-    no_prompts = plain_config().prompts
-    plain = config.replace(prompts=no_prompts, late_layers_start=0, decoder_late_start=None)
+    if config.cross_attention_at != "all":
+        notes.append(
+            f"cross attention at {config.cross_attention_at} alone stays behind: without it "
+            "outputs differ"
+        )
+    none = plain_config()
+    plain = config.replace(prompts=none.prompts, **{name: getattr(none, name) for name in _LATE})
     leaves = {}
     if not dry_run:
         shapes = variable_targets(M6Rec(plain))["params"]

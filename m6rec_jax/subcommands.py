@@ -247,6 +247,18 @@ def run_index_build(args: argparse.Namespace) -> None:
     print(f"{args.output}: {manifest.count:,} items, {manifest.dim} numbers each")
 
 
+def run_index_segments(args: argparse.Namespace) -> None:
+    from m6rec_jax.serving.build_segments import build_segments
+
+    args.gin_file = ["gin_configs/runs/build_segments.gin", *(args.gin_file or ())]
+    _configure(args)
+    manifest = build_segments(args.output)
+    print(
+        f"{args.output}: {manifest.count:,} candidates, {manifest.tokens:,} tokens of "
+        f"{manifest.width} numbers each, {manifest.dtype}"
+    )
+
+
 def run_convert(args: argparse.Namespace) -> None:
     from m6rec_jax.convert import convert
 

@@ -1,19 +1,22 @@
-"""A number for each of many candidates: histories are encoded once, candidates packed into rows."""
+"""A number for each of many candidates: one pass over the history, candidates packed into rows."""
 
 from __future__ import annotations
 
 import abc
+import itertools
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from m6rec_jax.engine.candidate_rows import PackedTexts, pack_texts, text_ends
 from m6rec_jax.engine.engine import Engine, EngineOptions, Variables
-from m6rec_jax.engine.runtime import in_buckets
+from m6rec_jax.engine.runtime import length_buckets, smallest_that_fits
+from m6rec_jax.engine.segment_cache import gathered_ends
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.errors import DataError
-from m6rec_jax.model import Encoded, M6Rec
+from m6rec_jax.model import M6Rec
 from m6rec_jax.text import rows
 from m6rec_jax.text.rows import Row
 from m6rec_jax.text.vocabulary import Vocabulary
@@ -21,8 +24,19 @@ from m6rec_jax.text.vocabulary import Vocabulary
 Array = jax.Array
 
 
+class _Part(NamedTuple):
+    """Some decoder rows of one request: all of them, unless it has more than a batch holds."""
+
+    request: int
+    rows: list[int]
+
+
 class CandidateScorer(Engine, abc.ABC):
-    """A number for every candidate of a history; subclasses say what it means."""
+    """A number for every candidate of a history; subclasses say what it means.
+
+    The rows of a request stand together in a batch, so cross attention projects its history once,
+    not once per row. Every request of a batch has the same number of rows, some of them padding.
+    """
 
     # Decoder features that the jitted function sees.
     decoder_features: tuple[str, ...] = ("decoder_input_tokens", "decoder_block_ids")
@@ -31,26 +45,40 @@ class CandidateScorer(Engine, abc.ABC):
         self, model: M6Rec, variables: Variables, vocabulary: Vocabulary, options: EngineOptions
     ) -> None:
         super().__init__(model, variables, vocabulary, options)
+        # Scored at its end alone, a candidate is a row of its own.
+        self._ends = self._segments is not None and self._segments.scores_ends
+        if self._ends:
+            self._target_buckets = length_buckets(self.candidate_length)
+        share = self.options.target_length // self.candidate_length if self._ends else 1
+        self._sizes = [size * share for size in options.batch_sizes]
+        most = self._sizes[-1]
+        # Powers of two up to the largest batch: rows of a request.
+        self._row_sizes = [
+            *itertools.takewhile(lambda n: n < most, (2**i for i in range(32))),
+            most,
+        ]
 
-        def encode(variables: Variables, features: Mapping[str, Array]) -> Encoded:
-            encoded: Encoded = model.apply(
-                variables,
-                features["encoder_input_tokens"],
-                features["encoder_block_ids"],
-                features["task_ids"],
-                method=model.encode,
-            )
-            return encoded
+        self._score_batch = self._jit(self._score_ends if self._ends else self._score_rows)
 
-        def decode(variables: Variables, encoded: Encoded, features: Mapping[str, Array]) -> Array:
-            source = features["source_of_row"][:, 0]
-            of_rows = Encoded(encoded.hidden[source], encoded.mask[source])
-            blocks, task_ids = features["decoder_block_ids"], features["task_ids"]
+    def _score_rows(self, variables: Variables, features: Mapping[str, Array]) -> Array:
+        """float32 `[rows, target]`."""
+        model, encoded = self.model, self._encoded(variables, features)
+        blocks, task_ids = features["decoder_block_ids"], features["row_task_ids"]
+        if self._segments:
+            early = features["candidate_pool"][features["candidate_slots"]]
+            early = early.astype(model.config.dtype)
+        else:
             tokens = features["decoder_input_tokens"]
-            hidden = model.apply(variables, of_rows, tokens, blocks, task_ids, method=model.decode)
-            return self.read(variables, hidden, features)
+            early = model.apply(variables, tokens, blocks, task_ids, method=model.decode_early)
+        hidden = model.apply(variables, encoded, early, blocks, task_ids, method=model.decode_late)
+        return self.read(variables, hidden, {**features, "task_ids": task_ids})
 
-        self._encode, self._decode = self._jit(encode), self._jit(decode)
+    def _score_ends(self, variables: Variables, features: Mapping[str, Array]) -> Array:
+        """float32 `[rows, 1]`: every row is a candidate, of which the end alone is computed."""
+        encoded = self._encoded(variables, features)
+        hidden = gathered_ends(self.model, encoded, variables, features)
+        task_ids = features["row_task_ids"]
+        return self.read(variables, hidden[:, None], {**features, "task_ids": task_ids})
 
     @abc.abstractmethod
     def read(self, variables: Variables, hidden: Array, features: Mapping[str, Array]) -> Array:
@@ -104,103 +132,143 @@ class CandidateScorer(Engine, abc.ABC):
             raise DataError(f"{len(histories)} histories for {len(candidates)} lists of candidates")
         variables, settings = self._tasks.with_variables(self.variables, tasks, len(histories))
         sources = list(map(self._source_row, histories, settings))
-        targets: list[Row] = []
-        source_of: list[int] = []
-        indices: list[list[int]] = []
-        for request, (texts, own) in enumerate(zip(candidates, settings, strict=True)):
-            packed = self.pack(texts, own.text_length(self.candidate_length))
-            targets += packed.rows
-            indices += packed.indices
-            source_of += [request] * len(packed.rows)
-        scored = self._score(variables, sources, targets, source_of, settings)
+        packed = [
+            self._packed(texts, own.text_length(self.candidate_length))
+            for texts, own in zip(candidates, settings, strict=True)
+        ]
+        targets = [found.rows for found in packed]
+        scored = self._score(variables, sources, targets, settings)
         results = [np.zeros(len(texts), np.float32) for texts in candidates]
-        for request, chosen, values in zip(source_of, indices, scored, strict=True):
-            results[request][chosen] = values
+        for result, found, values in zip(results, packed, scored, strict=True):
+            for chosen, own in zip(found.indices, values, strict=True):
+                result[chosen] = own
         return results
+
+    def _packed(self, texts: Sequence[str], candidate_length: int) -> PackedTexts:
+        if not self._ends:
+            return self.pack(texts, candidate_length)
+        alone = [self.pack([text], candidate_length).rows[0] for text in texts]
+        return PackedTexts(alone, [[index] for index in range(len(texts))])
 
     def warm_up(self) -> int:
         """Compiles every shape that a request can have; returns how many programs there are."""
         variables = dict(self.variables)
-        for source_bucket in self._source_buckets:
-            for size in self._batch_sizes:
-                encoded = self._encode_batch(variables, [], [], source_bucket, size)
-                for target_bucket in self._target_buckets:
-                    for target_size in self._batch_sizes:
-                        self._decode_batch(
-                            variables, encoded, [], [], [], target_bucket, target_size
-                        )
+        if self._segments:
+            self._segments.warm_up(variables)
+        for length in self._source_buckets:
+            for target_length in self._target_buckets:
+                for num_rows in self._row_sizes:
+                    for size in self._numbers_of_sources(num_rows):
+                        shape = (length, target_length, num_rows, size)
+                        self._run(variables, [], [], [], shape)
         return self.num_compilations
+
+    def _numbers_of_sources(self, num_rows: int) -> list[int]:
+        """Requests of a batch, ascending, where each has so many rows."""
+        sizes = {max(1, size // num_rows) for size in self._sizes}
+        return self._runtime.batch_sizes(sizes)
 
     def _score(
         self,
         variables: Variables,
         sources: Sequence[Row],
-        targets: Sequence[Row],
-        source_of: Sequence[int],
+        targets: Sequence[Sequence[Row]],
         settings: Sequence[TaskSettings],
-    ) -> list[np.ndarray]:
-        """Scores of each target's candidates; `settings` are the sources'."""
-        pending: list[tuple[list[int], Array]] = []
-        targets_of: dict[int, list[int]] = {}
-        for target, source in enumerate(source_of):
-            targets_of.setdefault(source, []).append(target)
-        source_lengths = [len(row["encoder_input_tokens"]) for row in sources]
-        for bucket, size, members in in_buckets(
-            source_lengths, self._source_buckets, self._batch_sizes
-        ):
-            task_ids = [settings[i].task_id for i in members]
-            part = [sources[i] for i in members]
-            encoded = self._encode_batch(variables, part, task_ids, bucket, size)
-            own = [(k, t) for k, i in enumerate(members) for t in targets_of.get(i, [])]
-            for target_bucket, target_size, chosen in in_buckets(
-                [len(targets[t]["decoder_input_tokens"]) for _, t in own],
-                self._target_buckets,
-                self._batch_sizes,
-            ):
-                source_rows = [own[j][0] for j in chosen]
-                indices = [own[j][1] for j in chosen]
-                part = [targets[t] for t in indices]
-                asked = [settings[source_of[t]] for t in indices]
-                # Not read back here: the devices go on while Python prepares the next batch.
-                found = self._decode_batch(
-                    variables, encoded, part, source_rows, asked, target_bucket, target_size
+    ) -> list[list[np.ndarray]]:
+        """Scores of the candidates of each request's rows; `settings` are the requests'."""
+        by_shape: dict[tuple[int, int, int], list[_Part]] = {}
+        most = self._row_sizes[-1]
+        for request, (source, own) in enumerate(zip(sources, targets, strict=True)):
+            length = smallest_that_fits(len(source["encoder_input_tokens"]), self._source_buckets)
+            lengths = [len(row["decoder_input_tokens"]) for row in own]
+            for start in range(0, len(own), most):
+                part = _Part(request, list(range(start, min(start + most, len(own)))))
+                target = smallest_that_fits(
+                    max(lengths[r] for r in part.rows), self._target_buckets
                 )
-                pending.append((indices, found))
-        results: list[np.ndarray] = [np.zeros(0, np.float32)] * len(targets)
-        for indices, found in pending:
+                num_rows = smallest_that_fits(len(part.rows), self._row_sizes)
+                by_shape.setdefault((length, target, num_rows), []).append(part)
+        pending: list[tuple[int, list[_Part], Array]] = []
+        for (length, target, num_rows), parts in sorted(by_shape.items()):
+            sizes = self._numbers_of_sources(num_rows)
+            for start in range(0, len(parts), sizes[-1]):
+                batch = parts[start : start + sizes[-1]]
+                shape = (length, target, num_rows, smallest_that_fits(len(batch), sizes))
+                # Not read back here: the devices go on while Python prepares the next batch.
+                found = self._run(
+                    variables,
+                    [sources[part.request] for part in batch],
+                    [[targets[part.request][r] for r in part.rows] for part in batch],
+                    [settings[part.request] for part in batch],
+                    shape,
+                )
+                pending.append((num_rows, batch, found))
+        results = [[np.zeros(0, np.float32)] * len(own) for own in targets]
+        for num_rows, batch, found in pending:
             values = np.asarray(found)
-            for k, t in enumerate(indices):
-                ends = text_ends(targets[t]["decoder_block_ids"])
-                finished = self.finish(values[k, ends], settings[source_of[t]])
-                results[t] = finished.astype(np.float32)
+            for place, part in enumerate(batch):
+                for k, r in enumerate(part.rows):
+                    blocks = targets[part.request][r]["decoder_block_ids"]
+                    ends = [0] if self._ends else text_ends(blocks)
+                    of_row = values[place * num_rows + k, ends]
+                    finished = self.finish(of_row, settings[part.request])
+                    results[part.request][r] = finished.astype(np.float32)
         return results
 
-    def _encode_batch(
+    def _run(
         self,
         variables: Variables,
-        part: Sequence[Row],
-        task_ids: Sequence[int],
-        length: int,
-        size: int,
-    ) -> Encoded:
-        batch = self._source_batch(part, task_ids, length, size)
-        encoded: Encoded = self._encode(variables, self._runtime.place_shared(batch))
-        return encoded
+        sources: Sequence[Row],
+        targets: Sequence[Sequence[Row]],
+        settings: Sequence[TaskSettings],
+        shape: tuple[int, int, int, int],
+    ) -> Array:
+        """Starts one batch.
 
-    def _decode_batch(
+        Args:
+          variables: of the model.
+          sources, targets, settings: of the batch's requests.
+          shape: tokens of a history and of a row, rows of a request, requests.
+
+        Returns:
+          float32 `[requests * rows, target]`.
+        """
+        length, target_length, num_rows, size = shape
+
+        def make_batch() -> dict[str, np.ndarray]:
+            batch = self._history_batch(variables, sources, settings, length, size)
+            features = {"row_task_ids": batch["task_ids"], **self.task_features(settings, size)}
+            batch |= {name: np.repeat(own, num_rows, axis=0) for name, own in features.items()}
+            return batch | self._target_batch(
+                variables, targets, settings, target_length, num_rows, size
+            )
+
+        return self._start(self._score_batch, variables, make_batch)
+
+    def _target_batch(
         self,
         variables: Variables,
-        encoded: Encoded,
-        part: Sequence[Row],
-        source_rows: Sequence[int],
+        targets: Sequence[Sequence[Row]],
         settings: Sequence[TaskSettings],
         length: int,
+        num_rows: int,
         size: int,
-    ) -> Array:
-        batch = rows.pad_batch(part, dict.fromkeys(self.decoder_features, length), size)
-        batch |= self.task_features(settings, size)
-        batch |= {name: np.zeros((size, 1), np.int32) for name in ("task_ids", "source_of_row")}
-        batch["task_ids"][: len(part), 0] = [own.task_id for own in settings]
-        batch["source_of_row"][: len(part), 0] = source_rows
-        found: Array = self._decode(variables, encoded, self._runtime.place_shared(batch))
-        return found
+    ) -> dict[str, np.ndarray]:
+        """Decoder features `[size * rows, length]`, the rows of a request one after the other."""
+        names = dict.fromkeys(self.decoder_features, length)
+        nothing: Row = {name: np.zeros(0, np.int32) for name in names}
+        filled = [row for own in targets for row in (*own, *[nothing] * (num_rows - len(own)))]
+        batch = rows.pad_batch(filled, names, size * num_rows)
+        if self._segments is None:
+            return batch
+        present = [(k, row) for k, row in enumerate(filled) if row is not nothing]
+        of_rows = [own for own, part in zip(settings, targets, strict=True) for _ in part]
+        found = self._segments.candidate_slots(variables, [row for _, row in present], of_rows)
+        slots = np.zeros((size * num_rows, length), np.int32)
+        visible = np.zeros(slots.shape, bool)
+        for (k, _), own in zip(present, found, strict=True):
+            place = slice(length - len(own), None) if self._ends else slice(len(own))
+            slots[k, place], visible[k, place] = own, True
+        if self._ends:
+            return {"candidate_slots": slots, "candidate_visible": visible}
+        return batch | {"candidate_slots": slots}

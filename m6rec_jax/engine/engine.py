@@ -8,6 +8,7 @@ Shapes come from a few buckets, so a new request compiles nothing once each buck
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -17,8 +18,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from m6rec_jax.engine.runtime import Runtime, checked_buckets
+from m6rec_jax.engine.segment_cache import SegmentCache, gathered_source, padded_slots
 from m6rec_jax.engine.task_settings import RequestedTasks, TaskSettings
-from m6rec_jax.model import M6Rec
+from m6rec_jax.model import Encoded, M6Rec
 from m6rec_jax.sharding import LogicalRules
 from m6rec_jax.text import rows
 from m6rec_jax.text.rows import Row
@@ -42,6 +44,7 @@ class EngineOptions:
       source_buckets, target_buckets: lengths to pad to; None: S, S/2, S/4 and T, T/2, T/4.
       mesh: devices to spread rows over; None: the default device.
       rules: logical-axis rules, with a mesh.
+      segments: cache of what early layers compute; None: it is computed for every request.
     """
 
     source_length: int
@@ -56,6 +59,7 @@ class EngineOptions:
     target_buckets: Sequence[int] | None = None
     mesh: Mesh | None = None
     rules: LogicalRules = ()
+    segments: SegmentCache | None = None
 
 
 class Engine:
@@ -81,6 +85,7 @@ class Engine:
         self.model, self.variables, self.vocabulary = model, variables, vocabulary
         self.options = options
         self.num_compilations = 0
+        self._segments = options.segments
         self._tasks = RequestedTasks(options.tasks, options.task, self.needed_part)
         self._runtime = Runtime(options.mesh, options.rules)
         self._batch_sizes = self._runtime.batch_sizes(options.batch_sizes)
@@ -119,6 +124,52 @@ class Engine:
             return function(*args)
 
         return self._runtime.jit(counted)
+
+    def _start(
+        self,
+        program: Callable[..., Array],
+        variables: Variables,
+        make_batch: Callable[[], Mapping[str, np.ndarray]],
+    ) -> Array:
+        """Runs a program of variables and features; a batch with slots is read before they change.
+
+        Nothing is read back, so the devices go on while Python prepares the next batch.
+        """
+        with self._segments.lock if self._segments else contextlib.nullcontext():
+            placed = self._runtime.place_shared(make_batch())
+            if self._segments:
+                placed |= self._segments.pools()
+            return program(variables, placed)
+
+    def _encoded(self, variables: Variables, features: Mapping[str, Array]) -> Encoded:
+        """What the decoder reads, of the features of `_history_batch`; for use inside jit."""
+        if self._segments:
+            return gathered_source(self.model, variables, features)
+        encoded: Encoded = self.model.apply(
+            variables,
+            features["encoder_input_tokens"],
+            features["encoder_block_ids"],
+            features["task_ids"],
+            method=self.model.encode,
+        )
+        return encoded
+
+    def _history_batch(
+        self,
+        variables: Variables,
+        sources: Sequence[Row],
+        settings: Sequence[TaskSettings],
+        length: int,
+        size: int,
+    ) -> dict[str, np.ndarray]:
+        """Features of `_encoded`; computes segments that nobody had."""
+        batch = self._source_batch(sources, [own.task_id for own in settings], length, size)
+        if self._segments:
+            del batch["encoder_input_tokens"]
+            found = self._segments.source_slots(variables, sources, settings)
+            width = self.model.config.prompts.num_prompts + length
+            batch["source_slots"] = padded_slots(found, size, width)
+        return batch
 
     def _source_row(self, segments: Sequence[str], settings: TaskSettings) -> Row:
         """A history as the task was trained to read it."""

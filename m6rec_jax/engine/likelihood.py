@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from m6rec_jax.engine.candidate_rows import PackedTexts, pack
 from m6rec_jax.engine.candidate_scoring import CandidateScorer
 from m6rec_jax.engine.engine import EngineOptions, Variables
-from m6rec_jax.errors import DataError
+from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.model import M6Rec
 from m6rec_jax.text.counted_sentences import CountedSentence, counted_candidates
 from m6rec_jax.text.vocabulary import Vocabulary
@@ -125,7 +125,8 @@ class LikelihoodScorer(CandidateScorer):
       counted: which parts of it count, see `text.counted_sentences.PARTS`.
 
     Raises:
-      ConfigError: a sentence that does not parse, or lengths that do not fit together.
+      ConfigError: a sentence that does not parse, lengths that do not fit together, or a model that
+        only scores.
     """
 
     decoder_features = (
@@ -144,6 +145,11 @@ class LikelihoodScorer(CandidateScorer):
         sentence: str = "{item}",
         counted: Collection[str] = ("candidate",),
     ) -> None:
+        if model.config.cross_attention_at != "all":
+            raise ConfigError(
+                "this model was built with ModelConfig.cross_attention_at = 'ends': its words do "
+                "not see the history, so their likelihood says nothing of the user"
+            )
         self.sentence = CountedSentence.parse(sentence, counted)
         super().__init__(model, variables, vocabulary, options)
 

@@ -10,6 +10,7 @@ import abc
 import dataclasses
 import functools
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from jax.sharding import Mesh
@@ -20,8 +21,12 @@ from m6rec_jax.engine.engine import EngineOptions
 from m6rec_jax.engine.generation import Generator
 from m6rec_jax.engine.likelihood import LikelihoodScorer
 from m6rec_jax.engine.retrieval import Retriever
+from m6rec_jax.engine.runtime import Runtime
 from m6rec_jax.engine.scoring import Scorer
+from m6rec_jax.engine.segment_cache import SegmentCache
+from m6rec_jax.engine.segment_store import SegmentStore, read_manifest
 from m6rec_jax.engine.task_settings import TaskSettings, task_settings
+from m6rec_jax.errors import ConfigError
 from m6rec_jax.model import M6Rec
 from m6rec_jax.sharding import LogicalRules
 from m6rec_jax.text.templates import DatasetTemplate
@@ -114,6 +119,7 @@ class LoadedModel(abc.ABC):
             "candidate_length": self.settings.candidate_length,
             "mesh": self.mesh,
             "rules": self.rules,
+            "segments": self.segments,
         }
         return EngineOptions(**(fields | changes))
 
@@ -145,6 +151,34 @@ class LoadedModel(abc.ABC):
         return LikelihoodScorer(
             self.model, self.variables, self.vocabulary, self.options(task, **changes), **own
         )
+
+    @functools.cached_property
+    def segments(self) -> SegmentCache | None:
+        """What all engines share of early layers' work; None: late interaction is off."""
+        if not self.model.config.late_layers_start:
+            return None
+        found: SegmentCache = SegmentCache(
+            self.model,
+            source_length=self.settings.source_length,
+            target_length=self.settings.target_length,
+            runtime=Runtime(self.mesh, self.rules),
+        )
+        return found
+
+    def use_segments(self, folder: str | Path) -> None:
+        """Lets the cache read candidates of `m6rec index segments`.
+
+        Raises:
+          ConfigError: late interaction is off. CheckpointError: see `SegmentStore`.
+        """
+        if self.segments is None:
+            raise ConfigError(
+                f"{folder} holds cached segments, but the model was trained without late "
+                "interaction (ModelConfig.late_layers_start = 0)"
+            )
+        task = read_manifest(folder).task
+        store = SegmentStore(folder, self.fingerprint(task))
+        self.segments.use_store(store, task_settings(self.settings.tasks, task))
 
     @functools.cached_property
     def _backbone_checksums(self) -> Any:

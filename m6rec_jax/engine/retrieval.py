@@ -49,7 +49,7 @@ class Retriever(Engine):
                 "retrieval needs a model with PromptConfig.retrieval_dim > 0 (128 in the paper)"
             )
         super().__init__(model, variables, vocabulary, options)
-        self._users = self._jit(functools.partial(user_embeddings, model))
+        self._users = self._jit(self._user_vectors)
         self._items = self._jit(functools.partial(item_embeddings, model))
 
     def embed_users(
@@ -79,12 +79,25 @@ class Retriever(Engine):
         lengths = [len(row["encoder_input_tokens"]) for row in sources]
         pending = []
         for length, size, members in in_buckets(lengths, self._source_buckets, self._batch_sizes):
-            task_ids = [settings[i].task_id for i in members]
-            batch = self._source_batch([sources[i] for i in members], task_ids, length, size)
-            pending.append((members, self._users(variables, self._runtime.place_shared(batch))))
+            make_batch = functools.partial(
+                self._history_batch,
+                variables,
+                [sources[i] for i in members],
+                [settings[i] for i in members],
+                length,
+                size,
+            )
+            pending.append((members, self._start(self._users, variables, make_batch)))
         for members, vectors in pending:
             result[members] = np.asarray(vectors)[: len(members)]
         return result
+
+    def _user_vectors(self, variables: Variables, features: Mapping[str, Array]) -> Array:
+        encoded = self._encoded(variables, features)
+        vectors: Array = self.model.apply(
+            variables, encoded, features["task_ids"], method=self.model.user_embedding
+        )
+        return vectors
 
     def embed_items(self, texts: Sequence[str], task: str | None = None) -> np.ndarray:
         """Item texts (`DatasetTemplate.item`) to unit vectors, float32 `[items, retrieval]`.

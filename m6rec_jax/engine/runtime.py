@@ -37,11 +37,11 @@ class Runtime:
         self.mesh = mesh
         self.rules = rules
 
-    def jit(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def jit(self, function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
         """`jax.jit(function)` with its results on every device; traced once per set of shapes."""
         if self.mesh is None:
-            return jax.jit(function)
-        compiled = jax.jit(function, out_shardings=replicated(self.mesh))
+            return jax.jit(function, **options)
+        compiled = jax.jit(function, out_shardings=replicated(self.mesh), **options)
 
         def call(*args: Any) -> Any:
             with self._context():
@@ -62,6 +62,12 @@ class Runtime:
         if self.mesh is None:
             return _on_default_device(batch)
         return place_shared_batch(batch, self.mesh)
+
+    def place_whole(self, values: np.ndarray) -> jax.Array:
+        """Puts an array on the devices, all of it on each."""
+        if self.mesh is None:
+            return jax.numpy.asarray(values)
+        return jax.device_put(values, replicated(self.mesh))
 
     def batch_sizes(self, wanted: Iterable[int]) -> list[int]:
         """Numbers of rows, each raised to a multiple of `batch_multiple`, ascending."""

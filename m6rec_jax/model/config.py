@@ -49,6 +49,7 @@ else:
 
 REMAT_POLICIES = ("none", "dots", "full")
 FLOAT_TYPES = ("float32", "bfloat16")
+CROSS_ATTENTION_AT = ("all", "ends")
 
 
 def default_settings(of: type) -> dict[str, Any]:
@@ -179,6 +180,10 @@ class ModelConfig:
         their output may be cached per segment (paper section 4). 0: off.
       decoder_late_start: decoder layers below it skip cross attention when late interaction is
         on. None: as many late decoder layers as there are late encoder layers, at least one.
+      cross_attention_at: which decoder positions read the source: 'all', or only the last one of
+        each block ('ends'). The others then depend on the item alone, and so do their keys and
+        values, which may be cached; a candidate costs one position instead of all its tokens. For
+        scoring only: a text cannot be generated without reading the source.
       share_layers: one layer's parameters serve all layers of a tower (paper section 5); prompts
         stay one per layer.
       prompts: the task bank.
@@ -205,6 +210,7 @@ class ModelConfig:
     scan_unroll: int = 1
     late_layers_start: int = 0
     decoder_late_start: int | None = None
+    cross_attention_at: str = "all"
     share_layers: bool = False
     prompts: PromptConfig = dataclasses.field(default_factory=PromptConfig)
 
@@ -232,6 +238,7 @@ class ModelConfig:
                 f"({self.relative_attention_num_buckets // 2})"
             )
         _require_one_of("ModelConfig", self, "remat", REMAT_POLICIES)
+        _require_one_of("ModelConfig", self, "cross_attention_at", CROSS_ATTENTION_AT)
         _require_one_of("ModelConfig", self, "dtype", FLOAT_TYPES)
         if self.matmul_dtype is not None:
             _require_one_of("ModelConfig", self, "matmul_dtype", FLOAT_TYPES)

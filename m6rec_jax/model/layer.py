@@ -94,6 +94,7 @@ class Layer(nn.Module):
         *,
         cache: LayerCache | None = None,
         position: Array | None = None,
+        with_keys: bool = False,
         tuned: bool = True,
         deterministic: bool = True,
     ) -> Array | tuple[Array, KeyValue]:
@@ -106,17 +107,18 @@ class Layer(nn.Module):
           task_ids: `[batch]`.
           source: the encoder's output `[batch, source, embed]`; None: no cross attention.
           source_mask: additive float32 `[batch, 1, 1 or length, source]`.
-          use_source: `[batch]` bool; False zeroes what cross attention adds, so that an item
-            tower's row sees none of the user. None: all True.
+          use_source: `[batch]` or `[batch, length]` bool; False zeroes what cross attention adds,
+            so that an item tower's row sees none of the user. None: all True.
           cache: the layer's keys and values of earlier positions and of the source, which is then
             not passed itself; x is one position, and the mask `[1, 1, 1, cache length]`. A source
             may serve several rows that follow one another: source_mask has the sources' batch.
           position: int32 scalar, where x stands; with a cache.
+          with_keys: also return the keys and values of all positions.
           tuned: False leaves out what tasks change (`adapters_late_only`).
           deterministic: no dropout.
 
         Returns:
-          `[batch, length, embed]`; with a cache also the keys and values of this position.
+          `[batch, length, embed]`; with a cache or with_keys also the keys and values of x.
         """
         config, length = self.config, x.shape[1]
 
@@ -135,6 +137,8 @@ class Layer(nn.Module):
             assert position is not None
             new = attention.keys_and_values(normed, task_ids, tuned=tuned)
             seen, source = cache.past.with_position(new, position), cache.source
+        elif with_keys:
+            seen = new = attention.keys_and_values(normed, task_ids, tuned=tuned)
         options = {"tuned": tuned, "deterministic": deterministic}
         x = added(x, attention(normed, seen, position_bias, mask, task_ids, **options))
         if source is not None and source_mask is not None:
@@ -147,9 +151,10 @@ class Layer(nn.Module):
             attended = attention(queries, source, None, source_mask, source_tasks, **options)
             attended = attended.reshape(normed.shape)
             if use_source is not None:
-                attended = jnp.where(use_source[:, None, None], attended, 0)
+                seeing = use_source.reshape(use_source.shape[0], -1, 1)
+                attended = jnp.where(seeing, attended, 0)
             x = added(x, attended)
         normed = LayerNorm(config, name="mlp_norm")(x)
         x = added(x, FeedForward(config, name="mlp")(normed, task_ids, **options))
         x = nn.with_logical_constraint(x, _HIDDEN)
-        return x if cache is None else (x, new)
+        return (x, new) if with_keys or cache is not None else x

@@ -29,7 +29,7 @@ from flax import linen as nn
 
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.model import masks
-from m6rec_jax.model.attention import mask_bias
+from m6rec_jax.model.attention import KeyValue, mask_bias
 from m6rec_jax.model.config import ModelConfig
 from m6rec_jax.model.decoder_cache import DecoderCache
 from m6rec_jax.model.embedding import TokenEmbedding, logits_head
@@ -190,43 +190,40 @@ class M6Rec(nn.Module):
         return self._late(x, blocks, segment_ids, task_ids, deterministic=deterministic)
 
     def encode_segments(self, tokens: Array, block_ids: Array, task_ids: Array) -> Array:
-        """The early layers alone, without soft prompts or dropout: what a segment cache holds.
+        """The early layers alone, without dropout: what a segment cache holds.
 
         Each block of tokens `[batch, source]` is computed by itself, whether it has a row of its
-        own or shares one, and whatever its id.
+        own or shares one, and whatever its id. Token -1 - i is soft prompt i of the row's task; all
+        of them make one block.
 
         Returns:
           `[batch, source, embed]`, to be gathered into rows and given to `encode_late`.
         """
         task_ids = task_ids.reshape(-1)
-        x = self.embed(tokens, task_ids)
+        x = self.embed(jnp.maximum(tokens, 0), task_ids)
+        prompts = prompt_embeddings(self.config, self.bank.tensors, task_ids)
+        if number := prompts.shape[1]:
+            index, is_prompt = -1 - tokens, tokens < 0
+            soft = jnp.take_along_axis(prompts, jnp.clip(index, 0, number - 1)[..., None], axis=1)
+            x = jnp.where(is_prompt[..., None], soft, x)
+            given = jnp.take_along_axis(
+                self._with_prompts(block_ids, task_ids), jnp.clip(index, 0, number - 1), axis=1
+            )
+            block_ids = jnp.where(is_prompt & (given == 0), 0, block_ids)
         return self._early(x, block_ids, None, task_ids, deterministic=True)
 
-    def encode_prompts(self, task_ids: Array) -> Array:
-        """The early layers over the soft prompts alone: `[batch, prompts, embed]`."""
-        task_ids = task_ids.reshape(-1)
-        x = prompt_embeddings(self.config, self.bank.tensors, task_ids)
-        if not x.shape[1]:
-            return x
-        blocks = self._with_prompts(jnp.zeros((x.shape[0], 0), jnp.int32), task_ids)
-        return self._early(x, blocks, None, task_ids, deterministic=True)
-
-    def encode_late(
-        self, prompt_hidden: Array, segment_hidden: Array, block_ids: Array, task_ids: Array
-    ) -> Encoded:
+    def encode_late(self, hidden: Array, block_ids: Array, task_ids: Array) -> Encoded:
         """The late layers over cached segments; equals `encode` within float tolerance.
 
         Args:
-          prompt_hidden: `[batch, prompts, embed]` of `encode_prompts`.
-          segment_hidden: `[batch, source, embed]` of `encode_segments`, the blocks of a row one
-            after the other.
+          hidden: `[batch, prompts + source, embed]` of `encode_segments`: the soft prompts of a
+            row, then its blocks, one after the other.
           block_ids: int32 `[batch, source]`, as `encode` would get them.
         """
-        _require_equal_shapes("encoder", segment_hidden[..., 0], block_ids)
+        _require_equal_shapes("encoder", hidden[:, self.config.prompts.num_prompts :, 0], block_ids)
         task_ids = task_ids.reshape(-1)
         blocks = self._with_prompts(block_ids, task_ids)
-        x = jnp.concatenate([prompt_hidden, segment_hidden], axis=1)
-        return self._late(x, blocks, None, task_ids, deterministic=True)
+        return self._late(hidden, blocks, None, task_ids, deterministic=True)
 
     def _with_prompts(self, block_ids: Array, task_ids: Array) -> Array:
         prompts = self.config.prompts
@@ -276,6 +273,7 @@ class M6Rec(nn.Module):
           decoder_block_ids: int32 `[batch, target]`: candidates, which do not see one another.
           segment_ids: int32 `[batch, target]` of packed documents, or None.
           use_source: bool `[batch]`; False: the row sees nothing of the encoder. None: all True.
+            With `cross_attention_at` 'ends' only the ends of blocks see it in the other rows.
 
         Returns:
           `[batch, target, embed]`, after the final norm.
@@ -325,6 +323,9 @@ class M6Rec(nn.Module):
         """The decoder layers with cross attention over `decode_early`'s result; see `decode`."""
         mask = mask_bias(masks.causal_mask(decoder_block_ids, segment_ids))[:, None]
         cross = masks.cross_mask(encoded.mask, encoded.segment_ids, segment_ids)
+        if self.config.cross_attention_at == "ends":
+            ends = masks.block_ends(decoder_block_ids)
+            use_source = ends if use_source is None else ends & use_source[:, None]
         source = (encoded.hidden, mask_bias(cross)[:, None], use_source)
         x = self.decoder.run(
             hidden,
@@ -336,6 +337,46 @@ class M6Rec(nn.Module):
             deterministic=deterministic,
         )
         return self.decoder.finish(x, deterministic=deterministic)
+
+    # With `cross_attention_at` 'ends': what a candidate is by itself, and what a user adds to it.
+
+    def candidate_states(
+        self, decoder_input_tokens: Array, decoder_block_ids: Array, task_ids: Array
+    ) -> tuple[Array, KeyValue]:
+        """What candidates are without a user: cacheable for each of them, and for each task.
+
+        Args:
+          decoder_input_tokens, decoder_block_ids: int32 `[batch, target]`.
+          task_ids: int32 `[batch]` or `[batch, 1]`.
+
+        Returns:
+          `[batch, target, embed]` of `decode_early`, and the keys and values of the late layers,
+          `[late layers, batch, target, heads, head_dim]`.
+        """
+        x = self.decode_early(decoder_input_tokens, decoder_block_ids, task_ids)
+        mask = mask_bias(masks.causal_mask(decoder_block_ids, None))[:, None]
+        return x, self.decoder.keys_without_source(x, mask, task_ids.reshape(-1))
+
+    def decode_ends(
+        self, encoded: Encoded, hidden: Array, past: KeyValue, visible: Array, task_ids: Array
+    ) -> Array:
+        """The late layers over the candidates' ends alone; equals `decode` there.
+
+        Args:
+          encoded: one document per row, `[sources, ...]`.
+          hidden: `[rows, embed]` of `candidate_states` at the ends; those of a source together.
+          past: of `candidate_states`, `[late layers, rows, length, heads, head_dim]`: each
+            candidate's positions moved to the right, so that its end stands at length - 1.
+          visible: bool `[rows, length]`, False before a candidate begins.
+          task_ids: int32 `[sources]` or `[sources, 1]`.
+
+        Returns:
+          `[rows, embed]`, after the final norm.
+        """
+        x = self.decoder.run_ends(
+            hidden[:, None], past, visible, encoded.hidden, encoded.mask, task_ids.reshape(-1)
+        )
+        return self.decoder.finish(x, deterministic=True)[:, 0]
 
     # One token after the other with a cache: what generation loops over. Step for step this gives
     # what `decode` gives, within float tolerance. Every shape is fixed, so the loop may be a
@@ -354,8 +395,13 @@ class M6Rec(nn.Module):
             another.
 
         Raises:
-          ConfigError: packed documents, or a length below 1.
+          ConfigError: packed documents, a length below 1, or a model that only scores.
         """
+        if self.config.cross_attention_at != "all":
+            raise ConfigError(
+                "this model was built with ModelConfig.cross_attention_at = 'ends': it scores "
+                "candidates and cannot generate text"
+            )
         if encoded.segment_ids is not None:
             raise ConfigError(
                 "generation takes one document per row, not packed ones (segment_ids)"

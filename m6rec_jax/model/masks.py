@@ -94,3 +94,9 @@ def cross_mask(
         return mask
     source = source_segment_ids[:, None, :]
     return mask & ((source == target_segment_ids[:, :, None]) | (source == 0))
+
+
+def block_ends(block_ids: Array) -> Array:
+    """Where blocks end: bool `[batch, length]`, True at the last position of each one."""
+    following = jnp.pad(block_ids[:, 1:], ((0, 0), (0, 1)))
+    return (block_ids != 0) & (block_ids != following)

@@ -106,10 +106,14 @@ class Decoder(Tower):
         empty = jnp.zeros(shape, config.dtype)
         names = ("layers", "batch", "length", "heads", "kv")
         past = KeyValue(*(nn.with_logical_constraint(empty, names) for _ in range(2)))
-        start, stop = config.first_cross_layer, config.num_decoder_layers
-        if start >= stop:
+        if self.first_late >= self.num_layers:
             return DecoderCache(past, None, source_mask)
-        attention = Attention(config, parent=None)
+        projected = self._project_source(source, task_ids)
+        return DecoderCache(past, projected, source_mask)
+
+    def _project_source(self, source: Array, task_ids: Array) -> KeyValue:
+        """Keys and values of the source in each late layer, `[late layers, sources, ...]`."""
+        attention = Attention(self.config, parent=None)
 
         def project(variables: Variables, carry: None, own: None) -> tuple[None, KeyValue]:
             own_part = {name: tree.get("cross_attention", {}) for name, tree in variables.items()}
@@ -118,8 +122,68 @@ class Decoder(Tower):
                 own_part, source, task_ids, tuned=True, method=attention.keys_and_values
             )
 
+        projected: KeyValue
+        start, stop = self.first_late, self.num_layers
         _, projected = self.layers.scan(project, None, None, start=start, stop=stop)
-        return DecoderCache(past, projected, source_mask)
+        return projected
+
+    def keys_without_source(self, x: Array, mask: Array, task_ids: Array) -> KeyValue:
+        """Keys and values of the late layers where nothing reads the source.
+
+        Args:
+          x: `[batch, length, embed]` of the early layers.
+          mask: additive float32 `[batch, 1, length, length]`.
+          task_ids: `[batch]`.
+
+        Returns:
+          `[late layers, batch, length, heads, head_dim]`.
+        """
+        layer, position_bias = self.layers.make_layer(), self._position_bias(x.shape[1], x.shape[1])
+
+        def run(variables: Variables, x: Array, own: None) -> tuple[Array, KeyValue]:
+            inputs = (mask, position_bias, task_ids)
+            return layer.apply(variables, x, *inputs, with_keys=True)
+
+        keys: KeyValue
+        start, stop = self.first_late, self.num_layers
+        _, keys = self.layers.scan(run, x, None, start=start, stop=stop)
+        return keys
+
+    def run_ends(
+        self,
+        x: Array,
+        past: KeyValue,
+        visible: Array,
+        source: Array,
+        source_mask: Array,
+        task_ids: Array,
+    ) -> Array:
+        """The late layers over the last position of each row; see `M6Rec.decode_ends`.
+
+        Args:
+          x: `[rows, 1, embed]`.
+          past: `[late layers, rows, length, heads, head_dim]`; its last position is x's.
+          visible: bool `[rows, length]`.
+          source: `[sources, source, embed]`.
+          source_mask: bool `[sources, source]`.
+          task_ids: `[sources]`.
+        """
+        length, position = visible.shape[1], jnp.int32(visible.shape[1] - 1)
+        of_rows = jnp.repeat(task_ids, x.shape[0] // source.shape[0])
+        inputs = (
+            *(mask_bias(visible)[:, None, None], self._position_bias(1, length, position)),
+            *(of_rows, None, mask_bias(source_mask)[:, None, None]),
+        )
+        layer = self.layers.make_layer()
+
+        def run(variables: Variables, x: Array, own: LayerCache) -> tuple[Array, None]:
+            x, _ = layer.apply(variables, x, *inputs, cache=own, position=position)
+            return x, None
+
+        own = LayerCache(past, self._project_source(source, task_ids))
+        start, stop = self.first_late, self.num_layers
+        x, _ = self.layers.scan(run, x, own, start=start, stop=stop)
+        return x
 
     def step(
         self, x: Array, cache: DecoderCache, position: Array, task_ids: Array

@@ -116,7 +116,13 @@ def infer_requests(
             "and start one for each part"
         )
     options = ServiceOptions(
-        prepared, items, index, approximate, (batch_size,), source_buckets, target_buckets
+        prepared=prepared,
+        items=items,
+        index=index,
+        approximate=approximate,
+        batch_sizes=(batch_size,),
+        source_buckets=source_buckets,
+        target_buckets=target_buckets,
     )
     service = Service.open(
         model_dir,

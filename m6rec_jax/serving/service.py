@@ -39,6 +39,7 @@ class ServiceOptions:
       items: Parquet or CSV file of a newer catalogue.
       index: folder of `m6rec index build`, or one for each task by name.
       approximate: search the index's graph.
+      segments: folder of `m6rec index segments`, for a model with late interaction.
       batch_sizes: numbers of rows to pad to, over all devices.
       source_buckets, target_buckets: lengths to pad to; None: the longest alone.
     """
@@ -47,6 +48,7 @@ class ServiceOptions:
     items: str | None = None
     index: str | Mapping[str, str] | None = None
     approximate: bool = False
+    segments: str | None = None
     batch_sizes: Sequence[int] = (1, 32)
     source_buckets: Sequence[int] | None = None
     target_buckets: Sequence[int] | None = None
@@ -62,10 +64,11 @@ class Service:
 
     def __init__(self, model: LoadedModel, options: ServiceOptions | None = None) -> None:
         self.model = model
-        options = options or ServiceOptions()
-        self.parts = Parts(
-            model, **{f.name: getattr(options, f.name) for f in dataclasses.fields(options)}
-        )
+        given = dataclasses.asdict(options or ServiceOptions())
+        segments = given.pop("segments")
+        if segments is not None:
+            model.use_segments(segments)
+        self.parts = Parts(model, **given)
 
     @classmethod
     def open(

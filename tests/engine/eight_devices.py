@@ -4,6 +4,7 @@ Answers to the same requests per rule set, spread over a mesh. The first mesh ha
 order.
 """
 
+import dataclasses
 import json
 import sys
 from collections.abc import Mapping
@@ -18,7 +19,9 @@ from m6rec_jax.engine.engine import EngineOptions
 from m6rec_jax.engine.generation import Generator
 from m6rec_jax.engine.model_folder import variable_targets
 from m6rec_jax.engine.retrieval import Retriever
+from m6rec_jax.engine.runtime import Runtime
 from m6rec_jax.engine.scoring import Scorer
+from m6rec_jax.engine.segment_cache import SegmentCache
 from m6rec_jax.engine.title_trie import TitleTrie
 from m6rec_jax.jobs.titles import SharedTitles
 from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
@@ -103,6 +106,19 @@ def answers(
     samples = generator.sample(HISTORIES, num_samples=2, seed=3)
     users, index = retriever.embed_users(HISTORIES), retriever.index(texts)
     scorer = Scorer(model, placed, vocabulary, options)
+    late_model, segments = M6Rec(model.config.replace(late_layers_start=1)), None
+    if mesh is not None:  # without one there is no cache, and all must be as there
+        segments = SegmentCache(
+            late_model,
+            source_length=16,
+            target_length=16,
+            runtime=Runtime(mesh, rules),
+            source_slots=400,
+            candidate_slots=400,
+        )
+    late_options = dataclasses.replace(options, segments=segments)
+    late = Scorer(late_model, placed, vocabulary, late_options)
+    asked = HISTORIES, [TITLES, TITLES[:1], TITLES]
     return {
         "titles": [[one.title for one in row] for row in titles],
         "scores": [[one.score for one in row] for row in titles],
@@ -112,9 +128,8 @@ def answers(
         "items": retriever.embed_items(texts).tolist(),
         "found": index.top_k(users, 4).scores.tolist(),
         "ranks": index.ranks(users, np.array([[0], [4], [8]])).tolist(),
-        "probabilities": [
-            row.tolist() for row in scorer.score_requests(HISTORIES, [TITLES, TITLES[:1], TITLES])
-        ],
+        "probabilities": [row.tolist() for row in scorer.score_requests(*asked)],
+        "late": [row.tolist() for _ in range(2) for row in late.score_requests(*asked)],
     }
 
 

@@ -29,8 +29,9 @@ def assert_same(found: dict[str, Any], expected: dict[str, Any], name: str) -> N
         assert found[part] == expected[part], f"{name}: {part}"
     for part in ("scores", "users", "items", "found"):
         np.testing.assert_allclose(found[part], expected[part], 1e-4, 1e-5, err_msg=name)
-    for own, wanted in zip(found["probabilities"], expected["probabilities"], strict=True):
-        np.testing.assert_allclose(own, wanted, 1e-4, err_msg=name)
+    for part in ("probabilities", "late"):
+        for own, wanted in zip(found[part], expected[part], strict=True):
+            np.testing.assert_allclose(own, wanted, 1e-4, err_msg=f"{name}: {part}")
 
 
 def test_eight_devices_answer_as_one(shop_vocabulary, one_device: dict[str, Any]) -> None:

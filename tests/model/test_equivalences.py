@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from m6rec_jax.model import Encoded, M6Rec, ModelConfig
+from m6rec_jax.model.attention import KeyValue
 
 Make = Callable[..., dict[str, Any]]
 Features = dict[str, np.ndarray]
@@ -121,11 +122,50 @@ def test_cached_segments_equal_one_pass(
             ids = (np.arange(7) < here.sum())[None].astype(np.int32)
             hidden = encode_segments(variables, segment, ids, np.zeros((1,), np.int32))
             cached[row][here] = hidden[0, : here.sum()]
-    prompt_hidden = jitted(model, model.encode_prompts)(variables, task_ids)
-    encode_late = jitted(model, model.encode_late)
-    actual = encode_late(variables, prompt_hidden, cached, blocks, task_ids)
+    soft = np.tile(-1 - np.arange(config.prompts.num_prompts, dtype=np.int32), (3, 1))
+    prompts = encode_segments(variables, soft, np.ones_like(soft), task_ids)
+    hidden = np.concatenate([prompts, cached], axis=1)
+    actual = jitted(model, model.encode_late)(variables, hidden, blocks, task_ids)
     np.testing.assert_array_equal(actual.mask, expected.mask)
     close(np.asarray(actual.hidden)[expected.mask], np.asarray(expected.hidden)[expected.mask])
+
+
+@pytest.mark.parametrize("late_layers_start", [0, 2])
+def test_ends_alone_equal_one_pass(
+    config: ModelConfig, make_variables: Make, features: Features, late_layers_start: int
+) -> None:
+    """Each candidate by itself, moved to the right, at another length than in its row."""
+    config = config.replace(cross_attention_at="ends", late_layers_start=late_layers_start)
+    variables, model = make_variables(config), M6Rec(config)
+    rows = {name: values[:2] for name, values in features.items() if name != "retrieval"}
+    outputs = jitted(model)(variables, rows)
+    tokens, blocks = rows["decoder_input_tokens"], rows["decoder_block_ids"]
+    hidden, keys = jitted(model, model.candidate_states)(
+        variables, tokens, blocks, rows["task_ids"]
+    )
+    ends = [np.flatnonzero(np.diff(own, append=0) != 0) for own in blocks]
+    ends = [own[blocks[row][own] > 0] for row, own in enumerate(ends)]
+    # The first row has three candidates; the second has one, and is told to have three.
+    places = [(0, end) for end in ends[0]] + [(1, ends[1][0])] * 3
+    length = 8
+    past = [np.zeros((*part.shape[:1], 6, length, *part.shape[3:]), np.float32) for part in keys]
+    visible = np.zeros((6, length), bool)
+    for k, (row, end) in enumerate(places):
+        own = np.flatnonzero(blocks[row] == blocks[row][end])
+        visible[k, length - len(own) :] = True
+        for part, values in zip(past, keys, strict=True):
+            part[:, k, length - len(own) :] = values[:, row, own]
+    found = jitted(model, model.decode_ends)(
+        variables,
+        outputs.encoded,
+        np.stack([hidden[place] for place in places]),
+        KeyValue(*past),
+        visible,
+        rows["task_ids"],
+    )
+    close(found, np.stack([outputs.hidden[place] for place in places]))
+    everywhere = jitted(M6Rec(config.replace(cross_attention_at="all")))(variables, rows)
+    assert not np.allclose(outputs.hidden, everywhere.hidden, atol=1e-3)
 
 
 def test_early_layers_see_one_block_and_late_layers_all(

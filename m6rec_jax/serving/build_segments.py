@@ -1,0 +1,85 @@
+"""`m6rec index segments`: a catalogue's candidates through the early layers, into a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import gin
+import numpy as np
+
+from m6rec_jax.bank.loading import load_with_bank
+from m6rec_jax.engine.candidate_rows import pack_texts
+from m6rec_jax.engine.segment_store import STORED_TYPES, StoreManifest, write_segments
+from m6rec_jax.engine.task_settings import task_name, task_settings
+from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.jobs.request_data import open_serving_data
+
+
+@gin.configurable
+def build_segments(
+    output: str | Path = gin.REQUIRED,
+    model_dir: str | Path = gin.REQUIRED,
+    *,
+    bank: str | None = None,
+    task: str = "",
+    step: int | None = None,
+    prepared: str | None = None,
+    items: str | None = None,
+    dtype: str = "bfloat16",
+    progress: bool = True,
+) -> StoreManifest:
+    """Computes what serving would keep of every item of a catalogue as a candidate.
+
+    Args:
+      output: a new folder; a run that was killed goes on by the same command.
+      model_dir: of a training run with late interaction.
+      bank, task, step, prepared, items, progress: see `batch_inference.infer_requests`.
+      dtype: 'float32', 'bfloat16' or 'int8'.
+
+    Raises:
+      CheckpointError: no model. DataError: no catalogue, items without text, or something else in
+        the folder.
+      ConfigError: late interaction is off, or candidates are rendered with statistics, which$
+    """
+    if dtype not in STORED_TYPES:
+        raise ConfigError(f"dtype = {dtype!r} is not one of {', '.join(STORED_TYPES)}")
+    model = load_with_bank(model_dir, bank=bank, step=step, mesh=None, rules=())
+    task = task_name(model.settings.tasks, task)
+    if model.segments is None:
+        raise ConfigError(
+            f"{model_dir} was trained without late interaction (ModelConfig.late_layers_start = "
+            "0): nothing of an item can be computed ahead"
+        )
+    data = open_serving_data(model, task, prepared, items, with_statistics=False)
+    used = set(data.template.candidate_template.fields) & set(data.statistics_names())
+    if used:
+        raise ConfigError(
+            f"the template's candidate of {data.spec.name!r} renders statistics "
+            f"({', '.join(sorted(used))}), which change with users and time: it cannot be stored"
+        )
+    settings = task_settings(model.settings.tasks, task)
+    room = model.settings.target_length
+    limit = settings.text_length(min(model.settings.candidate_length or room, room))
+    found = []
+    for id_, item in data.items.items():
+        text = data.template.candidate(item)
+        if not len(model.vocabulary.encode_array(text)):
+            raise DataError(f"item {id_!r} has no text to score: {text!r}")
+        row = pack_texts(model.vocabulary, [text], room, limit).rows[0]
+        found.append(row["decoder_input_tokens"])
+    cache, variables = model.segments, dict(model.variables)
+
+    def compute(tokens: Sequence[np.ndarray]) -> list[np.ndarray]:
+        return cache.candidate_states(variables, tokens, settings)
+
+    return write_segments(
+        output,
+        found,
+        compute,
+        model=model.fingerprint(task),
+        task=task,
+        width=cache.candidate_width,
+        dtype=dtype,
+        progress=progress,
+    )

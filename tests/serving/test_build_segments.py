@@ -1,0 +1,68 @@
+"""`m6rec index segments`: a served model reads what was computed ahead, and says what cannot be."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from m6rec_jax.errors import CheckpointError, ConfigError
+from m6rec_jax.jobs.answering import Accepted
+from m6rec_jax.serving.build_segments import build_segments
+from m6rec_jax.serving.service import Service, ServiceOptions
+from tests.engine.tiny_model import make_model
+from tests.serving import served_films
+from tests.serving.served_films import ITEMS, SPEC, request
+
+PLAIN = copy.deepcopy(SPEC)
+PLAIN["template"]["candidate"] = "{title}, {genre}"
+
+
+@pytest.fixture(scope="module")
+def folder(shop_vocabulary: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`run` with late interaction, `data` of films whose candidates are the same at all times."""
+    folder = tmp_path_factory.mktemp("segments")
+    model = make_model(shop_vocabulary, late_layers_start=1)
+    served_films.write_model(folder / "all", *model, shop_vocabulary)
+    served_films.copy_run(folder / "all", folder / "run", ["ctr"], PLAIN)
+    served_films.write_data(folder / "data", PLAIN)
+    return folder
+
+
+def test_a_served_model_reads_what_was_computed_ahead(folder: Path) -> None:
+    data = str(folder / "data")
+    manifest = build_segments(
+        folder / "store", folder / "run", prepared=data, dtype="float32", progress=False
+    )
+    assert manifest.count == len(ITEMS)
+
+    def answered(segments: str | None) -> tuple[np.ndarray, Service]:
+        options = ServiceOptions(prepared=data, segments=segments, batch_sizes=(4,))
+        service = Service.open(folder / "run", options=options)
+        accepted = service.accept(request(1), task="ctr")
+        assert isinstance(accepted, Accepted)
+        return service.answer([accepted])[0].columns()["probabilities"], service
+
+    without, _ = answered(None)
+    scores, service = answered(str(folder / "store"))
+    np.testing.assert_allclose(scores, without, atol=2e-6)
+    assert service.model.segments is not None
+    counts = service.model.segments.counts()["candidate"]
+    assert counts.store_hits == len(scores)
+    assert counts.computed == 0
+
+
+def test_clear_errors(folder: Path, served: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="trained without late interaction"):
+        build_segments(tmp_path / "store", served / "run", task="ctr", progress=False)
+    served_films.copy_run(folder / "all", tmp_path / "run", ["ctr"])
+    served_films.write_data(tmp_path / "data")
+    with pytest.raises(ConfigError, match=r"renders statistics \(item_positive_percent\)"):
+        build_segments(
+            tmp_path / "store", tmp_path / "run", prepared=str(tmp_path / "data"), progress=False
+        )
+    with pytest.raises(ConfigError, match="dtype = 'float8' is not one of"):
+        build_segments(tmp_path / "store", folder / "run", dtype="float8")
+    with pytest.raises(CheckpointError, match="no store of segments"):
+        Service.open(folder / "run", options=ServiceOptions(segments=str(tmp_path)))
