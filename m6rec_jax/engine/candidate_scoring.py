@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from m6rec_jax.engine.candidate_rows import PackedTexts, pack_texts, text_ends
+from m6rec_jax.engine.early_exit import exiting_scores
 from m6rec_jax.engine.engine import Engine, EngineOptions, Variables
 from m6rec_jax.engine.runtime import in_buckets
 from m6rec_jax.engine.task_settings import TaskSettings
@@ -47,6 +48,10 @@ class CandidateScorer(Engine, abc.ABC):
             of_rows = Encoded(encoded.hidden[source], encoded.mask[source])
             blocks, task_ids = features["decoder_block_ids"], features["task_ids"]
             tokens = features["decoder_input_tokens"]
+            if self._exits:
+                return exiting_scores(
+                    model, variables, of_rows, features, lambda x: self.read(variables, x, features)
+                ).values
             hidden = model.apply(variables, of_rows, tokens, blocks, task_ids, method=model.decode)
             return self.read(variables, hidden, features)
 
@@ -198,7 +203,7 @@ class CandidateScorer(Engine, abc.ABC):
         size: int,
     ) -> Array:
         batch = rows.pad_batch(part, dict.fromkeys(self.decoder_features, length), size)
-        batch |= self.task_features(settings, size)
+        batch |= self.task_features(settings, size) | self._exit_features(settings, size)
         batch |= {name: np.zeros((size, 1), np.int32) for name in ("task_ids", "source_of_row")}
         batch["task_ids"][: len(part), 0] = [own.task_id for own in settings]
         batch["source_of_row"][: len(part), 0] = source_rows
