@@ -206,14 +206,26 @@ def exit_scores(
     )
 
 
-def cheapest(scores: ExitScores, max_loss: float) -> ExitSettings:
-    """The settings that run the fewest layers and lose no more; of equals the best ones."""
+def cheapest(
+    scores: ExitScores,
+    max_loss: float,
+    *,
+    thresholds: Sequence[float] = SCORING_THRESHOLDS,
+    depths: Sequence[int] | None = None,
+) -> ExitSettings:
+    """The settings that run the fewest layers and lose no more; of equals the best ones.
+
+    Args:
+      scores: of validation rows.
+      max_loss: of AUC, relative to that of the last exit.
+      thresholds, depths: what is tried beside `NEVER` and, where depths are None, all of them.
+    """
     num_exits = scores.probabilities.shape[1]
     least = scores.auc(ExitSettings(NEVER, num_exits)) * (1.0 - max_loss)
 
     def tried() -> Iterator[tuple[float, float, ExitSettings]]:
-        for depth in range(1, num_exits + 1):
-            for threshold in (*SCORING_THRESHOLDS, NEVER):
+        for depth in depths or range(1, num_exits + 1):
+            for threshold in (*thresholds, NEVER):
                 settings = ExitSettings(threshold, depth)
                 quality = scores.auc(settings)
                 if quality >= least:
@@ -252,7 +264,12 @@ def agreement(texts: Sequence[str], whole: Sequence[str]) -> float:
 
 
 class Texts:
-    """Generates a task's texts with any exits, and compares them with the whole model's.
+    """Generates a task's texts with any exits.
+
+    Attributes:
+      rows: of the evaluated split.
+      num_exits: of the model.
+      whole, seconds: texts of the whole model, and what they took.
 
     Raises:
       DataError: the split is empty.
@@ -262,12 +279,12 @@ class Texts:
         self.rows = evaluator.evaluation(task).rows()
         if not self.rows:
             raise DataError(f"{task.name} has no rows in {evaluator.split!r}")
-        self._task, self._last = task.name, restored.model.config.num_exits
+        self._task, self.num_exits = task.name, restored.model.config.num_exits
         # Looked up at every call: other exits compile nothing.
         self._tasks = {
             task.name: TaskSettings(
                 prompt_row(task.name, restored.model.config.prompts.num_tasks),
-                exits=ExitSettings(NEVER, self._last),
+                exits=ExitSettings(NEVER, self.num_exits),
             )
         }
         self._generators = [
@@ -289,7 +306,8 @@ class Texts:
             for early in (False, True)
         ]
         self._decoding = Decoding()
-        self._generate(None)  # compiles
+        for exits in (None, ExitSettings(NEVER, self.num_exits)):
+            self._generate(exits)  # compiles
         self.whole, self.seconds = self.timed(None)
 
     def timed(self, exits: ExitSettings | None) -> tuple[list[str], float]:
@@ -317,21 +335,7 @@ def _of_generation(
     evaluator: Evaluator, task: TaskInfo, restored: RestoredModel, max_loss: float
 ) -> Calibrated:
     texts, last = Texts(evaluator, task, restored), restored.model.config.num_exits
-    texts.timed(ExitSettings(NEVER, last))  # compiles
-    # Each series from little to much that is left out: the first that loses too much ends it.
-    series = (
-        [ExitSettings(NEVER, depth) for depth in range(last - 1, 0, -1)],
-        [ExitSettings(threshold, last) for threshold in sorted(GENERATION_THRESHOLDS)[::-1]],
-    )
-    best = (texts.seconds, ExitSettings(NEVER, last), 1.0)
-    for settings in series:
-        for one in settings:
-            written, seconds = texts.timed(one)
-            quality = agreement(written, texts.whole)
-            if quality < 1.0 - max_loss:
-                break
-            best = min(best, (seconds, one, quality), key=lambda found: found[0])
-    seconds, chosen, quality = best
+    chosen, quality, seconds = settings_for(texts, max_loss)
     return Calibrated(
         **dataclasses.asdict(chosen),
         num_exits=last,
@@ -341,6 +345,25 @@ def _of_generation(
         times_faster=texts.seconds / seconds,
         num_rows=len(texts.rows),
     )
+
+
+def settings_for(texts: Texts, max_loss: float) -> tuple[ExitSettings, float, float]:
+    """The fastest settings that lose no more agreement; their agreement and seconds."""
+    last = texts.num_exits
+    # Each series from little to much that is left out: the first that loses too much ends it.
+    series = (
+        [ExitSettings(NEVER, depth) for depth in range(last - 1, 0, -1)],
+        [ExitSettings(threshold, last) for threshold in sorted(GENERATION_THRESHOLDS)[::-1]],
+    )
+    best = (ExitSettings(NEVER, last), 1.0, texts.seconds)
+    for settings in series:
+        for one in settings:
+            written, seconds = texts.timed(one)
+            quality = agreement(written, texts.whole)
+            if quality < 1.0 - max_loss:
+                break
+            best = min(best, (one, quality, seconds), key=lambda found: found[2])
+    return best
 
 
 def report(found: Mapping[str, Calibrated]) -> str:
