@@ -112,7 +112,7 @@ def rules(validation: Any, test: Any) -> dict[str, dict[str, float]]:
     return found
 
 
-def scoring(run: str, turns: int) -> tuple[dict[str, dict[str, float]], dict[str, Any]]:
+def scoring(run: str, turns: int, limit: int) -> tuple[dict[str, dict[str, float]], dict[str, Any]]:
     """Figures of each setting, and of each rule."""
     from m6rec_jax.engine.model_folder import load_model
     from m6rec_jax.evaluation.calibration import cheapest, exit_scores
@@ -120,10 +120,11 @@ def scoring(run: str, turns: int) -> tuple[dict[str, dict[str, float]], dict[str
 
     scores = {}
     for split in ("validation", "test"):
-        evaluator, restored, task = open_run(run, SCORING_CALIBRATE, split, 32)
+        evaluator, restored, task = open_run(run, SCORING_CALIBRATE, split, 32, limit)
         scores[split] = exit_scores(evaluator, task, restored.model, restored.variables)
     num_exits = restored.model.config.num_exits
-    settings: dict[str, ExitSettings | None] = {WHOLE: None}
+    last = ExitSettings(NEVER, num_exits)
+    settings: dict[str, ExitSettings | None] = {WHOLE: None, f"{WHOLE}, which might be left": last}
     settings |= {
         f"at most {depth} layers": ExitSettings(NEVER, depth) for depth in range(1, num_exits)
     }
@@ -150,7 +151,6 @@ def scoring(run: str, turns: int) -> tuple[dict[str, dict[str, float]], dict[str
         return run_all
 
     seconds = fastest({name: ask(exits) for name, exits in settings.items()}, turns)
-    last = ExitSettings(NEVER, num_exits)
     whole = scores["test"].auc(last)
     found = {}
     for name, exits in settings.items():
@@ -216,11 +216,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("job", choices=("scoring", "generation"))
     parser.add_argument("--run", required=True, help="MODEL_DIR of the run")
     parser.add_argument("--turns", type=int, default=5, help="of scoring")
+    parser.add_argument("--rows", type=int, default=0, help="of each part, of scoring; 0: all")
     parser.add_argument("--texts", type=int, default=64, help="written, of generation")
     options = parser.parse_args(arguments)
     try:
         if options.job == "scoring":
-            found, of_rules = scoring(options.run, options.turns)
+            found, of_rules = scoring(options.run, options.turns, options.rows)
             rows = rows_of(found, "scoring", SCORING)
             rows += rows_of(of_rules, "rules", SCORING)
         else:
