@@ -40,7 +40,7 @@ GENERATION_CALIBRATE = "gin_configs/examples/movielens_titles_calibrate.gin"
 LOSSES = (0.01, 0.002)
 # Of the likelier of two outcomes.
 MARGINS = (0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
-CANDIDATES, REQUESTS = 100, 3
+CANDIDATES = 100
 WHOLE = "whole decoder"
 
 
@@ -62,6 +62,11 @@ def open_run(run: str, gin_file: str, split: str, batch_size: int, limit: int = 
         limit,
     )
     return evaluator, restored, evaluator.tasks[0]
+
+
+def at_most(depth: int) -> str:
+    """What settings are called in the tables that leave after a layer, whatever is read there."""
+    return f"at most {depth} layer{'s' if depth > 1 else ''}"
 
 
 def by_margin(scores: Any) -> Any:
@@ -125,30 +130,26 @@ def scoring(run: str, turns: int, limit: int) -> tuple[dict[str, dict[str, float
     num_exits = restored.model.config.num_exits
     last = ExitSettings(NEVER, num_exits)
     settings: dict[str, ExitSettings | None] = {WHOLE: None, f"{WHOLE}, which might be left": last}
-    settings |= {
-        f"at most {depth} layers": ExitSettings(NEVER, depth) for depth in range(1, num_exits)
-    }
+    settings |= {at_most(depth): ExitSettings(NEVER, depth) for depth in range(1, num_exits)}
     settings |= {
         f"calibrated, {100 * loss:g}% loss": cheapest(scores["validation"], loss) for loss in LOSSES
     }
 
     rows = list(TaskPart(task, "test").rows(("history", "candidates")))
-    histories = [list(row["history"]) for row in rows[:REQUESTS]]
+    history = list(rows[0]["history"])
     texts = list(dict.fromkeys(text for row in rows for text in row["candidates"]))[:CANDIDATES]
     model = load_model(run)
     tasks = dict(model.settings.tasks)
 
-    def ask(exits: ExitSettings | None) -> Callable[[], None]:
+    def ask(exits: ExitSettings | None) -> Callable[[], Any]:
         own = {task.name: dataclasses.replace(tasks[task.name], exits=exits)}
-        shapes = {"batch_sizes": (1, 16, 32, 40), "source_buckets": (evaluator.lengths["inputs"],)}
-        shapes["target_buckets"] = (evaluator.lengths["targets"],)
-        scorer = model.scorer(tasks=own, **shapes)
-
-        def run_all() -> None:
-            for history in histories:
-                scorer.score_requests([history], [texts])
-
-        return run_all
+        scorer = model.scorer(
+            tasks=own,
+            batch_sizes=(1, 16, 32, 40),
+            source_buckets=(evaluator.lengths["inputs"],),
+            target_buckets=(evaluator.lengths["targets"],),
+        )
+        return lambda: scorer.score_requests([history], [texts])
 
     seconds = fastest({name: ask(exits) for name, exits in settings.items()}, turns)
     whole = scores["test"].auc(last)
@@ -159,9 +160,10 @@ def scoring(run: str, turns: int, limit: int) -> tuple[dict[str, dict[str, float
             "auc": quality,
             "quality_kept": 100 * quality / whole,
             "mean_exits": scores["test"].mean_exits(exits or last),
-            "request_milliseconds": 1000 * seconds[name] / REQUESTS,
+            "request_milliseconds": 1000 * seconds[name],
             "times_faster": seconds[WHOLE] / seconds[name],
         }
+    found[WHOLE]["steps"] = restored.step
     return found, rules(scores["validation"], scores["test"])
 
 
@@ -181,7 +183,7 @@ def generation(run: str, batch_size: int, limit: int) -> dict[str, dict[str, flo
     texts = Texts(evaluator, task, restored)
     last = restored.model.config.num_exits
     tried: dict[str, ExitSettings] = {
-        **{f"at most {depth} layers": ExitSettings(NEVER, depth) for depth in range(1, last)},
+        **{at_most(depth): ExitSettings(NEVER, depth) for depth in range(1, last)},
         **{f"from a cosine of {t:g}": ExitSettings(t, last) for t in GENERATION_THRESHOLDS},
         f"calibrated, {100 * LOSSES[0]:g}% loss": chosen,
     }
@@ -215,7 +217,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Quality and time of early exit.")
     parser.add_argument("job", choices=("scoring", "generation"))
     parser.add_argument("--run", required=True, help="MODEL_DIR of the run")
-    parser.add_argument("--turns", type=int, default=5, help="of scoring")
+    parser.add_argument("--turns", type=int, default=30, help="of scoring")
     parser.add_argument("--rows", type=int, default=0, help="of each part, of scoring; 0: all")
     parser.add_argument("--texts", type=int, default=64, help="written, of generation")
     options = parser.parse_args(arguments)
