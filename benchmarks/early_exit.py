@@ -167,7 +167,7 @@ def scoring(run: str, turns: int, limit: int) -> tuple[dict[str, dict[str, float
     return found, rules(scores["validation"], scores["test"])
 
 
-def generation(run: str, batch_size: int, limit: int) -> dict[str, dict[str, float]]:
+def generation(run: str, batch_size: int, limit: int, turns: int) -> dict[str, dict[str, float]]:
     """Figures of each setting, for that many texts at a time."""
     from m6rec_jax.evaluation.calibration import (
         GENERATION_THRESHOLDS,
@@ -182,24 +182,28 @@ def generation(run: str, batch_size: int, limit: int) -> dict[str, dict[str, flo
     evaluator, restored, task = open_run(run, GENERATION_CALIBRATE, "test", batch_size, limit)
     texts = Texts(evaluator, task, restored)
     last = restored.model.config.num_exits
-    tried: dict[str, ExitSettings] = {
+    tried: dict[str, ExitSettings | None] = {
+        WHOLE: None,
         **{at_most(depth): ExitSettings(NEVER, depth) for depth in range(1, last)},
-        **{f"from a cosine of {t:g}": ExitSettings(t, last) for t in GENERATION_THRESHOLDS},
+        **{f"from a cosine of {t:g}": ExitSettings(t, last) for t in GENERATION_THRESHOLDS[::2]},
         f"calibrated, {100 * LOSSES[0]:g}% loss": chosen,
     }
+    written = {name: texts.generate(exits) for name, exits in tried.items()}
+
+    def timed(exits: ExitSettings | None) -> Callable[[], Any]:
+        return lambda: texts.generate(exits)
+
+    seconds = fastest({name: timed(exits) for name, exits in tried.items()}, turns)
     references = [row["target"] for row in texts.rows]
-
-    def figures(written: list[str], seconds: float) -> dict[str, float]:
-        score = rouge(written, references, (1,))[1]
-        return {
-            "agreement": agreement(written, texts.whole),
-            "rouge_1": score,
-            "text_milliseconds": 1000 * seconds / len(written),
-            "times_faster": texts.seconds / seconds,
+    return {
+        name: {
+            "agreement": agreement(own, written[WHOLE]),
+            "rouge_1": rouge(own, references, (1,))[1],
+            "text_milliseconds": 1000 * seconds[name] / len(own),
+            "times_faster": seconds[WHOLE] / seconds[name],
         }
-
-    found = {WHOLE: figures(texts.whole, texts.seconds)}
-    return found | {name: figures(*texts.timed(exits)) for name, exits in tried.items()}
+        for name, own in written.items()
+    }
 
 
 def rows_of(figures: Mapping[str, Mapping[str, float]], split: str, gin_file: str) -> list[Row]:
@@ -217,7 +221,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Quality and time of early exit.")
     parser.add_argument("job", choices=("scoring", "generation"))
     parser.add_argument("--run", required=True, help="MODEL_DIR of the run")
-    parser.add_argument("--turns", type=int, default=30, help="of scoring")
+    parser.add_argument("--turns", type=int, default=30)
     parser.add_argument("--rows", type=int, default=0, help="of each part, of scoring; 0: all")
     parser.add_argument("--texts", type=int, default=64, help="written, of generation")
     options = parser.parse_args(arguments)
@@ -229,7 +233,7 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             rows = []
             for batch_size in (1, 16):
-                found = generation(options.run, batch_size, options.texts)
+                found = generation(options.run, batch_size, options.texts, options.turns)
                 rows += rows_of(found, f"generation, batch {batch_size}", GENERATION)
     except M6RecError as error:
         print(f"error: {error}", file=sys.stderr)
