@@ -65,6 +65,13 @@ METRICS: dict[str, tuple[str, int, str]] = {
     "evaluation_seconds": ("seconds to rank the catalogue for all users", 0, "lower"),
     "titles_in_catalogue": ("titles in the catalogue", 3, "higher"),
     "titles": ("titles written", 0, "none"),
+    # Of early exit.
+    "quality_kept": ("of the whole model's, %", 2, "none"),
+    "mean_exits": ("layers a batch runs", 2, "none"),
+    "candidate_exits": ("layers a candidate needs", 2, "none"),
+    "request_milliseconds": ("ms a request", 1, "lower"),
+    "text_milliseconds": ("ms a text", 1, "lower"),
+    "agreement": ("agreement", 3, "none"),
     "num_examples": ("examples", 0, "none"),
 }
 

@@ -228,6 +228,20 @@ def _parser() -> argparse.ArgumentParser:
         _takes_gin(command, required=True)
         command.set_defaults(run=run)
 
+    calibrate = commands.add_parser(
+        "calibrate",
+        help="choose where a run trained with losses at every exit leaves its decoder early, and "
+        "write it beside the model",
+    )
+    calibrate.add_argument(
+        "--max_loss",
+        type=float,
+        metavar="SHARE",
+        help="of the whole model's quality that may be lost on validation rows (default 0.01)",
+    )
+    _takes_gin(calibrate, required=True)
+    calibrate.set_defaults(run=subcommands.run_calibrate)
+
     report = commands.add_parser(
         "report", help="one page about a run: metrics beside baselines, curves, examples"
     )

@@ -189,6 +189,14 @@ def run_eval(args: argparse.Namespace) -> None:
     _print_once(json_text(evaluate(), indent=2))
 
 
+def run_calibrate(args: argparse.Namespace) -> None:
+    from m6rec_jax.evaluation.calibration import calibrate, report
+
+    _configure_together(args)
+    loss = {} if args.max_loss is None else {"max_loss": args.max_loss}
+    _print_once(report(calibrate(**loss)))
+
+
 def run_report(args: argparse.Namespace) -> None:
     from m6rec_jax.run_report import report_on_run
 

@@ -22,6 +22,7 @@ _HOW = {
     "prompts",
     "dropout_rate",
     "embedding_stddev",
+    "exit_losses",
     "dtype",
     "matmul_dtype",
     "remat",

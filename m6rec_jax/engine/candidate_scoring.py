@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from m6rec_jax.engine.candidate_rows import PackedTexts, pack_texts, text_ends
+from m6rec_jax.engine.early_exit import exiting_scores
 from m6rec_jax.engine.engine import Engine, EngineOptions, Variables
 from m6rec_jax.engine.runtime import length_buckets, smallest_that_fits
 from m6rec_jax.engine.segment_cache import gathered_ends
@@ -49,6 +50,7 @@ class CandidateScorer(Engine, abc.ABC):
         self._ends = self._segments is not None and self._segments.scores_ends
         if self._ends:
             self._target_buckets = length_buckets(self.candidate_length)
+            self._exits = False  # a few layers over one position: nothing to leave early
         share = self.options.target_length // self.candidate_length if self._ends else 1
         self._sizes = [size * share for size in options.batch_sizes]
         most = self._sizes[-1]
@@ -70,8 +72,18 @@ class CandidateScorer(Engine, abc.ABC):
         else:
             tokens = features["decoder_input_tokens"]
             early = model.apply(variables, tokens, blocks, task_ids, method=model.decode_early)
+        features = {**features, "task_ids": task_ids}
+        if self._exits:
+            return exiting_scores(
+                model,
+                variables,
+                encoded,
+                early,
+                features,
+                lambda x: self.read(variables, x, features),
+            ).values
         hidden = model.apply(variables, encoded, early, blocks, task_ids, method=model.decode_late)
-        return self.read(variables, hidden, {**features, "task_ids": task_ids})
+        return self.read(variables, hidden, features)
 
     def _score_ends(self, variables: Variables, features: Mapping[str, Array]) -> Array:
         """float32 `[rows, 1]`: every row is a candidate, of which the end alone is computed."""
@@ -238,6 +250,7 @@ class CandidateScorer(Engine, abc.ABC):
         def make_batch() -> dict[str, np.ndarray]:
             batch = self._history_batch(variables, sources, settings, length, size)
             features = {"row_task_ids": batch["task_ids"], **self.task_features(settings, size)}
+            features |= self._exit_features(settings, size)
             batch |= {name: np.repeat(own, num_rows, axis=0) for name, own in features.items()}
             return batch | self._target_batch(
                 variables, targets, settings, target_length, num_rows, size

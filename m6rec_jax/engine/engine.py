@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 
 from m6rec_jax.engine.runtime import Runtime, checked_buckets
 from m6rec_jax.engine.segment_cache import SegmentCache, gathered_source, padded_slots
-from m6rec_jax.engine.task_settings import RequestedTasks, TaskSettings
+from m6rec_jax.engine.task_settings import NEVER, ExitSettings, RequestedTasks, TaskSettings
 from m6rec_jax.model import Encoded, M6Rec
 from m6rec_jax.sharding import LogicalRules
 from m6rec_jax.text import rows
@@ -45,6 +45,7 @@ class EngineOptions:
       mesh: devices to spread rows over; None: the default device.
       rules: logical-axis rules, with a mesh.
       segments: cache of what early layers compute; None: it is computed for every request.
+      early_exit: leave the decoder where tasks say so (`TaskSettings.exits`).
     """
 
     source_length: int
@@ -60,6 +61,7 @@ class EngineOptions:
     mesh: Mesh | None = None
     rules: LogicalRules = ()
     segments: SegmentCache | None = None
+    early_exit: bool = True
 
 
 class Engine:
@@ -78,6 +80,8 @@ class Engine:
 
     # What a task must have, see `RequestedTasks`.
     needed_part: str = ""
+    # Whether its programs may leave the decoder early.
+    may_exit: bool = False
 
     def __init__(
         self, model: M6Rec, variables: Variables, vocabulary: Vocabulary, options: EngineOptions
@@ -86,6 +90,11 @@ class Engine:
         self.options = options
         self.num_compilations = 0
         self._segments = options.segments
+        self._exits = (
+            self.may_exit
+            and options.early_exit
+            and any(task.exits is not None for task in options.tasks.values())
+        )
         self._tasks = RequestedTasks(options.tasks, options.task, self.needed_part)
         self._runtime = Runtime(options.mesh, options.rules)
         self._batch_sizes = self._runtime.batch_sizes(options.batch_sizes)
@@ -170,6 +179,18 @@ class Engine:
             width = self.model.config.prompts.num_prompts + length
             batch["source_slots"] = padded_slots(found, size, width)
         return batch
+
+    def _exit_features(self, settings: Sequence[TaskSettings], size: int) -> dict[str, np.ndarray]:
+        """`exit_threshold` and `exit_depth` `[size, 1]` of each row's task; none without exits."""
+        if not self._exits:
+            return {}
+        last = ExitSettings(NEVER, self.model.config.num_exits)
+        own = [one.exits or last for one in settings]
+        own += [last] * (size - len(own))
+        return {
+            "exit_threshold": np.array([[one.threshold] for one in own], np.float32),
+            "exit_depth": np.array([[one.depth] for one in own], np.int32),
+        }
 
     def _source_row(self, segments: Sequence[str], settings: TaskSettings) -> Row:
         """A history as the task was trained to read it."""

@@ -88,6 +88,8 @@ class Generator(Engine):
       ConfigError: no room for a word, or buckets that do not end with S.
     """
 
+    may_exit = True
+
     def __init__(
         self, model: M6Rec, variables: Variables, vocabulary: Vocabulary, options: EngineOptions
     ) -> None:
@@ -269,6 +271,7 @@ class Generator(Engine):
         for bucket, size, members in in_buckets(lengths, self._source_buckets, self._batch_sizes):
             task_ids = [settings[i].task_id for i in members]
             batch = self._source_batch([sources[i] for i in members], task_ids, bucket, size)
+            batch |= self._exit_features([settings[i] for i in members], size)
             filled = slice(len(members))
             batch["prefix_ids"] = np.full((size, length), FREE, np.int32)
             batch["prefix_ids"][:, 0] = EOS_ID  # rows of padding end at once

@@ -5,6 +5,7 @@
       inference/
         vocabulary.model           the SentencePiece file the model was trained with
         settings.json              lengths, tasks: `InferenceSettings`
+        early_exit.json            where tasks leave the decoder, if `m6rec calibrate` was run
         datasets/<prepared>.json   columns and template of each data set of users, items and events
                                    that a task was trained on
 
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,7 +33,7 @@ from m6rec_jax.checkpoints.manifest import check_vocabulary, warn_of_a_better_st
 from m6rec_jax.checkpoints.restore import PARAMS, PROMPTS, restore_item
 from m6rec_jax.checkpoints.trees import flatten
 from m6rec_jax.engine.loaded_model import InferenceSettings, LoadedModel, template_of
-from m6rec_jax.engine.task_settings import TaskSettings, task_settings
+from m6rec_jax.engine.task_settings import ExitSettings, TaskSettings, task_settings
 from m6rec_jax.errors import CheckpointError
 from m6rec_jax.io.hashing import sha256
 from m6rec_jax.model import M6Rec
@@ -39,8 +41,10 @@ from m6rec_jax.model.m6rec import initial_features
 from m6rec_jax.sharding import LogicalRules, make_mesh, unboxed_shapes, variable_shardings
 from m6rec_jax.text.vocabulary import Vocabulary
 
+logger = logging.getLogger(__name__)
 ASSETS_FOLDER = "inference"
 VOCABULARY_FILE, SETTINGS_FILE, DATASETS_FOLDER = "vocabulary.model", "settings.json", "datasets"
+EXITS_FILE = "early_exit.json"
 
 DatasetSpecs = Mapping[str, Mapping[str, Any]]
 
@@ -180,7 +184,7 @@ def load_model(
         model=restored.model,
         variables=dict(restored.variables),
         vocabulary=vocabulary,
-        settings=settings,
+        settings=with_exits(settings, model_dir, restored.step),
         step=restored.step,
         mesh=mesh,
         rules=rules,
@@ -225,6 +229,42 @@ def read_settings(model_dir: str | Path) -> InferenceSettings:
         return InferenceSettings(**values, tasks=tasks)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error
+
+
+def with_exits(settings: InferenceSettings, model_dir: str | Path, step: int) -> InferenceSettings:
+    """Settings whose tasks leave the decoder where `MODEL_DIR/inference/early_exit.json` says.
+
+    Those of another step than the one in use are left out, with a warning.
+
+    Raises:
+      CheckpointError: the file is damaged.
+    """
+    path = epath.Path(model_dir) / ASSETS_FOLDER / EXITS_FILE
+    if not path.exists():
+        return settings
+    try:
+        values = json.loads(path.read_text())
+        calibrated = int(values["step"])
+        exits = {
+            name: ExitSettings(float(found["threshold"]), int(found["depth"]))
+            for name, found in values["tasks"].items()
+        }
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from error
+    if calibrated != step:
+        logger.warning(
+            "%s was made for step %d, not %d: there is no early exit; `m6rec calibrate` makes it "
+            "anew",
+            path,
+            calibrated,
+            step,
+        )
+        return settings
+    tasks = {
+        name: dataclasses.replace(task, exits=exits.get(name))
+        for name, task in settings.tasks.items()
+    }
+    return dataclasses.replace(settings, tasks=tasks)
 
 
 def read_dataset_specs(model_dir: str | Path) -> dict[str, dict[str, Any]]:

@@ -87,6 +87,7 @@ class Scorer(CandidateScorer):
     """
 
     needed_part = "classes"
+    may_exit = True
 
     def __init__(
         self, model: M6Rec, variables: Variables, vocabulary: Vocabulary, options: EngineOptions

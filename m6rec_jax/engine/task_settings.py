@@ -9,6 +9,24 @@ from typing import Any
 
 from m6rec_jax.errors import ConfigError, DataError
 
+# A threshold that no confidence reaches.
+NEVER = 2.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ExitSettings:
+    """Where a task's rows leave the decoder, as `m6rec calibrate` chose it (paper section 5).
+
+    Attributes:
+      threshold: confidence from which they leave; `NEVER`: none is enough. Of scoring it is 1 less
+        the change of a candidate's probability in the last layer, of generation the cosine of a
+        token's states before and after it.
+      depth: exits (`ModelConfig.num_exits`) that they take at most.
+    """
+
+    threshold: float
+    depth: int
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class TaskSettings:
@@ -31,6 +49,7 @@ class TaskSettings:
         `datasets/<prepared>.json` has its columns and template. Empty where nobody said.
       view: of the prepared data that the task's rows come from, such as 'groups'; empty where
         nobody said.
+      exits: where its rows leave the decoder; None: after the last layer.
     """
 
     task_id: int = 0
@@ -46,6 +65,7 @@ class TaskSettings:
     writing: str = ""
     prepared: str = ""
     view: str = ""
+    exits: ExitSettings | None = None
 
     def text_length(self, limit: int) -> int:
         """Most tokens of one candidate or item, where a row has room for `limit`."""

@@ -9,7 +9,7 @@ import gin
 import jax
 from etils import epath
 
-from m6rec_jax.engine.model_folder import restore_model
+from m6rec_jax.engine.model_folder import RestoredModel, restore_model
 from m6rec_jax.evaluation.evaluator import Evaluator
 from m6rec_jax.evaluation.prediction_files import check_ending, write_predictions
 from m6rec_jax.io.atomic import check_output, write_atomically
@@ -45,7 +45,7 @@ def evaluate(
     """
     if output is not None:
         _check_output(output)
-    evaluator, restored = _restored(
+    evaluator, restored = restored_evaluator(
         model_dir, mixture_or_task_name, task_feature_lengths, split, batch_size, step, limit
     )
     name = _name(mixture_or_task_name, split, restored.step, limit)
@@ -101,7 +101,7 @@ def infer(
     if output is not None:
         check_ending(output)
         _check_output(output)
-    evaluator, restored = _restored(
+    evaluator, restored = restored_evaluator(
         model_dir, mixture_or_task_name, task_feature_lengths, split, batch_size, step, limit, k
     )
     paths = []
@@ -129,7 +129,7 @@ def _check_output(output: str | epath.Path) -> None:
         check_output(epath.Path(output))
 
 
-def _restored(
+def restored_evaluator(
     model_dir: str,
     name: str,
     lengths: Mapping[str, int],
@@ -138,7 +138,8 @@ def _restored(
     step: int | None,
     limit: int,
     k: int | None = None,
-) -> tuple[Evaluator, Any]:
+) -> tuple[Evaluator, RestoredModel]:
+    """An evaluator, and the checkpoint that it evaluates, on the evaluator's devices."""
     # Without `k` gin sets `Evaluator.ks`; an argument would override it.
     lists: dict[str, Any] = {} if k is None else {"ks": (k,)}
     evaluator = Evaluator(name, lengths, batch_size, split=split, limit=limit, **lists)

@@ -50,6 +50,7 @@ else:
 REMAT_POLICIES = ("none", "dots", "full")
 FLOAT_TYPES = ("float32", "bfloat16")
 CROSS_ATTENTION_AT = ("all", "ends")
+EXIT_LOSSES = ("none", "rising", "falling")
 
 
 def default_settings(of: type) -> dict[str, Any]:
@@ -186,6 +187,9 @@ class ModelConfig:
         scoring only: a text cannot be generated without reading the source.
       share_layers: one layer's parameters serve all layers of a tower (paper section 5); prompts
         stay one per layer.
+      exit_losses: weights of the losses after each decoder layer, for early exit (paper section 5):
+        'rising' or 'falling' with depth, see `early_exit.exit_weights`. 'none': the last layer
+        alone.
       prompts: the task bank.
     """
 
@@ -212,6 +216,7 @@ class ModelConfig:
     decoder_late_start: int | None = None
     cross_attention_at: str = "all"
     share_layers: bool = False
+    exit_losses: str = "none"
     prompts: PromptConfig = dataclasses.field(default_factory=PromptConfig)
 
     def __post_init__(self) -> None:
@@ -240,6 +245,7 @@ class ModelConfig:
         _require_one_of("ModelConfig", self, "remat", REMAT_POLICIES)
         _require_one_of("ModelConfig", self, "cross_attention_at", CROSS_ATTENTION_AT)
         _require_one_of("ModelConfig", self, "dtype", FLOAT_TYPES)
+        _require_one_of("ModelConfig", self, "exit_losses", EXIT_LOSSES)
         if self.matmul_dtype is not None:
             _require_one_of("ModelConfig", self, "matmul_dtype", FLOAT_TYPES)
         if not self.mlp_activations:
@@ -262,6 +268,11 @@ class ModelConfig:
                 f"ModelConfig.decoder_late_start = {self.decoder_late_start} must lie between 0 "
                 f"and num_decoder_layers = {self.num_decoder_layers}"
             )
+        if self.exit_losses != "none" and self.num_exits < 2:
+            raise ConfigError(
+                f"ModelConfig.exit_losses = {self.exit_losses!r} needs two decoder layers or more "
+                f"with cross attention; this model has {self.num_exits}"
+            )
         for method in METHODS:
             method.check_model(self)
 
@@ -279,6 +290,11 @@ class ModelConfig:
             return self.decoder_late_start
         late_layers = max(1, self.num_encoder_layers - self.late_layers_start)
         return max(0, self.num_decoder_layers - late_layers)
+
+    @property
+    def num_exits(self) -> int:
+        """Decoder layers after which an answer can be read: those that have seen the source."""
+        return self.num_decoder_layers - self.first_cross_layer
 
     def replace(self, **changes: object) -> "ModelConfig":
         """A copy with some attributes changed (and checked again)."""

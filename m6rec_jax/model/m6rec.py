@@ -19,7 +19,7 @@ and block ids are int32 `[batch, length]`: contiguous blocks from 1, 0 is paddin
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gin
@@ -32,10 +32,11 @@ from m6rec_jax.model import masks
 from m6rec_jax.model.attention import KeyValue, mask_bias
 from m6rec_jax.model.config import ModelConfig
 from m6rec_jax.model.decoder_cache import DecoderCache
+from m6rec_jax.model.early_exit import TokenExits
 from m6rec_jax.model.embedding import TokenEmbedding, logits_head
 from m6rec_jax.model.layer import dropout
 from m6rec_jax.model.prompts import SIZES_COLLECTION, prompt_variable
-from m6rec_jax.model.tower import Decoder, Tower
+from m6rec_jax.model.tower import Decoder, Look, Tower
 from m6rec_jax.model.tuning import METHODS
 from m6rec_jax.model.tuning.heads import class_logits, of_own_classes, project
 from m6rec_jax.model.tuning.segment_embeddings import segment_embeddings
@@ -69,10 +70,13 @@ class Outputs:
     Attributes:
       encoded: the encoder's.
       hidden: the decoder's, `[batch, target, embed]`, after the final norm.
+      exits: what `hidden` would be if the decoder ended at each exit, the last one included:
+        `[exits, batch, target, embed]`. None where it was not asked for.
     """
 
     encoded: Encoded
     hidden: Array
+    exits: Array | None = None
 
 
 class PromptBank(nn.Module):
@@ -117,7 +121,9 @@ class M6Rec(nn.Module):
             self.logits_head = logits_head(config)
         self.dropout = dropout(config)
 
-    def __call__(self, features: Features, *, deterministic: bool = True) -> Outputs:
+    def __call__(
+        self, features: Features, *, deterministic: bool = True, exits: bool = False
+    ) -> Outputs:
         """Both towers over a batch.
 
         Args:
@@ -126,6 +132,7 @@ class M6Rec(nn.Module):
             `[batch, 1]` (default 0), `retrieval` `[batch, 1]` (1: the decoder must not see the
             source), `encoder_segment_ids` and `decoder_segment_ids` (packed documents).
           deterministic: no dropout; otherwise pass `rngs={'dropout': key}`.
+          exits: return the states at every exit, too.
         """
         tokens = features["encoder_input_tokens"]
         task_ids = features.get("task_ids", jnp.zeros((tokens.shape[0], 1), jnp.int32))
@@ -145,7 +152,10 @@ class M6Rec(nn.Module):
             segment_ids=features.get("decoder_segment_ids"),
             use_source=None if retrieval is None else retrieval.reshape(-1) == 0,
             deterministic=deterministic,
+            every=exits,
         )
+        if exits:
+            return Outputs(encoded, hidden[-1], hidden)
         if self.is_initializing():  # a head of its own has variables, too
             self.token_logits(hidden[:, :1])
         return Outputs(encoded, hidden)
@@ -264,6 +274,7 @@ class M6Rec(nn.Module):
         segment_ids: Array | None = None,
         use_source: Array | None = None,
         deterministic: bool = True,
+        every: bool = False,
     ) -> Array:
         """The decoder in one pass (teacher forcing).
 
@@ -274,14 +285,16 @@ class M6Rec(nn.Module):
           segment_ids: int32 `[batch, target]` of packed documents, or None.
           use_source: bool `[batch]`; False: the row sees nothing of the encoder. None: all True.
             With `cross_attention_at` 'ends' only the ends of blocks see it in the other rows.
+          every: return the states at all exits (`ModelConfig.num_exits`).
 
         Returns:
-          `[batch, target, embed]`, after the final norm.
+          `[batch, target, embed]`, after the final norm; with `every` `[exits, batch, ...]`.
         """
         options: dict[str, Any] = {"segment_ids": segment_ids, "deterministic": deterministic}
         inputs = (decoder_input_tokens, decoder_block_ids, task_ids)
         x = self.decode_early(*inputs, **options)
-        return self.decode_late(encoded, x, *inputs[1:], use_source=use_source, **options)
+        options |= {"use_source": use_source, "every": every}
+        return self.decode_late(encoded, x, *inputs[1:], **options)
 
     def decode_early(
         self,
@@ -319,14 +332,10 @@ class M6Rec(nn.Module):
         segment_ids: Array | None = None,
         use_source: Array | None = None,
         deterministic: bool = True,
+        every: bool = False,
     ) -> Array:
         """The decoder layers with cross attention over `decode_early`'s result; see `decode`."""
-        mask = mask_bias(masks.causal_mask(decoder_block_ids, segment_ids))[:, None]
-        cross = masks.cross_mask(encoded.mask, encoded.segment_ids, segment_ids)
-        if self.config.cross_attention_at == "ends":
-            ends = masks.block_ends(decoder_block_ids)
-            use_source = ends if use_source is None else ends & use_source[:, None]
-        source = (encoded.hidden, mask_bias(cross)[:, None], use_source)
+        mask, *source = self._seen(encoded, decoder_block_ids, segment_ids, use_source)
         x = self.decoder.run(
             hidden,
             mask,
@@ -335,8 +344,24 @@ class M6Rec(nn.Module):
             start=self.config.first_cross_layer,
             stop=self.config.num_decoder_layers,
             deterministic=deterministic,
+            every=every,
         )
         return self.decoder.finish(x, deterministic=deterministic)
+
+    def _seen(
+        self,
+        encoded: Encoded,
+        decoder_block_ids: Array,
+        segment_ids: Array | None,
+        use_source: Array | None,
+    ) -> tuple[Array, Array, Array, Array | None]:
+        """What late layers see: mask, source, source_mask and use_source, as `Layer` takes them."""
+        mask = mask_bias(masks.causal_mask(decoder_block_ids, segment_ids))[:, None]
+        cross = masks.cross_mask(encoded.mask, encoded.segment_ids, segment_ids)
+        if self.config.cross_attention_at == "ends":
+            ends = masks.block_ends(decoder_block_ids)
+            use_source = ends if use_source is None else ends & use_source[:, None]
+        return mask, encoded.hidden, mask_bias(cross)[:, None], use_source
 
     # With `cross_attention_at` 'ends': what a candidate is by itself, and what a user adds to it.
 
@@ -378,6 +403,40 @@ class M6Rec(nn.Module):
         )
         return self.decoder.finish(x, deterministic=True)[:, 0]
 
+    def decode_while(
+        self,
+        encoded: Encoded,
+        hidden: Array,
+        decoder_block_ids: Array,
+        task_ids: Array,
+        look: Look,
+        carry: Any,
+        going: Callable[[Any], Array],
+    ) -> Any:
+        """`decode_late` that ends when it has to, after any layer with cross attention.
+
+        Args:
+          encoded, hidden, decoder_block_ids, task_ids: as for `decode_late`.
+          look: (state `[batch, target, embed]` after the final norm, number of the exit from 0,
+            carry) → carry, after each of these layers.
+          carry: what `look` begins with.
+          going: whether, by the carry, the next layer is needed.
+
+        Returns:
+          The last carry.
+        """
+        mask, *source = self._seen(encoded, decoder_block_ids, None, None)
+        return self.decoder.run_while(
+            hidden,
+            mask,
+            task_ids.reshape(-1),
+            *source,
+            start=self.config.first_cross_layer,
+            look=look,
+            carry=carry,
+            going=going,
+        )
+
     # One token after the other with a cache: what generation loops over. Step for step this gives
     # what `decode` gives, within float tolerance. Every shape is fixed, so the loop may be a
     # `lax.while_loop` and may be exported.
@@ -417,7 +476,12 @@ class M6Rec(nn.Module):
         )
 
     def decode_step(
-        self, cache: DecoderCache, tokens: Array, position: Array, task_ids: Array
+        self,
+        cache: DecoderCache,
+        tokens: Array,
+        position: Array,
+        task_ids: Array,
+        exits: TokenExits | None = None,
     ) -> tuple[Array, DecoderCache]:
         """The state after one more input token per row.
 
@@ -426,13 +490,14 @@ class M6Rec(nn.Module):
           tokens: int32 `[rows]`; `[BOS]` at position 0.
           position: int32 scalar, the same for all rows.
           task_ids: int32 `[sources]` or `[sources, 1]`.
+          exits: when rows leave the decoder's layers; None: after the last one.
 
         Returns:
           `[rows, embed]` after the final norm, and the cache with this position.
         """
         task_ids = jnp.repeat(task_ids.reshape(-1), cache.rows_per_source)
         x = self.embed(tokens[:, None], task_ids)
-        x, cache = self.decoder.step(x, cache, jnp.asarray(position, jnp.int32), task_ids)
+        x, cache = self.decoder.step(x, cache, jnp.asarray(position, jnp.int32), task_ids, exits)
         return self.decoder.finish(x, deterministic=True)[:, 0], cache
 
     # What is read off the states.

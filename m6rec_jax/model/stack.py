@@ -72,7 +72,14 @@ class LayerStack(nn.Module):
         return meta.unbox(variables)
 
     def __call__(
-        self, x: Array, *inputs: Any, start: int, stop: int, deterministic: bool, **options: Any
+        self,
+        x: Array,
+        *inputs: Any,
+        start: int,
+        stop: int,
+        deterministic: bool,
+        every: bool = False,
+        **options: Any,
     ) -> Array:
         """Runs layers [start, stop).
 
@@ -81,27 +88,28 @@ class LayerStack(nn.Module):
           inputs: further array arguments, the same for every layer.
           start, stop: the slice; an empty one returns x.
           deterministic: no dropout. Otherwise a `dropout` key is needed.
+          every: return what each layer passes on, not the last one alone.
           options: static keyword arguments of the layer.
 
         Returns:
-          `[batch, length, embed]`.
+          `[batch, length, embed]`; with `every` `[stop - start, batch, length, embed]`.
         """
         if start >= stop:
             return x
         layer = self.make_layer()
 
-        def run(variables: Variables, x: Array, key: Array | None) -> tuple[Array, None]:
+        def run(variables: Variables, x: Array, key: Array | None) -> tuple[Array, Array | None]:
             rngs = None if key is None else {"dropout": key}
             x = layer.apply(
                 variables, x, *inputs, deterministic=deterministic, rngs=rngs, **options
             )
-            return x, None
+            return x, x if every else None
 
         drops = not deterministic and self.config.dropout_rate > 0.0
         keys = jax.random.split(self.make_rng("dropout"), self.num_layers) if drops else None
         keys = None if keys is None else keys[start:stop]
-        x, _ = self.scan(run, x, keys, start=start, stop=stop, remat=self.config.remat)
-        return x
+        x, states = self.scan(run, x, keys, start=start, stop=stop, remat=self.config.remat)
+        return states if every else x
 
     def scan(
         self,
@@ -141,6 +149,50 @@ class LayerStack(nn.Module):
         return jax.lax.scan(
             _rematerialised(step, remat), carry, (*slices, own), length=num_layers, unroll=unroll
         )
+
+    def run_while(
+        self,
+        run: Callable[[Variables, Array, Any], Any],
+        carry: Any,
+        going: Callable[[Any], Array],
+        *,
+        start: int | Array,
+        stop: int,
+    ) -> tuple[Any, Array]:
+        """One layer after the other for as long as it takes, known when it runs only.
+
+        Args:
+          run: (a layer's variables, its number, carry) → carry.
+          carry: what the layers pass on.
+          going: whether, by the carry, the next layer is needed.
+          start, stop: the layers at most.
+
+        Returns:
+          The last carry, and the number of the first layer that was not run.
+        """
+        config, params = self.config, self.layer_params
+
+        def variables_of(layer: Array) -> Variables:
+            def own(leaf: Array) -> Array:
+                return jax.lax.dynamic_index_in_dim(leaf, layer, keepdims=False)
+
+            first = jax.tree.map(lambda leaf: leaf[0], params) if config.share_layers else None
+            return {
+                "params": jax.tree.map(own, params) if first is None else first,
+                COLLECTION: jax.tree.map(own, self.layer_prompts),
+            }
+
+        def body(now: tuple[Array, Any]) -> tuple[Array, Any]:
+            layer, carry = now
+            return layer + 1, run(variables_of(layer), layer, carry)
+
+        def unfinished(now: tuple[Array, Any]) -> Array:
+            return (now[0] < stop) & going(now[1])
+
+        layer, carry = jax.lax.while_loop(
+            unfinished, body, (jax.numpy.asarray(start, jax.numpy.int32), carry)
+        )
+        return carry, layer
 
 
 def _rematerialised(step: Callable[..., Any], policy: str) -> Callable[..., Any]:

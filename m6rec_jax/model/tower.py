@@ -4,6 +4,9 @@
 after the other with a cache, through the same layers, and give the same.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -11,11 +14,13 @@ from flax import linen as nn
 from m6rec_jax.model.attention import Attention, KeyValue, mask_bias
 from m6rec_jax.model.config import ModelConfig
 from m6rec_jax.model.decoder_cache import DecoderCache, LayerCache
+from m6rec_jax.model.early_exit import TokenExits
 from m6rec_jax.model.layer import Layer, LayerNorm, dropout
 from m6rec_jax.model.relative_bias import RelativeBias
 from m6rec_jax.model.stack import LayerStack, Variables
 
 Array = jax.Array
+Look = Callable[[Array, Array, Any], Any]
 
 
 class Tower(nn.Module):
@@ -55,11 +60,13 @@ class Tower(nn.Module):
         start: int,
         stop: int,
         deterministic: bool,
+        every: bool = False,
     ) -> Array:
         """Layers [start, stop) over x `[batch, length, embed]`; other arguments as for `Layer`.
 
         Args:
           source: source, source_mask and use_source.
+          every: see `LayerStack`.
         """
         if start >= stop:
             return x
@@ -71,11 +78,58 @@ class Tower(nn.Module):
             start=start,
             stop=stop,
             deterministic=deterministic,
+            every=every,
             tuned=self._tuned(start),
         )
 
+    def run_while(
+        self,
+        x: Array,
+        mask: Array,
+        task_ids: Array,
+        *source: Array | None,
+        start: int,
+        look: Look,
+        carry: Any,
+        going: Callable[[Any], Array],
+    ) -> Any:
+        """Layers from `start` on while they are needed, without dropout; arguments as for `run`.
+
+        Args:
+          look: (state after the final norm, number of the layer above `start`, carry) → carry,
+            after each layer.
+          carry: what `look` begins with.
+          going: whether, by the carry, the next layer is needed.
+
+        Returns:
+          The last carry.
+        """
+        length, layer = x.shape[1], self.layers.make_layer()
+        inputs = (mask, self._position_bias(length, length), task_ids, *source)
+        options = {"deterministic": True, "tuned": self._tuned(start)}
+        norm = self._detached_norm()
+
+        def run(variables: Variables, index: Array, now: tuple[Array, Any]) -> tuple[Array, Any]:
+            x = layer.apply(variables, now[0], *inputs, **options)
+            return x, look(norm(x), index - start, now[1])
+
+        (_, carry), _ = self.layers.run_while(
+            run, (x, carry), lambda now: going(now[1]), start=start, stop=self.num_layers
+        )
+        return carry
+
+    def _detached_norm(self) -> Callable[[Array], Array]:
+        """The final norm as a pure function, for use inside loops."""
+        norm, variables = LayerNorm(self.config, parent=None), self.final_norm.variables
+
+        def apply(x: Array) -> Array:
+            normed: Array = norm.apply(variables, x)
+            return normed
+
+        return apply
+
     def finish(self, x: Array, *, deterministic: bool) -> Array:
-        """Final norm (and dropout) over `[batch, length, embed]`."""
+        """Final norm (and dropout) over `[..., length, embed]`."""
         return self.dropout(self.final_norm(x), deterministic=deterministic)
 
     def _position_bias(self, *lengths: int | Array) -> Array | None:
@@ -186,7 +240,12 @@ class Decoder(Tower):
         return x
 
     def step(
-        self, x: Array, cache: DecoderCache, position: Array, task_ids: Array
+        self,
+        x: Array,
+        cache: DecoderCache,
+        position: Array,
+        task_ids: Array,
+        exits: TokenExits | None = None,
     ) -> tuple[Array, DecoderCache]:
         """All layers over one position, which the cache then holds.
 
@@ -195,6 +254,7 @@ class Decoder(Tower):
           cache: of `start` or of the step before.
           position: int32 scalar below the cache's length.
           task_ids: `[rows]`.
+          exits: when rows leave the layers; None: after the last one.
 
         Returns:
           `[rows, 1, embed]` before the final norm, and the new cache.
@@ -215,6 +275,70 @@ class Decoder(Tower):
                 return layer.apply(variables, x, *inputs, cache=own, position=position, tuned=tuned)
 
             own = cache.layers(start, stop, with_source=start >= late_start)
-            x, new = self.layers.scan(run, x, own, start=start, stop=stop)
+            if exits is None or start < late_start:
+                x, new = self.layers.scan(run, x, own, start=start, stop=stop)
+            else:
+                x, new = self._step_with_exits(run, x, own, task_ids, exits)
             written.append(new)
         return x, cache.with_position(written, position)
+
+    def _step_with_exits(
+        self,
+        run: Callable[[Variables, Array, LayerCache], tuple[Array, KeyValue]],
+        x: Array,
+        own: LayerCache,
+        task_ids: Array,
+        exits: TokenExits,
+    ) -> tuple[Array, KeyValue]:
+        """The late layers of `step`, which each row leaves when it has settled.
+
+        What later positions find of a row in layers that it has left are keys and values of the
+        state with which it left (Schuster et al., 2022: state propagation). A row that leaves
+        first waits for the others: its state stays, so nothing of it depends on them.
+
+        Args:
+          run: one layer over all rows.
+          own: caches of the late layers, stacked.
+        """
+        start, norm = self.first_late, self._detached_norm()
+        normed, attention = LayerNorm(self.config, parent=None), Attention(self.config, parent=None)
+        num_rows, num_layers = x.shape[0], self.num_layers - start
+        shape = (num_layers, num_rows, 1, *own.past.key.shape[3:])
+        empty = jnp.zeros(shape, own.past.key.dtype)
+
+        def put(written: KeyValue, new: KeyValue, layer: Array) -> KeyValue:
+            pairs = zip(written, new, strict=True)
+            update = jax.lax.dynamic_update_index_in_dim
+            return KeyValue(*(update(old, one.astype(old.dtype), layer, 0) for old, one in pairs))
+
+        def step(
+            variables: Variables, index: Array, now: tuple[Array, Array, KeyValue]
+        ) -> tuple[Array, Array, KeyValue]:
+            before, left, written = now
+            layer = index - start
+            cache = jax.tree.map(
+                lambda leaf: jax.lax.dynamic_index_in_dim(leaf, layer, keepdims=False), own
+            )
+            x, new = run(variables, before, cache)
+            x = jnp.where(left[:, None, None], before, x)
+            left |= exits.leaves(norm(before)[:, 0], norm(x)[:, 0], layer)
+            return x, left, put(written, new, layer)
+
+        begin = (x, exits.asleep, KeyValue(empty, empty))
+        (x, _, written), next_layer = self.layers.run_while(
+            step, begin, lambda now: ~jnp.all(now[1]), start=start, stop=self.num_layers
+        )
+
+        def fill(variables: Variables, index: Array, written: KeyValue) -> KeyValue:
+            params = variables["params"]
+            state = normed.apply({"params": params["self_attention_norm"]}, x)
+            part = {name: tree.get("self_attention", {}) for name, tree in variables.items()}
+            new: KeyValue = attention.apply(
+                part, state, task_ids, tuned=True, method=attention.keys_and_values
+            )
+            return put(written, new, index - start)
+
+        written, _ = self.layers.run_while(
+            fill, written, lambda _: jnp.bool_(True), start=next_layer, stop=self.num_layers
+        )
+        return x, written

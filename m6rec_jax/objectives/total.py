@@ -10,13 +10,14 @@ import jax.numpy as jnp
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.model.m6rec import M6Rec
 from m6rec_jax.objectives import classification, contrastive, language_modelling
+from m6rec_jax.objectives.exits import over_exits
 from m6rec_jax.objectives.sums import Features, Metrics, nonzero, weighted
 
 Array = jax.Array
 
 _LOSSES = {
-    language_modelling.NAME: language_modelling.language_modelling_loss,
-    classification.NAME: classification.classification_loss,
+    language_modelling.NAME: over_exits(language_modelling.language_modelling_loss),
+    classification.NAME: over_exits(classification.classification_loss),
     contrastive.NAME: contrastive.contrastive_loss,
 }
 _COUNTS = {
@@ -64,7 +65,8 @@ def total_loss(
     """Σ over objectives of weight · (sum of losses) / denominator.
 
     An objective of weight 0 is left out when the step is traced, with all it alone needs:
-    classification alone makes no vocabulary logits.
+    classification alone makes no vocabulary logits. With `ModelConfig.exit_losses` language
+    modelling and classification are sums over the decoder's exits, see `exits.over_exits`.
 
     Args:
       model: the model.
@@ -98,7 +100,13 @@ def total_loss(
             )
     if not any(weights.values()):
         raise ConfigError("every weight of total_loss is 0: nothing to train on")
-    outputs = model.apply(variables, features, deterministic=deterministic, rngs=rngs)
+    outputs = model.apply(
+        variables,
+        features,
+        deterministic=deterministic,
+        rngs=rngs,
+        exits=model.config.exit_losses != "none",
+    )
     if denominators is None:
         denominators = loss_denominators(features)
     loss = jnp.zeros(())

@@ -1,0 +1,383 @@
+"""`m6rec calibrate`: where a task's rows may leave the decoder for a stated loss of quality.
+
+Scoring: one pass over the validation rows reads every candidate at every exit; all thresholds and
+depths are then tried on the host. Generation: texts are generated once for each of a few settings,
+and compared with those of the whole model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import gin
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from m6rec_jax.engine.engine import EngineOptions
+from m6rec_jax.engine.generation import Generator
+from m6rec_jax.engine.model_folder import ASSETS_FOLDER, EXITS_FILE, RestoredModel
+from m6rec_jax.engine.scoring import positive_probability, read_log_probabilities
+from m6rec_jax.engine.task_settings import NEVER, ExitSettings, TaskSettings
+from m6rec_jax.engine.text_decoding import Decoding
+from m6rec_jax.errors import CheckpointError, ConfigError, DataError
+from m6rec_jax.evaluation.checkpoint_evaluation import restored_evaluator
+from m6rec_jax.evaluation.evaluator import Evaluator, run_program
+from m6rec_jax.io.atomic import write_atomically
+from m6rec_jax.io.json_text import json_text
+from m6rec_jax.jobs.job import labelled
+from m6rec_jax.metrics.classification import auc
+from m6rec_jax.metrics.generation import rouge
+from m6rec_jax.model import M6Rec
+from m6rec_jax.pipeline.prepared_rows import TaskPart
+from m6rec_jax.pipeline.prompt_rows import prompt_row
+from m6rec_jax.pipeline.registration import TaskInfo
+from m6rec_jax.pipeline.task_rows import task_vocabulary
+
+KINDS = ("scoring", "generation")
+# Changes of a probability, and cosines of states, that are worth trying.
+SCORING_THRESHOLDS = (0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.998, 0.999)
+GENERATION_THRESHOLDS = (0.9, 0.94, 0.96, 0.97, 0.98, 0.985, 0.99, 0.995)
+# Timed so often; the fastest counts.
+_TURNS = 2
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Calibrated:
+    """What was chosen for a task, and what it does on the rows that it was chosen on.
+
+    Attributes:
+      threshold, depth: see `ExitSettings`.
+      num_exits: that there are.
+      mean_exits: of scoring, exits that a batch runs, whose slowest candidate decides; of
+        generation None.
+      metric: of `quality` and `full_quality`: 'auc', or 'agreement' with the whole model's texts
+        (ROUGE-1, 0 to 1).
+      quality, full_quality: with the settings, and of the whole model.
+      times_faster: of generation, measured here; of scoring None.
+      num_rows: rows that were read.
+    """
+
+    threshold: float
+    depth: int
+    num_exits: int
+    metric: str
+    quality: float
+    full_quality: float
+    num_rows: int
+    mean_exits: float | None = None
+    times_faster: float | None = None
+
+
+@gin.configurable
+def calibrate(
+    model_dir: str = gin.REQUIRED,
+    mixture_or_task_name: str = gin.REQUIRED,
+    task_feature_lengths: Mapping[str, int] = gin.REQUIRED,
+    *,
+    max_loss: float = 0.01,
+    split: str = "validation",
+    batch_size: int = 32,
+    step: int | None = None,
+    limit: int = 0,
+) -> dict[str, Calibrated]:
+    """Chooses early exits of all tasks that may have some; `engine.model_folder` reads them.
+
+    Args:
+      model_dir, mixture_or_task_name, task_feature_lengths, step, limit: as in `evaluate`.
+      max_loss: of quality, relative to the whole model's: 0.01 keeps 99%.
+      split: of the rows; not the one that is reported.
+      batch_size: rows that leave together, as many as requests in use share a batch.
+
+    Returns:
+      By task. Written to `MODEL_DIR/inference/early_exit.json`.
+
+    Raises:
+      ConfigError: a model without losses at its exits, or no task of a kind that exits.
+      CheckpointError, DataError: as `evaluate`.
+    """
+    if not 0.0 <= max_loss < 1.0:
+        raise ConfigError(f"max_loss = {max_loss} must be at least 0 and below 1")
+    assets = epath.Path(model_dir) / ASSETS_FOLDER
+    evaluator, restored = restored_evaluator(
+        model_dir, mixture_or_task_name, task_feature_lengths, split, batch_size, step, limit
+    )
+    if restored.model.config.exit_losses == "none":
+        raise ConfigError(
+            f"{model_dir} was trained with a loss after its last layer alone, so what is read "
+            "earlier means nothing. Train it with ModelConfig.exit_losses = 'rising' "
+            "(gin_configs/objectives/early_exit.gin)"
+        )
+    tasks = [task for task in evaluator.tasks if task.kind in KINDS]
+    if not tasks:
+        kinds = ", ".join(sorted({task.kind for task in evaluator.tasks}))
+        raise ConfigError(
+            f"{mixture_or_task_name!r} has tasks of kind {kinds}; {' and '.join(KINDS)} exit early"
+        )
+    if not assets.exists():
+        raise CheckpointError(f"{assets} is missing: {model_dir} is no folder of a training run")
+    found = {}
+    for task in tasks:
+        of_kind = _of_scoring if task.kind == "scoring" else _of_generation
+        found[task.name] = of_kind(evaluator, task, restored, max_loss)
+    values = {
+        "step": restored.step,
+        "max_loss": max_loss,
+        "split": split,
+        "tasks": {name: dataclasses.asdict(one) for name, one in found.items()},
+    }
+    if jax.process_index() == 0:
+        write_atomically(assets / EXITS_FILE, json_text(values, indent=2) + "\n")
+    return found
+
+
+# Scoring.
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ExitScores:
+    """Every labelled candidate of some rows at every exit.
+
+    Attributes:
+      labels: int64 `[n]`, 1 where the class is a positive one.
+      probabilities: float64 `[n, exits]`, of the positive classes.
+      batches: int64 `[n]`, candidates of one number are decoded together.
+    """
+
+    labels: np.ndarray
+    probabilities: np.ndarray
+    batches: np.ndarray
+
+    def exits_taken(self, settings: ExitSettings) -> np.ndarray:
+        """How many exits each candidate takes part in, `[n]`: as `engine.early_exit` decides."""
+        unchanged = 1.0 - np.abs(np.diff(self.probabilities, axis=1))
+        leaves = np.pad(unchanged >= settings.threshold, ((0, 0), (1, 0)))
+        leaves[:, settings.depth - 1] = True
+        return np.argmax(leaves, axis=1) + 1
+
+    def auc(self, settings: ExitSettings) -> float:
+        """AUC of the probabilities with which candidates leave."""
+        taken = self.exits_taken(settings)
+        return auc(self.labels, self.probabilities[np.arange(len(taken)), taken - 1])
+
+    def mean_exits(self, settings: ExitSettings) -> float:
+        """Exits that a batch runs: those of its slowest candidate, mean over batches."""
+        slowest = np.zeros(self.batches.max() + 1)
+        np.maximum.at(slowest, self.batches, self.exits_taken(settings))
+        return float(slowest.mean())
+
+
+def exit_scores(
+    evaluator: Evaluator, task: TaskInfo, model: M6Rec, variables: Mapping[str, Any]
+) -> ExitScores:
+    """Reads all rows of a scoring task at every exit in one forward pass each.
+
+    Raises:
+      DataError: no candidate has a label.
+    """
+
+    def program(variables: Any, features: Mapping[str, Any]) -> dict[str, Any]:
+        outputs = model.apply(variables, features, exits=True)
+        positive, task_ids = features["positive_classes"], features["task_ids"]
+        found = [
+            positive_probability(
+                read_log_probabilities(model, variables, hidden, task_ids), positive
+            )
+            for hidden in outputs.exits
+        ]
+        names = ("example_weights", "decoder_labels")
+        return {"probabilities": jnp.stack(found, axis=-1)} | {n: features[n] for n in names}
+
+    data = TaskPart(task, evaluator.split)
+    prompt_row(task.name, model.config.prompts.num_tasks)
+    extra = task.job.row_features(data, evaluator.batch_size // evaluator.reader[1], model)
+    batches = (batch | extra for batch in evaluator.batches(task))
+    found = run_program(evaluator.runtime.jit(program), variables, batches, evaluator.runtime)
+    rows, positions = labelled(found, "scoring")
+    classes = found["decoder_labels"][rows, positions]
+    return ExitScores(
+        labels=np.isin(classes, data.positive_classes).astype(np.int64),
+        probabilities=found["probabilities"][rows, positions].astype(np.float64),
+        batches=rows // evaluator.batch_size,
+    )
+
+
+def cheapest(
+    scores: ExitScores,
+    max_loss: float,
+    *,
+    thresholds: Sequence[float] = SCORING_THRESHOLDS,
+    depths: Sequence[int] | None = None,
+) -> ExitSettings:
+    """The settings that run the fewest layers and lose no more; of equals the best ones.
+
+    Args:
+      scores: of validation rows.
+      max_loss: of AUC, relative to that of the last exit.
+      thresholds, depths: what is tried beside `NEVER` and, where depths are None, all of them.
+    """
+    num_exits = scores.probabilities.shape[1]
+    least = scores.auc(ExitSettings(NEVER, num_exits)) * (1.0 - max_loss)
+
+    def tried() -> Iterator[tuple[float, float, ExitSettings]]:
+        for depth in depths or range(1, num_exits + 1):
+            for threshold in (*thresholds, NEVER):
+                settings = ExitSettings(threshold, depth)
+                quality = scores.auc(settings)
+                if quality >= least:
+                    yield scores.mean_exits(settings), -quality, settings
+
+    return min(tried(), key=lambda one: one[:2])[2]
+
+
+def _of_scoring(
+    evaluator: Evaluator, task: TaskInfo, restored: RestoredModel, max_loss: float
+) -> Calibrated:
+    scores = exit_scores(evaluator, task, restored.model, restored.variables)
+    chosen = cheapest(scores, max_loss)
+    num_exits = restored.model.config.num_exits
+    return Calibrated(
+        **dataclasses.asdict(chosen),
+        num_exits=num_exits,
+        metric="auc",
+        quality=scores.auc(chosen),
+        full_quality=scores.auc(ExitSettings(NEVER, num_exits)),
+        mean_exits=scores.mean_exits(chosen),
+        num_rows=evaluator.batches(task).num_rows,
+    )
+
+
+# Generation.
+
+
+def agreement(texts: Sequence[str], whole: Sequence[str]) -> float:
+    """How much texts are those of the whole model: mean ROUGE-1 (F), 0 to 1; equal ones have 1."""
+    differing = [(a, b) for a, b in zip(texts, whole, strict=True) if a != b]
+    if not differing:
+        return 1.0
+    score = rouge([a for a, _ in differing], [b for _, b in differing], (1,))[1] / 100.0
+    return 1.0 - (1.0 - score) * len(differing) / len(texts)
+
+
+class Texts:
+    """Generates a task's texts with any exits.
+
+    Attributes:
+      rows: of the evaluated split.
+      num_exits: of the model.
+      whole, seconds: texts of the whole model, and what they took.
+
+    Raises:
+      DataError: the split is empty.
+    """
+
+    def __init__(self, evaluator: Evaluator, task: TaskInfo, restored: RestoredModel) -> None:
+        self.rows = evaluator.evaluation(task).rows()
+        if not self.rows:
+            raise DataError(f"{task.name} has no rows in {evaluator.split!r}")
+        self._task, self.num_exits = task.name, restored.model.config.num_exits
+        # Looked up at every call: other exits compile nothing.
+        self._tasks = {
+            task.name: TaskSettings(
+                prompt_row(task.name, restored.model.config.prompts.num_tasks),
+                exits=ExitSettings(NEVER, self.num_exits),
+            )
+        }
+        self._generators = [
+            Generator(
+                restored.model,
+                restored.variables,
+                task_vocabulary(task.name),
+                EngineOptions(
+                    evaluator.lengths["inputs"],
+                    evaluator.lengths["targets"],
+                    tasks=self._tasks,
+                    batch_sizes=(evaluator.batch_size,),
+                    source_buckets=(evaluator.lengths["inputs"],),
+                    mesh=evaluator.runtime.mesh,
+                    rules=evaluator.runtime.rules,
+                    early_exit=early,
+                ),
+            )
+            for early in (False, True)
+        ]
+        self._decoding = Decoding()
+        for exits in (None, ExitSettings(NEVER, self.num_exits)):
+            self.generate(exits)  # compiles
+        self.whole, self.seconds = self.timed(None)
+
+    def timed(self, exits: ExitSettings | None) -> tuple[list[str], float]:
+        """Texts with these exits (None: the plain program), and the seconds of the fastest turn."""
+        fastest = float("inf")
+        for _ in range(_TURNS):
+            begin = time.perf_counter()
+            texts = self.generate(exits)
+            fastest = min(fastest, time.perf_counter() - begin)
+        return texts, fastest
+
+    def generate(self, exits: ExitSettings | None) -> list[str]:
+        own = self._tasks[self._task]
+        self._tasks[self._task] = dataclasses.replace(own, exits=exits)
+        found = self._decoding.generate(
+            self._generators[exits is not None],
+            [row["source"] for row in self.rows],
+            [row["prefix"] for row in self.rows],
+            [self._task] * len(self.rows),
+        )
+        return [text.continuation for text in found]
+
+
+def _of_generation(
+    evaluator: Evaluator, task: TaskInfo, restored: RestoredModel, max_loss: float
+) -> Calibrated:
+    texts, last = Texts(evaluator, task, restored), restored.model.config.num_exits
+    chosen, quality, seconds = settings_for(texts, max_loss)
+    return Calibrated(
+        **dataclasses.asdict(chosen),
+        num_exits=last,
+        metric="agreement",
+        quality=quality,
+        full_quality=1.0,
+        times_faster=texts.seconds / seconds,
+        num_rows=len(texts.rows),
+    )
+
+
+def settings_for(texts: Texts, max_loss: float) -> tuple[ExitSettings, float, float]:
+    """The fastest settings that lose no more agreement; their agreement and seconds."""
+    last = texts.num_exits
+    # Each series from little to much that is left out: the first that loses too much ends it.
+    series = (
+        [ExitSettings(NEVER, depth) for depth in range(last - 1, 0, -1)],
+        [ExitSettings(threshold, last) for threshold in sorted(GENERATION_THRESHOLDS)[::-1]],
+    )
+    best = (ExitSettings(NEVER, last), 1.0, texts.seconds)
+    for settings in series:
+        for one in settings:
+            written, seconds = texts.timed(one)
+            quality = agreement(written, texts.whole)
+            if quality < 1.0 - max_loss:
+                break
+            best = min(best, (one, quality, seconds), key=lambda found: found[2])
+    return best
+
+
+def report(found: Mapping[str, Calibrated]) -> str:
+    """A line for each task."""
+    lines = []
+    for name, one in found.items():
+        when = "never before" if one.threshold > 1 else f"at a confidence of {one.threshold:g} or"
+        cost = (
+            f"{one.mean_exits:.2f} of {one.num_exits} layers"
+            if one.mean_exits is not None
+            else f"{one.times_faster:.2f} times as fast"
+        )
+        lines.append(
+            f"{name}: leaves {when} layer {one.depth} of {one.num_exits}; {one.metric} "
+            f"{one.quality:.4f} instead of {one.full_quality:.4f}, {cost}, on {one.num_rows:,} rows"
+        )
+    return "\n".join(lines)

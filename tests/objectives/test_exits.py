@@ -1,0 +1,102 @@
+"""Losses at every exit: against the model cut off there, and what is left alone when off."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from m6rec_jax.errors import ConfigError
+from m6rec_jax.model import M6Rec, ModelConfig
+from m6rec_jax.objectives import classification_loss, language_modelling_loss, total_loss
+from tests.objectives.conftest import CONFIG, Features
+
+DEEP = CONFIG.replace(num_decoder_layers=3, scan_unroll=1)
+# 2k / (L(L + 1)), and 2k / (k(k + 1)) divided by its sum.
+WEIGHTS = {
+    "rising": np.array([1, 2, 3]) / 6,
+    "falling": np.array([1, 2 / 3, 1 / 2]) / (1 + 2 / 3 + 1 / 2),
+}
+OBJECTIVES = {"language_modelling_weight": 1.0, "classification_weight": 0.5}
+
+
+@pytest.fixture(scope="module")
+def variables(features: Features) -> dict[str, Any]:
+    shapes = jax.eval_shape(M6Rec(DEEP).init, jax.random.key(0), features)
+    rng = np.random.default_rng(1)
+    return jax.tree.map(
+        lambda leaf: (rng.normal(size=leaf.value.shape) * 0.5).astype(np.float32),
+        shapes,
+        is_leaf=lambda leaf: hasattr(leaf, "names"),
+    )
+
+
+def cut_off(variables: dict[str, Any], num_layers: int) -> tuple[M6Rec, dict[str, Any]]:
+    """The model of the first decoder layers alone: a forward pass of another program."""
+    params = dict(variables["params"])
+    layers = params["decoder"]["layers"]
+    params["decoder"] = params["decoder"] | {
+        "layers": jax.tree.map(lambda leaf: leaf[:num_layers], layers)
+    }
+    return M6Rec(DEEP.replace(num_decoder_layers=num_layers)), variables | {"params": params}
+
+
+@pytest.mark.parametrize("weighting", WEIGHTS)
+def test_the_loss_is_that_of_models_cut_off_at_each_layer(
+    variables: dict[str, Any], features: Features, weighting: str
+) -> None:
+    losses: dict[str, list[float]] = {"language_modelling": [], "classification": []}
+    for num_layers in (1, 2, 3):
+        model, own = cut_off(variables, num_layers)
+        outputs = jax.jit(model.apply)(own, features)
+        for name, loss in (
+            ("language_modelling", language_modelling_loss),
+            ("classification", classification_loss),
+        ):
+            found, _ = loss(model, own, outputs, features)
+            losses[name].append(float(found.total) / float(found.count))
+    model = M6Rec(DEEP.replace(exit_losses=weighting))
+    total, metrics = total_loss(model, variables, features, **OBJECTIVES)
+    weighted = {name: WEIGHTS[weighting] @ values for name, values in losses.items()}
+    expected = weighted["language_modelling"] + 0.5 * weighted["classification"]
+    assert float(total) == pytest.approx(expected, rel=1e-5)
+    for name, values in losses.items():
+        assert float(metrics[f"{name}/loss"].mean()) == pytest.approx(values[-1], rel=1e-5)
+        over_exits = float(metrics[f"{name}/loss_over_exits"].mean())
+        assert over_exits == pytest.approx(weighted[name], rel=1e-5)
+
+
+def test_off_is_the_plain_program(variables: dict[str, Any], features: Features) -> None:
+    """No layer's state is kept beside the last one's."""
+
+    def program(config: ModelConfig) -> str:
+        def loss(variables: Any) -> Any:
+            return total_loss(M6Rec(config), variables, features, **OBJECTIVES)[0]
+
+        return str(jax.make_jaxpr(loss)(variables))
+
+    off = program(DEEP)
+    states = f"f32[3,{features['decoder_labels'].shape[0]},{features['decoder_labels'].shape[1]},8]"
+    assert states not in off
+    assert states in program(DEEP.replace(exit_losses="rising"))
+
+
+def test_logits_of_one_exit_exist_at_a_time(variables: dict[str, Any], features: Features) -> None:
+    """Language modelling would otherwise hold a vocabulary for every layer."""
+    model = M6Rec(DEEP.replace(exit_losses="rising"))
+
+    def loss(variables: Any) -> Any:
+        return total_loss(model, variables, features)[0]
+
+    program = str(jax.make_jaxpr(jax.grad(loss))(variables))
+    rows, target = features["decoder_labels"].shape
+    assert f"f32[{rows},{target},24]" in program
+    assert f"f32[3,{rows},{target},24]" not in program
+
+
+def test_layers_without_the_source_are_no_exits() -> None:
+    late = {"num_encoder_layers": 3, "late_layers_start": 1}
+    assert dataclasses.replace(DEEP, **late).num_exits == 2
+    with pytest.raises(ConfigError, match="exit_losses = 'rising' needs two decoder layers"):
+        DEEP.replace(num_decoder_layers=1, exit_losses="rising")
