@@ -255,4 +255,4 @@ class LikelihoodAnswers(Answerer[_LikelihoodTask]):
 
     def warm_up(self, tasks: Iterable[str]) -> None:
         if list(tasks):
-            self.parts.likelihood_scorer().warm_up()
+            self.parts.warm_once("likelihood", self.parts.likelihood_scorer().warm_up)

@@ -171,11 +171,11 @@ class RerankingAnswers(Answerer[_RerankingTask]):
         }
 
     def warm_up(self, tasks: Iterable[str]) -> None:
-        self.parts.retriever().warm_up()
+        self.parts.warm_once("retriever", self.parts.retriever().warm_up)
         for own in map(self.of_task, tasks):
             own.found.index.warm_up(self._depth, self.parts.batch_sizes)
             if own.scorer is not None:
-                self.parts.scorer().warm_up()
+                self.parts.warm_once("scorer", self.parts.scorer().warm_up)
 
     @staticmethod
     def _indices(own: _RerankingTask, ids: Iterable[str]) -> list[int]:

@@ -335,6 +335,6 @@ class RetrievalAnswers(Answerer[RetrievalTask]):
         }
 
     def warm_up(self, tasks: Iterable[str]) -> None:
-        self.parts.retriever().warm_up()
+        self.parts.warm_once("retriever", self.parts.retriever().warm_up)
         for task in tasks:
             self.of_task(task).index.warm_up(self._max_k, self.parts.batch_sizes)

@@ -265,4 +265,4 @@ class ScoringAnswers(Answerer[RequestRenderer]):
 
     def warm_up(self, tasks: Iterable[str]) -> None:
         if list(tasks):
-            self.parts.scorer().warm_up()
+            self.parts.warm_once("scorer", self.parts.scorer().warm_up)
