@@ -204,6 +204,8 @@ class Parts:
         """
         other = copy.copy(self)
         other.model, other._lock = model, threading.RLock()
+        if model is not self.model:
+            other._index = self.indexes()  # new tasks have indexes of their own
         if data is not None:
             other._prepared = data.get("prepared", self._prepared)
             other._items = data.get("items", self._items)
@@ -327,6 +329,13 @@ class Parts:
         return self._index is not None and (
             not isinstance(self._index, Mapping) or task in self._index
         )
+
+    def indexes(self) -> dict[str, str]:
+        """The folder of each task's index, as far as one is named."""
+        if isinstance(self._index, Mapping):
+            return dict(self._index)
+        tasks = self.model.settings.tasks
+        return {} if self._index is None else dict.fromkeys(tasks, self._index)
 
     def beside(self, task: str, kind: str) -> str | None:
         """The one task of a kind that was trained on the same data; None: none, or several."""
