@@ -45,7 +45,7 @@ def serve(
     items: str | None = None,
     step: int | None = None,
     rules: LogicalRules | None = None,
-    batch_sizes: Sequence[int] = (1, 8, 32),
+    batch_sizes: Sequence[int] | None = None,
     source_buckets: Sequence[int] | None = None,
     titles: bool = False,
     timeout: float = 30.0,
@@ -56,7 +56,9 @@ def serve(
 
     Args:
       model_dir, bank, step: see `Service.open`.
-      index, prepared, items, batch_sizes, source_buckets: see `ServiceOptions`.
+      index, prepared, items, source_buckets: see `ServiceOptions`.
+      batch_sizes: likewise; None: 1 and 8 on a CPU, where a padded row costs as much as a real one,
+        1 and 32 elsewhere.
       host, port: where to listen; port 0 takes a free one.
       tokens: that routes want; None: see `Tokens`.
       rules: logical-axis rules, by which the model lies over the mesh of `make_mesh` (gin); None:
@@ -73,6 +75,8 @@ def serve(
     """
     began = time.monotonic()
     use_compilation_cache()
+    if batch_sizes is None:
+        batch_sizes = (1, 8) if jax.default_backend() == "cpu" else (1, 32)
     options = ServiceOptions(
         prepared, items, index, batch_sizes=tuple(batch_sizes), source_buckets=source_buckets
     )
@@ -83,6 +87,7 @@ def serve(
             model_dir, bank=bank, step=step, mesh=mesh, rules=tuple(rules or ()), options=options
         )
 
+    bound = _bind(host, port)
     metrics = Metrics()
     server = Server(
         Snapshots(
@@ -98,8 +103,6 @@ def serve(
         log.warning("everybody who reaches %s may ask: there is no read token", host)
     config = uvicorn.Config(
         trace(make_app(server, tokens)),
-        host,
-        port,
         log_config=None,
         log_level="error",
         access_log=False,
@@ -124,7 +127,7 @@ def serve(
 
     threading.Thread(target=load, name="m6rec-loading", daemon=True).start()
     try:
-        listening.run()
+        listening.run([bound])
     finally:
         server.draining = True
         server.scheduler.close(1.0)
@@ -142,8 +145,20 @@ def use_compilation_cache() -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
+def _bind(host: str, port: int) -> socket.socket:
+    """A socket that listens; raises ConfigError where the port is taken or the host unknown."""
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        bound = socket.create_server((host, port), family=family, backlog=2048)
+    except (OSError, OverflowError) as error:
+        raise ConfigError(f"cannot listen at {host}, port {port}: {error}") from error
+    shown = f"[{host}]" if ":" in host else host
+    print(f"http://{shown}:{bound.getsockname()[1]} (documentation: /docs)", flush=True)
+    return bound
+
+
 class _Listening(uvicorn.Server):
-    """uvicorn that says where it listens, and ends with status 0 after SIGTERM.
+    """uvicorn that ends with status 0 after SIGTERM.
 
     Attributes:
       error: why loading failed; None: it did not.
@@ -158,12 +173,6 @@ class _Listening(uvicorn.Server):
         """Ends the server, because there is nothing to serve."""
         self.error = error
         self.should_exit = True
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        host, port = self.servers[0].sockets[0].getsockname()[:2]
-        shown = f"[{host}]" if ":" in host else host
-        print(f"http://{shown}:{port} (documentation: /docs)", flush=True)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

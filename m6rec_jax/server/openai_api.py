@@ -113,7 +113,7 @@ async def _embed(asked: Asking, body: schemas.Embeddings) -> dict[str, Any]:
         if not snapshot.num_tokens([text]):
             raise ApiError(422, "no_text", f"'input[{index}]' has no words", f"input[{index}]")
     if name == body.model:
-        accepted = [await asked.accept_text(text, task, "embeddings") for text in texts]
+        accepted = [await asked.accept_text(_segments(text), task, "embeddings") for text in texts]
         vectors = [one.vector for one in await asked.answer(*accepted)]  # type: ignore[attr-defined]
     else:
         vectors = await asked.call(functools.partial(retriever.embed_items, texts, task))
@@ -131,6 +131,10 @@ async def _embed(asked: Asking, body: schemas.Embeddings) -> dict[str, Any]:
         ],
         "usage": _usage(snapshot.num_tokens(texts)),
     }
+
+
+def _segments(text: str) -> list[str]:
+    return text.splitlines() or [""]
 
 
 def _base64(vector: np.ndarray) -> str:
@@ -151,7 +155,9 @@ async def _accept_completion(asked: Asking, body: schemas.Completion) -> tuple[s
     except DataError as error:
         raise ApiError(422, "missing_field", f"'item': {error}", "item") from None
     accepted = [
-        await asked.accept_text(text, task, "generation", (), [item], number=body.seed or 0)
+        await asked.accept_text(
+            _segments(text), task, "generation", items=[item], number=body.seed or 0
+        )
         for text in prompts
     ]
     return task, accepted

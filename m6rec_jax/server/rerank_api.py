@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import math
+import time
 import uuid
-from collections.abc import Mapping
 from typing import Any
 
 from fastapi import APIRouter, Request
+from starlette.concurrency import run_in_threadpool
 
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.jobs.answering import Accepted
-from m6rec_jax.requests.rendering import RequestText
 from m6rec_jax.requests.request import RejectedRow
 from m6rec_jax.server import schemas
 from m6rec_jax.server.asking import Asking, Server, asking
 from m6rec_jax.server.limits import strict_route
-from m6rec_jax.server.snapshots import ANY_TASK
+from m6rec_jax.server.snapshots import ANY_TASK, Snapshot
 from m6rec_jax.text.records import Item
 
 # Kinds of tasks that score candidates, the best for it first, and the job that does.
@@ -33,7 +33,7 @@ def routes(server: Server) -> APIRouter:
         """Documents, likeliest first, for a user described in text."""
         async with asking(server, request) as asked:
             task, job = _task(asked, body.model)
-            accepted = await _accept(asked, body, task, job)
+            accepted = await run_in_threadpool(_accept, asked.snapshot, body, task, job)
             (result,) = await asked.answer(accepted)
             scores = [item.score for item in result.items]  # type: ignore[attr-defined]
             if job == "likelihood":  # mean log probabilities
@@ -75,29 +75,32 @@ def _task(asked: Asking, model: str) -> tuple[str, str]:
     raise ConfigError("the model has no task of scoring, reranking or likelihood")
 
 
-async def _accept(asked: Asking, body: schemas.Rerank, task: str, job: str) -> Accepted:
+def _accept(snapshot: Snapshot, body: schemas.Rerank, task: str, job: str) -> Accepted:
     """Objects are rendered as items, texts are read as they are."""
     texts = {i: text for i, doc in enumerate(body.documents) if (text := _text(doc)) is not None}
-    objects = [doc for i, doc in enumerate(body.documents) if i not in texts]
-    asks_text = isinstance(body.query, str)
-    rendered: Accepted | None = None
-    if objects or not asks_text:
-        fields: Mapping[str, Any] = {} if isinstance(body.query, str) else body.query
+    objects = {i: doc for i, doc in enumerate(body.documents) if i not in texts}
+    items: dict[int, Item] = {}
+    for index, entry in objects.items():
         try:
-            rendered = await asked.accept({**fields, "candidates": objects}, task, job)
+            (items[index],), (texts[index],) = snapshot.service.candidates(
+                [entry], task=task, job=job, time=time.time()
+            )
         except RejectedRow as problem:
-            # Indices are those among the documents that are objects.
-            said = str(problem).replace("candidates[", "objects[")
+            said = str(problem).replace("candidates[0]", f"documents[{index}]")
             raise RejectedRow(problem.kind, said) from None
-    items = iter(() if rendered is None else rendered.request.candidates)
-    of_objects = iter(() if rendered is None else rendered.text.candidates)
-    candidates = [texts[i] if i in texts else next(of_objects) for i in range(len(body.documents))]
-    about = [Item("", {}) if i in texts else next(items) for i in range(len(body.documents))]
-    query = body.query if isinstance(body.query, str) else ""
-    accepted: Accepted = await asked.accept_text(query, task, job, candidates, about)
-    if rendered is not None and not asks_text:
-        accepted = accepted._replace(text=RequestText(rendered.text.history, candidates))
-    return accepted
+    if isinstance(body.query, str):
+        history = body.query.splitlines() or [""]
+    else:
+        row = {**body.query, "candidates": []}
+        history = snapshot.accept(row, task, job).text.history
+    number = range(len(body.documents))
+    return snapshot.accept_text(
+        history,
+        task,
+        job,
+        [texts[index] for index in number],
+        [items.get(index, Item("", {})) for index in number],
+    )
 
 
 def _text(document: schemas.AnyItem) -> str | None:

@@ -127,35 +127,31 @@ class Snapshot:
 
     def accept_text(
         self,
-        text: str,
+        history: Sequence[str],
         task: str,
         job: str,
         candidates: Sequence[str] = (),
-        items: Sequence[Item] | None = None,
+        items: Sequence[Item] = (),
         number: int = 0,
     ) -> Accepted:
         """A request that is text already, in place of what `accept` renders.
 
         Args:
-          text: the history, a segment a line: profile, behaviours, context.
+          history: segments: profile, behaviours, context.
           task, job, number: as for `accept`.
           candidates: as the model reads them.
-          items: what they are; None: nothing is known of them.
+          items: what the candidates are, or what a text is about.
 
         Raises:
           RejectedRow: a candidate without words.
           ConfigError: the task is none for the job.
         """
         job = self.service.job(task, job)
-        vocabulary = self.service.model.vocabulary
-        for index, candidate in enumerate(candidates):
-            if not len(vocabulary.encode_array(candidate)):
-                raise RejectedRow("no_text", f"'documents[{index}]' has no words")
-        if items is None:
-            items = [Item("", {})] * len(candidates)
+        if candidates:
+            answerer: Any = self.service.answerer(job)
+            answerer.check_candidates(candidates, task)
         request = Request(User(""), time.time(), (), tuple(items))
-        rendered = RequestText(text.splitlines() or [""], list(candidates))
-        return Accepted(job, task, request, rendered, number)
+        return Accepted(job, task, request, RequestText([*history], [*candidates]), number)
 
     def describe(self, task: str, job: str) -> Mapping[str, Any]:
         """What answered, for answers: `task`, `job`, `prompts`, `data`, `snapshot`."""

@@ -28,6 +28,7 @@ from m6rec_jax.jobs.answering import Accepted, Answerer, Parts, RequestFields, R
 from m6rec_jax.jobs.job import job_of, jobs
 from m6rec_jax.requests.request import RejectedRow, RequestParser
 from m6rec_jax.sharding import LogicalRules
+from m6rec_jax.text.records import Item
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,6 +187,25 @@ class Service:
         except RejectedRow as problem:
             return problem
         return Accepted(job, task, request, text, number)
+
+    def candidates(
+        self, entries: Sequence[Any], *, task: str, job: str, time: float
+    ) -> tuple[Sequence[Item], list[str]]:
+        """Items, and what the model reads of each as a candidate, whoever the user is.
+
+        Args:
+          entries: ids or objects, as `candidates` of a request.
+          task, job: 'scoring' or 'likelihood'.
+          time: the moment that is asked about.
+
+        Raises:
+          RejectedRow: one of them is unknown, or has nothing to read.
+          ConfigError: as `accept`.
+        """
+        row = {"time": time, "behaviours": [], "candidates": list(entries)}
+        request = self._parser_of(job, task).parse(row)
+        answerer: Any = self.answerer(job)
+        return request.candidates, answerer.candidate_texts(request, task)
 
     def answer(self, accepted: Sequence[Accepted]) -> list[Result]:
         """Answers requests of any tasks and jobs, in their order.
