@@ -18,6 +18,7 @@ import jax
 import uvicorn
 
 from m6rec_jax.data.sources import default_cache_dir
+from m6rec_jax.errors import ConfigError
 from m6rec_jax.server.access import Tokens
 from m6rec_jax.server.app import make_app
 from m6rec_jax.server.asking import Server

@@ -137,7 +137,8 @@ async def _write(asked: Asking, body: schemas.Write, kind: str | None = None) ->
     task = writing_task(asked, body.task, kind)
     accepted = await asked.accept(_row(body), task, "generation", body.seed)
     (result,) = await asked.answer(accepted)
-    about = accepted.request.candidates or (Item("", {}),)
+    # One text about nothing, or one about each candidate, of which there may be none.
+    about = accepted.request.candidates or [Item("", {})] * len(result.texts)  # type: ignore[attr-defined]
     rows = zip(about, result.texts, result.log_probabilities, strict=True)  # type: ignore[attr-defined]
     texts = [
         {"id": item.id, "title": title_of(item), "text": text, "log_probability": score}
