@@ -28,7 +28,6 @@ def make_app(server: Server, tokens: Tokens | None = None) -> Access:
     """
     app = FastAPI(title="m6rec", version=__version__, description=_ABOUT, redoc_url=None)
     add_handlers(app)
-    server.metrics.watch(lambda: server.scheduler.depth, lambda: server.ready)
     for part in (native, rerank_api, openai_api, vertex, admin):
         app.include_router(part.routes(server))
 

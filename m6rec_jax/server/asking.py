@@ -43,6 +43,9 @@ class Server:
     timeout: float = 30.0
     draining: bool = False
 
+    def __post_init__(self) -> None:
+        self.metrics.watch(lambda: self.scheduler.depth, lambda: self.ready)
+
     @property
     def ready(self) -> bool:
         """Whether new requests are welcome."""

@@ -52,7 +52,7 @@ def listen() -> Iterator[Callable[[Any], str]]:
         running.append((server, thread))
         while not server.started:
             time.sleep(0.01)
-        return "http://127.0.0.1:{}".format(server.servers[0].sockets[0].getsockname()[1])
+        return f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
 
     yield start
     for server, thread in running:

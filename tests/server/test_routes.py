@@ -15,6 +15,7 @@ from m6rec_jax.jobs.answering import Accepted
 from m6rec_jax.server import vertex
 from m6rec_jax.server.app import make_app
 from m6rec_jax.server.asking import Server
+from m6rec_jax.server.metrics import PROGRAMS
 from m6rec_jax.serving.service import Service
 from tests.server import served
 from tests.serving.served_films import request
@@ -76,7 +77,7 @@ def test_recommends_what_was_found_reranked_and_scored(
     found = post(client, "/v1/recommend", row | {"scorer": ""})
     assert_items(found["items"], answer(service, row, "next", "reranking"))
     assert found["scored_by"] is None
-    # All that is found is scored by the one task of scoring on the same data, and the best are left.
+    # All that is found is scored by the one task of scoring on its data; the best are left.
     found = post(client, "/v1/recommend", row)
     assert found["scored_by"]["task"] == "ctr"
     reranked = answer(service, row | {"k": 20}, "next", "reranking")
@@ -209,8 +210,6 @@ def test_metrics_and_documentation(client: TestClient, server: Server) -> None:
 
 
 def test_nothing_compiles_once_it_is_ready(client: TestClient, service: Service) -> None:
-    from m6rec_jax.server.metrics import PROGRAMS
-
     programs = PROGRAMS.made
     for number in range(12):
         body = request(number) | {"k": 3}
