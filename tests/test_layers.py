@@ -31,8 +31,8 @@ LAYERS = [
     "compilation",
     "compression",
     "export",
-    "t5x_bridge",
     "server",
+    "t5x_bridge",
 ]
 # Modules beside the folders: errors and configuration (it knows only gin) lie below every layer,
 # the command line and the public face above.

@@ -112,9 +112,10 @@ class Access:
             metrics = self._server.metrics
             metrics.requests.labels(scope["method"], route, status).inc()
             metrics.request_seconds.labels(route).observe(seconds)
-            access_log.info(
-                "%s %s %d %.1f ms %s", scope["method"], route, status, 1000 * seconds, id_
-            )
+            # Probes come every second.
+            level = logging.DEBUG if route in self._open else logging.INFO
+            line = "%s %s %d %.1f ms %s"
+            access_log.log(level, line, scope["method"], route, status, 1000 * seconds, id_)
 
     async def _check_body(self, scope: Scope, headers: Headers, receive: Receive) -> None:
         length = headers.get("content-length", "0")
