@@ -237,21 +237,26 @@ class GenerationAnswers(Answerer[_GenerationTask]):
         return RequestFields(candidates="candidates" if needs_item else None)
 
     def accept(self, request: Request, task: str) -> RequestText:
-        own, generator = self.of_task(task), self.parts.generator(task)
+        own = self.of_task(task)
         text = own.renderer.render(request)
+        for item in own.items(request):
+            self.check_item(item, task)
+        return text
+
+    def check_item(self, item: Item | None, task: str) -> None:
+        """Raises RejectedRow where the task can write no text about an item."""
+        template, generator = self.of_task(task).template, self.parts.generator(task)
         try:
-            for item in own.items(request):
-                own.template.source(text.history, item)
-                prefix = own.template.render_prefix(item)
-                number = len(generator.vocabulary.encode(prefix))
-                if number >= generator.max_tokens:
-                    raise DataError(
-                        f"the text would begin with {number} tokens, which leaves no room in "
-                        f"{generator.max_tokens}: {prefix!r}"
-                    )
+            template.source((), item)
+            prefix = template.render_prefix(item)
+            number = len(generator.vocabulary.encode(prefix))
+            if number >= generator.max_tokens:
+                raise DataError(
+                    f"the text would begin with {number} tokens, which leaves no room in "
+                    f"{generator.max_tokens}: {prefix!r}"
+                )
         except DataError as error:
             raise RejectedRow("no_text", str(error)) from None
-        return text
 
     def answer(self, accepted: Sequence[Accepted]) -> list[Texts]:
         results: dict[int, Texts] = {}

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +21,7 @@ import uvicorn
 
 from m6rec_jax.data.sources import default_cache_dir
 from m6rec_jax.errors import ConfigError
+from m6rec_jax.io.closest import did_you_mean
 from m6rec_jax.server.access import Tokens
 from m6rec_jax.server.app import make_app
 from m6rec_jax.server.asking import Server
@@ -31,6 +34,8 @@ from m6rec_jax.serving.service import Service, ServiceOptions
 from m6rec_jax.sharding import LogicalRules, make_mesh
 
 log = logging.getLogger(__name__)
+
+_JOBS = ("title_recommendation", "likelihood")
 
 
 @gin.configurable(denylist=["tokens"])
@@ -48,12 +53,13 @@ def serve(
     rules: LogicalRules | None = None,
     batch_sizes: Sequence[int] | None = None,
     source_buckets: Sequence[int] | None = None,
-    titles: bool = False,
+    jobs: Sequence[str] = (),
     timeout: float = 30.0,
     grace: float = 25.0,
     drain: float = 0.0,
 ) -> None:
-    """Serves until SIGTERM or SIGINT; returns when all requests are answered.
+    """Serves until SIGTERM or SIGINT; returns when all requests are answered, or ends the process
+    with status 0 where their time is over.
 
     Args:
       model_dir, bank, step: see `Service.open`.
@@ -64,8 +70,8 @@ def serve(
       tokens: that routes want; None: see `Tokens`.
       rules: logical-axis rules, by which the model lies over the mesh of `make_mesh` (gin); None:
         it is on the default device.
-      titles: whether `/v1/recommend` may generate titles of the catalogue, which takes programs of
-        its own.
+      jobs: that may be asked beside what tasks are for, and take programs of their own:
+        'title_recommendation' of tasks that write titles, 'likelihood' of any task.
       timeout: seconds that a request may wait, where it does not say.
       grace: seconds that requests have to end in after SIGTERM.
       drain: seconds between SIGTERM, from which `/readyz` says no, and the last new connection: a
@@ -74,6 +80,11 @@ def serve(
     Raises:
       M6RecError: the model, its data or its indexes are missing or wrong.
     """
+    for job in jobs:
+        if job not in _JOBS:
+            raise ConfigError(
+                f"serve.jobs has '{job}'{did_you_mean(job, _JOBS)}; known: {', '.join(_JOBS)}"
+            )
     began = time.monotonic()
     use_compilation_cache()
     if batch_sizes is None:
@@ -92,7 +103,7 @@ def serve(
     metrics = Metrics()
     server = Server(
         Snapshots(
-            lambda service, version: Snapshot(service, version, titles, prepared),
+            lambda service, version: Snapshot(service, version, jobs, prepared),
             lambda what: metrics.swaps.labels(what).inc(),
         ),
         Scheduler(observe=metrics.batch),
@@ -126,15 +137,21 @@ def serve(
             PROGRAMS.cached,
         )
 
-    threading.Thread(target=load, name="m6rec-loading", daemon=True).start()
+    loading = threading.Thread(target=load, name="m6rec-loading", daemon=True)
+    loading.start()
     try:
         listening.run([bound])
     finally:
         server.draining = True
-        server.scheduler.close(1.0)
+        all_answered = server.scheduler.close(1.0)
     if listening.error is not None:
         raise listening.error
-    log.info("stopped: all requests are answered")
+    log.info("stopped: %s", "all requests are answered" if all_answered else "time was over")
+    if loading.is_alive() or not all_answered:
+        # Python cannot end threads that compile or compute; the process would abort.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def use_compilation_cache() -> None:

@@ -11,7 +11,6 @@ from m6rec_jax.errors import ConfigError
 from m6rec_jax.jobs.answering import Accepted, ScoredItem, title_of
 from m6rec_jax.server import schemas
 from m6rec_jax.server.asking import Asking, Server, asking
-from m6rec_jax.server.errors import ApiError
 from m6rec_jax.server.limits import strict_route
 from m6rec_jax.server.snapshots import ANY_TASK
 from m6rec_jax.text.records import Item
@@ -121,14 +120,6 @@ def _scorer(asked: Asking, task: str, name: str | None) -> str | None:
 async def _by_titles(asked: Asking, body: schemas.Recommend) -> dict[str, Any]:
     job = "title_recommendation"
     task = asked.snapshot.task(body.task, job)
-    if not asked.snapshot.answers(task, job):
-        raise ApiError(
-            400,
-            "cannot_be_answered",
-            f"'{task}' generates no titles of the catalogue here: start the server with "
-            "--gin.serve.titles=True, and name a task that writes titles or contents",
-            "by",
-        )
     (result,) = await asked.answer(await asked.accept(_row(body), task, job))
     return {**asked.snapshot.describe(task, job), "items": ranked(result)}
 

@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 from fastapi import APIRouter, Request
+from starlette.concurrency import run_in_threadpool
 
 from m6rec_jax.engine.task_settings import dialogue_part
-from m6rec_jax.errors import DataError
 from m6rec_jax.jobs.answering import Accepted
 from m6rec_jax.jobs.conversation import Answer, Conversation
+from m6rec_jax.requests.request import RejectedRow
 from m6rec_jax.server import schemas
 from m6rec_jax.server.asking import Asking, Server, asking, events
 from m6rec_jax.server.errors import ApiError
@@ -144,16 +145,7 @@ def _base64(vector: np.ndarray) -> str:
 async def _accept_completion(asked: Asking, body: schemas.Completion) -> tuple[str, list[Accepted]]:
     task = writing_task(asked, body.model)
     prompts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
-    item = Item("", {})
-    if body.item is not None:
-        row = {"candidates": [body.item]}
-        (item, *_) = (await asked.accept(row, task, "generation")).request.candidates or (item,)
-    template = asked.snapshot.service.answerer("generation").of_task(task).template
-    try:
-        template.source((), item)
-        template.render_prefix(item)
-    except DataError as error:
-        raise ApiError(422, "missing_field", f"'item': {error}", "item") from None
+    item = await run_in_threadpool(_item, asked.snapshot, body.item, task)
     accepted = [
         await asked.accept_text(
             _segments(text), task, "generation", items=[item], number=body.seed or 0
@@ -161,6 +153,20 @@ async def _accept_completion(asked: Asking, body: schemas.Completion) -> tuple[s
         for text in prompts
     ]
     return task, accepted
+
+
+def _item(snapshot: Snapshot, entry: schemas.AnyItem | None, task: str) -> Item:
+    """What a text is about; raises RejectedRow where the task can write none about it."""
+    answerer: Any = snapshot.service.answerer("generation")
+    item = Item("", {})
+    try:
+        if entry is not None:
+            item = snapshot.service.item(entry, task=task, job="generation")
+        answerer.check_item(item, task)
+    except RejectedRow as problem:
+        said = str(problem).replace("'items[0]", "'item")
+        raise RejectedRow(problem.kind, said) from None
+    return item
 
 
 async def _complete(asked: Asking, body: schemas.Completion) -> dict[str, Any]:
@@ -204,15 +210,18 @@ async def _completion_events(
         choice = {"index": 0, "text": text, "finish_reason": reason, "logprobs": None}
         return head | {"choices": [choice]}
 
-    whole = ""
+    whole, reason = "", "stop"
     async for piece in asked.pieces(accepted):
         longer, reason = _cut(asked.snapshot, body, whole + piece, True)
         yield event(longer[len(whole) :], None)
+        if longer != whole + piece:  # cut: nobody reads the rest
+            whole = longer
+            break
         whole += piece
-        if longer != whole:  # cut
-            yield event("", reason)
-            return
-    yield event("", "stop")
+    yield event("", reason)
+    if body.stream_options is not None and body.stream_options.include_usage:
+        read = asked.snapshot.num_tokens(accepted.text.history)
+        yield head | {"choices": [], "usage": _usage(read, asked.snapshot.num_tokens([whole]))}
 
 
 def _conversation(snapshot: Snapshot, body: schemas.Chat) -> Conversation:
@@ -235,14 +244,14 @@ def _conversation(snapshot: Snapshot, body: schemas.Chat) -> Conversation:
 
 
 def _next_turn(conversation: Conversation, body: schemas.Chat) -> Answer:
-    known = [m.content for m in body.messages if m.role in ("system", "developer")]
+    known = [m.text for m in body.messages if m.role in ("system", "developer")]
     turns = [
-        (USER if message.role == "user" else SYSTEM, message.content)
+        (USER if message.role == "user" else SYSTEM, message.text)
         for message in body.messages[:-1]
         if message.role in ("user", "assistant")
     ]
     history = [line for text in known for line in text.splitlines()] or None
-    return conversation.resumed(turns, history).answer(body.messages[-1].content)
+    return conversation.resumed(turns, history).answer(body.messages[-1].text)
 
 
 def _said(answer: Answer) -> tuple[str, dict[str, Any]]:
@@ -263,7 +272,7 @@ def _chat_answer(snapshot: Snapshot, body: schemas.Chat, answer: Answer) -> dict
     content, recommended = _said(answer)
     message = {"role": "assistant", "content": content, "refusal": None}
     choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}
-    read = snapshot.num_tokens([message.content for message in body.messages])
+    read = snapshot.num_tokens([message.text for message in body.messages])
     return _head("chat.completion", "chatcmpl", body.model) | {
         "choices": [choice],
         "usage": _usage(read, snapshot.num_tokens([content])),
@@ -284,6 +293,9 @@ async def _chat_events(
     content, recommended = _said(answer)
     yield event({"content": content})
     yield event({}, "stop", m6rec=recommended | {"snapshot": asked.snapshot.version})
+    if body.stream_options is not None and body.stream_options.include_usage:
+        read = asked.snapshot.num_tokens([message.text for message in body.messages])
+        yield head | {"choices": [], "usage": _usage(read, asked.snapshot.num_tokens([content]))}
 
 
 def _head(kind: str, prefix: str, model: str) -> dict[str, Any]:

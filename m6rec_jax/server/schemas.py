@@ -165,6 +165,12 @@ class Embeddings(BaseModel):
     dimensions: int | None = Field(None, description="the model's own, if any")
 
 
+class StreamOptions(BaseModel):
+    """Whether a last event counts tokens."""
+
+    include_usage: bool = False
+
+
 class Completion(BaseModel):
     """As OpenAI's client asks; texts are decoded as the server is set to (`Decoding` in gin)."""
 
@@ -179,13 +185,28 @@ class Completion(BaseModel):
     seed: int | None = Field(None, ge=0, lt=2**32)
     n: Literal[1] | None = None
     stream: bool | None = False
+    stream_options: StreamOptions | None = None
+
+
+class TextPart(BaseModel):
+    """A part of a message; only text is read."""
+
+    type: Literal["text"]
+    text: str
 
 
 class Message(BaseModel):
     """A turn of a dialogue. What a system message says is read as what is known of the user."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str
+    content: str | list[TextPart]
+
+    @property
+    def text(self) -> str:
+        """What it says."""
+        if isinstance(self.content, str):
+            return self.content
+        return "\n".join(part.text for part in self.content)
 
 
 class Chat(BaseModel):
@@ -202,6 +223,7 @@ class Chat(BaseModel):
     messages: list[Message] = Field(min_length=1)
     n: Literal[1] | None = None
     stream: bool | None = False
+    stream_options: StreamOptions | None = None
 
 
 class Predict(BaseModel):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal
 
 from m6rec_jax.bank.loaded import LoadedBank
@@ -40,7 +40,7 @@ class Snapshot:
     Args:
       service: over them; warmed up here, so that no request compiles or reads anything.
       version: of the snapshots of a server, from 1.
-      titles: whether titles of the catalogue are generated, see `launch.serve`.
+      jobs: that may be asked beside what tasks are for, see `launch.serve`.
       prepared: folder with the catalogue of dialogues; None: what the model was trained on.
 
     Attributes:
@@ -53,7 +53,11 @@ class Snapshot:
     """
 
     def __init__(
-        self, service: Service, version: int, titles: bool = False, prepared: str | None = None
+        self,
+        service: Service,
+        version: int,
+        jobs: Collection[str] = (),
+        prepared: str | None = None,
     ) -> None:
         self.service, self.version, self.since = service, version, time.time()
         self._described: dict[tuple[str, str], Mapping[str, Any]] = {}
@@ -61,8 +65,11 @@ class Snapshot:
         for task, job in list(pairs):
             if job == "retrieval" and self._opens(task, "reranking"):
                 pairs.append((task, "reranking"))
-            if titles and self.tasks[task].writing in NAMING:
+            if "title_recommendation" in jobs and self.tasks[task].writing in NAMING:
                 pairs.append((task, "title_recommendation"))
+        pairs += [(task, "scoring") for task in self.named("reranking")]
+        if "likelihood" in jobs:
+            pairs += [(task, "likelihood") for task in self.named("scoring", "retrieval")]
         service.warm_up(pairs)
         if service.model.model.config.prompts.retrieval_dim and self.named("retrieval"):
             parts = service.parts
@@ -70,9 +77,12 @@ class Snapshot:
             parts.warm_once("retriever", retriever.warm_up)
             task = self.named("retrieval")[0]
             parts.warm_once("items", lambda: _warm_up_items(retriever, task, parts.batch_sizes))
+            pairs.append((task, "embeddings"))
         self._pairs = frozenset(pairs)
+        self._jobs = {job for _, job in pairs if job != "title_recommendation"}
         for task, job in pairs:
-            self.describe(task, job)
+            if job != "embeddings":  # of text, which takes no data
+                self.describe(task, job)
         self.conversation: Conversation | None = None
         self.no_conversation = "the model has no task of dialogues"
         if any(map(dialogue_part, self.tasks.values())):
@@ -117,6 +127,7 @@ class Snapshot:
         Raises:
           RejectedRow, ConfigError, DataError: as `Service.accept`.
         """
+        self._check_compiled(task, job)
         row = {"behaviours": [], **row}
         if row.get("time") is None:
             row["time"] = time.time()
@@ -146,6 +157,7 @@ class Snapshot:
           RejectedRow: a candidate without words.
           ConfigError: the task is none for the job.
         """
+        self._check_compiled(task, job)
         job = self.service.job(task, job)
         if candidates:
             answerer: Any = self.service.answerer(job)
@@ -176,6 +188,16 @@ class Snapshot:
     def num_tokens(self, texts: Sequence[str]) -> int:
         """Tokens of texts, for the usage that clients are told."""
         return sum(len(self.service.model.vocabulary.encode_array(text)) for text in texts)
+
+    def _check_compiled(self, task: str, job: str) -> None:
+        """A request that compiles would hold up all others."""
+        if job not in self._jobs and not self.answers(task, job):
+            raise ApiError(
+                400,
+                "cannot_be_answered",
+                f"'{task}' is not asked for '{job}' here: the server was not started with "
+                f"--gin.serve.jobs=\"['{job}']\", or an index, or other tasks or data are missing",
+            )
 
     def _opens(self, task: str, job: str) -> bool:
         try:

@@ -188,6 +188,10 @@ class Service:
             return problem
         return Accepted(job, task, request, text, number)
 
+    def item(self, entry: Any, *, task: str, job: str) -> Item:
+        """The item that an id or an object means; raises as `candidates`."""
+        return self._parser_of(job, task).items([entry])[0]
+
     def candidates(
         self, entries: Sequence[Any], *, task: str, job: str, time: float
     ) -> tuple[Sequence[Item], list[str]]:

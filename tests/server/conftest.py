@@ -6,14 +6,30 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 import pytest
 import uvicorn
 from fastapi.testclient import TestClient
+from jax.experimental.compilation_cache import compilation_cache
 
 from m6rec_jax.server.app import make_app
 from m6rec_jax.server.asking import Server
+from m6rec_jax.server.launch import use_compilation_cache
 from m6rec_jax.serving.service import Service
 from tests.server import served as served_folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Compiled once for all workers and all services: they are the same for every folder."""
+    before = jax.config.values["jax_compilation_cache_dir"]
+    folder = tmp_path_factory.getbasetemp().parent / "programs"
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    use_compilation_cache()
+    compilation_cache.reset_cache()
+    yield
+    jax.config.update("jax_compilation_cache_dir", before)
+    compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="session")

@@ -151,10 +151,14 @@ def test_openai_chats(ai: openai.OpenAI) -> None:
     assert titles
     # What was named in the dialogue is not recommended again.
     assert not {title for title in titles if title.startswith(("Film A", "Film B"))}
-    chunks = list(ai.chat.completions.create(model="m6rec", messages=messages, stream=True))
+    messages[0]["content"] = [{"type": "text", "text": messages[0]["content"]}]
+    *chunks, last = ai.chat.completions.create(
+        model="m6rec", messages=messages, stream=True, stream_options={"include_usage": True}
+    )
     said = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
     assert said == reply
     assert chunks[-1].choices[0].finish_reason == "stop"
+    assert last.usage == found.usage
     with pytest.raises(openai.NotFoundError, match="'ctr' is none of m6rec, talk_replies"):
         ai.chat.completions.create(model="ctr", messages=messages)
     with pytest.raises(openai.UnprocessableEntityError, match="the last message"):

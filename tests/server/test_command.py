@@ -16,6 +16,9 @@ from typing import Any
 
 import pytest
 
+from m6rec_jax.errors import ConfigError
+from m6rec_jax.server.launch import _bind, serve
+from m6rec_jax.subcommands import _indexes
 from tests.integration.commands import ROOT
 from tests.serving.served_films import request
 
@@ -75,7 +78,7 @@ def ask(address: str, path: str, body: Any = None) -> tuple[int, Any]:
         return error.code, json.load(error)
 
 
-def test_from_a_run_to_an_answer_to_a_clean_exit(run: Any) -> None:
+def test_from_a_run_to_an_answer_to_a_clean_exit(run: Any, folder: Path) -> None:
     served = run(
         *("run", "--bank", "bank", "--index", "index", "--port", "0"),
         *("--gin.PREPARED='data'", "--gin.load_bank.tasks=['ctr', 'next']"),
@@ -114,6 +117,7 @@ def test_from_a_run_to_an_answer_to_a_clean_exit(run: Any) -> None:
     assert "POST /v1/score 200" in log
     assert "comedy" not in log
 
+    assert (folder / "cache" / "programs").is_dir()
     # The second time programs come from the cache.
     again = run(
         *("run", "--bank", "bank", "--index", "index", "--port", "0"),
@@ -124,14 +128,25 @@ def test_from_a_run_to_an_answer_to_a_clean_exit(run: Any) -> None:
 
 
 def test_what_a_user_can_mend(run: Any) -> None:
-    for said, arguments in (
-        ("nowhere", ["nowhere", "--port", "0"]),
-        ("each is --index TASK=DIR", ["run", "--index", "a", "--index", "b"]),
-        ("cannot listen at 127.0.0.1, port 99999", ["run", "--port", "99999"]),
-        ("holds no prepared data", ["run", "--port", "0", "--gin.PREPARED='nowhere'"]),
-    ):
-        process = run(*arguments).process
-        output, _ = process.communicate(timeout=120)
-        assert process.returncode == 2, output
-        assert said in output
-        assert "Traceback" not in output
+    process = run("run", "--port", "0", "--gin.PREPARED='nowhere'").process
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 2, output
+    assert "nowhere holds no prepared data" in output
+    assert "Traceback" not in output
+    with pytest.raises(ConfigError, match=r"--index b: of several indexes each is --index TASK="):
+        _indexes(["a=x", "b"])
+    assert _indexes(["a=x", "b=y"]) == {"a": "x", "b": "y"}
+    assert _indexes(["x"]) == "x"
+    with pytest.raises(ConfigError, match=r"cannot listen at 127\.0\.0\.1, port 99999"):
+        _bind("127.0.0.1", 99999)
+    with pytest.raises(ConfigError, match=r"'likelyhood'.*did you mean 'likelihood'"):
+        serve("run", jobs=["likelyhood"])
+
+
+def test_stopped_while_it_loads(run: Any) -> None:
+    served = run("run", "--port", "0", "--gin.PREPARED='data'")
+    served.until("^http")
+    time.sleep(1.0)
+    served.process.send_signal(signal.SIGTERM)
+    output, _ = served.process.communicate(timeout=60)
+    assert served.process.returncode == 0, output

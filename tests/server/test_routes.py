@@ -126,6 +126,9 @@ def test_what_is_wrong_is_named(client: TestClient) -> None:
     assert failed(client, "/v1/retrieve", request(3) | {"k": 500}) == (422, "k_too_large", "k")
     assert failed(client, "/v1/nothing", {}) == (404, "not_found", None)
     assert client.get("/v1/score").json()["error"]["code"] == "method_not_allowed"
+    # That would compile, and hold up all others.
+    titles = row | {"task": "ctr", "by": "titles"}
+    assert failed(client, "/v1/recommend", titles) == (400, "cannot_be_answered", None)
     missing = client.post("/v1/score", json=row | {"task": "cttr"}).json()["error"]["message"]
     assert "did you mean 'ctr'?" in missing
 

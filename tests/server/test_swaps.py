@@ -96,7 +96,7 @@ def test_replaced_under_load(swapped: tuple[Server, TestClient], own_folder: Pat
 
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         loads = [pool.submit(load) for _ in range(3)]
-        for swap in range(12):
+        for swap in range(6):
             replace(own_folder, ("run", "other")[swap % 2], "ctr")
             assert put(client, "prompts/ctr", {})["snapshot"] == version + swap + 1
         stop.set()
