@@ -10,12 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from m6rec_jax.jobs.answering import Accepted
 from m6rec_jax.server import vertex
 from m6rec_jax.server.app import make_app
 from m6rec_jax.server.asking import Server
 from m6rec_jax.server.metrics import PROGRAMS
+from m6rec_jax.server.tracing import with_spans
 from m6rec_jax.serving.service import Service
 from tests.server import served
 from tests.serving.served_films import request
@@ -250,3 +254,23 @@ def test_the_log_has_no_word_of_a_user(
         ["POST", "(no", "route)"],
     ]
     assert "secrets" not in caplog.text
+
+
+def test_traces_name_routes_and_no_words(server: Server) -> None:
+    spans = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(spans))
+    own = TestClient(with_spans(make_app(server), provider))
+    parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    body = request(3) | {"task": "ctr"}
+    post(own, "/v1/score", body, headers={"traceparent": parent})
+    own.get("/v1/models/secrets")
+    found, other = spans.get_finished_spans()
+    assert found.name == "POST /v1/score"
+    assert dict(found.attributes or {}) == {
+        "http.route": "/v1/score",
+        "http.response.status_code": 200,
+    }
+    assert found.parent is not None
+    assert format(found.parent.trace_id, "x") == parent.split("-")[1].lstrip("0")
+    assert other.name == "GET /v1/models/{name}"
