@@ -292,6 +292,8 @@ def _parser() -> argparse.ArgumentParser:
     _takes_gin(chat)
     chat.set_defaults(run=subcommands.run_chat)
 
+    _add_serve(commands)
+
     index = commands.add_parser("index", help="compute what serving needs of a catalogue")
     actions = index.add_subparsers(dest="action", required=True, metavar="ACTION")
     build = actions.add_parser(
@@ -366,6 +368,50 @@ def _parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="versions, devices and known version traps")
     doctor.set_defaults(run=subcommands.run_doctor)
     return parser
+
+
+def _add_serve(commands: Any) -> None:
+    command = commands.add_parser(
+        "serve",
+        help="answer over HTTP: score, retrieve, recommend, write, and what other clients speak",
+        description="Serves a run, or the tasks of a bank on a run's backbone, until SIGTERM "
+        "(pip install 'm6rec_jax[serve]'). Tokens may also stand in the environment, in "
+        "M6REC_READ_TOKEN and M6REC_ADMIN_TOKEN.",
+    )
+    command.add_argument("folder", type=_local_path, metavar="RUN", help="MODEL_DIR of a run")
+    command.add_argument(
+        "--bank", type=_local_path, metavar="DIR", help="a bank, whose tasks are served"
+    )
+    command.add_argument(
+        "--index",
+        action="append",
+        metavar="DIR",
+        help="of the catalogue, to retrieve; TASK=DIR where several tasks do, given several times",
+    )
+    # Vertex AI names the port, and reaches the container from outside.
+    port = os.environ.get("AIP_HTTP_PORT")
+    command.add_argument(
+        "--host",
+        default="127.0.0.1" if port is None else "0.0.0.0",
+        help="address to listen at (default 127.0.0.1: this machine alone)",
+    )
+    command.add_argument(
+        "--port", type=int, default=int(port or 8080), help="0 takes a free one (default 8080)"
+    )
+    command.add_argument(
+        "--read-token-file",
+        type=_local_path,
+        metavar="FILE",
+        help="holds the token that requests bring (default: none is needed)",
+    )
+    command.add_argument(
+        "--admin-token-file",
+        type=_local_path,
+        metavar="FILE",
+        help="holds the token for changing what is served (default: nothing can be changed)",
+    )
+    _takes_gin(command)
+    command.set_defaults(run=subcommands.run_serve)
 
 
 def _add_compile(commands: Any) -> None:

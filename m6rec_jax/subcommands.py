@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -244,6 +244,40 @@ def run_chat(args: argparse.Namespace) -> None:
     args.gin_file = ["gin_configs/runs/chat.gin", *(args.gin_file or ())]
     _configure(args)
     chat(user=args.user)
+
+
+def run_serve(args: argparse.Namespace) -> None:
+    try:
+        from m6rec_jax.server.access import Tokens
+        from m6rec_jax.server.launch import serve
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"m6rec serve needs the package {error.name}: pip install 'm6rec_jax[serve]'"
+        ) from error
+
+    args.gin_file = ["gin_configs/runs/serve.gin", *(args.gin_file or ())]
+    _configure(args)
+    serve(
+        args.folder,
+        bank=args.bank,
+        index=_indexes(args.index or ()),
+        host=args.host,
+        port=args.port,
+        tokens=Tokens.find(args.read_token_file, args.admin_token_file),
+    )
+
+
+def _indexes(given: Sequence[str]) -> str | dict[str, str] | None:
+    """One folder, or one for each task: DIR or TASK=DIR."""
+    if len(given) < 2 and not any("=" in one for one in given):
+        return str(Path(given[0]).expanduser()) if given else None
+    found: dict[str, str] = {}
+    for one in given:
+        task, equals, folder = one.partition("=")
+        if not equals or task in found:
+            raise ConfigError(f"--index {one}: of several indexes each is --index TASK=DIR")
+        found[task] = str(Path(folder).expanduser())
+    return found
 
 
 def run_index_build(args: argparse.Namespace) -> None:

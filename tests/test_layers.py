@@ -31,6 +31,7 @@ LAYERS = [
     "compilation",
     "compression",
     "export",
+    "server",
     "t5x_bridge",
 ]
 # Modules beside the folders: errors and configuration (it knows only gin) lie below every layer,
@@ -73,6 +74,7 @@ MAY_IMPORT = {
     "compression": HEAVY - {"t5x"},
     "export": HEAVY - {"t5x"},
     "serving": {"jax"},
+    "server": {"jax"},
 }
 
 
@@ -124,6 +126,7 @@ def test_imports_only_lower_layers(layer: str, path: Path) -> None:
         "m6rec_jax.bank.loading",
         "m6rec_jax.serving.batch_inference",
         "m6rec_jax.serving.build_index",
+        "m6rec_jax.server.launch",
     ],
 )
 def test_import_is_light(module: str) -> None:

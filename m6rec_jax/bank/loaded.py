@@ -10,6 +10,7 @@ bank.remove("ctr")
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import threading
 from collections import deque
@@ -137,6 +138,22 @@ class LoadedBank(LoadedModel):
             row = self.tasks.pop(name).task_id
             del self.manifests[name], self._specs[name]
             self._free.append(row)
+
+    def fork(self) -> LoadedBank:
+        """A bank with the same tasks. What is added to it or removed leaves this one as it is.
+
+        Arrays are shared until the fork changes them, compiled programs in any case.
+        """
+        with self._lock:
+            other = copy.copy(self)
+            other.tasks = dict(self.tasks)
+            other.settings = dataclasses.replace(self.settings, tasks=other.tasks)
+            other.variables = dict(self.variables)
+            other.manifests, other._specs = dict(self.manifests), dict(self._specs)
+            other._counts = {name: values.copy() for name, values in self._counts.items()}
+            other._free = deque(self._free)
+        other._lock = threading.Lock()
+        return other
 
     def dataset_spec(self, task: str = "") -> Mapping[str, Any] | None:
         """See `LoadedModel`; every task of a bank has its own data set."""

@@ -113,7 +113,7 @@ class CatalogueIndex:
         filled = np.zeros((padded, embeddings.shape[1]), np.float32)
         filled[: self.num_items] = embeddings
         if mesh is None:
-            self._items = jnp.asarray(filled)
+            self._items = jax.device_put(filled)
         else:
             sharding = NamedSharding(mesh, PartitionSpec(MESH_AXES))
             self._items = jax.make_array_from_callback(
@@ -211,7 +211,7 @@ class CatalogueIndex:
             part[: len(here)] = here
             for i, items in enumerate(() if seen is None else seen[start : start + step]):
                 excluded[i, : len(items)] = items
-            yield start, jnp.asarray(part), jnp.asarray(excluded)
+            yield start, jax.device_put(part), jax.device_put(excluded)
 
 
 def _check_finite(what: str, vectors: np.ndarray) -> None:

@@ -9,9 +9,10 @@ Shapes come from a few buckets, so a new request compiles nothing once each buck
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import jax
 import numpy as np
@@ -71,9 +72,6 @@ class Engine:
       model, vocabulary, options: the model, the vocabulary it was trained with, how to run both.
       variables: parameters and prompts; may be replaced between calls.
 
-    Attributes:
-      num_compilations: programs traced so far.
-
     Raises:
       ConfigError: buckets that do not end with S and T.
     """
@@ -88,7 +86,7 @@ class Engine:
     ) -> None:
         self.model, self.variables, self.vocabulary = model, variables, vocabulary
         self.options = options
-        self.num_compilations = 0
+        self._traced: list[None] = []  # shared with what `over` makes
         self._segments = options.segments
         self._exits = (
             self.may_exit
@@ -107,6 +105,18 @@ class Engine:
         self.candidate_length = min(
             options.candidate_length or options.target_length, options.target_length
         )
+
+    def over(self, variables: Variables, tasks: Mapping[str, TaskSettings]) -> Self:
+        """The same compiled programs for other variables of the same shapes, and other tasks."""
+        other = copy.copy(self)
+        other.variables, other.options = variables, dataclasses.replace(self.options, tasks=tasks)
+        other._tasks = RequestedTasks(tasks, self.options.task, self.needed_part)
+        return other
+
+    @property
+    def num_compilations(self) -> int:
+        """Programs traced so far."""
+        return len(self._traced)
 
     def check_task(self, name: str) -> None:
         """Raises ConfigError where there is no such task, or it lacks what the engine needs."""
@@ -129,7 +139,7 @@ class Engine:
         """`Runtime.jit` of a function whose tracings are counted."""
 
         def counted(*args: Any) -> Any:
-            self.num_compilations += 1
+            self._traced.append(None)
             return function(*args)
 
         return self._runtime.jit(counted)

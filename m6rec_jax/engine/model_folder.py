@@ -200,7 +200,8 @@ def variable_targets(
     Returns:
       `{'params': ..., 'prompts': ...}` of `jax.ShapeDtypeStruct` with shardings.
     """
-    boxed = dict(jax.eval_shape(model.init, jax.random.key(0), initial_features()))
+    # Inside `eval_shape` the key and the features compile nothing.
+    boxed = dict(jax.eval_shape(lambda: model.init(jax.random.key(0), initial_features())))
     if mesh is None:
         mesh, rules = make_mesh(1, 1, 1, devices=jax.local_devices()[:1]), ()
     return {

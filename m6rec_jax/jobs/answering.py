@@ -11,6 +11,7 @@ it at once.
 from __future__ import annotations
 
 import abc
+import copy
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
@@ -190,7 +191,46 @@ class Parts:
             "target_buckets": target_buckets or (model.settings.target_length,),
         }
         self._made: dict[Any, Any] = {}
+        self._warm: set[Any] = set()
         self._lock = threading.RLock()
+
+    def over(self, model: LoadedModel, data: Mapping[str, Any] | None = None) -> Parts:
+        """The same for another state of the same bank, or with other data. Nothing is compiled.
+
+        Args:
+          model: this one's, or a `fork` of it.
+          data: any of `prepared`, `items` and `index`, which are then read anew, also where they
+            have the same names; None: data that were read stay.
+        """
+        other = copy.copy(self)
+        other.model, other._lock = model, threading.RLock()
+        if model is not self.model:
+            other._index = self.indexes()  # new tasks have indexes of their own
+        if data is not None:
+            other._prepared = data.get("prepared", self._prepared)
+            other._items = data.get("items", self._items)
+            other._index = data.get("index", self._index)
+        with self._lock:
+            made = dict(self._made)
+        known = [self.model.dataset_spec(task) for task in self.model.settings.tasks]
+        keeps_data = data is None and all(
+            model.dataset_spec(task) in known for task in model.settings.tasks
+        )
+        other._made = {
+            key: value.over(model.variables, model.settings.tasks)
+            if isinstance(value, Engine)
+            else value
+            for key, value in made.items()
+            if isinstance(value, Engine)
+            or (isinstance(value, ServingData) and keeps_data)
+            or (isinstance(value, StoredIndex) and data is None and self._same(model, key[-1]))
+        }
+        return other
+
+    def _same(self, model: LoadedModel, task: str) -> bool:
+        return task in model.settings.tasks and (
+            model is self.model or model.fingerprint(task) == self.model.fingerprint(task)
+        )
 
     @property
     def batch_sizes(self) -> Sequence[int]:
@@ -209,6 +249,12 @@ class Parts:
                 self._made[key] = make()
             found: T = self._made[key]
         return found
+
+    def warm_once(self, key: Any, warm_up: Callable[[], Any]) -> None:
+        """Runs an engine's warm-up, unless it ran here or in what this was made `over` of."""
+        if key not in self._warm:
+            warm_up()
+            self._warm.add(key)
 
     def num_compilations(self) -> int:
         """Programs that the engines have traced so far."""
@@ -283,6 +329,13 @@ class Parts:
         return self._index is not None and (
             not isinstance(self._index, Mapping) or task in self._index
         )
+
+    def indexes(self) -> dict[str, str]:
+        """The folder of each task's index, as far as one is named."""
+        if isinstance(self._index, Mapping):
+            return dict(self._index)
+        tasks = self.model.settings.tasks
+        return {} if self._index is None else dict.fromkeys(tasks, self._index)
 
     def beside(self, task: str, kind: str) -> str | None:
         """The one task of a kind that was trained on the same data; None: none, or several."""

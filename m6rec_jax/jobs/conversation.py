@@ -10,6 +10,7 @@ sentence counts as one, since no rule can decide.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -133,6 +134,32 @@ class Conversation:
             names[_PHRASE if len(key) > 1 else _WORD].append(name)
         self._finder = AttributeDictionary(names, cased=(_WORD,))
         self.restart()
+
+    def resumed(
+        self, turns: Sequence[tuple[str, str]], history: Sequence[str] | None = None
+    ) -> Conversation:
+        """Another dialogue with the same model; this one stays as it is.
+
+        Args:
+          turns: what was said in it: speaker (`text.dialogue`) and text.
+          history: what is known of its user; None: what is known of this one's.
+        """
+        other = copy.copy(self)
+        other.restart()
+        if history is not None:
+            other._history = tuple(history)
+        for speaker, text in turns:
+            other._hear(speaker, text)
+        return other
+
+    def warm_up(self) -> None:
+        """Compiles every program that `answer` may run, however much was named."""
+        for seen in [[]] if self._trie is None else self._trie.warm_up_seen():
+            other = self.resumed([])
+            other.named.update(seen)
+            other.answer("a")
+        if self._index is not None:
+            self._index.warm_up(1, self._num_items)
 
     def restart(self) -> None:
         """Forgets what was said."""

@@ -172,4 +172,4 @@ class EmbeddingAnswers(Answerer[RequestRenderer]):
 
     def warm_up(self, tasks: Iterable[str]) -> None:
         if list(tasks):
-            self.parts.retriever().warm_up()
+            self.parts.warm_once("retriever", self.parts.retriever().warm_up)

@@ -10,6 +10,7 @@ references, and `ended_share`. How texts are decoded is set in gin; greedily unl
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
@@ -17,6 +18,7 @@ import numpy as np
 
 from m6rec_jax.data.prepared import Prepared
 from m6rec_jax.data.views import WRITING
+from m6rec_jax.engine.generation import Generator
 from m6rec_jax.engine.likelihood import token_sums
 from m6rec_jax.engine.text_decoding import Decoding
 from m6rec_jax.errors import ConfigError, DataError
@@ -189,11 +191,13 @@ class Texts:
     Attributes:
       texts: what was generated, without the prefix.
       log_probabilities: of the texts, `[EOS]` included.
+      ended: False where a text was cut off at the longest length.
     """
 
     column_types: ClassVar[Mapping[str, str]] = {"texts": "string", "log_probabilities": "float"}
     texts: list[str]
     log_probabilities: list[float]
+    ended: list[bool] = dataclasses.field(default_factory=list)
 
     def columns(self) -> Mapping[str, Any]:
         return {"texts": self.texts, "log_probabilities": self.log_probabilities}
@@ -233,21 +237,26 @@ class GenerationAnswers(Answerer[_GenerationTask]):
         return RequestFields(candidates="candidates" if needs_item else None)
 
     def accept(self, request: Request, task: str) -> RequestText:
-        own, generator = self.of_task(task), self.parts.generator(task)
+        own = self.of_task(task)
         text = own.renderer.render(request)
+        for item in own.items(request):
+            self.check_item(item, task)
+        return text
+
+    def check_item(self, item: Item | None, task: str) -> None:
+        """Raises RejectedRow where the task can write no text about an item."""
+        template, generator = self.of_task(task).template, self.parts.generator(task)
         try:
-            for item in own.items(request):
-                own.template.source(text.history, item)
-                prefix = own.template.render_prefix(item)
-                number = len(generator.vocabulary.encode(prefix))
-                if number >= generator.max_tokens:
-                    raise DataError(
-                        f"the text would begin with {number} tokens, which leaves no room in "
-                        f"{generator.max_tokens}: {prefix!r}"
-                    )
+            template.source((), item)
+            prefix = template.render_prefix(item)
+            number = len(generator.vocabulary.encode(prefix))
+            if number >= generator.max_tokens:
+                raise DataError(
+                    f"the text would begin with {number} tokens, which leaves no room in "
+                    f"{generator.max_tokens}: {prefix!r}"
+                )
         except DataError as error:
             raise RejectedRow("no_text", str(error)) from None
-        return text
 
     def answer(self, accepted: Sequence[Accepted]) -> list[Texts]:
         results: dict[int, Texts] = {}
@@ -270,6 +279,7 @@ class GenerationAnswers(Answerer[_GenerationTask]):
             for (i, *_), text in zip(asked, found, strict=True):
                 results[i].texts.append(text.continuation)
                 results[i].log_probabilities.append(text.log_probability)
+                results[i].ended.append(text.ended)
         return [results[i] for i in range(len(accepted))]
 
     def describe(self, task: str) -> Mapping[str, Any]:
@@ -281,6 +291,12 @@ class GenerationAnswers(Answerer[_GenerationTask]):
     def warm_up(self, tasks: Iterable[str]) -> None:
         for task in tasks:
             generator = self.parts.generator(task)
-            for history in generator.warm_up_histories():
-                for size in self.parts.batch_sizes:
-                    self._decoding.generate(generator, [history] * size, None, [task] * size)
+            # Tasks of one length share a generator.
+            self.parts.warm_once(
+                ("generator", generator.max_tokens), functools.partial(self._warm, generator, task)
+            )
+
+    def _warm(self, generator: Generator, task: str) -> None:
+        for history in generator.warm_up_histories():
+            for size in self.parts.batch_sizes:
+                self._decoding.generate(generator, [history] * size, None, [task] * size)

@@ -216,21 +216,35 @@ class LikelihoodAnswers(Answerer[_LikelihoodTask]):
         return RequestFields(candidates=self._field)
 
     def accept(self, request: Request, task: str) -> RequestText:
-        own, scorer = self.of_task(task), self.parts.likelihood_scorer()
+        own = self.of_task(task)
         text = own.renderer.render(request)
-        if scorer.sentence.as_item:
+        if self.parts.likelihood_scorer().sentence.as_item:
+            text = text._replace(candidates=self._as_items(request, own.template))
+        self.check_candidates(text.candidates, task)
+        return text
+
+    def candidate_texts(self, request: Request, task: str) -> list[str]:
+        """The texts of a request's candidates alone; raises as `accept`."""
+        own = self.of_task(task)
+        if self.parts.likelihood_scorer().sentence.as_item:
+            return self._as_items(request, own.template)
+        return own.renderer.candidates(request)
+
+    def check_candidates(self, texts: Sequence[str], task: str) -> None:
+        """Raises RejectedRow where a candidate's text cannot be scored."""
+        for index, candidate in enumerate(texts):
             try:
-                texts = [own.template.item(candidate) for candidate in request.candidates]
-            except DataError as error:
-                raise RejectedRow("no_text", str(error)) from None
-            text = text._replace(candidates=texts)
-        for index, candidate in enumerate(text.candidates):
-            try:
-                scorer.check(candidate, task)
+                self.parts.likelihood_scorer().check(candidate, task)
             except DataError as error:
                 path = f"{self._field}[{index}]"
                 raise RejectedRow("no_text", f"{path!r} cannot be scored: {error}") from None
-        return text
+
+    @staticmethod
+    def _as_items(request: Request, template: DatasetTemplate) -> list[str]:
+        try:
+            return [template.item(candidate) for candidate in request.candidates]
+        except DataError as error:
+            raise RejectedRow("no_text", str(error)) from None
 
     def answer(self, accepted: Sequence[Accepted]) -> list[Likelihoods]:
         found = self.parts.likelihood_scorer().score_requests(
@@ -255,4 +269,4 @@ class LikelihoodAnswers(Answerer[_LikelihoodTask]):
 
     def warm_up(self, tasks: Iterable[str]) -> None:
         if list(tasks):
-            self.parts.likelihood_scorer().warm_up()
+            self.parts.warm_once("likelihood", self.parts.likelihood_scorer().warm_up)

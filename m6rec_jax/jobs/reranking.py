@@ -91,7 +91,7 @@ class RerankingAnswers(Answerer[_RerankingTask]):
         if max_k > depth:
             raise ConfigError(f"RerankingAnswers.max_k = {max_k} is more than depth = {depth}")
         super().__init__(parts)
-        self._k, self._max_k, self._depth, self._exclude_seen = k, max_k, depth, exclude_seen
+        self._k, self.max_k, self._depth, self._exclude_seen = k, max_k, depth, exclude_seen
 
     def open_task(self, task: str) -> _RerankingTask:
         parts = self.parts
@@ -127,7 +127,7 @@ class RerankingAnswers(Answerer[_RerankingTask]):
         )
 
     def accept(self, request: Request, task: str) -> RequestText:
-        check_k(request, self._max_k, "RerankingAnswers.max_k")
+        check_k(request, self.max_k, "RerankingAnswers.max_k")
         return self.of_task(task).found.renderer.render(request)
 
     def answer(self, accepted: Sequence[Accepted]) -> list[Retrieved]:
@@ -165,17 +165,17 @@ class RerankingAnswers(Answerer[_RerankingTask]):
             "scorer": None if own.scorer is None else self.parts.model.fingerprint(own.scorer),
             "reranker": own.reranker.describe(),
             "k": self._k,
-            "max_k": self._max_k,
+            "max_k": self.max_k,
             "depth": self._depth,
             "exclude_seen": self._exclude_seen,
         }
 
     def warm_up(self, tasks: Iterable[str]) -> None:
-        self.parts.retriever().warm_up()
+        self.parts.warm_once("retriever", self.parts.retriever().warm_up)
         for own in map(self.of_task, tasks):
             own.found.index.warm_up(self._depth, self.parts.batch_sizes)
             if own.scorer is not None:
-                self.parts.scorer().warm_up()
+                self.parts.warm_once("scorer", self.parts.scorer().warm_up)
 
     @staticmethod
     def _indices(own: _RerankingTask, ids: Iterable[str]) -> list[int]:

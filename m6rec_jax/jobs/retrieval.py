@@ -295,7 +295,7 @@ class RetrievalAnswers(Answerer[RetrievalTask]):
     ) -> None:
         check_default_k(k, max_k, "RetrievalAnswers")
         super().__init__(parts)
-        self._k, self._max_k, self._exclude_seen = k, max_k, exclude_seen
+        self._k, self.max_k, self._exclude_seen = k, max_k, exclude_seen
 
     def open_task(self, task: str) -> RetrievalTask:
         self.parts.retriever().check_task(task)
@@ -303,7 +303,7 @@ class RetrievalAnswers(Answerer[RetrievalTask]):
         return RetrievalTask(self.parts.renderer(task), index, self.parts.data(task).items)
 
     def accept(self, request: Request, task: str) -> RequestText:
-        check_k(request, self._max_k, "RetrievalAnswers.max_k")
+        check_k(request, self.max_k, "RetrievalAnswers.max_k")
         return self.of_task(task).renderer.render(request)
 
     def answer(self, accepted: Sequence[Accepted]) -> list[Retrieved]:
@@ -315,7 +315,7 @@ class RetrievalAnswers(Answerer[RetrievalTask]):
         for task, members in by_task(accepted).items():
             own = self.of_task(task)
             seen = [excluded_ids(accepted[i].request, self._exclude_seen) for i in members]
-            found = own.index.top_k(users[members], self._max_k, seen, self.parts.batch_sizes)
+            found = own.index.top_k(users[members], self.max_k, seen, self.parts.batch_sizes)
             for i, ids, scores in zip(members, found.ids, found.scores, strict=True):
                 k = accepted[i].request.k or self._k
                 left = ids[:k][ids[:k] >= 0]
@@ -330,11 +330,11 @@ class RetrievalAnswers(Answerer[RetrievalTask]):
             "index": [index.manifest.model, index.manifest.catalogue],
             "search": type(index.search).__name__,
             "k": self._k,
-            "max_k": self._max_k,
+            "max_k": self.max_k,
             "exclude_seen": self._exclude_seen,
         }
 
     def warm_up(self, tasks: Iterable[str]) -> None:
-        self.parts.retriever().warm_up()
+        self.parts.warm_once("retriever", self.parts.retriever().warm_up)
         for task in tasks:
-            self.of_task(task).index.warm_up(self._max_k, self.parts.batch_sizes)
+            self.of_task(task).index.warm_up(self.max_k, self.parts.batch_sizes)

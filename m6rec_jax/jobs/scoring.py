@@ -239,13 +239,22 @@ class ScoringAnswers(Answerer[RequestRenderer]):
 
     def accept(self, request: Request, task: str) -> RequestText:
         text = self.of_task(task).render(request)
+        self.check_candidates(text.candidates, task)
+        return text
+
+    def candidate_texts(self, request: Request, task: str) -> list[str]:
+        """The texts of a request's candidates alone; raises as `accept`."""
+        return self.of_task(task).candidates(request)
+
+    def check_candidates(self, texts: Sequence[str], task: str) -> None:
+        """Raises RejectedRow where a candidate's text cannot be scored."""
+        del task
         vocabulary = self.parts.model.vocabulary
-        for index, candidate in enumerate(text.candidates):
+        for index, candidate in enumerate(texts):
             if not len(vocabulary.encode_array(candidate)):
                 raise RejectedRow(
                     "no_text", f"'{self._field}[{index}]' has no text to score: {candidate!r}"
                 )
-        return text
 
     def answer(self, accepted: Sequence[Accepted]) -> list[Scores]:
         found = self.parts.scorer().score_requests(
@@ -265,4 +274,4 @@ class ScoringAnswers(Answerer[RequestRenderer]):
 
     def warm_up(self, tasks: Iterable[str]) -> None:
         if list(tasks):
-            self.parts.scorer().warm_up()
+            self.parts.warm_once("scorer", self.parts.scorer().warm_up)

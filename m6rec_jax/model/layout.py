@@ -56,7 +56,7 @@ class Leaf:
 @functools.lru_cache(maxsize=64)
 def prompt_leaves(config: ModelConfig) -> Mapping[str, Leaf]:
     """`{name: leaf}` of a model's prompts; nothing is computed."""
-    boxed = jax.eval_shape(M6Rec(config).init, jax.random.key(0), initial_features())
+    boxed = jax.eval_shape(lambda: M6Rec(config).init(jax.random.key(0), initial_features()))
     boxes = jax.tree_util.tree_leaves_with_path(
         boxed.get(COLLECTION, {}), is_leaf=lambda node: isinstance(node, nn.meta.Partitioned)
     )

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from m6rec_jax.data.render import Renderer
 from m6rec_jax.data.statistics import Statistics
+from m6rec_jax.data.statistics_state import UserState
 from m6rec_jax.errors import DataError
 from m6rec_jax.requests.request import RejectedRow, Request
 from m6rec_jax.text.records import Event, Item
@@ -54,15 +55,7 @@ class RequestRenderer:
           RejectedRow: the statistics hold events of the request's moment or later ones, or a field
             that the template cannot do without has no value.
         """
-        state = None
-        if self._statistics is not None:
-            if request.time <= self._statistics.last_time:
-                raise RejectedRow(
-                    "too_early",
-                    f"'time' is {request.time!r}, and the statistics hold events until "
-                    f"{self._statistics.last_time!r}: they would leak the future",
-                )
-            state = self._statistics.fold_in(request.user.id, request.behaviours)
+        state = self._state(request)
         latest = request.behaviours
         if self._max_events is not None:
             latest = latest[max(0, len(latest) - self._max_events) :]
@@ -71,18 +64,38 @@ class RequestRenderer:
             history = self._renderer.history(
                 request.user, events, items, request.time, state=state, given=request.statistics
             )
-            if not self._render_candidates:
-                return RequestText(history, [])
-            given = [
-                {**request.statistics, **own} if request.statistics else own
-                for own in request.candidate_statistics
-            ]
-            candidates = self._renderer.candidates(
-                request.user.id, request.candidates, request.time, state=state, given=given
-            )
+            candidates = self._candidates(request, state) if self._render_candidates else []
         except DataError as error:
             raise RejectedRow("no_text", str(error)) from None
         return RequestText(history, candidates)
+
+    def candidates(self, request: Request) -> list[str]:
+        """The texts of a request's candidates alone; raises as `render`."""
+        state = self._state(request)
+        try:
+            return self._candidates(request, state)
+        except DataError as error:
+            raise RejectedRow("no_text", str(error)) from None
+
+    def _state(self, request: Request) -> UserState | None:
+        if self._statistics is None:
+            return None
+        if request.time <= self._statistics.last_time:
+            raise RejectedRow(
+                "too_early",
+                f"'time' is {request.time!r}, and the statistics hold events until "
+                f"{self._statistics.last_time!r}: they would leak the future",
+            )
+        return self._statistics.fold_in(request.user.id, request.behaviours)
+
+    def _candidates(self, request: Request, state: UserState | None) -> list[str]:
+        given = [
+            {**request.statistics, **own} if request.statistics else own
+            for own in request.candidate_statistics
+        ]
+        return self._renderer.candidates(
+            request.user.id, request.candidates, request.time, state=state, given=given
+        )
 
 
 def _by_id(behaviours: Sequence[tuple[Event, Item]]) -> tuple[list[Event], dict[str, Item]]:

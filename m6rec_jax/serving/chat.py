@@ -6,6 +6,7 @@ by generating their titles and by the two towers.
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import sys
@@ -21,6 +22,7 @@ from m6rec_jax.data.sources import default_cache_dir
 from m6rec_jax.engine.loaded_model import LoadedModel
 from m6rec_jax.engine.task_settings import dialogue_part
 from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.jobs.answering import Parts
 from m6rec_jax.jobs.conversation import Answer, Conversation, ConversationCatalogue
 from m6rec_jax.requests.rendering import RequestRenderer
 from m6rec_jax.requests.request import RejectedRow, RequestParser
@@ -90,6 +92,7 @@ def open_conversation(
     prepared: str | None = None,
     titles: str = "",
     user: Mapping[str, Any] | None = None,
+    parts: Parts | None = None,
 ) -> Conversation:
     """A dialogue with a model.
 
@@ -102,6 +105,7 @@ def open_conversation(
       titles: how items of another catalogue are called, as in '{title}[ ({year})]': as the model
         was trained to write them. Empty: by the texts of the catalogue.
       user: what is known of the user, a request without candidates (`requests.request`).
+      parts: where engines are kept, for dialogues of a `Service`; None: nowhere.
 
     Raises:
       ConfigError: a model without such tasks, or settings that do not fit the data.
@@ -109,10 +113,18 @@ def open_conversation(
     """
     tasks = _tasks(model)
     folder = _folder(model, tasks.values(), prepared)
+    # A service compiles all programs beforehand, so it has few of them.
+    shapes: dict[str, Any] = {"source_buckets": parts and (model.settings.source_length,)}
+
+    def engine(part: str, name: str) -> Any:
+        if part == "retrieval":
+            return model.retriever(name, batch_sizes=(1, 32), **shapes)
+        return model.generator(name, batch_sizes=(1,), **shapes)
+
     engines: dict[str, Any] = {
-        part: model.retriever(name, batch_sizes=(1, 32))
-        if part == "retrieval"
-        else model.generator(name, batch_sizes=(1,))
+        part: engine(part, name)
+        if parts is None
+        else parts.once(("chat", part, name), functools.partial(engine, part, name))
         for part, name in tasks.items()
     }
     turns = [model.settings.tasks[name].max_events for name in tasks.values()]

@@ -11,6 +11,7 @@ share a service; after `warm_up` nothing is compiled.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ from m6rec_jax.jobs.answering import Accepted, Answerer, Parts, RequestFields, R
 from m6rec_jax.jobs.job import job_of, jobs
 from m6rec_jax.requests.request import RejectedRow, RequestParser
 from m6rec_jax.sharding import LogicalRules
+from m6rec_jax.text.records import Item
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +71,22 @@ class Service:
         if segments is not None:
             model.use_segments(segments)
         self.parts = Parts(model, **given)
+
+    def over(
+        self, model: LoadedModel | None = None, data: Mapping[str, Any] | None = None
+    ) -> Service:
+        """A service for a changed bank or other data, beside this one, which stays as it is.
+
+        Both share compiled programs; `warm_up` then reads what the new one answers with.
+
+        Args:
+          model: a `fork` of this one's bank; None: the same.
+          data: see `Parts.over`.
+        """
+        other = copy.copy(self)
+        other.model = self.model if model is None else model
+        other.parts = self.parts.over(other.model, data)
+        return other
 
     @classmethod
     def open(
@@ -165,13 +183,36 @@ class Service:
         """
         task = self.task(task, job)
         job = self.job(task, job)
-        parser = self.parts.once(("parser", job, task), lambda: self._parser(job, task))
+        parser = self._parser_of(job, task)
         try:
             request = parser.parse(row)
             text = self.answerer(job).accept(request, task)
         except RejectedRow as problem:
             return problem
         return Accepted(job, task, request, text, number)
+
+    def item(self, entry: Any, *, task: str, job: str) -> Item:
+        """The item that an id or an object means; raises as `candidates`."""
+        return self._parser_of(job, task).items([entry])[0]
+
+    def candidates(
+        self, entries: Sequence[Any], *, task: str, job: str, time: float
+    ) -> tuple[Sequence[Item], list[str]]:
+        """Items, and what the model reads of each as a candidate, whoever the user is.
+
+        Args:
+          entries: ids or objects, as `candidates` of a request.
+          task, job: 'scoring' or 'likelihood'.
+          time: the moment that is asked about.
+
+        Raises:
+          RejectedRow: one of them is unknown, or has nothing to read.
+          ConfigError: as `accept`.
+        """
+        row = {"time": time, "behaviours": [], "candidates": list(entries)}
+        request = self._parser_of(job, task).parse(row)
+        answerer: Any = self.answerer(job)
+        return request.candidates, answerer.candidate_texts(request, task)
 
     def answer(self, accepted: Sequence[Accepted]) -> list[Result]:
         """Answers requests of any tasks and jobs, in their order.
@@ -204,7 +245,7 @@ class Service:
         }
 
     def warm_up(self, asked: Iterable[tuple[str, str]] | None = None) -> int:
-        """Compiles every program that requests may run.
+        """Compiles every program that requests may run, and reads the data that they need.
 
         Args:
           asked: (task, job) pairs; None: each task with what it is for, as far as that answers
@@ -213,7 +254,9 @@ class Service:
         Returns:
           How many programs the engines hold.
         """
-        pairs = self._answerable() if asked is None else list(asked)
+        pairs = self.answerable() if asked is None else list(asked)
+        for task, job in pairs:
+            self._parser_of(job, task)
         for job in dict.fromkeys(job for _, job in pairs):
             self.answerer(job).warm_up([task for task, own in pairs if own == job])
         return self.num_compilations
@@ -223,7 +266,10 @@ class Service:
         """Programs that the engines have traced so far."""
         return self.parts.num_compilations()
 
-    def _answerable(self) -> list[tuple[str, str]]:
+    def answerable(self) -> list[tuple[str, str]]:
+        """Each task with the job that it is for, as far as that answers requests and needs no more
+        than there is.
+        """
         kinds = {name for name, job in jobs().items() if job.answers()}
         return [
             (task, settings.kind)
@@ -232,6 +278,9 @@ class Service:
             and not dialogue_part(settings)
             and (settings.kind not in ("retrieval", "reranking") or self.parts.has_index(task))
         ]
+
+    def _parser_of(self, job: str, task: str) -> RequestParser:
+        return self.parts.once(("parser", job, task), lambda: self._parser(job, task))
 
     def _parser(self, job: str, task: str) -> RequestParser:
         answerer = self.answerer(job)

@@ -1,0 +1,1 @@
+"""The server over HTTP: FastAPI over `serving.Service`. No tensorflow, no seqio."""

@@ -1,0 +1,54 @@
+"""Changing prompts and data while the server runs; all routes want the admin token."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.concurrency import run_in_threadpool
+
+from m6rec_jax.server import schemas
+from m6rec_jax.server.asking import Server
+from m6rec_jax.server.limits import strict_route
+from m6rec_jax.server.snapshots import Snapshot
+
+PREFIX = "/v1/admin"
+
+
+def routes(server: Server) -> APIRouter:
+    """The routes, for `FastAPI.include_router`."""
+    router = APIRouter(prefix=PREFIX, route_class=strict_route(server.limits), tags=["admin"])
+    snapshots = server.snapshots
+
+    @router.get("/snapshot")
+    async def snapshot() -> dict[str, Any]:
+        """What requests are answered with now."""
+        return _shown(snapshots.current)
+
+    @router.put("/prompts/{task}")
+    async def put_prompts(task: str, body: schemas.PutPrompts | None = None) -> dict[str, Any]:
+        """Adds a task of the bank's folder, or replaces it by what the folder holds now."""
+        index = None if body is None else body.index
+        return _shown(await run_in_threadpool(snapshots.put_prompts, task, index))
+
+    @router.delete("/prompts/{task}")
+    async def remove_prompts(task: str) -> dict[str, Any]:
+        """Takes a task out; the bank's folder keeps it."""
+        return _shown(await run_in_threadpool(snapshots.remove_prompts, task))
+
+    @router.put("/data")
+    async def put_data(body: schemas.PutData) -> dict[str, Any]:
+        """Reads catalogue, statistics and indexes anew, from these folders or the same ones."""
+        data = body.model_dump(exclude_unset=True)
+        return _shown(await run_in_threadpool(snapshots.put_data, data))
+
+    return router
+
+
+def _shown(snapshot: Snapshot) -> dict[str, Any]:
+    return {
+        "snapshot": snapshot.version,
+        "since": snapshot.since,
+        "tasks": {name: settings.kind for name, settings in sorted(snapshot.tasks.items())},
+        "answers": snapshot.described(),
+    }

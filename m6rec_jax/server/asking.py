@@ -1,0 +1,188 @@
+"""One request on its way: accepted by a snapshot, queued, answered, or given up with its client."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import dataclasses
+import json
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import StreamingResponse
+from starlette.concurrency import run_in_threadpool
+
+from m6rec_jax.jobs.answering import Accepted, Result
+from m6rec_jax.server.errors import CLIENT_HAS_GONE, ApiError, as_api_error
+from m6rec_jax.server.limits import Limits
+from m6rec_jax.server.metrics import Metrics
+from m6rec_jax.server.snapshots import Snapshot, Snapshots
+from m6rec_jax.serving.scheduler import Scheduler
+
+# How a client says how long it waits, in milliseconds, and that others go first.
+TIMEOUT, PRIORITY = "X-Timeout-Ms", "X-Priority"
+
+
+@dataclasses.dataclass
+class Server:
+    """What routes share.
+
+    Attributes:
+      snapshots, scheduler, limits, metrics: see there.
+      timeout: seconds that a request may wait where it does not say.
+      draining: whether the server is shutting down.
+    """
+
+    snapshots: Snapshots
+    scheduler: Scheduler
+    limits: Limits
+    metrics: Metrics
+    timeout: float = 30.0
+    draining: bool = False
+
+    def __post_init__(self) -> None:
+        self.metrics.watch(lambda: self.scheduler.depth, lambda: self.ready)
+
+    @property
+    def ready(self) -> bool:
+        """Whether new requests are welcome."""
+        return self.snapshots.ready and not self.draining
+
+
+class Asking:
+    """A request over HTTP, see `asking`.
+
+    Attributes:
+      snapshot: that answers all of it.
+    """
+
+    def __init__(self, server: Server, request: Request) -> None:
+        self._scheduler, self._request = server.scheduler, request
+        self.snapshot: Snapshot = server.snapshots.current
+        self._queued: dict[str, Any] = {
+            "deadline": time.monotonic() + _timeout(request, server.timeout),
+            "bulk": _is_bulk(request),
+        }
+        self._gone = asyncio.create_task(self._wait_until_gone())
+
+    async def accept(
+        self, row: Mapping[str, Any], task: str, job: str, number: int = 0
+    ) -> Accepted:
+        """See `Snapshot.accept`."""
+        return await run_in_threadpool(self.snapshot.accept, row, task, job, number)
+
+    async def accept_text(self, *args: Any, **asked: Any) -> Accepted:
+        """See `Snapshot.accept_text`."""
+        return await run_in_threadpool(self.snapshot.accept_text, *args, **asked)
+
+    async def answer(self, *accepted: Accepted) -> list[Result]:
+        """Answers of these requests, which may share a batch; errors as `Scheduler.submit`."""
+        futures: list[concurrent.futures.Future[Any]] = []
+        try:
+            for one in accepted:
+                service = self.snapshot.service
+                futures.append(self._scheduler.submit(service, one, **self._queued))
+            return [await self._result(future) for future in futures]
+        finally:
+            for future in futures:
+                future.cancel()
+
+    async def call(self, function: Callable[[], Any]) -> Any:
+        """What a function returns that `Scheduler.call` runs."""
+        future = self._scheduler.call(function, **self._queued)
+        try:
+            return await self._result(future)
+        finally:
+            future.cancel()
+
+    async def pieces(self, accepted: Accepted) -> AsyncIterator[str]:
+        """The one text of an answer, piece by piece as it is generated."""
+        loop, texts = asyncio.get_running_loop(), asyncio.Queue[str | None]()
+
+        def put(text: str | None) -> None:
+            loop.call_soon_threadsafe(texts.put_nowait, text)
+
+        future = self._scheduler.submit(
+            self.snapshot.service, accepted, on_text=lambda _, text: put(text), **self._queued
+        )
+        future.add_done_callback(lambda _: put(None))
+        try:
+            while (text := await self._unless_gone(texts.get())) is not None:
+                yield text
+            future.result()
+        finally:
+            future.cancel()
+
+    def close(self) -> None:
+        """Stops looking whether the client is still there."""
+        self._gone.cancel()
+
+    async def _result(self, future: concurrent.futures.Future[Any]) -> Any:
+        return await self._unless_gone(asyncio.wrap_future(future))
+
+    async def _unless_gone(self, awaited: Any) -> Any:
+        task = asyncio.ensure_future(awaited)
+        await asyncio.wait({task, self._gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            task.cancel()
+            raise ApiError(CLIENT_HAS_GONE, "client_has_gone", "nobody waits for the answer")
+        return task.result()
+
+    async def _wait_until_gone(self) -> None:
+        while (await self._request.receive())["type"] != "http.disconnect":
+            pass
+
+
+@contextlib.asynccontextmanager
+async def asking(server: Server, request: Request) -> AsyncIterator[Asking]:
+    """A request by the newest snapshot; what it queued is cancelled when its client hangs up."""
+    asked = Asking(server, request)
+    try:
+        yield asked
+    finally:
+        asked.close()
+
+
+def events(asked: Asking, pieces: AsyncIterator[Mapping[str, Any]]) -> StreamingResponse:
+    """Server-sent events as OpenAI's client reads them: JSON objects, then `[DONE]`.
+
+    An error is an event itself: the status has been sent by then. `asked` is closed at the end.
+    """
+
+    async def lines() -> AsyncIterator[str]:
+        try:
+            async for piece in pieces:
+                yield f"data: {json.dumps(piece, ensure_ascii=False)}\n\n"
+        except Exception as error:
+            told = as_api_error(error)
+            if told.status_code == CLIENT_HAS_GONE:
+                return
+            yield f"data: {json.dumps(told.body())}\n\n"
+        finally:
+            asked.close()
+        yield "data: [DONE]\n\n"
+
+    return StreamingResponse(
+        lines(), media_type="text/event-stream", headers={"Cache-Control": "no-cache"}
+    )
+
+
+def _timeout(request: Request, default: float) -> float:
+    given = request.headers.get(TIMEOUT)
+    if given is None:
+        return default
+    if not (given.isascii() and given.isdigit() and 1 <= int(given[:10]) <= 3_600_000):
+        raise ApiError(
+            400, "bad_header", f"{TIMEOUT} must be a number of milliseconds, at most an hour"
+        )
+    return int(given) / 1000
+
+
+def _is_bulk(request: Request) -> bool:
+    given = request.headers.get(PRIORITY, "interactive")
+    if given not in ("interactive", "bulk"):
+        raise ApiError(400, "bad_header", f"{PRIORITY} must be 'interactive' or 'bulk'")
+    return given == "bulk"

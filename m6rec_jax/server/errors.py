@@ -1,0 +1,102 @@
+"""Errors as answers: one shape, that of OpenAI's API, for all routes.
+
+{"error": {"message": "'k' is 500, more than RetrievalAnswers.max_k = 100",
+           "type": "invalid_request_error", "param": "k", "code": "k_too_large"}}
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import traceback
+from collections.abc import Mapping
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from m6rec_jax.errors import ConfigError
+from m6rec_jax.requests.request import RejectedRow
+from m6rec_jax.serving.scheduler import DeadlinePassed, QueueFull, SchedulerClosed
+
+log = logging.getLogger(__name__)
+
+# Nobody reads the answer: the status that nginx has for it.
+CLIENT_HAS_GONE = 499
+_CODES = {404: "not_found", 405: "method_not_allowed"}
+
+
+class ApiError(HTTPException):
+    """An error that a client is told.
+
+    Attributes:
+      code: one word or a few, which stay as they are.
+      param: the field that is meant; None: none.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        param: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(status, message, headers)
+        self.code, self.param = code, param
+
+    def body(self) -> dict[str, object]:
+        """The answer; text that is no Unicode (half of a surrogate pair) is escaped."""
+        kind = "invalid_request_error" if self.status_code < 500 else "server_error"
+        message = self.detail.encode("utf-8", "backslashreplace").decode()
+        named = {"message": message, "type": kind, "param": self.param, "code": self.code}
+        return {"error": named}
+
+
+def as_api_error(error: Exception) -> ApiError:
+    """What a client is told of an error. Unforeseen ones say nothing, and are logged."""
+    match error:
+        case ApiError():
+            return error
+        case RejectedRow():
+            return ApiError(422, error.kind, str(error), _param(str(error)))
+        case QueueFull():
+            after = {"Retry-After": f"{error.retry_after:.0f}"}
+            return ApiError(429, "queue_full", str(error), headers=after)
+        case SchedulerClosed():
+            return ApiError(503, "shutting_down", str(error), headers={"Retry-After": "1"})
+        case DeadlinePassed():
+            return ApiError(504, "deadline_passed", str(error))
+        case ConfigError():
+            return ApiError(400, "cannot_be_answered", str(error))
+        case RequestValidationError():
+            first = error.errors()[0]
+            path = [str(part) for part in first["loc"] if part not in ("body", "query")]
+            name = ".".join(path) or "the body"
+            return ApiError(422, "invalid_field", f"'{name}': {first['msg']}", name)
+        case HTTPException():
+            code = _CODES.get(error.status_code, "http_error")
+            return ApiError(error.status_code, code, str(error.detail), headers=error.headers)
+    # Where, but not the message, which may hold what a user wrote.
+    where = "".join(traceback.format_tb(error.__traceback__))
+    log.error("%s, not answered:\n%s", type(error).__name__, where.rstrip())
+    return ApiError(500, "internal_error", "the server failed to answer; its log says where")
+
+
+async def _answer(request: Request, error: Exception) -> JSONResponse:
+    del request
+    told = as_api_error(error)
+    return JSONResponse(told.body(), told.status_code, told.headers)
+
+
+def add_handlers(app: FastAPI) -> None:
+    """Answers every error in the one shape."""
+    for kind in (Exception, HTTPException, RequestValidationError):
+        app.add_exception_handler(kind, _answer)
+
+
+def _param(message: str) -> str | None:
+    """The field that a message of `requests.request` begins with."""
+    found = re.match(r"'([^']+)'", message)
+    return found[1] if found else None

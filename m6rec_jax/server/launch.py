@@ -1,0 +1,216 @@
+"""`m6rec serve`: loads a model, compiles everything, answers over HTTP until SIGTERM."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+
+import gin
+import jax
+import uvicorn
+
+from m6rec_jax.data.sources import default_cache_dir
+from m6rec_jax.errors import ConfigError
+from m6rec_jax.io.closest import did_you_mean
+from m6rec_jax.server.access import Tokens
+from m6rec_jax.server.app import make_app
+from m6rec_jax.server.asking import Server
+from m6rec_jax.server.limits import Limits
+from m6rec_jax.server.metrics import PROGRAMS, Metrics
+from m6rec_jax.server.snapshots import Snapshot, Snapshots
+from m6rec_jax.server.tracing import trace
+from m6rec_jax.serving.scheduler import Scheduler
+from m6rec_jax.serving.service import Service, ServiceOptions
+from m6rec_jax.sharding import LogicalRules, make_mesh
+
+log = logging.getLogger(__name__)
+
+_JOBS = ("title_recommendation", "likelihood")
+
+
+@gin.configurable(denylist=["tokens"])
+def serve(
+    model_dir: str | Path,
+    *,
+    bank: str | Path | None = None,
+    index: str | Mapping[str, str] | None = None,
+    host: str = "127.0.0.1",
+    port: int = 8080,
+    tokens: Tokens | None = None,
+    prepared: str | None = None,
+    items: str | None = None,
+    step: int | None = None,
+    rules: LogicalRules | None = None,
+    batch_sizes: Sequence[int] | None = None,
+    source_buckets: Sequence[int] | None = None,
+    jobs: Sequence[str] = (),
+    timeout: float = 30.0,
+    grace: float = 25.0,
+    drain: float = 0.0,
+) -> None:
+    """Serves until SIGTERM or SIGINT; returns when all requests are answered, or ends the process
+    with status 0 where their time is over.
+
+    Args:
+      model_dir, bank, step: see `Service.open`.
+      index, prepared, items, source_buckets: see `ServiceOptions`.
+      batch_sizes: likewise; None: 1 and 8 on a CPU, where a padded row costs as much as a real one,
+        1 and 32 elsewhere.
+      host, port: where to listen; port 0 takes a free one.
+      tokens: that routes want; None: see `Tokens`.
+      rules: logical-axis rules, by which the model lies over the mesh of `make_mesh` (gin); None:
+        it is on the default device.
+      jobs: that may be asked beside what tasks are for, and take programs of their own:
+        'title_recommendation' of tasks that write titles, 'likelihood' of any task.
+      timeout: seconds that a request may wait, where it does not say.
+      grace: seconds that requests have to end in after SIGTERM.
+      drain: seconds between SIGTERM, from which `/readyz` says no, and the last new connection: a
+        balancer needs a moment to look elsewhere.
+
+    Raises:
+      M6RecError: the model, its data or its indexes are missing or wrong.
+    """
+    for job in jobs:
+        if job not in _JOBS:
+            raise ConfigError(
+                f"serve.jobs has '{job}'{did_you_mean(job, _JOBS)}; known: {', '.join(_JOBS)}"
+            )
+    began = time.monotonic()
+    use_compilation_cache()
+    if batch_sizes is None:
+        batch_sizes = (1, 8) if jax.default_backend() == "cpu" else (1, 32)
+    options = ServiceOptions(
+        prepared, items, index, batch_sizes=tuple(batch_sizes), source_buckets=source_buckets
+    )
+
+    def open_service() -> Service:
+        mesh = None if rules is None else make_mesh()
+        return Service.open(
+            model_dir, bank=bank, step=step, mesh=mesh, rules=tuple(rules or ()), options=options
+        )
+
+    bound = _bind(host, port)
+    metrics = Metrics()
+    server = Server(
+        Snapshots(
+            lambda service, version: Snapshot(service, version, jobs, prepared),
+            lambda what: metrics.swaps.labels(what).inc(),
+        ),
+        Scheduler(observe=metrics.batch),
+        Limits(),
+        metrics,
+        timeout,
+    )
+    if host not in ("127.0.0.1", "localhost", "::1") and (tokens is None or tokens.read is None):
+        log.warning("everybody who reaches %s may ask: there is no read token", host)
+    config = uvicorn.Config(
+        trace(make_app(server, tokens)),
+        log_config=None,
+        log_level="error",
+        access_log=False,
+        lifespan="off",
+        server_header=False,
+        timeout_graceful_shutdown=int(grace),
+    )
+    listening = _Listening(config, server, drain)
+
+    def load() -> None:
+        try:
+            server.snapshots.start(open_service())
+        except BaseException as error:
+            listening.failed(error)
+            return
+        log.info(
+            "ready in %.1f s: %d programs, %d of them from the cache",
+            time.monotonic() - began,
+            PROGRAMS.made,
+            PROGRAMS.cached,
+        )
+
+    loading = threading.Thread(target=load, name="m6rec-loading", daemon=True)
+    loading.start()
+    try:
+        listening.run([bound])
+    finally:
+        server.draining = True
+        all_answered = server.scheduler.close(1.0)
+    if listening.error is not None:
+        raise listening.error
+    log.info("stopped: %s", "all requests are answered" if all_answered else "time was over")
+    if loading.is_alive() or not all_answered:
+        # Python cannot end threads that compile or compute; the process would abort.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+
+
+def use_compilation_cache() -> None:
+    """Keeps compiled programs on disk, also small ones, unless JAX was told where already."""
+    if jax.config.values["jax_compilation_cache_dir"] is None:
+        folder = default_cache_dir() / "programs"
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    """A socket that listens; raises ConfigError where the port is taken or the host unknown."""
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        bound = socket.create_server((host, port), family=family, backlog=2048)
+    except (OSError, OverflowError) as error:
+        raise ConfigError(f"cannot listen at {host}, port {port}: {error}") from error
+    shown = f"[{host}]" if ":" in host else host
+    print(f"http://{shown}:{bound.getsockname()[1]} (documentation: /docs)", flush=True)
+    return bound
+
+
+class _Listening(uvicorn.Server):
+    """uvicorn that ends with status 0 after SIGTERM.
+
+    Attributes:
+      error: why loading failed; None: it did not.
+    """
+
+    def __init__(self, config: uvicorn.Config, server: Server, drain: float) -> None:
+        super().__init__(config)
+        self._server, self._drain = server, drain
+        self.error: BaseException | None = None
+
+    def failed(self, error: BaseException) -> None:
+        """Ends the server, because there is nothing to serve."""
+        self.error = error
+        self.should_exit = True
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        # uvicorn's own would end the process by the signal, as if it had failed.
+        loop = asyncio.get_running_loop()
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            del frame
+            if self._server.draining:  # the second time
+                self.force_exit = True
+            delay = self._drain if number == signal.SIGTERM else 0.0
+            self._server.draining = True
+            loop.call_soon_threadsafe(loop.call_later, delay, self._stop)
+
+        before = {name: signal.signal(name, stop) for name in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for name, handler in before.items():
+                signal.signal(name, handler)
+
+    def _stop(self) -> None:
+        self.should_exit = True

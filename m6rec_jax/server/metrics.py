@@ -1,0 +1,88 @@
+"""What Prometheus reads at `/metrics`."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import jax
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from m6rec_jax.serving.scheduler import Batch
+
+_COMPILED = "/jax/core/compile/backend_compile_duration"
+_CACHED = "/jax/compilation_cache/cache_hits"
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+class _Programs:
+    """Programs of this process, as JAX counts them.
+
+    Attributes:
+      made: compiled, or read from the persistent cache.
+      cached: read from there.
+    """
+
+    def __init__(self) -> None:
+        # Counters that several threads may step.
+        self._made, self._cached = itertools.count(), itertools.count()
+        self.made = self.cached = 0
+        jax.monitoring.register_event_duration_secs_listener(self._on_duration)
+        jax.monitoring.register_event_listener(self._on_event)
+
+    def _on_duration(self, event: str, duration_secs: float, **_: str | int) -> None:
+        if event == _COMPILED:
+            self.made = next(self._made) + 1
+
+    def _on_event(self, event: str, **_: str | int) -> None:
+        if event == _CACHED:
+            self.cached = next(self._cached) + 1
+
+
+PROGRAMS = _Programs()
+
+
+class Metrics:
+    """Metrics of one server, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = self._counter(
+            "http_requests", "Requests by route and status", "method", "route", "status"
+        )
+        self.request_seconds = self._histogram(
+            "http_request_seconds", "Until the answer's last byte", _SECONDS, "route"
+        )
+        self._batch_size = self._histogram("batch_size", "Requests of a batch", _SIZES, "job")
+        self._wait = self._histogram("wait_seconds", "In the queue", _SECONDS, "job")
+        self._run = self._histogram("run_seconds", "Of a batch on the devices", _SECONDS, "job")
+        self._failures = self._counter("failures", "Requests that failed on the devices", "job")
+        self.swaps = self._counter("swaps", "Changes of prompts and data", "what")
+        self._gauge("programs", "Compiled or read from the cache", lambda: PROGRAMS.made)
+        self._gauge("programs_cached", "Read from the persistent cache", lambda: PROGRAMS.cached)
+
+    def batch(self, batch: Batch) -> None:
+        """Counts a batch, see `Scheduler.observe`."""
+        self._batch_size.labels(batch.job).observe(len(batch.waits))
+        self._run.labels(batch.job).observe(batch.seconds)
+        for wait in batch.waits:
+            self._wait.labels(batch.job).observe(wait)
+        if batch.failures:
+            self._failures.labels(batch.job).inc(batch.failures)
+
+    def watch(self, depth: Callable[[], int], ready: Callable[[], bool]) -> None:
+        """Adds what is looked at when somebody asks."""
+        self._gauge("queue_depth", "Requests that wait", depth)
+        self._gauge("ready", "Whether requests are answered", ready)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"m6rec_{name}", text, labels, registry=self.registry)
+
+    def _histogram(
+        self, name: str, text: str, buckets: tuple[float, ...], *labels: str
+    ) -> Histogram:
+        return Histogram(f"m6rec_{name}", text, labels, buckets=buckets, registry=self.registry)
+
+    def _gauge(self, name: str, text: str, function: Callable[[], float]) -> None:
+        Gauge(f"m6rec_{name}", text, registry=self.registry).set_function(function)

@@ -1,0 +1,158 @@
+"""The routes of our own: score, retrieve, recommend, explain, write, all below `/v1`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from fastapi import APIRouter, Request
+
+from m6rec_jax.errors import ConfigError
+from m6rec_jax.jobs.answering import Accepted, ScoredItem, title_of
+from m6rec_jax.server import schemas
+from m6rec_jax.server.asking import Asking, Server, asking
+from m6rec_jax.server.limits import strict_route
+from m6rec_jax.server.snapshots import ANY_TASK
+from m6rec_jax.text.records import Item
+
+# Items that are found for a scorer to order, at least.
+_SCORED = 20
+# Fields of a body that say how to answer, and are no fields of a request.
+_OURS = frozenset({"task", "job", "by", "scorer", "seed"})
+
+
+def routes(server: Server) -> APIRouter:
+    """The routes, for `FastAPI.include_router`."""
+    router = APIRouter(route_class=strict_route(server.limits), tags=["recommendation"])
+
+    @router.post("/v1/score", response_model=schemas.Ranked)
+    async def score(body: schemas.Score, request: Request) -> dict[str, Any]:
+        """How likely the user likes, clicks or buys each candidate."""
+        async with asking(server, request) as asked:
+            task = asked.snapshot.task(body.task, body.job or "scoring")
+            job = body.job or _scoring_job(asked, task)
+            (result,) = await asked.answer(await asked.accept(_row(body), task, job))
+            return {**asked.snapshot.describe(task, job), "items": ranked(result)}
+
+    @router.post("/v1/retrieve", response_model=schemas.Ranked)
+    async def retrieve(body: schemas.Retrieve, request: Request) -> dict[str, Any]:
+        """The items of the catalogue that fit the user best."""
+        async with asking(server, request) as asked:
+            task = asked.snapshot.task(body.task, "retrieval")
+            (result,) = await asked.answer(await asked.accept(_row(body), task, "retrieval"))
+            return {**asked.snapshot.describe(task, "retrieval"), "items": ranked(result)}
+
+    @router.post("/v1/recommend", response_model=schemas.Recommended)
+    async def recommend(body: schemas.Recommend, request: Request) -> dict[str, Any]:
+        """Items that were found, reranked by co-occurrence if prepared, and scored."""
+        async with asking(server, request) as asked:
+            if body.by == "titles":
+                return await _by_titles(asked, body)
+            return await _by_retrieval(asked, body)
+
+    @router.post("/v1/explain", response_model=schemas.Written)
+    async def explain(body: schemas.Write, request: Request) -> dict[str, Any]:
+        """Why the user may like each candidate."""
+        async with asking(server, request) as asked:
+            return await _write(asked, body, "explanations")
+
+    @router.post("/v1/write", response_model=schemas.Written)
+    async def write(body: schemas.Write, request: Request) -> dict[str, Any]:
+        """What a task of generation writes, about each candidate or about none."""
+        async with asking(server, request) as asked:
+            return await _write(asked, body)
+
+    return router
+
+
+def _row(body: schemas.Ask, **changes: Any) -> dict[str, Any]:
+    """The fields of a request; those of the caller's own are of no use over HTTP."""
+    row = {name: getattr(body, name) for name in type(body).model_fields if name not in _OURS}
+    return {name: value for name, value in row.items() if value is not None} | changes
+
+
+def ranked(result: Any) -> list[dict[str, Any]]:
+    """Items of a result for JSON."""
+    items: Iterable[ScoredItem] = result.items
+    return [item._asdict() for item in items]
+
+
+def _scoring_job(asked: Asking, task: str) -> str:
+    """Scoring, for tasks of reranking too; likelihood where a task is for that."""
+    kind = asked.snapshot.tasks[task].kind
+    return "likelihood" if kind == "likelihood" else "scoring"
+
+
+async def _by_retrieval(asked: Asking, body: schemas.Recommend) -> dict[str, Any]:
+    snapshot = asked.snapshot
+    task = snapshot.task(body.task, "retrieval")
+    job = "reranking" if snapshot.answers(task, "reranking") else "retrieval"
+    scorer = _scorer(asked, task, body.scorer)
+    wanted = body.k or 10
+    answerer: Any = snapshot.service.answerer(job)
+    depth = min(_SCORED, answerer.max_k)
+    row = _row(body, k=max(wanted, depth) if scorer else wanted)
+    (found,) = await asked.answer(await asked.accept(row, task, job))
+    described = snapshot.describe(task, job)
+    items: list[dict[str, Any]] = ranked(found)
+    if not scorer or not items:
+        return {**described, "items": items}
+    row = _row(body, candidates=[item["id"] for item in items])
+    scoring: Accepted = await asked.accept(row, scorer, "scoring")
+    (scores,) = await asked.answer(scoring)
+    pairs = zip(items, ranked(scores), strict=True)
+    both = [item | {"score": new["score"], "retrieval_score": item["score"]} for item, new in pairs]
+    both.sort(key=lambda item: -item["score"])  # equal ones stay as they were found
+    return {
+        **described,
+        "items": both[:wanted],
+        "scored_by": snapshot.describe(scorer, "scoring"),
+    }
+
+
+def _scorer(asked: Asking, task: str, name: str | None) -> str | None:
+    """The task that orders what was found; None: none does."""
+    if name is not None:
+        return asked.snapshot.task(name, "scoring") if name else None
+    return asked.snapshot.service.parts.beside(task, "scoring")
+
+
+async def _by_titles(asked: Asking, body: schemas.Recommend) -> dict[str, Any]:
+    job = "title_recommendation"
+    task = asked.snapshot.task(body.task, job)
+    (result,) = await asked.answer(await asked.accept(_row(body), task, job))
+    return {**asked.snapshot.describe(task, job), "items": ranked(result)}
+
+
+async def _write(asked: Asking, body: schemas.Write, kind: str | None = None) -> dict[str, Any]:
+    task = writing_task(asked, body.task, kind)
+    accepted = await asked.accept(_row(body), task, "generation", body.seed)
+    (result,) = await asked.answer(accepted)
+    # One text about nothing, or one about each candidate, of which there may be none.
+    about = accepted.request.candidates or [Item("", {})] * len(result.texts)  # type: ignore[attr-defined]
+    rows = zip(about, result.texts, result.log_probabilities, strict=True)  # type: ignore[attr-defined]
+    texts = [
+        {"id": item.id, "title": title_of(item), "text": text, "log_probability": score}
+        for item, text, score in rows
+    ]
+    return {**asked.snapshot.describe(task, "generation"), "texts": texts}
+
+
+def writing_task(asked: Asking, name: str | None, kind: str | None = None) -> str:
+    """The task of generation that is meant: the one named, the only one of that kind of texts, or
+    the only one.
+
+    Raises:
+      ApiError, ConfigError: as `Snapshot.task`.
+    """
+    snapshot = asked.snapshot
+    if name not in (None, ANY_TASK):
+        return snapshot.task(name, "generation")
+    own = snapshot.named("generation")
+    fitting = [task for task in own if snapshot.tasks[task].writing == kind] or own
+    if len(fitting) != 1:
+        raise ConfigError(
+            f"{len(fitting) or 'none'} of the model's tasks can be meant; name one of them: "
+            f"{', '.join(sorted(fitting)) or 'the model has none of generation'}"
+        )
+    return fitting[0]

@@ -1,0 +1,315 @@
+"""`/v1/models`, `/v1/embeddings`, `/v1/completions`, `/v1/chat/completions` as OpenAI's client
+calls them. A model's name is that of a task; `m6rec` is the only task that fits.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import time
+import uuid
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from fastapi import APIRouter, Request
+from starlette.concurrency import run_in_threadpool
+
+from m6rec_jax.engine.task_settings import dialogue_part
+from m6rec_jax.jobs.answering import Accepted
+from m6rec_jax.jobs.conversation import Answer, Conversation
+from m6rec_jax.requests.request import RejectedRow
+from m6rec_jax.server import schemas
+from m6rec_jax.server.asking import Asking, Server, asking, events
+from m6rec_jax.server.errors import ApiError
+from m6rec_jax.server.limits import strict_route
+from m6rec_jax.server.native import writing_task
+from m6rec_jax.server.snapshots import ANY_TASK, Snapshot
+from m6rec_jax.text.dialogue import SYSTEM, USER
+from m6rec_jax.text.records import Item
+
+# After a retrieval task's name: vectors of items, not of users.
+_ITEMS = ":items"
+
+
+def routes(server: Server) -> APIRouter:
+    """The routes, for `FastAPI.include_router`."""
+    router = APIRouter(route_class=strict_route(server.limits), tags=["OpenAI"])
+
+    @router.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        """All tasks."""
+        return {"object": "list", "data": _models(server.snapshots.current)}
+
+    @router.get("/v1/models/{name}")
+    async def model(name: str) -> dict[str, Any]:
+        """One task."""
+        for found in _models(server.snapshots.current):
+            if found["id"] == name:
+                return found
+        raise ApiError(404, "model_not_found", f"there is no model '{name}'", "model")
+
+    @router.post("/v1/embeddings")
+    async def embeddings(body: schemas.Embeddings, request: Request) -> dict[str, Any]:
+        """Unit vectors of users or items that are described in text."""
+        async with asking(server, request) as asked:
+            return await _embed(asked, body)
+
+    @router.post("/v1/completions", response_model=None)
+    async def completions(body: schemas.Completion, request: Request) -> Any:
+        """Texts for users that are described in text."""
+        if not body.stream:
+            async with asking(server, request) as asked:
+                return await _complete(asked, body)
+        # What is wrong is said before the first event, with a status of its own.
+        asked = Asking(server, request)
+        try:
+            task, accepted = await _accept_completion(asked, body)
+            if len(accepted) != 1:
+                raise ApiError(400, "unsupported", "one prompt is streamed at a time", "prompt")
+        except BaseException:
+            asked.close()
+            raise
+        return events(asked, _completion_events(asked, body, task, accepted[0]))
+
+    @router.post("/v1/chat/completions", response_model=None)
+    async def chat(body: schemas.Chat, request: Request) -> Any:
+        """The next turn of a dialogue, and what is recommended in it."""
+        if body.stream:
+            conversation = _conversation(server.snapshots.current, body)
+            asked = Asking(server, request)
+            return events(asked, _chat_events(asked, conversation, body))
+        async with asking(server, request) as asked:
+            conversation = _conversation(asked.snapshot, body)
+            answer = await asked.call(functools.partial(_next_turn, conversation, body))
+            return _chat_answer(asked.snapshot, body, answer)
+
+    return router
+
+
+def _models(snapshot: Snapshot) -> list[dict[str, Any]]:
+    names: dict[str, str] = {ANY_TASK: ""}
+    for name, settings in snapshot.tasks.items():
+        names[name] = settings.kind
+        if settings.kind == "retrieval":
+            names[f"{name}{_ITEMS}"] = "embeddings"
+    created = int(snapshot.since)
+    return [
+        {"id": name, "object": "model", "created": created, "owned_by": "m6rec", "kind": kind}
+        for name, kind in names.items()
+    ]
+
+
+async def _embed(asked: Asking, body: schemas.Embeddings) -> dict[str, Any]:
+    snapshot = asked.snapshot
+    texts = [body.input] if isinstance(body.input, str) else body.input
+    name = body.model.removesuffix(_ITEMS)
+    task = snapshot.task(name, "retrieval")
+    retriever = snapshot.service.parts.retriever()
+    retriever.check_task(task)
+    width = snapshot.service.model.model.config.prompts.retrieval_dim
+    if body.dimensions not in (None, width):
+        raise ApiError(400, "unsupported", f"vectors have {width} numbers", "dimensions")
+    for index, text in enumerate(texts):
+        if not snapshot.num_tokens([text]):
+            raise ApiError(422, "no_text", f"'input[{index}]' has no words", f"input[{index}]")
+    if name == body.model:
+        accepted = [await asked.accept_text(_segments(text), task, "embeddings") for text in texts]
+        vectors = [one.vector for one in await asked.answer(*accepted)]  # type: ignore[attr-defined]
+    else:
+        vectors = await asked.call(functools.partial(retriever.embed_items, texts, task))
+    in_base64 = body.encoding_format == "base64"
+    return {
+        "object": "list",
+        "model": body.model,
+        "data": [
+            {
+                "object": "embedding",
+                "index": index,
+                "embedding": _base64(vector) if in_base64 else vector.tolist(),
+            }
+            for index, vector in enumerate(vectors)
+        ],
+        "usage": _usage(snapshot.num_tokens(texts)),
+    }
+
+
+def _segments(text: str) -> list[str]:
+    return text.splitlines() or [""]
+
+
+def _base64(vector: np.ndarray) -> str:
+    return base64.b64encode(vector.astype("<f4").tobytes()).decode()
+
+
+async def _accept_completion(asked: Asking, body: schemas.Completion) -> tuple[str, list[Accepted]]:
+    task = writing_task(asked, body.model)
+    prompts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
+    item = await run_in_threadpool(_item, asked.snapshot, body.item, task)
+    accepted = [
+        await asked.accept_text(
+            _segments(text), task, "generation", items=[item], number=body.seed or 0
+        )
+        for text in prompts
+    ]
+    return task, accepted
+
+
+def _item(snapshot: Snapshot, entry: schemas.AnyItem | None, task: str) -> Item:
+    """What a text is about; raises RejectedRow where the task can write none about it."""
+    answerer: Any = snapshot.service.answerer("generation")
+    item = Item("", {})
+    try:
+        if entry is not None:
+            item = snapshot.service.item(entry, task=task, job="generation")
+        answerer.check_item(item, task)
+    except RejectedRow as problem:
+        said = str(problem).replace("'items[0]", "'item")
+        raise RejectedRow(problem.kind, said) from None
+    return item
+
+
+async def _complete(asked: Asking, body: schemas.Completion) -> dict[str, Any]:
+    task, accepted = await _accept_completion(asked, body)
+    results: Sequence[Any] = await asked.answer(*accepted)
+    choices, written = [], 0
+    for index, result in enumerate(results):
+        text, reason = _cut(asked.snapshot, body, result.texts[0], result.ended[0])
+        written += asked.snapshot.num_tokens([text])
+        choices.append({"index": index, "text": text, "finish_reason": reason, "logprobs": None})
+    read = asked.snapshot.num_tokens([s for one in accepted for s in one.text.history])
+    described = asked.snapshot.describe(task, "generation")
+    return _head("text_completion", "cmpl", task) | {
+        "choices": choices,
+        "usage": _usage(read, written),
+        "m6rec": described,
+    }
+
+
+def _cut(snapshot: Snapshot, body: schemas.Completion, text: str, ended: bool) -> tuple[str, str]:
+    """A text as far as it is wanted, and why it ends there."""
+    reason = "stop" if ended else "length"
+    for stop in [body.stop] if isinstance(body.stop, str) else body.stop or ():
+        before, found, _ = text.partition(stop) if stop else (text, "", "")
+        if found:
+            text, reason = before, "stop"
+    if body.max_tokens is not None:
+        vocabulary = snapshot.service.model.vocabulary
+        tokens = vocabulary.encode_array(text)
+        if len(tokens) > body.max_tokens:
+            text, reason = vocabulary.decode(tokens[: body.max_tokens]), "length"
+    return text, reason
+
+
+async def _completion_events(
+    asked: Asking, body: schemas.Completion, task: str, accepted: Accepted
+) -> AsyncIterator[Mapping[str, Any]]:
+    head = _head("text_completion", "cmpl", task)
+
+    def event(text: str, reason: str | None) -> dict[str, Any]:
+        choice = {"index": 0, "text": text, "finish_reason": reason, "logprobs": None}
+        return head | {"choices": [choice]}
+
+    whole, reason = "", "stop"
+    async for piece in asked.pieces(accepted):
+        longer, reason = _cut(asked.snapshot, body, whole + piece, True)
+        yield event(longer[len(whole) :], None)
+        if longer != whole + piece:  # cut: nobody reads the rest
+            whole = longer
+            break
+        whole += piece
+    yield event("", reason)
+    if body.stream_options is not None and body.stream_options.include_usage:
+        read = asked.snapshot.num_tokens(accepted.text.history)
+        yield head | {"choices": [], "usage": _usage(read, asked.snapshot.num_tokens([whole]))}
+
+
+def _conversation(snapshot: Snapshot, body: schemas.Chat) -> Conversation:
+    """What answers a dialogue; raises ApiError where it cannot be answered."""
+    parts = {n for n, s in snapshot.tasks.items() if dialogue_part(s)}
+    if body.model not in (ANY_TASK, *parts):
+        known = ", ".join([ANY_TASK, *sorted(parts)])
+        raise ApiError(404, "model_not_found", f"'{body.model}' is none of {known}", "model")
+    if snapshot.conversation is None:
+        raise ApiError(
+            400,
+            "no_dialogues",
+            f"this model cannot chat: {snapshot.no_conversation}. /v1/completions writes texts, "
+            "/v1/recommend recommends",
+            "model",
+        )
+    if body.messages[-1].role != "user":
+        raise ApiError(422, "invalid_field", "the last message must be the user's", "messages")
+    return snapshot.conversation
+
+
+def _next_turn(conversation: Conversation, body: schemas.Chat) -> Answer:
+    known = [m.text for m in body.messages if m.role in ("system", "developer")]
+    turns = [
+        (USER if message.role == "user" else SYSTEM, message.text)
+        for message in body.messages[:-1]
+        if message.role in ("user", "assistant")
+    ]
+    history = [line for text in known for line in text.splitlines()] or None
+    return conversation.resumed(turns, history).answer(body.messages[-1].text)
+
+
+def _said(answer: Answer) -> tuple[str, dict[str, Any]]:
+    """The reply, or where there is none what is recommended; and the latter in any case."""
+    found = {
+        name: [
+            {"title": title, "score": score}
+            for title, score in zip(recommended.titles, recommended.scores, strict=True)
+        ]
+        for name, recommended in (("written", answer.written), ("retrieved", answer.retrieved))
+        if recommended is not None
+    }
+    titles = [str(item["title"]) for items in found.values() for item in items]
+    return answer.reply or " · ".join(dict.fromkeys(titles)), {"recommended": found}
+
+
+def _chat_answer(snapshot: Snapshot, body: schemas.Chat, answer: Answer) -> dict[str, Any]:
+    content, recommended = _said(answer)
+    message = {"role": "assistant", "content": content, "refusal": None}
+    choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}
+    read = snapshot.num_tokens([message.text for message in body.messages])
+    return _head("chat.completion", "chatcmpl", body.model) | {
+        "choices": [choice],
+        "usage": _usage(read, snapshot.num_tokens([content])),
+        "m6rec": recommended | {"snapshot": snapshot.version},
+    }
+
+
+async def _chat_events(
+    asked: Asking, conversation: Conversation, body: schemas.Chat
+) -> AsyncIterator[Mapping[str, Any]]:
+    head = _head("chat.completion.chunk", "chatcmpl", body.model)
+
+    def event(delta: Mapping[str, Any], reason: str | None = None, **more: Any) -> dict[str, Any]:
+        return head | {"choices": [{"index": 0, "delta": delta, "finish_reason": reason}]} | more
+
+    yield event({"role": "assistant", "content": ""})
+    answer = await asked.call(functools.partial(_next_turn, conversation, body))
+    content, recommended = _said(answer)
+    yield event({"content": content})
+    yield event({}, "stop", m6rec=recommended | {"snapshot": asked.snapshot.version})
+    if body.stream_options is not None and body.stream_options.include_usage:
+        read = asked.snapshot.num_tokens([message.text for message in body.messages])
+        yield head | {"choices": [], "usage": _usage(read, asked.snapshot.num_tokens([content]))}
+
+
+def _head(kind: str, prefix: str, model: str) -> dict[str, Any]:
+    return {
+        "id": f"{prefix}-{uuid.uuid4().hex}",
+        "object": kind,
+        "created": int(time.time()),
+        "model": model,
+    }
+
+
+def _usage(read: int, written: int = 0) -> dict[str, int]:
+    return {
+        "prompt_tokens": read,
+        "completion_tokens": written,
+        "total_tokens": read + written,
+    }

@@ -1,0 +1,115 @@
+"""`/v1/rerank` and `/v2/rerank`, as Cohere's and Jina's clients call them."""
+
+from __future__ import annotations
+
+import math
+import time
+import uuid
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.concurrency import run_in_threadpool
+
+from m6rec_jax.errors import ConfigError
+from m6rec_jax.jobs.answering import Accepted
+from m6rec_jax.requests.request import RejectedRow
+from m6rec_jax.server import schemas
+from m6rec_jax.server.asking import Asking, Server, asking
+from m6rec_jax.server.limits import strict_route
+from m6rec_jax.server.snapshots import ANY_TASK, Snapshot
+from m6rec_jax.text.records import Item
+
+# Kinds of tasks that score candidates, the best for it first, and the job that does.
+_JOBS = {"scoring": "scoring", "reranking": "scoring", "likelihood": "likelihood"}
+
+
+def routes(server: Server) -> APIRouter:
+    """The routes, for `FastAPI.include_router`."""
+    router = APIRouter(route_class=strict_route(server.limits), tags=["Cohere and Jina"])
+
+    @router.post("/v1/rerank")
+    @router.post("/v2/rerank")
+    async def rerank(body: schemas.Rerank, request: Request) -> dict[str, Any]:
+        """Documents, likeliest first, for a user described in text."""
+        async with asking(server, request) as asked:
+            task, job = _task(asked, body.model)
+            accepted = await run_in_threadpool(_accept, asked.snapshot, body, task, job)
+            (result,) = await asked.answer(accepted)
+            scores = [item.score for item in result.items]  # type: ignore[attr-defined]
+            if job == "likelihood":  # mean log probabilities
+                scores = [math.exp(score) for score in scores]
+            order = sorted(range(len(scores)), key=lambda index: -scores[index])
+            results = [
+                {"index": index, "relevance_score": scores[index]}
+                | ({"document": _shown(body.documents[index])} if body.return_documents else {})
+                for index in order[: body.top_n]
+            ]
+            text = accepted.text
+            tokens = asked.snapshot.num_tokens([*text.history, *text.candidates])
+            return {
+                "id": str(uuid.uuid4()),
+                "object": "list",
+                "model": task,
+                "results": results,
+                "usage": {"total_tokens": tokens},
+                "meta": {
+                    "api_version": {"version": request.url.path[2]},
+                    "billed_units": {"search_units": 1},
+                    "m6rec": asked.snapshot.describe(task, job),
+                },
+            }
+
+    return router
+
+
+def _task(asked: Asking, model: str) -> tuple[str, str]:
+    snapshot = asked.snapshot
+    if model != ANY_TASK:
+        task = snapshot.task(model, "scoring")
+        if snapshot.tasks[task].kind in _JOBS:
+            return task, _JOBS[snapshot.tasks[task].kind]
+        raise ConfigError(f"'{task}' scores nothing; its kind is '{snapshot.tasks[task].kind}'")
+    for kind, job in _JOBS.items():
+        if found := snapshot.named(kind):
+            return snapshot.task(found[0] if len(found) == 1 else None, job), job
+    raise ConfigError("the model has no task of scoring, reranking or likelihood")
+
+
+def _accept(snapshot: Snapshot, body: schemas.Rerank, task: str, job: str) -> Accepted:
+    """Objects are rendered as items, texts are read as they are."""
+    texts = {i: text for i, doc in enumerate(body.documents) if (text := _text(doc)) is not None}
+    objects = {i: doc for i, doc in enumerate(body.documents) if i not in texts}
+    items: dict[int, Item] = {}
+    for index, entry in objects.items():
+        try:
+            (items[index],), (texts[index],) = snapshot.service.candidates(
+                [entry], task=task, job=job, time=time.time()
+            )
+        except RejectedRow as problem:
+            said = str(problem).replace("candidates[0]", f"documents[{index}]")
+            raise RejectedRow(problem.kind, said) from None
+    if isinstance(body.query, str):
+        history = body.query.splitlines() or [""]
+    else:
+        row = {**body.query, "candidates": []}
+        history = snapshot.accept(row, task, job).text.history
+    number = range(len(body.documents))
+    return snapshot.accept_text(
+        history,
+        task,
+        job,
+        [texts[index] for index in number],
+        [items.get(index, Item("", {})) for index in number],
+    )
+
+
+def _text(document: schemas.AnyItem) -> str | None:
+    """A document that is text; None: an item."""
+    if isinstance(document, str):
+        return document
+    text = document.get("text") if set(document) == {"text"} else None
+    return text if isinstance(text, str) else None
+
+
+def _shown(document: schemas.AnyItem) -> dict[str, Any]:
+    return {"text": document} if isinstance(document, str) else document

@@ -1,0 +1,257 @@
+"""Bodies of requests and answers, with examples, as the OpenAPI page shows them.
+
+What users, behaviours and items hold is checked by `requests.request`, which knows the data set.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+_USER: dict[str, Any] = {"age": 24, "gender": "female", "occupation": "writer"}
+_BEHAVIOURS: list[Any] = [{"item": "50", "time": 1764000000, "value": 5}]
+_HISTORY: dict[str, Any] = {"user": _USER, "behaviours": _BEHAVIOURS}
+
+# A catalogue's id, or an object of the items table's columns.
+AnyItem = str | dict[str, Any]
+
+
+class Ask(BaseModel):
+    """Who is asked about: fields of files of requests (docs/requests.md)."""
+
+    model_config = ConfigDict(extra="allow", json_schema_extra={"examples": [_HISTORY]})
+
+    task: str | None = Field(None, description="one of the model's tasks; none: the only one")
+    user: dict[str, Any] | None = Field(None, description="columns of the users table, and `id`")
+    time: Any = Field(None, description="unix seconds or ISO 8601; none: now")
+    behaviours: list[Any] | None = Field(None, description="what the user did, oldest first")
+    statistics: dict[str, Any] | None = Field(None, description="in place of those looked up")
+
+
+class Score(Ask):
+    """Candidates to be scored."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [_HISTORY | {"candidates": ["181", {"title": "New"}]}]}
+    )
+    candidates: list[Any] = Field(description="ids, or objects of the items table's columns")
+    job: Literal["scoring", "likelihood"] | None = Field(
+        None, description="`likelihood`: zero-shot; none: what the task is for"
+    )
+
+
+class Retrieve(Ask):
+    """Items of the catalogue to be found."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_HISTORY | {"k": 10}]})
+    k: int | None = Field(None, ge=1, description="how many")
+    exclude: list[Any] | None = Field(None, description="ids that must not come")
+
+
+class Recommend(Retrieve):
+    """Items to be recommended: found, reranked by co-occurrence, scored."""
+
+    by: Literal["reranking", "titles"] = Field(
+        "reranking", description="`titles`: by generating titles of the catalogue"
+    )
+    scorer: str | None = Field(
+        None, description="task that orders what was found; '': none; none: the one that there is"
+    )
+    about: Any = Field(None, description="for titles: the item that the prefix is about")
+
+
+class Write(Ask):
+    """Texts to be written: one about each candidate, or one about none."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_HISTORY | {"candidates": ["181"]}]})
+    candidates: list[Any] | None = Field(None, description="as for scoring")
+    seed: int = Field(0, ge=0, lt=2**32, description="of sampling, where the server samples")
+
+
+class Answered(BaseModel):
+    """What answered.
+
+    `prompts` and `data` are fingerprints: equal ones give equal answers. `snapshot` counts the
+    server's changes.
+    """
+
+    task: str
+    job: str
+    prompts: str
+    data: str
+    snapshot: int
+
+
+class RankedItem(BaseModel):
+    """An item and what it is ordered by. `id` is empty for an item that has none."""
+
+    id: str
+    title: str
+    score: float
+
+
+class RecommendedItem(RankedItem):
+    """`retrieval_score` is what the item was found by, where a scorer ordered it anew."""
+
+    retrieval_score: float | None = None
+
+
+class Ranked(Answered):
+    """Items: candidates in their order, or what was found, best first."""
+
+    items: list[RankedItem]
+
+
+class Recommended(Answered):
+    """Items, best first; `scored_by` answered last."""
+
+    items: list[RecommendedItem]
+    scored_by: Answered | None = None
+
+
+class WrittenText(BaseModel):
+    """A text, about the item of this id and title."""
+
+    id: str
+    title: str
+    text: str
+    log_probability: float
+
+
+class Written(Answered):
+    """Texts, in the candidates' order."""
+
+    texts: list[WrittenText]
+
+
+class Rerank(BaseModel):
+    """As Cohere's and Jina's clients ask; other fields are ignored."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "model": "m6rec",
+                    "query": "24 years old, female, writer\nliked Fargo, crime",
+                    "documents": ["Heat, crime", {"id": "181"}],
+                    "top_n": 1,
+                }
+            ]
+        }
+    )
+    model: str = Field("m6rec", description="a task of scoring, reranking or likelihood")
+    query: str | dict[str, Any] = Field(
+        description="the history as text, a segment a line; or an object with the fields of a "
+        "request (`user`, `behaviours`, ...)"
+    )
+    documents: list[AnyItem] = Field(
+        min_length=1,
+        description="candidates as text; or objects: `{'text': ...}`, or an item's columns or `id`",
+    )
+    top_n: int | None = Field(None, ge=1)
+    return_documents: bool = False
+
+
+class Embeddings(BaseModel):
+    """As OpenAI's client asks."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"model": "m6rec", "input": "liked Fargo, crime"}]}
+    )
+    model: str = Field(description="a task of retrieval: vectors of users; `TASK:items`: of items")
+    input: str | list[str]
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: int | None = Field(None, description="the model's own, if any")
+
+
+class StreamOptions(BaseModel):
+    """Whether a last event counts tokens."""
+
+    include_usage: bool = False
+
+
+class Completion(BaseModel):
+    """As OpenAI's client asks; texts are decoded as the server is set to (`Decoding` in gin)."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"model": "m6rec", "prompt": "liked Fargo, crime"}]}
+    )
+    model: str = Field(description="a task of generation")
+    prompt: str | list[str] = Field(description="the history as text, a segment a line")
+    item: AnyItem | None = Field(None, description="that the text is about; no field of OpenAI's")
+    max_tokens: int | None = Field(None, ge=1)
+    stop: str | list[str] | None = None
+    seed: int | None = Field(None, ge=0, lt=2**32)
+    n: Literal[1] | None = None
+    stream: bool | None = False
+    stream_options: StreamOptions | None = None
+
+
+class TextPart(BaseModel):
+    """A part of a message; only text is read."""
+
+    type: Literal["text"]
+    text: str
+
+
+class Message(BaseModel):
+    """A turn of a dialogue. What a system message says is read as what is known of the user."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[TextPart]
+
+    @property
+    def text(self) -> str:
+        """What it says."""
+        if isinstance(self.content, str):
+            return self.content
+        return "\n".join(part.text for part in self.content)
+
+
+class Chat(BaseModel):
+    """As OpenAI's client asks."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"model": "m6rec", "messages": [{"role": "user", "content": "I liked Fargo."}]}
+            ]
+        }
+    )
+    model: str = Field(description="`m6rec`, or any task of dialogues")
+    messages: list[Message] = Field(min_length=1)
+    n: Literal[1] | None = None
+    stream: bool | None = False
+    stream_options: StreamOptions | None = None
+
+
+class Predict(BaseModel):
+    """Vertex AI's contract: every instance is a request with the fields of its job."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "instances": [_HISTORY | {"candidates": ["181"]}],
+                    "parameters": {"job": "scoring"},
+                }
+            ]
+        }
+    )
+    instances: list[dict[str, Any]]
+    parameters: dict[str, Any] | None = Field(None, description="`task` and `job` of all instances")
+
+
+class PutPrompts(BaseModel):
+    """Prompts to be added, or replaced by what the bank's folder holds now."""
+
+    index: str | None = Field(None, description="folder of the catalogue's index, for retrieval")
+
+
+class PutData(BaseModel):
+    """Folders and files on the server to read anew; what is left out stays the same."""
+
+    prepared: str | None = None
+    items: str | None = None
+    index: str | dict[str, str] | None = None

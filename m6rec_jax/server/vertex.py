@@ -1,0 +1,74 @@
+"""Vertex AI's contract for containers: `AIP_PREDICT_ROUTE`, `AIP_HEALTH_ROUTE`, `AIP_HTTP_PORT`."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from fastapi import APIRouter, Request
+
+from m6rec_jax.jobs.answering import Accepted
+from m6rec_jax.server import schemas
+from m6rec_jax.server.asking import Server, asking
+from m6rec_jax.server.errors import ApiError, as_api_error
+from m6rec_jax.server.limits import strict_route
+
+# Columns of files of requests, by job (docs/requests.md): what a prediction holds.
+Prediction = dict[str, Any]
+
+
+def predict_route() -> str:
+    """Where Vertex AI asks; `/predict` elsewhere."""
+    return os.environ.get("AIP_PREDICT_ROUTE", "/predict")
+
+
+def health_route() -> str | None:
+    """Where Vertex AI looks whether requests are answered; None: not under Vertex AI."""
+    return os.environ.get("AIP_HEALTH_ROUTE")
+
+
+def routes(server: Server) -> APIRouter:
+    """The routes, for `FastAPI.include_router`."""
+    router = APIRouter(route_class=strict_route(server.limits), tags=["Vertex AI"])
+
+    @router.post(predict_route())
+    async def predict(body: schemas.Predict, request: Request) -> dict[str, list[Prediction]]:
+        """A prediction for each instance: the columns of files of requests, or its error."""
+        parameters = body.parameters or {}
+        found: dict[int, Prediction] = {}
+        accepted: dict[int, Accepted] = {}
+        async with asking(server, request) as asked:
+            snapshot = asked.snapshot
+            task = snapshot.task(_name(parameters, "task"), _name(parameters, "job") or "scoring")
+            job = snapshot.service.job(task, _name(parameters, "job"))
+            for index, row in enumerate(body.instances):
+                try:
+                    server.limits.check(row, f"instances[{index}].")
+                    accepted[index] = await asked.accept(row, task, job)
+                except Exception as error:
+                    told = as_api_error(error)
+                    if told.status_code >= 500:
+                        raise
+                    found[index] = told.body()
+            results = await asked.answer(*accepted.values())
+            for index, result in zip(accepted, results, strict=True):
+                found[index] = _columns(result)
+        return {"predictions": [found[index] for index in range(len(body.instances))]}
+
+    return router
+
+
+def _name(parameters: dict[str, Any], field: str) -> str | None:
+    value = parameters.get(field)
+    if value is None or isinstance(value, str):
+        return value
+    path = f"parameters.{field}"
+    raise ApiError(422, "wrong_type", f"'{path}' must be a text", path)
+
+
+def _columns(result: Any) -> Prediction:
+    """Columns of a result, as files of requests have them."""
+    return {
+        name: values.tolist() if hasattr(values, "tolist") else list(values)
+        for name, values in result.columns().items()
+    }

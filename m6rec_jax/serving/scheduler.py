@@ -1,0 +1,336 @@
+"""Requests of many clients, answered in batches by one thread that owns the devices.
+
+    scheduler = Scheduler()
+    future = scheduler.submit(service, accepted, deadline=time.monotonic() + 2.0)
+    result = future.result()
+
+Interactive requests go before bulk, and then the earliest deadline. A batch is what has queued for
+the first one's job, of any tasks: a score does not wait until the texts of others are finished.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import heapq
+import itertools
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gin
+import jax
+
+from m6rec_jax.errors import ConfigError, M6RecError
+from m6rec_jax.jobs.answering import Accepted, Result
+from m6rec_jax.serving.service import Service
+
+log = logging.getLogger(__name__)
+
+# Receives a piece of a text: which text of the answer, and what it goes on with.
+OnText = Callable[[int, str], None]
+
+_CHARACTERS_PER_TOKEN = 4
+# How much of the measured rate is that of the latest batch.
+_SMOOTHING = 0.1
+# On a CPU a padded row costs as much as a real one.
+_CPU_FILL = 0.5
+
+
+class QueueFull(M6RecError):
+    """More requests wait than the queue holds.
+
+    Attributes:
+      retry_after: seconds until the queue is done, at the measured rate.
+    """
+
+    def __init__(self, waiting: int, retry_after: float) -> None:
+        super().__init__(f"{waiting} requests are waiting; try again in {retry_after:.0f} s")
+        self.retry_after = retry_after
+
+
+class DeadlinePassed(M6RecError):
+    """A request waited until after its deadline, and was not begun."""
+
+
+class SchedulerClosed(M6RecError):
+    """No requests are taken any more."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Batch:
+    """What became of a batch, for metrics.
+
+    Attributes:
+      job: of all its requests; 'other' for functions.
+      waits: seconds that each request waited.
+      seconds: that the batch ran.
+      failures: requests that ended in an error.
+    """
+
+    job: str
+    waits: Sequence[float]
+    seconds: float
+    failures: int
+
+
+@dataclasses.dataclass(slots=True)
+class _Entry:
+    """A request in the queue; entries of equal `group` may share a batch."""
+
+    group: Any
+    run: Callable[[Sequence[_Entry]], list[Any]]
+    deadline: float
+    tokens: int = 1
+    accepted: Accepted | None = None
+    on_text: OnText | None = None
+    since: float = dataclasses.field(default_factory=time.monotonic)
+    future: concurrent.futures.Future[Any] = dataclasses.field(
+        default_factory=concurrent.futures.Future
+    )
+
+
+@gin.configurable(denylist=["observe"])
+class Scheduler:
+    """Owns the devices; see the module. Methods may be called from any thread.
+
+    Args:
+      max_queue: requests that may wait; more raise `QueueFull`.
+      max_batch: requests of a batch, at most.
+      max_tokens: of histories and candidates of a batch, at most; counted roughly, by characters.
+      wait_ms: how long a request waits for others to share its batch.
+      fill: least share of a padded batch that requests fill, so that padding does not cost more
+        than sharing saves; None: half of it on a CPU, and anything elsewhere.
+      observe: told of each batch.
+
+    Raises:
+      ConfigError: numbers that are impossible.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_queue: int = 512,
+        max_batch: int = 32,
+        max_tokens: int = 65536,
+        wait_ms: float = 0.0,
+        fill: float | None = None,
+        observe: Callable[[Batch], None] | None = None,
+    ) -> None:
+        if min(max_queue, max_batch, max_tokens) < 1 or wait_ms < 0:
+            raise ConfigError(
+                f"Scheduler: max_queue = {max_queue}, max_batch = {max_batch} and max_tokens = "
+                f"{max_tokens} must be at least 1, and wait_ms = {wait_ms} at least 0"
+            )
+        self._max_queue, self._max_batch, self._max_tokens = max_queue, max_batch, max_tokens
+        self._wait = wait_ms / 1000
+        self._fill = fill
+        self._observe = observe or (lambda batch: None)
+        self._queue: list[tuple[tuple[bool, float, int], _Entry]] = []
+        self._numbers = itertools.count()
+        self._changed = threading.Condition()
+        self._running = 0
+        self._closed = self._stopped = False
+        self._rate = 0.0
+        self._thread = threading.Thread(target=self._work, name="m6rec-devices", daemon=True)
+        self._thread.start()
+
+    @property
+    def depth(self) -> int:
+        """Requests that wait."""
+        return len(self._queue)
+
+    def submit(
+        self,
+        service: Service,
+        accepted: Accepted,
+        *,
+        deadline: float | None = None,
+        bulk: bool = False,
+        on_text: OnText | None = None,
+    ) -> concurrent.futures.Future[Result]:
+        """Queues a request.
+
+        Args:
+          service: that accepted it, and answers it.
+          accepted: of `Service.accept`.
+          deadline: of `time.monotonic`: a request that has not begun by then never does; None:
+            none.
+          bulk: whether all interactive requests go first.
+          on_text: receives generated texts piece by piece, in the scheduler's thread; a whole text
+            is one piece, as long as texts are generated in whole batches.
+
+        Returns:
+          The answer to come. It may end in `DeadlinePassed`, `SchedulerClosed`, or what
+          `Service.answer` raises. Cancelled before it begins, the request takes no more time.
+
+        Raises:
+          QueueFull, SchedulerClosed: it was not queued.
+        """
+
+        def run(entries: Sequence[_Entry]) -> list[Any]:
+            return service.answer([entry.accepted for entry in entries if entry.accepted])
+
+        text = accepted.text
+        characters = sum(map(len, text.history)) + sum(map(len, text.candidates))
+        tokens = characters // _CHARACTERS_PER_TOKEN + len(text.history) + 2 * len(text.candidates)
+        group = (service, accepted.job)
+        return self._put(_Entry(group, run, _time(deadline), tokens, accepted, on_text), bulk)
+
+    def call(
+        self, function: Callable[[], Any], *, deadline: float | None = None, bulk: bool = False
+    ) -> concurrent.futures.Future[Any]:
+        """Queues what is no request of a `Service`, such as a turn of a dialogue; as `submit`."""
+        return self._put(_Entry(object(), lambda _: [function()], _time(deadline)), bulk)
+
+    def close(self, grace: float = 0.0) -> bool:
+        """Takes no more requests, and waits for those that there are.
+
+        Args:
+          grace: seconds; requests that have not begun by then end in `SchedulerClosed`.
+
+        Returns:
+          Whether all were answered.
+        """
+        with self._changed:
+            self._closed = True
+            done = self._changed.wait_for(lambda: not self._queue and not self._running, grace)
+            left, self._queue = self._queue, []
+            self._stopped = True
+            self._changed.notify_all()
+        for _, entry in left:
+            _fail(entry, SchedulerClosed("the server is shutting down"))
+        return done
+
+    def _put(self, entry: _Entry, bulk: bool) -> concurrent.futures.Future[Any]:
+        with self._changed:
+            if self._closed:
+                raise SchedulerClosed("the server is shutting down")
+            if len(self._queue) >= self._max_queue:
+                self._drop_dead()
+            if (waiting := len(self._queue)) >= self._max_queue:
+                raise QueueFull(waiting, max(1.0, math.ceil(waiting / max(self._rate, 1e-3))))
+            heapq.heappush(self._queue, ((bulk, entry.deadline, next(self._numbers)), entry))
+            self._changed.notify_all()
+        return entry.future
+
+    def _drop_dead(self) -> None:
+        """Takes cancelled and late requests out of the queue; the caller holds the lock."""
+        now = time.monotonic()
+        kept = []
+        for item in self._queue:
+            entry = item[1]
+            if entry.deadline < now:
+                _fail(entry, DeadlinePassed("the request waited until after its deadline"))
+            elif not entry.future.cancelled():
+                kept.append(item)
+        heapq.heapify(kept)
+        self._queue = kept
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._queue or self._stopped)
+                if self._stopped:
+                    return
+                if self._wait:
+                    # Until enough have come, or time has passed, or nothing comes any more.
+                    self._changed.wait_for(
+                        lambda: len(self._queue) >= self._max_batch or self._closed, self._wait
+                    )
+                batch = self._take()
+                self._running = len(batch)
+            if batch:
+                self._run(batch)
+            with self._changed:
+                self._running = 0
+                self._changed.notify_all()
+
+    def _take(self) -> list[_Entry]:
+        """The next batch, out of the queue; the caller holds the lock."""
+        self._drop_dead()
+        if not self._queue:
+            return []
+        group = self._queue[0][1].group
+        members: list[tuple[tuple[bool, float, int], _Entry]] = []
+        tokens = 0
+        for item in sorted(self._queue):
+            entry = item[1]
+            if entry.group != group or len(members) == self._max_batch:
+                continue
+            if members and tokens + entry.tokens > self._max_tokens:
+                continue
+            members.append(item)
+            tokens += entry.tokens
+        if members[0][1].accepted is not None:
+            members = members[: self._well_filled(len(members), group[0].parts.batch_sizes)]
+        taken = {item[0] for item in members}
+        self._queue = [item for item in self._queue if item[0] not in taken]
+        heapq.heapify(self._queue)
+        # A future that runs can no longer be cancelled.
+        return [e for _, e in members if e.future.set_running_or_notify_cancel()]
+
+    def _well_filled(self, number: int, sizes: Sequence[int]) -> int:
+        """How many of `number` requests fill a padded batch."""
+        if self._fill is None:
+            self._fill = _CPU_FILL if jax.default_backend() == "cpu" else 0.0
+        best = 1
+        for size in sorted(sizes):
+            if number >= size * self._fill:
+                best = max(best, min(number, size))
+        return best
+
+    def _run(self, batch: Sequence[_Entry]) -> None:
+        began = time.monotonic()
+        failures = 0
+        try:
+            results = batch[0].run(batch)
+        except Exception as error:
+            if len(batch) == 1:
+                batch[0].future.set_exception(error)
+                failures = 1
+            else:
+                # One of them cannot be answered; the others can.
+                log.warning("a batch of %d failed (%s)", len(batch), type(error).__name__)
+                for entry in batch:
+                    failures += self._run_alone(entry)
+        else:
+            for entry, result in zip(batch, results, strict=True):
+                _finish(entry, result)
+        seconds = time.monotonic() - began
+        rate = len(batch) / max(seconds, 1e-6)
+        self._rate = rate if not self._rate else self._rate + _SMOOTHING * (rate - self._rate)
+        job = "other" if batch[0].accepted is None else batch[0].accepted.job
+        self._observe(Batch(job, [began - entry.since for entry in batch], seconds, failures))
+
+    def _run_alone(self, entry: _Entry) -> bool:
+        """Answers one request; whether it failed."""
+        try:
+            (result,) = entry.run([entry])
+        except Exception as error:
+            entry.future.set_exception(error)
+            return True
+        _finish(entry, result)
+        return False
+
+
+def _time(deadline: float | None) -> float:
+    return math.inf if deadline is None else deadline
+
+
+def _finish(entry: _Entry, result: Any) -> None:
+    if entry.on_text is not None:
+        for index, text in enumerate(getattr(result, "texts", ())):
+            # A listener that has gone must not end the thread.
+            with contextlib.suppress(Exception):
+                entry.on_text(index, text)
+    entry.future.set_result(result)
+
+
+def _fail(entry: _Entry, error: Exception) -> None:
+    if entry.future.set_running_or_notify_cancel():
+        entry.future.set_exception(error)

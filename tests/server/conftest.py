@@ -1,0 +1,81 @@
+"""Servers over the tiny films: in this process, and over a socket for real clients."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import pytest
+import uvicorn
+from fastapi.testclient import TestClient
+from jax.experimental.compilation_cache import compilation_cache
+
+from m6rec_jax.server.app import make_app
+from m6rec_jax.server.asking import Server
+from m6rec_jax.server.launch import use_compilation_cache
+from m6rec_jax.serving.service import Service
+from tests.server import served as served_folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Compiled once for all workers and all services: they are the same for every folder."""
+    before = jax.config.values["jax_compilation_cache_dir"]
+    folder = tmp_path_factory.getbasetemp().parent / "programs"
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    use_compilation_cache()
+    compilation_cache.reset_cache()
+    yield
+    jax.config.update("jax_compilation_cache_dir", before)
+    compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope="session")
+def folder(served: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return served_folder.write(served, tmp_path_factory.mktemp("server"))
+
+
+@pytest.fixture(scope="session")
+def service(folder: Path) -> Service:
+    return served_folder.open_service(folder)
+
+
+@pytest.fixture(scope="session")
+def server(service: Service, folder: Path) -> Iterator[Server]:
+    """Ready, and shared: tests that change it make one of their own."""
+    server = served_folder.make_server(service, folder)
+    yield server
+    server.scheduler.close(10)
+
+
+@pytest.fixture(scope="session")
+def client(server: Server) -> TestClient:
+    return TestClient(make_app(server), raise_server_exceptions=False)
+
+
+@pytest.fixture(scope="session")
+def listen() -> Iterator[Callable[[Any], str]]:
+    """Lets an app listen at a socket; returns its address."""
+    running: list[tuple[uvicorn.Server, threading.Thread]] = []
+
+    def start(app: Any) -> str:
+        config = uvicorn.Config(app, port=0, log_config=None, lifespan="off", access_log=False)
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, daemon=True)
+        thread.start()
+        running.append((server, thread))
+        while not server.started:
+            time.sleep(0.01)
+        return f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+
+    yield start
+    for server, thread in running:
+        server.should_exit = True
+        thread.join(10)
+
+
+@pytest.fixture(scope="session")
+def address(server: Server, listen: Callable[[Any], str]) -> str:
+    return listen(make_app(server))

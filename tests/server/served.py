@@ -1,0 +1,68 @@
+"""A folder that a server is started with: a run, its bank, an index, the data of the films."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from m6rec_jax.bank.export import add_prompts
+from m6rec_jax.data.co_occurrence import CoOccurrence
+from m6rec_jax.server.asking import Server
+from m6rec_jax.server.limits import Limits
+from m6rec_jax.server.metrics import Metrics
+from m6rec_jax.server.snapshots import Snapshot, Snapshots
+from m6rec_jax.serving.build_index import build_index
+from m6rec_jax.serving.scheduler import Scheduler
+from m6rec_jax.serving.service import Service, ServiceOptions
+from tests.serving import served_films
+from tests.serving.served_films import ITEMS
+
+TASKS = ["ctr", "next", "titles", "contents", "plausible", "talk_titles", "talk_replies"]
+
+
+def write(served: Path, folder: Path) -> Path:
+    """Writes run, data, bank and index."""
+    run = served_films.copy_run(served / "run", folder / "run", TASKS)
+    settings = json.loads((run / "inference" / "settings.json").read_text())
+    settings["tasks"]["stars"] = settings["tasks"]["ctr"] | {
+        "task_id": 1,
+        "positive_classes": [2],
+        "prepared": "stars.by_time",  # so that one scorer stands beside `next`
+    }
+    (run / "inference" / "settings.json").write_text(json.dumps(settings))
+    datasets = run / "inference" / "datasets"
+    shutil.copy(datasets / f"{served_films.PREPARED}.json", datasets / "stars.by_time.json")
+    data = served_films.write_data(folder / "data")
+    counted = CoOccurrence(len(ITEMS))
+    rng = np.random.default_rng(0)
+    for n in range(200):
+        counted.update(f"u{n % 9}", int(rng.integers(len(ITEMS))))
+    counted.save(data)
+    add_prompts(folder / "bank", run)
+    build_index(folder / "index", run, bank=str(folder / "bank"), task="next", prepared=str(data))
+    return folder
+
+
+def open_service(folder: Path, **changes: Any) -> Service:
+    """Serves the bank's tasks."""
+    shapes: dict[str, Any] = {"prepared": str(folder / "data"), "index": str(folder / "index")}
+    options = ServiceOptions(**(shapes | {"batch_sizes": (1, 8)} | changes))
+    return Service.open(folder / "run", bank=folder / "bank", options=options)
+
+
+def make_server(
+    service: Service | None, folder: Path, limits: Limits | None = None, **options: Any
+) -> Server:
+    """A server that is ready, or without a service one that is still loading."""
+    metrics = Metrics()
+
+    def make(own: Service, version: int) -> Snapshot:
+        return Snapshot(own, version, jobs=["title_recommendation"], prepared=str(folder / "data"))
+
+    snapshots = Snapshots(make, lambda what: metrics.swaps.labels(what).inc())
+    if service is not None:
+        snapshots.start(service)
+    scheduler = Scheduler(observe=metrics.batch, **options)
+    return Server(snapshots, scheduler, limits or Limits(), metrics)

@@ -1,0 +1,334 @@
+"""What clients should not send, tokens, full queues, deadlines, clients that hang up."""
+
+import asyncio
+import concurrent.futures
+import json
+import socket
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from m6rec_jax.errors import ConfigError
+from m6rec_jax.server.access import Tokens
+from m6rec_jax.server.app import make_app
+from m6rec_jax.server.asking import Server, events
+from m6rec_jax.server.limits import Limits
+from m6rec_jax.serving.service import Service
+from tests.server import served
+from tests.server.test_routes import failed, post, wait_until
+from tests.serving.served_films import request
+
+ROUTES = [
+    *("/v1/score", "/v1/retrieve", "/v1/recommend", "/v1/explain", "/v1/write", "/v1/rerank"),
+    *("/v1/embeddings", "/v1/completions", "/v1/chat/completions", "/predict"),
+]
+SCORE = request(3) | {"task": "ctr"}
+
+
+@pytest.fixture
+def small(service: Service, folder: Path, server: Server) -> Iterator[Callable[..., Any]]:
+    """Servers with other limits and queues, over the snapshot that there is."""
+    made: list[Server] = []
+
+    def make(limits: Limits | None = None, tokens: Tokens | None = None, **options: Any) -> Any:
+        own = served.make_server(None, folder, limits, **options)
+        own.snapshots._current = server.snapshots.current
+        made.append(own)
+        return own, TestClient(make_app(own, tokens), raise_server_exceptions=False)
+
+    yield make
+    for own in made:
+        own.scheduler.close(10)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        (b"", 422, "invalid_field"),
+        (b"{half", 400, "invalid_json"),
+        (b"[]", 422, "invalid_field"),
+        (b'"text"', 422, "invalid_field"),
+        (b'{"task": "\xff"}', 400, "invalid_utf8"),
+        (b'{"task": "\\ud800"}', 400, "invalid_utf8"),
+        (b'{"\\udfff": 1}', 400, "invalid_utf8"),
+        (b'{"time": NaN}', 400, "nan"),
+        (b'{"time": -Infinity}', 400, "nan"),
+        (b'{"time": 1e999}', 400, "number_too_large"),
+        (b'{"k": 99999999999999999999}', 400, "number_too_large"),
+        (b'{"k": ' + b"9" * 5000 + b"}", 400, "invalid_json"),
+        (b"[" * 20 + b"]" * 20, 422, "nested_too_deeply"),
+        (b"[" * 100_000, 422, "nested_too_deeply"),
+        (b'{"a":' * 17 + b"1" + b"}" * 17, 422, "nested_too_deeply"),
+        (b"[" * 16 + b"]" * 16, 422, "invalid_field"),
+    ],
+)
+def test_bodies_that_are_no_requests(
+    client: TestClient, body: bytes, status: int, code: str
+) -> None:
+    headers = {"Content-Type": "application/json"}
+    for route in ROUTES:
+        response = client.post(route, content=body, headers=headers)
+        assert (response.status_code, response.json()["error"]["code"]) == (status, code), route
+
+
+def test_bodies_of_another_type(client: TestClient) -> None:
+    for headers in ({"Content-Type": "application/x-www-form-urlencoded"}, {"X": ""}):
+        response = client.post("/v1/score", content=json.dumps(SCORE), headers=headers)
+        assert response.status_code == 415
+        assert "--json" in response.json()["error"]["message"]
+
+
+def test_limits_name_field_and_limit(small: Callable[..., Any]) -> None:
+    _, client = small(Limits(body_bytes=4000, candidates=3, behaviours=9, exclude=1, text=50, k=5))
+    event = {"item": "f1", "time": 1000.0, "value": 3}
+    for changes, path in (
+        ({"candidates": ["f1"] * 4}, "candidates"),
+        ({"behaviours": [event] * 10}, "behaviours"),
+        ({"exclude": ["f1", "f2"]}, "exclude"),
+        ({"k": 6}, "k"),
+    ):
+        response = client.post("/v1/score", json=SCORE | changes)
+        error = response.json()["error"]
+        assert (response.status_code, error["code"], error["param"]) == (422, "too_many", path)
+        assert f"more than Limits.{path} = " in error["message"]
+    instances = {"instances": [{"candidates": ["f1"] * 4}], "parameters": {"task": "ctr"}}
+    (prediction,) = post(client, "/predict", instances)["predictions"]
+    assert prediction["error"]["param"] == "instances[0].candidates"
+    long = SCORE | {"user": {"taste": "a" * 51}}
+    assert failed(client, "/v1/score", long) == (422, "text_too_long", None)
+    large = SCORE | {"more": ["a" * 40] * 200}
+    assert failed(client, "/v1/score", large) == (413, "body_too_large", None)
+
+    def chunks() -> Iterator[bytes]:  # without a Content-Length
+        yield from [json.dumps(large).encode()[i : i + 1000] for i in range(0, 9000, 1000)]
+
+    headers = {"Content-Type": "application/json"}
+    response = client.post("/v1/score", content=chunks(), headers=headers)
+    assert (response.status_code, response.json()["error"]["code"]) == (413, "body_too_large")
+
+
+def test_a_large_body_over_a_socket_hears_why(address: str) -> None:
+    for size in (10 << 20, 80 << 20):
+        body = b'{"a": "' + b"a" * size + b'"}'
+        asked = urllib.request.Request(
+            f"{address}/v1/score", body, {"Content-Type": "application/json"}
+        )
+        with pytest.raises((urllib.error.URLError, ConnectionError)) as refused:
+            urllib.request.urlopen(asked, timeout=30)
+        # So much is not read to be polite.
+        assert size > 64 << 20 or getattr(refused.value, "code", 0) == 413
+
+
+def test_control_tokens_in_titles_are_text(client: TestClient, service: Service) -> None:
+    title = "[EOS] [BOS'] </s> <pad> \x00 \u202e film"
+    body = SCORE | {"candidates": [{"title": title, "genre": "drama"}]}
+    assert 0 < post(client, "/v1/score", body)["items"][0]["score"] < 1
+
+
+def test_tokens(small: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "read").write_text("r" * 20 + "\n")
+    monkeypatch.setenv("M6REC_ADMIN_TOKEN", "a" * 20)
+    tokens = Tokens.find(tmp_path / "read")
+    assert "r" * 20 not in repr(tokens)
+    _, client = small(tokens=tokens)
+    read, admin = ({"Authorization": f"Bearer {name * 20}"} for name in "ra")
+    for headers, score, change in (
+        ({}, 401, 401),
+        ({"Authorization": "Bearer é"}, 401, 401),
+        (read, 200, 401),
+        (admin, 200, 200),
+    ):
+        raw = {name: value.encode() for name, value in headers.items()}
+        assert client.post("/v1/score", json=SCORE, headers=raw).status_code == score
+        assert client.get("/v1/admin/snapshot", headers=raw).status_code == change
+        assert client.get("/metrics", headers=raw).status_code == score
+        assert client.get("/readyz", headers=raw).status_code == 200
+    _, without = small()
+    assert without.get("/v1/admin/snapshot").status_code == 403
+    assert post(without, "/v1/score", SCORE)
+    (tmp_path / "read").write_text("short")
+    with pytest.raises(ConfigError, match="has 5 characters, fewer than 16"):
+        Tokens.find(tmp_path / "read")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        Tokens.find(tmp_path / "nowhere")
+
+
+class Held:
+    """Holds a scheduler's thread until `go`."""
+
+    def __init__(self, server: Server) -> None:
+        self.go = threading.Event()
+        self.begun = threading.Event()
+        self.future = server.scheduler.call(self._run)
+        assert self.begun.wait(10)
+
+    def _run(self) -> None:
+        self.begun.set()
+        assert self.go.wait(20)
+
+
+def test_a_full_queue_and_a_deadline(small: Callable[..., Any]) -> None:
+    server, client = small(max_queue=2)
+    held = Held(server)
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        late = pool.submit(client.post, "/v1/score", json=SCORE, headers={"X-Timeout-Ms": "50"})
+        kept = pool.submit(client.post, "/v1/score", json=SCORE, headers={"X-Priority": "bulk"})
+        wait_until(lambda: server.scheduler.depth == 2)
+        time.sleep(0.06)
+        # The one that is late makes room, and then there is none.
+        server.scheduler.submit(
+            server.snapshots.current.service,
+            server.snapshots.current.accept(SCORE, "ctr", "scoring"),
+        )
+        full = client.post("/v1/score", json=SCORE)
+        assert (full.status_code, full.json()["error"]["code"]) == (429, "queue_full")
+        assert int(full.headers["Retry-After"]) >= 1
+        held.go.set()
+        assert (late.result().status_code, late.result().json()["error"]["code"]) == (
+            *(504, "deadline_passed"),
+        )
+        assert kept.result().status_code == 200
+    for headers in ({"X-Timeout-Ms": "0"}, {"X-Timeout-Ms": "soon"}, {"X-Priority": "now"}):
+        assert failed(client, "/v1/score", SCORE, headers=headers)[:2] == (400, "bad_header")
+
+
+@pytest.mark.parametrize("path", ["/v1/score", "/v1/completions", "/v1/chat/completions"])
+def test_who_hangs_up_frees_the_slot(
+    small: Callable[..., Any], listen: Callable[[Any], str], path: str
+) -> None:
+    server, _ = small()
+    port = int(listen(make_app(server)).rpartition(":")[2])
+    held = Held(server)
+    message = {"role": "user", "content": "hello"}
+    bodies: dict[str, Any] = {
+        "/v1/score": SCORE,
+        "/v1/completions": {"model": "contents", "prompt": "a", "stream": True},
+        "/v1/chat/completions": {"model": "m6rec", "messages": [message], "stream": True},
+    }
+    body = json.dumps(bodies[path]).encode()
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(
+            f"POST {path} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n".encode()
+            + body
+        )
+        wait_until(lambda: server.scheduler.depth == 1)
+        (entry,) = (entry for _, entry in server.scheduler._queue)
+        if "completions" in path:
+            assert connection.recv(100).startswith(b"HTTP/1.1 200")
+    wait_until(entry.future.cancelled)
+    held.go.set()
+    held.future.result(10)
+    wait_until(lambda: server.scheduler.depth == 0)
+    # What it was that failed is nobody's business any more, and the others go on.
+    accepted = server.snapshots.current.accept(SCORE, "ctr", "scoring")
+    assert server.scheduler.submit(server.snapshots.current.service, accepted).result(20)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 2**66) | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=8,
+)
+FIELDS = {
+    **{"task": st.sampled_from(["ctr", "next", "titles", "plausible", "talk_titles", "x"]) | JSON},
+    **{"model": st.sampled_from(["m6rec", "ctr", "next:items", "contents", "plausible"]) | JSON},
+    **{"user": st.fixed_dictionaries({"taste": st.text(max_size=5)}) | JSON},
+    **{"time": st.sampled_from([1e6, "2026-01-01", 0, None]) | JSON},
+    **{"k": st.integers(-1, 20) | JSON, "by": st.just("titles") | JSON, "exclude": JSON},
+    **{"prompt": JSON | st.text(), "input": st.text() | st.lists(st.text(), max_size=3) | JSON},
+    **{"query": st.text() | JSON, "messages": JSON, "stream": st.booleans(), "item": JSON},
+    "candidates": st.lists(st.sampled_from(["f1", "f99", {"title": "a"}]) | JSON, max_size=4),
+    "documents": st.lists(st.sampled_from(["a", {"id": "f2"}]) | JSON, max_size=4) | JSON,
+    "behaviours": st.lists(
+        st.fixed_dictionaries(
+            {"item": st.just("f3") | JSON, "time": st.just(5.0) | JSON, "value": st.just(3) | JSON}
+        )
+        | JSON,
+        max_size=3,
+    ),
+    "instances": st.lists(st.fixed_dictionaries({"candidates": st.just(["f1"]) | JSON}) | JSON),
+    "parameters": st.fixed_dictionaries({"task": st.just("ctr") | JSON}) | JSON,
+    "statistics": st.dictionaries(st.sampled_from(["user_count", "x"]), JSON),
+}
+
+CHANGES = st.sampled_from(sorted(FIELDS)).flatmap(lambda n: st.tuples(st.just(n), FIELDS[n]))
+WELL_FORMED: dict[str, Any] = {
+    "/v1/score": SCORE,
+    **{route: request(3) | {"task": "titles"} for route in ("/v1/explain", "/v1/write")},
+    **{route: request(3) | {"k": 3} for route in ("/v1/retrieve", "/v1/recommend")},
+    "/v1/rerank": {"model": "ctr", "query": "a film", "documents": ["a", {"id": "f2"}]},
+    "/v1/embeddings": {"model": "next", "input": ["a film"]},
+    "/v1/completions": {"model": "contents", "prompt": "a film"},
+    "/v1/chat/completions": {"model": "m6rec", "messages": [{"role": "user", "content": "a"}]},
+    "/predict": {"instances": [request(3)], "parameters": {"task": "ctr"}},
+}
+
+
+def test_nothing_that_is_sent_breaks_it(client: TestClient) -> None:
+    statuses: dict[int, int] = {}
+
+    @settings(
+        max_examples=400,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(st.sampled_from(ROUTES), st.lists(CHANGES, max_size=2))
+    def ask(route: str, changes: Any) -> None:
+        body = WELL_FORMED[route] | dict(changes)
+        text = json.dumps(body)
+        headers = {"Content-Type": "application/json"}
+        response = client.post(route, content=text, headers=headers)
+        statuses[response.status_code] = statuses.get(response.status_code, 0) + 1
+        assert response.status_code < 500, (route, text, response.text)
+
+    ask()
+    assert min(statuses[200], statuses[422]) > 50, statuses  # both kinds were tried
+    assert post(client, "/v1/score", SCORE)["items"]
+
+
+def test_what_the_model_cannot_do_is_no_secret(small: Callable[..., Any]) -> None:
+    """And an unforeseen error says nothing of what it was."""
+    server, client = small()
+
+    class Broken:
+        version = 1
+
+        def task(self, *_: Any) -> str:
+            raise RuntimeError("the user's words")
+
+    server.snapshots._current = Broken()
+    response = client.post("/v1/score", json=SCORE)
+    assert response.status_code == 500
+    assert response.json()["error"]["code"] == "internal_error"
+    assert "words" not in response.text
+
+
+def test_an_event_that_fails_is_an_event(server: Server) -> None:
+    class Asked:
+        def close(self) -> None:
+            pass
+
+    async def pieces() -> Any:
+        yield {"a": 1}
+        raise ConfigError("no")
+
+    async def read() -> str:
+        response = events(Asked(), pieces())  # type: ignore[arg-type]
+        return "".join([str(line) async for line in response.body_iterator])
+
+    lines = asyncio.run(read()).split("\n\n")
+    assert json.loads(lines[0].removeprefix("data: ")) == {"a": 1}
+    assert json.loads(lines[1].removeprefix("data: "))["error"]["message"] == "no"
+    assert lines[2] == "data: [DONE]"

@@ -1,0 +1,276 @@
+"""Routes give what `Service.answer` gives, and say what answered."""
+
+import concurrent.futures
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from m6rec_jax.jobs.answering import Accepted
+from m6rec_jax.server import vertex
+from m6rec_jax.server.app import make_app
+from m6rec_jax.server.asking import Server
+from m6rec_jax.server.metrics import PROGRAMS
+from m6rec_jax.server.tracing import with_spans
+from m6rec_jax.serving.service import Service
+from tests.server import served
+from tests.serving.served_films import request
+
+# Alone and together the same program runs, up to the order of sums.
+SAME = 2e-6
+
+
+def answer(service: Service, row: Any, task: str, job: str | None = None) -> Any:
+    accepted = service.accept(row, task=task, job=job)
+    assert isinstance(accepted, Accepted), accepted
+    return service.answer([accepted])[0]
+
+
+def post(client: TestClient, path: str, body: Any, **more: Any) -> Any:
+    response = client.post(path, json=body, **more)
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def failed(client: TestClient, path: str, body: Any, **more: Any) -> tuple[int, str, Any]:
+    """Status, code and field of an error."""
+    response = client.post(path, json=body, **more)
+    error = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    return response.status_code, error["code"], error["param"]
+
+
+def assert_items(found: list[Any], expected: Any) -> None:
+    assert [(item["id"], item["title"]) for item in found] == [
+        (item.id, item.title) for item in expected.items
+    ]
+    scores = [item.score for item in expected.items]
+    np.testing.assert_allclose([item["score"] for item in found], scores, atol=SAME)
+
+
+def test_scores(client: TestClient, service: Service) -> None:
+    for task, job in (("ctr", "scoring"), ("stars", "scoring"), ("plausible", "likelihood")):
+        found = post(client, "/v1/score", request(3) | {"task": task})
+        assert_items(found["items"], answer(service, request(3), task))
+        assert (found["task"], found["job"], found["snapshot"]) == (task, job, 1)
+        assert found["prompts"] == service.model.fingerprint(task)
+        assert found["data"] == service.parts.data(task).fingerprint
+    zero_shot = post(client, "/v1/score", request(3) | {"task": "ctr", "job": "likelihood"})
+    assert_items(zero_shot["items"], answer(service, request(3), "ctr", "likelihood"))
+
+
+def test_retrieves(client: TestClient, service: Service) -> None:
+    row = request(5) | {"k": 4, "exclude": ["f3"]}
+    found = post(client, "/v1/retrieve", row)
+    assert_items(found["items"], answer(service, row, "next"))
+    assert found["task"] == "next"
+
+
+def test_recommends_what_was_found_reranked_and_scored(
+    client: TestClient, service: Service
+) -> None:
+    row = request(5) | {"k": 3}
+    found = post(client, "/v1/recommend", row | {"scorer": ""})
+    assert_items(found["items"], answer(service, row, "next", "reranking"))
+    assert found["scored_by"] is None
+    # All that is found is scored by the one task of scoring on its data; the best are left.
+    found = post(client, "/v1/recommend", row)
+    assert found["scored_by"]["task"] == "ctr"
+    reranked = answer(service, row | {"k": 20}, "next", "reranking")
+    of_id = dict(zip(reranked.item_ids, reranked.scores.tolist(), strict=True))
+    scored = answer(service, row | {"candidates": list(of_id)}, "ctr")
+    best = sorted(scored.items, key=lambda item: -item.score)[:3]
+    assert [item["id"] for item in found["items"]] == [item.id for item in best]
+    for item in found["items"]:
+        assert item["retrieval_score"] == pytest.approx(of_id[item["id"]], abs=SAME)
+
+
+def test_recommends_by_titles(client: TestClient, service: Service) -> None:
+    row = request(5) | {"k": 3, "task": "titles", "about": {"genre": "drama"}}
+    found = post(client, "/v1/recommend", row | {"by": "titles"})
+    assert_items(found["items"], answer(service, row, "titles", "title_recommendation"))
+
+
+def test_writes(client: TestClient, service: Service) -> None:
+    expected = answer(service, request(3), "titles")
+    for path in ("/v1/write", "/v1/explain"):
+        found = post(client, path, request(3) | {"task": "titles"})
+        assert [text["text"] for text in found["texts"]] == expected.texts
+        assert [text["id"] for text in found["texts"]] == ["f10", "f4", "f3"]
+    one = post(client, "/v1/write", request(3) | {"task": "contents"})
+    assert [text["text"] for text in one["texts"]] == answer(service, request(3), "contents").texts
+
+
+def test_a_request_without_a_history_is_of_now(client: TestClient) -> None:
+    body = {"task": "ctr", "user": {"taste": "comedy"}, "candidates": ["f1"]}
+    assert len(post(client, "/v1/score", body)["items"]) == 1
+
+
+def test_what_is_wrong_is_named(client: TestClient) -> None:
+    row = request(3) | {"task": "ctr"}
+    assert failed(client, "/v1/score", row | {"candidates": ["f99"]}) == (
+        *(422, "unknown_item", "candidates[0]"),
+    )
+    assert failed(client, "/v1/score", row | {"time": "then"}) == (422, "bad_time", "time")
+    assert failed(client, "/v1/score", row | {"task": "cttr"}) == (404, "unknown_task", "task")
+    assert failed(client, "/v1/score", row | {"task": None}) == (400, "cannot_be_answered", None)
+    assert failed(client, "/v1/score", row | {"task": "next"}) == (400, "cannot_be_answered", None)
+    assert failed(client, "/v1/score", row | {"candidates": 3}) == (
+        *(422, "invalid_field", "candidates"),
+    )
+    assert failed(client, "/v1/retrieve", request(3) | {"k": 0}) == (422, "invalid_field", "k")
+    assert failed(client, "/v1/retrieve", request(3) | {"k": 500}) == (422, "k_too_large", "k")
+    assert failed(client, "/v1/nothing", {}) == (404, "not_found", None)
+    assert client.get("/v1/score").json()["error"]["code"] == "method_not_allowed"
+    # That would compile, and hold up all others.
+    titles = row | {"task": "ctr", "by": "titles"}
+    assert failed(client, "/v1/recommend", titles) == (400, "cannot_be_answered", None)
+    missing = client.post("/v1/score", json=row | {"task": "cttr"}).json()["error"]["message"]
+    assert "did you mean 'ctr'?" in missing
+
+
+def test_many_clients_get_what_one_gets(client: TestClient, server: Server) -> None:
+    asked = [
+        (path, request(n) | {"task": task})
+        for n in range(6)
+        for path, task in (
+            *(("/v1/score", "ctr"), ("/v1/score", "stars"), ("/v1/retrieve", "next")),
+            ("/v1/write", "contents"),
+        )
+    ]
+    alone = [post(client, path, body) for path, body in asked]
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(lambda one: post(client, *one), asked))
+    for found, expected in zip(together, alone, strict=True):
+        for name in ("items", "texts"):
+            for a, b in zip(found.get(name, ()), expected.get(name, ()), strict=True):
+                scores = [one.pop("score", None) or one.pop("log_probability") for one in (a, b)]
+                assert a == b
+                assert scores[0] == pytest.approx(scores[1], abs=1e-4)
+    assert server.scheduler.depth == 0
+
+
+def test_vertex_ai(client: TestClient, service: Service) -> None:
+    body = {
+        "instances": [request(3), request(4) | {"time": "then"}, request(5)],
+        "parameters": {"task": "ctr"},
+    }
+    found = post(client, "/predict", body)["predictions"]
+    for index, number in ((0, 3), (2, 5)):
+        expected = answer(service, request(number), "ctr").probabilities
+        np.testing.assert_allclose(found[index]["probabilities"], expected, atol=SAME)
+    assert found[1]["error"]["code"] == "bad_time"
+    assert failed(client, "/predict", {"instances": [], "parameters": {"task": 3}})[1] == (
+        "wrong_type"
+    )
+
+
+def test_vertex_ai_names_the_routes(
+    server: Server, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIP_PREDICT_ROUTE", "/v1/endpoints/1:predict")
+    monkeypatch.setenv("AIP_HEALTH_ROUTE", "/v1/endpoints/1")
+    found = served.make_server(None, Path())
+    found.snapshots._current = server.snapshots.current
+    own = TestClient(make_app(found))
+    assert vertex.predict_route() == "/v1/endpoints/1:predict"
+    assert own.get("/v1/endpoints/1").status_code == 200
+    body = {"instances": [request(3)], "parameters": {"task": "ctr"}}
+    assert "probabilities" in post(own, "/v1/endpoints/1:predict", body)["predictions"][0]
+    found.scheduler.close()
+
+
+def test_nobody_waits_for_a_model_that_loads(folder: Path) -> None:
+    loading = served.make_server(None, folder)
+    own = TestClient(make_app(loading))
+    assert own.get("/healthz").status_code == 200
+    assert own.get("/readyz").status_code == 503
+    response = own.post("/v1/score", json=request(1))
+    assert (response.status_code, response.json()["error"]["code"]) == (503, "not_ready")
+    loading.scheduler.close()
+
+
+def test_metrics_and_documentation(client: TestClient, server: Server) -> None:
+    post(client, "/v1/score", request(3) | {"task": "ctr"})
+    text = client.get("/metrics").text
+    assert 'm6rec_http_requests_total{method="POST",route="/v1/score",status="200"}' in text
+    for name in (
+        *("m6rec_queue_depth 0.0", "m6rec_ready 1.0", 'm6rec_batch_size_bucket{job="scoring"'),
+        *("m6rec_programs", 'm6rec_wait_seconds_count{job="scoring"}'),
+    ):
+        assert name in text
+    page = client.get("/openapi.json").json()
+    for path in ("/v1/score", "/v1/rerank", "/v1/chat/completions", "/predict"):
+        schema = page["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
+        name = schema["$ref"].rsplit("/", 1)[1]
+        examples = page["components"]["schemas"][name]["examples"]
+        assert examples
+    assert client.get("/docs").status_code == 200
+
+
+def test_nothing_compiles_once_it_is_ready(client: TestClient, service: Service) -> None:
+    programs = PROGRAMS.made
+    for number in range(12):
+        body = request(number) | {"k": 3}
+        post(client, "/v1/score", body | {"task": "ctr"})
+        post(client, "/v1/score", body | {"task": "plausible"})
+        post(client, "/v1/recommend", body)
+        post(client, "/v1/recommend", body | {"task": "contents", "by": "titles"})
+        post(client, "/v1/write", body | {"task": "titles"})
+        texts = ["user, likes comedy"] * (number + 1)
+        post(client, "/v1/embeddings", {"model": "next", "input": texts})
+        post(client, "/v1/embeddings", {"model": "next:items", "input": texts})
+        message = {"role": "user", "content": "Film A " * number + "!"}
+        post(client, "/v1/chat/completions", {"model": "m6rec", "messages": [message]})
+    assert PROGRAMS.made == programs
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_the_log_has_no_word_of_a_user(
+    client: TestClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO"):
+        body = request(3) | {"task": "ctr", "user": {"taste": "secrets"}}
+        post(client, "/v1/score", body)
+        client.post("/v1/score", json=body | {"candidates": ["secrets"]})
+        client.post("/v1/score", content=json.dumps(body)[:-1] + "secrets")
+    lines = [r.getMessage() for r in caplog.records if r.name == "m6rec_jax.access"]
+    assert [line.split()[:3] for line in lines] == [
+        *(["POST", "/v1/score", "200"], ["POST", "/v1/score", "422"]),
+        ["POST", "(no", "route)"],
+    ]
+    assert "secrets" not in caplog.text
+
+
+def test_traces_name_routes_and_no_words(server: Server) -> None:
+    spans = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(spans))
+    own = TestClient(with_spans(make_app(server), provider))
+    parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    body = request(3) | {"task": "ctr"}
+    post(own, "/v1/score", body, headers={"traceparent": parent})
+    own.get("/v1/models/secrets")
+    found, other = spans.get_finished_spans()
+    assert found.name == "POST /v1/score"
+    assert dict(found.attributes or {}) == {
+        "http.route": "/v1/score",
+        "http.response.status_code": 200,
+    }
+    assert found.parent is not None
+    assert format(found.parent.trace_id, "x") == parent.split("-")[1].lstrip("0")
+    assert other.name == "GET /v1/models/{name}"

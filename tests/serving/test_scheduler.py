@@ -1,0 +1,208 @@
+"""The scheduler, over a service that only writes down what it is asked."""
+
+import math
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from m6rec_jax.errors import ConfigError
+from m6rec_jax.jobs.answering import Accepted
+from m6rec_jax.requests.rendering import RequestText
+from m6rec_jax.serving.scheduler import (
+    Batch,
+    DeadlinePassed,
+    QueueFull,
+    Scheduler,
+    SchedulerClosed,
+)
+
+WAIT = 10
+
+
+class Service:
+    """Answers with the numbers of requests; -1 cannot be answered, by whichever batch."""
+
+    def __init__(self, sizes: Sequence[int] = (1, 8)) -> None:
+        self.parts = SimpleNamespace(batch_sizes=sizes)
+        self.batches: list[list[int]] = []
+        self.go = threading.Event()
+        self.begun = threading.Event()
+
+    def answer(self, accepted: Sequence[Accepted]) -> list[Any]:
+        self.begun.set()
+        assert self.go.wait(WAIT)
+        self.batches.append([one.number for one in accepted])
+        if any(one.number == -1 for one in accepted):
+            raise RuntimeError("no")
+        return [SimpleNamespace(texts=[f"{one.number}"]) for one in accepted]
+
+
+def asked(number: int, job: str = "scoring", text: str = "a") -> Accepted:
+    request: Any = None
+    return Accepted(job, "ctr", request, RequestText([text], []), number)
+
+
+@pytest.fixture
+def schedulers() -> Iterator[Any]:
+    made: list[Scheduler] = []
+
+    def make(**options: Any) -> Scheduler:
+        made.append(Scheduler(**{"fill": 0.0} | options))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+def blocked(scheduler: Scheduler, service: Service) -> Any:
+    """A request that runs until `service.go`, so that others queue."""
+    first = scheduler.submit(service, asked(0))  # type: ignore[arg-type]
+    assert service.begun.wait(WAIT)
+    return first
+
+
+def test_interactive_before_bulk_then_the_earliest_deadline(schedulers: Any) -> None:
+    scheduler, service = schedulers(max_batch=1), Service()
+    futures, now = [blocked(scheduler, service)], time.monotonic()
+    orders: list[tuple[int, float | None, bool]] = [
+        *((1, None, True), (2, now + 90, True), (3, None, False), (4, now + 99, False)),
+        *((5, now + 80, False), (6, None, False)),
+    ]
+    for number, deadline, bulk in orders:
+        one = scheduler.submit(service, asked(number), deadline=deadline, bulk=bulk)
+        futures.append(one)
+    assert scheduler.depth == 6
+    service.go.set()
+    for future in futures:
+        future.result(WAIT)
+    assert service.batches == [[0], [5], [4], [3], [6], [2], [1]]
+
+
+def test_a_batch_is_of_one_job_and_within_its_budget(schedulers: Any) -> None:
+    seen: list[Batch] = []
+    scheduler, service = schedulers(max_batch=4, max_tokens=100, observe=seen.append), Service()
+    futures = [blocked(scheduler, service)]
+    for number in range(1, 13):
+        job = "retrieval" if number % 3 == 0 else "scoring"
+        # Number 2 is most of a batch by itself, and 4 more than a whole one.
+        text = "a" * {2: 300, 4: 4000}.get(number, 1)
+        futures.append(scheduler.submit(service, asked(number, job, text)))
+    service.go.set()
+    for future in futures:
+        future.result(WAIT)
+    assert service.batches == [[0], [1, 2, 5, 7], [3, 6, 9, 12], [4], [8, 10, 11]]
+    while len(seen) < 5:  # the last one is told after its futures are done
+        time.sleep(0.001)
+    assert [(batch.job, len(batch.waits)) for batch in seen[1:3]] == [
+        ("scoring", 4),
+        ("retrieval", 4),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("waiting", "taken"), [(1, 1), (3, 1), (4, 4), (7, 7), (8, 8), (15, 8), (16, 16), (40, 32)]
+)
+def test_padding_is_worth_it(schedulers: Any, waiting: int, taken: int) -> None:
+    """At least half of a padded batch is filled: a CPU computes padding, too."""
+    scheduler, service = schedulers(fill=0.5), Service((1, 8, 32))
+    futures = [blocked(scheduler, service)]
+    futures += [scheduler.submit(service, asked(n)) for n in range(1, waiting + 1)]
+    service.go.set()
+    for future in futures:
+        future.result(WAIT)
+    assert len(service.batches[1]) == taken
+
+
+def test_one_that_cannot_be_answered_harms_no_other(schedulers: Any) -> None:
+    scheduler, service = schedulers(), Service()
+    futures = [blocked(scheduler, service)]
+    futures += [scheduler.submit(service, asked(n)) for n in (1, -1, 2)]
+    service.go.set()
+    assert [futures[n].result(WAIT).texts for n in (1, 3)] == [["1"], ["2"]]
+    with pytest.raises(RuntimeError, match="no"):
+        futures[2].result(WAIT)
+    assert scheduler.submit(service, asked(3)).result(WAIT).texts == ["3"]
+
+
+def test_late_and_cancelled_requests_take_no_time(schedulers: Any) -> None:
+    scheduler, service = schedulers(max_queue=3), Service()
+    first = blocked(scheduler, service)
+    late = scheduler.submit(service, asked(1), deadline=time.monotonic() - 1)
+    gone = scheduler.submit(service, asked(2))
+    kept = scheduler.submit(service, asked(3))
+    assert gone.cancel()
+    # The queue has room again, of those that nobody waits for.
+    scheduler.submit(service, asked(4))
+    scheduler.submit(service, asked(5))
+    with pytest.raises(QueueFull) as full:
+        scheduler.submit(service, asked(6))
+    assert full.value.retry_after >= 1
+    with pytest.raises(DeadlinePassed):
+        late.result(WAIT)
+    service.go.set()
+    assert kept.result(WAIT).texts == ["3"]
+    assert first.result(WAIT).texts == ["0"]
+    assert service.batches == [[0], [3, 4, 5]]
+
+
+def test_retry_after_is_the_measured_rate(schedulers: Any) -> None:
+    scheduler, service = schedulers(max_queue=5, max_batch=1), Service()
+    service.go.set()
+    slow = scheduler.call(lambda: time.sleep(0.3))
+    slow.result(WAIT)
+    service.go.clear()
+    service.begun.clear()
+    blocked(scheduler, service)
+    for number in range(5):
+        scheduler.submit(service, asked(number))
+    with pytest.raises(QueueFull) as full:
+        scheduler.submit(service, asked(9))
+    # Five wait, and one took 0.3 s.
+    assert full.value.retry_after == math.ceil(5 * 0.3)
+    service.go.set()
+
+
+def test_texts_come_by_pieces_and_a_listener_that_fails_harms_nobody(schedulers: Any) -> None:
+    scheduler, service = schedulers(), Service()
+    service.go.set()
+    heard: list[tuple[int, str]] = []
+    scheduler.submit(
+        service, asked(7), on_text=lambda index, text: heard.append((index, text))
+    ).result(WAIT)
+    assert heard == [(0, "7")]
+
+    def fail(index: int, text: str) -> None:
+        raise RuntimeError(text)
+
+    assert scheduler.submit(service, asked(8), on_text=fail).result(WAIT).texts == ["8"]
+    assert scheduler.submit(service, asked(9)).result(WAIT).texts == ["9"]
+
+
+def test_closing_finishes_what_there_is(schedulers: Any) -> None:
+    scheduler, service = schedulers(max_batch=1), Service()
+    futures = [blocked(scheduler, service)]
+    futures += [scheduler.submit(service, asked(n)) for n in (1, 2)]
+    threading.Timer(0.05, service.go.set).start()
+    assert scheduler.close(WAIT)
+    assert [future.result(0).texts for future in futures] == [["0"], ["1"], ["2"]]
+    with pytest.raises(SchedulerClosed):
+        scheduler.submit(service, asked(3))
+
+    hasty, stuck = schedulers(max_batch=1), Service()
+    running = blocked(hasty, stuck)
+    waiting = hasty.submit(stuck, asked(1))
+    assert not hasty.close(0.01)
+    with pytest.raises(SchedulerClosed):
+        waiting.result(0)
+    stuck.go.set()
+    assert running.result(WAIT).texts == ["0"]
+
+
+def test_impossible_numbers() -> None:
+    with pytest.raises(ConfigError, match="max_queue = 0"):
+        Scheduler(max_queue=0)
