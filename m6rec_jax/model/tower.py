@@ -102,10 +102,10 @@ class Decoder(Tower):
           length: positions to make room for.
         """
         config = self.config
-        shape = (config.num_decoder_layers, num_rows, length, config.num_heads, config.head_dim)
-        empty = jnp.zeros(shape, config.dtype)
-        names = ("layers", "batch", "length", "heads", "kv")
-        past = KeyValue(*(nn.with_logical_constraint(empty, names) for _ in range(2)))
+        shape = (config.num_decoder_layers, num_rows, config.num_heads, length, config.head_dim)
+        names = ("layers", "batch", "heads", "length", "kv")
+        empty = nn.with_logical_constraint(jnp.zeros(shape, config.dtype), names)
+        past = KeyValue(*(list(empty) if self.layers.separate else empty for _ in range(2)))
         start, stop = config.first_cross_layer, config.num_decoder_layers
         if start >= stop:
             return DecoderCache(past, None, source_mask)
@@ -115,28 +115,31 @@ class Decoder(Tower):
             own_part = {name: tree.get("cross_attention", {}) for name, tree in variables.items()}
             # Layers with cross attention are late ones, so tasks always change them.
             return None, attention.apply(
-                own_part, source, task_ids, tuned=True, method=attention.keys_and_values
+                own_part, source, task_ids, tuned=True, method=attention.cached
             )
 
         _, projected = self.layers.scan(project, None, None, start=start, stop=stop)
         return DecoderCache(past, projected, source_mask)
 
     def step(
-        self, x: Array, cache: DecoderCache, position: Array, task_ids: Array
+        self, x: Array, cache: DecoderCache, position: Array, column: Array, task_ids: Array
     ) -> tuple[Array, DecoderCache]:
         """All layers over one position, which the cache then holds.
 
         Args:
           x: `[rows, 1, embed]`.
           cache: of `start` or of the step before.
-          position: int32 scalar below the cache's length.
+          position: int32 scalar or `[rows]`, below the cache's length.
+          column: int32 scalar; the cache holds a row's position p in column - position + p, modulo
+            its length.
           task_ids: `[rows]`.
 
         Returns:
           `[rows, 1, embed]` before the final norm, and the new cache.
         """
-        mask = mask_bias(jnp.arange(cache.length) <= position)[None, None, None]
-        position_bias = self._position_bias(1, cache.length, position)
+        behind = (column - jnp.arange(cache.length)) % cache.length
+        mask = mask_bias(behind <= position.reshape(-1, 1))[:, None, None]
+        position_bias = self._position_bias(1, cache.length, column)
         source_mask = mask_bias(cache.source_mask)[:, None, None]
         layer, late_start = self.layers.make_layer(), self.first_late
         written = []
@@ -148,9 +151,9 @@ class Decoder(Tower):
                 variables: Variables, x: Array, own: LayerCache, tuned: bool = self._tuned(start)
             ) -> tuple[Array, KeyValue]:
                 inputs = (mask, position_bias, task_ids, None, source_mask, None)
-                return layer.apply(variables, x, *inputs, cache=own, position=position, tuned=tuned)
+                return layer.apply(variables, x, *inputs, cache=own, column=column, tuned=tuned)
 
             own = cache.layers(start, stop, with_source=start >= late_start)
             x, new = self.layers.scan(run, x, own, start=start, stop=stop)
             written.append(new)
-        return x, cache.with_position(written, position)
+        return x, cache.with_column(written, column)
