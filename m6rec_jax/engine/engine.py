@@ -9,6 +9,7 @@ Shapes come from a few buckets, so a new request compiles nothing once each buck
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from jax.sharding import Mesh
 from m6rec_jax.engine.runtime import Runtime, checked_buckets
 from m6rec_jax.engine.task_settings import RequestedTasks, TaskSettings
 from m6rec_jax.model import M6Rec
+from m6rec_jax.model.m6rec import for_decoding_on_cpu
 from m6rec_jax.sharding import LogicalRules
 from m6rec_jax.text import rows
 from m6rec_jax.text.rows import Row
@@ -83,6 +85,8 @@ class Engine:
         self.num_compilations = 0
         self._tasks = RequestedTasks(options.tasks, options.task, self.needed_part)
         self._runtime = Runtime(options.mesh, options.rules)
+        self._lay_out = self._runtime.jit(functools.partial(for_decoding_on_cpu, model.config))
+        self._laid_out: tuple[Any, Variables] = (None, {})
         self._batch_sizes = self._runtime.batch_sizes(options.batch_sizes)
         self._source_buckets = checked_buckets(
             "source_buckets", options.source_buckets, options.source_length
@@ -111,14 +115,25 @@ class Engine:
             found.append(segments)
         return found
 
-    def _jit(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def _jit(
+        self, function: Callable[..., Any], donate: int | Sequence[int] = ()
+    ) -> Callable[..., Any]:
         """`Runtime.jit` of a function whose tracings are counted."""
 
         def counted(*args: Any) -> Any:
             self.num_compilations += 1
             return function(*args)
 
-        return self._runtime.jit(counted)
+        return self._runtime.jit(counted, donate)
+
+    def _for_decoding(self, variables: Variables) -> Variables:
+        """The variables as decoding step by step reads them fastest; laid out once for each."""
+        if jax.default_backend() != "cpu" or self.options.mesh is not None:
+            return variables
+        params = variables["params"]
+        if self._laid_out[0] is not params:
+            self._laid_out = (params, self._lay_out({"params": params}))
+        return {**variables, **self._laid_out[1]}
 
     def _source_row(self, segments: Sequence[str], settings: TaskSettings) -> Row:
         """A history as the task was trained to read it."""

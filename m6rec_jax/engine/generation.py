@@ -263,6 +263,7 @@ class Generator(Engine):
             excluded = trie.excluded_ranks(seen, number)
         run = self._program(verb, num_texts)
         variables, settings = self._tasks.with_variables(self.variables, tasks, number)
+        variables = self._for_decoding(variables)
         sources = list(map(self._source_row, histories, settings))
         lengths = [len(row["encoder_input_tokens"]) for row in sources]
         pending = []

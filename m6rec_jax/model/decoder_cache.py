@@ -70,13 +70,11 @@ class DecoderCache(NamedTuple):
         Written for all layers at once, so that a loop updates the arrays in place.
         """
         if isinstance(self.past.key, list):
-            new = KeyValue(*(sum(parts, []) for parts in zip(*written, strict=True)))
+            new = [one for part in written for one in zip(*part, strict=True)]
             # What the layers wrote to attend to: the compiler writes it once.
             layers = [
                 KeyValue(*old).with_column(KeyValue(*one), column)
-                for old, one in zip(
-                    zip(*self.past, strict=True), zip(*new, strict=True), strict=True
-                )
+                for old, one in zip(zip(*self.past, strict=True), new, strict=True)
             ]
             return self._replace(past=KeyValue(*map(list, zip(*layers, strict=True))))
         new = KeyValue(*(jnp.concatenate(parts) for parts in zip(*written, strict=True)))

@@ -62,25 +62,29 @@ def dot(
     return _rounded_dot(x, kernel, dims, _Types(operand_dtype, out_dtype, precision))
 
 
-def row_dot(x: Array, table: Array, *, operand_dtype: str) -> Array:
-    """x `[rows, in]` times a table `[out, in]`: `[rows, out]`, float32; no gradient.
+def rows_dot(x: Array, table: Array) -> Array:
+    """x `[rows, in]`, rounded to the table's type, times a table `[out, in]`; no gradient.
 
     For few rows and a wide table, which is read as it lies.
+
+    Returns:
+      `[rows, out]`, float32.
     """
-    rows = x.shape[0]
-    rounded = _at_least_two_rows(x.astype(operand_dtype))
-    table = table.astype(operand_dtype)
-    return jnp.einsum("rk,nk->rn", rounded, table, preferred_element_type=jnp.float32)[:rows]
+    left = _more_than_one_row(x.astype(table.dtype))
+    out = jnp.einsum("rk,nk->rn", left, table, preferred_element_type=jnp.float32)
+    return out[: x.shape[0]]
 
 
-def _at_least_two_rows(x: Array) -> Array:
-    """x `[rows, ...]`, a single row twice.
+def _more_than_one_row(x: Array) -> Array:
+    """x `[rows, ...]`; a single bfloat16 row comes twice.
 
-    XLA's CPU backend multiplies a single row by a loop on one core, and converts a bfloat16 matrix
-    to float32 in memory before that. From two rows on it calls a library: a wide bfloat16 matrix
-    then takes a fortieth of the time, a float32 one half.
+    XLA's CPU backend multiplies a single row by a loop on one core, and a bfloat16 matrix it first
+    converts to float32 in memory. From two rows on it calls a library, which for a wide bfloat16
+    matrix takes a fortieth of the time.
     """
-    return x if x.shape[0] > 1 else materialised_on_cpu(jnp.concatenate([x, x]))
+    if x.shape[0] > 1 or x.dtype != jnp.bfloat16:
+        return x
+    return materialised_on_cpu(jnp.concatenate([x, x]))
 
 
 def materialised_on_cpu(x: Array) -> Array:
@@ -136,9 +140,8 @@ def _forward(
     b, m, k, n = dims.letters()
     rounded = materialised_on_cpu(x.astype(types.operand))
     spec = f"{b}{m}{k},{b}{k}{n}->{b}{m}{n}"
-    left = rounded
-    if types.operand == "bfloat16" and not dims.batch and math.prod(x.shape[: dims.rows]) == 1:
-        left = _at_least_two_rows(rounded)
+    one_row = not dims.batch and math.prod(x.shape[: dims.rows]) == 1
+    left = _more_than_one_row(rounded) if one_row else rounded
     out = types.product(spec, left, kernel.astype(types.operand))[: x.shape[0]]
     if not dims.batch:
         out = checkpoint_name(out, PRODUCT)

@@ -32,7 +32,7 @@ from m6rec_jax.model import masks
 from m6rec_jax.model.attention import mask_bias
 from m6rec_jax.model.config import ModelConfig
 from m6rec_jax.model.decoder_cache import DecoderCache
-from m6rec_jax.model.dense import row_dot
+from m6rec_jax.model.dense import rows_dot
 from m6rec_jax.model.embedding import TokenEmbedding, logits_head
 from m6rec_jax.model.layer import dropout
 from m6rec_jax.model.prompts import SIZES_COLLECTION, prompt_variable
@@ -411,8 +411,8 @@ class M6Rec(nn.Module):
         """Vocabulary logits, `[..., embed]` → `[..., vocab]`, float32."""
         tied = self.config.logits_via_embedding
         if self.has_variable(DECODING_COLLECTION, "logits"):
-            table = self.get_variable(DECODING_COLLECTION, "logits")
-            logits = row_dot(hidden, table, operand_dtype=self.config.operand_dtype)
+            parts = self.get_variable(DECODING_COLLECTION, "logits")
+            logits = jnp.concatenate([rows_dot(hidden, part) for part in parts], axis=-1)
             return logits * self.config.embed_dim**-0.5 if tied else logits
         logits = self.token_embedder.logits(hidden) if tied else self.logits_head(hidden)
         names = ("batch", "length", "vocab") if hidden.ndim == 3 else None
@@ -461,7 +461,7 @@ def for_decoding_on_cpu(config: ModelConfig, variables: Mapping[str, Any]) -> di
     A step reads every weight once, so a copy that is made on the way doubles its time. The
     decoder's layers are arrays of their own, rather than slices of stacks; kernels are rounded to
     the products' type once; and the matrix of the logits is `[vocab, embed]`, each token's weights
-    together.
+    together, in two halves for two cores.
 
     Args:
       config: of the model.
@@ -481,7 +481,8 @@ def for_decoding_on_cpu(config: ModelConfig, variables: Mapping[str, Any]) -> di
         table = params["token_embedder"]["embedding"]
     else:
         table = params["logits_head"]["kernel"].T
-    return {**variables, "params": params, DECODING_COLLECTION: {"logits": table.astype(rounded)}}
+    halves = jnp.split(table.astype(rounded), [config.vocab_size // 2])
+    return {**variables, "params": params, DECODING_COLLECTION: {"logits": halves}}
 
 
 def _require_equal_shapes(side: str, tokens: Array, block_ids: Array) -> None:
