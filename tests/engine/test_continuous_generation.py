@@ -34,7 +34,11 @@ def options(**changes: Any) -> EngineOptions:
 def lively(shop_vocabulary: Any) -> Any:
     """(model, variables, vocabulary) whose texts differ, and end at different lengths."""
     model, variables = make_model(shop_vocabulary, late_layers_start=1)
-    variables = livelier(variables)
+    # Large queries would make much of how a sum was rounded.
+    variables = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: leaf * 0.1 if "'query'" in jax.tree_util.keystr(path) else leaf,
+        livelier(variables),
+    )
     head = variables["params"]["logits_head"]
     head["kernel"] = head["kernel"].at[:, EOS_ID].multiply(3.0)
     return model, variables, shop_vocabulary
@@ -108,7 +112,7 @@ EVENTS = st.lists(
 
 
 @settings(
-    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(EVENTS)
 def test_every_text_is_the_one_it_is_alone(alone: Generator, shared: Any, events: Any) -> None:
