@@ -85,7 +85,7 @@ class ContinuousGenerator(Engine):
     Args:
       model, variables, vocabulary, options: see `Engine`. A new prompt bank is taken up as soon as
         no text is under way whose task it changes; a text ends with the prompts it began with.
-      num_slots: texts that grow at the same time.
+      num_slots: texts that grow at the same time; on a mesh, raised to a multiple of its rows.
       row_counts: numbers of texts for which a step is compiled, the largest one `num_slots`; None:
         1, a quarter of the slots, all.
       join_sizes: numbers of requests that are encoded together.
@@ -111,17 +111,18 @@ class ContinuousGenerator(Engine):
         max_pending: int = 256,
     ) -> None:
         super().__init__(model, variables, vocabulary, options)
-        counts = sorted(row_counts or {1, max(1, num_slots // 4), num_slots})
         if options.target_length < 3 or num_slots < 1 or steps_per_call < 1:
             raise ConfigError(
                 f"target_length = {options.target_length}, num_slots = {num_slots} and "
                 f"steps_per_call = {steps_per_call} must be at least 3, 1 and 1"
             )
+        counts = sorted(row_counts or {1, max(1, num_slots // 4), num_slots})
         if counts[0] < 1 or counts[-1] != num_slots:
             raise ConfigError(f"row_counts = {counts} must end with num_slots = {num_slots}")
+        self._row_counts = self._runtime.batch_sizes(counts)
+        self._join_sizes = self._runtime.batch_sizes(join_sizes)
         self.max_tokens = options.target_length - 1  # [EOS] is the last token, never an input
-        self.num_slots, self.max_pending = num_slots, max_pending
-        self._row_counts, self._join_sizes = counts, sorted(join_sizes)
+        self.num_slots, self.max_pending = self._row_counts[-1], max_pending
         self._steps_per_call = steps_per_call
         self._any_text = any_text(vocabulary, model.config.vocab_size)
         self._join = self._jit(functools.partial(_join, model), donate=1)
@@ -132,12 +133,12 @@ class ContinuousGenerator(Engine):
             for width in self._widths()
         }
         self._start = self._jit(
-            functools.partial(_empty, model, num_slots, self.max_tokens, self._widths()[-1])
+            functools.partial(_empty, model, self.num_slots, self.max_tokens, self._widths()[-1])
         )
         self._cache: DecoderCache | None = None  # made at the first step
         self._column = 0
         self._running: list[_Request] = []
-        self._free = list(range(num_slots))
+        self._free = list(range(self.num_slots))
         self._taken: Variables = {}  # the variables of those that run
         self._pending = collections.deque[_Request]()
         self._work = threading.Condition()

@@ -15,6 +15,7 @@ from m6rec_jax.engine.generation import GeneratedText, Generator
 from m6rec_jax.engine.generation_stream import GenerationStream, shown
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.sharding import data_parallel, make_mesh
 from m6rec_jax.text.vocabulary import EOS_ID
 from tests.engine.test_decoding import livelier
 from tests.engine.tiny_model import make_model
@@ -165,6 +166,27 @@ def test_limits_stop_texts_and_deadlines(alone: Generator, shared: Any) -> None:
     assert (late.finish_reason, late.result().text) == ("deadline", "")
     assert prefixed.num_tokens == 1
     assert prefixed.result().text.startswith("Film B")
+
+
+@pytest.mark.parametrize("meshed", [False, True])
+def test_stacked_layers(shop_vocabulary: Any, meshed: bool) -> None:
+    """As on accelerators, where the cache of all layers is one array."""
+    model, variables = make_model(shop_vocabulary, share_layers=True)
+    variables = livelier(variables)
+    mesh = make_mesh(1, 1, 1, devices=jax.devices()[:1]) if meshed else None
+    own = options(mesh=mesh, rules=data_parallel() if meshed else ())
+    alone = Generator(model, variables, shop_vocabulary, own)
+    generator = ContinuousGenerator(
+        model, variables, shop_vocabulary, own, num_slots=3, row_counts=(2, 3)
+    )
+    asked = []
+    for number, history in enumerate(HISTORIES):
+        request = {"segments": history, "task": "ab"[number % 2]}
+        asked.append((request, generator.submit(**request)))
+        generator.step()
+    finish(generator)
+    for request, stream in asked:
+        assert stream.result().text == expected(alone, request).text
 
 
 def test_bad_requests(shared: Any) -> None:
