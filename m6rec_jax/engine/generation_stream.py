@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import collections
+import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from m6rec_jax.engine.generation import GeneratedText
 from m6rec_jax.text.vocabulary import EOS_ID, Vocabulary
+
+logger = logging.getLogger(__name__)
 
 # What bytes that are no character yet decode to.
 _INCOMPLETE = "\ufffd"
@@ -140,8 +143,7 @@ class GenerationStream:
             with self._changed:
                 self._pieces.append(piece)
                 self._changed.notify_all()
-            if self._notify:
-                self._notify()
+            self._tell()
 
     def finish(
         self, reason: str, result: GeneratedText | None = None, error: Exception | None = None
@@ -151,8 +153,14 @@ class GenerationStream:
             self._result, self._error = result, error
             self.finish_reason = reason
             self._changed.notify_all()
-        if self._notify:
-            self._notify()
+        self._tell()
+
+    def _tell(self) -> None:
+        try:
+            if self._notify:
+                self._notify()
+        except Exception:  # such as an event loop that is gone: no other text may suffer for it
+            logger.exception("nobody could be notified of a piece of text")
 
 
 class GrowingText:

@@ -247,6 +247,9 @@ def test_threads_and_failures(lively: Any, alone: Generator, monkeypatch: Any) -
         stream = generator.submit(**request, notify=came.set)
         assert "".join(stream) == wanted.continuation
         assert came.is_set()
+        gone = generator.submit(**request, notify=lambda: 1 / 0)
+        same(generator.submit(**request).result(60), wanted)
+        same(gone.result(60), wanted)
         broken = generator._take_steps
         monkeypatch.setattr(generator, "_take_steps", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
