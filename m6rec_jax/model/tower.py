@@ -4,6 +4,8 @@
 after the other with a cache, through the same layers, and give the same.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -104,8 +106,9 @@ class Decoder(Tower):
         config = self.config
         shape = (config.num_decoder_layers, num_rows, config.num_heads, length, config.head_dim)
         names = ("layers", "batch", "heads", "length", "kv")
-        empty = nn.with_logical_constraint(jnp.zeros(shape, config.dtype), names)
-        past = KeyValue(*(list(empty) if self.layers.separate else empty for _ in range(2)))
+        empty: Any = nn.with_logical_constraint(jnp.zeros(shape, config.dtype), names)
+        stack = list(empty) if self.layers.separate else empty
+        past = KeyValue(stack, stack)
         start, stop = config.first_cross_layer, config.num_decoder_layers
         if start >= stop:
             return DecoderCache(past, None, source_mask)
