@@ -107,7 +107,7 @@ class Decoder(Tower):
         shape = (config.num_decoder_layers, num_rows, config.num_heads, length, config.head_dim)
         names = ("layers", "batch", "heads", "length", "kv")
         empty: Any = nn.with_logical_constraint(jnp.zeros(shape, config.dtype), names)
-        stack = list(empty) if self.layers.separate else empty
+        stack: Any = list(empty) if self.layers.separate else empty
         past = KeyValue(stack, stack)
         start, stop = config.first_cross_layer, config.num_decoder_layers
         if start >= stop:
