@@ -256,7 +256,7 @@ class CandidateScorer(Engine, abc.ABC):
                 variables, targets, settings, target_length, num_rows, size
             )
 
-        return self._start(self._score_batch, variables, make_batch)
+        return self._launch(self._score_batch, variables, make_batch)
 
     def _target_batch(
         self,

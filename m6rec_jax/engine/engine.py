@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
@@ -22,6 +23,7 @@ from m6rec_jax.engine.runtime import Runtime, checked_buckets
 from m6rec_jax.engine.segment_cache import SegmentCache, gathered_source, padded_slots
 from m6rec_jax.engine.task_settings import NEVER, ExitSettings, RequestedTasks, TaskSettings
 from m6rec_jax.model import Encoded, M6Rec
+from m6rec_jax.model.m6rec import for_decoding_on_cpu
 from m6rec_jax.sharding import LogicalRules
 from m6rec_jax.text import rows
 from m6rec_jax.text.rows import Row
@@ -95,6 +97,8 @@ class Engine:
         )
         self._tasks = RequestedTasks(options.tasks, options.task, self.needed_part)
         self._runtime = Runtime(options.mesh, options.rules)
+        self._lay_out = self._runtime.jit(functools.partial(for_decoding_on_cpu, model.config))
+        self._laid_out: tuple[Any, Variables] = (None, {})
         self._batch_sizes = self._runtime.batch_sizes(options.batch_sizes)
         self._source_buckets = checked_buckets(
             "source_buckets", options.source_buckets, options.source_length
@@ -135,16 +139,30 @@ class Engine:
             found.append(segments)
         return found
 
-    def _jit(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def _jit(
+        self, function: Callable[..., Any], donate: int | Sequence[int] = ()
+    ) -> Callable[..., Any]:
         """`Runtime.jit` of a function whose tracings are counted."""
 
         def counted(*args: Any) -> Any:
             self._traced.append(None)
             return function(*args)
 
-        return self._runtime.jit(counted)
+        return self._runtime.jit(counted, donate)
 
-    def _start(
+    def _for_decoding(self, variables: Variables) -> Variables:
+        """The variables as decoding step by step reads them fastest; laid out once for each.
+
+        A decoder that may be left early picks its layers by number, out of their stack.
+        """
+        if jax.default_backend() != "cpu" or self.options.mesh is not None or self._exits:
+            return variables
+        params = variables["params"]
+        if self._laid_out[0] is not params:
+            self._laid_out = (params, self._lay_out({"params": params}))
+        return {**variables, **self._laid_out[1]}
+
+    def _launch(
         self,
         program: Callable[..., Array],
         variables: Variables,

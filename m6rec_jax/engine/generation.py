@@ -264,7 +264,8 @@ class Generator(Engine):
         if trie is not None and seen is not None:
             excluded = trie.excluded_ranks(seen, number)
         run = self._program(verb, num_texts)
-        variables, settings = self._tasks.with_variables(self.variables, tasks, number)
+        taken, settings = self._tasks.with_variables(self.variables, tasks, number)
+        variables = self._for_decoding(taken)
         sources = list(map(self._source_row, histories, settings))
         lengths = [len(row["encoder_input_tokens"]) for row in sources]
         pending = []

@@ -101,7 +101,7 @@ def generate(
     else:
         choose: Choose = greedy
         if verb == "sample":
-            choose = sampler(_keys(features["seeds"][:, 0], num_texts), options)
+            choose = sampler(row_keys(features["seeds"][:, 0], num_texts), options)
         result = decode(step, cache, jnp.repeat(prefix_ids, num_texts, axis=0), constraint, choose)
         scores = result.log_probability
     entries = jnp.full_like(scores, NO_ENTRY, jnp.int32)
@@ -117,7 +117,7 @@ def generate(
     )
 
 
-def _keys(seeds: Array, num_texts: int) -> Array:
+def row_keys(seeds: Array, num_texts: int) -> Array:
     """A key per row, `[sources * texts]`, that depends on nothing but its seed and its number."""
     keys = jax.vmap(jax.random.key)(seeds)
     fold_in = jax.vmap(jax.vmap(jax.random.fold_in, in_axes=(None, 0)), in_axes=(0, None))

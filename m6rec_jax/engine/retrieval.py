@@ -87,7 +87,7 @@ class Retriever(Engine):
                 length,
                 size,
             )
-            pending.append((members, self._start(self._users, variables, make_batch)))
+            pending.append((members, self._launch(self._users, variables, make_batch)))
         for members, vectors in pending:
             result[members] = np.asarray(vectors)[: len(members)]
         return result

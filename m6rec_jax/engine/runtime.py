@@ -37,11 +37,16 @@ class Runtime:
         self.mesh = mesh
         self.rules = rules
 
-    def jit(self, function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
-        """`jax.jit(function)` with its results on every device; traced once per set of shapes."""
+    def jit(
+        self, function: Callable[..., Any], donate: int | Sequence[int] = ()
+    ) -> Callable[..., Any]:
+        """`jax.jit(function)` with its results on every device; traced once per set of shapes.
+
+        `donate` are the arguments whose memory the results may take.
+        """
         if self.mesh is None:
-            return jax.jit(function, **options)
-        compiled = jax.jit(function, out_shardings=replicated(self.mesh), **options)
+            return jax.jit(function, donate_argnums=donate)
+        compiled = jax.jit(function, out_shardings=replicated(self.mesh), donate_argnums=donate)
 
         def call(*args: Any) -> Any:
             with self._context():

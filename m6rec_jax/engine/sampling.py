@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from m6rec_jax.engine.decoding import greedy
+
 Array = jax.Array
 
 _BITS_OF_ONE = 0x3F800000  # 1.0 in float32
@@ -48,16 +50,27 @@ def sampler(keys: Array, options: SamplingOptions) -> Callable[[Array, Array], A
       options: see there.
 
     Returns:
-      (log_probs `[rows, vocab]`, position) → tokens `[rows]`.
+      (log_probs `[rows, vocab]`, position, of all rows or `[rows]`) → tokens `[rows]`.
     """
+    temperature = _per_row(options.temperature)
+    cuts = jnp.any((jnp.asarray(options.top_k) > 0) | (jnp.asarray(options.top_p) < 1))
+
+    def draw(log_probs: Array, position: Array) -> Array:
+        scaled = log_probs / jnp.where(temperature > 0, temperature, 1.0)
+        kept = jax.lax.cond(
+            cuts,
+            lambda: keep_likeliest(scaled, options.top_k, options.top_p),
+            lambda: scaled,
+        )
+        here = jax.vmap(jax.random.fold_in)(keys, jnp.broadcast_to(position, keys.shape))
+        return jax.vmap(jax.random.categorical)(here, kept).astype(jnp.int32)
 
     def choose(log_probs: Array, position: Array) -> Array:
-        temperature = _per_row(options.temperature)
-        scaled = log_probs / jnp.where(temperature > 0, temperature, 1.0)
-        kept = keep_likeliest(scaled, options.top_k, options.top_p)
-        here = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, position)
-        drawn = jax.vmap(jax.random.categorical)(here, kept)
-        best = jnp.argmax(log_probs, axis=-1)
+        best = greedy(log_probs, position)
+        # Random numbers for a whole vocabulary take longer than a small model's step.
+        drawn = jax.lax.cond(
+            jnp.any(temperature > 0), lambda: draw(log_probs, position), lambda: best
+        )
         return jnp.where(temperature[..., 0] > 0, drawn, best)
 
     return choose

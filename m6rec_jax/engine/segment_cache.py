@@ -112,7 +112,8 @@ class SegmentCache:
             hidden, keys = model.apply(
                 variables, tokens, blocks, tasks, method=model.candidate_states
             )
-            flat = [jnp.moveaxis(part, 0, 2).reshape(*tokens.shape, -1) for part in keys]
+            # [late layers, rows, heads, length, head_dim]: what a token has of all layers together.
+            flat = [part.transpose(1, 3, 0, 2, 4).reshape(*tokens.shape, -1) for part in keys]
             return jnp.concatenate([hidden, *flat], axis=-1)
 
         late = config.num_decoder_layers - config.first_cross_layer
@@ -271,7 +272,7 @@ def gathered_ends(
     keys = found[..., config.embed_dim :].reshape(
         rows, length, 2, -1, config.num_heads, config.head_dim
     )
-    past = KeyValue(*jnp.moveaxis(keys, (2, 3), (0, 1)))
+    past = KeyValue(*keys.transpose(2, 3, 0, 4, 1, 5))
     states: Array = model.apply(
         variables,
         encoded,

@@ -134,8 +134,8 @@ class SegmentPool:
         def write(states: Array, values: Array, slots: Array) -> Array:
             return states.at[slots].set(values.astype(states.dtype), mode="drop")
 
-        self._fill = runtime.jit(fill, donate_argnums=0)
-        self._write = runtime.jit(write, donate_argnums=0)
+        self._fill = runtime.jit(fill, donate=0)
+        self._write = runtime.jit(write, donate=0)
         self._read = runtime.jit(lambda states, slots: states.at[slots].get(mode="clip"))
         self.clear()
 

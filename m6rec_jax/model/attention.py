@@ -12,6 +12,7 @@ from flax import linen as nn
 from m6rec_jax.model.config import ModelConfig
 from m6rec_jax.model.dense import Projection
 from m6rec_jax.model.dot_product_attention import dot_product_attention
+from m6rec_jax.model.plain_attention import cached_attention
 from m6rec_jax.model.tuning import apply, changes
 from m6rec_jax.model.tuning.method import attention_sites
 
@@ -30,16 +31,19 @@ def mask_bias(mask: Array) -> Array:
 
 
 class KeyValue(NamedTuple):
-    """A sequence as attention sees it, each `[..., batch, key, heads, head_dim]`."""
+    """A sequence as attention sees it, each `[..., batch, heads, key, head_dim]`.
+
+    Heads come first: products read a cache as it lies, without a transposed copy at every step.
+    """
 
     key: Array
     value: Array
 
-    def with_position(self, new: "KeyValue", position: Array) -> "KeyValue":
-        """With `new` `[batch, 1, heads, head_dim]` put at a position of `[batch, key, ...]`."""
+    def with_column(self, new: "KeyValue", column: Array) -> "KeyValue":
+        """With `new` `[..., batch, heads, 1, head_dim]` put at a place of the axis of keys."""
         return KeyValue(
             *(
-                jax.lax.dynamic_update_slice_in_dim(old, one.astype(old.dtype), position, axis=1)
+                jax.lax.dynamic_update_slice_in_dim(old, one.astype(old.dtype), column, axis=-2)
                 for old, one in zip(self, new, strict=True)
             )
         )
@@ -81,7 +85,7 @@ class Attention(nn.Module):
 
         Args:
           inputs: `[batch, query, embed]`, already normalised.
-          source: `[batch, key, embed]`, or what `keys_and_values` made of it before.
+          source: `[batch, key, embed]`, or what `cached` made of it before.
           position_bias: float32 `[1, heads, query, key]`, or None.
           mask: additive float32 `[batch, 1, 1 or query, key]`, of `mask_bias`.
           task_ids: `[batch]`.
@@ -93,28 +97,31 @@ class Attention(nn.Module):
         """
         query = self._project("query", inputs, task_ids, tuned)
         query = nn.with_logical_constraint(query, _HEADS)
-        if not isinstance(source, KeyValue):
-            source = self.keys_and_values(source, task_ids, tuned=tuned)
-        key, value = source
+        if isinstance(source, KeyValue):
+            mixed = cached_attention(query, *source, position_bias, mask)
+            return self._project("out", mixed, task_ids, tuned)
+        key, value = self._keys_and_values(source, task_ids, tuned)
         # T5 drops attention weights with one mask for all queries. Such a mask depends on the key
         # alone, so dropping the value instead is the same, on an array far smaller.
         value = self.dropout(value, deterministic=deterministic)
         mixed = dot_product_attention(query, key, value, position_bias, mask)
         return self._project("out", mixed, task_ids, tuned)
 
-    def keys_and_values(self, source: Array, task_ids: Array, *, tuned: bool) -> KeyValue:
-        """Projects a sequence once for any number of queries.
+    def cached(self, source: Array, task_ids: Array, *, tuned: bool) -> KeyValue:
+        """Projects a sequence once for any number of queries that come later.
 
         Args:
           source: `[batch, key, embed]`.
           task_ids: `[batch]`; whoever reads the result has the same task.
           tuned: as in `__call__`.
         """
+        key, value = self._keys_and_values(source, task_ids, tuned)
+        return KeyValue(key.swapaxes(1, 2), value.swapaxes(1, 2))
+
+    def _keys_and_values(self, source: Array, task_ids: Array, tuned: bool) -> tuple[Array, Array]:
         key = self._project("key", source, task_ids, tuned)
         value = self._project("value", source, task_ids, tuned)
-        return KeyValue(
-            nn.with_logical_constraint(key, _HEADS), nn.with_logical_constraint(value, _HEADS)
-        )
+        return nn.with_logical_constraint(key, _HEADS), nn.with_logical_constraint(value, _HEADS)
 
     def _project(self, name: str, x: Array, task_ids: Array, tuned: bool) -> Array:
         """The projection of that name, as the task changes it."""

@@ -17,8 +17,8 @@ class LayerCache(NamedTuple):
     """What one layer attends to.
 
     Attributes:
-      past: its own earlier positions, `[rows, length, heads, head_dim]`; later ones are masked.
-      source: the encoder's output, `[sources, source, heads, head_dim]`; None without cross
+      past: its own earlier positions, `[rows, heads, length, head_dim]`; other columns are masked.
+      source: the encoder's output, `[sources, heads, source, head_dim]`; None without cross
         attention.
     """
 
@@ -30,11 +30,12 @@ class DecoderCache(NamedTuple):
     """What all layers attend to: a tree of arrays, passed in and out of each step.
 
     Rows that share a source (the beams or samples of one user) follow one another; the source is
-    held once for all of them.
+    held once for all of them. Where the decoder's layers are `separate` (`LayerStack`), each array
+    is a list with one for each layer, so that a step updates it in place and copies nothing.
 
     Attributes:
-      past: `[layers, rows, length, heads, head_dim]`.
-      source: `[layers with cross attention, sources, source, heads, head_dim]`; None when late
+      past: `[layers, rows, heads, length, head_dim]`.
+      source: `[layers with cross attention, sources, heads, source, head_dim]`; None when late
         interaction leaves no such layer.
       source_mask: bool `[sources, source]`.
     """
@@ -46,12 +47,12 @@ class DecoderCache(NamedTuple):
     @property
     def length(self) -> int:
         """How many positions there is room for."""
-        return self.past.key.shape[2]
+        return self.past.key[0].shape[-2]
 
     @property
     def num_rows(self) -> int:
         """Rows decoded."""
-        return self.past.key.shape[1]
+        return self.past.key[0].shape[0]
 
     @property
     def rows_per_source(self) -> int:
@@ -63,17 +64,21 @@ class DecoderCache(NamedTuple):
         past = KeyValue(*(array[start:stop] for array in self.past))
         return LayerCache(past, self.source if with_source else None)
 
-    def with_position(self, written: Sequence[KeyValue], position: Array) -> DecoderCache:
-        """With keys and values of one position, `[layers here, rows, 1, heads, head_dim]` each.
+    def with_column(self, written: Sequence[KeyValue], column: Array) -> DecoderCache:
+        """With keys and values of one position, `[layers here, rows, heads, 1, head_dim]` each.
 
         Written for all layers at once, so that a loop updates the arrays in place.
         """
-        whole = (jnp.concatenate(parts, axis=0) for parts in zip(*written, strict=True))
-        updated = (
-            jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), position, axis=2)
-            for old, new in zip(self.past, whole, strict=True)
-        )
-        return self._replace(past=KeyValue(*updated))
+        if isinstance(self.past.key, list):
+            new = [one for part in written for one in zip(*part, strict=True)]
+            # What the layers wrote to attend to: the compiler writes it once.
+            layers = [
+                KeyValue(*old).with_column(KeyValue(*one), column)
+                for old, one in zip(zip(*self.past, strict=True), new, strict=True)
+            ]
+            return self._replace(past=KeyValue(*map(list, zip(*layers, strict=True))))
+        new = KeyValue(*(jnp.concatenate(parts) for parts in zip(*written, strict=True)))
+        return self._replace(past=self.past.with_column(new, column))
 
     def take_rows(self, rows: Array) -> DecoderCache:
         """The past of other rows: beams go on from their parents.
@@ -81,4 +86,5 @@ class DecoderCache(NamedTuple):
         Args:
           rows: int32 `[rows]`, each within the rows of its own source.
         """
-        return self._replace(past=KeyValue(*(jnp.take(array, rows, axis=1) for array in self.past)))
+        past = jax.tree.map(lambda array: jnp.take(array, rows, axis=-4), self.past)
+        return self._replace(past=past)

@@ -8,6 +8,7 @@ all three products.
 """
 
 import functools
+import math
 import string
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -59,6 +60,31 @@ def dot(
     columns = kernel.ndim - num_batch - num_contracted
     dims = _Dims(num_batch, rows, num_contracted, columns)
     return _rounded_dot(x, kernel, dims, _Types(operand_dtype, out_dtype, precision))
+
+
+def rows_dot(x: Array, table: Array) -> Array:
+    """x `[rows, in]`, rounded to the table's type, times a table `[out, in]`; no gradient.
+
+    For few rows and a wide table, which is read as it lies.
+
+    Returns:
+      `[rows, out]`, float32.
+    """
+    left = _more_than_one_row(x.astype(table.dtype))
+    out = jnp.einsum("rk,nk->rn", left, table, preferred_element_type=jnp.float32)
+    return out[: x.shape[0]]
+
+
+def _more_than_one_row(x: Array) -> Array:
+    """x `[rows, ...]`; a single bfloat16 row comes twice.
+
+    XLA's CPU backend multiplies a single row by a loop on one core, and a bfloat16 matrix it first
+    converts to float32 in memory. From two rows on it calls a library, which for a wide bfloat16
+    matrix takes a fortieth of the time.
+    """
+    if x.shape[0] > 1 or x.dtype != jnp.bfloat16:
+        return x
+    return materialised_on_cpu(jnp.concatenate([x, x]))
 
 
 def materialised_on_cpu(x: Array) -> Array:
@@ -114,7 +140,9 @@ def _forward(
     b, m, k, n = dims.letters()
     rounded = materialised_on_cpu(x.astype(types.operand))
     spec = f"{b}{m}{k},{b}{k}{n}->{b}{m}{n}"
-    out = types.product(spec, rounded, kernel.astype(types.operand))
+    one_row = not dims.batch and math.prod(x.shape[: dims.rows]) == 1
+    left = _more_than_one_row(rounded) if one_row else rounded
+    out = types.product(spec, left, kernel.astype(types.operand))[: x.shape[0]]
     if not dims.batch:
         out = checkpoint_name(out, PRODUCT)
     # Kept for the backward pass: x rounded (half the memory), the kernel itself (a scan over layers

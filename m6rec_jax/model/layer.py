@@ -93,7 +93,7 @@ class Layer(nn.Module):
         use_source: Array | None = None,
         *,
         cache: LayerCache | None = None,
-        position: Array | None = None,
+        column: Array | None = None,
         with_keys: bool = False,
         tuned: bool = True,
         deterministic: bool = True,
@@ -110,9 +110,10 @@ class Layer(nn.Module):
           use_source: `[batch]` or `[batch, length]` bool; False zeroes what cross attention adds,
             so that an item tower's row sees none of the user. None: all True.
           cache: the layer's keys and values of earlier positions and of the source, which is then
-            not passed itself; x is one position, and the mask `[1, 1, 1, cache length]`. A source
-            may serve several rows that follow one another: source_mask has the sources' batch.
-          position: int32 scalar, where x stands; with a cache.
+            not passed itself; x is one position, and the mask `[1 or batch, 1, 1, cache length]`.
+            A source may serve several rows that follow one another: source_mask has the sources'
+            batch.
+          column: int32 scalar, where the cache holds x; with a cache.
           with_keys: also return the keys and values of all positions.
           tuned: False leaves out what tasks change (`adapters_late_only`).
           deterministic: no dropout.
@@ -125,20 +126,20 @@ class Layer(nn.Module):
         def added(x: Array, change: Array) -> Array:
             return x + dropout(config)(change, deterministic=deterministic)
 
-        key_length = length if cache is None else cache.past.key.shape[1]
+        key_length = length if cache is None else cache.past.key.shape[-2]
         if position_bias is None:
             bias = RelativeBias(config, bidirectional=self.bidirectional, name="relative_bias")
-            position_bias = bias(length, key_length, position)
+            position_bias = bias(length, key_length, column)
         x = nn.with_logical_constraint(x, _HIDDEN)
         normed = LayerNorm(config, name="self_attention_norm")(x)
         attention = Attention(config, name="self_attention")
         seen: Array | KeyValue = normed
         if cache is not None:
-            assert position is not None
-            new = attention.keys_and_values(normed, task_ids, tuned=tuned)
-            seen, source = cache.past.with_position(new, position), cache.source
+            assert column is not None
+            new = attention.cached(normed, task_ids, tuned=tuned)
+            seen, source = cache.past.with_column(new, column), cache.source
         elif with_keys:
-            seen = new = attention.keys_and_values(normed, task_ids, tuned=tuned)
+            new = attention.cached(normed, task_ids, tuned=tuned)
         options = {"tuned": tuned, "deterministic": deterministic}
         x = added(x, attention(normed, seen, position_bias, mask, task_ids, **options))
         if source is not None and source_mask is not None:

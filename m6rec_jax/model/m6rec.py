@@ -32,6 +32,7 @@ from m6rec_jax.model import masks
 from m6rec_jax.model.attention import KeyValue, mask_bias
 from m6rec_jax.model.config import ModelConfig
 from m6rec_jax.model.decoder_cache import DecoderCache
+from m6rec_jax.model.dense import rows_dot
 from m6rec_jax.model.early_exit import TokenExits
 from m6rec_jax.model.embedding import TokenEmbedding, logits_head
 from m6rec_jax.model.layer import dropout
@@ -44,6 +45,8 @@ from m6rec_jax.model.tuning.soft_prompts import prompt_embeddings
 
 Array = jax.Array
 Features = Mapping[str, Array]
+# What `for_decoding_on_cpu` adds.
+DECODING_COLLECTION = "decoding"
 
 
 @jax.tree_util.register_dataclass
@@ -376,7 +379,7 @@ class M6Rec(nn.Module):
 
         Returns:
           `[batch, target, embed]` of `decode_early`, and the keys and values of the late layers,
-          `[late layers, batch, target, heads, head_dim]`.
+          `[late layers, batch, heads, target, head_dim]`.
         """
         x = self.decode_early(decoder_input_tokens, decoder_block_ids, task_ids)
         mask = mask_bias(masks.causal_mask(decoder_block_ids, None))[:, None]
@@ -390,7 +393,7 @@ class M6Rec(nn.Module):
         Args:
           encoded: one document per row, `[sources, ...]`.
           hidden: `[rows, embed]` of `candidate_states` at the ends; those of a source together.
-          past: of `candidate_states`, `[late layers, rows, length, heads, head_dim]`: each
+          past: of `candidate_states`, `[late layers, rows, heads, length, head_dim]`: each
             candidate's positions moved to the right, so that its end stands at length - 1.
           visible: bool `[rows, length]`, False before a candidate begins.
           task_ids: int32 `[sources]` or `[sources, 1]`.
@@ -482,22 +485,31 @@ class M6Rec(nn.Module):
         position: Array,
         task_ids: Array,
         exits: TokenExits | None = None,
+        column: Array | None = None,
     ) -> tuple[Array, DecoderCache]:
         """The state after one more input token per row.
+
+        Rows need not stand at the same position. The cache goes round: every step fills one column
+        for all rows, and a row sees as many columns before it as it has positions. So a row may
+        start at any step, and where it starts changes nothing but the order of sums.
 
         Args:
           cache: holds the positions before.
           tokens: int32 `[rows]`; `[BOS]` at position 0.
-          position: int32 scalar, the same for all rows.
+          position: int32, of all rows or of each, `[rows]`.
           task_ids: int32 `[sources]` or `[sources, 1]`.
           exits: when rows leave the decoder's layers; None: after the last one.
+          column: int32 scalar, the column to fill: one more than in the step before, modulo the
+            cache's length. None: the position, which all rows then share.
 
         Returns:
           `[rows, embed]` after the final norm, and the cache with this position.
         """
         task_ids = jnp.repeat(task_ids.reshape(-1), cache.rows_per_source)
         x = self.embed(tokens[:, None], task_ids)
-        x, cache = self.decoder.step(x, cache, jnp.asarray(position, jnp.int32), task_ids, exits)
+        position = jnp.asarray(position, jnp.int32)
+        column = position if column is None else jnp.asarray(column, jnp.int32)
+        x, cache = self.decoder.step(x, cache, position, column, task_ids, exits)
         return self.decoder.finish(x, deterministic=True)[:, 0], cache
 
     # What is read off the states.
@@ -505,6 +517,10 @@ class M6Rec(nn.Module):
     def token_logits(self, hidden: Array) -> Array:
         """Vocabulary logits, `[..., embed]` → `[..., vocab]`, float32."""
         tied = self.config.logits_via_embedding
+        if self.has_variable(DECODING_COLLECTION, "logits"):
+            parts = self.get_variable(DECODING_COLLECTION, "logits")
+            logits = jnp.concatenate([rows_dot(hidden, part) for part in parts], axis=-1)
+            return logits * self.config.embed_dim**-0.5 if tied else logits
         logits = self.token_embedder.logits(hidden) if tied else self.logits_head(hidden)
         names = ("batch", "length", "vocab") if hidden.ndim == 3 else None
         return nn.with_logical_constraint(logits, names)
@@ -544,6 +560,36 @@ class M6Rec(nn.Module):
           `[batch, length, retrieval]` of unit length, float32.
         """
         return project(self.bank.tensors["item_projection"], hidden, task_ids.reshape(-1))
+
+
+def for_decoding_on_cpu(config: ModelConfig, variables: Mapping[str, Any]) -> dict[str, Any]:
+    """Variables that give the same, held as single steps on a CPU read them fastest.
+
+    A step reads every weight once, so a copy that is made on the way doubles its time. The
+    decoder's layers are arrays of their own, rather than slices of stacks; kernels are rounded to
+    the products' type once; and the matrix of the logits is `[vocab, embed]`, each token's weights
+    together, in two halves for two cores.
+
+    Args:
+      config: of the model.
+      variables: unboxed.
+    """
+    params = dict(variables["params"])
+    rounded = jnp.dtype(config.operand_dtype)
+    if not config.share_layers:
+
+        def separate(path: Any, leaf: Array) -> list[Array]:
+            kernel = jax.tree_util.keystr(path).endswith("['kernel']")
+            return list(leaf.astype(rounded) if kernel else leaf)
+
+        layers = jax.tree_util.tree_map_with_path(separate, params["decoder"]["layers"])
+        params["decoder"] = {**params["decoder"], "layers": layers}
+    if config.logits_via_embedding:
+        table = params["token_embedder"]["embedding"]
+    else:
+        table = params["logits_head"]["kernel"].T
+    halves = jnp.split(table.astype(rounded), [config.vocab_size // 2])
+    return {**variables, "params": params, DECODING_COLLECTION: {"logits": halves}}
 
 
 def _require_equal_shapes(side: str, tokens: Array, block_ids: Array) -> None:

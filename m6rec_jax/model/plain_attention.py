@@ -38,6 +38,17 @@ def plain_attention(
     return _forward(query, key, value, position_bias, mask)[0]
 
 
+def cached_attention(
+    query: Array, key: Array, value: Array, position_bias: Array | None, mask: Array
+) -> Array:
+    """As `plain_attention`, but keys and values are `[batch, heads, key, head_dim]`; no gradient.
+
+    For few queries over a cache: no fused kernel gains anything there.
+    """
+    out, *_ = _attend(_heads_first(query), key, value, position_bias, mask)
+    return _heads_first(out).astype(query.dtype)
+
+
 def _product(spec: str, x: Array, y: Array) -> Array:
     return jnp.einsum(spec, x, y, preferred_element_type=jnp.float32)
 
@@ -51,16 +62,24 @@ def _forward(
 ) -> tuple[Array, tuple[Any, ...]]:
     dtype = query.dtype
     query, key, value = map(_heads_first, (query, key, value))
+    out, exponentials, normaliser = _attend(query, key, value, position_bias, mask)
+    kept = (query, key, value, exponentials, normaliser, out, position_bias, mask)
+    return _heads_first(out).astype(dtype), kept
+
+
+def _attend(
+    query: Array, key: Array, value: Array, position_bias: Array | None, mask: Array
+) -> tuple[Array, Array, Array]:
+    """The result in float32, exponentials and their sums, all `[batch, heads, ...]`."""
     scores = _product("bhqd,bhkd->bhqk", query, key)
     if position_bias is not None:
         scores = scores + position_bias
     scores = scores + mask
-    exponentials = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True)).astype(dtype)
+    exponentials = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True)).astype(query.dtype)
     # Summed as rounded, so that the weights of a query add up to 1 exactly.
     normaliser = jnp.sum(exponentials.astype(jnp.float32), axis=-1, keepdims=True)
     out = _product("bhqk,bhkd->bhqd", exponentials, value) / normaliser
-    kept = (query, key, value, exponentials, normaliser, out, position_bias, mask)
-    return _heads_first(out).astype(dtype), kept
+    return out, exponentials, normaliser
 
 
 def _backward(

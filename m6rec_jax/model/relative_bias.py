@@ -72,14 +72,15 @@ class RelativeBias(nn.Module):
 
     @nn.compact
     def __call__(
-        self, query_length: int, key_length: int, position: jax.Array | None = None
+        self, query_length: int, key_length: int, column: jax.Array | None = None
     ) -> jax.Array:
         """Bias `[1, heads, query_length, key_length]`, float32.
 
         Args:
           query_length, key_length: both sequences start at position 0.
-          position: int32 scalar below key_length, where the only query stands instead; query_length
-            must be 1. Known when it runs only, as in a loop over positions.
+          column: int32 scalar below key_length, where the only query stands instead, in a cache
+            that goes round: the key in column c is (column - c) mod key_length positions behind.
+            Known when it runs only, as in a loop over positions; query_length must be 1.
         """
         config = self.config
         table = self.param(
@@ -90,17 +91,18 @@ class RelativeBias(nn.Module):
             (config.relative_attention_num_buckets, config.num_heads),
             jnp.float32,
         )
-        # A query at a position known later may have as many keys behind it as there are.
-        behind = (query_length if position is None else key_length) - 1
+        # A query at a column known later may have as many keys behind it as there are.
+        behind = (query_length if column is None else key_length) - 1
+        distance = np.arange(behind + key_length) - behind
         bucket = relative_position_bucket(
-            np.arange(behind + key_length) - behind,
+            distance if column is None else -(-distance % key_length),
             bidirectional=self.bidirectional,
             num_buckets=config.relative_attention_num_buckets,
             max_distance=config.relative_attention_max_distance,
         )
         by_distance = jnp.take(table, bucket, axis=0).T
-        if position is None:
+        if column is None:
             return spread_by_distance(by_distance, query_length, key_length)[None]
         assert query_length == 1
-        first = behind - position
+        first = behind - column
         return jax.lax.dynamic_slice_in_dim(by_distance, first, key_length, axis=1)[None, :, None]

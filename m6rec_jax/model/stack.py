@@ -41,7 +41,6 @@ class LayerStack(nn.Module):
     def setup(self) -> None:
         if self.is_initializing():
             self._initialise()
-        self.layer_params = self._read("params")
         # Where layers have no prompts, the collection may be missing altogether.
         self.layer_prompts = self._read(COLLECTION) if self.config.prompts.in_layers else {}
 
@@ -61,6 +60,16 @@ class LayerStack(nn.Module):
         for collection, num_layers in (("params", num_distinct), (COLLECTION, self.num_layers)):
             for name, tree in stacked(collection, num_layers).items():
                 self.variable(collection, name, lambda tree=tree: tree)
+
+    @property
+    def layer_params(self) -> Variables:
+        """What is no prompt, `[layers, ...]` each. (No attribute: Flax makes tuples of lists.)"""
+        return self._read("params")
+
+    @property
+    def separate(self) -> bool:
+        """Whether each is a list of the layers' own arrays (`m6rec.for_decoding_on_cpu`)."""
+        return any(map(_is_list, jax.tree.leaves(self.layer_params, is_leaf=_is_list)))
 
     def _read(self, collection: str) -> Variables:
         variables = self.variables.get(collection)
@@ -126,12 +135,14 @@ class LayerStack(nn.Module):
         Args:
           run: (the layer's variables, carry, its slice of own) → (carry, its result).
           carry: what the layers pass on.
-          own: a tree of arrays `[stop - start, ...]`: what each layer has of its own; or None.
+          own: a tree of arrays `[stop - start, ...]`, or of lists of as many arrays: what each
+            layer has of its own; or None.
           start, stop: the slice, not empty.
           remat: what a backward pass recomputes.
 
         Returns:
-          The last carry, and the results stacked, `[stop - start, ...]`.
+          The last carry, and the results stacked, `[stop - start, ...]`; lists where the layers
+          are `separate`.
         """
         config, params = self.config, self.layer_params
         shared = jax.tree.map(lambda leaf: leaf[0], params) if config.share_layers else None
@@ -142,8 +153,15 @@ class LayerStack(nn.Module):
             return run(variables, carry, own)
 
         stack = (None if config.share_layers else params, self.layer_prompts)
-        slices = jax.tree.map(lambda leaf: leaf[start:stop], stack)
+        slices = jax.tree.map(lambda leaf: leaf[start:stop], stack, is_leaf=_is_list)
         num_layers = stop - start
+        if self.separate:
+            results = []
+            for i in range(num_layers):
+                one = jax.tree.map(lambda leaf, i=i: leaf[i], (*slices, own), is_leaf=_is_list)
+                carry, result = step(carry, one)
+                results.append(result)
+            return carry, jax.tree.map(lambda *layers: list(layers), *results)
         unroll = min(config.scan_unroll or num_layers, num_layers)
         # Shared layers without prompts or dropout leave nothing in `slices` to tell their number.
         return jax.lax.scan(
@@ -193,6 +211,10 @@ class LayerStack(nn.Module):
             unfinished, body, (jax.numpy.asarray(start, jax.numpy.int32), carry)
         )
         return carry, layer
+
+
+def _is_list(node: Any) -> bool:
+    return isinstance(node, list)
 
 
 def _rematerialised(step: Callable[..., Any], policy: str) -> Callable[..., Any]:

@@ -156,10 +156,11 @@ class Decoder(Tower):
           length: positions to make room for.
         """
         config = self.config
-        shape = (config.num_decoder_layers, num_rows, length, config.num_heads, config.head_dim)
-        empty = jnp.zeros(shape, config.dtype)
-        names = ("layers", "batch", "length", "heads", "kv")
-        past = KeyValue(*(nn.with_logical_constraint(empty, names) for _ in range(2)))
+        shape = (config.num_decoder_layers, num_rows, config.num_heads, length, config.head_dim)
+        names = ("layers", "batch", "heads", "length", "kv")
+        empty: Any = nn.with_logical_constraint(jnp.zeros(shape, config.dtype), names)
+        stack: Any = list(empty) if self.layers.separate else empty
+        past = KeyValue(stack, stack)
         if self.first_late >= self.num_layers:
             return DecoderCache(past, None, source_mask)
         projected = self._project_source(source, task_ids)
@@ -173,7 +174,7 @@ class Decoder(Tower):
             own_part = {name: tree.get("cross_attention", {}) for name, tree in variables.items()}
             # Layers with cross attention are late ones, so tasks always change them.
             return None, attention.apply(
-                own_part, source, task_ids, tuned=True, method=attention.keys_and_values
+                own_part, source, task_ids, tuned=True, method=attention.cached
             )
 
         projected: KeyValue
@@ -190,7 +191,7 @@ class Decoder(Tower):
           task_ids: `[batch]`.
 
         Returns:
-          `[late layers, batch, length, heads, head_dim]`.
+          `[late layers, batch, heads, length, head_dim]`.
         """
         layer, position_bias = self.layers.make_layer(), self._position_bias(x.shape[1], x.shape[1])
 
@@ -216,22 +217,22 @@ class Decoder(Tower):
 
         Args:
           x: `[rows, 1, embed]`.
-          past: `[late layers, rows, length, heads, head_dim]`; its last position is x's.
+          past: `[late layers, rows, heads, length, head_dim]`; its last position is x's.
           visible: bool `[rows, length]`.
           source: `[sources, source, embed]`.
           source_mask: bool `[sources, source]`.
           task_ids: `[sources]`.
         """
-        length, position = visible.shape[1], jnp.int32(visible.shape[1] - 1)
+        length, column = visible.shape[1], jnp.int32(visible.shape[1] - 1)
         of_rows = jnp.repeat(task_ids, x.shape[0] // source.shape[0])
         inputs = (
-            *(mask_bias(visible)[:, None, None], self._position_bias(1, length, position)),
+            *(mask_bias(visible)[:, None, None], self._position_bias(1, length, column)),
             *(of_rows, None, mask_bias(source_mask)[:, None, None]),
         )
         layer = self.layers.make_layer()
 
         def run(variables: Variables, x: Array, own: LayerCache) -> tuple[Array, None]:
-            x, _ = layer.apply(variables, x, *inputs, cache=own, position=position)
+            x, _ = layer.apply(variables, x, *inputs, cache=own, column=column)
             return x, None
 
         own = LayerCache(past, self._project_source(source, task_ids))
@@ -244,6 +245,7 @@ class Decoder(Tower):
         x: Array,
         cache: DecoderCache,
         position: Array,
+        column: Array,
         task_ids: Array,
         exits: TokenExits | None = None,
     ) -> tuple[Array, DecoderCache]:
@@ -252,15 +254,18 @@ class Decoder(Tower):
         Args:
           x: `[rows, 1, embed]`.
           cache: of `start` or of the step before.
-          position: int32 scalar below the cache's length.
+          position: int32 scalar or `[rows]`, below the cache's length.
+          column: int32 scalar; the cache holds a row's position p in column - position + p, modulo
+            its length.
           task_ids: `[rows]`.
           exits: when rows leave the layers; None: after the last one.
 
         Returns:
           `[rows, 1, embed]` before the final norm, and the new cache.
         """
-        mask = mask_bias(jnp.arange(cache.length) <= position)[None, None, None]
-        position_bias = self._position_bias(1, cache.length, position)
+        behind = (column - jnp.arange(cache.length)) % cache.length
+        mask = mask_bias(behind <= position.reshape(-1, 1))[:, None, None]
+        position_bias = self._position_bias(1, cache.length, column)
         source_mask = mask_bias(cache.source_mask)[:, None, None]
         layer, late_start = self.layers.make_layer(), self.first_late
         written = []
@@ -272,7 +277,7 @@ class Decoder(Tower):
                 variables: Variables, x: Array, own: LayerCache, tuned: bool = self._tuned(start)
             ) -> tuple[Array, KeyValue]:
                 inputs = (mask, position_bias, task_ids, None, source_mask, None)
-                return layer.apply(variables, x, *inputs, cache=own, position=position, tuned=tuned)
+                return layer.apply(variables, x, *inputs, cache=own, column=column, tuned=tuned)
 
             own = cache.layers(start, stop, with_source=start >= late_start)
             if exits is None or start < late_start:
@@ -280,7 +285,7 @@ class Decoder(Tower):
             else:
                 x, new = self._step_with_exits(run, x, own, task_ids, exits)
             written.append(new)
-        return x, cache.with_position(written, position)
+        return x, cache.with_column(written, column)
 
     def _step_with_exits(
         self,
@@ -303,7 +308,8 @@ class Decoder(Tower):
         start, norm = self.first_late, self._detached_norm()
         normed, attention = LayerNorm(self.config, parent=None), Attention(self.config, parent=None)
         num_rows, num_layers = x.shape[0], self.num_layers - start
-        shape = (num_layers, num_rows, 1, *own.past.key.shape[3:])
+        _, _, heads, _, width = own.past.key.shape
+        shape = (num_layers, num_rows, heads, 1, width)
         empty = jnp.zeros(shape, own.past.key.dtype)
 
         def put(written: KeyValue, new: KeyValue, layer: Array) -> KeyValue:
@@ -334,7 +340,7 @@ class Decoder(Tower):
             state = normed.apply({"params": params["self_attention_norm"]}, x)
             part = {name: tree.get("self_attention", {}) for name, tree in variables.items()}
             new: KeyValue = attention.apply(
-                part, state, task_ids, tuned=True, method=attention.keys_and_values
+                part, state, task_ids, tuned=True, method=attention.cached
             )
             return put(written, new, index - start)
 

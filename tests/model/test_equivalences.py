@@ -148,13 +148,14 @@ def test_ends_alone_equal_one_pass(
     # The first row has three candidates; the second has one, and is told to have three.
     places = [(0, end) for end in ends[0]] + [(1, ends[1][0])] * 3
     length = 8
-    past = [np.zeros((*part.shape[:1], 6, length, *part.shape[3:]), np.float32) for part in keys]
+    late, _, heads, _, width = keys.key.shape
+    past = [np.zeros((late, 6, heads, length, width), np.float32) for _ in keys]
     visible = np.zeros((6, length), bool)
     for k, (row, end) in enumerate(places):
         own = np.flatnonzero(blocks[row] == blocks[row][end])
         visible[k, length - len(own) :] = True
         for part, values in zip(past, keys, strict=True):
-            part[:, k, length - len(own) :] = values[:, row, own]
+            part[:, k, :, length - len(own) :] = values[:, row][:, :, own]
     found = jitted(model, model.decode_ends)(
         variables,
         outputs.encoded,

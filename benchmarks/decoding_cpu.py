@@ -1,0 +1,265 @@
+"""Generation on a CPU: what laying weights out for single steps gains, and continuous batching.
+
+    python -m benchmarks.decoding_cpu [--gin_file FILE] [--turns 5] [--length 32]
+
+*Steps*: the model of a gin file (T5 1.1 small unless said otherwise) with random weights writes
+texts of a fixed length greedily, at batch 1 and 16, with float32 and bfloat16 products; its weights
+as training has them, and as `model.m6rec.for_decoding_on_cpu` lays them out. Programs run in turns;
+a figure is that of the fastest turn.
+
+*Arrivals*: a mini model with random weights is asked for texts of unlike lengths, which come at
+random times. Batches are continuous (`engine.continuous_generation`), or static: the next one is
+let in when every text of the one before has ended. Both run the same programs. Rows go to
+`benchmarks/results/decoding_cpu.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from benchmarks.efficiency import fastest
+from benchmarks.results_file import add_rows, metric_rows, results_path
+from m6rec_jax import configuration
+from m6rec_jax.engine.constraints import AllowedTokens
+from m6rec_jax.engine.continuous_generation import ContinuousGenerator
+from m6rec_jax.engine.decoding import decode, model_step
+from m6rec_jax.engine.engine import EngineOptions
+from m6rec_jax.engine.generation_stream import GenerationStream
+from m6rec_jax.errors import M6RecError
+from m6rec_jax.model import M6Rec, ModelConfig
+from m6rec_jax.model.m6rec import for_decoding_on_cpu, initial_features
+from m6rec_jax.text.vocabulary import EOS_ID, PAD_ID, Vocabulary
+from m6rec_jax.text.vocabulary_training import train_vocabulary
+
+STEPS_FILE = "gin_configs/models/small.gin"
+ARRIVALS_FILE = "gin_configs/models/mini.gin"
+SOURCE_LENGTH = 64
+BATCHES = (1, 16)
+
+
+def random_variables(model: M6Rec) -> Any:
+    """Speed does not depend on what they are."""
+    key = jax.random.key(0)
+    init = jax.jit(lambda key: nn.meta.unbox(model.init(key, initial_features())))
+    return init({"params": key, "prompts": key})
+
+
+def steps(
+    config: ModelConfig, source_length: int, length: int
+) -> dict[tuple[str, int, str], Callable[[], None]]:
+    """By operands, batch and layout: a function that writes a batch of texts and waits for it."""
+    found: dict[tuple[str, int, str], Callable[[], None]] = {}
+    never_ends = jnp.ones((config.vocab_size,), bool).at[jnp.array([PAD_ID, EOS_ID])].set(False)
+    constraint = AllowedTokens(never_ends)
+    for operands in ("float32", "bfloat16"):
+        model = M6Rec(config.replace(dtype="float32", matmul_dtype=operands))
+        stacked = random_variables(model)
+        laid_out = jax.jit(functools.partial(for_decoding_on_cpu, model.config))(stacked)
+
+        def greedy(
+            variables: Any, source: Any, task_ids: Any, prefix_ids: Any, model: M6Rec = model
+        ) -> Any:
+            encoded = model.apply(
+                variables, source, jnp.ones_like(source), task_ids, method=model.encode
+            )
+            cache = model.apply(
+                variables, encoded, task_ids, max_length=length, method=model.start_decoding
+            )
+            step = model_step(model, variables, task_ids)
+            return decode(step, cache, prefix_ids, constraint).tokens
+
+        compiled = jax.jit(greedy)
+        for batch in BATCHES:
+            rng = np.random.default_rng(0)
+            inputs = (
+                jnp.asarray(rng.integers(3, config.vocab_size, (batch, source_length)), jnp.int32),
+                jnp.zeros((batch,), jnp.int32),
+                jnp.zeros((batch, length), jnp.int32),
+            )
+            for layout, variables in (("as trained", stacked), ("laid out", laid_out)):
+
+                def run(compiled: Any = compiled, arguments: Any = (variables, *inputs)) -> None:
+                    jax.block_until_ready(compiled(*arguments))
+
+                found[operands, batch, layout] = run
+    return found
+
+
+def arrivals(
+    generator: ContinuousGenerator,
+    requests: Sequence[tuple[float, int]],
+    segments: Sequence[str],
+    *,
+    static: bool,
+) -> dict[str, float]:
+    """Figures of requests that come at their times.
+
+    Args:
+      generator: warmed up; no text of it ends by itself.
+      requests: when each comes, in seconds from the start, ascending, and its number of tokens.
+      segments: the source of all.
+      static: let the next ones in when all of those before have ended.
+    """
+    came, running = list(requests), list[tuple[float, GenerationStream]]()
+    waiting: list[tuple[float, int]] = []
+    seconds: list[float] = []
+    started = time.perf_counter()
+    while came or waiting or running:
+        now = time.perf_counter() - started
+        while came and came[0][0] <= now:
+            waiting.append(came.pop(0))
+        if not static or not running:
+            room = generator.num_slots - len(running) if static else len(waiting)
+            for at, tokens in waiting[:room]:
+                running.append((at, generator.submit(segments, max_tokens=tokens)))
+            waiting = waiting[room:]
+        if not running:
+            time.sleep(max(0.0, came[0][0] - now))
+            continue
+        generator.step()
+        now = time.perf_counter() - started
+        if not static or all(stream.finish_reason for _, stream in running):
+            # Of a static batch no text is handed out before the last one has ended.
+            seconds += [now - at for at, stream in running if stream.finish_reason]
+            running = [one for one in running if not one[1].finish_reason]
+    tokens = sum(number for _, number in requests)
+    return {
+        "tokens_per_second": tokens / (time.perf_counter() - started),
+        "latency_p50_milliseconds": 1000 * statistics.median(seconds),
+        "latency_p95_milliseconds": 1000 * float(np.quantile(seconds, 0.95)),
+    }
+
+
+def arrivals_study(
+    generator: ContinuousGenerator, number: int, turns: int
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Figures of both kinds of batches by split; medians over turns that alternate.
+
+    Half of the texts are short and a few are long. They come all at once, or at random times at
+    three quarters of the rate that continuous batches keep up with.
+    """
+    generator.warm_up()
+    rng = np.random.default_rng(0)
+    longest = generator.max_tokens
+    lengths = np.minimum(2 + rng.geometric(4 / longest, number), longest).tolist()
+    segments = ["a film of the year", "another one"]
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    gaps = np.zeros(number)
+    for split in ("at once", "arriving"):
+        runs: dict[str, list[dict[str, float]]] = {"continuous": [], "static": []}
+        requests = list(zip(np.cumsum(gaps).tolist(), lengths, strict=True))
+        for _ in range(turns):
+            for name, results in runs.items():
+                results.append(arrivals(generator, requests, segments, static=name == "static"))
+        found[split] = {
+            name: {
+                metric: statistics.median(run[metric] for run in results) for metric in results[0]
+            }
+            for name, results in runs.items()
+        }
+        rate = found[split]["continuous"]["tokens_per_second"]
+        gaps = rng.exponential(sum(lengths) / number / (0.75 * rate), number)
+    return found
+
+
+def without_end(generator: ContinuousGenerator) -> ContinuousGenerator:
+    """No text ends by itself: its length is what was asked for."""
+    allowed = generator._any_text.allowed.at[EOS_ID].set(False)
+    generator._any_text = AllowedTokens(allowed)
+    return generator
+
+
+def random_words(folder: Path) -> Vocabulary:
+    """A vocabulary of no language."""
+    rng = np.random.default_rng(0)
+    letters = np.array(list("abcdefghijklmnopqrstuvwxyz"))
+    texts = [
+        " ".join("".join(rng.choice(letters, rng.integers(2, 9))) for _ in range(8))
+        for _ in range(500)
+    ]
+    train_vocabulary(texts, folder / "words.model", size=1_000)
+    return Vocabulary(folder / "words.model")
+
+
+def rows_of(
+    figures: Mapping[str, Mapping[str, float]], dataset: str, split: str, gin_file: str
+) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for model, metrics in figures.items():
+        print(f"{split}, {model}:", ", ".join(f"{k} {v:.4g}" for k, v in metrics.items()))
+        rows += metric_rows(
+            metrics, model=model, dataset=dataset, split=split, seed=None, gin_file=gin_file
+        )
+    return rows
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Returns the exit status: 0, or 2 on an error."""
+    parser = argparse.ArgumentParser(description="Time generation on a CPU.")
+    parser.add_argument("--gin_file", default=STEPS_FILE)
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--length", type=int, default=32)
+    parser.add_argument("--requests", type=int, default=64)
+    options = parser.parse_args(arguments)
+    measured: list[dict[str, Any]] = []
+    try:
+        configuration.parse_config([options.gin_file], ["MODEL_DIR='unused'"])
+        programs = steps(ModelConfig(), SOURCE_LENGTH, options.length)
+        seconds = fastest(programs, options.turns)
+        for operands in ("float32", "bfloat16"):
+            for batch in BATCHES:
+                figures = {
+                    layout: {
+                        "step_milliseconds": 1000
+                        * seconds[operands, batch, layout]
+                        / options.length,
+                        "times_faster": seconds[operands, batch, "as trained"]
+                        / seconds[operands, batch, layout],
+                    }
+                    for layout in ("as trained", "laid out")
+                }
+                measured += rows_of(
+                    figures,
+                    "random histories",
+                    f"{operands}, batch {batch}",
+                    Path(options.gin_file).as_posix(),
+                )
+        with tempfile.TemporaryDirectory() as folder:
+            vocabulary = random_words(Path(folder))
+            configuration.parse_config([ARRIVALS_FILE], ["MODEL_DIR='unused'"])
+            model = M6Rec(ModelConfig())
+            generator = without_end(
+                ContinuousGenerator(
+                    model,
+                    random_variables(model),
+                    vocabulary,
+                    EngineOptions(SOURCE_LENGTH, 64, source_buckets=(SOURCE_LENGTH,)),
+                    join_sizes=(1, 4, 16),
+                )
+            )
+            for split, of_kinds in arrivals_study(
+                generator, options.requests, options.turns
+            ).items():
+                measured += rows_of(of_kinds, "random requests", split, ARRIVALS_FILE)
+    except M6RecError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    add_rows(results_path("decoding_cpu"), measured)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

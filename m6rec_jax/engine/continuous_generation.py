@@ -1,0 +1,569 @@
+"""Continuous batching: texts of unlike lengths, asked for at any time, share every step.
+
+    with ContinuousGenerator(model, variables, vocabulary, EngineOptions(256, 64)) as generator:
+        stream = generator.submit(segments, task="explain", max_tokens=40)
+        for piece in stream:
+            print(piece, end="")
+
+A fixed number of slots lies on the device: the source's keys and values, and the decoder's cache.
+A request is encoded into a free slot, takes part in the next step, and leaves when its text ends.
+All tasks, greedy and sampled texts, and positions share one program. A text does not depend on what
+else is under way: it is the one of `Generator.greedy` or, with a temperature, of
+`Generator.sample` with the same seed.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import functools
+import logging
+import operator
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from m6rec_jax.engine.constraints import AllowedTokens, any_text
+from m6rec_jax.engine.decoding import FREE, next_tokens
+from m6rec_jax.engine.engine import Engine, EngineOptions, Variables
+from m6rec_jax.engine.generation_program import row_keys
+from m6rec_jax.engine.generation_stream import GenerationStream, GrowingText
+from m6rec_jax.engine.runtime import smallest_that_fits
+from m6rec_jax.engine.sampling import SamplingOptions, sampler
+from m6rec_jax.engine.task_settings import TaskSettings
+from m6rec_jax.errors import ConfigError, DataError, M6RecError
+from m6rec_jax.model import Encoded, M6Rec
+from m6rec_jax.model.decoder_cache import DecoderCache
+from m6rec_jax.text.layout import Row
+from m6rec_jax.text.vocabulary import EOS_ID, PAD_ID, Vocabulary
+
+Array = jax.Array
+logger = logging.getLogger(__name__)
+
+
+class QueueFullError(M6RecError):
+    """As many requests wait as may; try again later."""
+
+
+@dataclasses.dataclass(eq=False)
+class _Request:
+    """One text that was asked for; what stands below `slot` changes as it grows."""
+
+    segments: Sequence[str]
+    task: str
+    settings: TaskSettings
+    source: Row
+    given: list[int]
+    limit: int  # tokens, the prefix's included
+    sampling: tuple[float, int, float, int]  # temperature, top k, top p, seed
+    deadline: float
+    stream: GenerationStream
+    text: GrowingText
+    slot: int = -1
+    width: int = 0  # of the source's bucket
+    position: int = 0
+    last: int = PAD_ID  # [BOS]
+
+    def over(self) -> str:
+        """Why nobody waits for it any more; empty where somebody does."""
+        if self.stream.is_cancelled:
+            return "cancelled"
+        return "deadline" if time.monotonic() >= self.deadline else ""
+
+
+class ContinuousGenerator(Engine):
+    """Texts for requests as they come. Any thread may submit.
+
+    Use it as a context manager (or call `start` and `close`), and a thread of its own takes the
+    steps; or call `step` yourself.
+
+    Args:
+      model, variables, vocabulary, options: see `Engine`. A new prompt bank is taken up as soon as
+        no text is under way whose task it changes; a text ends with the prompts it began with.
+      num_slots: texts that grow at the same time; on a mesh, raised to a multiple of its rows.
+      row_counts: numbers of texts for which a step is compiled, the largest one `num_slots`; None:
+        1, a quarter of the slots, all.
+      join_sizes: numbers of requests that are encoded together.
+      steps_per_call: steps between two looks at the queue. More save calls; fewer let requests
+        start, and stop texts end, sooner.
+      max_pending: requests that may wait for a slot.
+
+    Raises:
+      ConfigError: no room for a word, or numbers that do not fit.
+    """
+
+    def __init__(
+        self,
+        model: M6Rec,
+        variables: Variables,
+        vocabulary: Vocabulary,
+        options: EngineOptions,
+        *,
+        num_slots: int = 16,
+        row_counts: Sequence[int] | None = None,
+        join_sizes: Sequence[int] = (1, 4),
+        steps_per_call: int = 4,
+        max_pending: int = 256,
+    ) -> None:
+        super().__init__(model, variables, vocabulary, options)
+        if options.target_length < 3 or num_slots < 1 or steps_per_call < 1:
+            raise ConfigError(
+                f"target_length = {options.target_length}, num_slots = {num_slots} and "
+                f"steps_per_call = {steps_per_call} must be at least 3, 1 and 1"
+            )
+        counts = sorted(row_counts or {1, max(1, num_slots // 4), num_slots})
+        if counts[0] < 1 or counts[-1] != num_slots:
+            raise ConfigError(f"row_counts = {counts} must end with num_slots = {num_slots}")
+        self._row_counts = self._runtime.batch_sizes(counts)
+        self._join_sizes = self._runtime.batch_sizes(join_sizes)
+        self.max_tokens = options.target_length - 1  # [EOS] is the last token, never an input
+        self.num_slots, self.max_pending = self._row_counts[-1], max_pending
+        self._steps_per_call = steps_per_call
+        self._any_text = any_text(vocabulary, model.config.vocab_size)
+        self._join = self._jit(functools.partial(_join, model), donate=1)
+        self._advance = {
+            width: self._jit(
+                functools.partial(_advance, model, num_steps=steps_per_call, width=width), donate=1
+            )
+            for width in self._widths()
+        }
+        self._start = self._jit(
+            functools.partial(_empty, model, self.num_slots, self.max_tokens, self._widths()[-1])
+        )
+        self._cache: DecoderCache | None = None  # made at the first step
+        self._column = 0
+        self._running: list[_Request] = []
+        self._free = list(range(self.num_slots))
+        self._taken: Variables = {}  # the variables of those that run
+        self._pending = collections.deque[_Request]()
+        self._work = threading.Condition()
+        self._stepping = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    @property
+    def num_running(self) -> int:
+        """Texts under way."""
+        return len(self._running)
+
+    @property
+    def num_pending(self) -> int:
+        """Requests that wait for a slot."""
+        return len(self._pending)
+
+    def submit(
+        self,
+        segments: Sequence[str],
+        task: str = "",
+        *,
+        prefix: str = "",
+        max_tokens: int | None = None,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        stop: Sequence[str] = (),
+        timeout: float | None = None,
+        notify: Callable[[], None] | None = None,
+    ) -> GenerationStream:
+        """Asks for a text; returns at once.
+
+        Args:
+          segments: the source, as of `DatasetTemplate.history_segments`.
+          task: its name; empty: the default one.
+          prefix: how the text begins; see `Generator`.
+          max_tokens: most tokens after the prefix, `[EOS]` included; None: what there is room for.
+          temperature, top_k, top_p: see `SamplingOptions`; temperature 0 takes the likeliest token.
+          seed: of the request; equal requests with equal seeds give equal texts.
+          stop: texts that end it and are no part of it.
+          timeout: seconds from now after which nobody waits any more; None: somebody always does.
+          notify: called from the generator's thread when pieces came, and at the end.
+
+        Raises:
+          QueueFullError: too many wait already.
+          DataError: a prefix that leaves no room. ConfigError: no such task, a number out of range.
+        """
+        settings = self._tasks.one(task)
+        given = self.vocabulary.encode(prefix)
+        if len(given) >= self.max_tokens:
+            raise DataError(
+                f"the prefix has {len(given)} tokens and leaves no room in {self.max_tokens}: "
+                f"{prefix!r}"
+            )
+        if temperature < 0 or top_k < 0 or not 0 < top_p <= 1:
+            raise ConfigError(
+                f"temperature = {temperature} and top_k = {top_k} must be at least 0, top_p = "
+                f"{top_p} above 0 and at most 1"
+            )
+        if (max_tokens is not None and max_tokens < 1) or "" in stop:
+            raise ConfigError(
+                f"max_tokens = {max_tokens} and stop = {stop}: at least one token, "
+                "and no empty text"
+            )
+        room = self.max_tokens - len(given)
+        source = self._source_row(segments, settings)
+        stream = GenerationStream(len(source["encoder_input_tokens"]), notify)
+        request = _Request(
+            segments=segments,
+            task=task,
+            settings=settings,
+            source=source,
+            given=given,
+            limit=len(given) + min(room, max_tokens or room),
+            sampling=(temperature, top_k, top_p, seed % 2**32),
+            deadline=float("inf") if timeout is None else time.monotonic() + timeout,
+            stream=stream,
+            text=GrowingText(self.vocabulary, len(given), stop, stream),
+        )
+        with self._work:
+            if self._closed:
+                raise QueueFullError("the generator is closed")
+            if len(self._pending) >= self.max_pending:
+                raise QueueFullError(f"{self.max_pending} requests wait already; try again later")
+            self._pending.append(request)
+            self._work.notify_all()
+        return stream
+
+    def start(self) -> ContinuousGenerator:
+        """Starts the thread that takes the steps."""
+        self._thread = threading.Thread(target=self._run, name="generation", daemon=True)
+        self._thread.start()
+        return self
+
+    def close(self) -> None:
+        """Ends all texts, as if they were cancelled, and the thread."""
+        with self._work:
+            self._closed = True
+            self._work.notify_all()
+        if self._thread is not None:
+            self._thread.join()
+        with self._stepping:
+            for request in [*self._running, *self._pending]:
+                request.text.finish("cancelled")
+            self._running.clear()
+            self._pending.clear()
+
+    def __enter__(self) -> ContinuousGenerator:
+        return self.start()
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def warm_up(self) -> None:
+        """Compiles every program that requests may run."""
+        with self._stepping:
+            variables = self._for_decoding(dict(self.variables))
+            for bucket in self._source_buckets:
+                for size in self._join_sizes:
+                    self._encode_into(variables, [], bucket, size)
+            for width in self._widths():
+                for count in self._row_counts:
+                    self._take_steps(variables, [], width, count)
+
+    def step(self) -> bool:
+        """Lets requests in, takes `steps_per_call` steps; returns whether there is more to do."""
+        with self._stepping:
+            try:
+                self._leave()
+                self._let_in()
+                if self._running:
+                    self._step_all()
+            except Exception as error:
+                # The cache may be gone with the call that failed: begin anew, without these texts.
+                logger.exception("a step of generation failed")
+                self._cache = None
+                for request in self._running:
+                    request.stream.finish("error", error=error)
+                self._running, self._free = [], list(range(self.num_slots))
+            return bool(self._running or self._pending)
+
+    def _run(self) -> None:
+        while True:
+            with self._work:
+                self._work.wait_for(lambda: self._closed or self._pending or self._running)
+            if self._closed:
+                return
+            self.step()
+
+    def _leave(self) -> None:
+        """Those that nobody waits for go."""
+        for request in list(self._running):
+            if reason := request.over():
+                request.text.finish(reason)
+                self._release(request)
+        with self._work:
+            waiting = list(self._pending)
+            over = [request for request in waiting if request.over()]
+            for request in over:
+                self._pending.remove(request)
+        for request in over:
+            request.text.finish(request.over())
+
+    def _release(self, request: _Request) -> None:
+        self._running.remove(request)
+        self._free.append(request.slot)
+
+    def _let_in(self) -> None:
+        """Encodes the first that wait into free slots, together."""
+        with self._work:
+            number = min(len(self._free), len(self._pending), self._join_sizes[-1])
+            asked = [self._pending.popleft() for _ in range(number)]
+        asked = [request for request in asked if self._renewed(request)]
+        if not asked:
+            return
+        everybody = [*self._running, *asked]
+        names = [request.task for request in everybody]
+        try:
+            taken, settings = self._tasks.with_variables(self.variables, names, len(names))
+            same = all(map(operator.is_, settings, (request.settings for request in everybody)))
+        except ConfigError:  # a task is gone
+            same = False
+        if not same:
+            # A text under way ends with the prompts it began with; till then nobody is let in.
+            with self._work:
+                self._pending.extendleft(reversed(asked))
+            return
+        self._taken = self._for_decoding(taken)
+        lengths = [len(request.source["encoder_input_tokens"]) for request in asked]
+        bucket = smallest_that_fits(max(lengths), self._source_buckets)
+        for request in asked:
+            request.slot, request.width = self._free.pop(), self._width(bucket)
+        self._running += asked
+        self._encode_into(
+            self._taken, asked, bucket, smallest_that_fits(len(asked), self._join_sizes)
+        )
+
+    def _renewed(self, request: _Request) -> bool:
+        """Has the newest settings of its task; False where there is no such task any more."""
+        try:
+            settings = self._tasks.one(request.task)
+        except ConfigError as error:
+            request.stream.finish("error", error=error)
+            return False
+        if settings is not request.settings:
+            request.settings = settings
+            request.source = self._source_row(request.segments, settings)
+        return True
+
+    def _encode_into(
+        self, variables: Variables, requests: Sequence[_Request], bucket: int, size: int
+    ) -> None:
+        """Puts the sources of requests into their slots."""
+        batch = self._source_batch(
+            [request.source for request in requests],
+            [request.settings.task_id for request in requests],
+            bucket,
+            size,
+        )
+        batch["slots"] = np.full(size, self.num_slots, np.int32)  # rows of padding go nowhere
+        batch["slots"][: len(requests)] = [request.slot for request in requests]
+        if self._cache is None:
+            self._cache = self._start(variables)
+        self._cache = self._join(variables, self._cache, self._runtime.place_shared(batch))
+
+    def _step_all(self) -> None:
+        """Takes steps with all texts under way, and hands on what they say."""
+        running = sorted(self._running, key=lambda request: request.slot)
+        tokens, gained = self._take_steps(
+            self._taken,
+            running,
+            max(request.width for request in running),
+            smallest_that_fits(len(running), self._row_counts),
+        )
+        for request, new, scores in zip(running, tokens.tolist(), gained.tolist(), strict=True):
+            number = min(len(new), request.limit - request.position)
+            if EOS_ID in new[:number]:
+                number = new.index(EOS_ID) + 1
+            request.position += number
+            request.last = new[number - 1]
+            ended = request.text.add(new[:number], scores[:number])
+            if not ended and request.position >= request.limit:
+                request.text.finish("length")
+                ended = True
+            if ended:
+                self._release(request)
+
+    def _take_steps(
+        self, variables: Variables, running: Sequence[_Request], width: int, count: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens and their log probabilities, `[running, steps]` both.
+
+        Args:
+          width: columns of the sources that are read.
+          count: rows to take part, at least the running ones.
+        """
+        slots = [request.slot for request in running]
+        if count == self.num_slots:
+            rows, places = list(range(count)), slots
+        else:
+            rows, places = [*slots, *self._free][:count], list(range(len(running)))
+        batch = {
+            "rows": np.array(rows, np.int32),
+            "active": np.zeros(count, bool),
+            "given": np.full((count, self._steps_per_call), FREE, np.int32),
+            "temperature": np.zeros(count, np.float32),
+            "top_k": np.zeros(count, np.int32),
+            "top_p": np.ones(count, np.float32),
+            "seeds": np.zeros(count, np.uint32),
+        }
+        batch |= {name: np.zeros(count, np.int32) for name in ("last", "position", "limit")}
+        batch["task_ids"] = np.zeros(count, np.int32)
+        for place, request in zip(places, running, strict=True):
+            batch["active"][place] = True
+            coming = request.given[request.position :][: self._steps_per_call]
+            batch["given"][place, : len(coming)] = coming
+            for name, value in zip(
+                ("temperature", "top_k", "top_p", "seeds"), request.sampling, strict=True
+            ):
+                batch[name][place] = value
+            batch["last"][place], batch["position"][place] = request.last, request.position
+            batch["limit"][place] = request.limit
+            batch["task_ids"][place] = request.settings.task_id
+        assert self._cache is not None
+        self._cache, tokens, gained, taken = self._advance[width](
+            variables,
+            self._cache,
+            self._runtime.place_shared(batch),
+            self._any_text,
+            np.int32(self._column),
+        )
+        self._column = (self._column + int(taken)) % self.max_tokens
+        return np.asarray(tokens)[places], np.asarray(gained)[places]
+
+    def _width(self, bucket: int) -> int:
+        """Columns of the encoder's output: soft prompts come first."""
+        return self.model.config.prompts.num_prompts + bucket
+
+    def _widths(self) -> list[int]:
+        return [self._width(bucket) for bucket in self._source_buckets]
+
+
+def _empty(
+    model: M6Rec, num_slots: int, length: int, width: int, variables: Variables
+) -> DecoderCache:
+    """A cache for all slots that holds nothing."""
+    hidden = jnp.zeros((num_slots, width, model.config.embed_dim), model.config.dtype)
+    encoded = Encoded(hidden, jnp.zeros((num_slots, width), bool))
+    task_ids = jnp.zeros((num_slots,), jnp.int32)
+    cache: DecoderCache = model.apply(
+        variables, encoded, task_ids, max_length=length, method=model.start_decoding
+    )
+    return cache
+
+
+def _join(
+    model: M6Rec, variables: Variables, cache: DecoderCache, batch: Mapping[str, Array]
+) -> DecoderCache:
+    """Encodes sources into slots.
+
+    Args:
+      batch: encoder features and task ids as of `Engine._source_batch`, `[size, ...]`; `slots`
+        int32 `[size]`, those past the last one going nowhere.
+    """
+    encoded = model.apply(
+        variables,
+        batch["encoder_input_tokens"],
+        batch["encoder_block_ids"],
+        batch["task_ids"],
+        method=model.encode,
+    )
+    new: Any = model.apply(
+        variables, encoded, batch["task_ids"], max_length=1, method=model.start_decoding
+    )
+    width = new.source_mask.shape[1]
+
+    def put(old: Array, own: Array) -> Array:
+        at = (batch["slots"], slice(None), slice(width))
+        return old.at[at if old.ndim == 4 else (slice(None), *at)].set(own, mode="drop")
+
+    mask = jnp.pad(new.source_mask, ((0, 0), (0, cache.source_mask.shape[1] - width)))
+    return cache._replace(
+        source=jax.tree.map(put, cache.source, new.source),
+        source_mask=cache.source_mask.at[batch["slots"]].set(mask, mode="drop"),
+    )
+
+
+def _advance(
+    model: M6Rec,
+    variables: Variables,
+    cache: DecoderCache,
+    batch: Mapping[str, Array],
+    constraint: AllowedTokens,
+    column: Array,
+    *,
+    num_steps: int,
+    width: int,
+) -> tuple[DecoderCache, Array, Array, Array]:
+    """Takes steps, until all have ended at most.
+
+    Args:
+      cache: of all slots.
+      batch: of each row that takes part, `[rows]`: `rows` (its slot; of all slots, in order),
+        `active`, `last` (token), `position`, `limit`, `task_ids`, `seeds` and the fields of
+        `SamplingOptions`; `given` `[rows, steps]`, its prefix from here on.
+      column: where in the cache the first step goes.
+      num_steps: steps to take.
+      width: columns of the sources that are read.
+
+    Returns:
+      The cache, tokens and their log probabilities `[rows, steps]`, and how many steps were taken.
+    """
+    rows, length = batch["rows"], cache.length
+    everybody = rows.shape[0] == cache.num_rows
+
+    def of_rows(array: Array) -> Array:
+        return array if everybody else jnp.take(array, rows, axis=-4)
+
+    def into_slots(old: Array, new: Array) -> Array:
+        if everybody:
+            return new
+        return old.at[rows if old.ndim == 4 else (slice(None), rows)].set(new)
+
+    own = DecoderCache(
+        jax.tree.map(of_rows, cache.past),
+        jax.tree.map(lambda array: of_rows(array)[..., :width, :], cache.source),
+        (cache.source_mask if everybody else cache.source_mask[rows])[:, :width],
+    )
+    sampling = SamplingOptions(batch["temperature"], batch["top_k"], batch["top_p"])
+    choose = sampler(row_keys(batch["seeds"], 1), sampling)
+    state = constraint.start(rows.shape[0])
+
+    def advance(now: tuple[Any, ...]) -> tuple[Any, ...]:
+        step, last, ended, own, tokens, gains = now
+        position = jnp.minimum(batch["position"] + step, length - 1)
+        hidden, own = model.apply(
+            variables,
+            own,
+            last,
+            position,
+            batch["task_ids"],
+            (column + step) % length,
+            method=model.decode_step,
+        )
+        logits = model.apply(variables, hidden, method=model.token_logits)
+        log_probs = constraint.mask(state, jax.nn.log_softmax(logits, axis=-1))
+        given = batch["given"][:, step]
+        token, gained = next_tokens(log_probs, choose(log_probs, position), given, ended)
+        tokens, gains = tokens.at[:, step].set(token), gains.at[:, step].set(gained)
+        ended |= (token == EOS_ID) | (position + 1 >= batch["limit"])
+        return step + 1, token, ended, own, tokens, gains
+
+    shape = (rows.shape[0], num_steps)
+    begin = (
+        jnp.int32(0),
+        batch["last"],
+        ~batch["active"],
+        own,
+        jnp.full(shape, PAD_ID, jnp.int32),
+        jnp.zeros(shape, jnp.float32),
+    )
+    step, _, _, own, tokens, gained = jax.lax.while_loop(
+        lambda now: (now[0] < num_steps) & ~jnp.all(now[2]), advance, begin
+    )
+    past = jax.tree.map(into_slots, cache.past, own.past)
+    return cache._replace(past=past), tokens, gained, step

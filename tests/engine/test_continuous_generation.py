@@ -1,0 +1,286 @@
+"""Texts that join and leave at any step, against the same requests alone."""
+
+import threading
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from m6rec_jax.engine.continuous_generation import ContinuousGenerator, QueueFullError
+from m6rec_jax.engine.engine import EngineOptions
+from m6rec_jax.engine.generation import GeneratedText, Generator
+from m6rec_jax.engine.generation_stream import GenerationStream, shown
+from m6rec_jax.engine.task_settings import TaskSettings
+from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.sharding import data_parallel, make_mesh
+from m6rec_jax.text.vocabulary import EOS_ID
+from tests.engine.test_decoding import livelier
+from tests.engine.tiny_model import make_model
+from tests.pipeline import shop_rows
+
+S, T = 96, 24
+HISTORIES = [row["history"] for row in shop_rows.rows_of("test")["groups"][:5]]
+HISTORIES[3] = HISTORIES[3][:1]  # of another source bucket
+TASKS = {"a": TaskSettings(task_id=0), "b": TaskSettings(task_id=1)}
+
+
+def options(**changes: Any) -> EngineOptions:
+    return EngineOptions(S, T, tasks=dict(TASKS), batch_sizes=(1,), **changes)
+
+
+@pytest.fixture(scope="module")
+def lively(shop_vocabulary: Any) -> Any:
+    """(model, variables, vocabulary) whose texts differ, and end at different lengths."""
+    model, variables = make_model(shop_vocabulary, late_layers_start=1)
+    # Large queries would make much of how a sum was rounded.
+    variables = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: leaf * 0.1 if "'query'" in jax.tree_util.keystr(path) else leaf,
+        livelier(variables),
+    )
+    head = variables["params"]["logits_head"]
+    head["kernel"] = head["kernel"].at[:, EOS_ID].multiply(3.0)
+    return model, variables, shop_vocabulary
+
+
+@pytest.fixture(scope="module")
+def alone(lively: Any) -> Generator:
+    return Generator(*lively, options())
+
+
+@pytest.fixture(scope="module")
+def shared(lively: Any) -> Any:
+    """Three slots, so that requests wait for one another."""
+    generator = ContinuousGenerator(
+        *lively, options(), num_slots=3, row_counts=(1, 3), join_sizes=(1, 2), max_pending=20
+    )
+    generator.warm_up()
+    compiled = generator.num_compilations
+    yield generator
+    assert generator.num_compilations == compiled
+
+
+def expected(alone: Generator, request: dict[str, Any]) -> GeneratedText:
+    own = dict(request)
+    arguments: Any = ([own.pop("segments")], [own.pop("prefix", "")])
+    task, limit = own.pop("task"), own.pop("max_tokens", None)
+    assert limit is None
+    if own.get("temperature"):
+        return alone.sample(*arguments, tasks=[task], **own)[0][0]
+    return alone.greedy(*arguments, tasks=[task])[0]
+
+
+def longest(alone: Generator) -> dict[str, Any]:
+    """The request whose text is longest."""
+    requests = [{"segments": history, "task": "a"} for history in HISTORIES]
+    return max(requests, key=lambda request: len(expected(alone, request).text))
+
+
+def same(found: GeneratedText, wanted: GeneratedText) -> None:
+    assert found._replace(score=0, log_probability=0) == wanted._replace(score=0, log_probability=0)
+    np.testing.assert_allclose(found.log_probability, wanted.log_probability, rtol=1e-4, atol=1e-4)
+
+
+def finish(generator: ContinuousGenerator) -> None:
+    while generator.step():
+        pass
+    assert sorted(generator._free) == list(range(generator.num_slots))
+    assert generator.num_running == generator.num_pending == 0
+
+
+REQUESTS = st.builds(
+    lambda history, task, prefix, sampling: (
+        {"segments": HISTORIES[history], "task": task, "prefix": prefix} | sampling
+    ),
+    st.integers(0, 4),
+    st.sampled_from(["a", "b"]),
+    st.sampled_from(["", "Film B", "the prefix"]),
+    st.sampled_from(
+        [
+            {},
+            {"temperature": 1.0, "seed": 3},
+            {"temperature": 0.7, "top_k": 5, "seed": 4},
+            {"temperature": 1.3, "top_p": 0.8, "seed": 5},
+        ]
+    ),
+)
+# What happens: a request comes, one of those that came is cancelled, or steps are taken.
+EVENTS = st.lists(
+    st.one_of(REQUESTS, st.integers(0, 9), st.sampled_from(["step"])), min_size=1, max_size=12
+)
+
+
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(EVENTS)
+def test_every_text_is_the_one_it_is_alone(alone: Generator, shared: Any, events: Any) -> None:
+    asked: list[tuple[dict[str, Any], GenerationStream]] = []
+    for event in events:
+        if isinstance(event, dict):
+            asked.append((event, shared.submit(**event)))
+        elif event == "step":
+            shared.step()
+        elif asked:
+            asked[event % len(asked)][1].cancel()
+    finish(shared)
+    for request, stream in asked:
+        found, wanted = stream.result(0), expected(alone, request)
+        assert "".join(stream) == found.continuation
+        if stream.finish_reason == "cancelled":
+            assert wanted.text.startswith(found.text.rstrip("\ufffd "))
+        else:
+            same(found, wanted)
+            assert stream.finish_reason == ("stop" if wanted.ended else "length")
+
+
+def test_texts_differ_and_end_at_different_lengths(alone: Generator) -> None:
+    """Guards the test above: with equal texts it could not fail."""
+    found = [
+        expected(alone, {"segments": history, "task": task, "temperature": 1.0, "seed": seed})
+        for history in HISTORIES
+        for task in TASKS
+        for seed in range(2)
+    ]
+    assert len({text.text for text in found}) > 15
+    assert len({len(text.text) for text in found}) > 5
+    assert {text.ended for text in found} == {True, False}
+
+
+def test_limits_stop_texts_and_deadlines(alone: Generator, shared: Any) -> None:
+    request = longest(alone)
+    whole = expected(alone, request)
+    few = shared.submit(**request, max_tokens=3)
+    word = whole.text[6:9]
+    ended = shared.submit(**request, stop=["never in there", word])
+    late = shared.submit(**request, timeout=0.0)
+    prefixed = shared.submit(**request, prefix="Film B", max_tokens=1)
+    finish(shared)
+    assert (few.finish_reason, few.num_tokens) == ("length", 3)
+    assert whole.text.startswith(few.result().text.rstrip("\ufffd "))
+    assert not few.result().ended
+    assert (ended.finish_reason, ended.result().ended) == ("stop", True)
+    assert ended.result().text == "".join(ended) == whole.text[: whole.text.index(word)]
+    assert (late.finish_reason, late.result().text) == ("deadline", "")
+    assert prefixed.num_tokens == 1
+    assert prefixed.result().text.startswith("Film B")
+
+
+@pytest.mark.parametrize("meshed", [False, True])
+def test_stacked_layers(shop_vocabulary: Any, meshed: bool) -> None:
+    """As on accelerators, where the cache of all layers is one array."""
+    model, variables = make_model(shop_vocabulary, share_layers=True)
+    variables = livelier(variables)
+    mesh = make_mesh(1, 1, 1, devices=jax.devices()[:1]) if meshed else None
+    own = options(mesh=mesh, rules=data_parallel() if meshed else ())
+    alone = Generator(model, variables, shop_vocabulary, own)
+    generator = ContinuousGenerator(
+        model, variables, shop_vocabulary, own, num_slots=3, row_counts=(2, 3)
+    )
+    asked = []
+    for number, history in enumerate(HISTORIES):
+        request = {"segments": history, "task": "ab"[number % 2]}
+        asked.append((request, generator.submit(**request)))
+        generator.step()
+    finish(generator)
+    for request, stream in asked:
+        assert stream.result().text == expected(alone, request).text
+
+
+def test_bad_requests(shared: Any) -> None:
+    history = HISTORIES[0]
+    with pytest.raises(DataError, match="leaves no room"):
+        shared.submit(history, "a", prefix="word " * 30)
+    with pytest.raises(ConfigError, match="temperature = -1"):
+        shared.submit(history, "a", temperature=-1)
+    with pytest.raises(ConfigError, match="max_tokens = 0"):
+        shared.submit(history, "a", max_tokens=0)
+    with pytest.raises(ConfigError, match="no task 'c'"):
+        shared.submit(history, "c")
+    streams = [shared.submit(history, "a") for _ in range(20)]
+    with pytest.raises(QueueFullError, match="20 requests wait"):
+        shared.submit(history, "a")
+    for stream in streams:
+        stream.cancel()
+    finish(shared)
+    assert {stream.finish_reason for stream in streams} == {"cancelled"}
+
+
+def test_a_text_ends_with_the_prompts_it_began_with(lively: Any, alone: Generator) -> None:
+    """Its task is replaced and another removed meanwhile; the next text has the new prompts."""
+    model, variables, vocabulary = lively
+    tasks = dict(TASKS)
+    generator = ContinuousGenerator(
+        model,
+        dict(variables),
+        vocabulary,
+        EngineOptions(S, T, tasks=tasks, batch_sizes=(1,)),
+        num_slots=2,
+    )
+    request = longest(alone)
+    first = generator.submit(**request)
+    generator.step()
+    assert first.finish_reason is None
+    waits = [generator.submit(**request), generator.submit(HISTORIES[1], "b")]
+    tasks.clear()
+    swapped = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: leaf[::-1] if "'bank'" in jax.tree_util.keystr(path) else leaf[:, ::-1],
+        variables["prompts"],
+    )
+    generator.variables["prompts"] = swapped  # rows 0 and 1 change places
+    tasks["a"] = TaskSettings(task_id=0)
+    finish(generator)
+    same(first.result(), expected(alone, request))
+    same(waits[0].result(), expected(alone, request | {"task": "b"}))
+    assert waits[0].result().text != first.result().text
+    with pytest.raises(ConfigError, match="no task 'b'"):
+        waits[1].result()
+
+
+def test_threads_and_failures(lively: Any, alone: Generator, monkeypatch: Any) -> None:
+    request = {"segments": HISTORIES[1], "task": "b"}
+    wanted = expected(alone, request)
+    came = threading.Event()
+    with ContinuousGenerator(*lively, options(), num_slots=2, steps_per_call=3) as generator:
+        stream = generator.submit(**request, notify=came.set)
+        assert "".join(stream) == wanted.continuation
+        assert came.is_set()
+        gone = generator.submit(**request, notify=lambda: 1 / 0)
+        same(generator.submit(**request).result(60), wanted)
+        same(gone.result(60), wanted)
+        broken = generator._take_steps
+        monkeypatch.setattr(generator, "_take_steps", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            generator.submit(**request).result(60)
+        monkeypatch.setattr(generator, "_take_steps", broken)
+        same(generator.submit(**request).result(60), wanted)
+        left = generator.submit(**request)
+        left.cancel()
+    assert left.result(0) is not None
+    with pytest.raises(QueueFullError, match="closed"):
+        generator.submit(**request)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_what_was_shown_stays(shop_vocabulary: Any, data: Any) -> None:
+    """Single bytes, lone whitespace and all: each sure part begins the text that it becomes."""
+    ids = shop_vocabulary.text_ids.tolist()
+    pieces = st.one_of(
+        st.sampled_from(ids),
+        st.sampled_from(["é", "日本", "🎬", " a ", "  "]).map(shop_vocabulary.encode),
+    )
+    drawn = data.draw(st.lists(pieces, max_size=12))
+    tokens = [t for one in drawn for t in (one if isinstance(one, list) else [one])]
+    num_given = data.draw(st.integers(0, len(tokens)))
+    stop = data.draw(st.sampled_from([(), ("a",), ("é", "本"), ("  ", "a b")]))
+    before = ""
+    for size in range(num_given, len(tokens) + 1):
+        now = shown(shop_vocabulary, tokens[:size], num_given, stop)
+        assert now.continuation.startswith(before)
+        assert now.text.endswith(now.continuation) or num_given
+        before = now.continuation[: now.sure]
+        if now.stopped:
+            break
