@@ -247,16 +247,14 @@ class CandidateScorer(Engine, abc.ABC):
         """
         length, target_length, num_rows, size = shape
 
-        def make_batch() -> dict[str, np.ndarray]:
+        with self._segments_held():
             batch = self._history_batch(variables, sources, settings, length, size)
             features = {"row_task_ids": batch["task_ids"], **self.task_features(settings, size)}
             features |= self._exit_features(settings, size)
             batch |= {name: np.repeat(own, num_rows, axis=0) for name, own in features.items()}
-            return batch | self._target_batch(
-                variables, targets, settings, target_length, num_rows, size
-            )
-
-        return self._launch(self._score_batch, variables, make_batch)
+            batch |= self._target_batch(variables, targets, settings, target_length, num_rows, size)
+            found: Array = self._score_batch(variables, self._placed(batch))
+        return found
 
     def _target_batch(
         self,

@@ -125,7 +125,7 @@ class ContinuousGenerator(Engine):
         self.num_slots, self.max_pending = self._row_counts[-1], max_pending
         self._steps_per_call = steps_per_call
         self._any_text = any_text(vocabulary, model.config.vocab_size)
-        self._join = self._jit(functools.partial(_join, model), donate=1)
+        self._join = self._jit(self._join_sources, donate=1)
         self._advance = {
             width: self._jit(
                 functools.partial(_advance, model, num_steps=steps_per_call, width=width), donate=1
@@ -257,7 +257,9 @@ class ContinuousGenerator(Engine):
     def warm_up(self) -> None:
         """Compiles every program that requests may run."""
         with self._stepping:
-            variables = self._for_decoding(dict(self.variables))
+            variables = dict(self.variables)
+            if self._segments:
+                self._segments.warm_up(variables)
             for bucket in self._source_buckets:
                 for size in self._join_sizes:
                     self._encode_into(variables, [], bucket, size)
@@ -328,7 +330,7 @@ class ContinuousGenerator(Engine):
             with self._work:
                 self._pending.extendleft(reversed(asked))
             return
-        self._taken = self._for_decoding(taken)
+        self._taken = taken
         lengths = [len(request.source["encoder_input_tokens"]) for request in asked]
         bucket = smallest_that_fits(max(lengths), self._source_buckets)
         for request in asked:
@@ -354,17 +356,42 @@ class ContinuousGenerator(Engine):
         self, variables: Variables, requests: Sequence[_Request], bucket: int, size: int
     ) -> None:
         """Puts the sources of requests into their slots."""
-        batch = self._source_batch(
-            [request.source for request in requests],
-            [request.settings.task_id for request in requests],
-            bucket,
-            size,
-        )
-        batch["slots"] = np.full(size, self.num_slots, np.int32)  # rows of padding go nowhere
-        batch["slots"][: len(requests)] = [request.slot for request in requests]
+        slots = np.full(size, self.num_slots, np.int32)  # rows of padding go nowhere
+        slots[: len(requests)] = [request.slot for request in requests]
         if self._cache is None:
-            self._cache = self._start(variables)
-        self._cache = self._join(variables, self._cache, self._runtime.place_shared(batch))
+            self._cache = self._start(self._for_decoding(variables))
+        sources = [request.source for request in requests]
+        with self._segments_held():
+            batch = self._history_batch(
+                variables, sources, [request.settings for request in requests], bucket, size
+            )
+            placed = self._placed(batch | {"slots": slots})
+            self._cache = self._join(self._for_decoding(variables), self._cache, placed)
+
+    def _join_sources(
+        self, variables: Variables, cache: DecoderCache, batch: Mapping[str, Array]
+    ) -> DecoderCache:
+        """Encodes sources into slots; for use inside jit.
+
+        Args:
+          batch: of `Engine._history_batch`, `[size, ...]`; `slots` int32 `[size]`, those past the
+            last one going nowhere.
+        """
+        model, encoded = self.model, self._encoded(variables, batch)
+        new: Any = model.apply(
+            variables, encoded, batch["task_ids"], max_length=1, method=model.start_decoding
+        )
+        width = new.source_mask.shape[1]
+
+        def put(old: Array, own: Array) -> Array:
+            at = (batch["slots"], slice(None), slice(width))
+            return old.at[at if old.ndim == 4 else (slice(None), *at)].set(own, mode="drop")
+
+        mask = jnp.pad(new.source_mask, ((0, 0), (0, cache.source_mask.shape[1] - width)))
+        return cache._replace(
+            source=jax.tree.map(put, cache.source, new.source),
+            source_mask=cache.source_mask.at[batch["slots"]].set(mask, mode="drop"),
+        )
 
     def _step_all(self) -> None:
         """Takes steps with all texts under way, and hands on what they say."""
@@ -426,7 +453,7 @@ class ContinuousGenerator(Engine):
             batch["task_ids"][place] = request.settings.task_id
         assert self._cache is not None
         self._cache, tokens, gained, taken = self._advance[width](
-            variables,
+            self._for_decoding(variables),
             self._cache,
             self._runtime.place_shared(batch),
             self._any_text,
@@ -454,38 +481,6 @@ def _empty(
         variables, encoded, task_ids, max_length=length, method=model.start_decoding
     )
     return cache
-
-
-def _join(
-    model: M6Rec, variables: Variables, cache: DecoderCache, batch: Mapping[str, Array]
-) -> DecoderCache:
-    """Encodes sources into slots.
-
-    Args:
-      batch: encoder features and task ids as of `Engine._source_batch`, `[size, ...]`; `slots`
-        int32 `[size]`, those past the last one going nowhere.
-    """
-    encoded = model.apply(
-        variables,
-        batch["encoder_input_tokens"],
-        batch["encoder_block_ids"],
-        batch["task_ids"],
-        method=model.encode,
-    )
-    new: Any = model.apply(
-        variables, encoded, batch["task_ids"], max_length=1, method=model.start_decoding
-    )
-    width = new.source_mask.shape[1]
-
-    def put(old: Array, own: Array) -> Array:
-        at = (batch["slots"], slice(None), slice(width))
-        return old.at[at if old.ndim == 4 else (slice(None), *at)].set(own, mode="drop")
-
-    mask = jnp.pad(new.source_mask, ((0, 0), (0, cache.source_mask.shape[1] - width)))
-    return cache._replace(
-        source=jax.tree.map(put, cache.source, new.source),
-        source_mask=cache.source_mask.at[batch["slots"]].set(mask, mode="drop"),
-    )
 
 
 def _advance(
@@ -542,7 +537,7 @@ def _advance(
             last,
             position,
             batch["task_ids"],
-            (column + step) % length,
+            column=(column + step) % length,
             method=model.decode_step,
         )
         logits = model.apply(variables, hidden, method=model.token_logits)

@@ -78,7 +78,7 @@ def model_step(
         if own is not None:  # texts that have ended keep nobody waiting
             own = own._replace(asleep=(tokens == PAD_ID) & (position > 0))
         hidden, cache = model.apply(
-            variables, cache, tokens, position, task_ids, own, method=model.decode_step
+            variables, cache, tokens, position, task_ids, exits=own, method=model.decode_step
         )
         return model.apply(variables, hidden, method=model.token_logits), cache
 

@@ -12,7 +12,7 @@ import contextlib
 import copy
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import jax
@@ -162,21 +162,16 @@ class Engine:
             self._laid_out = (params, self._lay_out({"params": params}))
         return {**variables, **self._laid_out[1]}
 
-    def _launch(
-        self,
-        program: Callable[..., Array],
-        variables: Variables,
-        make_batch: Callable[[], Mapping[str, np.ndarray]],
-    ) -> Array:
-        """Runs a program of variables and features; a batch with slots is read before they change.
-
-        Nothing is read back, so the devices go on while Python prepares the next batch.
-        """
+    @contextlib.contextmanager
+    def _segments_held(self) -> Iterator[None]:
+        """Slots that a batch names stay as they are: until the program that reads them started."""
         with self._segments.lock if self._segments else contextlib.nullcontext():
-            placed = self._runtime.place_shared(make_batch())
-            if self._segments:
-                placed |= self._segments.pools()
-            return program(variables, placed)
+            yield
+
+    def _placed(self, batch: Mapping[str, np.ndarray]) -> dict[str, Array]:
+        """A batch on the devices, with the pools that its slots are of."""
+        placed = self._runtime.place_shared(batch)
+        return placed | self._segments.pools() if self._segments else placed
 
     def _encoded(self, variables: Variables, features: Mapping[str, Array]) -> Encoded:
         """What the decoder reads, of the features of `_history_batch`; for use inside jit."""

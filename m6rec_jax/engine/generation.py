@@ -270,15 +270,14 @@ class Generator(Engine):
         lengths = [len(row["encoder_input_tokens"]) for row in sources]
         pending = []
         for bucket, size, members in in_buckets(lengths, self._source_buckets, self._batch_sizes):
-            task_ids = [settings[i].task_id for i in members]
-            batch = self._source_batch([sources[i] for i in members], task_ids, bucket, size)
-            batch |= self._exit_features([settings[i] for i in members], size)
             filled = slice(len(members))
-            batch["prefix_ids"] = np.full((size, length), FREE, np.int32)
-            batch["prefix_ids"][:, 0] = EOS_ID  # rows of padding end at once
-            batch["prefix_ids"][filled] = prefix_ids[members]
-            batch["seeds"] = np.zeros((size, 1), np.uint32)
-            batch["seeds"][filled, 0] = [seeds[i] % 2**32 for i in members]
+            given = np.full((size, length), FREE, np.int32)
+            given[:, 0] = EOS_ID  # rows of padding end at once
+            given[filled] = prefix_ids[members]
+            own_seeds = np.zeros((size, 1), np.uint32)
+            own_seeds[filled, 0] = [seeds[i] % 2**32 for i in members]
+            batch = {"prefix_ids": given, "seeds": own_seeds}
+            batch |= self._exit_features([settings[i] for i in members], size)
             if excluded is not None:
                 # Rows of padding have seen nothing.
                 batch["seen"] = np.full((size, excluded.shape[1]), NO_RANK, np.int32)
@@ -286,14 +285,17 @@ class Generator(Engine):
             if before_titles is not None:
                 batch["num_before"] = np.zeros((size, 1), np.int32)
                 batch["num_before"][filled, 0] = num_before[members]
-            placed = self._runtime.place_shared(batch)
-            constraint: Constraint = self._any_text if trie is None else trie.arrays
-            if trie is not None and excluded is not None:
-                constraint = UnseenTrie(trie.arrays, placed.pop("seen"))
-            if before_titles is not None:
-                constraint = AfterPrefix(constraint, placed.pop("num_before")[:, 0])
-            # Not read back here: the devices go on while Python prepares the next batch.
-            pending.append((members, run(variables, placed, constraint, options)))
+            part, own = [sources[i] for i in members], [settings[i] for i in members]
+            with self._segments_held():
+                batch |= self._history_batch(taken, part, own, bucket, size)
+                placed = self._placed(batch)
+                constraint: Constraint = self._any_text if trie is None else trie.arrays
+                if trie is not None and excluded is not None:
+                    constraint = UnseenTrie(trie.arrays, placed.pop("seen"))
+                if before_titles is not None:
+                    constraint = AfterPrefix(constraint, placed.pop("num_before")[:, 0])
+                # Not read back here: the devices go on while Python prepares the next batch.
+                pending.append((members, run(variables, placed, constraint, options)))
         results: dict[int, list[GeneratedText]] = {}
         for members, generated in pending:
             values = [np.asarray(value) for value in generated]
@@ -393,6 +395,7 @@ class Generator(Engine):
                     options,
                     verb=verb,
                     num_texts=num_texts,
+                    encoded=self._encoded(variables, features),
                 )
 
             self._programs[verb, num_texts] = self._jit(run)

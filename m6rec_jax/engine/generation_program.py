@@ -13,7 +13,7 @@ from m6rec_jax.engine.constraints import AfterPrefix, Constraint
 from m6rec_jax.engine.decoding import Choose, Decoded, decode, greedy, model_step
 from m6rec_jax.engine.sampling import sampler
 from m6rec_jax.engine.token_trie import NO_ENTRY, TokenTrie, UnseenTrie
-from m6rec_jax.model import M6Rec
+from m6rec_jax.model import Encoded, M6Rec
 from m6rec_jax.model.early_exit import TokenExits
 
 Array = jax.Array
@@ -49,6 +49,7 @@ def generate(
     verb: str,
     num_texts: int,
     by_argmax: bool | None = None,
+    encoded: Encoded | None = None,
 ) -> GeneratedBatch:
     """Encodes and decodes a batch; for use inside jit.
 
@@ -62,15 +63,12 @@ def generate(
       verb: 'greedy', 'sample' or 'beam_search'.
       num_texts: per source.
       by_argmax: see `beam_search.top_k`.
+      encoded: of the sources, where they are encoded already.
     """
     prefix_ids, task_ids = features["prefix_ids"], features["task_ids"]
-    encoded = model.apply(
-        variables,
-        features["encoder_input_tokens"],
-        features["encoder_block_ids"],
-        task_ids,
-        method=model.encode,
-    )
+    if encoded is None:
+        tokens, blocks = features["encoder_input_tokens"], features["encoder_block_ids"]
+        encoded = model.apply(variables, tokens, blocks, task_ids, method=model.encode)
     cache: Any = model.apply(
         variables,
         encoded,

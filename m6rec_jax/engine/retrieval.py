@@ -79,15 +79,10 @@ class Retriever(Engine):
         lengths = [len(row["encoder_input_tokens"]) for row in sources]
         pending = []
         for length, size, members in in_buckets(lengths, self._source_buckets, self._batch_sizes):
-            make_batch = functools.partial(
-                self._history_batch,
-                variables,
-                [sources[i] for i in members],
-                [settings[i] for i in members],
-                length,
-                size,
-            )
-            pending.append((members, self._launch(self._users, variables, make_batch)))
+            part, own = [sources[i] for i in members], [settings[i] for i in members]
+            with self._segments_held():
+                batch = self._history_batch(variables, part, own, length, size)
+                pending.append((members, self._users(variables, self._placed(batch))))
         for members, vectors in pending:
             result[members] = np.asarray(vectors)[: len(members)]
         return result

@@ -484,8 +484,8 @@ class M6Rec(nn.Module):
         tokens: Array,
         position: Array,
         task_ids: Array,
-        exits: TokenExits | None = None,
         column: Array | None = None,
+        exits: TokenExits | None = None,
     ) -> tuple[Array, DecoderCache]:
         """The state after one more input token per row.
 
@@ -498,9 +498,9 @@ class M6Rec(nn.Module):
           tokens: int32 `[rows]`; `[BOS]` at position 0.
           position: int32, of all rows or of each, `[rows]`.
           task_ids: int32 `[sources]` or `[sources, 1]`.
-          exits: when rows leave the decoder's layers; None: after the last one.
           column: int32 scalar, the column to fill: one more than in the step before, modulo the
             cache's length. None: the position, which all rows then share.
+          exits: when rows leave the decoder's layers; None: after the last one.
 
         Returns:
           `[rows, embed]` after the final norm, and the cache with this position.

@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m6rec_jax.engine.candidate_rows import pack_texts
+from m6rec_jax.engine.continuous_generation import ContinuousGenerator
 from m6rec_jax.engine.engine import EngineOptions
+from m6rec_jax.engine.generation import Generator
 from m6rec_jax.engine.retrieval import Retriever
 from m6rec_jax.engine.runtime import Runtime
 from m6rec_jax.engine.scoring import Scorer
@@ -152,6 +154,23 @@ def test_users_of_retrieval_are_those_of_one_pass(shop_vocabulary):
     tasks = ["task 0", "task 1"] * 2
     expected = plain.embed_users(HISTORIES[:4], tasks)
     np.testing.assert_allclose(cached.embed_users(HISTORIES[:4], tasks), expected, atol=5e-6)
+
+
+def test_texts_are_those_of_one_pass(shop_vocabulary):
+    model = make(shop_vocabulary)
+    _, cached, kept = engines(Scorer, *model, shop_vocabulary)
+    options = dataclasses.replace(cached.options, target_length=8, target_buckets=(8,))
+    plain = Generator(*model, shop_vocabulary, dataclasses.replace(options, segments=None))
+    cached = Generator(*model, shop_vocabulary, options)
+    joined = ContinuousGenerator(*model, shop_vocabulary, options, num_slots=2, join_sizes=(2,))
+    tasks = ["task 0", "task 1"]
+    expected = plain.greedy(HISTORIES[:2], tasks=tasks)
+    streams = [joined.submit(*asked) for asked in zip(HISTORIES, tasks, strict=False)]
+    while joined.step():
+        pass
+    for found in (cached.greedy(HISTORIES[:2], tasks=tasks), [one.result() for one in streams]):
+        assert [one.text for one in found] == [one.text for one in expected]
+    assert kept.counts()["source"].hits
 
 
 @pytest.mark.parametrize("kind", [{}, {"ends": True}], ids=str)
