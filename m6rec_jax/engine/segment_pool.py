@@ -137,16 +137,20 @@ class SegmentPool:
         self._fill = runtime.jit(fill, donate=0)
         self._write = runtime.jit(write, donate=0)
         self._read = runtime.jit(lambda states, slots: states.at[slots].get(mode="clip"))
+        self.states: Array = runtime.place_whole(self._empty())
         self.clear()
 
     def clear(self) -> None:
         """Forgets everything."""
-        shape = (self.capacity, self.width)
-        self.states: Array = self._runtime.place_whole(np.zeros(shape, self._dtype))
+        if self.states.is_deleted():  # given to a program that failed
+            self.states = self._runtime.place_whole(self._empty())
         self._entries = collections.OrderedDict[Hashable, _Entry]()
         self._free = collections.deque(range(0, self.capacity, PAGE))
         self._host = collections.OrderedDict[Hashable, np.ndarray]()
         self.host_bytes_used = 0
+
+    def _empty(self) -> np.ndarray:
+        return np.zeros((self.capacity, self.width), self._dtype)
 
     @property
     def slots_used(self) -> int:
@@ -192,7 +196,8 @@ class SegmentPool:
 
     def warm_up(self, variables: Any) -> None:
         """Compiles every program that `slots` may run."""
-        for length in self._row_lengths:
+        # Twice: only what a program returned lies as it will lie from then on.
+        for length in self._row_lengths * 2:
             for size in self._row_sizes:
                 self._fill_rows(variables, [], length, size)
         if self._host_bytes or self.store is not None:

@@ -105,7 +105,7 @@ def test_one_batch_of_all_tasks_is_each_alone(
 def test_scores_of_a_mixed_batch(bank: LoadedBank, alone: Alone, backbone: Backbone) -> None:
     scorer = bank.scorer(batch_sizes=(8,), source_buckets=(48,), target_buckets=(24,))
     mixed = scorer.score_requests(HISTORIES, CANDIDATES, SCORING)
-    assert scorer.num_compilations == 2  # one encoder, one decoder: it was one batch
+    assert scorer.num_compilations == 1  # it was one batch
     for request, name in list(enumerate(SCORING))[1:3]:
         settings = dataclasses.replace(bank.tasks[name], task_id=0)
         options = dataclasses.replace(
@@ -161,6 +161,7 @@ def test_adding_touches_nothing_and_compiles_nothing(bank_path: Path, backbone_d
     bank = load_bank(bank_path, backbone_dir, tasks=there, capacity=ROOM)
     scorer = bank.scorer("ctr", batch_sizes=(8,), source_buckets=(48,), target_buckets=(24,))
     retriever = bank.retriever("next", batch_sizes=(8,))
+    scorer.warm_up()
     before = rows_of(bank, there)
     scores = scorer.score_requests(HISTORIES, CANDIDATES, ["ctr", "stars", "probe", "ctr"])
     vectors = retriever.embed_users(HISTORIES)
@@ -267,7 +268,7 @@ def once_after(function: Callable[..., Any], action: Callable[[], None]) -> Call
 def test_requests_of_a_removed_task_end_with_its_prompts(
     bank_path: Path, backbone_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its row is another task's before the request has come to its second program."""
+    """Its row is another task's before the request has come to its second batch."""
     bank = full_bank(bank_path, backbone_dir)
 
     def swap(old: str, new: str) -> None:
@@ -276,7 +277,8 @@ def test_requests_of_a_removed_task_end_with_its_prompts(
 
     scorer, retriever = bank.scorer(batch_sizes=(2,)), bank.retriever(batch_sizes=(2,))
     before = scorer.score_requests(HISTORIES, CANDIDATES, ["ctr"] * 4)
-    monkeypatch.setattr(scorer, "_encode", once_after(scorer._encode, lambda: swap("ctr", "probe")))
+    batch = scorer._score_batch
+    monkeypatch.setattr(scorer, "_score_batch", once_after(batch, lambda: swap("ctr", "probe")))
     after = scorer.score_requests(HISTORIES, CANDIDATES, ["ctr"] * 4)
     np.testing.assert_array_equal(after, before)
     assert list(bank.tasks) == ["titles", "probe"]

@@ -246,8 +246,13 @@ def test_any_stream_of_requests_under_a_pool_too_small(streams, stream, host_byt
         assert pool.host_bytes_used <= host_bytes
 
 
-def test_the_stream_did_evict_and_bring_back(streams):
-    counts = streams[0][20000][1].counts()
+def test_what_was_evicted_comes_back_from_the_host(streams):
+    engines, right = streams
+    cached, kept = engines[20000]
+    for user in [*range(10)] * 2:
+        found = cached.score_requests([MANY[user]], [TITLES], ["task 0"])[0]
+        np.testing.assert_allclose(found, right["task 0"][user], atol=2e-6)
+    counts = kept.counts()
     assert all(pool.evicted and pool.host_hits for pool in counts.values()), counts
 
 

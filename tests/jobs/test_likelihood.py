@@ -152,7 +152,7 @@ def test_all_requests_run_the_same_programs(infer, monkeypatch):
     monkeypatch.setattr(likelihood.LikelihoodScorer, "__init__", kept)
     infer([request(number) for number in range(21)], "plausible", chunk_size=8)
     (scorer,) = made
-    assert scorer.num_compilations == 2  # histories, sentences
+    assert scorer.num_compilations == 1
 
 
 def test_what_cannot_be_scored_is_refused(infer, served, served_model, tmp_path):
