@@ -15,6 +15,7 @@ else is under way: it is the one of `Generator.greedy` or, with a temperature, o
 from __future__ import annotations
 
 import collections
+import copy
 import dataclasses
 import functools
 import logging
@@ -22,7 +23,7 @@ import operator
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -125,7 +126,8 @@ class ContinuousGenerator(Engine):
         self.num_slots, self.max_pending = self._row_counts[-1], max_pending
         self._steps_per_call = steps_per_call
         self._any_text = any_text(vocabulary, model.config.vocab_size)
-        self._join = self._jit(self._join_sources, donate=1)
+        # Of a copy: what `over` makes shares the program, and must not keep this one's cache.
+        self._join = self._jit(copy.copy(self)._join_sources, donate=1)
         self._advance = {
             width: self._jit(
                 functools.partial(_advance, model, num_steps=steps_per_call, width=width), donate=1
@@ -135,6 +137,10 @@ class ContinuousGenerator(Engine):
         self._start = self._jit(
             functools.partial(_empty, model, self.num_slots, self.max_tokens, self._widths()[-1])
         )
+        self._begin()
+
+    def _begin(self) -> None:
+        """Nothing is under way."""
         self._cache: DecoderCache | None = None  # made at the first step
         self._column = 0
         self._running: list[_Request] = []
@@ -145,6 +151,12 @@ class ContinuousGenerator(Engine):
         self._stepping = threading.Lock()
         self._thread: threading.Thread | None = None
         self._closed = False
+
+    def over(self, variables: Variables, tasks: Mapping[str, TaskSettings]) -> Self:
+        """See `Engine.over`. Slots and queue are its own; this one's texts go on here."""
+        other = super().over(variables, tasks)
+        other._begin()
+        return other
 
     @property
     def num_running(self) -> int:

@@ -7,7 +7,8 @@ Decoding.num_beams = 4
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import gin
 import numpy as np
@@ -15,6 +16,25 @@ import numpy as np
 from m6rec_jax.engine.generation import GeneratedText, Generator
 from m6rec_jax.errors import ConfigError
 
+
+@dataclasses.dataclass(frozen=True)
+class TextOptions:
+    """What one request wants of its texts, where they grow one by one (`Decoding.for_one`).
+
+    Attributes:
+      max_tokens: most tokens after the prefix, `[EOS]` included; None: what there is room for.
+      stop: texts that end it and are no part of it, none of them empty.
+      temperature, top_p: in place of those of `Decoding`; temperature 0 takes the likeliest token.
+    """
+
+    max_tokens: int | None = None
+    stop: Sequence[str] = ()
+    temperature: float | None = None
+    top_p: float | None = None
+
+
+# Requests with less take the likeliest token: float32 would overflow.
+_LEAST_TEMPERATURE = 1e-3
 METHODS = ("greedy", "beam_search", "sample")
 
 
@@ -81,6 +101,34 @@ class Decoding:
                 tasks=tasks,
             )
         return [texts[0] for texts in found]
+
+    @property
+    def one_by_one(self) -> bool:
+        """Whether a text can grow beside others: beam search keeps several for each source."""
+        return self.method != "beam_search"
+
+    def for_one(self, key: Sequence[int], wanted: TextOptions) -> Mapping[str, Any]:
+        """Arguments of `ContinuousGenerator.submit` for the text that `generate` gives a source.
+
+        Args:
+          key: of the source, see `generate`.
+          wanted: by its request.
+        """
+        samples = self.method == "sample"
+        temperature, top_p = wanted.temperature, wanted.top_p
+        if temperature is not None:
+            temperature = 0.0 if temperature < _LEAST_TEMPERATURE else temperature
+        else:
+            temperature = self.temperature if samples else 0.0
+        if top_p is None:
+            top_p = self.top_p if samples else 1.0
+        return {
+            "temperature": temperature,
+            "top_k": self.top_k if samples else 0,
+            "top_p": top_p,
+            "seed": _mixed(self.seed, *key),
+            "stop": wanted.stop,
+        }
 
     def _seeds(self, number: int, keys: Sequence[Sequence[int]] | None) -> list[int]:
         if keys is None:

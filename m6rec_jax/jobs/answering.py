@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
+from m6rec_jax.engine.continuous_generation import ContinuousGenerator
 from m6rec_jax.engine.engine import Engine
 from m6rec_jax.engine.generation import Generator
 from m6rec_jax.engine.index_files import StoredIndex, open_index
@@ -26,6 +27,7 @@ from m6rec_jax.engine.loaded_model import LoadedModel
 from m6rec_jax.engine.retrieval import Retriever
 from m6rec_jax.engine.scoring import Scorer
 from m6rec_jax.engine.task_settings import TaskSettings, task_settings
+from m6rec_jax.engine.text_decoding import TextOptions
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.jobs.request_data import open_serving_data
 from m6rec_jax.requests.rendering import RequestRenderer, RequestText
@@ -44,6 +46,7 @@ class Accepted(NamedTuple):
       job, task: by name.
       request, text: as it was checked, and as the model reads it.
       number: of the request in its file, from 0: what is drawn at random depends on no other.
+      wanted: of its texts, where they grow one by one.
     """
 
     job: str
@@ -51,6 +54,7 @@ class Accepted(NamedTuple):
     request: Request
     text: RequestText
     number: int = 0
+    wanted: TextOptions = TextOptions()
 
 
 class ScoredItem(NamedTuple):
@@ -168,6 +172,7 @@ class Parts:
       approximate: search the index's graph.
       batch_sizes: numbers of rows to pad to.
       source_buckets, target_buckets: lengths to pad to; None: the longest alone.
+      continuous: who answers lets texts grow one by one, see `continuous_generator`.
     """
 
     def __init__(
@@ -181,8 +186,10 @@ class Parts:
         batch_sizes: Sequence[int] = (1, 32),
         source_buckets: Sequence[int] | None = None,
         target_buckets: Sequence[int] | None = None,
+        continuous: bool = False,
     ) -> None:
         self.model = model
+        self.continuous = continuous
         self.approximate = approximate
         self._prepared, self._items, self._index = prepared, items, index
         self._shapes: dict[str, Any] = {
@@ -301,6 +308,24 @@ class Parts:
         shapes = {name: sizes for name, sizes in self._shapes.items() if name != "target_buckets"}
         length = self.settings(task).target_length
         return self.once(("generator", length), lambda: self.model.generator(task, **shapes))
+
+    def continuous_generator(self) -> ContinuousGenerator:
+        """For all tasks; as many slots as the largest batch has rows. Whoever submits takes steps.
+
+        It queues no more than fill its slots: requests wait where they have priorities.
+        """
+        model, shapes = self.model, self._shapes
+        return self.once(
+            "continuous",
+            lambda: ContinuousGenerator(
+                model.model,
+                model.variables,
+                model.vocabulary,
+                model.options(source_buckets=shapes["source_buckets"]),
+                num_slots=self.batch_sizes[-1],
+                max_pending=self.batch_sizes[-1],
+            ),
+        )
 
     def index(self, task: str) -> StoredIndex:
         """The catalogue's index for a task.

@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from m6rec_jax.data.prepared import Prepared
 from m6rec_jax.data.views import WRITING
-from m6rec_jax.engine.generation import Generator
+from m6rec_jax.engine.generation import GeneratedText, Generator
+from m6rec_jax.engine.generation_stream import GenerationStream
 from m6rec_jax.engine.likelihood import token_sums
 from m6rec_jax.engine.text_decoding import Decoding
 from m6rec_jax.errors import ConfigError, DataError
@@ -199,6 +200,16 @@ class Texts:
     log_probabilities: list[float]
     ended: list[bool] = dataclasses.field(default_factory=list)
 
+    @classmethod
+    def of(cls, texts: Iterable[GeneratedText]) -> Texts:
+        """What was generated, as an answer."""
+        found = cls([], [])
+        for text in texts:
+            found.texts.append(text.continuation)
+            found.log_probabilities.append(text.log_probability)
+            found.ended.append(text.ended)
+        return found
+
     def columns(self) -> Mapping[str, Any]:
         return {"texts": self.texts, "log_probabilities": self.log_probabilities}
 
@@ -275,12 +286,41 @@ class GenerationAnswers(Answerer[_GenerationTask]):
                 # A request is drawn the same text whatever shares its batch.
                 keys=[(accepted[i].number, index) for i, index, _ in asked],
             )
-            results |= {i: Texts([], []) for i in members}
+            of: dict[int, list[GeneratedText]] = {i: [] for i in members}
             for (i, *_), text in zip(asked, found, strict=True):
-                results[i].texts.append(text.continuation)
-                results[i].log_probabilities.append(text.log_probability)
-                results[i].ended.append(text.ended)
+                of[i].append(text)
+            results |= {i: Texts.of(texts) for i, texts in of.items()}
         return [results[i] for i in range(len(accepted))]
+
+    def one_by_one(self, task: str) -> bool:
+        """Whether a task's texts grow one by one where they can, see `texts`.
+
+        Beam search has no single text that grows, and early exits are for whole batches.
+        """
+        exits = self.parts.settings(task).exits
+        return self.parts.continuous and self._decoding.one_by_one and exits is None
+
+    def texts(self, accepted: Accepted) -> list[Callable[[], GenerationStream]]:
+        """Functions that submit the texts of a request to `Parts.continuous_generator`.
+
+        The results of the streams are the texts of `answer`, but for what the request wants.
+        """
+        items = enumerate(self.of_task(accepted.task).items(accepted.request))
+        return [functools.partial(self._submit, accepted, index, item) for index, item in items]
+
+    def _submit(self, accepted: Accepted, index: int, item: Item | None) -> GenerationStream:
+        template, wanted = self.of_task(accepted.task).template, accepted.wanted
+        generator = self.parts.continuous_generator()
+        prefix = template.render_prefix(item)
+        given = len(generator.vocabulary.encode(prefix))
+        room = self.parts.generator(accepted.task).max_tokens - given
+        return generator.submit(
+            template.source(accepted.text.history, item),
+            accepted.task,
+            prefix=prefix,
+            max_tokens=min(room, wanted.max_tokens or room),
+            **self._decoding.for_one((accepted.number, index), wanted),
+        )
 
     def describe(self, task: str) -> Mapping[str, Any]:
         return {
@@ -290,6 +330,9 @@ class GenerationAnswers(Answerer[_GenerationTask]):
 
     def warm_up(self, tasks: Iterable[str]) -> None:
         for task in tasks:
+            if self.one_by_one(task):
+                self.parts.warm_once("continuous", self.parts.continuous_generator().warm_up)
+                continue
             generator = self.parts.generator(task)
             # Tasks of one length share a generator.
             self.parts.warm_once(

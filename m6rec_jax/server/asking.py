@@ -98,8 +98,10 @@ class Asking:
         finally:
             future.cancel()
 
-    async def pieces(self, accepted: Accepted) -> AsyncIterator[str]:
-        """The one text of an answer, piece by piece as it is generated."""
+    async def pieces(self, accepted: Accepted) -> AsyncIterator[tuple[str, Result | None]]:
+        """The one text of an answer, piece by piece as it is generated; last no text, and the
+        answer.
+        """
         loop, texts = asyncio.get_running_loop(), asyncio.Queue[str | None]()
 
         def put(text: str | None) -> None:
@@ -111,8 +113,8 @@ class Asking:
         future.add_done_callback(lambda _: put(None))
         try:
             while (text := await self._unless_gone(texts.get())) is not None:
-                yield text
-            future.result()
+                yield text, None
+            yield "", future.result()
         finally:
             future.cancel()
 

@@ -90,7 +90,10 @@ def serve(
     if batch_sizes is None:
         batch_sizes = (1, 8) if jax.default_backend() == "cpu" else (1, 32)
     options = ServiceOptions(
-        prepared, items, index, batch_sizes=tuple(batch_sizes), source_buckets=source_buckets
+        *(prepared, items, index),
+        batch_sizes=tuple(batch_sizes),
+        source_buckets=source_buckets,
+        continuous=True,
     )
 
     def open_service() -> Service:

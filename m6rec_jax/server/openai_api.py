@@ -16,6 +16,7 @@ from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 
 from m6rec_jax.engine.task_settings import dialogue_part
+from m6rec_jax.engine.text_decoding import TextOptions
 from m6rec_jax.jobs.answering import Accepted
 from m6rec_jax.jobs.conversation import Answer, Conversation
 from m6rec_jax.requests.request import RejectedRow
@@ -146,9 +147,13 @@ async def _accept_completion(asked: Asking, body: schemas.Completion) -> tuple[s
     task = writing_task(asked, body.model)
     prompts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
     item = await run_in_threadpool(_item, asked.snapshot, body.item, task)
+    wanted = TextOptions(body.max_tokens, _stops(body), body.temperature, body.top_p)
     accepted = [
         await asked.accept_text(
-            _segments(text), task, "generation", items=[item], number=body.seed or 0
+            *(_segments(text), task, "generation"),
+            items=[item],
+            number=body.seed or 0,
+            wanted=wanted,
         )
         for text in prompts
     ]
@@ -174,7 +179,7 @@ async def _complete(asked: Asking, body: schemas.Completion) -> dict[str, Any]:
     results: Sequence[Any] = await asked.answer(*accepted)
     choices, written = [], 0
     for index, result in enumerate(results):
-        text, reason = _cut(asked.snapshot, body, result.texts[0], result.ended[0])
+        text, reason = _cut(asked.snapshot, body, task, result)
         written += asked.snapshot.num_tokens([text])
         choices.append({"index": index, "text": text, "finish_reason": reason, "logprobs": None})
     read = asked.snapshot.num_tokens([s for one in accepted for s in one.text.history])
@@ -186,11 +191,19 @@ async def _complete(asked: Asking, body: schemas.Completion) -> dict[str, Any]:
     }
 
 
-def _cut(snapshot: Snapshot, body: schemas.Completion, text: str, ended: bool) -> tuple[str, str]:
-    """A text as far as it is wanted, and why it ends there."""
-    reason = "stop" if ended else "length"
-    for stop in [body.stop] if isinstance(body.stop, str) else body.stop or ():
-        before, found, _ = text.partition(stop) if stop else (text, "", "")
+def _stops(body: schemas.Completion) -> list[str]:
+    given = [body.stop] if isinstance(body.stop, str) else body.stop or ()
+    return [text for text in given if text]
+
+
+def _cut(snapshot: Snapshot, body: schemas.Completion, task: str, result: Any) -> tuple[str, str]:
+    """The text as far as it is wanted, and why it ends there."""
+    text, reason = result.texts[0], "stop" if result.ended[0] else "length"
+    answerer: Any = snapshot.service.answerer("generation")
+    if answerer.one_by_one(task):
+        return text, reason  # it grew as far as it was wanted
+    for stop in _stops(body):
+        before, found, _ = text.partition(stop)
         if found:
             text, reason = before, "stop"
     if body.max_tokens is not None:
@@ -210,14 +223,16 @@ async def _completion_events(
         choice = {"index": 0, "text": text, "finish_reason": reason, "logprobs": None}
         return head | {"choices": [choice]}
 
+    answerer: Any = asked.snapshot.service.answerer("generation")
+    grows = answerer.one_by_one(task)
     whole, reason = "", "stop"
-    async for piece in asked.pieces(accepted):
-        longer, reason = _cut(asked.snapshot, body, whole + piece, True)
-        yield event(longer[len(whole) :], None)
-        if longer != whole + piece:  # cut: nobody reads the rest
-            whole = longer
-            break
-        whole += piece
+    async for piece, result in asked.pieces(accepted):
+        if result is not None:
+            whole, reason = _cut(asked.snapshot, body, task, result)
+        if grows and piece:
+            yield event(piece, None)
+    if not grows:
+        yield event(whole, None)
     yield event("", reason)
     if body.stream_options is not None and body.stream_options.include_usage:
         read = asked.snapshot.num_tokens(accepted.text.history)

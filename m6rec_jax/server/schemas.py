@@ -5,7 +5,7 @@ What users, behaviours and items hold is checked by `requests.request`, which kn
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -172,7 +172,7 @@ class StreamOptions(BaseModel):
 
 
 class Completion(BaseModel):
-    """As OpenAI's client asks; texts are decoded as the server is set to (`Decoding` in gin)."""
+    """As OpenAI's client asks. What it leaves out is as the server is set (`Decoding` in gin)."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"model": "m6rec", "prompt": "liked Fargo, crime"}]}
@@ -181,7 +181,9 @@ class Completion(BaseModel):
     prompt: str | list[str] = Field(description="the history as text, a segment a line")
     item: AnyItem | None = Field(None, description="that the text is about; no field of OpenAI's")
     max_tokens: int | None = Field(None, ge=1)
-    stop: str | list[str] | None = None
+    stop: str | Annotated[list[str], Field(max_length=16)] | None = None
+    temperature: float | None = Field(None, ge=0, le=2, description="0: the likeliest tokens")
+    top_p: float | None = Field(None, gt=0, le=1)
     seed: int | None = Field(None, ge=0, lt=2**32)
     n: Literal[1] | None = None
     stream: bool | None = False

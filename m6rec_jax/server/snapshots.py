@@ -17,6 +17,7 @@ from m6rec_jax.bank.loaded import LoadedBank
 from m6rec_jax.engine.candidate_rows import pack_texts
 from m6rec_jax.engine.retrieval import Retriever
 from m6rec_jax.engine.task_settings import TaskSettings, dialogue_part
+from m6rec_jax.engine.text_decoding import TextOptions
 from m6rec_jax.errors import ConfigError, DataError, M6RecError
 from m6rec_jax.jobs.answering import Accepted
 from m6rec_jax.jobs.conversation import Conversation
@@ -144,6 +145,7 @@ class Snapshot:
         candidates: Sequence[str] = (),
         items: Sequence[Item] = (),
         number: int = 0,
+        wanted: TextOptions | None = None,
     ) -> Accepted:
         """A request that is text already, in place of what `accept` renders.
 
@@ -152,6 +154,7 @@ class Snapshot:
           task, job, number: as for `accept`.
           candidates: as the model reads them.
           items: what the candidates are, or what a text is about.
+          wanted: of its texts; None: what `Decoding` says.
 
         Raises:
           RejectedRow: a candidate without words.
@@ -163,7 +166,8 @@ class Snapshot:
             answerer: Any = self.service.answerer(job)
             answerer.check_candidates(candidates, task)
         request = Request(User(""), time.time(), (), tuple(items))
-        return Accepted(job, task, request, RequestText([*history], [*candidates]), number)
+        text = RequestText([*history], [*candidates])
+        return Accepted(job, task, request, text, number, wanted or TextOptions())
 
     def describe(self, task: str, job: str) -> Mapping[str, Any]:
         """What answered, for answers: `task`, `job`, `prompts`, `data`, `snapshot`."""

@@ -5,11 +5,13 @@
     result = future.result()
 
 Interactive requests go before bulk, and then the earliest deadline. A batch is what has queued for
-the first one's job, of any tasks: a score does not wait until the texts of others are finished.
+the first one's job, of any tasks. Texts that grow one by one (`Service.texts`) take a few steps
+between two batches: a score does not wait until the texts of others are finished.
 """
 
 from __future__ import annotations
 
+import collections
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -25,8 +27,11 @@ from typing import Any
 import gin
 import jax
 
+from m6rec_jax.engine.continuous_generation import ContinuousGenerator
+from m6rec_jax.engine.generation_stream import GenerationStream
 from m6rec_jax.errors import ConfigError, M6RecError
 from m6rec_jax.jobs.answering import Accepted, Result
+from m6rec_jax.jobs.generation import Texts
 from m6rec_jax.serving.service import Service
 
 log = logging.getLogger(__name__)
@@ -54,7 +59,7 @@ class QueueFull(M6RecError):
 
 
 class DeadlinePassed(M6RecError):
-    """A request waited until after its deadline, and was not begun."""
+    """A request was not begun before its deadline, or its texts had not ended by then."""
 
 
 class SchedulerClosed(M6RecError):
@@ -63,7 +68,7 @@ class SchedulerClosed(M6RecError):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Batch:
-    """What became of a batch, for metrics.
+    """What became of a batch, for metrics; a request whose texts grow is one by itself.
 
     Attributes:
       job: of all its requests; 'other' for functions.
@@ -78,9 +83,14 @@ class Batch:
     failures: int
 
 
-@dataclasses.dataclass(slots=True)
+@dataclasses.dataclass(slots=True, eq=False)
 class _Entry:
-    """A request in the queue; entries of equal `group` may share a batch."""
+    """A request in the queue, or one whose texts grow; entries of equal `group` may share a batch.
+
+    Attributes:
+      texts: what submits the texts that have no slot yet; None: they do not grow.
+      streams: of those that have one.
+    """
 
     group: Any
     run: Callable[[Sequence[_Entry]], list[Any]]
@@ -88,10 +98,24 @@ class _Entry:
     tokens: int = 1
     accepted: Accepted | None = None
     on_text: OnText | None = None
+    texts: collections.deque[Callable[[], GenerationStream]] | None = None
+    streams: list[GenerationStream] = dataclasses.field(default_factory=list)
+    bulk: bool = False
     since: float = dataclasses.field(default_factory=time.monotonic)
+    began: float = 0.0
     future: concurrent.futures.Future[Any] = dataclasses.field(
         default_factory=concurrent.futures.Future
     )
+
+    @property
+    def generator(self) -> ContinuousGenerator:
+        """Of the snapshot that answers."""
+        found: ContinuousGenerator = self.group[0].parts.continuous_generator()
+        return found
+
+    def claim(self) -> tuple[bool, int]:
+        """On a free slot, of a text that has none; the least goes first."""
+        return self.bulk, sum(stream.finish_reason is None for stream in self.streams)
 
 
 @gin.configurable(denylist=["observe"])
@@ -134,6 +158,8 @@ class Scheduler:
         self._numbers = itertools.count()
         self._changed = threading.Condition()
         self._running = 0
+        self._growing: list[_Entry] = []
+        self._generators = set[ContinuousGenerator]()  # that have texts
         self._closed = self._stopped = False
         self._rate = 0.0
         self._thread = threading.Thread(target=self._work, name="m6rec-devices", daemon=True)
@@ -141,7 +167,7 @@ class Scheduler:
 
     @property
     def depth(self) -> int:
-        """Requests that wait."""
+        """Requests that wait, for a batch or for the first slot of their texts."""
         return len(self._queue)
 
     def submit(
@@ -158,15 +184,16 @@ class Scheduler:
         Args:
           service: that accepted it, and answers it.
           accepted: of `Service.accept`.
-          deadline: of `time.monotonic`: a request that has not begun by then never does; None:
-            none.
+          deadline: of `time.monotonic`: a request that has not begun by then never does, and texts
+            that grow must have ended; None: none.
           bulk: whether all interactive requests go first.
-          on_text: receives generated texts piece by piece, in the scheduler's thread; a whole text
-            is one piece, as long as texts are generated in whole batches.
+          on_text: receives generated texts in the scheduler's thread: piece by piece where they
+            grow, else whole.
 
         Returns:
           The answer to come. It may end in `DeadlinePassed`, `SchedulerClosed`, or what
-          `Service.answer` raises. Cancelled before it begins, the request takes no more time.
+          `Service.answer` raises. Cancelled before it begins, the request takes no more time;
+          texts that grow may be cancelled at any time.
 
         Raises:
           QueueFull, SchedulerClosed: it was not queued.
@@ -179,7 +206,10 @@ class Scheduler:
         characters = sum(map(len, text.history)) + sum(map(len, text.candidates))
         tokens = characters // _CHARACTERS_PER_TOKEN + len(text.history) + 2 * len(text.candidates)
         group = (service, accepted.job)
-        return self._put(_Entry(group, run, _time(deadline), tokens, accepted, on_text), bulk)
+        entry = _Entry(group, run, _time(deadline), tokens, accepted, on_text)
+        if (texts := service.texts(accepted)) is not None:
+            entry.texts = collections.deque(texts)
+        return self._put(entry, bulk)
 
     def call(
         self, function: Callable[[], Any], *, deadline: float | None = None, bulk: bool = False
@@ -191,14 +221,17 @@ class Scheduler:
         """Takes no more requests, and waits for those that there are.
 
         Args:
-          grace: seconds; requests that have not begun by then end in `SchedulerClosed`.
+          grace: seconds; requests that have not begun by then, and those whose texts have not
+            ended, end in `SchedulerClosed`.
 
         Returns:
           Whether all were answered.
         """
         with self._changed:
             self._closed = True
-            done = self._changed.wait_for(lambda: not self._queue and not self._running, grace)
+            done = self._changed.wait_for(
+                lambda: not (self._queue or self._running or self._growing), grace
+            )
             left, self._queue = self._queue, []
             self._stopped = True
             self._changed.notify_all()
@@ -207,6 +240,7 @@ class Scheduler:
         return done
 
     def _put(self, entry: _Entry, bulk: bool) -> concurrent.futures.Future[Any]:
+        entry.bulk = bulk
         with self._changed:
             if self._closed:
                 raise SchedulerClosed("the server is shutting down")
@@ -234,33 +268,113 @@ class Scheduler:
     def _work(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._queue or self._stopped)
+                self._changed.wait_for(
+                    lambda: self._queue or self._growing or self._generators or self._stopped
+                )
                 if self._stopped:
-                    return
-                if self._wait:
+                    break
+                if self._wait and not self._growing:
                     # Until enough have come, or time has passed, or nothing comes any more.
                     self._changed.wait_for(
                         lambda: len(self._queue) >= self._max_batch or self._closed, self._wait
                     )
                 batch = self._take()
                 self._running = len(batch)
+            self._grow()
             if batch:
                 self._run(batch)
             with self._changed:
                 self._running = 0
                 self._changed.notify_all()
+        for entry in self._growing:
+            _give_up(entry, SchedulerClosed("the server is shutting down"))
+
+    def _grow(self) -> None:
+        """Lets texts into free slots, takes a few steps, hands on what they say."""
+        now = time.monotonic()
+        for entry in list(self._growing):
+            if entry.future.cancelled():
+                self._end(entry)
+            elif entry.deadline < now:
+                self._end(
+                    entry, DeadlinePassed("the request's deadline came before its text's end")
+                )
+        while (taker := self._next_text()) is not None:
+            try:
+                if taker.texts:
+                    taker.streams.append(taker.texts.popleft()())
+                    self._generators.add(taker.generator)
+            except Exception as error:
+                self._end(taker, error)
+        for generator in list(self._generators):
+            if not generator.step():
+                self._generators.remove(generator)
+        for entry in list(self._growing):
+            # First: pieces come before a text's end.
+            ended = not entry.texts and all(stream.finish_reason for stream in entry.streams)
+            if entry.on_text is not None:
+                for index, stream in enumerate(entry.streams):
+                    for piece in stream.take():
+                        _tell(entry.on_text, index, piece)
+            if ended:
+                self._end(entry)
+
+    def _next_text(self) -> _Entry | None:
+        """Whose text gets the next free slot: who has the fewest, those first that began.
+
+        A request with many texts leaves slots to others as they come.
+        """
+
+        def has_room(entry: _Entry) -> bool:
+            generator = entry.generator
+            return generator.num_running + generator.num_pending < generator.num_slots
+
+        with self._changed:
+            known = [entry for entry in self._growing if entry.texts and has_room(entry)]
+            best = min(known, key=_Entry.claim, default=None)
+            waiting = (item for item in self._queue if item[1].texts is not None)
+            item = min((item for item in waiting if has_room(item[1])), default=None)
+            if item is None or (best is not None and best.claim() <= item[1].claim()):
+                return best
+            self._queue.remove(item)
+            heapq.heapify(self._queue)
+            item[1].began = time.monotonic()
+            self._growing.append(item[1])
+            return item[1]
+
+    def _end(self, entry: _Entry, error: Exception | None = None) -> None:
+        """Answers a request whose texts have ended, or gives it up."""
+        if error is None and not entry.future.cancelled():
+            try:
+                result = Texts.of(stream.result() for stream in entry.streams)
+            except Exception as failure:
+                error = failure
+            else:
+                if entry.future.set_running_or_notify_cancel():
+                    entry.future.set_result(result)
+        if error is not None or entry.future.cancelled():
+            _give_up(entry, error)
+        with self._changed:
+            number = len(self._growing)
+            self._growing.remove(entry)
+            self._changed.notify_all()
+        seconds = time.monotonic() - entry.began
+        self._measure(number / max(seconds, 1e-6))
+        job = entry.accepted.job if entry.accepted else "other"
+        self._observe(Batch(job, [entry.began - entry.since], seconds, error is not None))
 
     def _take(self) -> list[_Entry]:
         """The next batch, out of the queue; the caller holds the lock."""
         self._drop_dead()
-        if not self._queue:
+        first = min((item for item in self._queue if item[1].texts is None), default=None)
+        if first is None:
             return []
-        group = self._queue[0][1].group
+        group = first[1].group
         members: list[tuple[tuple[bool, float, int], _Entry]] = []
         tokens = 0
         for item in sorted(self._queue):
             entry = item[1]
-            if entry.group != group or len(members) == self._max_batch:
+            if entry.texts is not None or entry.group != group or len(members) == self._max_batch:
                 continue
             if members and tokens + entry.tokens > self._max_tokens:
                 continue
@@ -302,10 +416,12 @@ class Scheduler:
             for entry, result in zip(batch, results, strict=True):
                 _finish(entry, result)
         seconds = time.monotonic() - began
-        rate = len(batch) / max(seconds, 1e-6)
-        self._rate = rate if not self._rate else self._rate + _SMOOTHING * (rate - self._rate)
+        self._measure(len(batch) / max(seconds, 1e-6))
         job = "other" if batch[0].accepted is None else batch[0].accepted.job
         self._observe(Batch(job, [began - entry.since for entry in batch], seconds, failures))
+
+    def _measure(self, rate: float) -> None:
+        self._rate = rate if not self._rate else self._rate + _SMOOTHING * (rate - self._rate)
 
     def _run_alone(self, entry: _Entry) -> bool:
         """Answers one request; whether it failed."""
@@ -325,10 +441,22 @@ def _time(deadline: float | None) -> float:
 def _finish(entry: _Entry, result: Any) -> None:
     if entry.on_text is not None:
         for index, text in enumerate(getattr(result, "texts", ())):
-            # A listener that has gone must not end the thread.
-            with contextlib.suppress(Exception):
-                entry.on_text(index, text)
+            _tell(entry.on_text, index, text)
     entry.future.set_result(result)
+
+
+def _tell(on_text: OnText, index: int, piece: str) -> None:
+    # A listener that has gone must not end the thread.
+    with contextlib.suppress(Exception):
+        on_text(index, piece)
+
+
+def _give_up(entry: _Entry, error: Exception | None) -> None:
+    """Frees slots at the next step; where the client has gone, nobody hears of the error."""
+    for stream in entry.streams:
+        stream.cancel()
+    if error is not None:
+        _fail(entry, error)
 
 
 def _fail(entry: _Entry, error: Exception) -> None:

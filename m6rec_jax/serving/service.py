@@ -13,18 +13,20 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jax.sharding import Mesh
 
 from m6rec_jax.bank.loading import load_with_bank
+from m6rec_jax.engine.generation_stream import GenerationStream
 from m6rec_jax.engine.loaded_model import LoadedModel
 from m6rec_jax.engine.task_settings import dialogue_part, task_name
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.io.closest import did_you_mean
 from m6rec_jax.jobs.answering import Accepted, Answerer, Parts, RequestFields, Result
+from m6rec_jax.jobs.generation import GenerationAnswers
 from m6rec_jax.jobs.job import job_of, jobs
 from m6rec_jax.requests.request import RejectedRow, RequestParser
 from m6rec_jax.sharding import LogicalRules
@@ -44,6 +46,7 @@ class ServiceOptions:
       segments: folder of `m6rec index segments`, for a model with late interaction.
       batch_sizes: numbers of rows to pad to, over all devices.
       source_buckets, target_buckets: lengths to pad to; None: the longest alone.
+      continuous: a `Scheduler` answers: texts grow one by one, and others join at any step.
     """
 
     prepared: str | None = None
@@ -54,6 +57,7 @@ class ServiceOptions:
     batch_sizes: Sequence[int] = (1, 32)
     source_buckets: Sequence[int] | None = None
     target_buckets: Sequence[int] | None = None
+    continuous: bool = False
 
 
 class Service:
@@ -228,6 +232,13 @@ class Service:
             found = self.answerer(job).answer([accepted[i] for i in indices])
             results.update(zip(indices, found, strict=True))
         return [results[i] for i in range(len(accepted))]
+
+    def texts(self, accepted: Accepted) -> list[Callable[[], GenerationStream]] | None:
+        """`GenerationAnswers.texts` of a request whose texts grow one by one; None: of no other."""
+        answerer = self.answerer(accepted.job)
+        if isinstance(answerer, GenerationAnswers) and answerer.one_by_one(accepted.task):
+            return answerer.texts(accepted)
+        return None
 
     def answerer(self, job: str) -> Answerer[Any]:
         """What answers a job's requests; errors as `Job.answerer`."""

@@ -48,7 +48,7 @@ def write(served: Path, folder: Path) -> Path:
 def open_service(folder: Path, **changes: Any) -> Service:
     """Serves the bank's tasks."""
     shapes: dict[str, Any] = {"prepared": str(folder / "data"), "index": str(folder / "index")}
-    options = ServiceOptions(**(shapes | {"batch_sizes": (1, 8)} | changes))
+    options = ServiceOptions(**(shapes | {"batch_sizes": (1, 8), "continuous": True} | changes))
     return Service.open(folder / "run", bank=folder / "bank", options=options)
 
 

@@ -32,6 +32,9 @@ class Service:
         self.go = threading.Event()
         self.begun = threading.Event()
 
+    def texts(self, accepted: Accepted) -> None:
+        """None grow."""
+
     def answer(self, accepted: Sequence[Accepted]) -> list[Any]:
         self.begun.set()
         assert self.go.wait(WAIT)
