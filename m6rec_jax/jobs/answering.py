@@ -323,6 +323,7 @@ class Parts:
                 model.vocabulary,
                 model.options(source_buckets=shapes["source_buckets"]),
                 num_slots=self.batch_sizes[-1],
+                row_counts=self.batch_sizes,
                 max_pending=self.batch_sizes[-1],
             ),
         )

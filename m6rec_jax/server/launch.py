@@ -72,7 +72,7 @@ def serve(
         it is on the default device.
       jobs: that may be asked beside what tasks are for, and take programs of their own:
         'title_recommendation' of tasks that write titles, 'likelihood' of any task.
-      timeout: seconds that a request may wait, where it does not say.
+      timeout: seconds that a request may wait, and its texts may take, where it does not say.
       grace: seconds that requests have to end in after SIGTERM.
       drain: seconds between SIGTERM, from which `/readyz` says no, and the last new connection: a
         balancer needs a moment to look elsewhere.

@@ -11,6 +11,7 @@ import openai
 import pytest
 
 from m6rec_jax.engine.retrieval import Retriever
+from m6rec_jax.engine.text_decoding import Decoding, TextOptions
 from m6rec_jax.serving.service import Service
 
 PROFILE = "user, likes comedy\nliked Film A, drama, 2 days ago"
@@ -121,8 +122,13 @@ def test_openai_completes(ai: openai.OpenAI, service: Service) -> None:
     assert [choice.text for choice in found.choices] == expected
     assert found.usage is not None
     assert found.usage.completion_tokens > 0
-    pieces = ai.completions.create(model="contents", prompt=PROFILE, stream=True)
-    assert "".join(piece.choices[0].text for piece in pieces) == expected[0]
+    pieces = [
+        piece.choices[0]
+        for piece in ai.completions.create(model="contents", prompt=PROFILE, stream=True)
+    ]
+    assert "".join(piece.text for piece in pieces) == expected[0]
+    assert sum(bool(piece.text) for piece in pieces) > 2
+    assert pieces[-1].finish_reason == found.choices[0].finish_reason
     short = ai.completions.create(model="contents", prompt=PROFILE, max_tokens=2)
     assert len(short.choices[0].text) < len(expected[0])
     assert short.choices[0].finish_reason == "length"
@@ -133,6 +139,37 @@ def test_openai_completes(ai: openai.OpenAI, service: Service) -> None:
     assert about.choices[0].text == prefixed[0].continuation
     with pytest.raises(openai.BadRequestError, match="can be meant"):
         ai.completions.create(model="m6rec", prompt="a")
+
+
+def test_openai_says_how_texts_are_drawn_and_end(ai: openai.OpenAI, service: Service) -> None:
+    asked: dict[str, Any] = {"model": "contents", "prompt": PROFILE}
+    generator = service.parts.generator("contents")
+    (drawn,) = generator.sample(
+        [PROFILE.splitlines()],
+        ["film"],
+        temperature=1.5,
+        top_p=0.9,
+        seed=Decoding().for_one((7, 0), TextOptions())["seed"],
+        tasks=["contents"],
+    )
+    warm = {"temperature": 1.5, "top_p": 0.9, "seed": 7}
+    text = ai.completions.create(**asked, **warm).choices[0].text
+    assert text == drawn[0].continuation
+    assert ai.completions.create(**asked, **warm | {"seed": 8}).choices[0].text != text
+    greedy = ai.completions.create(**asked).choices[0].text
+    assert ai.completions.create(**asked, **warm | {"temperature": 0}).choices[0].text == greedy
+    # A stop text is no part of what comes, and nothing that follows it comes.
+    middle = text[len(text) // 2 :][:3]
+    *pieces, last = ai.completions.create(**asked, **warm, stop=[middle, ""], stream=True)
+    assert "".join(piece.choices[0].text for piece in pieces) == text[: text.index(middle)]
+    assert last.choices[0].finish_reason == "stop"
+    short = ai.completions.create(**asked, **warm, max_tokens=5, stream=True)
+    said = [piece.choices[0] for piece in short]
+    assert text.startswith("".join(piece.text for piece in said))
+    assert said[-1].finish_reason == "length"
+    for wrong in ({"temperature": 3}, {"top_p": 0}, {"stop": ["a"] * 17}):
+        with pytest.raises(openai.UnprocessableEntityError):
+            ai.completions.create(**asked, **wrong)
 
 
 def test_openai_chats(ai: openai.OpenAI) -> None:
