@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
-import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
@@ -31,6 +30,9 @@ from m6rec_jax.text.vocabulary import Vocabulary
 
 Array = jax.Array
 Variables = Mapping[str, Any]
+
+# One program for all engines of a model.
+_lay_out = jax.jit(for_decoding_on_cpu, static_argnums=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +99,6 @@ class Engine:
         )
         self._tasks = RequestedTasks(options.tasks, options.task, self.needed_part)
         self._runtime = Runtime(options.mesh, options.rules)
-        self._lay_out = self._runtime.jit(functools.partial(for_decoding_on_cpu, model.config))
         self._laid_out: tuple[Any, Variables] = (None, {})
         self._batch_sizes = self._runtime.batch_sizes(options.batch_sizes)
         self._source_buckets = checked_buckets(
@@ -159,7 +160,7 @@ class Engine:
             return variables
         params = variables["params"]
         if self._laid_out[0] is not params:
-            self._laid_out = (params, self._lay_out({"params": params}))
+            self._laid_out = (params, _lay_out(self.model.config, {"params": params}))
         return {**variables, **self._laid_out[1]}
 
     @contextlib.contextmanager

@@ -286,7 +286,9 @@ class Scheduler:
             with self._changed:
                 self._running = 0
                 self._changed.notify_all()
-        for entry in self._growing:
+        with self._changed:
+            left, self._growing = self._growing, []
+        for entry in left:
             _give_up(entry, SchedulerClosed("the server is shutting down"))
 
     def _grow(self) -> None:
