@@ -1,5 +1,6 @@
 """Texts that grow one by one in the scheduler's thread, beside everything else."""
 
+import dataclasses
 import json
 import socket
 import threading
@@ -13,6 +14,7 @@ import jax
 import pytest
 
 from m6rec_jax.engine.continuous_generation import ContinuousGenerator
+from m6rec_jax.engine.task_settings import ExitSettings
 from m6rec_jax.jobs.answering import Accepted
 from m6rec_jax.server.app import make_app
 from m6rec_jax.server.asking import Server
@@ -78,7 +80,7 @@ def assert_texts(found: Any, expected: Any) -> None:
     assert found.log_probabilities == pytest.approx(expected.log_probabilities, abs=1e-4)
 
 
-@pytest.mark.parametrize("method", ["greedy", "sample"])
+@pytest.mark.parametrize("method", ["greedy", "sample", "beam_search"])
 def test_texts_are_those_of_whole_batches(folder: Path, scheduler: Scheduler, method: str) -> None:
     service = served.open_service(folder, index=None)
     with gin.unlock_config():
@@ -87,6 +89,7 @@ def test_texts_are_those_of_whole_batches(folder: Path, scheduler: Scheduler, me
         asked = [accept(service, n, ("titles", "contents")[n % 2]) for n in range(8)]
     finally:
         gin.clear_config()
+    assert {service.texts(one) is None for one in asked} == {method == "beam_search"}
     assert any(len(one.request.candidates) > 1 for one in asked)
     heard: dict[tuple[int, int], str] = {}
 
@@ -104,6 +107,16 @@ def test_texts_are_those_of_whole_batches(folder: Path, scheduler: Scheduler, me
         (expected,) = service.answer([one])
         assert_texts(found, expected)
         assert [heard.get((number, i), "") for i in range(len(found.texts))] == found.texts
+
+
+def test_texts_that_exit_early_stay_in_whole_batches(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = accept(service, 1, "contents")
+    assert service.texts(asked) is not None
+    calibrated = dataclasses.replace(service.parts.settings("contents"), exits=ExitSettings(0.9, 1))
+    monkeypatch.setattr(service.parts, "settings", lambda task: calibrated)
+    assert service.texts(asked) is None
 
 
 def test_a_score_does_not_wait_for_a_text(
