@@ -58,12 +58,12 @@ class Browser:
         return found["result"].get("value")
 
     def wait(self, condition: str) -> None:
-        """Until an expression is true, for 30 seconds."""
+        """Until an expression is true, for 30 seconds; then raises with the page's text."""
         script = f"""new Promise((done, fail) => {{
             const end = Date.now() + 30000;
             (function look() {{
                 if ({condition}) done(true);
-                else if (Date.now() > end) fail(new Error({json.dumps(condition)} + " " + document.body.innerText));
+                else if (Date.now() > end) fail(new Error(document.body.innerText));
                 else setTimeout(look, 50);
             }})();
         }})"""

@@ -177,8 +177,9 @@ def test_a_person_ranks_and_reads_why(tab: Browser, address: str, width: int, da
     tab.problems.clear()
     tab.resize(width, dark=dark)
     tab.call("Page.navigate", url=address)
-    tab.wait("document.getElementById('main') && !document.getElementById('main').hidden")
+    tab.wait("document.querySelector('#main:not([hidden])')")
     assert_fits(tab, width)
+    type_in(tab, "#user-taste", "drama")
     # An item of the catalogue, found by words; and one that is markup.
     type_in(tab, "#history-search", str(ITEMS[3].attributes["title"]))
     tab.wait("document.querySelector('#history .found button')")
@@ -235,9 +236,7 @@ def test_a_token_is_asked_for_and_kept(
 ) -> None:
     tab.resize(360)
     tab.call("Page.navigate", url=listen(make_app(server, Tokens(read=TOKEN))))
-    tab.wait(
-        "document.getElementById('token-form') && !document.getElementById('token-form').hidden"
-    )
+    tab.wait("document.querySelector('#token-form:not([hidden])')")
     assert "token" in text_of(tab, "#problem")
     assert tab.run("document.activeElement.id") == "token"
     assert_fits(tab, 360)
