@@ -19,6 +19,7 @@ from m6rec_jax.server.access import Tokens
 from m6rec_jax.server.app import make_app
 from m6rec_jax.server.asking import Server
 from m6rec_jax.server.metrics import Metrics
+from m6rec_jax.server.snapshots import Snapshot
 from m6rec_jax.serving.service import Service
 from tests.server import browser as chromium
 from tests.server.browser import Browser
@@ -73,7 +74,10 @@ def test_models_say_what_they_can_be_asked_for(client: TestClient) -> None:
 
 
 def test_debug_shows_what_was_read_and_how_long_it_took(
-    client: TestClient, service: Service, caplog: pytest.LogCaptureFixture
+    client: TestClient,
+    service: Service,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     row = request(3) | {"task": "ctr"}
     assert client.post("/v1/score", json=row).json()["debug"] is None
@@ -87,6 +91,18 @@ def test_debug_shows_what_was_read_and_how_long_it_took(
     assert parts["accept"] + parts["wait"] + parts["run"] <= parts["total"] + 0.01
     assert debug["segments"] == {}  # late interaction is off
     assert not any(line in caplog.text for line in text.history if len(line) > 8)
+    cache: Any = SimpleNamespace(hits=0)
+
+    def counts() -> dict[str, PoolCounts]:
+        cache.hits += 3
+        return {"source": PoolCounts(cache.hits, 1)}
+
+    cache.counts = counts
+    monkeypatch.setattr(Snapshot, "segments", cache)
+    debug = client.post("/v1/score", json=row | {"debug": True}).json()["debug"]
+    others = dict.fromkeys(("host_hits", "store_hits", "computed", "evicted"), 0)
+    assert debug["segments"] == {"source": {"hits": 3} | others}  # since the request came
+    monkeypatch.undo()
     both = client.post("/v1/recommend", json=request(5) | {"k": 3, "debug": True}).json()["debug"]
     assert [read["task"] for read in both["read"]] == ["next", "ctr"]
 
@@ -141,7 +157,7 @@ def picture(tab: Browser, name: str) -> None:
 
 def assert_fits(tab: Browser, width: int) -> None:
     """Nothing is wider than the window, and all text can be told from what is behind it."""
-    assert tab.run("document.documentElement.scrollWidth") == width
+    assert tab.run("document.documentElement.scrollWidth") <= width
     assert tab.run(_FAINT) == []
     assert tab.run(_UNNAMED) == []
 
@@ -195,7 +211,7 @@ def test_a_person_ranks_and_reads_why(tab: Browser, address: str, width: int, da
     tab.wait("document.querySelector('#results li')")
     assert text_of(tab, "#problem") == ""
     assert tab.run("document.querySelectorAll('#results li').length") == 10
-    assert tab.run("document.activeElement.id") == "results"
+    assert tab.run("document.activeElement.id") == "results-title"
     assert markup in text_of(tab, "#read")
     assert tab.run("document.images.length") == 0
     assert "run" in text_of(tab, "#stage-list")
@@ -206,6 +222,19 @@ def test_a_person_ranks_and_reads_why(tab: Browser, address: str, width: int, da
     tab.run("document.getElementById('how-details').open = true")
     assert_fits(tab, width)
     picture(tab, f"ranked-{width}")
+    # As of a model with late interaction, which the films' has not.
+    counts = {"hits": 5, "host_hits": 4, "store_hits": 3, "computed": 2, "evicted": 1}
+    debug = {
+        "read": [],
+        "milliseconds": {"accept": 1, "wait": 2, "run": 3, "total": 7},
+        "segments": {"source": counts},
+    }
+    answered = {"task": "ctr", "job": "scoring", "prompts": "a", "data": "b", "snapshot": 1}
+    tab.run(f"showDetails({json.dumps(answered | {'debug': debug})})")
+    assert text_of(tab, "#segments tr:last-child") == "source54321"
+    assert "other 1.0 ms" in text_of(tab, "#stage-list")
+    assert_fits(tab, width)
+    picture(tab, f"segments-{width}")
     # Candidates are ranked where a person adds some; without, the page says what is missing.
     tab.run("""document.querySelector('#how').selectedIndex =
         [...document.querySelector('#how').options].findIndex((o) => o.value.includes('score'));

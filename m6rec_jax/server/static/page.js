@@ -227,7 +227,8 @@ function columnFields(root, columns, prefix) {
       if (isNumber) input.step = kind === "int" ? "1" : "any";
     }
     const text = kind === "list<string>" ? `${name}, separated by commas` : name;
-    root.append(make("div", { children: [make("label", { htmlFor: id, text }), input] }));
+    const label = make("label", { htmlFor: id, text: name === "id" ? "User's id" : text });
+    root.append(make("div", { children: [label, input] }));
     return [name, input, kind];
   });
   return () => Object.fromEntries(
@@ -318,7 +319,7 @@ function fillWriters() {
   const explains = (model) => model.writing === "explanations";
   const writers = can("generation").sort((a, b) => explains(b) - explains(a));
   $("writer").replaceChildren(...writers.map(({ id, writing }) => {
-    return make("option", { text: `${id} (${writing})`, value: id });
+    return make("option", { text: writing === id ? id : `${id} (${writing})`, value: id });
   }));
   $("writers").hidden = writers.length < 2;
 }
@@ -363,7 +364,7 @@ async function rank() {
   showItems(items);
   showDetails(answer);
   say(`${items.length} items are ranked.`);
-  $("results").focus();
+  $("results-title").focus();
 }
 
 function showItems(items) {
@@ -404,6 +405,7 @@ function writeButton(item, text) {
   name();
   $("writer").addEventListener("change", name);
   button.addEventListener("click", () => busy(button, async () => {
+    text.setAttribute("aria-busy", "true"); // read out when it is whole
     text.textContent = "…";
     let whole = "";
     try {
@@ -416,6 +418,8 @@ function writeButton(item, text) {
     } catch (error) {
       text.textContent = whole;
       throw error;
+    } finally {
+      text.removeAttribute("aria-busy");
     }
   }));
   return button;
