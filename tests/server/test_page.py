@@ -6,23 +6,21 @@ import re
 from base64 import b64decode
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from prometheus_client import generate_latest
 
-from m6rec_jax.engine.segment_pool import PoolCounts
 from m6rec_jax.server import page
 from m6rec_jax.server.access import Tokens
 from m6rec_jax.server.app import make_app
 from m6rec_jax.server.asking import Server
-from m6rec_jax.server.metrics import Metrics
-from m6rec_jax.server.snapshots import Snapshot
-from m6rec_jax.serving.service import Service
+from m6rec_jax.serving.service import Service, ServiceOptions
+from tests.engine.tiny_model import make_model
 from tests.server import browser as chromium
+from tests.server import served
 from tests.server.browser import Browser
+from tests.serving import served_films
 from tests.serving.served_films import ITEMS, request
 
 TOKEN = "t" * 16
@@ -74,10 +72,7 @@ def test_models_say_what_they_can_be_asked_for(client: TestClient) -> None:
 
 
 def test_debug_shows_what_was_read_and_how_long_it_took(
-    client: TestClient,
-    service: Service,
-    caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
+    client: TestClient, service: Service, caplog: pytest.LogCaptureFixture
 ) -> None:
     row = request(3) | {"task": "ctr"}
     assert client.post("/v1/score", json=row).json()["debug"] is None
@@ -89,41 +84,43 @@ def test_debug_shows_what_was_read_and_how_long_it_took(
     assert parts["run"] > 0
     assert parts["accept"] > 0
     assert parts["accept"] + parts["wait"] + parts["run"] <= parts["total"] + 0.01
-    assert debug["segments"] == {}  # late interaction is off
     assert not any(line in caplog.text for line in text.history if len(line) > 8)
-    cache: Any = SimpleNamespace(hits=0)
-
-    def counts() -> dict[str, PoolCounts]:
-        cache.hits += 3
-        return {"source": PoolCounts(cache.hits, 1)}
-
-    cache.counts = counts
-    monkeypatch.setattr(Snapshot, "segments", cache)
-    debug = client.post("/v1/score", json=row | {"debug": True}).json()["debug"]
-    others = dict.fromkeys(("host_hits", "store_hits", "computed", "evicted"), 0)
-    assert debug["segments"] == {"source": {"hits": 3} | others}  # since the request came
-    monkeypatch.undo()
+    assert debug["segments"] == {}  # late interaction is off
     both = client.post("/v1/recommend", json=request(5) | {"k": 3, "debug": True}).json()["debug"]
     assert [read["task"] for read in both["read"]] == ["next", "ctr"]
 
 
-def test_segments_are_metrics() -> None:
-    cache: Any = SimpleNamespace(
-        counts=lambda: {"source": PoolCounts(5, 4, 3, 2, 1)},
-        usage=lambda: {"source": {"slots": 64, "slots_used": 16, "bytes": 512, "host_bytes": 9}},
+def test_cached_segments_are_shown_and_metrics(shop_vocabulary: Any, tmp_path: Path) -> None:
+    model = make_model(shop_vocabulary, late_layers_start=1)
+    served_films.write_model(tmp_path / "all", *model, shop_vocabulary)
+    served_films.copy_run(tmp_path / "all", tmp_path / "run", ["ctr"])
+    data = served_films.write_data(tmp_path / "data")
+    options = ServiceOptions(prepared=str(data), batch_sizes=(1,))
+    server = served.make_server(Service.open(tmp_path / "run", options=options), tmp_path)
+    client = TestClient(make_app(server))
+
+    def segments() -> Any:
+        found = client.post("/v1/score", json=request(3) | {"debug": True}).json()["debug"]
+        return found["segments"]
+
+    first, second = segments(), segments()
+    server.scheduler.close()
+    of_source = first["source"]
+    assert of_source["computed"] > 0
+    assert (second["source"]["hits"], second["source"]["computed"]) == (
+        of_source["computed"] + of_source["hits"],
+        0,
     )
-    metrics = Metrics()
-    found: list[Any] = [None]
-    metrics.watch_segments(lambda: found[0])
-    assert "segment" not in generate_latest(metrics.registry).decode()
-    found[0] = cache
-    text = generate_latest(metrics.registry).decode()
-    outcomes = ("hits", "host_hits", "store_hits", "computed", "evicted")
-    for outcome, number in zip(outcomes, (5, 4, 3, 2, 1), strict=True):
-        line = f'm6rec_segments_total{{outcome="{outcome}",pool="source"}} {number}.0'
-        assert line in text
-    for name, number in cache.usage()["source"].items():
-        assert f'm6rec_segment_{name}{{pool="source"}} {number}.0' in text
+    cache = server.snapshots.current.segments
+    assert cache is not None
+    text = client.get("/metrics").text
+    for pool, counts in cache.counts().items():
+        for outcome in ("hits", "host_hits", "store_hits", "computed", "evicted"):
+            labels = f'{{outcome="{outcome}",pool="{pool}"}}'
+            assert f"m6rec_segments_total{labels} {getattr(counts, outcome)}.0" in text
+        for name, number in cache.usage()[pool].items():
+            shown = re.findall(rf'm6rec_segment_{name}{{pool="{pool}"}} (.*)', text)
+            assert [float(value) for value in shown] == [number]
 
 
 @pytest.fixture(scope="module")
