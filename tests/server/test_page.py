@@ -228,7 +228,7 @@ def test_a_person_ranks_and_reads_why(tab: Browser, address: str, width: int, da
     }
     answered = {"task": "ctr", "job": "scoring", "prompts": "a", "data": "b", "snapshot": 1}
     tab.run(f"showDetails({json.dumps(answered | {'debug': debug})})")
-    assert text_of(tab, "#segments tr:last-child") == "source54321"
+    assert text_of(tab, "#segments tr:last-child") == "evicted1"
     assert "other 1.0 ms" in text_of(tab, "#stage-list")
     assert_fits(tab, width)
     picture(tab, f"segments-{width}")
@@ -267,6 +267,9 @@ def test_a_token_is_asked_for_and_kept(
     assert tab.run("document.activeElement.id") == "token"
     assert_fits(tab, 360)
     picture(tab, "token-360")
+    type_in(tab, "#token", "not the token")
+    press(tab, "#token-form button")
+    tab.wait("document.querySelector('#problem').textContent.includes('not the server')")
     type_in(tab, "#token", TOKEN)
     press(tab, "#token-form button")
     tab.wait("!document.getElementById('main').hidden")

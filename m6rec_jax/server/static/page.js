@@ -57,6 +57,10 @@ async function request(path, body) {
 }
 
 async function problemOf(response) {
+  if (response.status === 401) {
+    const given = sessionStorage.getItem(TOKEN) !== null;
+    return new Problem(given ? "This is not the server's token." : "The server wants a token.", 401);
+  }
   let told = `the server answered with status ${response.status}`;
   try {
     told = (await response.json()).error.message;
@@ -65,7 +69,6 @@ async function problemOf(response) {
   }
   const after = response.headers.get("Retry-After");
   const first = {
-    401: "The server wants a token: ",
     429: "Too many requests are waiting: ",
     503: "The server is not ready: ",
     504: "It took too long: ",
@@ -441,17 +444,17 @@ function showDetails({ debug, task, job, prompts, data, snapshot, scored_by: sco
   );
   const pools = Object.entries(debug.segments);
   $("no-segments").hidden = pools.length > 0;
-  $("segments-scroll").hidden = !pools.length;
+  $("segments").hidden = !pools.length;
   $("segments").replaceChildren();
   if (pools.length) {
-    const cell = (text, tag = "td", scope = "") => make(tag, { text, ...(scope ? { scope } : {}) });
-    const names = Object.keys(pools[0][1]);
-    const words = (name) => name.replace("_", " ");
+    const header = (text, scope) => make("th", { text, scope });
+    const row = (...children) => make("tr", { children });
     $("segments").append(
-      make("tr", { children: [cell("Of", "th", "col"), ...names.map((name) => cell(words(name), "th", "col"))] }),
-      ...pools.map(([pool, counts]) => make("tr", {
-        children: [cell(pool, "th", "row"), ...names.map((name) => cell(String(counts[name])))],
-      })),
+      row(make("td"), ...pools.map(([pool]) => header(pool, "col"))),
+      ...Object.keys(pools[0][1]).map((name) => row(
+        header(name.replace("_", " "), "row"),
+        ...pools.map(([, counts]) => make("td", { text: String(counts[name]) })),
+      )),
     );
   }
   $("read").replaceChildren(...debug.read.flatMap((read) => {
