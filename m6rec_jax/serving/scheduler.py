@@ -20,7 +20,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import gin
 import jax
@@ -30,6 +30,8 @@ from m6rec_jax.jobs.answering import Accepted, Result
 from m6rec_jax.serving.service import Service
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # Receives a piece of a text: which text of the answer, and what it goes on with.
 OnText = Callable[[int, str], None]
@@ -78,6 +80,21 @@ class Batch:
     failures: int
 
 
+class Queued(concurrent.futures.Future[T]):
+    """An answer to come.
+
+    Attributes:
+      began: of `time.monotonic`, when it left the queue; until then it is infinite.
+    """
+
+    began = math.inf
+
+    def set_running_or_notify_cancel(self) -> bool:
+        """As of a `Future`."""
+        self.began = time.monotonic()
+        return super().set_running_or_notify_cancel()
+
+
 @dataclasses.dataclass(slots=True)
 class _Entry:
     """A request in the queue; entries of equal `group` may share a batch."""
@@ -89,9 +106,7 @@ class _Entry:
     accepted: Accepted | None = None
     on_text: OnText | None = None
     since: float = dataclasses.field(default_factory=time.monotonic)
-    future: concurrent.futures.Future[Any] = dataclasses.field(
-        default_factory=concurrent.futures.Future
-    )
+    future: Queued[Any] = dataclasses.field(default_factory=Queued)
 
 
 @gin.configurable(denylist=["observe"])
@@ -152,7 +167,7 @@ class Scheduler:
         deadline: float | None = None,
         bulk: bool = False,
         on_text: OnText | None = None,
-    ) -> concurrent.futures.Future[Result]:
+    ) -> Queued[Result]:
         """Queues a request.
 
         Args:
@@ -183,7 +198,7 @@ class Scheduler:
 
     def call(
         self, function: Callable[[], Any], *, deadline: float | None = None, bulk: bool = False
-    ) -> concurrent.futures.Future[Any]:
+    ) -> Queued[Any]:
         """Queues what is no request of a `Service`, such as a turn of a dialogue; as `submit`."""
         return self._put(_Entry(object(), lambda _: [function()], _time(deadline)), bulk)
 
@@ -206,7 +221,7 @@ class Scheduler:
             _fail(entry, SchedulerClosed("the server is shutting down"))
         return done
 
-    def _put(self, entry: _Entry, bulk: bool) -> concurrent.futures.Future[Any]:
+    def _put(self, entry: _Entry, bulk: bool) -> Queued[Any]:
         with self._changed:
             if self._closed:
                 raise SchedulerClosed("the server is shutting down")
