@@ -20,6 +20,8 @@ METRICS: dict[str, tuple[str, int, str]] = {
     "steps_to_90_percent": ("steps to 90%", 0, "lower"),
     "seconds": ("seconds", 0, "none"),
     "step_milliseconds": ("milliseconds a step", 0, "lower"),
+    "request_p95_milliseconds": ("p95", 0, "lower"),
+    "cold_milliseconds": ("cold", 0, "lower"),
     "latency_p50_milliseconds": ("median ms to the end", 0, "lower"),
     "latency_p95_milliseconds": ("p95 ms to the end", 0, "lower"),
     "candidates_per_second": ("candidates/s", 0, "higher"),

@@ -157,8 +157,8 @@ class CoOccurrence:
         path = Path(folder) / FILE
         if not path.is_file():
             raise DataError(
-                f"{path} is missing; `m6rec data prepare` writes it with the view 'reranking' "
-                "(PrepareOptions.views)"
+                f"{path} is missing; `m6rec data prepare` writes it with the views 'next_items' "
+                "and 'reranking' (PrepareOptions.views)"
             )
         try:
             table = pq.read_table(path)

@@ -394,10 +394,11 @@ class ViewRenderer:
             found.append([self.negatives, self.options.negative_power, self.options.seed])
         if view == "documents":
             found.append(self.options.document_statistics)
+        if view in views.COUNTED:
+            found.append([co_occurrence.FORMAT, dataclasses.asdict(CoOccurrenceOptions())])
         if view == "reranking":
             drawn = (self.options.reranking_negatives, self.options.reranking_depth)
-            counting = dataclasses.asdict(CoOccurrenceOptions())
-            found.append([co_occurrence.FORMAT, counting, *drawn, self.options.seed])
+            found.append([*drawn, self.options.seed])
         return found
 
     def render(self, view: str, folder: Path) -> tuple[dict[str, Any], Statistics | None]:
@@ -413,7 +414,10 @@ class ViewRenderer:
         of_history = view in views.WRITING or view == "reranking"
         statistics = self.new_statistics(of_history)
         sampler = self._sampler() if view == "groups" else None
-        reranking = self._reranking_candidates() if view == "reranking" else None
+        counts = CoOccurrence(len(self.dataset.item_records)) if view in views.COUNTED else None
+        reranking = None
+        if view == "reranking" and counts is not None:
+            reranking = self._reranking_candidates(counts)
         renderer = RowRenderer(
             self.dataset,
             self.template,
@@ -436,7 +440,6 @@ class ViewRenderer:
                         writer.write("train", renderer.item_document(item))
             grouping = self.grouping(view)
             entry["grouping"] = dataclasses.asdict(grouping)
-            counts = None if reranking is None else reranking.counts
             self._render_groups(view, grouping, statistics, counts, renderer, writer)
             if counts is not None:
                 counts.save(folder)
@@ -497,11 +500,10 @@ class ViewRenderer:
                     bar.total = total
                 bar.update()
 
-    def _reranking_candidates(self) -> RerankingCandidates:
-        items = self.dataset.item_records
+    def _reranking_candidates(self, counts: CoOccurrence) -> RerankingCandidates:
         return RerankingCandidates(
-            CoOccurrence(len(items)),
-            [self.template.item(item) for item in items],
+            counts,
+            [self.template.item(item) for item in self.dataset.item_records],
             self.assignment.held_out.nonzero()[0].tolist(),
             negatives=self.options.reranking_negatives,
             depth=self.options.reranking_depth,

@@ -3,7 +3,7 @@
     DATA_DIR/
       <dataset>.<split>/prepare.json       options, counts, fingerprints, who may see what
       <dataset>.<split>/statistics/        state after the last training event
-      <dataset>.<split>/co_occurrence.parquet   with the view 'reranking'
+      <dataset>.<split>/co_occurrence.parquet   with the views 'next_items' and 'reranking'
       <dataset>.<split>/catalogue.parquet  item_index, item_id, text, held_out, attributes
       recommender_text/<dataset>.<split>.<view>/1.0.0/   TFRecord shards, read by seqio and TFDS
 
@@ -129,12 +129,12 @@ class Prepared:
         """Which items occur together, after the last training event.
 
         Raises:
-          DataError: the view 'reranking' is not prepared.
+          DataError: no view with them is prepared.
         """
-        if "reranking" not in self.manifest["views"]:
+        if not set(views.COUNTED) & set(self.manifest["views"]):
             raise DataError(
-                f"{self.folder}: the view 'reranking', with co-occurrences of items, is not "
-                "prepared (PrepareOptions.views)"
+                f"{self.folder}: co-occurrences of items are prepared with the views "
+                f"{' and '.join(views.COUNTED)}, of which there is none (PrepareOptions.views)"
             )
         return CoOccurrence.load(self.folder)
 

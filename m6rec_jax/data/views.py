@@ -23,7 +23,15 @@ from m6rec_jax.io.closest import did_you_mean
 from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.text.writing_templates import WRITING
 
-__all__ = ["COLUMNS", "DESCRIPTIONS", "DIALOGUE_VIEWS", "FURTHER_VIEWS", "PARTS", "WRITING"]
+__all__ = [
+    "COLUMNS",
+    "COUNTED",
+    "DESCRIPTIONS",
+    "DIALOGUE_VIEWS",
+    "FURTHER_VIEWS",
+    "PARTS",
+    "WRITING",
+]
 __all__ += ["TEXT_VIEWS", "TFDS_NAME", "VERSION", "VIEWS"]
 
 Row = dict[str, Any]
@@ -34,6 +42,8 @@ VERSION = "1.0.0"
 VIEWS = ("groups", "next_items", "documents", "catalogue")
 # Of them, too, but only where they are asked for.
 FURTHER_VIEWS = ("reranking",)
+# With which co-occurrences of items are written.
+COUNTED = ("next_items", "reranking")
 # Of a corpus of texts.
 TEXT_VIEWS = ("documents", "labelled_texts")
 # Of dialogues: what is said next, and what is recommended next.

@@ -157,6 +157,15 @@ class SegmentPool:
         """Slots of pages that are taken."""
         return self.capacity - len(self._free) * PAGE
 
+    def usage(self) -> dict[str, int]:
+        """Slots, those that are taken, bytes of all on the devices, bytes in the host's memory."""
+        return {
+            "slots": self.capacity,
+            "slots_used": self.slots_used,
+            "bytes": self.capacity * self.width * self._dtype.itemsize,
+            "host_bytes": self.host_bytes_used,
+        }
+
     def slots(self, variables: Any, segments: Sequence[Segment]) -> list[np.ndarray]:
         """Where the states of each segment are, int32 `[length]` each; computes those missing.
 

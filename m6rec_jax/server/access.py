@@ -22,11 +22,12 @@ from m6rec_jax.errors import ConfigError
 from m6rec_jax.server.admin import PREFIX
 from m6rec_jax.server.asking import Server
 from m6rec_jax.server.errors import CLIENT_HAS_GONE, ApiError, as_api_error
+from m6rec_jax.server.page import PAGE
 
 access_log = logging.getLogger("m6rec_jax.access")
 
 # Routes that everybody may ask: probes have no tokens.
-OPEN = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json"})
+OPEN = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json", *PAGE})
 # Of a body that is too large so much is read, so that the client hears the answer.
 _DRAINED_BYTES = 64 << 20
 

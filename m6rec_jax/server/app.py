@@ -7,7 +7,7 @@ from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from m6rec_jax import __version__
-from m6rec_jax.server import admin, native, openai_api, rerank_api, vertex
+from m6rec_jax.server import admin, native, openai_api, page, rerank_api, vertex
 from m6rec_jax.server.access import Access, Tokens
 from m6rec_jax.server.asking import Server
 from m6rec_jax.server.errors import add_handlers
@@ -28,7 +28,7 @@ def make_app(server: Server, tokens: Tokens | None = None) -> Access:
     """
     app = FastAPI(title="m6rec", version=__version__, description=_ABOUT, redoc_url=None)
     add_handlers(app)
-    for part in (native, rerank_api, openai_api, vertex, admin):
+    for part in (page, native, rerank_api, openai_api, vertex, admin):
         app.include_router(part.routes(server))
 
     async def healthy() -> dict[str, str]:

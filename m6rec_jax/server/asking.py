@@ -20,7 +20,7 @@ from m6rec_jax.server.errors import CLIENT_HAS_GONE, ApiError, as_api_error
 from m6rec_jax.server.limits import Limits
 from m6rec_jax.server.metrics import Metrics
 from m6rec_jax.server.snapshots import Snapshot, Snapshots
-from m6rec_jax.serving.scheduler import Scheduler
+from m6rec_jax.serving.scheduler import Queued, Scheduler
 
 # How a client says how long it waits, in milliseconds, and that others go first.
 TIMEOUT, PRIORITY = "X-Timeout-Ms", "X-Priority"
@@ -45,6 +45,9 @@ class Server:
 
     def __post_init__(self) -> None:
         self.metrics.watch(lambda: self.scheduler.depth, lambda: self.ready)
+        self.metrics.watch_segments(
+            lambda: self.snapshots.current.segments if self.snapshots.ready else None
+        )
 
     @property
     def ready(self) -> bool:
@@ -67,12 +70,20 @@ class Asking:
             "bulk": _is_bulk(request),
         }
         self._gone = asyncio.create_task(self._wait_until_gone())
+        self._began = time.monotonic()
+        self._seconds = {"accept": 0.0, "wait": 0.0, "run": 0.0}
+        self._accepted: list[Accepted] = []
+        self._segments = self.snapshot.segment_counts()
 
     async def accept(
         self, row: Mapping[str, Any], task: str, job: str, number: int = 0
     ) -> Accepted:
         """See `Snapshot.accept`."""
-        return await run_in_threadpool(self.snapshot.accept, row, task, job, number)
+        began = time.monotonic()
+        accepted = await run_in_threadpool(self.snapshot.accept, row, task, job, number)
+        self._seconds["accept"] += time.monotonic() - began
+        self._accepted.append(accepted)
+        return accepted
 
     async def accept_text(self, *args: Any, **asked: Any) -> Accepted:
         """See `Snapshot.accept_text`."""
@@ -80,12 +91,17 @@ class Asking:
 
     async def answer(self, *accepted: Accepted) -> list[Result]:
         """Answers of these requests, which may share a batch; errors as `Scheduler.submit`."""
-        futures: list[concurrent.futures.Future[Any]] = []
+        futures: list[Queued[Any]] = []
+        began = time.monotonic()
         try:
             for one in accepted:
                 service = self.snapshot.service
                 futures.append(self._scheduler.submit(service, one, **self._queued))
-            return [await self._result(future) for future in futures]
+            results = [await self._result(future) for future in futures]
+            started = min((future.began for future in futures), default=began)
+            self._seconds["wait"] += started - began
+            self._seconds["run"] += time.monotonic() - started
+            return results
         finally:
             for future in futures:
                 future.cancel()
@@ -117,6 +133,20 @@ class Asking:
             yield "", future.result()
         finally:
             future.cancel()
+
+    def debug(self) -> dict[str, Any]:
+        """What the model read, and what it took, as `schemas.Debug`."""
+        read = [{"task": one.task, "job": one.job, **one.text._asdict()} for one in self._accepted]
+        seconds = self._seconds | {"total": time.monotonic() - self._began}
+        segments = {
+            pool: {name: number - self._segments[pool][name] for name, number in counts.items()}
+            for pool, counts in self.snapshot.segment_counts().items()
+        }
+        return {
+            "read": read,
+            "milliseconds": {name: round(1000 * value, 3) for name, value in seconds.items()},
+            "segments": segments,
+        }
 
     def close(self) -> None:
         """Stops looking whether the client is still there."""

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import jax
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
 
+from m6rec_jax.engine.segment_cache import SegmentCache
 from m6rec_jax.serving.scheduler import Batch
 
 _COMPILED = "/jax/core/compile/backend_compile_duration"
 _CACHED = "/jax/compilation_cache/cache_hits"
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_SEGMENT_GAUGES = {
+    "slots": "Tokens that there is room for on the devices",
+    "slots_used": "Of them, those of pages that are taken",
+    "bytes": "Of all slots, on the devices",
+    "host_bytes": "Of states in the host's memory",
+}
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
@@ -41,6 +51,31 @@ class _Programs:
 
 
 PROGRAMS = _Programs()
+
+
+class _Segments(Collector):
+    """Reads a cache of segments when somebody asks."""
+
+    def __init__(self, find: Callable[[], SegmentCache | None]) -> None:
+        self._find = find
+
+    def collect(self) -> Iterable[Metric]:
+        """Counts and sizes of both pools; nothing where late interaction is off."""
+        cache = self._find()
+        if cache is None:
+            return
+        found = CounterMetricFamily(
+            "m6rec_segments", "Segments by where they were found", labels=("pool", "outcome")
+        )
+        for pool, counts in cache.counts().items():
+            for outcome, number in dataclasses.asdict(counts).items():
+                found.add_metric((pool, outcome), number)
+        yield found
+        for name, text in _SEGMENT_GAUGES.items():
+            gauge = GaugeMetricFamily(f"m6rec_segment_{name}", text, labels=("pool",))
+            for pool, usage in cache.usage().items():
+                gauge.add_metric((pool,), usage[name])
+            yield gauge
 
 
 class Metrics:
@@ -75,6 +110,10 @@ class Metrics:
         """Adds what is looked at when somebody asks."""
         self._gauge("queue_depth", "Requests that wait", depth)
         self._gauge("ready", "Whether requests are answered", ready)
+
+    def watch_segments(self, find: Callable[[], SegmentCache | None]) -> None:
+        """Adds what the cache of segments did, where there is one."""
+        self.registry.register(_Segments(find))
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"m6rec_{name}", text, labels, registry=self.registry)

@@ -18,7 +18,7 @@ from m6rec_jax.text.records import Item
 # Items that are found for a scorer to order, at least.
 _SCORED = 20
 # Fields of a body that say how to answer, and are no fields of a request.
-_OURS = frozenset({"task", "job", "by", "scorer", "seed"})
+_OURS = frozenset({"task", "job", "by", "scorer", "seed", "debug"})
 
 
 def routes(server: Server) -> APIRouter:
@@ -32,7 +32,7 @@ def routes(server: Server) -> APIRouter:
             task = asked.snapshot.task(body.task, body.job or "scoring")
             job = body.job or _scoring_job(asked, task)
             (result,) = await asked.answer(await asked.accept(_row(body), task, job))
-            return {**asked.snapshot.describe(task, job), "items": ranked(result)}
+            return _answered(asked, body, task, job, items=ranked(result))
 
     @router.post("/v1/retrieve", response_model=schemas.Ranked)
     async def retrieve(body: schemas.Retrieve, request: Request) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def routes(server: Server) -> APIRouter:
         async with asking(server, request) as asked:
             task = asked.snapshot.task(body.task, "retrieval")
             (result,) = await asked.answer(await asked.accept(_row(body), task, "retrieval"))
-            return {**asked.snapshot.describe(task, "retrieval"), "items": ranked(result)}
+            return _answered(asked, body, task, "retrieval", items=ranked(result))
 
     @router.post("/v1/recommend", response_model=schemas.Recommended)
     async def recommend(body: schemas.Recommend, request: Request) -> dict[str, Any]:
@@ -71,6 +71,14 @@ def _row(body: schemas.Ask, **changes: Any) -> dict[str, Any]:
     return {name: value for name, value in row.items() if value is not None} | changes
 
 
+def _answered(
+    asked: Asking, body: schemas.Ask, task: str, job: str, **answer: Any
+) -> dict[str, Any]:
+    """An answer with what gave it, and how if that is asked."""
+    more = {"debug": asked.debug()} if body.debug else {}
+    return {**asked.snapshot.describe(task, job), **answer, **more}
+
+
 def ranked(result: Any) -> list[dict[str, Any]]:
     """Items of a result for JSON."""
     items: Iterable[ScoredItem] = result.items
@@ -93,21 +101,17 @@ async def _by_retrieval(asked: Asking, body: schemas.Recommend) -> dict[str, Any
     depth = min(_SCORED, answerer.max_k)
     row = _row(body, k=max(wanted, depth) if scorer else wanted)
     (found,) = await asked.answer(await asked.accept(row, task, job))
-    described = snapshot.describe(task, job)
     items: list[dict[str, Any]] = ranked(found)
     if not scorer or not items:
-        return {**described, "items": items}
+        return _answered(asked, body, task, job, items=items)
     row = _row(body, candidates=[item["id"] for item in items])
     scoring: Accepted = await asked.accept(row, scorer, "scoring")
     (scores,) = await asked.answer(scoring)
     pairs = zip(items, ranked(scores), strict=True)
     both = [item | {"score": new["score"], "retrieval_score": item["score"]} for item, new in pairs]
     both.sort(key=lambda item: -item["score"])  # equal ones stay as they were found
-    return {
-        **described,
-        "items": both[:wanted],
-        "scored_by": snapshot.describe(scorer, "scoring"),
-    }
+    scored_by = snapshot.describe(scorer, "scoring")
+    return _answered(asked, body, task, job, items=both[:wanted], scored_by=scored_by)
 
 
 def _scorer(asked: Asking, task: str, name: str | None) -> str | None:
@@ -121,7 +125,7 @@ async def _by_titles(asked: Asking, body: schemas.Recommend) -> dict[str, Any]:
     job = "title_recommendation"
     task = asked.snapshot.task(body.task, job)
     (result,) = await asked.answer(await asked.accept(_row(body), task, job))
-    return {**asked.snapshot.describe(task, job), "items": ranked(result)}
+    return _answered(asked, body, task, job, items=ranked(result))
 
 
 async def _write(asked: Asking, body: schemas.Write, kind: str | None = None) -> dict[str, Any]:
@@ -135,7 +139,7 @@ async def _write(asked: Asking, body: schemas.Write, kind: str | None = None) ->
         {"id": item.id, "title": title_of(item), "text": text, "log_probability": score}
         for item, text, score in rows
     ]
-    return {**asked.snapshot.describe(task, "generation"), "texts": texts}
+    return _answered(asked, body, task, "generation", texts=texts)
 
 
 def writing_task(asked: Asking, name: str | None, kind: str | None = None) -> str:

@@ -39,7 +39,7 @@ def routes(server: Server) -> APIRouter:
 
     @router.get("/v1/models")
     async def models() -> dict[str, Any]:
-        """All tasks."""
+        """All tasks, with the jobs that can be asked of them; `dialogue` of `m6rec` is a chat."""
         return {"object": "list", "data": _models(server.snapshots.current)}
 
     @router.get("/v1/models/{name}")
@@ -89,16 +89,15 @@ def routes(server: Server) -> APIRouter:
 
 
 def _models(snapshot: Snapshot) -> list[dict[str, Any]]:
-    names: dict[str, str] = {ANY_TASK: ""}
+    jobs = ["dialogue"] if snapshot.conversation else []
+    found: dict[str, dict[str, Any]] = {ANY_TASK: {"kind": "", "writing": "", "jobs": jobs}}
     for name, settings in snapshot.tasks.items():
-        names[name] = settings.kind
+        own = {"writing": settings.writing, "jobs": snapshot.jobs(name)}
+        found[name] = {"kind": settings.kind} | own
         if settings.kind == "retrieval":
-            names[f"{name}{_ITEMS}"] = "embeddings"
-    created = int(snapshot.since)
-    return [
-        {"id": name, "object": "model", "created": created, "owned_by": "m6rec", "kind": kind}
-        for name, kind in names.items()
-    ]
+            found[f"{name}{_ITEMS}"] = {"kind": "embeddings", "writing": "", "jobs": []}
+    head = {"object": "model", "created": int(snapshot.since), "owned_by": "m6rec"}
+    return [{"id": name} | head | own for name, own in found.items()]
 
 
 async def _embed(asked: Asking, body: schemas.Embeddings) -> dict[str, Any]:

@@ -27,6 +27,7 @@ class Ask(BaseModel):
     time: Any = Field(None, description="unix seconds or ISO 8601; none: now")
     behaviours: list[Any] | None = Field(None, description="what the user did, oldest first")
     statistics: dict[str, Any] | None = Field(None, description="in place of those looked up")
+    debug: bool = Field(False, description="whether the answer has `debug`")
 
 
 class Score(Ask):
@@ -69,6 +70,28 @@ class Write(Ask):
     seed: int = Field(0, ge=0, lt=2**32, description="of sampling, where the server samples")
 
 
+class Read(BaseModel):
+    """What the model read for a task: segments of the history, and candidates."""
+
+    task: str
+    job: str
+    history: list[str]
+    candidates: list[str]
+
+
+class Debug(BaseModel):
+    """How an answer came about, for who asks with `debug`.
+
+    `milliseconds`: `accept` checks and renders, `wait` is the queue, `run` the batch, and `total`
+    all of it. `segments`: by pool, where segments were found meanwhile, this request's and those of
+    others in its batch; none where late interaction is off.
+    """
+
+    read: list[Read]
+    milliseconds: dict[str, float]
+    segments: dict[str, dict[str, int]]
+
+
 class Answered(BaseModel):
     """What answered.
 
@@ -81,6 +104,12 @@ class Answered(BaseModel):
     prompts: str
     data: str
     snapshot: int
+
+
+class AnsweredRequest(Answered):
+    """`debug` is there where the request wants it."""
+
+    debug: Debug | None = None
 
 
 class RankedItem(BaseModel):
@@ -97,13 +126,13 @@ class RecommendedItem(RankedItem):
     retrieval_score: float | None = None
 
 
-class Ranked(Answered):
+class Ranked(AnsweredRequest):
     """Items: candidates in their order, or what was found, best first."""
 
     items: list[RankedItem]
 
 
-class Recommended(Answered):
+class Recommended(AnsweredRequest):
     """Items, best first; `scored_by` answered last."""
 
     items: list[RecommendedItem]
@@ -119,10 +148,34 @@ class WrittenText(BaseModel):
     log_probability: float
 
 
-class Written(Answered):
+class Written(AnsweredRequest):
     """Texts, in the candidates' order."""
 
     texts: list[WrittenText]
+
+
+class CatalogueItem(BaseModel):
+    """An item of the catalogue."""
+
+    id: str
+    title: str
+
+
+class Catalogue(BaseModel):
+    """Items that were found, and what requests about them may hold.
+
+    `user_columns` and `item_columns` are fields of `user` and of items, with their types. `value`
+    names the column of behaviours' `value`, null where they have none; `liked_at_least` is the
+    least value of an item that is liked.
+    """
+
+    task: str
+    num_items: int
+    user_columns: dict[str, str]
+    item_columns: dict[str, str]
+    value: str | None
+    liked_at_least: float | None
+    items: list[CatalogueItem]
 
 
 class Rerank(BaseModel):

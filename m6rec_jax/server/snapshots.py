@@ -7,6 +7,7 @@ snapshot is answered by it to the end.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import threading
 import time
@@ -16,6 +17,7 @@ from typing import Any, Literal
 from m6rec_jax.bank.loaded import LoadedBank
 from m6rec_jax.engine.candidate_rows import pack_texts
 from m6rec_jax.engine.retrieval import Retriever
+from m6rec_jax.engine.segment_cache import SegmentCache
 from m6rec_jax.engine.task_settings import TaskSettings, dialogue_part
 from m6rec_jax.engine.text_decoding import TextOptions
 from m6rec_jax.errors import ConfigError, DataError, M6RecError
@@ -99,6 +101,16 @@ class Snapshot:
         """Settings of all tasks, by name."""
         return self.service.model.settings.tasks
 
+    @property
+    def segments(self) -> SegmentCache | None:
+        """What all requests share of early layers' work; None: late interaction is off."""
+        return self.service.model.segments
+
+    def segment_counts(self) -> dict[str, dict[str, int]]:
+        """`SegmentCache.counts` as of now, none where late interaction is off."""
+        counts = self.segments.counts() if self.segments else {}
+        return {pool: dataclasses.asdict(own) for pool, own in counts.items()}
+
     def named(self, *kinds: str) -> list[str]:
         """Names of the tasks of these kinds, those of dialogues left out."""
         return [n for n, s in self.tasks.items() if s.kind in kinds and not dialogue_part(s)]
@@ -106,6 +118,10 @@ class Snapshot:
     def answers(self, task: str, job: str) -> bool:
         """Whether all is there that the job needs; nothing is compiled for it any more."""
         return (task, job) in self._pairs
+
+    def jobs(self, task: str) -> list[str]:
+        """What a task can be asked for."""
+        return sorted(job for own, job in self._pairs if own == task)
 
     def task(self, name: str | None, job: str) -> str:
         """The task that is meant.

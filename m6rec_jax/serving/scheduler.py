@@ -22,7 +22,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import gin
 import jax
@@ -35,6 +35,8 @@ from m6rec_jax.jobs.generation import Texts
 from m6rec_jax.serving.service import Service
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # Receives a piece of a text: which text of the answer, and what it goes on with.
 OnText = Callable[[int, str], None]
@@ -83,6 +85,21 @@ class Batch:
     failures: int
 
 
+class Queued(concurrent.futures.Future[T]):
+    """An answer to come.
+
+    Attributes:
+      began: of `time.monotonic`, when it left the queue; until then it is infinite.
+    """
+
+    began = math.inf
+
+    def set_running_or_notify_cancel(self) -> bool:
+        """As of a `Future`."""
+        self.began = min(self.began, time.monotonic())
+        return super().set_running_or_notify_cancel()
+
+
 @dataclasses.dataclass(slots=True, eq=False)
 class _Entry:
     """A request in the queue, or one whose texts grow; entries of equal `group` may share a batch.
@@ -102,10 +119,7 @@ class _Entry:
     streams: list[GenerationStream] = dataclasses.field(default_factory=list)
     bulk: bool = False
     since: float = dataclasses.field(default_factory=time.monotonic)
-    began: float = 0.0
-    future: concurrent.futures.Future[Any] = dataclasses.field(
-        default_factory=concurrent.futures.Future
-    )
+    future: Queued[Any] = dataclasses.field(default_factory=Queued)
 
     @property
     def generator(self) -> ContinuousGenerator:
@@ -178,7 +192,7 @@ class Scheduler:
         deadline: float | None = None,
         bulk: bool = False,
         on_text: OnText | None = None,
-    ) -> concurrent.futures.Future[Result]:
+    ) -> Queued[Result]:
         """Queues a request.
 
         Args:
@@ -213,7 +227,7 @@ class Scheduler:
 
     def call(
         self, function: Callable[[], Any], *, deadline: float | None = None, bulk: bool = False
-    ) -> concurrent.futures.Future[Any]:
+    ) -> Queued[Any]:
         """Queues what is no request of a `Service`, such as a turn of a dialogue; as `submit`."""
         return self._put(_Entry(object(), lambda _: [function()], _time(deadline)), bulk)
 
@@ -239,7 +253,7 @@ class Scheduler:
             _fail(entry, SchedulerClosed("the server is shutting down"))
         return done
 
-    def _put(self, entry: _Entry, bulk: bool) -> concurrent.futures.Future[Any]:
+    def _put(self, entry: _Entry, bulk: bool) -> Queued[Any]:
         entry.bulk = bulk
         with self._changed:
             if self._closed:
@@ -340,7 +354,7 @@ class Scheduler:
                 return best
             self._queue.remove(item)
             heapq.heapify(self._queue)
-            item[1].began = time.monotonic()
+            item[1].future.began = time.monotonic()
             self._growing.append(item[1])
             return item[1]
 
@@ -360,10 +374,11 @@ class Scheduler:
             number = len(self._growing)
             self._growing.remove(entry)
             self._changed.notify_all()
-        seconds = time.monotonic() - entry.began
+        began = entry.future.began
+        seconds = time.monotonic() - began
         self._measure(number / max(seconds, 1e-6))
         job = entry.accepted.job if entry.accepted else "other"
-        self._observe(Batch(job, [entry.began - entry.since], seconds, error is not None))
+        self._observe(Batch(job, [began - entry.since], seconds, error is not None))
 
     def _take(self) -> list[_Entry]:
         """The next batch, out of the queue; the caller holds the lock."""

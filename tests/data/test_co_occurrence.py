@@ -79,7 +79,7 @@ def test_files_give_back_what_was_counted(tmp_path_factory, events) -> None:
 
 
 def test_missing_and_damaged_files_say_what_to_do(tmp_path) -> None:
-    with pytest.raises(DataError, match="view 'reranking'"):
+    with pytest.raises(DataError, match="views 'next_items' and 'reranking'"):
         CoOccurrence.load(tmp_path)
     (tmp_path / "co_occurrence.parquet").write_bytes(b"PAR1")
     with pytest.raises(DataError, match=r"damaged.*prepare the data set again"):

@@ -261,12 +261,12 @@ def test_restart_does_only_what_is_missing(write_shop, tmp_path, monkeypatch) ->
     assert back.manifest["views"]["groups"] == changed.manifest["views"]["groups"]
     assert back.num_rows("groups")["train"] == 16
     # Other data: nothing that was there before counts.
-    (back.folder / "co_occurrence.parquet").touch()  # as of the view 'reranking'
+    (back.folder / "co_occurrence.parquet").touch()  # as of the view 'next_items'
     write_shop(log(per_user=11))
     prepared = run(folder, out, views=("groups",))
     assert set(prepared.manifest["views"]) == {"groups"}
     assert not (prepared.folder / "co_occurrence.parquet").exists()
-    with pytest.raises(DataError, match="view 'reranking', with co-occurrences of items"):
+    with pytest.raises(DataError, match="prepared with the views next_items and reranking"):
         prepared.co_occurrence()
     again = Prepared.open(out, "shop", "per_user_temporal")
     assert again.manifest == prepared.manifest

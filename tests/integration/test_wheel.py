@@ -57,6 +57,11 @@ def test_finds_its_gin_files_from_any_directory(installed: Path, tmp_path: Path)
     assert found == str(installed / "m6rec_jax" / "gin_configs" / "models" / "mini.gin")
 
 
+def test_has_the_servers_page(installed: Path) -> None:
+    files = (installed / "m6rec_jax" / "server" / "static").iterdir()
+    assert {file.name for file in files} == {"page.html", "page.css", "page.js"}
+
+
 def test_merges_with_a_folder_of_tasks(installed: Path, tmp_path: Path) -> None:
     (tmp_path / "tasks").mkdir()
     (tmp_path / "tasks" / "own.py").write_text("")

@@ -1,0 +1,111 @@
+"""The page at `/`, and the route by which it finds items of the catalogue.
+
+The page's files are in `static/`. They hold nothing of the model, and ask the routes that everybody
+asks; nothing is fetched from elsewhere.
+"""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+from fastapi.responses import Response
+from starlette.concurrency import run_in_threadpool
+
+from m6rec_jax.jobs.answering import title_of
+from m6rec_jax.requests.serving_data import ServingData
+from m6rec_jax.server import schemas
+from m6rec_jax.server.asking import Server
+from m6rec_jax.server.errors import ApiError
+from m6rec_jax.server.snapshots import Snapshot
+from m6rec_jax.text.records import Item
+
+_FILES = {
+    "/": ("page.html", "text/html"),
+    "/page.css": ("page.css", "text/css"),
+    "/page.js": ("page.js", "text/javascript"),
+}
+# Routes of the page.
+PAGE = frozenset(_FILES)
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Cache-Control": "no-cache",
+}
+
+
+def routes(server: Server) -> APIRouter:
+    """The routes, for `FastAPI.include_router`."""
+    router = APIRouter(tags=["recommendation"])
+    folder = Path(__file__).parent / "static"
+    for path, (file, kind) in _FILES.items():
+        router.get(path, include_in_schema=False)(_file(folder / file, kind))
+
+    @router.get("/v1/items", response_model=schemas.Catalogue)
+    async def items(
+        task: Annotated[
+            str | None, Query(description="whose catalogue; none: the first task that has one")
+        ] = None,
+        query: Annotated[
+            str, Query(max_length=200, description="an id, or words of a title", examples=["fargo"])
+        ] = "",
+        limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    ) -> dict[str, Any]:
+        """Items of the catalogue whose titles have all words of a query, in its order."""
+        snapshot = server.snapshots.current
+        return await run_in_threadpool(_find, snapshot, task, query, limit)
+
+    return router
+
+
+def _file(path: Path, kind: str) -> Any:
+    content = path.read_bytes()
+
+    async def file() -> Response:
+        return Response(content, media_type=kind, headers=HEADERS)
+
+    return file
+
+
+def _find(snapshot: Snapshot, task: str | None, query: str, limit: int) -> dict[str, Any]:
+    task, data = _data(snapshot, task)
+    words = query.casefold().split()
+
+    def fits(item: Item) -> bool:
+        title = title_of(item).casefold()
+        return item.id != query and all(word in title for word in words)
+
+    exact = [data.items[query]] if query in data.items else []
+    found = itertools.chain(exact, filter(fits, data.items.values()))
+    return {
+        "task": task,
+        "num_items": len(data.items),
+        "user_columns": data.spec.users.columns,
+        "item_columns": data.spec.items.columns,
+        "value": data.spec.events.value,
+        "liked_at_least": data.spec.label.at_least,
+        "items": [
+            {"id": item.id, "title": title_of(item)} for item in itertools.islice(found, limit)
+        ],
+    }
+
+
+def _data(snapshot: Snapshot, task: str | None) -> tuple[str, ServingData]:
+    if task is not None and task not in snapshot.tasks:
+        known = ", ".join(sorted(snapshot.tasks))
+        raise ApiError(404, "unknown_task", f"there is no task '{task}': {known}", "task")
+    for name in [task] if task is not None else snapshot.tasks:
+        for job in snapshot.jobs(name):
+            if job != "embeddings":  # of text, which takes no data
+                answerer = snapshot.service.answerer(job)
+                data = snapshot.service.parts.data(name, any_data_set=answerer.any_data_set)
+                return name, data
+    raise ApiError(400, "cannot_be_answered", "no task has a catalogue", "task")

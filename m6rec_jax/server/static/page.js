@@ -1,0 +1,538 @@
+// The page of an m6rec server. It asks the public routes; whatever is shown is set as text.
+"use strict";
+
+const TOKEN = "m6rec-token";
+const $ = (id) => document.getElementById(id);
+const state = { models: [], catalogue: null, read: [], candidates: null, history: null };
+
+/** An element with a class, a text and children. */
+function make(tag, { className = "", text = "", children = [], ...more } = {}) {
+  const node = document.createElement(tag);
+  node.className = className;
+  node.textContent = text;
+  node.append(...children);
+  for (const [name, value] of Object.entries(more)) {
+    if (name in node) node[name] = value;
+    else node.setAttribute(name, value);
+  }
+  return node;
+}
+
+function say(text) {
+  $("status").textContent = text;
+}
+
+function showProblem(error) {
+  $("problem").textContent = error ? error.message : "";
+  if (error && error.status === 401) askForToken();
+}
+
+class Problem extends Error {
+  constructor(message, status) {
+    super(message);
+    this.status = status;
+  }
+}
+
+// ---------------------------------------------------------------- requests
+
+/** A response, or a Problem in words for a person. */
+async function request(path, body) {
+  const headers = {};
+  const token = sessionStorage.getItem(TOKEN);
+  if (token) headers.Authorization = `Bearer ${token}`;
+  const options = { headers };
+  if (body !== undefined) {
+    headers["Content-Type"] = "application/json";
+    Object.assign(options, { method: "POST", body: JSON.stringify(body) });
+  }
+  let response;
+  try {
+    response = await fetch(path, options);
+  } catch {
+    throw new Problem("The server cannot be reached. Does it still run?", 0);
+  }
+  if (!response.ok) throw await problemOf(response);
+  return response;
+}
+
+async function problemOf(response) {
+  if (response.status === 401) {
+    const given = sessionStorage.getItem(TOKEN) !== null;
+    return new Problem(given ? "This is not the server's token." : "The server wants a token.", 401);
+  }
+  let told = `the server answered with status ${response.status}`;
+  try {
+    told = (await response.json()).error.message;
+  } catch {
+    // No JSON: something between the page and the server answered.
+  }
+  const after = response.headers.get("Retry-After");
+  const first = {
+    429: "Too many requests are waiting: ",
+    503: "The server is not ready: ",
+    504: "It took too long: ",
+  }[response.status] || "That did not work: ";
+  const when = after ? ` (again in ${after} s)` : "";
+  return new Problem(first + told + when, response.status);
+}
+
+async function ask(path, body) {
+  return (await request(path, body)).json();
+}
+
+/** Objects of server-sent events, as they come. */
+async function* stream(path, body) {
+  const response = await request(path, { ...body, stream: true });
+  const reader = response.body.getReader();
+  const decoder = new TextDecoder();
+  let rest = "";
+  for (;;) {
+    const { done, value } = await reader.read();
+    rest += done ? decoder.decode() : decoder.decode(value, { stream: true });
+    const events = rest.split("\n\n");
+    rest = events.pop();
+    for (const event of events) {
+      const data = event.replace(/^data: /, "");
+      if (data === "[DONE]") return;
+      const found = JSON.parse(data);
+      if (found.error) throw new Problem(`That did not work: ${found.error.message}`, 500);
+      yield found;
+    }
+    if (done) throw new Problem("The server ended before its answer did.", 0);
+  }
+}
+
+/** Runs what a button starts, once at a time, and shows what goes wrong. */
+async function busy(button, run) {
+  if (button.getAttribute("aria-disabled") === "true") return;
+  button.setAttribute("aria-disabled", "true"); // it keeps the focus
+  showProblem(null);
+  try {
+    await run();
+  } catch (error) {
+    showProblem(error);
+  } finally {
+    button.removeAttribute("aria-disabled");
+  }
+}
+
+// ---------------------------------------------------------------- items
+
+/** A list of items that a person puts together: from the catalogue, or own ones. */
+function picker(root, { legend, none, withValue }) {
+  const { catalogue } = state;
+  const node = $("picker").content.cloneNode(true);
+  const find = (selector) => node.querySelector(selector);
+  const [list, empty, search, found] = [".picked", ".none", ".search", ".found"].map(find);
+  const own = find(".own");
+  const picked = [];
+  find("legend").textContent = legend;
+  empty.textContent = none;
+  search.id = `${root.id}-search`;
+  find(".search-label").htmlFor = search.id;
+
+  function draw() {
+    empty.hidden = picked.length > 0;
+    list.replaceChildren(...picked.map(drawOne));
+  }
+
+  function drawOne(one) {
+    const children = [make("span", { className: "title", text: one.title })];
+    if (withValue && catalogue.value !== null) {
+      const value = make("input", { type: "number", step: "any", required: true });
+      value.setAttribute("aria-label", `${catalogue.value} of ${one.title}`);
+      value.value = one.value;
+      value.addEventListener("input", () => { one.value = value.value; });
+      children.push(value);
+    }
+    const remove = make("button", { type: "button", text: "Remove" });
+    remove.setAttribute("aria-label", `Remove ${one.title}`);
+    remove.addEventListener("click", () => {
+      picked.splice(picked.indexOf(one), 1);
+      draw();
+      say(`${one.title} is removed.`);
+      search.focus();
+    });
+    children.push(remove);
+    return make("li", { children });
+  }
+
+  function add(item, title) {
+    const liked = catalogue.liked_at_least;
+    picked.push({ item, title, value: liked === null ? 1 : liked });
+    draw();
+    say(`${title} is added.`);
+  }
+
+  let number = 0;
+  async function look() {
+    const mine = ++number;
+    const query = search.value.trim();
+    if (!query) return found.replaceChildren();
+    try {
+      const answer = await ask(`v1/items?limit=20&query=${encodeURIComponent(query)}`);
+      if (mine !== number) return; // another was asked since
+      found.replaceChildren(...answer.items.map(({ id, title }) => {
+        const button = make("button", { type: "button", text: `Add ${title}` });
+        button.addEventListener("click", () => {
+          add(id, title);
+          search.value = "";
+          found.replaceChildren();
+          search.focus();
+        });
+        return make("li", { children: [button] });
+      }));
+      if (!answer.items.length) found.append(make("li", { className: "muted", text: "Nothing found." }));
+      say(`${answer.items.length} items found.`);
+    } catch (error) {
+      showProblem(error);
+    }
+  }
+  let timer;
+  search.addEventListener("input", () => {
+    clearTimeout(timer);
+    timer = setTimeout(look, 150);
+  });
+  search.addEventListener("keydown", (event) => {
+    if (event.key === "Enter") { // it must not rank
+      event.preventDefault();
+      look();
+    }
+  });
+
+  const read = columnFields(own, catalogue.item_columns, root.id);
+  const addOwn = find(".add-own");
+  addOwn.addEventListener("click", () => {
+    const item = read();
+    const values = Object.values(item);
+    if (!values.length) return showProblem(new Problem("Write something about the item first.", 0));
+    showProblem(null);
+    add(item, String(item.title || values.join(", ")));
+    own.querySelectorAll("input, select").forEach((input) => { input.value = ""; });
+  });
+  draw();
+  root.replaceChildren(node);
+  return picked;
+}
+
+/** Adds an input for each column; returns what reads those that are filled in. */
+function columnFields(root, columns, prefix) {
+  const inputs = Object.entries(columns).map(([name, kind]) => {
+    const id = `${prefix}-${name}`;
+    const isNumber = kind === "int" || kind === "float";
+    let input;
+    if (kind === "bool") {
+      const options = [["", ""], ["true", "yes"], ["false", "no"]];
+      input = make("select", { id, children: options.map(([value, text]) => make("option", { value, text })) });
+    } else {
+      input = make("input", { id, type: isNumber ? "number" : "text", autocomplete: "off" });
+      if (isNumber) input.step = kind === "int" ? "1" : "any";
+    }
+    const text = kind === "list<string>" ? `${name}, separated by commas` : name;
+    const label = make("label", { htmlFor: id, text: name === "id" ? "User's id" : text });
+    root.append(make("div", { children: [label, input] }));
+    return [name, input, kind];
+  });
+  return () => Object.fromEntries(
+    inputs
+      .filter(([, input]) => input.value.trim())
+      .map(([name, input, kind]) => [name, valueOf(input.value.trim(), kind)]),
+  );
+}
+
+function valueOf(text, kind) {
+  if (kind === "int" || kind === "float") return Number(text);
+  if (kind === "bool") return text === "true";
+  if (kind === "list<string>") return text.split(",").map((part) => part.trim()).filter(Boolean);
+  return text;
+}
+
+// ---------------------------------------------------------------- start
+
+function askForToken() {
+  sessionStorage.removeItem(TOKEN);
+  $("token-form").hidden = false;
+  $("token").focus();
+}
+
+const can = (job) => state.models.filter((model) => model.jobs.includes(job));
+
+async function start() {
+  try {
+    state.models = (await ask("v1/models")).data;
+    state.catalogue = await ask("v1/items?limit=1");
+  } catch (error) {
+    if (error.status === 503) {
+      $("about").textContent = "The model is loading.";
+      setTimeout(start, 2000);
+    } else {
+      $("about").textContent = "";
+      showProblem(error);
+    }
+    return;
+  }
+  showProblem(null);
+  $("token-form").hidden = true;
+  const { catalogue, models } = state;
+  const tasks = models.filter((model) => model.jobs.length && model.id !== "m6rec").length;
+  $("about").textContent = `${tasks} tasks, ${catalogue.num_items} items`;
+  $("profile").replaceChildren();
+  state.user = columnFields($("profile"), { id: "string", ...catalogue.user_columns }, "user");
+  state.history = picker($("history"), {
+    legend: "History, oldest first", none: "Nothing yet.", withValue: true,
+  });
+  state.candidates = picker($("candidates"), {
+    legend: "Candidates", none: "None yet.", withValue: false,
+  });
+  fillHow();
+  fillWriters();
+  const chats = can("dialogue").length > 0;
+  $("chat").hidden = !chats;
+  $("no-chat").hidden = chats;
+  $("main").hidden = false;
+  say("The model is ready.");
+}
+
+function fillHow() {
+  const choices = [
+    ...can("retrieval").map(({ id }) => ["recommend", id, `Recommend from the catalogue (${id})`]),
+    ...can("scoring").map(({ id }) => ["score", id, `Rank candidates (${id})`]),
+    ...can("likelihood")
+      .filter(({ kind }) => kind === "likelihood")
+      .map(({ id }) => ["score", id, `Rank candidates by likelihood (${id})`]),
+  ];
+  $("how").replaceChildren(...choices.map(([route, task, text]) => {
+    return make("option", { text, value: JSON.stringify({ route, task }) });
+  }));
+  $("rank").hidden = !choices.length;
+  showAsked();
+  if (!choices.length) $("no-results").textContent = "This model neither ranks nor retrieves.";
+}
+
+/** Shows the fields that what is to be done needs. */
+function showAsked() {
+  const ranks = $("how").value !== "" && JSON.parse($("how").value).route === "score";
+  $("candidates").hidden = !ranks;
+  $("k-field").hidden = ranks;
+  $("k").disabled = ranks;
+}
+
+function fillWriters() {
+  const explains = (model) => model.writing === "explanations";
+  const writers = can("generation").sort((a, b) => explains(b) - explains(a));
+  $("writer").replaceChildren(...writers.map(({ id, writing }) => {
+    return make("option", { text: writing === id ? id : `${id} (${writing})`, value: id });
+  }));
+  $("writers").hidden = writers.length < 2;
+}
+
+// ---------------------------------------------------------------- ranking
+
+function body() {
+  const now = Date.now() / 1000;
+  const { history } = state;
+  const user = state.user();
+  return {
+    ...(Object.keys(user).length ? { user } : {}),
+    time: now,
+    behaviours: history.map(({ item, value }, index) => ({
+      item,
+      time: now - 3600 * (history.length - index),
+      ...(state.catalogue.value === null ? {} : { value: Number(value) }),
+    })),
+    debug: true,
+  };
+}
+
+async function rank() {
+  const { route, task } = JSON.parse($("how").value);
+  const given = { task, ...body() };
+  let described = null;
+  if (route === "score") {
+    if (!state.candidates.length) throw new Problem("Add candidates to be ranked first.", 0);
+    described = state.candidates.map(({ item }) => item);
+    given.candidates = described;
+  } else {
+    given.k = Number($("k").value);
+  }
+  const answer = await ask(`v1/${route}`, given);
+  const items = answer.items.map((item, index) => ({
+    ...item,
+    title: item.title || (described ? state.candidates[index].title : item.id),
+    about: described ? described[index] : item.id,
+  }));
+  if (described) items.sort((a, b) => b.score - a.score);
+  state.read = answer.debug.read[0].history;
+  showItems(items);
+  showDetails(answer);
+  say(`${items.length} items are ranked.`);
+  $("results-title").focus();
+}
+
+function showItems(items) {
+  $("no-results").hidden = items.length > 0;
+  $("no-results").textContent = "Nothing was found.";
+  const scores = items.map(({ score }) => score);
+  // Probabilities as they are; other scores from the least to the greatest.
+  const areShares = scores.every((score) => score >= 0 && score <= 1);
+  const least = areShares ? 0 : Math.min(...scores);
+  const range = areShares ? 1 : Math.max(...scores) - least || 1;
+  $("results").replaceChildren(...items.map((item) => {
+    const bar = make("div", { className: "bar" });
+    bar.style.width = `${Math.max(1, 100 * (item.score - least) / range)}%`;
+    const head = make("div", {
+      className: "head",
+      children: [
+        make("span", { className: "title", text: item.title }),
+        make("span", { className: "score", text: shown(item.score) }),
+      ],
+    });
+    const text = make("p", { className: "text", "aria-live": "polite" });
+    if ($("writer").value) head.append(writeButton(item, text));
+    return make("li", {
+      children: [head, make("div", { className: "track", children: [bar], "aria-hidden": "true" }), text],
+    });
+  }));
+}
+
+const shown = (score) => (Math.abs(score) >= 0.001 || score === 0 ? score.toFixed(3) : score.toExponential(1));
+
+function writeButton(item, text) {
+  const button = make("button", { type: "button" });
+  function name() {
+    const writer = state.models.find(({ id }) => id === $("writer").value);
+    button.textContent = writer.writing === "explanations" ? "Why?" : "Write";
+    button.setAttribute("aria-label", `${button.textContent} ${item.title}`);
+  }
+  name();
+  $("writer").addEventListener("change", name);
+  button.addEventListener("click", () => busy(button, async () => {
+    text.setAttribute("aria-busy", "true"); // read out when it is whole
+    text.textContent = "…";
+    let whole = "";
+    try {
+      const asked = { model: $("writer").value, prompt: state.read.join("\n"), item: item.about };
+      for await (const event of stream("v1/completions", asked)) {
+        whole += event.choices.length ? event.choices[0].text : "";
+        text.textContent = whole || "…";
+      }
+      text.textContent = whole || "(nothing was written)";
+    } catch (error) {
+      text.textContent = whole;
+      throw error;
+    } finally {
+      text.removeAttribute("aria-busy");
+    }
+  }));
+  return button;
+}
+
+function showDetails({ debug, task, job, prompts, data, snapshot, scored_by: scoredBy }) {
+  const { accept, wait, run, total } = debug.milliseconds;
+  const stages = { accept, wait, run, other: Math.max(0, total - accept - wait - run) };
+  $("stages").replaceChildren(...Object.entries(stages).map(([name, value]) => {
+    const part = make("div", { className: name });
+    part.style.flexGrow = value;
+    return part;
+  }));
+  $("stage-list").replaceChildren(
+    ...Object.entries(stages).map(([name, value]) => make("li", {
+      children: [make("span", { className: `key ${name}` }), `${name} ${value.toFixed(1)} ms`],
+    })),
+    make("li", { text: `total ${total.toFixed(1)} ms` }),
+  );
+  const pools = Object.entries(debug.segments);
+  $("no-segments").hidden = pools.length > 0;
+  $("segments").hidden = !pools.length;
+  $("segments").replaceChildren();
+  if (pools.length) {
+    const header = (text, scope) => make("th", { text, scope });
+    const row = (...children) => make("tr", { children });
+    $("segments").append(
+      row(make("td"), ...pools.map(([pool]) => header(pool, "col"))),
+      ...Object.keys(pools[0][1]).map((name) => row(
+        header(name.replace("_", " "), "row"),
+        ...pools.map(([, counts]) => make("td", { text: String(counts[name]) })),
+      )),
+    );
+  }
+  $("read").replaceChildren(...debug.read.flatMap((read) => {
+    const lines = (texts) => make("ol", { children: texts.map((text) => make("li", { text })) });
+    const parts = [make("p", { text: `${read.task}: history` }), lines(read.history)];
+    if (read.candidates.length) {
+      parts.push(make("p", { text: `${read.task}: candidates` }), lines(read.candidates));
+    }
+    return parts;
+  }));
+  const by = scoredBy ? `, scored by ${scoredBy.task}` : "";
+  $("answered-by").textContent =
+    `${task} (${job})${by}, prompts ${prompts.slice(0, 12)}, data ${data.slice(0, 12)}, snapshot ${snapshot}`;
+  $("how-details").hidden = false;
+}
+
+// ---------------------------------------------------------------- chat
+
+const turns = [];
+
+function showTurn(role, content) {
+  const text = make("div", { text: content });
+  const who = make("div", { className: "who", text: role === "user" ? "You" : "m6rec" });
+  const node = make("li", { className: role, children: [who, text] });
+  $("turns").append(node);
+  node.scrollIntoView({ block: "nearest" });
+  return { node, text };
+}
+
+async function chat() {
+  const message = $("message").value.trim();
+  if (!message) return;
+  const asked = showTurn("user", message);
+  const answer = showTurn("assistant", "…");
+  const messages = [...turns, { role: "user", content: message }];
+  let whole = "";
+  let found = {};
+  try {
+    for await (const event of stream("v1/chat/completions", { model: "m6rec", messages })) {
+      whole += (event.choices.length && event.choices[0].delta.content) || "";
+      answer.text.textContent = whole || "…";
+      if (event.m6rec) found = event.m6rec.recommended;
+    }
+  } catch (error) {
+    asked.node.remove();
+    answer.node.remove();
+    throw error;
+  }
+  $("message").value = "";
+  const titles = new Set(Object.values(found).flat().map(({ title }) => title));
+  answer.text.textContent = whole || "(nothing was written)";
+  if (titles.size) {
+    const items = [...titles].map((title) => make("li", { text: title }));
+    answer.node.append(make("div", { className: "who", text: "Recommended" }), make("ul", { children: items }));
+  }
+  turns.push({ role: "user", content: message }, { role: "assistant", content: whole });
+}
+
+// ---------------------------------------------------------------- events
+
+$("token-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  sessionStorage.setItem(TOKEN, $("token").value.trim());
+  $("token").value = "";
+  start();
+});
+$("ask").addEventListener("submit", (event) => {
+  event.preventDefault();
+  busy($("rank"), rank);
+});
+$("how").addEventListener("change", showAsked);
+$("say").addEventListener("submit", (event) => {
+  event.preventDefault();
+  busy(event.submitter || $("say").querySelector("button"), chat);
+});
+$("forget").addEventListener("click", () => {
+  turns.length = 0;
+  $("turns").replaceChildren();
+  $("message").focus();
+});
+start();

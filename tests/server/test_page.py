@@ -1,0 +1,278 @@
+"""The page: its headers, the route by which it finds items, and what a person does with it."""
+
+import json
+import os
+import re
+from base64 import b64decode
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from m6rec_jax.server import page
+from m6rec_jax.server.access import Tokens
+from m6rec_jax.server.app import make_app
+from m6rec_jax.server.asking import Server
+from m6rec_jax.serving.service import Service, ServiceOptions
+from tests.engine.tiny_model import make_model
+from tests.server import browser as chromium
+from tests.server import served
+from tests.server.browser import Browser
+from tests.serving import served_films
+from tests.serving.served_films import ITEMS, request
+
+TOKEN = "t" * 16
+# Where to keep what the page looks like; nowhere without.
+SCREENSHOTS = os.environ.get("M6REC_TEST_SCREENSHOTS")
+
+
+def test_files_are_open_and_fetch_nothing_from_elsewhere(server: Server) -> None:
+    client = TestClient(make_app(server, Tokens(read=TOKEN)))
+    for path in page.PAGE:
+        found = client.get(path)
+        assert found.status_code == 200
+        policy = dict(
+            part.split(" ", 1) for part in found.headers["content-security-policy"].split("; ")
+        )
+        assert policy["default-src"] == "'none'"
+        assert policy["script-src"] == policy["connect-src"] == policy["style-src"] == "'self'"
+        assert policy["frame-ancestors"] == "'none'"
+        assert found.headers["x-content-type-options"] == "nosniff"
+        assert not re.findall(r"https?://|innerHTML|outerHTML|document\.write", found.text)
+    assert not re.findall(r"<script(?! src)|<style|\sstyle=|\son\w+=", client.get("/").text)
+    assert client.get("/v1/items").status_code == 401
+
+
+def test_items_are_found_by_id_and_by_words(client: TestClient) -> None:
+    whole = client.get("/v1/items?limit=100").json()
+    assert [item["id"] for item in whole["items"]] == [item.id for item in ITEMS]
+    assert whole["num_items"] == len(ITEMS)
+    assert whole["user_columns"] == {"taste": "string"}
+    assert (whole["value"], whole["liked_at_least"]) == ("rating", 4)
+    for item in ITEMS:
+        title = str(item.attributes["title"])
+        by_words = client.get("/v1/items", params={"query": title.upper(), "task": "ctr"}).json()
+        assert {"id": item.id, "title": title} in by_words["items"]
+    assert client.get("/v1/items?query=f3").json()["items"][0]["id"] == "f3"
+    assert client.get("/v1/items?query=nothing+of+this").json()["items"] == []
+    assert len(client.get("/v1/items?limit=2").json()["items"]) == 2
+    assert client.get("/v1/items?limit=101").status_code == 422
+    assert client.get("/v1/items?task=ctx").status_code == 404
+    assert client.get("/v1/items", params={"query": "a" * 201}).status_code == 422
+
+
+def test_models_say_what_they_can_be_asked_for(client: TestClient) -> None:
+    models = {model["id"]: model for model in client.get("/v1/models").json()["data"]}
+    assert models["ctr"]["jobs"] == ["scoring"]
+    assert models["next"]["jobs"] == ["embeddings", "reranking", "retrieval"]
+    assert models["titles"]["writing"] == "titles"
+    assert models["talk_replies"]["jobs"] == []
+
+
+def test_debug_shows_what_was_read_and_how_long_it_took(
+    client: TestClient, service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    row = request(3) | {"task": "ctr"}
+    assert client.post("/v1/score", json=row).json()["debug"] is None
+    with caplog.at_level("DEBUG"):
+        debug = client.post("/v1/score", json=row | {"debug": True}).json()["debug"]
+    text: Any = service.accept(row, task="ctr").text  # type: ignore[union-attr]
+    assert debug["read"] == [{"task": "ctr", "job": "scoring", **text._asdict()}]
+    parts = debug["milliseconds"]
+    assert parts["run"] > 0
+    assert parts["accept"] > 0
+    assert parts["accept"] + parts["wait"] + parts["run"] <= parts["total"] + 0.01
+    assert not any(line in caplog.text for line in text.history if len(line) > 8)
+    assert debug["segments"] == {}  # late interaction is off
+    both = client.post("/v1/recommend", json=request(5) | {"k": 3, "debug": True}).json()["debug"]
+    assert [read["task"] for read in both["read"]] == ["next", "ctr"]
+
+
+def test_cached_segments_are_shown_and_metrics(shop_vocabulary: Any, tmp_path: Path) -> None:
+    model = make_model(shop_vocabulary, late_layers_start=1)
+    served_films.write_model(tmp_path / "all", *model, shop_vocabulary)
+    served_films.copy_run(tmp_path / "all", tmp_path / "run", ["ctr"])
+    data = served_films.write_data(tmp_path / "data")
+    options = ServiceOptions(prepared=str(data), batch_sizes=(1,))
+    server = served.make_server(Service.open(tmp_path / "run", options=options), tmp_path)
+    client = TestClient(make_app(server))
+
+    def segments() -> Any:
+        found = client.post("/v1/score", json=request(3) | {"debug": True}).json()["debug"]
+        return found["segments"]
+
+    first, second = segments(), segments()
+    server.scheduler.close()
+    of_source = first["source"]
+    assert of_source["computed"] > 0
+    assert (second["source"]["hits"], second["source"]["computed"]) == (
+        of_source["computed"] + of_source["hits"],
+        0,
+    )
+    cache = server.snapshots.current.segments
+    assert cache is not None
+    text = client.get("/metrics").text
+    for pool, counts in cache.counts().items():
+        for outcome in ("hits", "host_hits", "store_hits", "computed", "evicted"):
+            labels = f'{{outcome="{outcome}",pool="{pool}"}}'
+            assert f"m6rec_segments_total{labels} {getattr(counts, outcome)}.0" in text
+        for name, number in cache.usage()[pool].items():
+            shown = re.findall(rf'm6rec_segment_{name}{{pool="{pool}"}} (.*)', text)
+            assert [float(value) for value in shown] == [number]
+
+
+@pytest.fixture(scope="module")
+def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    if chromium.CHROMIUM is None:
+        pytest.skip("no Chromium is installed")
+    with chromium.browser(tmp_path_factory.mktemp("chromium")) as tab:
+        yield tab
+
+
+def type_in(tab: Browser, selector: str, text: str) -> None:
+    tab.run(f"document.querySelector({json.dumps(selector)}).focus()")
+    tab.call("Input.insertText", text=text)
+
+
+def press(tab: Browser, selector: str) -> None:
+    tab.run(f"document.querySelector({json.dumps(selector)}).click()")
+
+
+def text_of(tab: Browser, selector: str) -> str:
+    return str(tab.run(f"document.querySelector({json.dumps(selector)}).textContent"))
+
+
+def picture(tab: Browser, name: str) -> None:
+    if SCREENSHOTS:
+        height = tab.run("document.documentElement.scrollHeight")
+        area = {"x": 0, "y": 0, "width": tab.run("innerWidth"), "height": height, "scale": 1}
+        found = tab.call("Page.captureScreenshot", captureBeyondViewport=True, clip=area)
+        Path(SCREENSHOTS, f"{name}.png").write_bytes(b64decode(found["data"]))
+
+
+def assert_fits(tab: Browser, width: int) -> None:
+    """Nothing is wider than the window, and all text can be told from what is behind it."""
+    assert tab.run("document.documentElement.scrollWidth") <= width
+    assert tab.run(_FAINT) == []
+    assert tab.run(_UNNAMED) == []
+
+
+# Texts whose contrast is below 4.5 (WCAG 1.4.3).
+_FAINT = """(() => {
+  const numbers = (color) => color.match(/[\\d.]+/g).map(Number);
+  const linear = (c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+  const light = ([r, g, b]) => [r, g, b].map((c) => linear(c / 255))
+    .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
+  const behind = (node) => {
+    for (; node; node = node.parentElement) {
+      const color = numbers(getComputedStyle(node).backgroundColor);
+      if (color.length === 3 || color[3] > 0) return color;
+    }
+    return [255, 255, 255];
+  };
+  return [...document.querySelectorAll("body *")].filter((node) => {
+    const own = [...node.childNodes].some((c) => c.nodeType === 3 && c.data.trim());
+    if (!own || !node.checkVisibility()) return false;
+    const [a, b] = [light(numbers(getComputedStyle(node).color)), light(behind(node))];
+    return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05) < 4.5;
+  }).map((node) => node.outerHTML.slice(0, 100));
+})()"""
+# Fields and buttons without a name for screen readers.
+_UNNAMED = """[...document.querySelectorAll("input, select, button")].filter((node) =>
+  node.checkVisibility() && !node.getAttribute("aria-label") && !node.textContent.trim()
+  && !(node.labels && node.labels.length)).map((node) => node.outerHTML)"""
+
+
+@pytest.mark.parametrize(("width", "dark"), [(360, False), (1280, True)])
+def test_a_person_ranks_and_reads_why(tab: Browser, address: str, width: int, dark: bool) -> None:
+    tab.problems.clear()
+    tab.resize(width, dark=dark)
+    tab.call("Page.navigate", url=address)
+    tab.wait("document.querySelector('#main:not([hidden])')")
+    assert_fits(tab, width)
+    type_in(tab, "#user-taste", "drama")
+    # An item of the catalogue, found by words; and one that is markup.
+    type_in(tab, "#history-search", str(ITEMS[3].attributes["title"]))
+    tab.wait("document.querySelector('#history .found button')")
+    press(tab, "#history .found button")
+    assert tab.run("document.activeElement.id") == "history-search"
+    markup = "<img src=x onerror=alert(1)>"
+    tab.run("document.querySelector('#history details').open = true")
+    type_in(tab, "#history-title", markup)
+    type_in(tab, "#history-genre", "drama")
+    press(tab, "#history .add-own")
+    assert tab.run("document.querySelectorAll('#history .picked li').length") == 2
+    press(tab, "#rank")
+    tab.wait("document.querySelector('#results li')")
+    assert text_of(tab, "#problem") == ""
+    assert tab.run("document.querySelectorAll('#results li').length") == 10
+    assert tab.run("document.activeElement.id") == "results-title"
+    assert markup in text_of(tab, "#read")
+    assert tab.run("document.images.length") == 0
+    assert "run" in text_of(tab, "#stage-list")
+    # The text about the first item streams into its place.
+    press(tab, "#results li button")
+    tab.wait("!document.querySelector('#results li [aria-disabled]')")
+    assert text_of(tab, "#results li .text") not in ("", "…")
+    tab.run("document.getElementById('how-details').open = true")
+    assert_fits(tab, width)
+    picture(tab, f"ranked-{width}")
+    # As of a model with late interaction, which the films' has not.
+    counts = {"hits": 5, "host_hits": 4, "store_hits": 3, "computed": 2, "evicted": 1}
+    debug = {
+        "read": [],
+        "milliseconds": {"accept": 1, "wait": 2, "run": 3, "total": 7},
+        "segments": {"source": counts},
+    }
+    answered = {"task": "ctr", "job": "scoring", "prompts": "a", "data": "b", "snapshot": 1}
+    tab.run(f"showDetails({json.dumps(answered | {'debug': debug})})")
+    assert text_of(tab, "#segments tr:last-child") == "evicted1"
+    assert "other 1.0 ms" in text_of(tab, "#stage-list")
+    assert_fits(tab, width)
+    picture(tab, f"segments-{width}")
+    # Candidates are ranked where a person adds some; without, the page says what is missing.
+    tab.run("""document.querySelector('#how').selectedIndex =
+        [...document.querySelector('#how').options].findIndex((o) => o.value.includes('score'));
+        document.querySelector('#how').dispatchEvent(new Event('change'))""")
+    press(tab, "#rank")
+    tab.wait("document.querySelector('#problem').textContent")
+    assert "Add candidates" in text_of(tab, "#problem")
+    type_in(tab, "#candidates-search", "f5")
+    tab.wait("document.querySelector('#candidates .found button')")
+    press(tab, "#candidates .found button")
+    press(tab, "#rank")
+    tab.wait("document.querySelectorAll('#results li').length === 1")
+    assert text_of(tab, "#results li .title") == ITEMS[5].attributes["title"]
+    assert_fits(tab, width)
+    if tab.run("!document.getElementById('chat').hidden"):
+        type_in(tab, "#message", "Any drama?")
+        press(tab, "#say button")
+        tab.wait("!document.querySelector('#say [aria-disabled]')")
+        assert text_of(tab, "#problem") == ""
+        assert tab.run("document.querySelectorAll('#turns li').length") >= 2
+    picture(tab, f"scored-{width}")
+    assert_fits(tab, width)
+    assert tab.problems == []
+
+
+def test_a_token_is_asked_for_and_kept(
+    tab: Browser, server: Server, listen: Callable[[Any], str]
+) -> None:
+    tab.resize(360)
+    tab.call("Page.navigate", url=listen(make_app(server, Tokens(read=TOKEN))))
+    tab.wait("document.querySelector('#token-form:not([hidden])')")
+    assert "token" in text_of(tab, "#problem")
+    assert tab.run("document.activeElement.id") == "token"
+    assert_fits(tab, 360)
+    picture(tab, "token-360")
+    type_in(tab, "#token", "not the token")
+    press(tab, "#token-form button")
+    tab.wait("document.querySelector('#problem').textContent.includes('not the server')")
+    type_in(tab, "#token", TOKEN)
+    press(tab, "#token-form button")
+    tab.wait("!document.getElementById('main').hidden")
+    assert text_of(tab, "#problem") == ""
+    assert tab.run("sessionStorage.length") == 1
+    assert tab.run("localStorage.length + document.cookie.length") == 0
