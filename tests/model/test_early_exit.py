@@ -63,7 +63,7 @@ def stepwise(
         def step(cache: Any, inputs: Any) -> Any:
             position, column = inputs
             hidden, cache = model.apply(
-                variables, cache, column, position, task_ids, exits, method=model.decode_step
+                variables, cache, column, position, task_ids, exits=exits, method=model.decode_step
             )
             return cache, hidden
 

@@ -5,10 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from m6rec_jax.bank.export import add_prompts
-from m6rec_jax.data.co_occurrence import CoOccurrence
 from m6rec_jax.server.asking import Server
 from m6rec_jax.server.limits import Limits
 from m6rec_jax.server.metrics import Metrics
@@ -17,7 +14,6 @@ from m6rec_jax.serving.build_index import build_index
 from m6rec_jax.serving.scheduler import Scheduler
 from m6rec_jax.serving.service import Service, ServiceOptions
 from tests.serving import served_films
-from tests.serving.served_films import ITEMS
 
 TASKS = ["ctr", "next", "titles", "contents", "plausible", "talk_titles", "talk_replies"]
 
@@ -35,11 +31,7 @@ def write(served: Path, folder: Path) -> Path:
     datasets = run / "inference" / "datasets"
     shutil.copy(datasets / f"{served_films.PREPARED}.json", datasets / "stars.by_time.json")
     data = served_films.write_data(folder / "data")
-    counted = CoOccurrence(len(ITEMS))
-    rng = np.random.default_rng(0)
-    for n in range(200):
-        counted.update(f"u{n % 9}", int(rng.integers(len(ITEMS))))
-    counted.save(data)
+    served_films.write_co_occurrence(data)
     add_prompts(folder / "bank", run)
     build_index(folder / "index", run, bank=str(folder / "bank"), task="next", prepared=str(data))
     return folder

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from m6rec_jax.checkpoints.manifest import RunDescription
 from m6rec_jax.checkpoints.store import CheckpointStore
+from m6rec_jax.data.co_occurrence import CoOccurrence
 from m6rec_jax.data.prepared import CATALOGUE, MANIFEST, STATISTICS, write_catalogue
 from m6rec_jax.data.schema import DatasetSpec
 from m6rec_jax.data.statistics import Statistics
@@ -107,6 +108,14 @@ def write_data(
     manifest = {"dataset": spec["name"], "dataset_spec": spec, "views": views}
     (folder / MANIFEST).write_text(json.dumps(manifest))
     return folder
+
+
+def write_co_occurrence(folder: Path) -> None:
+    """Adds co-occurrences of the films to what `write_data` wrote."""
+    counted, rng = CoOccurrence(len(ITEMS)), np.random.default_rng(0)
+    for n in range(200):
+        counted.update(f"u{n % 9}", int(rng.integers(len(ITEMS))))
+    counted.save(folder)
 
 
 def copy_run(run: Path, folder: Path, tasks: Sequence[str], spec: Any = SPEC) -> Path:

@@ -34,11 +34,7 @@ def folder(served: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings["tasks"]["stars"] = ctr | {"task_id": 1, "positive_classes": [2]}
     (run / "inference" / "settings.json").write_text(json.dumps(settings))
     data = served_films.write_data(folder / "data")
-    counted = CoOccurrence(len(ITEMS))
-    rng = np.random.default_rng(0)
-    for n in range(200):
-        counted.update(f"u{n % 9}", int(rng.integers(len(ITEMS))))
-    counted.save(data)
+    served_films.write_co_occurrence(data)
     add_prompts(folder / "bank", run)
     build_index(folder / "index", run, bank=str(folder / "bank"), task="next", prepared=str(data))
     return folder
