@@ -4,7 +4,7 @@
 
 *Steps*: the model of a gin file (T5 1.1 small unless said otherwise) with random weights writes
 texts of a fixed length greedily, at batch 1 and 16, with float32 and bfloat16 products; its weights
-as training has them, and as `model.m6rec.for_decoding_on_cpu` lays them out. Programs run in turns;
+as training has them, and as `model.decoding_layout` lays them out. Programs run in turns;
 a figure is that of the fastest turn.
 
 *Arrivals*: a mini model with random weights is asked for texts of unlike lengths, which come at
@@ -40,7 +40,8 @@ from m6rec_jax.engine.engine import EngineOptions
 from m6rec_jax.engine.generation_stream import GenerationStream
 from m6rec_jax.errors import M6RecError
 from m6rec_jax.model import M6Rec, ModelConfig
-from m6rec_jax.model.m6rec import for_decoding_on_cpu, initial_features
+from m6rec_jax.model.decoding_layout import for_decoding_on_cpu
+from m6rec_jax.model.m6rec import initial_features
 from m6rec_jax.text.vocabulary import EOS_ID, PAD_ID, Vocabulary
 from m6rec_jax.text.vocabulary_training import train_vocabulary
 

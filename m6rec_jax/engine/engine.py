@@ -22,7 +22,7 @@ from m6rec_jax.engine.runtime import Runtime, checked_buckets
 from m6rec_jax.engine.segment_cache import SegmentCache, gathered_source, padded_slots
 from m6rec_jax.engine.task_settings import NEVER, ExitSettings, RequestedTasks, TaskSettings
 from m6rec_jax.model import Encoded, M6Rec
-from m6rec_jax.model.m6rec import for_decoding_on_cpu
+from m6rec_jax.model.decoding_layout import for_decoding_on_cpu
 from m6rec_jax.sharding import LogicalRules
 from m6rec_jax.text import rows
 from m6rec_jax.text.rows import Row

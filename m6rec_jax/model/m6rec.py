@@ -32,6 +32,7 @@ from m6rec_jax.model import masks
 from m6rec_jax.model.attention import KeyValue, mask_bias
 from m6rec_jax.model.config import ModelConfig
 from m6rec_jax.model.decoder_cache import DecoderCache
+from m6rec_jax.model.decoding_layout import DECODING_COLLECTION
 from m6rec_jax.model.dense import rows_dot
 from m6rec_jax.model.early_exit import TokenExits
 from m6rec_jax.model.embedding import TokenEmbedding, logits_head
@@ -45,8 +46,6 @@ from m6rec_jax.model.tuning.soft_prompts import prompt_embeddings
 
 Array = jax.Array
 Features = Mapping[str, Array]
-# What `for_decoding_on_cpu` adds.
-DECODING_COLLECTION = "decoding"
 
 
 @jax.tree_util.register_dataclass
@@ -560,36 +559,6 @@ class M6Rec(nn.Module):
           `[batch, length, retrieval]` of unit length, float32.
         """
         return project(self.bank.tensors["item_projection"], hidden, task_ids.reshape(-1))
-
-
-def for_decoding_on_cpu(config: ModelConfig, variables: Mapping[str, Any]) -> dict[str, Any]:
-    """Variables that give the same, held as single steps on a CPU read them fastest.
-
-    A step reads every weight once, so a copy that is made on the way doubles its time. The
-    decoder's layers are arrays of their own, rather than slices of stacks; kernels are rounded to
-    the products' type once; and the matrix of the logits is `[vocab, embed]`, each token's weights
-    together, in two halves for two cores.
-
-    Args:
-      config: of the model.
-      variables: unboxed.
-    """
-    params = dict(variables["params"])
-    rounded = jnp.dtype(config.operand_dtype)
-    if not config.share_layers:
-
-        def separate(path: Any, leaf: Array) -> list[Array]:
-            kernel = jax.tree_util.keystr(path).endswith("['kernel']")
-            return list(leaf.astype(rounded) if kernel else leaf)
-
-        layers = jax.tree_util.tree_map_with_path(separate, params["decoder"]["layers"])
-        params["decoder"] = {**params["decoder"], "layers": layers}
-    if config.logits_via_embedding:
-        table = params["token_embedder"]["embedding"]
-    else:
-        table = params["logits_head"]["kernel"].T
-    halves = jnp.split(table.astype(rounded), [config.vocab_size // 2])
-    return {**variables, "params": params, DECODING_COLLECTION: {"logits": halves}}
 
 
 def _require_equal_shapes(side: str, tokens: Array, block_ids: Array) -> None:

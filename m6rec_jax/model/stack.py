@@ -68,7 +68,7 @@ class LayerStack(nn.Module):
 
     @property
     def separate(self) -> bool:
-        """Whether each is a list of the layers' own arrays (`m6rec.for_decoding_on_cpu`)."""
+        """Whether each is a list of the layers' own arrays (`decoding_layout`)."""
         return any(map(_is_list, jax.tree.leaves(self.layer_params, is_leaf=_is_list)))
 
     def _read(self, collection: str) -> Variables:

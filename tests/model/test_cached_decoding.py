@@ -13,7 +13,7 @@ from flax import linen as nn
 
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.model import Encoded, M6Rec, ModelConfig
-from m6rec_jax.model.m6rec import for_decoding_on_cpu
+from m6rec_jax.model.decoding_layout import for_decoding_on_cpu
 
 Make = Callable[..., dict[str, Any]]
 Features = dict[str, np.ndarray]
