@@ -1,4 +1,4 @@
-"""What late interaction costs in quality: deep models of MovieLens-100k, whole and with late layers.
+"""What late interaction costs in quality: deep models of MovieLens-100k, with late layers or not.
 
     python -m benchmarks.late_interaction_quality [--seeds 0 1 2] [--output runs/late_interaction]
 
