@@ -398,5 +398,5 @@ class Generator(Engine):
                     encoded=self._encoded(variables, features),
                 )
 
-            self._programs[verb, num_texts] = self._jit(run)
+            self._programs[verb, num_texts] = self._program(verb, run)
         return self._programs[verb, num_texts]
