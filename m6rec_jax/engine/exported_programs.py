@@ -3,10 +3,10 @@
     exported = Exported("exported/films")
     found = exported.run("score", {"encoder_input_tokens": ..., ...})     # arrays in, arrays out
 
-Every export has a copy of this file, `load.py`: `python exported/films/load.py` runs the programs on
-the rows that the export was checked with, and compares. A row may be shorter than the program's, and
-there may be any number of rows. Programs are compiled once for each number of rows: pad it where
-requests vary.
+Every export has a copy of this file, `load.py`: `python exported/films/load.py` runs the programs
+on the rows that the export was checked with, and compares. A row may be shorter than the program's,
+and there may be any number of rows. Programs are compiled once for each number of rows: pad it
+where requests vary.
 
     EXPORT/
       manifest.json      programs with their arguments, tasks, fingerprints, versions, checksums
@@ -32,6 +32,10 @@ import numpy as np
 
 FORMAT = "m6rec-stablehlo-1"
 MANIFEST, WEIGHTS, HELD_OUT = "manifest.json", "weights.npz", "held_out.npz"
+CONSTANTS = "constants"
+# Inputs of a source; of programs that read several decoder rows of each, all others are of rows.
+PER_SOURCE = ("encoder_input_tokens", "encoder_block_ids", "task_ids")
+OF_ROWS = ("score", "likelihood")
 
 
 class ExportError(ValueError):
@@ -47,14 +51,21 @@ class Program:
       file: of the folder.
       inputs, outputs: shape and type of each array; sizes are numbers, or 'b' (rows) and 'n'
         (decoder rows of each).
-      constants: prefix of the weights that are its own.
     """
 
     name: str
     file: str
     inputs: Mapping[str, tuple[tuple[int | str, ...], str]]
     outputs: Mapping[str, tuple[tuple[int | str, ...], str]]
-    constants: str = ""
+
+    def weights(self, every: Mapping[str, Any]) -> dict[str, Any]:
+        """The model's, and the program's own constants."""
+        own = f"{CONSTANTS}/{self.name}/"
+        return {
+            name: value
+            for name, value in every.items()
+            if name.startswith(own) or not name.startswith(f"{CONSTANTS}/")
+        }
 
     def padded(self, inputs: Mapping[str, Any]) -> dict[str, np.ndarray] | None:
         """Inputs with every row as long as the program's; None: they are longer.
@@ -125,7 +136,7 @@ class Exported:
         for program in own:
             padded = program.padded(inputs)
             if padded is not None:
-                found = self.function(program)(self.weights, padded)
+                found = self.function(program)(program.weights(self.weights), padded)
                 return {key: np.asarray(value) for key, value in found.items()}
         raise ExportError(f"rows are longer than those of {name}: {own[-1].inputs}")
 

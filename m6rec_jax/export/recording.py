@@ -14,11 +14,9 @@ import jax
 import numpy as np
 
 from m6rec_jax.checkpoints.trees import flatten, nested
+from m6rec_jax.engine.exported_programs import CONSTANTS, OF_ROWS, PER_SOURCE
 
 Arrays = dict[str, np.ndarray]
-# Features of a source; of programs that read several decoder rows of each, all others are of rows.
-PER_SOURCE = ("encoder_input_tokens", "encoder_block_ids", "task_ids")
-OF_ROWS = ("score", "likelihood")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +97,7 @@ class Recorder:
         if name in self.programs:
             return
         leaves, structure = jax.tree.flatten(others)
-        constants = {f"{name}/{i}": np.asarray(leaf) for i, leaf in enumerate(leaves)}
+        constants = {f"{CONSTANTS}/{name}/{i}": np.asarray(leaf) for i, leaf in enumerate(leaves)}
 
         def flat(weights: Mapping[str, Any], inputs: Mapping[str, Any]) -> dict[str, Any]:
             own = jax.tree.unflatten(structure, [weights[key] for key in constants])
@@ -110,9 +108,7 @@ class Recorder:
                 (sources, of_each), *_ = (
                     v.shape[:2] for k, v in inputs.items() if k not in PER_SOURCE
                 )
-                shaped = {
-                    k: v.reshape(sources, of_each, *v.shape[1:]) for k, v in shaped.items()
-                }
+                shaped = {k: v.reshape(sources, of_each, *v.shape[1:]) for k, v in shaped.items()}
             return shaped
 
         self.programs[name] = Recorded(name, flat, constants)

@@ -23,10 +23,17 @@ from jax import export as jax_export
 from m6rec_jax.checkpoints.manifest import library_versions
 from m6rec_jax.checkpoints.trees import flatten
 from m6rec_jax.engine import exported_programs
-from m6rec_jax.engine.exported_programs import FORMAT, HELD_OUT, MANIFEST, WEIGHTS
+from m6rec_jax.engine.exported_programs import (
+    FORMAT,
+    HELD_OUT,
+    MANIFEST,
+    OF_ROWS,
+    PER_SOURCE,
+    WEIGHTS,
+)
 from m6rec_jax.engine.loaded_model import LoadedModel
 from m6rec_jax.errors import DataError
-from m6rec_jax.export.recording import OF_ROWS, PER_SOURCE, Call, Recorded, Recorder
+from m6rec_jax.export.recording import Call, Recorded, Recorder
 from m6rec_jax.io.hashing import file_sha256
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -45,13 +52,14 @@ def write_stablehlo(
       model, recorder: the model, and what its engines were asked.
       platforms: of 'cpu', 'cuda', 'tpu', 'rocm'.
     """
-    weights = {name: np.asarray(value) for name, value in flatten(model.variables).items()}
+    model_weights = {name: np.asarray(x) for name, x in flatten(model.variables).items()}
+    weights = dict(model_weights)
     (folder / "programs").mkdir()
     described = []
     for program in recorder.programs.values():
         weights |= program.constants
         call = next(call for call in recorder.calls if call.program == program.name)
-        exported = _exported(program, weights, call, platforms)
+        exported = _exported(program, model_weights | program.constants, call, platforms)
         file = f"programs/{program.name}.jax_export"
         (folder / file).write_bytes(exported.serialize())
         described.append(

@@ -1,0 +1,89 @@
+"""`m6rec export`: writes a model in a format, checks it, and only then gives it its name."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from m6rec_jax import configuration
+from m6rec_jax.bank.loading import load_with_bank
+from m6rec_jax.config_file import CONFIG_FILE
+from m6rec_jax.engine.model_folder import ASSETS_FOLDER, EXITS_FILE, save_assets
+from m6rec_jax.errors import CheckpointError, ConfigError, DataError
+from m6rec_jax.export import held_out, stablehlo
+from m6rec_jax.export.recording import Recorder
+from m6rec_jax.pipeline.registration import task_info
+
+
+def export(
+    run: Path,
+    output: Path,
+    *,
+    bank: Path | None = None,
+    platforms: Sequence[str] = stablehlo.PLATFORMS,
+    split: str = "test",
+    rows: int = 500,
+    num_beams: int = 4,
+    gin_files: Sequence[str] = (),
+    bindings: Sequence[str] = (),
+) -> dict[str, dict[str, float]]:
+    """Exports the newest checkpoint of a run, or a bank's tasks on its backbone.
+
+    Args:
+      run: MODEL_DIR of a training run, on this machine.
+      output: a new folder.
+      bank: of prompts; None: the run's own tasks.
+      platforms: see `write_stablehlo`.
+      split, rows, num_beams: see `held_out.ask`.
+      gin_files, bindings: settings beside those that the run was trained with; they import the
+        modules that register a bank's tasks.
+
+    Returns:
+      By program, how it compares with the model; see `Exported.check`.
+
+    Raises:
+      CheckpointError: no run, or no checkpoint.
+      ConfigError: none of its tasks can be exported, or one is not registered.
+      DataError: something is in `output`, the tasks' data are not on this machine, or the export
+        is not equal to the model, and is not written.
+    """
+    if output.exists():
+        raise DataError(f"{output} exists: an export needs a new folder")
+    if not (run / CONFIG_FILE).is_file():
+        raise CheckpointError(f"{run} has no {CONFIG_FILE}: name the MODEL_DIR of `m6rec train`")
+    # Attention of all platforms, and not of the one that exports.
+    plain = "dot_product_attention.implementation = 'plain'"
+    configuration.parse_config([run / CONFIG_FILE, *gin_files], [*bindings, plain])
+    model = load_with_bank(run, bank=bank)
+    tasks = {name: s for name, s in model.settings.tasks.items() if s.kind in held_out.KINDS}
+    if not tasks:
+        kinds = ", ".join(sorted({own.kind for own in model.settings.tasks.values()})) or "none"
+        raise ConfigError(
+            f"{run} has tasks of kind {kinds}; {', '.join(held_out.KINDS)} can be exported"
+        )
+    recorder = Recorder()
+    for name in tasks:
+        held_out.ask(model, task_info(name), recorder, split=split, rows=rows, num_beams=num_beams)
+    unfinished = output.with_name(f"{output.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    specs: dict[str, Any] = {}
+    for name, settings in model.settings.tasks.items():
+        if (spec := model.dataset_spec(name)) is not None:
+            specs[settings.prepared] = spec
+    settings = dataclasses.replace(
+        model.settings,
+        tasks={
+            name: dataclasses.replace(own, exits=None) for name, own in model.settings.tasks.items()
+        },
+    )
+    save_assets(unfinished, model.vocabulary, settings, specs)
+    if any(own.exits is not None for own in model.settings.tasks.values()):
+        shutil.copy(run / ASSETS_FOLDER / EXITS_FILE, unfinished / ASSETS_FOLDER)
+    stablehlo.write_stablehlo(unfinished, model, recorder, platforms)
+    results = stablehlo.verify(unfinished)
+    unfinished.rename(output)
+    return results
