@@ -9,7 +9,7 @@ and there may be any number of rows. Programs are compiled once for each number 
 where requests vary.
 
     EXPORT/
-      manifest.json      programs with their arguments, tasks, fingerprints, versions, checksums
+      export.json      programs with their arguments, tasks, fingerprints, versions, checksums
       weights.npz        arrays by name, shared by all programs
       programs/          StableHLO for every platform, as `jax.export` serialises it
       held_out.npz       rows and the model's own answers
@@ -31,7 +31,7 @@ import jax.export
 import numpy as np
 
 FORMAT = "m6rec-stablehlo-1"
-MANIFEST, WEIGHTS, HELD_OUT = "manifest.json", "weights.npz", "held_out.npz"
+MANIFEST, WEIGHTS, HELD_OUT = "export.json", "weights.npz", "held_out.npz"
 CONSTANTS = "constants"
 # Inputs of a source; of programs that read several decoder rows of each, all others are of rows.
 PER_SOURCE = ("encoder_input_tokens", "encoder_block_ids", "task_ids")
@@ -103,7 +103,7 @@ class Exported:
       ExportError: there is none, or a file is missing, truncated or changed; names it.
 
     Attributes:
-      manifest: what `manifest.json` holds.
+      manifest: what `export.json` holds.
       programs: in the manifest's order.
       weights: arrays by name.
     """
@@ -200,7 +200,7 @@ _PLATFORMS = {"cuda": "gpu", "rocm": "gpu"}
 
 
 def read_manifest(folder: str | Path) -> dict[str, Any]:
-    """What `manifest.json` holds.
+    """What `export.json` holds.
 
     Raises:
       ExportError: it is missing, damaged, or of another format.

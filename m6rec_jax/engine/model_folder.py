@@ -201,14 +201,14 @@ def _load_export(folder: str | Path, mesh: Mesh | None) -> ExportedModel:
     if mesh is not None:
         raise ConfigError(f"{folder} is an export, which runs on one device: leave RULES out")
     exported = open_export(folder)
-    parts, step = exported_parts(exported), int(exported.manifest["step"])
+    parts = exported_parts(exported)
     return ExportedModel(
         exported=exported,
         model=M6Rec(parts["config"]),
         variables=parts["variables"],
         vocabulary=read_vocabulary(folder),
-        settings=with_exits(read_settings(folder), folder, step),
-        step=step,
+        settings=read_settings(folder),
+        step=int(exported.manifest["step"]),
         dataset_specs=read_dataset_specs(folder),
     )
 
@@ -244,10 +244,7 @@ def read_settings(model_dir: str | Path) -> InferenceSettings:
     path = _asset(model_dir, SETTINGS_FILE)
     try:
         values = json.loads(path.read_text())
-        tasks = {}
-        for name, task in values.pop("tasks").items():
-            classes = tuple(task.pop("positive_classes"))
-            tasks[name] = TaskSettings(**task, positive_classes=classes)
+        tasks = {name: TaskSettings.from_json(task) for name, task in values.pop("tasks").items()}
         return InferenceSettings(**values, tasks=tasks)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import Any
 from m6rec_jax import configuration
 from m6rec_jax.bank.loading import load_with_bank
 from m6rec_jax.config_file import CONFIG_FILE
-from m6rec_jax.engine.model_folder import ASSETS_FOLDER, EXITS_FILE, save_assets
+from m6rec_jax.engine.loaded_model import LoadedModel
+from m6rec_jax.engine.model_folder import save_assets
 from m6rec_jax.errors import CheckpointError, ConfigError, DataError
 from m6rec_jax.export import held_out, stablehlo
 from m6rec_jax.export.recording import Recorder
@@ -67,6 +67,16 @@ def export(
     recorder = Recorder()
     for name in tasks:
         held_out.ask(model, task_info(name), recorder, split=split, rows=rows, num_beams=num_beams)
+    return write_export(output, model, recorder, platforms)
+
+
+def write_export(
+    output: Path, model: LoadedModel, recorder: Recorder, platforms: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """Writes what a model's engines were asked, checks it, and then names the folder `output`.
+
+    Returns and raises as `export`.
+    """
     unfinished = output.with_name(f"{output.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
@@ -74,15 +84,7 @@ def export(
     for name, settings in model.settings.tasks.items():
         if (spec := model.dataset_spec(name)) is not None:
             specs[settings.prepared] = spec
-    settings = dataclasses.replace(
-        model.settings,
-        tasks={
-            name: dataclasses.replace(own, exits=None) for name, own in model.settings.tasks.items()
-        },
-    )
-    save_assets(unfinished, model.vocabulary, settings, specs)
-    if any(own.exits is not None for own in model.settings.tasks.values()):
-        shutil.copy(run / ASSETS_FOLDER / EXITS_FILE, unfinished / ASSETS_FOLDER)
+    save_assets(unfinished, model.vocabulary, model.settings, specs)
     stablehlo.write_stablehlo(unfinished, model, recorder, platforms)
     results = stablehlo.verify(unfinished)
     unfinished.rename(output)
