@@ -272,7 +272,11 @@ def _parser() -> argparse.ArgumentParser:
         "--bank", type=_local_path, metavar="DIR", help="of prompts (default: the run's own tasks)"
     )
     export.add_argument(
-        "--platforms", default="cpu,cuda,tpu", metavar="NAMES", help="default cpu,cuda,tpu"
+        "--platforms",
+        nargs="+",
+        choices=["cpu", "cuda", "rocm", "tpu"],
+        default=["cpu", "cuda", "tpu"],
+        help="that run it (default cpu cuda tpu)",
     )
     export.add_argument(
         "--split", default="test", help="part of the data that the export is checked on"

@@ -221,7 +221,7 @@ def run_export(args: argparse.Namespace) -> None:
         args.run_folder,
         args.output,
         bank=args.bank,
-        platforms=tuple(args.platforms.split(",")),
+        platforms=args.platforms,
         split=args.split,
         rows=args.rows,
         num_beams=args.beams,

@@ -53,7 +53,7 @@ def write_stablehlo(
       platforms: of 'cpu', 'cuda', 'tpu', 'rocm'.
     """
     model_weights = {name: np.asarray(x) for name, x in flatten(model.variables).items()}
-    weights = dict(model_weights)
+    weights: dict[str, Any] = dict(model_weights)
     (folder / "programs").mkdir()
     described = []
     for program in recorder.programs.values():
@@ -71,7 +71,7 @@ def write_stablehlo(
             }
         )
     np.savez(folder / WEIGHTS, **weights)
-    arrays = {
+    arrays: dict[str, Any] = {
         f"{number}/{call.program}/{kind}/{name}": value
         for number, call in enumerate(recorder.calls)
         for kind, values in (("inputs", call.inputs), ("outputs", call.outputs))
@@ -157,11 +157,3 @@ def _described(arrays: Mapping[str, np.ndarray], program: str) -> dict[str, Any]
         name: [list(_shape(name, value, program)), str(value.dtype)]
         for name, value in arrays.items()
     }
-
-
-def platform_names(text: str) -> tuple[str, ...]:
-    """'cpu,tpu' as a tuple; raises DataError for an unknown one."""
-    names = tuple(name.strip() for name in text.split(",") if name.strip())
-    if unknown := [name for name in names if name not in (*PLATFORMS, "rocm")]:
-        raise DataError(f"unknown platform {unknown[0]!r}: {', '.join(PLATFORMS)}")
-    return names
