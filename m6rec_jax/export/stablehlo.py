@@ -59,9 +59,9 @@ def write_stablehlo(
     for program in recorder.programs.values():
         weights |= program.constants
         call = next(call for call in recorder.calls if call.program == program.name)
-        exported = _exported(program, model_weights | program.constants, call, platforms)
+        found = exported(program, model_weights | program.constants, call, platforms)
         file = f"programs/{program.name}.jax_export"
-        (folder / file).write_bytes(exported.serialize())
+        (folder / file).write_bytes(found.serialize())
         described.append(
             {
                 "name": program.name,
@@ -128,7 +128,7 @@ def verify(folder: Path) -> dict[str, dict[str, float]]:
     return results
 
 
-def _exported(
+def exported(
     program: Recorded, weights: Mapping[str, np.ndarray], call: Call, platforms: Sequence[str]
 ) -> jax_export.Exported:
     scope = jax_export.SymbolicScope()

@@ -111,7 +111,7 @@ class TextGraph(tf.Module):
         )
 
     def _cut(self, lengths: Any, budget: Any) -> Any:
-        """`layout.fit_to_budget`: long segments are cut to one length, earlier ones get the rest."""
+        """As `layout.fit_to_budget`: long segments are cut alike, earlier ones get what is left."""
         levels = tf.range(self.source_length + 1)[None]
         held = tf.reduce_sum(tf.minimum(lengths[:, :, None], levels[:, None]), axis=1)
         level = tf.reduce_sum(tf.cast(held <= budget, tf.int32), axis=1, keepdims=True) - 1
