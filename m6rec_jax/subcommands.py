@@ -220,6 +220,7 @@ def run_export(args: argparse.Namespace) -> None:
     results = export(
         args.run_folder,
         args.output,
+        args.format,
         bank=args.bank,
         platforms=args.platforms,
         split=args.split,

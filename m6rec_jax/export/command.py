@@ -14,13 +14,18 @@ from m6rec_jax.engine.loaded_model import LoadedModel
 from m6rec_jax.engine.model_folder import save_assets
 from m6rec_jax.errors import CheckpointError, ConfigError, DataError
 from m6rec_jax.export import held_out, stablehlo
+from m6rec_jax.export.folder import verify
+from m6rec_jax.export.held_out import Answered
 from m6rec_jax.export.recording import Recorder
 from m6rec_jax.pipeline.registration import task_info
+
+FORMATS = ("stablehlo", "saved_model")
 
 
 def export(
     run: Path,
     output: Path,
+    format_: str = "stablehlo",
     *,
     bank: Path | None = None,
     platforms: Sequence[str] = stablehlo.PLATFORMS,
@@ -35,6 +40,7 @@ def export(
     Args:
       run: MODEL_DIR of a training run, on this machine.
       output: a new folder.
+      format_: one of `FORMATS`.
       bank: of prompts; None: the run's own tasks.
       platforms: see `write_stablehlo`.
       split, rows, num_beams: see `held_out.ask`.
@@ -64,18 +70,25 @@ def export(
         raise ConfigError(
             f"{run} has tasks of kind {kinds}; {', '.join(held_out.KINDS)} can be exported"
         )
-    recorder = Recorder()
+    recorder, answered = Recorder(), list[Answered]()
     for name in tasks:
-        held_out.ask(model, task_info(name), recorder, split=split, rows=rows, num_beams=num_beams)
-    return write_export(output, model, recorder, platforms)
+        answered += held_out.ask(
+            model, task_info(name), recorder, split=split, rows=rows, num_beams=num_beams
+        )
+    return write_export(output, format_, model, recorder, answered, platforms)
 
 
 def write_export(
-    output: Path, model: LoadedModel, recorder: Recorder, platforms: Sequence[str]
+    output: Path,
+    format_: str,
+    model: LoadedModel,
+    recorder: Recorder,
+    answered: Sequence[Answered],
+    platforms: Sequence[str],
 ) -> dict[str, dict[str, float]]:
     """Writes what a model's engines were asked, checks it, and then names the folder `output`.
 
-    Returns and raises as `export`.
+    Arguments, returns and raises as `export`.
     """
     unfinished = output.with_name(f"{output.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -85,7 +98,14 @@ def write_export(
         if (spec := model.dataset_spec(name)) is not None:
             specs[settings.prepared] = spec
     save_assets(unfinished, model.vocabulary, model.settings, specs)
-    stablehlo.write_stablehlo(unfinished, model, recorder, platforms)
-    results = stablehlo.verify(unfinished)
+    if format_ == "stablehlo":
+        stablehlo.write_stablehlo(unfinished, model, recorder, platforms)
+        results = verify(unfinished, stablehlo.LOADER)
+    else:
+        # tensorflow takes seconds to import.
+        from m6rec_jax.export import saved_model
+
+        saved_model.write_saved_model(unfinished, model, recorder, answered, platforms)
+        results = verify(unfinished, saved_model.CHECK)
     unfinished.rename(output)
     return results

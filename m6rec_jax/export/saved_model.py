@@ -18,7 +18,9 @@ to a few sizes within the graph, so that few programs are compiled.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import json
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +36,15 @@ from m6rec_jax.engine.exported_programs import OF_ROWS
 from m6rec_jax.engine.loaded_model import LoadedModel
 from m6rec_jax.engine.scoring import chosen_classes
 from m6rec_jax.engine.task_settings import NEVER, ExitSettings
+from m6rec_jax.export import check_saved_model
+from m6rec_jax.export.folder import write_manifest
+from m6rec_jax.export.held_out import Answered
 from m6rec_jax.export.recording import Recorder
 from m6rec_jax.export.stablehlo import exported
 from m6rec_jax.export.text_graph import TextGraph
 
+FORMAT = "m6rec-saved-model-1"
+VERSION, HELD_OUT, CHECK = "1", "held_out.json", "check.py"
 # What TensorFlow 2.21 reads; newer versions of jax write newer programs.
 STABLEHLO_VERSION = "1.13.7"
 # Numbers of requests, and of candidates of each, that programs are compiled for; more are rounded
@@ -309,7 +316,34 @@ def _widened(value: Any, size: Any) -> Any:
     return tf.pad(value, [[0, 0], [0, room], *[[0, 0]] * (len(value.shape) - 2)])
 
 
-def save(model: ServedModel, folder: Path) -> None:
-    """Writes the SavedModel."""
-    made: dict[str, Callable[..., Any]] = model.functions
-    tf.saved_model.save(model, str(folder), signatures=made)
+def write_saved_model(
+    folder: Path,
+    model: LoadedModel,
+    recorder: Recorder,
+    answered: Sequence[Answered],
+    platforms: Sequence[str],
+    index: tuple[np.ndarray, Sequence[str], Sequence[str]] | None = None,
+) -> None:
+    """Writes the SavedModel, as version 1, with held-out requests and what checks them.
+
+    Args:
+      folder: to write into.
+      model, recorder, platforms, index: see `ServedModel`.
+      answered: held-out requests.
+    """
+    served = ServedModel(model, recorder, platforms, index)
+    tf.saved_model.save(served, str(folder / VERSION), signatures=served.functions)
+    (folder / HELD_OUT).write_text(
+        json.dumps(
+            [
+                one._asdict()
+                | {"output": one.output if isinstance(one.output, str) else one.output.tolist()}
+                for one in answered
+            ]
+        ),
+        "utf-8",
+    )
+    shutil.copy(check_saved_model.__file__, folder / CHECK)
+    write_manifest(
+        folder, FORMAT, model, platforms, version=VERSION, signatures=sorted(served.functions)
+    )

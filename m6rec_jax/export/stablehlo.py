@@ -6,12 +6,7 @@ number of rows left open, for all platforms at once; weights are arguments, so p
 
 from __future__ import annotations
 
-import dataclasses
-import datetime
-import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,26 +15,21 @@ import jax
 import numpy as np
 from jax import export as jax_export
 
-from m6rec_jax.checkpoints.manifest import library_versions
 from m6rec_jax.checkpoints.trees import flatten
 from m6rec_jax.engine import exported_programs
 from m6rec_jax.engine.exported_programs import (
     FORMAT,
     HELD_OUT,
-    MANIFEST,
     OF_ROWS,
     PER_SOURCE,
     WEIGHTS,
 )
 from m6rec_jax.engine.loaded_model import LoadedModel
-from m6rec_jax.errors import DataError
+from m6rec_jax.export.folder import write_manifest
 from m6rec_jax.export.recording import Call, Recorded, Recorder
-from m6rec_jax.io.hashing import file_sha256
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 LOADER = "load.py"
-# Of the largest number: float32 sums in another order; bfloat16 operands round to 2^-8 of theirs.
-TOLERANCES = {"float32": 1e-4, "bfloat16": 1e-2}
 
 
 def write_stablehlo(
@@ -79,53 +69,7 @@ def write_stablehlo(
     }
     np.savez_compressed(folder / HELD_OUT, **arrays)
     shutil.copy(exported_programs.__file__, folder / LOADER)
-    config = model.model.config
-    tasks = model.settings.tasks
-    manifest = {
-        "format": FORMAT,
-        "date": datetime.date.today().isoformat(),
-        "model": dataclasses.asdict(config),
-        "step": model.step,
-        "fingerprints": {name: model.fingerprint(name) for name in tasks},
-        "platforms": list(platforms),
-        "versions": library_versions(),
-        "tolerance": TOLERANCES[config.matmul_dtype or config.dtype],
-        "programs": described,
-        "files": {
-            str(path.relative_to(folder)): file_sha256(path)
-            for path in sorted(folder.rglob("*"))
-            if path.is_file()
-        },
-    }
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", "utf-8")
-
-
-def verify(folder: Path) -> dict[str, dict[str, float]]:
-    """Checks an export in a process of its own, and notes the result in its manifest.
-
-    Raises:
-      DataError: it does not give what the model gives, or needs more than jax.
-    """
-    # -I: neither this folder nor the user's own packages.
-    command = [sys.executable, "-I", str(folder / LOADER)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise DataError(f"the export does not run: {done.stderr.strip().splitlines()[-1:]}")
-    found = json.loads(done.stdout.splitlines()[-1])
-    manifest = exported_programs.read_manifest(folder)
-    for name, result in found["results"].items():
-        if not result["largest_difference"] <= manifest["tolerance"]:
-            raise DataError(
-                f"the exported program {name!r} differs from the model by "
-                f"{result['largest_difference']:.2g} of the largest number; "
-                f"{manifest['tolerance']:g} is allowed"
-            )
-    if found["imported"]:
-        raise DataError(f"the export imports {', '.join(found['imported'])}")
-    manifest["verified"] = found
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", "utf-8")
-    results: dict[str, dict[str, float]] = found["results"]
-    return results
+    write_manifest(folder, FORMAT, model, platforms, programs=described)
 
 
 def exported(

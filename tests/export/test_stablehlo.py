@@ -52,7 +52,7 @@ def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     model, recorder = load_model(run), Recorder()
     answers(model, 3, programs=recorder, segments=None)
     folder = tmp_path_factory.mktemp("exported") / "films"
-    results = command.write_export(folder, model, recorder, stablehlo.PLATFORMS)
+    results = command.write_export(folder, "stablehlo", model, recorder, [], stablehlo.PLATFORMS)
     assert set(results) == {"score", "user", "item", "greedy", "beam_search_4"}
     return folder
 
@@ -127,5 +127,5 @@ def test_an_export_that_differs_is_not_written(run: Path, tmp_path: Path) -> Non
     for call in recorder.calls:
         call.outputs["values"] = 1.001 * call.outputs["values"]
     with pytest.raises(DataError, match="'score' differs from the model by"):
-        command.write_export(tmp_path / "films", model, recorder, ("cpu",))
+        command.write_export(tmp_path / "films", "stablehlo", model, recorder, [], ("cpu",))
     assert not (tmp_path / "films").exists()
