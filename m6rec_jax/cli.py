@@ -272,6 +272,12 @@ def _parser() -> argparse.ArgumentParser:
         "--bank", type=_local_path, metavar="DIR", help="of prompts (default: the run's own tasks)"
     )
     export.add_argument(
+        "--index",
+        type=_local_path,
+        metavar="DIR",
+        help="of `m6rec index build`: a saved_model recommends its items",
+    )
+    export.add_argument(
         "--platforms",
         nargs="+",
         choices=["cpu", "cuda", "rocm", "tpu"],

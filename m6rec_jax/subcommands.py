@@ -222,6 +222,7 @@ def run_export(args: argparse.Namespace) -> None:
         args.output,
         args.format,
         bank=args.bank,
+        index=args.index,
         platforms=args.platforms,
         split=args.split,
         rows=args.rows,

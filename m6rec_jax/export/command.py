@@ -9,15 +9,13 @@ from typing import Any
 
 from m6rec_jax import configuration
 from m6rec_jax.bank.loading import load_with_bank
-from m6rec_jax.config_file import CONFIG_FILE
 from m6rec_jax.engine.loaded_model import LoadedModel
 from m6rec_jax.engine.model_folder import save_assets
-from m6rec_jax.errors import CheckpointError, ConfigError, DataError
+from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.export import held_out, stablehlo
 from m6rec_jax.export.folder import verify
-from m6rec_jax.export.held_out import Answered
+from m6rec_jax.export.held_out import Answered, Catalogue
 from m6rec_jax.export.recording import Recorder
-from m6rec_jax.pipeline.registration import task_info
 
 FORMATS = ("stablehlo", "saved_model")
 
@@ -28,6 +26,7 @@ def export(
     format_: str = "stablehlo",
     *,
     bank: Path | None = None,
+    index: Path | None = None,
     platforms: Sequence[str] = stablehlo.PLATFORMS,
     split: str = "test",
     rows: int = 500,
@@ -42,27 +41,25 @@ def export(
       output: a new folder.
       format_: one of `FORMATS`.
       bank: of prompts; None: the run's own tasks.
+      index: of `m6rec index build`: a SavedModel recommends its items, with ids and titles.
       platforms: see `write_stablehlo`.
       split, rows, num_beams: see `held_out.ask`.
-      gin_files, bindings: settings beside those that the run was trained with; they import the
-        modules that register a bank's tasks.
+      gin_files, bindings: settings, such as `data_dir.path`.
 
     Returns:
       By program, how it compares with the model; see `Exported.check`.
 
     Raises:
-      CheckpointError: no run, or no checkpoint.
-      ConfigError: none of its tasks can be exported, or one is not registered.
+      CheckpointError: no run, bank or index.
+      ConfigError: none of its tasks can be exported.
       DataError: something is in `output`, the tasks' data are not on this machine, or the export
         is not equal to the model, and is not written.
     """
     if output.exists():
         raise DataError(f"{output} exists: an export needs a new folder")
-    if not (run / CONFIG_FILE).is_file():
-        raise CheckpointError(f"{run} has no {CONFIG_FILE}: name the MODEL_DIR of `m6rec train`")
     # Attention of all platforms, and not of the one that exports.
     plain = "dot_product_attention.implementation = 'plain'"
-    configuration.parse_config([run / CONFIG_FILE, *gin_files], [*bindings, plain])
+    configuration.parse_config(gin_files, [*bindings, plain])
     model = load_with_bank(run, bank=bank)
     tasks = {name: s for name, s in model.settings.tasks.items() if s.kind in held_out.KINDS}
     if not tasks:
@@ -70,12 +67,11 @@ def export(
         raise ConfigError(
             f"{run} has tasks of kind {kinds}; {', '.join(held_out.KINDS)} can be exported"
         )
+    catalogue = None if index is None else held_out.open_catalogue(model, index)
     recorder, answered = Recorder(), list[Answered]()
     for name in tasks:
-        answered += held_out.ask(
-            model, task_info(name), recorder, split=split, rows=rows, num_beams=num_beams
-        )
-    return write_export(output, format_, model, recorder, answered, platforms)
+        answered += held_out.ask(model, name, recorder, split=split, rows=rows, num_beams=num_beams)
+    return write_export(output, format_, model, recorder, answered, platforms, catalogue)
 
 
 def write_export(
@@ -85,6 +81,7 @@ def write_export(
     recorder: Recorder,
     answered: Sequence[Answered],
     platforms: Sequence[str],
+    catalogue: Catalogue | None = None,
 ) -> dict[str, dict[str, float]]:
     """Writes what a model's engines were asked, checks it, and then names the folder `output`.
 
@@ -105,7 +102,7 @@ def write_export(
         # tensorflow takes seconds to import.
         from m6rec_jax.export import saved_model
 
-        saved_model.write_saved_model(unfinished, model, recorder, answered, platforms)
+        saved_model.write_saved_model(unfinished, model, recorder, answered, platforms, catalogue)
         results = verify(unfinished, saved_model.CHECK)
     unfinished.rename(output)
     return results

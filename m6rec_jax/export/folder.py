@@ -26,7 +26,7 @@ EQUAL_TEXTS = {"float32": 1.0, "bfloat16": 0.99}
 def write_manifest(
     folder: Path, format_: str, model: LoadedModel, platforms: Sequence[str], **own: Any
 ) -> None:
-    """Writes `export.json` of a folder that is otherwise complete; `own` are the format's fields."""
+    """Writes `export.json` of a folder that is otherwise complete; `own` are the format's."""
     config = model.model.config
     precision = config.matmul_dtype or config.dtype
     manifest = {

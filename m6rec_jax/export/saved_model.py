@@ -38,7 +38,7 @@ from m6rec_jax.engine.scoring import chosen_classes
 from m6rec_jax.engine.task_settings import NEVER, ExitSettings
 from m6rec_jax.export import check_saved_model
 from m6rec_jax.export.folder import write_manifest
-from m6rec_jax.export.held_out import Answered
+from m6rec_jax.export.held_out import Answered, Catalogue, recommended
 from m6rec_jax.export.recording import Recorder
 from m6rec_jax.export.stablehlo import exported
 from m6rec_jax.export.text_graph import TextGraph
@@ -54,6 +54,8 @@ CANDIDATES = (4, 16, 64)
 _STRINGS = tf.TensorSpec([None, None], tf.string)
 _STRING = tf.TensorSpec([None], tf.string)
 _COUNTS = tf.TensorSpec([None], tf.int32)
+# Items that `recommend` gives.
+TOP_K = 20
 # Of candidates that are padding, or have no words.
 NO_SCORE = -1.0
 
@@ -64,8 +66,7 @@ class ServedModel(tf.Module):
     Args:
       model, recorder: the model, and what its engines were asked.
       platforms: see `stablehlo.write_stablehlo`.
-      index: vectors of a catalogue, its ids and titles, for `recommend`; None: no such signature.
-      k: how many items it gives.
+      catalogue: that `recommend` gives the best `TOP_K` items of; None: no such signature.
     """
 
     def __init__(
@@ -73,8 +74,7 @@ class ServedModel(tf.Module):
         model: LoadedModel,
         recorder: Recorder,
         platforms: Sequence[str],
-        index: tuple[np.ndarray, Sequence[str], Sequence[str]] | None = None,
-        k: int = 20,
+        catalogue: Catalogue | None = None,
     ) -> None:
         super().__init__()
         settings = model.settings
@@ -101,11 +101,11 @@ class ServedModel(tf.Module):
         ):
             if needed in recorder.programs:
                 self.functions[name] = tf.function(getattr(self, name), input_signature=spec)
-        if index is not None and "user" in recorder.programs:
-            vectors, ids, titles = index
-            self._catalogue = tf.Variable(vectors.astype(np.float32), trainable=False)
-            self._ids, self._titles = tf.constant(list(ids)), tf.constant(list(titles))
-            self._k = min(k, len(ids))
+        if catalogue is not None:
+            self._catalogue = tf.Variable(catalogue.vectors, trainable=False)
+            self._ids = tf.constant(list(catalogue.ids))
+            self._titles = tf.constant(list(catalogue.titles))
+            self._k = min(TOP_K, len(catalogue.ids))
             self.functions["recommend"] = tf.function(
                 self.recommend, input_signature=(_STRINGS, _COUNTS, _STRING)
             )
@@ -322,16 +322,18 @@ def write_saved_model(
     recorder: Recorder,
     answered: Sequence[Answered],
     platforms: Sequence[str],
-    index: tuple[np.ndarray, Sequence[str], Sequence[str]] | None = None,
+    catalogue: Catalogue | None = None,
 ) -> None:
     """Writes the SavedModel, as version 1, with held-out requests and what checks them.
 
     Args:
       folder: to write into.
-      model, recorder, platforms, index: see `ServedModel`.
+      model, recorder, platforms, catalogue: see `ServedModel`.
       answered: held-out requests.
     """
-    served = ServedModel(model, recorder, platforms, index)
+    served = ServedModel(model, recorder, platforms, catalogue)
+    if catalogue is not None:
+        answered = [*answered, *recommended(catalogue, answered, TOP_K)]
     tf.saved_model.save(served, str(folder / VERSION), signatures=served.functions)
     (folder / HELD_OUT).write_text(
         json.dumps(
