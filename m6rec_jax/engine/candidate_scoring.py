@@ -39,6 +39,8 @@ class CandidateScorer(Engine, abc.ABC):
     not once per row. Every request of a batch has the same number of rows, some of them padding.
     """
 
+    # What an export calls the program.
+    program_name = ""
     # Decoder features that the jitted function sees.
     decoder_features: tuple[str, ...] = ("decoder_input_tokens", "decoder_block_ids")
 
@@ -60,7 +62,8 @@ class CandidateScorer(Engine, abc.ABC):
             most,
         ]
 
-        self._score_batch = self._jit(self._score_ends if self._ends else self._score_rows)
+        scored = self._score_ends if self._ends else self._score_rows
+        self._score_batch = self._program(self.program_name, scored)
 
     def _score_rows(self, variables: Variables, features: Mapping[str, Array]) -> Array:
         """float32 `[rows, target]`."""

@@ -129,6 +129,7 @@ class LikelihoodScorer(CandidateScorer):
         only scores.
     """
 
+    program_name = "likelihood"
     decoder_features = (
         *CandidateScorer.decoder_features,
         "decoder_target_tokens",
