@@ -131,8 +131,12 @@ class Replica:
         served.load(self._server)
         self._app = make_app(self._server, tokens)
 
-    async def answer(self, scope: dict[str, Any], body: bytes) -> AsyncIterator[Message]:
-        """The app's messages for a request, as they come; cancelled, its client has gone."""
+    async def answer(self, scope: dict[str, Any], body: bytes) -> AsyncIterator[list[Message]]:
+        """The app's messages for a request, as they come; cancelled, its client has gone.
+
+        The first piece of the body comes together with what stands before it: of an answer in one
+        piece all or nothing arrives.
+        """
         sent = asyncio.Queue[Message | None]()
         gone = asyncio.Event()
         bodies = iter([{"type": "http.request", "body": body, "more_body": False}])
@@ -151,8 +155,13 @@ class Replica:
 
         running = asyncio.create_task(run())
         try:
+            start: list[Message] = []
             while (message := await sent.get()) is not None:
-                yield message
+                if message["type"] == "http.response.start":
+                    start = [message]
+                else:
+                    yield [*start, message]
+                    start = []
             await running
         finally:
             gone.set()
@@ -239,11 +248,11 @@ class RayReplicas:
         """ASGI."""
         if scope["type"] != "http":
             return
-        begun: Message | None = None
+        begun = False
 
         async def sending(message: Message) -> None:
             nonlocal begun
-            begun = begun or message
+            begun = True
             await send(message)
 
         try:
@@ -254,28 +263,26 @@ class RayReplicas:
                 await self._forward(scope, receive, sending)
         except Exception as error:
             told = as_api_error(error)
-            if begun is None:
+            if not begun:
                 answer = JSONResponse(told.body(), told.status_code, told.headers)
                 await answer(scope, receive, send)
                 return
-            kind = Headers(raw=begun["headers"]).get("content-type", "")
-            if not kind.startswith("text/event-stream"):
-                raise ConnectionError("the answer has begun and cannot be ended") from None
+            # Only events come in several pieces.
             text = f"data: {json.dumps(told.body())}\n\ndata: [DONE]\n\n"
             await send({"type": "http.response.body", "body": text.encode()})
 
     async def _own_answer(self, scope: Scope) -> Response | None:
         """What no replica is asked for."""
         path, method = scope["path"], scope["method"]
-        if path == "/healthz":
+        if method == "GET" and path == "/healthz":
             return JSONResponse({"status": "ok"})
-        if path in ("/readyz", vertex.health_route()):
+        if method == "GET" and path in ("/readyz", vertex.health_route()):
             ready = self._running > 0 and not self._draining
             return JSONResponse({"ready": ready}, 200 if ready else 503)
         if self._handle is None:
             raise ApiError(503, "not_ready", "the model is loading", headers={"Retry-After": "5"})
         given = Headers(scope=scope).get("authorization", "")
-        if path == "/metrics":
+        if method == "GET" and path == "/metrics":
             self._tokens.check(path, given, self._open)
             return await self._metrics()
         if path.startswith(PREFIX) and method != "GET":
@@ -313,18 +320,21 @@ class RayReplicas:
 
         assert self._handle is not None
         handle = self._handle.options(session_id=user)
-        begun, died = False, 0
+        begun, more, died = False, True, 0
         while True:
             messages = handle.remote(scope, body)
             try:
                 # Only the first message has a deadline: the replica heeds that of texts.
                 async with asyncio.timeout_at(deadline) as waiting:
-                    async for message in messages:
+                    async for piece in messages:
                         waiting.reschedule(None)
-                        begun = True
-                        await send(message)
+                        begun, more = True, piece[-1].get("more_body", False)
+                        for message in piece:
+                            await send(message)
                 return
             except RayActorError:
+                if not more:
+                    return
                 died += 1
                 again = died == 1 and not begun
                 log.warning(

@@ -70,7 +70,7 @@ def test_metrics_of_replicas_stand_beside_each_other() -> None:
 
 
 def test_impossible_numbers_of_replicas() -> None:
-    with pytest.raises(ConfigError, match=r"min_replicas = 3 .* max_replicas = 2"):
+    with pytest.raises(ConfigError, match=r"min_replicas = 3 .*max_replicas = 2"):
         Replicas(min_replicas=3, max_replicas=2)
 
 
