@@ -217,7 +217,7 @@ class RayReplicas:
           ConfigError: no replica could be started; says why.
         """
         ray, began = self._ray, time.monotonic()
-        ray.serve.start(proxy_location="Disabled")
+        ray.serve.start(proxy_location="Disabled", logging_config={"log_level": "ERROR"})
         replica = ray.serve.deployment(name="replica", **self._options)(Replica)
         try:
             handle = ray.serve.run(
@@ -226,7 +226,9 @@ class RayReplicas:
                 route_prefix=None,
             )
         except RuntimeError as error:
-            raise ConfigError(f"no replica could be started: {_reason(str(error))}") from error
+            found = ray.serve.status().applications[_APP].deployments.get("replica")
+            reason = _reason(str(error) if found is None else found.message)
+            raise ConfigError(f"no replica could be started: {reason}") from error
         self._handle = handle.options(method_name="answer", stream=True)
         log.info("ready in %.1f s: %d replicas", time.monotonic() - began, self._look())
         threading.Thread(target=self._watch, name="m6rec-replicas", daemon=True).start()
@@ -458,7 +460,7 @@ def _first(value: Any) -> Iterator[Any]:
 
 def _reason(message: str) -> str:
     """The error of this package in a replica's traceback, else the last lines."""
-    found = re.findall(r"^(?:m6rec_jax\.\S+Error): (.*)$", message, re.MULTILINE)
+    found = re.findall(r"m6rec_jax\.\S+Error: (.*)$", message, re.MULTILINE)
     return found[-1] if found else "\n".join(message.strip().splitlines()[-20:])
 
 
