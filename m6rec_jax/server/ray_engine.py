@@ -28,7 +28,7 @@ from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Metric, generate_latest
 from prometheus_client.registry import Collector
 from starlette.datastructures import Headers
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from m6rec_jax.configuration import bound
 from m6rec_jax.errors import ConfigError
@@ -208,7 +208,7 @@ class RayReplicas:
         self._limits, self._handle = Limits(), None
         self._draining, self._running, self._ended = False, 0, threading.Event()
         self._open = OPEN | {vertex.health_route() or "/readyz"}
-        self.app = self
+        self.app: ASGIApp = self
 
     def load(self) -> None:
         """Starts the replicas; returns when requests are answered.

@@ -1,7 +1,8 @@
 """Run by test_sharded.py in a process with 8 virtual CPU devices; prints one JSON object.
 
-python tests/server/eight_devices.py FOLDER: what a server over each rule set answers, and how many
-programs were compiled after it was ready.
+python tests/server/eight_devices.py FOLDER: what a server answers whose model is split in all ways
+that there are, how many programs were compiled after it was ready, and into how many parts the most
+divided parameter is split.
 """
 
 import json
@@ -15,15 +16,9 @@ from fastapi.testclient import TestClient
 
 from m6rec_jax.server.app import make_app
 from m6rec_jax.server.metrics import PROGRAMS
-from m6rec_jax.sharding import data_parallel, fully_sharded, fully_sharded_2d, make_mesh
+from m6rec_jax.sharding import fully_sharded_2d, make_mesh
 from tests.server import served
 from tests.serving.served_films import request
-
-RULES = {
-    "data_parallel": ((8, 1, 1), data_parallel()),
-    "fully_sharded": ((1, 8, 1), fully_sharded()),
-    "fully_sharded_2d": ((2, 2, 2), fully_sharded_2d()),
-}
 
 
 def answers(client: TestClient) -> dict[str, Any]:
@@ -58,18 +53,19 @@ def answers(client: TestClient) -> dict[str, Any]:
 
 def main(folder: Path) -> None:
     os.environ["M6REC_DATA_DIR"] = str(folder / "cache")
-    found = {}
-    for name, (sizes, rules) in RULES.items():
-        service = served.open_service(folder, mesh=make_mesh(*sizes), rules=rules)
-        server = served.make_server(service, folder)
-        programs = PROGRAMS.made
-        client = TestClient(make_app(server), raise_server_exceptions=False)
-        found[name] = {"answers": answers(client), "compiled": PROGRAMS.made - programs}
-        found[name]["shards"] = max(
-            len({str(shard.index) for shard in leaf.addressable_shards})
-            for leaf in jax.tree.leaves(service.model.variables["params"])
-        )
-        server.scheduler.close(10)
+    mesh = make_mesh(2, 2, 2)
+    service = served.open_service(folder, mesh=mesh, rules=fully_sharded_2d())
+    server = served.make_server(service, folder)
+    programs = PROGRAMS.made
+    found: dict[str, Any] = {
+        "answers": answers(TestClient(make_app(server), raise_server_exceptions=False))
+    }
+    found["compiled"] = PROGRAMS.made - programs
+    found["parts"] = max(
+        len({str(shard.index) for shard in leaf.addressable_shards})
+        for leaf in jax.tree.leaves(service.model.variables["params"])
+    )
+    server.scheduler.close(10)
     print(json.dumps(found))
 
 

@@ -29,8 +29,6 @@ def test_eight_devices_answer_as_one(client: TestClient, folder: Path) -> None:
     process = start(Path(eight_devices.__file__), str(folder), devices=8)
     expected = eight_devices.answers(client)
     found = result(process)
-    assert found.keys() == eight_devices.RULES.keys()
-    for name, own in found.items():
-        assert own["compiled"] == 0, name
-        assert own["shards"] == {"data_parallel": 1}.get(name, 8 if name == "fully_sharded" else 4)
-        assert_same(own["answers"], expected, name)
+    assert found["compiled"] == 0
+    assert found["parts"] == 4
+    assert_same(found["answers"], expected, "")
