@@ -33,7 +33,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from m6rec_jax.configuration import bound
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.server import vertex
-from m6rec_jax.server.access import OPEN, Tokens
+from m6rec_jax.server.access import DRAINED_BYTES, OPEN, Tokens
 from m6rec_jax.server.admin import PREFIX
 from m6rec_jax.server.app import make_app
 from m6rec_jax.server.asking import TIMEOUT
@@ -45,11 +45,9 @@ log = logging.getLogger(__name__)
 
 _APP = "m6rec"
 _ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
-# Of a body that is too large so much is read, so that the client hears the answer.
-_DRAINED_BYTES = 64 << 20
 # What a replica is told of a request beside its body.
 _SCOPE = ("type", "asgi", "http_version", "method", "scheme", "path", "raw_path", "root_path")
-_SCOPE_LISTS = ("query_string", "headers", "client", "server")
+_SCOPE += ("query_string", "headers", "client", "server")
 # A replica answers at a request's deadline; this much later it is not heard of any more.
 _PATIENCE = 10.0
 
@@ -171,80 +169,22 @@ class Replica:
         return os.getpid(), list(self._server.metrics.registry.collect())
 
 
-class RayReplicas:
-    """What `serve` listens for: an ASGI app that hands requests to replicas.
+class Front:
+    """An ASGI app that hands requests to replicas.
 
     Args:
-      served, tokens: of each replica.
-      grace: seconds in which requests may end when a replica is stopped.
+      timeout: seconds that a request may wait where it does not say.
+      tokens: that routes want.
 
     Attributes:
-      app: see above.
-
-    Raises:
-      ConfigError: Ray is not installed, or `Replicas` are impossible.
+      handle: of the replicas' `answer`; None: they are loading.
+      ready: whether one runs, and the server is not ending.
     """
 
-    def __init__(self, served: Served, tokens: Tokens, grace: float) -> None:
-        try:
-            import ray.serve
-        except ModuleNotFoundError as error:
-            raise ConfigError(
-                f"--engine ray needs the package {error.name}: pip install 'm6rec_jax[serve,ray]'"
-            ) from error
-        self._ray = ray
-        self._served, self._tokens, self._options = served, tokens, Replicas().options(grace)
-        # Nobody outside is told what runs here.
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        logging.getLogger("ray.serve").setLevel(logging.WARNING)
-        # In the thread that stays: what Ray starts here ends with the thread that started it.
-        address = os.environ.get("RAY_ADDRESS")
-        local = {"_node_ip_address": "127.0.0.1", "include_dashboard": False}
-        ray.init(
-            address=address or "local",
-            logging_level=logging.ERROR,
-            **({} if address else local | {"object_store_memory": 100 << 20}),
-        )
-        self._limits, self._handle = Limits(), None
-        self._draining, self._running, self._ended = False, 0, threading.Event()
-        self._open = OPEN | {vertex.health_route() or "/readyz"}
-        self.app: ASGIApp = self
-
-    def load(self) -> None:
-        """Starts the replicas; returns when requests are answered.
-
-        Raises:
-          ConfigError: no replica could be started; says why.
-        """
-        ray, began = self._ray, time.monotonic()
-        ray.serve.start(proxy_location="Disabled", logging_config={"log_level": "ERROR"})
-        replica = ray.serve.deployment(name="replica", **self._options)(Replica)
-        try:
-            handle = ray.serve.run(
-                replica.bind(self._served, gin.config_str(), self._tokens, os.getcwd()),
-                name=_APP,
-                route_prefix=None,
-            )
-        except RuntimeError as error:
-            found = ray.serve.status().applications[_APP].deployments.get("replica")
-            reason = _reason(str(error) if found is None else found.message)
-            raise ConfigError(f"no replica could be started: {reason}") from error
-        self._handle = handle.options(method_name="answer", stream=True)
-        log.info("ready in %.1f s: %d replicas", time.monotonic() - began, self._look())
-        threading.Thread(target=self._watch, name="m6rec-replicas", daemon=True).start()
-
-    def drain(self) -> None:
-        """`/readyz` says no from now on."""
-        self._draining = True
-
-    def close(self) -> bool:
-        """Ends the replicas, and a Ray that was started here."""
-        self._ended.set()
-        with contextlib.suppress(Exception):
-            if self._ray.is_initialized():
-                self._ray.serve.delete(_APP)
-                self._ray.shutdown()
-        return True
+    def __init__(self, timeout: float, tokens: Tokens) -> None:
+        self._timeout, self._tokens, self._limits = timeout, tokens, Limits()
+        self.handle: Any = None
+        self.ready = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -279,16 +219,15 @@ class RayReplicas:
         if method == "GET" and path == "/healthz":
             return JSONResponse({"status": "ok"})
         if method == "GET" and path in ("/readyz", vertex.health_route()):
-            ready = self._running > 0 and not self._draining
-            return JSONResponse({"ready": ready}, 200 if ready else 503)
-        if self._handle is None:
+            return JSONResponse({"ready": self.ready}, 200 if self.ready else 503)
+        if self.handle is None:
             raise ApiError(503, "not_ready", "the model is loading", headers={"Retry-After": "5"})
         given = Headers(scope=scope).get("authorization", "")
         if method == "GET" and path == "/metrics":
-            self._tokens.check(path, given, self._open)
+            self._tokens.check(path, given, OPEN)
             return await self._metrics()
         if path.startswith(PREFIX) and method != "GET":
-            self._tokens.check(path, given, self._open)
+            self._tokens.check(path, given, OPEN)
             raise ApiError(
                 501,
                 "not_on_replicas",
@@ -300,9 +239,7 @@ class RayReplicas:
     async def _forward(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = await self._read(scope, receive)
         user = user_of(body, Headers(scope=scope).get("x-session-id"))
-        sent = {name: scope[name] for name in _SCOPE} | {
-            name: scope[name] for name in _SCOPE_LISTS if name in scope
-        }
+        sent = {name: scope[name] for name in _SCOPE if name in scope}
         waiting = asyncio.create_task(self._pass_on(sent, body, user, self._deadline(scope), send))
         gone = asyncio.create_task(_until_gone(receive))
         try:
@@ -320,8 +257,7 @@ class RayReplicas:
         from ray.exceptions import RayActorError
         from ray.serve.exceptions import BackPressureError
 
-        assert self._handle is not None
-        handle = self._handle.options(session_id=user)
+        handle = self.handle.options(session_id=user)
         begun, more, died = False, True, 0
         while True:
             messages = handle.remote(scope, body)
@@ -364,7 +300,7 @@ class RayReplicas:
         """The body; of one that is too large a byte more than the limit, so that it is refused."""
         body, taken, more = bytearray(), 0, True
         limit = self._limits.body_bytes + 1
-        while more and taken < _DRAINED_BYTES:
+        while more and taken < DRAINED_BYTES:
             message = await receive()
             if message["type"] == "http.disconnect":
                 raise ApiError(CLIENT_HAS_GONE, "client_has_gone", "nobody waits for the answer")
@@ -378,23 +314,98 @@ class RayReplicas:
         given = Headers(scope=scope).get(TIMEOUT, "")
         seconds = int(given[:10]) / 1000 if given.isascii() and given.isdigit() else None
         loop = asyncio.get_running_loop()
-        return loop.time() + (seconds or self._served.timeout) + _PATIENCE
+        return loop.time() + (seconds or self._timeout) + _PATIENCE
 
     async def _metrics(self) -> Response:
-        assert self._handle is not None
-        found = await self._handle.broadcast("metrics").results_async(
+        found = await self.handle.broadcast("metrics").results_async(
             timeout_s=5.0, return_exceptions=True
         )
         registry = CollectorRegistry()
         registry.register(_OfReplicas([one for one in found if isinstance(one, tuple)]))
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
+
+class RayReplicas:
+    """Ray and its replicas, behind a `Front`; see `launch.serve`.
+
+    Args:
+      served, tokens: of each replica.
+      grace: seconds in which requests may end when a replica is stopped.
+
+    Attributes:
+      app: what `launch.serve` listens for.
+
+    Raises:
+      ConfigError: Ray is not installed, or `Replicas` are impossible.
+    """
+
+    def __init__(self, served: Served, tokens: Tokens, grace: float) -> None:
+        try:
+            import ray.serve
+        except ModuleNotFoundError as error:
+            raise ConfigError(
+                f"--engine ray needs the package {error.name}: pip install 'm6rec_jax[serve,ray]'"
+            ) from error
+        self._ray = ray
+        self._served, self._tokens, self._options = served, tokens, Replicas().options(grace)
+        # Nobody outside is told what runs here.
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)
+        # In the thread that stays: what Ray starts here ends with the thread that started it.
+        address = os.environ.get("RAY_ADDRESS")
+        local = {"_node_ip_address": "127.0.0.1", "include_dashboard": False}
+        ray.init(
+            address=address or "local",
+            logging_level=logging.ERROR,
+            **({} if address else local | {"object_store_memory": 100 << 20}),
+        )
+        self._draining, self._ended = False, threading.Event()
+        self._front = Front(served.timeout, tokens)
+        self.app: ASGIApp = self._front
+
+    def load(self) -> None:
+        """Starts the replicas; returns when requests are answered.
+
+        Raises:
+          ConfigError: no replica could be started; says why.
+        """
+        ray, began = self._ray, time.monotonic()
+        ray.serve.start(proxy_location="Disabled", logging_config={"log_level": "ERROR"})
+        replica = ray.serve.deployment(name="replica", **self._options)(Replica)
+        try:
+            handle = ray.serve.run(
+                replica.bind(self._served, gin.config_str(), self._tokens, os.getcwd()),
+                name=_APP,
+                route_prefix=None,
+            )
+        except RuntimeError as error:
+            found = ray.serve.status().applications[_APP].deployments.get("replica")
+            reason = _reason(str(error) if found is None else found.message)
+            raise ConfigError(f"no replica could be started: {reason}") from error
+        self._front.handle = handle.options(method_name="answer", stream=True)
+        log.info("ready in %.1f s: %d replicas", time.monotonic() - began, self._look())
+        threading.Thread(target=self._watch, name="m6rec-replicas", daemon=True).start()
+
+    def drain(self) -> None:
+        """`/readyz` says no from now on."""
+        self._draining, self._front.ready = True, False
+
+    def close(self) -> bool:
+        """Ends the replicas, and a Ray that was started here."""
+        self._ended.set()
+        with contextlib.suppress(Exception):
+            if self._ray.is_initialized():
+                self._ray.serve.delete(_APP)
+                self._ray.shutdown()
+        return True
+
     def _look(self) -> int:
         """Counts the replicas that run."""
         application = self._ray.serve.status().applications.get(_APP)
         states = {} if application is None else application.deployments["replica"].replica_states
-        self._running = states.get("RUNNING", 0)
-        return self._running
+        running: int = states.get("RUNNING", 0)
+        self._front.ready = running > 0 and not self._draining
+        return running
 
     def _watch(self) -> None:
         while not self._ended.wait(1.0):

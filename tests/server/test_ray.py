@@ -1,5 +1,6 @@
 """`m6rec serve --engine ray`: two replicas on this machine, one killed under load."""
 
+import asyncio
 import concurrent.futures
 import http.client
 import json
@@ -9,16 +10,20 @@ import signal
 import time
 import urllib.parse
 import urllib.request
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi.testclient import TestClient
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from m6rec_jax.errors import ConfigError
+from m6rec_jax.server import ray_engine
+from m6rec_jax.server.access import Tokens
 from m6rec_jax.server.metrics import Metrics
-from m6rec_jax.server.ray_engine import Replicas, _OfReplicas, user_of
+from m6rec_jax.server.ray_engine import Front, Replicas, _OfReplicas, user_of
 from tests.server.test_command import Running, ask
 from tests.serving.served_films import request
 
@@ -72,6 +77,71 @@ def test_metrics_of_replicas_stand_beside_each_other() -> None:
 def test_impossible_numbers_of_replicas() -> None:
     with pytest.raises(ConfigError, match=r"min_replicas = 3 .*max_replicas = 2"):
         Replicas(min_replicas=3, max_replicas=2)
+
+
+class Replies:
+    """In place of Ray's handle: a list of what replicas answer, call by call."""
+
+    def __init__(self, *calls: Any) -> None:
+        self._calls = iter(calls)
+
+    def options(self, **_: Any) -> "Replies":
+        return self
+
+    def remote(self, *_: Any) -> "Replies":
+        return Replies(*next(self._calls))
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        for reply in self._calls:
+            if isinstance(reply, Exception):
+                raise reply
+            if isinstance(reply, float):
+                await asyncio.sleep(reply)
+            else:
+                yield reply
+
+    def cancel(self) -> None:
+        """As of a response of Ray's."""
+
+
+def test_what_becomes_of_a_request_whose_replica_dies(monkeypatch: pytest.MonkeyPatch) -> None:
+    exceptions = pytest.importorskip("ray.exceptions", reason="needs the extra ray: make ray")
+    full = pytest.importorskip("ray.serve.exceptions").BackPressureError(
+        num_queued_requests=1, max_queued_requests=1
+    )
+    died = exceptions.ActorDiedError()
+    monkeypatch.setattr(ray_engine, "_PATIENCE", 0.0)
+    start = {
+        "type": "http.response.start",
+        "status": 200,
+        "headers": [(b"content-type", b"text/event-stream")],
+    }
+
+    def piece(text: str, more: bool = True) -> dict[str, Any]:
+        body = f"data: {text}\n\n".encode()
+        return {"type": "http.response.body", "body": body, "more_body": more}
+
+    def answered(*calls: Any) -> tuple[int, str]:
+        front = Front(0.2, Tokens())
+        front.handle = Replies(*calls)
+        response = TestClient(front).post("/v1/completions", json={})
+        return response.status_code, response.text
+
+    whole = [start, piece("all", more=False)]
+    assert answered([died], [whole]) == answered([whole, died]) == (200, "data: all\n\n")
+    status, text = answered([died], [died], [whole])
+    assert (status, json.loads(text)["error"]["code"]) == (503, "replica_lost")
+    status, text = answered([[start, piece("1")], died], [whole])
+    events = re.findall(r"^data: (.*)$", text, re.MULTILINE)
+    assert (status, events[0], events[-1]) == (200, "1", "[DONE]")
+    assert json.loads(events[1])["error"]["code"] == "replica_lost"
+    status, text = answered([full])
+    assert (status, json.loads(text)["error"]["code"]) == (429, "queue_full")
+    status, text = answered([5.0])
+    assert (status, json.loads(text)["error"]["code"]) == (504, "deadline_passed")
+    # Texts may take longer, once they have begun.
+    status, text = answered([[start, piece("1")], 0.5, [piece("2", more=False)]])
+    assert (status, text) == (200, "data: 1\n\ndata: 2\n\n")
 
 
 def counts(address: str) -> dict[int, float]:
