@@ -183,7 +183,7 @@ def test_every_overlay_is_an_image_of_the_container_file() -> None:
     # Bases are named without a registry.
     bases = re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE)
     assert set(bases) == {"python:3.11-slim"}
-    # What is left out is what the package asks for; test_layers shows that serving imports none.
+    # What is left out is what the package asks for; `test_command` sees that it is not imported.
     lines = (ROOT / "deploy" / "serving-overrides.txt").read_text().splitlines()
     left_out = {line.partition(";")[0] for line in lines if not line.startswith("#")}
     required = {re.split(r"[\[<>=]", one)[0] for one in project["dependencies"]}

@@ -46,8 +46,10 @@ log = logging.getLogger(__name__)
 _APP = "m6rec"
 _ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
 # What a replica is told of a request beside its body.
-_SCOPE = ("type", "asgi", "http_version", "method", "scheme", "path", "raw_path", "root_path")
-_SCOPE += ("query_string", "headers", "client", "server")
+_SCOPE = (
+    *("type", "asgi", "http_version", "method", "scheme", "path", "raw_path", "root_path"),
+    *("query_string", "headers", "client", "server"),
+)
 # A replica answers at a request's deadline; this much later it is not heard of any more.
 _PATIENCE = 10.0
 
@@ -120,8 +122,11 @@ class Replica:
     """
 
     def __init__(self, served: Served, settings: str, tokens: Tokens, folder: str) -> None:
-        logging.basicConfig(format="%(message)s")
-        logging.getLogger("m6rec_jax").setLevel(logging.INFO)
+        # As the command line does.
+        logger, handler = logging.getLogger("m6rec_jax"), logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        logger.handlers, logger.propagate = [handler], False
+        logger.setLevel(logging.INFO)
         if os.path.isdir(folder):
             os.chdir(folder)
         gin.parse_config(settings)
