@@ -345,6 +345,8 @@ class RayReplicas:
     """
 
     def __init__(self, served: Served, tokens: Tokens, grace: float) -> None:
+        # Nobody outside is told what runs here.
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         try:
             import ray.serve
         except ModuleNotFoundError as error:
@@ -353,8 +355,6 @@ class RayReplicas:
             ) from error
         self._ray = ray
         self._served, self._tokens, self._options = served, tokens, Replicas().options(grace)
-        # Nobody outside is told what runs here.
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
         # In the thread that stays: what Ray starts here ends with the thread that started it.
         address = os.environ.get("RAY_ADDRESS")
@@ -364,7 +364,7 @@ class RayReplicas:
             logging_level=logging.ERROR,
             **({} if address else local | {"object_store_memory": 100 << 20}),
         )
-        self._draining, self._ended = False, threading.Event()
+        self._draining, self._ended, self._loading = False, threading.Event(), threading.Lock()
         self._front = Front(served.timeout, tokens)
         self.app: ASGIApp = self._front
 
@@ -374,19 +374,24 @@ class RayReplicas:
         Raises:
           ConfigError: no replica could be started; says why.
         """
-        ray, began = self._ray, time.monotonic()
-        ray.serve.start(proxy_location="Disabled", logging_config={"log_level": "ERROR"})
-        replica = ray.serve.deployment(name="replica", **self._options)(Replica)
-        try:
-            handle = ray.serve.run(
-                replica.bind(self._served, gin.config_str(), self._tokens, os.getcwd()),
-                name=_APP,
-                route_prefix=None,
+        serve, began = self._ray.serve, time.monotonic()
+        with self._loading:
+            if self._ended.is_set():
+                return
+            serve.start(proxy_location="Disabled", logging_config={"log_level": "ERROR"})
+            replica = serve.deployment(name="replica", **self._options)(Replica).bind(
+                self._served, gin.config_str(), self._tokens, os.getcwd()
             )
-        except RuntimeError as error:
-            found = ray.serve.status().applications[_APP].deployments.get("replica")
-            reason = _reason(str(error) if found is None else found.message)
-            raise ConfigError(f"no replica could be started: {reason}") from error
+            target = serve.RunTarget(replica, name=_APP, route_prefix=None)
+            (handle,) = serve.run_many([target], wait_for_applications_running=False)
+            while (status := serve.status().applications[_APP].status) != "RUNNING":
+                if status in ("DEPLOY_FAILED", "UNHEALTHY"):
+                    found = serve.status().applications[_APP]
+                    texts = [one.message for one in found.deployments.values()]
+                    reason = _reason("\n".join([found.message, *texts]))
+                    raise ConfigError(f"no replica could be started: {reason}")
+                if self._ended.wait(0.2):
+                    return
         self._front.handle = handle.options(method_name="answer", stream=True)
         log.info("ready in %.1f s: %d replicas", time.monotonic() - began, self._look())
         threading.Thread(target=self._watch, name="m6rec-replicas", daemon=True).start()
@@ -398,10 +403,9 @@ class RayReplicas:
     def close(self) -> bool:
         """Ends the replicas, and a Ray that was started here."""
         self._ended.set()
-        with contextlib.suppress(Exception):
-            if self._ray.is_initialized():
-                self._ray.serve.delete(_APP)
-                self._ray.shutdown()
+        with self._loading, contextlib.suppress(Exception):
+            self._ray.serve.delete(_APP)
+        self._ray.shutdown()
         return True
 
     def _look(self) -> int:
