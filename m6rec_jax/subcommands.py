@@ -289,6 +289,7 @@ def run_serve(args: argparse.Namespace) -> None:
         host=args.host,
         port=args.port,
         tokens=Tokens.find(args.read_token_file, args.admin_token_file),
+        engine=args.engine,
     )
 
 
