@@ -130,7 +130,7 @@ def own_jobs(folder: Path, operands: str) -> dict[str, Job]:
             S,
             T,
             candidate_length=CANDIDATE_LENGTH,
-            batch_sizes=(1, len(candidates) * CANDIDATE_LENGTH // T),
+            batch_sizes=(1, -(-len(candidates) * CANDIDATE_LENGTH // T)),
             source_buckets=(S,),
             target_buckets=(T,),
             segments=cache,
