@@ -288,18 +288,25 @@ class Program:
     def __init__(self, program: str, kind: str, folder: Path) -> None:
         context = multiprocessing.get_context("spawn")
         self._connection, other = context.Pipe()
+        self._name = program.format(kind)
         self._process = context.Process(
             target=serve, args=(program, kind, folder, other), daemon=True
         )
         self._process.start()
         other.close()  # an error over there then ends the wait here
-        self.jobs: list[str] = self._connection.recv()
+        self.jobs: list[str] = self._receive()
 
     def run(self, job: str) -> tuple[float, np.ndarray]:
-        """Seconds and result."""
+        """Seconds and result; raises M6RecError where the process ended."""
         self._connection.send(job)
-        found: tuple[float, np.ndarray] = self._connection.recv()
+        found: tuple[float, np.ndarray] = self._receive()
         return found
+
+    def _receive(self) -> Any:
+        try:
+            return self._connection.recv()
+        except EOFError as error:
+            raise M6RecError(f"the process of {self._name} ended; it says why above") from error
 
 
 def check_agreement(job: str, results: Sequence[np.ndarray]) -> None:
