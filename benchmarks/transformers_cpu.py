@@ -1,6 +1,6 @@
 """Scoring and generation on a CPU beside Hugging Face transformers and CTranslate2: one run.
 
-    python -m benchmarks.transformers_cpu [--gin_file FILE] [--turns 7]
+    python -m benchmarks.transformers_cpu [--gin_file FILE] [--turns 5]
 
 Needs the extra `parity` (torch, transformers, ctranslate2). All have the same weights, those of a
 gin file (T5 1.1 small unless said otherwise), random, written by `m6rec_jax.checkpoints`.
@@ -374,7 +374,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0, or 2 on an error."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--gin_file", default=GIN_FILE)
-    parser.add_argument("--turns", type=int, default=7)
+    parser.add_argument("--turns", type=int, default=5)
     options = parser.parse_args(arguments)
     try:
         check_installed()
