@@ -38,8 +38,8 @@ BEHAVIOURS, CANDIDATES = 30, 100
 PROMPTS = PromptConfig(num_prompts=8, num_options=2, head="option", adapter_rank=8)
 
 
-def texts(vocabulary: Vocabulary) -> tuple[list[str], list[str]]:
-    """A history of some 380 tokens, and candidates of about nine each."""
+def texts(vocabulary: Vocabulary, candidate_tokens: int = 9) -> tuple[list[str], list[str]]:
+    """A history of some 380 tokens, and candidates of about so many each."""
     rng = np.random.default_rng(0)
     words = [vocabulary.decode([i]) for i in range(300, vocabulary.size)]
     words = [word for word in words if len(word) > 1]
@@ -51,7 +51,7 @@ def texts(vocabulary: Vocabulary) -> tuple[list[str], list[str]]:
         return vocabulary.decode(vocabulary.encode(found)[:tokens])
 
     history = [text(8), *(text(11) for _ in range(BEHAVIOURS)), text(4)]
-    return history, [text(9) for _ in range(CANDIDATES)]
+    return history, [text(candidate_tokens) for _ in range(CANDIDATES)]
 
 
 def configs(layers: int, width: int, vocab_size: int) -> dict[str, ModelConfig]:

@@ -74,6 +74,7 @@ METRICS: dict[str, tuple[str, int, str]] = {
     "mean_exits": ("layers a batch runs", 2, "none"),
     "candidate_exits": ("layers a candidate needs", 2, "none"),
     "request_milliseconds": ("ms a request", 1, "lower"),
+    "fastest_milliseconds": ("fastest", 1, "lower"),
     "text_milliseconds": ("ms a text", 1, "lower"),
     "agreement": ("agreement", 3, "none"),
     "num_examples": ("examples", 0, "none"),

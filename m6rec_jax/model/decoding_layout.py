@@ -19,7 +19,7 @@ def for_decoding_on_cpu(config: ModelConfig, variables: Mapping[str, Any]) -> di
     A step reads every weight once, so a copy that is made on the way doubles its time. The
     decoder's layers are arrays of their own, rather than slices of stacks; kernels are rounded to
     the products' type once; and the matrix of the logits is `[vocab, embed]`, each token's weights
-    together, in two halves for two cores.
+    together.
 
     Args:
       config: of the model.
@@ -39,5 +39,5 @@ def for_decoding_on_cpu(config: ModelConfig, variables: Mapping[str, Any]) -> di
         table = params["token_embedder"]["embedding"]
     else:
         table = params["logits_head"]["kernel"].T
-    halves = jnp.split(table.astype(rounded), [config.vocab_size // 2])
-    return {**variables, "params": params, DECODING_COLLECTION: {"logits": halves}}
+    logits = table.astype(rounded)
+    return {**variables, "params": params, DECODING_COLLECTION: {"logits": logits}}

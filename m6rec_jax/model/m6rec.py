@@ -517,8 +517,7 @@ class M6Rec(nn.Module):
         """Vocabulary logits, `[..., embed]` → `[..., vocab]`, float32."""
         tied = self.config.logits_via_embedding
         if self.has_variable(DECODING_COLLECTION, "logits"):
-            parts = self.get_variable(DECODING_COLLECTION, "logits")
-            logits = jnp.concatenate([rows_dot(hidden, part) for part in parts], axis=-1)
+            logits = rows_dot(hidden, self.get_variable(DECODING_COLLECTION, "logits"))
             return logits * self.config.embed_dim**-0.5 if tied else logits
         logits = self.token_embedder.logits(hidden) if tied else self.logits_head(hidden)
         names = ("batch", "length", "vocab") if hidden.ndim == 3 else None
