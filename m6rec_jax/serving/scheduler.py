@@ -112,8 +112,10 @@ class _Entry:
     group: Any
     run: Callable[[Sequence[_Entry]], list[Any]]
     deadline: float
+    batch_sizes: Sequence[int] = (1,)
     tokens: int = 1
     accepted: Accepted | None = None
+    argument: Any = None
     on_text: OnText | None = None
     texts: collections.deque[Callable[[], GenerationStream]] | None = None
     streams: list[GenerationStream] = dataclasses.field(default_factory=list)
@@ -219,8 +221,8 @@ class Scheduler:
         text = accepted.text
         characters = sum(map(len, text.history)) + sum(map(len, text.candidates))
         tokens = characters // _CHARACTERS_PER_TOKEN + len(text.history) + 2 * len(text.candidates)
-        group = (service, accepted.job)
-        entry = _Entry(group, run, _time(deadline), tokens, accepted, on_text)
+        group, sizes = (service, accepted.job), service.parts.batch_sizes
+        entry = _Entry(group, run, _time(deadline), sizes, tokens, accepted, on_text=on_text)
         if (texts := service.texts(accepted)) is not None:
             entry.texts = collections.deque(texts)
         return self._put(entry, bulk)
@@ -230,6 +232,30 @@ class Scheduler:
     ) -> Queued[Any]:
         """Queues what is no request of a `Service`, such as a turn of a dialogue; as `submit`."""
         return self._put(_Entry(object(), lambda _: [function()], _time(deadline)), bulk)
+
+    def call_together(
+        self,
+        function: Callable[[list[Any]], list[Any]],
+        argument: Any,
+        batch_sizes: Sequence[int],
+        *,
+        deadline: float | None = None,
+        bulk: bool = False,
+    ) -> Queued[Any]:
+        """Queues one of the arguments of a function that takes many; as `submit`.
+
+        Args:
+          function: of a list, to a result for each; what has queued for an equal one shares a call.
+          argument: to go into the list.
+          batch_sizes: lengths of lists that are padded to.
+          deadline, bulk: as of `submit`.
+        """
+
+        def run(entries: Sequence[_Entry]) -> list[Any]:
+            return function([entry.argument for entry in entries])
+
+        entry = _Entry(function, run, _time(deadline), batch_sizes, argument=argument)
+        return self._put(entry, bulk)
 
     def close(self, grace: float = 0.0) -> bool:
         """Takes no more requests, and waits for those that there are.
@@ -397,8 +423,7 @@ class Scheduler:
                 continue
             members.append(item)
             tokens += entry.tokens
-        if members[0][1].accepted is not None:
-            members = members[: self._well_filled(len(members), group[0].parts.batch_sizes)]
+        members = members[: self._well_filled(len(members), first[1].batch_sizes)]
         taken = {item[0] for item in members}
         self._queue = [item for item in self._queue if item[0] not in taken]
         heapq.heapify(self._queue)
