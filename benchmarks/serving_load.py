@@ -151,13 +151,14 @@ class Study:
         self.folder = folder
         self.rows: list[dict[str, Any]] = []
 
-    def model(self, name: str) -> Path:
+    def model(self, name: str, late_layers_start: int = 0) -> Path:
         """The folder of a model."""
-        folder = self.folder / name
+        folder = self.folder / (f"{name}_late" if late_layers_start else name)
         if not (folder / "finished").exists():
             shutil.rmtree(folder, ignore_errors=True)
             print(f"writing {folder}", flush=True)
-            write_folder(folder, f"gin_configs/models/{name}.gin")
+            file = f"gin_configs/models/{name}.gin"
+            write_folder(folder, file, late_layers_start=late_layers_start)
             (folder / "finished").touch()
         return folder
 

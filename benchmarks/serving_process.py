@@ -22,6 +22,7 @@ from benchmarks.serving_folder import ARGUMENTS, ITEMS, NOW, USERS
 
 ADMIN_TOKEN = "of-the-benchmarks-own"
 ADMIN = {"Authorization": f"Bearer {ADMIN_TOKEN}"}
+COMMAND = (sys.executable, "-m", "m6rec_jax.cli", "serve")
 # Seconds until a server must be ready, or have ended.
 _PATIENCE = 400.0
 
@@ -40,7 +41,7 @@ class Serving:
     def __init__(self, folder: Path, programs: Path, arguments: Sequence[str]) -> None:
         started = time.perf_counter()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "m6rec_jax.cli", "serve", *arguments, "--port", "0"],
+            [*COMMAND, *arguments, "--port", "0"],
             cwd=folder,
             env=os.environ
             | {

@@ -49,6 +49,7 @@ def serve(
     tokens: Tokens | None = None,
     prepared: str | None = None,
     items: str | None = None,
+    segments: str | None = None,
     step: int | None = None,
     rules: LogicalRules | None = None,
     batch_sizes: Sequence[int] | None = None,
@@ -63,7 +64,7 @@ def serve(
 
     Args:
       model_dir, bank, step: see `Service.open`.
-      index, prepared, items, source_buckets: see `ServiceOptions`.
+      index, prepared, items, segments, source_buckets: see `ServiceOptions`.
       batch_sizes: likewise; None: 1 and 8 on a CPU, where a padded row costs as much as a real one,
         1 and 32 elsewhere.
       host, port: where to listen; port 0 takes a free one.
@@ -91,6 +92,7 @@ def serve(
         batch_sizes = (1, 8) if jax.default_backend() == "cpu" else (1, 32)
     options = ServiceOptions(
         *(prepared, items, index),
+        segments=segments,
         batch_sizes=tuple(batch_sizes),
         source_buckets=source_buckets,
         continuous=True,
