@@ -92,7 +92,7 @@ class Snapshot:
         if any(map(dialogue_part, self.tasks.values())):
             try:
                 self.conversation = open_conversation(service.model, prepared, parts=service.parts)
-                self.conversation.warm_up()
+                service.parts.warm_once(self.conversation.shapes, self.conversation.warm_up)
                 replies = [n for n, s in self.tasks.items() if dialogue_part(s) == "replies"]
                 service.answerer("generation").warm_up(replies)
                 self._replies = next(iter(replies), None)
