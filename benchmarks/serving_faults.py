@@ -259,7 +259,8 @@ def fuzz(study: Study, number: int, seed: int) -> dict[str, float]:
         _check_log(server)
         compiled = int(server.metric("m6rec_programs")) - server.programs
         status = server.stop()
-    metrics |= {f"status_{status}": count for status, count in sorted(statuses.items())}
+    shown = sorted({200, 401, *REFUSED, 504, *statuses})
+    metrics |= {f"status_{one}": statuses[one] for one in shown}
     return metrics | {"compiled_after_ready": compiled, "exit_status": status}
 
 
@@ -455,14 +456,15 @@ def main(arguments: list[str] | None = None) -> int:
     study = Study(options.folder.absolute())
     if options.study == "fuzz":
         metrics = fuzz(study, options.requests, options.seed)
-        split = f"{options.requests:,} fuzzed requests"
+        split = "fuzz"
     elif options.study == "hang_ups":
         metrics, split = hang_ups(study, options.clients), "hang-ups"
     elif options.study == "sigterm":
         metrics, split = sigterm(study), "SIGTERM under load"
     else:
         metrics, split = stores(study), "damaged segments"
-    study.add(metrics, "mini", split, "8 clients" if options.study == "fuzz" else "clients")
+    name = f"{options.requests:,} requests" if split == "fuzz" else "mini"
+    study.add(metrics, "mini", split, name)
     if not options.dry:
         add_rows(results_path("serving_faults"), study.rows)
     return 0

@@ -207,7 +207,7 @@ def clients_study(study: Study, models: Sequence[str], seconds: float, turns: in
             alone = found["one at a time"]["requests_per_second"]
             for name, metrics in found.items():
                 metrics["times_faster"] = metrics["requests_per_second"] / alone
-                study.add(metrics, model, f"{clients} clients", name)
+                study.add(metrics, model, f"{clients} client{'s' * (clients > 1)}", name)
 
 
 def saturation_study(study: Study, model: str, seconds: float) -> None:
@@ -242,7 +242,7 @@ def saturation_study(study: Study, model: str, seconds: float) -> None:
         "resident_mib_per_minute": 60 * float(np.polyfit(times[third:], mib[third:], 1)[0]),
         "exit_status": status,
     }
-    study.add(metrics, model, f"saturation, {seconds:.0f} s", "96 clients, queue of 64")
+    study.add(metrics, model, "saturation", f"96 clients, queue of 64, {seconds:.0f} s")
 
 
 def start_study(study: Study, models: Sequence[str], turns: int) -> None:
