@@ -225,7 +225,7 @@ async def _send_all(server: Serving, requests: Iterator[Request], at_once: int) 
 
         async def sender() -> None:
             for method, path, body, headers in requests:
-                encoded = {name: value.encode("latin-1") for name, value in headers.items()}
+                encoded = [(n.encode(), v.encode("latin-1")) for n, v in headers.items()]
                 content = None if method == "GET" else body
                 response = await client.request(method, path, content=content, headers=encoded)
                 statuses[response.status_code] += 1

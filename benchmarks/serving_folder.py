@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,20 +114,13 @@ def write_data(folder: Path, items: Sequence[Item]) -> Path:
     return folder
 
 
-def write_folder(
-    folder: Path,
-    gin_file: str,
-    *,
-    late_layers_start: int = 0,
-    changes: Mapping[str, Any] | None = None,
-) -> Path:
+def write_folder(folder: Path, gin_file: str, *, late_layers_start: int = 0) -> Path:
     """Writes run, other run, bank, data and index, and segments where late interaction is on.
 
     Args:
       folder: a new one.
       gin_file: of `gin_configs/models/`.
       late_layers_start: L' of late interaction; 0: it is off.
-      changes: settings of `ModelConfig`, instead of the file's.
     """
     configuration.parse_config(
         [gin_file, "gin_configs/tuning/option_adapter.gin"],
@@ -137,8 +130,7 @@ def write_folder(
     vocabulary = random_words(folder)
     prompts = PromptConfig(adapters_late_only=bool(late_layers_start))
     # As CPUs compute fastest.
-    computed = {"dtype": "float32", "matmul_dtype": "bfloat16", "prompts": prompts}
-    config = ModelConfig(**(computed | dict(changes or {})))
+    config = ModelConfig(dtype="float32", matmul_dtype="bfloat16", prompts=prompts)
     model = M6Rec(config)
     variables = random_variables(model)
     tasks = {

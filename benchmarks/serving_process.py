@@ -24,7 +24,7 @@ ADMIN_TOKEN = "of-the-benchmarks-own"
 ADMIN = {"Authorization": f"Bearer {ADMIN_TOKEN}"}
 COMMAND = (sys.executable, "-m", "m6rec_jax.cli", "serve")
 # Seconds until a server must be ready, or have ended.
-_PATIENCE = 400.0
+_PATIENCE = 900.0
 
 
 class Serving:

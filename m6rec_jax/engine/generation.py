@@ -276,7 +276,7 @@ class Generator(Engine):
             given[filled] = prefix_ids[members]
             own_seeds = np.zeros((size, 1), np.uint32)
             own_seeds[filled, 0] = [seeds[i] % 2**32 for i in members]
-            batch = {"prefix_ids": given, "seeds": own_seeds}
+            batch: dict[str, np.ndarray] = {"prefix_ids": given, "seeds": own_seeds}
             batch |= self._exit_features([settings[i] for i in members], size)
             if excluded is not None:
                 # Rows of padding have seen nothing.
