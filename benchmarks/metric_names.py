@@ -38,6 +38,7 @@ METRICS: dict[str, tuple[str, int, str]] = {
     "refused_503": ("503", 0, "none"),
     "other_errors": ("other errors", 0, "lower"),
     "compiled_after_ready": ("compiled after ready", 0, "lower"),
+    "processor_milliseconds": ("processor ms a request", 1, "lower"),
     "p50_milliseconds": ("p50, ms", 0, "lower"),
     "p95_milliseconds": ("p95, ms", 0, "lower"),
     "p99_milliseconds": ("p99, ms", 0, "lower"),

@@ -58,12 +58,14 @@ class Answers:
 
     Attributes:
       seconds: from the first request on until the last client had ended.
+      processor_seconds: that the server took meanwhile.
       latencies: seconds of each answered request, by its route.
       statuses: how many of each.
       bodies: answers of status 200, where they are kept.
     """
 
     seconds: float = 0.0
+    processor_seconds: float = 0.0
     latencies: dict[str, list[float]] = dataclasses.field(
         default_factory=lambda: collections.defaultdict(list)
     )
@@ -74,6 +76,8 @@ class Answers:
         """Throughput, and latencies of all requests together."""
         found = [seconds for own in self.latencies.values() for seconds in own]
         metrics = {"requests_per_second": len(found) / self.seconds}
+        if self.processor_seconds:
+            metrics["processor_milliseconds"] = 1000 * self.processor_seconds / len(found)
         for percent in (50, 95, 99):
             metrics[f"p{percent}_milliseconds"] = 1000 * float(np.quantile(found, percent / 100))
         return metrics
@@ -121,8 +125,8 @@ def ask(
     keep: bool = False,
 ) -> Answers:
     """Lets clients ask for so long, or until something has happened."""
-    end = time.perf_counter() + seconds
-    return asyncio.run(
+    end, processor = time.perf_counter() + seconds, server.processor_seconds()
+    answers = asyncio.run(
         _ask(
             server.address,
             clients,
@@ -131,6 +135,8 @@ def ask(
             keep,
         )
     )
+    answers.processor_seconds = server.processor_seconds() - processor
+    return answers
 
 
 def check_statuses(answers: Answers, *allowed: int) -> None:

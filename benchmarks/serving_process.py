@@ -92,6 +92,11 @@ class Serving:
         assert found is not None
         return 1024 * int(found[1])
 
+    def processor_seconds(self) -> float:
+        """That the process has had; others' load on the machine changes it little."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def stop(self) -> int:
         """Ends it by SIGTERM; returns its exit status."""
         if self.process.poll() is None:
