@@ -48,6 +48,7 @@ METRICS: dict[str, tuple[str, int, str]] = {
     "resident_mib_last_third": ("MiB, last third", 0, "none"),
     "resident_mib_per_minute": ("growth, MiB a minute", 2, "lower"),
     "ready_seconds": ("seconds until ready", 1, "lower"),
+    "ready_processor_seconds": ("processor s", 1, "lower"),
     "programs": ("programs", 0, "lower"),
     "swaps": ("swaps", 0, "none"),
     "swap_milliseconds": ("ms of a swap", 0, "lower"),

@@ -256,17 +256,19 @@ def start_study(study: Study, models: Sequence[str], turns: int) -> None:
     for model in models:
         folder = study.model(model)
         with tempfile.TemporaryDirectory() as programs:
-            cold = []
-            warm = []
-            with serving(folder, ALL_JOBS, programs=Path(programs)) as server:
-                cold.append(server.ready_seconds)
-            for _ in range(turns):
+            runs = []
+            for _ in range(1 + turns):
                 with serving(folder, ALL_JOBS, programs=Path(programs)) as server:
-                    warm.append(server.ready_seconds)
-                    number = server.programs
-        for name, seconds in (("cold", cold), ("warm", warm)):
-            metrics = {"ready_seconds": statistics.median(seconds), "programs": number}
-            study.add(metrics, model, "start", name)
+                    runs.append(
+                        {
+                            "ready_seconds": server.ready_seconds,
+                            "ready_processor_seconds": server.ready_processor_seconds,
+                            "programs": server.programs,
+                        }
+                    )
+        for name, own in (("cold", runs[:1]), ("warm", runs[1:])):
+            medians = {key: statistics.median(run[key] for run in own) for key in own[0]}
+            study.add(medians, model, "start", name)
 
 
 def bank_study(study: Study, model: str, tasks: int, seconds: float, turns: int) -> None:

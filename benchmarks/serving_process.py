@@ -34,7 +34,8 @@ class Serving:
       process: the command.
       lines: of its log so far.
       address: such as http://127.0.0.1:40123.
-      ready_seconds: from the start of the process until `/readyz` said yes.
+      ready_seconds: from the start of the process until `/readyz` said yes;
+        ready_processor_seconds are those that the process had of all cores.
       programs: that it compiled or read from the cache by then.
     """
 
@@ -59,6 +60,7 @@ class Serving:
         self._reading.start()
         self._wait_until_ready(started)
         self.ready_seconds = time.perf_counter() - started
+        self.ready_processor_seconds = self.processor_seconds()
         self.programs = int(self.metric("m6rec_programs"))
 
     def _read(self) -> None:

@@ -6,8 +6,8 @@
 
 Interactive requests go before bulk, but for every eighth time, and then the earliest deadline. A
 batch is what has queued for the first one's job, of any tasks; requests of one history go together,
-since it is encoded once. Texts that grow one by one (`Service.texts`) take a few steps between two
-batches: a score does not wait until the texts of others are finished.
+since it is encoded once. Between two batches, texts that grow one by one (`Service.texts`) take as
+much time as the batch before took, a few steps at least: neither waits until the other is finished.
 """
 
 from __future__ import annotations
@@ -47,6 +47,8 @@ _CHARACTERS_PER_TOKEN = 4
 _SMOOTHING = 0.1
 # Of so many batches, and slots of texts, that others take while bulk requests wait, they get one.
 _BULK_EVERY = 8
+# Seconds that texts may take between two batches.
+_LONGEST_TURN = 0.25
 # On a CPU a padded row costs as much as a real one.
 _CPU_FILL = 0.5
 
@@ -192,6 +194,7 @@ class Scheduler:
         self._growing: list[_Entry] = []
         self._generators = set[ContinuousGenerator]()  # that have texts
         self._closed = self._stopped = False
+        self._batch_seconds = 0.0
         self._rate = 0.0
         self._thread = threading.Thread(target=self._work, name="m6rec-devices", daemon=True)
         self._thread.start()
@@ -335,7 +338,11 @@ class Scheduler:
                     )
                 batch = self._take()
                 self._running = len(batch)
+            until = time.monotonic() + min(self._batch_seconds, _LONGEST_TURN)
             self._grow()
+            while self._growing and time.monotonic() < until:
+                self._grow()
+            self._batch_seconds = 0.0
             if batch:
                 self._run(batch)
             with self._changed:
@@ -489,7 +496,7 @@ class Scheduler:
         else:
             for entry, result in zip(batch, results, strict=True):
                 _finish(entry, result)
-        seconds = time.monotonic() - began
+        seconds = self._batch_seconds = time.monotonic() - began
         self._measure(len(batch) / max(seconds, 1e-6))
         job = "other" if batch[0].accepted is None else batch[0].accepted.job
         self._observe(Batch(job, [began - entry.since for entry in batch], seconds, failures))
