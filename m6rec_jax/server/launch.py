@@ -35,6 +35,9 @@ from m6rec_jax.sharding import LogicalRules, make_mesh
 
 log = logging.getLogger(__name__)
 
+# Seconds that an idle connection stays open. Balancers keep theirs for 600, and would else send a
+# request as the server closes it.
+_KEEP_ALIVE = 620
 _JOBS = ("title_recommendation", "likelihood")
 
 
@@ -125,6 +128,7 @@ def serve(
         access_log=False,
         lifespan="off",
         server_header=False,
+        timeout_keep_alive=_KEEP_ALIVE,
         timeout_graceful_shutdown=int(grace),
     )
     listening = _Listening(config, server, drain)
