@@ -8,8 +8,8 @@
 
 The server is `m6rec serve` in a process of its own, with random weights (`serving_folder`). Clients
 are coroutines of one process, not locust's: they share a machine's few cores with the server, and
-the answers that must be compared are at hand. A client asks again as soon as it is answered. Four requests of five are scores of up to 20 candidates, the
-fifth is a turn of a dialogue.
+the answers that must be compared are at hand. A client asks again as soon as it is answered. Four
+requests of five are scores of up to 20 candidates, the fifth is a turn of a dialogue.
 
 *clients*: 1, 8 and 64 of them, beside a server that answers one request at a time
 (`Scheduler.max_batch = 1`); the two take turns. *saturation*: 96 clients against a queue of 64.
