@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help install test slow lint types docs parity results accept stats demo clean
+.PHONY: help install test slow lint types docs parity ray results accept stats demo clean
 help:  ## This list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -36,6 +36,11 @@ slow: install  ## Two more tests of resuming, which those of whole commands cove
 parity: install  ## Logits against Hugging Face's T5, mT5 and UMT5 (installs torch and transformers)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,parity]'
 	$(BIN)/python -m pytest tests/parity -rs
+
+# Ray is large and starts slowly, so only this target installs it; without it this test is skipped.
+ray: install  ## `m6rec serve --engine ray`: two replicas, one killed under load (installs ray)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,ray]'
+	$(BIN)/python -m pytest tests/server/test_ray.py -rs
 
 results: install  ## Render docs/results.md from benchmarks/results/*.json
 	$(BIN)/python -m benchmarks.render_results

@@ -261,6 +261,37 @@ def _parser() -> argparse.ArgumentParser:
     _takes_gin(report)
     report.set_defaults(run=subcommands.run_report)
 
+    export = commands.add_parser(
+        "export",
+        help="write a model's programs for use without m6rec_jax, checked against the model",
+    )
+    export.add_argument("run_folder", type=_local_path, metavar="RUN", help="MODEL_DIR of a run")
+    export.add_argument("--format", choices=["stablehlo", "saved_model"], default="stablehlo")
+    export.add_argument("--output", type=_local_path, required=True, metavar="DIR")
+    export.add_argument(
+        "--bank", type=_local_path, metavar="DIR", help="of prompts (default: the run's own tasks)"
+    )
+    export.add_argument(
+        "--index",
+        type=_local_path,
+        metavar="DIR",
+        help="of `m6rec index build`: a saved_model recommends its items",
+    )
+    export.add_argument(
+        "--platforms",
+        nargs="+",
+        choices=["cpu", "cuda", "rocm", "tpu"],
+        default=["cpu", "cuda", "tpu"],
+        help="that run it (default cpu cuda tpu)",
+    )
+    export.add_argument(
+        "--split", default="test", help="part of the data that the export is checked on"
+    )
+    export.add_argument("--rows", type=int, default=500, help="of it, at most (default 500)")
+    export.add_argument("--beams", type=int, default=4, help="of beam search (default 4)")
+    _takes_gin(export)
+    export.set_defaults(run=subcommands.run_export)
+
     infer = commands.add_parser(
         "infer",
         help="write a checkpoint's predictions to a file: for a task, or for a file of requests",
@@ -387,6 +418,13 @@ def _add_serve(commands: Any) -> None:
         action="append",
         metavar="DIR",
         help="of the catalogue, to retrieve; TASK=DIR where several tasks do, given several times",
+    )
+    command.add_argument(
+        "--engine",
+        choices=("process", "ray"),
+        default="process",
+        help="what answers: this process (default), or replicas of Ray Serve "
+        "(pip install 'm6rec_jax[serve,ray]')",
     )
     # Vertex AI names the port, and reaches the container from outside.
     port = os.environ.get("AIP_HTTP_PORT")

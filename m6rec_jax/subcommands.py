@@ -214,6 +214,31 @@ def run_report(args: argparse.Namespace) -> None:
     )
 
 
+def run_export(args: argparse.Namespace) -> None:
+    from m6rec_jax.export.command import export
+
+    results = export(
+        args.run_folder,
+        args.output,
+        args.format,
+        bank=args.bank,
+        index=args.index,
+        platforms=args.platforms,
+        split=args.split,
+        rows=args.rows,
+        num_beams=args.beams,
+        gin_files=args.gin_file or (),
+        bindings=args.gin_bindings,
+    )
+    for name, result in results.items():
+        equal = "" if result["equal"] == 1 else f", {result['equal']:.2%} of its tokens are equal"
+        print(
+            f"{name}: {result['rows']} rows, largest difference "
+            f"{result['largest_difference']:.2g} of the largest number{equal}"
+        )
+    print(args.output)
+
+
 def run_infer(args: argparse.Namespace) -> None:
     if args.requests is not None:
         _infer_requests(args)
@@ -264,6 +289,7 @@ def run_serve(args: argparse.Namespace) -> None:
         host=args.host,
         port=args.port,
         tokens=Tokens.find(args.read_token_file, args.admin_token_file),
+        engine=args.engine,
     )
 
 

@@ -160,6 +160,14 @@ check_run_name() {
     fail "--run $(quote "$1"): use letters, digits, '.', '_' and '-' (it names a folder on the hosts)"
 }
 
+# Variables that --env named.
+check_environment() {
+  local variable
+  for variable in "$@"; do
+    [[ $variable =~ ^[A-Za-z_][A-Za-z0-9_]*= ]] || fail "--env $(quote "$variable"): write NAME=VALUE"
+  done
+}
+
 # Names of the TPU VMs, one a line.
 nodes() {
   local index

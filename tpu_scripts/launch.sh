@@ -80,7 +80,7 @@ esac
 ((${#arguments[@]})) || fail 'nothing to run: write -- train --gin_file FILE at the end'
 case ${arguments[0]} in
   train | eval | infer) ;;
-  *) fail "cannot launch $(quote "${arguments[0]}"): only train, eval and infer run on a slice" ;;
+  *) fail "cannot launch $(quote "${arguments[0]}"): only train, eval and infer run on a slice; serve.sh serves" ;;
 esac
 has_gin_file=0
 for argument in "${arguments[@]}"; do
@@ -94,9 +94,7 @@ for argument in "${arguments[@]}"; do
   esac
 done
 ((has_gin_file)) || fail "${arguments[0]} needs --gin_file FILE after --"
-for variable in "${environment[@]}"; do
-  [[ $variable =~ ^[A-Za-z_][A-Za-z0-9_]*= ]] || fail "--env $(quote "$variable"): write NAME=VALUE"
-done
+check_environment "${environment[@]}"
 
 if [[ -n $data ]]; then
   check_bucket_address --data "$data"

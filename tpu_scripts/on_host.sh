@@ -3,6 +3,7 @@
 #
 #   on_host.sh install PYTHON_VERSION EXTRA
 #   on_host.sh data gs://BUCKET/FOLDER
+#   on_host.sh model gs://BUCKET/FOLDER
 #   on_host.sh start RUN [NAME=VALUE ...] -- train --gin_file FILE ...
 #   on_host.sh stop RUN GRACE_SECONDS FORCE MARK      (FORCE and MARK are 0 or 1)
 #   on_host.sh status RUN
@@ -20,6 +21,7 @@ set -euo pipefail
 CODE=$HOME/m6rec
 ENVIRONMENT=$HOME/m6rec-env
 DATA=$HOME/m6rec-data
+MODEL=$HOME/m6rec-model
 RUNS=$HOME/m6rec-runs
 HOST=$(hostname)
 
@@ -75,6 +77,11 @@ data() {
   gcloud storage rsync --recursive "$1" "$DATA"
 }
 
+model() {
+  mkdir -p "$MODEL"
+  gcloud storage rsync --recursive "$1" "$MODEL"
+}
+
 start() {
   local run=$1 folder=$RUNS/$1 environment=()
   shift
@@ -108,8 +115,10 @@ supervise() {
   printf '\n--- %s: m6rec' "$(date -u +%FT%TZ)"
   printf ' %q' "$@"
   printf '\n'
-  # Named, the cluster must be there: a host that sees no TPU would otherwise train alone.
-  "$ENVIRONMENT/bin/m6rec" "$1" --gin.join_processes.cluster=tpu "${@:2}" &
+  # Named, the cluster must be there: a host that sees no TPU would otherwise train alone. A server is
+  # alone.
+  if [[ $1 != serve ]]; then set -- "$1" --gin.join_processes.cluster=tpu "${@:2}"; fi
+  "$ENVIRONMENT/bin/m6rec" "$@" &
   echo $! >"$folder/pid.new"
   mv "$folder/pid.new" "$folder/pid"
   wait $! || status=$?
@@ -171,6 +180,6 @@ logs() {
 }
 
 case ${1:-} in
-  install | data | start | supervise | stop | status | logs) "$@" ;;
+  install | data | model | start | supervise | stop | status | logs) "$@" ;;
   *) fail "unknown command '${1:-}'; see the head of ${BASH_SOURCE[0]}" ;;
 esac

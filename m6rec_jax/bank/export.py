@@ -38,6 +38,7 @@ from m6rec_jax.engine.model_folder import (
     read_dataset_specs,
     read_settings,
     restore_model,
+    with_exits,
 )
 from m6rec_jax.errors import CheckpointError, ConfigError
 from m6rec_jax.jobs.job import job_of
@@ -157,7 +158,7 @@ def export_prompts(
         raise ConfigError(
             f"{model_dir} lies in a run's folder: name MODEL_DIR itself, and a step by --step"
         )
-    settings = read_settings(model_dir)
+    settings = with_exits(read_settings(model_dir), model_dir, location.step)
     wanted = (tasks,) if isinstance(tasks, str) else tasks
     names = list(dict.fromkeys(wanted)) or sorted(settings.tasks)
     if not names:

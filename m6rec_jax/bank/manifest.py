@@ -111,14 +111,13 @@ def parse_prompt_manifest(text: str, where: str) -> PromptManifest:
             "change a task's settings, tune or export it anew: remove it from the bank and add it"
         )
     try:
-        settings = values["settings"]
-        settings["positive_classes"] = tuple(settings["positive_classes"])
+        settings = TaskSettings.from_json(values["settings"])
         tensors = {
             name: TensorSpec(tuple(spec["shape"]), spec["dtype"])
             for name, spec in values["tensors"].items()
         }
         model = read_model_config(values["model_config"], str(values["versions"]["m6rec_jax"]))
-        read = {"settings": TaskSettings(**settings), "tensors": tensors, "model_config": model}
+        read = {"settings": settings, "tensors": tensors, "model_config": model}
         return PromptManifest(**(values | read))
     except (LookupError, TypeError, AttributeError, M6RecError) as error:
         raise CheckpointError(f"{where} does not fit this version: {error}") from error

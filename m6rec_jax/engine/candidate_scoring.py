@@ -41,6 +41,8 @@ class CandidateScorer(Engine, abc.ABC):
 
     # By how much the next larger number of rows is larger: each takes programs of its own.
     row_growth = 2
+    # What an export calls the program.
+    program_name = ""
     # Decoder features that the jitted function sees.
     decoder_features: tuple[str, ...] = ("decoder_input_tokens", "decoder_block_ids")
 
@@ -60,7 +62,8 @@ class CandidateScorer(Engine, abc.ABC):
         powers = (self.row_growth**i for i in range(32))
         self._row_sizes = [*itertools.takewhile(lambda n: n < most, powers), most]
 
-        self._score_batch = self._jit(self._score_ends if self._ends else self._score_rows)
+        scored = self._score_ends if self._ends else self._score_rows
+        self._score_batch = self._program(self.program_name, scored)
 
     def _score_rows(self, variables: Variables, features: Mapping[str, Array]) -> Array:
         """float32 `[rows, target]`."""

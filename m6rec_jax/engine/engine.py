@@ -51,6 +51,8 @@ class EngineOptions:
       rules: logical-axis rules, with a mesh.
       segments: cache of what early layers compute; None: it is computed for every request.
       early_exit: leave the decoder where tasks say so (`TaskSettings.exits`).
+      programs: makes a compiled program of its name and its function of variables and features;
+        None: `jax.jit` does. An export has its own, and `m6rec export` records them.
     """
 
     source_length: int
@@ -67,6 +69,7 @@ class EngineOptions:
     rules: LogicalRules = ()
     segments: SegmentCache | None = None
     early_exit: bool = True
+    programs: Callable[[str, Callable[..., Any]], Callable[..., Any]] | None = None
 
 
 class Engine:
@@ -151,12 +154,22 @@ class Engine:
 
         return self._runtime.jit(counted, donate)
 
+    def _program(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A compiled function of variables, features and what else it takes."""
+        made = self.options.programs
+        return self._jit(function) if made is None else made(name, function)
+
     def _for_decoding(self, variables: Variables) -> Variables:
         """The variables as decoding step by step reads them fastest; laid out once for each.
 
         A decoder that may be left early picks its layers by number, out of their stack.
         """
-        if jax.default_backend() != "cpu" or self.options.mesh is not None or self._exits:
+        if (
+            jax.default_backend() != "cpu"
+            or self.options.mesh is not None
+            or self.options.programs is not None
+            or self._exits
+        ):
             return variables
         params = variables["params"]
         if self._laid_out[0] is not params:

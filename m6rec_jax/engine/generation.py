@@ -263,7 +263,7 @@ class Generator(Engine):
         excluded = None
         if trie is not None and seen is not None:
             excluded = trie.excluded_ranks(seen, number)
-        run = self._program(verb, num_texts)
+        run = self._compiled(verb, num_texts)
         taken, settings = self._tasks.with_variables(self.variables, tasks, number)
         variables = self._for_decoding(taken)
         sources = list(map(self._source_row, histories, settings))
@@ -377,7 +377,7 @@ class Generator(Engine):
             )
         return smallest_that_fits(trie.length, length_buckets(self.max_tokens))
 
-    def _program(self, verb: str, num_texts: int) -> Callable[..., Any]:
+    def _compiled(self, verb: str, num_texts: int) -> Callable[..., Any]:
         """A compiled function of variables, features, constraint and options."""
         if (verb, num_texts) not in self._programs:
 
@@ -398,5 +398,7 @@ class Generator(Engine):
                     encoded=self._encoded(variables, features),
                 )
 
-            self._programs[verb, num_texts] = self._jit(run)
+            self._programs[verb, num_texts] = self._program(
+                verb if num_texts == 1 else f"{verb}_{num_texts}", run
+            )
         return self._programs[verb, num_texts]

@@ -131,6 +131,7 @@ class LikelihoodScorer(CandidateScorer):
 
     # A job beside others: few programs, for some padding.
     row_growth = 8
+    program_name = "likelihood"
     decoder_features = (
         *CandidateScorer.decoder_features,
         "decoder_target_tokens",

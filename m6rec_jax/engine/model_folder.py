@@ -32,9 +32,11 @@ from m6rec_jax.checkpoints.location import locate, read_manifest
 from m6rec_jax.checkpoints.manifest import check_vocabulary, warn_of_a_better_step
 from m6rec_jax.checkpoints.restore import PARAMS, PROMPTS, restore_item
 from m6rec_jax.checkpoints.trees import flatten
+from m6rec_jax.engine.exported_model import ExportedModel, exported_parts, open_export
+from m6rec_jax.engine.exported_programs import MANIFEST
 from m6rec_jax.engine.loaded_model import InferenceSettings, LoadedModel, template_of
 from m6rec_jax.engine.task_settings import ExitSettings, TaskSettings, task_settings
-from m6rec_jax.errors import CheckpointError
+from m6rec_jax.errors import CheckpointError, ConfigError
 from m6rec_jax.io.hashing import sha256
 from m6rec_jax.model import M6Rec
 from m6rec_jax.model.m6rec import initial_features
@@ -160,14 +162,17 @@ def load_model(
     step: int | None = None,
     mesh: Mesh | None = None,
     rules: LogicalRules = (),
-) -> TrainedModel:
-    """Loads a model folder: checkpoint, vocabulary, templates and settings.
+) -> LoadedModel:
+    """Loads a model folder: checkpoint, vocabulary, templates and settings; or an export.
 
     Args and errors as `restore_model`; besides:
 
     Raises:
-      CheckpointError: there is no `inference` folder.
+      CheckpointError: there is no `inference` folder, or the export is damaged.
+      ConfigError: an export on several devices.
     """
+    if (epath.Path(model_dir) / MANIFEST).exists():
+        return _load_export(model_dir, mesh)
     locate(model_dir, step)  # a missing checkpoint is the first thing to say
     vocabulary, settings = read_vocabulary(model_dir), read_settings(model_dir)
     dataset_specs = read_dataset_specs(model_dir)
@@ -189,6 +194,22 @@ def load_model(
         mesh=mesh,
         rules=rules,
         dataset_specs=dataset_specs,
+    )
+
+
+def _load_export(folder: str | Path, mesh: Mesh | None) -> ExportedModel:
+    if mesh is not None:
+        raise ConfigError(f"{folder} is an export, which runs on one device: leave RULES out")
+    exported = open_export(folder)
+    parts = exported_parts(exported)
+    return ExportedModel(
+        exported=exported,
+        model=M6Rec(parts["config"]),
+        variables=parts["variables"],
+        vocabulary=read_vocabulary(folder),
+        settings=read_settings(folder),
+        step=int(exported.manifest["step"]),
+        dataset_specs=read_dataset_specs(folder),
     )
 
 
@@ -223,10 +244,7 @@ def read_settings(model_dir: str | Path) -> InferenceSettings:
     path = _asset(model_dir, SETTINGS_FILE)
     try:
         values = json.loads(path.read_text())
-        tasks = {}
-        for name, task in values.pop("tasks").items():
-            classes = tuple(task.pop("positive_classes"))
-            tasks[name] = TaskSettings(**task, positive_classes=classes)
+        tasks = {name: TaskSettings.from_json(task) for name, task in values.pop("tasks").items()}
         return InferenceSettings(**values, tasks=tasks)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error

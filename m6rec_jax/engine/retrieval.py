@@ -49,8 +49,8 @@ class Retriever(Engine):
                 "retrieval needs a model with PromptConfig.retrieval_dim > 0 (128 in the paper)"
             )
         super().__init__(model, variables, vocabulary, options)
-        self._users = self._jit(self._user_vectors)
-        self._items = self._jit(functools.partial(item_embeddings, model))
+        self._users = self._program("user", self._user_vectors)
+        self._items = self._program("item", functools.partial(item_embeddings, model))
 
     def embed_users(
         self, histories: Sequence[Sequence[str]], tasks: Sequence[str] | None = None

@@ -87,6 +87,7 @@ class Scorer(CandidateScorer):
     """
 
     needed_part = "classes"
+    program_name = "score"
     may_exit = True
 
     def __init__(

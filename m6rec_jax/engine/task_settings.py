@@ -67,6 +67,16 @@ class TaskSettings:
     view: str = ""
     exits: ExitSettings | None = None
 
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> TaskSettings:
+        """Of what `dataclasses.asdict` gave; raises TypeError or KeyError for anything else."""
+        exits = values.get("exits")
+        read = {
+            "positive_classes": tuple(values["positive_classes"]),
+            "exits": None if exits is None else ExitSettings(**exits),
+        }
+        return cls(**{**values, **read})
+
     def text_length(self, limit: int) -> int:
         """Most tokens of one candidate or item, where a row has room for `limit`."""
         return min(self.candidate_length or limit, self.target_length or limit, limit)

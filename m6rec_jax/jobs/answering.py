@@ -189,7 +189,8 @@ class Parts:
         continuous: bool = False,
     ) -> None:
         self.model = model
-        self.continuous = continuous
+        # An export has programs of whole batches alone.
+        self.continuous = continuous and model.options().programs is None
         self.approximate = approximate
         self._prepared, self._items, self._index = prepared, items, index
         self._shapes: dict[str, Any] = {

@@ -29,7 +29,7 @@ access_log = logging.getLogger("m6rec_jax.access")
 # Routes that everybody may ask: probes have no tokens.
 OPEN = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json", *PAGE})
 # Of a body that is too large so much is read, so that the client hears the answer.
-_DRAINED_BYTES = 64 << 20
+DRAINED_BYTES = 64 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,8 +126,8 @@ class Access:
         if not (length.isascii() and length.isdigit()):
             raise ApiError(400, "bad_header", "Content-Length is no number")
         if int(length) > self._server.limits.body_bytes:
-            drained, more = 0, int(length) <= _DRAINED_BYTES
-            while more and drained < _DRAINED_BYTES:
+            drained, more = 0, int(length) <= DRAINED_BYTES
+            while more and drained < DRAINED_BYTES:
                 message = await receive()
                 drained += len(message.get("body", b""))
                 more = message["type"] == "http.request" and message.get("more_body", False)

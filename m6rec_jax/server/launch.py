@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import os
 import signal
@@ -14,10 +15,12 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import Literal, Protocol
 
 import gin
 import jax
 import uvicorn
+from starlette.types import ASGIApp
 
 from m6rec_jax.data.sources import default_cache_dir
 from m6rec_jax.errors import ConfigError
@@ -41,7 +44,73 @@ _KEEP_ALIVE = 620
 _JOBS = ("title_recommendation", "likelihood")
 
 
-@gin.configurable(denylist=["tokens"])
+@dataclasses.dataclass(frozen=True)
+class Served:
+    """What a process serves; it can be pickled, and names the run's files.
+
+    Attributes:
+      model_dir, bank, step, index, prepared, items, segments, rules, batch_sizes, source_buckets, jobs,
+        timeout: see `serve`.
+    """
+
+    model_dir: str
+    bank: str | None = None
+    step: int | None = None
+    index: str | Mapping[str, str] | None = None
+    prepared: str | None = None
+    items: str | None = None
+    segments: str | None = None
+    rules: LogicalRules | None = None
+    batch_sizes: Sequence[int] | None = None
+    source_buckets: Sequence[int] | None = None
+    jobs: Sequence[str] = ()
+    timeout: float = 30.0
+
+    def server(self) -> Server:
+        """A server that waits for `load`; its limits and its scheduler are gin's."""
+        metrics = Metrics()
+        snapshots = Snapshots(
+            lambda service, version: Snapshot(service, version, self.jobs, self.prepared),
+            lambda what: metrics.swaps.labels(what).inc(),
+        )
+        return Server(snapshots, Scheduler(observe=metrics.batch), Limits(), metrics, self.timeout)
+
+    def load(self, server: Server) -> None:
+        """Opens the model and compiles all that requests may run.
+
+        Raises:
+          M6RecError: the model, its data or its indexes are missing or wrong.
+        """
+        began = time.monotonic()
+        use_compilation_cache()
+        batch_sizes = self.batch_sizes
+        if batch_sizes is None:
+            batch_sizes = (1, 8) if jax.default_backend() == "cpu" else (1, 32)
+        options = ServiceOptions(
+            *(self.prepared, self.items, self.index),
+            segments=self.segments,
+            batch_sizes=tuple(batch_sizes),
+            source_buckets=self.source_buckets,
+            continuous=True,
+        )
+        service = Service.open(
+            self.model_dir,
+            bank=self.bank,
+            step=self.step,
+            mesh=None if self.rules is None else make_mesh(),
+            rules=tuple(self.rules or ()),
+            options=options,
+        )
+        server.snapshots.start(service)
+        log.info(
+            "ready in %.1f s: %d programs, %d of them from the cache",
+            time.monotonic() - began,
+            PROGRAMS.made,
+            PROGRAMS.cached,
+        )
+
+
+@gin.configurable(denylist=["tokens", "engine"])
 def serve(
     model_dir: str | Path,
     *,
@@ -50,6 +119,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8080,
     tokens: Tokens | None = None,
+    engine: Literal["process", "ray"] = "process",
     prepared: str | None = None,
     items: str | None = None,
     segments: str | None = None,
@@ -72,6 +142,7 @@ def serve(
         1 and 32 elsewhere.
       host, port: where to listen; port 0 takes a free one.
       tokens: that routes want; None: see `Tokens`.
+      engine: 'process': this one answers; 'ray': replicas of Ray Serve, see `ray_engine`.
       rules: logical-axis rules, by which the model lies over the mesh of `make_mesh` (gin); None:
         it is on the default device.
       jobs: that may be asked beside what tasks are for, and take programs of their own:
@@ -89,40 +160,22 @@ def serve(
             raise ConfigError(
                 f"serve.jobs has '{job}'{did_you_mean(job, _JOBS)}; known: {', '.join(_JOBS)}"
             )
-    began = time.monotonic()
-    use_compilation_cache()
-    if batch_sizes is None:
-        batch_sizes = (1, 8) if jax.default_backend() == "cpu" else (1, 32)
-    options = ServiceOptions(
-        *(prepared, items, index),
-        segments=segments,
-        batch_sizes=tuple(batch_sizes),
-        source_buckets=source_buckets,
-        continuous=True,
+    served = Served(
+        *(str(model_dir), None if bank is None else str(bank), step, index, prepared, items),
+        *(segments, rules, batch_sizes, source_buckets, jobs, timeout),
     )
+    backend: _Backend
+    if engine == "ray":
+        from m6rec_jax.server.ray_engine import RayReplicas
 
-    def open_service() -> Service:
-        mesh = None if rules is None else make_mesh()
-        return Service.open(
-            model_dir, bank=bank, step=step, mesh=mesh, rules=tuple(rules or ()), options=options
-        )
-
+        backend = RayReplicas(served, tokens or Tokens(), grace)
+    else:
+        backend = _ThisProcess(served, tokens)
     bound = _bind(host, port)
-    metrics = Metrics()
-    server = Server(
-        Snapshots(
-            lambda service, version: Snapshot(service, version, jobs, prepared),
-            lambda what: metrics.swaps.labels(what).inc(),
-        ),
-        Scheduler(observe=metrics.batch),
-        Limits(),
-        metrics,
-        timeout,
-    )
     if host not in ("127.0.0.1", "localhost", "::1") and (tokens is None or tokens.read is None):
         log.warning("everybody who reaches %s may ask: there is no read token", host)
     config = uvicorn.Config(
-        trace(make_app(server, tokens)),
+        trace(backend.app),
         log_config=None,
         log_level="error",
         access_log=False,
@@ -131,28 +184,21 @@ def serve(
         timeout_keep_alive=_KEEP_ALIVE,
         timeout_graceful_shutdown=int(grace),
     )
-    listening = _Listening(config, server, drain)
+    listening = _Listening(config, backend, drain)
 
     def load() -> None:
         try:
-            server.snapshots.start(open_service())
+            backend.load()
         except BaseException as error:
             listening.failed(error)
-            return
-        log.info(
-            "ready in %.1f s: %d programs, %d of them from the cache",
-            time.monotonic() - began,
-            PROGRAMS.made,
-            PROGRAMS.cached,
-        )
 
     loading = threading.Thread(target=load, name="m6rec-loading", daemon=True)
     loading.start()
     try:
         listening.run([bound])
     finally:
-        server.draining = True
-        all_answered = server.scheduler.close(1.0)
+        backend.drain()
+        all_answered = backend.close()
     if listening.error is not None:
         raise listening.error
     log.info("stopped: %s", "all requests are answered" if all_answered else "time was over")
@@ -161,6 +207,38 @@ def serve(
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
+
+
+class _Backend(Protocol):
+    """What answers behind the socket of `serve`."""
+
+    app: ASGIApp
+
+    def load(self) -> None:
+        """Returns when requests are answered."""
+
+    def drain(self) -> None:
+        """`/readyz` says no from now on."""
+
+    def close(self) -> bool:
+        """Ends what answers; returns whether all requests have been answered."""
+
+
+class _ThisProcess:
+    """Args: see `Served` and `Tokens`."""
+
+    def __init__(self, served: Served, tokens: Tokens | None) -> None:
+        self._served, self._server = served, served.server()
+        self.app: ASGIApp = make_app(self._server, tokens)
+
+    def load(self) -> None:
+        self._served.load(self._server)
+
+    def drain(self) -> None:
+        self._server.draining = True
+
+    def close(self) -> bool:
+        return self._server.scheduler.close(1.0)
 
 
 def use_compilation_cache() -> None:
@@ -191,9 +269,9 @@ class _Listening(uvicorn.Server):
       error: why loading failed; None: it did not.
     """
 
-    def __init__(self, config: uvicorn.Config, server: Server, drain: float) -> None:
+    def __init__(self, config: uvicorn.Config, backend: _Backend, drain: float) -> None:
         super().__init__(config)
-        self._server, self._drain = server, drain
+        self._backend, self._drain, self._stopping = backend, drain, False
         self.error: BaseException | None = None
 
     def failed(self, error: BaseException) -> None:
@@ -208,10 +286,11 @@ class _Listening(uvicorn.Server):
 
         def stop(number: int, frame: FrameType | None) -> None:
             del frame
-            if self._server.draining:  # the second time
+            if self._stopping:  # the second time
                 self.force_exit = True
             delay = self._drain if number == signal.SIGTERM else 0.0
-            self._server.draining = True
+            self._stopping = True
+            self._backend.drain()
             loop.call_soon_threadsafe(loop.call_later, delay, self._stop)
 
         before = {name: signal.signal(name, stop) for name in (signal.SIGTERM, signal.SIGINT)}

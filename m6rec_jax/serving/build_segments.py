@@ -40,7 +40,8 @@ def build_segments(
     Raises:
       CheckpointError: no model. DataError: no catalogue, items without text, or something else in
         the folder.
-      ConfigError: late interaction is off, or candidates are rendered with statistics, which$
+      ConfigError: late interaction is off, or candidates are rendered with statistics, which
+        change with users and time.
     """
     if dtype not in STORED_TYPES:
         raise ConfigError(f"dtype = {dtype!r} is not one of {', '.join(STORED_TYPES)}")

@@ -140,6 +140,12 @@ class Vocabulary:
         ids = set(range(self.num_pieces)) - self._control_pieces
         return np.array(sorted(ids - {self.pad_id, self.eos_id, self.unk_id}), np.int32)
 
+    @property
+    def text_model(self) -> bytes:
+        """A SentencePiece file that encodes texts as `encode` does: no text gives a control id."""
+        model: bytes = self._processor.serialized_model_proto()
+        return model
+
     def frequent_ids(self, most: int) -> np.ndarray:
         """Ids of the most frequent pieces of text, int32, most frequent first; no single bytes.
 

@@ -24,7 +24,7 @@ from m6rec_jax.checkpoints.trees import flatten, nested
 from m6rec_jax.cli import main
 from m6rec_jax.engine.loaded_model import InferenceSettings
 from m6rec_jax.engine.model_folder import restore_model, save_assets
-from m6rec_jax.engine.task_settings import TaskSettings
+from m6rec_jax.engine.task_settings import ExitSettings, TaskSettings
 from m6rec_jax.errors import CheckpointError, ConfigError
 from m6rec_jax.io.atomic import new_folder
 from m6rec_jax.model import ModelConfig, PromptConfig
@@ -174,6 +174,16 @@ def test_a_step_that_was_better_is_named(
     (found,) = export_prompts(copied, ["shop_ctr"], step=STEP)
     assert found.manifest.source["step"] == STEP
     assert "was better" not in caplog.text
+
+
+def test_early_exits_come_along(run: Path, tmp_path: Path) -> None:
+    copied = shutil.copytree(run, tmp_path / "run")
+    exits = {"step": STEP, "tasks": {"shop_ctr": {"threshold": 0.9, "depth": 1}}}
+    (copied / "inference" / "early_exit.json").write_text(json.dumps(exits))
+    add_prompts(tmp_path / "bank", copied)
+    settings = {name: BankFolder(tmp_path / "bank").read(name).manifest.settings for name in TASKS}
+    assert settings["shop_ctr"].exits == ExitSettings(0.9, 1)
+    assert settings["shop_next"].exits is None
 
 
 def test_into_a_bank(run: Path, bank_path: Path, tmp_path: Path) -> None:

@@ -36,6 +36,8 @@ COMMANDS = {
         *("calibrate", "--gin_file", "calibrate.gin", "--gin.MODEL_DIR=exits"),
         *("--max_loss", "0.99"),
     ],
+    "export": ["export", "exits", "--output", "exported", "--split", "validation"],
+    "export again": ["export", "exits", "--output", "exported"],
     "not trained for it": ["calibrate", "--gin_file", "calibrate.gin", "--gin.MODEL_DIR=run"],
     "no exits": [
         *("calibrate", "--gin_file", "calibrate.gin", "--gin.MODEL_DIR=exits"),
@@ -79,6 +81,13 @@ def test_a_calibrated_model_serves_with_early_exit(
     whole = model.scorer(early_exit=False).score_requests(history, texts)[0]
     assert np.abs(early - whole).max() > 0
     calibrated = model.fingerprint()
+    # An export leaves at the same place; it was checked on rows of the shop.
+    assert "score: " in succeeded(ran["export"])
+    assert "exported exists" in failed(ran["export again"])
+    exported = load_model(folder / "exported")
+    assert exported.settings.tasks[TASK] == own
+    found = exported.scorer().score_requests(history, texts)[0]
+    np.testing.assert_allclose(found, early, atol=1e-6)
 
     # Of another step it is of no use.
     path.write_text(json.dumps(values | {"step": 1}))

@@ -5,6 +5,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from jax.sharding import Mesh
+
 from m6rec_jax.bank.export import add_prompts
 from m6rec_jax.server.asking import Server
 from m6rec_jax.server.limits import Limits
@@ -13,6 +15,7 @@ from m6rec_jax.server.snapshots import Snapshot, Snapshots
 from m6rec_jax.serving.build_index import build_index
 from m6rec_jax.serving.scheduler import Scheduler
 from m6rec_jax.serving.service import Service, ServiceOptions
+from m6rec_jax.sharding import LogicalRules
 from tests.serving import served_films
 
 TASKS = ["ctr", "next", "titles", "contents", "plausible", "talk_titles", "talk_replies"]
@@ -37,11 +40,15 @@ def write(served: Path, folder: Path) -> Path:
     return folder
 
 
-def open_service(folder: Path, **changes: Any) -> Service:
+def open_service(
+    folder: Path, mesh: Mesh | None = None, rules: LogicalRules = (), **changes: Any
+) -> Service:
     """Serves the bank's tasks."""
     shapes: dict[str, Any] = {"prepared": str(folder / "data"), "index": str(folder / "index")}
     options = ServiceOptions(**(shapes | {"batch_sizes": (1, 8), "continuous": True} | changes))
-    return Service.open(folder / "run", bank=folder / "bank", options=options)
+    return Service.open(
+        folder / "run", bank=folder / "bank", mesh=mesh, rules=rules, options=options
+    )
 
 
 def make_server(

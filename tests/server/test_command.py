@@ -26,7 +26,8 @@ COMMAND = """
 import sys
 from m6rec_jax.cli import main
 status = main(sys.argv[1:])
-heavy = {"tensorflow", "seqio", "clu", "tensorflow_datasets"} & set(sys.modules)
+heavy = {"tensorflow", "tensorflow_text", "tensorflow_datasets", "seqio", "clu"}
+heavy = (heavy | {"matplotlib", "tensorboard"}) & set(sys.modules)
 sys.exit(f"imported {heavy}" if heavy else status)
 """
 

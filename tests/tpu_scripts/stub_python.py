@@ -34,6 +34,8 @@ def main(argv: list[str]) -> int:
             print("m6rec_jax 0.0")
         case ["train" | "eval" | "infer" as command, "--gin.join_processes.cluster=tpu", *rest]:
             return play([command, *rest])
+        case ["serve", *_]:
+            return play(argv)
         case _:
             sys.exit(f"unexpected: {argv}")
     return 0
@@ -41,7 +43,9 @@ def main(argv: list[str]) -> int:
 
 def note(name: str, argv: list[str]) -> None:
     with (WORLD / name).open("a") as file:
-        environment = {key: os.environ.get(key) for key in ("M6REC_DATA_DIR", "EXTRA")}
+        environment = {
+            key: os.environ.get(key) for key in ("M6REC_DATA_DIR", "EXTRA", "TPU_PROCESS_BOUNDS")
+        }
         file.write(json.dumps({"host": HOST, "argv": argv, "environment": environment}) + "\n")
 
 

@@ -121,6 +121,7 @@ def test_launch_status_logs_stop(pod: World) -> None:
         assert received["environment"] == {
             "M6REC_DATA_DIR": str(home / "m6rec-data"),
             "EXTRA": "two  words",
+            "TPU_PROCESS_BOUNDS": None,
         }
         assert (home / "m6rec-data/vocabulary.model").read_text() == "pieces"
 
@@ -141,6 +142,28 @@ def test_launch_status_logs_stop(pod: World) -> None:
     succeeded(pod.run("launch", "--run=first", "--stop"))
     succeeded(pod.run("launch", "--run=first", *TRAIN))
     assert succeeded(pod.run("launch", "--run=first", "--status")).count("running") == 2
+
+
+def test_every_host_serves_by_itself(pod: World) -> None:
+    (pod.folder / "buckets/bucket/model/run").mkdir(parents=True)
+    (pod.folder / "buckets/bucket/model/run/config.gin").write_text("")
+    words = ("~/m6rec-model/run", "--bank", "a bank")
+    succeeded(pod.run("serve", "--model=gs://bucket/model", "--env=EXTRA=1", "--", *words))
+    until(lambda: len(pod.received()) == 2)
+    for received in pod.received():
+        assert received["argv"] == ["serve", *words, "--host", "0.0.0.0"]
+        assert received["environment"]["TPU_PROCESS_BOUNDS"] == "1,1,1"
+        assert received["environment"]["EXTRA"] == "1"
+        home = pod.folder / "hosts" / received["host"]
+        assert (home / "m6rec-model/run/config.gin").is_file()
+    again = pod.run("serve", "--", *words)
+    assert again.returncode == 1
+    assert "already going on" in again.stderr
+    succeeded(pod.run("launch", "--run=serve", "--stop"))
+    assert succeeded(pod.run("launch", "--run=serve", "--status")).count("stopped") == 2
+    succeeded(pod.run("serve", "--", "run", "--host=::1"))
+    until(lambda: len(pod.received()) == 4)
+    assert pod.received()[-1]["argv"] == ["serve", "run", "--host=::1"]
 
 
 def test_a_run_that_hears_no_signal_is_killed_by_force(pod: World) -> None:

@@ -1,0 +1,124 @@
+"""A model whose programs are those of an export: opened by `load_model`, served as any other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from m6rec_jax.checkpoints.manifest import read_model_config
+from m6rec_jax.checkpoints.trees import flatten, nested
+from m6rec_jax.engine.engine import EngineOptions
+from m6rec_jax.engine.exported_programs import (
+    CONSTANTS,
+    OF_ROWS,
+    PER_SOURCE,
+    Exported,
+    ExportError,
+    Program,
+)
+from m6rec_jax.engine.generation_program import GeneratedBatch
+from m6rec_jax.engine.loaded_model import LoadedModel
+from m6rec_jax.engine.task_settings import task_name, task_settings
+from m6rec_jax.errors import CheckpointError, ConfigError
+
+
+class ExportedModel(LoadedModel):
+    """The model of an export; runs on one device.
+
+    Args:
+      exported: the export.
+      dataset_specs: see `TrainedModel`.
+      **loaded: see `LoadedModel`.
+    """
+
+    def __init__(
+        self, *, exported: Exported, dataset_specs: Mapping[str, Mapping[str, Any]], **loaded: Any
+    ) -> None:
+        super().__init__(**loaded)
+        self._exported, self._dataset_specs = exported, dataset_specs
+        self._constants = {
+            name: value
+            for name, value in exported.weights.items()
+            if name.startswith(f"{CONSTANTS}/")
+        }
+
+    def dataset_spec(self, task: str = "") -> Mapping[str, Any] | None:
+        return self._dataset_specs.get(task_settings(self.settings.tasks, task).prepared)
+
+    def fingerprint(self, task: str = "") -> str:
+        """That of the model which was exported: its indexes fit."""
+        return str(self._exported.manifest["fingerprints"][task_name(self.settings.tasks, task)])
+
+    def options(self, task: str = "", **changes: Any) -> EngineOptions:
+        fixed = {
+            "segments": None,
+            "programs": self._program,
+            "source_buckets": (self.settings.source_length,),
+            "target_buckets": (changes.get("target_length", self.settings.target_length),),
+        }
+        return super().options(task, **(changes | fixed))
+
+    def _program(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        own = next((one for one in self._exported.programs if one.name == name), None)
+        if own is None:
+            known = ", ".join(one.name for one in self._exported.programs)
+
+            def missing(*_: Any) -> Any:
+                raise ConfigError(
+                    f"{self._exported.folder} has no program '{name}', but {known}: export the "
+                    "model with a task that needs it"
+                )
+
+            return missing
+        run = self._exported.function(own)
+
+        @jax.jit
+        def call(variables: Any, constants: Any, features: Mapping[str, Any]) -> Any:
+            found = run(
+                own.weights(flatten(variables) | constants),
+                {key: _as_exported(own, key, features) for key in own.inputs},
+            )
+            if name in OF_ROWS:
+                found = {k: v.reshape(-1, *v.shape[2:]) for k, v in found.items()}
+            return found["values"] if "values" in found else GeneratedBatch(**found)
+
+        return lambda variables, features, *_: call(variables, self._constants, features)
+
+
+def _as_exported(program: Program, name: str, features: Mapping[str, Any]) -> Any:
+    """A feature as the program takes it: as long, and the rows of each source by themselves."""
+    value, shape = features[name], program.inputs[name][0]
+    if program.name in OF_ROWS and name not in PER_SOURCE:
+        value = value.reshape(len(features["task_ids"]), -1, *value.shape[1:])
+    room = [
+        (0, size - own if isinstance(size, int) else 0)
+        for size, own in zip(shape, value.shape, strict=True)
+    ]
+    return jnp.pad(value, room)
+
+
+def open_export(folder: str | Path) -> Exported:
+    """As `Exported`; raises CheckpointError where it is damaged."""
+    try:
+        return Exported(folder)
+    except ExportError as error:
+        raise CheckpointError(str(error)) from error
+
+
+def exported_parts(exported: Exported) -> dict[str, Any]:
+    """`config` and `variables` of an export.
+
+    Raises:
+      CheckpointError: it was written by a version whose model was another.
+    """
+    manifest = exported.manifest
+    return {
+        "config": read_model_config(manifest["model"], str(manifest["versions"]["m6rec_jax"])),
+        "variables": nested(
+            {k: v for k, v in exported.weights.items() if not k.startswith(f"{CONSTANTS}/")}
+        ),
+    }

@@ -1,0 +1,244 @@
+"""Programs of a model in files, as `m6rec export --format stablehlo` writes them; needs jax alone.
+
+    exported = Exported("exported/films")
+    found = exported.run("score", {"encoder_input_tokens": ..., ...})     # arrays in, arrays out
+
+Every export has a copy of this file, `load.py`: `python exported/films/load.py` runs the programs
+on the rows that the export was checked with, and compares. A row may be shorter than the program's,
+and there may be any number of rows. Programs are compiled once for each number of rows: pad it
+where requests vary.
+
+    EXPORT/
+      export.json      programs with their arguments, tasks, fingerprints, versions, checksums
+      weights.npz        arrays by name, shared by all programs
+      programs/          StableHLO for every platform, as `jax.export` serialises it
+      held_out.npz       rows and the model's own answers
+      inference/         the vocabulary, templates and settings of tasks, as a run has them
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.export
+import numpy as np
+
+FORMAT = "m6rec-stablehlo-1"
+MANIFEST, WEIGHTS, HELD_OUT = "export.json", "weights.npz", "held_out.npz"
+CONSTANTS = "constants"
+# Inputs of a source; of programs that read several decoder rows of each, all others are of rows.
+PER_SOURCE = ("encoder_input_tokens", "encoder_block_ids", "task_ids")
+OF_ROWS = ("score", "likelihood")
+
+
+class ExportError(ValueError):
+    """An export is damaged, or is asked for what it has not."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """One program of an export.
+
+    Attributes:
+      name: what it computes; several of one name differ in the lengths of their rows.
+      file: of the folder.
+      inputs, outputs: shape and type of each array; sizes are numbers, or 'b' (rows) and 'n'
+        (decoder rows of each).
+    """
+
+    name: str
+    file: str
+    inputs: Mapping[str, tuple[tuple[int | str, ...], str]]
+    outputs: Mapping[str, tuple[tuple[int | str, ...], str]]
+
+    def weights(self, every: Mapping[str, Any]) -> dict[str, Any]:
+        """The model's, and the program's own constants."""
+        own = f"{CONSTANTS}/{self.name}/"
+        return {
+            name: value
+            for name, value in every.items()
+            if name.startswith(own) or not name.startswith(f"{CONSTANTS}/")
+        }
+
+    def padded(self, inputs: Mapping[str, Any]) -> dict[str, np.ndarray] | None:
+        """Inputs with every row as long as the program's; None: they are longer.
+
+        Raises:
+          ExportError: an input is missing or unknown, or of another rank.
+        """
+        if inputs.keys() != self.inputs.keys():
+            raise ExportError(
+                f"{self.name} takes {', '.join(sorted(self.inputs))}, not "
+                f"{', '.join(sorted(inputs)) or 'nothing'}"
+            )
+        found = {}
+        for name, (shape, dtype) in self.inputs.items():
+            value = np.asarray(inputs[name], dtype)
+            if value.ndim != len(shape):
+                raise ExportError(f"{self.name}: {name} has shape {value.shape}, not {shape}")
+            room = [
+                (0, size - own if isinstance(size, int) else 0)
+                for size, own in zip(shape, value.shape, strict=True)
+            ]
+            if any(after < 0 for _, after in room):
+                return None
+            found[name] = np.pad(value, room)
+        return found
+
+
+class Exported:
+    """An export that was opened and checked.
+
+    Args:
+      folder: of `m6rec export --format stablehlo`.
+
+    Raises:
+      ExportError: there is none, or a file is missing, truncated or changed; names it.
+
+    Attributes:
+      manifest: what `export.json` holds.
+      programs: in the manifest's order.
+      weights: arrays by name.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.manifest = read_manifest(self.folder)
+        for name, checksum in self.manifest["files"].items():
+            path = self.folder / name
+            if not path.is_file() or _sha256(path) != checksum:
+                raise ExportError(f"{path} is missing or damaged; export the model anew")
+        self.programs = [
+            Program(**{**own, "inputs": _specs(own["inputs"]), "outputs": _specs(own["outputs"])})
+            for own in self.manifest["programs"]
+        ]
+        with np.load(self.folder / WEIGHTS) as file:
+            self.weights = {name: jax.device_put(file[name]) for name in file.files}
+        self._compiled: dict[str, Any] = {}
+
+    def run(self, name: str, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Runs the program of that name whose rows are long enough.
+
+        Raises:
+          ExportError: no such program, longer rows than any has, or arrays that do not fit.
+        """
+        own = [program for program in self.programs if program.name == name]
+        if not own:
+            names = ", ".join(dict.fromkeys(program.name for program in self.programs))
+            raise ExportError(f"{self.folder} has no program {name!r}, but {names}")
+        for program in own:
+            padded = program.padded(inputs)
+            if padded is not None:
+                found = self.function(program)(program.weights(self.weights), padded)
+                return {key: np.asarray(value) for key, value in found.items()}
+        raise ExportError(f"rows are longer than those of {name}: {own[-1].inputs}")
+
+    def function(self, program: Program) -> Any:
+        """The program as a jitted function of weights and inputs."""
+        if program.file not in self._compiled:
+            data = bytearray((self.folder / program.file).read_bytes())
+            exported = jax.export.deserialize(data)
+            if jax.default_backend() not in (_PLATFORMS.get(p, p) for p in exported.platforms):
+                raise ExportError(
+                    f"{self.folder} was exported for {', '.join(exported.platforms)}, not for "
+                    f"{jax.default_backend()}"
+                )
+            self._compiled[program.file] = jax.jit(exported.call)
+        return self._compiled[program.file]
+
+    def held_out(self) -> list[tuple[str, dict[str, np.ndarray], dict[str, np.ndarray]]]:
+        """(program, inputs, the model's outputs) of the rows that the export was checked with."""
+        with np.load(self.folder / HELD_OUT) as file:
+            calls: dict[str, tuple[str, dict[str, np.ndarray], dict[str, np.ndarray]]] = {}
+            for key in file.files:
+                number, program, kind, name = key.split("/", 3)
+                _, inputs, outputs = calls.setdefault(number, (program, {}, {}))
+                (inputs if kind == "inputs" else outputs)[name] = file[key]
+        return list(calls.values())
+
+    def check(self) -> dict[str, dict[str, float]]:
+        """Runs all programs on the held-out rows, beside what the model itself computed.
+
+        Returns:
+          By program: `rows`, `largest_difference` of its numbers, relative to the largest number,
+          and `equal`, the share of its whole numbers (tokens, say) that are the same.
+        """
+        results: dict[str, dict[str, float]] = {}
+        equal: dict[str, list[int]] = {}
+        for name, inputs, outputs in self.held_out():
+            found = self.run(name, inputs)
+            own = results.setdefault(name, {"rows": 0, "largest_difference": 0.0, "equal": 1.0})
+            # Others are padding.
+            filled = next(v for k, v in inputs.items() if k.endswith("coder_input_tokens"))
+            own["rows"] += sum(map(bool, np.any(filled, axis=tuple(range(1, filled.ndim)))))
+            for key, expected in outputs.items():
+                if expected.dtype.kind in "iub":
+                    same = equal.setdefault(name, [0, 0])
+                    same[0] += int((found[key] == expected).sum())
+                    same[1] += expected.size
+                    own["equal"] = same[0] / same[1]
+                else:
+                    finite = np.isfinite(expected)
+                    if not np.array_equal(finite, np.isfinite(found[key])):
+                        own["largest_difference"] = float("inf")
+                    elif finite.any():
+                        apart = np.abs(found[key] - expected)[finite].max()
+                        largest = np.abs(expected[finite]).max()
+                        own["largest_difference"] = max(
+                            own["largest_difference"], float(apart / max(largest, 1e-30))
+                        )
+        return results
+
+
+# What `jax.export` calls a platform, and what jax calls its backend.
+_PLATFORMS = {"cuda": "gpu", "rocm": "gpu"}
+
+
+def read_manifest(folder: str | Path) -> dict[str, Any]:
+    """What `export.json` holds.
+
+    Raises:
+      ExportError: it is missing, damaged, or of another format.
+    """
+    path = Path(folder) / MANIFEST
+    try:
+        manifest = json.loads(path.read_text("utf-8"))
+        found = manifest["format"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ExportError(f"{folder} is no export of a model: {path}: {error}") from error
+    if found != FORMAT:
+        raise ExportError(f"{path} is of format {found!r}; this reads {FORMAT!r}")
+    return dict(manifest)
+
+
+def _specs(found: Mapping[str, Sequence[Any]]) -> dict[str, tuple[tuple[int | str, ...], str]]:
+    return {name: (tuple(shape), str(dtype)) for name, (shape, dtype) in found.items()}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def main() -> int:
+    """Checks the export that this file lies in; prints JSON."""
+    exported = Exported(Path(sys.argv[1] if len(sys.argv) > 1 else __file__).resolve().parent)
+    found = {
+        "results": exported.check(),
+        "jax": jax.__version__,
+        "backend": jax.default_backend(),
+        "imported": sorted({"flax", "m6rec_jax", "tensorflow"} & set(sys.modules)),
+    }
+    print(json.dumps(found))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

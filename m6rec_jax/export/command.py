@@ -1,0 +1,108 @@
+"""`m6rec export`: writes a model in a format, checks it, and only then gives it its name."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from m6rec_jax import configuration
+from m6rec_jax.bank.loading import load_with_bank
+from m6rec_jax.engine.loaded_model import LoadedModel
+from m6rec_jax.engine.model_folder import save_assets
+from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.export import held_out, stablehlo
+from m6rec_jax.export.folder import verify
+from m6rec_jax.export.held_out import Answered, Catalogue
+from m6rec_jax.export.recording import Recorder
+
+FORMATS = ("stablehlo", "saved_model")
+
+
+def export(
+    run: Path,
+    output: Path,
+    format_: str = "stablehlo",
+    *,
+    bank: Path | None = None,
+    index: Path | None = None,
+    platforms: Sequence[str] = stablehlo.PLATFORMS,
+    split: str = "test",
+    rows: int = 500,
+    num_beams: int = 4,
+    gin_files: Sequence[str] = (),
+    bindings: Sequence[str] = (),
+) -> dict[str, dict[str, float]]:
+    """Exports the newest checkpoint of a run, or a bank's tasks on its backbone.
+
+    Args:
+      run: MODEL_DIR of a training run, on this machine.
+      output: a new folder.
+      format_: one of `FORMATS`.
+      bank: of prompts; None: the run's own tasks.
+      index: of `m6rec index build`: a SavedModel recommends its items, with ids and titles.
+      platforms: see `write_stablehlo`.
+      split, rows, num_beams: see `held_out.ask`.
+      gin_files, bindings: settings, such as `data_dir.path`.
+
+    Returns:
+      By program, how it compares with the model; see `Exported.check`.
+
+    Raises:
+      CheckpointError: no run, bank or index.
+      ConfigError: none of its tasks can be exported.
+      DataError: something is in `output`, the tasks' data are not on this machine, or the export
+        is not equal to the model, and is not written.
+    """
+    if output.exists():
+        raise DataError(f"{output} exists: an export needs a new folder")
+    # Attention of all platforms, and not of the one that exports.
+    plain = "dot_product_attention.implementation = 'plain'"
+    configuration.parse_config(gin_files, [*bindings, plain])
+    model = load_with_bank(run, bank=bank)
+    tasks = {name: s for name, s in model.settings.tasks.items() if s.kind in held_out.KINDS}
+    if not tasks:
+        kinds = ", ".join(sorted({own.kind for own in model.settings.tasks.values()})) or "none"
+        raise ConfigError(
+            f"{run} has tasks of kind {kinds}; {', '.join(held_out.KINDS)} can be exported"
+        )
+    catalogue = None if index is None else held_out.open_catalogue(model, index)
+    recorder, answered = Recorder(), list[Answered]()
+    for name in tasks:
+        answered += held_out.ask(model, name, recorder, split=split, rows=rows, num_beams=num_beams)
+    return write_export(output, format_, model, recorder, answered, platforms, catalogue)
+
+
+def write_export(
+    output: Path,
+    format_: str,
+    model: LoadedModel,
+    recorder: Recorder,
+    answered: Sequence[Answered],
+    platforms: Sequence[str],
+    catalogue: Catalogue | None = None,
+) -> dict[str, dict[str, float]]:
+    """Writes what a model's engines were asked, checks it, and then names the folder `output`.
+
+    Arguments, returns and raises as `export`.
+    """
+    unfinished = output.with_name(f"{output.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    specs: dict[str, Any] = {}
+    for name, settings in model.settings.tasks.items():
+        if (spec := model.dataset_spec(name)) is not None:
+            specs[settings.prepared] = spec
+    save_assets(unfinished, model.vocabulary, model.settings, specs)
+    if format_ == "stablehlo":
+        stablehlo.write_stablehlo(unfinished, model, recorder, platforms)
+        results = verify(unfinished, stablehlo.LOADER)
+    else:
+        # tensorflow takes seconds to import.
+        from m6rec_jax.export import saved_model
+
+        saved_model.write_saved_model(unfinished, model, recorder, answered, platforms, catalogue)
+        results = verify(unfinished, saved_model.CHECK)
+    unfinished.rename(output)
+    return results

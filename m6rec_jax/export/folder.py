@@ -1,0 +1,91 @@
+"""What folders of all formats share: a manifest with checksums, and a check that runs by itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from m6rec_jax.checkpoints.manifest import library_versions
+from m6rec_jax.engine.exported_programs import MANIFEST
+from m6rec_jax.engine.loaded_model import LoadedModel
+from m6rec_jax.errors import DataError
+from m6rec_jax.io.hashing import file_sha256
+
+# Of the largest number: float32 sums in another order; bfloat16 operands round to 2^-8 of theirs.
+TOLERANCES = {"float32": 1e-4, "bfloat16": 1e-2}
+# Texts that must be the same: where two tokens are nearly as likely, rounding may choose.
+EQUAL_TEXTS = {"float32": 1.0, "bfloat16": 0.99}
+
+
+def write_manifest(
+    folder: Path, format_: str, model: LoadedModel, platforms: Sequence[str], **own: Any
+) -> None:
+    """Writes `export.json` of a folder that is otherwise complete; `own` are the format's."""
+    config = model.model.config
+    precision = config.matmul_dtype or config.dtype
+    manifest = {
+        "format": format_,
+        "date": datetime.date.today().isoformat(),
+        "model": dataclasses.asdict(config),
+        "step": model.step,
+        "fingerprints": {name: model.fingerprint(name) for name in model.settings.tasks},
+        "platforms": list(platforms),
+        "versions": library_versions(),
+        "tolerance": TOLERANCES[precision],
+        "equal_texts": EQUAL_TEXTS[precision],
+        **own,
+        "files": {
+            str(path.relative_to(folder)): file_sha256(path)
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        },
+    }
+    _write(folder, manifest)
+
+
+def verify(folder: Path, script: str) -> dict[str, dict[str, float]]:
+    """Checks an export in a process of its own, and notes the result in its manifest.
+
+    Args:
+      folder: with a manifest.
+      script: of the folder, which prints JSON: `results` by name, and what it `imported` that it
+        must do without.
+
+    Raises:
+      DataError: it does not run, does not give what the model gives, or needs more than it should.
+    """
+    # -I: neither this folder nor the user's own packages.
+    command = [sys.executable, "-I", str(folder / script)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise DataError(f"the export does not run: {last}\n{' '.join(command)}\n{done.stderr}")
+    found = json.loads(done.stdout.splitlines()[-1])
+    manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
+    results: dict[str, dict[str, float]] = found["results"]
+    for name, result in results.items():
+        if not result["largest_difference"] <= manifest["tolerance"]:
+            raise DataError(
+                f"{name!r} of the export differs from the model by "
+                f"{result['largest_difference']:.2g} of the largest number; "
+                f"{manifest['tolerance']:g} is allowed"
+            )
+        if result["equal"] < manifest["equal_texts"]:
+            raise DataError(
+                f"{result['equal']:.2%} of what {name!r} of the export writes is what the model "
+                f"writes; it must be {manifest['equal_texts']:.0%}"
+            )
+    if found["imported"]:
+        raise DataError(f"the export imports {', '.join(found['imported'])}")
+    _write(folder, manifest | {"verified": found})
+    return results
+
+
+def _write(folder: Path, manifest: dict[str, Any]) -> None:
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", "utf-8")

@@ -1,0 +1,176 @@
+"""Held-out rows of a model's tasks: its engines' answers, and through a recorder their programs."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from m6rec_jax.data.prepared import Prepared
+from m6rec_jax.engine.index_files import EMBEDDINGS, open_index, read_manifest
+from m6rec_jax.engine.loaded_model import LoadedModel
+from m6rec_jax.errors import CheckpointError, DataError
+from m6rec_jax.export.recording import Recorder
+from m6rec_jax.jobs.answering import title_of
+from m6rec_jax.jobs.request_data import open_serving_data
+from m6rec_jax.pipeline.locations import data_dir
+from m6rec_jax.pipeline.prepared_rows import read_rows
+
+# The sizes of batches that every program is checked with.
+BATCH_SIZES = (1, 7, 64)
+KINDS = ("scoring", "retrieval", "generation")
+
+
+class Catalogue(NamedTuple):
+    """What a task of retrieval recommends: unit vectors `[items, retrieval]`, ids and titles."""
+
+    task: str
+    vectors: np.ndarray
+    ids: Sequence[str]
+    titles: Sequence[str]
+
+
+def open_catalogue(model: LoadedModel, index: str | Path, prepared: str | None = None) -> Catalogue:
+    """The catalogue of a folder of `m6rec index build`.
+
+    Args:
+      model: the one that built it.
+      index: the folder.
+      prepared: see `open_serving_data`.
+
+    Raises:
+      CheckpointError: none of the model's tasks built it, or it is damaged.
+      DataError: an item of the index is not in the catalogue.
+    """
+    built_by = read_manifest(Path(index)).model
+    tasks = [name for name, own in model.settings.tasks.items() if own.kind == "retrieval"]
+    task = next((name for name in tasks if model.fingerprint(name) == built_by), "")
+    if not task:
+        raise CheckpointError(
+            f"{index} was built by another model than this one, or for another task than "
+            f"{', '.join(tasks) or 'any of this one (none retrieves)'}"
+        )
+    found = open_index(index, model.fingerprint(task))
+    items = open_serving_data(model, task, prepared, with_statistics=False).items
+    if missing := [id_ for id_ in found.ids if id_ not in items]:
+        raise DataError(f"{index} has item {missing[0]!r}, which the catalogue has not")
+    titles = [title_of(items[id_]) for id_ in found.ids]
+    return Catalogue(task, np.load(Path(index) / EMBEDDINGS), found.ids, titles)
+
+
+class Answered(NamedTuple):
+    """One request in text, and what the model answered.
+
+    Attributes:
+      signature: 'score', 'user', 'item', 'recommend' or 'generate'.
+      task: that was asked.
+      inputs: `history` (segments), `candidates` or `text` (a list and a text), `prefix`.
+      output: scores, a vector or a text; of 'recommend' the scores of the best items.
+    """
+
+    signature: str
+    task: str
+    inputs: Mapping[str, Any]
+    output: Any
+
+
+def recommended(catalogue: Catalogue, answered: Sequence[Answered], k: int) -> list[Answered]:
+    """Requests of 'recommend': those of 'user', searched for in numpy."""
+    found = []
+    for one in answered:
+        if one.signature == "user" and one.task == catalogue.task:
+            scores = np.sort(catalogue.vectors @ one.output)[::-1][:k]
+            found.append(one._replace(signature="recommend", output=scores))
+    return found
+
+
+def ask(
+    model: LoadedModel,
+    task: str,
+    recorder: Recorder,
+    *,
+    split: str = "test",
+    rows: int = 500,
+    num_beams: int = 4,
+) -> list[Answered]:
+    """Answers the first rows of a part of what a task was trained on.
+
+    Args:
+      model, task: name of one of the model's tasks, of `KINDS`.
+      recorder: keeps programs and calls.
+      split, rows: which rows, at most.
+      num_beams: of beam search.
+
+    Raises:
+      DataError: the part has no rows, or the data are not on this machine.
+    """
+    settings = model.settings.tasks[task]
+    dataset, _, name = settings.prepared.rpartition(".")
+    prepared = Prepared.open(data_dir(), dataset, name)
+    found = list(itertools.islice(read_rows(prepared, settings.view, split), rows))
+    if not found:
+        raise DataError(f"'{task}' has no rows in {split!r} to check an export with")
+    answered: list[Answered] = []
+    for part in _parts(found):
+        answered += answer(model, task, settings.kind, part, recorder, num_beams)
+    return answered
+
+
+def answer(
+    model: LoadedModel,
+    task: str,
+    kind: str,
+    rows: Sequence[Mapping[str, Any]],
+    recorder: Recorder,
+    num_beams: int = 4,
+) -> list[Answered]:
+    """Answers rows as the task's view has them; arguments as `ask`."""
+    settings = model.settings
+    options: dict[str, Any] = {
+        "batch_sizes": BATCH_SIZES,
+        "source_buckets": (settings.source_length,),
+        "target_buckets": (settings.target_length,),
+        "segments": None,
+        "programs": recorder,
+    }
+    if kind == "scoring":
+        columns = [r["history"] for r in rows], [r["candidates"] for r in rows]
+        scores = model.scorer(task, **options).score_requests(*columns)
+        return [
+            Answered("score", task, {"history": history, "candidates": candidates}, own)
+            for history, candidates, own in zip(*columns, scores, strict=True)
+        ]
+    if kind == "retrieval":
+        retriever = model.retriever(task, **options)
+        histories = [r["history"] for r in rows]
+        texts = list(dict.fromkeys(text for r in rows for text in r["items"]))
+        users, items = retriever.embed_users(histories), retriever.embed_items(texts)
+        return [
+            *(
+                Answered("user", task, {"history": h}, u)
+                for h, u in zip(histories, users, strict=True)
+            ),
+            *(Answered("item", task, {"text": t}, i) for t, i in zip(texts, items, strict=True)),
+        ]
+    # One room for texts of all tasks.
+    generator = model.generator(**options)
+    asked = [r["source"] for r in rows], [r["prefix"] for r in rows]
+    texts = generator.greedy(*asked, tasks=[task] * len(rows))
+    generator.beam_search(*asked, num_beams=num_beams, tasks=[task] * len(rows))
+    return [
+        Answered("generate", task, {"history": source, "prefix": prefix}, text.text)
+        for source, prefix, text in zip(*asked, texts, strict=True)
+    ]
+
+
+def _parts(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    """One row, then seven, then the rest in the largest batches."""
+    start = 0
+    for size in itertools.chain(BATCH_SIZES, itertools.repeat(BATCH_SIZES[-1])):
+        if start >= len(rows):
+            return
+        yield rows[start : start + size]
+        start += size

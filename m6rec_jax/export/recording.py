@@ -1,0 +1,129 @@
+"""Programs of engines, and the held-out batches that they were called with.
+
+An engine that is given a `Recorder` runs as usual. Each program's function is then what an export
+is made of, and each call is what the export is checked with.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from m6rec_jax.checkpoints.trees import flatten, nested
+from m6rec_jax.engine.exported_programs import CONSTANTS, OF_ROWS, PER_SOURCE
+
+Arrays = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """One batch of a program, as an export sees it: `outputs` are the model's own."""
+
+    program: str
+    inputs: Arrays
+    outputs: Arrays
+
+
+@dataclasses.dataclass(frozen=True)
+class Recorded:
+    """A program that engines ran.
+
+    Attributes:
+      name: of the program.
+      function: of flat weights and flat inputs to flat outputs; to be traced.
+      constants: what the engine gave besides variables and features, by name.
+    """
+
+    name: str
+    function: Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Any]]
+    constants: Arrays
+
+
+class Recorder:
+    """`EngineOptions.programs` that runs functions by `jax.jit` and keeps what they are.
+
+    Attributes:
+      programs: by name.
+      calls: all of them, in order.
+    """
+
+    def __init__(self) -> None:
+        self.programs: dict[str, Recorded] = {}
+        self.calls: list[Call] = []
+
+    def __call__(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        return self.named(name)("", function)
+
+    def named(self, name: str) -> Callable[[str, Callable[..., Any]], Callable[..., Any]]:
+        """As the recorder, whatever the engine calls its program."""
+
+        def program(_: str, function: Callable[..., Any]) -> Callable[..., Any]:
+            compiled = jax.jit(function)
+
+            def call(variables: Any, features: Mapping[str, Any], *others: Any) -> Any:
+                found = compiled(variables, features, *others)
+                self._keep(name, function, features, others, found)
+                return found
+
+            return call
+
+        return program
+
+    def _keep(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        features: Mapping[str, Any],
+        others: tuple[Any, ...],
+        found: Any,
+    ) -> None:
+        batch = len(features["task_ids"])
+        of_rows = (value for key, value in features.items() if key not in PER_SOURCE)
+        rows = len(next(of_rows)) // batch if name in OF_ROWS else 0
+        inputs = {
+            key: np.asarray(value)
+            if not rows or key in PER_SOURCE
+            else np.reshape(value, (batch, rows, *value.shape[1:]))
+            for key, value in features.items()
+        }
+        outputs = {key: np.asarray(value) for key, value in flat_outputs(found).items()}
+        if rows:
+            outputs = {k: v.reshape(batch, rows, *v.shape[1:]) for k, v in outputs.items()}
+        self.calls.append(Call(name, inputs, outputs))
+        if name in self.programs:
+            return
+        leaves, structure = jax.tree.flatten(others)
+        constants = {f"{CONSTANTS}/{name}/{i}": np.asarray(leaf) for i, leaf in enumerate(leaves)}
+
+        def flat(weights: Mapping[str, Any], inputs: Mapping[str, Any]) -> dict[str, Any]:
+            own = jax.tree.unflatten(structure, [weights[key] for key in constants])
+            variables = nested({k: v for k, v in weights.items() if k not in constants})
+            found = function(variables, flat_features(inputs, rows > 0), *own)
+            shaped = flat_outputs(found)
+            if rows:
+                (sources, of_each), *_ = (
+                    v.shape[:2] for k, v in inputs.items() if k not in PER_SOURCE
+                )
+                shaped = {k: v.reshape(sources, of_each, *v.shape[1:]) for k, v in shaped.items()}
+            return shaped
+
+        self.programs[name] = Recorded(name, flat, constants)
+
+
+def flat_features(inputs: Mapping[str, Any], of_rows: bool) -> dict[str, Any]:
+    """Features as an engine has them: the rows of all sources one after the other."""
+    return {
+        key: value
+        if not of_rows or key in PER_SOURCE
+        else value.reshape(value.shape[0] * value.shape[1], *value.shape[2:])
+        for key, value in inputs.items()
+    }
+
+
+def flat_outputs(found: Any) -> dict[str, Any]:
+    """Results by name: a tuple's own names, or 'values'."""
+    return flatten(found) if isinstance(found, tuple) else {"values": found}

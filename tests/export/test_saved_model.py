@@ -1,0 +1,156 @@
+"""The graph reads text as Python does, and answers as the model does, without m6rec_jax."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from m6rec_jax.engine.candidate_rows import pack_texts
+from m6rec_jax.engine.model_folder import load_model
+from m6rec_jax.export import command, held_out
+from m6rec_jax.export.recording import Recorder
+from m6rec_jax.export.text_graph import TextGraph
+from m6rec_jax.text import rows
+from tests.pipeline import shop_rows
+from tests.serving import served_films
+
+S, T, BATCH = 24, 8, 40
+TASKS = ["ctr", "next", "titles"]
+# All of Unicode that UTF-8 can carry, with what might be taken for a control token.
+TEXTS = st.one_of(
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
+    st.text("ab .", max_size=60),
+    st.sampled_from(["</s>", "<pad>", "<extra_id_0>", "[EOS']", "\u2581", "\x00a", "", " "]),
+)
+
+
+@pytest.fixture(scope="module")
+def graph(shop_vocabulary: Any) -> Any:
+    made = TextGraph(shop_vocabulary, S, T)
+    return tf.function(made.source), tf.function(made.candidates)
+
+
+@settings(max_examples=64, deadline=None)
+@given(
+    st.lists(st.lists(TEXTS, max_size=8), min_size=BATCH, max_size=BATCH),
+    st.lists(st.integers(3, S), min_size=BATCH, max_size=BATCH),
+)
+def test_histories_are_laid_out_as_in_python(
+    graph: Any, shop_vocabulary: Any, histories: list[list[str]], limits: list[int]
+) -> None:
+    """64 times 40 histories of up to 8 texts: some 10,000 strings."""
+    padded = [[*own, *[""] * (8 - len(own))] for own in histories]
+    counts = [len(own) for own in histories]
+    tokens, blocks = graph[0](tf.constant(padded), tf.constant(counts), tf.constant(limits))
+    for own, limit, found, found_blocks in zip(
+        histories, limits, tokens.numpy(), blocks.numpy(), strict=True
+    ):
+        row = rows.source_row(shop_vocabulary, own, limit)
+        length = len(row["encoder_input_tokens"])
+        np.testing.assert_array_equal(found[:length], row["encoder_input_tokens"])
+        np.testing.assert_array_equal(found_blocks[:length], row["encoder_block_ids"])
+        assert not found[length:].any()
+        assert not found_blocks[length:].any()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(TEXTS, min_size=BATCH, max_size=BATCH), st.integers(3, T))
+def test_candidates_are_laid_out_as_in_python(
+    graph: Any, shop_vocabulary: Any, texts: list[str], limit: int
+) -> None:
+    found = graph[1](tf.constant([texts]), tf.constant([BATCH]), tf.constant([limit]))
+    for place, text in enumerate(texts):
+        has_words = len(shop_vocabulary.encode_array(text)) > 0
+        assert bool(found.present[0, place]) == has_words
+        if has_words:
+            row = pack_texts(shop_vocabulary, [text], T, limit).rows[0]
+            end = int(found.ends[0, place])
+            tokens = found.tokens[0, place].numpy()
+            np.testing.assert_array_equal(tokens[: end + 1], row["decoder_input_tokens"])
+            assert not tokens[end + 1 :].any()
+
+
+@pytest.fixture(scope="module")
+def exported(served: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = served_films.copy_run(served / "run", tmp_path_factory.mktemp("run") / "run", TASKS)
+    model, recorder = load_model(run), Recorder()
+    histories = [["user, likes drama", "liked a film"], ["user"], ["user", "hated one", "Monday"]]
+    answered = []
+    for task, kind in zip(TASKS, ("scoring", "retrieval", "generation"), strict=True):
+        for copies in (1, 2):
+            own = [
+                {
+                    "history": history,
+                    "source": history,
+                    "prefix": prefix,
+                    "candidates": candidates,
+                    "items": candidates,
+                }
+                for history, prefix, candidates in zip(
+                    histories,
+                    ("", "film", ""),
+                    (["Film A"], shop_rows.ITEMS, ["B", "C"]),
+                    strict=True,
+                )
+            ]
+            answered += held_out.answer(model, task, kind, own * copies, recorder)
+    folder = tmp_path_factory.mktemp("exported") / "films"
+    results = command.write_export(folder, "saved_model", model, recorder, answered, ("cpu",))
+    # float32, so every text is the same.
+    assert {name: own["equal"] for name, own in results.items()} == dict.fromkeys(
+        ("score", "user", "item", "generate"), 1.0
+    )
+    return folder
+
+
+def test_a_process_without_m6rec_jax_serves_it(exported: Path) -> None:
+    """An unknown task is an error that names the known ones; texts without words have no score."""
+    script = """
+import sys
+sys.modules.update(dict.fromkeys(["flax", "m6rec_jax"]))
+import tensorflow as tf, tensorflow_text
+score = tf.saved_model.load(sys.argv[1] + "/1").signatures["score"]
+asked = dict(history=tf.constant([["user"]]), history_length=tf.constant([1]))
+asked |= dict(candidates=tf.constant([["Film A", " ", "x"]]), num_candidates=tf.constant([2]))
+print(score(task=tf.constant(["ctr"]), **asked)["scores"].numpy().tolist()[0])
+try:
+    score(task=tf.constant(["ctrr"]), **asked)
+except tf.errors.InvalidArgumentError as error:
+    print(error.message)
+"""
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", script, str(exported)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    scores, *message = done.stdout.splitlines()
+    first, no_words, padding = json.loads(scores)
+    assert 0 < first < 1
+    assert (no_words, padding) == (-1.0, -1.0)
+    assert "unknown task; known: ctr, next, titles" in " ".join(message)
+
+
+def test_a_changed_file_is_refused(exported: Path) -> None:
+    path = exported / "1" / "saved_model.pb"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    try:
+        done = subprocess.run(
+            [sys.executable, "-I", str(exported / "check.py")],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    finally:
+        path.write_bytes(whole)
+    assert done.returncode == 1
+    assert "saved_model.pb is missing or damaged" in done.stderr

@@ -1,0 +1,131 @@
+"""Exports answer as the model they were made of, also without m6rec_jax, and refuse damage."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from m6rec_jax.engine.exported_programs import Exported, ExportError
+from m6rec_jax.engine.model_folder import load_model
+from m6rec_jax.errors import CheckpointError, ConfigError, DataError
+from m6rec_jax.export import command, stablehlo
+from m6rec_jax.export.recording import Recorder
+from m6rec_jax.serving.service import Service, ServiceOptions
+from tests.pipeline import shop_rows
+from tests.serving import served_films
+
+HISTORIES = [["user", "liked a film"], ["user"], ["user", "hated one", "liked two, drama"]]
+CANDIDATES = [["Film A, drama"], list(shop_rows.ITEMS), ["Film B", "Film C, comedy"]]
+TASKS = ["ctr", "next", "titles"]
+
+
+def shapes(model: Any) -> dict[str, Any]:
+    lengths = model.settings.source_length, model.settings.target_length
+    return dict(zip(("source_buckets", "target_buckets"), ((own,) for own in lengths), strict=True))
+
+
+def answers(model: Any, copies: int, **options: Any) -> list[Any]:
+    """Of every engine, for so many times three requests."""
+    histories, candidates = HISTORIES * copies, CANDIDATES * copies
+    own = {"batch_sizes": (1, 7, 64)} | shapes(model) | options
+    retriever, generator = model.retriever("next", **own), model.generator("titles", **own)
+    return [
+        *model.scorer("ctr", **own).score_requests(histories, candidates),
+        retriever.embed_users(histories),
+        retriever.embed_items([text for texts in candidates for text in texts]),
+        [tuple(text) for text in generator.greedy(histories)],
+        [[tuple(text) for text in own] for own in generator.beam_search(histories)],
+    ]
+
+
+@pytest.fixture(scope="module")
+def run(served: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return served_films.copy_run(served / "run", tmp_path_factory.mktemp("run") / "run", TASKS)
+
+
+@pytest.fixture(scope="module")
+def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    model, recorder = load_model(run), Recorder()
+    answers(model, 3, programs=recorder, segments=None)
+    folder = tmp_path_factory.mktemp("exported") / "films"
+    results = command.write_export(folder, "stablehlo", model, recorder, [], stablehlo.PLATFORMS)
+    assert set(results) == {"score", "user", "item", "greedy", "beam_search_4"}
+    return folder
+
+
+def test_an_export_answers_as_its_model(run: Path, exported: Path) -> None:
+    """With numbers of requests that it was not checked with, too."""
+    ours, theirs = answers(load_model(run), 4), answers(load_model(exported), 4)
+    for own, their in zip(ours, theirs, strict=True):
+        if isinstance(own, np.ndarray):
+            # The same float32 program, compiled again.
+            np.testing.assert_allclose(their, own, atol=1e-6)
+        else:
+            assert [row[0] for row in their] == [row[0] for row in own]
+
+
+def test_an_export_is_served(exported: Path, served: Path) -> None:
+    data = str(served / "cache" / served_films.PREPARED)
+    service = Service.open(exported, options=ServiceOptions(prepared=data, batch_sizes=(1, 4)))
+    service.warm_up([("ctr", "scoring"), ("titles", "generation")])
+    row = {"time": served_films.NOW, "user": {"taste": "drama"}, "behaviours": []}
+    row["candidates"] = ["f1", "f2"]
+    accepted: Any = service.accept(row, task="ctr")
+    (result,) = service.answer([accepted])
+    assert [item.id for item in result.items] == ["f1", "f2"]
+    with pytest.raises(ConfigError, match=r"no program 'likelihood', but score"):
+        load_model(exported).likelihood_scorer("ctr").score_requests(HISTORIES, CANDIDATES)
+
+
+def test_a_process_with_jax_alone_runs_it(exported: Path) -> None:
+    """From the folder's own `load.py`; what may not be imported is hidden."""
+    hidden = "import sys; sys.modules.update(dict.fromkeys(['flax', 'm6rec_jax', 'tensorflow']))"
+    script = f"{hidden}; sys.argv = [{str(exported / 'load.py')!r}]; import runpy; "
+    script += "runpy.run_path(sys.argv[0], run_name='__main__')"
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", script], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    results = json.loads(done.stdout)["results"]
+    assert all(own["largest_difference"] < 1e-5 for own in results.values())
+
+
+@pytest.mark.parametrize("name", ["weights.npz", "programs/score.jax_export", "export.json"])
+def test_a_truncated_file_is_refused(exported: Path, name: str) -> None:
+    path = exported / name
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    try:
+        with pytest.raises(CheckpointError, match=name.split("/")[-1]):
+            load_model(exported)
+    finally:
+        path.write_bytes(whole)
+
+
+def test_inputs_that_do_not_fit_are_refused(exported: Path) -> None:
+    opened = Exported(exported)
+    name, inputs, _ = opened.held_out()[0]
+    with pytest.raises(ExportError, match="has no program 'scores', but score"):
+        opened.run("scores", inputs)
+    with pytest.raises(ExportError, match="score takes decoder_block_ids"):
+        opened.run(name, {})
+    long = {
+        key: np.pad(value, ((0, 0), *[(0, 99)] * (value.ndim - 1))) for key, value in inputs.items()
+    }
+    with pytest.raises(ExportError, match="longer than those of score"):
+        opened.run(name, long)
+
+
+def test_an_export_that_differs_is_not_written(run: Path, tmp_path: Path) -> None:
+    model, recorder = load_model(run), Recorder()
+    scorer = model.scorer("ctr", programs=recorder, segments=None, **shapes(model))
+    scorer.score_requests(HISTORIES, CANDIDATES)
+    for call in recorder.calls:
+        call.outputs["values"] = 1.001 * call.outputs["values"]
+    with pytest.raises(DataError, match="'score' differs from the model by"):
+        command.write_export(tmp_path / "films", "stablehlo", model, recorder, [], ("cpu",))
+    assert not (tmp_path / "films").exists()
