@@ -49,8 +49,8 @@ class Served:
     """What a process serves; it can be pickled, and names the run's files.
 
     Attributes:
-      model_dir, bank, step, index, prepared, items, segments, rules, batch_sizes, source_buckets, jobs,
-        timeout: see `serve`.
+      model_dir, bank, step, index, prepared, items, segments, rules, batch_sizes, source_buckets,
+        jobs, timeout: see `serve`.
     """
 
     model_dir: str
