@@ -39,6 +39,8 @@ class CandidateScorer(Engine, abc.ABC):
     not once per row. Every request of a batch has the same number of rows, some of them padding.
     """
 
+    # By how much the next larger number of rows is larger: each takes programs of its own.
+    row_growth = 2
     # What an export calls the program.
     program_name = ""
     # Decoder features that the jitted function sees.
@@ -56,11 +58,9 @@ class CandidateScorer(Engine, abc.ABC):
         share = self.options.target_length // self.candidate_length if self._ends else 1
         self._sizes = [size * share for size in options.batch_sizes]
         most = self._sizes[-1]
-        # Powers of two up to the largest batch: rows of a request.
-        self._row_sizes = [
-            *itertools.takewhile(lambda n: n < most, (2**i for i in range(32))),
-            most,
-        ]
+        # Rows of a request, up to the largest batch.
+        powers = (self.row_growth**i for i in range(32))
+        self._row_sizes = [*itertools.takewhile(lambda n: n < most, powers), most]
 
         scored = self._score_ends if self._ends else self._score_rows
         self._score_batch = self._program(self.program_name, scored)

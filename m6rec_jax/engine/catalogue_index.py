@@ -30,7 +30,7 @@ NO_ITEM = -1
 TPU_RECALL_TARGET = 0.99
 # Most items per user that may be excluded in the smallest program, and how much larger the next one
 # is: few shapes are compiled, and `warm_up` can compile all of them.
-_LEAST_EXCLUDED, _EXCLUDED_GROWTH = 32, 8
+_LEAST_EXCLUDED, _EXCLUDED_GROWTH = 2048, 64
 
 
 class TopK(NamedTuple):

@@ -88,7 +88,7 @@ def any_text(vocabulary: Vocabulary, vocab_size: int) -> AllowedTokens:
     """Text and `[EOS]`, no control ids, sentinels or spare rows of the embedding `[vocab_size]`."""
     allowed = np.zeros(vocab_size, bool)
     allowed[[*vocabulary.text_ids, EOS_ID]] = True
-    return AllowedTokens(jnp.asarray(allowed))
+    return AllowedTokens(jax.device_put(allowed))
 
 
 def where_rows(condition: Array, then: Any, otherwise: Any) -> Any:

@@ -276,15 +276,15 @@ class Generator(Engine):
             given[filled] = prefix_ids[members]
             own_seeds = np.zeros((size, 1), np.uint32)
             own_seeds[filled, 0] = [seeds[i] % 2**32 for i in members]
-            batch = {"prefix_ids": given, "seeds": own_seeds}
+            batch: dict[str, np.ndarray] = {"prefix_ids": given, "seeds": own_seeds}
             batch |= self._exit_features([settings[i] for i in members], size)
             if excluded is not None:
                 # Rows of padding have seen nothing.
                 batch["seen"] = np.full((size, excluded.shape[1]), NO_RANK, np.int32)
                 batch["seen"][filled] = excluded[members]
             if before_titles is not None:
-                batch["num_before"] = np.zeros((size, 1), np.int32)
-                batch["num_before"][filled, 0] = num_before[members]
+                batch["num_before"] = np.zeros(size, np.int32)
+                batch["num_before"][filled] = num_before[members]
             part, own = [sources[i] for i in members], [settings[i] for i in members]
             with self._segments_held():
                 batch |= self._history_batch(taken, part, own, bucket, size)
@@ -293,7 +293,7 @@ class Generator(Engine):
                 if trie is not None and excluded is not None:
                     constraint = UnseenTrie(trie.arrays, placed.pop("seen"))
                 if before_titles is not None:
-                    constraint = AfterPrefix(constraint, placed.pop("num_before")[:, 0])
+                    constraint = AfterPrefix(constraint, placed.pop("num_before"))
                 # Not read back here: the devices go on while Python prepares the next batch.
                 pending.append((members, run(variables, placed, constraint, options)))
         results: dict[int, list[GeneratedText]] = {}

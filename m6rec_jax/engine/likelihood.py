@@ -129,6 +129,8 @@ class LikelihoodScorer(CandidateScorer):
         only scores.
     """
 
+    # A job beside others: few programs, for some padding.
+    row_growth = 8
     program_name = "likelihood"
     decoder_features = (
         *CandidateScorer.decoder_features,

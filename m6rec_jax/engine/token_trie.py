@@ -183,15 +183,16 @@ def build_trie(sequences: Sequence[Sequence[int] | np.ndarray]) -> TokenTrie:
 
     def padded(parts: list[np.ndarray], value: int) -> Array:
         joined = np.pad(np.concatenate(parts), (0, size - num_nodes), constant_values=value)
-        return jnp.asarray(joined, jnp.int32)
+        return jax.device_put(joined.astype(np.int32))
 
+    # Not `jnp.asarray`, which compiles a program for each shape.
     return TokenTrie(
-        jnp.asarray(first_child),
+        jax.device_put(first_child),
         padded(tokens, -1),
         padded(entries, NO_ENTRY),
         padded(firsts, 0),
         padded(ends, 0),
-        jnp.arange(_power_of_two(int(number_of_children.max()))),
+        jax.device_put(np.arange(_power_of_two(int(number_of_children.max())), dtype=np.int32)),
     )
 
 

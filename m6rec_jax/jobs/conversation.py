@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import gin
@@ -21,12 +21,13 @@ import numpy as np
 from m6rec_jax.engine.catalogue_index import CatalogueIndex
 from m6rec_jax.engine.generation import Generator
 from m6rec_jax.engine.retrieval import Retriever
+from m6rec_jax.engine.runtime import smallest_that_fits
 from m6rec_jax.engine.text_decoding import Decoding
 from m6rec_jax.engine.title_trie import TitleTrie
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.metrics.faithfulness import AttributeDictionary
 from m6rec_jax.metrics.phrases import phrase_key
-from m6rec_jax.text.dialogue import RECOMMENDS, SYSTEM, USER, reply_source
+from m6rec_jax.text.dialogue import RECOMMENDS, REPLY_PREFIX, SYSTEM, USER, reply_source
 
 _WORD, _PHRASE = "word", "phrase"
 
@@ -80,9 +81,12 @@ class Conversation:
 
     Args:
       catalogue: what may be recommended.
-      replies: generator whose default task writes replies; None: nothing is said.
+      replies: generator of replies; None: nothing is said.
       titles: generator of titles; None: none are generated.
-      retrieval: retriever whose default task embeds dialogues and items; None: nothing is searched.
+      retrieval: retriever that embeds dialogues and items; None: nothing is searched.
+      tasks: which task each of the three is asked for, by its name here; those that are left out
+        are asked for their engine's default.
+      batch_sizes: numbers of dialogues that are searched for together, ascending.
       history: segments of what is known of the user, `DatasetTemplate.history_segments`.
       num_items: recommended at a time, by each of the two ways.
       num_beams: of titles, at least `num_items`.
@@ -100,6 +104,8 @@ class Conversation:
         replies: Generator | None = None,
         titles: Generator | None = None,
         retrieval: Retriever | None = None,
+        tasks: Mapping[str, str] | None = None,
+        batch_sizes: Sequence[int] = (1,),
         history: Sequence[str] = (),
         num_items: int = 3,
         num_beams: int = 10,
@@ -115,6 +121,7 @@ class Conversation:
             raise ConfigError("there is nothing to converse with: no replies, titles or retrieval")
         self._catalogue, self._history = catalogue, tuple(history)
         self._replies, self._titles, self._retrieval = replies, titles, retrieval
+        self._tasks, self._batch_sizes = dict(tasks or {}), batch_sizes
         self._num_items = min(num_items, len(catalogue.titles))
         self._num_beams = num_beams
         self._max_turns = trained_turns if max_turns is None else max_turns
@@ -125,7 +132,7 @@ class Conversation:
             self._trie = TitleTrie(titles.vocabulary, catalogue.titles, titles.max_tokens)
             self._num_beams = min(num_beams, len(self._trie))
         if retrieval is not None:
-            self._index = retrieval.index(catalogue.texts)
+            self._index = retrieval.index(catalogue.texts, self._tasks.get("retrieval"))
         self._places: dict[tuple[str, ...], list[int]] = {}
         names: dict[str, list[str]] = {_WORD: [], _PHRASE: []}
         for place, name in enumerate(catalogue.names):
@@ -152,14 +159,23 @@ class Conversation:
             other._hear(speaker, text)
         return other
 
+    @property
+    def shapes(self) -> tuple[object, ...]:
+        """What programs depend on, beside engines: equal ones compile nothing more."""
+        trie = () if self._trie is None else self._trie.arrays
+        index = 0 if self._index is None else self._index.num_items
+        return "conversation", tuple(leaf.shape for leaf in trie), self._num_beams, index
+
     def warm_up(self) -> None:
-        """Compiles every program that `answer` may run, however much was named."""
-        for seen in [[]] if self._trie is None else self._trie.warm_up_seen():
-            other = self.resumed([])
-            other.named.update(seen)
-            other.answer("a")
-        if self._index is not None:
-            self._index.warm_up(1, self._num_items)
+        """Compiles every program that `recommend` may run, however much was named."""
+        for size in self._batch_sizes:
+            for seen in [[]] if self._trie is None else self._trie.warm_up_seen():
+                other = self.resumed([])
+                other.hear("a")
+                other.named.update(seen)
+                self.recommend([other] * size)
+            if self._index is not None:
+                self._index.warm_up(size, self._num_items)
 
     def restart(self) -> None:
         """Forgets what was said."""
@@ -168,21 +184,42 @@ class Conversation:
 
     def answer(self, text: str) -> Answer:
         """The system's next turn after the user's `text`."""
-        self._hear(USER, text)
+        self.hear(text)
         reply = ""
         if self._replies is not None:
-            source = reply_source(self._latest(), self._history)
-            # Every turn draws anew, and the same dialogue gives the same replies.
-            drawn = [(len(self.turns),)]
-            (said,) = self._decoding.generate(self._replies, [source], [f"{SYSTEM}:"], keys=drawn)
+            (said,) = self._decoding.generate(
+                self._replies,
+                [self.reply_source()],
+                [REPLY_PREFIX],
+                self._asked("replies", 1),
+                # Every turn draws anew, and the same dialogue gives the same replies.
+                keys=[(len(self.turns),)],
+            )
             reply = said.continuation
-        user = None if self._retrieval is None else self._retrieval.embed_users([self._source()])
-        written, retrieved = self._by_title(user), self._by_retrieval(user)
+        (answer,) = self.recommend([self])
         if reply:
             self._hear(SYSTEM, reply)
-        for found in (written, retrieved):
+        for found in (answer.written, answer.retrieved):
             self.named.update(() if found is None else found.places)
-        return Answer(reply, written, retrieved)
+        return answer._replace(reply=reply)
+
+    def hear(self, text: str) -> None:
+        """The user's next turn."""
+        self._hear(USER, text)
+
+    def reply_source(self) -> list[str]:
+        """What a reply is generated from."""
+        return reply_source(self._latest(), self._history)
+
+    def recommend(self, dialogues: Sequence[Conversation]) -> list[Answer]:
+        """What is recommended in dialogues that were `resumed` from this one, without replies."""
+        sources = [[*one.reply_source(), RECOMMENDS] for one in dialogues]
+        named = [sorted(one.named) for one in dialogues]
+        users = None
+        if self._retrieval is not None:
+            users = self._retrieval.embed_users(sources, self._asked("retrieval", len(sources)))
+        written, retrieved = self._by_title(sources, named, users), self._by_retrieval(named, users)
+        return [Answer("", *both) for both in zip(written, retrieved, strict=True)]
 
     def _hear(self, speaker: str, text: str) -> None:
         text = " ".join(text.split())
@@ -193,32 +230,49 @@ class Conversation:
     def _latest(self) -> list[str]:
         return self.turns if self._max_turns is None else self.turns[-self._max_turns :]
 
-    def _source(self) -> list[str]:
-        return [*reply_source(self._latest(), self._history), RECOMMENDS]
+    def _asked(self, part: str, number: int) -> list[str] | None:
+        name = self._tasks.get(part)
+        return None if name is None else [name] * number
 
-    def _by_title(self, user: np.ndarray | None) -> Recommended | None:
+    def _by_title(
+        self,
+        sources: Sequence[Sequence[str]],
+        named: Sequence[Sequence[int]],
+        users: np.ndarray | None,
+    ) -> Sequence[Recommended | None]:
         if self._titles is None or self._trie is None:
-            return None
+            return [None] * len(sources)
         # The two towers order films of one title, where there are towers.
-        known = None if user is None or self._index is None else [self._index.scores_of(user[0])]
-        (found,) = self._titles.recommend(
-            [self._source()],
+        known = None
+        if users is not None and self._index is not None:
+            known = [self._index.scores_of(user) for user in users]
+        found = self._titles.recommend(
+            sources,
             self._trie,
             min(self._num_items, self._num_beams),
             num_beams=self._num_beams,
             item_scores=known,
-            seen=[sorted(self.named)],
+            tasks=self._asked("titles", len(sources)),
+            seen=named,
         )
-        pairs = [(place, title.score) for title in found for place in title.indices]
-        return self._recommended(pairs[: self._num_items])
+        rows = [[(i, title.score) for title in own for i in title.indices] for own in found]
+        return [self._recommended(pairs[: self._num_items]) for pairs in rows]
 
-    def _by_retrieval(self, user: np.ndarray | None) -> Recommended | None:
-        if user is None or self._index is None:
-            return None
-        named = np.array(sorted(self.named), np.int64)
-        top = self._index.top_k(user, self._num_items, [named])
-        pairs = zip(top.ids[0].tolist(), top.scores[0].tolist(), strict=True)
-        return self._recommended([(place, score) for place, score in pairs if place >= 0])
+    def _by_retrieval(
+        self, named: Sequence[Sequence[int]], users: np.ndarray | None
+    ) -> Sequence[Recommended | None]:
+        if users is None or self._index is None:
+            return [None] * len(named)
+        number = smallest_that_fits(len(users), self._batch_sizes)
+        padded = np.pad(users, ((0, max(0, number - len(users))), (0, 0)))
+        seen = [np.array(own, np.int64) for own in named]
+        seen += [np.zeros(0, np.int64)] * (len(padded) - len(users))
+        top = self._index.top_k(padded, self._num_items, seen)
+        rows = zip(top.ids[: len(users)].tolist(), top.scores.tolist(), strict=False)
+        return [
+            self._recommended([pair for pair in zip(*row, strict=True) if pair[0] >= 0])
+            for row in rows
+        ]
 
     def _recommended(self, pairs: Sequence[tuple[int, float]]) -> Recommended:
         return Recommended(

@@ -21,6 +21,7 @@ from m6rec_jax.data.views import WRITING
 from m6rec_jax.engine.generation import GeneratedText, Generator
 from m6rec_jax.engine.generation_stream import GenerationStream
 from m6rec_jax.engine.likelihood import token_sums
+from m6rec_jax.engine.task_settings import dialogue_part
 from m6rec_jax.engine.text_decoding import Decoding
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.jobs.answering import Accepted, Answerer, Parts, RequestFields, by_task
@@ -41,6 +42,8 @@ from m6rec_jax.metrics.text_metrics import GeneratedTexts, ItemFacts
 from m6rec_jax.model import M6Rec
 from m6rec_jax.requests.rendering import RequestRenderer, RequestText
 from m6rec_jax.requests.request import RejectedRow, Request
+from m6rec_jax.text.dialogue import REPLY_PREFIX
+from m6rec_jax.text.format_strings import Template
 from m6rec_jax.text.records import Item
 from m6rec_jax.text.writing_templates import WritingTemplate, attribute_values
 
@@ -52,6 +55,11 @@ _METRICS = {
     "queries": text_metrics.content_metrics,
     "replies": text_metrics.conversation_metrics,
 }
+_NOTHING = Template.parse("", "")
+# What is read before a reply is a dialogue, segments already.
+_REPLIES = WritingTemplate(
+    "replies", _NOTHING, Template.parse(REPLY_PREFIX, "reply"), _NOTHING, _NOTHING, ()
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -215,7 +223,7 @@ class Texts:
 
 
 class _GenerationTask(NamedTuple):
-    renderer: RequestRenderer
+    renderer: RequestRenderer | None
     template: WritingTemplate
 
     def items(self, request: Request) -> Sequence[Item | None]:
@@ -233,6 +241,9 @@ class GenerationAnswers(Answerer[_GenerationTask]):
         self._decoding = Decoding()
 
     def open_task(self, task: str) -> _GenerationTask:
+        if dialogue_part(self.parts.settings(task)):
+            # Its requests are dialogues, which are no rows to render.
+            return _GenerationTask(None, _REPLIES)
         data, kind = self.parts.data(task), self.parts.settings(task).writing
         known = data.template.writing
         if kind not in known:
@@ -249,6 +260,7 @@ class GenerationAnswers(Answerer[_GenerationTask]):
 
     def accept(self, request: Request, task: str) -> RequestText:
         own = self.of_task(task)
+        assert own.renderer is not None
         text = own.renderer.render(request)
         for item in own.items(request):
             self.check_item(item, task)

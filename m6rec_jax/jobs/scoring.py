@@ -257,11 +257,20 @@ class ScoringAnswers(Answerer[RequestRenderer]):
                 )
 
     def answer(self, accepted: Sequence[Accepted]) -> list[Scores]:
-        found = self.parts.scorer().score_requests(
-            [one.text.history for one in accepted],
-            [one.text.candidates for one in accepted],
-            [one.task for one in accepted],
+        # Candidates of one history are scored together: it is encoded once.
+        places: dict[tuple[str, ...], list[int]] = {}
+        for place, one in enumerate(accepted):
+            places.setdefault((one.task, *one.text.history), []).append(place)
+        scored = self.parts.scorer().score_requests(
+            [history for _, *history in places],
+            [[c for i in own for c in accepted[i].text.candidates] for own in places.values()],
+            [task for task, *_ in places],
         )
+        by_place: dict[int, np.ndarray] = {}
+        for own, values in zip(places.values(), scored, strict=True):
+            ends = np.cumsum([len(accepted[i].text.candidates) for i in own])
+            by_place.update(zip(own, np.split(values, ends[:-1]), strict=True))
+        found = [by_place[place] for place in range(len(accepted))]
         check_finite(accepted, found)
         return [
             Scores(one.request.candidates, values)

@@ -90,7 +90,10 @@ class Access:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["X-Request-Id"] = id_
+                answer = MutableHeaders(scope=message)
+                answer["X-Request-Id"] = id_
+                if self._server.draining:
+                    answer["Connection"] = "close"  # and the client asks elsewhere
             await send(message)
 
         try:

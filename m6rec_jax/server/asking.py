@@ -73,6 +73,7 @@ class Asking:
         self._began = time.monotonic()
         self._seconds = {"accept": 0.0, "wait": 0.0, "run": 0.0}
         self._accepted: list[Accepted] = []
+        self._beside: list[asyncio.Task[Any]] = []
         self._segments = self.snapshot.segment_counts()
 
     async def accept(
@@ -108,7 +109,21 @@ class Asking:
 
     async def call(self, function: Callable[[], Any]) -> Any:
         """What a function returns that `Scheduler.call` runs."""
-        future = self._scheduler.call(function, **self._queued)
+        return await self._called(self._scheduler.call(function, **self._queued))
+
+    def call_together(
+        self, function: Callable[[list[Any]], list[Any]], argument: Any
+    ) -> asyncio.Task[Any]:
+        """What a function will give for an argument, see `Scheduler.call_together`; queued now."""
+        sizes = self.snapshot.service.parts.batch_sizes
+        future = self._scheduler.call_together(function, argument, sizes, **self._queued)
+        beside = asyncio.create_task(self._called(future))
+        # Nobody may be there any more to hear of an error.
+        beside.add_done_callback(lambda task: task.cancelled() or task.exception())
+        self._beside.append(beside)
+        return beside
+
+    async def _called(self, future: Queued[Any]) -> Any:
         try:
             return await self._result(future)
         finally:
@@ -149,8 +164,9 @@ class Asking:
         }
 
     def close(self) -> None:
-        """Stops looking whether the client is still there."""
-        self._gone.cancel()
+        """Stops looking whether the client is still there, and what nobody waits for."""
+        for task in (self._gone, *self._beside):
+            task.cancel()
 
     async def _result(self, future: concurrent.futures.Future[Any]) -> Any:
         return await self._unless_gone(asyncio.wrap_future(future))

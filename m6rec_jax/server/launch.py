@@ -38,6 +38,9 @@ from m6rec_jax.sharding import LogicalRules, make_mesh
 
 log = logging.getLogger(__name__)
 
+# Seconds that an idle connection stays open. Balancers keep theirs for 600, and would else send a
+# request as the server closes it.
+_KEEP_ALIVE = 620
 _JOBS = ("title_recommendation", "likelihood")
 
 
@@ -46,8 +49,8 @@ class Served:
     """What a process serves; it can be pickled, and names the run's files.
 
     Attributes:
-      model_dir, bank, step, index, prepared, items, rules, batch_sizes, source_buckets, jobs,
-        timeout: see `serve`.
+      model_dir, bank, step, index, prepared, items, segments, rules, batch_sizes, source_buckets,
+        jobs, timeout: see `serve`.
     """
 
     model_dir: str
@@ -56,6 +59,7 @@ class Served:
     index: str | Mapping[str, str] | None = None
     prepared: str | None = None
     items: str | None = None
+    segments: str | None = None
     rules: LogicalRules | None = None
     batch_sizes: Sequence[int] | None = None
     source_buckets: Sequence[int] | None = None
@@ -84,6 +88,7 @@ class Served:
             batch_sizes = (1, 8) if jax.default_backend() == "cpu" else (1, 32)
         options = ServiceOptions(
             *(self.prepared, self.items, self.index),
+            segments=self.segments,
             batch_sizes=tuple(batch_sizes),
             source_buckets=self.source_buckets,
             continuous=True,
@@ -117,6 +122,7 @@ def serve(
     engine: Literal["process", "ray"] = "process",
     prepared: str | None = None,
     items: str | None = None,
+    segments: str | None = None,
     step: int | None = None,
     rules: LogicalRules | None = None,
     batch_sizes: Sequence[int] | None = None,
@@ -131,7 +137,7 @@ def serve(
 
     Args:
       model_dir, bank, step: see `Service.open`.
-      index, prepared, items, source_buckets: see `ServiceOptions`.
+      index, prepared, items, segments, source_buckets: see `ServiceOptions`.
       batch_sizes: likewise; None: 1 and 8 on a CPU, where a padded row costs as much as a real one,
         1 and 32 elsewhere.
       host, port: where to listen; port 0 takes a free one.
@@ -156,7 +162,7 @@ def serve(
             )
     served = Served(
         *(str(model_dir), None if bank is None else str(bank), step, index, prepared, items),
-        *(rules, batch_sizes, source_buckets, jobs, timeout),
+        *(segments, rules, batch_sizes, source_buckets, jobs, timeout),
     )
     backend: _Backend
     if engine == "ray":
@@ -175,6 +181,7 @@ def serve(
         access_log=False,
         lifespan="off",
         server_header=False,
+        timeout_keep_alive=_KEEP_ALIVE,
         timeout_graceful_shutdown=int(grace),
     )
     listening = _Listening(config, backend, drain)

@@ -82,7 +82,11 @@ def routes(server: Server) -> APIRouter:
             return events(asked, _chat_events(asked, conversation, body))
         async with asking(server, request) as asked:
             conversation = _conversation(asked.snapshot, body)
-            answer = await asked.call(functools.partial(_next_turn, conversation, body))
+            dialogue = await run_in_threadpool(_dialogue, conversation, body)
+            found = asked.call_together(conversation.recommend, dialogue)
+            reply = asked.snapshot.accept_dialogue(dialogue)
+            said: Any = await asked.answer(*([] if reply is None else [reply]))
+            answer: Answer = (await found)._replace(reply="".join(one.texts[0] for one in said))
             return _chat_answer(asked.snapshot, body, answer)
 
     return router
@@ -257,7 +261,8 @@ def _conversation(snapshot: Snapshot, body: schemas.Chat) -> Conversation:
     return snapshot.conversation
 
 
-def _next_turn(conversation: Conversation, body: schemas.Chat) -> Answer:
+def _dialogue(conversation: Conversation, body: schemas.Chat) -> Conversation:
+    """What was said so far."""
     known = [m.text for m in body.messages if m.role in ("system", "developer")]
     turns = [
         (USER if message.role == "user" else SYSTEM, message.text)
@@ -265,7 +270,9 @@ def _next_turn(conversation: Conversation, body: schemas.Chat) -> Answer:
         if message.role in ("user", "assistant")
     ]
     history = [line for text in known for line in text.splitlines()] or None
-    return conversation.resumed(turns, history).answer(body.messages[-1].text)
+    dialogue = conversation.resumed(turns, history)
+    dialogue.hear(body.messages[-1].text)
+    return dialogue
 
 
 def _said(answer: Answer) -> tuple[str, dict[str, Any]]:
@@ -303,9 +310,17 @@ async def _chat_events(
         return head | {"choices": [{"index": 0, "delta": delta, "finish_reason": reason}]} | more
 
     yield event({"role": "assistant", "content": ""})
-    answer = await asked.call(functools.partial(_next_turn, conversation, body))
-    content, recommended = _said(answer)
-    yield event({"content": content})
+    dialogue = await run_in_threadpool(_dialogue, conversation, body)
+    found = asked.call_together(conversation.recommend, dialogue)
+    said, reply = "", asked.snapshot.accept_dialogue(dialogue)
+    if reply is not None:
+        async for piece, _ in asked.pieces(reply):
+            if piece:
+                said += piece
+                yield event({"content": piece})
+    content, recommended = _said((await found)._replace(reply=said))
+    if not said:
+        yield event({"content": content})
     yield event({}, "stop", m6rec=recommended | {"snapshot": asked.snapshot.version})
     if body.stream_options is not None and body.stream_options.include_usage:
         read = asked.snapshot.num_tokens([message.text for message in body.messages])

@@ -6,7 +6,6 @@ by generating their titles and by the two towers.
 
 from __future__ import annotations
 
-import functools
 import io
 import json
 import sys
@@ -105,7 +104,7 @@ def open_conversation(
       titles: how items of another catalogue are called, as in '{title}[ ({year})]': as the model
         was trained to write them. Empty: by the texts of the catalogue.
       user: what is known of the user, a request without candidates (`requests.request`).
-      parts: where engines are kept, for dialogues of a `Service`; None: nowhere.
+      parts: whose engines are asked, for dialogues of a `Service`; None: engines of its own.
 
     Raises:
       ConfigError: a model without such tasks, or settings that do not fit the data.
@@ -113,24 +112,20 @@ def open_conversation(
     """
     tasks = _tasks(model)
     folder = _folder(model, tasks.values(), prepared)
-    # A service compiles all programs beforehand, so it has few of them.
-    shapes: dict[str, Any] = {"source_buckets": parts and (model.settings.source_length,)}
-
-    def engine(part: str, name: str) -> Any:
-        if part == "retrieval":
-            return model.retriever(name, batch_sizes=(1, 32), **shapes)
-        return model.generator(name, batch_sizes=(1,), **shapes)
-
-    engines: dict[str, Any] = {
-        part: engine(part, name)
-        if parts is None
-        else parts.once(("chat", part, name), functools.partial(engine, part, name))
-        for part, name in tasks.items()
-    }
+    engines: dict[str, Any] = {}
+    for part, name in tasks.items():
+        if parts is not None:
+            engines[part] = parts.retriever() if part == "retrieval" else parts.generator(name)
+        elif part == "retrieval":
+            engines[part] = model.retriever(name, batch_sizes=(1, 32))
+        else:
+            engines[part] = model.generator(name, batch_sizes=(1,))
     turns = [model.settings.tasks[name].max_events for name in tasks.values()]
     return Conversation(
         read_conversation_catalogue(folder, titles),
         **engines,
+        tasks=tasks,
+        batch_sizes=(1,) if parts is None else parts.batch_sizes,
         history=[] if user is None else _history(user, folder),
         trained_turns=min((number for number in turns if number is not None), default=None),
     )

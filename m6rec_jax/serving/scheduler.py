@@ -4,9 +4,10 @@
     future = scheduler.submit(service, accepted, deadline=time.monotonic() + 2.0)
     result = future.result()
 
-Interactive requests go before bulk, and then the earliest deadline. A batch is what has queued for
-the first one's job, of any tasks. Texts that grow one by one (`Service.texts`) take a few steps
-between two batches: a score does not wait until the texts of others are finished.
+Interactive requests go before bulk, but for every eighth time, and then the earliest deadline. A
+batch is what has queued for the first one's job, of any tasks; requests of one history go together,
+since it is encoded once. Between two batches, texts that grow one by one (`Service.texts`) take as
+much time as the batch before took, a few steps at least: neither waits until the other is finished.
 """
 
 from __future__ import annotations
@@ -44,6 +45,10 @@ OnText = Callable[[int, str], None]
 _CHARACTERS_PER_TOKEN = 4
 # How much of the measured rate is that of the latest batch.
 _SMOOTHING = 0.1
+# Of so many batches, and slots of texts, that others take while bulk requests wait, they get one.
+_BULK_EVERY = 8
+# Seconds that texts may take between two batches.
+_LONGEST_TURN = 0.25
 # On a CPU a padded row costs as much as a real one.
 _CPU_FILL = 0.5
 
@@ -112,8 +117,10 @@ class _Entry:
     group: Any
     run: Callable[[Sequence[_Entry]], list[Any]]
     deadline: float
+    batch_sizes: Sequence[int] = (1,)
     tokens: int = 1
     accepted: Accepted | None = None
+    argument: Any = None
     on_text: OnText | None = None
     texts: collections.deque[Callable[[], GenerationStream]] | None = None
     streams: list[GenerationStream] = dataclasses.field(default_factory=list)
@@ -127,9 +134,19 @@ class _Entry:
         found: ContinuousGenerator = self.group[0].parts.continuous_generator()
         return found
 
+    def shared(self) -> Any:
+        """What is encoded once for all requests of a batch for which it is equal."""
+        if self.accepted is None:
+            return self.bulk
+        return self.bulk, self.accepted.task, tuple(self.accepted.text.history)
+
     def claim(self) -> tuple[bool, int]:
         """On a free slot, of a text that has none; the least goes first."""
         return self.bulk, sum(stream.finish_reason is None for stream in self.streams)
+
+
+# By what the queue is ordered, and a request.
+_Item = tuple[tuple[bool, float, int], _Entry]
 
 
 @gin.configurable(denylist=["observe"])
@@ -138,7 +155,7 @@ class Scheduler:
 
     Args:
       max_queue: requests that may wait; more raise `QueueFull`.
-      max_batch: requests of a batch, at most.
+      max_batch: requests of a batch, and texts that grow beside each other, at most.
       max_tokens: of histories and candidates of a batch, at most; counted roughly, by characters.
       wait_ms: how long a request waits for others to share its batch.
       fill: least share of a padded batch that requests fill, so that padding does not cost more
@@ -166,15 +183,18 @@ class Scheduler:
             )
         self._max_queue, self._max_batch, self._max_tokens = max_queue, max_batch, max_tokens
         self._wait = wait_ms / 1000
+        # How often interactive requests went before bulk ones: into batches, and slots of texts.
+        self._passed = {"batch": 0, "slot": 0}
         self._fill = fill
         self._observe = observe or (lambda batch: None)
-        self._queue: list[tuple[tuple[bool, float, int], _Entry]] = []
+        self._queue: list[_Item] = []
         self._numbers = itertools.count()
         self._changed = threading.Condition()
         self._running = 0
         self._growing: list[_Entry] = []
         self._generators = set[ContinuousGenerator]()  # that have texts
         self._closed = self._stopped = False
+        self._batch_seconds = 0.0
         self._rate = 0.0
         self._thread = threading.Thread(target=self._work, name="m6rec-devices", daemon=True)
         self._thread.start()
@@ -219,8 +239,8 @@ class Scheduler:
         text = accepted.text
         characters = sum(map(len, text.history)) + sum(map(len, text.candidates))
         tokens = characters // _CHARACTERS_PER_TOKEN + len(text.history) + 2 * len(text.candidates)
-        group = (service, accepted.job)
-        entry = _Entry(group, run, _time(deadline), tokens, accepted, on_text)
+        group, sizes = (service, accepted.job), service.parts.batch_sizes
+        entry = _Entry(group, run, _time(deadline), sizes, tokens, accepted, on_text=on_text)
         if (texts := service.texts(accepted)) is not None:
             entry.texts = collections.deque(texts)
         return self._put(entry, bulk)
@@ -230,6 +250,30 @@ class Scheduler:
     ) -> Queued[Any]:
         """Queues what is no request of a `Service`, such as a turn of a dialogue; as `submit`."""
         return self._put(_Entry(object(), lambda _: [function()], _time(deadline)), bulk)
+
+    def call_together(
+        self,
+        function: Callable[[list[Any]], list[Any]],
+        argument: Any,
+        batch_sizes: Sequence[int],
+        *,
+        deadline: float | None = None,
+        bulk: bool = False,
+    ) -> Queued[Any]:
+        """Queues one of the arguments of a function that takes many; as `submit`.
+
+        Args:
+          function: of a list, to a result for each; what has queued for an equal one shares a call.
+          argument: to go into the list.
+          batch_sizes: lengths of lists that are padded to.
+          deadline, bulk: as of `submit`.
+        """
+
+        def run(entries: Sequence[_Entry]) -> list[Any]:
+            return function([entry.argument for entry in entries])
+
+        entry = _Entry(function, run, _time(deadline), batch_sizes, argument=argument)
+        return self._put(entry, bulk)
 
     def close(self, grace: float = 0.0) -> bool:
         """Takes no more requests, and waits for those that there are.
@@ -294,7 +338,11 @@ class Scheduler:
                     )
                 batch = self._take()
                 self._running = len(batch)
+            until = time.monotonic() + min(self._batch_seconds, _LONGEST_TURN)
             self._grow()
+            while self._growing and time.monotonic() < until:
+                self._grow()
+            self._batch_seconds = 0.0
             if batch:
                 self._run(batch)
             with self._changed:
@@ -343,14 +391,18 @@ class Scheduler:
 
         def has_room(entry: _Entry) -> bool:
             generator = entry.generator
-            return generator.num_running + generator.num_pending < generator.num_slots
+            under_way = generator.num_running + generator.num_pending
+            return under_way < min(generator.num_slots, self._max_batch)
 
         with self._changed:
             known = [entry for entry in self._growing if entry.texts and has_room(entry)]
             best = min(known, key=_Entry.claim, default=None)
-            waiting = (item for item in self._queue if item[1].texts is not None)
-            item = min((item for item in waiting if has_room(item[1])), default=None)
-            if item is None or (best is not None and best.claim() <= item[1].claim()):
+            waiting = [i for i in self._queue if i[1].texts is not None and has_room(i[1])]
+            item = self._first("slot", waiting)
+            if item is None:
+                return best
+            own_turn = item[1].bulk and item is not min(waiting)
+            if best is not None and not own_turn and best.claim() <= item[1].claim():
                 return best
             self._queue.remove(item)
             heapq.heapify(self._queue)
@@ -383,27 +435,39 @@ class Scheduler:
     def _take(self) -> list[_Entry]:
         """The next batch, out of the queue; the caller holds the lock."""
         self._drop_dead()
-        first = min((item for item in self._queue if item[1].texts is None), default=None)
+        first = self._first("batch", [item for item in self._queue if item[1].texts is None])
         if first is None:
             return []
-        group = first[1].group
-        members: list[tuple[tuple[bool, float, int], _Entry]] = []
-        tokens = 0
+        sharing: dict[Any, list[_Item]] = {first[1].shared(): [first]}
         for item in sorted(self._queue):
             entry = item[1]
-            if entry.texts is not None or entry.group != group or len(members) == self._max_batch:
-                continue
+            if item is not first and entry.texts is None and entry.group == first[1].group:
+                sharing.setdefault(entry.shared(), []).append(item)
+        members: list[_Item] = []
+        tokens = 0
+        for item in itertools.chain.from_iterable(sharing.values()):
+            entry = item[1]
+            if len(members) == self._max_batch:
+                break
             if members and tokens + entry.tokens > self._max_tokens:
                 continue
             members.append(item)
             tokens += entry.tokens
-        if members[0][1].accepted is not None:
-            members = members[: self._well_filled(len(members), group[0].parts.batch_sizes)]
+        members = members[: self._well_filled(len(members), first[1].batch_sizes)]
         taken = {item[0] for item in members}
         self._queue = [item for item in self._queue if item[0] not in taken]
         heapq.heapify(self._queue)
         # A future that runs can no longer be cancelled.
         return [e for _, e in members if e.future.set_running_or_notify_cancel()]
+
+    def _first(self, what: str, waiting: Sequence[_Item]) -> _Item | None:
+        """Who goes first; a bulk request where enough others have gone before it."""
+        first = min(waiting, default=None)
+        bulk = min((item for item in waiting if item[1].bulk), default=None)
+        if first is None or bulk is None or first is bulk:
+            return first
+        self._passed[what] = (self._passed[what] + 1) % _BULK_EVERY
+        return first if self._passed[what] else bulk
 
     def _well_filled(self, number: int, sizes: Sequence[int]) -> int:
         """How many of `number` requests fill a padded batch."""
@@ -432,7 +496,7 @@ class Scheduler:
         else:
             for entry, result in zip(batch, results, strict=True):
                 _finish(entry, result)
-        seconds = time.monotonic() - began
+        seconds = self._batch_seconds = time.monotonic() - began
         self._measure(len(batch) / max(seconds, 1e-6))
         job = "other" if batch[0].accepted is None else batch[0].accepted.job
         self._observe(Batch(job, [began - entry.since for entry in batch], seconds, failures))

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 USER, SYSTEM = "USER", "SYSTEM"
 # Ends the source of a row in which an item is recommended, not a reply given.
 RECOMMENDS = f"{SYSTEM} recommends"
+# How the model's replies begin; it is no part of what is said.
+REPLY_PREFIX = f"{SYSTEM}:"
 
 
 def reply_source(turns: Sequence[str], history: Sequence[str] = ()) -> list[str]:

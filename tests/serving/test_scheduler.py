@@ -44,9 +44,9 @@ class Service:
         return [SimpleNamespace(texts=[f"{one.number}"]) for one in accepted]
 
 
-def asked(number: int, job: str = "scoring", text: str = "a") -> Accepted:
+def asked(number: int, job: str = "scoring", text: str | None = None) -> Accepted:
     request: Any = None
-    return Accepted(job, "ctr", request, RequestText([text], []), number)
+    return Accepted(job, "ctr", request, RequestText([text or str(number)], []), number)
 
 
 @pytest.fixture
@@ -86,6 +86,45 @@ def test_interactive_before_bulk_then_the_earliest_deadline(schedulers: Any) -> 
     assert service.batches == [[0], [5], [4], [3], [6], [2], [1]]
 
 
+def test_bulk_requests_do_not_wait_forever(schedulers: Any) -> None:
+    scheduler, service = schedulers(max_batch=1), Service()
+    futures = [blocked(scheduler, service)]
+    for number in range(1, 21):
+        futures.append(scheduler.submit(service, asked(number), bulk=number < 3))
+    service.go.set()
+    for future in futures:
+        future.result(WAIT)
+    order = [number for batch in service.batches for number in batch]
+    assert order == [0, *range(3, 10), 1, *range(10, 17), 2, *range(17, 21)]
+
+
+def test_requests_of_one_history_go_together(schedulers: Any) -> None:
+    scheduler, service = schedulers(max_batch=3), Service()
+    futures = [blocked(scheduler, service)]
+    for number in range(1, 7):
+        futures.append(scheduler.submit(service, asked(number, text=f"user {number % 3}")))
+    # A bulk request takes no other's place, whatever it shares.
+    futures.append(scheduler.submit(service, asked(7, text="user 1"), bulk=True))
+    service.go.set()
+    for future in futures:
+        future.result(WAIT)
+    assert service.batches == [[0], [1, 4, 2], [3, 6, 5], [7]]
+
+
+def test_a_function_of_many_is_called_with_those_that_queue(schedulers: Any) -> None:
+    scheduler, service, lists = schedulers(), Service(), list[list[int]]()
+
+    def doubled(numbers: list[int]) -> list[int]:
+        lists.append(numbers)
+        return [2 * number for number in numbers]
+
+    futures = [blocked(scheduler, service)]
+    futures += [scheduler.call_together(doubled, number, (1, 8)) for number in range(3)]
+    service.go.set()
+    assert [future.result(WAIT) for future in futures[1:]] == [0, 2, 4]
+    assert lists == [[0, 1, 2]]
+
+
 def test_a_batch_is_of_one_job_and_within_its_budget(schedulers: Any) -> None:
     seen: list[Batch] = []
     scheduler, service = schedulers(max_batch=4, max_tokens=100, observe=seen.append), Service()
@@ -93,7 +132,7 @@ def test_a_batch_is_of_one_job_and_within_its_budget(schedulers: Any) -> None:
     for number in range(1, 13):
         job = "retrieval" if number % 3 == 0 else "scoring"
         # Number 2 is most of a batch by itself, and 4 more than a whole one.
-        text = "a" * {2: 300, 4: 4000}.get(number, 1)
+        text = str(number).ljust({2: 300, 4: 4000}.get(number, 1))
         futures.append(scheduler.submit(service, asked(number, job, text)))
     service.go.set()
     for future in futures:

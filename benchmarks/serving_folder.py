@@ -1,0 +1,191 @@
+"""A folder that `m6rec serve` can be started with: random weights, random words, all jobs and chat.
+
+Sizes are those of MovieLens-100K: 1,682 items, texts of some twelve tokens, histories that fill
+144. Speed does not depend on what weights and words are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pyarrow as pa
+
+from benchmarks.decoding_cpu import random_variables, random_words
+from m6rec_jax import configuration
+from m6rec_jax.bank.export import add_prompts, export_prompts
+from m6rec_jax.bank.folder import BankFolder, TaskPrompts
+from m6rec_jax.checkpoints.fingerprint import fingerprint
+from m6rec_jax.checkpoints.manifest import RunDescription
+from m6rec_jax.checkpoints.store import CheckpointStore
+from m6rec_jax.data.co_occurrence import CoOccurrence
+from m6rec_jax.data.prepared import CATALOGUE, MANIFEST, STATISTICS, write_catalogue
+from m6rec_jax.data.schema import DatasetSpec
+from m6rec_jax.data.statistics import Statistics
+from m6rec_jax.engine.loaded_model import InferenceSettings
+from m6rec_jax.engine.model_folder import read_vocabulary, restore_model, save_assets
+from m6rec_jax.engine.task_settings import TaskSettings
+from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
+from m6rec_jax.serving.build_index import build_index
+from m6rec_jax.serving.build_segments import build_segments
+from m6rec_jax.text.records import Event, Item
+from m6rec_jax.text.templates import DatasetTemplate
+
+ITEMS, USERS, EVENTS = 1_682, 943, 20_000
+SOURCE_LENGTH, TARGET_LENGTH, MAX_EVENTS = 144, 72, 12
+PREPARED = "films.by_time"
+NOW = 1_764_000_000.0
+SPEC: dict[str, Any] = {
+    "name": "films",
+    "users": {"id": "user_id", "columns": {"taste": "string"}},
+    "items": {"id": "item_id", "columns": {"title": "string", "genre": "string"}},
+    "events": {"user": "user_id", "item": "item_id", "time": "time", "value": "rating"},
+    "label": {"at_least": 4},
+    "template": {
+        "profile": "likes {taste}",
+        "event": "{outcome} {title}, {genre}",
+        "context": "{weekday}",
+        "candidate": "{title}, {genre}",
+        "item": "{title}, {genre}",
+        "outcomes": [{"at_least": 4, "text": "liked"}, {"text": "disliked"}],
+        "writing": {
+            "titles": {"prefix": "[{genre}:]", "text": "{title}"},
+            "explanations": {"prefix": "{title}:", "text": "{genre}"},
+        },
+    },
+}
+# A task of each job, and a dialogue's three.
+TASKS: dict[str, dict[str, Any]] = {
+    "ctr": {"kind": "scoring", "positive_classes": (1,)},
+    "next": {"kind": "retrieval"},
+    "titles": {"kind": "generation", "writing": "titles"},
+    "explanations": {"kind": "generation", "writing": "explanations"},
+    "talk_replies": {"kind": "generation", "writing": "replies"},
+    "talk_titles": {"kind": "title_recommendation"},
+    "talk_next": {"kind": "item_recommendation"},
+}
+# On the command line of `m6rec serve`, in the folder.
+ARGUMENTS = ("run", "--bank", "bank", "--index", "index", "--gin.PREPARED='data'")
+ALL_JOBS = "--gin.serve.jobs=['title_recommendation', 'likelihood']"
+
+
+def catalogue() -> list[Item]:
+    """Films of no language; titles are all different."""
+    rng = np.random.default_rng(1)
+    letters = np.array(list("abcdefghijklmnopqrstuvwxyz"))
+
+    def word() -> str:
+        return "".join(rng.choice(letters, rng.integers(2, 5)))
+
+    genres = [word() for _ in range(18)]
+    return [
+        Item(str(n), {"title": f"{word()} {word()} {n}", "genre": str(rng.choice(genres))})
+        for n in range(1, ITEMS + 1)
+    ]
+
+
+def write_data(folder: Path, items: Sequence[Item]) -> Path:
+    """Writes catalogue, statistics and co-occurrences as `m6rec data prepare` does."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(2)
+    statistics = Statistics.for_dataset(DatasetSpec.from_dict(SPEC))
+    counted = CoOccurrence(len(items))
+    for n in range(EVENTS):
+        place, user = int(rng.integers(len(items))), f"u{rng.integers(USERS)}"
+        event = Event(user, items[place].id, NOW - 60.0 * (EVENTS - n), float(rng.integers(1, 6)))
+        statistics.update(event, items[place])
+        counted.update(user, place)
+    statistics.save(folder / STATISTICS)
+    counted.save(folder)
+    rows = pa.Table.from_pylist([dict(item.attributes) for item in items])
+    texts = [DatasetTemplate.parse(SPEC["template"]).item(item) for item in items]
+    nothing = np.zeros(len(items), bool), np.zeros(len(items), np.int64)
+    write_catalogue(folder / CATALOGUE, items, rows, texts, *nothing)
+    views = {"groups": {"grouping": {"max_events": MAX_EVENTS}}}
+    (folder / MANIFEST).write_text(
+        json.dumps({"dataset": "films", "dataset_spec": SPEC, "views": views})
+    )
+    return folder
+
+
+def write_folder(folder: Path, gin_file: str, *, late_layers_start: int = 0) -> Path:
+    """Writes run, other run, bank, data and index, and segments where late interaction is on.
+
+    Args:
+      folder: a new one.
+      gin_file: of `gin_configs/models/`.
+      late_layers_start: L' of late interaction; 0: it is off.
+    """
+    configuration.parse_config(
+        [gin_file, "gin_configs/tuning/option_adapter.gin"],
+        ["NUM_OPTIONS=2", "RETRIEVAL_DIM=128", f"LATE_LAYERS_START={late_layers_start}"],
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    vocabulary = random_words(folder)
+    prompts = PromptConfig(adapters_late_only=bool(late_layers_start))
+    # As CPUs compute fastest.
+    config = ModelConfig(dtype="float32", matmul_dtype="bfloat16", prompts=prompts)
+    model = M6Rec(config)
+    variables = random_variables(model)
+    tasks = {
+        name: TaskSettings(0, max_events=MAX_EVENTS, prepared=PREPARED, **own)
+        for name, own in TASKS.items()
+    }
+    settings = InferenceSettings(SOURCE_LENGTH, TARGET_LENGTH, tasks)
+    described = RunDescription(config, vocabulary.fingerprint, "prompts", 4)
+    with CheckpointStore(folder / "run" / "checkpoints") as store:
+        store.save(1, dict(variables), data={}, run=described, frozen=("params",))
+    save_assets(folder / "run", vocabulary, settings, {PREPARED: SPEC})
+    data = write_data(folder / "data", catalogue())
+    add_prompts(folder / "bank", folder / "run")
+    bank, prepared = str(folder / "bank"), str(data)
+    run = folder / "run"
+    build_index(folder / "index", run, bank=bank, task="next", prepared=prepared, progress=False)
+    if late_layers_start:
+        build_segments(
+            folder / "segments", run, bank=bank, task="ctr", prepared=prepared, progress=False
+        )
+    return folder
+
+
+def perturbed(prompts: TaskPrompts, name: str, seed: int) -> TaskPrompts:
+    """Prompts of another task that is as large."""
+    rng = np.random.default_rng(seed)
+    tensors = {
+        key: (values + 0.05 * rng.standard_normal(values.shape)).astype(values.dtype)
+        for key, values in prompts.tensors.items()
+    }
+    manifest = dataclasses.replace(
+        prompts.manifest, task=name, prompts_fingerprint=fingerprint(tensors)
+    )
+    return dataclasses.replace(prompts, manifest=manifest, tensors=tensors)
+
+
+def write_large_bank(folder: Path, name: str, number: int) -> Path:
+    """A bank of so many tasks of scoring, `task0` to ..., beside the one of `write_folder`."""
+    (base,) = export_prompts(folder / "run", ["ctr"])
+    bank = folder / name
+    if bank.exists():
+        shutil.rmtree(bank)
+    BankFolder(bank).add_all([perturbed(base, f"task{n}", n) for n in range(number)])
+    return bank
+
+
+def write_other_run(folder: Path) -> Path:
+    """`other` beside `run`: the same backbone, and other prompts."""
+    restored = restore_model(folder / "run")
+    vocabulary = read_vocabulary(folder / "run")
+    other = folder / "other"
+    shutil.copytree(folder / "run", other, ignore=shutil.ignore_patterns("checkpoints"))
+    prompts = jax.tree.map(lambda leaf: leaf * 1.5 + 0.05, restored.variables["prompts"])
+    described = RunDescription(restored.model.config, vocabulary.fingerprint, "prompts", 4)
+    with CheckpointStore(other / "checkpoints") as store:
+        variables = {"params": restored.variables["params"], "prompts": prompts}
+        store.save(1, variables, data={}, run=described, frozen=("params",))
+    return other

@@ -1,0 +1,417 @@
+"""Load on a server over loopback: clients, saturation, start, a bank of 1,000 tasks, swaps.
+
+    python -m benchmarks.serving_load clients [--models mini small] [--seconds 30]
+    python -m benchmarks.serving_load saturation [--seconds 600]
+    python -m benchmarks.serving_load start
+    python -m benchmarks.serving_load bank [--tasks 1000] [--seconds 30]
+    python -m benchmarks.serving_load swaps [--swaps 100]
+
+The server is `m6rec serve` in a process of its own, with random weights (`serving_folder`). Clients
+are coroutines of one process, not locust's: they share a machine's few cores with the server, and
+the answers that must be compared are at hand. A client asks again as soon as it is answered. Four
+requests of five are scores of up to 20 candidates, the fifth is a turn of a dialogue.
+
+*clients*: 1, 8 and 64 of them, beside a server that answers one request at a time
+(`Scheduler.max_batch = 1`); the two take turns. *saturation*: 96 clients against a queue of 64.
+*start*: with an empty cache of programs, and again. *bank*: requests of all tasks, mixed, against
+requests of one task of a bank of one. *swaps*: prompts are replaced while clients ask; an answer
+must be that of the prompts it names. Rows go to `benchmarks/results/serving_load.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import collections
+import dataclasses
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+
+from benchmarks.provenance import ROOT
+from benchmarks.results_file import add_rows, metric_rows, results_path
+from benchmarks.serving_folder import (
+    ALL_JOBS,
+    write_folder,
+    write_large_bank,
+    write_other_run,
+)
+from benchmarks.serving_process import ADMIN, Serving, chat_request, score_request, serving
+from m6rec_jax.bank.export import add_prompts
+from m6rec_jax.bank.folder import BankFolder
+
+CLIENTS = (1, 8, 64)
+Make = Callable[[np.random.Generator], tuple[str, dict[str, Any]]]
+
+
+@dataclasses.dataclass
+class Answers:
+    """What clients were answered.
+
+    Attributes:
+      seconds: from the first request on until the last client had ended.
+      processor_seconds: that the server took meanwhile.
+      latencies: seconds of each answered request, by its route.
+      statuses: how many of each.
+      bodies: answers of status 200, where they are kept.
+    """
+
+    seconds: float = 0.0
+    processor_seconds: float = 0.0
+    latencies: dict[str, list[float]] = dataclasses.field(
+        default_factory=lambda: collections.defaultdict(list)
+    )
+    statuses: collections.Counter[int] = dataclasses.field(default_factory=collections.Counter)
+    bodies: list[tuple[Any, Any]] = dataclasses.field(default_factory=list)
+
+    def metrics(self) -> dict[str, float]:
+        """Throughput, and latencies of all requests together."""
+        found = [seconds for own in self.latencies.values() for seconds in own]
+        metrics = {"requests_per_second": len(found) / self.seconds}
+        if self.processor_seconds:
+            metrics["processor_milliseconds"] = 1000 * self.processor_seconds / len(found)
+        for percent in (50, 95, 99):
+            metrics[f"p{percent}_milliseconds"] = 1000 * float(np.quantile(found, percent / 100))
+        return metrics
+
+
+def mixed(rng: np.random.Generator) -> tuple[str, dict[str, Any]]:
+    """Four scores to one turn of a dialogue."""
+    return chat_request(rng) if rng.integers(5) == 0 else score_request(rng)
+
+
+async def _ask(
+    address: str, clients: int, make: Make, until: Callable[[], bool], keep: bool
+) -> Answers:
+    answers = Answers()
+    limits = httpx.Limits(max_connections=clients, max_keepalive_connections=clients)
+    async with httpx.AsyncClient(base_url=address, timeout=120, limits=limits) as client:
+
+        async def one(number: int) -> None:
+            rng = np.random.default_rng(number)
+            while not until():
+                path, body = make(rng)
+                began = time.perf_counter()
+                response = await client.post(path, json=body)
+                answers.statuses[response.status_code] += 1
+                if response.status_code == 200:
+                    answers.latencies[path].append(time.perf_counter() - began)
+                    if keep:
+                        answers.bodies.append((body, response.json()))
+                elif response.status_code == 429:
+                    await asyncio.sleep(0.1)
+
+        began = time.perf_counter()
+        await asyncio.gather(*map(one, range(clients)))
+        answers.seconds = time.perf_counter() - began
+    return answers
+
+
+def ask(
+    server: Serving,
+    clients: int,
+    seconds: float,
+    make: Make = mixed,
+    *,
+    until: Callable[[], bool] | None = None,
+    keep: bool = False,
+) -> Answers:
+    """Lets clients ask for so long, or until something has happened."""
+    end, processor = time.perf_counter() + seconds, server.processor_seconds()
+    answers = asyncio.run(
+        _ask(
+            server.address,
+            clients,
+            make,
+            lambda: time.perf_counter() > end or (until is not None and until()),
+            keep,
+        )
+    )
+    answers.processor_seconds = server.processor_seconds() - processor
+    return answers
+
+
+def check_statuses(answers: Answers, *allowed: int) -> None:
+    """Raises RuntimeError where an answer was another one."""
+    if wrong := {status: n for status, n in answers.statuses.items() if status not in allowed}:
+        raise RuntimeError(f"answers with other statuses than {allowed}: {wrong}")
+
+
+def compiled_since(server: Serving) -> int:
+    """Programs that were compiled after the server was ready."""
+    return int(server.metric("m6rec_programs")) - server.programs
+
+
+class Study:
+    """Folders of models, made when they are missing, and rows that were measured."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.rows: list[dict[str, Any]] = []
+
+    def model(self, name: str, late_layers_start: int = 0) -> Path:
+        """The folder of a model."""
+        folder = self.folder / (f"{name}_late" if late_layers_start else name)
+        if not (folder / "finished").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            print(f"writing {folder}", flush=True)
+            file = f"gin_configs/models/{name}.gin"
+            write_folder(folder, file, late_layers_start=late_layers_start)
+            (folder / "finished").touch()
+        return folder
+
+    def add(self, metrics: Mapping[str, float], model: str, split: str, name: str) -> None:
+        """Prints and keeps figures."""
+        shown = ", ".join(f"{key} {value:.4g}" for key, value in metrics.items())
+        print(f"{split}, {name}, {model}: {shown}", flush=True)
+        self.rows += metric_rows(
+            metrics,
+            model=name,
+            dataset=f"{model}, random requests",
+            split=split,
+            seed=None,
+            gin_file=f"gin_configs/models/{model}.gin",
+        )
+
+
+def clients_study(study: Study, models: Sequence[str], seconds: float, turns: int) -> None:
+    """Throughput and latencies, in batches and one at a time."""
+    kinds = {"in batches": (), "one at a time": ("--gin.Scheduler.max_batch=1",)}
+    for model in models:
+        folder = study.model(model)
+        runs: dict[tuple[int, str], list[dict[str, float]]] = collections.defaultdict(list)
+        for _ in range(turns):
+            for name, arguments in kinds.items():
+                with serving(folder, *arguments) as server:
+                    ask(server, 2, 2.0)
+                    for clients in CLIENTS:
+                        answers = ask(server, clients, seconds)
+                        check_statuses(answers, 200)
+                        metrics = answers.metrics()
+                        for path, own in sorted(answers.latencies.items()):
+                            kind = "chat" if "chat" in path else "score"
+                            metrics[f"{kind}_p50_milliseconds"] = 1000 * statistics.median(own)
+                        runs[clients, name].append(metrics)
+                        print(f"  {name}, {clients}: {metrics}", flush=True)
+                    assert compiled_since(server) == 0
+        for clients in CLIENTS:
+            found = {
+                name: {
+                    key: statistics.median(run[key] for run in runs[clients, name])
+                    for key in runs[clients, name][0]
+                }
+                for name in kinds
+            }
+            alone = found["one at a time"]["requests_per_second"]
+            for name, metrics in found.items():
+                metrics["times_faster"] = metrics["requests_per_second"] / alone
+                study.add(metrics, model, f"{clients} client{'s' * (clients > 1)}", name)
+
+
+def saturation_study(study: Study, model: str, seconds: float) -> None:
+    """Memory, statuses and programs under more load than there is room for."""
+    with serving(study.model(model), "--gin.Scheduler.max_queue=64") as server:
+        ask(server, 96, 10.0)
+        samples: list[tuple[float, int]] = []
+        began, following = time.perf_counter(), 0.0
+
+        def sample() -> bool:
+            nonlocal following
+            if (now := time.perf_counter() - began) >= following:
+                samples.append((now, server.resident_bytes()))
+                following = now + max(0.2, seconds / 300)
+            return False
+
+        answers = ask(server, 96, seconds, until=sample)
+        check_statuses(answers, 200, 429)
+        compiled = compiled_since(server)
+        status = server.stop()
+    times, sizes = (np.array(column, float) for column in zip(*samples, strict=True))
+    mib = sizes / 2**20
+    third = len(mib) // 3
+    metrics = {
+        **answers.metrics(),
+        "answered": answers.statuses[200],
+        "refused_429": answers.statuses[429],
+        "other_errors": 0,
+        "compiled_after_ready": compiled,
+        "resident_mib_first_third": float(mib[:third].mean()),
+        "resident_mib_last_third": float(mib[-third:].mean()),
+        "resident_mib_per_minute": 60 * float(np.polyfit(times[third:], mib[third:], 1)[0]),
+        "exit_status": status,
+    }
+    study.add(metrics, model, "saturation", f"96 clients, queue of 64, {seconds:.0f} s")
+
+
+def start_study(study: Study, models: Sequence[str], turns: int) -> None:
+    """Seconds until ready, and programs, with every job that there is."""
+    for model in models:
+        folder = study.model(model)
+        with tempfile.TemporaryDirectory() as programs:
+            runs = []
+            for _ in range(1 + turns):
+                with serving(folder, ALL_JOBS, programs=Path(programs)) as server:
+                    runs.append(
+                        {
+                            "ready_seconds": server.ready_seconds,
+                            "ready_processor_seconds": server.ready_processor_seconds,
+                            "programs": server.programs,
+                        }
+                    )
+        for name, own in (("cold", runs[:1]), ("warm", runs[1:])):
+            medians = {key: statistics.median(run[key] for run in own) for key in own[0]}
+            study.add(medians, model, "start", name)
+
+
+def bank_study(study: Study, model: str, tasks: int, seconds: float, turns: int) -> None:
+    """Requests of a thousand tasks in the same batches, against those of one."""
+    folder = study.model(model)
+    names = {"one": 1, f"{tasks:,}": tasks}
+    bases = {}
+    for name, number in names.items():
+        bank = f"bank_{number}"
+        if not (folder / bank).exists():
+            write_large_bank(folder, bank, number)
+        bases[name] = ("run", "--bank", bank, "--gin.PREPARED='data'")
+
+    def of_tasks(number: int) -> Make:
+        return lambda rng: score_request(rng, f"task{rng.integers(number)}")
+
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+    for _ in range(turns):
+        for name, number in names.items():
+            with serving(folder, base=bases[name]) as server:
+                ask(server, 8, 2.0, of_tasks(number))
+                answers = ask(server, 16, seconds, of_tasks(number))
+                check_statuses(answers, 200)
+                runs[name].append(
+                    {
+                        **answers.metrics(),
+                        "compiled_after_ready": compiled_since(server),
+                        "ready_seconds": server.ready_seconds,
+                    }
+                )
+                print(f"  {name}: {runs[name][-1]}", flush=True)
+    found = {
+        name: {key: statistics.median(run[key] for run in own) for key in own[0]}
+        for name, own in runs.items()
+    }
+    one = found["one"]["requests_per_second"]
+    for name, metrics in found.items():
+        metrics["times_faster"] = metrics["requests_per_second"] / one
+        study.add(metrics, model, "bank", f"{name} task{'s' * (name != 'one')}")
+
+
+def swaps_study(study: Study, model: str, swaps: int) -> None:
+    """Prompts are replaced under load; each answer is compared with the prompts that it names."""
+    source = study.model(model)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / "served"
+        shutil.copytree(source, folder, ignore=shutil.ignore_patterns("bank_*"))
+        write_other_run(folder)
+        seconds: list[float] = []
+        _, fixed = score_request(np.random.default_rng(7))
+
+        async def replace(client: httpx.AsyncClient, number: int) -> None:
+            def change() -> None:
+                BankFolder(folder / "bank").remove("ctr")
+                run = folder / ("other", "run")[number % 2]
+                add_prompts(folder / "bank", run, tasks=["ctr"])
+
+            await asyncio.to_thread(change)
+            began = time.perf_counter()
+            response = await client.put("/v1/admin/prompts/ctr", json={}, headers=ADMIN)
+            response.raise_for_status()
+            seconds.append(time.perf_counter() - began)
+
+        async def all_swaps(server: Serving) -> tuple[Answers, list[Any]]:
+            done, expected = False, []
+
+            async def change() -> None:
+                nonlocal done
+                async with httpx.AsyncClient(base_url=server.address, timeout=120) as client:
+                    for number in range(swaps):
+                        await replace(client, number)
+                        if number < 2:
+                            response = await client.post("/v1/score", json=fixed)
+                            expected.append(response.json())
+                done = True
+
+            asked, _ = await asyncio.gather(
+                _ask(
+                    server.address,
+                    8,
+                    lambda rng: ("/v1/score", fixed) if rng.integers(2) else mixed(rng),
+                    lambda: done,
+                    True,
+                ),
+                change(),
+            )
+            return asked, expected
+
+        with serving(folder) as server:
+            answers, expected = asyncio.run(all_swaps(server))
+            compiled = compiled_since(server)
+    check_statuses(answers, 200)
+    of = {one["prompts"]: [item["score"] for item in one["items"]] for one in expected}
+    start = [a for body, a in answers.bodies if body is fixed]
+    wrong = 0
+    for one in start:
+        if one["prompts"] in of:
+            scores = [item["score"] for item in one["items"]]
+            wrong += not np.allclose(scores, of[one["prompts"]], atol=1e-4)
+    if len(of) != 2 or wrong:
+        raise RuntimeError(f"{wrong} of {len(start)} answers are not those of their prompts")
+    metrics = {
+        "swaps": swaps,
+        "answered": answers.statuses[200],
+        "failed": 0,
+        "mixed": wrong,
+        "compared": len(start),
+        "compiled_after_ready": compiled,
+        "swap_milliseconds": 1000 * statistics.median(seconds),
+        **answers.metrics(),
+    }
+    study.add(metrics, model, "swaps", "8 clients")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Returns the exit status."""
+    parser = argparse.ArgumentParser(description="Load on a server over loopback.")
+    parser.add_argument("study", choices=["clients", "saturation", "start", "bank", "swaps"])
+    parser.add_argument("--models", nargs="+", help="of gin_configs/models")
+    parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "serving")
+    parser.add_argument("--seconds", type=float, help="30; of saturation 600")
+    parser.add_argument("--turns", type=int, default=2, help="servers of each kind")
+    parser.add_argument("--tasks", type=int, default=1_000)
+    parser.add_argument("--swaps", type=int, default=100)
+    parser.add_argument("--dry", action="store_true", help="write no rows")
+    options = parser.parse_args(arguments)
+    study = Study(options.folder.absolute())
+    seconds = options.seconds or 30.0
+    if options.study == "clients":
+        clients_study(study, options.models or ["mini", "small"], seconds, options.turns)
+    elif options.study == "start":
+        start_study(study, options.models or ["mini", "small"], options.turns)
+    for model in options.models or ["mini"]:
+        if options.study == "saturation":
+            saturation_study(study, model, options.seconds or 600.0)
+        elif options.study == "bank":
+            bank_study(study, model, options.tasks, seconds, options.turns)
+        elif options.study == "swaps":
+            swaps_study(study, model, options.swaps)
+    if not options.dry:
+        add_rows(results_path("serving_load"), study.rows)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
