@@ -85,17 +85,6 @@ def _twice(x: Array) -> Array:
     return materialised_on_cpu(jnp.concatenate([x, x])) if x.dtype == jnp.bfloat16 else x
 
 
-def _row_in_halves(x: Array, kernel: Array) -> Array:
-    """A float32 row `[in]` times kernel `[in, out]`: the sum of two products, `[out]`.
-
-    A single product that is not very wide runs on one core of a CPU, and so do several that do not
-    depend on one another. Batched, each half of the inputs has a core of its own.
-    """
-    half = x.shape[0] // 2
-    x, kernel = x.reshape(2, half), kernel.reshape(2, half, -1)
-    return jnp.einsum("hk,hkn->hn", x, kernel, preferred_element_type=jnp.float32).sum(axis=0)
-
-
 def materialised_on_cpu(x: Array) -> Array:
     """x, computed into memory as it is when compiled for a CPU; elsewhere nothing.
 
@@ -138,6 +127,17 @@ class _Types(NamedTuple):
         return found.astype(self.out if out_dtype is None else out_dtype)
 
 
+def _row_in_halves(x: Array, kernel: Array, types: _Types) -> Array:
+    """A float32 row `[in]` times kernel `[in, out]`: the sum of two products, `[out]`.
+
+    A single product that is not very wide runs on one core of a CPU, and so do several that do not
+    depend on one another. Batched, each half of the inputs has a core of its own.
+    """
+    half = x.shape[0] // 2
+    x, kernel = x.reshape(2, half), kernel.reshape(2, half, -1)
+    return types.product("hk,hkn->hn", x, kernel, jnp.float32).sum(axis=0)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _rounded_dot(x: Array, kernel: Array, dims: _Dims, types: _Types) -> Array:
     return _forward(x, kernel, dims, types)[0]
@@ -152,7 +152,7 @@ def _forward(
     one_row = not dims.batch and math.prod(x.shape[: dims.rows]) == 1
     cast = kernel.astype(types.operand)
     if one_row and rounded.dtype == jnp.float32 and rounded.size % 2 == 0:
-        found = _row_in_halves(rounded.reshape(-1), cast.reshape(rounded.size, -1))
+        found = _row_in_halves(rounded.reshape(-1), cast.reshape(rounded.size, -1), types)
         shape = x.shape[: dims.rows] + kernel.shape[dims.contracted :]
         out = found.reshape(shape).astype(types.out)
     else:
