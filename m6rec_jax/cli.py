@@ -266,7 +266,15 @@ def _parser() -> argparse.ArgumentParser:
         help="write a model's programs for use without m6rec_jax, checked against the model",
     )
     export.add_argument("run_folder", type=_local_path, metavar="RUN", help="MODEL_DIR of a run")
-    export.add_argument("--format", choices=["stablehlo", "saved_model"], default="stablehlo")
+    export.add_argument(
+        "--format", choices=["stablehlo", "saved_model", "litert"], default="stablehlo"
+    )
+    export.add_argument(
+        "--precision",
+        choices=["float32", "float16", "int8"],
+        default="int8",
+        help="of litert (default int8)",
+    )
     export.add_argument("--output", type=_local_path, required=True, metavar="DIR")
     export.add_argument(
         "--bank", type=_local_path, metavar="DIR", help="of prompts (default: the run's own tasks)"

@@ -227,6 +227,7 @@ def run_export(args: argparse.Namespace) -> None:
         split=args.split,
         rows=args.rows,
         num_beams=args.beams,
+        precision=args.precision,
         gin_files=args.gin_file or (),
         bindings=args.gin_bindings,
     )
