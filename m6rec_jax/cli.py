@@ -300,6 +300,20 @@ def _parser() -> argparse.ArgumentParser:
     _takes_gin(export)
     export.set_defaults(run=subcommands.run_export)
 
+    edge = commands.add_parser("edge", help="exports for phones: how large and fast they are")
+    edge_commands = edge.add_subparsers(metavar="COMMAND", required=True)
+    edge_bench = edge_commands.add_parser(
+        "bench", help="size, start, latency by threads and memory of a LiteRT export"
+    )
+    edge_bench.add_argument("folder", type=_local_path, metavar="DIR", help="of m6rec export")
+    edge_bench.add_argument(
+        "--threads", type=int, nargs="+", default=[1, 2], metavar="N", help="default 1 2"
+    )
+    edge_bench.add_argument(
+        "--json", type=_local_path, metavar="FILE", help="the same for programs"
+    )
+    edge_bench.set_defaults(run=subcommands.run_edge_bench)
+
     infer = commands.add_parser(
         "infer",
         help="write a checkpoint's predictions to a file: for a task, or for a file of requests",

@@ -240,6 +240,15 @@ def run_export(args: argparse.Namespace) -> None:
     print(args.output)
 
 
+def run_edge_bench(args: argparse.Namespace) -> None:
+    from m6rec_jax.export.edge_bench import bench, table
+
+    found = bench(args.folder, args.threads)
+    print(table(found))
+    if args.json is not None:
+        args.json.write_text(json_text(found, indent=2) + "\n")
+
+
 def run_infer(args: argparse.Namespace) -> None:
     if args.requests is not None:
         _infer_requests(args)

@@ -281,7 +281,7 @@ def _function(own: _Signature) -> Any:
 
 
 def _quantized(data: bytes) -> bytes:
-    """With weights of products as bytes, a scale for each channel; inputs are rounded at run time."""
+    """With weights of products as bytes, a scale per channel; inputs are rounded at run time."""
     # Of the extra `litert`.
     from ai_edge_quantizer import quantizer, recipe
 

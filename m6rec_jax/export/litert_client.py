@@ -57,6 +57,7 @@ class EdgeModel:
 
     Attributes:
       manifest: what `export.json` holds.
+      num_steps: that the last text took.
     """
 
     def __init__(self, folder: str | Path, num_threads: int = 1) -> None:
@@ -73,6 +74,7 @@ class EdgeModel:
             for name in self._interpreter.get_signature_list()
         }
         self._pieces = sentencepiece.SentencePieceProcessor(str(self.folder / VOCABULARY))
+        self.num_steps = 0
         self._encoded: tuple[Any, dict[str, np.ndarray]] = (None, {})
         self._catalogue: tuple[np.ndarray, list[str], list[str]] | None = None
         if (self.folder / CATALOGUE).is_file():
@@ -153,12 +155,17 @@ class EdgeModel:
                 position=[position],
                 task=task_id,
             )
+            self.num_steps = position + 1
             token = given[position] if position < len(given) else int(found.pop("token")[0])
             cache |= {name: found[name] for name in cache if name in found}
             if token == EOS_ID:
                 break
             written.append(token)
         return str(self._pieces.decode(written))
+
+    def forget(self) -> None:
+        """Drops what is kept of the last history."""
+        self._encoded = (None, {})
 
     def _encode(self, history: Sequence[str], own: Mapping[str, Any]) -> dict[str, np.ndarray]:
         key = (tuple(history), own["task_id"])
