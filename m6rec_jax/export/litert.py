@@ -119,14 +119,19 @@ def _signatures(model: LoadedModel, text_length: int, precision: str) -> dict[st
     variables = jax.tree.map(np.asarray, dict(model.variables))
     lookup = None if precision == "float32" else _packed_lookup(variables)
 
-    def apply(*args: Any, **options: Any) -> Any:
+    def apply(*args: Any, given: Any = variables, **options: Any) -> Any:
         if lookup is None:
-            return bare.apply(variables, *args, **options)
+            return bare.apply(given, *args, **options)
         with nn.intercept_methods(lookup):
-            return bare.apply(variables, *args, **options)
+            return bare.apply(given, *args, **options)
+
+    def encoder(tokens: Array, blocks: Array, task: Array) -> Encoded:
+        given = _biases_at_run_time(variables, task)
+        found: Encoded = apply(tokens, blocks, task, given=given, method=bare.encode)
+        return found
 
     def encode(tokens: Array, blocks: Array, task: Array) -> tuple[Array, Array]:
-        found = apply(tokens, blocks, task, method=bare.encode)
+        found = encoder(tokens, blocks, task)
         return found.hidden, found.mask.astype(_INT)
 
     def score(
@@ -141,7 +146,7 @@ def _signatures(model: LoadedModel, text_length: int, precision: str) -> dict[st
         return (_at_end(positive_probability(found, chosen)[..., None], blocks)[:, 0],)
 
     def user(tokens: Array, blocks: Array, task: Array) -> tuple[Array]:
-        encoded = apply(tokens, blocks, task, method=bare.encode)
+        encoded = encoder(tokens, blocks, task)
         return (apply(encoded, task, method=bare.user_embedding),)
 
     def item(tokens: Array, blocks: Array, task: Array) -> tuple[Array]:
@@ -232,6 +237,21 @@ def _at_end(values: Array, blocks: Array) -> Array:
     end = jnp.sum((blocks > 0).astype(_INT), axis=1) - 1
     here = jnp.arange(blocks.shape[1])[None] == end[:, None]
     return jnp.sum(jnp.where(here[..., None], values, 0.0), axis=1)
+
+
+def _biases_at_run_time(variables: Mapping[str, Any], task: Array) -> Any:
+    """Variables whose encoder's biases of positions the converter cannot work out.
+
+    A number for each pair of positions would be an eighth of a small file.
+    """
+    # Numbers of tasks are not negative, which no converter knows.
+    one = 1.0 + jnp.minimum(task[0, 0], 0).astype(_FLOAT)
+
+    def depends(path: Any, value: Any) -> Any:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        return value * one if "encoder/relative_bias" in name else value
+
+    return jax.tree_util.tree_map_with_path(depends, dict(variables))
 
 
 def _packed_lookup(variables: Mapping[str, Any]) -> Callable[..., Any]:
