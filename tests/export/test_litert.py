@@ -74,9 +74,12 @@ def test_the_catalogue_is_searched(exported: Path, model: Any) -> None:
 
 def test_bytes_answer_nearly_as_floats(exported: Path, model: Any, tmp_path: Path) -> None:
     answered = [one for one in asked.ask(model, Recorder()) if one.signature == "score"]
-    command.write_export(tmp_path / "int8", "litert", model, Recorder(), answered, (), None, "int8")
-    sizes = [(folder / "model.tflite").stat().st_size for folder in (exported, tmp_path / "int8")]
-    assert sizes[1] < 0.5 * sizes[0]
+    folder = tmp_path / "int8"
+    results = command.write_export(folder, "litert", model, Recorder(), answered, (), None, "int8")
+    assert 1e-5 < results["score"]["largest_difference"] < 0.05
+    # Most of so small a file is the programs themselves.
+    sizes = [(own / "model.tflite").stat().st_size for own in (folder, exported)]
+    assert sizes[0] < sizes[1]
 
 
 def test_clear_errors(exported: Path) -> None:

@@ -122,6 +122,6 @@ def test_an_export_that_differs_is_not_written(run: Path, tmp_path: Path) -> Non
     scorer.score_requests(HISTORIES, CANDIDATES)
     for call in recorder.calls:
         call.outputs["values"] = 1.001 * call.outputs["values"]
-    with pytest.raises(DataError, match="'score' differs from the model by"):
+    with pytest.raises(DataError, match="'score' of the export differs from the model by"):
         command.write_export(tmp_path / "films", "stablehlo", model, recorder, [], ("cpu",))
     assert not (tmp_path / "films").exists()
