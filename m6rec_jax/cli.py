@@ -266,7 +266,15 @@ def _parser() -> argparse.ArgumentParser:
         help="write a model's programs for use without m6rec_jax, checked against the model",
     )
     export.add_argument("run_folder", type=_local_path, metavar="RUN", help="MODEL_DIR of a run")
-    export.add_argument("--format", choices=["stablehlo", "saved_model"], default="stablehlo")
+    export.add_argument(
+        "--format", choices=["stablehlo", "saved_model", "litert"], default="stablehlo"
+    )
+    export.add_argument(
+        "--precision",
+        choices=["float32", "float16", "int8"],
+        default="int8",
+        help="of litert (default int8)",
+    )
     export.add_argument("--output", type=_local_path, required=True, metavar="DIR")
     export.add_argument(
         "--bank", type=_local_path, metavar="DIR", help="of prompts (default: the run's own tasks)"
@@ -291,6 +299,20 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--beams", type=int, default=4, help="of beam search (default 4)")
     _takes_gin(export)
     export.set_defaults(run=subcommands.run_export)
+
+    edge = commands.add_parser("edge", help="exports for phones: how large and fast they are")
+    edge_commands = edge.add_subparsers(metavar="COMMAND", required=True)
+    edge_bench = edge_commands.add_parser(
+        "bench", help="size, start, latency by threads and memory of a LiteRT export"
+    )
+    edge_bench.add_argument("folder", type=_local_path, metavar="DIR", help="of m6rec export")
+    edge_bench.add_argument(
+        "--threads", type=int, nargs="+", default=[1, 2], metavar="N", help="default 1 2"
+    )
+    edge_bench.add_argument(
+        "--json", type=_local_path, metavar="FILE", help="the same for programs"
+    )
+    edge_bench.set_defaults(run=subcommands.run_edge_bench)
 
     infer = commands.add_parser(
         "infer",

@@ -227,6 +227,7 @@ def run_export(args: argparse.Namespace) -> None:
         split=args.split,
         rows=args.rows,
         num_beams=args.beams,
+        precision=args.precision,
         gin_files=args.gin_file or (),
         bindings=args.gin_bindings,
     )
@@ -237,6 +238,15 @@ def run_export(args: argparse.Namespace) -> None:
             f"{result['largest_difference']:.2g} of the largest number{equal}"
         )
     print(args.output)
+
+
+def run_edge_bench(args: argparse.Namespace) -> None:
+    from m6rec_jax.export.edge_bench import bench, table
+
+    found = bench(args.folder, args.threads)
+    print(table(found))
+    if args.json is not None:
+        args.json.write_text(json_text(found, indent=2) + "\n")
 
 
 def run_infer(args: argparse.Namespace) -> None:

@@ -61,7 +61,7 @@ def check(folder: Path) -> dict[str, Any]:
 def arguments(requests: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Requests as the signature takes them, lists padded at the end."""
     found = {"task": tf.constant([one["task"] for one in requests])}
-    for name in requests[0]["inputs"]:
+    for name in requests[0]["inputs"].keys() - {"labels"}:
         values = [one["inputs"][name] for one in requests]
         if isinstance(values[0], str):
             found[name] = tf.constant(values)

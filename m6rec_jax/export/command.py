@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,8 +17,9 @@ from m6rec_jax.export import held_out, stablehlo
 from m6rec_jax.export.folder import verify
 from m6rec_jax.export.held_out import Answered, Catalogue
 from m6rec_jax.export.recording import Recorder
+from m6rec_jax.model import M6Rec
 
-FORMATS = ("stablehlo", "saved_model")
+FORMATS = ("stablehlo", "saved_model", "litert")
 
 
 def export(
@@ -31,6 +33,7 @@ def export(
     split: str = "test",
     rows: int = 500,
     num_beams: int = 4,
+    precision: str = "int8",
     gin_files: Sequence[str] = (),
     bindings: Sequence[str] = (),
 ) -> dict[str, dict[str, float]]:
@@ -44,6 +47,7 @@ def export(
       index: of `m6rec index build`: a SavedModel recommends its items, with ids and titles.
       platforms: see `write_stablehlo`.
       split, rows, num_beams: see `held_out.ask`.
+      precision: of LiteRT's programs, see `litert.write_litert`.
       gin_files, bindings: settings, such as `data_dir.path`.
 
     Returns:
@@ -68,10 +72,15 @@ def export(
             f"{run} has tasks of kind {kinds}; {', '.join(held_out.KINDS)} can be exported"
         )
     catalogue = None if index is None else held_out.open_catalogue(model, index)
+    asked = copy.copy(model)
+    if format_ == "litert":
+        # Which has no bfloat16.
+        config = model.model.config.replace(dtype="float32", matmul_dtype=None)
+        asked.model = M6Rec(config)
     recorder, answered = Recorder(), list[Answered]()
     for name in tasks:
-        answered += held_out.ask(model, name, recorder, split=split, rows=rows, num_beams=num_beams)
-    return write_export(output, format_, model, recorder, answered, platforms, catalogue)
+        answered += held_out.ask(asked, name, recorder, split=split, rows=rows, num_beams=num_beams)
+    return write_export(output, format_, model, recorder, answered, platforms, catalogue, precision)
 
 
 def write_export(
@@ -82,6 +91,7 @@ def write_export(
     answered: Sequence[Answered],
     platforms: Sequence[str],
     catalogue: Catalogue | None = None,
+    precision: str = "int8",
 ) -> dict[str, dict[str, float]]:
     """Writes what a model's engines were asked, checks it, and then names the folder `output`.
 
@@ -98,6 +108,12 @@ def write_export(
     if format_ == "stablehlo":
         stablehlo.write_stablehlo(unfinished, model, recorder, platforms)
         results = verify(unfinished, stablehlo.LOADER)
+    elif format_ == "litert":
+        # Its converter is an extra.
+        from m6rec_jax.export import litert
+
+        litert.write_litert(unfinished, model, answered, precision, catalogue)
+        results = verify(unfinished, litert.CLIENT)
     else:
         # tensorflow takes seconds to import.
         from m6rec_jax.export import saved_model

@@ -17,18 +17,32 @@ from m6rec_jax.engine.loaded_model import LoadedModel
 from m6rec_jax.errors import DataError
 from m6rec_jax.io.hashing import file_sha256
 
-# Of the largest number: float32 sums in another order; bfloat16 operands round to 2^-8 of theirs.
-TOLERANCES = {"float32": 1e-4, "bfloat16": 1e-2}
+# Of the largest number: float32 sums in another order; bfloat16 operands round to 2^-8 of theirs;
+# bytes are judged by `AUC_LOSS`, too.
+TOLERANCES = {"float32": 1e-4, "bfloat16": 1e-2, "float16": 1e-2, "int8": 0.2}
 # Texts that must be the same: where two tokens are nearly as likely, rounding may choose.
-EQUAL_TEXTS = {"float32": 1.0, "bfloat16": 0.99}
+EQUAL_TEXTS = {"float32": 1.0, "bfloat16": 0.99, "float16": 0.95, "int8": 0.0}
+# Of the model's, relative.
+AUC_LOSS = 0.005
 
 
 def write_manifest(
-    folder: Path, format_: str, model: LoadedModel, platforms: Sequence[str], **own: Any
+    folder: Path,
+    format_: str,
+    model: LoadedModel,
+    platforms: Sequence[str],
+    precision: str = "",
+    **own: Any,
 ) -> None:
-    """Writes `export.json` of a folder that is otherwise complete; `own` are the format's."""
+    """Writes `export.json` of a folder that is otherwise complete.
+
+    Args:
+      folder, format_: where, and what `own` are the fields of.
+      model, platforms: what was exported, and for what.
+      precision: one of `TOLERANCES`; empty: that of the model's products.
+    """
     config = model.model.config
-    precision = config.matmul_dtype or config.dtype
+    precision = precision or config.matmul_dtype or config.dtype
     manifest = {
         "format": format_,
         "date": datetime.date.today().isoformat(),
@@ -37,6 +51,7 @@ def write_manifest(
         "fingerprints": {name: model.fingerprint(name) for name in model.settings.tasks},
         "platforms": list(platforms),
         "versions": library_versions(),
+        "precision": precision,
         "tolerance": TOLERANCES[precision],
         "equal_texts": EQUAL_TEXTS[precision],
         **own,
@@ -75,6 +90,11 @@ def verify(folder: Path, script: str) -> dict[str, dict[str, float]]:
                 f"{name!r} of the export differs from the model by "
                 f"{result['largest_difference']:.2g} of the largest number; "
                 f"{manifest['tolerance']:g} is allowed"
+            )
+        if result.get("auc", 1.0) < (1.0 - AUC_LOSS) * result.get("model_auc", 0.0):
+            raise DataError(
+                f"the export scores with an AUC of {result['auc']:.4f}, the model with "
+                f"{result['model_auc']:.4f}: more than {AUC_LOSS:.1%} are lost"
             )
         if result["equal"] < manifest["equal_texts"]:
             raise DataError(

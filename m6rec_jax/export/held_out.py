@@ -67,7 +67,7 @@ class Answered(NamedTuple):
     Attributes:
       signature: 'score', 'user', 'item', 'recommend' or 'generate'.
       task: that was asked.
-      inputs: `history` (segments), `candidates` or `text` (a list and a text), `prefix`.
+      inputs: `history` (segments), `candidates` and `labels` (lists), `text`, `prefix`.
       output: scores, a vector or a text; of 'recommend' the scores of the best items.
     """
 
@@ -75,6 +75,11 @@ class Answered(NamedTuple):
     task: str
     inputs: Mapping[str, Any]
     output: Any
+
+    def to_json(self) -> dict[str, Any]:
+        """For files of held-out requests."""
+        output = self.output if isinstance(self.output, str) else self.output.tolist()
+        return self._asdict() | {"output": output}
 
 
 def recommended(catalogue: Catalogue, answered: Sequence[Answered], k: int) -> list[Answered]:
@@ -140,8 +145,17 @@ def answer(
         columns = [r["history"] for r in rows], [r["candidates"] for r in rows]
         scores = model.scorer(task, **options).score_requests(*columns)
         return [
-            Answered("score", task, {"history": history, "candidates": candidates}, own)
-            for history, candidates, own in zip(*columns, scores, strict=True)
+            Answered(
+                "score",
+                task,
+                {
+                    "history": row["history"],
+                    "candidates": row["candidates"],
+                    "labels": [int(label > 0) for label in row.get("labels", ())],
+                },
+                own,
+            )
+            for row, own in zip(rows, scores, strict=True)
         ]
     if kind == "retrieval":
         retriever = model.retriever(task, **options)

@@ -28,8 +28,6 @@ import jax
 import numpy as np
 import tensorflow as tf
 from jax import export as jax_export
-from jaxlib.mlir.dialects import stablehlo as stablehlo_dialect
-from tensorflow.compiler.tf2xla.python import xla as tf_xla
 
 from m6rec_jax.checkpoints.trees import flatten
 from m6rec_jax.engine.exported_programs import OF_ROWS
@@ -41,12 +39,11 @@ from m6rec_jax.export.folder import write_manifest
 from m6rec_jax.export.held_out import Answered, Catalogue, recommended
 from m6rec_jax.export.recording import Recorder
 from m6rec_jax.export.stablehlo import exported
+from m6rec_jax.export.tensorflow_op import call_program
 from m6rec_jax.export.text_graph import TextGraph
 
 FORMAT = "m6rec-saved-model-1"
 VERSION, HELD_OUT, CHECK = "1", "held_out.json", "check.py"
-# What TensorFlow 2.21 reads; newer versions of jax write newer programs.
-STABLEHLO_VERSION = "1.13.7"
 # Numbers of requests, and of candidates of each, that programs are compiled for; more are rounded
 # up to a multiple of the last.
 BATCH_SIZES = (1, 8, 64)
@@ -220,11 +217,6 @@ class _Program:
     ) -> None:
         self.inputs = {name: value.shape for name, value in inputs.items()}
         self._found, self._weights = found, weights
-        self._module = stablehlo_dialect.serialize_portable_artifact_str(
-            found.mlir_module(), STABLEHLO_VERSION
-        )
-        # Keys of dictionaries in the order of jax's trees.
-        self._names = jax.tree.unflatten(found.out_tree, found.out_avals)
 
     def __call__(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         arguments = [
@@ -232,19 +224,8 @@ class _Program:
             *(inputs[name] for name in sorted(self.inputs)),
         ]
         kept = [arguments[i] for i in self._found.module_kept_var_idx]
-        found = tf_xla.call_module(
-            [tf.convert_to_tensor(value) for value in kept],
-            version=self._found.calling_convention_version,
-            module=self._module,
-            Tout=[tf.as_dtype(aval.dtype) for aval in self._found.out_avals],
-            Sout=[
-                [size if isinstance(size, int) else None for size in aval.shape]
-                for aval in self._found.out_avals
-            ],
-            platforms=[name.upper() for name in self._found.platforms],
-            use_shardy_partitioner=False,
-        )
-        return dict(jax.tree.unflatten(self._found.out_tree, list(found)))
+        found = call_program(self._found, kept)
+        return dict(jax.tree.unflatten(self._found.out_tree, found))
 
 
 class _Tasks(tf.Module):
@@ -335,16 +316,7 @@ def write_saved_model(
     if catalogue is not None:
         answered = [*answered, *recommended(catalogue, answered, TOP_K)]
     tf.saved_model.save(served, str(folder / VERSION), signatures=served.functions)
-    (folder / HELD_OUT).write_text(
-        json.dumps(
-            [
-                one._asdict()
-                | {"output": one.output if isinstance(one.output, str) else one.output.tolist()}
-                for one in answered
-            ]
-        ),
-        "utf-8",
-    )
+    (folder / HELD_OUT).write_text(json.dumps([one.to_json() for one in answered]), "utf-8")
     shutil.copy(check_saved_model.__file__, folder / CHECK)
     write_manifest(
         folder, FORMAT, model, platforms, version=VERSION, signatures=sorted(served.functions)

@@ -14,15 +14,14 @@ from hypothesis import strategies as st
 
 from m6rec_jax.engine.candidate_rows import pack_texts
 from m6rec_jax.engine.model_folder import load_model
-from m6rec_jax.export import command, held_out
+from m6rec_jax.export import command
 from m6rec_jax.export.recording import Recorder
 from m6rec_jax.export.text_graph import TextGraph
 from m6rec_jax.text import rows
-from tests.pipeline import shop_rows
+from tests.export import asked
 from tests.serving import served_films
 
 S, T, BATCH = 24, 8, 40
-TASKS = ["ctr", "next", "titles"]
 # All of Unicode that UTF-8 can carry, with what might be taken for a control token.
 TEXTS = st.one_of(
     st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
@@ -79,28 +78,11 @@ def test_candidates_are_laid_out_as_in_python(
 
 @pytest.fixture(scope="module")
 def exported(served: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run = served_films.copy_run(served / "run", tmp_path_factory.mktemp("run") / "run", TASKS)
+    run = served_films.copy_run(
+        served / "run", tmp_path_factory.mktemp("run") / "run", [*asked.TASKS]
+    )
     model, recorder = load_model(run), Recorder()
-    histories = [["user, likes drama", "liked a film"], ["user"], ["user", "hated one", "Monday"]]
-    answered = []
-    for task, kind in zip(TASKS, ("scoring", "retrieval", "generation"), strict=True):
-        for copies in (1, 2):
-            own = [
-                {
-                    "history": history,
-                    "source": history,
-                    "prefix": prefix,
-                    "candidates": candidates,
-                    "items": candidates,
-                }
-                for history, prefix, candidates in zip(
-                    histories,
-                    ("", "film", ""),
-                    (["Film A"], shop_rows.ITEMS, ["B", "C"]),
-                    strict=True,
-                )
-            ]
-            answered += held_out.answer(model, task, kind, own * copies, recorder)
+    answered = asked.ask(model, recorder)
     folder = tmp_path_factory.mktemp("exported") / "films"
     results = command.write_export(folder, "saved_model", model, recorder, answered, ("cpu",))
     # float32, so every text is the same.

@@ -15,12 +15,8 @@ from m6rec_jax.errors import CheckpointError, ConfigError, DataError
 from m6rec_jax.export import command, stablehlo
 from m6rec_jax.export.recording import Recorder
 from m6rec_jax.serving.service import Service, ServiceOptions
-from tests.pipeline import shop_rows
+from tests.export.asked import CANDIDATES, HISTORIES, TASKS
 from tests.serving import served_films
-
-HISTORIES = [["user", "liked a film"], ["user"], ["user", "hated one", "liked two, drama"]]
-CANDIDATES = [["Film A, drama"], list(shop_rows.ITEMS), ["Film B", "Film C, comedy"]]
-TASKS = ["ctr", "next", "titles"]
 
 
 def shapes(model: Any) -> dict[str, Any]:
@@ -44,7 +40,7 @@ def answers(model: Any, copies: int, **options: Any) -> list[Any]:
 
 @pytest.fixture(scope="module")
 def run(served: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return served_films.copy_run(served / "run", tmp_path_factory.mktemp("run") / "run", TASKS)
+    return served_films.copy_run(served / "run", tmp_path_factory.mktemp("run") / "run", [*TASKS])
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +122,6 @@ def test_an_export_that_differs_is_not_written(run: Path, tmp_path: Path) -> Non
     scorer.score_requests(HISTORIES, CANDIDATES)
     for call in recorder.calls:
         call.outputs["values"] = 1.001 * call.outputs["values"]
-    with pytest.raises(DataError, match="'score' differs from the model by"):
+    with pytest.raises(DataError, match="'score' of the export differs from the model by"):
         command.write_export(tmp_path / "films", "stablehlo", model, recorder, [], ("cpu",))
     assert not (tmp_path / "films").exists()

@@ -1,0 +1,311 @@
+"""Runs a LiteRT export; needs ai-edge-litert, numpy and sentencepiece alone.
+
+    model = EdgeModel("exported/phone")
+    model.score(["24 years old", "liked Fargo (1996)"], ["Heat (1995)", "Alien (1979)"])
+    model.recommend(["24 years old", "liked Fargo (1996)"], k=5)   # of the packed catalogue
+    model.write(["24 years old", "liked Fargo (1996)"], prefix="title:")
+
+Every export has a copy of this file, `client.py`. As a program it compares the export with the
+answers of the model that it was made of, and prints JSON. It is also what to read before writing
+a client in another language: `source_row` and `text_row` are all the layout there is.
+
+A history is segments of text as `DatasetTemplate.history_segments` renders them: profile,
+behaviours (oldest first), context. What the encoder makes of the last one is kept: to score more
+candidates of the same history costs the candidates alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import sentencepiece
+from ai_edge_litert.interpreter import Interpreter
+
+FORMAT = "m6rec-litert-1"
+MANIFEST, MODEL, VOCABULARY = "export.json", "model.tflite", "vocabulary.model"
+CATALOGUE, HELD_OUT = "catalogue.npz", "held_out.json"
+EOS_ID = 1
+
+
+class ExportError(ValueError):
+    """An export is damaged, or is asked for what it has not."""
+
+
+class Recommended(NamedTuple):
+    """An item of the catalogue; `score` is a cosine."""
+
+    id: str
+    title: str
+    score: float
+
+
+class EdgeModel:
+    """An export that was opened.
+
+    Args:
+      folder: of `m6rec export --format litert`.
+      num_threads: of the interpreter.
+
+    Raises:
+      ExportError: there is none, or a file is missing or changed; names it.
+
+    Attributes:
+      manifest: what `export.json` holds.
+      num_steps: that the last text took.
+    """
+
+    def __init__(self, folder: str | Path, num_threads: int = 1) -> None:
+        self.folder = Path(folder)
+        self.manifest = read_manifest(self.folder)
+        for name, checksum in self.manifest["files"].items():
+            path = self.folder / name
+            if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != checksum:
+                raise ExportError(f"{path} is missing or damaged; export the model anew")
+        self._interpreter = Interpreter(str(self.folder / MODEL), num_threads=num_threads)
+        self._interpreter.allocate_tensors()
+        self._runners = {
+            name: self._interpreter.get_signature_runner(name)
+            for name in self._interpreter.get_signature_list()
+        }
+        self._pieces = sentencepiece.SentencePieceProcessor(str(self.folder / VOCABULARY))
+        self.num_steps = 0
+        self._encoded: tuple[Any, dict[str, np.ndarray]] = (None, {})
+        self._catalogue: tuple[np.ndarray, list[str], list[str]] | None = None
+        if (self.folder / CATALOGUE).is_file():
+            with np.load(self.folder / CATALOGUE) as file:
+                vectors = file["vectors"].astype(np.float32) * file["scales"][:, None]
+                self._catalogue = vectors, file["ids"].tolist(), file["titles"].tolist()
+
+    def score(
+        self, history: Sequence[str], candidates: Sequence[str], task: str = ""
+    ) -> np.ndarray:
+        """Probability of each candidate, float32 `[candidates]`; -1 for texts without words."""
+        own = self._task(task, "scoring")
+        encoded = self._encode(history, own)
+        number, length = self.manifest["candidates"], self.manifest["text_length"]
+        rows = [self._text_row(text, own["text_length"], length) for text in candidates]
+        found = np.full(len(rows), -1.0, np.float32)
+        present = [k for k, row in enumerate(rows) if row is not None]
+        for start in range(0, len(present), number):
+            part = present[start : start + number]
+            tokens, blocks = (np.zeros((number, length), np.int32) for _ in range(2))
+            for place, k in enumerate(part):
+                tokens[place], blocks[place] = rows[k] or ((), ())
+            answer = self._run(
+                "score",
+                **encoded,
+                tokens=tokens,
+                blocks=blocks,
+                task=[[own["task_id"]]],
+                positive=[own["positive"]],
+            )
+            found[part] = answer["scores"][: len(part)]
+        rate = own["sampling_rate"]
+        return np.where(found < 0, found, found / (found + (1 - found) / rate)).astype(np.float32)
+
+    def user(self, history: Sequence[str], task: str = "") -> np.ndarray:
+        """A unit vector, float32 `[retrieval]`."""
+        own = self._task(task, "retrieval")
+        tokens, blocks = self._source(history, own)
+        found = self._run("user", tokens=tokens, blocks=blocks, task=[[own["task_id"]]])
+        return np.array(found["vectors"][0])
+
+    def item(self, text: str, task: str = "") -> np.ndarray:
+        """A unit vector, float32 `[retrieval]`; zeros for a text without words."""
+        own = self._task(task, "retrieval")
+        row = self._text_row(text, own["text_length"], self.manifest["text_length"])
+        tokens, blocks = ([[0] * self.manifest["text_length"]] * 2) if row is None else row
+        arguments = {"tokens": np.reshape(tokens, (1, -1)), "blocks": np.reshape(blocks, (1, -1))}
+        found = self._run("item", **arguments, task=[[own["task_id"]]])
+        return np.array(found["vectors"][0] * (row is not None))
+
+    def recommend(self, history: Sequence[str], k: int = 10, task: str = "") -> list[Recommended]:
+        """The nearest items of the packed catalogue, best first.
+
+        Raises:
+          ExportError: the export has no catalogue.
+        """
+        if self._catalogue is None:
+            raise ExportError(f"{self.folder} has no catalogue: export it with --index")
+        vectors, ids, titles = self._catalogue
+        scores = vectors @ self.user(history, task)
+        best = np.argsort(-scores, kind="stable")[:k]
+        return [Recommended(ids[i], titles[i], float(scores[i])) for i in best]
+
+    def write(self, history: Sequence[str], prefix: str = "", task: str = "") -> str:
+        """The text whose every token is the likeliest one, the prefix included."""
+        own = self._task(task, "generation")
+        encoded = self._encode(history, own)
+        task_id = [[own["task_id"]]]
+        cache = self._run("start", **encoded, task=task_id)
+        given = self._pieces.encode(prefix)
+        token, written = self.manifest["special_ids"][2], list[int]()
+        for position in range(self.manifest["max_tokens"]):
+            found = self._run(
+                "step",
+                **cache,
+                mask=encoded["mask"],
+                token=[token],
+                position=[position],
+                task=task_id,
+            )
+            self.num_steps = position + 1
+            token = given[position] if position < len(given) else int(found.pop("token")[0])
+            cache |= {name: found[name] for name in cache if name in found}
+            if token == EOS_ID:
+                break
+            written.append(token)
+        return str(self._pieces.decode(written))
+
+    def forget(self) -> None:
+        """Drops what is kept of the last history."""
+        self._encoded = (None, {})
+
+    def _encode(self, history: Sequence[str], own: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        key = (tuple(history), own["task_id"])
+        if self._encoded[0] != key:
+            tokens, blocks = self._source(history, own)
+            found = self._run("encode", tokens=tokens, blocks=blocks, task=[[own["task_id"]]])
+            self._encoded = key, {name: np.array(value) for name, value in found.items()}
+        return self._encoded[1]
+
+    def _source(self, history: Sequence[str], own: Mapping[str, Any]) -> tuple[Any, Any]:
+        pieces = [self._pieces.encode(text) for text in history]
+        special, length = self.manifest["special_ids"], self.manifest["source_length"]
+        row = source_row(pieces, special, own["source_length"])
+        return tuple(np.array([_padded(values, length)], np.int32) for values in row)
+
+    def _text_row(self, text: str, limit: int, length: int) -> tuple[list[int], list[int]] | None:
+        pieces = self._pieces.encode(text)
+        if not pieces:
+            return None
+        tokens, blocks = text_row(pieces, self.manifest["special_ids"], min(limit, length))
+        return _padded(tokens, length), _padded(blocks, length)
+
+    def _task(self, name: str, kind: str) -> Mapping[str, Any]:
+        tasks = self.manifest["tasks"]
+        fitting = [own for own, task in tasks.items() if task["kind"] == kind]
+        if name in fitting or (not name and len(fitting) == 1):
+            found: Mapping[str, Any] = tasks[name or fitting[0]]
+            return found
+        raise ExportError(f"no task {name!r} for {kind}: {', '.join(fitting) or 'none'}")
+
+    def _run(self, signature: str, **inputs: Any) -> dict[str, np.ndarray]:
+        runner = self._runners[signature]
+        # What a program does not read, it does not take.
+        taken = {
+            name: np.asarray(inputs[name], detail["dtype"])
+            for name, detail in runner.get_input_details().items()
+        }
+        found: dict[str, np.ndarray] = runner(**taken)
+        return found
+
+
+def source_row(
+    segments: Sequence[Sequence[int]], special_ids: Sequence[int], limit: int
+) -> tuple[list[int], list[int]]:
+    """Tokens and block ids of a history: [BOS'] profile | behaviour | ... | context [EOS'].
+
+    The oldest behaviours are dropped until all fits into `limit` tokens; if the profile, the newest
+    behaviour and the context alone do not, the longest of them are cut to a common length.
+    """
+    kept = [list(segment) for segment in segments]
+    while len(kept) > 3 and sum(map(len, kept)) > limit - 2:
+        del kept[1]
+    while sum(map(len, kept)) > limit - 2:
+        # Of equally long ones the last: earlier ones keep what an even share leaves over.
+        longest = max(range(len(kept)), key=lambda place: (len(kept[place]), place))
+        kept[longest].pop()
+    tokens = [special_ids[0], *(kept[0] if kept else ())]
+    blocks = [1] * len(tokens)
+    for segment in kept[1:]:
+        if segment:
+            tokens += segment
+            blocks += [blocks[-1] + 1] * len(segment)
+    return [*tokens, special_ids[1]], [*blocks, blocks[-1] + 1]
+
+
+def text_row(
+    pieces: Sequence[int], special_ids: Sequence[int], limit: int
+) -> tuple[list[int], list[int]]:
+    """Tokens and block ids of a candidate: [BOS] words [EOS], at most `limit` of them."""
+    tokens = [special_ids[2], *pieces[: limit - 2], special_ids[3]]
+    return tokens, [1] * len(tokens)
+
+
+def read_manifest(folder: str | Path) -> dict[str, Any]:
+    """What `export.json` holds; raises ExportError where there is none of this format."""
+    path = Path(folder) / MANIFEST
+    try:
+        manifest = json.loads(path.read_text("utf-8"))
+        found = manifest["format"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ExportError(f"{folder} is no export of a model: {path}: {error}") from error
+    if found != FORMAT:
+        raise ExportError(f"{path} is of format {found!r}; this reads {FORMAT!r}")
+    return dict(manifest)
+
+
+def check(model: EdgeModel) -> dict[str, Any]:
+    """By method, how its answers to the held-out requests compare with the model's own.
+
+    Returns:
+      `rows`, `largest_difference` relative to the largest number, `equal` texts, and for scores
+      `auc` and `model_auc`, where the rows have labels of both kinds.
+    """
+    asked = json.loads((model.folder / HELD_OUT).read_text("utf-8"))
+    results: dict[str, Any] = {}
+    for signature in dict.fromkeys(one["signature"] for one in asked):
+        own = [one for one in asked if one["signature"] == signature]
+        apart, largest, equal = 0.0, 1e-30, 0
+        labels, ours, theirs = list[int](), list[float](), list[float]()
+        for one in own:
+            inputs, expected = one["inputs"], one["output"]
+            answer: Any
+            if signature == "generate":
+                answer = model.write(inputs["history"], inputs["prefix"], one["task"])
+                equal += answer == expected
+                continue
+            if signature == "score":
+                answer = model.score(inputs["history"], inputs["candidates"], one["task"])
+                labels += inputs.get("labels", ())
+                ours += answer.tolist()
+                theirs += expected
+            elif signature == "user":
+                answer = model.user(inputs["history"], one["task"])
+            else:
+                answer = model.item(inputs["text"], one["task"])
+            apart = max(apart, float(np.abs(answer - np.asarray(expected)).max()))
+            largest = max(largest, float(np.abs(expected).max()))
+        results[signature] = {
+            "rows": len(own),
+            "largest_difference": apart / largest,
+            "equal": equal / len(own) if signature == "generate" else 1.0,
+        }
+        if len(set(labels)) == 2 and len(labels) == len(ours):
+            results[signature] |= {"auc": _auc(labels, ours), "model_auc": _auc(labels, theirs)}
+    return results
+
+
+def _auc(labels: Sequence[int], scores: Sequence[float]) -> float:
+    found, chosen = np.asarray(scores), np.asarray(labels) > 0
+    _, places, counts = np.unique(found, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[places]
+    positive, negative = chosen.sum(), (~chosen).sum()
+    return float((ranks[chosen].sum() - positive * (positive + 1) / 2) / (positive * negative))
+
+
+def _padded(values: Sequence[int], length: int) -> list[int]:
+    return [*values, *[0] * (length - len(values))]
+
+
+if __name__ == "__main__":
+    opened = EdgeModel(Path(__file__).resolve().parent)
+    unwanted = {"flax", "jax", "m6rec_jax", "tensorflow"}
+    print(json.dumps({"results": check(opened), "imported": sorted(unwanted & set(sys.modules))}))

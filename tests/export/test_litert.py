@@ -1,0 +1,104 @@
+"""Programs for phones answer as the model does, by a client of three packages."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from m6rec_jax.engine.model_folder import load_model
+from m6rec_jax.export import command, held_out
+from m6rec_jax.export.litert_client import EdgeModel, ExportError, source_row
+from m6rec_jax.export.recording import Recorder
+from m6rec_jax.text import layout
+from tests.export import asked
+from tests.serving import served_films
+
+SPECIAL_IDS = (90, 91, 0, 1)
+
+
+@given(st.lists(st.lists(st.integers(2, 50), max_size=9), max_size=8), st.integers(3, 30))
+@settings(deadline=None)
+def test_the_client_lays_out_histories_as_training_does(
+    segments: list[list[int]], limit: int
+) -> None:
+    arrays = [np.array(segment, np.int32) for segment in segments]
+    row = layout.source_layout(SPECIAL_IDS, arrays, limit)
+    tokens, blocks = source_row(segments, SPECIAL_IDS, limit)
+    assert tokens == row["encoder_input_tokens"].tolist()
+    assert blocks == row["encoder_block_ids"].tolist()
+
+
+@pytest.fixture(scope="module")
+def model(served: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    run = served_films.copy_run(
+        served / "run", tmp_path_factory.mktemp("run") / "run", [*asked.TASKS]
+    )
+    return load_model(run)
+
+
+@pytest.fixture(scope="module")
+def exported(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    answered = asked.ask(model, Recorder())
+    catalogue = held_out.Catalogue(
+        "next",
+        model.retriever("next").embed_items(["A", "B", "C"]),
+        ["a", "b", "c"],
+        ["A", "B", "C"],
+    )
+    folder = tmp_path_factory.mktemp("exported") / "phone"
+    results = command.write_export(
+        folder, "litert", model, Recorder(), answered, (), catalogue, "float32"
+    )
+    # The same float32 products, in another order.
+    assert {name: own["equal"] for name, own in results.items()} == dict.fromkeys(
+        ("score", "user", "item", "generate"), 1.0
+    )
+    return folder
+
+
+def test_the_catalogue_is_searched(exported: Path, model: Any) -> None:
+    history = ["user, likes drama", "liked a film", "Monday"]
+    user = model.retriever("next").embed_users([history])[0]
+    expected = model.retriever("next").embed_items(["A", "B", "C"]) @ user
+    found = EdgeModel(exported).recommend(history, k=2)
+    assert [item.id for item in found] == [["a", "b", "c"][i] for i in np.argsort(-expected)[:2]]
+    # Vectors of bytes: half a step of 1/127 in each of 16 numbers.
+    assert found[0].score == pytest.approx(expected.max(), abs=0.02)
+
+
+def test_bytes_answer_nearly_as_floats(exported: Path, model: Any, tmp_path: Path) -> None:
+    answered = [one for one in asked.ask(model, Recorder()) if one.signature == "score"]
+    folder = tmp_path / "int8"
+    results = command.write_export(folder, "litert", model, Recorder(), answered, (), None, "int8")
+    assert 1e-5 < results["score"]["largest_difference"] < 0.05
+    # Most of so small a file is the programs themselves.
+    sizes = [(own / "model.tflite").stat().st_size for own in (folder, exported)]
+    assert sizes[0] < sizes[1]
+
+
+def test_clear_errors(exported: Path) -> None:
+    opened = EdgeModel(exported)
+    with pytest.raises(ExportError, match="no task 'next' for scoring: ctr"):
+        opened.score(["user"], ["A"], "next")
+    assert opened.score(["user"], ["A", " "])[1] == -1
+    path = exported / "model.tflite"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    try:
+        done = subprocess.run(
+            [sys.executable, "-I", str(exported / "client.py")],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    finally:
+        path.write_bytes(whole)
+    assert done.returncode == 1
+    assert "model.tflite is missing or damaged" in done.stderr
+    assert json.loads((exported / "export.json").read_text())["verified"]["imported"] == []
