@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -94,8 +95,8 @@ def _measure(folder: Path, threads: int, requests: int) -> dict[str, float]:
         history, texts, task = one["inputs"]["history"], one["inputs"]["candidates"], one["task"]
         # As many as are scored at a time, so that none is padding.
         texts = (list(texts) * model.manifest["candidates"])[: model.manifest["candidates"]]
-        one["cold"] = _milliseconds(lambda h=history, t=texts, k=task: model.score(h, t, k), model)
-        one["warm"] = _milliseconds(lambda h=history, t=texts, k=task: model.score(h, t, k))
+        one["cold"] = _milliseconds(partial(model.score, history, texts, task), model)
+        one["warm"] = _milliseconds(partial(model.score, history, texts, task))
         one["count"] = len(texts)
     if kinds["score"]:
         warm = statistics.median(one["warm"] for one in kinds["score"])
@@ -104,13 +105,12 @@ def _measure(folder: Path, threads: int, requests: int) -> dict[str, float]:
         row["candidate_milliseconds"] = warm / kinds["score"][0]["count"]
     if kinds["user"]:
         row["user_milliseconds"] = statistics.median(
-            _milliseconds(lambda o=one: model.user(o["inputs"]["history"], o["task"]))
+            _milliseconds(partial(model.user, one["inputs"]["history"], one["task"]))
             for one in kinds["user"]
         )
     if kinds["generate"]:
         row["token_milliseconds"] = statistics.median(
-            _milliseconds(lambda o=one: model.write(**o["inputs"], task=o["task"]))
-            / model.num_steps
+            _milliseconds(partial(model.write, **one["inputs"], task=one["task"])) / model.num_steps
             for one in kinds["generate"][: max(1, requests // 10)]
         )
     row["resident_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

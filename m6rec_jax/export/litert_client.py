@@ -178,8 +178,8 @@ class EdgeModel:
     def _source(self, history: Sequence[str], own: Mapping[str, Any]) -> tuple[Any, Any]:
         pieces = [self._pieces.encode(text) for text in history]
         special, length = self.manifest["special_ids"], self.manifest["source_length"]
-        row = source_row(pieces, special, own["source_length"])
-        return tuple(np.array([_padded(values, length)], np.int32) for values in row)
+        tokens, blocks = source_row(pieces, special, own["source_length"])
+        return [_padded(tokens, length)], [_padded(blocks, length)]
 
     def _text_row(self, text: str, limit: int, length: int) -> tuple[list[int], list[int]] | None:
         pieces = self._pieces.encode(text)
