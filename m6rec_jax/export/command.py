@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,10 +56,12 @@ def export(
 
     Raises:
       CheckpointError: no run, bank or index.
-      ConfigError: none of its tasks can be exported.
+      ConfigError: none of its tasks can be exported, or the format's packages are missing.
       DataError: something is in `output`, the tasks' data are not on this machine, or the export
         is not equal to the model, and is not written.
     """
+    if format_ == "litert" and importlib.util.find_spec("ai_edge_quantizer") is None:
+        raise ConfigError("--format litert needs its quantizer: pip install 'm6rec_jax[litert]'")
     if output.exists():
         raise DataError(f"{output} exists: an export needs a new folder")
     # Attention of all platforms, and not of the one that exports.
