@@ -168,22 +168,18 @@ class Exported:
 
         Returns:
           By program: `rows`, `largest_difference` of its numbers, relative to the largest number,
-          and `equal`, the share of its whole numbers (tokens, say) that are the same.
+          and `equal`, the share of rows all of whose whole numbers (tokens, say) are the same.
         """
         results: dict[str, dict[str, float]] = {}
-        equal: dict[str, list[int]] = {}
         for name, inputs, outputs in self.held_out():
             found = self.run(name, inputs)
             own = results.setdefault(name, {"rows": 0, "largest_difference": 0.0, "equal": 1.0})
             # Others are padding.
-            filled = next(v for k, v in inputs.items() if k.endswith("coder_input_tokens"))
-            own["rows"] += sum(map(bool, np.any(filled, axis=tuple(range(1, filled.ndim)))))
+            filled = _any(next(v for k, v in inputs.items() if k.endswith("coder_input_tokens")))
+            same = np.ones(len(filled), bool)
             for key, expected in outputs.items():
                 if expected.dtype.kind in "iub":
-                    same = equal.setdefault(name, [0, 0])
-                    same[0] += int((found[key] == expected).sum())
-                    same[1] += expected.size
-                    own["equal"] = same[0] / same[1]
+                    same &= ~_any(found[key] != expected)
                 else:
                     finite = np.isfinite(expected)
                     if not np.array_equal(finite, np.isfinite(found[key])):
@@ -194,7 +190,15 @@ class Exported:
                         own["largest_difference"] = max(
                             own["largest_difference"], float(apart / max(largest, 1e-30))
                         )
+            rows = own["rows"] + int(filled.sum())
+            own["equal"] = (own["equal"] * own["rows"] + int(same[filled].sum())) / rows
+            own["rows"] = rows
         return results
+
+
+def _any(values: np.ndarray) -> np.ndarray:
+    """Which rows hold anything but zeros, bool `[rows]`."""
+    return np.any(values.reshape(len(values), -1), axis=1)
 
 
 # What `jax.export` calls a platform, and what jax calls its backend.
@@ -229,7 +233,7 @@ def _sha256(path: Path) -> str:
 
 def main() -> int:
     """Checks the export that this file lies in; prints JSON."""
-    exported = Exported(Path(sys.argv[1] if len(sys.argv) > 1 else __file__).resolve().parent)
+    exported = Exported(Path(__file__).resolve().parent)
     found = {
         "results": exported.check(),
         "jax": jax.__version__,

@@ -47,12 +47,13 @@ def check(folder: Path) -> dict[str, Any]:
                     equal += answer.decode("utf-8") == one["output"]
                 else:
                     expected = np.asarray(one["output"], np.float32)
-                    apart = max(apart, float(np.abs(answer[: len(expected)] - expected).max()))
+                    # Unlike `max` this keeps NaN.
+                    apart = np.maximum(apart, np.abs(answer[: len(expected)] - expected).max())
                     largest = max(largest, float(np.abs(expected).max()))
         is_text = isinstance(own[0]["output"], str)
         results[signature] = {
             "rows": len(own),
-            "largest_difference": apart / largest,
+            "largest_difference": float(apart / largest),
             "equal": equal / len(own) if is_text else 1.0,
         }
     return results

@@ -45,7 +45,7 @@ def export(
       output: a new folder.
       format_: one of `FORMATS`.
       bank: of prompts; None: the run's own tasks.
-      index: of `m6rec index build`: a SavedModel recommends its items, with ids and titles.
+      index: of `m6rec index build`: SavedModel and LiteRT recommend its items; not for StableHLO.
       platforms: see `write_stablehlo`.
       split, rows, num_beams: see `held_out.ask`.
       precision: of LiteRT's programs, see `litert.write_litert`.
@@ -56,12 +56,15 @@ def export(
 
     Raises:
       CheckpointError: no run, bank or index.
-      ConfigError: none of its tasks can be exported, or the format's packages are missing.
+      ConfigError: none of its tasks can be exported, the format has no place for a catalogue, or
+        its packages are missing.
       DataError: something is in `output`, the tasks' data are not on this machine, or the export
         is not equal to the model, and is not written.
     """
     if format_ == "litert" and importlib.util.find_spec("ai_edge_quantizer") is None:
         raise ConfigError("--format litert needs its quantizer: pip install 'm6rec_jax[litert]'")
+    if format_ == "stablehlo" and index is not None:
+        raise ConfigError("--index is for saved_model and litert: stablehlo holds no catalogue")
     if output.exists():
         raise DataError(f"{output} exists: an export needs a new folder")
     # Attention of all platforms, and not of the one that exports.
@@ -103,12 +106,12 @@ def write_export(
     unfinished = output.with_name(f"{output.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
-    specs: dict[str, Any] = {}
-    for name, settings in model.settings.tasks.items():
-        if (spec := model.dataset_spec(name)) is not None:
-            specs[settings.prepared] = spec
-    save_assets(unfinished, model.vocabulary, model.settings, specs)
     if format_ == "stablehlo":
+        specs: dict[str, Any] = {}
+        for name, settings in model.settings.tasks.items():
+            if (spec := model.dataset_spec(name)) is not None:
+                specs[settings.prepared] = spec
+        save_assets(unfinished, model.vocabulary, model.settings, specs)
         stablehlo.write_stablehlo(unfinished, model, recorder, platforms)
         results = verify(unfinished, stablehlo.LOADER)
     elif format_ == "litert":

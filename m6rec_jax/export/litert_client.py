@@ -281,11 +281,12 @@ def check(model: EdgeModel) -> dict[str, Any]:
                 answer = model.user(inputs["history"], one["task"])
             else:
                 answer = model.item(inputs["text"], one["task"])
-            apart = max(apart, float(np.abs(answer - np.asarray(expected)).max()))
+            # Unlike `max` this keeps NaN.
+            apart = np.maximum(apart, np.abs(answer - np.asarray(expected)).max())
             largest = max(largest, float(np.abs(expected).max()))
         results[signature] = {
             "rows": len(own),
-            "largest_difference": apart / largest,
+            "largest_difference": float(apart / largest),
             "equal": equal / len(own) if signature == "generate" else 1.0,
         }
         if len(set(labels)) == 2 and len(labels) == len(ours):

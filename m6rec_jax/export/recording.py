@@ -56,22 +56,14 @@ class Recorder:
         self.calls: list[Call] = []
 
     def __call__(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        return self.named(name)("", function)
+        compiled = jax.jit(function)
 
-    def named(self, name: str) -> Callable[[str, Callable[..., Any]], Callable[..., Any]]:
-        """As the recorder, whatever the engine calls its program."""
+        def call(variables: Any, features: Mapping[str, Any], *others: Any) -> Any:
+            found = compiled(variables, features, *others)
+            self._keep(name, function, features, others, found)
+            return found
 
-        def program(_: str, function: Callable[..., Any]) -> Callable[..., Any]:
-            compiled = jax.jit(function)
-
-            def call(variables: Any, features: Mapping[str, Any], *others: Any) -> Any:
-                found = compiled(variables, features, *others)
-                self._keep(name, function, features, others, found)
-                return found
-
-            return call
-
-        return program
+        return call
 
     def _keep(
         self,

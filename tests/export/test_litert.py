@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m6rec_jax.engine.model_folder import load_model
+from m6rec_jax.errors import DataError
 from m6rec_jax.export import command, held_out
 from m6rec_jax.export.litert_client import EdgeModel, ExportError, source_row
 from m6rec_jax.export.recording import Recorder
@@ -82,8 +83,20 @@ def test_bytes_answer_nearly_as_floats(exported: Path, model: Any, tmp_path: Pat
     assert sizes[0] < sizes[1]
 
 
+def test_nan_is_no_answer(model: Any, tmp_path: Path) -> None:
+    answered = [one for one in asked.ask(model, Recorder()) if one.signature == "item"]
+    answered[0] = answered[0]._replace(output=answered[0].output * np.nan)
+    with pytest.raises(DataError, match="'item' of the export differs from the model by nan"):
+        command.write_export(
+            tmp_path / "phone", "litert", model, Recorder(), answered, (), None, "float32"
+        )
+
+
 def test_clear_errors(exported: Path) -> None:
-    opened = EdgeModel(exported)
+    held_out_rows = exported / "held_out.json"
+    kept = held_out_rows.rename(exported.with_name("kept.json"))
+    opened = EdgeModel(exported)  # as it is shipped: without histories of users
+    kept.rename(held_out_rows)
     with pytest.raises(ExportError, match="no task 'next' for scoring: ctr"):
         opened.score(["user"], ["A"], "next")
     assert opened.score(["user"], ["A", " "])[1] == -1

@@ -124,4 +124,6 @@ def test_an_export_that_differs_is_not_written(run: Path, tmp_path: Path) -> Non
         call.outputs["values"] = 1.001 * call.outputs["values"]
     with pytest.raises(DataError, match="'score' of the export differs from the model by"):
         command.write_export(tmp_path / "films", "stablehlo", model, recorder, [], ("cpu",))
+    with pytest.raises(DataError, match="nothing of the export was checked"):
+        command.write_export(tmp_path / "films", "stablehlo", model, Recorder(), [], ("cpu",))
     assert not (tmp_path / "films").exists()
