@@ -267,13 +267,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     export.add_argument("run_folder", type=_local_path, metavar="RUN", help="MODEL_DIR of a run")
     export.add_argument(
-        "--format", choices=["stablehlo", "saved_model", "litert"], default="stablehlo"
+        "--format", choices=["stablehlo", "saved_model", "litert", "web"], default="stablehlo"
     )
     export.add_argument(
         "--precision",
         choices=["float32", "float16", "int8"],
         default="int8",
-        help="of litert (default int8)",
+        help="of litert and web (default int8)",
     )
     export.add_argument("--output", type=_local_path, required=True, metavar="DIR")
     export.add_argument(
@@ -283,7 +283,13 @@ def _parser() -> argparse.ArgumentParser:
         "--index",
         type=_local_path,
         metavar="DIR",
-        help="of `m6rec index build`: a saved_model recommends its items",
+        help="of `m6rec index build`: saved_model, litert and web recommend its items",
+    )
+    export.add_argument(
+        "--runtime",
+        type=_local_path,
+        metavar="DIR",
+        help="node_modules with LiteRT.js, for web (default: npm fetches it, once)",
     )
     export.add_argument(
         "--platforms",

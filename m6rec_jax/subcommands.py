@@ -228,6 +228,7 @@ def run_export(args: argparse.Namespace) -> None:
         rows=args.rows,
         num_beams=args.beams,
         precision=args.precision,
+        runtime=args.runtime,
         gin_files=args.gin_file or (),
         bindings=args.gin_bindings,
     )

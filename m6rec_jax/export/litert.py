@@ -1,8 +1,9 @@
 """`m6rec export --format litert`: one file of programs for phones, and a client that runs it.
 
-Programs have fixed shapes: one history, `CANDIDATES` candidates of it at a time. The history is
-encoded by itself, so that its states are reused for further candidates and for writing. Products
-are of float32; `int8` stores weights as bytes and multiplies bytes. The embedding table is stored
+Programs have fixed shapes: one history, `CANDIDATES` candidates of it at a time, in one program for
+short ones and one for all. The history is encoded by itself, so that its states are reused for
+further candidates and for writing. Of a bank only the rows of its tasks are kept. Products are of
+float32; `int8` stores weights as bytes and multiplies bytes. The embedding table is stored
 as bytes in every precision but float32: rows are picked first and widened then, since a table of
 floats would be most of the file.
 """
@@ -10,6 +11,8 @@ floats would be most of the file.
 from __future__ import annotations
 
 import contextlib
+import copy
+import dataclasses
 import io
 import json
 import shutil
@@ -25,6 +28,7 @@ import tensorflow as tf
 from flax import linen as nn
 from jax import export as jax_export
 
+from m6rec_jax.checkpoints.trees import flatten, nested
 from m6rec_jax.engine.constraints import any_text
 from m6rec_jax.engine.loaded_model import LoadedModel
 from m6rec_jax.engine.retrieval import item_embeddings
@@ -45,7 +49,9 @@ from m6rec_jax.export.litert_client import (
 )
 from m6rec_jax.export.tensorflow_op import call_program
 from m6rec_jax.model import Encoded, M6Rec
+from m6rec_jax.model.config import TASK_SIZES
 from m6rec_jax.model.embedding import TokenEmbedding
+from m6rec_jax.model.prompts import COLLECTION, SIZES_COLLECTION, task_axis
 
 Array = jax.Array
 PRECISIONS = ("float32", "float16", "int8")
@@ -64,6 +70,18 @@ class _Signature(NamedTuple):
     outputs: Sequence[str]
 
 
+class Lengths(NamedTuple):
+    """Tokens that programs have room for.
+
+    Attributes:
+      candidates: of texts to be scored, a program for each length, the longest last.
+      item: of texts of items that are retrieved.
+    """
+
+    candidates: Sequence[int]
+    item: int
+
+
 def write_litert(
     folder: Path,
     model: LoadedModel,
@@ -80,38 +98,112 @@ def write_litert(
       precision: one of `PRECISIONS`.
       catalogue: to be packed; None: none.
     """
-    texts = [text for one in answered for text in one.inputs.get("candidates", ())]
-    texts += [one.inputs["text"] for one in answered if one.signature == "item"]
-    room = model.settings.target_length
-    limit = min(model.settings.candidate_length or room, room)
-    longest = max((len(model.vocabulary.encode_array(text)) + 2 for text in texts), default=3)
-    text_length = min(limit, -(-longest // _MULTIPLE) * _MULTIPLE)
-    data = _converted(_signatures(model, text_length, precision), precision)
+    fields = write_programs(folder, model, answered, precision, CANDIDATES)
+    if catalogue is not None:
+        vectors, scales = packed(catalogue)
+        np.savez_compressed(
+            folder / CATALOGUE,
+            vectors=vectors,
+            scales=scales,
+            ids=np.array(catalogue.ids),
+            titles=np.array(catalogue.titles),
+        )
+    shutil.copy(litert_client.__file__, folder / CLIENT)
+    write_manifest(folder, FORMAT, model, ["litert"], precision, **fields)
+
+
+def write_programs(
+    folder: Path,
+    model: LoadedModel,
+    answered: Sequence[Answered],
+    precision: str,
+    candidates: int,
+    more_candidates: Sequence[str] = (),
+    without: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Writes programs, vocabulary and held-out requests.
+
+    Args:
+      folder, model, answered, precision: see `write_litert`.
+      candidates: that are scored at a time.
+      more_candidates: further texts that are not to be cut.
+      without: programs that nobody asks for.
+
+    Returns:
+      What clients must know, for the manifest.
+    """
+    model = _with_own_tasks_alone(model)
+    lengths = _lengths(model, answered, more_candidates)
+    signatures = _signatures(model, lengths, precision, candidates)
+    for name in without:
+        signatures.pop(name, None)
+    data = _converted(signatures, precision)
     if precision == "int8":
         data = _quantized(data)
     (folder / MODEL).write_bytes(data)
     (folder / VOCABULARY).write_bytes(model.vocabulary.text_model)
-    if catalogue is not None:
-        _write_catalogue(folder / CATALOGUE, catalogue)
-    (folder / HELD_OUT).write_text(json.dumps([one.to_json() for one in answered]), "utf-8")
-    shutil.copy(litert_client.__file__, folder / CLIENT)
-    write_manifest(
-        folder,
-        FORMAT,
-        model,
-        ["litert"],
-        precision,
-        tasks=_tasks(model, text_length),
-        special_ids=model.vocabulary.special_ids,
-        source_length=model.settings.source_length,
-        text_length=text_length,
-        max_tokens=room - 1,
-        candidates=CANDIDATES,
-        bytes=len(data),
+    asked = [one.to_json() for one in answered if one.signature not in without]
+    (folder / HELD_OUT).write_text(json.dumps(asked), "utf-8")
+    return {
+        "tasks": _tasks(model, lengths),
+        "special_ids": model.vocabulary.special_ids,
+        "source_length": model.settings.source_length,
+        "candidate_lengths": lengths.candidates,
+        "item_length": lengths.item,
+        "max_tokens": model.settings.target_length - 1,
+        "candidates": candidates,
+        "bytes": len(data),
+    }
+
+
+def _with_own_tasks_alone(model: LoadedModel) -> LoadedModel:
+    """The model without the room that a bank has for further tasks."""
+    used = sorted({own.task_id for own in model.settings.tasks.values()})
+    config = model.model.config
+    prompts = config.prompts
+    own: dict[str, Any] = {
+        name: tuple(sizes[i] for i in used)
+        for name in TASK_SIZES
+        if (sizes := getattr(prompts, name))
+    }
+    config = config.replace(prompts=dataclasses.replace(prompts, num_tasks=len(used), **own))
+    variables = flatten(model.variables)
+    for name, value in variables.items():
+        collection, _, leaf = name.partition("/")
+        if collection in (COLLECTION, SIZES_COLLECTION):
+            variables[name] = np.take(np.asarray(value), used, axis=task_axis(leaf))
+    found = copy.copy(model)
+    found.model, found.variables = M6Rec(config), nested(variables)
+    found.settings = dataclasses.replace(
+        model.settings,
+        tasks={
+            name: dataclasses.replace(own, task_id=used.index(own.task_id))
+            for name, own in model.settings.tasks.items()
+        },
     )
+    return found
 
 
-def _signatures(model: LoadedModel, text_length: int, precision: str) -> dict[str, _Signature]:
+def _lengths(
+    model: LoadedModel, answered: Sequence[Answered], more_candidates: Sequence[str]
+) -> Lengths:
+    room = model.settings.target_length
+    limit = min(model.settings.candidate_length or room, room)
+
+    def length(texts: Sequence[str], part: float) -> int:
+        """That so large a part of texts needs, `[BOS]` and `[EOS]` included."""
+        needed = sorted(len(model.vocabulary.encode_array(text)) + 2 for text in texts) or [3]
+        return min(limit, -(-needed[round(part * (len(needed) - 1))] // _MULTIPLE) * _MULTIPLE)
+
+    candidates = [text for one in answered for text in one.inputs.get("candidates", ())]
+    candidates = list({*candidates, *more_candidates})
+    items = [one.inputs["text"] for one in answered if one.signature == "item"]
+    return Lengths(sorted({length(candidates, 0.5), length(candidates, 1.0)}), length(items, 1.0))
+
+
+def _signatures(
+    model: LoadedModel, lengths: Lengths, precision: str, candidates: int
+) -> dict[str, _Signature]:
     """Programs of the jobs that the model's tasks are for."""
     kinds = {own.kind for own in model.settings.tasks.values()}
     config = model.model.config.replace(matmul_dtype=None, dtype="float32")
@@ -137,12 +229,12 @@ def _signatures(model: LoadedModel, text_length: int, precision: str) -> dict[st
     def score(
         hidden: Array, mask: Array, tokens: Array, blocks: Array, task: Array, positive: Array
     ) -> tuple[Array]:
-        tasks = jnp.repeat(task, CANDIDATES, axis=0)
+        tasks = jnp.repeat(task, candidates, axis=0)
         early = apply(tokens, blocks, tasks, method=bare.decode_early)
         encoded = Encoded(hidden, mask > 0)
         states = apply(encoded, early, blocks, tasks, method=bare.decode_late)
         found = read_log_probabilities(bare, variables, states, tasks)
-        chosen = jnp.repeat(positive, CANDIDATES, axis=0)
+        chosen = jnp.repeat(positive, candidates, axis=0)
         return (_at_end(positive_probability(found, chosen)[..., None], blocks)[:, 0],)
 
     def user(tokens: Array, blocks: Array, task: Array) -> tuple[Array]:
@@ -171,11 +263,13 @@ def _signatures(model: LoadedModel, text_length: int, precision: str) -> dict[st
     if kinds & {"scoring", "generation"}:
         found["encode"] = _Signature(encode, source, ("hidden", "mask"))
     if "scoring" in kinds:
-        texts = {name: ints(CANDIDATES, text_length) for name in ("tokens", "blocks")}
         positive = {"positive": ints(1, config.prompts.num_options)}
-        found["score"] = _Signature(score, encoded | texts | task | positive, ("scores",))
+        for length in lengths.candidates:
+            texts = {name: ints(candidates, length) for name in ("tokens", "blocks")}
+            inputs = encoded | texts | task | positive
+            found[f"score_{length}"] = _Signature(score, inputs, ("scores",))
     if "retrieval" in kinds:
-        text = {name: ints(1, text_length) for name in ("tokens", "blocks")}
+        text = {name: ints(1, lengths.item) for name in ("tokens", "blocks")}
         found["user"] = _Signature(user, source, ("vectors",))
         found["item"] = _Signature(item, text | task, ("vectors",))
     if "generation" in kinds:
@@ -314,7 +408,7 @@ def _quantized(data: bytes) -> bytes:
     return bytes(made.quantized_model)
 
 
-def _tasks(model: LoadedModel, text_length: int) -> dict[str, Any]:
+def _tasks(model: LoadedModel, lengths: Lengths) -> dict[str, Any]:
     """What the client must know of each task."""
     classes, settings = model.model.config.prompts.num_options, model.settings
     found = {}
@@ -331,19 +425,15 @@ def _tasks(model: LoadedModel, text_length: int) -> dict[str, Any]:
             "source_length": min(
                 own.source_length or settings.source_length, settings.source_length
             ),
-            "text_length": own.text_length(text_length),
+            "text_length": own.text_length(
+                lengths.item if own.kind == "retrieval" else lengths.candidates[-1]
+            ),
         }
     return found
 
 
-def _write_catalogue(path: Path, catalogue: Catalogue) -> None:
-    """Vectors as bytes with a scale each, ids and titles."""
+def packed(catalogue: Catalogue) -> tuple[np.ndarray, np.ndarray]:
+    """Its vectors as bytes, int8 `[items, retrieval]`, and a scale for each, float32 `[items]`."""
     scales = np.abs(catalogue.vectors).max(axis=1) / 127
-    packed = np.rint(catalogue.vectors / scales[:, None]).astype(np.int8)
-    np.savez_compressed(
-        path,
-        vectors=packed,
-        scales=scales.astype(np.float32),
-        ids=np.array(catalogue.ids),
-        titles=np.array(catalogue.titles),
-    )
+    vectors = np.rint(catalogue.vectors / scales[:, None]).astype(np.int8)
+    return vectors, scales.astype(np.float32)

@@ -88,17 +88,20 @@ class EdgeModel:
         """Probability of each candidate, float32 `[candidates]`; -1 for texts without words."""
         own = self._task(task, "scoring")
         encoded = self._encode(history, own)
-        number, length = self.manifest["candidates"], self.manifest["text_length"]
-        rows = [self._text_row(text, own["text_length"], length) for text in candidates]
+        number, lengths = self.manifest["candidates"], self.manifest["candidate_lengths"]
+        rows = [self._text_row(text, own["text_length"]) for text in candidates]
         found = np.full(len(rows), -1.0, np.float32)
-        present = [k for k, row in enumerate(rows) if row is not None]
+        # Short ones together: less of their program's room is padding.
+        present = sorted((k for k, row in enumerate(rows) if row), key=lambda k: len(rows[k][0]))
         for start in range(0, len(present), number):
             part = present[start : start + number]
+            longest = len(rows[part[-1]][0])
+            length = next(own for own in lengths if own >= longest)
             tokens, blocks = (np.zeros((number, length), np.int32) for _ in range(2))
             for place, k in enumerate(part):
-                tokens[place], blocks[place] = rows[k] or ((), ())
+                tokens[place, : len(rows[k][0])], blocks[place, : len(rows[k][1])] = rows[k]
             answer = self._run(
-                "score",
+                f"score_{length}",
                 **encoded,
                 tokens=tokens,
                 blocks=blocks,
@@ -119,11 +122,10 @@ class EdgeModel:
     def item(self, text: str, task: str = "") -> np.ndarray:
         """A unit vector, float32 `[retrieval]`; zeros for a text without words."""
         own = self._task(task, "retrieval")
-        row = self._text_row(text, own["text_length"], self.manifest["text_length"])
-        tokens, blocks = ([[0] * self.manifest["text_length"]] * 2) if row is None else row
-        arguments = {"tokens": np.reshape(tokens, (1, -1)), "blocks": np.reshape(blocks, (1, -1))}
-        found = self._run("item", **arguments, task=[[own["task_id"]]])
-        return np.array(found["vectors"][0] * (row is not None))
+        row = self._text_row(text, own["text_length"])
+        tokens, blocks = (_padded(part, self.manifest["item_length"]) for part in row or ((), ()))
+        found = self._run("item", tokens=[tokens], blocks=[blocks], task=[[own["task_id"]]])
+        return np.array(found["vectors"][0] * bool(row))
 
     def recommend(self, history: Sequence[str], k: int = 10, task: str = "") -> list[Recommended]:
         """The nearest items of the packed catalogue, best first.
@@ -181,12 +183,10 @@ class EdgeModel:
         tokens, blocks = source_row(pieces, special, own["source_length"])
         return [_padded(tokens, length)], [_padded(blocks, length)]
 
-    def _text_row(self, text: str, limit: int, length: int) -> tuple[list[int], list[int]] | None:
+    def _text_row(self, text: str, limit: int) -> tuple[list[int], ...]:
+        """Nothing for a text without words."""
         pieces = self._pieces.encode(text)
-        if not pieces:
-            return None
-        tokens, blocks = text_row(pieces, self.manifest["special_ids"], min(limit, length))
-        return _padded(tokens, length), _padded(blocks, length)
+        return text_row(pieces, self.manifest["special_ids"], limit) if pieces else ()
 
     def _task(self, name: str, kind: str) -> Mapping[str, Any]:
         tasks = self.manifest["tasks"]

@@ -1,7 +1,8 @@
 // SentencePiece's unigram model, to the token: what the model was trained with, without WebAssembly.
 //
-// `spec` is `vocabulary.json` of an export: pieces with scores and types, the normaliser's table (a
-// double-array trie over UTF-8 bytes, then strings that end with 0), and its switches.
+// It reads `vocabulary.model` itself: pieces with scores and types, the normaliser's table (a
+// double-array trie over UTF-8 bytes, then strings that end with 0), and its switches. Control
+// tokens are no pieces that a text can have, whatever it holds.
 
 const NORMAL = 1, UNKNOWN = 2, USER_DEFINED = 4, BYTE = 6;
 const SPACE = "\u2581";
@@ -9,13 +10,36 @@ const SPACE = "\u2581";
 const UNKNOWN_PENALTY = 10;
 
 export class Tokenizer {
-  constructor(spec) {
-    this.pieces = spec.pieces;
-    this.types = spec.types;
-    this.options = spec.normalizer;
-    this.byteFallback = spec.byte_fallback;
+  /** @param {Uint8Array} file a model of SentencePiece */
+  constructor(file) {
+    this.pieces = [];
+    this.types = [];
+    const scores = [];
+    this.byteFallback = false;
+    this.options = { prefix: true, trim: true };
+    let table = new Uint8Array(0);
+    for (const [number, value] of fields(file)) {
+      if (number === 1) {
+        let type = NORMAL, score = 0;
+        for (const [part, own] of fields(value)) {
+          if (part === 1) this.pieces.push(new TextDecoder().decode(own));
+          else if (part === 2) score = new DataView(own.buffer, own.byteOffset).getFloat32(0, true);
+          else if (part === 3) type = own;
+        }
+        scores.push(score);
+        this.types.push(type);
+      } else if (number === 2) {
+        for (const [part, own] of fields(value)) if (part === 35) this.byteFallback = own > 0;
+      } else if (number === 3) {
+        for (const [part, own] of fields(value)) {
+          if (part === 2) table = own;
+          else if (part === 3) this.options.prefix = own > 0;
+          else if (part === 4) this.options.trim = own > 0;
+        }
+      }
+    }
     this.unknown = this.types.indexOf(UNKNOWN);
-    this.scores = Float32Array.from(spec.scores);
+    this.scores = Float32Array.from(scores);
     this.trie = new Map();
     this.bytes = new Map();
     let least = Infinity;
@@ -32,7 +56,7 @@ export class Tokenizer {
       if (type === BYTE) this.bytes.set(parseInt(this.pieces[id].slice(3, 5), 16), id);
     });
     this.unknownScore = Math.fround(least - UNKNOWN_PENALTY);
-    this.normalized = charsmap(spec.charsmap);
+    this.normalized = charsmap(table);
   }
 
   encode(text) {
@@ -78,7 +102,7 @@ export class Tokenizer {
   }
 
   normalize(text) {
-    const { add_dummy_prefix: prefix, remove_extra_whitespaces: trim } = this.options;
+    const { prefix, trim } = this.options;
     const bytes = new TextEncoder().encode(text);
     let place = 0;
     if (trim) {
@@ -104,14 +128,36 @@ export class Tokenizer {
   }
 }
 
+// Fields of a message of protocol buffers: [number, bytes or a whole number].
+function* fields(bytes) {
+  let place = 0;
+  const varint = () => {
+    let found = 0, scale = 1, byte;
+    do {
+      byte = bytes[place++];
+      found += (byte & 127) * scale;
+      scale *= 128;
+    } while (byte > 127);
+    return found;
+  };
+  while (place < bytes.length) {
+    const key = varint();
+    if ((key & 7) === 0) yield [key >>> 3, varint()];
+    else {
+      const length = { 1: () => 8, 2: varint, 5: () => 4 }[key & 7]();
+      yield [key >>> 3, bytes.subarray(place, place + length)];
+      place += length;
+    }
+  }
+}
+
 function better(node, score, start, id) {
   if (node.start === -1 || score > node.score) Object.assign(node, { score, start, id });
 }
 
 // A function from bytes and a place to [what stands there after normalisation, bytes it took].
-function charsmap(encoded) {
-  const blob = Uint8Array.from(atob(encoded), (character) => character.charCodeAt(0));
-  const view = new DataView(blob.buffer);
+function charsmap(blob) {
+  const view = new DataView(blob.buffer, blob.byteOffset);
   const size = blob.length ? view.getUint32(0, true) : 0;
   const unit = (place) => view.getUint32(4 + 4 * place, true);
   const offset = (value) => (value >>> 10) << ((value & 512) >>> 6);
