@@ -137,7 +137,8 @@ def write_export(
     elif format_ == "web":
         from m6rec_jax.export import web_page
 
-        assert catalogue is not None and runtime is not None
+        assert catalogue is not None
+        assert runtime is not None
         web_page.write_web(unfinished, model, answered, precision, catalogue, runtime)
         results = verify(unfinished, web_page.CHECK, ["node"])
     else:

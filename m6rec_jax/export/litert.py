@@ -1,6 +1,6 @@
 """`m6rec export --format litert`: one file of programs for phones, and a client that runs it.
 
-Programs have fixed shapes: one history, `CANDIDATES` candidates of it at a time, in one program for
+Programs have fixed shapes: one history, `CANDIDATES` candidates of it at a time, in programs for
 short ones and one for all. The history is encoded by itself, so that its states are reused for
 further candidates and for writing. Of a bank only the rows of its tasks are kept. Products are of
 float32; `int8` stores weights as bytes and multiplies bytes. The embedding table is stored
@@ -58,7 +58,9 @@ PRECISIONS = ("float32", "float16", "int8")
 CLIENT = "client.py"
 # That are scored at a time.
 CANDIDATES = 8
-_MULTIPLE = 8
+_MULTIPLE = 4
+# Of candidates, that have programs of their own, beside the one for all.
+_PARTS = (0.5, 0.95)
 _INT, _FLOAT = jnp.int32, jnp.float32
 
 
@@ -118,7 +120,7 @@ def write_programs(
     answered: Sequence[Answered],
     precision: str,
     candidates: int,
-    more_candidates: Sequence[str] = (),
+    usual: Sequence[str] = (),
     without: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Writes programs, vocabulary and held-out requests.
@@ -126,14 +128,14 @@ def write_programs(
     Args:
       folder, model, answered, precision: see `write_litert`.
       candidates: that are scored at a time.
-      more_candidates: further texts that are not to be cut.
+      usual: texts that are scored, if others than those of `answered`.
       without: programs that nobody asks for.
 
     Returns:
       What clients must know, for the manifest.
     """
     model = _with_own_tasks_alone(model)
-    lengths = _lengths(model, answered, more_candidates)
+    lengths = _lengths(model, answered, usual)
     signatures = _signatures(model, lengths, precision, candidates)
     for name in without:
         signatures.pop(name, None)
@@ -184,9 +186,7 @@ def _with_own_tasks_alone(model: LoadedModel) -> LoadedModel:
     return found
 
 
-def _lengths(
-    model: LoadedModel, answered: Sequence[Answered], more_candidates: Sequence[str]
-) -> Lengths:
+def _lengths(model: LoadedModel, answered: Sequence[Answered], usual: Sequence[str]) -> Lengths:
     room = model.settings.target_length
     limit = min(model.settings.candidate_length or room, room)
 
@@ -195,10 +195,10 @@ def _lengths(
         needed = sorted(len(model.vocabulary.encode_array(text)) + 2 for text in texts) or [3]
         return min(limit, -(-needed[round(part * (len(needed) - 1))] // _MULTIPLE) * _MULTIPLE)
 
-    candidates = [text for one in answered for text in one.inputs.get("candidates", ())]
-    candidates = list({*candidates, *more_candidates})
+    asked = list({text for one in answered for text in one.inputs.get("candidates", ())})
     items = [one.inputs["text"] for one in answered if one.signature == "item"]
-    return Lengths(sorted({length(candidates, 0.5), length(candidates, 1.0)}), length(items, 1.0))
+    found = {length(usual or asked, part) for part in _PARTS} | {length([*asked, *usual], 1.0)}
+    return Lengths(sorted(found), length(items, 1.0))
 
 
 def _signatures(
@@ -284,7 +284,10 @@ def _writing(
     encoded: Mapping[str, jax.ShapeDtypeStruct],
     task: Mapping[str, jax.ShapeDtypeStruct],
 ) -> dict[str, _Signature]:
-    """`start` makes a cache, `step` takes a token and gives the next one; the client loops."""
+    """`start` makes what does not change of a cache, `step` takes a token and gives the next one.
+
+    What `step` writes, `past`, begins as zeros; the client loops.
+    """
     length = model.settings.target_length - 1
     allowed = any_text(model.vocabulary, bare.config.vocab_size)
 
@@ -292,21 +295,16 @@ def _writing(
         return apply(Encoded(hidden, mask > 0), task, max_length=length, method=bare.start_decoding)
 
     shapes = jax.eval_shape(begun, *encoded.values(), *task.values())
-    leaves, structure = jax.tree.flatten(shapes)
-    # The mask is the client's own, all else is handed back and forth.
-    kept = [place for place, leaf in enumerate(leaves) if leaf.dtype != bool]
-    names = [f"cache_{place}" for place in kept]
+    past, source = (jax.tree.leaves(part) for part in (shapes.past, shapes.source))
+    structure = jax.tree.structure(shapes)
 
     def start(hidden: Array, mask: Array, task: Array) -> tuple[Array, ...]:
-        found = jax.tree.leaves(begun(hidden, mask, task))
-        return tuple(found[place] for place in kept)
+        return tuple(jax.tree.leaves(begun(hidden, mask, task).source))
 
     def step(*arguments: Array) -> tuple[Array, ...]:
         *cache, mask, token, position, task = arguments
-        given = dict(zip(kept, cache, strict=True))
-        every = [given.get(place, mask > 0) for place in range(len(leaves))]
         state, new = apply(
-            jax.tree.unflatten(structure, every),
+            jax.tree.unflatten(structure, [*cache, mask > 0]),
             token,
             position[0],
             task,
@@ -314,15 +312,15 @@ def _writing(
         )
         logits = apply(state, method=bare.token_logits)
         likeliest = jnp.argmax(jnp.where(allowed.allowed, logits, -jnp.inf), axis=-1)
-        found = jax.tree.leaves(new)
-        return likeliest.astype(_INT), *(found[place] for place in kept)
+        return likeliest.astype(_INT), *jax.tree.leaves(new.past)
 
-    cache = {name: leaves[place] for name, place in zip(names, kept, strict=True)}
+    written = {f"past_{place}": leaf for place, leaf in enumerate(past)}
+    kept = {f"source_{place}": leaf for place, leaf in enumerate(source)}
     one = jax.ShapeDtypeStruct((1,), _INT)
-    inputs = {**cache, "mask": encoded["mask"], "token": one, "position": one, **task}
+    others = {"mask": encoded["mask"], "token": one, "position": one, **task}
     return {
-        "start": _Signature(start, {**encoded, **task}, names),
-        "step": _Signature(step, inputs, ("token", *names)),
+        "start": _Signature(start, {**encoded, **task}, list(kept)),
+        "step": _Signature(step, {**written, **kept, **others}, ("token", *written)),
     }
 
 

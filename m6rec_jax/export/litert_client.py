@@ -158,8 +158,9 @@ class EdgeModel:
                 task=task_id,
             )
             self.num_steps = position + 1
-            token = given[position] if position < len(given) else int(found.pop("token")[0])
-            cache |= {name: found[name] for name in cache if name in found}
+            likeliest = int(found.pop("token")[0])
+            token = given[position] if position < len(given) else likeliest
+            cache |= found
             if token == EOS_ID:
                 break
             written.append(token)
@@ -198,9 +199,11 @@ class EdgeModel:
 
     def _run(self, signature: str, **inputs: Any) -> dict[str, np.ndarray]:
         runner = self._runners[signature]
-        # What a program does not read, it does not take.
+        # What a program does not read, it does not take; an empty cache is zeros.
         taken = {
             name: np.asarray(inputs[name], detail["dtype"])
+            if name in inputs
+            else np.zeros(detail["shape"], detail["dtype"])
             for name, detail in runner.get_input_details().items()
         }
         found: dict[str, np.ndarray] = runner(**taken)

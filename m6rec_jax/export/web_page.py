@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import lzma
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -17,13 +18,14 @@ from typing import Any
 
 from m6rec_jax.data.sources import default_cache_dir
 from m6rec_jax.engine.loaded_model import LoadedModel
-from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.errors import ConfigError
 from m6rec_jax.export import litert
 from m6rec_jax.export.folder import write_manifest
 from m6rec_jax.export.held_out import Answered, Catalogue
 from m6rec_jax.io.hashing import file_sha256
 from m6rec_jax.jobs.request_data import open_serving_data
 from m6rec_jax.requests.serving_data import ServingData
+from m6rec_jax.text import verbalize
 from m6rec_jax.text.format_strings import Template
 from m6rec_jax.text.records import Item, Value
 from m6rec_jax.text.templates import DatasetTemplate
@@ -39,6 +41,11 @@ _CANDIDATES = 25
 _OF_USER = ("user_count", "user_positive_percent", "user_mean_value")
 
 
+def runtime_folder() -> Path:
+    """Where npm puts LiteRT.js."""
+    return default_cache_dir() / f"litertjs-{LITERT_JS_VERSION}" / "node_modules"
+
+
 def find_runtime(folder: Path | None) -> Path:
     """The folder of LiteRT.js's packages, `node_modules`, of the version that the page is made for.
 
@@ -51,12 +58,12 @@ def find_runtime(folder: Path | None) -> Path:
     """
     if shutil.which("node") is None:
         raise ConfigError("--format web checks its export with Node.js (20 or newer): install it")
-    own = default_cache_dir() / f"litertjs-{LITERT_JS_VERSION}"
+    own = runtime_folder()
     packages = [f"{name}@{LITERT_JS_VERSION}" for name in PACKAGES]
-    command = ["npm", "install", "--ignore-scripts", "--no-save", "--prefix", str(own), *packages]
-    found = own / "node_modules" if folder is None else folder
+    command = ["npm", "install", "--ignore-scripts", "--prefix", str(own.parent), *packages]
+    found = folder or own
     if folder is None and not found.is_dir() and shutil.which("npm"):
-        own.mkdir(parents=True, exist_ok=True)
+        own.parent.mkdir(parents=True, exist_ok=True)
         subprocess.run(command, capture_output=True, check=False)
     for name in PACKAGES:
         path = found / name / "package.json"
@@ -64,7 +71,7 @@ def find_runtime(folder: Path | None) -> Path:
         if version != LITERT_JS_VERSION:
             raise ConfigError(
                 f"--format web needs {name} {LITERT_JS_VERSION}, and {path} is {version}: run\n"
-                f"  {' '.join(command)}\nand name {own / 'node_modules'} with --runtime"
+                f"  {' '.join(command)}\nand name {own} with --runtime"
             )
     return found
 
@@ -89,7 +96,7 @@ def write_web(
     """
     shown = page_catalogue(model, catalogue)
     texts = [
-        text
+        Template.parse(text).render(_usual_user(task["statistics"]))
         for task in shown["tasks"].values()
         if task["kind"] == "scoring"
         for text in shown["columns"][task["candidates"]]
@@ -103,6 +110,9 @@ def write_web(
     for path in (Path(__file__).parent / "web").iterdir():
         shutil.copy(path, folder)
     _copy_runtime(runtime, folder / "runtime")
+    builds = (f"runtime/{build}.wasm" for build in _BUILDS)
+    for name in (litert.VOCABULARY, "catalogue.json", *builds):
+        _pack(folder / name)
     _write_service_worker(folder)
     write_manifest(
         folder,
@@ -141,6 +151,7 @@ def page_catalogue(model: LoadedModel, catalogue: Catalogue) -> dict[str, Any]:
             continue
         data = open_serving_data(model, name)
         template, items = data.template, [data.items[id_] for id_ in catalogue.ids]
+        just_now: list[Mapping[str, Value]] = [{"ago": verbalize.ago(0)}] * len(items)
         if own.kind == "generation" and own.writing not in template.writing:
             continue
         task: dict[str, Any] = {
@@ -150,14 +161,10 @@ def page_catalogue(model: LoadedModel, catalogue: Catalogue) -> dict[str, Any]:
             "context": template.context_template.source,
             "max_events": data.max_events,
             "statistics": _constants(data),
-            "events": column(
-                _filled(
-                    template.event_template, items, [{"ago": "just now"}] * len(items), "outcome"
-                )
-            ),
+            "events": column(_filled(template.event_template, items, just_now, "outcome")),
         }
         if own.kind == "scoring":
-            found = [{}] * len(items)
+            found: list[dict[str, Value]] = [{}] * len(items)
             if data.statistics is not None:
                 found = data.statistics.group_features("", items)
             task["candidates"] = column(
@@ -212,6 +219,18 @@ def _constants(data: ServingData) -> dict[str, float | None] | None:
     }
 
 
+def _usual_user(constants: Mapping[str, Any] | None) -> dict[str, str]:
+    """What is said of most users: texts are then as long as they mostly are."""
+    if constants is None:
+        return {}
+    found = {"user_count": "10"}
+    if constants["share"] is not None:
+        found["user_positive_percent"] = verbalize.percent(constants["share"])
+    if constants["mean"] is not None:
+        found["user_mean_value"] = verbalize.rounded(constants["mean"], constants["spread"])
+    return found
+
+
 def _reactions(template: DatasetTemplate) -> list[dict[str, Any]]:
     """What one can say of an item, the highest first, and a value that has these words."""
     found, lowest = [], None
@@ -236,11 +255,25 @@ def _copy_runtime(packages: Path, folder: Path) -> None:
         for ending in ("js", "wasm"):
             shutil.copyfile(core / "wasm" / f"{build}.{ending}", folder / f"{build}.{ending}")
     (folder / "LICENSE.txt").write_text(
-        f"LiteRT.js {LITERT_JS_VERSION} ({', '.join(PACKAGES)}) of the LiteRT authors, Google LLC.\n"
+        f"LiteRT.js {LITERT_JS_VERSION} ({', '.join(PACKAGES)}) by the authors of LiteRT, Google.\n"
         "Apache License, Version 2.0: https://www.apache.org/licenses/LICENSE-2.0\n"
-        "The packages are unchanged, but for the address of the second one in index.js.\n",
+        "Unchanged, but that index.js names a file of the second one, and WebAssembly is packed.\n",
         "utf-8",
     )
+
+
+def _pack(path: Path) -> None:
+    """Replaces a file by NAME.lzma, with its size in the header.
+
+    Of WebAssembly a third less than by gzip, and most hosts send other files as they are.
+    """
+    data = path.read_bytes()
+    # No byte of WebAssembly or of text is aligned.
+    own = {"id": lzma.FILTER_LZMA1, "preset": 6, "dict_size": 1 << 24, "pb": 0}
+    packed = bytearray(lzma.compress(data, lzma.FORMAT_ALONE, filters=[own]))
+    packed[5:13] = len(data).to_bytes(8, "little")
+    path.with_name(f"{path.name}.lzma").write_bytes(packed)
+    path.unlink()
 
 
 def _write_service_worker(folder: Path) -> None:
@@ -263,6 +296,6 @@ def _page_files(folder: Path) -> list[str]:
 def _first_load(folder: Path) -> int:
     """Bytes of all that a browser loads, each file compressed by gzip."""
     build = f"runtime/{_BUILDS[1]}"
-    names = [*_page_files(folder), "sw.js", f"{build}.js", f"{build}.wasm"]
+    names = [*_page_files(folder), "sw.js", f"{build}.js", f"{build}.wasm.lzma"]
     paths = (folder / name for name in names)
     return sum(len(gzip.compress(path.read_bytes(), 9)) for path in paths if path.is_file())

@@ -63,7 +63,7 @@ function rendered(part, values) {
 }
 
 /** What there is to say of somebody by the values of what was seen; see `Statistics.user_features`. */
-export function userFeatures(values, { smoothing, share, mean, spread, at_least }) {
+function userFeatures(values, { smoothing, share, mean, spread, at_least }) {
   const count = values.length;
   if (!count) return {};
   const smoothed = (amount, towards) => (amount + smoothing * towards) / (count + smoothing);
@@ -98,7 +98,7 @@ const MONTHS = [
 ];
 
 /** Fields of a context at a moment, a Date, in UTC. */
-export function moment(now) {
+function moment(now) {
   const hour = now.getUTCHours();
   const month = MONTHS[now.getUTCMonth()];
   const part = [[5, "night"], [12, "morning"], [17, "afternoon"], [22, "evening"]].find(
@@ -111,6 +111,30 @@ export function moment(now) {
     year: now.getUTCFullYear(),
     part_of_day: part ? part[1] : "night",
   };
+}
+
+/**
+ * Profile, behaviours and context of a task, as `RequestRenderer` has them, and what is known of the
+ * person, for candidates.
+ *
+ * @param {Object} task of `catalogue.json`
+ * @param {string[]} events of the task's data set, a format string for each item
+ * @param {Object[]} picks `item`, a place in the catalogue, or `title`; `reaction`
+ * @param {Object} profile values by name
+ * @param {Date} now
+ */
+export function renderHistory(task, events, picks, profile, now) {
+  const values = picks.map(({ reaction }) => reaction.value);
+  const features = task.statistics ? userFeatures(values, task.statistics) : {};
+  const person = { ...profile, ...features };
+  const latest = task.max_events === null ? picks : picks.slice(-task.max_events);
+  const behaviours = latest.map(({ item, title, reaction }) => {
+    const event = new Template(item === undefined ? task.event : events[item]);
+    return event.render({ title, outcome: reaction.text, ago: "just now" }) ?? "";
+  });
+  const context = new Template(task.context).render({ ...moment(now), ...features }) ?? "";
+  const about = new Template(task.profile).render(person) ?? "";
+  return { segments: [about, ...behaviours.filter(Boolean), context], person };
 }
 
 /** Tokens and block ids of a history: [BOS'] profile | behaviour | ... | context [EOS']. */

@@ -7,33 +7,47 @@
 // It runs in a worker of the page, and in Node.js, where the export is checked.
 
 import { sourceRow, textRow } from "./layout.js";
+import { unlzma } from "./lzma.js";
 import { Tokenizer } from "./tokenizer.js";
 
 const FORMAT = "m6rec-web-1";
 const EOS = 1;
 
-/** A function from the name of a file to its bytes, which are compared with the manifest. */
-export function checked(fetchBytes) {
+/**
+ * A function from the name of a file to its bytes, which are compared with the manifest.
+ *
+ * @param {Function} fetchBytes from a name to bytes
+ * @param {Cache} cache of what was unpacked before; optional
+ */
+export function checked(fetchBytes, cache) {
   let manifest;
-  return async (name) => {
+
+  async function read(name) {
     const bytes = await fetchBytes(name);
-    if (name === "export.json") {
-      try {
-        manifest = JSON.parse(new TextDecoder().decode(bytes));
-      } catch {
-        throw new Error("export.json is damaged");
-      }
-      if (manifest.format !== FORMAT) {
-        throw new Error(`export.json is of format ${manifest.format}; this reads ${FORMAT}`);
-      }
-      return manifest;
-    }
     const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
     const hex = [...digest].map((byte) => byte.toString(16).padStart(2, "0")).join("");
-    if (hex !== manifest.files[name]) {
-      throw new Error(`${name} is damaged: it is not the file that was exported`);
-    }
+    if (hex === manifest.files[name]) return bytes;
+    throw new Error(`${name} is damaged: it is not the file that was exported`);
+  }
+
+  async function unpacked(name) {
+    const address = `${name}?${manifest.files[`${name}.lzma`]}`;
+    const kept = await cache?.match(address);
+    if (kept) return new Uint8Array(await kept.arrayBuffer());
+    const bytes = unlzma(await read(`${name}.lzma`));
+    await cache?.put(address, new Response(bytes));
     return bytes;
+  }
+
+  return async (name) => {
+    if (name !== "export.json") return await (manifest.files[name] ? read : unpacked)(name);
+    try {
+      manifest = JSON.parse(new TextDecoder().decode(await fetchBytes(name)));
+    } catch (error) {
+      throw error instanceof SyntaxError ? new Error("export.json is damaged") : error;
+    }
+    if (manifest.format === FORMAT) return manifest;
+    throw new Error(`export.json is of format ${manifest.format}; this reads ${FORMAT}`);
   };
 }
 
@@ -144,7 +158,7 @@ class Model {
           ...cache,
           mask: encoded.mask,
         });
-        for (const name in states) cache[name].delete();
+        for (const name in states) cache[name]?.delete();
         cache = { ...cache, ...states };
         const [likeliest] = taken(next);
         token = position < given.length ? given[position] : likeliest;
@@ -186,14 +200,16 @@ class Model {
   }
 
   // Numbers become tensors, with zeros at the end; what a program does not read, it does not take.
+  // An empty cache is zeros.
   async run(name, numbers, tensors = {}) {
     const program = this.compiled.signatures[name];
     const given = {}, made = [];
     for (const input of program.getInputDetails()) {
       if (tensors[input.name]) given[input.name] = tensors[input.name];
       else {
-        const values = new Int32Array(input.shape.reduce((product, size) => product * size, 1));
-        values.set(numbers[input.name]);
+        const size = input.shape.reduce((product, length) => product * length, 1);
+        const values = new (input.dtype === "int32" ? Int32Array : Float32Array)(size);
+        values.set(numbers[input.name] ?? []);
         given[input.name] = new this.litert.Tensor(values, input.shape);
         made.push(given[input.name]);
       }

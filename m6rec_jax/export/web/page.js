@@ -1,7 +1,7 @@
 // The page of an export: it renders requests, and a worker answers them. Whatever is shown is set as
 // text.
 
-import { moment, Template, userFeatures } from "./layout.js";
+import { renderHistory, Template } from "./layout.js";
 
 const SHOWN = 20, RETRIEVED = 100;
 const BUTTONS = { explanations: "Why?", contents: "Describe", titles: "Title", queries: "Searches" };
@@ -79,22 +79,8 @@ function values() {
   return own;
 }
 
-/** Profile, behaviours and context, as the task's data set has them. */
-function history(task) {
-  const own = tasks[task];
-  const latest = own.max_events === null ? seen : seen.slice(-own.max_events);
-  const features = own.statistics
-    ? userFeatures(seen.map(({ reaction }) => reaction.value), own.statistics)
-    : {};
-  const person = { ...values(), ...features };
-  const behaviours = latest.map(({ item, title, reaction }) => {
-    const event = item === undefined ? own.event : column(task, "events")[item];
-    return new Template(event).render({ title, outcome: reaction.text, ago: "just now" }) ?? "";
-  });
-  const context = new Template(own.context).render({ ...moment(new Date()), ...features });
-  const profile = new Template(own.profile).render(person);
-  return { segments: [profile ?? "", ...behaviours.filter(Boolean), context ?? ""], person };
-}
+const history = (task) =>
+  renderHistory(tasks[task], column(task, "events"), seen, values(), new Date());
 
 // ---------------------------------------------------------------- what is picked
 
@@ -202,6 +188,9 @@ async function recommend() {
     read(segments, found);
   }
   draw(found.slice(0, SHOWN));
+  $("meaning").textContent = scorers.length
+    ? "How likely you are to like each, as the model has it:"
+    : "How near each is to what you know:";
   $("time").textContent = `On this device: ${times.join(", ")}.`;
   $("results-title").focus();
 }

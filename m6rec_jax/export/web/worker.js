@@ -11,6 +11,8 @@ const cancelled = new Set();
 const METHODS = {
   async open({ threads }) {
     const { checked, openModel } = await import("./model.js");
+    const scope = new URL("./", self.location.href).href;
+    const cache = await caches.open(`m6rec ${scope} unpacked`).catch(() => undefined);
     let loaded = 0;
     const read = checked(async (name) => {
       let response;
@@ -24,9 +26,8 @@ const METHODS = {
       loaded += bytes.length;
       postMessage({ loaded });
       return bytes;
-    });
-    const runtime = new URL("runtime/", self.location.href).href;
-    model = await openModel(read, { threads, runtime });
+    }, cache);
+    model = await openModel(read, { threads, runtime: `${scope}runtime/` });
     const { catalogue, manifest } = model;
     return { catalogue, tasks: manifest.tasks, threads: model.threads };
   },
