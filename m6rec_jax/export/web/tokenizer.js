@@ -186,7 +186,8 @@ function charsmap(blob) {
       return [decoder.decode(blob.subarray(strings + value, end)), length];
     }
     const first = bytes[start];
-    length = first < 0x80 ? 1 : first < 0xe0 ? 2 : first < 0xf0 ? 3 : 4;
+    if (first < 0x80) return [String.fromCharCode(first), 1];
+    length = first < 0xe0 ? 2 : first < 0xf0 ? 3 : 4;
     return [decoder.decode(bytes.subarray(start, start + length)), length];
   };
 }
