@@ -85,9 +85,8 @@ const history = (task) =>
 // ---------------------------------------------------------------- what is picked
 
 function picker(root, picked, { reactions }) {
-  const [list, none, search, found] = [".picked", ".none", ".search", ".found"].map((name) =>
-    root.querySelector(name),
-  );
+  const parts = [".picked", ".none", ".search", ".found", ".count"];
+  const [list, none, search, found, count] = parts.map((name) => root.querySelector(name));
 
   function add(pick) {
     picked.push({ ...pick, reaction: catalogue.reactions[0] });
@@ -112,7 +111,7 @@ function picker(root, picked, { reactions }) {
           select.onchange = () => (pick.reaction = catalogue.reactions[select.value]);
           children.push(select);
         }
-        const remove = make("button", { text: "Remove", type: "button" });
+        const remove = make("button", { className: "remove", text: "\u00d7", type: "button" });
         remove.setAttribute("aria-label", `Remove ${title}`);
         remove.onclick = () => {
           picked.splice(place, 1);
@@ -145,6 +144,7 @@ function picker(root, picked, { reactions }) {
       button.onclick = () => add({ title: own });
       buttons.push(button);
     }
+    count.textContent = own ? `${buttons.length} found` : "";
     found.replaceChildren(...buttons.map((button) => make("li", { children: [button] })));
   }
 
@@ -262,9 +262,14 @@ function writer(task, item, title, text) {
 // ---------------------------------------------------------------- start
 
 /** Whether the page goes on: it is loaded anew once, so that it may have threads. */
-async function kept() {
+async function isKept() {
   if (!navigator.serviceWorker) return true;
-  const registration = await navigator.serviceWorker.register("sw.js");
+  const registering = navigator.serviceWorker.register("sw.js");
+  if (crossOriginIsolated && navigator.serviceWorker.controller) {
+    registering.catch(() => {}); // perhaps there is no network
+    return true;
+  }
+  const registration = await registering;
   const own = registration.installing ?? registration.waiting ?? registration.active;
   await new Promise((done) => {
     const look = () => ["activated", "redundant"].includes(own.state) && done();
@@ -283,14 +288,15 @@ async function start() {
   if (!isSecureContext) {
     throw new Error("Open this page over https or on localhost: browsers keep nothing for others.");
   }
-  if (!(await kept().catch(() => true))) return;
+  if (!(await isKept().catch(() => true))) return;
   const threads = crossOriginIsolated ? Math.min(4, navigator.hardwareConcurrency) : 1;
   const { result } = await ask("open", { threads });
   ({ catalogue } = result);
   tasks = catalogue.tasks;
   const size = catalogue.titles.length.toLocaleString("en");
   const count = result.threads === 1 ? "one thread" : `${result.threads} threads`;
-  $("about").textContent = `${catalogue.name}: ${size} items. Works offline, ${count}.`;
+  const kept = navigator.serviceWorker?.controller ? "Works offline" : "Not kept for use offline";
+  $("about").textContent = `${catalogue.name}: ${size} items. ${kept}, ${count}.`;
   scorers = Object.keys(tasks).filter((name) => tasks[name].kind === "scoring");
   scorers.forEach((name) => $("ranker").append(make("option", { text: name, value: name })));
   $("ranker-field").hidden = scorers.length < 2;

@@ -60,8 +60,7 @@ self.onmessage = ({ data: { id, method, asked } }) => {
   queue = queue.then(async () => {
     const begin = performance.now();
     try {
-      if (cancelled.delete(id)) throw new Error("cancelled");
-      const result = await METHODS[method]({ ...asked, id });
+      const result = cancelled.delete(id) ? "" : await METHODS[method]({ ...asked, id });
       postMessage({ id, result, milliseconds: performance.now() - begin });
     } catch (error) {
       postMessage({ id, error: String(error?.message ?? error) });
