@@ -222,11 +222,21 @@ def _parser() -> argparse.ArgumentParser:
             "train or tune a model; run the same command again to resume",
         ),
         ("eval", subcommands.run_eval, "evaluate a checkpoint on its task"),
-        ("params", subcommands.run_params, "print what a model has and what of it trains"),
     ):
         command = commands.add_parser(name, help=text)
         _takes_gin(command, required=True)
         command.set_defaults(run=run)
+
+    params = commands.add_parser("params", help="print what a model has and what of it trains")
+    params.add_argument(
+        "folder",
+        nargs="?",
+        type=_local_path,
+        metavar="RUN",
+        help="of a trained model: also how many parameters are not zero (default: of gin files)",
+    )
+    _takes_gin(params)
+    params.set_defaults(run=subcommands.run_params)
 
     calibrate = commands.add_parser(
         "calibrate",

@@ -428,8 +428,18 @@ def run_quickstart(args: argparse.Namespace) -> None:
 
 def run_params(args: argparse.Namespace) -> None:
     from m6rec_jax import configuration
+    from m6rec_jax.checkpoints.location import locate, read_manifest
+    from m6rec_jax.engine.model_folder import load_model
     from m6rec_jax.training.parameter_table import count_parameters
 
+    if args.folder is not None:
+        found = load_model(args.folder)
+        trains = read_manifest(locate(args.folder)).trainable if args.folder.is_dir() else None
+        table = count_parameters(found.model.config, trains or "all", values=found.variables)
+        print(table.render())
+        return
+    if not args.gin_file:
+        raise ConfigError("m6rec params takes --gin_file FILE (a model's), or RUN")
     _configure(args)
     model = configuration.macro("MODEL")
     table = count_parameters(

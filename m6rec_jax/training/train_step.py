@@ -74,7 +74,8 @@ def make_train_step(
 
     Args:
       model: the model.
-      optimizer: over `trainable_groups`; if it has `rates` (schedules), they are reported.
+      optimizer: over `trainable_groups`; if it has `rates` (schedules) and `metrics`, they are
+        reported.
       trainable: 'prompts' or 'all'.
       seed: of dropout.
       accumulation_steps: A. The step then takes features `[A, rows, length]` instead of
@@ -87,6 +88,7 @@ def make_train_step(
       `learning_rate/…`; and the objectives' metrics, as sums).
     """
     rates: Mapping[str, Schedule] = getattr(optimizer, "rates", {})
+    measure = getattr(optimizer, "metrics", None)
     update = optax.with_extra_args_support(optimizer).update
     of_tasks = parts_of_tasks(model.config)
     in_parts = accumulation_steps > 1
@@ -128,6 +130,7 @@ def make_train_step(
                 for group in rates
                 if group in trained
             },
+            **(measure(trained) if measure else {}),
         }
         return state.replace(step=state.step + 1, opt_state=opt_state, **trained), scalars
 
