@@ -261,7 +261,7 @@ def _packed_lookup(variables: Mapping[str, Any]) -> Callable[..., Any]:
     packed = np.rint(table / scales[:, None]).astype(np.int8)
 
     def lookup(method: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
-        if isinstance(context.module, TokenEmbedding) and context.method_name == "__call__":
+        if isinstance(context.module, TokenEmbedding) and context.method_name == "rows":
             rows = jnp.take(jnp.asarray(packed), args[0], axis=0).astype(_FLOAT)
             return rows * jnp.take(jnp.asarray(scales, _FLOAT), args[0])[..., None]
         return method(*args, **kwargs)
