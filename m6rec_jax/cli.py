@@ -401,6 +401,7 @@ def _parser() -> argparse.ArgumentParser:
     convert.set_defaults(run=subcommands.run_convert)
 
     _add_prompts(commands)
+    _add_compress(commands)
     _add_compile(commands)
 
     quickstart = commands.add_parser(
@@ -526,6 +527,35 @@ def _add_compile(commands: Any) -> None:
     )
     _takes_gin(command)
     command.set_defaults(run=subcommands.run_compile)
+
+
+def _add_compress(commands: Any) -> None:
+    compress = commands.add_parser("compress", help="make a smaller model of a trained one")
+    actions = compress.add_subparsers(dest="action", required=True, metavar="ACTION")
+    structure = actions.add_parser(
+        "structure",
+        help="a run folder with fewer heads, feed-forward columns and layers: those that the loss "
+        "depends on most",
+    )
+    structure.add_argument("run_folder", type=_local_path, metavar="RUN", help="MODEL_DIR of a run")
+    structure.add_argument("--output", type=_local_path, required=True, metavar="DIR")
+    for name, text in (
+        ("--heads", "of every attention"),
+        ("--mlp-dim", "columns of every feed-forward layer"),
+        ("--encoder-layers", "of the encoder"),
+        ("--decoder-layers", "of the decoder"),
+    ):
+        structure.add_argument(name, type=int, metavar="N", help=f"{text} that stay (default: all)")
+    structure.add_argument(
+        "--batches",
+        type=int,
+        default=32,
+        metavar="N",
+        help="of eight training rows that importance is measured on (default 32); 0: norms of "
+        "weights, without data",
+    )
+    _takes_gin(structure)
+    structure.set_defaults(run=subcommands.run_compress_structure)
 
 
 def _add_prompts(commands: Any) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -387,6 +388,23 @@ def run_prompts_inspect(args: argparse.Namespace) -> None:
     bank = BankFolder(args.bank)
     report = inspect_task(bank, args.name)  # also where JSON is wanted: it reads the tensors
     print(manifests_json({args.name: bank.manifest(args.name)}) if args.json else report)
+
+
+def run_compress_structure(args: argparse.Namespace) -> None:
+    from m6rec_jax.compression.structure import Sizes, compress_structure
+
+    sizes = Sizes(args.heads, args.mlp_dim, args.encoder_layers, args.decoder_layers)
+    config = compress_structure(
+        args.run_folder,
+        args.output,
+        sizes,
+        batches=args.batches,
+        gin_files=args.gin_file,
+        bindings=args.gin_bindings,
+    )
+    for name in dataclasses.asdict(sizes):
+        print(f"ModelConfig.{name} = {getattr(config, name)}")
+    print(args.output)
 
 
 def run_compile(args: argparse.Namespace) -> int:

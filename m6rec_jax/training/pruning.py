@@ -129,8 +129,8 @@ def _pruned(
 
     def metrics(params: Any) -> dict[str, jax.Array]:
         weights = chosen(params)
-        left = sum(jnp.count_nonzero(weight) for weight in weights.values())
-        return {"sparsity": 1.0 - left / sum(weight.size for weight in weights.values())}
+        left = jnp.stack([jnp.count_nonzero(weight) for weight in weights.values()])
+        return {"sparsity": 1.0 - left.sum() / sum(weight.size for weight in weights.values())}
 
     return Optimizer(init, update, getattr(optimizer, "rates", {}), metrics)
 
