@@ -556,6 +556,14 @@ def _add_compress(commands: Any) -> None:
     )
     _takes_gin(structure)
     structure.set_defaults(run=subcommands.run_compress_structure)
+    pack = actions.add_parser(
+        "pack", help="one small file of a run: sparse weights of 8 bits, vocabulary, settings"
+    )
+    pack.add_argument("run_folder", type=_local_path, metavar="RUN", help="MODEL_DIR of a run")
+    pack.add_argument(
+        "--output", type=_local_path, required=True, metavar="FILE", help="such as model.m6rec"
+    )
+    pack.set_defaults(run=subcommands.run_compress_pack)
 
 
 def _add_prompts(commands: Any) -> None:

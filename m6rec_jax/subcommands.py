@@ -407,6 +407,22 @@ def run_compress_structure(args: argparse.Namespace) -> None:
     print(args.output)
 
 
+def run_compress_pack(args: argparse.Namespace) -> None:
+    from m6rec_jax.checkpoints.trees import flatten
+    from m6rec_jax.engine.model_folder import packed_of
+    from m6rec_jax.engine.packed_file import write_packed
+
+    check_output(args.output)
+    packed = packed_of(args.run_folder)
+    write_packed(args.output, packed)
+    leaves = flatten(packed.variables).values()
+    left = sum(int((leaf != 0).sum()) for leaf in leaves)
+    print(
+        f"{args.output}: {args.output.stat().st_size:,} bytes, {left:,} numbers that are not zero "
+        f"of {sum(leaf.size for leaf in leaves):,}"
+    )
+
+
 def run_compile(args: argparse.Namespace) -> int:
     from m6rec_jax.compilation.command import compile_run
 

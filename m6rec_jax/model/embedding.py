@@ -10,6 +10,7 @@ from flax import linen as nn
 
 from m6rec_jax.model.config import ModelConfig
 from m6rec_jax.model.dense import Projection, Site, dot, materialised_on_cpu
+from m6rec_jax.model.quantization import scale_of
 
 Array = jax.Array
 
@@ -32,6 +33,7 @@ class TokenEmbedding(nn.Module):
             (config.vocab_size, config.embedding_width),
             jnp.float32,
         )
+        self.scale = scale_of(self, "embedding")
         if config.embedding_rank is not None:
             self.projection = self.param(
                 "projection",
@@ -41,13 +43,15 @@ class TokenEmbedding(nn.Module):
                 (config.embedding_rank, config.embed_dim),
                 jnp.float32,
             )
+            self.projection_scale = scale_of(self, "projection")
 
     def __call__(self, tokens: Array) -> Array:
         """Vectors of `tokens` `[batch, length]` → `[batch, length, embed]`, float32."""
         rows = self.rows(tokens)
         if self.config.embedding_rank is None:
             return rows
-        return dot(rows, self.projection, operand_dtype=self.config.operand_dtype)
+        out = dot(rows, self.projection, operand_dtype=self.config.operand_dtype)
+        return out if self.projection_scale is None else out * self.projection_scale[0]
 
     def rows(self, tokens: Array) -> Array:
         """Rows of the table, `[batch, length]` → `[batch, length, embed or rank]`, float32.
@@ -58,12 +62,16 @@ class TokenEmbedding(nn.Module):
         """
         tokens = nn.with_logical_constraint(tokens, _LOOKED_UP[:2])
         rows = jnp.take(self.embedding, tokens, axis=0)
+        if self.scale is not None:
+            rows = rows * jnp.take(self.scale, tokens, axis=0)
         if self.config.embedding_rank is not None:
             return rows
         return nn.with_logical_constraint(rows, _LOOKED_UP)
 
     def to_rank(self, hidden: Array) -> Array:
         """hidden `[..., embed]` · projectionᵀ → `[..., rank]`, float32 (tied head)."""
+        if self.projection_scale is not None:
+            hidden = hidden * self.projection_scale[0]
         return dot(hidden, self.projection.T, operand_dtype=self.config.operand_dtype)
 
     def logits(self, hidden: Array) -> Array:
@@ -75,6 +83,8 @@ class TokenEmbedding(nn.Module):
         # Made, not folded into the products: see `materialised_on_cpu`.
         table = materialised_on_cpu(self.embedding.T)
         logits = dot(hidden, table, operand_dtype=config.operand_dtype)
+        if self.scale is not None:
+            logits = logits * self.scale[:, 0]
         return logits * config.embed_dim**-0.5
 
 
