@@ -564,6 +564,31 @@ def _add_compress(commands: Any) -> None:
         "--output", type=_local_path, required=True, metavar="FILE", help="such as model.m6rec"
     )
     pack.set_defaults(run=subcommands.run_compress_pack)
+    vocabulary = actions.add_parser(
+        "vocabulary",
+        help="a run folder with fewer pieces: those that its training data have least of go, the "
+        "others keep their embeddings",
+    )
+    vocabulary.add_argument(
+        "run_folder", type=_local_path, metavar="RUN", help="MODEL_DIR of a run"
+    )
+    vocabulary.add_argument("--output", type=_local_path, required=True, metavar="DIR")
+    vocabulary.add_argument(
+        "--size",
+        type=int,
+        required=True,
+        metavar="N",
+        help="rows of the embedding, a multiple of 128 (bytes and control tokens take 365)",
+    )
+    vocabulary.add_argument(
+        "--rows",
+        type=int,
+        default=20_000,
+        metavar="N",
+        help="of training data that pieces are counted in (default 20000)",
+    )
+    _takes_gin(vocabulary)
+    vocabulary.set_defaults(run=subcommands.run_compress_vocabulary)
 
 
 def _add_prompts(commands: Any) -> None:

@@ -423,6 +423,21 @@ def run_compress_pack(args: argparse.Namespace) -> None:
     )
 
 
+def run_compress_vocabulary(args: argparse.Namespace) -> None:
+    from m6rec_jax.compression.vocabulary import compress_vocabulary
+
+    made = compress_vocabulary(
+        args.run_folder,
+        args.output,
+        args.size,
+        rows=args.rows,
+        gin_files=args.gin_file,
+        bindings=args.gin_bindings,
+    )
+    print(f"{made.num_pieces} pieces, ModelConfig.vocab_size = {made.size}")
+    print(args.output)
+
+
 def run_compile(args: argparse.Namespace) -> int:
     from m6rec_jax.compilation.command import compile_run
 

@@ -62,8 +62,9 @@ from m6rec_jax.training.task_data import (
     validation_batches,
     vocabulary_of,
 )
+from m6rec_jax.training.teacher import with_teacher
 from m6rec_jax.training.train_state import TrainState, abstract_state
-from m6rec_jax.training.train_step import make_train_step
+from m6rec_jax.training.train_step import LossFunction, make_train_step
 from m6rec_jax.training.validation import (
     ValidationPlan,
     Validator,
@@ -180,6 +181,10 @@ def train(
             trainable=trainable,
             extra={"seed": seed, "batch_size": data.batch_size},
         )
+        loss: LossFunction = step.loss
+        fixed: dict[str, Any] = {}
+        if step.distillation is not None:
+            loss, fixed, run = with_teacher(step.loss, step.distillation, run, mesh, rules)
         best = BestMetric(validation.best_metric, validation.best_mode, validation.patience)
         store = CheckpointStore(
             folder / CHECKPOINTS_FOLDER,
@@ -194,6 +199,8 @@ def train(
             state = _new_state(
                 start, data, model, optimizer, abstract, mesh, rules, run=run, seed=seed
             )
+        state = state.replace(fixed=fixed)
+        abstract = abstract.replace(fixed=jax.tree.map(_abstract, fixed))
         first_step = int(state.step)
         plan = _validation_plan(validation, data, step, train_steps)
         if is_main:
@@ -221,7 +228,7 @@ def train(
             abstract,
             mesh,
             rules,
-            step.loss,
+            loss,
             lambda: validation_batches(
                 name,
                 lengths,
@@ -240,7 +247,7 @@ def train(
         trainable=trainable,
         seed=seed,
         accumulation_steps=step.accumulation_steps,
-        loss=step.loss,
+        loss=loss,
         jobs=tuple(jobs.values()),
     )
 
@@ -374,6 +381,10 @@ def _validation_plan(
     if plan.rows and hasattr(evaluate, "sample"):
         evaluate.sample = plan.rows
     return plan
+
+
+def _abstract(leaf: jax.Array) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
 
 
 def _placed(batch: Batch, mesh: Mesh, accumulation_steps: int) -> dict[str, jax.Array]:

@@ -18,6 +18,7 @@ import gin
 
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.objectives import total_loss
+from m6rec_jax.objectives.distillation import Distillation
 from m6rec_jax.sharding import LogicalRules
 from m6rec_jax.training.initial_prompts import Words
 from m6rec_jax.training.task_data import MakeBatches, MakeEvaluationBatches
@@ -93,12 +94,14 @@ class Step:
       frozen_dtype: type in which a frozen backbone is held ('bfloat16' or None for float32).
       rules: sharding rules; None: `data_parallel`. The mesh comes from `make_mesh`.
       loss: the objectives.
+      distillation: what the loss adds so that the model learns from a teacher; None: nothing.
     """
 
     accumulation_steps: int = 1
     frozen_dtype: str | None = None
     rules: LogicalRules | None = None
     loss: LossFunction = total_loss
+    distillation: Distillation | None = None
 
     def __post_init__(self) -> None:
         _require_positive(self, "accumulation_steps")
