@@ -310,12 +310,17 @@ def _parser() -> argparse.ArgumentParser:
     _takes_gin(export)
     export.set_defaults(run=subcommands.run_export)
 
-    edge = commands.add_parser("edge", help="exports for phones: how large and fast they are")
+    edge = commands.add_parser("edge", help="models for phones: how large and fast they are")
     edge_commands = edge.add_subparsers(metavar="COMMAND", required=True)
     edge_bench = edge_commands.add_parser(
-        "bench", help="size, start, latency by threads and memory of a LiteRT export"
+        "bench", help="size, start, latency by threads and memory"
     )
-    edge_bench.add_argument("folder", type=_local_path, metavar="DIR", help="of m6rec export")
+    edge_bench.add_argument(
+        "path",
+        type=_local_path,
+        metavar="PATH",
+        help="folder of m6rec export --format litert, or file of m6rec compress pack",
+    )
     edge_bench.add_argument(
         "--threads", type=int, nargs="+", default=[1, 2], metavar="N", help="default 1 2"
     )

@@ -242,14 +242,14 @@ def run_export(args: argparse.Namespace) -> None:
 
 
 def run_edge_bench(args: argparse.Namespace) -> None:
+    from m6rec_jax.export.edge_bench import bench, table
+
     try:
-        from m6rec_jax.export.edge_bench import bench, table
+        found = bench(args.path, args.threads)
     except ImportError as error:
         raise ConfigError(
             f"m6rec edge needs the package {error.name}: pip install 'm6rec_jax[litert]'"
         ) from error
-
-    found = bench(args.folder, args.threads)
     print(table(found))
     if args.json is not None:
         args.json.write_text(json_text(found, indent=2) + "\n")

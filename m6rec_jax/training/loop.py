@@ -51,6 +51,7 @@ from m6rec_jax.training.options import (
     Validation,
 )
 from m6rec_jax.training.resumption import resumed_state
+from m6rec_jax.training.rounded_weights import RoundedWeightsLoss
 from m6rec_jax.training.step_loop import EARLY_STOPPING, StepLoop
 from m6rec_jax.training.task_data import (
     check_labels,
@@ -185,6 +186,8 @@ def train(
         fixed: dict[str, Any] = {}
         if step.distillation is not None:
             loss, fixed, run = with_teacher(step.loss, step.distillation, run, mesh, rules)
+        if step.weight_bits is not None:
+            loss = RoundedWeightsLoss(loss, step.weight_bits)
         best = BestMetric(validation.best_metric, validation.best_mode, validation.patience)
         store = CheckpointStore(
             folder / CHECKPOINTS_FOLDER,

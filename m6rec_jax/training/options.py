@@ -95,6 +95,8 @@ class Step:
       rules: sharding rules; None: `data_parallel`. The mesh comes from `make_mesh`.
       loss: the objectives.
       distillation: what the loss adds so that the model learns from a teacher; None: nothing.
+      weight_bits: train with the backbone's weights rounded to so many bits, as `m6rec compress
+        pack` rounds them to 8; None: as they are.
     """
 
     accumulation_steps: int = 1
@@ -102,6 +104,7 @@ class Step:
     rules: LogicalRules | None = None
     loss: LossFunction = total_loss
     distillation: Distillation | None = None
+    weight_bits: int | None = None
 
     def __post_init__(self) -> None:
         _require_positive(self, "accumulation_steps")
