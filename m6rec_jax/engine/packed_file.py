@@ -28,7 +28,7 @@ from m6rec_jax.errors import CheckpointError
 from m6rec_jax.io.atomic import atomic_file
 from m6rec_jax.io.hashing import sha256
 from m6rec_jax.model import ModelConfig
-from m6rec_jax.model.quantization import SCALE, quantized, scaled_axes
+from m6rec_jax.model.quantization import SCALE, dequantized, quantized, scaled_axes
 
 FORMAT = 1
 _MANIFEST, _ZEROS, _VALUES, _FLOATS = "manifest.json", "zeros", "values", "floats"
@@ -62,6 +62,18 @@ def quantized_variables(variables: Mapping[str, Any]) -> dict[str, Any]:
         if axes:
             found[name], found[name + SCALE] = quantized(leaf, axes)
     return nested(found)
+
+
+def float_variables(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """Variables with bytes times scales, for what cannot multiply bytes itself."""
+    flat = flatten(dict(variables))
+    return nested(
+        {
+            name: dequantized(leaf, flat[name + SCALE]) if name + SCALE in flat else leaf
+            for name, leaf in flat.items()
+            if name.removesuffix(SCALE) == name or name.removesuffix(SCALE) not in flat
+        }
+    )
 
 
 def write_packed(path: Path, packed: Packed) -> None:

@@ -27,6 +27,7 @@ from jax import export as jax_export
 
 from m6rec_jax.engine.constraints import any_text
 from m6rec_jax.engine.loaded_model import LoadedModel
+from m6rec_jax.engine.packed_file import float_variables
 from m6rec_jax.engine.retrieval import item_embeddings
 from m6rec_jax.engine.scoring import (
     chosen_classes,
@@ -116,7 +117,8 @@ def _signatures(model: LoadedModel, text_length: int, precision: str) -> dict[st
     kinds = {own.kind for own in model.settings.tasks.values()}
     config = model.model.config.replace(matmul_dtype=None, dtype="float32")
     bare = M6Rec(config)
-    variables = jax.tree.map(np.asarray, dict(model.variables))
+    # Of a packed file's bytes, the quantizer finds the same ones again.
+    variables = jax.tree.map(np.asarray, float_variables(model.variables))
     lookup = None if precision == "float32" else _packed_lookup(variables)
 
     def apply(*args: Any, given: Any = variables, **options: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import zipfile
 from pathlib import Path
@@ -14,7 +15,9 @@ import pytest
 from m6rec_jax.checkpoints.trees import flatten, nested
 from m6rec_jax.cli import main
 from m6rec_jax.engine.model_folder import load_model
+from m6rec_jax.engine.packed_file import float_variables, quantized_variables
 from m6rec_jax.errors import CheckpointError
+from m6rec_jax.export.edge_bench import COLUMNS
 from m6rec_jax.model.quantization import SCALE
 from tests.engine.tiny_model import make_model
 from tests.serving import served_films
@@ -66,6 +69,10 @@ def test_answers_are_those_of_the_dequantised_model(run: Path, file: Path) -> No
         leaf.size for name, leaf in flat.items() if name.startswith("params")
     )
     floats.variables = nested(before)
+    # Exports in 8 bits have the same bytes: they are found again in the floats.
+    again = flatten(quantized_variables(float_variables(packed.variables)))
+    for name in before:
+        np.testing.assert_array_equal(again[name], flat[name], err_msg=name)
 
     scores = [
         model.scorer("ctr").score_requests([HISTORY], [ITEMS])[0] for model in (packed, floats)
@@ -107,3 +114,16 @@ def test_a_file_serves_without_its_run(file: Path, tmp_path: Path) -> None:
     shutil.copy(file, moved)
     assert load_model(moved).fingerprint("ctr") == load_model(file).fingerprint("ctr")
     assert main(["params", str(moved)]) == 0
+
+
+def test_bench_of_a_file_with_exits(shop_vocabulary: Any, tmp_path: Path) -> None:
+    model, variables = make_model(shop_vocabulary, exit_losses="rising")
+    run = served_films.write_model(tmp_path / "run", model, variables, shop_vocabulary)
+    file, output = tmp_path / "model.m6rec", tmp_path / "found.json"
+    assert main(["compress", "pack", str(run), "--output", str(file)]) == 0
+    assert main(["edge", "bench", str(file), "--threads", "1", "--json", str(output)]) == 0
+    found = json.loads(output.read_text())
+    assert found["bytes"] == file.stat().st_size
+    row = found["rows"][0]
+    assert row.keys() == COLUMNS.keys()
+    assert min(row.values()) > 0
