@@ -64,7 +64,8 @@ class TokenEmbedding(nn.Module):
 
     def to_rank(self, hidden: Array) -> Array:
         """hidden `[..., embed]` · projectionᵀ → `[..., rank]`, float32 (tied head)."""
-        return dot(hidden, self.projection.T, operand_dtype=self.config.operand_dtype)
+        matrix = materialised_on_cpu(self.projection.T)
+        return dot(hidden, matrix, operand_dtype=self.config.operand_dtype)
 
     def logits(self, hidden: Array) -> Array:
         """hidden `[..., embed]` · table / sqrt(embed) → `[..., vocab]`, float32 (tied head).
