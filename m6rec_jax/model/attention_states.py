@@ -51,8 +51,12 @@ class Seen:
 
 
 @contextmanager
-def watch(encoder_layer: int, decoder_layer: int) -> Iterator[Seen]:
-    """Context in which one `model.apply` fills what it gives; arguments are numbers of layers."""
+def watch(encoder_layer: int | None = None, decoder_layer: int | None = None) -> Iterator[Seen]:
+    """Context in which one `model.apply` fills what it gives.
+
+    Args:
+      encoder_layer, decoder_layer: whose self-attention is wanted; None: of none.
+    """
     layers, seen = dict(zip(TOWERS, (encoder_layer, decoder_layer), strict=True)), Seen()
 
     def intercept(method: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
@@ -63,7 +67,7 @@ def watch(encoder_layer: int, decoder_layer: int) -> Iterator[Seen]:
             seen.outputs = method(*args, **kwargs)
             return seen.outputs
         layer = layers[module.path[0]]
-        if not kwargs["start"] <= layer < kwargs["stop"]:
+        if layer is None or not kwargs["start"] <= layer < kwargs["stop"]:
             return method(*args, **kwargs)
         below = method(*args, **{**kwargs, "stop": layer})
         every = kwargs["every"] and layer > kwargs["start"]

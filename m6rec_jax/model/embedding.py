@@ -72,7 +72,8 @@ class TokenEmbedding(nn.Module):
         """hidden `[..., embed]` · projectionᵀ → `[..., rank]`, float32 (tied head)."""
         if self.projection_scale is not None:
             hidden = hidden * self.projection_scale[0]
-        return dot(hidden, self.projection.T, operand_dtype=self.config.operand_dtype)
+        matrix = materialised_on_cpu(self.projection.T)
+        return dot(hidden, matrix, operand_dtype=self.config.operand_dtype)
 
     def logits(self, hidden: Array) -> Array:
         """hidden `[..., embed]` · table / sqrt(embed) → `[..., vocab]`, float32 (tied head).

@@ -235,7 +235,7 @@ class DistillationLoss:
         log_p, log_q = (
             jax.nn.log_softmax(x[..., :known] / temperature, axis=-1) for x in (wanted, logits)
         )
-        return temperature**2 * _kl(log_p, log_q)
+        return temperature**2 * divergence(log_p, log_q)
 
     def _of_similarity(self, teacher: _Side, student: _Side) -> Sum:
         features = student.features
@@ -253,7 +253,9 @@ class DistillationLoss:
             scaled = similarity / self._settings.similarity_temperature
             return jax.nn.log_softmax(jnp.where(visible, scaled, MASKED), axis=-1)
 
-        return weighted_sum(_kl(log_shares(teacher), log_shares(student)), items.weights.sum(1))
+        return weighted_sum(
+            divergence(log_shares(teacher), log_shares(student)), items.weights.sum(1)
+        )
 
 
 @dataclass(frozen=True)
@@ -282,11 +284,13 @@ def relation_divergence(teacher: SelfAttention, student: SelfAttention, num_head
 
     # Recomputed in the backward pass: relations are as large as all attention weights.
     @jax.checkpoint
-    def divergence(wanted: Array, own: Array) -> Array:
-        return jnp.mean(_kl(*(_log_relations(x, visible, num_heads) for x in (wanted, own))), 1)
+    def of_heads(wanted: Array, own: Array) -> Array:
+        return jnp.mean(
+            divergence(*(_log_relations(x, visible, num_heads) for x in (wanted, own))), 1
+        )
 
     pairs = zip(teacher[:3], student[:3], strict=True)
-    return sum((divergence(*pair) for pair in pairs), jnp.zeros(visible.shape[:2]))
+    return sum((of_heads(*pair) for pair in pairs), jnp.zeros(visible.shape[:2]))
 
 
 def _log_relations(vectors: Array, visible: Array, num_heads: int) -> Array:
@@ -297,8 +301,8 @@ def _log_relations(vectors: Array, visible: Array, num_heads: int) -> Array:
     return jax.nn.log_softmax(jnp.where(visible[:, None], scaled, MASKED), axis=-1)
 
 
-def _kl(log_p: Array, log_q: Array) -> Array:
-    """Σ p (log p - log q) over the last axis."""
+def divergence(log_p: Array, log_q: Array) -> Array:
+    """KL: Σ p (log p - log q) over the last axis, `[..., n]` → `[...]`."""
     return jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +52,7 @@ from m6rec_jax.training.options import (
 )
 from m6rec_jax.training.resumption import resumed_state
 from m6rec_jax.training.rounded_weights import RoundedWeightsLoss
+from m6rec_jax.training.sentences import add_sentences, with_sentence_encoder
 from m6rec_jax.training.step_loop import EARLY_STOPPING, StepLoop
 from m6rec_jax.training.task_data import (
     check_labels,
@@ -59,6 +60,7 @@ from m6rec_jax.training.task_data import (
     check_vocabulary_rows,
     jobs_of,
     save_inference_assets,
+    text_vocabulary,
     training_batches,
     validation_batches,
     vocabulary_of,
@@ -186,6 +188,11 @@ def train(
         fixed: dict[str, Any] = {}
         if step.distillation is not None:
             loss, fixed, run = with_teacher(step.loss, step.distillation, run, mesh, rules)
+        extended: Callable[[Batch], Batch] = lambda batch: batch  # noqa: E731
+        if step.sentences is not None:
+            loss, encoder, run = with_sentence_encoder(loss, step.sentences, run, mesh)
+            fixed |= encoder
+            extended = add_sentences(step.sentences, text_vocabulary(name))
         if step.weight_bits is not None:
             loss = RoundedWeightsLoss(loss, step.weight_bits)
         best = BestMetric(validation.best_metric, validation.best_mode, validation.patience)
@@ -232,13 +239,16 @@ def train(
             mesh,
             rules,
             loss,
-            lambda: validation_batches(
-                name,
-                lengths,
-                data.batch_size // step.accumulation_steps,
-                validation.batches,
-                mesh,
-                sample=0 if plan is None else plan.rows,
+            lambda: map(
+                extended,
+                validation_batches(
+                    name,
+                    lengths,
+                    data.batch_size // step.accumulation_steps,
+                    validation.batches,
+                    mesh,
+                    sample=0 if plan is None else plan.rows,
+                ),
             ),
             validation.evaluate,
             jobs,
@@ -256,7 +266,7 @@ def train(
 
     def place(batch: Batch) -> dict[str, jax.Array]:
         check_labels(batch, model.config.prompts)
-        return _placed(batch, mesh, step.accumulation_steps)
+        return _placed(extended(batch), mesh, step.accumulation_steps)
 
     with (
         store,

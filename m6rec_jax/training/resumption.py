@@ -19,12 +19,18 @@ from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.config_file import changed_settings
 from m6rec_jax.errors import CheckpointError
 from m6rec_jax.objectives.distillation import TEACHER
+from m6rec_jax.objectives.sentences import SENTENCE_ENCODER
 from m6rec_jax.sharding import replicated
 from m6rec_jax.training.data_state import ResumableBatches, position_from_item, resume
 from m6rec_jax.training.early_stopping import BestMetric
 from m6rec_jax.training.train_state import TrainState
 
 logger = logging.getLogger(__name__)
+# Entries of a manifest, and the settings they are of.
+_TEACHERS = {
+    TEACHER: "Distillation.teacher",
+    SENTENCE_ENCODER: "SentenceDistillation.encoder",
+}
 
 
 def resumed_state(
@@ -54,12 +60,14 @@ def resumed_state(
             f"{store.folder} was started with train.trainable = {manifest.trainable!r}, now it is "
             f"{run.trainable!r}. Start a new MODEL_DIR, with INITIAL_CHECKPOINT_PATH = this one"
         )
-    if (teacher := manifest.extra.get(TEACHER)) != run.extra.get(TEACHER):
-        raise CheckpointError(
-            f"{store.folder} learns from {_teacher(teacher)}, now there is "
-            f"{_teacher(run.extra.get(TEACHER))}. Give Distillation.teacher as before (a step's "
-            "folder, where that run has gone on since), or start a new MODEL_DIR"
-        )
+    for kind, setting in _TEACHERS.items():
+        before, now = (_teacher(extra.get(kind)) for extra in (manifest.extra, run.extra))
+        if before != now:
+            raise CheckpointError(
+                f"{store.folder} learns from {before}, now there is {now}. Give {setting} as "
+                "before (a step's folder, where that run has gone on since), or start a new "
+                "MODEL_DIR"
+            )
     restored = store.restore(
         {
             "params": abstract.params,

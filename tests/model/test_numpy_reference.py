@@ -305,3 +305,21 @@ def test_tied_logits(config: ModelConfig, make_variables: Any, embedding_rank: i
     actual = M6Rec(config).apply(variables, hidden, method=M6Rec.token_logits)
     table = token_table(variables["params"])
     close(actual, hidden @ table.T / math.sqrt(config.embed_dim))
+
+
+def test_rounded_products_of_tied_logits_have_gradients(
+    config: ModelConfig, make_variables: Any
+) -> None:
+    """XLA's CPU backend has no bfloat16 product with a transposed matrix."""
+    config = config.replace(logits_via_embedding=True, embedding_rank=4)
+    variables = make_variables(config)
+    hidden = np.random.default_rng(0).normal(size=(4, 8, config.embed_dim)).astype(np.float32)
+
+    def gradient(config: ModelConfig) -> Any:
+        model = M6Rec(config)
+        squares = lambda v, x: (model.apply(v, x, method=model.token_logits) ** 2).mean()  # noqa: E731
+        return jax.jit(jax.grad(squares, (0, 1)))(variables, hidden)
+
+    exact, rounded = gradient(config), gradient(config.replace(matmul_dtype="bfloat16"))
+    for wanted, found in zip(jax.tree.leaves(exact), jax.tree.leaves(rounded), strict=True):
+        np.testing.assert_allclose(found, wanted, atol=0.05 * np.abs(wanted).max())
