@@ -31,6 +31,7 @@ from jax import export as jax_export
 from m6rec_jax.checkpoints.trees import flatten, nested
 from m6rec_jax.engine.constraints import any_text
 from m6rec_jax.engine.loaded_model import LoadedModel
+from m6rec_jax.engine.packed_file import float_variables
 from m6rec_jax.engine.retrieval import item_embeddings
 from m6rec_jax.engine.scoring import (
     chosen_classes,
@@ -208,7 +209,8 @@ def _signatures(
     kinds = {own.kind for own in model.settings.tasks.values()}
     config = model.model.config.replace(matmul_dtype=None, dtype="float32")
     bare = M6Rec(config)
-    variables = jax.tree.map(np.asarray, dict(model.variables))
+    # Of a packed file's bytes, the quantizer finds the same ones again.
+    variables = jax.tree.map(np.asarray, float_variables(model.variables))
     lookup = None if precision == "float32" else _packed_lookup(variables)
 
     def apply(*args: Any, given: Any = variables, **options: Any) -> Any:
@@ -353,7 +355,7 @@ def _packed_lookup(variables: Mapping[str, Any]) -> Callable[..., Any]:
     packed = np.rint(table / scales[:, None]).astype(np.int8)
 
     def lookup(method: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
-        if isinstance(context.module, TokenEmbedding) and context.method_name == "__call__":
+        if isinstance(context.module, TokenEmbedding) and context.method_name == "rows":
             rows = jnp.take(jnp.asarray(packed), args[0], axis=0).astype(_FLOAT)
             return rows * jnp.take(jnp.asarray(scales, _FLOAT), args[0])[..., None]
         return method(*args, **kwargs)

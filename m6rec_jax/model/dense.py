@@ -19,6 +19,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
+from m6rec_jax.model.quantization import scale_of
+
 Array = jax.Array
 
 # By their names in a config. 'gelu' is the tanh approximation of T5 1.1.
@@ -49,7 +51,7 @@ def dot(
     """x `[batch dims, ..., in dims]` times kernel `[batch dims, in dims, out dims]`.
 
     Args:
-      x, kernel: of any float type; gradients come back in their types.
+      x, kernel: of any float type; gradients come back in their types. A kernel may be of int8.
       operand_dtype: type to which operands are rounded, in the backward pass too.
       out_dtype: type of the result, rounded once from the float32 sum.
       num_contracted: how many in dims there are.
@@ -234,10 +236,13 @@ class Projection(nn.Module):
             site.in_shape + site.out_shape,
             jnp.float32,
         )
-        return dot(
+        scale = scale_of(self, "kernel")
+        out_dtype = self.out_dtype or self.config.dtype
+        out = dot(
             x,
             kernel,
             operand_dtype=self.config.operand_dtype,
-            out_dtype=self.out_dtype or self.config.dtype,
+            out_dtype=out_dtype if scale is None else "float32",
             num_contracted=len(site.in_shape),
         )
+        return out if scale is None else (out * scale.reshape(site.out_shape)).astype(out_dtype)
