@@ -15,13 +15,19 @@ from m6rec_jax.engine.loaded_model import LoadedModel
 from m6rec_jax.engine.model_folder import save_assets
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.export import held_out, stablehlo
+from m6rec_jax.export.device_programs import CLIENT
 from m6rec_jax.export.folder import verify
 from m6rec_jax.export.held_out import Answered, Catalogue
 from m6rec_jax.export.recording import Recorder
 from m6rec_jax.model import M6Rec
 
-FORMATS = ("stablehlo", "saved_model", "litert", "web")
-_ON_DEVICES = ("litert", "web")
+FORMATS = ("stablehlo", "saved_model", "litert", "web", "onnx")
+# Which have no bfloat16, and the package that each needs and the extra that brings it.
+_ON_DEVICES = {
+    "litert": ("ai_edge_quantizer", "litert"),
+    "web": ("ai_edge_quantizer", "litert"),
+    "onnx": ("jax2onnx", "onnx"),
+}
 
 
 def export(
@@ -65,8 +71,12 @@ def export(
       DataError: something is in `output`, the tasks' data are not on this machine, or the export
         is not equal to the model, and is not written.
     """
-    if format_ in _ON_DEVICES and importlib.util.find_spec("ai_edge_quantizer") is None:
-        raise ConfigError(f"--format {format_} needs a quantizer: pip install 'm6rec_jax[litert]'")
+    if format_ in _ON_DEVICES:
+        package, extra = _ON_DEVICES[format_]
+        if importlib.util.find_spec(package) is None:
+            raise ConfigError(
+                f"--format {format_} needs the package {package}: pip install 'm6rec_jax[{extra}]'"
+            )
     if format_ == "web":
         if index is None:
             raise ConfigError("--format web needs --index: the page shows its items")
@@ -91,7 +101,6 @@ def export(
     catalogue = None if index is None else held_out.open_catalogue(model, index)
     asked = copy.copy(model)
     if format_ in _ON_DEVICES:
-        # Which have no bfloat16.
         config = model.model.config.replace(dtype="float32", matmul_dtype=None)
         asked.model = M6Rec(config)
     recorder, answered = Recorder(), list[Answered]()
@@ -133,7 +142,12 @@ def write_export(
         from m6rec_jax.export import litert
 
         litert.write_litert(unfinished, model, answered, precision, catalogue)
-        results = verify(unfinished, litert.CLIENT)
+        results = verify(unfinished, CLIENT)
+    elif format_ == "onnx":
+        from m6rec_jax.export import onnx_programs
+
+        onnx_programs.write_onnx(unfinished, model, answered, catalogue)
+        results = verify(unfinished, CLIENT)
     elif format_ == "web":
         from m6rec_jax.export import web_page
 

@@ -1,4 +1,4 @@
-"""What `m6rec edge bench` measures of a LiteRT export: held-out requests, in this process."""
+"""What `m6rec edge bench` measures of an export for devices: held-out requests, in this process."""
 
 from __future__ import annotations
 
@@ -12,8 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from m6rec_jax.errors import CheckpointError
+from m6rec_jax.export.device_client import (
+    CATALOGUE,
+    HELD_OUT,
+    VOCABULARY,
+    EdgeModel,
+    ExportError,
+    read_manifest,
+)
 from m6rec_jax.export.edge_bench import milliseconds
-from m6rec_jax.export.litert_client import HELD_OUT, MODEL, EdgeModel, ExportError, read_manifest
 
 
 def sizes(folder: Path) -> dict[str, Any]:
@@ -22,12 +29,12 @@ def sizes(folder: Path) -> dict[str, Any]:
         manifest = read_manifest(folder)
     except ExportError as error:
         raise CheckpointError(str(error)) from error
-    shipped = [MODEL, "vocabulary.model", "catalogue.npz"]
-    found = {name: (folder / name).stat().st_size for name in shipped if (folder / name).is_file()}
+    others = (folder / name for name in (VOCABULARY, CATALOGUE))
+    size = manifest["bytes"]
     return {
         "precision": manifest["precision"],
-        "bytes": found[MODEL],
-        "shipped_bytes": sum(found.values()),
+        "bytes": size,
+        "shipped_bytes": size + sum(path.stat().st_size for path in others if path.is_file()),
     }
 
 

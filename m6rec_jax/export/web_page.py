@@ -20,6 +20,8 @@ from m6rec_jax.data.sources import default_cache_dir
 from m6rec_jax.engine.loaded_model import LoadedModel
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.export import litert
+from m6rec_jax.export.device_client import HELD_OUT, VOCABULARY
+from m6rec_jax.export.device_programs import packed, write_programs
 from m6rec_jax.export.folder import write_manifest
 from m6rec_jax.export.held_out import Answered, Catalogue
 from m6rec_jax.io.hashing import file_sha256
@@ -101,17 +103,19 @@ def write_web(
         if task["kind"] == "scoring"
         for text in shown["columns"][task["candidates"]]
     ]
-    fields = litert.write_programs(
-        folder, model, answered, precision, _CANDIDATES, texts, without=("item",)
+    fields = write_programs(
+        *(folder, model, answered, precision, litert.convert, _CANDIDATES),
+        usual=texts,
+        without=["item"],
     )
     (folder / "catalogue.json").write_text(json.dumps(shown, ensure_ascii=False), "utf-8")
-    vectors, scales = litert.packed(catalogue)
+    vectors, scales = packed(catalogue)
     (folder / "vectors.bin").write_bytes(scales.astype("<f4").tobytes() + vectors.tobytes())
     for path in (Path(__file__).parent / "web").iterdir():
         shutil.copy(path, folder)
     _copy_runtime(runtime, folder / "runtime")
     builds = (f"runtime/{build}.wasm" for build in _BUILDS)
-    for name in (litert.VOCABULARY, "catalogue.json", *builds):
+    for name in (VOCABULARY, "catalogue.json", *builds):
         _pack(folder / name)
     _write_service_worker(folder)
     write_manifest(
@@ -288,7 +292,7 @@ def _write_service_worker(folder: Path) -> None:
 
 def _page_files(folder: Path) -> list[str]:
     """What every browser loads; the manifest is still to be written."""
-    without = {"sw.js", CHECK, litert.HELD_OUT}
+    without = {"sw.js", CHECK, HELD_OUT}
     found = [path.name for path in folder.iterdir() if path.is_file() and path.name not in without]
     return sorted([*found, "export.json", "runtime/index.js", "runtime/wasm_utils.js"])
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from m6rec_jax.engine.model_folder import load_model
 from m6rec_jax.errors import DataError
 from m6rec_jax.export import command, held_out
-from m6rec_jax.export.litert_client import EdgeModel, ExportError, source_row
+from m6rec_jax.export.device_client import EdgeModel, ExportError, source_row
 from m6rec_jax.export.recording import Recorder
 from m6rec_jax.text import layout
 from tests.export import asked

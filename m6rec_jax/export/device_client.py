@@ -1,4 +1,4 @@
-"""Runs a LiteRT export; needs ai-edge-litert, numpy and sentencepiece alone.
+"""Runs an export for devices; needs numpy, sentencepiece, and ai-edge-litert or onnxruntime.
 
     model = EdgeModel("exported/phone")
     model.score(["24 years old", "liked Fargo (1996)"], ["Heat (1995)", "Alien (1979)"])
@@ -21,13 +21,12 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import sentencepiece
-from ai_edge_litert.interpreter import Interpreter
 
-FORMAT = "m6rec-litert-1"
+LITERT_FORMAT, ONNX_FORMAT = "m6rec-litert-1", "m6rec-onnx-1"
 MANIFEST, MODEL, VOCABULARY = "export.json", "model.tflite", "vocabulary.model"
 CATALOGUE, HELD_OUT = "catalogue.npz", "held_out.json"
 EOS_ID = 1
@@ -45,12 +44,68 @@ class Recommended(NamedTuple):
     score: float
 
 
+class Program(Protocol):
+    """One of an export's functions."""
+
+    # Shape and type of each array that it takes.
+    inputs: dict[str, tuple[Any, Any]]
+
+    def __call__(self, **inputs: np.ndarray) -> dict[str, np.ndarray]:
+        """Results by name."""
+
+
+class LiteRTProgram:
+    """Of a file of several."""
+
+    def __init__(self, interpreter: Any, name: str) -> None:
+        self._run = interpreter.get_signature_runner(name)
+        details = self._run.get_input_details().items()
+        self.inputs = {name: (detail["shape"], detail["dtype"]) for name, detail in details}
+
+    def __call__(self, **inputs: np.ndarray) -> dict[str, np.ndarray]:
+        found: dict[str, np.ndarray] = self._run(**inputs)
+        return found
+
+
+class OnnxProgram:
+    """A file of its own."""
+
+    def __init__(self, session: Any) -> None:
+        types = {"tensor(int32)": np.int32, "tensor(float)": np.float32}
+        self._session = session
+        self._outputs = [one.name for one in session.get_outputs()]
+        self.inputs = {one.name: (one.shape, types[one.type]) for one in session.get_inputs()}
+
+    def __call__(self, **inputs: np.ndarray) -> dict[str, np.ndarray]:
+        return dict(zip(self._outputs, self._session.run(None, inputs), strict=True))
+
+
+def open_programs(folder: Path, format_: str, num_threads: int) -> dict[str, Program]:
+    """Those of an export, by name. Either format's package is imported where it is needed."""
+    if format_ == ONNX_FORMAT:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = num_threads
+        options.log_severity_level = 3  # errors
+        return {
+            path.stem: OnnxProgram(onnxruntime.InferenceSession(path, options))
+            for path in sorted(folder.glob("*.onnx"))
+        }
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(str(folder / MODEL), num_threads=num_threads)
+    interpreter.allocate_tensors()
+    names = interpreter.get_signature_list()
+    return {name: LiteRTProgram(interpreter, name) for name in names}
+
+
 class EdgeModel:
     """An export that was opened.
 
     Args:
-      folder: of `m6rec export --format litert`.
-      num_threads: of the interpreter.
+      folder: of `m6rec export --format litert` or `onnx`.
+      num_threads: of a program.
 
     Raises:
       ExportError: there is none, or a file is missing or changed; names it.
@@ -67,12 +122,7 @@ class EdgeModel:
             path = self.folder / name
             if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != checksum:
                 raise ExportError(f"{path} is missing or damaged; export the model anew")
-        self._interpreter = Interpreter(str(self.folder / MODEL), num_threads=num_threads)
-        self._interpreter.allocate_tensors()
-        self._runners = {
-            name: self._interpreter.get_signature_runner(name)
-            for name in self._interpreter.get_signature_list()
-        }
+        self._programs = open_programs(self.folder, self.manifest["format"], num_threads)
         self._pieces = sentencepiece.SentencePieceProcessor(str(self.folder / VOCABULARY))
         self.num_steps = 0
         self._encoded: tuple[Any, dict[str, np.ndarray]] = (None, {})
@@ -198,16 +248,14 @@ class EdgeModel:
         raise ExportError(f"no task {name!r} for {kind}: {', '.join(fitting) or 'none'}")
 
     def _run(self, signature: str, **inputs: Any) -> dict[str, np.ndarray]:
-        runner = self._runners[signature]
+        program = self._programs[signature]
         # What a program does not read, it does not take; an empty cache is zeros.
-        taken = {
-            name: np.asarray(inputs[name], detail["dtype"])
-            if name in inputs
-            else np.zeros(detail["shape"], detail["dtype"])
-            for name, detail in runner.get_input_details().items()
-        }
-        found: dict[str, np.ndarray] = runner(**taken)
-        return found
+        return program(
+            **{
+                name: np.asarray(inputs[name], dtype) if name in inputs else np.zeros(shape, dtype)
+                for name, (shape, dtype) in program.inputs.items()
+            }
+        )
 
 
 def source_row(
@@ -243,15 +291,16 @@ def text_row(
 
 
 def read_manifest(folder: str | Path) -> dict[str, Any]:
-    """What `export.json` holds; raises ExportError where there is none of this format."""
+    """What `export.json` holds; raises ExportError where there is none of these formats."""
     path = Path(folder) / MANIFEST
     try:
         manifest = json.loads(path.read_text("utf-8"))
         found = manifest["format"]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ExportError(f"{folder} is no export of a model: {path}: {error}") from error
-    if found != FORMAT:
-        raise ExportError(f"{path} is of format {found!r}; this reads {FORMAT!r}")
+    if found not in (LITERT_FORMAT, ONNX_FORMAT):
+        known = f"{LITERT_FORMAT!r} and {ONNX_FORMAT!r}"
+        raise ExportError(f"{path} is of format {found!r}; this reads {known}")
     return dict(manifest)
 
 
