@@ -347,7 +347,11 @@ def _biases_at_run_time(variables: Mapping[str, Any], task: Array) -> Any:
 
 
 def _packed_lookup(variables: Mapping[str, Any]) -> Callable[..., Any]:
-    """A method of `TokenEmbedding` that picks rows of bytes and then widens them."""
+    """Methods of `TokenEmbedding`: one picks rows of bytes and then widens them.
+
+    The other is the tied head, of rows too: the quantizer's bytes of it are then the same ones, and
+    the file has them once, see `_shared`.
+    """
     table = variables["params"]["token_embedder"]["embedding"]
     scales = np.maximum(np.abs(table).max(axis=1), 1e-30) / 127
     packed = np.rint(table / scales[:, None]).astype(np.int8)
@@ -356,6 +360,9 @@ def _packed_lookup(variables: Mapping[str, Any]) -> Callable[..., Any]:
         if isinstance(context.module, TokenEmbedding) and context.method_name == "__call__":
             rows = jnp.take(jnp.asarray(packed), args[0], axis=0).astype(_FLOAT)
             return rows * jnp.take(jnp.asarray(scales, _FLOAT), args[0])[..., None]
+        if isinstance(context.module, TokenEmbedding) and context.method_name == "logits":
+            # The likeliest one needs no scale, with which the table would have other bytes.
+            return jnp.einsum("...d,vd->...v", args[0], table)
         return method(*args, **kwargs)
 
     return lookup
@@ -403,7 +410,37 @@ def _quantized(data: bytes) -> bytes:
         # It reports on standard output.
         with contextlib.redirect_stdout(io.StringIO()):
             made = quantizer.Quantizer(str(path), recipe.dynamic_wi8_afp32()).quantize()
-    return bytes(made.quantized_model)
+    return _shared(bytes(made.quantized_model))
+
+
+def _shared(data: bytes) -> bytes:
+    """The file with equal weights once: the quantizer puts all of them, aligned, at its end."""
+    # Of the extra `litert`.
+    from ai_edge_litert import schema_py_generated as schema
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    model = schema.Model.GetRootAs(data, 0)
+    buffers = [model.Buffers(number) for number in range(model.BuffersLength())]
+    placed = {
+        number: data[own.Offset() : own.Offset() + own.Size()]
+        for number, own in enumerate(buffers)
+        if own.Size() > 1
+    }
+    if not placed:
+        return data
+    found = bytearray(data[: min(buffers[number].Offset() for number in placed)])
+    offsets: dict[bytes, int] = {}
+    for content in placed.values():
+        if content not in offsets:
+            found += bytes(-len(found) % 16)
+            offsets[content] = len(found)
+            found += content
+    model = schema.Model.GetRootAs(found, 0)
+    for number, content in placed.items():
+        flatbuffer_utils.update_packed_buffer(
+            model.Buffers(number), offset=offsets[content], size=len(content)
+        )
+    return bytes(found)
 
 
 def _tasks(model: LoadedModel, lengths: Lengths) -> dict[str, Any]:
