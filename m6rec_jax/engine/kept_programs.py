@@ -95,7 +95,7 @@ class Kept:
                 jax.monitoring.record_event(LOADED_EVENT)
                 return loaded
         with _from_source():
-            made: Callable[..., Any] = self._jitted.lower(*args).compile()
+            made: jax.stages.Compiled = self._jitted.lower(*args).compile()
         # Arrays that were closed over may be arguments of the program, which JAX cannot write then.
         with contextlib.suppress(NotImplementedError):
             program, _, results = serialize_executable.serialize(made)

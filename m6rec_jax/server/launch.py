@@ -112,7 +112,8 @@ class Served:
         )
 
 
-@gin.configurable(denylist=["tokens", "engine"])
+# What the command line says is not gin's to say.
+@gin.configurable(denylist=["model_dir", "bank", "index", "host", "port", "tokens", "engine"])
 def serve(
     model_dir: str | Path,
     *,
