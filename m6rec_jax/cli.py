@@ -293,7 +293,7 @@ def _parser() -> argparse.ArgumentParser:
         "--index",
         type=_local_path,
         metavar="DIR",
-        help="of `m6rec index build`: saved_model, litert and web recommend its items",
+        help="of `m6rec index build`: saved_model, litert, onnx and web recommend its items",
     )
     export.add_argument(
         "--runtime",

@@ -349,7 +349,11 @@ def _biases_at_run_time(variables: Mapping[str, Any], task: Array) -> Any:
 
 
 def _packed_lookup(variables: Mapping[str, Any]) -> Callable[..., Any]:
-    """A method of `TokenEmbedding` that picks rows of bytes and then widens them."""
+    """Methods of `TokenEmbedding`: one picks rows of bytes and then widens them.
+
+    The other is the tied head, of rows too: a quantizer's bytes of it are then the same ones, and a
+    file may have them once.
+    """
     table = variables["params"]["token_embedder"]["embedding"]
     scales = np.maximum(np.abs(table).max(axis=1), 1e-30) / 127
     packed = np.rint(table / scales[:, None]).astype(np.int8)
@@ -358,6 +362,9 @@ def _packed_lookup(variables: Mapping[str, Any]) -> Callable[..., Any]:
         if isinstance(context.module, TokenEmbedding) and context.method_name == "rows":
             rows = jnp.take(jnp.asarray(packed), args[0], axis=0).astype(_FLOAT)
             return rows * jnp.take(jnp.asarray(scales, _FLOAT), args[0])[..., None]
+        if isinstance(context.module, TokenEmbedding) and context.method_name == "logits":
+            # The likeliest one needs no scale, with which the table would have other bytes.
+            return jnp.einsum("...d,vd->...v", args[0], table)
         return method(*args, **kwargs)
 
     return lookup

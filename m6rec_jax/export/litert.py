@@ -82,4 +82,34 @@ def _quantized(data: bytes) -> bytes:
         # It reports on standard output.
         with contextlib.redirect_stdout(io.StringIO()):
             made = quantizer.Quantizer(str(path), recipe.dynamic_wi8_afp32()).quantize()
-    return bytes(made.quantized_model)
+    return _shared(bytes(made.quantized_model))
+
+
+def _shared(data: bytes) -> bytes:
+    """The file with equal weights once: the quantizer puts all of them, aligned, at its end."""
+    # Of the extra `litert`.
+    from ai_edge_litert import schema_py_generated as schema
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    model = schema.Model.GetRootAs(data, 0)
+    buffers = [model.Buffers(number) for number in range(model.BuffersLength())]
+    placed = {
+        number: data[own.Offset() : own.Offset() + own.Size()]
+        for number, own in enumerate(buffers)
+        if own.Size() > 1
+    }
+    if not placed:
+        return data
+    found = bytearray(data[: min(buffers[number].Offset() for number in placed)])
+    offsets: dict[bytes, int] = {}
+    for content in placed.values():
+        if content not in offsets:
+            found += bytes(-len(found) % 16)
+            offsets[content] = len(found)
+            found += content
+    model = schema.Model.GetRootAs(found, 0)
+    for number, content in placed.items():
+        flatbuffer_utils.update_packed_buffer(
+            model.Buffers(number), offset=offsets[content], size=len(content)
+        )
+    return bytes(found)

@@ -210,18 +210,17 @@ function draw(found) {
       const shown = scorers.length ? `${(100 * score).toFixed(0)}%` : score.toFixed(2);
       const bar = make("div", { className: "bar" });
       bar.style.width = `${Math.max(0, Math.min(100, 100 * score))}%`;
+      const text = make("p", { className: "text", "aria-live": "polite", "aria-busy": "false" });
       const head = make("div", {
         className: "head",
         children: [
           make("span", { className: "title", text: title }),
           make("span", { className: "score", text: shown }),
+          ...writers.map((task) => writer(task, item, title, text)),
         ],
       });
       const track = make("div", { className: "track", children: [bar], "aria-hidden": "true" });
-      const text = make("p", { className: "text", "aria-live": "polite", "aria-busy": "false" });
-      const buttons = writers.map((task) => writer(task, item, title, text));
-      const row = make("div", { className: "writers", children: buttons });
-      return make("li", { children: [head, track, ...(buttons.length ? [row, text] : [])] });
+      return make("li", { children: [head, track, text] });
     }),
   );
 }

@@ -38,12 +38,13 @@ const METHODS = {
 
   async write({ history, prefix, task, id }) {
     let last = "";
-    for await (const text of model.write(history, prefix, task)) {
+    for await (last of model.write(history, prefix, task)) {
+      // The last character is perhaps not whole yet.
+      const text = last.replace(/\ufffd+$/u, "");
       postMessage({ id, text });
-      last = text;
       // Lets messages in: the page may not want the rest.
       await new Promise((next) => setTimeout(next));
-      if (cancelled.delete(id)) break;
+      if (cancelled.delete(id)) return text;
     }
     return last;
   },
