@@ -71,7 +71,11 @@ TASKS: dict[str, dict[str, Any]] = {
     "talk_next": {"kind": "item_recommendation"},
 }
 # On the command line of `m6rec serve`, in the folder.
-ARGUMENTS = ("run", "--bank", "bank", "--index", "index", "--gin.PREPARED='data'")
+INDEXES = {"next": "index", "talk_next": "talk_index"}
+ARGUMENTS = (
+    *("run", "--bank", "bank", "--gin.PREPARED='data'"),
+    *(f"--index={task}={name}" for task, name in INDEXES.items()),
+)
 ALL_JOBS = "--gin.serve.jobs=['title_recommendation', 'likelihood']"
 
 
@@ -146,7 +150,8 @@ def write_folder(folder: Path, gin_file: str, *, late_layers_start: int = 0) -> 
     add_prompts(folder / "bank", folder / "run")
     bank, prepared = str(folder / "bank"), str(data)
     run = folder / "run"
-    build_index(folder / "index", run, bank=bank, task="next", prepared=prepared, progress=False)
+    for task, name in INDEXES.items():
+        build_index(folder / name, run, bank=bank, task=task, prepared=prepared, progress=False)
     if late_layers_start:
         build_segments(
             folder / "segments", run, bank=bank, task="ctr", prepared=prepared, progress=False

@@ -71,6 +71,8 @@ class EngineOptions:
     early_exit: bool = True
     programs: Callable[[str, Callable[..., Any]], Callable[..., Any]] | None = None
 
+    not_traced = ("tasks", "task")
+
 
 class Engine:
     """Requests of unlike tasks may share a call, and then share batches.
@@ -87,6 +89,8 @@ class Engine:
     needed_part: str = ""
     # Whether its programs may leave the decoder early.
     may_exit: bool = False
+    # Attributes that no program depends on, see `kept_programs`.
+    not_traced = ("variables", "_tasks", "_traced", "_laid_out", "_programs")
 
     def __init__(
         self, model: M6Rec, variables: Variables, vocabulary: Vocabulary, options: EngineOptions

@@ -161,7 +161,7 @@ def write_index(
     folder = Path(folder)
     if not texts:
         raise DataError("the catalogue is empty: there is nothing to embed")
-    catalogue = _fingerprint_of(texts)
+    catalogue = catalogue_fingerprint(texts)
     with contextlib.suppress(OSError):
         folder.rmdir()  # succeeds where it is empty, which is as good as new
     if folder.exists():
@@ -310,7 +310,8 @@ def _same_index(folder: Path, model: str, catalogue: str, graph: bool) -> IndexM
     raise DataError(f"{folder} is an index {what}; remove it, or name another folder")
 
 
-def _fingerprint_of(texts: Mapping[str, str]) -> str:
+def catalogue_fingerprint(texts: Mapping[str, str]) -> str:
+    """Of items' ids and texts, in their order."""
     digest = hashlib.sha256()
     for id_, text in texts.items():
         digest.update(json.dumps([id_, text]).encode())

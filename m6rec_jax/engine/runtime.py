@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from m6rec_jax.engine.kept_programs import Kept
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.sharding import (
     LogicalRules,
@@ -45,7 +46,7 @@ class Runtime:
         `donate` are the arguments whose memory the results may take.
         """
         if self.mesh is None:
-            return jax.jit(function, donate_argnums=donate)
+            return Kept(function, donate)
         compiled = jax.jit(function, out_shardings=replicated(self.mesh), donate_argnums=donate)
 
         def call(*args: Any) -> Any:

@@ -73,6 +73,9 @@ class SegmentCache:
       ConfigError: late interaction is off, or a pool too small for the longest row.
     """
 
+    # Programs see the states as arguments, see `kept_programs`.
+    not_traced = ("lock", "_source", "_candidates")
+
     def __init__(
         self,
         model: M6Rec,

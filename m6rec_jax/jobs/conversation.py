@@ -84,6 +84,7 @@ class Conversation:
       replies: generator of replies; None: nothing is said.
       titles: generator of titles; None: none are generated.
       retrieval: retriever that embeds dialogues and items; None: nothing is searched.
+      index: the items as the retriever embeds them; None: they are embedded now.
       tasks: which task each of the three is asked for, by its name here; those that are left out
         are asked for their engine's default.
       batch_sizes: numbers of dialogues that are searched for together, ascending.
@@ -104,6 +105,7 @@ class Conversation:
         replies: Generator | None = None,
         titles: Generator | None = None,
         retrieval: Retriever | None = None,
+        index: CatalogueIndex | None = None,
         tasks: Mapping[str, str] | None = None,
         batch_sizes: Sequence[int] = (1,),
         history: Sequence[str] = (),
@@ -132,7 +134,8 @@ class Conversation:
             self._trie = TitleTrie(titles.vocabulary, catalogue.titles, titles.max_tokens)
             self._num_beams = min(num_beams, len(self._trie))
         if retrieval is not None:
-            self._index = retrieval.index(catalogue.texts, self._tasks.get("retrieval"))
+            task = self._tasks.get("retrieval")
+            self._index = index or retrieval.index(catalogue.texts, task)
         self._places: dict[tuple[str, ...], list[int]] = {}
         names: dict[str, list[str]] = {_WORD: [], _PHRASE: []}
         for place, name in enumerate(catalogue.names):

@@ -23,7 +23,9 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from m6rec_jax.data.sources import default_cache_dir
+from m6rec_jax.engine.kept_programs import keep_programs
 from m6rec_jax.errors import ConfigError
+from m6rec_jax.io.buckets import in_bucket
 from m6rec_jax.io.closest import did_you_mean
 from m6rec_jax.server.access import Tokens
 from m6rec_jax.server.app import make_app
@@ -110,7 +112,8 @@ class Served:
         )
 
 
-@gin.configurable(denylist=["tokens", "engine"])
+# What the command line says is not gin's to say.
+@gin.configurable(denylist=["model_dir", "bank", "index", "host", "port", "tokens", "engine"])
 def serve(
     model_dir: str | Path,
     *,
@@ -243,9 +246,10 @@ class _ThisProcess:
 
 def use_compilation_cache() -> None:
     """Keeps compiled programs on disk, also small ones, unless JAX was told where already."""
-    if jax.config.values["jax_compilation_cache_dir"] is None:
-        folder = default_cache_dir() / "programs"
-        jax.config.update("jax_compilation_cache_dir", str(folder))
+    folder = jax.config.values["jax_compilation_cache_dir"] or str(default_cache_dir() / "programs")
+    jax.config.update("jax_compilation_cache_dir", folder)
+    if not in_bucket(folder):
+        keep_programs(Path(folder) / "without_tracing")
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 

@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metr
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from m6rec_jax.engine.kept_programs import LOADED_EVENT
 from m6rec_jax.engine.segment_cache import SegmentCache
 from m6rec_jax.serving.scheduler import Batch
 
@@ -31,7 +32,7 @@ class _Programs:
 
     Attributes:
       made: compiled, or read from the persistent cache.
-      cached: read from there.
+      cached: read from there, or without being traced (`kept_programs`).
     """
 
     def __init__(self) -> None:
@@ -46,7 +47,9 @@ class _Programs:
             self.made = next(self._made) + 1
 
     def _on_event(self, event: str, **_: str | int) -> None:
-        if event == _CACHED:
+        if event == LOADED_EVENT:
+            self.made = next(self._made) + 1
+        if event in (_CACHED, LOADED_EVENT):
             self.cached = next(self._cached) + 1
 
 

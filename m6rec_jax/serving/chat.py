@@ -18,6 +18,8 @@ import gin
 from m6rec_jax.bank.loading import load_with_bank
 from m6rec_jax.data.prepared import MANIFEST, read_catalogue
 from m6rec_jax.data.sources import default_cache_dir
+from m6rec_jax.engine.catalogue_index import CatalogueIndex
+from m6rec_jax.engine.index_files import catalogue_fingerprint, read_manifest
 from m6rec_jax.engine.loaded_model import LoadedModel
 from m6rec_jax.engine.task_settings import dialogue_part
 from m6rec_jax.errors import ConfigError, DataError
@@ -120,15 +122,32 @@ def open_conversation(
             engines[part] = model.retriever(name, batch_sizes=(1, 32))
         else:
             engines[part] = model.generator(name, batch_sizes=(1,))
+    index = None
+    if parts is not None and "retrieval" in tasks:
+        index = _built_index(parts, tasks["retrieval"], folder)
     turns = [model.settings.tasks[name].max_events for name in tasks.values()]
     return Conversation(
         read_conversation_catalogue(folder, titles),
         **engines,
+        index=index,
         tasks=tasks,
         batch_sizes=(1,) if parts is None else parts.batch_sizes,
         history=[] if user is None else _history(user, folder),
         trained_turns=min((number for number in turns if number is not None), default=None),
     )
+
+
+def _built_index(parts: Parts, task: str, folder: Path) -> CatalogueIndex | None:
+    """What `m6rec index build` made of the catalogue for the task; None: nothing, or of another."""
+    built = parts.indexes().get(task)
+    if built is None or read_manifest(built).model != parts.model.fingerprint(task):
+        return None
+    stored, catalogue = parts.index(task), read_catalogue(folder)
+    ids = [item.id for item in catalogue.items]
+    same = stored.manifest.catalogue == catalogue_fingerprint(
+        dict(zip(ids, catalogue.texts, strict=True))
+    )
+    return stored.search if same and isinstance(stored.search, CatalogueIndex) else None
 
 
 def read_conversation_catalogue(folder: Path, titles: str = "") -> ConversationCatalogue:

@@ -1,0 +1,200 @@
+"""Compiled programs on disk, found again without tracing them.
+
+JAX's own cache is asked with the program itself, which Python must first trace and lower: of the
+start of a server these are two thirds. Here a program is asked for by what it is made from: the
+sources of this package, versions, settings, the device, the shapes of its arguments, and whatever
+its function holds. Something too much in there costs a compilation; something too little would run
+a wrong program. So everything that a function can reach counts, but for what classes list in
+`not_traced`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import logging
+import os
+import pickle
+import platform
+import threading
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import gin
+import jax
+import numpy as np
+from jax.experimental import serialize_executable
+from jax.experimental.compilation_cache import compilation_cache
+
+import m6rec_jax
+from m6rec_jax.io.atomic import write_atomically
+from m6rec_jax.io.hashing import hash_files, sha256
+
+# Recorded when a program is read, as JAX does for its own cache.
+LOADED_EVENT = "/m6rec/programs/loaded"
+_SCALARS = (str, bytes, int, float, complex, bool, type(None), np.dtype, np.generic)
+_lock = threading.Lock()
+log = logging.getLogger(__name__)
+_folder: Path | None = None
+
+
+def keep_programs(folder: Path | None) -> None:
+    """Keeps what `Kept` compiles from now on in a folder; None: nothing is kept."""
+    global _folder
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+    _folder = folder
+
+
+class Kept:
+    """`jax.jit(function)` on the default device, read from the folder where it is there.
+
+    Its first argument must have the same shapes in every call.
+
+    Args:
+      function: of arrays.
+      donate: the arguments whose memory the results may take.
+    """
+
+    not_traced = ("_jitted", "_compiled")
+
+    def __init__(self, function: Callable[..., Any], donate: int | Sequence[int] = ()) -> None:
+        self._function, self._donate = function, donate
+        self._jitted = jax.jit(function, donate_argnums=donate)
+        self._compiled: dict[Any, Callable[..., Any]] = {}
+
+    def __call__(self, *args: Any) -> Any:
+        if _folder is None:
+            return self._jitted(*args)
+        leaves, tree = jax.tree.flatten(args[1:])
+        shapes = tree, tuple(map(jax.typeof, leaves))
+        if shapes not in self._compiled:
+            self._compiled[shapes] = self._read_or_compile(_folder, args)
+        return self._compiled[shapes](*args)
+
+    def _read_or_compile(self, folder: Path, args: Sequence[Any]) -> Callable[..., Any]:
+        leaves, tree = jax.tree.flatten((tuple(args), {}))
+        key = sha256(
+            f"{_environment()}\n{gin.config_str()}\n{self._donate}\n{tree}\n"
+            f"{[str(jax.typeof(leaf)) for leaf in leaves]}\n{made_of(self._function)}"
+        )
+        path = folder / key
+        if path.exists():
+            try:
+                program, results = pickle.loads(path.read_bytes())
+                loaded: Callable[..., Any] = serialize_executable.deserialize_and_load(
+                    program, tree, jax.tree.structure(results)
+                )
+            except Exception as error:  # whatever a damaged file may raise
+                log.warning("%s cannot be read and is made again: %s", path, error)
+            else:
+                jax.monitoring.record_event(LOADED_EVENT)
+                return loaded
+        with _from_source():
+            made: jax.stages.Compiled = self._jitted.lower(*args).compile()
+        # Arrays that were closed over may be arguments of the program, which JAX cannot write then.
+        with contextlib.suppress(NotImplementedError):
+            program, _, results = serialize_executable.serialize(made)
+            # Structures of custom nodes cannot be pickled, such nodes can.
+            numbered = jax.tree.unflatten(results, range(results.num_leaves))
+            write_atomically(path, pickle.dumps((program, numbered)))
+        return made
+
+
+@contextlib.contextmanager
+def _from_source() -> Iterator[None]:
+    """Without JAX's own cache: what was read from it cannot be written again (jaxlib 0.10.2)."""
+    with _lock:
+        used = jax.config.values["jax_enable_compilation_cache"]
+        jax.config.update("jax_enable_compilation_cache", False)
+        compilation_cache.reset_cache()
+        try:
+            yield
+        finally:
+            jax.config.update("jax_enable_compilation_cache", used)
+            compilation_cache.reset_cache()
+
+
+@functools.cache
+def _environment() -> str:
+    """All that a program depends on, but what it is asked for with."""
+    sources = Path(m6rec_jax.__file__).parent
+    settings = {k: v for k, v in jax.config.values.items() if "cache" not in k}
+    flags = {k: v for k, v in os.environ.items() if k in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")}
+    device = jax.devices()[0]
+    cpu = platform.processor()
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next((line for line in lines if line.startswith(("flags", "Features"))), cpu)
+    return "\n".join(
+        map(
+            str,
+            (
+                hash_files(sorted(sources.rglob("*.py"))).hexdigest(),
+                *(jax.__version__, np.__version__, platform.python_version()),
+                *(sorted(settings.items()), sorted(flags.items()), os.cpu_count(), cpu),
+                *(device.client.platform_version, device.device_kind, device.id),
+            ),
+        )
+    )
+
+
+def made_of(function: Callable[..., Any]) -> str:
+    """A hash of a function and of all values that it can reach."""
+    digest, seen = hashlib.sha256(), dict[int, int]()
+    held = list[Any]()  # so that no id is given twice
+
+    def visit(value: Any) -> None:
+        if isinstance(value, _SCALARS):
+            token(value)
+        elif hasattr(value, "shape") and hasattr(value, "dtype"):
+            # Closed over, it may have become a constant of the program.
+            token(value.shape, value.dtype, sha256(np.asarray(value).tobytes()))
+        elif id(value) in seen:
+            token(seen[id(value)])
+        else:
+            seen[id(value)] = len(seen)
+            held.append(value)
+            token(type(value).__qualname__)
+            for part in parts(value):
+                visit(part)
+            token("end")
+
+    def token(*values: Any) -> None:
+        digest.update(f"{values!r}\n".encode())
+
+    visit(function)
+    return digest.hexdigest()
+
+
+def parts(value: Any) -> Sequence[Any]:
+    """What a value consists of."""
+    if isinstance(value, type | types.ModuleType):
+        return (value.__module__ if isinstance(value, type) else "", value.__name__)
+    if isinstance(value, types.FunctionType):
+        cells = [cell.cell_contents for cell in value.__closure__ or ()]
+        code = value.__code__
+        where = (value.__module__, value.__qualname__, code.co_firstlineno)
+        return (*where, value.__defaults__, value.__kwdefaults__, *cells)
+    if isinstance(value, types.MethodType):
+        return (value.__func__, value.__self__)
+    if isinstance(value, functools.partial):
+        return (value.func, value.args, value.keywords)
+    if isinstance(value, Mapping):
+        return [part for item in value.items() for part in item]
+    if isinstance(value, set | frozenset):
+        return sorted(value, key=repr)
+    if isinstance(value, list | tuple):
+        return value
+    if hasattr(value, "fingerprint"):
+        return (value.fingerprint,)
+    if dataclasses.is_dataclass(value):
+        names = [field.name for field in dataclasses.fields(value)]
+    else:
+        names = list(getattr(value, "__dict__", {}))
+    skipped = getattr(type(value), "not_traced", ())
+    return [part for name in names if name not in skipped for part in (name, getattr(value, name))]
