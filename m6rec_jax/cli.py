@@ -277,7 +277,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     export.add_argument("run_folder", type=_local_path, metavar="RUN", help="MODEL_DIR of a run")
     export.add_argument(
-        "--format", choices=["stablehlo", "saved_model", "litert", "web", "onnx"], default="stablehlo"
+        "--format",
+        choices=["stablehlo", "saved_model", "litert", "web", "onnx"],
+        default="stablehlo",
     )
     export.add_argument(
         "--precision",

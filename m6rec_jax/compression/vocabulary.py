@@ -8,6 +8,7 @@ its occurrences count for the pieces that it is cut into.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -104,11 +105,8 @@ def compress_vocabulary(
         save_assets(folder, new, read_settings(run), read_dataset_specs(run))
         file.unlink()
         written = output.absolute() / ASSETS_FOLDER / VOCABULARY_FILE
-        (folder / CONFIG_FILE).write_text(
-            (run / CONFIG_FILE).read_text()
-            + f"\nModelConfig.vocab_size = {size}\nimport m6rec_jax.pipeline.locations\n"
-            + f"vocabulary_file.path = {str(written)!r}\nvocabulary_file.shared = None\n"
-        )
+        config_file = (run / CONFIG_FILE).read_text()
+        (folder / CONFIG_FILE).write_text(_with_settings(config_file, size, written))
     return Vocabulary(output / ASSETS_FOLDER / VOCABULARY_FILE)
 
 
@@ -211,6 +209,17 @@ def _with_pieces(proto: Any, kept: Sequence[int]) -> Any:
     model.pieces.extend(proto.pieces[number] for number in kept)
     model.trainer_spec.vocab_size = len(kept)
     return model
+
+
+def _with_settings(text: str, size: int, vocabulary_file: Path) -> str:
+    """A run's gin settings with another vocabulary, in whatever scope they stand."""
+    names = r"VOCAB_SIZE|ModelConfig\.vocab_size|vocabulary_file\.(?:path|shared)"
+    statement = rf"^(?:\w+/)*(?:{names}) = .*\n(?:[ \t]+.*\n)*"
+    return (
+        re.sub(statement, "", text, flags=re.MULTILINE)
+        + f"\nVOCAB_SIZE = {size}\nModelConfig.vocab_size = %VOCAB_SIZE\n"
+        + f"import m6rec_jax.pipeline.locations\nvocabulary_file.path = {str(vocabulary_file)!r}\n"
+    )
 
 
 def _counts(

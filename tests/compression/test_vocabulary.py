@@ -40,7 +40,10 @@ def smaller(shop_vocabulary: Any, tmp_path_factory: pytest.TempPathFactory) -> t
     folder = tmp_path_factory.mktemp("compress")
     model, variables = make_model(shop_vocabulary, embedding_rank=8)
     served_films.write_model(folder / "run", model, variables, shop_vocabulary)
-    (folder / "run" / CONFIG_FILE).write_text("vocabulary_file.shared = 'shop'\n")
+    settings = (
+        "vocabulary_file.shared = \\\n    'shop'\nMODEL/ModelConfig.vocab_size = 640\nA = 1\n"
+    )
+    (folder / "run" / CONFIG_FILE).write_text(settings)
     ids = np.concatenate([shop_vocabulary.encode_array(text) for text in shop_texts()])
     counts = np.bincount(ids, minlength=shop_vocabulary.num_pieces)
     with pytest.MonkeyPatch.context() as patch:
@@ -50,6 +53,15 @@ def smaller(shop_vocabulary: Any, tmp_path_factory: pytest.TempPathFactory) -> t
             compress_vocabulary(folder / "run", folder / "small", SIZE)
     loaded = load_model(folder / "small")
     assert loaded.vocabulary == made
+    assert (folder / "small" / CONFIG_FILE).read_text().split("\n") == [
+        "A = 1",
+        "",
+        f"VOCAB_SIZE = {SIZE}",
+        "ModelConfig.vocab_size = %VOCAB_SIZE",
+        "import m6rec_jax.pipeline.locations",
+        f"vocabulary_file.path = {made.model_file!r}",
+        "",
+    ]
     return load_model(folder / "run"), loaded, counts
 
 

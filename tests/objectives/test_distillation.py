@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from m6rec_jax.errors import ConfigError
+from m6rec_jax.model.attention_states import watch
 from m6rec_jax.model.config import ModelConfig, PromptConfig
 from m6rec_jax.model.m6rec import M6Rec
 from m6rec_jax.objectives.distillation import TEACHER, Distillation, DistillationLoss
@@ -220,6 +221,19 @@ def test_gradients_reach_the_student_alone(batch: Features) -> None:
         gradient = jax.grad(lambda v, loss=loss: added(loss, v, batch)[0])(variables)
         assert not any(np.any(leaf) for leaf in jax.tree.leaves(gradient.pop(TEACHER))), term
         assert float(jnp.linalg.norm(gradient["params"]["token_embedder"]["embedding"])) > 1e-4
+
+
+def test_watching_changes_nothing(batch: Features) -> None:
+    """Stacks are cut in two at the watched layers, also where every layer's state is wanted."""
+    config = WIDE.replace(exit_losses="rising", late_layers_start=1, decoder_late_start=0)
+    model, variables = M6Rec(config), made(config, batch, 2)
+    expected = model.apply(variables, batch, exits=True)
+    for layers in ((0, 0), (1, 2)):
+        with watch(*layers) as seen:
+            found = model.apply(variables, batch, exits=True)
+        assert found is seen.outputs
+        np.testing.assert_allclose(found.exits, expected.exits, atol=1e-5)
+        assert set(seen.attention) == {"encoder", "decoder"}
 
 
 def test_padding_does_not_count(batch: Features) -> None:
