@@ -10,6 +10,7 @@ import random
 import shutil
 import subprocess
 import threading
+import time
 from base64 import b64decode
 from collections.abc import Iterator
 from pathlib import Path
@@ -379,6 +380,32 @@ def test_the_page_names_a_damaged_file(exported: Path, tmp_path: Path, name: str
         (folder / name).write_bytes(whole)
         tab.run("document.getElementById('again').click()")
         settle(tab, OPENED)
+
+
+@needs_runtime
+@pytest.mark.skipif(chromium.CHROMIUM is None, reason="no Chromium here")
+def test_a_new_export_takes_the_place_of_the_old_one(exported: Path, tmp_path: Path) -> None:
+    """Whole, and without a network, too."""
+    folder = tmp_path / "page"
+    shutil.copytree(exported, folder)
+    installed = """(async () => {
+        const registration = await navigator.serviceWorker.getRegistration();
+        while (!registration.waiting) await new Promise((next) => setTimeout(next, 50));
+    })()"""
+    with chromium.browser(tmp_path / "profile") as tab:
+        with host(folder) as address:
+            visit(tab, address)
+            changes = {"sw.js": ('VERSION = "', 'VERSION = "new'), "index.html": (">m6rec", ">new")}
+            for name, change in changes.items():
+                (folder / name).write_text((folder / name).read_text().replace(*change))
+            visit(tab, address)
+            assert tab.run("document.title") == "m6rec"
+            tab.run(installed)
+            tab.call("Page.navigate", url="about:blank")
+            time.sleep(1)  # until the browser has noticed that the page was closed
+        visit(tab, address)
+        assert "films: 12 items. Works offline" in tab.run("document.body.innerText")
+        assert tab.run("document.title") == "new"
 
 
 def _search(tab: chromium.Browser, words: str) -> None:

@@ -15,11 +15,23 @@ function isolated(response) {
   return new Response(response.body, { status, statusText, headers });
 }
 
-self.addEventListener("install", (event) => {
-  self.skipWaiting();
-  const fetched = FILES.map((name) => new Request(name, { cache: "no-cache" }));
-  event.waitUntil(caches.open(CACHE).then((cache) => cache.addAll(fetched)));
-});
+async function install() {
+  const cache = await caches.open(CACHE);
+  const fetched = (name) => new Request(name, { cache: "no-cache" });
+  await cache.addAll(FILES.map(fetched));
+  // The build that this browser needed of the version before.
+  for (const name of await caches.keys()) {
+    if (!name.startsWith(PREFIX) || name === CACHE) continue;
+    for (const { url } of await (await caches.open(name)).keys()) {
+      if (url.includes("/runtime/litert") && !url.includes("?")) {
+        await cache.add(fetched(url)).catch(() => {});
+      }
+    }
+  }
+}
+
+// A newer version waits until the page is closed: files of two versions do not go together.
+self.addEventListener("install", (event) => event.waitUntil(install()));
 
 self.addEventListener("activate", (event) => {
   const clean = async () => {
@@ -38,7 +50,8 @@ self.addEventListener("fetch", (event) => {
     const cache = await caches.open(CACHE);
     const kept = await cache.match(request, { ignoreSearch: true });
     if (kept) return isolated(kept);
-    const response = await fetch(request);
+    // Not what the browser itself keeps: that may be of another version, or damaged.
+    const response = await fetch(request.url, { cache: "reload" });
     if (response.ok) await cache.put(request, response.clone());
     return isolated(response);
   };
