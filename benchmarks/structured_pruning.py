@@ -1,6 +1,6 @@
 """How much faster models score that `m6rec compress structure` made smaller.
 
-    python -m benchmarks.structured_pruning [--threads 1] [--turns 40]
+    python -m benchmarks.structured_pruning [--model mini] [--threads 1] [--turns 40]
 
 One user with a full history and four candidates, text in, probabilities out, random weights. Rows
 go to `benchmarks/results/structured_pruning.json`.
@@ -23,7 +23,7 @@ from m6rec_jax.engine.engine import EngineOptions
 from m6rec_jax.engine.scoring import Scorer
 from m6rec_jax.model import M6Rec, ModelConfig
 
-GIN_FILES = ("gin_configs/models/mini.gin", "gin_configs/tuning/option_adapter.gin")
+TUNING = "gin_configs/tuning/option_adapter.gin"
 CANDIDATES = 4
 
 
@@ -42,13 +42,14 @@ def configs(full: ModelConfig) -> dict[str, ModelConfig]:
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status."""
     parser = argparse.ArgumentParser(description="Time scoring by smaller models.")
+    parser.add_argument("--model", default="mini", help="a file of gin_configs/models")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--turns", type=int, default=40)
     parser.add_argument("--length", type=int, default=384, help="tokens of the history's row")
     options = parser.parse_args(arguments)
     # XLA has a thread for each core that it finds when it starts.
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.threads])
-    parse_config(GIN_FILES, ["NUM_OPTIONS = 2"])
+    parse_config([f"gin_configs/models/{options.model}.gin", TUNING], ["NUM_OPTIONS = 2"])
     full = macro("MODEL").config
     measured: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -65,7 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
                 print(f"{dtype}, {name}: {metrics}")
                 measured += metric_rows(
                     metrics,
-                    model=f"mini, {name}",
+                    model=f"{options.model}, {name}",
                     dataset="random histories",
                     split=f"{options.length} tokens, {options.threads} threads, {dtype}",
                     seed=None,
