@@ -36,7 +36,7 @@ from m6rec_jax.export import device_client
 from m6rec_jax.export.device_client import CATALOGUE, HELD_OUT, VOCABULARY
 from m6rec_jax.export.folder import write_manifest
 from m6rec_jax.export.held_out import Answered, Catalogue
-from m6rec_jax.model import Encoded, M6Rec
+from m6rec_jax.model import Encoded, M6Rec, ModelConfig
 from m6rec_jax.model.config import TASK_SIZES
 from m6rec_jax.model.embedding import TokenEmbedding
 from m6rec_jax.model.prompts import COLLECTION, SIZES_COLLECTION, task_axis
@@ -211,6 +211,9 @@ def _signatures(
     bare = M6Rec(config)
     # Of a packed file's bytes, the quantizer finds the same ones again.
     variables = jax.tree.map(np.asarray, float_variables(model.variables))
+    if precision == "int8" and config.share_layers:
+        config = config.replace(share_layers=False)
+        bare, variables = M6Rec(config), _unshared(variables, config)
     lookup = None if precision == "float32" else _packed_lookup(variables)
 
     def apply(*args: Any, given: Any = variables, **options: Any) -> Any:
@@ -348,11 +351,30 @@ def _biases_at_run_time(variables: Mapping[str, Any], task: Array) -> Any:
     return jax.tree_util.tree_map_with_path(depends, dict(variables))
 
 
+# The quantizer fails where several products read one constant, so equal ones are made to differ:
+# by less than their bytes do.
+_APART = 2.0**-18
+
+
+def _unshared(variables: Mapping[str, Any], config: ModelConfig) -> dict[str, Any]:
+    """Variables of a model whose layers share theirs, as of one whose layers do not."""
+    params = dict(variables["params"])
+    depths = {"encoder": config.num_encoder_layers, "decoder": config.num_decoder_layers}
+    for tower, depth in depths.items():
+        factors = (1 + _APART * np.arange(depth)).astype(np.float32)
+        layers = jax.tree.map(
+            lambda leaf, factors=factors: leaf * factors.reshape(-1, *[1] * (leaf.ndim - 1)),
+            params[tower]["layers"],
+        )
+        params[tower] = {**params[tower], "layers": layers}
+    return {**variables, "params": params}
+
+
 def _packed_lookup(variables: Mapping[str, Any]) -> Callable[..., Any]:
     """Methods of `TokenEmbedding`: one picks rows of bytes and then widens them.
 
-    The other is the tied head, of rows too: a quantizer's bytes of it are then the same ones, and a
-    file may have them once.
+    The others are the tied head, of rows too: a quantizer's bytes of it are then the same ones, and
+    a file may have them once.
     """
     table = variables["params"]["token_embedder"]["embedding"]
     scales = np.maximum(np.abs(table).max(axis=1), 1e-30) / 127
@@ -362,6 +384,9 @@ def _packed_lookup(variables: Mapping[str, Any]) -> Callable[..., Any]:
         if isinstance(context.module, TokenEmbedding) and context.method_name == "rows":
             rows = jnp.take(jnp.asarray(packed), args[0], axis=0).astype(_FLOAT)
             return rows * jnp.take(jnp.asarray(scales, _FLOAT), args[0])[..., None]
+        if isinstance(context.module, TokenEmbedding) and context.method_name == "to_rank":
+            matrix = variables["params"]["token_embedder"]["projection"] * np.float32(1 + _APART)
+            return args[0] @ matrix.T
         if isinstance(context.module, TokenEmbedding) and context.method_name == "logits":
             # The likeliest one needs no scale, with which the table would have other bytes.
             return jnp.einsum("...d,vd->...v", args[0], table)
