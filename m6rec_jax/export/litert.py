@@ -44,7 +44,7 @@ from m6rec_jax.export.litert_client import (
     VOCABULARY,
 )
 from m6rec_jax.export.tensorflow_op import call_program
-from m6rec_jax.model import Encoded, M6Rec
+from m6rec_jax.model import Encoded, M6Rec, ModelConfig
 from m6rec_jax.model.embedding import TokenEmbedding
 
 Array = jax.Array
@@ -117,6 +117,9 @@ def _signatures(model: LoadedModel, text_length: int, precision: str) -> dict[st
     config = model.model.config.replace(matmul_dtype=None, dtype="float32")
     bare = M6Rec(config)
     variables = jax.tree.map(np.asarray, dict(model.variables))
+    if precision == "int8" and config.share_layers:
+        config = config.replace(share_layers=False)
+        bare, variables = M6Rec(config), _unshared(variables, config)
     lookup = None if precision == "float32" else _packed_lookup(variables)
 
     def apply(*args: Any, given: Any = variables, **options: Any) -> Any:
@@ -254,6 +257,25 @@ def _biases_at_run_time(variables: Mapping[str, Any], task: Array) -> Any:
     return jax.tree_util.tree_map_with_path(depends, dict(variables))
 
 
+# The quantizer fails where several products read one constant, so equal ones are made to differ:
+# by less than their bytes do.
+_APART = 2.0**-18
+
+
+def _unshared(variables: Mapping[str, Any], config: ModelConfig) -> dict[str, Any]:
+    """Variables of a model whose layers share theirs, as of one whose layers do not."""
+    params = dict(variables["params"])
+    depths = {"encoder": config.num_encoder_layers, "decoder": config.num_decoder_layers}
+    for tower, depth in depths.items():
+        factors = (1 + _APART * np.arange(depth)).astype(np.float32)
+        layers = jax.tree.map(
+            lambda leaf, factors=factors: leaf * factors.reshape(-1, *[1] * (leaf.ndim - 1)),
+            params[tower]["layers"],
+        )
+        params[tower] = {**params[tower], "layers": layers}
+    return {**variables, "params": params}
+
+
 def _packed_lookup(variables: Mapping[str, Any]) -> Callable[..., Any]:
     """A method of `TokenEmbedding` that picks rows of bytes and then widens them."""
     table = variables["params"]["token_embedder"]["embedding"]
@@ -264,6 +286,9 @@ def _packed_lookup(variables: Mapping[str, Any]) -> Callable[..., Any]:
         if isinstance(context.module, TokenEmbedding) and context.method_name == "rows":
             rows = jnp.take(jnp.asarray(packed), args[0], axis=0).astype(_FLOAT)
             return rows * jnp.take(jnp.asarray(scales, _FLOAT), args[0])[..., None]
+        if isinstance(context.module, TokenEmbedding) and context.method_name == "to_rank":
+            matrix = variables["params"]["token_embedder"]["projection"] * np.float32(1 + _APART)
+            return args[0] @ matrix.T
         return method(*args, **kwargs)
 
     return lookup
