@@ -118,10 +118,10 @@ def run_model(name: str, seed: int, output: Path) -> None:
         "pretraining", "vocabulary_weight=0.5", "similarity_weight=0.3", "chunk_length=4"
     )
     if model.pruned_from:
-        start = folder_of(output, model.pruned_from, seed, "pretraining")
+        dense = folder_of(output, model.pruned_from, seed, "pretraining")
         of_pretraining += [
             f"--gin_file={PRUNING}",
-            f"--gin.INITIAL_CHECKPOINT_PATH='{start}'",
+            f"--gin.INITIAL_CHECKPOINT_PATH='{dense}'",
             "--gin.Start.prompts='all'",
             f"--gin.TRAIN_STEPS={PRUNING_STEPS}",
             f"--gin.PRUNING_END={PRUNING_STEPS * 2 // 3}",
