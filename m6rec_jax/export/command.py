@@ -22,12 +22,15 @@ from m6rec_jax.export.recording import Recorder
 from m6rec_jax.model import M6Rec
 
 FORMATS = ("stablehlo", "saved_model", "litert", "web", "onnx")
-# Which have no bfloat16, and the package that each needs and the extra that brings it.
-_ON_DEVICES = {
+# Packages that formats need, and the extras that bring them.
+_PACKAGES = {
+    "saved_model": ("tensorflow_serving", "saved-model"),
     "litert": ("ai_edge_quantizer", "litert"),
     "web": ("ai_edge_quantizer", "litert"),
     "onnx": ("jax2onnx", "onnx"),
 }
+# Which have no bfloat16.
+_ON_DEVICES = ("litert", "web", "onnx")
 
 
 def export(
@@ -71,8 +74,8 @@ def export(
       DataError: something is in `output`, the tasks' data are not on this machine, or the export
         is not equal to the model, and is not written.
     """
-    if format_ in _ON_DEVICES:
-        package, extra = _ON_DEVICES[format_]
+    if format_ in _PACKAGES:
+        package, extra = _PACKAGES[format_]
         if importlib.util.find_spec(package) is None:
             raise ConfigError(
                 f"--format {format_} needs the package {package}: pip install 'm6rec_jax[{extra}]'"

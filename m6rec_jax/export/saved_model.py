@@ -34,7 +34,7 @@ from m6rec_jax.engine.exported_programs import OF_ROWS
 from m6rec_jax.engine.loaded_model import LoadedModel
 from m6rec_jax.engine.scoring import chosen_classes
 from m6rec_jax.engine.task_settings import NEVER, ExitSettings
-from m6rec_jax.export import check_saved_model
+from m6rec_jax.export import check_saved_model, tf_serving
 from m6rec_jax.export.folder import write_manifest
 from m6rec_jax.export.held_out import Answered, Catalogue, recommended
 from m6rec_jax.export.recording import Recorder
@@ -316,6 +316,9 @@ def write_saved_model(
     if catalogue is not None:
         answered = [*answered, *recommended(catalogue, answered, TOP_K)]
     tf.saved_model.save(served, str(folder / VERSION), signatures=served.functions)
+    task_of = {one.signature: one.task for one in answered}
+    tf_serving.write_warm_up(folder / VERSION, served.functions, task_of, BATCH_SIZES, CANDIDATES)
+    tf_serving.write_batching(folder / tf_serving.BATCHING, BATCH_SIZES)
     (folder / HELD_OUT).write_text(json.dumps([one.to_json() for one in answered]), "utf-8")
     shutil.copy(check_saved_model.__file__, folder / CHECK)
     write_manifest(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from m6rec_jax.engine.candidate_rows import pack_texts
 from m6rec_jax.engine.model_folder import load_model
-from m6rec_jax.export import command
+from m6rec_jax.export import command, tf_serving
 from m6rec_jax.export.recording import Recorder
 from m6rec_jax.export.text_graph import TextGraph
 from m6rec_jax.text import rows
@@ -136,3 +136,41 @@ def test_a_changed_file_is_refused(exported: Path) -> None:
         path.write_bytes(whole)
     assert done.returncode == 1
     assert "saved_model.pb is missing or damaged" in done.stderr
+
+
+def test_tf_serving_warms_up_every_size(exported: Path) -> None:
+    from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
+
+    logs = [
+        PredictionLog.FromString(record.numpy()).predict_log.request
+        for record in tf.data.TFRecordDataset(str(exported / "1" / tf_serving.WARM_UP))
+    ]
+    names = [log.model_spec.signature_name for log in logs]
+    assert {name: names.count(name) for name in names} == {
+        "score": 9,
+        **dict.fromkeys(("user", "item", "generate"), 3),
+    }
+    signatures = tf.saved_model.load(str(exported / "1")).signatures
+    for log in logs:
+        inputs = {name: tf.constant(tf.make_ndarray(value)) for name, value in log.inputs.items()}
+        if len(inputs["task"]) == 1:  # the others take long to compile
+            found = signatures[log.model_spec.signature_name](**inputs)
+            assert all(len(value) == 1 for value in found.values())
+    # As TF Serving pads requests of unlike lengths: with their own first text.
+    score = signatures["score"]
+    alone = score(
+        history=tf.constant([["user"]]),
+        history_length=tf.constant([1]),
+        candidates=tf.constant([["Film A"]]),
+        num_candidates=tf.constant([1]),
+        task=tf.constant(["ctr"]),
+    )["scores"]
+    padded = score(
+        history=tf.constant([["user", "user"]]),
+        history_length=tf.constant([1]),
+        candidates=tf.constant([["Film A", "Film A"]]),
+        num_candidates=tf.constant([1]),
+        task=tf.constant(["ctr"]),
+    )["scores"]
+    np.testing.assert_allclose(padded[0, 0], alone[0, 0], rtol=1e-5)
+    assert padded[0, 1] == -1
