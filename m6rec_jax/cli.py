@@ -222,11 +222,21 @@ def _parser() -> argparse.ArgumentParser:
             "train or tune a model; run the same command again to resume",
         ),
         ("eval", subcommands.run_eval, "evaluate a checkpoint on its task"),
-        ("params", subcommands.run_params, "print what a model has and what of it trains"),
     ):
         command = commands.add_parser(name, help=text)
         _takes_gin(command, required=True)
         command.set_defaults(run=run)
+
+    params = commands.add_parser("params", help="print what a model has and what of it trains")
+    params.add_argument(
+        "folder",
+        nargs="?",
+        type=_local_path,
+        metavar="RUN",
+        help="of a trained model: also how many parameters are not zero (default: of gin files)",
+    )
+    _takes_gin(params)
+    params.set_defaults(run=subcommands.run_params)
 
     calibrate = commands.add_parser(
         "calibrate",
@@ -267,13 +277,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     export.add_argument("run_folder", type=_local_path, metavar="RUN", help="MODEL_DIR of a run")
     export.add_argument(
-        "--format", choices=["stablehlo", "saved_model", "litert"], default="stablehlo"
+        "--format",
+        choices=["stablehlo", "saved_model", "litert", "web", "onnx"],
+        default="stablehlo",
     )
     export.add_argument(
         "--precision",
         choices=["float32", "float16", "int8"],
         default="int8",
-        help="of litert (default int8)",
+        help="of litert and web (default int8)",
     )
     export.add_argument("--output", type=_local_path, required=True, metavar="DIR")
     export.add_argument(
@@ -283,7 +295,13 @@ def _parser() -> argparse.ArgumentParser:
         "--index",
         type=_local_path,
         metavar="DIR",
-        help="of `m6rec index build`: a saved_model recommends its items",
+        help="of `m6rec index build`: saved_model, litert, onnx and web recommend its items",
+    )
+    export.add_argument(
+        "--runtime",
+        type=_local_path,
+        metavar="DIR",
+        help="node_modules with LiteRT.js, for web (default: npm fetches it, once)",
     )
     export.add_argument(
         "--platforms",
@@ -300,12 +318,17 @@ def _parser() -> argparse.ArgumentParser:
     _takes_gin(export)
     export.set_defaults(run=subcommands.run_export)
 
-    edge = commands.add_parser("edge", help="exports for phones: how large and fast they are")
+    edge = commands.add_parser("edge", help="models for phones: how large and fast they are")
     edge_commands = edge.add_subparsers(metavar="COMMAND", required=True)
     edge_bench = edge_commands.add_parser(
-        "bench", help="size, start, latency by threads and memory of a LiteRT export"
+        "bench", help="size, start, latency by threads and memory"
     )
-    edge_bench.add_argument("folder", type=_local_path, metavar="DIR", help="of m6rec export")
+    edge_bench.add_argument(
+        "path",
+        type=_local_path,
+        metavar="PATH",
+        help="folder of m6rec export --format litert, or file of m6rec compress pack",
+    )
     edge_bench.add_argument(
         "--threads", type=int, nargs="+", default=[1, 2], metavar="N", help="default 1 2"
     )
@@ -391,6 +414,7 @@ def _parser() -> argparse.ArgumentParser:
     convert.set_defaults(run=subcommands.run_convert)
 
     _add_prompts(commands)
+    _add_compress(commands)
     _add_compile(commands)
 
     quickstart = commands.add_parser(
@@ -516,6 +540,68 @@ def _add_compile(commands: Any) -> None:
     )
     _takes_gin(command)
     command.set_defaults(run=subcommands.run_compile)
+
+
+def _add_compress(commands: Any) -> None:
+    compress = commands.add_parser("compress", help="make a smaller model of a trained one")
+    actions = compress.add_subparsers(dest="action", required=True, metavar="ACTION")
+    structure = actions.add_parser(
+        "structure",
+        help="a run folder with fewer heads, feed-forward columns and layers: those that the loss "
+        "depends on most",
+    )
+    structure.add_argument("run_folder", type=_local_path, metavar="RUN", help="MODEL_DIR of a run")
+    structure.add_argument("--output", type=_local_path, required=True, metavar="DIR")
+    for name, text in (
+        ("--heads", "of every attention"),
+        ("--mlp-dim", "columns of every feed-forward layer"),
+        ("--encoder-layers", "of the encoder"),
+        ("--decoder-layers", "of the decoder"),
+    ):
+        structure.add_argument(name, type=int, metavar="N", help=f"{text} that stay (default: all)")
+    structure.add_argument(
+        "--batches",
+        type=int,
+        default=32,
+        metavar="N",
+        help="of eight training rows that importance is measured on (default 32); 0: norms of "
+        "weights, without data",
+    )
+    _takes_gin(structure)
+    structure.set_defaults(run=subcommands.run_compress_structure)
+    pack = actions.add_parser(
+        "pack", help="one small file of a run: sparse weights of 8 bits, vocabulary, settings"
+    )
+    pack.add_argument("run_folder", type=_local_path, metavar="RUN", help="MODEL_DIR of a run")
+    pack.add_argument(
+        "--output", type=_local_path, required=True, metavar="FILE", help="such as model.m6rec"
+    )
+    pack.set_defaults(run=subcommands.run_compress_pack)
+    vocabulary = actions.add_parser(
+        "vocabulary",
+        help="a run folder with fewer pieces: those that its training data have least of go, the "
+        "others keep their embeddings",
+    )
+    vocabulary.add_argument(
+        "run_folder", type=_local_path, metavar="RUN", help="MODEL_DIR of a run"
+    )
+    vocabulary.add_argument("--output", type=_local_path, required=True, metavar="DIR")
+    vocabulary.add_argument(
+        "--size",
+        type=int,
+        required=True,
+        metavar="N",
+        help="rows of the embedding, a multiple of 128 (bytes and control tokens take 365)",
+    )
+    vocabulary.add_argument(
+        "--rows",
+        type=int,
+        default=20_000,
+        metavar="N",
+        help="of training data that pieces are counted in (default 20000)",
+    )
+    _takes_gin(vocabulary)
+    vocabulary.set_defaults(run=subcommands.run_compress_vocabulary)
 
 
 def _add_prompts(commands: Any) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -228,6 +229,7 @@ def run_export(args: argparse.Namespace) -> None:
         rows=args.rows,
         num_beams=args.beams,
         precision=args.precision,
+        runtime=args.runtime,
         gin_files=args.gin_file or (),
         bindings=args.gin_bindings,
     )
@@ -241,14 +243,14 @@ def run_export(args: argparse.Namespace) -> None:
 
 
 def run_edge_bench(args: argparse.Namespace) -> None:
+    from m6rec_jax.export.edge_bench import bench, table
+
     try:
-        from m6rec_jax.export.edge_bench import bench, table
+        found = bench(args.path, args.threads)
     except ImportError as error:
         raise ConfigError(
             f"m6rec edge needs the package {error.name}: pip install 'm6rec_jax[litert]'"
         ) from error
-
-    found = bench(args.folder, args.threads)
     print(table(found))
     if args.json is not None:
         args.json.write_text(json_text(found, indent=2) + "\n")
@@ -389,6 +391,54 @@ def run_prompts_inspect(args: argparse.Namespace) -> None:
     print(manifests_json({args.name: bank.manifest(args.name)}) if args.json else report)
 
 
+def run_compress_structure(args: argparse.Namespace) -> None:
+    from m6rec_jax.compression.structure import Sizes, compress_structure
+
+    sizes = Sizes(args.heads, args.mlp_dim, args.encoder_layers, args.decoder_layers)
+    config = compress_structure(
+        args.run_folder,
+        args.output,
+        sizes,
+        batches=args.batches,
+        gin_files=args.gin_file,
+        bindings=args.gin_bindings,
+    )
+    for name in dataclasses.asdict(sizes):
+        print(f"ModelConfig.{name} = {getattr(config, name)}")
+    print(args.output)
+
+
+def run_compress_pack(args: argparse.Namespace) -> None:
+    from m6rec_jax.checkpoints.trees import flatten
+    from m6rec_jax.engine.model_folder import packed_of
+    from m6rec_jax.engine.packed_file import write_packed
+
+    check_output(args.output)
+    packed = packed_of(args.run_folder)
+    write_packed(args.output, packed)
+    leaves = flatten(packed.variables).values()
+    left = sum(int((leaf != 0).sum()) for leaf in leaves)
+    print(
+        f"{args.output}: {args.output.stat().st_size:,} bytes, {left:,} numbers that are not zero "
+        f"of {sum(leaf.size for leaf in leaves):,}"
+    )
+
+
+def run_compress_vocabulary(args: argparse.Namespace) -> None:
+    from m6rec_jax.compression.vocabulary import compress_vocabulary
+
+    made = compress_vocabulary(
+        args.run_folder,
+        args.output,
+        args.size,
+        rows=args.rows,
+        gin_files=args.gin_file,
+        bindings=args.gin_bindings,
+    )
+    print(f"{made.num_pieces} pieces, ModelConfig.vocab_size = {made.size}")
+    print(args.output)
+
+
 def run_compile(args: argparse.Namespace) -> int:
     from m6rec_jax.compilation.command import compile_run
 
@@ -428,8 +478,18 @@ def run_quickstart(args: argparse.Namespace) -> None:
 
 def run_params(args: argparse.Namespace) -> None:
     from m6rec_jax import configuration
+    from m6rec_jax.checkpoints.location import locate, read_manifest
+    from m6rec_jax.engine.model_folder import load_model
     from m6rec_jax.training.parameter_table import count_parameters
 
+    if args.folder is not None:
+        found = load_model(args.folder)
+        trains = read_manifest(locate(args.folder)).trainable if args.folder.is_dir() else None
+        table = count_parameters(found.model.config, trains or "all", values=found.variables)
+        print(table.render())
+        return
+    if not args.gin_file:
+        raise ConfigError("m6rec params takes --gin_file FILE (a model's), or RUN")
     _configure(args)
     model = configuration.macro("MODEL")
     table = count_parameters(

@@ -342,7 +342,7 @@ def huggingface_mapping(weights: Weights) -> str:
 
 
 def _read(folder: Path, *, with_values: bool) -> tuple[Weights, str]:
-    values = _read_json(folder / CONFIG_FILE)
+    values = read_json(folder / CONFIG_FILE)
     where = str(folder / CONFIG_FILE)
     with SafetensorsFolder(folder) as files:
         found, notes = _without_copies(files)
@@ -411,7 +411,7 @@ def _num_bytes(entry: Entry) -> int:
 def _files_of(folder: Path) -> dict[Path, set[str]]:
     """The safetensors files, and the names that the index says each holds (empty: no index)."""
     if (folder / INDEX_FILE).exists():
-        index = _read_json(folder / INDEX_FILE)
+        index = read_json(folder / INDEX_FILE)
         files: dict[Path, set[str]] = {}
         try:
             for name, file in index["weight_map"].items():
@@ -427,7 +427,8 @@ def _files_of(folder: Path) -> dict[Path, set[str]]:
     return {folder / WEIGHTS_FILE: set()}
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; raises CheckpointError where it cannot be read."""
     try:
         values = json.loads(path.read_text())
     except OSError as error:

@@ -135,6 +135,11 @@ def _slots(config: ModelConfig, shapes: Mapping[str, Shape]) -> Iterator[_Slot]:
             "ModelConfig.share_layers = True: one layer's parameters serve a whole tower, which "
             "T5's other implementations have no notion of"
         )
+    if config.embedding_rank is not None:
+        raise ConfigError(
+            f"ModelConfig.embedding_rank = {config.embedding_rank}: T5's other implementations "
+            "have no factorised embeddings"
+        )
     if len(config.mlp_activations) > 2:
         raise ConfigError(
             f"ModelConfig.mlp_activations has {len(config.mlp_activations)} factors; T5 has one "

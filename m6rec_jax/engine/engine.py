@@ -166,10 +166,12 @@ class Engine:
     def _for_decoding(self, variables: Variables) -> Variables:
         """The variables as decoding step by step reads them fastest; laid out once for each.
 
-        A decoder that may be left early picks its layers by number, out of their stack.
+        A decoder that may be left early picks its layers by number, out of their stack; one of
+        bytes stays as it is, since its copy would take as much memory as floats.
         """
         if (
-            jax.default_backend() != "cpu"
+            "embedding_scale" in variables["params"]["token_embedder"]
+            or jax.default_backend() != "cpu"
             or self.options.mesh is not None
             or self.options.programs is not None
             or self._exits

@@ -15,9 +15,11 @@
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
 import json
 import logging
+import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,12 +37,19 @@ from m6rec_jax.checkpoints.trees import flatten
 from m6rec_jax.engine.exported_model import ExportedModel, exported_parts, open_export
 from m6rec_jax.engine.exported_programs import MANIFEST
 from m6rec_jax.engine.loaded_model import InferenceSettings, LoadedModel, template_of
+from m6rec_jax.engine.packed_file import Packed, quantized_variables, read_packed
 from m6rec_jax.engine.task_settings import ExitSettings, TaskSettings, task_settings
 from m6rec_jax.errors import CheckpointError, ConfigError
 from m6rec_jax.io.hashing import sha256
 from m6rec_jax.model import M6Rec
 from m6rec_jax.model.m6rec import initial_features
-from m6rec_jax.sharding import LogicalRules, make_mesh, unboxed_shapes, variable_shardings
+from m6rec_jax.sharding import (
+    LogicalRules,
+    make_mesh,
+    replicated,
+    unboxed_shapes,
+    variable_shardings,
+)
 from m6rec_jax.text.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
@@ -131,7 +140,8 @@ def restore_model(
     """Backbone and prompts of a checkpoint, built by its own configuration.
 
     Args:
-      model_dir: MODEL_DIR of a training run, or a checkpoint's folder; may be a bucket address.
+      model_dir: MODEL_DIR of a training run, or a checkpoint's folder; may be a bucket address. Or
+        a packed file.
       step: which checkpoint; None: the newest (warns where the run says that another is better).
       vocabulary_fingerprint: of the vocabulary in use, compared with the checkpoint's.
       mesh: devices to spread the variables over; None: the default device.
@@ -140,6 +150,11 @@ def restore_model(
     Raises:
       CheckpointError: no checkpoint, damage, or another vocabulary.
     """
+    if Path(model_dir).is_file():
+        packed, assets = _open_packed(model_dir, mesh)
+        if vocabulary_fingerprint not in (None, read_vocabulary(assets).fingerprint):
+            raise CheckpointError(f"{model_dir} has another vocabulary than the one in use")
+        return packed
     location = locate(model_dir, step)
     manifest = read_manifest(location)
     check_vocabulary(manifest, vocabulary_fingerprint, str(location.folder))
@@ -163,7 +178,8 @@ def load_model(
     mesh: Mesh | None = None,
     rules: LogicalRules = (),
 ) -> LoadedModel:
-    """Loads a model folder: checkpoint, vocabulary, templates and settings; or an export.
+    """Loads a model folder: checkpoint, vocabulary, templates and settings; or an export, or a file
+    of `m6rec compress pack`, whose weights stay bytes.
 
     Args and errors as `restore_model`; besides:
 
@@ -173,12 +189,17 @@ def load_model(
     """
     if (epath.Path(model_dir) / MANIFEST).exists():
         return _load_export(model_dir, mesh)
-    locate(model_dir, step)  # a missing checkpoint is the first thing to say
-    vocabulary, settings = read_vocabulary(model_dir), read_settings(model_dir)
-    dataset_specs = read_dataset_specs(model_dir)
+    packed = None
+    assets: str | Path = model_dir
+    if Path(model_dir).is_file():
+        packed, assets = _open_packed(model_dir, mesh)
+    else:
+        locate(model_dir, step)  # a missing checkpoint is the first thing to say
+    vocabulary, settings = read_vocabulary(assets), read_settings(assets)
+    dataset_specs = read_dataset_specs(assets)
     for spec in dataset_specs.values():
         template_of(spec)  # raises where it is none
-    restored = restore_model(
+    restored = packed or restore_model(
         model_dir,
         step=step,
         vocabulary_fingerprint=vocabulary.fingerprint,
@@ -189,11 +210,51 @@ def load_model(
         model=restored.model,
         variables=dict(restored.variables),
         vocabulary=vocabulary,
-        settings=with_exits(settings, model_dir, restored.step),
+        settings=with_exits(settings, assets, restored.step),
         step=restored.step,
         mesh=mesh,
         rules=rules,
         dataset_specs=dataset_specs,
+    )
+
+
+def _open_packed(path: str | Path, mesh: Mesh | None) -> tuple[RestoredModel, Path]:
+    """A packed model, and a folder with its `inference`, for as long as this process runs."""
+    packed = read_packed(path)
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    for name, data in packed.files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    # It is small: of several devices each has all of it.
+    where = None if mesh is None else replicated(mesh)
+    variables = jax.device_put(packed.variables, where)
+    return RestoredModel(M6Rec(packed.config), variables, packed.step), folder
+
+
+def packed_of(model_dir: str | Path) -> Packed:
+    """What `m6rec compress pack` writes of the newest checkpoint of a run.
+
+    Raises:
+      CheckpointError: as `restore_model`; it is packed already.
+    """
+    if Path(model_dir).is_file():
+        raise CheckpointError(f"{model_dir} is packed already")
+    restored = restore_model(
+        model_dir, vocabulary_fingerprint=read_vocabulary(model_dir).fingerprint
+    )
+    assets = epath.Path(model_dir) / ASSETS_FOLDER
+    names = [VOCABULARY_FILE, SETTINGS_FILE, EXITS_FILE]
+    names += [f"{DATASETS_FOLDER}/{name}.json" for name in read_dataset_specs(model_dir)]
+    return Packed(
+        restored.model.config,
+        quantized_variables(restored.variables),
+        restored.step,
+        {
+            f"{ASSETS_FOLDER}/{name}": (assets / name).read_bytes()
+            for name in names
+            if (assets / name).exists()
+        },
     )
 
 

@@ -49,7 +49,7 @@ def evaluate(
         model_dir, mixture_or_task_name, task_feature_lengths, split, batch_size, step, limit
     )
     name = _name(mixture_or_task_name, split, restored.step, limit)
-    path = epath.Path(output or epath.Path(model_dir) / "evaluation" / f"{name}.json")
+    path = epath.Path(output or _folder(model_dir) / "evaluation" / f"{name}.json")
     _check_output(path)
     metrics: dict[str, float] = {}
     for task in evaluator.tasks:
@@ -109,7 +109,7 @@ def infer(
         predictions = evaluator.predict(task, restored.model, restored.variables)
         columns = evaluator.columns(task, predictions)
         name = _name(task.name, split, restored.step, limit)
-        path = epath.Path(model_dir) / "predictions" / f"{name}.parquet"
+        path = _folder(model_dir) / "predictions" / f"{name}.parquet"
         if output is not None:
             path = epath.Path(output)
             if len(evaluator.tasks) > 1:
@@ -127,6 +127,12 @@ def _name(task: str, split: str, step: int, limit: int) -> str:
 def _check_output(output: str | epath.Path) -> None:
     if jax.process_index() == 0:
         check_output(epath.Path(output))
+
+
+def _folder(model_dir: str) -> epath.Path:
+    """Of a run; of a packed file, where it lies."""
+    path = epath.Path(model_dir)
+    return path.parent if path.is_file() else path
 
 
 def restored_evaluator(

@@ -15,12 +15,19 @@ from m6rec_jax.engine.loaded_model import LoadedModel
 from m6rec_jax.engine.model_folder import save_assets
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.export import held_out, stablehlo
+from m6rec_jax.export.device_programs import CLIENT
 from m6rec_jax.export.folder import verify
 from m6rec_jax.export.held_out import Answered, Catalogue
 from m6rec_jax.export.recording import Recorder
 from m6rec_jax.model import M6Rec
 
-FORMATS = ("stablehlo", "saved_model", "litert")
+FORMATS = ("stablehlo", "saved_model", "litert", "web", "onnx")
+# Which have no bfloat16, and the package that each needs and the extra that brings it.
+_ON_DEVICES = {
+    "litert": ("ai_edge_quantizer", "litert"),
+    "web": ("ai_edge_quantizer", "litert"),
+    "onnx": ("jax2onnx", "onnx"),
+}
 
 
 def export(
@@ -35,6 +42,7 @@ def export(
     rows: int = 500,
     num_beams: int = 4,
     precision: str = "int8",
+    runtime: Path | None = None,
     gin_files: Sequence[str] = (),
     bindings: Sequence[str] = (),
 ) -> dict[str, dict[str, float]]:
@@ -45,10 +53,12 @@ def export(
       output: a new folder.
       format_: one of `FORMATS`.
       bank: of prompts; None: the run's own tasks.
-      index: of `m6rec index build`: SavedModel and LiteRT recommend its items; not for StableHLO.
+      index: of `m6rec index build`: SavedModel, LiteRT and the page recommend its items; not for
+        StableHLO.
       platforms: see `write_stablehlo`.
       split, rows, num_beams: see `held_out.ask`.
       precision: of LiteRT's programs, see `litert.write_litert`.
+      runtime: of LiteRT.js, for a page; see `web_page.find_runtime`.
       gin_files, bindings: settings, such as `data_dir.path`.
 
     Returns:
@@ -61,8 +71,19 @@ def export(
       DataError: something is in `output`, the tasks' data are not on this machine, or the export
         is not equal to the model, and is not written.
     """
-    if format_ == "litert" and importlib.util.find_spec("ai_edge_quantizer") is None:
-        raise ConfigError("--format litert needs its quantizer: pip install 'm6rec_jax[litert]'")
+    if format_ in _ON_DEVICES:
+        package, extra = _ON_DEVICES[format_]
+        if importlib.util.find_spec(package) is None:
+            raise ConfigError(
+                f"--format {format_} needs the package {package}: pip install 'm6rec_jax[{extra}]'"
+            )
+    if format_ == "web":
+        if index is None:
+            raise ConfigError("--format web needs --index: the page shows its items")
+        # tensorflow takes seconds to import.
+        from m6rec_jax.export import web_page
+
+        runtime = web_page.find_runtime(runtime)
     if format_ == "stablehlo" and index is not None:
         raise ConfigError("--index is for saved_model and litert: stablehlo holds no catalogue")
     if output.exists():
@@ -79,14 +100,15 @@ def export(
         )
     catalogue = None if index is None else held_out.open_catalogue(model, index)
     asked = copy.copy(model)
-    if format_ == "litert":
-        # Which has no bfloat16.
+    if format_ in _ON_DEVICES:
         config = model.model.config.replace(dtype="float32", matmul_dtype=None)
         asked.model = M6Rec(config)
     recorder, answered = Recorder(), list[Answered]()
     for name in tasks:
         answered += held_out.ask(asked, name, recorder, split=split, rows=rows, num_beams=num_beams)
-    return write_export(output, format_, model, recorder, answered, platforms, catalogue, precision)
+    return write_export(
+        output, format_, model, recorder, answered, platforms, catalogue, precision, runtime
+    )
 
 
 def write_export(
@@ -98,6 +120,7 @@ def write_export(
     platforms: Sequence[str],
     catalogue: Catalogue | None = None,
     precision: str = "int8",
+    runtime: Path | None = None,
 ) -> dict[str, dict[str, float]]:
     """Writes what a model's engines were asked, checks it, and then names the folder `output`.
 
@@ -119,7 +142,19 @@ def write_export(
         from m6rec_jax.export import litert
 
         litert.write_litert(unfinished, model, answered, precision, catalogue)
-        results = verify(unfinished, litert.CLIENT)
+        results = verify(unfinished, CLIENT)
+    elif format_ == "onnx":
+        from m6rec_jax.export import onnx_programs
+
+        onnx_programs.write_onnx(unfinished, model, answered, catalogue)
+        results = verify(unfinished, CLIENT)
+    elif format_ == "web":
+        from m6rec_jax.export import web_page
+
+        assert catalogue is not None
+        assert runtime is not None
+        web_page.write_web(unfinished, model, answered, precision, catalogue, runtime)
+        results = verify(unfinished, web_page.CHECK, ["node"])
     else:
         # tensorflow takes seconds to import.
         from m6rec_jax.export import saved_model

@@ -1,72 +1,71 @@
-"""`m6rec edge bench`: how large and how fast a LiteRT export is on this machine.
+"""`m6rec edge bench`: how large and how fast a LiteRT export, or a packed file, is on this machine.
 
-Each number of threads has a process of its own, so that start and memory are its own. Requests are
-the held-out ones of the export.
+Each number of threads has a process of its own, so that start and memory are its own.
 """
 
 from __future__ import annotations
 
 import json
-import resource
-import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from m6rec_jax.errors import CheckpointError
-from m6rec_jax.export.litert_client import HELD_OUT, MODEL, EdgeModel, ExportError, read_manifest
 
 # What is measured, and how it is shown.
 COLUMNS = {
     "threads": "threads",
     "start_milliseconds": "start, ms",
+    "first_milliseconds": "first answer, ms",
     "history_milliseconds": "history, ms",
     "candidate_milliseconds": "a candidate, ms",
+    "candidate_milliseconds_1_layer": "1 layer, ms",
+    "candidate_milliseconds_2_layers": "2 layers, ms",
     "user_milliseconds": "user's vector, ms",
     "token_milliseconds": "a token, ms",
+    "weights_mib": "weights, MiB",
     "resident_mib": "memory, MiB",
 }
 _TURNS = 5
+# The packages of both cannot be had everywhere; what runs as a program imports them.
+_LITERT, _PACKED = "m6rec_jax.export.litert_bench", "m6rec_jax.export.packed_bench"
 
 
-def bench(folder: Path, threads: Sequence[int], requests: int = 40) -> dict[str, Any]:
-    """Measures an export.
+def bench(path: Path, threads: Sequence[int], requests: int = 40) -> dict[str, Any]:
+    """Measures a model.
 
     Args:
-      folder: of `m6rec export --format litert`.
+      path: folder of `m6rec export --format litert`, or file of `m6rec compress pack`.
       threads: numbers of them, one after the other.
-      requests: held-out ones of each kind, at most.
+      requests: held-out ones of each kind, at most; of a packed file, random ones.
 
     Returns:
-      `bytes` of the programs, `shipped_bytes` of all files that a phone needs, and `rows`, one for
-      each number of threads, with the keys of `COLUMNS` that its jobs have.
+      `bytes` of the programs or the file, `shipped_bytes` of all files that a phone needs, and
+      `rows`, one for each number of threads, with the keys of `COLUMNS` that its jobs have.
 
     Raises:
-      CheckpointError: no such export, or it is damaged.
+      CheckpointError: no such model, or it is damaged.
     """
-    try:
-        manifest = read_manifest(folder)
-    except ExportError as error:
-        raise CheckpointError(str(error)) from error
-    shipped = [MODEL, "vocabulary.model", "catalogue.npz"]
-    sizes = {name: (folder / name).stat().st_size for name in shipped if (folder / name).is_file()}
+    if path.is_file():
+        size = path.stat().st_size
+        found = {"precision": "packed int8", "bytes": size, "shipped_bytes": size}
+    else:
+        # Needs the extra `litert`.
+        from m6rec_jax.export.litert_bench import sizes
+
+        found = sizes(path)
     rows = []
     for number in threads:
-        command = [sys.executable, "-m", __name__, str(folder), str(number), str(requests)]
+        program = _PACKED if path.is_file() else _LITERT
+        command = [sys.executable, "-m", program, str(path), str(number), str(requests)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise CheckpointError((done.stderr.strip().splitlines() or ["no message"])[-1])
         rows.append(json.loads(done.stdout.splitlines()[-1]))
-    return {
-        "precision": manifest["precision"],
-        "bytes": sizes[MODEL],
-        "shipped_bytes": sum(sizes.values()),
-        "rows": rows,
-    }
+    return found | {"rows": rows}
 
 
 def table(found: dict[str, Any]) -> str:
@@ -82,52 +81,13 @@ def table(found: dict[str, Any]) -> str:
     return "\n".join([f"{found['precision']}: {sizes} and catalogue", *lines])
 
 
-def _measure(folder: Path, threads: int, requests: int) -> dict[str, float]:
-    begin = time.perf_counter()
-    model = EdgeModel(folder, threads)
-    row = {"threads": threads, "start_milliseconds": 1000 * (time.perf_counter() - begin)}
-    asked = json.loads((folder / HELD_OUT).read_text("utf-8"))
-    kinds = {
-        kind: [one for one in asked if one["signature"] == kind][:requests]
-        for kind in ("score", "user", "generate")
-    }
-    for one in kinds["score"]:
-        history, texts, task = one["inputs"]["history"], one["inputs"]["candidates"], one["task"]
-        # As many as are scored at a time, so that none is padding.
-        texts = (list(texts) * model.manifest["candidates"])[: model.manifest["candidates"]]
-        one["cold"] = _milliseconds(partial(model.score, history, texts, task), model)
-        one["warm"] = _milliseconds(partial(model.score, history, texts, task))
-        one["count"] = len(texts)
-    if kinds["score"]:
-        warm = statistics.median(one["warm"] for one in kinds["score"])
-        cold = statistics.median(one["cold"] for one in kinds["score"])
-        row["history_milliseconds"] = cold - warm
-        row["candidate_milliseconds"] = warm / kinds["score"][0]["count"]
-    if kinds["user"]:
-        row["user_milliseconds"] = statistics.median(
-            _milliseconds(partial(model.user, one["inputs"]["history"], one["task"]))
-            for one in kinds["user"]
-        )
-    if kinds["generate"]:
-        row["token_milliseconds"] = statistics.median(
-            _milliseconds(partial(model.write, **one["inputs"], task=one["task"])) / model.num_steps
-            for one in kinds["generate"][: max(1, requests // 10)]
-        )
-    row["resident_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return row
-
-
-def _milliseconds(ask: Callable[[], Any], forget: EdgeModel | None = None) -> float:
-    """The fastest of a few turns; with a model, its kept history is forgotten before each."""
+def milliseconds(ask: Callable[[], Any], before: Callable[[], Any] | None = None) -> float:
+    """The fastest of a few turns, before each of which something may be done."""
     fastest = float("inf")
     for _ in range(_TURNS):
-        if forget is not None:
-            forget.forget()
+        if before is not None:
+            before()
         begin = time.perf_counter()
         ask()
         fastest = min(fastest, time.perf_counter() - begin)
     return 1000 * fastest
-
-
-if __name__ == "__main__":
-    print(json.dumps(_measure(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))))

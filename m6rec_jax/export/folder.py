@@ -65,19 +65,22 @@ def write_manifest(
     _write(folder, manifest)
 
 
-def verify(folder: Path, script: str) -> dict[str, dict[str, float]]:
+def verify(
+    folder: Path, script: str, interpreter: Sequence[str] = (sys.executable, "-I")
+) -> dict[str, dict[str, float]]:
     """Checks an export in a process of its own, and notes the result in its manifest.
 
     Args:
       folder: with a manifest.
       script: of the folder, which prints JSON: `results` by name, and what it `imported` that it
         must do without.
+      interpreter: that runs it; by default Python, with neither this folder nor the user's own
+        packages.
 
     Raises:
       DataError: it does not run, does not give what the model gives, or needs more than it should.
     """
-    # -I: neither this folder nor the user's own packages.
-    command = [sys.executable, "-I", str(folder / script)]
+    command = [*interpreter, str(folder / script)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]

@@ -107,6 +107,13 @@ class Attention(nn.Module):
         mixed = dot_product_attention(query, key, value, position_bias, mask)
         return self._project("out", mixed, task_ids, tuned)
 
+    def projected(
+        self, inputs: Array, task_ids: Array, *, tuned: bool
+    ) -> tuple[Array, Array, Array]:
+        """Queries, keys and values of self-attention, `[batch, length, heads, head_dim]` each."""
+        query = self._project("query", inputs, task_ids, tuned)
+        return query, *self._keys_and_values(inputs, task_ids, tuned)
+
     def cached(self, source: Array, task_ids: Array, *, tuned: bool) -> KeyValue:
         """Projects a sequence once for any number of queries that come later.
 

@@ -167,6 +167,10 @@ class ModelConfig:
       relative_attention_num_buckets, relative_attention_max_distance: relative position bias.
       per_layer_relative_bias: every layer has its own table (UMT5) instead of one per tower.
       embedding_stddev: standard deviation of token embeddings at the start (T5's is 1).
+      embedding_rank: r of a factorised token embedding (paper section 5; ALBERT): a table
+        `[vocab, r]` and a projection `[r, embed]`. Vocabulary logits go through r as well: tied
+        ones through the same two matrices, others through two of their own. None: one table
+        `[vocab, embed]`.
       logits_via_embedding: vocabulary logits reuse the token embedding, scaled by D^-0.5.
       dtype: type of activations between operations. Norms, softmax and logits are float32 always;
         those of classes, users and items also where hardware rounds float32 operands.
@@ -206,6 +210,7 @@ class ModelConfig:
     relative_attention_max_distance: int = 128
     per_layer_relative_bias: bool = False
     embedding_stddev: float = 1.0
+    embedding_rank: int | None = None
     logits_via_embedding: bool = False
     dtype: str = "float32"
     matmul_dtype: str | None = None
@@ -229,6 +234,8 @@ class ModelConfig:
             *("num_heads", "head_dim", "mlp_dim"),
         )
         _require_at_least("ModelConfig", self, 0, "scan_unroll")
+        if self.embedding_rank is not None:
+            _require_at_least("ModelConfig", self, 1, "embedding_rank")
         _require_at_least("ModelConfig", self, 2, "relative_attention_num_buckets")
         if self.relative_attention_num_buckets % 4:
             raise ConfigError(
@@ -280,6 +287,11 @@ class ModelConfig:
     def operand_dtype(self) -> str:
         """Type of matrix product operands: `matmul_dtype`, or `dtype` where that is None."""
         return self.dtype if self.matmul_dtype is None else self.matmul_dtype
+
+    @property
+    def embedding_width(self) -> int:
+        """Columns of the token embedding's table: `embedding_rank`, or `embed_dim`."""
+        return self.embed_dim if self.embedding_rank is None else self.embedding_rank
 
     @property
     def first_cross_layer(self) -> int:

@@ -18,8 +18,8 @@ def for_decoding_on_cpu(config: ModelConfig, variables: Mapping[str, Any]) -> di
 
     A step reads every weight once, so a copy that is made on the way doubles its time. The
     decoder's layers are arrays of their own, rather than slices of stacks; kernels are rounded to
-    the products' type once; and the matrix of the logits is `[vocab, embed]`, each token's weights
-    together.
+    the products' type once; and the matrix of the logits is `[vocab, embed or rank]`, each token's
+    weights together.
 
     Args:
       config: of the model.

@@ -7,6 +7,7 @@ bfloat16 outputs, to bfloat16 sums). The rule here rounds the cotangent too and 
 all three products.
 """
 
+import contextvars
 import functools
 import math
 import string
@@ -17,6 +18,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
+
+from m6rec_jax.model.quantization import scale_of
 
 Array = jax.Array
 
@@ -30,6 +33,9 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 # What a backward pass that recomputes the rest may keep: results of weight products, as rounded.
 PRODUCT = "weight product"
+# Whether what is traced neither asks where it will run nor loops over layers: converters to other
+# formats may be unable to tell, or slower.
+is_plain = contextvars.ContextVar("is_plain", default=False)
 
 
 def dot(
@@ -45,7 +51,7 @@ def dot(
     """x `[batch dims, ..., in dims]` times kernel `[batch dims, in dims, out dims]`.
 
     Args:
-      x, kernel: of any float type; gradients come back in their types.
+      x, kernel: of any float type; gradients come back in their types. A kernel may be of int8.
       operand_dtype: type to which operands are rounded, in the backward pass too.
       out_dtype: type of the result, rounded once from the float32 sum.
       num_contracted: how many in dims there are.
@@ -94,6 +100,8 @@ def materialised_on_cpu(x: Array) -> Array:
     and a bfloat16 product with a transposed left operand and a float32 result then fails at run
     time ("Unsupported element type for DotThunk", jaxlib 0.10.2).
     """
+    if is_plain.get():
+        return x
     return jax.lax.platform_dependent(
         x, cpu=jax.lax.optimization_barrier, default=lambda operand: operand
     )
@@ -228,10 +236,13 @@ class Projection(nn.Module):
             site.in_shape + site.out_shape,
             jnp.float32,
         )
-        return dot(
+        scale = scale_of(self, "kernel")
+        out_dtype = self.out_dtype or self.config.dtype
+        out = dot(
             x,
             kernel,
             operand_dtype=self.config.operand_dtype,
-            out_dtype=self.out_dtype or self.config.dtype,
+            out_dtype=out_dtype if scale is None else "float32",
             num_contracted=len(site.in_shape),
         )
+        return out if scale is None else (out * scale.reshape(site.out_shape)).astype(out_dtype)

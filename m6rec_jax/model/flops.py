@@ -26,7 +26,8 @@ class ModelFlops:
     """Operations of one step.
 
     Attributes:
-      towers: of the encoder's parameters over source tokens and the decoder's over target tokens.
+      towers: of the encoder's parameters over source tokens and the decoder's over target tokens;
+        of a factorised embedding's projection over both.
       attention: queries with keys, weights with values.
       head: vocabulary logits.
       prompts: of what tasks have of their own: adapters, LoRA and so on, and class heads.
@@ -184,8 +185,15 @@ def _forward(config: ModelConfig, rows: int, source_length: int, target_length: 
     per_token = sum(method.token_products(config) for method in METHODS)
     products = per_token * (source_length + target_length)
     products += target_length * embed * (prompts.num_options if prompts.head != "none" else 0)
-    head = 2 * rows * target_length * embed * config.vocab_size
-    return dataclasses.replace(towers, head=head, prompts=towers.prompts + 2 * rows * products)
+    head = 2 * rows * target_length * config.embedding_width * config.vocab_size
+    looked_up = 0
+    if config.embedding_rank is not None:
+        projection = 2 * rows * config.embedding_rank * embed
+        looked_up = projection * (source_length + target_length)
+        head += projection * target_length
+    return ModelFlops(
+        towers.towers + looked_up, towers.attention, head, towers.prompts + 2 * rows * products
+    )
 
 
 def _passed_back(

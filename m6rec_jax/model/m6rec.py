@@ -35,7 +35,7 @@ from m6rec_jax.model.decoder_cache import DecoderCache
 from m6rec_jax.model.decoding_layout import DECODING_COLLECTION
 from m6rec_jax.model.dense import rows_dot
 from m6rec_jax.model.early_exit import TokenExits
-from m6rec_jax.model.embedding import TokenEmbedding, logits_head
+from m6rec_jax.model.embedding import TokenEmbedding, logits_head, logits_head_projection
 from m6rec_jax.model.layer import dropout
 from m6rec_jax.model.prompts import SIZES_COLLECTION, prompt_variable
 from m6rec_jax.model.tower import Decoder, Look, Tower
@@ -121,6 +121,8 @@ class M6Rec(nn.Module):
         self.bank = PromptBank(config)
         if not config.logits_via_embedding:
             self.logits_head = logits_head(config)
+            if config.embedding_rank is not None:
+                self.logits_head_projection = logits_head_projection(config)
         self.dropout = dropout(config)
 
     def __call__(
@@ -516,6 +518,9 @@ class M6Rec(nn.Module):
     def token_logits(self, hidden: Array) -> Array:
         """Vocabulary logits, `[..., embed]` → `[..., vocab]`, float32."""
         tied = self.config.logits_via_embedding
+        if self.config.embedding_rank is not None:
+            to_rank = self.token_embedder.to_rank if tied else self.logits_head_projection
+            hidden = to_rank(hidden)
         if self.has_variable(DECODING_COLLECTION, "logits"):
             logits = rows_dot(hidden, self.get_variable(DECODING_COLLECTION, "logits"))
             return logits * self.config.embed_dim**-0.5 if tied else logits

@@ -98,7 +98,7 @@ def known_positives(items: RetrievalItems, user_ids: Array, job_ids: Array) -> A
     return (same_user.astype(jnp.float32) @ in_row.astype(jnp.float32)) > 0
 
 
-def _of_other_jobs(items: RetrievalItems, job_ids: Array) -> Array:
+def of_other_jobs(items: RetrievalItems, job_ids: Array) -> Array:
     """Items of other jobs: bool `[batch, batch · N]`."""
     places = items.ids.shape[1]
     return job_ids[:, None] != jnp.repeat(job_ids, places)[None, :]
@@ -139,6 +139,23 @@ def info_nce(
     negative = jnp.where(valid.reshape(1, -1) & ~known, similarity, NO_LOGIT)
     against = jax.nn.logsumexp(negative, axis=-1, keepdims=True)
     return jax.nn.softplus(against - positive), positive > jnp.max(negative, -1, keepdims=True)
+
+
+def retrieval_job_ids(features: Features) -> Array:
+    """The job of each row: `[batch]`. Rows of one prompt are of one job unless features tell."""
+    rows = features["decoder_item_ids"].shape[0]
+    task_ids = features.get("task_ids", jnp.zeros((rows, 1), jnp.int32))
+    # Retrieval rows are never packed: the first position tells whose the row is.
+    return features.get("decoder_job_ids", task_ids.reshape(rows, 1))[:, 0]
+
+
+def user_and_item_vectors(
+    model: M6Rec, variables: Any, outputs: Outputs, items: RetrievalItems, task_ids: Array
+) -> tuple[Array, Array]:
+    """Of each row's user `[batch, retrieval]` and items `[batch, N, retrieval]`, of unit length."""
+    users = model.apply(variables, outputs.encoded, task_ids, method=model.user_embedding)
+    states = jnp.take_along_axis(outputs.hidden, items.positions[..., None], axis=1)
+    return users, model.apply(variables, states, task_ids, method=model.item_embedding)
 
 
 @gin.configurable(allowlist=["temperature", "correct_frequency"])
@@ -182,8 +199,7 @@ def contrastive_loss(
     batch = items.ids.shape[0]
     task_ids = features.get("task_ids", jnp.zeros((batch, 1), jnp.int32))
     user_ids = features.get("user_ids", jnp.full((batch, 1), -1, jnp.int32)).reshape(-1)
-    # Retrieval rows are never packed: the first position tells whose the row is.
-    job_ids = features.get("decoder_job_ids", task_ids.reshape(batch, 1))[:, 0]
+    job_ids = retrieval_job_ids(features)
     log_frequency = None
     if correct_frequency:
         if "decoder_item_log_frequency" not in features:
@@ -193,14 +209,12 @@ def contrastive_loss(
         log_frequency = jnp.take_along_axis(
             features["decoder_item_log_frequency"], items.positions, axis=1
         )
-    users = model.apply(variables, outputs.encoded, task_ids, method=model.user_embedding)
-    states = jnp.take_along_axis(outputs.hidden, items.positions[..., None], axis=1)
-    vectors = model.apply(variables, states, task_ids, method=model.item_embedding)
+    users, vectors = user_and_item_vectors(model, variables, outputs, items, task_ids)
     loss, right = info_nce(
         users,
         vectors,
         items.valid,
-        known_positives(items, user_ids, job_ids) | _of_other_jobs(items, job_ids),
+        known_positives(items, user_ids, job_ids) | of_other_jobs(items, job_ids),
         temperature=temperature,
         log_frequency=log_frequency,
     )

@@ -133,12 +133,24 @@ def language_modelling_loss(
     arrays = [hidden, targets, weights]
     if jobs and "decoder_job_ids" in features:
         arrays.append(features["decoder_job_ids"])
-    if not 0 < chunk_length < hidden.shape[1]:
+    return in_chunks(sums, chunk_length, variables, arrays)
+
+
+def in_chunks(sums: Any, chunk_length: int, variables: Any, arrays: Sequence[Array]) -> Any:
+    """`sums(variables, *arrays)`, a part of the target positions at a time.
+
+    Args:
+      sums: gives a tree of sums over positions, each times its weight.
+      chunk_length: as in `language_modelling_loss`.
+      variables: any tree, which gradients reach.
+      arrays: `[batch, target, ...]`; the third one holds the weights.
+    """
+    rows, length = arrays[_WEIGHTS].shape
+    if not 0 < chunk_length < length:
         return sums(variables, *arrays)
     if not _on_one_device():
         return _in_chunks(sums, chunk_length, variables, arrays)
-    chunk_length *= hidden.shape[0]
-    return _in_chunks(sums, chunk_length, variables, _weighted_first(arrays), skip=True)
+    return _in_chunks(sums, chunk_length * rows, variables, _weighted_first(arrays), skip=True)
 
 
 def _on_one_device() -> bool:

@@ -125,15 +125,23 @@ class Template:
             elif isinstance(part, _Field):
                 text = text_of(values.get(part.name))
                 if not text:
-                    raise DataError(
-                        f"template '{self.name}' needs a value for {{{part.name}}} (character "
-                        f"{part.position}), and there is none; fill it in the table, or put the "
-                        "words around it in an optional clause [ ... ] of the template"
-                    )
+                    raise _missing(part, self.name)
                 texts.append(text)
             elif isinstance(part, _Clause):
                 texts.append(_render_clause(part, values))
         return "".join(texts)
+
+    def fill(self, values: Mapping[str, Value], later: Iterable[str]) -> str:
+        """The format string that is left when all but some fields are rendered.
+
+        Args:
+          values: as for `render`.
+          later: fields to keep, whose values are not known yet.
+
+        Raises:
+          DataError: as `render`, for the others.
+        """
+        return "".join(_fill(part, values, frozenset(later), self.name) for part in self._parts)
 
     def validate(self, known: Iterable[str]) -> None:
         """Raises ConfigError, with the position and the closest known name, for an unknown field
@@ -246,3 +254,38 @@ def _render_clause(clause: _Clause, values: Mapping[str, Value]) -> str:
         has_content = has_content or bool(text)
         texts.append(text)
     return "".join(texts) if has_content else ""
+
+
+def _fill(part: _Part, values: Mapping[str, Value], later: frozenset[str], name: str) -> str:
+    if isinstance(part, str):
+        return _escaped(part)
+    if isinstance(part, _Field):
+        if part.name in later:
+            return f"{{{part.name}}}"
+        if text := text_of(values.get(part.name)):
+            return _escaped(text)
+        raise _missing(part, name)
+    own = [inner for inner in part.parts if isinstance(inner, _Field) and inner.name not in later]
+    if not all(text_of(values.get(field.name)) for field in own):
+        return ""
+    if not later.intersection(field.name for field in _fields(part.parts)):
+        return _escaped(_render_clause(part, values))
+    filled = "".join(_fill(inner, values, later, name) for inner in part.parts)
+    direct = any(isinstance(inner, _Field) and inner.name in later for inner in part.parts)
+    # With a value in it, it stays whatever its inner clauses lose.
+    has_content = own or any(
+        _render_clause(inner, values) for inner in part.parts if isinstance(inner, _Clause)
+    )
+    return filled if has_content and not direct else f"[{filled}]"
+
+
+def _escaped(text: str) -> str:
+    return "".join(f"\\{char}" if char in _ESCAPABLE else char for char in text)
+
+
+def _missing(field: _Field, name: str) -> DataError:
+    return DataError(
+        f"template '{name}' needs a value for {{{field.name}}} (character {field.position}), and "
+        "there is none; fill it in the table, or put the words around it in an optional clause "
+        "[ ... ] of the template"
+    )

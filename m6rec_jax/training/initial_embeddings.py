@@ -68,7 +68,7 @@ def with_initial_embeddings(
     if choice == "random":
         return state
     pieces = pieces_of(mixture_or_task_name)
-    vectors = composed_vectors(pieces, config.embed_dim, seed)
+    vectors = composed_vectors(pieces, config.embedding_width, seed)
     if choice == "neighbours":
         if not 0.0 <= neighbours_share <= 1.0:
             raise ConfigError(
@@ -78,7 +78,7 @@ def with_initial_embeddings(
             mixture_or_task_name, task_feature_lengths, batch_size, make_batches, rows
         )
         counts = count_neighbours(batches, len(pieces), max_distance)
-        near = neighbour_vectors(counts, config.embed_dim, seed)
+        near = neighbour_vectors(counts, config.embedding_width, seed)
         vectors = (1 - neighbours_share) ** 0.5 * vectors + neighbours_share**0.5 * near
     return with_piece_vectors(state, config, vectors)
 
@@ -89,8 +89,8 @@ def with_piece_vectors(state: TrainState, config: ModelConfig, vectors: np.ndarr
     Args:
       state: at step 0.
       config: of the model.
-      vectors: float32 `[pieces, embed]`, of about unit mean square, in the order of the pieces'
-        ids; `ModelConfig.embedding_stddev` scales them. Rows beyond stay as they are.
+      vectors: float32 `[pieces, embed or rank]`, of about unit mean square, in the order of the
+        pieces' ids; `ModelConfig.embedding_stddev` scales them. Rows beyond stay as they are.
 
     Raises:
       ConfigError: more pieces than the model has rows.

@@ -8,8 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from m6rec_jax.checkpoints.trees import PyTree
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.model.config import ModelConfig
+from m6rec_jax.model.embedding import input_vectors, output_vectors
 from m6rec_jax.training.task_data import frequent_tokens_of, prompt_row_of, tokens_of
 from m6rec_jax.training.train_state import TrainState
 
@@ -154,10 +156,10 @@ def with_prompts_of_tokens(
         ]
     )
 
-    def put(prompts: jax.Array, table: jax.Array) -> jax.Array:
-        return table[drawn].astype(prompts.dtype)
+    def put(prompts: jax.Array, params: PyTree) -> jax.Array:
+        return input_vectors(params, drawn).astype(prompts.dtype)
 
-    return _with_tensor(state, "soft_prompts", put, state.params["token_embedder"]["embedding"])
+    return _with_tensor(state, "soft_prompts", put)
 
 
 def with_prompts_of_labels(
@@ -191,12 +193,13 @@ def with_prompts_of_labels(
             "start from them: raise PromptConfig.num_prompts (the macro TASK_PROMPTS)"
         )
 
-    def put(prompts: jax.Array, table: jax.Array) -> jax.Array:
-        means = jnp.stack([table[np.asarray(ids)].mean(axis=0) for ids in labels])
+    def put(prompts: jax.Array, params: PyTree) -> jax.Array:
+        vectors = [input_vectors(params, np.asarray(ids)) for ids in labels]
+        means = jnp.stack([of_label.mean(axis=0) for of_label in vectors])
         places = slice(None) if task_id is None else task_id
         return prompts.at[places, -len(labels) :].set(means.astype(prompts.dtype))
 
-    return _with_tensor(state, "soft_prompts", put, state.params["token_embedder"]["embedding"])
+    return _with_tensor(state, "soft_prompts", put)
 
 
 def with_options_of_words(
@@ -236,22 +239,20 @@ def with_options_of_words(
     linear, tied = config.prompts.head == "linear", config.logits_via_embedding
     places = slice(None) if task_id is None else task_id
 
-    def put(old: jax.Array, table: jax.Array) -> jax.Array:
+    def put(old: jax.Array, params: PyTree) -> jax.Array:
+        options = output_vectors(params, first)
         # The logits of the language model's own matrix lack the scale that those of classes have.
-        options = table[first] if tied else table[:, first].T * config.embed_dim**0.5
-        options = options.astype(old.dtype)
+        options = (options if tied else options * config.embed_dim**0.5).astype(old.dtype)
         if linear:
             return old.at[places, :, : len(words)].set(options.T)
         return old.at[places, -len(words) :].set(options)
 
-    def unbiased(old: jax.Array, _: jax.Array) -> jax.Array:
+    def unbiased(old: jax.Array, _: PyTree) -> jax.Array:
         return old.at[places, : len(words)].set(0)
 
-    params = state.params
-    table = params["token_embedder"]["embedding"] if tied else params["logits_head"]["kernel"]
     if linear:  # `initial_prompts='matching'` may have taken over a bias
-        state = _with_tensor(state, "head_bias", unbiased, table)
-    return _with_tensor(state, "head_kernel" if linear else "soft_prompts", put, table)
+        state = _with_tensor(state, "head_bias", unbiased)
+    return _with_tensor(state, "head_kernel" if linear else "soft_prompts", put)
 
 
 def _rows(config: ModelConfig, task_id: int | None) -> Sequence[int]:
@@ -276,9 +277,9 @@ def _check_classes(
 
 
 def _with_tensor(
-    state: TrainState, name: str, put: Callable[[jax.Array, jax.Array], jax.Array], table: jax.Array
+    state: TrainState, name: str, put: Callable[[jax.Array, PyTree], jax.Array]
 ) -> TrainState:
-    """The state with put(tensor, table) as that tensor of the bank, `[tasks, ...]`."""
+    """The state with put(tensor, backbone) as that tensor of the bank, `[tasks, ...]`."""
     bank = state.prompts["bank"]
-    new = jax.jit(put, out_shardings=bank[name].sharding)(bank[name], table)
+    new = jax.jit(put, out_shardings=bank[name].sharding)(bank[name], state.params)
     return state.replace(prompts={**state.prompts, "bank": {**bank, name: new}})

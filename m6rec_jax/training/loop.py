@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,6 +51,8 @@ from m6rec_jax.training.options import (
     Validation,
 )
 from m6rec_jax.training.resumption import resumed_state
+from m6rec_jax.training.rounded_weights import RoundedWeightsLoss
+from m6rec_jax.training.sentences import add_sentences, with_sentence_encoder
 from m6rec_jax.training.step_loop import EARLY_STOPPING, StepLoop
 from m6rec_jax.training.task_data import (
     check_labels,
@@ -58,12 +60,14 @@ from m6rec_jax.training.task_data import (
     check_vocabulary_rows,
     jobs_of,
     save_inference_assets,
+    text_vocabulary,
     training_batches,
     validation_batches,
     vocabulary_of,
 )
+from m6rec_jax.training.teacher import with_teacher
 from m6rec_jax.training.train_state import TrainState, abstract_state
-from m6rec_jax.training.train_step import make_train_step
+from m6rec_jax.training.train_step import LossFunction, make_train_step
 from m6rec_jax.training.validation import (
     ValidationPlan,
     Validator,
@@ -180,6 +184,17 @@ def train(
             trainable=trainable,
             extra={"seed": seed, "batch_size": data.batch_size},
         )
+        loss: LossFunction = step.loss
+        fixed: dict[str, Any] = {}
+        if step.distillation is not None:
+            loss, fixed, run = with_teacher(step.loss, step.distillation, run, mesh, rules)
+        extended: Callable[[Batch], Batch] = lambda batch: batch  # noqa: E731
+        if step.sentences is not None:
+            loss, encoder, run = with_sentence_encoder(loss, step.sentences, run, mesh)
+            fixed |= encoder
+            extended = add_sentences(step.sentences, text_vocabulary(name))
+        if step.weight_bits is not None:
+            loss = RoundedWeightsLoss(loss, step.weight_bits)
         best = BestMetric(validation.best_metric, validation.best_mode, validation.patience)
         store = CheckpointStore(
             folder / CHECKPOINTS_FOLDER,
@@ -194,6 +209,8 @@ def train(
             state = _new_state(
                 start, data, model, optimizer, abstract, mesh, rules, run=run, seed=seed
             )
+        state = state.replace(fixed=fixed)
+        abstract = abstract.replace(fixed=jax.tree.map(_abstract, fixed))
         first_step = int(state.step)
         plan = _validation_plan(validation, data, step, train_steps)
         if is_main:
@@ -221,7 +238,7 @@ def train(
             abstract,
             mesh,
             rules,
-            step.loss,
+            loss,
             lambda: validation_batches(
                 name,
                 lengths,
@@ -230,6 +247,7 @@ def train(
                 mesh,
                 sample=0 if plan is None else plan.rows,
             ),
+            extended,
             validation.evaluate,
             jobs,
         ),
@@ -240,13 +258,13 @@ def train(
         trainable=trainable,
         seed=seed,
         accumulation_steps=step.accumulation_steps,
-        loss=step.loss,
+        loss=loss,
         jobs=tuple(jobs.values()),
     )
 
     def place(batch: Batch) -> dict[str, jax.Array]:
         check_labels(batch, model.config.prompts)
-        return _placed(batch, mesh, step.accumulation_steps)
+        return _placed(extended(batch), mesh, step.accumulation_steps)
 
     with (
         store,
@@ -374,6 +392,10 @@ def _validation_plan(
     if plan.rows and hasattr(evaluate, "sample"):
         evaluate.sample = plan.rows
     return plan
+
+
+def _abstract(leaf: jax.Array) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
 
 
 def _placed(batch: Batch, mesh: Mesh, accumulation_steps: int) -> dict[str, jax.Array]:

@@ -183,19 +183,22 @@ class Optimizer(optax.GradientTransformationExtraArgs):
     Attributes:
       init, update: optax's; `update` takes `task_parts` besides (`training.task_updates`).
       rates: schedule of each group, for the log.
+      metrics: of what trains, for the log; None: none.
     """
 
     rates: Mapping[str, Schedule]
+    metrics: Callable[[Any], dict[str, jax.Array]] | None
 
     def __new__(
         cls,
         init: Callable[[Any], Any],
         update: Callable[..., tuple[Any, Any]],
         rates: Mapping[str, Schedule],
+        metrics: Callable[[Any], dict[str, jax.Array]] | None = None,
     ) -> Self:
-        """Makes a named tuple of the first two, which has the third as an attribute."""
+        """Makes a named tuple of the first two, which has the others as attributes."""
         made = super().__new__(cls, init, update)
-        made.rates = rates
+        made.rates, made.metrics = rates, metrics
         return made
 
 

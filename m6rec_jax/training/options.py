@@ -18,6 +18,8 @@ import gin
 
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.objectives import total_loss
+from m6rec_jax.objectives.distillation import Distillation
+from m6rec_jax.objectives.sentences import SentenceDistillation
 from m6rec_jax.sharding import LogicalRules
 from m6rec_jax.training.initial_prompts import Words
 from m6rec_jax.training.task_data import MakeBatches, MakeEvaluationBatches
@@ -93,12 +95,19 @@ class Step:
       frozen_dtype: type in which a frozen backbone is held ('bfloat16' or None for float32).
       rules: sharding rules; None: `data_parallel`. The mesh comes from `make_mesh`.
       loss: the objectives.
+      distillation: what the loss adds so that the model learns from a teacher; None: nothing.
+      sentences: likewise from a sentence encoder.
+      weight_bits: train with the backbone's weights rounded to so many bits, as `m6rec compress
+        pack` rounds them to 8; None: as they are.
     """
 
     accumulation_steps: int = 1
     frozen_dtype: str | None = None
     rules: LogicalRules | None = None
     loss: LossFunction = total_loss
+    distillation: Distillation | None = None
+    sentences: SentenceDistillation | None = None
+    weight_bits: int | None = None
 
     def __post_init__(self) -> None:
         _require_positive(self, "accumulation_steps")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
@@ -33,13 +34,17 @@ _GROUPS = {
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """`count` parameters of `num_bytes`; `part` is 'backbone' or 'prompts'."""
+    """`count` parameters of `num_bytes`; `part` is 'backbone' or 'prompts'.
+
+    `nonzero` is how many of them are not zero; None where there are no values.
+    """
 
     part: str
     name: str
     count: int
     num_bytes: int
     trains: bool
+    nonzero: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,18 +95,23 @@ class ParameterTable:
     def render(self) -> str:
         """The table as text."""
         backbone = self.count(BACKBONE)
+        with_values = any(group.nonzero is not None for group in self.groups)
 
         def row(part: str, name: str, groups: Sequence[Group], trains: str) -> tuple[str, ...]:
             count = sum(group.count for group in groups)
             size = sum(group.num_bytes for group in groups)
-            return part, name, f"{count:,}", f"{count / backbone:.2%}", f"{size:,}", trains
+            cells = part, name, f"{count:,}", f"{count / backbone:.2%}", f"{size:,}", trains
+            if not with_values:
+                return cells
+            return *cells[:3], f"{sum(group.nonzero or 0 for group in groups):,}", *cells[3:]
 
         of_parts = {
             part: [group for group in self.groups if group.part == part]
             for part in (BACKBONE, PROMPTS)
         }
+        nonzero = ("nonzero",) if with_values else ()
         rows = [
-            ("part", "group", "parameters", "of backbone", "bytes", "trains"),
+            ("part", "group", "parameters", *nonzero, "of backbone", "bytes", "trains"),
             *(row(g.part, g.name, [g], "yes" if g.trains else "no") for g in self.groups),
             *(row(part, "all", groups, "") for part, groups in of_parts.items()),
             row("both", "all", self.groups, ""),
@@ -110,7 +120,7 @@ class ParameterTable:
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = [
             "  ".join(
-                cell.rjust(width) if 2 <= i <= 4 else cell.ljust(width)
+                cell.rjust(width) if 2 <= i < len(widths) - 1 else cell.ljust(width)
                 for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
             ).rstrip()
             for cells in rows
@@ -129,7 +139,10 @@ class ParameterTable:
 
 
 def count_parameters(
-    config: ModelConfig, trainable: str = "all", frozen_dtype: str | None = None
+    config: ModelConfig,
+    trainable: str = "all",
+    frozen_dtype: str | None = None,
+    values: Mapping[str, Any] | None = None,
 ) -> ParameterTable:
     """The table of a model that need not exist: nothing is computed or allocated.
 
@@ -137,6 +150,7 @@ def count_parameters(
       config: of the model.
       trainable: 'prompts' or 'all'.
       frozen_dtype: type in which a frozen backbone is kept, as for `abstract_state`.
+      values: variables of a model that does exist, to count what is not zero.
     """
     variables = abstract_variables(M6Rec(config))
     if trainable != "all":
@@ -144,12 +158,14 @@ def count_parameters(
     groups = []
     for collection, part in (("params", BACKBONE), ("prompts", PROMPTS)):
         leaves = flatten(variables.get(collection, {}))
+        found = None if values is None else flatten(dict(values).get(collection, {}))
         row_of = {
             name: next((row for key, row in _GROUPS[part].items() if key in name), "other")
             for name in leaves
         }
         for row in dict.fromkeys((*_GROUPS[part].values(), "other")):
-            own = [leaf for name, leaf in leaves.items() if row_of[name] == row]
+            names = [name for name in leaves if row_of[name] == row]
+            own = [leaves[name] for name in names]
             if own:
                 sizes = [math.prod(leaf.shape) for leaf in own]
                 num_bytes = sum(
@@ -157,7 +173,12 @@ def count_parameters(
                     for size, leaf in zip(sizes, own, strict=True)
                 )
                 trains = trainable == "all" or part == PROMPTS
-                groups.append(Group(part, row, sum(sizes), num_bytes, trains))
+                left = (
+                    None
+                    if found is None
+                    else sum(int(jnp.count_nonzero(found[name])) for name in names)
+                )
+                groups.append(Group(part, row, sum(sizes), num_bytes, trains, left))
     return ParameterTable(tuple(groups), _of_tasks(config))
 
 

@@ -18,12 +18,19 @@ from m6rec_jax.checkpoints.manifest import (
 from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.config_file import changed_settings
 from m6rec_jax.errors import CheckpointError
+from m6rec_jax.objectives.distillation import TEACHER
+from m6rec_jax.objectives.sentences import SENTENCE_ENCODER
 from m6rec_jax.sharding import replicated
 from m6rec_jax.training.data_state import ResumableBatches, position_from_item, resume
 from m6rec_jax.training.early_stopping import BestMetric
 from m6rec_jax.training.train_state import TrainState
 
 logger = logging.getLogger(__name__)
+# Entries of a manifest, and the settings they are of.
+_TEACHERS = {
+    TEACHER: "Distillation.teacher",
+    SENTENCE_ENCODER: "SentenceDistillation.encoder",
+}
 
 
 def resumed_state(
@@ -53,6 +60,14 @@ def resumed_state(
             f"{store.folder} was started with train.trainable = {manifest.trainable!r}, now it is "
             f"{run.trainable!r}. Start a new MODEL_DIR, with INITIAL_CHECKPOINT_PATH = this one"
         )
+    for kind, setting in _TEACHERS.items():
+        before, now = (_teacher(extra.get(kind)) for extra in (manifest.extra, run.extra))
+        if before != now:
+            raise CheckpointError(
+                f"{store.folder} learns from {before}, now there is {now}. Give {setting} as "
+                "before (a step's folder, where that run has gone on since), or start a new "
+                "MODEL_DIR"
+            )
     restored = store.restore(
         {
             "params": abstract.params,
@@ -72,6 +87,12 @@ def resumed_state(
         params=restored.trees["params"],
         prompts=restored.trees["prompts"],
         opt_state=restored.trees["optimizer"],
+    )
+
+
+def _teacher(fingerprint: str | None) -> str:
+    return (
+        "no teacher" if fingerprint is None else f"the teacher of fingerprint {fingerprint[:16]}…"
     )
 
 

@@ -81,6 +81,20 @@ def _text_vocabulary(provider: Any) -> Any:
     return None
 
 
+def text_vocabulary(name: str) -> Vocabulary:
+    """The vocabulary of a registered task.
+
+    Raises:
+      ConfigError: it is none of this package's.
+    """
+    from m6rec_jax.pipeline.task_rows import find_provider
+
+    vocabulary: Vocabulary | None = _text_vocabulary(find_provider(name))
+    if vocabulary is None:
+        raise ConfigError(f"the vocabulary of '{name}' is not of m6rec_jax.text: it has no text")
+    return vocabulary
+
+
 def tokens_of(name: str, words: Sequence[str]) -> list[list[int]]:
     """Token ids of words, in the vocabulary of a registered task.
 

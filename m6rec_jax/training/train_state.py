@@ -30,12 +30,15 @@ class TrainState:
       params: the backbone.
       prompts: what is specific to the tasks.
       opt_state: optax state over the groups that train (see `trainable_groups`), nothing else.
+      fixed: collections that the loss reads beside the model's, such as a teacher's variables.
+        They never change and are in no checkpoint.
     """
 
     step: Any
     params: PyTree
     prompts: PyTree
     opt_state: PyTree
+    fixed: dict[str, PyTree] = dataclasses.field(default_factory=dict)
 
     @property
     def variables(self) -> dict[str, PyTree]:

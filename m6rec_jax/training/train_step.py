@@ -35,7 +35,11 @@ Scalars = dict[str, Array | Sum]
 
 
 class LossFunction(Protocol):
-    """`objectives.total_loss`, or one that takes the same arguments (distillation)."""
+    """`objectives.total_loss`, or one that takes the same arguments.
+
+    It may have a method `denominators` of its own, see `loss_denominators`; the variables that it
+    gets include `TrainState.fixed`.
+    """
 
     def __call__(
         self,
@@ -74,7 +78,8 @@ def make_train_step(
 
     Args:
       model: the model.
-      optimizer: over `trainable_groups`; if it has `rates` (schedules), they are reported.
+      optimizer: over `trainable_groups`; if it has `rates` (schedules) and `metrics`, they are
+        reported.
       trainable: 'prompts' or 'all'.
       seed: of dropout.
       accumulation_steps: A. The step then takes features `[A, rows, length]` instead of
@@ -87,6 +92,8 @@ def make_train_step(
       `learning_rate/…`; and the objectives' metrics, as sums).
     """
     rates: Mapping[str, Schedule] = getattr(optimizer, "rates", {})
+    measure = getattr(optimizer, "metrics", None)
+    denominators_of = getattr(loss, "denominators", loss_denominators)
     update = optax.with_extra_args_support(optimizer).update
     of_tasks = parts_of_tasks(model.config)
     in_parts = accumulation_steps > 1
@@ -95,15 +102,13 @@ def make_train_step(
         trained = trainable_groups(state.variables, trainable)
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         denominators = (
-            _summed(jax.vmap(loss_denominators)(features))
-            if in_parts
-            else loss_denominators(features)
+            _summed(jax.vmap(denominators_of)(features)) if in_parts else denominators_of(features)
         )
 
         def part_loss(groups: PyTree, part: Features, key: Array) -> tuple[Array, Metrics]:
             return loss(
                 model,
-                {**state.variables, **groups},
+                {**state.variables, **groups, **state.fixed},
                 part,
                 rngs={"dropout": key},
                 deterministic=False,
@@ -128,6 +133,7 @@ def make_train_step(
                 for group in rates
                 if group in trained
             },
+            **(measure(trained) if measure else {}),
         }
         return state.replace(step=state.step + 1, opt_state=opt_state, **trained), scalars
 
@@ -165,11 +171,13 @@ def make_eval_step(
 ) -> Callable[[TrainState, Features], EvaluationSums]:
     """A function (state, features `[rows, length]`) → sums, without dropout."""
 
+    denominators_of = getattr(loss, "denominators", loss_denominators)
+
     def step(state: TrainState, features: Features) -> EvaluationSums:
-        counts = loss_denominators(features)
+        counts, variables = denominators_of(features), {**state.variables, **state.fixed}
 
         def with_denominators(denominators: Mapping[str, Array]) -> tuple[Array, Metrics]:
-            return loss(model, state.variables, features, denominators=denominators, jobs=jobs)
+            return loss(model, variables, features, denominators=denominators, jobs=jobs)
 
         # The loss is Σ weight · sum / denominator, so its derivative by a denominator at 1 is
         # -weight · sum: each objective's share, without a second forward pass.

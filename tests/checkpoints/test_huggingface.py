@@ -250,6 +250,7 @@ def test_configs_that_are_refused(changes: dict[str, Any], message: str, folder:
     [
         (T5_1_1.replace(mlp_activations=("tanh", "linear")), "mlp_activations"),
         (T5_1_1.replace(share_layers=True), "share_layers"),
+        (T5_1_1.replace(embedding_rank=2), "embedding_rank = 2"),
     ],
 )
 def test_models_that_cannot_be_written(config: ModelConfig, message: str, tmp_path: Path) -> None:

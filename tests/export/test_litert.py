@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from m6rec_jax.engine.model_folder import load_model
 from m6rec_jax.errors import DataError
 from m6rec_jax.export import command, held_out
-from m6rec_jax.export.litert_client import EdgeModel, ExportError, source_row
+from m6rec_jax.export.device_client import EdgeModel, ExportError, source_row
 from m6rec_jax.export.recording import Recorder
 from m6rec_jax.text import layout
+from tests.engine.tiny_model import make_model
 from tests.export import asked
 from tests.serving import served_films
 
@@ -81,6 +82,20 @@ def test_bytes_answer_nearly_as_floats(exported: Path, model: Any, tmp_path: Pat
     # Most of so small a file is the programs themselves.
     sizes = [(own / "model.tflite").stat().st_size for own in (folder, exported)]
     assert sizes[0] < sizes[1]
+
+
+def test_bytes_of_shared_layers_and_factorised_embeddings(
+    shop_vocabulary: Any, tmp_path: Path
+) -> None:
+    edge = {"share_layers": True, "embedding_rank": 8, "logits_via_embedding": True}
+    whole = served_films.write_model(
+        tmp_path / "whole", *make_model(shop_vocabulary, **edge), shop_vocabulary
+    )
+    model = load_model(served_films.copy_run(whole, tmp_path / "run", [*asked.TASKS]))
+    answered = [one for one in asked.ask(model, Recorder()) if one.signature == "score"]
+    folder = tmp_path / "int8"
+    results = command.write_export(folder, "litert", model, Recorder(), answered, (), None, "int8")
+    assert 1e-5 < results["score"]["largest_difference"] < 0.05
 
 
 def test_nan_is_no_answer(model: Any, tmp_path: Path) -> None:

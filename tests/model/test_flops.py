@@ -81,6 +81,8 @@ def keys_and_values_of_the_source(config: ModelConfig) -> int:
         {},
         {"mlp_activations": ("relu",)},
         {"late_layers_start": 2, "decoder_late_start": 1},
+        {"embedding_rank": 6},
+        {"embedding_rank": 6, "logits_via_embedding": True},
         {"prompts": OPTIONS},
         {"prompts": PromptConfig(lora_rank=3, num_options=2, head="linear")},
         {"prompts": dataclasses.replace(OPTIONS, embedding_rank=3)},

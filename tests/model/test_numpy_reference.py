@@ -134,7 +134,7 @@ class Reference:
         return np.asarray(self.params[tower]["relative_bias"]["embedding"], np.float64)
 
     def embed(self, tokens: np.ndarray) -> np.ndarray:
-        x = np.asarray(self.params["token_embedder"]["embedding"], np.float64)[tokens]
+        x = token_table(self.params)[tokens]
         for place, token in enumerate(self.config.prompts.special_token_ids):
             x[tokens == token] += self.prompts["bank"]["special_token_deltas"][0, place]
         return x
@@ -193,6 +193,13 @@ class Reference:
         return self.norm(x, self.params["decoder"]["final_norm"]["scale"])
 
 
+def token_table(params: dict[str, Any]) -> np.ndarray:
+    """Token embeddings `[vocab, embed]`, written out where they are factorised."""
+    embedder = params["token_embedder"]
+    table = np.asarray(embedder["embedding"], np.float64)
+    return table @ embedder["projection"] if "projection" in embedder else table
+
+
 def close(actual: Any, expected: np.ndarray, tolerance: float = 3e-5) -> None:
     np.testing.assert_allclose(np.asarray(actual), expected, rtol=tolerance, atol=tolerance)
 
@@ -236,7 +243,7 @@ def test_spread_by_distance(queries: int, keys: int) -> None:
         ({"late_layers_start": 2, "decoder_late_start": 0}, 0),
         ({"late_layers_start": 0}, 0),
         ({"late_layers_start": 1, "per_layer_relative_bias": True}, 0),
-        ({"late_layers_start": 2, "share_layers": True}, 1),
+        ({"late_layers_start": 2, "share_layers": True, "embedding_rank": 3}, 1),
     ],
 )
 def test_whole_forward(
@@ -277,9 +284,10 @@ def test_whole_forward(
         )
         real = features["decoder_block_ids"][row] > 0
         close(outputs.hidden[row][real], hidden[real])
-        close(
-            logits[row][real], (hidden @ variables["params"]["logits_head"]["kernel"])[real], 1e-4
-        )
+        head = np.asarray(variables["params"]["logits_head"]["kernel"], np.float64)
+        if config.embedding_rank:
+            head = variables["params"]["logits_head_projection"]["kernel"] @ head
+        close(logits[row][real], (hidden @ head)[real], 1e-4)
         scores = hidden @ bank["soft_prompts"][0, -3:].T / math.sqrt(config.embed_dim)
         close(options[row][real], scores[real])
         user = source[np.flatnonzero(present)[-1]] @ bank["user_projection"][0]
@@ -288,11 +296,30 @@ def test_whole_forward(
         close(items[row][real], (item / np.linalg.norm(item, axis=-1, keepdims=True))[real])
 
 
-def test_tied_logits(config: ModelConfig, make_variables: Any) -> None:
-    config = config.replace(logits_via_embedding=True)
+@pytest.mark.parametrize("embedding_rank", [None, 3])
+def test_tied_logits(config: ModelConfig, make_variables: Any, embedding_rank: int | None) -> None:
+    config = config.replace(logits_via_embedding=True, embedding_rank=embedding_rank)
     variables = make_variables(config)
     assert "logits_head" not in variables["params"]
     hidden = np.random.default_rng(0).normal(size=(2, 3, config.embed_dim)).astype(np.float32)
     actual = M6Rec(config).apply(variables, hidden, method=M6Rec.token_logits)
-    table = variables["params"]["token_embedder"]["embedding"].astype(np.float64)
+    table = token_table(variables["params"])
     close(actual, hidden @ table.T / math.sqrt(config.embed_dim))
+
+
+def test_rounded_products_of_tied_logits_have_gradients(
+    config: ModelConfig, make_variables: Any
+) -> None:
+    """XLA's CPU backend has no bfloat16 product with a transposed matrix."""
+    config = config.replace(logits_via_embedding=True, embedding_rank=4)
+    variables = make_variables(config)
+    hidden = np.random.default_rng(0).normal(size=(4, 8, config.embed_dim)).astype(np.float32)
+
+    def gradient(config: ModelConfig) -> Any:
+        model = M6Rec(config)
+        squares = lambda v, x: (model.apply(v, x, method=model.token_logits) ** 2).mean()  # noqa: E731
+        return jax.jit(jax.grad(squares, (0, 1)))(variables, hidden)
+
+    exact, rounded = gradient(config), gradient(config.replace(matmul_dtype="bfloat16"))
+    for wanted, found in zip(jax.tree.leaves(exact), jax.tree.leaves(rounded), strict=True):
+        np.testing.assert_allclose(found, wanted, atol=0.05 * np.abs(wanted).max())

@@ -23,6 +23,7 @@ from m6rec_jax.sharding import (
 )
 from m6rec_jax.training.initialization import initial_state
 from m6rec_jax.training.optimizers import adafactor
+from m6rec_jax.training.pruning import gradual_pruning
 from m6rec_jax.training.train_state import abstract_state
 from m6rec_jax.training.train_step import CompiledStep, make_train_step
 from tests.training.toy_run import toy_batch, toy_config
@@ -31,7 +32,9 @@ STEPS = 20
 
 
 def losses(mesh: jax.sharding.Mesh, rules: tuple) -> list[float]:
-    model, optimizer = M6Rec(toy_config()), adafactor(1e-2, min_dim_size_to_factor=8)
+    model = M6Rec(toy_config())
+    # Pruned to a half, too: thresholds are of whole matrices, however they are split.
+    optimizer = gradual_pruning(adafactor(1e-2, min_dim_size_to_factor=8), STEPS, 0, 0.5, period=5)
     abstract = abstract_state(model, optimizer, mesh, rules, trainable="all")
     state = initial_state(model, optimizer, abstract, mesh, rules, trainable="all", seed=0)
     step = make_train_step(model, optimizer, trainable="all", seed=0)
@@ -44,6 +47,7 @@ def losses(mesh: jax.sharding.Mesh, rules: tuple) -> list[float]:
         )
         state, metrics = compiled(state, features)
         found.append(float(metrics["loss"]))
+    assert abs(float(metrics["sparsity"]) - 0.49) < 0.02, "of the state before the last step"
     return found
 
 

@@ -149,6 +149,8 @@ SETTINGS = {
     "accumulation_steps": "Step.accumulation_steps",
     "frozen_dtype": "Step.frozen_dtype",
     "loss": "Step.loss",
+    "weight_bits": "Step.weight_bits",
+    "distillation": "Step.distillation",
     "checkpoint_period": "Checkpoints.period",
     "keep_checkpoints": "Checkpoints.keep",
     "log_period": "Logging.period",

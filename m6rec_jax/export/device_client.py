@@ -1,4 +1,4 @@
-"""Runs a LiteRT export; needs ai-edge-litert, numpy and sentencepiece alone.
+"""Runs an export for devices; needs numpy, sentencepiece, and ai-edge-litert or onnxruntime.
 
     model = EdgeModel("exported/phone")
     model.score(["24 years old", "liked Fargo (1996)"], ["Heat (1995)", "Alien (1979)"])
@@ -21,13 +21,12 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import sentencepiece
-from ai_edge_litert.interpreter import Interpreter
 
-FORMAT = "m6rec-litert-1"
+LITERT_FORMAT, ONNX_FORMAT = "m6rec-litert-1", "m6rec-onnx-1"
 MANIFEST, MODEL, VOCABULARY = "export.json", "model.tflite", "vocabulary.model"
 CATALOGUE, HELD_OUT = "catalogue.npz", "held_out.json"
 EOS_ID = 1
@@ -45,12 +44,68 @@ class Recommended(NamedTuple):
     score: float
 
 
+class Program(Protocol):
+    """One of an export's functions."""
+
+    # Shape and type of each array that it takes.
+    inputs: dict[str, tuple[Any, Any]]
+
+    def __call__(self, **inputs: np.ndarray) -> dict[str, np.ndarray]:
+        """Results by name."""
+
+
+class LiteRTProgram:
+    """Of a file of several."""
+
+    def __init__(self, interpreter: Any, name: str) -> None:
+        self._run = interpreter.get_signature_runner(name)
+        details = self._run.get_input_details().items()
+        self.inputs = {name: (detail["shape"], detail["dtype"]) for name, detail in details}
+
+    def __call__(self, **inputs: np.ndarray) -> dict[str, np.ndarray]:
+        found: dict[str, np.ndarray] = self._run(**inputs)
+        return found
+
+
+class OnnxProgram:
+    """A file of its own."""
+
+    def __init__(self, session: Any) -> None:
+        types = {"tensor(int32)": np.int32, "tensor(float)": np.float32}
+        self._session = session
+        self._outputs = [one.name for one in session.get_outputs()]
+        self.inputs = {one.name: (one.shape, types[one.type]) for one in session.get_inputs()}
+
+    def __call__(self, **inputs: np.ndarray) -> dict[str, np.ndarray]:
+        return dict(zip(self._outputs, self._session.run(None, inputs), strict=True))
+
+
+def open_programs(folder: Path, format_: str, num_threads: int) -> dict[str, Program]:
+    """Those of an export, by name. Either format's package is imported where it is needed."""
+    if format_ == ONNX_FORMAT:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = num_threads
+        options.log_severity_level = 3  # errors
+        return {
+            path.stem: OnnxProgram(onnxruntime.InferenceSession(path, options))
+            for path in sorted(folder.glob("*.onnx"))
+        }
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(str(folder / MODEL), num_threads=num_threads)
+    interpreter.allocate_tensors()
+    names = interpreter.get_signature_list()
+    return {name: LiteRTProgram(interpreter, name) for name in names}
+
+
 class EdgeModel:
     """An export that was opened.
 
     Args:
-      folder: of `m6rec export --format litert`.
-      num_threads: of the interpreter.
+      folder: of `m6rec export --format litert` or `onnx`.
+      num_threads: of a program.
 
     Raises:
       ExportError: there is none, or a file is missing or changed; names it.
@@ -67,12 +122,7 @@ class EdgeModel:
             path = self.folder / name
             if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != checksum:
                 raise ExportError(f"{path} is missing or damaged; export the model anew")
-        self._interpreter = Interpreter(str(self.folder / MODEL), num_threads=num_threads)
-        self._interpreter.allocate_tensors()
-        self._runners = {
-            name: self._interpreter.get_signature_runner(name)
-            for name in self._interpreter.get_signature_list()
-        }
+        self._programs = open_programs(self.folder, self.manifest["format"], num_threads)
         self._pieces = sentencepiece.SentencePieceProcessor(str(self.folder / VOCABULARY))
         self.num_steps = 0
         self._encoded: tuple[Any, dict[str, np.ndarray]] = (None, {})
@@ -88,17 +138,20 @@ class EdgeModel:
         """Probability of each candidate, float32 `[candidates]`; -1 for texts without words."""
         own = self._task(task, "scoring")
         encoded = self._encode(history, own)
-        number, length = self.manifest["candidates"], self.manifest["text_length"]
-        rows = [self._text_row(text, own["text_length"], length) for text in candidates]
+        number, lengths = self.manifest["candidates"], self.manifest["candidate_lengths"]
+        rows = [self._text_row(text, own["text_length"]) for text in candidates]
         found = np.full(len(rows), -1.0, np.float32)
-        present = [k for k, row in enumerate(rows) if row is not None]
+        # Short ones together: less of their program's room is padding.
+        present = sorted((k for k, row in enumerate(rows) if row), key=lambda k: len(rows[k][0]))
         for start in range(0, len(present), number):
             part = present[start : start + number]
+            longest = len(rows[part[-1]][0])
+            length = next(own for own in lengths if own >= longest)
             tokens, blocks = (np.zeros((number, length), np.int32) for _ in range(2))
             for place, k in enumerate(part):
-                tokens[place], blocks[place] = rows[k] or ((), ())
+                tokens[place, : len(rows[k][0])], blocks[place, : len(rows[k][1])] = rows[k]
             answer = self._run(
-                "score",
+                f"score_{length}",
                 **encoded,
                 tokens=tokens,
                 blocks=blocks,
@@ -119,11 +172,10 @@ class EdgeModel:
     def item(self, text: str, task: str = "") -> np.ndarray:
         """A unit vector, float32 `[retrieval]`; zeros for a text without words."""
         own = self._task(task, "retrieval")
-        row = self._text_row(text, own["text_length"], self.manifest["text_length"])
-        tokens, blocks = ([[0] * self.manifest["text_length"]] * 2) if row is None else row
-        arguments = {"tokens": np.reshape(tokens, (1, -1)), "blocks": np.reshape(blocks, (1, -1))}
-        found = self._run("item", **arguments, task=[[own["task_id"]]])
-        return np.array(found["vectors"][0] * (row is not None))
+        row = self._text_row(text, own["text_length"])
+        tokens, blocks = (_padded(part, self.manifest["item_length"]) for part in row or ((), ()))
+        found = self._run("item", tokens=[tokens], blocks=[blocks], task=[[own["task_id"]]])
+        return np.array(found["vectors"][0] * bool(row))
 
     def recommend(self, history: Sequence[str], k: int = 10, task: str = "") -> list[Recommended]:
         """The nearest items of the packed catalogue, best first.
@@ -156,8 +208,9 @@ class EdgeModel:
                 task=task_id,
             )
             self.num_steps = position + 1
-            token = given[position] if position < len(given) else int(found.pop("token")[0])
-            cache |= {name: found[name] for name in cache if name in found}
+            likeliest = int(found.pop("token")[0])
+            token = given[position] if position < len(given) else likeliest
+            cache |= found
             if token == EOS_ID:
                 break
             written.append(token)
@@ -181,12 +234,10 @@ class EdgeModel:
         tokens, blocks = source_row(pieces, special, own["source_length"])
         return [_padded(tokens, length)], [_padded(blocks, length)]
 
-    def _text_row(self, text: str, limit: int, length: int) -> tuple[list[int], list[int]] | None:
+    def _text_row(self, text: str, limit: int) -> tuple[list[int], ...]:
+        """Nothing for a text without words."""
         pieces = self._pieces.encode(text)
-        if not pieces:
-            return None
-        tokens, blocks = text_row(pieces, self.manifest["special_ids"], min(limit, length))
-        return _padded(tokens, length), _padded(blocks, length)
+        return text_row(pieces, self.manifest["special_ids"], limit) if pieces else ()
 
     def _task(self, name: str, kind: str) -> Mapping[str, Any]:
         tasks = self.manifest["tasks"]
@@ -197,14 +248,14 @@ class EdgeModel:
         raise ExportError(f"no task {name!r} for {kind}: {', '.join(fitting) or 'none'}")
 
     def _run(self, signature: str, **inputs: Any) -> dict[str, np.ndarray]:
-        runner = self._runners[signature]
-        # What a program does not read, it does not take.
-        taken = {
-            name: np.asarray(inputs[name], detail["dtype"])
-            for name, detail in runner.get_input_details().items()
-        }
-        found: dict[str, np.ndarray] = runner(**taken)
-        return found
+        program = self._programs[signature]
+        # What a program does not read, it does not take; an empty cache is zeros.
+        return program(
+            **{
+                name: np.asarray(inputs[name], dtype) if name in inputs else np.zeros(shape, dtype)
+                for name, (shape, dtype) in program.inputs.items()
+            }
+        )
 
 
 def source_row(
@@ -240,15 +291,16 @@ def text_row(
 
 
 def read_manifest(folder: str | Path) -> dict[str, Any]:
-    """What `export.json` holds; raises ExportError where there is none of this format."""
+    """What `export.json` holds; raises ExportError where there is none of these formats."""
     path = Path(folder) / MANIFEST
     try:
         manifest = json.loads(path.read_text("utf-8"))
         found = manifest["format"]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ExportError(f"{folder} is no export of a model: {path}: {error}") from error
-    if found != FORMAT:
-        raise ExportError(f"{path} is of format {found!r}; this reads {FORMAT!r}")
+    if found not in (LITERT_FORMAT, ONNX_FORMAT):
+        known = f"{LITERT_FORMAT!r} and {ONNX_FORMAT!r}"
+        raise ExportError(f"{path} is of format {found!r}; this reads {known}")
     return dict(manifest)
 
 

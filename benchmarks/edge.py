@@ -1,0 +1,231 @@
+"""The paper's table of phone models: a teacher, and what is left of it.
+
+    python -m benchmarks.edge [--seeds 0 1 2] [--output runs/edge]
+
+For each seed and model a backbone is pretrained on MovieLens-100k and then option-adapter-tuned for
+scoring and for retrieval, as `m6rec demo` does it: the teacher; a small model alone, and distilled;
+one of shared layers, distilled; that one pruned to 80% while it is trained on; and the last two
+with weights of 8 bits. What is finished is not run again. Rows go to
+`benchmarks/results/edge.json`; `ms_per_candidate` is on one thread, of a history that was encoded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.movielens import (
+    DATASET,
+    EXAMPLES,
+    PREPARE,
+    PREPARE_LEAVE_ONE_OUT,
+    m6rec,
+    train,
+)
+from benchmarks.provenance import ROOT
+from benchmarks.results_file import add_rows, metric_rows, results_path
+from m6rec_jax.checkpoints.trees import flatten
+from m6rec_jax.configuration import macro, parse_config
+from m6rec_jax.engine.model_folder import packed_of, read_vocabulary, restore_model
+from m6rec_jax.engine.packed_file import float_variables, quantized_variables, write_packed
+from m6rec_jax.errors import M6RecError
+from m6rec_jax.evaluation.checkpoint_evaluation import restored_evaluator
+from m6rec_jax.model.quantization import SCALE
+
+PRETRAIN, EDGE = f"{EXAMPLES}/demo_pretrain.gin", "gin_configs/models/edge.gin"
+DISTILLATION = "gin_configs/objectives/distillation.gin"
+PRUNING = "gin_configs/compression/pruning.gin"
+# job: (gin file, its evaluation's, the metric, and what a teacher teaches).
+JOBS = {
+    "scoring": (
+        f"{EXAMPLES}/demo_ctr.gin",
+        f"{EXAMPLES}/movielens_ctr_eval.gin",
+        "auc",
+        "class_weight",
+    ),
+    "retrieval": (
+        f"{EXAMPLES}/demo_retrieval.gin",
+        f"{EXAMPLES}/movielens_retrieval_eval.gin",
+        "hit_rate@10",
+        "similarity_weight",
+    ),
+}
+PRUNING_STEPS = 300
+
+
+@dataclass(frozen=True)
+class Model:
+    """A backbone of the table.
+
+    Attributes:
+      gin_files: after those of the run.
+      bindings: of gin, for every run.
+      is_taught: by the teacher's runs.
+      pruned_from: the model whose backbone is trained on and pruned; empty: none.
+    """
+
+    gin_files: tuple[str, ...] = ()
+    bindings: tuple[str, ...] = ()
+    is_taught: bool = False
+    pruned_from: str = ""
+
+
+# As many parameters as shared layers have, in layers of their own.
+_SMALL = (
+    *("share_layers=False", "embed_dim=48", "head_dim=12", "mlp_dim=96"),
+    *("num_encoder_layers=2", "num_decoder_layers=2"),
+)
+_small = tuple(f"ModelConfig.{binding}" for binding in _SMALL)
+MODELS = {
+    "teacher": Model(),
+    "small, alone": Model((EDGE,), _small),
+    "small, distilled": Model((EDGE,), _small, is_taught=True),
+    "shared, distilled": Model((EDGE,), is_taught=True),
+    "shared, pruned 80%": Model((EDGE,), is_taught=True, pruned_from="shared, distilled"),
+}
+# Of which 8 bits are evaluated, too.
+ROUNDED = ("shared, distilled", "shared, pruned 80%")
+
+
+def folder_of(output: Path, name: str, seed: int, part: str) -> Path:
+    """Of one run."""
+    words = "".join(letter for letter in name if letter.isalnum() or letter == " ")
+    return output / f"{words.replace(' ', '_')}-{seed}" / part
+
+
+def run_model(name: str, seed: int, output: Path) -> None:
+    """Trains one model with one seed, tests it and records its rows."""
+    model = MODELS[name]
+    files = [f"--gin_file={file}" for file in model.gin_files]
+    common = [f"--gin.{one}" for one in (*model.bindings, f"train.seed={seed}")]
+    common.append(f"--gin.BatchIterator.seed={seed}")
+
+    def taught(part: str, *weights: str) -> list[str]:
+        if not model.is_taught:
+            return []
+        teacher = folder_of(output, "teacher", seed, part)
+        given = (f"TEACHER='{teacher}'", *(f"Distillation.{weight}" for weight in weights))
+        return [f"--gin_file={DISTILLATION}", *(f"--gin.{one}" for one in given)]
+
+    backbone = folder_of(output, name, seed, "pretraining")
+    of_pretraining = taught(
+        "pretraining", "vocabulary_weight=0.5", "similarity_weight=0.3", "chunk_length=4"
+    )
+    if model.pruned_from:
+        dense = folder_of(output, model.pruned_from, seed, "pretraining")
+        of_pretraining += [
+            f"--gin_file={PRUNING}",
+            f"--gin.INITIAL_CHECKPOINT_PATH='{dense}'",
+            "--gin.Start.prompts='all'",
+            f"--gin.TRAIN_STEPS={PRUNING_STEPS}",
+            f"--gin.PRUNING_END={PRUNING_STEPS * 2 // 3}",
+        ]
+    seconds = train(PRETRAIN, backbone, [*files, *common, *of_pretraining])
+    metrics, rounded = dict[str, float](), dict[str, float]()
+    for job, (gin_file, eval_gin_file, metric, lesson) in JOBS.items():
+        run = folder_of(output, name, seed, job)
+        start = f"--gin.INITIAL_CHECKPOINT_PATH='{backbone}'"
+        lessons = taught(job, "relation_weight=0.0", f"{lesson}=1.0")
+        train(gin_file, run, [*files, *common, start, *lessons])
+        metrics[metric] = _tested(run, eval_gin_file, metric, rounds=False)
+        if name in ROUNDED:
+            rounded[metric] = _tested(run, eval_gin_file, metric, rounds=True)
+    run = folder_of(output, name, seed, "scoring")
+    sizes = _sizes(restored_params(run)) | {"ms_per_candidate": _speed(run)}
+    _add(name, seed, metrics | sizes, seconds)
+    if rounded:
+        file, packed = run / "model.m6rec", packed_of(run)
+        write_packed(file, packed)
+        sizes = _sizes(packed.variables["params"], file.stat().st_size)
+        _add(f"{name}, int8", seed, rounded | sizes | {"ms_per_candidate": _speed(file)}, None)
+
+
+def restored_params(run: Path) -> Mapping[str, Any]:
+    """The backbone of a run."""
+    fingerprint = read_vocabulary(run).fingerprint
+    params: Mapping[str, Any] = restore_model(run, vocabulary_fingerprint=fingerprint).variables[
+        "params"
+    ]
+    return params
+
+
+def _tested(run: Path, eval_gin_file: str, metric: str, *, rounds: bool) -> float:
+    """A metric on the test part, perhaps of the weights as a packed file has them; kept."""
+    path = run / f"test{'-int8' * rounds}.json"
+    if not path.exists():
+        parse_config([eval_gin_file], [f"MODEL_DIR='{run}'"])
+        task = macro("MIXTURE_OR_TASK_NAME")
+        lengths = macro("TASK_FEATURE_LENGTHS")
+        evaluator, restored = restored_evaluator(str(run), task, lengths, "test", 32, None, 0)
+        variables = restored.variables
+        if rounds:
+            variables = float_variables(quantized_variables(variables))
+        (one,) = evaluator.tasks
+        found = evaluator.metrics(one, evaluator.predict(one, restored.model, variables))
+        path.write_text(json.dumps(found, indent=2))
+    return float(json.loads(path.read_text())[metric])
+
+
+def _sizes(params: Mapping[str, Any], size: int | None = None) -> dict[str, float]:
+    """Parameters of a backbone; bytes of a file, or of all parameters as float32."""
+    leaves = {n: leaf for n, leaf in flatten(dict(params)).items() if not n.endswith(SCALE)}
+    number = sum(leaf.size for leaf in leaves.values())
+    nonzero = sum(int((leaf != 0).sum()) for leaf in leaves.values())
+    of_floats = 4 * number
+    return {
+        "parameters": number,
+        "nonzero_parameters": nonzero,
+        "bytes": of_floats if size is None else size,
+    }
+
+
+def _speed(path: Path) -> float:
+    """Milliseconds a candidate, one thread."""
+    command = [sys.executable, "-m", "m6rec_jax.export.packed_bench", str(path), "1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return float(json.loads(done.stdout.splitlines()[-1])["candidate_milliseconds"])
+
+
+def _add(name: str, seed: int, metrics: dict[str, float], seconds: float | None) -> None:
+    print(f"{name}, seed {seed}: {metrics}", flush=True)
+    rows = metric_rows(
+        metrics,
+        model=name,
+        dataset=DATASET,
+        split="per_user_temporal, leave_one_out",
+        seed=seed,
+        gin_file=PRETRAIN,
+        seconds=seconds,
+    )
+    add_rows(results_path("edge"), rows)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Returns the exit status: 0, or 2 on an error."""
+    parser = argparse.ArgumentParser(description="The paper's table of phone models, over seeds.")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--output", type=Path, default=ROOT / "runs" / "edge")
+    options = parser.parse_args(arguments)
+    try:
+        m6rec("data", "fetch", DATASET)
+        m6rec("data", "prepare", DATASET, "--gin_file", PREPARE)
+        m6rec("data", "prepare", DATASET, "--gin_file", PREPARE_LEAVE_ONE_OUT)
+        m6rec("vocab", "train", "--gin_file", PREPARE)
+        for seed in options.seeds:
+            for name in options.models:
+                run_model(name, seed, options.output.resolve())
+    except M6RecError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,191 @@
+"""Pruning by magnitude while a backbone trains: weights that are zero stay zero (paper section 5).
+
+train.optimizer = @gradual_pruning()
+gradual_pruning.optimizer = @adafactor()
+gradual_pruning.sparsity = 0.8
+gradual_pruning.end_step = 4000
+
+The masks are the zeros themselves, so they need no room in checkpoints, and any later run that is
+given `keep_zeros` keeps them.
+
+Shares are of each matrix, in a stack of each layer's, and not of all weights together: matrices
+start from unlike deviations (T5's queries from an eighth of its keys', embeddings from far more),
+so one threshold for all would empty some of them and leave others whole.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import gin
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+
+from m6rec_jax.checkpoints.trees import flatten, unflatten
+from m6rec_jax.errors import ConfigError
+from m6rec_jax.training.optimizers import Optimizer
+
+# Every embedding table and linear map of the backbone; not norms, nor biases of positions.
+PRUNED = (r"^params/.*kernel$", r"^params/token_embedder/")
+# Float bits are ordered as the magnitudes are: the least bit pattern, and that of infinity.
+_NOTHING, _INFINITY = -1, 0x7F800000
+
+
+class PruningState(NamedTuple):
+    """`step`: int32 scalar, steps taken. `inner`: of the optimizer within."""
+
+    step: jax.Array
+    inner: Any
+
+
+@gin.configurable
+def gradual_pruning(
+    optimizer: optax.GradientTransformation,
+    end_step: int,
+    begin_step: int = 0,
+    sparsity: float = 0.8,
+    period: int = 100,
+    names: Sequence[str] = PRUNED,
+) -> Optimizer:
+    """Sets ever more of the smallest weights to zero (Zhu & Gupta, 2017).
+
+    After step t the share of zeros is sparsity · (1 - (1 - (t - begin) / (end - begin))³): most go
+    early, when there are many to spare. What has gone stays, and takes no part in the optimizer.
+
+    Args:
+      optimizer: what updates the rest.
+      end_step: the last step at which weights go.
+      begin_step: the first one.
+      sparsity: share of zeros from `end_step` on.
+      period: steps from one such step to the next.
+      names: regular expressions; leaves whose name has a match are pruned.
+
+    Raises:
+      ConfigError: steps or shares out of range; when it starts, no leaf that trains has a match.
+    """
+    if not 0.0 < sparsity < 1.0:
+        raise ConfigError(f"gradual_pruning.sparsity = {sparsity} must lie between 0 and 1")
+    if not 0 <= begin_step < end_step:
+        raise ConfigError(
+            f"gradual_pruning.begin_step = {begin_step} must lie between 0 and end_step = "
+            f"{end_step}"
+        )
+    if period < 1:
+        raise ConfigError(f"gradual_pruning.period = {period} must be at least 1")
+    steps = np.array([*range(begin_step, end_step, period), end_step])
+    shares = sparsity * (1 - (1 - (steps - begin_step) / (end_step - begin_step)) ** 3)
+    return _pruned(optimizer, names, steps, shares)
+
+
+@gin.configurable
+def keep_zeros(optimizer: optax.GradientTransformation, names: Sequence[str] = PRUNED) -> Optimizer:
+    """Tunes a pruned backbone: what is zero stays zero. Arguments and errors: `gradual_pruning`."""
+    return _pruned(optimizer, names, np.zeros(0), np.zeros(0))
+
+
+def _pruned(
+    optimizer: optax.GradientTransformation,
+    names: Sequence[str],
+    steps: np.ndarray,
+    shares: np.ndarray,
+) -> Optimizer:
+    inner = optax.with_extra_args_support(optimizer)
+    patterns = [re.compile(pattern) for pattern in names]
+
+    def chosen(tree: Any) -> dict[str, jax.Array]:
+        return {
+            name: leaf
+            for name, leaf in flatten(tree).items()
+            if any(pattern.search(name) for pattern in patterns)
+        }
+
+    def init(params: Any) -> PruningState:
+        if not chosen(nn.meta.unbox(params)):
+            raise ConfigError(
+                f"no leaf that trains is called as one of {tuple(names)}, so there is nothing to "
+                "prune. A frozen backbone (train.trainable = 'prompts') keeps its zeros by itself"
+            )
+        return PruningState(jnp.zeros([], jnp.int32), inner.init(params))
+
+    def update(
+        updates: Any, state: PruningState, params: Any = None, **extra_args: Any
+    ) -> tuple[Any, PruningState]:
+        weights, step = chosen(params), optax.safe_increment(state.step)
+        alive = {name: weight != 0 for name, weight in weights.items()}
+        updates = _masked(updates, alive)
+        updates, inner_state = inner.update(updates, state.inner, params, **extra_args)
+        moved = flatten(updates)
+        bits = {name: _magnitude(weight + moved[name]) for name, weight in weights.items()}
+        highest = _highest_pruned(bits, step, steps, shares)
+        alive = {name: alive[name] & (bits[name] > highest[name]) for name in alive}
+        # Exactly zero: a weight less itself.
+        gone = {name: -weight for name, weight in weights.items()}
+        return _masked(updates, alive, gone), PruningState(step, inner_state)
+
+    def metrics(params: Any) -> dict[str, jax.Array]:
+        weights = chosen(params)
+        left = jnp.stack([jnp.count_nonzero(weight) for weight in weights.values()])
+        return {"sparsity": 1.0 - left.sum() / sum(weight.size for weight in weights.values())}
+
+    return Optimizer(init, update, getattr(optimizer, "rates", {}), metrics)
+
+
+def _masked(tree: Any, alive: dict[str, jax.Array], otherwise: Any = None) -> Any:
+    """A tree with zeros, or other values, where named leaves are not alive."""
+    leaves = flatten(tree)
+    for name, mask in alive.items():
+        leaves[name] = jnp.where(mask, leaves[name], 0 if otherwise is None else otherwise[name])
+    return unflatten(leaves, tree)
+
+
+def _magnitude(weight: jax.Array) -> jax.Array:
+    return jax.lax.bitcast_convert_type(jnp.abs(weight.astype(jnp.float32)), jnp.int32)
+
+
+def _highest_pruned(
+    bits: dict[str, jax.Array], step: jax.Array, steps: np.ndarray, shares: np.ndarray
+) -> dict[str, jax.Array]:
+    """The highest magnitude (its bits) that goes at a step, by leaf: `[layers or 1, 1, ...]`."""
+
+    def shape(leaf: jax.Array, name: str) -> tuple[int, ...]:
+        return (leaf.shape[0] if "/layers/" in name else 1, *(1,) * (leaf.ndim - 1))
+
+    def nothing() -> dict[str, jax.Array]:
+        return {
+            name: jnp.full(shape(leaf, name), _NOTHING, jnp.int32) for name, leaf in bits.items()
+        }
+
+    def some() -> dict[str, jax.Array]:
+        now = jnp.searchsorted(jnp.asarray(steps, jnp.int32), step)
+        found = {}
+        for name, leaf in bits.items():
+            matrices = shape(leaf, name)
+            size = leaf.size // matrices[0]
+            counts = jnp.asarray(np.rint(shares * size), jnp.int32)
+            found[name] = _kth_smallest(leaf, counts[now], matrices)
+        return found
+
+    if not len(steps):
+        return nothing()
+    return jax.lax.cond(jnp.any(step == jnp.asarray(steps, jnp.int32)), some, nothing)
+
+
+def _kth_smallest(bits: jax.Array, k: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """By halving: sums need no sorting, and of a sharded leaf no copy in one place."""
+    axes = tuple(axis for axis, size in enumerate(shape) if size == 1)
+    axes = axes if shape[0] == 1 else tuple(range(1, len(shape)))
+
+    def halve(_: Any, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        low, high = bounds  # no more than k - 1 are up to `low`, at least k up to `high`
+        middle = low + (high - low) // 2
+        enough = jnp.sum(bits <= middle, axis=axes, keepdims=True, dtype=jnp.int32) >= k
+        return jnp.where(enough, low, middle), jnp.where(enough, middle, high)
+
+    low, high = jnp.full(shape, _NOTHING, jnp.int32), jnp.full(shape, _INFINITY, jnp.int32)
+    _, high = jax.lax.fori_loop(0, 32, halve, (low, high))
+    return jnp.where(k > 0, high, _NOTHING)

@@ -1,0 +1,129 @@
+"""A packed file answers as the model of its bytes times scales, and damaged ones are refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from m6rec_jax.checkpoints.trees import flatten, nested
+from m6rec_jax.cli import main
+from m6rec_jax.engine.model_folder import load_model
+from m6rec_jax.engine.packed_file import float_variables, quantized_variables
+from m6rec_jax.errors import CheckpointError
+from m6rec_jax.export.edge_bench import COLUMNS
+from m6rec_jax.model.quantization import SCALE
+from tests.engine.tiny_model import make_model
+from tests.serving import served_films
+
+HISTORY = ["user, likes drama", "liked Ran, drama", "disliked Alien, science fiction"]
+ITEMS = ["Heat, crime", "Ran, drama", "Alien, science fiction"]
+
+
+@pytest.fixture(
+    scope="module",
+    params=[{}, {"embedding_rank": 6}, {"embedding_rank": 6, "logits_via_embedding": True}],
+    ids=["plain", "factorised", "factorised and tied"],
+)
+def run(request: Any, shop_vocabulary: Any, tmp_path_factory: Any) -> Path:
+    """A run, half of whose weights are zero."""
+    model, variables = make_model(shop_vocabulary, **request.param)
+    rng = np.random.default_rng(0)
+    flat = flatten(variables)
+    for name, leaf in flat.items():
+        if name.startswith("params"):
+            flat[name] = jax.numpy.asarray(leaf * (rng.random(leaf.shape) < 0.5))
+    folder = tmp_path_factory.mktemp("run")
+    return served_films.write_model(folder, model, nested(flat), shop_vocabulary)
+
+
+@pytest.fixture(scope="module")
+def file(run: Path, tmp_path_factory: Any) -> Path:
+    path = tmp_path_factory.mktemp("packed") / "model.m6rec"
+    assert main(["compress", "pack", str(run), "--output", str(path)]) == 0
+    return path
+
+
+def test_answers_are_those_of_the_dequantised_model(run: Path, file: Path) -> None:
+    packed, floats = load_model(file), load_model(run)
+    flat = flatten(packed.variables)
+    before = flatten(floats.variables)
+    for name in before:
+        value = np.asarray(flat[name], np.float32)
+        scales = np.asarray(flat.get(name + SCALE, 1.0), np.float32)
+        if name + SCALE in flat:
+            assert flat[name].dtype == np.int8
+            # Half a step, and what float16 rounds off the largest.
+            worst = (0.5 + 127 * 2**-11) * scales
+            assert (np.abs(before[name] - value * scales) <= worst + 1e-9).all(), name
+            assert (value[np.asarray(before[name]) == 0] == 0).all(), "zeros stay zero"
+        before[name] = jax.numpy.asarray(value * scales)
+    weights = [leaf for leaf in flat.values() if leaf.dtype == np.int8]
+    assert sum(leaf.size for leaf in weights) > 0.9 * sum(
+        leaf.size for name, leaf in flat.items() if name.startswith("params")
+    )
+    floats.variables = nested(before)
+    # Exports in 8 bits have the same bytes: they are found again in the floats.
+    again = flatten(quantized_variables(float_variables(packed.variables)))
+    for name in before:
+        np.testing.assert_array_equal(again[name], flat[name], err_msg=name)
+
+    scores = [
+        model.scorer("ctr").score_requests([HISTORY], [ITEMS])[0] for model in (packed, floats)
+    ]
+    np.testing.assert_allclose(*scores, rtol=1e-5)
+    texts = [model.generator("titles").greedy([HISTORY]) for model in (packed, floats)]
+    assert texts[0][0].text == texts[1][0].text
+    assert texts[0][0].log_probability == pytest.approx(texts[1][0].log_probability, abs=1e-4)
+    vectors = [model.retriever("next").embed_items(ITEMS, "next") for model in (packed, floats)]
+    np.testing.assert_allclose(*vectors, atol=1e-5)
+
+
+def broken(file: Path, folder: Path, kind: str) -> Path:
+    path = folder / "broken.m6rec"
+    data = bytearray(file.read_bytes())
+    if kind == "truncated":
+        path.write_bytes(data[: len(data) // 2])
+    elif kind == "flipped":
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+    elif kind == "another's weights":
+        with zipfile.ZipFile(file) as old, zipfile.ZipFile(path, "w") as new:
+            for name in old.namelist():
+                content = old.read(name)
+                new.writestr(name, content[::-1] if name == "values" else content)
+    else:
+        path.write_text("no archive")
+    return path
+
+
+@pytest.mark.parametrize("kind", ["truncated", "flipped", "another's weights", "text"])
+def test_what_is_damaged_is_refused(kind: str, file: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"broken\.m6rec is (no packed model|damaged)"):
+        load_model(broken(file, tmp_path, kind))
+
+
+def test_a_file_serves_without_its_run(file: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "moved.m6rec"
+    shutil.copy(file, moved)
+    assert load_model(moved).fingerprint("ctr") == load_model(file).fingerprint("ctr")
+    assert main(["params", str(moved)]) == 0
+
+
+def test_bench_of_a_file_with_exits(shop_vocabulary: Any, tmp_path: Path) -> None:
+    model, variables = make_model(shop_vocabulary, exit_losses="rising")
+    run = served_films.write_model(tmp_path / "run", model, variables, shop_vocabulary)
+    file, output = tmp_path / "model.m6rec", tmp_path / "found.json"
+    assert main(["compress", "pack", str(run), "--output", str(file)]) == 0
+    assert main(["edge", "bench", str(file), "--threads", "1", "--json", str(output)]) == 0
+    found = json.loads(output.read_text())
+    assert found["bytes"] == file.stat().st_size
+    row = found["rows"][0]
+    assert row.keys() == COLUMNS.keys()
+    assert min(row.values()) > 0

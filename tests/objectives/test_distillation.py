@@ -1,0 +1,280 @@
+"""What a student learns from a teacher, against loops over numpy's float64."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from m6rec_jax.errors import ConfigError
+from m6rec_jax.model.attention_states import watch
+from m6rec_jax.model.config import ModelConfig, PromptConfig
+from m6rec_jax.model.m6rec import M6Rec
+from m6rec_jax.objectives.distillation import TEACHER, Distillation, DistillationLoss
+from m6rec_jax.objectives.total import total_loss
+from tests.objectives.conftest import CONFIG, Features
+
+# A teacher of another width, depth, number of heads and of soft prompts.
+WIDE = ModelConfig(
+    vocab_size=26,
+    embed_dim=12,
+    num_encoder_layers=2,
+    num_decoder_layers=3,
+    num_heads=3,
+    head_dim=4,
+    mlp_dim=10,
+    prompts=PromptConfig(num_prompts=5, num_options=3, head="option", retrieval_dim=4),
+)
+OBJECTIVES = functools.partial(
+    total_loss, language_modelling_weight=1.0, classification_weight=0.5, contrastive_weight=0.2
+)
+EVERYTHING: dict[str, float] = {
+    "relation_weight": 0.7,
+    "vocabulary_weight": 0.5,
+    "class_weight": 0.3,
+    "similarity_weight": 0.2,
+}
+
+
+@pytest.fixture(scope="module")
+def batch(features: Features) -> Features:
+    """Packed documents, and padding at the end of both sides."""
+    source = np.array(
+        [[1, 1, 2, 2, 3, 0], [1] * 6, [1, 1, 2, 0, 0, 0], [1] * 6, [1, 2, 3, 4, 5, 6]]
+    )
+    target = np.array(features["decoder_block_ids"])
+    target[2, 5:] = 0
+    weights = np.where(target > 0, features["decoder_loss_weights"], 0).astype(np.float32)
+    return {
+        **features,
+        "encoder_block_ids": source.astype(np.int32),
+        "encoder_segment_ids": (source > 0).astype(np.int32) + (source > 2),
+        "decoder_block_ids": target,
+        "decoder_segment_ids": (target > 0).astype(np.int32) + (target > 2),
+        "decoder_loss_weights": weights,
+    }
+
+
+def made(config: ModelConfig, features: Features, seed: int) -> dict[str, Any]:
+    shapes = jax.eval_shape(M6Rec(config).init, jax.random.key(0), features)
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(
+        lambda leaf: (rng.normal(size=leaf.value.shape) * 0.5).astype(np.float32),
+        shapes,
+        is_leaf=lambda leaf: hasattr(leaf, "names"),
+    )
+
+
+def loss_of(config: ModelConfig = WIDE, **settings: Any) -> DistillationLoss:
+    given = {"relation_weight": 0.0, **settings}
+    return DistillationLoss(Distillation("", **given), OBJECTIVES, M6Rec(config), CONFIG)
+
+
+def added(loss: Any, variables: Any, features: Features, **options: Any) -> Any:
+    """What is added to the objectives of the student."""
+    own = {name: tree for name, tree in variables.items() if name != TEACHER}
+    model = M6Rec(CONFIG)
+    whole, metrics = loss(model, variables, features, **options)
+    return whole - OBJECTIVES(model, own, features, **options)[0], metrics
+
+
+def log_softmax(x: np.ndarray) -> np.ndarray:
+    x = x - x.max()
+    return x - np.log(np.exp(x).sum())
+
+
+def kl(p: np.ndarray, q: np.ndarray) -> float:
+    """Of scores."""
+    return float(np.exp(log_softmax(p)) @ (log_softmax(p) - log_softmax(q)))
+
+
+def first_projections(variables: Any, tower: str, tokens: np.ndarray) -> list[np.ndarray]:
+    """Queries, keys, values of a tower's first layer for one row, `[length, heads * kv]`."""
+    params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables["params"])
+    layer = params[tower]["layers"]
+    x = params["token_embedder"]["embedding"][tokens]
+    x = x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6)
+    x = x * layer["self_attention_norm"]["scale"][0]
+    attention = layer["self_attention"]
+    kernels = [attention[name]["kernel"][0] for name in ("query", "key", "value")]
+    found = [x @ kernel.reshape(len(kernel), -1) for kernel in kernels]
+    found[0] = found[0] * kernels[0].shape[-1] ** 0.5
+    return found
+
+
+def test_relations(batch: Features) -> None:
+    """The teacher's first layers; the student has one only."""
+    variables = made(CONFIG, batch, 1) | {TEACHER: made(WIDE, batch, 2)}
+    loss = loss_of(relation_weight=2.0, encoder_layer=0, decoder_layer=-3, num_relation_heads=4)
+    actual, metrics = added(loss, variables, batch)
+    expected = 0.0
+    for tower in ("encoder", "decoder"):
+        total, count = 0.0, 0
+        for row, tokens in enumerate(batch[f"{tower}_input_tokens"]):
+            blocks, segments = (batch[f"{tower}_{n}_ids"][row] for n in ("block", "segment"))
+            sides = [
+                first_projections(given, tower, tokens) for given in (variables[TEACHER], variables)
+            ]
+            for query in np.flatnonzero(blocks):
+                count += 1
+                seen = (blocks != 0) & (segments == segments[query])
+                if tower == "decoder":
+                    seen &= (blocks == blocks[query]) & (np.arange(len(blocks)) <= query)
+                for of_teacher, of_student in zip(*sides, strict=True):
+                    for head in range(4):
+                        scores = []
+                        for x in (of_teacher, of_student):
+                            width = x.shape[1] // 4
+                            own = x[:, head * width : (head + 1) * width]
+                            scores.append(own[seen] @ own[query] / width**0.5)
+                        total += kl(*scores) / 4
+        expected += 2.0 * total / count
+        assert float(metrics[f"distillation/{tower}_relations"].mean()) == pytest.approx(
+            total / count, rel=1e-4
+        )
+    assert float(actual) == pytest.approx(expected, rel=1e-4)
+
+
+def states(config: ModelConfig, variables: Any, features: Features) -> Any:
+    return M6Rec(config).apply(variables, features)
+
+
+@pytest.mark.parametrize("chunk_length", [0, 4])
+def test_tokens_and_classes(batch: Features, chunk_length: int) -> None:
+    teacher, student = made(WIDE, batch, 2), made(CONFIG, batch, 1)
+    loss = loss_of(
+        vocabulary_weight=1.5, class_weight=0.5, temperature=3.0, chunk_length=chunk_length
+    )
+    actual, _ = added(loss, student | {TEACHER: teacher}, batch)
+    logits, classes = [], []
+    for config, variables in ((WIDE, teacher), (CONFIG, student)):
+        hidden = states(config, variables, batch).hidden
+        model = M6Rec(config)
+        logits.append(np.asarray(model.apply(variables, hidden, method=model.token_logits)))
+        classes.append(
+            np.asarray(
+                model.apply(variables, hidden, batch["task_ids"], method=model.option_logits)
+            )
+        )
+    weights, labels = batch["decoder_loss_weights"], batch["decoder_labels"]
+    total = sum(
+        weights[at] * 9.0 * kl(*(x[at][:24].astype(np.float64) / 3.0 for x in logits))
+        for at in np.ndindex(*weights.shape)
+    )
+    expected = 1.5 * total / weights.sum()
+    total = sum(
+        9.0 * kl(*(x[at].astype(np.float64) / 3.0 for x in classes))
+        for at in zip(*np.nonzero(labels >= 0), strict=True)
+    )
+    expected += 0.5 * total / (labels >= 0).sum()
+    assert float(actual) == pytest.approx(expected, rel=1e-3)
+
+
+def test_similarities(batch: Features) -> None:
+    teacher, student = made(WIDE, batch, 2), made(CONFIG, batch, 1)
+    jobs = np.tile(np.array([[2], [2], [2], [3], [3]], np.int32), (1, 9))
+    batch = {**batch, "decoder_job_ids": jobs}
+    loss = loss_of(similarity_weight=1.0, similarity_temperature=0.5)
+    actual, _ = added(loss, student | {TEACHER: teacher}, batch)
+    places = [
+        (row, at) for row, at in zip(*np.nonzero(batch["decoder_item_ids"] >= 0), strict=True)
+    ]
+    places = [(row, at) for row, at in places if batch["retrieval"][row, 0]]
+    scores = []
+    for config, variables in ((WIDE, teacher), (CONFIG, student)):
+        outputs, model = states(config, variables, batch), M6Rec(config)
+        task_ids = batch["task_ids"]
+        users = model.apply(variables, outputs.encoded, task_ids, method=model.user_embedding)
+        items = model.apply(variables, outputs.hidden, task_ids, method=model.item_embedding)
+        scores.append((np.asarray(users, np.float64), np.asarray(items, np.float64)))
+    total = 0.0
+    for row, _ in places:  # a row counts once for each of its items
+        others = [(r, at) for r, at in places if jobs[r, 0] == jobs[row, 0]]
+        total += kl(
+            *(np.array([users[row] @ items[at] for at in others]) / 0.5 for users, items in scores)
+        )
+    assert float(actual) == pytest.approx(total / len(places), rel=1e-3)
+
+
+def test_a_model_has_nothing_to_learn_from_itself(batch: Features) -> None:
+    student = made(CONFIG, batch, 1)
+    loss = loss_of(CONFIG, **EVERYTHING)
+
+    def of(own: Any) -> Any:
+        return added(loss, own | {TEACHER: student}, batch)[0]
+
+    value, gradient = jax.value_and_grad(of)(student)
+    assert float(value) == pytest.approx(0.0, abs=1e-5)
+    for leaf in jax.tree.leaves(gradient):
+        np.testing.assert_allclose(leaf, 0.0, atol=2e-5)
+
+
+def test_gradients_reach_the_student_alone(batch: Features) -> None:
+    variables = made(CONFIG, batch, 1) | {TEACHER: made(WIDE, batch, 2)}
+    for term, weight in EVERYTHING.items():
+        loss = loss_of(**{term: weight})
+        gradient = jax.grad(lambda v, loss=loss: added(loss, v, batch)[0])(variables)
+        assert not any(np.any(leaf) for leaf in jax.tree.leaves(gradient.pop(TEACHER))), term
+        assert float(jnp.linalg.norm(gradient["params"]["token_embedder"]["embedding"])) > 1e-4
+
+
+def test_watching_changes_nothing(batch: Features) -> None:
+    """Stacks are cut in two at the watched layers, also where every layer's state is wanted."""
+    config = WIDE.replace(exit_losses="rising", late_layers_start=1, decoder_late_start=0)
+    model, variables = M6Rec(config), made(config, batch, 2)
+    expected = model.apply(variables, batch, exits=True)
+    for layers in ((0, 0), (1, 2)):
+        with watch(*layers) as seen:
+            found = model.apply(variables, batch, exits=True)
+        assert found is seen.outputs
+        np.testing.assert_allclose(found.exits, expected.exits, atol=1e-5)
+        assert set(seen.attention) == {"encoder", "decoder"}
+
+
+def test_padding_does_not_count(batch: Features) -> None:
+    variables = made(CONFIG, batch, 1) | {TEACHER: made(WIDE, batch, 2)}
+    loss, changed = loss_of(**EVERYTHING), dict(batch)
+    for tower in ("encoder", "decoder"):
+        name = f"{tower}_input_tokens"
+        changed[name] = np.where(batch[f"{tower}_block_ids"] == 0, 7, batch[name])
+    assert any(np.any(changed[name] != batch[name]) for name in batch)
+    both = [added(loss, variables, given)[0] for given in (batch, changed)]
+    assert float(both[0]) == pytest.approx(float(both[1]), rel=1e-5)
+
+
+def test_parts_of_a_batch_add_up(batch: Features) -> None:
+    variables = made(CONFIG, batch, 1) | {TEACHER: made(WIDE, batch, 2)}
+    loss = loss_of(**(EVERYTHING | {"similarity_weight": 0.0}))
+    counts = loss.denominators(batch)
+    parts = [{name: x[rows] for name, x in batch.items()} for rows in (slice(2), slice(2, None))]
+    whole = added(loss, variables, batch)[0]
+    found = [added(loss, variables, part, denominators=counts)[0] for part in parts]
+    assert float(sum(found)) == pytest.approx(float(whole), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "config", "message"),
+    [
+        ({"relation_weight": 1.0, "num_relation_heads": 5}, WIDE, "num_relation_heads = 5"),
+        ({"relation_weight": 1.0, "encoder_layer": 2}, WIDE, "encoder has layers 0 to 1"),
+        ({"class_weight": 1.0}, WIDE.replace(prompts=PromptConfig()), "teacher 0, student 3"),
+        ({"similarity_weight": 1.0}, WIDE.replace(prompts=PromptConfig()), "retrieval_dim"),
+        ({"temperature": 0.0, "class_weight": 1.0}, WIDE, "must be positive"),
+        ({}, WIDE, "every weight of Distillation is 0"),
+        (
+            {"class_weight": 1.0},
+            WIDE.replace(prompts=dataclasses.replace(WIDE.prompts, num_tasks=2)),
+            "bank of 2 tasks",
+        ),
+    ],
+)
+def test_settings_that_do_not_fit(
+    settings: dict[str, Any], config: ModelConfig, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        loss_of(config, **settings)

@@ -1,0 +1,55 @@
+"""Training with rounded weights: the packed model's loss, its gradient, a run that learns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from m6rec_jax.checkpoints.trees import flatten, nested
+from m6rec_jax.engine.packed_file import quantized_variables
+from m6rec_jax.errors import ConfigError
+from m6rec_jax.model.m6rec import M6Rec, initial_features
+from m6rec_jax.model.quantization import SCALE
+from m6rec_jax.objectives import total_loss
+from m6rec_jax.training.metric_log import read_metrics
+from m6rec_jax.training.rounded_weights import RoundedWeightsLoss
+from tests.training.toy_run import toy_batch, toy_config, toy_train
+
+
+def test_the_loss_is_that_of_packed_weights_and_gradients_pass() -> None:
+    model, batch = M6Rec(toy_config(dropout_rate=0.0)), toy_batch(np.random.default_rng(0), 4)
+    boxed = jax.jit(model.init)(jax.random.key(0), initial_features())
+    variables = jax.tree.map(np.asarray, dict(nn.meta.unbox(boxed)))
+    packed = quantized_variables(variables)
+    flat = flatten(packed)
+    floats = nested(
+        {
+            name: flat[name].astype(np.float32) * flat.get(name + SCALE, np.float32(1))
+            for name in flatten(variables)
+        }
+    )
+    loss = RoundedWeightsLoss(total_loss, 8)
+    np.testing.assert_allclose(
+        loss(model, variables, batch)[0], total_loss(model, packed, batch)[0], rtol=1e-5
+    )
+
+    def gradient(of: object, at: object) -> dict[str, np.ndarray]:
+        return flatten(jax.grad(lambda given: of(model, given, batch)[0])(at))
+
+    found, expected = gradient(loss, variables), gradient(total_loss, floats)
+    for name, leaf in expected.items():
+        np.testing.assert_allclose(found[name], leaf, rtol=1e-4, atol=1e-5, err_msg=name)
+        if name.endswith("kernel"):
+            assert np.abs(leaf).max() > 0
+
+
+def test_a_run_learns(tmp_path: Path) -> None:
+    toy_train(tmp_path, 20, weight_bits=4)
+    losses = [line["loss"] for line in read_metrics(tmp_path) if "loss" in line]
+    assert losses[-1] < losses[0]
+    with pytest.raises(ConfigError, match="weight_bits = 9"):
+        toy_train(tmp_path / "b", 1, weight_bits=9)
