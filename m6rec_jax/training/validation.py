@@ -102,7 +102,8 @@ class Validator:
       model, mesh, rules, loss: of the run.
       jobs: name to number of each job whose losses are logged apart.
       abstract: state with shardings.
-      make_batches: one pass of validation batches (None: no validation loss).
+      make_batches: one pass of validation batches.
+      extended: adds what the loss needs to a batch.
       evaluate: further metrics, or None.
     """
 
@@ -114,11 +115,13 @@ class Validator:
         rules: LogicalRules,
         loss: LossFunction,
         make_batches: Callable[[], Iterable[Batch]],
+        extended: Callable[[Batch], Batch],
         evaluate: Evaluate | None,
         jobs: Mapping[str, int],
     ) -> None:
         self._model, self._abstract, self._mesh, self._rules = model, abstract, mesh, rules
         self._loss, self._make_batches, self._evaluate = loss, make_batches, evaluate
+        self._extended = extended
         self._jobs = jobs
         self._compiled: CompiledStep | None = None
         self._logged = False
@@ -144,6 +147,7 @@ class Validator:
         for batch in batches:
             if should_stop():
                 return None
+            batch = self._extended(batch)
             kept = {name: x for name, x in batch.items() if name not in _NOT_FOR_THE_MODEL}
             features = place_batch(kept, self._mesh)
             if self._compiled is None:

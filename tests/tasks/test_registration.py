@@ -69,6 +69,8 @@ def test_every_example_parses(path):
     macros = ["MODEL_DIR = 'x'", "INITIAL_CHECKPOINT_PATH = 'y'"]
     if "%gin.REQUIRED" in path.read_text() and "reranking" in path.stem:
         macros.append("RERANKER = 'z'")
+    if path.stem.endswith("distilled"):
+        macros.append("TEACHER = 't'")
     if path.stem.startswith("next_item"):
         macros.append("DATA = 'any_shop'")
     configuration.parse_config([path], macros)
