@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -36,7 +37,7 @@ def write_warm_up(
     path.parent.mkdir(exist_ok=True)
     with tf.io.TFRecordWriter(str(path)) as file:
         for name, function in functions.items():
-            inputs = [spec.name for spec in function.input_signature]
+            inputs = list(inspect.signature(function.python_function).parameters)
             lists = candidates if "candidates" in inputs else [1]
             for size, number in itertools.product(batch_sizes, lists):
                 values: dict[str, Any] = {
