@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
-import jax
 import numpy as np
 
 from m6rec_jax.checkpoints.manifest import TensorSpec
@@ -16,7 +15,7 @@ from m6rec_jax.checkpoints.t5_names import EMBEDDING, HEAD, Entry, Shape
 from m6rec_jax.checkpoints.trees import flatten
 from m6rec_jax.errors import CheckpointError
 from m6rec_jax.model.config import ModelConfig, PromptConfig, default_settings
-from m6rec_jax.model.m6rec import M6Rec, initial_features
+from m6rec_jax.model.m6rec import abstract_variables
 from m6rec_jax.sharding import unboxed_shapes
 
 # Every value of these is a float32, so nothing is lost.
@@ -51,7 +50,7 @@ def plain_config(**values: Any) -> ModelConfig:
 @functools.lru_cache(maxsize=4)
 def leaf_shapes(config: ModelConfig) -> Mapping[str, Shape]:
     """Names and shapes of a model's backbone, without computing any."""
-    boxed = jax.eval_shape(M6Rec(config).init, jax.random.key(0), initial_features())
+    boxed = abstract_variables(config)
     flat = flatten(unboxed_shapes(boxed["params"]))
     return MappingProxyType({name: tuple(leaf.shape) for name, leaf in flat.items()})
 

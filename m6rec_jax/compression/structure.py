@@ -39,7 +39,7 @@ from m6rec_jax.engine.model_folder import (
 from m6rec_jax.errors import CheckpointError, ConfigError
 from m6rec_jax.io.atomic import check_new, new_folder
 from m6rec_jax.model import M6Rec, ModelConfig
-from m6rec_jax.model.m6rec import initial_features
+from m6rec_jax.model.m6rec import abstract_variables
 from m6rec_jax.objectives import total_loss
 from m6rec_jax.sharding import make_mesh
 from m6rec_jax.training.task_data import training_batches
@@ -195,7 +195,7 @@ def _sliced(
 
 def _axes(config: ModelConfig) -> dict[str, tuple[str, ...]]:
     """Names of leaves' axes, by the names of `flatten`."""
-    boxed = jax.eval_shape(lambda: M6Rec(config).init(jax.random.key(0), initial_features()))
+    boxed = abstract_variables(config)
     boxes = jax.tree_util.tree_leaves_with_path(
         boxed, is_leaf=lambda node: isinstance(node, nn.meta.Partitioned)
     )

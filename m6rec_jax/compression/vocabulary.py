@@ -36,8 +36,8 @@ from m6rec_jax.engine.model_folder import (
 )
 from m6rec_jax.errors import CheckpointError, ConfigError
 from m6rec_jax.io.atomic import check_new, new_folder
-from m6rec_jax.model import M6Rec, ModelConfig
-from m6rec_jax.model.m6rec import initial_features
+from m6rec_jax.model import ModelConfig
+from m6rec_jax.model.m6rec import abstract_variables
 from m6rec_jax.sharding import make_mesh
 from m6rec_jax.text.vocabulary import BUILT_IN_SENTINEL, Vocabulary
 from m6rec_jax.training.task_data import training_batches
@@ -171,7 +171,7 @@ def with_vocabulary(
     rows = np.full(new.size, config.vocab_size - 1)  # spare ones are like a spare one
     rows[: len(kept)] = kept
     rows[_control_ids(new)] = _control_ids(old)
-    boxed = jax.eval_shape(lambda: M6Rec(config).init(jax.random.key(0), initial_features()))
+    boxed = abstract_variables(config)
 
     def cut(box: nn.LogicallyPartitioned, leaf: jax.Array) -> jax.Array:
         if "vocab" not in box.names:

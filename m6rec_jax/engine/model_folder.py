@@ -42,7 +42,7 @@ from m6rec_jax.engine.task_settings import ExitSettings, TaskSettings, task_sett
 from m6rec_jax.errors import CheckpointError, ConfigError
 from m6rec_jax.io.hashing import sha256
 from m6rec_jax.model import M6Rec
-from m6rec_jax.model.m6rec import initial_features
+from m6rec_jax.model.m6rec import abstract_variables
 from m6rec_jax.sharding import (
     LogicalRules,
     make_mesh,
@@ -282,8 +282,7 @@ def variable_targets(
     Returns:
       `{'params': ..., 'prompts': ...}` of `jax.ShapeDtypeStruct` with shardings.
     """
-    # Inside `eval_shape` the key and the features compile nothing.
-    boxed = dict(jax.eval_shape(lambda: model.init(jax.random.key(0), initial_features())))
+    boxed = dict(abstract_variables(model.config))
     if mesh is None:
         mesh, rules = make_mesh(1, 1, 1, devices=jax.local_devices()[:1]), ()
     return {

@@ -19,7 +19,7 @@ import numpy as np
 from flax import linen as nn
 
 from m6rec_jax.model.config import ModelConfig, PromptConfig
-from m6rec_jax.model.m6rec import M6Rec, initial_features
+from m6rec_jax.model.m6rec import abstract_variables
 from m6rec_jax.model.prompts import COLLECTION
 from m6rec_jax.model.tuning import METHODS, owner
 
@@ -56,7 +56,7 @@ class Leaf:
 @functools.lru_cache(maxsize=64)
 def prompt_leaves(config: ModelConfig) -> Mapping[str, Leaf]:
     """`{name: leaf}` of a model's prompts; nothing is computed."""
-    boxed = jax.eval_shape(lambda: M6Rec(config).init(jax.random.key(0), initial_features()))
+    boxed = abstract_variables(config)
     boxes = jax.tree_util.tree_leaves_with_path(
         boxed.get(COLLECTION, {}), is_leaf=lambda node: isinstance(node, nn.meta.Partitioned)
     )

@@ -19,6 +19,7 @@ and block ids are int32 `[batch, length]`: contiguous blocks from 1, 0 is paddin
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -582,3 +583,13 @@ def initial_features() -> dict[str, Array]:
         "decoder_input_tokens": ones,
         "decoder_block_ids": ones,
     }
+
+
+@functools.lru_cache(maxsize=64)
+def abstract_variables(config: ModelConfig) -> Mapping[str, Any]:
+    """Shapes and types of a model's variables, in boxes with logical names; nothing is computed."""
+    # Inside `eval_shape` the key and the features compile nothing.
+    found: Mapping[str, Any] = jax.eval_shape(
+        lambda: M6Rec(config).init(jax.random.key(0), initial_features())
+    )
+    return found

@@ -16,7 +16,7 @@ from flax import linen as nn
 from m6rec_jax.checkpoints.trees import flatten
 from m6rec_jax.model.config import ModelConfig, PromptConfig
 from m6rec_jax.model.frozen_backbone import held_in
-from m6rec_jax.model.m6rec import M6Rec, initial_features
+from m6rec_jax.model.m6rec import abstract_variables
 from m6rec_jax.model.tuning import METHODS
 
 BACKBONE, PROMPTS = "backbone", "prompts"
@@ -152,7 +152,7 @@ def count_parameters(
       frozen_dtype: type in which a frozen backbone is kept, as for `abstract_state`.
       values: variables of a model that does exist, to count what is not zero.
     """
-    variables = abstract_variables(M6Rec(config))
+    variables = nn.meta.unbox(abstract_variables(config))
     if trainable != "all":
         variables = {**variables, "params": held_in(variables["params"], frozen_dtype)}
     groups = []
@@ -187,12 +187,7 @@ def _of_tasks(config: ModelConfig) -> tuple[int, ...]:
 
     @functools.cache  # tasks are mostly alike
     def count(prompts: PromptConfig) -> int:
-        alone = abstract_variables(M6Rec(config.replace(prompts=prompts)))
+        alone = nn.meta.unbox(abstract_variables(config.replace(prompts=prompts)))
         return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(alone.get("prompts", {})))
 
     return tuple(count(config.prompts.of_task(i)) for i in range(config.prompts.num_tasks))
-
-
-def abstract_variables(model: M6Rec) -> dict[str, Any]:
-    """Shapes and types of a model's variables, without logical names."""
-    return nn.meta.unbox(jax.eval_shape(model.init, jax.random.key(0), initial_features()))

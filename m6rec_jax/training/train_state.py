@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from m6rec_jax.checkpoints.trees import PyTree
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.model.frozen_backbone import held_in
-from m6rec_jax.model.m6rec import M6Rec, initial_features
+from m6rec_jax.model.m6rec import M6Rec, abstract_variables
 from m6rec_jax.sharding import LogicalRules, replicated, unboxed_shapes, variable_shardings
 
 TRAINABLE = ("prompts", "all")
@@ -88,7 +88,7 @@ def abstract_state(
     Raises:
       ConfigError: another `frozen_dtype`.
     """
-    boxed = dict(jax.eval_shape(model.init, jax.random.key(0), initial_features()))
+    boxed = dict(abstract_variables(model.config))
     boxed.setdefault("prompts", {})
     groups = trainable_groups(boxed, trainable)
     # Optax walks through the boxes, so moments keep the logical names of their parameters.

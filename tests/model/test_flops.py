@@ -9,12 +9,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import pytest
+from flax import linen as nn
 
 from m6rec_jax.engine.scoring import class_log_probabilities
 from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
 from m6rec_jax.model.flops import decode_flops, score_flops, train_flops
+from m6rec_jax.model.m6rec import abstract_variables
 from m6rec_jax.objectives import total_loss
-from m6rec_jax.training.parameter_table import abstract_variables, count_parameters
+from m6rec_jax.training.parameter_table import count_parameters
 
 ROWS, SOURCE, TARGET = 3, 12, 7
 CONFIG = ModelConfig(
@@ -93,7 +95,7 @@ def keys_and_values_of_the_source(config: ModelConfig) -> int:
 def test_a_forward_pass_is_counted_to_the_last_product(changes: dict[str, Any]) -> None:
     config = CONFIG.replace(**changes)
     model = M6Rec(config)
-    variables = abstract_variables(model)
+    variables = nn.meta.unbox(abstract_variables(model.config))
     if config.prompts.head != "none":
         run: Any = lambda v, f: class_log_probabilities(model, v, f)  # noqa: E731
         counted = score_flops(config, ROWS, SOURCE, TARGET).total
@@ -175,7 +177,7 @@ def test_a_backward_pass_ends_at_the_lowest_thing_that_trains(
         prompts=PromptConfig(num_options=2, head="linear", **prompts),
     )
     model = M6Rec(config)
-    variables = abstract_variables(model)
+    variables = nn.meta.unbox(abstract_variables(model.config))
     ints = {
         "encoder_input_tokens": source,
         "encoder_block_ids": source,
