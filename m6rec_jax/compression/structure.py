@@ -10,9 +10,9 @@ share one table of position biases, which has a column for each head.
 from __future__ import annotations
 
 import functools
-import logging
+import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,29 +22,21 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from m6rec_jax import configuration
-from m6rec_jax.checkpoints.location import CHECKPOINTS_FOLDER, locate, read_manifest
-from m6rec_jax.checkpoints.manifest import RunDescription
-from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.checkpoints.trees import flatten, nested
+from m6rec_jax.compression.run_folder import training_batches_of, write_run
 from m6rec_jax.config_file import CONFIG_FILE
 from m6rec_jax.engine.model_folder import (
     RestoredModel,
-    read_dataset_specs,
-    read_settings,
     read_vocabulary,
     restore_model,
-    save_assets,
 )
-from m6rec_jax.errors import CheckpointError, ConfigError
-from m6rec_jax.io.atomic import check_new, new_folder
+from m6rec_jax.errors import ConfigError
+from m6rec_jax.io.atomic import check_new
 from m6rec_jax.model import M6Rec, ModelConfig
 from m6rec_jax.model.m6rec import abstract_variables
 from m6rec_jax.objectives import total_loss
-from m6rec_jax.sharding import make_mesh
-from m6rec_jax.training.task_data import training_batches
+from m6rec_jax.training.data_state import Batch
 
-logger = logging.getLogger(__name__)
 SELF, CROSS, MLP = "self_attention", "cross_attention", "mlp"
 # Weights that a head's, or a column's, output is multiplied with.
 _WAYS_OUT = re.compile(
@@ -97,26 +89,16 @@ def compress_structure(
     restored = restore_model(run)
     config = _smaller(restored.model.config, sizes)
     if batches:
-        _configure(run, gin_files, bindings)
-        importance = _importance_of_data(restored, batches)
+        source = training_batches_of(run, _ROWS, gin_files, bindings)
+        importance = _importance_of_data(restored, itertools.islice(source, batches))
     else:
         importance = _importance_of_weights(restored.variables)
     config, variables = compressed(restored.model.config, restored.variables, importance, sizes)
-    manifest = read_manifest(locate(run))
-    described = RunDescription(
-        model_config=config,
-        vocabulary_fingerprint=manifest.vocabulary_fingerprint,
-        trainable=manifest.trainable,
-        extra={"compressed_from": str(run)},
-    )
-    with new_folder(output) as folder:
-        trees = {name: jax.tree.map(jnp.asarray, tree) for name, tree in variables.items()}
-        with CheckpointStore(folder / CHECKPOINTS_FOLDER, asynchronous=False) as store:
-            store.save(restored.step, trees, data={}, run=described)
-        save_assets(folder, read_vocabulary(run), read_settings(run), read_dataset_specs(run))
-        if (run / CONFIG_FILE).is_file():
-            text = _with_sizes((run / CONFIG_FILE).read_text(), restored.model.config, config)
-            (folder / CONFIG_FILE).write_text(text)
+    file, settings = run / CONFIG_FILE, None
+    if file.is_file():
+        settings = _with_sizes(file.read_text(), restored.model.config, config)
+    vocabulary = read_vocabulary(run)
+    write_run(output, run, restored.step, config, variables, vocabulary, settings)
     return config
 
 
@@ -220,29 +202,14 @@ def _smaller(config: ModelConfig, sizes: Sizes) -> ModelConfig:
     return config.replace(**changes, **late)
 
 
-def _configure(run: Path, gin_files: Sequence[str], bindings: Sequence[str]) -> None:
-    """As the run was, for its data and objectives."""
-    if not (run / CONFIG_FILE).is_file():
-        raise CheckpointError(
-            f"{run} has no {CONFIG_FILE}, which says what it was trained on: --batches 0 goes by "
-            "norms of weights, without data"
-        )
-    configuration.parse_config([run / CONFIG_FILE, *gin_files], bindings)
-
-
-def _importance_of_data(restored: RestoredModel, batches: int) -> Importance:
-    """Mean over batches of |Σ weight · gradient|."""
-    name = configuration.bound("TrainingData.mixture_or_task_name")
-    lengths = configuration.bound("TrainingData.task_feature_lengths")
-    mesh = make_mesh(1, 1, 1, devices=jax.local_devices()[:1])
-    source = training_batches(name, lengths, _ROWS, None, mesh)
+def _importance_of_data(restored: RestoredModel, batches: Iterable[Batch]) -> Importance:
+    """Sum over batches of |Σ weight · gradient|."""
     derivatives = jax.jit(functools.partial(gate_derivatives, restored.model))
     totals: dict[tuple[str, str], Any] = {}
-    for _ in range(batches):
-        found = derivatives(dict(restored.variables), next(source))
+    for batch in batches:
+        found = derivatives(dict(restored.variables), batch)
         totals = {key: totals.get(key, 0.0) + np.abs(value) for key, value in found.items()}
-    logger.info("importance by %d batches of %d rows of %s", batches, _ROWS, name)
-    return {key: total / batches for key, total in totals.items()}
+    return totals
 
 
 def gate_derivatives(

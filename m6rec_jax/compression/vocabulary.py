@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,27 +21,19 @@ import sentencepiece
 from flax import linen as nn
 from sentencepiece import sentencepiece_model_pb2
 
-from m6rec_jax import configuration
-from m6rec_jax.checkpoints.location import CHECKPOINTS_FOLDER, locate, read_manifest
-from m6rec_jax.checkpoints.manifest import RunDescription
-from m6rec_jax.checkpoints.store import CheckpointStore
+from m6rec_jax.compression.run_folder import training_batches_of, write_run
 from m6rec_jax.config_file import CONFIG_FILE
 from m6rec_jax.engine.model_folder import (
     ASSETS_FOLDER,
     VOCABULARY_FILE,
-    read_dataset_specs,
-    read_settings,
     read_vocabulary,
     restore_model,
-    save_assets,
 )
-from m6rec_jax.errors import CheckpointError, ConfigError
-from m6rec_jax.io.atomic import check_new, new_folder
+from m6rec_jax.errors import ConfigError
+from m6rec_jax.io.atomic import check_new
 from m6rec_jax.model import ModelConfig
 from m6rec_jax.model.m6rec import abstract_variables
-from m6rec_jax.sharding import make_mesh
 from m6rec_jax.text.vocabulary import BUILT_IN_SENTINEL, Vocabulary
-from m6rec_jax.training.task_data import training_batches
 
 _Model = sentencepiece_model_pb2.ModelProto
 _NORMAL, _BYTE = _Model.SentencePiece.NORMAL, _Model.SentencePiece.BYTE
@@ -87,26 +80,16 @@ def compress_vocabulary(
         )
     proto = _Model.FromString(Path(old.model_file).read_bytes())
     kept = kept_pieces(proto, _counts(run, old, rows, gin_files, bindings), num_pieces)
-    with new_folder(output) as folder:
-        file = folder / VOCABULARY_FILE
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / VOCABULARY_FILE
         file.write_bytes(_with_pieces(proto, kept).SerializeToString())
         new = Vocabulary(file)
         config, variables = with_vocabulary(
             restored.model.config, restored.variables, old, new, kept
         )
-        described = RunDescription(
-            model_config=config,
-            vocabulary_fingerprint=new.fingerprint,
-            trainable=read_manifest(locate(run)).trainable,
-            extra={"compressed_from": str(run)},
-        )
-        with CheckpointStore(folder / CHECKPOINTS_FOLDER, asynchronous=False) as store:
-            store.save(restored.step, variables, data={}, run=described)
-        save_assets(folder, new, read_settings(run), read_dataset_specs(run))
-        file.unlink()
         written = output.absolute() / ASSETS_FOLDER / VOCABULARY_FILE
-        config_file = (run / CONFIG_FILE).read_text()
-        (folder / CONFIG_FILE).write_text(_with_settings(config_file, size, written))
+        settings = _with_settings((run / CONFIG_FILE).read_text(), size, written)
+        write_run(output, run, restored.step, config, variables, new, settings)
     return Vocabulary(output / ASSETS_FOLDER / VOCABULARY_FILE)
 
 
@@ -230,15 +213,7 @@ def _counts(
     bindings: Sequence[str],
 ) -> np.ndarray:
     """How often the run's training data have each piece, `[pieces]`."""
-    if not (run / CONFIG_FILE).is_file():
-        raise CheckpointError(
-            f"{run} has no {CONFIG_FILE}, which says what it was trained on: nothing to count in"
-        )
-    configuration.parse_config([run / CONFIG_FILE, *gin_files], bindings)
-    name = configuration.bound("TrainingData.mixture_or_task_name")
-    lengths = configuration.bound("TrainingData.task_feature_lengths")
-    mesh = make_mesh(1, 1, 1, devices=jax.local_devices()[:1])
-    source = training_batches(name, lengths, _BATCH_SIZE, None, mesh)
+    source = training_batches_of(run, _BATCH_SIZE, gin_files, bindings)
     counts = np.zeros(vocabulary.size, np.int64)
     for _ in range(-(-rows // _BATCH_SIZE)):
         batch = next(source)

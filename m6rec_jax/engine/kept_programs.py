@@ -31,6 +31,7 @@ from jax.experimental import serialize_executable
 from jax.experimental.compilation_cache import compilation_cache
 
 import m6rec_jax
+from m6rec_jax.checkpoints.manifest import library_versions
 from m6rec_jax.io.atomic import write_atomically
 from m6rec_jax.io.hashing import hash_files, sha256
 
@@ -45,8 +46,6 @@ _folder: Path | None = None
 def keep_programs(folder: Path | None) -> None:
     """Keeps what `Kept` compiles from now on in a folder; None: nothing is kept."""
     global _folder
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
     _folder = folder
 
 
@@ -96,12 +95,15 @@ class Kept:
                 return loaded
         with _from_source():
             made: jax.stages.Compiled = self._jitted.lower(*args).compile()
-        # Arrays that were closed over may be arguments of the program, which JAX cannot write then.
-        with contextlib.suppress(NotImplementedError):
+        try:
             program, _, results = serialize_executable.serialize(made)
             # Structures of custom nodes cannot be pickled, such nodes can.
             numbered = jax.tree.unflatten(results, range(results.num_leaves))
+            folder.mkdir(parents=True, exist_ok=True)
             write_atomically(path, pickle.dumps((program, numbered)))
+        except (NotImplementedError, OSError) as error:
+            # JAX cannot write a program that takes closed-over arrays as arguments; disks are full.
+            log.warning("a program is not kept in %s and is compiled anew: %s", folder, error)
         return made
 
 
@@ -135,7 +137,7 @@ def _environment() -> str:
             str,
             (
                 hash_files(sorted(sources.rglob("*.py"))).hexdigest(),
-                *(jax.__version__, np.__version__, platform.python_version()),
+                *(sorted(library_versions().items()), platform.python_version()),
                 *(sorted(settings.items()), sorted(flags.items()), os.cpu_count(), cpu),
                 *(device.client.platform_version, device.device_kind, device.id),
             ),

@@ -1,0 +1,79 @@
+"""What a run was trained on, and the run folder of a model that is made of it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from m6rec_jax import configuration
+from m6rec_jax.checkpoints.location import CHECKPOINTS_FOLDER, locate, read_manifest
+from m6rec_jax.checkpoints.manifest import RunDescription
+from m6rec_jax.checkpoints.store import CheckpointStore
+from m6rec_jax.config_file import CONFIG_FILE
+from m6rec_jax.engine.model_folder import read_dataset_specs, read_settings, save_assets
+from m6rec_jax.errors import CheckpointError
+from m6rec_jax.io.atomic import new_folder
+from m6rec_jax.model import ModelConfig
+from m6rec_jax.sharding import make_mesh
+from m6rec_jax.text.vocabulary import Vocabulary
+from m6rec_jax.training.data_state import Batch
+from m6rec_jax.training.task_data import training_batches
+
+
+def write_run(
+    output: Path,
+    run: Path,
+    step: int,
+    config: ModelConfig,
+    variables: Mapping[str, Any],
+    vocabulary: Vocabulary,
+    settings: str | None,
+) -> None:
+    """Writes what `load_model` opens, and training starts from.
+
+    Args:
+      output: a new folder.
+      run: that the model was made of; its tasks are kept.
+      step: of the run.
+      config, variables, vocabulary: of the new model.
+      settings: its `config.gin`; None: none.
+
+    Raises:
+      CheckpointError: something is in `output`.
+    """
+    described = RunDescription(
+        model_config=config,
+        vocabulary_fingerprint=vocabulary.fingerprint,
+        trainable=read_manifest(locate(run)).trainable,
+        extra={"compressed_from": str(run)},
+    )
+    with new_folder(output) as folder:
+        trees = {name: jax.tree.map(jnp.asarray, tree) for name, tree in variables.items()}
+        with CheckpointStore(folder / CHECKPOINTS_FOLDER, asynchronous=False) as store:
+            store.save(step, trees, data={}, run=described)
+        save_assets(folder, vocabulary, read_settings(run), read_dataset_specs(run))
+        if settings is not None:
+            (folder / CONFIG_FILE).write_text(settings)
+
+
+def training_batches_of(
+    run: Path, batch_size: int, gin_files: Sequence[str], bindings: Sequence[str]
+) -> Iterator[Batch]:
+    """The batches that a run was trained on, in whatever order; gin is configured as it was.
+
+    Raises:
+      CheckpointError: the run has no `config.gin`. DataError: its data are not on this machine.
+    """
+    if not (run / CONFIG_FILE).is_file():
+        raise CheckpointError(f"{run} has no {CONFIG_FILE}, which says what it was trained on")
+    configuration.parse_config([run / CONFIG_FILE, *gin_files], bindings)
+    name = configuration.bound("TrainingData.mixture_or_task_name")
+    lengths = configuration.bound("TrainingData.task_feature_lengths")
+    mesh = make_mesh(1, 1, 1, devices=jax.local_devices()[:1])
+    source = training_batches(name, lengths, batch_size, None, mesh)
+    return (next(source) for _ in itertools.count())
