@@ -114,7 +114,10 @@ def film_group(title: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Film:
-    """One film of the table; unknown attributes are empty or None."""
+    """One film of the table; unknown attributes are empty or None.
+
+    `reviews` counts critics, of a hundred of whom `meter` liked the film.
+    """
 
     title: str
     year: int
@@ -128,6 +131,7 @@ class Film:
     awards: str | None = None
     reviews: int = 0
     genre: tuple[str, ...] = ()
+    meter: int | None = None
 
 
 class FilmTable:
@@ -156,7 +160,7 @@ class FilmTable:
         """
         query = (
             "SELECT o.Title, o.Year, o.Director, o.Writer, o.Cast, o.Country, o.Language,"
-            " o.Runtime, o.Rating, o.Awards, coalesce(t.Reviews, 0), o.Genre"
+            " o.Runtime, o.Rating, o.Awards, coalesce(t.Reviews, 0), o.Genre, t.Meter"
             " FROM omdb o LEFT JOIN tomatoes t ON o.ID = t.ID ORDER BY o.ID"
         )
         try:
@@ -180,6 +184,7 @@ class FilmTable:
                 awards=row[9] or None,
                 reviews=row[10],
                 genre=_names(row[11]),
+                meter=row[12],
             )
             for row in rows
             if row[0] and row[1]
