@@ -576,6 +576,13 @@ def _add_compress(commands: Any) -> None:
     pack.add_argument(
         "--output", type=_local_path, required=True, metavar="FILE", help="such as model.m6rec"
     )
+    pack.add_argument(
+        "--catalogue",
+        action="store_true",
+        help="with the items and statistics that requests need, and no user: see that their terms let "
+        "you pass them on",
+    )
+    pack.add_argument("--limits", metavar="TEXT", help="what the model cannot do, for its manifest")
     pack.set_defaults(run=subcommands.run_compress_pack)
     vocabulary = actions.add_parser(
         "vocabulary",

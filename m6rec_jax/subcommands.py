@@ -19,6 +19,7 @@ from m6rec_jax.io.json_text import json_text
 
 if TYPE_CHECKING:
     from m6rec_jax.data.prepared import Prepared
+    from m6rec_jax.engine.packed_file import Packed
 
 EXIT_DOES_NOT_FIT = 1
 # Of a listing that is complete but for tasks which cannot be read.
@@ -408,6 +409,20 @@ def run_compress_structure(args: argparse.Namespace) -> None:
     print(args.output)
 
 
+def _carried_data(packed: Packed) -> dict[str, bytes]:
+    """What requests to a packed model's tasks are rendered with, as files of it."""
+    from m6rec_jax.data.sources import default_cache_dir
+    from m6rec_jax.engine.model_folder import DATA_FOLDER, DATASETS_FOLDER
+    from m6rec_jax.requests.serving_data import files_without_users
+
+    names = [Path(file).stem for file in packed.files if DATASETS_FOLDER in Path(file).parts]
+    return {
+        f"{DATA_FOLDER}/{name}/{file}": data
+        for name in names
+        for file, data in files_without_users(default_cache_dir() / name).items()
+    }
+
+
 def run_compress_pack(args: argparse.Namespace) -> None:
     from m6rec_jax.checkpoints.trees import flatten
     from m6rec_jax.engine.model_folder import packed_of
@@ -415,6 +430,10 @@ def run_compress_pack(args: argparse.Namespace) -> None:
 
     check_output(args.output)
     packed = packed_of(args.run_folder)
+    if args.limits:
+        packed = dataclasses.replace(packed, about={**packed.about, "limits": args.limits})
+    if args.catalogue:
+        packed = dataclasses.replace(packed, files={**packed.files, **_carried_data(packed)})
     write_packed(args.output, packed)
     leaves = flatten(packed.variables).values()
     left = sum(int((leaf != 0).sum()) for leaf in leaves)

@@ -293,6 +293,11 @@ class StatisticsState:
             self._count_ahead(state, event, item)
         return state
 
+    def forget_users(self) -> None:
+        """Forgets what each user did; what is known of items, and how many users there were, stays."""
+        self.users = {f"forgotten {n}": self._new_user() for n in range(len(self.users))}
+        self.users_ahead = {}
+
     def _new_user(self) -> UserState:
         return UserState(0, 0, 0.0, -math.inf, tuple({} for _ in self.by))
 

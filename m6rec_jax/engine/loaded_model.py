@@ -59,7 +59,10 @@ class LoadedModel(abc.ABC):
     settings: see `InferenceSettings`.
     step: of the checkpoint.
     mesh, rules: where the variables lie; None: the default device.
+    data_dir: where prepared data lie that came with the model; None: none came.
     """
+
+    data_dir: Path | None = None
 
     def __init__(
         self,

@@ -54,8 +54,11 @@ from m6rec_jax.text.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
 ASSETS_FOLDER = "inference"
+DATA_FOLDER = "data"
 VOCABULARY_FILE, SETTINGS_FILE, DATASETS_FOLDER = "vocabulary.model", "settings.json", "datasets"
 EXITS_FILE = "early_exit.json"
+# What a packed file tells of the data sets that its model was trained on.
+_TOLD = ("description", "licence", "provenance")
 
 DatasetSpecs = Mapping[str, Mapping[str, Any]]
 
@@ -65,12 +68,16 @@ class TrainedModel(LoadedModel):
 
     Args:
       dataset_specs: by the `prepared` of tasks, what the data set's `dataset.json` holds.
+      data_dir: see `LoadedModel`.
       **loaded: see `LoadedModel`.
     """
 
-    def __init__(self, *, dataset_specs: DatasetSpecs, **loaded: Any) -> None:
+    def __init__(
+        self, *, dataset_specs: DatasetSpecs, data_dir: Path | None = None, **loaded: Any
+    ) -> None:
         super().__init__(**loaded)
         self._dataset_specs = dataset_specs
+        self.data_dir = data_dir
 
     def dataset_spec(self, task: str = "") -> Mapping[str, Any] | None:
         return self._dataset_specs.get(task_settings(self.settings.tasks, task).prepared)
@@ -196,7 +203,7 @@ def load_model(
     else:
         locate(model_dir, step)  # a missing checkpoint is the first thing to say
     vocabulary, settings = read_vocabulary(assets), read_settings(assets)
-    dataset_specs = read_dataset_specs(assets)
+    dataset_specs, data_dir = read_dataset_specs(assets), Path(assets) / DATA_FOLDER
     for spec in dataset_specs.values():
         template_of(spec)  # raises where it is none
     restored = packed or restore_model(
@@ -215,11 +222,12 @@ def load_model(
         mesh=mesh,
         rules=rules,
         dataset_specs=dataset_specs,
+        data_dir=data_dir if data_dir.is_dir() else None,
     )
 
 
 def _open_packed(path: str | Path, mesh: Mesh | None) -> tuple[RestoredModel, Path]:
-    """A packed model, and a folder with its `inference`, for as long as this process runs."""
+    """A packed model, and a folder with what it carries, for as long as this process runs."""
     packed = read_packed(path)
     folder = Path(tempfile.mkdtemp())
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
@@ -245,7 +253,8 @@ def packed_of(model_dir: str | Path) -> Packed:
     )
     assets = epath.Path(model_dir) / ASSETS_FOLDER
     names = [VOCABULARY_FILE, SETTINGS_FILE, EXITS_FILE]
-    names += [f"{DATASETS_FOLDER}/{name}.json" for name in read_dataset_specs(model_dir)]
+    specs = read_dataset_specs(model_dir)
+    names += [f"{DATASETS_FOLDER}/{name}.json" for name in specs]
     return Packed(
         restored.model.config,
         quantized_variables(restored.variables),
@@ -254,6 +263,11 @@ def packed_of(model_dir: str | Path) -> Packed:
             f"{ASSETS_FOLDER}/{name}": (assets / name).read_bytes()
             for name in names
             if (assets / name).exists()
+        },
+        {
+            "trained_on": {
+                spec["name"]: {key: spec.get(key) for key in _TOLD} for spec in specs.values()
+            }
         },
     )
 

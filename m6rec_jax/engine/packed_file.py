@@ -5,7 +5,9 @@
       zeros, values                a bit for each weight, and the bytes of those that are not zero
       floats                       all else as float16: scales, norms, position biases, prompts
       inference/...                as in a run's folder
+      data/...                     with `--catalogue`, prepared data to answer requests with
 
+The manifest says which data the model was trained on, on what terms, and what it cannot do.
 Weights come back as bytes with scales beside them (`model.quantization`).
 """
 
@@ -15,7 +17,10 @@ import dataclasses
 import json
 import lzma
 import math
+import re
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -33,6 +38,12 @@ from m6rec_jax.model.quantization import SCALE, dequantized, quantized, scaled_a
 FORMAT = 1
 _MANIFEST, _ZEROS, _VALUES, _FLOATS = "manifest.json", "zeros", "values", "floats"
 _BACKBONE = "params/"
+_CARRIED = re.compile(r"(inference|data)(/[\w.\-]+)+")
+# What zipfile, lzma and numpy raise at bytes that nobody packed.
+_DAMAGE = (
+    *(zipfile.BadZipFile, EOFError, lzma.LZMAError, zlib.error, struct.error, RuntimeError),
+    *(ValueError, KeyError, TypeError, AttributeError),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,13 +55,16 @@ class Packed:
       variables: `{'params': ..., 'prompts': ...}` of numpy arrays: int8 weights, float16 scales,
         float32 for the rest.
       step: of the checkpoint that was packed.
-      files: by path, what a run's folder has beside its checkpoints: `inference/...`.
+      files: by path, what a run's folder has beside its checkpoints: `inference/...`; and `data/...`.
+      about: for people: `trained_on`, by data set its description, licence and provenance; and
+        `limits`, what the model cannot do.
     """
 
     config: ModelConfig
     variables: dict[str, Any]
     step: int
     files: Mapping[str, bytes]
+    about: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def quantized_variables(variables: Mapping[str, Any]) -> dict[str, Any]:
@@ -96,6 +110,7 @@ def write_packed(path: Path, packed: Packed) -> None:
         "versions": library_versions(),
         "model": dataclasses.asdict(packed.config),
         "step": packed.step,
+        "about": dict(packed.about),
         "leaves": {
             name: {"shape": leaf.shape, "int8": leaf.dtype == np.int8}
             for name, leaf in leaves.items()
@@ -128,11 +143,15 @@ def read_packed(path: str | Path) -> Packed:
             raise CheckpointError(f"{path} was packed by a newer m6rec_jax; update this one")
         if {name: sha256(data) for name, data in found.items()} != manifest["sha256"]:
             raise CheckpointError(f"{path} is damaged: its parts are not those that were packed")
-        config = read_model_config(manifest["model"], manifest["versions"]["m6rec_jax"])
         parts = [found.pop(name) for name in (_ZEROS, _VALUES, _FLOATS)]
+        for name in found:
+            # They are written to a folder, and must stay in it.
+            if not _CARRIED.fullmatch(name) or ".." in name:
+                raise CheckpointError(f"{path} holds {name!r}, which no packed model has")
+        config = read_model_config(manifest["model"], manifest["versions"]["m6rec_jax"])
         variables = nested(dict(_leaves(manifest["leaves"], *parts)))
-        return Packed(config, variables, int(manifest["step"]), found)
-    except (zipfile.BadZipFile, EOFError, lzma.LZMAError, ValueError, KeyError) as error:
+        return Packed(config, variables, int(manifest["step"]), found, manifest["about"])
+    except _DAMAGE as error:
         raise CheckpointError(
             f"{path} is no packed model, or is truncated or damaged: {error}"
         ) from error

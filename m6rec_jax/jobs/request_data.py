@@ -29,7 +29,7 @@ def open_serving_data(
       model: of the model.
       task: name; there is no need to name the only one.
       prepared: folder with the catalogue and the statistics; None: what the task was trained on, in
-        the data folder; '': neither, requests bring all of it.
+        the model's own data or the data folder; '': neither, requests bring all of it.
       items: Parquet or CSV file of a newer catalogue.
       with_statistics: see `ServingData.open`.
       any_data_set: whether `prepared` may be of a data set that the task was not trained on; its
@@ -52,7 +52,7 @@ def open_serving_data(
                 f"the model folder does not say which prepared data '{task}' was trained on; name "
                 "them with --gin.PREPARED=FOLDER, or --gin.PREPARED=\"''\" where requests bring all"
             )
-        folder = default_cache_dir() / own
+        folder = (model.data_dir or default_cache_dir()) / own
     file = None if items is None else Path(items).expanduser()
     return ServingData.open(spec, folder, file, with_statistics=with_statistics)
 

@@ -13,11 +13,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from m6rec_jax.data.prepared import MANIFEST, STATISTICS, read_catalogue
+import pyarrow.parquet as pq
+
+from m6rec_jax.data.prepared import CATALOGUE, MANIFEST, STATISTICS, read_catalogue
 from m6rec_jax.data.reading import read_items
 from m6rec_jax.data.schema import DatasetSpec
 from m6rec_jax.data.statistics import Statistics
@@ -110,6 +113,32 @@ class ServingData:
         """Names of the statistics that a template may render, and a request may bring."""
         known = self.statistics or Statistics.for_dataset(self.spec)
         return known.names()
+
+
+def files_without_users(folder: Path) -> dict[str, bytes]:
+    """Catalogue and statistics of a folder of prepared data, by path within it; no user is left.
+
+    Tables are not compressed: an archive as a whole packs them better.
+
+    Raises:
+      DataError: something is missing or damaged.
+    """
+    text, _ = _read_manifest(folder)
+    read_catalogue(folder)
+    statistics = Statistics.load(folder / STATISTICS)
+    statistics.forget_users()
+    with tempfile.TemporaryDirectory() as scratch:
+        copy = Path(scratch)
+        statistics.save(copy / STATISTICS)
+        for table in (folder / CATALOGUE, *copy.rglob("*.parquet")):
+            target = copy / (CATALOGUE if table.name == CATALOGUE else table.relative_to(copy))
+            pq.write_table(pq.read_table(table), target, compression="none", use_dictionary=False)
+        files = {
+            str(path.relative_to(copy)): path.read_bytes()
+            for path in sorted(copy.rglob("*"))
+            if path.is_file()
+        }
+    return {MANIFEST: text.encode(), **files}
 
 
 def prepared_dataset_spec(folder: str | Path) -> Mapping[str, Any]:
