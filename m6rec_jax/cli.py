@@ -437,9 +437,20 @@ def _parser() -> argparse.ArgumentParser:
     quickstart.add_argument("--seed", type=int, default=0)
     quickstart.set_defaults(run=subcommands.run_quickstart)
 
-    demo = commands.add_parser("demo", help="MovieLens-100k from nothing to an HTML report")
-    demo.add_argument("--output", type=_local_path, default=Path("runs/demo"))
-    demo.add_argument("--seed", type=int, default=0)
+    demo = commands.add_parser(
+        "demo",
+        help="MovieLens-100k from nothing to an HTML report, or --edge: recommends films now",
+    )
+    demo.add_argument("--output", type=_local_path, help="of the report (default runs/demo)")
+    demo.add_argument("--seed", type=int, help="of training (default 0)")
+    demo.add_argument(
+        "--edge",
+        action="store_true",
+        help="recommend by the small model that comes with this package, without network",
+    )
+    for name, meaning in (("liked", "films that you like"), ("disliked", "and that you do not")):
+        demo.add_argument(f"--{name}", nargs="+", metavar="TITLE", help=f"with --edge: {meaning}")
+    demo.add_argument("--count", type=int, metavar="K", help="with --edge: of films (default 10)")
     demo.set_defaults(run=subcommands.run_demo)
 
     doctor = commands.add_parser("doctor", help="versions, devices and known version traps")

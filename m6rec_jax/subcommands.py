@@ -481,9 +481,20 @@ def run_compile(args: argparse.Namespace) -> int:
 
 
 def run_demo(args: argparse.Namespace) -> None:
+    of_edge, of_training = ("liked", "disliked", "count"), ("output", "seed")
+    given = {name: value for name in (*of_edge, *of_training) if (value := getattr(args, name))}
+    for name in set(given) & set(of_training if args.edge else of_edge):
+        raise ConfigError(
+            f"--{name} is for `m6rec demo` {'without' if args.edge else 'with'} --edge"
+        )
+    if args.edge:
+        from m6rec_jax.edge_demo import LIKED, run_edge_demo
+
+        run_edge_demo(args.liked or LIKED, args.disliked or (), args.count or 10)
+        return
     from m6rec_jax import demo
 
-    demo.run_demo(args.output, seed=args.seed)
+    demo.run_demo(args.output or Path("runs/demo"), seed=args.seed or 0)
 
 
 def run_quickstart(args: argparse.Namespace) -> None:

@@ -42,6 +42,7 @@ ABOVE_ALL = {
     "convert",
     "demo",
     "doctor",
+    "edge_demo",
     "quickstart",
     "quiet_start",
     "recommender",

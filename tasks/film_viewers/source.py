@@ -14,7 +14,7 @@ from m6rec_jax.data.sources import PublicDataset, register_dataset
 from tasks.films.made_up_viewers import fame, make_viewers
 from tasks.films.table import FILM_TABLE, Film, FilmTable
 
-VIEWERS, SEED = 6_000, 0
+VIEWERS, SEED = 5_000, 0
 
 ITEM_COLUMNS = {
     "title": "string",
@@ -86,7 +86,9 @@ def build(sources: Mapping[str, Path], folder: Path) -> str:
     """Makes the viewers and writes the data set; returns a line about it."""
     films = FilmTable.load(sources[FILM_TABLE.name] / "movies.db").films
     watched = list(make_viewers(films, VIEWERS, SEED))
-    line = f"{VIEWERS:,} made-up viewers of {len(films):,} films, {len(watched):,} likes and dislikes"
+    line = (
+        f"{VIEWERS:,} made-up viewers of {len(films):,} films, {len(watched):,} likes and dislikes"
+    )
     spec = DatasetSpec(
         name="film-viewers",
         description=f"{line}; no person stands behind them",

@@ -5,7 +5,7 @@ genres, people, a time and countries; films that many critics wrote about and th
 watched by more; and what a viewer thinks of a film is the sum of its tastes, of what critics
 thought, and of chance:
 
-    liking = 1.5 genres + 1.5 people + 0.8 years + 0.5 country + 0.5 critics + 0.6 chance
+    liking = 2 genres + 2 people + 0.8 years + 0.5 country + 0.5 critics + 0.3 chance
 
 each of the first four between -1 or 0 and 1. A viewer watches films with a probability that grows
 with their fame and with the liking that can be known before, and likes the better half, more or
@@ -23,12 +23,10 @@ import numpy as np
 
 from tasks.films.table import Film
 
-_GENRES, _PEOPLE, _YEARS, _COUNTRY, _CRITICS, _CHANCE = 1.5, 1.5, 0.8, 0.5, 0.5, 0.6
+_GENRES, _PEOPLE, _YEARS, _COUNTRY, _CRITICS, _CHANCE = 2.0, 2.0, 0.8, 0.5, 0.5, 0.3
 # How much likelier a film is watched for each unit of liking, by its logarithm.
-_CHOOSINESS = 1.5
+_CHOOSINESS = 1.0
 _FEWEST_EVENTS, _MOST_EVENTS = 12, 36
-# Films of a person that one can have a taste for.
-_FEWEST_FILMS = 3
 _LEADING_ACTORS = 2
 _FIRST_DAY, _DAYS = 16_436, 3_650  # 2015-01-01, ten years
 _DAY = 86_400
@@ -133,9 +131,8 @@ class _World:
         liked = rng.choice(len(self._films), 5, p=share / share.sum())
         favourite = np.zeros(len(self._films))
         for film in liked:
-            known = [n for n in people(self._films[film]) if len(self._films_of[n]) >= _FEWEST_FILMS]
-            if known:
-                favourite[self._films_of[known[int(rng.integers(len(known)))]]] = 1.0
+            of_each = [self._films_of[name] for name in people(self._films[film])]
+            favourite[max(of_each, key=len, default=[])] = 1.0
         near = np.exp(-(((self._years - self._years[liked[0]]) / 12.0) ** 2))
         home = self._first_country == self._first_country[liked[1]]
         return _GENRES * genres + _PEOPLE * favourite + _YEARS * near + _COUNTRY * home

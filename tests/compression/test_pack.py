@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import zipfile
@@ -11,14 +12,22 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from m6rec_jax.checkpoints.trees import flatten, nested
 from m6rec_jax.cli import main
 from m6rec_jax.engine.model_folder import load_model
-from m6rec_jax.engine.packed_file import float_variables, quantized_variables
+from m6rec_jax.engine.packed_file import (
+    float_variables,
+    quantized_variables,
+    read_packed,
+    write_packed,
+)
 from m6rec_jax.errors import CheckpointError
 from m6rec_jax.export.edge_bench import COLUMNS
 from m6rec_jax.model.quantization import SCALE
+from m6rec_jax.recommender import load
 from tests.engine.tiny_model import make_model
 from tests.serving import served_films
 
@@ -127,3 +136,69 @@ def test_bench_of_a_file_with_exits(shop_vocabulary: Any, tmp_path: Path) -> Non
     row = found["rows"][0]
     assert row.keys() == COLUMNS.keys()
     assert min(row.values()) > 0
+
+
+@pytest.fixture(scope="module")
+def with_data(run: Path, tmp_path_factory: Any) -> Path:
+    """A file that carries the catalogue and the statistics."""
+    data = tmp_path_factory.mktemp("data")
+    served_films.write_data(data / served_films.PREPARED)
+    books = (served_films.BOOKS_SPEC, served_films.BOOKS)
+    served_films.write_data(data / served_films.BOOKS_PREPARED, *books)
+    path = data / "films.m6rec"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("M6REC_DATA_DIR", str(data))
+        command = ["compress", "pack", str(run), "--output", str(path), "--catalogue"]
+        assert main([*command, "--limits", "writes no plots"]) == 0
+    return path
+
+
+def test_requests_are_answered_by_what_a_file_carries(
+    with_data: Path, monkeypatch: Any, tmp_path: Path
+) -> None:
+    asked: dict[str, Any] = {
+        "history": [{"item": "f1", "time": 100_000.0, "value": 5}],
+        "time": 200_000.0,
+        "task": "ctr",
+        "user": {"taste": "drama"},
+    }
+    monkeypatch.setenv("M6REC_DATA_DIR", str(tmp_path / "nothing is here"))
+    carried = load(with_data).score(["f0", "f2"], **asked)
+    beside = load(with_data, prepared=with_data.parent / served_films.PREPARED)
+    assert carried == beside.score(["f0", "f2"], **asked)
+    # A known user is known beside the file, and not in it.
+    statistics = [model.service.parts.data("ctr").statistics for model in (load(with_data), beside)]
+    assert [len(one.users) for one in statistics] == [5, 5]
+    assert statistics[0].user_features("u1")["user_count"] is None
+    assert statistics[1].user_features("u1")["user_count"] is not None
+    about = read_packed(with_data).about
+    assert about["limits"] == "writes no plots"
+    assert set(about["trained_on"]) == {"films", "books"}
+
+
+@pytest.mark.parametrize("name", ["../evil", "inference/../../evil", "/etc/evil", "data\\..\\evil"])
+def test_a_file_writes_nothing_outside_its_folder(name: str, file: Path, tmp_path: Path) -> None:
+    packed = read_packed(file)
+    hostile = tmp_path / "hostile.m6rec"
+    write_packed(hostile, dataclasses.replace(packed, files={**packed.files, name: b"!"}))
+    with pytest.raises(CheckpointError, match="which no packed model has"):
+        load_model(hostile)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_any_damage_is_refused(data: Any, file: Path, tmp_path: Path) -> None:
+    content = bytearray(file.read_bytes())
+    at = data.draw(st.integers(0, len(content) - 1))
+    if data.draw(st.booleans()):
+        del content[at:]
+    else:
+        content[at] ^= data.draw(st.integers(1, 255))
+    path = tmp_path / "damaged.m6rec"
+    path.write_bytes(content)
+    try:
+        found = read_packed(path)
+    except CheckpointError as error:
+        assert "damaged.m6rec" in str(error)  # noqa: PT017
+    else:  # such as a date in the archive's list
+        assert found.files == read_packed(file).files
