@@ -113,7 +113,7 @@ def _listed(value: Any) -> tuple[str, ...]:
 
 
 def measure(demo: EdgeDemo, viewers: Sequence[Viewer]) -> dict[str, dict[str, float]]:
-    """By what the table calls them, `auc`, `hit_rate@10`, and of the model bytes and milliseconds."""
+    """Per name in the table `auc` and `hit_rate@10`; of the model bytes and milliseconds, too."""
     counts, ids = Counts(demo.items, demo.times_seen), list(demo.items)
     labels: list[int] = []
     scores: dict[str, list[float]] = {"model in the box": [], "popularity": [], "taste counts": []}

@@ -439,7 +439,7 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = commands.add_parser(
         "demo",
-        help="MovieLens-100k from nothing to an HTML report, or --edge: recommends films now",
+        help="MovieLens-100k from nothing to an HTML report; --edge: films, at once",
     )
     demo.add_argument("--output", type=_local_path, help="of the report (default runs/demo)")
     demo.add_argument("--seed", type=int, help="of training (default 0)")
@@ -590,8 +590,8 @@ def _add_compress(commands: Any) -> None:
     pack.add_argument(
         "--catalogue",
         action="store_true",
-        help="with the items and statistics that requests need, and no user: see that their terms let "
-        "you pass them on",
+        help="with the items and statistics that requests need, and no user: see that their terms "
+        "let you pass them on",
     )
     pack.add_argument("--limits", metavar="TEXT", help="what the model cannot do, for its manifest")
     pack.set_defaults(run=subcommands.run_compress_pack)

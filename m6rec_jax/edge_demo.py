@@ -1,8 +1,8 @@
 """`m6rec demo --edge`: recommendations by the model that comes with the package, without network.
 
 The packed model (docs/edge.md) reads the films that one likes, finds those that are watched after
-them by its two towers, and orders these by how likely they are liked. Vectors of the whole catalogue
-are made once and kept in the data folder. A reason is what a film shares with the liked ones; it is
+them by its two towers, and orders these by how likely they are liked. Vectors of the catalogue are
+made once and kept in the data folder. A reason is what a film shares with the liked ones; it is
 looked up, not written by the model.
 """
 
@@ -127,7 +127,7 @@ class EdgeDemo:
     def recommend(
         self, liked: Sequence[Item], disliked: Sequence[Item] = (), k: int = 10
     ) -> list[Recommended]:
-        """The k items that who likes these is likeliest to like, of those that it may watch next."""
+        """The k items likeliest to be liked of those that may well be watched next."""
         now = time.time()
         values = [*((item, 0.0) for item in disliked), *((item, 1.0) for item in liked)]
         history = [
@@ -184,8 +184,8 @@ def run_edge_demo(
     for rank, one in enumerate(found, start=1):
         echo(f"{rank:3}. {one.score:6.0%}  {named(one.item)}{one.reason and '  '}{one.reason}")
     echo(
-        f"\n{path.stat().st_size:,} bytes; {len(demo.items):,} films. First answer after {first:.1f} "
-        f"seconds, with loading and compiling; the same again in {again:.0f} milliseconds."
+        f"\n{path.stat().st_size:,} bytes, {len(demo.items):,} films. First answer after "
+        f"{first:.1f} seconds, with loading and compiling; the same again in {again:.0f} ms."
     )
 
 

@@ -294,7 +294,7 @@ class StatisticsState:
         return state
 
     def forget_users(self) -> None:
-        """Forgets what each user did; what is known of items, and how many users there were, stays."""
+        """Forgets what each user did; counts of items, and of users, stay."""
         self.users = {f"forgotten {n}": self._new_user() for n in range(len(self.users))}
         self.users_ahead = {}
 

@@ -55,7 +55,7 @@ class Packed:
       variables: `{'params': ..., 'prompts': ...}` of numpy arrays: int8 weights, float16 scales,
         float32 for the rest.
       step: of the checkpoint that was packed.
-      files: by path, what a run's folder has beside its checkpoints: `inference/...`; and `data/...`.
+      files: by path, what a run's folder has beside its checkpoints, `inference/...`; `data/...`.
       about: for people: `trained_on`, by data set its description, licence and provenance; and
         `limits`, what the model cannot do.
     """
