@@ -102,7 +102,7 @@ def build(sources: Mapping[str, Path], folder: Path) -> str:
         splits={"per_user_temporal": {"train": 0.8, "validation": 0.1}},
         provenance={"synthetic": "viewers, and what they watched and liked", "seed": SEED},
     )
-    events = {
+    events: dict[str, list[Any]] = {
         "user_id": [f"v{one.viewer}" for one in watched],
         "item_id": [f"f{one.film}" for one in watched],
         "timestamp": [one.time for one in watched],
