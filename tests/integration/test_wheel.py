@@ -62,6 +62,12 @@ def test_has_the_servers_page(installed: Path) -> None:
     assert {file.name for file in files} == {"page.html", "page.css", "page.js"}
 
 
+def test_has_the_model_in_the_box(installed: Path) -> None:
+    (file,) = (installed / "m6rec_jax" / "edge_model").iterdir()
+    assert file.name == "films.m6rec"
+    assert file.stat().st_size <= 3_000_000
+
+
 def test_merges_with_a_folder_of_tasks(installed: Path, tmp_path: Path) -> None:
     (tmp_path / "tasks").mkdir()
     (tmp_path / "tasks" / "own.py").write_text("")
