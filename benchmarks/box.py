@@ -1,7 +1,7 @@
 """The model in the box (`m6rec demo --edge`) on viewers that it was not trained on.
 
     m6rec data fetch film-viewers
-    python -m benchmarks.box [--viewers 500]
+    python -m benchmarks.box [--viewers 2000]
 
 Viewers are made up anew, from another seed. Of each the first films but eight are known: the scorer
 orders those eight by whether they are liked, and the towers look for the next film in the whole
@@ -144,7 +144,7 @@ def measure(demo: EdgeDemo, viewers: Sequence[Viewer]) -> dict[str, dict[str, fl
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status."""
     parser = argparse.ArgumentParser(description="Measure the model in the box.")
-    parser.add_argument("--viewers", type=int, default=500)
+    parser.add_argument("--viewers", type=int, default=2000)
     options = parser.parse_args(arguments)
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])  # before XLA starts its threads
     fetch("film-viewers")
