@@ -25,6 +25,7 @@ import numpy as np
 
 from benchmarks.results_file import add_rows, metric_rows, results_path
 from m6rec_jax.data.sources import default_cache_dir, fetch
+from m6rec_jax.data.statistics_state import values_of
 from m6rec_jax.edge_demo import MODEL, EdgeDemo
 from m6rec_jax.metrics.classification import auc
 from m6rec_jax.text.records import Item
@@ -64,7 +65,7 @@ class Counts:
     """
 
     def __init__(self, items: Mapping[str, Item], times_seen: Mapping[str, int]) -> None:
-        self.genres = [tuple(item.attributes["genres"] or ()) for item in items.values()]
+        self.genres = [values_of(item, "genres") for item in items.values()]
         self.times = np.array([times_seen.get(id_, 0) for id_ in items], np.float64)
         self._share: Counter[str] = Counter()
         for genres, share in zip(self.genres, self.times / self.times.sum(), strict=True):
