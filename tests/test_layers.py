@@ -52,11 +52,11 @@ ABOVE_ALL = {
 HEAVY = {
     *("jax", "flax", "optax", "orbax", "tensorflow", "tensorflow_datasets", "seqio", "clu"),
     "t5x",  # in t5x_bridge alone
-    "ray",  # in server/ray_engine.py alone
+    "ray",  # in io/workers.py and server/ray_engine.py alone
 }
 # What each layer may import of the heavy libraries (anywhere in the file, lazily or not).
 MAY_IMPORT = {
-    "io": set(),
+    "io": {"ray"},
     "text": set(),
     "data": {"tensorflow_datasets", "tensorflow"},
     "metrics": set(),
