@@ -71,6 +71,8 @@ def test_files_and_indexes_are_the_same_by_ray(served: Path, tmp_path: Path) -> 
     rows = [served_films.request(number) for number in range(40)]
     rows[7] |= {"time": "then"}
     requests = served_films.write_rows(tmp_path / "requests.jsonl", rows)
+    with requests.open("a") as file:
+        file.write("{half a row\n")
     settings: dict[str, Any] = {"prepared": str(served / "cache" / served_films.PREPARED)}
     settings |= {"model_dir": served / "run", "batch_size": 4, "progress": False}
     for engine in ("process", "ray"):
