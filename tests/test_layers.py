@@ -34,16 +34,15 @@ LAYERS = [
     "server",
     "t5x_bridge",
 ]
-# Modules beside the folders: errors and configuration (it knows only gin) lie below every layer,
+# Modules beside the folders: errors, configuration (it knows only gin) and the quiet start lie below,
 # the command line and the public face above.
-BELOW_ALL = {"errors", "configuration", "config_file"}
+BELOW_ALL = {"errors", "configuration", "config_file", "quiet_start"}
 ABOVE_ALL = {
     "cli",
     "convert",
     "demo",
     "doctor",
     "quickstart",
-    "quiet_start",
     "recommender",
     "run_report",
     "subcommands",
