@@ -20,6 +20,7 @@ from typing import Any
 import gin
 
 from m6rec_jax.errors import DataError
+from m6rec_jax.quiet_start import keep_quiet
 
 
 class InputProcess:
@@ -90,10 +91,9 @@ def _serve(
             result, problem = None, None
             try:
                 if reader is None:
-                    from m6rec_jax.pipeline.shards import LocalShards
-                    from m6rec_jax.quiet_start import keep_quiet
-
                     keep_quiet()
+                    from m6rec_jax.pipeline.shards import LocalShards
+
                     gin.parse_config(configuration)
                     reader = LocalShards(settings, shards, rows)
                 result = getattr(reader, method)(*arguments)
