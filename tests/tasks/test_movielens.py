@@ -291,7 +291,7 @@ def write_film_table(path):
         ' "Cast" TEXT, Country TEXT, Language TEXT, Runtime REAL, Rating TEXT, Awards TEXT,'
         " Genre TEXT)"
     )
-    connection.execute("CREATE TABLE tomatoes (ID INTEGER, Reviews INTEGER)")
+    connection.execute("CREATE TABLE tomatoes (ID INTEGER, Reviews INTEGER, Meter INTEGER)")
     rows = [
         (
             1,
@@ -313,7 +313,7 @@ def write_film_table(path):
     ]
     marks = ", ".join("?" * 12)
     connection.executemany(f"INSERT INTO omdb VALUES ({marks})", rows)
-    connection.execute("INSERT INTO tomatoes VALUES (2, 7)")
+    connection.execute("INSERT INTO tomatoes VALUES (2, 7, 61)")
     connection.commit()
     connection.close()
 
@@ -326,7 +326,8 @@ def test_the_film_table_keeps_the_best_known_of_the_cast(tmp_path):
     assert one.director == ("D", "E")
     assert (one.genre, two.genre, three.genre) == (("A", "B"), (), ())
     assert (one.runtime, one.certificate, one.country, one.language) == (90, "R", ("France",), ())
-    assert (two.reviews, two.awards, two.runtime, two.director) == (7, "Won 1 Oscar.", None, ())
+    assert (two.reviews, two.meter, one.meter) == (7, 61, None)
+    assert (two.awards, two.runtime, two.director) == ("Won 1 Oscar.", None, ())
     assert three.cast == ("Eve", "Cid")
 
 
