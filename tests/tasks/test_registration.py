@@ -31,6 +31,7 @@ def nowhere(tmp_path, monkeypatch):
         ("film_notes", ["film_attributes_infilling", "film_consensus_generation"], "language"),
         ("film_notes", ["film_consensus_verdict", "film_overviews_genre"], "classification"),
         ("film_notes", ["film_tones_tone"], "classification"),
+        ("film_viewers", ["film_viewers_ctr"], "scoring"),
         ("foundation_answers", ["film_tones_tone_in_words", "film_reviews_infilling"], "language"),
         ("chitchat", ["chitchat_infilling", "chitchat_generation"], "language"),
         ("book_crossing", ["book_crossing_ctr", "book_crossing_small_ctr"], "scoring"),
