@@ -34,8 +34,8 @@ LAYERS = [
     "server",
     "t5x_bridge",
 ]
-# Modules beside the folders: errors, configuration (it knows only gin) and the quiet start lie below,
-# the command line and the public face above.
+# Modules beside the folders: errors, configuration (it knows only gin) and the quiet start lie
+# below, the command line and the public face above.
 BELOW_ALL = {"errors", "configuration", "config_file", "quiet_start"}
 ABOVE_ALL = {
     "cli",
