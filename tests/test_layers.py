@@ -38,10 +38,13 @@ LAYERS = [
 # the command line and the public face above.
 BELOW_ALL = {"errors", "configuration", "config_file"}
 ABOVE_ALL = {
+    "arguments",
     "cli",
+    "compress_arguments",
     "convert",
     "demo",
     "doctor",
+    "export_arguments",
     "quickstart",
     "quiet_start",
     "recommender",
