@@ -104,6 +104,9 @@ METRICS: dict[str, tuple[str, int, str]] = {
     "request_milliseconds": ("ms a request", 1, "lower"),
     "fastest_milliseconds": ("fastest", 1, "lower"),
     "text_milliseconds": ("ms a text", 1, "lower"),
+    # Of exports.
+    "verified_programs": ("programs that answer as the model", 0, "none"),
+    "largest_difference_ppm": ("largest difference, millionths", 1, "none"),
     "agreement": ("agreement", 3, "none"),
     "num_examples": ("examples", 0, "none"),
 }

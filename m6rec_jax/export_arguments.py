@@ -4,6 +4,7 @@ from typing import Any
 
 from m6rec_jax import subcommands
 from m6rec_jax.arguments import local_path, takes_gin
+from m6rec_jax.export.formats import FORMATS
 
 
 def add_export(commands: Any) -> None:
@@ -15,7 +16,7 @@ def add_export(commands: Any) -> None:
     export.add_argument("run_folder", type=local_path, metavar="RUN", help="MODEL_DIR of a run")
     export.add_argument(
         "--format",
-        choices=["stablehlo", "saved_model", "litert", "web", "onnx"],
+        choices=FORMATS,
         default="stablehlo",
     )
     export.add_argument(

@@ -55,11 +55,8 @@ def find_runtime(folder: Path | None) -> Path:
       folder: that has them; None: the data folder's, which npm fills.
 
     Raises:
-      ConfigError: they are not there, or of another version, or Node.js is missing; says what to
-        run.
+      ConfigError: they are not there, or of another version; says what to run.
     """
-    if shutil.which("node") is None:
-        raise ConfigError("--format web checks its export with Node.js (20 or newer): install it")
     own = runtime_folder()
     packages = [f"{name}@{LITERT_JS_VERSION}" for name in PACKAGES]
     command = ["npm", "install", "--ignore-scripts", "--prefix", str(own.parent), *packages]

@@ -170,12 +170,11 @@ def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     package = tmp_path / web_page.PACKAGES[0] / "package.json"
     package.parent.mkdir(parents=True)
     package.write_text('{"version": "1.0.0"}')
-    monkeypatch.setattr(shutil, "which", lambda name: name)
     with pytest.raises(ConfigError, match=r"core/package.json is 1.0.0: run\n  npm install"):
         web_page.find_runtime(tmp_path)
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    with pytest.raises(ConfigError, match=r"Node.js \(20 or newer\)"):
-        web_page.find_runtime(None)
+    with pytest.raises(ConfigError, match=r"--format web checks .* Node.js \(20 or newer\)"):
+        command.export(tmp_path, tmp_path / "page", "web")
 
 
 @pytest.fixture(scope="module")
