@@ -13,6 +13,7 @@ PACKAGE = ROOT / "m6rec_jax"
 # Lowest first. A folder may import itself and the folders before it.
 LAYERS = [
     "io",
+    "pages",
     "text",
     "data",
     "requests",
@@ -60,6 +61,7 @@ HEAVY = {
 # What each layer may import of the heavy libraries (anywhere in the file, lazily or not).
 MAY_IMPORT = {
     "io": set(),
+    "pages": set(),
     "text": set(),
     "data": {"tensorflow_datasets", "tensorflow"},
     "metrics": set(),

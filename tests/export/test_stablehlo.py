@@ -102,15 +102,28 @@ def test_titles_of_another_catalogue(run: Path, exported: Path, names: list[str]
         assert not {0, 2} & {index for title in their for index in title.indices}
 
 
-def test_an_export_is_served(exported: Path, served: Path) -> None:
-    data = str(served / "cache" / served_films.PREPARED)
-    service = Service.open(exported, options=ServiceOptions(prepared=data, batch_sizes=(1, 4)))
-    service.warm_up([("ctr", "scoring"), ("titles", "generation")])
+def test_an_export_is_served(exported: Path, run: Path, served: Path) -> None:
+    """With titles of the catalogue, too, without those of a history."""
+    options = ServiceOptions(
+        prepared=str(served / "cache" / served_films.PREPARED), batch_sizes=(1, 4)
+    )
+    service = Service.open(exported, options=options)
+    jobs = [("ctr", "scoring"), ("titles", "generation"), ("titles", "title_recommendation")]
+    service.warm_up(jobs)
     row = {"time": served_films.NOW, "user": {"taste": "drama"}, "behaviours": []}
     row["candidates"] = ["f1", "f2"]
     accepted: Any = service.accept(row, task="ctr")
     (result,) = service.answer([accepted])
     assert [item.id for item in result.items] == ["f1", "f2"]
+    del row["candidates"]
+    row |= {"behaviours": [{"item": "f3", "time": 1.0, "value": 5}], "about": {"genre": "drama"}}
+    asked = {"task": "titles", "job": "title_recommendation"}
+    found = []
+    for own in (service, Service.open(run, options=options)):
+        accepted = own.accept(row, **asked)
+        found.append(own.answer([accepted])[0].item_ids)
+    assert found[0] == found[1]
+    assert "f3" not in found[0]
     with pytest.raises(ConfigError, match=r"no program 'likelihood', but score"):
         load_model(exported).likelihood_scorer("ctr").score_requests(HISTORIES, CANDIDATES)
 
