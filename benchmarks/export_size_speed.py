@@ -42,7 +42,7 @@ from m6rec_jax.errors import DataError, M6RecError
 from m6rec_jax.export.edge_bench import bench
 from m6rec_jax.metrics.classification import auc
 from m6rec_jax.model import M6Rec, ModelConfig
-from m6rec_jax.model.quantization import SCALE
+from m6rec_jax.model.quantization import SCALE, scaled_axes
 from m6rec_jax.pipeline.locations import data_dir
 from m6rec_jax.pipeline.prepared_rows import read_rows
 
@@ -56,12 +56,13 @@ BITS = (8, 4, 3)
 # About 10M parameters, of which a fifth stays, as the paper's model has.
 TEN_MILLION = ModelConfig(
     vocab_size=8192,
-    embed_dim=320,
+    embed_dim=256,
     num_encoder_layers=4,
     num_decoder_layers=4,
-    num_heads=5,
+    num_heads=4,
     head_dim=64,
-    mlp_dim=640,
+    mlp_dim=768,
+    logits_via_embedding=True,
 )
 SPARSITY = 0.8
 
@@ -246,14 +247,15 @@ def measure_packed(study: Study) -> Iterable[tuple[str, dict[str, float]]]:
 
 def measure_sparse(study: Study) -> Iterable[tuple[str, dict[str, float]]]:
     """Bytes of random weights, the smallest of each matrix dropped; no vocabulary."""
-    flat = flatten(quantized_variables(random_variables(M6Rec(TEN_MILLION))))
+    flat = flatten(random_variables(M6Rec(TEN_MILLION)))
     for name, leaf in flat.items():
-        if leaf.dtype == np.int8:
-            kept = np.abs(leaf) > np.quantile(np.abs(leaf), SPARSITY)
-            flat[name] = np.where(kept, leaf, 0).astype(np.int8)
+        if scaled_axes(name.removeprefix("params/")):
+            sizes = np.abs(leaf)
+            flat[name] = np.where(sizes > np.quantile(sizes, SPARSITY), leaf, 0)
+    variables = quantized_variables(nested(flat))
     path = study.output / "sparse.m6rec"
-    write_packed(path, Packed(TEN_MILLION, nested(flat), 0, {}))
-    leaves = [leaf for name, leaf in flat.items() if not name.endswith(SCALE)]
+    write_packed(path, Packed(TEN_MILLION, variables, 0, {}))
+    leaves = [leaf for name, leaf in flatten(variables).items() if not name.endswith(SCALE)]
     yield (
         "random weights, 80% zero",
         {
