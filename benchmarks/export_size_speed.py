@@ -182,6 +182,12 @@ RANK = """(async (asked) => {
     worker.terminate();
     return found;
 })"""
+# How slow the browser is in fact.
+LOOP = """(() => {
+    const begin = performance.now();
+    for (let i = 0, sum = 0; i < 4e8; i++) sum += i % 7;
+    return performance.now() - begin;
+})()"""
 OPENED = "document.querySelector('#main:not([hidden])')"
 
 
@@ -203,6 +209,7 @@ def measure_browser(study: Study) -> Iterable[tuple[str, dict[str, float]]]:
             chromium.static_host(folder) as address,
         ):
             tab.resize(*PHONE)
+            loop = tab.run(LOOP)
             starts = []
             for _ in range(2):
                 began = time.perf_counter()
@@ -216,6 +223,7 @@ def measure_browser(study: Study) -> Iterable[tuple[str, dict[str, float]]]:
                 "first_start_milliseconds": starts[0],
                 "start_milliseconds": starts[1],
                 "hundred_candidates_milliseconds": statistics.median(times),
+                "loop_milliseconds": loop,
             },
         )
 

@@ -118,6 +118,7 @@ METRICS: dict[str, tuple[str, int, str]] = {
     "candidate_milliseconds": ("ms a candidate", 2, "lower"),
     "cached_candidate_milliseconds": ("ms a candidate, history kept", 2, "lower"),
     "hundred_candidates_milliseconds": ("ms for 100 candidates", 0, "lower"),
+    "loop_milliseconds": ("ms for a loop of JavaScript", 0, "none"),
     "parameters": ("parameters", 0, "none"),
     "nonzero_parameters": ("not zero", 0, "none"),
     "largest_difference_ppm": ("largest difference, millionths", 1, "none"),
