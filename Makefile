@@ -2,8 +2,11 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# jax from 0.11 on needs Python 3.12.
+NEWEST_PYTHON ?= python3.13
+NEWEST := .venv-newest
 
-.PHONY: help install test slow lint types docs parity ray results accept stats demo clean
+.PHONY: help install test slow lint types docs parity ray results accept newest stats demo clean
 help:  ## This list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -48,6 +51,15 @@ results: install  ## Render docs/results.md from benchmarks/results/*.json
 accept: install  ## Accept what the compiled training step sends and holds now (tests/compilation)
 	$(BIN)/python -m tests.compilation.eight_devices --accept
 
+# The newest libraries alone first: with everything asked for at once pip tries older ones of each.
+newest:  ## Which formats of export work with the newest jax, flax and TensorFlow, in .venv-newest
+	test -x $(NEWEST)/bin/python || $(NEWEST_PYTHON) -m venv $(NEWEST)
+	$(NEWEST)/bin/python -m pip install --quiet --upgrade pip
+	$(NEWEST)/bin/python -m pip install --quiet --upgrade jax flax tensorflow tensorflow-text
+	$(NEWEST)/bin/python -m pip install --quiet -e '.[saved-model,litert,onnx]'
+	$(NEWEST)/bin/python -m benchmarks.export_formats
+	$(NEWEST)/bin/m6rec doctor
+
 stats: install  ## Lines and files by folder; SINCE=REV compares with a revision
 	$(BIN)/python -m benchmarks.stats $(if $(SINCE),--since $(SINCE))
 
@@ -55,4 +67,4 @@ demo: install  ## MovieLens-100k from nothing to runs/demo/report.html
 	$(BIN)/m6rec demo
 
 clean:  ## Remove the environment and caches (runs/ stays)
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build dist
+	rm -rf $(VENV) $(NEWEST) .pytest_cache .mypy_cache .ruff_cache build dist

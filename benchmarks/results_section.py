@@ -6,6 +6,7 @@
 
     {{ table(["auc", "log_loss"]) }}           rows: models, cells: mean ± spread over seeds
     {{ table(["auc"], split="few_shot_64") }}  of one split (or `dataset`) of several
+    {{ tables() }}                             one of each split, of all its metrics
     {{ figure("FM", "auc") }}                  one mean, to be named in a sentence
     {{ chart("auc") }}                         a picture, written to `docs/images/NAME_auc.svg`
     {{ curves("auc") }}                        validations by step, a panel for each data set
@@ -111,6 +112,7 @@ class Section:
         try:
             text = environment.from_string(self.prose).render(
                 table=self.table,
+                tables=self.tables,
                 figure=self.figure,
                 chart=self.chart,
                 curves=self.curves,
@@ -133,15 +135,8 @@ class Section:
         return re.sub(r"^(#{1,5}) ", r"#\1 ", text, flags=re.MULTILINE) + "\n"
 
     def _without_prose(self) -> str:
-        parts = [f"## {self.results.name.replace('_', ' ').capitalize()}\n"]
-        groups = dict.fromkeys((row["dataset"], row["split"]) for row in self.results.rows)
-        for dataset, split in groups:
-            rows = self._rows(dataset, split)
-            metrics = list(dict.fromkeys(row["metric"] for row in rows))
-            parts.append(f"{dataset}, {split.replace('_', ' ')}:\n")
-            parts.append(self.table(metrics, dataset=dataset, split=split))
-        parts.append(self.provenance())
-        return "\n".join(part.rstrip("\n") + "\n" for part in parts)
+        title = f"## {self.results.name.replace('_', ' ').capitalize()}"
+        return f"{title}\n\n{self.tables()}\n{self.provenance()}"
 
     def has(self, split: str | None = None, *, dataset: str | None = None) -> bool:
         """Whether there are rows of a split, or data set: studies are rendered before their end."""
@@ -225,6 +220,16 @@ class Section:
             text += "\n" + "\n".join(f"<sup>{n}</sup> {note}  " for n, note in enumerate(notes, 1))
             text += "\n"
         return text
+
+    def tables(self) -> str:
+        """A table for each data set and split, of all metrics that its rows have."""
+        groups = dict.fromkeys((row["dataset"], row["split"]) for row in self.results.rows)
+        parts = []
+        for dataset, split in groups:
+            metrics = dict.fromkeys(row["metric"] for row in self._rows(dataset, split))
+            parts.append(f"{dataset}, {split.replace('_', ' ')}:\n")
+            parts.append(self.table(list(metrics), dataset=dataset, split=split))
+        return "\n".join(part.rstrip("\n") + "\n" for part in parts)
 
     def figure(
         self, model: str, metric: str, *, dataset: str | None = None, split: str | None = None

@@ -16,7 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from m6rec_jax import __version__, subcommands
+from m6rec_jax.arguments import local_path, path_or_address, takes_gin
+from m6rec_jax.compress_arguments import add_compress
 from m6rec_jax.errors import ConfigError, M6RecError, UnreachableError
+from m6rec_jax.export_arguments import add_edge, add_export
 from m6rec_jax.quiet_start import keep_quiet
 
 EXIT_USER_ERROR = 2
@@ -139,19 +142,6 @@ def _gin_bindings(rest: Sequence[str], parser: argparse.ArgumentParser) -> list[
     return bindings
 
 
-def _local_path(text: str) -> Path:
-    """A path on a local disk: `Path` would make the folder gs:/bucket of an address."""
-    if "://" in text:
-        raise argparse.ArgumentTypeError(
-            f"{text} is the address of a bucket, and this is read and written on a local disk only"
-        )
-    return Path(text).expanduser()
-
-
-def _path_or_address(text: str) -> str:
-    return text if "://" in text else str(Path(text).expanduser())
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="m6rec",
@@ -177,9 +167,9 @@ def _parser() -> argparse.ArgumentParser:
         "a line 'user item item ...' for each user, and items.tsv)",
     )
     imported.add_argument(
-        "source", type=_local_path, metavar="SOURCE", help="the folder that holds these files"
+        "source", type=local_path, metavar="SOURCE", help="the folder that holds these files"
     )
-    imported.add_argument("output", type=_local_path, metavar="OUTPUT", help="a new folder")
+    imported.add_argument("output", type=local_path, metavar="OUTPUT", help="a new folder")
     imported.add_argument("--name", help="of the data set (default: what the source is called)")
     imported.add_argument(
         "--at-least",
@@ -190,29 +180,29 @@ def _parser() -> argparse.ArgumentParser:
     )
     imported.set_defaults(run=subcommands.run_data_import)
     check = actions.add_parser("check", help="report the problems of a data set folder")
-    check.add_argument("folder", type=_local_path)
-    check.add_argument("--quarantine", type=_local_path, help="write rejected rows to this file")
-    check.add_argument("--json", type=_local_path, help="write the report to this file, too")
+    check.add_argument("folder", type=local_path)
+    check.add_argument("--quarantine", type=local_path, help="write rejected rows to this file")
+    check.add_argument("--json", type=local_path, help="write the report to this file, too")
     check.set_defaults(run=subcommands.run_data_check)
     prepare = actions.add_parser("prepare", help="render a data set's text as a TFDS data set")
     prepare.add_argument(
         "folder",
-        type=_local_path,
+        type=local_path,
         help="a folder of a data set, of texts, reviews or dialogues, or the name of a fetched one",
     )
-    _takes_gin(prepare)
+    takes_gin(prepare)
     prepare.set_defaults(run=subcommands.run_data_prepare)
     sample = actions.add_parser("sample", help="a smaller data set folder, of some of the users")
     sample.add_argument(
-        "folder", type=_local_path, help="a data set folder, or the name of a fetched data set"
+        "folder", type=local_path, help="a data set folder, or the name of a fetched data set"
     )
-    _takes_gin(sample)
+    takes_gin(sample)
     sample.set_defaults(run=subcommands.run_data_sample)
 
     vocab = commands.add_parser("vocab", help="train a vocabulary")
     actions = vocab.add_subparsers(dest="action", required=True, metavar="ACTION")
     train = actions.add_parser("train", help="SentencePiece on the prepared text")
-    _takes_gin(train)
+    takes_gin(train)
     train.set_defaults(run=subcommands.run_vocab_train)
 
     for name, run, text in (
@@ -224,18 +214,18 @@ def _parser() -> argparse.ArgumentParser:
         ("eval", subcommands.run_eval, "evaluate a checkpoint on its task"),
     ):
         command = commands.add_parser(name, help=text)
-        _takes_gin(command, required=True)
+        takes_gin(command, required=True)
         command.set_defaults(run=run)
 
     params = commands.add_parser("params", help="print what a model has and what of it trains")
     params.add_argument(
         "folder",
         nargs="?",
-        type=_local_path,
+        type=local_path,
         metavar="RUN",
         help="of a trained model: also how many parameters are not zero (default: of gin files)",
     )
-    _takes_gin(params)
+    takes_gin(params)
     params.set_defaults(run=subcommands.run_params)
 
     calibrate = commands.add_parser(
@@ -249,15 +239,15 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SHARE",
         help="of the whole model's quality that may be lost on validation rows (default 0.01)",
     )
-    _takes_gin(calibrate, required=True)
+    takes_gin(calibrate, required=True)
     calibrate.set_defaults(run=subcommands.run_calibrate)
 
     report = commands.add_parser(
         "report", help="one page about a run: metrics beside baselines, curves, examples"
     )
-    report.add_argument("folder", type=_local_path, metavar="RUN", help="MODEL_DIR of a run")
+    report.add_argument("folder", type=local_path, metavar="RUN", help="MODEL_DIR of a run")
     report.add_argument(
-        "--output", type=_local_path, metavar="FILE", help="the page (default RUN/report.html)"
+        "--output", type=local_path, metavar="FILE", help="the page (default RUN/report.html)"
     )
     report.add_argument(
         "--split", default="test", help="part of the data that is evaluated (default test)"
@@ -268,74 +258,11 @@ def _parser() -> argparse.ArgumentParser:
         default=0,
         help="evaluate so many rows of each task, drawn at random (default: all)",
     )
-    _takes_gin(report)
+    takes_gin(report)
     report.set_defaults(run=subcommands.run_report)
 
-    export = commands.add_parser(
-        "export",
-        help="write a model's programs for use without m6rec_jax, checked against the model",
-    )
-    export.add_argument("run_folder", type=_local_path, metavar="RUN", help="MODEL_DIR of a run")
-    export.add_argument(
-        "--format",
-        choices=["stablehlo", "saved_model", "litert", "web", "onnx"],
-        default="stablehlo",
-    )
-    export.add_argument(
-        "--precision",
-        choices=["float32", "float16", "int8"],
-        default="int8",
-        help="of litert and web (default int8)",
-    )
-    export.add_argument("--output", type=_local_path, required=True, metavar="DIR")
-    export.add_argument(
-        "--bank", type=_local_path, metavar="DIR", help="of prompts (default: the run's own tasks)"
-    )
-    export.add_argument(
-        "--index",
-        type=_local_path,
-        metavar="DIR",
-        help="of `m6rec index build`: saved_model, litert, onnx and web recommend its items",
-    )
-    export.add_argument(
-        "--runtime",
-        type=_local_path,
-        metavar="DIR",
-        help="node_modules with LiteRT.js, for web (default: npm fetches it, once)",
-    )
-    export.add_argument(
-        "--platforms",
-        nargs="+",
-        choices=["cpu", "cuda", "rocm", "tpu"],
-        default=["cpu", "cuda", "tpu"],
-        help="that run it (default cpu cuda tpu)",
-    )
-    export.add_argument(
-        "--split", default="test", help="part of the data that the export is checked on"
-    )
-    export.add_argument("--rows", type=int, default=500, help="of it, at most (default 500)")
-    export.add_argument("--beams", type=int, default=4, help="of beam search (default 4)")
-    _takes_gin(export)
-    export.set_defaults(run=subcommands.run_export)
-
-    edge = commands.add_parser("edge", help="models for phones: how large and fast they are")
-    edge_commands = edge.add_subparsers(metavar="COMMAND", required=True)
-    edge_bench = edge_commands.add_parser(
-        "bench", help="size, start, latency by threads and memory"
-    )
-    edge_bench.add_argument(
-        "path",
-        type=_local_path,
-        metavar="PATH",
-        help="folder of m6rec export --format litert, or file of m6rec compress pack",
-    )
-    edge_bench.add_argument(
-        "--threads", type=int, nargs="+", default=[1, 2], metavar="N", help="default 1 2"
-    )
-    edge_bench.add_argument(
-        "--json", type=_local_path, metavar="FILE", help="the same for programs"
-    )
-    edge_bench.set_defaults(run=subcommands.run_edge_bench)
+    add_export(commands)
+    add_edge(commands)
 
     infer = commands.add_parser(
         "infer",
@@ -343,7 +270,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     infer.add_argument(
         "--requests",
-        type=_path_or_address,
+        type=path_or_address,
         metavar="FILE",
         help="answer these requests, .jsonl or .parquet: a file, a folder or a quoted pattern "
         "(default: the task that gin names); run the same command again to resume",
@@ -355,11 +282,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     _takes_engine(infer)
     # Of a task it may be in a bucket.
-    infer.add_argument("--output", type=_path_or_address, metavar="FILE", help="where results go")
+    infer.add_argument("--output", type=path_or_address, metavar="FILE", help="where results go")
     infer.add_argument(
-        "--index", type=_local_path, metavar="FOLDER", help="of the catalogue, to retrieve"
+        "--index", type=local_path, metavar="FOLDER", help="of the catalogue, to retrieve"
     )
-    _takes_gin(infer)
+    takes_gin(infer)
     infer.set_defaults(run=subcommands.run_infer)
 
     chat = commands.add_parser(
@@ -367,11 +294,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     chat.add_argument(
         "--user",
-        type=_local_path,
+        type=local_path,
         metavar="FILE",
         help="what is known of the user: a request in JSON, as for m6rec infer",
     )
-    _takes_gin(chat)
+    takes_gin(chat)
     chat.set_defaults(run=subcommands.run_chat)
 
     _add_serve(commands)
@@ -392,12 +319,12 @@ def _parser() -> argparse.ArgumentParser:
     ):
         action.add_argument(
             "--output",
-            type=_path_or_address,
+            type=path_or_address,
             required=True,
             metavar="FOLDER",
             help="on a local disk",
         )
-        _takes_gin(action)
+        takes_gin(action)
         action.set_defaults(run=run)
     _takes_engine(build)
 
@@ -410,7 +337,7 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--from", dest="source", required=True, help=where)
     convert.add_argument("--to", dest="target", required=True, help="likewise; a new folder")
     convert.add_argument(
-        "--vocabulary", type=_local_path, help="SentencePiece file (default: the one in the source)"
+        "--vocabulary", type=local_path, help="SentencePiece file (default: the one in the source)"
     )
     convert.add_argument(
         "--model-type",
@@ -421,7 +348,7 @@ def _parser() -> argparse.ArgumentParser:
     convert.set_defaults(run=subcommands.run_convert)
 
     _add_prompts(commands)
-    _add_compress(commands)
+    add_compress(commands)
     _add_compile(commands)
 
     quickstart = commands.add_parser(
@@ -430,10 +357,10 @@ def _parser() -> argparse.ArgumentParser:
         "same command again to resume",
     )
     quickstart.add_argument(
-        "folder", type=_local_path, help="of users, items and events, with a dataset.json"
+        "folder", type=local_path, help="of users, items and events, with a dataset.json"
     )
     quickstart.add_argument(
-        "--output", type=_local_path, help="where everything goes (default runs/NAME)"
+        "--output", type=local_path, help="where everything goes (default runs/NAME)"
     )
     quickstart.add_argument(
         "--minutes",
@@ -448,7 +375,7 @@ def _parser() -> argparse.ArgumentParser:
         "demo",
         help="MovieLens-100k from nothing to an HTML report; --edge: films, at once",
     )
-    demo.add_argument("--output", type=_local_path, help="of the report (default runs/demo)")
+    demo.add_argument("--output", type=local_path, help="of the report (default runs/demo)")
     demo.add_argument("--seed", type=int, help="of training (default 0)")
     demo.add_argument(
         "--edge",
@@ -473,9 +400,9 @@ def _add_serve(commands: Any) -> None:
         "(pip install 'm6rec_jax[serve]'). Tokens may also stand in the environment, in "
         "M6REC_READ_TOKEN and M6REC_ADMIN_TOKEN.",
     )
-    command.add_argument("folder", type=_local_path, metavar="RUN", help="MODEL_DIR of a run")
+    command.add_argument("folder", type=local_path, metavar="RUN", help="MODEL_DIR of a run")
     command.add_argument(
-        "--bank", type=_local_path, metavar="DIR", help="a bank, whose tasks are served"
+        "--bank", type=local_path, metavar="DIR", help="a bank, whose tasks are served"
     )
     command.add_argument(
         "--index",
@@ -502,17 +429,17 @@ def _add_serve(commands: Any) -> None:
     )
     command.add_argument(
         "--read-token-file",
-        type=_local_path,
+        type=local_path,
         metavar="FILE",
         help="holds the token that requests bring (default: none is needed)",
     )
     command.add_argument(
         "--admin-token-file",
-        type=_local_path,
+        type=local_path,
         metavar="FILE",
         help="holds the token for changing what is served (default: nothing can be changed)",
     )
-    _takes_gin(command)
+    takes_gin(command)
     command.set_defaults(run=subcommands.run_serve)
 
 
@@ -548,85 +475,16 @@ def _add_compile(commands: Any) -> None:
         help="which of train,score,decode (default: all)",
     )
     command.add_argument(
-        "--json", type=_local_path, metavar="FILE", help="write the report here, too"
+        "--json", type=local_path, metavar="FILE", help="write the report here, too"
     )
     command.add_argument(
         "--hlo",
-        type=_local_path,
+        type=local_path,
         metavar="FOLDER",
         help="write the optimised programs here, as text",
     )
-    _takes_gin(command)
+    takes_gin(command)
     command.set_defaults(run=subcommands.run_compile)
-
-
-def _add_compress(commands: Any) -> None:
-    compress = commands.add_parser("compress", help="make a smaller model of a trained one")
-    actions = compress.add_subparsers(dest="action", required=True, metavar="ACTION")
-    structure = actions.add_parser(
-        "structure",
-        help="a run folder with fewer heads, feed-forward columns and layers: those that the loss "
-        "depends on most",
-    )
-    structure.add_argument("run_folder", type=_local_path, metavar="RUN", help="MODEL_DIR of a run")
-    structure.add_argument("--output", type=_local_path, required=True, metavar="DIR")
-    for name, text in (
-        ("--heads", "of every attention"),
-        ("--mlp-dim", "columns of every feed-forward layer"),
-        ("--encoder-layers", "of the encoder"),
-        ("--decoder-layers", "of the decoder"),
-    ):
-        structure.add_argument(name, type=int, metavar="N", help=f"{text} that stay (default: all)")
-    structure.add_argument(
-        "--batches",
-        type=int,
-        default=32,
-        metavar="N",
-        help="of eight training rows that importance is measured on (default 32); 0: norms of "
-        "weights, without data",
-    )
-    _takes_gin(structure)
-    structure.set_defaults(run=subcommands.run_compress_structure)
-    pack = actions.add_parser(
-        "pack", help="one small file of a run: sparse weights of 8 bits, vocabulary, settings"
-    )
-    pack.add_argument("run_folder", type=_local_path, metavar="RUN", help="MODEL_DIR of a run")
-    pack.add_argument(
-        "--output", type=_local_path, required=True, metavar="FILE", help="such as model.m6rec"
-    )
-    pack.add_argument(
-        "--catalogue",
-        action="store_true",
-        help="with the items and statistics that requests need, and no user: see that their terms "
-        "let you pass them on",
-    )
-    pack.add_argument("--limits", metavar="TEXT", help="what the model cannot do, for its manifest")
-    pack.set_defaults(run=subcommands.run_compress_pack)
-    vocabulary = actions.add_parser(
-        "vocabulary",
-        help="a run folder with fewer pieces: those that its training data have least of go, the "
-        "others keep their embeddings",
-    )
-    vocabulary.add_argument(
-        "run_folder", type=_local_path, metavar="RUN", help="MODEL_DIR of a run"
-    )
-    vocabulary.add_argument("--output", type=_local_path, required=True, metavar="DIR")
-    vocabulary.add_argument(
-        "--size",
-        type=int,
-        required=True,
-        metavar="N",
-        help="rows of the embedding, a multiple of 128 (bytes and control tokens take 365)",
-    )
-    vocabulary.add_argument(
-        "--rows",
-        type=int,
-        default=20_000,
-        metavar="N",
-        help="of training data that pieces are counted in (default 20000)",
-    )
-    _takes_gin(vocabulary)
-    vocabulary.set_defaults(run=subcommands.run_compress_vocabulary)
 
 
 def _add_prompts(commands: Any) -> None:
@@ -671,17 +529,6 @@ def _takes_engine(parser: argparse.ArgumentParser) -> None:
         default="process",
         help="what computes: this process (default), or workers of Ray, on this machine or the "
         "cluster that RAY_ADDRESS names (pip install 'm6rec_jax[ray]')",
-    )
-
-
-def _takes_gin(parser: argparse.ArgumentParser, required: bool = False) -> None:
-    parser.add_argument(
-        "--gin_file",
-        action="append",
-        default=[],
-        required=required,
-        metavar="FILE",
-        help="a gin file; may be given several times, later ones win",
     )
 
 

@@ -5,6 +5,7 @@ import platform
 from collections.abc import Callable
 
 from m6rec_jax import __version__
+from m6rec_jax.export.formats import FORMATS, what_is_missing
 from m6rec_jax.io import buckets
 
 PACKAGES = (
@@ -36,6 +37,9 @@ def report() -> str:
         "devices",
         *(f"  {line}" for line in _devices()),
         "",
+        "m6rec export",
+        *(f"  {name:22} {_can_be_exported(name)}" for name in FORMATS),
+        "",
         "findings",
     ]
     findings = [finding for check in CHECKS for finding in check()]
@@ -66,6 +70,10 @@ def _devices() -> list[str]:
         f"{len(devices)} × {', '.join(kinds)} ({jax.default_backend()}), "
         f"process {jax.process_index()} of {jax.process_count()}"
     ]
+
+
+def _can_be_exported(format_: str) -> str:
+    return what_is_missing(format_) or "works"
 
 
 def _packages_are_there() -> list[str]:
@@ -107,20 +115,10 @@ def _buckets_can_be_used() -> list[str]:
     return []
 
 
-def _jax2tf_can_export() -> list[str]:
-    if _number("jax") >= (0, 11):
-        return [
-            f"jax {_version('jax')}: jax2tf cannot export a symbolic batch size since 0.11; for "
-            "SavedModel and LiteRT use jax 0.10.2 (StableHLO works)"
-        ]
-    return []
-
-
 CHECKS: tuple[Callable[[], list[str]], ...] = (
     _packages_are_there,
     _tensorflow_is_the_full_package,
     _tensorflow_text_matches,
     _tfds_has_importlib_resources,
     _buckets_can_be_used,
-    _jax2tf_can_export,
 )

@@ -13,6 +13,7 @@ PACKAGE = ROOT / "m6rec_jax"
 # Lowest first. A folder may import itself and the folders before it.
 LAYERS = [
     "io",
+    "pages",
     "text",
     "data",
     "requests",
@@ -38,11 +39,14 @@ LAYERS = [
 # below, the command line and the public face above.
 BELOW_ALL = {"errors", "configuration", "config_file", "quiet_start"}
 ABOVE_ALL = {
+    "arguments",
     "cli",
+    "compress_arguments",
     "convert",
     "demo",
     "doctor",
     "edge_demo",
+    "export_arguments",
     "quickstart",
     "recommender",
     "run_report",
@@ -57,6 +61,7 @@ HEAVY = {
 # What each layer may import of the heavy libraries (anywhere in the file, lazily or not).
 MAY_IMPORT = {
     "io": {"ray"},
+    "pages": set(),
     "text": set(),
     "data": {"tensorflow_datasets", "tensorflow"},
     "metrics": set(),

@@ -14,6 +14,7 @@ from m6rec_jax.checkpoints.trees import flatten, nested
 from m6rec_jax.engine.engine import EngineOptions
 from m6rec_jax.engine.exported_programs import (
     CONSTANTS,
+    NOTHING,
     OF_ROWS,
     PER_SOURCE,
     Exported,
@@ -40,11 +41,6 @@ class ExportedModel(LoadedModel):
     ) -> None:
         super().__init__(**loaded)
         self._exported, self._dataset_specs = exported, dataset_specs
-        self._constants = {
-            name: value
-            for name, value in exported.weights.items()
-            if name.startswith(f"{CONSTANTS}/")
-        }
 
     def dataset_spec(self, task: str = "") -> Mapping[str, Any] | None:
         return self._dataset_specs.get(task_settings(self.settings.tasks, task).prepared)
@@ -77,28 +73,41 @@ class ExportedModel(LoadedModel):
         run = self._exported.function(own)
 
         @jax.jit
-        def call(variables: Any, constants: Any, features: Mapping[str, Any]) -> Any:
+        def call(variables: Any, features: Mapping[str, Any], *others: Any) -> Any:
+            # The engine's own, such as a trie of today's catalogue; those of the export are for
+            # who runs it without one.
+            constants = {
+                f"{CONSTANTS}/{name}/{i}": leaf for i, leaf in enumerate(jax.tree.leaves(others))
+            }
             found = run(
-                own.weights(flatten(variables) | constants),
+                flatten(variables) | constants,
                 {key: _as_exported(own, key, features) for key in own.inputs},
             )
             if name in OF_ROWS:
                 found = {k: v.reshape(-1, *v.shape[2:]) for k, v in found.items()}
             return found["values"] if "values" in found else GeneratedBatch(**found)
 
-        return lambda variables, features, *_: call(variables, self._constants, features)
+        return call
 
 
 def _as_exported(program: Program, name: str, features: Mapping[str, Any]) -> Any:
     """A feature as the program takes it: as long, and the rows of each source by themselves."""
-    value, shape = features[name], program.inputs[name][0]
+    shape, dtype = program.inputs[name]
+    if name in NOTHING and name not in features:
+        return jnp.full((len(features["task_ids"]), *shape[1:]), NOTHING[name], dtype)
+    value = features[name]
     if program.name in OF_ROWS and name not in PER_SOURCE:
         value = value.reshape(len(features["task_ids"]), -1, *value.shape[1:])
     room = [
         (0, size - own if isinstance(size, int) else 0)
         for size, own in zip(shape, value.shape, strict=True)
     ]
-    return jnp.pad(value, room)
+    if any(after < 0 for _, after in room):
+        raise ConfigError(
+            f"'{program.name}' of the export takes {name} of {list(shape)}, not "
+            f"{list(value.shape)}: the catalogue has grown too much; export the model anew"
+        )
+    return jnp.pad(value, room, constant_values=NOTHING.get(name, 0))
 
 
 def open_export(folder: str | Path) -> Exported:

@@ -13,6 +13,8 @@ where requests vary.
       weights.npz        arrays by name, shared by all programs
       programs/          StableHLO for every platform, as `jax.export` serialises it
       held_out.npz       rows and the model's own answers
+      titles.json        where programs generate titles of a catalogue: what `entries` and `seen`
+                         number
       inference/         the vocabulary, templates and settings of tasks, as a run has them
 """
 
@@ -36,6 +38,8 @@ CONSTANTS = "constants"
 # Inputs of a source; of programs that read several decoder rows of each, all others are of rows.
 PER_SOURCE = ("encoder_input_tokens", "encoder_block_ids", "task_ids")
 OF_ROWS = ("score", "likelihood")
+# What stands for nothing, in inputs that engines may leave out: no rank of a title is as large.
+NOTHING = {"seen": 2**31 - 1, "num_before": 0}
 
 
 class ExportError(ValueError):
@@ -89,7 +93,7 @@ class Program:
             ]
             if any(after < 0 for _, after in room):
                 return None
-            found[name] = np.pad(value, room)
+            found[name] = np.pad(value, room, constant_values=NOTHING.get(name, 0))
         return found
 
 

@@ -26,7 +26,7 @@ from m6rec_jax.engine.generation_program import GeneratedBatch, generate
 from m6rec_jax.engine.runtime import in_buckets, length_buckets, smallest_that_fits
 from m6rec_jax.engine.sampling import SamplingOptions
 from m6rec_jax.engine.title_trie import ItemScores, TitleTrie
-from m6rec_jax.engine.token_trie import NO_ENTRY, NO_RANK, UnseenTrie
+from m6rec_jax.engine.token_trie import NO_ENTRY, NO_RANK, TokenTrie, UnseenTrie
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.model import M6Rec
 from m6rec_jax.text.vocabulary import EOS_ID, Vocabulary
@@ -100,7 +100,7 @@ class Generator(Engine):
         super().__init__(model, variables, vocabulary, options)
         self.max_tokens = options.target_length - 1  # [EOS] is the last token, never an input
         self._any_text = any_text(vocabulary, model.config.vocab_size)
-        self._programs: dict[tuple[str, int], Callable[..., Any]] = {}
+        self._programs: dict[str, Callable[..., Any]] = {}
 
     def greedy(
         self,
@@ -257,13 +257,16 @@ class Generator(Engine):
         seeds = [seed] * number if isinstance(seed, int | np.integer) else list(seed)
         if len(seeds) != number:
             raise DataError(f"{len(seeds)} seeds for {number} histories")
+        # Of an export there is one program for all.
+        exported = self.options.programs is not None
         # One length for texts of all lengths before titles: few shapes are compiled.
-        length = self.max_tokens if before_titles is not None else self._length(trie)
+        one_length = exported or before_titles is not None
+        length = self.max_tokens if one_length else self._length(trie)
         prefix_ids, num_before = self._prefix_ids(number, length, prefixes, trie, before_titles)
         excluded = None
         if trie is not None and seen is not None:
-            excluded = trie.excluded_ranks(seen, number)
-        run = self._compiled(verb, num_texts)
+            excluded = trie.excluded_ranks(seen, number, widest=exported)
+        run = self._compiled(verb, num_texts, trie is not None)
         taken, settings = self._tasks.with_variables(self.variables, tasks, number)
         variables = self._for_decoding(taken)
         sources = list(map(self._source_row, histories, settings))
@@ -290,10 +293,6 @@ class Generator(Engine):
                 batch |= self._history_batch(taken, part, own, bucket, size)
                 placed = self._placed(batch)
                 constraint: Constraint = self._any_text if trie is None else trie.arrays
-                if trie is not None and excluded is not None:
-                    constraint = UnseenTrie(trie.arrays, placed.pop("seen"))
-                if before_titles is not None:
-                    constraint = AfterPrefix(constraint, placed.pop("num_before"))
                 # Not read back here: the devices go on while Python prepares the next batch.
                 pending.append((members, run(variables, placed, constraint, options)))
         results: dict[int, list[GeneratedText]] = {}
@@ -377,9 +376,11 @@ class Generator(Engine):
             )
         return smallest_that_fits(trie.length, length_buckets(self.max_tokens))
 
-    def _compiled(self, verb: str, num_texts: int) -> Callable[..., Any]:
+    def _compiled(self, verb: str, num_texts: int, of_trie: bool) -> Callable[..., Any]:
         """A compiled function of variables, features, constraint and options."""
-        if (verb, num_texts) not in self._programs:
+        name = verb if num_texts == 1 else f"{verb}_{num_texts}"
+        name += "_titles" if of_trie else ""
+        if name not in self._programs:
 
             def run(
                 variables: Variables,
@@ -391,14 +392,21 @@ class Generator(Engine):
                     self.model,
                     variables,
                     features,
-                    constraint,
+                    _of_each_source(constraint, features),
                     options,
                     verb=verb,
                     num_texts=num_texts,
                     encoded=self._encoded(variables, features),
                 )
 
-            self._programs[verb, num_texts] = self._program(
-                verb if num_texts == 1 else f"{verb}_{num_texts}", run
-            )
-        return self._programs[verb, num_texts]
+            self._programs[name] = self._program(name, run)
+        return self._programs[name]
+
+
+def _of_each_source(constraint: Constraint, features: Mapping[str, Array]) -> Constraint:
+    """A trie without what each source has seen, and for what comes after the text before it."""
+    if isinstance(constraint, TokenTrie) and "seen" in features:
+        constraint = UnseenTrie(constraint, features["seen"])
+    if "num_before" in features:
+        constraint = AfterPrefix(constraint, features["num_before"])
+    return constraint

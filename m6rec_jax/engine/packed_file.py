@@ -33,7 +33,7 @@ from m6rec_jax.errors import CheckpointError
 from m6rec_jax.io.atomic import atomic_file
 from m6rec_jax.io.hashing import sha256
 from m6rec_jax.model import ModelConfig
-from m6rec_jax.model.quantization import SCALE, dequantized, quantized, scaled_axes
+from m6rec_jax.model.quantization import BITS, SCALE, dequantized, quantized, scaled_axes
 
 FORMAT = 1
 _MANIFEST, _ZEROS, _VALUES, _FLOATS = "manifest.json", "zeros", "values", "floats"
@@ -67,14 +67,14 @@ class Packed:
     about: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def quantized_variables(variables: Mapping[str, Any]) -> dict[str, Any]:
-    """Variables with the backbone's weights as bytes, and scales beside them."""
+def quantized_variables(variables: Mapping[str, Any], bits: int = BITS) -> dict[str, Any]:
+    """Variables with the backbone's weights as bytes of so many bits, and scales beside them."""
     found = {}
     for name, leaf in flatten(dict(variables)).items():
         axes = scaled_axes(name.removeprefix(_BACKBONE)) if name.startswith(_BACKBONE) else ()
         found[name] = leaf
         if axes:
-            found[name], found[name + SCALE] = quantized(leaf, axes)
+            found[name], found[name + SCALE] = quantized(leaf, axes, bits)
     return nested(found)
 
 

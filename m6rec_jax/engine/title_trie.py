@@ -38,6 +38,7 @@ class TitleTrie:
     Attributes:
       arrays: the `TokenTrie`; its entries are distinct titles.
       titles: the text of each entry.
+      ranks: int64 `[titles]`, of each entry among all sorted by their tokens (see `TokenTrie`).
       num_items: how many items the catalogue has.
       length: tokens of the longest entry, `[EOS]` included: steps that decoding may need.
     """
@@ -63,8 +64,8 @@ class TitleTrie:
             self._entry_of_item[items] = entry
         ending, first_rank = np.asarray(self.arrays.entry), np.asarray(self.arrays.first_rank)
         leaves = np.flatnonzero(ending >= 0)
-        self._rank = np.zeros(len(sequences), np.int64)
-        self._rank[ending[leaves]] = first_rank[leaves]
+        self.ranks = np.zeros(len(sequences), np.int64)
+        self.ranks[ending[leaves]] = first_rank[leaves]
         self.titles = [titles[items[0]] for items in items_of.values()]
         self.num_items = len(titles)
         self.length = 1 + max(map(len, sequences))
@@ -85,11 +86,14 @@ class TitleTrie:
             node = int(first) + child
         return True
 
-    def excluded_ranks(self, seen: Sequence[Sequence[int]], number: int) -> np.ndarray:
+    def excluded_ranks(
+        self, seen: Sequence[Sequence[int]], number: int, *, widest: bool = False
+    ) -> np.ndarray:
         """Ranks that each of `number` histories excludes, int32 `[histories, width]`.
 
-        For `UnseenTrie`. The width is one of `excluded_widths`, so that few shapes are compiled.
-        `seen` are, per history, indices into the catalogue.
+        For `UnseenTrie`. The width is one of `excluded_widths`, so that few shapes are compiled,
+        and the last one where only the `widest` is. `seen` are, per history, indices into the
+        catalogue.
 
         Raises:
           DataError: another number of lists than of histories, or an item outside the catalogue.
@@ -97,7 +101,7 @@ class TitleTrie:
         if len(seen) != number:
             raise DataError(f"{len(seen)} lists of seen items for {number} histories")
         ranks = list(map(self._seen_ranks, seen))
-        longest = max(map(len, ranks), default=0)
+        longest = len(self) if widest else max(map(len, ranks), default=0)
         width = next(width for width in excluded_widths(len(self)) if width >= longest)
         found = np.full((number, width), NO_RANK, np.int32)
         for row, own in enumerate(ranks):
@@ -114,7 +118,7 @@ class TitleTrie:
             )
         entries, counts = np.unique(self._entry_of_item[items], return_counts=True)
         whole = [len(self._items[entry]) == n for entry, n in zip(entries, counts, strict=True)]
-        return np.sort(self._rank[entries[np.asarray(whole, bool)]])
+        return np.sort(self.ranks[entries[np.asarray(whole, bool)]])
 
     def warm_up_seen(self) -> list[list[int]]:
         """Seen items for each of the shapes that `excluded_ranks` may have."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,18 +16,12 @@ from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.export import held_out, stablehlo
 from m6rec_jax.export.device_programs import CLIENT
 from m6rec_jax.export.folder import verify
+from m6rec_jax.export.formats import what_is_missing
 from m6rec_jax.export.held_out import Answered, Catalogue
 from m6rec_jax.export.recording import Recorder
+from m6rec_jax.export.titles import Titles, open_titles
 from m6rec_jax.model import M6Rec
 
-FORMATS = ("stablehlo", "saved_model", "litert", "web", "onnx")
-# Packages that formats need, and the extras that bring them.
-_PACKAGES = {
-    "saved_model": ("tensorflow_serving", "saved-model"),
-    "litert": ("ai_edge_quantizer", "litert"),
-    "web": ("ai_edge_quantizer", "litert"),
-    "onnx": ("jax2onnx", "onnx"),
-}
 # Which have no bfloat16.
 _ON_DEVICES = ("litert", "web", "onnx")
 
@@ -54,7 +47,7 @@ def export(
     Args:
       run: MODEL_DIR of a training run, on this machine.
       output: a new folder.
-      format_: one of `FORMATS`.
+      format_: one of `formats.FORMATS`.
       bank: of prompts; None: the run's own tasks.
       index: of `m6rec index build`: SavedModel, LiteRT and the page recommend its items; not for
         StableHLO.
@@ -70,16 +63,12 @@ def export(
     Raises:
       CheckpointError: no run, bank or index.
       ConfigError: none of its tasks can be exported, the format has no place for a catalogue, or
-        its packages are missing.
+        something that it needs is missing.
       DataError: something is in `output`, the tasks' data are not on this machine, or the export
         is not equal to the model, and is not written.
     """
-    if format_ in _PACKAGES:
-        package, extra = _PACKAGES[format_]
-        if importlib.util.find_spec(package) is None:
-            raise ConfigError(
-                f"--format {format_} needs the package {package}: pip install 'm6rec_jax[{extra}]'"
-            )
+    if missing := what_is_missing(format_):
+        raise ConfigError(f"--format {format_} {missing}")
     if format_ == "web":
         if index is None:
             raise ConfigError("--format web needs --index: the page shows its items")
@@ -106,11 +95,14 @@ def export(
     if format_ in _ON_DEVICES:
         config = model.model.config.replace(dtype="float32", matmul_dtype=None)
         asked.model = M6Rec(config)
+    titles = open_titles(model) if format_ == "stablehlo" else None
     recorder, answered = Recorder(), list[Answered]()
     for name in tasks:
-        answered += held_out.ask(asked, name, recorder, split=split, rows=rows, num_beams=num_beams)
+        answered += held_out.ask(
+            asked, name, recorder, split=split, rows=rows, num_beams=num_beams, titles=titles
+        )
     return write_export(
-        output, format_, model, recorder, answered, platforms, catalogue, precision, runtime
+        output, format_, model, recorder, answered, platforms, catalogue, precision, runtime, titles
     )
 
 
@@ -124,6 +116,7 @@ def write_export(
     catalogue: Catalogue | None = None,
     precision: str = "int8",
     runtime: Path | None = None,
+    titles: Titles | None = None,
 ) -> dict[str, dict[str, float]]:
     """Writes what a model's engines were asked, checks it, and then names the folder `output`.
 
@@ -138,7 +131,7 @@ def write_export(
             if (spec := model.dataset_spec(name)) is not None:
                 specs[settings.prepared] = spec
         save_assets(unfinished, model.vocabulary, model.settings, specs)
-        stablehlo.write_stablehlo(unfinished, model, recorder, platforms)
+        stablehlo.write_stablehlo(unfinished, model, recorder, platforms, titles)
         results = verify(unfinished, stablehlo.LOADER)
     elif format_ == "litert":
         # Its converter is an extra.

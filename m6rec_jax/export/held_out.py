@@ -14,6 +14,7 @@ from m6rec_jax.engine.index_files import EMBEDDINGS, open_index, read_manifest
 from m6rec_jax.engine.loaded_model import LoadedModel
 from m6rec_jax.errors import CheckpointError, DataError
 from m6rec_jax.export.recording import Recorder
+from m6rec_jax.export.titles import Titles
 from m6rec_jax.jobs.answering import title_of
 from m6rec_jax.jobs.request_data import open_serving_data
 from m6rec_jax.pipeline.locations import data_dir
@@ -100,6 +101,7 @@ def ask(
     split: str = "test",
     rows: int = 500,
     num_beams: int = 4,
+    titles: Titles | None = None,
 ) -> list[Answered]:
     """Answers the first rows of a part of what a task was trained on.
 
@@ -108,6 +110,7 @@ def ask(
       recorder: keeps programs and calls.
       split, rows: which rows, at most.
       num_beams: of beam search.
+      titles: of the catalogue, which the programs of their task are to generate, too.
 
     Raises:
       DataError: the part has no rows, or the data are not on this machine.
@@ -120,7 +123,7 @@ def ask(
         raise DataError(f"'{task}' has no rows in {split!r} to check an export with")
     answered: list[Answered] = []
     for part in _parts(found):
-        answered += answer(model, task, settings.kind, part, recorder, num_beams)
+        answered += answer(model, task, settings.kind, part, recorder, num_beams, titles)
     return answered
 
 
@@ -131,6 +134,7 @@ def answer(
     rows: Sequence[Mapping[str, Any]],
     recorder: Recorder,
     num_beams: int = 4,
+    titles: Titles | None = None,
 ) -> list[Answered]:
     """Answers rows as the task's view has them; arguments as `ask`."""
     settings = model.settings
@@ -174,6 +178,8 @@ def answer(
     asked = [r["source"] for r in rows], [r["prefix"] for r in rows]
     texts = generator.greedy(*asked, tasks=[task] * len(rows))
     generator.beam_search(*asked, num_beams=num_beams, tasks=[task] * len(rows))
+    if titles is not None and titles.task == task:
+        titles.ask(generator, rows)
     return [
         Answered("generate", task, {"history": source, "prefix": prefix}, text.text)
         for source, prefix, text in zip(*asked, texts, strict=True)

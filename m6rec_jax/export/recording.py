@@ -15,8 +15,11 @@ import numpy as np
 
 from m6rec_jax.checkpoints.trees import flatten, nested
 from m6rec_jax.engine.exported_programs import CONSTANTS, OF_ROWS, PER_SOURCE
+from m6rec_jax.engine.token_trie import TokenTrie
 
 Arrays = dict[str, np.ndarray]
+# Of a `TokenTrie`, which is the first of what an engine gives besides.
+_TRIE_SHAPES = ("nodes + 1", "nodes", "nodes", "nodes", "nodes", "slots")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,11 +39,14 @@ class Recorded:
       name: of the program.
       function: of flat weights and flat inputs to flat outputs; to be traced.
       constants: what the engine gave besides variables and features, by name.
+      open_shapes: symbolic ones of those constants that may be of any size: a trie of titles may be
+        another catalogue's.
     """
 
     name: str
     function: Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Any]]
     constants: Arrays
+    open_shapes: Mapping[str, str]
 
 
 class Recorder:
@@ -103,7 +109,9 @@ class Recorder:
                 shaped = {k: v.reshape(sources, of_each, *v.shape[1:]) for k, v in shaped.items()}
             return shaped
 
-        self.programs[name] = Recorded(name, flat, constants)
+        shapes = _TRIE_SHAPES if others and isinstance(others[0], TokenTrie) else ()
+        open_shapes = dict(zip(constants, shapes, strict=False))
+        self.programs[name] = Recorded(name, flat, constants, open_shapes)
 
 
 def flat_features(inputs: Mapping[str, Any], of_rows: bool) -> dict[str, Any]:

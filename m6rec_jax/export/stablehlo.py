@@ -27,13 +27,18 @@ from m6rec_jax.engine.exported_programs import (
 from m6rec_jax.engine.loaded_model import LoadedModel
 from m6rec_jax.export.folder import write_manifest
 from m6rec_jax.export.recording import Call, Recorded, Recorder
+from m6rec_jax.export.titles import Titles
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 LOADER = "load.py"
 
 
 def write_stablehlo(
-    folder: Path, model: LoadedModel, recorder: Recorder, platforms: Sequence[str] = PLATFORMS
+    folder: Path,
+    model: LoadedModel,
+    recorder: Recorder,
+    platforms: Sequence[str] = PLATFORMS,
+    titles: Titles | None = None,
 ) -> None:
     """Writes programs, weights and held-out rows; the folder's `inference` is there already.
 
@@ -41,6 +46,7 @@ def write_stablehlo(
       folder: to write into.
       model, recorder: the model, and what its engines were asked.
       platforms: of 'cpu', 'cuda', 'tpu', 'rocm'.
+      titles: that its programs generate; None: they generate any text.
     """
     model_weights = {name: np.asarray(x) for name, x in flatten(model.variables).items()}
     weights: dict[str, Any] = dict(model_weights)
@@ -68,6 +74,8 @@ def write_stablehlo(
         for name, value in values.items()
     }
     np.savez_compressed(folder / HELD_OUT, **arrays)
+    if titles is not None:
+        titles.write(folder)
     shutil.copy(exported_programs.__file__, folder / LOADER)
     write_manifest(folder, FORMAT, model, platforms, programs=described)
 
@@ -85,7 +93,13 @@ def exported(
         )
         for name, value in call.inputs.items()
     }
-    shapes = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in weights.items()}
+    own = {
+        name: jax_export.symbolic_shape(shape, scope=scope)
+        for name, shape in program.open_shapes.items()
+    }
+    shapes = {
+        name: jax.ShapeDtypeStruct(own.get(name, x.shape), x.dtype) for name, x in weights.items()
+    }
     return jax_export.export(jax.jit(program.function), platforms=platforms)(shapes, inputs)
 
 

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from m6rec_jax import pages
 from m6rec_jax.data.sources import default_cache_dir
 from m6rec_jax.engine.loaded_model import LoadedModel
 from m6rec_jax.errors import ConfigError
@@ -55,11 +56,8 @@ def find_runtime(folder: Path | None) -> Path:
       folder: that has them; None: the data folder's, which npm fills.
 
     Raises:
-      ConfigError: they are not there, or of another version, or Node.js is missing; says what to
-        run.
+      ConfigError: they are not there, or of another version; says what to run.
     """
-    if shutil.which("node") is None:
-        raise ConfigError("--format web checks its export with Node.js (20 or newer): install it")
     own = runtime_folder()
     packages = [f"{name}@{LITERT_JS_VERSION}" for name in PACKAGES]
     command = ["npm", "install", "--ignore-scripts", "--prefix", str(own.parent), *packages]
@@ -111,7 +109,8 @@ def write_web(
     (folder / "catalogue.json").write_text(json.dumps(shown, ensure_ascii=False), "utf-8")
     vectors, scales = packed(catalogue)
     (folder / "vectors.bin").write_bytes(scales.astype("<f4").tobytes() + vectors.tobytes())
-    for path in (Path(__file__).parent / "web").iterdir():
+    shared = (pages.FOLDER / name for name in pages.FILES)
+    for path in (*(Path(__file__).parent / "web").iterdir(), *shared):
         shutil.copy(path, folder)
     _copy_runtime(runtime, folder / "runtime")
     builds = (f"runtime/{build}.wasm" for build in _BUILDS)

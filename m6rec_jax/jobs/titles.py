@@ -149,6 +149,8 @@ class SharedTitles:
 
 # Kinds of texts that name an item, see `text.writing_templates`.
 NAMING = ("titles", "contents")
+# That a request may ask for, unless gin says otherwise.
+MAX_K = 20
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -230,7 +232,7 @@ class TitlesAnswers(Answerer[_TitlesTask]):
     result = RecommendedTitles
 
     def __init__(
-        self, parts: Parts, k: int = 10, max_k: int = 20, exclude_seen: bool = True
+        self, parts: Parts, k: int = 10, max_k: int = MAX_K, exclude_seen: bool = True
     ) -> None:
         check_default_k(k, max_k, "TitlesAnswers")
         super().__init__(parts)
@@ -248,11 +250,11 @@ class TitlesAnswers(Answerer[_TitlesTask]):
         if not data.items:
             raise DataError("the catalogue is empty: there is nothing to recommend")
         template, generator = writing[kind], self.parts.generator(task)
-        titles = [_title(template, item) for item in data.items.values()]
+        titles = written_titles(template, data.items.values())
         items_of_title: dict[str, list[int]] = {}
         for index, title in enumerate(titles):
             items_of_title.setdefault(title, []).append(index)
-        room = _room(template, data.items.values(), generator)
+        room = room_for_titles(template, data.items.values(), generator)
         trie = TitleTrie(generator.vocabulary, titles, room)
         shared, towers = None, self._towers(task)
         if towers is not None and len(trie.shared_indices()):
@@ -347,6 +349,11 @@ class TitlesAnswers(Answerer[_TitlesTask]):
         return self.parts.beside(task, "retrieval")
 
 
+def written_titles(template: WritingTemplate, items: Iterable[Item]) -> list[str]:
+    """What a task writes of each item; raises DataError where it has no title."""
+    return [_title(template, item) for item in items]
+
+
 def _title(template: WritingTemplate, item: Item) -> str:
     written = template.written(item, (), {})
     if written is None:
@@ -354,8 +361,12 @@ def _title(template: WritingTemplate, item: Item) -> str:
     return written.text
 
 
-def _room(template: WritingTemplate, items: Iterable[Item], generator: Generator) -> int:
-    """Most tokens of a title, after the prefix of any item; as training cuts it."""
+def room_for_titles(template: WritingTemplate, items: Iterable[Item], generator: Generator) -> int:
+    """Most tokens of a title, after the prefix of any item; as training cuts it.
+
+    Raises:
+      ConfigError: there is none.
+    """
     prefixes = {""}
     for item in items:
         # A request may give what an item lacks for its own prefix.

@@ -1,7 +1,7 @@
 """The page at `/`, and the route by which it finds items of the catalogue.
 
-The page's files are in `static/`. They hold nothing of the model, and ask the routes that everybody
-asks; nothing is fetched from elsewhere.
+The page's files are in `static/` and `m6rec_jax.pages`. They hold nothing of the model, and ask the
+routes that everybody asks; nothing is fetched from elsewhere.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from fastapi import APIRouter, Query
 from fastapi.responses import Response
 from starlette.concurrency import run_in_threadpool
 
+from m6rec_jax import pages
 from m6rec_jax.jobs.answering import title_of
 from m6rec_jax.requests.serving_data import ServingData
 from m6rec_jax.server import schemas
@@ -24,7 +25,9 @@ from m6rec_jax.text.records import Item
 
 _FILES = {
     "/": ("page.html", "text/html"),
+    "/base.css": ("base.css", "text/css"),
     "/page.css": ("page.css", "text/css"),
+    "/elements.js": ("elements.js", "text/javascript"),
     "/page.js": ("page.js", "text/javascript"),
 }
 # Routes of the page.
@@ -47,7 +50,8 @@ def routes(server: Server) -> APIRouter:
     router = APIRouter(tags=["recommendation"])
     folder = Path(__file__).parent / "static"
     for path, (file, kind) in _FILES.items():
-        router.get(path, include_in_schema=False)(_file(folder / file, kind))
+        own = (pages.FOLDER if file in pages.FILES else folder) / file
+        router.get(path, include_in_schema=False)(_file(own, kind))
 
     @router.get("/v1/items", response_model=schemas.Catalogue)
     async def items(

@@ -11,11 +11,14 @@ import pytest
 
 from m6rec_jax.engine.exported_programs import Exported, ExportError
 from m6rec_jax.engine.model_folder import load_model
+from m6rec_jax.engine.title_trie import TitleTrie
 from m6rec_jax.errors import CheckpointError, ConfigError, DataError
 from m6rec_jax.export import command, stablehlo
 from m6rec_jax.export.recording import Recorder
+from m6rec_jax.export.titles import Titles, open_titles
 from m6rec_jax.serving.service import Service, ServiceOptions
 from tests.export.asked import CANDIDATES, HISTORIES, TASKS
+from tests.pipeline.shop_rows import ITEMS
 from tests.serving import served_films
 
 
@@ -24,8 +27,9 @@ def shapes(model: Any) -> dict[str, Any]:
     return dict(zip(("source_buckets", "target_buckets"), ((own,) for own in lengths), strict=True))
 
 
-def answers(model: Any, copies: int, **options: Any) -> list[Any]:
+def answers(model: Any, copies: int, titles: Titles, **options: Any) -> list[Any]:
     """Of every engine, for so many times three requests."""
+    trie, seen = titles.trie, [[3, 5], [], [7]]
     histories, candidates = HISTORIES * copies, CANDIDATES * copies
     own = {"batch_sizes": (1, 7, 64)} | shapes(model) | options
     retriever, generator = model.retriever("next", **own), model.generator("titles", **own)
@@ -35,6 +39,13 @@ def answers(model: Any, copies: int, **options: Any) -> list[Any]:
         retriever.embed_items([text for texts in candidates for text in texts]),
         [tuple(text) for text in generator.greedy(histories)],
         [[tuple(text) for text in own] for own in generator.beam_search(histories)],
+        [tuple(text) for text in generator.greedy(histories, trie=trie)],
+        [
+            [tuple(title) for title in own]
+            for own in generator.recommend(
+                histories, trie, 12, before_titles=["drama:", "", "a"] * copies, seen=seen * copies
+            )
+        ],
     ]
 
 
@@ -44,18 +55,31 @@ def run(served: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def titles(run: Path, served: Path) -> Titles:
+    found = open_titles(load_model(run), str(served / "cache" / served_films.PREPARED))
+    assert found is not None
+    assert found.task == "titles"
+    return found
+
+
+@pytest.fixture(scope="module")
+def exported(run: Path, titles: Titles, tmp_path_factory: pytest.TempPathFactory) -> Path:
     model, recorder = load_model(run), Recorder()
-    answers(model, 3, programs=recorder, segments=None)
+    answers(model, 3, titles, programs=recorder, segments=None)
     folder = tmp_path_factory.mktemp("exported") / "films"
-    results = command.write_export(folder, "stablehlo", model, recorder, [], stablehlo.PLATFORMS)
-    assert set(results) == {"score", "user", "item", "greedy", "beam_search_4"}
+    results = command.write_export(
+        folder, "stablehlo", model, recorder, [], stablehlo.PLATFORMS, titles=titles
+    )
+    assert set(results) == {
+        *("score", "user", "item", "greedy", "beam_search_4"),
+        *("greedy_titles", "beam_search_12_titles"),
+    }
     return folder
 
 
-def test_an_export_answers_as_its_model(run: Path, exported: Path) -> None:
+def test_an_export_answers_as_its_model(run: Path, exported: Path, titles: Titles) -> None:
     """With numbers of requests that it was not checked with, too."""
-    ours, theirs = answers(load_model(run), 4), answers(load_model(exported), 4)
+    ours, theirs = (answers(load_model(one), 4, titles) for one in (run, exported))
     for own, their in zip(ours, theirs, strict=True):
         if isinstance(own, np.ndarray):
             # The same float32 program, compiled again.
@@ -64,15 +88,42 @@ def test_an_export_answers_as_its_model(run: Path, exported: Path) -> None:
             assert [row[0] for row in their] == [row[0] for row in own]
 
 
-def test_an_export_is_served(exported: Path, served: Path) -> None:
-    data = str(served / "cache" / served_films.PREPARED)
-    service = Service.open(exported, options=ServiceOptions(prepared=data, batch_sizes=(1, 4)))
-    service.warm_up([("ctr", "scoring"), ("titles", "generation")])
+@pytest.mark.parametrize(
+    "names", [ITEMS[:5], [f"{n} {text}" for text in ITEMS for n in range(30)]], ids=["few", "many"]
+)
+def test_titles_of_another_catalogue(run: Path, exported: Path, names: list[str]) -> None:
+    """The server's own trie is what counts, whatever the export was made with."""
+    found = []
+    for model in map(load_model, (run, exported)):
+        trie, generator = TitleTrie(model.vocabulary, names), model.generator("titles")
+        found.append(generator.recommend(HISTORIES, trie, 5, num_beams=12, seen=[[0, 2]] * 3))
+    for own, their in zip(*found, strict=True):
+        assert [title.indices for title in their] == [title.indices for title in own]
+        assert not {0, 2} & {index for title in their for index in title.indices}
+
+
+def test_an_export_is_served(exported: Path, run: Path, served: Path) -> None:
+    """With titles of the catalogue, too, without those of a history."""
+    options = ServiceOptions(
+        prepared=str(served / "cache" / served_films.PREPARED), batch_sizes=(1, 4)
+    )
+    service = Service.open(exported, options=options)
+    jobs = [("ctr", "scoring"), ("titles", "generation"), ("titles", "title_recommendation")]
+    service.warm_up(jobs)
     row = {"time": served_films.NOW, "user": {"taste": "drama"}, "behaviours": []}
     row["candidates"] = ["f1", "f2"]
     accepted: Any = service.accept(row, task="ctr")
     (result,) = service.answer([accepted])
     assert [item.id for item in result.items] == ["f1", "f2"]
+    del row["candidates"]
+    row |= {"behaviours": [{"item": "f3", "time": 1.0, "value": 5}], "about": {"genre": "drama"}}
+    asked = {"task": "titles", "job": "title_recommendation"}
+    found = []
+    for own in (service, Service.open(run, options=options)):
+        accepted = own.accept(row, **asked)
+        found.append(own.answer([accepted])[0].item_ids)
+    assert found[0] == found[1]
+    assert "f3" not in found[0]
     with pytest.raises(ConfigError, match=r"no program 'likelihood', but score"):
         load_model(exported).likelihood_scorer("ctr").score_requests(HISTORIES, CANDIDATES)
 

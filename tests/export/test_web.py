@@ -1,15 +1,11 @@
 """The browser page: it reads text as Python does, to the token, and answers as the model."""
 
-import contextlib
-import functools
-import http.server
 import json
 import lzma
 import os
 import random
 import shutil
 import subprocess
-import threading
 import time
 from base64 import b64decode
 from collections.abc import Iterator
@@ -18,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from benchmarks import chromium
+from m6rec_jax import pages
 from m6rec_jax.engine.model_folder import load_model
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.export import command, held_out, web_page
@@ -29,7 +27,6 @@ from m6rec_jax.text import layout
 from m6rec_jax.text.format_strings import Template
 from m6rec_jax.text.records import Event, User
 from tests.export import asked
-from tests.server import browser as chromium
 from tests.serving import served_films
 
 WEB = Path(web_page.__file__).parent / "web"
@@ -138,7 +135,9 @@ def test_files_are_unpacked(tmp_path: Path) -> None:
 
 
 @needs_node
-@pytest.mark.parametrize("path", sorted(WEB.glob("*js")), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", sorted([*WEB.glob("*js"), *pages.FOLDER.glob("*js")]), ids=lambda path: path.name
+)
 def test_scripts_are_scripts(path: Path) -> None:
     kind = "commonjs" if path.name in ("sw.js", "worker.js") else "module"
     command_ = ["node", f"--input-type={kind}", "--check"]
@@ -170,12 +169,11 @@ def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     package = tmp_path / web_page.PACKAGES[0] / "package.json"
     package.parent.mkdir(parents=True)
     package.write_text('{"version": "1.0.0"}')
-    monkeypatch.setattr(shutil, "which", lambda name: name)
     with pytest.raises(ConfigError, match=r"core/package.json is 1.0.0: run\n  npm install"):
         web_page.find_runtime(tmp_path)
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    with pytest.raises(ConfigError, match=r"Node.js \(20 or newer\)"):
-        web_page.find_runtime(None)
+    with pytest.raises(ConfigError, match=r"--format web checks .* Node.js \(20 or newer\)"):
+        command.export(tmp_path, tmp_path / "page", "web")
 
 
 @pytest.fixture(scope="module")
@@ -261,39 +259,9 @@ def exported(
     return folder
 
 
-@contextlib.contextmanager
-def host(folder: Path) -> Iterator[str]:
-    """A static host without headers of its own."""
-
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    handler = functools.partial(Handler, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}/"
-        server.shutdown()
-
-
-def settle(tab: chromium.Browser, condition: str) -> None:
-    """Waits while the page loads itself anew, which ends the context of what waits."""
-    for _ in range(3):
-        with contextlib.suppress(AssertionError):
-            tab.wait(condition)
-            return
-    raise AssertionError(tab.run("document.body.innerText"))
-
-
 OPENED = "document.querySelector('#main:not([hidden])')"
-
-
-def visit(tab: chromium.Browser, address: str) -> None:
-    """Opens the page, and waits for the model or a problem."""
-    tab.call("Page.navigate", url="about:blank")
-    tab.call("Page.navigate", url=address)
-    settle(tab, f"{OPENED} || document.querySelector('#problem:not(:empty)')")
+# Or what is wrong.
+SHOWN = f"{OPENED} || document.querySelector('#problem:not(:empty)')"
 
 
 WORKER = """(async () => {
@@ -331,12 +299,12 @@ def test_the_page_recommends_without_a_network(
     exported: Path, model: Any, catalogue: held_out.Catalogue, tmp_path: Path
 ) -> None:
     with chromium.browser(tmp_path / "profile") as tab:
-        with host(exported) as address:
+        with chromium.static_host(exported) as address:
             tab.resize(390, 844)
-            visit(tab, address)
+            chromium.visit(tab, address, SHOWN)
             assert tab.run("crossOriginIsolated")
         # The host is gone.
-        visit(tab, address)
+        chromium.visit(tab, address, SHOWN)
         assert "films: 12 items. Works offline" in tab.run("document.body.innerText")
         scores, whole, stopped = tab.run(WORKER)
         # A text that is stopped has what it has.
@@ -374,12 +342,12 @@ def test_the_page_names_a_damaged_file(exported: Path, tmp_path: Path, name: str
     shutil.copytree(exported, folder)
     whole = (folder / name).read_bytes()
     (folder / name).write_bytes(whole[: len(whole) // 2])
-    with chromium.browser(tmp_path / "profile") as tab, host(folder) as address:
-        visit(tab, address)
+    with chromium.browser(tmp_path / "profile") as tab, chromium.static_host(folder) as address:
+        chromium.visit(tab, address, SHOWN)
         assert f"{name} is damaged" in tab.run("document.getElementById('problem').textContent")
         (folder / name).write_bytes(whole)
         tab.run("document.getElementById('again').click()")
-        settle(tab, OPENED)
+        chromium.settle(tab, OPENED)
 
 
 @needs_runtime
@@ -393,17 +361,17 @@ def test_a_new_export_takes_the_place_of_the_old_one(exported: Path, tmp_path: P
         while (!registration.waiting) await new Promise((next) => setTimeout(next, 50));
     })()"""
     with chromium.browser(tmp_path / "profile") as tab:
-        with host(folder) as address:
-            visit(tab, address)
+        with chromium.static_host(folder) as address:
+            chromium.visit(tab, address, SHOWN)
             changes = {"sw.js": ('VERSION = "', 'VERSION = "new'), "index.html": (">m6rec", ">new")}
             for name, change in changes.items():
                 (folder / name).write_text((folder / name).read_text().replace(*change))
-            visit(tab, address)
+            chromium.visit(tab, address, SHOWN)
             assert tab.run("document.title") == "m6rec"
             tab.run(installed)
             tab.call("Page.navigate", url="about:blank")
             time.sleep(1)  # until the browser has noticed that the page was closed
-        visit(tab, address)
+        chromium.visit(tab, address, SHOWN)
         assert "films: 12 items. Works offline" in tab.run("document.body.innerText")
         assert tab.run("document.title") == "new"
 

@@ -60,6 +60,8 @@ def test_finds_its_gin_files_from_any_directory(installed: Path, tmp_path: Path)
 def test_has_the_servers_page(installed: Path) -> None:
     files = (installed / "m6rec_jax" / "server" / "static").iterdir()
     assert {file.name for file in files} == {"page.html", "page.css", "page.js"}
+    shared = (installed / "m6rec_jax" / "pages").iterdir()
+    assert {file.name for file in shared} == {"__init__.py", "base.css", "elements.js"}
 
 
 def test_has_the_model_in_the_box(installed: Path) -> None:

@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from benchmarks import chromium
+from benchmarks.chromium import Browser
 from m6rec_jax.server import page
 from m6rec_jax.server.access import Tokens
 from m6rec_jax.server.app import make_app
 from m6rec_jax.server.asking import Server
 from m6rec_jax.serving.service import Service, ServiceOptions
 from tests.engine.tiny_model import make_model
-from tests.server import browser as chromium
 from tests.server import served
-from tests.server.browser import Browser
 from tests.serving import served_films
 from tests.serving.served_films import ITEMS, request
 
@@ -227,7 +227,8 @@ def test_a_person_ranks_and_reads_why(tab: Browser, address: str, width: int, da
         "segments": {"source": counts},
     }
     answered = {"task": "ctr", "job": "scoring", "prompts": "a", "data": "b", "snapshot": 1}
-    tab.run(f"showDetails({json.dumps(answered | {'debug': debug})})")
+    shown = json.dumps(answered | {"debug": debug})
+    tab.run(f"import('./page.js').then(({{ showDetails }}) => showDetails({shown}))")
     assert text_of(tab, "#segments tr:last-child") == "evicted1"
     assert "other 1.0 ms" in text_of(tab, "#stage-list")
     assert_fits(tab, width)

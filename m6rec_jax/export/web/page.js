@@ -1,24 +1,11 @@
 // The page of an export: it renders requests, and a worker answers them. Whatever is shown is set as
 // text.
 
+import { $, make, runOnce } from "./elements.js";
 import { renderHistory, Template } from "./layout.js";
 
 const SHOWN = 20, RETRIEVED = 100;
 const BUTTONS = { explanations: "Why?", contents: "Describe", titles: "Title", queries: "Searches" };
-const $ = (id) => document.getElementById(id);
-
-/** An element with a class, a text and children. */
-function make(tag, { className = "", text = "", children = [], ...more } = {}) {
-  const node = document.createElement(tag);
-  node.className = className;
-  node.textContent = text;
-  node.append(...children);
-  for (const [name, value] of Object.entries(more)) {
-    if (name in node) node[name] = value;
-    else node.setAttribute(name, value);
-  }
-  return node;
-}
 
 // ---------------------------------------------------------------- the model, in its worker
 
@@ -52,19 +39,7 @@ function show(error) {
   $("again").hidden = !error?.message.includes("damaged");
 }
 
-/** Runs what a button starts, once at a time, and shows what goes wrong. */
-async function busy(button, run) {
-  if (button.getAttribute("aria-disabled") === "true") return;
-  button.setAttribute("aria-disabled", "true"); // it keeps the focus
-  show(null);
-  try {
-    await run();
-  } catch (error) {
-    show(error);
-  } finally {
-    button.removeAttribute("aria-disabled");
-  }
-}
+const busy = (button, run) => runOnce(button, run, show);
 
 // ---------------------------------------------------------------- requests as text
 

@@ -1,22 +1,9 @@
 // The page of an m6rec server. It asks the public routes; whatever is shown is set as text.
-"use strict";
+
+import { $, make, runOnce } from "./elements.js";
 
 const TOKEN = "m6rec-token";
-const $ = (id) => document.getElementById(id);
 const state = { models: [], catalogue: null, read: [], candidates: null, history: null };
-
-/** An element with a class, a text and children. */
-function make(tag, { className = "", text = "", children = [], ...more } = {}) {
-  const node = document.createElement(tag);
-  node.className = className;
-  node.textContent = text;
-  node.append(...children);
-  for (const [name, value] of Object.entries(more)) {
-    if (name in node) node[name] = value;
-    else node.setAttribute(name, value);
-  }
-  return node;
-}
 
 function say(text) {
   $("status").textContent = text;
@@ -103,19 +90,7 @@ async function* stream(path, body) {
   }
 }
 
-/** Runs what a button starts, once at a time, and shows what goes wrong. */
-async function busy(button, run) {
-  if (button.getAttribute("aria-disabled") === "true") return;
-  button.setAttribute("aria-disabled", "true"); // it keeps the focus
-  showProblem(null);
-  try {
-    await run();
-  } catch (error) {
-    showProblem(error);
-  } finally {
-    button.removeAttribute("aria-disabled");
-  }
-}
+const busy = (button, run) => runOnce(button, run, showProblem);
 
 // ---------------------------------------------------------------- items
 
@@ -428,7 +403,7 @@ function writeButton(item, text) {
   return button;
 }
 
-function showDetails({ debug, task, job, prompts, data, snapshot, scored_by: scoredBy }) {
+export function showDetails({ debug, task, job, prompts, data, snapshot, scored_by: scoredBy }) {
   const { accept, wait, run, total } = debug.milliseconds;
   const stages = { accept, wait, run, other: Math.max(0, total - accept - wait - run) };
   $("stages").replaceChildren(...Object.entries(stages).map(([name, value]) => {

@@ -1,12 +1,15 @@
-"""Chromium without a window, driven by its DevTools protocol over two pipes."""
+"""Chromium without a window, driven by its DevTools protocol over two pipes, and pages for it."""
 
 import contextlib
+import functools
+import http.server
 import json
 import os
 import shutil
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ from typing import Any
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
+_PERIOD = 0.02
 _FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe")
 
 
@@ -90,8 +94,15 @@ class Browser:
 
 
 @contextlib.contextmanager
-def browser(folder: Path) -> Iterator[Browser]:
-    """Starts Chromium with a profile in a folder."""
+def browser(folder: Path, *, seconds: float = 120, slowdown: float = 1) -> Iterator[Browser]:
+    """Starts Chromium with a profile in a folder.
+
+    Args:
+      folder: of the profile.
+      seconds: after which it is killed: a browser that hangs must not hang who waits for it.
+      slowdown: how many times as slow all of its processes are. The protocol's own throttling
+        knows the page's thread alone, and not workers.
+    """
     (their_read, write), (read, their_write) = os.pipe(), os.pipe()
     # The protocol wants the pipes at 3 and 4.
     command = f'exec "$@" 3<&{their_read} 4>&{their_write}'
@@ -103,14 +114,60 @@ def browser(folder: Path) -> Iterator[Browser]:
     )
     os.close(their_read)
     os.close(their_write)
-    # A browser that hangs must not hang the tests.
-    watchdog = threading.Timer(120, os.killpg, (process.pid, signal.SIGKILL))
+    watchdog = threading.Timer(seconds, os.killpg, (process.pid, signal.SIGKILL))
     watchdog.start()
+    ended = threading.Event()
+    if slowdown > 1:
+        threading.Thread(target=_slow, args=(process.pid, slowdown, ended), daemon=True).start()
     try:
         yield Browser(read, write)
     finally:
+        ended.set()
         watchdog.cancel()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         os.close(write)
+
+
+def _slow(group: int, slowdown: float, ended: threading.Event) -> None:
+    """Lets processes run for one part of each 20 milliseconds, and stops them for the others."""
+    runs = _PERIOD / slowdown
+    with contextlib.suppress(ProcessLookupError):
+        while not ended.is_set():
+            os.killpg(group, signal.SIGSTOP)
+            time.sleep(_PERIOD - runs)
+            os.killpg(group, signal.SIGCONT)
+            time.sleep(runs)
+
+
+@contextlib.contextmanager
+def static_host(folder: Path) -> Iterator[str]:
+    """A static host without headers of its own; gives the address."""
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    handler = functools.partial(Handler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/"
+        server.shutdown()
+
+
+def visit(tab: Browser, address: str, opened: str) -> None:
+    """Opens an address, and waits until an expression is true of its page."""
+    tab.call("Page.navigate", url="about:blank")
+    tab.call("Page.navigate", url=address)
+    settle(tab, opened)
+
+
+def settle(tab: Browser, condition: str) -> None:
+    """Waits for a condition; the page may load itself anew, which ends the context of a wait."""
+    for _ in range(3):
+        with contextlib.suppress(AssertionError):
+            tab.wait(condition)
+            return
+    raise AssertionError(tab.run("document.body.innerText"))

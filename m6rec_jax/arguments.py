@@ -1,0 +1,34 @@
+"""What parsers of several sub-commands share: types of arguments, and gin files."""
+
+import argparse
+from pathlib import Path
+
+
+def local_path(text: str) -> Path:
+    """A path on a local disk; `Path` would make the folder gs:/bucket of an address.
+
+    Raises:
+      ArgumentTypeError: it is an address.
+    """
+    if "://" in text:
+        raise argparse.ArgumentTypeError(
+            f"{text} is the address of a bucket, and this is read and written on a local disk only"
+        )
+    return Path(text).expanduser()
+
+
+def path_or_address(text: str) -> str:
+    """An address of a bucket as it is, or a path on a local disk."""
+    return text if "://" in text else str(Path(text).expanduser())
+
+
+def takes_gin(parser: argparse.ArgumentParser, required: bool = False) -> None:
+    """Adds `--gin_file`; `--gin.NAME=VALUE` is then taken, too."""
+    parser.add_argument(
+        "--gin_file",
+        action="append",
+        default=[],
+        required=required,
+        metavar="FILE",
+        help="a gin file; may be given several times, later ones win",
+    )

@@ -1,0 +1,34 @@
+"""What `m6rec export` can write, and what keeps a format from being written with what is installed.
+
+`benchmarks/export_formats.py` tries all of them, with the pinned libraries and the newest ones.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import shutil
+
+FORMATS = ("stablehlo", "saved_model", "litert", "web", "onnx")
+# Packages that formats need, and the extras that bring them.
+_PACKAGES = {
+    "saved_model": ("tensorflow_serving", "saved-model"),
+    "litert": ("ai_edge_quantizer", "litert"),
+    "web": ("ai_edge_quantizer", "litert"),
+    "onnx": ("jax2onnx", "onnx"),
+}
+
+
+def what_is_missing(format_: str) -> str | None:
+    """What a format needs and has not got here, and how to get it; None: it works."""
+    if format_ in _PACKAGES:
+        package, extra = _PACKAGES[format_]
+        if importlib.util.find_spec(package) is None:
+            return f"needs the package {package}: pip install 'm6rec_jax[{extra}]'"
+    if format_ == "web" and shutil.which("node") is None:
+        return "checks its export with Node.js (20 or newer): install it"
+    # jax2onnx up to 0.17.1 reads programs as jax had them until then.
+    jax = importlib.metadata.version("jax")
+    if format_ == "onnx" and tuple(map(int, jax.split(".")[:2])) >= (0, 11):
+        return f"needs jax below 0.11 for its converter, jax2onnx, not {jax}"
+    return None

@@ -1,0 +1,83 @@
+"""Titles of a catalogue, which programs of an export generate and nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from m6rec_jax import configuration
+from m6rec_jax.engine.generation import Generator
+from m6rec_jax.engine.loaded_model import LoadedModel
+from m6rec_jax.engine.title_trie import TitleTrie
+from m6rec_jax.jobs.request_data import open_serving_data
+from m6rec_jax.jobs.titles import MAX_K, NAMING, room_for_titles, written_titles
+
+TITLES = "titles.json"
+
+
+class Titles(NamedTuple):
+    """A catalogue as a task writes it: what `jobs.titles` searches, with the ids of its items."""
+
+    task: str
+    trie: TitleTrie
+    ids: Sequence[str]
+
+    @property
+    def num_beams(self) -> int:
+        """Of the server's beam search."""
+        return min(configuration.bound("TitlesAnswers.max_k", MAX_K), len(self.trie))
+
+    def ask(self, generator: Generator, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Greedily, then by beam search for others than what came out.
+
+        Args:
+          generator: that records its programs.
+          rows: of the task's view.
+        """
+        sources, tasks = [row["source"] for row in rows], [self.task] * len(rows)
+        found = generator.greedy(sources, trie=self.trie, tasks=tasks)
+        generator.recommend(
+            sources,
+            self.trie,
+            self.num_beams,
+            tasks=tasks,
+            before_titles=[row["prefix"] for row in rows],
+            seen=[[] if one.entry is None else self.trie.indices(one.entry) for one in found],
+        )
+
+    def write(self, folder: Path) -> None:
+        """Writes `titles.json`: what `entries` and `seen` of the programs number."""
+        rows = [
+            {
+                "title": title,
+                "ids": [self.ids[index] for index in self.trie.indices(entry)],
+                "rank": int(self.trie.ranks[entry]),
+            }
+            for entry, title in enumerate(self.trie.titles)
+        ]
+        text = json.dumps({"task": self.task, "titles": rows}, ensure_ascii=False, indent=1)
+        (folder / TITLES).write_text(text + "\n", "utf-8")
+
+
+def open_titles(model: LoadedModel, prepared: str | None = None) -> Titles | None:
+    """The catalogue of the first task that writes titles; None: no task does.
+
+    Args:
+      model: of which.
+      prepared: see `open_serving_data`.
+
+    Raises:
+      ConfigError, DataError: as `TitlesAnswers`.
+    """
+    for task, settings in model.settings.tasks.items():
+        template = model.template(task) if settings.kind == "generation" else None
+        if template is not None and settings.writing in NAMING:
+            writing = template.writing[settings.writing]
+            data = open_serving_data(model, task, prepared, with_statistics=False)
+            items, generator = data.items.values(), model.generator(task)
+            room = room_for_titles(writing, items, generator)
+            trie = TitleTrie(generator.vocabulary, written_titles(writing, items), room)
+            return Titles(task, trie, list(data.items))
+    return None

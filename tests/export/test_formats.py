@@ -1,0 +1,34 @@
+"""What a format lacks here is said before an export begins, and by the doctor."""
+
+import importlib.metadata
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from m6rec_jax import doctor
+from m6rec_jax.errors import ConfigError
+from m6rec_jax.export import command
+
+
+def test_the_doctor_and_the_command_agree(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    versions, find_spec = importlib.metadata.version, importlib.util.find_spec
+
+    def version(name: str) -> str:
+        return "0.12.0.1" if name == "jax" else versions(name)
+
+    def find(name: str) -> Any:
+        return None if name == "tensorflow_serving" else find_spec(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    monkeypatch.setattr(importlib.util, "find_spec", find)
+    report = doctor.report()
+    for format_, missing in (
+        ("saved_model", "needs the package tensorflow_serving: pip install"),
+        ("onnx", "needs jax below 0.11 for its converter, jax2onnx, not 0.12.0.1"),
+    ):
+        assert f"  {format_:22} {missing}" in report
+        with pytest.raises(ConfigError, match=f"--format {format_} {missing}"):
+            command.export(tmp_path, tmp_path / "exported", format_)
+    assert f"  {'stablehlo':22} works" in report
