@@ -57,7 +57,7 @@ class EventTable:
             config={"memory_limit": _MEMORY, "temp_directory": str(folder / "spilled")},
         )
         try:
-            self._database.execute("SET preserve_insertion_order = false")
+            self._run("SET preserve_insertion_order = false")
             self.num_rows = self._read()
             self._check_repeated()
         except BaseException:
@@ -87,7 +87,7 @@ class EventTable:
                 f"split {split.name!r} is one of texts (a folder with corpus.json); "
                 f"{self.dataset.directory} holds users, items and events"
             )
-        self._database.execute(
+        self._run(
             f"""CREATE OR REPLACE TABLE parts AS
             SELECT row, user, item, CAST({self._part_sql(base)} AS TINYINT) AS part FROM (
               SELECT row, user, item, time, row_number() OVER of_user - 1 AS position,
@@ -112,7 +112,7 @@ class EventTable:
             codes = splits.without_held_out(codes, np.concatenate(rows))
         elif split.kind == "few_shot":
             codes = splits.few_shot(codes, **split.arguments())
-        self._database.execute("DROP TABLE parts")
+        self._run("DROP TABLE parts")
         splits.check_parts(codes, split.name)
         return Assignment(split, codes, held_out, num_cold)
 
@@ -145,13 +145,16 @@ class EventTable:
         ).to_arrow_reader(_BATCH_ROWS)
         return found
 
+    def _run(self, query: str) -> list[tuple[Any, ...]]:
+        # A result that is not read to its end keeps the next query from starting.
+        found: list[tuple[Any, ...]] = self._database.execute(query).fetchall()
+        return found
+
     def _number(self, query: str) -> Any:
-        row = self._database.execute(query).fetchone()
-        assert row is not None
-        return row[0]
+        return self._run(query)[0][0]
 
     def _read(self) -> int:
-        self._database.execute(
+        self._run(
             "CREATE TABLE events (row BIGINT, user INTEGER, item INTEGER, time DOUBLE, value DOUBLE)"
         )
         num_rows = 0
@@ -161,7 +164,7 @@ class EventTable:
             columns.append(pc.fill_null(batch.column("value"), float("nan")))
             table = pa.table(columns, names=["row", "user", "item", "time", "value"])
             self._database.register("batch", table)
-            self._database.execute("INSERT INTO events SELECT * FROM batch")
+            self._run("INSERT INTO events SELECT * FROM batch")
             self._database.unregister("batch")
             num_rows += batch.num_rows
         return num_rows
@@ -187,12 +190,12 @@ class EventTable:
 
     def _check_repeated(self) -> None:
         """Raises DataError where an event is there twice: it would be its own past or its own test."""
-        found = self._database.execute(
+        found = self._run(
             """SELECT user, item, list_sort(list(row)) FROM events GROUP BY user, item, time, value
             HAVING count(*) > 1 ORDER BY user, time, item, value LIMIT 1"""
-        ).fetchone()
-        if found is not None:
-            user, item, (first, second, *_) = found
+        )
+        if found:
+            user, item, (first, second, *_) = found[0]
             raise DataError(
                 f"{self.dataset.directory}: rows {first} and {second} of the events are the same "
                 f"event (user {self.dataset.user_records[user].id!r}, item "

@@ -223,18 +223,12 @@ class _Preparation:
     @cached_property
     def run(self) -> BucketRun:
         """What makes views bucket by bucket."""
-        options = self.options
-        job = Job(
-            folder=self._scratch("buckets"),
-            dataset=self.dataset,
-            visible_parts=self.split.visible_parts,
-            groupings={view: grouping(view, options, self.negatives) for view in views.COLUMNS},
-            max_events=options.max_events,
-            document_statistics=options.document_statistics,
-            negatives=self.negatives,
-            negative_power=options.negative_power,
-            seed=options.seed,
-            statistics=self.statistics_options,
+        job = bucket_job(
+            self.dataset,
+            self.split,
+            self.options,
+            self.statistics_options,
+            self._scratch("buckets"),
         )
         return self._opened.enter_context(
             BucketRun(job, self.events, self.assignment, self.progress)
@@ -399,6 +393,35 @@ class _Preparation:
                 "statistics_until": "strictly before the time of a group's first row",
             },
         }
+
+
+def bucket_job(
+    dataset: Dataset,
+    split: Split,
+    options: PrepareOptions,
+    statistics_options: StatisticsOptions,
+    folder: Path,
+) -> Job:
+    """What makes views bucket by bucket is told.
+
+    Args:
+      dataset, split, options: of the preparation.
+      statistics_options: of what the template tells.
+      folder: for files on the way.
+    """
+    negatives = num_negatives(dataset, options)
+    return Job(
+        folder=folder,
+        dataset=dataset,
+        visible_parts=split.visible_parts,
+        groupings={view: grouping(view, options, negatives) for view in views.COLUMNS},
+        max_events=options.max_events,
+        document_statistics=options.document_statistics,
+        negatives=negatives,
+        negative_power=options.negative_power,
+        seed=options.seed,
+        statistics=statistics_options,
+    )
 
 
 def grouping(view: str, options: PrepareOptions, negatives: int) -> Grouping:
