@@ -40,7 +40,9 @@ class ItemValues:
             for item in items
         ]
         offsets = np.concatenate([[0], np.cumsum([len(values) for values in found])])
-        return cls(list(known), offsets, np.asarray(sum(found, []), np.int64))
+        return cls(
+            list(known), offsets, np.asarray([n for values in found for n in values], np.int64)
+        )
 
     def ranges(self, items: np.ndarray) -> Ranges:
         """Where in `numbers` the values of items `[n]` are."""
@@ -280,8 +282,8 @@ class GroupFeatures:
         found: dict[str, Source] = {}
         name = f"user_{field}_percent"
         if name in names:
-            sums = (np.bincount(asked, some, len(items)) for some in (positive, count))
-            share = self._shared.smoothed(*sums, self.user_share[owners])
+            liked, all_ = (np.bincount(asked, some, len(items)) for some in (positive, count))
+            share = self._shared.smoothed(liked, all_, self.user_share[owners])
             found[name] = words.percents(name, share, met)
         name = f"user_{field}_counts"
         if name in names:

@@ -249,9 +249,7 @@ def ask(job: Job, bucket: int, wanted: Sequence[str]) -> list[Asked]:
     return found
 
 
-def render(
-    job: Job, bucket: int, wanted: Sequence[str]
-) -> tuple[list[Shard], tuple[int, int] | None]:
+def render(job: Job, bucket: int, wanted: Sequence[str]) -> tuple[list[Shard], tuple[int, int]]:
     """Writes the rows of views.
 
     Returns:

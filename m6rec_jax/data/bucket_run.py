@@ -43,9 +43,14 @@ from m6rec_jax.errors import DataError
 from m6rec_jax.io.progress import progress_bar
 
 # Events of a bucket, about: a shard of the training part is then some hundred megabytes.
-BUCKET_EVENTS = 50_000
+_BUCKET_EVENTS = 50_000
 
 Result = TypeVar("Result")
+
+
+def num_buckets(num_events: int, num_users: int) -> int:
+    """How many buckets there are, whatever the machine."""
+    return min(max(1, round(num_events / _BUCKET_EVENTS)), num_users)
 
 
 class BucketRun:
@@ -55,11 +60,8 @@ class BucketRun:
       job: what is rendered; its folder must not exist.
       events: of the data set.
       assignment: their parts.
+      num_buckets: see `num_buckets`.
       progress: whether to show bars.
-      bucket_events: events of a bucket, about.
-
-    Attributes:
-      num_buckets: how many there are.
     """
 
     def __init__(
@@ -67,13 +69,12 @@ class BucketRun:
         job: Job,
         events: EventTable,
         assignment: Assignment,
+        num_buckets: int,
         progress: bool,
-        bucket_events: int = BUCKET_EVENTS,
     ) -> None:
-        self._job, self._progress = job, progress
+        self._job, self._num_buckets, self._progress = job, num_buckets, progress
         dataset = job.dataset
         self._num_users, self._num_items = dataset.users.num_rows, dataset.items.num_rows
-        self.num_buckets = min(max(1, round(events.num_rows / bucket_events)), self._num_users)
         self._pool: concurrent.futures.ProcessPoolExecutor | None = None
         job.folder.mkdir(parents=True)
         self._timeline = self._sort_events(events, assignment)
@@ -178,9 +179,9 @@ class BucketRun:
             self._num_items,
             job.dataset.spec.label.at_least,
         )
-        batches = events.known(codes, f"user % {self.num_buckets}, user, time, row")
+        batches = events.known(codes, f"user % {self._num_buckets}, user, time, row")
         for bucket, found in itertools.groupby(
-            _of_one_bucket(batches, self.num_buckets), lambda piece: piece[0]
+            _of_one_bucket(batches, self._num_buckets), lambda piece: piece[0]
         ):
             with pa.OSFile(str(job.bucket_file(bucket)), "wb") as sink:
                 writer = None
@@ -190,7 +191,7 @@ class BucketRun:
                 if writer:
                     writer.close()
         # A bucket all of whose events are excluded.
-        self._buckets = [b for b in range(self.num_buckets) if job.bucket_file(b).exists()]
+        self._buckets = [b for b in range(self._num_buckets) if job.bucket_file(b).exists()]
         return timeline
 
     def _look_up_table(self) -> SharedStatistics:

@@ -7,6 +7,7 @@ Text is rendered by the templates that serving renders with, each distinct text 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -23,8 +24,8 @@ from m6rec_jax.data.schema import LabelSpec
 from m6rec_jax.data.splits import PARTS
 from m6rec_jax.data.user_bucket import Groups, Ranges, UserBucket
 from m6rec_jax.text import verbalize
-from m6rec_jax.text.column_text import Source, classes, distinct_texts, render_all
-from m6rec_jax.text.records import Event, Item, User
+from m6rec_jax.text.column_text import Source, distinct_texts, render_all
+from m6rec_jax.text.records import Event, Item, User, Value
 from m6rec_jax.text.templates import DatasetTemplate
 from m6rec_jax.text.writing_templates import common_values
 
@@ -152,10 +153,8 @@ class BucketViews:
             [outcomes, _codes_of(candidates)],
             lambda n: sentence(sentence(told[n]) + " " + self._template.outcome(values[n])),
         ).to_pylist()
-        offsets = own.offsets.tolist()
-        targets = [
-            " ".join(texts[start:end]) for start, end in zip(offsets[:-1], offsets[1:], strict=True)
-        ]
+        bounds = itertools.pairwise(own.offsets.tolist())
+        targets = [" ".join(texts[start:end]) for start, end in bounds]
         return self._tables(
             "documents",
             groups,
@@ -393,7 +392,7 @@ class BucketViews:
         }
 
 
-class _Attributes(Sequence):  # type: ignore[type-arg]
+class _Attributes(Sequence[Mapping[str, Value]]):
     """The attributes of records, looked up when asked for."""
 
     def __init__(self, records: Sequence[User] | Sequence[Item]) -> None:
@@ -402,7 +401,7 @@ class _Attributes(Sequence):  # type: ignore[type-arg]
     def __len__(self) -> int:
         return len(self._records)
 
-    def __getitem__(self, index):  # type: ignore[no-untyped-def]
+    def __getitem__(self, index: int) -> Mapping[str, Value]:  # type: ignore[override]
         return self._records[index].attributes
 
 
@@ -429,6 +428,3 @@ def _encoded(column: pa.Array) -> pa.DictionaryArray:
 
 def _codes_of(column: pa.Array) -> np.ndarray:
     return np.asarray(_encoded(column).indices)
-
-
-__all__ = ["BucketViews", "Candidates", "Popularity", "Tables", "classes", "take"]

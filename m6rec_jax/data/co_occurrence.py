@@ -179,7 +179,7 @@ def write_counts(
     others: Sequence[int] | np.ndarray,
     amounts: Sequence[float] | np.ndarray,
 ) -> None:
-    """Writes counts of pairs `[pairs]`, sorted by item and other: what `CoOccurrence.load` reads."""
+    """Writes counts of pairs `[pairs]`, sorted by item and other, for `CoOccurrence.load`."""
     described = {"num_items": num_items, "options": dataclasses.asdict(options)}
     schema = pa.schema(list(_COLUMNS.items()), {"counts": json.dumps(described)})
     table = pa.table(

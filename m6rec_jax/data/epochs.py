@@ -1,7 +1,7 @@
 """What is looked at again only when events have grown by some percent: standings, factors.
 
-Each is a schedule of counts of events, and what was found at each of them. Between two of them, what
-was found at the earlier one holds: it is small beside the events, and handed to all buckets.
+Each is a schedule of counts of events, and what was found at each of them. Between two of them,
+what was found at the earlier one holds: it is small beside the events, and handed to all buckets.
 """
 
 from __future__ import annotations

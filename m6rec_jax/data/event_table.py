@@ -7,6 +7,7 @@ the number of events; one byte per event, its part, is held in memory.
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
@@ -155,7 +156,8 @@ class EventTable:
 
     def _read(self) -> int:
         self._run(
-            "CREATE TABLE events (row BIGINT, user INTEGER, item INTEGER, time DOUBLE, value DOUBLE)"
+            "CREATE TABLE events "
+            "(row BIGINT, user INTEGER, item INTEGER, time DOUBLE, value DOUBLE)"
         )
         num_rows = 0
         for batch in self.dataset.iter_events(_BATCH_ROWS, with_ids=False):
@@ -189,7 +191,7 @@ class EventTable:
         return _PART_SQL[split.kind].format(a=a, b=b, c=c, d=d, **cuts)
 
     def _check_repeated(self) -> None:
-        """Raises DataError where an event is there twice: it would be its own past or its own test."""
+        """Raises DataError where an event is there twice: it would be its own past, or test."""
         found = self._run(
             """SELECT user, item, list_sort(list(row)) FROM events GROUP BY user, item, time, value
             HAVING count(*) > 1 ORDER BY user, time, item, value LIMIT 1"""
@@ -202,3 +204,12 @@ class EventTable:
                 f"{self.dataset.item_records[item].id!r}, time and value); "
                 "`m6rec data check --quarantine` sets repeated ones aside"
             )
+
+
+def assign(dataset: Dataset, split: Split) -> Assignment:
+    """`EventTable.assign` where nothing else is asked of the events; raises as both."""
+    with (
+        tempfile.TemporaryDirectory(prefix="m6rec-events-") as folder,
+        EventTable(dataset, Path(folder) / "table") as events,
+    ):
+        return events.assign(split)

@@ -31,7 +31,7 @@ from m6rec_jax import __version__
 from m6rec_jax.data import co_occurrence, statistics_files, views
 from m6rec_jax.data.assignment import Assignment, users_in_order
 from m6rec_jax.data.bucket_job import Job
-from m6rec_jax.data.bucket_run import BucketRun
+from m6rec_jax.data.bucket_run import BucketRun, num_buckets
 from m6rec_jax.data.co_occurrence import CoOccurrence, CoOccurrenceOptions, RerankingCandidates
 from m6rec_jax.data.event_table import EventTable
 from m6rec_jax.data.grouping import SORT_KEYS, Grouping, group_batches, groups_of
@@ -190,18 +190,19 @@ class _Preparation:
         self._opened = contextlib.ExitStack()
         old = _read_json(self.folder / MANIFEST) or {}
         # What an earlier run left is of use only if it came from the same data.
-        self.same = old.get("source") == self.source
-        if not self.same:
+        same = old.get("source") == self.source
+        if not same:
             # Views of other data must not be read beside it; `finish` writes it anew.
             for name in (CATALOGUE, co_occurrence.FILE):
                 (self.folder / name).unlink(missing_ok=True)
-        counts = old["counts"] if self.same else self._counts()
+        counted = old if same else self._counted()
         self.manifest: dict[str, Any] = {
             **self._description(),
-            "counts": counts,
+            "counts": counted["counts"],
+            "buckets": counted["buckets"],
             "source": self.source,
-            "views": dict(old["views"]) if self.same else {},
-            "statistics": dict(old["statistics"]) if self.same else {},
+            "views": dict(old["views"]) if same else {},
+            "statistics": dict(old["statistics"]) if same else {},
         }
 
     def __enter__(self) -> Self:
@@ -231,7 +232,7 @@ class _Preparation:
             self._scratch("buckets"),
         )
         return self._opened.enter_context(
-            BucketRun(job, self.events, self.assignment, self.progress)
+            BucketRun(job, self.events, self.assignment, self.manifest["buckets"], self.progress)
         )
 
     def check(self, wanted: Sequence[str]) -> None:
@@ -273,7 +274,6 @@ class _Preparation:
             self.run.save_co_occurrence(self.folder)
         for view, entry in entries.items():
             self.manifest["views"][view] = {"fingerprint": made[view], **entry}
-        self.manifest["buckets"] = self.run.num_buckets
         write_manifest(self.folder, self.manifest)
 
     def _fold(self, view: str, target: Path) -> dict[str, Any]:
@@ -349,14 +349,16 @@ class _Preparation:
             )
         return [self.template.item(item) for item in items]
 
-    def _counts(self) -> dict[str, Any]:
-        return {
-            "users": self.dataset.users.num_rows,
+    def _counted(self) -> dict[str, Any]:
+        num_users = self.dataset.users.num_rows
+        counts = {
+            "users": num_users,
             "items": self.dataset.items.num_rows,
             "events": part_counts(self.assignment.codes),
             "held_out_items": int(self.assignment.held_out.sum()),
             "cold_users": self.assignment.num_cold_users,
         }
+        return {"counts": counts, "buckets": num_buckets(self.events.num_rows, num_users)}
 
     def _description(self) -> dict[str, Any]:
         """What the manifest says beside counts, views and statistics."""

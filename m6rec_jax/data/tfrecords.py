@@ -7,6 +7,7 @@ dictionary-encoded, each distinct value is encoded once.
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import struct
@@ -169,7 +170,7 @@ def _features(name: str, kind: str, column: pa.Array, many: bool) -> Iterator[by
     data, ends = _encoded(kind, values)
     bounds = ends[offsets].tolist()
     packed = kind in ("int", "value")
-    for start, end in zip(bounds[:-1], bounds[1:], strict=True):
+    for start, end in itertools.pairwise(bounds):
         listed = data[start:end]
         if packed and start < end:
             listed = _FIRST + _varint(end - start) + listed

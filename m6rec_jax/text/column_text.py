@@ -38,7 +38,7 @@ class Source:
         """The values of a record."""
         found = self.values[self.codes[record]]
         if self.name is not None:
-            return {self.name: found}  # type: ignore[dict-item]
+            return {self.name: found}
         assert isinstance(found, Mapping)
         return found
 
@@ -96,7 +96,9 @@ def render_all(
         def text_of(record: int, piece: Template = piece, needed: list[Source] = needed) -> str:
             values: dict[str, Value] = {}
             for source in needed:
-                values.update({k: v for k, v in source.at(record).items() if sources.get(k) is source})
+                values.update(
+                    {k: v for k, v in source.at(record).items() if sources.get(k) is source}
+                )
             try:
                 return piece.render(values)
             except DataError as error:

@@ -54,7 +54,7 @@ def ago(seconds: float) -> str:
 
 
 def age_classes(seconds: np.ndarray) -> np.ndarray:
-    """Numbers ages `[n]` in seconds, none negative, so that `ago` says the same of equal numbers."""
+    """Numbers ages `[n]` in seconds: of equal numbers `ago` says the same."""
     limits = [_MINUTE, *(limit for limit, _, _ in _AGES[:-1])]
     units = np.asarray([math.inf, *(unit for _, unit, _ in _AGES)])
     unit = np.searchsorted(limits, seconds, side="right")

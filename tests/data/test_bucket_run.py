@@ -82,7 +82,7 @@ class Both:
       split: by name.
       folder: for everything.
       options, statistics: of the preparation.
-      bucket_events: events of a bucket, about.
+      num_buckets: how many there are.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Both:
         folder: Path,
         options: PrepareOptions,
         statistics: StatisticsOptions | None = None,
-        bucket_events: int = 50_000,
+        num_buckets: int = 1,
     ) -> None:
         self.folder, self.options = folder, options
         parsed = Split.parse(split)
@@ -103,11 +103,10 @@ class Both:
                 dataset, parsed, options, self.fold.statistics_options, folder / "on the way"
             )
             targets = {view: folder / view / "1.0.0" for view in options.views}
-            with BucketRun(job, events, assignment, False, bucket_events) as run:
+            with BucketRun(job, events, assignment, num_buckets, False) as run:
                 self.entries = run.write(targets)
                 run.save_statistics(folder / "statistics")
                 run.save_co_occurrence(folder)
-                self.num_buckets = run.num_buckets
         assert not (folder / "on the way").exists()
         assert not (folder / "table").exists()
 
@@ -145,7 +144,11 @@ SPLITS = (
 
 @pytest.mark.parametrize("seed", range(12))
 def test_rows_and_statistics_of_labelled_events(write_shop, tmp_path: Path, seed: int) -> None:
-    template = {**TEMPLATE, "writing": WRITING, "context": "{weekday} {part_of_day}[, {user_count} events]"}
+    template = {
+        **TEMPLATE,
+        "writing": WRITING,
+        "context": "{weekday} {part_of_day}[, {user_count} events]",
+    }
     folder = write_shop(random_log(seed), template=template)
     options = PrepareOptions(
         views=("groups", "next_items", "documents", "explanations", "titles"),
@@ -161,9 +164,7 @@ def test_rows_and_statistics_of_labelled_events(write_shop, tmp_path: Path, seed
         dense_items=(0, 4096)[seed % 2],
         factor_growth=(0.03, 0.5)[seed % 2],
     )
-    Both(
-        Dataset.open(folder), SPLITS[seed % len(SPLITS)], tmp_path, options, statistics
-    ).compare()
+    Both(Dataset.open(folder), SPLITS[seed % len(SPLITS)], tmp_path, options, statistics).compare()
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -181,9 +182,7 @@ def test_rows_and_statistics_of_purchases(write_shop, tmp_path: Path, seed: int)
         seed=seed,
     )
     statistics = StatisticsOptions(neighbour_window=(3, 1000)[seed % 2])
-    Both(
-        Dataset.open(folder), SPLITS[seed % len(SPLITS)], tmp_path, options, statistics
-    ).compare()
+    Both(Dataset.open(folder), SPLITS[seed % len(SPLITS)], tmp_path, options, statistics).compare()
 
 
 def test_buckets_change_no_row(write_shop, tmp_path: Path, monkeypatch) -> None:
@@ -192,10 +191,9 @@ def test_buckets_change_no_row(write_shop, tmp_path: Path, monkeypatch) -> None:
     options = PrepareOptions(views=("groups", "next_items", "documents", "catalogue"))
     split = "per_user_temporal"
     one = Both(dataset, split, tmp_path / "one", options)
-    some = Both(dataset, split, tmp_path / "some", options, bucket_events=30)
+    some = Both(dataset, split, tmp_path / "some", options, num_buckets=5)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0})
-    alone = Both(dataset, split, tmp_path / "alone", options, bucket_events=30)
-    assert one.num_buckets == 1 < some.num_buckets
+    alone = Both(dataset, split, tmp_path / "alone", options, num_buckets=5)
     assert one.entries == some.entries
     for view in options.views:
         for part in PARTS:
