@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pickle
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,13 +15,13 @@ import pyarrow.ipc
 
 from m6rec_jax.data import tfrecords, views
 from m6rec_jax.data.bucket_features import GroupFeatures, SharedStatistics
-from m6rec_jax.data.bucket_views import BucketViews, Candidates, Popularity
+from m6rec_jax.data.bucket_views import BucketViews, Candidates, Popularity, Rows
 from m6rec_jax.data.grouping import Grouping
 from m6rec_jax.data.negatives import NegativeSampler
 from m6rec_jax.data.neighbours import Asked
 from m6rec_jax.data.reading import Dataset
 from m6rec_jax.data.render import item_document
-from m6rec_jax.data.splits import PARTS
+from m6rec_jax.data.splits import PARTS, TRAIN
 from m6rec_jax.data.statistics import Statistics
 from m6rec_jax.data.statistics_state import StatisticsOptions
 from m6rec_jax.data.template_needs import checked_template
@@ -132,16 +132,20 @@ class Job:
         """Where the rows of a bucket go."""
         return self.folder / view / f"{part}-{bucket}"
 
-    def write_shard(self, view: str, part: str, bucket: int, table: pa.Table) -> Shard:
-        """Writes rows as a shard, shuffled but for the catalogue."""
-        if view != "catalogue":
-            seed = [bucket, PARTS.index(part), list(views.COLUMNS).index(view)]
-            order = np.random.default_rng(seed).permutation(table.num_rows)
-            table = table.take(pa.array(order))
-        written = tfrecords.write_shard(
-            self.shard_file(view, part, bucket), tfrecords.examples(table, view)
-        )
-        return Shard(view, part, bucket, *written)
+    def write_shards(self, view: str, bucket: int, rows: Rows) -> list[Shard]:
+        """Writes the rows of each part, shuffled but for the catalogue."""
+        records = list(tfrecords.examples(rows.table, view))
+        found = []
+        for part in np.unique(rows.parts).tolist():
+            numbers = np.flatnonzero(rows.parts == part)
+            if view != "catalogue":
+                seed = [bucket, part, list(views.COLUMNS).index(view)]
+                numbers = np.random.default_rng(seed).permutation(numbers)
+            written = tfrecords.write_shard(
+                self.shard_file(view, PARTS[part], bucket), map(records.__getitem__, numbers)
+            )
+            found.append(Shard(view, PARTS[part], bucket, *written))
+        return found
 
 
 class _Opened:
@@ -261,16 +265,12 @@ def render(job: Job, bucket: int, wanted: Sequence[str]) -> tuple[list[Shard], t
     shards = []
     before = _sampled(opened)
     for view in wanted:
-        for part, table in _tables(opened, view, bucket, events, rows):
-            if table.num_rows:
-                shards.append(job.write_shard(view, part, bucket, table))
+        shards += job.write_shards(view, bucket, _rows(opened, view, bucket, events, rows))
     after = _sampled(opened)
     return shards, (after[0] - before[0], after[1] - before[1])
 
 
-def _tables(
-    opened: _Opened, view: str, bucket: int, events: UserBucket, rows: BucketViews
-) -> Iterator[tuple[str, pa.Table]]:
+def _rows(opened: _Opened, view: str, bucket: int, events: UserBucket, rows: BucketViews) -> Rows:
     job = opened.job
     groups = events.groups(job.groupings[view])
     neighbours = None
@@ -280,25 +280,28 @@ def _tables(
     if view == "groups":
         candidates = opened.candidates(view, rows, groups)
         numbers = _numbers(job, view, events, groups)
-        found = rows.groups(groups, numbers, candidates, neighbours)
-    elif view == "next_items":
-        found = rows.next_items(groups)
-    elif view == "documents":
+        return rows.groups(groups, numbers, candidates, neighbours)
+    if view == "next_items":
+        return rows.next_items(groups)
+    if view == "documents":
         found = rows.documents(groups, job.document_statistics, neighbours)
-        if bucket == 0:
-            held_out = job.load("held_out")
-            documents = [
-                item_document(opened.template, item)
-                for item, held in zip(opened.items, held_out, strict=True)
-                if not held
-            ]
-            table = pa.Table.from_pylist(documents, views.schema(view))
-            found["train"] = pa.concat_tables(
-                [table, *(_plain(t, view) for p, t in found.items() if p == "train")]
-            )
-    else:
-        found = rows.writing(view, groups, _numbers(job, view, events, groups))
-    yield from found.items()
+        return _with_items(opened, found) if bucket == 0 else found
+    return rows.writing(view, groups, _numbers(job, view, events, groups))
+
+
+def _with_items(opened: _Opened, behaviours: Rows) -> Rows:
+    """Documents of a bucket, and of all items that are not held out."""
+    documents = [
+        item_document(opened.template, item)
+        for item, held in zip(opened.items, opened.job.load("held_out"), strict=True)
+        if not held
+    ]
+    schema = views.schema("documents")
+    table = pa.concat_tables(
+        [pa.Table.from_pylist(documents, schema), behaviours.table.cast(schema)]
+    )
+    parts = np.concatenate([np.full(len(documents), TRAIN), behaviours.parts])
+    return Rows(table, parts)
 
 
 def _numbers(job: Job, view: str, events: UserBucket, groups: Groups) -> np.ndarray:
@@ -308,11 +311,6 @@ def _numbers(job: Job, view: str, events: UserBucket, groups: Groups) -> np.ndar
     begins = np.searchsorted(users, users)
     numbers: np.ndarray = first[users] + np.arange(len(users)) - begins
     return numbers
-
-
-def _plain(table: pa.Table, view: str) -> pa.Table:
-    """With lists of strings in place of lists of dictionary-encoded ones."""
-    return table.cast(views.schema(view))
 
 
 def _sampled(opened: _Opened) -> tuple[int, int]:

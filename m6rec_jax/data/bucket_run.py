@@ -31,11 +31,12 @@ from m6rec_jax.data import bucket_job, co_occurrence, tfrecords, views
 from m6rec_jax.data.assignment import Assignment
 from m6rec_jax.data.bucket_features import ItemValues, SharedStatistics
 from m6rec_jax.data.bucket_job import Job, Shard, Summary
+from m6rec_jax.data.bucket_views import Rows
 from m6rec_jax.data.epochs import FittedFactors, Standings, WindowEntries, schedule
 from m6rec_jax.data.event_table import EventTable
 from m6rec_jax.data.neighbours import Asked, NeighbourFold
 from m6rec_jax.data.pair_counts import PairCounts
-from m6rec_jax.data.splits import PARTS, STATISTICS_PARTS
+from m6rec_jax.data.splits import PARTS, STATISTICS_PARTS, TRAIN
 from m6rec_jax.data.statistics_state import next_refresh
 from m6rec_jax.data.timeline import Timeline, parts_of_users
 from m6rec_jax.data.user_states import save_statistics, window_entries
@@ -126,7 +127,7 @@ class BucketRun:
                 }
         if "catalogue" in targets:
             found["catalogue"] = {}
-            shards.append(self._job.write_shard("catalogue", "train", 0, self._catalogue()))
+            shards += self._job.write_shards("catalogue", 0, self._catalogue())
         for view, target in targets.items():
             found[view]["rows"] = self._move(view, target, [s for s in shards if s.view == view])
         return found
@@ -287,13 +288,14 @@ class BucketRun:
         for (bucket, view), numbers in zip(keys, pieces, strict=True):
             np.save(self._job.neighbours_file(view, bucket), np.stack(answers)[:, numbers])
 
-    def _catalogue(self) -> pa.Table:
+    def _catalogue(self) -> Rows:
         items, template = self._job.dataset.item_records, self._job.template
         rows = [
             {"item_id": item.id, "item_index": index, "text": template.item(item)}
             for index, item in enumerate(items)
         ]
-        return pa.Table.from_pylist(rows, views.schema("catalogue"))
+        table = pa.Table.from_pylist(rows, views.schema("catalogue"))
+        return Rows(table, np.full(len(rows), TRAIN))
 
     def _move(self, view: str, target: Path, shards: Sequence[Shard]) -> dict[str, int]:
         """Gives the shards of a view their names and moves them to their folder.

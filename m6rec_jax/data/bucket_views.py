@@ -10,6 +10,8 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -21,16 +23,21 @@ from m6rec_jax.data.epochs import epoch_of
 from m6rec_jax.data.negatives import NegativeSampler
 from m6rec_jax.data.render import sentence
 from m6rec_jax.data.schema import LabelSpec
-from m6rec_jax.data.splits import PARTS
 from m6rec_jax.data.user_bucket import Groups, Ranges, UserBucket
 from m6rec_jax.text import verbalize
-from m6rec_jax.text.column_text import Source, distinct_texts, render_all
-from m6rec_jax.text.records import Event, Item, User, Value
+from m6rec_jax.text.column_text import Source, classes, distinct_texts, render_all
+from m6rec_jax.text.records import Item, User, Value
 from m6rec_jax.text.templates import DatasetTemplate
 from m6rec_jax.text.writing_templates import common_values
 
-Tables = dict[str, pa.Table]
 _SECONDS_OF_CONTEXT = 3600.0
+
+
+class Rows(NamedTuple):
+    """Rows of a view, and the part code of each `[rows]`."""
+
+    table: pa.Table
+    parts: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +95,7 @@ class BucketViews:
         self._template, self._label = template, label
         self._users, self._items = users, items
         self._max_events = max_events
+        self._known: dict[int, tuple[Groups, pa.ListArray]] = {}
 
     # ---- views
 
@@ -97,11 +105,11 @@ class BucketViews:
         group_id: np.ndarray,
         candidates: Candidates,
         neighbours: tuple[np.ndarray, np.ndarray] | None,
-    ) -> Tables:
+    ) -> Rows:
         """The rows of 'groups'; `neighbours` of `NeighbourFold.answer` for all candidates."""
         features = GroupFeatures(self._bucket, groups, self._shared)
         texts = self._candidates(features, candidates.ranges, candidates.items, neighbours)
-        return self._tables(
+        return self._rows(
             "groups",
             groups,
             {
@@ -114,13 +122,13 @@ class BucketViews:
             },
         )
 
-    def next_items(self, groups: Groups) -> Tables:
+    def next_items(self, groups: Groups) -> Rows:
         """The rows of 'next_items'."""
         features = GroupFeatures(self._bucket, groups, self._shared)
         items = self._bucket.item[groups.rows.numbers]
         texts = distinct_texts([items], lambda n: self._template.item(self._items[items[n]]))
         own = Ranges(groups.rows.offsets[:-1], groups.rows.offsets[1:])
-        return self._tables(
+        return self._rows(
             "next_items",
             groups,
             {
@@ -135,11 +143,11 @@ class BucketViews:
         groups: Groups,
         with_statistics: bool,
         neighbours: tuple[np.ndarray, np.ndarray] | None,
-    ) -> Tables:
+    ) -> Rows:
         """The rows of kind 'behaviour' of 'documents'; `neighbours` as for `groups`."""
         features = GroupFeatures(self._bucket, groups, self._shared)
         positions = groups.rows.numbers
-        items, values = self._bucket.item[positions], self._bucket.value[positions]
+        items = self._bucket.item[positions]
         own = Ranges(groups.rows.offsets[:-1], groups.rows.offsets[1:])
         if with_statistics:
             candidates = self._candidates(features, own, items, neighbours)
@@ -147,15 +155,15 @@ class BucketViews:
             candidates = distinct_texts(
                 [items], lambda n: self._template.candidate(self._items[items[n]])
             )
-        _, outcomes = np.unique(values, return_inverse=True)
+        outcomes = self._outcomes.codes[positions]
         told = candidates.to_pylist()
         texts = distinct_texts(
             [outcomes, _codes_of(candidates)],
-            lambda n: sentence(sentence(told[n]) + " " + self._template.outcome(values[n])),
+            lambda n: sentence(f"{sentence(told[n])} {self._outcomes.values[outcomes[n]]}"),
         ).to_pylist()
         bounds = itertools.pairwise(own.offsets.tolist())
         targets = [" ".join(texts[start:end]) for start, end in bounds]
-        return self._tables(
+        return self._rows(
             "documents",
             groups,
             {
@@ -165,7 +173,7 @@ class BucketViews:
             },
         )
 
-    def writing(self, kind: str, groups: Groups, group_id: np.ndarray) -> Tables:
+    def writing(self, kind: str, groups: Groups, group_id: np.ndarray) -> Rows:
         """The rows of a view of `text.writing_templates`: one event each, that the user liked."""
         template = self._template.writing[kind]
         bucket = self._bucket
@@ -185,7 +193,7 @@ class BucketViews:
         features = GroupFeatures(bucket, groups, self._shared)
         users = [self._users[user].id for user in bucket.user[groups.rows.low].tolist()]
         histories = self._histories(groups, features).to_pylist()
-        return self._tables(
+        return self._rows(
             kind,
             groups,
             {
@@ -289,6 +297,11 @@ class BucketViews:
 
     def _histories(self, groups: Groups, features: GroupFeatures) -> pa.ListArray:
         """`[profile, behaviour, ..., behaviour, context]` of each group."""
+        if id(groups) not in self._known:  # views that are grouped alike have the same
+            self._known[id(groups)] = groups, self._rendered_histories(groups, features)
+        return self._known[id(groups)][1]
+
+    def _rendered_histories(self, groups: Groups, features: GroupFeatures) -> pa.ListArray:
         size = len(groups)
         template = self._template
         users = self._bucket.user[groups.rows.low]
@@ -325,30 +338,46 @@ class BucketViews:
     def _behaviours(self, groups: Groups) -> tuple[pa.DictionaryArray, Ranges]:
         """Texts of the histories' events, those that say something, and each group's ones."""
         bucket, template = self._bucket, self._template
+        fields = template.event_template.fields
         positions, ranges = bucket.histories(groups, self._max_events)
         owners, events = ranges.owners, positions[ranges.numbers]
-        now = bucket.time[groups.rows.low][owners]
-        items, times = bucket.item[events], bucket.time[events]
-        _, of_value = np.unique(bucket.value, return_inverse=True)
-        told = np.asarray(
-            distinct_texts([of_value], lambda n: template.outcome(bucket.value[n])).indices
-        )
+        seconds = bucket.time[groups.rows.low][owners] - bucket.time[events]
         ages = np.zeros(len(events), np.int64)
-        if "ago" in template.event_template.fields:
-            ages = verbalize.age_classes(now - times)
-
-        def text(number: int) -> str:
-            item, value = self._items[items[number]], float(bucket.value[events[number]])
-            event = Event("", item.id, float(times[number]), value)
-            return template.event(event, item, float(now[number]))
-
-        texts = distinct_texts([items, told[events], ages], text)
-        says = np.asarray(pc.binary_length(texts.dictionary)) > 0
+        if "ago" in fields:
+            ages = verbalize.age_classes(seconds)
+        # Of each combination of item, outcome and age one event, and which each event has.
+        first, combined = classes(bucket.item[events], self._outcomes.codes[events], ages)
+        items = bucket.item[events[first]]
+        outcomes = self._outcomes.codes[events[first]]
+        _, of_age, age = np.unique(ages[first], return_index=True, return_inverse=True)
+        told = [verbalize.ago(second) for second in seconds[first[of_age]].tolist()]
+        sources = {
+            "outcome": Source(outcomes, self._outcomes.values, "outcome"),
+            "ago": Source(age, told, "ago"),
+        }
+        texts = render_all(
+            template.event_template,
+            len(first),
+            self._sources(fields, items, self._items, sources),
+            lambda number: f"item '{self._items[items[number]].id}'",
+        )
+        texts = texts if isinstance(texts, pa.StringArray) else texts.dictionary_decode()
+        says = np.asarray(pc.binary_length(texts)) > 0
+        found = pa.DictionaryArray.from_arrays(pa.array(combined, pa.int32()), texts)
         if says.all():
-            return texts, Ranges(ranges.offsets[:-1], ranges.offsets[1:])
-        kept = says[np.asarray(texts.indices)]
+            return found, Ranges(ranges.offsets[:-1], ranges.offsets[1:])
+        kept = says[combined]
         ends = np.cumsum(np.bincount(owners[kept], minlength=len(groups)))
-        return texts.filter(pa.array(kept)), Ranges(np.append(0, ends[:-1]), ends)
+        return found.filter(pa.array(kept)), Ranges(np.append(0, ends[:-1]), ends)
+
+    @cached_property
+    def _outcomes(self) -> Source:
+        """The words for the value of each event of the bucket."""
+        values, numbers = np.unique(self._bucket.value, return_inverse=True)
+        texts = [self._template.outcome(value) for value in values.tolist()]
+        known = {text: number for number, text in enumerate(dict.fromkeys(texts))}
+        codes = np.asarray([known[text] for text in texts], np.int64)
+        return Source(codes[numbers], list(known))
 
     def _contexts(self, groups: Groups, features: GroupFeatures) -> pa.Array:
         times = self._bucket.time[groups.rows.low]
@@ -378,18 +407,14 @@ class BucketViews:
         own = Source(indices, _Attributes(records))
         return {field: features.get(field, own) for field in fields}
 
-    def _tables(self, view: str, groups: Groups, columns: Mapping[str, object]) -> Tables:
-        """The rows by part, with the columns and types of the view."""
+    def _rows(self, view: str, groups: Groups, columns: Mapping[str, object]) -> Rows:
+        """A row of each group, with the columns and types of the view."""
         schema = views.schema(view)
         arrays = []
         for field in schema:
             column = columns[field.name]
             arrays.append(column if isinstance(column, pa.Array) else pa.array(column, field.type))
-        table = pa.table(arrays, names=schema.names)
-        return {
-            PARTS[part]: table.filter(pa.array(groups.part == part))
-            for part in np.unique(groups.part).tolist()
-        }
+        return Rows(pa.table(arrays, names=schema.names), groups.part)
 
 
 class _Attributes(Sequence[Mapping[str, Value]]):

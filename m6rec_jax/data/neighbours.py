@@ -7,7 +7,8 @@ Pairs join users, so that they alone of all statistics are counted by one proces
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -202,6 +203,7 @@ class NeighbourFold:
         self.pairs = PairCounts(options.dense_items)
         self._windows: dict[int, _Window] = {}
         self._ahead: dict[int, _Window] = {}
+        self._events = self._read()
         self._place = 0
 
     def answer(self, asked: Asked, bar) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[no-untyped-def]
@@ -260,21 +262,25 @@ class NeighbourFold:
         return above, shares(alike, window.values >= self._at_least, own)
 
     def _advance(self, place: int) -> None:
-        while self._place < place:
-            start, end = self._place, min(place, self._place + _EVENTS_AT_ONCE)
-            timeline = self._timeline
-            events = slice(start, end)
-            before = timeline.mean(np.arange(start, end))
+        for event in itertools.islice(self._events, max(0, place - self._place)):
+            self._update(*event)
+        self._place = max(place, self._place)
+
+    def _read(self) -> Iterator[tuple[int, int, int, float, float, bool]]:
+        """The arguments of `_update` of all events."""
+        timeline = self._timeline
+        for start in range(0, len(timeline.time), _EVENTS_AT_ONCE):
+            places = np.arange(start, min(start + _EVENTS_AT_ONCE, len(timeline.time)))
+            values = timeline.value[places]
             columns = (
-                timeline.user[events],
-                timeline.item[events],
-                timeline.value[events],
-                timeline.value[events] - before,
-                timeline.counted[events],
+                places,
+                timeline.user[places],
+                timeline.item[places],
+                values,
+                values - timeline.mean(places),
+                timeline.counted[places],
             )
-            for number, event in enumerate(zip(*(c.tolist() for c in columns), strict=True)):
-                self._update(start + number, *event)
-            self._place = end
+            yield from zip(*(column.tolist() for column in columns), strict=True)
 
     def _update(
         self, place: int, user: int, item: int, value: float, difference: float, counted: bool
@@ -297,12 +303,9 @@ class NeighbourFold:
         if item in window.held:
             return
         if len(window):
-            others = window.items
-            this = np.full(len(others), item)
-            products = difference * window.differences
-            amounts = np.stack([np.ones_like(products), products], axis=1)
-            self.pairs.add(this, others, amounts)
-            self.pairs.add(others, this, amounts)
+            amounts = np.ones((len(window), 2))
+            amounts[:, 1] = difference * window.differences
+            self.pairs.add_with_all(item, window.items, amounts)
         window.remember(item, value, difference)
         self.holders[item] += 1
         self.square[item] += difference * difference

@@ -331,11 +331,8 @@ class StatisticsState:
         if not user.window:
             return
         others = np.asarray(user.window)
-        this = np.full(len(others), index)
         products = difference * np.asarray(user.window_difference)
-        amounts = np.stack([np.ones_like(products), products], axis=1)
-        self.pairs.add(this, others, amounts)
-        self.pairs.add(others, this, amounts)
+        self.pairs.add_with_all(index, others, np.stack([np.ones_like(products), products], axis=1))
 
     def _refresh(self) -> None:
         """Ranks all items anew. At every event at first, then whenever 2% more events came."""

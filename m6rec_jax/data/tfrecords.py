@@ -11,7 +11,7 @@ import itertools
 import json
 import shutil
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import google_crc32c
@@ -41,7 +41,7 @@ def examples(table: pa.Table, view: str) -> Iterator[bytes]:
         yield _FIRST + _varint(len(entries)) + entries
 
 
-def write_shard(path: Path, records: Iterator[bytes]) -> tuple[int, int]:
+def write_shard(path: Path, records: Iterable[bytes]) -> tuple[int, int]:
     """Writes a file of records; returns their number and their bytes."""
     number = size = 0
     with path.open("wb") as file:
@@ -207,8 +207,12 @@ def _encoded(kind: str, values: pa.Array) -> tuple[bytes, np.ndarray]:
 
 
 def _varint(number: int) -> bytes:
-    if 0 <= number < 0x80:
+    if 0 <= number < len(_SHORT):
         return _SHORT[number]
+    return _long_varint(number)
+
+
+def _long_varint(number: int) -> bytes:
     number &= 0xFFFF_FFFF_FFFF_FFFF  # of a negative one, the two's complement
     found = bytearray()
     while number >= 0x80:
@@ -218,7 +222,7 @@ def _varint(number: int) -> bytes:
     return bytes(found)
 
 
-_SHORT = [bytes([number]) for number in range(0x80)]
+_SHORT = [_long_varint(number) for number in range(1 << 14)]
 
 
 def _masked(data: bytes) -> bytes:

@@ -110,6 +110,7 @@ class UserBucket:
         window: int,
     ) -> None:
         self.timeline, self.window = timeline, window
+        self._groups: dict[Grouping, Groups] = {}
         self._visible_parts = visible_parts
         self.user, self.item, self.time, self.value, self.part = (
             events.column(name).to_numpy() for name in ("user", "item", "time", "value", "part")
@@ -133,6 +134,13 @@ class UserBucket:
 
     def groups(self, grouping: Grouping) -> Groups:
         """The rows of a view, grouped: see `grouping.groups_of_user`."""
+        # What is seen is found by `seen`, whether or not it is asked for.
+        grouping = dataclasses.replace(grouping, with_seen=False)
+        if grouping not in self._groups:
+            self._groups[grouping] = self._grouped(grouping)
+        return self._groups[grouping]
+
+    def _grouped(self, grouping: Grouping) -> Groups:
         wanted = np.isin(self.part, grouping.parts)
         changes = np.append(True, (np.diff(self.part) != 0) | (np.diff(self.user) != 0))
         if grouping.max_seconds is None:
