@@ -16,6 +16,7 @@ import pyarrow.ipc
 from m6rec_jax.data import tfrecords, views
 from m6rec_jax.data.bucket_features import GroupFeatures, SharedStatistics
 from m6rec_jax.data.bucket_views import BucketViews, Candidates, Popularity, Rows
+from m6rec_jax.data.epochs import FittedFactors
 from m6rec_jax.data.grouping import Grouping
 from m6rec_jax.data.negatives import NegativeSampler
 from m6rec_jax.data.neighbours import Asked
@@ -232,9 +233,20 @@ def summarise(job: Job, bucket: int, wanted: Sequence[str]) -> Summary:
     )
 
 
+def fit_factors(job: Job) -> FittedFactors:
+    """Fits the factors of all epochs to the windows of all users."""
+    return FittedFactors.fit(
+        job.folder / "factors",
+        job.load("entries"),
+        Timeline.open(job.folder / "timeline"),
+        job.dataset.items.num_rows,
+        job.statistics,
+    )
+
+
 def ask(job: Job, bucket: int, wanted: Sequence[str]) -> list[Asked]:
     """What the rows of views want to know of pairs of items."""
-    opened = _open(job, "shared")
+    opened = _open(job, "asked")
     events = opened.bucket(bucket)
     found = []
     for view in wanted:
@@ -259,7 +271,7 @@ def render(job: Job, bucket: int, wanted: Sequence[str]) -> tuple[list[Shard], t
     Returns:
       the shards, and of negatives how many were sampled and how many could have been.
     """
-    opened = _open(job, "shared")
+    opened = _open(job, "rendered")
     events = opened.bucket(bucket)
     rows = opened.rows(events)
     shards = []

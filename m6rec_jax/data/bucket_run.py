@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import functools
 import itertools
 import multiprocessing
 import os
@@ -76,7 +77,11 @@ class BucketRun:
         self._job, self._num_buckets, self._progress = job, num_buckets, progress
         dataset = job.dataset
         self._num_users, self._num_items = dataset.users.num_rows, dataset.items.num_rows
+        workers = min(len(os.sched_getaffinity(0)), num_buckets)
         self._pool: concurrent.futures.ProcessPoolExecutor | None = None
+        if workers > 1:
+            context = multiprocessing.get_context("spawn")
+            self._pool = concurrent.futures.ProcessPoolExecutor(workers, context)
         job.folder.mkdir(parents=True)
         self._timeline = self._sort_events(events, assignment)
         job.save("held_out", assignment.held_out)
@@ -84,6 +89,7 @@ class BucketRun:
         job.save("counted", self._shared)
         self._summaries: list[Summary] | None = None
         self._entries: WindowEntries | None = None
+        self._fitted: Callable[[], FittedFactors] | None = None
         self._pairs: PairCounts | None = None
 
     def __enter__(self) -> Self:
@@ -141,6 +147,7 @@ class BucketRun:
         summaries = self._summarise(())
         if self._shared.options.neighbours and self._pairs is None:
             self._answer(())
+        self._add_factors()
         items, users = self._job.dataset.item_records, self._job.dataset.user_records
         save_statistics(
             path,
@@ -219,13 +226,16 @@ class BucketRun:
                 self._entries = window_entries(tables, self._shared)
             if self._shared.has_factors:
                 assert self._entries is not None
-                folder = self._job.folder / "factors"
-                folder.mkdir()
-                factors = FittedFactors.fit(
-                    folder, self._entries, self._timeline, self._num_items, self._shared.options
-                )
-                self._shared = dataclasses.replace(self._shared, factors=factors)
+                (self._job.folder / "factors").mkdir()
+                self._job.save("entries", self._entries)
+                self._fitted = self._start(bucket_job.fit_factors)
         return self._summaries
+
+    def _add_factors(self) -> None:
+        """Waits for the factors, which are fitted while pairs are counted."""
+        if self._fitted is not None:
+            self._shared = dataclasses.replace(self._shared, factors=self._fitted())
+            self._fitted = None
 
     def _prepare(self, wanted: tuple[str, ...]) -> None:
         """Makes what rendering looks things up in."""
@@ -240,7 +250,7 @@ class BucketRun:
                 self._shared.labelled,
             )
             self._shared = dataclasses.replace(self._shared, standings=standings)
-        job.save("shared", self._shared)
+        job.save("asked", self._shared)
         for view in summaries[0].groups:
             # Groups are numbered over all users, in the order of the users table.
             counts = np.zeros(self._num_users, np.int64)
@@ -252,6 +262,8 @@ class BucketRun:
         asking = tuple(view for view in wanted if job.asks_neighbours(view))
         if asking:
             self._answer(asking)
+        self._add_factors()
+        job.save("rendered", self._shared)
 
     def _weigh_items(self, counts: np.ndarray) -> None:
         """How likely items are drawn, whenever one of `counts` has grown by 2%."""
@@ -322,6 +334,12 @@ class BucketRun:
         )
         return {part: sum(s.records for s in some) for part, some in by_part.items() if some}
 
+    def _start(self, step: Callable[[Job], Result]) -> Callable[[], Result]:
+        """Begins a step beside others; returns what waits for its result."""
+        if self._pool is None:
+            return functools.partial(step, self._job)
+        return self._pool.submit(step, self._job).result
+
     def _map(
         self,
         title: str,
@@ -329,14 +347,10 @@ class BucketRun:
         wanted: tuple[str, ...],
     ) -> list[Result]:
         """The results of a step for all buckets, in their order."""
-        workers = min(len(os.sched_getaffinity(0)), len(self._buckets))
         results: Iterable[Result]
-        if workers == 1:
+        if self._pool is None:
             results = (step(self._job, bucket, wanted) for bucket in self._buckets)
         else:
-            if self._pool is None:
-                context = multiprocessing.get_context("spawn")
-                self._pool = concurrent.futures.ProcessPoolExecutor(workers, context)
             again = itertools.repeat
             results = self._pool.map(step, again(self._job), self._buckets, again(wanted))
         bar = progress_bar(
