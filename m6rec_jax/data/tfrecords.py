@@ -7,6 +7,7 @@ dictionary-encoded, each distinct value is encoded once.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import shutil
@@ -168,16 +169,20 @@ def _features(name: str, kind: str, column: pa.Array, many: bool) -> Iterator[by
     begin = _FIRST + _varint(len(key)) + key + _SECOND
     tag = {"str": _FIRST, "time": _FIRST, "int": _THIRD, "value": _SECOND}[kind]
     data, ends = _encoded(kind, values)
-    bounds = ends[offsets].tolist()
     packed = kind in ("int", "value")
-    for start, end in itertools.pairwise(bounds):
-        listed = data[start:end]
-        if packed and start < end:
-            listed = _FIRST + _varint(end - start) + listed
+
+    def entry(listed: bytes) -> bytes:
+        if packed and listed:
+            listed = _FIRST + _varint(len(listed)) + listed
         feature = tag + _varint(len(listed)) + listed
         # The key is short: its length and the tag before it are one byte each.
         feature = begin + _varint(len(feature)) + feature
-        yield _FIRST + _varint(len(feature)) + feature
+        return _FIRST + _varint(len(feature)) + feature
+
+    # Lists of texts hardly ever come twice, all else does.
+    made = entry if many and kind == "str" else functools.lru_cache(maxsize=10_000)(entry)
+    for start, end in itertools.pairwise(ends[offsets].tolist()):
+        yield made(data[start:end])
 
 
 def _encoded(kind: str, values: pa.Array) -> tuple[bytes, np.ndarray]:
@@ -185,8 +190,7 @@ def _encoded(kind: str, values: pa.Array) -> tuple[bytes, np.ndarray]:
     if kind == "str":
         dictionary = values.dictionary if pa.types.is_dictionary(values.type) else values
         encoded = [
-            _FIRST + _varint(len(text)) + text
-            for text in (text.encode() for text in dictionary.to_pylist())
+            _FIRST + _varint(len(text)) + text for text in dictionary.cast(pa.binary()).to_pylist()
         ]
         if dictionary is not values:
             taken = pa.array(encoded, pa.large_binary()).take(values.indices)
