@@ -69,10 +69,10 @@ def write_ratings(folder: Path, num_events: int) -> None:
     quality = random.normal(size=num_items)
     weights = (np.arange(num_items) + 20.0) ** -0.9
     parts = []
-    sizes = np.maximum(20, random.lognormal(np.log(_EVENTS_A_USER) - 0.5, 1.0, num_users))
+    activity = np.maximum(20, random.lognormal(np.log(_EVENTS_A_USER) - 0.5, 1.0, num_users))
     # Nobody has seen more than a third of the films.
-    sizes = np.minimum(sizes * num_events / sizes.sum(), num_items // 3).astype(int)
-    for user, size in enumerate(sizes.tolist()):
+    sizes = np.minimum(activity * num_events / activity.sum(), num_items // 3).astype(int).tolist()
+    for user, size in enumerate(sizes):
         # The `size` first ones of a draw without replacement.
         chosen = np.argpartition(random.exponential(size=num_items) / weights, size)[:size]
         evenings = random.integers(0, 700, 1 + size // 40) * _DAY
@@ -82,10 +82,10 @@ def write_ratings(folder: Path, num_events: int) -> None:
         values = np.clip(np.rint(noisy), 1, 5)
         times = 8.7e8 + start + random.integers(0, 3600, size)
         parts.append((np.full(size, user), chosen, times, values))
-    user, item, times, values = map(np.concatenate, zip(*parts, strict=True))
-    order = random.permutation(len(user))
+    users_of, item, times, values = map(np.concatenate, zip(*parts, strict=True))
+    order = random.permutation(len(item))
     events = {
-        "user_id": pa.array(user[order]).cast(pa.string()),
+        "user_id": pa.array(users_of[order]).cast(pa.string()),
         "item_id": pa.array(item[order]).cast(pa.string()),
         "timestamp": pa.array(times[order].astype(np.int64)),
         "rating": pa.array(values[order].astype(np.int64)),

@@ -297,15 +297,18 @@ def _rows(opened: _Opened, view: str, bucket: int, events: UserBucket, rows: Buc
         return rows.next_items(groups)
     if view == "documents":
         found = rows.documents(groups, job.document_statistics, neighbours)
-        return _with_items(opened, found) if bucket == 0 else found
+        return _with_items(opened, bucket, found)
     return rows.writing(view, groups, _numbers(job, view, events, groups))
 
 
-def _with_items(opened: _Opened, behaviours: Rows) -> Rows:
-    """Documents of a bucket, and of all items that are not held out."""
+def _with_items(opened: _Opened, bucket: int, behaviours: Rows) -> Rows:
+    """Documents of a bucket, and of its share of the items, but for those that are held out."""
+    buckets = opened.job.load("buckets")
+    share = slice(buckets.index(bucket), None, len(buckets))
+    held_out = opened.job.load("held_out")[share]
     documents = [
         item_document(opened.template, item)
-        for item, held in zip(opened.items, opened.job.load("held_out"), strict=True)
+        for item, held in zip(opened.items[share], held_out, strict=True)
         if not held
     ]
     schema = views.schema("documents")

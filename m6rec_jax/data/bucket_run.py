@@ -198,8 +198,9 @@ class BucketRun:
                     writer.write_batch(batch)
                 if writer:
                     writer.close()
-        # A bucket all of whose events are excluded.
+        # All events of a bucket may be excluded.
         self._buckets = [b for b in range(self._num_buckets) if job.bucket_file(b).exists()]
+        job.save("buckets", self._buckets)
         return timeline
 
     def _look_up_table(self) -> SharedStatistics:

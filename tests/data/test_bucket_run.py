@@ -207,6 +207,15 @@ def test_buckets_change_no_row(write_shop, tmp_path: Path, monkeypatch) -> None:
         assert file.read_bytes() == (some.folder / "statistics" / file.name).read_bytes()
 
 
+def test_buckets_without_events(write_shop, tmp_path: Path) -> None:
+    options = PrepareOptions(views=("groups", "next_items", "documents"))
+    split = "few_shot:n=1,seed=1,history=sampled,of=leave_one_out"
+    log = [(user, item, float(time), value) for user, item, time, value in random_log(2)]
+    log += [(0, item, 1e6 + item, 4.0) for item in range(3)]
+    dataset = Dataset.open(write_shop([event for event in log if event[0] in (0, 2, 5)]))
+    Both(dataset, split, tmp_path, options, num_buckets=8).compare()
+
+
 def test_parts_of_any_kind(write_shop, tmp_path: Path) -> None:
     """Parts that no split makes: every mixture of them within a user's events."""
     log = random_log(3)
