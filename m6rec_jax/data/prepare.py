@@ -22,7 +22,7 @@ import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import gin
 import pyarrow as pa
@@ -150,16 +150,17 @@ def prepare(
     wanted = tuple(views.check_view(view, known) for view in options.views)
     dataset = with_template(Dataset.open(dataset_dir), options.template)
     parsed = Split.parse(split, dataset.spec.splits)
-    with _Preparation(
-        dataset, parsed, options, statistics_options, Path(out), progress
-    ) as preparation:
+    with contextlib.ExitStack() as opened:
+        preparation = _Preparation(
+            dataset, parsed, options, statistics_options, Path(out), progress, opened
+        )
         preparation.check(wanted)
         preparation.make(wanted)
         return preparation.finish()
 
 
 class _Preparation:
-    """One run of `prepare`: what of it is on disk, and its manifest. A context manager."""
+    """One run of `prepare`: what of it is on disk, and its manifest; `opened` ends it."""
 
     def __init__(
         self,
@@ -169,9 +170,10 @@ class _Preparation:
         statistics_options: StatisticsOptions | None,
         out: Path,
         progress: bool,
+        opened: contextlib.ExitStack,
     ) -> None:
         self.dataset, self.split, self.options = dataset, split, options
-        self.out, self.progress = out, progress
+        self.out, self.progress, self._opened = out, progress, opened
         self.template, self.statistics_options = _checked_template(dataset, statistics_options)
         self.negatives = num_negatives(dataset, options)
         self.item_texts = self._item_texts()
@@ -187,7 +189,6 @@ class _Preparation:
         )
         self.folder = folder_of(out, dataset.spec.name, split.name)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._opened = contextlib.ExitStack()
         old = _read_json(self.folder / MANIFEST) or {}
         # What an earlier run left is of use only if it came from the same data.
         same = old.get("source") == self.source
@@ -204,12 +205,6 @@ class _Preparation:
             "views": dict(old["views"]) if same else {},
             "statistics": dict(old["statistics"]) if same else {},
         }
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._opened.close()
 
     @cached_property
     def events(self) -> EventTable:
