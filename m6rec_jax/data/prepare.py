@@ -131,6 +131,9 @@ def prepare(
 ) -> Prepared:
     """Renders a split of a data set.
 
+    Large ones are rendered by several processes, each of which imports the script that calls this:
+    let it call under `if __name__ == "__main__":`.
+
     Args:
       dataset_dir: the data set folder.
       out: the TFDS data_dir to write to; may hold other data sets and splits.
