@@ -37,10 +37,10 @@ parity: install  ## Logits against Hugging Face's T5, mT5 and UMT5 (installs tor
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,parity]'
 	$(BIN)/python -m pytest tests/parity -rs
 
-# Ray is large and starts slowly, so only this target installs it; without it this test is skipped.
-ray: install  ## `m6rec serve --engine ray`: two replicas, one killed under load (installs ray)
+# Ray is large and starts slowly, so only this target installs it; without it these tests are skipped.
+ray: install  ## Replicas and workers of Ray, some killed (installs ray)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,ray]'
-	$(BIN)/python -m pytest tests/server/test_ray.py -rs
+	$(BIN)/python -m pytest tests/server/test_ray.py tests/serving/test_workers.py -rs
 
 results: install  ## Render docs/results.md from benchmarks/results/*.json
 	$(BIN)/python -m benchmarks.render_results

@@ -1,13 +1,16 @@
 """`m6rec infer --requests` on a large file: nothing lost, nothing twice, memory flat.
 
     python -m benchmarks.batch_inference [--requests 100000] [--malformed 50] [--jobs scoring ...]
+    python -m benchmarks.batch_inference --engine ray --requests 1000000 --malformed 500 ...
 
 Makes a shop of made-up films, prepares it, saves a model with random weights (speed does not depend
 on them), and writes requests of known and of new users, some rows of them malformed in all ways
 that are told apart. Then the command runs in a process of its own, is killed with SIGKILL when half
 of the requests are committed, and is started again. The output is compared row by row with what was
 asked, the side file reason by reason. Memory is that of the process, sampled twice a second; its
-growth is between the second and the last quarter of what the second run does.
+growth is between the second and the last quarter of what the second run does. With `--engine ray`
+two workers answer, and one of them is killed after a third and again after two thirds, instead of
+the command.
 
 Rows go to `benchmarks/results/batch_inference.json`, or to --output.
 """
@@ -16,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import json
 import os
 import re
@@ -198,9 +202,15 @@ def save_model(folder: Path, prepared: Path, model_file: str) -> None:
 
 
 def watch(
-    command: Sequence[str], progress: Path, kill_at: int | None = None
+    command: Sequence[str],
+    progress: Path,
+    kill_at: int | None = None,
+    kill_workers_at: Sequence[int] = (),
 ) -> tuple[list[Sample], float]:
     """Runs a command, sampling its memory; kills it when so many requests are committed.
+
+    Args:
+      kill_workers_at: at each of these numbers of requests one worker of Ray's is killed.
 
     Returns:
       The samples, and the seconds that it ran.
@@ -209,6 +219,7 @@ def watch(
       DataError: it failed, or ended before it could be killed.
     """
     samples: list[Sample] = []
+    left = list(kill_workers_at)
     start = time.perf_counter()
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors)
@@ -218,6 +229,9 @@ def watch(
             if kill_at is not None and sample.committed >= kill_at:
                 process.send_signal(signal.SIGKILL)
                 break
+            if left and sample.committed >= left[0]:
+                left.pop(0)
+                os.kill(_a_worker(), signal.SIGKILL)
             time.sleep(0.5 if kill_at is None else 0.05)
         status = process.wait()
         errors.seek(0)
@@ -225,6 +239,8 @@ def watch(
             raise DataError(
                 f"exit status {status} of {' '.join(command)}: {errors.read().decode()}"
             )
+    if left:
+        raise DataError("the run was too short for a worker to be killed: ask for more requests")
     return samples, time.perf_counter() - start
 
 
@@ -302,8 +318,14 @@ def measure(job: str, folder: Path, prepared: Path, options: argparse.Namespace)
     command += [f"--gin.infer_requests.job={job}", f"--gin.BATCH_SIZE={options.batch}"]
     command += [f"--gin.infer_requests.chunk_size={options.chunk}"]
     progress = output.with_name(f"{output.name}.parts") / "progress.jsonl"
-    killed, first = watch(command, progress, kill_at=options.requests // 2)
-    resumed, second = watch(command, progress)
+    if options.engine == "ray":
+        command += ["--engine=ray", "--gin.WorkerOptions.number=2"]
+        thirds = [options.requests // 3, 2 * options.requests // 3]
+        killed, first = [Sample(0, 0.0)], 0.0
+        resumed, second = watch(command, progress, kill_workers_at=thirds)
+    else:
+        killed, first = watch(command, progress, kill_at=options.requests // 2)
+        resumed, second = watch(command, progress)
     results = {"scoring": ["probabilities"], "retrieval": ["item_ids", "scores"]}[job]
     figures = check_output(output, options.requests, expected, results)
     done = max(s.committed for s in resumed) - resumed[0].committed
@@ -333,7 +355,7 @@ def study(options: argparse.Namespace) -> list[Row]:
                 figures,
                 model=Path(options.gin_file).stem,
                 dataset=f"{options.requests:,} requests, {options.malformed:,} malformed",
-                split=job,
+                split=job if options.engine == "process" else f"{job} by workers",
                 seed=None,
                 gin_file=options.gin_file,
                 seconds=seconds,
@@ -349,6 +371,18 @@ def _committed(progress: Path) -> int:
     except FileNotFoundError:
         return 0
     return int(json.loads(lines[-1])["end"][0]) if lines else 0
+
+
+def _a_worker() -> int:
+    """Process id of the newest worker of Ray's on this machine."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if entry.read_bytes().startswith(b"ray::_Worker"):
+                found.append(int(entry.parent.name))
+    if not found:
+        raise DataError("no worker of Ray's runs here")
+    return max(found)
 
 
 def _memory_of(pid: int) -> float:
@@ -374,6 +408,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--batch", type=int, default=64, help="rows of a batch")
     parser.add_argument("--chunk", type=int, default=1024, help="requests committed at a time")
     parser.add_argument("--gin_file", default=MODEL_FILE, help="of the model")
+    parser.add_argument("--engine", choices=("process", "ray"), default="process")
     parser.add_argument("--jobs", nargs="+", choices=JOBS, default=list(JOBS))
     parser.add_argument(
         "--output", type=Path, default=results_path("batch_inference"), help="the result file"

@@ -343,11 +343,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     infer.add_argument(
         "--requests",
-        type=_local_path,
+        type=_path_or_address,
         metavar="FILE",
-        help="answer these requests, .jsonl or .parquet (default: the task that gin names); run "
-        "the same command again to resume",
+        help="answer these requests, .jsonl or .parquet: a file, a folder or a quoted pattern "
+        "(default: the task that gin names); run the same command again to resume",
     )
+    infer.add_argument(
+        "--shard",
+        metavar="INDEX/COUNT",
+        help="answer this part of the requests only (from 0/COUNT on), beside other commands",
+    )
+    _takes_engine(infer)
     # Of a task it may be in a bucket.
     infer.add_argument("--output", type=_path_or_address, metavar="FILE", help="where results go")
     infer.add_argument(
@@ -393,6 +399,7 @@ def _parser() -> argparse.ArgumentParser:
         )
         _takes_gin(action)
         action.set_defaults(run=run)
+    _takes_engine(build)
 
     convert = commands.add_parser(
         "convert", help="take weights from T5, mT5, UMT5 or t5x checkpoints, or give them back"
@@ -637,6 +644,16 @@ def _add_prompts(commands: Any) -> None:
     )
     add.add_argument("--name", help="name in the bank, where one task is added (default: its own)")
     add.add_argument("--step", type=int, help="checkpoint of the run (default: the newest)")
+
+
+def _takes_engine(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--engine",
+        choices=("process", "ray"),
+        default="process",
+        help="what computes: this process (default), or workers of Ray, on this machine or the "
+        "cluster that RAY_ADDRESS names (pip install 'm6rec_jax[ray]')",
+    )
 
 
 def _takes_gin(parser: argparse.ArgumentParser, required: bool = False) -> None:

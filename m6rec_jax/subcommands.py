@@ -262,22 +262,30 @@ def run_infer(args: argparse.Namespace) -> None:
         return
     from m6rec_jax.evaluation.checkpoint_evaluation import infer
 
-    if args.index is not None or not args.gin_file:
-        raise ConfigError("m6rec infer takes --gin_file FILE (a task's), or --requests FILE")
+    if args.index or args.shard or args.engine != "process" or not args.gin_file:
+        raise ConfigError(
+            "m6rec infer takes --gin_file FILE (a task's), or --requests FILE, with which go "
+            "--index, --shard and --engine"
+        )
     _configure_together(args)
     paths = infer() if args.output is None else infer(output=args.output)
     _print_once("\n".join(map(str, paths)))
 
 
 def _infer_requests(args: argparse.Namespace) -> None:
+    from m6rec_jax.requests.files import Shard
     from m6rec_jax.serving.batch_inference import infer_requests
 
     if args.output is None:
         raise ConfigError("m6rec infer --requests FILE needs --output FILE, too")
+    shard = None if args.shard is None else Shard.parse(args.shard)
     args.gin_file = ["gin_configs/runs/infer_requests.gin", *(args.gin_file or ())]
-    _configure_together(args)
+    # Parts and workers know nothing of each other.
+    alone = shard is not None or args.engine == "ray"
+    (_configure if alone else _configure_together)(args)
     index = {} if args.index is None else {"index": str(args.index)}
-    print(infer_requests(args.requests, args.output, **index))
+    reports = infer_requests(args.requests, args.output, shard=shard, engine=args.engine, **index)
+    print("\n".join(map(str, reports)))
 
 
 def run_chat(args: argparse.Namespace) -> None:
@@ -327,8 +335,8 @@ def run_index_build(args: argparse.Namespace) -> None:
     from m6rec_jax.serving.build_index import build_index
 
     args.gin_file = ["gin_configs/runs/build_index.gin", *(args.gin_file or ())]
-    _configure_together(args)
-    manifest = build_index(args.output)
+    (_configure if args.engine == "ray" else _configure_together)(args)
+    manifest = build_index(args.output, engine=args.engine)
     print(f"{args.output}: {manifest.count:,} items, {manifest.dim} numbers each")
 
 

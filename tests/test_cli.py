@@ -52,7 +52,6 @@ def test_settings_reach_a_command_that_takes_them(monkeypatch: pytest.MonkeyPatc
     "words",
     [
         ["data", "check", "shop", "--json", "gs://bucket/report.json"],
-        ["infer", "--requests", "gs://bucket/requests.jsonl", "--output", "scores.jsonl"],
         ["demo", "--output", "gs://bucket/demo"],
     ],
 )

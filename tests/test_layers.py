@@ -34,16 +34,15 @@ LAYERS = [
     "server",
     "t5x_bridge",
 ]
-# Modules beside the folders: errors and configuration (it knows only gin) lie below every layer,
+# Modules beside the folders: errors, configuration (it knows only gin) and the quiet start lie below,
 # the command line and the public face above.
-BELOW_ALL = {"errors", "configuration", "config_file"}
+BELOW_ALL = {"errors", "configuration", "config_file", "quiet_start"}
 ABOVE_ALL = {
     "cli",
     "convert",
     "demo",
     "doctor",
     "quickstart",
-    "quiet_start",
     "recommender",
     "run_report",
     "subcommands",
@@ -52,11 +51,11 @@ ABOVE_ALL = {
 HEAVY = {
     *("jax", "flax", "optax", "orbax", "tensorflow", "tensorflow_datasets", "seqio", "clu"),
     "t5x",  # in t5x_bridge alone
-    "ray",  # in server/ray_engine.py alone
+    "ray",  # in io/workers.py and server/ray_engine.py alone
 }
 # What each layer may import of the heavy libraries (anywhere in the file, lazily or not).
 MAY_IMPORT = {
-    "io": set(),
+    "io": {"ray"},
     "text": set(),
     "data": {"tensorflow_datasets", "tensorflow"},
     "metrics": set(),

@@ -40,6 +40,7 @@ from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.errors import ConfigError, DataError, M6RecError
 from m6rec_jax.model import Encoded, M6Rec
 from m6rec_jax.model.decoder_cache import DecoderCache
+from m6rec_jax.model.early_exit import TokenExits
 from m6rec_jax.text.layout import Row
 from m6rec_jax.text.vocabulary import EOS_ID, PAD_ID, Vocabulary
 
@@ -80,6 +81,8 @@ class _Request:
 class ContinuousGenerator(Engine):
     """Texts for requests as they come. Any thread may submit.
 
+    Where tasks leave the decoder early, a step lasts until the last of its tokens has left.
+
     Use it as a context manager (or call `start` and `close`), and a thread of its own takes the
     steps; or call `step` yourself.
 
@@ -97,6 +100,8 @@ class ContinuousGenerator(Engine):
     Raises:
       ConfigError: no room for a word, or numbers that do not fit.
     """
+
+    may_exit = True
 
     def __init__(
         self,
@@ -463,6 +468,10 @@ class ContinuousGenerator(Engine):
             batch["last"][place], batch["position"][place] = request.last, request.position
             batch["limit"][place] = request.limit
             batch["task_ids"][place] = request.settings.task_id
+        exits = self._exit_features([request.settings for request in running], len(running))
+        for name, values in exits.items():
+            batch[name] = np.zeros(count, values.dtype)
+            batch[name][places] = values[:, 0]
         assert self._cache is not None
         self._cache, tokens, gained, taken = self._advance[width](
             self._for_decoding(variables),
@@ -512,7 +521,8 @@ def _advance(
       cache: of all slots.
       batch: of each row that takes part, `[rows]`: `rows` (its slot; of all slots, in order),
         `active`, `last` (token), `position`, `limit`, `task_ids`, `seeds` and the fields of
-        `SamplingOptions`; `given` `[rows, steps]`, its prefix from here on.
+        `SamplingOptions`; where rows may leave the decoder early `exit_threshold` and `exit_depth`;
+        `given` `[rows, steps]`, its prefix from here on.
       column: where in the cache the first step goes.
       num_steps: steps to take.
       width: columns of the sources that are read.
@@ -543,6 +553,9 @@ def _advance(
     def advance(now: tuple[Any, ...]) -> tuple[Any, ...]:
         step, last, ended, own, tokens, gains = now
         position = jnp.minimum(batch["position"] + step, length - 1)
+        exits = None
+        if "exit_depth" in batch:
+            exits = TokenExits(batch["exit_threshold"], batch["exit_depth"], asleep=ended)
         hidden, own = model.apply(
             variables,
             own,
@@ -550,6 +563,7 @@ def _advance(
             position,
             batch["task_ids"],
             column=(column + step) % length,
+            exits=exits,
             method=model.decode_step,
         )
         logits = model.apply(variables, hidden, method=model.token_logits)

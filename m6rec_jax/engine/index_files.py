@@ -20,7 +20,7 @@ import datetime
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ _PROGRESS = "progress.json"
 # Items between two records of progress.
 DEFAULT_BLOCK = 4096
 
-Embed = Callable[[Sequence[str]], np.ndarray]
+Embed = Callable[[Iterable[Sequence[str]]], Iterable[np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,7 +145,7 @@ def write_index(
     Args:
       folder: new or empty; where the same index lies already, nothing is done.
       texts: id -> text of each item.
-      embed: texts to float32 `[texts, dim]`.
+      embed: blocks of texts to float32 `[texts, dim]` each, in their order.
       model: fingerprint of what `embed` uses.
       dim: width of the embeddings.
       graph: also build a graph for approximate search.
@@ -275,12 +275,13 @@ def _embed_all(
     with progress_bar(
         total=len(wanted), initial=done, desc="embedding", unit=" items", disable=not progress
     ) as bar:
-        for start in range(done, len(wanted), block):
-            part = wanted[start : start + block]
-            vectors[start : start + len(part)] = embed(part)
+        blocks = (wanted[start : start + block] for start in range(done, len(wanted), block))
+        for found in embed(blocks):
+            vectors[done : done + len(found)] = found
             vectors.flush()
-            _write_progress(folder, made_of, start + len(part))
-            bar.update(len(part))
+            done += len(found)
+            _write_progress(folder, made_of, done)
+            bar.update(len(found))
 
 
 def _done(folder: Path, made_of: tuple[str, str], shape: tuple[int, int]) -> int:

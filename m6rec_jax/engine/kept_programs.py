@@ -21,6 +21,7 @@ import platform
 import threading
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +41,85 @@ LOADED_EVENT = "/m6rec/programs/loaded"
 _SCALARS = (str, bytes, int, float, complex, bool, type(None), np.dtype, np.generic)
 _lock = threading.Lock()
 log = logging.getLogger(__name__)
-_folder: Path | None = None
+_programs: _Programs | None = None
 
 
-def keep_programs(folder: Path | None) -> None:
-    """Keeps what `Kept` compiles from now on in a folder; None: nothing is kept."""
-    global _folder
-    _folder = folder
+def keep_programs(folder: Path | None, start: str = "") -> None:
+    """Keeps what `Kept` compiles from now on in a folder; None: nothing is kept.
+
+    Args:
+      folder: local; made where it is missing.
+      start: what this process is started for. Programs that the last such process ran are read at
+        once, on a thread of their own, while the model is still being restored. They are known to
+        run, so until `all_programs_run` a first call of one computes nothing and returns zeros,
+        which is all that a warm-up needs.
+    """
+    global _programs
+    _programs = None if folder is None else _Programs(folder, start)
+
+
+def all_programs_run() -> None:
+    """Says that this process has run all its programs, which the next one then reads at once."""
+    if _programs is not None:
+        _programs.write_list()
+
+
+class _Programs:
+    """Args: see `keep_programs`."""
+
+    def __init__(self, folder: Path, start: str) -> None:
+        self._folder = folder
+        self._list = folder / f"{sha256(f'{_environment()}{start}')}.list"
+        self._used = dict[str, None]()
+        names = self._list.read_text().split() if self._list.exists() else []
+        reader = ThreadPoolExecutor(1, "m6rec-programs")
+        # Programs that the last start ran.
+        self.ahead = {name: reader.submit(self._read, name) for name in names}
+        reader.shutdown(wait=False)
+
+    def find(self, name: str) -> jax.stages.Compiled | None:
+        """The program of that name; None where there is none, or a damaged one."""
+        self._used[name] = None
+        found = self.ahead[name].result() if name in self.ahead else self._read(name)
+        if found is not None:
+            jax.monitoring.record_event(LOADED_EVENT)
+        return found
+
+    def _read(self, name: str) -> jax.stages.Compiled | None:
+        path = self._folder / name
+        if not path.exists():
+            return None
+        try:
+            program, *trees = pickle.loads(path.read_bytes())
+            return serialize_executable.deserialize_and_load(
+                program, *map(jax.tree.structure, trees)
+            )
+        except Exception as error:  # whatever a damaged file may raise
+            log.warning("%s cannot be read and is made again: %s", path, error)
+            return None
+
+    def write(self, name: str, made: jax.stages.Compiled) -> None:
+        """Keeps a program, or warns that it cannot be kept."""
+        try:
+            program, *trees = serialize_executable.serialize(made)
+            # Structures of custom nodes cannot be pickled, such nodes can.
+            numbered = (jax.tree.unflatten(tree, range(tree.num_leaves)) for tree in trees)
+            self._write(name, pickle.dumps((program, *numbered)))
+        except NotImplementedError as error:
+            # JAX cannot write a program that takes closed-over arrays as arguments.
+            log.warning("a program is not kept in %s and is compiled anew: %s", self._folder, error)
+
+    def write_list(self) -> None:
+        """Keeps the names of the programs that were used."""
+        self.ahead = {}
+        self._write(self._list.name, "\n".join(self._used).encode())
+
+    def _write(self, name: str, content: bytes) -> None:
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(self._folder / name, content)
+        except OSError as error:
+            log.warning("%s is not kept in %s: %s", name, self._folder, error)
 
 
 class Kept:
@@ -62,49 +135,43 @@ class Kept:
     not_traced = ("_jitted", "_compiled")
 
     def __init__(self, function: Callable[..., Any], donate: int | Sequence[int] = ()) -> None:
-        self._function, self._donate = function, donate
+        self._function = function
+        self._donate = (donate,) if isinstance(donate, int) else tuple(donate)
         self._jitted = jax.jit(function, donate_argnums=donate)
-        self._compiled: dict[Any, Callable[..., Any]] = {}
+        self._compiled: dict[Any, jax.stages.Compiled] = {}
 
     def __call__(self, *args: Any) -> Any:
-        if _folder is None:
+        if _programs is None:
             return self._jitted(*args)
         leaves, tree = jax.tree.flatten(args[1:])
         shapes = tree, tuple(map(jax.typeof, leaves))
         if shapes not in self._compiled:
-            self._compiled[shapes] = self._read_or_compile(_folder, args)
+            name = self._name(args)
+            self._compiled[shapes] = self._read_or_compile(_programs, name, args)
+            # What is donated goes on living in the results.
+            if name in _programs.ahead and not self._donate:
+                results = self._compiled[shapes].out_info
+                return jax.device_put(
+                    jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), results)
+                )
         return self._compiled[shapes](*args)
 
-    def _read_or_compile(self, folder: Path, args: Sequence[Any]) -> Callable[..., Any]:
+    def _name(self, args: Sequence[Any]) -> str:
         leaves, tree = jax.tree.flatten((tuple(args), {}))
-        key = sha256(
+        return sha256(
             f"{_environment()}\n{gin.config_str()}\n{self._donate}\n{tree}\n"
             f"{[str(jax.typeof(leaf)) for leaf in leaves]}\n{made_of(self._function)}"
         )
-        path = folder / key
-        if path.exists():
-            try:
-                program, results = pickle.loads(path.read_bytes())
-                loaded: Callable[..., Any] = serialize_executable.deserialize_and_load(
-                    program, tree, jax.tree.structure(results)
-                )
-            except Exception as error:  # whatever a damaged file may raise
-                log.warning("%s cannot be read and is made again: %s", path, error)
-            else:
-                jax.monitoring.record_event(LOADED_EVENT)
-                return loaded
-        with _from_source():
-            made: jax.stages.Compiled = self._jitted.lower(*args).compile()
-        try:
-            program, _, results = serialize_executable.serialize(made)
-            # Structures of custom nodes cannot be pickled, such nodes can.
-            numbered = jax.tree.unflatten(results, range(results.num_leaves))
-            folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, pickle.dumps((program, numbered)))
-        except (NotImplementedError, OSError) as error:
-            # JAX cannot write a program that takes closed-over arrays as arguments; disks are full.
-            log.warning("a program is not kept in %s and is compiled anew: %s", folder, error)
-        return made
+
+    def _read_or_compile(
+        self, programs: _Programs, name: str, args: Sequence[Any]
+    ) -> jax.stages.Compiled:
+        found = programs.find(name)
+        if found is None:
+            with _from_source():
+                found = self._jitted.lower(*args).compile()
+            programs.write(name, found)
+        return found
 
 
 @contextlib.contextmanager

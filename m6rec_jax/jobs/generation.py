@@ -307,10 +307,9 @@ class GenerationAnswers(Answerer[_GenerationTask]):
     def one_by_one(self, task: str) -> bool:
         """Whether a task's texts grow one by one where they can, see `texts`.
 
-        Beam search has no single text that grows, and early exits are for whole batches.
+        Beam search has no single text that grows.
         """
-        exits = self.parts.settings(task).exits
-        return self.parts.continuous and self._decoding.one_by_one and exits is None
+        return self.parts.continuous and self._decoding.one_by_one
 
     def texts(self, accepted: Accepted) -> list[Callable[[], GenerationStream]]:
         """Functions that submit the texts of a request to `Parts.continuous_generator`.

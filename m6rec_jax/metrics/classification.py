@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn import metrics as sklearn_metrics
 
 from m6rec_jax.errors import DataError
 
@@ -68,7 +67,10 @@ def auc(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
             f"AUC is undefined: all {y.size} labels are {int(present[0])}; it needs examples of "
             "both classes"
         )
-    return float(sklearn_metrics.roc_auc_score(y, s))
+    # Imported late, as below: it takes a second, and servers that measure nothing load this module.
+    from sklearn.metrics import roc_auc_score
+
+    return float(roc_auc_score(y, s))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,12 +211,14 @@ def multiclass_metrics(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> d
     Raises:
       DataError: as above, a label outside the classes, or labels of one class only.
     """
+    from sklearn.metrics import f1_score
+
     y, p = _classes_checked(labels, probabilities)
     predicted = p.argmax(axis=1)
     counts = np.bincount(y, minlength=p.shape[1])
     return {
         "accuracy": float((predicted == y).mean()),
-        "macro_f1": float(sklearn_metrics.f1_score(y, predicted, average="macro")),
+        "macro_f1": float(f1_score(y, predicted, average="macro")),
         "auc": multiclass_auc(y, p),
         "log_loss": float(-np.log(np.clip(p[np.arange(y.size), y], _EPSILON, 1.0)).mean()),
         "majority_share": float(counts.max() / y.size),
@@ -230,8 +234,8 @@ def multiclass_auc(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> float
             f"AUC is undefined: all {y.size} labels are {int(present[0])}; it needs two classes"
         )
     if p.shape[1] == 2:
-        return float(sklearn_metrics.roc_auc_score(y, p[:, 1]))
-    return float(np.mean([sklearn_metrics.roc_auc_score(y == k, p[:, k]) for k in present]))
+        return auc(y, p[:, 1])
+    return float(np.mean([auc(y == k, p[:, k]) for k in present]))
 
 
 def _classes_checked(

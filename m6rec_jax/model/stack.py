@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 from flax.core import meta
 
@@ -48,17 +49,19 @@ class LayerStack(nn.Module):
         """Makes one variable (a tree) per part of the layer, each leaf `[layers, ...]`."""
         layer, inputs = self.make_layer(), self.example_inputs()
 
-        def stacked(collection: str, num_layers: int) -> Variables:
-            def one_layer(key: Array) -> Variables:
-                return layer.init({"params": key, "prompts": key}, *inputs).get(collection, {})
+        def one_layer(params: Array, prompts: Array) -> Variables:
+            return layer.init({"params": params, "prompts": prompts}, *inputs)
 
-            # Sharing keeps the axis, of length one, so that names and shardings stay the same.
-            keys = jax.random.split(self.make_rng(collection), num_layers)
-            return meta.add_axis(jax.vmap(one_layer)(keys), 0, {nn.PARTITION_NAME: "layers"})
-
+        # Sharing keeps the axis, of length one, so that names and shardings stay the same.
         num_distinct = 1 if self.config.share_layers else self.num_layers
-        for collection, num_layers in (("params", num_distinct), (COLLECTION, self.num_layers)):
-            for name, tree in stacked(collection, num_layers).items():
+        keys = jax.random.split(self.make_rng("params"), num_distinct)
+        keys = jnp.broadcast_to(keys, (self.num_layers,)) if num_distinct == 1 else keys
+        variables = jax.vmap(one_layer)(
+            keys, jax.random.split(self.make_rng(COLLECTION), self.num_layers)
+        )
+        variables["params"] = jax.tree.map(lambda leaf: leaf[:num_distinct], variables["params"])
+        for collection, trees in meta.add_axis(variables, 0, {nn.PARTITION_NAME: "layers"}).items():
+            for name, tree in trees.items():
                 self.variable(collection, name, lambda tree=tree: tree)
 
     @property
@@ -105,6 +108,8 @@ class LayerStack(nn.Module):
         """
         if start >= stop:
             return x
+        if self.is_initializing():  # `_initialise` has made all that there is
+            return jnp.broadcast_to(x, (stop - start, *x.shape)) if every else x
         layer = self.make_layer()
 
         def run(variables: Variables, x: Array, key: Array | None) -> tuple[Array, Array | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -11,6 +12,10 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from m6rec_jax.errors import DataError
+
+with contextlib.suppress(RuntimeError):  # a program has used them already
+    # Devices are JAX's: tensorflow would take a GPU's memory, to read data.
+    tf.config.set_visible_devices([], "GPU")
 
 SPLITS = ("train", "validation", "test")
 SHUFFLE_BUFFER_SIZE = 2048

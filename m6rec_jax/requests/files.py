@@ -10,11 +10,12 @@ A row that is no object at all (not JSON, not UTF-8) is handed on with the reaso
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, BinaryIO, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -37,6 +38,37 @@ class Position(NamedTuple):
 
     row: int = 0
     offset: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One of `count` parts of a file that are about as long; `index` from 0."""
+
+    index: int = 0
+    count: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """Reads `INDEX/COUNT`.
+
+        Raises:
+          ConfigError: it says something else.
+        """
+        numbers = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
+        shard = cls(*map(int, numbers.groups())) if numbers else None
+        if shard is None or shard.index >= shard.count:
+            raise ConfigError(
+                f"--shard {text}: write INDEX/COUNT with an index from 0 up to COUNT - 1, for "
+                "instance 0/8 to 7/8"
+            )
+        return shard
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
+
+    def of(self, path: Path) -> Path:
+        """The path of this part of an output: `scores-00003-of-00008.jsonl`."""
+        return path.with_name(f"{path.stem}-{self.index:05}-of-{self.count:05}{path.suffix}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,23 +118,25 @@ class RequestFile(Protocol):
     Attributes:
       path: the file.
       suffix: of files of results.
+      unit: in which `progress` counts, 'rows' or 'bytes'.
     """
 
     path: Path
     suffix: str
+    unit: str
 
-    def extent(self) -> tuple[int, str]:
-        """How long the file is, and in which unit: 'rows' or 'bytes'."""
+    def positions(self, shard: Shard) -> tuple[Position, Position]:
+        """Where a part begins and ends; the parts hold every row once."""
 
-    def chunks(self, start: Position, size: int) -> Iterator[Chunk]:
-        """The rows from `start` on, at most `size` at a time.
+    def chunks(self, start: Position, size: int, end: Position | None = None) -> Iterator[Chunk]:
+        """The rows from `start` up to `end` (None: all), at most `size` at a time.
 
         Raises:
           DataError: the file is damaged.
         """
 
     def progress(self, start: Position, end: Position) -> int:
-        """How much of the extent lies between two positions."""
+        """How much lies between two positions."""
 
     def write_part(
         self, path: Path, chunk: Chunk, kept: Sequence[int], results: Mapping[str, Any]
@@ -143,21 +177,26 @@ def open_requests(path: str | Path, result_types: ResultTypes) -> RequestFile:
 class JsonLines:
     """A `RequestFile` of one JSON object per line."""
 
-    suffix = ".jsonl"
+    suffix, unit = ".jsonl", "bytes"
 
     def __init__(self, path: Path, result_types: ResultTypes) -> None:
         self.path = path
         self._names = tuple(result_types)
 
-    def extent(self) -> tuple[int, str]:
-        return self.path.stat().st_size, "bytes"
+    def positions(self, shard: Shard) -> tuple[Position, Position]:
+        size = self.path.stat().st_size
+        offsets = [size * place // shard.count for place in (shard.index, shard.index + 1)]
+        with self.path.open("rb") as file:
+            start = _line_after(file, Position(), offsets[0])
+            return start, _line_after(file, start, offsets[1])
 
-    def chunks(self, start: Position, size: int) -> Iterator[Chunk]:
+    def chunks(self, start: Position, size: int, end: Position | None = None) -> Iterator[Chunk]:
+        end = end or self.positions(Shard())[1]
         with self.path.open("rb") as file:
             file.seek(start.offset)
             rows: list[ReadRow] = []
             number, begun = start.row, start.offset
-            while line := file.readline(MAX_LINE_BYTES + 1):
+            while file.tell() < end.offset and (line := file.readline(MAX_LINE_BYTES + 1)):
                 too_long = len(line) > MAX_LINE_BYTES and not line.endswith(b"\n")
                 if too_long:
                     _skip_line(file)
@@ -216,7 +255,7 @@ class JsonLines:
 class ParquetRows:
     """A `RequestFile` in Parquet."""
 
-    suffix = ".parquet"
+    suffix, unit = ".parquet", "rows"
 
     def __init__(self, path: Path, result_types: ResultTypes) -> None:
         self.path = path
@@ -231,10 +270,14 @@ class ParquetRows:
                     f"{path} has a column {name!r} already, which results would have; rename it"
                 )
 
-    def extent(self) -> tuple[int, str]:
-        return sum(self._group_rows), "rows"
+    def positions(self, shard: Shard) -> tuple[Position, Position]:
+        total = sum(self._group_rows)
+        places = (shard.index, shard.index + 1)
+        start, end = (Position(total * place // shard.count) for place in places)
+        return start, end
 
-    def chunks(self, start: Position, size: int) -> Iterator[Chunk]:
+    def chunks(self, start: Position, size: int, end: Position | None = None) -> Iterator[Chunk]:
+        end = end or self.positions(Shard())[1]
         ends = np.cumsum([0, *self._group_rows])
         first = int(np.searchsorted(ends, start.row, side="right")) - 1
         row = int(ends[first])
@@ -244,13 +287,16 @@ class ParquetRows:
         with open_parquet(self.path) as file:
             try:
                 for batch in file.iter_batches(size, row_groups=groups):
+                    if row >= end.row:
+                        return
                     skipped = min(max(0, start.row - row), batch.num_rows)
+                    number = row + skipped
+                    rest = batch.slice(skipped, end.row - number)
                     row += batch.num_rows
-                    if skipped < batch.num_rows:
-                        rest = batch.slice(skipped)
-                        number = row - rest.num_rows
+                    if rest.num_rows > 0:
                         table = pa.Table.from_batches([takeable(rest)])
-                        yield Chunk(_read_batch(rest, number), Position(row), table)
+                        after = Position(number + rest.num_rows)
+                        yield Chunk(_read_batch(rest, number), after, table)
             except (pa.ArrowException, OSError) as error:
                 raise parquet_damage(self.path, error) from error
 
@@ -276,6 +322,18 @@ class ParquetRows:
             writer.write_table(table)
         assert writer is not None
         writer.close()
+
+
+def _line_after(file: BinaryIO, start: Position, offset: int) -> Position:
+    """Where the first line begins that does so at `offset` or later, itself not before `start`."""
+    if offset <= start.offset:
+        return start
+    row, left = start.row, offset - 1 - start.offset
+    file.seek(start.offset)
+    while left and (block := file.read(min(left, 1 << 20))):
+        row, left = row + block.count(b"\n"), left - len(block)
+    _skip_line(file)
+    return Position(row + 1, file.tell())
 
 
 def _skip_line(file: Any) -> None:

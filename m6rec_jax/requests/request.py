@@ -42,8 +42,11 @@ class RejectedRow(DataError):
     """
 
     def __init__(self, kind: str, reason: str) -> None:
-        super().__init__(reason)
+        super().__init__(kind, reason)  # both, so that it can be pickled
         self.kind = kind
+
+    def __str__(self) -> str:
+        return str(self.args[1])
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from m6rec_jax.data.sources import default_cache_dir
-from m6rec_jax.engine.kept_programs import keep_programs
+from m6rec_jax.engine.kept_programs import all_programs_run, keep_programs
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.io.buckets import in_bucket
 from m6rec_jax.io.closest import did_you_mean
@@ -84,7 +84,7 @@ class Served:
           M6RecError: the model, its data or its indexes are missing or wrong.
         """
         began = time.monotonic()
-        use_compilation_cache()
+        use_compilation_cache(repr(self))
         batch_sizes = self.batch_sizes
         if batch_sizes is None:
             batch_sizes = (1, 8) if jax.default_backend() == "cpu" else (1, 32)
@@ -104,6 +104,7 @@ class Served:
             options=options,
         )
         server.snapshots.start(service)
+        all_programs_run()
         log.info(
             "ready in %.1f s: %d programs, %d of them from the cache",
             time.monotonic() - began,
@@ -244,12 +245,16 @@ class _ThisProcess:
         return self._server.scheduler.close(1.0)
 
 
-def use_compilation_cache() -> None:
-    """Keeps compiled programs on disk, also small ones, unless JAX was told where already."""
+def use_compilation_cache(start: str = "") -> None:
+    """Keeps compiled programs on disk, also small ones, unless JAX was told where already.
+
+    Args:
+      start: see `keep_programs`.
+    """
     folder = jax.config.values["jax_compilation_cache_dir"] or str(default_cache_dir() / "programs")
     jax.config.update("jax_compilation_cache_dir", folder)
     if not in_bucket(folder):
-        keep_programs(Path(folder) / "without_tracing")
+        keep_programs(Path(folder) / "without_tracing", start)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 

@@ -32,6 +32,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from m6rec_jax.configuration import bound
 from m6rec_jax.errors import ConfigError
+from m6rec_jax.io.workers import set_up_process, start_ray
 from m6rec_jax.server import vertex
 from m6rec_jax.server.access import DRAINED_BYTES, OPEN, Tokens
 from m6rec_jax.server.admin import PREFIX
@@ -122,14 +123,7 @@ class Replica:
     """
 
     def __init__(self, served: Served, settings: str, tokens: Tokens, folder: str) -> None:
-        # As the command line does.
-        logger, handler = logging.getLogger("m6rec_jax"), logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        logger.handlers, logger.propagate = [handler], False
-        logger.setLevel(logging.INFO)
-        if os.path.isdir(folder):
-            os.chdir(folder)
-        gin.parse_config(settings)
+        set_up_process(settings, folder)
         self._server = served.server()
         served.load(self._server)
         self._app = make_app(self._server, tokens)
@@ -345,25 +339,10 @@ class RayReplicas:
     """
 
     def __init__(self, served: Served, tokens: Tokens, grace: float) -> None:
-        # Nobody outside is told what runs here.
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        try:
-            import ray.serve
-        except ModuleNotFoundError as error:
-            raise ConfigError(
-                f"--engine ray needs the package {error.name}: pip install 'm6rec_jax[serve,ray]'"
-            ) from error
-        self._ray = ray
+        # In the thread that stays: what Ray starts here ends with the thread that started it.
+        self._ray = start_ray("m6rec serve --engine ray", 100 << 20)
         self._served, self._tokens, self._options = served, tokens, Replicas().options(grace)
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
-        # In the thread that stays: what Ray starts here ends with the thread that started it.
-        address = os.environ.get("RAY_ADDRESS")
-        local = {"_node_ip_address": "127.0.0.1", "include_dashboard": False}
-        ray.init(
-            address=address or "local",
-            logging_level=logging.ERROR,
-            **({} if address else local | {"object_store_memory": 100 << 20}),
-        )
         self._draining, self._ended, self._loading = False, threading.Event(), threading.Lock()
         self._front = Front(served.timeout, tokens)
         self.app: ASGIApp = self._front
@@ -374,7 +353,9 @@ class RayReplicas:
         Raises:
           ConfigError: no replica could be started; says why.
         """
-        serve, began = self._ray.serve, time.monotonic()
+        from ray import serve
+
+        began = time.monotonic()
         with self._loading:
             if self._ended.is_set():
                 return

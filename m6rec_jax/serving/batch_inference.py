@@ -1,36 +1,41 @@
-"""`m6rec infer --requests FILE`: a file of requests to the same rows with results.
+"""`m6rec infer --requests FILE`: files of requests to the same rows with results.
 
 Requests are read in chunks, so memory does not grow with the file; all batches have one shape, so
 each program is compiled once. What is finished survives being killed: the same command goes on
-(`part_files`). Rows that cannot be answered go to a side file with the reason.
+(`part_files`), in a bucket with the file that was under way. Rows that cannot be answered go to a
+side file with the reason. Chunks are answered in this process or by workers of Ray; their order and
+what becomes of a row do not depend on which.
 """
 
 from __future__ import annotations
 
-import concurrent.futures
+import contextlib
 import dataclasses
+import functools
+import itertools
 import logging
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal
 
 import gin
 import jax
 import pyarrow as pa
+from etils import epath
 
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.io.buckets import in_bucket
 from m6rec_jax.io.hashing import file_sha256
 from m6rec_jax.io.progress import progress_bar
+from m6rec_jax.io.workers import RayWorkers, ThisProcess, Workers
 from m6rec_jax.jobs.answering import Accepted
-from m6rec_jax.requests.files import Chunk, Position, open_requests
+from m6rec_jax.requests.files import Chunk, Shard, open_requests
 from m6rec_jax.serving.part_files import PartFiles, Totals, side_files
 from m6rec_jax.serving.service import Service, ServiceOptions
 from m6rec_jax.sharding import LogicalRules, data_parallel, make_mesh
 
 log = logging.getLogger(__name__)
-
-Item = TypeVar("Item")
 
 _ARROW_TYPES = {
     "float": pa.list_(pa.float32()),
@@ -47,8 +52,8 @@ class BatchReport:
     JSON lines of `row`, `kind`, `reason`, `raw`; `totals` say how many of each.
     """
 
-    output: Path
-    rejected: Path
+    output: epath.Path
+    rejected: epath.Path
     totals: Totals
 
     def __str__(self) -> str:
@@ -85,13 +90,17 @@ def infer_requests(
     source_buckets: Sequence[int] | None = None,
     target_buckets: Sequence[int] | None = None,
     rules: LogicalRules | None = None,
+    shard: Shard | None = None,
+    engine: Literal["process", "ray"] = "process",
     progress: bool = True,
-) -> BatchReport:
-    """Answers a file of requests (`requests.request` says what one looks like).
+) -> list[BatchReport]:
+    """Answers files of requests (`requests.request` says what one looks like).
 
     Args:
-      requests: `.jsonl` or `.parquet`.
-      output: of the same format. `NAME.rejected.jsonl` and `NAME.summary.json` go beside it.
+      requests: a file, `.jsonl` or `.parquet`; or a folder of them, or a pattern such as
+        `requests/*.jsonl`. It may be in a bucket.
+      output: a file of the same format; of several files a folder, where each has its name.
+        `NAME.rejected.jsonl` and `NAME.summary.json` go beside it.
       model_dir, bank, step: see `Service.open`.
       task, job: see `Service.accept`.
       prepared, items, index, approximate, source_buckets, target_buckets: see `ServiceOptions`. For
@@ -99,21 +108,24 @@ def infer_requests(
       batch_size: rows of a batch, over all devices.
       chunk_size: requests read, answered and committed at a time.
       rules: logical-axis rules; None: `data_parallel`. The mesh comes from `make_mesh` (gin).
+      shard: which part to answer, so that several commands share the work: of one file its rows,
+        and the output's name says which; of several files every `shard.count`-th.
+      engine: 'process': this one; 'ray': workers of Ray, see `io.workers.WorkerOptions` (gin).
       progress: whether to show a bar.
 
     Returns:
-      What became of the rows, over all runs of this command.
+      What became of the rows of each file, over all runs of this command.
 
     Raises:
       DataError: no requests, a damaged file, or an output of something else.
       CheckpointError: no model, or an index of another one.
       ConfigError: settings that do not fit the model.
     """
-    requests, output = _checked_files(requests, output)
-    if jax.process_count() > 1:
+    files = list(_files(str(requests), str(output), shard))
+    if engine == "process" and jax.process_count() > 1:
         raise ConfigError(
-            "m6rec infer --requests runs in one process, on all of its devices; split the file, "
-            "and start one for each part"
+            "m6rec infer --requests runs in one process, on all of its devices; start one for each "
+            "host with --shard INDEX/COUNT"
         )
     options = ServiceOptions(
         prepared=prepared,
@@ -124,131 +136,216 @@ def infer_requests(
         source_buckets=source_buckets,
         target_buckets=target_buckets,
     )
-    service = Service.open(
-        model_dir,
-        bank=bank,
-        step=step,
-        mesh=make_mesh(),
-        rules=data_parallel() if rules is None else tuple(rules),
-        options=options,
+    rules = data_parallel() if rules is None else tuple(rules)
+    make = functools.partial(_open, str(model_dir), bank, step, rules, options)
+    with contextlib.ExitStack() as stack:
+        workers: Workers[Service]
+        if engine == "ray":
+            workers = stack.enter_context(RayWorkers("m6rec infer --engine ray", make))
+        else:
+            workers = ThisProcess(make())
+        return [_answer_anywhere(workers, *file, task, job, chunk_size, progress) for file in files]
+
+
+def _open(
+    model_dir: str, bank: str | None, step: int | None, rules: LogicalRules, options: ServiceOptions
+) -> Service:
+    return Service.open(
+        model_dir, bank=bank, step=step, mesh=make_mesh(), rules=rules, options=options
     )
-    return answer_file(service, requests, output, task, job, chunk_size, progress)
+
+
+def _files(
+    requests: str, output: str, shard: Shard | None
+) -> Iterator[tuple[epath.Path, epath.Path, Shard | None]]:
+    """Files to read and to write, and which part of each.
+
+    Raises:
+      DataError: there is no such file.
+      ConfigError: results would have another format, or overwrite the requests.
+    """
+    source, target = epath.Path(requests), epath.Path(output)
+    found = [source]
+    several = not source.is_file() and (source.is_dir() or any(sign in requests for sign in "*?["))
+    if several:
+        folder, pattern = (source, "*") if source.is_dir() else (source.parent, source.name)
+        found = sorted(
+            path for path in folder.glob(pattern) if path.suffix in (".jsonl", ".parquet")
+        )
+        if not found:
+            raise DataError(f"{requests}: there are no .jsonl or .parquet files")
+        if shard is not None:
+            found, shard = found[shard.index :: shard.count], None
+    for path in found:
+        own = target / path.name if several else target if shard is None else shard.of(target)
+        if own.suffix != path.suffix:
+            raise ConfigError(
+                f"{own}: results are written in the format of the requests, {path.suffix!r}"
+            )
+        for written in (own, *side_files(own)):
+            if written.resolve() == path.resolve():
+                raise ConfigError(
+                    f"{written} is the file of requests itself, which --output {output} would "
+                    "overwrite; name another output"
+                )
+        yield path, own, shard
+
+
+def _answer_anywhere(
+    workers: Workers[Service],
+    requests: epath.Path,
+    output: epath.Path,
+    shard: Shard | None,
+    task: str,
+    job: str | None,
+    chunk_size: int,
+    progress: bool,
+) -> BatchReport:
+    """`answer_file`, by way of a local disk where one of the files is in a bucket."""
+    answer = functools.partial(
+        answer_file, workers, shard=shard, task=task, job=job, chunk_size=chunk_size
+    )
+    if not in_bucket(requests) and not in_bucket(output):
+        return answer(Path(requests), Path(output), progress=progress)
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder) / requests.name, Path(folder) / "results" / output.name
+        target.parent.mkdir()
+        begun = output.with_name(f"{output.name}.unfinished")
+        with _telling(f"{output.parent} cannot be written"):
+            output.parent.mkdir(parents=True, exist_ok=True)
+            begun.touch()
+            finished = output.exists()
+            if finished:  # the summary says of what
+                target.touch()
+                side_files(output)[1].copy(side_files(target)[1])
+        with _telling(f"{requests} cannot be read"):
+            requests.copy(source)
+        try:
+            report = answer(source, target, progress=progress)
+        except DataError as error:
+            text = str(error).replace(str(target), str(output)).replace(str(source), str(requests))
+            raise DataError(text) from error
+        with _telling(f"{output.parent} cannot be written"):
+            if not finished:
+                # The output last: when it is there, everything is.
+                for own in (*side_files(target), target):
+                    epath.Path(own).copy(output.with_name(own.name), overwrite=True)
+            begun.unlink()
+    return BatchReport(output, side_files(output)[0], report.totals)
+
+
+@contextlib.contextmanager
+def _telling(problem: str) -> Iterator[None]:
+    """Whatever the library of a bucket raises, as an error that says what was tried."""
+    try:
+        yield
+    except Exception as error:
+        raise DataError(f"{problem}: {type(error).__name__}: {str(error)[:300]}") from error
 
 
 def answer_file(
-    service: Service,
+    workers: Workers[Service],
     requests: Path,
     output: Path,
+    shard: Shard | None = None,
     task: str = "",
     job: str | None = None,
     chunk_size: int = 1024,
     progress: bool = True,
 ) -> BatchReport:
     """Answers all requests of a file that have no answer yet; see `infer_requests`."""
-    task = service.task(task, job)
-    job = service.job(task, job)
-    types = service.answerer(job).result.column_types
-    file = open_requests(requests, {name: _ARROW_TYPES[kind] for name, kind in types.items()})
-    described = {"requests": file_sha256(requests), **service.describe(task, job)}
+    asked = workers.ask(_asked, task, job)
+    file = open_requests(requests, {name: _ARROW_TYPES[kind] for name, kind in asked.types.items()})
+    described = {"requests": file_sha256(requests), **asked.described}
+    start, end = file.positions(shard or Shard())
+    if shard is not None:
+        described["shard"] = str(shard)
     output.parent.mkdir(parents=True, exist_ok=True)
-    with PartFiles(output, file.suffix, described) as parts:
+    with PartFiles(output, file.suffix, described, start) as parts:
         if parts.finished:
             log.info("%s is complete already", output)
-            return BatchReport(output, parts.rejected, parts.totals)
-        if parts.start != Position():
+            return BatchReport(epath.Path(output), epath.Path(parts.rejected), parts.totals)
+        if parts.start != start:
             log.info("going on at row %s", f"{parts.start.row:,}")
-        total, unit = file.extent()
-        checked = (
-            _checked(service, chunk, task, job) for chunk in file.chunks(parts.start, chunk_size)
-        )
+        chunks, sent = itertools.tee(file.chunks(parts.start, chunk_size, end))
+        answered = workers.map(functools.partial(_answered, asked), chunks)
         with progress_bar(
-            total=total,
-            initial=file.progress(Position(), parts.start),
-            unit="B" if unit == "bytes" else " rows",
-            unit_scale=unit == "bytes",
+            total=file.progress(start, end),
+            initial=file.progress(start, parts.start),
+            unit="B" if file.unit == "bytes" else " rows",
+            unit_scale=file.unit == "bytes",
             desc="requests",
             disable=not progress,
         ) as bar:
-            for chunk in _one_ahead(checked):
-                results = service.answer(chunk.accepted)
-                rows = [result.columns() for result in results]
-                columns = {name: [row[name] for row in rows] for name in types}
-                file.write_part(parts.part, chunk.chunk, chunk.kept, columns)
-                bar.update(file.progress(parts.start, chunk.chunk.end))
-                parts.commit(chunk.chunk.end, chunk.totals, chunk.rejected)
-        if parts.start == Position():
-            raise DataError(f"{file.path} has no rows")
+            for chunk, own in zip(sent, answered, strict=True):
+                file.write_part(parts.part, chunk, own.kept, own.columns)
+                bar.update(file.progress(parts.start, chunk.end))
+                parts.commit(chunk.end, own.totals, own.rejected)
+        if parts.start == start:
+            raise DataError(f"{file.path} has no rows" + (f" in part {shard}" if shard else ""))
         parts.finish(file.join)
-        return BatchReport(output, parts.rejected, parts.totals)
+        return BatchReport(epath.Path(output), epath.Path(parts.rejected), parts.totals)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class _Checked:
-    """A chunk, and what of it can be answered.
+class _Asked:
+    """What is asked of every request.
 
     Attributes:
-      kept: which of the chunk's rows; `accepted` are their requests.
+      types: columns of the results, see `jobs.answering.Result`.
+      described: what results depend on.
+    """
+
+    task: str
+    job: str
+    types: Mapping[str, str]
+    described: Mapping[str, Any]
+
+
+def _asked(service: Service, task: str, job: str | None) -> _Asked:
+    task = service.task(task, job)
+    job = service.job(task, job)
+    types = service.answerer(job).result.column_types
+    return _Asked(task, job, types, service.describe(task, job))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Answered:
+    """What became of a chunk.
+
+    Attributes:
+      kept: which of its rows have results.
+      columns: these results, one per kept row.
       rejected: lines of the side file.
     """
 
-    chunk: Chunk
     kept: list[int]
-    accepted: list[Accepted]
+    columns: Mapping[str, Sequence[Any]]
     rejected: list[dict[str, Any]]
     totals: Totals
 
 
-def _checked(service: Service, chunk: Chunk, task: str, job: str) -> _Checked:
-    found = _Checked(chunk, [], [], [], Totals())
+def _answered(asked: _Asked, service: Service, chunk: Chunk) -> _Answered:
+    accepted, kept = list[Accepted](), list[int]()
+    totals, rejected = Totals(), list[dict[str, Any]]()
     for index, row in enumerate(chunk.rows):
         problem = row.problem
         if row.values is not None:
-            answer = service.accept(row.values, task=task, job=job, number=row.number)
+            answer = service.accept(row.values, task=asked.task, job=asked.job, number=row.number)
             if isinstance(answer, Accepted):
-                found.accepted.append(answer)
-                found.kept.append(index)
-                found.totals.count_ignored(answer.request.ignored)
+                accepted.append(answer)
+                kept.append(index)
+                totals.count_ignored(answer.request.ignored)
                 continue
             problem = answer
         assert problem is not None
-        found.totals.rejected[problem.kind] += 1
+        totals.rejected[problem.kind] += 1
         reason, raw = _plain(str(problem)), _plain(row.shown())
-        found.rejected.append(
-            {"row": row.number, "kind": problem.kind, "reason": reason, "raw": raw}
-        )
-    found.totals.answered = len(found.kept)
-    return found
-
-
-def _one_ahead(values: Iterator[Item]) -> Iterator[Item]:
-    """The same values, each made in a thread while the one before is being used."""
-    end = object()
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        pending = pool.submit(next, values, end)
-        while (value := pending.result()) is not end:
-            pending = pool.submit(next, values, end)
-            yield value  # type: ignore[misc]
-
-
-def _checked_files(requests: str | Path, output: str | Path) -> tuple[Path, Path]:
-    for address in (requests, output):
-        if in_bucket(address):
-            raise ConfigError(
-                f"{address}: requests and their results lie on a local disk, where parts of them "
-                "can be locked and appended to; copy them from and to the bucket"
-            )
-    requests, output = Path(requests), Path(output)
-    if output.suffix != requests.suffix:
-        raise ConfigError(
-            f"{output}: results are written in the format of the requests, {requests.suffix!r}"
-        )
-    for written in (output, *side_files(output)):
-        if written.resolve() == requests.resolve():
-            raise ConfigError(
-                f"{written} is the file of requests itself, which --output {output} would "
-                "overwrite; name another output"
-            )
-    return requests, output
+        rejected.append({"row": row.number, "kind": problem.kind, "reason": reason, "raw": raw})
+    totals.answered = len(kept)
+    rows = [result.columns() for result in service.answer(accepted)]
+    columns = {name: [row[name] for row in rows] for name in asked.types}
+    return _Answered(kept, columns, rejected, totals)
 
 
 def _plain(text: str) -> str:

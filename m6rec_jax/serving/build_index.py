@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import gin
 import jax
+import numpy as np
 
 from m6rec_jax.bank.loading import load_with_bank
 from m6rec_jax.engine.index_files import DEFAULT_BLOCK, IndexManifest, write_index
+from m6rec_jax.engine.loaded_model import LoadedModel
+from m6rec_jax.engine.retrieval import Retriever
 from m6rec_jax.engine.task_settings import task_name
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.io.buckets import in_bucket
+from m6rec_jax.io.workers import RayWorkers, ThisProcess, Workers
 from m6rec_jax.jobs.request_data import open_serving_data
 from m6rec_jax.sharding import LogicalRules, data_parallel, make_mesh
 
@@ -30,6 +38,7 @@ def build_index(
     batch_size: int = 32,
     block: int = DEFAULT_BLOCK,
     rules: LogicalRules | None = None,
+    engine: Literal["process", "ray"] = "process",
     progress: bool = True,
 ) -> IndexManifest:
     """Embeds every item of a catalogue.
@@ -37,7 +46,7 @@ def build_index(
     Args:
       output: a new or empty folder; a run that was killed goes on by the same command.
       model_dir: of a training run for retrieval.
-      bank, task, step, prepared, items, batch_size, rules, progress: see
+      bank, task, step, prepared, items, batch_size, rules, engine, progress: see
         `batch_inference.infer_requests`.
       graph: also make what approximate search needs (usearch).
       block: items embedded between two records of progress.
@@ -50,28 +59,71 @@ def build_index(
     """
     if in_bucket(output):
         raise ConfigError(f"{output}: an index lies on a local disk; copy it to the bucket")
-    if jax.process_count() > 1:
-        raise ConfigError("m6rec index build runs in one process, on all of its devices")
+    if engine == "process" and jax.process_count() > 1:
+        raise ConfigError(
+            "m6rec index build runs in one process, on all of its devices; --engine ray has several"
+        )
     rules = data_parallel() if rules is None else tuple(rules)
+    make = functools.partial(_open, str(model_dir), bank, step, task, rules, batch_size)
+    with contextlib.ExitStack() as stack:
+        workers: Workers[_Embedder]
+        if engine == "ray":
+            workers = stack.enter_context(RayWorkers("m6rec index build --engine ray", make))
+        else:
+            workers = ThisProcess(make())
+        texts, described = workers.ask(_asked, prepared, items)
+        return write_index(
+            output,
+            texts,
+            functools.partial(workers.map, _embedded),
+            **described,
+            graph=graph,
+            block=block,
+            progress=progress,
+        )
+
+
+class _Embedder(NamedTuple):
+    """A model, and the task whose items it embeds."""
+
+    model: LoadedModel
+    task: str
+    retriever: Retriever
+
+
+def _open(
+    model_dir: str,
+    bank: str | None,
+    step: int | None,
+    task: str,
+    rules: LogicalRules,
+    batch_size: int,
+) -> _Embedder:
     model = load_with_bank(model_dir, bank=bank, step=step, mesh=make_mesh(), rules=rules)
     task = task_name(model.settings.tasks, task)
     retriever = model.retriever(
         task, batch_sizes=(batch_size,), target_buckets=(model.settings.target_length,)
     )
     retriever.check_task(task)
+    return _Embedder(model, task, retriever)
+
+
+def _asked(
+    embedder: _Embedder, prepared: str | None, items: str | None
+) -> tuple[Mapping[str, str], Mapping[str, Any]]:
+    """Texts of all items, and what `write_index` is told of the model."""
+    model, task, _ = embedder
     data = open_serving_data(model, task, prepared, items, with_statistics=False)
     texts = data.item_texts()
     for id_, text in texts.items():
         if not len(model.vocabulary.encode_array(text)):
             raise DataError(f"item {id_!r} has no text to embed: {text!r}")
-    return write_index(
-        output,
-        texts,
-        retriever.embed_items,
-        model=model.fingerprint(task),
-        dim=model.model.config.prompts.retrieval_dim,
-        graph=graph,
-        block=block,
-        extra={"step": model.step, "task": task},
-        progress=progress,
-    )
+    return texts, {
+        "model": model.fingerprint(task),
+        "dim": model.model.config.prompts.retrieval_dim,
+        "extra": {"step": model.step, "task": task},
+    }
+
+
+def _embedded(embedder: _Embedder, texts: Sequence[str]) -> np.ndarray:
+    return embedder.retriever.embed_items(texts)

@@ -23,7 +23,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from m6rec_jax.errors import DataError
 from m6rec_jax.io.atomic import to_disk, write_atomically
@@ -34,7 +34,10 @@ _JOB, _PROGRESS = "job.json", "progress.jsonl"
 _REJECTED = ".rejected"
 # Names of ignored fields to keep: requests may have any number of them.
 _MOST_NAMES = 50
+_BEGIN = Position()
 
+# Of pathlib or epath.
+AnyPath = TypeVar("AnyPath", bound=Path)
 Join = Callable[[Iterable[Path], Path], None]
 
 
@@ -79,7 +82,7 @@ class Totals:
         return cls(raw["answered"], *counters)
 
 
-def side_files(output: Path) -> tuple[Path, Path]:
+def side_files(output: AnyPath) -> tuple[AnyPath, AnyPath]:
     """Where rejected rows and the summary of an output go; its ending makes no difference."""
     rejected, summary = (f"{output.stem}.{name}" for name in ("rejected.jsonl", "summary.json"))
     return output.with_name(rejected), output.with_name(summary)
@@ -93,6 +96,7 @@ class PartFiles:
       suffix: of its parts.
       job: what the output depends on, as JSON has it: committed parts of another job are not gone
         on with.
+      start: where the first part begins.
 
     Attributes:
       rejected: the side file.
@@ -105,14 +109,16 @@ class PartFiles:
         writing them, or they are damaged; or the summary that is there is another output's.
     """
 
-    def __init__(self, output: Path, suffix: str, job: Mapping[str, Any]) -> None:
+    def __init__(
+        self, output: Path, suffix: str, job: Mapping[str, Any], start: Position = _BEGIN
+    ) -> None:
         self._output, self._suffix = output, suffix
         self._job = json.loads(json.dumps(job))
         self.rejected, self._summary = side_files(output)
         self._folder = output.with_name(f"{output.name}.parts")
         self._lock = contextlib.ExitStack()
         self._number = 0
-        self.start, self.totals = Position(), Totals()
+        self.start, self.totals = start, Totals()
         self.finished = output.exists()
 
     def __enter__(self) -> Self:

@@ -19,9 +19,9 @@ import tensorflow as tf
 from t5x import utils
 
 from m6rec_jax.errors import ConfigError
-from m6rec_jax.pipeline.batches import training_shard
 from m6rec_jax.pipeline.feature_converter import M6RecFeatureConverter
 from m6rec_jax.pipeline.features import COUNT_FEATURES, MODEL_FEATURES
+from m6rec_jax.pipeline.shards import training_shard
 from m6rec_jax.pipeline.task_rows import find_provider
 
 

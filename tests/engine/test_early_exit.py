@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from m6rec_jax.engine.continuous_generation import ContinuousGenerator
 from m6rec_jax.engine.early_exit import exiting_scores
 from m6rec_jax.engine.engine import EngineOptions
 from m6rec_jax.engine.generation import Generator
@@ -159,3 +160,24 @@ def test_generation_with_exits(deep: Tiny) -> None:
     assert generator.num_compilations == compiled
     beams = generator.beam_search(HISTORIES[:1], num_beams=2)
     assert len(beams[0]) == 2
+
+
+def test_continuous_batches_leave_as_each_text_alone(deep: Tiny) -> None:
+    tasks = {
+        "whole": TaskSettings(),
+        "first": TaskSettings(exits=ExitSettings(NEVER, 1)),
+        "settled": TaskSettings(exits=ExitSettings(0.9, LAYERS)),
+    }
+    own = EngineOptions(S, 12, tasks=tasks, batch_sizes=(1,))
+    alone = Generator(*deep, own)
+    shared = ContinuousGenerator(*deep, own, num_slots=4, join_sizes=(2,), row_counts=(1, 4))
+    asked = [(history, task) for history in HISTORIES for task in tasks]
+    streams = [shared.submit(*one) for one in asked]
+    while shared.step():
+        pass
+    texts = {task: list[str]() for task in tasks}
+    for (history, task), stream in zip(asked, streams, strict=True):
+        (wanted,) = alone.greedy([history], tasks=[task])
+        assert stream.result(0).text == wanted.text
+        texts[task].append(wanted.text)
+    assert texts["whole"] != texts["first"]

@@ -23,7 +23,8 @@ def embed(texts: Any) -> np.ndarray:
 
 def build(folder: Path, texts: dict[str, str] = TEXTS, **changes: Any) -> Any:
     settings = {"model": "a", "dim": 8, "block": 5, "progress": False} | changes
-    return write_index(folder, texts, settings.pop("embed", embed), **settings)
+    own = settings.pop("embed", embed)
+    return write_index(folder, texts, lambda blocks: map(own, blocks), **settings)
 
 
 def lists(index: StoredIndex, k: int, seen: list[list[str]]) -> list[tuple[list[str], np.ndarray]]:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from m6rec_jax.engine.kept_programs import Kept, keep_programs
+from m6rec_jax.engine.kept_programs import Kept, all_programs_run, keep_programs
 
 Array = jax.Array
 
@@ -115,11 +115,50 @@ def test_a_damaged_file_is_made_again(folder: Path, caplog: pytest.LogCaptureFix
     assert TRACED == [2, 2]
 
 
+def test_programs_of_the_last_start_are_read_ahead_and_warm_up_runs_none(folder: Path) -> None:
+    def add(x: Array, y: Array) -> Array:
+        return x + y
+
+    def start() -> tuple[Pair, Array, Callable[[], Pair]]:
+        keep_programs(folder, "a server")
+        owner = Kept(Scaled(2, np.zeros(4, np.float32)).run)
+        warmed = owner(X, FEATURES)
+        kept = Kept(add, donate=0)(jnp.ones(4), X)
+        all_programs_run()
+        return warmed, kept, lambda: owner(X, FEATURES)
+
+    for zeros in (False, True):
+        warmed, kept, ask = start()
+        np.testing.assert_array_equal(warmed.scaled, np.arange(4) * 2 * (not zeros))
+        assert isinstance(warmed, Pair)
+        assert warmed.total.dtype == jnp.float32
+        # What is donated goes on in the results, so it is computed.
+        np.testing.assert_array_equal(kept, [1, 2, 3, 4])
+        np.testing.assert_array_equal(ask().scaled, [0, 2, 4, 6])
+        # Found after the start, a program runs.
+        np.testing.assert_array_equal(scaled().scaled, [0, 2, 4, 6])
+    assert TRACED == [2]
+
+
+def test_a_listed_program_that_has_gone_is_made_again(folder: Path) -> None:
+    keep_programs(folder, "a server")
+    scaled()
+    all_programs_run()
+    for path in folder.iterdir():
+        if path.suffix != ".list":
+            path.unlink()
+    keep_programs(folder, "a server")
+    scaled()
+    all_programs_run()
+    np.testing.assert_array_equal(scaled().scaled, [0, 2, 4, 6])
+    assert TRACED == [2, 2]
+
+
 _PROGRAM = """
 import sys
 from pathlib import Path
 import jax, jax.numpy as jnp
-from m6rec_jax.engine.kept_programs import Kept, keep_programs
+from m6rec_jax.engine.kept_programs import Kept, all_programs_run, keep_programs
 
 def run(x):
     print("traced")

@@ -9,7 +9,6 @@ import gin
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from etils import epath
 from jax.sharding import AbstractMesh
 
 from m6rec_jax.configuration import bound, parse_config
@@ -54,31 +53,6 @@ def world(tmp_path_factory):
     unregister(names)
     patch.undo()
     gin.clear_config()
-
-
-@pytest.fixture
-def bucket(tmp_path, monkeypatch):
-    """A folder that stands for gs://bucket."""
-    folder = tmp_path / "buckets"
-    backend = _FolderAsBucket(folder)
-    monkeypatch.setattr(epath.gpath.PosixGPath, "_backend", property(lambda path: backend))
-    return folder / "bucket"
-
-
-class _FolderAsBucket(epath.backend._OsPathBackend):
-    """Of etils: what paths do, with local files for those of buckets."""
-
-    def __init__(self, folder):
-        self._folder = f"{folder}/"
-
-    def __getattribute__(self, name):
-        found = super().__getattribute__(name)
-        if name.startswith("_") or not callable(found):
-            return found
-        return lambda *paths, **rest: found(*map(self._local, paths), **rest)
-
-    def _local(self, path):
-        return path.replace("gs://", self._folder) if isinstance(path, str) else path
 
 
 def test_scoring_equals_the_scorer(world):

@@ -219,8 +219,12 @@ def test_each_layer_drops_differently() -> None:
     )
     options = {"start": 0, "stop": 2, "deterministic": False}
     x = jnp.zeros((1, 1, 64))
-    rngs = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
-    out, _ = stack.init_with_output(rngs, x, **options)
+    out = stack.apply(
+        stack.init(jax.random.key(0), x, **options),
+        x,
+        **options,
+        rngs={"dropout": jax.random.key(1)},
+    )
     # First layer's mask counts 3·2, the second's 2: all of 0, 2, 6, 8 appear.
     assert set(np.unique(out).tolist()) == {0.0, 2.0, 6.0, 8.0}
 

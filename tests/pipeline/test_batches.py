@@ -3,6 +3,7 @@
 import collections
 import itertools
 
+import gin
 import numpy as np
 import pytest
 import seqio
@@ -105,6 +106,70 @@ def test_resumes_bit_equal(number_tasks, pack, consumed):
     resumed.load_state_dict(states)
     assert resumed.num_batches == consumed
     assert_equal(take(resumed, 15), expected)
+
+
+REGISTERS = """
+from pathlib import Path
+import seqio
+import tensorflow as tf
+from m6rec_jax.pipeline.features import TASK_FEATURES
+from m6rec_jax.pipeline.source import PreparedSource
+from tests.pipeline.conftest import number_row
+
+def failing(rows):
+    def fail(number):
+        if number == 36:
+            raise ValueError("row 36 is bad")
+        return number
+    def checked(row):
+        number = tf.numpy_function(fail, [row["number"]], tf.int64, stateful=False)
+        return {"number": tf.ensure_shape(number, [])}
+    return rows.map(checked)
+
+for name, steps in (("apart", [number_row]), ("failing", [failing, number_row])):
+    seqio.TaskRegistry.add(
+        name,
+        source=PreparedSource(lambda: Path(FOLDER), shuffle_buffer_size=8),
+        preprocessors=steps,
+        output_features={
+            name: seqio.Feature(
+                seqio.PassThroughVocabulary(2000), add_eos=False, dtype=tf.as_dtype(f.dtype)
+            )
+            for name, f in TASK_FEATURES.items()
+        },
+        shuffle_buffer_size=None,
+    )
+"""
+
+
+def test_input_processes_change_no_batch_and_no_state(number_data, tmp_path, monkeypatch):
+    (tmp_path / "tasks_apart.py").write_text(f"FOLDER = {str(number_data[0])!r}\n{REGISTERS}")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with gin.unlock_config():
+        gin.parse_config("import tasks_apart")
+    here = make("apart", num_shards=4)
+    there = make("apart", num_shards=4, num_input_processes=3)
+    try:
+        assert_equal(take(there, 9), take(here, 9))
+        states = there.state_dict()
+        expected = take(here, 9)
+        assert_equal(take(there, 9), expected)
+        # Any number of processes goes on at a saved place.
+        there.load_state_dict(states)
+        assert_equal(take(there, 9), expected)
+        with pytest.raises(CheckpointError, match=r"00002-of-00004 is damaged"):
+            there.load_state_dict(states | {"shard-00002-of-00004": b"none"})
+    finally:
+        there.close()
+    bad = make("failing", num_shards=4, num_input_processes=2)
+    with pytest.raises(DataError, match="row 36 is bad"):
+        take(bad, 20)
+    for reader in bad._readers:
+        reader._process.kill()
+        reader._process.join()
+    with pytest.raises(DataError, match=r"ended with status -9 while it read shards \[0, 1\]"):
+        next(bad)
+    bad.close()
 
 
 def test_rewinds_an_iterator_in_use(number_tasks):

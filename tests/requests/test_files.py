@@ -10,7 +10,7 @@ import pytest
 
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.requests import files as request_files
-from m6rec_jax.requests.files import Position, open_requests
+from m6rec_jax.requests.files import Position, Shard, open_requests
 
 SCORES = {"scores": pa.list_(pa.float32()), "ids": pa.list_(pa.string())}
 LINES = [
@@ -82,13 +82,27 @@ def test_every_row_once_from_any_position(
         found += chunk.rows
     numbers = [0, *range(2, 12)] if kind == "lines" else list(range(20))
     assert [row.number for row in found] == numbers
-    extent, _ = file.extent()
-    assert file.progress(Position(), starts[-1]) == extent
+    assert file.positions(Shard()) == (Position(), starts[-1])
     for start in starts:
         rest = [row for chunk in file.chunks(start, 4) for row in chunk.rows]
         assert [row.number for row in rest] == [n for n in numbers if n >= start.row]
         wanted = [row.values for row in found if row.number >= start.row]
         assert [row.values for row in rest] == wanted
+    for count in (2, 5, 30):  # the last of more parts than rows
+        positions = [file.positions(Shard(index, count)) for index in range(count)]
+        assert [end for _, end in positions[:-1]] == [start for start, _ in positions[1:]]
+        parts = [file.chunks(start, size, end) for start, end in positions]
+        rest = [row for part in parts for chunk in part for row in chunk.rows]
+        assert [row.number for row in rest] == numbers
+        assert [row.values for row in rest] == [row.values for row in found]
+
+
+@pytest.mark.parametrize("text", ["", "1", "3/3", "-1/2", "1/0", "0/0", "a/b", "0/2/3"])
+def test_parts_that_are_none(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"write INDEX/COUNT"):
+        Shard.parse(text)
+    assert Shard.parse("07/8") == Shard(7, 8)
+    assert Shard(7, 8).of(Path("a/b.jsonl")) == Path("a/b-00007-of-00008.jsonl")
 
 
 def test_results_go_into_the_rows_own_text(lines: Path, tmp_path: Path) -> None:

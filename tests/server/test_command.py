@@ -27,7 +27,7 @@ import sys
 from m6rec_jax.cli import main
 status = main(sys.argv[1:])
 heavy = {"tensorflow", "tensorflow_text", "tensorflow_datasets", "seqio", "clu"}
-heavy = (heavy | {"matplotlib", "tensorboard"}) & set(sys.modules)
+heavy = (heavy | {"matplotlib", "sklearn", "tensorboard"}) & set(sys.modules)
 sys.exit(f"imported {heavy}" if heavy else status)
 """
 
@@ -124,8 +124,10 @@ def test_from_a_run_to_an_answer_to_a_clean_exit(run: Any, folder: Path) -> None
         *("run", "--bank", "bank", "--index", "index", "--port", "0"),
         *("--gin.PREPARED='data'", "--gin.load_bank.tasks=['ctr', 'next']"),
     )
+    address = again.until(r"^(http://127\.0\.0\.1:\d+) ")[1]
     warm = again.until(r"ready in ([\d.]+) s: (\d+) programs, (\d+) of them from the cache")
     assert warm[2] == warm[3] == found[2]
+    assert ask(address, "/v1/score", body) == (200, answer)
 
 
 def test_what_a_user_can_mend(run: Any) -> None:

@@ -3,6 +3,7 @@
 import functools
 
 import pytest
+from etils import epath
 
 from m6rec_jax.engine.model_folder import load_model
 from m6rec_jax.serving import batch_inference, service
@@ -60,3 +61,28 @@ def infer(served, tmp_path, monkeypatch):
 @functools.cache
 def _load(path, step):
     return load_model(path, step=step)
+
+
+@pytest.fixture
+def bucket(tmp_path, monkeypatch):
+    """A folder that stands for gs://bucket."""
+    folder = tmp_path / "buckets"
+    backend = _FolderAsBucket(folder)
+    monkeypatch.setattr(epath.gpath.PosixGPath, "_backend", property(lambda path: backend))
+    return folder / "bucket"
+
+
+class _FolderAsBucket(epath.backend._OsPathBackend):
+    """Of etils: what paths do, with local files for those of buckets."""
+
+    def __init__(self, folder):
+        self._folder = f"{folder}/"
+
+    def __getattribute__(self, name):
+        found = super().__getattribute__(name)
+        if name.startswith("_") or not callable(found):
+            return found
+        return lambda *paths, **rest: found(*map(self._local, paths), **rest)
+
+    def _local(self, path):
+        return path.replace("gs://", self._folder) if isinstance(path, str) else path

@@ -1,0 +1,227 @@
+"""Who makes results of pieces: threads of this process, or processes of Ray on many machines.
+
+    with RayWorkers(functools.partial(Service.open, "runs/ctr")) as workers:
+        for result in workers.map(answer, chunks):
+
+Workers hold one thing that is costly to make, such as a model. Results come in the order of the
+pieces, each once, whatever dies on the way; as many are under way as keep all workers busy.
+"""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import dataclasses
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Generic, Protocol, Self, TypeVar
+
+import gin
+
+from m6rec_jax.errors import ConfigError, M6RecError
+
+Made = TypeVar("Made")
+Piece = TypeVar("Piece")
+R = TypeVar("R")
+Made_co = TypeVar("Made_co", covariant=True)
+
+# How often a piece is begun anew after what worked on it has died.
+_RETRIES = 3
+
+
+class Workers(Protocol[Made_co]):
+    """See the module."""
+
+    def ask(self, function: Callable[..., R], *arguments: Any) -> R:
+        """`function(made, *arguments)` by any of them; raises what it raises."""
+
+    def map(self, function: Callable[[Made_co, Piece], R], pieces: Iterable[Piece]) -> Iterator[R]:
+        """`function(made, piece)` of every piece, in their order; raises what it raises."""
+
+
+class ThisProcess(Generic[Made]):
+    """Two threads: while the devices work on one piece, Python prepares the next.
+
+    Args:
+      made: what functions are given.
+    """
+
+    def __init__(self, made: Made) -> None:
+        self._made = made
+
+    def ask(self, function: Callable[..., R], *arguments: Any) -> R:
+        return function(self._made, *arguments)
+
+    def map(self, function: Callable[[Made, Piece], R], pieces: Iterable[Piece]) -> Iterator[R]:
+        under_way = collections.deque[concurrent.futures.Future[R]]()
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            for piece in pieces:
+                under_way.append(pool.submit(function, self._made, piece))
+                if len(under_way) == 2:
+                    yield under_way.popleft().result()
+            while under_way:
+                yield under_way.popleft().result()
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class WorkerOptions:
+    """Processes of Ray.
+
+    Attributes:
+      number: of them; None: as many as the cluster has room for.
+      resources: of Ray that each takes: `{'CPU': 4}`, `{'GPU': 1}`, `{'TPU': 4}`.
+    """
+
+    number: int | None = None
+    resources: Mapping[str, float] = dataclasses.field(default_factory=lambda: {"CPU": 1})
+
+    def fitting(self, available: Mapping[str, float]) -> int:
+        """How many of them a cluster with these resources runs.
+
+        Raises:
+          ConfigError: not even one.
+        """
+        room = min(int(available.get(name, 0) // own) for name, own in self.resources.items())
+        if room < 1:
+            raise ConfigError(
+                f"no worker fits into the cluster: WorkerOptions.resources = "
+                f"{dict(self.resources)}, and the cluster has "
+                f"{ {name: available.get(name, 0.0) for name in self.resources} }"
+            )
+        return min(room, self.number or room)
+
+
+def start_ray(command: str, object_store_bytes: int) -> Any:
+    """Joins the cluster that `RAY_ADDRESS` names, or starts Ray on this machine alone.
+
+    What is started ends with the thread that started it.
+
+    Args:
+      command: that needs it, for the message where Ray is missing.
+      object_store_bytes: of memory for what processes hand each other on this machine.
+
+    Returns:
+      The module `ray`.
+
+    Raises:
+      ConfigError: Ray is not installed.
+    """
+    # Nobody outside is told what runs here.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"{command} needs the package {error.name}: pip install 'm6rec_jax[serve,ray]'"
+        ) from error
+    address = os.environ.get("RAY_ADDRESS")
+    local = {"_node_ip_address": "127.0.0.1", "include_dashboard": False}
+    ray.init(
+        address=address or "local",
+        logging_level=logging.ERROR,
+        **({} if address else local | {"object_store_memory": object_store_bytes}),
+    )
+    return ray
+
+
+def set_up_process(settings: str, folder: str) -> None:
+    """Makes a process of Ray's like the one that started it: its log, folder and gin settings."""
+    logger, handler = logging.getLogger("m6rec_jax"), logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger.handlers, logger.propagate = [handler], False
+    logger.setLevel(logging.INFO)
+    if Path(folder).is_dir():
+        os.chdir(folder)
+    gin.parse_config(settings)
+
+
+class _Worker:
+    """In a process of Ray's; what is costly is made for the first piece, so that errors arrive."""
+
+    def __init__(self, make: Callable[[], Any], settings: str, folder: str) -> None:
+        set_up_process(settings, folder)
+        self._make, self._made, self._lock = make, list[Any](), threading.Lock()
+
+    def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        with self._lock:
+            if not self._made:
+                self._made.append(self._make())
+        return function(self._made[0], *arguments)
+
+
+class RayWorkers(Generic[Made]):
+    """Processes of Ray; use it as a context manager. `RAY_ADDRESS` names a cluster.
+
+    A process that dies is started again, elsewhere if need be, and its pieces are begun anew.
+
+    Args:
+      command: that wants them, for messages.
+      make: makes what functions are given, in each of them.
+      options: see `WorkerOptions`.
+
+    Raises:
+      ConfigError: Ray is not installed, or no worker fits into the cluster.
+    """
+
+    def __init__(
+        self, command: str, make: Callable[[], Made], options: WorkerOptions | None = None
+    ) -> None:
+        options = options or WorkerOptions()
+        self._ray = start_ray(command, 512 << 20)
+        number = options.fitting(self._ray.cluster_resources())
+        resources = dict(options.resources)
+        actor = self._ray.remote(
+            num_cpus=resources.pop("CPU", 0),
+            num_gpus=resources.pop("GPU", 0),
+            resources=resources,
+            max_restarts=-1,
+            max_task_retries=_RETRIES,
+            # As `ThisProcess` has two threads.
+            max_concurrency=2,
+        )(_Worker)
+        self._workers = [actor.remote(make, gin.config_str(), os.getcwd()) for _ in range(number)]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ray.shutdown()
+
+    def ask(self, function: Callable[..., R], *arguments: Any) -> R:
+        found: R = self._result(self._workers[0].run.remote(function, *arguments))
+        return found
+
+    def map(self, function: Callable[[Made, Piece], R], pieces: Iterable[Piece]) -> Iterator[R]:
+        # Each in order: the result to come, and who works on it.
+        under_way = collections.deque[tuple[Any, int]]()
+        shared = self._ray.put(function)
+        for piece in pieces:
+            if len(under_way) == 4 * len(self._workers):
+                yield self._result(under_way.popleft()[0])
+            worker = self._least_busy(under_way)
+            under_way.append((self._workers[worker].run.remote(shared, piece), worker))
+        while under_way:
+            yield self._result(under_way.popleft()[0])
+
+    def _least_busy(self, under_way: Iterable[tuple[Any, int]]) -> int:
+        workers = dict(under_way)
+        results = list(workers)
+        done = self._ray.wait(results, num_returns=len(results), timeout=0)[0] if results else []
+        busy = collections.Counter(workers[one] for one in set(results).difference(done))
+        return min(range(len(self._workers)), key=busy.__getitem__)
+
+    def _result(self, wanted: Any) -> Any:
+        errors = self._ray.exceptions
+        try:
+            return self._ray.get(wanted)
+        except errors.RayTaskError as error:
+            raise error.cause from error
+        except errors.RayError as error:
+            raise M6RecError(
+                f"workers died {_RETRIES + 1} times on the same piece; memory may be short (fewer "
+                f"rows at a time need less): {str(error).splitlines()[0]}"
+            ) from error

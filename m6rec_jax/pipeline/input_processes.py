@@ -1,0 +1,112 @@
+"""Shards that are read and tokenised in processes of their own: Python's lock allows one core each.
+
+A process reads ahead as its tf.data pipelines do, and stands at the same rows as if it were asked
+in this process: states are the same, however many processes there are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import pickle
+import signal
+from collections.abc import Mapping, Sequence
+from multiprocessing import util
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+import gin
+
+from m6rec_jax.errors import DataError
+from m6rec_jax.quiet_start import keep_quiet
+
+
+class InputProcess:
+    """A `ShardReader` of a process of its own.
+
+    The process is given the gin configuration, and so imports the modules that register tasks.
+
+    Args: see `LocalShards`.
+    """
+
+    def __init__(self, settings: Mapping[str, Any], shards: Sequence[int], rows: int) -> None:
+        self.shards = shards
+        # Not forked: threads of JAX and tensorflow would be missing in the copy.
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        arguments = (theirs, gin.config_str(), dict(settings), shards, rows)
+        self._process = context.Process(
+            target=_serve, args=arguments, name="m6rec-input", daemon=True
+        )
+        self._process.start()
+        theirs.close()
+        # Before `multiprocessing` waits at exit for its processes to end.
+        self.close = util.Finalize(self, _end, (self._connection, self._process), exitpriority=10)
+
+    def ask(self, method: str, *arguments: Any) -> None:
+        with contextlib.suppress(BrokenPipeError):  # `answer` tells
+            self._connection.send((method, arguments))
+
+    def answer(self) -> Any:
+        try:
+            result, error = self._connection.recv()
+        except (EOFError, ConnectionError):
+            self._process.join(10)
+            raise DataError(
+                f"an input process ended with status {self._process.exitcode} while it read shards "
+                f"{list(self.shards)}; status -9 is the system's, which lacked memory: lower "
+                "BatchIterator.num_input_processes"
+            ) from None
+        if error is not None:
+            raise error
+        return result
+
+
+def _end(connection: Connection, process: BaseProcess) -> None:
+    connection.close()  # the process sees it, and ends
+    process.join(10)
+    if process.exitcode is None:
+        process.kill()
+
+
+def _serve(
+    connection: Connection,
+    configuration: str,
+    settings: Mapping[str, Any],
+    shards: Sequence[int],
+    rows: int,
+) -> None:
+    """Answers until the other end closes."""
+    # The process that trains is told to stop, and tells this one.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # Devices are the trainer's, should a task's module ask JAX for them.
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    reader: Any = None
+    with contextlib.suppress(EOFError, ConnectionError):
+        while True:
+            method, arguments = connection.recv()
+            result, problem = None, None
+            try:
+                if reader is None:
+                    keep_quiet()
+                    from m6rec_jax.pipeline.shards import LocalShards
+
+                    gin.parse_config(configuration)
+                    reader = LocalShards(settings, shards, rows)
+                result = getattr(reader, method)(*arguments)
+            except Exception as error:
+                problem = _sendable(error)
+            connection.send((result, problem))
+    if reader is not None:
+        reader.close()
+
+
+def _sendable(error: Exception) -> Exception:
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return DataError(f"{type(error).__name__}: {error}")
+    return error
