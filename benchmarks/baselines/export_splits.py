@@ -70,7 +70,7 @@ def export(
             of_file = np.empty_like(codes)
             of_file[events.column("row").to_numpy()] = codes
     for count, seed in samples:
-        # Drawn from the rows in the order of the file, as `assignment.assign` does.
+        # Drawn from the rows in the order of the file, as `EventTable.assign` does.
         size = int((of_file == splits.TRAIN).sum()) if count is None else count
         drawn = splits.few_shot(of_file, n=size, seed=seed, history="sampled")
         name = few_shot_column(count, seed)

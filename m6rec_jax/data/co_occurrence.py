@@ -40,6 +40,8 @@ FORMAT = 1
 # Up to that rank, ranks are rounded up to multiples of that step: few words, each seen often.
 _STEPS = ((20, 1), (50, 2), (100, 5), (300, 20))
 _LAST_STEP, _LAST_RANK = 100, 1_000
+# A bound on memory: about 100 bytes each.
+_PAIRS_AT_ONCE = 10_000_000
 _COLUMNS = {"item": pa.int32(), "other": pa.int32(), "amount": pa.float64()}
 
 
@@ -145,11 +147,7 @@ class CoOccurrence:
             for other, amount in sorted(row.items())
         ]
         columns = zip(*pairs, strict=True) if pairs else ([], [], [])
-        described = {"num_items": self.num_items, "options": dataclasses.asdict(self.options)}
-        schema = pa.schema(list(_COLUMNS.items()), {"counts": json.dumps(described)})
-        table = pa.table([list(values) for values in columns], schema=schema)
-        with atomic_file(Path(folder) / FILE) as scratch:
-            pq.write_table(table, scratch, compression="zstd")
+        write_counts(folder, self.num_items, self.options, *columns)
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Self:
@@ -171,6 +169,64 @@ class CoOccurrence:
         except (OSError, pa.ArrowException, KeyError, TypeError, ValueError, IndexError) as error:
             raise DataError(f"{path} is damaged ({error}); prepare the data set again") from error
         return found
+
+
+def write_counts(
+    folder: str | os.PathLike[str],
+    num_items: int,
+    options: CoOccurrenceOptions,
+    items: Sequence[int] | np.ndarray,
+    others: Sequence[int] | np.ndarray,
+    amounts: Sequence[float] | np.ndarray,
+) -> None:
+    """Writes counts of pairs `[pairs]`, sorted by item and other, for `CoOccurrence.load`."""
+    described = {"num_items": num_items, "options": dataclasses.asdict(options)}
+    schema = pa.schema(list(_COLUMNS.items()), {"counts": json.dumps(described)})
+    table = pa.table(
+        [pa.array(c, t) for c, t in zip((items, others, amounts), schema.types, strict=True)],
+        schema=schema,
+    )
+    with atomic_file(Path(folder) / FILE) as scratch:
+        pq.write_table(table, scratch, compression="zstd")
+
+
+def counted_pairs(
+    users: np.ndarray, items: np.ndarray, num_items: int, window: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Counts all pairs at once: what `CoOccurrence.update` makes of events one by one.
+
+    Args:
+      users, items: of events in the order of time `[events]`.
+      num_items: of the items table.
+      window: of `CoOccurrenceOptions`.
+
+    Returns:
+      item, other, amount `[pairs]`, sorted by item and other.
+    """
+    order = np.argsort(users, kind="stable")
+    users, items = users[order], items[order].astype(np.int64)
+    parts = -(-len(items) * 2 * window // _PAIRS_AT_ONCE)
+    found = []
+    for low, high in itertools.pairwise((num_items * np.arange(parts + 1) // parts).tolist()):
+        columns: list[tuple[np.ndarray, ...]] = []
+        for distance in range(1, window + 1):
+            later = np.arange(distance, len(items))
+            later = later[
+                (users[later] == users[later - distance])
+                & (items[later] != items[later - distance])
+            ]
+            for one, other in ((later, later - distance), (later - distance, later)):
+                mine = (items[one] >= low) & (items[one] < high)
+                keys = items[one[mine]] * num_items + items[other[mine]]
+                # When it was counted: amounts are added up in this order.
+                when = order[later[mine]] * window + distance
+                columns.append((keys, when, np.full(len(keys), 1.0 / distance)))
+        keys, when, amounts = map(np.concatenate, zip(*columns, strict=True))
+        of_time = np.argsort(when, kind="stable")
+        pairs, inverse = np.unique(keys[of_time], return_inverse=True)
+        found.append((pairs, np.bincount(inverse, amounts[of_time], len(pairs))))
+    pairs, amounts = map(np.concatenate, zip(*found, strict=True))
+    return pairs // num_items, pairs % num_items, amounts
 
 
 def ranked_texts(texts: Sequence[str], related: RelatedItems, items: Sequence[int]) -> list[str]:

@@ -12,6 +12,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from m6rec_jax.data.statistics import Statistics
+from m6rec_jax.data.statistics_state import next_refresh
 from m6rec_jax.errors import ConfigError
 
 
@@ -86,25 +87,42 @@ class NegativeSampler:
         """
         if statistics.count >= self._next_refresh:
             self._refresh(statistics)
+        return self.draw(self._cumulative, key, acted_on, count, draws)
+
+    def draw(
+        self, cumulative: np.ndarray, key: str, acted_on: Collection[int], count: int, draws: int
+    ) -> list[list[int]]:
+        """`sample` by given popularity: running sums of the `weights` of all items `[items]`."""
         digest = hashlib.blake2b(f"{self._seed}:{key}".encode("utf-8", "surrogatepass")).digest()
         random = np.random.default_rng(list(digest))
         acted = frozenset(acted_on)
         # No union: held-out items may be many, and are the same at every call.
         eligible = len(self._index) - len(self._never) - len(acted - self._never)
         count = min(count, eligible)
-        found = [self._draw(random, acted, count) for _ in range(draws)]
+        found = [self._draw(random, cumulative, acted, count) for _ in range(draws)]
         self.num_sampled += draws * count
         self.num_eligible += draws * eligible
         return found
 
-    def _draw(self, random: np.random.Generator, acted: frozenset[int], count: int) -> list[int]:
+    def weights(self, counts: np.ndarray) -> np.ndarray:
+        """How likely items are drawn by their events so far `[items]`, not scaled."""
+        found: np.ndarray = (counts + 1.0) ** self._power
+        return found
+
+    def _draw(
+        self,
+        random: np.random.Generator,
+        cumulative: np.ndarray,
+        acted: frozenset[int],
+        count: int,
+    ) -> list[int]:
         never = self._never
         chosen: dict[int, None] = {}
         for _ in range(8):
             if len(chosen) >= count:
                 break
-            points = random.random(2 * count + 8) * self._cumulative[-1]
-            for index in np.searchsorted(self._cumulative, points, side="right").tolist():
+            points = random.random(2 * count + 8) * cumulative[-1]
+            for index in np.searchsorted(cumulative, points, side="right").tolist():
                 if index not in acted and index not in never and len(chosen) < count:
                     chosen[index] = None
         if len(chosen) < count:  # the user acted on nearly everything that is popular
@@ -124,5 +142,5 @@ class NegativeSampler:
             self._table_index += [self._index[item_id] for item_id in new]
         counts = np.zeros(len(self._index))
         counts[self._table_index] = statistics.items.count
-        self._cumulative = np.cumsum((counts + 1) ** self._power)
-        self._next_refresh = statistics.count + max(1, statistics.count // 50)
+        self._cumulative = np.cumsum(self.weights(counts))
+        self._next_refresh = next_refresh(statistics.count)

@@ -42,6 +42,21 @@ class PairCounts:
         else:
             self._table.add(_keys(rows, columns), amounts.astype(_DTYPE))
 
+    def add_with_all(self, item: int, others: np.ndarray, amounts: np.ndarray) -> None:
+        """Adds `amounts` `[n, 2]` to the pairs of an item and others `[n]`, in both directions."""
+        if self._dense is None:
+            this = np.full(len(others), item)
+            self.add(this, others, amounts)
+            self.add(others, this, amounts)
+            return
+        if max(item, int(others.max())) >= self._dense.shape[1]:
+            self._make_room(max(item, int(others.max())) + 1)
+            self.add_with_all(item, others, amounts)
+            return
+        for counter, amount in zip(self._dense, amounts.T.astype(_DTYPE), strict=True):
+            counter[item][others] += amount
+            counter[others, item] += amount
+
     def get(self, rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Both counters, each `[r, c]`, for rows `[r]` and columns `[c]`."""
         if self._dense is None:

@@ -1,24 +1,26 @@
 """`m6rec data prepare`: a data set folder becomes a TFDS data set of rendered text.
 
-For every view: group the rows of each user, sort the groups by time, fold the training events into
-the statistics in the order of time and render each group when the fold reaches its moment, write
-the rows as Parquet, and let the TFDS builder turn these into shards.
+Events are read once, into a table on disk, and split. Then all views that are wanted are made
+together, bucket by bucket of users (`bucket_run`). A view whose rows depend on what all users did a
+moment before, event by event, is made by `ViewRenderer` instead: it folds the training events into
+the statistics in the order of time, and renders each group when the fold reaches its moment.
 
-Events are streamed and sorted through disk; in memory are the users and items tables, one byte per
-event, the statistics, and a few thousand rows. Each finished step is on disk with the fingerprint
-of everything it depends on, so a run that was killed goes on from the last one, and a run with
-other options does again only what they change. The same input gives the same bytes of records.
+Views are on disk with the fingerprint of everything they depend on, so a view that is there is not
+made again, and a run with other options makes only what they change. The same input gives the same
+bytes of records.
 
 Who may see what is defined in `data.splits`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
 import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +29,11 @@ import pyarrow as pa
 
 from m6rec_jax import __version__
 from m6rec_jax.data import co_occurrence, statistics_files, views
-from m6rec_jax.data.assignment import Assignment, assign, train_counts, users_in_order
+from m6rec_jax.data.assignment import Assignment, users_in_order
+from m6rec_jax.data.bucket_job import Job
+from m6rec_jax.data.bucket_run import BucketRun, num_buckets
 from m6rec_jax.data.co_occurrence import CoOccurrence, CoOccurrenceOptions, RerankingCandidates
+from m6rec_jax.data.event_table import EventTable
 from m6rec_jax.data.grouping import SORT_KEYS, Grouping, group_batches, groups_of
 from m6rec_jax.data.negatives import NegativeSampler
 from m6rec_jax.data.prepared import (
@@ -42,22 +47,23 @@ from m6rec_jax.data.prepared import (
     write_manifest,
 )
 from m6rec_jax.data.reading import Dataset
-from m6rec_jax.data.render import RowRenderer, events_for_statistics
+from m6rec_jax.data.render import RowRenderer, events_for_statistics, item_document
 from m6rec_jax.data.schema import SPEC_FILE
 from m6rec_jax.data.sorting import sorted_batches
 from m6rec_jax.data.splits import (
     CONTEXT,
     PARTS,
     STATISTICS_PARTS,
+    TRAIN,
     USER_STATISTICS_PARTS,
     Split,
     part_counts,
 )
 from m6rec_jax.data.statistics import Statistics, StatisticsOptions, as_of
 from m6rec_jax.data.template_needs import checked_template, items_without_text
-from m6rec_jax.data.views import RowWriter, build_view
+from m6rec_jax.data.tfrecords import build_view
+from m6rec_jax.data.views import RowWriter
 from m6rec_jax.errors import ConfigError, DataError
-from m6rec_jax.io.atomic import write_atomically
 from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.text.records import Event, Item
 from m6rec_jax.text.templates import DatasetTemplate
@@ -65,10 +71,14 @@ from m6rec_jax.text.templates import DatasetTemplate
 log = logging.getLogger(__name__)
 # Views whose rows a model scores candidate by candidate.
 _OF_CANDIDATES = ("groups", "reranking")
+# Views that are made event by event.
+_FOLDED = ("reranking",)
 DEFAULT_NEGATIVES = 4
+# Groups that are sorted in memory at a time.
+_SORTED_ROWS = 200_000
 
 # Raise it when the rendering changes, so that data prepared before are rendered again.
-FORMAT = 1
+FORMAT = 2
 
 
 @gin.configurable
@@ -93,8 +103,6 @@ class PrepareOptions:
       reranking_negatives: candidates of a row of 'reranking' beside the wanted one.
       reranking_depth: they are drawn from so many of the items that occur most with its last ones.
       seed: of the negatives.
-      keep_rendered: keep the rendered Parquet files.
-      sort_rows: groups that are sorted in memory at a time, at most.
     """
 
     views: Sequence[str] = views.VIEWS
@@ -110,8 +118,6 @@ class PrepareOptions:
     reranking_negatives: int = 11
     reranking_depth: int = 200
     seed: int = 0
-    keep_rendered: bool = False
-    sort_rows: int = 200_000
 
 
 @gin.configurable
@@ -124,6 +130,9 @@ def prepare(
     progress: bool = True,
 ) -> Prepared:
     """Renders a split of a data set.
+
+    Large ones are rendered by several processes, each of which imports the script that calls this:
+    let it call under `if __name__ == "__main__":`.
 
     Args:
       dataset_dir: the data set folder.
@@ -144,21 +153,32 @@ def prepare(
     wanted = tuple(views.check_view(view, known) for view in options.views)
     dataset = with_template(Dataset.open(dataset_dir), options.template)
     parsed = Split.parse(split, dataset.spec.splits)
-    renderer = ViewRenderer(dataset, assign(dataset, parsed), options, statistics_options, progress)
-    preparation = _Preparation(renderer, Path(out), progress)
-    preparation.check(wanted)
-    for view in wanted:
-        preparation.make(view)
-    return preparation.finish()
+    with contextlib.ExitStack() as opened:
+        preparation = _Preparation(
+            dataset, parsed, options, statistics_options, Path(out), progress, opened
+        )
+        preparation.check(wanted)
+        preparation.make(wanted)
+        return preparation.finish()
 
 
 class _Preparation:
-    """One run of `prepare`: what of it is on disk, and its manifest."""
+    """One run of `prepare`: what of it is on disk, and its manifest; `opened` ends it."""
 
-    def __init__(self, renderer: ViewRenderer, out: Path, progress: bool) -> None:
-        self.renderer, self.out, self.progress = renderer, out, progress
-        self.dataset, self.split = renderer.dataset, renderer.assignment.split
-        dataset, split, options = self.dataset, self.split, renderer.options
+    def __init__(
+        self,
+        dataset: Dataset,
+        split: Split,
+        options: PrepareOptions,
+        statistics_options: StatisticsOptions | None,
+        out: Path,
+        progress: bool,
+        opened: contextlib.ExitStack,
+    ) -> None:
+        self.dataset, self.split, self.options = dataset, split, options
+        self.out, self.progress, self._opened = out, progress, opened
+        self.template, self.statistics_options = _checked_template(dataset, statistics_options)
+        self.negatives = num_negatives(dataset, options)
         self.item_texts = self._item_texts()
         self.dataset_fingerprint = dataset_fingerprint(dataset)
         self.source = fingerprint(
@@ -179,103 +199,167 @@ class _Preparation:
             # Views of other data must not be read beside it; `finish` writes it anew.
             for name in (CATALOGUE, co_occurrence.FILE):
                 (self.folder / name).unlink(missing_ok=True)
+        counted = old if same else self._counted()
         self.manifest: dict[str, Any] = {
             **self._description(),
+            "counts": counted["counts"],
+            "buckets": counted["buckets"],
             "source": self.source,
             "views": dict(old["views"]) if same else {},
             "statistics": dict(old["statistics"]) if same else {},
         }
 
+    @cached_property
+    def events(self) -> EventTable:
+        """The events, which are read when they are asked for."""
+        return self._opened.enter_context(EventTable(self.dataset, self._scratch("table")))
+
+    @cached_property
+    def assignment(self) -> Assignment:
+        """The part of every event."""
+        return self.events.assign(self.split)
+
+    @cached_property
+    def run(self) -> BucketRun:
+        """What makes views bucket by bucket."""
+        job = bucket_job(
+            self.dataset,
+            self.split,
+            self.options,
+            self.statistics_options,
+            self._scratch("buckets"),
+        )
+        return self._opened.enter_context(
+            BucketRun(job, self.events, self.assignment, self.manifest["buckets"], self.progress)
+        )
+
     def check(self, wanted: Sequence[str]) -> None:
         """Raises an error where a view has no text, before any is made."""
-        template, path = self.renderer.template, self.dataset.directory / SPEC_FILE
+        path = self.dataset.directory / SPEC_FILE
         for view in wanted:
-            if view in views.WRITING and view not in template.writing:
+            if view in views.WRITING and view not in self.template.writing:
                 raise ConfigError(
                     f"{path}: 'template.writing' has no {view!r}, so there is no text to prepare "
-                    f"(it has: {', '.join(template.writing) or 'none'})"
+                    f"(it has: {', '.join(self.template.writing) or 'none'})"
                 )
-            if view in _OF_CANDIDATES and not template.candidate_template.source.strip():
+            if view in _OF_CANDIDATES and not self.template.candidate_template.source.strip():
                 raise DataError(
                     f"{path}: the template 'candidate' is empty, and the view '{view}' is of "
                     "candidates: leave it out of PrepareOptions.views, or give them a text"
                 )
 
-    def make(self, view: str) -> None:
-        """Renders and builds one view, unless that is done."""
-        wanted = fingerprint(self.source, *self.renderer.settings(view))
-        target = views.tfds_folder(self.out, self.dataset.spec.name, self.split.name, view)
-        done = self.manifest["views"].get(view, {}).get("fingerprint") == wanted
-        if done and (target / "dataset_info.json").is_file():
-            log.info("%s is prepared already", target)
-            return
-        if self.manifest["views"].pop(view, None) is not None:
+    def make(self, wanted: Sequence[str]) -> None:
+        """Makes those views that are not there: all in one pass, but for those that are folded."""
+        made = {view: fingerprint(self.source, *self.settings(view)) for view in wanted}
+        targets = {}
+        for view in wanted:
+            target = views.tfds_folder(self.out, self.dataset.spec.name, self.split.name, view)
+            done = self.manifest["views"].get(view, {}).get("fingerprint") == made[view]
+            if done and (target / "dataset_info.json").is_file():
+                log.info("%s is prepared already", target)
+                continue
+            targets[view] = target
             # Before its rows are replaced: killed in between, it counts as not prepared.
-            write_manifest(self.folder, self.manifest)
-        rendered = self.folder / "rendered" / view
-        mark = rendered / "done.json"
-        entry = _read_json(mark)
-        if entry is None or entry["fingerprint"] != wanted:
-            shutil.rmtree(rendered, ignore_errors=True)
-            rendered.mkdir(parents=True)
-            described, statistics = self.renderer.render(view, rendered)
-            if statistics is not None:
-                self._save_statistics(statistics)
-            entry = {"fingerprint": wanted, **described}
-            write_atomically(mark, json.dumps(entry))
-        build_view(self.out, rendered, target, self.progress)
-        counts = rendered / co_occurrence.FILE
-        if counts.is_file():  # what serving ranks candidates by
-            counts.replace(self.folder / counts.name)
-        self.manifest["views"][view] = entry
+            self.manifest["views"].pop(view, None)
+        if not targets:
+            return
         write_manifest(self.folder, self.manifest)
-        if not self.renderer.options.keep_rendered:
-            shutil.rmtree(rendered)
+        folded = {view: target for view, target in targets.items() if view in _FOLDED}
+        entries = self.run.write({v: t for v, t in targets.items() if v not in folded})
+        for view, target in folded.items():
+            entries[view] = self._fold(view, target)
+        if not set(views.COUNTED).isdisjoint(targets):
+            self.run.save_co_occurrence(self.folder)
+        for view, entry in entries.items():
+            self.manifest["views"][view] = {"fingerprint": made[view], **entry}
+        write_manifest(self.folder, self.manifest)
+
+    def _fold(self, view: str, target: Path) -> dict[str, Any]:
+        """Makes a view event by event."""
+        rendered = self._scratch("rendered")
+        rendered.mkdir()
+        renderer = ViewRenderer(
+            self.dataset, self.assignment, self.options, self.statistics_options, self.progress
+        )
+        entry, _ = renderer.render(view, rendered)
+        build_view(rendered, target, view)
+        shutil.rmtree(rendered)
+        return entry
+
+    def _scratch(self, name: str) -> Path:
+        """A folder for what is on the way, without what a run that was killed left there."""
+        path = self.folder / "unfinished" / name
+        shutil.rmtree(path, ignore_errors=True)
+        path.parent.mkdir(exist_ok=True)
+        self._opened.callback(shutil.rmtree, path.parent, ignore_errors=True)
+        return path
+
+    def settings(self, view: str) -> list[Any]:
+        """All that the rows of a view depend on beside the data set and its split (for JSON)."""
+        if view == "catalogue":
+            return [view]
+        found: list[Any] = [
+            view,
+            statistics_files.FORMAT,
+            dataclasses.asdict(self.statistics_options),
+            dataclasses.asdict(grouping(view, self.options, self.negatives)),
+        ]
+        if view == "groups" and self.negatives:
+            found.append([self.negatives, self.options.negative_power, self.options.seed])
+        if view == "documents":
+            found.append(self.options.document_statistics)
+        if view in views.COUNTED:
+            found.append([co_occurrence.FORMAT, dataclasses.asdict(CoOccurrenceOptions())])
+        if view == "reranking":
+            drawn = (self.options.reranking_negatives, self.options.reranking_depth)
+            found.append([*drawn, self.options.seed])
+        return found
 
     def finish(self) -> Prepared:
         """Writes what all views share."""
-        entry = self.manifest["statistics"]
-        there = (self.folder / STATISTICS / "statistics.json").is_file()
-        if entry.get("fingerprint") != self._statistics_fingerprint() or not there:
-            statistics = self.renderer.new_statistics()
-            for event in self.renderer.events_for_statistics():
-                statistics.update(*event)
-            self._save_statistics(statistics)
-        write_catalogue(
-            self.folder / CATALOGUE,
-            self.dataset.item_records,
-            self.dataset.items.select(list(self.dataset.spec.items.columns)),
-            self.item_texts,
-            self.renderer.assignment.held_out,
-            train_counts(self.dataset, self.renderer.assignment.codes),
+        wanted = fingerprint(
+            self.source, statistics_files.FORMAT, dataclasses.asdict(self.statistics_options)
         )
-        rendered = self.folder / "rendered"
-        if rendered.is_dir() and not any(rendered.iterdir()):
-            rendered.rmdir()
+        there = (self.folder / STATISTICS / "statistics.json").is_file()
+        if self.manifest["statistics"].get("fingerprint") != wanted or not there:
+            events = self.run.save_statistics(self.folder / STATISTICS)
+            self.manifest["statistics"] = {"fingerprint": wanted, "events": events}
+        if not (self.folder / CATALOGUE).is_file():
+            write_catalogue(
+                self.folder / CATALOGUE,
+                self.dataset.item_records,
+                self.dataset.items.select(list(self.dataset.spec.items.columns)),
+                self.item_texts,
+                self.assignment.held_out,
+                self.events.item_counts(self.assignment.codes, TRAIN),
+            )
         write_manifest(self.folder, self.manifest)
         return Prepared.open(self.out, self.dataset.spec.name, self.split.name)
 
     def _item_texts(self) -> list[str]:
         """What the template says of each item; a model can read no empty text."""
-        template, items = self.renderer.template, self.dataset.item_records
-        for name, empty in items_without_text(template, items).items():
+        items = self.dataset.item_records
+        for name, empty in items_without_text(self.template, items).items():
             raise DataError(
                 f"{self.dataset.directory / SPEC_FILE}: the template '{name}' says nothing of "
                 f"{len(empty)} items, the first of which is {empty[0]!r}: let it name a column "
                 f"that all items have, or begin with a word"
             )
-        return [template.item(item) for item in items]
+        return [self.template.item(item) for item in items]
 
-    def _save_statistics(self, statistics: Statistics) -> None:
-        wanted = self._statistics_fingerprint()
-        if self.manifest["statistics"].get("fingerprint") == wanted:
-            return
-        statistics.save(self.folder / STATISTICS)
-        self.manifest["statistics"] = {"fingerprint": wanted, "events": statistics.count}
-        write_manifest(self.folder, self.manifest)
+    def _counted(self) -> dict[str, Any]:
+        num_users = self.dataset.users.num_rows
+        counts = {
+            "users": num_users,
+            "items": self.dataset.items.num_rows,
+            "events": part_counts(self.assignment.codes),
+            "held_out_items": int(self.assignment.held_out.sum()),
+            "cold_users": self.assignment.num_cold_users,
+        }
+        return {"counts": counts, "buckets": num_buckets(self.events.num_rows, num_users)}
 
     def _description(self) -> dict[str, Any]:
-        """What the manifest says beside views and statistics."""
+        """What the manifest says beside counts, views and statistics."""
         names = dict(enumerate(PARTS)) | {CONTEXT: "context"}
         return {
             "format": FORMAT,
@@ -288,16 +372,8 @@ class _Preparation:
                 "kind": self.split.kind,
                 "options": dict(self.split.options),
             },
-            "options": dataclasses.asdict(self.renderer.options)
-            | {"views": list(self.renderer.options.views)},
-            "statistics_options": dataclasses.asdict(self.renderer.statistics_options),
-            "counts": {
-                "users": len(self.dataset.user_records),
-                "items": len(self.dataset.item_records),
-                "events": part_counts(self.renderer.assignment.codes),
-                "held_out_items": int(self.renderer.assignment.held_out.sum()),
-                "cold_users": self.renderer.assignment.num_cold_users,
-            },
+            "options": dataclasses.asdict(self.options) | {"views": list(self.options.views)},
+            "statistics_options": dataclasses.asdict(self.statistics_options),
             "visible": {
                 "history": {
                     names[part]: [names[code] for code in seen]
@@ -318,9 +394,51 @@ class _Preparation:
             },
         }
 
-    def _statistics_fingerprint(self) -> str:
-        options = dataclasses.asdict(self.renderer.statistics_options)
-        return fingerprint(self.source, statistics_files.FORMAT, options)
+
+def bucket_job(
+    dataset: Dataset,
+    split: Split,
+    options: PrepareOptions,
+    statistics_options: StatisticsOptions,
+    folder: Path,
+) -> Job:
+    """What makes views bucket by bucket is told.
+
+    Args:
+      dataset, split, options: of the preparation.
+      statistics_options: of what the template tells.
+      folder: for files on the way.
+    """
+    negatives = num_negatives(dataset, options)
+    return Job(
+        folder=folder,
+        dataset=dataset,
+        visible_parts=split.visible_parts,
+        groupings={view: grouping(view, options, negatives) for view in views.COLUMNS},
+        max_events=options.max_events,
+        document_statistics=options.document_statistics,
+        negatives=negatives,
+        negative_power=options.negative_power,
+        seed=options.seed,
+        statistics=statistics_options,
+    )
+
+
+def grouping(view: str, options: PrepareOptions, negatives: int) -> Grouping:
+    """How the rows of a view are grouped; `negatives` per positive, of `num_negatives`."""
+    size = {
+        "groups": max(1, options.group_size // (1 + negatives)),
+        "next_items": options.next_items_size,
+        "reranking": options.next_items_size,
+        "documents": options.document_events,
+    }.get(view, 1)
+    return Grouping(
+        size=size,
+        max_events=options.max_events,
+        strict=view not in ("next_items", "reranking"),
+        max_seconds=options.max_seconds,
+        with_seen=view == "reranking" or (view == "groups" and negatives > 0),
+    )
 
 
 class ViewRenderer:
@@ -363,50 +481,12 @@ class ViewRenderer:
         visible = self.assignment.split.visible_parts
         return events_for_statistics(self.dataset, self.assignment.codes, visible)
 
-    def grouping(self, view: str) -> Grouping:
-        """How the rows of a view are grouped."""
-        options = self.options
-        size = {
-            "groups": max(1, options.group_size // (1 + self.negatives)),
-            "next_items": options.next_items_size,
-            "reranking": options.next_items_size,
-            "documents": options.document_events,
-        }.get(view, 1)
-        return Grouping(
-            size=size,
-            max_events=options.max_events,
-            strict=view not in ("next_items", "reranking"),
-            max_seconds=options.max_seconds,
-            with_seen=view == "reranking" or (view == "groups" and self.negatives > 0),
-        )
-
-    def settings(self, view: str) -> list[Any]:
-        """All that the rows of a view depend on beside the data set and its split (for JSON)."""
-        if view == "catalogue":
-            return [view]
-        found: list[Any] = [
-            view,
-            statistics_files.FORMAT,
-            dataclasses.asdict(self.statistics_options),
-            dataclasses.asdict(self.grouping(view)),
-        ]
-        if view == "groups" and self.negatives:
-            found.append([self.negatives, self.options.negative_power, self.options.seed])
-        if view == "documents":
-            found.append(self.options.document_statistics)
-        if view in views.COUNTED:
-            found.append([co_occurrence.FORMAT, dataclasses.asdict(CoOccurrenceOptions())])
-        if view == "reranking":
-            drawn = (self.options.reranking_negatives, self.options.reranking_depth)
-            found.append([*drawn, self.options.seed])
-        return found
-
     def render(self, view: str, folder: Path) -> tuple[dict[str, Any], Statistics | None]:
         """Writes the rows of a view to Parquet files in `folder`.
 
         Returns:
           what the manifest says about the view, and the statistics after the last training event
-          (None for the catalogue and for texts to write, which need few or none of them).
+          (None for views that need few of them).
 
         Raises:
           DataError: a record lacks what its template needs, or no row is to be made.
@@ -428,28 +508,25 @@ class ViewRenderer:
             reranking,
         )
         writer = RowWriter(folder, view)
-        entry: dict[str, Any] = {}
-        if view == "catalogue":
-            for row in renderer.catalogue_rows():
-                writer.write("train", row)
-        else:
-            if view == "documents":
-                held_out = self.assignment.held_out
-                for item, held in zip(self.dataset.item_records, held_out, strict=True):
-                    if not held:
-                        writer.write("train", renderer.item_document(item))
-            grouping = self.grouping(view)
-            entry["grouping"] = dataclasses.asdict(grouping)
-            self._render_groups(view, grouping, statistics, counts, renderer, writer)
-            if counts is not None:
-                counts.save(folder)
+        if view == "documents":
+            held_out = self.assignment.held_out
+            for item, held in zip(self.dataset.item_records, held_out, strict=True):
+                if not held:
+                    writer.write("train", item_document(self.template, item))
+        grouped = grouping(view, self.options, self.negatives)
+        self._render_groups(view, grouped, statistics, counts, renderer, writer)
+        if counts is not None:
+            counts.save(folder)
         writer.close()
         if not writer.num_rows:
             raise DataError(
                 f"{self.dataset.spec.name!r} has no row for the view {view!r}: nothing that a user "
                 "liked has what the template asks for"
             )
-        entry["rows"] = writer.num_rows
+        entry: dict[str, Any] = {
+            "grouping": dataclasses.asdict(grouped),
+            "rows": writer.num_rows,
+        }
         if sampler is not None and sampler.sampling_rate is not None:
             entry["negatives"] = {
                 "per_positive": self.negatives,
@@ -457,7 +534,7 @@ class ViewRenderer:
                 "seed": self.options.seed,
                 "sampling_rate": sampler.sampling_rate,
             }
-        return entry, None if view == "catalogue" or of_history else statistics
+        return entry, None if of_history else statistics
 
     def _render_groups(
         self,
@@ -487,7 +564,7 @@ class ViewRenderer:
             counted(group_batches(users, codes, grouping, visible_parts=visible)),
             SORT_KEYS,
             batch_size=1_024,
-            memory_rows=self.options.sort_rows,
+            memory_rows=_SORTED_ROWS,
         )
         groups = (group for batch in batches for group in groups_of(batch))
         bar = progress_bar(desc=f"rendering {view}", unit=" rows", disable=not self._progress)

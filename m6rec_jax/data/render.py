@@ -229,22 +229,6 @@ class RowRenderer:
             "features": list(written.features),
         }
 
-    def item_document(self, item: Item) -> Row:
-        """A document: the item in the wording of the catalogue, then every other attribute."""
-        named = self._template.item_template.fields
-        others = [
-            sentence(f"{name.replace('_', ' ')}: {text_of(value)}")
-            for name, value in item.attributes.items()
-            if name not in named and text_of(value)
-        ]
-        target = " ".join([sentence(self._template.item(item)), *others])
-        return {"kind": "item", "source": [], "target": target}
-
-    def catalogue_rows(self) -> Iterator[Row]:
-        """The rows of the view 'catalogue'."""
-        for index, item in enumerate(self._items):
-            yield {"item_id": item.id, "item_index": index, "text": self._template.item(item)}
-
     def _of_user(self, group: Group) -> Row:
         return {
             "user_id": self._users[group.user].id,
@@ -287,6 +271,18 @@ class RowRenderer:
             values += [value] + [math.nan] * len(negatives)
             labels += [1] + [0] * len(negatives)
         return items, values, labels
+
+
+def item_document(template: DatasetTemplate, item: Item) -> Row:
+    """A document: the item in the wording of the catalogue, then every other attribute."""
+    named = template.item_template.fields
+    others = [
+        sentence(f"{name.replace('_', ' ')}: {text_of(value)}")
+        for name, value in item.attributes.items()
+        if name not in named and text_of(value)
+    ]
+    target = " ".join([sentence(template.item(item)), *others])
+    return {"kind": "item", "source": [], "target": target}
 
 
 def sentence(text: str) -> str:

@@ -84,7 +84,7 @@ def per_user_temporal(
     Raises:
       DataError: shares that are not positive or leave nothing for test.
     """
-    first, second = _shares("per_user_temporal", train, validation)
+    first, second = shares("per_user_temporal", train, validation)
     order, position, length = _user_order(users, times)
     codes = np.full(len(users), TEST, np.int8)
     train_end = length * first.numerator // first.denominator
@@ -111,7 +111,7 @@ def time_cuts(
     times_sorted: Sequence[float] | np.ndarray, train: float, validation: float
 ) -> tuple[float, float]:
     """The times at which validation and test begin: those of the ⌊share·n⌋-th events."""
-    first, second = _shares("global_temporal", train, validation)
+    first, second = shares("global_temporal", train, validation)
     n = len(times_sorted)
     return (
         float(times_sorted[n * first.numerator // first.denominator]),
@@ -142,7 +142,7 @@ def by_group(
     Raises:
       DataError: shares that are not positive or leave nothing for test.
     """
-    cuts = [float(cut) for cut in _shares("by_group", train, validation)]
+    cuts = [float(cut) for cut in shares("by_group", train, validation)]
     positions = {group: _uniform(f"{seed}:{group}") for group in set(groups)}
     drawn = np.asarray([positions[group] for group in groups], np.float64)
     return np.searchsorted(cuts, drawn, side="right").astype(np.int8)
@@ -329,7 +329,7 @@ def _number_or_text(value: str) -> int | float | str:
     return value
 
 
-def _shares(split: str, train: float, validation: float) -> tuple[Fraction, Fraction]:
+def shares(split: str, train: float, validation: float) -> tuple[Fraction, Fraction]:
     """Cumulative shares as exact decimal fractions: in floats 0.7 of 10 rows could be 6."""
     try:
         first = Fraction(str(train))

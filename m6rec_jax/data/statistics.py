@@ -48,7 +48,7 @@ from typing import Self, TypeVar
 
 import numpy as np
 
-from m6rec_jax.data import statistics_files
+from m6rec_jax.data import neighbours, statistics_files
 from m6rec_jax.data.statistics_state import (
     StatisticsOptions,
     StatisticsState,
@@ -62,10 +62,6 @@ from m6rec_jax.text.records import Event, Item, Value
 __all__ = ["Statistics", "StatisticsOptions", "as_of"]
 
 Query = TypeVar("Query")
-
-# The weight of the user's share of all items beside those that are valued alike: a tie-break, an
-# item of a similarity of 0.1 weighs as much.
-_OWN_WEIGHT = 0.1
 
 
 class Statistics(StatisticsState):
@@ -243,17 +239,18 @@ class Statistics(StatisticsState):
         items = self.items
         # Of these items alone: the whole lists would be made arrays for every group.
         square = np.asarray([items.square[index] for index in (*indices, *user.window)])
-        _, products = self.pairs.get(indices, window)
-        scale = np.sqrt(np.outer(square[: len(indices)], square[len(indices) :]))
-        # [known, window]
-        alike = products / (scale + self.options.similarity_smoothing)
         means = self.smoothed(
             np.asarray([items.value[index] for index in user.window]),
             np.asarray([items.count[index] for index in user.window]),
             self.mean(),
         )
-        # The 1 stands for an item valued just alike that the user gave its mean.
-        above = alike @ (given - means) / (np.abs(alike).sum(axis=1) + 1.0)
+        above, alike = neighbours.differences(
+            self.pairs.get(indices, window)[1],
+            square[: len(indices)],
+            square[len(indices) :],
+            given - means,
+            self.options.similarity_smoothing,
+        )
         for (values, _), difference in zip(known, above.tolist(), strict=True):
             values["user_taste_difference"] = verbalize.rounded(
                 difference, self.spread(), signed=True
@@ -261,24 +258,23 @@ class Statistics(StatisticsState):
         if self.at_least is None:
             return
         own = self.smoothed(user.positive, user.count, self.share())
-        nearer = np.maximum(alike, 0.0)
-        liked = nearer @ (given >= self.at_least) + _OWN_WEIGHT * own
-        for (values, _), share in zip(
-            known, (liked / (nearer.sum(axis=1) + _OWN_WEIGHT)).tolist(), strict=True
-        ):
+        liked = neighbours.shares(alike, given >= self.at_least, own)
+        for (values, _), share in zip(known, liked.tolist(), strict=True):
             values["user_neighbours_percent"] = _percent(share)
 
     def _add_times(self, user: UserState, known: Sequence[tuple[dict[str, Value], int]]) -> None:
         """Adds how much likelier items are made by what the user acted on."""
         indices, window = np.asarray([index for _, index in known]), np.asarray(user.window)
-        together, _ = self.pairs.get(indices, window)
-        weight = self.options.neighbour_smoothing
         holders = np.asarray([self.items.holders[index] for index in (*indices, *user.window)])
-        own = holders[: len(indices), None] / len(self.users)
-        times = (together + weight * own) / (holders[None, len(indices) :] + weight) / own
-        # Summed in sorted order, so that the order of the window cannot change a digit.
-        for (values, _), row in zip(known, np.sort(times, axis=1), strict=True):
-            values["user_neighbours_times"] = f"{row.mean():.1f}"
+        times = neighbours.times_likelier(
+            self.pairs.get(indices, window)[0],
+            holders[: len(indices)],
+            holders[len(indices) :],
+            len(self.users),
+            self.options.neighbour_smoothing,
+        )
+        for (values, _), found in zip(known, times.tolist(), strict=True):
+            values["user_neighbours_times"] = f"{found:.1f}"
 
     def _check_time(self, time: float | None) -> None:
         if time is not None and time <= self.last_time:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,7 +13,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from m6rec_jax.data.pair_counts import PairCounts
 from m6rec_jax.data.statistics_state import (
     ItemStates,
     StatisticsOptions,
@@ -52,8 +52,13 @@ def save(state: StatisticsState, path: str | Path) -> None:
     last = state.last_counted_time
     scalars["last_time"] = None if math.isinf(last) else last
     raw = {"format": FORMAT, "settings": settings, "options": options, "state": scalars}
+    write(path, raw, _tables(state))
+
+
+def write(path: str | Path, raw: Mapping[str, Any], tables: Mapping[str, pa.Table]) -> None:
+    """Writes the description and the tables of a state: what `load` reads."""
     with replaced_folder(Path(path)) as folder:
-        for name, table in _tables(state).items():
+        for name, table in tables.items():
             pq.write_table(table, folder / f"{name}.parquet", compression="zstd")
         (folder / "statistics.json").write_text(json.dumps(raw, indent=2) + "\n", "utf-8")
 
@@ -130,20 +135,23 @@ def _tables(state: StatisticsState) -> dict[str, pa.Table]:
                 for index, (name, kind) in enumerate(_BY_COLUMNS.items())
             }
         ),
-        "pairs": _pairs_table(state.pairs),
+        "pairs": pairs_table(*state.pairs.to_arrays()),
         "ranks": pa.table(
             {
                 "count": pa.array([state.sorted_counts.tolist()]),
                 "share": pa.array([state.sorted_shares.tolist()]),
             }
         ),
-        "factors": pa.table(
-            {
-                "bias": pa.array(state.factors.item_bias, pa.float64()),
-                "factors": pa.array(state.factors.item_factors.tolist(), floats),
-            }
-        ),
+        "factors": factors_table(state.factors.item_bias, state.factors.item_factors),
     }
+
+
+def factors_table(bias: np.ndarray, factors: np.ndarray) -> pa.Table:
+    """Of biases `[items]` and factors `[items, rank]` of the last fit."""
+    floats = pa.list_(pa.float64())
+    return pa.table(
+        {"bias": pa.array(bias, pa.float64()), "factors": pa.array(factors.tolist(), floats)}
+    )
 
 
 def _fill(state: StatisticsState, tables: dict[str, pa.Table]) -> None:
@@ -178,6 +186,6 @@ def _fill(state: StatisticsState, tables: dict[str, pa.Table]) -> None:
     state.factors.item_factors = np.asarray(of_factors["factors"], np.float64).reshape(shape)
 
 
-def _pairs_table(counts: PairCounts) -> pa.Table:
-    keys, values = counts.to_arrays()
-    return pa.table(dict(zip(_PAIR_COLUMNS, (keys, values[:, 0], values[:, 1]), strict=True)))
+def pairs_table(keys: np.ndarray, counts: np.ndarray) -> pa.Table:
+    """Of what `PairCounts.to_arrays` returns."""
+    return pa.table(dict(zip(_PAIR_COLUMNS, (keys, counts[:, 0], counts[:, 1]), strict=True)))

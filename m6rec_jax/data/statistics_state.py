@@ -21,6 +21,16 @@ from m6rec_jax.text.records import Event, Item
 FIRST_FIT = 10
 
 
+def next_refresh(count: int) -> int:
+    """After how many events popularity is looked at again: 2% more than `count`."""
+    return count + max(1, count // 50)
+
+
+def next_fit(count: int, growth: float) -> int:
+    """After how many events factors are fitted anew that were fitted after `count`."""
+    return count + max(FIRST_FIT, math.ceil(growth * count))
+
+
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class StatisticsOptions:
@@ -326,11 +336,8 @@ class StatisticsState:
         if not user.window:
             return
         others = np.asarray(user.window)
-        this = np.full(len(others), index)
         products = difference * np.asarray(user.window_difference)
-        amounts = np.stack([np.ones_like(products), products], axis=1)
-        self.pairs.add(this, others, amounts)
-        self.pairs.add(others, this, amounts)
+        self.pairs.add_with_all(index, others, np.stack([np.ones_like(products), products], axis=1))
 
     def _refresh(self) -> None:
         """Ranks all items anew. At every event at first, then whenever 2% more events came."""
@@ -339,7 +346,7 @@ class StatisticsState:
         if self.has_labels:
             positive = np.asarray(self.items.positive, np.float64)
             self.sorted_shares = np.sort(self.smoothed(positive, counts, self.share()))
-        self.next_refresh = self.count + max(1, self.count // 50)
+        self.next_refresh = next_refresh(self.count)
 
     def _fit_factors(self) -> None:
         users = self.users.values()
@@ -348,9 +355,7 @@ class StatisticsState:
             [user.window_value for user in users],
             len(self.items.count),
         )
-        self.next_fit = self.count + max(
-            FIRST_FIT, math.ceil(self.options.factor_growth * self.count)
-        )
+        self.next_fit = next_fit(self.count, self.options.factor_growth)
 
     def share(self) -> float:
         """Share of positive events; 0 before the first."""

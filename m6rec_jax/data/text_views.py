@@ -14,11 +14,12 @@ from m6rec_jax import __version__
 from m6rec_jax.data import views
 from m6rec_jax.data.prepared import MANIFEST, Prepared, fingerprint, folder_of, write_manifest
 from m6rec_jax.data.splits import Split
-from m6rec_jax.data.views import RowWriter, build_view
+from m6rec_jax.data.tfrecords import build_view
+from m6rec_jax.data.views import RowWriter
 from m6rec_jax.io.progress import progress_bar
 
 # Raise it when the rendering changes, so that data prepared before are rendered again.
-FORMAT = 1
+FORMAT = 2
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +81,7 @@ def prepare_texts(
             bar.update()
     for view, target in targets.items():
         writers[view].close()
-        build_view(Path(out), rendered / view, target, progress)
+        build_view(rendered / view, target, view)
     own = {
         "format": FORMAT,
         "version": __version__,

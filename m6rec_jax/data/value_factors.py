@@ -62,12 +62,23 @@ class ValueFactors:
         users = np.repeat(np.arange(len(windows)), lengths)
         items = np.fromiter((i for window in windows for i in window), np.int64, total)
         given = np.fromiter((v for some in values for v in some), np.float64, total)
-        self.mean = float(given.mean()) if total else 0.0
-        user_bias, self.item_bias = self._biases(users, items, given, len(windows), num_items)
-        shape = (len(windows), num_items)
+        self.fit_entries(users, items, given, len(windows), num_items)
+
+    def fit_entries(
+        self,
+        users: np.ndarray,
+        items: np.ndarray,
+        given: np.ndarray,
+        num_users: int,
+        num_items: int,
+    ) -> None:
+        """`fit` of the entries of all windows `[n]`, user by user: user, item, value."""
+        self.mean = float(given.mean()) if len(given) else 0.0
+        user_bias, self.item_bias = self._biases(users, items, given, num_users, num_items)
+        shape = (num_users, num_items)
         rest = given - self.mean - user_bias[users] - self.item_bias[items]
         residuals = sp.csr_matrix((rest, (users, items)), shape)
-        known = sp.csr_matrix((np.ones(total), (users, items)), shape)
+        known = sp.csr_matrix((np.ones(len(given)), (users, items)), shape)
         factors = np.zeros((num_items, self._rank))
         factors[: len(self.item_factors)] = self.item_factors
         if not self.item_factors.any():
@@ -79,7 +90,10 @@ class ValueFactors:
         self.item_factors = factors
 
     def expected(
-        self, indices: Sequence[int], window: Sequence[int], values: Sequence[float]
+        self,
+        indices: Sequence[int] | np.ndarray,
+        window: Sequence[int] | np.ndarray,
+        values: Sequence[float] | np.ndarray,
     ) -> np.ndarray:
         """What a user will probably value items.
 
@@ -94,11 +108,11 @@ class ValueFactors:
           float64, a value for each item.
         """
         num_known = len(self.item_bias)
-        met = [(index, value) for index, value in zip(window, values, strict=True)]
-        met = [(index, value) for index, value in met if index < num_known]
-        seen = np.asarray([index for index, _ in met], np.int64)
-        rest = np.asarray([value for _, value in met]) - self.mean - self.item_bias[seen]
-        user_bias = rest.sum() / (len(met) + self._smoothing)
+        seen = np.asarray(window, np.int64)
+        met = seen < num_known
+        seen = seen[met]
+        rest = np.asarray(values, np.float64)[met] - self.mean - self.item_bias[seen]
+        user_bias = rest.sum() / (len(seen) + self._smoothing)
         factors = self.item_factors[seen]
         gram = factors.T @ factors + self._regularization * np.eye(self._rank)
         taste = np.linalg.solve(gram, factors.T @ (rest - user_bias))
@@ -131,11 +145,15 @@ class ValueFactors:
     ) -> np.ndarray:
         """Factors `[rows, rank]` of least squares, given those of the columns `[columns, rank]`."""
         rank = self._rank
-        squares = (other[:, :, None] * other[:, None, :]).reshape(len(other), rank * rank)
+        # A matrix of squares is symmetric: half of it is summed, and both halves are taken from it.
+        row, column = np.triu_indices(rank)
+        squares = other[:, row] * other[:, column]
+        place = np.zeros((rank, rank), np.int64)
+        place[row, column] = place[column, row] = np.arange(len(row))
         found = np.zeros((known.shape[0], rank))
         for start in range(0, len(found), _ROWS_AT_ONCE):
             rows = slice(start, start + _ROWS_AT_ONCE)
-            gram = (known[rows] @ squares).reshape(-1, rank, rank)
+            gram = (known[rows] @ squares)[:, place]
             gram += self._regularization * np.eye(rank)
             found[rows] = np.linalg.solve(gram, (residuals[rows] @ other)[:, :, None])[:, :, 0]
         return found

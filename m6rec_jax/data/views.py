@@ -1,16 +1,9 @@
-"""The views of a prepared data set: which columns each has, where its files lie, how they are made.
-
-Light: tensorflow is imported when a view is built, so serving may ask where things are.
-"""
+"""The views of a prepared data set: which columns each has and where its files lie."""
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 import re
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +13,6 @@ import pyarrow.parquet as pq
 from m6rec_jax.data.splits import PARTS
 from m6rec_jax.errors import DataError
 from m6rec_jax.io.closest import did_you_mean
-from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.text.writing_templates import WRITING
 
 __all__ = [
@@ -136,6 +128,14 @@ def tfds_folder(data_dir: str | Path, dataset: str, split: str, view: str) -> Pa
     return Path(data_dir) / TFDS_NAME / config / VERSION
 
 
+def schema(view: str) -> pa.Schema:
+    """The columns of a view in Arrow."""
+    columns = COLUMNS[check_view(view)].items()
+    return pa.schema(
+        [(name, pa.list_(_ARROW[kind]) if many else _ARROW[kind]) for name, (kind, many) in columns]
+    )
+
+
 class RowWriter:
     """Writes rows of one view to a file `<part>.parquet` for each part.
 
@@ -147,13 +147,7 @@ class RowWriter:
 
     def __init__(self, folder: Path, view: str, buffer_rows: int = 1_000) -> None:
         self._folder = folder
-        columns = COLUMNS[check_view(view)].items()
-        self._schema = pa.schema(
-            [
-                (name, pa.list_(_ARROW[kind]) if many else _ARROW[kind])
-                for name, (kind, many) in columns
-            ]
-        )
+        self._schema = schema(view)
         self._buffer_rows = buffer_rows
         self._buffers: dict[str, list[Row]] = {}
         self._files: dict[str, pq.ParquetWriter] = {}
@@ -179,47 +173,3 @@ class RowWriter:
             self._files[part] = pq.ParquetWriter(path, self._schema, compression="zstd")
         rows, self._buffers[part] = self._buffers[part], []
         self._files[part].write_table(pa.Table.from_pylist(rows, self._schema))
-
-
-def build_view(out: Path, rendered: Path, target: Path, progress: bool) -> None:
-    """Turns what `RowWriter` wrote into TFRecord shards, in place of what is there.
-
-    Args:
-      out: the TFDS data_dir.
-      rendered: folder of the Parquet files.
-      target: the view's folder, of `tfds_folder`.
-      progress: whether to show a bar.
-    """
-    # Imported here: tensorflow_datasets takes seconds to import.
-    import tensorflow_datasets as tfds
-
-    from m6rec_jax.data.recommender_text import recommender_text_dataset_builder as module
-
-    shutil.rmtree(target, ignore_errors=True)
-    for left_over in target.parent.glob(f"{target.name}.incomplete*"):
-        shutil.rmtree(left_over, ignore_errors=True)
-    config = module.RecommenderTextConfig(name=target.parent.name, rendered=str(rendered))
-    view = config.view
-    with progress_bar(desc=f"writing {view}", total=1, disable=not progress) as bar:
-        with _quiet(tfds):
-            builder = module.Builder(config=config, data_dir=str(out))
-            builder.download_and_prepare(
-                download_dir=str(rendered / "downloads"),  # stays empty
-                download_config=tfds.download.DownloadConfig(try_download_gcs=False),
-            )
-        bar.update()
-
-
-@contextlib.contextmanager
-def _quiet(tfds: Any) -> Iterator[None]:
-    """Keeps TFDS from printing: it announces downloads that do not happen."""
-    logger = logging.getLogger("absl")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    tfds.disable_progress_bar()
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        tfds.enable_progress_bar()
-        logger.setLevel(level)

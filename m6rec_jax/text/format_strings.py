@@ -19,7 +19,7 @@ from __future__ import annotations
 import decimal
 import math
 import numbers
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from m6rec_jax.errors import ConfigError, DataError
@@ -100,7 +100,10 @@ class Template:
         """
         if not isinstance(source, str):
             raise ConfigError(f"template '{name}' must be a string, not {source!r}")
-        parts = _Parser(source, name).parse()
+        return cls._of(source, name, _Parser(source, name).parse())
+
+    @classmethod
+    def _of(cls, source: str, name: str, parts: tuple[_Part, ...]) -> Template:
         fields = tuple(dict.fromkeys(found.name for found in _fields(parts)))
         outside = (part.name for part in parts if isinstance(part, _Field))
         return cls(source, name, fields, tuple(dict.fromkeys(outside)), parts)
@@ -130,6 +133,24 @@ class Template:
             elif isinstance(part, _Clause):
                 texts.append(_render_clause(part, values))
         return "".join(texts)
+
+    def pieces(self, source_of: Callable[[str], object]) -> list[Template]:
+        """Cuts it into templates whose texts, put together, are its own.
+
+        Args:
+          source_of: where a field's value comes from. A piece goes on as long as the sources of the
+            next part's fields are those that it has already.
+        """
+        runs: list[tuple[set[object], list[_Part]]] = []
+        for part in self._parts:
+            sources = {source_of(field.name) for field in _fields([part])}
+            if runs and (sources == runs[-1][0] or not sources):
+                runs[-1][1].append(part)
+            elif runs and not runs[-1][0]:  # words at the beginning
+                runs[-1] = (sources, [*runs[-1][1], part])
+            else:
+                runs.append((sources, [part]))
+        return [Template._of(self.source, self.name, tuple(parts)) for _, parts in runs]
 
     def fill(self, values: Mapping[str, Value], later: Iterable[str]) -> str:
         """The format string that is left when all but some fields are rendered.

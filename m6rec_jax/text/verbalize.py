@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from m6rec_jax.errors import DataError
 
 _MINUTE = 60.0
@@ -49,6 +51,14 @@ def ago(seconds: float) -> str:
     unit, name = next((unit, name) for limit, unit, name in _AGES if seconds < limit)
     number = int(seconds // unit)
     return f"{number} {name}{'' if number == 1 else 's'} ago"
+
+
+def age_classes(seconds: np.ndarray) -> np.ndarray:
+    """Numbers ages `[n]` in seconds: of equal numbers `ago` says the same."""
+    limits = [_MINUTE, *(limit for limit, _, _ in _AGES[:-1])]
+    units = np.asarray([math.inf, *(unit for _, unit, _ in _AGES)])
+    unit = np.searchsorted(limits, seconds, side="right")
+    return unit << 40 | (seconds // units[unit]).astype(np.int64)
 
 
 def percent(share: float) -> str:

@@ -9,7 +9,7 @@ import pytest
 from benchmarks.baselines.export_splits import export
 from benchmarks.baselines.exported_splits import read_exported
 from m6rec_jax.data import splits
-from m6rec_jax.data.assignment import assign
+from m6rec_jax.data.event_table import assign
 from m6rec_jax.data.reading import Dataset
 from m6rec_jax.data.splits import Split
 from m6rec_jax.errors import DataError

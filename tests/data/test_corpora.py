@@ -136,7 +136,7 @@ def test_groups_go_to_the_same_part_in_every_corpus():
 
 
 def test_tables_have_no_groups(tmp_path, write_shop):
-    from m6rec_jax.data.assignment import assign
+    from m6rec_jax.data.event_table import assign
     from m6rec_jax.data.reading import Dataset
     from m6rec_jax.data.splits import Split
 

@@ -12,29 +12,20 @@ import pytest
 
 from m6rec_jax.data import prepare as prepare_module
 from m6rec_jax.data.assignment import UserEvents
+from m6rec_jax.data.bucket_run import BucketRun
 from m6rec_jax.data.grouping import Grouping, groups_of_user
 from m6rec_jax.data.negatives import NegativeSampler, corrected_probability
-from m6rec_jax.data.prepare import PrepareOptions, ViewRenderer, prepare
+from m6rec_jax.data.prepare import PrepareOptions, prepare
 from m6rec_jax.data.prepared import Prepared
 from m6rec_jax.data.render import sentence
 from m6rec_jax.data.splits import CONTEXT, EXCLUDED, TEST, TRAIN, VALIDATION
 from m6rec_jax.data.statistics import Statistics, StatisticsOptions, as_of
 from m6rec_jax.data.views import RowWriter
 from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.pipeline.prepared_rows import read_rows
 from m6rec_jax.text.records import Event, Item
 
 DAY = 86_400.0
-
-
-@pytest.fixture(autouse=True)
-def no_builder(monkeypatch: pytest.MonkeyPatch) -> None:
-    """These tests look at the rendered rows; test_builder.py covers the TFDS step."""
-
-    def build(out: Path, rendered: Path, target: Path, progress: bool) -> None:
-        target.mkdir(parents=True, exist_ok=True)
-        (target / "dataset_info.json").write_text("{}")
-
-    monkeypatch.setattr(prepare_module, "build_view", build)
 
 
 def log(num_users: int = 4, per_user: int = 10) -> list[tuple[int, int, float, float]]:
@@ -46,16 +37,17 @@ def log(num_users: int = 4, per_user: int = 10) -> list[tuple[int, int, float, f
 
 
 def rows_of(prepared: Prepared, view: str, part: str) -> list[dict]:
-    """Rendered rows of a part, or of all parts for "*"."""
-    folder = prepared.folder / "rendered" / view
-    paths = sorted(folder.glob(f"{part}.parquet"))
-    return [row for path in paths for row in pq.read_table(path).to_pylist()]
+    """Rows of a part, or of all parts for "*"."""
+    parts = [name for name in prepared.num_rows(view) if part in (name, "*")]
+    return [
+        {name: getattr(value, "tolist", lambda value=value: value)() for name, value in row.items()}
+        for name in parts
+        for row in read_rows(prepared, view, name)
+    ]
 
 
 def run(folder: Path, out: Path, split: str = "per_user_temporal", **options) -> Prepared:
-    return prepare(
-        folder, out, split, PrepareOptions(keep_rendered=True, **options), progress=False
-    )
+    return prepare(folder, out, split, PrepareOptions(**options), progress=False)
 
 
 def test_every_view_of_a_shop(write_shop, tmp_path: Path) -> None:
@@ -105,12 +97,12 @@ def test_every_view_of_a_shop(write_shop, tmp_path: Path) -> None:
     documents = rows_of(prepared, "documents", "train")
     items = [row for row in documents if row["kind"] == "item"]
     assert len(items) == 12
-    assert items[0]["source"] == []
-    assert items[0]["target"] == "Thing 0 by maker 0. tags: red, green."
+    assert all(row["source"] == [] for row in items)
+    assert "Thing 0 by maker 0. tags: red, green." in [row["target"] for row in items]
     behaviours = [row for row in documents if row["kind"] == "behaviour"]
     assert all(len(row["source"]) >= 2 for row in behaviours)
-    first = behaviours[0]["target"]
-    assert first.startswith("Thing 0 by maker 0. disliked. Thing 1 by maker 1")
+    begins = "Thing 0 by maker 0. disliked. Thing 1 by maker 1"
+    [first] = [row["target"] for row in behaviours if row["target"].startswith(begins)]
     assert first.count("liked.") == 4
 
     catalogue = prepared.catalogue()
@@ -162,7 +154,9 @@ def test_entries_of_the_template_can_be_replaced(write_shop, tmp_path: Path) -> 
     told = {"candidate": "{title}[ ({maker})]"}
     other = run(folder, out, views=("groups",), template=told)
     assert own.manifest["source"] != other.manifest["source"]
-    assert rows_of(other, "groups", "train")[0]["candidates"][0] == "Thing 0 (maker 0)"
+    texts = [text for row in rows_of(other, "groups", "train") for text in row["candidates"]]
+    assert "Thing 0 (maker 0)" in texts
+    assert not any("by" in text for text in texts)
     # What serving reads of the template is what the rows were written with.
     assert other.template().candidate(other.catalogue().items[0]) == "Thing 0 (maker 0)"
     with pytest.raises(ConfigError, match="has no entry 'candidat'"):
@@ -201,50 +195,40 @@ def test_pairs_are_counted_only_for_templates_that_tell_them(write_shop, tmp_pat
     assert not len(prepared.statistics().pairs.to_arrays()[0])
 
 
-def test_the_same_input_gives_the_same_rows(write_shop, tmp_path: Path) -> None:
+def test_the_same_input_gives_the_same_bytes(write_shop, tmp_path: Path) -> None:
     folder = write_shop(log())
-    one = run(folder, tmp_path / "one")
-    # Sorting through disk in runs of five rows changes nothing.
-    two = run(folder, tmp_path / "two", sort_rows=5)
-    files = sorted(path.relative_to(one.folder) for path in one.folder.rglob("*.parquet"))
-    assert len(files) > 8
-    for file in files:
-        assert (one.folder / file).read_bytes() == (two.folder / file).read_bytes(), file
+    one, two = (run(folder, tmp_path / name) for name in ("one", "two"))
+    files = sorted(path.relative_to(one.data_dir) for path in one.data_dir.rglob("*.*"))
+    assert len(files) > 20
+    for file in filter(lambda file: (one.data_dir / file).is_file(), files):
+        assert (one.data_dir / file).read_bytes() == (two.data_dir / file).read_bytes(), file
 
 
 def test_restart_does_only_what_is_missing(write_shop, tmp_path, monkeypatch) -> None:
     folder, out = write_shop(log()), tmp_path / "out"
-    rendered: list[str] = []
-    render = ViewRenderer.render
+    rendered: list[tuple[str, ...]] = []
+    write = BucketRun.write
 
-    def counting(self: ViewRenderer, view: str, where: Path):
-        rendered.append(view)
-        return render(self, view, where)
+    def counting(self: BucketRun, targets):
+        rendered.append(tuple(targets))
+        return write(self, targets)
 
-    monkeypatch.setattr(ViewRenderer, "render", counting)
-
-    def fail(out: Path, where: Path, target: Path, progress: bool) -> None:
-        raise KeyboardInterrupt
-
-    build = prepare_module.build_view
-    monkeypatch.setattr(prepare_module, "build_view", fail)
-    with pytest.raises(KeyboardInterrupt):
-        run(folder, out, views=("groups", "catalogue"))
-    assert rendered == ["groups"]
-    monkeypatch.setattr(prepare_module, "build_view", build)
-    run(folder, out, views=("groups", "catalogue"))
-    assert rendered == ["groups", "catalogue"]  # groups was rendered before the kill
-    run(folder, out, views=("groups", "catalogue"))
-    assert rendered == ["groups", "catalogue"]
+    monkeypatch.setattr(BucketRun, "write", counting)
+    first = run(folder, out, views=("groups", "catalogue"))
+    assert rendered.pop() == ("groups", "catalogue")
+    assert not (first.folder / "unfinished").exists()
+    with monkeypatch.context() as nothing_is_read:
+        nothing_is_read.setattr(prepare_module, "EventTable", None)
+        assert run(folder, out, views=("groups", "catalogue")).manifest == first.manifest
     # Another option renders again what it changes, and nothing else.
     changed = run(folder, out, views=("groups", "catalogue"), group_size=2)
-    assert rendered == ["groups", "catalogue", "groups"]
+    assert rendered.pop() == ("groups",)
     assert changed.num_rows("groups")["train"] == 16
-    # A view of a killed render is started afresh.
-    (changed.folder / "rendered" / "groups" / "done.json").unlink()
+    run(folder, out, views=("groups", "next_items"), group_size=2)
+    assert rendered.pop() == ("next_items",)
     (changed.tfds_folder("groups") / "dataset_info.json").unlink()
     run(folder, out, views=("groups", "catalogue"), group_size=2)
-    assert rendered[-1] == "groups"
+    assert rendered.pop() == ("groups",)
     # Killed when the rows were there and the manifest not: it does not speak of other rows.
     written = prepare_module.write_manifest
 
@@ -256,12 +240,13 @@ def test_restart_does_only_what_is_missing(write_shop, tmp_path, monkeypatch) ->
     monkeypatch.setattr(prepare_module, "write_manifest", killed)
     with pytest.raises(KeyboardInterrupt):
         run(folder, out, views=("groups", "catalogue"), group_size=3)
+    assert not (changed.folder / "unfinished").exists()
     monkeypatch.setattr(prepare_module, "write_manifest", written)
     back = run(folder, out, views=("groups", "catalogue"), group_size=2)
     assert back.manifest["views"]["groups"] == changed.manifest["views"]["groups"]
     assert back.num_rows("groups")["train"] == 16
     # Other data: nothing that was there before counts.
-    (back.folder / "co_occurrence.parquet").touch()  # as of the view 'next_items'
+    assert (back.folder / "co_occurrence.parquet").exists()  # of the view 'next_items'
     write_shop(log(per_user=11))
     prepared = run(folder, out, views=("groups",))
     assert set(prepared.manifest["views"]) == {"groups"}

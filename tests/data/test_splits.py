@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m6rec_jax.data import splits
-from m6rec_jax.data.assignment import assign, users_in_order
+from m6rec_jax.data.assignment import users_in_order
+from m6rec_jax.data.event_table import assign
 from m6rec_jax.data.reading import Dataset
 from m6rec_jax.data.splits import CONTEXT, EXCLUDED, TEST, TRAIN, VALIDATION, Split
 from m6rec_jax.errors import DataError
@@ -157,7 +158,7 @@ def test_impossible_shares(shares: tuple[float, float]) -> None:
 @pytest.mark.parametrize(
     "split", ["per_user_temporal", "global_temporal", "leave_one_out", "few_shot:n=5"]
 )
-def test_streamed_assignment_equals_the_functions(split, write_shop) -> None:
+def test_assignment_equals_the_functions(split, write_shop) -> None:
     random = np.random.default_rng(0)
     n = 300
     # Every (user, item, time) at most once, many at equal times.
@@ -166,8 +167,7 @@ def test_streamed_assignment_equals_the_functions(split, write_shop) -> None:
     events = list(zip(users.tolist(), items.tolist(), times.tolist(), [4.0] * n, strict=True))
     dataset = Dataset.open(write_shop(events))
     parsed = Split.parse(split)
-    # Runs of 16 rows: every user spans several of them.
-    found = assign(dataset, parsed, memory_rows=16, batch_size=7)
+    found = assign(dataset, parsed)
     expected = {
         "per_user_temporal": lambda: splits.per_user_temporal(users, times),
         "global_temporal": lambda: splits.global_temporal(times),

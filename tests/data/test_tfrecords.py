@@ -1,4 +1,4 @@
-"""The TFDS builder: what is rendered comes back from TFDS and seqio, without our code, the same."""
+"""Prepared data as TFDS and seqio see them, without our code, and what text survives it."""
 
 import json
 import math
@@ -9,10 +9,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from m6rec_jax.data import views
+from m6rec_jax.data import tfrecords, views
 from m6rec_jax.data.prepare import PrepareOptions, prepare
 from m6rec_jax.data.prepared import Prepared
-from m6rec_jax.errors import DataError
 
 DAY = 86_400.0
 # Text that a careless writer would harm: NUL, emoji, markup, control tokens, a lone newline.
@@ -26,11 +25,6 @@ def log() -> list[tuple[int, int, float, float]]:
         for place in range(10)
         for user in range(4)
     ]
-
-
-def rows_of(prepared: Prepared, view: str, part: str) -> list[dict]:
-    path = prepared.folder / "rendered" / view / f"{part}.parquet"
-    return pq.read_table(path).to_pylist() if path.is_file() else []
 
 
 def plain(value: object) -> object:
@@ -59,12 +53,10 @@ def prepared(write_shop, out: Path) -> Prepared:
     titles = [*items.column("title").to_pylist()[:-1], NASTY]
     place = items.column_names.index("title")
     pq.write_table(items.set_column(place, "title", [titles]), folder / "items.parquet")
-    return prepare(
-        folder, out, options=PrepareOptions(group_size=3, keep_rendered=True), progress=False
-    )
+    return prepare(folder, out, options=PrepareOptions(group_size=3), progress=False)
 
 
-def test_tfds_gives_back_what_was_rendered(prepared: Prepared) -> None:
+def test_tfds_gives_back_what_was_rendered(prepared: Prepared, tmp_path: Path) -> None:
     import tensorflow_datasets as tfds
 
     # Characters that TFDS refuses in names are mended.
@@ -74,16 +66,57 @@ def test_tfds_gives_back_what_was_rendered(prepared: Prepared) -> None:
         assert set(builder.info.features) == set(views.COLUMNS[view])
         for part, count in prepared.num_rows(view).items():
             assert builder.info.splits[part].num_examples == count
-            read = [
-                {column: plain(value) for column, value in row.items()}
-                for row in tfds.as_numpy(builder.as_dataset(part))
-            ]
-            rendered = rows_of(prepared, view, part)
-            if view == "catalogue":
-                assert read == rendered  # in the order of the items table
-                assert NASTY in [row["text"].split(" by ")[0] for row in read]
-            assert sorted(map(key, read)) == sorted(map(key, rendered))
-    assert any(row["time"] % 1 == 0.25 for row in rows_of(prepared, "groups", "train"))
+    builder = tfds.builder_from_directory(prepared.tfds_folder("catalogue"))
+    texts = [row["text"].decode() for row in tfds.as_numpy(builder.as_dataset("train"))]
+    assert texts == prepared.catalogue().texts  # in the order of the items table
+    assert NASTY in [text.split(" by ")[0] for text in texts]
+
+
+ROWS = [
+    {
+        "group_id": -number,
+        "user_id": NASTY * number,
+        "user_index": 1 << 40,
+        "time": 1.6e9 + 0.25 * number,
+        "history": [NASTY, "", "ü" * 300][: number % 4],
+        "candidates": [],
+        "item_indices": [0, 127, 128, 1 << 33][: number % 5],
+        "labels": [number],
+        "ratings": [0.5, 4.0],
+    }
+    for number in range(20)
+]
+
+
+@pytest.mark.parametrize("shard_bytes", [100, 1 << 20])
+def test_tfds_gives_back_what_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shard_bytes: int
+) -> None:
+    import tensorflow_datasets as tfds
+
+    monkeypatch.setattr(tfrecords, "_SHARD_BYTES", shard_bytes)
+    writer = views.RowWriter(tmp_path, "groups", buffer_rows=7)
+    for row in ROWS:
+        writer.write("train", row)
+    writer.close()
+    target = tmp_path / "recommender_text" / "shop.all.groups" / "1.0.0"
+    tfrecords.build_view(tmp_path, target, "groups")
+    assert (len(list(target.glob("*.tfrecord-*"))) > 1) == (shard_bytes == 100)
+    builder = tfds.builder_from_directory(target)
+    read = [
+        {column: plain(value) for column, value in row.items()}
+        for row in tfds.as_numpy(builder.as_dataset("train"))
+    ]
+    assert read != ROWS  # shuffled
+    assert sorted(map(key, read)) == sorted(map(key, ROWS))
+    assert builder.info.dataset_size == sum(
+        path.stat().st_size - 16 * length
+        for path, length in zip(
+            sorted(target.glob("*.tfrecord-*")),
+            builder.info.splits["train"].shard_lengths,
+            strict=True,
+        )
+    )
 
 
 def test_seqio_reads_it_without_our_code(prepared: Prepared, out: Path) -> None:
@@ -111,41 +144,6 @@ print(json.dumps(found))
     assert found == {view: prepared.num_rows(view) for view in views.VIEWS}
 
 
-def test_the_same_input_gives_the_same_records(prepared: Prepared, tmp_path: Path) -> None:
-    import tensorflow_datasets as tfds
-
-    from m6rec_jax.data.recommender_text import recommender_text_dataset_builder as module
-
-    # Also the way `tfds build --config '{...}'` makes a config.
-    raw = {
-        "name": "My_shop.per_user_temporal.groups",
-        "rendered": str(prepared.folder / "rendered" / "groups"),
-    }
-    config = module.Builder.builder_config_cls(**raw)
-    builder = module.Builder(config=config, data_dir=str(tmp_path))
-    builder.download_and_prepare(
-        download_config=tfds.download.DownloadConfig(try_download_gcs=False)
-    )
-    records = sorted(Path(builder.data_dir).glob("*.tfrecord*"))
-    assert records
-    for path in records:
-        assert path.read_bytes() == (prepared.tfds_folder("groups") / path.name).read_bytes()
-
-
-def test_clear_errors(tmp_path: Path) -> None:
-    from m6rec_jax.data.recommender_text import recommender_text_dataset_builder as module
-
-    with pytest.raises(DataError, match=r"no view 'group' \(did you mean 'groups'"):
-        module.Builder(
-            config=module.RecommenderTextConfig(name="shop.leave_one_out.group"),
-            data_dir=str(tmp_path),
-        )
-    config = module.RecommenderTextConfig(name="shop.leave_one_out.groups", rendered=str(tmp_path))
-    builder = module.Builder(config=config, data_dir=str(tmp_path / "out"))
-    with pytest.raises(DataError, match="no rendered Parquet files in"):
-        builder.download_and_prepare()
-
-
 def test_missing_ratings_survive(write_shop, tmp_path: Path) -> None:
     import tensorflow_datasets as tfds
 
@@ -153,7 +151,6 @@ def test_missing_ratings_survive(write_shop, tmp_path: Path) -> None:
     prepared = prepare(
         folder, tmp_path / "out", options=PrepareOptions(views=("groups",)), progress=False
     )
-    assert not (prepared.folder / "rendered").exists()
     dataset = tfds.builder_from_directory(prepared.tfds_folder("groups")).as_dataset("test")
     for row in tfds.as_numpy(dataset):
         assert row["labels"].tolist() == [1, 0, 0]  # two items are left that the user did not buy

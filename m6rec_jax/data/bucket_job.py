@@ -1,0 +1,334 @@
+"""What a process does with one bucket of a preparation: count, ask, render (see `bucket_run`)."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import pickle
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.ipc
+
+from m6rec_jax.data import tfrecords, views
+from m6rec_jax.data.bucket_features import GroupFeatures, SharedStatistics
+from m6rec_jax.data.bucket_views import BucketViews, Candidates, Popularity, Rows
+from m6rec_jax.data.epochs import FittedFactors
+from m6rec_jax.data.grouping import Grouping
+from m6rec_jax.data.negatives import NegativeSampler
+from m6rec_jax.data.neighbours import Asked
+from m6rec_jax.data.reading import Dataset
+from m6rec_jax.data.render import item_document
+from m6rec_jax.data.splits import PARTS, TRAIN
+from m6rec_jax.data.statistics import Statistics
+from m6rec_jax.data.statistics_state import StatisticsOptions
+from m6rec_jax.data.template_needs import checked_template
+from m6rec_jax.data.timeline import Timeline
+from m6rec_jax.data.user_bucket import Groups, UserBucket
+from m6rec_jax.data.user_states import UserStates, entries_of
+from m6rec_jax.text.templates import DatasetTemplate
+from m6rec_jax.text.writing_templates import WRITING
+
+_OF_NEIGHBOURS = ("user_neighbours_percent", "user_taste_difference", "user_neighbours_times")
+
+
+class Shard(NamedTuple):
+    """A file that was written: view, part, bucket, records, and bytes of its records."""
+
+    view: str
+    part: str
+    bucket: int
+    records: int
+    bytes: int
+
+
+class Summary(NamedTuple):
+    """What a bucket tells of its users before anything is rendered.
+
+    Attributes:
+      states: of the users in the end.
+      entries: of their windows; None where none are kept.
+      users: of the bucket, indices in the users table `[users]`.
+      groups: for each view with numbered groups, how many each of them has `[users]`.
+      counts: events before each group for which negatives are sampled `[groups]`.
+    """
+
+    states: UserStates
+    entries: pa.Table | None
+    users: np.ndarray
+    groups: Mapping[str, np.ndarray]
+    counts: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What is rendered and how; small, since it is handed to processes with every bucket.
+
+    Attributes:
+      folder: that holds the files on the way.
+      dataset: with its final template.
+      visible_parts: part of a row -> parts whose events its history may hold.
+      groupings: for each view, how its rows are grouped.
+      max_events: behaviours of a history, at most.
+      document_statistics: whether candidates in documents come with their statistics.
+      negatives: sampled per positive row of 'groups'.
+      negative_power, seed: see `NegativeSampler`.
+      statistics: options of what the template tells.
+    """
+
+    folder: Path
+    dataset: Dataset
+    visible_parts: Mapping[int, tuple[int, ...]]
+    groupings: Mapping[str, Grouping]
+    max_events: int
+    document_statistics: bool
+    negatives: int
+    negative_power: float
+    seed: int
+    statistics: StatisticsOptions
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Without the tables that the data set has read.
+        return {**self.__dict__, "dataset": dataclasses.replace(self.dataset)}
+
+    @property
+    def template(self) -> DatasetTemplate:
+        """The data set's."""
+        spec = self.dataset.spec
+        return checked_template(spec, Statistics.for_dataset(spec), str(self.dataset.directory))
+
+    def asks_neighbours(self, view: str) -> bool:
+        """Whether the rows of a view tell what pairs of items say."""
+        told = view == "groups" or (view == "documents" and self.document_statistics)
+        return told and not set(_OF_NEIGHBOURS).isdisjoint(self.template.candidate_template.fields)
+
+    def sampler(self, held_out: np.ndarray) -> NegativeSampler:
+        """Draws negatives; never held-out items `[items]`."""
+        ids = self.dataset.items.column(self.dataset.spec.items.id).to_pylist()
+        never = held_out.nonzero()[0].tolist()
+        return NegativeSampler(ids, self.negative_power, self.seed, never)
+
+    # ---- files on the way
+
+    def save(self, name: str, value: object) -> None:
+        """Puts down what all processes look things up in."""
+        (self.folder / f"{name}.pickle").write_bytes(pickle.dumps(value))
+
+    def load(self, name: str) -> Any:
+        """Reads what `save` wrote."""
+        return pickle.loads((self.folder / f"{name}.pickle").read_bytes())
+
+    def bucket_file(self, bucket: int) -> Path:
+        """Where the events of a bucket are."""
+        return self.folder / f"events-{bucket}.arrow"
+
+    def neighbours_file(self, view: str, bucket: int) -> Path:
+        """Where it is what pairs of items say about the candidates of a view."""
+        return self.folder / f"neighbours-{view}-{bucket}.npy"
+
+    def shard_file(self, view: str, part: str, bucket: int) -> Path:
+        """Where the rows of a bucket go."""
+        return self.folder / view / f"{part}-{bucket}"
+
+    def write_shards(self, view: str, bucket: int, rows: Rows) -> list[Shard]:
+        """Writes the rows of each part, shuffled but for the catalogue."""
+        records = list(tfrecords.examples(rows.table, view))
+        found = []
+        for part in np.unique(rows.parts).tolist():
+            numbers = np.flatnonzero(rows.parts == part)
+            if view != "catalogue":
+                seed = [bucket, part, list(views.COLUMNS).index(view)]
+                numbers = np.random.default_rng(seed).permutation(numbers)
+            written = tfrecords.write_shard(
+                self.shard_file(view, PARTS[part], bucket), map(records.__getitem__, numbers)
+            )
+            found.append(Shard(view, PARTS[part], bucket, *written))
+        return found
+
+
+class _Opened:
+    """A job as a process works on it: what it reads once, and one bucket's events."""
+
+    def __init__(self, job: Job, shared: SharedStatistics) -> None:
+        self.job, self.shared = job, shared
+        self.timeline = Timeline.open(job.folder / "timeline")
+        self.template = job.template
+        self.users, self.items = job.dataset.user_records, job.dataset.item_records
+
+    def bucket(self, number: int) -> UserBucket:
+        with pa.memory_map(str(self.job.bucket_file(number))) as source:
+            events = pa.ipc.open_file(source).read_all()
+        shared = self.shared
+        return UserBucket(
+            events,
+            self.timeline,
+            self.job.visible_parts,
+            shared.at_least,
+            shared.options.neighbour_window,
+        )
+
+    def rows(self, bucket: UserBucket) -> BucketViews:
+        return BucketViews(
+            bucket,
+            self.shared,
+            self.template,
+            self.job.dataset.spec.label,
+            self.users,
+            self.items,
+            self.job.max_events,
+        )
+
+    def candidates(self, view: str, rows: BucketViews, groups: Groups) -> Candidates:
+        """What the rows of a view ask about; draws negatives."""
+        if view != "groups" or not self.job.negatives:
+            return rows.shown(groups)
+        return rows.with_negatives(groups, self.sampler, self.popularity, self.job.negatives)
+
+    @functools.cached_property
+    def sampler(self) -> NegativeSampler:
+        return self.job.sampler(self.job.load("held_out"))
+
+    @functools.cached_property
+    def popularity(self) -> Popularity:
+        cumulative = np.load(self.job.folder / "popularity.npy", mmap_mode="r")
+        return Popularity(self.job.load("popularity"), cumulative)
+
+
+# The last one alone: a process works on one job after the other.
+_opened: dict[tuple[Path, str], _Opened] = {}
+
+
+def _open(job: Job, name: str) -> _Opened:
+    key = (job.folder, name)
+    if key not in _opened:
+        _opened.clear()
+        _opened[key] = _Opened(job, job.load(name))
+    return _opened[key]
+
+
+def summarise(job: Job, bucket: int, wanted: Sequence[str]) -> Summary:
+    """Counts what the users of a bucket did, and their groups."""
+    opened = _open(job, "counted")
+    events = opened.bucket(bucket)
+    found = {}
+    counts = np.zeros(0, np.int64)
+    for view in wanted:
+        groups = events.groups(job.groupings[view])
+        if view == "groups" or view in WRITING:
+            users = events.user[groups.rows.low]
+            found[view] = np.bincount(
+                np.searchsorted(events.users, users), minlength=len(events.users)
+            )
+        if view == "groups" and job.negatives:
+            counts = np.unique(opened.timeline.count[groups.place])
+    return Summary(
+        UserStates.of_bucket(events, opened.shared),
+        entries_of(events) if opened.shared.keeps_windows else None,
+        events.users,
+        found,
+        counts,
+    )
+
+
+def fit_factors(job: Job) -> FittedFactors:
+    """Fits the factors of all epochs to the windows of all users."""
+    return FittedFactors.fit(
+        job.folder / "factors",
+        job.load("entries"),
+        Timeline.open(job.folder / "timeline"),
+        job.dataset.items.num_rows,
+        job.statistics,
+    )
+
+
+def ask(job: Job, bucket: int, wanted: Sequence[str]) -> list[Asked]:
+    """What the rows of views want to know of pairs of items."""
+    opened = _open(job, "asked")
+    events = opened.bucket(bucket)
+    found = []
+    for view in wanted:
+        groups = events.groups(job.groupings[view])
+        candidates = opened.candidates(view, opened.rows(events), groups)
+        found.append(
+            Asked(
+                groups.place,
+                events.user[groups.rows.low],
+                groups.ahead,
+                GroupFeatures(events, groups, opened.shared).user_share,
+                candidates.ranges.offsets,
+                candidates.items,
+            )
+        )
+    return found
+
+
+def render(job: Job, bucket: int, wanted: Sequence[str]) -> tuple[list[Shard], tuple[int, int]]:
+    """Writes the rows of views.
+
+    Returns:
+      the shards, and of negatives how many were sampled and how many could have been.
+    """
+    opened = _open(job, "rendered")
+    events = opened.bucket(bucket)
+    rows = opened.rows(events)
+    shards = []
+    before = _sampled(opened)
+    for view in wanted:
+        shards += job.write_shards(view, bucket, _rows(opened, view, bucket, events, rows))
+    after = _sampled(opened)
+    return shards, (after[0] - before[0], after[1] - before[1])
+
+
+def _rows(opened: _Opened, view: str, bucket: int, events: UserBucket, rows: BucketViews) -> Rows:
+    job = opened.job
+    groups = events.groups(job.groupings[view])
+    neighbours = None
+    if job.asks_neighbours(view):
+        first, second = np.load(job.neighbours_file(view, bucket))
+        neighbours = first, second
+    if view == "groups":
+        candidates = opened.candidates(view, rows, groups)
+        numbers = _numbers(job, view, events, groups)
+        return rows.groups(groups, numbers, candidates, neighbours)
+    if view == "next_items":
+        return rows.next_items(groups)
+    if view == "documents":
+        found = rows.documents(groups, job.document_statistics, neighbours)
+        return _with_items(opened, bucket, found)
+    return rows.writing(view, groups, _numbers(job, view, events, groups))
+
+
+def _with_items(opened: _Opened, bucket: int, behaviours: Rows) -> Rows:
+    """Documents of a bucket, and of its share of the items, but for those that are held out."""
+    buckets = opened.job.load("buckets")
+    share = slice(buckets.index(bucket), None, len(buckets))
+    held_out = opened.job.load("held_out")[share]
+    documents = [
+        item_document(opened.template, item)
+        for item, held in zip(opened.items[share], held_out, strict=True)
+        if not held
+    ]
+    schema = views.schema("documents")
+    table = pa.concat_tables(
+        [pa.Table.from_pylist(documents, schema), behaviours.table.cast(schema)]
+    )
+    parts = np.concatenate([np.full(len(documents), TRAIN), behaviours.parts])
+    return Rows(table, parts)
+
+
+def _numbers(job: Job, view: str, events: UserBucket, groups: Groups) -> np.ndarray:
+    """Numbers of groups over all users `[groups]`."""
+    first = np.load(job.folder / f"first_group-{view}.npy", mmap_mode="r")
+    users = events.user[groups.rows.low]
+    begins = np.searchsorted(users, users)
+    numbers: np.ndarray = first[users] + np.arange(len(users)) - begins
+    return numbers
+
+
+def _sampled(opened: _Opened) -> tuple[int, int]:
+    if not opened.job.negatives:
+        return 0, 0
+    return opened.sampler.num_sampled, opened.sampler.num_eligible

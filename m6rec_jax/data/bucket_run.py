@@ -1,0 +1,376 @@
+"""Makes views of a data set bucket by bucket, in as many processes as there are cores.
+
+Users are spread over buckets; the number of buckets follows from the number of events and not from
+the machine, so that neither rows nor files depend on how many processes there are. A bucket is read
+from one file and written as one shard of each part of each view. Beside it, a process looks at what
+all buckets share and nobody changes: the timeline (`timeline`), and what hangs on it (`epochs`).
+
+    events by time ---> timeline ---> standings, popularity
+    events by bucket -> summaries --> factors, numbers of groups
+                        asked ------> pairs of items
+                        rendered ---> shards
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import functools
+import itertools
+import multiprocessing
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.ipc
+
+from m6rec_jax.data import bucket_job, co_occurrence, tfrecords, views
+from m6rec_jax.data.assignment import Assignment
+from m6rec_jax.data.bucket_features import ItemValues, SharedStatistics
+from m6rec_jax.data.bucket_job import Job, Shard, Summary
+from m6rec_jax.data.bucket_views import Rows
+from m6rec_jax.data.epochs import FittedFactors, Standings, WindowEntries, schedule
+from m6rec_jax.data.event_table import EventTable
+from m6rec_jax.data.neighbours import Asked, NeighbourFold
+from m6rec_jax.data.pair_counts import PairCounts
+from m6rec_jax.data.splits import PARTS, STATISTICS_PARTS, TRAIN
+from m6rec_jax.data.statistics_state import next_refresh
+from m6rec_jax.data.timeline import Timeline, parts_of_users
+from m6rec_jax.data.user_states import save_statistics, window_entries
+from m6rec_jax.errors import DataError
+from m6rec_jax.io.progress import progress_bar
+
+# Events of a bucket, about: a shard of the training part is then some hundred megabytes.
+_BUCKET_EVENTS = 50_000
+
+Result = TypeVar("Result")
+
+
+def num_buckets(num_events: int, num_users: int) -> int:
+    """How many buckets there are, whatever the machine."""
+    return min(max(1, round(num_events / _BUCKET_EVENTS)), num_users)
+
+
+class BucketRun:
+    """One preparation: events sorted into buckets, and what is made of them. A context manager.
+
+    Args:
+      job: what is rendered; its folder must not exist.
+      events: of the data set.
+      assignment: their parts.
+      num_buckets: see `num_buckets`.
+      progress: whether to show bars.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        events: EventTable,
+        assignment: Assignment,
+        num_buckets: int,
+        progress: bool,
+    ) -> None:
+        self._job, self._num_buckets, self._progress = job, num_buckets, progress
+        dataset = job.dataset
+        self._num_users, self._num_items = dataset.users.num_rows, dataset.items.num_rows
+        workers = min(len(os.sched_getaffinity(0)), num_buckets)
+        self._pool: concurrent.futures.ProcessPoolExecutor | None = None
+        if workers > 1:
+            context = multiprocessing.get_context("spawn")
+            self._pool = concurrent.futures.ProcessPoolExecutor(workers, context)
+        job.folder.mkdir(parents=True)
+        self._timeline = self._sort_events(events, assignment)
+        job.save("held_out", assignment.held_out)
+        self._shared = self._look_up_table()
+        job.save("counted", self._shared)
+        self._summaries: list[Summary] | None = None
+        self._entries: WindowEntries | None = None
+        self._fitted: Callable[[], FittedFactors] | None = None
+        self._pairs: PairCounts | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+        shutil.rmtree(self._job.folder, ignore_errors=True)
+
+    def write(self, targets: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
+        """Writes the shards of views and their metadata.
+
+        Args:
+          targets: view -> its folder, of `views.tfds_folder`, which is replaced.
+
+        Returns:
+          view -> what the manifest says of it.
+
+        Raises:
+          DataError: a record lacks what its template needs, or a view has no row.
+        """
+        wanted = tuple(view for view in targets if view != "catalogue")
+        found: dict[str, dict[str, Any]] = {
+            view: {"grouping": dataclasses.asdict(self._job.groupings[view])} for view in wanted
+        }
+        for view in targets:
+            (self._job.folder / view).mkdir()
+        shards: list[Shard] = []
+        if wanted:
+            self._prepare(wanted)
+            results = self._map("rendering", bucket_job.render, wanted)
+            shards = [shard for written, _ in results for shard in written]
+            sampled, eligible = np.sum([numbers for _, numbers in results], axis=0).tolist()
+            if eligible:
+                found["groups"]["negatives"] = {
+                    "per_positive": self._job.negatives,
+                    "power": self._job.negative_power,
+                    "seed": self._job.seed,
+                    "sampling_rate": sampled / eligible,
+                }
+        if "catalogue" in targets:
+            found["catalogue"] = {}
+            shards += self._job.write_shards("catalogue", 0, self._catalogue())
+        for view, target in targets.items():
+            found[view]["rows"] = self._move(view, target, [s for s in shards if s.view == view])
+        return found
+
+    def save_statistics(self, path: Path) -> int:
+        """Writes the statistics after the last event to a folder.
+
+        Returns:
+          how many events they hold.
+        """
+        summaries = self._summarise(())
+        if self._shared.options.neighbours and self._pairs is None:
+            self._answer(())
+        self._add_factors()
+        items, users = self._job.dataset.item_records, self._job.dataset.user_records
+        save_statistics(
+            path,
+            self._timeline,
+            self._shared,
+            [summary.states for summary in summaries],
+            self._entries,
+            self._pairs,
+            [item.id for item in items],
+            [user.id for user in users],
+        )
+        return int(self._timeline.count[-1])
+
+    def save_co_occurrence(self, folder: Path) -> None:
+        """Writes which items occur together, for requests to be answered with."""
+        counted = np.flatnonzero(self._timeline.counted)
+        options = co_occurrence.CoOccurrenceOptions()
+        pairs = co_occurrence.counted_pairs(
+            self._timeline.user[counted],
+            self._timeline.item[counted],
+            self._num_items,
+            options.window,
+        )
+        co_occurrence.write_counts(folder, self._num_items, options, *pairs)
+
+    # ---- steps
+
+    def _sort_events(self, events: EventTable, assignment: Assignment) -> Timeline:
+        job, codes = self._job, assignment.codes
+        parts = (*STATISTICS_PARTS, *parts_of_users(job.visible_parts))
+        (job.folder / "timeline").mkdir()
+        timeline = Timeline.write(
+            job.folder / "timeline",
+            events.known(codes, "time, row", f"part IN ({', '.join(map(str, parts))})"),
+            int(np.isin(codes, parts).sum()),
+            events.num_rows,
+            self._num_items,
+            job.dataset.spec.label.at_least,
+        )
+        batches = events.known(codes, f"user % {self._num_buckets}, user, time, row")
+        for bucket, found in itertools.groupby(
+            _of_one_bucket(batches, self._num_buckets), lambda piece: piece[0]
+        ):
+            with pa.OSFile(str(job.bucket_file(bucket)), "wb") as sink:
+                writer = None
+                for _, batch in found:
+                    writer = writer or pa.ipc.new_file(sink, batch.schema)
+                    writer.write_batch(batch)
+                if writer:
+                    writer.close()
+        # All events of a bucket may be excluded.
+        self._buckets = [b for b in range(self._num_buckets) if job.bucket_file(b).exists()]
+        job.save("buckets", self._buckets)
+        return timeline
+
+    def _look_up_table(self) -> SharedStatistics:
+        job, spec = self._job, self._job.dataset.spec
+        first = self._timeline.first_place(np.arange(self._num_items))
+        number = np.empty(self._num_items, np.int64)
+        number[np.argsort(first, kind="stable")] = np.arange(self._num_items)
+        items = job.dataset.item_records
+        return SharedStatistics(
+            by=tuple(spec.statistics.by),
+            at_least=spec.label.at_least,
+            has_values=spec.events.value is not None,
+            options=job.statistics,
+            item_values=[ItemValues.of(items, field) for field in spec.statistics.by],
+            item_number=number,
+        )
+
+    def _summarise(self, wanted: tuple[str, ...]) -> list[Summary]:
+        """Looks at all buckets once, and fits what hangs on the windows of all users."""
+        if self._summaries is None:
+            self._summaries = self._map("counting", bucket_job.summarise, wanted)
+            if self._shared.keeps_windows:
+                tables = [s.entries for s in self._summaries if s.entries is not None]
+                self._entries = window_entries(tables, self._shared)
+            if self._shared.has_factors:
+                assert self._entries is not None
+                (self._job.folder / "factors").mkdir()
+                self._job.save("entries", self._entries)
+                self._fitted = self._start(bucket_job.fit_factors)
+        return self._summaries
+
+    def _add_factors(self) -> None:
+        """Waits for the factors, which are fitted while pairs are counted."""
+        if self._fitted is not None:
+            self._shared = dataclasses.replace(self._shared, factors=self._fitted())
+            self._fitted = None
+
+    def _prepare(self, wanted: tuple[str, ...]) -> None:
+        """Makes what rendering looks things up in."""
+        job = self._job
+        summaries = self._summarise(wanted)
+        fields = job.template.candidate_template.fields
+        if any(name.startswith(("item_popularity_", "item_liked_")) for name in fields):
+            standings = Standings.of(
+                self._timeline,
+                self._num_items,
+                self._shared.options.smoothing,
+                self._shared.labelled,
+            )
+            self._shared = dataclasses.replace(self._shared, standings=standings)
+        job.save("asked", self._shared)
+        for view in summaries[0].groups:
+            # Groups are numbered over all users, in the order of the users table.
+            counts = np.zeros(self._num_users, np.int64)
+            for summary in summaries:
+                counts[summary.users] = summary.groups[view]
+            np.save(job.folder / f"first_group-{view}.npy", np.cumsum(counts) - counts)
+        if job.negatives and "groups" in wanted:
+            self._weigh_items(np.unique(np.concatenate([s.counts for s in summaries])))
+        asking = tuple(view for view in wanted if job.asks_neighbours(view))
+        if asking:
+            self._answer(asking)
+        self._add_factors()
+        job.save("rendered", self._shared)
+
+    def _weigh_items(self, counts: np.ndarray) -> None:
+        """How likely items are drawn, whenever one of `counts` has grown by 2%."""
+
+        def following(count: int) -> int:
+            place = int(np.searchsorted(counts, next_refresh(count)))
+            return int(counts[place]) if place < len(counts) else int(counts[-1]) + 1
+
+        epochs = schedule(int(counts[0]), following, int(counts[-1]))
+        items = np.arange(self._num_items)
+        cumulative = np.lib.format.open_memmap(
+            self._job.folder / "popularity.npy", "w+", np.float64, (len(epochs), len(items))
+        )
+        sampler = self._job.sampler(self._job.load("held_out"))
+        for number, place in enumerate(np.searchsorted(self._timeline.count, epochs).tolist()):
+            events, _, _ = self._timeline.of_items(items, np.full(len(items), place))
+            cumulative[number] = np.cumsum(sampler.weights(events))
+        self._job.save("popularity", epochs)
+
+    def _answer(self, asking: tuple[str, ...]) -> None:
+        """What pairs of items say about all that views ask about, in one pass over the events."""
+        shared = self._shared
+        fold = NeighbourFold(
+            self._timeline, self._num_items, shared.options, shared.has_values, shared.at_least
+        )
+        self._pairs = fold.pairs
+        asked = self._map("asking", bucket_job.ask, asking) if asking else []
+        keys = list(itertools.product(self._buckets, asking))
+        groups, pieces = Asked.merged([one for bucket in asked for one in bucket])
+        with progress_bar(
+            desc="pairs of items", total=len(groups.place), disable=not self._progress
+        ) as bar:
+            answers = fold.answer(groups, bar)
+        for (bucket, view), numbers in zip(keys, pieces, strict=True):
+            np.save(self._job.neighbours_file(view, bucket), np.stack(answers)[:, numbers])
+
+    def _catalogue(self) -> Rows:
+        items, template = self._job.dataset.item_records, self._job.template
+        rows = [
+            {"item_id": item.id, "item_index": index, "text": template.item(item)}
+            for index, item in enumerate(items)
+        ]
+        table = pa.Table.from_pylist(rows, views.schema("catalogue"))
+        return Rows(table, np.full(len(rows), TRAIN))
+
+    def _move(self, view: str, target: Path, shards: Sequence[Shard]) -> dict[str, int]:
+        """Gives the shards of a view their names and moves them to their folder.
+
+        Returns:
+          rows of each part.
+        """
+        if not shards:
+            raise DataError(
+                f"{self._job.dataset.spec.name!r} has no row for the view {view!r}: nothing that a "
+                "user liked has what the template asks for"
+            )
+        by_part = {part: [s for s in shards if s.part == part] for part in PARTS}
+        tfrecords.write_view(
+            target,
+            view,
+            {
+                part: [
+                    (self._job.shard_file(view, part, s.bucket), s.records, s.bytes) for s in some
+                ]
+                for part, some in by_part.items()
+                if some
+            },
+        )
+        return {part: sum(s.records for s in some) for part, some in by_part.items() if some}
+
+    def _start(self, step: Callable[[Job], Result]) -> Callable[[], Result]:
+        """Begins a step beside others; returns what waits for its result."""
+        if self._pool is None:
+            return functools.partial(step, self._job)
+        return self._pool.submit(step, self._job).result
+
+    def _map(
+        self,
+        title: str,
+        step: Callable[[Job, int, Sequence[str]], Result],
+        wanted: tuple[str, ...],
+    ) -> list[Result]:
+        """The results of a step for all buckets, in their order."""
+        results: Iterable[Result]
+        if self._pool is None:
+            results = (step(self._job, bucket, wanted) for bucket in self._buckets)
+        else:
+            again = itertools.repeat
+            results = self._pool.map(step, again(self._job), self._buckets, again(wanted))
+        bar = progress_bar(
+            results,
+            desc=title,
+            total=len(self._buckets),
+            unit=" buckets",
+            disable=not self._progress,
+        )
+        return list(bar)
+
+
+def _of_one_bucket(
+    batches: Iterable[pa.RecordBatch], num_buckets: int
+) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Cuts batches that are sorted by bucket."""
+    for batch in batches:
+        buckets = batch["user"].to_numpy() % num_buckets
+        starts = np.flatnonzero(np.append(True, np.diff(buckets) != 0)).tolist()
+        for start, end in itertools.pairwise([*starts, batch.num_rows]):
+            if start < end:
+                yield int(buckets[start]), batch.slice(start, end - start)

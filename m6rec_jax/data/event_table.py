@@ -1,0 +1,215 @@
+"""The events of a data set in a DuckDB database on disk: read once, split, and sorted as asked.
+
+DuckDB sorts, joins and groups with all cores and spills to disk, so that memory is bounded whatever
+the number of events; one byte per event, its part, is held in memory.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from m6rec_jax.data import splits
+from m6rec_jax.data.assignment import Assignment
+from m6rec_jax.data.reading import Dataset
+from m6rec_jax.data.splits import CONTEXT, EXCLUDED, TEST, TRAIN, VALIDATION, Split
+from m6rec_jax.errors import DataError
+
+_MEMORY = "1GB"
+_BATCH_ROWS = 250_000
+# Part of a row, by `position` among the `length` events of its user, or by its `time`.
+_PART_SQL = {
+    "per_user_temporal": f"CASE WHEN position < length * {{a}} // {{b}} THEN {TRAIN} "
+    f"WHEN position < length * {{c}} // {{d}} THEN {VALIDATION} ELSE {TEST} END",
+    "leave_one_out": f"CASE WHEN length < 3 OR position < length - 2 THEN {TRAIN} "
+    f"WHEN position = length - 2 THEN {VALIDATION} ELSE {TEST} END",
+    "global_temporal": f"CASE WHEN time < {{first}} THEN {TRAIN} "
+    f"WHEN time < {{second}} THEN {VALIDATION} ELSE {TEST} END",
+}
+
+
+class EventTable:
+    """Events as the DuckDB table `events`: row, user, item, time, value (NaN for none).
+
+    Users and items are indices in their tables. A context manager: the database goes when it ends.
+
+    Args:
+      dataset: an open data set.
+      folder: for the database; must not exist.
+
+    Raises:
+      DataError: as `Dataset.iter_events`, or an event is there twice.
+    """
+
+    def __init__(self, dataset: Dataset, folder: Path) -> None:
+        self.dataset = dataset
+        self._folder = folder
+        folder.mkdir(parents=True)
+        self._database = duckdb.connect(
+            folder / "events.duckdb",
+            config={"memory_limit": _MEMORY, "temp_directory": str(folder / "spilled")},
+        )
+        try:
+            self._run("SET preserve_insertion_order = false")
+            self.num_rows = self._read()
+            self._check_repeated()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Removes the database."""
+        self._database.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def assign(self, split: Split) -> Assignment:
+        """Gives every event its part.
+
+        Raises:
+          DataError: a part that is empty, or options that the split cannot fulfil.
+        """
+        base = split.base(self.dataset.spec.splits) or split
+        if base.kind == "by_group":
+            raise DataError(
+                f"split {split.name!r} is one of texts (a folder with corpus.json); "
+                f"{self.dataset.directory} holds users, items and events"
+            )
+        self._run(
+            f"""CREATE OR REPLACE TABLE parts AS
+            SELECT row, user, item, CAST({self._part_sql(base)} AS TINYINT) AS part FROM (
+              SELECT row, user, item, time, row_number() OVER of_user - 1 AS position,
+                count(*) OVER (PARTITION BY user) AS length
+              FROM events WINDOW of_user AS (PARTITION BY user ORDER BY time, row))"""
+        )
+        codes = np.concatenate(
+            [batch["part"].to_numpy() for batch in self._stream("SELECT part FROM parts", "row")]
+        )
+        num_cold = self._number(
+            f"""SELECT count(*) FROM (SELECT user FROM parts GROUP BY user
+            HAVING bool_or(part = {TEST}) AND NOT bool_or(part IN ({TRAIN}, {CONTEXT})))"""
+        )
+        held_out = np.zeros(self.dataset.items.num_rows, bool)
+        if split.kind == "held_out_items":
+            ids = self.dataset.items.column(self.dataset.spec.items.id).to_pylist()
+            held_out = splits.is_held_out(ids, **split.arguments())
+            rows = [
+                held_out[batch["item"].to_numpy()]
+                for batch in self._stream("SELECT item FROM events", "row")
+            ]
+            codes = splits.without_held_out(codes, np.concatenate(rows))
+        elif split.kind == "few_shot":
+            codes = splits.few_shot(codes, **split.arguments())
+        self._run("DROP TABLE parts")
+        splits.check_parts(codes, split.name)
+        return Assignment(split, codes, held_out, num_cold)
+
+    def known(self, codes: np.ndarray, order: str, where: str = "true") -> Iterator[pa.RecordBatch]:
+        """Streams the events that are not excluded, with their `part`.
+
+        Args:
+          codes: part of every row `[rows]`.
+          order: columns or expressions in SQL.
+          where: a condition in SQL.
+        """
+        parts = pa.table({"row": pa.array(np.arange(len(codes))), "part": codes})
+        self._database.register("codes", parts)
+        return self._stream(
+            f"""SELECT row, user, item, time, value, part FROM events JOIN codes USING (row)
+            WHERE part <> {EXCLUDED} AND {where}""",
+            order,
+        )
+
+    def item_counts(self, codes: np.ndarray, part: int) -> np.ndarray:
+        """Events of one part of each item `[items]` int64; `codes` as for `known`."""
+        counts = np.zeros(self.dataset.items.num_rows, np.int64)
+        for batch in self.known(codes, "row", f"part = {part}"):
+            counts += np.bincount(batch["item"].to_numpy(), minlength=len(counts))
+        return counts
+
+    def _stream(self, query: str, order: str) -> Iterator[pa.RecordBatch]:
+        found: Iterator[pa.RecordBatch] = self._database.sql(
+            f"{query} ORDER BY {order}"
+        ).to_arrow_reader(_BATCH_ROWS)
+        return found
+
+    def _run(self, query: str) -> list[tuple[Any, ...]]:
+        # A result that is not read to its end keeps the next query from starting.
+        found: list[tuple[Any, ...]] = self._database.execute(query).fetchall()
+        return found
+
+    def _number(self, query: str) -> Any:
+        return self._run(query)[0][0]
+
+    def _read(self) -> int:
+        self._run(
+            "CREATE TABLE events "
+            "(row BIGINT, user INTEGER, item INTEGER, time DOUBLE, value DOUBLE)"
+        )
+        num_rows = 0
+        for batch in self.dataset.iter_events(_BATCH_ROWS, with_ids=False):
+            names = ("row", "user_index", "item_index", "time")
+            columns = [batch.column(name) for name in names]
+            columns.append(pc.fill_null(batch.column("value"), float("nan")))
+            table = pa.table(columns, names=["row", "user", "item", "time", "value"])
+            self._database.register("batch", table)
+            self._run("INSERT INTO events SELECT * FROM batch")
+            self._database.unregister("batch")
+            num_rows += batch.num_rows
+        return num_rows
+
+    def _part_sql(self, split: Split) -> str:
+        arguments = split.arguments()
+        if split.kind == "leave_one_out":
+            return _PART_SQL[split.kind]
+        first, second = splits.shares(
+            split.kind, arguments.get("train", 0.8), arguments.get("validation", 0.1)
+        )
+        (a, b), (c, d) = first.as_integer_ratio(), second.as_integer_ratio()
+        cuts = {}
+        if split.kind == "global_temporal":
+            # Times at which the parts begin: `splits.time_cuts`.
+            for name, place in (
+                ("first", self.num_rows * a // b),
+                ("second", self.num_rows * c // d),
+            ):
+                query = f"SELECT time FROM events ORDER BY time LIMIT 1 OFFSET {place}"
+                cuts[name] = f"{self._number(query)!r}::DOUBLE"
+        return _PART_SQL[split.kind].format(a=a, b=b, c=c, d=d, **cuts)
+
+    def _check_repeated(self) -> None:
+        """Raises DataError where an event is there twice: it would be its own past, or test."""
+        found = self._run(
+            """SELECT user, item, list_sort(list(row)) FROM events GROUP BY user, item, time, value
+            HAVING count(*) > 1 ORDER BY user, time, item, value LIMIT 1"""
+        )
+        if found:
+            user, item, (first, second, *_) = found[0]
+            raise DataError(
+                f"{self.dataset.directory}: rows {first} and {second} of the events are the same "
+                f"event (user {self.dataset.user_records[user].id!r}, item "
+                f"{self.dataset.item_records[item].id!r}, time and value); "
+                "`m6rec data check --quarantine` sets repeated ones aside"
+            )
+
+
+def assign(dataset: Dataset, split: Split) -> Assignment:
+    """`EventTable.assign` where nothing else is asked of the events; raises as both."""
+    with (
+        tempfile.TemporaryDirectory(prefix="m6rec-events-") as folder,
+        EventTable(dataset, Path(folder) / "table") as events,
+    ):
+        return events.assign(split)

@@ -1,0 +1,266 @@
+"""The statistics after the last event, as tables: what folding all events would leave behind.
+
+`statistics_files` says what the tables hold. Users and items are in the order in which they came
+first.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from m6rec_jax.data import statistics_files
+from m6rec_jax.data.bucket_features import SharedStatistics
+from m6rec_jax.data.epochs import Population, Standings, WindowEntries
+from m6rec_jax.data.pair_counts import PairCounts
+from m6rec_jax.data.statistics_state import FIRST_FIT, next_fit, next_refresh
+from m6rec_jax.data.timeline import Timeline, running_sums
+from m6rec_jax.data.user_bucket import Ranges, UserBucket
+
+
+@dataclasses.dataclass(frozen=True)
+class UserStates:
+    """What is known of the users of a bucket in the end. Make it with `of_bucket`.
+
+    Attributes:
+      users: user (index in the table), first (place of its first event), count, positive, value,
+        last_time, window, window_value, window_difference.
+      by: user, column, name (its number), count, positive; in the order of `statistics_files`
+        within a user.
+    """
+
+    users: pa.Table
+    by: pa.Table
+
+    @classmethod
+    def of_bucket(cls, bucket: UserBucket, shared: SharedStatistics) -> UserStates:
+        """Counts what a bucket holds."""
+        counted = np.flatnonzero(bucket.counted)
+        starts = np.searchsorted(counted, bucket.user_start)
+        some = np.flatnonzero(np.diff(starts))
+        first, last = counted[starts[some]], counted[starts[some + 1] - 1]
+        liked = np.concatenate([[0], np.cumsum(bucket.liked[counted])])
+        total = running_sums(bucket.worth[counted], starts)[starts[some + 1] - 1]
+        entries = bucket.entries if shared.keeps_windows else np.zeros(0, np.int64)
+        bounds = np.searchsorted(entries, bucket.user_start)
+        high = bounds[some + 1]
+        window = Ranges(np.maximum(bounds[some], high - bucket.window), high)
+        held = entries[window.numbers]
+        values = bucket.worth[held]
+        offsets = pa.array(window.offsets, pa.int32())
+        columns = {
+            "window": pa.array(shared.item_number[bucket.item[held]], pa.int32()),
+            "window_value": pa.array(values),
+            "window_difference": pa.array(values - bucket.timeline.mean(bucket.place[held])),
+        }
+        users = pa.table(
+            {
+                "user": bucket.users[some],
+                "first": bucket.place[first],
+                "count": np.diff(starts)[some],
+                "positive": liked[starts[some + 1]] - liked[starts[some]],
+                "value": total,
+                "last_time": bucket.time[last],
+                **{name: pa.ListArray.from_arrays(offsets, c) for name, c in columns.items()},
+            }
+        )
+        return cls(users, _by(bucket, shared, counted))
+
+
+def entries_of(bucket: UserBucket) -> pa.Table:
+    """The entries of the users' windows: user, item, place, forgotten, value."""
+    entries = bucket.entries
+    forgotten = np.full(len(entries), np.iinfo(np.int64).max)
+    later = np.arange(len(entries)) + bucket.window
+    inside = later < len(entries)
+    same = np.zeros(len(entries), bool)
+    same[inside] = bucket.user[entries[inside]] == bucket.user[entries[later[inside]]]
+    forgotten[same] = bucket.place[entries[later[same]]]
+    return pa.table(
+        {
+            "user": bucket.user[entries],
+            "item": bucket.item[entries],
+            "place": bucket.place[entries],
+            "forgotten": forgotten,
+            "value": bucket.worth[entries],
+        }
+    )
+
+
+def window_entries(tables: Sequence[pa.Table], shared: SharedStatistics) -> WindowEntries:
+    """Those of all buckets, of `entries_of`, in the order of `WindowEntries`."""
+    found = {
+        name: column.to_numpy()
+        for name, column in zip(
+            tables[0].column_names, pa.concat_tables(tables).columns, strict=True
+        )
+    }
+    # Of a user, all entries follow each other, the first one first.
+    begins = np.append(True, np.diff(found["user"]) != 0)
+    first = found["place"][begins]
+    number = np.argsort(np.argsort(first))[np.cumsum(begins) - 1]
+    order = np.lexsort((found["place"], number))
+    return WindowEntries(
+        number[order],
+        shared.item_number[found["item"][order]],
+        found["place"][order],
+        found["forgotten"][order],
+        found["value"][order],
+    )
+
+
+def _by(bucket: UserBucket, shared: SharedStatistics, counted: np.ndarray) -> pa.Table:
+    tables = []
+    for column, values in enumerate(shared.item_values):
+        ranges = values.ranges(bucket.item[counted])
+        position = counted[ranges.owners]
+        number = values.numbers[ranges.numbers]
+        keys = bucket.start[position] * len(values.names) + number
+        _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
+        order = np.argsort(first)
+        first = first[order]
+        count = np.bincount(inverse, minlength=len(order))[order]
+        positive = np.bincount(inverse, bucket.liked[position], len(order))[order]
+        tables.append(
+            pa.table(
+                {
+                    "user": bucket.user[position[first]],
+                    "column": np.full(len(first), column, np.int8),
+                    "name": pa.array(values.names, pa.string()).take(pa.array(number[first])),
+                    "count": count.astype(np.int64),
+                    "positive": positive.astype(np.int64),
+                }
+            )
+        )
+    if not tables:
+        kinds = (pa.int32(), pa.int8(), pa.string(), pa.int64(), pa.int64())
+        names = ("user", "column", "name", "count", "positive")
+        return pa.table({n: pa.array([], k) for n, k in zip(names, kinds, strict=True)})
+    return pa.concat_tables(tables)
+
+
+def save_statistics(
+    path: Path,
+    timeline: Timeline,
+    shared: SharedStatistics,
+    states: Sequence[UserStates],
+    entries: WindowEntries | None,
+    pairs: PairCounts | None,
+    item_ids: Sequence[str],
+    user_ids: Sequence[str],
+) -> None:
+    """Writes a folder that `Statistics.load` reads.
+
+    Args:
+      path: of the folder.
+      timeline: of all events.
+      shared: see there.
+      states: of all buckets.
+      entries: of all windows; None where none are kept.
+      pairs: counted by indices of the items table; None where none are.
+      item_ids, user_ids: in the order of the tables.
+    """
+    options = shared.options
+    end = len(timeline.time)
+    count = int(timeline.count[end])
+    standings = Standings.of(timeline, len(item_ids), options.smoothing, shared.labelled, last=True)
+    factors = shared.factors.of(-1) if shared.factors is not None else None
+    fitted = shared.factors.schedule if shared.factors is not None else np.zeros(0, np.int64)
+    refreshed = int(standings.schedule[-1])
+    scalars = {
+        "count": count,
+        "positive": int(timeline.positive[end]),
+        "value": float(timeline.total[end]),
+        "square": float(timeline.square[end]),
+        "last_time": float(timeline.time[np.flatnonzero(timeline.counted)[-1]]),
+        "next_refresh": next_refresh(refreshed),
+        "next_fit": next_fit(int(fitted[-1]), options.factor_growth) if len(fitted) else FIRST_FIT,
+        "factors_mean": factors.mean if factors is not None else 0.0,
+    }
+    settings = {"by": list(shared.by), "at_least": shared.at_least, "has_values": shared.has_values}
+    raw = {
+        "format": statistics_files.FORMAT,
+        "settings": settings,
+        "options": dataclasses.asdict(options),
+        "state": scalars,
+    }
+    tables = {
+        "items": _items(timeline, shared, entries, item_ids),
+        **_users(states, user_ids),
+        "pairs": _pairs(pairs, shared),
+        "ranks": pa.table(
+            {
+                "count": pa.array([_sorted(standings.counts[-1:])]),
+                "share": pa.array([_sorted(standings.shares[-1:])]),
+            }
+        ),
+        "factors": statistics_files.factors_table(
+            factors.item_bias if factors is not None else np.zeros(0),
+            factors.item_factors if factors is not None else np.zeros((0, 0)),
+        ),
+    }
+    statistics_files.write(path, raw, tables)
+
+
+def _items(
+    timeline: Timeline,
+    shared: SharedStatistics,
+    entries: WindowEntries | None,
+    item_ids: Sequence[str],
+) -> pa.Table:
+    known = np.flatnonzero(timeline.first_place(np.arange(len(item_ids))) < len(timeline.time))
+    items = known[np.argsort(shared.item_number[known])]
+    count, positive, total = timeline.of_items(items, np.full(len(items), len(timeline.time)))
+    holders, square = np.zeros(len(items), np.int64), np.zeros(len(items))
+    if entries is not None:
+        order = np.lexsort((entries.place, entries.item))
+        holders = np.bincount(entries.item, minlength=len(items))
+        starts = np.concatenate([[0], np.cumsum(holders)])
+        above = entries.value[order] - timeline.mean(entries.place[order])
+        square = running_sums(above * above, starts)[starts[1:] - 1]
+    return pa.table(
+        {
+            "item_id": pa.array(item_ids, pa.string()).take(pa.array(items)),
+            "count": count,
+            "positive": positive,
+            "value": total,
+            "holders": holders,
+            "square": square,
+        }
+    )
+
+
+def _users(states: Sequence[UserStates], user_ids: Sequence[str]) -> dict[str, pa.Table]:
+    users = pa.concat_tables([state.users for state in states]).sort_by("first")
+    index = users.column("user").to_numpy()
+    ids = pa.array(user_ids, pa.string()).take(pa.array(index))
+    number = np.zeros(len(user_ids), np.int64)
+    number[index] = np.arange(len(index))
+    by = pa.concat_tables([state.by for state in states])
+    of_user = number[by.column("user").to_numpy()]
+    # Within a user and column, in the order in which they are.
+    by = by.set_column(0, "user", pa.array(of_user)).take(
+        pa.array(np.lexsort((by.column("column").to_numpy(), of_user)))
+    )
+    named = users.drop_columns(["user", "first"]).add_column(0, "user_id", ids)
+    return {"users": named.combine_chunks(), "by": by.combine_chunks()}
+
+
+def _pairs(pairs: PairCounts | None, shared: SharedStatistics) -> pa.Table:
+    keys, counts = (pairs or PairCounts()).to_arrays()
+    numbers = shared.item_number
+    keys = numbers[keys >> 32] << 32 | numbers[keys & 0xFFFFFFFF]
+    order = np.argsort(keys)
+    return statistics_files.pairs_table(keys[order], counts[order])
+
+
+def _sorted(populations: Sequence[Population]) -> list[float]:
+    found: list[float] = []
+    for population in populations:
+        times = np.diff(population.not_higher, prepend=0)
+        found = np.repeat(population.values, times).tolist()
+    return found

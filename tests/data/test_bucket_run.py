@@ -1,0 +1,251 @@
+"""What is made bucket by bucket equals what the fold makes event by event, to the letter."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from m6rec_jax.data import co_occurrence, views
+from m6rec_jax.data.assignment import Assignment
+from m6rec_jax.data.bucket_run import BucketRun
+from m6rec_jax.data.event_table import EventTable
+from m6rec_jax.data.prepare import PrepareOptions, ViewRenderer, bucket_job
+from m6rec_jax.data.reading import Dataset
+from m6rec_jax.data.splits import PARTS, STATISTICS_PARTS, Split
+from m6rec_jax.data.statistics import StatisticsOptions
+from tests.data.conftest import TEMPLATE, UNLABELLED_TEMPLATE
+
+NUM_USERS, NUM_ITEMS = 8, 12
+WRITING = {
+    "explanations": {
+        "about": "{title}",
+        "text": "[{shared_tags}, like {shared_tags_in}]",
+        "liked": "{title}",
+    },
+    "titles": {"prefix": "[{tags}]:", "text": "{title}"},
+}
+
+
+def random_log(seed: int) -> list[tuple[int, int, float, float]]:
+    """Events at few moments, some items again and again, values with a long fraction."""
+    random = np.random.default_rng(seed)
+    size = int(random.integers(60, 160))
+    keys = {
+        (int(user), int(item), float(3600 * time))
+        for user, item, time in zip(
+            random.integers(NUM_USERS, size=size),
+            (NUM_ITEMS * random.random(size) ** 2).astype(int),
+            random.integers(40, size=size) ** 2,
+            strict=True,
+        )
+    }
+    return [(*key, float(random.choice([1, 2.7, 3.1, 4, 5.3]))) for key in sorted(keys)]
+
+
+def records(folder: Path, view: str, part: str) -> list[str]:
+    """The rows of a part that `BucketRun` wrote, read without its code."""
+    import tensorflow as tf
+
+    kinds = views.COLUMNS[view]
+    found = []
+    for path in sorted(folder.glob(f"*-{part}.tfrecord-*")):
+        for raw in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+            row = {}
+            for name, feature in tf.train.Example.FromString(raw).features.feature.items():
+                kind, many = kinds[name]
+                lists = (feature.bytes_list, feature.int64_list, feature.float_list)
+                values = [value for some in lists for value in some.value]
+                if kind == "str":
+                    values = [value.decode() for value in values]
+                if kind == "time":
+                    values = np.frombuffer(b"".join(values), np.float64).tolist()
+                row[name] = values if many else values[0]
+            assert set(row) == set(kinds)
+            found.append(json.dumps(row, sort_keys=True))
+    return sorted(found)
+
+
+def folded(folder: Path, part: str) -> list[str]:
+    """The rows of a part that `ViewRenderer` wrote."""
+    path = folder / f"{part}.parquet"
+    rows = pq.read_table(path).to_pylist() if path.is_file() else []
+    return sorted(json.dumps(row, sort_keys=True) for row in rows)
+
+
+class Both:
+    """One data set, made in both ways.
+
+    Args:
+      dataset: an open one.
+      split: by name.
+      folder: for everything.
+      options, statistics: of the preparation.
+      num_buckets: how many there are.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        split: str,
+        folder: Path,
+        options: PrepareOptions,
+        statistics: StatisticsOptions | None = None,
+        num_buckets: int = 1,
+    ) -> None:
+        self.folder, self.options = folder, options
+        parsed = Split.parse(split)
+        with EventTable(dataset, folder / "table") as events:
+            assignment = events.assign(parsed)
+            self.fold = ViewRenderer(dataset, assignment, options, statistics)
+            job = bucket_job(
+                dataset, parsed, options, self.fold.statistics_options, folder / "on the way"
+            )
+            targets = {view: folder / view / "1.0.0" for view in options.views}
+            with BucketRun(job, events, assignment, num_buckets, False) as run:
+                self.entries = run.write(targets)
+                run.save_statistics(folder / "statistics")
+                run.save_co_occurrence(folder)
+        assert not (folder / "on the way").exists()
+        assert not (folder / "table").exists()
+
+    def compare(self) -> None:
+        """Asserts that rows, statistics and co-occurrence are equal."""
+        for view in self.options.views:
+            where = self.folder / "fold" / view
+            where.mkdir(parents=True)
+            entry, _ = self.fold.render(view, where)
+            plain = [json.dumps(e, sort_keys=True) for e in (self.entries[view], entry)]
+            assert plain[0] == plain[1]
+            for part in PARTS:
+                made = records(self.folder / view / "1.0.0", view, part)
+                assert made == folded(where, part), (view, part)
+            if view in views.COUNTED:
+                counts = [f / co_occurrence.FILE for f in (self.folder, where)]
+                assert counts[0].read_bytes() == counts[1].read_bytes()
+        statistics = self.fold.new_statistics()
+        for event in self.fold.events_for_statistics():
+            statistics.update(*event)
+        statistics.save(self.folder / "folded")
+        for path in sorted((self.folder / "folded").iterdir()):
+            assert path.read_bytes() == (self.folder / "statistics" / path.name).read_bytes(), path
+
+
+SPLITS = (
+    "per_user_temporal",
+    "leave_one_out",
+    "global_temporal",
+    "held_out_items:fraction=0.3,seed=1",
+    "few_shot:n=20,seed=1",
+    "few_shot:n=20,seed=1,history=sampled",
+)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_rows_and_statistics_of_labelled_events(write_shop, tmp_path: Path, seed: int) -> None:
+    template = {
+        **TEMPLATE,
+        "writing": WRITING,
+        "context": "{weekday} {part_of_day}[, {user_count} events]",
+    }
+    folder = write_shop(random_log(seed), template=template)
+    options = PrepareOptions(
+        views=("groups", "next_items", "documents", "explanations", "titles"),
+        group_size=1 + seed % 4,
+        max_events=5,
+        next_items_size=1 + seed % 3,
+        document_events=3,
+        document_statistics=seed % 2 == 0,
+        max_seconds=None if seed % 3 else 20_000.0,
+    )
+    statistics = StatisticsOptions(
+        neighbour_window=(3, 1000)[seed % 2],
+        dense_items=(0, 4096)[seed % 2],
+        factor_growth=(0.03, 0.5)[seed % 2],
+    )
+    Both(Dataset.open(folder), SPLITS[seed % len(SPLITS)], tmp_path, options, statistics).compare()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_rows_and_statistics_of_purchases(write_shop, tmp_path: Path, seed: int) -> None:
+    template = {
+        **UNLABELLED_TEMPLATE,
+        "candidate": UNLABELLED_TEMPLATE["candidate"] + "[, {item_popularity_rank}]",
+    }
+    folder = write_shop(random_log(seed), labelled=False, template=template)
+    options = PrepareOptions(
+        views=("groups", "next_items", "documents"),
+        negatives=(2, None, 0)[seed % 3],
+        negative_power=(0.5, 0.0, 1.0)[seed % 3],
+        max_events=4,
+        seed=seed,
+    )
+    statistics = StatisticsOptions(neighbour_window=(3, 1000)[seed % 2])
+    Both(Dataset.open(folder), SPLITS[seed % len(SPLITS)], tmp_path, options, statistics).compare()
+
+
+def test_buckets_change_no_row(write_shop, tmp_path: Path, monkeypatch) -> None:
+    """Nor does the number of processes change a byte."""
+    dataset = Dataset.open(write_shop(random_log(0)))
+    options = PrepareOptions(views=("groups", "next_items", "documents", "catalogue"))
+    split = "per_user_temporal"
+    one = Both(dataset, split, tmp_path / "one", options)
+    some = Both(dataset, split, tmp_path / "some", options, num_buckets=5)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0})
+    alone = Both(dataset, split, tmp_path / "alone", options, num_buckets=5)
+    assert one.entries == some.entries
+    for view in options.views:
+        for part in PARTS:
+            found = [records(both.folder / view / "1.0.0", view, part) for both in (one, some)]
+            assert found[0] == found[1]
+    files = sorted(p.relative_to(some.folder) for p in some.folder.rglob("*") if p.is_file())
+    assert len(files) > 20
+    for file in files:
+        assert (some.folder / file).read_bytes() == (alone.folder / file).read_bytes(), file
+    for file in sorted((one.folder / "statistics").iterdir()):
+        assert file.read_bytes() == (some.folder / "statistics" / file.name).read_bytes()
+
+
+def test_buckets_without_events(write_shop, tmp_path: Path) -> None:
+    options = PrepareOptions(views=("groups", "next_items", "documents"))
+    split = "few_shot:n=1,seed=1,history=sampled,of=leave_one_out"
+    log = [(user, item, float(time), value) for user, item, time, value in random_log(2)]
+    log += [(0, item, 1e6 + item, 4.0) for item in range(3)]
+    dataset = Dataset.open(write_shop([event for event in log if event[0] in (0, 2, 5)]))
+    Both(dataset, split, tmp_path, options, num_buckets=8).compare()
+
+
+def test_parts_of_any_kind(write_shop, tmp_path: Path) -> None:
+    """Parts that no split makes: every mixture of them within a user's events."""
+    log = random_log(3)
+    dataset = Dataset.open(write_shop(log))
+    codes = np.random.default_rng(0).integers(-1, 4, len(log)).astype(np.int8)
+    split = Split.parse("per_user_temporal")
+    options = PrepareOptions(views=("groups", "next_items", "documents"), max_events=6)
+    assigned = Assignment(split, codes, np.zeros(NUM_ITEMS, bool), 0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(EventTable, "assign", lambda *_: assigned)
+        Both(dataset, split.name, tmp_path, options).compare()
+    assert np.isin(STATISTICS_PARTS, codes).all()
+
+
+def test_no_text_shows_the_future(write_shop, tmp_path: Path) -> None:
+    """The values of all events from a moment on are others: rows up to it read the same."""
+    log = random_log(5)
+    moment = float(np.median([time for _, _, time, _ in log]))
+    turned = [(*key, 6 - value if key[2] >= moment else value) for *key, value in log]
+    options = PrepareOptions(views=("groups",), group_size=3)
+    found = []
+    for name, events in (("one", log), ("other", turned)):
+        dataset = Dataset.open(write_shop(events, folder=name))
+        both = Both(dataset, "per_user_temporal", tmp_path / f"{name} out", options)
+        rows = [
+            json.loads(row)
+            for part in PARTS
+            for row in records(both.folder / "groups" / "1.0.0", "groups", part)
+        ]
+        told = ("group_id", "history", "candidates", "item_indices")
+        found.append([[row[name] for name in told] for row in rows if row["time"] <= moment])
+    assert len(found[0]) > 10
+    assert sorted(found[0]) == sorted(found[1])
