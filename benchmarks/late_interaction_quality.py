@@ -1,6 +1,6 @@
 """What late interaction costs in quality: deep models of MovieLens-100k, with late layers or not.
 
-    python -m benchmarks.late_interaction_quality [--seeds 0 1 2] [--output runs/late_interaction]
+    python -m benchmarks.late_interaction_quality [--seeds 0 1 2] [--variants full '3 late' ...]
 
 Trains `movielens_ctr_late_interaction.gin` whole, with 3 and 1 late layers and either decoder, and
 a plain model of 3 layers, from random values; all have the same rows, steps and rate. What is
@@ -63,6 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0, or 2 on an error."""
     parser = argparse.ArgumentParser(description="The quality of late interaction, over seeds.")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / "late_interaction")
     options = parser.parse_args(arguments)
     try:
@@ -70,7 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
         m6rec("data", "prepare", DATASET, "--gin_file", PREPARE)
         m6rec("vocab", "train", "--gin_file", PREPARE)
         for seed in options.seeds:
-            for variant in VARIANTS:
+            for variant in options.variants:
                 name = variant.replace(",", "").replace(" ", "_")
                 metrics = run(variant, seed, options.output.resolve() / f"{name}-{seed}")
                 text = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
