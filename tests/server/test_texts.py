@@ -1,6 +1,5 @@
 """Texts that grow one by one in the scheduler's thread, beside everything else."""
 
-import dataclasses
 import json
 import socket
 import threading
@@ -14,7 +13,6 @@ import jax
 import pytest
 
 from m6rec_jax.engine.continuous_generation import ContinuousGenerator
-from m6rec_jax.engine.task_settings import ExitSettings
 from m6rec_jax.jobs.answering import Accepted
 from m6rec_jax.server.app import make_app
 from m6rec_jax.server.asking import Server
@@ -107,16 +105,6 @@ def test_texts_are_those_of_whole_batches(folder: Path, scheduler: Scheduler, me
         (expected,) = service.answer([one])
         assert_texts(found, expected)
         assert [heard.get((number, i), "") for i in range(len(found.texts))] == found.texts
-
-
-def test_texts_that_exit_early_stay_in_whole_batches(
-    service: Service, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked = accept(service, 1, "contents")
-    assert service.texts(asked) is not None
-    calibrated = dataclasses.replace(service.parts.settings("contents"), exits=ExitSettings(0.9, 1))
-    monkeypatch.setattr(service.parts, "settings", lambda task: calibrated)
-    assert service.texts(asked) is None
 
 
 def test_a_score_does_not_wait_for_a_text(
