@@ -190,7 +190,8 @@ def clients_study(study: Study, models: Sequence[str], seconds: float, turns: in
         runs: dict[tuple[int, str], list[dict[str, float]]] = collections.defaultdict(list)
         for _ in range(turns):
             for name, arguments in kinds.items():
-                with serving(folder, *arguments) as server:
+                # Of 64 who chat with a large model on few cores some wait for minutes.
+                with serving(folder, *arguments, "--gin.serve.timeout=300") as server:
                     ask(server, 2, 2.0)
                     for clients in CLIENTS:
                         answers = ask(server, clients, seconds)
