@@ -71,7 +71,9 @@ class _Programs:
         self._folder = folder
         self._list = folder / f"{sha256(f'{_environment()}{start}')}.list"
         self._used = dict[str, None]()
-        names = self._list.read_text().split() if self._list.exists() else []
+        # Of a damaged list no name is a program's.
+        listed = self._list.read_text(errors="replace") if self._list.exists() else ""
+        names = listed.split()
         reader = ThreadPoolExecutor(1, "m6rec-programs")
         # Programs that the last start ran.
         self.ahead = {name: reader.submit(self._read, name) for name in names}
@@ -148,7 +150,7 @@ class Kept:
         if shapes not in self._compiled:
             name = self._name(args)
             self._compiled[shapes] = self._read_or_compile(_programs, name, args)
-            # What is donated goes on living in the results.
+            # What is donated goes on living in the results, so such programs are always run.
             if name in _programs.ahead and not self._donate:
                 results = self._compiled[shapes].out_info
                 return jax.device_put(

@@ -211,21 +211,21 @@ def _answer_anywhere(
         source, target = Path(folder) / requests.name, Path(folder) / "results" / output.name
         target.parent.mkdir()
         begun = output.with_name(f"{output.name}.unfinished")
-        with _telling(f"{output.parent} cannot be written"):
+        with _as_data_errors(f"{output.parent} cannot be written"):
             output.parent.mkdir(parents=True, exist_ok=True)
             begun.touch()
             finished = output.exists()
             if finished:  # the summary says of what
                 target.touch()
                 side_files(output)[1].copy(side_files(target)[1])
-        with _telling(f"{requests} cannot be read"):
+        with _as_data_errors(f"{requests} cannot be read"):
             requests.copy(source)
         try:
             report = answer(source, target, progress=progress)
         except DataError as error:
             text = str(error).replace(str(target), str(output)).replace(str(source), str(requests))
             raise DataError(text) from error
-        with _telling(f"{output.parent} cannot be written"):
+        with _as_data_errors(f"{output.parent} cannot be written"):
             if not finished:
                 # The output last: when it is there, everything is.
                 for own in (*side_files(target), target):
@@ -235,7 +235,7 @@ def _answer_anywhere(
 
 
 @contextlib.contextmanager
-def _telling(problem: str) -> Iterator[None]:
+def _as_data_errors(problem: str) -> Iterator[None]:
     """Whatever the library of a bucket raises, as an error that says what was tried."""
     try:
         yield
