@@ -22,7 +22,7 @@ import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import gin
 import pyarrow as pa
@@ -127,6 +127,7 @@ def prepare(
     split: str = "per_user_temporal",
     options: PrepareOptions | None = None,
     statistics_options: StatisticsOptions | None = None,
+    engine: Literal["process", "ray"] = "process",
     progress: bool = True,
 ) -> Prepared:
     """Renders a split of a data set.
@@ -140,13 +141,17 @@ def prepare(
       split: name of a split, with options where wanted: see `splits.Split.parse`.
       options: what is rendered; None for gin's `PrepareOptions` or the defaults.
       statistics_options: None for gin's `StatisticsOptions` or the defaults.
+      engine: 'process' for the processors of this machine; 'ray' for workers of Ray, on this
+        machine or the cluster that `RAY_ADDRESS` names (`WorkerOptions`), all of which must see
+        both folders. The files are the same.
       progress: whether to show a bar.
 
     Raises:
       DataError: something is wrong with the folder, there is no such split or view, a part is
         empty, a record lacks what its template needs, or the template says nothing of an item.
       ConfigError: the template has an entry or names a field that does not exist (the message
-        names those that do), or an option has an impossible value.
+        names those that do), an option has an impossible value, or Ray is missing or has no room.
+      M6RecError: processes died that worked on it.
     """
     options = options or PrepareOptions()
     known = (*views.VIEWS, *views.FURTHER_VIEWS, *views.WRITING)
@@ -155,7 +160,7 @@ def prepare(
     parsed = Split.parse(split, dataset.spec.splits)
     with contextlib.ExitStack() as opened:
         preparation = _Preparation(
-            dataset, parsed, options, statistics_options, Path(out), progress, opened
+            dataset, parsed, options, statistics_options, Path(out), engine, progress, opened
         )
         preparation.check(wanted)
         preparation.make(wanted)
@@ -172,11 +177,12 @@ class _Preparation:
         options: PrepareOptions,
         statistics_options: StatisticsOptions | None,
         out: Path,
+        engine: str,
         progress: bool,
         opened: contextlib.ExitStack,
     ) -> None:
         self.dataset, self.split, self.options = dataset, split, options
-        self.out, self.progress, self._opened = out, progress, opened
+        self.out, self.engine, self.progress, self._opened = out, engine, progress, opened
         self.template, self.statistics_options = _checked_template(dataset, statistics_options)
         self.negatives = num_negatives(dataset, options)
         self.item_texts = self._item_texts()
@@ -230,7 +236,14 @@ class _Preparation:
             self._scratch("buckets"),
         )
         return self._opened.enter_context(
-            BucketRun(job, self.events, self.assignment, self.manifest["buckets"], self.progress)
+            BucketRun(
+                job,
+                self.events,
+                self.assignment,
+                self.manifest["buckets"],
+                self.engine,
+                self.progress,
+            )
         )
 
     def check(self, wanted: Sequence[str]) -> None:

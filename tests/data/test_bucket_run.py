@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from m6rec_jax.data import co_occurrence, views
+from m6rec_jax.data import bucket_run, co_occurrence, neighbours, views
 from m6rec_jax.data.assignment import Assignment
 from m6rec_jax.data.bucket_run import BucketRun
 from m6rec_jax.data.event_table import EventTable
@@ -26,6 +26,14 @@ WRITING = {
     },
     "titles": {"prefix": "[{tags}]:", "text": "{title}"},
 }
+
+
+@pytest.fixture(autouse=True)
+def little_at_once(monkeypatch) -> None:
+    """Several stretches of the timeline, and several batches in each."""
+    monkeypatch.setattr(bucket_run, "_STRETCH_GROUPS", 9)
+    monkeypatch.setattr(neighbours, "_PAIRS_AT_ONCE", 20)
+    monkeypatch.setattr(neighbours, "_EVENTS_AT_ONCE", 7)
 
 
 def random_log(seed: int) -> list[tuple[int, int, float, float]]:
@@ -103,7 +111,7 @@ class Both:
                 dataset, parsed, options, self.fold.statistics_options, folder / "on the way"
             )
             targets = {view: folder / view / "1.0.0" for view in options.views}
-            with BucketRun(job, events, assignment, num_buckets, False) as run:
+            with BucketRun(job, events, assignment, num_buckets, "process", False) as run:
                 self.entries = run.write(targets)
                 run.save_statistics(folder / "statistics")
                 run.save_co_occurrence(folder)
