@@ -17,12 +17,14 @@ import pyarrow.ipc
 from m6rec_jax.data import tfrecords, views
 from m6rec_jax.data.bucket_features import GroupFeatures, SharedStatistics
 from m6rec_jax.data.bucket_views import BucketViews, Candidates, Popularity, Rows
+from m6rec_jax.data.co_occurrence import CoOccurrenceOptions
 from m6rec_jax.data.epochs import FittedFactors, WindowEntries
 from m6rec_jax.data.grouping import Grouping
 from m6rec_jax.data.negatives import NegativeSampler
 from m6rec_jax.data.neighbours import GROUP, WINDOW, Asked, NeighbourFold
 from m6rec_jax.data.reading import Dataset
 from m6rec_jax.data.render import item_document
+from m6rec_jax.data.reranking_candidates import AskedCandidates
 from m6rec_jax.data.splits import PARTS, TRAIN
 from m6rec_jax.data.statistics import Statistics
 from m6rec_jax.data.statistics_state import StatisticsOptions
@@ -74,6 +76,8 @@ class Job:
       document_statistics: whether candidates in documents come with their statistics.
       negatives: sampled per positive row of 'groups'.
       negative_power, seed: see `NegativeSampler`.
+      reranking_negatives, reranking_depth: see `RerankingCandidates`.
+      co_occurrence: how items are counted for them.
       statistics: options of what the template tells.
     """
 
@@ -86,6 +90,9 @@ class Job:
     negatives: int
     negative_power: float
     seed: int
+    reranking_negatives: int
+    reranking_depth: int
+    co_occurrence: CoOccurrenceOptions
     statistics: StatisticsOptions
 
     def __getstate__(self) -> dict[str, Any]:
@@ -298,6 +305,26 @@ def answer(job: Job, stretch: tuple[int, slice]) -> None:
         job.save("pairs", fold.pairs.to_arrays())
 
 
+def ask_candidates(job: Job, bucket: int) -> AskedCandidates:
+    """Which groups of 'reranking' need candidates."""
+    opened = _open(job, "asked")
+    events = opened.bucket(bucket)
+    groups = events.groups(job.groupings["reranking"])
+    first = groups.rows.low
+    recent, ranges = events.histories(groups, min(job.max_events, job.co_occurrence.recent))
+    seen, seen_ranges = events.seen(groups, strict=False)
+    return AskedCandidates(
+        opened.timeline.count[groups.place],
+        groups.part,
+        events.user[first],
+        events.item[first],
+        ranges,
+        events.item[recent],
+        seen_ranges,
+        seen,
+    )
+
+
 def render(job: Job, bucket: int, wanted: Sequence[str]) -> tuple[list[Shard], tuple[int, int]]:
     """Writes the rows of views.
 
@@ -330,6 +357,9 @@ def _rows(opened: _Opened, view: str, bucket: int, events: UserBucket, rows: Buc
         return rows.groups(groups, numbers, candidates, neighbours)
     if view == "next_items":
         return rows.next_items(groups)
+    if view == "reranking":
+        drawn = job.load(f"candidates-{bucket}")
+        return rows.reranking(groups, drawn, job.co_occurrence.recent)
     if view == "documents":
         found = rows.documents(groups, job.document_statistics, neighbours)
         return _with_items(opened, bucket, found)

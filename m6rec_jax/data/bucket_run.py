@@ -8,6 +8,7 @@ all buckets share and nobody changes: the timeline (`timeline`), and what hangs 
     events by time ---> timeline ---> standings, popularity
     events by bucket -> summaries --> factors, numbers of groups
     time by stretch --> asked ------> pairs of items
+    time as a whole --> asked ------> candidates
                         rendered ---> shards
 """
 
@@ -27,15 +28,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.ipc
 
-from m6rec_jax.data import bucket_job, co_occurrence, tfrecords, views
+from m6rec_jax.data import bucket_job, tfrecords, views
 from m6rec_jax.data.assignment import Assignment
 from m6rec_jax.data.bucket_features import ItemValues, SharedStatistics
 from m6rec_jax.data.bucket_job import Job, Shard, Summary
 from m6rec_jax.data.bucket_views import Rows
+from m6rec_jax.data.co_occurrence import CoOccurrence, GrowingCoOccurrence
 from m6rec_jax.data.epochs import FittedFactors, Standings, WindowEntries, schedule
 from m6rec_jax.data.event_table import EventTable
 from m6rec_jax.data.neighbours import Asked
 from m6rec_jax.data.pair_counts import PairCounts
+from m6rec_jax.data.reranking_candidates import RerankingCandidates, draw_all
 from m6rec_jax.data.splits import PARTS, STATISTICS_PARTS, TRAIN
 from m6rec_jax.data.statistics_state import next_refresh
 from m6rec_jax.data.timeline import Timeline, parts_of_users
@@ -178,17 +181,17 @@ class BucketRun:
 
     def save_co_occurrence(self, folder: Path) -> None:
         """Writes which items occur together, for requests to be answered with."""
-        counted = np.flatnonzero(self._timeline.counted)
-        options = co_occurrence.CoOccurrenceOptions()
-        pairs = co_occurrence.counted_pairs(
-            self._timeline.user[counted],
-            self._timeline.item[counted],
-            self._num_items,
-            options.window,
-        )
-        co_occurrence.write_counts(folder, self._num_items, options, *pairs)
+        self._co_occurrence.advance(int(self._timeline.count[-1]))
+        self._co_occurrence.save(folder)
 
     # ---- steps
+
+    @functools.cached_property
+    def _co_occurrence(self) -> GrowingCoOccurrence:
+        counted = np.flatnonzero(self._timeline.counted)
+        users, items = self._timeline.user[counted], self._timeline.item[counted]
+        start = CoOccurrence(self._num_items, self._job.co_occurrence)
+        return GrowingCoOccurrence(users, items, start)
 
     def _sort_events(self, events: EventTable, assignment: Assignment) -> Timeline:
         job, codes = self._job, assignment.codes
@@ -283,6 +286,8 @@ class BucketRun:
         asking = tuple(view for view in wanted if job.asks_neighbours(view))
         if asking:
             self._answer(asking)
+        if "reranking" in wanted:
+            self._draw_candidates()
         self._add_factors()
         job.save("rendered", self._shared)
 
@@ -326,6 +331,26 @@ class BucketRun:
             some = groups[order[stretch]]
             answers[:, Ranges(some["low"], some["high"]).numbers] = np.load(job.answers_file(n))
         job.save("asked_items", dict(zip(keys, places, strict=True)))
+
+    def _draw_candidates(self) -> None:
+        """The candidates of 'reranking', in one pass over the events."""
+        job, counts = self._job, self._co_occurrence
+        candidates = RerankingCandidates(
+            counts,
+            job.load("held_out"),
+            negatives=job.reranking_negatives,
+            depth=job.reranking_depth,
+            seed=job.seed,
+        )
+        asked = list(self._map("asking", bucket_job.ask_candidates, self._buckets))
+        with progress_bar(
+            desc="items that occur together",
+            total=sum(len(one.number) for one in asked),
+            disable=not self._progress,
+        ) as bar:
+            drawn = draw_all(candidates, counts, asked, job.reranking_negatives, bar)
+        for bucket, one in zip(self._buckets, drawn, strict=True):
+            job.save(f"candidates-{bucket}", one)
 
     def _catalogue(self) -> Rows:
         items, template = self._job.dataset.item_records, self._job.template
