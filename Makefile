@@ -43,7 +43,7 @@ parity: install  ## Logits against Hugging Face's T5, mT5 and UMT5 (installs tor
 # Ray is large and starts slowly, so only this target installs it; without it these tests are skipped.
 ray: install  ## Replicas and workers of Ray, some killed (installs ray)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,ray]'
-	$(BIN)/python -m pytest tests/server/test_ray.py tests/serving/test_workers.py -rs
+	$(BIN)/python -m pytest tests/server/test_ray.py tests/serving/test_workers.py tests/data/test_prepare_by_ray.py -rs
 
 results: install  ## Render docs/results.md from benchmarks/results/*.json
 	$(BIN)/python -m benchmarks.render_results

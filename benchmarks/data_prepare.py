@@ -1,14 +1,16 @@
 """`m6rec data prepare` on synthetic ratings, beside an earlier version: speed, memory, bytes.
 
     python -m benchmarks.data_prepare [--events 100000 1000000] [--cores 1 2] [--before COMMIT]
+    python -m benchmarks.data_prepare --reranking --events 100000 --cores 1 --before COMMIT
 
 Films, users and ratings are drawn so that they look like MovieLens: popularity with a long tail,
 evenings on which a user rates dozens of films, tastes in genres. Template, views and settings are
 those of `gin_configs/examples/movielens_prepare.gin`: four views, with statistics of pairs of films
-and hidden factors. Each turn is the whole command in a process of its own, on one processor or on
-more. Processor seconds are those of the command and all its children; the machine may be busy with
-other things, so that they say more than seconds on the clock. Memory is the highest sum of what all
-processes hold, shared pages counted once. An earlier version is unpacked from this repository.
+and hidden factors; or of `movielens_reranking_prepare.gin`, with candidates by co-occurrence. Each
+turn is the whole command in a process of its own, on one processor or on more. Processor seconds
+are those of the command and all its children; the machine may be busy with other things, so that
+they say more than seconds on the clock. Memory is the highest sum of what all processes hold,
+shared pages counted once. An earlier version is unpacked from this repository.
 
 Rows go to `benchmarks/results/data_prepare.json`.
 """
@@ -36,6 +38,7 @@ from m6rec_jax.errors import M6RecError
 from tasks.movielens.source import GENRES, ITEM_COLUMNS, dataset_spec
 
 GIN_FILE = "gin_configs/examples/movielens_prepare.gin"
+RERANKING = "gin_configs/examples/movielens_reranking_prepare.gin"
 # The last version that prepared data event by event.
 BEFORE = "ba42d301c582"
 NAME = "synthetic-ratings"
@@ -122,7 +125,7 @@ def _held(process: int) -> int:
     return total
 
 
-def take_turn(code: Path, folder: Path, cores: int) -> Figures:
+def take_turn(code: Path, folder: Path, cores: int, gin_file: str) -> Figures:
     """Prepares a folder with the code at a path, on so many processors.
 
     Raises:
@@ -131,7 +134,7 @@ def take_turn(code: Path, folder: Path, cores: int) -> Figures:
     processors = sorted(os.sched_getaffinity(0))[:cores]
     with tempfile.TemporaryDirectory(prefix="m6rec-prepared-") as out:
         command = [sys.executable, "-m", "m6rec_jax.cli", "data", "prepare", str(folder)]
-        command += [f"--gin_file={code / GIN_FILE}"]
+        command += [f"--gin_file={code / gin_file}"]
         threads = {f"{name}_NUM_THREADS": str(cores) for name in ("OMP", "OPENBLAS", "MKL")}
         environment = {**os.environ, **threads, "PYTHONPATH": str(code), "M6REC_DATA_DIR": out}
         before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
@@ -176,11 +179,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--events", type=int, nargs="+", default=[100_000, 1_000_000])
     parser.add_argument("--cores", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--reranking", action="store_true", help="the view of that name")
     parser.add_argument("--before", default=BEFORE, help="commit to compare with; '': none")
     parser.add_argument(
         "--before_events", type=int, default=100_000, help="the most that it is given"
     )
     options = parser.parse_args(arguments)
+    gin_file = RERANKING if options.reranking else GIN_FILE
     with tempfile.TemporaryDirectory(prefix="m6rec-before-") as scratch:
         versions = {"now": ROOT}
         if options.before:
@@ -198,7 +203,7 @@ def main(arguments: list[str] | None = None) -> int:
                     if name != "now" and events > options.before_events:
                         continue
                     try:
-                        figures = take_turn(code, folder, cores)
+                        figures = take_turn(code, folder, cores, gin_file)
                     except M6RecError as error:
                         print(f"error: {error}", file=sys.stderr)
                         return 2
@@ -206,8 +211,8 @@ def main(arguments: list[str] | None = None) -> int:
                     rows = metric_rows(
                         figures,
                         model=name,
-                        gin_file=GIN_FILE,
-                        dataset=f"{events:,} ratings",
+                        gin_file=gin_file,
+                        dataset=f"{events:,} ratings" + ", reranking" * options.reranking,
                         split=f"{cores} core{'s' * (cores > 1)}",
                         seed=None,
                     )

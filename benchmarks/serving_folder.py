@@ -99,14 +99,17 @@ def write_data(folder: Path, items: Sequence[Item]) -> Path:
     folder.mkdir(parents=True)
     rng = np.random.default_rng(2)
     statistics = Statistics.for_dataset(DatasetSpec.from_dict(SPEC))
-    counted = CoOccurrence(len(items))
+    counted = []
     for n in range(EVENTS):
-        place, user = int(rng.integers(len(items))), f"u{rng.integers(USERS)}"
-        event = Event(user, items[place].id, NOW - 60.0 * (EVENTS - n), float(rng.integers(1, 6)))
+        place, user = int(rng.integers(len(items))), int(rng.integers(USERS))
+        event = Event(
+            f"u{user}", items[place].id, NOW - 60.0 * (EVENTS - n), float(rng.integers(1, 6))
+        )
         statistics.update(event, items[place])
-        counted.update(user, place)
+        counted.append((user, place))
     statistics.save(folder / STATISTICS)
-    counted.save(folder)
+    users, places = np.transpose(counted)
+    CoOccurrence.counted(users, places, len(items)).save(folder)
     rows = pa.Table.from_pylist([dict(item.attributes) for item in items])
     texts = [DatasetTemplate.parse(SPEC["template"]).item(item) for item in items]
     nothing = np.zeros(len(items), bool), np.zeros(len(items), np.int64)

@@ -189,6 +189,7 @@ def _parser() -> argparse.ArgumentParser:
         type=local_path,
         help="a folder of a data set, of texts, reviews or dialogues, or the name of a fetched one",
     )
+    _takes_engine(prepare)
     takes_gin(prepare)
     prepare.set_defaults(run=subcommands.run_data_prepare)
     sample = actions.add_parser("sample", help="a smaller data set folder, of some of the users")
@@ -526,7 +527,7 @@ def _takes_engine(parser: argparse.ArgumentParser) -> None:
         "--engine",
         choices=("process", "ray"),
         default="process",
-        help="what computes: this process (default), or workers of Ray, on this machine or the "
+        help="what computes: this machine (default), or workers of Ray, on this machine or the "
         "cluster that RAY_ADDRESS names (pip install 'm6rec_jax[ray]')",
     )
 

@@ -68,7 +68,7 @@ class _DataKind(NamedTuple):
     """What a folder of data may hold; without a summary `check` takes it for a data set."""
 
     contents: str
-    prepare: Callable[[Path, Path], Prepared]
+    prepare: Callable[..., Prepared]
     summary: Callable[[Path], str] | None
 
 
@@ -130,7 +130,13 @@ def run_data_prepare(args: argparse.Namespace) -> None:
     from m6rec_jax.pipeline.locations import data_dir, dataset_folder
 
     folder = dataset_folder(args.folder)
-    print(_data_kind(folder).prepare(folder, data_dir()).folder)
+    kind = _data_kind(folder)
+    if kind.summary is None:
+        print(kind.prepare(folder, data_dir(), engine=args.engine).folder)
+        return
+    if args.engine == "ray":
+        raise ConfigError("--engine ray is for users, items and events, not texts")
+    print(kind.prepare(folder, data_dir()).folder)
 
 
 def _configure_data(args: argparse.Namespace) -> None:

@@ -48,7 +48,8 @@ def export(
     Raises:
       DataError: the data set is not valid, or a split leaves a part empty.
     """
-    events = pa.Table.from_batches(dataset.events_sorted("user"))
+    order = [(name, "ascending") for name in ("user_index", "time", "row")]
+    events = dataset.events().sort_by(order)
     users = events.column("user_index").to_numpy()
     times = events.column("time").to_numpy()
     columns = {

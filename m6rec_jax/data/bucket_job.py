@@ -1,10 +1,11 @@
-"""What a process does with one bucket of a preparation: count, ask, render (see `bucket_run`)."""
+"""What a process does for a preparation: count, fit, ask, answer, render (see `bucket_run`)."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 import pickle
+import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,12 +17,14 @@ import pyarrow.ipc
 from m6rec_jax.data import tfrecords, views
 from m6rec_jax.data.bucket_features import GroupFeatures, SharedStatistics
 from m6rec_jax.data.bucket_views import BucketViews, Candidates, Popularity, Rows
-from m6rec_jax.data.epochs import FittedFactors
+from m6rec_jax.data.co_occurrence import CoOccurrenceOptions
+from m6rec_jax.data.epochs import FittedFactors, WindowEntries
 from m6rec_jax.data.grouping import Grouping
 from m6rec_jax.data.negatives import NegativeSampler
-from m6rec_jax.data.neighbours import Asked
+from m6rec_jax.data.neighbours import GROUP, WINDOW, Asked, NeighbourFold
 from m6rec_jax.data.reading import Dataset
 from m6rec_jax.data.render import item_document
+from m6rec_jax.data.reranking_candidates import AskedCandidates
 from m6rec_jax.data.splits import PARTS, TRAIN
 from m6rec_jax.data.statistics import Statistics
 from m6rec_jax.data.statistics_state import StatisticsOptions
@@ -29,6 +32,7 @@ from m6rec_jax.data.template_needs import checked_template
 from m6rec_jax.data.timeline import Timeline
 from m6rec_jax.data.user_bucket import Groups, UserBucket
 from m6rec_jax.data.user_states import UserStates, entries_of
+from m6rec_jax.errors import DataError
 from m6rec_jax.text.templates import DatasetTemplate
 from m6rec_jax.text.writing_templates import WRITING
 
@@ -49,15 +53,11 @@ class Summary(NamedTuple):
     """What a bucket tells of its users before anything is rendered.
 
     Attributes:
-      states: of the users in the end.
-      entries: of their windows; None where none are kept.
       users: of the bucket, indices in the users table `[users]`.
       groups: for each view with numbered groups, how many each of them has `[users]`.
       counts: events before each group for which negatives are sampled `[groups]`.
     """
 
-    states: UserStates
-    entries: pa.Table | None
     users: np.ndarray
     groups: Mapping[str, np.ndarray]
     counts: np.ndarray
@@ -76,6 +76,8 @@ class Job:
       document_statistics: whether candidates in documents come with their statistics.
       negatives: sampled per positive row of 'groups'.
       negative_power, seed: see `NegativeSampler`.
+      reranking_negatives, reranking_depth: see `RerankingCandidates`.
+      co_occurrence: how items are counted for them.
       statistics: options of what the template tells.
     """
 
@@ -88,6 +90,9 @@ class Job:
     negatives: int
     negative_power: float
     seed: int
+    reranking_negatives: int
+    reranking_depth: int
+    co_occurrence: CoOccurrenceOptions
     statistics: StatisticsOptions
 
     def __getstate__(self) -> dict[str, Any]:
@@ -118,16 +123,25 @@ class Job:
         (self.folder / f"{name}.pickle").write_bytes(pickle.dumps(value))
 
     def load(self, name: str) -> Any:
-        """Reads what `save` wrote."""
+        """Reads what `save` wrote.
+
+        Raises:
+          DataError: this machine does not see the folder.
+        """
+        if not self.folder.is_dir():
+            raise DataError(
+                f"{self.folder} is not there on {socket.gethostname()}: all machines of a cluster "
+                "must see the output folder, such as a mounted bucket or NFS"
+            )
         return pickle.loads((self.folder / f"{name}.pickle").read_bytes())
 
     def bucket_file(self, bucket: int) -> Path:
         """Where the events of a bucket are."""
         return self.folder / f"events-{bucket}.arrow"
 
-    def neighbours_file(self, view: str, bucket: int) -> Path:
-        """Where it is what pairs of items say about the candidates of a view."""
-        return self.folder / f"neighbours-{view}-{bucket}.npy"
+    def answers_file(self, stretch: int | None = None) -> Path:
+        """Where it is what pairs of items say: of a stretch of the groups, or of all."""
+        return self.folder / f"answers{'' if stretch is None else f'-{stretch}'}.npy"
 
     def shard_file(self, view: str, part: str, bucket: int) -> Path:
         """Where the rows of a bucket go."""
@@ -224,20 +238,17 @@ def summarise(job: Job, bucket: int, wanted: Sequence[str]) -> Summary:
             )
         if view == "groups" and job.negatives:
             counts = np.unique(opened.timeline.count[groups.place])
-    return Summary(
-        UserStates.of_bucket(events, opened.shared),
-        entries_of(events) if opened.shared.keeps_windows else None,
-        events.users,
-        found,
-        counts,
-    )
+    job.save(f"states-{bucket}", UserStates.of_bucket(events, opened.shared))
+    if opened.shared.keeps_windows:
+        job.save(f"entries-{bucket}", entries_of(events))
+    return Summary(events.users, found, counts)
 
 
 def fit_factors(job: Job) -> FittedFactors:
     """Fits the factors of all epochs to the windows of all users."""
     return FittedFactors.fit(
         job.folder / "factors",
-        job.load("entries"),
+        WindowEntries.open(job.folder / "entries"),
         Timeline.open(job.folder / "timeline"),
         job.dataset.items.num_rows,
         job.statistics,
@@ -248,21 +259,70 @@ def ask(job: Job, bucket: int, wanted: Sequence[str]) -> list[Asked]:
     """What the rows of views want to know of pairs of items."""
     opened = _open(job, "asked")
     events = opened.bucket(bucket)
+    number = opened.shared.item_number
     found = []
     for view in wanted:
         groups = events.groups(job.groupings[view])
         candidates = opened.candidates(view, opened.rows(events), groups)
-        found.append(
-            Asked(
-                groups.place,
-                events.user[groups.rows.low],
-                groups.ahead,
-                GroupFeatures(events, groups, opened.shared).user_share,
-                candidates.ranges.offsets,
-                candidates.items,
-            )
+        positions, windows = events.windows(groups)
+        offsets = candidates.ranges.offsets
+        asked = np.empty(len(groups), GROUP)
+        asked["place"], asked["own"] = (
+            groups.place,
+            GroupFeatures(events, groups, opened.shared).user_share,
         )
+        asked["low"], asked["high"] = offsets[:-1], offsets[1:]
+        asked["window_low"], asked["window_high"] = windows.low, windows.high
+        window = np.empty(len(positions), WINDOW)
+        window["item"], window["value"] = number[events.item[positions]], events.worth[positions]
+        found.append(Asked(asked, number[candidates.items].astype(np.int32), window))
     return found
+
+
+def answer(job: Job, stretch: tuple[int, slice]) -> None:
+    """Writes what pairs of items say to groups, and after the last ones all pairs.
+
+    Args:
+      job: of the preparation.
+      stretch: its number, and which groups, in the order of places.
+    """
+    number, numbers = stretch
+    shared = job.load("counted")
+    timeline = Timeline.open(job.folder / "timeline")
+    fold = NeighbourFold(
+        timeline,
+        WindowEntries.open(job.folder / "entries"),
+        shared.item_number,
+        shared.options,
+        shared.has_values,
+        shared.at_least,
+    )
+    order = np.load(job.folder / "asked_order.npy", mmap_mode="r")
+    answers = list(fold.answer(Asked.open(job.folder / "asked"), order[numbers]))
+    np.save(job.answers_file(number), np.concatenate([np.zeros((2, 0)), *answers], axis=1))
+    if numbers.stop == len(order):
+        fold.advance(len(timeline.time))
+        job.save("pairs", fold.pairs.to_arrays())
+
+
+def ask_candidates(job: Job, bucket: int) -> AskedCandidates:
+    """Which groups of 'reranking' need candidates."""
+    opened = _open(job, "asked")
+    events = opened.bucket(bucket)
+    groups = events.groups(job.groupings["reranking"])
+    first = groups.rows.low
+    recent, ranges = events.histories(groups, min(job.max_events, job.co_occurrence.recent))
+    seen, seen_ranges = events.seen(groups, strict=False)
+    return AskedCandidates(
+        opened.timeline.count[groups.place],
+        groups.part,
+        events.user[first],
+        events.item[first],
+        ranges,
+        events.item[recent],
+        seen_ranges,
+        seen,
+    )
 
 
 def render(job: Job, bucket: int, wanted: Sequence[str]) -> tuple[list[Shard], tuple[int, int]]:
@@ -287,7 +347,9 @@ def _rows(opened: _Opened, view: str, bucket: int, events: UserBucket, rows: Buc
     groups = events.groups(job.groupings[view])
     neighbours = None
     if job.asks_neighbours(view):
-        first, second = np.load(job.neighbours_file(view, bucket))
+        first, second = np.load(job.answers_file(), mmap_mode="r")[
+            :, job.load("asked_items")[bucket, view]
+        ]
         neighbours = first, second
     if view == "groups":
         candidates = opened.candidates(view, rows, groups)
@@ -295,6 +357,9 @@ def _rows(opened: _Opened, view: str, bucket: int, events: UserBucket, rows: Buc
         return rows.groups(groups, numbers, candidates, neighbours)
     if view == "next_items":
         return rows.next_items(groups)
+    if view == "reranking":
+        drawn = job.load(f"candidates-{bucket}")
+        return rows.reranking(groups, drawn, job.co_occurrence.recent)
     if view == "documents":
         found = rows.documents(groups, job.document_statistics, neighbours)
         return _with_items(opened, bucket, found)

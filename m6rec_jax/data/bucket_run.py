@@ -1,4 +1,4 @@
-"""Makes views of a data set bucket by bucket, in as many processes as there are cores.
+"""Makes views of a data set bucket by bucket, in as many processes as there are cores or workers.
 
 Users are spread over buckets; the number of buckets follows from the number of events and not from
 the machine, so that neither rows nor files depend on how many processes there are. A bucket is read
@@ -7,17 +7,17 @@ all buckets share and nobody changes: the timeline (`timeline`), and what hangs 
 
     events by time ---> timeline ---> standings, popularity
     events by bucket -> summaries --> factors, numbers of groups
-                        asked ------> pairs of items
+    time by stretch --> asked ------> pairs of items
+    time as a whole --> asked ------> candidates
                         rendered ---> shards
 """
 
 from __future__ import annotations
 
-import concurrent.futures
+import contextlib
 import dataclasses
 import functools
 import itertools
-import multiprocessing
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -28,25 +28,32 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.ipc
 
-from m6rec_jax.data import bucket_job, co_occurrence, tfrecords, views
+from m6rec_jax.data import bucket_job, tfrecords, views
 from m6rec_jax.data.assignment import Assignment
 from m6rec_jax.data.bucket_features import ItemValues, SharedStatistics
 from m6rec_jax.data.bucket_job import Job, Shard, Summary
 from m6rec_jax.data.bucket_views import Rows
+from m6rec_jax.data.co_occurrence import CoOccurrence, GrowingCoOccurrence
 from m6rec_jax.data.epochs import FittedFactors, Standings, WindowEntries, schedule
 from m6rec_jax.data.event_table import EventTable
-from m6rec_jax.data.neighbours import Asked, NeighbourFold
+from m6rec_jax.data.neighbours import Asked
 from m6rec_jax.data.pair_counts import PairCounts
+from m6rec_jax.data.reranking_candidates import RerankingCandidates, draw_all
 from m6rec_jax.data.splits import PARTS, STATISTICS_PARTS, TRAIN
 from m6rec_jax.data.statistics_state import next_refresh
 from m6rec_jax.data.timeline import Timeline, parts_of_users
-from m6rec_jax.data.user_states import save_statistics, window_entries
+from m6rec_jax.data.user_bucket import Ranges
+from m6rec_jax.data.user_states import save_statistics
 from m6rec_jax.errors import DataError
 from m6rec_jax.io.progress import progress_bar
+from m6rec_jax.io.workers import Processes, RayWorkers, ThisProcess, Workers
 
 # Events of a bucket, about: a shard of the training part is then some hundred megabytes.
 _BUCKET_EVENTS = 50_000
+# Groups that a stretch of the timeline has at least: the pairs before it are counted once more.
+_STRETCH_GROUPS = 20_000
 
+Piece = TypeVar("Piece")
 Result = TypeVar("Result")
 
 
@@ -63,7 +70,11 @@ class BucketRun:
       events: of the data set.
       assignment: their parts.
       num_buckets: see `num_buckets`.
+      engine: 'process' for the processors of this machine, or 'ray'.
       progress: whether to show bars.
+
+    Raises:
+      ConfigError: Ray is not installed, or its cluster has no room.
     """
 
     def __init__(
@@ -72,32 +83,37 @@ class BucketRun:
         events: EventTable,
         assignment: Assignment,
         num_buckets: int,
+        engine: str,
         progress: bool,
     ) -> None:
         self._job, self._num_buckets, self._progress = job, num_buckets, progress
         dataset = job.dataset
         self._num_users, self._num_items = dataset.users.num_rows, dataset.items.num_rows
-        workers = min(len(os.sched_getaffinity(0)), num_buckets)
-        self._pool: concurrent.futures.ProcessPoolExecutor | None = None
-        if workers > 1:
-            context = multiprocessing.get_context("spawn")
-            self._pool = concurrent.futures.ProcessPoolExecutor(workers, context)
+        self._stack = contextlib.ExitStack()
+        self._num_workers = min(len(os.sched_getaffinity(0)), num_buckets)
+        self._workers: Workers[Job]
+        if engine == "ray":
+            make = functools.partial(_itself, job)
+            ray = RayWorkers("m6rec data prepare --engine ray", make, threads=1)
+            self._workers, self._num_workers = self._stack.enter_context(ray), ray.number
+        elif self._num_workers > 1:
+            self._workers = self._stack.enter_context(Processes(job, self._num_workers))
+        else:
+            self._workers = ThisProcess(job, threads=1)
         job.folder.mkdir(parents=True)
         self._timeline = self._sort_events(events, assignment)
         job.save("held_out", assignment.held_out)
         self._shared = self._look_up_table()
         job.save("counted", self._shared)
         self._summaries: list[Summary] | None = None
-        self._entries: WindowEntries | None = None
         self._fitted: Callable[[], FittedFactors] | None = None
-        self._pairs: PairCounts | None = None
+        self._has_pairs = False
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
+        self._stack.close()
         shutil.rmtree(self._job.folder, ignore_errors=True)
 
     def write(self, targets: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
@@ -121,7 +137,8 @@ class BucketRun:
         shards: list[Shard] = []
         if wanted:
             self._prepare(wanted)
-            results = self._map("rendering", bucket_job.render, wanted)
+            step = functools.partial(bucket_job.render, wanted=wanted)
+            results = list(self._map("rendering", step, self._buckets))
             shards = [shard for written, _ in results for shard in written]
             sampled, eligible = np.sum([numbers for _, numbers in results], axis=0).tolist()
             if eligible:
@@ -144,18 +161,19 @@ class BucketRun:
         Returns:
           how many events they hold.
         """
-        summaries = self._summarise(())
-        if self._shared.options.neighbours and self._pairs is None:
+        job = self._job
+        self._summarise(())
+        if self._shared.options.neighbours and not self._has_pairs:
             self._answer(())
         self._add_factors()
-        items, users = self._job.dataset.item_records, self._job.dataset.user_records
+        items, users = job.dataset.item_records, job.dataset.user_records
         save_statistics(
             path,
             self._timeline,
             self._shared,
-            [summary.states for summary in summaries],
-            self._entries,
-            self._pairs,
+            [job.load(f"states-{bucket}") for bucket in self._buckets],
+            WindowEntries.open(job.folder / "entries") if self._shared.keeps_windows else None,
+            job.load("pairs") if self._has_pairs else PairCounts().to_arrays(),
             [item.id for item in items],
             [user.id for user in users],
         )
@@ -163,17 +181,17 @@ class BucketRun:
 
     def save_co_occurrence(self, folder: Path) -> None:
         """Writes which items occur together, for requests to be answered with."""
-        counted = np.flatnonzero(self._timeline.counted)
-        options = co_occurrence.CoOccurrenceOptions()
-        pairs = co_occurrence.counted_pairs(
-            self._timeline.user[counted],
-            self._timeline.item[counted],
-            self._num_items,
-            options.window,
-        )
-        co_occurrence.write_counts(folder, self._num_items, options, *pairs)
+        self._co_occurrence.advance(int(self._timeline.count[-1]))
+        self._co_occurrence.save(folder)
 
     # ---- steps
+
+    @functools.cached_property
+    def _co_occurrence(self) -> GrowingCoOccurrence:
+        counted = np.flatnonzero(self._timeline.counted)
+        users, items = self._timeline.user[counted], self._timeline.item[counted]
+        start = CoOccurrence(self._num_items, self._job.co_occurrence)
+        return GrowingCoOccurrence(users, items, start)
 
     def _sort_events(self, events: EventTable, assignment: Assignment) -> Timeline:
         job, codes = self._job, assignment.codes
@@ -201,6 +219,7 @@ class BucketRun:
         # All events of a bucket may be excluded.
         self._buckets = [b for b in range(self._num_buckets) if job.bucket_file(b).exists()]
         job.save("buckets", self._buckets)
+        events.shrink()
         return timeline
 
     def _look_up_table(self) -> SharedStatistics:
@@ -221,15 +240,19 @@ class BucketRun:
     def _summarise(self, wanted: tuple[str, ...]) -> list[Summary]:
         """Looks at all buckets once, and fits what hangs on the windows of all users."""
         if self._summaries is None:
-            self._summaries = self._map("counting", bucket_job.summarise, wanted)
+            step = functools.partial(bucket_job.summarise, wanted=wanted)
+            self._summaries = list(self._map("counting", step, self._buckets))
             if self._shared.keeps_windows:
-                tables = [s.entries for s in self._summaries if s.entries is not None]
-                self._entries = window_entries(tables, self._shared)
+                WindowEntries.write(
+                    self._job.folder / "entries",
+                    [self._job.load(f"entries-{bucket}") for bucket in self._buckets],
+                    self._timeline,
+                    self._shared.item_number,
+                    self._shared.options.neighbour_window,
+                )
             if self._shared.has_factors:
-                assert self._entries is not None
                 (self._job.folder / "factors").mkdir()
-                self._job.save("entries", self._entries)
-                self._fitted = self._start(bucket_job.fit_factors)
+                self._fitted = self._workers.begin(bucket_job.fit_factors)
         return self._summaries
 
     def _add_factors(self) -> None:
@@ -263,6 +286,8 @@ class BucketRun:
         asking = tuple(view for view in wanted if job.asks_neighbours(view))
         if asking:
             self._answer(asking)
+        if "reranking" in wanted:
+            self._draw_candidates()
         self._add_factors()
         job.save("rendered", self._shared)
 
@@ -285,21 +310,47 @@ class BucketRun:
         self._job.save("popularity", epochs)
 
     def _answer(self, asking: tuple[str, ...]) -> None:
-        """What pairs of items say about all that views ask about, in one pass over the events."""
-        shared = self._shared
-        fold = NeighbourFold(
-            self._timeline, self._num_items, shared.options, shared.has_values, shared.at_least
-        )
-        self._pairs = fold.pairs
-        asked = self._map("asking", bucket_job.ask, asking) if asking else []
+        """What pairs of items say about all that views ask about, by stretches of the timeline."""
+        job = self._job
         keys = list(itertools.product(self._buckets, asking))
-        groups, pieces = Asked.merged([one for bucket in asked for one in bucket])
+        step = functools.partial(bucket_job.ask, wanted=asking)
+        pieces = self._map("asking", step, self._buckets if asking else [])
+        places = Asked.write(job.folder / "asked", itertools.chain.from_iterable(pieces))
+        groups = Asked.open(job.folder / "asked").groups
+        order = np.argsort(groups["place"], kind="stable")
+        np.save(job.folder / "asked_order.npy", order)
+        number = min(2 * self._num_workers, 1 + len(order) // _STRETCH_GROUPS)
+        bounds = np.linspace(0, len(order), number + 1).astype(int).tolist()
+        stretches = [(n, slice(*pair)) for n, pair in enumerate(itertools.pairwise(bounds))]
+        for _ in self._map("pairs of items", bucket_job.answer, stretches, " stretches"):
+            pass
+        self._has_pairs = True
+        size = int(groups["high"][-1]) if len(groups) else 0
+        answers = np.lib.format.open_memmap(job.answers_file(), "w+", np.float64, (2, size))
+        for n, stretch in stretches:
+            some = groups[order[stretch]]
+            answers[:, Ranges(some["low"], some["high"]).numbers] = np.load(job.answers_file(n))
+        job.save("asked_items", dict(zip(keys, places, strict=True)))
+
+    def _draw_candidates(self) -> None:
+        """The candidates of 'reranking', in one pass over the events."""
+        job, counts = self._job, self._co_occurrence
+        candidates = RerankingCandidates(
+            counts,
+            job.load("held_out"),
+            negatives=job.reranking_negatives,
+            depth=job.reranking_depth,
+            seed=job.seed,
+        )
+        asked = list(self._map("asking", bucket_job.ask_candidates, self._buckets))
         with progress_bar(
-            desc="pairs of items", total=len(groups.place), disable=not self._progress
+            desc="items that occur together",
+            total=sum(len(one.number) for one in asked),
+            disable=not self._progress,
         ) as bar:
-            answers = fold.answer(groups, bar)
-        for (bucket, view), numbers in zip(keys, pieces, strict=True):
-            np.save(self._job.neighbours_file(view, bucket), np.stack(answers)[:, numbers])
+            drawn = draw_all(candidates, counts, asked, job.reranking_negatives, bar)
+        for bucket, one in zip(self._buckets, drawn, strict=True):
+            job.save(f"candidates-{bucket}", one)
 
     def _catalogue(self) -> Rows:
         items, template = self._job.dataset.item_records, self._job.template
@@ -335,33 +386,26 @@ class BucketRun:
         )
         return {part: sum(s.records for s in some) for part, some in by_part.items() if some}
 
-    def _start(self, step: Callable[[Job], Result]) -> Callable[[], Result]:
-        """Begins a step beside others; returns what waits for its result."""
-        if self._pool is None:
-            return functools.partial(step, self._job)
-        return self._pool.submit(step, self._job).result
-
     def _map(
         self,
         title: str,
-        step: Callable[[Job, int, Sequence[str]], Result],
-        wanted: tuple[str, ...],
-    ) -> list[Result]:
-        """The results of a step for all buckets, in their order."""
-        results: Iterable[Result]
-        if self._pool is None:
-            results = (step(self._job, bucket, wanted) for bucket in self._buckets)
-        else:
-            again = itertools.repeat
-            results = self._pool.map(step, again(self._job), self._buckets, again(wanted))
-        bar = progress_bar(
-            results,
+        step: Callable[[Job, Piece], Result],
+        pieces: Sequence[Piece],
+        unit: str = " buckets",
+    ) -> Iterator[Result]:
+        """The results of a step for all pieces, in their order."""
+        bar: Iterable[Result] = progress_bar(
+            self._workers.map(step, pieces),
             desc=title,
-            total=len(self._buckets),
-            unit=" buckets",
+            total=len(pieces),
+            unit=unit,
             disable=not self._progress,
         )
-        return list(bar)
+        yield from bar
+
+
+def _itself(job: Job) -> Job:
+    return job
 
 
 def _of_one_bucket(

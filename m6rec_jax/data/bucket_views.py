@@ -19,9 +19,11 @@ import pyarrow.compute as pc
 
 from m6rec_jax.data import views
 from m6rec_jax.data.bucket_features import GroupFeatures, SharedStatistics
+from m6rec_jax.data.co_occurrence import ranked_text
 from m6rec_jax.data.epochs import epoch_of
 from m6rec_jax.data.negatives import NegativeSampler
 from m6rec_jax.data.render import sentence
+from m6rec_jax.data.reranking_candidates import DrawnCandidates
 from m6rec_jax.data.schema import LabelSpec
 from m6rec_jax.data.user_bucket import Groups, Ranges, UserBucket
 from m6rec_jax.text import verbalize
@@ -137,6 +139,32 @@ class BucketViews:
                 "item_indices": _lists(own, items),
             },
         )
+
+    def reranking(self, groups: Groups, drawn: DrawnCandidates, num_recent: int) -> Rows:
+        """The rows of 'reranking'; of histories the last `num_recent` items are told."""
+        features = GroupFeatures(self._bucket, groups, self._shared)
+        inside = np.arange(drawn.items.shape[1]) < drawn.counts[:, None]
+        items, ranks = drawn.items[inside], drawn.ranks[inside]
+        texts = distinct_texts(
+            [ranks, items],
+            lambda n: ranked_text(int(ranks[n]), self._template.item(self._items[items[n]])),
+        )
+        ends = np.cumsum(drawn.counts)
+        own = Ranges(ends - drawn.counts, ends)
+        positions, recent = self._bucket.histories(groups, min(self._max_events, num_recent))
+        rows = self._rows(
+            "reranking",
+            groups,
+            {
+                **self._of_users(groups, features),
+                "recent_indices": _lists(recent, self._bucket.item[positions[recent.numbers]]),
+                "candidates": _lists(own, texts),
+                "item_indices": _lists(own, items),
+                "labels": _lists(own, np.nonzero(inside)[1] == 0),
+            },
+        )
+        there = drawn.counts > 0
+        return Rows(rows.table.filter(pa.array(there)), rows.parts[there])
 
     def documents(
         self,

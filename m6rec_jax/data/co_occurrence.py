@@ -1,26 +1,25 @@
 """Which items occur together in users' sequences, and a candidate's rank by that in words.
 
 People act in bursts: what others did around the items that a user acted on last says most about
-what this user does next. `CoOccurrence` counts, as events come, how often two items occur within a
-window of somebody's sequence, in either order; a pair at distance d counts 1/d. A candidate's share
-is the mean of its shares in the counts of the user's recent items. A model reads its rank among
-all items that the user has not seen ("near 3: "), because a rank means the same however much has
-been counted, as early in a data set as when the model is served.
+what this user does next. `CoOccurrence` counts how often two items occur within a window of
+somebody's sequence, in either order; a pair at distance d counts 1/d. A candidate's share is the
+mean of its shares in the counts of the user's recent items. A model reads its rank among all items
+that the user has not seen ("near 3: "), because a rank means the same however much has been
+counted, as early in a data set as when the model is served.
 
-    counts = CoOccurrence(num_items)
-    counts.update(user, item)                        # event by event
+    counts = CoOccurrence.counted(users, items, num_items)
     related = counts.related(recent, seen)           # items and shares, highest first
     texts = ranked_texts(item_texts, related, items) # what is scored
+
+`GrowingCoOccurrence` stands at a moment that is moved on.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import itertools
 import json
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -29,20 +28,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from m6rec_jax.data.grouping import Group
-from m6rec_jax.data.splits import TRAIN
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.io.atomic import atomic_file
 
 FILE = "co_occurrence.parquet"
 # Raise it when counts or words change, so that data prepared before are prepared again.
-FORMAT = 1
+FORMAT = 2
 # Up to that rank, ranks are rounded up to multiples of that step: few words, each seen often.
 _STEPS = ((20, 1), (50, 2), (100, 5), (300, 20))
 _LAST_STEP, _LAST_RANK = 100, 1_000
-# A bound on memory: about 100 bytes each.
-_PAIRS_AT_ONCE = 10_000_000
-_COLUMNS = {"item": pa.int32(), "other": pa.int32(), "amount": pa.float64()}
+# Events whose pairs are looked up together: about 500 bytes each.
+_EVENTS_AT_ONCE = 50_000
+_COLUMNS = {"item": pa.int32(), "other": pa.int32(), "amount": pa.float64(), "total": pa.float64()}
 
 
 @gin.configurable
@@ -82,72 +79,82 @@ class RelatedItems(NamedTuple):
 
 
 class CoOccurrence:
-    """Counts of pairs of items. Memory: at most `2 * window` dictionary entries per event.
+    """Counts of pairs of items. Memory: 16 bytes for each pair that occurs.
 
     Args:
       num_items: of the items table, by whose indices items are named.
       options: None: gin's or the defaults.
+      keys: of the pairs, `item << 32 | other`, ascending; each pair is there in both orders
+        `[pairs]`.
+      amounts: of the pairs `[pairs]`.
+      totals: sums of the amounts of each item `[items]`.
     """
 
-    def __init__(self, num_items: int, options: CoOccurrenceOptions | None = None) -> None:
+    def __init__(
+        self,
+        num_items: int,
+        options: CoOccurrenceOptions | None = None,
+        keys: np.ndarray | None = None,
+        amounts: np.ndarray | None = None,
+        totals: np.ndarray | None = None,
+    ) -> None:
         self.options = options or CoOccurrenceOptions()
         self.num_items = num_items
-        # Item -> item -> amount; symmetric.
-        self._pairs: dict[int, dict[int, float]] = {}
-        self._total = np.zeros(num_items)
-        # User -> the last items, oldest first. Not saved: a request brings its history.
-        self._last: dict[str, list[int]] = {}
+        self.keys = np.zeros(0, np.int64) if keys is None else keys
+        self.amounts = np.zeros(0) if amounts is None else amounts
+        self.totals = np.zeros(num_items) if totals is None else totals
+        # Of each item's pairs.
+        self._starts = np.searchsorted(self.keys, np.arange(num_items + 1) << 32).tolist()
 
-    def update(self, user: str, item: int) -> None:
-        """Counts the next event of a user; users may come in any order."""
-        last = self._last.setdefault(user, [])
-        for distance, other in enumerate(reversed(last), 1):
-            if other != item:
-                self._add(item, other, 1.0 / distance)
-                self._add(other, item, 1.0 / distance)
-        last.append(item)
-        del last[: -self.options.window]
+    @classmethod
+    def counted(
+        cls,
+        users: np.ndarray,
+        items: np.ndarray,
+        num_items: int,
+        options: CoOccurrenceOptions | None = None,
+    ) -> CoOccurrence:
+        """Counts all events, given in the order of time: their users and items `[events]`."""
+        found = GrowingCoOccurrence(users, items, cls(num_items, options))
+        found.advance(len(users))
+        return found
 
-    def related(self, recent: Sequence[int], seen: Collection[int] = ()) -> RelatedItems:
+    def related(
+        self, recent: Sequence[int] | np.ndarray, seen: Sequence[int] | np.ndarray = ()
+    ) -> RelatedItems:
         """Items that occur with the recent ones; equal shares in the order of the items table.
 
         Args:
           recent: a user's items, oldest first; the last `options.recent` of them count.
           seen: items to leave out, beside the recent ones.
         """
-        scores: dict[int, float] = {}
-        last = recent[-self.options.recent :]
+        last = [int(item) for item in recent[-self.options.recent :]]
         weights = sum(1.0 / position for position in range(1, len(last) + 1))
+        others, terms = [np.zeros(0, np.int64)], [np.zeros(0)]
         for position, item in enumerate(reversed(last), 1):
-            row = self._pairs.get(item)
-            if row is None:
-                continue
-            total = self._total[item] + self.options.smoothing
-            weight = 1.0 / (position * weights * total)
-            for other, amount in row.items():
-                scores[other] = scores.get(other, 0.0) + weight * amount
-        for item in itertools.chain(recent, seen):
-            scores.pop(item, None)
-        items = np.fromiter(scores.keys(), np.int64, len(scores))
+            row = slice(self._starts[item], self._starts[item + 1])
+            weight = 1.0 / (position * weights * (self.totals[item] + self.options.smoothing))
+            others.append(self.keys[row] & 0xFFFFFFFF)
+            terms.append(weight * self.amounts[row])
+        items, scores = _summed(np.concatenate(others), np.concatenate(terms), self.num_items)
+        out = np.concatenate([np.asarray(known, np.int64) for known in (recent, seen)])
+        left = (scores > 0) & ~np.isin(items, out)
         # Rounded: the order in which sums were made must not decide between equals.
-        shares = np.round(np.fromiter(scores.values(), np.float64, len(scores)), 12)
-        order = np.lexsort((items, -shares))
+        items, shares = items[left], np.round(scores[left], 12)
+        order = np.argsort(-shares, kind="stable")
         return RelatedItems(items[order], shares[order])
-
-    def _add(self, item: int, other: int, amount: float) -> None:
-        row = self._pairs.setdefault(item, {})
-        row[other] = row.get(other, 0.0) + amount
-        self._total[item] += amount
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Writes the counts to `co_occurrence.parquet` in a folder, whole or not at all."""
-        pairs = [
-            (item, other, amount)
-            for item, row in sorted(self._pairs.items())
-            for other, amount in sorted(row.items())
-        ]
-        columns = zip(*pairs, strict=True) if pairs else ([], [], [])
-        write_counts(folder, self.num_items, self.options, *columns)
+        described = {"num_items": self.num_items, "options": dataclasses.asdict(self.options)}
+        items = self.keys >> 32
+        columns = (items, self.keys & 0xFFFFFFFF, self.amounts, self.totals[items])
+        schema = pa.schema(list(_COLUMNS.items()), {"counts": json.dumps(described)})
+        table = pa.table(
+            [pa.array(c, t) for c, t in zip(columns, schema.types, strict=True)], schema=schema
+        )
+        with atomic_file(Path(folder) / FILE) as scratch:
+            pq.write_table(table, scratch, compression="zstd")
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Self:
@@ -161,72 +168,87 @@ class CoOccurrence:
         try:
             table = pq.read_table(path)
             described = json.loads((table.schema.metadata or {})[b"counts"])
-            found = cls(int(described["num_items"]), CoOccurrenceOptions(**described["options"]))
-            columns = (table.column(name).to_pylist() for name in _COLUMNS)
-            for item, other, amount in zip(*columns, strict=True):
-                found._pairs.setdefault(item, {})[other] = amount
-                found._total[item] += amount
+            items, others, amounts, totals = (
+                table.column(name).to_numpy(zero_copy_only=False) for name in _COLUMNS
+            )
+            keys = items.astype(np.int64) << 32 | others
+            of_items = np.zeros(int(described["num_items"]))
+            of_items[items] = totals
+            options = CoOccurrenceOptions(**described["options"])
+            return cls(len(of_items), options, keys, amounts, of_items)
         except (OSError, pa.ArrowException, KeyError, TypeError, ValueError, IndexError) as error:
             raise DataError(f"{path} is damaged ({error}); prepare the data set again") from error
-        return found
 
 
-def write_counts(
-    folder: str | os.PathLike[str],
-    num_items: int,
-    options: CoOccurrenceOptions,
-    items: Sequence[int] | np.ndarray,
-    others: Sequence[int] | np.ndarray,
-    amounts: Sequence[float] | np.ndarray,
-) -> None:
-    """Writes counts of pairs `[pairs]`, sorted by item and other, for `CoOccurrence.load`."""
-    described = {"num_items": num_items, "options": dataclasses.asdict(options)}
-    schema = pa.schema(list(_COLUMNS.items()), {"counts": json.dumps(described)})
-    table = pa.table(
-        [pa.array(c, t) for c, t in zip((items, others, amounts), schema.types, strict=True)],
-        schema=schema,
-    )
-    with atomic_file(Path(folder) / FILE) as scratch:
-        pq.write_table(table, scratch, compression="zstd")
+class GrowingCoOccurrence(CoOccurrence):
+    """Counts as of a moment. All events are given beforehand, so that every pair has its place.
 
-
-def counted_pairs(
-    users: np.ndarray, items: np.ndarray, num_items: int, window: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Counts all pairs at once: what `CoOccurrence.update` makes of events one by one.
+    Sums are made in the order of events, whatever the steps in which they are counted.
 
     Args:
       users, items: of events in the order of time `[events]`.
-      num_items: of the items table.
-      window: of `CoOccurrenceOptions`.
-
-    Returns:
-      item, other, amount `[pairs]`, sorted by item and other.
+      start: what was counted before.
+      context: so many of the events are part of that already: later ones come after them. Of each
+        user the last `options.window` are needed.
     """
-    order = np.argsort(users, kind="stable")
-    users, items = users[order], items[order].astype(np.int64)
-    parts = -(-len(items) * 2 * window // _PAIRS_AT_ONCE)
-    found = []
-    for low, high in itertools.pairwise((num_items * np.arange(parts + 1) // parts).tolist()):
-        columns: list[tuple[np.ndarray, ...]] = []
-        for distance in range(1, window + 1):
-            later = np.arange(distance, len(items))
-            later = later[
-                (users[later] == users[later - distance])
-                & (items[later] != items[later - distance])
-            ]
-            for one, other in ((later, later - distance), (later - distance, later)):
-                mine = (items[one] >= low) & (items[one] < high)
-                keys = items[one[mine]] * num_items + items[other[mine]]
-                # When it was counted: amounts are added up in this order.
-                when = order[later[mine]] * window + distance
-                columns.append((keys, when, np.full(len(keys), 1.0 / distance)))
-        keys, when, amounts = map(np.concatenate, zip(*columns, strict=True))
-        of_time = np.argsort(when, kind="stable")
-        pairs, inverse = np.unique(keys[of_time], return_inverse=True)
-        found.append((pairs, np.bincount(inverse, amounts[of_time], len(pairs))))
-    pairs, amounts = map(np.concatenate, zip(*found, strict=True))
-    return pairs // num_items, pairs % num_items, amounts
+
+    def __init__(
+        self, users: np.ndarray, items: np.ndarray, start: CoOccurrence, context: int = 0
+    ) -> None:
+        self._items = items.astype(np.int64)
+        self._window = start.options.window
+        self._order = np.argsort(users, kind="stable")
+        # Of each event its place in the order of users, and that of its user's first event.
+        self._rank = np.empty(len(users), np.int64)
+        self._rank[self._order] = np.arange(len(users))
+        by_user = users[self._order]
+        self._first = np.searchsorted(by_user, by_user)[self._rank]
+        keys = start.keys
+        for low in range(context, len(users), _EVENTS_AT_ONCE):
+            pairs, _, _ = self._pairs(low, low + _EVENTS_AT_ONCE)
+            keys = np.union1d(keys, pairs[:, 0] << 32 | pairs[:, 1])
+        amounts = np.zeros(len(keys))
+        amounts[np.searchsorted(keys, start.keys)] = start.amounts
+        super().__init__(start.num_items, start.options, keys, amounts, start.totals.copy())
+        self._number = self._high = context
+
+    def advance(self, number: int) -> None:
+        """Counts all events before a number that are not counted yet."""
+        while self._number < number:
+            if self._number == self._high:
+                self._low, self._high = self._high, self._high + _EVENTS_AT_ONCE
+                self._added, self._added_amounts, self._offsets = self._pairs(self._low, self._high)
+                keys = self._added[:, 0] << 32 | self._added[:, 1]
+                self._places = np.searchsorted(self.keys, keys)
+            end = min(number, self._high)
+            some = slice(*self._offsets[[self._number - self._low, end - self._low]].tolist())
+            amounts = self._added_amounts[some]
+            np.add.at(self.amounts, self._places[some], amounts)
+            np.add.at(self.totals, self._added[some, 0], amounts)
+            self._number = end
+
+    def _pairs(self, low: int, high: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What events add: item and other `[pairs, 2]`, amounts `[pairs]`, offsets `[events + 1]`.
+
+        In the order of events, then distances, each pair in both orders.
+        """
+        distances = np.arange(1, self._window + 1)
+        before = self._rank[low:high, None] - distances
+        known = before >= self._first[low:high, None]
+        others = self._items[self._order[np.maximum(before, 0)]]
+        items = np.broadcast_to(self._items[low:high, None], others.shape)
+        known &= others != items
+        pairs = np.stack([items, others, others, items], axis=-1)[known].reshape(-1, 2)
+        amounts = np.repeat(np.broadcast_to(1.0 / distances, known.shape)[known], 2)
+        return pairs, amounts, np.concatenate([[0], 2 * np.cumsum(known.sum(axis=1))])
+
+
+def _summed(keys: np.ndarray, terms: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Distinct keys below `size`, ascending, and the sums of their terms in the order given."""
+    if len(keys) > size // 10:
+        return np.arange(size), np.bincount(keys, terms, size)
+    found, inverse = np.unique(keys, return_inverse=True)
+    return found, np.bincount(inverse, terms, len(found))
 
 
 def ranked_texts(texts: Sequence[str], related: RelatedItems, items: Sequence[int]) -> list[str]:
@@ -238,63 +260,17 @@ def ranked_texts(texts: Sequence[str], related: RelatedItems, items: Sequence[in
       items: the candidates, as indices in the table.
     """
     ranks = {item: rank for rank, item in enumerate(related.items.tolist(), 1)}
-    return [f"{rank_words(ranks.get(item))}: {texts[item]}" for item in items]
+    return [ranked_text(ranks.get(item, 0), texts[item]) for item in items]
 
 
-def rank_words(rank: int | None) -> str:
-    """A rank in words: exact up to 20, then ever coarser; "not near" without one."""
-    if rank is None:
+def ranked_text(rank: int, text: str) -> str:
+    """`ranked_texts` of one item; rank 0: it does not occur with the recent ones."""
+    return f"{rank_words(rank)}: {text}"
+
+
+def rank_words(rank: int) -> str:
+    """A rank in words: exact up to 20, then ever coarser; "not near" without one (0)."""
+    if not rank:
         return "not near"
     step = next((step for limit, step in _STEPS if rank <= limit), _LAST_STEP)
     return f"near {min(-(-rank // step) * step, _LAST_RANK)}"
-
-
-class RerankingCandidates:
-    """Draws the candidates of reranking rows.
-
-    Args:
-      counts: as of the moment of the group that is asked about.
-      texts: of the catalogue, in the order of the items table.
-      never: indices of items that are never drawn (held-out items).
-      negatives: drawn per row.
-      depth: from so many of the most related items.
-      seed: of all draws.
-    """
-
-    def __init__(
-        self,
-        counts: CoOccurrence,
-        texts: Sequence[str],
-        never: Sequence[int] = (),
-        *,
-        negatives: int,
-        depth: int,
-        seed: int,
-    ) -> None:
-        self.counts = counts
-        self._texts = texts
-        self._never = frozenset(never)
-        self._negatives, self._depth, self._seed = negatives, depth, seed
-
-    def draw(self, group: Group) -> tuple[list[int], list[str]] | None:
-        """The candidates of a group, the wanted item first, and their texts.
-
-        Of a group's items the first is wanted: it came right after the history. What came later may
-        be drawn as any other item: candidates depend on nothing later than the row.
-
-        Returns:
-          Indices in the items table and texts; None for a training row that would teach nothing:
-          the wanted item is not on the list, or the list has nothing else.
-        """
-        wanted = group.items[0]
-        related = self.counts.related(group.history_items, group.seen)
-        listed = related.items[: self._depth].tolist()
-        pool = [item for item in listed if item != wanted and item not in self._never]
-        if group.part == TRAIN and (wanted not in listed or not pool):
-            return None
-        key = f"{self._seed}:{group.user}:{len(group.seen)}:{wanted}"
-        digest = hashlib.blake2b(key.encode()).digest()
-        random = np.random.default_rng(list(digest))
-        drawn = random.choice(len(pool), min(self._negatives, len(pool)), replace=False)
-        items = [wanted, *(pool[index] for index in drawn.tolist())]
-        return items, ranked_texts(self._texts, related, items)

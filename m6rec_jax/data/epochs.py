@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
+import pyarrow as pa
 
 from m6rec_jax.data.statistics_state import FIRST_FIT, StatisticsOptions, next_fit, next_refresh
 from m6rec_jax.data.timeline import Timeline
+from m6rec_jax.data.user_bucket import Ranges
 from m6rec_jax.data.value_factors import ValueFactors
 
 
@@ -125,12 +127,18 @@ class Standings:
 class WindowEntries:
     """Events whose item entered its user's window, by user (as they came first), then in order.
 
+    Arrays on disk that processes share: `write` them, then `open` them everywhere.
+
     Attributes:
       user: number of the user, in the order in which users came first `[entries]`.
       item: number of the item, in the order in which items came first `[entries]`.
       place: of the event in the timeline `[entries]`.
       forgotten: place of the event that made the window forget it `[entries]`.
       value: that the user gave the item `[entries]`.
+      difference: of the value from the mean of all before `[entries]`.
+      low: the window that it entered held the entries from this one up to it `[entries]`.
+      by_place: numbers of the entries in the order of places `[entries]`.
+      places: in this order `[entries]`.
     """
 
     user: np.ndarray
@@ -138,6 +146,65 @@ class WindowEntries:
     place: np.ndarray
     forgotten: np.ndarray
     value: np.ndarray
+    difference: np.ndarray
+    low: np.ndarray
+    by_place: np.ndarray
+    places: np.ndarray
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """Maps what `write` left."""
+        names = (field.name for field in dataclasses.fields(cls))
+        return cls(*(np.load(folder / f"{name}.npy", mmap_mode="r") for name in names))
+
+    @classmethod
+    def write(
+        cls,
+        folder: Path,
+        tables: Sequence[pa.Table],
+        timeline: Timeline,
+        item_number: np.ndarray,
+        window: int,
+    ) -> Self:
+        """Makes the arrays, one after the other.
+
+        Args:
+          folder: must not exist.
+          tables: of `user_states.entries_of`, of all buckets.
+          timeline: of all users.
+          item_number: number of each item, in the order in which items came first `[items]`.
+          window: how many of a user's last distinct items are remembered.
+        """
+        folder.mkdir()
+
+        def column(name: str) -> np.ndarray:
+            return np.concatenate([table.column(name).to_numpy() for table in tables])
+
+        # Of a user, all entries follow each other, the first one first.
+        users = column("user")
+        low = np.flatnonzero(np.append(True, np.diff(users) != 0))
+        high = np.append(low[1:], len(users))
+        del users
+        by_user = np.argsort(column("place")[low])
+        users_of = Ranges(low[by_user], high[by_user])
+        order, user = users_of.numbers, users_of.owners
+        start = users_of.offsets[:-1]
+
+        def save(name: str, array: np.ndarray, kind: type) -> None:
+            np.save(folder / f"{name}.npy", array.astype(kind))
+
+        save("user", user, np.int32)
+        save("low", np.maximum(start[user], np.arange(len(user)) - window), np.int64)
+        save("item", item_number[column("item")[order]], np.int32)
+        save("forgotten", column("forgotten")[order], np.int64)
+        value, place = column("value")[order], column("place")[order]
+        save("value", value, np.float64)
+        save("place", place, np.int64)
+        save("difference", value - timeline.mean(place), np.float64)
+        by_place = np.argsort(place)
+        save("by_place", by_place, np.int64)
+        save("places", place[by_place], np.int64)
+        return cls.open(folder)
 
     def at(self, place: int) -> np.ndarray:
         """Which entries all windows held at a place of the timeline `[entries]` bool."""

@@ -23,7 +23,7 @@ from m6rec_jax.data.reading import Dataset
 from m6rec_jax.data.splits import CONTEXT, EXCLUDED, TEST, TRAIN, VALIDATION, Split
 from m6rec_jax.errors import DataError
 
-_MEMORY = "1GB"
+_MEMORY, _MEMORY_WHEN_SORTED = "1GB", "128MB"
 _BATCH_ROWS = 250_000
 # Part of a row, by `position` among the `length` events of its user, or by its `time`.
 _PART_SQL = {
@@ -75,6 +75,10 @@ class EventTable:
         """Removes the database."""
         self._database.close()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    def shrink(self) -> None:
+        """Gives memory back; sorting is slow from now on."""
+        self._run(f"SET memory_limit = '{_MEMORY_WHEN_SORTED}'")
 
     def assign(self, split: Split) -> Assignment:
         """Gives every event its part.

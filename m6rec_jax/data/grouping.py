@@ -7,12 +7,10 @@ ends before the group's first row, so `size` trades speed against freshness.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
-import pyarrow as pa
 
-from m6rec_jax.data.assignment import UserEvents
 from m6rec_jax.data.splits import EXCLUDED, TEST, TRAIN, VALIDATION, VISIBLE_PARTS
 from m6rec_jax.errors import ConfigError
 
@@ -47,6 +45,17 @@ class Grouping:
             )
 
 
+@dataclasses.dataclass(frozen=True)
+class UserEvents:
+    """All events of one user in the user's order (time, then position in the file), each `[n]`."""
+
+    user: int
+    rows: np.ndarray
+    items: np.ndarray
+    times: np.ndarray
+    values: np.ndarray
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Group:
     """Rows of one user that share a history.
@@ -71,27 +80,6 @@ class Group:
     history_times: list[float]
     history_values: list[float]
     seen: list[int]
-
-
-_INTS, _FLOATS = pa.list_(pa.int64()), pa.list_(pa.float64())
-SCHEMA = pa.schema(
-    [
-        ("group_id", pa.int64()),
-        ("part", pa.int64()),
-        ("user", pa.int64()),
-        ("time", pa.float64()),
-        ("items", _INTS),
-        ("values", _FLOATS),
-        ("history_items", _INTS),
-        ("history_times", _FLOATS),
-        ("history_values", _FLOATS),
-        ("seen", _INTS),
-    ]
-)
-# The order in which statistics can answer them.
-SORT_KEYS = ("time", "group_id")
-# Items that the groups of a batch hold, histories and all: some tens of megabytes in Python.
-_ITEMS_AT_A_TIME = 500_000
 
 
 def groups_of_user(
@@ -179,47 +167,3 @@ class _FirstSeen:
             self.items[: np.searchsorted(self.positions, cut, "left")]
         ).tolist()
         return found
-
-
-def group_batches(
-    users: Iterable[UserEvents],
-    codes: np.ndarray,
-    grouping: Grouping,
-    batch_size: int = 2_048,
-    visible_parts: Mapping[int, tuple[int, ...]] = VISIBLE_PARTS,
-) -> Iterator[pa.RecordBatch]:
-    """Streams the groups of all users as `SCHEMA`.
-
-    Args:
-      users: every user once.
-      codes: part codes of all rows of the events table `[rows]`.
-      grouping: how.
-      batch_size: groups per batch, at most; fewer where they hold many items.
-      visible_parts: part of a row -> parts whose events its history may hold.
-    """
-    held: list[Group] = []
-    next_id = num_items = 0
-    for events in users:
-        for group in groups_of_user(events, codes[events.rows], grouping, next_id, visible_parts):
-            held.append(group)
-            next_id = group.group_id + 1
-            # A group late in a long history may hold all of it.
-            num_items += len(group.seen) + len(group.history_items)
-            if len(held) == batch_size or num_items >= _ITEMS_AT_A_TIME:
-                yield _to_batch(held)
-                held, num_items = [], 0
-    if held:
-        yield _to_batch(held)
-
-
-def groups_of(batch: pa.RecordBatch) -> Iterator[Group]:
-    """The groups of a batch of `SCHEMA`."""
-    for values in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-        yield Group(*values)
-
-
-def _to_batch(groups: list[Group]) -> pa.RecordBatch:
-    arrays = [
-        pa.array([getattr(group, field.name) for group in groups], field.type) for field in SCHEMA
-    ]
-    return pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)

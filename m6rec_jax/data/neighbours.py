@@ -1,25 +1,46 @@
 """What pairs of items say about a user and an item: items valued alike, items acted on together.
 
-Pairs join users, so that they alone of all statistics are counted by one process, event by event:
-`NeighbourFold` keeps what they need and nothing else.
+Pairs join users, so that they are counted over the events of all of them, in the order of time.
+Counting is cheap where nobody asks on the way: a process answers what is asked in one stretch of
+the timeline, and before that counts the pairs of all that went before.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple, Self
 
 import numpy as np
 
+from m6rec_jax.data.epochs import WindowEntries
 from m6rec_jax.data.pair_counts import PairCounts
 from m6rec_jax.data.statistics_state import StatisticsOptions
 from m6rec_jax.data.timeline import Timeline
+from m6rec_jax.data.user_bucket import Ranges
 
 # The weight of the user's share of all items beside those that are valued alike: a tie-break, an
 # item of a similarity of 0.1 weighs as much.
 _OWN_WEIGHT = 0.1
+# Bounds on memory: pairs that are counted together, about 100 bytes each, and events.
+_PAIRS_AT_ONCE = 500_000
 _EVENTS_AT_ONCE = 100_000
+
+
+# Of a group: its place in the timeline, the user's share of liked items, and where its items and
+# the user's window are.
+GROUP = np.dtype(
+    [
+        ("place", np.int64),
+        ("own", np.float64),
+        ("low", np.int64),
+        ("high", np.int64),
+        ("window_low", np.int64),
+        ("window_high", np.int64),
+    ]
+)
+WINDOW = np.dtype([("item", np.int32), ("value", np.float64)])
 
 
 def differences(
@@ -80,96 +101,49 @@ def times_likelier(
     return np.asarray([row.mean() for row in np.sort(times, axis=1)])
 
 
-@dataclasses.dataclass(frozen=True)
-class Asked:
-    """Items that are asked about, by group. All groups of one place follow each other.
+class Asked(NamedTuple):
+    """Items that are asked about, by group.
 
     Attributes:
-      place: in the timeline, ascending `[groups]`.
-      user: index in the users table `[groups]`.
-      ahead: whether events that count for the user only are known `[groups]` bool.
-      own: the user's share of liked items `[groups]`.
-      offsets: of each group's items in `items` `[groups + 1]`.
-      items: indices in the items table `[items]`.
+      groups: of the fields `GROUP` `[groups]`.
+      items: numbers of items, in the order in which items came first `[items]`.
+      window: items of the users' windows, and the values that they gave them: the fields `WINDOW`.
     """
 
-    place: np.ndarray
-    user: np.ndarray
-    ahead: np.ndarray
-    own: np.ndarray
-    offsets: np.ndarray
+    groups: np.ndarray
     items: np.ndarray
+    window: np.ndarray
 
     @classmethod
-    def merged(cls, several: Sequence[Asked]) -> tuple[Asked, list[np.ndarray]]:
-        """All groups in the order of places, and where the items of each of `several` went."""
-        ints = np.zeros(0, np.int64)
-        place = np.concatenate([ints, *(one.place for one in several)])
-        order = np.argsort(place, kind="stable")
-        lengths = np.concatenate([ints, *(np.diff(one.offsets) for one in several)])
-        first = (np.cumsum(lengths) - lengths)[order]
-        offsets = np.concatenate([[0], np.cumsum(lengths[order])])
-        # Of each item in the new order, its number in the old one.
-        source = np.arange(offsets[-1]) + np.repeat(first - offsets[:-1], lengths[order])
-        number = np.empty(len(source), np.int64)
-        number[source] = np.arange(len(source))
-        ends = np.cumsum([len(one.items) for one in several])
-        found = cls(
-            place[order],
-            np.concatenate([ints, *(one.user for one in several)])[order],
-            np.concatenate([np.zeros(0, bool), *(one.ahead for one in several)])[order],
-            np.concatenate([np.zeros(0), *(one.own for one in several)])[order],
-            offsets,
-            np.concatenate([ints, *(one.items for one in several)])[source],
-        )
-        return found, np.split(number, ends[:-1]) if several else []
+    def open(cls, folder: Path) -> Self:
+        """Maps what `write` left."""
+        return cls(*(np.load(folder / f"{name}.npy", mmap_mode="r") for name in cls._fields))
 
-
-class _Window:
-    """A user's last distinct items, oldest first, in arrays that grow."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._items: np.ndarray = np.zeros(16, np.int64)
-        self._numbers: np.ndarray = np.zeros((2, 16))
-        self._low = self._high = 0
-        self.held: set[int] = set()
-
-    def __len__(self) -> int:
-        return self._high - self._low
-
-    @property
-    def items(self) -> np.ndarray:
-        return self._items[self._low : self._high]
-
-    @property
-    def values(self) -> np.ndarray:
-        return self._numbers[0, self._low : self._high]
-
-    @property
-    def differences(self) -> np.ndarray:
-        return self._numbers[1, self._low : self._high]
-
-    def copy(self) -> _Window:
-        other = _Window(self._limit)
-        other._items, other._numbers = self._items.copy(), self._numbers.copy()
-        other._low, other._high, other.held = self._low, self._high, set(self.held)
-        return other
-
-    def remember(self, item: int, value: float, difference: float) -> None:
-        if self._high == len(self._items):
-            self._items = np.concatenate([self.items, np.zeros(max(16, len(self)), np.int64)])
-            numbers = self._numbers[:, self._low : self._high]
-            room = len(self._items) - len(self)
-            self._low, self._high = 0, len(self)
-            self._numbers = np.concatenate([numbers, np.zeros((2, room))], axis=1)
-        self._items[self._high] = item
-        self._numbers[:, self._high] = value, difference
-        self._high += 1
-        self.held.add(item)
-        if len(self) > self._limit:
-            self.held.discard(int(self._items[self._low]))
-            self._low += 1
+    @classmethod
+    def write(cls, folder: Path, pieces: Iterable[Asked]) -> list[slice]:
+        """Puts pieces down, one after the other; returns where the items of each are."""
+        folder.mkdir()
+        ends = [0]
+        num_windows = 0
+        paths = {name: folder / f"{name}.raw" for name in cls._fields}
+        kinds = {}
+        nothing = cls(np.empty(0, GROUP), np.empty(0, np.int32), np.empty(0, WINDOW))
+        for piece in itertools.chain([nothing], pieces):
+            groups = piece.groups.copy()
+            for name, shift in (("low", ends[-1]), ("window_low", num_windows)):
+                groups[name] += shift
+                groups[name.replace("low", "high")] += shift
+            ends.append(ends[-1] + len(piece.items))
+            num_windows += len(piece.window)
+            for name, array in zip(cls._fields, (groups, *piece[1:]), strict=True):
+                kinds[name] = array.dtype
+                with paths[name].open("ab") as file:
+                    array.tofile(file)
+        for name, kind in kinds.items():
+            array = np.memmap(paths[name], kind, "r") if paths[name].stat().st_size else []
+            np.save(folder / f"{name}.npy", np.asarray(array, kind))
+            paths[name].unlink()
+        return [slice(*pair) for pair in itertools.pairwise(ends[1:])]
 
 
 class NeighbourFold:
@@ -177,135 +151,125 @@ class NeighbourFold:
 
     Args:
       timeline: of all users.
-      num_items: of the items table.
+      entries: of their windows.
+      item_number: number of each item, in the order in which items came first `[items]`.
       options: of the statistics.
       has_values: whether events have values.
       at_least: events with at least this value are positive; None where all are.
 
     Attributes:
-      pairs: the counts, by indices of the items table.
-      holders, square: see `ItemStates`, by indices of the items table `[items]`.
+      pairs: the counts, by numbers of items.
     """
 
     def __init__(
         self,
         timeline: Timeline,
-        num_items: int,
+        entries: WindowEntries,
+        item_number: np.ndarray,
         options: StatisticsOptions,
         has_values: bool,
         at_least: float | None,
     ) -> None:
-        self._timeline, self._options = timeline, options
+        self._timeline, self._entries, self._options = timeline, entries, options
+        self._item_number = item_number
         self._has_values, self._at_least = has_values, at_least
-        self._first = timeline.first_place(np.arange(num_items))
-        self._count, self._total = np.zeros(num_items, np.int64), np.zeros(num_items)
-        self.holders, self.square = np.zeros(num_items, np.int64), np.zeros(num_items)
         self.pairs = PairCounts(options.dense_items)
-        self._windows: dict[int, _Window] = {}
-        self._ahead: dict[int, _Window] = {}
-        self._events = self._read()
-        self._place = 0
+        num_items = len(item_number)
+        self._first = np.sort(timeline.first_place(np.arange(num_items)))
+        self._count, self._total = np.zeros(num_items, np.int64), np.zeros(num_items)
+        self._holders, self._square = np.zeros(num_items, np.int64), np.zeros(num_items)
+        self._num_users = self._place = self._num_entries = 0
 
-    def answer(self, asked: Asked, bar) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[no-untyped-def]
-        """What pairs say of all items asked about; then takes in the events that remain.
+    def answer(self, asked: Asked, order: Sequence[int]) -> Iterator[np.ndarray]:
+        """What pairs say of all items of groups.
 
-        Returns:
-          with values: `user_taste_difference`, the share of `user_neighbours_percent`; without:
-          `user_neighbours_times`, and nothing. Each `[items]`, NaN where nothing is known.
+        Args:
+          asked: of all groups.
+          order: numbers of the groups that are answered, in the order of places.
+
+        Yields:
+          for each group, with values: `user_taste_difference`, the share of
+          `user_neighbours_percent`; without: `user_neighbours_times`, and nothing. `[2, items]`,
+          NaN where nothing is known.
         """
-        found = np.full((2, len(asked.items)), np.nan)
-        columns = (asked.place, asked.user, asked.ahead, asked.own)
-        offsets = asked.offsets.tolist()
-        for group, (place, user, ahead, own) in enumerate(
-            zip(*(column.tolist() for column in columns), strict=True)
-        ):
-            self._advance(place)
-            window = self._windows.get(user)
-            if ahead:
-                window = self._ahead.get(user, window)
-            if window:
-                numbers = slice(offsets[group], offsets[group + 1])
-                items = asked.items[numbers]
-                known = self._first[items] < place
-                if known.any():
-                    features = self._features(items[known], window, own, place)
-                    for answers, feature in zip(found, features, strict=True):
-                        answers[numbers][known] = feature
-            bar.update()
-        self._advance(len(self._timeline.time))
-        return found[0], found[1]
+        for group in asked.groups[order]:
+            place, own, low, high, window_low, window_high = group.tolist()
+            self.advance(place)
+            items = asked.items[low:high]
+            found = np.full((2, len(items)), np.nan)
+            known = self._first[items] < place
+            if window_low < window_high and known.any():
+                window = asked.window[window_low:window_high]
+                found[:, known] = self._features(items[known], window, own)
+            yield found
+
+    def advance(self, place: int) -> None:
+        """Takes in all events before a place."""
+        if place <= self._place:
+            return
+        entries = self._entries
+        end = int(np.searchsorted(entries.places, place))
+        while self._num_entries < end:
+            start = self._num_entries
+            # As many as have about so many pairs, but one at least.
+            some = entries.by_place[start : min(end, start + _EVENTS_AT_ONCE)]
+            lengths = np.cumsum(some - entries.low[some])
+            some = some[: max(1, int(np.searchsorted(lengths, _PAIRS_AT_ONCE)))]
+            self._count_pairs(some)
+            self._num_entries += len(some)
+        for start in range(self._place, place, _EVENTS_AT_ONCE):
+            self._count_items(slice(start, min(start + _EVENTS_AT_ONCE, place)))
+        self._place = place
 
     def _features(
-        self, items: np.ndarray, window: _Window, own: float, place: int
-    ) -> Sequence[np.ndarray | float]:
-        options, others = self._options, window.items
+        self, items: np.ndarray, window: np.ndarray, own: float
+    ) -> tuple[np.ndarray, ...]:
+        options, others = self._options, window["item"]
         together, products = self.pairs.get(items, others)
+        nothing = np.full(len(items), np.nan)
         if not self._has_values:
-            num_users = len(self._windows)
             weight = options.neighbour_smoothing
-            holders = self.holders
-            times = times_likelier(together, holders[items], holders[others], num_users, weight)
-            return times, np.nan
-        mean = self._timeline.total[place] / self._timeline.count[place]
+            holders = self._holders
+            times = times_likelier(
+                together, holders[items], holders[others], self._num_users, weight
+            )
+            return times, nothing
+        timeline, place = self._timeline, self._place
+        mean = timeline.total[place] / timeline.count[place]
         means = (self._total[others] + options.smoothing * mean) / (
             self._count[others] + options.smoothing
         )
         above, alike = differences(
             products,
-            self.square[items],
-            self.square[others],
-            window.values - means,
+            self._square[items],
+            self._square[others],
+            window["value"] - means,
             options.similarity_smoothing,
         )
         if self._at_least is None:
-            return above, np.nan
-        return above, shares(alike, window.values >= self._at_least, own)
+            return above, nothing
+        return above, shares(alike, window["value"] >= self._at_least, own)
 
-    def _advance(self, place: int) -> None:
-        for event in itertools.islice(self._events, max(0, place - self._place)):
-            self._update(*event)
-        self._place = max(place, self._place)
+    def _count_pairs(self, entering: np.ndarray) -> None:
+        """Counts entries, by their numbers, with all that the windows of their users hold."""
+        entries = self._entries
+        items, differences = entries.item[entering], entries.difference[entering]
+        held = Ranges(entries.low[entering], entering)
+        owners, numbers = held.owners, held.numbers
+        if len(owners):
+            pairs = np.stack([items[owners], entries.item[numbers]])
+            products = differences[owners] * entries.difference[numbers]
+            # Both directions of a pair follow each other: sums are made in the order of events.
+            rows, columns = pairs.T.ravel(), pairs[::-1].T.ravel()
+            amounts = np.stack([np.ones(len(rows)), np.repeat(products, 2)], axis=1)
+            self.pairs.add(rows, columns, amounts)
+        np.add.at(self._holders, items, 1)
+        np.add.at(self._square, items, differences * differences)
+        self._num_users += int((held.lengths == 0).sum())
 
-    def _read(self) -> Iterator[tuple[int, int, int, float, float, bool]]:
-        """The arguments of `_update` of all events."""
+    def _count_items(self, places: slice) -> None:
         timeline = self._timeline
-        for start in range(0, len(timeline.time), _EVENTS_AT_ONCE):
-            places = np.arange(start, min(start + _EVENTS_AT_ONCE, len(timeline.time)))
-            values = timeline.value[places]
-            columns = (
-                places,
-                timeline.user[places],
-                timeline.item[places],
-                values,
-                values - timeline.mean(places),
-                timeline.counted[places],
-            )
-            yield from zip(*(column.tolist() for column in columns), strict=True)
-
-    def _update(
-        self, place: int, user: int, item: int, value: float, difference: float, counted: bool
-    ) -> None:
-        limit = self._options.neighbour_window
-        ahead = self._ahead.get(user)
-        if not counted and ahead is None:
-            known = self._windows.get(user)
-            ahead = self._ahead[user] = _Window(limit) if known is None else known.copy()
-        # An item of which nothing else is known resembles no other.
-        if ahead is not None and self._first[item] < place and item not in ahead.held:
-            ahead.remember(item, value, difference)
-        if not counted:
-            return
-        self._count[item] += 1
-        self._total[item] += value
-        window = self._windows.get(user)
-        if window is None:
-            window = self._windows[user] = _Window(limit)
-        if item in window.held:
-            return
-        if len(window):
-            amounts = np.ones((len(window), 2))
-            amounts[:, 1] = difference * window.differences
-            self.pairs.add_with_all(item, window.items, amounts)
-        window.remember(item, value, difference)
-        self.holders[item] += 1
-        self.square[item] += difference * difference
+        counted = timeline.counted[places]
+        items = self._item_number[timeline.item[places][counted]]
+        np.add.at(self._count, items, 1)
+        np.add.at(self._total, items, timeline.value[places][counted])

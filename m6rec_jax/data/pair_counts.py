@@ -33,12 +33,14 @@ class PairCounts:
         self._table = _HashTable()
 
     def add(self, rows: np.ndarray, columns: np.ndarray, amounts: np.ndarray) -> None:
-        """Adds `amounts` `[n, 2]` to the counters of distinct pairs `[n]`, `[n]`."""
+        """Adds `amounts` `[n, 2]` to the counters of pairs `[n]`, `[n]`, one after the other."""
         if not len(rows):
             return
         self._make_room(int(max(rows.max(), columns.max())) + 1)
         if self._dense is not None:
-            self._dense[:, rows, columns] += amounts.T.astype(_DTYPE)
+            cells = rows * self._dense.shape[1] + columns
+            for counter, amount in zip(self._dense, amounts.T.astype(_DTYPE), strict=True):
+                np.add.at(counter.reshape(-1), cells, amount)
         else:
             self._table.add(_keys(rows, columns), amounts.astype(_DTYPE))
 
@@ -123,7 +125,8 @@ class _HashTable:
         self._counts: np.ndarray = np.zeros((capacity, 2), _DTYPE)
 
     def add(self, keys: np.ndarray, amounts: np.ndarray) -> None:
-        """Adds `amounts` `[n, 2]` to the counters of distinct `keys` `[n]`."""
+        """Adds `amounts` `[n, 2]` to the counters of `keys` `[n]`, one after the other."""
+        keys, inverse = np.unique(keys, return_inverse=True)
         capacity = len(self._keys)
         if 2 * (self._used + len(keys)) > capacity:
             while 2 * (self._used + len(keys)) > capacity:
@@ -132,7 +135,9 @@ class _HashTable:
             self._used = 0
             self._allocate(capacity)
             self.add(old_keys, old_counts)
-        self._counts[self._find(keys, insert=True)] += amounts
+        slots = self._find(keys, insert=True)[inverse]
+        for counter, amount in zip(self._counts.T, amounts.T, strict=True):
+            np.add.at(counter, slots, amount)
 
     def get(self, keys: np.ndarray) -> np.ndarray:
         """The counters `[n, 2]` of `keys` `[n]`, zero for those never added."""

@@ -1,9 +1,7 @@
 """`m6rec data prepare`: a data set folder becomes a TFDS data set of rendered text.
 
 Events are read once, into a table on disk, and split. Then all views that are wanted are made
-together, bucket by bucket of users (`bucket_run`). A view whose rows depend on what all users did a
-moment before, event by event, is made by `ViewRenderer` instead: it folds the training events into
-the statistics in the order of time, and renders each group when the fold reaches its moment.
+together, bucket by bucket of users (`bucket_run`).
 
 Views are on disk with the fingerprint of everything they depend on, so a view that is there is not
 made again, and a run with other options makes only what they change. The same input gives the same
@@ -19,23 +17,21 @@ import dataclasses
 import json
 import logging
 import shutil
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import gin
-import pyarrow as pa
 
 from m6rec_jax import __version__
 from m6rec_jax.data import co_occurrence, statistics_files, views
-from m6rec_jax.data.assignment import Assignment, users_in_order
+from m6rec_jax.data.assignment import Assignment
 from m6rec_jax.data.bucket_job import Job
 from m6rec_jax.data.bucket_run import BucketRun, num_buckets
-from m6rec_jax.data.co_occurrence import CoOccurrence, CoOccurrenceOptions, RerankingCandidates
+from m6rec_jax.data.co_occurrence import CoOccurrenceOptions
 from m6rec_jax.data.event_table import EventTable
-from m6rec_jax.data.grouping import SORT_KEYS, Grouping, group_batches, groups_of
-from m6rec_jax.data.negatives import NegativeSampler
+from m6rec_jax.data.grouping import Grouping
 from m6rec_jax.data.prepared import (
     CATALOGUE,
     MANIFEST,
@@ -47,9 +43,7 @@ from m6rec_jax.data.prepared import (
     write_manifest,
 )
 from m6rec_jax.data.reading import Dataset
-from m6rec_jax.data.render import RowRenderer, events_for_statistics, item_document
 from m6rec_jax.data.schema import SPEC_FILE
-from m6rec_jax.data.sorting import sorted_batches
 from m6rec_jax.data.splits import (
     CONTEXT,
     PARTS,
@@ -59,23 +53,15 @@ from m6rec_jax.data.splits import (
     Split,
     part_counts,
 )
-from m6rec_jax.data.statistics import Statistics, StatisticsOptions, as_of
+from m6rec_jax.data.statistics import Statistics, StatisticsOptions
 from m6rec_jax.data.template_needs import checked_template, items_without_text
-from m6rec_jax.data.tfrecords import build_view
-from m6rec_jax.data.views import RowWriter
 from m6rec_jax.errors import ConfigError, DataError
-from m6rec_jax.io.progress import progress_bar
-from m6rec_jax.text.records import Event, Item
 from m6rec_jax.text.templates import DatasetTemplate
 
 log = logging.getLogger(__name__)
 # Views whose rows a model scores candidate by candidate.
 _OF_CANDIDATES = ("groups", "reranking")
-# Views that are made event by event.
-_FOLDED = ("reranking",)
 DEFAULT_NEGATIVES = 4
-# Groups that are sorted in memory at a time.
-_SORTED_ROWS = 200_000
 
 # Raise it when the rendering changes, so that data prepared before are rendered again.
 FORMAT = 2
@@ -127,6 +113,7 @@ def prepare(
     split: str = "per_user_temporal",
     options: PrepareOptions | None = None,
     statistics_options: StatisticsOptions | None = None,
+    engine: Literal["process", "ray"] = "process",
     progress: bool = True,
 ) -> Prepared:
     """Renders a split of a data set.
@@ -140,13 +127,17 @@ def prepare(
       split: name of a split, with options where wanted: see `splits.Split.parse`.
       options: what is rendered; None for gin's `PrepareOptions` or the defaults.
       statistics_options: None for gin's `StatisticsOptions` or the defaults.
+      engine: 'process' for the processors of this machine; 'ray' for workers of Ray, on this
+        machine or the cluster that `RAY_ADDRESS` names (`WorkerOptions`), all of which must see
+        both folders. The files are the same.
       progress: whether to show a bar.
 
     Raises:
       DataError: something is wrong with the folder, there is no such split or view, a part is
         empty, a record lacks what its template needs, or the template says nothing of an item.
       ConfigError: the template has an entry or names a field that does not exist (the message
-        names those that do), or an option has an impossible value.
+        names those that do), an option has an impossible value, or Ray is missing or has no room.
+      M6RecError: processes died that worked on it.
     """
     options = options or PrepareOptions()
     known = (*views.VIEWS, *views.FURTHER_VIEWS, *views.WRITING)
@@ -155,7 +146,7 @@ def prepare(
     parsed = Split.parse(split, dataset.spec.splits)
     with contextlib.ExitStack() as opened:
         preparation = _Preparation(
-            dataset, parsed, options, statistics_options, Path(out), progress, opened
+            dataset, parsed, options, statistics_options, Path(out), engine, progress, opened
         )
         preparation.check(wanted)
         preparation.make(wanted)
@@ -172,12 +163,13 @@ class _Preparation:
         options: PrepareOptions,
         statistics_options: StatisticsOptions | None,
         out: Path,
+        engine: str,
         progress: bool,
         opened: contextlib.ExitStack,
     ) -> None:
         self.dataset, self.split, self.options = dataset, split, options
-        self.out, self.progress, self._opened = out, progress, opened
-        self.template, self.statistics_options = _checked_template(dataset, statistics_options)
+        self.out, self.engine, self.progress, self._opened = out, engine, progress, opened
+        self.template, self.statistics_options = template_and_options(dataset, statistics_options)
         self.negatives = num_negatives(dataset, options)
         self.item_texts = self._item_texts()
         self.dataset_fingerprint = dataset_fingerprint(dataset)
@@ -230,7 +222,14 @@ class _Preparation:
             self._scratch("buckets"),
         )
         return self._opened.enter_context(
-            BucketRun(job, self.events, self.assignment, self.manifest["buckets"], self.progress)
+            BucketRun(
+                job,
+                self.events,
+                self.assignment,
+                self.manifest["buckets"],
+                self.engine,
+                self.progress,
+            )
         )
 
     def check(self, wanted: Sequence[str]) -> None:
@@ -249,7 +248,7 @@ class _Preparation:
                 )
 
     def make(self, wanted: Sequence[str]) -> None:
-        """Makes those views that are not there: all in one pass, but for those that are folded."""
+        """Makes those views that are not there, all in one pass."""
         made = {view: fingerprint(self.source, *self.settings(view)) for view in wanted}
         targets = {}
         for view in wanted:
@@ -264,27 +263,12 @@ class _Preparation:
         if not targets:
             return
         write_manifest(self.folder, self.manifest)
-        folded = {view: target for view, target in targets.items() if view in _FOLDED}
-        entries = self.run.write({v: t for v, t in targets.items() if v not in folded})
-        for view, target in folded.items():
-            entries[view] = self._fold(view, target)
+        entries = self.run.write(targets)
         if not set(views.COUNTED).isdisjoint(targets):
             self.run.save_co_occurrence(self.folder)
         for view, entry in entries.items():
             self.manifest["views"][view] = {"fingerprint": made[view], **entry}
         write_manifest(self.folder, self.manifest)
-
-    def _fold(self, view: str, target: Path) -> dict[str, Any]:
-        """Makes a view event by event."""
-        rendered = self._scratch("rendered")
-        rendered.mkdir()
-        renderer = ViewRenderer(
-            self.dataset, self.assignment, self.options, self.statistics_options, self.progress
-        )
-        entry, _ = renderer.render(view, rendered)
-        build_view(rendered, target, view)
-        shutil.rmtree(rendered)
-        return entry
 
     def _scratch(self, name: str) -> Path:
         """A folder for what is on the way, without what a run that was killed left there."""
@@ -420,6 +404,9 @@ def bucket_job(
         negatives=negatives,
         negative_power=options.negative_power,
         seed=options.seed,
+        reranking_negatives=options.reranking_negatives,
+        reranking_depth=options.reranking_depth,
+        co_occurrence=CoOccurrenceOptions(),
         statistics=statistics_options,
     )
 
@@ -439,160 +426,6 @@ def grouping(view: str, options: PrepareOptions, negatives: int) -> Grouping:
         max_seconds=options.max_seconds,
         with_seen=view == "reranking" or (view == "groups" and negatives > 0),
     )
-
-
-class ViewRenderer:
-    """Renders views of one data set under one assignment of its events to Parquet files.
-
-    Args:
-      dataset: an open data set.
-      assignment: part of every event.
-      options: what is rendered.
-      statistics_options: None for gin's or the defaults.
-      progress: whether to show a bar.
-
-    Raises:
-      ConfigError: the template names a field that does not exist, or negatives are asked for where
-        events have labels.
-    """
-
-    def __init__(
-        self,
-        dataset: Dataset,
-        assignment: Assignment,
-        options: PrepareOptions,
-        statistics_options: StatisticsOptions | None = None,
-        progress: bool = False,
-    ) -> None:
-        self.dataset, self.assignment, self.options = dataset, assignment, options
-        self.template, self.statistics_options = _checked_template(dataset, statistics_options)
-        self.negatives = num_negatives(dataset, options)
-        self._progress = progress
-
-    def new_statistics(self, of_history: bool = False) -> Statistics:
-        """Statistics that hold no event yet; with `of_history` only those of a history."""
-        options = self.statistics_options
-        if of_history:
-            options = _needed_only(options, self.template.profile_template.fields)
-        return Statistics.for_dataset(self.dataset.spec, options)
-
-    def events_for_statistics(self) -> Iterator[tuple[Event, Item, bool]]:
-        """What statistics may hold, in the order of time."""
-        visible = self.assignment.split.visible_parts
-        return events_for_statistics(self.dataset, self.assignment.codes, visible)
-
-    def render(self, view: str, folder: Path) -> tuple[dict[str, Any], Statistics | None]:
-        """Writes the rows of a view to Parquet files in `folder`.
-
-        Returns:
-          what the manifest says about the view, and the statistics after the last training event
-          (None for views that need few of them).
-
-        Raises:
-          DataError: a record lacks what its template needs, or no row is to be made.
-        """
-        of_history = view in views.WRITING or view == "reranking"
-        statistics = self.new_statistics(of_history)
-        sampler = self._sampler() if view == "groups" else None
-        counts = CoOccurrence(len(self.dataset.item_records)) if view in views.COUNTED else None
-        reranking = None
-        if view == "reranking" and counts is not None:
-            reranking = self._reranking_candidates(counts)
-        renderer = RowRenderer(
-            self.dataset,
-            self.template,
-            statistics,
-            sampler,
-            self.negatives,
-            self.options.document_statistics,
-            reranking,
-        )
-        writer = RowWriter(folder, view)
-        if view == "documents":
-            held_out = self.assignment.held_out
-            for item, held in zip(self.dataset.item_records, held_out, strict=True):
-                if not held:
-                    writer.write("train", item_document(self.template, item))
-        grouped = grouping(view, self.options, self.negatives)
-        self._render_groups(view, grouped, statistics, counts, renderer, writer)
-        if counts is not None:
-            counts.save(folder)
-        writer.close()
-        if not writer.num_rows:
-            raise DataError(
-                f"{self.dataset.spec.name!r} has no row for the view {view!r}: nothing that a user "
-                "liked has what the template asks for"
-            )
-        entry: dict[str, Any] = {
-            "grouping": dataclasses.asdict(grouped),
-            "rows": writer.num_rows,
-        }
-        if sampler is not None and sampler.sampling_rate is not None:
-            entry["negatives"] = {
-                "per_positive": self.negatives,
-                "power": self.options.negative_power,
-                "seed": self.options.seed,
-                "sampling_rate": sampler.sampling_rate,
-            }
-        return entry, None if of_history else statistics
-
-    def _render_groups(
-        self,
-        view: str,
-        grouping: Grouping,
-        statistics: Statistics,
-        counts: CoOccurrence | None,
-        renderer: RowRenderer,
-        writer: RowWriter,
-    ) -> None:
-        codes, visible = self.assignment.codes, self.assignment.split.visible_parts
-        total = 0
-
-        def counted(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-            nonlocal total
-            for batch in batches:
-                total += batch.num_rows
-                yield batch
-
-        def update(event: Event, item: Item, of_user_only: bool) -> None:
-            statistics.update(event, item, of_user_only)
-            if counts is not None and not of_user_only:
-                counts.update(event.user_id, self.dataset.item_index[item.id])
-
-        users = users_in_order(self.dataset)
-        batches = sorted_batches(
-            counted(group_batches(users, codes, grouping, visible_parts=visible)),
-            SORT_KEYS,
-            batch_size=1_024,
-            memory_rows=_SORTED_ROWS,
-        )
-        groups = (group for batch in batches for group in groups_of(batch))
-        bar = progress_bar(desc=f"rendering {view}", unit=" rows", disable=not self._progress)
-        with bar:
-            for group in as_of(update, self.events_for_statistics(), groups, lambda g: g.time):
-                row = renderer.row(view, group)
-                if row is not None:
-                    writer.write(PARTS[group.part], row)
-                if bar.total is None:  # sorting has read all groups by now
-                    bar.total = total
-                bar.update()
-
-    def _reranking_candidates(self, counts: CoOccurrence) -> RerankingCandidates:
-        return RerankingCandidates(
-            counts,
-            [self.template.item(item) for item in self.dataset.item_records],
-            self.assignment.held_out.nonzero()[0].tolist(),
-            negatives=self.options.reranking_negatives,
-            depth=self.options.reranking_depth,
-            seed=self.options.seed,
-        )
-
-    def _sampler(self) -> NegativeSampler | None:
-        if not self.negatives:
-            return None
-        ids = [item.id for item in self.dataset.item_records]
-        never = self.assignment.held_out.nonzero()[0].tolist()
-        return NegativeSampler(ids, self.options.negative_power, self.options.seed, never)
 
 
 def with_template(dataset: Dataset, entries: Mapping[str, Any]) -> Dataset:
@@ -618,7 +451,7 @@ def num_negatives(dataset: Dataset, options: PrepareOptions) -> int:
     return options.negatives
 
 
-def _checked_template(
+def template_and_options(
     dataset: Dataset, options: StatisticsOptions | None
 ) -> tuple[DatasetTemplate, StatisticsOptions]:
     """The data set's template, and the options of the statistics that it asks for.
@@ -631,10 +464,10 @@ def _checked_template(
     statistics = Statistics.for_dataset(spec, options)
     template = checked_template(spec, statistics, where)
     wanted = (*template.candidate_template.fields, *template.profile_template.fields)
-    return template, _needed_only(statistics.options, wanted)
+    return template, needed_only(statistics.options, wanted)
 
 
-def _needed_only(options: StatisticsOptions, wanted: Collection[str]) -> StatisticsOptions:
+def needed_only(options: StatisticsOptions, wanted: Collection[str]) -> StatisticsOptions:
     """Options without what costs most of the work, unless it is wanted."""
     of_neighbours = {"user_neighbours_percent", "user_taste_difference", "user_neighbours_times"}
     return dataclasses.replace(

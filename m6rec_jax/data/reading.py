@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,12 +18,10 @@ import pyarrow.parquet as pq
 
 from m6rec_jax.data import columns, files
 from m6rec_jax.data.schema import DatasetSpec, TableSpec
-from m6rec_jax.data.sorting import sorted_batches
 from m6rec_jax.data.values import FIRST_TIME, LAST_TIME, out_of_range
 from m6rec_jax.errors import DataError
 from m6rec_jax.text.records import Item, User
 
-EventOrder = Literal["user", "time"]
 Rows = Sequence[Mapping[str, Any]] | Mapping[str, Sequence[Any]]
 
 EVENT_SCHEMA = pa.schema(
@@ -40,11 +38,6 @@ EVENT_SCHEMA = pa.schema(
     ]
 )
 _NUMBERS = pa.schema(list(EVENT_SCHEMA)[:5])
-
-_SORT_KEYS: dict[str, tuple[str, ...]] = {
-    "user": ("user_index", "time", "row"),
-    "time": ("time", "row"),
-}
 
 
 @dataclass(frozen=True)
@@ -139,34 +132,6 @@ class Dataset:
             null or not a number.
         """
         numbers = self._numbers(batch_size)
-        return (self._add_ids(batch) for batch in numbers) if with_ids else numbers
-
-    def events_sorted(
-        self,
-        order: EventOrder = "user",
-        batch_size: int = files.DEFAULT_BATCH_SIZE,
-        *,
-        with_ids: bool = True,
-        **sorting: Any,
-    ) -> Iterator[pa.RecordBatch]:
-        """Streams the events by (user, time, row) or by (time, row), as `EVENT_SCHEMA`.
-
-        Users come in the order of the users table; events of one time in the order of the file.
-        Memory is bounded: see `sorting.sorted_batches`, to which `sorting` (`memory_rows`,
-        `scratch_dir`) is handed.
-
-        Raises:
-          DataError: as `iter_events`.
-          ValueError: an unknown order.
-        """
-        if order not in _SORT_KEYS:
-            raise ValueError(f"order must be one of {', '.join(_SORT_KEYS)}, not {order!r}")
-        numbers = sorted_batches(
-            self._numbers(files.DEFAULT_BATCH_SIZE),
-            _SORT_KEYS[order],
-            batch_size=batch_size,
-            **sorting,
-        )
         return (self._add_ids(batch) for batch in numbers) if with_ids else numbers
 
     def events(self) -> pa.Table:

@@ -7,16 +7,16 @@ reads when it is used cannot drift from what it was trained on.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from m6rec_jax.data.co_occurrence import RerankingCandidates
+from m6rec_jax.data.co_occurrence import ranked_text
 from m6rec_jax.data.grouping import Group
 from m6rec_jax.data.negatives import NegativeSampler
 from m6rec_jax.data.reading import Dataset
-from m6rec_jax.data.splits import STATISTICS_PARTS, USER_STATISTICS_PARTS, VISIBLE_PARTS
+from m6rec_jax.data.reranking_candidates import RerankingCandidates
+from m6rec_jax.data.splits import USER_STATISTICS_PARTS, VISIBLE_PARTS
 from m6rec_jax.data.statistics import Statistics
 from m6rec_jax.data.statistics_state import UserState
 from m6rec_jax.data.views import Row
@@ -173,15 +173,18 @@ class RowRenderer:
     def reranking_row(self, group: Group) -> Row | None:
         """A row of the view 'reranking'; None where `RerankingCandidates.draw` gives none."""
         assert self._reranking is not None
-        drawn = self._reranking.draw(group)
+        recent = group.history_items[-self._reranking.counts.options.recent :]
+        drawn = self._reranking.draw(group.part, group.user, group.items[0], recent, group.seen)
         if drawn is None:
             return None
-        items, texts = drawn
-        recent = group.history_items[-self._reranking.counts.options.recent :]
+        items, ranks = (numbers.tolist() for numbers in drawn)
         return {
             **self._of_user(group),
             "recent_indices": recent,
-            "candidates": texts,
+            "candidates": [
+                ranked_text(rank, self._template.item(self._items[index]))
+                for index, rank in zip(items, ranks, strict=True)
+            ],
             "item_indices": items,
             "labels": [1] + [0] * (len(items) - 1),
         }
@@ -289,36 +292,6 @@ def sentence(text: str) -> str:
     """Ends a text with a full stop, unless it ends a sentence already or is empty."""
     text = text.strip()
     return text if not text or text[-1] in ".!?" else f"{text}."
-
-
-def events_for_statistics(
-    dataset: Dataset,
-    codes: np.ndarray,
-    visible_parts: Mapping[int, tuple[int, ...]] = VISIBLE_PARTS,
-    **sorting: Any,
-) -> Iterator[tuple[Event, Item, bool]]:
-    """Streams what statistics may hold, in the order of time: see `statistics.as_of`.
-
-    Args:
-      dataset: an open data set.
-      codes: part codes of all rows of the events table `[rows]`.
-      visible_parts: part of a row -> parts whose events its history may hold.
-      **sorting: of `Dataset.events_sorted`.
-    """
-    seen = {part for parts in visible_parts.values() for part in parts}
-    of_users = tuple(part for part in USER_STATISTICS_PARTS if part in seen)
-    items = dataset.item_records
-    ids = [user.id for user in dataset.user_records]
-    for batch in dataset.events_sorted("time", with_ids=False, **sorting):
-        parts = codes[batch.column("row").to_numpy()]
-        wanted = np.isin(parts, STATISTICS_PARTS + of_users)
-        of_user_only = np.isin(parts[wanted], of_users).tolist()
-        columns = (
-            batch.column(name).to_numpy(zero_copy_only=False)[wanted].tolist()
-            for name in ("user_index", "item_index", "time", "value")
-        )
-        for user, item, time, value, only in zip(*columns, of_user_only, strict=True):
-            yield Event(ids[user], items[item].id, time, value), items[item], only
 
 
 def _sees_ahead(group: Group) -> bool:

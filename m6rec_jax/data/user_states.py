@@ -16,7 +16,6 @@ import pyarrow as pa
 from m6rec_jax.data import statistics_files
 from m6rec_jax.data.bucket_features import SharedStatistics
 from m6rec_jax.data.epochs import Population, Standings, WindowEntries
-from m6rec_jax.data.pair_counts import PairCounts
 from m6rec_jax.data.statistics_state import FIRST_FIT, next_fit, next_refresh
 from m6rec_jax.data.timeline import Timeline, running_sums
 from m6rec_jax.data.user_bucket import Ranges, UserBucket
@@ -91,28 +90,6 @@ def entries_of(bucket: UserBucket) -> pa.Table:
     )
 
 
-def window_entries(tables: Sequence[pa.Table], shared: SharedStatistics) -> WindowEntries:
-    """Those of all buckets, of `entries_of`, in the order of `WindowEntries`."""
-    found = {
-        name: column.to_numpy()
-        for name, column in zip(
-            tables[0].column_names, pa.concat_tables(tables).columns, strict=True
-        )
-    }
-    # Of a user, all entries follow each other, the first one first.
-    begins = np.append(True, np.diff(found["user"]) != 0)
-    first = found["place"][begins]
-    number = np.argsort(np.argsort(first))[np.cumsum(begins) - 1]
-    order = np.lexsort((found["place"], number))
-    return WindowEntries(
-        number[order],
-        shared.item_number[found["item"][order]],
-        found["place"][order],
-        found["forgotten"][order],
-        found["value"][order],
-    )
-
-
 def _by(bucket: UserBucket, shared: SharedStatistics, counted: np.ndarray) -> pa.Table:
     tables = []
     for column, values in enumerate(shared.item_values):
@@ -149,7 +126,7 @@ def save_statistics(
     shared: SharedStatistics,
     states: Sequence[UserStates],
     entries: WindowEntries | None,
-    pairs: PairCounts | None,
+    pairs: tuple[np.ndarray, np.ndarray],
     item_ids: Sequence[str],
     user_ids: Sequence[str],
 ) -> None:
@@ -161,7 +138,7 @@ def save_statistics(
       shared: see there.
       states: of all buckets.
       entries: of all windows; None where none are kept.
-      pairs: counted by indices of the items table; None where none are.
+      pairs: of `PairCounts.to_arrays`, by numbers of items.
       item_ids, user_ids: in the order of the tables.
     """
     options = shared.options
@@ -191,7 +168,7 @@ def save_statistics(
     tables = {
         "items": _items(timeline, shared, entries, item_ids),
         **_users(states, user_ids),
-        "pairs": _pairs(pairs, shared),
+        "pairs": statistics_files.pairs_table(*pairs),
         "ranks": pa.table(
             {
                 "count": pa.array([_sorted(standings.counts[-1:])]),
@@ -218,9 +195,9 @@ def _items(
     holders, square = np.zeros(len(items), np.int64), np.zeros(len(items))
     if entries is not None:
         order = np.lexsort((entries.place, entries.item))
+        above = entries.difference[order]
         holders = np.bincount(entries.item, minlength=len(items))
         starts = np.concatenate([[0], np.cumsum(holders)])
-        above = entries.value[order] - timeline.mean(entries.place[order])
         square = running_sums(above * above, starts)[starts[1:] - 1]
     return pa.table(
         {
@@ -248,14 +225,6 @@ def _users(states: Sequence[UserStates], user_ids: Sequence[str]) -> dict[str, p
     )
     named = users.drop_columns(["user", "first"]).add_column(0, "user_id", ids)
     return {"users": named.combine_chunks(), "by": by.combine_chunks()}
-
-
-def _pairs(pairs: PairCounts | None, shared: SharedStatistics) -> pa.Table:
-    keys, counts = (pairs or PairCounts()).to_arrays()
-    numbers = shared.item_number
-    keys = numbers[keys >> 32] << 32 | numbers[keys & 0xFFFFFFFF]
-    order = np.argsort(keys)
-    return statistics_files.pairs_table(keys[order], counts[order])
 
 
 def _sorted(populations: Sequence[Population]) -> list[float]:

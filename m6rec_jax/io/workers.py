@@ -1,4 +1,4 @@
-"""Who makes results of pieces: threads of this process, or processes of Ray on many machines.
+"""Who makes results of pieces: threads, processes of this machine, or Ray's on many machines.
 
     with RayWorkers(functools.partial(Service.open, "runs/ctr")) as workers:
         for result in workers.map(answer, chunks):
@@ -12,10 +12,13 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 import dataclasses
+import functools
 import logging
+import multiprocessing
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, Generic, Protocol, Self, TypeVar
 
@@ -35,35 +38,79 @@ _RETRIES = 3
 class Workers(Protocol[Made_co]):
     """See the module."""
 
-    def ask(self, function: Callable[..., R], *arguments: Any) -> R:
-        """`function(made, *arguments)` by any of them; raises what it raises."""
+    def begin(self, function: Callable[..., R], *arguments: Any) -> Callable[[], R]:
+        """`function(made, *arguments)` by any of them, perhaps beside other work.
+
+        Returns:
+          what waits for the result, and raises what the function raises.
+        """
 
     def map(self, function: Callable[[Made_co, Piece], R], pieces: Iterable[Piece]) -> Iterator[R]:
         """`function(made, piece)` of every piece, in their order; raises what it raises."""
 
 
 class ThisProcess(Generic[Made]):
-    """Two threads: while the devices work on one piece, Python prepares the next.
+    """Threads: with two, Python prepares the next piece while devices work on one.
 
     Args:
       made: what functions are given.
+      threads: that work at a time.
     """
 
-    def __init__(self, made: Made) -> None:
-        self._made = made
+    def __init__(self, made: Made, threads: int = 2) -> None:
+        self._made, self._threads = made, threads
 
-    def ask(self, function: Callable[..., R], *arguments: Any) -> R:
-        return function(self._made, *arguments)
+    def begin(self, function: Callable[..., R], *arguments: Any) -> Callable[[], R]:
+        return functools.partial(function, self._made, *arguments)
 
     def map(self, function: Callable[[Made, Piece], R], pieces: Iterable[Piece]) -> Iterator[R]:
         under_way = collections.deque[concurrent.futures.Future[R]]()
-        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        with concurrent.futures.ThreadPoolExecutor(self._threads) as pool:
             for piece in pieces:
                 under_way.append(pool.submit(function, self._made, piece))
-                if len(under_way) == 2:
+                if len(under_way) == self._threads:
                     yield under_way.popleft().result()
             while under_way:
                 yield under_way.popleft().result()
+
+
+class Processes(Generic[Made]):
+    """Processes of this machine; use it as a context manager.
+
+    Each imports the script that uses them: let it do so under `if __name__ == "__main__":`.
+
+    Args:
+      made: what functions are given; small.
+      number: of processes.
+    """
+
+    def __init__(self, made: Made, number: int) -> None:
+        self._made = made
+        context = multiprocessing.get_context("spawn")
+        self._pool = concurrent.futures.ProcessPoolExecutor(number, context)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def begin(self, function: Callable[..., R], *arguments: Any) -> Callable[[], R]:
+        return functools.partial(self._result, self._pool.submit(function, self._made, *arguments))
+
+    def map(self, function: Callable[[Made, Piece], R], pieces: Iterable[Piece]) -> Iterator[R]:
+        under_way = [self._pool.submit(function, self._made, piece) for piece in pieces]
+        for future in under_way:
+            yield self._result(future)
+
+    def _result(self, future: concurrent.futures.Future[R]) -> R:
+        try:
+            return future.result()
+        except BrokenProcessPool as error:
+            raise M6RecError(
+                "a process that worked on a part of this died, as if something had killed it; "
+                "memory may be short (fewer processors need less: taskset -c 0 m6rec ...)"
+            ) from error
 
 
 @gin.configurable
@@ -162,13 +209,21 @@ class RayWorkers(Generic[Made]):
       command: that wants them, for messages.
       make: makes what functions are given, in each of them.
       options: see `WorkerOptions`.
+      threads: of each, that work at a time.
 
     Raises:
       ConfigError: Ray is not installed, or no worker fits into the cluster.
+
+    Attributes:
+      number: of them.
     """
 
     def __init__(
-        self, command: str, make: Callable[[], Made], options: WorkerOptions | None = None
+        self,
+        command: str,
+        make: Callable[[], Made],
+        options: WorkerOptions | None = None,
+        threads: int = 2,
     ) -> None:
         options = options or WorkerOptions()
         self._ray = start_ray(command, 512 << 20)
@@ -180,10 +235,10 @@ class RayWorkers(Generic[Made]):
             resources=resources,
             max_restarts=-1,
             max_task_retries=_RETRIES,
-            # As `ThisProcess` has two threads.
-            max_concurrency=2,
+            max_concurrency=threads,
         )(_Worker)
         self._workers = [actor.remote(make, gin.config_str(), os.getcwd()) for _ in range(number)]
+        self.number = number
 
     def __enter__(self) -> Self:
         return self
@@ -191,9 +246,8 @@ class RayWorkers(Generic[Made]):
     def __exit__(self, *_: object) -> None:
         self._ray.shutdown()
 
-    def ask(self, function: Callable[..., R], *arguments: Any) -> R:
-        found: R = self._result(self._workers[0].run.remote(function, *arguments))
-        return found
+    def begin(self, function: Callable[..., R], *arguments: Any) -> Callable[[], R]:
+        return functools.partial(self._result, self._workers[0].run.remote(function, *arguments))
 
     def map(self, function: Callable[[Made, Piece], R], pieces: Iterable[Piece]) -> Iterator[R]:
         # Each in order: the result to come, and who works on it.

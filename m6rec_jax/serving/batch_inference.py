@@ -254,7 +254,7 @@ def answer_file(
     progress: bool = True,
 ) -> BatchReport:
     """Answers all requests of a file that have no answer yet; see `infer_requests`."""
-    asked = workers.ask(_asked, task, job)
+    asked = workers.begin(_asked, task, job)()
     file = open_requests(requests, {name: _ARROW_TYPES[kind] for name, kind in asked.types.items()})
     described = {"requests": file_sha256(requests), **asked.described}
     start, end = file.positions(shard or Shard())

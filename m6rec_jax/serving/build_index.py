@@ -71,7 +71,7 @@ def build_index(
             workers = stack.enter_context(RayWorkers("m6rec index build --engine ray", make))
         else:
             workers = ThisProcess(make())
-        texts, described = workers.ask(_asked, prepared, items)
+        texts, described = workers.begin(_asked, prepared, items)()
         return write_index(
             output,
             texts,

@@ -91,11 +91,10 @@ def test_co_occurrence_is_the_packages() -> None:
     """Two implementations of one definition: over a square array, and event by event."""
     data = small()
     scores = retrieval.co_occurrence(data, ("train", "validation"), 3, 4, 2.0)
-    counted = CoOccurrence(
-        data.items.num_rows, CoOccurrenceOptions(window=3, recent=4, smoothing=2.0)
-    )
-    for row in data.rows("leave_one_out", "train"):
-        counted.update(str(data.user[row]), int(data.item[row]))
+    options = CoOccurrenceOptions(window=3, recent=4, smoothing=2.0)
+    rows = data.rows("leave_one_out", "train")
+    users, items = data.user[rows], data.item[rows]
+    counted = CoOccurrence.counted(users, items, data.items.num_rows, options)
     for user in range(data.users.num_rows):
         own = (data.user == user) & (data.leave_one_out != "test")
         found = counted.related(data.item[own].tolist())

@@ -7,15 +7,16 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from m6rec_jax.data import co_occurrence, views
+from m6rec_jax.data import bucket_run, co_occurrence, neighbours, views
 from m6rec_jax.data.assignment import Assignment
 from m6rec_jax.data.bucket_run import BucketRun
 from m6rec_jax.data.event_table import EventTable
-from m6rec_jax.data.prepare import PrepareOptions, ViewRenderer, bucket_job
+from m6rec_jax.data.prepare import PrepareOptions, bucket_job
 from m6rec_jax.data.reading import Dataset
 from m6rec_jax.data.splits import PARTS, STATISTICS_PARTS, Split
 from m6rec_jax.data.statistics import StatisticsOptions
 from tests.data.conftest import TEMPLATE, UNLABELLED_TEMPLATE
+from tests.data.view_fold import ViewFold, events_in_order
 
 NUM_USERS, NUM_ITEMS = 8, 12
 WRITING = {
@@ -26,6 +27,14 @@ WRITING = {
     },
     "titles": {"prefix": "[{tags}]:", "text": "{title}"},
 }
+
+
+@pytest.fixture(autouse=True)
+def little_at_once(monkeypatch) -> None:
+    """Several stretches of the timeline, and several batches in each."""
+    monkeypatch.setattr(bucket_run, "_STRETCH_GROUPS", 9)
+    monkeypatch.setattr(neighbours, "_PAIRS_AT_ONCE", 20)
+    monkeypatch.setattr(neighbours, "_EVENTS_AT_ONCE", 7)
 
 
 def random_log(seed: int) -> list[tuple[int, int, float, float]]:
@@ -68,7 +77,7 @@ def records(folder: Path, view: str, part: str) -> list[str]:
 
 
 def folded(folder: Path, part: str) -> list[str]:
-    """The rows of a part that `ViewRenderer` wrote."""
+    """The rows of a part that `ViewFold` wrote."""
     path = folder / f"{part}.parquet"
     rows = pq.read_table(path).to_pylist() if path.is_file() else []
     return sorted(json.dumps(row, sort_keys=True) for row in rows)
@@ -98,12 +107,12 @@ class Both:
         parsed = Split.parse(split)
         with EventTable(dataset, folder / "table") as events:
             assignment = events.assign(parsed)
-            self.fold = ViewRenderer(dataset, assignment, options, statistics)
+            self.fold = ViewFold(dataset, assignment, options, statistics)
             job = bucket_job(
                 dataset, parsed, options, self.fold.statistics_options, folder / "on the way"
             )
             targets = {view: folder / view / "1.0.0" for view in options.views}
-            with BucketRun(job, events, assignment, num_buckets, False) as run:
+            with BucketRun(job, events, assignment, num_buckets, "process", False) as run:
                 self.entries = run.write(targets)
                 run.save_statistics(folder / "statistics")
                 run.save_co_occurrence(folder)
@@ -125,7 +134,7 @@ class Both:
                 counts = [f / co_occurrence.FILE for f in (self.folder, where)]
                 assert counts[0].read_bytes() == counts[1].read_bytes()
         statistics = self.fold.new_statistics()
-        for event in self.fold.events_for_statistics():
+        for event in events_in_order(self.fold.dataset, self.fold.assignment):
             statistics.update(*event)
         statistics.save(self.folder / "folded")
         for path in sorted((self.folder / "folded").iterdir()):
@@ -151,13 +160,15 @@ def test_rows_and_statistics_of_labelled_events(write_shop, tmp_path: Path, seed
     }
     folder = write_shop(random_log(seed), template=template)
     options = PrepareOptions(
-        views=("groups", "next_items", "documents", "explanations", "titles"),
+        views=("groups", "next_items", "reranking", "documents", "explanations", "titles"),
         group_size=1 + seed % 4,
         max_events=5,
         next_items_size=1 + seed % 3,
         document_events=3,
         document_statistics=seed % 2 == 0,
         max_seconds=None if seed % 3 else 20_000.0,
+        reranking_negatives=1 + seed % 5,
+        reranking_depth=(3, 200)[seed % 2],
     )
     statistics = StatisticsOptions(
         neighbour_window=(3, 1000)[seed % 2],
@@ -175,7 +186,7 @@ def test_rows_and_statistics_of_purchases(write_shop, tmp_path: Path, seed: int)
     }
     folder = write_shop(random_log(seed), labelled=False, template=template)
     options = PrepareOptions(
-        views=("groups", "next_items", "documents"),
+        views=("groups", "next_items", "reranking", "documents"),
         negatives=(2, None, 0)[seed % 3],
         negative_power=(0.5, 0.0, 1.0)[seed % 3],
         max_events=4,
@@ -188,7 +199,7 @@ def test_rows_and_statistics_of_purchases(write_shop, tmp_path: Path, seed: int)
 def test_buckets_change_no_row(write_shop, tmp_path: Path, monkeypatch) -> None:
     """Nor does the number of processes change a byte."""
     dataset = Dataset.open(write_shop(random_log(0)))
-    options = PrepareOptions(views=("groups", "next_items", "documents", "catalogue"))
+    options = PrepareOptions(views=("groups", "next_items", "reranking", "documents", "catalogue"))
     split = "per_user_temporal"
     one = Both(dataset, split, tmp_path / "one", options)
     some = Both(dataset, split, tmp_path / "some", options, num_buckets=5)
@@ -222,7 +233,7 @@ def test_parts_of_any_kind(write_shop, tmp_path: Path) -> None:
     dataset = Dataset.open(write_shop(log))
     codes = np.random.default_rng(0).integers(-1, 4, len(log)).astype(np.int8)
     split = Split.parse("per_user_temporal")
-    options = PrepareOptions(views=("groups", "next_items", "documents"), max_events=6)
+    options = PrepareOptions(views=("groups", "next_items", "reranking", "documents"), max_events=6)
     assigned = Assignment(split, codes, np.zeros(NUM_ITEMS, bool), 0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(EventTable, "assign", lambda *_: assigned)

@@ -5,27 +5,32 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from m6rec_jax.data import co_occurrence
 from m6rec_jax.data.co_occurrence import (
     CoOccurrence,
     CoOccurrenceOptions,
+    GrowingCoOccurrence,
     RelatedItems,
-    RerankingCandidates,
     rank_words,
     ranked_texts,
 )
-from m6rec_jax.data.grouping import Group
+from m6rec_jax.data.reranking_candidates import RerankingCandidates
 from m6rec_jax.data.splits import TEST, TRAIN
 from m6rec_jax.errors import ConfigError, DataError
+from tests.data.view_fold import CoOccurrenceByEvent
 
 NUM_ITEMS = 8
 EVENTS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, NUM_ITEMS - 1)), max_size=40)
 
 
 def counted(events, options: CoOccurrenceOptions) -> CoOccurrence:
-    counts = CoOccurrence(NUM_ITEMS, options)
-    for user, item in events:
-        counts.update(f"u{user}", item)
-    return counts
+    users, items = columns(events)
+    return CoOccurrence.counted(users, items, NUM_ITEMS, options)
+
+
+def columns(events) -> tuple[np.ndarray, np.ndarray]:
+    found = np.asarray(events, np.int64).reshape(-1, 2)
+    return found[:, 0], found[:, 1]
 
 
 def shares_by_hand(events, recent, options: CoOccurrenceOptions) -> np.ndarray:
@@ -63,6 +68,51 @@ def test_ranking_equals_counting_by_hand(events, recent, seen, window, last) -> 
     np.testing.assert_allclose(found.shares, shares[expected], atol=1e-11)
 
 
+@settings(deadline=None)
+@given(
+    events=EVENTS,
+    day=st.integers(0, 40),
+    steps=st.lists(st.integers(0, 40), max_size=6),
+    window=st.integers(1, 4),
+    at_once=st.integers(1, 9),
+)
+def test_counts_grow_as_event_by_event(
+    events, day, steps, window, at_once, tmp_path_factory
+) -> None:
+    """At every step to the last bit, in one go as from what was saved the day before."""
+    options = CoOccurrenceOptions(window=window, recent=3, smoothing=2.0)
+    by_event, counted_by_event = CoOccurrenceByEvent(NUM_ITEMS, options), 0
+    day = min(day, len(events))
+    folder = tmp_path_factory.mktemp("counts")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(co_occurrence, "_EVENTS_AT_ONCE", at_once)
+        counted(events[:day], options).save(folder)
+        yesterday = CoOccurrence.load(folder)
+        # Of each user what the window holds; all but that is forgotten.
+        last = [
+            n
+            for n in range(day)
+            if sum(user == events[n][0] for user, _ in events[n + 1 : day]) < window
+        ]
+        tail = [events[n] for n in last]
+        all_at_once = GrowingCoOccurrence(*columns(events), CoOccurrence(NUM_ITEMS, options))
+        continued = GrowingCoOccurrence(*columns(tail + events[day:]), yesterday, len(tail))
+        for number in sorted({min(step, len(events)) for step in steps} | {len(events)}):
+            for user, item in events[counted_by_event:number]:
+                by_event.update(str(user), item)
+            counted_by_event = number
+            all_at_once.advance(number)
+            grown = [all_at_once]
+            if number >= day:
+                continued.advance(len(tail) + number - day)
+                grown.append(continued)
+            for one in grown:
+                for recent, seen in (([0, 1, 2], []), ([3, 4], [0]), ([5], [6, 7])):
+                    found, expected = one.related(recent, seen), by_event.related(recent, seen)
+                    assert found.items.tolist() == expected.items.tolist()
+                    assert found.shares.tolist() == expected.shares.tolist()
+
+
 @settings(deadline=None, max_examples=20)
 @given(events=EVENTS)
 def test_files_give_back_what_was_counted(tmp_path_factory, events) -> None:
@@ -96,6 +146,7 @@ def test_words_are_few_and_in_order() -> None:
     assert len(set(words)) < 70
     numbers = [int(word.split()[1]) for word in words]
     assert numbers == sorted(numbers)
+    assert rank_words(0) == "not near"
     assert ranked_texts(
         ["Alpha", "Beta", "Gamma"], RelatedItems(np.array([2, 0]), np.ones(2)), [0, 1, 2]
     ) == [
@@ -105,42 +156,42 @@ def test_words_are_few_and_in_order() -> None:
     ]
 
 
-def group(items, history, part=TRAIN) -> Group:
-    return Group(0, part, 0, 0.0, items, [5.0] * len(items), history, [], [], history)
-
-
 def drawn_from(never=(), depth=4) -> RerankingCandidates:
     # 0 stands next to 1 twice, to 2 and 3 once; 4 is two places away.
     sequences = [(0, [1, 0]), (1, [1, 0, 2]), (2, [3, 0]), (3, [0, 5, 4])]
     events = [(user, item) for user, items in sequences for item in items]
     counts = counted(events, CoOccurrenceOptions())
-    texts = [f"Thing {item}" for item in range(NUM_ITEMS)]
-    return RerankingCandidates(counts, texts, never, negatives=2, depth=depth, seed=0)
+    held_out = np.isin(np.arange(NUM_ITEMS), never)
+    return RerankingCandidates(counts, held_out, negatives=2, depth=depth, seed=0)
+
+
+def drawn(candidates, wanted, history, part=TRAIN) -> tuple[list[int], list[int]] | None:
+    found = candidates.draw(part, 0, wanted, history, history)
+    return found and tuple(numbers.tolist() for numbers in found)
 
 
 def test_rows_hold_the_wanted_item_and_some_that_are_near() -> None:
     candidates = drawn_from()
     assert candidates.counts.related([0]).items.tolist() == [1, 2, 3, 5, 4]
-    items, texts = candidates.draw(group([2, 1], [0]))
+    items, ranks = drawn(candidates, 2, [0])
     assert items[0] == 2
-    assert texts[0] == "near 2: Thing 2"
+    assert ranks == [[0, 1, 2, 3, 5, 4].index(item) for item in items]
     # What comes later may be drawn, the wanted item and what is beyond the list may not.
     assert len(set(items)) == 3
     assert set(items[1:]) <= {1, 3, 5}
-    assert candidates.draw(group([2, 1], [0])) == (items, texts)
+    assert drawn(candidates, 2, [0]) == (items, ranks)
 
 
 def test_rows_that_teach_nothing_are_left_out_of_training_only() -> None:
     candidates = drawn_from()
-    assert candidates.draw(group([7], [0])) is None  # stood near nothing
-    assert candidates.draw(group([4], [0])) is None  # beyond the list
-    assert candidates.draw(group([2], [7])) is None  # nothing to compare it with
-    items, texts = candidates.draw(group([7], [0], TEST))
-    assert texts[0] == "not near: Thing 7"
-    assert len(items) == 3
-    assert candidates.draw(group([7], [], TEST)) == ([7], ["not near: Thing 7"])
+    assert drawn(candidates, 7, [0]) is None  # stood near nothing
+    assert drawn(candidates, 4, [0]) is None  # beyond the list
+    assert drawn(candidates, 2, [7]) is None  # nothing to compare it with
+    items, ranks = drawn(candidates, 7, [0], TEST)
+    assert (items[0], ranks[0], len(items)) == (7, 0, 3)
+    assert drawn(candidates, 4, [0], TEST)[1][0] == 5
+    assert drawn(candidates, 7, [], TEST) == ([7], [0])
 
 
 def test_held_out_items_are_never_drawn() -> None:
-    items, _ = drawn_from(never=(1, 3)).draw(group([2], [0]))
-    assert items == [2, 5]
+    assert drawn(drawn_from(never=(1, 3)), 2, [0])[0] == [2, 5]

@@ -17,11 +17,12 @@ from hypothesis import strategies as st
 
 from m6rec_jax.data import splits
 from m6rec_jax.data.assignment import Assignment
-from m6rec_jax.data.prepare import PrepareOptions, ViewRenderer
+from m6rec_jax.data.prepare import PrepareOptions
 from m6rec_jax.data.reading import Dataset
 from m6rec_jax.data.splits import EXCLUDED, PARTS, TEST, TRAIN, VALIDATION, Split
 from m6rec_jax.data.statistics import StatisticsOptions
 from m6rec_jax.errors import DataError
+from tests.data.view_fold import ViewFold
 
 NUM_USERS, NUM_ITEMS = 4, 10
 
@@ -82,7 +83,7 @@ def render(write_shop, tmp_path: Path) -> Callable[..., dict]:
         labelled = options.pop("labelled", True)
         folder = write_shop(log.events, num_users=NUM_USERS, num_items=NUM_ITEMS, labelled=labelled)
         dataset = Dataset.open(folder)
-        job = ViewRenderer(
+        job = ViewFold(
             dataset,
             Assignment(
                 Split.parse("per_user_temporal"),

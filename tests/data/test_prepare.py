@@ -11,9 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from m6rec_jax.data import prepare as prepare_module
-from m6rec_jax.data.assignment import UserEvents
 from m6rec_jax.data.bucket_run import BucketRun
-from m6rec_jax.data.grouping import Grouping, groups_of_user
+from m6rec_jax.data.grouping import Grouping, UserEvents, groups_of_user
 from m6rec_jax.data.negatives import NegativeSampler, corrected_probability
 from m6rec_jax.data.prepare import PrepareOptions, prepare
 from m6rec_jax.data.prepared import Prepared

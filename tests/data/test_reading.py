@@ -83,21 +83,6 @@ def test_batches_have_the_size_asked_for_and_lose_nothing(batch_size):
     assert without.schema.names == ["row", "user_index", "item_index", "time", "value"]
 
 
-@pytest.mark.parametrize("memory_rows", [3, 1000])
-def test_sorted_events(memory_rows):
-    dataset = Dataset.open(SHOP)
-    rows = dataset.events().to_pylist()
-    for order, key in (
-        ("user", lambda row: (row["user_index"], row["time"], row["row"])),
-        ("time", lambda row: (row["time"], row["row"])),
-    ):
-        batches = dataset.events_sorted(order, 4, memory_rows=memory_rows)
-        found = [row for batch in batches for row in batch.to_pylist()]
-        assert found == sorted(rows, key=key)
-    with pytest.raises(ValueError, match="order must be one of user, time"):
-        dataset.events_sorted("item")
-
-
 def test_parquet_gives_the_same_as_csv(shop):
     dataset = Dataset.open(SHOP)
     pq.write_table(dataset.users, shop / "users.parquet")

@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m6rec_jax.data import splits
-from m6rec_jax.data.assignment import users_in_order
 from m6rec_jax.data.event_table import assign
 from m6rec_jax.data.reading import Dataset
 from m6rec_jax.data.splits import CONTEXT, EXCLUDED, TEST, TRAIN, VALIDATION, Split
@@ -195,16 +194,6 @@ def test_an_event_that_is_there_twice(
     told = r"rows 1 and 4 of the events are the same event \(user 'u1', item 'i3', time and value"
     with pytest.raises(DataError, match=told):
         assign(dataset, split)
-
-
-def test_users_in_order(write_shop) -> None:
-    log = [(1, 3, 9.0, 4.0), (0, 2, 5.0, 1.0), (1, 1, 9.0, 2.0), (1, 0, 3.0, 5.0)]
-    users = list(users_in_order(Dataset.open(write_shop(log)), batch_size=1))
-    assert [user.user for user in users] == [0, 1]
-    assert users[1].rows.tolist() == [3, 0, 2]
-    assert users[1].items.tolist() == [0, 3, 1]
-    assert users[1].times.tolist() == [3.0, 9.0, 9.0]
-    assert users[1].values.tolist() == [5.0, 4.0, 2.0]
 
 
 def test_held_out_assignment(write_shop) -> None:

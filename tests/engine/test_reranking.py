@@ -31,11 +31,8 @@ def by_scorer(co_occurrence, scorer, similarity_weight=0.0) -> Reranker:
 
 @pytest.fixture
 def co_occurrence() -> CoOccurrence:
-    found = CoOccurrence(len(TEXTS))
-    for user, items in enumerate([(0, 2), (0, 2, 1)]):
-        for item in items:
-            found.update(str(user), item)
-    return found
+    users, items = np.array([0, 0, 1, 1, 1]), np.array([0, 2, 0, 2, 1])
+    return CoOccurrence.counted(users, items, len(TEXTS))
 
 
 @pytest.fixture

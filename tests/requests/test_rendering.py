@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from m6rec_jax.data import splits
 from m6rec_jax.data.assignment import Assignment
-from m6rec_jax.data.prepare import PrepareOptions, ViewRenderer
+from m6rec_jax.data.prepare import PrepareOptions
 from m6rec_jax.data.prepared import MANIFEST, STATISTICS, write_catalogue
 from m6rec_jax.data.reading import Dataset
 from m6rec_jax.data.splits import TEST, Split
@@ -26,6 +26,7 @@ from m6rec_jax.requests.serving_data import ServingData
 from m6rec_jax.text.records import Event, Item
 from m6rec_jax.text.templates import DatasetTemplate
 from tasks.movielens import source as movielens
+from tests.data.view_fold import ViewFold
 
 NUM_USERS, NUM_ITEMS, MAX_EVENTS = 4, 10, 4
 Events = list[tuple[int, int, float, float]]
@@ -71,7 +72,7 @@ def test_served_text_is_training_text(
     folder = write_shop(log, num_users=NUM_USERS, num_items=NUM_ITEMS, labelled=labelled)
     dataset = Dataset.open(folder)
     codes = splits.global_temporal(np.array([time for *_, time, _ in log]))
-    job = ViewRenderer(
+    job = ViewFold(
         dataset,
         Assignment(Split.parse("global_temporal"), codes, np.zeros(NUM_ITEMS, bool), 0),
         PrepareOptions(group_size=3, max_events=MAX_EVENTS, negatives=None if labelled else 0),
@@ -82,7 +83,6 @@ def test_served_text_is_training_text(
     for path in out.iterdir():
         path.unlink()
     _, statistics = job.render("groups", out)
-    assert statistics is not None
     data = ServingData.open(dataset.spec.to_dict(), save(tmp_path, dataset, statistics))
     parser = RequestParser(data.spec, data.items, data.statistics_names())
     renderer = RequestRenderer(data.template, data.statistics, MAX_EVENTS)

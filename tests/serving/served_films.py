@@ -112,10 +112,8 @@ def write_data(
 
 def write_co_occurrence(folder: Path) -> None:
     """Adds co-occurrences of the films to what `write_data` wrote."""
-    counted, rng = CoOccurrence(len(ITEMS)), np.random.default_rng(0)
-    for n in range(200):
-        counted.update(f"u{n % 9}", int(rng.integers(len(ITEMS))))
-    counted.save(folder)
+    items = np.random.default_rng(0).integers(len(ITEMS), size=200)
+    CoOccurrence.counted(np.arange(200) % 9, items, len(ITEMS)).save(folder)
 
 
 def copy_run(run: Path, folder: Path, tasks: Sequence[str], spec: Any = SPEC) -> Path:

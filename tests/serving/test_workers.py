@@ -54,7 +54,7 @@ def test_processes_that_die_lose_nothing(ray_workers: Any) -> None:
         numbers = [*range(12), *range(14, 40)]
         assert list(workers.map(square, iter(numbers))) == [n**2 for n in numbers]
         with pytest.raises(DataError, match=r"^-1 is below 0$"):
-            workers.ask(square, -1)
+            workers.begin(square, -1)()
         with pytest.raises(M6RecError, match=r"died 4 times on the same piece"):
             list(workers.map(square, [13]))
 

@@ -5,15 +5,17 @@ import json
 import numpy as np
 import pytest
 
+from m6rec_jax.data.assignment import Assignment
 from m6rec_jax.data.prepare import PrepareOptions, prepare
 from m6rec_jax.data.reading import Dataset
-from m6rec_jax.data.render import events_for_statistics
+from m6rec_jax.data.splits import Split
 from m6rec_jax.data.statistics import Statistics
 from m6rec_jax.data.statistics_state import StatisticsOptions
 from m6rec_jax.errors import DataError
 from m6rec_jax.metrics.classification import user_averaged_auc
 from tasks.book_crossing import source as book_crossing
 from tasks.book_crossing.source import draw_order, read_raw, write_canonical
+from tests.data.view_fold import events_in_order
 
 USERS = [
     '"User-ID";"Location";"Age"',
@@ -175,8 +177,10 @@ def test_statistics_tell_nothing_of_their_own_row_where_leave_one_out_does(tmp_p
     options = StatisticsOptions(neighbours=False, factors=0)
     statistics = Statistics.for_dataset(dataset.spec, options)
     codes = np.zeros(len(labels), np.int8)
+    split = Split.parse("per_user_temporal")
+    everything = Assignment(split, codes, np.zeros(len(counts), bool), 0)
     drawn, told, of_item = [], [], []
-    for event, item, _ in events_for_statistics(dataset, codes):
+    for event, item, _ in events_in_order(dataset, everything):
         known = statistics.features(event.user_id, item, event.time)
         told.append(float(known["item_positive_percent"] or 50))
         drawn.append(event.value >= 8)

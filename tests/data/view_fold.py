@@ -1,0 +1,217 @@
+"""The rows of views, made the slow way: events are counted one by one, in the order of time.
+
+Each group is rendered when all events before it are counted, by `RowRenderer` and `Statistics`,
+with which serving renders. What `prepare` makes must equal it to the letter.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from m6rec_jax.data import views
+from m6rec_jax.data.assignment import Assignment
+from m6rec_jax.data.co_occurrence import CoOccurrence, CoOccurrenceOptions, RelatedItems
+from m6rec_jax.data.grouping import Group, UserEvents, groups_of_user
+from m6rec_jax.data.negatives import NegativeSampler
+from m6rec_jax.data.prepare import (
+    PrepareOptions,
+    grouping,
+    needed_only,
+    num_negatives,
+    template_and_options,
+)
+from m6rec_jax.data.reading import Dataset
+from m6rec_jax.data.render import RowRenderer, item_document
+from m6rec_jax.data.reranking_candidates import RerankingCandidates
+from m6rec_jax.data.splits import PARTS, STATISTICS_PARTS
+from m6rec_jax.data.statistics import Statistics, StatisticsOptions, as_of
+from m6rec_jax.data.timeline import parts_of_users
+from m6rec_jax.data.views import RowWriter
+from m6rec_jax.errors import DataError
+from m6rec_jax.text.records import Event, Item
+
+
+class CoOccurrenceByEvent:
+    """`CoOccurrence` in dictionaries, event by event: the definition."""
+
+    def __init__(self, num_items: int, options: CoOccurrenceOptions | None = None) -> None:
+        self.options = options or CoOccurrenceOptions()
+        self.num_items = num_items
+        self._pairs: dict[int, dict[int, float]] = {}
+        self._totals = np.zeros(num_items)
+        self._last: dict[str, list[int]] = {}
+
+    def update(self, user: str, item: int) -> None:
+        last = self._last.setdefault(user, [])
+        for distance, other in enumerate(reversed(last), 1):
+            if other != item:
+                self._add(item, other, 1.0 / distance)
+                self._add(other, item, 1.0 / distance)
+        last.append(item)
+        del last[: -self.options.window]
+
+    def _add(self, item: int, other: int, amount: float) -> None:
+        row = self._pairs.setdefault(item, {})
+        row[other] = row.get(other, 0.0) + amount
+        self._totals[item] += amount
+
+    def related(self, recent: Sequence[int], seen: Sequence[int] = ()) -> RelatedItems:
+        scores: dict[int, float] = {}
+        last = recent[-self.options.recent :]
+        weights = sum(1.0 / position for position in range(1, len(last) + 1))
+        for position, item in enumerate(reversed(last), 1):
+            total = self._totals[item] + self.options.smoothing
+            weight = 1.0 / (position * weights * total)
+            for other, amount in self._pairs.get(item, {}).items():
+                scores[other] = scores.get(other, 0.0) + weight * amount
+        for item in [*recent, *seen]:
+            scores.pop(item, None)
+        items = np.fromiter(scores.keys(), np.int64, len(scores))
+        shares = np.round(np.fromiter(scores.values(), np.float64, len(scores)), 12)
+        order = np.lexsort((items, -shares))
+        return RelatedItems(items[order], shares[order])
+
+    def save(self, folder: Path) -> None:
+        pairs = [
+            (item << 32 | other, amount)
+            for item, row in sorted(self._pairs.items())
+            for other, amount in sorted(row.items())
+        ]
+        keys, amounts = zip(*pairs, strict=True) if pairs else ((), ())
+        CoOccurrence(
+            self.num_items,
+            self.options,
+            np.asarray(keys, np.int64),
+            np.asarray(amounts),
+            self._totals,
+        ).save(folder)
+
+
+def users_in_order(dataset: Dataset) -> Iterator[UserEvents]:
+    """The users who have events, in the order of the users table."""
+    events = dataset.events().sort_by([(k, "ascending") for k in ("user_index", "time", "row")])
+    users, *columns = (
+        events.column(name).to_numpy(zero_copy_only=False).astype(kind)
+        for name, kind in (
+            ("user_index", int),
+            ("row", int),
+            ("item_index", int),
+            ("time", float),
+            ("value", float),
+        )
+    )
+    for user in np.unique(users).tolist():
+        yield UserEvents(user, *(column[users == user] for column in columns))
+
+
+def events_in_order(dataset: Dataset, assignment: Assignment) -> Iterator[tuple[Event, Item, bool]]:
+    """What statistics may hold, in the order of time: see `as_of`."""
+    of_users = parts_of_users(assignment.split.visible_parts)
+    for row in dataset.events().sort_by([("time", "ascending"), ("row", "ascending")]).to_pylist():
+        code = assignment.codes[row["row"]]
+        if code in STATISTICS_PARTS + of_users:
+            event = Event(row["user_id"], row["item_id"], row["time"], row["value"])
+            yield event, dataset.item_records[row["item_index"]], code in of_users
+
+
+class ViewFold:
+    """Renders views of one data set under one assignment of its events to Parquet files.
+
+    Args:
+      dataset: an open data set.
+      assignment: part of every event.
+      options: what is rendered.
+      statistics_options: None for the defaults.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        assignment: Assignment,
+        options: PrepareOptions,
+        statistics_options: StatisticsOptions | None = None,
+    ) -> None:
+        self.dataset, self.assignment, self.options = dataset, assignment, options
+        self.template, self.statistics_options = template_and_options(dataset, statistics_options)
+        self.negatives = num_negatives(dataset, options)
+
+    def new_statistics(self, of_history: bool = False) -> Statistics:
+        """Statistics that hold no event yet; with `of_history` only those of a history."""
+        options = self.statistics_options
+        if of_history:
+            options = needed_only(options, self.template.profile_template.fields)
+        return Statistics.for_dataset(self.dataset.spec, options)
+
+    def render(self, view: str, folder: Path) -> tuple[dict[str, Any], Statistics]:
+        """Writes the rows of a view to `folder`.
+
+        Returns:
+          what the manifest says about the view, and the statistics after the last event.
+        """
+        statistics = self.new_statistics(view in views.WRITING or view == "reranking")
+        counts = CoOccurrenceByEvent(len(self.dataset.item_records))
+        sampler = self._sampler() if view == "groups" else None
+        renderer = RowRenderer(
+            self.dataset,
+            self.template,
+            statistics,
+            sampler,
+            self.negatives,
+            self.options.document_statistics,
+            RerankingCandidates(
+                counts,  # type: ignore[arg-type]
+                self.assignment.held_out,
+                negatives=self.options.reranking_negatives,
+                depth=self.options.reranking_depth,
+                seed=self.options.seed,
+            ),
+        )
+        writer = RowWriter(folder, view)
+        if view == "documents":
+            for item, held in zip(self.dataset.item_records, self.assignment.held_out, strict=True):
+                if not held:
+                    writer.write("train", item_document(self.template, item))
+
+        def update(event: Event, item: Item, of_user_only: bool) -> None:
+            statistics.update(event, item, of_user_only)
+            if view in views.COUNTED and not of_user_only:
+                counts.update(event.user_id, self.dataset.item_index[item.id])
+
+        events = events_in_order(self.dataset, self.assignment)
+        for group in as_of(update, events, self._groups(view), lambda group: group.time):
+            row = renderer.row(view, group)
+            if row is not None:
+                writer.write(PARTS[group.part], row)
+        writer.close()
+        if view in views.COUNTED:
+            counts.save(folder)
+        if not writer.num_rows:
+            raise DataError(f"no row for the view {view!r}")
+        grouped = grouping(view, self.options, self.negatives)
+        entry = {"grouping": dataclasses.asdict(grouped), "rows": writer.num_rows}
+        if sampler is not None and sampler.sampling_rate is not None:
+            entry["negatives"] = {
+                "per_positive": self.negatives,
+                "power": self.options.negative_power,
+                "seed": self.options.seed,
+                "sampling_rate": sampler.sampling_rate,
+            }
+        return entry, statistics
+
+    def _groups(self, view: str) -> list[Group]:
+        codes, visible = self.assignment.codes, self.assignment.split.visible_parts
+        how = grouping(view, self.options, self.negatives)
+        found: list[Group] = []
+        for user in users_in_order(self.dataset):
+            found += groups_of_user(user, codes[user.rows], how, len(found), visible)
+        return sorted(found, key=lambda group: (group.time, group.group_id))
+
+    def _sampler(self) -> NegativeSampler | None:
+        if not self.negatives:
+            return None
+        ids = [item.id for item in self.dataset.item_records]
+        never = self.assignment.held_out.nonzero()[0].tolist()
+        return NegativeSampler(ids, self.options.negative_power, self.options.seed, never)
