@@ -17,10 +17,12 @@ from m6rec_jax.text.piece_vectors import (
     count_neighbours,
     neighbour_vectors,
 )
+from m6rec_jax.training.encoder_vectors import count_pieces, encoder_vectors
+from m6rec_jax.training.sentences import encoder_folder
 from m6rec_jax.training.task_data import MakeBatches, pieces_of
 from m6rec_jax.training.train_state import TrainState
 
-INITIAL_EMBEDDINGS = ("random", "pieces", "neighbours")
+INITIAL_EMBEDDINGS = ("random", "pieces", "neighbours", "encoder")
 
 
 def check_initial_embeddings(choice: str) -> None:
@@ -31,7 +33,9 @@ def check_initial_embeddings(choice: str) -> None:
         )
 
 
-@gin.configurable(allowlist=["rows", "max_distance", "neighbours_share"])
+@gin.configurable(
+    allowlist=["rows", "max_distance", "neighbours_share", "encoder", "encoder_share"]
+)
 def with_initial_embeddings(
     state: TrainState,
     config: ModelConfig,
@@ -45,6 +49,8 @@ def with_initial_embeddings(
     rows: int = 20_000,
     max_distance: int = 6,
     neighbours_share: float = 0.5,
+    encoder: str = "sentence-encoder",
+    encoder_share: float = 0.8,
 ) -> TrainState:
     """Starts token embeddings as `Start.embeddings` says.
 
@@ -53,15 +59,19 @@ def with_initial_embeddings(
       config: of the model.
       choice: 'random'; 'pieces': what pieces are written of (`text.piece_vectors`); 'neighbours':
         that, and which pieces stand near each other in the sources of the training data
-        (`text.piece_vectors`).
+        (`text.piece_vectors`); 'encoder': that, and what a sentence encoder makes of each piece
+        (`training.encoder_vectors`).
       mixture_or_task_name, task_feature_lengths, batch_size, make_batches: what is trained on; the
         data are read from their beginning, on every process alike.
       seed: of all random vectors.
       rows: how many training rows are read.
       max_distance: see `count_neighbours`.
       neighbours_share: of the vectors' mean square, for 'neighbours'.
+      encoder: its folder, or the name of a fetched one.
+      encoder_share: of the vectors' mean square, for 'encoder'; the rest is as in 'neighbours'.
 
     Raises:
+      CheckpointError: no such encoder.
       ConfigError: the task has no vocabulary of this package, or one too large for the model.
     """
     check_initial_embeddings(choice)
@@ -69,17 +79,21 @@ def with_initial_embeddings(
         return state
     pieces = pieces_of(mixture_or_task_name)
     vectors = composed_vectors(pieces, config.embedding_width, seed)
-    if choice == "neighbours":
-        if not 0.0 <= neighbours_share <= 1.0:
-            raise ConfigError(
-                f"with_initial_embeddings.neighbours_share = {neighbours_share} must be from 0 to 1"
-            )
-        batches = _sources(
-            mixture_or_task_name, task_feature_lengths, batch_size, make_batches, rows
+    if choice in ("neighbours", "encoder"):
+        rows_read = list(
+            _sources(mixture_or_task_name, task_feature_lengths, batch_size, make_batches, rows)
         )
-        counts = count_neighbours(batches, len(pieces), max_distance)
+        counts = count_neighbours(rows_read, len(pieces), max_distance)
         near = neighbour_vectors(counts, config.embedding_width, seed)
-        vectors = (1 - neighbours_share) ** 0.5 * vectors + neighbours_share**0.5 * near
+        vectors = _mixed(vectors, near, "neighbours_share", neighbours_share)
+    if choice == "encoder":
+        meant = encoder_vectors(
+            encoder_folder(encoder),
+            pieces,
+            count_pieces(rows_read, len(pieces)),
+            config.embedding_width,
+        )
+        vectors = _mixed(vectors, meant, "encoder_share", encoder_share)
     return with_piece_vectors(state, config, vectors)
 
 
@@ -112,6 +126,13 @@ def with_piece_vectors(state: TrainState, config: ModelConfig, vectors: np.ndarr
     table = jax.jit(put, out_shardings=table.sharding)(table, scaled)
     embedder = {**state.params["token_embedder"], "embedding": table}
     return state.replace(params={**state.params, "token_embedder": embedder})
+
+
+def _mixed(vectors: np.ndarray, others: np.ndarray, name: str, share: float) -> np.ndarray:
+    """The sum of both, `share` of whose mean square is that of the others."""
+    if not 0.0 <= share <= 1.0:
+        raise ConfigError(f"with_initial_embeddings.{name} = {share} must be from 0 to 1")
+    return np.asarray((1 - share) ** 0.5 * vectors + share**0.5 * others)
 
 
 def _sources(

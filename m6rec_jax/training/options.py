@@ -73,7 +73,8 @@ class Start:
         `initial_prompts.with_options_of_words`. Empty: they start as soft prompts do. They replace
         a head that 'matching' took over.
       embeddings: of a new backbone: 'random', 'pieces' (what the vocabulary's pieces are written
-        of), or 'neighbours' (that, and what stands near what in the training data); see
+        of), 'neighbours' (that, and what stands near what in the training data), or 'encoder'
+        (that, and what a public sentence encoder makes of each piece); see
         `with_initial_embeddings`.
     """
 

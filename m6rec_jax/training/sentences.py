@@ -25,6 +25,7 @@ from m6rec_jax.objectives.sentences import (
     SentenceDistillation,
     SentenceLoss,
 )
+from m6rec_jax.pipeline.locations import data_dir
 from m6rec_jax.sharding import replicated
 from m6rec_jax.text.vocabulary import Vocabulary
 from m6rec_jax.training.data_state import Batch
@@ -42,12 +43,8 @@ def with_sentence_encoder(
     Raises:
       CheckpointError: no such encoder, another kind of model, or damage.
     """
-    folder = Path(settings.encoder)
+    folder = encoder_folder(settings.encoder)
     config, weights = read_bert(folder)
-    if not (folder / _VOCABULARY).is_file():
-        raise CheckpointError(
-            f"{folder} has no {_VOCABULARY}, by which the encoder's tokens are made"
-        )
     most = weights["embeddings.position_embeddings.weight"].shape[0]
     if settings.max_tokens > most:
         raise CheckpointError(
@@ -68,22 +65,11 @@ def add_sentences(
 
     Each block of the source is turned back into text; sentinels and control tokens are left out.
     """
-    import tensorflow_text  # slow to import
-
-    folder = Path(settings.encoder)
-    pieces = (folder / _VOCABULARY).read_text("utf-8").splitlines()
-    begin, end = pieces.index("[CLS]"), pieces.index("[SEP]")
-    options = folder / _TOKENIZER
-    read = json.loads(options.read_text()) if options.is_file() else {}
-    tokenizer = tensorflow_text.BertTokenizer(
-        str(folder / _VOCABULARY), lower_case=read.get("do_lower_case", True)
-    )
+    encode = sentence_tokenizer(encoder_folder(settings.encoder), settings.max_tokens)
 
     @functools.lru_cache(maxsize=65_536)  # behaviours repeat
     def encoded(block: bytes) -> np.ndarray:
-        text = vocabulary.decode(np.frombuffer(block, np.int32).tolist())
-        ids = tokenizer.tokenize([text]).flat_values.numpy()[: settings.max_tokens - 2]
-        return np.array([begin, *ids, end] if len(ids) else [], np.int32)
+        return encode(vocabulary.decode(np.frombuffer(block, np.int32).tolist()))
 
     def add(batch: Batch) -> Batch:
         tokens, blocks = batch["encoder_input_tokens"], batch["encoder_block_ids"]
@@ -96,3 +82,37 @@ def add_sentences(
         return {**batch, SENTENCE_TOKENS: found}
 
     return add
+
+
+def encoder_folder(name: str) -> Path:
+    """The folder of a sentence encoder: a path, or the name of a fetched one.
+
+    Raises:
+      CheckpointError: no encoder there.
+    """
+    found = [path for path in (Path(name), data_dir() / name) if (path / _VOCABULARY).is_file()]
+    if not found:
+        raise CheckpointError(
+            f"{name!r} is no sentence encoder: neither a folder with {_VOCABULARY} nor one that "
+            "`m6rec data fetch sentence-encoder` made"
+        )
+    return found[0]
+
+
+def sentence_tokenizer(folder: Path, max_tokens: int) -> Callable[[str], np.ndarray]:
+    """A function from a text to the encoder's tokens, int32 `[tokens]`; none for an empty text."""
+    import tensorflow_text  # slow to import
+
+    pieces = (folder / _VOCABULARY).read_text("utf-8").splitlines()
+    begin, end = pieces.index("[CLS]"), pieces.index("[SEP]")
+    options = folder / _TOKENIZER
+    read = json.loads(options.read_text()) if options.is_file() else {}
+    tokenizer = tensorflow_text.BertTokenizer(
+        str(folder / _VOCABULARY), lower_case=read.get("do_lower_case", True)
+    )
+
+    def encode(text: str) -> np.ndarray:
+        ids = tokenizer.tokenize([text]).flat_values.numpy()[: max_tokens - 2]
+        return np.array([begin, *ids, end] if len(ids) else [], np.int32)
+
+    return encode
