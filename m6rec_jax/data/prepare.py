@@ -78,7 +78,7 @@ DEFAULT_NEGATIVES = 4
 _SORTED_ROWS = 200_000
 
 # Raise it when the rendering changes, so that data prepared before are rendered again.
-FORMAT = 2
+FORMAT = 3
 
 
 @gin.configurable
