@@ -498,15 +498,15 @@ class ContinuousGenerator(Engine):
 
     def _constraint(self, running: Mapping[int, _Request], count: int) -> RowChoices:
         """What may come next in each row."""
-        chosen = {place: r.choices for place, r in running.items() if r.choices is not None}
-        if not chosen:
+        choices = {place: request.choices for place, request in running.items()}
+        if not any(choices.values()):
             if count not in self._free_rows:
                 rows = RowChoices.of({}, {}, count, self._any_text)
                 self._free_rows[count] = jax.device_put(rows)
             return self._free_rows[count]
         room = {place: r.limit - max(r.position, len(r.given)) for place, r in running.items()}
         node = {place: r.node for place, r in running.items()}
-        return RowChoices.of(chosen, room, count, self._any_text, node)
+        return RowChoices.of(choices, room, count, self._any_text, node)
 
     def _width(self, bucket: int) -> int:
         """Columns of the encoder's output: soft prompts come first."""

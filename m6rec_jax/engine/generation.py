@@ -110,7 +110,7 @@ class Generator(Engine):
         prefixes: Sequence[str] | None = None,
         *,
         trie: TitleTrie | None = None,
-        choices: Sequence[TextChoices] | None = None,
+        choices: Sequence[TextChoices | None] | None = None,
         tasks: Sequence[str] | None = None,
     ) -> list[GeneratedText]:
         """The text whose every token is the likeliest one, per history."""
@@ -128,7 +128,7 @@ class Generator(Engine):
         top_p: float = 1.0,
         seed: int | Sequence[int] = 0,
         trie: TitleTrie | None = None,
-        choices: Sequence[TextChoices] | None = None,
+        choices: Sequence[TextChoices | None] | None = None,
         tasks: Sequence[str] | None = None,
     ) -> list[list[GeneratedText]]:
         """Texts drawn from the model, `num_samples` per history, in no order.
@@ -166,7 +166,7 @@ class Generator(Engine):
         num_beams: int = 4,
         length_penalty: float = 0.6,
         trie: TitleTrie | None = None,
-        choices: Sequence[TextChoices] | None = None,
+        choices: Sequence[TextChoices | None] | None = None,
         tasks: Sequence[str] | None = None,
         seen: Sequence[Sequence[int]] | None = None,
         before_titles: Sequence[str] | None = None,
@@ -261,7 +261,7 @@ class Generator(Engine):
         trie: TitleTrie | None,
         tasks: Sequence[str] | None,
         *,
-        choices: Sequence[TextChoices] | None = None,
+        choices: Sequence[TextChoices | None] | None = None,
         seed: int | Sequence[int] = 0,
         seen: Sequence[Sequence[int]] | None = None,
         before_titles: Sequence[str] | None = None,
@@ -272,6 +272,8 @@ class Generator(Engine):
         seeds = [seed] * number if isinstance(seed, int | np.integer) else list(seed)
         if len(seeds) != number:
             raise DataError(f"{len(seeds)} seeds for {number} histories")
+        if choices is not None and not any(choices):
+            choices = None
         if choices is not None and (trie is not None or len(choices) != number):
             raise DataError(
                 f"choices for {len(choices)} texts of {number} histories, which are no titles"
@@ -317,7 +319,7 @@ class Generator(Engine):
                 constraint: Constraint = self._any_text if trie is None else trie.arrays
                 if choices is not None:
                     constraint = RowChoices.of(
-                        {place: choices[i] for place, i in enumerate(members)},
+                        dict(enumerate(choices[i] for i in members)),
                         {place: length - num_before[i] for place, i in enumerate(members)},
                         size,
                         self._any_text,

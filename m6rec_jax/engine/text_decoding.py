@@ -76,7 +76,7 @@ class Decoding:
         prefixes: Sequence[str] | None = None,
         tasks: Sequence[str] | None = None,
         keys: Sequence[Sequence[int]] | None = None,
-        choices: Sequence[TextChoices] | None = None,
+        choices: Sequence[TextChoices | None] | None = None,
     ) -> list[GeneratedText]:
         """One text for each source.
 

@@ -154,7 +154,10 @@ class TrueTexts:
     """
 
     def __init__(
-        self, template: WritingTemplate, items: Iterable[Item], vocabulary: Vocabulary
+        self,
+        template: WritingTemplate,
+        items: Iterable[Item],
+        vocabulary: Vocabulary,
     ) -> None:
         self._template, self._vocabulary = template, vocabulary
         self._common = common_values(items, template.shared)
@@ -280,13 +283,14 @@ class _GenerationTask(NamedTuple):
         """What texts are written about."""
         return request.candidates if self.template.needs_item else (None,)
 
-    def choices(self, request: Request, item: Item | None) -> TextChoices:
-        """What a text may say."""
-        assert self.true is not None and self.label is not None
-        assert item is not None
+    def choices(self, request: Request, item: Item | None) -> TextChoices | None:
+        """What a text may say; None: anything."""
+        if self.true is None or self.label is None or item is None:
+            return None
         is_positive = self.label.is_positive
-        liked = [past for event, past in request.behaviours if is_positive(event.value)]
-        return self.true.of(item, liked)
+        return self.true.of(
+            item, [past for event, past in request.behaviours if is_positive(event.value)]
+        )
 
 
 class GenerationAnswers(Answerer[_GenerationTask]):
@@ -312,10 +316,11 @@ class GenerationAnswers(Answerer[_GenerationTask]):
             )
         template, renderer = known[kind], self.parts.renderer(task, candidates=False)
         # Programs of an export write freely.
-        chosen = self._decoding.true_only and template.shared and template.needs_item
+        chosen = self._decoding.true_only and template.shared
         if not chosen or self.parts.generator(task).options.programs is not None:
             return _GenerationTask(renderer, template)
-        true = TrueTexts(template, data.items.values(), self.parts.generator(task).vocabulary)
+        vocabulary = self.parts.generator(task).vocabulary
+        true = TrueTexts(template, data.items.values(), vocabulary)
         return _GenerationTask(renderer, template, true, data.spec.label)
 
     def fields(self, task: str) -> RequestFields:
@@ -354,9 +359,7 @@ class GenerationAnswers(Answerer[_GenerationTask]):
                 for i in members
                 for index, item in enumerate(own.items(accepted[i].request))
             ]
-            choices = None
-            if own.true is not None:
-                choices = [own.choices(accepted[i].request, item) for i, _, item in asked]
+            choices = [own.choices(accepted[i].request, item) for i, _, item in asked]
             found = self._decoding.generate(
                 self.parts.generator(task),
                 [own.template.source(accepted[i].text.history, item) for i, _, item in asked],
@@ -399,7 +402,7 @@ class GenerationAnswers(Answerer[_GenerationTask]):
             accepted.task,
             prefix=prefix,
             max_tokens=min(room, wanted.max_tokens or room),
-            choices=None if own.true is None else own.choices(accepted.request, item),
+            choices=own.choices(accepted.request, item),
             **self._decoding.for_one((accepted.number, index), wanted),
         )
 
@@ -425,7 +428,7 @@ class GenerationAnswers(Answerer[_GenerationTask]):
     def _warm(self, generator: Generator, task: str) -> None:
         for history in generator.warm_up_histories():
             for size in self.parts.batch_sizes:
-                choices = None if self.of_task(task).true is None else [TextChoices([])] * size
+                choices = None if self.of_task(task).true is None else [TextChoices(())] * size
                 self._decoding.generate(
                     generator, [history] * size, None, [task] * size, choices=choices
                 )
