@@ -26,7 +26,7 @@ from m6rec_jax.text.vocabulary import EOS_ID
 Array = jax.Array
 
 # Of one source; parts with more choices lose their last ones.
-_NODES = 4_096
+_NODES, _EDGES = 4_096, 8_192
 # Tokens that may come after one: not more than so many.
 _WIDTH = 256
 _NOWHERE = np.iinfo(np.int32).max // 2
@@ -57,9 +57,8 @@ class TextChoices:
             longest[-max(1, len(longest) // 8) :] = []
         self._parts = kept
         self._edges = self._graph()
-        while len(self._edges) > _NODES or max(map(len, self._edges)) > _WIDTH:
-            longest = max(kept, key=len)
-            del longest[-1]
+        while not _fits(self._edges):
+            del max(kept, key=len)[-1]
             self._edges = self._graph()
         self.arrays = _arrays(self._edges)
 
@@ -134,6 +133,9 @@ class RowChoices(NamedTuple):
       slots: int32 `[width]`, 0, 1, 2, …
     """
 
+    free: AllowedTokens
+    is_free: Array
+    node: Array
     first_edge: Array
     token: Array
     target: Array
@@ -142,16 +144,38 @@ class RowChoices(NamedTuple):
     slots: Array
 
     @classmethod
-    def of(cls, choices: Sequence[TextChoices], room: np.ndarray, size: int) -> Self:
-        """A batch of `size` sources, the first ones with choices and `room` `[choices]`."""
-        stacked = [
-            np.stack(arrays) for arrays in zip(*(one.arrays for one in choices), strict=True)
-        ]
-        padded = [
-            np.pad(array, [(0, size - len(array))] + [(0, 0)] * (array.ndim - 1))
-            for array in (*stacked, room.astype(np.int32))
-        ]
-        return cls(*padded, slots=np.arange(_WIDTH, dtype=np.int32))
+    def of(
+        cls,
+        choices: Mapping[int, TextChoices | None],
+        room: Mapping[int, int],
+        size: int,
+        free: AllowedTokens,
+        node: Mapping[int, int] | None = None,
+    ) -> Self:
+        """A batch of `size` sources.
+
+        Args:
+          choices, room, node: by the number of the source; those without choices write freely.
+          size: how many there are.
+          free: what they may write.
+        """
+        found = cls(
+            free,
+            np.ones(size, bool),
+            np.zeros(size, np.int32),
+            *(np.repeat(array[None], size, axis=0) for array in TextChoices(()).arrays),
+            room=np.zeros(size, np.int32),
+            slots=np.arange(_WIDTH, dtype=np.int32),
+        )
+        for source, own in choices.items():
+            if own is None:
+                continue
+            found.is_free[source] = False
+            found.room[source] = room[source]
+            found.node[source] = (node or {}).get(source, 0)
+            for every, array in zip(found[3:7], own.arrays, strict=True):
+                every[source] = array
+        return found
 
     def start(self, num_rows: int) -> tuple[Array, Array, Array]:
         """Before the first token."""
@@ -195,11 +219,16 @@ class RowChoices(NamedTuple):
         return jnp.where(present, edges, 0), present
 
 
+def _fits(edges: Sequence[dict[int, int]]) -> bool:
+    widths = list(map(len, edges))
+    return len(edges) <= _NODES and max(widths) <= _WIDTH and sum(widths) <= _EDGES
+
+
 def _arrays(edges: Sequence[dict[int, int]]) -> tuple[np.ndarray, ...]:
     """`first_edge`, `token`, `target`, `rest` of one source, of the shape that all have."""
     first = np.full(_NODES + 1, sum(map(len, edges)), np.int32)
     first[: len(edges) + 1] = np.cumsum([0, *map(len, edges)])
-    token, target = np.zeros((2, 2 * _NODES), np.int32)
+    token, target = np.zeros((2, _EDGES), np.int32)
     pairs = [pair for node in edges for pair in node.items()]
     if pairs:
         token[: len(pairs)], target[: len(pairs)] = np.array(pairs, np.int32).T
