@@ -12,13 +12,14 @@ choices of its own, so that graphs are rows of a batch with a shape that is alwa
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from m6rec_jax.engine.constraints import AllowedTokens
 from m6rec_jax.engine.token_trie import NO_ENTRY
 from m6rec_jax.errors import DataError
 from m6rec_jax.text.vocabulary import EOS_ID
