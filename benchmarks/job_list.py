@@ -71,7 +71,7 @@ _KNOW_NOTHING = ("popularity", "chance")
 _RETRIEVAL = ("hit_rate@10", "ndcg@10", "hit_rate@50", "mrr", EVALUATION_SECONDS)
 _EXPLANATION = (
     *("bleu_4", "bleu_1", "rouge_1", "rouge_2", "usr", "fmr", "fcr", "div"),
-    *("true_share", "all_true_share", "silent_share", "perplexity"),
+    *("true_share", "true_citations", "all_true_share", "silent_share", "perplexity"),
 )
 _CONTENT = (
     *("rouge_1", "bleu_2", "bleu_4", "exact_match", "distinct_1", "distinct_2", "novelty"),

@@ -93,6 +93,7 @@ METRICS: dict[str, tuple[str, int, str]] = {
     "fcr": ("FCR", 3, "higher"),
     "div": ("DIV", 2, "lower"),
     "true_share": ("true attributes", 3, "higher"),
+    "true_citations": ("true citations", 3, "higher"),
     "all_true_share": ("texts all true", 3, "higher"),
     "silent_share": ("texts without attributes", 3, "none"),
     "exact_match": ("exactly the reference", 4, "higher"),

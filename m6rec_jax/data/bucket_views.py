@@ -208,15 +208,17 @@ class BucketViews:
         common = common_values(self._items, template.shared)
         positions, ranges = bucket.histories(groups, self._max_events)
         liked = self._label.labels(bucket.value).astype(bool)
-        rows, written = [], []
+        rows, written, likes = [], [], []
         for number in np.flatnonzero(liked[groups.rows.low]).tolist():
             past = positions[ranges.low[number] : ranges.high[number]]
-            items = [self._items[item] for item in bucket.item[past[liked[past]]].tolist()]
+            indices = bucket.item[past[liked[past]]].tolist()
+            items = [self._items[index] for index in indices]
             item = self._items[bucket.item[groups.rows.low[number]]]
             text = template.written(item, items, common)
             if text is not None:
                 rows.append(number)
                 written.append((item, text))
+                likes.append(indices)
         groups = take(groups, np.asarray(rows, np.int64))
         features = GroupFeatures(bucket, groups, self._shared)
         users = [self._users[user].id for user in bucket.user[groups.rows.low].tolist()]
@@ -232,6 +234,7 @@ class BucketViews:
                 "user_id": users,
                 "item_indices": [[item] for item in bucket.item[groups.rows.low].tolist()],
                 "seen_indices": [[] for _ in rows],
+                "liked_indices": likes,
                 "source": [
                     template.source(history, item)
                     for history, (item, _) in zip(histories, written, strict=True)

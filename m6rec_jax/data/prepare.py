@@ -64,7 +64,7 @@ _OF_CANDIDATES = ("groups", "reranking")
 DEFAULT_NEGATIVES = 4
 
 # Raise it when the rendering changes, so that data prepared before are rendered again.
-FORMAT = 2
+FORMAT = 3
 
 
 @gin.configurable

@@ -226,6 +226,11 @@ class RowRenderer:
             "user_id": user_id,
             "item_indices": [index],
             "seen_indices": [],
+            "liked_indices": [
+                past
+                for past, worth in zip(group.history_items, group.history_values, strict=True)
+                if self._label.is_positive(worth)
+            ],
             "source": template.source(self._history(group), item),
             "prefix": template.render_prefix(item),
             "target": written.text,

@@ -221,6 +221,7 @@ def _rows(reviews: list[Review], parts: list[str], options: ReviewOptions) -> It
             "user_id": review.user,
             "item_indices": [],
             "seen_indices": [],
+            "liked_indices": [],
             "source": training.source(review, part == "train", options.most),
             "prefix": f"{review.feature}:" if options.name_feature else "",
             "target": review.sentence,

@@ -72,7 +72,8 @@ COLUMNS: Mapping[str, Mapping[str, tuple[str, bool]]] = {
     "labelled_texts": _columns(
         "text_id str, text_index int, group str, source str[], question str, label int"
     ),
-    **dict.fromkeys((*WRITING, "replies"), _columns(_GENERATED)),
+    **dict.fromkeys(WRITING, _columns(f"{_GENERATED}, liked_indices int[]")),
+    "replies": _columns(_GENERATED),
     # Rows of the items of one turn read the same and want different items; they have one number.
     "recommendations": _columns(f"{_GENERATED}, turn_index int"),
 }
@@ -92,7 +93,7 @@ DESCRIPTIONS: Mapping[str, str] = {
     "catalogue": "All items in the order of the items table, in one split called 'train'.",
     "labelled_texts": "Classification: a text, a question about it, and the class it has.",
     "explanations": "Generation: why a user may like an item (source: history and item), and the "
-    "features that the explanation names.",
+    "features that the explanation names; liked_indices are what the user liked, oldest first.",
     "contents": "Generation: category and title of what a user likes next, two blanks to fill in.",
     "titles": "Generation: the title of what a user likes next, given its category.",
     "queries": "Generation: what a user searches for.",

@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from m6rec_jax.engine.constraints import AllowedTokens, any_text
+from m6rec_jax.engine.constraints import AfterPrefix, any_text
 from m6rec_jax.engine.decoding import FREE, next_tokens
 from m6rec_jax.engine.engine import Engine, EngineOptions, Variables
 from m6rec_jax.engine.generation_program import row_keys
@@ -37,6 +37,7 @@ from m6rec_jax.engine.generation_stream import GenerationStream, GrowingText
 from m6rec_jax.engine.runtime import smallest_that_fits
 from m6rec_jax.engine.sampling import SamplingOptions, sampler
 from m6rec_jax.engine.task_settings import TaskSettings
+from m6rec_jax.engine.text_choices import RowChoices, TextChoices
 from m6rec_jax.errors import ConfigError, DataError, M6RecError
 from m6rec_jax.model import Encoded, M6Rec
 from m6rec_jax.model.decoder_cache import DecoderCache
@@ -66,6 +67,8 @@ class _Request:
     deadline: float
     stream: GenerationStream
     text: GrowingText
+    choices: TextChoices | None
+    node: int = 0  # of the choices
     slot: int = -1
     width: int = 0  # of the source's bucket
     position: int = 0
@@ -131,6 +134,7 @@ class ContinuousGenerator(Engine):
         self.num_slots, self.max_pending = self._row_counts[-1], max_pending
         self._steps_per_call = steps_per_call
         self._any_text = any_text(vocabulary, model.config.vocab_size)
+        self._free_rows: dict[int, RowChoices] = {}
         # Of a copy: what `over` makes shares the program, and must not keep this one's cache.
         self._join = self._jit(copy.copy(self)._join_sources, donate=1)
         self._advance = {
@@ -185,6 +189,7 @@ class ContinuousGenerator(Engine):
         top_p: float = 1.0,
         seed: int = 0,
         stop: Sequence[str] = (),
+        choices: TextChoices | None = None,
         timeout: float | None = None,
         notify: Callable[[], None] | None = None,
     ) -> GenerationStream:
@@ -198,6 +203,7 @@ class ContinuousGenerator(Engine):
           temperature, top_k, top_p: see `SamplingOptions`; temperature 0 takes the likeliest token.
           seed: of the request; equal requests with equal seeds give equal texts.
           stop: texts that end it and are no part of it.
+          choices: what it may say after the prefix; None: anything.
           timeout: seconds from now after which nobody waits any more; None: somebody always does.
           notify: called from the generator's thread when pieces came, and at the end.
 
@@ -236,6 +242,7 @@ class ContinuousGenerator(Engine):
             deadline=float("inf") if timeout is None else time.monotonic() + timeout,
             stream=stream,
             text=GrowingText(self.vocabulary, len(given), stop, stream),
+            choices=choices,
         )
         with self._work:
             if self._closed:
@@ -423,6 +430,9 @@ class ContinuousGenerator(Engine):
             number = min(len(new), request.limit - request.position)
             if EOS_ID in new[:number]:
                 number = new.index(EOS_ID) + 1
+            if request.choices is not None:
+                written = new[max(0, len(request.given) - request.position) : number]
+                request.node = request.choices.walk(request.node, written)
             request.position += number
             request.last = new[number - 1]
             ended = request.text.add(new[:number], scores[:number])
@@ -455,12 +465,15 @@ class ContinuousGenerator(Engine):
             "top_p": np.ones(count, np.float32),
             "seeds": np.zeros(count, np.uint32),
         }
-        batch |= {name: np.zeros(count, np.int32) for name in ("last", "position", "limit")}
+        batch |= {
+            name: np.zeros(count, np.int32) for name in ("last", "position", "limit", "num_given")
+        }
         batch["task_ids"] = np.zeros(count, np.int32)
         for place, request in zip(places, running, strict=True):
             batch["active"][place] = True
             coming = request.given[request.position :][: self._steps_per_call]
             batch["given"][place, : len(coming)] = coming
+            batch["num_given"][place] = max(0, len(request.given) - request.position)
             for name, value in zip(
                 ("temperature", "top_k", "top_p", "seeds"), request.sampling, strict=True
             ):
@@ -477,11 +490,23 @@ class ContinuousGenerator(Engine):
             self._for_decoding(variables),
             self._cache,
             self._runtime.place_shared(batch),
-            self._any_text,
+            self._constraint(dict(zip(places, running, strict=True)), count),
             np.int32(self._column),
         )
         self._column = (self._column + int(taken)) % self.max_tokens
         return np.asarray(tokens)[places], np.asarray(gained)[places]
+
+    def _constraint(self, running: Mapping[int, _Request], count: int) -> RowChoices:
+        """What may come next in each row."""
+        choices = {place: request.choices for place, request in running.items()}
+        if not any(choices.values()):
+            if count not in self._free_rows:
+                rows = RowChoices.of({}, {}, count, self._any_text)
+                self._free_rows[count] = jax.device_put(rows)
+            return self._free_rows[count]
+        room = {place: r.limit - max(r.position, len(r.given)) for place, r in running.items()}
+        node = {place: r.node for place, r in running.items()}
+        return RowChoices.of(choices, room, count, self._any_text, node)
 
     def _width(self, bucket: int) -> int:
         """Columns of the encoder's output: soft prompts come first."""
@@ -509,7 +534,7 @@ def _advance(
     variables: Variables,
     cache: DecoderCache,
     batch: Mapping[str, Array],
-    constraint: AllowedTokens,
+    constraint: RowChoices,
     column: Array,
     *,
     num_steps: int,
@@ -522,7 +547,8 @@ def _advance(
       batch: of each row that takes part, `[rows]`: `rows` (its slot; of all slots, in order),
         `active`, `last` (token), `position`, `limit`, `task_ids`, `seeds` and the fields of
         `SamplingOptions`; where rows may leave the decoder early `exit_threshold` and `exit_depth`;
-        `given` `[rows, steps]`, its prefix from here on.
+        `given` `[rows, steps]`, its prefix from here on, and `num_given`, how long that is.
+      constraint: which tokens may come after the prefix.
       column: where in the cache the first step goes.
       num_steps: steps to take.
       width: columns of the sources that are read.
@@ -548,10 +574,10 @@ def _advance(
     )
     sampling = SamplingOptions(batch["temperature"], batch["top_k"], batch["top_p"])
     choose = sampler(row_keys(batch["seeds"], 1), sampling)
-    state = constraint.start(rows.shape[0])
+    after_prefix = AfterPrefix(constraint, batch["num_given"])
 
     def advance(now: tuple[Any, ...]) -> tuple[Any, ...]:
-        step, last, ended, own, tokens, gains = now
+        step, last, ended, own, tokens, gains, state = now
         position = jnp.minimum(batch["position"] + step, length - 1)
         exits = None
         if "exit_depth" in batch:
@@ -567,12 +593,13 @@ def _advance(
             method=model.decode_step,
         )
         logits = model.apply(variables, hidden, method=model.token_logits)
-        log_probs = constraint.mask(state, jax.nn.log_softmax(logits, axis=-1))
+        log_probs = after_prefix.mask(state, jax.nn.log_softmax(logits, axis=-1))
         given = batch["given"][:, step]
         token, gained = next_tokens(log_probs, choose(log_probs, position), given, ended)
         tokens, gains = tokens.at[:, step].set(token), gains.at[:, step].set(gained)
         ended |= (token == EOS_ID) | (position + 1 >= batch["limit"])
-        return step + 1, token, ended, own, tokens, gains
+        state = after_prefix.advance(state, token)
+        return step + 1, token, ended, own, tokens, gains, state
 
     shape = (rows.shape[0], num_steps)
     begin = (
@@ -582,8 +609,9 @@ def _advance(
         own,
         jnp.full(shape, PAD_ID, jnp.int32),
         jnp.zeros(shape, jnp.float32),
+        after_prefix.start(rows.shape[0]),
     )
-    step, _, _, own, tokens, gained = jax.lax.while_loop(
+    step, _, _, own, tokens, gained, _ = jax.lax.while_loop(
         lambda now: (now[0] < num_steps) & ~jnp.all(now[2]), advance, begin
     )
     past = jax.tree.map(into_slots, cache.past, own.past)

@@ -25,6 +25,7 @@ from m6rec_jax.engine.engine import Engine, EngineOptions, Variables
 from m6rec_jax.engine.generation_program import GeneratedBatch, generate
 from m6rec_jax.engine.runtime import in_buckets, length_buckets, smallest_that_fits
 from m6rec_jax.engine.sampling import SamplingOptions
+from m6rec_jax.engine.text_choices import RowChoices, TextChoices
 from m6rec_jax.engine.title_trie import ItemScores, TitleTrie
 from m6rec_jax.engine.token_trie import NO_ENTRY, NO_RANK, TokenTrie, UnseenTrie
 from m6rec_jax.errors import ConfigError, DataError
@@ -74,7 +75,8 @@ class Generator(Engine):
 
     Every method takes `histories` (per request, segments as of `DatasetTemplate.history_segments`),
     `prefixes` (per request, how its text begins; a prefix is cut into tokens by itself, so end it
-    where a word ends), `trie` (generate only its titles) and `tasks` (per request, the name of its
+    where a word ends), `trie` (generate only its titles), `choices` (per request, what its text may
+    say after the prefix) and `tasks` (per request, the name of its
     task; None: the default one). All raise
 
       DataError: another number of prefixes or tasks than of histories, or a prefix that leaves no
@@ -108,10 +110,11 @@ class Generator(Engine):
         prefixes: Sequence[str] | None = None,
         *,
         trie: TitleTrie | None = None,
+        choices: Sequence[TextChoices | None] | None = None,
         tasks: Sequence[str] | None = None,
     ) -> list[GeneratedText]:
         """The text whose every token is the likeliest one, per history."""
-        found = self._generate("greedy", 1, None, histories, prefixes, trie, tasks)
+        found = self._generate("greedy", 1, None, histories, prefixes, trie, tasks, choices=choices)
         return [texts[0] for texts in found]
 
     def sample(
@@ -125,12 +128,13 @@ class Generator(Engine):
         top_p: float = 1.0,
         seed: int | Sequence[int] = 0,
         trie: TitleTrie | None = None,
+        choices: Sequence[TextChoices | None] | None = None,
         tasks: Sequence[str] | None = None,
     ) -> list[list[GeneratedText]]:
         """Texts drawn from the model, `num_samples` per history, in no order.
 
         Args:
-          histories, prefixes, trie, tasks: see the class.
+          histories, prefixes, trie, choices, tasks: see the class.
           num_samples: texts per history, drawn independently.
           temperature, top_k, top_p: see `SamplingOptions`.
           seed: of each request, or one for all. Equal requests with equal seeds give equal texts,
@@ -143,7 +147,15 @@ class Generator(Engine):
             )
         options = SamplingOptions(np.float32(temperature), np.int32(top_k), np.float32(top_p))
         return self._generate(
-            "sample", num_samples, options, histories, prefixes, trie, tasks, seed=seed
+            "sample",
+            num_samples,
+            options,
+            histories,
+            prefixes,
+            trie,
+            tasks,
+            choices=choices,
+            seed=seed,
         )
 
     def beam_search(
@@ -154,6 +166,7 @@ class Generator(Engine):
         num_beams: int = 4,
         length_penalty: float = 0.6,
         trie: TitleTrie | None = None,
+        choices: Sequence[TextChoices | None] | None = None,
         tasks: Sequence[str] | None = None,
         seen: Sequence[Sequence[int]] | None = None,
         before_titles: Sequence[str] | None = None,
@@ -161,7 +174,7 @@ class Generator(Engine):
         """Up to `num_beams` of the likeliest texts per history, best first.
 
         Args:
-          histories, prefixes, trie, tasks: see the class.
+          histories, prefixes, trie, choices, tasks: see the class.
           num_beams: see `beam_search.beam_search`.
           length_penalty: see there; at least 0.
           seen: per history, indices into the trie's catalogue that must not be recommended: no beam
@@ -181,6 +194,7 @@ class Generator(Engine):
             prefixes,
             trie,
             tasks,
+            choices=choices,
             seen=seen,
             before_titles=before_titles,
         )
@@ -247,6 +261,7 @@ class Generator(Engine):
         trie: TitleTrie | None,
         tasks: Sequence[str] | None,
         *,
+        choices: Sequence[TextChoices | None] | None = None,
         seed: int | Sequence[int] = 0,
         seen: Sequence[Sequence[int]] | None = None,
         before_titles: Sequence[str] | None = None,
@@ -257,16 +272,25 @@ class Generator(Engine):
         seeds = [seed] * number if isinstance(seed, int | np.integer) else list(seed)
         if len(seeds) != number:
             raise DataError(f"{len(seeds)} seeds for {number} histories")
+        if choices is not None and not any(choices):
+            choices = None
+        if choices is not None and (trie is not None or len(choices) != number):
+            raise DataError(
+                f"choices for {len(choices)} texts of {number} histories, which are no titles"
+            )
         # Of an export there is one program for all.
         exported = self.options.programs is not None
         # One length for texts of all lengths before titles: few shapes are compiled.
         one_length = exported or before_titles is not None
         length = self.max_tokens if one_length else self._length(trie)
         prefix_ids, num_before = self._prefix_ids(number, length, prefixes, trie, before_titles)
+        if choices is not None:
+            num_before = (prefix_ids != FREE).sum(axis=1)
         excluded = None
         if trie is not None and seen is not None:
             excluded = trie.excluded_ranks(seen, number, widest=exported)
-        run = self._compiled(verb, num_texts, trie is not None)
+        kind = "" if trie is None else "titles"
+        run = self._compiled(verb, num_texts, kind if choices is None else "choices")
         taken, settings = self._tasks.with_variables(self.variables, tasks, number)
         variables = self._for_decoding(taken)
         sources = list(map(self._source_row, histories, settings))
@@ -285,7 +309,7 @@ class Generator(Engine):
                 # Rows of padding have seen nothing.
                 batch["seen"] = np.full((size, excluded.shape[1]), NO_RANK, np.int32)
                 batch["seen"][filled] = excluded[members]
-            if before_titles is not None:
+            if before_titles is not None or choices is not None:
                 batch["num_before"] = np.zeros(size, np.int32)
                 batch["num_before"][filled] = num_before[members]
             part, own = [sources[i] for i in members], [settings[i] for i in members]
@@ -293,6 +317,13 @@ class Generator(Engine):
                 batch |= self._history_batch(taken, part, own, bucket, size)
                 placed = self._placed(batch)
                 constraint: Constraint = self._any_text if trie is None else trie.arrays
+                if choices is not None:
+                    constraint = RowChoices.of(
+                        dict(enumerate(choices[i] for i in members)),
+                        {place: length - num_before[i] for place, i in enumerate(members)},
+                        size,
+                        self._any_text,
+                    )
                 # Not read back here: the devices go on while Python prepares the next batch.
                 pending.append((members, run(variables, placed, constraint, options)))
         results: dict[int, list[GeneratedText]] = {}
@@ -376,10 +407,10 @@ class Generator(Engine):
             )
         return smallest_that_fits(trie.length, length_buckets(self.max_tokens))
 
-    def _compiled(self, verb: str, num_texts: int, of_trie: bool) -> Callable[..., Any]:
+    def _compiled(self, verb: str, num_texts: int, constrained_to: str) -> Callable[..., Any]:
         """A compiled function of variables, features, constraint and options."""
         name = verb if num_texts == 1 else f"{verb}_{num_texts}"
-        name += "_titles" if of_trie else ""
+        name += f"_{constrained_to}" if constrained_to else ""
         if name not in self._programs:
 
             def run(

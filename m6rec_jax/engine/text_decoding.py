@@ -14,6 +14,7 @@ import gin
 import numpy as np
 
 from m6rec_jax.engine.generation import GeneratedText, Generator
+from m6rec_jax.engine.text_choices import TextChoices
 from m6rec_jax.errors import ConfigError
 
 
@@ -48,6 +49,9 @@ class Decoding:
       num_beams, length_penalty: of beam search, whose best text counts.
       temperature, top_k, top_p, seed: of sampling, one text for each source, drawn with a seed of
         its own.
+      true_only: a text whose template tells what an item shares with what the user liked says only
+        what holds: it is put together from the item's own values and the user's own items, as the
+        model chooses (`engine.text_choices`). Otherwise the model writes freely.
     """
 
     method: str = "greedy"
@@ -57,6 +61,7 @@ class Decoding:
     top_k: int = 0
     top_p: float = 1.0
     seed: int = 0
+    true_only: bool = True
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -71,6 +76,7 @@ class Decoding:
         prefixes: Sequence[str] | None = None,
         tasks: Sequence[str] | None = None,
         keys: Sequence[Sequence[int]] | None = None,
+        choices: Sequence[TextChoices | None] | None = None,
     ) -> list[GeneratedText]:
         """One text for each source.
 
@@ -79,15 +85,17 @@ class Decoding:
           sources, prefixes, tasks: errors, too, as of `Generator`.
           keys: numbers that distinguish each source from all others, whichever share a call; with
             the seed they decide what is sampled. None: its index among the sources.
+          choices: see `Generator`.
         """
         if self.method == "greedy":
-            return generator.greedy(sources, prefixes, tasks=tasks)
+            return generator.greedy(sources, prefixes, choices=choices, tasks=tasks)
         if self.method == "beam_search":
             found = generator.beam_search(
                 sources,
                 prefixes,
                 num_beams=self.num_beams,
                 length_penalty=self.length_penalty,
+                choices=choices,
                 tasks=tasks,
             )
         else:
@@ -98,6 +106,7 @@ class Decoding:
                 top_k=self.top_k,
                 top_p=self.top_p,
                 seed=self._seeds(len(sources), keys),
+                choices=choices,
                 tasks=tasks,
             )
         return [texts[0] for texts in found]

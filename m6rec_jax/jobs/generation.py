@@ -17,11 +17,13 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from m6rec_jax.data.prepared import Prepared
+from m6rec_jax.data.schema import LabelSpec
 from m6rec_jax.data.views import WRITING
 from m6rec_jax.engine.generation import GeneratedText, Generator
 from m6rec_jax.engine.generation_stream import GenerationStream
 from m6rec_jax.engine.likelihood import token_sums
 from m6rec_jax.engine.task_settings import dialogue_part
+from m6rec_jax.engine.text_choices import TextChoices
 from m6rec_jax.engine.text_decoding import Decoding
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.jobs.answering import Accepted, Answerer, Parts, RequestFields, by_task
@@ -45,7 +47,8 @@ from m6rec_jax.requests.request import RejectedRow, Request
 from m6rec_jax.text.dialogue import REPLY_PREFIX
 from m6rec_jax.text.format_strings import Template
 from m6rec_jax.text.records import Item
-from m6rec_jax.text.writing_templates import WritingTemplate, attribute_values
+from m6rec_jax.text.vocabulary import Vocabulary
+from m6rec_jax.text.writing_templates import WritingTemplate, attribute_values, common_values
 
 # By the view that the texts come from.
 _METRICS = {
@@ -98,11 +101,13 @@ class GenerationJob(Job):
         rows = evaluation.rows()
         if not rows:
             raise DataError("there are no texts to write; is the split empty?")
-        texts = Decoding().generate(
+        decoding = Decoding()
+        texts = decoding.generate(
             evaluation.generator(),
             [row["source"] for row in rows],
             [row["prefix"] for row in rows],
             [evaluation.data.name] * len(rows),
+            choices=_choices_of_rows(evaluation, rows) if decoding.true_only else None,
         )
         return GenerationPredictions(
             rows=rows,
@@ -137,6 +142,51 @@ class GenerationJob(Job):
 
     def answerer(self, parts: Parts) -> Answerer[Any]:
         return GenerationAnswers(parts)
+
+
+class TrueTexts:
+    """What texts of a template may truly say.
+
+    Args:
+      template: tells what items share with what the user liked.
+      items: the catalogue.
+      vocabulary: of the model.
+    """
+
+    def __init__(
+        self,
+        template: WritingTemplate,
+        items: Iterable[Item],
+        vocabulary: Vocabulary,
+    ) -> None:
+        self._template, self._vocabulary = template, vocabulary
+        self._common = common_values(items, template.shared)
+
+    def of(self, item: Item, liked: Sequence[Item]) -> TextChoices:
+        """Of a text about an item for a user; `liked` before, oldest first."""
+        encode = self._vocabulary.encode
+        parts = self._template.choices(item, liked, self._common)
+        return TextChoices([[encode(text) for text in part] for part in parts])
+
+
+def _choices_of_rows(evaluation: Evaluation, rows: Sequence[Row]) -> list[TextChoices] | None:
+    """Of each text; None where the template tells of nothing shared."""
+    prepared, view = evaluation.data.prepared(), evaluation.data.view
+    if not _tells_shared(prepared, view):
+        return None
+    items = prepared.catalogue().items
+    true = TrueTexts(prepared.template().writing[view], items, evaluation.generator().vocabulary)
+    return [
+        true.of(items[row["item_indices"][0]], [items[i] for i in row["liked_indices"]])
+        for row in rows
+    ]
+
+
+def _tells_shared(prepared: Prepared, view: str) -> bool:
+    """Whether texts of a view tell what an item of the catalogue shares with others."""
+    if view not in WRITING or "dataset_spec" not in prepared.manifest:
+        return False
+    return bool(prepared.template().writing[view].shared)
 
 
 def row_columns(rows: Sequence[Row], names: Sequence[str]) -> Columns:
@@ -180,16 +230,17 @@ def metrics_of_texts(data: TaskData, rows: Sequence[Row], texts: Sequence[str]) 
 
 def item_facts(prepared: Prepared, view: str, rows: Sequence[Row]) -> ItemFacts | None:
     """What holds of each row's item; None where items are not known by attributes."""
-    if view not in WRITING or "dataset_spec" not in prepared.manifest:
+    if not _tells_shared(prepared, view):
         return None
     template = prepared.template().writing[view]
     items = prepared.catalogue().items
     columns = text_metrics.rendered_columns(template, items)
-    if not template.shared or not columns:
-        return None
+    names = [template.liked.render(item.attributes) for item in items]
     return ItemFacts(
         text_metrics.attribute_dictionary(template, items),
         [attribute_values(items[row["item_indices"][0]], columns) for row in rows],
+        names,
+        [[names[index] for index in row["liked_indices"]] for row in rows],
     )
 
 
@@ -225,10 +276,21 @@ class Texts:
 class _GenerationTask(NamedTuple):
     renderer: RequestRenderer | None
     template: WritingTemplate
+    true: TrueTexts | None = None
+    label: LabelSpec | None = None
 
     def items(self, request: Request) -> Sequence[Item | None]:
         """What texts are written about."""
         return request.candidates if self.template.needs_item else (None,)
+
+    def choices(self, request: Request, item: Item | None) -> TextChoices | None:
+        """What a text may say; None: anything."""
+        if self.true is None or self.label is None or item is None:
+            return None
+        is_positive = self.label.is_positive
+        return self.true.of(
+            item, [past for event, past in request.behaviours if is_positive(event.value)]
+        )
 
 
 class GenerationAnswers(Answerer[_GenerationTask]):
@@ -252,7 +314,14 @@ class GenerationAnswers(Answerer[_GenerationTask]):
                 f"'writing' (it has: {', '.join(known) or 'none'}); is the task one of "
                 "register_generation_tasks?"
             )
-        return _GenerationTask(self.parts.renderer(task, candidates=False), known[kind])
+        template, renderer = known[kind], self.parts.renderer(task, candidates=False)
+        # Programs of an export write freely.
+        chosen = self._decoding.true_only and template.shared
+        if not chosen or self.parts.generator(task).options.programs is not None:
+            return _GenerationTask(renderer, template)
+        vocabulary = self.parts.generator(task).vocabulary
+        true = TrueTexts(template, data.items.values(), vocabulary)
+        return _GenerationTask(renderer, template, true, data.spec.label)
 
     def fields(self, task: str) -> RequestFields:
         needs_item = self.of_task(task).template.needs_item
@@ -290,6 +359,7 @@ class GenerationAnswers(Answerer[_GenerationTask]):
                 for i in members
                 for index, item in enumerate(own.items(accepted[i].request))
             ]
+            choices = [own.choices(accepted[i].request, item) for i, _, item in asked]
             found = self._decoding.generate(
                 self.parts.generator(task),
                 [own.template.source(accepted[i].text.history, item) for i, _, item in asked],
@@ -297,6 +367,7 @@ class GenerationAnswers(Answerer[_GenerationTask]):
                 [task] * len(asked),
                 # A request is drawn the same text whatever shares its batch.
                 keys=[(accepted[i].number, index) for i, index, _ in asked],
+                choices=choices,
             )
             of: dict[int, list[GeneratedText]] = {i: [] for i in members}
             for (i, *_), text in zip(asked, found, strict=True):
@@ -320,7 +391,8 @@ class GenerationAnswers(Answerer[_GenerationTask]):
         return [functools.partial(self._submit, accepted, index, item) for index, item in items]
 
     def _submit(self, accepted: Accepted, index: int, item: Item | None) -> GenerationStream:
-        template, wanted = self.of_task(accepted.task).template, accepted.wanted
+        own, wanted = self.of_task(accepted.task), accepted.wanted
+        template = own.template
         generator = self.parts.continuous_generator()
         prefix = template.render_prefix(item)
         given = len(generator.vocabulary.encode(prefix))
@@ -330,6 +402,7 @@ class GenerationAnswers(Answerer[_GenerationTask]):
             accepted.task,
             prefix=prefix,
             max_tokens=min(room, wanted.max_tokens or room),
+            choices=own.choices(accepted.request, item),
             **self._decoding.for_one((accepted.number, index), wanted),
         )
 
@@ -346,11 +419,16 @@ class GenerationAnswers(Answerer[_GenerationTask]):
                 continue
             generator = self.parts.generator(task)
             # Tasks of one length share a generator.
+            chosen = self.of_task(task).true is not None
             self.parts.warm_once(
-                ("generator", generator.max_tokens), functools.partial(self._warm, generator, task)
+                ("generator", generator.max_tokens, chosen),
+                functools.partial(self._warm, generator, task),
             )
 
     def _warm(self, generator: Generator, task: str) -> None:
         for history in generator.warm_up_histories():
             for size in self.parts.batch_sizes:
-                self._decoding.generate(generator, [history] * size, None, [task] * size)
+                choices = None if self.of_task(task).true is None else [TextChoices(())] * size
+                self._decoding.generate(
+                    generator, [history] * size, None, [task] * size, choices=choices
+                )

@@ -49,10 +49,14 @@ class ItemFacts:
     Attributes:
       dictionary: of the whole catalogue.
       of_items: for each text, attribute to the values of its item.
+      names: of all items, as texts cite them.
+      cited: for each text, names of what its user liked.
     """
 
     dictionary: AttributeDictionary
     of_items: Sequence[Mapping[str, Sequence[str]]]
+    names: Sequence[str]
+    cited: Sequence[Sequence[str]]
 
 
 def attribute_dictionary(template: WritingTemplate, items: Sequence[Item]) -> AttributeDictionary:
@@ -88,8 +92,9 @@ def explanation_metrics(found: GeneratedTexts, peter_words: int | None = None) -
     """`bleu_1`, `bleu_4`, `rouge_1`, `rouge_2`, `usr`; with features `fmr`, `fcr`, `div`.
 
     `fmr` looks for the first feature of each record. With facts also `true_share` (of the attribute
-    values named, how many hold for the item), `all_true_share` (of the texts that name any) and
-    `silent_share` (of all texts).
+    values named, how many hold for the item), `all_true_share` (of the texts that name any),
+    `silent_share` (of all texts), and `true_citations` (of the items named, how many the user liked
+    before).
 
     Args:
       found: the texts.
@@ -121,6 +126,12 @@ def explanation_metrics(found: GeneratedTexts, peter_words: int | None = None) -
         metrics["silent_share"] = counts.silent_share
         if counts.num_named:
             metrics |= {"true_share": counts.true_share, "all_true_share": counts.all_true_share}
+        if any(found.facts.names):
+            liked = [{"liked": names} for names in found.facts.cited]
+            names = AttributeDictionary({"liked": found.facts.names}, cased=["liked"])
+            cited = faithfulness(texts, liked, names)
+            if cited.num_named:
+                metrics["true_citations"] = cited.true_share
     return metrics
 
 

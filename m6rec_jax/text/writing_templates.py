@@ -18,6 +18,7 @@ Rendering raises DataError where the item lacks what a template needs.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ _ENTRIES = ("about", "prefix", "text", "liked")
 _SHARED, _IN = "shared_", "_in"
 # A text that named all nine actors of two sequels would name nothing else.
 _MOST_SHARED = 2
+# Of one part of a text; items that the user liked latest come first.
+_MOST_CHOICES = 48
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +167,53 @@ class WritingTemplate:
             return None
         text = _rendered(self.text, values, item).strip()
         return Written(text, tuple(dict.fromkeys(features))) if text else None
+
+    def choices(
+        self, item: Item, liked: Sequence[Item], common: Mapping[str, frozenset[str]]
+    ) -> list[list[str]]:
+        """For each part of the text, in order, all that holds and may stand there.
+
+        A part is what asks for the same shared columns. Where it may be left out, one of its
+        choices is empty. Texts are put together with a space between their parts.
+
+        Args:
+          item, liked, common: as for `written`.
+        """
+
+        def source_of(field: str) -> str:
+            column = field.removeprefix(_SHARED)
+            return column.removesuffix(_IN) if field.startswith(_SHARED) else ""
+
+        found: list[list[str]] = []
+        for part in self.text.pieces(source_of):
+            columns = [column for column in map(source_of, part.fields) if column]
+            columns = list(dict.fromkeys(columns))
+            ways = [self._shared(item, liked, common, column) for column in columns]
+            texts: dict[str, None] = {}
+            for way in itertools.islice(itertools.product(*ways), _MOST_CHOICES):
+                values = dict(item.attributes)
+                for some in way:
+                    values |= some
+                texts.setdefault(_rendered(part, values, item).strip())
+            if part.may_be_empty:
+                texts.setdefault("")
+            found.append(list(texts))
+        return found
+
+    def _shared(
+        self, item: Item, liked: Sequence[Item], common: Mapping[str, frozenset[str]], column: str
+    ) -> list[dict[str, Value]]:
+        """What may truly be said of a shared column: its values and the item that has them."""
+        own = [value for value in _values(item, column) if value not in common.get(column, ())]
+        ways: list[dict[str, Value]] = []
+        for other in reversed(liked):
+            theirs = set(_values(other, column)) if other.id != item.id else set()
+            shared = [value for value in own if value in theirs]
+            name = self._render(self.liked, other) if shared else ""
+            for size in range(min(len(shared), _MOST_SHARED), 0, -1):
+                for values in itertools.combinations(shared, size):
+                    ways.append({f"{_SHARED}{column}": values, f"{_SHARED}{column}{_IN}": name})
+        return ways or [{}]
 
     def _render(self, template: Template, item: Item | None) -> str:
         if item is None and template.fields:

@@ -14,6 +14,7 @@ from m6rec_jax.engine.engine import EngineOptions
 from m6rec_jax.engine.generation import GeneratedText, Generator
 from m6rec_jax.engine.generation_stream import GenerationStream, shown
 from m6rec_jax.engine.task_settings import TaskSettings
+from m6rec_jax.engine.text_choices import TextChoices
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.sharding import data_parallel, make_mesh
 from m6rec_jax.text.vocabulary import EOS_ID
@@ -67,9 +68,10 @@ def expected(alone: Generator, request: dict[str, Any]) -> GeneratedText:
     arguments: Any = ([own.pop("segments")], [own.pop("prefix", "")])
     task, limit = own.pop("task"), own.pop("max_tokens", None)
     assert limit is None
+    choices = [own.pop("choices", None)]
     if own.get("temperature"):
-        return alone.sample(*arguments, tasks=[task], **own)[0][0]
-    return alone.greedy(*arguments, tasks=[task])[0]
+        return alone.sample(*arguments, tasks=[task], choices=choices, **own)[0][0]
+    return alone.greedy(*arguments, tasks=[task], choices=choices)[0]
 
 
 def longest(alone: Generator) -> dict[str, Any]:
@@ -90,9 +92,11 @@ def finish(generator: ContinuousGenerator) -> None:
     assert generator.num_running == generator.num_pending == 0
 
 
+# Pieces of any vocabulary; most of the texts have to go on after a few steps.
+SOME = TextChoices([[(300, 301), (300, 302, 303), ()], [(304,), (305, 306)], [(307,) * 5, ()]])
 REQUESTS = st.builds(
-    lambda history, task, prefix, sampling: (
-        {"segments": HISTORIES[history], "task": task, "prefix": prefix} | sampling
+    lambda history, task, prefix, sampling, choices: (
+        {"segments": HISTORIES[history], "task": task, "prefix": prefix} | sampling | choices
     ),
     st.integers(0, 4),
     st.sampled_from(["a", "b"]),
@@ -105,6 +109,7 @@ REQUESTS = st.builds(
             {"temperature": 1.3, "top_p": 0.8, "seed": 5},
         ]
     ),
+    st.sampled_from([{}, {"choices": SOME}]),
 )
 # What happens: a request comes, one of those that came is cancelled, or steps are taken.
 EVENTS = st.lists(

@@ -124,10 +124,12 @@ def test_rows_go_on_from_their_prefix(world):
 def test_explanations(found, generator):
     predictions, metrics = found["shop_explanations"]
     rows = rows_of("shop_explanations")
-    texts = [text.continuation for text in generator.greedy(*sources_of(rows))]
     references = [row["target"] for row in rows]
     columns = columns_of("shop_explanations", predictions)
-    assert columns["written"].tolist() == texts
+    texts = columns["written"].tolist()
+    # Freely, an untrained model would write something else.
+    freely = [text.continuation for text in generator.greedy(*sources_of(rows))]
+    assert set(freely).isdisjoint(texts)
     assert columns["reference"].tolist() == references
     assert columns["source"][0].endswith(rows[0]["source"][-1])
     everywhere = [row for part in PARTS for row in rows_of("shop_explanations", part)]
@@ -149,8 +151,8 @@ def test_explanations(found, generator):
     titles = [item.attributes["title"] for item in items]
     dictionary = faithfulness.AttributeDictionary(genres, neutral=titles)
     counts = faithfulness.faithfulness(texts, facts, dictionary)
-    assert metrics["silent_share"] == counts.silent_share
-    assert metrics.get("true_share") == (counts.true_share if counts.num_named else None)
+    assert counts.true_share == metrics["true_share"] == metrics["true_citations"] == 1.0
+    assert metrics["silent_share"] == 0.0
     json.dumps(metrics)
 
 

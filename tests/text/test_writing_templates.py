@@ -1,5 +1,7 @@
 """Texts about items: what is shared with liked ones, and what is left out."""
 
+import itertools
+
 import pytest
 
 from m6rec_jax.errors import ConfigError, DataError
@@ -50,6 +52,34 @@ def test_the_liked_item_that_shares_most_is_named_then_the_latest():
 def test_at_most_two_shared_values_are_told():
     found = written(FARGO, [film("Other", ["comedy", "crime", "drama"])])
     assert found.features == ("crime", "drama")  # in the item's order
+
+
+def test_choices_are_all_that_holds():
+    choices = WritingTemplate.parse("explanations", SPEC).choices(
+        FARGO, [BLOOD, HEAT, ALIEN], {"genres": frozenset(["comedy"])}
+    )
+    assert choices == [
+        ["By Coen, like Blood Simple.", ""],
+        [
+            "crime, drama, like Heat.",
+            "crime, like Heat.",
+            "drama, like Heat.",
+            "crime, like Blood Simple.",
+            "",
+        ],
+        ["Won 2.", ""],
+    ]
+
+
+@pytest.mark.parametrize("liked", [[], [BLOOD], [HEAT, BLOOD, ALIEN]])
+def test_what_is_learnt_is_among_the_choices(liked):
+    template = WritingTemplate.parse("explanations", SPEC)
+    choices = template.choices(FARGO, liked, {})
+    texts = {" ".join(filter(None, some)) for some in itertools.product(*choices)}
+    found = template.written(FARGO, liked, {})
+    assert found is None or found.text in texts
+    if not liked:
+        assert choices == [[""], [""], ["Won 2.", ""]]
 
 
 def test_a_column_whose_name_would_mean_the_item_is_refused():
