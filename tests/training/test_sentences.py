@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,16 +38,21 @@ WORDS = [
 CONFIG = BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2)
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def write_encoder(tmp_path: Path, weights: Callable[[tuple[int, ...]], np.ndarray]) -> Path:
+    """The folder of a tiny encoder, whose weights are of the shapes asked for."""
     (tmp_path / "vocab.txt").write_text("\n".join(WORDS) + "\n")
     sizes = {"vocab_size": len(WORDS), "max_position_embeddings": 16, "type_vocab_size": 2}
     values = {"model_type": "bert", "intermediate_size": 12, **sizes, **vars(CONFIG)}
     (tmp_path / "config.json").write_text(json.dumps(values))
     shapes = weight_shapes(CONFIG, len(WORDS), 16, 2, 12)
-    weights = {f"bert.{name}": np.ones(shape, np.float16) for name, shape in shapes.items()}
-    save_file(weights, tmp_path / "model.safetensors")
+    made = {f"bert.{name}": weights(shape).astype(np.float16) for name, shape in shapes.items()}
+    save_file(made, tmp_path / "model.safetensors")
     return tmp_path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_encoder(tmp_path, np.ones)
 
 
 def test_blocks_become_sentences(folder: Path, shop_vocabulary: Any) -> None:
