@@ -44,9 +44,9 @@ _FIXABLE = frozenset(
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one sub-command; returns the exit status.
 
-    1 is for a report that found something wrong (a run that does not fit, a damaged task in a
-    bank), 2 for an error that the user can fix, 3 for other processes of the run, or a bucket, that
-    do not answer: another start may help.
+    1 is for a report that found something wrong (a run that does not fit or is worse than another,
+    a damaged task in a bank), 2 for an error that the user can fix, 3 for other processes of the
+    run, or a bucket, that do not answer: another start may help.
     """
     # A console script does not look for modules in the current directory, where a user's own tasks
     # are. It goes last, so that nothing there can shadow a library.
@@ -192,6 +192,14 @@ def _parser() -> argparse.ArgumentParser:
     _takes_engine(prepare)
     takes_gin(prepare)
     prepare.set_defaults(run=subcommands.run_data_prepare)
+    update = actions.add_parser(
+        "update", help="add the new files of a prepared data set as a part that is trained on"
+    )
+    update.add_argument(
+        "folder", type=local_path, help="a data set folder, or the name of a fetched data set"
+    )
+    takes_gin(update)
+    update.set_defaults(run=subcommands.run_data_update)
     sample = actions.add_parser("sample", help="a smaller data set folder, of some of the users")
     sample.add_argument(
         "folder", type=local_path, help="a data set folder, or the name of a fetched data set"
@@ -214,6 +222,14 @@ def _parser() -> argparse.ArgumentParser:
         ("eval", subcommands.run_eval, "evaluate a checkpoint on its task"),
     ):
         command = commands.add_parser(name, help=text)
+        if name == "eval":
+            command.add_argument(
+                "--against",
+                type=path_or_address,
+                metavar="RUN",
+                help="compare with this run on the same examples, and say whether it was better by "
+                "more than chance; the exit status is then 1",
+            )
         takes_gin(command, required=True)
         command.set_defaults(run=run)
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from m6rec_jax.engine.packed_file import Packed
 
 EXIT_DOES_NOT_FIT = 1
+# Of a run that is worse than the one that it is compared with.
+EXIT_HAS_LOST = 1
 # Of a listing that is complete but for tasks which cannot be read.
 EXIT_DAMAGED = 1
 EXIT_OF_SIGNALS = {"SIGINT": 130, "SIGTERM": 143}
@@ -139,9 +141,18 @@ def run_data_prepare(args: argparse.Namespace) -> None:
     print(kind.prepare(folder, data_dir()).folder)
 
 
+def run_data_update(args: argparse.Namespace) -> None:
+    from m6rec_jax.data.update import update
+    from m6rec_jax.pipeline.locations import data_dir, dataset_folder
+
+    _configure_data(args)
+    prepared = update(dataset_folder(args.folder), data_dir())
+    print(prepared.updates[-1] if prepared.updates else "nothing is new")
+
+
 def _configure_data(args: argparse.Namespace) -> None:
-    """`_configure` for `data prepare` and `vocab train`, which may share a gin file."""
-    from m6rec_jax.data import vocabulary_text  # noqa: F401
+    """`_configure` for `data` and `vocab train`, which may share a gin file."""
+    from m6rec_jax.data import update, vocabulary_text  # noqa: F401
     from m6rec_jax.pipeline import locations  # noqa: F401
 
     _data_kinds()
@@ -190,11 +201,16 @@ def _alone_in(model_dir: str) -> contextlib.AbstractContextManager[None]:
     return locked_folder(Path(model_dir), f"training in {model_dir}")
 
 
-def run_eval(args: argparse.Namespace) -> None:
+def run_eval(args: argparse.Namespace) -> int | None:
     from m6rec_jax.evaluation.checkpoint_evaluation import evaluate
+    from m6rec_jax.metrics.paired import PairedDifference
 
     _configure_together(args)
-    _print_once(json_text(evaluate(), indent=2))
+    metrics = evaluate() if args.against is None else evaluate(against=str(args.against))
+    _print_once(json_text(metrics, indent=2))
+    gains = [name for name in metrics if name.split("/")[-1] == "gain"]
+    lost = any(PairedDifference(metrics[n], metrics[f"{n}_error"]).is_loss for n in gains)
+    return EXIT_HAS_LOST if lost else None
 
 
 def run_calibrate(args: argparse.Namespace) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,15 +15,35 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from m6rec_jax.data import splits
 from m6rec_jax.data.assignment import Assignment
 from m6rec_jax.data.reading import Dataset
-from m6rec_jax.data.splits import CONTEXT, EXCLUDED, TEST, TRAIN, VALIDATION, Split
+from m6rec_jax.data.splits import (
+    CONTEXT,
+    EXCLUDED,
+    STATISTICS_PARTS,
+    TEST,
+    TRAIN,
+    VALIDATION,
+    Split,
+)
 from m6rec_jax.errors import DataError
 
 _MEMORY, _MEMORY_WHEN_SORTED = "1GB", "128MB"
 _BATCH_ROWS = 250_000
+# Of the file that `save` writes: of few users, whose events are read without the others'.
+_ROW_GROUP = 50_000
+_SAVED = pa.schema(
+    [
+        ("row", pa.int64()),
+        ("user", pa.int32()),
+        ("item", pa.int32()),
+        ("time", pa.float64()),
+        ("value", pa.float64()),
+    ]
+)
 # Part of a row, by `position` among the `length` events of its user, or by its `time`.
 _PART_SQL = {
     "per_user_temporal": f"CASE WHEN position < length * {{a}} // {{b}} THEN {TRAIN} "
@@ -121,7 +140,7 @@ class EventTable:
         splits.check_parts(codes, split.name)
         return Assignment(split, codes, held_out, num_cold)
 
-    def known(self, codes: np.ndarray, order: str, where: str = "true") -> Iterator[pa.RecordBatch]:
+    def known(self, codes: np.ndarray, order: str, where: str = "true") -> pa.RecordBatchReader:
         """Streams the events that are not excluded, with their `part`.
 
         Args:
@@ -137,6 +156,18 @@ class EventTable:
             order,
         )
 
+    def save(self, codes: np.ndarray, path: Path) -> None:
+        """Writes the events that training rows may see, by user, then in the user's order."""
+        parts = ", ".join(map(str, STATISTICS_PARTS))
+        with pq.ParquetWriter(path, _SAVED, compression="zstd") as writer:
+            for batch in self.known(codes, "user, time, row", f"part IN ({parts})"):
+                writer.write_batch(batch.select(_SAVED.names), row_group_size=_ROW_GROUP)
+
+    def times(self) -> tuple[float, float]:
+        """Times of the first and the last event."""
+        ((first, last),) = self._run("SELECT min(time), max(time) FROM events")
+        return first, last
+
     def item_counts(self, codes: np.ndarray, part: int) -> np.ndarray:
         """Events of one part of each item `[items]` int64; `codes` as for `known`."""
         counts = np.zeros(self.dataset.items.num_rows, np.int64)
@@ -144,11 +175,8 @@ class EventTable:
             counts += np.bincount(batch["item"].to_numpy(), minlength=len(counts))
         return counts
 
-    def _stream(self, query: str, order: str) -> Iterator[pa.RecordBatch]:
-        found: Iterator[pa.RecordBatch] = self._database.sql(
-            f"{query} ORDER BY {order}"
-        ).to_arrow_reader(_BATCH_ROWS)
-        return found
+    def _stream(self, query: str, order: str) -> pa.RecordBatchReader:
+        return self._database.sql(f"{query} ORDER BY {order}").to_arrow_reader(_BATCH_ROWS)
 
     def _run(self, query: str) -> list[tuple[Any, ...]]:
         # A result that is not read to its end keeps the next query from starting.
@@ -208,6 +236,25 @@ class EventTable:
                 f"{self.dataset.item_records[item].id!r}, time and value); "
                 "`m6rec data check --quarantine` sets repeated ones aside"
             )
+
+
+def saved_events(folder: Path, users: np.ndarray) -> pa.Table:
+    """Reads what `EventTable.save` wrote to the files of a folder, of some users only.
+
+    Args:
+      folder: several files hold events of several times, in the order of time.
+      users: distinct indices in the users table `[users]`.
+
+    Returns:
+      row, user, item, time, value; by user, then in the user's order.
+    """
+    with duckdb.connect(config={"memory_limit": _MEMORY}) as database:
+        database.register("acting", pa.table({"user": pa.array(users, pa.int32())}))
+        return database.sql(
+            f"""SELECT {", ".join(_SAVED.names)} FROM read_parquet($files)
+            SEMI JOIN acting USING (user) ORDER BY user, time, row""",
+            params={"files": str(folder / "*.parquet")},
+        ).to_arrow_table()
 
 
 def assign(dataset: Dataset, split: Split) -> Assignment:

@@ -16,6 +16,7 @@ import contextlib
 import dataclasses
 import json
 import logging
+import os
 import shutil
 from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
@@ -34,8 +35,10 @@ from m6rec_jax.data.event_table import EventTable
 from m6rec_jax.data.grouping import Grouping
 from m6rec_jax.data.prepared import (
     CATALOGUE,
+    EVENTS,
     MANIFEST,
     STATISTICS,
+    UPDATE,
     Prepared,
     fingerprint,
     folder_of,
@@ -56,6 +59,9 @@ from m6rec_jax.data.splits import (
 from m6rec_jax.data.statistics import Statistics, StatisticsOptions
 from m6rec_jax.data.template_needs import checked_template, items_without_text
 from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.io.atomic import replaced_folder
+from m6rec_jax.io.hashing import file_sha256
+from m6rec_jax.io.staged import finish_staged
 from m6rec_jax.text.templates import DatasetTemplate
 
 log = logging.getLogger(__name__)
@@ -171,7 +177,7 @@ class _Preparation:
         self.out, self.engine, self.progress, self._opened = out, engine, progress, opened
         self.template, self.statistics_options = template_and_options(dataset, statistics_options)
         self.negatives = num_negatives(dataset, options)
-        self.item_texts = self._item_texts()
+        self.item_texts = texts_of_items(dataset, self.template)
         self.dataset_fingerprint = dataset_fingerprint(dataset)
         self.source = fingerprint(
             FORMAT,
@@ -184,18 +190,21 @@ class _Preparation:
         )
         self.folder = folder_of(out, dataset.spec.name, split.name)
         self.folder.mkdir(parents=True, exist_ok=True)
+        finish_staged(self.folder / UPDATE, out)
         old = _read_json(self.folder / MANIFEST) or {}
         # What an earlier run left is of use only if it came from the same data.
         same = old.get("source") == self.source
         if not same:
+            if old.get("updates"):
+                log.info("%s is prepared anew, and the parts of its updates go", self.folder)
             # Views of other data must not be read beside it; `finish` writes it anew.
+            shutil.rmtree(self.folder / EVENTS, ignore_errors=True)
             for name in (CATALOGUE, co_occurrence.FILE):
                 (self.folder / name).unlink(missing_ok=True)
         counted = old if same else self._counted()
         self.manifest: dict[str, Any] = {
             **self._description(),
-            "counts": counted["counts"],
-            "buckets": counted["buckets"],
+            **{name: counted[name] for name in ("counts", "buckets", "last_time", "files")},
             "source": self.source,
             "views": dict(old["views"]) if same else {},
             "statistics": dict(old["statistics"]) if same else {},
@@ -249,7 +258,7 @@ class _Preparation:
 
     def make(self, wanted: Sequence[str]) -> None:
         """Makes those views that are not there, all in one pass."""
-        made = {view: fingerprint(self.source, *self.settings(view)) for view in wanted}
+        made = {view: fingerprint(self.source, *self._settings(view)) for view in wanted}
         targets = {}
         for view in wanted:
             target = views.tfds_folder(self.out, self.dataset.spec.name, self.split.name, view)
@@ -278,26 +287,10 @@ class _Preparation:
         self._opened.callback(shutil.rmtree, path.parent, ignore_errors=True)
         return path
 
-    def settings(self, view: str) -> list[Any]:
-        """All that the rows of a view depend on beside the data set and its split (for JSON)."""
-        if view == "catalogue":
-            return [view]
-        found: list[Any] = [
-            view,
-            statistics_files.FORMAT,
-            dataclasses.asdict(self.statistics_options),
-            dataclasses.asdict(grouping(view, self.options, self.negatives)),
-        ]
-        if view == "groups" and self.negatives:
-            found.append([self.negatives, self.options.negative_power, self.options.seed])
-        if view == "documents":
-            found.append(self.options.document_statistics)
-        if view in views.COUNTED:
-            found.append([co_occurrence.FORMAT, dataclasses.asdict(CoOccurrenceOptions())])
-        if view == "reranking":
-            drawn = (self.options.reranking_negatives, self.options.reranking_depth)
-            found.append([*drawn, self.options.seed])
-        return found
+    def _settings(self, view: str) -> list[Any]:
+        return view_settings(
+            view, self.options, self.statistics_options, CoOccurrenceOptions(), self.negatives
+        )
 
     def finish(self) -> Prepared:
         """Writes what all views share."""
@@ -308,6 +301,9 @@ class _Preparation:
         if self.manifest["statistics"].get("fingerprint") != wanted or not there:
             events = self.run.save_statistics(self.folder / STATISTICS)
             self.manifest["statistics"] = {"fingerprint": wanted, "events": events}
+        if not (self.folder / EVENTS).is_dir():
+            with replaced_folder(self.folder / EVENTS) as folder:
+                self.events.save(self.assignment.codes, folder / "prepared.parquet")
         if not (self.folder / CATALOGUE).is_file():
             write_catalogue(
                 self.folder / CATALOGUE,
@@ -320,17 +316,6 @@ class _Preparation:
         write_manifest(self.folder, self.manifest)
         return Prepared.open(self.out, self.dataset.spec.name, self.split.name)
 
-    def _item_texts(self) -> list[str]:
-        """What the template says of each item; a model can read no empty text."""
-        items = self.dataset.item_records
-        for name, empty in items_without_text(self.template, items).items():
-            raise DataError(
-                f"{self.dataset.directory / SPEC_FILE}: the template '{name}' says nothing of "
-                f"{len(empty)} items, the first of which is {empty[0]!r}: let it name a column "
-                f"that all items have, or begin with a word"
-            )
-        return [self.template.item(item) for item in items]
-
     def _counted(self) -> dict[str, Any]:
         num_users = self.dataset.users.num_rows
         counts = {
@@ -340,7 +325,12 @@ class _Preparation:
             "held_out_items": int(self.assignment.held_out.sum()),
             "cold_users": self.assignment.num_cold_users,
         }
-        return {"counts": counts, "buckets": num_buckets(self.events.num_rows, num_users)}
+        return {
+            "counts": counts,
+            "buckets": num_buckets(self.events.num_rows, num_users),
+            "last_time": self.events.times()[1],
+            "files": files_of(self.dataset),
+        }
 
     def _description(self) -> dict[str, Any]:
         """What the manifest says beside counts, views and statistics."""
@@ -377,6 +367,33 @@ class _Preparation:
                 "statistics_until": "strictly before the time of a group's first row",
             },
         }
+
+
+def view_settings(
+    view: str,
+    options: PrepareOptions,
+    statistics_options: StatisticsOptions,
+    co_occurrence_options: CoOccurrenceOptions,
+    negatives: int,
+) -> list[Any]:
+    """All that the rows of a view depend on beside the data set and its split (for JSON)."""
+    if view == "catalogue":
+        return [view]
+    found: list[Any] = [
+        view,
+        statistics_files.FORMAT,
+        dataclasses.asdict(statistics_options),
+        dataclasses.asdict(grouping(view, options, negatives)),
+    ]
+    if view == "groups" and negatives:
+        found.append([negatives, options.negative_power, options.seed])
+    if view == "documents":
+        found.append(options.document_statistics)
+    if view in views.COUNTED:
+        found.append([co_occurrence.FORMAT, dataclasses.asdict(co_occurrence_options)])
+    if view == "reranking":
+        found.append([options.reranking_negatives, options.reranking_depth, options.seed])
+    return found
 
 
 def bucket_job(
@@ -475,6 +492,31 @@ def needed_only(options: StatisticsOptions, wanted: Collection[str]) -> Statisti
         neighbours=options.neighbours and not of_neighbours.isdisjoint(wanted),
         factors=options.factors if "user_expected_value" in wanted else 0,
     )
+
+
+def texts_of_items(dataset: Dataset, template: DatasetTemplate) -> list[str]:
+    """What the template says of each item.
+
+    Raises:
+      DataError: nothing of some item; a model can read no empty text.
+    """
+    items = dataset.item_records
+    for name, empty in items_without_text(template, items).items():
+        raise DataError(
+            f"{dataset.directory / SPEC_FILE}: the template '{name}' says nothing of "
+            f"{len(empty)} items, the first of which is {empty[0]!r}: let it name a column "
+            f"that all items have, or begin with a word"
+        )
+    return [template.item(item) for item in items]
+
+
+def files_of(dataset: Dataset) -> dict[str, list[list[str]]]:
+    """Of each table the files in their order: name, and SHA-256 of what is in it."""
+    tables = (dataset.user_files, dataset.item_files, dataset.event_files)
+    return {
+        table: [[os.path.relpath(file, dataset.directory), file_sha256(file)] for file in files]
+        for table, files in zip(("users", "items", "events"), tables, strict=True)
+    }
 
 
 def dataset_fingerprint(dataset: Dataset) -> str:

@@ -5,6 +5,7 @@
       <dataset>.<split>/statistics/        state after the last training event
       <dataset>.<split>/co_occurrence.parquet   with the views 'next_items' and 'reranking'
       <dataset>.<split>/catalogue.parquet  item_index, item_id, text, held_out, attributes
+      <dataset>.<split>/events/            events that training rows may see, for updates
       recommender_text/<dataset>.<split>.<view>/1.0.0/   TFRecord shards, read by seqio and TFDS
 
 Light: serving opens it without tensorflow.
@@ -30,12 +31,16 @@ from m6rec_jax.errors import DataError
 from m6rec_jax.io.atomic import atomic_file, write_atomically
 from m6rec_jax.io.closest import did_you_mean
 from m6rec_jax.io.hashing import hash_files
+from m6rec_jax.io.staged import is_cut_short
 from m6rec_jax.text.records import Item
 from m6rec_jax.text.templates import DatasetTemplate
 
 MANIFEST = "prepare.json"
 CATALOGUE = "catalogue.parquet"
 STATISTICS = "statistics"
+EVENTS = "events"
+# What an update has ready, see `io.staged`.
+UPDATE = "update"
 VOCABULARY = "vocabulary.model"
 
 
@@ -79,7 +84,8 @@ class Prepared:
         """Opens what `prepare` wrote below the TFDS data_dir.
 
         Raises:
-          DataError: this split is not prepared there; the message names those that are.
+          DataError: this split is not prepared there (the message names those that are), or an
+            update of it was cut short.
         """
         path = folder_of(data_dir, dataset, split) / MANIFEST
         if not path.is_file():
@@ -88,6 +94,11 @@ class Prepared:
             raise DataError(
                 f"{data_dir} holds no prepared {wanted!r}{did_you_mean(wanted, found)} "
                 f"(there: {', '.join(found) or 'nothing'}); run `m6rec data prepare`"
+            )
+        if is_cut_short(path.parent / UPDATE):
+            raise DataError(
+                f"{path.parent}: an update was cut short, so that some files are older than "
+                "others; `m6rec data update` finishes it"
             )
         try:
             return cls(Path(data_dir), json.loads(path.read_text("utf-8")))
@@ -120,6 +131,11 @@ class Prepared:
             raise DataError(f"{self.folder}: view {view!r} is not prepared (prepared: {known})")
         rows: dict[str, int] = self.manifest["views"][view]["rows"]
         return rows
+
+    @property
+    def updates(self) -> tuple[str, ...]:
+        """Names of the parts that updates have added, oldest first."""
+        return tuple(entry["name"] for entry in self.manifest.get("updates", ()))
 
     def statistics(self) -> Statistics:
         """The statistics after the last training event."""

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -48,6 +49,7 @@ class Dataset:
       directory: the folder.
       spec: its parsed `dataset.json`.
       user_files, item_files, event_files: the files of each table.
+      after: the time after which events must lie: the past that an update goes on from.
     """
 
     directory: Path
@@ -55,6 +57,7 @@ class Dataset:
     user_files: tuple[Path, ...]
     item_files: tuple[Path, ...]
     event_files: tuple[Path, ...]
+    after: float = -math.inf
 
     @classmethod
     def open(cls, directory: str | Path) -> Dataset:
@@ -76,7 +79,8 @@ class Dataset:
             for path in paths:
                 files.require_columns(path, wanted)
             found.append(tuple(paths))
-        return cls(directory, spec, *found)
+        users, items, events = found
+        return cls(directory, spec, users, items, events)
 
     # ---- users and items
 
@@ -146,7 +150,7 @@ class Dataset:
             users = _strict(raw, spec.user, columns.ID, required=True)
             items = _strict(raw, spec.item, columns.ID, required=True)
             times = _strict(raw, spec.time, columns.TIME, required=True)
-            _check_times(raw, spec.time, times)
+            self._check_times(raw, times)
             if spec.value is None:
                 values = pa.nulls(raw.batch.num_rows, pa.float64())
             else:
@@ -161,6 +165,22 @@ class Dataset:
             yield pa.RecordBatch.from_arrays(arrays, schema=_NUMBERS)
         if empty:
             raise DataError(f"{_names(self.event_files)} has no rows")
+
+    def _check_times(self, raw: files.RawBatch, times: pa.Array) -> None:
+        seconds = times.to_numpy()
+        where = f"{raw.path}, row {{}}, column {self.spec.events.time!r}: "
+        bad = np.flatnonzero((seconds < FIRST_TIME) | (seconds > LAST_TIME))
+        if bad.size:
+            reason = out_of_range(seconds[bad[0]])
+            raise DataError(where.format(raw.rows[bad[0]]) + reason + _ADVICE)
+        early = np.flatnonzero(seconds <= self.after)
+        if early.size:
+            raise DataError(
+                where.format(raw.rows[early[0]])
+                + f"{seconds[early[0]]} is not later than {self.after}, the last event that is "
+                "prepared. An update takes what came since: leave earlier events out of its files, "
+                "or make everything anew with `m6rec data prepare`"
+            )
 
     def _add_ids(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         users = self.users.column(self.spec.users.id).chunk(0).take(batch.column("user_index"))
@@ -232,16 +252,6 @@ def _strict(raw: files.RawBatch, name: str, kind: str, *, required: bool) -> pa.
             f"{raw.path}, row {raw.rows[offset]}, column {name!r}: the value is missing{_ADVICE}"
         )
     return converted
-
-
-def _check_times(raw: files.RawBatch, name: str, times: pa.Array) -> None:
-    seconds = times.to_numpy()
-    bad = np.flatnonzero((seconds < FIRST_TIME) | (seconds > LAST_TIME))
-    if bad.size:
-        raise DataError(
-            f"{raw.path}, row {raw.rows[bad[0]]}, column {name!r}: "
-            f"{out_of_range(seconds[bad[0]])}{_ADVICE}"
-        )
 
 
 def _lookup(

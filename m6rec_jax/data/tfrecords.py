@@ -27,6 +27,7 @@ from m6rec_jax.io.atomic import replaced_folder
 _FIRST, _SECOND, _THIRD = b"\x0a", b"\x12", b"\x1a"
 # Of a shard, about.
 _SHARD_BYTES = 256 << 20
+_INFO = "dataset_info.json"
 _FEATURES = "tensorflow_datasets.core.features."
 
 
@@ -68,31 +69,49 @@ def write_view(
     target.parent.mkdir(parents=True, exist_ok=True)
     with replaced_folder(target) as folder:
         for part, files in shards.items():
-            for number, (path, _, _) in enumerate(files):
-                name = f"{views.TFDS_NAME}-{part}.tfrecord-{number:05d}-of-{len(files):05d}"
-                shutil.move(path, folder / name)
+            _move(files, part, folder)
         _write_metadata(folder, target.parent.name, view, shards)
 
 
 def build_view(rendered: Path, target: Path, view: str) -> None:
     """Makes a view's folder, as `write_view` does, of what `views.RowWriter` wrote, shuffled."""
-    found: dict[str, list[tuple[Path, int, int]]] = {}
-    for number, part in enumerate(views.PARTS):
-        path = rendered / f"{part}.parquet"
-        if not path.is_file():
-            continue
-        with pq.ParquetFile(path) as file:
-            groups = [file.metadata.row_group(n) for n in range(file.num_row_groups)]
-            size = sum(group.total_byte_size for group in groups)
-            order = np.random.default_rng(number).permutation(file.metadata.num_rows)
-            shards = -(-size // _SHARD_BYTES) or 1
-            for shard in range(shards):
-                table = _rows(file, order[shard::shards])
-                scratch = rendered / f"{part}-{shard}"
-                found.setdefault(part, []).append(
-                    (scratch, *write_shard(scratch, examples(table, view)))
-                )
-    write_view(target, view, found)
+    shards = {
+        part: _shards(rendered / f"{part}.parquet", view, seed)
+        for seed, part in enumerate(views.PARTS)
+        if (rendered / f"{part}.parquet").is_file()
+    }
+    write_view(target, view, shards)
+
+
+def add_part(rendered: Path, target: Path, view: str, part: str, out: Path) -> None:
+    """Makes the files that give a view another part.
+
+    Args:
+      rendered: what `views.RowWriter` wrote, `<part>.parquet`.
+      target: folder of the view, of `write_view`, which stays as it is.
+      view, part: their names.
+      out: for the new files of `target`; exists.
+    """
+    files = _shards(rendered / f"{part}.parquet", view, seed=len(views.PARTS))
+    _move(files, part, out)
+    info = json.loads((target / _INFO).read_text())
+    info["splits"].append(_split(part, files))
+    (out / _INFO).write_text(json.dumps(info, indent=2))
+
+
+def _shards(path: Path, view: str, seed: int) -> list[tuple[Path, int, int]]:
+    """The rows of a Parquet file, shuffled, as files beside it: see `write_view`."""
+    found = []
+    with pq.ParquetFile(path) as file:
+        groups = [file.metadata.row_group(n) for n in range(file.num_row_groups)]
+        size = sum(group.total_byte_size for group in groups)
+        order = np.random.default_rng(seed).permutation(file.metadata.num_rows)
+        number = -(-size // _SHARD_BYTES) or 1
+        for shard in range(number):
+            table = _rows(file, order[shard::number])
+            scratch = path.with_name(f"{path.stem}-{shard}")
+            found.append((scratch, *write_shard(scratch, examples(table, view))))
+    return found
 
 
 def _rows(file: pq.ParquetFile, wanted: np.ndarray) -> pa.Table:
@@ -105,6 +124,22 @@ def _rows(file: pq.ParquetFile, wanted: np.ndarray) -> pa.Table:
         found.append(batch.take(pa.array(sorted_[low:high] - first)))
         first += batch.num_rows
     return pa.Table.from_batches(found).take(pa.array(np.searchsorted(sorted_, wanted)))
+
+
+def _move(files: Sequence[tuple[Path, int, int]], part: str, folder: Path) -> None:
+    for number, (path, _, _) in enumerate(files):
+        name = f"{views.TFDS_NAME}-{part}.tfrecord-{number:05d}-of-{len(files):05d}"
+        shutil.move(path, folder / name)
+
+
+def _split(part: str, files: Sequence[tuple[Path, int, int]]) -> dict[str, object]:
+    """A part as TFDS describes it."""
+    return {
+        "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+        "name": part,
+        "numBytes": str(sum(size for _, _, size in files)),
+        "shardLengths": [str(records) for _, records, _ in files],
+    }
 
 
 def _write_metadata(
@@ -121,18 +156,10 @@ def _write_metadata(
         "description": views.DESCRIPTIONS[view],
         "fileFormat": "tfrecord",
         "name": views.TFDS_NAME,
-        "splits": [
-            {
-                "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
-                "name": part,
-                "numBytes": str(sum(size for _, _, size in files)),
-                "shardLengths": [str(records) for _, records, _ in files],
-            }
-            for part, files in shards.items()
-        ],
+        "splits": [_split(part, files) for part, files in shards.items()],
         "version": views.VERSION,
     }
-    (folder / "dataset_info.json").write_text(json.dumps(info, indent=2))
+    (folder / _INFO).write_text(json.dumps(info, indent=2))
 
 
 def _feature(kind: str, many: bool) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +15,10 @@ from m6rec_jax.evaluation.evaluator import Evaluator
 from m6rec_jax.evaluation.prediction_files import check_ending, write_predictions
 from m6rec_jax.io.atomic import check_output, write_atomically
 from m6rec_jax.io.json_text import json_text
+from m6rec_jax.metrics.paired import PairedDifference
 from m6rec_jax.pipeline.task_rows import task_vocabulary
+
+logger = logging.getLogger(__name__)
 
 
 @gin.configurable
@@ -28,6 +32,7 @@ def evaluate(
     step: int | None = None,
     limit: int = 0,
     output: str | None = None,
+    against: str | None = None,
 ) -> dict[str, float]:
     """`m6rec eval`: metrics of a checkpoint and, as `<baseline>/<metric>`, of `Job.baselines`.
 
@@ -37,11 +42,14 @@ def evaluate(
       step: which checkpoint; None: the newest.
       output: JSON file for the metrics; None:
         `MODEL_DIR/evaluation/<task>-<split>-<step>.json` (`...-first<limit>.json` with a limit).
+      against: MODEL_DIR of another run that this one is compared with, example by example: its
+        metrics are `against/<metric>`; `gain` is by how much examples are better than the other's,
+        `gain_error` its standard error (`PairedDifference`). A sentence about it is logged.
 
     Raises:
       ConfigError: the output is a folder or its folder cannot be made; raised before any work.
       CheckpointError: no checkpoint, or another vocabulary.
-      DataError, ConfigError: as `Evaluator`.
+      DataError, ConfigError: as `Evaluator`; or a task's job compares no examples.
     """
     if output is not None:
         _check_output(output)
@@ -51,10 +59,22 @@ def evaluate(
     name = _name(mixture_or_task_name, split, restored.step, limit)
     path = epath.Path(output or _folder(model_dir) / "evaluation" / f"{name}.json")
     _check_output(path)
+    other = None if against is None else _restored(against, mixture_or_task_name, evaluator)
     metrics: dict[str, float] = {}
     for task in evaluator.tasks:
         predictions = evaluator.predict(task, restored.model, restored.variables)
         found = evaluator.metrics(task, predictions)
+        if other is not None:
+            others = evaluator.predict(task, other.model, other.variables)
+            theirs = evaluator.metrics(task, others)
+            found |= {f"against/{name}": value for name, value in theirs.items()}
+            scores = task.job.example_scores(predictions)
+            gain = PairedDifference.of(
+                scores.users, scores.values, task.job.example_scores(others).values
+            )
+            found |= {"gain": gain.mean, "gain_error": gain.error}
+            told = gain.verdict(f"{scores.name} of {task.name}, {split}", model_dir, str(against))
+            logger.info("%s", told)
         for baseline, values in evaluator.baselines(task, predictions).items():
             found |= {f"{baseline}/{name}": value for name, value in values.items()}
         prefix = f"{task.name}/" if len(evaluator.tasks) > 1 else ""
@@ -149,11 +169,16 @@ def restored_evaluator(
     # Without `k` gin sets `Evaluator.ks`; an argument would override it.
     lists: dict[str, Any] = {} if k is None else {"ks": (k,)}
     evaluator = Evaluator(name, lengths, batch_size, split=split, limit=limit, **lists)
-    restored = restore_model(
+    return evaluator, _restored(model_dir, name, evaluator, step)
+
+
+def _restored(
+    model_dir: str, name: str, evaluator: Evaluator, step: int | None = None
+) -> RestoredModel:
+    return restore_model(
         model_dir,
         step=step,
         vocabulary_fingerprint=task_vocabulary(name).fingerprint,
         mesh=evaluator.runtime.mesh,
         rules=evaluator.runtime.rules,
     )
-    return evaluator, restored

@@ -48,6 +48,20 @@ class TaskRows(NamedTuple):
     rows: str
 
 
+class ExampleScores(NamedTuple):
+    """How good a model's predictions are, example by example.
+
+    Attributes:
+      name: of the score.
+      users: of the examples, int64 `[n]`.
+      values: higher is better, float64 `[n]`.
+    """
+
+    name: str
+    users: np.ndarray
+    values: np.ndarray
+
+
 class TaskData(Protocol):
     """A registered task, and the prepared rows of one part of it.
 
@@ -187,6 +201,18 @@ class Job(abc.ABC):
         """Baseline to metrics on the same rows, without a model; none by default."""
         del evaluation, predictions
         return {}
+
+    def example_scores(self, predictions: Any) -> ExampleScores:
+        """How good each prediction is, by which two models are compared.
+
+        Raises:
+          ConfigError: this job has no such score.
+        """
+        del predictions
+        raise ConfigError(
+            f"tasks of kind '{self.kind}' have no score of single examples, so that two models "
+            "cannot be compared; scoring, reranking and retrieval have"
+        )
 
     @abc.abstractmethod
     def columns(self, data: TaskData, predictions: Any) -> Columns:

@@ -32,6 +32,7 @@ from m6rec_jax.jobs.job import (
     Array,
     Columns,
     Evaluation,
+    ExampleScores,
     Features,
     Found,
     Job,
@@ -137,6 +138,11 @@ class RetrievalJob(Job):
         num_items = len(evaluation.data.prepared().catalogue().items)
         ks = tuple(k for k in evaluation.ks if k <= num_items)
         return {"popularity": ranking.ranking_metrics(popular_ranks(evaluation, predictions), ks)}
+
+    def example_scores(self, predictions: RetrievalPredictions) -> ExampleScores:
+        """Reciprocal rank of each row."""
+        values = ranking.reciprocal_ranks(predictions.ranks)
+        return ExampleScores("reciprocal rank", predictions.users, values)
 
     def columns(self, data: TaskData, predictions: RetrievalPredictions) -> Columns:
         """User, wanted items with their ranks, and the best items with their scores."""

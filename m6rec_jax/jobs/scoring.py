@@ -30,6 +30,7 @@ from m6rec_jax.jobs.job import (
     Array,
     Columns,
     Evaluation,
+    ExampleScores,
     Features,
     Found,
     Job,
@@ -117,6 +118,11 @@ class ScoringJob(Job):
         return mean_baselines(evaluation).scoring_metrics(
             predictions.users, predictions.items, predictions.labels
         )
+
+    def example_scores(self, predictions: ScoringPredictions) -> ExampleScores:
+        """Log likelihood of each label."""
+        values = classification.log_likelihoods(predictions.labels, predictions.probabilities)
+        return ExampleScores("log likelihood", predictions.users, values)
 
     def columns(self, data: TaskData, predictions: ScoringPredictions) -> Columns:
         """User, item, label, class and probability of each candidate."""

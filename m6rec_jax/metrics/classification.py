@@ -135,11 +135,16 @@ def user_averaged_auc(
     return float(result.values.mean())
 
 
-def log_loss(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> float:
-    """Mean negative log likelihood of the labels, in nats."""
+def log_likelihoods(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> FloatArray:
+    """Log likelihood of each label, in nats `[n]`."""
     y = _labels(labels, "log loss")
     p = np.clip(_probabilities(probabilities, y.size, "log loss"), _EPSILON, 1.0 - _EPSILON)
-    return float(-np.where(y == 1, np.log(p), np.log1p(-p)).mean())
+    return np.where(y == 1, np.log(p), np.log1p(-p))
+
+
+def log_loss(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> float:
+    """Mean negative log likelihood of the labels, in nats."""
+    return float(-log_likelihoods(labels, probabilities).mean())
 
 
 @dataclasses.dataclass(frozen=True)

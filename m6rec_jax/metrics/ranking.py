@@ -156,11 +156,17 @@ def ndcg(ranks: npt.ArrayLike, k: int) -> float:
     return float((gains.sum(axis=1) / best[wanted - 1]).mean())
 
 
-def mean_reciprocal_rank(ranks: npt.ArrayLike) -> float:
-    """MRR: mean of 1 / (best rank of the row), 0 when nothing is found."""
+def reciprocal_ranks(ranks: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """1 / (best rank of the row), 0 when nothing is found, `[n]`."""
     array = _ranks(ranks, "MRR")
     found = (array != NO_TARGET) & (array != NOT_RANKED)
-    return float(np.where(found, 1.0 / np.maximum(array, 1.0), 0.0).max(axis=1).mean())
+    best: npt.NDArray[np.float64] = np.where(found, 1.0 / np.maximum(array, 1.0), 0.0).max(axis=1)
+    return best
+
+
+def mean_reciprocal_rank(ranks: npt.ArrayLike) -> float:
+    """MRR: mean of `reciprocal_ranks`."""
+    return float(reciprocal_ranks(ranks).mean())
 
 
 def coverage(top_ids: npt.ArrayLike, num_items: int) -> float:

@@ -63,10 +63,13 @@ def seen_items(prepared: Prepared, part: str) -> dict[int, np.ndarray]:
     """Items that a user acted on in the parts before this one, by user, each once.
 
     Whole-catalogue ranking leaves them out. They come from the view 'next_items', which holds every
-    event of these parts (but no event that a few-shot split keeps for histories only).
+    event of these parts (but no event that a few-shot split keeps for histories only). Before an
+    update come the training part and earlier updates.
     """
+    parts = PARTS if part in PARTS else ("train", *prepared.updates)
+    there = prepared.num_rows("next_items")
     found: dict[int, list[np.ndarray]] = {}
-    for earlier in PARTS[: PARTS.index(part)]:
+    for earlier in filter(there.__contains__, parts[: parts.index(part)]):
         for row in read_rows(prepared, "next_items", earlier, ("user_index", "item_indices")):
             found.setdefault(int(row["user_index"]), []).append(row["item_indices"])
     return {user: np.unique(np.concatenate(items)) for user, items in found.items()}

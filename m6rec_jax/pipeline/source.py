@@ -17,6 +17,7 @@ with contextlib.suppress(RuntimeError):  # a program has used them already
     # Devices are JAX's: tensorflow would take a GPU's memory, to read data.
     tf.config.set_visible_devices([], "GPU")
 
+# Of data that are not there yet; updates add parts.
 SPLITS = ("train", "validation", "test")
 SHUFFLE_BUFFER_SIZE = 2048
 
@@ -45,7 +46,6 @@ class PreparedSource(seqio.DataSource):
 
     Args:
       locate: returns the folder that holds `dataset_info.json`; may raise `DataError`.
-      splits: names of the splits that exist.
       shuffle_buffer_size: rows held for shuffling, and saved with the iterator state. It can be
         small: TFDS has shuffled the rows, only epochs must differ.
     """
@@ -53,10 +53,9 @@ class PreparedSource(seqio.DataSource):
     def __init__(
         self,
         locate: Callable[[], Path],
-        splits: Sequence[str] = SPLITS,
         shuffle_buffer_size: int = SHUFFLE_BUFFER_SIZE,
     ) -> None:
-        super().__init__(splits=tuple(splits), caching_permitted=False)
+        super().__init__(splits=SPLITS, caching_permitted=False)
         self._locate = locate
         self._shuffle_buffer_size = shuffle_buffer_size
         self._builders: dict[Path, tfds.core.DatasetBuilder] = {}
@@ -84,8 +83,15 @@ class PreparedSource(seqio.DataSource):
     def performs_internal_shuffling(self) -> bool:
         return True
 
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of the splits that are there, or that most data have."""
+        with contextlib.suppress(DataError):
+            return tuple(self.builder.info.splits)
+        return SPLITS
+
     def has_split(self, split: str) -> bool:
-        """Whether the data that are there have the split; `splits` names those that may be."""
+        """Whether the data have a split; raises DataError where they are not there."""
         return split in self.builder.info.splits
 
     def num_input_examples(self, split: str) -> int:

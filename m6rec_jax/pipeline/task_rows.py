@@ -74,11 +74,10 @@ def sample_sizes(per_task: Mapping[str, int], sample: int) -> dict[str, int]:
 
 
 def _has_split(task: seqio.Task, split: str) -> bool:
-    # The splits of a prepared data set are known when it is read; its source names all.
     source = task.source
-    return split in task.splits and (
-        not isinstance(source, PreparedSource) or source.has_split(split)
-    )
+    if isinstance(source, PreparedSource):
+        return source.has_split(split)
+    return split in task.splits
 
 
 def task_dataset(

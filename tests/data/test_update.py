@@ -1,0 +1,360 @@
+"""Updates: past and day equal everything at once, and what is refused or cut short."""
+
+import itertools
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from m6rec_jax.data import co_occurrence, splits
+from m6rec_jax.data import update as update_module
+from m6rec_jax.data.assignment import Assignment
+from m6rec_jax.data.event_table import assign
+from m6rec_jax.data.prepare import PrepareOptions, prepare
+from m6rec_jax.data.prepared import STATISTICS, Prepared
+from m6rec_jax.data.reading import Dataset
+from m6rec_jax.data.splits import CONTEXT, EXCLUDED, STATISTICS_PARTS, TRAIN, Split
+from m6rec_jax.data.statistics import StatisticsOptions
+from m6rec_jax.data.update import update
+from m6rec_jax.errors import DataError
+from tests.data.conftest import TEMPLATE, UNLABELLED_TEMPLATE
+from tests.data.test_bucket_run import WRITING, folded, random_log, records
+from tests.data.view_fold import ViewFold
+
+Log = list[tuple[int, int, float, float]]
+VIEWS = ("groups", "next_items", "reranking", "documents", "catalogue")
+
+
+class Days:
+    """A shop that is prepared, and gets new files day by day.
+
+    Args:
+      write_shop: the fixture.
+      days: the events of each; the first ones are the past.
+      split: by name.
+      labelled, options: of the shop, and of its preparation.
+    """
+
+    def __init__(
+        self,
+        write_shop: Any,
+        days: list[Log],
+        split: str = "per_user_temporal",
+        labelled: bool = True,
+        statistics: StatisticsOptions | None = None,
+        **options: Any,
+    ) -> None:
+        self.days, self.split = days, split
+        template = {**TEMPLATE, "writing": WRITING} if labelled else UNLABELLED_TEMPLATE
+        events = [event for day in days for event in day]
+        self.folder = write_shop(events, labelled=labelled, template=template)
+        self.out = self.folder.parent / "out"
+        spec = json.loads((self.folder / "dataset.json").read_text())
+        for table in ("users", "items", "events"):
+            spec[table]["file"] = f"{table}-*.parquet"
+        (self.folder / "dataset.json").write_text(json.dumps(spec))
+        self.tables = {}
+        for table in ("users", "items", "events"):
+            path = self.folder / f"{table}.parquet"
+            self.tables[table] = pq.read_table(path)
+            path.unlink()
+        self.there = dict.fromkeys(self.tables, 0)
+        self.options = PrepareOptions(**{"views": VIEWS, "max_events": 5, **options})
+        self.statistics = statistics
+        self.add(0)
+        self.prepared = prepare(
+            self.folder, self.out, split, self.options, statistics, progress=False
+        )
+
+    def add(self, day: int) -> None:
+        """Puts the files of a day into the folder: events, and users and items up to theirs."""
+        so_far = [event for some in self.days[: day + 1] for event in some]
+        ends = {
+            "users": 1 + max(user for user, *_ in so_far),
+            "items": 1 + max(item for _, item, *_ in so_far),
+            "events": len(so_far),
+        }
+        for table, end in ends.items():
+            if end > self.there[table]:
+                some = self.tables[table].slice(self.there[table], end - self.there[table])
+                pq.write_table(some, self.folder / f"{table}-{day}.parquet")
+                self.there[table] = end
+
+    def update(self) -> Prepared:
+        return update(self.folder, self.out, self.split, progress=False)
+
+    def fold(self, day: int) -> ViewFold:
+        """Everything up to a day at once, of which the day's rows are training rows."""
+        dataset = Dataset.open(self.folder)
+        parsed = Split.parse(self.split)
+        codes = np.full(len(dataset.events()), EXCLUDED, np.int8)
+        past = assign(self.past_alone(), parsed).codes
+        codes[: len(past)] = np.where(np.isin(past, STATISTICS_PARTS), CONTEXT, past)
+        ends = np.cumsum([len(some) for some in self.days])
+        codes[ends[0] : ends[day]] = CONTEXT
+        codes[ends[day - 1] : ends[day]] = TRAIN
+        held_out = np.zeros(len(dataset.item_records), bool)
+        if parsed.kind == "held_out_items":
+            ids = [item.id for item in dataset.item_records]
+            held_out = splits.is_held_out(ids, **parsed.arguments())
+            items = dataset.events()["item_index"].to_numpy()
+            later = np.arange(len(codes)) >= ends[0]
+            codes[later & held_out[items]] = EXCLUDED
+        return ViewFold(
+            dataset, Assignment(parsed, codes, held_out, 0), self.options, self.statistics
+        )
+
+    def past_alone(self) -> Dataset:
+        """The data set as it was prepared first."""
+        dataset = Dataset.open(self.folder)
+        files = {
+            f"{table}_files": (self.folder / f"{name}-0.parquet",)
+            for table, name in (("user", "users"), ("item", "items"), ("event", "events"))
+        }
+        return Dataset(dataset.directory, dataset.spec, **files)
+
+    def compare(self, day: int, where: Path) -> int:
+        """Asserts that rows, statistics and co-occurrence equal the fold's; counts the rows."""
+        prepared = Prepared.open(self.out, "shop", self.prepared.manifest["split"]["name"])
+        fold, total, name = self.fold(day), 0, f"update_{day}"
+        for view in set(self.options.views) - {"catalogue"}:
+            (where / view).mkdir(parents=True)
+            try:
+                _, statistics = fold.render(view, where / view)
+            except DataError:
+                assert name not in prepared.num_rows(view)
+                continue
+            found = [without_numbers(records(prepared.tfds_folder(view), view, name))]
+            found.append(without_numbers(folded(where / view, "train")))
+            assert found[0] == found[1], view
+            assert prepared.num_rows(view).get(name, 0) >= len(found[0])
+            total += len(found[0])
+            if view == "groups":
+                statistics.save(where / STATISTICS)
+            if view == "next_items":
+                counts = [f / co_occurrence.FILE for f in (prepared.folder, where / view)]
+                assert counts[0].read_bytes() == counts[1].read_bytes()
+        for path in (where / STATISTICS).iterdir():
+            there = prepared.folder / STATISTICS / path.name
+            assert path.read_bytes() == there.read_bytes(), path
+        return total
+
+
+def without_numbers(rows: list[str]) -> list[str]:
+    """Rows without the numbers of groups, and without items as documents."""
+    found = []
+    for text in rows:
+        row = json.loads(text)
+        row.pop("group_id", None)
+        row.pop("text_index", None)
+        if row.get("kind") != "item":
+            found.append(json.dumps(row, sort_keys=True))
+    return sorted(found)
+
+
+def days_of(seed: int, number: int = 2) -> list[Log]:
+    """A random log, cut at moments."""
+    log = sorted(random_log(seed), key=lambda event: event[2])
+    times = sorted({time for *_, time, _ in log})
+    cuts = [times[len(times) * (6 + 2 * day) // (6 + 2 * number)] for day in range(number)]
+    bounds = [-1.0, *cuts, float("inf")]
+    return [
+        [event for event in log if low <= event[2] < high]
+        for low, high in itertools.pairwise(bounds)
+    ]
+
+
+SPLITS = (
+    "per_user_temporal",
+    "global_temporal",
+    "held_out_items:fraction=0.3,seed=1",
+    "few_shot:n=10,seed=1,history=sampled",
+)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_past_and_days_equal_all_at_once(write_shop, tmp_path: Path, seed: int) -> None:
+    statistics = StatisticsOptions(
+        neighbour_window=(3, 1000)[seed % 2],
+        dense_items=(0, 4096)[seed % 2],
+        factor_growth=(0.03, 0.5)[seed % 2],
+    )
+    labelled = seed % 4 != 3
+    days = Days(
+        write_shop,
+        days_of(seed),
+        SPLITS[seed % len(SPLITS)],
+        labelled,
+        statistics,
+        views=(*VIEWS, *(("explanations", "titles") if labelled else ())),
+        group_size=1 + seed % 4,
+        next_items_size=1 + seed % 3,
+        document_statistics=seed % 2 == 0,
+        max_seconds=None if seed % 3 else 20_000.0,
+        negatives=None if labelled else 2,
+        negative_power=0.0,
+        reranking_negatives=1 + seed % 5,
+        reranking_depth=(3, 200)[seed % 2],
+    )
+    before = {path: path.read_bytes() for path in days.out.rglob("*.tfrecord-*")}
+    for day in (1, 2):
+        days.add(day)
+        prepared = days.update()
+        assert days.compare(day, tmp_path / f"fold {day}") > 10
+        assert prepared.updates[-1] == f"update_{day}"
+        catalogue = prepared.catalogue()
+        dataset = Dataset.open(days.folder)
+        assert [item.id for item in catalogue.items] == [i.id for i in dataset.item_records]
+        counted = np.zeros(len(catalogue.items), np.int64)
+        fold = days.fold(day)
+        for event, code in zip(
+            fold.dataset.events().to_pylist(), fold.assignment.codes, strict=True
+        ):
+            if code in STATISTICS_PARTS:
+                counted[event["item_index"]] += 1
+        assert catalogue.train_counts.tolist() == counted.tolist()
+        new = len(catalogue.items) - len(days.prepared.catalogue().items)
+        assert new == 0 or day == 2 or "update_1" in prepared.num_rows("catalogue")
+    # What was there is there, byte for byte.
+    assert all(path.read_bytes() == content for path, content in before.items())
+
+
+def simple(write_shop) -> Days:
+    """A past of two users and a day with a new user and a new item."""
+    past = [
+        (user, item, 100.0 * item + user, 3.0 + item % 3) for item in range(10) for user in (0, 1)
+    ]
+    day = [(0, 10, 2000.0, 5.0), (2, 1, 2000.0, 4.0), (1, 3, 2100.0, 1.0)]
+    return Days(write_shop, [past, day], views=("groups", "next_items", "catalogue"))
+
+
+def test_an_update_of_new_users_and_items(write_shop, caplog) -> None:
+    days = simple(write_shop)
+    first = days.update()
+    assert first.updates == ()  # no file is new
+    counted = first.statistics().count
+    days.add(1)
+    with caplog.at_level(logging.INFO):
+        prepared = days.update()
+    assert prepared.manifest["updates"][0] == {
+        "name": "update_1",
+        "files": ["events-1.parquet"],
+        "events": 3,
+        "first_time": 2000.0,
+        "last_time": 2100.0,
+        "new": {"users": 1, "items": 1, "held_out_items": 0},
+        "rows": {"groups": 3, "next_items": 3, "catalogue": 1},
+    }
+    assert prepared.num_rows("groups")["update_1"] == 3
+    assert prepared.manifest["counts"]["users"] == 3
+    assert prepared.statistics().count == counted + 3
+    # Once more: nothing is new.
+    assert days.update().manifest == prepared.manifest
+    assert not (prepared.folder / "unfinished").exists()
+    # The same events under another name.
+    shutil.copy(days.folder / "events-1.parquet", days.folder / "events-2.parquet")
+    with pytest.raises(DataError, match=r"events-2\.parquet, row 0, .* is not later than 2100"):
+        days.update()
+    (days.folder / "events-2.parquet").unlink()
+    # Preparing again makes one data set of all.
+    with caplog.at_level(logging.INFO):
+        whole = prepare(days.folder, days.out, days.split, days.options, progress=False)
+    assert "the parts of its updates go" in caplog.text
+    assert whole.updates == ()
+    assert days.update().manifest == whole.manifest
+
+
+def rewrite(days: Days, name: str, **columns: Any) -> None:
+    """Puts other values into a file of events."""
+    table = pq.read_table(days.folder / name)
+    for column, values in columns.items():
+        place = table.schema.get_field_index(column)
+        table = table.set_column(place, column, pa.array(values, table.schema.field(column).type))
+    pq.write_table(table, days.folder / name)
+
+
+def test_what_is_refused(write_shop) -> None:
+    days = simple(write_shop)
+    before = days.prepared.manifest
+    days.add(1)
+    new = pq.read_table(days.folder / "events-1.parquet")
+
+    def refused(message: str) -> None:
+        with pytest.raises(DataError, match=message):
+            days.update()
+        assert Prepared.open(days.out, "shop", "per_user_temporal").manifest == before
+        pq.write_table(new, days.folder / "events-1.parquet")
+
+    rewrite(days, "events-1.parquet", time=[2000.0, 901.0, 2100.0])
+    refused(r"events-1\.parquet, row 1, column 'time': 901\.0 is not later than 901\.0, the last")
+    rewrite(days, "events-1.parquet", item_id=["i10", "i77", "i3"])
+    refused(r"events-1\.parquet, row 1, column 'item_id': 'i77' is not in the items table")
+    rewrite(days, "events-1.parquet", user_id=["u0"] * 3, item_id=["i1"] * 3, time=[2e3] * 3)
+    rewrite(days, "events-1.parquet", rating=[4.0, 4.0, 5.0])
+    refused("rows 0 and 1 of the events are the same event")
+    (days.folder / "events-1.parquet").rename(days.folder / "events--1.parquet")
+    refused(r"events-0\.parquet is prepared and comes after events--1\.parquet: new events go into")
+    (days.folder / "events--1.parquet").unlink()
+    old = pq.read_table(days.folder / "items-0.parquet")
+    pq.write_table(old.slice(0, 9), days.folder / "items-0.parquet")
+    refused(r"items-0\.parquet is prepared and has changed since: new items go into files of their")
+    pq.write_table(old, days.folder / "items-0.parquet")
+    spec = (days.folder / "dataset.json").read_text()
+    (days.folder / "dataset.json").write_text(spec.replace('"at_least": 4', '"at_least": 3'))
+    refused(r"dataset\.json has changed since .* was prepared")
+    (days.folder / "dataset.json").write_text(spec)
+    with pytest.raises(DataError, match=r"holds no prepared 'shop\.leave_one_out'"):
+        update(days.folder, days.out, "leave_one_out", progress=False)
+    assert days.update().updates == ("update_1",)
+
+
+def test_views_of_other_settings_get_no_part(write_shop, caplog) -> None:
+    days = simple(write_shop)
+    options = PrepareOptions(views=("next_items",), max_events=4)
+    prepare(days.folder, days.out, days.split, options, progress=False)
+    days.add(1)
+    with caplog.at_level(logging.WARNING):
+        prepared = days.update()
+    assert "the view 'groups' gets no part update_1: it was prepared with other" in caplog.text
+    assert "update_1" not in prepared.num_rows("groups")
+    assert prepared.num_rows("next_items")["update_1"] == 3
+
+
+@pytest.mark.parametrize("moved", [0, 1, 5, 10])
+def test_an_update_that_is_killed(write_shop, moved: int, monkeypatch) -> None:
+    days = simple(write_shop)
+    before = days.prepared.manifest
+    days.add(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(update_module, "write_catalogue", None)  # all else is written
+        with pytest.raises(TypeError):
+            days.update()
+    assert Prepared.open(days.out, "shop", "per_user_temporal").manifest == before
+    replace, done = Path.replace, []
+
+    def killed(path: Path, target: Path) -> Path:
+        if "update/files" not in str(path) or "update/files" in str(target):
+            return replace(path, target)
+        if len(done) == moved:
+            raise KeyboardInterrupt
+        done.append(path)
+        return replace(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            days.update()
+    with pytest.raises(DataError, match=r"was cut short.*`m6rec data update` finishes it"):
+        Prepared.open(days.out, "shop", "per_user_temporal")
+    prepared = days.update()
+    assert prepared.updates == ("update_1",)
+    assert prepared.num_rows("groups")["update_1"] == 3
+    assert len(prepared.catalogue().items) == 11
+    assert prepared.statistics().count == before["statistics"]["events"] + 3
+    assert len(records(prepared.tfds_folder("groups"), "groups", "update_1")) == 3
