@@ -1,6 +1,7 @@
 """`m6rec data prepare` on synthetic ratings, beside an earlier version: speed, memory, bytes.
 
     python -m benchmarks.data_prepare [--events 100000 1000000] [--cores 1 2] [--before COMMIT]
+    python -m benchmarks.data_prepare --command check --events 1000000 10000000
 
 Films, users and ratings are drawn so that they look like MovieLens: popularity with a long tail,
 evenings on which a user rates dozens of films, tastes in genres. Template, views and settings are
@@ -36,8 +37,11 @@ from m6rec_jax.errors import M6RecError
 from tasks.movielens.source import GENRES, ITEM_COLUMNS, dataset_spec
 
 GIN_FILE = "gin_configs/examples/movielens_prepare.gin"
-# The last version that prepared data event by event.
-BEFORE = "ba42d301c582"
+# For each command the last version that did it otherwise, and how.
+COMMANDS = {
+    "prepare": ("ba42d301c582", "event by event"),
+    "check": ("faf2f237a51b", "check with keys in memory"),
+}
 NAME = "synthetic-ratings"
 _EVENTS_A_USER, _DAY = 106, 86_400.0
 Figures = dict[str, float]
@@ -122,16 +126,16 @@ def _held(process: int) -> int:
     return total
 
 
-def take_turn(code: Path, folder: Path, cores: int) -> Figures:
-    """Prepares a folder with the code at a path, on so many processors.
+def take_turn(name: str, code: Path, folder: Path, cores: int) -> Figures:
+    """Runs a command of `COMMANDS` on a folder, with the code at a path, on so many processors.
 
     Raises:
       M6RecError: the command failed; what it printed says why.
     """
     processors = sorted(os.sched_getaffinity(0))[:cores]
     with tempfile.TemporaryDirectory(prefix="m6rec-prepared-") as out:
-        command = [sys.executable, "-m", "m6rec_jax.cli", "data", "prepare", str(folder)]
-        command += [f"--gin_file={code / GIN_FILE}"]
+        command = [sys.executable, "-m", "m6rec_jax.cli", "data", name, str(folder)]
+        command += [f"--gin_file={code / GIN_FILE}"] if name == "prepare" else []
         threads = {f"{name}_NUM_THREADS": str(cores) for name in ("OMP", "OPENBLAS", "MKL")}
         environment = {**os.environ, **threads, "PYTHONPATH": str(code), "M6REC_DATA_DIR": out}
         before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
@@ -157,7 +161,7 @@ def take_turn(code: Path, folder: Path, cores: int) -> Figures:
         watcher.join()
         seconds = time.perf_counter() - started
         if status:
-            raise M6RecError(f"`m6rec data prepare` with {code} ended with status {status}")
+            raise M6RecError(f"`m6rec data {name}` with {code} ended with status {status}")
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
         written = sum(path.stat().st_size for path in Path(out).rglob("*") if path.is_file())
     processor = used.ru_utime + used.ru_stime - before.ru_utime - before.ru_stime
@@ -176,29 +180,32 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--events", type=int, nargs="+", default=[100_000, 1_000_000])
     parser.add_argument("--cores", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--before", default=BEFORE, help="commit to compare with; '': none")
+    parser.add_argument("--command", choices=COMMANDS, default="prepare")
+    parser.add_argument("--before", help="commit to compare with; '': none")
     parser.add_argument(
         "--before_events", type=int, default=100_000, help="the most that it is given"
     )
     options = parser.parse_args(arguments)
+    before, how = COMMANDS[options.command]
+    now = "now" if options.command == "prepare" else f"{options.command} now"
     with tempfile.TemporaryDirectory(prefix="m6rec-before-") as scratch:
-        versions = {"now": ROOT}
-        if options.before:
+        versions = {now: ROOT}
+        if commit := before if options.before is None else options.before:
             unpacked = Path(scratch) / "before"
             unpacked.mkdir()
-            packed = ["git", "archive", options.before]
+            packed = ["git", "archive", commit]
             archive = subprocess.run(packed, cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout
             subprocess.run(["tar", "-x", "-C", str(unpacked)], input=archive, check=True)
-            versions = {"event by event": unpacked, **versions}
+            versions = {how: unpacked, **versions}
         for events in options.events:
             folder = Path(scratch) / str(events) / NAME
             write_ratings(folder, events)
             for cores in options.cores:
                 for name, code in versions.items():
-                    if name != "now" and events > options.before_events:
+                    if name != now and events > options.before_events:
                         continue
                     try:
-                        figures = take_turn(code, folder, cores)
+                        figures = take_turn(options.command, code, folder, cores)
                     except M6RecError as error:
                         print(f"error: {error}", file=sys.stderr)
                         return 2
@@ -206,7 +213,7 @@ def main(arguments: list[str] | None = None) -> int:
                     rows = metric_rows(
                         figures,
                         model=name,
-                        gin_file=GIN_FILE,
+                        gin_file=GIN_FILE if options.command == "prepare" else None,
                         dataset=f"{events:,} ratings",
                         split=f"{cores} core{'s' * (cores > 1)}",
                         seed=None,

@@ -42,6 +42,7 @@ from m6rec_jax.data.statistics_state import next_refresh
 from m6rec_jax.data.timeline import Timeline, parts_of_users
 from m6rec_jax.data.user_states import save_statistics, window_entries
 from m6rec_jax.errors import DataError
+from m6rec_jax.io.full_disk import mapped_array
 from m6rec_jax.io.progress import progress_bar
 
 # Events of a bucket, about: a shard of the training part is then some hundred megabytes.
@@ -275,8 +276,8 @@ class BucketRun:
 
         epochs = schedule(int(counts[0]), following, int(counts[-1]))
         items = np.arange(self._num_items)
-        cumulative = np.lib.format.open_memmap(
-            self._job.folder / "popularity.npy", "w+", np.float64, (len(epochs), len(items))
+        cumulative = mapped_array(
+            self._job.folder / "popularity.npy", np.float64, (len(epochs), len(items))
         )
         sampler = self._job.sampler(self._job.load("held_out"))
         for number, place in enumerate(np.searchsorted(self._timeline.count, epochs).tolist()):

@@ -9,7 +9,9 @@ beside it that `Dataset.open` reads.
 
 from __future__ import annotations
 
+import contextlib
 import math
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from m6rec_jax.data import columns, files
-from m6rec_jax.data.key_table import KeyTable
+from m6rec_jax.data.key_table import KeyTable, key_table
 from m6rec_jax.data.quarantine import Quarantine
 from m6rec_jax.data.report import Findings, Report
 from m6rec_jax.data.schema import SPEC_FILE, DatasetSpec, TableSpec
@@ -27,14 +29,11 @@ from m6rec_jax.data.splits import Split
 from m6rec_jax.data.template_needs import TemplateNeeds, items_without_text, optional_item_templates
 from m6rec_jax.data.values import FIRST_TIME, LAST_TIME, out_of_range
 from m6rec_jax.errors import ConfigError, DataError
-from m6rec_jax.io.scratch_database import scratch_database
+from m6rec_jax.io.full_disk import full_disk_errors
 from m6rec_jax.text.format_strings import text_of
 from m6rec_jax.text.records import Item
 
 __all__ = ["Report", "check_dataset"]
-
-# Of the database; what is read of the files comes on top.
-_MEMORY = "512MB"
 
 
 def check_dataset(
@@ -70,20 +69,18 @@ def check_dataset(
         report.problems = findings.problems()
         return report
     report.name = spec.name
-    store = Quarantine(Path(quarantine), spec, directory) if quarantine is not None else None
-    try:
-        needs = _check_declared(spec, directory, findings)
-        with scratch_database(_MEMORY) as database:
-            keys = KeyTable(database)
-            check = _Check(directory, spec, needs, keys, batch_size, findings, report, store)
-            check.table("users", spec.users, needs.users)
-            check.table("items", spec.items, needs.items)
-            check.events()
-    finally:
-        if store is not None:
-            store.close()
-    if store is not None:
-        report.quarantine, report.clean = store.path, store.clean
+    needs = _check_declared(spec, directory, findings)
+    with contextlib.ExitStack() as opened:
+        opened.enter_context(full_disk_errors(tempfile.gettempdir(), quarantine))
+        store = None
+        if quarantine is not None:
+            store = opened.enter_context(Quarantine(Path(quarantine), spec, directory))
+            report.quarantine, report.clean = store.path, store.clean
+        keys = opened.enter_context(key_table())
+        check = _Check(directory, spec, needs, keys, batch_size, findings, report, store)
+        check.table("users", spec.users, needs.users)
+        check.table("items", spec.items, needs.items)
+        check.events()
     report.problems = findings.problems()
     return report
 
@@ -124,7 +121,7 @@ class _Check:
         for rows in self._quiet(table, paths, [spec.id]):
             ids = rows.convert(spec.id, columns.ID)
             self.keys.add({**rows.numbers(), "good": ids.is_valid(), "id": ids})
-        self.keys.find_repeated(table)
+        self.keys.find_faults(table)
         filled: set[str] = set()
         for rows in self._batches(table, paths):
             values = rows.convert(spec.id, columns.ID)
@@ -182,7 +179,7 @@ class _Check:
             key = {"time": times + 0.0, "value": np.nan_to_num(values, nan=0.0) + 0.0}
             ids = {"user": rows.values[spec.user], "item": rows.values[spec.item]}
             self.keys.add({**rows.numbers(), "good": rows.good(), **ids, **key})
-        self.keys.find_repeated("events")
+        self.keys.find_faults("events")
         latest = -math.inf
         labels: set[int] = set()
         for rows in self._batches("events", paths):

@@ -5,12 +5,16 @@ All keys go into a database on disk, so that memory is bounded whatever the numb
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import tempfile
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 
+# Held at most; more is spilled to the temporary folder (`TMPDIR`).
+_MEMORY = "512MB"
 _KEYS = {
     "users": {"id": "VARCHAR"},
     "items": {"id": "VARCHAR"},
@@ -19,14 +23,20 @@ _KEYS = {
 _REFERENCES = {"user": "users", "item": "items"}
 
 
+@contextlib.contextmanager
+def key_table() -> Iterator[KeyTable]:
+    """Yields an empty one, whose database is removed when the block ends."""
+    with tempfile.TemporaryDirectory(prefix="m6rec-keys-") as folder:
+        config: dict[str, Any] = {"memory_limit": _MEMORY, "temp_directory": f"{folder}/spilled"}
+        with duckdb.connect(f"{folder}/keys.duckdb", config=config) as database:
+            yield KeyTable(database)
+
+
 class KeyTable:
     """The keys of one table, and the ids of users and items to which events may refer.
 
     A row has a `place`, its number among all that were read of its table, and a `row`, the number
     by which its file knows it.
-
-    Args:
-      database: an empty one.
     """
 
     def __init__(self, database: duckdb.DuckDBPyConnection) -> None:
@@ -53,7 +63,7 @@ class KeyTable:
         """Takes ids for those of users or items that exist."""
         self._insert(table, {"id": ids})
 
-    def find_repeated(self, table: str) -> None:
+    def find_faults(self, table: str) -> None:
         """Finds what good rows repeat, and (events) those whose user or item is not known."""
         for column, others in _REFERENCES.items():
             if table == "events" and others in self._known:
