@@ -1,7 +1,8 @@
 """`m6rec data prepare` on synthetic ratings, beside an earlier version: speed, memory, bytes.
 
     python -m benchmarks.data_prepare [--events 100000 1000000] [--cores 1 2] [--before COMMIT]
-    python -m benchmarks.data_prepare --reranking --events 100000 --cores 1 --before COMMIT
+    python -m benchmarks.data_prepare --command reranking --events 100000 --cores 1
+    python -m benchmarks.data_prepare --command check --events 1000000 10000000
 
 Films, users and ratings are drawn so that they look like MovieLens: popularity with a long tail,
 evenings on which a user rates dozens of films, tastes in genres. Template, views and settings are
@@ -25,8 +26,10 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -39,8 +42,38 @@ from tasks.movielens.source import GENRES, ITEM_COLUMNS, dataset_spec
 
 GIN_FILE = "gin_configs/examples/movielens_prepare.gin"
 RERANKING = "gin_configs/examples/movielens_reranking_prepare.gin"
-# The last version that prepared data event by event.
-BEFORE = "ba42d301c582"
+
+
+class Command(NamedTuple):
+    """A command that is measured.
+
+    Attributes:
+      arguments: of `m6rec`; the folder follows.
+      gin_file: empty: none.
+      before: the last version that did it otherwise.
+      how: it did.
+      now: what this version is called.
+      suffix: of the data set's name in the tables.
+    """
+
+    arguments: tuple[str, ...]
+    gin_file: str
+    before: str
+    how: str
+    now: str = "now"
+    suffix: str = ""
+
+
+PREPARE = ("data", "prepare")
+COMMANDS = {
+    "prepare": Command(PREPARE, GIN_FILE, "ba42d301c582", "event by event"),
+    "reranking": Command(
+        PREPARE, RERANKING, "faf2f237a51b", "event by event", suffix=", reranking"
+    ),
+    "check": Command(
+        ("data", "check"), "", "faf2f237a51b", "check with keys in memory", "check now"
+    ),
+}
 NAME = "synthetic-ratings"
 _EVENTS_A_USER, _DAY = 106, 86_400.0
 Figures = dict[str, float]
@@ -113,45 +146,51 @@ def _tree(process: int) -> Iterator[int]:
         yield from _tree(int(child))
 
 
-def _held(process: int) -> int:
-    """KiB that a process and its children hold; a page that several share counts once."""
-    total = 0
+def _held(process: int) -> Counter[str]:
+    """KiB that a process and its children hold; a page that several share counts once.
+
+    Returns:
+      'Pss:', all of them, and 'Pss_Anon:', without the pages of mapped files, which the system
+      takes back when memory is short.
+    """
+    total = Counter[str]()
     for one in _tree(process):
         try:
             lines = Path(f"/proc/{one}/smaps_rollup").read_text().splitlines()
         except OSError:  # it has ended
             continue
-        total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+        fields = (line.split() for line in lines[1:])
+        total.update({name: int(size) for name, size, _ in fields if name in ("Pss:", "Pss_Anon:")})
     return total
 
 
-def take_turn(code: Path, folder: Path, cores: int, gin_file: str) -> Figures:
-    """Prepares a folder with the code at a path, on so many processors.
+def take_turn(command: Command, code: Path, folder: Path, cores: int) -> Figures:
+    """Runs a command on a folder, with the code at a path, on so many processors.
 
     Raises:
       M6RecError: the command failed; what it printed says why.
     """
     processors = sorted(os.sched_getaffinity(0))[:cores]
     with tempfile.TemporaryDirectory(prefix="m6rec-prepared-") as out:
-        command = [sys.executable, "-m", "m6rec_jax.cli", "data", "prepare", str(folder)]
-        command += [f"--gin_file={code / gin_file}"]
+        line = [sys.executable, "-m", "m6rec_jax.cli", *command.arguments, str(folder)]
+        line += [f"--gin_file={code / command.gin_file}"] if command.gin_file else []
         threads = {f"{name}_NUM_THREADS": str(cores) for name in ("OMP", "OPENBLAS", "MKL")}
         environment = {**os.environ, **threads, "PYTHONPATH": str(code), "M6REC_DATA_DIR": out}
         before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
         process = subprocess.Popen(
-            command,
+            line,
             cwd=out,
             env=environment,
             preexec_fn=lambda: os.sched_setaffinity(0, processors),
             stdout=subprocess.DEVNULL,
         )
-        peak = 0
+        peak = Counter[str]()
         ended = threading.Event()
 
         def watch() -> None:
             nonlocal peak
             while not ended.wait(0.5):
-                peak = max(peak, _held(process.pid))
+                peak |= _held(process.pid)
 
         watcher = threading.Thread(target=watch)
         watcher.start()
@@ -160,7 +199,9 @@ def take_turn(code: Path, folder: Path, cores: int, gin_file: str) -> Figures:
         watcher.join()
         seconds = time.perf_counter() - started
         if status:
-            raise M6RecError(f"`m6rec data prepare` with {code} ended with status {status}")
+            raise M6RecError(
+                f"`m6rec {' '.join(command.arguments)}` with {code} ended with status {status}"
+            )
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
         written = sum(path.stat().st_size for path in Path(out).rglob("*") if path.is_file())
     processor = used.ru_utime + used.ru_stime - before.ru_utime - before.ru_stime
@@ -169,7 +210,8 @@ def take_turn(code: Path, folder: Path, cores: int, gin_file: str) -> Figures:
         "processor_seconds": processor,
         "seconds": seconds,
         "events_per_processor_second": events / processor,
-        "peak_memory_mib": peak / 1024,
+        "peak_memory_mib": peak["Pss:"] / 1024,
+        "peak_own_memory_mib": peak["Pss_Anon:"] / 1024,
         "written_mib": written / 2**20,
     }
 
@@ -179,31 +221,31 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--events", type=int, nargs="+", default=[100_000, 1_000_000])
     parser.add_argument("--cores", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--reranking", action="store_true", help="the view of that name")
-    parser.add_argument("--before", default=BEFORE, help="commit to compare with; '': none")
+    parser.add_argument("--command", choices=COMMANDS, default="prepare")
+    parser.add_argument("--before", help="commit to compare with; '': none")
     parser.add_argument(
         "--before_events", type=int, default=100_000, help="the most that it is given"
     )
     options = parser.parse_args(arguments)
-    gin_file = RERANKING if options.reranking else GIN_FILE
+    command = COMMANDS[options.command]
     with tempfile.TemporaryDirectory(prefix="m6rec-before-") as scratch:
-        versions = {"now": ROOT}
-        if options.before:
+        versions = {command.now: ROOT}
+        if commit := command.before if options.before is None else options.before:
             unpacked = Path(scratch) / "before"
             unpacked.mkdir()
-            packed = ["git", "archive", options.before]
+            packed = ["git", "archive", commit]
             archive = subprocess.run(packed, cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout
             subprocess.run(["tar", "-x", "-C", str(unpacked)], input=archive, check=True)
-            versions = {"event by event": unpacked, **versions}
+            versions = {command.how: unpacked, **versions}
         for events in options.events:
             folder = Path(scratch) / str(events) / NAME
             write_ratings(folder, events)
             for cores in options.cores:
                 for name, code in versions.items():
-                    if name != "now" and events > options.before_events:
+                    if name != command.now and events > options.before_events:
                         continue
                     try:
-                        figures = take_turn(code, folder, cores, gin_file)
+                        figures = take_turn(command, code, folder, cores)
                     except M6RecError as error:
                         print(f"error: {error}", file=sys.stderr)
                         return 2
@@ -211,8 +253,8 @@ def main(arguments: list[str] | None = None) -> int:
                     rows = metric_rows(
                         figures,
                         model=name,
-                        gin_file=gin_file,
-                        dataset=f"{events:,} ratings" + ", reranking" * options.reranking,
+                        gin_file=command.gin_file or None,
+                        dataset=f"{events:,} ratings{command.suffix}",
                         split=f"{cores} core{'s' * (cores > 1)}",
                         seed=None,
                     )

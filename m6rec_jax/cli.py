@@ -179,14 +179,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     imported.set_defaults(run=subcommands.run_data_import)
     check = actions.add_parser("check", help="report the problems of a data set folder")
-    check.add_argument("folder", type=local_path)
-    check.add_argument("--quarantine", type=local_path, help="write rejected rows to this file")
-    check.add_argument("--json", type=local_path, help="write the report to this file, too")
+    check.add_argument("folder", type=path_or_address)
+    check.add_argument("--quarantine", type=path_or_address, help="write rejected rows here")
+    check.add_argument("--json", type=path_or_address, help="write the report to this file, too")
     check.set_defaults(run=subcommands.run_data_check)
     prepare = actions.add_parser("prepare", help="render a data set's text as a TFDS data set")
     prepare.add_argument(
         "folder",
-        type=local_path,
+        type=path_or_address,
         help="a folder of a data set, of texts, reviews or dialogues, or the name of a fetched one",
     )
     _takes_engine(prepare)
@@ -202,7 +202,7 @@ def _parser() -> argparse.ArgumentParser:
     update.set_defaults(run=subcommands.run_data_update)
     sample = actions.add_parser("sample", help="a smaller data set folder, of some of the users")
     sample.add_argument(
-        "folder", type=local_path, help="a data set folder, or the name of a fetched data set"
+        "folder", type=path_or_address, help="a data set folder, or the name of a fetched data set"
     )
     takes_gin(sample)
     sample.set_defaults(run=subcommands.run_data_sample)

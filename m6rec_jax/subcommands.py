@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from m6rec_jax.errors import CheckpointError, ConfigError, DataError
 from m6rec_jax.io.atomic import check_output
+from m6rec_jax.io.buckets import bucket_copies, check_writable, path_of
 from m6rec_jax.io.json_text import json_text
 
 if TYPE_CHECKING:
@@ -107,38 +108,57 @@ def _data_kind(folder: Path) -> _DataKind:
 
 def run_data_check(args: argparse.Namespace) -> None:
     from m6rec_jax.data.check import check_dataset
+    from m6rec_jax.data.quarantine import clean_folder
+    from m6rec_jax.data.schema import SPEC_FILE
 
-    summary = _data_kind(args.folder).summary
-    if summary is not None:
-        if args.quarantine is not None or args.json is not None:
-            raise ConfigError("--quarantine and --json are for users, items and events, not texts")
-        print(summary(args.folder))
-        return
-    if args.json is not None:
-        check_output(args.json)
-    report = check_dataset(args.folder, args.quarantine)
-    print(report.render())
-    if args.json is not None:
-        args.json.write_text(report.to_json() + "\n")
-    if not report.ok:
-        mend = "; --quarantine FILE sets the rows aside and writes the rest"
-        raise DataError(
-            f"{args.folder} has errors{mend if any(report.num_rejected.values()) else ''}"
-        )
+    with bucket_copies() as copies:
+        folder = copies.fetch(args.folder)
+        summary = _data_kind(folder).summary
+        if summary is not None:
+            if args.quarantine is not None or args.json is not None:
+                raise ConfigError(
+                    "--quarantine and --json are for users, items and events, not texts"
+                )
+            print(copies.shown(summary(folder)))
+            return
+        written = [path_of(path) for path in (args.json, args.quarantine) if path is not None]
+        for path in written:
+            check_writable(path.parent)
+            check_output(copies.of(path))
+        rejected = None
+        if args.quarantine is not None:
+            rejected = copies.of(args.quarantine)
+            written.append(clean_folder(path_of(args.quarantine)))
+            copies.fetch(written[-1] / SPEC_FILE)
+        report = check_dataset(folder, rejected)
+        print(copies.shown(report.render()))
+        if args.json is not None:
+            copies.of(args.json).write_text(copies.shown(report.to_json()) + "\n")
+        for path in written:
+            copies.store(path, last=SPEC_FILE)
+        if not report.ok:
+            mend = "; --quarantine FILE sets the rows aside and writes the rest"
+            raise DataError(
+                f"{folder} has errors{mend if any(report.num_rejected.values()) else ''}"
+            )
 
 
 def run_data_prepare(args: argparse.Namespace) -> None:
     _configure_data(args)
+    from m6rec_jax.data.prepared import folder_of
     from m6rec_jax.pipeline.locations import data_dir, dataset_folder
 
-    folder = dataset_folder(args.folder)
-    kind = _data_kind(folder)
-    if kind.summary is None:
-        print(kind.prepare(folder, data_dir(), engine=args.engine).folder)
-        return
-    if args.engine == "ray":
-        raise ConfigError("--engine ray is for users, items and events, not texts")
-    print(kind.prepare(folder, data_dir()).folder)
+    with bucket_copies() as copies:
+        folder = copies.fetch(dataset_folder(args.folder))
+        kind = _data_kind(folder)
+        if kind.summary is None:
+            prepared = kind.prepare(folder, data_dir(), engine=args.engine)
+        elif args.engine == "ray":
+            raise ConfigError("--engine ray is for users, items and events, not texts")
+        else:
+            prepared = kind.prepare(folder, data_dir())
+    names = (prepared.manifest["dataset"], prepared.manifest["split"]["name"])
+    print(folder_of(prepared.data_dir, *names))
 
 
 def run_data_update(args: argparse.Namespace) -> None:
@@ -161,10 +181,11 @@ def _configure_data(args: argparse.Namespace) -> None:
 
 def run_data_sample(args: argparse.Namespace) -> None:
     from m6rec_jax.data.sampling import sample_dataset
-    from m6rec_jax.pipeline.locations import data_dir, dataset_folder
+    from m6rec_jax.pipeline.locations import dataset_folder, tables_dir
 
     _configure(args)
-    print(sample_dataset(dataset_folder(args.folder), data_dir()))
+    with bucket_copies() as copies:
+        print(sample_dataset(copies.fetch(dataset_folder(args.folder)), tables_dir()))
 
 
 def run_vocab_train(args: argparse.Namespace) -> None:

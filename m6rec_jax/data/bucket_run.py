@@ -45,6 +45,7 @@ from m6rec_jax.data.timeline import Timeline, parts_of_users
 from m6rec_jax.data.user_bucket import Ranges
 from m6rec_jax.data.user_states import save_statistics
 from m6rec_jax.errors import DataError
+from m6rec_jax.io.full_disk import mapped_array
 from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.io.workers import Processes, RayWorkers, ThisProcess, Workers
 
@@ -300,8 +301,8 @@ class BucketRun:
 
         epochs = schedule(int(counts[0]), following, int(counts[-1]))
         items = np.arange(self._num_items)
-        cumulative = np.lib.format.open_memmap(
-            self._job.folder / "popularity.npy", "w+", np.float64, (len(epochs), len(items))
+        cumulative = mapped_array(
+            self._job.folder / "popularity.npy", np.float64, (len(epochs), len(items))
         )
         sampler = self._job.sampler(self._job.load("held_out"))
         for number, place in enumerate(np.searchsorted(self._timeline.count, epochs).tolist()):

@@ -1,7 +1,7 @@
 """Checks a data set folder and reports every problem with its row numbers, in bounded memory.
 
-Nothing stops at the first problem. The tables are streamed; what is held in memory are the ids of
-users and items and eight bytes per event (to find repeated events).
+Nothing stops at the first problem. Each table is streamed twice: first its keys go into a database
+on disk, which finds what is there twice or refers to nobody; then the rows are checked.
 
 With a quarantine file, rows with errors go there, and everything else goes into a clean folder
 beside it that `Dataset.open` reads.
@@ -9,9 +9,11 @@ beside it that `Dataset.open` reads.
 
 from __future__ import annotations
 
+import contextlib
 import math
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from m6rec_jax.data import columns, files
+from m6rec_jax.data.key_table import KeyTable, key_table
 from m6rec_jax.data.quarantine import Quarantine
 from m6rec_jax.data.report import Findings, Report
 from m6rec_jax.data.schema import SPEC_FILE, DatasetSpec, TableSpec
@@ -26,6 +29,7 @@ from m6rec_jax.data.splits import Split
 from m6rec_jax.data.template_needs import TemplateNeeds, items_without_text, optional_item_templates
 from m6rec_jax.data.values import FIRST_TIME, LAST_TIME, out_of_range
 from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.io.full_disk import full_disk_errors
 from m6rec_jax.text.format_strings import text_of
 from m6rec_jax.text.records import Item
 
@@ -65,68 +69,67 @@ def check_dataset(
         report.problems = findings.problems()
         return report
     report.name = spec.name
-    store = Quarantine(Path(quarantine), spec, directory) if quarantine is not None else None
-    try:
-        check = _Check(directory, spec, findings, batch_size, store, report)
-        users = check.table("users", spec.users, check.needs.users)
-        items = check.table("items", spec.items, check.needs.items)
-        check.events(users, items)
-    finally:
-        if store is not None:
-            store.close()
-    if store is not None:
-        report.quarantine, report.clean = store.path, store.clean
+    needs = _check_declared(spec, directory, findings)
+    with contextlib.ExitStack() as opened:
+        opened.enter_context(full_disk_errors(tempfile.gettempdir(), quarantine))
+        store = None
+        if quarantine is not None:
+            store = opened.enter_context(Quarantine(Path(quarantine), spec, directory))
+            report.quarantine, report.clean = store.path, store.clean
+        keys = opened.enter_context(key_table())
+        check = _Check(directory, spec, needs, keys, batch_size, findings, report, store)
+        check.table("users", spec.users, needs.users)
+        check.table("items", spec.items, needs.items)
+        check.events()
     report.problems = findings.problems()
     return report
 
 
-class _Check:
-    def __init__(
-        self,
-        directory: Path,
-        spec: DatasetSpec,
-        findings: Findings,
-        batch_size: int,
-        store: Quarantine | None,
-        report: Report,
-    ) -> None:
-        self.directory, self.spec, self.findings = directory, spec, findings
-        self.batch_size, self.store, self.report = batch_size, store, report
-        for name in spec.splits:
-            try:
-                Split.parse(name, spec.splits).base(spec.splits)
-            except DataError as error:
-                findings.add("schema", "", SPEC_FILE, f"splits.{name}", example=str(error))
+def _check_declared(spec: DatasetSpec, directory: Path, findings: Findings) -> TemplateNeeds:
+    """Checks what dataset.json says of splits and texts."""
+    for name in spec.splits:
         try:
-            self.needs = TemplateNeeds.of(spec, str(directory / SPEC_FILE))
-        except ConfigError as error:
-            findings.add("template", "", SPEC_FILE, example=str(error))
-            self.needs = TemplateNeeds({}, {}, None)
+            Split.parse(name, spec.splits).base(spec.splits)
+        except DataError as error:
+            findings.add("schema", "", SPEC_FILE, f"splits.{name}", example=str(error))
+    try:
+        return TemplateNeeds.of(spec, str(directory / SPEC_FILE))
+    except ConfigError as error:
+        findings.add("template", "", SPEC_FILE, example=str(error))
+        return TemplateNeeds({}, {}, None)
+
+
+@dataclass(frozen=True)
+class _Check:
+    directory: Path
+    spec: DatasetSpec
+    needs: TemplateNeeds
+    keys: KeyTable
+    batch_size: int
+    findings: Findings
+    report: Report
+    store: Quarantine | None
 
     # ---- users and items
 
-    def table(self, table: str, spec: TableSpec, needs: Mapping[str, str]) -> dict[str, int] | None:
-        """Checks users or items; returns the ids of the good rows, or None without the file."""
+    def table(self, table: str, spec: TableSpec, needs: Mapping[str, str]) -> None:
+        """Checks users or items, and lets the ids of the good rows be known."""
         paths = self._files(table, spec.file, [spec.id], list(spec.columns))
         if paths is None:
-            return None
-        kinds = {spec.id: columns.ID, **spec.columns}
-        ids: dict[str, int] = {}
-        seen: dict[str, int] = {}
+            return
+        self.keys.begin(table)
+        for rows in self._quiet(table, paths, [spec.id]):
+            ids = rows.convert(spec.id, columns.ID)
+            self.keys.add({**rows.numbers(), "good": ids.is_valid(), "id": ids})
+        self.keys.find_faults(table)
         filled: set[str] = set()
-        for rows in self._batches(table, paths, kinds):
+        for rows in self._batches(table, paths):
             values = rows.convert(spec.id, columns.ID)
             rows.require(spec.id, "missing_id")
             rows.note_whitespace(spec.id)
-            first = rows.raw.first_row
-            for offset, identifier in enumerate(values.to_pylist()):
-                if identifier is None:
-                    continue
-                if identifier in seen:
-                    text = f"{identifier!r} stands in row {seen[identifier]} already"
-                    rows.reject("duplicate_id", [offset], spec.id, text)
-                else:
-                    seen[identifier] = first + int(rows.raw.rows[offset])
+            for offset, first in self._faults("duplicate_id", rows):
+                text = f"{values[offset].as_py()!r} stands in row {first} already"
+                rows.reject("duplicate_id", [offset], spec.id, text)
             for name, kind in spec.columns.items():
                 if name in rows.raw.batch.schema.names:
                     values = rows.convert(name, kind)
@@ -138,14 +141,12 @@ class _Check:
             if table == "items":
                 self._silent(rows)
             good = rows.good()
-            for identifier in rows.values[spec.id].filter(pa.array(good)).to_pylist():
-                ids[identifier] = len(ids)
+            self.keys.keep_ids(table, rows.values[spec.id].filter(pa.array(good)))
             self._write(rows, good)
         if self.report.num_rows[table]:
             for name in spec.columns:
                 if name not in filled and not self._missing(table, name):
                     self.findings.add("empty_column", table, paths[0].name, name)
-        return ids
 
     def _silent(self, rows: CheckedRows) -> None:
         """Rejects items of which a template says nothing."""
@@ -165,66 +166,50 @@ class _Check:
 
     # ---- events
 
-    def events(self, users: dict[str, int] | None, items: dict[str, int] | None) -> None:
-        """Checks the events; without a users or items table, references to it are not checked."""
+    def events(self) -> None:
+        """Checks the events; where no users or items were read, references are not checked."""
         spec = self.spec.events
         paths = self._files("events", spec.file, list(spec.columns), [])
         if paths is None:
             return
-        repeated = self._repeated(paths, users, items)
-        first_seen: dict[tuple[float, ...], int] = {}
+        self.keys.begin("events")
+        for rows in self._quiet("events", paths, spec.columns):
+            times, values = self._event_columns(rows)
+            # NaN would not equal itself as a key, nor would -0.0 equal 0.0.
+            key = {"time": times + 0.0, "value": np.nan_to_num(values, nan=0.0) + 0.0}
+            ids = {"user": rows.values[spec.user], "item": rows.values[spec.item]}
+            self.keys.add({**rows.numbers(), "good": rows.good(), **ids, **key})
+        self.keys.find_faults("events")
         latest = -math.inf
         labels: set[int] = set()
-        for rows in self._batches("events", paths, dict.fromkeys(spec.columns)):
-            keys = self._event_columns(rows, users, items)
-            good = rows.good()
-            hashes = _hashes(keys)
-            for offset in np.flatnonzero(good & np.isin(hashes, repeated)).tolist():
-                key = tuple(keys[offset].tolist())
-                row = rows.raw.first_row + int(rows.raw.rows[offset])
-                if key in first_seen:
-                    text = f"the same event stands in row {first_seen[key]} already"
-                    rows.reject("duplicate_event", [offset], spec.user, text)
-                else:
-                    first_seen[key] = row
+        for rows in self._batches("events", paths):
+            times, values = self._event_columns(rows)
+            for offset, first in self._faults("duplicate_event", rows):
+                text = f"the same event stands in row {first} already"
+                rows.reject("duplicate_event", [offset], spec.user, text)
             good = rows.good()
             kept = np.flatnonzero(good)
-            times = np.concatenate([[latest], keys[kept, 2]])
-            rows.note("not_sorted", kept[times[1:] < times[:-1]], spec.time)
-            latest = float(times[-1])
+            sequence = np.concatenate([[latest], times[kept]])
+            rows.note("not_sorted", kept[sequence[1:] < sequence[:-1]], spec.time)
+            latest = float(sequence[-1])
             if spec.value is not None:
-                labels.update(np.unique(self.spec.label.labels(keys[good, 3])).tolist())
+                labels.update(np.unique(self.spec.label.labels(values[good])).tolist())
             self._write(rows, good)
         if len(labels) == 1 and self.report.num_rows["events"] > 1:
             which = "positive" if labels == {1} else "negative"
             text = f"every value is {which} with label.at_least = {self.spec.label.at_least:g}"
             self.findings.add("one_label", "events", paths[0].name, spec.value or "", example=text)
 
-    def _event_columns(
-        self, rows: CheckedRows, users: dict[str, int] | None, items: dict[str, int] | None
-    ) -> np.ndarray:
-        """Converts a batch of events, rejecting bad rows; returns user, item, time, value `[n, 4]`.
-
-        Without a users (items) table, equal ids still get equal numbers.
-        """
+    def _event_columns(self, rows: CheckedRows) -> tuple[np.ndarray, np.ndarray]:
+        """Converts a batch of events, rejecting bad rows; returns times and values `[n]`."""
         spec = self.spec.events
-        numbers = []
-        for column, table, kind in (
-            (spec.user, users, "unknown_user"),
-            (spec.item, items, "unknown_item"),
-        ):
-            ids = rows.convert(column, columns.ID).to_pylist()
+        for column, kind in ((spec.user, "unknown_user"), (spec.item, "unknown_item")):
+            ids = rows.convert(column, columns.ID)
             rows.require(column, "missing_id")
             rows.note_whitespace(column)
-            if table is None:
-                indices = [hash(identifier) % 2**52 for identifier in ids]
-            else:
-                indices = [-1 if i is None else table.get(i, -1) for i in ids]
-                for offset, (index, identifier) in enumerate(zip(indices, ids, strict=True)):
-                    if index < 0 and identifier is not None:
-                        text = f"{identifier!r} is not in the {kind[8:]}s table, or rejected there"
-                        rows.reject(kind, [offset], column, text)
-            numbers.append(np.asarray(indices, np.float64))
+            for offset, _ in self._faults(kind, rows):
+                text = f"{ids[offset].as_py()!r} is not in the {kind[8:]}s table, or rejected there"
+                rows.reject(kind, [offset], column, text)
         rows.convert(spec.time, columns.TIME)
         rows.require(spec.time, "missing_time")
         times = _floats(rows.values[spec.time])
@@ -239,31 +224,7 @@ class _Check:
             text = "no entry of the template's 'outcomes' has words for this value"
             offsets = np.flatnonzero(self.needs.without_words(values))
             rows.reject("missing_words", offsets, spec.value, text)
-        # NaN would not equal itself as a key.
-        return np.stack([*numbers, times, np.nan_to_num(values, nan=0.0)], axis=1)
-
-    def _repeated(
-        self,
-        paths: Sequence[Path],
-        users: dict[str, int] | None,
-        items: dict[str, int] | None,
-    ) -> np.ndarray:
-        """Hashes that more than one good event has: a first pass over the events."""
-        silent = Findings(0)
-        hashes = []
-        try:
-            for raw in files.raw_batches(
-                paths, self.spec.events.columns, self.batch_size, lambda *_: None
-            ):
-                rows = CheckedRows(raw, "events", silent)
-                keys = self._event_columns(rows, users, items)
-                hashes.append(_hashes(keys)[rows.good()])
-        except DataError:  # reported by the second pass
-            pass
-        if not hashes:
-            return np.empty(0, np.uint64)
-        joined = np.sort(np.concatenate(hashes))
-        return np.unique(joined[1:][joined[1:] == joined[:-1]])
+        return times, values
 
     # ---- shared
 
@@ -301,16 +262,26 @@ class _Check:
             for problem in self.findings.problems()
         )
 
-    def _batches(
-        self, table: str, paths: Sequence[Path], wanted: dict[str, str] | dict[str, None]
+    def _quiet(
+        self, table: str, paths: Sequence[Path], wanted: Sequence[str]
     ) -> Iterator[CheckedRows]:
-        """Streams batches of all columns; reports damage and rows with too many or few columns."""
+        """The same rows, some columns of them, without a word in the report."""
+        report = Report(self.directory, num_rows={table: 0}, num_rejected={table: 0})
+        quiet = replace(self, findings=Findings(0), report=report, store=None)
+        return quiet._batches(table, paths, wanted)
+
+    def _batches(
+        self, table: str, paths: Sequence[Path], wanted: Sequence[str] | None = None
+    ) -> Iterator[CheckedRows]:
+        """Streams all rows; reports damage and rows with too many or few columns."""
         counts = self.report.num_rows
+        place = 0
         for path in paths:
             try:
-                for raw in files.raw_batches([path], None, self.batch_size, self._ragged(table)):
+                for raw in files.raw_batches([path], wanted, self.batch_size, self._ragged(table)):
                     counts[table] += raw.batch.num_rows
-                    rows = CheckedRows(raw, table, self.findings)
+                    rows = CheckedRows(raw, place, table, self.findings)
+                    place += raw.batch.num_rows
                     yield rows
                     self.report.num_rejected[table] += len(rows.reasons)
             except DataError as error:
@@ -318,6 +289,11 @@ class _Check:
                 return
         if not counts[table]:
             self.findings.add("empty_table", table, paths[0].name)
+
+    def _faults(self, kind: str, rows: CheckedRows) -> list[tuple[int, int]]:
+        """Offsets in the batch with a fault, and in which row the first such stands."""
+        found = self.keys.faults(kind, rows.place, rows.place + rows.raw.batch.num_rows)
+        return [(place - rows.place, first) for place, first in found]
 
     def _ragged(self, table: str) -> files.RaggedRow:
         def report(path: Path, row: int, expected: int, found: int, text: str) -> None:
@@ -343,17 +319,6 @@ def _floats(values: pa.Array) -> np.ndarray:
     return np.asarray(values.to_numpy(zero_copy_only=False), np.float64)
 
 
-def _hashes(keys: np.ndarray) -> np.ndarray:
-    """A 64-bit hash of each row of `keys` `[n, 4]` float64; equal rows have equal hashes."""
-    bits = (np.ascontiguousarray(keys, np.float64) + 0.0).view(np.uint64)  # -0.0 becomes 0.0
-    hashes = np.zeros(len(keys), np.uint64)
-    for column in bits.T:
-        # Multiply and fold, as in splitmix64; overflow is the point.
-        hashes = (hashes ^ column) * np.uint64(0x9E3779B97F4A7C15)
-        hashes ^= hashes >> np.uint64(29)
-    return hashes
-
-
 _CONTROL = r"[\x00-\x08\x0B\x0C\x0E-\x1F\x7F-\x{9F}]"
 # U+FFFD, or UTF-8 that was read as Latin-1 or Windows-1252 (é as Ã©, an apostrophe as â€™).
 _WRONG_ENCODING = r"\x{FFFD}|[\x{C2}\x{C3}][\x{80}-\x{BF}]|\x{E2}\x{20AC}"
@@ -362,13 +327,21 @@ _TEXT_NOTES = {"control_characters": _CONTROL, "wrong_encoding": _WRONG_ENCODING
 
 @dataclass(slots=True)
 class CheckedRows:
-    """A batch under inspection: converted columns, and why rows are rejected."""
+    """A batch under inspection: converted columns, and why rows are rejected.
+
+    `place` is that of its first row, counted over all files.
+    """
 
     raw: files.RawBatch
+    place: int
     table: str
     findings: Findings
     values: dict[str, pa.Array] = field(default_factory=dict)
     reasons: dict[int, list[str]] = field(default_factory=dict)
+
+    def numbers(self) -> dict[str, np.ndarray]:
+        """Place and row of all rows, `[n]` int64 each."""
+        return {"place": self.place + np.arange(len(self.raw.rows)), "row": self.raw.rows}
 
     def reject(
         self, kind: str, offsets: Sequence[int] | np.ndarray, column: str, reason: str = ""

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import codecs
 import csv
+import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -281,8 +284,11 @@ def _csv_batches(
         on_ragged(path, number, row.expected_columns, row.actual_columns, text)
         return "skip"
 
+    watched: list[weakref.ref[Any]] = [weakref.ref(invalid_row)]
+    reader = None
     try:
         with path.open("rb") as file:
+            watched.append(weakref.ref(file))
             if file.read(len(codecs.BOM_UTF8)) != codecs.BOM_UTF8:
                 file.seek(0)
             reader = pyarrow.csv.open_csv(
@@ -320,6 +326,22 @@ def _csv_batches(
                 "quote is never closed"
             ) from error
         raise DataError(f"{path} cannot be read as CSV: {error}") from error
+    finally:
+        del invalid_row
+        file = reader = None  # type: ignore[assignment]
+        _wait_until_gone(watched)
+
+
+def _wait_until_gone(watched: Sequence[weakref.ref[Any]]) -> None:
+    """Returns once Arrow's threads have let go of some objects, but after a second at the latest.
+
+    Python ends by ending threads that wait for it, and a thread that is about to free an object
+    cannot be ended: the process would abort.
+    """
+    for _ in range(1_000):
+        if all(reference() is None for reference in watched):
+            return
+        time.sleep(0.001)
 
 
 def _ragged_advice(text: str) -> str:

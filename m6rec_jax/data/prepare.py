@@ -28,6 +28,7 @@ import gin
 from m6rec_jax import __version__
 from m6rec_jax.data import co_occurrence, statistics_files, views
 from m6rec_jax.data.assignment import Assignment
+from m6rec_jax.data.bucket_data_dir import local_data_dir
 from m6rec_jax.data.bucket_job import Job
 from m6rec_jax.data.bucket_run import BucketRun, num_buckets
 from m6rec_jax.data.co_occurrence import CoOccurrenceOptions
@@ -60,6 +61,7 @@ from m6rec_jax.data.statistics import Statistics, StatisticsOptions
 from m6rec_jax.data.template_needs import checked_template, items_without_text
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.io.atomic import replaced_folder
+from m6rec_jax.io.full_disk import full_disk_errors
 from m6rec_jax.io.hashing import file_sha256
 from m6rec_jax.io.staged import finish_staged
 from m6rec_jax.text.templates import DatasetTemplate
@@ -129,7 +131,7 @@ def prepare(
 
     Args:
       dataset_dir: the data set folder.
-      out: the TFDS data_dir to write to; may hold other data sets and splits.
+      out: the TFDS data_dir to write to, also in a bucket; may hold other data sets and splits.
       split: name of a split, with options where wanted: see `splits.Split.parse`.
       options: what is rendered; None for gin's `PrepareOptions` or the defaults.
       statistics_options: None for gin's `StatisticsOptions` or the defaults.
@@ -150,13 +152,18 @@ def prepare(
     wanted = tuple(views.check_view(view, known) for view in options.views)
     dataset = with_template(Dataset.open(dataset_dir), options.template)
     parsed = Split.parse(split, dataset.spec.splits)
-    with contextlib.ExitStack() as opened:
+    with (
+        local_data_dir(out, dataset.spec.name, parsed.name) as data_dir,
+        full_disk_errors(data_dir),
+        contextlib.ExitStack() as opened,
+    ):
         preparation = _Preparation(
-            dataset, parsed, options, statistics_options, Path(out), engine, progress, opened
+            dataset, parsed, options, statistics_options, data_dir, engine, progress, opened
         )
         preparation.check(wanted)
         preparation.make(wanted)
-        return preparation.finish()
+        preparation.finish()
+    return Prepared.open(out, dataset.spec.name, parsed.name)
 
 
 class _Preparation:
@@ -264,7 +271,7 @@ class _Preparation:
             target = views.tfds_folder(self.out, self.dataset.spec.name, self.split.name, view)
             done = self.manifest["views"].get(view, {}).get("fingerprint") == made[view]
             if done and (target / "dataset_info.json").is_file():
-                log.info("%s is prepared already", target)
+                log.info("%s is prepared already", target.parent.name)
                 continue
             targets[view] = target
             # Before its rows are replaced: killed in between, it counts as not prepared.
@@ -292,7 +299,7 @@ class _Preparation:
             view, self.options, self.statistics_options, CoOccurrenceOptions(), self.negatives
         )
 
-    def finish(self) -> Prepared:
+    def finish(self) -> None:
         """Writes what all views share."""
         wanted = fingerprint(
             self.source, statistics_files.FORMAT, dataclasses.asdict(self.statistics_options)
@@ -314,7 +321,6 @@ class _Preparation:
                 self.events.item_counts(self.assignment.codes, TRAIN),
             )
         write_manifest(self.folder, self.manifest)
-        return Prepared.open(self.out, self.dataset.spec.name, self.split.name)
 
     def _counted(self) -> dict[str, Any]:
         num_users = self.dataset.users.num_rows

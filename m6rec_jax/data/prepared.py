@@ -14,6 +14,7 @@ Light: serving opens it without tensorflow.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 from collections.abc import Iterable, Sequence
@@ -29,6 +30,7 @@ from m6rec_jax.data.co_occurrence import CoOccurrence
 from m6rec_jax.data.statistics import Statistics
 from m6rec_jax.errors import DataError
 from m6rec_jax.io.atomic import atomic_file, write_atomically
+from m6rec_jax.io.buckets import bucket_errors, kept_copy, path_of
 from m6rec_jax.io.closest import did_you_mean
 from m6rec_jax.io.hashing import hash_files
 from m6rec_jax.io.staged import is_cut_short
@@ -72,7 +74,7 @@ class Prepared:
     """A prepared split of a data set. Make it with `Prepared.open`.
 
     Attributes:
-      data_dir: the TFDS data_dir.
+      data_dir: the TFDS data_dir; may be the address of a bucket.
       manifest: what `prepare.json` holds.
     """
 
@@ -88,8 +90,10 @@ class Prepared:
             update of it was cut short.
         """
         path = folder_of(data_dir, dataset, split) / MANIFEST
-        if not path.is_file():
-            found = sorted(str(p.parent.name) for p in Path(data_dir).glob(f"*/{MANIFEST}"))
+        with bucket_errors(path, "read"):
+            text = path.read_text("utf-8") if path.is_file() else None
+        if text is None:
+            found = sorted(str(p.parent.name) for p in path_of(data_dir).glob(f"*/{MANIFEST}"))
             wanted = path.parent.name
             raise DataError(
                 f"{data_dir} holds no prepared {wanted!r}{did_you_mean(wanted, found)} "
@@ -101,14 +105,15 @@ class Prepared:
                 "others; `m6rec data update` finishes it"
             )
         try:
-            return cls(Path(data_dir), json.loads(path.read_text("utf-8")))
+            return cls(path_of(data_dir), json.loads(text))
         except ValueError as error:
             raise DataError(f"{path} is damaged: {error}; prepare the data set again") from error
 
-    @property
+    @functools.cached_property
     def folder(self) -> Path:
-        """Where manifest, statistics and catalogue lie."""
-        return folder_of(self.data_dir, self.manifest["dataset"], self.manifest["split"]["name"])
+        """Where manifest, statistics and catalogue lie; of a bucket, a copy on the local disk."""
+        names = (self.manifest["dataset"], self.manifest["split"]["name"])
+        return kept_copy(folder_of(self.data_dir, *names))
 
     @property
     def vocabulary_file(self) -> Path:
@@ -184,7 +189,7 @@ def read_catalogue(folder: str | os.PathLike[str]) -> Catalogue:
 
 def folder_of(data_dir: str | os.PathLike[str], dataset: str, split: str) -> Path:
     """Where a prepared split keeps its manifest."""
-    return Path(data_dir) / views.config_prefix(dataset, split)
+    return path_of(data_dir) / views.config_prefix(dataset, split)
 
 
 def write_catalogue(

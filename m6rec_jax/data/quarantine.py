@@ -8,7 +8,7 @@ import fnmatch
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -27,7 +27,9 @@ _CLEANED = "cleaned_from"
 
 
 class Quarantine:
-    """Open files for rejected rows and for the clean folder. Call `close` at the end.
+    """Open files for rejected rows and for the clean folder. A context manager.
+
+    What was begun in a block that ends with an error is no data set: it has no `dataset.json`.
 
     Rejected rows of all tables share one file: its columns are those of all tables together, as
     text. A CSV row with the wrong number of columns is kept whole in `quarantine_text`.
@@ -37,7 +39,7 @@ class Quarantine:
         if path.suffix.lower() not in (".csv", ".parquet"):
             raise DataError(f"{path} must end in .csv or .parquet: rejected rows are written to it")
         self.path = path
-        self.clean = path.with_name(f"{path.stem}-clean")
+        self.clean = clean_folder(path)
         self.spec = spec
         self._columns = [*_OWN, *_all_columns(directory, spec), _TEXT]
         self._schema = pa.schema(
@@ -52,6 +54,7 @@ class Quarantine:
         try:
             self._check_free(directory)
             self.clean.mkdir(parents=True, exist_ok=True)
+            (self.clean / SPEC_FILE).unlink(missing_ok=True)
             if path.suffix.lower() == ".csv":
                 self._csv = path.open("w", encoding="utf-8", newline="")
                 csv.writer(self._csv).writerow(self._columns)
@@ -123,14 +126,17 @@ class Quarantine:
         own = dict(zip(_OWN, (table, file, row, reason), strict=True))
         self._write([{**own, _TEXT: text}])
 
-    def close(self) -> None:
-        """Finishes all files; writes the clean folder's `dataset.json`."""
-        if self._csv is not None:
-            self._csv.close()
-        if self._parquet is not None:
-            self._parquet.close()
-        for writer in self._tables.values():
-            writer.close()
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        for file in (self._csv, self._parquet, *self._tables.values()):
+            if file is not None:
+                with contextlib.suppress(OSError) if error else contextlib.nullcontext():
+                    file.close()
+        if error is not None:
+            self.path.unlink(missing_ok=True)
+            return
         spec = self.spec
         replace(
             spec,
@@ -145,6 +151,11 @@ class Quarantine:
             csv.DictWriter(self._csv, self._columns, restval="").writerows(rows)
         elif self._parquet is not None:
             self._parquet.write_table(pa.Table.from_pylist(rows, schema=self._schema))
+
+
+def clean_folder(path: Path) -> Path:
+    """Where the rows without errors go when the others go to a file."""
+    return path.with_name(f"{path.stem}-clean")
 
 
 def _all_columns(directory: Path, spec: DatasetSpec) -> list[str]:

@@ -35,6 +35,7 @@ import gin
 from m6rec_jax.data.schema import SPEC_FILE
 from m6rec_jax.errors import DataError
 from m6rec_jax.io.atomic import replaced_folder
+from m6rec_jax.io.buckets import in_bucket, path_of
 from m6rec_jax.io.closest import did_you_mean
 from m6rec_jax.io.hashing import file_digest, file_sha256
 from m6rec_jax.io.progress import progress_bar
@@ -229,10 +230,16 @@ def _discover() -> None:
                 raise
 
 
-def default_cache_dir() -> Path:
-    """`$M6REC_DATA_DIR`, or `~/.cache/m6rec`."""
+def default_data_dir() -> Path:
+    """Where prepared data lie: `$M6REC_DATA_DIR`, also in a bucket, or `~/.cache/m6rec`."""
     configured = os.environ.get(DATA_DIR_VARIABLE)
-    return Path(configured).expanduser() if configured else Path.home() / ".cache" / "m6rec"
+    return path_of(configured).expanduser() if configured else Path.home() / ".cache" / "m6rec"
+
+
+def default_cache_dir() -> Path:
+    """The same for what must lie on a local disk: `~/.cache/m6rec` where that is a bucket."""
+    found = default_data_dir()
+    return Path.home() / ".cache" / "m6rec" if in_bucket(found) else found
 
 
 def _print(message: str) -> None:

@@ -12,10 +12,12 @@ from typing import Any, NamedTuple
 
 from m6rec_jax import __version__
 from m6rec_jax.data import views
+from m6rec_jax.data.bucket_data_dir import local_data_dir
 from m6rec_jax.data.prepared import MANIFEST, Prepared, fingerprint, folder_of, write_manifest
 from m6rec_jax.data.splits import Split
 from m6rec_jax.data.tfrecords import build_view
 from m6rec_jax.data.views import RowWriter
+from m6rec_jax.io.full_disk import full_disk_errors
 from m6rec_jax.io.progress import progress_bar
 
 # Raise it when the rendering changes, so that data prepared before are rendered again.
@@ -49,7 +51,7 @@ def prepare_texts(
     """Writes the views of a split, unless they are on disk, made from the same.
 
     Args:
-      out: the TFDS data_dir.
+      out: the TFDS data_dir; may be in a bucket.
       dataset: its name.
       split: of the data set.
       wanted: the views that are made.
@@ -58,6 +60,21 @@ def prepare_texts(
       render: makes the rows, in any order.
       progress: whether to show bars.
     """
+    with local_data_dir(out, dataset, split.name) as data_dir, full_disk_errors(data_dir):
+        _prepare_texts(data_dir, dataset, split, wanted, files, options, render, progress)
+    return Prepared.open(out, dataset, split.name)
+
+
+def _prepare_texts(
+    out: Path,
+    dataset: str,
+    split: Split,
+    wanted: Sequence[str],
+    files: Iterable[Path],
+    options: Any,
+    render: Render,
+    progress: bool,
+) -> None:
     folder = folder_of(out, dataset, split.name)
     targets = {view: views.tfds_folder(out, dataset, split.name, view) for view in wanted}
     settings = dataclasses.asdict(options)
@@ -66,8 +83,8 @@ def prepare_texts(
     source = fingerprint(FORMAT, __version__, described, settings, columns, files=files)
     built = all((target / "dataset_info.json").is_file() for target in targets.values())
     if built and _fingerprint_of(folder) == source:
-        log.info("%s is prepared already", folder)
-        return Prepared.open(out, dataset, split.name)
+        log.info("%s is prepared already", folder.name)
+        return
     rendered = folder / "rendered"
     shutil.rmtree(rendered, ignore_errors=True)
     writers = {}
@@ -93,7 +110,6 @@ def prepare_texts(
     }
     write_manifest(folder, {**manifest, **own})
     shutil.rmtree(rendered)
-    return Prepared.open(out, dataset, split.name)
 
 
 def _fingerprint_of(folder: Path) -> str | None:

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from m6rec_jax.data.splits import STATISTICS_PARTS, USER_STATISTICS_PARTS
+from m6rec_jax.io.full_disk import mapped_array
 
 # Of each event: `counted` for everybody or for its user only (see `StatisticsState.update`).
 _EVENTS = {
@@ -212,4 +213,4 @@ def _mean(total: np.ndarray, count: np.ndarray) -> np.ndarray:
 
 
 def _array(folder: Path, name: str, kind: type, size: int) -> np.ndarray:
-    return np.lib.format.open_memmap(folder / f"{name}.npy", "w+", kind, (size,))
+    return mapped_array(folder / f"{name}.npy", kind, (size,))

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from m6rec_jax.data.splits import PARTS
 from m6rec_jax.errors import DataError
+from m6rec_jax.io.buckets import path_of
 from m6rec_jax.io.closest import did_you_mean
 from m6rec_jax.text.writing_templates import WRITING
 
@@ -126,7 +127,7 @@ def config_prefix(dataset: str, split: str) -> str:
 def tfds_folder(data_dir: str | Path, dataset: str, split: str, view: str) -> Path:
     """Folder that holds a view's shards and `dataset_info.json`."""
     config = f"{config_prefix(dataset, split)}.{check_view(view)}"
-    return Path(data_dir) / TFDS_NAME / config / VERSION
+    return path_of(data_dir) / TFDS_NAME / config / VERSION
 
 
 def schema(view: str) -> pa.Schema:

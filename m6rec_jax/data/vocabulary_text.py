@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import gin
 
-from m6rec_jax.data.prepared import VOCABULARY, Prepared
+from m6rec_jax.data.prepared import VOCABULARY, Prepared, folder_of
 from m6rec_jax.data.views import COLUMNS, check_view
 from m6rec_jax.errors import ConfigError
+from m6rec_jax.io.buckets import bucket_copies, check_writable, path_of
 from m6rec_jax.text.vocabulary_training import TrainedVocabulary, train_vocabulary
 
 DEFAULT_VIEWS = ("groups", "documents")
@@ -68,7 +69,7 @@ def train_on_prepared(
         train_on_prepared.shared = 'foundation'
 
     Args:
-      data_dir: the TFDS data_dir that `m6rec data prepare` wrote to.
+      data_dir: the TFDS data_dir that `m6rec data prepare` wrote to, also in a bucket.
       dataset, split, views: name of the data set, of the split, and whose views' text is read, each
         with its own frequencies.
       output: where the model file goes; None: where the data set's tasks look for it.
@@ -96,13 +97,20 @@ def train_on_prepared(
         # Texts have no template.
         if "dataset_spec" in prepared.manifest:
             outcomes |= dict.fromkeys(outcome.text for outcome in prepared.template().outcomes)
-    path = output or opened[0][0].vocabulary_file
-    if shared and output is None:
-        path = Path(data_dir) / shared / VOCABULARY
+    # The data set's own tasks look beside its manifest.
+    name = shared or folder_of(data_dir, *wanted[0][:2]).name
+    path = path_of(output or path_of(data_dir) / name / VOCABULARY)
+    check_writable(path.parent)
 
     def texts(has_template: bool) -> Iterator[str]:
         for prepared, of in opened:
             if ("dataset_spec" in prepared.manifest) == has_template:
                 yield from training_texts(prepared, of)
 
-    return train_vocabulary(texts(True), path, prose=texts(False), keep_apart=list(outcomes))
+    with bucket_copies() as copies:
+        trained = train_vocabulary(
+            texts(True), copies.of(path), prose=texts(False), keep_apart=list(outcomes)
+        )
+        for file in (path.with_suffix(".json"), path):
+            copies.store(file)
+    return dataclasses.replace(trained, model_file=str(path))

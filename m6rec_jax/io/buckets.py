@@ -1,19 +1,53 @@
-"""Addresses in buckets (gs://...), and the package that they need."""
+"""Addresses in buckets (gs://...): paths, what they need, and copies of what is there.
+
+What is read or written at any place of a file, or by a library that knows no buckets, goes by way
+of a copy on a local disk (`BucketCopies`).
+"""
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import importlib.util
 import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import cast
 
-from m6rec_jax.errors import CheckpointError
+from m6rec_jax import errors
+from m6rec_jax.errors import CheckpointError, ConfigError, DataError, M6RecError
 
 PACKAGE = "google-cloud-storage"
 INSTALLATION = f"pip install {PACKAGE} (the extra m6rec_jax[tpu] brings it)"
+_SCHEMES = ("gs", "s3", "az", "hf")
+_ADVICE = (
+    "is the address right, are there credentials for it (gcloud auth application-default login; "
+    "AWS_ACCESS_KEY_ID), and the package that speaks to it (tensorflow for gs://; for s3:// "
+    "s3fs, with EPATH_USE_TF=0 in the environment)?"
+)
 
 
 def in_bucket(path: str | os.PathLike[str]) -> bool:
     """Whether a path is an address, not a local one."""
     return "://" in os.fspath(path)
+
+
+def path_of(path: str | os.PathLike[str]) -> Path:
+    """A local path, or one of etils with the same methods for an address.
+
+    Raises:
+      ConfigError: no bucket is known by such an address.
+    """
+    if not in_bucket(path):
+        return Path(path)
+    from etils import epath
+
+    address = os.fspath(path)
+    if address.split("://")[0] not in _SCHEMES:
+        known = ", ".join(f"{scheme}://" for scheme in _SCHEMES)
+        raise ConfigError(f"{address}: no address of a bucket begins so (known: {known})")
+    return cast(Path, epath.Path(address))
 
 
 def can_use_buckets() -> bool:
@@ -38,3 +72,142 @@ def check_bucket(path: str | os.PathLike[str]) -> None:
             f"{os.fspath(path)} is in a bucket, and checkpoints there need {PACKAGE}: "
             f"{INSTALLATION}"
         )
+
+
+@contextlib.contextmanager
+def bucket_errors(path: str | os.PathLike[str], tried: str) -> Iterator[None]:
+    """Whatever the library of a bucket raises, as a DataError; what a local path raises stays.
+
+    Args:
+      path: of what is tried.
+      tried: "read", "written".
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, M6RecError) or not in_bucket(path):
+            raise
+        reason = f"{type(error).__name__}: {str(error)[:300]}"
+        raise DataError(f"{os.fspath(path)} cannot be {tried}: {reason}; {_ADVICE}") from error
+
+
+def check_writable(folder: str | os.PathLike[str]) -> None:
+    """Writes to a folder in a bucket, so that no work is lost for want of it; local ones are fine.
+
+    Raises:
+      DataError: it cannot be written.
+    """
+    if not in_bucket(folder):
+        return
+    with bucket_errors(folder, "written"):
+        path = path_of(folder)
+        path.mkdir(parents=True, exist_ok=True)
+        trial = path / f".m6rec-{os.getpid()}"
+        trial.write_text("may be removed")
+        trial.unlink()
+
+
+class BucketCopies:
+    """A local folder in which every address has a place.
+
+    Args:
+      folder: exists.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._fetched: dict[Path, tuple[int, float]] = {}
+
+    def of(self, path: str | os.PathLike[str]) -> Path:
+        """Where the copy is; a local path is its own."""
+        if not in_bucket(path):
+            return Path(path)
+        return self._folder / os.fspath(path_of(path)).replace("://", "/")
+
+    def shown(self, text: str) -> str:
+        """A text with addresses in place of their copies."""
+        for scheme in _SCHEMES:
+            text = text.replace(f"{self._folder}/{scheme}/", f"{scheme}://")
+        return text
+
+    def fetch(self, path: str | os.PathLike[str]) -> Path:
+        """Copies a file or folder here, if it is there; what was copied and has not changed, stays.
+
+        Raises:
+          DataError: it cannot be read.
+        """
+        if in_bucket(path):
+            with bucket_errors(path, "read"):
+                self._fetch(path_of(path))
+        return self.of(path)
+
+    def _fetch(self, source: Path) -> None:
+        target = self.of(source)
+        if source.is_dir():
+            target.mkdir(parents=True, exist_ok=True)
+            for path in source.iterdir():
+                self._fetch(path)
+        elif source.exists():
+            found = source.stat()
+            version = (found.length, found.mtime)  # type: ignore[attr-defined]
+            # Not all buckets say when a file was changed.
+            if not found.mtime or self._fetched.get(target) != version:  # type: ignore[attr-defined]
+                target.parent.mkdir(parents=True, exist_ok=True)
+                _copy(source, target)
+                self._fetched[target] = version
+
+    def store(self, path: str | os.PathLike[str], last: str = "") -> None:
+        """Copies to its address what was written here; a local path is there already.
+
+        Args:
+          path: a file or folder.
+          last: the name of the file of this folder that says that all others are there.
+
+        Raises:
+          DataError: it cannot be written.
+        """
+        if in_bucket(path):
+            with bucket_errors(path, "written"):
+                self._store(path_of(path), last)
+
+    def _store(self, target: Path, last: str = "") -> None:
+        source = self.of(target)
+        if source.is_dir():
+            for path in sorted(source.iterdir(), key=lambda path: (path.name == last, path.name)):
+                self._store(target / path.name)
+        else:
+            _copy(source, target)
+
+
+def _copy(source: Path, target: Path) -> None:
+    from etils import epath
+
+    epath.Path(source).copy(epath.Path(target), overwrite=True)
+
+
+@contextlib.contextmanager
+def bucket_copies() -> Iterator[BucketCopies]:
+    """Copies that are removed when the block ends; errors in it name addresses, not copies."""
+    with tempfile.TemporaryDirectory(prefix="m6rec-bucket-") as folder:
+        copies = BucketCopies(Path(folder))
+        try:
+            yield copies
+        except M6RecError as error:
+            # Gin makes a class of its own for each error that passes through it.
+            kind = next(k for k in type(error).__mro__ if k is vars(errors).get(k.__name__))
+            raise kind(copies.shown(str(error))) from error
+
+
+@functools.cache
+def _kept() -> tuple[BucketCopies, tempfile.TemporaryDirectory[str]]:
+    folder = tempfile.TemporaryDirectory(prefix="m6rec-bucket-")  # removed when Python ends
+    return BucketCopies(Path(folder.name)), folder
+
+
+def kept_copy(path: str | os.PathLike[str]) -> Path:
+    """The newest version of a file or folder, on a local disk until Python ends.
+
+    Raises:
+      DataError: it cannot be read.
+    """
+    return _kept()[0].fetch(path)

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from m6rec_jax.data.sources import default_cache_dir
+from m6rec_jax.data.sources import default_data_dir
 from m6rec_jax.engine.loaded_model import LoadedModel
 from m6rec_jax.engine.model_folder import DATASETS_FOLDER
 from m6rec_jax.engine.task_settings import task_name
 from m6rec_jax.errors import ConfigError
+from m6rec_jax.io.buckets import kept_copy, path_of
 from m6rec_jax.requests.serving_data import ServingData, prepared_dataset_spec
 
 
@@ -41,7 +42,7 @@ def open_serving_data(
       DataError: the data are missing or damaged.
     """
     task = task_name(model.settings.tasks, task)
-    folder = Path(prepared).expanduser() if prepared else None
+    folder = kept_copy(path_of(prepared).expanduser()) if prepared else None
     own = model.settings.tasks[task].prepared
     spec = _spec(model, task, folder, any_data_set)
     if spec is None:
@@ -52,7 +53,7 @@ def open_serving_data(
                 f"the model folder does not say which prepared data '{task}' was trained on; name "
                 "them with --gin.PREPARED=FOLDER, or --gin.PREPARED=\"''\" where requests bring all"
             )
-        folder = (model.data_dir or default_cache_dir()) / own
+        folder = kept_copy((model.data_dir or default_data_dir()) / own)
     file = None if items is None else Path(items).expanduser()
     return ServingData.open(spec, folder, file, with_statistics=with_statistics)
 

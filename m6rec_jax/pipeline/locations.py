@@ -16,9 +16,10 @@ from pathlib import Path
 import gin
 
 from m6rec_jax.data.prepared import VOCABULARY, Prepared, folder_of
-from m6rec_jax.data.sources import DATA_DIR_VARIABLE, default_cache_dir
+from m6rec_jax.data.sources import DATA_DIR_VARIABLE, default_cache_dir, default_data_dir
 from m6rec_jax.data.splits import KINDS
 from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.io.buckets import in_bucket, kept_copy, path_of
 from m6rec_jax.text.vocabulary import Vocabulary
 
 VOCABULARY_VARIABLE = "M6REC_VOCABULARY"
@@ -26,13 +27,23 @@ VOCABULARY_VARIABLE = "M6REC_VOCABULARY"
 
 @gin.configurable
 def data_dir(path: str | None = None) -> Path:
-    """The folder `m6rec data prepare` wrote to: gin, then `$M6REC_DATA_DIR`, then the cache."""
-    return Path(path).expanduser() if path else default_cache_dir()
+    """The folder `m6rec data prepare` wrote to: gin, then `$M6REC_DATA_DIR`, then the cache.
+
+    It may be in a bucket; the path is then one of etils.
+    """
+    return path_of(path).expanduser() if path else default_data_dir()
 
 
-def dataset_folder(name_or_folder: Path) -> Path:
-    """A folder as it is, or the data set of that name below `data_dir`."""
-    return name_or_folder if name_or_folder.is_dir() else data_dir() / name_or_folder
+def tables_dir() -> Path:
+    """Where data sets lie that are known by name: `data_dir`, or the cache where it is a bucket."""
+    found = data_dir()
+    return default_cache_dir() if in_bucket(found) else found
+
+
+def dataset_folder(name_or_folder: str) -> Path:
+    """A folder or address as it is, or the data set of that name below `tables_dir`."""
+    named = path_of(name_or_folder)
+    return named if in_bucket(named) or named.is_dir() else tables_dir() / named
 
 
 @gin.configurable
@@ -59,7 +70,7 @@ def vocabulary_file(
         return shared_vocabulary(shared)
     named = path or os.environ.get(VOCABULARY_VARIABLE)
     if named:
-        return Path(named).expanduser()
+        return path_of(named).expanduser()
     return folder_of(data_dir(), dataset, split) / VOCABULARY
 
 
@@ -117,7 +128,8 @@ def load_vocabulary(dataset: str, split: str) -> Vocabulary:
             f"no vocabulary at {path}: train one with `m6rec vocab train`, or name a SentencePiece "
             f"file with gin's vocabulary_file.path or {VOCABULARY_VARIABLE}"
         )
-    return _vocabulary(str(path.resolve()), path.stat().st_mtime_ns)
+    copy = kept_copy(path)
+    return _vocabulary(str(copy.resolve()), copy.stat().st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=8)

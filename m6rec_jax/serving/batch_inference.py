@@ -14,7 +14,6 @@ import dataclasses
 import functools
 import itertools
 import logging
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +24,7 @@ import pyarrow as pa
 from etils import epath
 
 from m6rec_jax.errors import ConfigError, DataError
-from m6rec_jax.io.buckets import in_bucket
+from m6rec_jax.io.buckets import bucket_copies, bucket_errors, in_bucket
 from m6rec_jax.io.hashing import file_sha256
 from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.io.workers import RayWorkers, ThisProcess, Workers
@@ -201,46 +200,30 @@ def _answer_anywhere(
     chunk_size: int,
     progress: bool,
 ) -> BatchReport:
-    """`answer_file`, by way of a local disk where one of the files is in a bucket."""
-    answer = functools.partial(
-        answer_file, workers, shard=shard, task=task, job=job, chunk_size=chunk_size
-    )
-    if not in_bucket(requests) and not in_bucket(output):
-        return answer(Path(requests), Path(output), progress=progress)
-    with tempfile.TemporaryDirectory() as folder:
-        source, target = Path(folder) / requests.name, Path(folder) / "results" / output.name
-        target.parent.mkdir()
+    """`answer_file`, with copies on the local disk of files in a bucket."""
+    with bucket_copies() as copies:
         begun = output.with_name(f"{output.name}.unfinished")
-        with _as_data_errors(f"{output.parent} cannot be written"):
-            output.parent.mkdir(parents=True, exist_ok=True)
-            begun.touch()
-            finished = output.exists()
-            if finished:  # the summary says of what
-                target.touch()
-                side_files(output)[1].copy(side_files(target)[1])
-        with _as_data_errors(f"{requests} cannot be read"):
-            requests.copy(source)
-        try:
-            report = answer(source, target, progress=progress)
-        except DataError as error:
-            text = str(error).replace(str(target), str(output)).replace(str(source), str(requests))
-            raise DataError(text) from error
-        with _as_data_errors(f"{output.parent} cannot be written"):
+        finished = False
+        if in_bucket(output):
+            with bucket_errors(output.parent, "written"):
+                output.parent.mkdir(parents=True, exist_ok=True)
+                begun.touch()
+                finished = output.exists()
+        target = copies.of(output)
+        if finished:  # the summary says of what
+            copies.fetch(side_files(output)[1])
+            target.touch()
+        report = answer_file(
+            workers, copies.fetch(requests), target, shard, task, job, chunk_size, progress
+        )
+        if in_bucket(output):
             if not finished:
                 # The output last: when it is there, everything is.
-                for own in (*side_files(target), target):
-                    epath.Path(own).copy(output.with_name(own.name), overwrite=True)
-            begun.unlink()
+                for path in (*side_files(output), output):
+                    copies.store(path)
+            with bucket_errors(begun, "removed"):
+                begun.unlink()
     return BatchReport(output, side_files(output)[0], report.totals)
-
-
-@contextlib.contextmanager
-def _as_data_errors(problem: str) -> Iterator[None]:
-    """Whatever the library of a bucket raises, as an error that says what was tried."""
-    try:
-        yield
-    except Exception as error:
-        raise DataError(f"{problem}: {type(error).__name__}: {str(error)[:300]}") from error
 
 
 def answer_file(

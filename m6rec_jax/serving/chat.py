@@ -17,12 +17,13 @@ import gin
 
 from m6rec_jax.bank.loading import load_with_bank
 from m6rec_jax.data.prepared import MANIFEST, read_catalogue
-from m6rec_jax.data.sources import default_cache_dir
+from m6rec_jax.data.sources import default_data_dir
 from m6rec_jax.engine.catalogue_index import CatalogueIndex
 from m6rec_jax.engine.index_files import catalogue_fingerprint, read_manifest
 from m6rec_jax.engine.loaded_model import LoadedModel
 from m6rec_jax.engine.task_settings import dialogue_part
 from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.io.buckets import kept_copy, path_of
 from m6rec_jax.jobs.answering import Parts
 from m6rec_jax.jobs.conversation import Answer, Conversation, ConversationCatalogue
 from m6rec_jax.requests.rendering import RequestRenderer
@@ -201,8 +202,8 @@ def _folder(model: LoadedModel, tasks: Iterable[str], prepared: str | None) -> P
                 "the model folder does not say which prepared data its tasks of dialogues were "
                 "trained on; name the folder with the catalogue with --gin.PREPARED=FOLDER"
             )
-        prepared = str(default_cache_dir() / name)
-    folder = Path(prepared).expanduser()
+        prepared = str(default_data_dir() / name)
+    folder = kept_copy(path_of(prepared).expanduser())
     if not (folder / MANIFEST).is_file():
         raise ConfigError(
             f"there is no prepared data in {folder}, so no catalogue; name the folder that `m6rec "

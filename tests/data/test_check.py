@@ -328,6 +328,50 @@ def test_good_text_in_many_languages_is_not_suspected(tmp_path):
     assert {problem.kind for problem in report.problems} == {"empty_column"}
 
 
+KEYS = st.lists(st.tuples(*map(st.sampled_from, ("abc", "xyz", (10, 20), (1, 5)))), max_size=12)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.sampled_from("ab"), max_size=4), KEYS, KEYS, st.integers(1, 7))
+def test_keys_agree_with_dictionaries(tmp_path_factory, users, events, more, batch_size):
+    """Of users, and of events in two files, each of which numbers its own rows."""
+    folder = tmp_path_factory.mktemp("keys")
+    spec = {**SPEC, "events": {**SPEC["events"], "file": "part-*.csv"}}
+    write(folder, users=["user,age", *[f"{user},1" for user in users]], spec=spec)
+    expected = [
+        ("users.csv", "duplicate_id", row, f"{user!r} stands in row {users.index(user)} already")
+        for row, user in enumerate(users)
+        if users.index(user) < row
+    ]
+    seen = {}
+    for number, part in enumerate((events, more)):
+        file = f"part-{number}.csv"
+        lines = [EVENTS[0], *[",".join(map(str, event)) for event in part]]
+        (folder / file).write_text("\n".join(lines) + "\n")
+        for row, event in enumerate(part):
+            user, item, *_ = event
+            wrong = [("user", user)] * (user not in users) + [("item", item)] * (item == "z")
+            for table, name in wrong:
+                text = f"{name!r} is not in the {table}s table, or rejected there"
+                expected.append((file, f"unknown_{table}", row, text))
+            if not wrong and event in seen:
+                text = f"the same event stands in row {seen[event]} already"
+                expected.append((file, "duplicate_event", row, text))
+            elif not wrong:
+                seen[event] = row
+    report = check_dataset(folder, folder / "rejected.parquet", batch_size=batch_size, max_rows=100)
+    found = set()
+    for row in pq.read_table(report.quarantine).to_pylist():
+        for reason in row["quarantine_reason"].split("; "):
+            column, _, text = reason.partition(": ")
+            assert column in ("user", "item")
+            found.add((row["quarantine_file"], row["quarantine_row"], text))
+    assert found == {(file, row, text) for file, _, row, text in expected}
+    errors = [p for p in report.problems if p.severity == "error"]
+    found = {(p.file, p.kind, row) for p in errors for row in p.rows}
+    assert found == {(file, kind, row) for file, kind, row, _ in expected}
+
+
 # ---- problems of whole files
 
 

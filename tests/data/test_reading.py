@@ -293,3 +293,23 @@ def test_row_numbers_after_ragged_rows(tmp_path, monkeypatch, block):
         values += [int(value) for value in raw.batch.column("a").to_pylist()]
     assert [row for _, row, *_ in ragged] == [0, 7, 8, 30, 49]
     assert numbers == values == [row for row in range(50) if row not in (0, 7, 8, 30, 49)]
+
+
+@pytest.mark.parametrize("line", [b"1,2", b"\xe9,2", b"1,2,3"])
+def test_no_thread_is_about_to_free_a_csv_file_when_python_may_end(tmp_path, monkeypatch, line):
+    """Arrow's threads have let go of it by then, whether it was read to its end or not."""
+    path = tmp_path / "table.csv"
+    path.write_bytes(b"a,b\n" + b"".join([line, b"\n1,2\n"]) * 30)
+    wait, left = files._wait_until_gone, []
+
+    def watch(watched):
+        wait(watched)
+        left.append([reference() for reference in watched])
+
+    monkeypatch.setattr(files, "_wait_until_gone", watch)
+    for _ in range(20):
+        list(files.raw_batches([path], on_ragged=lambda *_: None))
+        begun = files.raw_batches([path], None, 5, on_ragged=lambda *_: None)
+        next(begun)
+        begun.close()
+    assert left == [[None, None]] * 40

@@ -1,0 +1,105 @@
+"""Which rows of a data set repeat an earlier one or refer to nobody, found by DuckDB.
+
+All keys go into a database on disk, so that memory is bounded whatever the number of rows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+# Held at most; more is spilled to the temporary folder (`TMPDIR`).
+_MEMORY = "512MB"
+_KEYS = {
+    "users": {"id": "VARCHAR"},
+    "items": {"id": "VARCHAR"},
+    "events": {"user": "VARCHAR", "item": "VARCHAR", "time": "DOUBLE", "value": "DOUBLE"},
+}
+_REFERENCES = {"user": "users", "item": "items"}
+
+
+@contextlib.contextmanager
+def key_table() -> Iterator[KeyTable]:
+    """Yields an empty one, whose database is removed when the block ends."""
+    with tempfile.TemporaryDirectory(prefix="m6rec-keys-") as folder:
+        config: dict[str, Any] = {"memory_limit": _MEMORY, "temp_directory": f"{folder}/spilled"}
+        with duckdb.connect(f"{folder}/keys.duckdb", config=config) as database:
+            yield KeyTable(database)
+
+
+class KeyTable:
+    """The keys of one table, and the ids of users and items to which events may refer.
+
+    A row has a `place`, its number among all that were read of its table, and a `row`, the number
+    by which its file knows it.
+    """
+
+    def __init__(self, database: duckdb.DuckDBPyConnection) -> None:
+        self._database = database
+        self._known: set[str] = set()
+
+    def begin(self, table: str) -> None:
+        """Begins with users, items or events; where one was left out, all its ids are good."""
+        keys = ", ".join(f"{name} {kind}" for name, kind in _KEYS[table].items())
+        for name, columns in (
+            ("keys", f"place BIGINT, row BIGINT, good BOOLEAN, {keys}"),
+            ("faults", "kind VARCHAR, place BIGINT, first BIGINT"),
+        ):
+            self._database.execute(f"CREATE OR REPLACE TABLE {name} ({columns})")
+        if table in _REFERENCES.values():
+            self._known.add(table)
+            self._database.execute(f"CREATE TABLE {table} (id VARCHAR)")
+
+    def add(self, columns: Mapping[str, Any]) -> None:
+        """Adds rows: their place, row, whether they are good, and the columns of their key."""
+        self._insert("keys", columns)
+
+    def keep_ids(self, table: str, ids: pa.Array) -> None:
+        """Takes ids for those of users or items that exist."""
+        self._insert(table, {"id": ids})
+
+    def find_faults(self, table: str) -> None:
+        """Finds what good rows repeat, and (events) those whose user or item is not known."""
+        for column, others in _REFERENCES.items():
+            if table == "events" and others in self._known:
+                self._database.execute(
+                    f"""INSERT INTO faults SELECT 'unknown_{column}', place, NULL FROM keys
+                    ANTI JOIN {others} ON {column} = id WHERE {column} IS NOT NULL"""
+                )
+        key = ", ".join(_KEYS[table])
+        kind = "duplicate_event" if table == "events" else "duplicate_id"
+        self._database.execute(
+            f"""INSERT INTO faults
+            WITH good AS (FROM keys ANTI JOIN faults USING (place) WHERE good),
+              repeated AS (
+                SELECT {key}, min(place) AS first_place, arg_min(row, place) AS first FROM good
+                GROUP BY {key} HAVING count(*) > 1)
+            SELECT '{kind}', place, first FROM good JOIN repeated USING ({key})
+            WHERE place > first_place"""
+        )
+
+    def faults(self, kind: str, start: int, stop: int) -> list[tuple[int, int]]:
+        """What was found from one place up to another.
+
+        Args:
+          kind: `duplicate_id`, `duplicate_event`, `unknown_user` or `unknown_item`.
+
+        Returns:
+          each place with the row in which the same stands first (None for what is not known).
+        """
+        found: list[tuple[int, int]] = self._database.execute(
+            "SELECT place, first FROM faults WHERE kind = ? AND place >= ? AND place < ? "
+            "ORDER BY place",
+            [kind, start, stop],
+        ).fetchall()
+        return found
+
+    def _insert(self, table: str, columns: Mapping[str, Any]) -> None:
+        self._database.register("batch", pa.table(dict(columns)))
+        self._database.execute(f"INSERT INTO {table} SELECT * FROM batch")
+        self._database.unregister("batch")

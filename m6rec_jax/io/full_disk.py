@@ -1,0 +1,53 @@
+"""Disks without room: said in a way that a user can mend, and not found out by dying."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+
+from m6rec_jax.errors import DataError, first_line
+
+# Without room, over a quota, or over the size that the system lets a file have.
+_NUMBERS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_OF_DATABASES = (duckdb.IOException, duckdb.OutOfMemoryException, duckdb.TransactionException)
+
+
+@contextlib.contextmanager
+def full_disk_errors(*paths: str | Path | None) -> Iterator[None]:
+    """Names a disk that has no room.
+
+    Args:
+      paths: that are written to, if any.
+
+    Raises:
+      DataError: the block failed for want of room.
+    """
+    try:
+        yield
+    except (OSError, *_OF_DATABASES) as error:
+        if isinstance(error, OSError) and error.errno not in _NUMBERS:
+            raise
+        named = " or ".join(str(path) for path in paths if path is not None)
+        raise DataError(
+            f"no room on the disk of {named} ({first_line(error)}): free "
+            "some, or name a folder on another disk (TMPDIR for what is on the way). Nothing that "
+            "is half written is taken for whole; run the same command again"
+        ) from error
+
+
+def mapped_array(path: Path, kind: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """An array in a new file, to be written to by way of memory.
+
+    Its room is taken at once: where there is none left later, the system ends the process.
+    """
+    array = np.lib.format.open_memmap(path, "w+", kind, shape)
+    with path.open("r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array
