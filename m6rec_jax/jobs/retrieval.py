@@ -13,6 +13,7 @@ import gin
 import jax.numpy as jnp
 import numpy as np
 
+from m6rec_jax.engine.catalogue_index import TopK
 from m6rec_jax.engine.index_files import StoredIndex
 from m6rec_jax.engine.retrieval import item_embeddings, user_embeddings
 from m6rec_jax.errors import DataError
@@ -21,13 +22,13 @@ from m6rec_jax.jobs.answering import (
     Answerer,
     Parts,
     ScoredItem,
-    by_task,
     check_default_k,
     check_finite,
     check_k,
     excluded_ids,
     title_of,
 )
+from m6rec_jax.jobs.index_search import IndexAnswerer, Query
 from m6rec_jax.jobs.job import (
     Array,
     Columns,
@@ -274,7 +275,7 @@ class RetrievalTask:
 
 
 @gin.configurable(allowlist=["k", "max_k", "exclude_seen"])
-class RetrievalAnswers(Answerer[RetrievalTask]):
+class RetrievalAnswers(IndexAnswerer[RetrievalTask]):
     """Ids *and* scores of the items that fit best.
 
     Args:
@@ -306,29 +307,32 @@ class RetrievalAnswers(Answerer[RetrievalTask]):
         check_k(request, self.max_k, "RetrievalAnswers.max_k")
         return self.of_task(task).renderer.render(request)
 
-    def answer(self, accepted: Sequence[Accepted]) -> list[Retrieved]:
+    def index(self, task: str) -> StoredIndex:
+        return self.of_task(task).index
+
+    def query(self, accepted: Sequence[Accepted]) -> Query:
         users = self.parts.retriever().embed_users(
             [one.text.history for one in accepted], [one.task for one in accepted]
         )
         check_finite(accepted, users)
-        results: dict[int, Retrieved] = {}
-        for task, members in by_task(accepted).items():
-            own = self.of_task(task)
-            seen = [excluded_ids(accepted[i].request, self._exclude_seen) for i in members]
-            found = own.index.top_k(users[members], self.max_k, seen, self.parts.batch_sizes)
-            for i, ids, scores in zip(members, found.ids, found.scores, strict=True):
-                k = accepted[i].request.k or self._k
-                left = ids[:k][ids[:k] >= 0]
-                results[i] = Retrieved(
-                    [own.index.ids[item] for item in left], scores[: len(left)], own.catalogue
-                )
-        return [results[i] for i in range(len(accepted))]
+        excluded = [excluded_ids(one.request, self._exclude_seen) for one in accepted]
+        return Query(users, self.max_k, excluded)
+
+    def results(self, task: str, accepted: Sequence[Accepted], found: TopK) -> list[Retrieved]:
+        own = self.of_task(task)
+        results = []
+        for one, ids, scores in zip(accepted, found.ids, found.scores, strict=True):
+            left = ids[: one.request.k or self._k]
+            left = left[left >= 0]
+            names = [own.index.ids[item] for item in left]
+            results.append(Retrieved(names, scores[: len(left)], own.catalogue))
+        return results
 
     def describe(self, task: str) -> Mapping[str, Any]:
         index = self.of_task(task).index
         return {
             "index": [index.manifest.model, index.manifest.catalogue],
-            "search": type(index.search).__name__,
+            "approximate": index.approximate,
             "k": self._k,
             "max_k": self.max_k,
             "exclude_seen": self._exclude_seen,

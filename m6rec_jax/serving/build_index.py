@@ -35,6 +35,7 @@ def build_index(
     prepared: str | None = None,
     items: str | None = None,
     graph: bool = False,
+    part_items: int | None = None,
     batch_size: int = 32,
     block: int = DEFAULT_BLOCK,
     rules: LogicalRules | None = None,
@@ -49,6 +50,9 @@ def build_index(
       bank, task, step, prepared, items, batch_size, rules, engine, progress: see
         `batch_inference.infer_requests`.
       graph: also make what approximate search needs (usearch).
+      part_items: of a part of the index, for a catalogue that no memory holds; None: all. Scores
+        are those of one part to the last bit where it is a multiple of
+        `CatalogueIndex.items_per_step`.
       block: items embedded between two records of progress.
 
     Raises:
@@ -78,6 +82,7 @@ def build_index(
             functools.partial(workers.map, _embedded),
             **described,
             graph=graph,
+            part_items=part_items,
             block=block,
             progress=progress,
         )
