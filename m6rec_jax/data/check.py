@@ -24,7 +24,7 @@ from m6rec_jax.data.report import Findings, Report
 from m6rec_jax.data.schema import SPEC_FILE, DatasetSpec, TableSpec
 from m6rec_jax.data.splits import Split
 from m6rec_jax.data.template_needs import TemplateNeeds, items_without_text, optional_item_templates
-from m6rec_jax.data.values import FIRST_TIME, LAST_TIME, out_of_range
+from m6rec_jax.data.values import FIRST_TIME, LAST_TIME, out_of_range, unknown_id_hint
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.text.format_strings import text_of
 from m6rec_jax.text.records import Item
@@ -197,7 +197,11 @@ class _Check:
             self._write(rows, good)
         if len(labels) == 1 and self.report.num_rows["events"] > 1:
             which = "positive" if labels == {1} else "negative"
-            text = f"every value is {which} with label.at_least = {self.spec.label.at_least:g}"
+            text = (
+                f"every value is {which} with label.at_least = {self.spec.label.at_least:g}, so a "
+                "scorer learns nothing; set another, or leave `label` out where every event is a "
+                "positive, such as a purchase: negatives are then sampled"
+            )
             self.findings.add("one_label", "events", paths[0].name, spec.value or "", example=text)
 
     def _event_columns(
@@ -223,6 +227,7 @@ class _Check:
                 for offset, (index, identifier) in enumerate(zip(indices, ids, strict=True)):
                     if index < 0 and identifier is not None:
                         text = f"{identifier!r} is not in the {kind[8:]}s table, or rejected there"
+                        text += unknown_id_hint(identifier)
                         rows.reject(kind, [offset], column, text)
             numbers.append(np.asarray(indices, np.float64))
         rows.convert(spec.time, columns.TIME)
@@ -357,7 +362,13 @@ def _hashes(keys: np.ndarray) -> np.ndarray:
 _CONTROL = r"[\x00-\x08\x0B\x0C\x0E-\x1F\x7F-\x{9F}]"
 # U+FFFD, or UTF-8 that was read as Latin-1 or Windows-1252 (é as Ã©, an apostrophe as â€™).
 _WRONG_ENCODING = r"\x{FFFD}|[\x{C2}\x{C3}][\x{80}-\x{BF}]|\x{E2}\x{20AC}"
-_TEXT_NOTES = {"control_characters": _CONTROL, "wrong_encoding": _WRONG_ENCODING}
+# How pandas and databases write what is missing, once it has become text.
+_MISSING = r"(?i)^\s*(nan|none|null|<na>|n/a)\s*$"
+_TEXT_NOTES = {
+    "control_characters": _CONTROL,
+    "wrong_encoding": _WRONG_ENCODING,
+    "missing_as_text": _MISSING,
+}
 
 
 @dataclass(slots=True)

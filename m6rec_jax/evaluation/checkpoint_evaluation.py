@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import gin
 import jax
 from etils import epath
 
+from m6rec_jax.checkpoints.location import locate, read_manifest
 from m6rec_jax.engine.model_folder import RestoredModel, restore_model
-from m6rec_jax.evaluation.evaluator import Evaluator
+from m6rec_jax.evaluation.evaluator import Evaluator, check_task
 from m6rec_jax.evaluation.prediction_files import check_ending, write_predictions
 from m6rec_jax.io.atomic import check_output, write_atomically
 from m6rec_jax.io.json_text import json_text
+from m6rec_jax.pipeline.run_vocabulary import with_own_vocabulary
 from m6rec_jax.pipeline.task_rows import task_vocabulary
 
 
 @gin.configurable
+@with_own_vocabulary
 def evaluate(
     model_dir: str = gin.REQUIRED,
     mixture_or_task_name: str = gin.REQUIRED,
@@ -65,6 +69,7 @@ def evaluate(
 
 
 @gin.configurable
+@with_own_vocabulary
 def infer(
     model_dir: str = gin.REQUIRED,
     mixture_or_task_name: str = gin.REQUIRED,
@@ -149,6 +154,11 @@ def restored_evaluator(
     # Without `k` gin sets `Evaluator.ks`; an argument would override it.
     lists: dict[str, Any] = {} if k is None else {"ks": (k,)}
     evaluator = Evaluator(name, lengths, batch_size, split=split, limit=limit, **lists)
+    if not Path(model_dir).is_file():  # before the rest of a large checkpoint is read
+        location = locate(model_dir, step)
+        prompts = read_manifest(location).build_model_config().prompts
+        for task in evaluator.tasks:
+            check_task(task, prompts, model_dir)
     restored = restore_model(
         model_dir,
         step=step,

@@ -387,7 +387,7 @@ def by_task(accepted: Sequence[Accepted]) -> dict[str, list[int]]:
 
 def excluded_ids(request: Request, exclude_seen: bool) -> list[str]:
     """Ids of items that must not be recommended."""
-    seen = [item.id for _, item in request.behaviours] if exclude_seen else []
+    seen = [*(item.id for _, item in request.behaviours), *request.unknown] if exclude_seen else []
     return [*seen, *request.exclude]
 
 

@@ -40,6 +40,10 @@ from m6rec_jax.sharding import LogicalRules, data_parallel, make_mesh
 
 log = logging.getLogger(__name__)
 
+_GAPS = {
+    "no_behaviours": "without behaviours",
+    "unknown_items": "with behaviours left out, whose items the catalogue does not have",
+}
 _ARROW_TYPES = {
     "float": pa.list_(pa.float32()),
     "int": pa.list_(pa.int32()),
@@ -60,7 +64,7 @@ class BatchReport:
     totals: Totals
 
     def __str__(self) -> str:
-        """The closing line, and another one where fields were ignored."""
+        """The closing line, and others where something was missing or ignored."""
         totals = self.totals
         number = sum(totals.rejected.values())
         kinds = ", ".join(f"{kind} {count:,}" for kind, count in totals.rejected.most_common())
@@ -68,6 +72,9 @@ class BatchReport:
             f"{totals.answered + number:,} requests: {totals.answered:,} answered ({self.output}), "
             f"{number:,} rejected ({self.rejected}{': ' if kinds else ''}{kinds})"
         )
+        gaps = [f"{_GAPS[name]} {count:,}" for name, count in totals.gaps.most_common()]
+        if gaps:
+            text += f"\nAnswered with what is known, in rows: {', '.join(gaps)}"
         if totals.ignored:
             named = ", ".join(f"{_plain(n)} {count:,}" for n, count in totals.ignored.most_common())
             text += f"\nFields that the data set does not have were ignored, in rows: {named}"
@@ -361,6 +368,7 @@ def _accepted(asked: _Asked, service: Service, chunk: Chunk) -> _Answered:
                 found.accepted.append(answer)
                 found.kept.append(index)
                 found.totals.count_ignored(answer.request.ignored)
+                found.totals.gaps.update(answer.request.gaps)
                 continue
             problem = answer
         assert problem is not None

@@ -15,11 +15,13 @@ import numpy as np
 from m6rec_jax.bank.loading import load_with_bank
 from m6rec_jax.engine.index_files import DEFAULT_BLOCK, IndexManifest, write_index
 from m6rec_jax.engine.loaded_model import LoadedModel
+from m6rec_jax.engine.model_folder import read_settings
 from m6rec_jax.engine.retrieval import Retriever
 from m6rec_jax.engine.task_settings import task_name
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.io.buckets import in_bucket
 from m6rec_jax.io.workers import RayWorkers, ThisProcess, Workers
+from m6rec_jax.jobs.job import jobs
 from m6rec_jax.jobs.request_data import open_serving_data
 from m6rec_jax.sharding import LogicalRules, data_parallel, make_mesh
 
@@ -67,6 +69,8 @@ def build_index(
         raise ConfigError(
             "m6rec index build runs in one process, on all of its devices; --engine ray has several"
         )
+    if bank is None and Path(model_dir).is_dir():
+        _check_retrieves(model_dir)
     rules = data_parallel() if rules is None else tuple(rules)
     make = functools.partial(_open, str(model_dir), bank, step, task, rules, batch_size)
     with contextlib.ExitStack() as stack:
@@ -85,6 +89,18 @@ def build_index(
             part_items=part_items,
             block=block,
             progress=progress,
+        )
+
+
+def _check_retrieves(model_dir: str | Path) -> None:
+    """Raises ConfigError where no task of a run embeds items, before the run is loaded."""
+    kinds = {name: own.kind for name, own in read_settings(model_dir).tasks.items()}
+    able = [name for name, job in jobs().items() if job.needs == "retrieval projections"]
+    if not any(kind in able for kind in kinds.values()):
+        told = ", ".join(f"{name} ({kind})" for name, kind in sorted(kinds.items())) or "none"
+        raise ConfigError(
+            f"{model_dir} does not retrieve, so it embeds no items; its tasks: {told}. Tune one "
+            "for retrieval (gin_configs/runs/finetune_retrieval.gin), and name its MODEL_DIR"
         )
 
 
