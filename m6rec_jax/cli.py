@@ -209,6 +209,32 @@ def _parser() -> argparse.ArgumentParser:
     )
     takes_gin(prepare)
     prepare.set_defaults(run=subcommands.run_data_prepare)
+    init = actions.add_parser(
+        "init", help="draft a dataset.json for tables of your own, and say what was guessed"
+    )
+    init.add_argument(
+        "tables",
+        type=existing_path,
+        nargs="+",
+        metavar="TABLE",
+        help="of events, of items and perhaps of users: CSV or Parquet files in one folder",
+    )
+    init.add_argument("--name", help="of the data set (default: what the folder is called)")
+    init.add_argument(
+        "--at-least",
+        type=float,
+        metavar="VALUE",
+        help="from which value an event is a positive (default: what divides them most evenly)",
+    )
+    init.set_defaults(run=subcommands.run_data_init)
+    show = actions.add_parser(
+        "show", help="rows of prepared data as a model reads them, and what is odd about them"
+    )
+    show.add_argument("name", help="of a prepared data set, such as corner-shop.leave_one_out")
+    show.add_argument("--view", help="such as groups (default: all that are prepared)")
+    show.add_argument("--part", default="train", help="of the split (default train)")
+    show.add_argument("--rows", type=int, default=2, help="of each view (default 2)")
+    show.set_defaults(run=subcommands.run_data_show)
     sample = actions.add_parser("sample", help="a smaller data set folder, of some of the users")
     sample.add_argument(
         "folder", type=local_path, help="a data set folder, or the name of a fetched data set"

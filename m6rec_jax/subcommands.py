@@ -182,6 +182,40 @@ def _configure_data(args: argparse.Namespace) -> None:
     _configure(args)
 
 
+def run_data_show(args: argparse.Namespace) -> None:
+    from m6rec_jax.data.prepared import CATALOGUE, Prepared
+    from m6rec_jax.data.show import show_catalogue, show_rows
+    from m6rec_jax.pipeline.locations import data_dir
+    from m6rec_jax.text.vocabulary import Vocabulary
+
+    prepared = Prepared.find(data_dir(), args.name)
+    views = prepared.manifest["views"] if args.view is None else [args.view]
+    counts = {view: prepared.num_rows(view) for view in views}
+    # tensorflow takes seconds to import.
+    from m6rec_jax.pipeline.prepared_rows import read_rows
+
+    count = None
+    if prepared.vocabulary_file.is_file():
+        vocabulary = Vocabulary(prepared.vocabulary_file)
+        count = lambda text: len(vocabulary.encode_array(text))  # noqa: E731
+    else:
+        print(f"no vocabulary at {prepared.vocabulary_file}: tokens are not counted")
+    for view, rows in counts.items():
+        print(f"{view}: {', '.join(f'{part} {number:,}' for part, number in rows.items())} rows")
+        part = args.part if args.part in rows else next(iter(rows))
+        if rows[part]:
+            found = read_rows(prepared, view, part)
+            print(*show_rows(view, found, args.rows, count), sep="\n")
+    if (prepared.folder / CATALOGUE).is_file():
+        print(*show_catalogue(prepared.catalogue(), args.rows), sep="\n")
+
+
+def run_data_init(args: argparse.Namespace) -> None:
+    from m6rec_jax.data.first_draft import draft_dataset
+
+    print(*draft_dataset(args.tables, args.name, args.at_least), sep="\n")
+
+
 def run_data_sample(args: argparse.Namespace) -> None:
     _look_first(args, reads=())
     from m6rec_jax.data.sampling import sample_dataset

@@ -27,6 +27,8 @@ Array = jax.Array
 
 NO_ITEM = -1
 
+# Items that a device ranks at a time.
+ITEMS_PER_STEP = 32_768
 # Of `approx_max_k` on TPUs, whose units sort slowly and find maxima of bins fast.
 TPU_RECALL_TARGET = 0.99
 # Most items per user that may be excluded in the smallest program, and how much larger the next one
@@ -103,7 +105,7 @@ class CatalogueIndex:
         embeddings: np.ndarray,
         mesh: Mesh | None = None,
         users_per_step: int = 1024,
-        items_per_step: int = 32_768,
+        items_per_step: int = ITEMS_PER_STEP,
         recall_target: float | None = None,
     ) -> None:
         if recall_target is None:

@@ -134,6 +134,11 @@ class Answerer(abc.ABC, Generic[TaskState]):
           DataError: a catalogue without what the job needs.
         """
 
+    @property
+    def column_types(self) -> Mapping[str, str]:
+        """Columns that results add to a row of a file, see `Result`."""
+        return self.result.column_types  # type: ignore[no-any-return]
+
     def fields(self, task: str) -> RequestFields:
         """Which fields of a request are read."""
         del task

@@ -10,14 +10,25 @@ They answer in three steps, so that the middle one may be done by whoever holds 
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
 
+import gin
 import numpy as np
 
 from m6rec_jax.engine.catalogue_index import TopK
 from m6rec_jax.engine.index_files import StoredIndex
-from m6rec_jax.jobs.answering import Accepted, Answerer, TaskState, by_task
+from m6rec_jax.jobs.answering import (
+    Accepted,
+    Answerer,
+    Parts,
+    ScoredItem,
+    TaskState,
+    by_task,
+    title_of,
+)
+from m6rec_jax.text.records import Item
 
 
 class Query(NamedTuple):
@@ -34,8 +45,80 @@ class Query(NamedTuple):
     excluded: Sequence[Sequence[str]]
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Retrieved:
+    """Items of the catalogue, best first.
+
+    Attributes:
+      item_ids: of the items.
+      scores: cosine similarities, or what a reranker orders by, float32 `[items]`.
+      catalogue: items by id, for their titles.
+    """
+
+    column_types: ClassVar[Mapping[str, str]] = {"item_ids": "string", "scores": "float"}
+    item_ids: Sequence[str]
+    scores: np.ndarray
+    catalogue: Mapping[str, Item] = dataclasses.field(repr=False)
+
+    @property
+    def items(self) -> list[ScoredItem]:
+        """Items with their scores."""
+        known = [self.catalogue.get(id_) for id_ in self.item_ids]
+        return [
+            ScoredItem(id_, id_ if item is None else title_of(item), score)
+            for id_, item, score in zip(self.item_ids, known, self.scores.tolist(), strict=True)
+        ]
+
+    def columns(self) -> Mapping[str, Any]:
+        titles = [item.title for item in self.items]
+        return {"item_ids": self.item_ids, "scores": self.scores, "titles": titles}
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class ItemLists:
+    """What lists of items are like.
+
+    Attributes:
+      titles: files of results have them, too, in the column `titles`.
+      distinct: of items with the same text, which tie, only the first stands in a list.
+    """
+
+    titles: bool = False
+    distinct: bool = False
+
+
 class IndexAnswerer(Answerer[TaskState]):
     """Answers with items of an index; see the module."""
+
+    def __init__(self, parts: Parts) -> None:
+        super().__init__(parts)
+        self.lists = ItemLists()
+
+    @property
+    def column_types(self) -> Mapping[str, str]:
+        titles = {"titles": "string"} if self.lists.titles else {}
+        return {**super().column_types, **titles}
+
+    def listed(
+        self, task: str, ids: Sequence[str], scores: np.ndarray, k: int, items: Mapping[str, Item]
+    ) -> Retrieved:
+        """The k best of what was found, as `ItemLists` wants them.
+
+        Args:
+          task: of retrieval.
+          ids, scores: of the items found, best first; scores may go on.
+          k: how many are wanted.
+          items: of the catalogue, by id.
+        """
+        places = list(range(len(ids)))
+        if self.lists.distinct:
+            template, first = self.parts.data(task).template, dict[str, int]()
+            for place, id_ in enumerate(ids):
+                text = template.item(items[id_]) if id_ in items else id_
+                first.setdefault(text, place)
+            places = list(first.values())
+        return Retrieved([ids[place] for place in places[:k]], scores[places[:k]], items)
 
     @abc.abstractmethod
     def index(self, task: str) -> StoredIndex:

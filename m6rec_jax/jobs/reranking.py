@@ -5,6 +5,7 @@ Its rows name that co-occurrence in words; `engine.reranking` orders a retriever
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -26,9 +27,9 @@ from m6rec_jax.jobs.answering import (
     check_k,
     excluded_ids,
 )
-from m6rec_jax.jobs.index_search import IndexAnswerer, Query
+from m6rec_jax.jobs.index_search import IndexAnswerer, Query, Retrieved
 from m6rec_jax.jobs.job import TaskRows, register
-from m6rec_jax.jobs.retrieval import RetrievalTask, Retrieved
+from m6rec_jax.jobs.retrieval import RetrievalTask
 from m6rec_jax.jobs.scoring import ScoringJob
 from m6rec_jax.requests.rendering import RequestText
 from m6rec_jax.requests.request import Request
@@ -155,10 +156,9 @@ class RerankingAnswers(IndexAnswerer[_RerankingTask]):
         )
         results = []
         for request, items, scores in zip(requests, best.ids, best.scores, strict=True):
-            left = items[: request.k or self._k]
-            left = left[left >= 0]
-            names = [own.ids[item] for item in left]
-            results.append(Retrieved(names, scores[: len(left)], own.found.catalogue))
+            names = [own.ids[item] for item in items[items >= 0]]
+            k = request.k or self._k
+            results.append(self.listed(own.retrieval, names, scores, k, own.found.catalogue))
         return results
 
     def describe(self, task: str) -> Mapping[str, Any]:
@@ -173,6 +173,7 @@ class RerankingAnswers(IndexAnswerer[_RerankingTask]):
             "max_k": self.max_k,
             "depth": self._depth,
             "exclude_seen": self._exclude_seen,
+            "lists": dataclasses.asdict(self.lists),
         }
 
     def warm_up(self, tasks: Iterable[str]) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import gin
 import jax.numpy as jnp
@@ -21,14 +21,12 @@ from m6rec_jax.jobs.answering import (
     Accepted,
     Answerer,
     Parts,
-    ScoredItem,
     check_default_k,
     check_finite,
     check_k,
     excluded_ids,
-    title_of,
 )
-from m6rec_jax.jobs.index_search import IndexAnswerer, Query
+from m6rec_jax.jobs.index_search import IndexAnswerer, Query, Retrieved
 from m6rec_jax.jobs.job import (
     Array,
     Columns,
@@ -238,34 +236,6 @@ def _in_front(item_ids: np.ndarray) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Retrieved:
-    """Items of the catalogue, best first.
-
-    Attributes:
-      item_ids: of the items.
-      scores: cosine similarities, or what a reranker orders by, float32 `[items]`.
-      catalogue: items by id, for their titles.
-    """
-
-    column_types: ClassVar[Mapping[str, str]] = {"item_ids": "string", "scores": "float"}
-    item_ids: Sequence[str]
-    scores: np.ndarray
-    catalogue: Mapping[str, Item] = dataclasses.field(repr=False)
-
-    @property
-    def items(self) -> list[ScoredItem]:
-        """Items with their scores."""
-        known = [self.catalogue.get(id_) for id_ in self.item_ids]
-        return [
-            ScoredItem(id_, id_ if item is None else title_of(item), score)
-            for id_, item, score in zip(self.item_ids, known, self.scores.tolist(), strict=True)
-        ]
-
-    def columns(self) -> Mapping[str, Any]:
-        return {"item_ids": self.item_ids, "scores": self.scores}
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
 class RetrievalTask:
     """What answering one task takes."""
 
@@ -321,11 +291,10 @@ class RetrievalAnswers(IndexAnswerer[RetrievalTask]):
     def results(self, task: str, accepted: Sequence[Accepted], found: TopK) -> list[Retrieved]:
         own = self.of_task(task)
         results = []
-        for one, ids, scores in zip(accepted, found.ids, found.scores, strict=True):
-            left = ids[: one.request.k or self._k]
-            left = left[left >= 0]
-            names = [own.index.ids[item] for item in left]
-            results.append(Retrieved(names, scores[: len(left)], own.catalogue))
+        for one, items, scores in zip(accepted, found.ids, found.scores, strict=True):
+            ids = [own.index.ids[item] for item in items[items >= 0]]
+            k = one.request.k or self._k
+            results.append(self.listed(task, ids, scores, k, own.catalogue))
         return results
 
     def describe(self, task: str) -> Mapping[str, Any]:
@@ -336,6 +305,7 @@ class RetrievalAnswers(IndexAnswerer[RetrievalTask]):
             "k": self._k,
             "max_k": self.max_k,
             "exclude_seen": self._exclude_seen,
+            "lists": dataclasses.asdict(self.lists),
         }
 
     def warm_up(self, tasks: Iterable[str]) -> None:

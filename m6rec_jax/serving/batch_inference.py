@@ -324,7 +324,7 @@ def _asked(service: Service, task: str, job: str | None) -> _Asked:
     answerer = service.answerer(job)
     described = service.describe(task, job)
     in_parts = isinstance(answerer, IndexAnswerer) and answerer.index(task).num_parts > 1
-    return _Asked(task, job, answerer.result.column_types, described, in_parts)
+    return _Asked(task, job, answerer.column_types, described, in_parts)
 
 
 @dataclasses.dataclass(slots=True)

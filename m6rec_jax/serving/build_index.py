@@ -12,7 +12,9 @@ import gin
 import jax
 import numpy as np
 
+from m6rec_jax import configuration
 from m6rec_jax.bank.loading import load_with_bank
+from m6rec_jax.engine.catalogue_index import ITEMS_PER_STEP
 from m6rec_jax.engine.index_files import DEFAULT_BLOCK, IndexManifest, write_index
 from m6rec_jax.engine.loaded_model import LoadedModel
 from m6rec_jax.engine.model_folder import read_settings
@@ -52,9 +54,9 @@ def build_index(
       bank, task, step, prepared, items, batch_size, rules, engine, progress: see
         `batch_inference.infer_requests`.
       graph: also make what approximate search needs (usearch).
-      part_items: of a part of the index, for a catalogue that no memory holds; None: all. Scores
-        are those of one part to the last bit where it is a multiple of
-        `CatalogueIndex.items_per_step`.
+      part_items: of a part of the index, for a catalogue that no memory holds; None: all. It is
+        rounded up to whole steps of the search (`CatalogueIndex.items_per_step`), so that scores
+        are those of an index of one part to the last bit.
       block: items embedded between two records of progress.
 
     Raises:
@@ -71,6 +73,9 @@ def build_index(
         )
     if bank is None and Path(model_dir).is_dir():
         _check_retrieves(model_dir)
+    if part_items is not None:
+        step_items = configuration.bound("CatalogueIndex.items_per_step", ITEMS_PER_STEP)
+        part_items = -(-part_items // step_items) * step_items
     rules = data_parallel() if rules is None else tuple(rules)
     make = functools.partial(_open, str(model_dir), bank, step, task, rules, batch_size)
     with contextlib.ExitStack() as stack:

@@ -5,6 +5,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
+import gin
 import pytest
 
 from m6rec_jax import doctor
@@ -41,6 +42,7 @@ def test_the_catalogue_of_an_index_lies_where_gin_says(
 ) -> None:
     prepared = str(served / "cache" / served_films.PREPARED)
     index = tmp_path / "index"
+    gin.parse_config("CatalogueIndex.items_per_step = 5")
     build_index(index, served / "run", task="next", prepared=prepared, part_items=5, progress=False)
     monkeypatch.setenv("M6REC_DATA_DIR", str(tmp_path))
     found = []

@@ -81,9 +81,10 @@ def test_an_index_in_parts_is_searched_by_all_workers(served: Path, tmp_path: Pa
     settings: dict[str, Any] = {"prepared": str(data), "task": "next", "batch_size": 4}
     settings |= {"model_dir": served / "run", "progress": False}
     gin.parse_config("CatalogueIndex.items_per_step = 3\nWorkerOptions.number = 2")
-    for engine, part_items in (("process", None), ("ray", 3)):
+    for engine, part_items in (("process", None), ("ray", 2)):
         folder = tmp_path / engine
-        build_index(folder / "index", part_items=part_items, **settings)
+        manifest = build_index(folder / "index", part_items=part_items, **settings)
+        assert manifest.part_items == (12 if part_items is None else 3)  # whole steps
         own = settings | {"index": str(folder / "index"), "chunk_size": 5, "engine": engine}
         for job in ("retrieval", "reranking"):
             infer_requests(requests, folder / f"{job}.jsonl", job=job, **own)
