@@ -40,6 +40,7 @@ from gin import config_parser
 
 from m6rec_jax.errors import ConfigError, first_line
 from m6rec_jax.io.closest import did_you_mean
+from m6rec_jax.source_parameters import parameters_of
 
 # Macros that mean the same in all files, whether or not one mentions them.
 MACROS: Mapping[str, str] = {
@@ -61,6 +62,8 @@ READ_BY_COMMANDS = {
     *("TRAINABLE", "TRAIN_STEPS", "RULES", "VOCAB_SIZE"),
 }
 logger = logging.getLogger(__name__)
+# How alike a name must be to one that exists to be a misspelling of it.
+_NEAR = 0.85
 # A value without quotes that cannot be anything but a string: a path, a name, an address.
 _BARE_STRING = re.compile(r"[A-Za-z_./~][\w ./~:+=-]*")
 
@@ -300,6 +303,10 @@ def _note(statement: Any, origin: Origin, parsed: ParsedConfig) -> str:
         if _is_macro_reference(part):
             parsed.macro_uses.setdefault("/".join(part.scopes), origin)
     if parameter:
+        # A near miss alone: whatever else is wrong is better told once all is imported.
+        known = parameters_of(selector.rsplit(".", 1)[-1]) or [parameter]
+        if parameter not in known and difflib.get_close_matches(parameter, known, 1, _NEAR):
+            raise _no_parameter(selector, parameter, known, origin)
         return ""
     name = f"{scope}/{selector}" if scope else selector
     parsed.macros[name], parsed.values[name] = origin, value
@@ -378,13 +385,19 @@ def _check_parameter(selector: str, parameter: str, origin: Origin) -> None:
         return
     names = [name for name in parameters if name != "self"]
     if parameter not in names:
-        own = difflib.get_close_matches(parameter, names, n=1, cutoff=0.85)
+        own = difflib.get_close_matches(parameter, names, 1, _NEAR)
         hint = "" if own else _closest_in_groups(parameter, configurable)
-        raise ConfigError(
-            f"{origin}: '{selector}' has no parameter '{parameter}'"
-            f"{hint or did_you_mean(parameter, names)}. Its parameters: {', '.join(names)}"
-            f"{_quote(origin)}"
-        )
+        raise _no_parameter(selector, parameter, names, origin, hint)
+
+
+def _no_parameter(
+    selector: str, parameter: str, names: Sequence[str], origin: Origin, hint: str = ""
+) -> ConfigError:
+    return ConfigError(
+        f"{origin}: '{selector}' has no parameter '{parameter}'"
+        f"{hint or did_you_mean(parameter, names)}. Its parameters: {', '.join(names)}"
+        f"{_quote(origin)}"
+    )
 
 
 def _closest_in_groups(parameter: str, configurable: Any) -> str:
