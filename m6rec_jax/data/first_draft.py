@@ -40,7 +40,7 @@ _EVENTS = re.compile(
 )
 _USERS = re.compile(r"user|customer|member|client|person|visitor|account|reader|household", re.I)
 _TIMES = re.compile(r"time|date|when|stamp|(^|_)(at|ts|on)$", re.I)
-_VALUES = re.compile(r"rating|stars|score|value|quantity|amount|seconds|dwell|duration", re.I)
+_VALUES = re.compile(r"rating|stars|score|value|seconds|dwell|duration", re.I)
 _IDS = re.compile(r"id$|sku|key|code|ean", re.I)
 # Unix seconds of 1973: smaller numbers are hardly times.
 _LEAST_SECONDS = 1e8
@@ -75,26 +75,28 @@ def draft_dataset(
     events, items, users = _roles([_Table.read(path) for path in tables])
     item_columns = _kinds(items.table, items.id)
     texts = text_columns(item_columns, items.table.path)
-    taken = {items.of, *(() if users is None else (users.of,))}
-    if users is None:
-        user = next((own for own in events.columns if _USERS.search(own) and own not in taken), "")
+    if users is not None:
+        user = users.of
+    else:
+        others = (own for own in events.columns if own != items.of)
+        user = next((own for own in others if _USERS.search(own)), "")
         if not user:
             raise events.error("which column is the user", "call it user_id")
-        taken.add(user)
+    time, hint = _time(events, {user, items.of})
+    taken = {user, items.of, time}
+    value = next((own for own in events.columns if _is_value(events, own, taken)), None)
+    threshold, told = None, "no column of values: every event is a positive, negatives are sampled"
+    if value is not None:
+        numbers = columns.convert(events.columns[value], columns.VALUE)[0].to_pylist()
+        threshold, told = positives(Counter(numbers), at_least)
+    if users is None:
         ids = list(_all_ids(events.path, user))
         with atomic_file(folder / "users.parquet") as scratch:
             pq.write_table(pa.table({user: pa.array(ids, pa.string())}), scratch)
         of_users, where = TableSpec(user, {}, "users.parquet"), f"{len(ids):,} ids, written there"
     else:
-        user = users.of
         of_users = TableSpec(users.id, _kinds(users.table, users.id), users.table.path.name)
         where = _shown(of_users)
-    time, hint = _time(events, taken)
-    value = next((own for own in events.columns if _is_value(events, own, {*taken, time})), None)
-    threshold, told = None, "no column of values: every event is a positive, negatives are sampled"
-    if value is not None:
-        numbers = columns.convert(events.columns[value], columns.VALUE)[0].to_pylist()
-        threshold, told = positives(Counter(numbers), at_least)
     spec = DatasetSpec(
         name=name or folder.name,
         users=of_users,
@@ -190,7 +192,7 @@ def _roles(tables: Sequence[_Table]) -> tuple[_Table, _Linked, _Linked | None]:
     found.sort(key=lambda link: bool(_USERS.search(f"{link.table.path.stem} {link.id} {link.of}")))
     if len(found) == 1 and _USERS.search(found[0].table.path.stem):
         raise DataError(
-            f"{events.path.name} and {found[0].table.path.name}: a table of items lacks"
+            f"{events.path.name} and {found[0].table.path.name}: a table of items is missing"
         )
     return events, found[0], found[1] if len(found) > 1 else None
 

@@ -256,6 +256,28 @@ def gin_config(text: str) -> Iterator[None]:
         gin.clear_config()
 
 
+def test_lists_with_titles_and_without_doubles(folder: Path, tmp_path: Path) -> None:
+    """A film is in the catalogue a second time, with the same text and so the same score."""
+    twin = served_films.Item("twin", dict(served_films.ITEMS[4].attributes))
+    data = served_films.write_data(tmp_path / "data", items=[*served_films.ITEMS, twin])
+    index = str(tmp_path / "index")
+    build_index(index, folder / "run", task="next", prepared=str(data), progress=False)
+    row = request(1) | {"behaviours": [], "k": 13}
+    requests = served_films.write_rows(tmp_path / "requests.jsonl", [row])
+    own = {"requests": requests, "index": index, "prepared": str(data)}
+    infer(folder, tmp_path / "all.jsonl", "next", **own)
+    with gin_config("ItemLists.titles = True\nItemLists.distinct = True"):
+        infer(folder, tmp_path / "distinct.jsonl", "next", **own)
+    (whole,), (found,) = (read_rows(tmp_path / f"{n}.jsonl") for n in ("all", "distinct"))
+    assert "titles" not in whole
+    assert whole["item_ids"].index("twin") == whole["item_ids"].index("f4") + 1
+    assert found["item_ids"] == [id_ for id_ in whole["item_ids"] if id_ != "twin"]
+    scores = dict(zip(whole["item_ids"], whole["scores"], strict=True))
+    assert found["scores"] == [scores[id_] for id_ in found["item_ids"]]
+    titles = {item.id: item.attributes["title"] for item in served_films.ITEMS}
+    assert found["titles"] == [titles[id_] for id_ in found["item_ids"]]
+
+
 def test_what_was_found_can_be_scored(folder: Path, tmp_path: Path) -> None:
     """The output of retrieval is the input of scoring: the scorer ranks the retriever's best."""
     infer(folder, tmp_path / "found.jsonl", "next", index=str(folder / "index"))
