@@ -17,6 +17,18 @@ def local_path(text: str) -> Path:
     return Path(text).expanduser()
 
 
+def existing_path(text: str) -> Path:
+    """A path on a local disk, of something that is there.
+
+    Raises:
+      ArgumentTypeError: it is an address, or nothing is there.
+    """
+    path = local_path(text)
+    if not path.exists():
+        raise argparse.ArgumentTypeError(f"{text}: nothing is there")
+    return path
+
+
 def path_or_address(text: str) -> str:
     """An address of a bucket as it is, or a path on a local disk."""
     return text if "://" in text else str(Path(text).expanduser())

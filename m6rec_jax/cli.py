@@ -5,8 +5,10 @@ files and folders.
 """
 
 import argparse
+import contextlib
 import errno
 import logging
+import multiprocessing
 import os
 import re
 import sys
@@ -15,7 +17,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from m6rec_jax import __version__, subcommands
-from m6rec_jax.arguments import local_path, path_or_address, takes_gin
+from m6rec_jax.arguments import existing_path, local_path, path_or_address, takes_gin
 from m6rec_jax.compress_arguments import add_compress
 from m6rec_jax.errors import ConfigError, M6RecError, UnreachableError
 from m6rec_jax.export_arguments import add_edge, add_export
@@ -45,8 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one sub-command; returns the exit status.
 
     1 is for a report that found something wrong (a run that does not fit or is worse than another,
-    a damaged task in a bank), 2 for an error that the user can fix, 3 for other processes of the
-    run, or a bucket, that do not answer: another start may help.
+    a damaged task in a bank) and for errors of the program, 2 for an error that the user can fix, 3
+    for other processes of the run, or a bucket, that do not answer: another start may help.
     """
     # A console script does not look for modules in the current directory, where a user's own tasks
     # are. It goes last, so that nothing there can shadow a library.
@@ -60,14 +62,29 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.error(f"m6rec {_command(args)} takes no gin settings: {' '.join(rest)}")
         return args.run(args) or 0
     except (Exception, KeyboardInterrupt) as error:
-        return _failed(error)
+        status = _failed(error)
+        if argv is None:
+            _leave(status)
+        return status
+
+
+def _leave(status: int) -> None:
+    """Ends the process of a command that failed, while what its error holds is still there.
+
+    To destroy it may take forever: a tf.data pipeline waits for threads, which wait for Python.
+    """
+    for child in multiprocessing.active_children():  # input processes, which `exit` would end
+        child.kill()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # nobody may be listening any more
+            stream.flush()
+    os._exit(status)
 
 
 def _failed(error: Exception | KeyboardInterrupt) -> int:
     """Prints what went wrong; returns the exit status. One of several processes ends here, at once.
 
-    Raises:
-      error: where a user cannot fix it, and there are no other processes.
+    What a user cannot fix has a traceback, and status 1.
     """
     processes = sys.modules.get("m6rec_jax.sharding.processes")
     if processes is None or not processes.are_joined():
@@ -75,7 +92,8 @@ def _failed(error: Exception | KeyboardInterrupt) -> int:
             print("m6rec: stopped", file=sys.stderr)
             return subcommands.EXIT_OF_SIGNALS["SIGINT"]
         if not _is_fixable(error):
-            raise error
+            traceback.print_exception(error)
+            return 1
         print(f"m6rec: {_message(error)}", file=sys.stderr)
         return _status(error)
     status = 1
@@ -200,6 +218,32 @@ def _parser() -> argparse.ArgumentParser:
     )
     takes_gin(update)
     update.set_defaults(run=subcommands.run_data_update)
+    init = actions.add_parser(
+        "init", help="draft a dataset.json for tables of your own, and say what was guessed"
+    )
+    init.add_argument(
+        "tables",
+        type=existing_path,
+        nargs="+",
+        metavar="TABLE",
+        help="of events, of items and perhaps of users: CSV or Parquet files in one folder",
+    )
+    init.add_argument("--name", help="of the data set (default: what the folder is called)")
+    init.add_argument(
+        "--at-least",
+        type=float,
+        metavar="VALUE",
+        help="from which value an event is a positive (default: what divides them most evenly)",
+    )
+    init.set_defaults(run=subcommands.run_data_init)
+    show = actions.add_parser(
+        "show", help="rows of prepared data as a model reads them, and what is odd about them"
+    )
+    show.add_argument("name", help="of a prepared data set, such as corner-shop.leave_one_out")
+    show.add_argument("--view", help="such as groups (default: all that are prepared)")
+    show.add_argument("--part", default="train", help="of the split (default train)")
+    show.add_argument("--rows", type=int, default=2, help="of each view (default 2)")
+    show.set_defaults(run=subcommands.run_data_show)
     sample = actions.add_parser("sample", help="a smaller data set folder, of some of the users")
     sample.add_argument(
         "folder", type=path_or_address, help="a data set folder, or the name of a fetched data set"
@@ -261,7 +305,7 @@ def _parser() -> argparse.ArgumentParser:
     report = commands.add_parser(
         "report", help="one page about a run: metrics beside baselines, curves, examples"
     )
-    report.add_argument("folder", type=local_path, metavar="RUN", help="MODEL_DIR of a run")
+    report.add_argument("folder", type=existing_path, metavar="RUN", help="MODEL_DIR of a run")
     report.add_argument(
         "--output", type=local_path, metavar="FILE", help="the page (default RUN/report.html)"
     )
@@ -300,7 +344,7 @@ def _parser() -> argparse.ArgumentParser:
     # Of a task it may be in a bucket.
     infer.add_argument("--output", type=path_or_address, metavar="FILE", help="where results go")
     infer.add_argument(
-        "--index", type=local_path, metavar="FOLDER", help="of the catalogue, to retrieve"
+        "--index", type=existing_path, metavar="FOLDER", help="of the catalogue, to retrieve"
     )
     takes_gin(infer)
     infer.set_defaults(run=subcommands.run_infer)
@@ -310,7 +354,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     chat.add_argument(
         "--user",
-        type=local_path,
+        type=existing_path,
         metavar="FILE",
         help="what is known of the user: a request in JSON, as for m6rec infer",
     )
@@ -416,9 +460,9 @@ def _add_serve(commands: Any) -> None:
         "(pip install 'm6rec_jax[serve]'). Tokens may also stand in the environment, in "
         "M6REC_READ_TOKEN and M6REC_ADMIN_TOKEN.",
     )
-    command.add_argument("folder", type=local_path, metavar="RUN", help="MODEL_DIR of a run")
+    command.add_argument("folder", type=existing_path, metavar="RUN", help="MODEL_DIR of a run")
     command.add_argument(
-        "--bank", type=local_path, metavar="DIR", help="a bank, whose tasks are served"
+        "--bank", type=existing_path, metavar="DIR", help="a bank, whose tasks are served"
     )
     command.add_argument(
         "--index",

@@ -3,7 +3,7 @@
 from typing import Any
 
 from m6rec_jax import subcommands
-from m6rec_jax.arguments import local_path, takes_gin
+from m6rec_jax.arguments import existing_path, local_path, takes_gin
 
 
 def add_compress(commands: Any) -> None:
@@ -15,7 +15,9 @@ def add_compress(commands: Any) -> None:
         help="a run folder with fewer heads, feed-forward columns and layers: those that the loss "
         "depends on most",
     )
-    structure.add_argument("run_folder", type=local_path, metavar="RUN", help="MODEL_DIR of a run")
+    structure.add_argument(
+        "run_folder", type=existing_path, metavar="RUN", help="MODEL_DIR of a run"
+    )
     structure.add_argument("--output", type=local_path, required=True, metavar="DIR")
     for name, text in (
         ("--heads", "of every attention"),
@@ -37,7 +39,7 @@ def add_compress(commands: Any) -> None:
     pack = actions.add_parser(
         "pack", help="one small file of a run: sparse weights of 8 bits, vocabulary, settings"
     )
-    pack.add_argument("run_folder", type=local_path, metavar="RUN", help="MODEL_DIR of a run")
+    pack.add_argument("run_folder", type=existing_path, metavar="RUN", help="MODEL_DIR of a run")
     pack.add_argument(
         "--output", type=local_path, required=True, metavar="FILE", help="such as model.m6rec"
     )
@@ -54,7 +56,9 @@ def add_compress(commands: Any) -> None:
         help="a run folder with fewer pieces: those that its training data have least of go, the "
         "others keep their embeddings",
     )
-    vocabulary.add_argument("run_folder", type=local_path, metavar="RUN", help="MODEL_DIR of a run")
+    vocabulary.add_argument(
+        "run_folder", type=existing_path, metavar="RUN", help="MODEL_DIR of a run"
+    )
     vocabulary.add_argument("--output", type=local_path, required=True, metavar="DIR")
     vocabulary.add_argument(
         "--size",

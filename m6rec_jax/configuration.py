@@ -13,17 +13,20 @@ Files are looked for in the current directory first and then among the files shi
 package, so a command works from any directory.
 
 gin itself reports an unknown name without a hint and an undefined macro without a line, so the
-statements are walked here, checked one by one, and then bound through gin's own functions.
+statements are walked here, checked one by one, and then bound through gin's own functions. What can
+be said without importing what they configure is said first (`check_config`): that takes seconds.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import importlib.util
 import inspect
 import logging
 import os
 import re
+import sys
 import tokenize
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,6 +40,7 @@ from gin import config_parser
 
 from m6rec_jax.errors import ConfigError, first_line
 from m6rec_jax.io.closest import did_you_mean
+from m6rec_jax.source_parameters import parameters_of
 
 # Macros that mean the same in all files, whether or not one mentions them.
 MACROS: Mapping[str, str] = {
@@ -58,8 +62,10 @@ READ_BY_COMMANDS = {
     *("TRAINABLE", "TRAIN_STEPS", "RULES", "VOCAB_SIZE"),
 }
 logger = logging.getLogger(__name__)
+# How alike a name must be to one that exists to be a misspelling of it.
+_NEAR = 0.85
 # A value without quotes that cannot be anything but a string: a path, a name, an address.
-_BARE_STRING = re.compile(r"[A-Za-z_./~][\w./~:+=-]*")
+_BARE_STRING = re.compile(r"[A-Za-z_./~][\w ./~:+=-]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +82,17 @@ class Origin:
 
 @dataclass(slots=True)
 class ParsedConfig:
-    """What was read. `files` in the order they were opened; `macros` name -> where set last."""
+    """What was read.
+
+    Attributes:
+      files: in the order they were opened.
+      macros, values: name -> where set last, and to what.
+      macro_uses: name -> where used first.
+    """
 
     files: list[Path] = field(default_factory=list)
     macros: dict[str, Origin] = field(default_factory=dict)
+    values: dict[str, Any] = field(default_factory=dict)
     macro_uses: dict[str, Origin] = field(default_factory=dict)
 
 
@@ -117,6 +130,33 @@ def find_file(name: str, origin: Origin | None = None) -> Path:
     )
 
 
+def check_config(files: Sequence[str | Path] = (), bindings: Sequence[str] = ()) -> ParsedConfig:
+    """Reads gin files and bindings without setting or importing anything.
+
+    Args as `parse_config`.
+
+    Raises:
+      ConfigError: unknown file, macro or module, undefined or unset macro, syntax error.
+    """
+    parsed = ParsedConfig()
+    for statement, origin in _all_statements(files, (), parsed):
+        _note(statement, origin, parsed)
+    known = set(parsed.macros) | set(parsed.macro_uses) | set(MACROS)
+    given: dict[str, Origin] = {}
+    for statement, origin in _all_statements((), bindings, parsed):
+        if name := _note(statement, origin, parsed):
+            given[name] = origin
+    # A macro on the command line that no file mentions has no effect: surely a misspelling.
+    for name, origin in given.items():
+        if name not in known and name not in parsed.macro_uses:
+            raise ConfigError(
+                f"{origin}: no gin file uses a macro '{name}'{did_you_mean(name, known)}. "
+                f"Known macros: {', '.join(sorted(known))}"
+            )
+    _check_macros(parsed)
+    return parsed
+
+
 def parse_config(files: Sequence[str | Path] = (), bindings: Sequence[str] = ()) -> ParsedConfig:
     """Reads gin files, then bindings, and locks the configuration. Earlier settings are dropped.
 
@@ -130,28 +170,13 @@ def parse_config(files: Sequence[str | Path] = (), bindings: Sequence[str] = ())
       ConfigError: unknown file, configurable, parameter or macro (with the closest match and
         file:line), undefined or unset macro, module that does not import, syntax error.
     """
+    parsed = check_config(files, bindings)
     gin.clear_config()
-    parsed = ParsedConfig()
-    given: dict[str, Origin] = {}
-    for name in files:
-        _read_file(find_file(str(name)), parsed, ())
-    known = set(parsed.macros) | set(parsed.macro_uses) | set(MACROS)
-    for binding in bindings:
-        macro = _read_binding(binding, parsed)
-        if macro is not None:
-            given[macro] = Origin(f"--gin.{macro}", 0, binding)
-    # A macro on the command line that no file mentions has no effect: surely a misspelling.
-    uses = set(parsed.macro_uses)
-    for macro, origin in given.items():
-        if macro not in known and macro not in uses:
-            raise ConfigError(
-                f"{origin}: no gin file uses a macro '{macro}'{did_you_mean(macro, known)}. "
-                f"Known macros: {', '.join(sorted(known))}"
-            )
-    for macro, origin in given.items():
-        if macro not in uses | READ_BY_COMMANDS:
+    for statement, origin in _all_statements(files, bindings, ParsedConfig()):
+        _apply(statement, origin)
+    for name, origin in parsed.macros.items():
+        if not origin.line and name not in {*parsed.macro_uses, *READ_BY_COMMANDS}:
             logger.warning("%s: nothing in these files uses it, so it changes nothing", origin)
-    _check_macros(parsed)
     try:
         gin.finalize()
     except (ValueError, RuntimeError) as error:
@@ -192,7 +217,19 @@ def bound(parameter: str, default: Any = None) -> Any:
 # --- walking the statements -------------------------------------------------------------------
 
 
-def _read_file(path: Path, parsed: ParsedConfig, including: tuple[Path, ...]) -> None:
+def _all_statements(
+    files: Sequence[str | Path], bindings: Sequence[str], parsed: ParsedConfig
+) -> Iterator[tuple[Any, Origin]]:
+    """All but includes, which are read in their place; each only when it is asked for."""
+    for name in files:
+        yield from _of_file(find_file(str(name)), parsed, ())
+    for binding in bindings:
+        yield from _of_binding(binding)
+
+
+def _of_file(
+    path: Path, parsed: ParsedConfig, including: tuple[Path, ...]
+) -> Iterator[tuple[Any, Origin]]:
     if path.resolve() in including:
         chain = " -> ".join(str(p) for p in (*including, path))
         raise ConfigError(f"gin files include each other in a circle: {chain}")
@@ -203,28 +240,22 @@ def _read_file(path: Path, parsed: ParsedConfig, including: tuple[Path, ...]) ->
         raise ConfigError(f"{path}: cannot be read: {error}") from error
     for statement, origin in _statements(text, _shown(path)):
         if isinstance(statement, config_parser.IncludeStatement):
-            _read_file(find_file(statement.filename, origin), parsed, (*including, path.resolve()))
+            found = find_file(statement.filename, origin)
+            yield from _of_file(found, parsed, (*including, path.resolve()))
         else:
-            _apply(statement, origin, parsed)
+            yield statement, origin
 
 
-def _read_binding(binding: str, parsed: ParsedConfig) -> str | None:
-    """Applies one command line binding; returns the macro's name when it sets a macro."""
+def _of_binding(binding: str) -> Iterator[tuple[Any, Origin]]:
     text = binding.removeprefix("--").removeprefix("gin.").strip()
     name, equals, value = text.partition("=")
     name, value = name.strip(), value.strip()
     if not equals or not name or not value:
         raise ConfigError(f"'{binding}': expected --gin.NAME=VALUE")
-    shown = f"--gin.{name}"
     if _BARE_STRING.fullmatch(value) and not _is_value(value):
         # The shell leaves it alone behind an equals sign.
         value = repr(os.path.expanduser(value) if value.startswith("~/") else value)
-    is_macro = None
-    for statement, origin in _statements(f"{name} = {value}", shown, on_line=False):
-        _apply(statement, origin, parsed)
-        if isinstance(statement, config_parser.BindingStatement) and not statement.arg_name:
-            is_macro = name
-    return is_macro
+    return _statements(f"{name} = {value}", f"--gin.{name}", on_line=False)
 
 
 def _statements(text: str, shown: str, on_line: bool = True) -> Iterator[tuple[Any, Origin]]:
@@ -251,7 +282,53 @@ def _statements(text: str, shown: str, on_line: bool = True) -> Iterator[tuple[A
         raise ConfigError(f"{origin}: not valid gin: {reason}{_quote(origin)}") from error
 
 
-def _apply(statement: Any, origin: Origin, parsed: ParsedConfig) -> None:
+def _note(statement: Any, origin: Origin, parsed: ParsedConfig) -> str:
+    """Checks what can be checked without imports; the name of a macro that is set, or none."""
+    if isinstance(statement, config_parser.ImportStatement):
+        if statement.module.startswith("__gin__"):
+            raise ConfigError(
+                f"{origin}: '{statement.module}' (dynamic registration) is not supported by m6rec; "
+                "run files that use it with `python -m t5x.train`"
+            )
+        if not _is_there(statement.module):
+            raise ConfigError(
+                f"{origin}: cannot import '{statement.module}': there is no such module"
+                f"{_quote(origin)}"
+            )
+        return ""
+    if isinstance(statement, config_parser.BlockDeclaration):
+        return ""
+    scope, selector, parameter, value, _ = statement
+    for part in gin_config._iterate_flattened_values(value):
+        if _is_macro_reference(part):
+            parsed.macro_uses.setdefault("/".join(part.scopes), origin)
+    if parameter:
+        # A near miss alone: whatever else is wrong is better told once all is imported.
+        known = parameters_of(selector.rsplit(".", 1)[-1]) or [parameter]
+        if parameter not in known and difflib.get_close_matches(parameter, known, 1, _NEAR):
+            raise _no_parameter(selector, parameter, known, origin)
+        return ""
+    name = f"{scope}/{selector}" if scope else selector
+    parsed.macros[name], parsed.values[name] = origin, value
+    return name
+
+
+def _is_there(module: str) -> bool:
+    """Whether a module would be found; importing it, or its packages, may take long."""
+    top, *rest = module.split(".")
+    if module in sys.modules:
+        return True
+    try:
+        spec = importlib.util.find_spec(top)
+    except (ImportError, ValueError):
+        return True  # the import will say
+    if spec is None or not rest:
+        return spec is not None
+    places = [Path(place).joinpath(*rest) for place in spec.submodule_search_locations or ()]
+    return any(place.is_dir() or any(place.parent.glob(f"{place.name}.*")) for place in places)
+
+
+def _apply(statement: Any, origin: Origin) -> None:
     """Checks and binds one statement."""
     if isinstance(statement, config_parser.ImportStatement):
         _import(statement, origin)
@@ -263,16 +340,12 @@ def _apply(statement: Any, origin: Origin, parsed: ParsedConfig) -> None:
     for part in gin_config._iterate_flattened_values(value):
         if isinstance(part, gin_config._UnknownConfigurableReference):
             _check_configurable(part.selector.rsplit("/", 1)[-1], origin, mark="@")
-        elif _is_macro_reference(part):
-            parsed.macro_uses.setdefault("/".join(part.scopes), origin)
     if parameter:
         _check_configurable(selector, origin)
         _check_parameter(selector, parameter, origin)
         key = (scope, selector, parameter)
     else:
-        name = f"{scope}/{selector}" if scope else selector
-        parsed.macros[name] = origin
-        key = (name, "gin.macro", "value")
+        key = (f"{scope}/{selector}" if scope else selector, "gin.macro", "value")
     try:
         gin.bind_parameter(key, value)
     except (ValueError, TypeError) as error:
@@ -280,11 +353,6 @@ def _apply(statement: Any, origin: Origin, parsed: ParsedConfig) -> None:
 
 
 def _import(statement: Any, origin: Origin) -> None:
-    if statement.module.startswith("__gin__"):
-        raise ConfigError(
-            f"{origin}: '{statement.module}' (dynamic registration) is not supported by m6rec; "
-            "run files that use it with `python -m t5x.train`"
-        )
     try:
         gin.parse_config(statement.format())  # gin keeps the import for the dumped file
     except ImportError as error:
@@ -317,13 +385,19 @@ def _check_parameter(selector: str, parameter: str, origin: Origin) -> None:
         return
     names = [name for name in parameters if name != "self"]
     if parameter not in names:
-        own = difflib.get_close_matches(parameter, names, n=1, cutoff=0.85)
+        own = difflib.get_close_matches(parameter, names, 1, _NEAR)
         hint = "" if own else _closest_in_groups(parameter, configurable)
-        raise ConfigError(
-            f"{origin}: '{selector}' has no parameter '{parameter}'"
-            f"{hint or did_you_mean(parameter, names)}. Its parameters: {', '.join(names)}"
-            f"{_quote(origin)}"
-        )
+        raise _no_parameter(selector, parameter, names, origin, hint)
+
+
+def _no_parameter(
+    selector: str, parameter: str, names: Sequence[str], origin: Origin, hint: str = ""
+) -> ConfigError:
+    return ConfigError(
+        f"{origin}: '{selector}' has no parameter '{parameter}'"
+        f"{hint or did_you_mean(parameter, names)}. Its parameters: {', '.join(names)}"
+        f"{_quote(origin)}"
+    )
 
 
 def _closest_in_groups(parameter: str, configurable: Any) -> str:
@@ -350,7 +424,7 @@ def _check_macros(parsed: ParsedConfig) -> None:
                 f"{origin}: macro '%{name}' is not defined{did_you_mean(name, parsed.macros)}. "
                 f"Set it in a gin file or with --gin.{name}=VALUE{_quote(origin)}"
             )
-    unset = [name for name in parsed.macros if _is_required(name)]
+    unset = [name for name, value in parsed.values.items() if _is_required(value)]
     if unset:
         raise _unset(unset)
 
@@ -359,8 +433,7 @@ def _is_macro_reference(value: Any) -> bool:
     return isinstance(value, gin_config.ConfigurableReference) and value.selector == "gin.macro"
 
 
-def _is_required(name: str) -> bool:
-    value = gin_config._CONFIG[name, "gin.macro"]["value"]
+def _is_required(value: Any) -> bool:
     return (
         isinstance(value, gin_config.ConfigurableReference)
         and value.selector == "gin.constant"

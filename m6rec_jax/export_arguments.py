@@ -3,7 +3,7 @@
 from typing import Any
 
 from m6rec_jax import subcommands
-from m6rec_jax.arguments import local_path, takes_gin
+from m6rec_jax.arguments import existing_path, local_path, takes_gin
 from m6rec_jax.export.formats import FORMATS
 
 
@@ -13,7 +13,7 @@ def add_export(commands: Any) -> None:
         "export",
         help="write a model's programs for use without m6rec_jax, checked against the model",
     )
-    export.add_argument("run_folder", type=local_path, metavar="RUN", help="MODEL_DIR of a run")
+    export.add_argument("run_folder", type=existing_path, metavar="RUN", help="MODEL_DIR of a run")
     export.add_argument(
         "--format",
         choices=FORMATS,
@@ -27,11 +27,14 @@ def add_export(commands: Any) -> None:
     )
     export.add_argument("--output", type=local_path, required=True, metavar="DIR")
     export.add_argument(
-        "--bank", type=local_path, metavar="DIR", help="of prompts (default: the run's own tasks)"
+        "--bank",
+        type=existing_path,
+        metavar="DIR",
+        help="of prompts (default: the run's own tasks)",
     )
     export.add_argument(
         "--index",
-        type=local_path,
+        type=existing_path,
         metavar="DIR",
         help="of `m6rec index build`: saved_model, litert, onnx and web recommend its items",
     )

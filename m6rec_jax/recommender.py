@@ -11,6 +11,7 @@ data set's tables; an item is its id, too. Every method may be called from sever
 from __future__ import annotations
 
 import dataclasses
+import logging
 import time as clock
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -26,6 +27,8 @@ from m6rec_jax.requests.request import RejectedRow, RequestParser
 from m6rec_jax.serving.chat import open_conversation
 from m6rec_jax.serving.service import Service, ServiceOptions
 from m6rec_jax.text.records import Item
+
+logger = logging.getLogger(__name__)
 
 # A mapping, a dataclass, or None.
 Record = Any
@@ -222,6 +225,11 @@ class Recommender:
         accepted = self.service.accept(row, task=task, job=job)
         if isinstance(accepted, RejectedRow):
             raise accepted
+        if accepted.request.unknown:
+            logger.warning(
+                "left out of the history, since the catalogue does not have them: %s",
+                ", ".join(accepted.request.unknown),
+            )
         return accepted, self.service.answer([accepted])[0]
 
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from m6rec_jax.errors import CheckpointError, ConfigError, DataError
 from m6rec_jax.io.atomic import check_output
-from m6rec_jax.io.buckets import bucket_copies, check_writable, path_of
+from m6rec_jax.io.buckets import bucket_copies, check_writable, in_bucket, path_of
+from m6rec_jax.io.closest import did_you_mean
 from m6rec_jax.io.json_text import json_text
 
 if TYPE_CHECKING:
@@ -28,6 +29,40 @@ EXIT_HAS_LOST = 1
 # Of a listing that is complete but for tasks which cannot be read.
 EXIT_DAMAGED = 1
 EXIT_OF_SIGNALS = {"SIGINT": 130, "SIGTERM": 143}
+
+
+# Macros that name what a command reads.
+_READ = ("MODEL_DIR", "INITIAL_CHECKPOINT_PATH", "BANK", "PREPARED", "ITEMS", "INDEX")
+
+
+def _look_first(
+    args: argparse.Namespace, *defaults: str, reads: Sequence[str] = _READ
+) -> Mapping[str, Any]:
+    """Says what is wrong with the settings before libraries are imported, which takes long.
+
+    Args:
+      args: of a command that takes gin.
+      defaults: gin files that are read before the user's.
+      reads: macros that name files or folders, which must be there.
+
+    Returns:
+      The value of each macro, as far as it is no reference.
+    """
+    from m6rec_jax import configuration
+
+    args.gin_file = [*defaults, *(args.gin_file or ())]
+    parsed = configuration.check_config(args.gin_file, args.gin_bindings)
+    for name in reads:
+        value = parsed.values.get(name)
+        if isinstance(value, str) and value and not in_bucket(value):
+            _check_there(Path(value).expanduser(), f"{parsed.macros[name]}: {name} = {value!r}")
+    return parsed.values
+
+
+def _check_there(path: Path, what: str) -> None:
+    if not path.exists():
+        near = [own.name for own in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise ConfigError(f"{what}: nothing is there{did_you_mean(path.name, near)}")
 
 
 def _configure(args: argparse.Namespace) -> None:
@@ -137,6 +172,9 @@ def run_data_check(args: argparse.Namespace) -> None:
         for path in written:
             copies.store(path, last=SPEC_FILE)
         if not report.ok:
+            in_rows = all(own.rows for own in report.problems if own.severity == "error")
+            if report.clean is not None and in_rows:
+                return  # all that is wrong was set aside
             mend = "; --quarantine FILE sets the rows aside and writes the rest"
             raise DataError(
                 f"{folder} has errors{mend if any(report.num_rejected.values()) else ''}"
@@ -172,6 +210,7 @@ def run_data_update(args: argparse.Namespace) -> None:
 
 def _configure_data(args: argparse.Namespace) -> None:
     """`_configure` for `data` and `vocab train`, which may share a gin file."""
+    _look_first(args, reads=())
     from m6rec_jax.data import update, vocabulary_text  # noqa: F401
     from m6rec_jax.pipeline import locations  # noqa: F401
 
@@ -179,7 +218,42 @@ def _configure_data(args: argparse.Namespace) -> None:
     _configure(args)
 
 
+def run_data_show(args: argparse.Namespace) -> None:
+    from m6rec_jax.data.prepared import CATALOGUE, Prepared
+    from m6rec_jax.data.show import show_catalogue, show_rows
+    from m6rec_jax.pipeline.locations import data_dir
+    from m6rec_jax.text.vocabulary import Vocabulary
+
+    prepared = Prepared.find(data_dir(), args.name)
+    views = prepared.manifest["views"] if args.view is None else [args.view]
+    counts = {view: prepared.num_rows(view) for view in views}
+    # tensorflow takes seconds to import.
+    from m6rec_jax.pipeline.prepared_rows import read_rows
+
+    count = None
+    if prepared.vocabulary_file.is_file():
+        vocabulary = Vocabulary(prepared.vocabulary_file)
+        count = lambda text: len(vocabulary.encode_array(text))  # noqa: E731
+    else:
+        print(f"no vocabulary at {prepared.vocabulary_file}: tokens are not counted")
+    for view, rows in counts.items():
+        print(f"{view}: {', '.join(f'{part} {number:,}' for part, number in rows.items())} rows")
+        part = args.part if args.part in rows else next(iter(rows))
+        if rows[part]:
+            found = read_rows(prepared, view, part)
+            print(*show_rows(view, found, args.rows, count), sep="\n")
+    if (prepared.folder / CATALOGUE).is_file():
+        print(*show_catalogue(prepared.catalogue(), args.rows), sep="\n")
+
+
+def run_data_init(args: argparse.Namespace) -> None:
+    from m6rec_jax.data.first_draft import draft_dataset
+
+    print(*draft_dataset(args.tables, args.name, args.at_least), sep="\n")
+
+
 def run_data_sample(args: argparse.Namespace) -> None:
+    _look_first(args, reads=())
     from m6rec_jax.data.sampling import sample_dataset
     from m6rec_jax.pipeline.locations import dataset_folder, tables_dir
 
@@ -197,6 +271,7 @@ def run_vocab_train(args: argparse.Namespace) -> None:
 
 
 def run_train(args: argparse.Namespace) -> int:
+    _look_first(args, reads=["INITIAL_CHECKPOINT_PATH"])
     from m6rec_jax.configuration import macro
     from m6rec_jax.training.loop import train
 
@@ -223,6 +298,7 @@ def _alone_in(model_dir: str) -> contextlib.AbstractContextManager[None]:
 
 
 def run_eval(args: argparse.Namespace) -> int | None:
+    _look_first(args)
     from m6rec_jax.evaluation.checkpoint_evaluation import evaluate
     from m6rec_jax.metrics.paired import PairedDifference
 
@@ -235,6 +311,7 @@ def run_eval(args: argparse.Namespace) -> int | None:
 
 
 def run_calibrate(args: argparse.Namespace) -> None:
+    _look_first(args)
     from m6rec_jax.evaluation.calibration import calibrate, report
 
     _configure_together(args)
@@ -243,12 +320,13 @@ def run_calibrate(args: argparse.Namespace) -> None:
 
 
 def run_report(args: argparse.Namespace) -> None:
+    from m6rec_jax.pipeline.run_vocabulary import own_vocabulary
     from m6rec_jax.run_report import report_on_run
 
     if args.output is not None:
         check_output(args.output)
-    print(
-        report_on_run(
+    with own_vocabulary(args.folder):
+        page = report_on_run(
             args.folder,
             args.output,
             gin_files=args.gin_file,
@@ -256,7 +334,7 @@ def run_report(args: argparse.Namespace) -> None:
             split=args.split,
             rows=args.rows,
         )
-    )
+    print(page)
 
 
 def run_export(args: argparse.Namespace) -> None:
@@ -304,26 +382,29 @@ def run_infer(args: argparse.Namespace) -> None:
     if args.requests is not None:
         _infer_requests(args)
         return
-    from m6rec_jax.evaluation.checkpoint_evaluation import infer
-
     if args.index or args.shard or args.engine != "process" or not args.gin_file:
         raise ConfigError(
             "m6rec infer takes --gin_file FILE (a task's), or --requests FILE, with which go "
             "--index, --shard and --engine"
         )
+    _look_first(args)
+    from m6rec_jax.evaluation.checkpoint_evaluation import infer
+
     _configure_together(args)
     paths = infer() if args.output is None else infer(output=args.output)
     _print_once("\n".join(map(str, paths)))
 
 
 def _infer_requests(args: argparse.Namespace) -> None:
+    if args.output is None:
+        raise ConfigError("m6rec infer --requests FILE needs --output FILE, too")
+    _look_first(args, "gin_configs/runs/infer_requests.gin")
+    if not in_bucket(args.requests) and not any(sign in args.requests for sign in "*?["):
+        _check_there(Path(args.requests), f"--requests {args.requests}")
     from m6rec_jax.requests.files import Shard
     from m6rec_jax.serving.batch_inference import infer_requests
 
-    if args.output is None:
-        raise ConfigError("m6rec infer --requests FILE needs --output FILE, too")
     shard = None if args.shard is None else Shard.parse(args.shard)
-    args.gin_file = ["gin_configs/runs/infer_requests.gin", *(args.gin_file or ())]
     # Parts and workers know nothing of each other.
     alone = shard is not None or args.engine == "ray"
     (_configure if alone else _configure_together)(args)
@@ -333,14 +414,15 @@ def _infer_requests(args: argparse.Namespace) -> None:
 
 
 def run_chat(args: argparse.Namespace) -> None:
+    _look_first(args, "gin_configs/runs/chat.gin")
     from m6rec_jax.serving.chat import chat
 
-    args.gin_file = ["gin_configs/runs/chat.gin", *(args.gin_file or ())]
     _configure(args)
     chat(user=args.user)
 
 
 def run_serve(args: argparse.Namespace) -> None:
+    _look_first(args, "gin_configs/runs/serve.gin")
     try:
         from m6rec_jax.server.access import Tokens
         from m6rec_jax.server.launch import serve
@@ -349,7 +431,6 @@ def run_serve(args: argparse.Namespace) -> None:
             f"m6rec serve needs the package {error.name}: pip install 'm6rec_jax[serve]'"
         ) from error
 
-    args.gin_file = ["gin_configs/runs/serve.gin", *(args.gin_file or ())]
     _configure(args)
     serve(
         args.folder,
@@ -376,18 +457,18 @@ def _indexes(given: Sequence[str]) -> str | dict[str, str] | None:
 
 
 def run_index_build(args: argparse.Namespace) -> None:
+    _look_first(args, "gin_configs/runs/build_index.gin")
     from m6rec_jax.serving.build_index import build_index
 
-    args.gin_file = ["gin_configs/runs/build_index.gin", *(args.gin_file or ())]
     (_configure if args.engine == "ray" else _configure_together)(args)
     manifest = build_index(args.output, engine=args.engine)
     print(f"{args.output}: {manifest.count:,} items, {manifest.dim} numbers each")
 
 
 def run_index_segments(args: argparse.Namespace) -> None:
+    _look_first(args, "gin_configs/runs/build_segments.gin")
     from m6rec_jax.serving.build_segments import build_segments
 
-    args.gin_file = ["gin_configs/runs/build_segments.gin", *(args.gin_file or ())]
     _configure(args)
     manifest = build_segments(args.output)
     print(
@@ -558,6 +639,10 @@ def run_quickstart(args: argparse.Namespace) -> None:
 
 
 def run_params(args: argparse.Namespace) -> None:
+    if args.folder is None:
+        if not args.gin_file:
+            raise ConfigError("m6rec params takes --gin_file FILE (a model's), or RUN")
+        _look_first(args, reads=())
     from m6rec_jax import configuration
     from m6rec_jax.checkpoints.location import locate, read_manifest
     from m6rec_jax.engine.model_folder import load_model
@@ -569,8 +654,6 @@ def run_params(args: argparse.Namespace) -> None:
         table = count_parameters(found.model.config, trains or "all", values=found.variables)
         print(table.render())
         return
-    if not args.gin_file:
-        raise ConfigError("m6rec params takes --gin_file FILE (a model's), or RUN")
     _configure(args)
     model = configuration.macro("MODEL")
     table = count_parameters(

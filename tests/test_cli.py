@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from m6rec_jax import cli, subcommands
 
+ROOT = Path(cli.__file__).parents[1]
 WITHOUT_GIN = {
     "data fetch": ["movielens-100k"],
     "data import": ["recbole", "folder", "output"],
@@ -102,10 +105,83 @@ def test_paths_that_cannot_be_written_are_named_without_a_traceback(
     assert "file/report" in message
 
 
-def test_other_errors_of_the_system_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_errors_of_the_system_keep_their_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def broken(args: object) -> None:
         raise BrokenPipeError(32, "Broken pipe")
 
     monkeypatch.setattr(subcommands, "run_params", broken)
-    with pytest.raises(BrokenPipeError):
-        cli.main(["params", "--gin_file", "a.gin"])
+    assert cli.main(["params", "--gin_file", "a.gin"]) == 1
+    message = capsys.readouterr().err
+    assert message.startswith("Traceback")
+    assert message.endswith("BrokenPipeError: [Errno 32] Broken pipe\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("train --gin_file {eval} --gin.MODEL_DRI=runs/a", "did you mean 'MODEL_DIR'?"),
+        (
+            "train --gin_file {eval} --gin.MODEL_DIR=a --gin.INITIAL_CHECKPOINT_PATH=b",
+            "= 'b': noth",
+        ),
+        ("eval --gin_file {eval} --gin.MODEL_DIR=m6rec_jx", "(did you mean 'm6rec_jax'?)"),
+        ("train --gin_file {eval} --gin.Validation.perod=5", "(did you mean 'period'?)"),
+        ("data prepare a --gin.prepare.splits=b", "'prepare' has no parameter 'splits'"),
+        ("eval --gin_file evla.gin", "no gin file 'evla.gin'"),
+        (
+            "infer --requests none.jsonl --output b.jsonl --gin.MODEL_DIR=.",
+            "none.jsonl: nothing is",
+        ),
+        ("infer --requests {eval} --output b.jsonl", "--gin.MODEL_DIR=VALUE"),
+        (
+            "index build --output i --gin.MODEL_DIR=. --gin.ITEMS=no.csv",
+            "ITEMS = 'no.csv': nothing",
+        ),
+        ("chat --gin.MODEL_DIR=none", "MODEL_DIR = 'none': nothing is there"),
+        ("serve none", "none: nothing is there"),
+        ("export none --output a", "none: nothing is there"),
+        ("report none", "none: nothing is there"),
+    ],
+)
+def test_what_is_not_there_is_told_before_anything_is_imported(words: str, message: str) -> None:
+    """Importing jax or tensorflow takes most of a command's time."""
+    code = """
+import sys
+from m6rec_jax import cli
+try:
+    status = cli.main(sys.argv[1:])
+except SystemExit as ended:
+    status = ended.code
+print([name for name in ("jax", "tensorflow", "pyarrow", "flax") if name in sys.modules])
+sys.exit(status)
+"""
+    arguments = words.format(eval="gin_configs/examples/movielens_ctr_eval.gin").split()
+    run = [sys.executable, "-c", code, *arguments]
+    found = subprocess.run(run, capture_output=True, text=True, timeout=20, cwd=ROOT)
+    assert (found.returncode, found.stdout) == (cli.EXIT_USER_ERROR, "[]\n"), found.stderr
+    assert message in found.stderr
+
+
+@pytest.mark.parametrize(("error", "status"), [("ValueError()", 1), ("M6RecError('wrong')", 2)])
+def test_a_command_that_failed_ends_at_once(error: str, status: int) -> None:
+    """Though to destroy what its error holds would take forever."""
+    code = f"""
+import sys, time
+from m6rec_jax import cli, subcommands
+from m6rec_jax.errors import M6RecError
+class Pipeline:
+    def __del__(self):
+        time.sleep(100)
+def fails(args):
+    pipeline = Pipeline()
+    print("begun")
+    raise {error}
+subcommands.run_doctor = fails
+sys.argv = ["m6rec", "doctor"]
+sys.exit(cli.main())
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=10)
+    assert (found.returncode, found.stdout) == (status, "begun\n")
+    assert error.partition("(")[0] in found.stderr or "m6rec: wrong" in found.stderr

@@ -122,6 +122,7 @@ def test_later_files_win() -> None:
         ("gs://bucket/run", "gs://bucket/run"),
         ("~/run", str(Path("~/run").expanduser())),
         ("movielens_ctr", "movielens_ctr"),
+        ("runs/my run", "runs/my run"),
         ("'quoted text'", "quoted text"),
         ("None", None),
         ("True", True),

@@ -37,7 +37,7 @@ LAYERS = [
 ]
 # Modules beside the folders: errors, configuration (it knows only gin) and the quiet start lie
 # below, the command line and the public face above.
-BELOW_ALL = {"errors", "configuration", "config_file", "quiet_start"}
+BELOW_ALL = {"errors", "configuration", "config_file", "quiet_start", "source_parameters"}
 ABOVE_ALL = {
     "arguments",
     "cli",

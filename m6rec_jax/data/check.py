@@ -27,7 +27,7 @@ from m6rec_jax.data.report import Findings, Report
 from m6rec_jax.data.schema import SPEC_FILE, DatasetSpec, TableSpec
 from m6rec_jax.data.splits import Split
 from m6rec_jax.data.template_needs import TemplateNeeds, items_without_text, optional_item_templates
-from m6rec_jax.data.values import FIRST_TIME, LAST_TIME, out_of_range
+from m6rec_jax.data.values import FIRST_TIME, LAST_TIME, out_of_range, unknown_id_hint
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.io.full_disk import full_disk_errors
 from m6rec_jax.text.format_strings import text_of
@@ -197,7 +197,11 @@ class _Check:
             self._write(rows, good)
         if len(labels) == 1 and self.report.num_rows["events"] > 1:
             which = "positive" if labels == {1} else "negative"
-            text = f"every value is {which} with label.at_least = {self.spec.label.at_least:g}"
+            text = (
+                f"every value is {which} with label.at_least = {self.spec.label.at_least:g}, so a "
+                "scorer learns nothing; set another, or leave `label` out where every event is a "
+                "positive, such as a purchase: negatives are then sampled"
+            )
             self.findings.add("one_label", "events", paths[0].name, spec.value or "", example=text)
 
     def _event_columns(self, rows: CheckedRows) -> tuple[np.ndarray, np.ndarray]:
@@ -208,8 +212,9 @@ class _Check:
             rows.require(column, "missing_id")
             rows.note_whitespace(column)
             for offset, _ in self._faults(kind, rows):
-                text = f"{ids[offset].as_py()!r} is not in the {kind[8:]}s table, or rejected there"
-                rows.reject(kind, [offset], column, text)
+                identifier = ids[offset].as_py()
+                text = f"{identifier!r} is not in the {kind[8:]}s table, or rejected there"
+                rows.reject(kind, [offset], column, text + unknown_id_hint(identifier))
         rows.convert(spec.time, columns.TIME)
         rows.require(spec.time, "missing_time")
         times = _floats(rows.values[spec.time])
@@ -322,7 +327,13 @@ def _floats(values: pa.Array) -> np.ndarray:
 _CONTROL = r"[\x00-\x08\x0B\x0C\x0E-\x1F\x7F-\x{9F}]"
 # U+FFFD, or UTF-8 that was read as Latin-1 or Windows-1252 (é as Ã©, an apostrophe as â€™).
 _WRONG_ENCODING = r"\x{FFFD}|[\x{C2}\x{C3}][\x{80}-\x{BF}]|\x{E2}\x{20AC}"
-_TEXT_NOTES = {"control_characters": _CONTROL, "wrong_encoding": _WRONG_ENCODING}
+# How pandas and databases write what is missing, once it has become text.
+_MISSING = r"(?i)^\s*(nan|none|null|<na>|n/a)\s*$"
+_TEXT_NOTES = {
+    "control_characters": _CONTROL,
+    "wrong_encoding": _WRONG_ENCODING,
+    "missing_as_text": _MISSING,
+}
 
 
 @dataclass(slots=True)

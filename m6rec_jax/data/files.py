@@ -28,6 +28,7 @@ from m6rec_jax.io.closest import did_you_mean
 
 SUFFIXES = (".parquet", ".csv")
 DEFAULT_BATCH_SIZE = 65_536
+_EXCEL_HINT = " is Excel's: save it there as 'CSV UTF-8 (comma delimited)'"
 # A CSV row must fit into one block.
 _CSV_BLOCK_BYTES = 8 << 20
 
@@ -62,7 +63,9 @@ def table_files(directory: Path, table: str, file: str | None) -> list[Path]:
         found = [directory / f"{table}{suffix}" for suffix in SUFFIXES]
         found = [path for path in found if path.exists()]
         if not found:
-            raise DataError(f"{directory} has neither {table}.parquet nor {table}.csv")
+            excel = next(iter(sorted(directory.glob(f"{table}.xls*"))), None)
+            hint = "" if excel is None else f"; {excel.name}{_EXCEL_HINT}"
+            raise DataError(f"{directory} has neither {table}.parquet nor {table}.csv{hint}")
         if len(found) > 1:
             raise DataError(
                 f"{directory} has both {found[0].name} and {found[1].name}: remove one, or name "
@@ -91,7 +94,8 @@ def table_files(directory: Path, table: str, file: str | None) -> list[Path]:
     suffixes = {path.suffix.lower() for path in found}
     for suffix in suffixes:
         if suffix not in SUFFIXES:
-            raise DataError(f"{directory}: {file!r} is neither .parquet nor .csv")
+            hint = f"; {file}{_EXCEL_HINT}" if suffix.startswith(".xls") else ""
+            raise DataError(f"{directory}: {file!r} is neither .parquet nor .csv{hint}")
     if len(suffixes) > 1:
         raise DataError(f"{directory}: {file!r} matches both Parquet and CSV files; keep one kind")
     return found
@@ -242,6 +246,11 @@ def _csv_header(path: Path) -> list[str]:
         raise DataError(f"{path}: the header cannot be read ({error})") from error
     if not names:
         raise DataError(f"{path} is empty: the first line must name the columns")
+    if names[0].lower().startswith("sep="):
+        raise DataError(
+            f"{path}: the first line, {','.join(names)!r}, is for Excel alone; delete it, so that "
+            "the first line names the columns, and separate them with commas"
+        )
     return names
 
 

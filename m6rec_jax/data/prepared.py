@@ -109,6 +109,25 @@ class Prepared:
         except ValueError as error:
             raise DataError(f"{path} is damaged: {error}; prepare the data set again") from error
 
+    @classmethod
+    def find(cls, data_dir: str | os.PathLike[str], name: str) -> Prepared:
+        """Opens a split by its data set's name, or by both: `corner-shop.leave_one_out`.
+
+        Raises:
+          DataError: there is none; or there are several splits, none of which is the default.
+        """
+        dataset, _, split = name.rpartition(".")
+        if dataset and folder_of(data_dir, dataset, split).is_dir():
+            return cls.open(data_dir, dataset, split)
+        there = sorted(path.parent.name for path in Path(data_dir).glob(f"{name}.*/{MANIFEST}"))
+        splits = [own.removeprefix(f"{name}.") for own in there]
+        split = "per_user_temporal"
+        if split not in splits and len(splits) == 1:
+            (split,) = splits
+        elif split not in splits and splits:
+            raise DataError(f"{name} has several splits; name one of {', '.join(there)}")
+        return cls.open(data_dir, name, split)
+
     @functools.cached_property
     def folder(self) -> Path:
         """Where manifest, statistics and catalogue lie; of a bucket, a copy on the local disk."""

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from m6rec_jax.data import columns, files
 from m6rec_jax.data.schema import DatasetSpec, TableSpec
-from m6rec_jax.data.values import FIRST_TIME, LAST_TIME, out_of_range
+from m6rec_jax.data.values import FIRST_TIME, LAST_TIME, out_of_range, unknown_id_hint
 from m6rec_jax.errors import DataError
 from m6rec_jax.text.records import Item, User
 
@@ -263,10 +263,11 @@ def _lookup(
     found = np.asarray(indices, np.int64)[encoded.indices.to_numpy()]
     if (found < 0).any():
         offset = int(np.argmax(found < 0))
+        identifier = ids[offset].as_py()
         raise DataError(
-            f"{raw.path}, row {raw.rows[offset]}, column {name!r}: {ids[offset].as_py()!r} is not "
-            f"in the {table} table; add it there, or let `m6rec data check --quarantine` set such "
-            "rows aside"
+            f"{raw.path}, row {raw.rows[offset]}, column {name!r}: {identifier!r} is not "
+            f"in the {table} table{unknown_id_hint(identifier)}; add it there, or let `m6rec data "
+            "check --quarantine` set such rows aside"
         )
     return pa.array(found)
 

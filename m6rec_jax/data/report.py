@@ -32,13 +32,14 @@ KINDS: Mapping[str, tuple[Severity, str]] = {
     "duplicate_event": ("error", "same user, item, time and value as an earlier row"),
     "unknown_user": ("error", "user is not in the users table"),
     "unknown_item": ("error", "item is not in the items table"),
+    "one_label": ("error", "all events have the same label"),
     "not_sorted": ("note", "time lies before that of the row above (no harm: reading sorts)"),
     "control_characters": ("note", "control characters in text"),
     "wrong_encoding": ("note", "text that was decoded with the wrong encoding"),
     "outer_whitespace": ("note", "id begins or ends with a space"),
     "undeclared_column": ("note", "column of the file that dataset.json does not declare"),
     "empty_column": ("note", "declared column without a single value"),
-    "one_label": ("note", "all events have the same label"),
+    "missing_as_text": ("note", "text that says that a value is missing; leave the cell empty"),
 }
 
 

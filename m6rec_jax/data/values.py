@@ -213,8 +213,17 @@ def _plain_date(number: float) -> str:
 
 def out_of_range(time: float) -> str:
     """What is wrong with a time that lies not between `FIRST_TIME` and `LAST_TIME`."""
-    hint = "; milliseconds? divide by 1000" if time > LAST_TIME else ""
+    hint = ""
+    for unit, number in (("milli", 1000), ("micro", 1_000_000), ("nano", 1_000_000_000)):
+        if LAST_TIME < time <= LAST_TIME * number and not hint:
+            hint = f"; {unit}seconds? divide by {number}"
     return f"{time:g} is before 1970 or after 2100{hint}"
+
+
+def unknown_id_hint(id_: str) -> str:
+    """What to say of an id that no table has: pandas writes whole numbers with a gap as floats."""
+    whole = id_.removesuffix(".0")
+    return f" (a whole number that was written as a float? write {whole})" if whole != id_ else ""
 
 
 def _seconds(moment: datetime.datetime) -> float:

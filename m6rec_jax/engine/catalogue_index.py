@@ -4,7 +4,8 @@
     found = index.top_k(users, 10, seen)        # indices into the catalogue *and* scores
 
 With a mesh the items are split over its devices: each ranks its own, then the winners meet. Seen
-items are masked there too, so ranking everything for everybody is a few matrix products.
+items are masked there too, so ranking everything for everybody is a few matrix products, of blocks
+of one shape: an item's score does not depend on how many others there are.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ Array = jax.Array
 
 NO_ITEM = -1
 
+# Items that a device ranks at a time.
+ITEMS_PER_STEP = 32_768
 # Of `approx_max_k` on TPUs, whose units sort slowly and find maxima of bins fast.
 TPU_RECALL_TARGET = 0.99
 # Most items per user that may be excluded in the smallest program, and how much larger the next one
@@ -44,6 +47,14 @@ class TopK(NamedTuple):
 
     ids: np.ndarray
     scores: np.ndarray
+
+
+def best_of(found: Sequence[TopK], k: int) -> TopK:
+    """The k best of what was found among different items; of equal scores the smaller index."""
+    ids = np.concatenate([own.ids for own in found], axis=1)
+    scores = np.concatenate([own.scores for own in found], axis=1)
+    order = np.lexsort((ids, -scores))[:, :k]
+    return TopK(np.take_along_axis(ids, order, axis=1), np.take_along_axis(scores, order, axis=1))
 
 
 class ItemSearch(Protocol):
@@ -72,14 +83,15 @@ class ItemSearch(Protocol):
         """Compiles every program that `top_k` of so many users and items may run."""
 
 
-@gin.configurable(allowlist=["users_per_step", "recall_target"])
+@gin.configurable(allowlist=["users_per_step", "items_per_step", "recall_target"])
 class CatalogueIndex:
     """Embeddings of a catalogue on the devices, searched exactly.
 
     Args:
       embeddings: float32 `[items, retrieval]`.
       mesh: split the items over all its devices; None: the default device.
-      users_per_step: users ranked at a time; bounds the `[users, items]` matrix of scores.
+      users_per_step, items_per_step: ranked at a time, the items on each device; they bound the
+        `[users, items]` matrix of scores of `top_k`.
       recall_target: share of the best items that `top_k` finds; below 1 by `lax.approx_max_k`, on
         each device. None: 1, but on TPUs `TPU_RECALL_TARGET`. Ranks are exact in any case.
 
@@ -93,6 +105,7 @@ class CatalogueIndex:
         embeddings: np.ndarray,
         mesh: Mesh | None = None,
         users_per_step: int = 1024,
+        items_per_step: int = ITEMS_PER_STEP,
         recall_target: float | None = None,
     ) -> None:
         if recall_target is None:
@@ -109,9 +122,12 @@ class CatalogueIndex:
         self._users_per_step = users_per_step
         self._mesh = mesh
         parts = 1 if mesh is None else mesh.size
-        padded = -(-self.num_items // parts) * parts
-        filled = np.zeros((padded, embeddings.shape[1]), np.float32)
-        filled[: self.num_items] = embeddings
+        share = -(-self.num_items // parts)
+        self._block = min(share, items_per_step)
+        padded = -(-share // self._block) * self._block * parts
+        filled = np.asarray(embeddings, np.float32)
+        if padded > self.num_items:
+            filled = np.pad(filled, ((0, padded - self.num_items), (0, 0)))
         if mesh is None:
             self._items = jax.device_put(filled)
         else:
@@ -130,6 +146,7 @@ class CatalogueIndex:
                 excluded,
                 k=k,
                 num_items=self.num_items,
+                block=self._block,
                 recall_target=self._recall_target,
                 mesh=self._mesh,
             )
@@ -276,7 +293,7 @@ def _best(scores: Array, k: int, recall_target: float) -> tuple[Array, Array]:
     return values, indices
 
 
-@functools.partial(jax.jit, static_argnames=("k", "num_items", "recall_target", "mesh"))
+@functools.partial(jax.jit, static_argnames=("k", "num_items", "block", "recall_target", "mesh"))
 def _top_k(
     users: Array,
     items: Array,
@@ -284,15 +301,37 @@ def _top_k(
     *,
     k: int,
     num_items: int,
+    block: int,
     recall_target: float,
     mesh: Mesh | None,
 ) -> tuple[Array, Array]:
     """(scores, ids) of the k best; each device ranks its own items, then the winners meet."""
 
-    def local(users: Array, items: Array, excluded: Array, first: Array) -> tuple[Array, Array]:
+    def of_block(users: Array, items: Array, excluded: Array, first: Array) -> tuple[Array, Array]:
         scores = _scores(users, items, excluded, first, num_items)
-        best, indices = _best(scores, min(k, items.shape[0]), recall_target)
+        best, indices = _best(scores, min(k, block), recall_target)
         return best, indices + first
+
+    def local(users: Array, items: Array, excluded: Array, first: Array) -> tuple[Array, Array]:
+        if items.shape[0] == block:
+            return of_block(users, items, excluded, first)
+
+        def step(
+            best: tuple[Array, Array], here: tuple[Array, Array]
+        ) -> tuple[tuple[Array, Array], None]:
+            found = of_block(users, here[0], excluded, here[1])
+            # Earlier ones first: ties stay in the catalogue's order.
+            scores, ids = (jnp.concatenate(both, 1) for both in zip(best, found, strict=True))
+            scores, indices = jax.lax.top_k(scores, best[0].shape[1])
+            return (scores, jnp.take_along_axis(ids, indices, axis=1)), None
+
+        blocks = items.reshape(-1, block, items.shape[1])
+        firsts = first + block * jnp.arange(len(blocks))
+        width = min(k, items.shape[0])
+        # Zero, but another value on each device of a mesh, as what is found.
+        zero = 0 * firsts[0]
+        start = tuple(jnp.full((len(users), width), value) + zero for value in (-jnp.inf, NO_ITEM))
+        return jax.lax.scan(step, start, (blocks, firsts))[0]
 
     if mesh is None:
         best, ids = local(users, items, excluded, jnp.int32(0))

@@ -3,8 +3,12 @@
     INDEX/
       manifest.json     model fingerprint, width, number of items, checksums of the files
       ids.parquet       item_id, in the order of the embeddings
-      embeddings.npy    float32 [items, retrieval], unit vectors
+      embeddings.npy    float32 [items, retrieval], unit vectors; of an index in parts
+                        embeddings-00000-of-00008.npy and so on
       graph.usearch     only where approximate search was asked for
+
+A catalogue that is too large for one memory has an index in parts, searched one after the other, or
+by several workers that open some of them each. What is found does not depend on the parts.
 
 Embeddings of another model mean nothing to this one's users, so an index is opened by its model's
 fingerprint only. While it is written, the folder has `.unfinished` in its name and a lock in it,
@@ -20,9 +24,10 @@ import datetime
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -30,10 +35,10 @@ import pyarrow.parquet as pq
 from jax.sharding import Mesh
 
 from m6rec_jax import __version__
-from m6rec_jax.engine.catalogue_index import CatalogueIndex, ItemSearch, TopK
+from m6rec_jax.engine.catalogue_index import NO_ITEM, CatalogueIndex, ItemSearch, TopK, best_of
 from m6rec_jax.engine.graph_index import GraphIndex
 from m6rec_jax.engine.runtime import smallest_that_fits
-from m6rec_jax.errors import CheckpointError, DataError
+from m6rec_jax.errors import CheckpointError, ConfigError, DataError
 from m6rec_jax.io.atomic import write_atomically
 from m6rec_jax.io.hashing import file_sha256
 from m6rec_jax.io.locks import LOCK_FILE, locked_folder
@@ -56,7 +61,7 @@ class IndexManifest:
 
     Attributes:
       model, catalogue: fingerprints: `LoadedModel.fingerprint`; of ids and texts.
-      dim, count: width of the embeddings; number of items.
+      dim, count, part_items: width of the embeddings; number of items; of a part.
       checksums: file -> SHA-256.
       date, version: UTC, ISO 8601; of m6rec_jax.
       extra: anything else, such as the model's step.
@@ -66,10 +71,48 @@ class IndexManifest:
     catalogue: str
     dim: int
     count: int
+    part_items: int
     checksums: Mapping[str, str]
     date: str
     version: str
     extra: Mapping[str, Any]
+
+    @property
+    def files(self) -> list[str]:
+        """Of the embeddings, one for each part."""
+        return part_files(self.count, self.part_items)
+
+
+def part_files(count: int, part_items: int) -> list[str]:
+    """Names of the files of embeddings of an index in parts."""
+    number = -(-count // part_items)
+    if number == 1:
+        return [EMBEDDINGS]
+    stem, suffix = EMBEDDINGS.split(".")
+    return [f"{stem}-{n:05}-of-{number:05}.{suffix}" for n in range(number)]
+
+
+class OpenPart:
+    """The part of an index that is on the devices: the one that was asked for last.
+
+    Args:
+      open_part: opens a part by its number.
+
+    Attributes:
+      lock: to be held while a part is in use.
+    """
+
+    def __init__(self, open_part: Callable[[int], ItemSearch]) -> None:
+        self._open_part, self.lock = open_part, threading.RLock()
+        self._number, self._search = -1, cast(ItemSearch, None)
+
+    def __getitem__(self, number: int) -> ItemSearch:
+        if number != self._number:
+            # It makes room first.
+            self._number, self._search = -1, cast(ItemSearch, None)
+            self._search = self._open_part(number)
+            self._number = number
+        return self._search
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,13 +122,20 @@ class StoredIndex:
     Attributes:
       manifest: of its folder.
       ids, index_of: id of each item; index of each id.
-      search: answers with indices.
+      parts: answer with indices, from 0 in each.
+      approximate: search does not rank all items.
     """
 
     manifest: IndexManifest
     ids: Sequence[str]
     index_of: Mapping[str, int]
-    search: ItemSearch
+    parts: OpenPart
+    approximate: bool
+
+    @property
+    def num_parts(self) -> int:
+        """Of the embeddings."""
+        return len(self.manifest.files)
 
     def indices(self, ids: Sequence[str]) -> np.ndarray:
         """Indices of those ids that the index has, int64; others cannot be recommended anyway."""
@@ -98,6 +148,8 @@ class StoredIndex:
         k: int,
         excluded: Sequence[Sequence[str]],
         batch_sizes: Sequence[int],
+        place: int = 0,
+        of: int = 1,
     ) -> TopK:
         """The best items of each user, as indices into `ids`.
 
@@ -108,24 +160,33 @@ class StoredIndex:
           k: how many; fewer where the catalogue has fewer.
           excluded: per user, ids of items that must not be found.
           batch_sizes: numbers of users to pad to, ascending.
+          place, of: search the parts place, place + of, ... alone; `best_of` what is found so at
+            each place is the whole.
 
         Raises:
-          DataError: there are no users, or vectors that hold NaN.
+          DataError: vectors that hold NaN.
+          CheckpointError: a part is missing or damaged.
         """
-        parts, k = [], min(k, len(self.ids))
-        for start in range(0, len(users), batch_sizes[-1]):
-            own = users[start : start + batch_sizes[-1]]
-            size = smallest_that_fits(len(own), batch_sizes)
-            padded = np.pad(own, ((0, size - len(own)), (0, 0)))
-            ids = [*excluded[start : start + len(own)], *[()] * (size - len(own))]
-            found = self.search.top_k(padded, k, [*map(self.indices, ids)])
-            parts.append(TopK(found.ids[: len(own)], found.scores[: len(own)]))
-        return TopK(*(np.concatenate(values) for values in zip(*parts, strict=True)))
+        seen = [self.indices(ids) for ids in excluded]
+        found = [TopK(np.zeros((len(users), 0), np.int32), np.zeros((len(users), 0), np.float32))]
+        with self.parts.lock:
+            for number in range(place, self.num_parts if len(users) else 0, of):
+                first = number * self.manifest.part_items
+                search = self.parts[number]
+                own = [items - first for items in seen]
+                own = [items[(items >= 0) & (items < search.num_items)] for items in own]
+                ids, scores = _in_batches(search, users, k, own, batch_sizes)
+                found.append(TopK(np.where(ids == NO_ITEM, NO_ITEM, ids + first), scores))
+        return best_of(found, k)
 
     def warm_up(self, k: int, batch_sizes: Sequence[int]) -> None:
         """Compiles every program of `top_k`."""
-        for size in batch_sizes:
-            self.search.warm_up(size, min(k, len(self.ids)))
+        # All parts but the last have one size.
+        for number in {0, self.num_parts - 1}:
+            with self.parts.lock:
+                search = self.parts[number]
+                for size in batch_sizes:
+                    search.warm_up(size, min(k, search.num_items))
 
 
 def write_index(
@@ -136,6 +197,7 @@ def write_index(
     model: str,
     dim: int,
     graph: bool = False,
+    part_items: int | None = None,
     block: int = DEFAULT_BLOCK,
     extra: Mapping[str, Any] | None = None,
     progress: bool = True,
@@ -149,6 +211,7 @@ def write_index(
       model: fingerprint of what `embed` uses.
       dim: width of the embeddings.
       graph: also build a graph for approximate search.
+      part_items: of a part; None: all.
       block: items embedded at a time.
       extra: kept in the manifest.
       progress: whether to show a bar.
@@ -156,21 +219,28 @@ def write_index(
     Raises:
       DataError: something else is there, another process is building it, or there are no items.
       CheckpointError: the index that is there is damaged or of a newer version.
-      ConfigError: a graph without usearch.
+      ConfigError: a graph without usearch, or of parts.
     """
     folder = Path(folder)
     if not texts:
         raise DataError("the catalogue is empty: there is nothing to embed")
+    part_items = min(part_items or len(texts), len(texts))
+    if part_items < 1 or (graph and part_items < len(texts)):
+        raise ConfigError(
+            f"part_items = {part_items} must be at least 1, and an index with a graph has one part"
+        )
+    files = part_files(len(texts), part_items)
     catalogue = catalogue_fingerprint(texts)
     with contextlib.suppress(OSError):
         folder.rmdir()  # succeeds where it is empty, which is as good as new
     if folder.exists():
-        return _same_index(folder, model, catalogue, graph)
+        return _same_index(folder, model, catalogue, graph, part_items)
     unfinished = folder.with_name(f"{folder.name}.unfinished")
     with locked_folder(unfinished, f"building {folder}"):
-        _embed_all(unfinished, texts, embed, (model, catalogue), dim, block, progress)
+        made_of = [model, catalogue, part_items]
+        _embed_all(unfinished, texts, embed, made_of, dim, block, progress)
         pq.write_table(pa.table({"item_id": pa.array(list(texts), pa.string())}), unfinished / IDS)
-        files = [IDS, EMBEDDINGS]
+        files.append(IDS)
         if graph:
             log.info("building the graph of %s items", f"{len(texts):,}")
             GraphIndex(np.load(unfinished / EMBEDDINGS, mmap_mode="r")).save(unfinished / GRAPH)
@@ -180,6 +250,7 @@ def write_index(
             catalogue,
             dim,
             len(texts),
+            part_items,
             {name: file_sha256(unfinished / name) for name in files},
             datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             __version__,
@@ -219,20 +290,52 @@ def open_index(
         raise CheckpointError(
             f"{folder} was built without a graph; build it anew with --gin.build_index.graph=True"
         )
-    for name, checksum in manifest.checksums.items():
-        path = folder / name
-        if not path.is_file() or file_sha256(path) != checksum:
-            raise CheckpointError(f"{path} is missing or damaged; build the index anew")
+    _verify(folder, manifest, IDS)
     ids = pq.read_table(folder / IDS).column("item_id").to_pylist()
-    embeddings = np.load(folder / EMBEDDINGS, mmap_mode="r")
-    if embeddings.shape != (manifest.count, manifest.dim) or len(ids) != manifest.count:
+    if len(ids) != manifest.count:
         raise CheckpointError(f"{folder / MANIFEST} describes other files; build the index anew")
-    search: ItemSearch
-    if approximate:
-        search = GraphIndex(embeddings, folder / GRAPH)
-    else:
-        search = CatalogueIndex(embeddings, mesh)
-    return StoredIndex(manifest, ids, {id_: index for index, id_ in enumerate(ids)}, search)
+    verified = set[str]()
+
+    def open_part(number: int) -> ItemSearch:
+        name = manifest.files[number]
+        if name not in verified:
+            _verify(folder, manifest, name)
+            verified.add(name)
+        embeddings = np.load(folder / name, mmap_mode="r")
+        if approximate:
+            _verify(folder, manifest, GRAPH)
+            return GraphIndex(embeddings, folder / GRAPH)
+        return CatalogueIndex(embeddings, mesh)
+
+    index_of = {id_: index for index, id_ in enumerate(ids)}
+    index = StoredIndex(manifest, ids, index_of, OpenPart(open_part), approximate)
+    if index.num_parts == 1:
+        index.parts[0]  # damage is told at once; of several not all need be on this machine
+    return index
+
+
+def _verify(folder: Path, manifest: IndexManifest, name: str) -> None:
+    path = folder / name
+    if not path.is_file() or file_sha256(path) != manifest.checksums.get(name):
+        raise CheckpointError(f"{path} is missing or damaged; build the index anew")
+
+
+def _in_batches(
+    search: ItemSearch,
+    users: np.ndarray,
+    k: int,
+    seen: Sequence[np.ndarray],
+    batch_sizes: Sequence[int],
+) -> TopK:
+    batches, k = list[TopK](), min(k, search.num_items)
+    for start in range(0, len(users), batch_sizes[-1]):
+        own = users[start : start + batch_sizes[-1]]
+        size = smallest_that_fits(len(own), batch_sizes)
+        padded = np.pad(own, ((0, size - len(own)), (0, 0)))
+        here = [*seen[start : start + len(own)], *[np.zeros(0, np.int64)] * (size - len(own))]
+        found = search.top_k(padded, k, here)
+        batches.append(TopK(found.ids[: len(own)], found.scores[: len(own)]))
+    return TopK(*(np.concatenate(values) for values in zip(*batches, strict=True)))
 
 
 def read_manifest(folder: str | Path) -> IndexManifest:
@@ -259,55 +362,69 @@ def _embed_all(
     folder: Path,
     texts: Mapping[str, str],
     embed: Embed,
-    made_of: tuple[str, str],
+    made_of: Sequence[Any],
     dim: int,
     block: int,
     progress: bool,
 ) -> None:
-    """Fills `embeddings.npy` block by block, from where the last run stopped."""
-    wanted = list(texts.values())
-    done = _done(folder, made_of, (len(wanted), dim))
+    """Fills the files of embeddings block by block, from where the last run stopped."""
+    wanted, part_items = list(texts.values()), made_of[-1]
+    files = part_files(len(wanted), part_items)
+    done = _done(folder, made_of)
     if done:
         log.info("%s of %s items are embedded already", f"{done:,}", f"{len(wanted):,}")
-    vectors = np.lib.format.open_memmap(
-        folder / EMBEDDINGS, "r+" if done else "w+", np.float32, (len(wanted), dim)
-    )
+
+    def blocks() -> Iterator[Sequence[str]]:
+        start = done
+        while start < len(wanted):
+            # None lies in two parts.
+            end = min(start + block, start // part_items * part_items + part_items)
+            yield wanted[start:end]
+            start = end
+
     with progress_bar(
         total=len(wanted), initial=done, desc="embedding", unit=" items", disable=not progress
     ) as bar:
-        blocks = (wanted[start : start + block] for start in range(done, len(wanted), block))
-        for found in embed(blocks):
-            vectors[done : done + len(found)] = found
+        for found in embed(blocks()):
+            number, place = divmod(done, part_items)
+            shape = min(part_items, len(wanted) - number * part_items), dim
+            mode = "r+" if place else "w+"
+            vectors = np.lib.format.open_memmap(folder / files[number], mode, np.float32, shape)
+            vectors[place : place + len(found)] = found
             vectors.flush()
             done += len(found)
             _write_progress(folder, made_of, done)
             bar.update(len(found))
 
 
-def _done(folder: Path, made_of: tuple[str, str], shape: tuple[int, int]) -> int:
+def _done(folder: Path, made_of: Sequence[Any]) -> int:
     """How many items an earlier run has embedded; 0 where that was something else."""
     try:
         found = json.loads((folder / _PROGRESS).read_text("utf-8"))
-        vectors = np.load(folder / EMBEDDINGS, mmap_mode="r")
-        same = tuple(found["made_of"]) == made_of and vectors.shape == shape
-        return int(found["done"]) if same else 0
+        return int(found["done"]) if found["made_of"] == made_of else 0
     except (OSError, ValueError, KeyError, TypeError):
         return 0
 
 
-def _write_progress(folder: Path, made_of: tuple[str, str], done: int) -> None:
+def _write_progress(folder: Path, made_of: Sequence[Any], done: int) -> None:
     write_atomically(folder / _PROGRESS, json.dumps({"made_of": made_of, "done": done}))
 
 
-def _same_index(folder: Path, model: str, catalogue: str, graph: bool) -> IndexManifest:
+def _same_index(
+    folder: Path, model: str, catalogue: str, graph: bool, part_items: int
+) -> IndexManifest:
     if not (folder / MANIFEST).is_file():
         raise DataError(f"{folder} exists and is no index; name a new folder")
     manifest = read_manifest(folder)
-    same = (manifest.model, manifest.catalogue) == (model, catalogue)
-    if same and (GRAPH in manifest.checksums or not graph):
+    if (manifest.model, manifest.catalogue) != (model, catalogue):
+        what = "of another model or catalogue"
+    elif graph and GRAPH not in manifest.checksums:
+        what = "without a graph"
+    elif part_items != manifest.part_items:
+        what = f"in parts of {manifest.part_items:,} items"
+    else:
         log.info("%s is built already", folder)
         return manifest
-    what = "without a graph" if same else "of another model or catalogue"
     raise DataError(f"{folder} is an index {what}; remove it, or name another folder")
 
 

@@ -36,6 +36,7 @@ from m6rec_jax.model import M6Rec
 from m6rec_jax.pipeline.prepared_rows import TaskPart
 from m6rec_jax.pipeline.prompt_rows import prompt_row
 from m6rec_jax.pipeline.registration import TaskInfo
+from m6rec_jax.pipeline.run_vocabulary import with_own_vocabulary
 from m6rec_jax.pipeline.task_rows import task_vocabulary
 
 KINDS = ("scoring", "generation")
@@ -74,6 +75,7 @@ class Calibrated:
 
 
 @gin.configurable
+@with_own_vocabulary
 def calibrate(
     model_dir: str = gin.REQUIRED,
     mixture_or_task_name: str = gin.REQUIRED,

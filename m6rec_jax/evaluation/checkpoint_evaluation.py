@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import gin
 import jax
 from etils import epath
 
+from m6rec_jax.checkpoints.location import locate, read_manifest
 from m6rec_jax.engine.model_folder import RestoredModel, restore_model
-from m6rec_jax.evaluation.evaluator import Evaluator
+from m6rec_jax.evaluation.evaluator import Evaluator, check_task
 from m6rec_jax.evaluation.prediction_files import check_ending, write_predictions
 from m6rec_jax.io.atomic import check_output, write_atomically
 from m6rec_jax.io.json_text import json_text
 from m6rec_jax.metrics.paired import PairedDifference
+from m6rec_jax.pipeline.run_vocabulary import with_own_vocabulary
 from m6rec_jax.pipeline.task_rows import task_vocabulary
 
 logger = logging.getLogger(__name__)
 
 
 @gin.configurable
+@with_own_vocabulary
 def evaluate(
     model_dir: str = gin.REQUIRED,
     mixture_or_task_name: str = gin.REQUIRED,
@@ -85,6 +89,7 @@ def evaluate(
 
 
 @gin.configurable
+@with_own_vocabulary
 def infer(
     model_dir: str = gin.REQUIRED,
     mixture_or_task_name: str = gin.REQUIRED,
@@ -175,6 +180,10 @@ def restored_evaluator(
 def _restored(
     model_dir: str, name: str, evaluator: Evaluator, step: int | None = None
 ) -> RestoredModel:
+    if not Path(model_dir).is_file():  # before the rest of a large checkpoint is read
+        prompts = read_manifest(locate(model_dir, step)).build_model_config().prompts
+        for task in evaluator.tasks:
+            check_task(task, prompts, model_dir)
     return restore_model(
         model_dir,
         step=step,

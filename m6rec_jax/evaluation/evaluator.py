@@ -31,7 +31,7 @@ from m6rec_jax.evaluation.reranking import Reranking
 from m6rec_jax.jobs.job import Array, Columns, Evaluation, Features, Job, TaskData, Variables
 from m6rec_jax.jobs.retrieval import DEFAULT_KS, RetrievalPredictions
 from m6rec_jax.metrics.generation import require_text_metrics
-from m6rec_jax.model import M6Rec
+from m6rec_jax.model import M6Rec, PromptConfig
 from m6rec_jax.pipeline.evaluation_batches import EvaluationBatches
 from m6rec_jax.pipeline.prepared_rows import TaskPart
 from m6rec_jax.pipeline.prompt_rows import prompt_row
@@ -131,9 +131,10 @@ class Evaluator:
         """Predictions of one of the tasks, example by example, see `Job.predict`.
 
         Raises:
-          ConfigError: gin does not give the task one of several rows of prompts.
+          ConfigError: gin does not give the task one of several rows of prompts, or the model lacks
+            what the task needs.
         """
-        prompt_row(task.name, model.config.prompts.num_tasks)
+        check_task(task, model.config.prompts, "the model")
         return task.job.predict(_TaskEvaluation(self, task, model, variables))
 
     def metrics(self, task: TaskInfo, predictions: Any) -> dict[str, float]:
@@ -183,6 +184,12 @@ class Evaluator:
 
         found: EvaluationBatches = _TaskEvaluation(self, task).once("batches", make)
         return found
+
+
+def check_task(task: TaskInfo, prompts: PromptConfig, where: str) -> None:
+    """Raises ConfigError where a model, which lies at `where`, cannot be asked for a task."""
+    row = prompt_row(task.name, prompts.num_tasks)
+    task.job.check_model(prompts.of_task(row), task.name, where)
 
 
 class _TaskEvaluation:

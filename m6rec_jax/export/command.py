@@ -21,6 +21,7 @@ from m6rec_jax.export.held_out import Answered, Catalogue
 from m6rec_jax.export.recording import Recorder
 from m6rec_jax.export.titles import Titles, open_titles
 from m6rec_jax.model import M6Rec
+from m6rec_jax.pipeline.locations import data_dir
 
 # Which have no bfloat16.
 _ON_DEVICES = ("litert", "web", "onnx")
@@ -84,6 +85,7 @@ def export(
     plain = "dot_product_attention.implementation = 'plain'"
     configuration.parse_config(gin_files, [*bindings, plain])
     model = load_with_bank(run, bank=bank)
+    model.data_dir = model.data_dir or data_dir()
     tasks = {name: s for name, s in model.settings.tasks.items() if s.kind in held_out.KINDS}
     if not tasks:
         kinds = ", ".join(sorted({own.kind for own in model.settings.tasks.values()})) or "none"

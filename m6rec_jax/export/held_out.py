@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from m6rec_jax.data.prepared import Prepared
-from m6rec_jax.engine.index_files import EMBEDDINGS, open_index, read_manifest
+from m6rec_jax.engine.index_files import open_index, read_manifest
 from m6rec_jax.engine.loaded_model import LoadedModel
 from m6rec_jax.errors import CheckpointError, DataError
 from m6rec_jax.export.recording import Recorder
@@ -59,7 +59,8 @@ def open_catalogue(model: LoadedModel, index: str | Path, prepared: str | None =
     if missing := [id_ for id_ in found.ids if id_ not in items]:
         raise DataError(f"{index} has item {missing[0]!r}, which the catalogue has not")
     titles = [title_of(items[id_]) for id_ in found.ids]
-    return Catalogue(task, np.load(Path(index) / EMBEDDINGS), found.ids, titles)
+    vectors = np.concatenate([np.load(Path(index) / name) for name in found.manifest.files])
+    return Catalogue(task, vectors, found.ids, titles)
 
 
 class Answered(NamedTuple):

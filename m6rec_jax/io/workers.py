@@ -261,6 +261,28 @@ class RayWorkers(Generic[Made]):
         while under_way:
             yield self._result(under_way.popleft()[0])
 
+    def each(
+        self, function: Callable[[Made, Piece, int, int], R], pieces: Iterable[Piece]
+    ) -> Iterator[list[R]]:
+        """`function(made, piece, place, number)` of every piece by every worker.
+
+        Each has its place among so many, and the same one for all pieces.
+        """
+        under_way = collections.deque[list[Any]]()
+        shared, number = self._ray.put(function), len(self._workers)
+        for piece in pieces:
+            if len(under_way) == 4:
+                yield [*map(self._result, under_way.popleft())]
+            put = self._ray.put(piece)
+            under_way.append(
+                [
+                    worker.run.remote(shared, put, place, number)
+                    for place, worker in enumerate(self._workers)
+                ]
+            )
+        while under_way:
+            yield [*map(self._result, under_way.popleft())]
+
     def _least_busy(self, under_way: Iterable[tuple[Any, int]]) -> int:
         workers = dict(under_way)
         results = list(workers)

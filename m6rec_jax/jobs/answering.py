@@ -134,6 +134,11 @@ class Answerer(abc.ABC, Generic[TaskState]):
           DataError: a catalogue without what the job needs.
         """
 
+    @property
+    def column_types(self) -> Mapping[str, str]:
+        """Columns that results add to a row of a file, see `Result`."""
+        return self.result.column_types  # type: ignore[no-any-return]
+
     def fields(self, task: str) -> RequestFields:
         """Which fields of a request are read."""
         del task
@@ -387,7 +392,7 @@ def by_task(accepted: Sequence[Accepted]) -> dict[str, list[int]]:
 
 def excluded_ids(request: Request, exclude_seen: bool) -> list[str]:
     """Ids of items that must not be recommended."""
-    seen = [item.id for _, item in request.behaviours] if exclude_seen else []
+    seen = [*(item.id for _, item in request.behaviours), *request.unknown] if exclude_seen else []
     return [*seen, *request.exclude]
 
 

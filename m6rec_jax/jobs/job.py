@@ -20,7 +20,7 @@ from m6rec_jax.engine.generation import Generator
 from m6rec_jax.engine.retrieval import Retriever
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.io.closest import did_you_mean
-from m6rec_jax.model import M6Rec
+from m6rec_jax.model import M6Rec, PromptConfig
 
 if TYPE_CHECKING:
     from m6rec_jax.jobs.answering import Answerer, Parts
@@ -150,6 +150,28 @@ class Job(abc.ABC):
     identity: ClassVar[tuple[str, ...]] = ()
     has_scores: ClassVar[bool] = False
     needs_text_metrics: ClassVar[bool] = False
+
+    def check_model(self, prompts: PromptConfig, task: str, where: str) -> None:
+        """Checks that a model has what the job needs of it.
+
+        Args:
+          prompts: of the task's row.
+          task: name, for the message.
+          where: the model lies, likewise.
+
+        Raises:
+          ConfigError: it lacks that.
+        """
+        there = {
+            "classes": prompts.head != "none" and prompts.num_options > 0,
+            "retrieval projections": prompts.retrieval_dim > 0,
+        }
+        if not there.get(self.needs, True):
+            raise ConfigError(
+                f"'{task}' is a task of {self.kind}, and {where} has no {self.needs}: it was not "
+                "trained for that. Name a task that it was trained on (MIXTURE_OR_TASK_NAME, or "
+                "TASK where requests are answered), or a run of this one (MODEL_DIR)"
+            )
 
     # On the devices.
 

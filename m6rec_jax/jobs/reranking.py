@@ -5,6 +5,7 @@ Its rows name that co-occurrence in words; `engine.reranking` orders a retriever
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -14,20 +15,21 @@ import numpy as np
 from m6rec_jax.data.co_occurrence import CoOccurrence
 from m6rec_jax.data.prepared import read_catalogue
 from m6rec_jax.engine.catalogue_index import TopK
+from m6rec_jax.engine.index_files import StoredIndex
 from m6rec_jax.engine.reranking import Reranker
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.jobs.answering import (
     Accepted,
     Answerer,
     Parts,
-    by_task,
     check_default_k,
     check_finite,
     check_k,
     excluded_ids,
 )
+from m6rec_jax.jobs.index_search import IndexAnswerer, Query, Retrieved
 from m6rec_jax.jobs.job import TaskRows, register
-from m6rec_jax.jobs.retrieval import RetrievalTask, Retrieved
+from m6rec_jax.jobs.retrieval import RetrievalTask
 from m6rec_jax.jobs.scoring import ScoringJob
 from m6rec_jax.requests.rendering import RequestText
 from m6rec_jax.requests.request import Request
@@ -60,7 +62,7 @@ class _RerankingTask(NamedTuple):
 
 
 @gin.configurable(allowlist=["k", "max_k", "depth", "exclude_seen"])
-class RerankingAnswers(Answerer[_RerankingTask]):
+class RerankingAnswers(IndexAnswerer[_RerankingTask]):
     """Items of an index in the order of `Reranker`: the best ranking that there is.
 
     Asked of a task of retrieval; where the model has one task of reranking on the same data, its
@@ -130,44 +132,48 @@ class RerankingAnswers(Answerer[_RerankingTask]):
         check_k(request, self.max_k, "RerankingAnswers.max_k")
         return self.of_task(task).found.renderer.render(request)
 
-    def answer(self, accepted: Sequence[Accepted]) -> list[Retrieved]:
-        states = [self.of_task(one.task) for one in accepted]
+    def index(self, task: str) -> StoredIndex:
+        return self.of_task(task).found.index
+
+    def query(self, accepted: Sequence[Accepted]) -> Query:
         users = self.parts.retriever().embed_users(
-            [one.text.history for one in accepted], [own.retrieval for own in states]
+            [one.text.history for one in accepted],
+            [self.of_task(one.task).retrieval for one in accepted],
         )
         check_finite(accepted, users)
-        results: dict[int, Retrieved] = {}
-        for task, members in by_task(accepted).items():
-            own, asked = self.of_task(task), [accepted[i] for i in members]
-            ids = [excluded_ids(one.request, self._exclude_seen) for one in asked]
-            found = own.found.index.top_k(users[members], self._depth, ids, self.parts.batch_sizes)
-            best = own.reranker.rerank(
-                [one.text.history for one in asked],
-                [self._indices(own, [i.id for _, i in one.request.behaviours]) for one in asked],
-                [self._indices(own, seen) for seen in ids],
-                TopK(np.where(found.ids >= 0, own.of_found[found.ids], found.ids), found.scores),
-                None if own.scorer is None else [own.scorer] * len(asked),
-            )
-            for i, one, items, scores in zip(members, asked, best.ids, best.scores, strict=True):
-                k = one.request.k or self._k
-                left = items[:k][items[:k] >= 0]
-                results[i] = Retrieved(
-                    [own.ids[item] for item in left], scores[: len(left)], own.found.catalogue
-                )
-        return [results[i] for i in range(len(accepted))]
+        excluded = [excluded_ids(one.request, self._exclude_seen) for one in accepted]
+        return Query(users, self._depth, excluded)
+
+    def results(self, task: str, accepted: Sequence[Accepted], found: TopK) -> list[Retrieved]:
+        own, requests = self.of_task(task), [one.request for one in accepted]
+        excluded = [excluded_ids(one, self._exclude_seen) for one in requests]
+        best = own.reranker.rerank(
+            [one.text.history for one in accepted],
+            [self._indices(own, [item.id for _, item in one.behaviours]) for one in requests],
+            [self._indices(own, ids) for ids in excluded],
+            TopK(np.where(found.ids >= 0, own.of_found[found.ids], found.ids), found.scores),
+            None if own.scorer is None else [own.scorer] * len(accepted),
+        )
+        results = []
+        for request, items, scores in zip(requests, best.ids, best.scores, strict=True):
+            names = [own.ids[item] for item in items[items >= 0]]
+            k = request.k or self._k
+            results.append(self.listed(own.retrieval, names, scores, k, own.found.catalogue))
+        return results
 
     def describe(self, task: str) -> Mapping[str, Any]:
         own = self.of_task(task)
         manifest = own.found.index.manifest
         return {
             "index": [manifest.model, manifest.catalogue],
-            "search": type(own.found.index.search).__name__,
+            "approximate": own.found.index.approximate,
             "scorer": None if own.scorer is None else self.parts.model.fingerprint(own.scorer),
             "reranker": own.reranker.describe(),
             "k": self._k,
             "max_k": self.max_k,
             "depth": self._depth,
             "exclude_seen": self._exclude_seen,
+            "lists": dataclasses.asdict(self.lists),
         }
 
     def warm_up(self, tasks: Iterable[str]) -> None:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import gin
 import jax.numpy as jnp
 import numpy as np
 
+from m6rec_jax.engine.catalogue_index import TopK
 from m6rec_jax.engine.index_files import StoredIndex
 from m6rec_jax.engine.retrieval import item_embeddings, user_embeddings
 from m6rec_jax.errors import DataError
@@ -20,14 +21,12 @@ from m6rec_jax.jobs.answering import (
     Accepted,
     Answerer,
     Parts,
-    ScoredItem,
-    by_task,
     check_default_k,
     check_finite,
     check_k,
     excluded_ids,
-    title_of,
 )
+from m6rec_jax.jobs.index_search import IndexAnswerer, Query, Retrieved
 from m6rec_jax.jobs.job import (
     Array,
     Columns,
@@ -243,34 +242,6 @@ def _in_front(item_ids: np.ndarray) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Retrieved:
-    """Items of the catalogue, best first.
-
-    Attributes:
-      item_ids: of the items.
-      scores: cosine similarities, or what a reranker orders by, float32 `[items]`.
-      catalogue: items by id, for their titles.
-    """
-
-    column_types: ClassVar[Mapping[str, str]] = {"item_ids": "string", "scores": "float"}
-    item_ids: Sequence[str]
-    scores: np.ndarray
-    catalogue: Mapping[str, Item] = dataclasses.field(repr=False)
-
-    @property
-    def items(self) -> list[ScoredItem]:
-        """Items with their scores."""
-        known = [self.catalogue.get(id_) for id_ in self.item_ids]
-        return [
-            ScoredItem(id_, id_ if item is None else title_of(item), score)
-            for id_, item, score in zip(self.item_ids, known, self.scores.tolist(), strict=True)
-        ]
-
-    def columns(self) -> Mapping[str, Any]:
-        return {"item_ids": self.item_ids, "scores": self.scores}
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
 class RetrievalTask:
     """What answering one task takes."""
 
@@ -280,7 +251,7 @@ class RetrievalTask:
 
 
 @gin.configurable(allowlist=["k", "max_k", "exclude_seen"])
-class RetrievalAnswers(Answerer[RetrievalTask]):
+class RetrievalAnswers(IndexAnswerer[RetrievalTask]):
     """Ids *and* scores of the items that fit best.
 
     Args:
@@ -312,32 +283,35 @@ class RetrievalAnswers(Answerer[RetrievalTask]):
         check_k(request, self.max_k, "RetrievalAnswers.max_k")
         return self.of_task(task).renderer.render(request)
 
-    def answer(self, accepted: Sequence[Accepted]) -> list[Retrieved]:
+    def index(self, task: str) -> StoredIndex:
+        return self.of_task(task).index
+
+    def query(self, accepted: Sequence[Accepted]) -> Query:
         users = self.parts.retriever().embed_users(
             [one.text.history for one in accepted], [one.task for one in accepted]
         )
         check_finite(accepted, users)
-        results: dict[int, Retrieved] = {}
-        for task, members in by_task(accepted).items():
-            own = self.of_task(task)
-            seen = [excluded_ids(accepted[i].request, self._exclude_seen) for i in members]
-            found = own.index.top_k(users[members], self.max_k, seen, self.parts.batch_sizes)
-            for i, ids, scores in zip(members, found.ids, found.scores, strict=True):
-                k = accepted[i].request.k or self._k
-                left = ids[:k][ids[:k] >= 0]
-                results[i] = Retrieved(
-                    [own.index.ids[item] for item in left], scores[: len(left)], own.catalogue
-                )
-        return [results[i] for i in range(len(accepted))]
+        excluded = [excluded_ids(one.request, self._exclude_seen) for one in accepted]
+        return Query(users, self.max_k, excluded)
+
+    def results(self, task: str, accepted: Sequence[Accepted], found: TopK) -> list[Retrieved]:
+        own = self.of_task(task)
+        results = []
+        for one, items, scores in zip(accepted, found.ids, found.scores, strict=True):
+            ids = [own.index.ids[item] for item in items[items >= 0]]
+            k = one.request.k or self._k
+            results.append(self.listed(task, ids, scores, k, own.catalogue))
+        return results
 
     def describe(self, task: str) -> Mapping[str, Any]:
         index = self.of_task(task).index
         return {
             "index": [index.manifest.model, index.manifest.catalogue],
-            "search": type(index.search).__name__,
+            "approximate": index.approximate,
             "k": self._k,
             "max_k": self.max_k,
             "exclude_seen": self._exclude_seen,
+            "lists": dataclasses.asdict(self.lists),
         }
 
     def warm_up(self, tasks: Iterable[str]) -> None:

@@ -23,6 +23,8 @@ from m6rec_jax.io.buckets import in_bucket, kept_copy, path_of
 from m6rec_jax.text.vocabulary import Vocabulary
 
 VOCABULARY_VARIABLE = "M6REC_VOCABULARY"
+# Of a run that is read or resumed, see `run_vocabulary`; input processes inherit it.
+OWN_VOCABULARY_VARIABLE = "M6REC_OWN_VOCABULARY"
 
 
 @gin.configurable
@@ -117,12 +119,13 @@ def prepared_view(dataset: str, split: str, view: str) -> Path:
 
 
 def load_vocabulary(dataset: str, split: str) -> Vocabulary:
-    """The vocabulary of a task; the same file is loaded once.
+    """The vocabulary of a task, or of the run that reads it; the same file is loaded once.
 
     Raises:
       ConfigError: there is no such file; says how to make or name one.
     """
-    path = vocabulary_file(dataset, split)
+    own = os.environ.get(OWN_VOCABULARY_VARIABLE)
+    path = Path(own) if own else vocabulary_file(dataset, split)
     if not path.is_file():
         raise ConfigError(
             f"no vocabulary at {path}: train one with `m6rec vocab train`, or name a SentencePiece "

@@ -13,7 +13,8 @@ an object of its own columns (with the id, they go before the catalogue's). A us
 one, statistics are looked up. `statistics` are those that the template may render; they go before
 what is looked up. Scoring needs `candidates`; retrieval takes `k` and `exclude`, recommendation of
 titles also `about`, an item that their prefix is rendered from. Behaviours stand in the order of
-time. Everything else in a row is the caller's own.
+time; those with items that nothing is known of are left out, and there may be none. Everything else
+in a row is the caller's own.
 """
 
 from __future__ import annotations
@@ -25,13 +26,14 @@ from typing import Any
 
 from m6rec_jax.data.columns import ID, TIME, VALUE, parse_value
 from m6rec_jax.data.schema import DatasetSpec
-from m6rec_jax.data.values import FIRST_TIME, LAST_TIME, UnfitValue
+from m6rec_jax.data.values import FIRST_TIME, LAST_TIME, UnfitValue, out_of_range
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.text.records import Event, Item, User, Value
 
 # Names within users and items that are no columns.
 _ID, _STATISTICS = "id", "statistics"
 _BEHAVIOUR = ("item", "time", "value")
+_UNKNOWN = "unknown_item"
 
 
 class RejectedRow(DataError):
@@ -64,6 +66,7 @@ class Request:
       exclude: ids of items that must not be recommended.
       about: the item that the prefix of a generated title is about, None where it does not say.
       ignored: fields of users, behaviours, items and statistics that the data set does not have.
+      unknown: ids of behaviours that were left out, since the catalogue does not have them.
     """
 
     user: User
@@ -76,6 +79,13 @@ class Request:
     exclude: tuple[str, ...] = ()
     about: Item | None = None
     ignored: frozenset[str] = frozenset()
+    unknown: tuple[str, ...] = ()
+
+    @property
+    def gaps(self) -> list[str]:
+        """What the answer had to do without: `unknown_items`, `no_behaviours`."""
+        found = ["unknown_items"] if self.unknown else []
+        return found if self.behaviours else [*found, "no_behaviours"]
 
 
 class RequestParser:
@@ -135,11 +145,13 @@ class RequestParser:
     def _parse(self, row: Mapping[str, Any], ignored: set[str]) -> Request:
         user = self._user(row.get("user"), ignored)
         now = _time(row.get("time"), "time")
-        behaviours = tuple(
+        told = [
             self._behaviour(entry, user.id, f"behaviours[{index}]", ignored)
-            for index, entry in enumerate(_list(row.get("behaviours"), "behaviours", required=True))
-        )
-        _check_order([event.time for event, _ in behaviours], now)
+            for index, entry in enumerate(_list(row.get("behaviours"), "behaviours"))
+        ]
+        _check_order([event.time for event, _ in told], now)
+        behaviours = tuple((event, item) for event, item in told if item is not None)
+        unknown = tuple(event.item_id for event, item in told if item is None)
         candidates: list[Item] = []
         given: list[Mapping[str, Value]] = []
         if self._candidates_field is not None:
@@ -166,6 +178,7 @@ class RequestParser:
             ),
             about,
             frozenset(ignored),
+            unknown,
         )
 
     def _user(self, entry: Any, ignored: set[str]) -> User:
@@ -179,7 +192,8 @@ class RequestParser:
 
     def _behaviour(
         self, entry: Any, user_id: str, path: str, ignored: set[str]
-    ) -> tuple[Event, Item]:
+    ) -> tuple[Event, Item | None]:
+        """A behaviour, and its item if anything is known of it."""
         if not isinstance(entry, Mapping):
             raise _Problem("wrong_type", path, f"must be an object, not {_shown(entry)}")
         ignored.update(
@@ -187,14 +201,21 @@ class RequestParser:
             for name, value in entry.items()
             if name not in _BEHAVIOUR and value is not None
         )
-        item = self._item(entry.get("item"), f"{path}.item", ignored)
+        item: Item | None = None
+        try:
+            item = self._item(entry.get("item"), f"{path}.item", ignored)
+            item_id = item.id
+        except _Problem as problem:
+            if problem.kind != _UNKNOWN:
+                raise
+            item_id = problem.value
         time = _time(entry.get("time"), f"{path}.time")
         value = None
         if self._spec.events.value is not None:
             value = _required(entry.get("value"), VALUE, f"{path}.value")
         elif entry.get("value") is not None:
             ignored.add("behaviours.value")
-        return Event(user_id, item.id, time, value), item
+        return Event(user_id, item_id, time, value), item
 
     def _item(self, entry: Any, path: str, ignored: set[str]) -> Item:
         """The item that an id or an object means."""
@@ -210,9 +231,10 @@ class RequestParser:
         known = None if item_id is None else self._catalogue.get(item_id)
         if known is None and not own:
             raise _Problem(
-                "unknown_item",
+                _UNKNOWN,
                 path,
                 f"is {_shown(item_id)}, which the catalogue does not have; give the item's columns",
+                item_id,
             )
         if known is None:
             return Item(item_id or "", own)
@@ -238,9 +260,9 @@ class RequestParser:
 class _Problem(Exception):
     """Something wrong with a field of a request."""
 
-    def __init__(self, kind: str, path: str, words: str) -> None:
+    def __init__(self, kind: str, path: str, words: str, value: Any = None) -> None:
         super().__init__(kind, path, words)
-        self.kind, self.path, self.words = kind, path, words
+        self.kind, self.path, self.words, self.value = kind, path, words, value
 
     def text(self) -> str:
         return f"{self.path!r} {self.words}"
@@ -263,8 +285,7 @@ def _required(value: Any, kind: str, path: str) -> Any:
 def _time(value: Any, path: str) -> float:
     time: float = _required(value, TIME, path)
     if not FIRST_TIME <= time <= LAST_TIME:
-        hint = "; milliseconds? divide by 1000" if time > LAST_TIME else ""
-        raise _Problem("bad_time", path, f"is {time:g}, before 1970 or after 2100{hint}")
+        raise _Problem("bad_time", path, f"does not fit: {out_of_range(time)}")
     return time
 
 

@@ -63,7 +63,8 @@ class Asking:
     """
 
     def __init__(self, server: Server, request: Request) -> None:
-        self._scheduler, self._request = server.scheduler, request
+        self._scheduler, self._metrics = server.scheduler, server.metrics
+        self._request = request
         self.snapshot: Snapshot = server.snapshots.current
         self._queued: dict[str, Any] = {
             "deadline": time.monotonic() + _timeout(request, server.timeout),
@@ -84,6 +85,8 @@ class Asking:
         accepted = await run_in_threadpool(self.snapshot.accept, row, task, job, number)
         self._seconds["accept"] += time.monotonic() - began
         self._accepted.append(accepted)
+        for gap in accepted.request.gaps:
+            self._metrics.gaps.labels(gap).inc()
         return accepted
 
     async def accept_text(self, *args: Any, **asked: Any) -> Accepted:

@@ -96,6 +96,7 @@ class Metrics:
         self._wait = self._histogram("wait_seconds", "In the queue", _SECONDS, "job")
         self._run = self._histogram("run_seconds", "Of a batch on the devices", _SECONDS, "job")
         self._failures = self._counter("failures", "Requests that failed on the devices", "job")
+        self.gaps = self._counter("gaps", "Requests answered without some of what they told", "gap")
         self.swaps = self._counter("swaps", "Changes of prompts and data", "what")
         self._gauge("programs", "Compiled or read from the cache", lambda: PROGRAMS.made)
         self._gauge("programs_cached", "Read from the persistent cache", lambda: PROGRAMS.cached)

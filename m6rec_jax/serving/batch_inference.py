@@ -4,7 +4,8 @@ Requests are read in chunks, so memory does not grow with the file; all batches 
 each program is compiled once. What is finished survives being killed: the same command goes on
 (`part_files`), in a bucket with the file that was under way. Rows that cannot be answered go to a
 side file with the reason. Chunks are answered in this process or by workers of Ray; their order and
-what becomes of a row do not depend on which.
+what becomes of a row do not depend on which. Of an index in parts each worker of Ray searches some,
+for the users of all chunks, so that none needs all of it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import dataclasses
 import functools
 import itertools
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,12 +24,14 @@ import jax
 import pyarrow as pa
 from etils import epath
 
+from m6rec_jax.engine.catalogue_index import TopK, best_of
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.io.buckets import bucket_copies, bucket_errors, in_bucket
 from m6rec_jax.io.hashing import file_sha256
 from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.io.workers import RayWorkers, ThisProcess, Workers
-from m6rec_jax.jobs.answering import Accepted
+from m6rec_jax.jobs.answering import Accepted, Result
+from m6rec_jax.jobs.index_search import IndexAnswerer, Query
 from m6rec_jax.requests.files import Chunk, Shard, open_requests
 from m6rec_jax.serving.part_files import PartFiles, Totals, side_files
 from m6rec_jax.serving.service import Service, ServiceOptions
@@ -36,6 +39,10 @@ from m6rec_jax.sharding import LogicalRules, data_parallel, make_mesh
 
 log = logging.getLogger(__name__)
 
+_GAPS = {
+    "no_behaviours": "without behaviours",
+    "unknown_items": "with behaviours left out, whose items the catalogue does not have",
+}
 _ARROW_TYPES = {
     "float": pa.list_(pa.float32()),
     "int": pa.list_(pa.int32()),
@@ -56,7 +63,7 @@ class BatchReport:
     totals: Totals
 
     def __str__(self) -> str:
-        """The closing line, and another one where fields were ignored."""
+        """The closing line, and others where something was missing or ignored."""
         totals = self.totals
         number = sum(totals.rejected.values())
         kinds = ", ".join(f"{kind} {count:,}" for kind, count in totals.rejected.most_common())
@@ -64,6 +71,9 @@ class BatchReport:
             f"{totals.answered + number:,} requests: {totals.answered:,} answered ({self.output}), "
             f"{number:,} rejected ({self.rejected}{': ' if kinds else ''}{kinds})"
         )
+        gaps = [f"{_GAPS[name]} {count:,}" for name, count in totals.gaps.most_common()]
+        if gaps:
+            text += f"\nAnswered with what is known, in rows: {', '.join(gaps)}"
         if totals.ignored:
             named = ", ".join(f"{_plain(n)} {count:,}" for n, count in totals.ignored.most_common())
             text += f"\nFields that the data set does not have were ignored, in rows: {named}"
@@ -251,7 +261,11 @@ def answer_file(
         if parts.start != start:
             log.info("going on at row %s", f"{parts.start.row:,}")
         chunks, sent = itertools.tee(file.chunks(parts.start, chunk_size, end))
-        answered = workers.map(functools.partial(_answered, asked), chunks)
+        answered: Iterator[_Answered]
+        if asked.in_parts and isinstance(workers, RayWorkers):
+            answered = _answered_by_parts(asked, workers, chunks)
+        else:
+            answered = workers.map(functools.partial(_answered, asked), chunks)
         with progress_bar(
             total=file.progress(start, end),
             initial=file.progress(start, parts.start),
@@ -277,58 +291,111 @@ class _Asked:
     Attributes:
       types: columns of the results, see `jobs.answering.Result`.
       described: what results depend on.
+      in_parts: an index of several parts is searched for it.
     """
 
     task: str
     job: str
     types: Mapping[str, str]
     described: Mapping[str, Any]
+    in_parts: bool
 
 
 def _asked(service: Service, task: str, job: str | None) -> _Asked:
     task = service.task(task, job)
     job = service.job(task, job)
-    types = service.answerer(job).result.column_types
-    return _Asked(task, job, types, service.describe(task, job))
+    answerer = service.answerer(job)
+    described = service.describe(task, job)
+    in_parts = isinstance(answerer, IndexAnswerer) and answerer.index(task).num_parts > 1
+    return _Asked(task, job, answerer.column_types, described, in_parts)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(slots=True)
 class _Answered:
     """What became of a chunk.
 
     Attributes:
       kept: which of its rows have results.
-      columns: these results, one per kept row.
+      accepted: these requests, until they are answered.
+      columns: their results, one per kept row.
       rejected: lines of the side file.
     """
 
-    kept: list[int]
-    columns: Mapping[str, Sequence[Any]]
-    rejected: list[dict[str, Any]]
-    totals: Totals
+    kept: list[int] = dataclasses.field(default_factory=list)
+    accepted: list[Accepted] = dataclasses.field(default_factory=list)
+    columns: Mapping[str, Sequence[Any]] = dataclasses.field(default_factory=dict)
+    rejected: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    totals: Totals = dataclasses.field(default_factory=Totals)
+
+    def answer(self, asked: _Asked, results: Sequence[Result]) -> None:
+        """Takes the results of what was accepted."""
+        rows = [result.columns() for result in results]
+        self.columns = {name: [row[name] for row in rows] for name in asked.types}
+        self.totals.answered = len(rows)
+        self.accepted = []
 
 
 def _answered(asked: _Asked, service: Service, chunk: Chunk) -> _Answered:
-    accepted, kept = list[Accepted](), list[int]()
-    totals, rejected = Totals(), list[dict[str, Any]]()
+    found = _accepted(asked, service, chunk)
+    found.answer(asked, service.answer(found.accepted))
+    return found
+
+
+def _accepted(asked: _Asked, service: Service, chunk: Chunk) -> _Answered:
+    found = _Answered()
     for index, row in enumerate(chunk.rows):
         problem = row.problem
         if row.values is not None:
             answer = service.accept(row.values, task=asked.task, job=asked.job, number=row.number)
             if isinstance(answer, Accepted):
-                accepted.append(answer)
-                kept.append(index)
-                totals.count_ignored(answer.request.ignored)
+                found.accepted.append(answer)
+                found.kept.append(index)
+                found.totals.count_ignored(answer.request.ignored)
+                found.totals.gaps.update(answer.request.gaps)
                 continue
             problem = answer
         assert problem is not None
-        totals.rejected[problem.kind] += 1
+        found.totals.rejected[problem.kind] += 1
         reason, raw = _plain(str(problem)), _plain(row.shown())
-        rejected.append({"row": row.number, "kind": problem.kind, "reason": reason, "raw": raw})
-    totals.answered = len(kept)
-    rows = [result.columns() for result in service.answer(accepted)]
-    columns = {name: [row[name] for row in rows] for name in asked.types}
-    return _Answered(kept, columns, rejected, totals)
+        found.rejected.append(
+            {"row": row.number, "kind": problem.kind, "reason": reason, "raw": raw}
+        )
+    return found
+
+
+def _answered_by_parts(
+    asked: _Asked, workers: RayWorkers[Service], chunks: Iterable[Chunk]
+) -> Iterator[_Answered]:
+    """Any worker embeds the users of a chunk, each searches its parts, any says what was found."""
+    embedded, begun = itertools.tee(workers.map(functools.partial(_embedded, asked), chunks))
+    queries = (query for _, query in embedded)
+    found = workers.each(functools.partial(_searched, asked), queries)
+    best = (
+        (own, best_of(parts, query.k)) for (own, query), parts in zip(begun, found, strict=True)
+    )
+    return workers.map(functools.partial(_told, asked), best)
+
+
+def _embedded(asked: _Asked, service: Service, chunk: Chunk) -> tuple[_Answered, Query]:
+    found = _accepted(asked, service, chunk)
+    return found, _searcher(asked, service).query(found.accepted)
+
+
+def _searched(asked: _Asked, service: Service, query: Query, place: int, number: int) -> TopK:
+    return _searcher(asked, service).search(asked.task, query, place, number)
+
+
+def _told(asked: _Asked, service: Service, found: tuple[_Answered, TopK]) -> _Answered:
+    own, best = found
+    searcher = _searcher(asked, service)
+    own.answer(asked, searcher.results(asked.task, own.accepted, best) if own.accepted else [])
+    return own
+
+
+def _searcher(asked: _Asked, service: Service) -> IndexAnswerer[Any]:
+    answerer = service.answerer(asked.job)
+    assert isinstance(answerer, IndexAnswerer)
+    return answerer
 
 
 def _plain(text: str) -> str:

@@ -12,14 +12,18 @@ import gin
 import jax
 import numpy as np
 
+from m6rec_jax import configuration
 from m6rec_jax.bank.loading import load_with_bank
+from m6rec_jax.engine.catalogue_index import ITEMS_PER_STEP
 from m6rec_jax.engine.index_files import DEFAULT_BLOCK, IndexManifest, write_index
 from m6rec_jax.engine.loaded_model import LoadedModel
+from m6rec_jax.engine.model_folder import read_settings
 from m6rec_jax.engine.retrieval import Retriever
 from m6rec_jax.engine.task_settings import task_name
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.io.buckets import in_bucket
 from m6rec_jax.io.workers import RayWorkers, ThisProcess, Workers
+from m6rec_jax.jobs.job import jobs
 from m6rec_jax.jobs.request_data import open_serving_data
 from m6rec_jax.sharding import LogicalRules, data_parallel, make_mesh
 
@@ -35,6 +39,7 @@ def build_index(
     prepared: str | None = None,
     items: str | None = None,
     graph: bool = False,
+    part_items: int | None = None,
     batch_size: int = 32,
     block: int = DEFAULT_BLOCK,
     rules: LogicalRules | None = None,
@@ -49,6 +54,9 @@ def build_index(
       bank, task, step, prepared, items, batch_size, rules, engine, progress: see
         `batch_inference.infer_requests`.
       graph: also make what approximate search needs (usearch).
+      part_items: of a part of the index, for a catalogue that no memory holds; None: all. It is
+        rounded up to whole steps of the search (`CatalogueIndex.items_per_step`), so that scores
+        are those of an index of one part to the last bit.
       block: items embedded between two records of progress.
 
     Raises:
@@ -63,6 +71,11 @@ def build_index(
         raise ConfigError(
             "m6rec index build runs in one process, on all of its devices; --engine ray has several"
         )
+    if bank is None and Path(model_dir).is_dir():
+        _check_retrieves(model_dir)
+    if part_items is not None:
+        step_items = configuration.bound("CatalogueIndex.items_per_step", ITEMS_PER_STEP)
+        part_items = -(-part_items // step_items) * step_items
     rules = data_parallel() if rules is None else tuple(rules)
     make = functools.partial(_open, str(model_dir), bank, step, task, rules, batch_size)
     with contextlib.ExitStack() as stack:
@@ -78,8 +91,21 @@ def build_index(
             functools.partial(workers.map, _embedded),
             **described,
             graph=graph,
+            part_items=part_items,
             block=block,
             progress=progress,
+        )
+
+
+def _check_retrieves(model_dir: str | Path) -> None:
+    """Raises ConfigError where no task of a run embeds items, before the run is loaded."""
+    kinds = {name: own.kind for name, own in read_settings(model_dir).tasks.items()}
+    able = [name for name, job in jobs().items() if job.needs == "retrieval projections"]
+    if not any(kind in able for kind in kinds.values()):
+        told = ", ".join(f"{name} ({kind})" for name, kind in sorted(kinds.items())) or "none"
+        raise ConfigError(
+            f"{model_dir} does not retrieve, so it embeds no items; its tasks: {told}. Tune one "
+            "for retrieval (gin_configs/runs/finetune_retrieval.gin), and name its MODEL_DIR"
         )
 
 

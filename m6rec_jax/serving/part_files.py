@@ -49,16 +49,19 @@ class Totals:
       answered: rows with results.
       rejected: rows without, by the kind of reason.
       ignored: fields that the data set does not have, and how many rows had them.
+      gaps: what answers had to do without (`requests.request.Request.gaps`), and in how many rows.
     """
 
     answered: int = 0
     rejected: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     ignored: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    gaps: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
 
     def add(self, other: Totals) -> None:
         """Adds those of further rows."""
         self.answered += other.answered
         self.rejected.update(other.rejected)
+        self.gaps.update(other.gaps)
         for name, count in other.ignored.items():
             if name in self.ignored or len(self.ignored) < _MOST_NAMES:
                 self.ignored[name] += count
@@ -73,12 +76,13 @@ class Totals:
             "answered": self.answered,
             "rejected": dict(self.rejected),
             "ignored": dict(self.ignored),
+            "gaps": dict(self.gaps),
         }
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> Totals:
         """Reads what `to_json` gave."""
-        counters = (collections.Counter(raw[name]) for name in ("rejected", "ignored"))
+        counters = (collections.Counter(raw[name]) for name in ("rejected", "ignored", "gaps"))
         return cls(raw["answered"], *counters)
 
 

@@ -109,7 +109,8 @@ def train_vocabulary(
       texts: the text to learn from, in the proportions in which the model will see it. Read once.
         Leave out items that the model is to meet as new ones: a piece of its own that training
         never shows has an embedding that means nothing.
-      output: where the model goes, by custom ending in ".model".
+      output: where the model goes, by custom ending in ".model". Another one that is there is not
+        overwritten: what was trained with it fits no other.
       size: pieces in the file, byte pieces included; fewer come out when the text has no more.
         With the control tokens, the default fits the 8,192 rows of `gin_configs/models/mini.gin`.
       prose: more text, read after `texts`; its words become pieces, but no phrases of several, of
@@ -126,7 +127,7 @@ def train_vocabulary(
 
     Raises:
       ConfigError: an option out of range, or a size too small for the characters of the text.
-      DataError: there is no text at all.
+      DataError: there is no text at all, or another vocabulary at the output.
     """
     if min_count < 2:
         raise ConfigError(f"min_count must be at least 2, got {min_count}")
@@ -172,6 +173,12 @@ def train_vocabulary(
 
     output = Path(output)
     output.parent.mkdir(parents=True, exist_ok=True)
+    if output.exists() and output.read_bytes() != content:
+        raise DataError(
+            f"{output} holds another vocabulary, which runs that begin with a model trained with "
+            "it need. If there are none, remove it; or let this one go elsewhere "
+            "(train_on_prepared.output, and vocabulary_file.path where it is used)"
+        )
     summary = TrainedVocabulary(
         model_file=str(output),
         sha256=sha256(content),

@@ -23,6 +23,7 @@ from m6rec_jax.io.buckets import check_bucket
 from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.model.config import ModelConfig
 from m6rec_jax.model.m6rec import M6Rec
+from m6rec_jax.pipeline.run_vocabulary import with_own_vocabulary
 from m6rec_jax.sharding import (
     LogicalRules,
     check_rows,
@@ -102,6 +103,7 @@ class TrainResult:
 
 
 @gin.configurable
+@with_own_vocabulary
 def train(
     model: M6Rec | ModelConfig,
     data: TrainingData,

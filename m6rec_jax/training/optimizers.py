@@ -64,8 +64,9 @@ def warmup_schedule(
             )
         if total_steps <= warmup_steps:
             raise ConfigError(
-                f"warmup_schedule.total_steps = {total_steps} must exceed warmup_steps = "
-                f"{warmup_steps}"
+                f"warmup_schedule.total_steps = {total_steps} (TRAIN_STEPS) must exceed "
+                f"warmup_steps = {warmup_steps} (WARMUP_STEPS): train longer, or set "
+                f"--gin.WARMUP_STEPS={total_steps // 10}"
             )
         span = total_steps - warmup_steps
         after: Schedule = (

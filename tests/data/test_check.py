@@ -305,8 +305,8 @@ def test_notes_about_text_and_ids(tmp_path):
     folder = write(
         tmp_path,
         users=["user,age", "a ,", "b,"],
-        items=["item,title,tags", "x,a\x07b,ok|\x1b", "y,cafÃ© â€™,fine", "z,caf\ufffd,"],
-        events=["user,item,time,rating", "a ,x,10,5", "b,y,20,4"],
+        items=["item,title,tags", "x,a\x07b,ok|\x1b", "y,cafÃ© â€™,fine", "z,caf\ufffd,NaN"],
+        events=["user,item,time,rating", "a ,x,10,5", "b,y,20,1"],
     )
     report = check_dataset(folder)
     assert report.ok
@@ -316,9 +316,26 @@ def test_notes_about_text_and_ids(tmp_path):
         ("control_characters", "items", "title"): (1, [0]),
         ("control_characters", "items", "tags"): (1, [0]),
         ("wrong_encoding", "items", "title"): (2, [1, 2]),
+        ("missing_as_text", "items", "tags"): (1, [2]),
         ("outer_whitespace", "events", "user"): (1, [0]),
-        ("one_label", "events", "rating"): (1, []),
     }
+
+
+def test_events_of_one_label_teach_nothing(tmp_path):
+    folder = write(tmp_path, events=["user,item,time,rating", "a,x,10,5", "b,y,20,4"])
+    report = check_dataset(folder)
+    assert not report.ok
+    (problem,) = report.of_kind("one_label")
+    assert "every value is positive with label.at_least = 4" in problem.example
+    assert "leave `label` out" in problem.example
+
+
+def test_ids_that_became_floats_are_recognised(tmp_path):
+    items = ["item,title,tags", "1,a,", "2,b,"]
+    events = ["user,item,time,rating", "a,1.0,10,5", "b,2,20,1"]
+    (problem,) = check_dataset(write(tmp_path, items=items, events=events)).of_kind("unknown_item")
+    assert "'1.0' is not in the items table" in problem.example
+    assert "written as a float? write 1)" in problem.example
 
 
 def test_good_text_in_many_languages_is_not_suspected(tmp_path):

@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from m6rec_jax.data import files
 from m6rec_jax.data.reading import EVENT_SCHEMA, Dataset
+from m6rec_jax.data.values import out_of_range
 from m6rec_jax.errors import DataError
 from m6rec_jax.text.records import Item, User
 
@@ -144,6 +146,38 @@ def test_missing_column_names_file_columns_and_closest(shop):
 def test_wrong_separator_is_recognised(shop):
     edit(shop / "users.csv", b"customer,age,city,interests", b"customer;age;city;interests")
     assert "separate the columns with commas" in error_of(shop)
+
+
+@pytest.mark.parametrize("separator", [b",", b";"])
+def test_the_line_that_excel_reads_is_recognised(shop, separator):
+    path = shop / "items.csv"
+    path.write_bytes(b"sep=" + separator + b"\n" + path.read_bytes())
+    message = error_of(shop)
+    assert "items.csv: the first line, 'sep=" in message
+    assert "is for Excel alone; delete it" in message
+
+
+def test_a_spreadsheet_is_to_be_saved_as_csv(shop):
+    (shop / "items.csv").rename(shop / "items.xlsx")
+    assert "items.xlsx is Excel's: save it there as 'CSV UTF-8" in error_of(shop)
+    edit(shop / "dataset.json", b'"items": {', b'"items": {"file": "items.xlsx", ')
+    assert "items.xlsx is Excel's: save it there as 'CSV UTF-8" in error_of(shop)
+
+
+def test_an_id_that_became_a_float_is_recognised(shop):
+    (shop / "items.csv").write_bytes((shop / "items.csv").read_bytes().replace(b"\n000", b"\n"))
+    events = (shop / "events.csv").read_bytes()
+    (shop / "events.csv").write_bytes(re.sub(rb",000(\d)", rb",\1.0", events))
+    assert ".0' is not in the items table (a whole number that was written as a float? write " in (
+        error_of(shop)
+    )
+
+
+@pytest.mark.parametrize(
+    ("factor", "unit"), [(1000, "milli"), (1_000_000, "micro"), (1_000_000_000, "nano")]
+)
+def test_times_in_other_units_are_recognised(factor, unit):
+    assert f"; {unit}seconds? divide by {factor}" in out_of_range(1.7e9 * factor)
 
 
 def test_missing_and_ambiguous_files(shop):

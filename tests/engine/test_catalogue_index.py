@@ -37,6 +37,9 @@ def test_top_k_equals_a_sort(number, meshed):
     ids, scores = brute_top_k(users, items, 10, seen)
     np.testing.assert_array_equal(found.ids, ids)
     np.testing.assert_allclose(found.scores, scores, atol=1e-6)
+    # The same in blocks, the last of them filled up, though some have fewer items than k.
+    blocks = CatalogueIndex(items, make_mesh() if meshed else None, items_per_step=8)
+    np.testing.assert_array_equal(blocks.top_k(users, 10, seen).ids, ids)
     # Off TPUs `approx_max_k` is exact, so its indices must be the same.
     approximate = CatalogueIndex(items, make_mesh() if meshed else None, recall_target=0.9)
     np.testing.assert_array_equal(approximate.top_k(users, 10, seen).ids, ids)
@@ -105,6 +108,9 @@ sharded = CatalogueIndex(items, make_mesh(data=2, fsdp=2, tensor=2))
 assert len(sharded._items.sharding.device_set) == 8
 assert sharded._items.addressable_shards[0].data.shape[0] == 8
 a, b = plain.top_k(users, 30, seen), sharded.top_k(users, 30, seen)
+blocks = CatalogueIndex(items, make_mesh(data=2, fsdp=2, tensor=2), items_per_step=3)
+assert blocks._items.addressable_shards[0].data.shape[0] == 9
+np.testing.assert_array_equal(blocks.top_k(users, 30, seen).ids, a.ids)
 np.testing.assert_array_equal(a.ids, b.ids)
 np.testing.assert_allclose(a.scores, b.scores, atol=1e-5)
 np.testing.assert_array_equal(plain.ranks(users, targets), sharded.ranks(users, targets))

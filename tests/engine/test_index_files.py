@@ -4,11 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import gin
 import numpy as np
 import pytest
 
+from m6rec_jax.engine.catalogue_index import best_of
 from m6rec_jax.engine.index_files import StoredIndex, open_index, write_index
-from m6rec_jax.errors import CheckpointError, DataError
+from m6rec_jax.errors import CheckpointError, ConfigError, DataError
 from m6rec_jax.sharding import make_mesh
 
 TEXTS = {f"id {n}": f"text {n}" for n in range(23)}
@@ -74,6 +76,8 @@ def test_the_same_build_again_does_nothing_and_another_is_refused(folder: Path) 
         build(folder, TEXTS | {"id 1": "new words"})
     with pytest.raises(DataError, match="is an index without a graph"):
         build(folder, graph=True)
+    with pytest.raises(ConfigError, match=r"part_items = 5 .* a graph has one part"):
+        build(folder, graph=True, part_items=5)
 
 
 def test_an_empty_folder_is_as_good_as_new(tmp_path: Path) -> None:
@@ -90,7 +94,8 @@ def test_an_empty_folder_is_as_good_as_new(tmp_path: Path) -> None:
     assert [path.name for path in other.iterdir()] == ["notes.txt"]
 
 
-def test_a_killed_build_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("part_items", [None, 7])
+def test_a_killed_build_goes_on(tmp_path: Path, part_items: int | None) -> None:
     class Killed(Exception):
         pass
 
@@ -103,17 +108,18 @@ def test_a_killed_build_goes_on(tmp_path: Path) -> None:
         return embed(texts)
 
     with pytest.raises(Killed):
-        build(tmp_path / "index", embed=dies)
+        build(tmp_path / "index", embed=dies, part_items=part_items)
     assert not (tmp_path / "index").exists()
 
     def goes_on(texts: Any) -> np.ndarray:
         asked.extend(texts)
         return embed(texts)
 
-    build(tmp_path / "index", embed=goes_on)
+    manifest = build(tmp_path / "index", embed=goes_on, part_items=part_items)
     assert asked == list(TEXTS.values())
     assert not list(tmp_path.glob("*.unfinished"))
-    np.testing.assert_array_equal(np.load(tmp_path / "index" / "embeddings.npy"), VECTORS)
+    found = [np.load(tmp_path / "index" / name) for name in manifest.files]
+    np.testing.assert_array_equal(np.concatenate(found), VECTORS)
     open_index(tmp_path / "index", "a")
 
 
@@ -129,6 +135,45 @@ def test_what_another_build_left_is_not_used(tmp_path: Path, changes: dict[str, 
     build(tmp_path / "index", **changes)
     found = np.load(tmp_path / "index" / "embeddings.npy")
     np.testing.assert_array_equal(found, embed((changes.get("texts") or TEXTS).values()))
+
+
+@pytest.mark.parametrize("part_items", [4, 8, 7])
+def test_parts_are_searched_as_the_whole(tmp_path: Path, part_items: int) -> None:
+    """Against a sort of all items, with ties in several parts, by one and by three searchers."""
+    gin.parse_config("CatalogueIndex.items_per_step = 4")
+    vectors = VECTORS.copy()
+    vectors[[2, 9, 17, 22]] = USERS[0]  # ties, in four parts
+
+    def tied(texts: Any) -> np.ndarray:
+        return vectors[[int(text.split()[1]) for text in texts]]
+
+    build(tmp_path / "whole", embed=tied)
+    built = build(tmp_path / "parts", embed=tied, part_items=part_items)
+    assert [path.name for path in sorted((tmp_path / "parts").glob("*.npy"))] == built.files
+    whole, parts = (open_index(tmp_path / name, "a") for name in ("whole", "parts"))
+    assert parts.num_parts == -(-23 // part_items)
+    seen = [["id 9"], [], ["id 1"] * 3, list(TEXTS)[:21], list(TEXTS)]
+    wanted, found = (index.top_k(USERS, 6, seen, (2,)) for index in (whole, parts))
+    scores = USERS @ vectors.T
+    for user, own in enumerate(seen):
+        left = [n for n in range(23) if f"id {n}" not in own]
+        order = sorted(left, key=lambda n: (-scores[user, n].round(5), n))[:6]
+        assert [n for n in found.ids[user] if n >= 0] == order
+    assert found.ids[0, :3].tolist() == [2, 17, 22]
+    shared = [parts.top_k(USERS, 6, seen, (2,), place, 3) for place in range(3)]
+    for top in (found, best_of(shared, 6)):
+        np.testing.assert_array_equal(top.ids, wanted.ids)
+        if part_items % 4 == 0:  # whole steps: the same products, to the last bit
+            np.testing.assert_array_equal(top.scores, wanted.scores)
+    assert parts.top_k(USERS[:0], 6, [], (2,)).ids.shape == (0, 0)
+    # A machine may lack the parts that it does not search.
+    (tmp_path / "parts" / built.files[0]).unlink()
+    parts = open_index(tmp_path / "parts", "a")
+    parts.top_k(USERS, 6, seen, (2,), 1, 3)
+    with pytest.raises(CheckpointError, match=r"embeddings-00000-of-0000\d\.npy is missing"):
+        parts.top_k(USERS, 6, seen, (2,))
+    with pytest.raises(DataError, match=f"is an index in parts of {part_items} items"):
+        build(tmp_path / "parts", embed=tied)
 
 
 def test_one_process_at_a_time_builds_an_index(tmp_path: Path) -> None:

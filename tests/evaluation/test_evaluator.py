@@ -413,8 +413,23 @@ def test_the_sharding_file_reaches_validation(job, parse):
     assert bound("Evaluator.rules") == bound("Step.rules") == fully_sharded()
 
 
-def test_another_vocabulary_is_refused(world, tmp_path):
-    model_dir = world[4]
+def test_a_task_that_the_run_was_not_trained_for_is_refused_before_it_is_loaded(
+    world, tmp_path, monkeypatch
+):
+    small_model(world[1], tmp_path / "scorer", 1, num_prompts=3, num_options=2, head="option")
+    small_model(world[1], tmp_path / "retriever", 1, retrieval_dim=8)
+    monkeypatch.setattr(of_checkpoint, "restore_model", None)
+    for run, task, lacks in (
+        ("scorer", "eval_shop_retrieval", "task of retrieval, and .*scorer has no retrieval proj"),
+        ("retriever", "eval_shop_ctr", "task of scoring, and .*retriever has no classes"),
+    ):
+        with pytest.raises(ConfigError, match=f"'{task}' is a {lacks}"):
+            of_checkpoint.evaluate(str(tmp_path / run), task, LENGTHS)
+
+
+def test_another_vocabulary_is_refused_where_the_run_has_none_of_its_own(world, tmp_path):
+    model_dir = shutil.copytree(world[4], tmp_path / "run")
+    shutil.rmtree(model_dir / "inference", ignore_errors=True)
     other = shop.shop_vocabulary(tmp_path / "other.model", size=330)
     assert other != world[1]
     with gin.unlock_config():
@@ -423,7 +438,13 @@ def test_another_vocabulary_is_refused(world, tmp_path):
     try:
         with pytest.raises(CheckpointError, match="another vocabulary"):
             of_checkpoint.evaluate(str(model_dir), "other_shop_ctr", LENGTHS)
+        unregister(names)
+        names = register_recommendation_tasks("own_shop", "tiny-shop", split="leave_one_out")
+        (model_dir / "inference").mkdir()
+        shutil.copy(world[1].model_file, model_dir / "inference" / "vocabulary.model")
+        found = of_checkpoint.evaluate(str(model_dir), "own_shop_ctr", LENGTHS)
     finally:
         unregister(names)
         gin.clear_config()
+    assert found == of_checkpoint.evaluate(str(world[4]), "eval_shop_ctr", LENGTHS)
     assert task_info("eval_shop_ctr").kind == "scoring"

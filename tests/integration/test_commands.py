@@ -35,6 +35,12 @@ COMMANDS = {
     "resumed": ["train", "--gin_file", "train.gin", RUN, "--gin.TRAIN_STEPS=5"],
     "misspelt": ["train", "--gin_file", "train.gin", "--gin.train.train_step=5"],
     "missing": ["train", "--gin_file", "trian.gin"],
+    "vocabulary": ["vocab", "train", "--gin_file", "prepare.gin"],
+    "other vocabulary": [
+        *("vocab", "train", "--gin_file", "prepare.gin", "--gin.train_vocabulary.size=380")
+    ],
+    "show": ["data", "show", "corner-shop", "--rows", "1"],
+    "quarantine": ["data", "check", "torn", "--quarantine", "rejected.csv"],
     "other size": [
         *("train", "--gin_file", "train.gin", "--gin.MODEL_DIR=other"),
         *("--gin.INITIAL_CHECKPOINT_PATH=run", "--gin.ModelConfig.embed_dim=48"),
@@ -47,6 +53,9 @@ def folder(shop_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The user's."""
     folder = shutil.copytree(shop_run, tmp_path_factory.mktemp("user") / "shop_run")
     (folder / "eval.gin").write_text(EVAL)
+    shutil.copytree(SHOP, folder / "torn")
+    events = folder / "torn" / "events.csv"
+    events.write_bytes(events.read_bytes().replace(b"ben,0004", b"ben,9999"))
     return folder
 
 
@@ -73,6 +82,25 @@ def test_what_is_there_is_reported(ran: dict[str, Finished]) -> None:
     out = succeeded(ran["params"])
     assert "soft prompts" in out
     assert "of the backbone" in out
+
+
+def test_rows_are_shown(ran: dict[str, Finished]) -> None:
+    out = succeeded(ran["show"])
+    assert "groups, row 0: user_id " in out
+    assert re.search(r"\n  history: \d+, \d+ tokens\n +\d+  .*Lisbon", out) or "Leeds" in out
+    assert re.search(r"\ngroups: candidates has \d+ tokens in the middle", out)
+
+
+def test_what_was_set_aside_is_no_error_any_more(folder: Path, ran: dict[str, Finished]) -> None:
+    out = succeeded(ran["quarantine"])
+    assert "The data set without them: rejected-clean" in out
+    assert "--quarantine" not in out + ran["quarantine"].stderr
+
+
+def test_a_vocabulary_is_not_overwritten_by_another_one(ran: dict[str, Finished]) -> None:
+    succeeded(ran["vocabulary"])  # the same again
+    message = failed(ran["other vocabulary"])
+    assert "vocabulary.model holds another vocabulary" in message
 
 
 def test_eval_and_infer(folder: Path, ran: dict[str, Finished]) -> None:

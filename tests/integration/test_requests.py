@@ -22,7 +22,7 @@ MALFORMED = {
     5: b'{"id": 5, "time": ',
     77: b'{"id": 77, "user": {"city": "K\xf6ln"}}',
     150: b'{"id": 150, "time": NaN, "behaviours": [], "candidates": []}',
-    151: b'{"id": 151, "time": 1717200000, "candidates": ["0001"]}',
+    151: b'{"id": 151, "time": 1717200000, "behaviours": 7, "candidates": ["0001"]}',
     399: b'{"id": 399, "time": 1717200000, "behaviours": [], "candidates": ["9999"]}',
 }
 
@@ -95,7 +95,7 @@ def test_killed_half_way_and_started_again(trained: Path) -> None:
         5: "invalid_json",
         77: "invalid_utf8",
         150: "nan",
-        151: "missing_field",
+        151: "wrong_type",
         399: "unknown_item",
     }
     assert rejected[1]["raw"] == '{"id": 77, "user": {"city": "K\\xf6ln"}}'

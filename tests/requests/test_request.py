@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from m6rec_jax.data.schema import DatasetSpec
 from m6rec_jax.errors import ConfigError
+from m6rec_jax.jobs.answering import excluded_ids
 from m6rec_jax.requests.request import RejectedRow, RequestParser
 from m6rec_jax.text.records import Event, Item, User
 
@@ -105,7 +106,6 @@ def test_new_users_and_retrieval_need_less() -> None:
         ({"user": {"age": 1.5}}, "wrong_type", "1.5 is not a whole number"),
         ({"user": {"age": float("nan")}}, "nan", "'user.age'"),
         ({"user": {"id": [1]}}, "wrong_type", "'user.id' .* not an id"),
-        ({"behaviours": ...}, "missing_field", "'behaviours' is missing"),
         ({"behaviours": {}}, "wrong_type", "must be a list"),
         ({"behaviours": ["1"]}, "wrong_type", r"behaviours\[0\]' must be an object"),
         ({"behaviours": [{"time": 1, "value": 1}]}, "missing_field", r"\[0\]\.item' is missing"),
@@ -119,11 +119,7 @@ def test_new_users_and_retrieval_need_less() -> None:
             "missing_field",
             r"\[0\]\.value' is missing",
         ),
-        (
-            {"behaviours": [{"item": "9", "time": 1, "value": 1}]},
-            "unknown_item",
-            "'9', which the catalogue does not have",
-        ),
+        ({"behaviours": [{"item": "9", "value": 1}]}, "missing_field", r"\[0\]\.time' is missing"),
         (
             {"behaviours": [{"item": "1", "time": t, "value": 1} for t in (20, 10)]},
             "time_out_of_order",
@@ -146,6 +142,20 @@ def test_what_is_wrong_is_named(change: dict[str, Any], kind: str, words: str) -
     with pytest.raises(RejectedRow, match=words) as caught:
         parser().parse(request(**change))
     assert caught.value.kind == kind
+
+
+def test_what_is_not_known_is_left_out_and_named() -> None:
+    told = [{"item": item, "time": 1, "value": 1} for item in ("9", "1", {"id": "8"})]
+    found = parser().parse(request(behaviours=told))
+    assert [item for _, item in found.behaviours] == [FARGO]
+    assert (found.unknown, found.gaps) == (("9", "8"), ["unknown_items"])
+    # It is not recommended, though an index may have it.
+    assert excluded_ids(found, exclude_seen=True)[:3] == ["1", "9", "8"]
+    assert parser().parse(request(behaviours=told[:1])).gaps == ["unknown_items", "no_behaviours"]
+    for behaviours in (..., None, []):
+        found = parser().parse(request(behaviours=behaviours))
+        assert (found.behaviours, found.gaps) == ((), ["no_behaviours"])
+    assert parser().parse(request(behaviours=told[1:2])).gaps == []
 
 
 def test_what_a_title_is_about_is_read_where_it_is_asked_for() -> None:

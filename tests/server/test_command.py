@@ -167,7 +167,7 @@ def test_what_a_user_can_mend(run: Any) -> None:
     process = run("run", "--port", "0", "--gin.PREPARED='nowhere'").process
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 2, output
-    assert "nowhere holds no prepared data" in output
+    assert "PREPARED = 'nowhere': nothing is there" in output
     assert "Traceback" not in output
     with pytest.raises(ConfigError, match=r"--index b: of several indexes each is --index TASK="):
         _indexes(["a=x", "b"])

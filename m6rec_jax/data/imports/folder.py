@@ -6,11 +6,9 @@ are streamed; in memory are the tables of users and items.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from m6rec_jax.data.columns import ARROW_TYPES, ID, TIME, VALUE
+from m6rec_jax.data.draft import drafted_template, positives, text_columns
 from m6rec_jax.data.imports.atomic_files import read_atomic_files
 from m6rec_jax.data.imports.lines import Report
 from m6rec_jax.data.imports.records import (
@@ -40,11 +39,6 @@ FORMATS: Mapping[str, Callable[[Path, Report], Imported]] = {
     "sequences": read_sequences,
 }
 FILES = {"users": "users.parquet", "items": "items.parquet", "events": "events.parquet"}
-# The text of an item, best first. Names of columns that hold no words a model could use.
-_TEXTS = ("title", "name", "text", "headline", "summary", "description")
-_NO_WORDS = re.compile(r"url|link|image|img|asin|isbn|(^|_)id$", re.IGNORECASE)
-# Further columns of an item that a drafted template names.
-_MORE_COLUMNS = 4
 # So many distinct ratings are counted to choose a threshold.
 _MOST_RATINGS = 10_000
 
@@ -100,7 +94,7 @@ def _write(
     imported: Imported, folder: Path, report: Report, name: str | None, at_least: float | None
 ) -> tuple[dict[str, int], DatasetSpec]:
     """Writes the three tables; their sizes, and what describes them."""
-    texts = _text_columns(imported)
+    texts = text_columns(imported.item_columns, imported.item_file)
     items = imported.items
     silent = np.logical_not(_says(items[texts[0]]))
     report.count(
@@ -114,7 +108,8 @@ def _write(
     num_users = _write_users(imported, users, folder, report)
     threshold = None
     if imported.has_ratings:
-        threshold = _threshold(ratings, at_least, report)
+        threshold, told = positives(ratings, at_least)
+        report.notes.append(told)
     elif at_least is not None:
         raise ConfigError(f"{imported.event_file} has no ratings that a threshold could divide")
     when = TIMESTAMP if imported.has_times else POSITION
@@ -135,7 +130,7 @@ def _write(
         items=TableSpec(ITEM, imported.item_columns, FILES["items"]),
         events=EventsSpec(USER, ITEM, when, None if threshold is None else RATING, FILES["events"]),
         label=LabelSpec(threshold),
-        template=_template(imported, texts, threshold),
+        template=drafted_template(imported.user_columns, texts, threshold, imported.has_times),
         provenance=provenance,
     )
     return {"users": num_users, "items": items.num_rows, "events": num_events}, spec
@@ -149,24 +144,6 @@ def _says(values: pa.ChunkedArray) -> np.ndarray:
         says = pc.not_equal(pc.utf8_trim_whitespace(values), "")
     found: np.ndarray = says.fill_null(False).to_numpy()
     return found
-
-
-def _text_columns(imported: Imported) -> list[str]:
-    """Columns of items that the template renders; every item must have the first one."""
-    columns = [
-        name
-        for kind in ("string", "list<string>")
-        for name, of in imported.item_columns.items()
-        if of == kind and not _NO_WORDS.search(name)
-    ]
-    if not columns:
-        raise DataError(
-            f"{imported.item_file} has no column of text (its columns: "
-            f"{', '.join(imported.item_columns) or 'none'}): the model reads items as text, so it "
-            "needs their titles or other words"
-        )
-    named = [name for word in _TEXTS for name in columns if word in name.lower()]
-    return list(dict.fromkeys([*named[:1], *columns]))[: 1 + _MORE_COLUMNS]
 
 
 def _write_events(
@@ -216,56 +193,3 @@ def _write_users(imported: Imported, seen: list[str], folder: Path, report: Repo
         users = pa.concat_tables([known, users], promote_options="default")
     pq.write_table(users, folder / FILES["users"], compression="zstd")
     return users.num_rows
-
-
-def _threshold(ratings: Counter[float], at_least: float | None, report: Report) -> float | None:
-    """From which rating an event is a positive; None where all have the same.
-
-    Raises:
-      ConfigError: a threshold by which all events, or none, would be positives.
-    """
-    values = np.array(sorted(ratings))
-    counts = np.array([ratings[value] for value in values.tolist()])
-    if len(values) == 1:
-        report.notes.append(f"every rating is {values[0]:g}, so ratings are left out")
-        return None
-    if at_least is not None and not values[0] < at_least <= values[-1]:
-        raise ConfigError(
-            f"--at-least {at_least:g} divides nothing: ratings go from {values[0]:g} to "
-            f"{values[-1]:g}"
-        )
-    reach = counts[::-1].cumsum()[::-1]  # events whose rating is at least that value
-    if at_least is None:
-        uneven = np.abs(2 * reach - reach[0])
-        place = int(np.flatnonzero(uneven == uneven[1:].min())[-1])
-        chosen, how = float(values[place]), "nearest to half; --at-least sets another"
-    else:
-        place = int(np.searchsorted(values, at_least))
-        chosen, how = at_least, "--at-least"
-    report.notes.append(
-        f"positives are ratings of at least {chosen:g}: {reach[place] / reach[0]:.0%} of "
-        f"{reach[0]:,} events ({how})"
-    )
-    return chosen
-
-
-def _template(imported: Imported, texts: list[str], threshold: float | None) -> dict[str, Any]:
-    """A draft: every item by its text, times and statistics only where there are times."""
-    item = f"{{{texts[0]}}}" + "".join(f"[, {{{name}}}]" for name in texts[1:])
-    event, candidate = f"{{{texts[0]}}}", item
-    if threshold is not None:
-        event = f"{{outcome}} {event}"
-    if imported.has_times:
-        event += ", {ago}"
-        liked = "[, {item_positive_percent}% of {item_count} liked it]"
-        candidate += "[, {item_popularity_top}]" if threshold is None else liked
-    template: dict[str, Any] = {"event": event, "candidate": candidate, "item": item}
-    about = [name for name in imported.user_columns if not _NO_WORDS.search(name)]
-    if about:
-        clauses = [f"[, {name.replace('_', ' ')} {{{name}}}]" for name in about]
-        template["profile"] = "user" + "".join(clauses)
-    if imported.has_times:
-        template["context"] = "{weekday} {part_of_day}"
-    if threshold is not None:
-        template["outcomes"] = [{"at_least": threshold, "text": "liked"}, {"text": "disliked"}]
-    return template

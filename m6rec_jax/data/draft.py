@@ -1,0 +1,110 @@
+"""What a drafted `dataset.json` says: which columns are text, what is a positive, the template."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from m6rec_jax.errors import ConfigError, DataError
+
+# The text of an item, best first. Names of columns that hold no words a model could use.
+_TEXTS = ("title", "name", "text", "headline", "summary", "description")
+_NO_WORDS = re.compile(r"url|link|image|img|asin|isbn|(^|_)id$", re.IGNORECASE)
+# Further columns of an item that a drafted template names.
+_MORE_COLUMNS = 4
+
+
+def text_columns(item_columns: Mapping[str, str], item_file: Path) -> list[str]:
+    """Columns of items that the template renders; every item must have the first one.
+
+    Args:
+      item_columns: name -> type, as in `schema.TableSpec`.
+      item_file: for the message.
+
+    Raises:
+      DataError: there is no text.
+    """
+    columns = [
+        name
+        for kind in ("string", "list<string>")
+        for name, of in item_columns.items()
+        if of == kind and not _NO_WORDS.search(name)
+    ]
+    if not columns:
+        raise DataError(
+            f"{item_file} has no column of text (its columns: "
+            f"{', '.join(item_columns) or 'none'}): the model reads items as text, so it "
+            "needs their titles or other words"
+        )
+    named = [name for word in _TEXTS for name in columns if word in name.lower()]
+    return list(dict.fromkeys([*named[:1], *columns]))[: 1 + _MORE_COLUMNS]
+
+
+def positives(
+    ratings: Mapping[float, int], at_least: float | None = None
+) -> tuple[float | None, str]:
+    """From which rating an event is a positive (None where all have the same), and why.
+
+    Args:
+      ratings: rating -> how many events have it.
+      at_least: what the user wants; None: what divides the events most evenly.
+
+    Raises:
+      ConfigError: a threshold by which all events, or none, would be positives.
+    """
+    values = np.array(sorted(ratings))
+    counts = np.array([ratings[value] for value in values.tolist()])
+    if len(values) == 1:
+        return None, f"every rating is {values[0]:g}, so ratings are left out"
+    if at_least is not None and not values[0] < at_least <= values[-1]:
+        raise ConfigError(
+            f"--at-least {at_least:g} divides nothing: ratings go from {values[0]:g} to "
+            f"{values[-1]:g}"
+        )
+    reach = counts[::-1].cumsum()[::-1]  # events whose rating is at least that value
+    if at_least is None:
+        uneven = np.abs(2 * reach - reach[0])
+        place = int(np.flatnonzero(uneven == uneven[1:].min())[-1])
+        chosen, how = float(values[place]), "nearest to half; --at-least sets another"
+    else:
+        place = int(np.searchsorted(values, at_least))
+        chosen, how = at_least, "--at-least"
+    return chosen, (
+        f"positives are ratings of at least {chosen:g}: {reach[place] / reach[0]:.0%} of "
+        f"{reach[0]:,} events ({how})"
+    )
+
+
+def drafted_template(
+    user_columns: Iterable[str], texts: Sequence[str], threshold: float | None, has_times: bool
+) -> dict[str, Any]:
+    """A draft: every item by its text, times and statistics only where there are times.
+
+    Args:
+      user_columns: of the users table.
+      texts: of `text_columns`.
+      threshold: of `positives`.
+      has_times: whether events have real times.
+    """
+    item = f"{{{texts[0]}}}" + "".join(f"[, {{{name}}}]" for name in texts[1:])
+    event, candidate = f"{{{texts[0]}}}", item
+    if threshold is not None:
+        event = f"{{outcome}} {event}"
+    if has_times:
+        event += ", {ago}"
+        liked = "[, {item_positive_percent}% of {item_count} liked it]"
+        candidate += "[, {item_popularity_top}]" if threshold is None else liked
+    template: dict[str, Any] = {"event": event, "candidate": candidate, "item": item}
+    about = [name for name in user_columns if not _NO_WORDS.search(name)]
+    if about:
+        clauses = [f"[, {name.replace('_', ' ')} {{{name}}}]" for name in about]
+        template["profile"] = "user" + "".join(clauses)
+    if has_times:
+        template["context"] = "{weekday} {part_of_day}"
+    if threshold is not None:
+        template["outcomes"] = [{"at_least": threshold, "text": "liked"}, {"text": "disliked"}]
+    return template

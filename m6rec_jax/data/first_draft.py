@@ -1,0 +1,264 @@
+"""`m6rec data init`: drafts the `dataset.json` of tables by what their columns hold.
+
+Ids are recognised by one table's values standing in another one, times and values by their form and
+name. All of it is a guess, which is said, and `m6rec data check` tells whether it fits.
+"""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from m6rec_jax.data import columns, files
+from m6rec_jax.data.draft import drafted_template, positives, text_columns
+from m6rec_jax.data.schema import (
+    LIST_SEPARATOR,
+    SPEC_FILE,
+    DatasetSpec,
+    EventsSpec,
+    LabelSpec,
+    TableSpec,
+)
+from m6rec_jax.data.values import LAST_TIME, out_of_range
+from m6rec_jax.errors import DataError
+from m6rec_jax.io.atomic import atomic_file
+
+# Rows of a table that are looked at.
+_SAMPLE = 200_000
+_EVENTS = re.compile(
+    r"event|interaction|rating|purchase|order|transaction|click|view|log|basket|sale|play", re.I
+)
+_USERS = re.compile(r"user|customer|member|client|person|visitor|account|reader|household", re.I)
+_TIMES = re.compile(r"time|date|when|stamp|(^|_)(at|ts|on)$", re.I)
+_VALUES = re.compile(r"rating|stars|score|value|seconds|dwell|duration", re.I)
+_IDS = re.compile(r"id$|sku|key|code|ean", re.I)
+# Unix seconds of 1973: smaller numbers are hardly times.
+_LEAST_SECONDS = 1e8
+
+
+def draft_dataset(
+    tables: Sequence[Path], name: str | None = None, at_least: float | None = None
+) -> list[str]:
+    """Writes `dataset.json` beside the tables.
+
+    Where there is no table of users, `users.parquet` with their ids is written, too.
+
+    Args:
+      tables: of events and items, perhaps also of users; CSV or Parquet, in one folder.
+      name: of the data set; None: what the folder is called.
+      at_least: from which value an event is a positive; None: what divides events most evenly.
+
+    Returns:
+      What was guessed, in lines for the user.
+
+    Raises:
+      DataError: the tables cannot be read, or it cannot be told which is which or where the ids,
+        the times and texts of items are; or there is a `dataset.json`.
+      ConfigError: a threshold that divides nothing.
+    """
+    folders = {path.resolve().parent for path in tables}
+    if len(folders) != 1 or len(tables) not in (2, 3) or len(set(tables)) != len(tables):
+        raise DataError("name two or three tables of one folder: events, items and perhaps users")
+    (folder,) = folders
+    if (folder / SPEC_FILE).exists():
+        raise DataError(f"{folder / SPEC_FILE} is there: edit it, or remove it for a new draft")
+    events, items, users = _roles([_Table.read(path) for path in tables])
+    item_columns = _kinds(items.table, items.id)
+    texts = text_columns(item_columns, items.table.path)
+    if users is not None:
+        user = users.of
+    else:
+        others = (own for own in events.columns if own != items.of)
+        user = next((own for own in others if _USERS.search(own)), "")
+        if not user:
+            raise events.error("which column is the user", "call it user_id")
+    time, hint = _time(events, {user, items.of})
+    taken = {user, items.of, time}
+    value = next((own for own in events.columns if _is_value(events, own, taken)), None)
+    threshold, told = None, "no column of values: every event is a positive, negatives are sampled"
+    if value is not None:
+        numbers = columns.convert(events.columns[value], columns.VALUE)[0].to_pylist()
+        threshold, told = positives(Counter(numbers), at_least)
+    if users is None:
+        ids = list(_all_ids(events.path, user))
+        with atomic_file(folder / "users.parquet") as scratch:
+            pq.write_table(pa.table({user: pa.array(ids, pa.string())}), scratch)
+        of_users, where = TableSpec(user, {}, "users.parquet"), f"{len(ids):,} ids, written there"
+    else:
+        of_users = TableSpec(users.id, _kinds(users.table, users.id), users.table.path.name)
+        where = _shown(of_users)
+    spec = DatasetSpec(
+        name=name or folder.name,
+        users=of_users,
+        items=TableSpec(items.id, item_columns, items.table.path.name),
+        events=EventsSpec(
+            user, items.of, time, value if threshold is not None else None, events.path.name
+        ),
+        label=LabelSpec(threshold),
+        template=drafted_template(of_users.columns, texts, threshold, has_times=True),
+    )
+    spec.save(folder)
+    return [
+        f"users: {of_users.file}: id {of_users.id!r}; {where}",
+        f"items: {spec.items.file}: id {items.id!r}; {_shown(spec.items)}; text {texts[0]!r}",
+        f"events: {events.path.name}: user {user!r}, item {items.of!r}, time {time!r}"
+        + (f", value {value!r}" if value else "")
+        + hint,
+        told,
+        f"{folder / SPEC_FILE}: drafted from {events.num_rows:,} events. Read it: remove columns "
+        "that say nothing, and write the template as you would tell a person. Then: m6rec data "
+        f"check {folder}",
+    ]
+
+
+@dataclass(frozen=True)
+class _Table:
+    """The first rows of a file."""
+
+    path: Path
+    columns: Mapping[str, pa.Array]
+    num_rows: int
+
+    @classmethod
+    def read(cls, path: Path) -> _Table:
+        if path.suffix.lower() not in files.SUFFIXES:
+            files.table_files(path.parent, path.stem, path.name)  # says what is wrong
+        batches = [raw.batch for raw in itertools.islice(files.raw_batches([path]), 4)]
+        if not batches:
+            raise DataError(f"{path} has no rows")
+        table = pa.Table.from_batches(batches).slice(0, _SAMPLE).combine_chunks()
+        return cls(
+            path,
+            {name: pa.concat_arrays(table[name].chunks) for name in table.column_names},
+            table.num_rows,
+        )
+
+    def error(self, what: str, mend: str) -> DataError:
+        return DataError(
+            f"{self.path}: it cannot be told {what} (columns: {', '.join(self.columns)}); {mend}, "
+            f"or write {SPEC_FILE} by hand (docs/own_data.md)"
+        )
+
+    def ids(self, name: str) -> pa.Array | None:
+        """A column as ids; None where it holds none."""
+        found, bad = columns.convert(self.columns[name], columns.ID)
+        return None if bad or found.null_count else found
+
+    def keys(self) -> dict[str, pa.Array]:
+        """Columns whose values each row has alone."""
+        found = {name: self.ids(name) for name in self.columns}
+        return {
+            n: ids for n, ids in found.items() if ids is not None and len(ids.unique()) == len(ids)
+        }
+
+
+class _Linked(NamedTuple):
+    """A table, its id, and the column of the events that holds such ids."""
+
+    table: _Table
+    id: str
+    of: str
+    likely: float
+
+
+def _roles(tables: Sequence[_Table]) -> tuple[_Table, _Linked, _Linked | None]:
+    """Events, items, and users if there are some."""
+    best: tuple[float, _Table, list[_Linked]] | None = None
+    for events in tables:
+        others = [table for table in tables if table is not events]
+        for links in itertools.product(*(_links(events, table) for table in others)):
+            likely = sum(link.likely for link in links) + bool(_EVENTS.search(events.path.stem))
+            if len({link.of for link in links}) == len(links) and (
+                best is None or likely > best[0]
+            ):
+                best = likely, events, list(links)
+    if best is None:
+        names = ", ".join(table.path.name for table in tables)
+        raise DataError(
+            f"{names}: no column of one holds the ids of the other ones; are ids written alike "
+            "(m6rec data check says where they are not, once there is a dataset.json)?"
+        )
+    _, events, found = best
+    found.sort(key=lambda link: bool(_USERS.search(f"{link.table.path.stem} {link.id} {link.of}")))
+    if len(found) == 1 and _USERS.search(found[0].table.path.stem):
+        raise DataError(
+            f"{events.path.name} and {found[0].table.path.name}: a table of items is missing"
+        )
+    return events, found[0], found[1] if len(found) > 1 else None
+
+
+def _links(events: _Table, other: _Table) -> Iterator[_Linked]:
+    """Columns of events whose values stand among the ids of another table, with how likely so."""
+    for key, known in other.keys().items():
+        for name in events.columns:
+            ids = events.ids(name)
+            if ids is None:
+                continue
+            share = pc.mean(pc.is_in(ids, value_set=known).cast(pa.float64())).as_py()
+            if share < 0.5:
+                continue
+            owner = f"{other.path.stem.rstrip('s')}_{key}"
+            alike = max(
+                difflib.SequenceMatcher(None, name.lower(), text.lower()).ratio()
+                for text in (key, owner)
+            )
+            yield _Linked(other, key, name, share + alike + 0.3 * bool(_IDS.search(key)))
+
+
+def _kinds(table: _Table, id_: str) -> dict[str, str]:
+    """Types of all columns but the id."""
+    return {name: _kind(values) for name, values in table.columns.items() if name != id_}
+
+
+def _kind(values: pa.Array) -> str:
+    if pa.types.is_list(values.type):
+        return "list<string>"
+    for kind in ("int", "float", "bool"):
+        if not columns.convert(values, kind)[1]:
+            return kind
+    text = columns.convert(values, "string")[0]
+    divided = pc.mean(pc.match_substring(text, LIST_SEPARATOR).cast(pa.float64())).as_py()
+    return "list<string>" if (divided or 0) > 0.05 else "string"
+
+
+def _time(events: _Table, taken: set[str]) -> tuple[str, str]:
+    """The column of times, and a remark about their unit."""
+    found = []
+    for name, values in events.columns.items():
+        seconds, bad = columns.convert(values, columns.TIME)
+        if name in taken or bad or seconds.null_count:
+            continue
+        least, most = pc.min_max(seconds)["min"].as_py(), pc.min_max(seconds)["max"].as_py()
+        if least >= _LEAST_SECONDS or (least >= 0 and _TIMES.search(name)):
+            found.append((not _TIMES.search(name), name, most))
+    if not found:
+        raise events.error("when things happened", "a column of times is needed, such as bought_at")
+    _, name, most = min(found, key=lambda one: one[0])
+    return name, f" ({out_of_range(most)})" if most > LAST_TIME else ""
+
+
+def _is_value(events: _Table, name: str, taken: set[str]) -> bool:
+    numbers, bad = columns.convert(events.columns[name], columns.VALUE)
+    return not (name in taken or bad or numbers.null_count) and bool(_VALUES.search(name))
+
+
+def _all_ids(path: Path, column: str) -> dict[str, None]:
+    found: dict[str, None] = {}
+    for raw in files.raw_batches([path], [column]):
+        ids = columns.convert(raw.batch.column(column), columns.ID)[0]
+        found |= dict.fromkeys(ids.drop_null().unique().to_pylist())
+    return found
+
+
+def _shown(spec: TableSpec) -> str:
+    return ", ".join(f"{name} {kind}" for name, kind in spec.columns.items()) or "no attributes"

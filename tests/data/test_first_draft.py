@@ -1,0 +1,76 @@
+"""Drafts of dataset.json: what is guessed of tables, and that the check accepts it."""
+
+import csv
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from m6rec_jax.data.check import check_dataset
+from m6rec_jax.data.first_draft import draft_dataset
+from m6rec_jax.data.schema import DatasetSpec
+from m6rec_jax.errors import DataError
+
+SHOP = Path(__file__).parents[1] / "data" / "shop"
+
+
+def write(path: Path, header: str, rows: Sequence[Sequence[object]]) -> Path:
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([header.split(","), *rows])
+    return path
+
+
+@pytest.mark.parametrize("names", [("users", "items", "events"), ("events", "users", "items")])
+def test_the_shop_is_recognised(tmp_path: Path, names: Sequence[str]) -> None:
+    folder = tmp_path / "shop"
+    folder.mkdir()
+    for name in names:
+        shutil.copy(SHOP / f"{name}.csv", folder)
+    said = draft_dataset([folder / f"{name}.csv" for name in names])
+    found, wanted = DatasetSpec.load(folder), DatasetSpec.load(SHOP)
+    assert (found.users.id, found.items.id) == (wanted.users.id, wanted.items.id)
+    assert dict(found.users.columns) == dict(wanted.users.columns)
+    assert dict(found.items.columns) == dict(wanted.items.columns)
+    events = found.events
+    assert (events.user, events.item, events.time) == ("customer", "sku", "bought_at")
+    assert (events.value, found.label.at_least) == (None, None)
+    assert found.template["item"].startswith("{name}[, ")
+    assert check_dataset(folder).ok
+    assert said[-1].endswith(f"Then: m6rec data check {folder}")
+    with pytest.raises(DataError, match=r"dataset\.json is there: edit it, or remove it"):
+        draft_dataset([folder / f"{name}.csv" for name in names])
+
+
+def test_numbers_for_ids_ratings_and_no_users(tmp_path: Path) -> None:
+    """Ratings and years stand among the ids of films, too."""
+    films = [(n, f"Film {n}", 1990 + n % 9, "crime|drama") for n in range(1, 60)]
+    stars = [(u, 1 + u * 7 % 59, 1 + u % 5, 1_600_000_000 + u) for u in range(1, 50)]
+    write(tmp_path / "movies.csv", "movie_id,title,year,genres", films)
+    write(tmp_path / "ratings.csv", "user_id,movie_id,rating,timestamp", stars)
+    said = draft_dataset([tmp_path / "movies.csv", tmp_path / "ratings.csv"], "films")
+    spec = DatasetSpec.load(tmp_path)
+    events = spec.events
+    assert (events.user, events.item, events.time) == ("user_id", "movie_id", "timestamp")
+    assert (events.value, spec.label.at_least, spec.name) == ("rating", 4.0, "films")
+    assert dict(spec.items.columns) == {"title": "string", "year": "int", "genres": "list<string>"}
+    assert (spec.users.id, spec.users.file) == ("user_id", "users.parquet")
+    assert any("positives are ratings of at least 4: 41% of 49 events" in line for line in said)
+    assert check_dataset(tmp_path).ok
+
+
+def test_what_cannot_be_told_is_asked_for(tmp_path: Path) -> None:
+    items = write(tmp_path / "items.csv", "sku,name", [("a", "tea"), ("b", "mug")])
+    events = write(tmp_path / "events.csv", "who,sku,at", [("u", "a", "2024-01-01")] * 2)
+    with pytest.raises(DataError, match=r"which column is the user .*who, sku, at"):
+        draft_dataset([items, events])
+    write(events, "user,sku,number", [("u", "a", 1)] * 2)
+    with pytest.raises(DataError, match="when things happened"):
+        draft_dataset([items, events])
+    write(events, "user,sku,at", [("u", "x", "2024-01-01")] * 2)
+    with pytest.raises(DataError, match="no column of one holds the ids of the other ones"):
+        draft_dataset([items, events])
+    write(events, "user,sku,at", [("u", "a", 1_700_000_000_000)] * 2)
+    assert any("milliseconds? divide by 1000" in line for line in draft_dataset([items, events]))
+    with pytest.raises(DataError, match="name two or three tables"):
+        draft_dataset([events])

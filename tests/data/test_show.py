@@ -1,0 +1,55 @@
+"""Prepared rows as they are shown, and what is told of them."""
+
+import numpy as np
+
+from m6rec_jax.data.prepared import Catalogue
+from m6rec_jax.data.show import show_catalogue, show_rows
+from m6rec_jax.text.records import Item
+
+ROW = {
+    "user_id": "ana",
+    "user_index": 3,
+    "time": 12.0,
+    "history": ["user, nan", "bought tea, 3 days ago"],
+    "items": ["tea", "a mug"],
+    "item_indices": np.array([1, 2]),
+}
+
+
+def words(text: str) -> int:
+    return len(text.split())
+
+
+def test_rows_have_their_texts_and_lengths() -> None:
+    rows = [ROW, ROW | {"history": ["user"], "items": ["tea"]}, ROW | {"history": ["Nana"]}]
+    lines = list(show_rows("next_items", iter(rows), 1, words))
+    assert lines == [
+        "next_items, row 0: user_id ana, user_index 3, time 12.0, item_indices [1, 2]",
+        "  history: 2, 7 tokens",
+        "       2  user, nan",
+        "       5  bought tea, 3 days ago",
+        "  items: 2, 3 tokens",
+        "       1  tea",
+        "       2  a mug",
+        "next_items: history has 1 tokens in the middle, 6 in 95% of 3 rows, at most 7",
+        "next_items: items has 3 tokens in the middle, 3 in 95% of 3 rows, at most 3",
+        "next_items: 1 of 3 rows say 'nan', 'None' or 'null': cells of the tables that hold such a "
+        "word ought to be empty",
+    ]
+    without = list(show_rows("next_items", iter(rows[1:]), 1, None))
+    assert without[1:] == ["  history", "    user", "  items", "    tea"]
+
+
+def test_items_that_read_the_same_and_words_for_nothing_are_told() -> None:
+    items = [
+        Item("a", {"title": "Tea", "kinds": ("nan",)}),
+        Item("b", {"title": "Tea", "kinds": ("Nan bread",)}),
+        Item("c", {"title": "Mug", "kinds": ()}),
+        Item("d", {"title": "Tea", "price": float("nan")}),
+    ]
+    none = np.zeros(4, np.int64)
+    found = Catalogue(items, [str(item.attributes["title"]) for item in items], none > 0, none)
+    tie, example, odd = show_catalogue(found, 2)
+    assert tie.startswith("catalogue: 3 of 4 items share 1 texts, so their scores tie")
+    assert example == "    'Tea': a, b, d"
+    assert odd.startswith("catalogue: 'kinds' of 1 items, first a, is a word for what is missing")
