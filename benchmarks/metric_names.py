@@ -69,6 +69,7 @@ METRICS: dict[str, tuple[str, int, str]] = {
     "events_per_processor_second": ("events a processor second", 0, "higher"),
     "written_mib": ("written, MiB", 0, "none"),
     "page_faults": ("page faults a step", 0, "lower"),
+    "peak_own_memory_mib": ("without mapped files, MiB", 0, "lower"),
     "peak_memory_mib": ("peak memory, MiB", 0, "lower"),
     "state_mib": ("state, MiB", 1, "lower"),
     "temporary_mib": ("temporary, MiB", 1, "lower"),
