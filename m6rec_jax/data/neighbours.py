@@ -140,8 +140,10 @@ class Asked(NamedTuple):
                 with paths[name].open("ab") as file:
                     array.tofile(file)
         for name, kind in kinds.items():
-            array = np.memmap(paths[name], kind, "r") if paths[name].stat().st_size else []
-            np.save(folder / f"{name}.npy", np.asarray(array, kind))
+            # An empty file cannot be mapped.
+            some = paths[name].stat().st_size
+            whole = np.memmap(paths[name], kind, "r") if some else np.empty(0, kind)
+            np.save(folder / f"{name}.npy", whole)
             paths[name].unlink()
         return [slice(*pair) for pair in itertools.pairwise(ends[1:])]
 

@@ -330,7 +330,8 @@ def _top_k(
         width = min(k, items.shape[0])
         # Zero, but another value on each device of a mesh, as what is found.
         zero = 0 * firsts[0]
-        start = tuple(jnp.full((len(users), width), value) + zero for value in (-jnp.inf, NO_ITEM))
+        shape = (len(users), width)
+        start = jnp.full(shape, -jnp.inf) + zero, jnp.full(shape, NO_ITEM) + zero
         return jax.lax.scan(step, start, (blocks, firsts))[0]
 
     if mesh is None:

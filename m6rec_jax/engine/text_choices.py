@@ -13,7 +13,7 @@ choices of its own, so that graphs are rows of a batch with a shape that is alwa
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -160,23 +160,17 @@ class RowChoices(NamedTuple):
           size: how many there are.
           free: what they may write.
         """
-        found = cls(
-            free,
-            np.ones(size, bool),
-            np.zeros(size, np.int32),
-            *(np.repeat(array[None], size, axis=0) for array in TextChoices(()).arrays),
-            room=np.zeros(size, np.int32),
-            slots=np.arange(_WIDTH, dtype=np.int32),
-        )
+        is_free, places, rooms = np.ones(size, bool), *np.zeros((2, size), np.int32)
+        graphs = [np.repeat(array[None], size, axis=0) for array in TextChoices(()).arrays]
         for source, own in choices.items():
             if own is None:
                 continue
-            found.is_free[source] = False
-            found.room[source] = room[source]
-            found.node[source] = (node or {}).get(source, 0)
-            for every, array in zip(found[3:7], own.arrays, strict=True):
+            is_free[source] = False
+            rooms[source], places[source] = room[source], (node or {}).get(source, 0)
+            for every, array in zip(graphs, own.arrays, strict=True):
                 every[source] = array
-        return found
+        arrays: Any = (is_free, places, *graphs, rooms, np.arange(_WIDTH, dtype=np.int32))
+        return cls(free, *arrays)
 
     def start(self, num_rows: int) -> tuple[Array, Array, Array]:
         """Before the first token."""
