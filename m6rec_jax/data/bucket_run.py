@@ -320,7 +320,7 @@ class BucketRun:
         groups = Asked.open(job.folder / "asked").groups
         order = np.argsort(groups["place"], kind="stable")
         np.save(job.folder / "asked_order.npy", order)
-        number = min(2 * self._num_workers, 1 + len(order) // _STRETCH_GROUPS)
+        number = min(self._num_workers, 1 + len(order) // _STRETCH_GROUPS)
         bounds = np.linspace(0, len(order), number + 1).astype(int).tolist()
         stretches = [(n, slice(*pair)) for n, pair in enumerate(itertools.pairwise(bounds))]
         for _ in self._map("pairs of items", bucket_job.answer, stretches, " stretches"):

@@ -18,7 +18,6 @@ from m6rec_jax.data.epochs import WindowEntries
 from m6rec_jax.data.pair_counts import PairCounts
 from m6rec_jax.data.statistics_state import StatisticsOptions
 from m6rec_jax.data.timeline import Timeline
-from m6rec_jax.data.user_bucket import Ranges
 
 # The weight of the user's share of all items beside those that are valued alike: a tie-break, an
 # item of a similarity of 0.1 weighs as much.
@@ -117,7 +116,9 @@ class Asked(NamedTuple):
     @classmethod
     def open(cls, folder: Path) -> Self:
         """Maps what `write` left."""
-        return cls(*(np.load(folder / f"{name}.npy", mmap_mode="r") for name in cls._fields))
+        return cls(
+            *(np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r")) for name in cls._fields)
+        )
 
     @classmethod
     def write(cls, folder: Path, pieces: Iterable[Asked]) -> list[slice]:
@@ -256,18 +257,18 @@ class NeighbourFold:
         """Counts entries, by their numbers, with all that the windows of their users hold."""
         entries = self._entries
         items, differences = entries.item[entering], entries.difference[entering]
-        held = Ranges(entries.low[entering], entering)
-        owners, numbers = held.owners, held.numbers
-        if len(owners):
-            pairs = np.stack([items[owners], entries.item[numbers]])
-            products = differences[owners] * entries.difference[numbers]
-            # Both directions of a pair follow each other: sums are made in the order of events.
-            rows, columns = pairs.T.ravel(), pairs[::-1].T.ravel()
-            amounts = np.stack([np.ones(len(rows)), np.repeat(products, 2)], axis=1)
-            self.pairs.add(rows, columns, amounts)
+        low = entries.low[entering]
+        lengths = entering - low
+        ends = np.cumsum(lengths)
+        if ends[-1]:
+            held = np.arange(ends[-1])
+            held += np.repeat(low - ends + lengths, lengths)
+            products = np.repeat(differences, lengths)
+            products *= entries.difference[held]
+            self.pairs.add_symmetric(np.repeat(items, lengths), entries.item[held], products)
         np.add.at(self._holders, items, 1)
         np.add.at(self._square, items, differences * differences)
-        self._num_users += int((held.lengths == 0).sum())
+        self._num_users += int(np.count_nonzero(lengths == 0))
 
     def _count_items(self, places: slice) -> None:
         timeline = self._timeline

@@ -33,16 +33,32 @@ class PairCounts:
         self._table = _HashTable()
 
     def add(self, rows: np.ndarray, columns: np.ndarray, amounts: np.ndarray) -> None:
-        """Adds `amounts` `[n, 2]` to the counters of pairs `[n]`, `[n]`, one after the other."""
+        """Adds `amounts` `[n, 2]` to the counters of distinct pairs `[n]`, `[n]`."""
         if not len(rows):
             return
         self._make_room(int(max(rows.max(), columns.max())) + 1)
         if self._dense is not None:
-            cells = rows * self._dense.shape[1] + columns
-            for counter, amount in zip(self._dense, amounts.T.astype(_DTYPE), strict=True):
-                np.add.at(counter.reshape(-1), cells, amount)
+            self._dense[:, rows, columns] += amounts.T.astype(_DTYPE)
         else:
             self._table.add(_keys(rows, columns), amounts.astype(_DTYPE))
+
+    def add_symmetric(self, rows: np.ndarray, columns: np.ndarray, products: np.ndarray) -> None:
+        """Adds 1 and products to the counters of pairs `[n]`, both ways, one after the other."""
+        both = np.empty((2, len(rows), 2), np.int64)
+        both[0, :, 0] = both[1, :, 1] = rows
+        both[0, :, 1] = both[1, :, 0] = columns
+        firsts, seconds = both.reshape(2, -1)
+        self._make_room(int(firsts.max()) + 1)
+        if self._dense is None:
+            amounts = np.ones((len(firsts), 2))
+            amounts[:, 1] = np.repeat(products, 2)
+            self._table.add(_keys(firsts, seconds), amounts.astype(_DTYPE))
+            return
+        firsts *= self._dense.shape[1]
+        firsts += seconds
+        counts, sums = self._dense.reshape(2, -1)
+        np.add.at(counts, firsts, _DTYPE(1))
+        np.add.at(sums, firsts, np.repeat(products.astype(_DTYPE), 2))
 
     def add_with_all(self, item: int, others: np.ndarray, amounts: np.ndarray) -> None:
         """Adds `amounts` `[n, 2]` to the pairs of an item and others `[n]`, in both directions."""

@@ -71,7 +71,7 @@ class Timeline:
     def open(cls, folder: Path) -> Self:
         """Maps what `write` left."""
         names = (field.name for field in dataclasses.fields(cls))
-        return cls(*(np.load(folder / f"{name}.npy", mmap_mode="r") for name in names))
+        return cls(*(np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r")) for name in names))
 
     @classmethod
     def write(
