@@ -327,7 +327,7 @@ class BucketRun:
             pass
         self._has_pairs = True
         size = int(groups["high"][-1]) if len(groups) else 0
-        answers = np.lib.format.open_memmap(job.answers_file(), "w+", np.float64, (2, size))
+        answers = mapped_array(job.answers_file(), np.float64, (2, size))
         for n, stretch in stretches:
             some = groups[order[stretch]]
             answers[:, Ranges(some["low"], some["high"]).numbers] = np.load(job.answers_file(n))
