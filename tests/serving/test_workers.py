@@ -11,7 +11,7 @@ import gin
 import pytest
 
 from m6rec_jax.errors import ConfigError, DataError, M6RecError
-from m6rec_jax.io.workers import RayWorkers, ThisProcess, WorkerOptions
+from m6rec_jax.io.workers import Processes, RayWorkers, ThisProcess, WorkerOptions
 from m6rec_jax.serving.batch_inference import infer_requests
 from m6rec_jax.serving.build_index import build_index
 from tests.serving import served_films
@@ -48,6 +48,17 @@ def test_threads_keep_the_order() -> None:
     assert list(workers.map(square, [])) == []
     with pytest.raises(DataError, match="-1 is below 0"):
         list(workers.map(square, [1, -1, 2]))
+
+
+def test_processes_of_this_machine() -> None:
+    with Processes(Path(), 2) as workers:
+        assert list(workers.map(square, range(5))) == [n**2 for n in range(5)]
+        result = workers.begin(square, 6)
+        with pytest.raises(DataError, match="-1 is below 0"):
+            list(workers.map(square, [1, -1]))
+        assert result() == 36
+        with pytest.raises(M6RecError, match="died, .* memory may be short"):
+            list(workers.map(square, [13]))
 
 
 def test_processes_that_die_lose_nothing(ray_workers: Any) -> None:
