@@ -57,7 +57,7 @@ def test_processes_of_this_machine() -> None:
         with pytest.raises(DataError, match="-1 is below 0"):
             list(workers.map(square, [1, -1]))
         assert result() == 36
-        with pytest.raises(M6RecError, match="died, .* memory may be short"):
+        with pytest.raises(M6RecError, match=r"died, .* memory may be short"):
             list(workers.map(square, [13]))
 
 
