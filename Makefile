@@ -32,7 +32,7 @@ test: install lint types docs  ## Everything CI runs: style, types, docs, result
 	$(BIN)/python -m benchmarks.render_results --check
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m 'not slow'
 
-slow: install  ## Two more tests of resuming, which those of whole commands cover, too
+slow: install  ## Tests of resuming, and of all rows of the public data sets that were fetched: minutes
 	$(BIN)/python -m pytest -m slow
 
 # torch is large, so only this target installs it; without it these tests are skipped.
