@@ -138,10 +138,11 @@ class CoOccurrence:
             terms.append(weight * self.amounts[row])
         items, scores = _summed(np.concatenate(others), np.concatenate(terms), self.num_items)
         out = np.concatenate([np.asarray(known, np.int64) for known in (recent, seen)])
-        left = (scores > 0) & ~np.isin(items, out)
+        scores[out if len(items) == self.num_items else np.isin(items, out)] = 0.0
+        left = scores > 0
         # Rounded: the order in which sums were made must not decide between equals.
         items, shares = items[left], np.round(scores[left], 12)
-        order = np.argsort(-shares, kind="stable")
+        order = np.lexsort((items, -shares))
         return RelatedItems(items[order], shares[order])
 
     def save(self, folder: str | os.PathLike[str]) -> None:

@@ -66,7 +66,8 @@ class RerankingCandidates:
         if part == TRAIN and (not len(pool) or not (place < self._depth).any()):
             return None
         key = f"{self._seed}:{user}:{len(seen)}:{wanted}"
-        random = np.random.default_rng(list(hashlib.blake2b(key.encode()).digest()))
+        digest = np.frombuffer(hashlib.blake2b(key.encode()).digest(), np.uint8)
+        random = np.random.default_rng(digest.astype(np.uint32))
         drawn = pool[random.choice(len(pool), min(self._negatives, len(pool)), replace=False)]
         rank = place[0] + 1 if len(place) else 0
         return np.append(wanted, listed[drawn]), np.append(rank, drawn + 1)

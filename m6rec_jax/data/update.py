@@ -124,10 +124,11 @@ def _new_event_files(dataset: Dataset, prepared: Prepared) -> tuple[Path, ...]:
         )
     known = with_template(dataset, manifest["options"]["template"]).spec
     before = DatasetSpec.from_dict(manifest["dataset_spec"], str(prepared.folder))
-    if _without_files(known) != _without_files(before):
+    if _what_rows_say(known) != _what_rows_say(before):
         raise DataError(
             f"{directory / SPEC_FILE} has changed since {prepared.folder} was prepared, and an "
-            f"update can only go on as before: change it back (names of files may change), {anew}"
+            "update can only go on as before: change back what it says of columns, labels, "
+            f"statistics and templates, {anew}"
         )
     found = files_of(dataset)
     for table, old in manifest["files"].items():
@@ -146,13 +147,11 @@ def _new_event_files(dataset: Dataset, prepared: Prepared) -> tuple[Path, ...]:
     return dataset.event_files[len(manifest["files"]["events"]) :]
 
 
-def _without_files(spec: DatasetSpec) -> DatasetSpec:
-    """A spec but for where its tables lie."""
-    tables = {
-        name: dataclasses.replace(getattr(spec, name), file=None)
-        for name in ("users", "items", "events")
-    }
-    return dataclasses.replace(spec, **tables)
+def _what_rows_say(spec: DatasetSpec) -> list[Any]:
+    """What the rows of a data set depend on: not where its tables lie, nor what they are called."""
+    tables = (spec.users, spec.items, spec.events)
+    without_files = [dataclasses.replace(table, file=None) for table in tables]
+    return [*without_files, spec.label, spec.statistics, spec.template]
 
 
 class _Update:

@@ -23,6 +23,7 @@ TRAIN_STEPS = 2
 """
 COMMANDS = {
     "nothing": ["data", "update", "shop"],
+    "overlap": ["data", "update", "overlap"],
     "updated": ["data", "update", "day", "--gin_file", "prepare.gin"],
     "again": ["data", "update", "day", "--gin_file", "prepare.gin"],
     "train": ["train", "--gin_file", "update.gin", "--gin.MODEL_DIR=today"],
@@ -36,7 +37,6 @@ COMMANDS = {
     "eval of the day": [
         *("eval", "--gin_file", "eval.gin", "--gin.MODEL_DIR=run", "--gin.SPLIT='update_1'"),
     ],
-    "overlap": ["data", "update", "overlap"],
 }
 
 
