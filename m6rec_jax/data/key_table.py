@@ -6,6 +6,7 @@ All keys go into a database on disk, so that memory is bounded whatever the numb
 from __future__ import annotations
 
 import contextlib
+import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -27,7 +28,12 @@ _REFERENCES = {"user": "users", "item": "items"}
 def key_table() -> Iterator[KeyTable]:
     """Yields an empty one, whose database is removed when the block ends."""
     with tempfile.TemporaryDirectory(prefix="m6rec-keys-") as folder:
-        config: dict[str, Any] = {"memory_limit": _MEMORY, "temp_directory": f"{folder}/spilled"}
+        config: dict[str, Any] = {
+            "memory_limit": _MEMORY,
+            "temp_directory": f"{folder}/spilled",
+            # Each thread takes some of the memory.
+            "threads": min(4, len(os.sched_getaffinity(0))),
+        }
         with duckdb.connect(f"{folder}/keys.duckdb", config=config) as database:
             yield KeyTable(database)
 
