@@ -1,7 +1,7 @@
 """Checks a data set folder and reports every problem with its row numbers, in bounded memory.
 
-Nothing stops at the first problem. Each table is streamed twice: first its keys go into a database
-on disk, which finds what is there twice or refers to nobody; then the rows are checked.
+Nothing stops at the first problem. Each table is streamed twice: first its keys go into a database,
+which finds what is there twice or refers to nobody; then the rows are checked.
 
 With a quarantine file, rows with errors go there, and everything else goes into a clean folder
 beside it that `Dataset.open` reads.
