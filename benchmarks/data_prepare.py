@@ -11,7 +11,7 @@ more. Processor seconds are those of the command and all its children; the machi
 other things, so that they say more than seconds on the clock. Memory is the highest sum of what all
 processes hold, shared pages counted once. An earlier version is unpacked from this repository.
 
-Rows go to `benchmarks/results/data_prepare.json`.
+Rows go to `benchmarks/results/data_prepare.json`. `--command check` measures `m6rec data check` so.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ GIN_FILE = "gin_configs/examples/movielens_prepare.gin"
 # For each command the last version that did it otherwise, and how.
 COMMANDS = {
     "prepare": ("ba42d301c582", "event by event"),
-    "check": ("faf2f237a51b", "check with keys in memory"),
+    "check": ("faf2f237a51b", "keys in memory"),
 }
 NAME = "synthetic-ratings"
 _EVENTS_A_USER, _DAY = 106, 86_400.0
@@ -187,9 +187,9 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     before, how = COMMANDS[options.command]
-    now = "now" if options.command == "prepare" else f"{options.command} now"
+    prefix = "" if options.command == "prepare" else f"{options.command}, "
     with tempfile.TemporaryDirectory(prefix="m6rec-before-") as scratch:
-        versions = {now: ROOT}
+        versions = {"now": ROOT}
         if commit := before if options.before is None else options.before:
             unpacked = Path(scratch) / "before"
             unpacked.mkdir()
@@ -202,7 +202,7 @@ def main(arguments: list[str] | None = None) -> int:
             write_ratings(folder, events)
             for cores in options.cores:
                 for name, code in versions.items():
-                    if name != now and events > options.before_events:
+                    if name != "now" and events > options.before_events:
                         continue
                     try:
                         figures = take_turn(options.command, code, folder, cores)
@@ -215,7 +215,7 @@ def main(arguments: list[str] | None = None) -> int:
                         model=name,
                         gin_file=GIN_FILE if options.command == "prepare" else None,
                         dataset=f"{events:,} ratings",
-                        split=f"{cores} core{'s' * (cores > 1)}",
+                        split=f"{prefix}{cores} core{'s' * (cores > 1)}",
                         seed=None,
                     )
                     add_rows(results_path("data_prepare"), rows)
