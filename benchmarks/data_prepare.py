@@ -11,9 +11,10 @@ and hidden factors; or of `movielens_reranking_prepare.gin`, with candidates by 
 turn is the whole command in a process of its own, on one processor or on more. Processor seconds
 are those of the command and all its children; the machine may be busy with other things, so that
 they say more than seconds on the clock. Memory is the highest sum of what all processes hold,
-shared pages counted once. An earlier version is unpacked from this repository.
+shared pages counted once, and of that what is no page of a mapped file, which the system takes back
+when memory is short. An earlier version is unpacked from this repository.
 
-Rows go to `benchmarks/results/data_prepare.json`.
+Rows go to `benchmarks/results/data_prepare.json`. `--command check` measures `m6rec data check` so.
 """
 
 from __future__ import annotations
@@ -52,7 +53,6 @@ class Command(NamedTuple):
       gin_file: empty: none.
       before: the last version that did it otherwise.
       how: it did.
-      now: what this version is called.
       suffix: of the data set's name in the tables.
     """
 
@@ -60,7 +60,6 @@ class Command(NamedTuple):
     gin_file: str
     before: str
     how: str
-    now: str = "now"
     suffix: str = ""
 
 
@@ -70,9 +69,7 @@ COMMANDS = {
     "reranking": Command(
         PREPARE, RERANKING, "faf2f237a51b", "event by event", suffix=", reranking"
     ),
-    "check": Command(
-        ("data", "check"), "", "faf2f237a51b", "check with keys in memory", "check now"
-    ),
+    "check": Command(("data", "check"), "", "faf2f237a51b", "keys in memory", suffix=", check"),
 }
 NAME = "synthetic-ratings"
 _EVENTS_A_USER, _DAY = 106, 86_400.0
@@ -229,7 +226,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     command = COMMANDS[options.command]
     with tempfile.TemporaryDirectory(prefix="m6rec-before-") as scratch:
-        versions = {command.now: ROOT}
+        versions = {"now": ROOT}
         if commit := command.before if options.before is None else options.before:
             unpacked = Path(scratch) / "before"
             unpacked.mkdir()
@@ -242,7 +239,7 @@ def main(arguments: list[str] | None = None) -> int:
             write_ratings(folder, events)
             for cores in options.cores:
                 for name, code in versions.items():
-                    if name != command.now and events > options.before_events:
+                    if name != "now" and events > options.before_events:
                         continue
                     try:
                         figures = take_turn(command, code, folder, cores)

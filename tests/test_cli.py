@@ -54,7 +54,7 @@ def test_settings_reach_a_command_that_takes_them(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     "words",
     [
-        ["data", "check", "shop", "--json", "gs://bucket/report.json"],
+        ["data", "import", "recbole", "shop", "gs://bucket/shop"],
         ["demo", "--output", "gs://bucket/demo"],
     ],
 )

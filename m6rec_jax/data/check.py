@@ -1,7 +1,7 @@
 """Checks a data set folder and reports every problem with its row numbers, in bounded memory.
 
-Nothing stops at the first problem. Each table is streamed twice: first its keys go into a database
-on disk, which finds what is there twice or refers to nobody; then the rows are checked.
+Nothing stops at the first problem. Each table is streamed twice: first its keys go into a database,
+which finds what is there twice or refers to nobody; then the rows are checked.
 
 With a quarantine file, rows with errors go there, and everything else goes into a clean folder
 beside it that `Dataset.open` reads.
@@ -30,10 +30,14 @@ from m6rec_jax.data.template_needs import TemplateNeeds, items_without_text, opt
 from m6rec_jax.data.values import FIRST_TIME, LAST_TIME, out_of_range, unknown_id_hint
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.io.full_disk import full_disk_errors
+from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.text.format_strings import text_of
 from m6rec_jax.text.records import Item
 
 __all__ = ["Report", "check_dataset"]
+
+# Of what is done sooner no bar is shown.
+_BAR_SECONDS = 3.0
 
 
 def check_dataset(
@@ -42,6 +46,7 @@ def check_dataset(
     *,
     max_rows: int = 10,
     batch_size: int = files.DEFAULT_BATCH_SIZE,
+    progress: bool = False,
 ) -> Report:
     """Checks schema, ids, references, times, values and encodings of a data set folder.
 
@@ -54,6 +59,7 @@ def check_dataset(
         to the folder of the same name with "-clean" at its end, as declared in `dataset.json`.
       max_rows: row numbers kept of each kind of problem.
       batch_size: rows in memory at a time.
+      progress: whether to show bars, of what takes more than some seconds.
 
     Raises:
       DataError: the quarantine file is neither .csv nor .parquet or cannot be written. Problems of
@@ -77,7 +83,7 @@ def check_dataset(
             store = opened.enter_context(Quarantine(Path(quarantine), spec, directory))
             report.quarantine, report.clean = store.path, store.clean
         keys = opened.enter_context(key_table())
-        check = _Check(directory, spec, needs, keys, batch_size, findings, report, store)
+        check = _Check(directory, spec, needs, keys, batch_size, progress, findings, report, store)
         check.table("users", spec.users, needs.users)
         check.table("items", spec.items, needs.items)
         check.events()
@@ -106,6 +112,7 @@ class _Check:
     needs: TemplateNeeds
     keys: KeyTable
     batch_size: int
+    progress: bool
     findings: Findings
     report: Report
     store: Quarantine | None
@@ -281,17 +288,26 @@ class _Check:
         """Streams all rows; reports damage and rows with too many or few columns."""
         counts = self.report.num_rows
         place = 0
-        for path in paths:
-            try:
-                for raw in files.raw_batches([path], wanted, self.batch_size, self._ragged(table)):
-                    counts[table] += raw.batch.num_rows
-                    rows = CheckedRows(raw, place, table, self.findings)
-                    place += raw.batch.num_rows
-                    yield rows
-                    self.report.num_rejected[table] += len(rows.reasons)
-            except DataError as error:
-                self.findings.add("damaged_file", table, path.name, example=str(error))
-                return
+        with progress_bar(
+            desc=f"{'checking' if wanted is None else 'comparing'} {table}",
+            unit=" rows",
+            total=sum(files.num_rows(path) or 0 for path in paths) or None,
+            delay=_BAR_SECONDS,
+            disable=not self.progress,
+        ) as bar:
+            for path in paths:
+                try:
+                    ragged = self._ragged(table)
+                    for raw in files.raw_batches([path], wanted, self.batch_size, ragged):
+                        counts[table] += raw.batch.num_rows
+                        rows = CheckedRows(raw, place, table, self.findings)
+                        place += raw.batch.num_rows
+                        yield rows
+                        self.report.num_rejected[table] += len(rows.reasons)
+                        bar.update(raw.batch.num_rows)
+                except DataError as error:
+                    self.findings.add("damaged_file", table, path.name, example=str(error))
+                    return
         if not counts[table]:
             self.findings.add("empty_table", table, paths[0].name)
 

@@ -1,11 +1,12 @@
 """Which rows of a data set repeat an earlier one or refer to nobody, found by DuckDB.
 
-All keys go into a database on disk, so that memory is bounded whatever the number of rows.
+It puts on disk what does not fit in memory, which is bounded whatever the number of rows.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -14,7 +15,7 @@ import duckdb
 import pyarrow as pa
 
 # Held at most; more is spilled to the temporary folder (`TMPDIR`).
-_MEMORY = "512MB"
+_MEMORY = "256MB"
 _KEYS = {
     "users": {"id": "VARCHAR"},
     "items": {"id": "VARCHAR"},
@@ -25,10 +26,15 @@ _REFERENCES = {"user": "users", "item": "items"}
 
 @contextlib.contextmanager
 def key_table() -> Iterator[KeyTable]:
-    """Yields an empty one, whose database is removed when the block ends."""
+    """Yields an empty one; what did not fit in memory is removed when the block ends."""
     with tempfile.TemporaryDirectory(prefix="m6rec-keys-") as folder:
-        config: dict[str, Any] = {"memory_limit": _MEMORY, "temp_directory": f"{folder}/spilled"}
-        with duckdb.connect(f"{folder}/keys.duckdb", config=config) as database:
+        config: dict[str, Any] = {
+            "memory_limit": _MEMORY,
+            "temp_directory": f"{folder}/spilled",
+            # Each thread takes some of the memory.
+            "threads": min(4, len(os.sched_getaffinity(0))),
+        }
+        with duckdb.connect(config=config) as database:
             yield KeyTable(database)
 
 

@@ -130,12 +130,17 @@ class Quarantine:
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
-        for file in (self._csv, self._parquet, *self._tables.values()):
-            if file is not None:
-                with contextlib.suppress(OSError) if error else contextlib.nullcontext():
-                    file.close()
-        if error is not None:
-            self.path.unlink(missing_ok=True)
+        whole = False
+        try:
+            for file in (self._csv, self._parquet, *self._tables.values()):
+                if file is not None:
+                    with contextlib.suppress(OSError) if error else contextlib.nullcontext():
+                        file.close()
+            whole = error is None
+        finally:
+            if not whole:
+                self.path.unlink(missing_ok=True)
+        if not whole:
             return
         spec = self.spec
         replace(

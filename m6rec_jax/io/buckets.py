@@ -11,6 +11,7 @@ import functools
 import importlib.util
 import os
 import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
@@ -102,7 +103,7 @@ def check_writable(folder: str | os.PathLike[str]) -> None:
     with bucket_errors(folder, "written"):
         path = path_of(folder)
         path.mkdir(parents=True, exist_ok=True)
-        trial = path / f".m6rec-{os.getpid()}"
+        trial = path / f".m6rec-{uuid.uuid4().hex}"
         trial.write_text("may be removed")
         trial.unlink()
 
@@ -137,7 +138,9 @@ class BucketCopies:
           DataError: it cannot be read.
         """
         if in_bucket(path):
-            with bucket_errors(path, "read"):
+            from m6rec_jax.io.full_disk import full_disk_errors
+
+            with bucket_errors(path, "read"), full_disk_errors(self._folder):
                 self._fetch(path_of(path))
         return self.of(path)
 
@@ -146,7 +149,8 @@ class BucketCopies:
         if source.is_dir():
             target.mkdir(parents=True, exist_ok=True)
             for path in source.iterdir():
-                self._fetch(path)
+                if path != source:  # some buckets have an object for the folder itself
+                    self._fetch(path)
         elif source.exists():
             found = source.stat()
             version = (found.length, found.mtime)  # type: ignore[attr-defined]
