@@ -330,8 +330,10 @@ def _top_k(
         width = min(k, items.shape[0])
         # Zero, but another value on each device of a mesh, as what is found.
         zero = 0 * firsts[0]
-        start = tuple(jnp.full((len(users), width), value) + zero for value in (-jnp.inf, NO_ITEM))
-        return jax.lax.scan(step, start, (blocks, firsts))[0]
+        shape = len(users), width
+        start = jnp.full(shape, -jnp.inf) + zero, jnp.full(shape, NO_ITEM) + zero
+        best, _ = jax.lax.scan(step, start, (blocks, firsts))
+        return best
 
     if mesh is None:
         best, ids = local(users, items, excluded, jnp.int32(0))

@@ -154,7 +154,7 @@ def restored_evaluator(
     # Without `k` gin sets `Evaluator.ks`; an argument would override it.
     lists: dict[str, Any] = {} if k is None else {"ks": (k,)}
     evaluator = Evaluator(name, lengths, batch_size, split=split, limit=limit, **lists)
-    if not Path(model_dir).is_file():  # before the rest of a large checkpoint is read
+    if Path(model_dir).is_dir():  # before the rest of a large checkpoint is read
         location = locate(model_dir, step)
         prompts = read_manifest(location).build_model_config().prompts
         for task in evaluator.tasks:

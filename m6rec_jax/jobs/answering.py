@@ -137,7 +137,8 @@ class Answerer(abc.ABC, Generic[TaskState]):
     @property
     def column_types(self) -> Mapping[str, str]:
         """Columns that results add to a row of a file, see `Result`."""
-        return self.result.column_types  # type: ignore[no-any-return]
+        types: Mapping[str, str] = self.result.column_types
+        return types
 
     def fields(self, task: str) -> RequestFields:
         """Which fields of a request are read."""
