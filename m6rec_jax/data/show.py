@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,6 +19,9 @@ _MOST_TEXTS = 8
 # How pandas and databases write what is missing, once it has become text.
 _MISSING = re.compile(r"(?<![\w'])(nan|NaN|<NA>|None|null|NULL)(?![\w'])")
 
+# Columns that no model reads.
+_NO_TEXTS = ("user_id", "item_id", "text_id", "group", "kind", "features")
+
 Count = Callable[[str], int]
 
 
@@ -33,7 +37,7 @@ def show_rows(
       count: tokens of a text; None: without a vocabulary.
     """
     kinds = COLUMNS[view]
-    texts = [name for name, (kind, _) in kinds.items() if kind == "str" and not name.endswith("id")]
+    texts = [n for n, (kind, _) in kinds.items() if kind == "str" and n not in _NO_TEXTS]
     lengths: dict[str, list[int]] = {name: [] for name in texts}
     missing = 0
     for number, row in enumerate(itertools.islice(rows, SAMPLE)):
@@ -45,7 +49,7 @@ def show_rows(
         for name in texts:
             lengths[name].append(sum(tokens[name]))
         if number < shown:
-            others = (f"{name} {_plain(row[name])}" for name in kinds if name not in texts)
+            others = (f"{n} {_plain(row[n], kinds[n][0])}" for n in kinds if n not in texts)
             yield f"{view}, row {number}: {', '.join(others)}"
             for name in texts:
                 yield from _show_texts(name, found[name], tokens[name] if count else None)
@@ -105,7 +109,8 @@ def _list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
-def _plain(value: Any) -> str:
-    found = value.tolist() if isinstance(value, np.ndarray) else value
-    text = str(found)
+def _plain(value: Any, kind: str) -> str:
+    if kind == "time":
+        return datetime.datetime.fromtimestamp(float(value), datetime.UTC).isoformat()
+    text = str(value.tolist() if isinstance(value, np.ndarray) else value)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -28,7 +28,7 @@ Array = jax.Array
 NO_ITEM = -1
 
 # Items that a device ranks at a time.
-ITEMS_PER_STEP = 32_768
+ITEMS_PER_STEP = 131_072
 # Of `approx_max_k` on TPUs, whose units sort slowly and find maxima of bins fast.
 TPU_RECALL_TARGET = 0.99
 # Most items per user that may be excluded in the smallest program, and how much larger the next one

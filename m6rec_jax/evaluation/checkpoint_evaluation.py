@@ -180,7 +180,7 @@ def restored_evaluator(
 def _restored(
     model_dir: str, name: str, evaluator: Evaluator, step: int | None = None
 ) -> RestoredModel:
-    if not Path(model_dir).is_file():  # before the rest of a large checkpoint is read
+    if Path(model_dir).is_dir():  # before the rest of a large checkpoint is read
         prompts = read_manifest(locate(model_dir, step)).build_model_config().prompts
         for task in evaluator.tasks:
             check_task(task, prompts, model_dir)

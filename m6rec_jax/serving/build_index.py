@@ -14,6 +14,7 @@ import numpy as np
 
 from m6rec_jax import configuration
 from m6rec_jax.bank.loading import load_with_bank
+from m6rec_jax.checkpoints.location import CHECKPOINTS_FOLDER, locate, read_manifest
 from m6rec_jax.engine.catalogue_index import ITEMS_PER_STEP
 from m6rec_jax.engine.index_files import DEFAULT_BLOCK, IndexManifest, write_index
 from m6rec_jax.engine.loaded_model import LoadedModel
@@ -23,7 +24,6 @@ from m6rec_jax.engine.task_settings import task_name
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.io.buckets import in_bucket
 from m6rec_jax.io.workers import RayWorkers, ThisProcess, Workers
-from m6rec_jax.jobs.job import jobs
 from m6rec_jax.jobs.request_data import open_serving_data
 from m6rec_jax.sharding import LogicalRules, data_parallel, make_mesh
 
@@ -71,8 +71,8 @@ def build_index(
         raise ConfigError(
             "m6rec index build runs in one process, on all of its devices; --engine ray has several"
         )
-    if bank is None and Path(model_dir).is_dir():
-        _check_retrieves(model_dir)
+    if bank is None and (Path(model_dir) / CHECKPOINTS_FOLDER).is_dir():
+        _check_retrieves(model_dir, step)
     if part_items is not None:
         step_items = configuration.bound("CatalogueIndex.items_per_step", ITEMS_PER_STEP)
         part_items = -(-part_items // step_items) * step_items
@@ -97,12 +97,12 @@ def build_index(
         )
 
 
-def _check_retrieves(model_dir: str | Path) -> None:
-    """Raises ConfigError where no task of a run embeds items, before the run is loaded."""
-    kinds = {name: own.kind for name, own in read_settings(model_dir).tasks.items()}
-    able = [name for name, job in jobs().items() if job.needs == "retrieval projections"]
-    if not any(kind in able for kind in kinds.values()):
-        told = ", ".join(f"{name} ({kind})" for name, kind in sorted(kinds.items())) or "none"
+def _check_retrieves(model_dir: str | Path, step: int | None) -> None:
+    """Raises ConfigError where a run embeds no items, before it is loaded."""
+    config = read_manifest(locate(model_dir, step)).build_model_config()
+    if not config.prompts.retrieval_dim:
+        tasks = read_settings(model_dir).tasks
+        told = ", ".join(f"{name} ({own.kind})" for name, own in sorted(tasks.items())) or "none"
         raise ConfigError(
             f"{model_dir} does not retrieve, so it embeds no items; its tasks: {told}. Tune one "
             "for retrieval (gin_configs/runs/finetune_retrieval.gin), and name its MODEL_DIR"

@@ -24,7 +24,8 @@ def test_rows_have_their_texts_and_lengths() -> None:
     rows = [ROW, ROW | {"history": ["user"], "items": ["tea"]}, ROW | {"history": ["Nana"]}]
     lines = list(show_rows("next_items", iter(rows), 1, words))
     assert lines == [
-        "next_items, row 0: user_id ana, user_index 3, time 12.0, item_indices [1, 2]",
+        "next_items, row 0: user_id ana, user_index 3, time 1970-01-01T00:00:12+00:00, "
+        "item_indices [1, 2]",
         "  history: 2, 7 tokens",
         "       2  user, nan",
         "       5  bought tea, 3 days ago",

@@ -162,7 +162,7 @@ def test_how_it_fails(trained: Path) -> None:
         "--gin_file FILE": ["infer"],
         "needs --output FILE": [*infer(*requests)],
         "--gin.MODEL_DIR": ["infer", *requests, *output],
-        "nowhere holds no prepared data": [*moved],
+        "PREPARED = 'nowhere': nothing is there": [*moved],
     }
     for said, run in zip(commands, m6rec_each(trained, *commands.values()), strict=True):
         assert said in failed(run)

@@ -401,6 +401,10 @@ def test_clear_errors(folder: Path, tmp_path: Path, bundle: TrainedModel) -> Non
     with pytest.raises(ConfigError, match=r"gs://bucket/index: .* local disk"):
         build_index("gs://bucket/index", "run")
     served_films.copy_run(folder / "run", tmp_path / "ctr", ["ctr"])
+    manifest = tmp_path / "ctr" / "checkpoints" / "7" / "manifest" / "metadata"
+    said = json.loads(manifest.read_text())
+    said["model_config"]["prompts"]["retrieval_dim"] = 0
+    manifest.write_text(json.dumps(said))
     with pytest.raises(ConfigError, match=r"ctr does not retrieve.*; its tasks: ctr \(scoring\)\."):
         build_index(tmp_path / "index", tmp_path / "ctr")
     with pytest.raises(ConfigError, match=r"make one with `m6rec index build`"):
