@@ -52,7 +52,7 @@ class PairedDifference(NamedTuple):
 
     def verdict(self, score: str, model: str, other: str) -> str:
         """In plain words."""
-        told = f"{score} {self.mean:+.4f} (standard error {self.error:.4f})"
+        told = f"{score} {self.mean:+.2g} (standard error {self.error:.2g})"
         if self.is_loss:
             return f"{model} is worse than {other}, by more than chance: {told}"
         if self.mean > _FAR * self.error:
