@@ -204,10 +204,15 @@ class GrowingCoOccurrence(CoOccurrence):
         self._rank[self._order] = np.arange(len(users))
         by_user = users[self._order]
         self._first = np.searchsorted(by_user, by_user)[self._rank]
-        keys = start.keys
+        # Sorted again only when so many new ones came: each is sorted a few times in all.
+        pieces, pending = [start.keys], 0
         for low in range(context, len(users), _EVENTS_AT_ONCE):
             pairs, _, _ = self._pairs(low, low + _EVENTS_AT_ONCE)
-            keys = np.union1d(keys, pairs[:, 0] << 32 | pairs[:, 1])
+            pieces.append(np.unique(pairs[:, 0] << 32 | pairs[:, 1]))
+            pending += len(pieces[-1])
+            if pending > len(pieces[0]):
+                pieces, pending = [np.unique(np.concatenate(pieces))], 0
+        keys = np.unique(np.concatenate(pieces))
         amounts = np.zeros(len(keys))
         amounts[np.searchsorted(keys, start.keys)] = start.amounts
         super().__init__(start.num_items, start.options, keys, amounts, start.totals.copy())
