@@ -182,17 +182,17 @@ class BucketRun:
 
     def save_co_occurrence(self, folder: Path) -> None:
         """Writes which items occur together, for requests to be answered with."""
-        self._co_occurrence.advance(int(self._timeline.count[-1]))
-        self._co_occurrence.save(folder)
+        users, items = self._counted_events
+        options = self._job.co_occurrence
+        CoOccurrence.counted(users, items, self._num_items, options).save(folder)
 
     # ---- steps
 
-    @functools.cached_property
-    def _co_occurrence(self) -> GrowingCoOccurrence:
+    @property
+    def _counted_events(self) -> tuple[np.ndarray, np.ndarray]:
+        """Users and items of the events that count for everybody, in the order of time."""
         counted = np.flatnonzero(self._timeline.counted)
-        users, items = self._timeline.user[counted], self._timeline.item[counted]
-        start = CoOccurrence(self._num_items, self._job.co_occurrence)
-        return GrowingCoOccurrence(users, items, start)
+        return self._timeline.user[counted], self._timeline.item[counted]
 
     def _sort_events(self, events: EventTable, assignment: Assignment) -> Timeline:
         job, codes = self._job, assignment.codes
@@ -335,7 +335,9 @@ class BucketRun:
 
     def _draw_candidates(self) -> None:
         """The candidates of 'reranking', in one pass over the events."""
-        job, counts = self._job, self._co_occurrence
+        job = self._job
+        start = CoOccurrence(self._num_items, job.co_occurrence)
+        counts = GrowingCoOccurrence(*self._counted_events, start)
         candidates = RerankingCandidates(
             counts,
             job.load("held_out"),

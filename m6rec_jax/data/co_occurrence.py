@@ -5,7 +5,8 @@ what this user does next. `CoOccurrence` counts how often two items occur within
 somebody's sequence, in either order; a pair at distance d counts 1/d. A candidate's share is the
 mean of its shares in the counts of the user's recent items. A model reads its rank among all items
 that the user has not seen ("near 3: "), because a rank means the same however much has been
-counted, as early in a data set as when the model is served.
+counted, as early in a data set as when the model is served. Amounts are whole numbers of so small a
+unit that a sum does not depend on the order in which it was made.
 
     counts = CoOccurrence.counted(users, items, num_items)
     related = counts.related(recent, seen)           # items and shares, highest first
@@ -39,7 +40,9 @@ _STEPS = ((20, 1), (50, 2), (100, 5), (300, 20))
 _LAST_STEP, _LAST_RANK = 100, 1_000
 # Events whose pairs are looked up together: about 500 bytes each.
 _EVENTS_AT_ONCE = 50_000
-_COLUMNS = {"item": pa.int32(), "other": pa.int32(), "amount": pa.float64(), "total": pa.float64()}
+_COLUMNS = {"item": pa.int32(), "other": pa.int32(), "amount": pa.int64(), "total": pa.int64()}
+# Of amounts. A multiple of it is 1/d for every distance d up to 10.
+ONE = 2520 << 16
 
 
 @gin.configurable
@@ -86,8 +89,8 @@ class CoOccurrence:
       options: None: gin's or the defaults.
       keys: of the pairs, `item << 32 | other`, ascending; each pair is there in both orders
         `[pairs]`.
-      amounts: of the pairs `[pairs]`.
-      totals: sums of the amounts of each item `[items]`.
+      amounts: of the pairs, int64, `ONE` for 1 `[pairs]`.
+      totals: sums of the amounts of each item, likewise `[items]`.
     """
 
     def __init__(
@@ -101,8 +104,8 @@ class CoOccurrence:
         self.options = options or CoOccurrenceOptions()
         self.num_items = num_items
         self.keys = np.zeros(0, np.int64) if keys is None else keys
-        self.amounts = np.zeros(0) if amounts is None else amounts
-        self.totals = np.zeros(num_items) if totals is None else totals
+        self.amounts = np.zeros(0, np.int64) if amounts is None else amounts
+        self.totals = np.zeros(num_items, np.int64) if totals is None else totals
         # Of each item's pairs.
         self._starts = np.searchsorted(self.keys, np.arange(num_items + 1) << 32).tolist()
 
@@ -115,9 +118,16 @@ class CoOccurrence:
         options: CoOccurrenceOptions | None = None,
     ) -> CoOccurrence:
         """Counts all events, given in the order of time: their users and items `[events]`."""
-        found = GrowingCoOccurrence(users, items, cls(num_items, options))
-        found.advance(len(users))
-        return found
+        options = options or CoOccurrenceOptions()
+        sequences = _Sequences(users, items, options.window)
+        sums = _Sums()
+        for low in range(0, len(users), _EVENTS_AT_ONCE):
+            keys, amounts, _ = sequences.pairs(low, low + _EVENTS_AT_ONCE)
+            sums.add(keys, amounts)
+        keys, amounts = sums.merged()
+        totals = np.zeros(num_items, np.int64)
+        np.add.at(totals, keys >> 32, amounts)
+        return cls(num_items, options, keys, amounts, totals)
 
     def related(
         self, recent: Sequence[int] | np.ndarray, seen: Sequence[int] | np.ndarray = ()
@@ -133,7 +143,8 @@ class CoOccurrence:
         others, terms = [np.zeros(0, np.int64)], [np.zeros(0)]
         for position, item in enumerate(reversed(last), 1):
             row = slice(self._starts[item], self._starts[item + 1])
-            weight = 1.0 / (position * weights * (self.totals[item] + self.options.smoothing))
+            total = self.totals[item] + ONE * self.options.smoothing
+            weight = 1.0 / (position * weights * total)
             others.append(self.keys[row] & 0xFFFFFFFF)
             terms.append(weight * self.amounts[row])
         items, scores = _summed(np.concatenate(others), np.concatenate(terms), self.num_items)
@@ -173,7 +184,7 @@ class CoOccurrence:
                 table.column(name).to_numpy(zero_copy_only=False) for name in _COLUMNS
             )
             keys = items.astype(np.int64) << 32 | others
-            of_items = np.zeros(int(described["num_items"]))
+            of_items = np.zeros(int(described["num_items"]), np.int64)
             of_items[items] = totals
             options = CoOccurrenceOptions(**described["options"])
             return cls(len(of_items), options, keys, amounts, of_items)
@@ -183,8 +194,6 @@ class CoOccurrence:
 
 class GrowingCoOccurrence(CoOccurrence):
     """Counts as of a moment. All events are given beforehand, so that every pair has its place.
-
-    Sums are made in the order of events, whatever the steps in which they are counted.
 
     Args:
       users, items: of events in the order of time `[events]`.
@@ -196,26 +205,13 @@ class GrowingCoOccurrence(CoOccurrence):
     def __init__(
         self, users: np.ndarray, items: np.ndarray, start: CoOccurrence, context: int = 0
     ) -> None:
-        self._items = items.astype(np.int64)
-        self._window = start.options.window
-        self._order = np.argsort(users, kind="stable")
-        # Of each event its place in the order of users, and that of its user's first event.
-        self._rank = np.empty(len(users), np.int64)
-        self._rank[self._order] = np.arange(len(users))
-        by_user = users[self._order]
-        self._first = np.searchsorted(by_user, by_user)[self._rank]
-        # Sorted again only when so many new ones came: each is sorted a few times in all.
-        pieces, pending = [start.keys], 0
+        self._sequences = _Sequences(users, items, start.options.window)
+        sums = _Sums()
+        sums.add(start.keys, start.amounts)
         for low in range(context, len(users), _EVENTS_AT_ONCE):
-            pairs, _, _ = self._pairs(low, low + _EVENTS_AT_ONCE)
-            pieces.append(np.unique(pairs[:, 0] << 32 | pairs[:, 1]))
-            pending += len(pieces[-1])
-            if pending > len(pieces[0]):
-                pieces, pending = [np.unique(np.concatenate(pieces))], 0
-        keys = np.unique(np.concatenate(pieces))
-        amounts = np.zeros(len(keys))
-        amounts[np.searchsorted(keys, start.keys)] = start.amounts
-        super().__init__(start.num_items, start.options, keys, amounts, start.totals.copy())
+            added, _, _ = self._sequences.pairs(low, low + _EVENTS_AT_ONCE)
+            sums.add(added, np.zeros(len(added), np.int64))
+        super().__init__(start.num_items, start.options, *sums.merged(), start.totals.copy())
         self._number = self._high = context
 
     def advance(self, number: int) -> None:
@@ -223,20 +219,31 @@ class GrowingCoOccurrence(CoOccurrence):
         while self._number < number:
             if self._number == self._high:
                 self._low, self._high = self._high, self._high + _EVENTS_AT_ONCE
-                self._added, self._added_amounts, self._offsets = self._pairs(self._low, self._high)
-                keys = self._added[:, 0] << 32 | self._added[:, 1]
-                self._places = np.searchsorted(self.keys, keys)
+                keys, self._added, self._offsets = self._sequences.pairs(self._low, self._high)
+                self._places, self._of_items = np.searchsorted(self.keys, keys), keys >> 32
             end = min(number, self._high)
             some = slice(*self._offsets[[self._number - self._low, end - self._low]].tolist())
-            amounts = self._added_amounts[some]
-            np.add.at(self.amounts, self._places[some], amounts)
-            np.add.at(self.totals, self._added[some, 0], amounts)
+            np.add.at(self.amounts, self._places[some], self._added[some])
+            np.add.at(self.totals, self._of_items[some], self._added[some])
             self._number = end
 
-    def _pairs(self, low: int, high: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """What events add: item and other `[pairs, 2]`, amounts `[pairs]`, offsets `[events + 1]`.
 
-        In the order of events, then distances, each pair in both orders.
+class _Sequences:
+    """Events of all users, and which pairs each of them adds: see `GrowingCoOccurrence`."""
+
+    def __init__(self, users: np.ndarray, items: np.ndarray, window: int) -> None:
+        self._items, self._window = items.astype(np.int64), window
+        self._order = np.argsort(users, kind="stable")
+        # Of each event its place in the order of users, and that of its user's first event.
+        self._rank = np.empty(len(users), np.int64)
+        self._rank[self._order] = np.arange(len(users))
+        by_user = users[self._order]
+        self._first = np.searchsorted(by_user, by_user)[self._rank]
+
+    def pairs(self, low: int, high: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What some events add: keys and amounts `[pairs]`, offsets `[events + 1]`.
+
+        In the order of events, each pair in both orders.
         """
         distances = np.arange(1, self._window + 1)
         before = self._rank[low:high, None] - distances
@@ -244,9 +251,40 @@ class GrowingCoOccurrence(CoOccurrence):
         others = self._items[self._order[np.maximum(before, 0)]]
         items = np.broadcast_to(self._items[low:high, None], others.shape)
         known &= others != items
-        pairs = np.stack([items, others, others, items], axis=-1)[known].reshape(-1, 2)
-        amounts = np.repeat(np.broadcast_to(1.0 / distances, known.shape)[known], 2)
-        return pairs, amounts, np.concatenate([[0], 2 * np.cumsum(known.sum(axis=1))])
+        one, other = items[known], others[known]
+        keys = np.stack([one << 32 | other, other << 32 | one], axis=1).ravel()
+        amounts = np.rint(ONE / distances).astype(np.int64)
+        amounts = np.repeat(np.broadcast_to(amounts, known.shape)[known], 2)
+        return keys, amounts, np.concatenate([[0], 2 * np.cumsum(known.sum(axis=1))])
+
+
+class _Sums:
+    """Sums by key. What is added waits until it is worth sorting again."""
+
+    def __init__(self) -> None:
+        self._pieces = [(np.zeros(0, np.int64), np.zeros(0, np.int64))]
+        self._waiting = 0
+
+    def add(self, keys: np.ndarray, amounts: np.ndarray) -> None:
+        """Adds amounts to keys `[n]`, in any order, some perhaps several times."""
+        self._pieces.append(_sums_by_key(keys, amounts))
+        self._waiting += len(self._pieces[-1][0])
+        if self._waiting > len(self._pieces[0][0]):
+            self.merged()
+
+    def merged(self) -> tuple[np.ndarray, np.ndarray]:
+        """Distinct keys, ascending, and their sums."""
+        keys, amounts = map(np.concatenate, zip(*self._pieces, strict=True))
+        self._pieces, self._waiting = [_sums_by_key(keys, amounts)], 0
+        return self._pieces[0]
+
+
+def _sums_by_key(keys: np.ndarray, amounts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    order = np.argsort(keys, kind="stable")
+    keys = keys[order]
+    starts = np.flatnonzero(np.append(True, np.diff(keys) != 0)[: len(keys)])
+    sums = np.add.reduceat(amounts[order], starts) if len(starts) else amounts
+    return keys[starts], sums
 
 
 def _summed(keys: np.ndarray, terms: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -221,7 +221,7 @@ class _Update:
         if set(views.COUNTED).isdisjoint(self._manifest["views"]):
             return None
         before, size = self._prepared.co_occurrence(), len(self._dataset.item_records)
-        totals = np.zeros(size)
+        totals = np.zeros(size, np.int64)
         totals[: before.num_items] = before.totals
         start = CoOccurrence(size, before.options, before.keys, before.amounts, totals)
         users = self._past["user"].to_numpy()

@@ -13,7 +13,7 @@ import numpy as np
 
 from m6rec_jax.data import views
 from m6rec_jax.data.assignment import Assignment
-from m6rec_jax.data.co_occurrence import CoOccurrence, CoOccurrenceOptions, RelatedItems
+from m6rec_jax.data.co_occurrence import ONE, CoOccurrence, CoOccurrenceOptions, RelatedItems
 from m6rec_jax.data.grouping import Group, UserEvents, groups_of_user
 from m6rec_jax.data.negatives import NegativeSampler
 from m6rec_jax.data.prepare import (
@@ -40,22 +40,22 @@ class CoOccurrenceByEvent:
     def __init__(self, num_items: int, options: CoOccurrenceOptions | None = None) -> None:
         self.options = options or CoOccurrenceOptions()
         self.num_items = num_items
-        self._pairs: dict[int, dict[int, float]] = {}
-        self._totals = np.zeros(num_items)
+        self._pairs: dict[int, dict[int, int]] = {}
+        self._totals = np.zeros(num_items, np.int64)
         self._last: dict[str, list[int]] = {}
 
     def update(self, user: str, item: int) -> None:
         last = self._last.setdefault(user, [])
         for distance, other in enumerate(reversed(last), 1):
             if other != item:
-                self._add(item, other, 1.0 / distance)
-                self._add(other, item, 1.0 / distance)
+                self._add(item, other, round(ONE / distance))
+                self._add(other, item, round(ONE / distance))
         last.append(item)
         del last[: -self.options.window]
 
-    def _add(self, item: int, other: int, amount: float) -> None:
+    def _add(self, item: int, other: int, amount: int) -> None:
         row = self._pairs.setdefault(item, {})
-        row[other] = row.get(other, 0.0) + amount
+        row[other] = row.get(other, 0) + amount
         self._totals[item] += amount
 
     def related(self, recent: Sequence[int], seen: Sequence[int] = ()) -> RelatedItems:
@@ -63,7 +63,7 @@ class CoOccurrenceByEvent:
         last = recent[-self.options.recent :]
         weights = sum(1.0 / position for position in range(1, len(last) + 1))
         for position, item in enumerate(reversed(last), 1):
-            total = self._totals[item] + self.options.smoothing
+            total = self._totals[item] + ONE * self.options.smoothing
             weight = 1.0 / (position * weights * total)
             for other, amount in self._pairs.get(item, {}).items():
                 scores[other] = scores.get(other, 0.0) + weight * amount
@@ -85,7 +85,7 @@ class CoOccurrenceByEvent:
             self.num_items,
             self.options,
             np.asarray(keys, np.int64),
-            np.asarray(amounts),
+            np.asarray(amounts, np.int64),
             self._totals,
         ).save(folder)
 
