@@ -134,7 +134,6 @@ def malformed(request: dict[str, Any], number: int) -> tuple[str, bytes]:
         ("invalid_utf8", None),
         ("not_an_object", [request]),
         ("wrong_type", request | {"behaviours": "none"}),
-        ("unknown_item", request | {"behaviours": [late | {"item": "no such film"}]}),
         ("missing_field", {name: v for name, v in request.items() if name != "time"}),
         ("time_out_of_order", request | {"behaviours": [late, late | {"time": NOW - 2}]}),
         ("nan", request | {"time": float("nan")}),

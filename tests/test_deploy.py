@@ -101,7 +101,9 @@ def routes() -> set[str]:
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
-def test_overlays_fit_the_code(name: str, routes: set[str]) -> None:
+def test_overlays_fit_the_code(
+    name: str, routes: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     found = build(KUBERNETES / "overlays" / name)
     deployment = found["Deployment", "m6rec-serve"]["spec"]["template"]["spec"]
     (container,) = deployment["containers"]
@@ -111,6 +113,8 @@ def test_overlays_fit_the_code(name: str, routes: set[str]) -> None:
     assert entry is not None
     program, *arguments = [*yaml.safe_load(entry[1]), *container["args"]]
     assert program == "m6rec"
+    # The run is in the container.
+    monkeypatch.setattr(cli, "existing_path", Path)
     parser = cli._parser()
     args, rest = parser.parse_known_args(arguments)
     bindings = cli._gin_bindings(rest, parser)

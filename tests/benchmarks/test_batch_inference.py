@@ -28,7 +28,7 @@ def test_malformed_rows_have_the_reasons_that_are_expected(tmp_path: Path) -> No
     path = tmp_path / "requests.jsonl"
     expected = write_requests(path, 60, 20, len(ITEMS), 3, 2)
     assert len(expected) == 20
-    assert len(set(expected.values())) == 10
+    assert len(set(expected.values())) == 9
     parser = RequestParser(DatasetSpec.from_dict(DATASET), ITEMS)
     found = {}
     for chunk in open_requests(path, {}).chunks(Position(), 100):

@@ -30,9 +30,10 @@ class Model:
     def __init__(self, reply="Try Heat."):
         self.reply, self.sources, self.seen = reply, [], []
 
-    def greedy(self, sources, prefixes, *, tasks):
+    def greedy(self, sources, prefixes, *, tasks, choices):
         self.sources += sources
         assert tasks in (None, ["r"])
+        assert not choices or not any(choices)
         assert prefixes == ["SYSTEM:"]
         return [GeneratedText(f"SYSTEM: {self.reply}", -1.0, -1.0, True, None, self.reply)]
 

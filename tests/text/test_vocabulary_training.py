@@ -26,6 +26,7 @@ def pieces(vocabulary: Vocabulary, text: str) -> list[str]:
 
 
 def train(texts: list[str], path: Path, size: int = 700, **options: Any) -> Vocabulary:
+    (path / "v.model").unlink(missing_ok=True)  # another one would not be overwritten
     train_vocabulary(texts, path / "v.model", size, **options)
     return Vocabulary(path / "v.model")
 
