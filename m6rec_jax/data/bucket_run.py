@@ -45,7 +45,7 @@ from m6rec_jax.data.timeline import Timeline, parts_of_users
 from m6rec_jax.data.user_bucket import Ranges
 from m6rec_jax.data.user_states import save_statistics
 from m6rec_jax.errors import DataError
-from m6rec_jax.io.full_disk import mapped_array
+from m6rec_jax.io.mapped_arrays import mapped_array
 from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.io.workers import Processes, RayWorkers, ThisProcess, Workers
 

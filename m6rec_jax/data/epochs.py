@@ -18,6 +18,7 @@ from m6rec_jax.data.statistics_state import FIRST_FIT, StatisticsOptions, next_f
 from m6rec_jax.data.timeline import Timeline
 from m6rec_jax.data.user_bucket import Ranges
 from m6rec_jax.data.value_factors import ValueFactors
+from m6rec_jax.io.mapped_arrays import open_arrays
 
 
 def schedule(first: int, following: Callable[[int], int], last: int) -> np.ndarray:
@@ -154,8 +155,7 @@ class WindowEntries:
     @classmethod
     def open(cls, folder: Path) -> Self:
         """Maps what `write` left."""
-        names = (field.name for field in dataclasses.fields(cls))
-        return cls(*(np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r")) for name in names))
+        return cls(*open_arrays(folder, (field.name for field in dataclasses.fields(cls))))
 
     @classmethod
     def write(

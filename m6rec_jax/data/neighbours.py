@@ -18,6 +18,7 @@ from m6rec_jax.data.epochs import WindowEntries
 from m6rec_jax.data.pair_counts import PairCounts
 from m6rec_jax.data.statistics_state import StatisticsOptions
 from m6rec_jax.data.timeline import Timeline
+from m6rec_jax.io.mapped_arrays import open_arrays
 
 # The weight of the user's share of all items beside those that are valued alike: a tie-break, an
 # item of a similarity of 0.1 weighs as much.
@@ -116,9 +117,7 @@ class Asked(NamedTuple):
     @classmethod
     def open(cls, folder: Path) -> Self:
         """Maps what `write` left."""
-        return cls(
-            *(np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r")) for name in cls._fields)
-        )
+        return cls(*open_arrays(folder, cls._fields))
 
     @classmethod
     def write(cls, folder: Path, pieces: Iterable[Asked]) -> list[slice]:

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from m6rec_jax.data.splits import STATISTICS_PARTS, USER_STATISTICS_PARTS
-from m6rec_jax.io.full_disk import mapped_array
+from m6rec_jax.io.mapped_arrays import mapped_array, open_arrays
 
 # Of each event: `counted` for everybody or for its user only (see `StatisticsState.update`).
 _EVENTS = {
@@ -70,8 +70,7 @@ class Timeline:
     @classmethod
     def open(cls, folder: Path) -> Self:
         """Maps what `write` left."""
-        names = (field.name for field in dataclasses.fields(cls))
-        return cls(*(np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r")) for name in names))
+        return cls(*open_arrays(folder, (field.name for field in dataclasses.fields(cls))))
 
     @classmethod
     def write(

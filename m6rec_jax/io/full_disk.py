@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import duckdb
-import numpy as np
 
 from m6rec_jax.errors import DataError, first_line
 
@@ -40,14 +37,3 @@ def full_disk_errors(*paths: str | Path | None) -> Iterator[None]:
             "some, or name a folder on another disk (TMPDIR for what is on the way). Nothing that "
             "is half written is taken for whole; run the same command again"
         ) from error
-
-
-def mapped_array(path: Path, kind: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """An array in a new file, to be written to by way of memory.
-
-    Its room is taken at once: where there is none left later, the system ends the process.
-    """
-    array = np.lib.format.open_memmap(path, "w+", kind, shape)
-    with path.open("r+b") as file:
-        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-    return array

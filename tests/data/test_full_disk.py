@@ -13,7 +13,8 @@ from m6rec_jax.data.event_table import EventTable
 from m6rec_jax.data.prepare import prepare
 from m6rec_jax.data.reading import Dataset
 from m6rec_jax.errors import DataError
-from m6rec_jax.io.full_disk import full_disk_errors, mapped_array
+from m6rec_jax.io.full_disk import full_disk_errors
+from m6rec_jax.io.mapped_arrays import mapped_array
 
 SHOP = Path(__file__).parents[1] / "data" / "shop"
 
