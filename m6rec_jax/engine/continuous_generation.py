@@ -134,7 +134,6 @@ class ContinuousGenerator(Engine):
         self.num_slots, self.max_pending = self._row_counts[-1], max_pending
         self._steps_per_call = steps_per_call
         self._any_text = any_text(vocabulary, model.config.vocab_size)
-        self._free_rows: dict[int, RowChoices] = {}
         # Of a copy: what `over` makes shares the program, and must not keep this one's cache.
         self._join = self._jit(copy.copy(self)._join_sources, donate=1)
         self._advance = {
@@ -146,6 +145,7 @@ class ContinuousGenerator(Engine):
         self._start = self._jit(
             functools.partial(_empty, model, self.num_slots, self.max_tokens, self._widths()[-1])
         )
+        self._free_rows: dict[int, RowChoices] = {}
         self._begin()
 
     def _begin(self) -> None:
