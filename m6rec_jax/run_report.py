@@ -35,7 +35,7 @@ from m6rec_jax.jobs.generation import GenerationPredictions
 from m6rec_jax.jobs.job import Evaluation
 from m6rec_jax.jobs.language import LanguagePredictions
 from m6rec_jax.jobs.likelihood import LikelihoodPredictions
-from m6rec_jax.jobs.retrieval import RetrievalPredictions, popular_ranks
+from m6rec_jax.jobs.retrieval import RetrievalPredictions, baseline_ranks
 from m6rec_jax.jobs.scoring import ScoringPredictions, mean_baselines
 from m6rec_jax.model.config import ModelConfig
 from m6rec_jax.model.m6rec import M6Rec
@@ -313,6 +313,8 @@ def _scored(result: TaskResult, several: bool) -> Iterator[ScoredExamples]:
             "item mean": fitted.item_mean(found.items),
             "user and item mean": fitted.user_and_item_mean(found.users, found.items),
         }
+        if fitted.own_counts is not None:
+            baselines["user item times"] = fitted.user_item_times(found.users, found.items)
     probable = isinstance(found, ScoringPredictions)
     yield ScoredExamples(
         found.labels,
@@ -326,10 +328,11 @@ def _scored(result: TaskResult, several: bool) -> Iterator[ScoredExamples]:
 def _ranked(result: TaskResult, several: bool) -> Iterator[RankedTargets]:
     found = result.predictions
     if isinstance(found, RetrievalPredictions):
-        popular = popular_ranks(result.evaluation, found)
+        ranks = baseline_ranks(result.evaluation, found)
+        by_name = {name.replace("_", " "): own for name, own in ranks.items()}
         longest = min(50, int(found.num_ranked.max()))
         yield RankedTargets(
-            {"this model": found.ranks, "popularity": popular}, longest, _title(result, several)
+            {"this model": found.ranks, **by_name}, longest, _title(result, several)
         )
 
 

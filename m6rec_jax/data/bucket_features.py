@@ -231,17 +231,23 @@ class GroupFeatures:
             standing("counts", count.astype(np.float64))
         if any(name.startswith("item_liked_") for name in names):
             standing("shares", share)
+        if not {"user_item_times", "user_item_ago"}.isdisjoint(names):
+            times, last = self._bucket.times_had(self._groups, owners, items)
+            ages = self._bucket.time[self._groups.rows.low][owners] - self._bucket.time[last]
+            had = times > 0
+            make["user_item_times"] = lambda n: words.of_distinct(n, times, had, verbalize.count)
+            make["user_item_ago"] = lambda n: words.ages(n, ages, had)
         if neighbours is not None:
             first, second = neighbours
-            felt = ~np.isnan(first)
             make["user_taste_difference"] = lambda n: words.rounded(
-                n, first, spread, felt, signed=True
+                n, first, spread, ~np.isnan(first), signed=True
             )
+            felt = ~np.isnan(second)
             make["user_neighbours_times"] = lambda n: words.of_distinct(
-                n, first, felt, lambda times: f"{times:.1f}"
+                n, second, felt, lambda times: f"{times:.1f}"
             )
             make["user_neighbours_percent"] = lambda n: words.percents(
-                n, np.nan_to_num(second), ~np.isnan(second)
+                n, np.nan_to_num(second), felt
             )
         if "user_expected_value" in names:
             expected = self._expected(candidates, items)

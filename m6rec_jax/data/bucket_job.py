@@ -312,7 +312,7 @@ def ask_candidates(job: Job, bucket: int) -> AskedCandidates:
     groups = events.groups(job.groupings["reranking"])
     first = groups.rows.low
     recent, ranges = events.histories(groups, min(job.max_events, job.co_occurrence.recent))
-    seen, seen_ranges = events.seen(groups, strict=False)
+    seen, seen_ranges = events.seen(groups)
     return AskedCandidates(
         opened.timeline.count[groups.place],
         groups.part,
@@ -325,21 +325,20 @@ def ask_candidates(job: Job, bucket: int) -> AskedCandidates:
     )
 
 
-def render(job: Job, bucket: int, wanted: Sequence[str]) -> tuple[list[Shard], tuple[int, int]]:
+def render(job: Job, bucket: int, wanted: Sequence[str]) -> tuple[list[Shard], np.ndarray]:
     """Writes the rows of views.
 
     Returns:
-      the shards, and of negatives how many were sampled and how many could have been.
+      the shards, and how many negatives were drawn: see `NegativeSampler.drawn`.
     """
     opened = _open(job, "rendered")
     events = opened.bucket(bucket)
     rows = opened.rows(events)
     shards = []
-    before = _sampled(opened)
+    before = _drawn(opened)
     for view in wanted:
         shards += job.write_shards(view, bucket, _rows(opened, view, bucket, events, rows))
-    after = _sampled(opened)
-    return shards, (after[0] - before[0], after[1] - before[1])
+    return shards, _drawn(opened) - before
 
 
 def _rows(opened: _Opened, view: str, bucket: int, events: UserBucket, rows: BucketViews) -> Rows:
@@ -393,7 +392,7 @@ def _numbers(job: Job, view: str, events: UserBucket, groups: Groups) -> np.ndar
     return numbers
 
 
-def _sampled(opened: _Opened) -> tuple[int, int]:
+def _drawn(opened: _Opened) -> np.ndarray:
     if not opened.job.negatives:
-        return 0, 0
-    return opened.sampler.num_sampled, opened.sampler.num_eligible
+        return np.zeros((2, 2), np.int64)
+    return opened.sampler.drawn.copy()

@@ -36,6 +36,7 @@ from m6rec_jax.data.bucket_views import Rows
 from m6rec_jax.data.co_occurrence import CoOccurrence, GrowingCoOccurrence
 from m6rec_jax.data.epochs import FittedFactors, Standings, WindowEntries, schedule
 from m6rec_jax.data.event_table import EventTable
+from m6rec_jax.data.negatives import sampling_rates
 from m6rec_jax.data.neighbours import Asked
 from m6rec_jax.data.pair_counts import PairCounts
 from m6rec_jax.data.reranking_candidates import RerankingCandidates, draw_all
@@ -141,13 +142,13 @@ class BucketRun:
             step = functools.partial(bucket_job.render, wanted=wanted)
             results = list(self._map("rendering", step, self._buckets))
             shards = [shard for written, _ in results for shard in written]
-            sampled, eligible = np.sum([numbers for _, numbers in results], axis=0).tolist()
-            if eligible:
+            rates = sampling_rates(np.sum([drawn for _, drawn in results], axis=0))
+            if rates:
                 found["groups"]["negatives"] = {
                     "per_positive": self._job.negatives,
                     "power": self._job.negative_power,
                     "seed": self._job.seed,
-                    "sampling_rate": sampled / eligible,
+                    **rates,
                 }
         if "catalogue" in targets:
             found["catalogue"] = {}
@@ -344,6 +345,7 @@ class BucketRun:
             negatives=job.reranking_negatives,
             depth=job.reranking_depth,
             seed=job.seed,
+            repeats=job.dataset.spec.repeats_count,
         )
         asked = list(self._map("asking", bucket_job.ask_candidates, self._buckets))
         with progress_bar(

@@ -264,7 +264,7 @@ class BucketViews:
     ) -> Candidates:
         """`shown`, each followed by `number` sampled negatives, or as many as there are."""
         bucket, timeline = self._bucket, self._bucket.timeline
-        seen, ranges = bucket.seen(groups, strict=True)
+        seen, ranges = bucket.seen(groups)
         epochs = epoch_of(timeline.count[groups.place], popularity.schedule)
         shown = self.shown(groups)
         items: list[int] = []
@@ -279,9 +279,10 @@ class BucketViews:
             drawn = sampler.draw(
                 popularity.cumulative[epoch],
                 key=f"{user}:{time}:{self._items[positives[0]].id}",
-                acted_on={*seen[ranges.low[group] : ranges.high[group]].tolist(), *positives},
+                positives=positives,
+                seen=seen[ranges.low[group] : ranges.high[group]].tolist(),
+                moment=bucket.item[bucket.moment[first] : bucket.moment_end[first]].tolist(),
                 count=number,
-                draws=len(positives),
             )
             before = len(items)
             for positive, value, negatives in zip(

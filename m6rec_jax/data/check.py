@@ -24,7 +24,14 @@ from m6rec_jax.data import columns, files
 from m6rec_jax.data.key_table import KeyTable, key_table
 from m6rec_jax.data.quarantine import Quarantine
 from m6rec_jax.data.report import Findings, Report
-from m6rec_jax.data.schema import SPEC_FILE, DatasetSpec, TableSpec
+from m6rec_jax.data.schema import (
+    COUNT,
+    IGNORE,
+    SPEC_FILE,
+    DatasetSpec,
+    TableSpec,
+    protocol_for,
+)
 from m6rec_jax.data.splits import Split
 from m6rec_jax.data.template_needs import TemplateNeeds, items_without_text, optional_item_templates
 from m6rec_jax.data.values import FIRST_TIME, LAST_TIME, out_of_range, unknown_id_hint
@@ -199,9 +206,10 @@ class _Check:
             sequence = np.concatenate([[latest], times[kept]])
             rows.note("not_sorted", kept[sequence[1:] < sequence[:-1]], spec.time)
             latest = float(sequence[-1])
-            if spec.value is not None:
+            if self.spec.label.at_least is not None:
                 labels.update(np.unique(self.spec.label.labels(values[good])).tolist())
             self._write(rows, good)
+        self._note_repeats(paths[0].name)
         if len(labels) == 1 and self.report.num_rows["events"] > 1:
             which = "positive" if labels == {1} else "negative"
             text = (
@@ -210,6 +218,18 @@ class _Check:
                 "positive, such as a purchase: negatives are then sampled"
             )
             self.findings.add("one_label", "events", paths[0].name, spec.value or "", example=text)
+
+    def _note_repeats(self, file: str) -> None:
+        """Says what becomes of repeats where `dataset.json` does not."""
+        share = self.keys.share_of_repeats()
+        if self.spec.repeats is not None or not share:
+            return
+        text = (
+            f'{share:.1%}; with "repeats": "{COUNT}" rows want such items, too, negatives repeat '
+            f'as often, and nothing is hidden; with "{IGNORE}" only new items are wanted and '
+            f'recommended. Where nothing is said it is "{protocol_for(share)}"'
+        )
+        self.findings.add("repeats", "events", file, example=text)
 
     def _event_columns(self, rows: CheckedRows) -> tuple[np.ndarray, np.ndarray]:
         """Converts a batch of events, rejecting bad rows; returns times and values `[n]`."""

@@ -130,13 +130,13 @@ class CoOccurrence:
         return cls(num_items, options, keys, amounts, totals)
 
     def related(
-        self, recent: Sequence[int] | np.ndarray, seen: Sequence[int] | np.ndarray = ()
+        self, recent: Sequence[int] | np.ndarray, out: Sequence[int] | np.ndarray | None = None
     ) -> RelatedItems:
         """Items that occur with the recent ones; equal shares in the order of the items table.
 
         Args:
           recent: a user's items, oldest first; the last `options.recent` of them count.
-          seen: items to leave out, beside the recent ones.
+          out: items to leave out; None: the recent ones.
         """
         last = [int(item) for item in recent[-self.options.recent :]]
         weights = sum(1.0 / position for position in range(1, len(last) + 1))
@@ -148,7 +148,7 @@ class CoOccurrence:
             others.append(self.keys[row] & 0xFFFFFFFF)
             terms.append(weight * self.amounts[row])
         items, scores = _summed(np.concatenate(others), np.concatenate(terms), self.num_items)
-        out = np.concatenate([np.asarray(known, np.int64) for known in (recent, seen)])
+        out = np.asarray(recent if out is None else out, np.int64)
         scores[out if len(items) == self.num_items else np.isin(items, out)] = 0.0
         left = scores > 0
         # Rounded: the order in which sums were made must not decide between equals.

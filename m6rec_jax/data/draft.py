@@ -80,7 +80,11 @@ def positives(
 
 
 def drafted_template(
-    user_columns: Iterable[str], texts: Sequence[str], threshold: float | None, has_times: bool
+    user_columns: Iterable[str],
+    texts: Sequence[str],
+    threshold: float | None,
+    has_times: bool,
+    repeats_count: bool = False,
 ) -> dict[str, Any]:
     """A draft: every item by its text, times and statistics only where there are times.
 
@@ -89,6 +93,7 @@ def drafted_template(
       texts: of `text_columns`.
       threshold: of `positives`.
       has_times: whether events have real times.
+      repeats_count: whether rows want items that the user had before.
     """
     item = f"{{{texts[0]}}}" + "".join(f"[, {{{name}}}]" for name in texts[1:])
     event, candidate = f"{{{texts[0]}}}", item
@@ -98,6 +103,8 @@ def drafted_template(
         event += ", {ago}"
         liked = "[, {item_positive_percent}% of {item_count} liked it]"
         candidate += "[, {item_popularity_top}]" if threshold is None else liked
+    if repeats_count:
+        candidate += "[, had {user_item_times} times before, last {user_item_ago}]"
     template: dict[str, Any] = {"event": event, "candidate": candidate, "item": item}
     about = [name for name in user_columns if not _NO_WORDS.search(name)]
     if about:

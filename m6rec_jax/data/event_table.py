@@ -168,6 +168,11 @@ class EventTable:
         ((first, last),) = self._run("SELECT min(time), max(time) FROM events")
         return first, last
 
+    def share_of_repeats(self) -> float:
+        """Share of the events with an item that the user had before."""
+        query = "SELECT count(*) FROM (SELECT DISTINCT user, item FROM events)"
+        return float(1 - self._number(query) / self.num_rows)
+
     def item_counts(self, codes: np.ndarray, part: int) -> np.ndarray:
         """Events of one part of each item `[items]` int64; `codes` as for `known`."""
         counts = np.zeros(self.dataset.items.num_rows, np.int64)

@@ -22,12 +22,14 @@ import pyarrow.parquet as pq
 from m6rec_jax.data import columns, files
 from m6rec_jax.data.draft import drafted_template, positives, text_columns
 from m6rec_jax.data.schema import (
+    COUNT,
     LIST_SEPARATOR,
     SPEC_FILE,
     DatasetSpec,
     EventsSpec,
     LabelSpec,
     TableSpec,
+    protocol_for,
 )
 from m6rec_jax.data.values import LAST_TIME, out_of_range
 from m6rec_jax.errors import DataError
@@ -89,6 +91,8 @@ def draft_dataset(
     if value is not None:
         numbers = columns.convert(events.columns[value], columns.VALUE)[0].to_pylist()
         threshold, told = positives(Counter(numbers), at_least)
+    pairs = pa.table([events.columns[user], events.columns[items.of]], names=["user", "item"])
+    share = 1 - pairs.group_by(["user", "item"]).aggregate([]).num_rows / events.num_rows
     if users is None:
         ids = list(_all_ids(events.path, user))
         with atomic_file(folder / "users.parquet") as scratch:
@@ -105,7 +109,10 @@ def draft_dataset(
             user, items.of, time, value if threshold is not None else None, events.path.name
         ),
         label=LabelSpec(threshold),
-        template=drafted_template(of_users.columns, texts, threshold, has_times=True),
+        repeats=protocol_for(share),
+        template=drafted_template(
+            of_users.columns, texts, threshold, True, protocol_for(share) == COUNT
+        ),
     )
     spec.save(folder)
     return [
@@ -115,6 +122,8 @@ def draft_dataset(
         + (f", value {value!r}" if value else "")
         + hint,
         told,
+        f'repeats: "{spec.repeats}": {share:.1%} of the events are of an item that the user had '
+        "before",
         f"{folder / SPEC_FILE}: drafted from {events.num_rows:,} events. Read it: remove columns "
         "that say nothing, and write the template as you would tell a person. Then: m6rec data "
         f"check {folder}",

@@ -2,6 +2,9 @@
 
 One encoding of the history then serves every candidate of the group. The price is that the history
 ends before the group's first row, so `size` trades speed against freshness.
+
+A *repeat* is an event with an item that its user had before, in a part that its history may hold or
+in its own.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ class Grouping:
       max_seconds: a row later than the group's first one by more than this starts a new group;
         None for no limit.
       parts: parts whose rows are grouped.
+      repeats: whether repeats are rows; otherwise they only are in histories, and separate groups.
       with_seen: keep all items the user acted on so far (for sampling negatives).
     """
 
@@ -35,6 +39,7 @@ class Grouping:
     strict: bool = True
     max_seconds: float | None = None
     parts: tuple[int, ...] = (TRAIN, VALIDATION, TEST)
+    repeats: bool = True
     with_seen: bool = False
 
     def __post_init__(self) -> None:
@@ -67,7 +72,8 @@ class Group:
       time: of the first row, unix seconds; statistics hold events before it.
       items, values: of the rows (NaN for no value), in the user's order.
       history_items, history_times, history_values: visible events before, oldest first.
-      seen: items of all visible events before and, where `strict`, of the same moment; or nothing.
+      seen: items of all visible events before the history's end, ascending; or nothing.
+      moment: items of all events at the time of the first row, where `strict`; or nothing.
     """
 
     group_id: int
@@ -80,6 +86,7 @@ class Group:
     history_times: list[float]
     history_values: list[float]
     seen: list[int]
+    moment: list[int]
 
 
 def groups_of_user(
@@ -104,6 +111,11 @@ def groups_of_user(
     known = codes != EXCLUDED
     times, values = events.times[known], events.values[known]
     items, codes = events.items[known], codes[known]
+    rows = np.full(len(codes), grouping.repeats)
+    for part in () if grouping.repeats else grouping.parts:
+        known = np.flatnonzero(np.isin(codes, (*visible_parts[part], part)))
+        first = known[np.unique(items[known], return_index=True)[1]]
+        rows[first[codes[first] == part]] = True
     # Found once: a user whom many share, or a bot, has as many groups as events.
     visible = {part: np.flatnonzero(np.isin(codes, visible_parts[part])) for part in grouping.parts}
     seen = {
@@ -113,22 +125,25 @@ def groups_of_user(
     start = 0
     while start < len(codes):
         part, time = int(codes[start]), float(times[start])
-        if part not in grouping.parts:
+        if part not in grouping.parts or not rows[start]:
             start += 1
             continue
         end = start + 1
         while (
             end < min(len(codes), start + grouping.size)
             and codes[end] == part
+            and rows[end]
             and (grouping.max_seconds is None or times[end] - time <= grouping.max_seconds)
         ):
             end += 1
-        cut = seen_cut = start
+        cut, of_part = start, seen[part]
+        moment: list[int] = []
         if grouping.strict:
             cut = int(np.searchsorted(times, time, "left"))
-            # What came at the same moment, as in one basket, is in no history, and no negative.
-            seen_cut = int(np.searchsorted(times, time, "right"))
-        positions, of_part = visible[part], seen[part]
+            if of_part is not None:
+                # What came at the same moment, as in one basket, is in no history, and no negative.
+                moment = items[cut : int(np.searchsorted(times, time, "right"))].tolist()
+        positions = visible[part]
         last = int(np.searchsorted(positions, cut, "left"))
         history = positions[max(0, last - grouping.max_events) : last]
         yield Group(
@@ -141,7 +156,8 @@ def groups_of_user(
             history_items=items[history].tolist(),
             history_times=times[history].tolist(),
             history_values=values[history].tolist(),
-            seen=[] if of_part is None else of_part.before(seen_cut),
+            seen=[] if of_part is None else of_part.before(cut),
+            moment=moment,
         )
         first_id += 1
         start = end

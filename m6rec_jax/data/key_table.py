@@ -89,6 +89,14 @@ class KeyTable:
             WHERE place > first_place"""
         )
 
+    def share_of_repeats(self) -> float:
+        """Share of the good events with an item that the user had before."""
+        ((events, pairs),) = self._database.execute(
+            """SELECT count(*), count(DISTINCT {'user': user, 'item': item})
+            FROM keys ANTI JOIN faults USING (place) WHERE good"""
+        ).fetchall()
+        return 1 - pairs / events if events else 0.0
+
     def faults(self, kind: str, start: int, stop: int) -> list[tuple[int, int]]:
         """What was found from one place up to another.
 

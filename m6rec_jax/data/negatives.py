@@ -1,5 +1,8 @@
 """Sampled negatives for shops that log what was bought but not what was shown, and their mending.
 
+Negatives repeat as often as positives do: an item that the user had before stands beside others
+that the user had, a new one beside new ones. Otherwise having had an item would tell its label.
+
 A model trained on all positives and a share `w` of the negatives predicts odds that are 1/w too
 high. `corrected_probability` takes that back.
 """
@@ -7,7 +10,7 @@ high. `corrected_probability` takes that back.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -37,8 +40,21 @@ def corrected_probability(probability: np.ndarray | float, sampling_rate: float)
     return p / (p + (1 - p) / sampling_rate)
 
 
+def at_another_rate(
+    probability: np.ndarray | float, sampling_rate: float, other: float
+) -> np.ndarray:
+    """What `corrected_probability` gives by one rate, as it would have been by another one.
+
+    Args:
+      probability: corrected by `sampling_rate`, any shape.
+      sampling_rate, other: above 0 and at most 1.
+    """
+    p = np.asarray(probability, np.float64)
+    return p / (p + (1 - p) * (sampling_rate / other))
+
+
 class NegativeSampler:
-    """Draws items a user did not act on, in proportion to (events so far + 1) ** power.
+    """Draws items for a user, in proportion to (events so far + 1) ** power.
 
     Popularity is taken from as-of-time statistics, so a draw cannot depend on the future; it is
     refreshed when 2% more events came. Each draw has its own random numbers, from the seed and its
@@ -49,6 +65,10 @@ class NegativeSampler:
       power: 0 draws all items alike, 1 by popularity.
       seed: of all draws.
       never: items that are never drawn, as indices in the table (held-out items).
+
+    Attributes:
+      drawn: how many new items were drawn and how many could have been; and of items that the user
+        had before `[2, 2]`.
     """
 
     def __init__(
@@ -62,47 +82,65 @@ class NegativeSampler:
         self._table_index: list[int] = []
         self._next_refresh = -1
         self._cumulative = np.zeros(0)
-        self.num_sampled = 0
-        self.num_eligible = 0
-
-    @property
-    def sampling_rate(self) -> float | None:
-        """Share of the items that could have been drawn that were; None before the first draw."""
-        return self.num_sampled / self.num_eligible if self.num_eligible else None
+        self.drawn = np.zeros((2, 2), np.int64)
 
     def sample(
-        self, statistics: Statistics, key: str, acted_on: Collection[int], count: int, draws: int
+        self,
+        statistics: Statistics,
+        key: str,
+        positives: Sequence[int],
+        seen: Collection[int],
+        moment: Collection[int],
+        count: int,
     ) -> list[list[int]]:
-        """Draws `draws` times `count` distinct items for one user.
+        """Draws `count` distinct items for each positive row of a group.
+
+        Beside an item that the user had before stand others of which that is true, beside a new
+        one new ones. What the user acted on in the group or at its moment is no negative.
 
         Args:
           statistics: as of the moment of the draw.
           key: names the draw, such as user and time.
-          acted_on: items the user acted on, as indices in the table; they are not drawn.
+          positives: items of the group's rows, as indices in the table, as all items.
+          seen: items that the user had before.
+          moment: items that the user acted on at the moment of the group.
           count: items per draw; fewer where not enough are left.
-          draws: how many draws (one per positive row of a group).
 
         Returns:
-          `[draws][count]` indices in the items table.
+          `[positives][count]` indices in the items table.
         """
         if statistics.count >= self._next_refresh:
             self._refresh(statistics)
-        return self.draw(self._cumulative, key, acted_on, count, draws)
+        return self.draw(self._cumulative, key, positives, seen, moment, count)
 
     def draw(
-        self, cumulative: np.ndarray, key: str, acted_on: Collection[int], count: int, draws: int
+        self,
+        cumulative: np.ndarray,
+        key: str,
+        positives: Sequence[int],
+        seen: Collection[int],
+        moment: Collection[int],
+        count: int,
     ) -> list[list[int]]:
         """`sample` by given popularity: running sums of the `weights` of all items `[items]`."""
         digest = hashlib.blake2b(f"{self._seed}:{key}".encode("utf-8", "surrogatepass")).digest()
         # As a list of numbers it would be the same seed, and take ten times as long.
         random = np.random.default_rng(np.frombuffer(digest, np.uint8).astype(np.uint32))
-        acted = frozenset(acted_on)
+        had = frozenset(seen)
+        acted = had.union(moment, positives)
+        again = np.asarray(sorted(had.difference(moment, positives)), np.int64)
         # No union: held-out items may be many, and are the same at every call.
-        eligible = len(self._index) - len(self._never) - len(acted - self._never)
-        count = min(count, eligible)
-        found = [self._draw(random, cumulative, acted, count) for _ in range(draws)]
-        self.num_sampled += draws * count
-        self.num_eligible += draws * eligible
+        new = len(self._index) - len(self._never) - len(acted - self._never)
+        found = []
+        for positive in positives:
+            repeat = positive in had
+            eligible = len(again) if repeat else new
+            number = min(count, eligible)
+            if not repeat:
+                found.append(self._draw(random, cumulative, acted, number))
+            else:
+                found.append(_draw_some(random, cumulative, again, number))
+            self.drawn[int(repeat)] += number, eligible
         return found
 
     def weights(self, counts: np.ndarray) -> np.ndarray:
@@ -145,3 +183,33 @@ class NegativeSampler:
         counts[self._table_index] = statistics.items.count
         self._cumulative = np.cumsum(self.weights(counts))
         self._next_refresh = next_refresh(statistics.count)
+
+
+def _draw_some(
+    random: np.random.Generator, cumulative: np.ndarray, items: np.ndarray, count: int
+) -> list[int]:
+    """Some of a few items, by the weights of which there are running sums."""
+    if not count:
+        return []
+    weights = cumulative[items] - np.where(items > 0, cumulative[items - 1], 0.0)
+    found: list[int] = random.choice(
+        items, count, replace=False, p=weights / weights.sum()
+    ).tolist()
+    return found
+
+
+def sampling_rates(drawn: np.ndarray) -> Mapping[str, float]:
+    """What `prepare.json` says of draws: `sampling_rate` of new items, `repeat_sampling_rate`.
+
+    Args:
+      drawn: of `NegativeSampler`.
+
+    Returns:
+      each where there was something to draw.
+    """
+    names = ("sampling_rate", "repeat_sampling_rate")
+    return {
+        name: sampled / eligible
+        for name, (sampled, eligible) in zip(names, drawn.tolist(), strict=True)
+        if eligible
+    }

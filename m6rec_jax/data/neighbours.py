@@ -190,9 +190,9 @@ class NeighbourFold:
           order: numbers of the groups that are answered, in the order of places.
 
         Yields:
-          for each group, with values: `user_taste_difference`, the share of
-          `user_neighbours_percent`; without: `user_neighbours_times`, and nothing. `[2, items]`,
-          NaN where nothing is known.
+          for each group `user_taste_difference`, and the share of `user_neighbours_percent`, or
+          `user_neighbours_times` where every event is positive. `[2, items]`, NaN where nothing is
+          known.
         """
         for group in asked.groups[order]:
             place, own, low, high, window_low, window_high = group.tolist()
@@ -228,14 +228,15 @@ class NeighbourFold:
     ) -> tuple[np.ndarray, ...]:
         options, others = self._options, window["item"]
         together, products = self.pairs.get(items, others)
-        nothing = np.full(len(items), np.nan)
-        if not self._has_values:
+        above = times = np.full(len(items), np.nan)
+        if self._at_least is None:
             weight = options.neighbour_smoothing
             holders = self._holders
             times = times_likelier(
                 together, holders[items], holders[others], self._num_users, weight
             )
-            return times, nothing
+        if not self._has_values:
+            return above, times
         timeline, place = self._timeline, self._place
         mean = timeline.total[place] / timeline.count[place]
         means = (self._total[others] + options.smoothing * mean) / (
@@ -249,7 +250,7 @@ class NeighbourFold:
             options.similarity_smoothing,
         )
         if self._at_least is None:
-            return above, nothing
+            return above, times
         return above, shares(alike, window["value"] >= self._at_least, own)
 
     def _count_pairs(self, entering: np.ndarray) -> None:

@@ -47,7 +47,7 @@ from m6rec_jax.data.prepared import (
     write_manifest,
 )
 from m6rec_jax.data.reading import Dataset
-from m6rec_jax.data.schema import SPEC_FILE
+from m6rec_jax.data.schema import COUNT, SPEC_FILE, protocol_for
 from m6rec_jax.data.splits import (
     CONTEXT,
     PARTS,
@@ -69,10 +69,14 @@ from m6rec_jax.text.templates import DatasetTemplate
 log = logging.getLogger(__name__)
 # Views whose rows a model scores candidate by candidate.
 _OF_CANDIDATES = ("groups", "reranking")
+# Views whose rows want items.
+_WANTING = (*_OF_CANDIDATES, "next_items")
+# What the manifest says of the events.
+_COUNTED = ("counts", "repeats", "buckets", "last_time", "files")
 DEFAULT_NEGATIVES = 4
 
 # Raise it when the rendering changes, so that data prepared before are rendered again.
-FORMAT = 3
+FORMAT = 4
 
 
 @gin.configurable
@@ -209,9 +213,10 @@ class _Preparation:
             for name in (CATALOGUE, co_occurrence.FILE):
                 (self.folder / name).unlink(missing_ok=True)
         counted = old if same else self._counted()
+        self.dataset = with_repeats(dataset, counted["repeats"]["protocol"])
         self.manifest: dict[str, Any] = {
             **self._description(),
-            **{name: counted[name] for name in ("counts", "buckets", "last_time", "files")},
+            **{name: counted[name] for name in _COUNTED},
             "source": self.source,
             "views": dict(old["views"]) if same else {},
             "statistics": dict(old["statistics"]) if same else {},
@@ -296,7 +301,11 @@ class _Preparation:
 
     def _settings(self, view: str) -> list[Any]:
         return view_settings(
-            view, self.options, self.statistics_options, CoOccurrenceOptions(), self.negatives
+            view,
+            self.dataset,
+            self.options,
+            self.statistics_options,
+            CoOccurrenceOptions(),
         )
 
     def finish(self) -> None:
@@ -331,8 +340,20 @@ class _Preparation:
             "held_out_items": int(self.assignment.held_out.sum()),
             "cold_users": self.assignment.num_cold_users,
         }
+        share, stated = self.events.share_of_repeats(), self.dataset.spec.repeats
+        protocol = stated or protocol_for(share)
+        if stated is None and share:
+            log.info(
+                "%.1f%% of the events are of an item that the user had before: such repeats %s "
+                '(say so in %s: "repeats": "%s")',
+                100 * share,
+                "count" if protocol == COUNT else "are ignored",
+                SPEC_FILE,
+                protocol,
+            )
         return {
             "counts": counts,
+            "repeats": {"protocol": protocol, "share": round(share, 6)},
             "buckets": num_buckets(self.events.num_rows, num_users),
             "last_time": self.events.times()[1],
             "files": files_of(self.dataset),
@@ -377,19 +398,20 @@ class _Preparation:
 
 def view_settings(
     view: str,
+    dataset: Dataset,
     options: PrepareOptions,
     statistics_options: StatisticsOptions,
     co_occurrence_options: CoOccurrenceOptions,
-    negatives: int,
 ) -> list[Any]:
     """All that the rows of a view depend on beside the data set and its split (for JSON)."""
     if view == "catalogue":
         return [view]
+    negatives = num_negatives(dataset, options)
     found: list[Any] = [
         view,
         statistics_files.FORMAT,
         dataclasses.asdict(statistics_options),
-        dataclasses.asdict(grouping(view, options, negatives)),
+        dataclasses.asdict(grouping(view, dataset, options)),
     ]
     if view == "groups" and negatives:
         found.append([negatives, options.negative_power, options.seed])
@@ -416,15 +438,14 @@ def bucket_job(
       statistics_options: of what the template tells.
       folder: for files on the way.
     """
-    negatives = num_negatives(dataset, options)
     return Job(
         folder=folder,
         dataset=dataset,
         visible_parts=split.visible_parts,
-        groupings={view: grouping(view, options, negatives) for view in views.COLUMNS},
+        groupings={view: grouping(view, dataset, options) for view in views.COLUMNS},
         max_events=options.max_events,
         document_statistics=options.document_statistics,
-        negatives=negatives,
+        negatives=num_negatives(dataset, options),
         negative_power=options.negative_power,
         seed=options.seed,
         reranking_negatives=options.reranking_negatives,
@@ -434,8 +455,9 @@ def bucket_job(
     )
 
 
-def grouping(view: str, options: PrepareOptions, negatives: int) -> Grouping:
-    """How the rows of a view are grouped; `negatives` per positive, of `num_negatives`."""
+def grouping(view: str, dataset: Dataset, options: PrepareOptions) -> Grouping:
+    """How the rows of a view are grouped."""
+    negatives = num_negatives(dataset, options)
     size = {
         "groups": max(1, options.group_size // (1 + negatives)),
         "next_items": options.next_items_size,
@@ -447,6 +469,7 @@ def grouping(view: str, options: PrepareOptions, negatives: int) -> Grouping:
         max_events=options.max_events,
         strict=view not in ("next_items", "reranking"),
         max_seconds=options.max_seconds,
+        repeats=dataset.spec.repeats_count or view not in _WANTING,
         with_seen=view == "reranking" or (view == "groups" and negatives > 0),
     )
 
@@ -455,6 +478,11 @@ def with_template(dataset: Dataset, entries: Mapping[str, Any]) -> Dataset:
     """The data set with some entries of its template replaced."""
     template = {**dataset.spec.template, **entries}
     return dataclasses.replace(dataset, spec=dataclasses.replace(dataset.spec, template=template))
+
+
+def with_repeats(dataset: Dataset, protocol: str | None) -> Dataset:
+    """The data set with another protocol for repeats: 'count' or 'ignore'."""
+    return dataclasses.replace(dataset, spec=dataclasses.replace(dataset.spec, repeats=protocol))
 
 
 def num_negatives(dataset: Dataset, options: PrepareOptions) -> int:
@@ -491,12 +519,14 @@ def template_and_options(
 
 
 def needed_only(options: StatisticsOptions, wanted: Collection[str]) -> StatisticsOptions:
-    """Options without what costs most of the work, unless it is wanted."""
+    """Options without what costs most of the work or memory, unless it is wanted."""
     of_neighbours = {"user_neighbours_percent", "user_taste_difference", "user_neighbours_times"}
+    of_items = {"user_item_times", "user_item_ago"}
     return dataclasses.replace(
         options,
         neighbours=options.neighbours and not of_neighbours.isdisjoint(wanted),
         factors=options.factors if "user_expected_value" in wanted else 0,
+        user_items=options.user_items and not of_items.isdisjoint(wanted),
     )
 
 

@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 
 from m6rec_jax.data import views
 from m6rec_jax.data.co_occurrence import CoOccurrence
+from m6rec_jax.data.schema import COUNT
 from m6rec_jax.data.statistics import Statistics
 from m6rec_jax.errors import DataError
 from m6rec_jax.io.atomic import atomic_file, write_atomically
@@ -160,6 +161,12 @@ class Prepared:
     def updates(self) -> tuple[str, ...]:
         """Names of the parts that updates have added, oldest first."""
         return tuple(entry["name"] for entry in self.manifest.get("updates", ()))
+
+    @property
+    def repeats_count(self) -> bool:
+        """Whether rows want items that the user had before, and nothing is hidden from users."""
+        protocol: str | None = self.manifest["dataset_spec"].get("repeats")
+        return protocol == COUNT
 
     def statistics(self) -> Statistics:
         """The statistics after the last training event."""

@@ -267,9 +267,10 @@ class RowRenderer:
         drawn = self._sampler.sample(
             self._statistics,
             key=f"{self._users[group.user].id}:{group.time}:{self._items[group.items[0]].id}",
-            acted_on={*group.seen, *group.items},
+            positives=group.items,
+            seen=group.seen,
+            moment=group.moment,
             count=self._negatives,
-            draws=len(group.items),
         )
         items: list[int] = []
         values: list[float] = []

@@ -33,6 +33,7 @@ KINDS: Mapping[str, tuple[Severity, str]] = {
     "unknown_user": ("error", "user is not in the users table"),
     "unknown_item": ("error", "item is not in the items table"),
     "one_label": ("error", "all events have the same label"),
+    "repeats": ("note", "events with an item that the user had before, of which nothing is said"),
     "not_sorted": ("note", "time lies before that of the row above (no harm: reading sorts)"),
     "control_characters": ("note", "control characters in text"),
     "wrong_encoding": ("note", "text that was decoded with the wrong encoding"),

@@ -26,14 +26,23 @@ class RerankingCandidates:
       negatives: drawn per row.
       depth: from so many of the most related items.
       seed: of all draws.
+      repeats: whether an item that the user had before may be wanted or drawn.
     """
 
     def __init__(
-        self, counts: CoOccurrence, held_out: np.ndarray, *, negatives: int, depth: int, seed: int
+        self,
+        counts: CoOccurrence,
+        held_out: np.ndarray,
+        *,
+        negatives: int,
+        depth: int,
+        seed: int,
+        repeats: bool,
     ) -> None:
         self.counts = counts
         self._held_out = held_out
         self._negatives, self._depth, self._seed = negatives, depth, seed
+        self._repeats = repeats
 
     def draw(
         self,
@@ -52,13 +61,14 @@ class RerankingCandidates:
           part: code of the group's part.
           user: index in the users table.
           wanted: index in the items table, as all items.
-          recent, seen: of `CoOccurrence.related`; the recent ones are among the seen.
+          recent: the last items of the history, oldest first.
+          seen: all items that the user had before, the recent ones among them.
 
         Returns:
           items and ranks, 0 for none, int64 `[candidates]` both; None for a training row that would
           teach nothing: the wanted item is not on the list, or the list has nothing else.
         """
-        items = self.counts.related(recent, seen).items
+        items = self.counts.related(recent, () if self._repeats else seen).items
         listed = items[: self._depth]
         pool = np.flatnonzero((listed != wanted) & ~self._held_out[listed])
         # Its rank less one, if it has one.

@@ -11,9 +11,10 @@ A data set is a folder with three tables, `users`, `items` and `events`, and one
     }
 
 Optional keys: `description`, `licence`, `provenance` (where the rows came from, free form),
-`statistics` (`{"by": [item columns]}`), `template` and `splits` (read by `text.templates` and
-`data.splits`), and `file` in each table (a file name, or a pattern such as `events-*.parquet`;
-without it `users.parquet` or `users.csv` is looked for, and so on).
+`repeats` ("count" or "ignore": whether rows want items that the user had before), `statistics`
+(`{"by": [item columns]}`), `template` and `splits` (read by `text.templates` and `data.splits`),
+and `file` in each table (a file name, or a pattern such as `events-*.parquet`; without it
+`users.parquet` or `users.csv` is looked for, and so on).
 """
 
 from __future__ import annotations
@@ -32,6 +33,15 @@ from m6rec_jax.io.closest import did_you_mean
 SPEC_FILE = "dataset.json"
 COLUMN_TYPES = ("string", "int", "float", "bool", "list<string>")
 LIST_SEPARATOR = "|"
+# Whether rows may want an item that the user had before.
+COUNT, IGNORE = "count", "ignore"
+# From this share of the events on they may, where nothing is said.
+_LEAST_REPEATS = 0.05
+
+
+def protocol_for(share: float) -> str:
+    """'count' or 'ignore', by the share of events with an item that the user had before."""
+    return COUNT if share >= _LEAST_REPEATS else IGNORE
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +111,18 @@ class DatasetSpec:
     items: TableSpec
     events: EventsSpec
     label: LabelSpec = LabelSpec()
+    repeats: str | None = None
     statistics: StatisticsSpec = StatisticsSpec()
     template: Mapping[str, Any] = field(default_factory=dict)
     splits: Mapping[str, Any] = field(default_factory=dict)
     description: str = ""
     licence: str = ""
     provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def repeats_count(self) -> bool:
+        """Whether rows want items that the user had before, and nothing is hidden from users."""
+        return self.repeats == COUNT
 
     @classmethod
     def load(cls, directory: str | Path) -> DatasetSpec:
@@ -120,7 +136,8 @@ class DatasetSpec:
 
         Raises:
           DataError: an unknown or missing key, a wrong type, a column type that does not exist,
-            or a statistic over a column that is not declared.
+            a statistic over a column that is not declared, or repeats that are neither counted nor
+            ignored.
         """
         top = Section(raw, source, "")
         users = _table(top.section("users"))
@@ -140,6 +157,7 @@ class DatasetSpec:
             items=items,
             events=events,
             label=_label(top, events),
+            repeats=_repeats(top),
             statistics=_statistics(top, items),
             template=top.mapping("template"),
             splits=top.mapping("splits"),
@@ -165,6 +183,8 @@ class DatasetSpec:
         raw["events"] = {name: value for name, value in values.items() if value is not None}
         if self.label.at_least is not None:
             raw["label"] = {"at_least": self.label.at_least}
+        if self.repeats is not None:
+            raw["repeats"] = self.repeats
         if self.statistics.by:
             raw["statistics"] = {"by": list(self.statistics.by)}
         for name in ("template", "splits", "provenance"):
@@ -297,12 +317,6 @@ def _table(section: Section) -> TableSpec:
 
 def _label(top: Section, events: EventsSpec) -> LabelSpec:
     if top.get("label") is None:
-        if events.value is not None:
-            raise top.error(
-                "label",
-                f"is missing: events have values ({events.value!r}), so say which are positive, "
-                'as in "label": {"at_least": 4}',
-            )
         return LabelSpec()
     section = top.section("label")
     threshold = section.require("at_least")
@@ -312,6 +326,14 @@ def _label(top: Section, events: EventsSpec) -> LabelSpec:
         raise section.error("at_least", "compares event values, but 'events.value' is not declared")
     section.finish()
     return LabelSpec(at_least=threshold)
+
+
+def _repeats(top: Section) -> str | None:
+    value = top.get("repeats")
+    if value not in (None, COUNT, IGNORE):
+        raise top.error("repeats", f'must be "{COUNT}" or "{IGNORE}", not {value!r}')
+    found: str | None = value
+    return found
 
 
 def _statistics(top: Section, items: TableSpec) -> StatisticsSpec:

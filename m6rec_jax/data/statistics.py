@@ -19,6 +19,9 @@ Names of the features (None where there is nothing to say, so that a template dr
   of both, for each item column F of `statistics.by`
                     user_F_counts            ("4 of 6 comedy", "2 of 2 thriller"): liked of all
                     user_F_percent           smoothed share liked of these
+  of both, the item itself (`StatisticsOptions.user_items`)
+                    user_item_times          how often the user had it: "3"
+                    user_item_ago            when last: "5 days ago"
   of both, over pairs of items (`StatisticsOptions.neighbours`)
                     user_neighbours_percent  the share the user liked of the items that are valued
                                              like this one, each by how alike they are
@@ -95,6 +98,8 @@ class Statistics(StatisticsState):
     def names(self) -> tuple[str, ...]:
         """Names of all features: what a candidate template may ask for."""
         names = ["item_count", "item_popularity_top", "item_popularity_rank"]
+        if self.options.user_items:
+            names += ["user_item_times", "user_item_ago"]
         if self.has_labels:
             names += ["item_positive_percent", "item_liked_top", "item_liked_rank"]
         if self.has_values:
@@ -183,6 +188,7 @@ class Statistics(StatisticsState):
             self._item_features(item.id, values)
             if user is not None:
                 self._by_features(user, item, values)
+                _had_features(user, item, time, values)
             found.append(values)
         if user is not None and user.window:
             known = [
@@ -191,8 +197,10 @@ class Statistics(StatisticsState):
                 if item.id in self.items.index
             ]
             if known and self.options.neighbours:
-                add = self._add_taste if self.has_values else self._add_times
-                add(user, known)
+                if self.has_values:
+                    self._add_taste(user, known)
+                if not self.has_labels:
+                    self._add_times(user, known)
             if self.has_factors and self.factors.fitted:
                 indices = [self.items.index.get(item.id, -1) for item in items]
                 expected = self.factors.expected(indices, user.window, user.window_value)
@@ -322,6 +330,18 @@ def as_of(
         yield query
     for event in itertools.chain([following] if following else [], pending):
         update(*event)
+
+
+def _had_features(
+    user: UserState, item: Item, time: float | None, values: dict[str, Value]
+) -> None:
+    """Adds how often a user had an item, and how long before a moment."""
+    if item.id not in user.items:
+        return
+    times, last = user.items[item.id]
+    values["user_item_times"] = verbalize.count(times)
+    if time is not None:
+        values["user_item_ago"] = verbalize.ago(time - last)
 
 
 def _standing(values: dict[str, Value], name: str, population: np.ndarray, value: float) -> None:

@@ -37,6 +37,14 @@ _BY_COLUMNS = {
     "positive": pa.int64(),
 }
 _PAIR_COLUMNS = ("key", "together", "products")
+# With `StatisticsOptions.user_items`: user and item by their places in the tables of both.
+USER_ITEMS = "user_items"
+_USER_ITEM_COLUMNS = {
+    "user": pa.int64(),
+    "item": pa.int64(),
+    "times": pa.int64(),
+    "last_time": pa.float64(),
+}
 
 
 def save(state: StatisticsState, path: str | Path) -> None:
@@ -82,14 +90,17 @@ def load(kind: type[State], path: str | Path) -> State:
                 f"{path}: format {raw.get('format')!r}, expected {FORMAT!r}; prepare the "
                 "data set again"
             )
-        found = kind(**raw["settings"], options=StatisticsOptions(**raw["options"]))
+        # The statistics in the box (`m6rec demo --edge`) are older than this option.
+        options = StatisticsOptions(**{"user_items": False, **raw["options"]})
+        found = kind(**raw["settings"], options=options)
         for name in _SCALARS:
             setattr(found, name, raw["state"][name])
         if found.last_time is None:
             found.last_time = -math.inf
         found.last_counted_time = found.last_time
         found.factors.mean = raw["state"]["factors_mean"]
-        _fill(found, {name: pq.read_table(path / f"{name}.parquet") for name in _TABLES})
+        names = (*_TABLES, USER_ITEMS) if found.options.user_items else _TABLES
+        _fill(found, {name: pq.read_table(path / f"{name}.parquet") for name in names})
     except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException) as e:
         raise DataError(f"{path}: the statistics are damaged: {e}") from e
     return found
@@ -103,6 +114,14 @@ def _tables(state: StatisticsState) -> dict[str, pa.Table]:
         for column, counts in enumerate(user.by)
         for name, entry in counts.items()
     ]
+    had = {}
+    if state.options.user_items:
+        rows = [
+            (number, items.index[item_id], *entry)
+            for number, user in enumerate(users)
+            for item_id, entry in user.items.items()
+        ]
+        had[USER_ITEMS] = user_items_table(*(zip(*rows, strict=True) if rows else [()] * 4))
     kinds = {name: pa.int64() for name in ("count", "positive")}
     kinds |= {name: pa.float64() for name in ("value", "last_time")}
     floats = pa.list_(pa.float64())
@@ -143,7 +162,18 @@ def _tables(state: StatisticsState) -> dict[str, pa.Table]:
             }
         ),
         "factors": factors_table(state.factors.item_bias, state.factors.item_factors),
+        **had,
     }
+
+
+def user_items_table(*columns: Any) -> pa.Table:
+    """Of users, items, times and last times `[n]`, by user, then in the order of first times."""
+    return pa.table(
+        {
+            name: pa.array(column, kind)
+            for (name, kind), column in zip(_USER_ITEM_COLUMNS.items(), columns, strict=True)
+        }
+    )
 
 
 def factors_table(bias: np.ndarray, factors: np.ndarray) -> pa.Table:
@@ -156,7 +186,7 @@ def factors_table(bias: np.ndarray, factors: np.ndarray) -> pa.Table:
 
 def _fill(state: StatisticsState, tables: dict[str, pa.Table]) -> None:
     columns: dict[str, dict[str, list[Any]]] = {
-        name: tables[name].to_pydict() for name in _TABLES if name != "pairs"
+        name: table.to_pydict() for name, table in tables.items() if name != "pairs"
     }
     of_items = columns["items"]
     state.items = ItemStates(
@@ -170,12 +200,18 @@ def _fill(state: StatisticsState, tables: dict[str, pa.Table]) -> None:
         of_users["user_id"], *(of_users[name] for name in (*counts, *windows)), strict=True
     ):
         by: tuple[dict[str, list[int]], ...] = tuple({} for _ in state.by)
-        state.users[user_id] = UserState(count, positive, value, last_time, by, *window)
+        state.users[user_id] = UserState(count, positive, value, last_time, by, {}, *window)
     users = list(state.users.values())
     for index, column, name, count, positive in zip(
         *(columns["by"][name] for name in _BY_COLUMNS), strict=True
     ):
         users[index].by[column][name] = [count, positive]
+    ids = of_items["item_id"]
+    if USER_ITEMS in columns:
+        for index, item, times, time in zip(
+            *(columns[USER_ITEMS][name] for name in _USER_ITEM_COLUMNS), strict=True
+        ):
+            users[index].items[ids[item]] = times, time
     key, *counters = (tables["pairs"].column(c).to_numpy() for c in _PAIR_COLUMNS)
     state.pairs.load(key, np.stack(counters, axis=1))
     state.sorted_counts = np.asarray(columns["ranks"]["count"][0], np.float64)

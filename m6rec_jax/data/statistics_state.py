@@ -49,6 +49,7 @@ class StatisticsOptions:
         They are fitted to the users' windows, whether or not pairs are counted.
       factor_regularization: weight of the factors' squares.
       factor_growth: they are fitted anew when this share more events came.
+      user_items: whether to count how often each user had each item.
     """
 
     smoothing: float = 5.0
@@ -60,6 +61,7 @@ class StatisticsOptions:
     factors: int = 16
     factor_regularization: float = 10.0
     factor_growth: float = 0.03
+    user_items: bool = True
 
     def __post_init__(self) -> None:
         for name in (
@@ -85,6 +87,7 @@ class UserState:
       count, positive, value: events, positive ones, sum of values.
       last_time: of the user's last event.
       by: for each column of `by`, value -> [events, positive ones].
+      items: item id -> (events, time of the last one), with `StatisticsOptions.user_items`.
       window: indices of the user's last distinct items, oldest first.
       window_value: the value the user gave each of them (at its first event in the window).
       window_difference: by how much that was above the mean of all events then.
@@ -95,6 +98,7 @@ class UserState:
     value: float
     last_time: float
     by: tuple[dict[str, list[int]], ...]
+    items: dict[str, tuple[int, float]] = dataclasses.field(default_factory=dict)
     window: list[int] = dataclasses.field(default_factory=list)
     window_value: list[float] = dataclasses.field(default_factory=list)
     window_difference: list[float] = dataclasses.field(default_factory=list)
@@ -107,6 +111,7 @@ class UserState:
             self.value,
             self.last_time,
             tuple({name: list(entry) for name, entry in counts.items()} for counts in self.by),
+            dict(self.items),
             list(self.window),
             list(self.window_value),
             list(self.window_difference),
@@ -317,6 +322,9 @@ class StatisticsState:
         user.positive += liked
         user.value += _value_of(event)
         user.last_time = event.time
+        if self.options.user_items and item.id:  # a request may describe an item without an id
+            times, _ = user.items.get(item.id, (0, 0.0))
+            user.items[item.id] = times + 1, event.time
         for field, counts in zip(self.by, user.by, strict=True):
             for name in values_of(item, field):
                 entry = counts.setdefault(name, [0, 0])

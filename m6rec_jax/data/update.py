@@ -31,6 +31,7 @@ from m6rec_jax.data.event_table import EventTable, saved_events
 from m6rec_jax.data.grouping import Group, Grouping, UserEvents, groups_of_user
 from m6rec_jax.data.negatives import NegativeSampler
 from m6rec_jax.data.prepare import (
+    FORMAT,
     PrepareOptions,
     dataset_fingerprint,
     files_of,
@@ -38,6 +39,7 @@ from m6rec_jax.data.prepare import (
     template_and_options,
     texts_of_items,
     view_settings,
+    with_repeats,
     with_template,
 )
 from m6rec_jax.data.prepared import (
@@ -99,6 +101,9 @@ def update(
     with locked_folder(folder, f"updating {folder}"), contextlib.ExitStack() as opened:
         finish_staged(folder / UPDATE, out)
         prepared = Prepared.open(out, dataset.spec.name, name)
+        # What the first events decided stays.
+        decided = prepared.manifest["dataset_spec"].get("repeats")
+        dataset = with_repeats(dataset, dataset.spec.repeats or decided)
         new = _new_event_files(dataset, prepared)
         if not new:
             log.info("%s: all files of events are prepared", dataset.directory)
@@ -118,7 +123,7 @@ def _new_event_files(dataset: Dataset, prepared: Prepared) -> tuple[Path, ...]:
     """Files of events that are not prepared; raises DataError where something else has changed."""
     manifest, directory = prepared.manifest, dataset.directory
     anew = "or make everything anew with `m6rec data prepare`"
-    if "files" not in manifest:
+    if manifest["format"] != FORMAT:
         raise DataError(
             f"{prepared.folder} was prepared by an earlier version: {anew.removeprefix('or ')}"
         )
@@ -128,7 +133,7 @@ def _new_event_files(dataset: Dataset, prepared: Prepared) -> tuple[Path, ...]:
         raise DataError(
             f"{directory / SPEC_FILE} has changed since {prepared.folder} was prepared, and an "
             "update can only go on as before: change back what it says of columns, labels, "
-            f"statistics and templates, {anew}"
+            f"repeats, statistics and templates, {anew}"
         )
     found = files_of(dataset)
     for table, old in manifest["files"].items():
@@ -151,7 +156,7 @@ def _what_rows_say(spec: DatasetSpec) -> list[Any]:
     """What the rows of a data set depend on: not where its tables lie, nor what they are called."""
     tables = (spec.users, spec.items, spec.events)
     without_files = [dataclasses.replace(table, file=None) for table in tables]
-    return [*without_files, spec.label, spec.statistics, spec.template]
+    return [*without_files, spec.label, spec.repeats, spec.statistics, spec.template]
 
 
 class _Update:
@@ -241,7 +246,7 @@ class _Update:
         options = StatisticsOptions(**self._manifest["statistics_options"])
         found = []
         for view, entry in self._manifest["views"].items():
-            settings = view_settings(view, self._options, options, counted, self._negatives)
+            settings = view_settings(view, self._dataset, self._options, options, counted)
             if entry["fingerprint"] == fingerprint(self._manifest["source"], *settings):
                 found.append(view)
             else:
@@ -338,6 +343,7 @@ class _Update:
                 negatives=options.reranking_negatives,
                 depth=options.reranking_depth,
                 seed=options.seed,
+                repeats=self._dataset.spec.repeats_count,
             )
         return RowRenderer(
             self._dataset,

@@ -143,6 +143,14 @@ class UserBucket:
     def _grouped(self, grouping: Grouping) -> Groups:
         wanted = np.isin(self.part, grouping.parts)
         changes = np.append(True, (np.diff(self.part) != 0) | (np.diff(self.user) != 0))
+        if not grouping.repeats:
+            new = np.zeros(len(self.part), bool)
+            for part, visible in self._visible_parts.items():
+                known = np.flatnonzero(np.isin(self.part, (*visible, part)))
+                first = known[self._first_of_item(known)]
+                new[first[self.part[first] == part]] = True
+            wanted &= new
+            changes[1:] |= np.diff(new)
         if grouping.max_seconds is None:
             run = np.flatnonzero(changes)
             within = np.arange(len(self.part)) - np.repeat(
@@ -186,19 +194,18 @@ class UserBucket:
             positions = np.concatenate([positions, visible])
         return positions, Ranges(low, high)
 
-    def seen(self, groups: Groups, strict: bool) -> tuple[np.ndarray, Ranges]:
-        """Items of all visible events before each group, each once: items, and ranges among them.
+    def seen(self, groups: Groups) -> tuple[np.ndarray, Ranges]:
+        """Items of all visible events before the histories' ends, each once, and ranges among them.
 
-        With `strict`, those of the same moment, too. In the order in which they came first.
+        In the order in which they came first.
         """
         items = np.zeros(0, np.int64)
         low, high = np.zeros(len(groups), np.int64), np.zeros(len(groups), np.int64)
         first = groups.rows.low
-        cut = self.moment_end[first] if strict else first
         for visible, mask in self._by_visible(groups):
             visible = visible[self._first_of_item(visible)]
             low[mask] = len(items) + np.searchsorted(visible, self.start[first[mask]])
-            high[mask] = len(items) + np.searchsorted(visible, cut[mask])
+            high[mask] = len(items) + np.searchsorted(visible, groups.cut[mask])
             items = np.concatenate([items, self.item[visible]])
         return items, Ranges(low, high)
 
@@ -214,10 +221,15 @@ class UserBucket:
 
     def _first_of_item(self, positions: np.ndarray) -> np.ndarray:
         """Which of the positions `[n]`, ascending, are the first of their user and item."""
-        keys = self.start[positions].astype(np.int64) << 32 | self.item[positions]
         found = np.zeros(len(positions), bool)
-        found[np.unique(keys, return_index=True)[1]] = True
+        found[np.unique(self._pairs[positions], return_index=True)[1]] = True
         return found
+
+    @cached_property
+    def _pairs(self) -> np.ndarray:
+        """A number for the user and the item of each event `[events]`."""
+        pairs: np.ndarray = self.start.astype(np.int64) << 32 | self.item
+        return pairs
 
     # ---- statistics of users
 
@@ -251,6 +263,39 @@ class UserBucket:
                 running_sums(self.worth[mask], starts),
             )
         return found
+
+    def times_had(
+        self, groups: Groups, owners: np.ndarray, items: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """How often users had items, and when last. All `[n]`.
+
+        Args:
+          groups: whose users are asked about.
+          owners: of which group each item is.
+          items: indices in the items table.
+
+        Returns:
+          the times, and the position of the last one (of any event where there is none).
+        """
+        times, last = np.zeros(len(items), np.int64), np.zeros(len(items), np.int64)
+        width = len(self.item) + 1
+        pair = self.start[groups.rows.low][owners] << 32 | items
+        for ahead, mask in ((False, self.counted), (True, self.of_user)):
+            events = np.flatnonzero(mask)
+            events = events[np.lexsort((events, self._pairs[events]))]
+            chosen = groups.ahead[owners] == ahead
+            if not len(events):
+                continue
+            # Numbers of pairs instead of pairs, for which there would be no room beside positions.
+            pairs, first = np.unique(self._pairs[events], return_index=True)
+            number = np.repeat(np.arange(len(pairs)), np.diff(np.append(first, len(events))))
+            asked = np.minimum(np.searchsorted(pairs, pair[chosen]), len(pairs) - 1)
+            known = groups.known[owners[chosen]]
+            end = np.searchsorted(number * width + events, asked * width + known)
+            there = pairs[asked] == pair[chosen]
+            times[chosen] = np.where(there, end - first[asked], 0)
+            last[chosen] = events[np.maximum(end - 1, 0)]
+        return times, last
 
     # ---- windows
 

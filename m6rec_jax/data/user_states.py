@@ -30,10 +30,13 @@ class UserStates:
         last_time, window, window_value, window_difference.
       by: user, column, name (its number), count, positive; in the order of `statistics_files`
         within a user.
+      items: user, item (its number), times, last_time, in that order within a user; None where the
+        options do not ask for it.
     """
 
     users: pa.Table
     by: pa.Table
+    items: pa.Table | None
 
     @classmethod
     def of_bucket(cls, bucket: UserBucket, shared: SharedStatistics) -> UserStates:
@@ -67,7 +70,8 @@ class UserStates:
                 **{name: pa.ListArray.from_arrays(offsets, c) for name, c in columns.items()},
             }
         )
-        return cls(users, _by(bucket, shared, counted))
+        items = _had(bucket, shared, counted) if shared.options.user_items else None
+        return cls(users, _by(bucket, shared, counted), items)
 
 
 def entries_of(bucket: UserBucket) -> pa.Table:
@@ -118,6 +122,23 @@ def _by(bucket: UserBucket, shared: SharedStatistics, counted: np.ndarray) -> pa
         names = ("user", "column", "name", "count", "positive")
         return pa.table({n: pa.array([], k) for n, k in zip(names, kinds, strict=True)})
     return pa.concat_tables(tables)
+
+
+def _had(bucket: UserBucket, shared: SharedStatistics, counted: np.ndarray) -> pa.Table:
+    pairs = bucket.start[counted].astype(np.int64) << 32 | bucket.item[counted]
+    _, first, inverse = np.unique(pairs, return_index=True, return_inverse=True)
+    last = np.zeros(len(first), np.int64)
+    np.maximum.at(last, inverse, counted)
+    order = np.argsort(first)
+    first = counted[first[order]]
+    return pa.table(
+        {
+            "user": bucket.user[first],
+            "item": shared.item_number[bucket.item[first]],
+            "times": np.bincount(inverse, minlength=len(order))[order],
+            "last_time": bucket.time[last[order]],
+        }
+    )
 
 
 def save_statistics(
@@ -223,8 +244,17 @@ def _users(states: Sequence[UserStates], user_ids: Sequence[str]) -> dict[str, p
     by = by.set_column(0, "user", pa.array(of_user)).take(
         pa.array(np.lexsort((by.column("column").to_numpy(), of_user)))
     )
+    had = {}
+    some = [state.items for state in states if state.items is not None]
+    if some:
+        of_user = number[pa.concat_tables(some).column("user").to_numpy()]
+        items = pa.concat_tables(some).set_column(0, "user", pa.array(of_user))
+        order = np.argsort(of_user, kind="stable")
+        had[statistics_files.USER_ITEMS] = statistics_files.user_items_table(
+            *(items[name].to_numpy()[order] for name in items.column_names)
+        )
     named = users.drop_columns(["user", "first"]).add_column(0, "user_id", ids)
-    return {"users": named.combine_chunks(), "by": by.combine_chunks()}
+    return {"users": named.combine_chunks(), "by": by.combine_chunks(), **had}
 
 
 def _sorted(populations: Sequence[Population]) -> list[float]:

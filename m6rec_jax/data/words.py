@@ -60,6 +60,12 @@ def of_distinct(
     return _of_classes(name, (codes,), known, lambda number: text(values[number].item()))
 
 
+def ages(name: str, seconds: np.ndarray, known: np.ndarray) -> Source:
+    """How long ago `[n]`: see `verbalize.ago`; nothing where it is not `known` `[n]`."""
+    codes = verbalize.age_classes(np.where(known, seconds, 0.0))
+    return _of_classes(name, (codes,), known, lambda n: verbalize.ago(float(seconds[n])))
+
+
 def _of_classes(
     name: str, codes: tuple[np.ndarray, ...], known: np.ndarray, text: Callable[[int], Value]
 ) -> Source:

@@ -73,7 +73,8 @@ class Reranker:
         Args:
           histories: per user, segments as the retriever read them.
           recent: per user, the last items of the history, oldest first, as catalogue indices.
-          seen: per user, items that are not ranked by co-occurrence, for they cannot come next.
+          seen: per user, items that are not ranked by co-occurrence, for they cannot come next; the
+            recent ones among them, where they cannot.
           found: the retriever's; equally good items stay in its order.
           tasks: of the scorer, per user; None: its default task.
 

@@ -36,6 +36,8 @@ class TaskSettings:
       task_id: row of the prompt bank.
       positive_classes: classes whose probabilities a score adds up.
       sampling_rate: share of the negatives that training saw; 1 where none were sampled.
+      repeat_sampling_rate: the same of items that the user had before; None where they are sampled
+        as others are.
       kind: of `pipeline.registration`, such as 'scoring' or 'retrieval'; empty where nobody said.
       max_events: behaviours of a history, or turns of a dialogue, at most, when the data were
         prepared; None: all.
@@ -55,6 +57,7 @@ class TaskSettings:
     task_id: int = 0
     positive_classes: tuple[int, ...] = (1,)
     sampling_rate: float = 1.0
+    repeat_sampling_rate: float | None = None
     kind: str = ""
     max_events: int | None = None
     num_options: int | None = None

@@ -43,7 +43,7 @@ def save_task_assets(
             task.name: TaskSettings(
                 task_id=prompt_row(task.name),
                 positive_classes=task.positive_classes,
-                sampling_rate=_sampling_rate(task),
+                **_sampling_rates(task),
                 kind=task.kind,
                 max_events=_max_events(task),
                 candidate_length=task.candidate_length(),
@@ -64,10 +64,10 @@ def save_task_assets(
     return settings
 
 
-def _sampling_rate(task: TaskInfo) -> float:
-    """Share of the negatives that a scoring task's data hold; 1 for logged impressions."""
-    view = task.prepared().manifest["views"].get(task.view, {})
-    return float(view.get("negatives", {}).get("sampling_rate", 1.0))
+def _sampling_rates(task: TaskInfo) -> dict[str, float]:
+    """Shares of the negatives that a scoring task's data hold; none for logged impressions."""
+    found = task.prepared().manifest["views"].get(task.view, {}).get("negatives", {})
+    return {name: rate for name, rate in found.items() if name.endswith("sampling_rate")}
 
 
 def _max_events(task: TaskInfo) -> int | None:

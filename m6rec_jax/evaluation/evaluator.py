@@ -29,6 +29,7 @@ from m6rec_jax.engine.runtime import Runtime, read_back
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.evaluation.reranking import Reranking
 from m6rec_jax.jobs.job import Array, Columns, Evaluation, Features, Job, TaskData, Variables
+from m6rec_jax.jobs.past_items import hidden_items
 from m6rec_jax.jobs.retrieval import DEFAULT_KS, RetrievalPredictions
 from m6rec_jax.metrics.generation import require_text_metrics
 from m6rec_jax.model import M6Rec, PromptConfig
@@ -271,8 +272,8 @@ class _TaskEvaluation:
         reranking = self._evaluator.reranking
         if reranking is None:
             return predictions
-        seen = self.once("seen", self.data.seen_items)
-        found = reranking(self.data, predictions, seen, self._evaluator.runtime)
+        hidden = hidden_items(self)
+        found = reranking(self.data, predictions, hidden, self._evaluator.runtime)
         length = max(self.ks)
         return dataclasses.replace(
             found, top_items=found.top_items[:, :length], scores=found.scores[:, :length]

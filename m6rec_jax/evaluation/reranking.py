@@ -74,11 +74,17 @@ class Reranking:
         """
         rows = _rows(data, predictions)
         nothing = np.zeros(0, np.int64)
+        hidden = [nothing] * len(rows)
+        if not data.repeats_count:
+            hidden = [
+                np.union1d(seen.get(user, nothing), row["recent_indices"])
+                for user, row in zip(predictions.users.tolist(), rows, strict=True)
+            ]
         k = min(self.k, predictions.top_items.shape[1])
         best = self._reranker(data, runtime).rerank(
             [row["history"] for row in rows],
             [row["recent_indices"] for row in rows],
-            [seen.get(user, nothing) for user in predictions.users.tolist()],
+            hidden,
             TopK(predictions.top_items[:, :k], predictions.scores[:, :k]),
         )
         # [n, m, k]: where each wanted item stands among the reranked.

@@ -284,6 +284,10 @@ class Parts:
             ),
         )
 
+    def hides_seen(self, task: str, exclude_seen: bool | None) -> bool:
+        """Whether items of a request's behaviours must not come; None: as the data set says."""
+        return not self.data(task).spec.repeats_count if exclude_seen is None else exclude_seen
+
     def renderer(
         self, task: str, *, candidates: bool = True, any_data_set: bool = False
     ) -> RequestRenderer:

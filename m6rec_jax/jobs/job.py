@@ -69,12 +69,16 @@ class TaskData(Protocol):
       name, view: of the task.
       part: 'train', 'validation' or 'test'.
       positive_classes: classes whose probabilities add up to the score.
+      repeats_count: whether rows want items that the user had before, so that nothing is hidden.
     """
 
     name: str
     view: str
     part: str
     positive_classes: tuple[int, ...]
+
+    @property
+    def repeats_count(self) -> bool: ...
 
     def prepared(self) -> Prepared:
         """The prepared data set; raises DataError where it is not there."""
@@ -89,6 +93,9 @@ class TaskData(Protocol):
 
     def seen_items(self) -> Mapping[int, np.ndarray]:
         """By user, items of the parts before this one, which are not recommended again."""
+
+    def past_events(self, *, training: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """Users and items `[n]` of the events that rows see; with `training` of training rows."""
 
     def interactions(self, part: str) -> Any:
         """Events of a part, `pipeline.prepared_rows.Interactions`."""

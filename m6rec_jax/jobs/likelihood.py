@@ -41,6 +41,7 @@ from m6rec_jax.jobs.job import (
     labelled,
     register,
 )
+from m6rec_jax.jobs.past_items import metrics_apart
 from m6rec_jax.jobs.scoring import candidate_names, mean_baselines
 from m6rec_jax.metrics import classification
 from m6rec_jax.metrics.baselines import MeanBaselines
@@ -94,8 +95,12 @@ class LikelihoodJob(Job):
     def metrics(
         self, evaluation: Evaluation, predictions: LikelihoodPredictions
     ) -> dict[str, float]:
-        """See `likelihood_metrics`."""
-        return likelihood_metrics(predictions, mean_baselines(evaluation))
+        """See `likelihood_metrics`; of repeats and new items apart, too."""
+
+        def metrics(some: LikelihoodPredictions) -> dict[str, float]:
+            return likelihood_metrics(some, mean_baselines(evaluation))
+
+        return metrics(predictions) | metrics_apart(evaluation, predictions, metrics)
 
     def columns(self, data: TaskData, predictions: LikelihoodPredictions) -> Columns:
         """User, item, label and score of each candidate."""

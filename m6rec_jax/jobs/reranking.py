@@ -73,7 +73,8 @@ class RerankingAnswers(IndexAnswerer[_RerankingTask]):
       k: how many items, for requests that do not say.
       max_k: the most a request may ask for, at most `depth`.
       depth: how many of the most similar items are ordered anew.
-      exclude_seen: leave out the items of a request's behaviours, beside those of its `exclude`.
+      exclude_seen: leave out the items of a request's behaviours, beside those of its `exclude`;
+        None: where the data set's repeats do not count.
 
     Raises:
       ConfigError: k, max_k and depth do not ascend.
@@ -87,7 +88,7 @@ class RerankingAnswers(IndexAnswerer[_RerankingTask]):
         k: int = 10,
         max_k: int = 100,
         depth: int = 100,
-        exclude_seen: bool = True,
+        exclude_seen: bool | None = None,
     ) -> None:
         check_default_k(k, max_k, "RerankingAnswers")
         if max_k > depth:
@@ -141,12 +142,16 @@ class RerankingAnswers(IndexAnswerer[_RerankingTask]):
             [self.of_task(one.task).retrieval for one in accepted],
         )
         check_finite(accepted, users)
-        excluded = [excluded_ids(one.request, self._exclude_seen) for one in accepted]
+        excluded = [
+            excluded_ids(one.request, self.parts.hides_seen(one.task, self._exclude_seen))
+            for one in accepted
+        ]
         return Query(users, self._depth, excluded)
 
     def results(self, task: str, accepted: Sequence[Accepted], found: TopK) -> list[Retrieved]:
         own, requests = self.of_task(task), [one.request for one in accepted]
-        excluded = [excluded_ids(one, self._exclude_seen) for one in requests]
+        hides = self.parts.hides_seen(task, self._exclude_seen)
+        excluded = [excluded_ids(one, hides) for one in requests]
         best = own.reranker.rerank(
             [one.text.history for one in accepted],
             [self._indices(own, [item.id for _, item in one.behaviours]) for one in requests],
@@ -172,7 +177,7 @@ class RerankingAnswers(IndexAnswerer[_RerankingTask]):
             "k": self._k,
             "max_k": self.max_k,
             "depth": self._depth,
-            "exclude_seen": self._exclude_seen,
+            "exclude_seen": self.parts.hides_seen(task, self._exclude_seen),
             "lists": dataclasses.asdict(self.lists),
         }
 

@@ -40,6 +40,7 @@ from m6rec_jax.jobs.job import (
     Variables,
     register,
 )
+from m6rec_jax.jobs.past_items import hidden_items, own_counts, prefixed, ranks_apart
 from m6rec_jax.metrics import ranking
 from m6rec_jax.metrics.baselines import popularity_ranks
 from m6rec_jax.model import M6Rec
@@ -92,7 +93,7 @@ class RetrievalJob(Job):
         return {"similarity": jnp.einsum("br,btr->bt", users, items)}
 
     def predict(self, evaluation: Evaluation) -> RetrievalPredictions:
-        """Leaves out items already seen, but never a wanted one.
+        """Leaves out items already seen where repeats do not count, but never a wanted one.
 
         Raises:
           DataError: there are no rows, or one wants nothing.
@@ -100,7 +101,7 @@ class RetrievalJob(Job):
         found = evaluation.outputs()
         if "user" not in found or not len(found["user"]):
             raise DataError("there are no rows to retrieve for; is the split empty?")
-        seen = evaluation.once("seen", evaluation.data.seen_items)
+        seen = hidden_items(evaluation)
         users = found["user_ids"][:, 0].astype(np.int64)
         targets = pad_targets(found["decoder_item_ids"])
         nothing = np.zeros(0, np.int64)
@@ -124,19 +125,22 @@ class RetrievalJob(Job):
     def metrics(
         self, evaluation: Evaluation, predictions: RetrievalPredictions
     ) -> dict[str, float]:
-        """See `retrieval_metrics`."""
+        """See `retrieval_metrics`; of repeats and new items apart, too."""
         catalogue = evaluation.data.prepared().catalogue()
-        return retrieval_metrics(
+        found = retrieval_metrics(
             predictions, len(catalogue.texts), evaluation.ks, catalogue.held_out
         )
+        return found | _of_kinds(evaluation, predictions, predictions.ranks)
 
     def baselines(
         self, evaluation: Evaluation, predictions: RetrievalPredictions
     ) -> dict[str, dict[str, float]]:
-        """Popularity."""
-        num_items = len(evaluation.data.prepared().catalogue().items)
-        ks = tuple(k for k in evaluation.ks if k <= num_items)
-        return {"popularity": ranking.ranking_metrics(popular_ranks(evaluation, predictions), ks)}
+        """Popularity, and where repeats count what the user had most often."""
+        ks = _cut_offs(evaluation)
+        return {
+            name: ranking.ranking_metrics(ranks, ks) | _of_kinds(evaluation, predictions, ranks)
+            for name, ranks in baseline_ranks(evaluation, predictions).items()
+        }
 
     def example_scores(self, predictions: RetrievalPredictions) -> ExampleScores:
         """Reciprocal rank of each row."""
@@ -173,11 +177,31 @@ class RetrievalJob(Job):
         return RetrievalAnswers(parts)
 
 
-def popular_ranks(evaluation: Evaluation, predictions: RetrievalPredictions) -> np.ndarray:
-    """Ranks `[n, m]` of the wanted items when popular ones come first, as `predictions.ranks`."""
+def baseline_ranks(
+    evaluation: Evaluation, predictions: RetrievalPredictions
+) -> dict[str, np.ndarray]:
+    """Ranks `[n, m]` of the wanted items by each baseline, as `predictions.ranks`."""
     counts = evaluation.data.prepared().catalogue().train_counts
-    seen = evaluation.once("seen", evaluation.data.seen_items)
-    return popularity_ranks(counts, predictions.users, predictions.targets, seen)
+    asked = (counts, predictions.users, predictions.targets, hidden_items(evaluation))
+    found, own = {"popularity": popularity_ranks(*asked)}, own_counts(evaluation)
+    return found if own is None else found | {"user_item_times": popularity_ranks(*asked, own)}
+
+
+def _of_kinds(
+    evaluation: Evaluation, predictions: RetrievalPredictions, ranks: np.ndarray
+) -> dict[str, float]:
+    """Metrics of ranks `[n, m]`, of repeats and of new items apart."""
+    found: dict[str, float] = {}
+    users, targets, ks = predictions.users, predictions.targets, _cut_offs(evaluation)
+    for name, own in ranks_apart(evaluation, users, targets, ranks):
+        metrics = ranking.ranking_metrics(own, ks) | {"num_examples": float(len(own))}
+        found |= prefixed(name, metrics)
+    return found
+
+
+def _cut_offs(evaluation: Evaluation) -> tuple[int, ...]:
+    num_items = len(evaluation.data.prepared().catalogue().items)
+    return tuple(k for k in evaluation.ks if k <= num_items)
 
 
 def retrieval_metrics(
@@ -259,7 +283,8 @@ class RetrievalAnswers(IndexAnswerer[RetrievalTask]):
       k: how many items, for requests that do not say.
       max_k: the most a request may ask for; as many are searched for in any case, so that all
         requests run the same program.
-      exclude_seen: leave out the items of a request's behaviours, beside those of its `exclude`.
+      exclude_seen: leave out the items of a request's behaviours, beside those of its `exclude`;
+        None: where the data set's repeats do not count.
 
     Raises:
       ConfigError: k is not between 1 and max_k.
@@ -268,7 +293,7 @@ class RetrievalAnswers(IndexAnswerer[RetrievalTask]):
     result = Retrieved
 
     def __init__(
-        self, parts: Parts, k: int = 10, max_k: int = 100, exclude_seen: bool = True
+        self, parts: Parts, k: int = 10, max_k: int = 100, exclude_seen: bool | None = None
     ) -> None:
         check_default_k(k, max_k, "RetrievalAnswers")
         super().__init__(parts)
@@ -291,7 +316,10 @@ class RetrievalAnswers(IndexAnswerer[RetrievalTask]):
             [one.text.history for one in accepted], [one.task for one in accepted]
         )
         check_finite(accepted, users)
-        excluded = [excluded_ids(one.request, self._exclude_seen) for one in accepted]
+        excluded = [
+            excluded_ids(one.request, self.parts.hides_seen(one.task, self._exclude_seen))
+            for one in accepted
+        ]
         return Query(users, self.max_k, excluded)
 
     def results(self, task: str, accepted: Sequence[Accepted], found: TopK) -> list[Retrieved]:
@@ -310,7 +338,7 @@ class RetrievalAnswers(IndexAnswerer[RetrievalTask]):
             "approximate": index.approximate,
             "k": self._k,
             "max_k": self.max_k,
-            "exclude_seen": self._exclude_seen,
+            "exclude_seen": self.parts.hides_seen(task, self._exclude_seen),
             "lists": dataclasses.asdict(self.lists),
         }
 

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import gin
 import numpy as np
 
+from m6rec_jax.data.negatives import at_another_rate
 from m6rec_jax.engine.scoring import (
     chosen_classes,
     class_log_probabilities,
@@ -40,6 +41,7 @@ from m6rec_jax.jobs.job import (
     labelled,
     register,
 )
+from m6rec_jax.jobs.past_items import metrics_apart, own_counts
 from m6rec_jax.metrics import classification
 from m6rec_jax.metrics.baselines import MeanBaselines
 from m6rec_jax.model import M6Rec
@@ -106,18 +108,28 @@ class ScoringJob(Job):
         )
 
     def metrics(self, evaluation: Evaluation, predictions: ScoringPredictions) -> dict[str, float]:
-        """See `scoring_metrics`."""
-        return scoring_metrics(predictions)
+        """See `scoring_metrics`; of repeats and new items apart, too."""
+        of_kinds = metrics_apart(evaluation, predictions, scoring_metrics)
+        return scoring_metrics(predictions) | of_kinds
 
     def baselines(
         self, evaluation: Evaluation, predictions: ScoringPredictions
     ) -> dict[str, dict[str, float]]:
-        """Popularity, the item's mean, and the user's and the item's."""
+        """Popularity, the item's mean, and the user's and the item's; how often the user had it."""
         if "groups" not in evaluation.data.prepared().manifest["views"]:  # rows for reranking alone
             return {}
-        return mean_baselines(evaluation).scoring_metrics(
-            predictions.users, predictions.items, predictions.labels
-        )
+        users, items, labels = predictions.users, predictions.items, predictions.labels
+        fitted = mean_baselines(evaluation)
+        found = fitted.scoring_metrics(users, items, labels)
+        for name in found:
+            found[name] |= metrics_apart(
+                evaluation,
+                predictions,
+                lambda some, name=name: fitted.scoring_metrics(some.users, some.items, some.labels)[
+                    name
+                ],
+            )
+        return found
 
     def example_scores(self, predictions: ScoringPredictions) -> ExampleScores:
         """Log likelihood of each label."""
@@ -179,7 +191,9 @@ def mean_baselines(evaluation: Evaluation) -> MeanBaselines:
         fitted = MeanBaselines.fit(
             train.users, train.items, train.labels, num_users, len(catalogue.items)
         )
-        return dataclasses.replace(fitted, item_counts=catalogue.train_counts)
+        return dataclasses.replace(
+            fitted, item_counts=catalogue.train_counts, own_counts=own_counts(evaluation)
+        )
 
     found: MeanBaselines = evaluation.once("baselines", fit)
     return found
@@ -279,9 +293,19 @@ class ScoringAnswers(Answerer[RequestRenderer]):
         found = [by_place[place] for place in range(len(accepted))]
         check_finite(accepted, found)
         return [
-            Scores(one.request.candidates, values)
+            Scores(one.request.candidates, self._of_kinds(one, values))
             for one, values in zip(accepted, found, strict=True)
         ]
+
+    def _of_kinds(self, one: Accepted, probabilities: np.ndarray) -> np.ndarray:
+        """Corrects those of items that the user had by the rate at which such were sampled."""
+        own = self.parts.settings(one.task)
+        if own.repeat_sampling_rate is None:
+            return probabilities
+        had = self.of_task(one.task).had(one.request)
+        repeats = np.array([item.id in had for item in one.request.candidates], bool)
+        others = at_another_rate(probabilities, own.sampling_rate, own.repeat_sampling_rate)
+        return np.where(repeats, others, probabilities).astype(np.float32)
 
     def describe(self, task: str) -> Mapping[str, Any]:
         del task

@@ -223,7 +223,8 @@ class TitlesAnswers(Answerer[_TitlesTask]):
       parts: see `Answerer`.
       k: how many titles, for requests that do not say.
       max_k: the most titles a request may ask for; so many beams search in any case.
-      exclude_seen: leave out the items of a request's behaviours, beside those of its `exclude`.
+      exclude_seen: leave out the items of a request's behaviours, beside those of its `exclude`;
+        None: where the data set's repeats do not count.
 
     Raises:
       ConfigError: k is not between 1 and max_k.
@@ -232,7 +233,7 @@ class TitlesAnswers(Answerer[_TitlesTask]):
     result = RecommendedTitles
 
     def __init__(
-        self, parts: Parts, k: int = 10, max_k: int = MAX_K, exclude_seen: bool = True
+        self, parts: Parts, k: int = 10, max_k: int = MAX_K, exclude_seen: bool | None = None
     ) -> None:
         check_default_k(k, max_k, "TitlesAnswers")
         super().__init__(parts)
@@ -297,12 +298,13 @@ class TitlesAnswers(Answerer[_TitlesTask]):
         for task, members in by_task(accepted).items():
             own, asked = self.of_task(task), [accepted[i] for i in members]
             histories = [one.text.history for one in asked]
+            hides = self.parts.hides_seen(task, self._exclude_seen)
             found = self.parts.generator(task).recommend(
                 histories,
                 own.trie,
                 min(self._max_k, len(own.trie)),
                 before_titles=[own.template.render_prefix(_about(one.request)) for one in asked],
-                seen=[own.excluded(one.request, self._exclude_seen) for one in asked],
+                seen=[own.excluded(one.request, hides) for one in asked],
                 item_scores=None if own.shared is None else own.shared.item_scores(histories),
                 tasks=[task] * len(asked),
             )
@@ -324,7 +326,7 @@ class TitlesAnswers(Answerer[_TitlesTask]):
             "ordered_by": None if towers is None else self.parts.model.fingerprint(towers),
             "k": self._k,
             "max_k": self._max_k,
-            "exclude_seen": self._exclude_seen,
+            "exclude_seen": self.parts.hides_seen(task, self._exclude_seen),
         }
 
     def warm_up(self, tasks: Iterable[str]) -> None:

@@ -17,6 +17,38 @@ SMOOTHING = 5.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class UserItemCounts:
+    """How often users acted on items. Make it with `fit`.
+
+    Attributes:
+      pairs: int64 `[pairs]`, `user << 32 | item`, ascending.
+      counts: int64 `[pairs]`.
+    """
+
+    pairs: np.ndarray
+    counts: np.ndarray
+
+    @classmethod
+    def fit(cls, users: np.ndarray, items: np.ndarray) -> UserItemCounts:
+        """Counts events: their users and items, indices in both tables `[n]`."""
+        return cls(*np.unique(users.astype(np.int64) << 32 | items, return_counts=True))
+
+    def of(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
+        """Events of users with items `[n]`."""
+        asked = users.astype(np.int64) << 32 | items
+        if not len(self.pairs):
+            return np.zeros(len(asked), np.int64)
+        places = np.minimum(np.searchsorted(self.pairs, asked), len(self.pairs) - 1)
+        found: np.ndarray = np.where(self.pairs[places] == asked, self.counts[places], 0)
+        return found
+
+    def of_user(self, user: int) -> tuple[np.ndarray, np.ndarray]:
+        """Items of a user, and how often it acted on each."""
+        own = slice(*np.searchsorted(self.pairs, [user << 32, (user + 1) << 32]).tolist())
+        return self.pairs[own] & 0xFFFFFFFF, self.counts[own]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class MeanBaselines:
     """Popularity of items, and mean labels of users and items. Make it with `fit`.
 
@@ -25,12 +57,14 @@ class MeanBaselines:
       item_counts: int64 `[items]`, events of each item.
       item_means, user_means: float64 `[items]`, `[users]`, mean labels, drawn towards the global
         mean as `smoothing` further events of that mean would.
+      own_counts: events of each user with each item, where repeats count; None elsewhere.
     """
 
     global_mean: float
     item_counts: np.ndarray
     item_means: np.ndarray
     user_means: np.ndarray
+    own_counts: UserItemCounts | None = None
 
     @classmethod
     def fit(
@@ -81,6 +115,11 @@ class MeanBaselines:
         """How many training events each item `[n]` has: a score, no probability."""
         return self.item_counts[items].astype(np.float64)
 
+    def user_item_times(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
+        """How often each user had each item `[n]`, equal ones by popularity: no probability."""
+        assert self.own_counts is not None
+        return self.own_counts.of(users, items) + _below_one(self.item_counts)[items]
+
     def item_mean(self, items: np.ndarray) -> np.ndarray:
         """Smoothed share of likes of each item `[n]`."""
         return self.item_means[items]
@@ -97,7 +136,8 @@ class MeanBaselines:
         """Metrics of every baseline on other events, named as those of scoring.
 
         Returns:
-          `popularity` (no log loss: it is no probability), `item_mean`, `user_and_item_mean`.
+          `popularity` (no log loss: it is no probability), `item_mean`, `user_and_item_mean`; where
+          repeats count, `user_item_times` (likewise).
 
         Raises:
           DataError: all labels are the same.
@@ -107,19 +147,31 @@ class MeanBaselines:
             "item_mean": self.item_mean(items),
             "user_and_item_mean": self.user_and_item_mean(users, items),
         }
+        if self.own_counts is not None:
+            scores["user_item_times"] = self.user_item_times(users, items)
         metrics = {}
         for name, score in scores.items():
             metrics[name] = {"auc": classification.auc(labels, score)}
             per_user = classification.per_user_auc(users, labels, score).values
             if per_user.size:
                 metrics[name]["user_averaged_auc"] = float(per_user.mean())
-            if name != "popularity":
+            if name not in ("popularity", "user_item_times"):
                 metrics[name]["log_loss"] = classification.log_loss(labels, score)
         return metrics
 
 
+def _below_one(item_counts: np.ndarray) -> np.ndarray:
+    """Numbers in the order of the counts, all below 1."""
+    below: np.ndarray = item_counts / (1.0 + item_counts.max(initial=0))
+    return below
+
+
 def popularity_ranks(
-    item_counts: np.ndarray, users: np.ndarray, targets: np.ndarray, seen: Mapping[int, np.ndarray]
+    item_counts: np.ndarray,
+    users: np.ndarray,
+    targets: np.ndarray,
+    seen: Mapping[int, np.ndarray],
+    own_counts: UserItemCounts | None = None,
 ) -> np.ndarray:
     """Ranks of wanted items when items are ordered by popularity, seen ones left out.
 
@@ -127,11 +179,12 @@ def popularity_ranks(
       item_counts: training events of each item `[items]`.
       users: int `[n]`. targets: int `[n, m]`, -1 is padding.
       seen: by user, items to leave out; never a wanted one.
+      own_counts: what a user acted on most comes first, and popularity decides between equals.
 
     Returns:
       int64 `[n, m]`, for `metrics.ranking`.
     """
-    counts = item_counts.astype(np.float64)
+    counts = _below_one(item_counts)
     ranks = np.zeros(targets.shape, np.int64)
     step = max(1, 20_000_000 // max(len(counts), 1))
     for start in range(0, len(users), step):
@@ -141,6 +194,10 @@ def popularity_ranks(
             hidden[i, seen.get(int(user), [])] = True
             wanted = targets[start + i]
             hidden[i, wanted[wanted >= 0]] = False
-        scores = np.broadcast_to(counts, hidden.shape)
+        scores = np.tile(counts, (len(hidden), 1))
+        for i, user in enumerate(users[part] if own_counts is not None else ()):
+            assert own_counts is not None
+            items, times = own_counts.of_user(int(user))
+            scores[i, items] += times
         ranks[part] = ranking.ranks_by_score(scores, targets[part], hidden)
     return ranks

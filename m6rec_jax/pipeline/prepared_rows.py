@@ -8,9 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import tensorflow_datasets as tfds
 
-from m6rec_jax.data.prepared import Prepared
+from m6rec_jax.data.prepared import EVENTS, Prepared
 from m6rec_jax.pipeline.registration import TaskInfo
 from m6rec_jax.pipeline.source import PreparedSource, steady_options
 
@@ -75,6 +77,38 @@ def seen_items(prepared: Prepared, part: str) -> dict[int, np.ndarray]:
     return {user: np.unique(np.concatenate(items)) for user, items in found.items()}
 
 
+def past_events(
+    prepared: Prepared, part: str, *, training: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Users and items of the events that a part's rows see, indices in both tables `[n]`.
+
+    Of the training part itself these are all of its events.
+
+    Args:
+      prepared: a split.
+      part: of it; before an update come the training part and earlier updates.
+      training: only of the events that training rows see.
+    """
+    updates = prepared.updates
+    earlier = updates[: updates.index(part)] if part in updates else ()
+    files = [prepared.folder / EVENTS / f"{name}.parquet" for name in ("prepared", *earlier)]
+    table = pa.concat_tables(pq.read_table(file, columns=["user", "item"]) for file in files)
+    users, items = ([table[name].to_numpy()] for name in ("user", "item"))
+    seen = prepared.manifest["visible"]["history"].get(part, ())
+    views = prepared.manifest["views"]
+    view = next((view for view in ("next_items", "groups") if view in views), None)
+    if "validation" in seen and not training and view is not None:
+        labelled = "label" in prepared.manifest["dataset_spec"]
+        columns = ("user_index", "item_indices", *(("labels",) if view == "groups" else ()))
+        for row in read_rows(prepared, view, "validation", columns):
+            own = row["item_indices"]
+            if view == "groups" and not labelled:  # sampled negatives are no events
+                own = own[row["labels"] == 1]
+            users.append(np.full(len(own), row["user_index"]))
+            items.append(own)
+    return np.concatenate(users), np.concatenate(items)
+
+
 def user_names(prepared: Prepared, view: str, part: str) -> dict[int, str]:
     """Ids of the users of a part, by index into the users table."""
     rows = read_rows(prepared, view, part, ("user_index", "user_id"))
@@ -99,6 +133,13 @@ class TaskPart:
 
     def seen_items(self) -> Mapping[int, np.ndarray]:
         return seen_items(self.prepared(), self.part)
+
+    @property
+    def repeats_count(self) -> bool:
+        return self.prepared().repeats_count
+
+    def past_events(self, *, training: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        return past_events(self.prepared(), self.part, training=training)
 
     def interactions(self, part: str) -> Interactions:
         return interactions(self.prepared(), part)

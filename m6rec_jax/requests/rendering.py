@@ -77,6 +77,12 @@ class RequestRenderer:
         except DataError as error:
             raise RejectedRow("no_text", str(error)) from None
 
+    def had(self, request: Request) -> frozenset[str]:
+        """Ids of the items that the user had, by the request and, where they say so, statistics."""
+        known = None if self._statistics is None else self._statistics.users.get(request.user.id)
+        earlier = () if known is None else known.items
+        return frozenset([*earlier, *(item.id for _, item in request.behaviours if item.id)])
+
     def _state(self, request: Request) -> UserState | None:
         if self._statistics is None:
             return None

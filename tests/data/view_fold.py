@@ -15,7 +15,7 @@ from m6rec_jax.data import views
 from m6rec_jax.data.assignment import Assignment
 from m6rec_jax.data.co_occurrence import ONE, CoOccurrence, CoOccurrenceOptions, RelatedItems
 from m6rec_jax.data.grouping import Group, UserEvents, groups_of_user
-from m6rec_jax.data.negatives import NegativeSampler
+from m6rec_jax.data.negatives import NegativeSampler, sampling_rates
 from m6rec_jax.data.prepare import (
     PrepareOptions,
     grouping,
@@ -58,7 +58,7 @@ class CoOccurrenceByEvent:
         row[other] = row.get(other, 0) + amount
         self._totals[item] += amount
 
-    def related(self, recent: Sequence[int], seen: Sequence[int] = ()) -> RelatedItems:
+    def related(self, recent: Sequence[int], out: Sequence[int] | None = None) -> RelatedItems:
         scores: dict[int, float] = {}
         last = recent[-self.options.recent :]
         weights = sum(1.0 / position for position in range(1, len(last) + 1))
@@ -67,7 +67,7 @@ class CoOccurrenceByEvent:
             weight = 1.0 / (position * weights * total)
             for other, amount in self._pairs.get(item, {}).items():
                 scores[other] = scores.get(other, 0.0) + weight * amount
-        for item in [*recent, *seen]:
+        for item in recent if out is None else out:
             scores.pop(item, None)
         items = np.fromiter(scores.keys(), np.int64, len(scores))
         shares = np.round(np.fromiter(scores.values(), np.float64, len(scores)), 12)
@@ -167,6 +167,7 @@ class ViewFold:
                 negatives=self.options.reranking_negatives,
                 depth=self.options.reranking_depth,
                 seed=self.options.seed,
+                repeats=self.dataset.spec.repeats_count,
             ),
         )
         writer = RowWriter(folder, view)
@@ -190,20 +191,20 @@ class ViewFold:
             counts.save(folder)
         if not writer.num_rows:
             raise DataError(f"no row for the view {view!r}")
-        grouped = grouping(view, self.options, self.negatives)
+        grouped = grouping(view, self.dataset, self.options)
         entry = {"grouping": dataclasses.asdict(grouped), "rows": writer.num_rows}
-        if sampler is not None and sampler.sampling_rate is not None:
+        if sampler is not None and sampler.drawn.any():
             entry["negatives"] = {
                 "per_positive": self.negatives,
                 "power": self.options.negative_power,
                 "seed": self.options.seed,
-                "sampling_rate": sampler.sampling_rate,
+                **sampling_rates(sampler.drawn),
             }
         return entry, statistics
 
     def _groups(self, view: str) -> list[Group]:
         codes, visible = self.assignment.codes, self.assignment.split.visible_parts
-        how = grouping(view, self.options, self.negatives)
+        how = grouping(view, self.dataset, self.options)
         found: list[Group] = []
         for user in users_in_order(self.dataset):
             found += groups_of_user(user, codes[user.rows], how, len(found), visible)

@@ -1,0 +1,114 @@
+"""What users had before the rows that are evaluated: hidden from them, or told apart.
+
+Where a data set's repeats count, nothing is hidden, and metrics are given twice more: `repeats/...`
+of items that the user had before, `new_items/...` of others. Where they do not, the items that a
+user had are ranked nowhere, and all that rows want is new.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+
+from m6rec_jax.jobs.job import Evaluation
+from m6rec_jax.metrics import ranking
+from m6rec_jax.metrics.baselines import UserItemCounts
+
+REPEATS, NEW_ITEMS = "repeats", "new_items"
+
+
+class OfCandidates(Protocol):
+    """Predictions of candidates: a dataclass of arrays `[n]`, with at least these."""
+
+    users: np.ndarray
+    items: np.ndarray
+    labels: np.ndarray
+
+
+Predictions = TypeVar("Predictions", bound=OfCandidates)
+
+
+def hidden_items(evaluation: Evaluation) -> Mapping[int, np.ndarray]:
+    """By user, items that are not ranked."""
+    if evaluation.data.repeats_count:
+        return {}
+    found: Mapping[int, np.ndarray] = evaluation.once("seen", evaluation.data.seen_items)
+    return found
+
+
+def own_counts(evaluation: Evaluation) -> UserItemCounts | None:
+    """How often users had items among the training events; None where repeats do not count."""
+    if not evaluation.data.repeats_count:
+        return None
+    found: UserItemCounts = evaluation.once(
+        "own counts", lambda: UserItemCounts.fit(*evaluation.data.past_events(training=True))
+    )
+    return found
+
+
+def apart(
+    evaluation: Evaluation, users: np.ndarray, items: np.ndarray
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Which items `[n]` users `[n]` had before, and which are new: a name and a mask of each.
+
+    Nothing where repeats do not count, or all are of one kind; nor of the training part, of which
+    no row says what came before it.
+    """
+    data = evaluation.data
+    if not data.repeats_count or data.part == "train":
+        return
+    had: UserItemCounts = evaluation.once("had", lambda: UserItemCounts.fit(*data.past_events()))
+    repeats = had.of(users, items) > 0
+    if repeats.any() and not repeats.all():
+        yield REPEATS, repeats
+        yield NEW_ITEMS, ~repeats
+
+
+def metrics_apart(
+    evaluation: Evaluation,
+    predictions: Predictions,
+    metrics: Callable[[Predictions], Mapping[str, float]],
+) -> dict[str, float]:
+    """Metrics of candidates that users had before, and of new ones, by what gives those of all.
+
+    Of a kind that has one label alone there are none.
+    """
+    found: dict[str, float] = {}
+    for name, rows in apart(evaluation, predictions.users, predictions.items):
+        if len(np.unique(predictions.labels[rows])) > 1:
+            found |= prefixed(name, metrics(_rows(predictions, rows)))
+    return found
+
+
+def ranks_apart(
+    evaluation: Evaluation, users: np.ndarray, targets: np.ndarray, ranks: np.ndarray
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Ranks of wanted items, of those alone that are repeats, and of those that are new.
+
+    Args:
+      evaluation: of the task.
+      users: int `[n]`. targets: int `[n, m]`, -1 is padding.
+      ranks: of the targets `[n, m]`.
+
+    Yields:
+      a name, and ranks of the rows that want such items `[rows, m]`.
+    """
+    present = targets >= 0
+    of_target = np.broadcast_to(users[:, None], targets.shape)
+    for name, wanted in apart(evaluation, of_target[present], targets[present]):
+        kept = np.full(ranks.shape, ranking.NO_TARGET)
+        kept[present] = np.where(wanted, ranks[present], ranking.NO_TARGET)
+        yield name, kept[(kept != ranking.NO_TARGET).any(axis=1)]
+
+
+def prefixed(name: str, metrics: Mapping[str, float]) -> dict[str, float]:
+    """The metrics of some rows, called after them."""
+    return {f"{name}/{metric}": value for metric, value in metrics.items()}
+
+
+def _rows(predictions: Any, rows: np.ndarray) -> Any:
+    columns = {f.name: getattr(predictions, f.name)[rows] for f in dataclasses.fields(predictions)}
+    return dataclasses.replace(predictions, **columns)
