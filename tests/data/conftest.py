@@ -19,7 +19,8 @@ TEMPLATE = {
     "[, mean {item_mean_value}][, {item_popularity_top}][, {item_popularity_rank}]"
     "[, {item_liked_top}][, {item_liked_rank}][, tags {user_tags_counts}][, {user_tags_percent}%]"
     "[, maker {user_maker_counts}][, neighbours {user_neighbours_percent}]"
-    "[, taste {user_taste_difference}][, expected {user_expected_value}]",
+    "[, taste {user_taste_difference}][, expected {user_expected_value}]"
+    "[, had {user_item_times} times][, last {user_item_ago}]",
     "item": "{title}[ by {maker}]",
     "outcomes": [{"at_least": 4, "text": "liked"}, {"text": "disliked"}],
 }
@@ -27,7 +28,7 @@ UNLABELLED_TEMPLATE = {
     "profile": "{age} years[, {user_count} events]",
     "event": "bought {title}, {ago}",
     "candidate": "{title}[, {item_count}][, {item_popularity_top}][, tags {user_tags_counts}]"
-    "[, neighbours {user_neighbours_times}]",
+    "[, neighbours {user_neighbours_times}][, had {user_item_times} times][, last {user_item_ago}]",
     "item": "{title}[ by {maker}]",
 }
 
@@ -43,7 +44,10 @@ def _item(index: int) -> dict[str, Any]:
 
 @pytest.fixture
 def write_shop(tmp_path: Path) -> WriteShop:
-    """Writes a folder and returns it: `write_shop(events, labelled=True, name="shop", **spec)`."""
+    """Writes a folder and returns it: `write_shop(events, labelled=True, name="shop", **spec)`.
+
+    Without labels there are values where it is `valued`.
+    """
 
     def write(
         events: Events,
@@ -51,6 +55,7 @@ def write_shop(tmp_path: Path) -> WriteShop:
         num_users: int = 8,
         num_items: int = 12,
         labelled: bool = True,
+        valued: bool = False,
         name: str = "shop",
         folder: str = "shop",
         **spec: Any,
@@ -75,7 +80,7 @@ def write_shop(tmp_path: Path) -> WriteShop:
             "time": [time for _, _, time, _ in events],
         }
         event_columns = {"user": "user_id", "item": "item_id", "time": "time"}
-        if labelled:
+        if labelled or valued:
             columns["rating"] = [value for *_, value in events]
             event_columns["value"] = "rating"
         pq.write_table(pa.table(columns), path / "events.parquet")

@@ -141,6 +141,7 @@ class Both:
             assert path.read_bytes() == (self.folder / "statistics" / path.name).read_bytes(), path
 
 
+REPEATS = ("count", "ignore")
 SPLITS = (
     "per_user_temporal",
     "leave_one_out",
@@ -158,7 +159,7 @@ def test_rows_and_statistics_of_labelled_events(write_shop, tmp_path: Path, seed
         "writing": WRITING,
         "context": "{weekday} {part_of_day}[, {user_count} events]",
     }
-    folder = write_shop(random_log(seed), template=template)
+    folder = write_shop(random_log(seed), template=template, repeats=REPEATS[seed // 6])
     options = PrepareOptions(
         views=("groups", "next_items", "reranking", "documents", "explanations", "titles"),
         group_size=1 + seed % 4,
@@ -178,13 +179,22 @@ def test_rows_and_statistics_of_labelled_events(write_shop, tmp_path: Path, seed
     Both(Dataset.open(folder), SPLITS[seed % len(SPLITS)], tmp_path, options, statistics).compare()
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(12))
 def test_rows_and_statistics_of_purchases(write_shop, tmp_path: Path, seed: int) -> None:
+    """Half of them say how many were bought."""
+    valued = seed % 2 == 1
+    told = "[, mean {item_mean_value}][, taste {user_taste_difference}]" if valued else ""
     template = {
         **UNLABELLED_TEMPLATE,
-        "candidate": UNLABELLED_TEMPLATE["candidate"] + "[, {item_popularity_rank}]",
+        "candidate": UNLABELLED_TEMPLATE["candidate"] + "[, {item_popularity_rank}]" + told,
     }
-    folder = write_shop(random_log(seed), labelled=False, template=template)
+    folder = write_shop(
+        random_log(seed),
+        labelled=False,
+        valued=valued,
+        template=template,
+        repeats=REPEATS[seed // 6],
+    )
     options = PrepareOptions(
         views=("groups", "next_items", "reranking", "documents"),
         negatives=(2, None, 0)[seed % 3],

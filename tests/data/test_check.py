@@ -321,6 +321,22 @@ def test_notes_about_text_and_ids(tmp_path):
     }
 
 
+def test_repeats_of_which_nothing_is_said_are_noted(tmp_path):
+    events = [*EVENTS, "a,x,30,5", "b,x,40,1", "nobody,x,50,1"]
+    report = check_dataset(write(tmp_path, events=events))
+    (problem,) = report.of_kind("repeats")
+    assert problem.severity == "note"
+    assert problem.example.startswith("25.0%; ")
+    assert problem.example.endswith('Where nothing is said it is "count"')
+    told = check_dataset(write(tmp_path, events=events, spec={**SPEC, "repeats": "ignore"}))
+    assert not told.of_kind("repeats")
+
+
+def test_amounts_need_no_label(tmp_path):
+    spec = {name: entry for name, entry in SPEC.items() if name != "label"}
+    assert check_dataset(write(tmp_path, spec=spec)).problems == []
+
+
 def test_events_of_one_label_teach_nothing(tmp_path):
     folder = write(tmp_path, events=["user,item,time,rating", "a,x,10,5", "b,y,20,4"])
     report = check_dataset(folder)

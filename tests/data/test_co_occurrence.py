@@ -53,15 +53,17 @@ def shares_by_hand(events, recent, options: CoOccurrenceOptions) -> np.ndarray:
 @given(
     events=EVENTS,
     recent=st.lists(st.integers(0, NUM_ITEMS - 1), max_size=5),
-    seen=st.lists(st.integers(0, NUM_ITEMS - 1), max_size=3),
+    out=st.none() | st.lists(st.integers(0, NUM_ITEMS - 1), max_size=3),
     window=st.integers(1, 4),
     last=st.integers(1, 3),
 )
-def test_ranking_equals_counting_by_hand(events, recent, seen, window, last) -> None:
+def test_ranking_equals_counting_by_hand(events, recent, out, window, last) -> None:
     options = CoOccurrenceOptions(window=window, recent=last, smoothing=2.0)
-    found = counted(events, options).related(recent, seen)
+    found = counted(events, options).related(recent, out)
     shares = shares_by_hand(events, recent, options)
-    left = [i for i in range(NUM_ITEMS) if shares[i] > 0 and i not in {*recent, *seen}]
+    left = [
+        i for i in range(NUM_ITEMS) if shares[i] > 0 and i not in (recent if out is None else out)
+    ]
     expected = sorted(left, key=lambda item: (-round(shares[item], 12), item))
     assert found.items.tolist() == expected
     # Sums in another order.
@@ -107,8 +109,8 @@ def test_counts_grow_as_event_by_event(
                 continued.advance(len(tail) + number - day)
                 grown.append(continued)
             for one in grown:
-                for recent, seen in (([0, 1, 2], []), ([3, 4], [0]), ([5], [6, 7])):
-                    found, expected = one.related(recent, seen), by_event.related(recent, seen)
+                for recent, out in (([0, 1, 2], []), ([3, 4], [0]), ([5], None)):
+                    found, expected = one.related(recent, out), by_event.related(recent, out)
                     assert found.items.tolist() == expected.items.tolist()
                     assert found.shares.tolist() == expected.shares.tolist()
 
@@ -156,13 +158,13 @@ def test_words_are_few_and_in_order() -> None:
     ]
 
 
-def drawn_from(never=(), depth=4) -> RerankingCandidates:
+def drawn_from(never=(), depth=4, repeats=False) -> RerankingCandidates:
     # 0 stands next to 1 twice, to 2 and 3 once; 4 is two places away.
     sequences = [(0, [1, 0]), (1, [1, 0, 2]), (2, [3, 0]), (3, [0, 5, 4])]
     events = [(user, item) for user, items in sequences for item in items]
     counts = counted(events, CoOccurrenceOptions())
     held_out = np.isin(np.arange(NUM_ITEMS), never)
-    return RerankingCandidates(counts, held_out, negatives=2, depth=depth, seed=0)
+    return RerankingCandidates(counts, held_out, negatives=2, depth=depth, seed=0, repeats=repeats)
 
 
 def drawn(candidates, wanted, history, part=TRAIN) -> tuple[list[int], list[int]] | None:
@@ -180,6 +182,16 @@ def test_rows_hold_the_wanted_item_and_some_that_are_near() -> None:
     assert len(set(items)) == 3
     assert set(items[1:]) <= {1, 3, 5}
     assert drawn(candidates, 2, [0]) == (items, ranks)
+
+
+def test_what_the_user_had_may_come_again() -> None:
+    """0 and 1 were had; by what stands next to both, 0 is the second after 1 itself."""
+    assert drawn(drawn_from(), 0, [0, 1]) is None
+    again = drawn_from(repeats=True)
+    items, ranks = drawn(again, 0, [0, 1])
+    order = again.counts.related([0, 1], ()).items.tolist()
+    assert {0, 1} <= set(order)
+    assert ranks == [order.index(item) + 1 for item in items]
 
 
 def test_rows_that_teach_nothing_are_left_out_of_training_only() -> None:

@@ -36,6 +36,9 @@ def test_the_shop_is_recognised(tmp_path: Path, names: Sequence[str]) -> None:
     assert (events.user, events.item, events.time) == ("customer", "sku", "bought_at")
     assert (events.value, found.label.at_least) == (None, None)
     assert found.template["item"].startswith("{name}[, ")
+    assert found.repeats == "count"
+    assert "had {user_item_times} times before" in found.template["candidate"]
+    assert any(line.startswith('repeats: "count": ') for line in said)
     assert check_dataset(folder).ok
     assert said[-1].endswith(f"Then: m6rec data check {folder}")
     with pytest.raises(DataError, match=r"dataset\.json is there: edit it, or remove it"):
@@ -53,6 +56,7 @@ def test_numbers_for_ids_ratings_and_no_users(tmp_path: Path) -> None:
     events = spec.events
     assert (events.user, events.item, events.time) == ("user_id", "movie_id", "timestamp")
     assert (events.value, spec.label.at_least, spec.name) == ("rating", 4.0, "films")
+    assert spec.repeats == "ignore"
     assert dict(spec.items.columns) == {"title": "string", "year": "int", "genres": "list<string>"}
     assert (spec.users.id, spec.users.file) == ("user_id", "users.parquet")
     assert any("positives are ratings of at least 4: 41% of 49 events" in line for line in said)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from m6rec_jax.data.grouping import Grouping, UserEvents, groups_of_user
-from m6rec_jax.data.splits import TEST, TRAIN
+from m6rec_jax.data.splits import TEST, TRAIN, VALIDATION
 
 
 @pytest.mark.parametrize("strict", [True, False])
@@ -23,6 +23,24 @@ def test_items_of_one_basket_are_no_negatives_of_each_other(strict: bool) -> Non
     assert [group.items for group in of_basket] == [[1], [2], [3]]
     if strict:
         assert [group.history_items for group in of_basket] == [[7]] * 3
-        assert [group.seen for group in of_basket] == [[1, 2, 3, 7]] * 3
+        assert [group.seen for group in of_basket] == [[7]] * 3
+        assert [group.moment for group in of_basket] == [[1, 2, 3, 9]] * 3
     else:
         assert [group.seen for group in of_basket] == [[7], [1, 7], [1, 2, 7]]
+
+
+def test_repeats_that_are_ignored_are_behaviours_and_separate_groups() -> None:
+    """Item 1 again and again: in its own part, and in a later one."""
+    codes = np.array([TRAIN, TRAIN, TRAIN, TRAIN, TRAIN, VALIDATION, VALIDATION, TEST, TEST])
+    items = np.array([1, 2, 1, 3, 4, 1, 5, 5, 6])
+    times = np.arange(9.0)
+    events = UserEvents(0, np.arange(9), items, times, np.full(9, np.nan))
+    found = list(groups_of_user(events, codes, Grouping(5, 9, strict=True, repeats=False)))
+    assert [(group.items, group.history_items) for group in found] == [
+        ([1, 2], []),
+        ([3, 4], [1, 2, 1]),
+        ([5], [1, 2, 1, 3, 4]),
+        ([6], [1, 2, 1, 3, 4, 1, 5]),
+    ]
+    counted = list(groups_of_user(events, codes, Grouping(5, 9, strict=True)))
+    assert [group.items for group in counted] == [[1, 2, 1, 3, 4], [1, 5], [5, 6]]

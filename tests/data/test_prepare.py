@@ -326,7 +326,7 @@ def test_negatives_by_popularity() -> None:
 
     def share(power: float) -> float:
         sampler = NegativeSampler(ids, power, seed=0)
-        drawn = [sampler.sample(statistics, str(n), [8], 1, 1)[0][0] for n in range(300)]
+        drawn = [sampler.sample(statistics, str(n), [8], [], [], 1)[0][0] for n in range(300)]
         assert 8 not in drawn
         return sum(item == 7 for item in drawn) / 300
 
@@ -334,7 +334,7 @@ def test_negatives_by_popularity() -> None:
     assert share(1.0) == pytest.approx(101 / 149, abs=0.08)
     # Whoever acted on nearly everything gets what is left.
     sampler = NegativeSampler(ids, 1.0, 0, never=[49])
-    assert sorted(sampler.sample(statistics, "k", range(46), 5, 1)[0]) == [46, 47, 48]
+    assert sorted(sampler.sample(statistics, "k", [0], range(1, 46), [], 5)[0]) == [46, 47, 48]
 
 
 def test_correction_undoes_the_sampling() -> None:
@@ -471,7 +471,8 @@ def test_served_features_equal_trained_ones(write_shop, tmp_path: Path) -> None:
     for row in rows:
         for index, text in zip(row["item_indices"], row["candidates"], strict=True):
             item = catalogue.items[index]
-            assert template.candidate(item, statistics.features(row["user_id"], item)) == text
+            told = statistics.features(row["user_id"], item, row["time"])
+            assert template.candidate(item, told) == text
 
 
 def test_as_of_takes_in_what_remains() -> None:

@@ -15,6 +15,7 @@ RAW = {
     "items": {"file": "items.csv", "id": "item_id", "columns": {"tags": "list<string>"}},
     "events": {"user": "user_id", "item": "item_id", "time": "time", "value": "rating"},
     "label": {"at_least": 4},
+    "repeats": "count",
     "statistics": {"by": ["tags"]},
     "template": {"event": "{outcome}"},
     "splits": {"leave_one_out": {}},
@@ -44,6 +45,7 @@ def test_parses_every_key():
     assert spec.items.file == "items.csv"
     assert spec.events.columns == ("user_id", "item_id", "time", "rating")
     assert spec.label == LabelSpec(at_least=4)
+    assert spec.repeats_count
     assert spec.statistics == StatisticsSpec(by=("tags",))
     assert spec.template == {"event": "{outcome}"}
     assert spec.splits == {"leave_one_out": {}}
@@ -56,9 +58,10 @@ def test_round_trip(tmp_path):
     assert DatasetSpec.load(tmp_path) == spec
 
 
-def test_without_value_every_event_is_positive():
-    raw = changed("events.value", None)
-    del raw["label"]
+def test_without_a_label_every_event_is_positive():
+    raw = changed("label", None)
+    assert DatasetSpec.from_dict(raw).events.value == "rating"  # a quantity, say
+    del raw["events"]["value"]
     spec = DatasetSpec.from_dict(raw)
     assert spec.events.columns == ("user_id", "item_id", "time")
     assert spec.label.is_positive(None)
@@ -86,7 +89,7 @@ def test_labels_compare_with_the_threshold():
         ("users.columns.age", "integer", ["'users.columns.age' has type 'integer'", "int"]),
         ("users.columns.age", "flaot", ["did you mean 'float'?"]),
         ("users.columns.user_id", "string", ["is the id column"]),
-        ("label", None, ["'label' is missing", "'rating'", "at_least"]),
+        ("repeats", "counted", ["'repeats' must be \"count\" or \"ignore\", not 'counted'"]),
         ("label.at_least", "four", ["'label.at_least' must be a number, not a string"]),
         ("label.at_least", True, ["'label.at_least' must be a number, not true or false"]),
         ("events.value", None, ["'label.at_least'", "'events.value' is not declared"]),

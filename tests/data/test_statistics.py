@@ -46,6 +46,7 @@ OPTIONS = st.builds(
     dense_items=st.sampled_from([0, 3, 4096]),
     factors=st.sampled_from([0, 2]),
     factor_growth=st.sampled_from([0.03, 0.9]),
+    user_items=st.booleans(),
 )
 
 
@@ -113,9 +114,14 @@ def expected_value(
 
 
 def reference(
-    events: list[Event], user_id: str, item: Item, options: StatisticsOptions, labelled: bool
+    events: list[Event],
+    user_id: str,
+    item: Item,
+    options: StatisticsOptions,
+    labelled: bool,
+    time: float,
 ) -> dict[str, Value]:
-    """All features from the list of events before, by counting."""
+    """All features from the list of events before a moment, by counting."""
     k = options.smoothing
 
     def liked(event: Event) -> bool:
@@ -138,6 +144,10 @@ def reference(
             found["user_positive_percent"] = percent(share(own, overall))
             value = (sum(event.value for event in own) + k * mean) / (len(own) + k)
             found["user_mean_value"] = verbalize.rounded(value, spread)
+    had = [event.time for event in own if event.item_id == item.id]
+    if had and options.user_items:
+        found["user_item_times"] = verbalize.count(len(had))
+        found["user_item_ago"] = verbalize.ago(time - max(had))
     if about:
         found["item_count"] = verbalize.count(len(about))
         if labelled:
@@ -252,7 +262,7 @@ def test_every_answer_equals_a_recount(
             answers = statistics.group_features(user_id, ITEMS, time)
             for item, found in zip(ITEMS, answers, strict=True):
                 assert set(found) == set(statistics.names())
-                expected = reference(before, user_id, item, options, labelled)
+                expected = reference(before, user_id, item, options, labelled, time)
                 told = {name: value for name, value in found.items() if value is not None}
                 assert set(told) == set(expected)
                 for name, value in told.items():
@@ -278,6 +288,7 @@ def test_the_words() -> None:
     assert told.pop("user_neighbours_percent")
     assert told.pop("user_taste_difference")
     assert told.pop("user_expected_value") is None  # before the first fit
+    assert told.pop("user_item_ago") is None  # of no moment
     assert told == {
         "user_count": "3",
         "user_positive_percent": "65",  # (2 + 3/5) / (3 + 1)
@@ -293,6 +304,7 @@ def test_the_words() -> None:
         "user_tags_percent": "53",  # (2 + 2.6/4) / (4 + 1)
         "user_maker_counts": ("0 of 1 m1",),
         "user_maker_percent": "33",
+        "user_item_times": "1",
     }
 
 
@@ -335,6 +347,7 @@ def test_events_of_users_only(
         if not only:
             without.update(event, item)
     names = (*held.user_names(), "user_tags_counts", "user_maker_counts")
+    names += ("user_item_times",) if options.user_items else ()
     for user_id in ("u0", "u1", "nobody"):
         assert held.group_features(user_id, ITEMS) == without.group_features(user_id, ITEMS)
         ahead = held.group_features(user_id, ITEMS, ahead=True)
@@ -375,6 +388,7 @@ def test_folding_in_what_a_user_did_after_its_own_last_event(
         )
         assert told.by == expected.by
         assert told.last_time == expected.last_time
+        assert told.items == expected.items
         assert held.users.get(user) is None or held.users[user].count == len(counted[user])
 
 
@@ -387,6 +401,13 @@ def test_purchases_have_no_shares() -> None:
     assert told["user_tags_counts"] == ("1 red",)
     # 4 of 5 users bought i1; of those who bought i0, (4 + 5 * .8) / (5 + 5).
     assert told["user_neighbours_times"] == "1.0"
+    assert "user_taste_difference" not in told
+    # With amounts, both.
+    valued = Statistics(BY, None, True)
+    for event in events:
+        valued.update(dataclasses.replace(event, value=2.0), ITEMS[int(event.item_id[1:])])
+    assert valued.features("u9", ITEMS[1])["user_neighbours_times"] == "1.0"
+    assert valued.features("u9", ITEMS[1])["user_taste_difference"] == "+0.00"
 
 
 @settings(max_examples=25, deadline=None)

@@ -4,6 +4,7 @@ import itertools
 import json
 import logging
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from m6rec_jax.data.statistics import StatisticsOptions
 from m6rec_jax.data.update import update
 from m6rec_jax.errors import DataError
 from tests.data.conftest import TEMPLATE, UNLABELLED_TEMPLATE
-from tests.data.test_bucket_run import WRITING, folded, random_log, records
+from tests.data.test_bucket_run import REPEATS, WRITING, folded, random_log, records
 from tests.data.view_fold import ViewFold
 
 Log = list[tuple[int, int, float, float]]
@@ -38,7 +39,8 @@ class Days:
       write_shop: the fixture.
       days: the events of each; the first ones are the past.
       split: by name.
-      labelled, options: of the shop, and of its preparation.
+      labelled, spec: of the shop.
+      statistics, options: of its preparation.
     """
 
     def __init__(
@@ -48,12 +50,13 @@ class Days:
         split: str = "per_user_temporal",
         labelled: bool = True,
         statistics: StatisticsOptions | None = None,
+        spec: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> None:
         self.days, self.split = days, split
         template = {**TEMPLATE, "writing": WRITING} if labelled else UNLABELLED_TEMPLATE
         events = [event for day in days for event in day]
-        self.folder = write_shop(events, labelled=labelled, template=template)
+        self.folder = write_shop(events, labelled=labelled, template=template, **spec or {})
         self.out = self.folder.parent / "out"
         spec = json.loads((self.folder / "dataset.json").read_text())
         for table in ("users", "items", "events"):
@@ -192,6 +195,7 @@ def test_past_and_days_equal_all_at_once(write_shop, tmp_path: Path, seed: int) 
         SPLITS[seed % len(SPLITS)],
         labelled,
         statistics,
+        {"repeats": REPEATS[seed % 4 // 2]},
         views=(*VIEWS, *(("explanations", "titles") if labelled else ())),
         group_size=1 + seed % 4,
         next_items_size=1 + seed % 3,
@@ -249,9 +253,10 @@ def test_an_update_of_new_users_and_items(write_shop, caplog) -> None:
         "first_time": 2000.0,
         "last_time": 2100.0,
         "new": {"users": 1, "items": 1, "held_out_items": 0},
-        "rows": {"groups": 3, "next_items": 3, "catalogue": 1},
+        # Nobody had an item again before, so that it is ignored that u1 does now.
+        "rows": {"groups": 2, "next_items": 2, "catalogue": 1},
     }
-    assert prepared.num_rows("groups")["update_1"] == 3
+    assert prepared.num_rows("groups")["update_1"] == 2
     assert prepared.manifest["counts"]["users"] == 3
     assert prepared.statistics().count == counted + 3
     # Once more: nothing is new.
@@ -306,8 +311,11 @@ def test_what_is_refused(write_shop) -> None:
     refused(r"items-0\.parquet is prepared and has changed since: new items go into files of their")
     pq.write_table(old, days.folder / "items-0.parquet")
     spec = (days.folder / "dataset.json").read_text()
-    (days.folder / "dataset.json").write_text(spec.replace('"at_least": 4', '"at_least": 3'))
-    refused(r"dataset\.json has changed since .* was prepared")
+    for changed in ('"label": {"at_least": 3}', '"label": {"at_least": 4}, "repeats": "count"'):
+        new_spec = spec.replace('"label": {"at_least": 4}', changed)
+        assert new_spec != spec
+        (days.folder / "dataset.json").write_text(new_spec)
+        refused(r"dataset\.json has changed since .* was prepared")
     (days.folder / "dataset.json").write_text(spec)
     with pytest.raises(DataError, match=r"holds no prepared 'shop\.leave_one_out'"):
         update(days.folder, days.out, "leave_one_out", progress=False)
@@ -323,7 +331,7 @@ def test_views_of_other_settings_get_no_part(write_shop, caplog) -> None:
         prepared = days.update()
     assert "the view 'groups' gets no part update_1: it was prepared with other" in caplog.text
     assert "update_1" not in prepared.num_rows("groups")
-    assert prepared.num_rows("next_items")["update_1"] == 3
+    assert prepared.num_rows("next_items")["update_1"] == 2
 
 
 @pytest.mark.parametrize("moved", [0, 1, 5, 10])

@@ -21,7 +21,9 @@ from m6rec_jax.metrics import ranking
 
 def evaluation_of(batch, **parts):
     """An evaluation whose program gives the batch back: what is read from where shows."""
-    data = SimpleNamespace(positive_classes=(3, 4), seen_items=lambda: parts["seen"])
+    data = SimpleNamespace(
+        positive_classes=(3, 4), seen_items=lambda: parts["seen"], repeats_count=False
+    )
     return SimpleNamespace(
         data=data,
         depth=2,

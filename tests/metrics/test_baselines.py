@@ -1,11 +1,13 @@
 """Baselines against loops."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from m6rec_jax.errors import DataError
 from m6rec_jax.metrics import classification, ranking
-from m6rec_jax.metrics.baselines import MeanBaselines, popularity_ranks
+from m6rec_jax.metrics.baselines import MeanBaselines, UserItemCounts, popularity_ranks
 
 
 @pytest.fixture
@@ -48,6 +50,26 @@ def test_popularity_ranks_leave_out_what_was_seen():
         counts, np.array([0, 1]), targets, {0: np.array([0]), 1: np.array([1])}
     )
     assert ranks.tolist() == [[2, ranking.NO_TARGET], [3, 1]]
+
+
+def test_what_a_user_acted_on_before_comes_first(events):
+    users, items, labels = events
+    own = UserItemCounts.fit(users, items)
+    fitted = dataclasses.replace(MeanBaselines.fit(users, items, labels, 10, 8), own_counts=own)
+    pairs = [(user, item) for user in range(10) for item in range(8)]
+    asked_users, asked_items = (np.array(column) for column in zip(*pairs, strict=True))
+    times = [sum((users == user) & (items == item)) for user, item in pairs]
+    assert own.of(asked_users, asked_items).tolist() == times
+    scores = fitted.user_item_times(asked_users, asked_items).reshape(10, 8)
+    popularity = np.bincount(items, minlength=8)
+    for user in range(10):
+        expected = sorted(range(8), key=lambda i: (times[8 * user + i], popularity[i], -i))
+        assert np.argsort(scores[user][::-1], kind="stable").tolist() == [7 - i for i in expected]
+        ranks = popularity_ranks(popularity, np.full(8, user), np.arange(8)[:, None], {}, own)
+        assert [expected[-rank] for rank in ranks[:, 0]] == list(range(8))
+    metrics = fitted.scoring_metrics(users, items, labels)
+    assert set(metrics["user_item_times"]) == {"auc", "user_averaged_auc"}
+    assert UserItemCounts.fit(users[:0], items[:0]).of(users, items).sum() == 0
 
 
 def test_clear_errors():

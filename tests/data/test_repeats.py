@@ -1,0 +1,152 @@
+"""Repeats: what is decided of them, what rows want, and how much there is to know about them."""
+
+import logging
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from m6rec_jax.data.negatives import at_another_rate, corrected_probability
+from m6rec_jax.data.prepare import PrepareOptions, prepare
+from m6rec_jax.data.prepared import Prepared
+from m6rec_jax.metrics import classification
+from m6rec_jax.pipeline.prepared_rows import past_events, read_rows
+from tests.data.repeat_shop import NEGATIVES, TEMPLATE, RepeatShop
+
+NUM_ITEMS, NUM_DAYS = 120, 20
+DAYS = {"minute": 0, "hour": 0, "day": 1, "week": 7}
+
+
+@pytest.fixture(scope="module")
+def shop() -> RepeatShop:
+    return RepeatShop.made(600, NUM_ITEMS, NUM_DAYS)
+
+
+def prepared_shop(shop: RepeatShop, write_shop, out: Path, repeats: str | None) -> Prepared:
+    spec = {} if repeats is None else {"repeats": repeats}
+    folder = write_shop(
+        shop.events,
+        num_users=len(shop.items),
+        num_items=NUM_ITEMS,
+        labelled=False,
+        template=TEMPLATE,
+        statistics={"by": []},
+        **spec,
+    )
+    options = PrepareOptions(
+        views=("groups", "next_items"),
+        group_size=1 + NEGATIVES,
+        next_items_size=1,
+        negative_power=0.0,
+    )
+    return prepare(folder, out, "leave_one_out", options, progress=False)
+
+
+def candidates(shop: RepeatShop, prepared: Prepared, *parts: str) -> dict[str, np.ndarray]:
+    """All candidates of the parts: `label`, `had` (before the row's day), `best`, `features`."""
+    found: dict[str, list] = {name: [] for name in ("label", "had", "best", "features")}
+    for row in (row for part in parts for row in read_rows(prepared, "groups", part)):
+        user, day = row["user_index"], int(row["time"] // 86_400)
+        had = np.isin(row["item_indices"], shop.items[user, :day])
+        found["label"].append(row["labels"])
+        found["had"].append(had)
+        found["best"].append(shop.best_scores(user, day, row["item_indices"]))
+        distinct = len({text.split(",")[0] for text in row["history"][1:-1]})
+        for text, repeat in zip(row["candidates"], had.tolist(), strict=True):
+            told = re.search(r", had (\d+) times, last (?:just now|(\d+) (\w+?)s? ago)$", text)
+            assert bool(told) == repeat, text
+            sold = re.search(r"sold (?:about )?(\d+) times", text)
+            times, number, unit = told.groups() if told else (1, 0, "day")
+            age = int(number or 0) * DAYS[unit or "day"]
+            count = int(sold[1]) if sold else 0
+            found["features"].append(
+                [repeat * x for x in (1, np.log(int(times)), age, distinct)]
+                + [(not repeat) * np.log1p(count)]
+            )
+    return {
+        name: np.array(np.concatenate(v) if name != "features" else v, float)
+        for name, v in found.items()
+    }
+
+
+def test_a_scorer_of_the_statistics_comes_near_the_best_possible(
+    shop, write_shop, tmp_path, caplog
+) -> None:
+    with caplog.at_level(logging.INFO):
+        prepared = prepared_shop(shop, write_shop, tmp_path / "out", None)
+    assert re.search(r"4\d\.\d% of the events are .* such repeats count .*\"count\"", caplog.text)
+    assert prepared.repeats_count
+    train = candidates(shop, prepared, "train")
+    held_out = candidates(shop, prepared, "validation", "test")
+    for part in (train, held_out):
+        # Negatives repeat as often as positives do, so that having had an item tells nothing.
+        label, had = part["label"] == 1, part["had"] == 1
+        assert had[label].mean() > 0.4
+        assert classification.auc(part["label"], part["had"]) == pytest.approx(0.5, abs=0.03)
+    fitted = LogisticRegression(C=100.0, max_iter=1000).fit(train["features"], train["label"])
+    scores = fitted.decision_function(held_out["features"])
+    best = classification.auc(held_out["label"], held_out["best"])
+    assert 0.8 < best < 0.95
+    assert classification.auc(held_out["label"], scores) > best - 0.02
+    # Nothing better is known of one kind alone.
+    repeats = held_out["had"] == 1
+    for rows in (repeats, ~repeats):
+        told, known = (
+            classification.auc(held_out["label"][rows], s[rows]) for s in (scores, held_out["best"])
+        )
+        assert told > known - 0.03
+
+
+def test_negatives_are_drawn_by_the_protocol(write_shop, tmp_path: Path) -> None:
+    shop = RepeatShop.made(40, NUM_ITEMS, NUM_DAYS)
+    for protocol in ("count", "ignore"):
+        prepared = prepared_shop(shop, write_shop, tmp_path / protocol, protocol)
+        drawn = np.zeros((2, 2), int)
+        for part in ("train", "validation", "test"):
+            for row in read_rows(prepared, "groups", part):
+                user, day = row["user_index"], int(row["time"] // 86_400)
+                past = set(shop.items[user, :day].tolist())
+                kinds = [item in past for item in row["item_indices"].tolist()]
+                assert len(set(kinds)) == 1
+                positive, *others = row["item_indices"].tolist()
+                assert positive == shop.items[user, day]
+                left = len(past - {positive}) if kinds[0] else NUM_ITEMS - len(past) - 1
+                assert len(set(others) - {positive}) == len(others) == min(NEGATIVES, left)
+                drawn[int(kinds[0])] += len(others), left
+            wanted = sum(
+                len(row["item_indices"]) for row in read_rows(prepared, "next_items", part)
+            )
+            assert wanted == prepared.num_rows("groups")[part]
+        rates = prepared.manifest["views"]["groups"]["negatives"]
+        assert rates["sampling_rate"] == pytest.approx(drawn[0, 0] / drawn[0, 1])
+        if protocol == "count":
+            assert rates["repeat_sampling_rate"] == pytest.approx(drawn[1, 0] / drawn[1, 1])
+            assert rates["repeat_sampling_rate"] > 4 * rates["sampling_rate"]
+            assert sum(prepared.num_rows("groups").values()) == shop.items.size
+        else:
+            assert "repeat_sampling_rate" not in rates
+            new = sum(len(set(own)) for own in shop.items.tolist())
+            assert sum(prepared.num_rows("groups").values()) == new
+        share = 1 - sum(len(set(own)) for own in shop.items.tolist()) / shop.items.size
+        assert prepared.manifest["repeats"] == {"protocol": protocol, "share": round(share, 6)}
+
+
+def test_what_rows_of_a_part_see(write_shop, tmp_path: Path) -> None:
+    shop = RepeatShop.made(40, NUM_ITEMS, NUM_DAYS)
+    prepared = prepared_shop(shop, write_shop, tmp_path, "count")
+    for part, training, days in (
+        ("validation", False, NUM_DAYS - 2),
+        ("test", False, NUM_DAYS - 1),
+        ("test", True, NUM_DAYS - 2),
+    ):
+        users, items = past_events(prepared, part, training=training)
+        expected = [(user, item) for user, own in enumerate(shop.items) for item in own[:days]]
+        assert sorted(zip(users.tolist(), items.tolist(), strict=True)) == sorted(expected)
+
+
+def test_a_rate_of_its_own() -> None:
+    p = np.linspace(0.01, 0.99, 9)
+    one = corrected_probability(p, 0.02)
+    np.testing.assert_allclose(at_another_rate(one, 0.02, 0.5), corrected_probability(p, 0.5))

@@ -1,0 +1,66 @@
+"""Repeats and new items apart, against loops."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from m6rec_jax.jobs.past_items import hidden_items, metrics_apart, own_counts, ranks_apart
+from m6rec_jax.jobs.scoring import ScoringPredictions, scoring_metrics
+from m6rec_jax.metrics import classification
+
+HAD = {(0, 1), (0, 2), (1, 3), (2, 0)}
+
+
+def evaluation(part: str = "test", repeats_count: bool = True) -> SimpleNamespace:
+    pairs = np.array(sorted(HAD))
+    data = SimpleNamespace(
+        part=part,
+        repeats_count=repeats_count,
+        past_events=lambda training=False: (pairs[:, 0], pairs[:, 1]),
+        seen_items=lambda: {0: np.array([1, 2])},
+    )
+    return SimpleNamespace(data=data, once=lambda _, make: make())
+
+
+@pytest.fixture
+def predictions() -> ScoringPredictions:
+    random = np.random.default_rng(0)
+    users, items, labels = (random.integers(0, n, 200) for n in (3, 4, 2))
+    return ScoringPredictions(users, items, labels, labels, random.random(200))
+
+
+def test_candidates(predictions: ScoringPredictions) -> None:
+    found = metrics_apart(evaluation(), predictions, scoring_metrics)
+    pairs = zip(predictions.users.tolist(), predictions.items.tolist(), strict=True)
+    repeats = np.array([pair in HAD for pair in pairs])
+    for name, rows in (("repeats", repeats), ("new_items", ~repeats)):
+        auc = classification.auc(predictions.labels[rows], predictions.probabilities[rows])
+        assert found[f"{name}/auc"] == auc
+        assert found[f"{name}/num_examples"] == rows.sum()
+    assert metrics_apart(evaluation("train"), predictions, scoring_metrics) == {}
+    assert metrics_apart(evaluation(repeats_count=False), predictions, scoring_metrics) == {}
+    predictions.labels[repeats] = 1  # of which no AUC is known
+    found = metrics_apart(evaluation(), predictions, scoring_metrics)
+    assert "repeats/auc" not in found
+    assert "new_items/auc" in found
+
+
+def test_ranks() -> None:
+    users = np.array([0, 1, 2])
+    targets = np.array([[1, 3, -1], [2, -1, -1], [0, -1, -1]])
+    ranks = np.array([[5, 6, 0], [7, 0, 0], [8, 0, 0]])
+    found = {n: own.tolist() for n, own in ranks_apart(evaluation(), users, targets, ranks)}
+    assert found == {
+        "repeats": [[5, 0, 0], [8, 0, 0]],
+        "new_items": [[0, 6, 0], [7, 0, 0]],
+    }
+
+
+def test_what_is_hidden_and_counted() -> None:
+    assert hidden_items(evaluation()) == {}
+    assert hidden_items(evaluation(repeats_count=False))[0].tolist() == [1, 2]
+    counted = own_counts(evaluation())
+    assert counted is not None
+    assert counted.of(np.array([0, 1]), np.array([2, 2])).tolist() == [1, 0]
+    assert own_counts(evaluation(repeats_count=False)) is None
