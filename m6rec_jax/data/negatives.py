@@ -128,7 +128,9 @@ class NegativeSampler:
         random = np.random.default_rng(np.frombuffer(digest, np.uint8).astype(np.uint32))
         had = frozenset(seen)
         acted = had.union(moment, positives)
-        again = np.asarray(sorted(had.difference(moment, positives)), np.int64)
+        again = np.zeros(0, np.int64)
+        if not had.isdisjoint(positives):
+            again = np.asarray(sorted(had.difference(moment, positives)), np.int64)
         # No union: held-out items may be many, and are the same at every call.
         new = len(self._index) - len(self._never) - len(acted - self._never)
         found = []

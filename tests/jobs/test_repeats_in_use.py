@@ -1,0 +1,60 @@
+"""What requests about data with repeats are answered: nothing is hidden, two rates of negatives."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from m6rec_jax.data.negatives import corrected_probability
+from m6rec_jax.data.statistics import Statistics
+from m6rec_jax.engine.task_settings import TaskSettings
+from m6rec_jax.jobs.answering import Accepted, Parts
+from m6rec_jax.jobs.scoring import ScoringAnswers
+from m6rec_jax.requests.rendering import RequestRenderer, RequestText
+from m6rec_jax.requests.request import Request
+from m6rec_jax.text.records import Event, Item, User
+from m6rec_jax.text.templates import DatasetTemplate
+
+TEMPLATE = {"event": "{title}", "candidate": "{title}", "item": "{title}"}
+ITEMS = [Item(id_, {"title": id_}) for id_ in "abc"]
+PREDICTED = np.array([0.2, 0.3, 0.4], np.float32)
+
+
+def answers(settings: TaskSettings) -> ScoringAnswers:
+    """With a scorer that predicts the same of all candidates."""
+    statistics = Statistics()
+    statistics.update(Event("u", "a", 1.0), ITEMS[0])
+    scored = corrected_probability(PREDICTED, settings.sampling_rate).astype(np.float32)
+    scorer = SimpleNamespace(
+        check_task=lambda task: None, score_requests=lambda *_: [scored], warm_up=None
+    )
+    parts = SimpleNamespace(
+        settings=lambda task: settings,
+        scorer=lambda: scorer,
+        renderer=lambda task: RequestRenderer(DatasetTemplate.parse(TEMPLATE, "here"), statistics),
+    )
+    return ScoringAnswers(parts)  # type: ignore[arg-type]
+
+
+def test_what_the_user_had_is_corrected_by_its_own_rate() -> None:
+    """By the statistics of a known user, and by what a request tells."""
+    request = Request(User("u"), 9.0, ((Event("u", "c", 5.0), ITEMS[2]),), tuple(ITEMS))
+    accepted = [Accepted("scoring", "ctr", request, RequestText(["history"], list("abc")))]
+    (found,) = answers(TaskSettings(sampling_rate=0.01)).answer(accepted)
+    np.testing.assert_allclose(found.probabilities, corrected_probability(PREDICTED, 0.01), 1e-5)
+    (found,) = answers(TaskSettings(sampling_rate=0.01, repeat_sampling_rate=0.5)).answer(accepted)
+    expected = [
+        corrected_probability(p, rate) for p, rate in zip(PREDICTED, (0.5, 0.01, 0.5), strict=True)
+    ]
+    np.testing.assert_allclose(found.probabilities, expected, 1e-5)
+    assert found.probabilities.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("repeats_count", "given", "hides"),
+    [(True, None, False), (False, None, True), (True, True, True), (False, False, False)],
+)
+def test_what_the_user_had_is_hidden_as_the_data_say(repeats_count, given, hides) -> None:
+    data = SimpleNamespace(spec=SimpleNamespace(repeats_count=repeats_count))
+    parts = SimpleNamespace(data=lambda task: data)
+    assert Parts.hides_seen(parts, "next", given) == hides  # type: ignore[arg-type]
