@@ -23,9 +23,14 @@ REPEATS, NEW_ITEMS = "repeats", "new_items"
 class OfCandidates(Protocol):
     """Predictions of candidates: a dataclass of arrays `[n]`, with at least these."""
 
-    users: np.ndarray
-    items: np.ndarray
-    labels: np.ndarray
+    @property
+    def users(self) -> np.ndarray: ...
+
+    @property
+    def items(self) -> np.ndarray: ...
+
+    @property
+    def labels(self) -> np.ndarray: ...
 
 
 Predictions = TypeVar("Predictions", bound=OfCandidates)
