@@ -6,6 +6,7 @@ Metrics: `auc`, `user_averaged_auc`, `log_loss`, `calibration_error`.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -118,17 +119,15 @@ class ScoringJob(Job):
         """Popularity, the item's mean, and the user's and the item's; how often the user had it."""
         if "groups" not in evaluation.data.prepared().manifest["views"]:  # rows for reranking alone
             return {}
-        users, items, labels = predictions.users, predictions.items, predictions.labels
         fitted = mean_baselines(evaluation)
-        found = fitted.scoring_metrics(users, items, labels)
+
+        def metrics(some: ScoringPredictions, name: str) -> dict[str, float]:
+            return fitted.scoring_metrics(some.users, some.items, some.labels)[name]
+
+        found = fitted.scoring_metrics(predictions.users, predictions.items, predictions.labels)
         for name in found:
-            found[name] |= metrics_apart(
-                evaluation,
-                predictions,
-                lambda some, name=name: fitted.scoring_metrics(some.users, some.items, some.labels)[
-                    name
-                ],
-            )
+            of_kinds = functools.partial(metrics, name=name)
+            found[name] |= metrics_apart(evaluation, predictions, of_kinds)
         return found
 
     def example_scores(self, predictions: ScoringPredictions) -> ExampleScores:
