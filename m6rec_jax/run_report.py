@@ -60,8 +60,12 @@ _QUESTIONS = {
 _METRICS = {
     "auc": "AUC",
     "user_averaged_auc": "AUC within users",
+    "repeats/auc": "AUC of repeats",
+    "new_items/auc": "AUC of new items",
     "log_loss": "log loss",
     "hit_rate@10": "hit rate @ 10",
+    "repeats/hit_rate@10": "hit rate @ 10, repeats",
+    "new_items/hit_rate@10": "hit rate @ 10, new items",
     "hit_rate@5": "hit rate @ 5",
     "ndcg@10": "NDCG @ 10",
     "ndcg@5": "NDCG @ 5",
