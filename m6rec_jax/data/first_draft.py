@@ -93,6 +93,7 @@ def draft_dataset(
         threshold, told = positives(Counter(numbers), at_least)
     pairs = pa.table([events.columns[user], events.columns[items.of]], names=["user", "item"])
     share = 1 - pairs.group_by(["user", "item"]).aggregate([]).num_rows / events.num_rows
+    repeats = protocol_for(share)
     if users is None:
         ids = list(_all_ids(events.path, user))
         with atomic_file(folder / "users.parquet") as scratch:
@@ -109,10 +110,8 @@ def draft_dataset(
             user, items.of, time, value if threshold is not None else None, events.path.name
         ),
         label=LabelSpec(threshold),
-        repeats=protocol_for(share),
-        template=drafted_template(
-            of_users.columns, texts, threshold, True, protocol_for(share) == COUNT
-        ),
+        repeats=repeats,
+        template=drafted_template(of_users.columns, texts, threshold, True, repeats == COUNT),
     )
     spec.save(folder)
     return [
@@ -122,8 +121,7 @@ def draft_dataset(
         + (f", value {value!r}" if value else "")
         + hint,
         told,
-        f'repeats: "{spec.repeats}": {share:.1%} of the events are of an item that the user had '
-        "before",
+        f'repeats: "{repeats}": {share:.1%} of the events are of an item that the user had before',
         f"{folder / SPEC_FILE}: drafted from {events.num_rows:,} events. Read it: remove columns "
         "that say nothing, and write the template as you would tell a person. Then: m6rec data "
         f"check {folder}",

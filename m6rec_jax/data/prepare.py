@@ -187,7 +187,7 @@ class _Preparation:
         self.dataset, self.split, self.options = dataset, split, options
         self.out, self.engine, self.progress, self._opened = out, engine, progress, opened
         self.template, self.statistics_options = template_and_options(dataset, statistics_options)
-        self.negatives = num_negatives(dataset, options)
+        num_negatives(dataset, options)  # raises before anything is written
         self.item_texts = texts_of_items(dataset, self.template)
         self.dataset_fingerprint = dataset_fingerprint(dataset)
         self.source = fingerprint(
