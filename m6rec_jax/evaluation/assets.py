@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from m6rec_jax.engine.loaded_model import InferenceSettings
 from m6rec_jax.engine.model_folder import save_assets
@@ -64,7 +65,7 @@ def save_task_assets(
     return settings
 
 
-def _sampling_rates(task: TaskInfo) -> dict[str, float]:
+def _sampling_rates(task: TaskInfo) -> dict[str, Any]:
     """Shares of the negatives that a scoring task's data hold; none for logged impressions."""
     found = task.prepared().manifest["views"].get(task.view, {}).get("negatives", {})
     return {name: rate for name, rate in found.items() if name.endswith("sampling_rate")}
