@@ -448,7 +448,7 @@ def test_missing_ambiguous_empty_and_damaged_files(tmp_path):
 
 
 def test_a_parquet_file_damaged_in_the_middle(tmp_path):
-    folder = write(tmp_path)
+    folder = write(tmp_path, spec={**SPEC, "repeats": "count"})
     (folder / "events.csv").unlink()
     table = pa.table(
         {
