@@ -112,7 +112,7 @@ class ScoringJob(Job):
     def baselines(
         self, evaluation: Evaluation, predictions: ScoringPredictions
     ) -> dict[str, dict[str, float]]:
-        """Popularity, the item's mean, and the user's and the item's."""
+        """See `MeanBaselines.scoring_metrics`."""
         if "groups" not in evaluation.data.prepared().manifest["views"]:  # rows for reranking alone
             return {}
         return mean_baselines(evaluation).scoring_metrics(

@@ -14,6 +14,8 @@ from m6rec_jax.errors import DataError
 from m6rec_jax.metrics import classification, ranking
 
 SMOOTHING = 5.0
+# Those of `MeanBaselines.scoring_metrics`.
+MEAN_BASELINES = ("popularity", "item_mean", "user_mean", "user_and_item_mean")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -85,6 +87,10 @@ class MeanBaselines:
         """Smoothed share of likes of each item `[n]`."""
         return self.item_means[items]
 
+    def user_mean(self, users: np.ndarray) -> np.ndarray:
+        """Smoothed share of likes among what each user `[n]` was shown: the same of every item."""
+        return self.user_means[users]
+
     def user_and_item_mean(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
         """User's mean plus item's mean less the global one, kept within [0.01, 0.99], `[n]`."""
         return np.clip(
@@ -97,18 +103,19 @@ class MeanBaselines:
         """Metrics of every baseline on other events, named as those of scoring.
 
         Returns:
-          `popularity` (no log loss: it is no probability), `item_mean`, `user_and_item_mean`.
+          Of `MEAN_BASELINES`; popularity has no log loss, since it is no probability.
 
         Raises:
           DataError: all labels are the same.
         """
-        scores = {
-            "popularity": self.popularity(items),
-            "item_mean": self.item_mean(items),
-            "user_and_item_mean": self.user_and_item_mean(users, items),
-        }
+        scores = (
+            self.popularity(items),
+            self.item_mean(items),
+            self.user_mean(users),
+            self.user_and_item_mean(users, items),
+        )
         metrics = {}
-        for name, score in scores.items():
+        for name, score in zip(MEAN_BASELINES, scores, strict=True):
             metrics[name] = {"auc": classification.auc(labels, score)}
             per_user = classification.per_user_auc(users, labels, score).values
             if per_user.size:
