@@ -99,19 +99,20 @@ class LikelihoodJob(Job):
 
     kind = "likelihood"
     tasks = (TaskRows("zero_shot", "groups", "likelihood_rows"),)
-    identity = ("decoder_labels", "decoder_item_ids", "user_ids", "decoder_contrast_tokens")
+    identity = ("decoder_labels", "decoder_item_ids", "user_ids")
     has_scores = True
 
     def outputs(self, model: M6Rec, variables: Variables, features: Features) -> dict[str, Array]:
-        """`score` at every decoder position, `[rows, target]`."""
+        """`score` at every decoder position, and what it was compared with, `[rows, target]`."""
         hidden = model.apply(variables, features).hidden
-        return {"score": question_scores(model, variables, hidden, features)}
+        score = question_scores(model, variables, hidden, features)
+        return {"score": score, "compared": features["decoder_contrast_tokens"]}
 
     def predictions(self, data: TaskData, found: Found) -> LikelihoodPredictions:
         """Raises DataError where no candidate has a label."""
         rows, positions = labelled(found, "zero-shot")
         scores = found["score"][rows, positions].astype(np.float64)
-        contrasted = bool(found["decoder_contrast_tokens"][rows, positions].any())
+        contrasted = bool(found["compared"][rows, positions].any())
         return LikelihoodPredictions(
             users=found["user_ids"][rows, 0].astype(np.int64),
             items=found["decoder_item_ids"][rows, positions].astype(np.int64),

@@ -104,7 +104,7 @@ class Both:
         num_buckets: int = 1,
     ) -> None:
         self.folder, self.options = folder, options
-        parsed = Split.parse(split)
+        parsed = Split.parse(split, dataset.spec.splits)
         with EventTable(dataset, folder / "table") as events:
             assignment = events.assign(parsed)
             self.fold = ViewFold(dataset, assignment, options, statistics)
@@ -148,7 +148,10 @@ SPLITS = (
     "held_out_items:fraction=0.3,seed=1",
     "few_shot:n=20,seed=1",
     "few_shot:n=20,seed=1,history=sampled",
+    "half_of_the_users",
+    "few_shot:n=20,seed=1,of=half_of_the_users",
 )
+DECLARED = {"half_of_the_users": {"kind": "by_user", "train": 0.5, "validation": 0.2, "seed": 1}}
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -158,7 +161,7 @@ def test_rows_and_statistics_of_labelled_events(write_shop, tmp_path: Path, seed
         "writing": WRITING,
         "context": "{weekday} {part_of_day}[, {user_count} events]",
     }
-    folder = write_shop(random_log(seed), template=template)
+    folder = write_shop(random_log(seed), template=template, splits=DECLARED)
     options = PrepareOptions(
         views=("groups", "next_items", "reranking", "documents", "explanations", "titles"),
         group_size=1 + seed % 4,
@@ -178,13 +181,13 @@ def test_rows_and_statistics_of_labelled_events(write_shop, tmp_path: Path, seed
     Both(Dataset.open(folder), SPLITS[seed % len(SPLITS)], tmp_path, options, statistics).compare()
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(8))
 def test_rows_and_statistics_of_purchases(write_shop, tmp_path: Path, seed: int) -> None:
     template = {
         **UNLABELLED_TEMPLATE,
         "candidate": UNLABELLED_TEMPLATE["candidate"] + "[, {item_popularity_rank}]",
     }
-    folder = write_shop(random_log(seed), labelled=False, template=template)
+    folder = write_shop(random_log(seed), labelled=False, template=template, splits=DECLARED)
     options = PrepareOptions(
         views=("groups", "next_items", "reranking", "documents"),
         negatives=(2, None, 0)[seed % 3],

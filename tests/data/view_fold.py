@@ -168,6 +168,7 @@ class ViewFold:
                 depth=self.options.reranking_depth,
                 seed=self.options.seed,
             ),
+            self.assignment.split.visible_parts,
         )
         writer = RowWriter(folder, view)
         if view == "documents":
