@@ -60,18 +60,21 @@ from m6rec_jax.text.templates import DatasetTemplate
 
 
 @gin.configurable
-def outcome_probabilities(
-    log_odds: np.ndarray, scale: float = 1.0, offset: float = 0.0
-) -> np.ndarray:
-    """Probability of the first of two outcomes, float64 `[n]`, by Platt scaling (Platt, 1999).
+@dataclasses.dataclass(frozen=True)
+class PlattScaling:
+    """From log odds to probabilities, σ(scale · log odds + offset) (Platt, 1999).
 
-    Args:
-      log_odds: what a contrast gives `[n]`.
-      scale, offset: σ(scale · log_odds + offset). Evaluating the validation part says which fit it
-        best, as `platt_scale` and `platt_offset`.
+    Attributes:
+      scale, offset: evaluating the validation part says which fit it best.
     """
-    found: np.ndarray = expit(scale * log_odds.astype(np.float64) + offset)
-    return found
+
+    scale: float = 1.0
+    offset: float = 0.0
+
+    def probabilities(self, log_odds: np.ndarray) -> np.ndarray:
+        """Probability of the first of two outcomes, float64 `[n]`, of their log odds `[n]`."""
+        found: np.ndarray = expit(self.scale * log_odds.astype(np.float64) + self.offset)
+        return found
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -118,7 +121,7 @@ class LikelihoodJob(Job):
             items=found["decoder_item_ids"][rows, positions].astype(np.int64),
             labels=found["decoder_labels"][rows, positions].astype(np.int64),
             scores=scores,
-            probabilities=outcome_probabilities(scores) if contrasted else None,
+            probabilities=PlattScaling().probabilities(scores) if contrasted else None,
         )
 
     def metrics(
@@ -152,7 +155,7 @@ def likelihood_metrics(
     Returns:
       `auc`, `user_averaged_auc` (where a user has both labels), `num_examples`, `num_users`; of
       probabilities also `log_loss`, `calibration_error`, and the `platt_scale` and `platt_offset`
-      of `outcome_probabilities` that would fit these rows best. Of the baselines of
+      of `PlattScaling` that would fit these rows best. Of the baselines of
       `MeanBaselines.scoring_metrics`, and of `chance`, random scores, the same as
       `<baseline>/<metric>`; all but popularity and chance know the training part's labels.
 
@@ -229,6 +232,7 @@ class Odds:
     Attributes:
       candidates: of the request.
       log_odds: float32 `[candidates]`, in nats.
+      probabilities: float64 `[candidates]`, see `PlattScaling`.
     """
 
     column_types: ClassVar[Mapping[str, str]] = {
@@ -238,11 +242,7 @@ class Odds:
     }
     candidates: Sequence[Item]
     log_odds: np.ndarray
-
-    @property
-    def probabilities(self) -> np.ndarray:
-        """See `outcome_probabilities`, float64 `[candidates]`."""
-        return outcome_probabilities(self.log_odds)
+    probabilities: np.ndarray
 
     @property
     def items(self) -> list[ScoredItem]:
@@ -290,7 +290,7 @@ class LikelihoodAnswers(Answerer[_LikelihoodTask]):
 
     def __init__(self, parts: Parts, candidates_field: str = "candidates") -> None:
         super().__init__(parts)
-        self._field = candidates_field
+        self._field, self._scaling = candidates_field, PlattScaling()
 
     @property
     def column_types(self) -> Mapping[str, str]:
@@ -354,15 +354,18 @@ class LikelihoodAnswers(Answerer[_LikelihoodTask]):
                 [one.task for one in asked],
             )
             check_finite(asked, scores)
-            result = Odds if isinstance(question, Contrast) else Likelihoods
-            found |= {
-                place: result(one.request.candidates, values)
-                for place, one, values in zip(own, asked, scores, strict=True)
-            }
+            for place, one, values in zip(own, asked, scores, strict=True):
+                candidates = one.request.candidates
+                found[place] = (
+                    Odds(candidates, values, self._scaling.probabilities(values))
+                    if isinstance(question, Contrast)
+                    else Likelihoods(candidates, values)
+                )
         return [found[place] for place in range(len(accepted))]
 
     def describe(self, task: str) -> Mapping[str, Any]:
-        return {"candidates_field": self._field, **self.of_task(task).question.describe()}
+        asked = self.of_task(task).question.describe()
+        return {"candidates_field": self._field, **asked, **dataclasses.asdict(self._scaling)}
 
     def warm_up(self, tasks: Iterable[str]) -> None:
         if list(tasks):

@@ -318,8 +318,8 @@ def test_zero_shot_equals_the_scorer_beside_baselines(world, bound, asked):
     assert metrics["log_loss"] == pytest.approx(log_loss, abs=1e-5)
     assert metrics["chance/auc"] != metrics["user_mean/log_loss"] > 0
     scale, offset = metrics["platt_scale"], metrics["platt_offset"]
-    bound("outcome_probabilities.scale", scale)
-    bound("outcome_probabilities.offset", offset)
+    bound("PlattScaling.scale", scale)
+    bound("PlattScaling.offset", offset)
     fitted = zero_shot(model_dir)
     assert fitted["log_loss"] <= metrics["log_loss"]
     assert fitted["auc"] == (metrics["auc"] if scale > 0 else pytest.approx(metrics["auc"]))

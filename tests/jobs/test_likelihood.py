@@ -117,8 +117,8 @@ def test_outcomes_of_the_template_are_asked_for_where_nothing_is_said(infer, ser
         np.testing.assert_allclose(row["log_odds"], expected, atol=3e-5)
         np.testing.assert_allclose(row["probabilities"], 1 / (1 + np.exp(-expected)), atol=1e-5)
         assert row["ranking"] == sorted(range(len(expected)), key=lambda i: -row["log_odds"][i])
-    gin.bind_parameter("outcome_probabilities.scale", 2.0)
-    gin.bind_parameter("outcome_probabilities.offset", -0.5)
+    gin.bind_parameter("PlattScaling.scale", 2.0)
+    gin.bind_parameter("PlattScaling.offset", -0.5)
     calibrated, _ = infer(asked, "plausible", "calibrated")
     for row, plain in zip(calibrated, found, strict=True):
         expected = 1 / (1 + np.exp(0.5 - 2.0 * np.array(plain["log_odds"])))
