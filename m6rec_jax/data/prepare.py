@@ -38,6 +38,7 @@ from m6rec_jax.data.prepared import (
     CATALOGUE,
     EVENTS,
     MANIFEST,
+    PREPARED_EVENTS,
     STATISTICS,
     UPDATE,
     Prepared,
@@ -309,7 +310,7 @@ class _Preparation:
             self.manifest["statistics"] = {"fingerprint": wanted, "events": events}
         if not (self.folder / EVENTS).is_dir():
             with replaced_folder(self.folder / EVENTS) as folder:
-                self.events.save(self.assignment.codes, folder / "prepared.parquet")
+                self.events.save(self.assignment.codes, folder / PREPARED_EVENTS)
         if not (self.folder / CATALOGUE).is_file():
             write_catalogue(
                 self.folder / CATALOGUE,
