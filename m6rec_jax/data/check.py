@@ -25,7 +25,7 @@ from m6rec_jax.data.key_table import KeyTable, key_table
 from m6rec_jax.data.quarantine import Quarantine
 from m6rec_jax.data.report import Findings, Report
 from m6rec_jax.data.schema import SPEC_FILE, DatasetSpec, TableSpec
-from m6rec_jax.data.splits import PARTS, Split
+from m6rec_jax.data.splits import PART_NAMES, Split
 from m6rec_jax.data.template_needs import TemplateNeeds, items_without_text, optional_item_templates
 from m6rec_jax.data.values import FIRST_TIME, LAST_TIME, out_of_range, unknown_id_hint
 from m6rec_jax.errors import ConfigError, DataError
@@ -239,9 +239,9 @@ class _Check:
         if spec.part is not None:
             parts = rows.convert(spec.part, "string")
             rows.require(spec.part, "unknown_part")
-            for offset in _where(pc.invert(pc.is_in(parts, pa.array(PARTS)))).tolist():
+            for offset in _where(pc.invert(pc.is_in(parts, pa.array([*PART_NAMES])))).tolist():
                 if parts[offset].is_valid:
-                    text = f"{parts[offset].as_py()!r} is none of {', '.join(PARTS)}"
+                    text = f"{parts[offset].as_py()!r} is none of {', '.join(PART_NAMES)}"
                     rows.reject("unknown_part", [offset], spec.part, text)
         return times, values
 

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from m6rec_jax.data import columns, files
 from m6rec_jax.data.schema import SPEC_FILE, DatasetSpec, TableSpec
-from m6rec_jax.data.splits import PARTS, by_column
+from m6rec_jax.data.splits import PART_NAMES, by_column
 from m6rec_jax.data.values import FIRST_TIME, LAST_TIME, out_of_range, unknown_id_hint
 from m6rec_jax.errors import DataError
 from m6rec_jax.io.closest import did_you_mean
@@ -154,17 +154,17 @@ class Dataset:
         if name is None:
             raise DataError(
                 f"{self.directory}: the split 'by_column' needs a column of the events that names "
-                f"the part of each ({', '.join(PARTS)}); declare it in {SPEC_FILE}, as in "
+                f"the part of each ({', '.join(PART_NAMES)}); declare it in {SPEC_FILE}, as in "
                 '"events": {..., "part": "split"}'
             )
         codes = []
         for raw in files.raw_batches(self.event_files, [name]):
             parts = _strict(raw, name, "string", required=True).to_pylist()
             for row, part in zip(raw.rows, parts, strict=True):
-                if part not in PARTS:
+                if part not in PART_NAMES:
                     raise DataError(
                         f"{raw.path}, row {row}, column {name!r}: {part!r} is none of "
-                        f"{', '.join(PARTS)}{did_you_mean(part, PARTS)}{_ADVICE}"
+                        f"{', '.join(PART_NAMES)}{did_you_mean(part, PART_NAMES)}{_ADVICE}"
                     )
             codes.append(by_column(parts))
         return np.concatenate(codes)

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from m6rec_jax.data.prepare import dataset_fingerprint
 from m6rec_jax.data.reading import Dataset
 from m6rec_jax.data.schema import LabelSpec
-from m6rec_jax.data.splits import PARTS
+from m6rec_jax.data.splits import PART_NAMES
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.io.progress import progress_bar
 
@@ -222,7 +222,7 @@ def _write(
             columns[spec.events.value] = pc.multiply(batch.column("value"), value_scale)
         if spec.events.part is not None:
             codes = parts[first - batch.num_rows : first]
-            columns[spec.events.part] = pa.array(np.asarray(PARTS)[codes])
+            columns[spec.events.part] = pa.array(np.asarray([*PART_NAMES])[codes])
         part = pa.table(columns).filter(mask)
         if writer is None:
             writer = pq.ParquetWriter(folder / _FILES[2], part.schema, compression="zstd")

@@ -43,10 +43,18 @@ from m6rec_jax.io.closest import did_you_mean
 
 PARTS = ("train", "validation", "test")
 TRAIN, VALIDATION, TEST = 0, 1, 2
-# Seen in histories and statistics, as a training row is, but not trained on (few-shot splits).
+# Seen in histories and statistics, as a training row is, but not trained on (few-shot splits, and
+# where a column says so).
 CONTEXT = 3
 # Seen by nothing.
 EXCLUDED = -1
+# What a column of the events may call a part.
+PART_NAMES: Mapping[str, int] = {
+    "train": TRAIN,
+    "validation": VALIDATION,
+    "test": TEST,
+    "context": CONTEXT,
+}
 
 # Part of a row -> parts whose events its history may hold.
 VISIBLE_PARTS: Mapping[int, tuple[int, ...]] = {
@@ -150,8 +158,8 @@ def by_user(
 
 
 def by_column(parts: Sequence[str]) -> np.ndarray:
-    """Takes the parts that a column of the events names: 'train', 'validation' or 'test'."""
-    return np.asarray([PARTS.index(part) for part in parts], np.int8)
+    """Takes the parts that a column of the events names, `PART_NAMES`."""
+    return np.asarray([PART_NAMES[part] for part in parts], np.int8)
 
 
 def by_group(

@@ -89,7 +89,7 @@ def test_a_column_names_the_parts(write_shop) -> None:
     with pytest.raises(DataError, match=r"declare it in dataset\.json"):
         assign(Dataset.open(folder), Split.parse("by_column"))
     random = np.random.default_rng(0)
-    names = random.permutation([name for name in splits.PARTS for _ in range(4)]).tolist()
+    names = random.permutation([*splits.PART_NAMES] * 3).tolist()
 
     def declared(names: list[str | None]) -> Dataset:
         table = pq.read_table(folder / "events.parquet")
@@ -101,13 +101,16 @@ def test_a_column_names_the_parts(write_shop) -> None:
         return Dataset.open(folder)
 
     found = assign(declared(names), Split.parse("by_column"))
-    assert [splits.PARTS[code] for code in found.codes] == names
+    assert [[*splits.PART_NAMES][code] for code in found.codes] == names
     few = assign(declared(names), Split.parse("few_shot:n=2,of=by_column"))
     assert (few.codes == splits.few_shot(found.codes, n=2, seed=0)).all()
     assert DatasetSpec.load(folder).to_dict() == json.loads((folder / "dataset.json").read_text())
     assert check_dataset(folder).ok
     # Of other parts nothing is guessed.
-    for wrong, told in (("valid", "'valid' is none of train, validation, test"), (None, "missing")):
+    for wrong, told in (
+        ("valid", "'valid' is none of train, validation, test, context"),
+        (None, "missing"),
+    ):
         dataset = declared([wrong if row == 5 else name for row, name in enumerate(names)])
         with pytest.raises(DataError, match=f"row 5, column 'fold': .*{told}"):
             assign(dataset, Split.parse("by_column"))
