@@ -220,9 +220,9 @@ def _write(
         columns = {new: batch.column(old) for new, old in names.items()}
         if spec.events.value is not None and value_scale != 1:
             columns[spec.events.value] = pc.multiply(batch.column("value"), value_scale)
-        if spec.events.part is not None:
+        if parts is not None:
             codes = parts[first - batch.num_rows : first]
-            columns[spec.events.part] = pa.array(np.asarray([*PART_NAMES])[codes])
+            columns[str(spec.events.part)] = pa.array(np.asarray([*PART_NAMES])[codes])
         part = pa.table(columns).filter(mask)
         if writer is None:
             writer = pq.ParquetWriter(folder / _FILES[2], part.schema, compression="zstd")
