@@ -84,7 +84,7 @@ def test_users_stay_together() -> None:
 
 
 def test_a_column_names_the_parts(write_shop) -> None:
-    log = [(user, item, float(item), 4.0) for user in range(3) for item in range(4)]
+    log = [(user, item, float(item), 1.0 + item) for user in range(3) for item in range(4)]
     folder = write_shop(log)
     with pytest.raises(DataError, match=r"declare it in dataset\.json"):
         assign(Dataset.open(folder), Split.parse("by_column"))
