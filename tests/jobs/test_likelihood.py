@@ -183,7 +183,7 @@ def test_all_requests_run_the_same_programs(infer, monkeypatch):
         init(self, *args, **kwargs)
 
     monkeypatch.setattr(likelihood.LikelihoodScorer, "__init__", kept)
-    configure(ITEM, ("candidate",))  # short texts: one row of each request
+    configure("{item}", ("candidate",))  # short texts: one row of each request
     infer([request(number) for number in range(21)], "plausible", chunk_size=8)
     (scorer,) = made
     assert scorer.num_compilations == 1
