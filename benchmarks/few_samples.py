@@ -1,15 +1,17 @@
 """Quality against training samples: MovieLens-100k, of which only n ratings are known.
 
     python -m benchmarks.few_samples --foundation runs/foundation_books
-        [--samples 64 256 1024 4096 16384 all] [--seeds 0 1 2] [--methods means regression tuning]
+        [--samples 64 256 1024 4096 16384 all] [--seeds 0 1 2]
+        [--methods user_mean means regression tuning]
         [--model NAME] [--keep] [--gin.TRAIN_STEPS=960] [--force]
 
 For each number of samples and seed, n ratings are drawn from the training part of the per-user
 split. Nothing else is known: the histories and statistics of training, validation and test rows
 hold those n ratings alone (`few_shot:n=N,seed=S,history=sampled`). The validation part says when to
-stop (1,000 rows of it) and which penalty is best; the test part is that of all other results. Three
+stop (1,000 rows of it) and which penalty is best; the test part is that of all other results. Four
 things learn from the n ratings:
 
+    user_mean     user's smoothed mean, the same for every film
     means         user's and item's smoothed mean
     regression    logistic regression on the pieces that the model reads, penalty by validation
     tuning        option-adapter tuning of the foundation, the best of its validations
@@ -55,9 +57,9 @@ RATINGS, LIKED = (1, 2, 3, 4, 5), 4
 METRICS = ("auc", "user_averaged_auc", "log_loss")
 SAMPLES = ("64", "256", "1024", "4096", "16384", "all")
 
-MEANS, REGRESSION = "user mean + item mean", "logistic regression"
+USER_MEAN, MEANS, REGRESSION = "user mean", "user mean + item mean", "logistic regression"
 TUNED = "option-adapter tuning"
-METHODS = ("means", "regression", "tuning")
+METHODS = ("user_mean", "means", "regression", "tuning")
 # Inverse strengths of the penalty that validation chooses from.
 STRENGTHS = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 
@@ -147,8 +149,8 @@ def figures_of(users: np.ndarray, labels: np.ndarray, scores: np.ndarray) -> dic
     }
 
 
-def means(prepared: Prepared) -> dict[str, float]:
-    """Test figures of the user's mean plus the item's mean."""
+def means(prepared: Prepared, *, of_items: bool) -> dict[str, float]:
+    """Test figures of the user's mean, plus the item's where `of_items`."""
     from m6rec_jax.metrics.baselines import MeanBaselines
     from m6rec_jax.pipeline.prepared_rows import interactions
 
@@ -157,7 +159,12 @@ def means(prepared: Prepared) -> dict[str, float]:
     fitted = MeanBaselines.fit(
         train.users, train.items, train.labels, counts["users"], counts["items"]
     )
-    return figures_of(test.users, test.labels, fitted.user_and_item_mean(test.users, test.items))
+    scores = (
+        fitted.user_and_item_mean(test.users, test.items)
+        if of_items
+        else fitted.user_mean(test.users)
+    )
+    return figures_of(test.users, test.labels, scores)
 
 
 def regression(task: str, lengths: Mapping[str, int], vocab_size: int) -> dict[str, float]:
@@ -214,15 +221,18 @@ def rows_of(
 
 
 def of_references(method: str, sample: Sample, prepared: Prepared) -> list[Row]:
-    """Makes the rows of 'means' or 'regression' on a prepared sample.
+    """Makes the rows of 'user_mean', 'means' or 'regression' on a prepared sample.
 
     The regression reads rows of `TUNING`'s own lengths, also beside a model that is told others.
     """
     from m6rec_jax import configuration
 
+    if method == "user_mean":
+        figures = means(prepared, of_items=False)
+        return rows_of(figures, USER_MEAN, sample, config="likes, smoothed with 5")
     if method == "means":
         told = "likes, both smoothed with 5"
-        return rows_of(means(prepared), MEANS, sample, config=told)
+        return rows_of(means(prepared, of_items=True), MEANS, sample, config=told)
     configuration.parse_config([TUNING], ["MODEL_DIR=''", "INITIAL_CHECKPOINT_PATH=''"])
     lengths = configuration.macro("TASK_FEATURE_LENGTHS")
     with scoring_task(prepared.manifest["split"]["name"]) as task:
@@ -285,7 +295,7 @@ def study(
       M6RecError: a run failed.
     """
     path = results_path(RESULTS)
-    names = {"means": MEANS, "regression": REGRESSION, "tuning": model}
+    names = {"user_mean": USER_MEAN, "means": MEANS, "regression": REGRESSION, "tuning": model}
     conditions: dict[str, object] = {}
     if "tuning" in methods:
         conditions = conditions_of(backbone_of(foundation), [TUNING], bindings)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from benchmarks.movielens import EXAMPLES
+from m6rec_jax.metrics.baselines import MEAN_BASELINES
 
 ZERO_SHOT = "the foundation, untuned"
 TUNED = "option-adapter tuning"
@@ -129,14 +130,30 @@ JOBS: dict[str, Job] = {
     "movielens_zero_shot": Job(
         None,
         f"{EXAMPLES}/movielens_zero_shot.gin",
+        {"movielens_100k_zero_shot": TaskTest("zero-shot: two outcomes", MOVIELENS, _SCORING)},
+        model=f"{ZERO_SHOT}, asked for outcomes",
+        own_baselines=False,
+        in_figures=(*MEAN_BASELINES, "chance"),
+    ),
+    "book_crossing_zero_shot": Job(
+        None,
+        f"{EXAMPLES}/book_crossing_zero_shot.gin",
+        {"book_crossing_small_zero_shot": TaskTest("zero-shot: two outcomes", BOOKS, _SCORING)},
+        model=f"{ZERO_SHOT}, asked for outcomes",
+        own_baselines=False,
+        in_figures=(*MEAN_BASELINES, "chance"),
+    ),
+    "movielens_zero_shot_item": Job(
+        None,
+        f"{EXAMPLES}/movielens_zero_shot_item.gin",
         {"movielens_100k_zero_shot": TaskTest("zero-shot: the item", MOVIELENS, _LIKELIHOOD)},
         model=ZERO_SHOT,
         own_baselines=False,
         in_figures=_KNOW_NOTHING,
     ),
-    "book_crossing_zero_shot": Job(
+    "book_crossing_zero_shot_item": Job(
         None,
-        f"{EXAMPLES}/book_crossing_zero_shot.gin",
+        f"{EXAMPLES}/book_crossing_zero_shot_item.gin",
         {"book_crossing_small_zero_shot": TaskTest("zero-shot: the item", BOOKS, _LIKELIHOOD)},
         model=ZERO_SHOT,
         own_baselines=False,

@@ -136,7 +136,7 @@ def own_jobs(folder: Path, operands: str) -> dict[str, Job]:
             segments=cache,
         )
         scorer = LikelihoodScorer(
-            model, variables, vocabulary, options, counted=("candidate", "end")
+            model, variables, vocabulary, options, sentence="{item}", counted=("candidate", "end")
         )
         return lambda: scorer.score_requests([history], [candidates])[0]
 

@@ -135,7 +135,10 @@ class Recommender:
         return self._answer("scoring", asked, candidates=candidates)[1].items
 
     def likelihood(self, candidates: Records, **asked: Unpack[Asked]) -> list[ScoredItem]:
-        """How plausible a sentence about each candidate is, in their order: needs no training."""
+        """How likely each candidate's better outcome is, in their order: needs no training.
+
+        See `LikelihoodScorer` for other questions.
+        """
         return self._answer("likelihood", asked, candidates=candidates)[1].items
 
     def retrieve(self, k: int = 10, **asked: Unpack[Asked]) -> list[ScoredItem]:

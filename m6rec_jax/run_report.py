@@ -37,6 +37,7 @@ from m6rec_jax.jobs.language import LanguagePredictions
 from m6rec_jax.jobs.likelihood import LikelihoodPredictions
 from m6rec_jax.jobs.retrieval import RetrievalPredictions, baseline_ranks
 from m6rec_jax.jobs.scoring import ScoringPredictions, mean_baselines
+from m6rec_jax.metrics.baselines import MEAN_BASELINES
 from m6rec_jax.model.config import ModelConfig
 from m6rec_jax.model.m6rec import M6Rec
 from m6rec_jax.pipeline import prepared_rows
@@ -50,7 +51,7 @@ from m6rec_jax.training.parameter_table import count_parameters
 NUM_USERS, NUM_RECOMMENDED, SHOWN_TEXTS, SHOWN_ANSWERS = 4, 10, 10, 8
 _QUESTIONS = {
     "scoring": "How likely is it that the user acts on an item?",
-    "likelihood": "How plausible is an item, without any tuning?",
+    "likelihood": "How likely is an item liked, or how plausible, without any tuning?",
     "retrieval": "Which item comes next, of all of them?",
     "classification": "Which class does a text have?",
     "language": "How well is text predicted?",
@@ -258,7 +259,7 @@ def _comparisons(result: TaskResult, several: bool) -> Iterator[Comparison]:
     # Recommendations in dialogues and zero-shot scores come with theirs.
     for name, value in metrics.items():
         baseline, _, metric = name.partition("/")
-        if baseline in ("popularity", "chance") and metric:
+        if baseline in (*MEAN_BASELINES, "user_item_times", "chance") and metric:
             known.setdefault(baseline, {})[metric] = value
     question = _QUESTIONS.get(result.task.kind, "")
     if several:
@@ -315,14 +316,15 @@ def _scored(result: TaskResult, several: bool) -> Iterator[ScoredExamples]:
         baselines = {
             "popularity": fitted.popularity(found.items),
             "item mean": fitted.item_mean(found.items),
+            "user mean": fitted.user_mean(found.users),
             "user and item mean": fitted.user_and_item_mean(found.users, found.items),
         }
         if fitted.own_counts is not None:
             baselines["user item times"] = fitted.user_item_times(found.users, found.items)
-    probable = isinstance(found, ScoringPredictions)
+    probable = found.probabilities is not None
     yield ScoredExamples(
         found.labels,
-        found.probabilities if isinstance(found, ScoringPredictions) else found.scores,
+        found.scores if found.probabilities is None else found.probabilities,
         baselines,
         are_probabilities=probable,
         title=_title(result, several),
@@ -438,10 +440,9 @@ def _answers(
 def _remark(result: TaskResult, number: int) -> str:
     """The model's answer to the labelled text with this number, in the order of the rows."""
     found = result.predictions
-    if isinstance(found, ScoringPredictions):
-        return f"{found.probabilities[number]:.2f}, was {found.labels[number]}"
-    if isinstance(found, LikelihoodPredictions):
-        return f"{found.scores[number]:.2f}, was {found.labels[number]}"
+    if isinstance(found, ScoringPredictions | LikelihoodPredictions):
+        scores = found.scores if found.probabilities is None else found.probabilities
+        return f"{scores[number]:.2f}, was {found.labels[number]}"
     if isinstance(found, ClassificationPredictions):
         best = int(found.probabilities[number].argmax())
         share = found.probabilities[number, best]

@@ -32,7 +32,7 @@ from m6rec_jax.data.schema import (
     TableSpec,
     protocol_for,
 )
-from m6rec_jax.data.splits import Split
+from m6rec_jax.data.splits import PART_NAMES, Split
 from m6rec_jax.data.template_needs import TemplateNeeds, items_without_text, optional_item_templates
 from m6rec_jax.data.values import FIRST_TIME, LAST_TIME, out_of_range, unknown_id_hint
 from m6rec_jax.errors import ConfigError, DataError
@@ -102,7 +102,7 @@ def _check_declared(spec: DatasetSpec, directory: Path, findings: Findings) -> T
     """Checks what dataset.json says of splits and texts."""
     for name in spec.splits:
         try:
-            Split.parse(name, spec.splits).base(spec.splits)
+            Split.parse(name, spec.splits)
         except DataError as error:
             findings.add("schema", "", SPEC_FILE, f"splits.{name}", example=str(error))
     try:
@@ -256,6 +256,13 @@ class _Check:
             text = "no entry of the template's 'outcomes' has words for this value"
             offsets = np.flatnonzero(self.needs.without_words(values))
             rows.reject("missing_words", offsets, spec.value, text)
+        if spec.part is not None:
+            parts = rows.convert(spec.part, "string")
+            rows.require(spec.part, "unknown_part")
+            for offset in _where(pc.invert(pc.is_in(parts, pa.array([*PART_NAMES])))).tolist():
+                if parts[offset].is_valid:
+                    text = f"{parts[offset].as_py()!r} is none of {', '.join(PART_NAMES)}"
+                    rows.reject("unknown_part", [offset], spec.part, text)
         return times, values
 
     # ---- shared

@@ -105,7 +105,7 @@ class EventTable:
         Raises:
           DataError: a part that is empty, or options that the split cannot fulfil.
         """
-        base = split.base(self.dataset.spec.splits) or split
+        base = split.base or split
         if base.kind == "by_group":
             raise DataError(
                 f"split {split.name!r} is one of texts (a folder with corpus.json); "
@@ -116,7 +116,7 @@ class EventTable:
             SELECT row, user, item, CAST({self._part_sql(base)} AS TINYINT) AS part FROM (
               SELECT row, user, item, time, row_number() OVER of_user - 1 AS position,
                 count(*) OVER (PARTITION BY user) AS length
-              FROM events WINDOW of_user AS (PARTITION BY user ORDER BY time, row))"""
+              FROM events WINDOW of_user AS (PARTITION BY user ORDER BY time, row)) AS event"""
         )
         codes = np.concatenate(
             [batch["part"].to_numpy() for batch in self._stream("SELECT part FROM parts", "row")]
@@ -212,6 +212,11 @@ class EventTable:
         arguments = split.arguments()
         if split.kind == "leave_one_out":
             return _PART_SQL[split.kind]
+        if split.kind == "by_user":
+            ids = self.dataset.users.column(self.dataset.spec.users.id).to_pylist()
+            return self._given("user", splits.by_user(ids, **arguments))
+        if split.kind == "by_column":
+            return self._given("row", self.dataset.event_parts())
         first, second = splits.shares(
             split.kind, arguments.get("train", 0.8), arguments.get("validation", 0.1)
         )
@@ -226,6 +231,12 @@ class EventTable:
                 query = f"SELECT time FROM events ORDER BY time LIMIT 1 OFFSET {place}"
                 cuts[name] = f"{self._number(query)!r}::DOUBLE"
         return _PART_SQL[split.kind].format(a=a, b=b, c=c, d=d, **cuts)
+
+    def _given(self, key: str, codes: np.ndarray) -> str:
+        """Part of a row, by its `key`, a column that counts from 0, in `codes`."""
+        table = pa.table({"key": pa.array(np.arange(len(codes))), "part": codes})
+        self._database.register("given", table)
+        return f"(SELECT part FROM given WHERE given.key = event.{key})"
 
     def _check_repeated(self) -> None:
         """Raises DataError where an event is there twice: it would be its own past, or test."""

@@ -38,6 +38,7 @@ from m6rec_jax.data.prepared import (
     CATALOGUE,
     EVENTS,
     MANIFEST,
+    PREPARED_EVENTS,
     STATISTICS,
     UPDATE,
     Prepared,
@@ -53,7 +54,6 @@ from m6rec_jax.data.splits import (
     PARTS,
     STATISTICS_PARTS,
     TRAIN,
-    USER_STATISTICS_PARTS,
     Split,
     part_counts,
 )
@@ -319,7 +319,7 @@ class _Preparation:
             self.manifest["statistics"] = {"fingerprint": wanted, "events": events}
         if not (self.folder / EVENTS).is_dir():
             with replaced_folder(self.folder / EVENTS) as folder:
-                self.events.save(self.assignment.codes, folder / "prepared.parquet")
+                self.events.save(self.assignment.codes, folder / PREPARED_EVENTS)
         if not (self.folder / CATALOGUE).is_file():
             write_catalogue(
                 self.folder / CATALOGUE,
@@ -362,6 +362,10 @@ class _Preparation:
     def _description(self) -> dict[str, Any]:
         """What the manifest says beside counts, views and statistics."""
         names = dict(enumerate(PARTS)) | {CONTEXT: "context"}
+        seen = {
+            names[part]: [names[code] for code in parts]
+            for part, parts in self.split.visible_parts.items()
+        }
         return {
             "format": FORMAT,
             "version": __version__,
@@ -376,21 +380,11 @@ class _Preparation:
             "options": dataclasses.asdict(self.options) | {"views": list(self.options.views)},
             "statistics_options": dataclasses.asdict(self.statistics_options),
             "visible": {
-                "history": {
-                    names[part]: [names[code] for code in seen]
-                    for part, seen in self.split.visible_parts.items()
-                },
+                "history": seen,
                 "history_until": "strictly before the time of a group's first row; in "
                 "'next_items' before that row in the user's order",
                 "statistics": [names[code] for code in STATISTICS_PARTS],
-                "user_statistics": {
-                    names[part]: [
-                        names[code]
-                        for code in seen
-                        if code in STATISTICS_PARTS + USER_STATISTICS_PARTS
-                    ]
-                    for part, seen in self.split.visible_parts.items()
-                },
+                "user_statistics": seen,
                 "statistics_until": "strictly before the time of a group's first row",
             },
         }

@@ -42,6 +42,8 @@ MANIFEST = "prepare.json"
 CATALOGUE = "catalogue.parquet"
 STATISTICS = "statistics"
 EVENTS = "events"
+# Of `EVENTS`; every update adds a file of its own.
+PREPARED_EVENTS = "prepared.parquet"
 # What an update has ready, see `io.staged`.
 UPDATE = "update"
 VOCABULARY = "vocabulary.model"
@@ -184,6 +186,21 @@ class Prepared:
                 f"{' and '.join(views.COUNTED)}, of which there is none (PrepareOptions.views)"
             )
         return CoOccurrence.load(self.folder)
+
+    def known_events(self) -> pa.Table:
+        """The events that training rows may see: `user`, `item` (indices), `value` (NaN for none).
+
+        So they are those of the training part and, of few-shot splits, what else histories hold;
+        those of updates are not among them.
+
+        Raises:
+          DataError: the file is missing or damaged.
+        """
+        path = self.folder / EVENTS / PREPARED_EVENTS
+        try:
+            return pq.read_table(path, columns=["user", "item", "value"])
+        except (OSError, pa.ArrowException) as error:
+            raise DataError(f"{path}: {error}; prepare the data set again") from error
 
     def template(self) -> DatasetTemplate:
         """The template that all text was rendered with."""

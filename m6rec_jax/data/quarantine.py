@@ -178,6 +178,8 @@ def _clean_schemas(spec: DatasetSpec) -> dict[str, pa.Schema]:
     events = {spec.events.user: ID, spec.events.item: ID, spec.events.time: TIME}
     if spec.events.value is not None:
         events[spec.events.value] = VALUE
+    if spec.events.part is not None:
+        events[spec.events.part] = "string"
     kinds = {
         "users": {spec.users.id: ID, **spec.users.columns},
         "items": {spec.items.id: ID, **spec.items.columns},

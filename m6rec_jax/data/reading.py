@@ -18,9 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from m6rec_jax.data import columns, files
-from m6rec_jax.data.schema import DatasetSpec, TableSpec
+from m6rec_jax.data.schema import SPEC_FILE, DatasetSpec, TableSpec
+from m6rec_jax.data.splits import PART_NAMES, by_column
 from m6rec_jax.data.values import FIRST_TIME, LAST_TIME, out_of_range, unknown_id_hint
 from m6rec_jax.errors import DataError
+from m6rec_jax.io.closest import did_you_mean
 from m6rec_jax.text.records import Item, User
 
 Rows = Sequence[Mapping[str, Any]] | Mapping[str, Sequence[Any]]
@@ -141,6 +143,31 @@ class Dataset:
     def events(self) -> pa.Table:
         """The whole events table in memory, in the order of the file, as `EVENT_SCHEMA`."""
         return pa.Table.from_batches(self.iter_events(), EVENT_SCHEMA)
+
+    def event_parts(self) -> np.ndarray:
+        """The part code of each event, as the column `events.part` names it, `[rows]` int8.
+
+        Raises:
+          DataError: no such column is declared, or a value that is no part.
+        """
+        name = self.spec.events.part
+        if name is None:
+            raise DataError(
+                f"{self.directory}: the split 'by_column' needs a column of the events that names "
+                f"the part of each ({', '.join(PART_NAMES)}); declare it in {SPEC_FILE}, as in "
+                '"events": {..., "part": "split"}'
+            )
+        codes = []
+        for raw in files.raw_batches(self.event_files, [name]):
+            parts = _strict(raw, name, "string", required=True).to_pylist()
+            for row, part in zip(raw.rows, parts, strict=True):
+                if part not in PART_NAMES:
+                    raise DataError(
+                        f"{raw.path}, row {row}, column {name!r}: {part!r} is none of "
+                        f"{', '.join(PART_NAMES)}{did_you_mean(part, PART_NAMES)}{_ADVICE}"
+                    )
+            codes.append(by_column(parts))
+        return np.concatenate(codes)
 
     def _numbers(self, batch_size: int) -> Iterator[pa.RecordBatch]:
         spec = self.spec.events

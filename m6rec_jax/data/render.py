@@ -16,7 +16,7 @@ from m6rec_jax.data.grouping import Group
 from m6rec_jax.data.negatives import NegativeSampler
 from m6rec_jax.data.reading import Dataset
 from m6rec_jax.data.reranking_candidates import RerankingCandidates
-from m6rec_jax.data.splits import USER_STATISTICS_PARTS, VISIBLE_PARTS
+from m6rec_jax.data.splits import STATISTICS_PARTS, VISIBLE_PARTS
 from m6rec_jax.data.statistics import Statistics
 from m6rec_jax.data.statistics_state import UserState
 from m6rec_jax.data.views import Row
@@ -108,6 +108,7 @@ class RowRenderer:
       negatives: negatives per positive row.
       document_statistics: whether candidates in documents come with their statistics.
       reranking: draws the candidates of 'reranking', which is not rendered without.
+      visible_parts: part of a row -> parts whose events its history may hold.
     """
 
     def __init__(
@@ -119,6 +120,7 @@ class RowRenderer:
         negatives: int = 0,
         document_statistics: bool = True,
         reranking: RerankingCandidates | None = None,
+        visible_parts: Mapping[int, tuple[int, ...]] = VISIBLE_PARTS,
     ) -> None:
         self._users, self._items = dataset.user_records, dataset.item_records
         self._items_by_id: Mapping[str, Item] = {item.id: item for item in self._items}
@@ -128,6 +130,7 @@ class RowRenderer:
         self._sampler, self._negatives = sampler, negatives
         self._document_statistics = document_statistics
         self._reranking = reranking
+        self._visible_parts = visible_parts
         self._common = {
             kind: common_values(self._items, entry.shared)
             for kind, entry in template.writing.items()
@@ -254,13 +257,18 @@ class RowRenderer:
             )
         ]
         return self._renderer.history(
-            user, events, self._items_by_id, group.time, ahead=_sees_ahead(group)
+            user, events, self._items_by_id, group.time, ahead=self._sees_ahead(group)
         )
 
     def _candidates(self, group: Group, indices: Sequence[int]) -> list[str]:
         items = [self._items[index] for index in indices]
         user_id = self._users[group.user].id
-        return self._renderer.candidates(user_id, items, group.time, ahead=_sees_ahead(group))
+        ahead = self._sees_ahead(group)
+        return self._renderer.candidates(user_id, items, group.time, ahead=ahead)
+
+    def _sees_ahead(self, group: Group) -> bool:
+        """Whether a group's history may hold more than statistics do."""
+        return not set(self._visible_parts[group.part]) <= set(STATISTICS_PARTS)
 
     def _with_negatives(self, group: Group) -> tuple[list[int], list[float], list[int]]:
         assert self._sampler is not None
@@ -298,8 +306,3 @@ def sentence(text: str) -> str:
     """Ends a text with a full stop, unless it ends a sentence already or is empty."""
     text = text.strip()
     return text if not text or text[-1] in ".!?" else f"{text}."
-
-
-def _sees_ahead(group: Group) -> bool:
-    """Whether a group's history may hold more than statistics do."""
-    return not set(VISIBLE_PARTS[group.part]).isdisjoint(USER_STATISTICS_PARTS)

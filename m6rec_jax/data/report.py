@@ -32,6 +32,7 @@ KINDS: Mapping[str, tuple[Severity, str]] = {
     "duplicate_event": ("error", "same user, item, time and value as an earlier row"),
     "unknown_user": ("error", "user is not in the users table"),
     "unknown_item": ("error", "item is not in the items table"),
+    "unknown_part": ("error", "part is none of train, validation, test and context"),
     "one_label": ("error", "all events have the same label"),
     "repeats": ("note", "events with an item that the user had before, of which nothing is said"),
     "not_sorted": ("note", "time lies before that of the row above (no harm: reading sorts)"),

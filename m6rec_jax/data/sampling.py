@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from m6rec_jax.data.prepare import dataset_fingerprint
 from m6rec_jax.data.reading import Dataset
 from m6rec_jax.data.schema import LabelSpec
+from m6rec_jax.data.splits import PART_NAMES
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.io.progress import progress_bar
 
@@ -210,6 +211,7 @@ def _write(
     names = {spec.events.user: "user_id", spec.events.item: "item_id", spec.events.time: "time"}
     if spec.events.value is not None:
         names[spec.events.value] = "value"
+    parts = None if spec.events.part is None else dataset.event_parts()
     writer: pq.ParquetWriter | None = None
     first = 0
     for batch in dataset.iter_events():
@@ -218,6 +220,9 @@ def _write(
         columns = {new: batch.column(old) for new, old in names.items()}
         if spec.events.value is not None and value_scale != 1:
             columns[spec.events.value] = pc.multiply(batch.column("value"), value_scale)
+        if parts is not None:
+            codes = parts[first - batch.num_rows : first]
+            columns[str(spec.events.part)] = pa.array(np.asarray([*PART_NAMES])[codes])
         part = pa.table(columns).filter(mask)
         if writer is None:
             writer = pq.ParquetWriter(folder / _FILES[2], part.schema, compression="zstd")

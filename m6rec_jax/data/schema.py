@@ -63,19 +63,23 @@ class TableSpec:
 
 @dataclass(frozen=True, slots=True)
 class EventsSpec:
-    """The table of behaviours: column names of user, item, time and (optionally) value."""
+    """The table of behaviours: column names of user, item, time and (optionally) value and part.
+
+    `part` names each event's part, for the split 'by_column'.
+    """
 
     user: str
     item: str
     time: str
     value: str | None = None
     file: str | None = None
+    part: str | None = None
 
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns the events file must have."""
-        names = (self.user, self.item, self.time)
-        return names if self.value is None else (*names, self.value)
+        optional = (name for name in (self.value, self.part) if name is not None)
+        return (self.user, self.item, self.time, *optional)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +153,7 @@ class DatasetSpec:
             time=events_section.text("time"),
             value=events_section.optional_text("value"),
             file=events_section.optional_text("file"),
+            part=events_section.optional_text("part"),
         )
         events_section.finish()
         spec = cls(
@@ -178,7 +183,7 @@ class DatasetSpec:
         for key, table in (("users", self.users), ("items", self.items)):
             entry: dict[str, Any] = {} if table.file is None else {"file": table.file}
             raw[key] = entry | {"id": table.id, "columns": dict(table.columns)}
-        names = ("file", "user", "item", "time", "value")
+        names = ("file", "user", "item", "time", "value", "part")
         values = {name: getattr(self.events, name) for name in names}
         raw["events"] = {name: value for name, value in values.items() if value is not None}
         if self.label.at_least is not None:

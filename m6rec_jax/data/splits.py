@@ -19,8 +19,11 @@ Who may see what:
     group. So do those of the user, but in rows of the test part they hold that user's validation
     events, too: whatever the history may hold.
 
-A few-shot split with `history=sampled` is stricter: its validation events are seen by no row
-(`Split.visible_parts`).
+Two kinds of splits differ in what histories and statistics of users hold (`Split.visible_parts`):
+
+  * `by_user`: users of validation and test have no training events. Their rows see their own
+    earlier events, test events of test rows among them; no row of anybody else sees those.
+  * A few-shot split with `history=sampled` is stricter: its validation events are seen by no row.
 """
 
 from __future__ import annotations
@@ -40,10 +43,18 @@ from m6rec_jax.io.closest import did_you_mean
 
 PARTS = ("train", "validation", "test")
 TRAIN, VALIDATION, TEST = 0, 1, 2
-# Seen in histories and statistics, as a training row is, but not trained on (few-shot splits).
+# Seen in histories and statistics, as a training row is, but not trained on (few-shot splits, and
+# where a column says so).
 CONTEXT = 3
 # Seen by nothing.
 EXCLUDED = -1
+# What a column of the events may call a part.
+PART_NAMES: Mapping[str, int] = {
+    "train": TRAIN,
+    "validation": VALIDATION,
+    "test": TEST,
+    "context": CONTEXT,
+}
 
 # Part of a row -> parts whose events its history may hold.
 VISIBLE_PARTS: Mapping[int, tuple[int, ...]] = {
@@ -51,10 +62,15 @@ VISIBLE_PARTS: Mapping[int, tuple[int, ...]] = {
     VALIDATION: (TRAIN, CONTEXT),
     TEST: (TRAIN, CONTEXT, VALIDATION),
 }
-# Parts whose events statistics may hold.
+# Parts whose events statistics may hold. Those of other parts that a history may hold count in
+# statistics of their user alone, in rows whose history may hold them.
 STATISTICS_PARTS = (TRAIN, CONTEXT)
-# Parts whose events count in statistics of their user, in rows whose history may hold them.
-USER_STATISTICS_PARTS = (VALIDATION,)
+# `VISIBLE_PARTS` where all events of a user are of one part.
+VISIBLE_PARTS_BY_USER: Mapping[int, tuple[int, ...]] = {
+    TRAIN: STATISTICS_PARTS,
+    VALIDATION: (VALIDATION,),
+    TEST: (TEST,),
+}
 
 
 def part_counts(codes: np.ndarray) -> dict[str, int]:
@@ -131,6 +147,21 @@ def global_temporal(
     return _between(times, time_cuts(np.sort(times), train, validation))
 
 
+def by_user(
+    users: Sequence[str], *, train: float = 0.8, validation: float = 0.1, seed: int = 0
+) -> np.ndarray:
+    """Splits users: all events of a user go to one part, by a hash of the user's id and the seed.
+
+    `users` are ids, where other splits take any numbers; raises as `by_group`.
+    """
+    return _by_hash("by_user", users, train, validation, seed)
+
+
+def by_column(parts: Sequence[str]) -> np.ndarray:
+    """Takes the parts that a column of the events names, `PART_NAMES`."""
+    return np.asarray([PART_NAMES[part] for part in parts], np.int8)
+
+
 def by_group(
     groups: Sequence[str], *, train: float = 0.8, validation: float = 0.1, seed: int = 0
 ) -> np.ndarray:
@@ -142,10 +173,7 @@ def by_group(
     Raises:
       DataError: shares that are not positive or leave nothing for test.
     """
-    cuts = [float(cut) for cut in shares("by_group", train, validation)]
-    positions = {group: _uniform(f"{seed}:{group}") for group in set(groups)}
-    drawn = np.asarray([positions[group] for group in groups], np.float64)
-    return np.searchsorted(cuts, drawn, side="right").astype(np.int8)
+    return _by_hash("by_group", groups, train, validation, seed)
 
 
 def is_held_out(item_ids: Sequence[str], *, fraction: float, seed: int) -> np.ndarray:
@@ -208,11 +236,13 @@ class Split:
       options: keyword arguments of the split's function; for 'held_out_items' and 'few_shot' also
         `of`, the split they start from (default 'per_user_temporal').
       name: what the prepared data set is called after.
+      base: the split that a held-out or few-shot split starts from; None for the others.
     """
 
     kind: str
     options: Mapping[str, Any]
     name: str
+    base: Split | None = None
 
     @classmethod
     def parse(cls, text: str, declared: Mapping[str, Any] | None = None) -> Split:
@@ -226,51 +256,22 @@ class Split:
         Raises:
           DataError: no such split (the message names the closest one), or no such option.
         """
-        declared = declared or {}
-        name, _, tail = text.partition(":")
-        if name not in KINDS and name not in declared:
-            known = list(dict.fromkeys([*KINDS, *declared]))
-            raise DataError(
-                f"there is no split {name!r}{did_you_mean(name, known)} (known: {', '.join(known)})"
-            )
-        entry = declared.get(name) or {}
-        if not isinstance(entry, Mapping):
-            raise DataError(f"dataset.json: 'splits.{name}' must be an object, not {entry!r}")
-        options = dict(entry)
-        kind = options.pop("kind", name)
-        if kind not in KINDS:
-            raise DataError(
-                f"dataset.json: 'splits.{name}.kind' is {kind!r}{did_you_mean(str(kind), KINDS)} "
-                f"(known: {', '.join(KINDS)})"
-            )
-        given: dict[str, Any] = {}
-        for pair in filter(None, tail.split(",")):
-            key, equals, value = pair.partition("=")
-            if not equals:
-                raise DataError(f"split {text!r}: {pair!r} is not of the form key=value")
-            given[key.strip()] = _number_or_text(value.strip())
-        options = {**_DEFAULTS.get(kind, {}), **options, **given}
-        _check_options(kind, options, text)
-        suffix = "".join(f"-{key}{value}" for key, value in given.items())
-        # The name becomes part of a TFDS config name, "<dataset>.<split>.<view>".
-        label = re.sub(r"[^\w\-]", "_", name + suffix)
-        return cls(kind, options, label)
-
-    def base(self, declared: Mapping[str, Any] | None = None) -> Split | None:
-        """The split that a held-out or few-shot split starts from; None for the others."""
-        if self.kind not in _DERIVED:
-            return None
-        base = Split.parse(str(self.options.get("of", "per_user_temporal")), declared)
+        found = cls(*_read(text, declared or {}))
+        if found.kind not in _DERIVED:
+            return found
+        of = str(found.options.get("of", "per_user_temporal"))
+        base = cls(*_read(of, declared or {}))
         if base.kind in _DERIVED:
-            raise DataError(f"split {self.name!r} cannot start from {base.name!r}, also derived")
-        return base
+            raise DataError(f"split {found.name!r} cannot start from {base.name!r}, also derived")
+        return dataclasses.replace(found, base=base)
 
     @property
     def visible_parts(self) -> Mapping[int, tuple[int, ...]]:
         """Part of a row -> parts whose events its history may hold."""
         if self.kind == "few_shot" and self.options.get("history") == "sampled":
             return dict.fromkeys(VISIBLE_PARTS, STATISTICS_PARTS)
-        return VISIBLE_PARTS
+        of_users = (self.base or self).kind == "by_user"
+        return VISIBLE_PARTS_BY_USER if of_users else VISIBLE_PARTS
 
     def arguments(self) -> dict[str, Any]:
         """The options without `of`: keyword arguments of the function."""
@@ -283,6 +284,8 @@ KINDS: Mapping[str, Callable[..., np.ndarray]] = {
     "leave_one_out": leave_one_out,
     "held_out_items": is_held_out,
     "few_shot": few_shot,
+    "by_user": by_user,
+    "by_column": by_column,
     "by_group": by_group,
 }
 _DERIVED = ("held_out_items", "few_shot")
@@ -290,6 +293,38 @@ _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "held_out_items": {"fraction": 0.05, "seed": 0},
     "few_shot": {"n": 256, "seed": 0},
 }
+
+
+def _read(text: str, declared: Mapping[str, Any]) -> tuple[str, dict[str, Any], str]:
+    """Kind, options and name of a split; arguments and errors as `Split.parse`."""
+    name, _, tail = text.partition(":")
+    if name not in KINDS and name not in declared:
+        known = list(dict.fromkeys([*KINDS, *declared]))
+        raise DataError(
+            f"there is no split {name!r}{did_you_mean(name, known)} (known: {', '.join(known)})"
+        )
+    entry = declared.get(name) or {}
+    if not isinstance(entry, Mapping):
+        raise DataError(f"dataset.json: 'splits.{name}' must be an object, not {entry!r}")
+    options = dict(entry)
+    kind = options.pop("kind", name)
+    if kind not in KINDS:
+        raise DataError(
+            f"dataset.json: 'splits.{name}.kind' is {kind!r}{did_you_mean(str(kind), KINDS)} "
+            f"(known: {', '.join(KINDS)})"
+        )
+    given: dict[str, Any] = {}
+    for pair in filter(None, tail.split(",")):
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise DataError(f"split {text!r}: {pair!r} is not of the form key=value")
+        given[key.strip()] = _number_or_text(value.strip())
+    options = {**_DEFAULTS.get(kind, {}), **options, **given}
+    _check_options(kind, options, text)
+    suffix = "".join(f"-{key}{value}" for key, value in given.items())
+    # The name becomes part of a TFDS config name, "<dataset>.<split>.<view>".
+    label = re.sub(r"[^\w\-]", "_", name + suffix)
+    return kind, options, label
 
 
 # By the annotation of a split function's argument: what a value may be, and its name.
@@ -359,6 +394,15 @@ def _user_order(users: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.nd
     length = np.repeat(lengths, lengths)
     position = np.arange(len(order)) - np.repeat(starts, lengths)
     return order, position, length
+
+
+def _by_hash(
+    kind: str, names: Sequence[str], train: float, validation: float, seed: int
+) -> np.ndarray:
+    cuts = [float(cut) for cut in shares(kind, train, validation)]
+    positions = {name: _uniform(f"{seed}:{name}") for name in set(names)}
+    drawn = np.asarray([positions[name] for name in names], np.float64)
+    return np.searchsorted(cuts, drawn, side="right").astype(np.int8)
 
 
 def _uniform(text: str) -> float:

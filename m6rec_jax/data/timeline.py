@@ -16,7 +16,7 @@ from typing import Self
 import numpy as np
 import pyarrow as pa
 
-from m6rec_jax.data.splits import STATISTICS_PARTS, USER_STATISTICS_PARTS
+from m6rec_jax.data.splits import STATISTICS_PARTS
 from m6rec_jax.io.mapped_arrays import mapped_array, open_arrays
 
 # Of each event: `counted` for everybody or for its user only (see `StatisticsState.update`).
@@ -34,7 +34,7 @@ _SUMS = {"count": np.int64, "positive": np.int64, "total": np.float64, "square":
 def parts_of_users(visible_parts: Mapping[int, tuple[int, ...]]) -> tuple[int, ...]:
     """Parts whose events count for their user only."""
     seen = {part for parts in visible_parts.values() for part in parts}
-    return tuple(part for part in USER_STATISTICS_PARTS if part in seen)
+    return tuple(sorted(seen.difference(STATISTICS_PARTS)))
 
 
 @dataclasses.dataclass(frozen=True)

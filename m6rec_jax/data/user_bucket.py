@@ -15,11 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from m6rec_jax.data.grouping import Grouping
-from m6rec_jax.data.splits import (
-    STATISTICS_PARTS,
-    USER_STATISTICS_PARTS,
-    VISIBLE_PARTS,
-)
+from m6rec_jax.data.splits import STATISTICS_PARTS
 from m6rec_jax.data.timeline import Timeline, parts_of_users, running_sums
 
 
@@ -163,7 +159,8 @@ class UserBucket:
         end = np.append(first[1:], len(self.part))
         first, end = first[wanted[first]], end[wanted[first]]
         part = self.part[first]
-        ahead = [p for p, seen in VISIBLE_PARTS.items() if set(seen) & set(USER_STATISTICS_PARTS)]
+        seen = self._visible_parts.items()
+        ahead = [part for part, parts in seen if set(parts).difference(STATISTICS_PARTS)]
         known = self.moment[first]
         return Groups(
             rows=Ranges(first, end),

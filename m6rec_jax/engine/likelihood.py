@@ -1,19 +1,20 @@
 """How likely a model finds given tokens: perplexity, and zero-shot scores (paper section 2).
 
     scorer = LikelihoodScorer(
-        model, variables, vocabulary, options, sentence="{item}. liked.", counted=("candidate",)
+        model, variables, vocabulary, options, contrast=("liked", "disliked")
     )
-    scorer.score_requests([history], [candidates])      # a mean log probability per candidate
+    scorer.score_requests([history], [candidates])      # log odds of "liked" per candidate
 
-A candidate's score says how plausible a sentence about it is. No head is needed and nothing is
-trained for the task. Histories are encoded once and candidates packed into rows, as in
-`engine.scoring`.
+A candidate's score says by how much one outcome is likelier than another, or how plausible a
+sentence about it is. No head is needed and nothing is trained for the task. Histories are encoded
+once and candidates packed into rows, as in `engine.scoring`.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import gin
 import jax
@@ -24,7 +25,7 @@ from m6rec_jax.engine.candidate_scoring import CandidateScorer
 from m6rec_jax.engine.engine import EngineOptions, Variables
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.model import M6Rec
-from m6rec_jax.text.counted_sentences import CountedSentence, counted_candidates
+from m6rec_jax.text.questions import Question, question
 from m6rec_jax.text.vocabulary import Vocabulary
 
 Array = jax.Array
@@ -101,32 +102,51 @@ def mean_log_probabilities(
     return jax.vmap(of_row)(log_probabilities, weights, decoder_block_ids)
 
 
-def mean_target_log_probabilities(
+def question_scores(
     model: M6Rec, variables: Variables, hidden: Array, features: Mapping[str, Array]
 ) -> Array:
-    """`mean_log_probabilities` of rows of `text.counted_sentences`; for use inside jit.
+    """Answers to a `text.questions.Question` about each packed text; for use inside jit.
 
-    `hidden` are the decoder's final states, `[batch, target, embed]`.
+    Args:
+      model, variables: the model.
+      hidden: the decoder's final states, `[batch, target, embed]`.
+      features: of the rows that `Question.lay_out` makes.
+
+    Returns:
+      At every position that of its text, in nats, float32 `[batch, target]`: the log odds of the
+      tokens that are compared, or the mean log probability of those that count.
     """
-    targets = features["decoder_target_tokens"]
-    log_p, _ = target_log_probabilities(model, variables, hidden, targets)
+    logits = model.apply(variables, hidden, method=model.token_logits)
+
+    def of(tokens: Array) -> Array:
+        return jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]
+
+    compared = features["decoder_contrast_tokens"]
+    others = jnp.where(compared > 0, of(compared), jax.nn.logsumexp(logits, axis=-1))
     return mean_log_probabilities(
-        log_p, features["decoder_loss_weights"], features["decoder_block_ids"]
+        of(features["decoder_target_tokens"]) - others,
+        features["decoder_loss_weights"],
+        features["decoder_block_ids"],
     )
 
 
-@gin.configurable(allowlist=["sentence", "counted"])
+@gin.configurable(allowlist=["contrast", "sentence", "counted"])
 class LikelihoodScorer(CandidateScorer):
-    """Mean log probability, in nats, of the tokens that count in a sentence about a candidate.
+    """Answers a question about each candidate, see `question_scores`.
 
     Args:
       model, variables, vocabulary, options: as `Engine`.
-      sentence: with one field, `{item}` or `{candidate}`, in whose place each text goes.
+      contrast: two outcomes in words: by how much is the first likelier, in nats?
+      sentence: instead, with one field, `{item}` or `{candidate}`, in whose place each text goes:
+        the mean log probability of the tokens that count, in nats.
       counted: which parts of it count, see `text.counted_sentences.PARTS`.
 
+    Attributes:
+      question: what is asked; None: that is for `asking` to say.
+
     Raises:
-      ConfigError: a sentence that does not parse, lengths that do not fit together, or a model that
-        only scores.
+      ConfigError: a question that cannot be asked, lengths that do not fit together, or a model
+        that only scores.
     """
 
     # A job beside others: few programs, for some padding.
@@ -135,6 +155,7 @@ class LikelihoodScorer(CandidateScorer):
     decoder_features = (
         *CandidateScorer.decoder_features,
         "decoder_target_tokens",
+        "decoder_contrast_tokens",
         "decoder_loss_weights",
     )
 
@@ -145,7 +166,8 @@ class LikelihoodScorer(CandidateScorer):
         vocabulary: Vocabulary,
         options: EngineOptions,
         *,
-        sentence: str = "{item}",
+        contrast: Sequence[str] = (),
+        sentence: str = "",
         counted: Collection[str] = ("candidate",),
     ) -> None:
         if model.config.cross_attention_at != "all":
@@ -153,35 +175,48 @@ class LikelihoodScorer(CandidateScorer):
                 "this model was built with ModelConfig.cross_attention_at = 'ends': its words do "
                 "not see the history, so their likelihood says nothing of the user"
             )
-        self.sentence = CountedSentence.parse(sentence, counted)
+        self.question = question(contrast, sentence, counted)
         super().__init__(model, variables, vocabulary, options)
 
+    def asking(self, question: Question) -> Self:
+        """The same compiled programs for another question."""
+        other = copy.copy(self)
+        other.question = question
+        return other
+
     def read(self, variables: Variables, hidden: Array, features: Mapping[str, Array]) -> Array:
-        return mean_target_log_probabilities(self.model, variables, hidden, features)
+        return question_scores(self.model, variables, hidden, features)
 
     def check(self, text: str, task: str | None = None) -> None:
         """Makes sure that a candidate's text can be scored by a task (None: the default one).
 
         Raises:
           DataError: it has no words, or nothing of its sentence counts.
-          ConfigError: there is no room for the words around it.
+          ConfigError: there is no room for the words around it, or nothing is asked.
         """
         if not len(self.vocabulary.encode_array(text)):
             raise DataError(f"there is no text to score: {text!r}")
         length = self._tasks.one(task).text_length(self.candidate_length)
-        counted_candidates(self.vocabulary, [text], self.sentence, length, candidate_length=length)
+        self._asked().lay_out(self.vocabulary, [text], length, candidate_length=length)
 
     def pack(self, texts: Sequence[str], candidate_length: int) -> PackedTexts:
-        rendered = [self.sentence.render(text) for text in texts]
+        asked = self._asked()
         return pack(
-            [len(self.vocabulary.encode_array(text)) + 2 for text in rendered],
+            [asked.num_tokens(self.vocabulary, text) for text in texts],
             self.options.target_length,
             candidate_length,
-            lambda members, share: counted_candidates(
+            lambda members, share: asked.lay_out(
                 self.vocabulary,
                 [texts[i] for i in members],
-                self.sentence,
                 self.options.target_length,
                 candidate_length=share,
             ),
         )
+
+    def _asked(self) -> Question:
+        if self.question is None:
+            raise ConfigError(
+                "nothing is asked about the candidates: give LikelihoodScorer two outcomes "
+                "(contrast) or a sentence"
+            )
+        return self.question

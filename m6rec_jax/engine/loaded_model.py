@@ -148,9 +148,10 @@ class LoadedModel(abc.ABC):
     def likelihood_scorer(self, task: str = "", **changes: Any) -> LikelihoodScorer:
         """A `LikelihoodScorer`, by the prompts of the task.
 
-        Arguments and errors as `options`; also its own `sentence` and `counted`.
+        Arguments and errors as `options`; also its own `contrast`, `sentence` and `counted`.
         """
-        own = {name: changes.pop(name) for name in ("sentence", "counted") if name in changes}
+        names = ("contrast", "sentence", "counted")
+        own = {name: changes.pop(name) for name in names if name in changes}
         return LikelihoodScorer(
             self.model, self.variables, self.vocabulary, self.options(task, **changes), **own
         )

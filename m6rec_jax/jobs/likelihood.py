@@ -1,11 +1,15 @@
-"""Likelihood: zero-shot scores, how plausible a sentence about a candidate is (paper section 2).
+"""Likelihood: zero-shot scores (paper section 2), of a model that was tuned for no such task.
 
-Metrics: `auc` and `user_averaged_auc`, beside those of baselines that need no model.
+By default the question is by how much the best outcome in the words of the data set's template is
+likelier than the worst, asked as a foundation has learnt them (`text.outcomes.Contrast`); its
+answer is a probability. Other outcomes, or a sentence whose words are judged, for data without
+outcomes, are named in gin, for rows of prepared data (`likelihood_rows`) and for requests:
 
-In gin, the sentence that requests are answered by:
+    LikelihoodScorer.contrast = ('liked', 'disliked')
+    LikelihoodScorer.sentence = '{item}'
 
-    LikelihoodScorer.sentence = '{item}. liked.'
-    LikelihoodScorer.counted = ('after',)
+Metrics: `auc` and `user_averaged_auc`, of a contrast also `log_loss`, `calibration_error` and what
+would calibrate it, beside those of baselines that need no model.
 """
 
 from __future__ import annotations
@@ -16,8 +20,9 @@ from typing import Any, ClassVar, NamedTuple
 
 import gin
 import numpy as np
+from scipy.special import expit
 
-from m6rec_jax.engine.likelihood import mean_target_log_probabilities
+from m6rec_jax.engine.likelihood import LikelihoodScorer, question_scores
 from m6rec_jax.errors import DataError
 from m6rec_jax.jobs.answering import (
     Accepted,
@@ -48,8 +53,29 @@ from m6rec_jax.metrics.baselines import MeanBaselines
 from m6rec_jax.model import M6Rec
 from m6rec_jax.requests.rendering import RequestRenderer, RequestText
 from m6rec_jax.requests.request import RejectedRow, Request
+from m6rec_jax.text.counted_sentences import CountedSentence
+from m6rec_jax.text.outcomes import Contrast
+from m6rec_jax.text.questions import Question
 from m6rec_jax.text.records import Item
 from m6rec_jax.text.templates import DatasetTemplate
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class PlattScaling:
+    """From log odds to probabilities, σ(scale · log odds + offset) (Platt, 1999).
+
+    Attributes:
+      scale, offset: evaluating the validation part says which fit it best.
+    """
+
+    scale: float = 1.0
+    offset: float = 0.0
+
+    def probabilities(self, log_odds: np.ndarray) -> np.ndarray:
+        """Probability of the first of two outcomes, float64 `[n]`, of their log odds `[n]`."""
+        found: np.ndarray = expit(self.scale * log_odds.astype(np.float64) + self.offset)
+        return found
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -59,18 +85,21 @@ class LikelihoodPredictions:
     Attributes:
       users, items: int64 `[n]`, indices into the users and the items table.
       labels: int64 `[n]`, 0 or 1.
-      scores: float64 `[n]`, mean log probability of the tokens that count, in nats.
+      scores: float64 `[n]`, in nats: log odds of the first outcome, or the mean log probability of
+        the tokens that count.
+      probabilities: float64 `[n]`, of the first outcome; None where a sentence was judged.
     """
 
     users: np.ndarray
     items: np.ndarray
     labels: np.ndarray
     scores: np.ndarray
+    probabilities: np.ndarray | None
 
 
 @register
 class LikelihoodJob(Job):
-    """The mean log probability of the tokens that count, for each candidate."""
+    """The answer to a `text.questions.Question` about each candidate."""
 
     kind = "likelihood"
     tasks = (TaskRows("zero_shot", "groups", "likelihood_rows"),)
@@ -78,18 +107,22 @@ class LikelihoodJob(Job):
     has_scores = True
 
     def outputs(self, model: M6Rec, variables: Variables, features: Features) -> dict[str, Array]:
-        """`score` at every decoder position, `[rows, target]`."""
+        """`score` at every decoder position, and what it was compared with, `[rows, target]`."""
         hidden = model.apply(variables, features).hidden
-        return {"score": mean_target_log_probabilities(model, variables, hidden, features)}
+        score = question_scores(model, variables, hidden, features)
+        return {"score": score, "compared": features["decoder_contrast_tokens"]}
 
     def predictions(self, data: TaskData, found: Found) -> LikelihoodPredictions:
         """Raises DataError where no candidate has a label."""
         rows, positions = labelled(found, "zero-shot")
+        scores = found["score"][rows, positions].astype(np.float64)
+        contrasted = bool(found["compared"][rows, positions].any())
         return LikelihoodPredictions(
             users=found["user_ids"][rows, 0].astype(np.int64),
             items=found["decoder_item_ids"][rows, positions].astype(np.int64),
             labels=found["decoder_labels"][rows, positions].astype(np.int64),
-            scores=found["score"][rows, positions].astype(np.float64),
+            scores=scores,
+            probabilities=PlattScaling().probabilities(scores) if contrasted else None,
         )
 
     def metrics(
@@ -103,11 +136,12 @@ class LikelihoodJob(Job):
         return metrics(predictions) | metrics_apart(evaluation, predictions, metrics)
 
     def columns(self, data: TaskData, predictions: LikelihoodPredictions) -> Columns:
-        """User, item, label and score of each candidate."""
-        return candidate_names(data, predictions.users, predictions.items) | {
-            "label": predictions.labels,
-            "score": predictions.scores,
-        }
+        """User, item, label and score of each candidate, and the probability where there is one."""
+        columns = candidate_names(data, predictions.users, predictions.items)
+        columns |= {"label": predictions.labels, "score": predictions.scores}
+        if predictions.probabilities is not None:
+            columns["probability"] = predictions.probabilities
+        return columns
 
     def answerer(self, parts: Parts) -> Answerer[Any]:
         return LikelihoodAnswers(parts)
@@ -124,9 +158,11 @@ def likelihood_metrics(
       seed: of chance.
 
     Returns:
-      `auc`, `user_averaged_auc` (where a user has both labels), `num_examples`, `num_users`; and
-      the first two of `popularity/...`, `item_mean/...`, `user_and_item_mean/...` and `chance/...`,
-      random scores. All baselines but popularity and chance know the training part's labels.
+      `auc`, `user_averaged_auc` (where a user has both labels), `num_examples`, `num_users`; of
+      probabilities also `log_loss`, `calibration_error`, and the `platt_scale` and `platt_offset`
+      of `PlattScaling` that would fit these rows best. Of the baselines of
+      `MeanBaselines.scoring_metrics`, and of `chance`, random scores, the same as
+      `<baseline>/<metric>`; all but popularity and chance know the training part's labels.
 
     Raises:
       DataError: all labels are the same.
@@ -134,10 +170,19 @@ def likelihood_metrics(
     users, labels = predictions.users, predictions.labels
     metrics, num_users = _ordering(users, labels, predictions.scores)
     metrics |= {"num_examples": float(len(labels)), "num_users": float(num_users)}
+    if (probabilities := predictions.probabilities) is not None:
+        table = classification.calibration_table(labels, probabilities)
+        scale, offset = classification.platt_scaling(labels, predictions.scores)
+        metrics |= {
+            "log_loss": classification.log_loss(labels, probabilities),
+            "calibration_error": table.expected_calibration_error,
+            "platt_scale": scale,
+            "platt_offset": offset,
+        }
     known = baselines.scoring_metrics(users, predictions.items, labels)
     known["chance"], _ = _ordering(users, labels, np.random.default_rng(seed).random(len(labels)))
     for name, found in known.items():
-        metrics |= {f"{name}/{k}": v for k, v in found.items() if k.endswith("auc")}
+        metrics |= {f"{name}/{k}": v for k, v in found.items() if k in metrics}
     return metrics
 
 
@@ -154,7 +199,7 @@ def _ordering(
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Likelihoods:
-    """How plausible a request's candidates are, in their order.
+    """How plausible a sentence about each of a request's candidates is, in their order.
 
     Attributes:
       candidates: of the request.
@@ -171,14 +216,12 @@ class Likelihoods:
     @property
     def ranking(self) -> list[int]:
         """Indices of the candidates, likeliest first; equals in the request's order."""
-        found: list[int] = np.argsort(-self.mean_log_probabilities, kind="stable").tolist()
-        return found
+        return _ranking(self.mean_log_probabilities)
 
     @property
     def items(self) -> list[ScoredItem]:
         """Candidates with their scores."""
-        pairs = zip(self.candidates, self.mean_log_probabilities.tolist(), strict=True)
-        return [ScoredItem(item.id, title_of(item), score) for item, score in pairs]
+        return _items(self.candidates, self.mean_log_probabilities)
 
     def columns(self) -> Mapping[str, Any]:
         return {
@@ -187,34 +230,85 @@ class Likelihoods:
         }
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Odds:
+    """By how much the better outcome of a request's candidates is likelier, in their order.
+
+    Attributes:
+      candidates: of the request.
+      log_odds: float32 `[candidates]`, in nats.
+      probabilities: float64 `[candidates]`, see `PlattScaling`.
+    """
+
+    column_types: ClassVar[Mapping[str, str]] = {
+        "probabilities": "float",
+        "log_odds": "float",
+        "ranking": "int",
+    }
+    candidates: Sequence[Item]
+    log_odds: np.ndarray
+    probabilities: np.ndarray
+
+    @property
+    def items(self) -> list[ScoredItem]:
+        """Candidates with their probabilities."""
+        return _items(self.candidates, self.probabilities)
+
+    def columns(self) -> Mapping[str, Any]:
+        return {
+            "probabilities": self.probabilities,
+            "log_odds": self.log_odds,
+            "ranking": _ranking(self.log_odds),
+        }
+
+
+def _ranking(scores: np.ndarray) -> list[int]:
+    found: list[int] = np.argsort(-scores, kind="stable").tolist()
+    return found
+
+
+def _items(candidates: Sequence[Item], scores: np.ndarray) -> list[ScoredItem]:
+    pairs = zip(candidates, scores.tolist(), strict=True)
+    return [ScoredItem(item.id, title_of(item), score) for item, score in pairs]
+
+
 class _LikelihoodTask(NamedTuple):
     renderer: RequestRenderer
     template: DatasetTemplate
+    question: Question
 
 
 @gin.configurable(allowlist=["candidates_field"])
 class LikelihoodAnswers(Answerer[_LikelihoodTask]):
-    """Mean log probability of the tokens that count, and the order it puts candidates in.
+    """The answer to a question about each candidate, and the order it puts candidates in.
 
-    The sentence (`LikelihoodScorer.sentence`) says which text of a candidate is read: `{candidate}`
-    has statistics, as in scoring, `{item}` is the catalogue's.
+    The question is that of `LikelihoodScorer`, else the contrast of the first and the last outcome
+    of the data set's template. Candidates are read with statistics, as in scoring, but in a
+    sentence with `{item}` as in the catalogue.
 
     Args:
       parts: see `Answerer`.
       candidates_field: where a request has its candidates.
     """
 
-    result = Likelihoods
     any_data_set = True
 
     def __init__(self, parts: Parts, candidates_field: str = "candidates") -> None:
         super().__init__(parts)
-        self._field = candidates_field
+        self._field, self._scaling = candidates_field, PlattScaling()
+
+    @property
+    def column_types(self) -> Mapping[str, str]:
+        of_sentence = isinstance(self.parts.likelihood_scorer().question, CountedSentence)
+        return (Likelihoods if of_sentence else Odds).column_types
 
     def open_task(self, task: str) -> _LikelihoodTask:
-        as_item = self.parts.likelihood_scorer().sentence.as_item
-        renderer = self.parts.renderer(task, candidates=not as_item, any_data_set=True)
-        return _LikelihoodTask(renderer, self.parts.data(task, any_data_set=True).template)
+        template = self.parts.data(task, any_data_set=True).template
+        question = self.parts.likelihood_scorer().question
+        if question is None:
+            question = Contrast.of([outcome.text for outcome in template.outcomes])
+        renderer = self.parts.renderer(task, candidates=not question.as_item, any_data_set=True)
+        return _LikelihoodTask(renderer, template, question)
 
     def fields(self, task: str) -> RequestFields:
         del task
@@ -223,7 +317,7 @@ class LikelihoodAnswers(Answerer[_LikelihoodTask]):
     def accept(self, request: Request, task: str) -> RequestText:
         own = self.of_task(task)
         text = own.renderer.render(request)
-        if self.parts.likelihood_scorer().sentence.as_item:
+        if own.question.as_item:
             text = text._replace(candidates=self._as_items(request, own.template))
         self.check_candidates(text.candidates, task)
         return text
@@ -231,15 +325,16 @@ class LikelihoodAnswers(Answerer[_LikelihoodTask]):
     def candidate_texts(self, request: Request, task: str) -> list[str]:
         """The texts of a request's candidates alone; raises as `accept`."""
         own = self.of_task(task)
-        if self.parts.likelihood_scorer().sentence.as_item:
+        if own.question.as_item:
             return self._as_items(request, own.template)
         return own.renderer.candidates(request)
 
     def check_candidates(self, texts: Sequence[str], task: str) -> None:
         """Raises RejectedRow where a candidate's text cannot be scored."""
+        scorer = self._scorer(self.of_task(task).question)
         for index, candidate in enumerate(texts):
             try:
-                self.parts.likelihood_scorer().check(candidate, task)
+                scorer.check(candidate, task)
             except DataError as error:
                 path = f"{self._field}[{index}]"
                 raise RejectedRow("no_text", f"{path!r} cannot be scored: {error}") from None
@@ -251,27 +346,35 @@ class LikelihoodAnswers(Answerer[_LikelihoodTask]):
         except DataError as error:
             raise RejectedRow("no_text", str(error)) from None
 
-    def answer(self, accepted: Sequence[Accepted]) -> list[Likelihoods]:
-        found = self.parts.likelihood_scorer().score_requests(
-            [one.text.history for one in accepted],
-            [one.text.candidates for one in accepted],
-            [one.task for one in accepted],
-        )
-        check_finite(accepted, found)
-        return [
-            Likelihoods(one.request.candidates, values)
-            for one, values in zip(accepted, found, strict=True)
-        ]
+    def answer(self, accepted: Sequence[Accepted]) -> list[Likelihoods | Odds]:
+        places: dict[Question, list[int]] = {}
+        for place, one in enumerate(accepted):
+            places.setdefault(self.of_task(one.task).question, []).append(place)
+        found: dict[int, Likelihoods | Odds] = {}
+        for question, own in places.items():
+            asked = [accepted[place] for place in own]
+            scores = self._scorer(question).score_requests(
+                [one.text.history for one in asked],
+                [one.text.candidates for one in asked],
+                [one.task for one in asked],
+            )
+            check_finite(asked, scores)
+            for place, one, values in zip(own, asked, scores, strict=True):
+                candidates = one.request.candidates
+                found[place] = (
+                    Odds(candidates, values, self._scaling.probabilities(values))
+                    if isinstance(question, Contrast)
+                    else Likelihoods(candidates, values)
+                )
+        return [found[place] for place in range(len(accepted))]
 
     def describe(self, task: str) -> Mapping[str, Any]:
-        del task
-        sentence = self.parts.likelihood_scorer().sentence
-        return {
-            "candidates_field": self._field,
-            "sentence": sentence.render("{item}" if sentence.as_item else "{candidate}"),
-            "counted": sorted(sentence.counted),
-        }
+        asked = self.of_task(task).question.describe()
+        return {"candidates_field": self._field, **asked, **dataclasses.asdict(self._scaling)}
 
     def warm_up(self, tasks: Iterable[str]) -> None:
         if list(tasks):
             self.parts.warm_once("likelihood", self.parts.likelihood_scorer().warm_up)
+
+    def _scorer(self, question: Question) -> LikelihoodScorer:
+        return self.parts.likelihood_scorer().asking(question)

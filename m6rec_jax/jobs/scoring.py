@@ -14,6 +14,7 @@ import gin
 import numpy as np
 
 from m6rec_jax.data.negatives import at_another_rate
+from m6rec_jax.data.schema import DatasetSpec
 from m6rec_jax.engine.scoring import (
     chosen_classes,
     class_log_probabilities,
@@ -116,7 +117,7 @@ class ScoringJob(Job):
     def baselines(
         self, evaluation: Evaluation, predictions: ScoringPredictions
     ) -> dict[str, dict[str, float]]:
-        """Popularity, the item's mean, and the user's and the item's; how often the user had it."""
+        """See `MeanBaselines.scoring_metrics`."""
         if "groups" not in evaluation.data.prepared().manifest["views"]:  # rows for reranking alone
             return {}
         fitted = mean_baselines(evaluation)
@@ -180,6 +181,9 @@ def scoring_metrics(predictions: ScoringPredictions) -> dict[str, float]:
 def mean_baselines(evaluation: Evaluation) -> MeanBaselines:
     """Fitted to the training part, popularity without sampled negatives.
 
+    A user's own likes are also those that the history may hold and nothing is trained on, as in
+    few-shot splits: who asks brings them along.
+
     Raises:
       DataError: the view 'groups' is not prepared.
     """
@@ -187,11 +191,19 @@ def mean_baselines(evaluation: Evaluation) -> MeanBaselines:
     def fit() -> MeanBaselines:
         train, prepared = evaluation.data.interactions("train"), evaluation.data.prepared()
         num_users, catalogue = prepared.manifest["counts"]["users"], prepared.catalogue()
-        fitted = MeanBaselines.fit(
-            train.users, train.items, train.labels, num_users, len(catalogue.items)
-        )
+        sizes = num_users, len(catalogue.items)
+        fitted = MeanBaselines.fit(train.users, train.items, train.labels, *sizes)
+        user_means = fitted.user_means
+        label = DatasetSpec.from_dict(prepared.manifest["dataset_spec"]).label
+        if label.at_least is not None:
+            users, items, values = (of.to_numpy() for of in prepared.known_events().columns)
+            known = MeanBaselines.fit(users, items, label.labels(values), *sizes)
+            user_means = known.user_means
         return dataclasses.replace(
-            fitted, item_counts=catalogue.train_counts, own_counts=own_counts(evaluation)
+            fitted,
+            item_counts=catalogue.train_counts,
+            user_means=user_means,
+            own_counts=own_counts(evaluation),
         )
 
     found: MeanBaselines = evaluation.once("baselines", fit)

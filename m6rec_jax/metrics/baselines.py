@@ -14,6 +14,8 @@ from m6rec_jax.errors import DataError
 from m6rec_jax.metrics import classification, ranking
 
 SMOOTHING = 5.0
+# Those of `MeanBaselines.scoring_metrics`.
+MEAN_BASELINES = ("popularity", "item_mean", "user_mean", "user_and_item_mean")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -124,6 +126,10 @@ class MeanBaselines:
         """Smoothed share of likes of each item `[n]`."""
         return self.item_means[items]
 
+    def user_mean(self, users: np.ndarray) -> np.ndarray:
+        """Smoothed share of likes among what each user `[n]` was shown: the same of every item."""
+        return self.user_means[users]
+
     def user_and_item_mean(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
         """User's mean plus item's mean less the global one, kept within [0.01, 0.99], `[n]`."""
         return np.clip(
@@ -136,8 +142,8 @@ class MeanBaselines:
         """Metrics of every baseline on other events, named as those of scoring.
 
         Returns:
-          `popularity` (no log loss: it is no probability), `item_mean`, `user_and_item_mean`; where
-          repeats count, `user_item_times` (likewise).
+          Of `MEAN_BASELINES` and, where repeats count, `user_item_times`; popularity and that one
+          have no log loss, since they are no probabilities.
 
         Raises:
           DataError: all labels are the same.
@@ -145,6 +151,7 @@ class MeanBaselines:
         scores = {
             "popularity": self.popularity(items),
             "item_mean": self.item_mean(items),
+            "user_mean": self.user_mean(users),
             "user_and_item_mean": self.user_and_item_mean(users, items),
         }
         if self.own_counts is not None:

@@ -147,6 +147,22 @@ def log_loss(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> float:
     return float(-log_likelihoods(labels, probabilities).mean())
 
 
+def platt_scaling(labels: npt.ArrayLike, log_odds: npt.ArrayLike) -> tuple[float, float]:
+    """(scale, offset) for which σ(scale · log_odds + offset) has the least log loss.
+
+    Platt, "Probabilistic outputs for support vector machines" (1999), without its prior. Raises
+    DataError also for one class only.
+    """
+    y = _labels(labels, "Platt scaling")
+    x = _values(log_odds, y.size, "Platt scaling", "log odds")
+    if np.unique(y).size < 2:
+        raise DataError(f"Platt scaling is undefined: all {y.size} labels are {int(y[0])}")
+    from sklearn.linear_model import LogisticRegression
+
+    fitted = LogisticRegression(C=np.inf).fit(x[:, None], y)
+    return float(fitted.coef_[0, 0]), float(fitted.intercept_[0])
+
+
 @dataclasses.dataclass(frozen=True)
 class CalibrationTable:
     """Predicted against observed frequency, `[b]` each; empty bins are left out.

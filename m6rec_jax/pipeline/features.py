@@ -48,6 +48,7 @@ MODEL_FEATURES: Mapping[str, Feature] = _features(
         "decoder_input_tokens": "targets",
         "decoder_target_tokens": "targets",
         "decoder_loss_weights": "targets",
+        "decoder_contrast_tokens": "targets",
         "decoder_block_ids": "targets",
         "decoder_labels": "targets",
         "decoder_item_ids": "targets",

@@ -35,8 +35,10 @@ from m6rec_jax.pipeline.prompt_rows import prompt_row
 from m6rec_jax.pipeline.vocabulary import SeqioVocabulary
 from m6rec_jax.text import rows
 from m6rec_jax.text.counted_sentences import CountedSentence, counted_candidates
+from m6rec_jax.text.outcomes import Contrast, with_outcomes
+from m6rec_jax.text.questions import question
 from m6rec_jax.text.rows import Row, drop_words
-from m6rec_jax.text.vocabulary import SubwordSampling, Vocabulary
+from m6rec_jax.text.vocabulary import SubwordSampling
 
 Example = Mapping[str, Any]
 Lengths = Mapping[str, int]
@@ -289,12 +291,17 @@ def likelihood_rows(
     task_name: str,
     item_texts: Callable[[], Sequence[str]],
     outcome_of: Callable[[float], str],
-    sentence: str = "{item}",
+    outcomes: Callable[[], Sequence[str]],
+    contrast: Sequence[str] = (),
+    sentence: str = "",
     outcome: str = "",
     counted: Collection[str] = ("candidate",),
     candidate_length: int | None = None,
 ) -> tf.data.Dataset:
-    """`groups` view, zero-shot scoring: a history, and a sentence about each of its candidates.
+    """`groups` view, zero-shot scoring: a history, and a question about each of its candidates.
+
+    The question is which of two outcomes is likelier, in the layout of `outcome_rows`, so that a
+    backbone that has read those is asked what it has learnt. Or it is how plausible a sentence is:
 
         likelihood_rows.sentence = '{candidate}. {outcome}.'
         likelihood_rows.outcome = 'liked'
@@ -305,6 +312,8 @@ def likelihood_rows(
         with `{outcome}` also `ratings`.
       item_texts: returns the catalogue's texts, in the order of the items table.
       outcome_of: words for an event's value ("liked"), from the data set's template.
+      outcomes: returns all such words, from the best to the worst.
+      contrast: the better outcome and the worse one; empty: the first and the last of `outcomes`.
       sentence: has one field: `{candidate}`, rendered with its statistics as in scoring, or
         `{item}`, rendered as in the catalogue. It may also have `{outcome}`.
       outcome: what `{outcome}` stands for when candidates are scored. Validation scores, too, so
@@ -314,7 +323,8 @@ def likelihood_rows(
         'before' the field, the 'candidate' itself, those 'after' it, and the 'end' ([EOS]).
 
     Raises:
-      ConfigError: a sentence that does not parse, or `{outcome}` without `outcome`.
+      ConfigError: a contrast of outcomes that do not differ, or of a data set without two; a
+        sentence that does not parse, or `{outcome}` without `outcome`.
     """
     if _OUTCOME in sentence and not outcome:
         raise ConfigError(
@@ -326,7 +336,8 @@ def likelihood_rows(
     def of_outcome(words: str) -> CountedSentence:
         return CountedSentence.parse(sentence.replace(_OUTCOME, words), counted)
 
-    asked = of_outcome(outcome)
+    said = sentence.replace(_OUTCOME, outcome)
+    asked = question(contrast, said, counted) or Contrast.of(outcomes())
     of_items = item_texts() if asked.as_item else ()
     own_outcomes = _OUTCOME in sentence and rows_may_vary()
 
@@ -335,23 +346,19 @@ def likelihood_rows(
         text = vocabulary.text
         indices, labels = example["item_indices"], example["labels"]
         texts = [of_items[i] for i in indices] if asked.as_item else example["candidates"]
-        sentences = [asked] * len(texts)
+        row = rows.source_row(text, example["history"], sequence_length["inputs"])
         if own_outcomes:
             words = outcomes_in_words(example["ratings"], labels, outcome_of)
             known = [index for index, word in enumerate(words) if word]
             if not known:
                 raise DataError("none of the candidates of a row has an outcome in words")
-            texts, sentences = [texts[i] for i in known], [of_outcome(words[i]) for i in known]
+            own = [of_outcome(words[i]) for i in known]
+            laid_out = functools.partial(counted_candidates, text, [texts[i] for i in known], own)
             indices, labels = indices[known], labels[known]
-        row = rows.source_row(text, example["history"], sequence_length["inputs"])
-        row |= counted_candidates(
-            text,
-            texts,
-            sentences,
-            sequence_length["targets"],
-            labels,
-            indices,
-            candidate_length=candidate_length,
+        else:
+            laid_out = functools.partial(asked.lay_out, text, texts)
+        row |= laid_out(
+            sequence_length["targets"], labels, indices, candidate_length=candidate_length
         )
         return with_ids(row, task_name, user=example["user_index"])
 
@@ -373,80 +380,6 @@ def outcomes_in_words(
         "" if math.isnan(rating) and not label else outcome(float(rating))
         for rating, label in zip(ratings, labels, strict=True)
     ]
-
-
-def with_outcomes(
-    vocab: Vocabulary,
-    candidates: Sequence[str],
-    outcomes: Sequence[str],
-    target_length: int,
-    *,
-    candidate_weight: float = 0.0,
-    outcome_weight: float = 1.0,
-    sampling: SubwordSampling | None = None,
-) -> rows.Row:
-    """Lays out `[BOS] candidate [EOS] outcome` for every candidate, one block each.
-
-    The outcome is tokenised by itself, so its tokens are the same after every candidate. The last
-    one is predicted but never read, so with outcomes of one token the rows look as scoring's do.
-    A candidate too long for its share of the row is cut, never its outcome.
-
-    Args:
-      vocab: the vocabulary.
-      candidates: texts.
-      outcomes: words for each; a candidate whose outcome is empty is left out.
-      target_length: most tokens of the row.
-      candidate_weight: loss weight of the candidates' words and of `[EOS]` after them.
-      outcome_weight: loss weight of the outcome's words.
-      sampling: cut the candidates' words at random (training only).
-
-    Returns:
-      The decoder features of `rows.packed_candidates`, without labels.
-
-    Raises:
-      DataError: no candidate has an outcome.
-      ConfigError: the row is too short.
-    """
-    pairs = [(text, words) for text, words in zip(candidates, outcomes, strict=True) if words]
-    if not pairs:
-        raise DataError("none of the candidates of a row has an outcome in words")
-    endings = [vocab.encode_array(words) for _, words in pairs]
-    longest = max(map(len, endings))
-    share = target_length // len(pairs)
-    if share < longest + 2:
-        raise ConfigError(
-            f"{len(pairs)} candidates with outcomes of {longest} tokens do not fit the target "
-            f"length {target_length}; raise it or lower the group size"
-        )
-    texts = [text for text, _ in pairs]
-    row = rows.packed_candidates(
-        vocab, texts, target_length, candidate_length=share - longest + 1, sampling=sampling
-    )
-    ends = np.flatnonzero(np.diff(row["decoder_block_ids"], append=0))
-    # All but the last token of an outcome are read, after the `[EOS]` of their candidate.
-    read = [ids[:-1] for ids in endings]
-    lengths = [len(ids) for ids in read]
-    at = np.repeat(ends + 1, lengths)
-    inputs = np.insert(row["decoder_input_tokens"], at, np.concatenate(read))
-    block_ids = np.insert(
-        row["decoder_block_ids"], at, np.repeat(np.arange(len(read)) + 1, lengths)
-    )
-    targets = np.insert(row["decoder_target_tokens"], at, 0)
-    weights = np.insert(row["decoder_loss_weights"] * candidate_weight, at, 0.0)
-    # `[EOS]` moved with the tokens put in before it.
-    starts = ends + np.cumsum([0, *lengths[:-1]])
-    for start, ids in zip(starts, endings, strict=True):
-        targets[start : start + len(ids)] = ids
-        weights[start : start + len(ids)] = outcome_weight
-    return row | {
-        "decoder_input_tokens": inputs,
-        "decoder_target_tokens": targets,
-        "decoder_loss_weights": weights.astype(np.float32),
-        "decoder_block_ids": block_ids,
-        "decoder_labels": np.full(len(inputs), -1, np.int32),
-        "decoder_item_ids": np.full(len(inputs), -1, np.int32),
-        "decoder_item_log_frequency": np.zeros(len(inputs), np.float32),
-    }
 
 
 def map_rows(

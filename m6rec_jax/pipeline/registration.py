@@ -10,7 +10,7 @@ registers
     movielens_100k_ctr           groups       the class of each candidate (scoring)
     movielens_100k_retrieval     next_items   the two towers
     movielens_100k_reranking     reranking    which of the co-occurring items comes next
-    movielens_100k_zero_shot     groups       the likelihood of sentences about candidates
+    movielens_100k_zero_shot     groups       which outcome of a candidate is likelier, untuned
     movielens_100k_pretrain            mixture of infilling and generation
     movielens_100k_foundation          the same, outcomes and retrieval; see `foundation_rates`
 
@@ -463,6 +463,10 @@ def _outcome(dataset: str, split: str, value: float) -> str:
     return _template_outcome(locations.data_dir(), dataset, split)(value)
 
 
+def _outcomes(dataset: str, split: str) -> Sequence[str]:
+    return [outcome.text for outcome in locations.prepared(dataset, split).template().outcomes]
+
+
 @functools.lru_cache(maxsize=8)
 def _template_outcome(folder: Any, dataset: str, split: str) -> Callable[[float | None], str]:
     del folder  # part of the key: where `prepared` looks
@@ -482,6 +486,6 @@ ROWS: Mapping[str, tuple[Callable[..., tf.data.Dataset], Mapping[str, Callable[.
     ),
     "likelihood_rows": (
         preprocessors.likelihood_rows,
-        {"item_texts": _item_texts, "outcome_of": _outcome},
+        {"item_texts": _item_texts, "outcome_of": _outcome, "outcomes": _outcomes},
     ),
 }

@@ -18,10 +18,10 @@ from m6rec_jax.pipeline.preprocessors import (
     map_rows,
     rows_may_vary,
     with_ids,
-    with_outcomes,
 )
 from m6rec_jax.pipeline.vocabulary import SeqioVocabulary
 from m6rec_jax.text import rows
+from m6rec_jax.text.outcomes import with_outcomes
 from m6rec_jax.text.rows import Row, drop_words
 from m6rec_jax.text.vocabulary import SubwordSampling
 

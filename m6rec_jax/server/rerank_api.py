@@ -12,6 +12,7 @@ from starlette.concurrency import run_in_threadpool
 
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.jobs.answering import Accepted
+from m6rec_jax.jobs.likelihood import Likelihoods
 from m6rec_jax.requests.request import RejectedRow
 from m6rec_jax.server import schemas
 from m6rec_jax.server.asking import Asking, Server, asking
@@ -36,7 +37,7 @@ def routes(server: Server) -> APIRouter:
             accepted = await run_in_threadpool(_accept, asked.snapshot, body, task, job)
             (result,) = await asked.answer(accepted)
             scores = [item.score for item in result.items]  # type: ignore[attr-defined]
-            if job == "likelihood":  # mean log probabilities
+            if isinstance(result, Likelihoods):  # mean log probabilities
                 scores = [math.exp(score) for score in scores]
             order = sorted(range(len(scores)), key=lambda index: -scores[index])
             results = [

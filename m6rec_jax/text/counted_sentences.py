@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -73,6 +74,30 @@ class CountedSentence:
         start = len(self.before.encode("utf-8", "surrogatepass"))
         end = start + len(text.encode("utf-8", "surrogatepass"))
         return ids, np.searchsorted([start, end], places, side="right")
+
+    def num_tokens(self, vocab: Vocabulary, text: str) -> int:
+        """How many tokens of a row the sentence takes."""
+        return len(vocab.encode_array(self.render(text))) + 2
+
+    def lay_out(
+        self,
+        vocab: Vocabulary,
+        texts: Sequence[str],
+        target_length: int,
+        labels: Sequence[int] | np.ndarray | None = None,
+        item_ids: Sequence[int] | np.ndarray | None = None,
+        *,
+        candidate_length: int | None = None,
+    ) -> Row:
+        """See `counted_candidates`."""
+        return counted_candidates(
+            vocab, texts, self, target_length, labels, item_ids, candidate_length=candidate_length
+        )
+
+    def describe(self) -> Mapping[str, Any]:
+        """For JSON: what an answer depends on."""
+        said = self.render("{item}" if self.as_item else "{candidate}")
+        return {"sentence": said, "counted": sorted(self.counted)}
 
 
 def counted_candidates(

@@ -43,6 +43,8 @@ FEATURES: Mapping[str, Feature] = {
     "decoder_input_tokens": Feature(np.int32, 0),
     "decoder_target_tokens": Feature(np.int32, 0),
     "decoder_loss_weights": Feature(np.float32, 0.0),
+    # What a target is compared with, see `text.outcomes.Contrast`; 0: nothing.
+    "decoder_contrast_tokens": Feature(np.int32, 0),
     "decoder_block_ids": Feature(np.int32, 0),
     "decoder_segment_ids": Feature(np.int32, 0),
     "decoder_labels": Feature(np.int32, -1),
@@ -204,9 +206,10 @@ def decoder_features(
     """Joins texts, none of them empty, into the decoder's features.
 
     Returns:
-      decoder_input_tokens, decoder_target_tokens, decoder_block_ids, decoder_labels and
-      decoder_item_ids (all -1) int32 [n], decoder_item_log_frequency and decoder_loss_weights
-      float32 [n]; and the place of each text's input [EOS], int [candidates].
+      decoder_input_tokens, decoder_target_tokens, decoder_contrast_tokens (all 0),
+      decoder_block_ids, decoder_labels and decoder_item_ids (all -1) int32 [n],
+      decoder_item_log_frequency and decoder_loss_weights float32 [n]; and the place of each text's
+      input [EOS], int [candidates].
     """
     bos_id, eos_id = special_ids[2:]
     between = np.array([eos_id, bos_id], np.int32)
@@ -225,6 +228,7 @@ def decoder_features(
         "decoder_input_tokens": inputs,
         "decoder_target_tokens": targets,
         "decoder_loss_weights": weights,
+        "decoder_contrast_tokens": np.zeros(len(inputs), np.int32),
         "decoder_block_ids": np.repeat(np.arange(1, len(lengths) + 1, dtype=np.int32), lengths),
         "decoder_labels": np.full(len(inputs), -1, np.int32),
         "decoder_item_ids": np.full(len(inputs), -1, np.int32),

@@ -23,6 +23,7 @@ from m6rec_jax.engine.model_folder import TrainedModel
 from m6rec_jax.engine.scoring import Scorer
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.errors import ConfigError
+from m6rec_jax.text.counted_sentences import CountedSentence
 from tests.bank.conftest import Alone, Backbone, S, T, make_prompts
 
 # The bank pads to other shapes than a task alone has, and adds up in another order.
@@ -58,9 +59,12 @@ def test_tasks_by_name(
         **CLOSE,
     )
     # Of the second row, and shorter than what the bank has room for.
+    asked = CountedSentence.parse("{item}", ("candidate",))
     np.testing.assert_allclose(
-        loaded.likelihood_scorer("titles").score_requests(histories, candidates),
-        by_itself(LikelihoodScorer, "titles", 12).score_requests(histories, candidates),
+        loaded.likelihood_scorer("titles").asking(asked).score_requests(histories, candidates),
+        by_itself(LikelihoodScorer, "titles", 12)
+        .asking(asked)
+        .score_requests(histories, candidates),
         **CLOSE,
     )
     (text,), (expected,) = (

@@ -39,7 +39,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str
     monkeypatch.setattr(few_samples, "prepared_sample", prepared_sample)
     monkeypatch.setattr(few_samples, "scoring_task", scoring_task)
     monkeypatch.setattr(few_samples, "tune", tune)
-    monkeypatch.setattr(few_samples, "means", lambda prepared: figures)
+    monkeypatch.setattr(few_samples, "means", lambda prepared, of_items: figures)
     monkeypatch.setattr(few_samples, "regression", lambda *given: figures)
     monkeypatch.setattr(Sample, "size", lambda sample: sample.count or 79_619)
     monkeypatch.setattr(few_samples, "results_path", lambda name: tmp_path / f"{name}.json")
@@ -97,7 +97,10 @@ def test_rows_under_one_name_are_of_one_foundation(made, tmp_path: Path, capsys)
     assert "a study is of one foundation" in capsys.readouterr().err
     assert few_samples.main([*arguments, str(tmp_path / "other"), "--model", "of another"]) == 0
     rows = read_results(tmp_path / "few_samples.json").rows
-    assert {row["model"] for row in rows} == {MEANS, REGRESSION, few_samples.TUNED, "of another"}
+    assert {row["model"] for row in rows} == {
+        *(few_samples.USER_MEAN, MEANS, REGRESSION, few_samples.TUNED),
+        "of another",
+    }
 
 
 def test_a_sample_knows_nothing_else(made) -> None:

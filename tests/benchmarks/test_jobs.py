@@ -153,13 +153,13 @@ def test_rows_name_the_strongest_baseline_and_are_made_once(calls, tmp_path: Pat
 
 
 def test_nothing_is_trained_for_zero_shot(calls, tmp_path: Path) -> None:
-    assert run(tmp_path, "--jobs", "movielens_zero_shot", "--seeds", "0", "1") == 0
+    assert run(tmp_path, "--jobs", "movielens_zero_shot_item", "--seeds", "0", "1") == 0
     assert [call[0] for call in calls] == ["eval"]
     assert bindings_of(calls[0])["MODEL_DIR"] == str((tmp_path / "base").resolve())
     (row,) = (row for row in rows_in(tmp_path) if row["metric"] == "auc")
     assert row["seed"] is None
     assert row["baselines"] == {"popularity": 0.4, "chance": 0.3}
-    assert row["gin_file"] == JOBS["movielens_zero_shot"].eval_gin_file
+    assert row["gin_file"] == JOBS["movielens_zero_shot_item"].eval_gin_file
 
 
 def test_the_run_of_all_jobs_is_compared_with_single_runs_of_its_seed(calls, tmp_path) -> None:
@@ -213,7 +213,9 @@ def test_baselines_that_were_measured_anew_are_read_anew(monkeypatch) -> None:
 def test_one_table_is_of_one_budget(calls, tmp_path: Path, capsys) -> None:
     job = ("--jobs", "explanation", "--seeds")
     assert run(tmp_path, *job, "0", "--gin.TRAIN_STEPS=5") == 0
-    assert run(tmp_path, "--jobs", "movielens_zero_shot", "--seeds", "0") == 0  # trains nothing
+    assert (
+        run(tmp_path, "--jobs", "movielens_zero_shot_item", "--seeds", "0") == 0
+    )  # trains nothing
     rows = {row["split"]: row for row in rows_in(tmp_path)}
     trained = rows["movielens_100k_explanations"]
     assert (trained["bindings"], trained["train_steps"]) == (["TRAIN_STEPS=5"], 5)

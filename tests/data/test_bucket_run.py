@@ -104,7 +104,7 @@ class Both:
         num_buckets: int = 1,
     ) -> None:
         self.folder, self.options = folder, options
-        parsed = Split.parse(split)
+        parsed = Split.parse(split, dataset.spec.splits)
         with EventTable(dataset, folder / "table") as events:
             assignment = events.assign(parsed)
             self.fold = ViewFold(dataset, assignment, options, statistics)
@@ -149,7 +149,10 @@ SPLITS = (
     "held_out_items:fraction=0.3,seed=1",
     "few_shot:n=20,seed=1",
     "few_shot:n=20,seed=1,history=sampled",
+    "half_of_the_users",
+    "few_shot:n=20,seed=1,of=half_of_the_users",
 )
+DECLARED = {"half_of_the_users": {"kind": "by_user", "train": 0.5, "validation": 0.2, "seed": 1}}
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -159,7 +162,9 @@ def test_rows_and_statistics_of_labelled_events(write_shop, tmp_path: Path, seed
         "writing": WRITING,
         "context": "{weekday} {part_of_day}[, {user_count} events]",
     }
-    folder = write_shop(random_log(seed), template=template, repeats=REPEATS[seed // 6])
+    folder = write_shop(
+        random_log(seed), template=template, splits=DECLARED, repeats=REPEATS[seed // 6]
+    )
     options = PrepareOptions(
         views=("groups", "next_items", "reranking", "documents", "explanations", "titles"),
         group_size=1 + seed % 4,
@@ -193,6 +198,7 @@ def test_rows_and_statistics_of_purchases(write_shop, tmp_path: Path, seed: int)
         labelled=False,
         valued=valued,
         template=template,
+        splits=DECLARED,
         repeats=REPEATS[seed // 6],
     )
     options = PrepareOptions(

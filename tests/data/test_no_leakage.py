@@ -29,10 +29,14 @@ NUM_USERS, NUM_ITEMS = 4, 10
 
 @dataclasses.dataclass(frozen=True)
 class Log:
-    """Events in the order of the file and their part codes; a user meets an item at most once."""
+    """Events in the order of the file and their part codes; a user meets an item at most once.
+
+    `split` says what rows may see.
+    """
 
     events: tuple[tuple[int, int, float, float], ...]
     codes: tuple[int, ...]
+    split: str = "per_user_temporal"
 
     def before(self, row: int) -> set[int]:
         """Rows of the same user that come before in the user's order."""
@@ -70,6 +74,9 @@ def logs(draw: st.DrawFn, split: str | None = None) -> Log:
         codes = np.asarray(draw(st.permutations([*range(3)] * 12)))[: len(events)]
     elif split == "global_temporal":
         codes = splits.global_temporal(moments)
+    elif split == "by_user":
+        of_users = st.lists(st.integers(0, 2), min_size=NUM_USERS, max_size=NUM_USERS)
+        return Log(events, tuple(np.asarray(draw(of_users))[users].tolist()), split)
     else:
         codes = splits.KINDS[split](users, moments)
     return Log(events, tuple(codes.tolist()))
@@ -86,7 +93,7 @@ def render(write_shop, tmp_path: Path) -> Callable[..., dict]:
         job = ViewFold(
             dataset,
             Assignment(
-                Split.parse("per_user_temporal"),
+                Split.parse(log.split),
                 np.asarray(log.codes, np.int8),
                 np.zeros(NUM_ITEMS, bool),
                 0,
@@ -129,7 +136,7 @@ def render(write_shop, tmp_path: Path) -> Callable[..., dict]:
 @st.composite
 def futures(draw: st.DrawFn, split: str | None = None, by_order: bool = False) -> tuple:
     """A log, one of its rows, and the log with another future for that row."""
-    log = draw(logs(split))
+    log = draw(logs(split or draw(st.sampled_from([None, "by_user"]))))
     row = draw(st.sampled_from([r for r, code in enumerate(log.codes) if code != EXCLUDED]))
     user, item, time, _ = log.events[row]
     events, codes = list(log.events), list(log.codes)
@@ -156,7 +163,7 @@ def futures(draw: st.DrawFn, split: str | None = None, by_order: bool = False) -
             codes.append(draw(st.sampled_from([TRAIN, VALIDATION, TEST])))
     # The row's own outcome is its label: it must not show either.
     events[row] = (user, item, time, float(draw(st.integers(1, 5))))
-    return log, Log(tuple(events), tuple(codes)), (user, item)
+    return log, Log(tuple(events), tuple(codes), log.split), (user, item)
 
 
 # `render` keeps nothing from one log to the next.
@@ -244,6 +251,37 @@ def test_validation_events_are_told_to_their_user_alone(render, data: st.DataObj
         for key, (part, *texts) in rendered.items():
             if part == TEST and key[0] == chosen:
                 assert list(turned[key][1:]) == texts
+
+
+@SETTINGS
+@given(data=st.data())
+def test_users_of_other_parts_are_told_to_themselves_alone(render, data: st.DataObject) -> None:
+    """Where users are split, no event of validation or test is told to anybody else."""
+    log = data.draw(logs("by_user"))
+    rendered = render(log)
+    for chosen in range(NUM_USERS):
+        events = tuple(
+            (user, item, time, 6.0 - value if code != TRAIN and user != chosen else value)
+            for (user, item, time, value), code in zip(log.events, log.codes, strict=True)
+        )
+        turned = render(Log(events, log.codes, log.split))
+        for key, (_, *texts) in rendered.items():
+            if key[0] == chosen:
+                assert list(turned[key][1:]) == texts
+
+
+@pytest.mark.parametrize("part", [VALIDATION, TEST])
+def test_users_without_training_events_have_their_own_past(render, part: int) -> None:
+    log = [(0, item, 3600.0 * item, 5.0 - item % 2 * 3) for item in range(5)]
+    log += [(1, item, 3600.0 * item, 5.0) for item in range(4)]
+    groups = render(Log(tuple(log), (part,) * 5 + (TRAIN,) * 4, "by_user"))
+    assert groups[0, 2][1] == ["20 years", "Thursday"]  # the first group of three
+    assert groups[0, 4][1][1:-1] == [
+        "liked Thing 0, 3 hours ago",
+        "disliked Thing 1, 2 hours ago",
+        "liked Thing 2, 1 hour ago",
+    ]
+    assert groups[0, 4][1][0].startswith("20 years, 3 events")
 
 
 def test_histories_hold_what_they_should(render) -> None:

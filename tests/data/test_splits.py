@@ -1,15 +1,20 @@
 """Every split against a plain restatement of its definition, on random logs full of ties."""
 
+import json
 import math
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from m6rec_jax.data import splits
+from m6rec_jax.data.check import check_dataset
 from m6rec_jax.data.event_table import assign
 from m6rec_jax.data.reading import Dataset
+from m6rec_jax.data.schema import DatasetSpec
 from m6rec_jax.data.splits import CONTEXT, EXCLUDED, TEST, TRAIN, VALIDATION, Split
 from m6rec_jax.errors import DataError
 
@@ -66,6 +71,53 @@ def test_global_temporal_cuts_at_quantiles(log: list[tuple[int, int]]) -> None:
         assert code == int(time >= cuts[0]) + int(time >= cuts[1])
 
 
+def test_users_stay_together() -> None:
+    ids = [f"user {index}" for index in range(400)]
+    codes = splits.by_user([*ids, *ids[::-1]], seed=3)
+    assert codes[:400].tolist() == codes[400:][::-1].tolist()
+    assert 300 < (codes[:400] == TRAIN).sum() < 340
+    # A user is drawn by the own id: who else there is does not matter.
+    assert splits.by_user(ids[7:9], seed=3).tolist() == codes[7:9].tolist()
+    assert (splits.by_user(ids, seed=4) != codes[:400]).any()
+    with pytest.raises(DataError, match=r"split 'by_user': train=1\.0"):
+        splits.by_user(ids, train=1.0)
+
+
+def test_a_column_names_the_parts(write_shop) -> None:
+    log = [(user, item, float(item), 1.0 + item) for user in range(3) for item in range(4)]
+    folder = write_shop(log)
+    with pytest.raises(DataError, match=r"declare it in dataset\.json"):
+        assign(Dataset.open(folder), Split.parse("by_column"))
+    random = np.random.default_rng(0)
+    names = random.permutation([*splits.PART_NAMES] * 3).tolist()
+
+    def declared(names: list[str | None]) -> Dataset:
+        table = pq.read_table(folder / "events.parquet")
+        table = table.select(["user_id", "item_id", "time", "rating"])
+        pq.write_table(table.append_column("fold", pa.array(names)), folder / "events.parquet")
+        spec = json.loads((folder / "dataset.json").read_text())
+        spec["events"]["part"] = "fold"
+        (folder / "dataset.json").write_text(json.dumps(spec))
+        return Dataset.open(folder)
+
+    found = assign(declared(names), Split.parse("by_column"))
+    assert [[*splits.PART_NAMES][code] for code in found.codes] == names
+    few = assign(declared(names), Split.parse("few_shot:n=2,of=by_column"))
+    assert (few.codes == splits.few_shot(found.codes, n=2, seed=0)).all()
+    assert DatasetSpec.load(folder).to_dict() == json.loads((folder / "dataset.json").read_text())
+    assert check_dataset(folder).ok
+    # Of other parts nothing is guessed.
+    for wrong, told in (
+        ("valid", "'valid' is none of train, validation, test, context"),
+        (None, "missing"),
+    ):
+        dataset = declared([wrong if row == 5 else name for row, name in enumerate(names)])
+        with pytest.raises(DataError, match=f"row 5, column 'fold': .*{told}"):
+            assign(dataset, Split.parse("by_column"))
+        (problem,) = (p for p in check_dataset(folder).problems if p.severity == "error")
+        assert (problem.kind, problem.rows, problem.column) == ("unknown_part", [5], "fold")
+
+
 def test_held_out_items_leave_training_and_validation() -> None:
     ids = [f"item {index}" for index in range(400)]
     held_out = splits.is_held_out(ids, fraction=0.25, seed=3)
@@ -110,8 +162,8 @@ def test_parse() -> None:
     assert Split.parse("per_user_temporal", declared).options == {"train": 0.6}
     tiny = Split.parse("tiny:seed=2", declared)
     assert (tiny.kind, tiny.name, tiny.options) == ("few_shot", "tiny-seed2", {"n": 3, "seed": 2})
-    assert tiny.base(declared) == Split.parse("per_user_temporal", declared)
-    assert Split.parse("global_temporal").base() is None
+    assert tiny.base == Split.parse("per_user_temporal", declared)
+    assert Split.parse("global_temporal").base is None
     # Characters that TFDS refuses in a config name, and dots, which separate its parts, are mended.
     assert Split.parse("held_out_items:fraction=0.1").name == "held_out_items-fraction0_1"
 
@@ -132,6 +184,8 @@ def test_parse() -> None:
         ("held_out_items:fraction=x", {}, "fraction must be a number, not 'x'"),
         ("per_user_temporal:train=1/0", {}, "train must be a number, not '1/0'"),
         ("by_group", {"by_group": {"seed": True}}, "seed must be a whole number, not True"),
+        ("a", {"a": {"kind": "few_shot", "n": 1, "of": "a"}}, "'a' cannot start from 'a'"),
+        ("by_column:column=x", {}, "by_column has no option 'column'"),
     ],
 )
 def test_parse_errors(text: str, declared: dict, message: str) -> None:
@@ -155,7 +209,11 @@ def test_impossible_shares(shares: tuple[float, float]) -> None:
 
 
 @pytest.mark.parametrize(
-    "split", ["per_user_temporal", "global_temporal", "leave_one_out", "few_shot:n=5"]
+    "split",
+    [
+        *("per_user_temporal", "global_temporal", "leave_one_out", "few_shot:n=5"),
+        *("by_user:train=0.4,validation=0.3,seed=2", "few_shot:n=5,of=by_user"),
+    ],
 )
 def test_assignment_equals_the_functions(split, write_shop) -> None:
     random = np.random.default_rng(0)
@@ -164,14 +222,21 @@ def test_assignment_equals_the_functions(split, write_shop) -> None:
     users, items, times = np.unravel_index(random.choice(6 * 12 * 40, n, False), (6, 12, 40))
     times = times.astype(float)
     events = list(zip(users.tolist(), items.tolist(), times.tolist(), [4.0] * n, strict=True))
-    dataset = Dataset.open(write_shop(events))
-    parsed = Split.parse(split)
+    of_users = {"by_user": {"train": 0.4, "validation": 0.3, "seed": 2}}
+    dataset = Dataset.open(write_shop(events, splits=of_users))
+    parsed = Split.parse(split, of_users)
     found = assign(dataset, parsed)
+    by_user = splits.by_user([f"u{user}" for user in users], **of_users["by_user"])
     expected = {
         "per_user_temporal": lambda: splits.per_user_temporal(users, times),
         "global_temporal": lambda: splits.global_temporal(times),
         "leave_one_out": lambda: splits.leave_one_out(users, times),
-        "few_shot": lambda: splits.few_shot(splits.per_user_temporal(users, times), n=5, seed=0),
+        "few_shot": lambda: splits.few_shot(
+            by_user if parsed.base.kind == "by_user" else splits.per_user_temporal(users, times),
+            n=5,
+            seed=0,
+        ),
+        "by_user": lambda: by_user,
     }[parsed.kind]()
     assert (found.codes == expected).all()
     known = set(users[(expected == TRAIN) | (expected == CONTEXT)])

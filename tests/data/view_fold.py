@@ -169,6 +169,7 @@ class ViewFold:
                 seed=self.options.seed,
                 repeats=self.dataset.spec.repeats_count,
             ),
+            self.assignment.split.visible_parts,
         )
         writer = RowWriter(folder, view)
         if view == "documents":

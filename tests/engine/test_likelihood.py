@@ -9,6 +9,7 @@ from m6rec_jax.engine.likelihood import LikelihoodScorer
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.text import rows
+from m6rec_jax.text.outcomes import Contrast
 from tests.pipeline import shop_rows
 
 S, T = 96, 64
@@ -69,16 +70,48 @@ def test_scores_equal_brute_force(tiny, sentence, counted, arguments):
     assert max(map(max, filter(len, scored))) < 0
 
 
+def log_probability(tiny, history, text, read, token):
+    """log p(token | history, [BOS] text [EOS] and what is read after it)."""
+    model, variables, vocab = tiny
+    inputs = np.array([vocab.bos_id, *vocab.encode(text), vocab.eos_id, *read])
+    row = rows.source_row(vocab, history, S) | {"task_ids": np.array([0])}
+    row |= {"decoder_input_tokens": inputs, "decoder_block_ids": np.ones_like(inputs)}
+    lengths = {"encoder_input_tokens": S, "encoder_block_ids": S, "task_ids": 1}
+    lengths |= {"decoder_input_tokens": T, "decoder_block_ids": T}
+    logits = np.asarray(FORWARD(model, variables, rows.pad_batch([row], lengths)), np.float64)[0]
+    last = logits[len(inputs) - 1]
+    return last[token] - last.max() - np.log(np.exp(last - last.max()).sum())
+
+
+@pytest.mark.parametrize("outcomes", [("liked", "disliked"), ("Film comedy", "Film drama")])
+def test_contrasts_equal_brute_force(tiny, outcomes):
+    vocab = tiny[2]
+    ids, others = map(vocab.encode, outcomes)
+    place = next(i for i, (a, b) in enumerate(zip(ids, others, strict=False)) if a != b)
+    scorer = LikelihoodScorer(*tiny, EngineOptions(S, T), contrast=outcomes)
+    scored = scorer.score_requests(HISTORIES, TEXTS)
+    for history, texts, found in zip(HISTORIES, TEXTS, scored, strict=True):
+        expected = [
+            log_probability(tiny, history, text, ids[:place], ids[place])
+            - log_probability(tiny, history, text, ids[:place], others[place])
+            for text in texts
+        ]
+        np.testing.assert_allclose(found, expected, atol=3e-5)
+
+
 def test_task_ids_pick_their_prompts(tiny):
-    scorer = LikelihoodScorer(*tiny, EngineOptions(S, T, tasks={"": TaskSettings(1)}))
+    options = EngineOptions(S, T, tasks={"": TaskSettings(1)})
+    scorer = LikelihoodScorer(*tiny, options, sentence="{item}")
     found = scorer.score_requests(HISTORIES[:1], [TEXTS[1][:1]])[0][0]
     assert found == pytest.approx(brute_force(tiny, HISTORIES[0], TEXTS[1][0], task_id=1), abs=3e-5)
 
 
 def test_warm_scorer_compiles_nothing_more(tiny):
-    scorer = LikelihoodScorer(*tiny, EngineOptions(S, T, batch_sizes=(2,), source_buckets=(S,)))
+    options = EngineOptions(S, T, batch_sizes=(2,), source_buckets=(S,))
+    scorer = LikelihoodScorer(*tiny, options, sentence="{item}")
     number = scorer.warm_up()
     scorer.score_requests(HISTORIES, TEXTS)
+    scorer.asking(Contrast("liked", "disliked")).score_requests(HISTORIES, TEXTS)
     assert scorer.num_compilations == number
 
 
@@ -88,13 +121,13 @@ def test_no_head_is_needed(tiny):
     model, variables, vocab = tiny
     prompts = dataclasses.replace(model.config.prompts, head="none", num_options=0)
     bare = type(model)(dataclasses.replace(model.config, prompts=prompts))
-    scorer = LikelihoodScorer(bare, variables, vocab, EngineOptions(S, T))
-    found = scorer.score_requests(HISTORIES[:1], [TEXTS[1]])[0]
-    np.testing.assert_allclose(
-        found,
-        LikelihoodScorer(*tiny, EngineOptions(S, T)).score_requests(HISTORIES[:1], [TEXTS[1]])[0],
-        atol=3e-5,
+    found, expected = (
+        LikelihoodScorer(*parts, EngineOptions(S, T), sentence="{item}").score_requests(
+            HISTORIES[:1], [TEXTS[1]]
+        )[0]
+        for parts in ((bare, variables, vocab), tiny)
     )
+    np.testing.assert_allclose(found, expected, atol=3e-5)
 
 
 def test_bad_arguments_are_named(tiny):
@@ -103,5 +136,7 @@ def test_bad_arguments_are_named(tiny):
     with pytest.raises(ConfigError, match="source_buckets"):
         LikelihoodScorer(*tiny, EngineOptions(S, T, source_buckets=(3,)))
     scorer = LikelihoodScorer(*tiny, EngineOptions(S, T))
+    with pytest.raises(ConfigError, match="nothing is asked"):
+        scorer.score_requests(HISTORIES[:1], TEXTS[1:2])
     with pytest.raises(DataError, match="1 histories for 2 lists"):
         scorer.score_requests(HISTORIES[:1], TEXTS[:2])

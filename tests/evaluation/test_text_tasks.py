@@ -278,16 +278,23 @@ def zero_shot(model_dir, **arguments):
     )
 
 
-def test_zero_shot_equals_the_scorer_beside_baselines(world):
+@pytest.mark.parametrize("asked", [{}, {"sentence": "{item}"}, {"contrast": ("disliked", "liked")}])
+def test_zero_shot_equals_the_scorer_beside_baselines(world, bound, asked):
     _, vocabulary, model, variables, model_dir = world
+    for name, value in asked.items():
+        bound(f"likelihood_rows.{name}", value)
     metrics = zero_shot(model_dir)
     prepared = locations.prepared("tiny-shop", "leave_one_out")
     rows = list(read_rows(prepared, "groups", "test"))
     texts = prepared.catalogue().texts
-    scorer = LikelihoodScorer(model, variables, vocabulary, EngineOptions(48, 48))
+    # Without a word, the first outcome of the template and the last.
+    asked = asked or {"contrast": ("liked", "disliked")}
+    scorer = LikelihoodScorer(model, variables, vocabulary, EngineOptions(48, 48), **asked)
+    of_items = [[texts[i] for i in r["item_indices"]] for r in rows]
+    of_candidates = [r["candidates"] for r in rows]
     scores = np.concatenate(
         scorer.score_requests(
-            [r["history"] for r in rows], [[texts[i] for i in r["item_indices"]] for r in rows]
+            [r["history"] for r in rows], of_items if "sentence" in asked else of_candidates
         )
     )
     labels = np.concatenate([r["labels"] for r in rows])
@@ -296,9 +303,27 @@ def test_zero_shot_equals_the_scorer_beside_baselines(world):
     popularity = np.bincount(interactions(prepared, "train").items, minlength=6)[items]
     assert metrics["popularity/auc"] == classification.auc(labels, popularity)
     assert metrics["popularity/auc"] != 0.5 or metrics["item_mean/auc"] != 0.5
+    users = np.concatenate([np.full(len(r["labels"]), r["user_index"]) for r in rows])
+    train = interactions(prepared, "train")
+    likes, seen = (np.bincount(train.users, w, 9) for w in (train.labels, None))
+    shares = (likes + 5 * train.labels.mean()) / (seen + 5)
+    assert metrics["user_mean/auc"] == classification.auc(labels, shares[users])
     assert 0 <= metrics["chance/auc"] <= 1
     assert metrics["num_examples"] == len(labels)
-    assert not any("log_loss" in name for name in metrics)  # likelihoods are no probabilities
+    if "sentence" in asked:  # likelihoods are no probabilities
+        assert not any("log_loss" in name or "platt" in name for name in metrics)
+        return
+    odds = scores.astype(np.float64)
+    log_loss = classification.log_loss(labels, 1 / (1 + np.exp(-odds)))
+    assert metrics["log_loss"] == pytest.approx(log_loss, abs=1e-5)
+    assert metrics["chance/auc"] != metrics["user_mean/log_loss"] > 0
+    scale, offset = metrics["platt_scale"], metrics["platt_offset"]
+    bound("PlattScaling.scale", scale)
+    bound("PlattScaling.offset", offset)
+    fitted = zero_shot(model_dir)
+    assert fitted["log_loss"] <= metrics["log_loss"]
+    assert fitted["auc"] == (metrics["auc"] if scale > 0 else pytest.approx(metrics["auc"]))
+    assert fitted["platt_scale"] == scale
 
 
 def test_which_tokens_count_is_set_in_gin(world, bound):

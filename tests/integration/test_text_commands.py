@@ -126,7 +126,9 @@ COMMANDS = {
     ],
     "sample": ["data", "sample", "shop", "--gin_file", "sample.gin"],
     "train": ["train", "--gin_file", "pretrain.gin", "--gin.MODEL_DIR=run"],
-    "zero-shot": ZERO_SHOT,
+    "no outcomes": ZERO_SHOT,
+    "zero-shot": [*ZERO_SHOT, "--gin.likelihood_rows.sentence='{item}'"],
+    "contrast": [*ZERO_SHOT, "--gin.likelihood_rows.contrast=('bought', 'coffee')"],
     "sentence": [
         *ZERO_SHOT,
         "--gin.likelihood_rows.sentence='{item} bought'",
@@ -208,6 +210,8 @@ def test_zero_shot_needs_no_training(ran: dict[str, Finished]) -> None:
     metrics = metrics_of(ran["zero-shot"])
     assert {"auc", "popularity/auc", "chance/auc", "num_examples"} <= set(metrics)
     assert metrics_of(ran["sentence"])["auc"] >= 0
+    assert {"log_loss", "platt_scale", "user_mean/auc"} <= set(metrics_of(ran["contrast"]))
+    assert "two outcomes are needed" in failed(ran["no outcomes"])  # everything was bought
     assert "exactly one field" in failed(ran["no sentence"])
 
 

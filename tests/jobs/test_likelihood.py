@@ -92,6 +92,39 @@ def test_scores_equal_a_direct_computation(infer, served_model, sentence, counte
     assert compared > 15
 
 
+def odds(model, history, text, task_id=1):
+    """log p(liked) - log p(disliked) after the candidate's [EOS], at the first unlike token."""
+    vocabulary = model.vocabulary
+    ids, others = vocabulary.encode("liked"), vocabulary.encode("disliked")
+    place = next(i for i, (a, b) in enumerate(zip(ids, others, strict=False)) if a != b)
+    read = [*vocabulary.encode(text), vocabulary.eos_id, *ids[:place]]
+    inputs = np.array([vocabulary.bos_id, *read])
+    row = rows.source_row(vocabulary, history, S) | {"task_ids": np.array([task_id])}
+    row |= {"decoder_input_tokens": inputs, "decoder_block_ids": np.ones_like(inputs)}
+    lengths = {"encoder_input_tokens": S, "encoder_block_ids": S, "task_ids": 1}
+    lengths |= {"decoder_input_tokens": T, "decoder_block_ids": T}
+    batch = rows.pad_batch([row], lengths)
+    logits = np.asarray(FORWARD(model.model, model.variables, batch), np.float64)[0]
+    return float(logits[len(read), ids[place]] - logits[len(read), others[place]])
+
+
+def test_outcomes_of_the_template_are_asked_for_where_nothing_is_said(infer, served_model):
+    asked = [request(number) for number in range(5)]
+    found, rejected = infer(asked, "plausible", chunk_size=2)
+    assert not rejected
+    for row, (history, candidates, _) in zip(found, told(served_model, asked), strict=True):
+        expected = np.array([odds(served_model, history, text) for text in candidates])
+        np.testing.assert_allclose(row["log_odds"], expected, atol=3e-5)
+        np.testing.assert_allclose(row["probabilities"], 1 / (1 + np.exp(-expected)), atol=1e-5)
+        assert row["ranking"] == sorted(range(len(expected)), key=lambda i: -row["log_odds"][i])
+    gin.bind_parameter("PlattScaling.scale", 2.0)
+    gin.bind_parameter("PlattScaling.offset", -0.5)
+    calibrated, _ = infer(asked, "plausible", "calibrated")
+    for row, plain in zip(calibrated, found, strict=True):
+        expected = 1 / (1 + np.exp(0.5 - 2.0 * np.array(plain["log_odds"])))
+        np.testing.assert_allclose(row["probabilities"], expected, atol=1e-5)
+
+
 def test_items_need_no_statistics_where_none_are_told(infer):
     """The catalogue's words, as `{item}` has them, tell no statistics; scoring's need them."""
     configure(ITEM, ("candidate",))
@@ -150,6 +183,7 @@ def test_all_requests_run_the_same_programs(infer, monkeypatch):
         init(self, *args, **kwargs)
 
     monkeypatch.setattr(likelihood.LikelihoodScorer, "__init__", kept)
+    configure("{item}", ("candidate",))  # short texts: one row of each request
     infer([request(number) for number in range(21)], "plausible", chunk_size=8)
     (scorer,) = made
     assert scorer.num_compilations == 1
@@ -166,5 +200,6 @@ def test_what_cannot_be_scored_is_refused(infer, served, served_model, tmp_path)
     assert "'candidates[0]' cannot be scored" in rejected[0]["reason"]
     configure("this user, as we know, likes {item}", ("candidate",))
     narrow = served_model.likelihood_scorer("plausible", target_length=8)
+    assert narrow.question.as_item
     with pytest.raises(ConfigError, match="do not fit the target length 8"):
         narrow.check("Film A")

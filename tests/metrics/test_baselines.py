@@ -7,7 +7,12 @@ import pytest
 
 from m6rec_jax.errors import DataError
 from m6rec_jax.metrics import classification, ranking
-from m6rec_jax.metrics.baselines import MeanBaselines, UserItemCounts, popularity_ranks
+from m6rec_jax.metrics.baselines import (
+    MEAN_BASELINES,
+    MeanBaselines,
+    UserItemCounts,
+    popularity_ranks,
+)
 
 
 @pytest.fixture
@@ -36,7 +41,8 @@ def test_scoring_metrics(events):
     users, items, labels = events
     fitted = MeanBaselines.fit(users, items, labels, 10, 8)
     metrics = fitted.scoring_metrics(users, items, labels)
-    assert set(metrics) == {"popularity", "item_mean", "user_and_item_mean"}
+    assert set(metrics) == set(MEAN_BASELINES)
+    assert metrics["user_mean"]["auc"] == classification.auc(labels, fitted.user_means[users])
     assert metrics["item_mean"]["auc"] == classification.auc(labels, fitted.item_means[items])
     assert "log_loss" not in metrics["popularity"]
     assert metrics["user_and_item_mean"]["auc"] > metrics["popularity"]["auc"]

@@ -62,6 +62,15 @@ def test_log_loss():
     assert np.isfinite(classification.log_loss([1, 0], [0.0, 1.0]))
 
 
+def test_platt_scaling_finds_the_scale_and_the_offset_that_made_the_labels():
+    rng = np.random.default_rng(0)
+    odds = rng.normal(0.0, 2.0, 40_000)
+    labels = (rng.random(40_000) < 1 / (1 + np.exp(-(0.5 * odds - 1.0)))).astype(int)
+    assert classification.platt_scaling(labels, odds) == pytest.approx((0.5, -1.0), abs=0.05)
+    with pytest.raises(DataError, match="all 3 labels are 1"):
+        classification.platt_scaling([1, 1, 1], odds[:3])
+
+
 def test_calibration_table_equals_loops():
     rng = np.random.default_rng(1)
     p = rng.beta(2, 5, 500)

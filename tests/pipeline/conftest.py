@@ -49,6 +49,7 @@ def number_row(example, seed):
             "decoder_input_tokens": tokens[:2],
             "decoder_target_tokens": tokens[:2],
             "decoder_loss_weights": np.ones(2, np.float32),
+            "decoder_contrast_tokens": ones[:2] * 0,
             "decoder_block_ids": ones[:2],
             "decoder_labels": ones[:2],
             "decoder_item_ids": ones[:2],

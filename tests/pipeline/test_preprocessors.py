@@ -11,10 +11,11 @@ import tensorflow as tf
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.pipeline import preprocessors
 from m6rec_jax.pipeline.features import TASK_FEATURES
-from m6rec_jax.pipeline.preprocessors import outcomes_in_words, with_outcomes
+from m6rec_jax.pipeline.preprocessors import outcomes_in_words
 from m6rec_jax.pipeline.source import PreparedSource
 from m6rec_jax.pipeline.vocabulary import SeqioVocabulary
 from m6rec_jax.text import rows
+from m6rec_jax.text.outcomes import with_outcomes
 from tests.pipeline import shop_rows
 
 LENGTHS = {"inputs": 64, "targets": 64}

@@ -67,6 +67,15 @@ def test_scores(client: TestClient, service: Service) -> None:
     assert_items(zero_shot["items"], answer(service, request(3), "ctr", "likelihood"))
 
 
+def test_zero_shot_reranks_by_probability(client: TestClient) -> None:
+    body = {"model": "plausible", "query": "user, likes comedy"}
+    body |= {"documents": ["Film A, drama", "Film B, comedy", {"id": "f3"}]}
+    scores = [found["relevance_score"] for found in post(client, "/v1/rerank", body)["results"]]
+    assert scores == sorted(scores, reverse=True)
+    assert len(scores) == 3
+    assert all(0 < score < 1 for score in scores)
+
+
 def test_retrieves(client: TestClient, service: Service) -> None:
     row = request(5) | {"k": 4, "exclude": ["f3"]}
     found = post(client, "/v1/retrieve", row)
