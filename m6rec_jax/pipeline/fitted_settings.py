@@ -25,8 +25,12 @@ from m6rec_jax.pipeline.locations import DEFAULT_SPLIT
 from m6rec_jax.text.vocabulary import Vocabulary
 
 LENGTHS_FILE = "lengths.json"
-# View -> column of its rows with what stands in the decoder.
-_MEASURED = {"groups": "candidates", "next_items": "items", "documents": "target"}
+# View -> columns of its rows with what the encoder reads, and the decoder.
+_MEASURED = {
+    "groups": ("history", "candidates"),
+    "next_items": ("history", "items"),
+    "documents": ("source", "target"),
+}
 _HISTORIES_PERCENTILE, _TEXTS_PERCENTILE = 90, 99
 _LEAST, _MOST, _MULTIPLE = 32, 512, 8
 
@@ -85,17 +89,18 @@ def _measure(
         return len(vocabulary.encode_array(text))
 
     for view in views:
-        column = _MEASURED[view]
+        read, judged = _MEASURED[view]
         texts: list[int] = []
         most = 1
-        columns = (column,) if view == "documents" else ("history", column)
-        found = prepared_rows.read_rows(prepared, view, "train", columns)
+        found = prepared_rows.read_rows(prepared, view, "train", (read, judged))
         for row in itertools.islice(found, rows):
-            own = [row[column]] if view == "documents" else row[column]
+            source, own = list(row[read]), row[judged]
+            if view == "documents":  # masked spans may be in either
+                source, own = [*source, own] if source else [], [own]
             texts += [2 + tokens(text) for text in own]  # [BOS], [EOS]
             most = max(most, len(own))
-            if "history" in row:
-                histories.append(2 + sum(map(tokens, row["history"])))
+            if source:
+                histories.append(2 + sum(map(tokens, source)))
         share = np.percentile(texts, _TEXTS_PERCENTILE)
         if view == "groups":  # read with their outcomes in pretraining
             words = (tokens(outcome.text) for outcome in prepared.template().outcomes)
