@@ -17,9 +17,11 @@ unit that a sum does not depend on the order in which it was made.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -38,8 +40,11 @@ FORMAT = 2
 # Up to that rank, ranks are rounded up to multiples of that step: few words, each seen often.
 _STEPS = ((20, 1), (50, 2), (100, 5), (300, 20))
 _LAST_STEP, _LAST_RANK = 100, 1_000
-# Events whose pairs are looked up together: about 500 bytes each.
+# Events whose pairs are looked up together, about 500 bytes each, and pairs that are summed
+# together, at most about 50 bytes each.
 _EVENTS_AT_ONCE = 50_000
+_PAIRS_AT_ONCE = 20_000_000
+_SUM = np.dtype([("key", np.int64), ("amount", np.int64)])
 _COLUMNS = {"item": pa.int32(), "other": pa.int32(), "amount": pa.int64(), "total": pa.int64()}
 # Of amounts. A multiple of it is 1/d for every distance d up to 10.
 ONE = 2520 << 16
@@ -120,11 +125,11 @@ class CoOccurrence:
         """Counts all events, given in the order of time: their users and items `[events]`."""
         options = options or CoOccurrenceOptions()
         sequences = _Sequences(users, items, options.window)
-        sums = _Sums()
-        for low in range(0, len(users), _EVENTS_AT_ONCE):
-            keys, amounts, _ = sequences.pairs(low, low + _EVENTS_AT_ONCE)
-            sums.add(keys, amounts)
-        keys, amounts = sums.merged()
+        with _Sums(items, num_items, options.window) as sums:
+            for low in range(0, len(users), _EVENTS_AT_ONCE):
+                keys, amounts, _ = sequences.pairs(low, low + _EVENTS_AT_ONCE)
+                sums.add(keys, amounts)
+            keys, amounts = sums.merged()
         totals = np.zeros(num_items, np.int64)
         np.add.at(totals, keys >> 32, amounts)
         return cls(num_items, options, keys, amounts, totals)
@@ -206,12 +211,13 @@ class GrowingCoOccurrence(CoOccurrence):
         self, users: np.ndarray, items: np.ndarray, start: CoOccurrence, context: int = 0
     ) -> None:
         self._sequences = _Sequences(users, items, start.options.window)
-        sums = _Sums()
-        sums.add(start.keys, start.amounts)
-        for low in range(context, len(users), _EVENTS_AT_ONCE):
-            added, _, _ = self._sequences.pairs(low, low + _EVENTS_AT_ONCE)
-            sums.add(added, np.zeros(len(added), np.int64))
-        super().__init__(start.num_items, start.options, *sums.merged(), start.totals.copy())
+        with _Sums(items, start.num_items, start.options.window) as sums:
+            sums.add(start.keys, start.amounts)
+            for low in range(context, len(users), _EVENTS_AT_ONCE):
+                added, _, _ = self._sequences.pairs(low, low + _EVENTS_AT_ONCE)
+                sums.add(added, np.zeros(len(added), np.int64))
+            keys, amounts = sums.merged()
+        super().__init__(start.num_items, start.options, keys, amounts, start.totals.copy())
         self._number = self._high = context
 
     def advance(self, number: int) -> None:
@@ -258,33 +264,57 @@ class _Sequences:
         return keys, amounts, np.concatenate([[0], 2 * np.cumsum(known.sum(axis=1))])
 
 
-class _Sums:
-    """Sums by key. What is added waits until it is worth sorting again."""
+class _Sums(contextlib.AbstractContextManager["_Sums"]):
+    """Sums by key of more pairs than fit in memory: they wait on disk, and are summed part by part.
 
-    def __init__(self) -> None:
-        self._pieces = [(np.zeros(0, np.int64), np.zeros(0, np.int64))]
-        self._waiting = 0
+    Args:
+      items: of the events whose pairs will be added `[events]`.
+      num_items: of the items table.
+      window: an event adds at most twice as many pairs.
+    """
+
+    def __init__(self, items: np.ndarray, num_items: int, window: int) -> None:
+        # An item is the first of a pair at most so often.
+        pairs = 2 * window * np.cumsum(np.bincount(items, minlength=num_items))
+        inner = np.arange(_PAIRS_AT_ONCE, pairs[-1], _PAIRS_AT_ONCE)
+        # Keys at which the parts but the first begin.
+        self._starts = np.searchsorted(pairs, inner).astype(np.int64) << 32
+        self._folder = tempfile.TemporaryDirectory(prefix="m6rec-pairs-")
+        self._files = [Path(self._folder.name, str(part)) for part in range(len(inner) + 1)]
+
+    def __exit__(self, *_: object) -> None:
+        self._folder.cleanup()
 
     def add(self, keys: np.ndarray, amounts: np.ndarray) -> None:
         """Adds amounts to keys `[n]`, in any order, some perhaps several times."""
-        self._pieces.append(_sums_by_key(keys, amounts))
-        self._waiting += len(self._pieces[-1][0])
-        if self._waiting > len(self._pieces[0][0]):
-            self.merged()
+        sums = _sums_by_key(keys, amounts)
+        pieces = np.split(sums, np.searchsorted(sums["key"], self._starts))
+        for path, piece in zip(self._files, pieces, strict=True):
+            with path.open("ab") as file:
+                piece.tofile(file)
 
     def merged(self) -> tuple[np.ndarray, np.ndarray]:
         """Distinct keys, ascending, and their sums."""
-        keys, amounts = map(np.concatenate, zip(*self._pieces, strict=True))
-        self._pieces, self._waiting = [_sums_by_key(keys, amounts)], 0
-        return self._pieces[0]
+        keys, amounts = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+        for path in self._files:
+            if path.exists():
+                added = np.fromfile(path, _SUM)
+                sums = _sums_by_key(added["key"], added["amount"])
+                keys.append(sums["key"].copy())
+                amounts.append(sums["amount"].copy())
+        return np.concatenate(keys), np.concatenate(amounts)
 
 
-def _sums_by_key(keys: np.ndarray, amounts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _sums_by_key(keys: np.ndarray, amounts: np.ndarray) -> np.ndarray:
+    """The distinct keys, ascending, with their sums: of the fields `_SUM`."""
     order = np.argsort(keys, kind="stable")
     keys = keys[order]
     starts = np.flatnonzero(np.append(True, np.diff(keys) != 0)[: len(keys)])
-    sums = np.add.reduceat(amounts[order], starts) if len(starts) else amounts
-    return keys[starts], sums
+    found = np.empty(len(starts), _SUM)
+    found["key"] = keys[starts]
+    if len(starts):
+        found["amount"] = np.add.reduceat(amounts[order], starts)
+    return found
 
 
 def _summed(keys: np.ndarray, terms: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -75,9 +75,10 @@ def test_ranking_equals_counting_by_hand(events, recent, seen, window, last) -> 
     steps=st.lists(st.integers(0, 40), max_size=6),
     window=st.integers(1, 4),
     at_once=st.integers(1, 9),
+    pairs_at_once=st.integers(1, 60),
 )
 def test_counts_grow_as_event_by_event(
-    events, day, steps, window, at_once, tmp_path_factory
+    events, day, steps, window, at_once, pairs_at_once, tmp_path_factory
 ) -> None:
     """At every step to the last bit, in one go as from what was saved the day before."""
     options = CoOccurrenceOptions(window=window, recent=3, smoothing=2.0)
@@ -86,6 +87,7 @@ def test_counts_grow_as_event_by_event(
     folder = tmp_path_factory.mktemp("counts")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(co_occurrence, "_EVENTS_AT_ONCE", at_once)
+        patch.setattr(co_occurrence, "_PAIRS_AT_ONCE", pairs_at_once)
         counted(events[:day], options).save(folder)
         yesterday = CoOccurrence.load(folder)
         # Of each user what the window holds; all but that is forgotten.
