@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -101,20 +102,20 @@ def _measure(
             most = max(most, len(own))
             if source:
                 histories.append(2 + sum(map(tokens, source)))
-        share = np.percentile(texts, _TEXTS_PERCENTILE)
+        share = float(np.percentile(texts, _TEXTS_PERCENTILE))
         if view == "groups":  # read with their outcomes in pretraining
             words = (tokens(outcome.text) for outcome in prepared.template().outcomes)
             share += max(words, default=1) - 1
         # Texts of a row have equal shares of it.
-        needed.append(most * int(np.ceil(share)))
+        needed.append(most * math.ceil(share))
     return {
-        "inputs": _length(np.percentile(histories, _HISTORIES_PERCENTILE)),
+        "inputs": _length(float(np.percentile(histories, _HISTORIES_PERCENTILE))),
         "targets": _length(max(needed)),
     }
 
 
 def _length(needed: float) -> int:
-    return int(np.clip(-(-needed // _MULTIPLE) * _MULTIPLE, _LEAST, _MOST))
+    return min(max(math.ceil(needed / _MULTIPLE) * _MULTIPLE, _LEAST), _MOST)
 
 
 @gin.configurable
