@@ -184,7 +184,14 @@ def save_model(folder: Path, prepared: Path, model_file: str) -> None:
     folder.mkdir(parents=True)
     words = [re.sub(r"[\[\]{}]", " ", str(text)) for text in TEMPLATE.values()]
     texts = [*read_catalogue(prepared).texts, *words * 3]
-    train_vocabulary(texts, folder / "words.model", size=1_000)
+    train_vocabulary(
+        texts,
+        folder / "words.model",
+        size=1_000,
+        split_by_whitespace=True,
+        separate_punctuation=True,
+        separate_numbers=True,
+    )
     vocabulary = Vocabulary(folder / "words.model")
     configuration.parse_config(
         [model_file, "gin_configs/tuning/option_adapter.gin"],

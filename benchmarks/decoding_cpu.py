@@ -193,7 +193,7 @@ def random_words(folder: Path) -> Vocabulary:
         " ".join("".join(rng.choice(letters, rng.integers(2, 9))) for _ in range(8))
         for _ in range(500)
     ]
-    train_vocabulary(texts, folder / "words.model", size=1_000)
+    train_vocabulary(texts, folder / "words.model", size=1_000, split_by_whitespace=True)
     return Vocabulary(folder / "words.model")
 
 

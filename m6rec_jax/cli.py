@@ -14,7 +14,7 @@ import re
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TextIO
 
 from m6rec_jax import __version__, subcommands
 from m6rec_jax.arguments import existing_path, local_path, path_or_address, takes_gin
@@ -129,10 +129,21 @@ def _message(error: BaseException) -> str:
     return re.sub(r"\n  In call to configurable .*", "", str(error))
 
 
+class _AboveBars(logging.StreamHandler[TextIO]):
+    """Writes to standard error, above the progress bars that are there."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        bars = sys.modules.get("tqdm")  # whoever shows bars has imported it
+        if bars is None:
+            super().emit(record)
+        else:
+            bars.tqdm.write(self.format(record), file=sys.stderr)
+
+
 def _set_up_logging() -> None:
     """Shows this package's messages, and of other libraries' only what a user can act on."""
     keep_quiet()
-    handler = logging.StreamHandler()
+    handler = _AboveBars()
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger = logging.getLogger("m6rec_jax")
     logger.handlers = [handler]
@@ -149,7 +160,10 @@ def _gin_bindings(rest: Sequence[str], parser: argparse.ArgumentParser) -> list[
     bindings = []
     for argument in rest:
         if not argument.startswith("--gin."):
-            parser.error(f"unrecognized argument: {argument}")
+            parser.error(
+                f"unrecognized argument: {argument} (a value with spaces stands in quotes: "
+                "'--gin.MODEL_DIR=runs/my run')"
+            )
         name, equals, value = argument.removeprefix("--gin.").partition("=")
         if not equals:
             raise ConfigError(
@@ -274,7 +288,7 @@ def _parser() -> argparse.ArgumentParser:
                 help="compare with this run on the same examples, and say whether it was better by "
                 "more than chance; the exit status is then 1",
             )
-        takes_gin(command, required=True)
+        takes_gin(command, required=name == "train")
         command.set_defaults(run=run)
 
     params = commands.add_parser("params", help="print what a model has and what of it trains")

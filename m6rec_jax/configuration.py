@@ -61,6 +61,8 @@ READ_BY_COMMANDS = {
     *("MODEL", "MIXTURE_OR_TASK_NAME", "TASK_FEATURE_LENGTHS", "MODEL_DIR", "BATCH_SIZE"),
     *("TRAINABLE", "TRAIN_STEPS", "RULES", "VOCAB_SIZE"),
 }
+# May be functions of the data (`pipeline.fitted_settings`).
+_MEASURED = ("TASK_FEATURE_LENGTHS", "VOCAB_SIZE")
 logger = logging.getLogger(__name__)
 # How alike a name must be to one that exists to be a misspelling of it.
 _NEAR = 0.85
@@ -154,6 +156,7 @@ def check_config(files: Sequence[str | Path] = (), bindings: Sequence[str] = ())
                 f"Known macros: {', '.join(sorted(known))}"
             )
     _check_macros(parsed)
+    _check_idle_macros(parsed)
     return parsed
 
 
@@ -182,6 +185,17 @@ def parse_config(files: Sequence[str | Path] = (), bindings: Sequence[str] = ())
     except (ValueError, RuntimeError) as error:
         raise ConfigError(f"gin: {first_line(error)}") from error
     return parsed
+
+
+def settle_measured() -> None:
+    """Macros that are measured get the values that they have now.
+
+    A run's `config.gin` then has the numbers: it goes on with them, and is evaluated by them,
+    whatever would be measured later.
+    """
+    with gin.unlock_config():
+        for name in filter(has_macro, _MEASURED):
+            gin.bind_parameter((name, "gin.macro", "value"), macro(name))
 
 
 def has_macro(name: str) -> bool:
@@ -427,6 +441,16 @@ def _check_macros(parsed: ParsedConfig) -> None:
     unset = [name for name, value in parsed.values.items() if _is_required(value)]
     if unset:
         raise _unset(unset)
+
+
+def _check_idle_macros(parsed: ParsedConfig) -> None:
+    """A macro that nothing uses, and that is nearly one that is used, is a misspelling of it."""
+    used = {*parsed.macro_uses, *READ_BY_COMMANDS, *MACROS}
+    for name, origin in parsed.macros.items():
+        if name not in used and difflib.get_close_matches(name, used, 1, _NEAR):
+            raise ConfigError(
+                f"{origin}: nothing uses a macro '{name}'{did_you_mean(name, used)}{_quote(origin)}"
+            )
 
 
 def _is_macro_reference(value: Any) -> bool:

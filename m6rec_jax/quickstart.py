@@ -2,24 +2,21 @@
 
     check, prepare, vocabulary, pretrain, tune a scorer, tune a retriever, index, evaluate, report
 
-Each step is what a command of `m6rec` does with a gin file that is written to the output folder, so
-that one can go on from there. Run again after an interruption, it goes on where it stopped.
+Each step is what a command of `m6rec` does with a gin file that is written to the output folder, on
+top of those in gin_configs/own_data, so that one can go on from there. Run again after an
+interruption, it goes on where it stopped.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib
 import json
-import re
 import shutil
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -27,13 +24,12 @@ from m6rec_jax import configuration
 from m6rec_jax.data.check import check_dataset
 from m6rec_jax.data.prepare import prepare
 from m6rec_jax.data.prepared import Prepared
-from m6rec_jax.data.report import Report
 from m6rec_jax.data.schema import SPEC_FILE
 from m6rec_jax.data.vocabulary_text import train_on_prepared
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.evaluation.report import write_report
 from m6rec_jax.io.json_text import json_text
-from m6rec_jax.pipeline import prepared_rows
+from m6rec_jax.pipeline.fitted_settings import measured_lengths, vocabulary_rows
 from m6rec_jax.pipeline.locations import data_dir
 from m6rec_jax.pipeline.registration import evaluated_tasks
 from m6rec_jax.run_report import (
@@ -44,7 +40,6 @@ from m6rec_jax.run_report import (
     sample_notes,
 )
 from m6rec_jax.serving.build_index import build_index
-from m6rec_jax.text.vocabulary import Vocabulary
 from m6rec_jax.training.loop import TrainResult, train
 from m6rec_jax.training.step_loop import EARLY_STOPPING
 
@@ -76,20 +71,18 @@ class Sizes:
     """What the data and the time decide.
 
     Attributes:
-      dataset: name of the data set. task: what its tasks' names begin with.
+      dataset: name of the data set.
       model: a file of `gin_configs/models`.
       max_events: behaviours of a history that are kept.
       vocab_size: rows of the embedding.
       inputs, targets: tokens of a row.
       batch_size, num_shards: of training.
-      option_words: a word for each class, or nothing.
       steps: of each run.
       rows_read: training rows that embeddings are started from.
       rows: that are evaluated of a test part (0: all).
     """
 
     dataset: str
-    task: str
     model: str
     max_events: int
     vocab_size: int
@@ -97,7 +90,6 @@ class Sizes:
     targets: int
     batch_size: int
     num_shards: int
-    option_words: Sequence[str]
     steps: Mapping[str, int]
     rows_read: int
     rows: int
@@ -128,12 +120,13 @@ def run_quickstart(folder: Path, output: Path, *, minutes: float = 12.0, seed: i
         raise DataError(f"{folder} has errors: mend them first; m6rec data check says the same")
     spec = json.loads((folder / SPEC_FILE).read_text(encoding="utf-8"))
     output.mkdir(parents=True, exist_ok=True)
-    with contextlib.chdir(output), _importable(output):
+    with contextlib.chdir(output):
         saved = _saved_sizes(spec["name"], output)
-        _write_data_files(spec["name"], saved, report)
+        if saved is None:
+            _write_data_files(spec["name"])
         _tell(1)
         scoring = prepare_both(folder, f"{PREPARE}.gin", Path(VOCABULARY), before=lambda: _tell(2))
-        sizes = saved or _sizes(spec, scoring, minutes, begin, seed)
+        sizes = saved or _sizes(scoring, minutes, begin, seed)
         if saved is None:
             _write_training_files(sizes)
             Path(SIZES_FILE).write_text(json_text(dataclasses.asdict(sizes), indent=2) + "\n")
@@ -219,6 +212,7 @@ def run_phase(gin_file: str, folder: Path, bindings: Sequence[str]) -> TrainResu
     """
     print(f"{folder.name}: {gin_file}", flush=True)
     configuration.parse_config([gin_file], [f"MODEL_DIR='{folder}'", *bindings])
+    configuration.settle_measured()
     result = train()
     if result.stopped_by not in (None, EARLY_STOPPING):
         raise KeyboardInterrupt
@@ -260,26 +254,22 @@ def _saved_sizes(dataset: str, output: Path) -> Sizes | None:
     return sizes
 
 
-def _sizes(
-    spec: Mapping[str, Any], prepared: Prepared, minutes: float, begin: float, seed: int
-) -> Sizes:
+def _sizes(prepared: Prepared, minutes: float, begin: float, seed: int) -> Sizes:
     """Measures the prepared text, and a few steps on this machine."""
-    vocabulary = Vocabulary(Path(VOCABULARY))
-    inputs, targets = _token_lengths(prepared, vocabulary)
+    dataset = prepared.manifest["dataset"]
+    lengths = measured_lengths(dataset)
     rows = min(prepared.num_rows(view)["train"] for view in ("groups", "documents"))
     num_shards = 4 if rows >= 64 else 1
     batch_size = max(4, min(64, rows // 4 // 4 * 4))
     draft = Sizes(
-        dataset=spec["name"],
-        task=_task_name(spec["name"]),
+        dataset=dataset,
         model="mini" if minutes >= 4 else "tiny",
-        max_events=configuration.bound("PrepareOptions.max_events"),
-        vocab_size=-(-vocabulary.size // 128) * 128,
-        inputs=inputs,
-        targets=targets,
+        max_events=prepared.manifest["options"]["max_events"],
+        vocab_size=vocabulary_rows(dataset),
+        inputs=lengths["inputs"],
+        targets=lengths["targets"],
         batch_size=batch_size,
         num_shards=num_shards,
-        option_words=_option_words(spec, vocabulary),
         steps=dict.fromkeys(_SHARES, _MEASURED_STEPS),
         rows_read=min(5000, 4 * rows),
         rows=0,
@@ -295,30 +285,6 @@ def _sizes(
     # A forward pass is about a third of a step.
     tested = int(_EVALUATION_SHARE * seconds / (per_step / batch_size / 3))
     return dataclasses.replace(draft, steps=steps, rows=max(tested, 100))
-
-
-def _token_lengths(
-    prepared: Prepared, vocabulary: Vocabulary, most_rows: int = 400
-) -> tuple[int, int]:
-    """Tokens of a row's history and of its candidates that nine of ten rows need at most."""
-    histories, candidates = [], []
-    rows = prepared_rows.read_rows(prepared, "groups", "train", ("history", "candidates"))
-    for _, row in zip(range(most_rows), rows, strict=False):
-        histories.append(2 + sum(len(vocabulary.encode(text)) for text in row["history"]))
-        candidates.append(sum(2 + len(vocabulary.encode(text)) for text in row["candidates"]))
-    found = []
-    for lengths, share, least, most in ((histories, 90, 32, 256), (candidates, 98, 32, 160)):
-        needed = int(np.ceil(np.percentile(lengths, share) / 8)) * 8
-        found.append(int(np.clip(needed, least, most)))
-    return found[0], found[1]
-
-
-def _option_words(spec: Mapping[str, Any], vocabulary: Vocabulary) -> list[str]:
-    """Words for 'negative' and 'positive', where the template has two that begin differently."""
-    outcomes = [entry["text"] for entry in spec["template"].get("outcomes", ())]
-    words = outcomes[::-1]
-    first = {tuple(vocabulary.encode(word)[:1]) for word in words}
-    return words if len(words) == 2 and len(first) == 2 else []
 
 
 def _measure(seed: int) -> tuple[float, float]:
@@ -341,42 +307,14 @@ def _measure(seed: int) -> tuple[float, float]:
 # --- files ------------------------------------------------------------------------------------
 
 
-def _task_name(dataset: str) -> str:
-    return "own_" + re.sub(r"\W+", "_", dataset).strip("_").lower()
-
-
-def _write_data_files(dataset: str, saved: Sizes | None, report: Report) -> None:
-    """How data are prepared and found, and the module that registers their tasks."""
-    if saved is not None:
-        return
-    name = _task_name(dataset)
-    counts = report.num_rows
-    per_user = counts.get("events", 0) / max(counts.get("users", 1), 1)
-    Path("tasks").mkdir(exist_ok=True)
-    Path("tasks", f"{name}.py").write_text(f'''"""Tasks of {dataset}."""
-
-import seqio
-
-from m6rec_jax.pipeline.registration import register_recommendation_tasks
-
-register_recommendation_tasks({name!r}, dataset={dataset!r})
-register_recommendation_tasks(
-    "{name}_leave_one_out",
-    dataset={dataset!r},
-    split="leave_one_out",
-    vocabulary_split="per_user_temporal",
-)
-# Pretraining: masked spans, what comes next in words, and which item that is.
-seqio.MixtureRegistry.add(
-    "{name}_backbone",
-    [("{name}_infilling", 1.0), ("{name}_generation", 1.0), ("{name}_retrieval", 1.0)],
-)
-''')
+def _write_data_files(dataset: str) -> None:
+    """How data are prepared and found."""
     Path("data.gin").write_text(f"""# Where everything lies, seen from this folder.
 import m6rec_jax.pipeline.locations
 
 data_dir.path = 'data'
 vocabulary_file.path = '{VOCABULARY}'
+DATASET = {dataset!r}
 """)
     Path(f"{PREPARE}.gin").write_text(f"""# How text and vocabulary are prepared.
 #   m6rec data prepare FOLDER --gin_file {PREPARE}.gin
@@ -390,98 +328,35 @@ VIEWS = ('groups', 'next_items', 'documents', 'catalogue')
 
 prepare.split = %SPLIT
 PrepareOptions.views = %VIEWS
-PrepareOptions.group_size = 4
-# Users have {per_user:.0f} events on average.
-PrepareOptions.max_events = {int(np.clip(2 * per_user, 5, 30))}
-PrepareOptions.next_items_size = 4
-PrepareOptions.document_statistics = False
-
-train_on_prepared.dataset = {dataset!r}
+train_on_prepared.dataset = %DATASET
 train_on_prepared.split = %SPLIT
-train_vocabulary.size = 8000
-train_vocabulary.split_by_whitespace = False
-train_vocabulary.separate_punctuation = False
-train_vocabulary.separate_numbers = False
 """)
 
 
 def _write_training_files(sizes: Sizes) -> None:
-    """Gin files of the three runs and of their evaluation."""
-    lengths = f"{{'inputs': {sizes.inputs}, 'targets': {sizes.targets}}}"
-    common = f"""include 'data.gin'
-import tasks.{sizes.task}
+    """Gin files of the three runs."""
+    for name, recipe in ((FOUNDATION, "pretrain"), (SCORER, "scoring"), (RETRIEVER, "retrieval")):
+        steps = sizes.steps[name]
+        own = (
+            f"with_initial_embeddings.rows = {sizes.rows_read}\n"
+            if name == FOUNDATION
+            else f"INITIAL_CHECKPOINT_PATH = '{FOUNDATION}'\nEVAL_PERIOD = {-(-steps // 3)}\n"
+        )
+        evaluated = "" if name == FOUNDATION else f"#   m6rec eval --gin.MODEL_DIR={name}\n"
+        Path(f"{name}.gin").write_text(f"""# From this folder:
+#   m6rec train --gin_file {name}.gin --gin.MODEL_DIR={name}
+{evaluated}
+include 'gin_configs/models/{sizes.model}.gin'
+include 'gin_configs/own_data/{recipe}.gin'
+include 'data.gin'
 
-VOCAB_SIZE = {sizes.vocab_size}
-TASK_FEATURE_LENGTHS = {lengths}
 BATCH_SIZE = {sizes.batch_size}
 BatchIterator.num_shards = {sizes.num_shards}
-"""
-
-    def schedule(name: str) -> str:
-        steps = sizes.steps[name]
-        text = f"TRAIN_STEPS = {steps}\nWARMUP_STEPS = {max(1, min(100, steps // 10))}\n"
-        text += f"Checkpoints.period = {max(50, steps // 5)}\nLogging.period = {-(-steps // 40)}\n"
-        if name != FOUNDATION:
-            text += f"INITIAL_CHECKPOINT_PATH = '{FOUNDATION}'\nEVAL_PERIOD = {-(-steps // 3)}\n"
-        return text
-
-    retrieval = """contrastive_loss.correct_frequency = True
-retrieval_items.order_discount = 1.0
-"""
-    files = {
-        FOUNDATION: f"""include 'gin_configs/models/{sizes.model}.gin'
-include 'gin_configs/runs/pretrain.gin'
-{common}
-MIXTURE_OR_TASK_NAME = '{sizes.task}_backbone'
-{schedule(FOUNDATION)}Start.embeddings = 'neighbours'
-with_initial_embeddings.rows = {sizes.rows_read}
-RATE_FACTORS = {{'relative_bias/': 5.0, 'token_embedder/': 0.2}}
-PromptConfig.retrieval_dim = 64
-total_loss.contrastive_weight = 0.3
-{retrieval}""",
-        SCORER: f"""include 'gin_configs/models/{sizes.model}.gin'
-include 'gin_configs/tuning/option_adapter.gin'
-include 'gin_configs/runs/finetune_scoring.gin'
-{common}
-MIXTURE_OR_TASK_NAME = '{sizes.task}_ctr'
-NUM_OPTIONS = 2
-OPTION_WORDS = {tuple(sizes.option_words)!r}
-{schedule(SCORER)}""",
-        RETRIEVER: f"""include 'gin_configs/models/{sizes.model}.gin'
-include 'gin_configs/tuning/option_adapter.gin'
-include 'gin_configs/runs/finetune_retrieval.gin'
-{common}
-MIXTURE_OR_TASK_NAME = '{sizes.task}_leave_one_out_retrieval'
-RETRIEVAL_DIM = 64
-Start.prompts = 'matching'
-{schedule(RETRIEVER)}{retrieval}""",
-    }
-    for name, text in files.items():
-        Path(f"{name}.gin").write_text(
-            f"#   m6rec train --gin_file {name}.gin --gin.MODEL_DIR={name}\n\n{text}"
-        )
-    for name, task in ((SCORER, "ctr"), (RETRIEVER, "leave_one_out_retrieval")):
-        Path(f"{name}_eval.gin").write_text(f"""# Tests the run.
-#   m6rec eval --gin_file {name}_eval.gin --gin.MODEL_DIR={name}
-
-include 'gin_configs/runs/eval.gin'
-include 'data.gin'
-import tasks.{sizes.task}
-
-MIXTURE_OR_TASK_NAME = '{sizes.task}_{task}'
-TASK_FEATURE_LENGTHS = {lengths}
-""")
-
-
-@contextlib.contextmanager
-def _importable(folder: Path) -> Iterator[None]:
-    """Lets gin files import the `tasks` of a folder."""
-    sys.path.append(str(folder))
-    importlib.invalidate_caches()
-    try:
-        yield
-    finally:
-        sys.path.remove(str(folder))
+TRAIN_STEPS = {steps}
+WARMUP_STEPS = {max(1, min(100, steps // 10))}
+Checkpoints.period = {max(50, steps // 5)}
+Logging.period = {-(-steps // 40)}
+{own}""")
 
 
 def _seeds(seed: int) -> list[str]:
@@ -508,7 +383,7 @@ report: {page}
 
 To go on, from that folder:
   cd {output}
-  m6rec eval --gin_file {SCORER}_eval.gin --gin.MODEL_DIR={SCORER}
+  m6rec eval --gin.MODEL_DIR={SCORER}
   m6rec infer --gin.MODEL_DIR={SCORER} --gin.PREPARED=data/{dataset}.per_user_temporal \\
       --requests requests.jsonl --output scores.jsonl
   m6rec infer --gin.MODEL_DIR={RETRIEVER} --gin.PREPARED=data/{dataset}.leave_one_out \\

@@ -264,18 +264,33 @@ def run_data_sample(args: argparse.Namespace) -> None:
 
 def run_vocab_train(args: argparse.Namespace) -> None:
     _configure_data(args)
+    from m6rec_jax.configuration import bound
     from m6rec_jax.data.vocabulary_text import train_on_prepared
-    from m6rec_jax.pipeline.locations import data_dir
+    from m6rec_jax.pipeline import locations
 
-    print(train_on_prepared(data_dir()).model_file)
+    trained = train_on_prepared(locations.data_dir())
+    print(trained.model_file)
+    dataset = bound("train_on_prepared.dataset")
+    split = bound("train_on_prepared.split", locations.DEFAULT_SPLIT)
+    if dataset is None or str(locations.vocabulary_file(dataset, split)) != trained.model_file:
+        return  # of several data sets, or tasks look elsewhere
+    from m6rec_jax.pipeline.fitted_settings import has_histories, measured_lengths
+
+    if has_histories(locations.prepared(dataset, split)):
+        found = measured_lengths(dataset, split)
+        print(
+            f"rows of {found['inputs']} + {found['targets']} tokens hold nine histories in ten and "
+            f"99 candidates in 100: TASK_FEATURE_LENGTHS = {found}, as gin_configs/own_data has it"
+        )
 
 
 def run_train(args: argparse.Namespace) -> int:
     _look_first(args, reads=["INITIAL_CHECKPOINT_PATH"])
-    from m6rec_jax.configuration import macro
+    from m6rec_jax.configuration import macro, settle_measured
     from m6rec_jax.training.loop import train
 
     _configure_together(args, heed_preemption=True)
+    settle_measured()
     with _alone_in(macro("MODEL_DIR", "")):
         result = train()
     # Scripts must not take a run that a signal stopped for finished.
@@ -297,8 +312,33 @@ def _alone_in(model_dir: str) -> contextlib.AbstractContextManager[None]:
     return locked_folder(Path(model_dir), f"training in {model_dir}")
 
 
+def _look_at_run(args: argparse.Namespace) -> None:
+    """`_look_first` for a task on a run: without gin files, the task that it was trained on."""
+    if args.gin_file:
+        _look_first(args)
+        return
+    from m6rec_jax.config_file import CONFIG_FILE
+    from m6rec_jax.configuration import check_config
+
+    of_run = [binding for binding in args.gin_bindings if binding.startswith("MODEL_DIR =")]
+    run = check_config((), of_run).values.get("MODEL_DIR")
+    if run is None:
+        raise ConfigError(
+            f"m6rec {args.command} takes --gin.MODEL_DIR=RUN, whose task it knows, or --gin_file "
+            "FILE, which names another one"
+        )
+    config = Path(run, CONFIG_FILE)
+    _check_there(Path(run), f"--gin.MODEL_DIR={run}")
+    if not config.is_file():
+        raise ConfigError(
+            f"{run} has no {CONFIG_FILE}, which says what a run was trained on: name its task with "
+            "--gin_file FILE (gin_configs/runs/eval.gin says what stands there)"
+        )
+    _look_first(args, "gin_configs/runs/eval.gin", str(config), reads=())
+
+
 def run_eval(args: argparse.Namespace) -> int | None:
-    _look_first(args)
+    _look_at_run(args)
     from m6rec_jax.evaluation.checkpoint_evaluation import evaluate
     from m6rec_jax.metrics.paired import PairedDifference
 
@@ -382,12 +422,9 @@ def run_infer(args: argparse.Namespace) -> None:
     if args.requests is not None:
         _infer_requests(args)
         return
-    if args.index or args.shard or args.engine != "process" or not args.gin_file:
-        raise ConfigError(
-            "m6rec infer takes --gin_file FILE (a task's), or --requests FILE, with which go "
-            "--index, --shard and --engine"
-        )
-    _look_first(args)
+    if args.index or args.shard or args.engine != "process":
+        raise ConfigError("m6rec infer: --index, --shard and --engine go with --requests FILE")
+    _look_at_run(args)
     from m6rec_jax.evaluation.checkpoint_evaluation import infer
 
     _configure_together(args)

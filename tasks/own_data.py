@@ -9,6 +9,7 @@
 
 registers what `register_recommendation_tasks` does and names one of them,
 `corner_shop_leave_one_out_retrieval`. Of the default split the names go without it.
+gin_configs/own_data sets all of that but the data set.
 """
 
 import re
@@ -18,30 +19,33 @@ import seqio
 
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.io.closest import did_you_mean
+from m6rec_jax.pipeline import locations
+from m6rec_jax.pipeline.fitted_settings import has_outcomes
+from m6rec_jax.pipeline.locations import DEFAULT_SPLIT
 from m6rec_jax.pipeline.registration import register_recommendation_tasks
-
-_DEFAULT_SPLIT = "per_user_temporal"
 
 
 @gin.configurable
 def own_task(
     dataset: str = gin.REQUIRED,
     kind: str = gin.REQUIRED,
-    split: str = _DEFAULT_SPLIT,
+    split: str = DEFAULT_SPLIT,
     vocabulary_split: str | None = None,
 ) -> str:
     """The name of a task or mixture of a prepared data set; registers them all the first time.
 
     Args:
       dataset: as in its dataset.json.
-      kind: what `pipeline.registration` has: 'ctr', 'retrieval', 'pretrain', ...
+      kind: what `pipeline.registration` has: 'ctr', 'retrieval', 'pretrain', ...; 'foundation' goes
+        without outcomes where the data have none to tell apart.
       split: name of the prepared split.
       vocabulary_split: beside which split the vocabulary lies; None: `split`.
 
     Raises:
       ConfigError: no such kind.
+      DataError: 'foundation' of data that are not prepared.
     """
-    prefix = re.sub(r"\W", "_", dataset if split == _DEFAULT_SPLIT else f"{dataset}_{split}")
+    prefix = re.sub(r"\W", "_", dataset if split == DEFAULT_SPLIT else f"{dataset}_{split}")
     if f"{prefix}_infilling" not in seqio.TaskRegistry.names():
         register_recommendation_tasks(
             prefix, dataset=dataset, split=split, vocabulary_split=vocabulary_split
@@ -53,4 +57,6 @@ def own_task(
             f"own_task.kind = {kind!r} is no kind of task{did_you_mean(kind, kinds)} (known: "
             f"{', '.join(kinds)})"
         )
+    if kind == "foundation" and not has_outcomes(locations.prepared(dataset, split)):
+        kind = "foundation_without_outcomes"
     return f"{prefix}_{kind}"

@@ -129,6 +129,9 @@ def test_other_errors_of_the_system_keep_their_traceback(
         ("eval --gin_file {eval} --gin.MODEL_DIR=m6rec_jx", "(did you mean 'm6rec_jax'?)"),
         ("train --gin_file {eval} --gin.Validation.perod=5", "(did you mean 'period'?)"),
         ("data prepare a --gin.prepare.splits=b", "'prepare' has no parameter 'splits'"),
+        ("train --gin_file {eval} --gin.MODEL_DIR=my run", "a value with spaces stands in quotes"),
+        ("eval", "m6rec eval takes --gin.MODEL_DIR=RUN, whose task it knows"),
+        ("eval --gin.MODEL_DIR=docs", "docs has no config.gin"),
         ("eval --gin_file evla.gin", "no gin file 'evla.gin'"),
         (
             "infer --requests none.jsonl --output b.jsonl --gin.MODEL_DIR=.",

@@ -263,6 +263,11 @@ def test_unknown_file(shipped: Path, folder: Path) -> None:
             "run.gin:1: macro '%GONE' is not defined",
             (),
         ),
+        (
+            "TRAIN_STEPS = 5\nTRIAN_STEPS = 3\ntoy_run.steps = %TRAIN_STEPS\n",
+            "run.gin:2: nothing uses a macro 'TRIAN_STEPS' (did you mean 'TRAIN_STEPS'?)",
+            ("TRIAN_STEPS = 3",),
+        ),
         ("import tasks_of_mine.films\n", "run.gin:1: cannot import 'tasks_of_mine.films'", ()),
         ("from __gin__ import dynamic_registration\n", "run.gin:1", ("python -m t5x.train",)),
         ("ToyModel.width = 3\nToyModel.depth == 4\n", "run.gin:2", ("not valid gin",)),

@@ -286,7 +286,7 @@ def warn_of_a_better_step(step: int, manifest: Manifest) -> None:
     best = manifest.extra.get("best") or {}
     if best.get("best_step") not in (None, step):
         logger.warning(
-            "took step %d, the newest; by %s step %d was better (%.4g): ask for that step to have "
-            "it",
-            *(step, best["name"], best["best_step"], best["best"]),
+            "took step %d, the newest; by %s step %d was better (%.4g). m6rec eval, infer and "
+            "prompts add take it by --gin.evaluate.step=%d, --gin.infer.step=%d and --step %d",
+            *(step, best["name"], best["best_step"], best["best"], *[best["best_step"]] * 3),
         )

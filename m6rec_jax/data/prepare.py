@@ -74,6 +74,8 @@ _WANTING = (*_OF_CANDIDATES, "next_items")
 # What the manifest says of the events.
 _COUNTED = ("counts", "repeats", "buckets", "last_time", "files")
 DEFAULT_NEGATIVES = 4
+# Behaviours of a history, where nothing else is asked for.
+_HISTORY = (5, 30)
 
 # Raise it when the rendering changes, so that data prepared before are rendered again.
 FORMAT = 4
@@ -90,7 +92,8 @@ class PrepareOptions:
       template: entries in place of those of the data set's own template, such as
         `{"candidate": "{title}[, {awards}]"}`: see `DatasetTemplate`.
       group_size: candidates of a row of 'groups', at most.
-      max_events: behaviours of a history, at most; the latest ones.
+      max_events: behaviours of a history, at most; the latest ones. None: twice as many as users
+        have events on average, from 5 to 30.
       next_items_size: items of a row of 'next_items', at most; a row of 'reranking' is about the
         first of as many.
       document_events: behaviours in the target of a document, at most.
@@ -105,11 +108,11 @@ class PrepareOptions:
 
     views: Sequence[str] = views.VIEWS
     template: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    group_size: int = 8
-    max_events: int = 50
+    group_size: int = 4
+    max_events: int | None = None
     next_items_size: int = 4
     document_events: int = 4
-    document_statistics: bool = True
+    document_statistics: bool = False
     max_seconds: float | None = None
     negatives: int | None = None
     negative_power: float = 0.5
@@ -184,7 +187,7 @@ class _Preparation:
         progress: bool,
         opened: contextlib.ExitStack,
     ) -> None:
-        self.dataset, self.split, self.options = dataset, split, options
+        self.dataset, self.split = dataset, split
         self.out, self.engine, self.progress, self._opened = out, engine, progress, opened
         self.template, self.statistics_options = template_and_options(dataset, statistics_options)
         num_negatives(dataset, options)  # raises before anything is written
@@ -214,6 +217,7 @@ class _Preparation:
                 (self.folder / name).unlink(missing_ok=True)
         counted = old if same else self._counted()
         self.dataset = with_repeats(dataset, counted["repeats"]["protocol"])
+        self.options = with_history_length(options, counted["counts"])
         self.manifest: dict[str, Any] = {
             **self._description(),
             **{name: counted[name] for name in _COUNTED},
@@ -432,6 +436,7 @@ def bucket_job(
       statistics_options: of what the template tells.
       folder: for files on the way.
     """
+    assert options.max_events is not None, "with_history_length"
     return Job(
         folder=folder,
         dataset=dataset,
@@ -449,9 +454,26 @@ def bucket_job(
     )
 
 
+def with_history_length(options: PrepareOptions, counts: Mapping[str, Any]) -> PrepareOptions:
+    """Options that say how many behaviours a history keeps; `counts` of the manifest."""
+    if options.max_events is not None:
+        return options
+    mean = sum(counts["events"].values()) / max(counts["users"], 1)
+    least, most = _HISTORY
+    kept = min(max(round(2 * mean), least), most)
+    log.info(
+        "histories keep the latest %d behaviours: users have %.1f events on average "
+        "(PrepareOptions.max_events)",
+        kept,
+        mean,
+    )
+    return dataclasses.replace(options, max_events=kept)
+
+
 def grouping(view: str, dataset: Dataset, options: PrepareOptions) -> Grouping:
     """How the rows of a view are grouped."""
     negatives = num_negatives(dataset, options)
+    assert options.max_events is not None, "with_history_length"
     size = {
         "groups": max(1, options.group_size // (1 + negatives)),
         "next_items": options.next_items_size,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import gin
 
@@ -12,6 +12,7 @@ from m6rec_jax.data.prepared import VOCABULARY, Prepared, folder_of
 from m6rec_jax.data.views import COLUMNS, check_view
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.io.buckets import bucket_copies, check_writable, path_of
+from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.text.vocabulary_training import TrainedVocabulary, train_vocabulary
 
 DEFAULT_VIEWS = ("groups", "documents")
@@ -19,10 +20,14 @@ DEFAULT_VIEWS = ("groups", "documents")
 _NOT_READ = ("user_id", "item_id", "text_id", "group", "kind", "features")
 
 
-def training_texts(prepared: Prepared, views: Sequence[str] = DEFAULT_VIEWS) -> Iterator[str]:
+def training_texts(
+    prepared: Prepared,
+    views: Sequence[str] = DEFAULT_VIEWS,
+    row_read: Callable[[], object] = lambda: None,
+) -> Iterator[str]:
     """Every segment of text of the views' training parts, as often as a model reads it.
 
-    Items held out of training occur in none of them.
+    Items held out of training occur in none of them. `row_read` is called after every row.
 
     Raises:
       DataError: a view is unknown or not prepared.
@@ -43,6 +48,7 @@ def training_texts(prepared: Prepared, views: Sequence[str] = DEFAULT_VIEWS) -> 
                 values = row[column]
                 for value in [values] if isinstance(values, bytes) else values:
                     yield value.decode("utf-8")
+            row_read()
 
 
 @gin.configurable
@@ -54,6 +60,7 @@ def train_on_prepared(
     views: Sequence[str] = DEFAULT_VIEWS,
     sources: Sequence[tuple[str, str, Sequence[str]]] = (),
     shared: str | None = None,
+    progress: bool = True,
 ) -> TrainedVocabulary:
     """Trains a vocabulary on the training parts of prepared data; see `train_vocabulary`.
 
@@ -75,6 +82,7 @@ def train_on_prepared(
       output: where the model file goes; None: where the data set's tasks look for it.
       sources: (data set, split, views) of each of several data sets, in place of one.
       shared: name of the vocabulary that is trained, a folder in `data_dir`; with `sources`.
+      progress: whether to show bars.
 
     Raises:
       ConfigError: neither a data set nor sources are named, or both, or sources without a name.
@@ -102,14 +110,23 @@ def train_on_prepared(
     path = path_of(output or path_of(data_dir) / name / VOCABULARY)
     check_writable(path.parent)
 
+    rows = sum(own.num_rows(view)["train"] for own, of in opened for view in of)
+    bar = progress_bar(total=rows, desc="reading text", unit=" rows", disable=not progress)
+
     def texts(has_template: bool) -> Iterator[str]:
         for prepared, of in opened:
             if ("dataset_spec" in prepared.manifest) == has_template:
-                yield from training_texts(prepared, of)
+                yield from training_texts(prepared, of, bar.update)
+        if not has_template:  # those are read last
+            bar.close()
 
-    with bucket_copies() as copies:
+    with bucket_copies() as copies, bar:
         trained = train_vocabulary(
-            texts(True), copies.of(path), prose=texts(False), keep_apart=list(outcomes)
+            texts(True),
+            copies.of(path),
+            prose=texts(False),
+            keep_apart=list(outcomes),
+            progress=progress,
         )
         for file in (path.with_suffix(".json"), path):
             copies.store(file)

@@ -53,6 +53,7 @@ class EngineOptions:
       early_exit: leave the decoder where tasks say so (`TaskSettings.exits`).
       programs: makes a compiled program of its name and its function of variables and features;
         None: `jax.jit` does. An export has its own, and `m6rec export` records them.
+      progress: show bars over the batches of a catalogue, or of texts that are written.
     """
 
     source_length: int
@@ -70,8 +71,9 @@ class EngineOptions:
     segments: SegmentCache | None = None
     early_exit: bool = True
     programs: Callable[[str, Callable[..., Any]], Callable[..., Any]] | None = None
+    progress: bool = False
 
-    not_traced = ("tasks", "task")
+    not_traced = ("tasks", "task", "progress")
 
 
 class Engine:

@@ -29,6 +29,7 @@ from m6rec_jax.engine.text_choices import RowChoices, TextChoices
 from m6rec_jax.engine.title_trie import ItemScores, TitleTrie
 from m6rec_jax.engine.token_trie import NO_ENTRY, NO_RANK, TokenTrie, UnseenTrie
 from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.model import M6Rec
 from m6rec_jax.text.vocabulary import EOS_ID, Vocabulary
 
@@ -327,7 +328,15 @@ class Generator(Engine):
                 # Not read back here: the devices go on while Python prepares the next batch.
                 pending.append((members, run(variables, placed, constraint, options)))
         results: dict[int, list[GeneratedText]] = {}
-        for members, generated in pending:
+        bar = progress_bar(
+            pending,
+            desc="writing texts",
+            unit=" batches",
+            delay=1.0,
+            leave=False,
+            disable=not self.options.progress,
+        )
+        for members, generated in bar:
             values = [np.asarray(value) for value in generated]
             for k, i in enumerate(members):
                 found = GeneratedBatch(*(value[k] for value in values))

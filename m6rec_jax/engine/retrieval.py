@@ -22,6 +22,7 @@ from m6rec_jax.engine.engine import Engine, EngineOptions, Variables
 from m6rec_jax.engine.runtime import in_buckets, read_back
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.errors import ConfigError
+from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.model import Encoded, M6Rec
 from m6rec_jax.text import rows
 from m6rec_jax.text.vocabulary import Vocabulary
@@ -121,7 +122,15 @@ class Retriever(Engine):
                 yield self._items(variables, self._runtime.place_shared(batch))
 
         # One vector per position: those of a whole catalogue would fill the device.
-        for (*_, members), values in zip(batches, read_back(started()), strict=True):
+        bar = progress_bar(
+            batches,
+            desc="embedding items",
+            unit=" batches",
+            delay=1.0,
+            leave=False,
+            disable=not self.options.progress,
+        )
+        for (*_, members), values in zip(bar, read_back(started()), strict=True):
             for k, member in enumerate(members):
                 ends = text_ends(item_rows[member]["decoder_block_ids"])
                 result[indices[member]] = values[k, ends]

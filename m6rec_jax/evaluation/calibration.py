@@ -85,7 +85,7 @@ def calibrate(
     split: str = "validation",
     batch_size: int = 32,
     step: int | None = None,
-    limit: int = 0,
+    limit: int | None = None,
 ) -> dict[str, Calibrated]:
     """Chooses early exits of all tasks that may have some; `engine.model_folder` reads them.
 

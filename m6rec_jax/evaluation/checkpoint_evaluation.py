@@ -34,7 +34,7 @@ def evaluate(
     split: str = "test",
     batch_size: int = 32,
     step: int | None = None,
-    limit: int = 0,
+    limit: int | None = None,
     output: str | None = None,
     against: str | None = None,
 ) -> dict[str, float]:
@@ -42,7 +42,8 @@ def evaluate(
 
     Args:
       model_dir: of the run. The model is built as the checkpoint says, not as gin says.
-      mixture_or_task_name, task_feature_lengths, batch_size, split, limit: see `Evaluator`.
+      mixture_or_task_name, task_feature_lengths, batch_size, split: see `Evaluator`.
+      limit: of rows; None: `Evaluator.limit`.
       step: which checkpoint; None: the newest.
       output: JSON file for the metrics; None:
         `MODEL_DIR/evaluation/<task>-<split>-<step>.json` (`...-first<limit>.json` with a limit).
@@ -60,7 +61,7 @@ def evaluate(
     evaluator, restored = restored_evaluator(
         model_dir, mixture_or_task_name, task_feature_lengths, split, batch_size, step, limit
     )
-    name = _name(mixture_or_task_name, split, restored.step, limit)
+    name = _name(mixture_or_task_name, split, restored.step, evaluator.limit)
     path = epath.Path(output or _folder(model_dir) / "evaluation" / f"{name}.json")
     _check_output(path)
     other = None if against is None else _restored(against, mixture_or_task_name, evaluator)
@@ -98,7 +99,7 @@ def infer(
     split: str = "test",
     batch_size: int = 32,
     step: int | None = None,
-    limit: int = 0,
+    limit: int | None = None,
     k: int = 50,
     output: str | None = None,
 ) -> list[epath.Path]:
@@ -133,7 +134,7 @@ def infer(
     for task in evaluator.tasks:
         predictions = evaluator.predict(task, restored.model, restored.variables)
         columns = evaluator.columns(task, predictions)
-        name = _name(task.name, split, restored.step, limit)
+        name = _name(task.name, split, restored.step, evaluator.limit)
         path = _folder(model_dir) / "predictions" / f"{name}.parquet"
         if output is not None:
             path = epath.Path(output)
@@ -167,13 +168,14 @@ def restored_evaluator(
     split: str,
     batch_size: int,
     step: int | None,
-    limit: int,
+    limit: int | None,
     k: int | None = None,
 ) -> tuple[Evaluator, RestoredModel]:
     """An evaluator, and the checkpoint that it evaluates, on the evaluator's devices."""
-    # Without `k` gin sets `Evaluator.ks`; an argument would override it.
-    lists: dict[str, Any] = {} if k is None else {"ks": (k,)}
-    evaluator = Evaluator(name, lengths, batch_size, split=split, limit=limit, **lists)
+    # What is not asked for here gin sets; an argument would override it.
+    asked = {"limit": limit, "ks": None if k is None else (k,)}
+    given: dict[str, Any] = {key: value for key, value in asked.items() if value is not None}
+    evaluator = Evaluator(name, lengths, batch_size, split=split, **given)
     return evaluator, _restored(model_dir, name, evaluator, step)
 
 

@@ -28,6 +28,7 @@ from m6rec_jax.engine.retrieval import Retriever
 from m6rec_jax.engine.runtime import Runtime, read_back
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.evaluation.reranking import Reranking
+from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.jobs.job import Array, Columns, Evaluation, Features, Job, TaskData, Variables
 from m6rec_jax.jobs.past_items import hidden_items
 from m6rec_jax.jobs.retrieval import DEFAULT_KS, RetrievalPredictions
@@ -72,6 +73,7 @@ class Evaluator:
       reranking: reorders the best items of retrieval tasks by another model; None: nothing does.
       rules: logical-axis rules; None: `data_parallel`.
       mesh: where to run; None: that of `make_mesh` (gin).
+      progress: show bars. A training run sets the attribute (`Logging.progress`).
     """
 
     def __init__(
@@ -87,13 +89,14 @@ class Evaluator:
         reranking: Reranking | None = None,
         rules: LogicalRules | None = None,
         mesh: Mesh | None = None,
+        progress: bool = True,
     ) -> None:
         self.tasks = evaluated_tasks(mixture_or_task_name)
         if any(task.job.needs_text_metrics for task in self.tasks):
             require_text_metrics()  # not after an hour of training
         self.lengths = dict(task_feature_lengths)
         self.split, self.limit, self.sample, self.ks = split, limit, sample, tuple(ks)
-        self.reranking = reranking
+        self.reranking, self.progress = reranking, progress
         mesh = make_mesh() if mesh is None else mesh
         self.runtime = Runtime(mesh, data_parallel() if rules is None else tuple(rules))
         self.reader = batch_reader(mesh)
@@ -139,17 +142,22 @@ class Evaluator:
         return task.job.predict(_TaskEvaluation(self, task, model, variables))
 
     def metrics(self, task: TaskInfo, predictions: Any) -> dict[str, float]:
-        """Metrics of predictions; also the share of rows that lost behaviours to the length budget.
+        """Metrics of predictions; also what did not fit: the share of rows that lost behaviours,
+        and of texts in the decoder, such as candidates, that were cut.
 
         Every process calls it, and gets the same.
         """
         metrics = task.job.metrics(_TaskEvaluation(self, task), predictions)
         batches = self.batches(task)
-        shortened, num_rows = sum_over_processes(
-            batches.num_rows_with_dropped_behaviours, batches.num_rows
+        shortened, num_rows, cut, num_texts = sum_over_processes(
+            batches.num_rows_with_dropped_behaviours,
+            batches.num_rows,
+            batches.num_truncated_texts,
+            batches.num_texts,
         )
         if num_rows:
             metrics["share_with_dropped_behaviours"] = shortened / num_rows
+            metrics["share_of_cut_texts"] = cut / max(num_texts, 1)
         return metrics
 
     def baselines(self, task: TaskInfo, predictions: Any) -> dict[str, dict[str, float]]:
@@ -219,7 +227,15 @@ class _TaskEvaluation:
             evaluator.programs[key] = evaluator.runtime.jit(_program(task.job, model))
         rows = evaluator.batch_size // evaluator.reader[1]
         extra = task.job.row_features(self.data, rows, model)
-        batches = (batch | extra for batch in evaluator.batches(task))
+        read = progress_bar(
+            evaluator.batches(task),
+            desc=f"{task.name}, {evaluator.split}",
+            unit=" batches",
+            delay=1.0,
+            leave=False,
+            disable=not evaluator.progress,
+        )
+        batches = (batch | extra for batch in read)
         return run_program(evaluator.programs[key], self.variables, batches, evaluator.runtime)
 
     def retriever(self) -> Retriever:
@@ -286,6 +302,7 @@ class _TaskEvaluation:
             lengths["targets"],
             mesh=runtime.mesh,
             rules=runtime.rules,
+            progress=self._evaluator.progress,
             **options,
         )
 

@@ -46,6 +46,10 @@ class EvaluationBatches:
     Attributes:
       available_rows, sampled_rows, read_rows: rows of the split, of the sample, and of a pass,
         which `limit` may shorten; of all processes together.
+      num_rows, num_rows_with_dropped_behaviours: of this pass and process: rows, and those whose
+        history was too long for S.
+      num_texts, num_truncated_texts: likewise: texts in the decoder, such as candidates, and those
+        too long for their share of T.
 
     Raises:
       ConfigError: unknown task, or sizes that do not divide.
@@ -84,8 +88,8 @@ class EvaluationBatches:
         self._reset_counts()
 
     def _reset_counts(self) -> None:
-        self.num_rows = 0
-        self.num_rows_with_dropped_behaviours = self.num_rows_with_truncated_texts = 0
+        self.num_rows = self.num_rows_with_dropped_behaviours = 0
+        self.num_texts = self.num_truncated_texts = 0
 
     def __len__(self) -> int:
         return self.num_batches
@@ -154,8 +158,9 @@ class EvaluationBatches:
             if part:
                 batch[name][:real] = part[name]
         self.num_rows += real
-        counts = {name: int((batch.pop(name)[:real] > 0).sum()) for name in COUNT_FEATURES}
-        self.num_rows_with_dropped_behaviours += counts["num_dropped"]
-        self.num_rows_with_truncated_texts += counts["num_truncated"]
+        counts = {name: batch.pop(name)[:real] for name in COUNT_FEATURES}
+        self.num_rows_with_dropped_behaviours += int((counts["num_dropped"] > 0).sum())
+        self.num_truncated_texts += int(counts["num_truncated"].sum())
+        self.num_texts += int(batch["decoder_block_ids"][:real].max(axis=1, initial=0).sum())
         batch["example_weights"] = (np.arange(self._rows) < real).astype(np.float32)
         return batch

@@ -23,6 +23,8 @@ from m6rec_jax.io.buckets import in_bucket, kept_copy, path_of
 from m6rec_jax.text.vocabulary import Vocabulary
 
 VOCABULARY_VARIABLE = "M6REC_VOCABULARY"
+# What `m6rec data prepare` makes where no other is asked for.
+DEFAULT_SPLIT = "per_user_temporal"
 # Of a run that is read or resumed, see `run_vocabulary`; input processes inherit it.
 OWN_VOCABULARY_VARIABLE = "M6REC_OWN_VOCABULARY"
 

@@ -13,6 +13,7 @@ registers
     movielens_100k_zero_shot     groups       which outcome of a candidate is likelier, untuned
     movielens_100k_pretrain            mixture of infilling and generation
     movielens_100k_foundation          the same, outcomes and retrieval; see `foundation_rates`
+    movielens_100k_foundation_without_outcomes
 
 and one for whatever else jobs ask for (`jobs.job.Job.tasks`).
 
@@ -198,6 +199,8 @@ def register_recommendation_tasks(
         )
     add.mixture("pretrain", ("infilling", "generation"))
     add.mixture("foundation", FOUNDATION, _foundation_rate)
+    others = tuple(kind for kind in FOUNDATION if kind != "outcomes")
+    add.mixture("foundation_without_outcomes", others, _foundation_rate)
     return add.names
 
 
@@ -288,7 +291,7 @@ def register_dialogue_tasks(
 def foundation_rates(
     infilling: float = 1.0, generation: float = 1.0, outcomes: float = 1.0, retrieval: float = 1.0
 ) -> dict[str, float]:
-    """How often the mixture `<name>_foundation` draws from each task, relative to the others.
+    """How often `<name>_foundation` draws from each task, relative to the others.
 
     Raises:
       ConfigError: a rate that is not positive; a mixture's tasks all take part.

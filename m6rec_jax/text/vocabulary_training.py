@@ -1,6 +1,6 @@
 """Trains a SentencePiece vocabulary on a data set's own text.
 
-With `split_by_whitespace=False` whole phrases become single pieces: "Star Wars (1977)" is one
+Whole phrases become single pieces (unless `split_by_whitespace=True`): "Star Wars (1977)" is one
 token, and behaviours shrink to about half their length, which is most of the cost of a step on a
 CPU.
 
@@ -38,6 +38,7 @@ from sentencepiece import sentencepiece_model_pb2
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.io.atomic import write_atomically
 from m6rec_jax.io.hashing import sha256
+from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.text.phrase_cuts import (
     MAX_CUT_CHARS,
     NORMALIZATION,
@@ -94,11 +95,12 @@ def train_vocabulary(
     size: int = 8000,
     *,
     prose: Iterable[str] = (),
-    split_by_whitespace: bool = True,
+    split_by_whitespace: bool = False,
     keep_apart: Sequence[str] = (),
-    separate_punctuation: bool = True,
-    separate_numbers: bool = True,
+    separate_punctuation: bool = False,
+    separate_numbers: bool = False,
     min_count: int = 2,
+    progress: bool = False,
 ) -> TrainedVocabulary:
     """Trains a unigram model and writes it, with a JSON file of the same name beside it.
 
@@ -115,15 +117,17 @@ def train_vocabulary(
         With the control tokens, the default fits the 8,192 rows of `gin_configs/models/mini.gin`.
       prose: more text, read after `texts`; its words become pieces, but no phrases of several, of
         which free text has so many that they would fill the memory.
-      split_by_whitespace: False lets phrases such as titles become single pieces.
+      split_by_whitespace: False lets phrases such as titles become single pieces; True only words.
       keep_apart: words or phrases that never share a piece with their neighbours. Name a template's
         outcome words here, or they grow onto titles ("liked Fargo (1996)" as one piece).
-      separate_punctuation: False lets a piece begin with the punctuation before it (", comedy"),
-        which saves about another third of the tokens.
-      separate_numbers: False lets phrases hold numbers (", 72% like it" as one piece): shorter
-        still, where numbers are rounded to few values and follow the same words.
+      separate_punctuation: True ends a piece before punctuation; False lets it begin with that
+        (", comedy"), which saves about a third of the tokens.
+      separate_numbers: True keeps numbers apart; False lets phrases hold them (", 72% like it" as
+        one piece): shorter still, where numbers are rounded to few values and follow the same
+        words.
       min_count: how often a phrase, word or part must occur to become a piece, at least 2. Raise it
         so that rare titles are spelled in words the model knows from other titles.
+      progress: whether to show a bar over the parts of the work that follow reading.
 
     Raises:
       ConfigError: an option out of range, or a size too small for the characters of the text.
@@ -153,17 +157,23 @@ def train_vocabulary(
             words[word] += number
             distinct[word] += 1
 
+    bar = progress_bar(total=3, desc="parts of words", unit=" parts", disable=not progress)
     spelling_size = _NUM_RESERVED + len(set().union(*words))
     spelling_size += int(_SPELLING_SHARE * max(0, size - spelling_size))
     seeds = _seed_pieces(collections.Counter(), distinct, max_piece_length, min_count=2)
     spelling = _train(distinct, seeds, min(size, spelling_size), max_piece_length)
+    bar.update()
+    bar.set_description("phrases")
     num_parts = sum(p.type == _NORMAL and len(p.piece) > 1 for p in spelling.pieces)
     size_left = size - int(num_parts * (1 - _EXPECTED_OVERLAP))
     phrases = collections.Counter[str]()
     if not split_by_whitespace:
         phrases = _phrases(cuts.counts, max_piece_length, min_count)
     seeds = _seed_pieces(phrases, words, max_piece_length, min_count)
+    bar.update()
     model = _train(cuts.counts, seeds, size_left, max_piece_length)
+    bar.update()
+    bar.close()
     _mix(model, spelling, size)
     # Spelled so in some text, it would be taken for a sentinel that the file brings.
     ordinary = [piece for piece in model.pieces if not BUILT_IN_SENTINEL.fullmatch(piece.piece)]

@@ -61,6 +61,7 @@ from m6rec_jax.training.task_data import (
     check_vocabulary_rows,
     jobs_of,
     save_inference_assets,
+    tell_what_is_cut,
     text_vocabulary,
     training_batches,
     validation_batches,
@@ -214,10 +215,12 @@ def train(
         state = state.replace(fixed=fixed)
         abstract = abstract.replace(fixed=jax.tree.map(_abstract, fixed))
         first_step = int(state.step)
-        plan = _validation_plan(validation, data, step, train_steps)
+        plan = _validation_plan(validation, data, step, train_steps, log.progress)
         if is_main:
             write_config(model_dir, operative=False)
             save_inference_assets(name, lengths, model_dir, source, resumed=resumed)
+            if not resumed:
+                tell_what_is_cut(name, lengths, source)
 
     loop = StepLoop(
         mesh=mesh,
@@ -252,6 +255,7 @@ def train(
             extended,
             validation.evaluate,
             jobs,
+            progress=log.progress and is_main,
         ),
     )
     step_function = make_train_step(
@@ -367,9 +371,12 @@ def _new_state(
 
 
 def _validation_plan(
-    validation: Validation, data: TrainingData, step: Step, train_steps: int
+    validation: Validation, data: TrainingData, step: Step, train_steps: int, progress: bool
 ) -> ValidationPlan | None:
-    """How often and on how many rows a run is validated; `evaluate` gets the rows. None: never."""
+    """How often and on how many rows a run is validated; None: never.
+
+    `evaluate` is told the rows, and whether it shows bars.
+    """
     if validation.period is None:
         return None
     plan = ValidationPlan(validation.period, validation.rows or 0)
@@ -393,6 +400,8 @@ def _validation_plan(
     evaluate: Any = validation.evaluate
     if plan.rows and hasattr(evaluate, "sample"):
         evaluate.sample = plan.rows
+    if hasattr(evaluate, "progress"):
+        evaluate.progress = progress and jax.process_index() == 0
     return plan
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from m6rec_jax.training.train_step import CompiledStep
 from m6rec_jax.training.validation import Validator
 
 EARLY_STOPPING = "early stopping"
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -94,6 +96,7 @@ class StepLoop:
                 validated, stopped_by = self._validated(state, step, guard, log)
                 if stopped_by is None:
                     self.best.check(validated)
+                    _tell(step, validated)
             while step < self.train_steps and stopped_by is None:
                 with self.clock.measure("input_wait"):
                     features = feed.next()
@@ -120,6 +123,7 @@ class StepLoop:
                         validated, stopped_by = self._validated(state, step, guard, log)
                         if stopped_by is None:
                             is_best = self.best.update(step, validated)
+                            _tell(step, validated, is_best)
                     except M6RecError:
                         # What was trained is not lost. Of several processes others may not have
                         # failed, and a checkpoint takes all of them.
@@ -260,6 +264,17 @@ def window_means(window: list[Mapping[str, Any]], jobs: Sequence[str]) -> dict[s
         elif count := sum(float(value.count) for value in values):
             means[name] = sum(float(value.total) for value in values) / count
     return means | job_losses(jobs, window)
+
+
+def _tell(step: int, validated: Mapping[str, float], is_best: bool = False) -> None:
+    """Logs the figures of a validation as they come."""
+    if jax.process_index() == 0:
+        figures = ", ".join(
+            f"{name.removeprefix('validation/')} {value:.4g}"
+            for name, value in validated.items()
+            if name != "validation/rows"
+        )
+        logger.info("step %d, validation: %s%s", step, figures, ", the best so far" * is_best)
 
 
 def _shown(scalars: Mapping[str, float]) -> dict[str, str]:

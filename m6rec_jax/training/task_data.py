@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 # Processes that hold the same rows, because `tensor` spans them, count as one.
 MakeBatches = Callable[..., ResumableBatches]
 MakeEvaluationBatches = Callable[..., Iterable[Batch]]
+# Of each task, before the first step.
+MEASURED_ROWS = 300
 
 
 def training_batches(
@@ -227,6 +229,33 @@ def jobs_of(name: str, batches: ResumableBatches) -> dict[str, int]:
 
     tasks = tasks_of(name)
     return {task: job_id(task) for task in tasks} if len(tasks) > 1 else {}
+
+
+def tell_what_is_cut(name: str, lengths: Mapping[str, int], batches: ResumableBatches) -> None:
+    """Logs what of a run's rows does not fit its lengths, a line for each of its tasks.
+
+    Only where batches are the pipeline's. Measured on the first training rows, which TFDS has
+    shuffled.
+    """
+    if vocabulary_of(name, batches) is None:
+        return
+    from m6rec_jax.pipeline.evaluation_batches import EvaluationBatches
+    from m6rec_jax.pipeline.task_rows import tasks_of
+
+    for task in tasks_of(name):
+        rows = EvaluationBatches(task, lengths, MEASURED_ROWS, split="train", limit=MEASURED_ROWS)
+        for _ in rows:
+            pass
+        logger.info(
+            "%s: %.1f%% of rows lose their oldest behaviours to %d tokens, %.1f%% of texts are cut "
+            "to their share of %d (of the first %d rows; TASK_FEATURE_LENGTHS)",
+            task,
+            100 * rows.num_rows_with_dropped_behaviours / max(rows.num_rows, 1),
+            lengths["inputs"],
+            100 * rows.num_truncated_texts / max(rows.num_texts, 1),
+            lengths["targets"],
+            rows.num_rows,
+        )
 
 
 def prompt_row_of(task: str, name: str, config: ModelConfig) -> int:

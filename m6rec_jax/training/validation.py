@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.model.m6rec import M6Rec
 from m6rec_jax.sharding import LogicalRules, place_batch
 from m6rec_jax.training.data_state import Batch
@@ -105,6 +106,7 @@ class Validator:
       make_batches: one pass of validation batches.
       extended: adds what the loss needs to a batch.
       evaluate: further metrics, or None.
+      progress: whether to show a bar.
     """
 
     def __init__(
@@ -118,11 +120,12 @@ class Validator:
         extended: Callable[[Batch], Batch],
         evaluate: Evaluate | None,
         jobs: Mapping[str, int],
+        progress: bool = False,
     ) -> None:
         self._model, self._abstract, self._mesh, self._rules = model, abstract, mesh, rules
         self._loss, self._make_batches, self._evaluate = loss, make_batches, evaluate
         self._extended = extended
-        self._jobs = jobs
+        self._jobs, self._progress = jobs, progress
         self._compiled: CompiledStep | None = None
         self._logged = False
 
@@ -144,7 +147,14 @@ class Validator:
         """
         sums: EvaluationSums | None = None
         batches: Any = self._make_batches()
-        for batch in batches:
+        for batch in progress_bar(
+            batches,
+            desc="validation",
+            unit=" batches",
+            delay=1.0,
+            leave=False,
+            disable=not self._progress,
+        ):
             if should_stop():
                 return None
             batch = self._extended(batch)

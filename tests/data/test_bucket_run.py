@@ -1,5 +1,6 @@
 """What is made bucket by bucket equals what the fold makes event by event, to the letter."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -103,6 +104,7 @@ class Both:
         statistics: StatisticsOptions | None = None,
         num_buckets: int = 1,
     ) -> None:
+        options = dataclasses.replace(options, max_events=options.max_events or 50)
         self.folder, self.options = folder, options
         parsed = Split.parse(split, dataset.spec.splits)
         with EventTable(dataset, folder / "table") as events:

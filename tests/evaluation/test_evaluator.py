@@ -116,15 +116,18 @@ def test_a_sample_gives_what_the_whole_part_gives_for_its_rows(world):
     np.testing.assert_array_equal(found.ranks, whole.ranks[places])
 
 
-def test_lengths_of_lists_come_from_gin(world):
+def test_lengths_of_lists_and_a_limit_come_from_gin(world):
     *_, model_dir = world
     with gin.unlock_config():
         gin.bind_parameter("Evaluator.ks", (2,))
+        gin.bind_parameter("Evaluator.limit", 3)
     try:
         metrics = of_checkpoint.evaluate(str(model_dir), "eval_shop_retrieval", LENGTHS)
     finally:
         gin.clear_config()
     assert [name for name in metrics if name.startswith("hit_rate@")] == ["hit_rate@2"]
+    assert metrics["num_examples"] == 3
+    assert (model_dir / "evaluation" / "eval_shop_retrieval-test-3-first3.json").is_file()
 
 
 def test_rows_of_a_bank_are_never_guessed(world):
@@ -201,13 +204,14 @@ def test_seen_items_of_the_test_part_are_all_but_the_last(world):
 
 
 def test_shortened_rows_are_counted_in_all_processes(world, monkeypatch):
-    def sums(shortened, rows):
-        assert (shortened, rows) == (0, 4)
-        return [3, 12]  # of two processes more
+    def sums(shortened, rows, cut, texts):
+        assert (shortened, rows, cut, texts) == (0, 4, 0, 4)
+        return [3, 12, 1, 20]  # of two processes more
 
     monkeypatch.setattr(evaluation, "sum_over_processes", sums)
     metrics = of_checkpoint.evaluate(str(world[4]), "eval_shop_ctr", LENGTHS)
     assert metrics["share_with_dropped_behaviours"] == 0.25
+    assert metrics["share_of_cut_texts"] == 0.05
 
 
 def test_mixtures_give_metrics_per_task(world):

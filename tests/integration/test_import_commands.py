@@ -2,11 +2,11 @@
 
 import json
 import random
+import re
 from pathlib import Path
 
 import gin
 import pytest
-import seqio
 
 from m6rec_jax import cli
 from m6rec_jax.configuration import macro, parse_config
@@ -14,11 +14,8 @@ from m6rec_jax.data.prepared import Prepared
 from m6rec_jax.data.vocabulary_text import training_texts
 from m6rec_jax.errors import ConfigError, DataError
 
-GIN = "gin_configs/examples/next_item"
+GIN = "gin_configs/own_data"
 SMALL = """
-include 'gin_configs/models/tiny.gin'
-VOCAB_SIZE = 640
-TASK_FEATURE_LENGTHS = {'inputs': 64, 'targets': 32}
 TRAIN_STEPS = 2
 WARMUP_STEPS = 1
 BATCH_SIZE = 8
@@ -51,41 +48,50 @@ def test_sequences_to_retrieval(
         gin.clear_config()  # as a new process would
         assert cli.main(arguments) == 0, capsys.readouterr().err
 
-    data = "--gin.DATA=bath-room"
     m6rec("data", "import", "sequences", "bath-room", "imported")
     m6rec("data", "check", "imported")
-    m6rec("data", "prepare", "imported", "--gin_file", f"{GIN}_prepare.gin", data)
-    size = "--gin.train_vocabulary.size=300"
-    m6rec("vocab", "train", "--gin_file", f"{GIN}_prepare.gin", data, size)
-    small = ("--gin_file", "small.gin", data)
+    m6rec("data", "prepare", "imported")
+    assert "the latest 10 behaviours" in capsys.readouterr().err  # of 5 events on average
+    m6rec("data", "prepare", "imported", "--gin.prepare.split=leave_one_out")
+    vocabulary = "--gin.train_on_prepared.dataset=bath-room"
+    m6rec("vocab", "train", vocabulary, "--gin.train_vocabulary.size=300")
+    out, told = capsys.readouterr()
+    assert "rows of 32 + 32 tokens hold nine histories in ten" in out
+    assert "reading text: 100%" in told
+    files = ("gin_configs/models/tiny.gin", f"{GIN}/retrieval.gin", "small.gin")
     m6rec(
-        *("train", "--gin_file", f"{GIN}_retrieval.gin", *small, "--gin.MODEL_DIR=tuned"),
-        # Evaluated once, below.
-        "--gin.Validation.evaluate=None",
-        "--gin.Validation.best_metric=None",
-        "--gin.EVAL_PERIOD=None",
+        *("train", *(word for file in files for word in ("--gin_file", file))),
+        *("--gin.DATASET=bath-room", "--gin.MODEL_DIR=my runs/tuned"),
     )
-    capsys.readouterr()
-    lengths = "--gin.TASK_FEATURE_LENGTHS={'inputs': 64, 'targets': 32}"
-    evaluated = ("eval", "--gin_file", f"{GIN}_retrieval_eval.gin", data, lengths)
-    m6rec(*evaluated, "--gin.MODEL_DIR=tuned", "--gin.BATCH_SIZE=8")
+    # Before the first step, and as they come.
+    told = capsys.readouterr().err
+    assert re.search(
+        r"_retrieval: 0\.0% of rows lose .* to 32 tokens, 0\.0% of texts are cut", told
+    )
+    assert re.search(r"\nstep 2, validation: .*ndcg@10 0\.\d+.*, the best so far\n", told)
+    # The run knows its task, and how long its rows are, whatever is measured now.
+    (tmp_path / "cache" / "bath-room.per_user_temporal" / "lengths.json").unlink()
+    m6rec("eval", "--gin.MODEL_DIR=my runs/tuned", "--gin.Evaluator.limit=20")
     out = capsys.readouterr().out
     metrics = json.loads(out[out.index("{") :])
     assert 0.0 <= metrics["ndcg@10"] <= 1.0
-    assert metrics["num_examples"] == 24  # every user's last item
+    assert metrics["num_examples"] == 20  # of 24 users
+    assert metrics["share_with_dropped_behaviours"] == metrics["share_of_cut_texts"] == 0.0
+    assert not list(tmp_path.glob("cache/*/lengths.json"))
     # A model reads what items are, and never a place in a sequence as a time. Profile and context
     # are empty.
     prepared = Prepared.open(tmp_path / "cache", "bath-room", "leave_one_out")
     assert set(training_texts(prepared, ("next_items",))) == {"", *words}
 
 
-def test_pretraining_reads_the_same_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_not_prepared_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("M6REC_DATA_DIR", str(tmp_path))
-    parse_config([f"{GIN}_pretrain.gin"], ["DATA=bath-room", "MODEL_DIR=runs/backbone"])
-    assert macro("MIXTURE_OR_TASK_NAME") == "bath_room_leave_one_out_pretrain"
-    source = seqio.TaskRegistry.get("bath_room_leave_one_out_generation").source
-    with pytest.raises(DataError, match="m6rec data prepare bath-room --gin"):
-        source.num_input_examples("train")
+    parse_config([f"{GIN}/retrieval.gin"], ["DATASET=bath-room", "MODEL_DIR=runs/retrieval"])
+    assert macro("MIXTURE_OR_TASK_NAME") == "bath_room_leave_one_out_retrieval"
+    parse_config([f"{GIN}/pretrain.gin"], ["DATASET=bath-room", "MODEL_DIR=runs/foundation"])
+    for name in ("MIXTURE_OR_TASK_NAME", "TASK_FEATURE_LENGTHS"):
+        with pytest.raises(DataError, match="m6rec data prepare bath-room"):
+            macro(name)
 
 
 def test_kinds_of_tasks_are_named() -> None:

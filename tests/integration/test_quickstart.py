@@ -15,7 +15,6 @@ import pytest
 
 from m6rec_jax import quickstart
 from m6rec_jax.errors import CheckpointError, DataError
-from m6rec_jax.pipeline.registration import unregister
 from m6rec_jax.run_report import report_on_run
 
 SHOP = Path(__file__).resolve().parents[1] / "data" / "shop"
@@ -64,8 +63,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     assert page == folder / "out" / "report.html"
     yield folder
     gin.clear_config()
-    name = "own_enlarged_shop"
-    unregister([f"{name}_backbone"])
 
 
 def test_everything_lies_in_one_folder(made: Path) -> None:

@@ -72,8 +72,6 @@ def test_every_example_parses(path):
         macros.append("RERANKER = 'z'")
     if path.stem.endswith("distilled"):
         macros.append("TEACHER = 't'")
-    if path.stem.startswith("next_item"):
-        macros.append("DATA = 'any_shop'")
     configuration.parse_config([path], macros)
     name = configuration.macro("MIXTURE_OR_TASK_NAME", None)
     if name is not None:

@@ -42,7 +42,7 @@ def test_titles_become_one_piece_and_commas_stay_apart(vocab: Vocabulary) -> Non
 
 def test_prose_gives_words_and_no_phrases(behaviours: list[str], tmp_path: Path) -> None:
     prose = ["A galaxy far, far away."] * 50
-    options: dict[str, Any] = {"split_by_whitespace": False, "keep_apart": OUTCOMES}
+    options: dict[str, Any] = {"keep_apart": OUTCOMES}
     vocabulary = train(behaviours, tmp_path, prose=prose, **options)
     assert pieces(vocabulary, "A galaxy far") == [" A", " galaxy", " far"]
     assert TITLE in {piece.strip() for piece in pieces(vocabulary, BEHAVIOUR)}
@@ -61,13 +61,7 @@ def test_a_sentinels_name_in_a_text_is_no_sentinel(
 
 
 def test_punctuation_can_belong_to_the_phrase(behaviours: list[str], tmp_path: Path) -> None:
-    vocabulary = train(
-        behaviours,
-        tmp_path,
-        split_by_whitespace=False,
-        keep_apart=OUTCOMES,
-        separate_punctuation=False,
-    )
+    vocabulary = train(behaviours, tmp_path, keep_apart=OUTCOMES, separate_numbers=True)
     assert pieces(vocabulary, BEHAVIOUR) == [
         " liked", " Star Wars (1977)", ", sci-fi", ",", " 12", " days ago"
     ]  # fmt: skip
@@ -75,11 +69,9 @@ def test_punctuation_can_belong_to_the_phrase(behaviours: list[str], tmp_path: P
 
 def test_rare_phrases_are_spelled_in_words(behaviours: list[str], tmp_path: Path) -> None:
     texts = [*behaviours, *["loved The Star Student (1996)"] * 5]
-    often = train(texts, tmp_path, 1200, split_by_whitespace=False, keep_apart=OUTCOMES)
+    often = train(texts, tmp_path, 1200, keep_apart=OUTCOMES)
     assert pieces(often, "The Star Student (1996)") == [" The Star Student (1996)"]
-    rare = train(
-        texts, tmp_path, 1200, split_by_whitespace=False, keep_apart=OUTCOMES, min_count=20
-    )
+    rare = train(texts, tmp_path, 1200, keep_apart=OUTCOMES, min_count=20)
     assert len(pieces(rare, "The Star Student (1996)")) > 1
     assert pieces(rare, TITLE) == [" " + TITLE]
 
@@ -88,7 +80,7 @@ def test_unseen_words_are_spelled_in_parts(
     behaviours: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unseen = "The Holland Student: Fish of the Empire (1996)"
-    options: dict[str, Any] = {"split_by_whitespace": False, "keep_apart": OUTCOMES}
+    options: dict[str, Any] = {"keep_apart": OUTCOMES}
     with_spelling = len(pieces(train(behaviours, tmp_path, **options), unseen))
     # Without the spelling model, parts of words vanish and unseen words are spelled in letters.
     monkeypatch.setattr(vocabulary_training, "_SPELLING_SHARE", 0.0)
@@ -102,7 +94,7 @@ def test_same_file_in_another_process(behaviours: list[str], tmp_path: Path) -> 
     code = (
         "import json; from m6rec_jax.text.vocabulary_training import train_vocabulary\n"
         "texts = json.load(open('texts.json'))\n"
-        "print(train_vocabulary(texts, 'v.model', 600, split_by_whitespace=False).sha256)"
+        "print(train_vocabulary(texts, 'v.model', 600).sha256)"
     )
     outputs = {
         subprocess.run(

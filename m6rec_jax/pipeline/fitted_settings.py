@@ -1,0 +1,158 @@
+"""Settings that follow from prepared data and their vocabulary; gin_configs/own_data uses them.
+
+TASK_FEATURE_LENGTHS = @measured_lengths()
+VOCAB_SIZE = @vocabulary_rows()
+OPTION_WORDS = @outcome_words()
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import gin
+import numpy as np
+
+from m6rec_jax.data.prepared import Prepared, folder_of
+from m6rec_jax.errors import DataError
+from m6rec_jax.io.atomic import write_atomically
+from m6rec_jax.io.json_text import json_text
+from m6rec_jax.pipeline import locations, prepared_rows
+from m6rec_jax.pipeline.locations import DEFAULT_SPLIT
+from m6rec_jax.text.vocabulary import Vocabulary
+
+LENGTHS_FILE = "lengths.json"
+# View -> columns of its rows with what the encoder reads, and the decoder.
+_MEASURED = {
+    "groups": ("history", "candidates"),
+    "next_items": ("history", "items"),
+    "documents": ("source", "target"),
+}
+_HISTORIES_PERCENTILE, _TEXTS_PERCENTILE = 90, 99
+_LEAST, _MOST, _MULTIPLE = 32, 512, 8
+
+
+@gin.configurable
+def measured_lengths(
+    dataset: str = gin.REQUIRED, split: str = DEFAULT_SPLIT, rows: int = 400
+) -> dict[str, int]:
+    """Tokens of a row that hold nine histories in ten, and 99 in a hundred of what is judged.
+
+    They are measured once, and lie beside the prepared text (`lengths.json`), so that a run goes on
+    with those that it began with. Other text, or another vocabulary, is measured anew.
+
+    Args:
+      dataset, split: what is measured.
+      rows: of the training part of each view.
+
+    Returns:
+      `{"inputs": S, "targets": T}`, multiples of 8, from 32 to 512.
+
+    Raises:
+      DataError: the data are not prepared, or are no users, items and events.
+      ConfigError: there is no vocabulary.
+    """
+    prepared = locations.prepared(dataset, split)
+    if not has_histories(prepared):
+        raise DataError(
+            f"{prepared.folder} has neither of the views groups and next_items, whose histories "
+            "say how long rows are: set TASK_FEATURE_LENGTHS"
+        )
+    vocabulary = locations.load_vocabulary(dataset, split)
+    views = {
+        view: entry["fingerprint"]
+        for view, entry in prepared.manifest["views"].items()
+        if view in _MEASURED
+    }
+    of = {"vocabulary": vocabulary.fingerprint, "views": views, "rows": rows}
+    path: Path = folder_of(locations.data_dir(), dataset, split) / LENGTHS_FILE
+    if path.is_file():
+        found = json.loads(path.read_text("utf-8"))
+        if found["of"] == of:
+            return dict(found["lengths"])
+    lengths = _measure(prepared, vocabulary, list(views), rows)
+    with contextlib.suppress(PermissionError):  # then it is measured every time
+        write_atomically(path, json_text({"lengths": lengths, "of": of}, indent=2) + "\n")
+    return lengths
+
+
+def _measure(
+    prepared: Prepared, vocabulary: Vocabulary, views: Sequence[str], rows: int
+) -> dict[str, int]:
+    histories: list[int] = []
+    needed = [0]
+
+    def tokens(text: str) -> int:
+        return len(vocabulary.encode_array(text))
+
+    for view in views:
+        read, judged = _MEASURED[view]
+        texts: list[int] = []
+        most = 1
+        found = prepared_rows.read_rows(prepared, view, "train", (read, judged))
+        for row in itertools.islice(found, rows):
+            source, own = list(row[read]), row[judged]
+            if view == "documents":  # masked spans may be in either
+                source, own = [*source, own] if source else [], [own]
+            texts += [2 + tokens(text) for text in own]  # [BOS], [EOS]
+            most = max(most, len(own))
+            if source:
+                histories.append(2 + sum(map(tokens, source)))
+        share = float(np.percentile(texts, _TEXTS_PERCENTILE))
+        if view == "groups":  # read with their outcomes in pretraining
+            words = (tokens(outcome.text) for outcome in prepared.template().outcomes)
+            share += max(words, default=1) - 1
+        # Texts of a row have equal shares of it.
+        needed.append(most * math.ceil(share))
+    return {
+        "inputs": _length(float(np.percentile(histories, _HISTORIES_PERCENTILE))),
+        "targets": _length(max(needed)),
+    }
+
+
+def _length(needed: float) -> int:
+    return min(max(math.ceil(needed / _MULTIPLE) * _MULTIPLE, _LEAST), _MOST)
+
+
+@gin.configurable
+def vocabulary_rows(dataset: str = gin.REQUIRED, split: str = DEFAULT_SPLIT) -> int:
+    """Rows of an embedding for a vocabulary: its ids, up to a multiple of 128.
+
+    Raises:
+      ConfigError: there is no vocabulary.
+    """
+    return -(-locations.load_vocabulary(dataset, split).size // 128) * 128
+
+
+@gin.configurable
+def outcome_words(dataset: str = gin.REQUIRED, split: str = DEFAULT_SPLIT) -> tuple[str, ...]:
+    """Words for negative and positive, where the template has some that begin differently.
+
+    Options start from them: they are what pretraining has written after a candidate.
+
+    Raises:
+      DataError: the data are not prepared. ConfigError: there is no vocabulary.
+    """
+    prepared = locations.prepared(dataset, split)
+    if not has_outcomes(prepared):
+        return ()
+    template = prepared.template()
+    at_least = float(prepared.manifest["dataset_spec"]["label"]["at_least"])
+    words = (template.outcomes[-1].text, template.outcome(at_least))
+    vocabulary = locations.load_vocabulary(dataset, split)
+    first = {tuple(vocabulary.encode(word)[:1]) for word in words}
+    return words if len(first) == len(words) else ()
+
+
+def has_histories(prepared: Prepared) -> bool:
+    """Whether lengths can be measured: users, items and events, not texts."""
+    return not {"groups", "next_items"}.isdisjoint(prepared.manifest["views"])
+
+
+def has_outcomes(prepared: Prepared) -> bool:
+    """Whether events have labels, and words that say which: there is something to learn of them."""
+    return "label" in prepared.manifest["dataset_spec"] and len(prepared.template().outcomes) > 1
