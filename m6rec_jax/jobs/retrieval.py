@@ -118,7 +118,9 @@ class RetrievalJob(Job):
             scores=top.scores,
             num_ranked=index.num_items - np.array([len(items) for items in excluded], np.int64),
         )
-        reranked: RetrievalPredictions = evaluation.reranked(predictions)
+        reranked: RetrievalPredictions = evaluation.reranked(
+            predictions, lambda rows, ids: index.similarities(found["user"][rows], ids)
+        )
         return reranked
 
     def metrics(
@@ -294,7 +296,9 @@ class RetrievalAnswers(IndexAnswerer[RetrievalTask]):
         excluded = [excluded_ids(one.request, self._exclude_seen) for one in accepted]
         return Query(users, self.max_k, excluded)
 
-    def results(self, task: str, accepted: Sequence[Accepted], found: TopK) -> list[Retrieved]:
+    def results(
+        self, task: str, accepted: Sequence[Accepted], users: np.ndarray, found: TopK
+    ) -> list[Retrieved]:
         own = self.of_task(task)
         results = []
         for one, items, scores in zip(accepted, found.ids, found.scores, strict=True):
